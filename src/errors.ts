@@ -1,0 +1,59 @@
+/**
+ * Every error that Verdigris raises on purpose, by type. The catalogue with causes and remedies is docs/errors.md;
+ * a test keeps the two equal. The type is the `type` of the ApplicationFailure that the Web UI shows.
+ */
+export const ERROR_TYPES = [
+  'PlanInvalid',
+  'PlanRefused',
+  'ConnectionUnknown',
+  'ConnectionFailed',
+  'PreflightFailed',
+  'DatabaseOwned',
+  'SchemaCopyFailed',
+  'ReplicationBroken',
+  'ReplicationStalled',
+  'RetainedWalExceeded',
+  'MigrationStepFailed',
+  'BackfillFailed',
+  'VerificationFailed',
+  'GateFailed',
+  'PromotionBlocked',
+  'FenceTampered',
+  'StaleEpoch',
+  'RollbackUnsafe',
+  'MigrationRolledBack',
+  'SqlError',
+  'UnexpectedError',
+] as const;
+
+export type ErrorType = (typeof ERROR_TYPES)[number];
+
+export interface ErrorOptions {
+  readonly type: ErrorType;
+  /** What happened, to which object. Never a password or a connection string. */
+  readonly message: string;
+  /** What the reader should do now. */
+  readonly nextStep: string;
+  /** Whether trying the same again can succeed without anybody changing anything. Default: false. */
+  readonly retryable?: boolean;
+  /** Facts for machines, kept in the history: small, without row values or secrets. */
+  readonly details?: unknown;
+  readonly cause?: unknown;
+}
+
+/** An error whose reader is told what happened and what to do next. */
+export class VerdigrisError extends Error {
+  override readonly name = 'VerdigrisError';
+  readonly type: ErrorType;
+  readonly nextStep: string;
+  readonly retryable: boolean;
+  readonly details: unknown;
+
+  constructor(options: ErrorOptions) {
+    super(`${options.message}\nNext step: ${options.nextStep}`, { cause: options.cause });
+    this.type = options.type;
+    this.nextStep = options.nextStep;
+    this.retryable = options.retryable ?? false;
+    this.details = options.details;
+  }
+}

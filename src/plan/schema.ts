@@ -1,0 +1,232 @@
+import { z } from 'zod';
+import { DURATION_PATTERN } from './duration.js';
+
+/*
+ * The plan: the input of the workflow. Plain JSON without a secret: databases are given by the names of connections,
+ * which the worker resolves. Only `name`, `blue` and `green` are required.
+ */
+
+const duration = z
+  .string()
+  .regex(DURATION_PATTERN, 'write a number and a unit, such as 500ms, 5s, 15m, 48h or 2d')
+  .describe('A duration: a whole number and one of ms, s, m, h, d');
+
+const identifier = z
+  .string()
+  .min(1)
+  .refine((text) => Buffer.byteLength(text) <= 63, 'PostgreSQL cuts identifiers at 63 bytes: write a shorter one');
+
+const table = z
+  .string()
+  .min(1)
+  .describe('A table: orders, shop.orders or shop."Order Items" (without a schema: public)');
+
+const expression = z.string().min(1).describe('A SQL expression over the columns of the row');
+
+const connection = z
+  .string()
+  .regex(/^[A-Za-z][A-Za-z0-9_-]*$/, 'a connection is a name, not an address: letters, digits, _ and -')
+  .describe('The name of a connection; the worker reads it from VERDIGRIS_CONNECTION_<NAME>');
+
+const addColumn = z.strictObject({
+  table,
+  column: identifier,
+  type: z.string().min(1).describe('The type as in CREATE TABLE'),
+  up: expression.optional().describe('Computes the column from the other columns of the row'),
+  down: expression.optional().describe('Assigns another column from this one: "<column> = <expression>"'),
+  default: expression.optional().describe('The DEFAULT of the column; must not be volatile'),
+  notNull: z.boolean().default(false).describe('Set NOT NULL after the backfill, by a validated check'),
+});
+
+const changeType = z.strictObject({
+  table,
+  column: identifier.describe('The column as it is on blue; it stays'),
+  newColumn: identifier.describe('The column of the new type, made beside the old one'),
+  type: z.string().min(1),
+  up: expression.describe('Computes the new column from the old one'),
+  down: expression.describe('Computes the old column from the new one'),
+  notNull: z.boolean().default(false),
+});
+
+const createIndex = z.strictObject({
+  table,
+  name: identifier,
+  method: z.enum(['btree', 'hash', 'gin', 'gist', 'spgist', 'brin']).default('btree'),
+  columns: z
+    .array(z.string().min(1))
+    .min(1)
+    .describe('Columns, each with an optional operator class and order, or expressions in parentheses'),
+  unique: z.boolean().default(false),
+  include: z.array(identifier).default([]),
+  where: expression.optional().describe('The predicate of a partial index'),
+});
+
+const referentialAction = z.enum(['NO ACTION', 'RESTRICT', 'CASCADE', 'SET NULL', 'SET DEFAULT']);
+
+const foreignKey = z.strictObject({
+  columns: z.array(identifier).min(1),
+  references: z.strictObject({ table, columns: z.array(identifier).min(1) }),
+  onDelete: referentialAction.default('NO ACTION'),
+  onUpdate: referentialAction.default('NO ACTION'),
+});
+
+const addConstraint = z
+  .strictObject({ table, name: identifier, check: expression.optional(), foreignKey: foreignKey.optional() })
+  .refine((c) => (c.check === undefined) !== (c.foreignKey === undefined), 'give either "check" or "foreignKey"');
+
+const setNotNull = z.strictObject({
+  table,
+  column: identifier,
+  up: expression.optional().describe('The value for rows that have NULL'),
+});
+
+const sql = z.strictObject({
+  name: z.string().min(1).max(100),
+  up: z.string().min(1),
+  down: z.string().min(1).describe('What undoes "up" when the run is rolled back'),
+});
+
+const migration = z.union([
+  z.strictObject({ addColumn }),
+  z.strictObject({ changeType }),
+  z.strictObject({ createIndex }),
+  z.strictObject({ addConstraint }),
+  z.strictObject({ setNotNull }),
+  z.strictObject({ sql }),
+]);
+
+const stage = z.strictObject({
+  percent: z.number().min(0).max(100).describe('Share of the users whose reads go to green, in percent'),
+  for: duration.describe('How long the stage lasts at least'),
+});
+
+const minRequests = z.int().min(1).optional().describe('Wait for at least so many requests on green');
+
+const gate = z.union([
+  z.strictObject({
+    metric: z.literal('errorRate'),
+    max: z.number().gt(0).lt(1).describe('Largest share of failed requests on green: 0.001 is 0.1 %'),
+    minRequests,
+  }),
+  z
+    .strictObject({
+      metric: z.enum(['p50', 'p95', 'p99']),
+      max: duration.optional().describe('Absolute limit on green'),
+      maxIncrease: duration.optional().describe('Limit of green above blue over the same window'),
+      minRequests,
+    })
+    .refine((g) => g.max !== undefined || g.maxIncrease !== undefined, 'give "max" or "maxIncrease"'),
+  z.strictObject({ metric: z.literal('lag'), max: duration.describe('How far green may be behind blue') }),
+  z.strictObject({
+    metric: z.literal('fallbackRate'),
+    max: z.number().gt(0).lte(1).describe('Largest share of reads of green users that had to be read from blue'),
+    minRequests,
+  }),
+]);
+
+const approvalPoint = z.union([z.enum(['traffic', 'promote', 'retire']), z.number().min(0).max(100)]);
+
+const traffic = z.strictObject({
+  flag: z.string().min(1).default('use-green-db').describe('Key of the cohorts: the same users stay in a larger stage'),
+  stages: z.array(stage).default([
+    { percent: 1, for: '15m' },
+    { percent: 10, for: '15m' },
+    { percent: 50, for: '15m' },
+    { percent: 100, for: '15m' },
+  ]),
+  gates: z
+    .array(gate)
+    .min(1, 'a shift of traffic needs at least one gate')
+    .default([
+      { metric: 'errorRate', max: 0.001 },
+      { metric: 'p99', maxIncrease: '50ms' },
+      { metric: 'lag', max: '1s' },
+    ]),
+  approval: z
+    .strictObject({
+      before: z
+        .array(approvalPoint)
+        .default(['promote'])
+        .describe('What waits for an approval: "traffic", a stage by its percent, "promote", "retire"'),
+    })
+    .prefault({}),
+  onFail: z.enum(['rollback', 'pause']).default('rollback').describe('What a failed gate does'),
+  maxStageDuration: duration.default('4h').describe('A stage without enough evidence by then pauses the run'),
+});
+
+/** The schema of a plan. Unknown fields are errors; every other field than name, blue and green has a default. */
+export const planSchema = z.strictObject({
+  $schema: z.string().optional().describe('For editors; ignored'),
+  version: z.literal(1).default(1).describe('Version of the form of the plan'),
+  name: z
+    .string()
+    .regex(/^[a-z][a-z0-9_-]{0,39}$/, 'up to 40 lower-case letters, digits, _ and -, a letter first')
+    .describe('Name of the migration; the workflow id is verdigris/<name>'),
+  blue: z.strictObject({ connection }),
+  green: z.strictObject({
+    connection,
+    afterRollback: z
+      .enum(['keep', 'drop'])
+      .default('keep')
+      .describe('Green after a rollback from a promoted state: its rows written there are kept or dropped'),
+  }),
+  tables: z
+    .strictObject({
+      include: z.array(z.string().min(1)).min(1).default(['*.*']).describe('schema.table patterns; * is a wildcard'),
+      exclude: z.array(z.string().min(1)).default([]),
+    })
+    .prefault({}),
+  bootstrap: z
+    .strictObject({
+      method: z
+        .enum(['tablesync'])
+        .default('tablesync')
+        .describe("How green gets its first rows: PostgreSQL's own initial table synchronization"),
+    })
+    .prefault({}),
+  replicate: z
+    .strictObject({
+      maxLag: duration.default('1s').describe('The lag below which replication counts as caught up'),
+      holdFor: duration.default('5s').describe('How long the lag must stay there'),
+      maxRetainedWal: z
+        .string()
+        .regex(/^[1-9][0-9]*(MB|GB|TB)$/, 'write a size such as 500MB, 20GB or 1TB')
+        .default('50GB')
+        .describe('Retained WAL above which the run is given up, so that the disk never fills'),
+    })
+    .prefault({}),
+  backfill: z
+    .strictObject({
+      batch: duration.default('250ms').describe('Time that one batch should take; its size follows'),
+      maxLag: duration.default('5s').describe('The backfill waits while green is further behind'),
+    })
+    .prefault({}),
+  migrations: z.array(migration).default([]),
+  traffic: traffic.prefault({}),
+  promote: z
+    .strictObject({
+      maxHold: duration.default('2s').describe('Longest time that writes may be held in one try'),
+      attempts: z.int().min(1).max(100).default(5),
+      sequenceGap: z.int().min(0).default(1000).describe('How many values sequences skip on the new side'),
+    })
+    .prefault({}),
+  standby: z
+    .strictObject({ for: duration.default('48h').describe('How long blue is kept current after the promotion') })
+    .prefault({}),
+});
+
+/** A plan as it is written: only name, blue and green are required. */
+export type PlanInput = z.input<typeof planSchema>;
+/** A plan with every default filled in. */
+export type Plan = z.output<typeof planSchema>;
+
+export type Migration = Plan['migrations'][number];
+export type AddColumn = z.output<typeof addColumn>;
+export type ChangeType = z.output<typeof changeType>;
+export type CreateIndex = z.output<typeof createIndex>;
+export type AddConstraint = z.output<typeof addConstraint>;
+export type SetNotNull = z.output<typeof setNotNull>;
+export type SqlStep = z.output<typeof sql>;
+export type Stage = Plan['traffic']['stages'][number];
+export type Gate = Plan['traffic']['gates'][number];
+export type ApprovalPoint = Plan['traffic']['approval']['before'][number];

@@ -1,0 +1,48 @@
+/** A table as a plan names it: schema and name, both exact (no case folding). */
+export interface TableName {
+  readonly schema: string;
+  readonly name: string;
+}
+
+/**
+ * Reads the name of a table in a plan: `orders`, `shop.orders`, `shop."Order Items"` or `"odd.schema"."Odd ""name"""`.
+ * Without quotes a name is taken as it is, with its case and its spaces; without a schema it is in `public`.
+ *
+ * @throws RangeError when a quote is not closed or a part is empty.
+ */
+export function parseTableName(text: string): TableName {
+  const parts = splitParts(text);
+  const [first, second] = parts;
+  if (first === undefined || parts.length > 2 || parts.some((part) => part === '')) {
+    throw new RangeError(`"${text}" is not the name of a table: write table, schema.table or schema."Odd name"`);
+  }
+  return second === undefined ? { schema: 'public', name: first } : { schema: first, name: second };
+}
+
+function splitParts(text: string): string[] {
+  const parts: string[] = [];
+  let part = '';
+  let quoted = false;
+  for (let i = 0; i < text.length; i++) {
+    const c = text.charAt(i);
+    if (c === '"' && quoted && text[i + 1] === '"') {
+      part += '"';
+      i++;
+    } else if (c === '"') quoted = !quoted;
+    else if (c === '.' && !quoted) {
+      parts.push(part);
+      part = '';
+    } else part += c;
+  }
+  if (quoted) throw new RangeError(`"${text}" has an opening quote that is not closed`);
+  return [...parts, part];
+}
+
+/** The name as people and logs see it: `public.orders`, `shop."Order Items"`. */
+export function formatTableName(table: TableName): string {
+  return `${plainOrQuoted(table.schema)}.${plainOrQuoted(table.name)}`;
+}
+
+function plainOrQuoted(part: string): string {
+  return /^[a-z_][a-z0-9_$]*$/.test(part) ? part : `"${part.replaceAll('"', '""')}"`;
+}

@@ -1,0 +1,137 @@
+import pg from 'pg';
+import type { Side } from '../side.js';
+import { VerdigrisError } from '../errors.js';
+import { isConnectionLost, sqlState } from './sqlstate.js';
+
+/** One of the two databases, as the worker reaches it. */
+export interface Database {
+  readonly side: Side;
+  /** The plan's name of the connection: all that logs and errors may show. */
+  readonly connection: string;
+  readonly config: pg.ClientConfig;
+  /** libpq connection string by which the *other* server reaches this one. Holds the password: never log it. */
+  readonly peerConninfo: string;
+}
+
+/** Both databases of a migration. */
+export type Databases = Readonly<Record<Side, Database>>;
+
+/** A connection of ours: pg.Client, closed by the caller. */
+export type Session = pg.Client;
+
+export interface SessionOptions {
+  /** Shown in pg_stat_activity after `verdigris `, so that people see whose session it is. */
+  readonly purpose: string;
+  /** How long one of our statements may wait for a lock. Default 2 s: we are the victim, never the application. */
+  readonly lockTimeoutMs?: number;
+  /** Default 0: no limit. */
+  readonly statementTimeoutMs?: number;
+}
+
+/**
+ * Opens a session with the settings that every session of ours has: commits are durable whatever the database's
+ * default is, waits for locks are bounded, text forms are fixed, names are resolved in pg_catalog only.
+ *
+ * @throws VerdigrisError ConnectionFailed, which names the connection, never its address or password.
+ */
+export async function openSession(database: Database, options: SessionOptions): Promise<Session> {
+  const client = new pg.Client({
+    ...database.config,
+    application_name: `verdigris ${options.purpose}`,
+    connectionTimeoutMillis: 10_000,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: 5_000,
+  });
+  // A lost connection is reported by the query that uses it; without a listener it would end the process.
+  client.on('error', () => undefined);
+  try {
+    await client.connect();
+    await client.query(SESSION_SETTINGS, [
+      String(options.lockTimeoutMs ?? 2_000),
+      String(options.statementTimeoutMs ?? 0),
+    ]);
+    return client;
+  } catch (error) {
+    await client.end().catch(() => undefined);
+    throw connectionFailed(database, error);
+  }
+}
+
+const SESSION_SETTINGS = `
+  SELECT set_config('synchronous_commit',
+                    CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' WHEN 'local' THEN 'on'
+                         ELSE current_setting('synchronous_commit') END, false),
+         set_config('lock_timeout', $1, false),
+         set_config('statement_timeout', $2, false),
+         set_config('idle_in_transaction_session_timeout', '0', false),
+         set_config('search_path', 'pg_catalog', false),
+         set_config('DateStyle', 'ISO, YMD', false),
+         set_config('IntervalStyle', 'postgres', false),
+         set_config('TimeZone', 'UTC', false),
+         set_config('bytea_output', 'hex', false),
+         set_config('extra_float_digits', '1', false),
+         set_config('client_min_messages', 'warning', false),
+         set_config('row_security', 'off', false)`;
+
+/** Runs `work` with a session of its own and closes it whatever happens. */
+export async function withSession<T>(
+  database: Database,
+  options: SessionOptions,
+  work: (session: Session) => Promise<T>,
+): Promise<T> {
+  const session = await openSession(database, options);
+  try {
+    return await work(session);
+  } finally {
+    await closeSession(session);
+  }
+}
+
+/** Closes a session and never throws: a session that is already gone is closed. */
+export async function closeSession(session: Session): Promise<void> {
+  await Promise.race([
+    session.end().catch(() => undefined),
+    // A server that is frozen or cut off never answers the goodbye.
+    new Promise((resolve) => setTimeout(resolve, 2_000).unref()),
+  ]);
+}
+
+/** Runs `work` in a transaction: COMMIT when it returns, ROLLBACK when it throws. */
+export async function inTransaction<T>(session: Session, work: () => Promise<T>): Promise<T> {
+  await session.query('BEGIN');
+  try {
+    const result = await work();
+    await session.query('COMMIT');
+    return result;
+  } catch (error) {
+    await session.query('ROLLBACK').catch(() => undefined);
+    throw error;
+  }
+}
+
+function connectionFailed(database: Database, error: unknown): VerdigrisError {
+  const state = sqlState(error);
+  const reason = CONNECT_REASONS[state ?? ''] ?? (error instanceof Error ? error.message : String(error));
+  return new VerdigrisError({
+    type: 'ConnectionFailed',
+    message: `${database.side}: the connection "${database.connection}" can't be opened: ${reason}${state === undefined ? '' : ` (${state})`}`,
+    nextStep: `check VERDIGRIS_CONNECTION_${connectionVariable(database.connection)} where the worker runs, and that the server accepts it`,
+    // A server that is down comes back; a wrong password stays wrong.
+    retryable: isConnectionLost(error),
+    cause: error,
+  });
+}
+
+const CONNECT_REASONS: Readonly<Record<string, string>> = {
+  '28P01': 'the password or the user is wrong',
+  '28000': 'the server does not let this user in (pg_hba.conf)',
+  '3D000': 'there is no such database',
+  ECONNREFUSED: 'nothing listens at that address',
+  ENOTFOUND: 'the host name is not known',
+  ETIMEDOUT: 'no answer',
+};
+
+/** `orders_blue` -> `ORDERS_BLUE`, as it stands in the name of the environment variable. */
+export function connectionVariable(name: string): string {
+  return name.toUpperCase().replaceAll(/[^A-Z0-9]/g, '_');
+}

@@ -1,0 +1,58 @@
+/** SQLSTATEs by what they mean to us. Source: PostgreSQL documentation, appendix A. */
+
+/** The statement lost a race or a lock and did nothing: trying again can succeed. */
+export const TRY_AGAIN: ReadonlySet<string> = new Set([
+  '40001', // serialization_failure
+  '40P01', // deadlock_detected
+  '55P03', // lock_not_available: lock_timeout, NOWAIT
+  '55006', // object_in_use: a slot that is still active
+]);
+
+/** The connection or the server went away. What was in flight may or may not have been done. */
+export const CONNECTION_LOST: ReadonlySet<string> = new Set([
+  '08000',
+  '08001',
+  '08003',
+  '08004',
+  '08006',
+  '57P01', // admin_shutdown
+  '57P02', // crash_shutdown
+  '57P03', // cannot_connect_now
+  '57P05', // idle_session_timeout
+  '25P03', // idle_in_transaction_session_timeout
+  '25P04', // transaction_timeout
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'EPIPE',
+  'ETIMEDOUT',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+]);
+
+/** read_only_sql_transaction: also what the fence raises. */
+export const READ_ONLY = '25006';
+/** query_canceled: statement_timeout or pg_cancel_backend. */
+export const CANCELED = '57014';
+/** lock_not_available. */
+export const LOCK_NOT_AVAILABLE = '55P03';
+export const DUPLICATE_OBJECT: ReadonlySet<string> = new Set(['42710', '42P07', '42P06', '42701', '42723']);
+
+/** The SQLSTATE (or the errno name of a socket error) of what was thrown; undefined when there is none. */
+export function sqlState(error: unknown): string | undefined {
+  if (typeof error !== 'object' || error === null || !('code' in error)) return undefined;
+  return typeof error.code === 'string' ? error.code : undefined;
+}
+
+/** Whether the error says that the connection is gone: by its code, or as node-postgres words it without one. */
+export function isConnectionLost(error: unknown): boolean {
+  const state = sqlState(error);
+  if (state !== undefined) return CONNECTION_LOST.has(state) || state.startsWith('08');
+  return (
+    error instanceof Error &&
+    /Connection terminated|connection timeout|Client has encountered a connection error|timeout exceeded when trying to connect/i.test(
+      error.message,
+    )
+  );
+}

@@ -1,0 +1,291 @@
+import type { Side } from '../side.js';
+import { otherSide } from '../side.js';
+import { literal } from './identifier.js';
+import type { Session } from './session.js';
+
+/*
+ * The schema `verdigris`: what a run keeps in the databases themselves, on both sides. The databases alone say who is
+ * primary (route and fence); Temporal is never asked. Nothing in it but the two marker tables is ever published, and
+ * none of it is dumped from blue to green.
+ *
+ *   owner      which run owns this database (one row)
+ *   route      where writes go and which share of the users reads from green; one row a migration
+ *   fence      a sequence used as a flag: last_value 0 = open, 1 = closed. Not under MVCC, so a REPEATABLE READ or
+ *              SERIALIZABLE transaction that began before the promotion sees it too; a table's row it would not see
+ *   marker_*   proof that everything before a row has been applied; one table a direction, or markers would come back
+ *   progress   what has been done, cursors included, written in the transaction that did it
+ *   router     instances of the application's router: the generation they have applied, and their metrics
+ *   event      what was done, when, by which run
+ */
+
+/** Every application transaction that has written holds this lock in shared mode (see fence.ts). */
+export const FENCE_LOCK = 4_702_394_921_427_289_928n;
+/** The worker that acts on a database holds this one for its session. */
+export const ACTOR_LOCK = 4_702_394_921_427_289_929n;
+/** Channel on which a change of the route is announced; the payload is empty: readers read the row. */
+export const ROUTE_CHANNEL = 'verdigris_route';
+
+export const FENCE_OPEN = 0;
+export const FENCE_CLOSED = 1;
+
+/** Name of the constraint and schema in the error fields of a write that met the fence: how a router knows it. */
+export const FENCE_ERROR = { schema: 'verdigris', constraint: 'verdigris_fence' } as const;
+
+/** The route: who takes writes, and who reads from green. The row with the higher epoch is the truth. */
+export interface Route {
+  readonly migration: string;
+  /** Raised by every promotion and every rollback of one. */
+  readonly epoch: number;
+  /** Raised by every change of the route within an epoch. */
+  readonly generation: number;
+  readonly writesOn: Side;
+  /** Share of the users whose reads go to green while writes are on blue, 0-100. */
+  readonly greenReadPercent: number;
+  /** Key of the cohorts' hash. */
+  readonly flag: string;
+  /** The side that a running promotion is about to open, while one runs. */
+  readonly opening: Side | null;
+}
+
+/** Makes the schema, or brings it up to date. Safe to run again at any time; `side` is what this database is. */
+export async function installState(session: Session, side: Side): Promise<void> {
+  await session.query(stateDdl(side));
+}
+
+/** The DDL of schema verdigris. One message, so one transaction: there is never half a schema. */
+export function stateDdl(side: Side): string {
+  return `
+SELECT pg_advisory_xact_lock(${ACTOR_LOCK + 1n});
+CREATE SCHEMA IF NOT EXISTS verdigris;
+COMMENT ON SCHEMA verdigris IS 'Verdigris: state of a blue-green migration; removed by its retirement or rollback';
+GRANT USAGE ON SCHEMA verdigris TO PUBLIC;
+
+CREATE TABLE IF NOT EXISTS verdigris.owner (
+  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+  run_id text NOT NULL,
+  migration text NOT NULL,
+  side text NOT NULL CHECK (side IN ('blue', 'green')),
+  claimed_at timestamptz NOT NULL DEFAULT now(),
+  ended_at timestamptz,
+  outcome text
+);
+CREATE TABLE IF NOT EXISTS verdigris.route (
+  migration text PRIMARY KEY,
+  epoch bigint NOT NULL DEFAULT 1,
+  generation bigint NOT NULL DEFAULT 1,
+  writes_on text NOT NULL DEFAULT 'blue' CHECK (writes_on IN ('blue', 'green')),
+  green_read_percent numeric NOT NULL DEFAULT 0 CHECK (green_read_percent BETWEEN 0 AND 100),
+  flag text NOT NULL DEFAULT 'use-green-db',
+  opening text CHECK (opening IN ('blue', 'green')),
+  updated_at timestamptz NOT NULL DEFAULT now()
+);
+GRANT SELECT ON verdigris.route TO PUBLIC;
+CREATE SEQUENCE IF NOT EXISTS verdigris.fence MINVALUE 0 START 0;
+CREATE TABLE IF NOT EXISTS verdigris.marker_to_green (
+  id text PRIMARY KEY, token text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE IF NOT EXISTS verdigris.marker_to_blue (
+  id text PRIMARY KEY, token text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE IF NOT EXISTS verdigris.progress (
+  run_id text NOT NULL,
+  step text NOT NULL,
+  object text NOT NULL,
+  state jsonb NOT NULL DEFAULT '{}',
+  done boolean NOT NULL DEFAULT false,
+  updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (run_id, step, object)
+);
+CREATE TABLE IF NOT EXISTS verdigris.router (
+  instance text PRIMARY KEY,
+  migration text NOT NULL,
+  epoch bigint NOT NULL,
+  generation bigint NOT NULL,
+  metrics jsonb NOT NULL,
+  started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE TABLE IF NOT EXISTS verdigris.event (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  run_id text NOT NULL,
+  what text NOT NULL,
+  detail jsonb NOT NULL DEFAULT '{}'
+);
+
+-- NULL for text that is not JSON: for "up" of a text column that becomes jsonb.
+CREATE OR REPLACE FUNCTION verdigris.try_jsonb(value text) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog AS $fn$
+BEGIN
+  RETURN value::jsonb;
+EXCEPTION WHEN data_exception THEN
+  RETURN NULL;
+END $fn$;
+
+-- The fence. The lock is taken before the flag is read: whoever holds the lock alone (the promotion) knows that every
+-- transaction that has written is over and that every later writer reads the flag after the decision.
+CREATE OR REPLACE FUNCTION verdigris.fence_check() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+BEGIN
+  PERFORM pg_catalog.pg_advisory_xact_lock_shared(${FENCE_LOCK});
+  IF (SELECT last_value FROM verdigris.fence) <> ${FENCE_OPEN} THEN
+    RAISE EXCEPTION 'verdigris: writes on ${side} are closed'
+      USING ERRCODE = '25006', SCHEMA = '${FENCE_ERROR.schema}', CONSTRAINT = '${FENCE_ERROR.constraint}',
+            HINT = 'Writes belong to ${otherSide(side)} now, or nobody may write here yet: ask verdigris.route.';
+  END IF;
+  RETURN NULL;
+END $fn$;
+
+-- Whether this database has applied everything that the other one had flushed at \`upto\`, in the same epoch.
+CREATE OR REPLACE FUNCTION verdigris.caught_up(expected_epoch bigint, upto pg_lsn) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+  SELECT coalesce(min(GREATEST(pg_replication_origin_progress('pg_' || s.oid, false), w.latest_end_lsn)) >= upto, false)
+         AND EXISTS (SELECT FROM verdigris.route r JOIN verdigris.owner o USING (migration) WHERE r.epoch = expected_epoch)
+    FROM pg_subscription s
+    LEFT JOIN LATERAL (SELECT max(latest_end_lsn) AS latest_end_lsn FROM pg_stat_subscription w
+                        WHERE w.subid = s.oid AND w.relid IS NULL AND to_jsonb(w) ->> 'leader_pid' IS NULL) w ON true
+   WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+     AND s.subname LIKE 'verdigris\\_%' AND s.subenabled
+$fn$;
+
+-- An application's router says that it lives, what it has applied, and what it has counted since its start.
+CREATE OR REPLACE FUNCTION verdigris.router_heartbeat(
+  of_migration text, of_instance text, applied_epoch bigint, applied_generation bigint, counted jsonb) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+  INSERT INTO verdigris.router AS r (instance, migration, epoch, generation, metrics)
+  VALUES (of_instance, of_migration, applied_epoch, applied_generation, counted)
+  ON CONFLICT (instance) DO UPDATE
+     SET migration = excluded.migration, epoch = excluded.epoch, generation = excluded.generation,
+         metrics = excluded.metrics, seen_at = clock_timestamp()
+$fn$;
+
+-- The share of users that read from green. Refuses an epoch that is over: a late worker changes nothing.
+CREATE OR REPLACE FUNCTION verdigris.set_green_read_percent(
+  of_migration text, expected_epoch bigint, percent numeric) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $fn$
+DECLARE
+  r verdigris.route;
+BEGIN
+  SELECT * INTO r FROM verdigris.route WHERE migration = of_migration FOR UPDATE;
+  IF r.epoch IS DISTINCT FROM expected_epoch THEN
+    RAISE EXCEPTION 'verdigris: epoch % is over, the route is at %', expected_epoch, r.epoch USING ERRCODE = 'VDEPO';
+  END IF;
+  IF r.green_read_percent <> percent THEN
+    UPDATE verdigris.route SET green_read_percent = percent, generation = generation + 1, updated_at = clock_timestamp()
+     WHERE migration = of_migration RETURNING generation INTO r.generation;
+    PERFORM pg_notify('${ROUTE_CHANNEL}', '');
+  END IF;
+  RETURN r.generation;
+END $fn$;
+
+-- The decision: in the promotion's transaction on the side that gives writes away, under the exclusive fence lock.
+CREATE OR REPLACE FUNCTION verdigris.decide(of_migration text, expected_epoch bigint, new_side text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $fn$
+DECLARE
+  r verdigris.route;
+BEGIN
+  SELECT * INTO r FROM verdigris.route WHERE migration = of_migration FOR UPDATE;
+  IF r.epoch IS DISTINCT FROM expected_epoch OR r.writes_on = new_side THEN
+    RAISE EXCEPTION 'verdigris: epoch % is over, the route is at % with writes on %', expected_epoch, r.epoch, r.writes_on
+      USING ERRCODE = 'VDEPO';
+  END IF;
+  UPDATE verdigris.route SET writes_on = new_side, epoch = expected_epoch + 1, generation = generation + 1,
+         green_read_percent = CASE new_side WHEN 'green' THEN 100 ELSE 0 END, opening = NULL, updated_at = clock_timestamp()
+   WHERE migration = of_migration;
+  PERFORM pg_notify('${ROUTE_CHANNEL}', '');
+END $fn$;
+
+-- Opens this side for the epoch that the other side has decided. Running it again changes nothing; an older epoch is
+-- refused, so a worker that was frozen and wakes up late opens nothing.
+CREATE OR REPLACE FUNCTION verdigris.open_fence(of_migration text, new_epoch bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $fn$
+DECLARE
+  r verdigris.route;
+BEGIN
+  SELECT * INTO r FROM verdigris.route WHERE migration = of_migration FOR UPDATE;
+  IF NOT (r.epoch = new_epoch AND r.writes_on = '${side}') THEN
+    IF r.epoch IS DISTINCT FROM new_epoch - 1 THEN
+      RAISE EXCEPTION 'verdigris: epoch % is over, the route is at %', new_epoch, r.epoch USING ERRCODE = 'VDEPO';
+    END IF;
+    UPDATE verdigris.route SET writes_on = '${side}', epoch = new_epoch, generation = generation + 1,
+           green_read_percent = ${side === 'green' ? 100 : 0}, opening = NULL, updated_at = clock_timestamp()
+     WHERE migration = of_migration;
+  END IF;
+  PERFORM setval('verdigris.fence', ${FENCE_OPEN});
+  PERFORM pg_notify('${ROUTE_CHANNEL}', '');
+END $fn$;
+
+REVOKE EXECUTE ON FUNCTION verdigris.set_green_read_percent(text, bigint, numeric), verdigris.decide(text, bigint, text),
+  verdigris.open_fence(text, bigint) FROM PUBLIC;
+`;
+}
+
+/** Reads the route of a migration; undefined when this database knows none. `forUpdate` locks the row. */
+export async function readRoute(session: Session, migration: string, forUpdate = false): Promise<Route | undefined> {
+  const { rows } = await session.query<RouteRow>(
+    `SELECT migration, epoch::int, generation::int, writes_on, green_read_percent::float8, flag, opening
+       FROM verdigris.route WHERE migration = $1 ${forUpdate ? 'FOR UPDATE' : ''}`,
+    [migration],
+  );
+  return rows[0] === undefined ? undefined : routeOf(rows[0]);
+}
+
+export interface RouteRow {
+  migration: string;
+  epoch: number;
+  generation: number;
+  writes_on: Side;
+  green_read_percent: number;
+  flag: string;
+  opening: Side | null;
+}
+
+export function routeOf(row: RouteRow): Route {
+  return {
+    migration: row.migration,
+    epoch: row.epoch,
+    generation: row.generation,
+    writesOn: row.writes_on,
+    greenReadPercent: row.green_read_percent,
+    flag: row.flag,
+    opening: row.opening,
+  };
+}
+
+/** Whether the schema verdigris is there. */
+export async function hasState(session: Session): Promise<boolean> {
+  const { rows } = await session.query<{ there: boolean }>(
+    `SELECT to_regclass('verdigris.route') IS NOT NULL AND to_regclass('verdigris.owner') IS NOT NULL AS there`,
+  );
+  return rows[0]?.there ?? false;
+}
+
+export interface Owner {
+  readonly runId: string;
+  readonly migration: string;
+  readonly side: Side;
+  /** How the run ended; null while it lives. */
+  readonly outcome: string | null;
+}
+
+/** The run that owns this database, or owned it last; undefined when none ever did. */
+export async function readOwner(session: Session): Promise<Owner | undefined> {
+  if (!(await hasState(session))) return undefined;
+  const { rows } = await session.query<{ run_id: string; migration: string; side: Side; outcome: string | null }>(
+    'SELECT run_id, migration, side, outcome FROM verdigris.owner',
+  );
+  const row = rows[0];
+  return row && { runId: row.run_id, migration: row.migration, side: row.side, outcome: row.outcome };
+}
+
+/** Writes down what was done: for people, and for the report. */
+export async function recordEvent(session: Session, runId: string, what: string, detail: object = {}): Promise<void> {
+  await session.query('INSERT INTO verdigris.event (run_id, what, detail) VALUES ($1, $2, $3)', [
+    runId,
+    what,
+    JSON.stringify(detail),
+  ]);
+}
+
+/** SQL that names a side in a CHECK or a literal position. */
+export function sideLiteral(side: Side): string {
+  return literal(side);
+}

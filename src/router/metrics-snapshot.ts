@@ -1,0 +1,32 @@
+import type { Side } from '../side.js';
+
+/*
+ * What a router counts and writes into verdigris.router with its heartbeat; what the gates read. Counters grow from
+ * the start of the router's process and never shrink, so two snapshots of one instance subtract to a window.
+ */
+
+/** Upper bounds of the latency buckets, in milliseconds; the last bucket takes everything above. */
+export const LATENCY_BUCKETS_MS = [
+  0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 35, 50, 75, 100, 150, 200, 300, 500, 1_000, 2_000, 5_000, 10_000,
+] as const;
+
+export interface SideCounters {
+  /** Requests that this side answered, well or with an error of its own. */
+  readonly requests: number;
+  /** Requests that failed on this side, whether the caller saw it or not. Errors that the application's own statement
+   *  causes on any side (SQLSTATE classes 22, 23, P0) are not counted. */
+  readonly errors: number;
+  /** Count for each bucket of LATENCY_BUCKETS_MS and one more for the rest; not cumulative. */
+  readonly latency: readonly number[];
+}
+
+export interface RouterMetrics {
+  /** Reads by the side that was tried. */
+  readonly reads: Readonly<Record<Side, SideCounters>>;
+  /** Writes and transactions that may write, by the side that took them. */
+  readonly writes: Readonly<Record<Side, SideCounters>>;
+  /** Reads of users of green's cohort that blue had to answer, by reason. */
+  readonly fallbacks: Readonly<{ behind: number; error: number }>;
+  /** Writes that met the fence and were run again on the other side. */
+  readonly retriedWrites: number;
+}

@@ -1,0 +1,16 @@
+/** Why a stage or a phase went on, held or failed: kept with the run and answered by the query `evidence`. */
+export interface Evidence {
+  /** ISO 8601. */
+  readonly at: string;
+  /** `stage 10 %`, `approval promote`, `verify`. */
+  readonly where: string;
+  /** `errorRate`, `p99`, `lag`, ... */
+  readonly metric: string;
+  readonly outcome: 'pass' | 'fail' | 'inconclusive' | 'error';
+  /** One sentence with the numbers: counts, bounds, limits. */
+  readonly because: string;
+  /** Seconds of traffic that the decision rests on. */
+  readonly windowSeconds: number;
+  readonly green: { readonly requests: number; readonly errors: number; readonly quantileMs?: number };
+  readonly blue: { readonly requests: number; readonly errors: number; readonly quantileMs?: number };
+}

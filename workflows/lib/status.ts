@@ -1,0 +1,103 @@
+import type { Side } from '../../src/side.js';
+
+/** The phases of a run, in their order. */
+export const PHASES = [
+  'preflight',
+  'replicate',
+  'migrate',
+  'verify',
+  'traffic',
+  'promote',
+  'standby',
+  'retire',
+] as const;
+
+export type Phase = (typeof PHASES)[number];
+
+/** How a run ended, or `running`. */
+export type Outcome = 'running' | 'completed' | 'rolledBack' | 'cancelled' | 'failed';
+
+/** What the run waits for. `answer` is the exact command that answers it, where a person can. */
+export interface Waiting {
+  readonly for: 'approval' | 'stage' | 'gate' | 'resume' | 'standby' | 'lag' | 'retry';
+  /** One line for people: `approval before promote`, `stage 10 % until 14:05 UTC`. */
+  readonly why: string;
+  /** With an approval: the name that `approve` takes, such as `promote`, `retire`, `traffic` or `stage-10`. */
+  readonly gate?: string;
+  readonly since: string;
+  readonly answer?: string;
+}
+
+export interface PhaseTimes {
+  readonly phase: Phase;
+  /** ISO 8601. */
+  readonly startedAt: string;
+  readonly finishedAt: string | null;
+}
+
+/** Somebody's message to the run, or one that was ignored and why. */
+export interface Decision {
+  readonly message: 'approve' | 'pause' | 'resume' | 'rollback' | 'retire';
+  readonly by: string;
+  readonly reason: string;
+  readonly at: string;
+  readonly gate?: string;
+  /** Set when the message could not be followed. */
+  readonly ignored?: string;
+}
+
+export interface VerificationSummary {
+  readonly tables: number;
+  readonly rowsVerified: number;
+  readonly differingRows: number;
+  readonly at: string;
+}
+
+export interface PromotionSummary {
+  readonly from: Side;
+  readonly to: Side;
+  /** From asking for the lock to the new side being open, of the try that succeeded. */
+  readonly holdMs: number;
+  /** Tries made, the last one included. */
+  readonly attempts: number;
+  readonly epoch: number;
+  readonly at: string;
+}
+
+export interface RollbackSummary {
+  readonly reason: string;
+  readonly startedAt: string;
+  readonly finishedAt: string | null;
+  /** From the request to all reads and writes being back on blue. */
+  readonly trafficBackMs: number | null;
+  /** Compensations done, in the order in which they ran. */
+  readonly undone: readonly string[];
+  /** What could not be undone, with the error. */
+  readonly notUndone: readonly string[];
+}
+
+/** The answer of the query `status`. */
+export interface MigrationStatus {
+  readonly name: string;
+  readonly workflowId: string;
+  readonly runId: string;
+  readonly outcome: Outcome;
+  /** The phase that runs; during a rollback the phase in which it was asked for. */
+  readonly phase: Phase;
+  readonly phases: readonly PhaseTimes[];
+  /** One line: what happens now. */
+  readonly now: string;
+  readonly waiting: Waiting | null;
+  readonly paused: boolean;
+  readonly writesOn: Side;
+  readonly greenReadPercent: number;
+  readonly lagSeconds: number | null;
+  /** Whether a rollback now would lose nothing, and why. */
+  readonly rollback: { readonly safe: boolean; readonly why: string };
+  readonly rollingBack: RollbackSummary | null;
+  readonly verification: VerificationSummary | null;
+  readonly promotion: PromotionSummary | null;
+  readonly decisions: readonly Decision[];
+  /** Warnings that a person should see: preflight warnings, alarms of the standby window. */
+  readonly warnings: readonly string[];
+}

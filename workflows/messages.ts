@@ -1,0 +1,40 @@
+import { defineQuery, defineSignal, defineUpdate } from '@temporalio/workflow';
+import type { Plan } from '../src/plan/schema.js';
+import type { MigrationStatus } from './lib/status.js';
+import type { Evidence } from './lib/evidence.js';
+
+/*
+ * The messages of a run. Each command is an update (checked before it is accepted, and answered) and a signal of the
+ * same name and meaning (works while no worker is up; one that can't be followed is recorded as ignored).
+ * Who and why are required: the Web UI does not record who sent a message.
+ */
+
+/** Fields of every message: who sends it, and why. */
+export interface Message {
+  readonly by: string;
+  readonly reason: string;
+}
+
+/** An approval names what it approves: `traffic`, `stage-<percent>`, `promote` or `retire`. */
+export interface Approval extends Message {
+  readonly gate: string;
+}
+
+export const TASK_QUEUE = 'verdigris';
+export const WORKFLOW_TYPE = 'blueGreenMigration';
+
+export const approveUpdate = defineUpdate<string, [Approval]>('approve');
+export const pauseUpdate = defineUpdate<string, [Message]>('pause');
+export const resumeUpdate = defineUpdate<string, [Message]>('resume');
+export const rollbackUpdate = defineUpdate<string, [Message]>('rollback');
+export const retireUpdate = defineUpdate<string, [Message]>('retire');
+
+export const approveSignal = defineSignal<[Approval]>('approve');
+export const pauseSignal = defineSignal<[Message]>('pause');
+export const resumeSignal = defineSignal<[Message]>('resume');
+export const rollbackSignal = defineSignal<[Message]>('rollback');
+export const retireSignal = defineSignal<[Message]>('retire');
+
+export const statusQuery = defineQuery<MigrationStatus>('status');
+export const planQuery = defineQuery<Plan | null>('plan');
+export const evidenceQuery = defineQuery<readonly Evidence[]>('evidence');
