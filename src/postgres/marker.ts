@@ -1,0 +1,78 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Direction } from '../side.js';
+import { ident } from './identifier.js';
+import type { Session } from './session.js';
+
+/*
+ * A marker is a row written on one side and awaited on the other: proof that everything committed before it has been
+ * applied there. A position alone proves nothing: "sent" is not applied, and keepalives move positions (pgcopydb 1033).
+ * Each direction has a table of its own, published in that direction only; with one table for both, markers would come
+ * back to where they were written and stop the feed.
+ */
+
+/** The table of a direction's markers, in schema verdigris. */
+export function markerTable(direction: Direction): string {
+  return `marker_${direction}`;
+}
+
+/**
+ * Writes a marker and returns its token. The row is the session's own, so waiters in other sessions do not
+ * overwrite each other; one session must wait for its marker before it writes the next.
+ */
+export async function writeMarker(session: Session, direction: Direction): Promise<string> {
+  const token = randomUUID();
+  await session.query(
+    `INSERT INTO verdigris.${ident(markerTable(direction))} AS m (id, token) VALUES (pg_backend_pid()::text, $1)
+     ON CONFLICT (id) DO UPDATE SET token = excluded.token, at = clock_timestamp()`,
+    [token],
+  );
+  return token;
+}
+
+/** Whether the marker has arrived: one look. */
+export async function markerArrived(session: Session, direction: Direction, token: string): Promise<boolean> {
+  const { rowCount } = await session.query(
+    `SELECT FROM verdigris.${ident(markerTable(direction))} WHERE token = $1`,
+    [token],
+  );
+  return rowCount === 1;
+}
+
+/**
+ * Waits until the marker has been applied on the other side.
+ *
+ * @returns false when it has not arrived within `timeoutMs`.
+ * @throws the signal's reason when it is aborted.
+ */
+export async function waitForMarker(
+  session: Session,
+  direction: Direction,
+  token: string,
+  timeoutMs: number,
+  signal?: AbortSignal,
+): Promise<boolean> {
+  const started = performance.now();
+  for (;;) {
+    if (await markerArrived(session, direction, token)) return true;
+    const elapsed = performance.now() - started;
+    if (elapsed >= timeoutMs) return false;
+    signal?.throwIfAborted();
+    // Close looks at first, since a healthy round trip takes 1-2 ms; then ever fewer, up to four a second.
+    await sleep(Math.min(250, Math.max(1, elapsed / 20)));
+  }
+}
+
+/** How far the other side is behind, in milliseconds: the time that a marker takes. Infinity after `timeoutMs`. */
+export async function measureLag(
+  source: Session,
+  target: Session,
+  direction: Direction,
+  timeoutMs: number,
+  signal?: AbortSignal,
+): Promise<number> {
+  const started = performance.now();
+  const token = await writeMarker(source, direction);
+  const arrived = await waitForMarker(target, direction, token, timeoutMs, signal);
+  return arrived ? performance.now() - started : Number.POSITIVE_INFINITY;
+}
