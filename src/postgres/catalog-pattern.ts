@@ -1,0 +1,61 @@
+import type { TableName } from '../plan/table-name.js';
+
+/** Which tables a plan moves: `schema.table` patterns with `*` as a wildcard. What is excluded wins. */
+export interface TablePatterns {
+  readonly include: readonly string[];
+  readonly exclude: readonly string[];
+}
+
+/** One pattern, ready to be asked about names. */
+export interface TablePattern {
+  /** As it stands in the plan. */
+  readonly text: string;
+  matches(table: TableName): boolean;
+}
+
+/**
+ * Reads a pattern: `shop.*`, `*.order_*`, `orders` (in `public`), `shop."Order Items"`. Names are exact: nothing is
+ * folded to lower case. Inside quotes `*` is an ordinary character.
+ *
+ * @throws RangeError when a quote is not closed, a part is empty or there are more than two parts.
+ */
+export function parseTablePattern(text: string): TablePattern {
+  const parts = splitPattern(text);
+  const [first, second] = parts;
+  if (first === undefined || parts.length > 2 || parts.some((part) => part === '')) {
+    throw new RangeError(`"${text}" is not a pattern for tables: write schema.table, schema.* or schema."Odd name"`);
+  }
+  const schema = new RegExp(`^${second === undefined ? 'public' : first}$`, 'su');
+  const name = new RegExp(`^${second ?? first}$`, 'su');
+  return { text, matches: (table) => schema.test(table.schema) && name.test(table.name) };
+}
+
+/** Splits at the dots outside quotes and turns each part into the source of a regular expression. */
+function splitPattern(text: string): string[] {
+  const parts: string[] = [];
+  let part = '';
+  let quoted = false;
+  const characters = [...text];
+  for (let i = 0; i < characters.length; i++) {
+    const c = characters[i] ?? '';
+    if (c === '"' && quoted && characters[i + 1] === '"') {
+      part += '"';
+      i++;
+    } else if (c === '"') quoted = !quoted;
+    else if (c === '.' && !quoted) {
+      parts.push(part);
+      part = '';
+    } else if (c === '*' && !quoted) part += '.*';
+    else part += c.replace(/[\\^$.*+?()[\]{}|/]/, '\\$&');
+  }
+  if (quoted) throw new RangeError(`"${text}" has an opening quote that is not closed`);
+  return [...parts, part];
+}
+
+/** A question about names: included by a pattern, and excluded by none. */
+export function tableFilter(patterns: TablePatterns): (table: TableName) => boolean {
+  const include = patterns.include.map(parseTablePattern);
+  const exclude = patterns.exclude.map(parseTablePattern);
+  return (table) =>
+    include.some((pattern) => pattern.matches(table)) && !exclude.some((pattern) => pattern.matches(table));
+}

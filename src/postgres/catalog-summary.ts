@@ -1,0 +1,41 @@
+import type { TableInfo } from './catalog.js';
+
+/** What the plan's lint needs to know of the tables: plain data, so that it can cross to pure code. */
+export interface CatalogSummary {
+  readonly tables: readonly {
+    readonly schema: string;
+    readonly name: string;
+    readonly columns: readonly {
+      readonly name: string;
+      readonly type: string;
+      readonly notNull: boolean;
+      readonly generated: boolean;
+      readonly identity: '' | 'a' | 'd';
+      readonly hasDefault: boolean;
+    }[];
+    readonly key: readonly string[] | null;
+    readonly replicaIdentity: 'd' | 'i' | 'f' | 'n';
+    readonly partitioned: boolean;
+  }[];
+}
+
+/** The tables as the plan's lint reads them. */
+export function toCatalogSummary(tables: readonly TableInfo[]): CatalogSummary {
+  return {
+    tables: tables.map((table) => ({
+      schema: table.name.schema,
+      name: table.name.name,
+      columns: table.columns.map(({ name, type, notNull, generated, identity, hasDefault }) => ({
+        name,
+        type,
+        notNull,
+        generated,
+        identity,
+        hasDefault,
+      })),
+      key: table.key === null ? null : table.key.columns.map((column) => column.name),
+      replicaIdentity: table.replicaIdentity,
+      partitioned: table.kind === 'partitioned',
+    })),
+  };
+}
