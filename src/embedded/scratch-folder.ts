@@ -1,0 +1,29 @@
+import { chmodSync, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+
+/**
+ * Makes an empty folder for files that live as long as the environment. Another user can reach it: a server that was
+ * started by root runs as somebody else, and TMPDIR may lie in a home that only root may enter.
+ */
+export function makeScratchFolder(purpose: string): string {
+  const parent = [tmpdir(), '/tmp', '/var/tmp'].find((folder) => isReachableByOthers(folder)) ?? tmpdir();
+  const folder = mkdtempSync(join(parent, `verdigris-${purpose}-`));
+  chmodSync(folder, 0o755);
+  return folder;
+}
+
+/** Removes a scratch folder with all that is in it. A folder that is gone is fine. */
+export function removeScratchFolder(folder: string): void {
+  rmSync(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+}
+
+/** Whether every folder down to this one lets other users pass. */
+function isReachableByOthers(folder: string): boolean {
+  try {
+    const passable = (statSync(folder).mode & 0o001) !== 0;
+    return passable && (dirname(folder) === folder || isReachableByOthers(dirname(folder)));
+  } catch {
+    return false;
+  }
+}
