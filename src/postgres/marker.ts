@@ -32,10 +32,9 @@ export async function writeMarker(session: Session, direction: Direction): Promi
 
 /** Whether the marker has arrived: one look. */
 export async function markerArrived(session: Session, direction: Direction, token: string): Promise<boolean> {
-  const { rowCount } = await session.query(
-    `SELECT FROM verdigris.${ident(markerTable(direction))} WHERE token = $1`,
-    [token],
-  );
+  const { rowCount } = await session.query(`SELECT FROM verdigris.${ident(markerTable(direction))} WHERE token = $1`, [
+    token,
+  ]);
   return rowCount === 1;
 }
 

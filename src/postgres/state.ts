@@ -221,7 +221,7 @@ REVOKE EXECUTE ON FUNCTION verdigris.set_green_read_percent(text, bigint, numeri
 /** Reads the route of a migration; undefined when this database knows none. `forUpdate` locks the row. */
 export async function readRoute(session: Session, migration: string, forUpdate = false): Promise<Route | undefined> {
   const { rows } = await session.query<RouteRow>(
-    `SELECT migration, epoch::int, generation::int, writes_on, green_read_percent::float8, flag, opening
+    `SELECT migration, epoch::float8, generation::float8, writes_on, green_read_percent::float8, flag, opening
        FROM verdigris.route WHERE migration = $1 ${forUpdate ? 'FOR UPDATE' : ''}`,
     [migration],
   );

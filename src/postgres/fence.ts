@@ -1,0 +1,144 @@
+import { formatTableName, type TableName } from '../plan/table-name.js';
+import { VerdigrisError } from '../errors.js';
+import { ident, qualified } from './identifier.js';
+import { whoBlocks } from './locks.js';
+import { retryOnLock } from './retry.js';
+import { inTransaction, type Session } from './session.js';
+import { FENCE_CLOSED, FENCE_LOCK, FENCE_OPEN } from './state.js';
+
+/*
+ * The fence: two statement triggers on every ordinary and partitioned table, at every level. The function behind them
+ * (see state.ts) takes FENCE_LOCK in shared mode and reads the flag; closed means SQLSTATE 25006.
+ *
+ * Why no LOCK TABLE: transactions that write several tables hold one while they wait for another, so locking all
+ * tables deadlocks with them again and again. The advisory lock stops a transaction at its *first* write only.
+ *
+ * `_verdigris_fence` is ENABLE ALWAYS: the apply worker fires no statement triggers for row changes, while a session
+ * that sets session_replication_role = replica is stopped. The TRUNCATE trigger is plain, since an applied TRUNCATE
+ * does fire triggers.
+ */
+export const FENCE_TRIGGER = '_verdigris_fence';
+export const TRUNCATE_TRIGGER = '_verdigris_fence_truncate';
+
+/** How long arming one table may make its writers wait, in one try. */
+const ARM_LOCK_TIMEOUT_MS = 100;
+
+/**
+ * Arms tables one by one, each in a transaction of its own. CREATE TRIGGER waits for the running writers of its table,
+ * so when this returns, every open transaction that has written has passed the fence and holds its lock.
+ *
+ * @throws VerdigrisError PromotionBlocked, naming who holds the lock, when a table can't be armed within `forMs`.
+ */
+export async function armFence(
+  session: Session,
+  tables: readonly TableName[],
+  options: { readonly signal?: AbortSignal; readonly forMs?: number } = {},
+): Promise<void> {
+  for (const table of tables) {
+    options.signal?.throwIfAborted();
+    if (await isArmed(session, table)) continue;
+    try {
+      await retryOnLock(
+        () =>
+          inTransaction(session, async () => {
+            await session.query(`SET LOCAL lock_timeout = ${ARM_LOCK_TIMEOUT_MS}`);
+            await session.query(armTable(table));
+          }),
+        { forMs: options.forMs ?? 120_000, signal: options.signal },
+      );
+    } catch (error) {
+      if (options.signal?.aborted === true) throw error;
+      throw new VerdigrisError({
+        type: 'PromotionBlocked',
+        message: `the fence can't be put on ${formatTableName(table)}: its lock is not to be had. ${await whoBlocks(session, table)}`,
+        nextStep: 'end that session or wait for it, then resume or approve again',
+        cause: error,
+      });
+    }
+  }
+}
+
+/** The statements that arm one table; they replace what an earlier run left. */
+export function armTable(table: TableName): string {
+  const t = qualified(table);
+  return `
+    DROP TRIGGER IF EXISTS ${ident(FENCE_TRIGGER)} ON ${t};
+    DROP TRIGGER IF EXISTS ${ident(TRUNCATE_TRIGGER)} ON ${t};
+    CREATE TRIGGER ${ident(FENCE_TRIGGER)} BEFORE INSERT OR UPDATE OR DELETE ON ${t}
+      FOR EACH STATEMENT EXECUTE FUNCTION verdigris.fence_check();
+    ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(FENCE_TRIGGER)};
+    CREATE TRIGGER ${ident(TRUNCATE_TRIGGER)} BEFORE TRUNCATE ON ${t}
+      FOR EACH STATEMENT EXECUTE FUNCTION verdigris.fence_check();`;
+}
+
+const ARMED = `
+  SELECT count(*) FILTER (WHERE tgname = '${FENCE_TRIGGER}' AND tgenabled = 'A') = 1
+     AND count(*) FILTER (WHERE tgname = '${TRUNCATE_TRIGGER}' AND tgenabled = 'O') = 1 AS armed
+    FROM pg_trigger WHERE tgrelid = to_regclass($1)`;
+
+async function isArmed(session: Session, table: TableName): Promise<boolean> {
+  const { rows } = await session.query<{ armed: boolean }>(ARMED, [qualified(table)]);
+  return rows[0]?.armed ?? false;
+}
+
+/** Of the given tables, those whose fence is not in force (dropped, disabled, or never armed). */
+export async function unarmedTables(session: Session, tables: readonly TableName[]): Promise<string[]> {
+  const { rows } = await session.query<{ name: string }>(
+    `SELECT name FROM unnest($1::text[]) AS t (name)
+      WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(name) AND tgname = '${FENCE_TRIGGER}' AND tgenabled = 'A')
+         OR NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(name) AND tgname = '${TRUNCATE_TRIGGER}' AND tgenabled = 'O')`,
+    [tables.map(qualified)],
+  );
+  return rows.map((row) => row.name);
+}
+
+/**
+ * Switches the fence's triggers off, so that writes no longer pay for them. DISABLE takes a lock that readers don't
+ * mind; DROP, which stops them too, is left to the end of the run.
+ */
+export async function disarmFence(session: Session, signal?: AbortSignal): Promise<void> {
+  await eachFencedTable(session, signal, (t, trigger) => `ALTER TABLE ONLY ${t} DISABLE TRIGGER ${ident(trigger)}`);
+}
+
+/** Removes the fence's triggers. The lock stops readers as well, so each try is short. */
+export async function dropFence(session: Session, signal?: AbortSignal): Promise<void> {
+  await eachFencedTable(session, signal, (t, trigger) => `DROP TRIGGER IF EXISTS ${ident(trigger)} ON ${t}`);
+}
+
+async function eachFencedTable(
+  session: Session,
+  signal: AbortSignal | undefined,
+  statement: (table: string, trigger: string) => string,
+): Promise<void> {
+  const { rows } = await session.query<{ schema: string; name: string; triggers: string[] }>(
+    `SELECT n.nspname AS schema, c.relname AS name, array_agg(t.tgname::text) AS triggers
+       FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE t.tgname IN ('${FENCE_TRIGGER}', '${TRUNCATE_TRIGGER}') AND NOT t.tgisinternal
+      GROUP BY 1, 2 ORDER BY 1, 2`,
+  );
+  for (const row of rows) {
+    signal?.throwIfAborted();
+    await retryOnLock(
+      () =>
+        inTransaction(session, async () => {
+          await session.query(`SET LOCAL lock_timeout = ${ARM_LOCK_TIMEOUT_MS}`);
+          await session.query(row.triggers.map((trigger) => statement(qualified(row), trigger)).join(';'));
+        }),
+      { signal },
+    );
+  }
+}
+
+/** Whether writes are let through: the flag alone, whatever the triggers. */
+export async function isFenceOpen(session: Session): Promise<boolean> {
+  const { rows } = await session.query<{ last_value: string }>('SELECT last_value FROM verdigris.fence');
+  return Number(rows[0]?.last_value) === FENCE_OPEN;
+}
+
+/** Closes a side that takes no application writes: green before the promotion. Waits for no writer. */
+export async function closeFence(session: Session): Promise<void> {
+  await session.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED})`);
+}
+
+/** The SQL that takes the fence's lock alone: returns when every transaction that has written has ended. */
+export const TAKE_FENCE_LOCK = `SELECT pg_advisory_xact_lock(${FENCE_LOCK})`;

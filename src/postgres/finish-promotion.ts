@@ -1,0 +1,44 @@
+import { VerdigrisError } from '../errors.js';
+import { otherSide, type Side } from '../side.js';
+import { directionTo, feedName } from './feed.js';
+import { disarmFence } from './fence.js';
+import { dropSlot, waitUntilInactive } from './replication-slot.js';
+import { withSession, type Databases } from './session.js';
+import { disableSubscription, dropSubscription, enableSubscription } from './subscription.js';
+
+/**
+ * After the decision: the old feed ends, and only then the reverse one begins. Never both: a loop would bring the new
+ * side's updates back to it as old values. Looks before it acts, so it can be run again after a crash at any point.
+ *
+ * @throws VerdigrisError ReplicationBroken (retryable) while a worker of the old feed still runs.
+ */
+export async function finishPromotion(
+  databases: Databases,
+  migration: string,
+  from: Side,
+  options: { readonly feedBack: boolean; readonly signal?: AbortSignal | undefined },
+): Promise<void> {
+  const to = otherSide(from);
+  const oldFeed = feedName(migration, directionTo(to));
+  await withSession(databases[to], { purpose: 'finish promotion' }, (newSide) =>
+    withSession(databases[from], { purpose: 'finish promotion' }, async (oldSide) => {
+      const stopped = await disableSubscription(newSide, oldFeed);
+      const idle = await waitUntilInactive(oldSide, oldFeed, 30_000);
+      if (!stopped || !idle) throw stillRunning(oldFeed, to);
+      await dropSubscription(newSide, oldFeed);
+      await dropSlot(oldSide, oldFeed);
+
+      if (options.feedBack) await enableSubscription(oldSide, feedName(migration, directionTo(from)));
+      await disarmFence(newSide, options.signal);
+    }),
+  );
+}
+
+function stillRunning(feed: string, side: Side): VerdigrisError {
+  return new VerdigrisError({
+    type: 'ReplicationBroken',
+    message: `${side}: a worker of the feed ${feed} has not stopped, so the reverse feed must not begin`,
+    nextStep: 'it is tried again; see what the worker waits for in pg_stat_activity',
+    retryable: true,
+  });
+}

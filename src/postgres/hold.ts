@@ -1,0 +1,77 @@
+import { VerdigrisError } from '../errors.js';
+import type { QueryResult, QueryResultRow } from 'pg';
+import type { Session } from './session.js';
+
+/** How much longer than the server's own deadline we wait for its answer before the connection counts as cut. */
+const ANSWER_GRACE_MS = 500;
+
+/**
+ * The time during which writes wait. The server enforces it, since a frozen worker can't: every statement of the hold
+ * carries the time that is left as its statement_timeout, on every session.
+ */
+export class Hold {
+  readonly #deadline: number;
+
+  constructor(readonly maxMs: number) {
+    this.#deadline = performance.now() + maxMs;
+  }
+
+  /** Milliseconds until writes must go on; at least 1. */
+  left(): number {
+    return Math.max(1, Math.floor(this.#deadline - performance.now()));
+  }
+
+  isOver(): boolean {
+    return performance.now() >= this.#deadline;
+  }
+
+  /** Runs one statement (without parameters) within the time that is left, in a transaction of its own. */
+  async query<R extends QueryResultRow = QueryResultRow>(session: Session, sql: string): Promise<QueryResult<R>> {
+    return this.#answer(session, `SET statement_timeout = ${this.left()}; ${sql}`);
+  }
+
+  /** The same in the transaction that is open on the session. */
+  async queryInTransaction<R extends QueryResultRow = QueryResultRow>(
+    session: Session,
+    sql: string,
+  ): Promise<QueryResult<R>> {
+    return this.#answer(session, `SET LOCAL statement_timeout = ${this.left()}; ${sql}`);
+  }
+
+  /** Gives every later statement of the session the time that is left now. */
+  async limit(session: Session): Promise<void> {
+    await this.query(session, 'SELECT');
+  }
+
+  /** Waits for an answer, but not longer than the hold: the other end of a cut connection never answers. */
+  async within<T>(answer: Promise<T>): Promise<T> {
+    let timer: NodeJS.Timeout | undefined;
+    const cut = new Promise<never>((_, reject) => {
+      timer = setTimeout(
+        () => reject(promotionBlocked('the server did not answer in time: is the network cut?')),
+        this.left() + ANSWER_GRACE_MS,
+      );
+    });
+    try {
+      return await Promise.race([answer, cut]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #answer<R extends QueryResultRow>(session: Session, sql: string): Promise<QueryResult<R>> {
+    // With several statements in one message, node-postgres answers with a list: the last one is what was asked.
+    const result: unknown = await this.within(session.query<R>(sql));
+    return (Array.isArray(result) ? result.at(-1) : result) as QueryResult<R>;
+  }
+}
+
+/** A try of a promotion that could not go on; nothing has happened, and another try may succeed. */
+export function promotionBlocked(why: string, cause?: unknown): VerdigrisError {
+  return new VerdigrisError({
+    type: 'PromotionBlocked',
+    message: `the promotion could not go through: ${why}`,
+    nextStep: 'remove what stands in the way, then approve the promotion again; writes go on as before',
+    cause,
+  });
+}

@@ -1,0 +1,143 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../errors.js';
+import type { Side } from '../side.js';
+import {
+  closeSession,
+  inTransaction,
+  openSession,
+  withSession,
+  type Database,
+  type Databases,
+  type Session,
+} from './session.js';
+import { ACTOR_LOCK, FENCE_OPEN, hasState, installState, readOwner, recordEvent, ROUTE_CHANNEL } from './state.js';
+
+/** A run of a migration, as the databases know it. */
+export interface Run {
+  /** Unique for each run of the workflow. */
+  readonly runId: string;
+  /** The plan's name. */
+  readonly migration: string;
+}
+
+/**
+ * Makes this run the owner of both databases: the second lock against two migrations at once, after the workflow id.
+ * A database that another living run owns is refused; one whose run has ended is taken over.
+ *
+ * @returns the epoch that the run begins with, the same on both sides.
+ * @throws VerdigrisError DatabaseOwned
+ */
+export async function claimDatabases(databases: Databases, run: Run, flag: string): Promise<number> {
+  return withSession(databases.blue, { purpose: 'claim' }, (blue) =>
+    withSession(databases.green, { purpose: 'claim' }, async (green) => {
+      await refuseOtherOwner(blue, 'blue', run);
+      await refuseOtherOwner(green, 'green', run);
+      await installState(blue, 'blue');
+      await installState(green, 'green');
+      const epoch = (await ownEpoch(blue, run)) ?? Math.max(await nextEpoch(blue), await nextEpoch(green));
+      await claim(blue, 'blue', run, epoch, flag);
+      await claim(green, 'green', run, epoch, flag);
+      return epoch;
+    }),
+  );
+}
+
+async function refuseOtherOwner(session: Session, side: Side, run: Run): Promise<void> {
+  const owner = await readOwner(session);
+  if (owner === undefined || owner.runId === run.runId || owner.outcome !== null) return;
+  throw new VerdigrisError({
+    type: 'DatabaseOwned',
+    message: `${side} belongs to another run: migration "${owner.migration}", run ${owner.runId}`,
+    nextStep: `let that run end or roll it back (workflow verdigris/${owner.migration}); only one run may move a database`,
+  });
+}
+
+async function ownEpoch(session: Session, run: Run): Promise<number | undefined> {
+  const { rows } = await session.query<{ epoch: number }>(
+    `SELECT r.epoch::float8 AS epoch FROM verdigris.route r JOIN verdigris.owner o USING (migration)
+      WHERE o.run_id = $1 AND o.migration = $2`,
+    [run.runId, run.migration],
+  );
+  return rows[0]?.epoch;
+}
+
+/**
+ * An epoch above every earlier one. Routers never go back to a lower epoch, and a rollback removes the rows that
+ * remember them, so epochs start from the clock in seconds.
+ */
+async function nextEpoch(session: Session): Promise<number> {
+  const { rows } = await session.query<{ epoch: number }>(
+    `SELECT GREATEST(floor(extract(epoch FROM clock_timestamp())), (SELECT max(epoch) + 1 FROM verdigris.route))::float8 AS epoch`,
+  );
+  return rows[0]?.epoch ?? 1;
+}
+
+async function claim(session: Session, side: Side, run: Run, epoch: number, flag: string): Promise<void> {
+  await inTransaction(session, async () => {
+    const { rowCount } = await session.query(
+      `INSERT INTO verdigris.owner AS o (run_id, migration, side) VALUES ($1, $2, $3)
+       ON CONFLICT (singleton) DO UPDATE
+          SET run_id = excluded.run_id, migration = excluded.migration, side = excluded.side,
+              claimed_at = clock_timestamp(), ended_at = NULL, outcome = NULL
+        WHERE o.outcome IS NOT NULL`,
+      [run.runId, run.migration, side],
+    );
+    if (rowCount === 0) return refuseOtherOwner(session, side, run);
+    await session.query('TRUNCATE verdigris.marker_to_green, verdigris.marker_to_blue, verdigris.router');
+    await session.query('DELETE FROM verdigris.progress WHERE run_id <> $1', [run.runId]);
+    await session.query(
+      `INSERT INTO verdigris.route AS r (migration, epoch, flag) VALUES ($1, $2, $3)
+       ON CONFLICT (migration) DO UPDATE
+          SET epoch = excluded.epoch, generation = r.generation + 1, writes_on = 'blue', green_read_percent = 0,
+              flag = excluded.flag, opening = NULL, updated_at = clock_timestamp()`,
+      [run.migration, epoch, flag],
+    );
+    await session.query(`SELECT setval('verdigris.fence', ${FENCE_OPEN}, false), pg_notify('${ROUTE_CHANNEL}', '')`);
+    await recordEvent(session, run.runId, `claimed ${side}`, { epoch });
+  });
+}
+
+/** Writes down how the run ended, which lets another run take the database over. */
+export async function releaseDatabase(session: Session, run: Run, outcome: string): Promise<void> {
+  if (!(await hasState(session))) return;
+  await session.query(
+    'UPDATE verdigris.owner SET outcome = $2, ended_at = clock_timestamp() WHERE run_id = $1 AND outcome IS NULL',
+    [run.runId, outcome],
+  );
+  await recordEvent(session, run.runId, `ended: ${outcome}`);
+}
+
+/** Removes schema verdigris, if this run owns it: the last thing of a rollback. */
+export async function dropState(session: Session, run: Run): Promise<void> {
+  const owner = await readOwner(session);
+  if (owner === undefined || owner.runId !== run.runId) return;
+  await session.query('DROP SCHEMA IF EXISTS verdigris CASCADE');
+}
+
+/**
+ * Opens a session that holds the actor's lock of a database: only one worker acts on it at a time. A worker that is
+ * frozen still holds it; Temporal has given the task to us, so its session is ended, and the epoch keeps what it may
+ * still do from mattering.
+ */
+export async function openActorSession(database: Database, purpose: string): Promise<Session> {
+  const session = await openSession(database, { purpose });
+  try {
+    const started = Date.now();
+    for (;;) {
+      const { rows } = await session.query<{ held: boolean }>(`SELECT pg_try_advisory_lock(${ACTOR_LOCK}) AS held`);
+      if (rows[0]?.held === true) return session;
+      if (Date.now() - started > 2_000) {
+        await session.query(
+          `SELECT pg_terminate_backend(l.pid) FROM pg_locks l
+            WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid()
+              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND l.classid::bigint = (${ACTOR_LOCK} >> 32) & 4294967295 AND l.objid::bigint = ${ACTOR_LOCK} & 4294967295`,
+        );
+      }
+      await sleep(100);
+    }
+  } catch (error) {
+    await closeSession(session);
+    throw error;
+  }
+}

@@ -1,0 +1,161 @@
+import { createHash } from 'node:crypto';
+import { VerdigrisError } from '../errors.js';
+import { formatTableName, type TableName } from '../plan/table-name.js';
+import { otherSide, type Side } from '../side.js';
+import type { TableInfo } from './catalog.js';
+import { directionTo, feedName } from './feed.js';
+import { armFence } from './fence.js';
+import { promotionBlocked } from './hold.js';
+import { readKnownTables } from './promote.js';
+import { ensurePublication, type PublishedTable } from './publication.js';
+import { majorVersion } from './retry.js';
+import { withSession, type Databases, type Session } from './session.js';
+import { ROUTE_CHANNEL } from './state.js';
+import { ensureSubscription, readSubscription } from './subscription.js';
+
+/** What is made before writers are asked to wait. */
+export interface Preparation {
+  readonly databases: Databases;
+  readonly migration: string;
+  /** The side that will give writes away. */
+  readonly from: Side;
+  /** Tables of `from` that get a fence. */
+  readonly fenced: readonly TableName[];
+  /** What the reverse feed will publish on the new side; undefined when no way back is wanted. */
+  readonly wayBack: readonly PublishedTable[] | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Proves the way back, arms the fence of the side that gives writes away, and records that a promotion is near.
+ * Looks before it acts, so it can be run again.
+ *
+ * @returns the tables (oid) that are there now: a table that is new in the hold stops the promotion.
+ * @throws VerdigrisError PromotionBlocked
+ */
+export async function preparePromotion(preparation: Preparation): Promise<number[]> {
+  const { databases, migration, from, signal } = preparation;
+  const to = otherSide(from);
+  if (preparation.wayBack !== undefined) await proveWayBack(preparation, preparation.wayBack);
+  return withSession(databases[from], { purpose: 'prepare promotion' }, async (session) => {
+    await refuseLongWriters(session, from);
+    await withSession(databases[to], { purpose: 'prepare promotion' }, async (other) => {
+      await refuseLongWriters(other, to);
+      await refuseUnfinishedSync(other, feedName(migration, directionTo(to)), to);
+    });
+    const known = await readKnownTables(session);
+    await armFence(session, preparation.fenced, signal === undefined ? {} : { signal });
+    await announceOpening(session, migration, from, to);
+    return known;
+  });
+}
+
+/**
+ * Publication on the new side, disabled subscription on the old one: CREATE SUBSCRIPTION connects, so it proves that
+ * the old side reaches the new one. Its slot is made in the hold, not here.
+ */
+async function proveWayBack(preparation: Preparation, tables: readonly PublishedTable[]): Promise<void> {
+  const { databases, migration, from } = preparation;
+  const to = otherSide(from);
+  const direction = directionTo(from);
+  const name = feedName(migration, direction);
+  const publisherVersion = await withSession(databases[to], { purpose: 'way back' }, async (session) => {
+    await ensurePublication(session, name, direction, tables);
+    return majorVersion(session);
+  });
+  try {
+    await withSession(databases[from], { purpose: 'way back' }, (session) =>
+      ensureSubscription(session, {
+        name,
+        conninfo: databases[to].peerConninfo,
+        copyData: false,
+        enabled: false,
+        publisherVersion,
+      }),
+    );
+  } catch (error) {
+    throw promotionBlocked(
+      `${from} can't subscribe to ${to}, so there would be no way back: ${error instanceof Error ? error.message : String(error)}`,
+      error,
+    );
+  }
+}
+
+/** Age above which an open transaction that has written counts as being in the way, seconds. */
+const LONG_WRITER_SECONDS = 5;
+
+/** The lock waits for every transaction that has written, and a slot for every transaction with an xid. */
+async function refuseLongWriters(session: Session, side: Side): Promise<void> {
+  const { rows } = await session.query<{ what: string }>(
+    `SELECT format('pid %s (%s, transaction %s s old)', pid, coalesce(nullif(application_name, ''), 'no application name'),
+                   floor(extract(epoch FROM clock_timestamp() - xact_start))) AS what
+       FROM pg_stat_activity
+      WHERE datname = current_database() AND backend_xid IS NOT NULL AND backend_type = 'client backend'
+        AND pid <> pg_backend_pid() AND xact_start < clock_timestamp() - make_interval(secs => ${LONG_WRITER_SECONDS})
+     UNION ALL
+     SELECT format('prepared transaction %s', gid) FROM pg_prepared_xacts WHERE database = current_database()`,
+  );
+  if (rows.length === 0) return;
+  throw promotionBlocked(`${side}: ${rows.map((row) => row.what).join(', ')} would keep writers waiting`);
+}
+
+async function refuseUnfinishedSync(session: Session, subscription: string, side: Side): Promise<void> {
+  const state = await readSubscription(session, subscription);
+  if (state?.enabled === true && state.tablesNotReady === 0) return;
+  throw promotionBlocked(
+    state === undefined
+      ? `${side} has no subscription ${subscription}`
+      : `${side}: the feed ${subscription} is ${state.enabled ? `not through with ${state.tablesNotReady} tables` : 'disabled'}`,
+  );
+}
+
+/** Routers open connections to the new side when they see this, and a crashed try is known to have been running. */
+async function announceOpening(session: Session, migration: string, from: Side, to: Side): Promise<void> {
+  await session.query(
+    `UPDATE verdigris.route SET opening = $3, generation = generation + 1, updated_at = clock_timestamp()
+      WHERE migration = $1 AND writes_on = $2 AND opening IS DISTINCT FROM $3`,
+    [migration, from, to],
+  );
+  await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
+}
+
+/** Takes the announcement back: the promotion was given up for now. */
+export async function withdrawOpening(session: Session, migration: string): Promise<void> {
+  await session.query(
+    `UPDATE verdigris.route SET opening = NULL, generation = generation + 1, updated_at = clock_timestamp()
+      WHERE migration = $1 AND opening IS NOT NULL`,
+    [migration],
+  );
+  await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
+}
+
+/** The shape of the tables as a short text: what DDL during the run would change. */
+export function catalogFingerprint(tables: readonly TableInfo[]): Record<string, string> {
+  return Object.fromEntries(
+    tables.map((table) => [
+      formatTableName(table.name),
+      createHash('sha256')
+        .update(
+          JSON.stringify([
+            table.kind,
+            table.replicaIdentity,
+            table.key?.columns.map((c) => c.name),
+            table.columns.map((c) => [c.name, c.type, c.notNull, c.generated, c.identity]),
+          ]),
+        )
+        .digest('hex')
+        .slice(0, 16),
+    ]),
+  );
+}
+
+/** @throws VerdigrisError PromotionBlocked, naming the tables that DDL has changed since the run began. */
+export function refuseChangedCatalog(before: Record<string, string>, now: Record<string, string>): void {
+  const changed = [...new Set([...Object.keys(before), ...Object.keys(now)])].filter((t) => before[t] !== now[t]);
+  if (changed.length === 0) return;
+  throw new VerdigrisError({
+    type: 'PromotionBlocked',
+    message: `blue's schema has changed since the run began: ${changed.slice(0, 10).join(', ')}`,
+    nextStep: 'undo that change on blue (or roll back and start again with it), then approve the promotion again',
+  });
+}

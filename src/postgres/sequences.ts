@@ -1,0 +1,84 @@
+import { qualified } from './identifier.js';
+import type { TableName } from '../plan/table-name.js';
+import type { Session } from './session.js';
+
+/** A sequence and the bounds that it stays in. */
+export interface SequenceShape {
+  readonly name: TableName;
+  readonly increment: bigint;
+  readonly min: bigint;
+  readonly max: bigint;
+}
+
+/** Where a sequence stands, exactly: the two columns of the sequence itself. */
+export interface SequencePosition {
+  readonly name: TableName;
+  readonly lastValue: bigint;
+  readonly isCalled: boolean;
+}
+
+/** The sequences of this database outside of system schemas, schema verdigris and extensions. */
+export async function readSequenceShapes(session: Session): Promise<SequenceShape[]> {
+  const { rows } = await session.query<{ schema: string; name: string; inc: string; min: string; max: string }>(
+    `SELECT n.nspname AS schema, c.relname AS name, s.seqincrement::text AS inc, s.seqmin::text AS min, s.seqmax::text AS max
+       FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'verdigris')
+        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+      ORDER BY 1, 2`,
+  );
+  return rows.map((row) => ({
+    name: { schema: row.schema, name: row.name },
+    increment: BigInt(row.inc),
+    min: BigInt(row.min),
+    max: BigInt(row.max),
+  }));
+}
+
+/** The sequences that both sides have: the ones that are carried over. */
+export function commonSequences(a: readonly SequenceShape[], b: readonly SequenceShape[]): SequenceShape[] {
+  const there = new Set(b.map((shape) => qualified(shape.name)));
+  return a.filter((shape) => there.has(qualified(shape.name)));
+}
+
+/**
+ * Reads where sequences stand from the sequences themselves. MAX(column) would miss values that were taken and not
+ * stored, sequences that belong to no column, and descending ones.
+ */
+export async function readPositions(session: Session, shapes: readonly SequenceShape[]): Promise<SequencePosition[]> {
+  if (shapes.length === 0) return [];
+  const { rows } = await session.query<{ i: number; last_value: string; is_called: boolean }>(
+    shapes
+      .map((shape, i) => `SELECT ${i} AS i, last_value::text, is_called FROM ${qualified(shape.name)}`)
+      .join(' UNION ALL '),
+  );
+  return rows.flatMap((row) => {
+    const shape = shapes[row.i];
+    return shape === undefined
+      ? []
+      : [{ name: shape.name, lastValue: BigInt(row.last_value), isCalled: row.is_called }];
+  });
+}
+
+/**
+ * Where a sequence of the new side begins: `gap` values beyond the old side's position, for values that sessions have
+ * taken from the old one and not stored yet. Within its bounds; a sequence that has no room left gets no gap.
+ */
+export function positionWithGap(shape: SequenceShape, position: SequencePosition, gap: number): SequencePosition {
+  const moved = position.lastValue + BigInt(gap) * shape.increment;
+  const fits = moved >= shape.min && moved <= shape.max;
+  return fits ? { ...position, lastValue: moved } : position;
+}
+
+/** Sets sequences, all in one transaction. `setval` is not undone by a rollback: only ever moves a closed side. */
+export async function setPositions(session: Session, positions: readonly SequencePosition[]): Promise<void> {
+  if (positions.length === 0) return;
+  await session.query(
+    `SELECT setval(to_regclass(s), v, c) FROM unnest($1::text[], $2::bigint[], $3::boolean[]) AS t (s, v, c)
+      WHERE to_regclass(s) IS NOT NULL`,
+    [
+      positions.map((p) => qualified(p.name)),
+      positions.map((p) => p.lastValue.toString()),
+      positions.map((p) => p.isCalled),
+    ],
+  );
+}

@@ -1,0 +1,128 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ident, literal } from './identifier.js';
+import { retryOnLock, majorVersion } from './retry.js';
+import { inTransaction, type Session } from './session.js';
+
+export interface SubscriptionOptions {
+  readonly name: string;
+  /** How the subscriber's server reaches the publisher: holds the password, so it is kept out of the server's log. */
+  readonly conninfo: string;
+  /** Whether PostgreSQL copies the rows that are there (tablesync). */
+  readonly copyData: boolean;
+  readonly enabled: boolean;
+  readonly publisherVersion: number;
+}
+
+/**
+ * Makes a subscription on a slot and a publication of its own name, unless it is there. The slot is made apart: were it
+ * made here, a crash between the two servers would leave one that nobody knows of.
+ */
+export async function ensureSubscription(session: Session, options: SubscriptionOptions): Promise<void> {
+  const { rowCount } = await session.query(`${OWN_SUBSCRIPTION} AND subname = $1`, [options.name]);
+  if (rowCount === 1) return;
+  const version = await majorVersion(session);
+  const settings = [
+    'create_slot = false',
+    `slot_name = ${literal(options.name)}`,
+    `copy_data = ${String(options.copyData)}`,
+    `enabled = ${String(options.enabled)}`,
+    // Large transactions are sent while they run; in parallel where both sides can.
+    `streaming = ${version >= 16 && options.publisherVersion >= 16 ? 'parallel' : 'on'}`,
+    // A second belt against loops; the first is that the two directions are never both on.
+    ...(version >= 16 && options.publisherVersion >= 16 ? ['origin = none'] : []),
+  ];
+  await inTransaction(session, async () => {
+    await session.query(KEEP_STATEMENT_OUT_OF_LOG);
+    await session.query(
+      `CREATE SUBSCRIPTION ${ident(options.name)} CONNECTION ${literal(options.conninfo)}
+         PUBLICATION ${ident(options.name)} WITH (${settings.join(', ')})`,
+    );
+    await session.query(`COMMENT ON SUBSCRIPTION ${ident(options.name)} IS 'Verdigris'`);
+  });
+}
+
+/** A superuser may switch the logging of statements off for a transaction; others are not asked. */
+const KEEP_STATEMENT_OUT_OF_LOG = `
+  SELECT set_config(name, value, true)
+    FROM (VALUES ('log_statement', 'none'), ('log_min_duration_statement', '-1'), ('log_min_error_statement', 'panic')) v (name, value)
+   WHERE (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)`;
+
+const OWN_SUBSCRIPTION = `
+  SELECT FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())`;
+
+export interface SubscriptionState {
+  readonly enabled: boolean;
+  /** Process of the leader apply worker; null while none runs. */
+  readonly applyPid: number | null;
+  /** Processes of any kind that work for it. */
+  readonly workers: number;
+  /** Tables whose first synchronization has not ended. */
+  readonly tablesNotReady: number;
+  readonly tables: number;
+  /** Errors of apply and of first synchronization since the statistics began. */
+  readonly errors: number;
+}
+
+/** The state of a subscription; undefined when there is none of that name in this database. */
+export async function readSubscription(session: Session, name: string): Promise<SubscriptionState | undefined> {
+  const { rows } = await session.query<{
+    enabled: boolean;
+    apply_pid: number | null;
+    workers: number;
+    not_ready: number;
+    tables: number;
+    errors: string;
+  }>(
+    `SELECT s.subenabled AS enabled,
+            (SELECT min(w.pid) FROM pg_stat_subscription w WHERE w.subid = s.oid AND w.relid IS NULL) AS apply_pid,
+            (SELECT count(w.pid)::int FROM pg_stat_subscription w WHERE w.subid = s.oid) AS workers,
+            (SELECT count(*)::int FROM pg_subscription_rel r WHERE r.srsubid = s.oid AND r.srsubstate <> 'r') AS not_ready,
+            (SELECT count(*)::int FROM pg_subscription_rel r WHERE r.srsubid = s.oid) AS tables,
+            (SELECT coalesce(sum(e.apply_error_count + coalesce((to_jsonb(e) ->> 'sync_error_count')::bigint,
+                                                                (to_jsonb(e) ->> 'sync_table_error_count')::bigint, 0)), 0)::text
+               FROM pg_stat_subscription_stats e WHERE e.subid = s.oid) AS errors
+       FROM pg_subscription s
+      WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.subname = $1`,
+    [name],
+  );
+  const row = rows[0];
+  if (row === undefined) return undefined;
+  return {
+    enabled: row.enabled,
+    applyPid: row.apply_pid,
+    workers: row.workers,
+    tablesNotReady: row.not_ready,
+    tables: row.tables,
+    errors: Number(row.errors),
+  };
+}
+
+export async function enableSubscription(session: Session, name: string): Promise<void> {
+  const state = await readSubscription(session, name);
+  if (state?.enabled === false) await session.query(`ALTER SUBSCRIPTION ${ident(name)} ENABLE`);
+}
+
+/**
+ * Disables a subscription and waits until its workers have really stopped: from then on nothing of this feed arrives.
+ *
+ * @returns false when a worker still runs after `timeoutMs`.
+ */
+export async function disableSubscription(session: Session, name: string, timeoutMs = 30_000): Promise<boolean> {
+  const started = Date.now();
+  for (;;) {
+    const state = await readSubscription(session, name);
+    if (state === undefined) return true;
+    if (state.enabled) await session.query(`ALTER SUBSCRIPTION ${ident(name)} DISABLE`);
+    else if (state.workers === 0) return true;
+    if (Date.now() - started > timeoutMs) return false;
+    await sleep(5);
+  }
+}
+
+/** Drops a subscription without touching its slot on the other side, which may be out of reach: drop that one there. */
+export async function dropSubscription(session: Session, name: string): Promise<void> {
+  if ((await readSubscription(session, name)) === undefined) return;
+  await disableSubscription(session, name);
+  await session.query(`ALTER SUBSCRIPTION ${ident(name)} SET (slot_name = NONE)`);
+  await retryOnLock(() => session.query(`DROP SUBSCRIPTION IF EXISTS ${ident(name)}`));
+}
