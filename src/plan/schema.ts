@@ -14,7 +14,11 @@ const duration = z
 const identifier = z
   .string()
   .min(1)
-  .refine((text) => Buffer.byteLength(text) <= 63, 'PostgreSQL cuts identifiers at 63 bytes: write a shorter one');
+  .refine(
+    (text) => new TextEncoder().encode(text).length <= 63,
+    'PostgreSQL cuts identifiers at 63 bytes: write a shorter one',
+  )
+  .meta({ maxLength: 63 });
 
 const table = z
   .string()
