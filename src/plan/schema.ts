@@ -76,7 +76,8 @@ const foreignKey = z.strictObject({
 
 const addConstraint = z
   .strictObject({ table, name: identifier, check: expression.optional(), foreignKey: foreignKey.optional() })
-  .refine((c) => (c.check === undefined) !== (c.foreignKey === undefined), 'give either "check" or "foreignKey"');
+  .refine((c) => (c.check === undefined) !== (c.foreignKey === undefined), 'give either "check" or "foreignKey"')
+  .meta({ oneOf: [{ required: ['check'] }, { required: ['foreignKey'] }] });
 
 const setNotNull = z.strictObject({
   table,
@@ -119,7 +120,8 @@ const gate = z.union([
       maxIncrease: duration.optional().describe('Limit of green above blue over the same window'),
       minRequests,
     })
-    .refine((g) => g.max !== undefined || g.maxIncrease !== undefined, 'give "max" or "maxIncrease"'),
+    .refine((g) => g.max !== undefined || g.maxIncrease !== undefined, 'give "max" or "maxIncrease"')
+    .meta({ anyOf: [{ required: ['max'] }, { required: ['maxIncrease'] }] }),
   z.strictObject({ metric: z.literal('lag'), max: duration.describe('How far green may be behind blue') }),
   z.strictObject({
     metric: z.literal('fallbackRate'),
@@ -214,6 +216,12 @@ export const planSchema = z.strictObject({
       sequenceGap: z.int().min(0).default(1000).describe('How many values sequences skip on the new side'),
     })
     .prefault({}),
+  onFailure: z
+    .enum(['rollback', 'hold'])
+    .default('rollback')
+    .describe(
+      'What a step that fails for good does: roll the run back, or hold it until somebody resumes or rolls back',
+    ),
   standby: z
     .strictObject({ for: duration.default('48h').describe('How long blue is kept current after the promotion') })
     .prefault({}),

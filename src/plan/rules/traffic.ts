@@ -1,0 +1,52 @@
+import type { Rule } from '../rule.js';
+
+/** Rules on how the traffic moves. */
+
+export const stagesNotGrowing: Rule = {
+  name: 'stages-not-growing',
+  severity: 'error',
+  why: 'cohorts only grow: a user whose reads are on green would have to go back, and would read older rows than before',
+  *check({ plan }) {
+    for (const [i, stage] of plan.traffic.stages.entries()) {
+      const before = plan.traffic.stages[i - 1];
+      if (before === undefined || stage.percent > before.percent) continue;
+      yield {
+        place: `traffic.stages[${i}].percent`,
+        message: `stage ${stage.percent} % follows stage ${before.percent} %`,
+        instead: `write a percent above ${before.percent}, or leave the stage out; to stay longer, raise "for" of the stage before`,
+      };
+    }
+  },
+};
+
+export const stagesBelow100: Rule = {
+  name: 'stages-below-100',
+  severity: 'warning',
+  why: 'the promotion moves everybody at once: green would meet the load of all users for the first time in that moment',
+  *check({ plan }) {
+    const last = plan.traffic.stages.at(-1);
+    if (last !== undefined && last.percent >= 100) return;
+    yield {
+      place: 'traffic.stages',
+      message: last === undefined ? 'no reads move before the promotion' : `the last stage is ${last.percent} %`,
+      instead: 'end with { "percent": 100, "for": "15m" }',
+    };
+  },
+};
+
+export const unknownApprovalStage: Rule = {
+  name: 'unknown-approval-stage',
+  severity: 'error',
+  why: 'nobody would ever be asked, and the stage that was meant would begin without an approval',
+  *check({ plan }) {
+    const percents = plan.traffic.stages.map((stage) => stage.percent);
+    for (const [i, point] of plan.traffic.approval.before.entries()) {
+      if (typeof point !== 'number' || percents.includes(point)) continue;
+      yield {
+        place: `traffic.approval.before[${i}]`,
+        message: `there is no stage of ${point} %`,
+        instead: percents.length === 0 ? 'leave it out' : `write the percent of a stage: ${percents.join(', ')}`,
+      };
+    }
+  },
+};
