@@ -1,0 +1,111 @@
+import { VerdigrisError } from '../../errors.js';
+import { formatTableName } from '../../plan/table-name.js';
+import type { TableInfo } from '../catalog.js';
+import { ident, qualified } from '../identifier.js';
+import type { Session } from '../session.js';
+import { addColumns } from './add-column.js';
+import { columnOf, readTable } from './changed-table.js';
+import { columnsRead } from './expression-reads.js';
+import { installTrigger } from './install-trigger.js';
+import type { Derived, TableWork } from './plan-work.js';
+import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
+import { shortLocks } from './short-locks.js';
+import type { StepContext } from './step-context.js';
+import { isTransient, stepFailed } from './step-failed.js';
+import type { TriggerColumn, TriggerSpec } from './up-down-trigger.js';
+
+/** What a run has added to a table: the only columns that its rollback drops. */
+export interface ExpandState {
+  readonly added: readonly string[];
+}
+
+export interface ExpandResult {
+  /** Columns added by this call; empty when it was all there. */
+  readonly added: readonly string[];
+}
+
+export function expandKey(runId: string, work: TableWork): ProgressKey {
+  return { runId, step: 'expand', object: formatTableName(work.table) };
+}
+
+/**
+ * Adds the new columns of a table and its up/down trigger, in one transaction: no row slips in between them. Expressions
+ * are checked by the server before anything is committed.
+ *
+ * @throws VerdigrisError MigrationStepFailed: an expression that the server refuses, a lock that can't be had.
+ */
+export async function expandTable(context: StepContext, work: TableWork): Promise<ExpandResult> {
+  const { session, runId } = context;
+  const object = formatTableName(work.table);
+  const { info: before, searchPath } = await readTable(session, work.table);
+  const key = expandKey(runId, work);
+  const added = await shortLocks(context, session, { object: `table ${object}`, searchPath }, async () => {
+    const now = await explained(`the new columns of table ${object} are refused`, () =>
+      addColumns(session, before, work.columns),
+    );
+    // Names are read with search_path = pg_catalog, so that types of users are written with their schema.
+    await session.query(`SELECT set_config('search_path', 'pg_catalog', true)`);
+    const { info } = await readTable(session, work.table);
+    await session.query(`SELECT set_config('search_path', $1, true)`, [searchPath]);
+    const spec = await triggerSpec(session, info, work.derived);
+    if (spec.columns.length > 0) await installTrigger(session, spec, searchPath);
+    const known = await readProgress<ExpandState>(session, key);
+    const state: ExpandState = { added: [...new Set([...(known?.state.added ?? []), ...now])] };
+    await writeProgress(session, key, state, true);
+    return now;
+  });
+  const total = work.columns.length;
+  context.onProgress({ step: 'expand', object, done: total, total, rowsPerSecond: 0, etaSeconds: 0 });
+  return { added };
+}
+
+/** What the trigger must know, from the plan and the catalog; refuses expressions that could not work in it. */
+async function triggerSpec(session: Session, table: TableInfo, derived: readonly Derived[]): Promise<TriggerSpec> {
+  const columns: TriggerColumn[] = [];
+  for (const item of derived) {
+    const { type, collation } = columnOf(table, item.column);
+    const name = `"${item.column}" of table ${formatTableName(table.name)}`;
+    let reads: readonly string[] = [];
+    if (item.up !== undefined) {
+      reads = await checkedReads(session, table, item.column, item.up, `up of column ${name}`);
+    }
+    if (item.down !== undefined) {
+      columnOf(table, item.down.column);
+      await checkedReads(session, table, item.down.column, item.down.expression, `down of column ${name}`);
+    }
+    columns.push({ ...item, type, collation, reads: reads.filter((read) => read !== item.column) });
+  }
+  return { table: table.name, columns, types: new Map(table.columns.map((column) => [column.name, column])) };
+}
+
+async function checkedReads(
+  session: Session,
+  table: TableInfo,
+  target: string,
+  expression: string,
+  what: string,
+): Promise<string[]> {
+  const reads = await explained(`${what} is refused by PostgreSQL`, async () => {
+    // Planned only, never run: checks that the value can be assigned.
+    await session.query(
+      `EXPLAIN UPDATE ${qualified(table.name)} AS ${ident(table.name.name)} SET ${ident(target)} = (${expression}\n)`,
+    );
+    return columnsRead(session, table, expression);
+  });
+  const generated = table.columns.find((column) => column.generated && reads.includes(column.name));
+  if (generated === undefined) return reads;
+  throw new VerdigrisError({
+    type: 'MigrationStepFailed',
+    message: `${what} reads the generated column "${generated.name}", which has no value yet when the trigger runs`,
+    nextStep: 'write the expression of the generated column itself',
+  });
+}
+
+async function explained<T>(what: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (isTransient(error)) throw error;
+    throw stepFailed(what, error, 'correct it in the plan; nothing of this table has been changed');
+  }
+}

@@ -1,0 +1,97 @@
+import type { TableName } from '../../plan/table-name.js';
+import { formatTableName } from '../../plan/table-name.js';
+import { ident, literal, qualified } from '../identifier.js';
+import type { Session } from '../session.js';
+import { WITH_PARTITIONS } from './changed-table.js';
+import { TRIGGER_NAME, triggerBody, triggerFunction, type TriggerSpec } from './up-down-trigger.js';
+
+/**
+ * Makes the up/down trigger of a table, or brings it up to date; takes no lock when it is there as it should be.
+ * Must run in a transaction.
+ */
+export async function installTrigger(session: Session, spec: TriggerSpec, searchPath: string): Promise<void> {
+  const body = triggerBody(spec);
+  const name = triggerFunction(spec.table);
+  const label = literal(`Verdigris: keeps old and new columns of ${formatTableName(spec.table)} in step`);
+  if ((await installedBody(session, name)) !== body) {
+    // Fixed settings: the same row must give the same value in the application's sessions, in the apply worker and in
+    // the backfill, whatever their time zone and search_path are.
+    await session.query(
+      `CREATE OR REPLACE FUNCTION verdigris.${ident(name)}() RETURNS trigger LANGUAGE plpgsql
+         SET search_path = ${searchPath} SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
+         AS ${dollarQuoted(body)}`,
+    );
+    await session.query(`COMMENT ON FUNCTION verdigris.${ident(name)}() IS ${label}`);
+  }
+  if (!(await isOnTable(session, spec.table, name))) {
+    await session.query(
+      `CREATE OR REPLACE TRIGGER ${ident(TRIGGER_NAME)} BEFORE INSERT OR UPDATE ON ${qualified(spec.table)}
+         FOR EACH ROW EXECUTE FUNCTION verdigris.${ident(name)}()`,
+    );
+    await session.query(`COMMENT ON TRIGGER ${ident(TRIGGER_NAME)} ON ${qualified(spec.table)} IS ${label}`);
+  }
+  // The clones on partitions are made without it, and whether ENABLE ALWAYS reaches them depends on the version.
+  for (const table of await notAlways(session, spec.table)) {
+    await session.query(`ALTER TABLE ${table} ENABLE ALWAYS TRIGGER ${ident(TRIGGER_NAME)}`);
+  }
+}
+
+/** Removes the up/down trigger and its function, if they are there. Must run in a transaction. */
+export async function removeTrigger(session: Session, table: TableName): Promise<boolean> {
+  const name = triggerFunction(table);
+  const there = await isOnTable(session, table, name);
+  if (there) await session.query(`DROP TRIGGER IF EXISTS ${ident(TRIGGER_NAME)} ON ${qualified(table)}`);
+  await session.query(`DROP FUNCTION IF EXISTS verdigris.${ident(name)}()`);
+  return there;
+}
+
+/** The tables that have an up/down trigger; of partitioned ones the topmost. */
+export async function tablesWithTrigger(session: Session): Promise<TableName[]> {
+  const { rows } = await session.query<TableName>(
+    `SELECT n.nspname AS schema, c.relname AS name
+       FROM pg_trigger t
+       JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+       JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace
+      WHERE t.tgname = $1 AND t.tgparentid = 0 AND pn.nspname = 'verdigris'
+      ORDER BY 1, 2`,
+    [TRIGGER_NAME],
+  );
+  return rows;
+}
+
+async function installedBody(session: Session, name: string): Promise<string | undefined> {
+  const { rows } = await session.query<{ body: string }>(
+    `SELECT p.prosrc AS body FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+      WHERE n.nspname = 'verdigris' AND p.proname = $1`,
+    [name],
+  );
+  return rows[0]?.body;
+}
+
+async function isOnTable(session: Session, table: TableName, functionName: string): Promise<boolean> {
+  const { rowCount } = await session.query(
+    `SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+      WHERE t.tgrelid = to_regclass($1) AND t.tgname = $2 AND n.nspname = 'verdigris' AND p.proname = $3`,
+    [qualified(table), TRIGGER_NAME, functionName],
+  );
+  return rowCount === 1;
+}
+
+/** The table and those of its partitions whose trigger does not fire in every session, as SQL names. */
+async function notAlways(session: Session, table: TableName): Promise<string[]> {
+  const { rows } = await session.query<{ name: string }>(
+    `SELECT format('%I.%I', n.nspname, c.relname) AS name
+       FROM (${WITH_PARTITIONS}) part
+       JOIN pg_trigger t ON t.tgrelid = part.relid AND t.tgname = $2 AND t.tgenabled <> 'A'
+       JOIN pg_class c ON c.oid = part.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+      ORDER BY t.tgparentid <> 0, c.oid`,
+    [qualified(table), TRIGGER_NAME],
+  );
+  return rows.map(({ name }) => name);
+}
+
+function dollarQuoted(body: string): string {
+  let tag = '$verdigris$';
+  for (let i = 1; body.includes(tag); i++) tag = `$verdigris${i}$`;
+  return `${tag}${body}${tag}`;
+}

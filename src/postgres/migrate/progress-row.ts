@@ -1,0 +1,47 @@
+import type { Session } from '../session.js';
+
+/*
+ * What a run has done, one row an object, in verdigris.progress of the database that was changed. A row is written in
+ * the transaction that did the work, so that it is never ahead of the truth and never behind it. Rows also say whose an
+ * object is: a rollback drops only what the run wrote down as made by itself.
+ */
+
+export interface ProgressKey {
+  readonly runId: string;
+  readonly step: string;
+  readonly object: string;
+}
+
+export interface ProgressRow<State> {
+  readonly state: State;
+  readonly done: boolean;
+}
+
+/** The row of a step; `State` is what the same step has written. */
+export async function readProgress<State>(
+  session: Session,
+  key: ProgressKey,
+): Promise<ProgressRow<State> | undefined> {
+  const { rows } = await session.query<ProgressRow<State>>(
+    'SELECT state, done FROM verdigris.progress WHERE run_id = $1 AND step = $2 AND object = $3',
+    [key.runId, key.step, key.object],
+  );
+  return rows[0];
+}
+
+export async function writeProgress(session: Session, key: ProgressKey, state: object, done: boolean): Promise<void> {
+  await session.query(
+    `INSERT INTO verdigris.progress (run_id, step, object, state, done) VALUES ($1, $2, $3, $4, $5)
+     ON CONFLICT (run_id, step, object)
+     DO UPDATE SET state = excluded.state, done = excluded.done, updated_at = clock_timestamp()`,
+    [key.runId, key.step, key.object, JSON.stringify(state), done],
+  );
+}
+
+export async function forgetProgress(session: Session, key: ProgressKey): Promise<void> {
+  await session.query('DELETE FROM verdigris.progress WHERE run_id = $1 AND step = $2 AND object = $3', [
+    key.runId,
+    key.step,
+    key.object,
+  ]);
+}

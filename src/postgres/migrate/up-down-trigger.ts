@@ -1,0 +1,144 @@
+import { createHash } from 'node:crypto';
+import type { TableName } from '../../plan/table-name.js';
+import { ident } from '../identifier.js';
+import type { Derived } from './plan-work.js';
+import { differs, isSame, type Comparable } from './value-comparison.js';
+
+/*
+ * The trigger that keeps old and new columns of a row in step: one BEFORE INSERT OR UPDATE row trigger a table, which
+ * fires in every session, the apply worker's included. What it does depends on who writes:
+ *
+ *   blue, by replication    new := up(old) on INSERT, and on UPDATE only when a column that `up` reads has changed:
+ *                           an unrelated update must not reset what is in the new column
+ *   Verdigris               new := up(old) where new is NULL; never down(): it would rewrite the original text
+ *                           ({"b":1,"a":2} becomes {"a": 2, "b": 1})
+ *   the application         the new column was written: old := down(new); else an input was written: new := up(old).
+ *                           When both were written and agree already, both stay as they were written
+ *
+ * Downs run from the last column of the plan to the first and ups from the first to the last, so that columns that are
+ * computed from computed columns come out right in both directions.
+ */
+
+export const TRIGGER_NAME = 'verdigris_up_down';
+
+/** A derived column with what the catalog says about it. */
+export interface TriggerColumn extends Derived, Comparable {
+  /** Columns that `up` reads. */
+  readonly reads: readonly string[];
+}
+
+export interface TriggerSpec {
+  readonly table: TableName;
+  /** In the plan's order. */
+  readonly columns: readonly TriggerColumn[];
+  /** Of every column that is compared: inputs of `up` and targets of `down`. */
+  readonly types: ReadonlyMap<string, Comparable>;
+}
+
+/** The function of a table's trigger, in schema verdigris. A hash, since a name of 63 bytes leaves no room. */
+export function triggerFunction(table: TableName): string {
+  const hash = createHash('sha256').update(JSON.stringify([table.schema, table.name])).digest('hex');
+  return `up_down_${hash.slice(0, 16)}`;
+}
+
+/** The body of the trigger's function, in PL/pgSQL. */
+export function triggerBody(spec: TriggerSpec): string {
+  const ups = spec.columns.filter((c) => c.up !== undefined);
+  const downs = spec.columns.filter((c) => c.down !== undefined).reverse();
+  const internal = ups.map((c) => when(isNull(c), assignUp(spec, c)));
+  const replicaInsert = ups.map((c) => (c.kind === 'fill' ? when(isNull(c), assignUp(spec, c)) : assignUp(spec, c)));
+  const replicaUpdate = ups.flatMap((c) => {
+    if (c.kind === 'fill') return [when(isNull(c), assignUp(spec, c))];
+    return c.reads.length === 0 ? [] : [when(inputsChanged(spec, c), assignUp(spec, c))];
+  });
+  const insert = [
+    ...downs.map((c) => when(`${wasGiven(c)} AND NOT (${targetGiven(c)} AND ${agrees(spec, c)})`, assignDown(spec, c))),
+    ...ups.map((c) => when(`NOT (${wasGiven(c)})`, assignUp(spec, c))),
+  ];
+  const update = [
+    ...downs.map((c) =>
+      when(`${changed(spec, c.column)} AND NOT (${targetChanged(spec, c)} AND ${agrees(spec, c)})`, assignDown(spec, c)),
+    ),
+    ...ups.flatMap((c) => {
+      if (c.kind === 'fill') return [when(isNull(c), assignUp(spec, c))];
+      if (c.reads.length === 0) return [];
+      return [when(`NOT (${changed(spec, c.column)}) AND (${inputsChanged(spec, c)})`, assignUp(spec, c))];
+    }),
+  ];
+  return `
+#variable_conflict use_column
+BEGIN
+  IF current_setting('verdigris.internal', true) = 'on' THEN
+${block(internal)}
+  ELSIF current_setting('session_replication_role') = 'replica' THEN
+    IF TG_OP = 'INSERT' THEN
+${block(replicaInsert)}
+    ELSE
+${block(replicaUpdate)}
+    END IF;
+  ELSIF TG_OP = 'INSERT' THEN
+${block(insert)}
+  ELSE
+${block(update)}
+  END IF;
+  RETURN NEW;
+END
+`;
+}
+
+function block(statements: readonly string[]): string {
+  return statements.length === 0 ? '    NULL;' : statements.map((statement) => `    ${statement}`).join('\n');
+}
+
+function when(condition: string, statement: string): string {
+  return `IF ${condition} THEN ${statement} END IF;`;
+}
+
+/** An expression over the row as it is now. The line break ends a trailing comment in it. */
+function overRow(spec: TriggerSpec, expression: string): string {
+  return `(SELECT (${expression}\n) FROM (SELECT NEW.*) AS ${ident(spec.table.name)})`;
+}
+
+function assignUp(spec: TriggerSpec, column: TriggerColumn): string {
+  return `NEW.${ident(column.column)} := ${overRow(spec, column.up ?? 'NULL')};`;
+}
+
+function assignDown(spec: TriggerSpec, column: TriggerColumn): string {
+  if (column.down === undefined) return 'NULL;';
+  return `NEW.${ident(column.down.column)} := ${overRow(spec, column.down.expression)};`;
+}
+
+function isNull(column: TriggerColumn): string {
+  return `NEW.${ident(column.column)} IS NULL`;
+}
+
+/** On INSERT a column that was left out is NULL or has its default: nothing tells that from one that was given so. */
+function wasGiven(column: TriggerColumn): string {
+  const value = `NEW.${ident(column.column)}`;
+  const given = `${value} IS NOT NULL`;
+  if (column.default === undefined || column.kind === 'fill') return given;
+  return `${given} AND ${differs(column, value, `CAST((${column.default}\n) AS ${column.type})`)}`;
+}
+
+function targetGiven(column: TriggerColumn): string {
+  return column.down === undefined ? 'false' : `NEW.${ident(column.down.column)} IS NOT NULL`;
+}
+
+function targetChanged(spec: TriggerSpec, column: TriggerColumn): string {
+  return column.down === undefined ? 'false' : changed(spec, column.down.column);
+}
+
+/** Whether the new column is what `up` makes of the row: then nothing has to be carried back. */
+function agrees(spec: TriggerSpec, column: TriggerColumn): string {
+  if (column.up === undefined) return 'false';
+  return isSame(column, `NEW.${ident(column.column)}`, `CAST(${overRow(spec, column.up)} AS ${column.type})`);
+}
+
+function inputsChanged(spec: TriggerSpec, column: TriggerColumn): string {
+  return column.reads.map((name) => changed(spec, name)).join(' OR ');
+}
+
+function changed(spec: TriggerSpec, column: string): string {
+  const type = spec.types.get(column) ?? { type: 'unknown', collation: null };
+  return `(${differs(type, `NEW.${ident(column)}`, `OLD.${ident(column)}`)})`;
+}
