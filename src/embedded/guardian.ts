@@ -4,31 +4,48 @@ import { tsxArguments } from './tsx-process.js';
 /*
  * Servers run in process groups of their own, so that Ctrl-C in the terminal does not end them before our ordered
  * shutdown does. The price: they would outlive a parent that dies at once (SIGKILL, a crash). The guardian is a small
- * process that pays it back: it holds the other end of a pipe, and when that closes it ends what is still guarded.
+ * process that pays it back: it holds the other end of a pipe, and when that closes it ends what is still guarded and
+ * removes its folders.
  */
 
-/** What the guardian ends and removes when this process is gone. */
-export interface Guarded {
+export interface GuardedProcess {
   readonly pid: number;
   /** The signal of an ordered end; SIGKILL follows after `graceMs`. */
   readonly signal: NodeJS.Signals;
   readonly graceMs: number;
-  /** Removed once the process has ended. */
-  readonly folder?: string;
 }
 
-export type GuardianMessage = { readonly guard: Guarded } | { readonly release: number };
+export type GuardianMessage =
+  | { readonly guard: GuardedProcess }
+  | { readonly release: number }
+  | { readonly guardFolder: string }
+  | { readonly releaseFolder: string }
+  | { readonly abandon: true };
 
 let guardian: ChildProcess | undefined;
 
-/** Has the guardian end this process (and remove its folder) should our own process die without doing it. */
-export function guard(guarded: Guarded): void {
+/** Has the guardian end this process should our own process die without doing it. */
+export function guard(guarded: GuardedProcess): void {
   send({ guard: guarded });
 }
 
 /** The process has ended in order: the guardian forgets it. */
 export function release(pid: number): void {
   send({ release: pid });
+}
+
+/** Has the guardian remove this folder should our own process die without doing it. */
+export function guardFolder(folder: string): void {
+  send({ guardFolder: folder });
+}
+
+export function releaseFolder(folder: string): void {
+  send({ releaseFolder: folder });
+}
+
+/** We are about to exit without an ordered end: the guardian kills what is left without patience. */
+export function abandon(): void {
+  send({ abandon: true });
 }
 
 function send(message: GuardianMessage): void {

@@ -176,7 +176,7 @@ async function launchServer(launch: Launch): Promise<ChildProcess | 'port taken'
   );
   closeSync(output);
   child.on('error', () => undefined);
-  if (child.pid !== undefined) guard({ pid: child.pid, signal: 'SIGINT', graceMs: 10_000, folder: launch.folder });
+  if (child.pid !== undefined) guard({ pid: child.pid, signal: 'SIGINT', graceMs: 10_000 });
 
   const deadline = Date.now() + 30_000;
   while (Date.now() < deadline && child.pid !== undefined && !hasEnded(child)) {

@@ -5,12 +5,18 @@ import { spawn } from 'node:child_process';
  *
  * @throws Error with the last line of its complaint; `code` is ENOENT when there is no such program.
  */
-export function run(program: string, args: readonly string[], timeoutMs: number): Promise<string> {
+export function run(
+  program: string,
+  args: readonly string[],
+  timeoutMs: number,
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<string> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
       timeout: timeoutMs,
       killSignal: 'SIGKILL',
+      env,
     });
     let output = '';
     let complaint = '';

@@ -1,6 +1,7 @@
 import { chmodSync, mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { guardFolder, releaseFolder } from './guardian.js';
 
 /**
  * Makes an empty folder for files that live as long as the environment. Another user can reach it: a server that was
@@ -9,6 +10,7 @@ import { dirname, join } from 'node:path';
 export function makeScratchFolder(purpose: string): string {
   const parent = [tmpdir(), '/tmp', '/var/tmp'].find((folder) => isReachableByOthers(folder)) ?? tmpdir();
   const folder = mkdtempSync(join(parent, `verdigris-${purpose}-`));
+  guardFolder(folder);
   chmodSync(folder, 0o755);
   return folder;
 }
@@ -16,6 +18,7 @@ export function makeScratchFolder(purpose: string): string {
 /** Removes a scratch folder with all that is in it. A folder that is gone is fine. */
 export function removeScratchFolder(folder: string): void {
   rmSync(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+  releaseFolder(folder);
 }
 
 /** Whether every folder down to this one lets other users pass. */

@@ -8,6 +8,7 @@ import { freePort } from './free-port.js';
 import { guard, release } from './guardian.js';
 import { endProcess, hasEnded } from './process-end.js';
 import { makeScratchFolder, removeScratchFolder } from './scratch-folder.js';
+import { ownTemporalEnvironment } from './temporal-environment.js';
 
 export interface TemporalOptions {
   /** The path of the `temporal` CLI, see findTemporalCli(). */
@@ -85,11 +86,11 @@ function launch(options: TemporalOptions, ports: Ports, folder: string, logFile:
       ...(options.dbFile === undefined ? [] : ['--db-filename', options.dbFile]),
       ...Object.entries(SEARCH_ATTRIBUTES).flatMap(([name, type]) => ['--search-attribute', `${name}=${type}`]),
     ],
-    { cwd: folder, stdio: ['ignore', output, output], detached: true, env: withoutTemporalVariables() },
+    { cwd: folder, stdio: ['ignore', output, output], detached: true, env: ownTemporalEnvironment() },
   );
   closeSync(output);
   child.on('error', () => undefined);
-  if (child.pid !== undefined) guard({ pid: child.pid, signal: 'SIGTERM', graceMs: 5_000, folder });
+  if (child.pid !== undefined) guard({ pid: child.pid, signal: 'SIGTERM', graceMs: 5_000 });
   return child;
 }
 
@@ -121,11 +122,6 @@ async function end(child: ChildProcess): Promise<void> {
     { signal: 'SIGKILL', graceMs: 5_000 },
   ]);
   if (child.pid !== undefined) release(child.pid);
-}
-
-/** The developer's TEMPORAL_* variables and profile point to servers of theirs; this one is ours. */
-function withoutTemporalVariables(): NodeJS.ProcessEnv {
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('TEMPORAL_')));
 }
 
 function tail(file: string): string {
