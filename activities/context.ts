@@ -1,0 +1,117 @@
+import { ApplicationFailure, CancelledFailure, Context } from '@temporalio/activity';
+import type { RunRef } from '../workflows/lib/run-ref.js';
+import { VerdigrisError } from '../src/errors.js';
+import type { Run } from '../src/postgres/ownership.js';
+import { openSession, closeSession, type Databases, type Session } from '../src/postgres/session.js';
+import { isConnectionLost, sqlState, TRY_AGAIN } from '../src/postgres/sqlstate.js';
+import type { Side } from '../src/side.js';
+import { databasesOf, type Environment } from '../src/worker/connections.js';
+import type { Redact } from '../src/worker/redact.js';
+
+/** What the worker gives to its activities. */
+export interface ActivityDependencies {
+  /** Where connections are looked up by name. */
+  readonly environment: Environment;
+  readonly redact: Redact;
+}
+
+/** What one run of an activity has at hand. */
+export interface Work {
+  readonly databases: Databases;
+  readonly run: Run;
+  /** Aborted when the activity is cancelled, or the worker shuts down. */
+  readonly signal: AbortSignal;
+  /** Progress: shown with the pending activity as heartbeat details. An object, small, without row values. */
+  readonly report: (progress: object) => void;
+  /** Opens a session that is closed when the activity ends, however it ends. */
+  readonly session: (side: Side, purpose: string) => Promise<Session>;
+}
+
+/** How often an activity says that it lives; well below every heartbeat timeout. */
+const HEARTBEAT_MS = 500;
+
+/**
+ * Runs an activity: heartbeats, so that a dead worker is noticed and a cancel arrives; closes its sessions; and turns
+ * errors into failures that say what to do, without secrets.
+ */
+export async function perform<T>(
+  dependencies: ActivityDependencies,
+  ref: RunRef,
+  work: (work: Work) => Promise<T>,
+): Promise<T> {
+  const sessions: Session[] = [];
+  return alive(dependencies, async (signal, report) => {
+    const databases = databasesOf(ref.plan, dependencies.environment);
+    try {
+      return await work({
+        databases,
+        run: { runId: ref.runId, migration: ref.plan.name },
+        signal,
+        report,
+        session: async (side, purpose) => {
+          const session = await openSession(databases[side], { purpose });
+          sessions.push(session);
+          return session;
+        },
+      });
+    } finally {
+      await Promise.all(sessions.map(closeSession));
+    }
+  });
+}
+
+/** The same for an activity that needs no database. */
+export async function alive<T>(
+  dependencies: ActivityDependencies,
+  work: (signal: AbortSignal, report: (progress: object) => void) => Promise<T>,
+): Promise<T> {
+  const context = Context.current();
+  let progress: object | undefined;
+  const beat = (): void => context.heartbeat(progress);
+  const timer = setInterval(beat, HEARTBEAT_MS);
+  try {
+    beat();
+    return await work(context.cancellationSignal, (next) => {
+      progress = next;
+    });
+  } catch (error) {
+    throw failureOf(error, context.cancellationSignal, dependencies.redact);
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+/** The failure that an error becomes: its type from the catalogue, whether trying again can help, no secrets. */
+export function failureOf(error: unknown, signal: AbortSignal, redact: Redact): Error {
+  if (error instanceof CancelledFailure || error instanceof ApplicationFailure) return error;
+  if (error instanceof VerdigrisError && !(signal.aborted && error.retryable)) {
+    return ApplicationFailure.create({
+      type: error.type,
+      message: redact(error.message),
+      nonRetryable: !error.retryable,
+      details: error.details === undefined ? [] : [error.details],
+    });
+  }
+  // Whatever a cancelled activity stumbles over on its way out is not news.
+  if (signal.aborted) return signal.reason instanceof Error ? signal.reason : new CancelledFailure('cancelled');
+  const state = sqlState(error);
+  const message = redact(error instanceof Error ? error.message : String(error));
+  if (isConnectionLost(error)) {
+    return ApplicationFailure.create({
+      type: 'ConnectionFailed',
+      message: `a connection was lost: ${message}`,
+      nonRetryable: false,
+    });
+  }
+  if (state !== undefined) {
+    return ApplicationFailure.create({
+      type: 'SqlError',
+      message: `PostgreSQL refused: ${message} (${state})`,
+      nonRetryable: !TRY_AGAIN.has(state) && !MAY_PASS.has(state.slice(0, 2)),
+    });
+  }
+  return ApplicationFailure.create({ type: 'UnexpectedError', message, nonRetryable: false });
+}
+
+/** SQLSTATE classes that pass by themselves or by an operator: resources, intervention, rollbacks, system errors. */
+const MAY_PASS: ReadonlySet<string> = new Set(['08', '40', '53', '55', '57', '58']);

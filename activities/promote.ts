@@ -1,0 +1,160 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseDuration } from '../src/plan/duration.js';
+import { fencedTables } from '../src/postgres/catalog.js';
+import { directionTo, feedName } from '../src/postgres/feed.js';
+import { finishPromotion } from '../src/postgres/finish-promotion.js';
+import { openActorSession } from '../src/postgres/ownership.js';
+import {
+  catalogFingerprint,
+  preparePromotion,
+  refuseChangedCatalog,
+  withdrawOpening,
+} from '../src/postgres/prepare-promotion.js';
+import { readDecision, tryPromotion, type Promoted } from '../src/postgres/promote.js';
+import { readProgress } from '../src/postgres/progress.js';
+import { closeSession } from '../src/postgres/session.js';
+import { readRoute, recordEvent } from '../src/postgres/state.js';
+import { readSubscription } from '../src/postgres/subscription.js';
+import { VerdigrisError } from '../src/errors.js';
+import { otherSide, type Side } from '../src/side.js';
+import type { RunRef } from '../workflows/lib/run-ref.js';
+import { perform, type ActivityDependencies, type Work } from './context.js';
+import { movedTables, publishedBackward } from './run-tables.js';
+
+/** How long one try asks for the fence's lock, by its number: always far below deadlock_timeout (1 s by default). */
+const LOCK_TIMEOUTS_MS = [20, 40, 80] as const;
+
+export interface PromotionResult {
+  readonly holdMs: number;
+  readonly attempts: number;
+  readonly epoch: number;
+  readonly at: string;
+}
+
+export interface WritesAt {
+  readonly writesOn: Side;
+  readonly epoch: number;
+}
+
+/** Activities of phase 6 and of the way back: see src/postgres/promote.ts for the order and why it is so. */
+export function promoteActivities(dependencies: ActivityDependencies) {
+  return {
+    /**
+     * Moves writes from `from` to the other side. Begun again after a crash, it first asks what has been decided.
+     *
+     * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through; nothing has happened then.
+     */
+    promote: (ref: RunRef, from: Side): Promise<PromotionResult> =>
+      perform(dependencies, ref, (work) => promote(work, ref, from)),
+
+    /** Ends the feed to the side that takes writes now and begins the one back. */
+    finishPromotion: (ref: RunRef, from: Side): Promise<void> =>
+      perform(dependencies, ref, ({ databases, signal }) =>
+        finishPromotion(databases, ref.plan.name, from, { feedBack: from === 'blue', signal }),
+      ),
+
+    /** Where writes are, by the databases alone. */
+    whereWritesAre: (ref: RunRef): Promise<WritesAt> =>
+      perform(dependencies, ref, async ({ session }) => {
+        const blue = await session('blue', 'where are writes');
+        if ((await readRoute(blue, ref.plan.name)) === undefined) return { writesOn: 'blue', epoch: 0 };
+        const { decided, epoch } = await readDecision(blue, ref.plan.name, 'blue');
+        return { writesOn: decided ? 'green' : 'blue', epoch };
+      }),
+
+    /** Ends the tries of a promotion that has not been decided. */
+    withdrawPromotion: (ref: RunRef): Promise<void> =>
+      perform(dependencies, ref, async ({ session }) => {
+        const blue = await session('blue', 'withdraw promotion');
+        if ((await readRoute(blue, ref.plan.name)) !== undefined) await withdrawOpening(blue, ref.plan.name);
+      }),
+  };
+}
+
+async function promote(work: Work, ref: RunRef, from: Side): Promise<PromotionResult> {
+  const { databases, run, signal } = work;
+  const to = otherSide(from);
+  const actors = [await openActorSession(databases[from], 'acts'), await openActorSession(databases[to], 'acts')];
+  try {
+    const [old] = actors;
+    const decision = old === undefined ? undefined : await readDecision(old, run.migration, from);
+    const known = decision?.decided === true ? [] : await prepare(work, ref, from);
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const promoted = await tryPromotion({
+          databases,
+          migration: run.migration,
+          from,
+          fenced:
+            known.length === 0
+              ? []
+              : fencedTables(await movedTables(await work.session(from, 'catalog'), ref.plan)).map((t) => t.name),
+          knownTables: known,
+          maxHoldMs: parseDuration(ref.plan.promote.maxHold),
+          lockTimeoutMs: LOCK_TIMEOUTS_MS[Math.min(attempt, LOCK_TIMEOUTS_MS.length) - 1] ?? 80,
+          sequenceGap: ref.plan.promote.sequenceGap,
+          feedBack: from === 'blue',
+          signal,
+        });
+        return await promotedResult(work, from, promoted, attempt);
+      } catch (error) {
+        if (!isBlocked(error)) throw error;
+        signal.throwIfAborted();
+        work.report({ attempt, of: ref.plan.promote.attempts, blocked: error.message });
+        if (attempt >= ref.plan.promote.attempts) {
+          await withdrawOpening(await work.session(from, 'withdraw promotion'), run.migration);
+          throw error;
+        }
+      }
+      // The writers that our request made wait must drain before the next one.
+      await sleep(100 + Math.random() * 200);
+    }
+  } finally {
+    await Promise.all(actors.map(closeSession));
+  }
+}
+
+async function prepare(work: Work, ref: RunRef, from: Side): Promise<number[]> {
+  const { databases, run, signal } = work;
+  const blue = await movedTables(await work.session('blue', 'catalog'), ref.plan);
+  const green = await movedTables(await work.session('green', 'catalog'), ref.plan);
+  if (from === 'blue') {
+    const before = await readProgress<Record<string, string>>(
+      await work.session('blue', 'catalog'),
+      run,
+      'catalog',
+      'blue',
+    );
+    if (before !== undefined) refuseChangedCatalog(before.state, catalogFingerprint(blue));
+  } else await refuseLostWayBack(work);
+  return preparePromotion({
+    databases,
+    migration: run.migration,
+    from,
+    fenced: fencedTables(from === 'blue' ? blue : green).map((table) => table.name),
+    wayBack: from === 'blue' ? publishedBackward(blue, green) : undefined,
+    signal,
+  });
+}
+
+/** Going back without the reverse feed would lose what was written on green. */
+async function refuseLostWayBack({ session, run }: Work): Promise<void> {
+  const state = await readSubscription(await session('blue', 'way back'), feedName(run.migration, directionTo('blue')));
+  if (state?.enabled === true) return;
+  throw new VerdigrisError({
+    type: 'RollbackUnsafe',
+    message: `blue does not follow green any more (its subscription is ${state === undefined ? 'gone' : 'disabled'}): going back would lose what was written on green`,
+    nextStep: 'stay on green, or carry the missing rows over by hand before you open blue',
+  });
+}
+
+function isBlocked(error: unknown): error is VerdigrisError {
+  return error instanceof VerdigrisError && error.type === 'PromotionBlocked';
+}
+
+async function promotedResult(work: Work, from: Side, promoted: Promoted, attempts: number): Promise<PromotionResult> {
+  const result = { holdMs: promoted.holdMs ?? 0, attempts, epoch: promoted.epoch, at: new Date().toISOString() };
+  const session = await work.session(otherSide(from), 'event');
+  await recordEvent(session, work.run.runId, `writes moved from ${from} to ${otherSide(from)}`, result);
+  return result;
+}

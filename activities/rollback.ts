@@ -1,0 +1,59 @@
+import { feedName } from '../src/postgres/feed.js';
+import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
+import { dropPublication } from '../src/postgres/publication.js';
+import { dropSlot } from '../src/postgres/replication-slot.js';
+import { retryOnLock } from '../src/postgres/retry.js';
+import { dropCopiedSchema } from '../src/postgres/schema-copy/drop-copied-schema.js';
+import { hasState } from '../src/postgres/state.js';
+import { dropSubscription } from '../src/postgres/subscription.js';
+import type { Direction, Side } from '../src/side.js';
+import type { RunRef } from '../workflows/lib/run-ref.js';
+import { perform, type ActivityDependencies, type Work } from './context.js';
+
+export interface Keep {
+  /** Green's tables stay, fenced: it has been primary, and may hold values that blue can't. */
+  readonly keepGreen: boolean;
+}
+
+const DIRECTIONS: readonly Direction[] = ['to_green', 'to_blue'];
+
+/** The compensations that no other file has: each looks before it acts, and each side is cleaned even if the other is away. */
+export function rollbackActivities(dependencies: ActivityDependencies) {
+  return {
+    /** Drops subscriptions, slots and publications on both sides, and on green what the copy made. */
+    undoReplication: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
+      perform(dependencies, ref, async (work) => {
+        // Subscribers first: a slot that is in use can't be dropped.
+        await onBothSides(work, async (side) => {
+          const session = await work.session(side, 'undo replication');
+          for (const direction of DIRECTIONS) await dropSubscription(session, feedName(ref.plan.name, direction));
+        });
+        await onBothSides(work, async (side) => {
+          const session = await work.session(side, 'undo replication');
+          for (const direction of DIRECTIONS) {
+            await dropSlot(session, feedName(ref.plan.name, direction));
+            await retryOnLock(() => dropPublication(session, feedName(ref.plan.name, direction)));
+          }
+        });
+        const green = await work.session('green', 'undo replication');
+        if (!keepGreen && (await hasState(green))) await dropCopiedSchema(green, work.run);
+      }),
+
+    /** Gives both databases back; what is left of Verdigris goes, but on a green that is kept. */
+    releaseDatabases: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
+      perform(dependencies, ref, (work) =>
+        onBothSides(work, async (side) => {
+          const session = await work.session(side, 'release');
+          await releaseDatabase(session, work.run, 'rolledBack');
+          if (side === 'blue' || !keepGreen) await retryOnLock(() => dropState(session, work.run));
+        }),
+      ),
+  };
+}
+
+/** Does it on green and on blue; fails with the first error after both have been tried. */
+async function onBothSides(work: Work, undo: (side: Side) => Promise<void>): Promise<void> {
+  const results = await Promise.allSettled([undo('green'), undo('blue')]);
+  const failed = results.find((result) => result.status === 'rejected');
+  if (failed !== undefined) throw failed.reason;
+}

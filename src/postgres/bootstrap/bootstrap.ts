@@ -1,0 +1,34 @@
+import type { Direction } from '../../side.js';
+import type { Databases } from '../session.js';
+
+/** What a bootstrap method is given. */
+export interface BootstrapContext {
+  readonly databases: Databases;
+  readonly migration: string;
+  readonly direction: Direction;
+  /** Retained WAL on blue above which it is given up, bytes. */
+  readonly maxRetainedWal: number;
+  readonly signal: AbortSignal;
+  readonly report: (progress: BootstrapProgress) => void;
+}
+
+export interface BootstrapProgress {
+  readonly tables: number;
+  readonly tablesReady: number;
+  /** Rows and bytes that the running copies have read so far. */
+  readonly rows: number;
+  readonly bytes: number;
+}
+
+export interface BootstrapResult {
+  readonly tables: number;
+}
+
+/**
+ * How green gets its first copy of the rows. When `run` returns, green has them all and follows blue. Publication and
+ * slot are there before it is called; running it again after a crash goes on or begins anew, without doubling a row.
+ */
+export interface Bootstrap {
+  readonly method: string;
+  run(context: BootstrapContext): Promise<BootstrapResult>;
+}

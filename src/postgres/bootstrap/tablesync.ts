@@ -1,0 +1,80 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../../errors.js';
+import { feedName, sourceOf, targetOf } from '../feed.js';
+import { refuseTooMuchWal } from '../lag.js';
+import { majorVersion } from '../retry.js';
+import { withSession, type Session } from '../session.js';
+import { ensureSubscription, readSubscription } from '../subscription.js';
+import type { Bootstrap, BootstrapContext, BootstrapProgress, BootstrapResult } from './bootstrap.js';
+
+/** After so many errors of the subscription without a table becoming ready, waiting on is pointless. */
+const HOPELESS_ERRORS = 20;
+
+/** PostgreSQL's own initial table synchronization: stock parts only, one worker a table. */
+export const tablesync: Bootstrap = {
+  method: 'tablesync',
+  async run(context: BootstrapContext): Promise<BootstrapResult> {
+    const { databases, direction } = context;
+    const name = feedName(context.migration, direction);
+    const source = databases[sourceOf(direction)];
+    return withSession(source, { purpose: 'bootstrap' }, async (from) => {
+      const publisherVersion = await majorVersion(from);
+      return withSession(databases[targetOf(direction)], { purpose: 'bootstrap' }, async (to) => {
+        await ensureSubscription(to, {
+          name,
+          conninfo: source.peerConninfo,
+          copyData: true,
+          enabled: true,
+          publisherVersion,
+        });
+        return waitUntilReady(from, to, name, context);
+      });
+    });
+  },
+};
+
+async function waitUntilReady(
+  from: Session,
+  to: Session,
+  name: string,
+  context: BootstrapContext,
+): Promise<BootstrapResult> {
+  let errorsAtLastProgress = 0;
+  let lastNotReady = Number.POSITIVE_INFINITY;
+  for (;;) {
+    context.signal.throwIfAborted();
+    const state = await readSubscription(to, name);
+    if (state === undefined) throw broken(name, 'it is gone');
+    context.report(await progress(to, state.tables, state.tablesNotReady));
+    if (state.tablesNotReady === 0) return { tables: state.tables };
+    if (!state.enabled) throw broken(name, 'it has been disabled');
+    if (state.tablesNotReady < lastNotReady) {
+      lastNotReady = state.tablesNotReady;
+      errorsAtLastProgress = state.errors;
+    }
+    if (state.errors - errorsAtLastProgress >= HOPELESS_ERRORS) {
+      throw broken(
+        name,
+        `${state.errors} errors, ${state.tablesNotReady} of ${state.tables} tables are not synchronized`,
+      );
+    }
+    await refuseTooMuchWal(from, name, context.maxRetainedWal);
+    await sleep(200);
+  }
+}
+
+async function progress(to: Session, tables: number, notReady: number): Promise<BootstrapProgress> {
+  const { rows } = await to.query<{ rows: string; bytes: string }>(
+    `SELECT coalesce(sum(tuples_processed), 0)::text AS rows, coalesce(sum(bytes_processed), 0)::text AS bytes
+       FROM pg_stat_progress_copy WHERE datname = current_database()`,
+  );
+  return { tables, tablesReady: tables - notReady, rows: Number(rows[0]?.rows), bytes: Number(rows[0]?.bytes) };
+}
+
+function broken(subscription: string, why: string): VerdigrisError {
+  return new VerdigrisError({
+    type: 'ReplicationBroken',
+    message: `green: the subscription ${subscription} can't copy the rows: ${why}`,
+    nextStep: "read the reason in green's server log (PostgreSQL shows it nowhere else), mend it and start again",
+  });
+}

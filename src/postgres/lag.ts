@@ -1,0 +1,79 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../errors.js';
+import type { Direction } from '../side.js';
+import { targetOf } from './feed.js';
+import { measureLag } from './marker.js';
+import { readSlot } from './replication-slot.js';
+import type { Session } from './session.js';
+import { readSubscription } from './subscription.js';
+
+const SIZE_UNITS = { MB: 2 ** 20, GB: 2 ** 30, TB: 2 ** 40 } as const;
+
+/** Bytes of a plan's size: `500MB`, `20GB`, `1TB`. */
+export function parseSize(text: string): number {
+  const match = /^([1-9][0-9]*)(MB|GB|TB)$/.exec(text);
+  const unit = match?.[2];
+  if (match === null || (unit !== 'MB' && unit !== 'GB' && unit !== 'TB'))
+    throw new RangeError(`"${text}" is not a size`);
+  return Number(match[1]) * SIZE_UNITS[unit];
+}
+
+/** @throws VerdigrisError RetainedWalExceeded, before the slot fills the disk of its server. */
+export async function refuseTooMuchWal(session: Session, slot: string, maxBytes: number): Promise<void> {
+  const state = await readSlot(session, slot);
+  if (state === undefined || state.retainedBytes <= maxBytes) return;
+  throw new VerdigrisError({
+    type: 'RetainedWalExceeded',
+    message: `the slot ${slot} holds back ${(state.retainedBytes / 2 ** 30).toFixed(1)} GB of WAL, more than the plan allows`,
+    nextStep: 'find out why the other side does not keep up; raise replicate.maxRetainedWal only if the disk has room',
+  });
+}
+
+export interface CatchUp {
+  readonly source: Session;
+  readonly target: Session;
+  readonly direction: Direction;
+  readonly feed: string;
+  /** The lag that is asked for, ms, and how long it must last, ms. */
+  readonly maxLagMs: number;
+  readonly holdForMs: number;
+  readonly maxRetainedWal: number;
+  readonly signal: AbortSignal;
+  readonly report: (progress: { readonly lagSeconds: number; readonly goodForSeconds: number }) => void;
+}
+
+/**
+ * Waits until the lag has been short for long enough: one good measurement proves little.
+ *
+ * @returns the last measured lag, ms.
+ * @throws VerdigrisError ReplicationBroken, RetainedWalExceeded
+ */
+export async function waitUntilCaughtUp(catchUp: CatchUp): Promise<number> {
+  let goodSince: number | undefined;
+  for (;;) {
+    catchUp.signal.throwIfAborted();
+    const lag = await measureLag(catchUp.source, catchUp.target, catchUp.direction, 10_000, catchUp.signal);
+    const now = performance.now();
+    if (lag < catchUp.maxLagMs) goodSince ??= now;
+    else {
+      goodSince = undefined;
+      await refuseBrokenFeed(catchUp.target, catchUp.feed, catchUp.direction);
+      await refuseTooMuchWal(catchUp.source, catchUp.feed, catchUp.maxRetainedWal);
+    }
+    const good = goodSince === undefined ? 0 : now - goodSince;
+    catchUp.report({ lagSeconds: lag / 1_000, goodForSeconds: good / 1_000 });
+    if (goodSince !== undefined && good >= catchUp.holdForMs) return lag;
+    await sleep(Math.min(1_000, catchUp.holdForMs / 4 + 10));
+  }
+}
+
+/** @throws VerdigrisError ReplicationBroken when the subscription is gone or switched off: waiting helps nobody. */
+export async function refuseBrokenFeed(target: Session, feed: string, direction: Direction): Promise<void> {
+  const state = await readSubscription(target, feed);
+  if (state?.enabled === true) return;
+  throw new VerdigrisError({
+    type: 'ReplicationBroken',
+    message: `${targetOf(direction)}: the subscription ${feed} is ${state === undefined ? 'gone' : 'disabled'}`,
+    nextStep: 'find out who did that; start again after the rollback',
+  });
+}

@@ -1,0 +1,108 @@
+import { readFileSync } from 'node:fs';
+import type pg from 'pg';
+import { parse } from 'pg-connection-string';
+import { VerdigrisError } from '../errors.js';
+import type { Plan } from '../plan/schema.js';
+import { connectionVariable, type Database, type Databases } from '../postgres/session.js';
+import type { Side } from '../side.js';
+
+/*
+ * Connections by name. A plan holds names only; the worker reads
+ *   VERDIGRIS_CONNECTION_<NAME>        a URI: postgres://user:password@host:port/database?sslmode=...
+ *   VERDIGRIS_CONNECTION_<NAME>_FILE   or a file that holds it, as secret stores mount them
+ *   VERDIGRIS_CONNECTION_<NAME>_PEER   how the *other* database server reaches this one, where that differs
+ *                                      (another network, another user with REPLICATION); default: the same
+ */
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Both databases of a plan, as this worker reaches them. @throws VerdigrisError ConnectionUnknown, PlanInvalid */
+export function databasesOf(plan: Plan, environment: Environment): Databases {
+  return {
+    blue: databaseOf('blue', plan.blue.connection, environment),
+    green: databaseOf('green', plan.green.connection, environment),
+  };
+}
+
+/** The names of the connections that this environment knows, as they stand in the variables: `SHOP_BLUE`. */
+export function knownConnections(environment: Environment): string[] {
+  return Object.keys(environment).flatMap((key) => {
+    const name = /^VERDIGRIS_CONNECTION_(.+?)(_FILE|_PEER)?$/.exec(key)?.[1];
+    return name === undefined ? [] : [name];
+  });
+}
+
+function databaseOf(side: Side, connection: string, environment: Environment): Database {
+  const variable = `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
+  const uri = environment[variable] ?? readSecret(environment[`${variable}_FILE`], `${variable}_FILE`);
+  if (uri === undefined || uri === '') {
+    const known = [...new Set(knownConnections(environment))];
+    throw new VerdigrisError({
+      type: 'ConnectionUnknown',
+      message: `${side}: the worker knows no connection "${connection}"; it knows ${known.length === 0 ? 'none' : known.join(', ')}`,
+      nextStep: `set ${variable} (a postgres:// URI) where the worker runs and restart it, or mend the name in the plan`,
+    });
+  }
+  return {
+    side,
+    connection,
+    config: clientConfig(uri, variable),
+    peerConninfo: environment[`${variable}_PEER`] ?? uri,
+  };
+}
+
+function readSecret(file: string | undefined, variable: string): string | undefined {
+  if (file === undefined) return undefined;
+  try {
+    return readFileSync(file, 'utf8').trim();
+  } catch (error) {
+    throw new VerdigrisError({
+      type: 'ConnectionUnknown',
+      message: `the file that ${variable} names can't be read`,
+      nextStep: 'see that the file is there and that the worker may read it',
+      cause: error,
+    });
+  }
+}
+
+function clientConfig(uri: string, variable: string): pg.ClientConfig {
+  if (!/^postgres(ql)?:\/\//.test(uri)) throw notAUri(variable);
+  let options;
+  try {
+    options = parse(uri);
+  } catch {
+    // The parser's message may quote the URI.
+    throw notAUri(variable);
+  }
+  const { host, port, user, password, database, ssl } = options;
+  return {
+    ...(host === null || host === undefined ? {} : { host }),
+    ...(port === null || port === undefined || port === '' ? {} : { port: Number(port) }),
+    ...(user === undefined ? {} : { user }),
+    ...(password === undefined ? {} : { password }),
+    ...(database === null || database === undefined ? {} : { database }),
+    ...(ssl === undefined ? {} : { ssl: ssl as pg.ClientConfig['ssl'] & object }),
+  };
+}
+
+function notAUri(variable: string): VerdigrisError {
+  return new VerdigrisError({
+    type: 'ConnectionUnknown',
+    message: `${variable} is not a postgres:// URI`,
+    nextStep: 'write postgres://user:password@host:port/database, with special characters percent-encoded',
+  });
+}
+
+/** Every password that this environment holds: what must be cut out of any text that leaves the worker. */
+export function secretsOf(environment: Environment): string[] {
+  return Object.entries(environment).flatMap(([key, value]) => {
+    if (!key.startsWith('VERDIGRIS_CONNECTION_') || value === undefined || value === '') return [];
+    try {
+      const text = key.endsWith('_FILE') ? (readSecret(value, key) ?? '') : value;
+      const encoded = /^[^:]+:\/\/[^:@/]*:([^@]*)@/.exec(text)?.[1];
+      return encoded === undefined || encoded === '' ? [text] : [text, encoded, decodeURIComponent(encoded)];
+    } catch {
+      return [];
+    }
+  });
+}

@@ -1,0 +1,46 @@
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { bundleWorkflowCode, Worker, type NativeConnection, type WorkflowBundleOption } from '@temporalio/worker';
+import { createActivities } from '../../activities/index.js';
+import type { Environment } from './connections.js';
+import type { Redact } from './redact.js';
+
+/** The task queue that the worker serves and that `temporal workflow start` names. */
+export const TASK_QUEUE = 'verdigris';
+
+export interface WorkerSettings {
+  readonly connection: NativeConnection;
+  readonly namespace: string;
+  /** Where connections are looked up by name. */
+  readonly environment: Environment;
+  readonly redact: Redact;
+  /** Default: `verdigris`, or VERDIGRIS_TASK_QUEUE. */
+  readonly taskQueue?: string;
+  /** The workflows, bundled before. Default: they are bundled now, which takes a few seconds. */
+  readonly workflowBundle?: WorkflowBundleOption;
+}
+
+/** A worker for the workflows and activities of Verdigris. */
+export async function createWorker(settings: WorkerSettings): Promise<Worker> {
+  return Worker.create({
+    connection: settings.connection,
+    namespace: settings.namespace,
+    taskQueue: settings.taskQueue ?? settings.environment['VERDIGRIS_TASK_QUEUE'] ?? TASK_QUEUE,
+    workflowBundle: settings.workflowBundle ?? (await bundleWorkflows()),
+    activities: createActivities({ environment: settings.environment, redact: settings.redact }),
+    // Heartbeats carry cancels: thinned out less than by default, a rollback begins within a second.
+    maxHeartbeatThrottleInterval: '500ms',
+    defaultHeartbeatThrottleInterval: '500ms',
+    // Asked to stop, activities are cancelled after this and go on with another worker where they were.
+    shutdownGraceTime: '2s',
+    shutdownForceTime: '20s',
+    maxConcurrentActivityTaskExecutions: 50,
+  });
+}
+
+/** Bundles the workflow code: TypeScript in a checkout, JavaScript in an installed package. */
+export async function bundleWorkflows(): Promise<{ code: string }> {
+  const source = fileURLToPath(new URL('../../workflows/index.ts', import.meta.url));
+  const compiled = fileURLToPath(new URL('../../workflows/index.js', import.meta.url));
+  return bundleWorkflowCode({ workflowsPath: existsSync(source) ? source : compiled });
+}

@@ -1,0 +1,45 @@
+import { loadClientConnectConfig } from '@temporalio/envconfig';
+import { Connection } from '@temporalio/client';
+import { NativeConnection, Runtime } from '@temporalio/worker';
+import { createWorker } from './create-worker.js';
+import { createLogger, temporalLogger } from './logger.js';
+import { knownConnections, secretsOf } from './connections.js';
+import { redactor } from './redact.js';
+import { ensureSearchAttributes } from './search-attributes.js';
+
+/** `npm run worker`: serves the task queue until it is asked to stop, then lets activities end where they can go on. */
+async function main(): Promise<void> {
+  const redact = redactor(secretsOf(process.env));
+  const logger = createLogger(redact);
+  Runtime.install({
+    logger: temporalLogger(logger),
+    telemetryOptions: { logging: { filter: { core: 'WARN', other: 'WARN' }, forward: {} } },
+    shutdownSignals: ['SIGINT', 'SIGTERM', 'SIGQUIT', 'SIGHUP'],
+  });
+
+  const { connectionOptions, namespace = 'default' } = loadClientConnectConfig();
+  const address = connectionOptions.address ?? 'localhost:7233';
+  logger.info({ address, namespace, connections: knownConnections(process.env) }, 'worker starting');
+  const client = await Connection.connect(connectionOptions);
+  try {
+    await ensureSearchAttributes(client, namespace, logger);
+  } finally {
+    await client.close();
+  }
+
+  const connection = await NativeConnection.connect(connectionOptions);
+  try {
+    const worker = await createWorker({ connection, namespace, environment: process.env, redact });
+    logger.info({ taskQueue: worker.options.taskQueue }, 'worker ready');
+    await worker.run();
+    logger.info('worker stopped');
+  } finally {
+    await connection.close();
+  }
+}
+
+main().catch((error: unknown) => {
+  const redact = redactor(secretsOf(process.env));
+  createLogger(redact).fatal({ error: error instanceof Error ? error.message : String(error) }, 'worker failed');
+  process.exitCode = 1;
+});

@@ -1,0 +1,19 @@
+/** Takes secrets out of text that leaves the worker: error messages, logs, heartbeats. */
+export type Redact = (text: string) => string;
+
+/** A URI with a password, or the password field of a conninfo, whoever wrote it. */
+const PASSWORD_FORMS: readonly [RegExp, string][] = [
+  [/(postgres(?:ql)?:\/\/[^:@/\s]*):[^@\s]*@/g, '$1:***@'],
+  [/(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)/gi, '$1***'],
+];
+
+export function redactor(secrets: readonly string[]): Redact {
+  // Longest first, so that a secret that holds another one goes whole. Very short ones would cut ordinary words.
+  const known = [...new Set(secrets)].filter((s) => s.length >= 4).sort((a, b) => b.length - a.length);
+  return (text) => {
+    let clean = text;
+    for (const secret of known) clean = clean.replaceAll(secret, '***');
+    for (const [form, replacement] of PASSWORD_FORMS) clean = clean.replaceAll(form, replacement);
+    return clean;
+  };
+}

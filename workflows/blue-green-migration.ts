@@ -1,0 +1,63 @@
+import { allHandlersFinished, CancellationScope, condition, isCancellation, workflowInfo } from '@temporalio/workflow';
+import type { PlanInput } from '../src/plan/schema.js';
+import { migrate } from './migrate.js';
+import { preflight } from './preflight.js';
+import { promote } from './promote.js';
+import { replicate } from './replicate.js';
+import { retire } from './retire.js';
+import { rollBack } from './rollback.js';
+import { shiftTraffic } from './shift-traffic.js';
+import { standby } from './standby.js';
+import { verify } from './verify.js';
+import { MigrationRun } from './lib/migration-run.js';
+import { publishChanges } from './lib/publish.js';
+import { registerMessages } from './lib/register-messages.js';
+import { reportOf, type MigrationReport } from './lib/report.js';
+import { Saga } from './lib/saga.js';
+import { Story } from './lib/story.js';
+
+/**
+ * Moves a live PostgreSQL database (blue) to a new server with a new schema (green), with zero downtime.
+ *
+ * Ends: completed (the report says so), rolled back by message (completes, outcome `rolledBack`), rolled back by a
+ * failure (fails with type `MigrationRolledBack`), cancelled (Temporal cancel: rolled back, then closed as cancelled).
+ */
+export async function blueGreenMigration(input: PlanInput): Promise<MigrationReport> {
+  const { workflowId, firstExecutionRunId } = workflowInfo();
+  const run = new MigrationRun({ name: nameOf(input), workflowId, runId: firstExecutionRunId }, isoNow);
+  const story = new Story(run);
+  const saga = new Saga();
+  registerMessages(run, (message) => {
+    if (message === 'rollback') story.abandon();
+    if (message === 'pause') story.interrupt();
+  });
+  publishChanges(run);
+
+  try {
+    await story.tell(async () => {
+      const ref = await preflight(story, input);
+      await replicate(story, ref, saga);
+      await migrate(story, ref, saga);
+      await verify(story, ref);
+      await shiftTraffic(story, ref, saga);
+      await promote(story, ref, saga);
+      await standby(story, ref);
+      await retire(story, ref);
+    });
+    run.end('completed', 'completed: green is the primary, blue is left fenced and intact');
+  } catch (error) {
+    await CancellationScope.nonCancellable(() => rollBack(run, saga, error, isCancellation(error)));
+  }
+  await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+  return reportOf(run);
+}
+
+function isoNow(): string {
+  return new Date(Date.now()).toISOString();
+}
+
+/** The input has not been checked yet. */
+function nameOf(input: unknown): string {
+  const name = typeof input === 'object' && input !== null && 'name' in input ? input.name : undefined;
+  return typeof name === 'string' ? name : 'unnamed';
+}

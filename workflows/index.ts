@@ -1,0 +1,1 @@
+export { blueGreenMigration } from './blue-green-migration.js';

@@ -1,0 +1,38 @@
+import { ActivityCancellationType, proxyActivities } from '@temporalio/workflow';
+import type { Activities } from '../../activities/index.js';
+
+/*
+ * Every activity is idempotent and heartbeats, so one policy serves all: try again for as long as the cause can pass
+ * by itself (a server that is away), fail at once when somebody must do something. A run holds by retrying.
+ */
+const POLICY = {
+  // Explicit: the default is TRY_CANCEL, and compensation would begin while the activity still writes.
+  cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+  heartbeatTimeout: '15s',
+  startToCloseTimeout: '30 days',
+  retry: { initialInterval: '1s', backoffCoefficient: 2, maximumInterval: '20s' },
+} as const;
+
+/** The activities, with the line that the timeline shows beside their type. */
+export function act(summary: string): Activities {
+  return proxyActivities<Activities>({ ...POLICY, summary });
+}
+
+/** For the promotion: a worker that dies while writes are closed on both sides must be replaced within seconds. */
+export function actFast(summary: string): Activities {
+  return proxyActivities<Activities>({
+    ...POLICY,
+    heartbeatTimeout: '3s',
+    retry: { initialInterval: '200ms', backoffCoefficient: 1.5, maximumInterval: '5s' },
+    summary,
+  });
+}
+
+/** For compensations: they run to their end, but one that can't succeed must not keep the others from running. */
+export function actBounded(summary: string): Activities {
+  return proxyActivities<Activities>({
+    ...POLICY,
+    retry: { initialInterval: '500ms', backoffCoefficient: 2, maximumInterval: '10s', maximumAttempts: 20 },
+    summary,
+  });
+}

@@ -1,0 +1,232 @@
+import type { Plan } from '../../src/plan/schema.js';
+import type { Side } from '../../src/side.js';
+import type { Approval, Message } from '../messages.js';
+import type { Evidence } from './evidence.js';
+import type {
+  Decision,
+  MigrationStatus,
+  Outcome,
+  Phase,
+  PhaseTimes,
+  PromotionSummary,
+  RollbackSummary,
+  VerificationSummary,
+  Waiting,
+} from './status.js';
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
+export interface RunIdentity {
+  readonly name: string;
+  readonly workflowId: string;
+  readonly runId: string;
+}
+
+/** How many entries of evidence and of messages are kept: the answers of queries stay small. */
+const KEPT = 200;
+
+/**
+ * What a run knows about itself, and what messages do to it. Pure: no workflow API, no clock of its own, so the rules
+ * are tested without a server. Every change ends in `changed`, which the workflow uses to publish it.
+ */
+export class MigrationRun {
+  plan: Plan | null = null;
+  readonly evidence: Evidence[] = [];
+  /** The rollback that was asked for, by message. */
+  rollbackRequest: Message | null = null;
+  /** The early end of the standby window that was asked for. */
+  retireRequest: Message | null = null;
+  /** Whether the promotion has been started: from then on the databases are asked where writes are. */
+  promotionStarted = false;
+  /** Whether green has been primary in this run. */
+  wasPromoted = false;
+  /** From here on replication is taken down: no way back. */
+  retiring = false;
+  /** Told after each change; set by the workflow. */
+  onChange: () => void = () => undefined;
+
+  readonly #state: Mutable<MigrationStatus>;
+  #approved: string | null = null;
+
+  constructor(
+    identity: RunIdentity,
+    private readonly now: () => string,
+  ) {
+    this.#state = {
+      ...identity,
+      outcome: 'running',
+      phase: 'preflight',
+      phases: [],
+      now: 'starting',
+      waiting: null,
+      paused: false,
+      writesOn: 'blue',
+      greenReadPercent: 0,
+      lagSeconds: null,
+      rollback: { safe: true, why: 'nothing has been touched yet' },
+      rollingBack: null,
+      verification: null,
+      promotion: null,
+      decisions: [],
+      warnings: [],
+    };
+  }
+
+  get status(): MigrationStatus {
+    return { ...this.#state };
+  }
+
+  get paused(): boolean {
+    return this.#state.paused;
+  }
+
+  // -- the story ----------------------------------------------------------------------------------------------------
+
+  enter(phase: Phase): void {
+    this.#endPhase();
+    const times: PhaseTimes = { phase, startedAt: this.now(), finishedAt: null };
+    this.#set({ phase, phases: [...this.#state.phases, times], now: phase });
+  }
+
+  doing(now: string): void {
+    this.#set({ now });
+  }
+
+  waitFor(waiting: Omit<Waiting, 'since'> | null): void {
+    this.#set({ waiting: waiting && { ...waiting, since: this.now() } });
+  }
+
+  saw(facts: Partial<Pick<MigrationStatus, 'lagSeconds' | 'writesOn' | 'greenReadPercent' | 'rollback'>>): void {
+    this.#set(facts);
+  }
+
+  verified(verification: VerificationSummary): void {
+    this.#set({ verification });
+  }
+
+  promoted(promotion: PromotionSummary): void {
+    this.#set({ promotion, writesOn: promotion.to, greenReadPercent: promotion.to === 'green' ? 100 : 0 });
+  }
+
+  rollingBack(summary: RollbackSummary): void {
+    this.#set({ rollingBack: summary });
+  }
+
+  warn(warnings: readonly string[]): void {
+    const added = warnings.filter((warning) => !this.#state.warnings.includes(warning));
+    if (added.length > 0) this.#set({ warnings: [...this.#state.warnings, ...added].slice(-KEPT) });
+  }
+
+  keep(evidence: readonly Evidence[]): void {
+    this.evidence.push(...evidence);
+    this.evidence.splice(0, Math.max(0, this.evidence.length - KEPT));
+    this.onChange();
+  }
+
+  end(outcome: Outcome, now: string): void {
+    this.#endPhase();
+    this.#set({ outcome, now, waiting: null });
+  }
+
+  writesOn(side: Side): void {
+    this.#set({ writesOn: side });
+  }
+
+  #endPhase(): void {
+    const phases = this.#state.phases.map((p) => (p.finishedAt === null ? { ...p, finishedAt: this.now() } : p));
+    this.#set({ phases });
+  }
+
+  #set(change: Partial<Mutable<MigrationStatus>>): void {
+    Object.assign(this.#state, change);
+    this.onChange();
+  }
+
+  // -- approvals ----------------------------------------------------------------------------------------------------
+
+  /** Asks for an approval. One that was given for an earlier question does not count. */
+  askApproval(gate: string, why: string, answer: string): void {
+    this.#approved = null;
+    this.waitFor({ for: 'approval', gate, why, answer });
+  }
+
+  isApproved(gate: string): boolean {
+    return this.#approved === gate;
+  }
+
+  // -- messages -----------------------------------------------------------------------------------------------------
+
+  /** Why a message can't be followed now; undefined when it can. Used by validators, so it changes nothing. */
+  refusal(message: Decision['message'], payload: unknown): string | undefined {
+    const malformed = malformedMessage(payload, message === 'approve' ? ['gate', 'by', 'reason'] : ['by', 'reason']);
+    if (malformed !== undefined) return malformed;
+    if (this.#state.outcome !== 'running') return `the run has ended (${this.#state.outcome})`;
+    if (this.rollbackRequest !== null || this.#state.rollingBack !== null) return 'the run is being rolled back';
+    switch (message) {
+      case 'approve': {
+        const gate = (payload as Approval).gate;
+        const waiting = this.#state.waiting;
+        if (waiting?.for !== 'approval' || waiting.gate === undefined)
+          return `the run waits for no approval now (${this.#state.now})`;
+        return waiting.gate === gate ? undefined : `the run waits for the approval "${waiting.gate}", not "${gate}"`;
+      }
+      case 'pause':
+        if (this.retiring) return 'the run is being retired';
+        return this.#state.paused ? 'the run is paused already' : undefined;
+      case 'resume':
+        return this.#state.paused || this.#state.waiting?.for === 'resume' ? undefined : 'the run is not paused';
+      case 'rollback':
+        return this.retiring ? 'replication has been taken down: there is no way back any more' : undefined;
+      case 'retire':
+        return this.#state.phase === 'standby' && !this.retiring ? undefined : 'the run is not in its standby window';
+    }
+  }
+
+  /** Follows a message that `refusal` has let through. @returns one line about what happens now. */
+  follow(message: Decision['message'], payload: Message): string {
+    const gate = message === 'approve' ? (payload as Approval).gate : undefined;
+    this.#decide(message, payload, gate === undefined ? {} : { gate });
+    switch (message) {
+      case 'approve':
+        this.#approved = gate ?? null;
+        this.waitFor(null);
+        return `approved: ${gate ?? ''}`;
+      case 'pause':
+        this.#set({ paused: true });
+        return 'pausing: the current work stops where it can go on later';
+      case 'resume':
+        this.#set({ paused: false });
+        return 'resumed';
+      case 'rollback':
+        this.rollbackRequest = payload;
+        this.#set({ now: `rolling back: ${payload.reason}` });
+        return 'rolling back';
+      case 'retire':
+        this.retireRequest = payload;
+        return 'the standby window ends now';
+    }
+  }
+
+  /** Writes down a message that could not be followed: signals can't be refused. */
+  ignore(message: Decision['message'], payload: unknown, why: string): void {
+    const { by, reason } = (typeof payload === 'object' && payload !== null ? payload : {}) as Partial<Message>;
+    this.#decide(
+      message,
+      { by: typeof by === 'string' ? by : 'unknown', reason: typeof reason === 'string' ? reason : '' },
+      { ignored: why },
+    );
+  }
+
+  #decide(message: Decision['message'], { by, reason }: Message, more: Pick<Decision, 'gate' | 'ignored'>): void {
+    const decision: Decision = { message, by, reason, at: this.now(), ...more };
+    this.#set({ decisions: [...this.#state.decisions, decision].slice(-KEPT) });
+  }
+}
+
+function malformedMessage(payload: unknown, fields: readonly string[]): string | undefined {
+  const example = `{${fields.map((field) => `"${field}": "..."`).join(', ')}}`;
+  if (typeof payload !== 'object' || payload === null) return `send an object: ${example}`;
+  const record = payload as Record<string, unknown>;
+  const missing = fields.filter((field) => typeof record[field] !== 'string' || record[field].trim() === '');
+  return missing.length === 0 ? undefined : `${missing.join(' and ')} missing: send ${example}`;
+}

@@ -1,0 +1,49 @@
+import { defineSearchAttributeKey } from '@temporalio/common';
+import { setCurrentDetails, upsertSearchAttributes } from '@temporalio/workflow';
+import type { MigrationRun } from './migration-run.js';
+import { renderDetails } from './render-details.js';
+import type { MigrationStatus } from './status.js';
+
+const PHASE = defineSearchAttributeKey('VerdigrisPhase', 'KEYWORD');
+const TRAFFIC = defineSearchAttributeKey('VerdigrisTraffic', 'INT');
+const GATE = defineSearchAttributeKey('VerdigrisGate', 'KEYWORD');
+const LAG = defineSearchAttributeKey('VerdigrisLagSeconds', 'DOUBLE');
+
+/** Keeps the current details and the search attributes of the run true. Attributes are events: written on change only. */
+export function publishChanges(run: MigrationRun): void {
+  let last: Attributes | undefined;
+  const publish = (): void => {
+    setCurrentDetails(renderDetails(run.status));
+    const next = attributesOf(run.status);
+    if (last !== undefined && same(last, next)) return;
+    upsertSearchAttributes([
+      { key: PHASE, value: next.phase },
+      { key: TRAFFIC, value: next.traffic },
+      { key: GATE, value: next.gate },
+      { key: LAG, value: next.lag },
+    ]);
+    last = next;
+  };
+  run.onChange = publish;
+  publish();
+}
+
+interface Attributes {
+  readonly phase: string;
+  readonly traffic: number;
+  readonly gate: string;
+  readonly lag: number | null;
+}
+
+function attributesOf(status: MigrationStatus): Attributes {
+  return {
+    phase: status.outcome === 'running' ? (status.rollingBack === null ? status.phase : 'rollback') : status.outcome,
+    traffic: Math.round(status.greenReadPercent),
+    gate: status.waiting === null ? 'none' : (status.waiting.gate ?? status.waiting.for),
+    lag: status.lagSeconds,
+  };
+}
+
+function same(a: Attributes, b: Attributes): boolean {
+  return a.phase === b.phase && a.traffic === b.traffic && a.gate === b.gate && a.lag === b.lag;
+}

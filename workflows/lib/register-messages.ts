@@ -1,0 +1,66 @@
+import { ApplicationFailure, setHandler } from '@temporalio/workflow';
+import type { SignalDefinition, UpdateDefinition } from '@temporalio/common';
+import * as messages from '../messages.js';
+import type { Message } from '../messages.js';
+import type { MigrationRun } from './migration-run.js';
+import type { Decision } from './status.js';
+
+/** Told after a message was followed. */
+export type OnMessage = (message: Decision['message']) => void;
+
+const DESCRIPTIONS: Readonly<Record<Decision['message'], string>> = {
+  approve: 'Lets the run go on. {"gate": "promote", "by": "who", "reason": "why"}; the gate is in status.waiting',
+  pause: 'Stops the work where it can go on later. {"by", "reason"}',
+  resume: 'Goes on after a pause or a hold. {"by", "reason"}',
+  rollback: 'Brings all traffic back to blue and undoes the run. {"by", "reason"}',
+  retire: 'Ends the standby window now. {"by", "reason"}',
+};
+
+/** Installs every message and query; called before the first await, so no message is lost. */
+export function registerMessages(run: MigrationRun, onMessage: OnMessage): void {
+  command('approve', messages.approveUpdate, messages.approveSignal);
+  command('pause', messages.pauseUpdate, messages.pauseSignal);
+  command('resume', messages.resumeUpdate, messages.resumeSignal);
+  command('rollback', messages.rollbackUpdate, messages.rollbackSignal);
+  command('retire', messages.retireUpdate, messages.retireSignal);
+  setHandler(messages.statusQuery, () => run.status, {
+    description: 'Where the run is, what it waits for, what it found',
+  });
+  setHandler(messages.planQuery, () => run.plan, { description: 'The plan with its defaults' });
+  setHandler(messages.evidenceQuery, () => run.evidence, {
+    description: 'Why stages and phases went on, held or failed',
+  });
+
+  function command<M extends Message>(
+    name: Decision['message'],
+    update: UpdateDefinition<string, [M]>,
+    signal: SignalDefinition<[M]>,
+  ): void {
+    setHandler(
+      update,
+      (payload: M) => {
+        const line = run.follow(name, payload);
+        onMessage(name);
+        return line;
+      },
+      {
+        description: DESCRIPTIONS[name],
+        // Synchronous: an async validator does not refuse, it breaks the workflow task.
+        validator: (payload: M) => {
+          const why = run.refusal(name, payload);
+          if (why !== undefined) throw ApplicationFailure.nonRetryable(`${name} refused: ${why}`, 'MessageRefused');
+        },
+      },
+    );
+    setHandler(
+      signal,
+      (payload: M) => {
+        const why = run.refusal(name, payload);
+        if (why !== undefined) return run.ignore(name, payload, why);
+        run.follow(name, payload);
+        onMessage(name);
+      },
+      { description: DESCRIPTIONS[name] },
+    );
+  }
+}

@@ -1,0 +1,80 @@
+import { PHASES, type MigrationStatus, type Phase } from './status.js';
+
+/** The current details of a run, in the Markdown that the Web UI shows: lists and code, since its tables have no padding. */
+export function renderDetails(status: MigrationStatus): string {
+  return [
+    `## ${headline(status)}`,
+    '',
+    ...waitingLines(status),
+    `- **Writes** on ${status.writesOn}`,
+    `- **Reads on green** ${status.greenReadPercent} % of the users`,
+    ...(status.lagSeconds === null ? [] : [`- **Lag** ${status.lagSeconds.toFixed(3)} s`]),
+    `- **Rollback** ${status.rollback.safe ? 'safe' : 'NOT safe'}: ${status.rollback.why}`,
+    ...verificationLine(status),
+    ...promotionLine(status),
+    '',
+    '### Phases',
+    ...PHASES.map((phase) => phaseLine(status, phase)),
+    ...rollbackLines(status),
+    ...section('Warnings', status.warnings.slice(-10)),
+    ...section(
+      'Messages',
+      status.decisions
+        .slice(-10)
+        .map(
+          (d) =>
+            `${d.at} ${d.message}${d.gate === undefined ? '' : ` ${d.gate}`} by ${d.by}: ${d.reason}${d.ignored === undefined ? '' : ` (ignored: ${d.ignored})`}`,
+        ),
+    ),
+  ].join('\n');
+}
+
+function headline(status: MigrationStatus): string {
+  return `${status.name}: ${status.outcome === 'running' ? status.now : status.outcome}`;
+}
+
+function waitingLines(status: MigrationStatus): string[] {
+  const { waiting } = status;
+  if (waiting === null) return [];
+  return [
+    `**Waits since ${waiting.since}**: ${waiting.why}`,
+    ...(waiting.answer === undefined ? [] : ['', 'Answer with:', '', '```', waiting.answer, '```']),
+    '',
+  ];
+}
+
+function verificationLine({ verification }: MigrationStatus): string[] {
+  if (verification === null) return [];
+  return [
+    `- **Verified** ${verification.rowsVerified} rows of ${verification.tables} tables, ${verification.differingRows} differ`,
+  ];
+}
+
+function promotionLine({ promotion }: MigrationStatus): string[] {
+  if (promotion === null) return [];
+  const { from, to, holdMs, attempts } = promotion;
+  return [`- **Promoted** ${from} to ${to}, writes held for ${holdMs.toFixed(1)} ms, try ${attempts}`];
+}
+
+function phaseLine(status: MigrationStatus, phase: Phase): string {
+  const times = status.phases.find((p) => p.phase === phase);
+  if (times === undefined) return `- – ${phase}`;
+  if (times.finishedAt === null) return `- ▶ **${phase}** since ${times.startedAt}`;
+  const seconds = (Date.parse(times.finishedAt) - Date.parse(times.startedAt)) / 1000;
+  return `- ✓ ${phase} (${seconds.toFixed(1)} s)`;
+}
+
+function rollbackLines({ rollingBack }: MigrationStatus): string[] {
+  if (rollingBack === null) return [];
+  return [
+    '',
+    '### Rollback',
+    `Because: ${rollingBack.reason}`,
+    ...rollingBack.undone.map((name) => `- ✓ ${name}`),
+    ...rollingBack.notUndone.map((name) => `- ✗ ${name}`),
+  ];
+}
+
+function section(title: string, lines: readonly string[]): string[] {
+  return lines.length === 0 ? [] : ['', `### ${title}`, ...lines.map((line) => `- ${line}`)];
+}

@@ -1,0 +1,49 @@
+/** The undo of one step. Idempotent, and written down before the step begins: the step may have half-succeeded. */
+export interface Compensation {
+  /** For people: `drop replication`, `reads back to blue`. */
+  readonly name: string;
+  readonly undo: () => Promise<void>;
+  /** When this one fails, the ones below it must not run: they would take away what it still needs. */
+  readonly critical?: boolean;
+}
+
+export interface SagaResult {
+  readonly undone: string[];
+  /** `name: why`. */
+  readonly notUndone: string[];
+}
+
+/** The compensations of the steps that have begun, run in reverse order. */
+export class Saga {
+  readonly #stack: Compensation[] = [];
+
+  get isEmpty(): boolean {
+    return this.#stack.length === 0;
+  }
+
+  /** Call before the step that it undoes. */
+  push(compensation: Compensation): void {
+    this.#stack.push(compensation);
+  }
+
+  /** Runs everything, whatever fails in between; only a critical failure stops it. Told after each one. */
+  async compensate(describe: (error: unknown) => string, onEach: (result: SagaResult) => void): Promise<SagaResult> {
+    const result: SagaResult = { undone: [], notUndone: [] };
+    for (let next = this.#stack.pop(); next !== undefined; next = this.#stack.pop()) {
+      try {
+        await next.undo();
+        result.undone.push(next.name);
+      } catch (error) {
+        result.notUndone.push(`${next.name}: ${describe(error)}`);
+        if (next.critical === true) {
+          result.notUndone.push(
+            ...this.#stack.reverse().map((rest) => `${rest.name}: left as it is, since writes are not back`),
+          );
+          this.#stack.length = 0;
+        }
+      }
+      onEach(result);
+    }
+    return result;
+  }
+}

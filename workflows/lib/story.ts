@@ -1,0 +1,88 @@
+import { CancellationScope, condition, isCancellation } from '@temporalio/workflow';
+import { failureMessage } from './failure.js';
+import type { MigrationRun } from './migration-run.js';
+
+/** How long one durable wait for a person is; it is begun again until somebody answers. */
+const ASK_AGAIN = '30 days';
+
+/**
+ * The story of a run: what goes forward, in one scope that a rollback request cancels. Its steps can be paused, since
+ * every activity can be stopped and begun again where it was.
+ */
+export class Story {
+  readonly #scope = new CancellationScope();
+  #step: CancellationScope | null = null;
+
+  constructor(readonly run: MigrationRun) {}
+
+  /** Runs the story; a rollback request or a Temporal cancel ends it with a cancellation. */
+  async tell<T>(work: () => Promise<T>): Promise<T> {
+    return this.#scope.run(work);
+  }
+
+  /** Ends the story: the running activity is cancelled and waited for. */
+  abandon(): void {
+    this.#scope.cancel();
+  }
+
+  /** Stops the running step; it is begun again on resume. */
+  interrupt(): void {
+    this.#step?.cancel();
+  }
+
+  /**
+   * One step: waits while the run is paused, does the work, does it again after a pause. A failure ends the story,
+   * or holds the run until somebody resumes it, as the plan's `onFailure` says.
+   */
+  async step<T>(now: string, work: () => Promise<T>): Promise<T> {
+    for (;;) {
+      await this.untilNotPaused();
+      this.run.doing(now);
+      const scope = new CancellationScope();
+      this.#step = scope;
+      try {
+        return await scope.run(work);
+      } catch (error) {
+        if (isCancellation(error)) {
+          if (this.#scope.consideredCancelled || !this.run.paused) throw error;
+        } else if (this.run.plan?.onFailure === 'hold') {
+          await this.hold(failureMessage(error));
+        } else throw error;
+      } finally {
+        this.#step = null;
+      }
+    }
+  }
+
+  /** Stops here until somebody resumes the run (or rolls it back). */
+  async hold(why: string): Promise<void> {
+    this.run.warn([why]);
+    this.run.waitFor({ for: 'resume', why, answer: answerWith(this.run, 'resume') });
+    const before = this.run.status.decisions.length;
+    const resumed = (): boolean =>
+      this.run.status.decisions.slice(before).some((d) => d.message === 'resume' && d.ignored === undefined);
+    while (!(await condition(resumed, ASK_AGAIN, { summary: 'held: resume or roll back' }))) continue;
+    this.run.waitFor(null);
+  }
+
+  async untilNotPaused(): Promise<void> {
+    if (!this.run.paused) return;
+    this.run.waitFor({ for: 'resume', why: 'paused by message', answer: answerWith(this.run, 'resume') });
+    while (!(await condition(() => !this.run.paused, ASK_AGAIN, { summary: 'paused: resume or roll back' }))) continue;
+    this.run.waitFor(null);
+  }
+
+  /** Waits for an approval by message. */
+  async approval(gate: string, why: string): Promise<void> {
+    await this.untilNotPaused();
+    this.run.askApproval(gate, why, answerWith(this.run, 'approve', gate));
+    while (!(await condition(() => this.run.isApproved(gate), ASK_AGAIN, { summary: `approve ${gate}` }))) continue;
+    this.run.waitFor(null);
+  }
+}
+
+/** The command that answers, ready to be copied. */
+function answerWith(run: MigrationRun, message: string, gate?: string): string {
+  const input = { ...(gate === undefined ? {} : { gate }), by: 'YOUR NAME', reason: 'WHY' };
+  return `temporal workflow update execute --workflow-id '${run.status.workflowId}' --name ${message} --input '${JSON.stringify(input)}'`;
+}

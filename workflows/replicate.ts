@@ -1,0 +1,46 @@
+import { act, actBounded } from './lib/activities.js';
+import type { RunRef } from './lib/run-ref.js';
+import type { Saga } from './lib/saga.js';
+import type { Story } from './lib/story.js';
+
+/** Phase 2: green gets blue's schema and rows, and follows it. */
+export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<void> {
+  const { run } = story;
+  const { method } = ref.plan.bootstrap;
+  run.enter('replicate');
+  run.saw({ rollback: { safe: true, why: 'blue serves everything; replication is dropped and green emptied' } });
+
+  saga.push({
+    name: 'release both databases',
+    undo: () => actBounded('compensate: release both databases').releaseDatabases(ref, keepsGreen(story)),
+  });
+  await story.step('claiming both databases', () => act('claim both databases').claimDatabases(ref));
+
+  saga.push({
+    name: keepsGreenName(ref),
+    undo: () => actBounded('compensate: drop replication').undoReplication(ref, keepsGreen(story)),
+  });
+  await story.step('copying the schema', () => act('copy the schema to green').copySchema(ref));
+  await story.step(`copying the rows by ${method}`, () => act(`copy the rows by ${method}`).copyRows(ref));
+  await story.step('building indexes and constraints on green', () =>
+    act('indexes, foreign keys, triggers of blue').completeSchema(ref),
+  );
+  run.waitFor({ for: 'lag', why: `lag below ${ref.plan.replicate.maxLag} for ${ref.plan.replicate.holdFor}` });
+  const { lagSeconds } = await story.step('waiting until green has caught up', () =>
+    act(`lag below ${ref.plan.replicate.maxLag}`).awaitLag(ref),
+  );
+  run.waitFor(null);
+  run.saw({ lagSeconds });
+}
+
+function keepsGreenName(ref: RunRef): string {
+  return ref.plan.green.afterRollback === 'keep'
+    ? 'drop replication, and what was copied to green unless it has been primary'
+    : 'drop replication and what was copied to green';
+}
+
+/** Green's tables are kept when it has been primary and the plan says so: they may hold values that blue can't. */
+export function keepsGreen(story: Story): { keepGreen: boolean } {
+  const { run } = story;
+  return { keepGreen: run.wasPromoted && run.plan?.green.afterRollback === 'keep' };
+}

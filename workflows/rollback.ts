@@ -1,0 +1,66 @@
+import { ApplicationFailure } from '@temporalio/workflow';
+import { applicationFailure, failureMessage } from './lib/failure.js';
+import type { MigrationRun } from './lib/migration-run.js';
+import type { Saga, SagaResult } from './lib/saga.js';
+import type { RollbackSummary } from './lib/status.js';
+
+/**
+ * The way back from every phase: the compensations of the steps that have begun, in reverse order. Runs where nothing
+ * can cancel it, after the running activity has really stopped.
+ *
+ * Returns when the rollback was asked for by message. Otherwise throws: the cancellation, or what forced the rollback.
+ */
+export async function rollBack(run: MigrationRun, saga: Saga, error: unknown, cancelled: boolean): Promise<void> {
+  const asked = run.rollbackRequest;
+  if (saga.isEmpty && asked === null && !cancelled) {
+    // Nothing was begun: the first error is all there is to say.
+    run.end('failed', failureMessage(error));
+    throw applicationFailure(error) ?? ApplicationFailure.nonRetryable(failureMessage(error), 'UnexpectedError');
+  }
+  const reason =
+    asked !== null ? `${asked.by}: ${asked.reason}` : cancelled ? 'the workflow was cancelled' : failureMessage(error);
+  const started = Date.now();
+  const begun: RollbackSummary = {
+    reason,
+    startedAt: new Date(started).toISOString(),
+    finishedAt: null,
+    trafficBackMs: null,
+    undone: [],
+    notUndone: [],
+  };
+  run.waitFor(null);
+  run.rollingBack(begun);
+  run.doing(`rolling back: ${reason}`);
+
+  let trafficBackMs: number | null = null;
+  const summary = (result: SagaResult): RollbackSummary => ({
+    ...begun,
+    trafficBackMs,
+    undone: [...result.undone],
+    notUndone: [...result.notUndone],
+  });
+  const result = await saga.compensate(failureMessage, (soFar) => {
+    const { writesOn, greenReadPercent } = run.status;
+    if (trafficBackMs === null && writesOn === 'blue' && greenReadPercent === 0) trafficBackMs = Date.now() - started;
+    run.rollingBack(summary(soFar));
+  });
+  trafficBackMs ??= run.status.writesOn === 'blue' ? Date.now() - started : null;
+  const done = { ...summary(result), finishedAt: new Date(Date.now()).toISOString() };
+  run.rollingBack(done);
+
+  const clean = result.notUndone.length === 0;
+  if (clean && asked !== null) return run.end('rolledBack', 'rolled back: blue serves everything');
+  if (clean && cancelled) {
+    run.end('cancelled', 'cancelled: rolled back, blue serves everything');
+    throw error;
+  }
+  run.end('failed', clean ? `rolled back: ${reason}` : 'rolled back, but not everything could be undone');
+  throw ApplicationFailure.create({
+    type: 'MigrationRolledBack',
+    nonRetryable: true,
+    message: clean
+      ? `rolled back: ${reason}`
+      : `rolled back because of: ${reason}\nNot undone: ${result.notUndone.join('; ')}\nNext step: mend what these say, then remove what is left by hand.`,
+    details: [done],
+  });
+}

@@ -1,0 +1,127 @@
+import { ApplicationFailure, CancellationScope, isCancellation, sleep } from '@temporalio/workflow';
+import { parseDuration } from '../src/plan/duration.js';
+import type { Stage } from '../src/plan/schema.js';
+import { act, actBounded, actFast } from './lib/activities.js';
+import type { Evidence } from './lib/evidence.js';
+import type { RunRef } from './lib/run-ref.js';
+import type { Saga } from './lib/saga.js';
+import type { Story } from './lib/story.js';
+
+/** Phase 5: reads of more and more users go to green. A stage is left on evidence only, and by approval where asked. */
+export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promise<void> {
+  const { run } = story;
+  const { traffic } = ref.plan;
+  run.enter('traffic');
+  saga.push({
+    name: 'take the fence off both sides',
+    undo: () => actBounded('compensate: remove the fence').removeFence(ref),
+  });
+  await story.step('closing green for writes', () => act('fence green').fenceGreen(ref));
+  saga.push({ name: 'all reads back to blue', undo: () => readsBack(story, ref) });
+
+  if (traffic.approval.before.includes('traffic')) {
+    await story.approval('traffic', 'approval before the first reads go to green');
+  }
+  let current: Stage | null = null;
+  for (const stage of traffic.stages) {
+    if (traffic.approval.before.includes(stage.percent)) {
+      const why = `approval before ${stage.percent} % of the reads go to green`;
+      await watched(story, ref, current, () => story.approval(`stage-${stage.percent}`, why));
+    }
+    await runStage(story, ref, stage);
+    current = stage;
+  }
+}
+
+/** One stage: opened, timed durably, watched all the time, left when its evidence suffices. */
+async function runStage(story: Story, ref: RunRef, stage: Stage): Promise<void> {
+  const { run } = story;
+  const label = `${stage.percent} %`;
+  await story.untilNotPaused();
+  run.doing(`reads of ${label} of the users go to green`);
+  await act(`${label} of the reads to green`).openStage(ref, stage);
+  run.saw({ greenReadPercent: stage.percent });
+
+  run.waitFor({ for: 'stage', why: `stage ${label} lasts ${stage.for}` });
+  await watched(story, ref, stage, () =>
+    sleep(parseDuration(stage.for), { summary: `stage ${label} for ${stage.for}` }),
+  );
+  run.waitFor({ for: 'gate', why: `evidence for stage ${label}` });
+  for (;;) {
+    const verdict = await act(`gates of stage ${label}`).judgeStage(ref, stage);
+    run.keep(verdict.evidence);
+    run.saw({ lagSeconds: verdict.lagSeconds });
+    if (verdict.outcome === 'pass') break;
+    if (verdict.outcome === 'fail') await onFailedGate(story, ref, stage, verdict.evidence);
+    else {
+      const missing = verdict.evidence.filter((e) => e.outcome !== 'pass').map((e) => `${e.metric}: ${e.because}`);
+      await story.hold(
+        `stage ${label} has no sufficient evidence after ${ref.plan.traffic.maxStageDuration}: ${missing.join('; ')}`,
+      );
+      await act(`${label} of the reads to green, again`).openStage(ref, stage);
+    }
+    run.waitFor({ for: 'gate', why: `evidence for stage ${label}` });
+  }
+  run.waitFor(null);
+  await story.untilNotPaused();
+}
+
+/** Does `work` while the gates keep their authority: a gate that fails meanwhile ends it. */
+export async function watched(
+  story: Story,
+  ref: RunRef,
+  stage: Stage | null,
+  work: () => Promise<void>,
+): Promise<void> {
+  if (stage === null || stage.percent === 0) return work();
+  for (;;) {
+    const waiting = new CancellationScope();
+    const watching = new CancellationScope();
+    const watch = watching.run(() => act(`watch the gates of stage ${stage.percent} %`).watchGates(ref, stage));
+    const failed = watch.then(
+      (evidence) => {
+        waiting.cancel();
+        return evidence;
+      },
+      (error: unknown) => {
+        if (isCancellation(error)) return null;
+        waiting.cancel();
+        throw error;
+      },
+    );
+    try {
+      await waiting.run(work);
+      watching.cancel();
+      await failed;
+      return;
+    } catch (error) {
+      watching.cancel();
+      const evidence = await failed;
+      if (evidence === null || !isCancellation(error)) throw error;
+      story.run.keep(evidence);
+      await onFailedGate(story, ref, stage, evidence);
+    }
+  }
+}
+
+/** A gate that failed rolls the run back, or takes the reads back and holds, as the plan says. */
+async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: readonly Evidence[]): Promise<void> {
+  const why = evidence.filter((e) => e.outcome === 'fail').map((e) => `${e.metric}: ${e.because}`);
+  const message = `gate failed in stage ${stage.percent} %: ${why.join('; ')}`;
+  if (ref.plan.traffic.onFail === 'rollback') {
+    throw ApplicationFailure.nonRetryable(
+      `${message}\nNext step: mend green, then start again; query "evidence" has the numbers.`,
+      'GateFailed',
+    );
+  }
+  await actFast('all reads back to blue').readsToBlue(ref);
+  story.run.saw({ greenReadPercent: 0 });
+  await story.hold(`${message}; all reads are on blue`);
+  await act(`${stage.percent} % of the reads to green, again`).openStage(ref, stage);
+  story.run.saw({ greenReadPercent: stage.percent });
+}
+
+async function readsBack(story: Story, ref: RunRef): Promise<void> {
+  await actFast('compensate: all reads back to blue').readsToBlue(ref);
+  if (story.run.status.writesOn === 'blue') story.run.saw({ greenReadPercent: 0 });
+}
