@@ -1,0 +1,111 @@
+import { describe, expect, it } from 'vitest';
+import { MigrationRun } from '../../workflows/lib/migration-run.js';
+import { renderDetails } from '../../workflows/lib/render-details.js';
+
+const WHO = { by: 'ada', reason: 'looks good' };
+
+function newRun(): MigrationRun {
+  let seconds = 0;
+  return new MigrationRun({ name: 'orders', workflowId: 'verdigris/orders', runId: 'r1' }, () =>
+    new Date(1_000 * seconds++).toISOString(),
+  );
+}
+
+describe('messages to a run', () => {
+  it('refuses an approval that nobody waits for', () => {
+    expect(newRun().refusal('approve', { gate: 'promote', ...WHO })).toMatch(/waits for no approval/);
+  });
+
+  it('refuses the approval of another gate than the one that is asked', () => {
+    const run = newRun();
+    run.askApproval('stage-10', 'why', 'answer');
+    expect(run.refusal('approve', { gate: 'promote', ...WHO })).toMatch(/"stage-10", not "promote"/);
+    expect(run.refusal('approve', { gate: 'stage-10', ...WHO })).toBeUndefined();
+  });
+
+  it('uses one approval once: asked again, it must be given again', () => {
+    const run = newRun();
+    run.askApproval('promote', 'why', 'answer');
+    run.follow('approve', { gate: 'promote', ...WHO } as typeof WHO);
+    expect(run.isApproved('promote')).toBe(true);
+    run.askApproval('promote', 'again', 'answer');
+    expect(run.isApproved('promote')).toBe(false);
+  });
+
+  it('asks for who and why', () => {
+    const run = newRun();
+    for (const payload of [
+      undefined,
+      null,
+      'yes',
+      {},
+      { by: 'ada' },
+      { by: ' ', reason: 'x' },
+      { by: 1, reason: 'x' },
+    ]) {
+      expect(run.refusal('pause', payload), JSON.stringify(payload)).toMatch(/send/);
+    }
+    expect(run.refusal('pause', WHO)).toBeUndefined();
+  });
+
+  it('pauses once, resumes only what is paused', () => {
+    const run = newRun();
+    expect(run.refusal('resume', WHO)).toMatch(/not paused/);
+    run.follow('pause', WHO);
+    expect(run.refusal('pause', WHO)).toMatch(/paused already/);
+    run.follow('resume', WHO);
+    expect(run.paused).toBe(false);
+  });
+
+  it('takes no rollback once replication is taken down, and no second one', () => {
+    const run = newRun();
+    run.retiring = true;
+    expect(run.refusal('rollback', WHO)).toMatch(/no way back/);
+    run.retiring = false;
+    run.follow('rollback', WHO);
+    expect(run.refusal('rollback', WHO)).toMatch(/being rolled back/);
+    expect(run.refusal('approve', { gate: 'promote', ...WHO })).toMatch(/being rolled back/);
+  });
+
+  it('retires only in the standby window', () => {
+    const run = newRun();
+    expect(run.refusal('retire', WHO)).toMatch(/standby window/);
+    run.enter('standby');
+    expect(run.refusal('retire', WHO)).toBeUndefined();
+  });
+
+  it('keeps what was ignored, with the reason', () => {
+    const run = newRun();
+    run.ignore('approve', { gate: 'x' }, 'by and reason missing');
+    expect(run.status.decisions).toMatchObject([
+      { message: 'approve', by: 'unknown', ignored: 'by and reason missing' },
+    ]);
+  });
+});
+
+describe('the status of a run', () => {
+  it('times its phases and tells each change', () => {
+    const run = newRun();
+    let changes = 0;
+    run.onChange = () => changes++;
+    run.enter('preflight');
+    run.enter('replicate');
+    run.end('completed', 'done');
+    expect(run.status.phases.map((p) => [p.phase, p.finishedAt !== null])).toEqual([
+      ['preflight', true],
+      ['replicate', true],
+    ]);
+    expect(changes).toBeGreaterThanOrEqual(3);
+  });
+
+  it('is rendered with what it waits for and the command that answers', () => {
+    const run = newRun();
+    run.enter('promote');
+    run.askApproval('promote', 'approval before writes move to green', 'temporal workflow update execute ...');
+    const text = renderDetails(run.status);
+    expect(text).toContain('approval before writes move to green');
+    expect(text).toContain('temporal workflow update execute ...');
+    expect(text).toContain('▶ **promote**');
+    expect(text).toContain('**Writes** on blue');
+  });
+});

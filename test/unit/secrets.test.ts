@@ -1,0 +1,82 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { failureOf } from '../../activities/context.js';
+import { planSchema } from '../../src/plan/schema.js';
+import { databasesOf, secretsOf } from '../../src/worker/connections.js';
+import { redactor } from '../../src/worker/redact.js';
+
+const PLAN = planSchema.parse({
+  name: 'orders',
+  blue: { connection: 'orders_blue' },
+  green: { connection: 'orders-green' },
+});
+const ENVIRONMENT = {
+  VERDIGRIS_CONNECTION_ORDERS_BLUE: 'postgres://app:s3cr%40t-blue@db1:5433/orders?sslmode=disable',
+  VERDIGRIS_CONNECTION_ORDERS_GREEN: 'postgres://app:other-secret@db2/orders',
+  VERDIGRIS_CONNECTION_ORDERS_GREEN_PEER: 'postgres://repl:third-secret@10.0.0.2/orders',
+};
+
+describe('connections by name', () => {
+  it('are read from the environment, with the address for the other server apart', () => {
+    const { blue, green } = databasesOf(PLAN, ENVIRONMENT);
+    expect(blue.config).toMatchObject({
+      host: 'db1',
+      port: 5433,
+      user: 'app',
+      password: 's3cr@t-blue',
+      database: 'orders',
+    });
+    expect(blue.peerConninfo).toBe(ENVIRONMENT.VERDIGRIS_CONNECTION_ORDERS_BLUE);
+    expect(green.peerConninfo).toBe(ENVIRONMENT.VERDIGRIS_CONNECTION_ORDERS_GREEN_PEER);
+  });
+
+  it('are read from a file where one is named', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'verdigris-test-'));
+    try {
+      const file = join(folder, 'uri');
+      writeFileSync(file, 'postgres://a:b@c/d\n');
+      const { VERDIGRIS_CONNECTION_ORDERS_BLUE: _, ...rest } = ENVIRONMENT;
+      const { blue } = databasesOf(PLAN, { ...rest, VERDIGRIS_CONNECTION_ORDERS_BLUE_FILE: file });
+      expect(blue.config).toMatchObject({ host: 'c', database: 'd' });
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it('that are unknown are named together with the ones that are known', () => {
+    expect(() => databasesOf(PLAN, { VERDIGRIS_CONNECTION_OTHER: 'postgres://x/y' })).toThrow(
+      /"orders_blue"; it knows OTHER[\s\S]*VERDIGRIS_CONNECTION_ORDERS_BLUE/,
+    );
+  });
+
+  it('that are no URI are refused without being quoted', () => {
+    const environment = { ...ENVIRONMENT, VERDIGRIS_CONNECTION_ORDERS_BLUE: 'host=db password=hunter22' };
+    expect(() => databasesOf(PLAN, environment)).toThrow(/is not a postgres:\/\/ URI/);
+    expect(() => databasesOf(PLAN, environment)).not.toThrow(/hunter22/);
+  });
+});
+
+describe('secrets', () => {
+  const redact = redactor(secretsOf(ENVIRONMENT));
+
+  it('are cut out of any text, as they are and as they stand in a URI', () => {
+    const text = 'tried s3cr@t-blue, s3cr%40t-blue, other-secret and third-secret';
+    expect(redact(text)).toBe('tried ***, ***, *** and ***');
+  });
+
+  it('of others are cut out where their form shows them', () => {
+    expect(redact('to postgres://joe:pw1@host/db')).toBe('to postgres://joe:***@host/db');
+    expect(redact("host=h password=pw1 user=u and password = 'p w' x")).toBe(
+      'host=h password=*** user=u and password = *** x',
+    );
+  });
+
+  it('never reach the failure that an error becomes', () => {
+    const error = Object.assign(new Error('could not connect: password=other-secret'), { code: '42601' });
+    const failure = failureOf(error, new AbortController().signal, redact);
+    expect(failure.message).not.toContain('other-secret');
+    expect(JSON.stringify(failure)).not.toContain('other-secret');
+  });
+});
