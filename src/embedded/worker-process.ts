@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import { connectionVariable } from '../postgres/session.js';
 import { EmbeddedError } from './embedded-error.js';
 import { guard, release } from './guardian.js';
 import { endProcess, hasEnded, waitForEnd } from './process-end.js';
@@ -31,7 +32,7 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerProcess
       ...ownTemporalEnvironment(options.temporalAddress),
       ...Object.fromEntries(
         Object.entries(options.connections).map(([name, uri]) => [
-          `VERDIGRIS_CONNECTION_${name.toUpperCase().replaceAll(/[^A-Z0-9]/g, '_')}`,
+          `VERDIGRIS_CONNECTION_${connectionVariable(name)}`,
           uri,
         ]),
       ),

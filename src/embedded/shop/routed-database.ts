@@ -1,29 +1,33 @@
-import pg from 'pg';
-import type { Side } from '../../side.js';
-import type { ShopDatabase } from './shop-database.js';
+import type { PoolConfig, QueryResultRow } from 'pg';
+import { createRouter, type Side } from '../../router/index.js';
+import type { ShopDatabase, Statement } from './shop-database.js';
 
-export async function routedDatabase(
-  options: { migration: string } & Record<Side, pg.PoolConfig>,
-): Promise<ShopDatabase> {
-  const pool = new pg.Pool(options.blue);
-  pool.on('error', () => undefined);
+export interface RoutedDatabaseOptions {
+  /** The plan's name. */
+  readonly migration: string;
+  readonly blue: PoolConfig;
+  readonly green: PoolConfig;
+}
+
+/** The shop's databases behind the router, as any application would use it. */
+export async function routedDatabase(options: RoutedDatabaseOptions): Promise<ShopDatabase> {
+  const router = createRouter(options);
+  await router.ready();
   return {
-    read: async (_user, _endpoint, statement) => ({ rows: (await pool.query(statement)).rows, side: 'blue' }),
-    transaction: async (_user, _endpoint, work) => {
-      const client = await pool.connect();
-      try {
-        await client.query('BEGIN');
-        const value = await work({ query: async (statement) => (await client.query(statement)).rows });
-        await client.query('COMMIT');
-        return { value, side: 'blue' };
-      } catch (error) {
-        await client.query('ROLLBACK');
-        throw error;
-      } finally {
-        client.release();
-      }
+    read: <R extends QueryResultRow>(user: string, endpoint: string, statement: Statement) =>
+      router.read<R>(user, statement, undefined, { endpoint }),
+    transaction: async (user, endpoint, work) => {
+      let side: Side = 'blue';
+      const value = await router.transaction(user, { endpoint }, (transaction) => {
+        // The last run is the one that counts.
+        side = transaction.side;
+        return work({
+          query: async <R extends QueryResultRow>(statement: Statement) => (await transaction.query<R>(statement)).rows,
+        });
+      });
+      return { value, side };
     },
-    metrics: () => Promise.resolve(''),
-    close: () => pool.end(),
+    metrics: () => router.metrics.metrics(),
+    close: () => router.close(),
   };
 }
