@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { chmodSync, chownSync, closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, closeSync, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
@@ -10,6 +10,7 @@ import { guard, release } from './guardian.js';
 import { installPostgres, type PostgresVersion } from './postgres-binaries.js';
 import { processesOf } from './process-tree.js';
 import { endProcess, hasEnded, waitForEnd } from './process-end.js';
+import { lastLines } from './last-lines.js';
 import { makeScratchFolder, removeScratchFolder } from './scratch-folder.js';
 import { serverUser, type ServerUser } from './server-user.js';
 
@@ -144,7 +145,7 @@ async function initialize(
   rmSync(passwordFile);
   if (failure !== undefined) {
     throw new EmbeddedError(
-      `initdb failed (${failure instanceof Error ? failure.message : String(failure)}):\n${tail(log)}`,
+      `initdb failed (${failure instanceof Error ? failure.message : String(failure)}):\n${lastLines(log)}`,
       'see the lines above; free disk space and shared memory are the usual causes',
       failure,
     );
@@ -185,7 +186,7 @@ async function launchServer(launch: Launch): Promise<ChildProcess | 'port taken'
   }
   await endServer(child);
   if (child.pid !== undefined) release(child.pid);
-  const log = tail(launch.logFile);
+  const log = lastLines(launch.logFile);
   if (/could not bind|Address already in use/i.test(log)) return 'port taken';
   throw new EmbeddedError(
     `PostgreSQL did not start within 30 s:\n${log}`,
@@ -269,12 +270,4 @@ function signalOne(pid: number, signal: NodeJS.Signals): void {
 /** What the servers inherit: no PG* variable of the developer's shell may steer them. */
 function serverEnvironment(): NodeJS.ProcessEnv {
   return { PATH: process.env['PATH'] ?? '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' };
-}
-
-function tail(file: string): string {
-  try {
-    return readFileSync(file, 'utf8').trimEnd().split('\n').slice(-15).join('\n');
-  } catch {
-    return '(no log)';
-  }
 }

@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Connection } from '@temporalio/client';
@@ -7,6 +7,7 @@ import { EmbeddedError } from './embedded-error.js';
 import { freePort } from './free-port.js';
 import { guard, release } from './guardian.js';
 import { endProcess, hasEnded } from './process-end.js';
+import { lastLines } from './last-lines.js';
 import { makeScratchFolder, removeScratchFolder } from './scratch-folder.js';
 import { ownTemporalEnvironment } from './temporal-environment.js';
 
@@ -56,10 +57,10 @@ export async function startTemporal(options: TemporalOptions): Promise<EmbeddedT
         };
       }
       await end(child);
-      if (!/address already in use|can't (set|listen)|bind/i.test(tail(logFile))) break;
+      if (!/address already in use|can't (set|listen)|bind/i.test(lastLines(logFile))) break;
     }
     throw new EmbeddedError(
-      `the Temporal dev server did not start:\n${tail(logFile)}`,
+      `the Temporal dev server did not start:\n${lastLines(logFile)}`,
       `see the lines above; check that ${options.cliPath} runs: temporal --version`,
     );
   } catch (error) {
@@ -122,8 +123,4 @@ async function end(child: ChildProcess): Promise<void> {
     { signal: 'SIGKILL', graceMs: 5_000 },
   ]);
   if (child.pid !== undefined) release(child.pid);
-}
-
-function tail(file: string): string {
-  return readFileSync(file, 'utf8').trimEnd().split('\n').slice(-15).join('\n');
 }

@@ -3,6 +3,7 @@ import { closeSync, openSync } from 'node:fs';
 import { connectionVariable } from '../postgres/session.js';
 import { EmbeddedError } from './embedded-error.js';
 import { guard, release } from './guardian.js';
+import { lastLines } from './last-lines.js';
 import { endProcess, hasEnded, waitForEnd } from './process-end.js';
 import { ownTemporalEnvironment } from './temporal-environment.js';
 import { tsxArguments } from './tsx-process.js';
@@ -44,7 +45,7 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerProcess
   // A worker that can't start says so and ends in its first moments; work waits in the task queue until it polls.
   await waitForEnd(child, 1_000);
   if (child.pid === undefined || hasEnded(child)) {
-    throw new EmbeddedError(`the worker did not start`, `see its log: ${options.logFile}`);
+    throw new EmbeddedError(`the worker did not start:\n${lastLines(options.logFile)}`, 'see the lines above');
   }
   return {
     stop: async () => {

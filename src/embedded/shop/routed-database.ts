@@ -14,8 +14,10 @@ export async function routedDatabase(options: RoutedDatabaseOptions): Promise<Sh
   const router = createRouter(options);
   await router.ready();
   return {
-    read: <R extends QueryResultRow>(user: string, endpoint: string, statement: Statement) =>
-      router.read<R>(user, statement, undefined, { endpoint }),
+    read: async <R extends QueryResultRow>(user: string, endpoint: string, statement: Statement) => {
+      const { rows, side } = await router.read<R>(user, statement, undefined, { endpoint });
+      return { rows, side };
+    },
     transaction: async (user, endpoint, work) => {
       let side: Side = 'blue';
       const value = await router.transaction(user, { endpoint }, (transaction) => {

@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { EmbeddedError } from '../embedded-error.js';
 import { guard, release } from '../guardian.js';
+import { lastLines } from '../last-lines.js';
 import { endProcess } from '../process-end.js';
 import { tsxArguments } from '../tsx-process.js';
 import type { ShopAnswers, ShopReply, ShopRequest } from './shop-messages.js';
@@ -79,7 +80,7 @@ export async function startShop(options: ShopProcessOptions): Promise<ShopProces
 }
 
 function didNotStart(logFile: string): EmbeddedError {
-  return new EmbeddedError('the sample application did not start', `see its log: ${logFile}`);
+  return new EmbeddedError(`the sample application did not start:\n${lastLines(logFile)}`, 'see the lines above');
 }
 
 async function stopShop(child: ChildProcess): Promise<void> {
