@@ -1,0 +1,21 @@
+import MurmurHash3 from 'imurmurhash';
+
+/** Weights add up to this, always: a total that changed between stages would move users in and out of the cohort. */
+const TOTAL_WEIGHT = 100_000n;
+
+/**
+ * Whether a user belongs to the cohort that reads from green, at `percent` of the users (in steps of 0.001 %).
+ *
+ * The same answer as OpenFeature's flagd gives for `{"fractional": [["green", percent * 1000], ["off", the rest]]}`:
+ * murmur3-32 of flag key and user, scaled to the total weight. A user's bucket never changes and the cohort is all
+ * buckets below the weight, so the users of a smaller stage stay in every larger one.
+ */
+export function inCohort(flag: string, user: string, percent: number): boolean {
+  return bucketOf(flag, user) < BigInt(Math.round(percent * 1_000));
+}
+
+/** The bucket of a user, 0 to 99,999. */
+export function bucketOf(flag: string, user: string): bigint {
+  const hash = new MurmurHash3(`${flag}${user}`).result();
+  return (BigInt(hash) * TOTAL_WEIGHT) >> 32n;
+}

@@ -1,0 +1,82 @@
+import pg from 'pg';
+import type { Side } from '../side.js';
+import { sqlState } from '../postgres/sqlstate.js';
+import { CommitOutcomeUnknownError, TransactionAbortedError } from './errors.js';
+import { isLinkFailure, wasNeverSent } from './failure.js';
+import { parseLsn } from './lsn.js';
+import type { CommitPosition } from './statement.js';
+
+/** in_failed_sql_transaction: an earlier statement failed and the function went on. */
+const IN_FAILED_TRANSACTION = '25P02';
+
+/**
+ * Commits, and says where the commit is in the log when that is wanted.
+ *
+ * @param cause the last error of a statement, if any: what aborted the transaction when the server rolls it back.
+ * @throws TransactionAbortedError when the server answers COMMIT with ROLLBACK.
+ * @throws CommitOutcomeUnknownError when the connection is lost while COMMIT is on its way.
+ */
+export async function commit(
+  client: pg.PoolClient,
+  side: Side,
+  wantsPosition: boolean,
+  cause: unknown,
+): Promise<CommitPosition | undefined> {
+  try {
+    if (wantsPosition) return await commitWithPosition(client);
+    const { command } = await client.query('COMMIT');
+    if (command !== 'COMMIT') throw new TransactionAbortedError(cause);
+    return undefined;
+  } catch (error) {
+    if (sqlState(error) === IN_FAILED_TRANSACTION) throw new TransactionAbortedError(cause ?? error);
+    throw isLinkFailure(error) && !wasNeverSent(error) ? new CommitOutcomeUnknownError(side, error) : error;
+  }
+}
+
+/**
+ * One message, one round trip. The setting is asked for before COMMIT, which ends a SET LOCAL; the position after it,
+ * when the commit is flushed; the transaction's id, to find out what happened if the position is what failed.
+ */
+const COMMIT = `
+  SELECT pg_catalog.current_setting('synchronous_commit') AS commit, pg_catalog.txid_current_if_assigned()::text AS xid;
+  COMMIT;
+  SELECT pg_catalog.pg_current_wal_flush_lsn()::text AS lsn`;
+
+async function commitWithPosition(client: pg.PoolClient): Promise<CommitPosition> {
+  const facts: { commit?: string; xid?: string | null; lsn?: string } = {};
+  try {
+    await eachRow(client, COMMIT, (row) => Object.assign(facts, row));
+  } catch (error) {
+    // An error of the statement after COMMIT must not make a committed transaction look like a failed one.
+    const isInDoubt = typeof facts.xid === 'string' && !isLinkFailure(error);
+    if (isInDoubt && (await isCommitted(client, facts.xid))) return 'unknown';
+    throw error;
+  }
+  const lsn = facts.lsn === undefined ? undefined : parseLsn(facts.lsn);
+  return facts.commit === 'off' || lsn === undefined ? 'unknown' : lsn;
+}
+
+async function isCommitted(client: pg.PoolClient, xid: string | null | undefined): Promise<boolean> {
+  try {
+    const { rows } = await client.query<{ status: string | null }>('SELECT pg_catalog.txid_status($1::bigint) AS status', [
+      xid,
+    ]);
+    return rows[0]?.status === 'committed';
+  } catch (error) {
+    // The transaction is still open and aborted, so it is not committed; a lost connection tells nothing.
+    if (isLinkFailure(error)) throw error;
+    return false;
+  }
+}
+
+/** Runs several statements in one message and hands out each row as it comes, also those before an error. */
+function eachRow(client: pg.PoolClient, text: string, onRow: (row: object) => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const query = new pg.Query(text, (error) => {
+      if (error) reject(error);
+      else resolve();
+    });
+    query.on('row', onRow);
+    client.query(query);
+  });
+}

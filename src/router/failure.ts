@@ -1,0 +1,89 @@
+import pg from 'pg';
+import { FENCE_ERROR } from '../postgres/state.js';
+import { isConnectionLost, READ_ONLY, sqlState } from '../postgres/sqlstate.js';
+
+/*
+ * What an error means to the router. The SQLSTATE decides, or node-postgres' wording where it gives no code.
+ */
+
+/** The write met the fence: nothing of it was done, and it belongs to the other side. */
+export function isFence(error: unknown): boolean {
+  return (
+    error instanceof pg.DatabaseError &&
+    error.code === READ_ONLY &&
+    error.schema === FENCE_ERROR.schema &&
+    error.constraint === FENCE_ERROR.constraint
+  );
+}
+
+/** The connection is of no use any more, and what was in flight on it may have been done or not. */
+export function isLinkFailure(error: unknown): boolean {
+  if (error instanceof LinkDownError || isConnectionLost(error)) return true;
+  return error instanceof Error && /Query read timeout|Client was closed and is not queryable/.test(error.message);
+}
+
+/** The statement never left this process. */
+export function wasNeverSent(error: unknown): boolean {
+  return error instanceof Error && /is not queryable/.test(error.message);
+}
+
+/** The connection could not be opened, and trying again can help: not for a wrong password. */
+export function canConnectLater(error: unknown): boolean {
+  return isLinkFailure(error) || sqlState(error) === TOO_MANY_CONNECTIONS;
+}
+
+const TOO_MANY_CONNECTIONS = '53300';
+
+/** SQLSTATE classes of errors that a statement's own data causes on any side: data, constraints, RAISE. */
+const OWN_CLASSES = new Set(['22', '23', 'P0']);
+
+/** Whether the application's own statement caused the error, so that every side would give it. */
+export function isStatementsOwn(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && OWN_CLASSES.has((error.code ?? '').slice(0, 2));
+}
+
+/** Whether the error counts against the side: not what the statement or the application's own code caused. */
+export function countsAgainstSide(error: unknown): boolean {
+  if (error instanceof pg.DatabaseError) return !isStatementsOwn(error);
+  return isLinkFailure(error) || error instanceof NothingSent;
+}
+
+/** Whether two errors are the same one on two sides: then the statement is wrong, not a side. */
+export function isSameFailure(one: unknown, other: unknown): boolean {
+  if (isLinkFailure(one) || isLinkFailure(other)) return false;
+  const state = sqlState(one);
+  if (state !== undefined) return state === sqlState(other);
+  return one instanceof Error && other instanceof Error && one.message === other.message;
+}
+
+/** A side didn't answer in time, or there is no connection to it. */
+export class LinkDownError extends Error {
+  override readonly name = 'LinkDownError';
+}
+
+/** A read failed on green for a reason that may be green's: blue answers it. */
+export class SideFailure extends Error {
+  override readonly name = 'SideFailure';
+
+  constructor(cause: unknown) {
+    super('the read failed on this side', { cause });
+  }
+}
+
+/** The request met the fence; `cause` is the server's error. Nothing of it was done. */
+export class FenceMet extends Error {
+  override readonly name = 'FenceMet';
+
+  constructor(cause: unknown) {
+    super('writes are closed on this side', { cause });
+  }
+}
+
+/** The connection was lost before anything was sent that could have an effect. */
+export class NothingSent extends Error {
+  override readonly name = 'NothingSent';
+
+  constructor(cause: unknown) {
+    super('the connection was lost before the request was sent', { cause });
+  }
+}

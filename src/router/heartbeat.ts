@@ -1,0 +1,59 @@
+import { sqlState } from '../postgres/sqlstate.js';
+import { Coalesced } from './coalesced.js';
+import type { RouterLogger } from './logger.js';
+import type { RequestMetrics } from './metrics.js';
+import type { Routes } from './routes.js';
+import type { SideLink } from './side-link.js';
+import type { Side } from '../side.js';
+
+export interface HeartbeatOptions {
+  readonly migration: string;
+  readonly instance: string;
+  readonly intervalMs: number;
+  readonly routes: Routes;
+  readonly links: Readonly<Record<Side, SideLink>>;
+  readonly metrics: RequestMetrics;
+  readonly logger: RouterLogger;
+}
+
+/**
+ * Tells the run, through the database, which route this process has applied and what it has counted. A stage counts as
+ * effective only when every process has said so; without a run there is nobody to tell.
+ */
+export class Heartbeat {
+  readonly #options: HeartbeatOptions;
+  readonly #beats = new Coalesced(() => this.#beat());
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: HeartbeatOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => void this.beat(), this.#options.intervalMs);
+    this.#timer.unref();
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+  }
+
+  /** Beats now; never fails. */
+  beat(): Promise<void> {
+    return this.#beats.ask();
+  }
+
+  async #beat(): Promise<void> {
+    const { migration, instance, routes, links, metrics, logger } = this.#options;
+    const route = routes.current;
+    const link = links[route.writesOn];
+    if (route.epoch === 0 || !link.isUp || !link.hasState) return;
+    try {
+      await link.query(BEAT, [migration, instance, route.epoch, route.generation, JSON.stringify(metrics.snapshot())]);
+    } catch (error) {
+      logger.debug({ side: link.side, code: sqlState(error) }, 'router: the heartbeat was not written');
+    }
+  }
+}
+
+const BEAT = 'SELECT verdigris.router_heartbeat($1, $2, $3::bigint, $4::bigint, $5::jsonb)';

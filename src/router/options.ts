@@ -1,0 +1,67 @@
+import { randomBytes } from 'node:crypto';
+import { hostname } from 'node:os';
+import type pg from 'pg';
+import type { Registry } from 'prom-client';
+import { SILENT, type RouterLogger } from './logger.js';
+import type { Consistency } from './read-routing.js';
+
+export interface RouterOptions {
+  /** Name of the plan: the `name` field of the migration that this application follows. */
+  readonly migration: string;
+  /** The current database, as pg.Pool takes it. */
+  readonly blue: pg.PoolConfig;
+  /** The new database. It may be down or empty: nothing goes there before a run says so. */
+  readonly green: pg.PoolConfig;
+  /** Name of this process in `verdigris.router`. Default: host, process id and a random part. */
+  readonly instance?: string;
+  /** How often the route is looked at besides the notifications, in ms. Default 500. */
+  readonly pollIntervalMs?: number;
+  /** How often counters are written to the side that has writes, in ms. Default 1,000. */
+  readonly heartbeatIntervalMs?: number;
+  /** The longest time a request is held while no side takes it, in ms. Default 10,000. */
+  readonly writeTimeoutMs?: number;
+  /** How long a read waits for green to catch up before blue answers it, in ms. Default 50. */
+  readonly catchUpBudgetMs?: number;
+  /** Whether a transaction that met the fence is run again by the router. Default true. */
+  readonly retryTransactions?: boolean;
+  /** What a read on green must be able to see. Default `strict`. */
+  readonly consistency?: Consistency;
+  /** For how many users the last write is remembered. Default 100,000. */
+  readonly maxTokens?: number;
+  /** Where the metrics go. Default: a registry of the router's own. */
+  readonly registry?: Registry;
+  /** Default: none. */
+  readonly logger?: RouterLogger;
+}
+
+export type RouterSettings = Required<Omit<RouterOptions, 'registry'>> & Pick<RouterOptions, 'registry'>;
+
+/** Fills in the defaults. @throws RangeError for a number that makes no sense. */
+export function settingsOf(options: RouterOptions): RouterSettings {
+  if (options.migration === '') throw new RangeError('the router needs the name of the migration');
+  const settings = {
+    instance: `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`,
+    pollIntervalMs: 500,
+    heartbeatIntervalMs: 1_000,
+    writeTimeoutMs: 10_000,
+    catchUpBudgetMs: 50,
+    retryTransactions: true,
+    consistency: 'strict' as const,
+    maxTokens: 100_000,
+    logger: SILENT,
+    ...definedOnly(options),
+  };
+  for (const name of ['pollIntervalMs', 'heartbeatIntervalMs', 'writeTimeoutMs', 'catchUpBudgetMs', 'maxTokens'] as const) {
+    const value = settings[name];
+    if (!Number.isFinite(value) || value < 0 || (value === 0 && name !== 'catchUpBudgetMs')) {
+      throw new RangeError(`${name} is ${value}: give a positive number`);
+    }
+  }
+  return settings;
+}
+
+function definedOnly(options: RouterOptions): RouterOptions {
+  return Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== undefined),
+  ) as unknown as RouterOptions;
+}

@@ -1,0 +1,149 @@
+import type pg from 'pg';
+import type { Side } from '../side.js';
+import { READ_ONLY, sqlState } from '../postgres/sqlstate.js';
+import type { Breaker } from './breaker.js';
+import {
+  countsAgainstSide,
+  isLinkFailure,
+  isSameFailure,
+  LinkDownError,
+  NothingSent,
+  SideFailure,
+} from './failure.js';
+import type { HeldRequests, Answered } from './held-requests.js';
+import type { RouterLogger } from './logger.js';
+import type { RequestMetrics, RequestOutcome } from './metrics.js';
+import type { ReadRouting } from './read-routing.js';
+import type { SideLink } from './side-link.js';
+import type { Guard, SidePool } from './side-pool.js';
+import { within } from './timing.js';
+
+/** A read that has taken so long may be slow, or its server may be gone: the link finds out which. */
+const ASK_WHETHER_ALIVE_MS = 250;
+
+/**
+ * A read, as it is done on one side. On green it throws SideFailure for anything that may be green's fault.
+ */
+export interface ReadWork<T> {
+  onGreen(client: pg.PoolClient, guard: Guard): Promise<T>;
+  onWritesSide(client: pg.PoolClient, side: Side): Promise<T>;
+}
+
+export interface ReadsOptions {
+  readonly routing: ReadRouting;
+  readonly held: HeldRequests;
+  readonly greenPool: SidePool;
+  readonly greenLink: SideLink;
+  readonly greenBreaker: Breaker;
+  readonly metrics: RequestMetrics;
+  readonly logger: RouterLogger;
+}
+
+/** Runs reads: on green where that is right, and on the side that has writes whenever green can't. */
+export class Reads {
+  readonly #options: ReadsOptions;
+
+  constructor(options: ReadsOptions) {
+    this.#options = options;
+  }
+
+  async run<T>(user: string | undefined, endpoint: string, work: ReadWork<T>): Promise<Answered<T>> {
+    const { routing, metrics } = this.#options;
+    const started = performance.now();
+    const choice = await routing.choose(user);
+    if (choice.to === 'writesOn') {
+      if (choice.because !== undefined) metrics.fallback(choice.because, endpoint);
+      return this.#onWritesSide(endpoint, work);
+    }
+    let failure: SideFailure;
+    try {
+      const value = await this.#onGreen(work);
+      metrics.record('green', 'read', endpoint, 'ok', performance.now() - started);
+      return { value, side: 'green' };
+    } catch (error) {
+      if (!(error instanceof SideFailure)) {
+        metrics.record('green', 'read', endpoint, 'refused', performance.now() - started);
+        throw error;
+      }
+      failure = error;
+    }
+    return this.#insteadOfGreen(endpoint, work, failure, performance.now() - started);
+  }
+
+  async #onGreen<T>(work: ReadWork<T>): Promise<T> {
+    const { greenPool, greenBreaker } = this.#options;
+    const guard: Guard = (promise) => this.#whileGreenLives(promise);
+    try {
+      const value = await greenPool.use('reader', (client) => work.onGreen(client, guard), guard);
+      greenBreaker.succeeded();
+      return value;
+    } catch (error) {
+      const failure = error instanceof NothingSent || isLinkFailure(error) ? new SideFailure(error) : error;
+      if (failure instanceof SideFailure && isAway(failure.cause)) greenBreaker.failed();
+      throw failure;
+    }
+  }
+
+  /** Green failed, so blue answers; only then is it known whether the failure was green's. */
+  async #insteadOfGreen<T>(
+    endpoint: string,
+    work: ReadWork<T>,
+    { cause }: SideFailure,
+    greenMs: number,
+  ): Promise<Answered<T>> {
+    const { metrics, logger } = this.#options;
+    metrics.fallback('error', endpoint);
+    // A read that writes is refused on green before the promotion, which says nothing about green.
+    const isWrite = sqlState(cause) === READ_ONLY;
+    let outcome: RequestOutcome = isWrite ? 'refused' : 'error';
+    try {
+      return await this.#onWritesSide(endpoint, work);
+    } catch (error) {
+      if (isSameFailure(cause, error)) outcome = 'refused';
+      throw error;
+    } finally {
+      metrics.record('green', 'read', endpoint, outcome, greenMs);
+      logger.warn(
+        { endpoint, code: sqlState(cause), isWrite },
+        isWrite ? 'router: a read writes: use write() or transaction()' : 'router: a read failed on green; blue answers',
+      );
+    }
+  }
+
+  async #onWritesSide<T>(endpoint: string, work: ReadWork<T>): Promise<Answered<T>> {
+    const { held, metrics } = this.#options;
+    const started = performance.now();
+    let tried: Side = 'blue';
+    let outcome: RequestOutcome = 'ok';
+    try {
+      return await held.run((client, side) => work.onWritesSide(client, side), {
+        mayRunAgain: true,
+        onSide: (side) => (tried = side),
+        onFence: () => metrics.retried(endpoint),
+      });
+    } catch (error) {
+      outcome = countsAgainstSide(error) ? 'error' : 'refused';
+      throw error;
+    } finally {
+      metrics.record(tried, 'read', endpoint, outcome, performance.now() - started);
+    }
+  }
+
+  /** Waits as long as green answers the link's questions: a slow read may go on, a frozen server may not hold it. */
+  async #whileGreenLives<T>(promise: Promise<T>): Promise<T> {
+    const { greenLink } = this.#options;
+    for (;;) {
+      const answer = await within(promise.then((value) => ({ value })), ASK_WHETHER_ALIVE_MS, undefined);
+      if (answer !== undefined) return answer.value;
+      const isAlive = greenLink.look().then(
+        () => true,
+        () => false,
+      );
+      if (!(await Promise.race([promise.then(() => true), isAlive]))) throw new LinkDownError('green does not answer');
+    }
+  }
+}
+
+function isAway(cause: unknown): boolean {
+  return cause instanceof NothingSent || isLinkFailure(cause);
+}

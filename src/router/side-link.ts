@@ -1,0 +1,188 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import type { Side } from '../side.js';
+import { ROUTE_CHANNEL, routeOf, type Route, type RouteRow } from '../postgres/state.js';
+import { sqlState } from '../postgres/sqlstate.js';
+import { Coalesced } from './coalesced.js';
+import { LinkDownError } from './failure.js';
+import type { RouterLogger } from './logger.js';
+import { within } from './timing.js';
+
+/** What a look at a side's route found: its row, or that it has none. */
+export type Sighting = Route | 'none';
+
+export interface SideLinkOptions {
+  readonly side: Side;
+  readonly config: pg.ClientConfig;
+  readonly migration: string;
+  readonly pollIntervalMs: number;
+  readonly logger: RouterLogger;
+  readonly onSeen: (side: Side, seen: Sighting) => void;
+  /** The connection was lost: what was known about the side's state may not hold after it comes back. */
+  readonly onDown: (side: Side) => void;
+}
+
+/** A server that is alive answers the link's tiny questions well within this. */
+const ANSWER_MS = 300;
+/** After a pause of this process itself, the answer may lie unread in the socket: read it before giving up. */
+const GRACE_MS = 100;
+const RECONNECT_MS = { first: 50, longest: 1_000 };
+
+/**
+ * The router's own connection to a side, beside the pool: it hears of changes of the route, asks small questions without
+ * waiting for a free connection, and is how a side that has gone silent is noticed.
+ */
+export class SideLink {
+  readonly side: Side;
+  /** Resolves when the side's route has been read for the first time. */
+  readonly seen: Promise<void>;
+  #resolveSeen: () => void = () => undefined;
+  readonly #options: SideLinkOptions;
+  readonly #closing = new AbortController();
+  readonly #looks = new Coalesced(() => this.#look());
+  #client: pg.Client | undefined;
+  #hasState = false;
+  #tail: Promise<unknown> = Promise.resolve();
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(options: SideLinkOptions) {
+    this.side = options.side;
+    this.#options = options;
+    this.seen = new Promise((resolve) => (this.#resolveSeen = resolve));
+  }
+
+  get isUp(): boolean {
+    return this.#client !== undefined;
+  }
+
+  /** Whether the side has the schema verdigris, as of the last look. */
+  get hasState(): boolean {
+    return this.#hasState;
+  }
+
+  /** Starts to connect, and keeps at it. Resolves when the first try is over, well or not. */
+  start(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#running = this.#keepConnected(resolve);
+    });
+  }
+
+  /** Reads the route now. @throws LinkDownError when the side does not answer. */
+  look(): Promise<void> {
+    return this.#looks.ask();
+  }
+
+  /** Asks a small question, after those that were asked before. @throws LinkDownError when there is no answer. */
+  query<R extends pg.QueryResultRow>(text: string, values: unknown[] = []): Promise<R[]> {
+    const answer = this.#tail.then(() => this.#send<R>(text, values));
+    this.#tail = answer.catch(() => undefined);
+    return answer;
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    const client = this.#client;
+    this.#client = undefined;
+    if (client !== undefined) await within(client.end(), 1_000, undefined);
+    await this.#running;
+  }
+
+  async #keepConnected(firstTryOver: () => void): Promise<void> {
+    let wait = RECONNECT_MS.first;
+    while (!this.#closing.signal.aborted) {
+      try {
+        await this.#connect();
+        await this.look();
+        wait = RECONNECT_MS.first;
+        firstTryOver();
+        this.#resolveSeen();
+        await this.#poll();
+      } catch (error) {
+        this.#options.logger.debug({ side: this.side, code: sqlState(error) }, 'router: no link to this side');
+        this.#drop(this.#client);
+      }
+      firstTryOver();
+      await this.#sleep(wait);
+      wait = Math.min(wait * 2, RECONNECT_MS.longest);
+    }
+    this.#resolveSeen();
+  }
+
+  async #connect(): Promise<void> {
+    const client = new pg.Client({
+      application_name: 'verdigris router',
+      connectionTimeoutMillis: 1_000,
+      keepAlive: true,
+      ...this.#options.config,
+    });
+    client.on('error', () => this.#drop(client));
+    client.on('end', () => this.#drop(client));
+    client.on('notification', () => this.look().catch(() => undefined));
+    await client.connect();
+    if (this.#closing.signal.aborted) {
+      await client.end();
+      return;
+    }
+    this.#client = client;
+    await this.query(`LISTEN ${ROUTE_CHANNEL}`);
+  }
+
+  /** Notifications are the fast way to hear of a change; a look now and then is the sure one. */
+  async #poll(): Promise<void> {
+    for (;;) {
+      await this.#sleep(this.#options.pollIntervalMs);
+      if (this.#closing.signal.aborted || !this.isUp) return;
+      await this.look();
+    }
+  }
+
+  async #look(): Promise<void> {
+    // Asking first keeps errors about a missing table out of the server's log.
+    this.#hasState ||= await this.#isInstalled();
+    if (!this.#hasState) return this.#options.onSeen(this.side, 'none');
+    try {
+      const [row] = await this.query<RouteRow>(ROUTE, [this.#options.migration]);
+      this.#options.onSeen(this.side, row === undefined ? 'none' : routeOf(row));
+    } catch (error) {
+      if (error instanceof LinkDownError) throw error;
+      // The schema has been removed, or is not for this role to see.
+      this.#hasState = false;
+      this.#options.onSeen(this.side, 'none');
+    }
+  }
+
+  async #isInstalled(): Promise<boolean> {
+    const [row] = await this.query<{ there: boolean }>(INSTALLED);
+    return row?.there ?? false;
+  }
+
+  async #send<R extends pg.QueryResultRow>(text: string, values: unknown[]): Promise<R[]> {
+    const client = this.#client;
+    if (client === undefined) throw new LinkDownError(`there is no connection to ${this.side}`);
+    const asked = client.query<R>(text, values);
+    const answer = (await within(asked, ANSWER_MS, undefined)) ?? (await within(asked, GRACE_MS, undefined));
+    if (answer !== undefined) return answer.rows;
+    this.#drop(client);
+    throw new LinkDownError(`${this.side} does not answer`);
+  }
+
+  #drop(client: pg.Client | undefined): void {
+    if (client === undefined || client !== this.#client) return;
+    this.#client = undefined;
+    // Not awaited: a frozen server never answers the goodbye.
+    client.end().catch(() => undefined);
+    this.#options.onDown(this.side);
+  }
+
+  async #sleep(ms: number): Promise<void> {
+    await sleep(ms, undefined, { signal: this.#closing.signal }).catch(() => undefined);
+  }
+}
+
+const INSTALLED = `
+  SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                  WHERE n.nspname = 'verdigris' AND c.relname = 'route') AS there`;
+
+const ROUTE = `
+  SELECT migration, epoch::float8, generation::float8, writes_on, green_read_percent::float8, flag, opening
+    FROM verdigris.route WHERE migration = $1`;

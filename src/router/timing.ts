@@ -1,0 +1,20 @@
+/**
+ * The promise's value, or `late` after `ms`. The promise goes on by itself: its later failure is nobody's news.
+ */
+export async function within<T, L>(promise: Promise<T>, ms: number, late: L): Promise<T | L> {
+  promise.catch(() => undefined);
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<L>((resolve) => {
+    timer = setTimeout(() => resolve(late), ms);
+  });
+  try {
+    return await Promise.race([promise, timeout]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** A pause of `from` to `to` milliseconds, different each time, so that those who wait don't come back together. */
+export function pause(from: number, to: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, from + Math.random() * (to - from)));
+}

@@ -1,0 +1,77 @@
+import type { Token } from './token.js';
+
+interface Entry {
+  readonly token: Token | undefined;
+  /** Until then the user's last write may not be flushed on blue, so no position says where it is. */
+  readonly unknownUntil: number;
+}
+
+/**
+ * How long a commit with synchronous_commit = off may stay unflushed: three times wal_writer_delay, whose largest value
+ * is 10 s (PostgreSQL documentation, 30.4 Asynchronous Commit).
+ */
+const UNFLUSHED_MS = 30_000;
+
+/**
+ * The tokens of the users who wrote last, a bounded number of them. A user who has been pushed out has no token, and
+ * takes blue's position at the time of the next read: never a wrong answer, only a question more.
+ */
+export class TokenStore {
+  readonly #capacity: number;
+  readonly #now: () => number;
+  // A Map iterates in the order of insertion; entries are put back at the end when they are used.
+  readonly #entries = new Map<string, Entry>();
+  #forgottenUnknownUntil = 0;
+
+  constructor(capacity: number, now: () => number = Date.now) {
+    this.#capacity = capacity;
+    this.#now = now;
+  }
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  /** The user's token; undefined when there is none. */
+  get(user: string): Token | undefined {
+    const entry = this.#entries.get(user);
+    if (entry === undefined) return undefined;
+    this.#put(user, entry);
+    return entry.token;
+  }
+
+  /** Whether a write of the user may not be flushed yet, so that only blue is sure to show it. */
+  isUnknown(user: string): boolean {
+    const until = this.#entries.get(user)?.unknownUntil ?? this.#forgottenUnknownUntil;
+    return until > this.#now();
+  }
+
+  /** Remembers a position. A token never goes back: the higher epoch wins, and within an epoch the higher position. */
+  record(user: string, token: Token): void {
+    const known = this.#entries.get(user)?.token;
+    const newer =
+      known === undefined || token.epoch > known.epoch || (token.epoch === known.epoch && token.lsn > known.lsn);
+    // The log is flushed in order: a flushed position covers every earlier commit of the user, asynchronous or not.
+    this.#put(user, { token: newer ? token : known, unknownUntil: 0 });
+  }
+
+  /** The user has written, and where that is can't be known. */
+  recordUnknown(user: string): void {
+    this.#put(user, { token: undefined, unknownUntil: this.#now() + UNFLUSHED_MS });
+  }
+
+  /** The user's token no longer holds: there was a write without one. */
+  forget(user: string): void {
+    if (this.#entries.has(user) && !this.isUnknown(user)) this.#entries.delete(user);
+  }
+
+  #put(user: string, entry: Entry): void {
+    this.#entries.delete(user);
+    this.#entries.set(user, entry);
+    if (this.#entries.size <= this.#capacity) return;
+    const [oldest] = this.#entries;
+    if (oldest === undefined) return;
+    this.#entries.delete(oldest[0]);
+    this.#forgottenUnknownUntil = Math.max(this.#forgottenUnknownUntil, oldest[1].unknownUntil);
+  }
+}

@@ -1,0 +1,141 @@
+import type pg from 'pg';
+import type { Side } from '../side.js';
+import { commit } from './commit.js';
+import { TransactionAbortedError, TransactionControlError } from './errors.js';
+import { FenceMet, isFence, isLinkFailure, NothingSent } from './failure.js';
+import type { CommitPosition } from './statement.js';
+import type { Guard } from './side-pool.js';
+
+/** A transaction as the application's function sees it. */
+export interface Transaction {
+  /** The side that this run of the function is on. */
+  readonly side: Side;
+  /** Sends a statement; several at once are sent one after the other. */
+  query<R extends pg.QueryResultRow = pg.QueryResultRow>(
+    query: string | pg.QueryConfig,
+    values?: unknown[],
+  ): Promise<pg.QueryResult<R>>;
+}
+
+export type TransactionFunction<T> = (transaction: Transaction) => Promise<T>;
+
+export interface TransactionMode {
+  readonly readOnly: boolean;
+  readonly isolation: IsolationLevel | undefined;
+}
+
+export type IsolationLevel = 'read committed' | 'repeatable read' | 'serializable';
+
+const ISOLATION: Readonly<Record<IsolationLevel, string>> = {
+  'read committed': 'ISOLATION LEVEL READ COMMITTED',
+  'repeatable read': 'ISOLATION LEVEL REPEATABLE READ',
+  serializable: 'ISOLATION LEVEL SERIALIZABLE',
+};
+
+/** Savepoints are the function's own; what begins or ends the transaction is not. */
+const CONTROL = /^\s*(begin|start\s+transaction|commit|end|abort|prepare\s+transaction|rollback(?!\s+((work|transaction)\s+)?to\b))\b/i;
+
+/**
+ * Runs the application's function in a transaction: BEGIN, the function, COMMIT; ROLLBACK when it throws.
+ *
+ * A statement that met the fence makes the whole transaction one that met it, even if the function swallowed the error
+ * or went back to a savepoint: it must not commit on the side that writes have left.
+ *
+ * @throws FenceMet, NothingSent: nothing was done.
+ * @throws TransactionAbortedError, CommitOutcomeUnknownError, and what the function throws.
+ */
+export async function runTransaction<T>(
+  client: pg.PoolClient,
+  side: Side,
+  mode: TransactionMode,
+  wantsPosition: boolean,
+  work: TransactionFunction<T>,
+  guard: Guard = (promise) => promise,
+): Promise<{ value: T; position: CommitPosition | undefined }> {
+  await begin(client, mode, guard);
+  const transaction = new OpenTransaction(client, side, guard);
+  let value: T;
+  try {
+    value = await work(transaction);
+    await transaction.finish();
+  } catch (error) {
+    await transaction.finish();
+    await rollback(client, guard);
+    throw transaction.fence === undefined ? error : new FenceMet(transaction.fence);
+  }
+  if (transaction.fence !== undefined) {
+    await rollback(client, guard);
+    throw new FenceMet(transaction.fence);
+  }
+  // The connection is gone and so is the transaction, whether the function minded or not.
+  if (isLinkFailure(transaction.lastError)) throw new TransactionAbortedError(transaction.lastError);
+  try {
+    return { value, position: await guard(commit(client, side, wantsPosition, transaction.lastError)) };
+  } catch (error) {
+    await rollback(client, guard);
+    throw error;
+  }
+}
+
+async function begin(client: pg.PoolClient, mode: TransactionMode, guard: Guard): Promise<void> {
+  const words = ['BEGIN', mode.isolation && ISOLATION[mode.isolation], mode.readOnly && 'READ ONLY'];
+  try {
+    await guard(client.query(words.filter(Boolean).join(' ')));
+  } catch (error) {
+    throw isLinkFailure(error) ? new NothingSent(error) : error;
+  }
+}
+
+/** Nobody waits for the outcome of a ROLLBACK: a connection on which it failed is not used again. */
+async function rollback(client: pg.PoolClient, guard: Guard): Promise<void> {
+  if (client.getTransactionStatus() === 'I') return;
+  await guard(client.query('ROLLBACK')).catch(() => undefined);
+}
+
+class OpenTransaction implements Transaction {
+  readonly side: Side;
+  readonly #client: pg.PoolClient;
+  readonly #guard: Guard;
+  #tail: Promise<unknown> = Promise.resolve();
+  #isOver = false;
+  /** The fence's error, once a statement has met it. */
+  fence: unknown;
+  /** The last error of a statement. */
+  lastError: unknown;
+
+  constructor(client: pg.PoolClient, side: Side, guard: Guard) {
+    this.#client = client;
+    this.side = side;
+    this.#guard = guard;
+  }
+
+  query<R extends pg.QueryResultRow>(
+    query: string | pg.QueryConfig,
+    values?: unknown[],
+  ): Promise<pg.QueryResult<R>> {
+    const result = this.#tail.then(() => this.#send<R>(query, values));
+    this.#tail = result.catch(() => undefined);
+    return result;
+  }
+
+  /** Waits for the statements that the function did not wait for; later ones are refused. */
+  async finish(): Promise<void> {
+    await this.#tail;
+    this.#isOver = true;
+  }
+
+  async #send<R extends pg.QueryResultRow>(
+    query: string | pg.QueryConfig,
+    values: unknown[] | undefined,
+  ): Promise<pg.QueryResult<R>> {
+    const text = typeof query === 'string' ? query : query.text;
+    if (this.#isOver || CONTROL.test(text)) throw new TransactionControlError('transaction');
+    try {
+      return await this.#guard(this.#client.query<R>(query, values));
+    } catch (error) {
+      this.lastError = error;
+      if (isFence(error)) this.fence = error;
+      throw error;
+    }
+  }
+}
