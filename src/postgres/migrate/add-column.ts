@@ -13,11 +13,7 @@ import type { NewColumn } from './plan-work.js';
  * @returns the names of the columns that were added now.
  * @throws VerdigrisError MigrationStepFailed when a column is there with another type.
  */
-export async function addColumns(
-  session: Session,
-  table: TableInfo,
-  columns: readonly NewColumn[],
-): Promise<string[]> {
+export async function addColumns(session: Session, table: TableInfo, columns: readonly NewColumn[]): Promise<string[]> {
   const there = new Set(table.columns.map(({ name }) => name));
   for (const column of columns.filter(({ name }) => there.has(name))) await checkType(session, table, column);
   const missing = columns.filter(({ name }) => !there.has(name));

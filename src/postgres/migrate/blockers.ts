@@ -54,6 +54,8 @@ export async function sessionsBlockedBy(session: Session, pid: number, atLeastSe
 export function describeBlockers(blockers: readonly Blocker[]): string {
   if (blockers.length === 0) return 'who held the lock is gone';
   return blockers
-    .map((b) => `pid ${b.pid} (${b.application}, ${b.kind}, transaction ${b.ageSeconds.toFixed(1)} s old: ${b.statement})`)
+    .map(
+      (b) => `pid ${b.pid} (${b.application}, ${b.kind}, transaction ${b.ageSeconds.toFixed(1)} s old: ${b.statement})`,
+    )
     .join('; ');
 }

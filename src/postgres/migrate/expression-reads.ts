@@ -26,7 +26,9 @@ export async function columnsRead(session: Session, table: TableInfo, expression
     [table.oid],
   );
   await session.query(`DROP VIEW pg_temp.${view}`);
-  return (await readsWholeRow(table, expression)) ? table.columns.map(({ name }) => name) : rows.map(({ name }) => name);
+  return (await readsWholeRow(table, expression))
+    ? table.columns.map(({ name }) => name)
+    : rows.map(({ name }) => name);
 }
 
 /** A reference to the row as a value (`to_jsonb(orders)`, `orders.*`) depends on no column by name. */

@@ -18,10 +18,7 @@ export interface ProgressRow<State> {
 }
 
 /** The row of a step; `State` is what the same step has written. */
-export async function readProgress<State>(
-  session: Session,
-  key: ProgressKey,
-): Promise<ProgressRow<State> | undefined> {
+export async function readProgress<State>(session: Session, key: ProgressKey): Promise<ProgressRow<State> | undefined> {
   const { rows } = await session.query<ProgressRow<State>>(
     'SELECT state, done FROM verdigris.progress WHERE run_id = $1 AND step = $2 AND object = $3',
     [key.runId, key.step, key.object],

@@ -37,7 +37,9 @@ export interface TriggerSpec {
 
 /** The function of a table's trigger, in schema verdigris. A hash, since a name of 63 bytes leaves no room. */
 export function triggerFunction(table: TableName): string {
-  const hash = createHash('sha256').update(JSON.stringify([table.schema, table.name])).digest('hex');
+  const hash = createHash('sha256')
+    .update(JSON.stringify([table.schema, table.name]))
+    .digest('hex');
   return `up_down_${hash.slice(0, 16)}`;
 }
 
@@ -57,7 +59,10 @@ export function triggerBody(spec: TriggerSpec): string {
   ];
   const update = [
     ...downs.map((c) =>
-      when(`${changed(spec, c.column)} AND NOT (${targetChanged(spec, c)} AND ${agrees(spec, c)})`, assignDown(spec, c)),
+      when(
+        `${changed(spec, c.column)} AND NOT (${targetChanged(spec, c)} AND ${agrees(spec, c)})`,
+        assignDown(spec, c),
+      ),
     ),
     ...ups.flatMap((c) => {
       if (c.kind === 'fill') return [when(isNull(c), assignUp(spec, c))];

@@ -1,0 +1,52 @@
+import type { TableName } from '../../plan/table-name.js';
+import type { TableInfo } from '../catalog.js';
+import { ident, qualified } from '../identifier.js';
+import { inTransaction, type Session } from '../session.js';
+import { columnOf } from './changed-table.js';
+import { columnsRead } from './expression-reads.js';
+import type { Derived } from './plan-work.js';
+import { differs } from './value-comparison.js';
+
+/** The statement that brings the derived columns of some rows in order. */
+export interface BackfillStatement {
+  /** UPDATE of the rows of `leaf` that `where` names and that are not right yet. */
+  readonly update: (leaf: TableName, where: string) => string;
+}
+
+/**
+ * Builds the statement. Computed values are assigned by it, which is faster than by the trigger; a column that is
+ * computed from another computed one is set to NULL instead, and the trigger computes it behind the first.
+ */
+export async function backfillStatement(
+  session: Session,
+  table: TableInfo,
+  derived: readonly Derived[],
+): Promise<BackfillStatement> {
+  const withUp = derived.flatMap((item) =>
+    item.up === undefined ? [] : [{ column: item.column, kind: item.kind, up: item.up }],
+  );
+  const targets = new Set(withUp.map(({ column }) => column));
+  const assignments = new Map<string, string>();
+  const conditions: string[] = [];
+  for (const { column, kind, up } of withUp) {
+    const reads = await inTransaction(session, () => columnsRead(session, table, up));
+    const chained = reads.some((name) => name !== column && targets.has(name));
+    const name = ident(column);
+    if (kind === 'fill') {
+      conditions.push(`${name} IS NULL`);
+      // A column that is both computed and filled is left to the trigger too: it knows the order.
+      const value = chained || assignments.has(name) ? name : `coalesce(${name}, (${up}\n))`;
+      assignments.set(name, assignments.has(name) ? 'NULL' : value);
+    } else {
+      conditions.push(differs(columnOf(table, column), name, `CAST((${up}\n) AS ${columnOf(table, column).type})`));
+      assignments.set(name, chained ? 'NULL' : `(${up}\n)`);
+    }
+  }
+  const sets = [...assignments].map(([name, value]) => `${name} = ${value}`).join(', ');
+  const wrong = conditions.map((condition) => `(${condition})`).join(' OR ');
+  return {
+    // Expressions may name the table; the rows of a partitioned one are in its leaves.
+    update: (leaf, where) =>
+      `UPDATE ONLY ${qualified(leaf)} AS ${ident(table.name.name)} SET ${sets} WHERE ${where} AND (${wrong})`,
+  };
+}

@@ -1,0 +1,86 @@
+import { VerdigrisError } from '../../errors.js';
+import { formatTableName } from '../../plan/table-name.js';
+import type { KeyColumn, TableInfo } from '../catalog.js';
+import { qualified } from '../identifier.js';
+import type { BackfillStatement } from './backfill-statement.js';
+import {
+  describeKey,
+  inRange,
+  keyInRow,
+  keyList,
+  keyTexts,
+  Parameters,
+  type KeyRange,
+  type KeyValues,
+} from './key-range.js';
+import type { StepContext } from './step-context.js';
+import { isTransient, messageOf } from './step-failed.js';
+
+/** Finds the row on which a batch failed, by halving the batch, and words the error. The tries are rolled back. */
+export async function failingRow(
+  context: StepContext,
+  table: TableInfo,
+  key: readonly KeyColumn[],
+  statement: BackfillStatement,
+  batch: KeyRange,
+  cause: unknown,
+): Promise<VerdigrisError> {
+  let range = batch;
+  let error = cause;
+  for (;;) {
+    context.signal.throwIfAborted();
+    const middle = await middleOf(context, table, key, range);
+    if (middle === undefined) break;
+    const first = { after: range.after, upTo: middle };
+    const failed = await errorOf(context, table, key, statement, first);
+    range = failed === undefined ? { after: middle, upTo: range.upTo } : first;
+    error = failed ?? error;
+  }
+  const row = range.upTo === null ? 'unknown' : describeKey(key, range.upTo);
+  return new VerdigrisError({
+    type: 'BackfillFailed',
+    message: `the backfill of table ${formatTableName(table.name)} failed on the row with ${row}: ${messageOf(error)}`,
+    nextStep: 'correct the row on blue, or make the "up" expression accept it, and start again',
+    cause: error,
+  });
+}
+
+/** The key in the middle of a range; undefined when it holds no more than one row. */
+async function middleOf(
+  context: StepContext,
+  table: TableInfo,
+  key: readonly KeyColumn[],
+  range: KeyRange,
+): Promise<KeyValues | undefined> {
+  const parameters = new Parameters();
+  const where = inRange(key, range, parameters);
+  const { rows } = await context.session.query<Record<string, unknown>>(
+    `SELECT ${keyTexts(key)}
+       FROM (SELECT ${keyList(key)}, row_number() OVER (ORDER BY ${keyList(key)}) AS n, count(*) OVER () AS total
+               FROM ${qualified(table.name)} WHERE ${where}) batch
+      WHERE batch.total > 1 AND batch.n = batch.total / 2`,
+    parameters.values,
+  );
+  return rows[0] && keyInRow(key, rows[0]);
+}
+
+async function errorOf(
+  context: StepContext,
+  table: TableInfo,
+  key: readonly KeyColumn[],
+  statement: BackfillStatement,
+  range: KeyRange,
+): Promise<unknown> {
+  const parameters = new Parameters();
+  const sql = statement.update(table.name, inRange(key, range, parameters));
+  await context.session.query('BEGIN');
+  try {
+    await context.session.query(sql, parameters.values);
+    return undefined;
+  } catch (error) {
+    if (isTransient(error)) throw error;
+    return error;
+  } finally {
+    await context.session.query('ROLLBACK').catch(() => undefined);
+  }
+}

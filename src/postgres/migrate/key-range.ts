@@ -1,0 +1,65 @@
+import type { KeyColumn, TableInfo } from '../catalog.js';
+import { VerdigrisError } from '../../errors.js';
+import { formatTableName } from '../../plan/table-name.js';
+import { ident } from '../identifier.js';
+
+/** The key of a row, each part in its text form: what cursors and reports hold. Keys have no NULLs. */
+export type KeyValues = readonly string[];
+
+/** @throws VerdigrisError when rows of the table can't be told apart. */
+export function keyOf(table: TableInfo): readonly KeyColumn[] {
+  if (table.key !== null) return table.key.columns;
+  throw new VerdigrisError({
+    type: 'MigrationStepFailed',
+    message: `table ${formatTableName(table.name)} has no primary key and no replica identity index: its rows can't be told apart`,
+    nextStep: 'give it a primary key, or leave the table out of the plan',
+  });
+}
+
+/** `"a", "b"`: for ORDER BY and the left side of a row comparison, which the index of the key serves. */
+export function keyList(key: readonly KeyColumn[], alias?: string): string {
+  return key.map(({ name }) => (alias === undefined ? ident(name) : `${alias}.${ident(name)}`)).join(', ');
+}
+
+/** `"a"::text AS k0, "b"::text AS k1` */
+export function keyTexts(key: readonly KeyColumn[]): string {
+  return key.map(({ name }, i) => `${ident(name)}::text AS k${i}`).join(', ');
+}
+
+/** The key in a row of a query with keyTexts. */
+export function keyInRow(key: readonly KeyColumn[], row: Readonly<Record<string, unknown>>): KeyValues {
+  return key.map((_, i) => String(row[`k${i}`]));
+}
+
+/** Bound parameters of one statement, numbered as they are added. */
+export class Parameters {
+  readonly values: string[] = [];
+
+  add(value: string): string {
+    this.values.push(value);
+    return `$${this.values.length}`;
+  }
+}
+
+/** Rows behind `after` up to and including `upTo`; null is an open end. */
+export interface KeyRange {
+  readonly after: KeyValues | null;
+  readonly upTo: KeyValues | null;
+}
+
+/** The condition of a range. Parameters are given as text and cast to the types of the key. */
+export function inRange(key: readonly KeyColumn[], range: KeyRange, parameters: Parameters): string {
+  const row = `(${keyList(key)})`;
+  const values = (bound: KeyValues): string =>
+    `(${key.map(({ type }, i) => `${parameters.add(bound[i] ?? '')}::text::${type}`).join(', ')})`;
+  const conditions = [
+    ...(range.after === null ? [] : [`${row} > ${values(range.after)}`]),
+    ...(range.upTo === null ? [] : [`${row} <= ${values(range.upTo)}`]),
+  ];
+  return conditions.length === 0 ? 'true' : conditions.join(' AND ');
+}
+
+/** A key for people: `id = 7` or `order_no = 7, "Pos" = 2`. */
+export function describeKey(key: readonly KeyColumn[], values: KeyValues): string {
+  return key.map(({ name }, i) => `${ident(name)} = ${values[i] ?? ''}`).join(', ');
+}
