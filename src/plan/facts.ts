@@ -26,8 +26,8 @@ export interface PlanFacts {
   readonly squawk: SquawkReport;
 }
 
-/** Parses everything in a plan that is SQL. */
-export async function readFacts(plan: Plan): Promise<PlanFacts> {
+/** Parses everything in a plan that is SQL. Squawk, a process of its own, is asked only when its rules are. */
+export async function readFacts(plan: Plan, askSquawk: boolean): Promise<PlanFacts> {
   const raw = await readRawSql(plan);
   return {
     plan,
@@ -37,6 +37,6 @@ export async function readFacts(plan: Plan): Promise<PlanFacts> {
     indexElements: await readIndexElements(plan),
     types: await readTypes(plan),
     created: createdByPlan(raw),
-    squawk: await squawk(raw.filter((sql) => sql.direction === 'up' && sql.error === undefined)),
+    squawk: await squawk(askSquawk ? raw.filter((sql) => sql.direction === 'up' && sql.error === undefined) : []),
   };
 }

@@ -157,20 +157,17 @@ function invalidValue(
 }
 
 function said(issue: z.core.$ZodIssue): string {
-  switch (issue.code) {
-    case 'invalid_type':
-      return `it must be ${withArticle(issue.expected)}`;
-    case 'invalid_value':
-      return `it must be ${issue.values.map((v) => JSON.stringify(v)).join(' or ')}`;
-    case 'too_small':
-      return issue.origin === 'number' || issue.origin === 'int'
-        ? `it must be ${issue.inclusive === true ? 'at least' : 'more than'} ${String(issue.minimum)}`
-        : 'it must not be empty';
-    case 'too_big':
-      return `it must be ${issue.inclusive === true ? 'at most' : 'less than'} ${String(issue.maximum)}${issue.origin === 'string' ? ' characters long' : ''}`;
-    default:
-      return 'it does not have the right form';
+  if (issue.code === 'invalid_type') return `it must be ${withArticle(issue.expected)}`;
+  if (issue.code === 'invalid_value') return `it must be ${issue.values.map((v) => JSON.stringify(v)).join(' or ')}`;
+  if (issue.code === 'too_small') {
+    if (issue.origin !== 'number' && issue.origin !== 'int') return 'it must not be empty';
+    return `it must be ${issue.inclusive === true ? 'at least' : 'more than'} ${String(issue.minimum)}`;
   }
+  if (issue.code === 'too_big') {
+    const unit = issue.origin === 'string' ? ' characters long' : '';
+    return `it must be ${issue.inclusive === true ? 'at most' : 'less than'} ${String(issue.maximum)}${unit}`;
+  }
+  return 'it does not have the right form';
 }
 
 function insteadOf(issue: z.core.$ZodIssue, value: unknown, path: Path, expected: z.core.$ZodType | undefined): string {

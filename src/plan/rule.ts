@@ -20,7 +20,11 @@ export interface Rule {
 
 /** A rule that needs to know blue's tables. */
 export interface CatalogRule extends Omit<Rule, 'check'> {
-  check(facts: PlanFacts, catalog: CatalogSummary, connections: ReadonlySet<string>): Iterable<Report>;
+  check(
+    facts: PlanFacts,
+    catalog: CatalogSummary,
+    connections: ReadonlySet<string>,
+  ): Iterable<Report> | Promise<Iterable<Report>>;
 }
 
 /** The findings of a rule, from its reports. */

@@ -38,7 +38,8 @@ function writtenTables({ plan, steps }: PlanFacts): { place: string; written: st
   return [...named, ...referenced];
 }
 
-function isPattern(text: string): boolean {
+/** Whether a pattern of `tables` can be read. */
+export function isPattern(text: string): boolean {
   try {
     parseTablePattern(text);
     return true;

@@ -1,0 +1,100 @@
+import type { CatalogRule, Rule } from '../rule.js';
+import { columnExists, unknownColumn, unknownTable } from './catalog-names.js';
+import { downMayNotFit, generatedColumn, narrowing, tableWithoutKey, withoutEffect } from './catalog-tables.js';
+import {
+  defaultAndUp,
+  disconnectedColumn,
+  downTarget,
+  narrowingInPlan,
+  upReadsItself,
+  usedBeforeAdded,
+} from './computed.js';
+import { sameConnection, unknownConnection } from './connections.js';
+import { directTypeChange, dropOrRename, enumValueOnGreen, loosenedConstraint } from './expand.js';
+import { invalidDown, invalidExpression, invalidIndex, notOneValue } from './expressions.js';
+import { duplicateName, invalidTableName, reservedSchema, tableNotMoved } from './names.js';
+import { notNullWithoutValue, upMayBeNull } from './not-null.js';
+import {
+  concurrentlyNotAlone,
+  constraintWithoutNotValid,
+  indexWithoutConcurrently,
+  rewritesTable,
+  squawkFinding,
+  squawkMissing,
+} from './raw-locks.js';
+import {
+  changesRows,
+  opaqueSql,
+  rawAddColumn,
+  serverWide,
+  sqlSyntax,
+  touchesReplication,
+  transactionControl,
+  unqualifiedName,
+} from './raw-statements.js';
+import { stagesBelow100, stagesNotGrowing, unknownApprovalStage } from './traffic.js';
+import { timeDefault, volatileDefault, volatileExpression, volatileUp } from './volatile.js';
+
+/** The rules that look at a plan alone. */
+export const RULES: readonly Rule[] = [
+  sameConnection,
+  // Names and form.
+  invalidTableName,
+  tableNotMoved,
+  reservedSchema,
+  duplicateName,
+  invalidExpression,
+  invalidDown,
+  invalidIndex,
+  notOneValue,
+  // Old and new columns.
+  volatileUp,
+  volatileExpression,
+  volatileDefault,
+  timeDefault,
+  defaultAndUp,
+  upReadsItself,
+  disconnectedColumn,
+  downTarget,
+  usedBeforeAdded,
+  notNullWithoutValue,
+  upMayBeNull,
+  narrowingInPlan,
+  // Expand, don't contract.
+  directTypeChange,
+  dropOrRename,
+  loosenedConstraint,
+  enumValueOnGreen,
+  // Raw SQL.
+  sqlSyntax,
+  transactionControl,
+  serverWide,
+  touchesReplication,
+  changesRows,
+  unqualifiedName,
+  opaqueSql,
+  rawAddColumn,
+  indexWithoutConcurrently,
+  constraintWithoutNotValid,
+  rewritesTable,
+  concurrentlyNotAlone,
+  squawkFinding,
+  squawkMissing,
+  // Traffic.
+  stagesNotGrowing,
+  stagesBelow100,
+  unknownApprovalStage,
+];
+
+/** The rules that compare a plan with blue's tables and the worker's connections. */
+export const CATALOG_RULES: readonly CatalogRule[] = [
+  unknownConnection,
+  unknownTable,
+  unknownColumn,
+  columnExists,
+  tableWithoutKey,
+  narrowing,
+  downMayNotFit,
+  withoutEffect,
+  generatedColumn,
+];
