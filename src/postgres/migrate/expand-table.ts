@@ -59,6 +59,13 @@ export async function expandTable(context: StepContext, work: TableWork): Promis
   return { added };
 }
 
+/** The columns that the run has added to a table and that are still there. */
+export async function addedColumns(context: StepContext, work: TableWork): Promise<string[]> {
+  const known = await readProgress<ExpandState>(context.session, expandKey(context.runId, work));
+  const { info } = await readTable(context.session, work.table);
+  return (known?.state.added ?? []).filter((name) => info.columns.some((column) => column.name === name));
+}
+
 /** What the trigger must know, from the plan and the catalog; refuses expressions that could not work in it. */
 async function triggerSpec(session: Session, table: TableInfo, derived: readonly Derived[]): Promise<TriggerSpec> {
   const columns: TriggerColumn[] = [];

@@ -1,0 +1,121 @@
+import { createHash } from 'node:crypto';
+import { VerdigrisError } from '../../errors.js';
+import { formatTableName, type TableName } from '../../plan/table-name.js';
+import { ident, qualified } from '../identifier.js';
+import type { Session } from '../session.js';
+import { columnOf, readTable } from './changed-table.js';
+import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
+import { shortLocks } from './short-locks.js';
+import type { StepContext } from './step-context.js';
+import { isTransient, stepFailed } from './step-failed.js';
+
+/** What a run writes down with a NOT NULL that it sets: only those are taken back by its rollback. */
+export function notNullKey(runId: string, table: TableName, column: string): ProgressKey {
+  return { runId, step: 'setNotNull', object: `${formatTableName(table)} ${column}` };
+}
+
+export interface NotNullState {
+  readonly ours: boolean;
+}
+
+/**
+ * Sets NOT NULL without reading the table under a lock: a check constraint is added NOT VALID, validated while the table
+ * is in use, taken by PostgreSQL as the proof for SET NOT NULL, and dropped. Each part is skipped when it is done.
+ *
+ * @throws VerdigrisError MigrationStepFailed when there are rows with NULL.
+ */
+export async function setNotNull(context: StepContext, table: TableName, column: string): Promise<void> {
+  const { session } = context;
+  const { info, searchPath } = await readTable(session, table);
+  const object = `NOT NULL of column "${column}" of table ${formatTableName(table)}`;
+  const key = notNullKey(context.runId, table, column);
+  const check = proofName(table, column);
+  const locks = { object, searchPath };
+  if (!columnOf(info, column).notNull) {
+    await refuseNulls(context, table, column, object);
+    try {
+      if (!(await hasConstraint(session, table, check))) {
+        await shortLocks(context, session, locks, () =>
+          session.query(
+            `ALTER TABLE ${qualified(table)} ADD CONSTRAINT ${ident(check)} CHECK (${ident(column)} IS NOT NULL) NOT VALID`,
+          ),
+        );
+      }
+      await shortLocks(context, session, locks, () =>
+        session.query(`ALTER TABLE ${qualified(table)} VALIDATE CONSTRAINT ${ident(check)}`),
+      );
+      const state: NotNullState = { ours: true };
+      await shortLocks(context, session, locks, async () => {
+        await session.query(`ALTER TABLE ${qualified(table)} ALTER COLUMN ${ident(column)} SET NOT NULL`);
+        await session.query(`ALTER TABLE ${qualified(table)} DROP CONSTRAINT ${ident(check)}`);
+        await writeProgress(session, key, state, true);
+      });
+    } catch (error) {
+      if (context.signal.aborted || isTransient(error)) throw error;
+      await dropProof(context, table, check, object);
+      throw stepFailed(`${object} can't be set`, error, NULLS_NEXT_STEP);
+    }
+  } else if ((await readProgress(session, key)) === undefined) {
+    const state: NotNullState = { ours: false };
+    await writeProgress(session, key, state, true);
+  }
+  // Left by a try of another run that died before its last part.
+  await dropProof(context, table, check, object);
+  context.onProgress({ step: 'notNull', object, done: 1, total: 1, rowsPerSecond: 0, etaSeconds: 0 });
+}
+
+const NULLS_NEXT_STEP = 'give the column an "up" that is never NULL, or leave its NOT NULL out of the plan';
+
+/** Before anything is made: a NOT VALID check would stop the replication at the next update of such a row. */
+async function refuseNulls(context: StepContext, table: TableName, column: string, object: string): Promise<void> {
+  const { session } = context;
+  let nulls = 0;
+  await shortLocks(context, session, { object }, async () => {
+    const { rowCount } = await session.query(`SELECT FROM ${qualified(table)} WHERE ${ident(column)} IS NULL LIMIT 1`);
+    nulls = rowCount ?? 0;
+  });
+  if (nulls === 0) return;
+  throw new VerdigrisError({
+    type: 'MigrationStepFailed',
+    message: `${object} can't be set: there are rows in which it is NULL`,
+    nextStep: NULLS_NEXT_STEP,
+  });
+}
+
+/** Takes NOT NULL back when the run has set it, and whatever is left of a try. */
+export async function dropNotNull(context: StepContext, table: TableName, column: string): Promise<boolean> {
+  const { session } = context;
+  const object = `NOT NULL of column "${column}" of table ${formatTableName(table)}`;
+  await dropProof(context, table, proofName(table, column), object);
+  const known = await readProgress<NotNullState>(session, notNullKey(context.runId, table, column));
+  const { info } = await readTable(session, table);
+  const isSet = info.columns.some(({ name, notNull }) => name === column && notNull);
+  if (known?.state.ours !== true || !isSet) return false;
+  await shortLocks(context, session, { object }, () =>
+    session.query(`ALTER TABLE ${qualified(table)} ALTER COLUMN ${ident(column)} DROP NOT NULL`),
+  );
+  return true;
+}
+
+async function dropProof(context: StepContext, table: TableName, check: string, object: string): Promise<void> {
+  const { session } = context;
+  if (!(await hasConstraint(session, table, check))) return;
+  await shortLocks(context, session, { object }, () =>
+    session.query(`ALTER TABLE ${qualified(table)} DROP CONSTRAINT IF EXISTS ${ident(check)}`),
+  );
+}
+
+function proofName(table: TableName, column: string): string {
+  const hash = createHash('sha256')
+    .update(JSON.stringify([table.schema, table.name, column]))
+    .digest('hex');
+  return `verdigris_not_null_${hash.slice(0, 16)}`;
+}
+
+async function hasConstraint(session: Session, table: TableName, name: string): Promise<boolean> {
+  const { rowCount } = await session.query(
+    'SELECT FROM pg_constraint WHERE conrelid = to_regclass($1) AND conname = $2',
+    [qualified(table), name],
+  );
+  return rowCount === 1;
+}

@@ -1,0 +1,164 @@
+import { VerdigrisError } from '../../errors.js';
+import { isObject, parseStatements, type Statement } from '../../plan/sql-tree.js';
+import type { SqlStep } from '../../plan/schema.js';
+import { ident } from '../identifier.js';
+import { inTransaction, type Session } from '../session.js';
+import { dropIndex } from './index-build.js';
+import { findIndex } from './index-definition.js';
+import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
+import { shortLocks } from './short-locks.js';
+import { cancellable, type StepContext } from './step-context.js';
+import { isTransient, stepFailed } from './step-failed.js';
+
+/** Which half of a step is run. */
+export type SqlHalf = 'up' | 'down';
+
+export function sqlKey(runId: string, position: number, half: SqlHalf): ProgressKey {
+  return { runId, step: half === 'up' ? 'sql' : 'sql-down', object: `migrations[${position}]` };
+}
+
+interface SqlState {
+  readonly name: string;
+  /** Statements that are done. */
+  readonly next: number;
+  /** The statement outside a transaction that was begun; it may have been done when the worker died. */
+  readonly begun: number;
+}
+
+/**
+ * Runs the SQL of a step: in one transaction with its row in verdigris.progress, so it is done once or not at all. A
+ * text with statements that PostgreSQL refuses in a transaction is run statement by statement.
+ *
+ * @throws VerdigrisError MigrationStepFailed with PostgreSQL's message.
+ */
+export async function runSql(context: StepContext, position: number, step: SqlStep, half: SqlHalf): Promise<void> {
+  const { session } = context;
+  const object = `SQL step "${step.name}" (${half})`;
+  const key = sqlKey(context.runId, position, half);
+  const known = await readProgress<SqlState>(session, key);
+  if (known?.done === true) return;
+  const statements = await statementsOf(step[half], object);
+  const searchPath = await userPath(session);
+  const state = known?.state ?? { name: step.name, next: 0, begun: -1 };
+  try {
+    if (statements.some(isOutsideTransaction)) await oneByOne(context, statements, object, searchPath, key, state);
+    else {
+      await shortLocks(context, session, { object, searchPath }, async () => {
+        for (const statement of statements) await session.query(statement.text);
+        await session.query(`SELECT set_config('search_path', 'pg_catalog', true)`);
+        await writeProgress(session, key, { ...state, next: statements.length }, true);
+      });
+    }
+  } catch (error) {
+    if (context.signal.aborted || isTransient(error)) throw error;
+    throw stepFailed(`${object} failed`, error, 'correct it in the plan and start again');
+  }
+  report(context, object, statements.length, statements.length);
+}
+
+async function oneByOne(
+  context: StepContext,
+  statements: readonly Statement[],
+  object: string,
+  searchPath: string,
+  key: ProgressKey,
+  from: SqlState,
+): Promise<void> {
+  const { session } = context;
+  let state = from;
+  for (const [i, statement] of statements.entries()) {
+    if (i < state.next) continue;
+    report(context, object, i, statements.length);
+    const after = { ...state, next: i + 1 };
+    const last = i === statements.length - 1;
+    if (isOutsideTransaction(statement)) {
+      await writeProgress(session, key, { ...state, begun: i }, false);
+      await outsideTransaction(context, statement, searchPath, state.begun === i);
+      await writeProgress(session, key, after, last);
+    } else {
+      await shortLocks(context, session, { object, searchPath }, async () => {
+        await session.query(statement.text);
+        await writeProgress(session, key, after, last);
+      });
+    }
+    state = after;
+  }
+}
+
+async function outsideTransaction(
+  context: StepContext,
+  statement: Statement,
+  searchPath: string,
+  begunBefore: boolean,
+): Promise<void> {
+  const { session } = context;
+  if (begunBefore && (await alreadyDone(context, statement, searchPath))) return;
+  await session.query(`SELECT set_config('search_path', $1, false), set_config('lock_timeout', '0', false)`, [
+    searchPath,
+  ]);
+  try {
+    await cancellable(context, session, () => session.query(statement.text));
+  } finally {
+    await session.query(
+      `SELECT set_config('search_path', 'pg_catalog', false), set_config('lock_timeout', '2000', false)`,
+    );
+  }
+}
+
+/** What became of an index statement in whose middle a worker died. An index that was not finished is removed. */
+async function alreadyDone(context: StepContext, statement: Statement, searchPath: string): Promise<boolean> {
+  const node = 'IndexStmt' in statement.node ? statement.node.IndexStmt : undefined;
+  if (node?.idxname === undefined || node.relation?.relname === undefined) return false;
+  const { schemaname, relname } = node.relation;
+  const schema = await inTransaction(context.session, async () => {
+    await context.session.query(`SELECT set_config('search_path', $1, true)`, [searchPath]);
+    const { rows } = await context.session.query<{ schema: string }>(
+      `SELECT n.nspname AS schema FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)`,
+      [schemaname === undefined ? ident(relname) : `${ident(schemaname)}.${ident(relname)}`],
+    );
+    return rows[0]?.schema;
+  });
+  const found = schema === undefined ? undefined : await findIndex(context.session, schema, node.idxname);
+  if (schema === undefined || found === undefined) return false;
+  if (!found.valid) await dropIndex(context, context.session, schema, node.idxname);
+  return found.valid;
+}
+
+async function statementsOf(text: string, object: string): Promise<Statement[]> {
+  let statements: Statement[];
+  try {
+    statements = await parseStatements(text);
+  } catch (error) {
+    throw stepFailed(`${object} is not SQL`, error, 'correct it in the plan');
+  }
+  if (!statements.some(({ node }) => 'TransactionStmt' in node)) return statements;
+  throw new VerdigrisError({
+    type: 'MigrationStepFailed',
+    message: `${object} begins or ends a transaction itself`,
+    nextStep: 'leave BEGIN, COMMIT and ROLLBACK out: the step is run in one transaction',
+  });
+}
+
+/** Statements that PostgreSQL refuses inside a transaction block. */
+export function isOutsideTransaction({ node }: Statement): boolean {
+  const [type, fields] = Object.entries(node)[0] ?? [];
+  if (!isObject(fields)) return false;
+  if (type === 'VacuumStmt') return fields['is_vacuumcmd'] === true;
+  if (type === 'IndexStmt' || type === 'DropStmt') return fields['concurrent'] === true;
+  if (type === 'ReindexStmt' || type === 'AlterTableStmt') return /"concurrent(ly)?"/.test(JSON.stringify(fields));
+  return (
+    type === 'AlterSystemStmt' || type === 'CreatedbStmt' || type === 'DropdbStmt' || type === 'CreateTableSpaceStmt'
+  );
+}
+
+/** Where the role's own sessions look for names: ours have another path, and the step was written for theirs. */
+async function userPath(session: Session): Promise<string> {
+  const { rows } = await session.query<{ path: string }>(
+    `SELECT reset_val AS path FROM pg_settings WHERE name = 'search_path'`,
+  );
+  return rows[0]?.path ?? '"$user", public';
+}
+
+function report(context: StepContext, object: string, done: number, total: number): void {
+  context.onProgress({ step: 'sql', object, done, total, rowsPerSecond: 0, etaSeconds: null });
+}
