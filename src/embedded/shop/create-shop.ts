@@ -15,8 +15,22 @@ export interface ShopServer {
 /** Makes the role of the application and an empty database `shop`: all that green has before its migration. */
 export async function createShopDatabase(server: ShopServer): Promise<void> {
   await withClient(server.uri, async (client) => {
-    await client.query(`CREATE ROLE ${SHOP_ROLE} LOGIN PASSWORD ${literal(server.shopPassword)}`);
-    await client.query(`CREATE DATABASE ${SHOP_DATABASE} TEMPLATE template0 ENCODING 'UTF8'`);
+    const role = await client.query('SELECT FROM pg_roles WHERE rolname = $1', [SHOP_ROLE]);
+    await client.query(
+      `${role.rowCount === 0 ? 'CREATE' : 'ALTER'} ROLE ${SHOP_ROLE} LOGIN PASSWORD ${literal(server.shopPassword)}`,
+    );
+    const database = await client.query('SELECT FROM pg_database WHERE datname = $1', [SHOP_DATABASE]);
+    if (database.rowCount === 0) {
+      await client.query(`CREATE DATABASE ${SHOP_DATABASE} TEMPLATE template0 ENCODING 'UTF8'`);
+    }
+  });
+}
+
+/** Whether the shop's tables are there. They come in one transaction: there is never half a shop. */
+export async function hasShop(uri: string): Promise<boolean> {
+  return withClient(uri, async (client) => {
+    const { rows } = await client.query<{ there: boolean }>("SELECT to_regclass('public.orders') IS NOT NULL AS there");
+    return rows[0]?.there ?? false;
   });
 }
 
@@ -30,19 +44,19 @@ export async function createShop(uri: string, options: ShopOptions = {}): Promis
   await withClient(uri, async (client) => {
     // Rows that are lost with this machine are made anew: no need to wait for the disk.
     await client.query('SET synchronous_commit = off');
-    await client.query(`BEGIN; ${SHOP_TABLES} ${SHOP_ROWS(options.rows ?? 200_000)} COMMIT`);
-    await client.query(SHOP_INDEXES);
-    await client.query(SHOP_GRANTS);
+    await client.query(
+      `BEGIN; ${SHOP_TABLES} ${SHOP_ROWS(options.rows ?? 200_000)} ${SHOP_INDEXES} ${SHOP_GRANTS} COMMIT`,
+    );
     await client.query('VACUUM (ANALYZE)');
   });
 }
 
-async function withClient(uri: string, work: (client: pg.Client) => Promise<void>): Promise<void> {
+async function withClient<T>(uri: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: uri });
   client.on('error', () => undefined);
   await client.connect();
   try {
-    await work(client);
+    return await work(client);
   } finally {
     await client.end();
   }
