@@ -1,0 +1,743 @@
+import { describe, expect, it } from 'vitest';
+import type { PlanInput } from '../../src/plan/schema.js';
+import { RULES } from '../../src/plan/rules/index.js';
+import { lint } from './lint-plan.js';
+
+type Migrations = NonNullable<PlanInput['migrations']>;
+
+/** A rule at work: a plan that it refuses, where and in what words, and a plan beside it that is accepted. */
+interface Case {
+  readonly rule: string;
+  readonly severity?: 'warning';
+  readonly refused: Partial<PlanInput> | Migrations;
+  readonly place: string;
+  readonly message: RegExp;
+  readonly instead: RegExp;
+  readonly accepted: Partial<PlanInput> | Migrations;
+  /** Other rules that have something to say of the refused plan too. */
+  readonly also?: readonly string[];
+}
+
+const add = (more: object = {}): Migrations[number] => ({
+  addColumn: { table: 'orders', column: 'note', type: 'text', ...more },
+});
+const change = (more: object = {}): Migrations[number] => ({
+  changeType: {
+    table: 'orders',
+    column: 'total',
+    newColumn: 'total_cents',
+    type: 'bigint',
+    up: 'total::bigint',
+    down: 'total_cents::integer',
+    ...more,
+  },
+});
+const sql = (up: string, down = 'DROP VIEW public.v', name = 'step'): Migrations[number] => ({
+  sql: { name, up, down },
+});
+const index = (more: object = {}): Migrations[number] => ({
+  createIndex: { table: 'orders', name: 'i', columns: ['total'], ...more },
+});
+const check = (more: object = {}): Migrations[number] => ({
+  addConstraint: { table: 'orders', name: 'c', check: 'total > 0', ...more },
+});
+const VIEW = 'CREATE VIEW public.v AS SELECT 1 AS x';
+
+const CASES: readonly Case[] = [
+  {
+    rule: 'same-connection',
+    refused: { green: { connection: 'orders_blue' } },
+    place: 'green.connection',
+    message: /both "orders_blue"/,
+    instead: /orders_green/,
+    accepted: { green: { connection: 'orders_blue2' } },
+  },
+  {
+    rule: 'same-connection',
+    refused: { green: { connection: 'Orders-Blue' } },
+    place: 'green.connection',
+    message: /both read from VERDIGRIS_CONNECTION_ORDERS_BLUE/,
+    instead: /orders_green/,
+    accepted: {},
+  },
+  {
+    rule: 'invalid-table-name',
+    refused: [add({ table: 'a.b.c' })],
+    place: 'migrations[0].addColumn.table',
+    message: /"a\.b\.c" is not the name of a table/,
+    instead: /schema\."Odd name"/,
+    accepted: [add({ table: 'shop."a.b.c"' })],
+  },
+  {
+    rule: 'invalid-table-name',
+    refused: { tables: { include: ['public.*', 'shop."x'] } },
+    place: 'tables.include[1]',
+    message: /not a pattern/,
+    instead: /quotes/,
+    accepted: { tables: { include: ['public.*', 'shop."x"'] } },
+  },
+  {
+    rule: 'table-not-moved',
+    refused: { tables: { include: ['shop.*'] }, migrations: [add()] },
+    place: 'migrations[0].addColumn.table',
+    message: /public\.orders is not among the tables/,
+    instead: /tables\.include/,
+    accepted: { tables: { include: ['shop.*', 'orders'] }, migrations: [add()] },
+  },
+  {
+    rule: 'reserved-schema',
+    refused: [add({ table: 'verdigris.route' })],
+    place: 'migrations[0].addColumn.table',
+    message: /reserved/,
+    instead: /schema of your own/,
+    accepted: [add({ up: 'verdigris.try_jsonb(total)::text' })],
+  },
+  {
+    rule: 'reserved-schema',
+    refused: [sql('GRANT SELECT ON public.a TO x; ALTER SEQUENCE verdigris.fence RESTART')],
+    place: 'migrations[0].sql.up',
+    message: /changes schema verdigris/,
+    instead: /leave it alone/,
+    accepted: [sql('CREATE VIEW public.v AS SELECT verdigris.try_jsonb(payload) FROM public.orders')],
+  },
+  {
+    rule: 'duplicate-name',
+    refused: [add(), add()],
+    place: 'migrations[1].addColumn.column',
+    message: /column "note" is already made by migrations\[0\]/,
+    instead: /another name/,
+    accepted: [add(), add({ table: 'shop.orders' })],
+  },
+  {
+    rule: 'duplicate-name',
+    refused: [index(), index({ table: 'others' })],
+    place: 'migrations[1].createIndex.name',
+    message: /index "i"/,
+    instead: /another name/,
+    accepted: [index(), index({ table: 'shop.orders' })],
+  },
+  {
+    rule: 'duplicate-name',
+    refused: [check(), check()],
+    place: 'migrations[1].addConstraint.name',
+    message: /constraint "c"/,
+    instead: /another name/,
+    accepted: [check(), check({ table: 'others' })],
+  },
+  {
+    rule: 'duplicate-name',
+    refused: [sql(VIEW), sql('CREATE VIEW public.w AS SELECT 1')],
+    place: 'migrations[1].sql.name',
+    message: /step "step"/,
+    instead: /another name/,
+    accepted: [sql(VIEW), sql('CREATE VIEW public.w AS SELECT 1', 'DROP VIEW public.w', 'other')],
+  },
+  {
+    rule: 'invalid-expression',
+    refused: [add({ up: 'total; DROP TABLE orders' })],
+    place: 'migrations[0].addColumn.up',
+    message: /total; DROP TABLE/,
+    instead: /one SQL expression/,
+    accepted: [add({ up: "total || ';' -- a comment" })],
+  },
+  {
+    rule: 'invalid-expression',
+    refused: [add({ default: 'total' })],
+    place: 'migrations[0].addColumn.default',
+    message: /can't read the column "total"/,
+    instead: /"up": "total"/,
+    accepted: [add({ default: "'none'" })],
+  },
+  {
+    rule: 'invalid-expression',
+    refused: [add({ type: 'integer NOT NULL' })],
+    place: 'migrations[0].addColumn.type',
+    message: /more than a type/,
+    instead: /"notNull"/,
+    accepted: [add({ type: 'shop."Order State"[]' })],
+  },
+  {
+    rule: 'invalid-expression',
+    refused: [index({ columns: ['total', 'Order No desc'] })],
+    place: 'migrations[0].createIndex.columns[1]',
+    message: /Order No/,
+    instead: /in quotes/,
+    accepted: [index({ columns: ['total', '"Order No" desc', '(lower(a))', 'b jsonb_path_ops'] })],
+  },
+  {
+    rule: 'invalid-expression',
+    refused: [check({ check: 'total >' })],
+    place: 'migrations[0].addConstraint.check',
+    message: /syntax error/,
+    instead: /one SQL expression/,
+    accepted: [check()],
+  },
+  {
+    rule: 'invalid-down',
+    refused: [add({ up: 'total', down: 'note::int' })],
+    place: 'migrations[0].addColumn.down',
+    message: /<column> = <expression>/,
+    instead: /"status = note::text"/,
+    accepted: [add({ up: 'total', down: 'total = note::int' })],
+  },
+  {
+    rule: 'invalid-down',
+    refused: [change({ down: 'total_cents::' })],
+    place: 'migrations[0].changeType.down',
+    message: /syntax error/,
+    instead: /one SQL expression/,
+    accepted: [change()],
+  },
+  {
+    rule: 'invalid-index',
+    refused: [index({ method: 'gin', unique: true })],
+    place: 'migrations[0].createIndex.unique',
+    message: /gin index can't be unique/,
+    instead: /btree/,
+    accepted: [index({ unique: true, include: ['a'] })],
+  },
+  {
+    rule: 'not-one-value',
+    refused: [add({ up: '(SELECT max(x) FROM public.others)' })],
+    place: 'migrations[0].addColumn.up',
+    message: /a subquery/,
+    instead: /same row/,
+    accepted: [add({ up: 'greatest(total, other)' })],
+  },
+  {
+    rule: 'not-one-value',
+    refused: [add({ up: 'count(*)' })],
+    place: 'migrations[0].addColumn.up',
+    message: /aggregate count\(\)/,
+    instead: /same row/,
+    accepted: [add({ up: 'length(a)' })],
+  },
+  {
+    rule: 'volatile-up',
+    refused: [add({ type: 'timestamptz', up: 'now()' })],
+    place: 'migrations[0].addColumn.up',
+    message: /now\(\)/,
+    instead: /"default" instead of "up"/,
+    accepted: [add({ type: 'timestamptz', up: 'created_at' })],
+  },
+  {
+    rule: 'volatile-up',
+    refused: [change({ up: 'total + pg_catalog.random()::bigint' })],
+    place: 'migrations[0].changeType.up',
+    message: /random\(\)/,
+    instead: /columns of the row/,
+    accepted: [change()],
+  },
+  {
+    rule: 'volatile-up',
+    refused: [add({ up: 'coalesce(a, CURRENT_TIMESTAMP::text)' })],
+    place: 'migrations[0].addColumn.up',
+    message: /CURRENT_TIMESTAMP/,
+    instead: /columns of the row/,
+    accepted: [add({ up: "coalesce(a, 'now()')" })],
+  },
+  {
+    rule: 'volatile-expression',
+    refused: [index({ where: 'created_at > now()' })],
+    place: 'migrations[0].createIndex.where',
+    message: /now\(\)/,
+    instead: /fixed value/,
+    accepted: [index({ where: "created_at > '2026-01-01'" })],
+  },
+  {
+    rule: 'volatile-default',
+    refused: [add({ type: 'uuid', default: 'gen_random_uuid()' })],
+    place: 'migrations[0].addColumn.default',
+    message: /gen_random_uuid\(\) gives another value for each row/,
+    instead: /md5\(id::text\)::uuid/,
+    accepted: [add({ type: 'uuid', up: 'md5(id::text)::uuid' })],
+  },
+  {
+    rule: 'volatile-default',
+    refused: [add({ type: 'bigserial' })],
+    place: 'migrations[0].addColumn.type',
+    message: /nextval/,
+    instead: /bigint/,
+    accepted: [add({ type: 'bigint' })],
+  },
+  {
+    rule: 'time-default',
+    severity: 'warning',
+    refused: [add({ type: 'timestamptz', default: 'now()' })],
+    place: 'migrations[0].addColumn.default',
+    message: /now\(\) is not the time at which a row was made/,
+    instead: /"up": "created_at"/,
+    accepted: [add({ type: 'timestamptz', default: "'2026-01-01'" })],
+  },
+  {
+    rule: 'default-and-up',
+    severity: 'warning',
+    refused: [add({ up: 'a', default: "'x'" })],
+    place: 'migrations[0].addColumn.default',
+    message: /both "up" and "default"/,
+    instead: /coalesce\(a, 'x'\)/,
+    accepted: [add({ up: "coalesce(a, 'x')" })],
+  },
+  {
+    rule: 'up-reads-itself',
+    refused: [add({ up: "coalesce(note, 'x')" })],
+    place: 'migrations[0].addColumn.up',
+    message: /reads "note"/,
+    instead: /columns that blue has/,
+    accepted: [{ setNotNull: { table: 'orders', column: 'note', up: "coalesce(note, 'x')" } }],
+  },
+  {
+    rule: 'disconnected-column',
+    refused: [change({ down: '0' })],
+    place: 'migrations[0].changeType.down',
+    message: /does not read "total_cents"/,
+    instead: /over "total_cents"/,
+    accepted: [change()],
+  },
+  {
+    rule: 'disconnected-column',
+    refused: [change({ column: 'Total', up: 'Total::bigint' })],
+    place: 'migrations[0].changeType.up',
+    message: /does not read "Total": without quotes SQL reads it as "total"/,
+    instead: /over "Total"/,
+    accepted: [change({ column: 'Total', up: '"Total"::bigint' })],
+  },
+  {
+    rule: 'down-target',
+    refused: [add({ up: 'a', down: 'a = note' }), add({ column: 'b', up: 'a', down: 'a = b' })],
+    place: 'migrations[1].addColumn.down',
+    message: /"a" is already filled by migrations\[0\]\.addColumn\.down/,
+    instead: /one new column/,
+    accepted: [add({ up: 'a', down: 'a = note' }), add({ column: 'b', up: 'c', down: 'c = b' })],
+  },
+  {
+    rule: 'down-target',
+    refused: [add({ column: 'x' }), add({ up: 'a', down: 'x = note' })],
+    place: 'migrations[1].addColumn.down',
+    message: /which this plan adds/,
+    instead: /a column that blue has/,
+    accepted: [add({ up: 'a', down: 'a = note' })],
+  },
+  {
+    rule: 'used-before-added',
+    refused: [index({ columns: ['note'] }), add()],
+    place: 'migrations[0].createIndex.columns[0]',
+    message: /"note", which only migrations\[1\]\.addColumn adds/,
+    instead: /move migrations\[1\] before migrations\[0\]/,
+    accepted: [add(), index({ columns: ['note'] })],
+  },
+  {
+    rule: 'not-null-without-value',
+    refused: [add({ notNull: true })],
+    place: 'migrations[0].addColumn.notNull',
+    message: /neither "up" nor "default"/,
+    instead: /add "up"/,
+    accepted: [add({ notNull: true, default: "''" })],
+  },
+  {
+    rule: 'not-null-without-value',
+    refused: [add({ notNull: true, default: 'NULL::text' })],
+    place: 'migrations[0].addColumn.notNull',
+    message: /always NULL/,
+    instead: /add "up"/,
+    accepted: [add({ notNull: true, up: 'a' })],
+  },
+  {
+    rule: 'not-null-without-value',
+    refused: [{ setNotNull: { table: 'orders', column: 'status' } }],
+    place: 'migrations[0].setNotNull',
+    message: /"status" becomes NOT NULL/,
+    instead: /coalesce\(status/,
+    accepted: [add({ default: "''" }), { setNotNull: { table: 'public.orders', column: 'note' } }],
+  },
+  {
+    rule: 'not-null-without-value',
+    refused: [sql('ALTER TABLE public.orders ADD COLUMN x integer NOT NULL')],
+    place: 'migrations[0].sql.up',
+    message: /NOT NULL column without a value/,
+    instead: /"notNull": true/,
+    accepted: [sql('ALTER TABLE public.orders ADD COLUMN x integer NOT NULL DEFAULT 1')],
+    also: ['column-in-raw-sql', 'squawk'],
+  },
+  {
+    rule: 'up-may-be-null',
+    severity: 'warning',
+    refused: [change({ up: 'verdigris.try_jsonb(total)', type: 'jsonb', notNull: true })],
+    place: 'migrations[0].changeType.up',
+    message: /verdigris\.try_jsonb gives NULL/,
+    instead: /coalesce\(verdigris/,
+    accepted: [change({ up: "coalesce(verdigris.try_jsonb(total), '{}')", type: 'jsonb', notNull: true })],
+  },
+  {
+    rule: 'narrowing',
+    refused: [add({ type: 'varchar(50)' }), change({ column: 'note', type: 'varchar(20)', up: 'left(note, 20)' })],
+    place: 'migrations[1].changeType.type',
+    message: /at most 20 characters, the old column holds 50/,
+    instead: /holds every value of the old one/,
+    accepted: [add({ type: 'varchar(50)' }), change({ column: 'note', type: 'varchar(255)', up: 'note' })],
+  },
+  {
+    rule: 'direct-type-change',
+    refused: [change({ newColumn: 'total', down: 'total' })],
+    place: 'migrations[0].changeType.newColumn',
+    message: /name of the old one, "total"/,
+    instead: /"total_bigint"/,
+    accepted: [change()],
+    also: ['up-reads-itself', 'down-target'],
+  },
+  {
+    rule: 'direct-type-change',
+    refused: [sql('ALTER TABLE public.orders ALTER payload TYPE jsonb USING payload::jsonb')],
+    place: 'migrations[0].sql.up',
+    message: /ALTER COLUMN payload TYPE .* public\.orders/,
+    instead: /"newColumn": "payload_new"/,
+    accepted: [sql('CREATE TABLE public.n (a int); ALTER TABLE public.n ALTER a TYPE bigint')],
+  },
+  {
+    rule: 'drop-or-rename',
+    refused: [sql('DROP TABLE shop."Old orders"')],
+    place: 'migrations[0].sql.up',
+    message: /drops the table shop\.Old orders/,
+    instead: /another run/,
+    accepted: [sql(VIEW, 'DROP VIEW public.v; DROP TABLE public.t')],
+  },
+  {
+    rule: 'drop-or-rename',
+    refused: [sql('ALTER TABLE public.orders DROP COLUMN note')],
+    place: 'migrations[0].sql.up',
+    message: /drops the column "note" of public\.orders/,
+    instead: /another run/,
+    accepted: [sql('CREATE TABLE public.n (a int, b int); ALTER TABLE public.n DROP COLUMN b')],
+  },
+  {
+    rule: 'drop-or-rename',
+    refused: [sql('ALTER TABLE public.orders RENAME COLUMN note TO remark')],
+    place: 'migrations[0].sql.up',
+    message: /renames a column of orders/,
+    instead: /"up": "note" and "down": "note = remark"/,
+    accepted: [sql('ALTER INDEX public.i RENAME TO j')],
+  },
+  {
+    rule: 'drop-or-rename',
+    refused: [sql('ALTER TABLE public.orders RENAME TO purchases')],
+    place: 'migrations[0].sql.up',
+    message: /renames the table orders/,
+    instead: /CREATE VIEW/,
+    accepted: [sql('CREATE VIEW public.purchases AS SELECT * FROM public.orders')],
+  },
+  {
+    rule: 'loosened-constraint',
+    refused: [sql('ALTER TABLE public.orders ALTER note DROP NOT NULL')],
+    place: 'migrations[0].sql.up',
+    message: /lets "note" of public\.orders be NULL/,
+    instead: /another run/,
+    accepted: [sql('ALTER TABLE public.orders ALTER note SET STATISTICS 500')],
+  },
+  {
+    rule: 'enum-value-on-green',
+    refused: [sql(`ALTER TYPE shop.state ADD VALUE 'held'`)],
+    place: 'migrations[0].sql.up',
+    message: /adds 'held' to shop\.state on green alone/,
+    instead: /on blue before the migration/,
+    accepted: [sql(`CREATE TYPE shop.new_state AS ENUM ('held')`, 'DROP TYPE shop.new_state')],
+  },
+  {
+    rule: 'sql-syntax',
+    refused: [sql('CREATE VEIW public.v AS SELECT 1')],
+    place: 'migrations[0].sql.up',
+    message: /syntax error at or near "VEIW"/,
+    instead: /correct the SQL/,
+    accepted: [sql(VIEW)],
+  },
+  {
+    rule: 'sql-syntax',
+    refused: [sql(VIEW, 'DROP VEIW public.v')],
+    place: 'migrations[0].sql.down',
+    message: /syntax error/,
+    instead: /correct the SQL/,
+    accepted: [sql(VIEW)],
+  },
+  {
+    rule: 'sql-syntax',
+    refused: [sql('-- later')],
+    place: 'migrations[0].sql.up',
+    message: /no statement/,
+    instead: /take the step out/,
+    accepted: [sql(`-- now\n${VIEW}`)],
+  },
+  {
+    rule: 'transaction-control',
+    refused: [sql(`BEGIN; ${VIEW}; COMMIT`)],
+    place: 'migrations[0].sql.up',
+    message: /BEGIN/,
+    instead: /leave BEGIN/,
+    accepted: [sql(`CREATE FUNCTION public.f() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'`, VIEW)],
+  },
+  {
+    rule: 'server-wide',
+    refused: [sql('DROP DATABASE shop')],
+    place: 'migrations[0].sql.up',
+    message: /DROP DATABASE shop/,
+    instead: /by hand/,
+    accepted: [sql(VIEW)],
+  },
+  {
+    rule: 'server-wide',
+    refused: [sql("ALTER SYSTEM SET work_mem = '1GB'")],
+    place: 'migrations[0].sql.up',
+    message: /ALTER SYSTEM/,
+    instead: /by hand/,
+    accepted: [sql(VIEW)],
+  },
+  {
+    rule: 'touches-replication',
+    refused: [sql('ALTER SUBSCRIPTION s DISABLE')],
+    place: 'migrations[0].sql.up',
+    message: /ALTER SUBSCRIPTION/,
+    instead: /leave it to Verdigris/,
+    accepted: [sql(VIEW)],
+  },
+  {
+    rule: 'touches-replication',
+    refused: [sql('ALTER TABLE public.orders DISABLE TRIGGER ALL')],
+    place: 'migrations[0].sql.up',
+    message: /what is replicated/,
+    instead: /leave it to Verdigris/,
+    accepted: [sql('ALTER TABLE public.orders SET (fillfactor = 90)')],
+  },
+  {
+    rule: 'changes-rows',
+    refused: [sql('TRUNCATE public.orders')],
+    place: 'migrations[0].sql.up',
+    message: /changes rows of public\.orders/,
+    instead: /on blue/,
+    accepted: [
+      sql('CREATE TABLE public.kinds (k text PRIMARY KEY); INSERT INTO public.kinds SELECT kind FROM public.orders'),
+    ],
+  },
+  {
+    rule: 'changes-rows',
+    refused: [sql('WITH gone AS (DELETE FROM public.orders RETURNING id) SELECT count(*) FROM gone')],
+    place: 'migrations[0].sql.up',
+    message: /changes rows of public\.orders/,
+    instead: /"up" of addColumn/,
+    accepted: [sql('WITH few AS (SELECT 1) SELECT count(*) FROM few')],
+  },
+  {
+    rule: 'unqualified-name',
+    refused: [sql('CREATE VIEW v AS SELECT 1')],
+    place: 'migrations[0].sql.up',
+    message: /"v" has no schema/,
+    instead: /public\.v/,
+    accepted: [sql('CREATE VIEW public.v AS WITH w AS (SELECT 1) SELECT * FROM w')],
+  },
+  {
+    rule: 'unqualified-name',
+    refused: [sql(VIEW, 'DROP VIEW v')],
+    place: 'migrations[0].sql.down',
+    message: /"v" has no schema/,
+    instead: /public\.v/,
+    accepted: [sql(VIEW, 'DROP VIEW public.v')],
+  },
+  {
+    rule: 'opaque-sql',
+    severity: 'warning',
+    refused: [sql('DO $$ BEGIN PERFORM 1; END $$')],
+    place: 'migrations[0].sql.up',
+    message: /can't be checked/,
+    instead: /statements themselves/,
+    accepted: [sql('SELECT 1')],
+  },
+  {
+    rule: 'column-in-raw-sql',
+    severity: 'warning',
+    refused: [sql('ALTER TABLE public.orders ADD COLUMN x integer')],
+    place: 'migrations[0].sql.up',
+    message: /adds the column "x" to public\.orders/,
+    instead: /"addColumn": \{ "table": "public\.orders", "column": "x"/,
+    accepted: [sql('CREATE TABLE public.n (a int); ALTER TABLE public.n ADD COLUMN x integer')],
+  },
+  {
+    rule: 'index-without-concurrently',
+    refused: [sql('CREATE INDEX i ON public.orders (total)')],
+    place: 'migrations[0].sql.up',
+    message: /CREATE INDEX i on public\.orders is not CONCURRENTLY/,
+    instead: /"createIndex"/,
+    accepted: [sql('CREATE INDEX CONCURRENTLY i ON public.orders (total)', 'DROP INDEX CONCURRENTLY public.i')],
+  },
+  {
+    rule: 'index-without-concurrently',
+    refused: [sql('CREATE INDEX i ON public.orders (total)', 'DROP INDEX public.i')],
+    place: 'migrations[0].sql.up',
+    message: /not CONCURRENTLY/,
+    instead: /repairs it/,
+    accepted: [sql('CREATE TABLE public.n (a int); CREATE INDEX i ON public.n (a)')],
+  },
+  {
+    rule: 'constraint-without-not-valid',
+    refused: [sql('ALTER TABLE public.orders ADD CONSTRAINT positive CHECK (total > 0)')],
+    place: 'migrations[0].sql.up',
+    message: /ADD CONSTRAINT positive on public\.orders is not NOT VALID/,
+    instead: /"addConstraint"/,
+    accepted: [sql('ALTER TABLE public.orders ADD CONSTRAINT positive CHECK (total > 0) NOT VALID')],
+  },
+  {
+    rule: 'constraint-without-not-valid',
+    refused: [sql('ALTER TABLE public.orders ALTER note SET NOT NULL')],
+    place: 'migrations[0].sql.up',
+    message: /SET NOT NULL on "note"/,
+    instead: /"setNotNull"/,
+    accepted: [sql('CREATE TABLE public.n (a int); ALTER TABLE public.n ALTER a SET NOT NULL')],
+  },
+  {
+    rule: 'rewrites-table',
+    refused: [sql('VACUUM FULL public.orders')],
+    place: 'migrations[0].sql.up',
+    message: /locks a whole table/,
+    instead: /take it out/,
+    accepted: [sql('VACUUM ANALYZE public.orders')],
+  },
+  {
+    rule: 'rewrites-table',
+    refused: [sql('ALTER TABLE public.orders SET UNLOGGED')],
+    place: 'migrations[0].sql.up',
+    message: /rewrites public\.orders/,
+    instead: /another run/,
+    accepted: [sql('ALTER TABLE public.orders SET (fillfactor = 90)')],
+  },
+  {
+    rule: 'concurrently-not-alone',
+    refused: [sql(`${VIEW}; CREATE INDEX CONCURRENTLY i ON public.orders (total)`)],
+    place: 'migrations[0].sql.up',
+    message: /CREATE INDEX CONCURRENTLY i/,
+    instead: /step of its own/,
+    accepted: [sql('CREATE INDEX CONCURRENTLY i ON public.orders (total);')],
+  },
+  {
+    rule: 'squawk',
+    refused: [sql('ALTER TABLE public.orders ADD CONSTRAINT u UNIQUE (total)')],
+    place: 'migrations[0].sql.up',
+    message: /UNIQUE.*ACCESS EXCLUSIVE.*squawk: disallowed-unique-constraint/,
+    instead: /CONCURRENTLY/,
+    accepted: [sql('CREATE TABLE public.n (a int); ALTER TABLE public.n ADD CONSTRAINT u UNIQUE (a)')],
+  },
+  {
+    rule: 'squawk',
+    refused: [sql('REINDEX TABLE public.orders')],
+    place: 'migrations[0].sql.up',
+    message: /require-concurrent-reindex/,
+    instead: /concurrently/,
+    accepted: [sql('REINDEX TABLE CONCURRENTLY public.orders')],
+  },
+  {
+    rule: 'stages-not-growing',
+    refused: {
+      traffic: {
+        stages: [
+          { percent: 50, for: '1m' },
+          { percent: 10, for: '1m' },
+          { percent: 100, for: '1m' },
+        ],
+      },
+    },
+    place: 'traffic.stages[1].percent',
+    message: /10 % follows stage 50 %/,
+    instead: /above 50/,
+    accepted: {
+      traffic: {
+        stages: [
+          { percent: 10, for: '1m' },
+          { percent: 100, for: '1m' },
+        ],
+      },
+    },
+  },
+  {
+    rule: 'stages-not-growing',
+    refused: {
+      traffic: {
+        stages: [
+          { percent: 100, for: '1m' },
+          { percent: 100, for: '1m' },
+        ],
+      },
+    },
+    place: 'traffic.stages[1].percent',
+    message: /100 % follows stage 100 %/,
+    instead: /raise "for"/,
+    accepted: {},
+  },
+  {
+    rule: 'stages-below-100',
+    severity: 'warning',
+    refused: { traffic: { stages: [{ percent: 10, for: '1m' }] } },
+    place: 'traffic.stages',
+    message: /last stage is 10 %/,
+    instead: /"percent": 100/,
+    accepted: {},
+  },
+  {
+    rule: 'unknown-approval-stage',
+    refused: { traffic: { approval: { before: [25, 'promote'] } } },
+    place: 'traffic.approval.before[0]',
+    message: /no stage of 25 %/,
+    instead: /1, 10, 50, 100/,
+    accepted: { traffic: { approval: { before: ['traffic', 50, 'promote', 'retire'] } } },
+  },
+];
+
+const partsOf = (what: Case['refused']): Partial<PlanInput> => (Array.isArray(what) ? { migrations: what } : what);
+
+describe.each(CASES)('$rule at $place: $message', (example) => {
+  it('is refused with rule, place, why and what to write instead', async () => {
+    const findings = await lint(partsOf(example.refused));
+    const finding = findings.find(({ rule, place }) => rule === example.rule && place === example.place);
+    expect(finding, JSON.stringify(findings, null, 2)).toMatchObject({
+      severity: example.severity ?? 'error',
+      message: expect.stringMatching(example.message) as string,
+      why: RULES.find(({ name }) => name === example.rule)?.why,
+      instead: expect.stringMatching(example.instead) as string,
+    });
+  });
+
+  it('is not said of the plan that does it right', async () => {
+    expect((await lint(partsOf(example.accepted))).filter(({ rule }) => rule === example.rule)).toEqual([]);
+  });
+});
+
+describe('the lint', () => {
+  it('has a case for every rule, here or where squawk is missing', () => {
+    const shown = new Set([...CASES.map(({ rule }) => rule), 'squawk-missing']);
+    expect(RULES.map(({ name }) => name).filter((name) => !shown.has(name))).toEqual([]);
+  });
+
+  it('puts errors before warnings and keeps every finding', async () => {
+    const findings = await lint({
+      migrations: [
+        add({ default: 'now()' }),
+        sql('DO $$ BEGIN END $$'),
+        sql('DROP TABLE public.a; DROP TABLE public.b', VIEW, 'x'),
+      ],
+    });
+    expect(findings.map(({ rule }) => rule)).toEqual([
+      'drop-or-rename',
+      'drop-or-rename',
+      'time-default',
+      'opaque-sql',
+    ]);
+  });
+
+  it('never fails on SQL that it does not expect', async () => {
+    const odd = ['', ';', '\0', '(', `'`, '$$', '/*', '1e', 'é'.repeat(5000), '('.repeat(200), 'SELECT'];
+    for (const text of odd.filter((t) => t !== '')) {
+      const findings = await lint({
+        migrations: [
+          add({ up: text, down: text, default: text, type: text }),
+          index({ columns: [text] }),
+          sql(text, text),
+        ],
+      });
+      expect(findings.length).toBeGreaterThan(0);
+    }
+  });
+});
