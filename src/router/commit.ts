@@ -58,9 +58,10 @@ async function commitWithPosition(client: pg.PoolClient): Promise<CommitPosition
 
 async function isCommitted(client: pg.PoolClient, xid: string | null | undefined): Promise<boolean> {
   try {
-    const { rows } = await client.query<{ status: string | null }>('SELECT pg_catalog.txid_status($1::bigint) AS status', [
-      xid,
-    ]);
+    const { rows } = await client.query<{ status: string | null }>(
+      'SELECT pg_catalog.txid_status($1::bigint) AS status',
+      [xid],
+    );
     return rows[0]?.status === 'committed';
   } catch (error) {
     // The transaction is still open and aborted, so it is not committed; a lost connection tells nothing.

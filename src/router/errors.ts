@@ -49,7 +49,9 @@ export class TransactionAbortedError extends RouterError {
   override readonly name = 'TransactionAbortedError';
 
   constructor(cause: unknown) {
-    super('a statement of the transaction had failed, so the server rolled it back instead of committing it', { cause });
+    super('a statement of the transaction had failed, so the server rolled it back instead of committing it', {
+      cause,
+    });
   }
 }
 
@@ -61,7 +63,7 @@ export class TransactionControlError extends RouterError {
     super(
       where === 'write'
         ? 'read() and write() take one statement that leaves no transaction open: use transaction()'
-        : 'BEGIN, COMMIT and ROLLBACK of a transaction are the router\'s: return to commit, throw to roll back (savepoints are fine)',
+        : "BEGIN, COMMIT and ROLLBACK of a transaction are the router's: return to commit, throw to roll back (savepoints are fine)",
     );
   }
 }

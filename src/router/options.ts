@@ -51,7 +51,13 @@ export function settingsOf(options: RouterOptions): RouterSettings {
     logger: SILENT,
     ...definedOnly(options),
   };
-  for (const name of ['pollIntervalMs', 'heartbeatIntervalMs', 'writeTimeoutMs', 'catchUpBudgetMs', 'maxTokens'] as const) {
+  for (const name of [
+    'pollIntervalMs',
+    'heartbeatIntervalMs',
+    'writeTimeoutMs',
+    'catchUpBudgetMs',
+    'maxTokens',
+  ] as const) {
     const value = settings[name];
     if (!Number.isFinite(value) || value < 0 || (value === 0 && name !== 'catchUpBudgetMs')) {
       throw new RangeError(`${name} is ${value}: give a positive number`);

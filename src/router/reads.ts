@@ -2,14 +2,7 @@ import type pg from 'pg';
 import type { Side } from '../side.js';
 import { READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 import type { Breaker } from './breaker.js';
-import {
-  countsAgainstSide,
-  isLinkFailure,
-  isSameFailure,
-  LinkDownError,
-  NothingSent,
-  SideFailure,
-} from './failure.js';
+import { countsAgainstSide, isLinkFailure, isSameFailure, LinkDownError, NothingSent, SideFailure } from './failure.js';
 import type { HeldRequests, Answered } from './held-requests.js';
 import type { RouterLogger } from './logger.js';
 import type { RequestMetrics, RequestOutcome } from './metrics.js';
@@ -105,7 +98,9 @@ export class Reads {
       metrics.record('green', 'read', endpoint, outcome, greenMs);
       logger.warn(
         { endpoint, code: sqlState(cause), isWrite },
-        isWrite ? 'router: a read writes: use write() or transaction()' : 'router: a read failed on green; blue answers',
+        isWrite
+          ? 'router: a read writes: use write() or transaction()'
+          : 'router: a read failed on green; blue answers',
       );
     }
   }
@@ -133,7 +128,11 @@ export class Reads {
   async #whileGreenLives<T>(promise: Promise<T>): Promise<T> {
     const { greenLink } = this.#options;
     for (;;) {
-      const answer = await within(promise.then((value) => ({ value })), ASK_WHETHER_ALIVE_MS, undefined);
+      const answer = await within(
+        promise.then((value) => ({ value })),
+        ASK_WHETHER_ALIVE_MS,
+        undefined,
+      );
       if (answer !== undefined) return answer.value;
       const isAlive = greenLink.look().then(
         () => true,

@@ -76,11 +76,7 @@ export interface Router {
    * @throws CommitOutcomeUnknownError, WriteTimeoutError, WriteMovedError, TransactionAbortedError, and what the
    * function throws.
    */
-  transaction<T>(
-    user: string | undefined,
-    options: TransactionOptions,
-    work: TransactionFunction<T>,
-  ): Promise<T>;
+  transaction<T>(user: string | undefined, options: TransactionOptions, work: TransactionFunction<T>): Promise<T>;
   /** Where the user's last write is, to be carried to another process; undefined when nothing is known. */
   exportToken(user: string): string | undefined;
   /** Takes over a token from another process. @returns false for text that is no token, which is ignored. */
@@ -219,8 +215,11 @@ class ApplicationRouter implements Router {
   ): Promise<T> {
     const mode = { readOnly: options.readOnly ?? false, isolation: options.isolation };
     if (!mode.readOnly) {
-      const answered = await this.#write(user, options, this.#settings.retryTransactions, (client, side, wantsPosition) =>
-        runTransaction(client, side, mode, wantsPosition, work),
+      const answered = await this.#write(
+        user,
+        options,
+        this.#settings.retryTransactions,
+        (client, side, wantsPosition) => runTransaction(client, side, mode, wantsPosition, work),
       );
       return answered.value;
     }

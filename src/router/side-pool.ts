@@ -24,7 +24,9 @@ export class SidePool {
     this.side = side;
     this.#pool = new pg.Pool({ connectionTimeoutMillis: CONNECT_MS, keepAlive: true, ...config });
     // Without listeners, the loss of an idle or of a borrowed connection would end the process.
-    this.#pool.on('error', (error) => logger.debug({ side, code: sqlState(error) }, 'router: an idle connection was lost'));
+    this.#pool.on('error', (error) =>
+      logger.debug({ side, code: sqlState(error) }, 'router: an idle connection was lost'),
+    );
     this.#pool.on('connect', (client) => client.on('error', () => undefined));
   }
 

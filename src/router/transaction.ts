@@ -33,7 +33,8 @@ const ISOLATION: Readonly<Record<IsolationLevel, string>> = {
 };
 
 /** Savepoints are the function's own; what begins or ends the transaction is not. */
-const CONTROL = /^\s*(begin|start\s+transaction|commit|end|abort|prepare\s+transaction|rollback(?!\s+((work|transaction)\s+)?to\b))\b/i;
+const CONTROL =
+  /^\s*(begin|start\s+transaction|commit|end|abort|prepare\s+transaction|rollback(?!\s+((work|transaction)\s+)?to\b))\b/i;
 
 /**
  * Runs the application's function in a transaction: BEGIN, the function, COMMIT; ROLLBACK when it throws.
@@ -109,10 +110,7 @@ class OpenTransaction implements Transaction {
     this.#guard = guard;
   }
 
-  query<R extends pg.QueryResultRow>(
-    query: string | pg.QueryConfig,
-    values?: unknown[],
-  ): Promise<pg.QueryResult<R>> {
+  query<R extends pg.QueryResultRow>(query: string | pg.QueryConfig, values?: unknown[]): Promise<pg.QueryResult<R>> {
     const result = this.#tail.then(() => this.#send<R>(query, values));
     this.#tail = result.catch(() => undefined);
     return result;

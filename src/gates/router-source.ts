@@ -1,0 +1,68 @@
+import type { Session } from '../postgres/session.js';
+import { isRouterMetrics, type RouterSnapshot, type RouterSnapshots } from './router-snapshot.js';
+
+export type { RouterSnapshot, RouterSnapshots } from './router-snapshot.js';
+
+/** A router that has not reported for so long has ended or is cut off; it reports every second. */
+const LIVE_SECONDS = 5;
+/** Instances that ended longer ago are of no interest: their counters lie before any window. */
+const FORGOTTEN_AFTER = '1 day';
+
+/** The routers of a migration at one time, and which of them have applied a route. */
+export interface RouterSample extends RouterSnapshots {
+  /** Names of the live routers that have not said that they follow this route. */
+  unconfirmed(epoch: number, generation: number): string[];
+  /** Whether there are routers and all of them follow this route. */
+  allConfirmed(epoch: number, generation: number): boolean;
+  /** The lowest generation that a live router has applied; undefined without live routers. */
+  readonly lowestGeneration: number | undefined;
+}
+
+/** Reads what the routers have written down, on the side that has writes. */
+export async function readRouterSnapshots(session: Session, migration: string): Promise<RouterSample> {
+  const { rows } = await session.query<{
+    at: Date;
+    instance: string | null;
+    epoch: number;
+    generation: number;
+    age_seconds: number;
+    metrics: unknown;
+  }>(
+    `SELECT clock_timestamp() AS at, r.instance, r.epoch::float8 AS epoch, r.generation::float8 AS generation,
+            extract(epoch FROM clock_timestamp() - r.seen_at)::float8 AS age_seconds, r.metrics
+       FROM (VALUES (true)) AS always (row)
+       LEFT JOIN verdigris.router r
+         ON r.migration = $1 AND r.seen_at > clock_timestamp() - $2::interval
+      ORDER BY r.instance`,
+    [migration, FORGOTTEN_AFTER],
+  );
+  const snapshots: RouterSnapshot[] = [];
+  const unreadable: string[] = [];
+  for (const { instance, epoch, generation, age_seconds: ageSeconds, metrics } of rows) {
+    if (instance === null) continue;
+    if (isRouterMetrics(metrics)) snapshots.push({ instance, epoch, generation, ageSeconds, metrics });
+    else unreadable.push(instance);
+  }
+  return sampleOf({
+    at: (rows[0]?.at ?? new Date()).toISOString(),
+    live: snapshots.filter((snapshot) => snapshot.ageSeconds <= LIVE_SECONDS),
+    stale: snapshots.filter((snapshot) => snapshot.ageSeconds > LIVE_SECONDS),
+    unreadable,
+  });
+}
+
+/** Adds the questions to what was read. */
+export function sampleOf(snapshots: RouterSnapshots): RouterSample {
+  const { live } = snapshots;
+  const unconfirmed = (epoch: number, generation: number): string[] =>
+    live
+      // A router that is at another epoch follows another route, an older or a newer one.
+      .filter((router) => router.epoch !== epoch || router.generation < generation)
+      .map((router) => router.instance);
+  return {
+    ...snapshots,
+    unconfirmed,
+    allConfirmed: (epoch, generation) => live.length > 0 && unconfirmed(epoch, generation).length === 0,
+    lowestGeneration: live.length === 0 ? undefined : Math.min(...live.map((router) => router.generation)),
+  };
+}
