@@ -1,0 +1,181 @@
+import { USER_SCHEMA } from '../catalog.js';
+import type { Session } from '../session.js';
+
+/** One thing in a database, described so that two databases can be compared. */
+export interface DescribedObject {
+  /** `table`, `column`, `index` ... */
+  readonly kind: string;
+  /** `schema.table`, or the name where it belongs to no schema; with the part's name behind it for parts of a table. */
+  readonly object: string;
+  /** The relation that it is or belongs to, as `schema.name`; null for what belongs to none. */
+  readonly relation: string | null;
+  /** What must be equal on any two versions. */
+  readonly facts: Readonly<Record<string, unknown>>;
+  /** SQL as the server writes it: only one version writes it in the same way every time. */
+  readonly text: Readonly<Record<string, string | null>>;
+}
+
+/** Describes everything that a schema copy copies. */
+export async function describeCatalog(session: Session): Promise<DescribedObject[]> {
+  const described: DescribedObject[] = [];
+  for (const [kind, sql] of Object.entries(DESCRIPTIONS)) {
+    const { rows } = await session.query<Omit<DescribedObject, 'kind'>>(sql);
+    described.push(...rows.map((row) => ({ kind, ...row })));
+  }
+  return described;
+}
+
+/** A condition: the object is no member of an extension. */
+function notOfExtension(catalog: string, oid: string): string {
+  return `NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = '${catalog}'::regclass AND e.objid = ${oid} AND e.deptype = 'e')`;
+}
+
+/** A name as formatTableName writes it. quote_ident would also quote words that are reserved in one version only. */
+function name(column: string): string {
+  return `CASE WHEN ${column} ~ '^[a-z_][a-z0-9_$]*$' THEN ${column} ELSE '"' || replace(${column}, '"', '""') || '"' END`;
+}
+
+/** The qualified name of the relation \`c\` in the schema \`n\`. */
+const RELATION = `${name('n.nspname')} || '.' || ${name('c.relname')}`;
+
+/** The qualified name of the relation with that oid. */
+function relationOf(oid: string): string {
+  return `(SELECT ${RELATION} FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ${oid})`;
+}
+const USER_RELATION = `${USER_SCHEMA} AND c.relpersistence <> 't' AND ${notOfExtension('pg_class', 'c.oid')}`;
+
+/** MAINTAIN came with 17: GRANT ALL of an older dump gives it, too. */
+function acl(list: string, kind: string, owner: string): string {
+  return `(SELECT json_agg(entry ORDER BY entry) FROM (
+            SELECT concat_ws(' ', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee) END, a.privilege_type,
+                             CASE WHEN a.is_grantable THEN 'grantable' END) AS entry
+              FROM aclexplode(coalesce(${list}, acldefault('${kind}', ${owner}))) a WHERE a.privilege_type <> 'MAINTAIN') g)`;
+}
+
+const DESCRIPTIONS: Readonly<Record<string, string>> = {
+  schema: `
+    SELECT ${name('n.nspname')} AS object, NULL AS relation,
+           json_build_object('owner', pg_get_userbyid(n.nspowner), 'grants', ${acl('n.nspacl', 'n', 'n.nspowner')}) AS facts, '{}'::json AS text
+      FROM pg_namespace n WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_namespace', 'n.oid')}`,
+  table: `
+    SELECT ${RELATION} AS object, ${RELATION} AS relation,
+           json_build_object('kind', c.relkind, 'persistence', c.relpersistence, 'replica identity', c.relreplident,
+             'row security', c.relrowsecurity, 'forced row security', c.relforcerowsecurity,
+             'options', (SELECT json_agg(o ORDER BY o) FROM unnest(c.reloptions) o), 'partition key', pg_get_partkeydef(c.oid),
+             'parents', (SELECT json_agg(i.inhparent::regclass::text ORDER BY i.inhseqno) FROM pg_inherits i WHERE i.inhrelid = c.oid),
+             'owner', pg_get_userbyid(c.relowner),
+             'grants', ${acl('c.relacl', 'r', 'c.relowner')}, 'comment', obj_description(c.oid, 'pg_class')) AS facts,
+           json_build_object('partition bound', pg_get_expr(c.relpartbound, c.oid)) AS text
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p', 'f') AND ${USER_RELATION}`,
+  view: `
+    SELECT ${RELATION} AS object, ${RELATION} AS relation,
+           json_build_object('kind', c.relkind, 'options', (SELECT json_agg(o ORDER BY o) FROM unnest(c.reloptions) o),
+             'owner', pg_get_userbyid(c.relowner), 'grants', ${acl('c.relacl', 'r', 'c.relowner')},
+             'comment', obj_description(c.oid, 'pg_class')) AS facts,
+           json_build_object('definition', pg_get_viewdef(c.oid)) AS text
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('v', 'm') AND ${USER_RELATION}`,
+  column: `
+    SELECT ${RELATION} || '.' || ${name('a.attname')} AS object, ${RELATION} AS relation,
+           json_build_object('type', format_type(a.atttypid, a.atttypmod), 'not null', a.attnotnull, 'identity', a.attidentity,
+             'generated', a.attgenerated, 'has default', a.atthasdef,
+             'collation', CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END,
+             'grants', (SELECT json_agg(g::text ORDER BY g::text) FROM unnest(a.attacl) g),
+             'comment', col_description(c.oid, a.attnum)) AS facts,
+           json_build_object('default', pg_get_expr(d.adbin, d.adrelid)) AS text
+      FROM pg_attribute a
+      JOIN pg_type t ON t.oid = a.atttypid
+      JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+     WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'c') AND ${USER_RELATION}`,
+  index: `
+    SELECT ${name('n.nspname')} || '.' || ${name('ic.relname')} AS object, ${RELATION} AS relation,
+           json_build_object('valid', i.indisvalid, 'unique', i.indisunique, 'primary', i.indisprimary, 'replica identity', i.indisreplident,
+             'immediate', i.indimmediate, 'comment', obj_description(ic.oid, 'pg_class')) AS facts,
+           json_build_object('definition', pg_get_indexdef(i.indexrelid)) AS text
+      FROM pg_index i
+      JOIN pg_class ic ON ic.oid = i.indexrelid
+      JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE ${USER_RELATION}`,
+  // NOT NULL constraints ('n') are in this catalog since 18, and in pg_attribute always. Children follow their parents.
+  constraint: `
+    SELECT ${RELATION} || '.' || ${name('k.conname')} AS object, ${RELATION} AS relation,
+           json_build_object('type', k.contype, 'validated', k.convalidated, 'deferrable', k.condeferrable, 'deferred', k.condeferred,
+             'comment', obj_description(k.oid, 'pg_constraint')) AS facts,
+           json_build_object('definition', pg_get_constraintdef(k.oid)) AS text
+      FROM pg_constraint k
+      JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE k.contype IN ('c', 'f', 'p', 'u', 'x') AND (k.conparentid = 0 OR k.contype IN ('p', 'u')) AND ${USER_RELATION}`,
+  trigger: `
+    SELECT ${RELATION} || '.' || ${name('t.tgname')} AS object, ${RELATION} AS relation,
+           json_build_object('enabled', t.tgenabled, 'function', t.tgfoid::regproc::text) AS facts,
+           json_build_object('definition', pg_get_triggerdef(t.oid)) AS text
+      FROM pg_trigger t
+      JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgname NOT LIKE '\\_verdigris%' AND ${USER_RELATION}`,
+  rule: `
+    SELECT ${RELATION} || '.' || ${name('r.rulename')} AS object, ${RELATION} AS relation,
+           json_build_object('enabled', r.ev_enabled) AS facts, json_build_object('definition', pg_get_ruledef(r.oid)) AS text
+      FROM pg_rewrite r
+      JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE r.rulename <> '_RETURN' AND ${USER_RELATION}`,
+  policy: `
+    SELECT ${RELATION} || '.' || ${name('p.polname')} AS object, ${RELATION} AS relation,
+           json_build_object('command', p.polcmd, 'permissive', p.polpermissive,
+             'roles', (SELECT json_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(r) END ORDER BY 1) FROM unnest(p.polroles) r)) AS facts,
+           json_build_object('using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid)) AS text
+      FROM pg_policy p
+      JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE ${USER_RELATION}`,
+  sequence: `
+    SELECT ${RELATION} AS object, coalesce(${relationOf('d.refobjid')}, ${RELATION}) AS relation,
+           json_build_object('type', s.seqtypid::regtype::text, 'start', s.seqstart::text, 'increment', s.seqincrement::text,
+             'min', s.seqmin::text, 'max', s.seqmax::text, 'cache', s.seqcache::text, 'cycle', s.seqcycle,
+             'owned by', d.refobjid::regclass::text, 'owner', pg_get_userbyid(c.relowner),
+             'grants', ${acl('c.relacl', 's', 'c.relowner')}) AS facts, '{}'::json AS text
+      FROM pg_sequence s
+      JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
+                           AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+     WHERE ${USER_RELATION}`,
+  function: `
+    SELECT p.oid::regprocedure::text AS object, NULL AS relation,
+           json_build_object('kind', p.prokind, 'result', pg_get_function_result(p.oid), 'arguments', pg_get_function_identity_arguments(p.oid),
+             'language', l.lanname, 'volatility', p.provolatile, 'strict', p.proisstrict, 'security definer', p.prosecdef,
+             'parallel', p.proparallel, 'leakproof', p.proleakproof, 'settings', p.proconfig, 'body', p.prosrc,
+             'owner', pg_get_userbyid(p.proowner), 'grants', ${acl('p.proacl', 'f', 'p.proowner')}) AS facts,
+           json_build_object('all arguments', pg_get_function_arguments(p.oid), 'SQL body', pg_get_function_sqlbody(p.oid)) AS text
+      FROM pg_proc p
+      JOIN pg_namespace n ON n.oid = p.pronamespace
+      JOIN pg_language l ON l.oid = p.prolang
+     -- Constructors of range types are made by their types.
+     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')}
+       AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid AND i.deptype = 'i')`,
+  type: `
+    SELECT t.oid::regtype::text AS object, NULL AS relation,
+           json_build_object('type', t.typtype, 'not null', t.typnotnull, 'base', nullif(format_type(t.typbasetype, t.typtypmod), '-'),
+             'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
+             'subtype', (SELECT r.rngsubtype::regtype::text FROM pg_range r WHERE r.rngtypid = t.oid),
+             'checks', (SELECT json_agg(k.conname ORDER BY k.conname) FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'),
+             'owner', pg_get_userbyid(t.typowner), 'grants', ${acl('t.typacl', 'T', 't.typowner')}) AS facts,
+           json_build_object('default', t.typdefault,
+             'checks', (SELECT string_agg(pg_get_constraintdef(k.oid), ' ' ORDER BY k.conname) FROM pg_constraint k
+                         WHERE k.contypid = t.oid AND k.contype = 'c')) AS text
+      FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_type', 't.oid')} AND t.typcategory <> 'A'
+       AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))`,
+  statistics: `
+    SELECT ${name('n.nspname')} || '.' || ${name('s.stxname')} AS object, ${relationOf('s.stxrelid')} AS relation, '{}'::json AS facts,
+           json_build_object('definition', pg_get_statisticsobjdef(s.oid)) AS text
+      FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE ${USER_SCHEMA}`,
+  extension: `
+    SELECT ${name('e.extname')} AS object, NULL AS relation,
+           json_build_object('schema', e.extnamespace::regnamespace::text) AS facts, '{}'::json AS text
+      FROM pg_extension e WHERE e.extname <> 'plpgsql'`,
+  'event trigger': `
+    SELECT ${name('t.evtname')} AS object, NULL AS relation,
+           json_build_object('event', t.evtevent, 'enabled', t.evtenabled, 'tags', t.evttags, 'function', t.evtfoid::regproc::text) AS facts,
+           '{}'::json AS text
+      FROM pg_event_trigger t WHERE ${notOfExtension('pg_event_trigger', 't.oid')}`,
+};

@@ -1,0 +1,172 @@
+import type { Migration, Plan } from '../../plan/schema.js';
+import { formatTableName, parseTableName } from '../../plan/table-name.js';
+import { majorVersion } from '../retry.js';
+import type { Session } from '../session.js';
+import { describeCatalog, type DescribedObject } from './catalog-description.js';
+import { readUserObjects } from './created-objects.js';
+import { canGiveOwnership, excludedRelations } from './excluded-relations.js';
+
+/** Something in which green's schema is not blue's. */
+export interface CatalogDifference {
+  /**
+   * `error`: rows or the application would meet it. `warning`: somebody should look; between two versions the same SQL
+   * may be written in two ways, and what is only on green may have been put there on purpose.
+   */
+  readonly severity: 'error' | 'warning';
+  /** `table`, `column`, `index`, `constraint`, `trigger`, `function` ... */
+  readonly kind: string;
+  readonly object: string;
+  /** What is different, for people. */
+  readonly difference: string;
+}
+
+/**
+ * Compares both catalogs after the schema has been copied: tables, columns, keys, indexes, constraints, triggers,
+ * views, functions, types, sequences, policies, comments. What stays on blue and what the plan's steps add to green is no
+ * difference; owners and grants are compared where they could be copied. Empty when all is as it should be.
+ */
+export async function compareCatalogs(
+  blue: Session,
+  green: Session,
+  plan: Pick<Plan, 'tables' | 'migrations'>,
+): Promise<CatalogDifference[]> {
+  const sameVersion = (await majorVersion(blue)) === (await majorVersion(green));
+  const ownersAndGrants = await canGiveOwnership(green);
+  const [onBlue, onGreen] = await Promise.all([describeAll(blue), describeAll(green)]);
+  const excluded = new Set((await excludedRelations(blue, plan.tables)).map(formatTableName));
+  const wanted = new Map(
+    onBlue.filter(({ relation, object }) => !excluded.has(relation ?? object)).map((object) => [keyOf(object), object]),
+  );
+  const found = new Map(onGreen.map((object) => [keyOf(object), object]));
+  const added = objectsOfPlan(plan.migrations);
+  const missing = [...wanted].flatMap(([key, object]) => (found.has(key) ? [] : [missingOnGreen(object)]));
+  const extra = [...found].flatMap(([key, object]) =>
+    wanted.has(key) || added.has(key) || isMadeByItself(object) ? [] : [onlyOnGreen(object)],
+  );
+  const changed = [...wanted].flatMap(([key, object]) => {
+    const other = found.get(key);
+    return other === undefined ? [] : differences(object, other, ownersAndGrants, sameVersion);
+  });
+  return [...missing, ...changed, ...extra];
+}
+
+/** The described objects, and all others by their names alone: operators, casts, text search, servers. */
+async function describeAll(session: Session): Promise<DescribedObject[]> {
+  const described = await describeCatalog(session);
+  const others = await readUserObjects(session);
+  return [
+    ...described,
+    ...others
+      .filter(({ type }) => !DESCRIBED_TYPES.has(type))
+      .map(({ type, identity }) => ({ kind: type, object: identity, relation: null, facts: {}, text: {} })),
+  ];
+}
+
+/** What pg_identify_object calls the kinds that are described in full. */
+const DESCRIBED_TYPES = new Set([
+  'table',
+  'foreign table',
+  'view',
+  'materialized view',
+  'sequence',
+  'schema',
+  'function',
+  'procedure',
+  'aggregate',
+  'type',
+  'extension',
+  'event trigger',
+]);
+
+function keyOf({ kind, object }: Pick<DescribedObject, 'kind' | 'object'>): string {
+  return `${kind} ${object}`;
+}
+
+function missingOnGreen({ kind, object }: DescribedObject): CatalogDifference {
+  return { severity: 'error', kind, object, difference: 'is on blue and not on green' };
+}
+
+function onlyOnGreen({ kind, object }: DescribedObject): CatalogDifference {
+  return { severity: 'warning', kind, object, difference: 'is on green and not on blue' };
+}
+
+/** `public` is in every new database; blue may have dropped it. */
+function isMadeByItself({ kind, object }: DescribedObject): boolean {
+  return kind === 'schema' && object === 'public';
+}
+
+const OWNERSHIP = new Set(['owner', 'grants']);
+
+function differences(
+  blue: DescribedObject,
+  green: DescribedObject,
+  ownersAndGrants: boolean,
+  sameVersion: boolean,
+): CatalogDifference[] {
+  const { kind, object } = blue;
+  const facts = Object.keys(blue.facts)
+    .filter((name) => ownersAndGrants || !OWNERSHIP.has(name))
+    .filter((name) => JSON.stringify(blue.facts[name]) !== JSON.stringify(green.facts[name]))
+    .map((name): CatalogDifference => {
+      const [is, was] = [shown(green.facts[name]), shown(blue.facts[name])];
+      return {
+        severity: 'error',
+        kind,
+        object,
+        difference: `${name} is ${is} on green and ${was} on blue`,
+      };
+    });
+  const text = Object.keys(blue.text)
+    .filter((name) => bare(blue.text[name]) !== bare(green.text[name]))
+    .map((name): CatalogDifference => {
+      const [is, was] = [shown(green.text[name]), shown(blue.text[name])];
+      const severity = sameVersion ? 'error' : 'warning';
+      return { severity, kind, object, difference: `${name} is ${is} on green and ${was} on blue` };
+    });
+  return [...facts, ...text];
+}
+
+/**
+ * Without what a server adds or leaves out when it writes SQL that it has read: spaces, parentheses, the names of tables
+ * before columns, the names of results.
+ */
+function bare(sql: string | null | undefined): string | null {
+  if (sql === null || sql === undefined) return null;
+  return sql
+    .replaceAll(/("[^"]*"|\b[a-z_]\w*)\./g, '')
+    .replaceAll(/ AS ("[^"]*"|\w+)/g, '')
+    .replaceAll(/[\s()]+/g, '');
+}
+
+function shown(value: unknown): string {
+  const text =
+    value === null || value === undefined ? 'missing' : typeof value === 'string' ? value : JSON.stringify(value);
+  return text.length > 200 ? `${text.slice(0, 200)}...` : text;
+}
+
+/** What the plan's steps put on green, by the keys of the comparison. */
+function objectsOfPlan(migrations: readonly Migration[]): ReadonlySet<string> {
+  const keys = migrations.flatMap((migration): string[] => {
+    if ('addColumn' in migration) return [columnKey(migration.addColumn.table, migration.addColumn.column)];
+    if ('changeType' in migration) return [columnKey(migration.changeType.table, migration.changeType.newColumn)];
+    if ('createIndex' in migration) {
+      const { schema } = parseTableName(migration.createIndex.table);
+      return [`index ${formatTableName({ schema, name: migration.createIndex.name })}`];
+    }
+    if ('addConstraint' in migration) {
+      const { table, name } = migration.addConstraint;
+      return [`constraint ${part(table, name)}`];
+    }
+    return [];
+  });
+  return new Set(keys);
+}
+
+function columnKey(table: string, column: string): string {
+  return `column ${part(table, column)}`;
+}
+
+function part(table: string, name: string): string {
+  const parsed = parseTableName(table);
+  return `${formatTableName(parsed)}.${formatTableName({ schema: name, name: 'x' }).slice(0, -2)}`;
+}

@@ -1,0 +1,55 @@
+import type { Statement } from '../../plan/sql-tree.js';
+
+/*
+ * What of a dump is run on green. pg_dump writes for psql and for a new, empty server of its own version: settings of a
+ * session that is not ours, comments on extensions that only their owner may write, and options that a server keeps for
+ * itself. The rest is taken as it is.
+ */
+
+/** The statements of pre-data that are run, as they are run. */
+export function keepOfPreData(statements: readonly Statement[]): string[] {
+  return statements.flatMap((statement) => {
+    const { node, text } = statement;
+    if ('VariableSetStmt' in node) {
+      // For the transaction only: the session outlives it.
+      return KEPT_SETTINGS.has(node.VariableSetStmt.name ?? '') ? [text.replace(/^SET /, 'SET LOCAL ')] : [];
+    }
+    // `public` is there in every new database.
+    if ('CreateSchemaStmt' in node) return [text.replace(/^CREATE SCHEMA /, 'CREATE SCHEMA IF NOT EXISTS ')];
+    return keep(statement);
+  });
+}
+
+/** Settings that decide what a statement makes. All others are the session's own, and some an older server refuses. */
+const KEPT_SETTINGS = new Set(['check_function_bodies', 'xmloption', 'default_table_access_method']);
+
+/** The statements of post-data that are run. Each one runs in a transaction of its own, so no setting is kept. */
+export function keepOfPostData(statements: readonly Statement[]): Statement[] {
+  return statements.flatMap((statement) =>
+    'VariableSetStmt' in statement.node ? [] : keep(statement).map((text) => ({ ...statement, text })),
+  );
+}
+
+function keep(statement: Statement): string[] {
+  const { node, text } = statement;
+  // set_config('search_path', ...): every name in a dump is qualified, and our transactions have an empty one.
+  if ('SelectStmt' in node) return [];
+  if ('CommentStmt' in node && node.CommentStmt.objtype === 'OBJECT_EXTENSION') return [];
+  return setsColumnOptions(statement) ? withoutPrivateOptions(text) : [text];
+}
+
+function setsColumnOptions({ node }: Statement): boolean {
+  const first = 'AlterTableStmt' in node ? node.AlterTableStmt.cmds?.[0] : undefined;
+  return first !== undefined && 'AlterTableCmd' in first && first.AlterTableCmd.subtype === 'AT_SetOptions';
+}
+
+/**
+ * PostgreSQL 15.20 keeps pg_attver=N among a column's options; a pg_dump that does not know it writes it out, and every
+ * other server refuses it.
+ */
+function withoutPrivateOptions(text: string): string[] {
+  const options = /\bSET \(([^()]*)\)$/.exec(text);
+  if (options === null) return [text];
+  const kept = (options[1] ?? '').split(', ').filter((option) => !option.startsWith('pg_attver='));
+  return kept.length === 0 ? [] : [`${text.slice(0, options.index)}SET (${kept.join(', ')})`];
+}

@@ -1,0 +1,28 @@
+import type { TableName } from '../../plan/table-name.js';
+import type { TablePatterns } from '../catalog-pattern.js';
+import { tableFilter } from '../catalog-pattern.js';
+import { readSequences } from '../catalog-sequences.js';
+import { readTables, sameTable } from '../catalog.js';
+import type { Session } from '../session.js';
+
+/**
+ * What a schema copy leaves on blue: tables that the plan does not move, and the sequences that belong to them. Tables
+ * without rows that replicate (unlogged, foreign) are copied: the application expects them.
+ */
+export async function excludedRelations(blue: Session, patterns: TablePatterns): Promise<TableName[]> {
+  const moved = tableFilter(patterns);
+  const everything = { include: ['*.*'], exclude: [] };
+  const tables = (await readTables(blue, everything)).filter((table) => !moved(table.root)).map((table) => table.name);
+  const sequences = (await readSequences(blue, everything)).filter(
+    ({ ownedBy }) => ownedBy !== null && tables.some((table) => sameTable(table, ownedBy)),
+  );
+  return [...tables, ...sequences.map(({ schema, name }) => ({ schema, name }))];
+}
+
+/** Whether owners and grants can be given on this side: only a superuser may make objects that belong to others. */
+export async function canGiveOwnership(session: Session): Promise<boolean> {
+  const { rows } = await session.query<{ superuser: boolean }>(
+    'SELECT rolsuper AS superuser FROM pg_roles WHERE rolname = current_user',
+  );
+  return rows[0]?.superuser ?? false;
+}

@@ -1,0 +1,85 @@
+import { type TableName } from '../../plan/table-name.js';
+import { VerdigrisError } from '../../errors.js';
+import { ident } from '../identifier.js';
+import { majorVersion } from '../retry.js';
+import { withoutSecrets } from '../scrub.js';
+import { type Database, withSession } from '../session.js';
+import { findNativePgDump, libpqEnvironment, runNativePgDump } from './pg-dump-native.js';
+import { WASM_PG_DUMP_MAJOR, runWasmPgDump } from './pg-dump-wasm.js';
+
+export interface DumpOptions {
+  /** Tables, views and sequences that stay where they are. */
+  readonly exclude: readonly TableName[];
+  /** Whether owners and grants go along: only a superuser can give objects to other roles. */
+  readonly ownersAndGrants: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * The schema of a database as pg_dump writes it: `pre-data` is what rows need (types, functions, tables, views),
+ * `post-data` what is better made after them (keys, indexes, foreign keys, triggers).
+ *
+ * pg_dump must be at least as new as the server: the machine's own is used when it is, else the one that comes with
+ * Verdigris as WebAssembly.
+ *
+ * @throws VerdigrisError SchemaCopyFailed with what pg_dump says.
+ */
+export async function dumpSchema(
+  database: Database,
+  section: 'pre-data' | 'post-data',
+  options: DumpOptions,
+): Promise<string> {
+  const server = await withSession(database, { purpose: 'schema copy' }, majorVersion);
+  const args = dumpArguments(section, options);
+  try {
+    const native = await findNativePgDump();
+    const environment = libpqEnvironment(database);
+    if (native !== undefined && environment !== undefined && native.major >= server) {
+      return await runNativePgDump(native, environment, args, options.signal);
+    }
+    if (WASM_PG_DUMP_MAJOR < server) throw tooOld(database, server, native?.major);
+    return await runWasmPgDump(database, args, options.signal);
+  } catch (error) {
+    options.signal?.throwIfAborted();
+    if (error instanceof VerdigrisError) throw error;
+    throw new VerdigrisError({
+      type: 'SchemaCopyFailed',
+      message: `${database.side}: pg_dump could not read the schema (${section}): ${withoutSecrets(error, [database])}`,
+      nextStep:
+        'see what pg_dump says above: a missing privilege is granted on the table that it names, a lock is let go by whoever holds it',
+      retryable: /lock timeout|connection/i.test(error instanceof Error ? error.message : ''),
+      cause: undefined,
+    });
+  }
+}
+
+/** The arguments of pg_dump. Pure, so that a test can read them: no name of a host or a user is among them. */
+export function dumpArguments(section: 'pre-data' | 'post-data', options: DumpOptions): string[] {
+  return [
+    '--schema-only',
+    `--section=${section}`,
+    '--encoding=UTF8',
+    '--no-publications',
+    '--no-subscriptions',
+    // Labels belong to providers that a new server may not have.
+    '--no-security-labels',
+    // Tablespaces are directories of one server.
+    '--no-tablespaces',
+    '--exclude-schema="verdigris"',
+    // Only DDL on blue can make it wait, and it would wait for ever.
+    '--lock-wait-timeout=60000',
+    ...(options.ownersAndGrants ? [] : ['--no-owner', '--no-privileges']),
+    // In double quotes nothing in a pattern is special.
+    ...options.exclude.map((table) => `--exclude-table=${ident(table.schema)}.${ident(table.name)}`),
+  ];
+}
+
+function tooOld(database: Database, server: number, native: number | undefined): VerdigrisError {
+  return new VerdigrisError({
+    type: 'SchemaCopyFailed',
+    message:
+      `${database.side}: the server is PostgreSQL ${server}, and no pg_dump here can read it: the one that comes with Verdigris ` +
+      `is ${WASM_PG_DUMP_MAJOR}${native === undefined ? ', and there is none on PATH' : `, the one on PATH is ${native}`}`,
+    nextStep: `install the client tools of PostgreSQL ${server} where the worker runs, or name their pg_dump in VERDIGRIS_PG_DUMP`,
+  });
+}

@@ -1,0 +1,45 @@
+import { VerdigrisError } from '../../errors.js';
+import { isTransient, messageOf } from '../migrate/step-failed.js';
+import { sqlState } from '../sqlstate.js';
+
+/** The error of a statement of the schema copy: the object, what PostgreSQL says, and what to do about it. */
+export function schemaCopyFailed(statement: string, cause: unknown): VerdigrisError {
+  if (cause instanceof VerdigrisError) return cause;
+  return new VerdigrisError({
+    type: 'SchemaCopyFailed',
+    message: `green: ${describeStatement(statement)}: ${messageOf(cause)}`,
+    nextStep: NEXT_STEPS[sqlState(cause) ?? ''] ?? OTHERWISE,
+    retryable: isTransient(cause),
+    cause,
+  });
+}
+
+const OTHERWISE =
+  'change the object on blue so that green takes it, or leave its table out by "tables.exclude"; then start the migration again';
+
+const NEXT_STEPS: Readonly<Record<string, string>> = {
+  '42501':
+    "grant the privilege to green's user, or let green's connection log in as a superuser; then start the migration again",
+  '42704':
+    'create on green what is missing (a role, an extension, a type), as it is on blue; then start the migration again',
+  '0A000': "install on green's server what is missing, or remove the object from blue; then start the migration again",
+  '58P01': "install the extension's files on green's server; then start the migration again",
+  '42P07': 'green must be empty: drop what is there, or give an empty database; then start the migration again',
+  '42710': 'green must be empty: drop what is there, or give an empty database; then start the migration again',
+  '42P01':
+    'the object needs a table that is not moved: include that table, or exclude this one; then start the migration again',
+  '53200':
+    'raise max_locks_per_transaction on green and restart it: the schema is made in one transaction; then start the migration again',
+  '23503':
+    'rows on blue break their own foreign key: repair them on blue, or make the key NOT VALID there; the run tries again',
+  '23505':
+    'rows on blue break their own unique index: repair them on blue (a REINDEX shows which); the run tries again',
+};
+
+/** What a statement makes, without its body: `CREATE TABLE public.orders`, `ALTER TABLE ONLY a.b ADD CONSTRAINT c`. */
+export function describeStatement(statement: string): string {
+  const line = statement.replaceAll(/\s+/g, ' ').trim();
+  const end =
+    / (?:\(|AS |USING |PRIMARY KEY|UNIQUE|FOREIGN KEY|CHECK|EXCLUDE|RETURNS )|\(/.exec(line)?.index ?? line.length;
+  return line.slice(0, Math.min(end, 200));
+}

@@ -1,0 +1,162 @@
+import type { TableName } from '../../plan/table-name.js';
+import { type Statement, parseStatements } from '../../plan/sql-tree.js';
+import { ident } from '../identifier.js';
+import { keepOfPostData, keepOfPreData } from './dump-filter.js';
+
+/** A foreign key in two halves: one takes locks for a moment, the other reads both tables without stopping writers. */
+export interface ForeignKeyStatements {
+  readonly add: string;
+  /** Null where PostgreSQL refuses NOT VALID (partitioned tables), or where blue's own key is not validated either. */
+  readonly validate: string | null;
+}
+
+export interface IndexStatement {
+  readonly table: TableName;
+  readonly name: string;
+  readonly create: string;
+}
+
+/** The statements of a schema, by when they are best run. Within a group the order is pg_dump's. */
+export interface SchemaStatements {
+  /** What rows need: schemas, types, functions, tables, views, sequences. */
+  readonly preData: readonly string[];
+  /** Primary keys, unique and exclusion constraints, replica identities: before the rows, while tables are empty. */
+  readonly keys: readonly string[];
+  readonly secondaryIndexes: {
+    /** Of partitioned tables, on the parent only: no rows, made at once. */
+    readonly parents: readonly IndexStatement[];
+    /** Made CONCURRENTLY. */
+    readonly indexes: readonly IndexStatement[];
+    /** Joins the indexes of partitions to those of their parents. */
+    readonly attach: readonly string[];
+  };
+  readonly foreignKeys: readonly ForeignKeyStatements[];
+  /** Triggers, rules, policies, statistics, comments, default privileges and what else is left. */
+  readonly rest: readonly string[];
+}
+
+/**
+ * Takes a dump apart into statements that can be run one by one, each in a transaction of ours.
+ *
+ * @param preData what pg_dump writes for --section=pre-data
+ * @param postData what pg_dump writes for --section=post-data
+ */
+export async function readSchemaStatements(preData: string, postData: string): Promise<SchemaStatements> {
+  return {
+    preData: keepOfPreData(await parseStatements(withoutMetaCommands(preData))),
+    ...groupPostData(keepOfPostData(await parseStatements(withoutMetaCommands(postData)))),
+  };
+}
+
+/** psql's \restrict and \unrestrict, whose key is new in each dump: only lines with that very key are taken out. */
+export function withoutMetaCommands(dump: string): string {
+  const key = /^\\restrict (\w+)$/m.exec(dump)?.[1];
+  if (key === undefined) return dump;
+  return dump.replace(`\\restrict ${key}\n`, '\n').replace(new RegExp(`^\\\\unrestrict ${key}$`, 'm'), '');
+}
+
+type PostData = Omit<SchemaStatements, 'preData'>;
+
+function groupPostData(statements: readonly Statement[]): PostData {
+  const keyIndexes = namesOfKeyIndexes(statements);
+  const lateViews = namesOfLateViews(statements);
+  const keys: string[] = [];
+  const parents: IndexStatement[] = [];
+  const indexes: IndexStatement[] = [];
+  const attach: string[] = [];
+  const foreignKeys: ForeignKeyStatements[] = [];
+  const rest: string[] = [];
+  for (const statement of statements) {
+    const { node, text } = statement;
+    const command = alterTableCommand(statement);
+    if ('IndexStmt' in node) {
+      const { idxname: name = '', relation } = node.IndexStmt;
+      const table = { schema: relation?.schemaname ?? '', name: relation?.relname ?? '' };
+      if (keyIndexes.has(key(table.schema, name))) keys.push(text);
+      // A view that is made after the indexes can't have one before.
+      else if (lateViews.has(key(table.schema, table.name))) rest.push(text);
+      else if (relation?.inh !== true) parents.push({ table, name, create: text });
+      else indexes.push({ table, name, create: concurrently(text) });
+    } else if (command === undefined) rest.push(text);
+    else if (command.kind === 'foreignKey') foreignKeys.push(foreignKey(command, text));
+    else if (command.kind === 'key' || command.kind === 'replicaIdentity') keys.push(text);
+    else if (keyIndexes.has(key(command.schema, command.relation))) keys.push(text);
+    else attach.push(text);
+  }
+  return { keys, secondaryIndexes: { parents, indexes, attach }, foreignKeys, rest };
+}
+
+interface AlterTable {
+  readonly schema: string;
+  readonly relation: string;
+}
+
+type AlterTableCommand = AlterTable &
+  (
+    | { readonly kind: 'key'; readonly constraint: string }
+    | { readonly kind: 'foreignKey'; readonly canBeLeftForLater: boolean; readonly constraint: string }
+    | { readonly kind: 'replicaIdentity'; readonly index: string }
+    | { readonly kind: 'attachIndex' }
+  );
+
+/** The statements of ALTER TABLE and ALTER INDEX that have a group of their own; undefined for every other one. */
+function alterTableCommand({ node }: Statement): AlterTableCommand | undefined {
+  if (!('AlterTableStmt' in node)) return undefined;
+  const { relation, cmds, objtype } = node.AlterTableStmt;
+  const first = cmds?.[0];
+  if (first === undefined || !('AlterTableCmd' in first)) return undefined;
+  const { subtype, def } = first.AlterTableCmd;
+  const names = { schema: relation?.schemaname ?? '', relation: relation?.relname ?? '' };
+  if (subtype === 'AT_AttachPartition' && objtype === 'OBJECT_INDEX') return { kind: 'attachIndex', ...names };
+  if (def !== undefined && 'ReplicaIdentityStmt' in def) {
+    return { kind: 'replicaIdentity', index: def.ReplicaIdentityStmt.name ?? '', ...names };
+  }
+  if (def === undefined || !('Constraint' in def)) return undefined;
+  const { contype, conname: constraint = '', initially_valid: valid } = def.Constraint;
+  if (contype === 'CONSTR_PRIMARY' || contype === 'CONSTR_UNIQUE' || contype === 'CONSTR_EXCLUSION') {
+    return { kind: 'key', constraint, ...names };
+  }
+  if (contype !== 'CONSTR_FOREIGN') return undefined;
+  // pg_dump writes ONLY for every table but partitioned ones, where NOT VALID is refused before PostgreSQL 18.
+  const partitioned = relation?.inh === true;
+  return { kind: 'foreignKey', constraint, canBeLeftForLater: valid === true && !partitioned, ...names };
+}
+
+function foreignKey(command: AlterTableCommand & { readonly kind: 'foreignKey' }, text: string): ForeignKeyStatements {
+  if (!command.canBeLeftForLater) return { add: text, validate: null };
+  const table = `${ident(command.schema)}.${ident(command.relation)}`;
+  return {
+    add: `${text} NOT VALID`,
+    validate: `ALTER TABLE ONLY ${table} VALIDATE CONSTRAINT ${ident(command.constraint)}`,
+  };
+}
+
+/** Indexes that belong to a key or are a replica identity, as schema and name. */
+function namesOfKeyIndexes(statements: readonly Statement[]): ReadonlySet<string> {
+  const names = new Set<string>();
+  for (const statement of statements) {
+    const command = alterTableCommand(statement);
+    if (command?.kind === 'key') names.add(key(command.schema, command.constraint));
+    if (command?.kind === 'replicaIdentity') names.add(key(command.schema, command.index));
+  }
+  return names;
+}
+
+/** Materialized views that pg_dump could only write after the data, since they need a primary key. */
+function namesOfLateViews(statements: readonly Statement[]): ReadonlySet<string> {
+  return new Set(
+    statements.flatMap(({ node }) => {
+      const rel = 'CreateTableAsStmt' in node ? node.CreateTableAsStmt.into?.rel : undefined;
+      return rel === undefined ? [] : [key(rel.schemaname ?? '', rel.relname ?? '')];
+    }),
+  );
+}
+
+function key(schema: string, name: string): string {
+  return JSON.stringify([schema, name]);
+}
+
+/** pg_get_indexdef always begins so. */
+function concurrently(text: string): string {
+  return text.replace(/^CREATE (UNIQUE )?INDEX /, 'CREATE $1INDEX CONCURRENTLY IF NOT EXISTS ');
+}

@@ -1,0 +1,27 @@
+import pg from 'pg';
+import type { Database } from './session.js';
+
+/**
+ * The message of an error without what only the owners of the databases should read: passwords, hosts, users and
+ * connection strings. PostgreSQL and libpq quote them freely.
+ */
+export function withoutSecrets(error: unknown, databases: readonly Database[]): string {
+  let text = error instanceof Error ? error.message : String(error);
+  for (const secret of databases.flatMap(secretsOf)) text = text.replaceAll(secret, '***');
+  return text
+    .replaceAll(/password\s*=\s*('(?:[^'\\]|\\.)*'|\S+)/gi, 'password=***')
+    .replaceAll(/postgres(?:ql)?:\/\/\S+/gi, '***')
+    .replaceAll(/connection to server (?:at|on socket) .*? failed:/g, 'connection to server failed:');
+}
+
+/** The longest first: a host may be part of a connection string, and a user's name part of a host's. */
+function secretsOf(database: Database): string[] {
+  const client = new pg.Client(database.config);
+  const password = typeof client.password === 'string' ? client.password : undefined;
+  const inConninfo = [
+    ...database.peerConninfo.matchAll(/(?:password|host|hostaddr)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))/gi),
+  ].map((match) => match[1] ?? match[2]);
+  return [database.peerConninfo, password, client.host, ...inConninfo]
+    .filter((secret): secret is string => typeof secret === 'string' && secret.length >= 3)
+    .sort((a, b) => b.length - a.length);
+}
