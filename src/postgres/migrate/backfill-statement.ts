@@ -13,6 +13,23 @@ export interface BackfillStatement {
   readonly update: (leaf: TableName, where: string) => string;
 }
 
+/** A condition that is true for rows whose derived column is not what the plan says. */
+export interface WrongRows {
+  readonly column: string;
+  readonly condition: string;
+}
+
+/** How rows are told whose derived columns are not right: by the backfill before, and by the verification after. */
+export function wrongRows(table: TableInfo, derived: readonly Derived[]): WrongRows[] {
+  return derived.flatMap(({ column, kind, up }) => {
+    if (up === undefined) return [];
+    const name = ident(column);
+    const info = columnOf(table, column);
+    const condition = kind === 'fill' ? `${name} IS NULL` : differs(info, name, `CAST((${up}\n) AS ${info.type})`);
+    return [{ column, condition }];
+  });
+}
+
 /**
  * Builds the statement. Computed values are assigned by it, which is faster than by the trigger; a column that is
  * computed from another computed one is set to NULL instead, and the trigger computes it behind the first.
@@ -27,23 +44,17 @@ export async function backfillStatement(
   );
   const targets = new Set(withUp.map(({ column }) => column));
   const assignments = new Map<string, string>();
-  const conditions: string[] = [];
   for (const { column, kind, up } of withUp) {
     const reads = await inTransaction(session, () => columnsRead(session, table, up));
     const chained = reads.some((name) => name !== column && targets.has(name));
     const name = ident(column);
-    if (kind === 'fill') {
-      conditions.push(`${name} IS NULL`);
-      // A column that is both computed and filled is left to the trigger too: it knows the order.
-      const value = chained || assignments.has(name) ? name : `coalesce(${name}, (${up}\n))`;
-      assignments.set(name, assignments.has(name) ? 'NULL' : value);
-    } else {
-      conditions.push(differs(columnOf(table, column), name, `CAST((${up}\n) AS ${columnOf(table, column).type})`));
-      assignments.set(name, chained ? 'NULL' : `(${up}\n)`);
-    }
+    const value = kind === 'fill' ? `coalesce(${name}, (${up}\n))` : `(${up}\n)`;
+    assignments.set(name, chained ? (kind === 'fill' ? name : 'NULL') : value);
   }
   const sets = [...assignments].map(([name, value]) => `${name} = ${value}`).join(', ');
-  const wrong = conditions.map((condition) => `(${condition})`).join(' OR ');
+  const wrong = wrongRows(table, derived)
+    .map(({ condition }) => `(${condition})`)
+    .join(' OR ');
   return {
     // Expressions may name the table; the rows of a partitioned one are in its leaves.
     update: (leaf, where) =>

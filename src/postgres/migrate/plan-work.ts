@@ -99,7 +99,7 @@ export async function planWork(plan: Pick<Plan, 'migrations'>): Promise<Work> {
       const { table: text, column, up } = migration.setNotNull;
       const table = parseTableName(text);
       const added = tables.get(formatTableName(table))?.columns.some((c) => c.name === column) ?? false;
-      if (up !== undefined) workOf(text).derived.push({ column, kind: 'fill', up });
+      if (up !== undefined) fill(workOf(text).derived, column, up);
       notNull(table, column, added);
     } else if ('createIndex' in migration) {
       const item = { table: parseTableName(migration.createIndex.table), index: migration.createIndex };
@@ -114,6 +114,14 @@ export async function planWork(plan: Pick<Plan, 'migrations'>): Promise<Work> {
     }
   }
   return { tables: [...tables.values()], steps };
+}
+
+/** A column that is computed already gets its stand-in for NULL in the same expression: one rule a column. */
+function fill(derived: Derived[], column: string, up: string): void {
+  const at = derived.findIndex((item) => item.column === column);
+  const computed = derived[at];
+  if (computed?.up === undefined) derived.push({ column, kind: 'fill', up });
+  else derived[at] = { ...computed, up: `coalesce((${computed.up}\n), (${up}\n))` };
 }
 
 /** The work of one table; undefined when the plan changes none of its columns. */

@@ -1,0 +1,83 @@
+import { VerdigrisError } from '../../errors.js';
+import type { Direction } from '../../side.js';
+import { waitForMarker, writeMarker } from '../marker.js';
+import { cancellable } from '../migrate/step-context.js';
+import { closeSession, openSession, type Database, type Session } from '../session.js';
+
+/** How long the marker may take before the replication counts as stalled. */
+const MARKER_TIMEOUT_MS = 60_000;
+
+/** The two databases and the feed between them. */
+export interface Sides {
+  readonly source: Database;
+  readonly target: Database;
+  /** The feed that fills the target. */
+  readonly direction: Direction;
+  readonly signal: AbortSignal;
+}
+
+/** A pair of sessions that compare: one on each side. */
+export class SideSessions {
+  private constructor(
+    readonly sides: Sides,
+    readonly source: Session,
+    readonly target: Session,
+  ) {}
+
+  static async open(sides: Sides): Promise<SideSessions> {
+    const source = await openSession(sides.source, { purpose: 'verify' });
+    try {
+      const target = await openSession(sides.target, { purpose: 'verify' });
+      const sessions = new SideSessions(sides, source, target);
+      await sessions.each((session) => session.query(GENTLE));
+      return sessions;
+    } catch (error) {
+      await closeSession(source);
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([closeSession(this.source), closeSession(this.target)]);
+  }
+
+  /** Runs the same on both sides at the same time; both end when the signal is aborted. */
+  async each<T>(work: (session: Session, side: 'source' | 'target') => Promise<T>): Promise<[T, T]> {
+    const outcomes = await Promise.allSettled([
+      this.on('source', (session) => work(session, 'source')),
+      this.on('target', (session) => work(session, 'target')),
+    ]);
+    const [source, target] = outcomes;
+    if (source.status === 'rejected') throw source.reason;
+    if (target.status === 'rejected') throw target.reason;
+    return [source.value, target.value];
+  }
+
+  async on<T>(side: 'source' | 'target', work: (session: Session) => Promise<T>): Promise<T> {
+    const session = this[side];
+    const connect = (): Promise<Session> => openSession(this.sides[side], { purpose: 'cancel' });
+    return cancellable({ connect, signal: this.sides.signal }, session, () => work(session));
+  }
+
+  /**
+   * Returns when everything that was committed on the source before the call is on the target.
+   *
+   * @throws VerdigrisError ReplicationStalled when that takes longer than a minute.
+   */
+  async catchUp(timeoutMs = MARKER_TIMEOUT_MS): Promise<void> {
+    const { direction, signal } = this.sides;
+    const token = await writeMarker(this.source, direction);
+    if (await waitForMarker(this.target, direction, token, timeoutMs, signal)) return;
+    throw new VerdigrisError({
+      type: 'ReplicationStalled',
+      message: `verification: a marker written on ${this.sides.source.side} has not reached ${this.sides.target.side} within ${timeoutMs / 1_000} s`,
+      nextStep: `look at pg_stat_subscription and the log of ${this.sides.target.side}; verification goes on where it was`,
+      retryable: true,
+    });
+  }
+}
+
+/** One core at most, along the key's index, without compiling: the database is in use. */
+const GENTLE = `
+  SELECT set_config('max_parallel_workers_per_gather', '0', false), set_config('enable_seqscan', 'off', false),
+         set_config('jit', 'off', false)`;
