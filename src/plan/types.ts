@@ -127,7 +127,8 @@ const SAFE_DIGITS: Readonly<Record<string, number>> = { int2: 4, int4: 9, int8: 
 function numericCannotHold(from: SqlType, to: SqlType): string | undefined {
   const [precision = Infinity, scale = precision === Infinity ? Infinity : 0] = from.modifiers;
   const digits = SAFE_DIGITS[to.name];
-  if (digits !== undefined) return scale > 0 || precision > digits ? `${to.name} is narrower than numeric` : undefined;
+  // Whether a fraction is lost is for "up" to say: (price * 100)::bigint keeps it.
+  if (digits !== undefined) return precision > digits ? `${to.name} is narrower than numeric` : undefined;
   if (to.name === 'float4' || to.name === 'float8') return `${to.name} is not exact`;
   if (to.name !== 'numeric' || to.modifiers.length === 0) return undefined;
   const [newPrecision = 0, newScale = 0] = to.modifiers;

@@ -1,0 +1,137 @@
+import { describe, expect, it } from 'vitest';
+import type { Finding } from '../../src/plan/finding.js';
+import { formatFinding } from '../../src/plan/finding.js';
+import { parsePlan } from '../../src/plan/parse.js';
+
+const base = { name: 'orders', blue: { connection: 'orders_blue' }, green: { connection: 'orders_green' } };
+
+function findings(plan: unknown): Finding[] {
+  const parsed = parsePlan(plan);
+  return 'findings' in parsed ? parsed.findings : [];
+}
+
+describe('a plan of the wrong form', () => {
+  it.each<[string, object, Partial<Record<keyof Finding, unknown>>]>([
+    [
+      'a misspelt field names the nearest one',
+      { migratons: [] },
+      { rule: 'unknown-field', place: 'migratons', instead: 'write "migrations"' },
+    ],
+    [
+      'a misspelt operation names the nearest one',
+      { migrations: [{ addcolum: {} }] },
+      { rule: 'unknown-operation', place: 'migrations[0]', instead: 'write "addColumn"' },
+    ],
+    [
+      'a field of an operation is judged by that operation alone',
+      { migrations: [{ addColumn: { table: 't', column: 'c', typ: 'int', type: 'int' } }] },
+      { rule: 'unknown-field', place: 'migrations[0].addColumn.typ', instead: 'write "type"' },
+    ],
+    [
+      'a missing field of an operation is named',
+      { migrations: [{ sql: { name: 'view', up: 'SELECT 1' } }] },
+      {
+        rule: 'missing-field',
+        place: 'migrations[0].sql.down',
+        instead: expect.stringContaining('undoes "up" when the run is rolled back'),
+      },
+    ],
+    [
+      'two operations are two steps',
+      { migrations: [{ addColumn: { table: 't', column: 'c', type: 'int' }, sql: {} }] },
+      { rule: 'unknown-operation', place: 'migrations[0].sql', instead: expect.stringContaining('step of its own') },
+    ],
+    [
+      'nested fields are judged too',
+      {
+        migrations: [
+          {
+            addConstraint: {
+              table: 't',
+              name: 'n',
+              foreignKey: { columns: ['a'], references: { table: 'u', cols: [] } },
+            },
+          },
+        ],
+      },
+      { rule: 'missing-field', place: 'migrations[0].addConstraint.foreignKey.references.columns' },
+    ],
+    [
+      'a constraint is one of two',
+      { migrations: [{ addConstraint: { table: 't', name: 'n' } }] },
+      { place: 'migrations[0].addConstraint', instead: 'give either "check" or "foreignKey"' },
+    ],
+    [
+      'a gate is known by its metric',
+      { traffic: { gates: [{ metric: 'p99' }] } },
+      { place: 'traffic.gates[0]', instead: 'give "max" or "maxIncrease"' },
+    ],
+    [
+      'an unknown metric lists the known ones',
+      { traffic: { gates: [{ metric: 'latency', max: '1s' }] } },
+      { place: 'traffic.gates[0].metric', instead: expect.stringContaining('errorRate, p50, p95, p99') },
+    ],
+    [
+      'a duration says how it is written',
+      { standby: { for: '2 days' } },
+      { place: 'standby.for', instead: expect.stringContaining('15m, 48h or 2d') },
+    ],
+    ['a wrong choice names the nearest', { traffic: { onFail: 'rolback' } }, { instead: 'write "rollback"' }],
+    [
+      'an approval point is a word or a percent',
+      { traffic: { approval: { before: ['promotion'] } } },
+      { place: 'traffic.approval.before[0]', instead: expect.stringContaining('the percent of a stage') },
+    ],
+    [
+      'another version is refused',
+      { version: 2 },
+      { place: 'version', instead: expect.stringContaining('"version": 1') },
+    ],
+    [
+      'a name that PostgreSQL would cut is refused, counted in bytes',
+      { migrations: [{ addColumn: { table: 't', column: 'ü'.repeat(32), type: 'int' } }] },
+      { place: 'migrations[0].addColumn.column', instead: expect.stringContaining('63 bytes') },
+    ],
+  ])('%s', (_rule, part, expected) => {
+    const found = findings({ ...base, ...part });
+    expect(found[0]).toMatchObject({ severity: 'error', ...expected });
+  });
+
+  it('gives all findings at once', () => {
+    expect(findings({}).map(({ place }) => place)).toEqual(['name', 'blue', 'green']);
+  });
+
+  it.each([null, 'plan', 1, []])('%j is not a plan', (plan) => {
+    expect(findings(plan)[0]).toMatchObject({ rule: 'invalid-value', place: 'plan' });
+  });
+
+  it('never shows an address with a password in it', () => {
+    const found = findings({ ...base, blue: { connection: 'postgres://u:secret@host/db' } });
+    expect(found[0]).toMatchObject({ place: 'blue.connection', instead: expect.stringContaining('not an address') });
+    expect(JSON.stringify(found)).not.toContain('secret');
+  });
+
+  it('is told to people in five lines', () => {
+    const [first] = findings({ ...base, standby: { for: 'x' } });
+    expect(
+      first &&
+        formatFinding(first)
+          .split('\n')
+          .map((line) => line.trim().split(/\s+/)[0]),
+    ).toEqual(['error:', 'place', 'what', 'why', 'instead']);
+  });
+});
+
+describe('a plan of the right form', () => {
+  it('has every default filled in', () => {
+    expect(parsePlan(base)).toMatchObject({
+      plan: {
+        version: 1,
+        tables: { include: ['*.*'] },
+        migrations: [],
+        standby: { for: '48h' },
+        promote: { attempts: 5 },
+      },
+    });
+  });
+});
