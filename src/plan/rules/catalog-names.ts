@@ -55,13 +55,23 @@ function readPattern(text: string): ReturnType<typeof parseTablePattern> | undef
 }
 
 function insteadOf(table: TableName | undefined, { tables }: CatalogSummary): string {
-  const names = tables.map(formatTableName);
-  // A forgotten schema is more likely than a misspelt name.
-  const elsewhere = tables.find((candidate) => candidate.name === table?.name);
-  const near = elsewhere === undefined ? table && nearest(formatTableName(table), names) : formatTableName(elsewhere);
-  if (near !== undefined) return `write ${JSON.stringify(near)}`;
-  if (names.length === 0) return 'see that blue is the right database: no table was found there';
-  return `the tables are ${names.slice(0, 10).join(', ')}${names.length > 10 ? ', …' : ''}`;
+  const near = table === undefined ? undefined : tableMeant(table, tables);
+  if (near !== undefined) return `write ${JSON.stringify(formatTableName(near))}`;
+  if (tables.length === 0) return 'see that blue is the right database: no table was found there';
+  const some = tables.slice(0, 10).map(formatTableName).join(', ');
+  return `the tables are ${some}${tables.length > 10 ? ', …' : ''}`;
+}
+
+/** The same name in another schema (a forgotten schema is the likeliest mistake), else a near name in this one. */
+function tableMeant(table: TableName, tables: readonly CatalogTable[]): CatalogTable | undefined {
+  const elsewhere = tables.find(({ name }) => name === table.name);
+  if (elsewhere !== undefined) return elsewhere;
+  const beside = tables.filter(({ schema }) => schema === table.schema);
+  const near = nearest(
+    table.name,
+    beside.map(({ name }) => name),
+  );
+  return beside.find(({ name }) => name === near);
 }
 
 function find(catalog: CatalogSummary, table: TableName): CatalogTable | undefined {
