@@ -1,0 +1,157 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import { planSchema, type Plan } from '../../src/plan/schema.js';
+import { formatTableName } from '../../src/plan/table-name.js';
+import { readTables, replicatedRoots } from '../../src/postgres/catalog.js';
+import { waitForMarker, writeMarker } from '../../src/postgres/marker.js';
+import { planWork, reverseColumns, type Work } from '../../src/postgres/migrate/plan-work.js';
+import type { Progress, StepContext } from '../../src/postgres/migrate/step-context.js';
+import { ensurePublication } from '../../src/postgres/publication.js';
+import { dropSlot, ensureSlot } from '../../src/postgres/replication-slot.js';
+import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
+import { installState } from '../../src/postgres/state.js';
+import { dropSubscription, ensureSubscription } from '../../src/postgres/subscription.js';
+import { asDatabase, testDatabase, type TestDatabase, type TestServer } from '../support/postgres.js';
+
+const ALL = { include: ['*.*'], exclude: [] };
+
+/** Blue and green of one test, joined by real logical replication. */
+export class ReplicatedPair {
+  private constructor(
+    private readonly databases: readonly TestDatabase[],
+    readonly blueDatabase: Database,
+    readonly greenDatabase: Database,
+    /** The application's connections. */
+    readonly blue: pg.Client,
+    readonly green: pg.Client,
+    /** Our sessions. */
+    readonly ourBlue: Session,
+    readonly ourGreen: Session,
+    private readonly feed: string,
+    private readonly blueVersion: number,
+  ) {}
+
+  /** Runs `ddl` on both sides, `rows` on blue, and waits until green has them. */
+  static async start(server: TestServer, purpose: string, ddl: string, rows = ''): Promise<ReplicatedPair> {
+    const [blueDb, greenDb] = [await testDatabase(server, `${purpose}_b`), await testDatabase('pg18', `${purpose}_g`)];
+    const [blueDatabase, greenDatabase] = [asDatabase(blueDb, 'blue'), asDatabase(greenDb, 'green')];
+    const clients = [new pg.Client(blueDb.config), new pg.Client(greenDb.config)] as const;
+    for (const client of clients) {
+      client.on('error', () => undefined);
+      await client.connect();
+      await client.query(ddl);
+    }
+    if (rows !== '') await clients[0].query(rows);
+    const ours = [
+      await openSession(blueDatabase, { purpose: 'test' }),
+      await openSession(greenDatabase, { purpose: 'test' }),
+    ] as const;
+    await installState(ours[0], 'blue');
+    await installState(ours[1], 'green');
+    const pair = new ReplicatedPair(
+      [blueDb, greenDb],
+      blueDatabase,
+      greenDatabase,
+      ...clients,
+      ...ours,
+      blueDb.database,
+      server === 'pg15' ? 15 : 18,
+    );
+    const tables = replicatedRoots(await readTables(pair.ourBlue, ALL)).map(({ name }) => ({ table: name }));
+    await ensurePublication(pair.ourBlue, pair.feed, 'to_green', tables);
+    await ensureSlot(pair.ourBlue, pair.feed);
+    await ensureSubscription(pair.ourGreen, {
+      name: pair.feed,
+      conninfo: blueDatabase.peerConninfo,
+      copyData: true,
+      enabled: true,
+      publisherVersion: pair.blueVersion,
+    });
+    await pair.synced(pair.ourGreen);
+    await pair.caughtUp();
+    return pair;
+  }
+
+  private async synced(session: Session): Promise<void> {
+    for (;;) {
+      const { rows } = await session.query<{ left: number }>(
+        `SELECT count(*)::int AS left FROM pg_subscription_rel WHERE srsubstate <> 'r'`,
+      );
+      if (rows[0]?.left === 0) return;
+      await sleep(20);
+    }
+  }
+
+  /** Waits until green has everything of blue. */
+  async caughtUp(): Promise<void> {
+    const token = await writeMarker(this.ourBlue, 'to_green');
+    if (!(await waitForMarker(this.ourGreen, 'to_green', token, 20_000))) throw new Error('green does not follow');
+  }
+
+  async caughtUpOnBlue(): Promise<void> {
+    const token = await writeMarker(this.ourGreen, 'to_blue');
+    if (!(await waitForMarker(this.ourBlue, 'to_blue', token, 20_000))) throw new Error('blue does not follow');
+  }
+
+  /** Turns the feed around: from now on green is written, and blue follows in its own columns. */
+  async promoteGreen(): Promise<void> {
+    await this.caughtUp();
+    await dropSubscription(this.ourGreen, this.feed);
+    await dropSlot(this.ourBlue, this.feed);
+    const back = `${this.feed}_back`;
+    const green = new Map((await readTables(this.ourGreen, ALL)).map((table) => [formatTableName(table.name), table]));
+    const tables = replicatedRoots(await readTables(this.ourBlue, ALL)).flatMap((table) => {
+      const other = green.get(formatTableName(table.name));
+      return other === undefined ? [] : [{ table: table.name, columns: reverseColumns(table, other) }];
+    });
+    await ensurePublication(this.ourGreen, back, 'to_blue', tables);
+    await ensureSlot(this.ourGreen, back);
+    await ensureSubscription(this.ourBlue, {
+      name: back,
+      conninfo: this.greenDatabase.peerConninfo,
+      copyData: false,
+      enabled: true,
+      publisherVersion: 18,
+    });
+    await this.caughtUpOnBlue();
+  }
+
+  /** A context for steps on green; `seen` takes what they report. */
+  context(seen: Progress[] = [], signal: AbortSignal = new AbortController().signal, runId = 'run'): StepContext {
+    return contextOn(this.greenDatabase, this.ourGreen, seen, signal, runId);
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all([this.blue.end(), this.green.end(), closeSession(this.ourBlue), closeSession(this.ourGreen)]);
+    // The subscriber first: its worker would take the slot again.
+    await this.databases[1]?.drop();
+    await this.databases[0]?.drop();
+  }
+}
+
+export function contextOn(
+  database: Database,
+  session: Session,
+  seen: Progress[] = [],
+  signal: AbortSignal = new AbortController().signal,
+  runId = 'run',
+): StepContext {
+  return {
+    runId,
+    session,
+    connect: (purpose) => openSession(database, { purpose }),
+    signal,
+    onProgress: (progress) => seen.push(progress),
+  };
+}
+
+/** A plan of these migrations, with its defaults. */
+export function planOf(migrations: readonly object[]): Plan {
+  return planSchema.parse({ name: 'test', blue: { connection: 'b' }, green: { connection: 'g' }, migrations });
+}
+
+export function workOf(migrations: readonly object[]): Promise<Work> {
+  return planWork(planOf(migrations));
+}
+
+export const NO_LAG = { batchMs: 250, maxLagSeconds: 5, lagSeconds: () => Promise.resolve(0) };

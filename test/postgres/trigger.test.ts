@@ -1,0 +1,301 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { backfillTable } from '../../src/postgres/migrate/backfill.js';
+import { expandTable } from '../../src/postgres/migrate/expand-table.js';
+import { tablesWithTrigger } from '../../src/postgres/migrate/install-trigger.js';
+import type { Work } from '../../src/postgres/migrate/plan-work.js';
+import { dropTriggers } from '../../src/postgres/migrate/revert.js';
+import { NO_LAG, ReplicatedPair, workOf } from './replicated-pair.js';
+
+const ODD = 'Größe "x"';
+const TEXT = '{"b":1,"a":2}';
+
+const DDL = `
+  CREATE TYPE mood AS ENUM ('calm', 'wild');
+  CREATE FUNCTION shout(value text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper(value) || ''!''';
+  CREATE TABLE transactions (id bigint PRIMARY KEY, payload text, found int, note text, n int NOT NULL DEFAULT 0);
+  CREATE SCHEMA shop;
+  CREATE TABLE shop."Order Items" (
+    "select" int, "Größe ""x""" json, state text DEFAULT 'calm', PRIMARY KEY ("select"));
+  CREATE TABLE event (id int, at date, body text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+  CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM ('2026-01-01') TO ('2026-07-01') PARTITION BY RANGE (at);
+  CREATE TABLE event_1_1 PARTITION OF event_1 FOR VALUES FROM ('2026-01-01') TO ('2026-07-01');
+  CREATE TABLE event_2 PARTITION OF event FOR VALUES FROM ('2026-07-01') TO ('2027-01-01');`;
+
+const ROWS = `
+  INSERT INTO transactions (id, payload, note) VALUES (1, '${TEXT}', 'old'), (2, 'not json', NULL);
+  INSERT INTO shop."Order Items" VALUES (1, '{"a": 1}', 'wild');
+  INSERT INTO event VALUES (1, '2026-02-01', 'x'), (2, '2026-08-01', 'y');`;
+
+const MIGRATIONS = [
+  {
+    changeType: {
+      table: 'transactions',
+      column: 'payload',
+      newColumn: 'payload_json',
+      type: 'jsonb',
+      up: 'verdigris.try_jsonb(payload) -- a comment',
+      down: 'payload_json::text',
+    },
+  },
+  // Reads a column that is new itself, and one whose name is a variable of PL/pgSQL.
+  {
+    addColumn: {
+      table: 'transactions',
+      column: 'size',
+      type: 'int',
+      up: `coalesce((transactions.payload_json ->> 'a')::int, 0) + coalesce(found, 0)`,
+    },
+  },
+  { addColumn: { table: 'transactions', column: 'metadata', type: 'jsonb', up: `jsonb_build_object('legacy', true)` } },
+  { addColumn: { table: 'transactions', column: 'version', type: 'integer', default: '1' } },
+  { setNotNull: { table: 'transactions', column: 'note', up: `shout('none')` } },
+  {
+    addColumn: {
+      table: 'shop."Order Items"',
+      column: ODD.replace('x', 'y'),
+      type: 'json',
+      up: `"${ODD.replaceAll('"', '""')}"`,
+      down: `"${ODD.replaceAll('"', '""')}" = "${ODD.replace('x', 'y').replaceAll('"', '""')}"`,
+    },
+  },
+  {
+    addColumn: {
+      table: 'shop."Order Items"',
+      column: 'mood',
+      type: 'mood',
+      up: 'state::mood',
+      down: 'state = mood::text',
+      default: `'calm'`,
+    },
+  },
+  { addColumn: { table: 'event', column: 'loud', type: 'text', up: 'shout(body)' } },
+];
+
+describe.each([['pg15' as const], ['pg18' as const]])('up/down triggers, %s to 18', (server) => {
+  let pair: ReplicatedPair;
+  let work: Work;
+
+  const green = async (sql: string): Promise<unknown> => (await pair.green.query<Record<string, unknown>>(sql)).rows[0];
+  const blue = async (sql: string): Promise<unknown> => (await pair.blue.query<Record<string, unknown>>(sql)).rows[0];
+  const writeOnBlue = async (sql: string): Promise<void> => {
+    await pair.blue.query(sql);
+    await pair.caughtUp();
+  };
+
+  beforeAll(async () => {
+    pair = await ReplicatedPair.start(server, 'trigger', DDL, ROWS);
+    work = await workOf(MIGRATIONS);
+    for (const table of work.tables) await expandTable(pair.context(), table);
+    for (const table of work.tables) await backfillTable(pair.context(), table, NO_LAG);
+  });
+  afterAll(() => pair.stop());
+
+  it('rows that were there are filled, and their old columns are left as they were', async () => {
+    expect(
+      await green('SELECT payload, payload_json, size, metadata, version, note FROM transactions WHERE id = 1'),
+    ).toEqual({
+      payload: TEXT,
+      payload_json: { a: 2, b: 1 },
+      size: 2,
+      metadata: { legacy: true },
+      version: 1,
+      note: 'old',
+    });
+    expect(await green('SELECT payload, payload_json, size, note FROM transactions WHERE id = 2')).toEqual({
+      payload: 'not json',
+      payload_json: null,
+      size: 0,
+      note: 'NONE!',
+    });
+    expect(await green('SELECT mood FROM shop."Order Items"')).toEqual({ mood: 'wild' });
+    expect((await pair.green.query('SELECT loud FROM event ORDER BY id')).rows).toEqual([
+      { loud: 'X!' },
+      { loud: 'Y!' },
+    ]);
+  });
+
+  it('rows that arrive from blue are complete', async () => {
+    await writeOnBlue(`INSERT INTO transactions (id, payload, found) VALUES (3, '{"a":5}', 2);
+                       INSERT INTO event VALUES (3, '2026-03-01', 'z')`);
+    expect(
+      await green('SELECT payload, payload_json, size, metadata, version, note FROM transactions WHERE id = 3'),
+    ).toEqual({
+      payload: '{"a":5}',
+      payload_json: { a: 5 },
+      size: 7,
+      metadata: { legacy: true },
+      version: 1,
+      note: 'NONE!',
+    });
+    expect(await green('SELECT loud FROM event WHERE id = 3')).toEqual({ loud: 'Z!' });
+  });
+
+  it('an update from blue recomputes what reads a changed column, and only that', async () => {
+    await pair.green.query(
+      `BEGIN; SET LOCAL session_replication_role = replica; ALTER TABLE transactions DISABLE TRIGGER verdigris_up_down;
+       UPDATE transactions SET metadata = '{"x": 1}', size = 99 WHERE id = 3;
+       ALTER TABLE transactions ENABLE ALWAYS TRIGGER verdigris_up_down; COMMIT`,
+    );
+    await writeOnBlue('UPDATE transactions SET n = n + 1 WHERE id = 3');
+    expect(await green('SELECT n, metadata, size FROM transactions WHERE id = 3')).toEqual({
+      n: 1,
+      metadata: { x: 1 },
+      size: 99,
+    });
+    await writeOnBlue(`UPDATE transactions SET payload = '{"a":6}' WHERE id = 3`);
+    expect(await green('SELECT payload_json, metadata, size FROM transactions WHERE id = 3')).toEqual({
+      payload_json: { a: 6 },
+      metadata: { x: 1 },
+      size: 8,
+    });
+  });
+
+  it('a second expand takes no lock and changes nothing', async () => {
+    await pair.green.query('BEGIN; LOCK TABLE transactions IN ROW EXCLUSIVE MODE');
+    const results = [];
+    for (const table of work.tables) results.push(await expandTable(pair.context(), table));
+    await pair.green.query('COMMIT');
+    expect(results.flatMap(({ added }) => added)).toEqual([]);
+  });
+
+  it('the trigger is always on, on every level of a partitioned table', async () => {
+    const { rows } = await pair.green.query(
+      `SELECT tgrelid::regclass::text AS name, tgenabled FROM pg_trigger WHERE tgname = 'verdigris_up_down' ORDER BY 1`,
+    );
+    expect(rows).toEqual(
+      ['event', 'event_1', 'event_1_1', 'event_2', 'shop."Order Items"', 'transactions'].map((name) => ({
+        name,
+        tgenabled: 'A',
+      })),
+    );
+    await pair.green.query(`CREATE TABLE event_3 PARTITION OF event FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')`);
+    expect(await green(`SELECT tgenabled FROM pg_trigger WHERE tgrelid = 'event_3'::regclass`)).toEqual({
+      tgenabled: 'A',
+    });
+    await pair.green.query('DROP TABLE event_3');
+  });
+
+  describe('after the promotion', () => {
+    beforeAll(() => pair.promoteGreen());
+
+    it('a write of the new column is carried back to the old one, and to blue', async () => {
+      await pair.green.query(`INSERT INTO transactions (id, payload_json) VALUES (10, '{"z": 1}');
+                              UPDATE transactions SET payload_json = '{"b": 9}' WHERE id = 1`);
+      expect(await green('SELECT payload, size FROM transactions WHERE id = 10')).toEqual({
+        payload: '{"z": 1}',
+        size: 0,
+      });
+      await pair.caughtUpOnBlue();
+      expect(await blue('SELECT payload, note FROM transactions WHERE id = 10')).toEqual({
+        payload: '{"z": 1}',
+        note: 'NONE!',
+      });
+      expect(await blue('SELECT payload FROM transactions WHERE id = 1')).toEqual({ payload: '{"b": 9}' });
+    });
+
+    it('a write of the old column sets the new one, and the text stays as it was written', async () => {
+      await pair.green.query(`INSERT INTO transactions (id, payload) VALUES (11, '${TEXT}')`);
+      await pair.green.query(`UPDATE transactions SET payload = '{"b":2,"a":3}' WHERE id = 3`);
+      expect(await green('SELECT payload, payload_json FROM transactions WHERE id = 11')).toEqual({
+        payload: TEXT,
+        payload_json: { a: 2, b: 1 },
+      });
+      expect(await green('SELECT payload, size FROM transactions WHERE id = 3')).toEqual({
+        payload: '{"b":2,"a":3}',
+        size: 5,
+      });
+      await pair.caughtUpOnBlue();
+      expect(await blue('SELECT payload FROM transactions WHERE id = 11')).toEqual({ payload: TEXT });
+    });
+
+    it('a write of neither leaves both alone', async () => {
+      await pair.green.query('UPDATE transactions SET n = 7 WHERE id = 11');
+      expect(await green('SELECT payload, n FROM transactions WHERE id = 11')).toEqual({ payload: TEXT, n: 7 });
+    });
+
+    it('both written and in agreement: neither is rewritten; in disagreement the new column counts', async () => {
+      await pair.green.query(`INSERT INTO transactions (id, payload, payload_json) VALUES (12, '${TEXT}', '${TEXT}')`);
+      expect(await green('SELECT payload FROM transactions WHERE id = 12')).toEqual({ payload: TEXT });
+      await pair.green.query(`UPDATE transactions SET payload = '{}', payload_json = '[1]' WHERE id = 12`);
+      expect(await green('SELECT payload FROM transactions WHERE id = 12')).toEqual({ payload: '[1]' });
+    });
+
+    it('a default does not count as written, and a fill takes the place of NULL', async () => {
+      await pair.green.query(`INSERT INTO shop."Order Items" ("select", state) VALUES (5, 'wild');
+                              INSERT INTO shop."Order Items" ("select", mood) VALUES (6, 'wild');
+                              UPDATE transactions SET note = NULL WHERE id = 12`);
+      expect((await pair.green.query('SELECT state, mood FROM shop."Order Items" WHERE "select" > 4')).rows).toEqual([
+        { state: 'wild', mood: 'wild' },
+        { state: 'wild', mood: 'wild' },
+      ]);
+      expect(await green('SELECT note FROM transactions WHERE id = 12')).toEqual({ note: 'NONE!' });
+    });
+
+    it('types without equality and odd names work in both directions', async () => {
+      const [old, now] = [ODD, ODD.replace('x', 'y')].map((name) => `"${name.replaceAll('"', '""')}"`);
+      await pair.green.query(`UPDATE shop."Order Items" SET ${now ?? ''} = '{"down": 1}' WHERE "select" = 1`);
+      await pair.green.query(`UPDATE shop."Order Items" SET ${old ?? ''} = '{"up": 1}' WHERE "select" = 5`);
+      expect(await green(`SELECT ${old ?? ''}::text AS v FROM shop."Order Items" WHERE "select" = 1`)).toEqual({
+        v: '{"down": 1}',
+      });
+      expect(await green(`SELECT ${now ?? ''}::text AS v FROM shop."Order Items" WHERE "select" = 5`)).toEqual({
+        v: '{"up": 1}',
+      });
+    });
+
+    it('an application with an own search_path and no right in schema verdigris can write', async () => {
+      await pair.green.query(
+        `CREATE ROLE app_${server}; GRANT ALL ON transactions TO app_${server}; SET ROLE app_${server}; SET search_path = ''`,
+      );
+      await pair.green.query(`INSERT INTO public.transactions (id, payload_json) VALUES (20, '{"a": 4}')`);
+      await pair.green.query(`RESET ROLE; RESET search_path; DROP OWNED BY app_${server}; DROP ROLE app_${server}`);
+      expect(await green('SELECT payload, size, note FROM transactions WHERE id = 20')).toEqual({
+        payload: '{"a": 4}',
+        size: 4,
+        note: 'NONE!',
+      });
+    });
+
+    it('at the end the triggers go and the columns stay', async () => {
+      const dropped = await dropTriggers(pair.context());
+      expect(dropped).toHaveLength(3);
+      expect(await dropTriggers(pair.context())).toEqual([]);
+      expect(await tablesWithTrigger(pair.ourGreen)).toEqual([]);
+      expect(await green(`SELECT count(*)::int AS n FROM pg_proc WHERE proname LIKE 'up\\_down\\_%'`)).toEqual({
+        n: 0,
+      });
+      expect(await green('SELECT payload_json FROM transactions WHERE id = 20')).toEqual({ payload_json: { a: 4 } });
+    });
+  });
+});
+
+describe('an expression that can not work', () => {
+  let pair: ReplicatedPair;
+  beforeAll(async () => {
+    pair = await ReplicatedPair.start(
+      'pg18',
+      'trigger_bad',
+      'CREATE TABLE t (id int PRIMARY KEY, a int, g int GENERATED ALWAYS AS (a * 2) STORED)',
+    );
+  });
+  afterAll(() => pair.stop());
+
+  it.each([
+    [
+      { table: 't', column: 'b', type: 'int', up: 'nothing + 1' },
+      /up of column "b" of table public\.t is refused.*"nothing"/s,
+    ],
+    [{ table: 't', column: 'b', type: 'int', up: 'now()' }, /is of type integer but expression is of type timestamp/],
+    [{ table: 't', column: 'b', type: 'int', up: 'g' }, /reads the generated column "g"/],
+    [{ table: 't', column: 'b', type: 'nonsense' }, /type "nonsense" does not exist/],
+    [{ table: 't', column: 'a', type: 'text' }, /has a column "a" already, of type integer and not text/],
+  ])('is refused before anything is changed', async (addColumn, message) => {
+    const { tables } = await workOf([{ addColumn }]);
+    for (const table of tables) await expect(expandTable(pair.context(), table)).rejects.toThrow(message);
+    expect(
+      (await pair.green.query(`SELECT attname FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'b'`))
+        .rows,
+    ).toEqual([]);
+    expect(await tablesWithTrigger(pair.ourGreen)).toEqual([]);
+  });
+});
