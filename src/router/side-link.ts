@@ -117,7 +117,7 @@ export class SideLink {
     });
     client.on('error', () => this.#drop(client));
     client.on('end', () => this.#drop(client));
-    client.on('notification', () => this.look().catch(() => undefined));
+    client.on('notification', () => void this.look().catch(() => undefined));
     await client.connect();
     if (this.#closing.signal.aborted) {
       await client.end();

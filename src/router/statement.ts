@@ -1,4 +1,4 @@
-import pg from 'pg';
+import type pg from 'pg';
 import type { Side } from '../side.js';
 import { POSITION } from './blue-position.js';
 import { CommitOutcomeUnknownError, TransactionControlError } from './errors.js';

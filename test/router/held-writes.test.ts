@@ -1,0 +1,284 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import {
+  CommitOutcomeUnknownError,
+  TransactionAbortedError,
+  TransactionControlError,
+  WriteMovedError,
+  WriteTimeoutError,
+  type Router,
+} from '../../src/router/index.js';
+import type { Side } from '../../src/side.js';
+import { metric, pause, Sides, until } from './sides.js';
+
+const INSERT = 'INSERT INTO item (id) VALUES ($1) RETURNING id';
+
+let sides: Sides;
+let router: Router;
+
+beforeAll(async () => {
+  sides = await (await Sides.create('held writes')).claim();
+});
+
+beforeEach(async () => {
+  await sides.reset();
+  router = await sides.router();
+});
+
+afterAll(() => sides.drop());
+
+async function ids(side: Side): Promise<number[]> {
+  return (await sides.sql<{ id: number }>(side, 'SELECT id FROM item ORDER BY id')).map((row) => row.id);
+}
+
+async function moveWritesToGreen(): Promise<void> {
+  await sides.decide('green');
+  await sides.open('green');
+}
+
+/** Fences as after a promotion, without a word in the route: the fence alone is the news. */
+async function moveFencesOnly(): Promise<void> {
+  await sides.setFence('blue', 'closed');
+  await sides.setFence('green', 'open');
+}
+
+describe('a write that meets the fence is run again on the other side, unseen', () => {
+  test('a single statement', async () => {
+    await moveFencesOnly();
+    const result = await router.write('u', INSERT, [1]);
+    expect(result).toMatchObject({ rows: [{ id: 1 }], side: 'green' });
+    expect([await ids('blue'), await ids('green')]).toEqual([[], [1]]);
+    expect(await metric(router, 'verdigris_router_retried_writes_total')).toBe(1);
+    expect(await metric(router, 'verdigris_router_requests_total', { outcome: 'error' })).toBe(0);
+  });
+
+  test.each(['read committed', 'repeatable read', 'serializable'] as const)(
+    'a transaction at %s that began before the promotion',
+    async (isolation) => {
+      let runs = 0;
+      const value = await router.transaction('u', { isolation }, async (tx) => {
+        runs += 1;
+        await tx.query('SELECT count(*) FROM item');
+        if (runs === 1) await moveWritesToGreen();
+        await tx.query(INSERT, [2]);
+        return tx.side;
+      });
+      expect([value, runs]).toEqual(['green', 2]);
+      expect([await ids('blue'), await ids('green')]).toEqual([[], [2]]);
+    },
+  );
+
+  test('a transaction whose function swallows the error', async () => {
+    await moveFencesOnly();
+    const outcome = await router.transaction('u', {}, async (tx) => {
+      await tx.query(INSERT, [3]).catch(() => undefined);
+      return tx.side;
+    });
+    expect(outcome).toBe('green');
+    expect([await ids('blue'), await ids('green')]).toEqual([[], [3]]);
+  });
+
+  test('a transaction that goes back to a savepoint and on', async () => {
+    await moveFencesOnly();
+    await router.transaction('u', {}, async (tx) => {
+      await tx.query('SAVEPOINT s');
+      await tx.query(INSERT, [4]).catch(() => tx.query('ROLLBACK TO SAVEPOINT s'));
+    });
+    expect(await ids('green')).toEqual([4]);
+  });
+
+  test('a read that writes', async () => {
+    await moveFencesOnly();
+    await router.read('u', INSERT, [5]);
+    expect(await ids('green')).toEqual([5]);
+  });
+
+  test('the next read of the user goes where the write went, even before the route says so', async () => {
+    await moveFencesOnly();
+    await router.write('u', INSERT, [6]);
+    expect(await router.read('u', 'SELECT id FROM item')).toMatchObject({ side: 'green', rows: [{ id: 6 }] });
+    expect(router.route().writesOn).toBe('green');
+  });
+});
+
+describe('while both sides are closed', () => {
+  test('writes are held, then done, and nothing is seen but the time', async () => {
+    await sides.setFence('blue', 'closed');
+    const started = performance.now();
+    const writes = Array.from({ length: 30 }, (_, id) => router.write(`u${id}`, INSERT, [id]));
+    await pause(300);
+    await sides.setFence('green', 'open');
+    const results = await Promise.all(writes);
+    const held = performance.now() - started;
+    expect(held).toBeGreaterThan(290);
+    expect(held).toBeLessThan(1_000);
+    expect(results.every((result) => result.side === 'green')).toBe(true);
+    expect(await ids('green')).toHaveLength(30);
+    expect(await ids('blue')).toHaveLength(0);
+  });
+
+  test('a write is given up after writeTimeoutMs, and was not done', async () => {
+    await sides.setFence('blue', 'closed');
+    const impatient = await sides.router({ writeTimeoutMs: 200 });
+    const started = performance.now();
+    await expect(impatient.write('u', INSERT, [1])).rejects.toThrow(WriteTimeoutError);
+    expect(performance.now() - started).toBeLessThan(600);
+    expect([await ids('blue'), await ids('green')]).toEqual([[], []]);
+  });
+
+  test('with retryTransactions: false the function runs once and the caller is told to repeat it', async () => {
+    await moveWritesToGreen();
+    const careful = await sides.router({ retryTransactions: false });
+    // The route is known, so there is nothing to repeat ...
+    await careful.transaction('u', {}, (tx) => tx.query(INSERT, [1]));
+    await sides.setFence('green', 'closed');
+    let runs = 0;
+    const work = careful.transaction('u', {}, async (tx) => {
+      runs += 1;
+      await tx.query(INSERT, [2]);
+    });
+    await expect(work).rejects.toThrow(WriteMovedError);
+    expect(runs).toBe(1);
+  });
+});
+
+describe('nothing is run again whose outcome is unknown', () => {
+  /** Commits of rows of item take `seconds`, by a deferred trigger. */
+  async function slowCommits(seconds: number): Promise<void> {
+    await sides.sql(
+      'blue',
+      `CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(${seconds}); RETURN NULL; END $$;
+       CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON item DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION slow()`,
+    );
+  }
+
+  async function killCommitting(): Promise<void> {
+    await until(async () => {
+      const rows = await sides.sql(
+        'blue',
+        `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+          WHERE datname = current_database() AND wait_event = 'PgSleep'`,
+      );
+      return rows.length > 0;
+    });
+  }
+
+  test.each([0, 100])('a backend killed during COMMIT, with %d percent of the users on green', async (percent) => {
+    await slowCommits(5);
+    await sides.stage(percent);
+    await until(() => router.route().greenReadPercent === percent);
+    let runs = 0;
+    const work = router.transaction('u', {}, async (tx) => {
+      runs += 1;
+      await tx.query(INSERT, [1]);
+    });
+    const rejected = expect(work).rejects.toThrow(CommitOutcomeUnknownError);
+    await killCommitting();
+    await rejected;
+    expect(runs).toBe(1);
+    expect(await metric(router, 'verdigris_router_requests_total', { kind: 'write', outcome: 'error' })).toBe(1);
+  });
+
+  test('a backend killed during a single write', async () => {
+    await slowCommits(5);
+    const rejected = expect(router.write('u', INSERT, [1])).rejects.toThrow(CommitOutcomeUnknownError);
+    await killCommitting();
+    await rejected;
+    expect(await ids('green')).toEqual([]);
+  });
+
+  test('a query timeout of the application is an unknown outcome too, and its connection is not used again', async () => {
+    const hasty = await sides.router({ blue: { ...sides.blue.config, query_timeout: 100, max: 1 } });
+    await slowCommits(0.5);
+    await expect(hasty.write('u', INSERT, [1])).rejects.toThrow(CommitOutcomeUnknownError);
+    expect((await hasty.read('u', 'SELECT 7 AS seven')).rows).toEqual([{ seven: 7 }]);
+  });
+
+  test('a connection killed between the statements of a transaction leaves nothing done', async () => {
+    const work = router.transaction('u', {}, async (tx) => {
+      await tx.query(INSERT, [1]);
+      const { rows } = await tx.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+      await sides.sql('blue', 'SELECT pg_terminate_backend($1)', [rows[0]?.pid]);
+      await pause(50);
+      await tx.query('SELECT 1').catch(() => undefined);
+    });
+    await expect(work).rejects.toThrow(TransactionAbortedError);
+    expect(await ids('blue')).toEqual([]);
+    expect(await ids('green')).toEqual([]);
+  });
+});
+
+describe("a transaction is the function's and nobody else's", () => {
+  test.each([0, 100])('COMMIT answered by ROLLBACK is an error, with %d percent of the users on green', async (percent) => {
+    await sides.stage(percent);
+    await until(() => router.route().greenReadPercent === percent);
+    const work = router.transaction('u', {}, async (tx) => {
+      await tx.query(INSERT, [1]);
+      await tx.query('SELECT 1 / 0').catch(() => undefined);
+    });
+    await expect(work).rejects.toThrow(TransactionAbortedError);
+    expect(await ids('blue')).toEqual([]);
+  });
+
+  test("the function's own error rolls back, reaches the caller, and counts against no side", async () => {
+    const work = router.transaction('u', {}, async (tx) => {
+      await tx.query(INSERT, [1]);
+      throw new Error('changed my mind');
+    });
+    await expect(work).rejects.toThrow('changed my mind');
+    expect(await ids('blue')).toEqual([]);
+    expect(await metric(router, 'verdigris_router_requests_total', { outcome: 'error' })).toBe(0);
+    expect(await metric(router, 'verdigris_router_requests_total', { outcome: 'refused' })).toBe(1);
+  });
+
+  test('an error of a deferred constraint at COMMIT is the error that the caller sees', async () => {
+    await sides.sql('blue', 'DROP TABLE IF EXISTS part; CREATE TABLE part (item int REFERENCES item DEFERRABLE INITIALLY DEFERRED)');
+    await sides.stage(100);
+    await until(() => router.route().greenReadPercent === 100);
+    const work = router.transaction('u', {}, (tx) => tx.query('INSERT INTO part VALUES (99)'));
+    await expect(work).rejects.toMatchObject({ code: '23503' });
+    expect(await sides.sql('blue', 'SELECT FROM part')).toHaveLength(0);
+  });
+
+  test('to begin or end it inside is refused', async () => {
+    for (const control of ['BEGIN', 'commit', 'END', 'ROLLBACK', 'abort', 'START TRANSACTION', "PREPARE TRANSACTION 'x'"]) {
+      const work = router.transaction('u', {}, (tx) => tx.query(control));
+      await expect(work).rejects.toThrow(TransactionControlError);
+    }
+  });
+
+  test('savepoints are fine, and statements sent at once run in turn', async () => {
+    await router.transaction('u', {}, async (tx) => {
+      await tx.query('SAVEPOINT s');
+      await tx.query('SELECT 1 / 0').catch(() => tx.query('ROLLBACK TO s'));
+      await Promise.all([1, 2, 3].map((id) => tx.query(INSERT, [id])));
+    });
+    expect(await ids('blue')).toEqual([1, 2, 3]);
+  });
+
+  test('write() that leaves a transaction open is refused, and the next request does not inherit it', async () => {
+    const narrow = await sides.router({ blue: { ...sides.blue.config, max: 1 } });
+    await expect(narrow.write('u', 'BEGIN')).rejects.toThrow(TransactionControlError);
+    await narrow.write('u', INSERT, [8]);
+    expect(await ids('blue')).toEqual([8]);
+  });
+
+  test('a lost position after COMMIT does not make a committed transaction a failed one', async () => {
+    await sides.stage(100);
+    await until(() => router.route().greenReadPercent === 100);
+    const limited = `reader_${sides.blue.database.slice(-8)}`;
+    await sides.sql(
+      'blue',
+      `CREATE ROLE ${limited} LOGIN PASSWORD 'x'; GRANT ALL ON item TO ${limited};
+       REVOKE EXECUTE ON FUNCTION pg_catalog.pg_current_wal_flush_lsn() FROM PUBLIC`,
+    );
+    const bound = await sides.router({ blue: { ...sides.blue.config, user: limited, password: 'x' } });
+    await until(() => bound.route().greenReadPercent === 100);
+    await bound.transaction('u', {}, (tx) => tx.query(INSERT, [1]));
+    await bound.write('u', INSERT, [2]);
+    expect(await ids('blue')).toEqual([1, 2]);
+    expect(bound.exportToken('u')).toBeUndefined();
+    await bound.close();
+    await sides.sql('blue', `DROP OWNED BY ${limited}; DROP ROLE ${limited}`);
+  });
+});

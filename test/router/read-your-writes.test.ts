@@ -1,0 +1,175 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { parseToken } from '../../src/router/token.js';
+import type { Router } from '../../src/router/index.js';
+import { metric, pause, Sides, until } from './sides.js';
+
+let sides: Sides;
+let feed: string;
+
+beforeAll(async () => {
+  sides = await Sides.create('own writes');
+  await sides.sql('blue', 'INSERT INTO item SELECT g, 0 FROM generate_series(1, 100) g');
+  // Before the fence: the first synchronization is a COPY, which fires its triggers.
+  feed = await sides.replicate();
+  await sides.claim();
+  await sides.stage(100);
+});
+
+afterAll(() => sides.drop());
+
+const BUMP = 'UPDATE item SET value = value + 1 WHERE id = $1 RETURNING value';
+const VALUE = 'SELECT value FROM item WHERE id = $1';
+
+type Value = { value: number };
+
+async function onGreen(router: Router): Promise<Router> {
+  await until(() => router.route().greenReadPercent === 100);
+  return router;
+}
+
+/** A transaction on green that keeps the apply worker from going on. */
+async function holdApply<T>(work: () => Promise<T>): Promise<T> {
+  await sides.sql('green', 'BEGIN; LOCK TABLE item IN SHARE MODE');
+  try {
+    return await work();
+  } finally {
+    await sides.sql('green', 'ROLLBACK');
+  }
+}
+
+describe.each(['strict', 'session'] as const)('reads that are %s', (consistency) => {
+  let router: Router;
+
+  beforeEach(async () => {
+    router = await onGreen(await sides.router({ consistency }));
+  });
+
+  test('a user always reads the last write, and reads it on green', async () => {
+    let fromGreen = 0;
+    const users = Array.from({ length: 8 }, async (_, u) => {
+      for (let i = 0; i < 40; i++) {
+        const id = u + 1;
+        const written =
+          i % 2 === 0
+            ? await router.write<Value>(`u${u}`, BUMP, [id])
+            : await router.transaction(`u${u}`, {}, (tx) => tx.query<Value>(BUMP, [id]));
+        const read = await router.read<Value>(`u${u}`, VALUE, [id]);
+        expect(read.rows[0]?.value).toBe(written.rows[0]?.value);
+        if (read.side === 'green') fromGreen += 1;
+      }
+    });
+    await Promise.all(users);
+    expect(fromGreen).toBeGreaterThan(160);
+    expect(await metric(router, 'verdigris_router_requests_total', { outcome: 'error' })).toBe(0);
+  });
+
+  test('while green does not apply, blue answers within the budget, and it is counted', async () => {
+    await holdApply(async () => {
+      const { rows } = await router.write<Value>('u', BUMP, [1]);
+      const started = performance.now();
+      const read = await router.read<Value>('u', VALUE, [1], { endpoint: 'item' });
+      expect(performance.now() - started).toBeLessThan(150);
+      expect(read).toMatchObject({ side: 'blue', rows });
+      expect(await metric(router, 'verdigris_router_fallbacks_total', { reason: 'behind', endpoint: 'item' })).toBe(1);
+    });
+    await until(async () => (await router.read('u', VALUE, [1])).side === 'green');
+  });
+
+  test('a read-only transaction reads green as a read does', async () => {
+    const written = await router.write<Value>('u', BUMP, [2]);
+    const read = await router.transaction('u', { readOnly: true }, async (tx) => ({
+      side: tx.side,
+      rows: (await tx.query<Value>(VALUE, [2])).rows,
+    }));
+    expect(read.rows).toEqual(written.rows);
+    expect(read.side).toBe('green');
+  });
+
+  test('a user whose commits are not flushed reads blue', async () => {
+    const careless = await onGreen(
+      await sides.router({ consistency, blue: { ...sides.blue.config, options: '-c synchronous_commit=off' } }),
+    );
+    const { rows } = await careless.write<Value>('u', BUMP, [3]);
+    expect(await careless.read<Value>('u', VALUE, [3])).toMatchObject({ side: 'blue', rows });
+    expect(careless.exportToken('u')).toBeUndefined();
+
+    await router.transaction('v', {}, async (tx) => {
+      await tx.query('SET LOCAL synchronous_commit = off');
+      return tx.query(BUMP, [4]);
+    });
+    expect((await router.read('v', VALUE, [4])).side).toBe('blue');
+    // A later, flushed write covers the earlier one.
+    await router.write('v', BUMP, [4]);
+    await until(async () => (await router.read('v', VALUE, [4])).side === 'green');
+  });
+});
+
+test('strict reads see what another process has written just before, without a token', async () => {
+  const [writer, reader] = [await onGreen(await sides.router()), await onGreen(await sides.router())];
+  for (let i = 0; i < 50; i++) {
+    const written = await writer.write<Value>('u', BUMP, [10]);
+    const read = await reader.read<Value>('u', VALUE, [10]);
+    expect(read.rows).toEqual(written.rows);
+  }
+});
+
+test('a token carries a write to another process whose reads are of the session', async () => {
+  const options = { consistency: 'session' } as const;
+  const [writer, reader] = [await onGreen(await sides.router(options)), await onGreen(await sides.router(options))];
+  await reader.read('u', VALUE, [11]);
+  await holdApply(async () => {
+    const written = await writer.write<Value>('u', BUMP, [11]);
+    const token = writer.exportToken('u') ?? '';
+    expect(parseToken(token)).toBeDefined();
+    expect(reader.importToken('u', token)).toBe(true);
+    expect(await reader.read<Value>('u', VALUE, [11])).toMatchObject({ side: 'blue', rows: written.rows });
+  });
+});
+
+test('a token that is none is refused and changes nothing', async () => {
+  const router = await onGreen(await sides.router());
+  for (const text of ['', '1', 'x:0/0', '1:0/0:2', '-1:0/0', '1:G/0', '1e9:0/0', '1:0/123456789']) {
+    expect(router.importToken('u', text)).toBe(false);
+  }
+  expect(router.exportToken('u')).toBeUndefined();
+});
+
+test('users outside the cohort and nobody in particular read blue', async () => {
+  const router = await onGreen(await sides.router());
+  expect((await router.read(undefined, VALUE, [1])).side).toBe('blue');
+  await sides.stage(0);
+  await until(() => router.route().greenReadPercent === 0);
+  expect((await router.read('u', VALUE, [1])).side).toBe('blue');
+  await sides.stage(100);
+});
+
+test('reads on green are read-only, and a read that writes is answered by blue without blaming green', async () => {
+  const router = await onGreen(await sides.router());
+  await sides.sql('blue', 'CREATE SEQUENCE IF NOT EXISTS counter');
+  await sides.sql('green', 'CREATE SEQUENCE IF NOT EXISTS counter');
+  await until(async () => (await router.read('u', VALUE, [1])).side === 'green');
+  const next = await router.read<{ n: string }>('u', "SELECT nextval('counter') AS n");
+  expect(next.side).toBe('blue');
+  expect(await sides.sql('green', 'SELECT is_called FROM counter')).toEqual([{ is_called: false }]);
+  expect(await metric(router, 'verdigris_router_requests_total', { side: 'green', outcome: 'error' })).toBe(0);
+});
+
+// Last: it ends the epoch that the others live in.
+test('a process that has not heard of the promotion looks again when it meets a token of the new epoch', async () => {
+  const behind = await onGreen(await sides.router({ pollIntervalMs: 60_000 }));
+  const before = behind.route().epoch;
+  // Nobody is told: the row changes without a notification.
+  for (const side of ['blue', 'green'] as const) {
+    await sides.sql(side, "UPDATE verdigris.route SET epoch = epoch + 1, writes_on = 'green', green_read_percent = 100");
+  }
+  await sides.sql('green', `ALTER SUBSCRIPTION "${feed}" DISABLE`);
+  await sides.setFence('blue', 'closed');
+  await sides.setFence('green', 'open');
+  const promoted = await sides.router();
+  const written = await promoted.write<Value>('u', BUMP, [20]);
+  expect(written.side).toBe('green');
+  await pause(50);
+  expect(behind.route().epoch).toBe(before);
+  behind.importToken('u', promoted.exportToken('u') ?? '');
+  expect(await behind.read<Value>('u', VALUE, [20])).toMatchObject({ side: 'green', rows: written.rows });
+});
