@@ -1,0 +1,91 @@
+import { WorkflowUpdateFailedError } from '@temporalio/client';
+import { WorkflowNotFoundError } from '@temporalio/common';
+import type { Approval, Message } from '../../workflows/messages.js';
+import { approveUpdate, pauseUpdate, resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import type { Decision } from '../../workflows/lib/status.js';
+import { shellCommand } from './shell-quote.js';
+import type { ServerFlags } from './start-request.js';
+import { serverFlags, workflowIdOf } from './start-request.js';
+import { innermostMessage, isNoAnswer, withClient } from './temporal-client.js';
+import type { ExitCode, Terminal } from './terminal.js';
+import { CommandError, EXIT } from './terminal.js';
+
+export type MessageName = Decision['message'];
+
+export interface MessageFlags extends ServerFlags, Message {
+  /** Seconds to wait for a worker's answer. */
+  readonly timeout: number;
+}
+
+const UPDATES = { pause: pauseUpdate, resume: resumeUpdate, rollback: rollbackUpdate, retire: retireUpdate };
+
+/** Sends a message to a run as an update: it is checked before it is accepted, and answered. */
+export async function messageCommand(
+  terminal: Terminal,
+  message: MessageName,
+  name: string,
+  flags: MessageFlags,
+  gate?: string,
+): Promise<ExitCode> {
+  const workflowId = workflowIdOf(name);
+  const who = { by: flags.by, reason: flags.reason };
+  const payload = gate === undefined ? who : { gate, ...who };
+  await withClient(flags, async (client) => {
+    const handle = client.workflow.getHandle(workflowId);
+    const send = (): Promise<string> =>
+      message === 'approve'
+        ? handle.executeUpdate(approveUpdate, { args: [{ gate: gate ?? '', ...who } satisfies Approval] })
+        : handle.executeUpdate(UPDATES[message], { args: [who] });
+    try {
+      terminal.out(await client.withDeadline(Date.now() + flags.timeout * 1_000, send));
+    } catch (error) {
+      throw messageFailed(error, message, workflowId, payload, flags);
+    }
+  });
+  return EXIT.done;
+}
+
+function messageFailed(
+  error: unknown,
+  message: MessageName,
+  workflowId: string,
+  payload: object,
+  flags: MessageFlags,
+): CommandError {
+  if (error instanceof WorkflowNotFoundError) return noSuchWorkflow(workflowId, error);
+  if (error instanceof WorkflowUpdateFailedError) {
+    return new CommandError(
+      innermostMessage(error),
+      `see what the run waits for: verdigris status ${workflowId}`,
+      EXIT.refused,
+      error,
+    );
+  }
+  if (!isNoAnswer(error)) {
+    return new CommandError(
+      `${message} was not sent to ${workflowId}: ${innermostMessage(error)}`,
+      `see the run: temporal workflow describe --workflow-id ${workflowId}`,
+      EXIT.unusable,
+      error,
+    );
+  }
+  const signal = shellCommand([
+    ...['temporal', 'workflow', 'signal', '--workflow-id', workflowId, '--name', message],
+    ...['--input', JSON.stringify(payload), ...serverFlags(flags)],
+  ]);
+  return new CommandError(
+    `no worker has answered within ${flags.timeout} s, so nobody knows whether ${message} was accepted`,
+    `start a worker (npm run worker) and send it again; or send it as a signal, which waits for the worker:\n\n${signal}\n`,
+    EXIT.unusable,
+    error,
+  );
+}
+
+export function noSuchWorkflow(workflowId: string, cause: unknown): CommandError {
+  return new CommandError(
+    `there is no running workflow ${workflowId}`,
+    'see which there are: temporal workflow list --query \'WorkflowType="blueGreenMigration"\'; the name is the plan\'s "name"',
+    EXIT.unusable,
+    cause,
+  );
+}

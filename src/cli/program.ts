@@ -1,0 +1,96 @@
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { messageCommand } from './message-command.js';
+import type { MessageFlags, MessageName } from './message-command.js';
+import { lintCommand, schemaCommand, showCommand } from './plan-commands.js';
+import type { LintOptions } from './plan-commands.js';
+import { startCommand } from './start-command.js';
+import type { StartFlags } from './start-command.js';
+import { statusCommand, watchCommand } from './status-command.js';
+import type { StatusFlags } from './status-command.js';
+import type { ExitCode, Terminal } from './terminal.js';
+
+/** The command line. `ended` is told how the command ended; errors are thrown. */
+export function program(terminal: Terminal, ended: (code: ExitCode) => void): Command {
+  const verdigris = new Command('verdigris')
+    .description('Moves a live PostgreSQL database to a new server with a new schema, with zero downtime')
+    .configureOutput({
+      writeOut: (text) => terminal.out(text.trimEnd()),
+      writeErr: (text) => terminal.note(text.trimEnd()),
+    })
+    .showHelpAfterError()
+    .exitOverride();
+
+  const plan = verdigris.command('plan').description('Work with plans');
+  plan
+    .command('lint <file>')
+    .description('Refuse what would lock, rewrite, lose data or make rollback impossible (- reads standard input)')
+    .option('--json', 'findings as JSON')
+    .option('--connections', 'also ask whether VERDIGRIS_CONNECTION_<NAME> is set here for blue and green')
+    .action(async (file: string, flags: LintOptions) => ended(await lintCommand(terminal, file, flags)));
+  plan
+    .command('schema')
+    .description('Print the JSON Schema of plans')
+    .action(() => ended(schemaCommand(terminal)));
+  plan
+    .command('show <file>')
+    .description('Print the plan with every default filled in')
+    .action(async (file: string) => ended(await showCommand(terminal, file)));
+
+  withServer(verdigris.command('start <file>'))
+    .description('Lint the plan and start its workflow')
+    .option('--print', 'print the equal `temporal workflow start` and run nothing')
+    .option('--task-queue <name>', 'task queue of the workers', 'verdigris')
+    .action(async (file: string, flags: StartFlags) => ended(await startCommand(terminal, file, flags)));
+  withServer(verdigris.command('status <name>'), true)
+    .description('Where the run is, what it waits for, and the command that answers it')
+    .option('--json', 'the whole status as JSON')
+    .action(async (name: string, flags: StatusFlags) => ended(await statusCommand(terminal, name, flags)));
+  withServer(verdigris.command('watch <name>'), true)
+    .description('Print every change of the status until the run ends')
+    .option('--json', 'a status in JSON for each change')
+    .action(async (name: string, flags: StatusFlags) => ended(await watchCommand(terminal, name, flags)));
+
+  withMessage(verdigris.command('approve <name> <gate>'))
+    .description('Let the run go on: gate is traffic, stage-<percent>, promote or retire')
+    .action(async (name: string, gate: string, flags: MessageFlags) =>
+      ended(await messageCommand(terminal, 'approve', name, flags, gate)),
+    );
+  for (const [message, description] of Object.entries(MESSAGES) as [Exclude<MessageName, 'approve'>, string][]) {
+    withMessage(verdigris.command(`${message} <name>`))
+      .description(description)
+      .action(async (name: string, flags: MessageFlags) => ended(await messageCommand(terminal, message, name, flags)));
+  }
+  return verdigris;
+}
+
+const MESSAGES: Readonly<Record<Exclude<MessageName, 'approve'>, string>> = {
+  pause: 'Stop the work where it can go on later',
+  resume: 'Go on after a pause',
+  rollback: 'Bring all traffic back to blue and undo the run',
+  retire: 'End the standby window now',
+};
+
+function withServer(command: Command, timeout = false): Command {
+  command
+    .option(
+      '--address <host:port>',
+      'address of the Temporal server (default: TEMPORAL_ADDRESS, the profile, localhost:7233)',
+    )
+    .option('--namespace <name>', 'namespace (default: TEMPORAL_NAMESPACE, the profile, default)')
+    .option('--profile <name>', 'profile of the temporal CLI');
+  if (timeout)
+    command.addOption(new Option('--timeout <seconds>', 'wait so long for a worker').default(10).argParser(seconds));
+  return command;
+}
+
+function withMessage(command: Command): Command {
+  return withServer(command, true)
+    .requiredOption('--by <who>', 'who sends this')
+    .requiredOption('--reason <why>', 'why');
+}
+
+function seconds(text: string): number {
+  const value = Number(text);
+  if (!Number.isFinite(value) || value <= 0) throw new InvalidArgumentError('write a number of seconds above 0');
+  return value;
+}

@@ -1,0 +1,50 @@
+import { readFile } from 'node:fs/promises';
+import type { Finding } from '../plan/finding.js';
+import { parsePlan } from '../plan/parse.js';
+import type { Plan } from '../plan/schema.js';
+import { CommandError } from './terminal.js';
+
+/** A plan as it was written, and what it says with its defaults. */
+export interface ReadPlan {
+  /** The JSON of the file: what the workflow is started with. */
+  readonly written: unknown;
+  readonly parsed: { readonly plan: Plan } | { readonly findings: Finding[] };
+}
+
+/**
+ * Reads a plan from a file, or from standard input for `-`.
+ *
+ * @throws CommandError when there is no such file, or when it is not JSON.
+ */
+export async function readPlan(file: string): Promise<ReadPlan> {
+  const written = parseJson(file, await readText(file));
+  return { written, parsed: parsePlan(written) };
+}
+
+async function readText(file: string): Promise<string> {
+  try {
+    return await readFile(file === '-' ? '/dev/stdin' : file, 'utf8');
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    throw new CommandError(
+      code === 'ENOENT' ? `there is no file ${file}` : `${file} can't be read: ${message(error)}`,
+      'give the path of a plan, or - for standard input; examples/ has some to begin with',
+    );
+  }
+}
+
+function parseJson(file: string, text: string): unknown {
+  try {
+    // Editors on Windows put a byte order mark before the text.
+    return JSON.parse(text.replace(/^\uFEFF/, ''));
+  } catch (error) {
+    throw new CommandError(
+      `${file} is not JSON: ${message(error)}`,
+      'a plan is plain JSON, without comments and without a comma after the last field',
+    );
+  }
+}
+
+function message(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

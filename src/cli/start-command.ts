@@ -1,0 +1,69 @@
+import { WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
+import { hasErrors } from '../plan/finding.js';
+import { lintPlan } from '../plan/lint.js';
+import { TASK_QUEUE, WORKFLOW_TYPE } from '../../workflows/messages.js';
+import { tellFindings } from './plan-commands.js';
+import { readPlan } from './read-plan.js';
+import { shellCommand } from './shell-quote.js';
+import type { ServerFlags } from './start-request.js';
+import { startOptions, startRequest, startWords } from './start-request.js';
+import { innermostMessage, withClient } from './temporal-client.js';
+import type { ExitCode, Terminal } from './terminal.js';
+import { CommandError, EXIT } from './terminal.js';
+
+export interface StartFlags extends ServerFlags {
+  readonly print?: boolean;
+  readonly taskQueue?: string;
+}
+
+/** `verdigris start FILE`: lints the plan and starts its workflow, or prints the command that would. */
+export async function startCommand(terminal: Terminal, file: string, flags: StartFlags): Promise<ExitCode> {
+  const { written, parsed } = await readPlan(file);
+  const findings = 'findings' in parsed ? parsed.findings : await lintPlan(parsed.plan);
+  // Findings are notes here: what is printed must be the command alone.
+  const notes: Terminal = { ...terminal, out: terminal.note };
+  if (findings.length > 0) tellFindings(notes, file, findings);
+  if ('findings' in parsed || hasErrors(findings)) return EXIT.refused;
+
+  const request = startRequest(parsed.plan, flags.taskQueue ?? TASK_QUEUE);
+  if (flags.print === true) {
+    terminal.out(shellCommand(startWords(request, file, written, flags)));
+    return EXIT.done;
+  }
+  await withClient(flags, async (client) => {
+    try {
+      const handle = await client.workflow.start(WORKFLOW_TYPE, startOptions(request, written));
+      terminal.out(`started ${handle.workflowId} (run ${handle.firstExecutionRunId})`);
+      terminal.note(`watch it with: verdigris watch ${parsed.plan.name}`);
+    } catch (error) {
+      throw startFailed(error, parsed.plan.name, request.workflowId);
+    }
+  });
+  return EXIT.done;
+}
+
+function startFailed(error: unknown, name: string, workflowId: string): CommandError {
+  if (error instanceof WorkflowExecutionAlreadyStartedError) {
+    return new CommandError(
+      `${workflowId} is running already`,
+      `see it with: verdigris status ${name}; another migration needs another "name"`,
+      EXIT.refused,
+      error,
+    );
+  }
+  const message = innermostMessage(error);
+  if (/search attribute/i.test(message)) {
+    return new CommandError(
+      `the server refused the search attributes of the run: ${message}`,
+      'start a worker once (npm run worker): it registers them; or: temporal operator search-attribute create --name VerdigrisPhase --type Keyword --name VerdigrisTraffic --type Int --name VerdigrisGate --type Keyword --name VerdigrisLagSeconds --type Double',
+      EXIT.unusable,
+      error,
+    );
+  }
+  return new CommandError(
+    `${workflowId} was not started: ${message}`,
+    'see the log of the Temporal server',
+    EXIT.unusable,
+    error,
+  );
+}
