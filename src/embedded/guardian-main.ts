@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isRunning } from './process-state.js';
 import type { GuardedProcess, GuardianMessage } from './guardian.js';
 
 /* The guardian's own process: see guardian.ts. It ends when the pipe closes, after it has cleaned up. */
@@ -22,7 +23,7 @@ for await (const line of createInterface({ input: process.stdin })) {
 for (const { pid, signal, graceMs } of [...processes.values()].reverse()) {
   send(pid, signal);
   const deadline = Date.now() + (patient ? graceMs : 200);
-  while (isAlive(pid) && Date.now() < deadline) await sleep(50);
+  while (isRunning(pid) && Date.now() < deadline) await sleep(50);
   send(-pid, 'SIGKILL');
 }
 for (const folder of folders) rmSync(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
@@ -32,14 +33,5 @@ function send(pid: number, signal: NodeJS.Signals): void {
     process.kill(pid, signal);
   } catch {
     // It is gone already, which is what we want.
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
   }
 }

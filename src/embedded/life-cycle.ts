@@ -1,4 +1,6 @@
 import { abandon } from './guardian.js';
+import { launchers } from './launchers.js';
+import { isRunning } from './process-state.js';
 import { stopwatch } from './stopwatch.js';
 
 /** Something that was started and has to be stopped. */
@@ -80,9 +82,9 @@ export class LifeCycle {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, onSignal);
     // With its terminal gone, a write fails: that must not stop the stopping.
     for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
-    const parent = process.ppid;
+    const watched = launchers();
     setInterval(() => {
-      if (process.ppid !== parent && since === undefined) onSignal();
+      if (since === undefined && !watched.every(isRunning)) onSignal();
     }, 1_000).unref();
   }
 }

@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { describe, expect, it } from 'vitest';
+import { isRunning } from '../../src/embedded/process-state.js';
 import { tsxArguments } from '../../src/embedded/tsx-process.js';
 
 describe('the guardian', () => {
@@ -13,20 +14,11 @@ describe('the guardian', () => {
       createInterface({ input: child.stdout }).once('line', (text) => resolve([text]));
     });
     const { pid, folder } = JSON.parse(line ?? '{}') as { pid: number; folder: string };
-    expect(isAlive(pid)).toBe(true);
+    expect(isRunning(pid)).toBe(true);
     expect(existsSync(folder)).toBe(true);
 
     child.kill('SIGKILL');
-    await expect.poll(() => isAlive(pid), { timeout: 15_000 }).toBe(false);
+    await expect.poll(() => isRunning(pid), { timeout: 15_000 }).toBe(false);
     await expect.poll(() => existsSync(folder), { timeout: 15_000 }).toBe(false);
   });
 });
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-}
