@@ -10,6 +10,7 @@ import { brokenPromises, demoResult, resultTable, type DemoResult } from './demo
 import { EmbeddedError } from './embedded-error.js';
 import { startEnvironment, type Environment } from './environment.js';
 import { Interrupted, LifeCycle } from './life-cycle.js';
+import { lastLines } from './last-lines.js';
 import { LiveView } from './live-view.js';
 import { MigrationDriver, type Ended } from './migration-driver.js';
 import type { Window } from './shop/measurements.js';
@@ -86,6 +87,10 @@ async function migrate(environment: Environment, commands: MigrationCommands): P
     writesOnGreenMs: Math.min(3_000, parseDuration(options.standby) / 2),
     deadlineMs: deadlineMs(options),
     onCommand: (what, args) => view.note(`${styleText('cyan', '$')} ${commands.print(args)}   # ${what}`),
+    check: () => {
+      if (environment.worker.isRunning()) return;
+      throw new EmbeddedError(`the worker has ended:\n${lastLines(environment.logs.worker)}`, 'see the lines above');
+    },
     onStatus: async (status) => {
       const next = windowOf(status);
       if (next !== window) await shop.ask({ ask: 'window', window: (window = next) });

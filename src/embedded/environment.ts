@@ -11,7 +11,7 @@ import { startShop, type ShopProcess } from './shop/shop-process.js';
 import { findTemporalCli } from './temporal-cli.js';
 import { startTemporal, type EmbeddedTemporal } from './temporal-server.js';
 import { stopwatch } from './stopwatch.js';
-import { startWorker } from './worker-process.js';
+import { startWorker, type WorkerProcess } from './worker-process.js';
 
 export interface EnvironmentOptions {
   readonly plan: PlanInput;
@@ -28,6 +28,7 @@ export interface Environment {
   readonly blue: EmbeddedPostgres;
   readonly green: EmbeddedPostgres;
   readonly shop: ShopProcess;
+  readonly worker: WorkerProcess;
   /** The plan, written down for `--input-file`. */
   readonly planFile: string;
   readonly logs: { readonly worker: string; readonly shop: string };
@@ -70,7 +71,7 @@ export async function startEnvironment(
       ledgerFile: join(folder, 'writes.jsonl'),
     }),
   );
-  await lifeCycle.start('Worker', () =>
+  const worker = await lifeCycle.start('Worker', () =>
     startWorker({
       temporalAddress: temporal.address,
       connections: {
@@ -80,7 +81,7 @@ export async function startEnvironment(
       logFile: logs.worker,
     }),
   );
-  return { cliPath, temporal, blue, green, shop, planFile, logs };
+  return { cliPath, temporal, blue, green, shop, worker, planFile, logs };
 }
 
 /** Waits for all, so that none is still starting when the failure of another is reported. */

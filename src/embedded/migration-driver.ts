@@ -18,6 +18,8 @@ export interface DriverOptions {
   readonly writesOnGreenMs: number;
   /** The run is given up after so long. */
   readonly deadlineMs: number;
+  /** Called at each look; what it throws ends the drive. */
+  readonly check: () => void;
   /** Told each state of the run. */
   readonly onStatus: (status: MigrationStatus) => Promise<void>;
   /** Told what the driver does in an engineer's place. */
@@ -65,6 +67,7 @@ export class MigrationDriver {
 
   async #follow(handle: WorkflowHandle, deadline: number): Promise<MigrationStatus> {
     for (;;) {
+      this.options.check();
       const status = await statusOf(handle);
       if (status !== undefined) {
         await this.options.onStatus(status);

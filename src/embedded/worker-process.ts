@@ -1,10 +1,11 @@
-import { spawn } from 'node:child_process';
-import { closeSync, openSync } from 'node:fs';
+import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, openSync, readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { connectionVariable } from '../postgres/session.js';
 import { EmbeddedError } from './embedded-error.js';
 import { guard, release } from './guardian.js';
 import { lastLines } from './last-lines.js';
-import { endProcess, hasEnded, waitForEnd } from './process-end.js';
+import { endProcess, hasEnded } from './process-end.js';
 import { ownTemporalEnvironment } from './temporal-environment.js';
 import { tsxArguments } from './tsx-process.js';
 
@@ -16,8 +17,13 @@ export interface WorkerOptions {
   readonly logFile: string;
 }
 
+/** The bundle of the workflow code is built at the start. */
+const READY_TIMEOUT_MS = 60_000;
+
 /** A worker in a process of its own. */
 export interface WorkerProcess {
+  /** Whether it still runs. */
+  isRunning(): boolean;
   /** Lets the activities that run give back control, then ends it. */
   stop(): Promise<void>;
 }
@@ -42,12 +48,9 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerProcess
   closeSync(output);
   child.on('error', () => undefined);
   if (child.pid !== undefined) guard({ pid: child.pid, signal: 'SIGTERM', graceMs: 10_000 });
-  // A worker that can't start says so and ends in its first moments; work waits in the task queue until it polls.
-  await waitForEnd(child, 1_000);
-  if (child.pid === undefined || hasEnded(child)) {
-    throw new EmbeddedError(`the worker did not start:\n${lastLines(options.logFile)}`, 'see the lines above');
-  }
+  await untilReady(child, options.logFile);
   return {
+    isRunning: () => !hasEnded(child),
     stop: async () => {
       await endProcess(child, [
         { signal: 'SIGTERM', graceMs: 20_000 },
@@ -56,4 +59,15 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerProcess
       if (child.pid !== undefined) release(child.pid);
     },
   };
+}
+
+/** Waits for the line in which the worker says that it polls its task queue. */
+async function untilReady(child: ChildProcess, logFile: string): Promise<void> {
+  const deadline = Date.now() + READY_TIMEOUT_MS;
+  while (child.pid !== undefined && !hasEnded(child) && Date.now() < deadline) {
+    if (readFileSync(logFile, 'utf8').includes('worker ready')) return;
+    await sleep(100);
+  }
+  await endProcess(child, [{ signal: 'SIGKILL', graceMs: 2_000 }]);
+  throw new EmbeddedError(`the worker did not start:\n${lastLines(logFile)}`, 'see the lines above');
 }

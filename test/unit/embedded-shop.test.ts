@@ -30,6 +30,14 @@ describe('downtime', () => {
     expect(downtime.totalMs()).toBe(0);
   });
 
+  it('does not count the time in which other writes succeeded beside one that fails late', () => {
+    const downtime = new WriteDowntime();
+    for (let at = 0; at < 10_000; at += 10) downtime.record(at, at + 5, true);
+    downtime.record(0, 10_000, false);
+    downtime.record(10_001, 10_002, true);
+    expect(downtime.totalMs()).toBe(10_000 - 9_995);
+  });
+
   it('is the time in which every write failed, over all such times', () => {
     const downtime = new WriteDowntime();
     downtime.record(0, 5, true);

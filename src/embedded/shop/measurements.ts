@@ -127,11 +127,13 @@ export class Measurements {
 }
 
 /**
- * Time during which every write that was tried failed: from the start of the first failed write of an unbroken row of
- * failures to the end of the last one. No failed write, no downtime.
+ * Time during which every write that was tried failed: from the start of the first failed write (but not before the last
+ * one that succeeded had its answer) to the end of the last failed one before the next success. No failed write, no
+ * downtime.
  */
 export class WriteDowntime {
   #total = 0;
+  #lastSuccess = -Infinity;
   #since: number | undefined;
   #until = 0;
 
@@ -139,6 +141,7 @@ export class WriteDowntime {
     if (acknowledged) {
       this.#total += this.#open();
       this.#since = undefined;
+      this.#lastSuccess = finishedAt;
     } else {
       this.#since = Math.min(this.#since ?? startedAt, startedAt);
       this.#until = finishedAt;
@@ -150,7 +153,7 @@ export class WriteDowntime {
   }
 
   #open(): number {
-    return this.#since === undefined ? 0 : this.#until - this.#since;
+    return this.#since === undefined ? 0 : Math.max(0, this.#until - Math.max(this.#since, this.#lastSuccess));
   }
 }
 
