@@ -14,14 +14,28 @@ export function withoutSecrets(error: unknown, databases: readonly Database[]): 
     .replaceAll(/connection to server (?:at|on socket) .*? failed:/g, 'connection to server failed:');
 }
 
-/** The longest first: a host may be part of a connection string, and a user's name part of a host's. */
+/** The longest first: a host may be part of a connection string. */
 function secretsOf(database: Database): string[] {
   const client = new pg.Client(database.config);
   const password = typeof client.password === 'string' ? client.password : undefined;
-  const inConninfo = [
-    ...database.peerConninfo.matchAll(/(?:password|host|hostaddr)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))/gi),
-  ].map((match) => match[1] ?? match[2]);
-  return [database.peerConninfo, password, client.host, ...inConninfo]
+  return [database.peerConninfo, password, client.host, ...secretsOfConninfo(database.peerConninfo)]
     .filter((secret): secret is string => typeof secret === 'string' && secret.length >= 3)
     .sort((a, b) => b.length - a.length);
+}
+
+/** Hosts and passwords of a libpq connection string, which may be a URI or a list of keywords. */
+function secretsOfConninfo(conninfo: string): string[] {
+  const uri = /^postgres(?:ql)?:\/\/(?:[^:@/?]*(?::([^@/?]*))?@)?([^:/?]*)/.exec(conninfo);
+  if (uri !== null) return [uri[1], uri[2]].flatMap((part) => (part === undefined ? [] : [part, decoded(part)]));
+  return [...conninfo.matchAll(/(?:password|host|hostaddr)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))/gi)].map(
+    (match) => match[1]?.replaceAll(/\\(.)/g, '$1') ?? match[2] ?? '',
+  );
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }

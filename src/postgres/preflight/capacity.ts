@@ -1,0 +1,120 @@
+import { BOTH_SIDES, oneRow, type Found, type SideCheck, type SideContext } from './check.js';
+
+/*
+ * Room for what logical replication needs. Forward, blue sends and green applies; after the promotion the other way
+ * round. The first copy takes one slot, sender and worker more for each table that is copied at the same time.
+ */
+
+interface Room {
+  readonly limit: number;
+  readonly used: number;
+  /** What other subscriptions copy with at the same time: max_sync_workers_per_subscription of this server. */
+  readonly sync: number;
+}
+
+/** The finding for a limit: without `least` the run can't begin, below `wanted` the first copy is slower. */
+function judge(setting: string, room: Room, least: number, wanted: number, restart: string): Found[] {
+  const free = room.limit - room.used;
+  if (free >= wanted) return [];
+  const missing = free < least;
+  return [
+    {
+      severity: missing ? 'error' : 'warning',
+      object: setting,
+      message:
+        `${setting} is ${room.limit} and ${room.used} are in use, so ${free} are free; ` +
+        (missing ? `at least ${least} are needed` : `with fewer than ${wanted} the first copy waits for its turn`),
+      remedy: `Set ${setting} to ${room.used + wanted} or more${restart}`,
+    },
+  ];
+}
+
+const RESTART = ', and restart the server';
+
+/** What a side needs: as the source of the first copy, or as the target, or only for the way back. */
+function needs(context: SideContext, role: 'source' | 'target', sync: number): { least: number; wanted: number } {
+  const inFirstCopy = (role === 'source') === (context.side === 'blue');
+  return inFirstCopy ? { least: 2, wanted: 1 + sync } : { least: 1, wanted: 1 };
+}
+
+export const replicationSlots: SideCheck = {
+  name: 'replication-slots',
+  sides: BOTH_SIDES,
+  run: async (context) => {
+    const room = await oneRow<Room>(
+      context.session,
+      `SELECT current_setting('max_replication_slots')::int AS limit, (SELECT count(*)::int FROM pg_replication_slots) AS used,
+              current_setting('max_sync_workers_per_subscription')::int AS sync`,
+    );
+    const { least, wanted } = needs(context, 'source', room.sync);
+    return judge('max_replication_slots', room, least, wanted, RESTART);
+  },
+};
+
+/** A subscription remembers its position in an origin; their number is limited by a setting of its own since 18. */
+export const replicationOrigins: SideCheck = {
+  name: 'replication-origins',
+  sides: BOTH_SIDES,
+  run: async (context) => {
+    const setting = context.version >= 18 ? 'max_active_replication_origins' : 'max_replication_slots';
+    const room = await oneRow<Room>(
+      context.session,
+      `SELECT current_setting('${setting}')::int AS limit, (SELECT count(*)::int FROM pg_replication_origin_status) AS used,
+              current_setting('max_sync_workers_per_subscription')::int AS sync`,
+    );
+    const { least, wanted } = needs(context, 'target', room.sync);
+    return judge(setting, room, least, wanted, RESTART);
+  },
+};
+
+export const walSenders: SideCheck = {
+  name: 'wal-senders',
+  sides: BOTH_SIDES,
+  run: async (context) => {
+    const room = await oneRow<Room>(
+      context.session,
+      `SELECT current_setting('max_wal_senders')::int AS limit,
+              (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'walsender') AS used,
+              current_setting('max_sync_workers_per_subscription')::int AS sync`,
+    );
+    const { least, wanted } = needs(context, 'source', room.sync);
+    return judge('max_wal_senders', room, least, wanted, RESTART);
+  },
+};
+
+/** Apply and copy workers of subscriptions, as pg_stat_activity names them in all versions. */
+const LOGICAL_WORKERS = `backend_type ~ '^logical replication (apply |parallel |tablesync )?worker'`;
+
+export const logicalReplicationWorkers: SideCheck = {
+  name: 'logical-replication-workers',
+  sides: BOTH_SIDES,
+  run: async (context) => {
+    const room = await oneRow<Room>(
+      context.session,
+      `SELECT current_setting('max_logical_replication_workers')::int AS limit,
+              (SELECT count(*)::int FROM pg_stat_activity WHERE ${LOGICAL_WORKERS}) AS used,
+              current_setting('max_sync_workers_per_subscription')::int AS sync`,
+    );
+    const { least, wanted } = needs(context, 'target', room.sync);
+    return judge('max_logical_replication_workers', room, least, wanted, RESTART);
+  },
+};
+
+export const workerProcesses: SideCheck = {
+  name: 'worker-processes',
+  sides: BOTH_SIDES,
+  run: async (context) => {
+    const room = await oneRow<Room>(
+      context.session,
+      // What is none of the server's own kinds of processes is a background worker, whoever registered it.
+      `SELECT current_setting('max_worker_processes')::int AS limit,
+              (SELECT count(*)::int FROM pg_stat_activity
+                WHERE backend_type NOT IN ('client backend', 'walsender', 'walreceiver', 'walwriter', 'walsummarizer', 'checkpointer',
+                        'background writer', 'startup', 'archiver', 'autovacuum launcher', 'autovacuum worker', 'slotsync worker',
+                        'io worker', 'logger', 'standalone backend')) AS used,
+              current_setting('max_sync_workers_per_subscription')::int AS sync`,
+    );
+    const { least, wanted } = needs(context, 'target', room.sync);
+    return judge('max_worker_processes', room, least, wanted, RESTART);
+  },
+};

@@ -1,0 +1,94 @@
+import { clients, longTransactions, preparedTransactions, visibility } from './activity.js';
+import {
+  logicalReplicationWorkers,
+  replicationOrigins,
+  replicationSlots,
+  walSenders,
+  workerProcesses,
+} from './capacity.js';
+import type { PairCheck, SideCheck } from './check.js';
+import { eventTriggers, replicaTriggers, rowLevelSecurity, rules, swallowedErrors } from './code.js';
+import { otherConsumers, otherSubscriptions } from './consumers.js';
+import { largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
+import {
+  collation,
+  encoding,
+  extensions,
+  ownership,
+  roles,
+  sameDatabase,
+  settings,
+  storedSettings,
+  versionOrder,
+} from './pair.js';
+import { peerConnection } from './peer-connection.js';
+import { planLint } from './plan-lint.js';
+import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
+import {
+  asynchronousCommit,
+  inRecovery,
+  readOnlyByDefault,
+  serverVersion,
+  walDisk,
+  walLevel,
+  walRetention,
+} from './server.js';
+import { patterns, replicaIdentity, tornApart, unmovedRows } from './tables.js';
+import { greenEmpty, ownedByAnother } from './target.js';
+
+/** Every check of one side, in the order of docs/preflight.md. */
+export const SIDE_CHECKS: readonly SideCheck[] = [
+  serverVersion,
+  inRecovery,
+  walLevel,
+  readOnlyByDefault,
+  walRetention,
+  walDisk,
+  asynchronousCommit,
+  replicationSlots,
+  replicationOrigins,
+  walSenders,
+  logicalReplicationWorkers,
+  workerProcesses,
+  privileges,
+  tableOwnership,
+  sequencePrivileges,
+  visibility,
+  ownedByAnother,
+  preparedTransactions,
+  longTransactions,
+  clients,
+  patterns,
+  planLint,
+  replicaIdentity,
+  unmovedRows,
+  tornApart,
+  largeObjects,
+  sequenceRoom,
+  scheduledJobs,
+  replicaTriggers,
+  rules,
+  eventTriggers,
+  rowLevelSecurity,
+  swallowedErrors,
+  otherSubscriptions,
+  otherConsumers,
+];
+
+/** Every check that needs both sides. */
+export const PAIR_CHECKS: readonly PairCheck[] = [
+  sameDatabase,
+  versionOrder,
+  greenEmpty,
+  encoding,
+  collation,
+  settings,
+  storedSettings,
+  extensions,
+  roles,
+  ownership,
+  peerConnection,
+];
+
+/** The findings that no check of its own makes: a side that can't be reached, a check that could not be made. */
+export const OTHER_FINDINGS = ['connection', 'check-failed'] as const;

@@ -1,0 +1,124 @@
+import { formatTableName } from '../../plan/table-name.js';
+import { BOTH_SIDES, oneRow, type Found, type SideCheck } from './check.js';
+import { listed } from './finding.js';
+
+/** Checks of code in a database: triggers, rules, policies, functions. */
+
+export const replicaTriggers: SideCheck = {
+  name: 'replica-triggers',
+  sides: ['blue'],
+  run: async ({ session, tables }) => {
+    const { rows } = await session.query<{ object: string; enabled: 'A' | 'R' }>(
+      `SELECT t.tgrelid::regclass || '.' || quote_ident(t.tgname) AS object, t.tgenabled AS enabled
+         FROM pg_trigger t
+        WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgenabled IN ('A', 'R') AND t.tgname NOT LIKE '\\_verdigris%'
+          AND t.tgrelid = ANY ($1::oid[])
+        ORDER BY 1`,
+      [(await tables()).map(({ oid }) => oid)],
+    );
+    return rows.map(({ object, enabled }): Found => ({
+      severity: 'warning',
+      object,
+      message: `the trigger is ENABLE ${enabled === 'A' ? 'ALWAYS' : 'REPLICA'}: it also fires for rows that replication applies, so what it does is done on both sides`,
+      remedy:
+        'See that it may run twice; if not, ALTER TABLE ... ENABLE TRIGGER on blue (an ordinary trigger fires only where the application writes)',
+    }));
+  },
+};
+
+export const rules: SideCheck = {
+  name: 'rules',
+  sides: ['blue'],
+  run: async ({ session, tables }) => {
+    const { rows } = await session.query<{ object: string }>(
+      `SELECT ev_class::regclass || '.' || quote_ident(rulename) AS object FROM pg_rewrite
+        WHERE rulename <> '_RETURN' AND ev_class = ANY ($1::oid[]) ORDER BY 1`,
+      [(await tables()).map(({ oid }) => oid)],
+    );
+    if (rows.length === 0) return [];
+    return [
+      {
+        severity: 'info',
+        object: listed(rows.map(({ object }) => object)),
+        message:
+          'these rules rewrite statements of the application; replication applies rows, and rules do not see them',
+        remedy: 'Nothing: what a rule writes is replicated as rows',
+      },
+    ];
+  },
+};
+
+export const eventTriggers: SideCheck = {
+  name: 'event-triggers',
+  sides: BOTH_SIDES,
+  run: async ({ session }) => {
+    const { rows } = await session.query<{ name: string; function: string }>(
+      `SELECT evtname AS name, evtfoid::regproc::text AS function FROM pg_event_trigger t
+        WHERE evtenabled <> 'D'
+          AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_event_trigger'::regclass AND e.objid = t.oid AND e.deptype = 'e')`,
+    );
+    return rows.map(({ name, function: called }): Found => ({
+      severity: 'warning',
+      object: name,
+      message: `the event trigger calls ${called} for DDL, that of Verdigris included`,
+      remedy:
+        'See that it lets CREATE and ALTER in schema verdigris and on the moved tables pass, or disable it for the run',
+    }));
+  },
+};
+
+export const rowLevelSecurity: SideCheck = {
+  name: 'row-level-security',
+  sides: ['blue'],
+  run: async ({ session, isSuperuser, tables }) => {
+    if (isSuperuser) return [];
+    const { bypass } = await oneRow<{ bypass: boolean }>(
+      session,
+      'SELECT rolbypassrls AS bypass FROM pg_roles WHERE rolname = current_user',
+    );
+    if (bypass) return [];
+    const { rows } = await session.query<{ oid: string; forced: boolean; owned: boolean }>(
+      `SELECT c.oid::text, c.relforcerowsecurity AS forced, pg_has_role(c.relowner, 'USAGE') AS owned
+         FROM pg_class c WHERE c.relrowsecurity AND c.oid = ANY ($1::oid[])`,
+      [(await tables()).map(({ oid }) => oid)],
+    );
+    const named = new Map((await tables()).map((table) => [String(table.oid), formatTableName(table.name)]));
+    const hidden = rows.filter(({ forced, owned }) => forced || !owned).map(({ oid }) => named.get(oid) ?? oid);
+    if (hidden.length === 0) return [];
+    return [
+      {
+        severity: 'error',
+        object: listed(hidden),
+        message: 'row level security applies to this user: rows that it does not see would be missing on green',
+        remedy: 'ALTER ROLE ... BYPASSRLS for the user of the connection',
+      },
+    ];
+  },
+};
+
+/** A fence that is swallowed is no fence: the function would go on as if it had written. */
+export const swallowedErrors: SideCheck = {
+  name: 'swallowed-errors',
+  sides: ['blue'],
+  run: async ({ session }) => {
+    const { rows } = await session.query<{ object: string }>(
+      `SELECT p.oid::regprocedure::text AS object
+         FROM pg_proc p
+         JOIN pg_language l ON l.oid = p.prolang AND l.lanname = 'plpgsql'
+         JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'verdigris')
+          AND p.prosrc ~* '\\mexception\\M.*\\mwhen\\M[^;]*\\m(others|read_only_sql_transaction|invalid_transaction_state|25006|25000)\\M'
+          AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e')
+        ORDER BY 1`,
+    );
+    if (rows.length === 0) return [];
+    return [
+      {
+        severity: 'warning',
+        object: listed(rows.map(({ object }) => object)),
+        message: `${rows.length} functions catch every error (EXCEPTION WHEN OTHERS): one that writes at the moment of the promotion would swallow the refusal (25006), and its caller would believe that the row is stored`,
+        remedy: 'Let them catch named conditions only, or raise the error again (RAISE) after handling it',
+      },
+    ];
+  },
+};

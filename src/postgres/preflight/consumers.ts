@@ -1,0 +1,58 @@
+import { listed } from './finding.js';
+import { BOTH_SIDES, type Found, type SideCheck } from './check.js';
+
+/** Checks of other replication: Verdigris' own objects are called verdigris_*. */
+
+export const otherSubscriptions: SideCheck = {
+  name: 'other-subscriptions',
+  sides: BOTH_SIDES,
+  run: async ({ session, side }) => {
+    const { rows } = await session.query<{ name: string }>(
+      `SELECT subname AS name FROM pg_subscription
+        WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subname NOT LIKE 'verdigris\\_%'
+        ORDER BY 1`,
+    );
+    if (rows.length === 0) return [];
+    return [
+      {
+        severity: 'error',
+        object: listed(rows.map(({ name }) => name)),
+        message: `${side} subscribes to another database: what arrives that way passes the fence, so a write could be lost at the promotion`,
+        remedy: 'Drop these subscriptions, or move that feed to green when the migration has ended',
+      },
+    ];
+  },
+};
+
+export const otherConsumers: SideCheck = {
+  name: 'other-consumers',
+  sides: BOTH_SIDES,
+  run: async ({ session, side }) => {
+    const { rows: slots } = await session.query<{ name: string; plugin: string | null; active: boolean }>(
+      `SELECT slot_name AS name, plugin, active FROM pg_replication_slots
+        WHERE database = current_database() AND slot_name NOT LIKE 'verdigris\\_%' ORDER BY 1`,
+    );
+    const { rows: publications } = await session.query<{ name: string }>(
+      `SELECT pubname AS name FROM pg_publication WHERE pubname NOT LIKE 'verdigris\\_%' ORDER BY 1`,
+    );
+    return [
+      ...slots.map(({ name, plugin, active }): Found => ({
+        severity: 'warning',
+        object: name,
+        message: `somebody else reads ${side} through the slot "${name}" (${plugin ?? 'no plugin'}, ${active ? 'connected' : 'not connected'})${side === 'blue' ? ': it does not move to green by itself' : ''}`,
+        remedy:
+          'Plan its hand-over (Debezium, DMS, another subscriber): a new slot on green before writes move; drop it if nobody uses it',
+      })),
+      ...(publications.length === 0
+        ? []
+        : [
+            {
+              severity: 'warning',
+              object: listed(publications.map(({ name }) => name)),
+              message: `${side} has other publications, which are not copied`,
+              remedy: 'Make them on green if their subscribers are to follow it',
+            } as const,
+          ]),
+    ];
+  },
+};

@@ -1,0 +1,74 @@
+import { readSequences } from '../catalog-sequences.js';
+import { formatTableName } from '../../plan/table-name.js';
+import { oneRow, type Found, type SideCheck } from './check.js';
+
+/** Checks of what a database holds beside the rows of its tables. */
+
+export const largeObjects: SideCheck = {
+  name: 'large-objects',
+  sides: ['blue'],
+  run: async ({ session }) => {
+    const { count } = await oneRow<{ count: string }>(
+      session,
+      'SELECT count(*)::text AS count FROM pg_largeobject_metadata',
+    );
+    if (count === '0') return [];
+    return [
+      {
+        severity: 'error',
+        object: 'pg_largeobject',
+        message: `blue has ${count} large objects: logical replication does not carry them, and rows that refer to them would break on green`,
+        remedy: 'Move them into bytea columns; or, if nothing refers to them any more, remove them with vacuumlo',
+      },
+    ];
+  },
+};
+
+/** Below this share of its range a sequence is said to be near its end. */
+const NEAR_END = 10n;
+
+export const sequenceRoom: SideCheck = {
+  name: 'sequence-room',
+  sides: ['blue'],
+  run: async ({ session, plan }) => {
+    const gap = BigInt(plan.promote.sequenceGap);
+    return (await readSequences(session, plan.tables)).flatMap(
+      ({ schema, name, lastValue, increment, min, max, cycle }): Found[] => {
+        if (lastValue === null || cycle) return [];
+        const left = increment > 0n ? max - lastValue : lastValue - min;
+        const step = increment > 0n ? increment : -increment;
+        const noGap = left < gap * step;
+        if (left * NEAR_END > max - min && !noGap) return [];
+        return [
+          {
+            severity: 'warning',
+            object: formatTableName({ schema, name }),
+            message: `the sequence has ${left / step} values left${noGap ? `, fewer than the ${gap} that promote.sequenceGap skips: it is carried over without a gap` : ''}`,
+            remedy: 'Widen it (ALTER SEQUENCE ... AS bigint, and the column that it fills) before it ends',
+          },
+        ];
+      },
+    );
+  },
+};
+
+/** Extensions that run something by the clock, on each server for itself. */
+const SCHEDULERS = ['pg_cron', 'pg_partman', 'pgagent', 'pg_timetable', 'pg_background', 'timescaledb'];
+
+export const scheduledJobs: SideCheck = {
+  name: 'scheduled-jobs',
+  sides: ['blue'],
+  run: async ({ session }) => {
+    const { rows } = await session.query<{ name: string }>(
+      'SELECT extname AS name FROM pg_extension WHERE extname = ANY ($1)',
+      [SCHEDULERS],
+    );
+    return rows.map(({ name }): Found => ({
+      severity: 'warning',
+      object: name,
+      message: `${name} is installed: jobs that write run on blue until the promotion and must run on green from then on; a job that makes or drops partitions changes the schema during the run`,
+      remedy:
+        'Make the partitions of the whole run beforehand, pause jobs that do DDL, and plan when jobs are switched on on green',
+    }));
+  },
+};

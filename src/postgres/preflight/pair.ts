@@ -1,0 +1,266 @@
+import { ident } from '../identifier.js';
+import { listed } from './finding.js';
+import { oneRow, type PairCheck, type SideContext } from './check.js';
+
+/** Checks that compare the two servers. */
+
+interface Identity {
+  readonly system: string;
+  readonly database: string;
+}
+
+export const sameDatabase: PairCheck = {
+  name: 'same-database',
+  run: async ({ blue, green }) => {
+    const identity = ({ session }: SideContext): Promise<Identity> =>
+      oneRow(
+        session,
+        'SELECT system_identifier::text AS system, current_database() AS database FROM pg_control_system()',
+      );
+    const [a, b] = [await identity(blue), await identity(green)];
+    if (a.system !== b.system || a.database !== b.database) return [];
+    return [
+      {
+        side: 'both',
+        severity: 'error',
+        object: b.database,
+        message: `blue and green are the same database: "${blue.database.connection}" and "${green.database.connection}" lead to "${b.database}" of one server`,
+        remedy: 'Give green a database of its own, and mend the connection that is wrong',
+      },
+    ];
+  },
+};
+
+export const versionOrder: PairCheck = {
+  name: 'version-order',
+  run: async ({ blue, green }) => {
+    if (green.version >= blue.version) return [];
+    return [
+      {
+        side: 'green',
+        severity: 'error',
+        object: `PostgreSQL ${green.version}`,
+        message: `green is PostgreSQL ${green.version} and blue is ${blue.version}: a schema is not carried to an older version`,
+        remedy: `Give green PostgreSQL ${blue.version} or later`,
+      },
+    ];
+  },
+};
+
+interface Locale {
+  readonly encoding: string;
+  readonly collate: string;
+  readonly ctype: string;
+  readonly provider: string;
+  readonly version: string | null;
+}
+
+function readLocale({ session }: SideContext): Promise<Locale> {
+  return oneRow(
+    session,
+    `SELECT pg_encoding_to_char(encoding) AS encoding, datcollate AS collate, datctype AS ctype, datlocprovider AS provider,
+            datcollversion AS version
+       FROM pg_database WHERE datname = current_database()`,
+  );
+}
+
+export const encoding: PairCheck = {
+  name: 'encoding',
+  run: async ({ blue, green }) => {
+    const [a, b] = [await readLocale(blue), await readLocale(green)];
+    if (a.encoding === b.encoding) return [];
+    return [
+      {
+        side: 'green',
+        severity: 'error',
+        object: 'server_encoding',
+        message: `blue is encoded in ${a.encoding} and green in ${b.encoding}: not every text can be carried over`,
+        remedy: `CREATE DATABASE ... ENCODING '${a.encoding}' TEMPLATE template0 for green`,
+      },
+    ];
+  },
+};
+
+export const collation: PairCheck = {
+  name: 'collation',
+  run: async ({ blue, green }) => {
+    const [a, b] = [await readLocale(blue), await readLocale(green)];
+    const shown = ({ collate, ctype, provider, version }: Locale): string =>
+      `${collate}/${ctype}, provider ${provider}${version === null ? '' : `, version ${version}`}`;
+    if (shown(a) === shown(b)) return [];
+    return [
+      {
+        side: 'both',
+        severity: 'warning',
+        object: 'collation',
+        message: `text is ordered by other rules on green (${shown(b)}) than on blue (${shown(a)}): ORDER BY, ranges and unique indexes on text may come out otherwise`,
+        remedy:
+          'Make green with the same locale and provider, or see that the application does not depend on the order',
+      },
+    ];
+  },
+};
+
+/** Settings that decide what a statement means or gives; others are each server's own business. */
+const MEANINGFUL = [
+  'DateStyle',
+  'IntervalStyle',
+  'TimeZone',
+  'bytea_output',
+  'default_text_search_config',
+  'default_transaction_isolation',
+  'lc_monetary',
+  'lc_numeric',
+  'lc_time',
+  'search_path',
+  'standard_conforming_strings',
+  'statement_timeout',
+  'xmloption',
+];
+
+export const settings: PairCheck = {
+  name: 'settings',
+  run: async ({ blue, green }) => {
+    const read = async ({ session }: SideContext): Promise<Map<string, string>> => {
+      const { rows } = await session.query<{ name: string; value: string }>(
+        // reset_val: what a new session gets; our own sessions set some of these.
+        `SELECT name, coalesce(reset_val, '') AS value FROM pg_settings WHERE name = ANY ($1) ORDER BY name`,
+        [MEANINGFUL],
+      );
+      return new Map(rows.map(({ name, value }) => [name, value]));
+    };
+    const [a, b] = [await read(blue), await read(green)];
+    return [...a]
+      .filter(([name, value]) => b.get(name) !== value)
+      .map(([name, value]) => ({
+        side: 'green' as const,
+        severity: 'info' as const,
+        object: name,
+        message: `${name} is "${b.get(name) ?? ''}" on green and "${value}" on blue: a schema dump does not carry settings`,
+        remedy: 'Set it on green as on blue (ALTER DATABASE or ALTER ROLE ... SET), unless it is meant to be new',
+      }));
+  },
+};
+
+export const extensions: PairCheck = {
+  name: 'extensions',
+  run: async ({ blue, green }) => {
+    const { rows: used } = await blue.session.query<{ name: string; version: string }>(
+      `SELECT extname AS name, extversion AS version FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1`,
+    );
+    const { rows: offered } = await green.session.query<{
+      name: string;
+      version: string;
+      installed: boolean;
+      trusted: boolean;
+    }>(
+      `SELECT e.name, coalesce(e.installed_version, e.default_version) AS version, e.installed_version IS NOT NULL AS installed,
+              coalesce(bool_or(v.trusted), false) AS trusted
+         FROM pg_available_extensions e
+         LEFT JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version
+        WHERE e.name = ANY ($1) GROUP BY 1, 2, 3`,
+      [used.map(({ name }) => name)],
+    );
+    const onGreen = new Map(offered.map((extension) => [extension.name, extension]));
+    return used.flatMap(({ name, version }) => {
+      const other = onGreen.get(name);
+      if (other === undefined) {
+        return {
+          side: 'green' as const,
+          severity: 'error' as const,
+          object: name,
+          message: `blue uses the extension ${name} ${version}, and green's server does not have it`,
+          remedy: "Install its package on green's server (some also need shared_preload_libraries)",
+        };
+      }
+      if (!other.installed && !other.trusted && !green.isSuperuser) {
+        return {
+          side: 'green' as const,
+          severity: 'error' as const,
+          object: name,
+          message: `green's user may not install the extension ${name}: only a superuser may`,
+          remedy: `As a superuser on green: CREATE EXTENSION ${ident(name)}, in the schema in which it is on blue`,
+        };
+      }
+      if (other.version === version) return [];
+      return {
+        side: 'green' as const,
+        severity: 'info' as const,
+        object: name,
+        message: `the extension ${name} is ${version} on blue and ${other.version} on green`,
+        remedy: 'Nothing, unless its release notes say that what it stores has changed',
+      };
+    });
+  },
+};
+
+export const roles: PairCheck = {
+  name: 'roles',
+  run: async ({ blue, green }) => {
+    const { rows: used } = await blue.session.query<{ name: string; policy: boolean; login: boolean }>(
+      `SELECT r.rolname AS name, bool_or(d.deptype = 'r') AS policy, bool_or(r.rolcanlogin) AS login
+         FROM pg_shdepend d
+         JOIN pg_roles r ON r.oid = d.refobjid
+        WHERE d.refclassid = 'pg_authid'::regclass AND r.rolname !~ '^pg_'
+          AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND d.deptype IN ('o', 'a', 'r')
+        GROUP BY 1 ORDER BY 1`,
+    );
+    const { rows: there } = await green.session.query<{ name: string }>('SELECT rolname AS name FROM pg_roles');
+    const known = new Set(there.map(({ name }) => name));
+    return used
+      .filter(({ name }) => !known.has(name))
+      .map(({ name, policy, login }) => ({
+        side: 'green' as const,
+        // Owners and grants are copied by a superuser only; policies name their roles in any case.
+        severity: green.isSuperuser || policy ? ('error' as const) : ('warning' as const),
+        object: name,
+        message: `the role "${name}" owns objects on blue or is granted some, and green has no such role`,
+        remedy: `On green: CREATE ROLE ${ident(name)}${login ? ' LOGIN' : ''}, with the password and memberships that it has on blue (pg_dumpall --roles-only)`,
+      }));
+  },
+};
+
+export const ownership: PairCheck = {
+  name: 'owners-and-grants',
+  run: async ({ green }) => {
+    if (green.isSuperuser) return [];
+    return [
+      {
+        side: 'green',
+        severity: 'warning',
+        object: 'owners and grants',
+        message: "green's user is no superuser: everything on green will belong to it, and grants are not copied",
+        remedy: 'Give green the grants of blue before reads move there, or let its connection log in as a superuser',
+      },
+    ];
+  },
+};
+
+/** ALTER DATABASE/ROLE ... SET: names only, values may be secrets. */
+export const storedSettings: PairCheck = {
+  name: 'stored-settings',
+  run: async ({ blue, green }) => {
+    const read = async ({ session }: SideContext): Promise<string[]> => {
+      const { rows } = await session.query<{ setting: string }>(
+        `SELECT coalesce('role ' || pg_get_userbyid(nullif(s.setrole, 0)) || ': ', '') || split_part(c, '=', 1) AS setting
+           FROM pg_db_role_setting s, unnest(s.setconfig) c
+          WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) ORDER BY 1`,
+      );
+      return rows.map(({ setting }) => setting);
+    };
+    const there = new Set(await read(green));
+    const missing = (await read(blue)).filter((setting) => !there.has(setting));
+    if (missing.length === 0) return [];
+    return [
+      {
+        side: 'green',
+        severity: 'warning',
+        object: listed(missing),
+        message:
+          'settings that are stored for the database or its roles on blue are not on green: a schema dump does not carry them',
+        remedy: 'ALTER DATABASE ... SET or ALTER ROLE ... SET on green, where the application relies on them',
+      },
+    ];
+  },
+};

@@ -1,0 +1,78 @@
+import { randomBytes } from 'node:crypto';
+import { otherSide } from '../../side.js';
+import { ident, literal } from '../identifier.js';
+import { withoutSecrets } from '../scrub.js';
+import { connectionVariable, openSession, closeSession } from '../session.js';
+import { CANCELED, sqlState } from '../sqlstate.js';
+import type { Found, PairCheck, SideContext } from './check.js';
+
+/**
+ * Whether each server reaches the other, tried with the very statement that the run will use: CREATE SUBSCRIPTION logs
+ * in for replication while it runs. It makes no slot, and its transaction is rolled back, so nothing is left behind.
+ */
+export const peerConnection: PairCheck = {
+  name: 'peer-connection',
+  run: async ({ blue, green, reachWithinMs }) => {
+    const [toGreen, toBlue] = await Promise.all([
+      tryToReach(green, blue, reachWithinMs),
+      tryToReach(blue, green, reachWithinMs),
+    ]);
+    return [
+      ...toGreen.map((found) => ({ side: 'green' as const, ...found })),
+      ...toBlue.map((found) => ({ side: 'blue' as const, ...found })),
+    ];
+  },
+};
+
+async function tryToReach(from: SideContext, to: SideContext, withinMs: number): Promise<Found[]> {
+  const session = await openSession(from.database, { purpose: 'preflight probe', statementTimeoutMs: withinMs });
+  try {
+    await session.query('BEGIN');
+    await session.query(KEEP_STATEMENT_OUT_OF_LOG);
+    await session.query(probe(to.database.peerConninfo));
+    return [];
+  } catch (error) {
+    return [unreachable(from, to, error, withinMs)];
+  } finally {
+    await session.query('ROLLBACK').catch(() => undefined);
+    await closeSession(session);
+  }
+}
+
+/** The publication need not be there: that is a warning. */
+function probe(conninfo: string): string {
+  const name = `verdigris_probe_${randomBytes(6).toString('hex')}`;
+  return `CREATE SUBSCRIPTION ${ident(name)} CONNECTION ${literal(conninfo)} PUBLICATION ${ident(name)}
+            WITH (connect = true, enabled = false, create_slot = false, slot_name = NONE, copy_data = false)`;
+}
+
+/** The statement holds a password. Only a superuser may keep it out of the server's log; others are not asked. */
+const KEEP_STATEMENT_OUT_OF_LOG = `
+  SELECT set_config(name, value, true)
+    FROM (VALUES ('log_statement', 'none'), ('log_min_duration_statement', '-1'), ('log_min_error_statement', 'panic')) v (name, value)
+   WHERE (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)`;
+
+function unreachable(from: SideContext, to: SideContext, error: unknown, withinMs: number): Found {
+  const state = sqlState(error);
+  const reason = withoutSecrets(error, [from.database, to.database]).replace(/^subscription "[^"]*" /, '');
+  if (state === '42501') {
+    return {
+      severity: 'error',
+      object: 'CREATE SUBSCRIPTION',
+      message: `the user of "${from.database.connection}" may not make subscriptions: ${reason}`,
+      remedy:
+        from.version >= 16
+          ? 'GRANT pg_create_subscription to it'
+          : 'Before PostgreSQL 16 only a superuser may (on managed services: their own administrator role)',
+    };
+  }
+  const variable = `VERDIGRIS_CONNECTION_${connectionVariable(to.database.connection)}`;
+  return {
+    severity: 'error',
+    object: to.database.connection,
+    message: `the server of ${from.side} can't reach ${to.side}: ${state === CANCELED ? `no answer within ${withinMs / 1_000} s` : reason}`,
+    remedy:
+      `Set ${variable}_PEER to the address by which ${from.side}'s server reaches ${otherSide(from.side)}; ` +
+      `let ${to.side}'s pg_hba.conf and firewall admit it, with a user that has REPLICATION and a password`,
+  };
+}

@@ -1,0 +1,134 @@
+import type { Plan } from '../../plan/schema.js';
+import { VerdigrisError } from '../../errors.js';
+import { readTables, type TableInfo } from '../catalog.js';
+import { withoutSecrets } from '../scrub.js';
+import { closeSession, connectionVariable, openSession, type Database, type Session } from '../session.js';
+import { oneRow, type SideContext } from './check.js';
+import { PAIR_CHECKS, SIDE_CHECKS } from './checks.js';
+import type { PreflightFinding, PreflightReport } from './finding.js';
+
+export type { PreflightFinding, PreflightReport } from './finding.js';
+
+export interface PreflightInput {
+  readonly blue: Database;
+  readonly green: Database;
+  readonly plan: Plan;
+  readonly runId: string;
+  readonly signal?: AbortSignal;
+  /** How long each server may try to reach the other one. Default 15 s. */
+  readonly reachWithinMs?: number;
+}
+
+/** No single question may take longer: a lock that somebody holds must not hold up the report. */
+const QUESTION_MS = 30_000;
+
+/**
+ * Phase 1: asks both databases everything that could stop the run later, and reports all of it at once. A side that
+ * can't be reached is one finding, and the other side is still looked at; a check that fails is a finding, too.
+ * Nothing is left behind in either database.
+ */
+export async function preflight(input: PreflightInput): Promise<PreflightReport> {
+  const sessions: Session[] = [];
+  try {
+    const [blue, green] = await Promise.all([
+      openSide(input, input.blue, sessions),
+      openSide(input, input.green, sessions),
+    ]);
+    const bySide = await Promise.all(
+      [blue, green].map((side) => ('context' in side ? checkSide(input, side.context) : [side.finding])),
+    );
+    const ofPair = 'context' in blue && 'context' in green ? await checkPair(input, blue.context, green.context) : [];
+    return { findings: [...bySide.flat(), ...ofPair].sort(bySeverity) };
+  } finally {
+    await Promise.all(sessions.map(closeSession));
+  }
+}
+
+type OpenSide = { readonly context: SideContext } | { readonly finding: PreflightFinding };
+
+async function openSide(input: PreflightInput, database: Database, sessions: Session[]): Promise<OpenSide> {
+  const { plan, runId } = input;
+  const { side } = database;
+  try {
+    const session = await openSession(database, { purpose: 'preflight', statementTimeoutMs: QUESTION_MS });
+    sessions.push(session);
+    const { version, superuser } = await oneRow<{ version: number; superuser: boolean }>(
+      session,
+      `SELECT current_setting('server_version_num')::int / 10000 AS version,
+              (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser`,
+    );
+    let tables: Promise<readonly TableInfo[]> | undefined;
+    const readOnce = (): Promise<readonly TableInfo[]> => (tables ??= readTables(session, plan.tables));
+    return { context: { side, database, session, plan, runId, version, isSuperuser: superuser, tables: readOnce } };
+  } catch (error) {
+    return { finding: notConnected(database, error) };
+  }
+}
+
+function notConnected(database: Database, error: unknown): PreflightFinding {
+  const known = error instanceof VerdigrisError ? error : undefined;
+  const message = withoutSecrets(error, [database]).split('\nNext step: ')[0] ?? '';
+  return {
+    severity: 'error',
+    check: 'connection',
+    side: database.side,
+    object: database.connection,
+    message,
+    remedy: capitalized(known?.nextStep ?? `check VERDIGRIS_CONNECTION_${connectionVariable(database.connection)}`),
+  };
+}
+
+async function checkSide(input: PreflightInput, context: SideContext): Promise<PreflightFinding[]> {
+  const findings: PreflightFinding[] = [];
+  for (const { name, sides, run } of SIDE_CHECKS) {
+    input.signal?.throwIfAborted();
+    if (!sides.includes(context.side)) continue;
+    try {
+      findings.push(...(await run(context)).map((found) => ({ check: name, side: context.side, ...found })));
+    } catch (error) {
+      findings.push(checkFailed(input, name, context.side, error));
+    }
+  }
+  return findings;
+}
+
+async function checkPair(input: PreflightInput, blue: SideContext, green: SideContext): Promise<PreflightFinding[]> {
+  const findings: PreflightFinding[] = [];
+  for (const { name, run } of PAIR_CHECKS) {
+    input.signal?.throwIfAborted();
+    try {
+      const pair = { blue, green, reachWithinMs: input.reachWithinMs ?? 15_000 };
+      findings.push(...(await run(pair)).map((found) => ({ check: name, ...found })));
+    } catch (error) {
+      findings.push(checkFailed(input, name, 'both', error));
+    }
+  }
+  return findings;
+}
+
+/** What could not be asked is not known to be right: the run does not begin on a guess. */
+function checkFailed(
+  { blue, green }: PreflightInput,
+  check: string,
+  side: PreflightFinding['side'],
+  error: unknown,
+): PreflightFinding {
+  return {
+    severity: 'error',
+    check: 'check-failed',
+    side,
+    object: check,
+    message: `the check ${check} could not be made: ${withoutSecrets(error, [blue, green])}`,
+    remedy: 'See what PostgreSQL says: a missing privilege is granted, a lock is let go; then start again',
+  };
+}
+
+const RANK = { error: 0, warning: 1, info: 2 } as const;
+
+function bySeverity(a: PreflightFinding, b: PreflightFinding): number {
+  return RANK[a.severity] - RANK[b.severity];
+}
+
+function capitalized(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}

@@ -1,0 +1,190 @@
+import { formatTableName } from '../../plan/table-name.js';
+import { parseTablePattern } from '../catalog-pattern.js';
+import { readUnmovedTables } from '../catalog-unmoved.js';
+import { qualified } from '../identifier.js';
+import type { TableInfo } from '../catalog.js';
+import type { Found, SideCheck } from './check.js';
+
+/** Checks of the tables that the plan moves. */
+
+export const patterns: SideCheck = {
+  name: 'table-patterns',
+  sides: ['blue'],
+  run: async ({ plan, tables }) => {
+    const moved = await tables();
+    const found = plan.tables.include
+      .filter((text) => !moved.some(({ root }) => parseTablePattern(text).matches(root)))
+      .map((text): Found => {
+        const partition = moved.find(({ name }) => parseTablePattern(text).matches(name));
+        return {
+          // A pattern for tables that are still to come is no mistake; a name is.
+          severity: text.includes('*') ? 'warning' : 'error',
+          object: text,
+          message:
+            partition === undefined
+              ? `"tables.include" has ${text}, and blue has no such table that is moved`
+              : `${text} is a partition: it moves with ${formatTableName(partition.root)}`,
+          remedy: 'Mend the name: names are exact, with their case; a partition goes with its topmost parent',
+        };
+      });
+    if (moved.length > 0) return found;
+    return [
+      ...found.filter(({ severity }) => severity === 'error'),
+      {
+        severity: 'error',
+        object: 'tables',
+        message: 'the plan moves no table: "tables" of the plan leaves none over, or blue has none',
+        remedy: 'See that blue is the right database, and mend "tables.include" and "tables.exclude"',
+      },
+    ];
+  },
+};
+
+export const replicaIdentity: SideCheck = {
+  name: 'replica-identity',
+  sides: ['blue'],
+  run: async ({ tables }) => (await tables()).flatMap(judgeIdentity),
+};
+
+function judgeIdentity(table: TableInfo): Found[] {
+  const name = formatTableName(table.name);
+  const makeKey = `ALTER TABLE ${qualified(table.name)} ADD PRIMARY KEY (...) on blue, or put "${name}" into "tables.exclude"`;
+  const error = (message: string, remedy: string): Found[] => [{ severity: 'error', object: name, message, remedy }];
+  switch (table.replicaIdentity) {
+    case 'f':
+      return error(
+        `${name} has REPLICA IDENTITY FULL: after the promotion every UPDATE on green would fail, since green publishes only blue's columns (42P10)`,
+        table.key === null
+          ? makeKey
+          : `ALTER TABLE ${qualified(table.name)} REPLICA IDENTITY DEFAULT on blue: the table has a primary key`,
+      );
+    case 'n':
+      return error(
+        `${name} has REPLICA IDENTITY NOTHING: once it is published, UPDATE and DELETE on blue fail`,
+        table.key === null ? makeKey : `ALTER TABLE ${qualified(table.name)} REPLICA IDENTITY DEFAULT on blue`,
+      );
+    case 'i':
+      return table.key?.kind === 'replicaIdentity'
+        ? []
+        : error(
+            `${name} names an index as its replica identity that is gone or not valid: UPDATE and DELETE on blue fail once it is published`,
+            `ALTER TABLE ${qualified(table.name)} REPLICA IDENTITY USING INDEX ... on blue, with a unique index on NOT NULL columns`,
+          );
+    case 'd':
+      return table.key !== null
+        ? []
+        : error(
+            `${name} has no primary key (or a deferrable one): UPDATE and DELETE on blue fail once it is published, and rows can be neither backfilled nor compared in parts`,
+            makeKey,
+          );
+  }
+}
+
+/** Rows that stay behind although the plan's patterns name their tables. */
+export const unmovedRows: SideCheck = {
+  name: 'unmoved-rows',
+  sides: ['blue'],
+  run: async ({ session, plan }) =>
+    (await readUnmovedTables(session, plan.tables)).flatMap(({ name, kind, partitionOf, extension }): Found[] => {
+      const object = formatTableName(name);
+      if (partitionOf !== null) {
+        return [
+          {
+            severity: 'error',
+            object,
+            message: `${object} is ${kind === 'foreign' ? 'a foreign' : 'an unlogged'} partition of ${formatTableName(partitionOf)}: its rows are not replicated, and the two sides would differ`,
+            remedy: `${kind === 'foreign' ? 'Detach it' : `ALTER TABLE ${qualified(name)} SET LOGGED`}, or exclude ${formatTableName(partitionOf)}`,
+          },
+        ];
+      }
+      switch (kind) {
+        case 'unlogged':
+          return [
+            {
+              severity: 'warning',
+              object,
+              message: `${object} is unlogged: green gets it empty`,
+              remedy: `ALTER TABLE ${qualified(name)} SET LOGGED on blue, if its rows are to be moved`,
+            },
+          ];
+        case 'foreign':
+          return [
+            {
+              severity: 'warning',
+              object,
+              message: `${object} is a foreign table: green gets its definition, and reads the same source`,
+              remedy: "See that green's server reaches that source, and that its user mapping is right",
+            },
+          ];
+        case 'materializedView':
+          return [
+            {
+              severity: 'info',
+              object,
+              message: `${object} is a materialized view: it is refreshed on green once, after the rows have been copied`,
+              remedy: 'Let whatever refreshes it on blue do so on green, too, before reads move',
+            },
+          ];
+        case 'extensionTable':
+          return [
+            {
+              severity: 'warning',
+              object,
+              message: `${object} belongs to the extension ${extension ?? ''}: rows that you have put there are not moved`,
+              remedy: 'Carry them over by hand, if they are needed on green',
+            },
+          ];
+      }
+    }),
+};
+
+type Edge = 'foreign key' | 'view' | 'inheritance' | 'foreign key of another table';
+
+/** What would be torn apart by leaving tables on blue. */
+export const tornApart: SideCheck = {
+  name: 'torn-apart',
+  sides: ['blue'],
+  run: async ({ session, tables }) => {
+    const moved = (await tables()).map(({ oid }) => oid);
+    const { rows } = await session.query<{ kind: Edge; object: string; needs: string }>(TORN_APART, [moved]);
+    return rows.map(({ kind, object, needs }): Found => {
+      const stays = kind === 'foreign key of another table';
+      return {
+        severity: stays ? 'warning' : 'error',
+        object,
+        message: stays
+          ? `${object} stays on blue and its foreign key refers to ${needs}, which moves: after the promotion the key is checked against the standby's rows`
+          : `the ${kind} ${object} needs ${needs}, which the plan does not move: it can't be made on green`,
+        remedy: stays
+          ? `Include ${object}, or drop its foreign key`
+          : `Include ${needs} in "tables", or drop the ${kind} on blue`,
+      };
+    });
+  },
+};
+
+const TORN_APART = `
+WITH moved AS (SELECT unnest($1::oid[]) AS oid),
+     kept AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'verdigris')
+                 AND c.oid NOT IN (SELECT oid FROM moved)
+                 AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e'))
+SELECT 'foreign key' AS kind, k.conrelid::regclass || '.' || quote_ident(k.conname) AS object, k.confrelid::regclass::text AS needs
+  FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0
+   AND k.conrelid IN (SELECT oid FROM moved) AND k.confrelid IN (SELECT oid FROM kept)
+UNION ALL
+SELECT 'foreign key of another table', k.conrelid::regclass::text, k.confrelid::regclass::text
+  FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0
+   AND k.conrelid IN (SELECT oid FROM kept) AND k.confrelid IN (SELECT oid FROM moved)
+UNION ALL
+SELECT DISTINCT 'view', v.oid::regclass::text, d.refobjid::regclass::text
+  FROM pg_rewrite r
+  JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm')
+  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+  JOIN pg_namespace n ON n.oid = v.relnamespace
+ WHERE d.refobjid IN (SELECT oid FROM kept) AND n.nspname <> 'verdigris'
+   AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = v.oid AND e.deptype = 'e')
+UNION ALL
+SELECT 'inheritance', i.inhrelid::regclass::text, i.inhparent::regclass::text
+  FROM pg_inherits i WHERE i.inhrelid IN (SELECT oid FROM moved) AND i.inhparent IN (SELECT oid FROM kept)
+ORDER BY 1, 2`;
