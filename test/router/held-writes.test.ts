@@ -209,16 +209,19 @@ describe('nothing is run again whose outcome is unknown', () => {
 });
 
 describe("a transaction is the function's and nobody else's", () => {
-  test.each([0, 100])('COMMIT answered by ROLLBACK is an error, with %d percent of the users on green', async (percent) => {
-    await sides.stage(percent);
-    await until(() => router.route().greenReadPercent === percent);
-    const work = router.transaction('u', {}, async (tx) => {
-      await tx.query(INSERT, [1]);
-      await tx.query('SELECT 1 / 0').catch(() => undefined);
-    });
-    await expect(work).rejects.toThrow(TransactionAbortedError);
-    expect(await ids('blue')).toEqual([]);
-  });
+  test.each([0, 100])(
+    'COMMIT answered by ROLLBACK is an error, with %d percent of the users on green',
+    async (percent) => {
+      await sides.stage(percent);
+      await until(() => router.route().greenReadPercent === percent);
+      const work = router.transaction('u', {}, async (tx) => {
+        await tx.query(INSERT, [1]);
+        await tx.query('SELECT 1 / 0').catch(() => undefined);
+      });
+      await expect(work).rejects.toThrow(TransactionAbortedError);
+      expect(await ids('blue')).toEqual([]);
+    },
+  );
 
   test("the function's own error rolls back, reaches the caller, and counts against no side", async () => {
     const work = router.transaction('u', {}, async (tx) => {
@@ -232,7 +235,10 @@ describe("a transaction is the function's and nobody else's", () => {
   });
 
   test('an error of a deferred constraint at COMMIT is the error that the caller sees', async () => {
-    await sides.sql('blue', 'DROP TABLE IF EXISTS part; CREATE TABLE part (item int REFERENCES item DEFERRABLE INITIALLY DEFERRED)');
+    await sides.sql(
+      'blue',
+      'DROP TABLE IF EXISTS part; CREATE TABLE part (item int REFERENCES item DEFERRABLE INITIALLY DEFERRED)',
+    );
     await sides.stage(100);
     await until(() => router.route().greenReadPercent === 100);
     const work = router.transaction('u', {}, (tx) => tx.query('INSERT INTO part VALUES (99)'));
@@ -241,7 +247,15 @@ describe("a transaction is the function's and nobody else's", () => {
   });
 
   test('to begin or end it inside is refused', async () => {
-    for (const control of ['BEGIN', 'commit', 'END', 'ROLLBACK', 'abort', 'START TRANSACTION', "PREPARE TRANSACTION 'x'"]) {
+    for (const control of [
+      'BEGIN',
+      'commit',
+      'END',
+      'ROLLBACK',
+      'abort',
+      'START TRANSACTION',
+      "PREPARE TRANSACTION 'x'",
+    ]) {
       const work = router.transaction('u', {}, (tx) => tx.query(control));
       await expect(work).rejects.toThrow(TransactionControlError);
     }

@@ -160,7 +160,10 @@ test('a process that has not heard of the promotion looks again when it meets a 
   const before = behind.route().epoch;
   // Nobody is told: the row changes without a notification.
   for (const side of ['blue', 'green'] as const) {
-    await sides.sql(side, "UPDATE verdigris.route SET epoch = epoch + 1, writes_on = 'green', green_read_percent = 100");
+    await sides.sql(
+      side,
+      "UPDATE verdigris.route SET epoch = epoch + 1, writes_on = 'green', green_read_percent = 100",
+    );
   }
   await sides.sql('green', `ALTER SUBSCRIPTION "${feed}" DISABLE`);
   await sides.setFence('blue', 'closed');

@@ -30,8 +30,9 @@ export class Sides {
     for (const client of Object.values(this.#admin)) client.on('error', () => undefined);
   }
 
-  static async create(purpose: string): Promise<Sides> {
-    const [blue, green] = await Promise.all([testDatabase('pg15', purpose), testDatabase('pg18', purpose)]);
+  /** @param own a green on a server of the test's own. */
+  static async create(purpose: string, own?: TestDatabase): Promise<Sides> {
+    const [blue, green] = await Promise.all([testDatabase('pg15', purpose), own ?? testDatabase('pg18', purpose)]);
     const sides = new Sides(blue, green);
     for (const side of ['blue', 'green'] as const) {
       await sides.#admin[side].connect();
@@ -44,7 +45,10 @@ export class Sides {
   async claim(): Promise<this> {
     for (const side of ['blue', 'green'] as const) {
       await withSession(asDatabase(this[side], side), { purpose: 'test' }, (session) => installState(session, side));
-      await this.sql(side, `INSERT INTO verdigris.owner (run_id, migration, side) VALUES ('r', '${MIGRATION}', '${side}')`);
+      await this.sql(
+        side,
+        `INSERT INTO verdigris.owner (run_id, migration, side) VALUES ('r', '${MIGRATION}', '${side}')`,
+      );
       await this.sql(side, `INSERT INTO verdigris.route (migration) VALUES ('${MIGRATION}')`);
       await this.sql(side, ARM);
     }
@@ -144,7 +148,8 @@ export class Sides {
 export async function until(holds: () => boolean | Promise<boolean>, withinMs = 5_000): Promise<number> {
   const started = performance.now();
   while (!(await holds())) {
-    if (performance.now() - started > withinMs) throw new Error(`still not so after ${withinMs} ms: ${holds.toString()}`);
+    if (performance.now() - started > withinMs)
+      throw new Error(`still not so after ${withinMs} ms: ${holds.toString()}`);
     await pause(2);
   }
   return performance.now() - started;
@@ -160,4 +165,3 @@ export async function metric(router: Router, name: string, labels: Record<string
   const values = found?.values.filter((value) => Object.entries(labels).every(([k, v]) => value.labels[k] === v)) ?? [];
   return values.reduce((sum, value) => sum + Number(value.value), 0);
 }
-
