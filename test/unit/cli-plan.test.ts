@@ -1,0 +1,147 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { summaryOf } from '../../src/cli/describe-plan.js';
+import { run } from '../../src/cli/run.js';
+import { shellCommand } from '../../src/cli/shell-quote.js';
+import { planSchema } from '../../src/plan/schema.js';
+import { planWith } from './lint-plan.js';
+
+let folder = '';
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'verdigris-cli-'));
+});
+afterAll(async () => {
+  await rm(folder, { recursive: true, force: true });
+});
+
+async function verdigris(...args: string[]): Promise<{ code: number; out: string; note: string }> {
+  const out: string[] = [];
+  const note: string[] = [];
+  const code = await run(args, { out: (text) => out.push(text), note: (text) => note.push(text) });
+  return { code, out: out.join('\n'), note: note.join('\n') };
+}
+
+async function file(content: unknown, name = 'plan.json'): Promise<string> {
+  const path = join(folder, name);
+  await writeFile(path, typeof content === 'string' ? content : JSON.stringify(content));
+  return path;
+}
+
+const REFUSED = planWith({
+  migrations: [{ addColumn: { table: 'orders', column: 'c', type: 'text', notNull: true } }],
+});
+
+describe('verdigris plan lint', () => {
+  it('ends with 0 when there is nothing to say', async () => {
+    expect(await verdigris('plan', 'lint', 'examples/seed.json')).toMatchObject({
+      code: 0,
+      out: 'examples/seed.json: no findings',
+    });
+  });
+
+  it('ends with 1 and tells rule, place, what, why and what to write instead', async () => {
+    const { code, out } = await verdigris('plan', 'lint', await file(REFUSED));
+    expect(code).toBe(1);
+    expect(out).toMatch(
+      /^error: not-null-without-value\n {2}place {4}migrations\[0\]\.addColumn\.notNull\n {2}what .*\n {2}why .*\n {2}instead .*"up"/,
+    );
+    expect(out).toMatch(/1 error; the plan is refused/);
+  });
+
+  it('ends with 0 when there are warnings alone, and tells them', async () => {
+    const plan = planWith({ traffic: { stages: [{ percent: 10, for: '1m' }] } });
+    const { code, out } = await verdigris('plan', 'lint', await file(plan));
+    expect(code).toBe(0);
+    expect(out).toMatch(/warning: stages-below-100[\s\S]*1 warning\. /);
+  });
+
+  it('gives findings as JSON', async () => {
+    const { code, out } = await verdigris('plan', 'lint', '--json', await file(REFUSED));
+    expect(code).toBe(1);
+    expect(JSON.parse(out)).toMatchObject([{ rule: 'not-null-without-value', severity: 'error' }]);
+  });
+
+  it('tells what is wrong with the form of a plan', async () => {
+    const { code, out } = await verdigris('plan', 'lint', await file({ ...planWith(), blu: {} }));
+    expect([code, out]).toEqual([1, expect.stringContaining('write "blue"')]);
+  });
+
+  it('asks this environment for the connections when it is told to', async () => {
+    const { code, out } = await verdigris('plan', 'lint', '--connections', await file(planWith()));
+    expect([code, out]).toEqual([1, expect.stringContaining('set VERDIGRIS_CONNECTION_ORDERS_BLUE')]);
+  });
+
+  it.each([
+    ['no such file', async () => join(folder, 'none.json'), /there is no file .*none\.json\nnext step: /],
+    [
+      'a file that is not JSON',
+      async () => file('{ "name": }', 'broken.json'),
+      /is not JSON: [\s\S]*next step: a plan is plain JSON/,
+    ],
+    ['a folder', async () => folder, /can't be read/],
+  ])('ends with 2 for %s', async (_what, path, says) => {
+    const { code, out, note } = await verdigris('plan', 'lint', await path());
+    expect({ code, out }).toEqual({ code: 2, out: '' });
+    expect(note).toMatch(says);
+  });
+
+  it('ends with 2 for a command line that it does not know', async () => {
+    expect(await verdigris('plan', 'lnt', 'x')).toMatchObject({
+      code: 2,
+      note: expect.stringContaining('lint') as string,
+    });
+  });
+});
+
+describe('verdigris plan', () => {
+  it('show fills in the defaults', async () => {
+    const { code, out } = await verdigris('plan', 'show', await file(planWith()));
+    expect(code).toBe(0);
+    expect(JSON.parse(out)).toEqual(planSchema.parse(planWith()));
+  });
+
+  it('schema prints the JSON Schema', async () => {
+    const { out } = await verdigris('plan', 'schema');
+    expect(JSON.parse(out)).toMatchObject({ title: 'Verdigris plan', required: ['name', 'blue', 'green'] });
+  });
+});
+
+describe('verdigris start --print', () => {
+  it('prints nothing and ends with 1 for a plan that is refused', async () => {
+    const { code, out, note } = await verdigris('start', '--print', await file(REFUSED));
+    expect({ code, out }).toEqual({ code: 1, out: '' });
+    expect(note).toMatch(/not-null-without-value/);
+  });
+
+  it('prints words that a shell reads as they were meant', () => {
+    fc.assert(
+      fc.property(
+        fc.array(
+          fc.string({ minLength: 1, unit: 'binary' }).filter((w) => !w.includes('\0')),
+          { maxLength: 6 },
+        ),
+        (words) => {
+          const line = shellCommand(['printf', '%s\\0', ...words]);
+          const read = execFileSync('sh', ['-c', line]).toString().split('\0').slice(0, -1);
+          expect(read).toEqual(words.length === 0 ? [''] : words);
+        },
+      ),
+      { numRuns: 60, examples: [[['--static-details', 'it\'s\n`x` $y \\ "z"']]] },
+    );
+  });
+});
+
+describe('the summary of a run', () => {
+  it('is one line of at most 200 bytes, whatever the plan is called', () => {
+    const connection = 'a'.repeat(150);
+    const summary = summaryOf(
+      planSchema.parse(planWith({ blue: { connection }, green: { connection: `${connection}b` } })),
+    );
+    expect(Buffer.byteLength(summary)).toBeLessThanOrEqual(200);
+    expect(summary).not.toContain('\n');
+  });
+});
