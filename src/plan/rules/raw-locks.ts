@@ -78,7 +78,7 @@ function locksWholeTable(node: Node, { created }: PlanFacts): boolean {
 export const concurrentlyNotAlone: Rule = {
   name: 'concurrently-not-alone',
   severity: 'error',
-  why: 'statements that are sent together are one transaction, and PostgreSQL refuses these inside a transaction',
+  why: 'PostgreSQL runs such a statement outside a transaction only: the step is no longer done as a whole or not at all, and a failure in its middle leaves it half done',
   *check({ raw }) {
     for (const { place, statements } of raw) {
       if (statements.length < 2) continue;

@@ -163,8 +163,8 @@ export const opaqueSql: Rule = {
 
 export const unqualifiedName: Rule = {
   name: 'unqualified-name',
-  severity: 'error',
-  why: 'sessions of Verdigris, and those that apply rows, search no schema but pg_catalog: the name is not found',
+  severity: 'warning',
+  why: 'the name is looked up in the search_path of the role by which the worker reaches green: another role, or a setting that was not copied, and it is another object or none',
   *check({ raw }) {
     for (const { place, statements } of raw) {
       for (const { node } of statements) {

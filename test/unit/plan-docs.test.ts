@@ -1,0 +1,53 @@
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { planJsonSchema } from '../../src/plan/json-schema.js';
+import { parsePlan } from '../../src/plan/parse.js';
+
+const text = readFileSync(new URL('../../docs/plan.md', import.meta.url), 'utf8');
+const blocks = [...text.matchAll(/```json\n([\s\S]*?)```/g)].map(([, json]): unknown => JSON.parse(json ?? ''));
+const base = { name: 'docs', blue: { connection: 'a' }, green: { connection: 'b' } };
+const OPERATIONS = ['addColumn', 'changeType', 'createIndex', 'addConstraint', 'setNotNull', 'sql'];
+
+/** The names of all fields that a plan can have, at any depth. */
+function fieldsOf(schema: unknown): string[] {
+  if (typeof schema !== 'object' || schema === null) return [];
+  if (Array.isArray(schema)) return schema.flatMap(fieldsOf);
+  return Object.entries(schema).flatMap(([key, value]: [string, unknown]) =>
+    key === 'properties' && typeof value === 'object' && value !== null
+      ? [...Object.keys(value), ...Object.values(value).flatMap(fieldsOf)]
+      : key === 'default' || key === 'enum'
+        ? []
+        : fieldsOf(value),
+  );
+}
+
+describe('docs/plan.md', () => {
+  it.each([...new Set(fieldsOf(planJsonSchema()))])('describes the field %s', (field) => {
+    expect(text).toMatch(new RegExp(`\`[^\`]*\\b${field.replace('$', '')}\\b[^\`]*\``));
+  });
+
+  it.each(blocks)('shows a plan, or a part of one, that is right: %j', (block) => {
+    const part = typeof block === 'object' && block !== null ? block : {};
+    const isStep = Object.keys(part).some((key) => OPERATIONS.includes(key));
+    expect(parsePlan({ ...base, ...(isStep ? { migrations: [part] } : part) })).toHaveProperty('plan');
+  });
+
+  it('says the defaults that the code has', () => {
+    const parsed = parsePlan(base);
+    if (!('plan' in parsed)) throw new Error('the smallest plan is not one');
+    const { plan } = parsed;
+    for (const value of [
+      plan.standby.for,
+      plan.promote.maxHold,
+      plan.replicate.maxRetainedWal,
+      plan.backfill.batch,
+      plan.traffic.maxStageDuration,
+      plan.traffic.flag,
+      plan.bootstrap.method,
+      plan.onFailure,
+    ]) {
+      expect(text).toContain(`\`"${value}"\``);
+    }
+    expect(text).toContain(`| \`${plan.promote.sequenceGap}\``);
+  });
+});
