@@ -65,7 +65,9 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerProcess
 async function untilReady(child: ChildProcess, logFile: string): Promise<void> {
   const deadline = Date.now() + READY_TIMEOUT_MS;
   while (child.pid !== undefined && !hasEnded(child) && Date.now() < deadline) {
-    if (readFileSync(logFile, 'utf8').includes('worker ready')) return;
+    const log = readFileSync(logFile, 'utf8');
+    if (log.includes('worker ready')) return;
+    if (log.includes('worker failed')) break;
     await sleep(100);
   }
   await endProcess(child, [{ signal: 'SIGKILL', graceMs: 2_000 }]);
