@@ -59,6 +59,16 @@ export async function tablesWithTrigger(session: Session): Promise<TableName[]> 
   return rows;
 }
 
+/** Functions of triggers whose table somebody has dropped. */
+export async function dropUnusedFunctions(session: Session): Promise<void> {
+  const { rows } = await session.query<{ name: string }>(
+    `SELECT p.proname AS name FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+      WHERE n.nspname = 'verdigris' AND p.proname ~ '^up_down_[0-9a-f]{16}$'
+        AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid)`,
+  );
+  for (const { name } of rows) await session.query(`DROP FUNCTION IF EXISTS verdigris.${ident(name)}()`);
+}
+
 async function installedBody(session: Session, name: string): Promise<string | undefined> {
   const { rows } = await session.query<{ body: string }>(
     `SELECT p.prosrc AS body FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace

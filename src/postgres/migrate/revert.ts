@@ -8,7 +8,7 @@ import { findTable } from './changed-table.js';
 import { indexKey, type IndexState } from './create-index.js';
 import { dropIndex } from './index-build.js';
 import { findIndex, leafIndexName } from './index-definition.js';
-import { removeTrigger, tablesWithTrigger } from './install-trigger.js';
+import { dropUnusedFunctions, removeTrigger, tablesWithTrigger } from './install-trigger.js';
 import type { IndexWork, Step, TableWork, Work } from './plan-work.js';
 import { forgetProgress, readProgress, type ProgressKey } from './progress-row.js';
 import { dropNotNull, notNullKey } from './set-not-null.js';
@@ -38,6 +38,7 @@ export async function revertMigrations(context: StepContext, work: Work): Promis
 export async function dropTriggers(context: StepContext): Promise<TableName[]> {
   const tables = await tablesWithTrigger(context.session);
   for (const table of tables) await dropTrigger(context, table);
+  await dropUnusedFunctions(context.session);
   return tables;
 }
 

@@ -1,0 +1,210 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { createIndexes } from '../../src/postgres/migrate/create-index.js';
+import { leafIndexName } from '../../src/postgres/migrate/index-definition.js';
+import type { IndexWork } from '../../src/postgres/migrate/plan-work.js';
+import type { Progress, StepContext } from '../../src/postgres/migrate/step-context.js';
+import { revertMigrations } from '../../src/postgres/migrate/revert.js';
+import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
+import { installState } from '../../src/postgres/state.js';
+import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+import { contextOn, workOf } from './replicated-pair.js';
+
+const LONG = 'i'.repeat(63);
+
+async function indexesOf(...indexes: object[]): Promise<IndexWork[]> {
+  const { steps } = await workOf(indexes.map((createIndex) => ({ createIndex })));
+  return steps.flatMap((step) => (step.kind === 'indexes' ? step.indexes : []));
+}
+
+describe.each([['pg15' as const], ['pg18' as const]])('indexes on %s', (server) => {
+  let db: TestDatabase;
+  let session: Session;
+  let app: pg.Client;
+  let context: (seen?: Progress[], signal?: AbortSignal, runId?: string) => StepContext;
+
+  beforeAll(async () => {
+    db = await testDatabase(server, 'index');
+    const database = asDatabase(db, 'green');
+    session = await openSession(database, { purpose: 'test' });
+    await installState(session, 'green');
+    context = (seen, signal, runId) => contextOn(database, session, seen, signal, runId);
+    app = new pg.Client(db.config);
+    await app.connect();
+  });
+  afterAll(async () => {
+    await closeSession(session);
+    await app.end();
+    await db.drop();
+  });
+  beforeEach(async () => {
+    await app.query(`
+      CREATE SCHEMA "Odd Shop";
+      CREATE TABLE t (id int PRIMARY KEY, a int, b text, doc jsonb, "a DESC" int);
+      INSERT INTO t SELECT n, n % 10, 'b' || n, '{}', n FROM generate_series(1, 5000) n;
+      CREATE TABLE "Odd Shop"."Größe" ("Order" int PRIMARY KEY, "x""y" text);
+      CREATE TABLE p (id int, region text, n int, PRIMARY KEY (region, id)) PARTITION BY LIST (region);
+      CREATE TABLE p_eu PARTITION OF p FOR VALUES IN ('eu') PARTITION BY RANGE (id);
+      CREATE TABLE p_eu_1 PARTITION OF p_eu FOR VALUES FROM (0) TO (100);
+      CREATE TABLE p_eu_2 PARTITION OF p_eu FOR VALUES FROM (100) TO (1000);
+      CREATE TABLE p_us PARTITION OF p FOR VALUES IN ('us');
+      INSERT INTO p SELECT n, CASE n % 2 WHEN 0 THEN 'eu' ELSE 'us' END, n FROM generate_series(1, 300) n;`);
+  });
+  afterEach(() => app.query('DROP TABLE t, p; DROP SCHEMA "Odd Shop" CASCADE; TRUNCATE verdigris.progress'));
+
+  async function definition(name: string): Promise<{ definition: string; valid: boolean } | undefined> {
+    const { rows } = await app.query<{ definition: string; valid: boolean }>(
+      `SELECT pg_get_indexdef(indexrelid) AS definition, indisvalid AS valid
+         FROM pg_index JOIN pg_class c ON c.oid = indexrelid WHERE c.relname = $1`,
+      [name],
+    );
+    return rows[0];
+  }
+
+  it('every part of the plan is in the index, and a column is named exactly', async () => {
+    const indexes = await indexesOf(
+      { table: 't', name: 'by_doc', method: 'gin', columns: ['doc jsonb_path_ops'] },
+      {
+        table: 't',
+        name: 'by_many',
+        columns: ['b DESC NULLS LAST', '(lower(b))', 'a DESC'],
+        include: ['id'],
+        where: 'a > 3 -- few',
+        unique: true,
+      },
+      { table: '"Odd Shop"."Größe"', name: LONG, columns: ['x"y', 'Order'] },
+    );
+    const seen: Progress[] = [];
+    await createIndexes(context(seen), indexes);
+    expect(await definition('by_doc')).toEqual({
+      valid: true,
+      definition: 'CREATE INDEX by_doc ON public.t USING gin (doc jsonb_path_ops)',
+    });
+    expect(await definition('by_many')).toEqual({
+      valid: true,
+      definition:
+        'CREATE UNIQUE INDEX by_many ON public.t USING btree (b DESC NULLS LAST, lower(b), "a DESC") INCLUDE (id) WHERE (a > 3)',
+    });
+    expect(await definition(LONG)).toEqual({
+      valid: true,
+      definition: `CREATE INDEX ${LONG} ON "Odd Shop"."Größe" USING btree ("x""y", "Order")`,
+    });
+    expect(seen.filter(({ done }) => done === 1).map(({ object }) => object)).toEqual(['by_doc', 'by_many', LONG]);
+  });
+
+  it('what is there already is left as it is; another index of that name is refused', async () => {
+    const indexes = await indexesOf({ table: 't', name: 'by_a', columns: ['a', 'lower(b)'], where: 'a IN (1, 2)' });
+    await createIndexes(context(), indexes);
+    const oid = async (): Promise<unknown> => (await app.query(`SELECT 'by_a'::regclass::oid AS oid`)).rows;
+    const before = await oid();
+    await createIndexes(context(), indexes);
+    await createIndexes(context([], undefined, 'another run'), indexes);
+    expect(await oid()).toEqual(before);
+    await expect(
+      createIndexes(context(), await indexesOf({ table: 't', name: 'by_a', columns: ['a'] })),
+    ).rejects.toThrow(/there is an index "by_a" already, and it is not what the plan says of table public\.t/);
+  });
+
+  it('an INVALID leftover is dropped and built again', async () => {
+    await app.query(`INSERT INTO t VALUES (6001, 1, 'b1')`);
+    await expect(app.query('CREATE UNIQUE INDEX CONCURRENTLY by_b ON t (b)')).rejects.toThrow(
+      /could not create unique/,
+    );
+    expect((await definition('by_b'))?.valid).toBe(false);
+    await app.query('DELETE FROM t WHERE id = 6001');
+    await createIndexes(context(), await indexesOf({ table: 't', name: 'by_b', columns: ['b'], unique: true }));
+    expect((await definition('by_b'))?.valid).toBe(true);
+  });
+
+  it('duplicates are a clear error, and no invalid unique index stays to refuse rows', async () => {
+    const indexes = await indexesOf({ table: 't', name: 'by_a', columns: ['a'], unique: true });
+    const building = createIndexes(context(), indexes);
+    await expect(building).rejects.toThrow(
+      /unique index "by_a" on table public\.t can't be built: several rows have the same value of a\n.*SELECT a, count\(\*\) FROM public\.t GROUP BY 1 HAVING/s,
+    );
+    expect(await definition('by_a')).toBeUndefined();
+  });
+
+  it('an expression that the server refuses is refused before anything is built', async () => {
+    const indexes = await indexesOf(
+      { table: 't', name: 'one', columns: ['a'] },
+      { table: 't', name: 'two', columns: ['nothing'] },
+    );
+    await expect(createIndexes(context(), indexes)).rejects.toThrow(
+      /index "two" on table public\.t is refused.*"nothing"/s,
+    );
+    expect(await definition('one')).toBeUndefined();
+  });
+
+  it('a partitioned table gets it on every leaf, and the whole is valid', async () => {
+    const indexes = await indexesOf({ table: 'p', name: 'p_by_n', columns: ['n'] });
+    await createIndexes(context(), indexes);
+    await createIndexes(context(), indexes);
+    expect((await definition('p_by_n'))?.valid).toBe(true);
+    const { rows } = await app.query(
+      `SELECT count(*)::int AS n, bool_and(indisvalid) AS valid
+         FROM pg_partition_tree('p_by_n') t JOIN pg_index i ON i.indexrelid = t.relid`,
+    );
+    expect(rows).toEqual([{ n: 5, valid: true }]);
+    expect(leafIndexName(LONG, { schema: 'public', name: LONG })).toHaveLength(63);
+    await revertMigrations(context(), { tables: [], steps: [{ kind: 'indexes', indexes }] });
+    expect(await definition('p_by_n')).toBeUndefined();
+  });
+
+  it('says whom the build waits for, and ends at once when it is aborted; the next try finishes it', async () => {
+    const holder = new pg.Client({ ...db.config, application_name: 'the report' });
+    await holder.connect();
+    await holder.query('BEGIN; UPDATE t SET a = a WHERE id = 1');
+    const seen: Progress[] = [];
+    const stop = new AbortController();
+    const indexes = await indexesOf({ table: 't', name: 'by_a', columns: ['a'] });
+    const building = createIndexes(context(seen, stop.signal), indexes);
+    while (!seen.some(({ note }) => /waits for the transaction of pid \d+ \(the report, \d+ s old\)/.test(note ?? '')))
+      await sleep(20);
+    const aborted = performance.now();
+    stop.abort(new Error('cancelled by a person'));
+    await expect(building).rejects.toThrow('cancelled by a person');
+    expect(performance.now() - aborted).toBeLessThan(2_000);
+    await holder.query('ROLLBACK');
+    await holder.end();
+    await createIndexes(context(), indexes);
+    expect((await definition('by_a'))?.valid).toBe(true);
+  });
+
+  it('a build that the server still runs for a dead worker is waited for, not torn down', async () => {
+    const holder = new pg.Client(db.config);
+    await holder.connect();
+    await holder.query('BEGIN; UPDATE t SET a = a WHERE id = 1');
+    const orphan = new pg.Client(db.config);
+    await orphan.connect();
+    const orphaned = orphan.query('CREATE INDEX CONCURRENTLY by_a ON t (a)');
+    while ((await definition('by_a')) === undefined) await sleep(10);
+    const { rows: before } = await app.query(`SELECT 'by_a'::regclass::oid AS oid`);
+    const seen: Progress[] = [];
+    const building = createIndexes(context(seen), await indexesOf({ table: 't', name: 'by_a', columns: ['a'] }));
+    while (!seen.some(({ note }) => note === 'another session builds it: waits for it')) await sleep(20);
+    await holder.query('ROLLBACK');
+    await Promise.all([building, orphaned]);
+    expect((await app.query(`SELECT 'by_a'::regclass::oid AS oid`)).rows).toEqual(before);
+    await Promise.all([holder.end(), orphan.end()]);
+  });
+
+  it('gives way when it keeps the application waiting, and is built afterwards', async () => {
+    const holder = new pg.Client(db.config);
+    const ddl = new pg.Client(db.config);
+    await Promise.all([holder.connect(), ddl.connect()]);
+    await holder.query('BEGIN; UPDATE t SET a = a WHERE id = 1');
+    const building = createIndexes(context(), await indexesOf({ table: 't', name: 'by_a', columns: ['a'] }));
+    while ((await definition('by_a')) === undefined) await sleep(10);
+    // Waits for the build, and everybody who comes after waits behind it.
+    const change = ddl.query('LOCK TABLE t IN SHARE ROW EXCLUSIVE MODE NOWAIT').catch((error: unknown) => error);
+    expect(await change).toBeInstanceOf(Error);
+    const waiting = ddl.query('BEGIN; LOCK TABLE t IN SHARE UPDATE EXCLUSIVE MODE; COMMIT');
+    await waiting;
+    await holder.query('ROLLBACK');
+    await building;
+    expect((await definition('by_a'))?.valid).toBe(true);
+    await Promise.all([holder.end(), ddl.end()]);
+  });
+});
