@@ -59,7 +59,7 @@ export const replicationOrigins: SideCheck = {
     const setting = context.version >= 18 ? 'max_active_replication_origins' : 'max_replication_slots';
     const room = await oneRow<Room>(
       context.session,
-      `SELECT current_setting('${setting}')::int AS limit, (SELECT count(*)::int FROM pg_replication_origin_status) AS used,
+      `SELECT current_setting('${setting}')::int AS limit, (SELECT count(*)::int FROM pg_replication_origin) AS used,
               current_setting('max_sync_workers_per_subscription')::int AS sync`,
     );
     const { least, wanted } = needs(context, 'target', room.sync);

@@ -1,0 +1,399 @@
+import { createServer, type Socket } from 'node:net';
+import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
+import { planSchema, type PlanInput } from '../../src/plan/schema.js';
+import { OTHER_FINDINGS, PAIR_CHECKS, SIDE_CHECKS } from '../../src/postgres/preflight/checks.js';
+import { isReady, type PreflightFinding } from '../../src/postgres/preflight/finding.js';
+import { preflight } from '../../src/postgres/preflight/preflight.js';
+import { withoutSecrets } from '../../src/postgres/scrub.js';
+import type { Database } from '../../src/postgres/session.js';
+import { installState } from '../../src/postgres/state.js';
+import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
+
+const TAG = randomBytes(4).toString('hex');
+const RUN = 'run-1';
+
+let blueDb: TestDatabase;
+let greenDb: TestDatabase;
+let blue: Database;
+let green: Database;
+
+beforeAll(async () => {
+  blueDb = await testDatabase('pg15', 'preflight blue');
+  greenDb = await testDatabase('pg18', 'preflight green');
+  blue = asDatabase(blueDb, 'blue');
+  green = asDatabase(greenDb, 'green');
+  await onBlue('CREATE TABLE public.orders (id bigint PRIMARY KEY, total numeric)');
+});
+afterAll(async () => {
+  await blueDb.drop();
+  await greenDb.drop();
+});
+
+/** What takes back what a test has done, latest first. */
+const undo: (() => Promise<unknown>)[] = [];
+afterEach(async () => {
+  for (const step of undo.splice(0).reverse()) await step();
+});
+
+const onBlue = (sql: string): Promise<unknown> => withClient(blueDb.config, (client) => client.query(sql));
+const onGreen = (sql: string): Promise<unknown> => withClient(greenDb.config, (client) => client.query(sql));
+
+async function check(
+  plan: Partial<PlanInput> = {},
+  databases: { blue?: Database; green?: Database } = {},
+): Promise<readonly PreflightFinding[]> {
+  const parsed = planSchema.parse({
+    version: 1,
+    name: 'preflight',
+    blue: { connection: 'test_blue' },
+    green: { connection: 'test_green' },
+    ...plan,
+  });
+  const report = await preflight({ blue, green, ...databases, plan: parsed, runId: RUN, reachWithinMs: 1_000 });
+  return report.findings;
+}
+
+function only(findings: readonly PreflightFinding[], name: string): PreflightFinding[] {
+  return findings.filter((finding) => finding.check === name);
+}
+
+function errorsOf(findings: readonly PreflightFinding[]): string[] {
+  return findings.filter(({ severity }) => severity === 'error').map(({ check: name, side }) => `${name} ${side}`);
+}
+
+/** Everything of a database that a check could leave behind. */
+async function contents(db: TestDatabase): Promise<unknown> {
+  return withClient(db.config, async (client) => {
+    const { rows } = await client.query(
+      `SELECT (SELECT array_agg(oid::bigint ORDER BY oid) FROM pg_class WHERE relnamespace <> 'pg_toast'::regnamespace) AS classes,
+              (SELECT array_agg(nspname::text ORDER BY oid) FROM pg_namespace) AS schemas,
+              (SELECT count(*)::int FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database()) AS subscriptions,
+              (SELECT count(*)::int FROM pg_replication_slots WHERE database = current_database()) AS slots,
+              (SELECT count(*)::int FROM pg_publication) AS publications`,
+    );
+    return rows[0];
+  });
+}
+
+describe('preflight', () => {
+  it('finds no error in two databases that are ready, and leaves nothing behind in them', async () => {
+    const before = [await contents(blueDb), await contents(greenDb)];
+    const findings = await check();
+    expect(errorsOf(findings)).toEqual([]);
+    expect(isReady({ findings })).toBe(true);
+    expect([await contents(blueDb), await contents(greenDb)]).toEqual(before);
+  });
+
+  it('reports all findings at once, each with its object and a remedy', async () => {
+    const role = `preflight_role_${TAG}`;
+    await onBlue(`
+      CREATE SCHEMA bad;
+      CREATE TABLE bad.keyless (a int);
+      CREATE TABLE bad.deferred (a int PRIMARY KEY DEFERRABLE);
+      CREATE TABLE bad.whole_row (a int PRIMARY KEY);
+      ALTER TABLE bad.whole_row REPLICA IDENTITY FULL;
+      CREATE TABLE bad.no_identity (a int PRIMARY KEY);
+      ALTER TABLE bad.no_identity REPLICA IDENTITY NOTHING;
+      CREATE TABLE bad.index_gone (a int NOT NULL);
+      CREATE UNIQUE INDEX index_gone_a ON bad.index_gone (a);
+      ALTER TABLE bad.index_gone REPLICA IDENTITY USING INDEX index_gone_a;
+      DROP INDEX bad.index_gone_a;
+      CREATE TABLE bad.parts (a int PRIMARY KEY) PARTITION BY RANGE (a);
+      CREATE UNLOGGED TABLE bad.part_1 PARTITION OF bad.parts FOR VALUES FROM (1) TO (2);
+      CREATE UNLOGGED TABLE bad.cache (a int PRIMARY KEY);
+      CREATE MATERIALIZED VIEW bad.summary AS SELECT count(*) FROM public.orders;
+      CREATE TABLE bad.left_out (a int PRIMARY KEY);
+      CREATE VIEW bad.over_left_out AS SELECT a FROM bad.left_out;
+      CREATE TABLE bad.refers (a int PRIMARY KEY REFERENCES bad.left_out);
+      CREATE SEQUENCE bad.nearly_over MAXVALUE 1000 START 995;
+      CREATE FUNCTION bad.swallows() RETURNS void LANGUAGE plpgsql AS
+        $$ BEGIN DELETE FROM public.orders; EXCEPTION WHEN unique_violation OR others THEN NULL; END $$;
+      CREATE FUNCTION bad.swallows_nothing() RETURNS void LANGUAGE plpgsql AS
+        $$ BEGIN DELETE FROM public.orders; EXCEPTION WHEN unique_violation THEN NULL; END $$;
+      CREATE FUNCTION bad.fires() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+      CREATE TRIGGER fires AFTER INSERT ON public.orders FOR EACH ROW EXECUTE FUNCTION bad.fires();
+      ALTER TABLE public.orders ENABLE ALWAYS TRIGGER fires;
+      CREATE ROLE ${role};
+      GRANT SELECT ON public.orders TO ${role};
+      SELECT lo_create(0);
+      CREATE PUBLICATION somebody_elses FOR TABLE public.orders;
+      CREATE SUBSCRIPTION other_feed_${TAG} CONNECTION 'dbname=nowhere' PUBLICATION x WITH (connect = false, slot_name = NONE);`);
+    undo.push(() =>
+      onBlue(`DROP SUBSCRIPTION other_feed_${TAG}; DROP PUBLICATION somebody_elses; DROP TRIGGER fires ON public.orders; DROP SCHEMA bad CASCADE;
+              DROP OWNED BY ${role}; DROP ROLE ${role}; SELECT lo_unlink(oid) FROM pg_largeobject_metadata`),
+    );
+    await onBlue(`SELECT pg_create_logical_replication_slot('cdc_${TAG}', 'pgoutput')`);
+    undo.push(() => onBlue(`SELECT pg_drop_replication_slot('cdc_${TAG}')`));
+    await withClient(blueDb.config, async (client) => {
+      await client.query('BEGIN; INSERT INTO public.orders VALUES (77)');
+      await client.query(`PREPARE TRANSACTION 'in_doubt_${TAG}'`);
+    });
+    undo.push(() => onBlue(`ROLLBACK PREPARED 'in_doubt_${TAG}'`));
+
+    const findings = await check({ tables: { include: ['*.*', 'public.oders'], exclude: ['bad.left_out'] } });
+    const objects = (name: string): string[] => only(findings, name).map(({ object }) => object);
+    expect(objects('replica-identity')).toEqual([
+      'bad.deferred',
+      'bad.index_gone',
+      'bad.keyless',
+      'bad.no_identity',
+      'bad.whole_row',
+    ]);
+    expect(only(findings, 'unmoved-rows').map(({ severity, object }) => `${severity} ${object}`)).toEqual([
+      'error bad.part_1',
+      'warning bad.cache',
+      'info bad.summary',
+    ]);
+    expect(objects('torn-apart')).toEqual(['bad.refers.refers_a_fkey', 'bad.over_left_out']);
+    expect(objects('table-patterns')).toEqual(['public.oders']);
+    expect(objects('large-objects')).toEqual(['pg_largeobject']);
+    expect(objects('sequence-room')).toEqual(['bad.nearly_over']);
+    expect(objects('swallowed-errors')).toEqual(['bad.swallows()']);
+    expect(objects('replica-triggers')).toEqual(['public.orders.fires']);
+    expect(objects('roles')).toEqual([role]);
+    expect(objects('prepared-transactions')).toContain(`in_doubt_${TAG}`);
+    expect(objects('other-subscriptions')).toEqual([`other_feed_${TAG}`]);
+    expect(objects('other-consumers')).toEqual([`cdc_${TAG}`, 'somebody_elses']);
+    for (const { remedy, message } of findings) {
+      expect(remedy.length).toBeGreaterThan(3);
+      expect(message.length).toBeGreaterThan(10);
+    }
+    expect(findings.map(({ severity }) => severity)).toEqual(
+      [...findings.map(({ severity }) => severity)].sort(
+        (a, b) => 'ewi'.indexOf(a.charAt(0)) - 'ewi'.indexOf(b.charAt(0)),
+      ),
+    );
+  });
+
+  it('a plan that does not fit blue is refused with the place in the plan', async () => {
+    const findings = await check({
+      migrations: [{ addColumn: { table: 'orders', column: 'total', type: 'integer' } }],
+    });
+    expect(
+      only(findings, 'plan').some(({ severity, object }) => severity === 'error' && object.startsWith('migrations[0]')),
+    ).toBe(true);
+  });
+});
+
+describe('green', () => {
+  it('must be empty: what is there is listed', async () => {
+    await onGreen('CREATE SCHEMA theirs; CREATE TABLE theirs."Old Orders" (id int)');
+    undo.push(() => onGreen('DROP SCHEMA theirs CASCADE'));
+    const [finding] = only(await check(), 'green-empty');
+    expect(finding).toMatchObject({ severity: 'error', side: 'green', object: 'table theirs."Old Orders"' });
+  });
+
+  it('may have functions that blue has not: the template of a managed service', async () => {
+    await onGreen('CREATE SCHEMA tools; CREATE FUNCTION tools.f() RETURNS int LANGUAGE sql RETURN 1');
+    undo.push(() => onGreen('DROP SCHEMA tools CASCADE'));
+    expect(only(await check(), 'green-empty')).toEqual([]);
+    await onBlue('CREATE SCHEMA tools; CREATE FUNCTION tools.f() RETURNS int LANGUAGE sql RETURN 1');
+    undo.push(() => onBlue('DROP SCHEMA tools CASCADE'));
+    expect(only(await check(), 'green-empty')).toMatchObject([{ object: 'function tools.f()' }]);
+  });
+
+  it('may hold what this very run has made, and the copy of a run that has ended is called so', async () => {
+    await withClient(greenDb.config, (client) => installState(client, 'green'));
+    undo.push(() => onGreen('DROP SCHEMA verdigris CASCADE; DROP TABLE IF EXISTS public.orders'));
+    await onGreen(`INSERT INTO verdigris.owner (run_id, migration, side) VALUES ('${RUN}', 'preflight', 'green');
+                   CREATE TABLE public.orders (id bigint PRIMARY KEY)`);
+    expect(errorsOf(await check())).toEqual([]);
+    await onGreen(`UPDATE verdigris.owner SET run_id = 'earlier', outcome = 'rolled back'`);
+    const [finding] = only(await check(), 'green-empty');
+    expect(finding?.message).toContain('an earlier run of "preflight" ended (rolled back)');
+  });
+
+  it('or blue may belong to another run that lives', async () => {
+    await withClient(greenDb.config, (client) => installState(client, 'green'));
+    undo.push(() => onGreen('DROP SCHEMA verdigris CASCADE'));
+    await onGreen(`INSERT INTO verdigris.owner (run_id, migration, side) VALUES ('other-run', 'other', 'green')`);
+    expect(only(await check(), 'owned-by-another-run')).toMatchObject([
+      {
+        severity: 'error',
+        side: 'green',
+        message: expect.stringContaining('migration "other", run other-run') as string,
+      },
+    ]);
+  });
+
+  it('must not be blue', async () => {
+    const findings = await check({}, { green: { ...asDatabase(blueDb, 'green') } });
+    expect(errorsOf(findings)).toContain('same-database both');
+  });
+
+  it('must not be older than blue', async () => {
+    const findings = await check({}, { blue: asDatabase(greenDb, 'blue'), green: asDatabase(blueDb, 'green') });
+    expect(errorsOf(findings)).toContain('version-order green');
+  });
+});
+
+describe('a connection', () => {
+  const SECRET = 'pa"ss w0rd!-secret';
+
+  it('that fails is one error; the other side is still looked at, and no secret is told', async () => {
+    await onBlue('CREATE TABLE public.keyless (a int)');
+    undo.push(() => onBlue('DROP TABLE public.keyless'));
+    const wrong: Database = { ...green, config: { ...green.config, password: SECRET } };
+    const findings = await check({}, { green: wrong });
+    expect(errorsOf(findings)).toEqual(
+      ['replica-identity blue', 'connection green'].sort((a) => (a.startsWith('conn') ? 1 : -1)),
+    );
+    expect(JSON.stringify(findings)).not.toContain('secret');
+  });
+
+  it('from one server to the other is really tried, both ways, and the reason is told without secrets', async () => {
+    const quoted = `'${SECRET}'`;
+    const findings = await check(
+      {},
+      {
+        blue: {
+          ...blue,
+          peerConninfo: `host=127.0.0.1 port=${blueDb.port} user=postgres password=${quoted} dbname=${blueDb.database}`,
+        },
+        green: {
+          ...green,
+          peerConninfo: `postgres://postgres:${encodeURIComponent(SECRET)}@127.0.0.1:1/${greenDb.database}`,
+        },
+      },
+    );
+    const peer = only(findings, 'peer-connection');
+    expect(peer.map(({ side }) => side).sort()).toEqual(['blue', 'green']);
+    expect(peer.find(({ side }) => side === 'green')?.message).toMatch(
+      /green can't reach blue: .*password authentication failed/,
+    );
+    expect(peer.find(({ side }) => side === 'blue')?.message).toMatch(
+      /blue can't reach green: .*[Cc]onnection refused/s,
+    );
+    expect(JSON.stringify(findings)).not.toMatch(/secret|127\.0\.0\.1/);
+    expect(await contents(greenDb)).toMatchObject({ subscriptions: 0, slots: 0 });
+  });
+
+  it('to a host that never answers is given up in time', async () => {
+    const sockets: Socket[] = [];
+    const silent = createServer((socket) => sockets.push(socket));
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+    undo.push(
+      () => new Promise((resolve) => silent.close(resolve)),
+      async () => sockets.forEach((socket) => socket.destroy()),
+    );
+    const address = silent.address();
+    const port = typeof address === 'object' && address !== null ? address.port : 0;
+    const started = performance.now();
+    const findings = await check(
+      {},
+      { blue: { ...blue, peerConninfo: `host=127.0.0.1 port=${port} user=x password=yyyy dbname=z` } },
+    );
+    expect(only(findings, 'peer-connection')).toMatchObject([
+      { side: 'green', message: expect.stringContaining('no answer within 1 s') as string },
+    ]);
+    expect(performance.now() - started).toBeLessThan(8_000);
+  });
+
+  it('of a user without the privileges says which are missing', async () => {
+    const user = `preflight_user_${TAG}`;
+    for (const run of [onBlue, onGreen]) await run(`CREATE ROLE ${user} LOGIN PASSWORD 'secret-of-user'`);
+    undo.push(
+      () => onBlue(`DROP OWNED BY ${user}; DROP ROLE ${user}`),
+      () => onGreen(`DROP OWNED BY ${user}; DROP ROLE ${user}`),
+    );
+    await onBlue('CREATE SEQUENCE public.counter');
+    undo.push(() => onBlue('DROP SEQUENCE public.counter'));
+    const as = (database: Database): Database => ({
+      ...database,
+      config: { ...database.config, user, password: 'secret-of-user' },
+    });
+    const findings = await check({}, { blue: as(blue), green: as(green) });
+    const errors = errorsOf(findings);
+    expect(errors.filter((name) => name === 'privileges blue')).toHaveLength(3);
+    expect(errors).toContain('table-ownership blue');
+    expect(errors).toContain('sequence-privileges blue');
+    expect(errors.filter((name) => name.startsWith('peer-connection'))).toEqual([
+      'peer-connection green',
+      'peer-connection blue',
+    ]);
+    expect(errors.filter((name) => name.startsWith('check-failed'))).toEqual([]);
+    expect(JSON.stringify(findings)).not.toContain('secret-of-user');
+  });
+});
+
+describe('a server', () => {
+  let small: EmbeddedPostgres;
+  beforeAll(async () => {
+    small = await startPostgres({
+      version: 15,
+      name: 'preflight-small',
+      settings: {
+        fsync: 'off',
+        wal_level: 'replica',
+        max_replication_slots: '1',
+        max_wal_senders: '1',
+        max_logical_replication_workers: '0',
+        max_worker_processes: '1',
+        max_slot_wal_keep_size: '100MB',
+        synchronous_commit: 'off',
+        default_transaction_read_only: 'on',
+        timezone: 'Europe/Berlin',
+      },
+    });
+  });
+  afterAll(() => small.stop());
+
+  it('that is not set up for logical replication is told everything at once', async () => {
+    const config = {
+      host: '127.0.0.1',
+      port: small.port,
+      user: 'postgres',
+      password: small.password,
+      database: 'postgres',
+    };
+    await withClient(config, (client) =>
+      client.query('BEGIN READ WRITE').then(() => client.query('CREATE TABLE t (id int PRIMARY KEY); COMMIT')),
+    );
+    const database: Database = { side: 'blue', connection: 'small', config, peerConninfo: small.uri() };
+    const findings = await check({}, { blue: database });
+    const onSmall = findings
+      .filter(({ side }) => side === 'blue')
+      .map(({ check: name, severity }) => `${severity} ${name}`);
+    expect(onSmall).toEqual(
+      expect.arrayContaining([
+        'error wal-level',
+        'error read-only-by-default',
+        'error replication-slots',
+        'error wal-senders',
+        'error logical-replication-workers',
+        'warning wal-retention',
+        'info asynchronous-commit',
+      ]),
+    );
+    expect(only(findings, 'settings').map(({ object }) => object)).toContain('TimeZone');
+    expect(findings.filter(({ check: name }) => name === 'check-failed')).toEqual([]);
+  });
+});
+
+describe('docs/preflight.md', () => {
+  it('has a row for each check, and no other', () => {
+    const documented = [
+      ...readFileSync(new URL('../../docs/preflight.md', import.meta.url), 'utf8').matchAll(/^\| `([a-z-]+)`/gm),
+    ].map((match) => match[1]);
+    const names = [...SIDE_CHECKS, ...PAIR_CHECKS].map(({ name }) => name);
+    expect([...documented].sort()).toEqual([...names, ...OTHER_FINDINGS].sort());
+  });
+});
+
+describe('without secrets', () => {
+  it('cuts passwords and hosts out of what PostgreSQL quotes', () => {
+    const database: Database = {
+      side: 'blue',
+      connection: 'x',
+      config: { host: 'db.internal', user: 'app', password: 'hunter22', database: 'shop' },
+      peerConninfo: "host='db.peer' password='it\\'s mine' user=app",
+    };
+    const text = `could not translate host name "db.peer" to address; db.internal; hunter22; it's mine; postgres://u:p@h/d`;
+    expect(withoutSecrets(new Error(text), [database])).toBe(
+      'could not translate host name "***" to address; ***; ***; ***; ***',
+    );
+  });
+});
