@@ -31,7 +31,7 @@ lifeCycle.onSignal(() => {
 });
 
 try {
-  const plan = shortPlan({ stage: options.stage, standby: options.standby });
+  const plan = shortPlan({ stage: options.stage, standby: options.standby, rate: Number(options.rate) });
   const environment = await startEnvironment(
     lifeCycle,
     { plan, rows: Number(options.rows), rate: Number(options.rate) },

@@ -95,7 +95,7 @@ describe('the result of the demo', () => {
 
 describe('the plan of the demo', () => {
   it("is the seed's plan with shorter waits, and valid", () => {
-    const plan = planSchema.parse(shortPlan({ stage: '3s', standby: '7s' }));
+    const plan = planSchema.parse(shortPlan({ stage: '3s', standby: '7s', rate: 1_000 }));
     expect(plan.traffic.stages.map((stage) => `${stage.percent} ${stage.for}`)).toEqual([
       ...['1 3s', '10 3s', '50 3s', '100 3s'],
     ]);
