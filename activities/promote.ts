@@ -11,7 +11,7 @@ import {
   withdrawOpening,
 } from '../src/postgres/prepare-promotion.js';
 import { readDecision, tryPromotion, type Promoted } from '../src/postgres/promote.js';
-import { readProgress } from '../src/postgres/progress.js';
+import { readProgress } from '../src/postgres/migrate/progress-row.js';
 import { closeSession } from '../src/postgres/session.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
 import { readSubscription } from '../src/postgres/subscription.js';
@@ -19,7 +19,7 @@ import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
-import { movedTables, publishedBackward } from './run-tables.js';
+import { catalogKey, movedTables, publishedBackward } from './run-tables.js';
 
 /** How long one try asks for the fence's lock, by its number: always far below deadlock_timeout (1 s by default). */
 const LOCK_TIMEOUTS_MS = [20, 40, 80] as const;
@@ -119,12 +119,7 @@ async function prepare(work: Work, ref: RunRef, from: Side): Promise<number[]> {
   const blue = await movedTables(await work.session('blue', 'catalog'), ref.plan);
   const green = await movedTables(await work.session('green', 'catalog'), ref.plan);
   if (from === 'blue') {
-    const before = await readProgress<Record<string, string>>(
-      await work.session('blue', 'catalog'),
-      run,
-      'catalog',
-      'blue',
-    );
+    const before = await readProgress<Record<string, string>>(await work.session('blue', 'catalog'), catalogKey(run));
     if (before !== undefined) refuseChangedCatalog(before.state, catalogFingerprint(blue));
   } else await refuseLostWayBack(work);
   return preparePromotion({

@@ -5,14 +5,14 @@ import { feedName } from '../src/postgres/feed.js';
 import { parseSize, waitUntilCaughtUp } from '../src/postgres/lag.js';
 import { claimDatabases } from '../src/postgres/ownership.js';
 import { catalogFingerprint } from '../src/postgres/prepare-promotion.js';
-import { writeProgress } from '../src/postgres/progress.js';
+import { writeProgress } from '../src/postgres/migrate/progress-row.js';
 import { ensurePublication } from '../src/postgres/publication.js';
 import { ensureSlot } from '../src/postgres/replication-slot.js';
 import { recordEvent } from '../src/postgres/state.js';
 import type { Plan } from '../src/plan/schema.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies } from './context.js';
-import { movedTables, publishedForward } from './run-tables.js';
+import { catalogKey, movedTables, publishedForward } from './run-tables.js';
 
 const DIRECTION = 'to_green';
 
@@ -33,7 +33,7 @@ export function replicateActivities(dependencies: ActivityDependencies) {
         const blue = await session('blue', 'replicate');
         const tables = await movedTables(blue, ref.plan);
         const feed = feedName(run.migration, DIRECTION);
-        await writeProgress(blue, run, 'catalog', 'blue', catalogFingerprint(tables), true);
+        await writeProgress(blue, catalogKey(run), catalogFingerprint(tables), true);
         await ensurePublication(blue, feed, DIRECTION, publishedForward(tables));
         await ensureSlot(blue, feed);
         const result = await BOOTSTRAPS[ref.plan.bootstrap.method].run({

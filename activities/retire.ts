@@ -4,7 +4,8 @@ import { releaseDatabase } from '../src/postgres/ownership.js';
 import { dropPublication } from '../src/postgres/publication.js';
 import { dropSlot } from '../src/postgres/replication-slot.js';
 import { dropSubscription } from '../src/postgres/subscription.js';
-import { dropTriggers } from '../src/postgres/migrate/up-down-trigger.js';
+import { dropTriggers } from '../src/postgres/migrate/revert.js';
+import { stepContext } from './step-context.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies } from './context.js';
 
@@ -16,7 +17,8 @@ export function retireActivities(dependencies: ActivityDependencies) {
      * told so. Schema verdigris stays on both sides: routers read from it where writes are.
      */
     retire: (ref: RunRef): Promise<void> =>
-      perform(dependencies, ref, async ({ run, session, signal }) => {
+      perform(dependencies, ref, async (work) => {
+        const { run, session, signal } = work;
         const green = await session('green', 'retire');
         const blue = await session('blue', 'retire');
         const back = feedName(run.migration, 'to_blue');
@@ -25,7 +27,7 @@ export function retireActivities(dependencies: ActivityDependencies) {
         await dropPublication(green, back);
         await dropPublication(blue, feedName(run.migration, 'to_green'));
         await dropFence(green, signal);
-        await dropTriggers(green);
+        await dropTriggers(stepContext(work, green, 'green'));
         await releaseDatabase(blue, run, 'completed');
         await releaseDatabase(green, run, 'completed');
       }),

@@ -8,6 +8,7 @@ import { hasState } from '../src/postgres/state.js';
 import { dropSubscription } from '../src/postgres/subscription.js';
 import type { Direction, Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
+import { stepContext } from './step-context.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 
 export interface Keep {
@@ -36,7 +37,7 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
           }
         });
         const green = await work.session('green', 'undo replication');
-        if (!keepGreen && (await hasState(green))) await dropCopiedSchema(green, work.run);
+        if (!keepGreen && (await hasState(green))) await dropCopiedSchema(stepContext(work, green, 'green'));
       }),
 
     /** Gives both databases back; what is left of Verdigris goes, but on a green that is kept. */

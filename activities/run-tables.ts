@@ -1,5 +1,8 @@
 import type { Plan } from '../src/plan/schema.js';
 import { readTables, replicatedRoots, type TableInfo } from '../src/postgres/catalog.js';
+import { reverseColumns } from '../src/postgres/migrate/plan-work.js';
+import type { ProgressKey } from '../src/postgres/migrate/progress-row.js';
+import type { Run } from '../src/postgres/ownership.js';
 import type { PublishedTable } from '../src/postgres/publication.js';
 import type { Session } from '../src/postgres/session.js';
 
@@ -8,22 +11,28 @@ export function movedTables(session: Session, plan: Plan): Promise<TableInfo[]> 
   return readTables(session, plan.tables);
 }
 
+/** Where the shape of blue's tables at the start of the run is written down, on blue. */
+export function catalogKey(run: Run): ProgressKey {
+  return { runId: run.runId, step: 'catalog', object: 'blue' };
+}
+
 /** What the forward feed publishes: every moved table with all its columns. */
 export function publishedForward(blue: readonly TableInfo[]): PublishedTable[] {
   return replicatedRoots(blue).map(({ name }) => ({ table: name }));
 }
 
 /**
- * What the reverse feed publishes: blue's columns of each table. A column list only where green has columns that blue
- * does not know; generated columns are never published, each side computes its own.
+ * What the reverse feed publishes: blue's columns of each table. A column list only where green has more of them than
+ * blue can take; generated columns are never published, each side computes its own.
  */
 export function publishedBackward(blue: readonly TableInfo[], green: readonly TableInfo[]): PublishedTable[] {
   const key = (table: TableInfo): string => JSON.stringify([table.name.schema, table.name.name]);
   const onGreen = new Map(green.map((table) => [key(table), table]));
-  return replicatedRoots(blue).map((table) => {
-    const stored = table.columns.filter((column) => !column.generated).map((column) => column.name);
-    const known = new Set(table.columns.map((column) => column.name));
-    const extra = onGreen.get(key(table))?.columns.some((column) => !known.has(column.name)) ?? false;
-    return extra ? { table: table.name, columns: stored } : { table: table.name };
+  return replicatedRoots(blue).flatMap((table) => {
+    const other = onGreen.get(key(table));
+    if (other === undefined) return [];
+    const columns = reverseColumns(table, other);
+    const all = other.columns.filter((column) => !column.generated).length;
+    return [columns.length === all ? { table: table.name } : { table: table.name, columns }];
   });
 }

@@ -4,7 +4,7 @@ import type { Stage } from '../src/plan/schema.js';
 import { VerdigrisError } from '../src/errors.js';
 import { fencedTables } from '../src/postgres/catalog.js';
 import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
-import { readProgress, writeProgress } from '../src/postgres/progress.js';
+import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import { measureLag } from '../src/postgres/marker.js';
 import { readRoute, hasState } from '../src/postgres/state.js';
 import type { Session } from '../src/postgres/session.js';
@@ -13,17 +13,20 @@ import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 import { movedTables } from './run-tables.js';
 import { judge, type Verdict } from './stage-verdict.js';
-import { readRouterSnapshots, type RouterSample } from '../src/gates/router-source.js';
+import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
+import { readRouterSnapshots } from '../src/gates/router-source.js';
 
 /** Time between two looks at the gates. */
 const LOOK_EVERY_MS = 500;
+/** Lag measurements that the gates are shown. */
+const LAGS_KEPT = 20;
 /** How long the routers get to take a new percentage over. */
 const CONFIRM_WITHIN_MS = 30_000;
 
 /** What is written down when a stage opens: what its window is measured from. */
 interface StageBaseline {
   readonly openedAt: string;
-  readonly sample: RouterSample;
+  readonly sample: RouterSnapshots;
 }
 
 /** Activities of phase 5. */
@@ -98,14 +101,19 @@ async function openStage(work: Work, ref: RunRef, stage: Stage): Promise<{ route
     const sample = await readRouterSnapshots(blue, ref.plan.name);
     const behind = sample.unconfirmed(route.epoch, generation);
     if (behind.length === 0) {
-      const baseline: StageBaseline = { openedAt: new Date().toISOString(), sample };
-      await writeProgress(blue, work.run, 'stage', String(stage.percent), baseline);
+      const { at, live, stale, unreadable } = sample;
+      const baseline: StageBaseline = { openedAt: at, sample: { at, live, stale, unreadable } };
+      await writeProgress(blue, stageKey(work, stage), baseline, true);
       return { routers: sample.live.length };
     }
     if (Date.now() > deadline) throw notConfirmed(stage, behind);
     work.report({ percent: stage.percent, waitingFor: behind.slice(0, 10) });
     await sleep(100);
   }
+}
+
+function stageKey({ run }: Work, stage: Stage): ProgressKey {
+  return { runId: run.runId, step: 'stage', object: String(stage.percent) };
 }
 
 async function setPercent(blue: Session, ref: RunRef, epoch: number, percent: number): Promise<number> {
@@ -133,14 +141,16 @@ async function* verdicts(
 ): AsyncGenerator<Verdict & { readonly isLate: boolean }> {
   const blue = await work.session('blue', 'gates');
   const green = await work.session('green', 'gates');
-  const baseline = await readProgress<StageBaseline>(blue, work.run, 'stage', String(stage.percent));
+  const baseline = await readProgress<StageBaseline>(blue, stageKey(work, stage));
   if (baseline === undefined) throw new Error(`stage ${stage.percent} % has not been opened`);
   const late = Date.parse(baseline.state.openedAt) + parseDuration(ref.plan.traffic.maxStageDuration);
+  const lags: number[] = [];
   for (;;) {
     work.signal.throwIfAborted();
     const sample = await readRouterSnapshots(blue, ref.plan.name);
     const lagMs = await measureLag(blue, green, 'to_green', 10_000, work.signal);
-    const verdict = judge(ref.plan.traffic.gates, stage, baseline.state, sample, lagMs);
+    lags.push(lagMs);
+    const verdict = judge(ref.plan.traffic.gates, stage, baseline.state.sample, sample, lags.slice(-LAGS_KEPT));
     work.report({
       stage: `${stage.percent} %`,
       outcome: verdict.outcome,

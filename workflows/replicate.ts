@@ -22,9 +22,10 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
   });
   await story.step('copying the schema', () => act('copy the schema to green').copySchema(ref));
   await story.step(`copying the rows by ${method}`, () => act(`copy the rows by ${method}`).copyRows(ref));
-  await story.step('building indexes and constraints on green', () =>
+  const { warnings } = await story.step('building indexes and constraints on green', () =>
     act('indexes, foreign keys, triggers of blue').completeSchema(ref),
   );
+  run.warn(warnings);
   run.waitFor({ for: 'lag', why: `lag below ${ref.plan.replicate.maxLag} for ${ref.plan.replicate.holdFor}` });
   const { lagSeconds } = await story.step('waiting until green has caught up', () =>
     act(`lag below ${ref.plan.replicate.maxLag}`).awaitLag(ref),

@@ -1,0 +1,67 @@
+import { compareCatalogs, type CatalogDifference } from '../src/postgres/schema-copy/compare-catalogs.js';
+import { dumpSchema } from '../src/postgres/schema-copy/pg-dump.js';
+import { readSchemaStatements, type SchemaStatements } from '../src/postgres/schema-copy/schema-statements.js';
+import { applyPreData } from '../src/postgres/schema-copy/apply-pre-data.js';
+import { applyForeignKeys, applyKeys, applyRest } from '../src/postgres/schema-copy/apply-post-data.js';
+import { applySecondaryIndexes } from '../src/postgres/schema-copy/apply-indexes.js';
+import { refreshMaterializedViews } from '../src/postgres/schema-copy/materialized-views.js';
+import { canGiveOwnership, excludedRelations } from '../src/postgres/schema-copy/excluded-relations.js';
+import { VerdigrisError } from '../src/errors.js';
+import type { RunRef } from '../workflows/lib/run-ref.js';
+import { perform, type ActivityDependencies, type Work } from './context.js';
+import { stepContext } from './step-context.js';
+
+/** Activities of phase 2 that give green blue's schema: before the rows what they need, after them the rest. */
+export function copySchemaActivities(dependencies: ActivityDependencies) {
+  return {
+    /** Types, functions, tables, views and sequences, then keys: tables are still empty. */
+    copySchema: (ref: RunRef): Promise<void> =>
+      perform(dependencies, ref, async (work) => {
+        const statements = await readSchema(work, ref);
+        const context = stepContext(work, await work.session('green', 'schema'), 'green');
+        await applyPreData(context, statements.preData);
+        await applyKeys(context, statements.keys);
+      }),
+
+    /** Secondary indexes, foreign keys, triggers; then both catalogs are compared. */
+    completeSchema: (ref: RunRef): Promise<{ warnings: string[] }> =>
+      perform(dependencies, ref, async (work) => {
+        const statements = await readSchema(work, ref);
+        const green = await work.session('green', 'schema');
+        const context = stepContext(work, green, 'green');
+        await applySecondaryIndexes(context, statements.secondaryIndexes);
+        await applyForeignKeys(context, statements.foreignKeys);
+        await applyRest(context, statements.rest);
+        await refreshMaterializedViews(context);
+        const differences = await compareCatalogs(await work.session('blue', 'schema'), green, ref.plan);
+        const errors = differences.filter((found) => found.severity === 'error');
+        if (errors.length > 0) throw schemasDiffer(errors);
+        return { warnings: differences.map(describeDifference).slice(0, 20) };
+      }),
+  };
+}
+
+async function readSchema(work: Work, ref: RunRef): Promise<SchemaStatements> {
+  const exclude = await excludedRelations(await work.session('blue', 'schema'), ref.plan.tables);
+  const options = {
+    exclude,
+    ownersAndGrants: await canGiveOwnership(await work.session('green', 'schema')),
+    signal: work.signal,
+  };
+  const preData = await dumpSchema(work.databases.blue, 'pre-data', options);
+  const postData = await dumpSchema(work.databases.blue, 'post-data', options);
+  return readSchemaStatements(preData, postData);
+}
+
+function describeDifference({ kind, object, difference }: CatalogDifference): string {
+  return `${kind} ${object}: ${difference}`;
+}
+
+function schemasDiffer(differences: readonly CatalogDifference[]): VerdigrisError {
+  const more = differences.length > 10 ? `; and ${differences.length - 10} more` : '';
+  return new VerdigrisError({
+    type: 'SchemaCopyFailed',
+    message: `green's schema is not blue's: ${differences.slice(0, 10).map(describeDifference).join('; ')}${more}`,
+    nextStep: 'DDL on blue during the run does this: start again after the rollback, and keep DDL away until the end',
+  });
+}

@@ -1,0 +1,29 @@
+import { copySchemaActivities } from './copy-schema.js';
+import type { ActivityDependencies } from './context.js';
+import { migrateActivities } from './migrate.js';
+import { preflightActivities } from './preflight.js';
+import { promoteActivities } from './promote.js';
+import { replicateActivities } from './replicate.js';
+import { retireActivities } from './retire.js';
+import { rollbackActivities } from './rollback.js';
+import { standbyActivities } from './standby.js';
+import { trafficActivities } from './traffic.js';
+import { verifyActivities } from './verify.js';
+
+/** Every activity, by its name in the timeline. */
+export function createActivities(dependencies: ActivityDependencies) {
+  return {
+    ...preflightActivities(dependencies),
+    ...copySchemaActivities(dependencies),
+    ...replicateActivities(dependencies),
+    ...migrateActivities(dependencies),
+    ...verifyActivities(dependencies),
+    ...trafficActivities(dependencies),
+    ...promoteActivities(dependencies),
+    ...standbyActivities(dependencies),
+    ...retireActivities(dependencies),
+    ...rollbackActivities(dependencies),
+  };
+}
+
+export type Activities = ReturnType<typeof createActivities>;

@@ -1,0 +1,83 @@
+import { parseDuration } from '../src/plan/duration.js';
+import { formatTableName } from '../src/plan/table-name.js';
+import { analyzeTables } from '../src/postgres/migrate/analyze.js';
+import { backfillTable, type BackfillResult } from '../src/postgres/migrate/backfill.js';
+import { expandTable } from '../src/postgres/migrate/expand-table.js';
+import { planWork } from '../src/postgres/migrate/plan-work.js';
+import { revertMigrations } from '../src/postgres/migrate/revert.js';
+import { describeStep, runStep } from '../src/postgres/migrate/run-step.js';
+import { measureLag } from '../src/postgres/marker.js';
+import { hasState } from '../src/postgres/state.js';
+import type { RunRef } from '../workflows/lib/run-ref.js';
+import { perform, type ActivityDependencies } from './context.js';
+import { movedTables } from './run-tables.js';
+import type { Keep } from './rollback.js';
+import { stepContext } from './step-context.js';
+
+/** What is left to do after the new columns are there: names for the timeline. */
+export interface MigrationSteps {
+  /** Tables to be backfilled. */
+  readonly tables: readonly string[];
+  /** Later steps, by their number, in their order. */
+  readonly steps: readonly (readonly [number: number, name: string])[];
+}
+
+/** Activities of phase 3. */
+export function migrateActivities(dependencies: ActivityDependencies) {
+  return {
+    /** New columns and up/down triggers of every table: from then on each row that arrives is complete. */
+    expandTables: (ref: RunRef): Promise<MigrationSteps> =>
+      perform(dependencies, ref, async (work) => {
+        const context = stepContext(work, await work.session('green', 'expand'), 'green');
+        const { tables, steps } = await planWork(ref.plan);
+        for (const table of tables) await expandTable(context, table);
+        return {
+          tables: tables.filter((t) => t.derived.some((d) => d.up !== undefined)).map((t) => formatTableName(t.table)),
+          steps: steps.map((step, i) => [i, describeStep(step)] as const),
+        };
+      }),
+
+    /** Fills the new columns of the rows that were there before, in batches. */
+    backfillTable: (ref: RunRef, table: string): Promise<BackfillResult> =>
+      perform(dependencies, ref, async (work) => {
+        const { tables } = await planWork(ref.plan);
+        const mine = tables.find((candidate) => formatTableName(candidate.table) === table);
+        if (mine === undefined) return { rows: 0, written: 0 };
+        const blue = await work.session('blue', 'backfill lag');
+        const green = await work.session('green', 'backfill lag');
+        const context = stepContext(work, await work.session('green', 'backfill'), 'green');
+        return backfillTable(context, mine, {
+          batchMs: parseDuration(ref.plan.backfill.batch),
+          maxLagSeconds: parseDuration(ref.plan.backfill.maxLag) / 1_000,
+          lagSeconds: async () => (await measureLag(blue, green, 'to_green', 60_000, work.signal)) / 1_000,
+        });
+      }),
+
+    /** One of the later steps: indexes, a constraint, NOT NULL, raw SQL. */
+    applyMigration: (ref: RunRef, index: number): Promise<void> =>
+      perform(dependencies, ref, async (work) => {
+        const step = (await planWork(ref.plan)).steps[index];
+        const context = stepContext(work, await work.session('green', 'migrate'), 'green');
+        if (step !== undefined) await runStep(context, step);
+      }),
+
+    /** Statistics of every table on green: without them its first reads would be slow. */
+    analyzeGreen: (ref: RunRef): Promise<void> =>
+      perform(dependencies, ref, async (work) => {
+        const green = await work.session('green', 'analyze');
+        const tables = (await movedTables(green, ref.plan)).filter((table) => table.kind !== 'partition');
+        await analyzeTables(
+          stepContext(work, green, 'green'),
+          tables.map((table) => table.name),
+        );
+      }),
+
+    /** The compensation: the plan's changes are taken back, the last one first. */
+    undoMigrations: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
+      perform(dependencies, ref, async (work) => {
+        const green = await work.session('green', 'undo migrations');
+        if (keepGreen || !(await hasState(green))) return;
+        await revertMigrations(stepContext(work, green, 'green'), await planWork(ref.plan));
+      }),
+  };
+}

@@ -1,0 +1,59 @@
+import { VerdigrisError } from '../src/errors.js';
+import { formatFinding, hasErrors, type Finding } from '../src/plan/finding.js';
+import { lintPlan } from '../src/plan/lint.js';
+import { parsePlan } from '../src/plan/parse.js';
+import type { Plan } from '../src/plan/schema.js';
+import { preflight, type PreflightFinding } from '../src/postgres/preflight/preflight.js';
+import type { RunRef } from '../workflows/lib/run-ref.js';
+import { alive, perform, type ActivityDependencies } from './context.js';
+
+/** Activities of phase 1: they look, and change nothing. */
+export function preflightActivities(dependencies: ActivityDependencies) {
+  return {
+    /** Checks the plan as `verdigris plan lint` does: whoever starts a run by hand may not have done it. */
+    lintPlan: (input: unknown): Promise<{ plan: Plan; warnings: string[] }> =>
+      alive(dependencies, async () => {
+        const parsed = parsePlan(input);
+        if ('findings' in parsed) throw refused('PlanInvalid', parsed.findings);
+        const findings = await lintPlan(parsed.plan);
+        if (hasErrors(findings)) throw refused('PlanRefused', findings);
+        return { plan: parsed.plan, warnings: findings.map((f) => `${f.place}: ${f.message} (${f.rule})`) };
+      }),
+
+    /** Every check on both sides; all findings at once. */
+    preflight: (ref: RunRef): Promise<{ warnings: string[] }> =>
+      perform(dependencies, ref, async ({ databases, run, report }) => {
+        report({ checking: 'both databases' });
+        const { findings } = await preflight({ ...databases, plan: ref.plan, runId: run.runId });
+        const errors = findings.filter((finding) => finding.severity === 'error');
+        if (errors.length > 0) throw preflightFailed(errors);
+        return { warnings: findings.filter((f) => f.severity === 'warning').map((f) => `${describe(f)} ${f.remedy}`) };
+      }),
+  };
+}
+
+function refused(type: 'PlanInvalid' | 'PlanRefused', findings: readonly Finding[]): VerdigrisError {
+  const errors = findings.filter((finding) => finding.severity === 'error');
+  return new VerdigrisError({
+    type,
+    message: `the plan is refused, nothing was touched:\n${errors.map(formatFinding).join('\n')}`,
+    nextStep: 'mend the plan, check it with `verdigris plan lint FILE`, start again',
+    details: { findings: errors.map(({ rule, place, message, instead }) => ({ rule, place, message, instead })) },
+  });
+}
+
+function preflightFailed(errors: readonly PreflightFinding[]): VerdigrisError {
+  return new VerdigrisError({
+    type: 'PreflightFailed',
+    message: `the databases are not ready, nothing was touched:\n${errors.map((f) => `- ${describe(f)}\n  ${f.remedy}`).join('\n')}`,
+    nextStep:
+      errors.length === 1
+        ? `${errors[0]?.remedy ?? ''}; then start again`
+        : 'follow the remedy of each, then start again',
+    details: { findings: errors },
+  });
+}
+
+function describe({ side, object, check, message }: PreflightFinding): string {
+  return `${side}: ${object}: ${message} (${check})`;
+}
