@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import type { KnownSchema } from './known-schema.js';
 import type { ShopDatabase } from './shop-database.js';
 import { SHOP_PRODUCTS } from './shop-schema.js';
 import type { AcknowledgedWrite, IntendedWrite } from './write-ledger.js';
@@ -30,7 +31,11 @@ export function newCheckout(userId: number): Checkout {
 }
 
 /** Books a checkout: the order, its items, the user's balance and the money's transaction, all or nothing. */
-export async function checkOut(database: ShopDatabase, checkout: Checkout): Promise<AcknowledgedWrite> {
+export async function checkOut(
+  database: ShopDatabase,
+  schema: KnownSchema,
+  checkout: Checkout,
+): Promise<AcknowledgedWrite> {
   const { userId, reference, cents, payload, items } = checkout;
   const total = money(cents);
   const { value: id, side } = await database.transaction(String(userId), 'checkout', async (transaction) => {
@@ -57,12 +62,21 @@ export async function checkOut(database: ShopDatabase, checkout: Checkout): Prom
       text: 'UPDATE users SET balance = balance - $2 WHERE id = $1',
       values: [userId, total],
     });
-    const transactions = await transaction.query<{ id: string }>({
-      name: 'checkout-transaction',
-      text: `INSERT INTO transactions (user_id, order_id, reference, amount, payload)
-             VALUES ($1, $2, $3, $4, $5) RETURNING id`,
-      values: [userId, orderId, reference, total, payload],
-    });
+    const transactions = await transaction.query<{ id: string }>(
+      (await schema.hasMetadata(transaction))
+        ? {
+            name: 'checkout-transaction-with-metadata',
+            text: `INSERT INTO transactions (user_id, order_id, reference, amount, payload, metadata)
+                   VALUES ($1, $2, $3, $4, $5, $6) RETURNING id`,
+            values: [userId, orderId, reference, total, payload, { source: 'shop' }],
+          }
+        : {
+            name: 'checkout-transaction',
+            text: `INSERT INTO transactions (user_id, order_id, reference, amount, payload)
+                   VALUES ($1, $2, $3, $4, $5) RETURNING id`,
+            values: [userId, orderId, reference, total, payload],
+          },
+    );
     await transaction.query({
       name: 'checkout-paid',
       text: "UPDATE orders SET status = 'paid' WHERE id = $1",

@@ -2,6 +2,7 @@ import { sqlState } from '../../postgres/sqlstate.js';
 import type { Side } from '../../side.js';
 import { listOrders, readBalance, readTransaction } from './browse.js';
 import { checkOut, newCheckout } from './checkout.js';
+import { KnownSchema } from './known-schema.js';
 import type { Measurements, RequestResult } from './measurements.js';
 import type { ShopDatabase } from './shop-database.js';
 import { SHOP_USERS } from './shop-schema.js';
@@ -20,6 +21,7 @@ const MAX_BACKLOG_MS = 1_000;
  */
 export class LiveLoad {
   readonly #inFlight = new Set<Promise<void>>();
+  readonly #schema = new KnownSchema();
   #timer: NodeJS.Timeout | undefined;
 
   constructor(
@@ -60,7 +62,7 @@ export class LiveLoad {
     this.ledger.intend(checkout);
     await this.#measure('write', async () => {
       try {
-        const written = await checkOut(this.database, checkout);
+        const written = await checkOut(this.database, this.#schema, checkout);
         this.ledger.acknowledge(written);
         return written.side;
       } catch (error) {

@@ -24,6 +24,7 @@ export async function routedDatabase(options: RoutedDatabaseOptions): Promise<Sh
         // The last run is the one that counts.
         side = transaction.side;
         return work({
+          side,
           query: async <R extends QueryResultRow>(statement: Statement) => (await transaction.query<R>(statement)).rows,
         });
       });

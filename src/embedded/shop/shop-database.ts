@@ -5,6 +5,7 @@ import type { Side } from '../../side.js';
 export type Statement = QueryConfig & { readonly name: string; readonly values: unknown[] };
 
 export interface ShopTransaction {
+  readonly side: Side;
   query<R extends QueryResultRow>(statement: Statement): Promise<readonly R[]>;
 }
 
