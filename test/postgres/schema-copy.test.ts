@@ -8,7 +8,9 @@ import { applySecondaryIndexes } from '../../src/postgres/schema-copy/apply-inde
 import { readUserObjects } from '../../src/postgres/schema-copy/created-objects.js';
 import { dropCopiedSchema } from '../../src/postgres/schema-copy/drop-copied-schema.js';
 import { refreshMaterializedViews } from '../../src/postgres/schema-copy/materialized-views.js';
-import { dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
+import { excludedRelations } from '../../src/postgres/schema-copy/excluded-relations.js';
+import { findNativePgDump } from '../../src/postgres/schema-copy/pg-dump-native.js';
+import { dumpArguments, dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
 import { readSchemaStatements, type SchemaStatements } from '../../src/postgres/schema-copy/schema-statements.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
@@ -124,5 +126,284 @@ describe.each(['pg15', 'pg18'] as const)('a copy from %s to 18', (server) => {
     expect((await p.green.query(rights)).rows).toEqual(publicBefore);
     expect(await dropCopiedSchema(p.context)).toEqual([]);
     expect((await p.green.query('SELECT FROM public.somebody_elses')).rowCount).toBe(0);
+  });
+});
+
+describe('the copy', () => {
+  const SMALL = `
+    CREATE TABLE public.a (id int PRIMARY KEY, v int);
+    CREATE TABLE public.b (id int PRIMARY KEY, a int REFERENCES public.a);
+    CREATE INDEX b_a ON public.b (a);
+    CREATE INDEX a_v ON public.a (v);
+    CREATE TABLE public.secret (id serial PRIMARY KEY);`;
+
+  async function smallPair(): Promise<Pair> {
+    const p = await pair('pg15', 'small', SMALL);
+    open.push(p);
+    return p;
+  }
+
+  it('made before the rows is all or nothing: a statement that fails leaves no object and names itself', async () => {
+    const p = await smallPair();
+    const { preData } = await read(p.blueDatabase);
+    const failing = [...preData, 'CREATE TABLE public.broken (id no_such_type)'];
+    await expect(applyPreData(p.context, failing)).rejects.toMatchObject({
+      type: 'SchemaCopyFailed',
+      message: expect.stringMatching(
+        /green: CREATE TABLE public\.broken: type "no_such_type" does not exist.*\nNext step: /s,
+      ) as string,
+    });
+    expect(await readUserObjects(p.green)).toEqual([]);
+    expect(await dropCopiedSchema(p.context)).toEqual([]);
+    await applyPreData(p.context, preData);
+    expect((await readUserObjects(p.green)).length).toBeGreaterThan(0);
+  });
+
+  it('goes on after a crash at any statement: what is done is skipped, what is not is done', async () => {
+    const p = await smallPair();
+    const s = await read(p.blueDatabase);
+    for (let keys = 0; keys <= s.keys.length; keys++) {
+      await applyPreData(p.context, s.preData);
+      await applyKeys(p.context, s.keys.slice(0, keys));
+    }
+    const { secondaryIndexes: all, foreignKeys } = s;
+    await applySecondaryIndexes(p.context, { ...all, indexes: all.indexes.slice(0, 1) });
+    await applySecondaryIndexes(p.context, all);
+    await applyForeignKeys(
+      p.context,
+      foreignKeys.map(({ add }) => ({ add, validate: null })),
+    );
+    await applyForeignKeys(p.context, foreignKeys);
+    await applyRest(p.context, s.rest);
+    expect(await compare(p)).toEqual([]);
+  });
+
+  it('builds an INVALID leftover of a concurrent build again', async () => {
+    const p = await smallPair();
+    const s = await read(p.blueDatabase);
+    await applyPreData(p.context, s.preData);
+    await applyKeys(p.context, s.keys);
+    await p.green.query('CREATE INDEX b_a ON public.b (a)');
+    await p.green.query("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'public.b_a'::regclass");
+    await applySecondaryIndexes(p.context, s.secondaryIndexes);
+    const { rows } = await p.green.query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'public.b_a'::regclass");
+    expect(rows).toEqual([{ indisvalid: true }]);
+  });
+
+  it('stops a build of an index when it is cancelled', async () => {
+    const p = await smallPair();
+    const s = await read(p.blueDatabase);
+    await applyPreData(p.context, s.preData);
+    await applyKeys(p.context, s.keys);
+    const controller = new AbortController();
+    await withClient(p.greenDb.config, async (holder) => {
+      await holder.query('BEGIN; INSERT INTO public.b VALUES (1)');
+      const building = applySecondaryIndexes({ ...p.context, signal: controller.signal }, s.secondaryIndexes);
+      setTimeout(() => controller.abort(new Error('cancelled')), 300);
+      await expect(building).rejects.toThrow('cancelled');
+      await holder.query('ROLLBACK');
+    });
+    await applySecondaryIndexes(p.context, s.secondaryIndexes);
+    await applyForeignKeys(p.context, s.foreignKeys);
+    await applyRest(p.context, s.rest);
+    expect(await compare(p)).toEqual([]);
+  });
+
+  it('leaves out what the plan does not move, with its sequences', async () => {
+    const p = await smallPair();
+    const tables = { include: ['*.*'], exclude: ['public.secret'] };
+    const exclude = await excludedRelations(p.blue, tables);
+    expect(exclude.map(({ name }) => name)).toEqual(['secret', 'secret_id_seq']);
+    await applyAll(p.context, await read(p.blueDatabase, exclude));
+    expect((await readUserObjects(p.green)).map(({ identity }) => identity).sort()).toEqual(['public.a', 'public.b']);
+    expect(await compare(p, tables)).toEqual([]);
+  });
+
+  it('is compared: what is missing, other, or only on green is named', async () => {
+    const p = await smallPair();
+    await applyAll(p.context, await read(p.blueDatabase));
+    await p.blue.query('ALTER TABLE public.a ALTER COLUMN v SET NOT NULL; CREATE INDEX late ON public.a (v, id)');
+    await p.green.query(
+      'ALTER TABLE public.b DROP CONSTRAINT b_a_fkey; CREATE TABLE public.extra (id int); ALTER TABLE public.b ADD COLUMN planned int',
+    );
+    const differences = await compareCatalogs(p.blue, p.green, {
+      tables: EVERYTHING,
+      migrations: [{ addColumn: { table: 'b', column: 'planned', type: 'int', notNull: false } }],
+    });
+    expect(
+      differences.map(({ severity, kind, object, difference }) => `${severity} ${kind} ${object}: ${difference}`),
+    ).toEqual([
+      'error index public.late: is on blue and not on green',
+      'error constraint public.b.b_a_fkey: is on blue and not on green',
+      'error column public.a.v: not null is false on green and true on blue',
+      'warning table public.extra: is on green and not on blue',
+      'warning column public.extra.id: is on green and not on blue',
+    ]);
+  });
+
+  it('keeps a schema in which somebody has made things meanwhile', async () => {
+    const p = await pair('pg15', 'kept', 'CREATE SCHEMA shop; CREATE TABLE shop.a (id int PRIMARY KEY)');
+    open.push(p);
+    await applyAll(p.context, await read(p.blueDatabase));
+    await p.green.query('CREATE TABLE shop.mine (id int)');
+    expect(await dropCopiedSchema(p.context)).toEqual(['shop']);
+    expect((await readUserObjects(p.green)).map(({ identity }) => identity)).toEqual(['shop', 'shop.mine']);
+  });
+
+  it('without a superuser on green belongs to its user', async () => {
+    const p = await pair(
+      'pg15',
+      'plain',
+      `${SMALL} GRANT SELECT ON public.a TO ${ROLE}; ALTER TABLE public.b OWNER TO ${ROLE}`,
+    );
+    open.push(p);
+    const options = { exclude: [], ownersAndGrants: false };
+    const statements = await readSchemaStatements(
+      await dumpSchema(p.blueDatabase, 'pre-data', options),
+      await dumpSchema(p.blueDatabase, 'post-data', options),
+    );
+    expect(JSON.stringify(statements)).not.toMatch(/OWNER TO|GRANT /);
+  });
+});
+
+describe('pg_dump', () => {
+  afterEach(() => {
+    delete process.env.VERDIGRIS_PG_DUMP;
+  });
+
+  it('as WebAssembly gives the same statements as the native one', async () => {
+    const p = await pair('pg15', 'wasm', oddSchema(ROLE));
+    open.push(p);
+    const native = await findNativePgDump();
+    process.env.VERDIGRIS_PG_DUMP = '/there/is/none';
+    const wasm = await read(p.blueDatabase);
+    expect(wasm.keys.length).toBeGreaterThan(10);
+    if (native === undefined || native.major < 15) return;
+    delete process.env.VERDIGRIS_PG_DUMP;
+    expect(withoutVersions(await read(p.blueDatabase))).toEqual(withoutVersions(wasm));
+  });
+
+  it('as WebAssembly ends when it is cancelled, although it waits for a lock', async () => {
+    const p = await pair('pg15', 'cancel', 'CREATE TABLE public.a (id int PRIMARY KEY)');
+    open.push(p);
+    process.env.VERDIGRIS_PG_DUMP = '/there/is/none';
+    const controller = new AbortController();
+    await withClient(p.blueDb.config, async (holder) => {
+      await holder.query('BEGIN; LOCK TABLE public.a IN ACCESS EXCLUSIVE MODE');
+      const options = { exclude: [], ownersAndGrants: true, signal: controller.signal };
+      const dumping = dumpSchema(p.blueDatabase, 'pre-data', options);
+      setTimeout(() => controller.abort(new Error('cancelled')), 700);
+      await expect(dumping).rejects.toThrow('cancelled');
+      const { rows } = await holder.query(
+        `SELECT count(*)::int AS left FROM pg_stat_activity
+          WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()`,
+      );
+      expect(rows).toEqual([{ left: 0 }]);
+    });
+  });
+
+  it('that may not read a table says so without secrets', async () => {
+    const p = await pair('pg15', 'denied', 'CREATE TABLE public.a (id int PRIMARY KEY)');
+    open.push(p);
+    const user = `dumper_${randomBytes(4).toString('hex')}`;
+    await p.blue.query(`CREATE ROLE ${user} LOGIN PASSWORD 'very-secret'`);
+    try {
+      for (const program of ['/there/is/none', undefined]) {
+        if (program === undefined) delete process.env.VERDIGRIS_PG_DUMP;
+        else process.env.VERDIGRIS_PG_DUMP = program;
+        const database = { ...p.blueDatabase, config: { ...p.blueDatabase.config, user, password: 'very-secret' } };
+        const failed = dumpSchema(database, 'pre-data', { exclude: [], ownersAndGrants: true });
+        await expect(failed).rejects.toMatchObject({
+          type: 'SchemaCopyFailed',
+          message: expect.stringMatching(/permission denied for table a/) as string,
+        });
+        await expect(failed).rejects.not.toThrow(/very-secret|127\.0\.0\.1/);
+      }
+    } finally {
+      await p.blue.query(`DROP ROLE ${user}`);
+    }
+  });
+
+  it('is told nothing in its arguments that others may not read', () => {
+    const args = dumpArguments('pre-data', { exclude: [{ schema: 'odd "x"', name: 'a*b' }], ownersAndGrants: false });
+    expect(args).toContain('--exclude-table="odd ""x"""."a*b"');
+    expect(args.join(' ')).not.toMatch(/host|user|password|postgres/);
+  });
+});
+
+/** Versions of pg_dump write ALTER TABLE or ALTER VIEW ... OWNER, and default privileges with one space or two. */
+function withoutVersions(statements: SchemaStatements): unknown {
+  return JSON.parse(
+    JSON.stringify(statements)
+      .replaceAll(/ {2,}TO /g, ' TO ')
+      .replaceAll(/ALTER (VIEW|MATERIALIZED VIEW|SEQUENCE) ([^"]+) OWNER TO/g, 'ALTER TABLE $2 OWNER TO'),
+  ) as unknown;
+}
+
+describe('a dump', () => {
+  /** A section in which there is nothing. */
+  const SETTINGS = 'SET statement_timeout = 0;';
+
+  it('is freed of what only its own server understands', async () => {
+    const { preData } = await readSchemaStatements(
+      `\\restrict abc123
+SET statement_timeout = 0;
+SET transaction_timeout = 0;
+SET check_function_bodies = false;
+SELECT pg_catalog.set_config('search_path', '', false);
+CREATE SCHEMA public;
+CREATE FUNCTION public.f() RETURNS text LANGUAGE sql AS $$ SELECT '
+\\restrict me; SET (pg_attver=1)' $$;
+ALTER TABLE ONLY public.a ALTER COLUMN x SET (pg_attver=3);
+ALTER TABLE ONLY public.a ALTER COLUMN y SET (n_distinct=5, pg_attver=3);
+COMMENT ON EXTENSION citext IS 'x';
+\\unrestrict abc123
+`,
+      SETTINGS,
+    );
+    expect(preData).toEqual([
+      'SET LOCAL check_function_bodies = false',
+      'CREATE SCHEMA IF NOT EXISTS public',
+      "CREATE FUNCTION public.f() RETURNS text LANGUAGE sql AS $$ SELECT '\n\\restrict me; SET (pg_attver=1)' $$",
+      'ALTER TABLE ONLY public.a ALTER COLUMN y SET (n_distinct=5)',
+    ]);
+  });
+
+  it('has its keys apart from its indexes, and foreign keys in two halves where PostgreSQL allows it', async () => {
+    const statements = await readSchemaStatements(
+      SETTINGS,
+      `ALTER TABLE ONLY s.t ADD CONSTRAINT t_pkey PRIMARY KEY (id);
+       CREATE UNIQUE INDEX ident ON s.t USING btree (a);
+       ALTER TABLE ONLY s.t REPLICA IDENTITY USING INDEX ident;
+       CREATE UNIQUE INDEX plain ON s.t USING btree (b);
+       CREATE MATERIALIZED VIEW s.late AS SELECT 1 AS x WITH NO DATA;
+       CREATE INDEX late_x ON s.late USING btree (x);
+       ALTER TABLE ONLY s.t ADD CONSTRAINT fk FOREIGN KEY (b) REFERENCES s.u(id);
+       ALTER TABLE ONLY s.t ADD CONSTRAINT fk_unchecked FOREIGN KEY (b) REFERENCES s.u(id) NOT VALID;
+       ALTER TABLE s.p ADD CONSTRAINT fk_p FOREIGN KEY (b) REFERENCES s.u(id);`,
+    );
+    expect(statements.keys).toEqual([
+      'ALTER TABLE ONLY s.t ADD CONSTRAINT t_pkey PRIMARY KEY (id)',
+      'CREATE UNIQUE INDEX ident ON s.t USING btree (a)',
+      'ALTER TABLE ONLY s.t REPLICA IDENTITY USING INDEX ident',
+    ]);
+    expect(statements.secondaryIndexes.indexes.map(({ create }) => create)).toEqual([
+      'CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS plain ON s.t USING btree (b)',
+    ]);
+    expect(statements.foreignKeys).toEqual([
+      {
+        add: 'ALTER TABLE ONLY s.t ADD CONSTRAINT fk FOREIGN KEY (b) REFERENCES s.u(id) NOT VALID',
+        validate: 'ALTER TABLE ONLY "s"."t" VALIDATE CONSTRAINT "fk"',
+      },
+      {
+        add: 'ALTER TABLE ONLY s.t ADD CONSTRAINT fk_unchecked FOREIGN KEY (b) REFERENCES s.u(id) NOT VALID',
+        validate: null,
+      },
+      { add: 'ALTER TABLE s.p ADD CONSTRAINT fk_p FOREIGN KEY (b) REFERENCES s.u(id)', validate: null },
+    ]);
+    expect(statements.rest).toEqual([
+      'CREATE MATERIALIZED VIEW s.late AS SELECT 1 AS x WITH NO DATA',
+      'CREATE INDEX late_x ON s.late USING btree (x)',
+    ]);
   });
 });
