@@ -39,6 +39,8 @@ export interface DemoResult {
   /** The hold of the promotion as the workflow reports it; null when there was none. */
   readonly promotionHoldMs: number | null;
   readonly migrationMs: number;
+  /** Why the run was rolled back; null when it was not. */
+  readonly rollbackReason: string | null;
 }
 
 export interface Measured {
@@ -80,6 +82,7 @@ export function demoResult(measured: Measured): DemoResult {
     },
     promotionHoldMs: status.promotion === null ? null : rounded(status.promotion.holdMs),
     migrationMs: Math.round(measured.migrationMs),
+    rollbackReason: status.rollingBack?.reason ?? null,
   };
 }
 
@@ -102,7 +105,7 @@ export function brokenPromises(result: DemoResult, expected: Outcome): string[] 
 export function resultTable(result: DemoResult, webUi: string): string {
   const { before, during, after } = result.errorRate;
   const rows: (readonly [string, string])[] = [
-    ['Outcome', result.outcome],
+    ['Outcome', result.rollbackReason === null ? result.outcome : `${result.outcome}: ${result.rollbackReason}`],
     ['Downtime', formatDuration(result.downtimeMs)],
     [
       'Data loss',

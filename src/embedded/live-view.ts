@@ -29,7 +29,10 @@ export class LiveView {
       this.note(`${styleText('green', '✓')} ${phase.padEnd(10)} ${time}`);
     }
     const waiting = status.waiting === null ? '' : ` (waits: ${status.waiting.why})`;
-    const what = `${status.rollingBack === null ? status.phase : 'rollback'}: ${status.now}${waiting}`;
+    const what = `${status.rollingBack === null ? status.phase : 'rollback'}: ${status.now}${waiting}`.replaceAll(
+      /\s*\n\s*/g,
+      ' ',
+    );
     if (this.screen.isTTY) this.#draw([`▶ ${what}`, `  ${numbers(status, statistics)}`]);
     else if (what !== this.#lastPlain) {
       this.#lastPlain = what;
