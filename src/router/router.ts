@@ -257,7 +257,10 @@ class ApplicationRouter implements Router {
       migration,
       pollIntervalMs,
       logger,
-      onSeen: (from, seen) => this.#routes.see(from, seen),
+      onSeen: (from, seen) => {
+        this.#routes.see(from, seen);
+        void this.#keepWarm(from);
+      },
       onDown: () => this.#greenProgress.forget(),
     });
   }
@@ -273,14 +276,16 @@ class ApplicationRouter implements Router {
     this.#settings.logger.info({ epoch, generation, writesOn, greenReadPercent, opening }, 'router: new route');
     this.#metrics.showRoute(route);
     if (route.epoch !== before.epoch || route.greenReadPercent === 0) this.#greenProgress.forget();
-    for (const side of ['blue', 'green'] as const) void this.#pools[side].keepWarm(this.#warmConnections(side, route));
+    void this.#keepWarm('blue');
+    void this.#keepWarm('green');
     void this.#heartbeat.beat();
   }
 
   /** A promotion moves all writes at once, so the side that they move to has as many connections open by then. */
-  #warmConnections(side: Side, route: Route): number {
-    const isNext = route.opening === side || (side === 'green' && route.greenReadPercent > 0);
-    return isNext && route.writesOn !== side ? this.#pools[route.writesOn].connections : 0;
+  async #keepWarm(side: Side): Promise<void> {
+    const { writesOn, opening, greenReadPercent } = this.#routes.current;
+    const isNext = side !== writesOn && (opening === side || (side === 'green' && greenReadPercent > 0));
+    await this.#pools[side].keepWarm(isNext ? this.#pools[writesOn].connections : 0);
   }
 
   async #write<T>(

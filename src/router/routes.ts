@@ -79,8 +79,8 @@ export class Routes {
     });
     const current = this.#current;
     if (rows.length === 0) return this.#withoutRows();
-    const best = rows.reduce((a, b) => (isNewer(a, b) ? a : b)).route;
-    if (rank(best, current) < 0) return current;
+    const newest = rows.reduce((a, b) => (isNewer(a, b) ? a : b)).route;
+    const best = rank(newest, current) < 0 ? current : newest;
     const ofWrites = this.#seen[best.writesOn];
     // The side that has writes knows no run any more: it was rolled back, and green is of no use.
     if (ofWrites === 'none' && best.writesOn === 'blue') return { ...best, greenReadPercent: 0, opening: null };

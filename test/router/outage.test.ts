@@ -1,0 +1,172 @@
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { Router } from '../../src/router/index.js';
+import { metric, pause, Sides, until } from './sides.js';
+import { TcpProxy } from './tcp-proxy.js';
+
+let sides: Sides;
+let blueProxy: TcpProxy;
+let greenProxy: TcpProxy;
+
+beforeAll(async () => {
+  sides = await Sides.create('outage');
+  await sides.sql('blue', 'INSERT INTO item SELECT g, 0 FROM generate_series(1, 10) g');
+  await sides.replicate();
+  await sides.claim();
+  await sides.stage(100);
+});
+
+afterAll(() => sides.drop());
+
+beforeEach(async () => {
+  blueProxy = new TcpProxy(sides.blue.port);
+  greenProxy = new TcpProxy(sides.green.port);
+  await Promise.all([blueProxy.listen(), greenProxy.listen()]);
+});
+
+afterEach(async () => {
+  await Promise.all([blueProxy.down(), greenProxy.down()]);
+});
+
+const READ = 'SELECT value FROM item WHERE id = 1';
+
+async function router(): Promise<Router> {
+  return sides.router({
+    blue: { ...sides.blue.config, port: blueProxy.port },
+    green: { ...sides.green.config, port: greenProxy.port },
+  });
+}
+
+async function readingGreen(): Promise<Router> {
+  const made = await router();
+  await until(async () => (await made.read('u', READ)).side === 'green');
+  return made;
+}
+
+/** Reads of 20 users at once for a while; returns the longest time that one took, and the sides that answered. */
+async function readFor(made: Router, ms: number): Promise<{ slowest: number; sides: Set<string>; reads: number }> {
+  const until_ = performance.now() + ms;
+  let slowest = 0;
+  let reads = 0;
+  const seen = new Set<string>();
+  const user = async (u: number): Promise<void> => {
+    while (performance.now() < until_) {
+      const started = performance.now();
+      const { side } = await made.read(`u${u}`, READ);
+      slowest = Math.max(slowest, performance.now() - started);
+      seen.add(side);
+      reads += 1;
+      await pause(5);
+    }
+  };
+  await Promise.all(Array.from({ length: 20 }, (_, u) => user(u)));
+  return { slowest, sides: seen, reads };
+}
+
+describe('green goes away before the promotion', () => {
+  test('down: no read fails, blue answers within a second, and green is used again when it is back', async () => {
+    const made = await readingGreen();
+    const reading = readFor(made, 1_500);
+    await pause(200);
+    await greenProxy.down();
+    const { slowest, reads } = await reading;
+    expect(slowest).toBeLessThan(1_000);
+    expect(reads).toBeGreaterThan(200);
+    expect((await made.read('u', READ)).side).toBe('blue');
+    expect(await metric(made, 'verdigris_router_fallbacks_total', { reason: 'error' })).toBeGreaterThan(10);
+    await greenProxy.listen();
+    await until(async () => (await made.read('u', READ)).side === 'green');
+  });
+
+  test('frozen: no read fails, blue answers within a second, and nobody else pays for it', async () => {
+    const made = await readingGreen();
+    const reading = readFor(made, 1_500);
+    await pause(200);
+    greenProxy.freeze();
+    const during = await reading;
+    expect(during.slowest).toBeLessThan(1_000);
+    const afterwards = await readFor(made, 1_500);
+    expect(afterwards.sides).toEqual(new Set(['blue']));
+    expect(afterwards.slowest).toBeLessThan(300);
+    expect(await metric(made, 'verdigris_router_requests_total', { side: 'green', outcome: 'error' })).toBeGreaterThan(
+      0,
+    );
+    greenProxy.thaw();
+    await until(async () => (await made.read('u', READ)).side === 'green');
+  });
+
+  test('frozen in the middle of a read-only transaction: the whole function runs again on blue', async () => {
+    const made = await readingGreen();
+    const ran: string[] = [];
+    const started = performance.now();
+    const value = await made.transaction('u', { readOnly: true }, async (tx) => {
+      ran.push(tx.side);
+      await tx.query(READ);
+      if (tx.side === 'green') greenProxy.freeze();
+      return (await tx.query<{ n: number }>('SELECT 1 AS n')).rows[0]?.n;
+    });
+    expect([value, ran]).toEqual([1, ['green', 'blue']]);
+    expect(performance.now() - started).toBeLessThan(1_000);
+  });
+
+  test('a read that is slow, on a green that lives, is not taken away from it', async () => {
+    const made = await readingGreen();
+    expect((await made.read('u', 'SELECT pg_sleep(0.8)')).side).toBe('green');
+  });
+});
+
+describe('an error on green', () => {
+  test("of green's own, such as a missing table, is answered by blue and counted against green", async () => {
+    await sides.sql('blue', 'CREATE TABLE IF NOT EXISTS only_blue AS SELECT 1 AS n');
+    const made = await readingGreen();
+    expect(await made.read('u', 'SELECT n FROM only_blue')).toMatchObject({ side: 'blue', rows: [{ n: 1 }] });
+    expect(await metric(made, 'verdigris_router_requests_total', { side: 'green', outcome: 'error' })).toBe(1);
+  });
+
+  test("of the statement's own reaches the caller at once and counts against nobody", async () => {
+    const made = await readingGreen();
+    await expect(made.read('u', 'SELECT 1 / (value - value) FROM item')).rejects.toMatchObject({ code: '22012' });
+    await expect(made.read('u', 'SELEKT 1')).rejects.toMatchObject({ code: '42601' });
+    expect(await metric(made, 'verdigris_router_requests_total', { side: 'green', outcome: 'error' })).toBe(0);
+    expect(await metric(made, 'verdigris_router_requests_total', { side: 'green', outcome: 'refused' })).toBe(2);
+  });
+});
+
+describe('the process', () => {
+  test('starts while green is away', async () => {
+    await greenProxy.down();
+    const made = await router();
+    expect((await made.read('u', READ)).side).toBe('blue');
+    await made.write('u', 'UPDATE item SET value = value + 1 WHERE id = 2');
+    await greenProxy.listen();
+    await until(async () => (await made.read('u', READ)).side === 'green');
+  });
+
+  test('starts while blue is away, and holds requests until it comes', async () => {
+    await blueProxy.down();
+    const made = await router();
+    const write = made.write('u', 'UPDATE item SET value = value + 1 WHERE id = 3');
+    await pause(300);
+    await blueProxy.listen();
+    expect((await write).side).toBe('blue');
+  });
+
+  test('outlives the loss of all its connections, idle and in use', async () => {
+    const made = await readingGreen();
+    await made.write('u', 'UPDATE item SET value = value + 1 WHERE id = 4');
+    const asleep = made.read(undefined, 'SELECT pg_sleep(5)');
+    const failed = expect(asleep).rejects.toThrow();
+    await pause(100);
+    blueProxy.cut();
+    greenProxy.cut();
+    await failed;
+    expect((await made.read(undefined, READ)).side).toBe('blue');
+    await until(async () => (await made.read('u', READ)).side === 'green');
+  });
+
+  test('says what is wrong with a password at once', async () => {
+    const made = await sides.router({ blue: { ...sides.blue.config, password: 'wrong' } });
+    const started = performance.now();
+    await expect(made.write('u', 'SELECT 1')).rejects.toMatchObject({ code: '28P01' });
+    expect(performance.now() - started).toBeLessThan(1_000);
+  });
+});

@@ -1,0 +1,216 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { readRouterSnapshots } from '../../src/gates/router-source.js';
+import { withSession } from '../../src/postgres/session.js';
+import { createRouter } from '../../src/router/index.js';
+import { Routes } from '../../src/router/routes.js';
+import { asDatabase } from '../support/postgres.js';
+import { metric, MIGRATION, pause, Sides, until } from './sides.js';
+
+let sides: Sides;
+
+beforeAll(async () => {
+  sides = await (await Sides.create('route')).claim();
+});
+
+beforeEach(() => sides.reset());
+
+afterAll(() => sides.drop());
+
+test('a change is seen within 100 ms by notification, and without it at the next poll', async () => {
+  const slow = await sides.router({ pollIntervalMs: 60_000 });
+  await sides.stage(10);
+  expect(await until(() => slow.route().greenReadPercent === 10)).toBeLessThan(100);
+  const polling = await sides.router({ pollIntervalMs: 50 });
+  await sides.sql('blue', 'UPDATE verdigris.route SET green_read_percent = 20, generation = generation + 1');
+  expect(await until(() => polling.route().greenReadPercent === 20)).toBeLessThan(500);
+  expect(slow.route().greenReadPercent).toBe(10);
+});
+
+test('an epoch that is over never comes back', async () => {
+  const router = await sides.router({ pollIntervalMs: 20 });
+  await sides.decide('green');
+  await sides.open('green');
+  await until(() => router.route().writesOn === 'green');
+  const epoch = router.route().epoch;
+  for (const side of ['blue', 'green'] as const) {
+    await sides.sql(side, "UPDATE verdigris.route SET epoch = epoch - 1, writes_on = 'blue', generation = 99");
+  }
+  await pause(150);
+  expect(router.route()).toMatchObject({ epoch, writesOn: 'green' });
+});
+
+test('one side that has decided is enough to know where writes are', async () => {
+  const router = await sides.router({ green: { ...sides.green.config, port: 1 } });
+  await sides.decide('green');
+  expect(await until(() => router.route().writesOn === 'green')).toBeLessThan(1_000);
+});
+
+test('after a promotion and its rollback writes are on blue again', async () => {
+  const router = await sides.router();
+  await sides.decide('green');
+  await sides.open('green');
+  expect((await router.write('u', 'INSERT INTO item VALUES (1)')).side).toBe('green');
+  await sides.decide('blue');
+  await sides.open('blue');
+  expect((await router.write('u', 'INSERT INTO item VALUES (2)')).side).toBe('blue');
+  expect(router.route()).toMatchObject({ writesOn: 'blue', greenReadPercent: 0 });
+});
+
+describe('without a run', () => {
+  test('everything is on blue, and no error is left in the server log', async () => {
+    const plain = await Sides.create('no run');
+    try {
+      const router = await plain.router({ pollIntervalMs: 20 });
+      expect(router.route()).toMatchObject({ epoch: 0, writesOn: 'blue', greenReadPercent: 0 });
+      expect((await router.write('u', 'INSERT INTO item VALUES (1)')).side).toBe('blue');
+      expect((await router.read('u', 'SELECT id FROM item')).side).toBe('blue');
+      // A run that begins later is found.
+      await plain.claim();
+      await until(() => router.route().epoch === 1);
+      // One that is rolled back leaves nothing, and reads go to blue at once.
+      await plain.stage(100);
+      await until(() => router.route().greenReadPercent === 100);
+      await plain.sql('blue', 'DROP SCHEMA verdigris CASCADE');
+      await until(() => router.route().greenReadPercent === 0);
+      await plain.sql('green', 'DROP SCHEMA verdigris CASCADE');
+      await until(() => router.route().epoch === 0);
+    } finally {
+      await plain.drop();
+    }
+  });
+
+  test('another migration is none of this router', async () => {
+    const router = await sides.router({ migration: 'other' });
+    await sides.stage(100);
+    await pause(50);
+    expect(router.route()).toMatchObject({ epoch: 0, greenReadPercent: 0 });
+  });
+});
+
+describe('what a router reports', () => {
+  test('the run sees when every process has taken a stage over, and what they counted', async () => {
+    const routers = [await sides.router({ instance: 'a' }), await sides.router({ instance: 'b' })];
+    const generation = await sides.stage(50);
+    const epoch = routers[0]?.route().epoch ?? 0;
+    await withSession(asDatabase(sides.blue, 'blue'), { purpose: 'test' }, async (session) => {
+      const took = await until(async () =>
+        (await readRouterSnapshots(session, MIGRATION)).allConfirmed(epoch, generation),
+      );
+      expect(took).toBeLessThan(1_000);
+      await routers[0]?.read(undefined, 'SELECT 1');
+      await routers[1]?.write('u', 'INSERT INTO item VALUES (1)');
+      await until(async () => {
+        const { live } = await readRouterSnapshots(session, MIGRATION);
+        return (
+          live.some(({ metrics }) => metrics.reads.blue.requests === 1) &&
+          live.some(({ metrics }) => metrics.writes.blue.requests === 1)
+        );
+      });
+      const sample = await readRouterSnapshots(session, MIGRATION);
+      expect(sample.live.map((router) => router.instance)).toEqual(['a', 'b']);
+      expect(sample.unconfirmed(epoch, generation + 1)).toEqual(['a', 'b']);
+      await sides.sql(
+        'blue',
+        "UPDATE verdigris.router SET seen_at = now() - interval '6 s', instance = 'gone' WHERE instance = 'b'",
+      );
+      const later = await readRouterSnapshots(session, MIGRATION);
+      expect(later.stale.map((router) => router.instance)).toEqual(['gone']);
+    });
+  });
+
+  test('an application role without rights of its own can report and follow', async () => {
+    const role = `app_${sides.blue.database.slice(-8)}`;
+    await sides.sql('blue', `CREATE ROLE ${role} LOGIN PASSWORD 'x'`);
+    try {
+      const router = await sides.router({
+        instance: 'plain',
+        blue: { ...sides.blue.config, user: role, password: 'x' },
+      });
+      await sides.stage(10);
+      await until(() => router.route().greenReadPercent === 10);
+      await until(
+        async () => (await sides.sql('blue', "SELECT FROM verdigris.router WHERE instance = 'plain'")).length === 1,
+      );
+      await router.close();
+    } finally {
+      await sides.sql('blue', `DROP OWNED BY ${role}; DROP ROLE ${role}`);
+    }
+  });
+
+  test('the metrics name sides and endpoints, and no user', async () => {
+    const router = await sides.router();
+    await router.read('secret-user', 'SELECT $1::text', ['secret-value'], { endpoint: 'orders' });
+    const text = await router.metrics.metrics();
+    expect(text).toContain('verdigris_router_requests_total{side="blue",kind="read",endpoint="orders",outcome="ok"} 1');
+    expect(text).toContain(`verdigris_router_route_epoch ${router.route().epoch}`);
+    expect(text).not.toContain('secret');
+    expect(await metric(router, 'verdigris_router_writes_on', { side: 'blue' })).toBe(1);
+  });
+});
+
+test('green has as many connections as blue before writes move there', async () => {
+  const router = await sides.router();
+  await Promise.all(Array.from({ length: 8 }, () => router.read(undefined, 'SELECT pg_sleep(0.05)')));
+  await sides.sql(
+    'blue',
+    "UPDATE verdigris.route SET opening = 'green', generation = generation + 1; NOTIFY verdigris_route",
+  );
+  await until(async () => {
+    const [row] = await sides.sql<{ n: number }>(
+      'green',
+      "SELECT count(*)::int AS n FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'",
+    );
+    // The pool's, the router's link and this test's own is active.
+    return (row?.n ?? 0) >= 9;
+  });
+});
+
+test('options that make no sense are refused', () => {
+  const { blue, green } = { blue: sides.blue.config, green: sides.green.config };
+  expect(() => createRouter({ migration: '', blue, green })).toThrow(RangeError);
+  expect(() => createRouter({ migration: 'x', blue, green, writeTimeoutMs: -1 })).toThrow('writeTimeoutMs');
+  expect(() => createRouter({ migration: 'x', blue, green, pollIntervalMs: Number.NaN })).toThrow('pollIntervalMs');
+});
+
+test('within an epoch the higher generation counts, whichever side says it', () => {
+  const routes = new Routes('m');
+  const base = { migration: 'm', epoch: 5, writesOn: 'blue', flag: 'f', opening: null } as const;
+  routes.see('blue', { ...base, generation: 4, greenReadPercent: 50 });
+  routes.see('green', { ...base, generation: 2, greenReadPercent: 0 });
+  expect(routes.current).toMatchObject({ generation: 4, greenReadPercent: 50 });
+  routes.see('green', { ...base, generation: 5, greenReadPercent: 0 });
+  expect(routes.current).toMatchObject({ generation: 5, greenReadPercent: 0 });
+  routes.see('blue', { ...base, generation: 5, greenReadPercent: 10, opening: 'green' });
+  expect(routes.current).toMatchObject({ greenReadPercent: 10, opening: 'green' });
+  routes.see('blue', { ...base, epoch: 4, generation: 99, greenReadPercent: 99 });
+  expect(routes.current).toMatchObject({ epoch: 5, generation: 5, greenReadPercent: 0 });
+});
+
+test('a blue that knows no run any more takes all reads back, whatever green still says', () => {
+  const routes = new Routes('m');
+  const base = { migration: 'm', epoch: 5, writesOn: 'blue', flag: 'f', opening: null } as const;
+  routes.see('blue', { ...base, generation: 4, greenReadPercent: 50 });
+  routes.see('green', { ...base, generation: 2, greenReadPercent: 10 });
+  routes.see('blue', 'none');
+  expect(routes.current).toMatchObject({ epoch: 5, greenReadPercent: 0 });
+  routes.see('green', { ...base, generation: 9, greenReadPercent: 10 });
+  expect(routes.current).toMatchObject({ greenReadPercent: 0 });
+  routes.see('green', 'none');
+  expect(routes.current).toMatchObject({ epoch: 0, writesOn: 'blue' });
+});
+
+test('after a promotion writes stay on green, even when no side has a row any more', () => {
+  const routes = new Routes('m');
+  routes.see('green', {
+    migration: 'm',
+    epoch: 6,
+    generation: 1,
+    writesOn: 'green',
+    greenReadPercent: 100,
+    flag: 'f',
+    opening: null,
+  });
+  routes.see('green', 'none');
+  routes.see('blue', 'none');
+  expect(routes.current).toMatchObject({ epoch: 6, writesOn: 'green' });
+});
