@@ -126,6 +126,8 @@ describe.each(['pg15', 'pg18'] as const)('a copy from %s to 18', (server) => {
     expect((await p.green.query(rights)).rows).toEqual(publicBefore);
     expect(await dropCopiedSchema(p.context)).toEqual([]);
     expect((await p.green.query('SELECT FROM public.somebody_elses')).rowCount).toBe(0);
+    await p.green.query('DROP SCHEMA verdigris CASCADE');
+    expect(await dropCopiedSchema(p.context)).toEqual([]);
   });
 });
 

@@ -1,6 +1,7 @@
 import { sqlState } from '../sqlstate.js';
 import type { Session } from '../session.js';
 import type { StepContext } from '../migrate/step-context.js';
+import { hasState } from '../state.js';
 import { shortLocks } from '../migrate/short-locks.js';
 import { SCHEMA_STEP, readPreDataState } from './apply-pre-data.js';
 import type { StatementState } from './apply-post-data.js';
@@ -17,6 +18,8 @@ import { restoreSchemaRights } from './schema-rights.js';
  */
 export async function dropCopiedSchema(context: StepContext): Promise<string[]> {
   const { session, runId } = context;
+  // A rollback that comes before anything was claimed, or after everything was removed.
+  if (!(await hasState(session))) return [];
   const preData = await readPreDataState(session, runId);
   const later = await readLaterStatements(session, runId);
   for (const { undo } of later) if (undo !== null) await takeBack(context, undo);
