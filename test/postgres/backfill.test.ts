@@ -12,7 +12,7 @@ const ROWS = 20_000;
 
 const DDL = `
   CREATE TABLE big (id int PRIMARY KEY, body text NOT NULL, touched int NOT NULL DEFAULT 0);
-  CREATE TABLE keyed (name text, "Pos" numeric(6,2), at date, body text, PRIMARY KEY (name, "Pos", at));
+  CREATE TABLE keyed (k0 text, n numeric(6,2), at date, body text, PRIMARY KEY (k0, n, at));
   CREATE TABLE part (id int, region text, body text, PRIMARY KEY (region, id)) PARTITION BY LIST (region);
   CREATE TABLE part_eu PARTITION OF part FOR VALUES IN ('eu');
   CREATE TABLE part_us PARTITION OF part FOR VALUES IN ('us');
@@ -38,7 +38,7 @@ const FILL = `
 const MIGRATIONS = [
   { addColumn: { table: 'big', column: 'upper', type: 'text', up: 'upper(body)' } },
   { addColumn: { table: 'big', column: 'chained', type: 'int', up: 'length(upper)' } },
-  { addColumn: { table: 'keyed', column: 'label', type: 'varchar(50)', up: `name || ' ' || "Pos"` } },
+  { addColumn: { table: 'keyed', column: 'label', type: 'varchar(50)', up: `k0 || ' ' || n` } },
   { addColumn: { table: 'part', column: 'label', type: 'text', up: `part.region || part.id` } },
   { addColumn: { table: 'empty', column: 'label', type: 'text', up: 'body' } },
   { addColumn: { table: 'bad', column: 'number', type: 'int', up: 'body::int' } },
@@ -118,7 +118,7 @@ describe('backfill', () => {
 
   it('composite keys of text, numbers and dates, partitions and empty tables', async () => {
     expect(await backfillTable(pair.context(), work('keyed'), NO_LAG)).toEqual({ rows: 3000, written: 3000 });
-    expect(await one(`SELECT count(*)::int AS v FROM keyed WHERE label IS DISTINCT FROM name || ' ' || "Pos"`)).toBe(0);
+    expect(await one(`SELECT count(*)::int AS v FROM keyed WHERE label IS DISTINCT FROM k0 || ' ' || n`)).toBe(0);
     expect(await backfillTable(pair.context(), work('part'), NO_LAG)).toEqual({ rows: 2000, written: 2000 });
     expect(await one('SELECT count(*)::int AS v FROM part WHERE label IS DISTINCT FROM region || id')).toBe(0);
     expect(await backfillTable(pair.context(), work('empty'), NO_LAG)).toEqual({ rows: 0, written: 0 });

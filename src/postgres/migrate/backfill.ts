@@ -177,14 +177,14 @@ class LeafBackfill {
     const parameters = new Parameters();
     const where = inRange(this.key, { after: state.cursor, upTo: state.bound }, parameters);
     const order = keyList(this.key);
-    const { rows } = await this.context.session.query<Record<string, unknown> & { n: string }>(
-      `SELECT ${keyTexts(this.key)}, n::text
-         FROM (SELECT ${order}, row_number() OVER (ORDER BY ${order}) AS n
+    const { rows } = await this.context.session.query<Record<string, unknown> & { verdigris_n: string }>(
+      `SELECT ${keyTexts(this.key)}, verdigris_n::text
+         FROM (SELECT ${order}, row_number() OVER (ORDER BY ${order}) AS verdigris_n
                  FROM ${qualified(this.table.name)} WHERE ${where} ORDER BY ${order} LIMIT ${limit}) batch
-        ORDER BY batch.n DESC LIMIT 1`,
+        ORDER BY batch.verdigris_n DESC LIMIT 1`,
       parameters.values,
     );
-    return rows[0] && { key: keyInRow(this.key, rows[0]), rows: Number(rows[0].n) };
+    return rows[0] && { key: keyInRow(this.key, rows[0]), rows: Number(rows[0].verdigris_n) };
   }
 
   private async update(range: KeyRange): Promise<number> {

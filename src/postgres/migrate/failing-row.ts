@@ -56,9 +56,9 @@ async function middleOf(
   const where = inRange(key, range, parameters);
   const { rows } = await context.session.query<Record<string, unknown>>(
     `SELECT ${keyTexts(key)}
-       FROM (SELECT ${keyList(key)}, row_number() OVER (ORDER BY ${keyList(key)}) AS n, count(*) OVER () AS total
+       FROM (SELECT ${keyList(key)}, row_number() OVER (ORDER BY ${keyList(key)}) AS verdigris_n, count(*) OVER () AS verdigris_total
                FROM ${qualified(table.name)} WHERE ${where}) batch
-      WHERE batch.total > 1 AND batch.n = batch.total / 2`,
+      WHERE verdigris_total > 1 AND verdigris_n = verdigris_total / 2`,
     parameters.values,
   );
   return rows[0] && keyInRow(key, rows[0]);

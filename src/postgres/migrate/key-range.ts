@@ -21,14 +21,17 @@ export function keyList(key: readonly KeyColumn[], alias?: string): string {
   return key.map(({ name }) => (alias === undefined ? ident(name) : `${alias}.${ident(name)}`)).join(', ');
 }
 
-/** `"a"::text AS k0, "b"::text AS k1` */
+/**
+ * `"a"::text AS verdigris_k0, "b"::text AS verdigris_k1`: names that no column has, since ORDER BY would take the text
+ * of a column for the column if the two had one name.
+ */
 export function keyTexts(key: readonly KeyColumn[]): string {
-  return key.map(({ name }, i) => `${ident(name)}::text AS k${i}`).join(', ');
+  return key.map(({ name }, i) => `${ident(name)}::text AS verdigris_k${i}`).join(', ');
 }
 
 /** The key in a row of a query with keyTexts. */
 export function keyInRow(key: readonly KeyColumn[], row: Readonly<Record<string, unknown>>): KeyValues {
-  return key.map((_, i) => String(row[`k${i}`]));
+  return key.map((_, i) => String(row[`verdigris_k${i}`]));
 }
 
 /** Bound parameters of one statement, numbered as they are added. */

@@ -42,12 +42,12 @@ async function versions(
   lock = '',
 ): Promise<(Version | undefined)[]> {
   const names = pair.key.map((_, i) => `k${i}`);
-  const on = pair.key.map(({ name, type }, i) => `${ident(pair.table.name)}.${ident(name)} = wanted.k${i}::${type}`);
+  const where = pair.key.map(({ name, type }, i) => `${ident(name)} = verdigris_wanted.k${i}::${type}`);
   const { rows } = await session.query<Version & { n: number }>(
-    `SELECT wanted.n::int AS n, ${ident(pair.table.name)}.xmin::text AS xmin, ${rowHash(pair)}::text AS hash
-       ${fromTable(pair)}
-       JOIN unnest(${names.map((_, i) => `$${i + 1}::text[]`).join(', ')}) WITH ORDINALITY AS wanted (${names.join(', ')}, n)
-         ON ${on.join(' AND ')} ${lock}`,
+    `SELECT verdigris_wanted.n::int AS n, found.xmin, found.hash
+       FROM unnest(${names.map((_, i) => `$${i + 1}::text[]`).join(', ')}) WITH ORDINALITY AS verdigris_wanted (${names.join(', ')}, n)
+      CROSS JOIN LATERAL (SELECT ${ident(pair.table.name)}.xmin::text AS xmin, ${rowHash(pair)}::text AS hash
+                            ${fromTable(pair)} WHERE ${where.join(' AND ')} ${lock}) found`,
     pair.key.map((_, i) => keys.map((key) => key[i] ?? '')),
   );
   const found: (Version | undefined)[] = keys.map(() => undefined);
@@ -76,7 +76,7 @@ async function settleSome(
   const differences: RowDifference[] = [];
   let open = keys.map((key) => ({ key, seen: 0 }));
   for (let round = 1; round <= ROUNDS && open.length > 0; round++) {
-    if (round > 1) await sleep(Math.random() * 20 * round, undefined, { signal: sessions.sides.signal });
+    if (round > 1) await sleep(Math.random() * Math.min(50, 5 * round), undefined, { signal: sessions.sides.signal });
     const wanted = open.map(({ key }) => key);
     const before = await sessions.on('source', (session) => versions(session, pair, wanted));
     await sessions.catchUp();
@@ -132,7 +132,7 @@ async function lookHeld(
 ): Promise<[Version, Version | undefined] | undefined> {
   await holder.query('BEGIN');
   try {
-    const [held] = await versions(holder, pair, [key], `FOR SHARE OF ${ident(pair.table.name)}`);
+    const [held] = await versions(holder, pair, [key], 'FOR SHARE');
     if (held === undefined) return undefined;
     const { direction } = sessions.sides;
     const token = await writeMarker(sessions.source, direction);

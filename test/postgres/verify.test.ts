@@ -1,0 +1,264 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { parseTableName } from '../../src/plan/table-name.js';
+import { backfillTable } from '../../src/postgres/migrate/backfill.js';
+import { expandTable } from '../../src/postgres/migrate/expand-table.js';
+import type { Work } from '../../src/postgres/migrate/plan-work.js';
+import type { Progress } from '../../src/postgres/migrate/step-context.js';
+import type { Direction } from '../../src/side.js';
+import { verifyTables, type Verification } from '../../src/postgres/verify/verify-tables.js';
+import { NO_LAG, ReplicatedPair, workOf } from './replicated-pair.js';
+
+const ROWS = 30_000;
+const TABLES = ['tx', 'named', 'part', 'empty', 'kinds', 'shop."Order Items"'];
+
+const DDL = `
+  CREATE TYPE mood AS ENUM ('wild', 'calm');
+  CREATE TABLE tx (id bigint PRIMARY KEY, amount numeric(12, 2), payload text, note text, n int NOT NULL DEFAULT 0);
+  CREATE TABLE named (name text COLLATE "en-x-icu", at date, body text, PRIMARY KEY (name, at));
+  CREATE TABLE part (id int, region text, body text, PRIMARY KEY (region, id)) PARTITION BY LIST (region);
+  CREATE TABLE part_eu PARTITION OF part FOR VALUES IN ('eu');
+  CREATE TABLE part_us PARTITION OF part FOR VALUES IN ('us');
+  CREATE TABLE empty (id int PRIMARY KEY);
+  CREATE TABLE kinds (id uuid PRIMARY KEY, f4 real, f8 float8, j json, x xml, b bytea, at timestamptz, i interval, m mood, a text[],
+                      p point, r tsrange, t time, net inet, bits bit(3), g int GENERATED ALWAYS AS (1) STORED);
+  CREATE SCHEMA shop;
+  CREATE TABLE shop."Order Items" ("Order" char(4) COLLATE "C", "select" int, "x""y" text, PRIMARY KEY ("Order", "select"));`;
+
+const FILL = `
+  INSERT INTO tx SELECT n, n / 7.0, '{"n": ' || n || '}', nullif('n' || n % 5, 'n0') FROM generate_series(1, ${ROWS}) n;
+  INSERT INTO named SELECT chr(97 + n % 26) || 'É''",' || n, date '2026-01-01' + n % 9, 'b' FROM generate_series(1, 5000) n;
+  INSERT INTO part SELECT n, CASE n % 2 WHEN 0 THEN 'eu' ELSE 'us' END, 'b' FROM generate_series(1, 3000) n;
+  INSERT INTO kinds SELECT gen_random_uuid(), n / 3.0, n / 3.0, '{"a": 1.0}', '<a/>', decode('00ff', 'hex'), now(), '1 day 24:00:00', 'calm',
+         ARRAY['a', NULL, '"'], point(n, 1 / 3.0), tsrange(now()::timestamp, NULL), '12:00', '10.0.0.1', B'101' FROM generate_series(1, 500) n;
+  INSERT INTO shop."Order Items" SELECT 'o' || n % 100, n, 'b' FROM generate_series(1, 2000) n;`;
+
+const MIGRATIONS = [
+  {
+    changeType: {
+      table: 'tx',
+      column: 'payload',
+      newColumn: 'payload_json',
+      type: 'jsonb',
+      up: 'verdigris.try_jsonb(payload)',
+      down: 'payload_json::text',
+    },
+  },
+  { addColumn: { table: 'tx', column: 'rounded', type: 'numeric(12,1)', up: 'amount' } },
+  { setNotNull: { table: 'tx', column: 'note', up: `'none'` } },
+  { addColumn: { table: 'part', column: 'label', type: 'text', up: 'part.region || part.id' } },
+];
+
+describe.each([['pg15' as const], ['pg18' as const]])('verification, %s to 18', (server) => {
+  let pair: ReplicatedPair;
+  let work: Work;
+  let passes = 0;
+
+  beforeAll(async () => {
+    pair = await ReplicatedPair.start(server, 'verify', DDL, FILL);
+    await pair.blue.query('ANALYZE');
+    work = await workOf(MIGRATIONS);
+    for (const table of work.tables) await expandTable(pair.context(), table);
+    for (const table of work.tables) await backfillTable(pair.context(), table, NO_LAG);
+  });
+  afterAll(() => pair.stop());
+
+  function verify(
+    tables: readonly string[] = TABLES,
+    options: { direction?: Direction; pass?: string; seen?: Progress[]; signal?: AbortSignal } = {},
+  ): Promise<Verification> {
+    const direction = options.direction ?? 'to_green';
+    const [source, target] =
+      direction === 'to_green' ? [pair.blueDatabase, pair.greenDatabase] : [pair.greenDatabase, pair.blueDatabase];
+    return verifyTables({
+      source,
+      target,
+      direction,
+      signal: options.signal ?? new AbortController().signal,
+      runId: 'run',
+      pass: options.pass ?? `pass ${++passes}`,
+      tables: tables.map(parseTableName),
+      work,
+      onProgress: (progress) => options.seen?.push(progress),
+    });
+  }
+
+  /** Changes green behind the back of everybody. */
+  async function onGreen(sql: string): Promise<void> {
+    await pair.green.query('BEGIN; SET LOCAL session_replication_role = replica');
+    await pair.green.query(sql);
+    await pair.green.query('COMMIT');
+  }
+
+  it('equal tables of every type, key and name are equal', async () => {
+    const seen: Progress[] = [];
+    const result = await verify(TABLES, { seen });
+    expect(result).toEqual({
+      tables: TABLES.length,
+      rowsVerified: ROWS + 5000 + 3000 + 500 + 2000,
+      differingRows: 0,
+      differing: [],
+      derivedChecked: ROWS * 3 + 3000,
+      notCompared: [],
+    });
+    expect(seen.at(-1)).toMatchObject({ step: 'verify' });
+  });
+
+  it('one changed, one deleted and one added row are found with their keys, at both ends of the table, too', async () => {
+    await onGreen(`UPDATE tx SET amount = amount + 1, rounded = amount + 1 WHERE id = 21234;
+                   DELETE FROM tx WHERE id IN (1, 777);
+                   INSERT INTO tx (id, note) VALUES (-5, 'x'), (${ROWS + 1_000}, 'x');
+                   UPDATE named SET body = NULL WHERE name = 'bÉ''",27';
+                   DELETE FROM shop."Order Items" WHERE "select" = 44;
+                   INSERT INTO part VALUES (-1, 'us', '')`);
+    const { differing, differingRows } = await verify();
+    expect(differing).toEqual(
+      expect.arrayContaining([
+        { table: 'public.tx', key: '"id" = 21234', kind: 'different', columns: ['amount'] },
+        { table: 'public.tx', key: '"id" = 1', kind: 'missing' },
+        { table: 'public.tx', key: '"id" = 777', kind: 'missing' },
+        { table: 'public.tx', key: '"id" = -5', kind: 'extra' },
+        { table: 'public.tx', key: `"id" = ${ROWS + 1_000}`, kind: 'extra' },
+        { table: 'public.named', key: `"name" = bÉ'",27, "at" = 2026-01-01`, kind: 'different', columns: ['body'] },
+        { table: 'shop."Order Items"', key: '"Order" = o44, "select" = 44', kind: 'missing' },
+        { table: 'public.part', key: '"region" = us, "id" = -1', kind: 'extra' },
+      ]),
+    );
+    expect(differingRows).toBe(8);
+    expect(differing).toHaveLength(8);
+    await onGreen(`DELETE FROM tx WHERE id IN (-5, ${ROWS + 1_000}, 21234); DELETE FROM part WHERE id = -1;
+                   UPDATE named SET body = 'b' WHERE body IS NULL`);
+    await repair('tx', 'id IN (1, 777, 21234)');
+    await repair('shop."Order Items"', '"select" = 44');
+    expect((await verify()).differingRows).toBe(0);
+  });
+
+  /** Puts rows back that green lacks. */
+  async function repair(table: string, where: string): Promise<void> {
+    const { rows: columns } = await pair.blue.query<{ list: string }>(
+      `SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) AS list FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0`,
+      [table],
+    );
+    const { rows } = await pair.blue.query<{ row: string }>(
+      `SELECT to_jsonb(t)::text AS row FROM ${table} t WHERE ${where}`,
+    );
+    await onGreen(
+      `INSERT INTO ${table} (${columns[0]?.list ?? ''})
+         SELECT ${columns[0]?.list ?? ''} FROM jsonb_populate_recordset(NULL::${table}, ${pg.escapeLiteral(`[${rows.map(({ row }) => row).join(',')}]`)}::jsonb) ON CONFLICT DO NOTHING`,
+    );
+  }
+
+  it('a derived column that is not what "up" says is found, and a NULL that should have been filled', async () => {
+    await pair.green.query(`ALTER TABLE tx DISABLE TRIGGER verdigris_up_down`);
+    await pair.green.query(
+      `UPDATE tx SET payload_json = '{}' WHERE id = 5; UPDATE tx SET note = NULL WHERE id IN (6, 7)`,
+    );
+    const { differing, differingRows } = await verify(['tx']);
+    expect(differingRows).toBe(3);
+    expect(differing).toEqual([
+      { table: 'public.tx', key: '"id" = 5', kind: 'derived', columns: ['payload_json'] },
+      { table: 'public.tx', key: '"id" = 6', kind: 'derived', columns: ['note'] },
+      { table: 'public.tx', key: '"id" = 7', kind: 'derived', columns: ['note'] },
+    ]);
+    await pair.green
+      .query(`UPDATE tx SET payload_json = verdigris.try_jsonb(payload), note = coalesce(note, 'none') WHERE id < 10;
+                            ALTER TABLE tx ENABLE ALWAYS TRIGGER verdigris_up_down`);
+  });
+
+  it('while blue is written 200 times a second and more, one row all the time, there is no false difference and a real one is found', async () => {
+    let over = false;
+    let written = 0;
+    const writer = async (
+      write: (client: pg.Client, n: number) => Promise<unknown>,
+      pauseMs: number,
+    ): Promise<void> => {
+      const client = new pg.Client(pair.blueDatabase.config);
+      client.on('error', () => undefined);
+      await client.connect();
+      for (let n = 1; !over; n++) {
+        await write(client, n);
+        written++;
+        if (pauseMs > 0) await sleep(pauseMs);
+      }
+      await client.end();
+    };
+    const writers = [
+      // Hot beyond what looking at it can settle: changed and changed back without a pause.
+      writer(
+        (client, n) =>
+          client.query(`UPDATE tx SET n = $1 % 2, payload = '{"n": ' || $1 % 2 || '}' WHERE id = 4242`, [n]),
+        0,
+      ),
+      writer((client, n) => client.query(`UPDATE tx SET n = n + 1 WHERE id = $1`, [1 + ((n * 7919) % ROWS)]), 2),
+      writer((client, n) => client.query(`INSERT INTO named VALUES ('new' || $1, '2026-01-01', 'b')`, [n]), 4),
+      writer((client, n) => client.query(`DELETE FROM part WHERE region = 'eu' AND id = $1`, [n * 2]), 8),
+    ];
+    const started = performance.now();
+    try {
+      let looks = 0;
+      for (; looks < 2 || performance.now() - started < 1_500; looks++) {
+        const result = await verify();
+        expect(result.differing).toEqual([]);
+        expect(result.differingRows).toBe(0);
+      }
+      await onGreen(`UPDATE tx SET amount = -1 WHERE id = 999; UPDATE named SET body = 'x' WHERE name = 'bÉ''",1'`);
+      const { differing } = await verify();
+      expect(differing).toEqual([
+        { table: 'public.tx', key: '"id" = 999', kind: 'different', columns: ['amount'] },
+        { table: 'public.named', key: `"name" = bÉ'",1, "at" = 2026-01-02`, kind: 'different', columns: ['body'] },
+      ]);
+    } finally {
+      over = true;
+      await Promise.all(writers);
+    }
+    expect(written / ((performance.now() - started) / 1_000)).toBeGreaterThan(200);
+    await pair.caughtUp();
+    await onGreen(
+      `UPDATE tx SET amount = round(999 / 7.0, 2) WHERE id = 999; UPDATE named SET body = 'b' WHERE body = 'x'`,
+    );
+  });
+
+  it('goes on where it was stopped, and a new pass starts over', async () => {
+    const seen: Progress[] = [];
+    const stop = new AbortController();
+    const running = verify(['tx'], { pass: 'one', seen, signal: stop.signal });
+    while (seen.length === 0) await sleep(1);
+    stop.abort(new Error('cancelled by a person'));
+    await expect(running).rejects.toThrow('cancelled by a person');
+    const { rows } = await pair.green.query<{ state: { rows: number }; done: boolean }>(
+      `SELECT state, done FROM verdigris.progress WHERE step = 'verify one'`,
+    );
+    expect(rows[0]?.done).toBe(false);
+    expect(rows[0]?.state.rows).toBeLessThan(ROWS);
+    // What is behind the cursor is not read again in the same pass.
+    await onGreen('UPDATE tx SET amount = -1 WHERE id = 1');
+    const resumed = await verify(['tx'], { pass: 'one' });
+    expect(resumed).toMatchObject({ rowsVerified: ROWS, differingRows: 0 });
+    expect(await verify(['tx'], { pass: 'one' })).toEqual(resumed);
+    expect((await verify(['tx'], { pass: 'two' })).differingRows).toBe(1);
+    await onGreen('UPDATE tx SET amount = round(1 / 7.0, 2) WHERE id = 1');
+  });
+
+  it('a table that was never replicated ends early, and a missing one is said to be missing', async () => {
+    await pair.green.query('CREATE TABLE copy AS TABLE part; TRUNCATE part');
+    const result = await verify(['part']);
+    expect(result.differingRows).toBeGreaterThanOrEqual(1_000);
+    expect(result.differing).toHaveLength(100);
+    await onGreen('INSERT INTO part TABLE copy; DROP TABLE copy');
+    await pair.blue.query('CREATE TABLE lonely (id int PRIMARY KEY)');
+    await expect(verify(['lonely'])).rejects.toThrow(/table public\.lonely is not there on green/);
+  });
+
+  it('works the other way round, when blue follows green', async () => {
+    await pair.promoteGreen();
+    await pair.green.query(
+      `UPDATE tx SET payload_json = '[1]' WHERE id = 10; INSERT INTO tx (id, amount) VALUES (-1, 3.14)`,
+    );
+    expect(await verify(TABLES, { direction: 'to_blue' })).toMatchObject({ differingRows: 0, derivedChecked: 0 });
+    await pair.blue.query('UPDATE tx SET n = -7 WHERE id = 12');
+    expect((await verify(['tx'], { direction: 'to_blue' })).differing).toEqual([
+      { table: 'public.tx', key: '"id" = 12', kind: 'different', columns: ['n'] },
+    ]);
+  });
+});
