@@ -1,0 +1,102 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { Breaker } from '../../src/router/breaker.js';
+import { Coalesced } from '../../src/router/coalesced.js';
+import { formatLsn, parseLsn, type Lsn } from '../../src/router/lsn.js';
+import { formatToken, parseToken } from '../../src/router/token.js';
+import { TokenStore } from '../../src/router/token-store.js';
+import { pause } from './sides.js';
+
+function lsn(n: number): Lsn {
+  return BigInt(n) as Lsn;
+}
+
+describe('the store of tokens', () => {
+  test('keeps the highest position of a user, and a later epoch above all', () => {
+    const store = new TokenStore(10);
+    store.record('u', { epoch: 1, lsn: lsn(5) });
+    store.record('u', { epoch: 1, lsn: lsn(3) });
+    expect(store.get('u')).toEqual({ epoch: 1, lsn: 5n });
+    store.record('u', { epoch: 2, lsn: lsn(0) });
+    store.record('u', { epoch: 1, lsn: lsn(9) });
+    expect(store.get('u')).toEqual({ epoch: 2, lsn: 0n });
+  });
+
+  test('is bounded: whoever was not seen longest is pushed out', () => {
+    const store = new TokenStore(2);
+    store.record('a', { epoch: 1, lsn: lsn(1) });
+    store.record('b', { epoch: 1, lsn: lsn(1) });
+    store.get('a');
+    store.record('c', { epoch: 1, lsn: lsn(1) });
+    expect(store.size).toBe(2);
+    expect(store.get('b')).toBeUndefined();
+    expect(store.get('a')).toBeDefined();
+  });
+
+  test('a write that may not be flushed is remembered for 30 s, even for a user who was pushed out', () => {
+    let now = 0;
+    const store = new TokenStore(1, () => now);
+    store.recordUnknown('a');
+    expect([store.isUnknown('a'), store.isUnknown('b')]).toEqual([true, false]);
+    store.record('b', { epoch: 1, lsn: lsn(1) });
+    expect([store.isUnknown('a'), store.isUnknown('b')]).toEqual([true, false]);
+    now = 30_001;
+    expect(store.isUnknown('a')).toBe(false);
+  });
+
+  test('a write without a position makes an older token void', () => {
+    const store = new TokenStore(10);
+    store.record('u', { epoch: 1, lsn: lsn(1) });
+    store.forget('u');
+    expect(store.get('u')).toBeUndefined();
+  });
+});
+
+test('positions and tokens are read back as they were written', () => {
+  expect(formatLsn(parseLsn('16/B374D848') ?? lsn(0))).toBe('16/B374D848');
+  fc.assert(
+    fc.property(
+      fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+      fc.integer({ min: 0, max: 2 ** 40 }),
+      (position, epoch) => {
+        const token = { epoch, lsn: position as Lsn };
+        expect(parseToken(formatToken(token))).toEqual(token);
+      },
+    ),
+  );
+});
+
+test('the breaker opens after three failures in a row, for longer each time, and one success closes it', () => {
+  let now = 0;
+  const breaker = new Breaker(() => now);
+  breaker.failed();
+  breaker.failed();
+  breaker.succeeded();
+  breaker.failed();
+  breaker.failed();
+  expect(breaker.isOpen).toBe(false);
+  breaker.failed();
+  expect(breaker.isOpen).toBe(true);
+  now = 1_001;
+  expect(breaker.isOpen).toBe(false);
+  breaker.failed();
+  now = 2_500;
+  expect(breaker.isOpen).toBe(true);
+  breaker.succeeded();
+  expect(breaker.isOpen).toBe(false);
+});
+
+test('one question answers all who asked before it was sent, and nobody who asked after', async () => {
+  let sent = 0;
+  const question = new Coalesced(async () => {
+    sent += 1;
+    const answer = sent;
+    await pause(10);
+    return answer;
+  });
+  const early = [question.ask(), question.ask()];
+  await pause(2);
+  const late = [question.ask(), question.ask()];
+  expect(await Promise.all([...early, ...late])).toEqual([1, 1, 2, 2]);
+  expect(sent).toBe(2);
+});
