@@ -1,3 +1,4 @@
+import pg from 'pg';
 import { sqlState } from '../../postgres/sqlstate.js';
 import type { Side } from '../../side.js';
 import { listOrders, readBalance, readTransaction } from './browse.js';
@@ -92,9 +93,10 @@ export class LiveLoad {
   }
 }
 
-/** A name for a kind of failure: numbers in a message differ from time to time. */
+/** A name for a kind of failure: long numbers in a message differ from time to time. */
 function failureOf(error: unknown): string {
   const state = sqlState(error);
+  if (error instanceof pg.DatabaseError) return `${state} ${error.message}`.replaceAll(/\d{3,}/g, 'N').slice(0, 120);
   if (state !== undefined) return state;
   return error instanceof Error ? `${error.name}: ${error.message}`.replaceAll(/\d+/g, 'N').slice(0, 120) : 'unknown';
 }

@@ -96,7 +96,8 @@ function poolOf(variable: string): pg.PoolConfig {
   const connectionString = process.env[variable];
   if (connectionString === undefined) throw new Error(`set ${variable} to the address of the database`);
   // A hold of 50 ms at 300 writes a second parks 15 connections; reads need theirs beside them.
-  return { connectionString, max: 40, application_name: 'shop' };
+  // A request that waits for a free connection keeps its place in the queue for as long as the router holds it at all.
+  return { connectionString, max: 40, connectionTimeoutMillis: 10_000, application_name: 'shop' };
 }
 
 function tell(reply: ShopReply): void {
