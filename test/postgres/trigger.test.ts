@@ -299,3 +299,89 @@ describe('an expression that can not work', () => {
     expect(await tablesWithTrigger(pair.ourGreen)).toEqual([]);
   });
 });
+
+describe('tables with unusual columns', () => {
+  let pair: ReplicatedPair;
+  beforeAll(async () => {
+    pair = await ReplicatedPair.start(
+      'pg18',
+      'trigger_kinds',
+      `CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+       CREATE TYPE mood AS ENUM ('calm', 'wild');
+       CREATE TABLE kinds (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, amount positive, moods mood[], gone int,
+                           twice int GENERATED ALWAYS AS ("new" * 2) VIRTUAL, thrice int GENERATED ALWAYS AS (amount * 3) STORED, "new" int, "old" point);
+       ALTER TABLE kinds DROP COLUMN gone`,
+      `INSERT INTO kinds (amount, moods, "new") VALUES (1, '{calm}', 5)`,
+    );
+  });
+  afterAll(() => pair.stop());
+
+  it('identity, domain, enum, array, generated and dropped columns, and columns named like NEW and OLD', async () => {
+    const { tables } = await workOf([
+      {
+        addColumn: {
+          table: 'kinds',
+          column: 'amount_2',
+          type: 'positive',
+          up: 'amount + 1',
+          down: 'amount = amount_2 - 1',
+        },
+      },
+      { addColumn: { table: 'kinds', column: 'mood', type: 'mood', up: 'moods[1]', down: 'moods = ARRAY[mood]' } },
+      { addColumn: { table: 'kinds', column: 'next', type: 'int', up: '"new" + 1', down: '"new" = next - 1' } },
+      { addColumn: { table: 'kinds', column: 'place', type: 'text', up: '"old"::text', down: '"old" = place::point' } },
+    ]);
+    for (const table of tables) await expandTable(pair.context(), table);
+    for (const table of tables) await backfillTable(pair.context(), table, NO_LAG);
+    await pair.blue.query(`INSERT INTO kinds (amount, moods, "new", "old") VALUES (3, '{wild}', 7, '(1,2)')`);
+    await pair.promoteGreen();
+    await pair.green
+      .query(`SELECT setval('kinds_id_seq', 10); INSERT INTO kinds (amount_2, mood, next, place) VALUES (10, 'wild', 4, '(3,4)');
+                            UPDATE kinds SET place = '(5,6)', mood = 'calm' WHERE id = 2`);
+    const { rows } = await pair.green.query(
+      'SELECT amount, amount_2, moods::text, mood, "new", next, "old"::text, place, twice, thrice FROM kinds ORDER BY id',
+    );
+    expect(rows).toEqual([
+      {
+        amount: 1,
+        amount_2: 2,
+        moods: '{calm}',
+        mood: 'calm',
+        new: 5,
+        next: 6,
+        old: null,
+        place: null,
+        twice: 10,
+        thrice: 3,
+      },
+      {
+        amount: 3,
+        amount_2: 4,
+        moods: '{calm}',
+        mood: 'calm',
+        new: 7,
+        next: 8,
+        old: '(5,6)',
+        place: '(5,6)',
+        twice: 14,
+        thrice: 9,
+      },
+      {
+        amount: 9,
+        amount_2: 10,
+        moods: '{wild}',
+        mood: 'wild',
+        new: 3,
+        next: 4,
+        old: '(3,4)',
+        place: '(3,4)',
+        twice: 6,
+        thrice: 27,
+      },
+    ]);
+    await pair.caughtUpOnBlue();
+    expect(
+      (await pair.blue.query('SELECT amount, moods::text, "new", "old"::text FROM kinds WHERE id = 11')).rows,
+    ).toEqual([{ amount: 9, moods: '{wild}', new: 3, old: '(3,4)' }]);
+  });
+});
