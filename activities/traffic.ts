@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { formatDuration, parseDuration } from '../src/plan/duration.js';
-import type { Stage } from '../src/plan/schema.js';
+import type { Plan, Stage } from '../src/plan/schema.js';
 import { VerdigrisError } from '../src/errors.js';
 import { fencedTables } from '../src/postgres/catalog.js';
 import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
@@ -133,6 +133,12 @@ function notConfirmed(stage: Stage, behind: readonly string[]): VerdigrisError {
   });
 }
 
+/** Waiting for a marker longer than any gate allows would only delay the decision. */
+function lagTimeoutOf({ traffic }: Plan): number {
+  const limits = traffic.gates.flatMap((gate) => (gate.metric === 'lag' ? [parseDuration(gate.max)] : []));
+  return Math.max(1_000, ...limits) + 500;
+}
+
 /** The state of a stage's gates, again and again. */
 async function* verdicts(
   work: Work,
@@ -144,11 +150,12 @@ async function* verdicts(
   const baseline = await readProgress<StageBaseline>(blue, stageKey(work, stage));
   if (baseline === undefined) throw new Error(`stage ${stage.percent} % has not been opened`);
   const late = Date.parse(baseline.state.openedAt) + parseDuration(ref.plan.traffic.maxStageDuration);
+  const lagTimeout = lagTimeoutOf(ref.plan);
   const lags: number[] = [];
   for (;;) {
     work.signal.throwIfAborted();
     const sample = await readRouterSnapshots(blue, ref.plan.name);
-    const lagMs = await measureLag(blue, green, 'to_green', 10_000, work.signal);
+    const lagMs = await measureLag(blue, green, 'to_green', lagTimeout, work.signal);
     lags.push(lagMs);
     const verdict = judge(ref.plan.traffic.gates, stage, baseline.state.sample, sample, lags.slice(-LAGS_KEPT));
     work.report({

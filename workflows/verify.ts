@@ -12,7 +12,7 @@ export async function verify(story: Story, ref: RunRef): Promise<void> {
     run.verified(summary);
     if (summary.differingRows === 0) return;
     throw ApplicationFailure.nonRetryable(
-      `${summary.differingRows} rows differ between blue and green: ${examples.join('; ')}\n` +
+      `${summary.differingRows} ${summary.differingRows === 1 ? 'row differs' : 'rows differ'} between blue and green: ${examples.join('; ')}\n` +
         'Next step: find out what wrote to green or kept the rows from arriving; start again after the rollback.',
       'VerificationFailed',
     );

@@ -1,6 +1,12 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { bundleWorkflowCode, Worker, type NativeConnection, type WorkflowBundleOption } from '@temporalio/worker';
+import {
+  bundleWorkflowCode,
+  DefaultLogger,
+  Worker,
+  type NativeConnection,
+  type WorkflowBundleOption,
+} from '@temporalio/worker';
 import { createActivities } from '../../activities/index.js';
 import type { Environment } from './connections.js';
 import type { Redact } from './redact.js';
@@ -42,5 +48,8 @@ export async function createWorker(settings: WorkerSettings): Promise<Worker> {
 export async function bundleWorkflows(): Promise<{ code: string }> {
   const source = fileURLToPath(new URL('../../workflows/index.ts', import.meta.url));
   const compiled = fileURLToPath(new URL('../../workflows/index.js', import.meta.url));
-  return bundleWorkflowCode({ workflowsPath: existsSync(source) ? source : compiled });
+  return bundleWorkflowCode({
+    workflowsPath: existsSync(source) ? source : compiled,
+    logger: new DefaultLogger('WARN'),
+  });
 }
