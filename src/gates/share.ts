@@ -73,3 +73,8 @@ export function count(n: number): string {
 export function percent(share: number): string {
   return `${Number((share * 100).toPrecision(3))} %`;
 }
+
+/** Nothing can be concluded, and why. */
+export function inconclusive(because: string): ShareVerdict {
+  return { outcome: 'inconclusive', because };
+}

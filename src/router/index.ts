@@ -4,7 +4,7 @@
  *
  * @module
  */
-export { createRouter } from './router.js';
+export { createRouter } from './create-router.js';
 export type { RequestOptions, RoutedResult, Router, TransactionOptions } from './router.js';
 export type { RouterOptions } from './options.js';
 export type { Consistency } from './read-routing.js';

@@ -1,0 +1,244 @@
+import type pg from 'pg';
+import type { Registry } from 'prom-client';
+import type { Route } from '../postgres/state.js';
+import type { Side } from '../side.js';
+import { BluePosition } from './blue-position.js';
+import { Breaker } from './breaker.js';
+import { RouterError } from './errors.js';
+import { isStatementsOwn, SideFailure } from './failure.js';
+import { GreenProgress } from './green-progress.js';
+import { Heartbeat } from './heartbeat.js';
+import { HeldRequests, type Answered } from './held-requests.js';
+import { RequestMetrics } from './metrics.js';
+import { settingsOf, type RouterOptions, type RouterSettings } from './options.js';
+import { ReadRouting } from './read-routing.js';
+import { readTransactionOnGreen } from './read-transaction.js';
+import { Reads } from './reads.js';
+import type { RequestOptions, RoutedResult, Router, TransactionOptions } from './router.js';
+import { Routes } from './routes.js';
+import { SideLink } from './side-link.js';
+import { SidePool } from './side-pool.js';
+import { sendStatement, sendWrite } from './statement.js';
+import { formatToken, parseToken } from './token.js';
+import { TokenStore } from './token-store.js';
+import { runTransaction, type TransactionFunction } from './transaction.js';
+import { Writes } from './writes.js';
+
+const DEFAULT_ENDPOINT = 'default';
+
+/** Makes a router and starts to look for the route at once; requests wait for the first look. */
+export function createRouter(options: RouterOptions): Router {
+  const router = new ApplicationRouter(settingsOf(options));
+  router.start();
+  return router;
+}
+
+class ApplicationRouter implements Router {
+  readonly metrics: Registry;
+  readonly instance: string;
+  readonly #settings: RouterSettings;
+  readonly #metrics: RequestMetrics;
+  readonly #routes: Routes;
+  readonly #tokens: TokenStore;
+  readonly #links: Readonly<Record<Side, SideLink>>;
+  readonly #pools: Readonly<Record<Side, SidePool>>;
+  readonly #greenProgress: GreenProgress;
+  readonly #reads: Reads;
+  readonly #writes: Writes;
+  readonly #heartbeat: Heartbeat;
+  #firstLook: Promise<void> | undefined;
+  #ready: Promise<void> = Promise.resolve();
+
+  constructor(settings: RouterSettings) {
+    const { migration, instance, logger } = settings;
+    this.#settings = settings;
+    this.instance = instance;
+    this.#metrics = new RequestMetrics(settings.registry);
+    this.metrics = this.#metrics.registry;
+    this.#routes = new Routes(migration);
+    this.#tokens = new TokenStore(settings.maxTokens);
+    this.#links = { blue: this.#linkTo('blue'), green: this.#linkTo('green') };
+    this.#routes.use([this.#links.blue, this.#links.green]);
+    this.#pools = {
+      blue: new SidePool('blue', settings.blue, logger),
+      green: new SidePool('green', settings.green, logger),
+    };
+    this.#greenProgress = new GreenProgress(this.#links.green);
+    const greenBreaker = new Breaker();
+    const routing = new ReadRouting({
+      routes: this.#routes,
+      tokens: this.#tokens,
+      bluePosition: new BluePosition(this.#links.blue),
+      greenProgress: this.#greenProgress,
+      greenLink: this.#links.green,
+      greenBreaker,
+      consistency: settings.consistency,
+      catchUpBudgetMs: settings.catchUpBudgetMs,
+    });
+    const held = new HeldRequests(this.#routes, this.#pools, settings.writeTimeoutMs);
+    this.#reads = new Reads({
+      routing,
+      held,
+      greenPool: this.#pools.green,
+      greenLink: this.#links.green,
+      greenBreaker,
+      metrics: this.#metrics,
+      logger,
+    });
+    this.#writes = new Writes({
+      held,
+      routing,
+      routes: this.#routes,
+      tokens: this.#tokens,
+      metrics: this.#metrics,
+    });
+    this.#heartbeat = new Heartbeat({
+      migration,
+      instance,
+      intervalMs: settings.heartbeatIntervalMs,
+      routes: this.#routes,
+      links: this.#links,
+      metrics: this.#metrics,
+      logger,
+    });
+  }
+
+  start(): void {
+    this.#metrics.showRoute(this.#routes.current);
+    this.#routes.onChange((route, before) => this.#routeChanged(route, before));
+    const tries = [this.#links.blue.start(), this.#links.green.start()];
+    this.#firstLook = Promise.all(tries).then(() => undefined);
+    this.#ready = this.#firstLook.then(() => Promise.race([this.#links.blue.seen, this.#links.green.seen]));
+    this.#heartbeat.start();
+  }
+
+  async ready(): Promise<void> {
+    await this.#ready;
+  }
+
+  route(): Route {
+    return this.#routes.current;
+  }
+
+  async read<R extends pg.QueryResultRow>(
+    user: string | undefined,
+    query: string | pg.QueryConfig,
+    values?: unknown[],
+    options: RequestOptions = {},
+  ): Promise<RoutedResult<R>> {
+    await this.#started();
+    const answered = await this.#reads.run(user, options.endpoint ?? DEFAULT_ENDPOINT, {
+      onGreen: async (client, guard) => {
+        try {
+          return await guard(sendStatement<R>(client, { query, values }));
+        } catch (error) {
+          throw isStatementsOwn(error) || error instanceof RouterError ? error : new SideFailure(error);
+        }
+      },
+      onWritesSide: (client) => sendStatement<R>(client, { query, values }),
+    });
+    return routed(answered);
+  }
+
+  async write<R extends pg.QueryResultRow>(
+    user: string | undefined,
+    query: string | pg.QueryConfig,
+    values?: unknown[],
+    options: RequestOptions = {},
+  ): Promise<RoutedResult<R>> {
+    await this.#started();
+    const answered = await this.#writes.run(
+      user,
+      options.endpoint ?? DEFAULT_ENDPOINT,
+      true,
+      async (client, side, wantsPosition) => {
+        const { result, position } = await sendWrite<R>(client, side, { query, values }, wantsPosition);
+        return { value: result, position };
+      },
+    );
+    return routed(answered);
+  }
+
+  async transaction<T>(
+    user: string | undefined,
+    options: TransactionOptions,
+    work: TransactionFunction<T>,
+  ): Promise<T> {
+    await this.#started();
+    const endpoint = options.endpoint ?? DEFAULT_ENDPOINT;
+    const mode = { readOnly: options.readOnly ?? false, isolation: options.isolation };
+    if (!mode.readOnly) {
+      const { retryTransactions } = this.#settings;
+      const answered = await this.#writes.run(user, endpoint, retryTransactions, (client, side, wantsPosition) =>
+        runTransaction(client, side, mode, wantsPosition, work),
+      );
+      return answered.value;
+    }
+    const { value } = await this.#reads.run(user, endpoint, {
+      onGreen: (client, guard) => readTransactionOnGreen(client, options.isolation, work, guard),
+      onWritesSide: async (client, side) => (await runTransaction(client, side, mode, false, work)).value,
+    });
+    return value;
+  }
+
+  exportToken(user: string): string | undefined {
+    const token = this.#tokens.get(user);
+    return token && formatToken(token);
+  }
+
+  importToken(user: string, text: string): boolean {
+    const token = parseToken(text);
+    if (token === undefined) return false;
+    this.#tokens.record(user, token);
+    return true;
+  }
+
+  async close(): Promise<void> {
+    this.#heartbeat.stop();
+    await Promise.all([this.#links.blue.close(), this.#links.green.close()]);
+    await Promise.all([this.#pools.blue.close(), this.#pools.green.close()]);
+  }
+
+  #linkTo(side: Side): SideLink {
+    const { migration, pollIntervalMs, logger } = this.#settings;
+    return new SideLink({
+      side,
+      config: this.#settings[side],
+      migration,
+      pollIntervalMs,
+      logger,
+      onSeen: (from, seen) => {
+        this.#routes.see(from, seen);
+        void this.#keepWarm(from);
+      },
+      onDown: () => this.#greenProgress.forget(),
+    });
+  }
+
+  async #started(): Promise<void> {
+    if (this.#firstLook === undefined) return;
+    await this.#firstLook;
+    this.#firstLook = undefined;
+  }
+
+  #routeChanged(route: Route, before: Route): void {
+    const { epoch, generation, writesOn, greenReadPercent, opening } = route;
+    this.#settings.logger.info({ epoch, generation, writesOn, greenReadPercent, opening }, 'router: new route');
+    this.#metrics.showRoute(route);
+    if (route.epoch !== before.epoch || route.greenReadPercent === 0) this.#greenProgress.forget();
+    void this.#keepWarm('blue');
+    void this.#keepWarm('green');
+    void this.#heartbeat.beat();
+  }
+
+  /** A promotion moves all writes at once, so the side that they move to has as many connections open by then. */
+  async #keepWarm(side: Side): Promise<void> {
+    const { writesOn, opening, greenReadPercent } = this.#routes.current;
+    const isNext = side !== writesOn && (opening === side || (side === 'green' && greenReadPercent > 0));
+    await this.#pools[side].keepWarm(isNext ? this.#pools[writesOn].connections : 0);
+  }
+}
+
+function routed<R extends pg.QueryResultRow>({ value, side }: Answered<pg.QueryResult<R>>): RoutedResult<R> {
+  return Object.assign(value, { side });
+}

@@ -1,0 +1,36 @@
+import type pg from 'pg';
+import { CommitOutcomeUnknownError } from './errors.js';
+import { countsAgainstSide, SideFailure } from './failure.js';
+import type { Guard } from './side-pool.js';
+import { runTransaction, type IsolationLevel, type TransactionFunction } from './transaction.js';
+
+/** As a transaction on green fails for reasons of green's, and not of the function's, blue runs it again. */
+export async function readTransactionOnGreen<T>(
+  client: pg.PoolClient,
+  isolation: IsolationLevel | undefined,
+  work: TransactionFunction<T>,
+  guard: Guard,
+): Promise<T> {
+  let sideError: unknown;
+  const watched: TransactionFunction<T> = (transaction) =>
+    work({
+      side: transaction.side,
+      query: async (query, values) => {
+        try {
+          return await transaction.query(query, values);
+        } catch (error) {
+          if (countsAgainstSide(error)) sideError = error;
+          throw error;
+        }
+      },
+    });
+  try {
+    const { value } = await runTransaction(client, 'green', { readOnly: true, isolation }, false, watched, guard);
+    return value;
+  } catch (error) {
+    // Nothing was written, so a COMMIT whose outcome is unknown is only one more failure of green.
+    const isGreens = countsAgainstSide(error) || error instanceof CommitOutcomeUnknownError;
+    const cause = sideError ?? (isGreens ? error : undefined);
+    throw cause === undefined ? error : new SideFailure(cause);
+  }
+}
