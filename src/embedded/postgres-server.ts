@@ -1,12 +1,13 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { chmodSync, chownSync, closeSync, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { EmbeddedError } from './embedded-error.js';
 import { freePort } from './free-port.js';
 import { guard, release } from './guardian.js';
+import { initializeCluster, serverEnvironment } from './postgres-initdb.js';
 import { installPostgres, type PostgresVersion } from './postgres-binaries.js';
 import { processesOf } from './process-tree.js';
 import { endProcess, hasEnded, waitForEnd } from './process-end.js';
@@ -72,7 +73,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedP
 
   try {
     const native = installPostgres(options.version, folder);
-    await initialize(native, folder, dataDirectory, password, user);
+    await initializeCluster(native, folder, dataDirectory, password, user);
     const settings = { ...DEFAULT_SETTINGS, ...options.settings };
     const launch = (onPort: number): Promise<ChildProcess | 'port taken'> =>
       launchServer({ native, folder, dataDirectory, logFile, port: onPort, password, settings, user });
@@ -108,47 +109,6 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedP
   } catch (error) {
     removeScratchFolder(folder);
     throw error;
-  }
-}
-
-async function initialize(
-  native: string,
-  folder: string,
-  dataDirectory: string,
-  password: string,
-  user: ServerUser | undefined,
-): Promise<void> {
-  const passwordFile = join(folder, 'password');
-  writeFileSync(passwordFile, password, { mode: 0o600 });
-  mkdirSync(dataDirectory, { mode: 0o700 });
-  if (user !== undefined) for (const path of [folder, passwordFile, dataDirectory]) chownSync(path, user.uid, user.gid);
-  const log = join(folder, 'initdb.log');
-  const output = openSync(log, 'w');
-  const child = spawn(
-    join(native, 'bin', 'initdb'),
-    [
-      `--pgdata=${dataDirectory}`,
-      '--username=postgres',
-      '--auth=scram-sha-256',
-      `--pwfile=${passwordFile}`,
-      '--encoding=UTF8',
-      '--locale=C',
-      '--no-sync',
-    ],
-    { cwd: folder, env: serverEnvironment(), stdio: ['ignore', output, output], ...user },
-  );
-  closeSync(output);
-  const failure = await new Promise<unknown>((resolve) => {
-    child.once('error', resolve);
-    child.once('exit', (code, signal) => resolve(code === 0 ? undefined : `exit ${code ?? signal}`));
-  });
-  rmSync(passwordFile);
-  if (failure !== undefined) {
-    throw new EmbeddedError(
-      `initdb failed (${failure instanceof Error ? failure.message : String(failure)}):\n${lastLines(log)}`,
-      'see the lines above; free disk space and shared memory are the usual causes',
-      failure,
-    );
   }
 }
 
@@ -265,9 +225,4 @@ function signalOne(pid: number, signal: NodeJS.Signals): void {
   } catch {
     // It ended between the look and the signal.
   }
-}
-
-/** What the servers inherit: no PG* variable of the developer's shell may steer them. */
-function serverEnvironment(): NodeJS.ProcessEnv {
-  return { PATH: process.env['PATH'] ?? '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' };
 }
