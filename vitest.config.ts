@@ -9,6 +9,7 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 60_000,
-    reporters: ['default'],
+    // The second one prints a plain closing line, for people and machines that read no colours.
+    reporters: ['default', './test/support/plain-summary.ts'],
   },
 });

@@ -14,7 +14,7 @@ export async function rollBack(run: MigrationRun, saga: Saga, error: unknown, ca
   const asked = run.rollbackRequest;
   if (saga.isEmpty && asked === null && !cancelled) {
     // Nothing was begun: the first error is all there is to say.
-    run.end('failed', failureMessage(error));
+    run.end('failed', firstLine(failureMessage(error)));
     throw applicationFailure(error) ?? ApplicationFailure.nonRetryable(failureMessage(error), 'UnexpectedError');
   }
   const reason =
@@ -30,7 +30,7 @@ export async function rollBack(run: MigrationRun, saga: Saga, error: unknown, ca
   };
   run.waitFor(null);
   run.rollingBack(begun);
-  run.doing(`rolling back: ${reason}`);
+  run.doing(`rolling back: ${firstLine(reason)}`);
 
   let trafficBackMs: number | null = null;
   const summary = (result: SagaResult): RollbackSummary => ({
@@ -54,7 +54,7 @@ export async function rollBack(run: MigrationRun, saga: Saga, error: unknown, ca
     run.end('cancelled', 'cancelled: rolled back, blue serves everything');
     throw error;
   }
-  run.end('failed', clean ? `rolled back: ${reason}` : 'rolled back, but not everything could be undone');
+  run.end('failed', clean ? `rolled back: ${firstLine(reason)}` : 'rolled back, but not everything could be undone');
   throw ApplicationFailure.create({
     type: 'MigrationRolledBack',
     nonRetryable: true,
@@ -63,4 +63,9 @@ export async function rollBack(run: MigrationRun, saga: Saga, error: unknown, ca
       : `rolled back because of: ${reason}\nNot undone: ${result.notUndone.join('; ')}\nNext step: mend what these say, then remove what is left by hand.`,
     details: [done],
   });
+}
+
+/** `now` is one line; the reason of the rollback has the rest. */
+function firstLine(text: string): string {
+  return text.split('\n', 1)[0] ?? text;
 }

@@ -3,6 +3,7 @@ import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Connection } from '@temporalio/client';
+import { SEARCH_ATTRIBUTES } from '../worker/search-attributes.js';
 import { EmbeddedError } from './embedded-error.js';
 import { freePort } from './free-port.js';
 import { guard, release } from './guardian.js';
@@ -28,14 +29,6 @@ export interface EmbeddedTemporal {
   readonly uiUrl: string | undefined;
   stop(): Promise<void>;
 }
-
-/** What a run shows in the list of workflows. A server that does not know them fails the workflow's tasks for ever. */
-export const SEARCH_ATTRIBUTES = {
-  VerdigrisPhase: 'Keyword',
-  VerdigrisTraffic: 'Int',
-  VerdigrisGate: 'Keyword',
-  VerdigrisLagSeconds: 'Double',
-} as const;
 
 /** Starts `temporal server start-dev` and waits until its default namespace answers. */
 export async function startTemporal(options: TemporalOptions): Promise<EmbeddedTemporal> {

@@ -23,6 +23,9 @@ export const TRUNCATE_TRIGGER = '_verdigris_fence_truncate';
 /** How long arming one table may make its writers wait, in one try. */
 const ARM_LOCK_TIMEOUT_MS = 100;
 
+/** How long to go on trying for one table before people are told who is in the way. */
+const ARM_FOR_MS = 15_000;
+
 /**
  * Arms tables one by one, each in a transaction of its own. CREATE TRIGGER waits for the running writers of its table,
  * so when this returns, every open transaction that has written has passed the fence and holds its lock.
@@ -44,7 +47,7 @@ export async function armFence(
             await session.query(`SET LOCAL lock_timeout = ${ARM_LOCK_TIMEOUT_MS}`);
             await session.query(armTable(table));
           }),
-        { forMs: options.forMs ?? 120_000, signal: options.signal },
+        { forMs: options.forMs ?? ARM_FOR_MS, signal: options.signal },
       );
     } catch (error) {
       if (options.signal?.aborted === true) throw error;

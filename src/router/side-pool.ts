@@ -3,6 +3,7 @@ import type { Side } from '../side.js';
 import { sqlState } from '../postgres/sqlstate.js';
 import { canConnectLater, isLinkFailure, NothingSent } from './failure.js';
 import type { RouterLogger } from './logger.js';
+import { Turns } from './turns.js';
 
 /** A reader's connection refuses writes: `nextval` and the like are not stopped by the fence. */
 export type Role = 'reader' | 'writer';
@@ -10,19 +11,21 @@ export type Role = 'reader' | 'writer';
 /** Waits for a promise, or gives up earlier: how a caller keeps from waiting for a dead side. */
 export type Guard = <T>(promise: Promise<T>) => Promise<T>;
 
-/** Opening a connection, or waiting for a free one, takes no longer unless the application says otherwise. */
+/** Opening a connection takes no longer unless the application says otherwise. */
 const CONNECT_MS = 1_000;
 
 /** The application's connections to one side. */
 export class SidePool {
   readonly side: Side;
   readonly #pool: pg.Pool;
+  readonly #turns: Turns;
   readonly #readers = new WeakSet<pg.PoolClient>();
   #warming = false;
 
   constructor(side: Side, config: pg.PoolConfig, logger: RouterLogger) {
     this.side = side;
     this.#pool = new pg.Pool({ connectionTimeoutMillis: CONNECT_MS, keepAlive: true, ...config });
+    this.#turns = new Turns(this.#pool.options.max);
     // Without listeners, the loss of an idle or of a borrowed connection would end the process.
     this.#pool.on('error', (error) =>
       logger.debug({ side, code: sqlState(error) }, 'router: an idle connection was lost'),
@@ -40,7 +43,16 @@ export class SidePool {
    * @throws NothingSent when no connection is to be had and trying later can help.
    */
   async use<T>(role: Role, work: (client: pg.PoolClient) => Promise<T>, guard: Guard = (p) => p): Promise<T> {
-    const client = await this.#acquire(role, guard);
+    const turn = this.#turns.take();
+    try {
+      await guard(turn.granted);
+      return await this.#useConnection(await this.#acquire(role, guard), work);
+    } finally {
+      turn.giveBack();
+    }
+  }
+
+  async #useConnection<T>(client: pg.PoolClient, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
     let failed = false;
     try {
       return await work(client);

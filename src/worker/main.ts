@@ -41,5 +41,6 @@ async function main(): Promise<void> {
 main().catch((error: unknown) => {
   const redact = redactor(secretsOf(process.env));
   createLogger(redact).fatal({ error: error instanceof Error ? error.message : String(error) }, 'worker failed');
-  process.exitCode = 1;
+  // The SDK's runtime would keep the process alive.
+  process.exit(1);
 });

@@ -67,7 +67,11 @@ const MIGRATIONS = [
   { addColumn: { table: LONG, column: 'w', type: 'int', up: 'length(v)' } },
   { addColumn: { table: 'identified', column: 'c', type: 'text', up: "b || '!'" } },
   {
-    createIndex: { table: '"Sales Dept"."Order Items"', name: 'By "Label"', columns: ['Full Label', '"Line No" DESC'] },
+    createIndex: {
+      table: '"Sales Dept"."Order Items"',
+      name: 'By "Label"',
+      columns: ['"Full Label"', '"Line No" DESC'],
+    },
   },
   { createIndex: { table: 'measured', name: 'measured_rounded', columns: ['rounded'] } },
   { addConstraint: { table: 'keyed_by_text', name: 'Known Code', check: "code <> ''" } },
@@ -114,7 +118,7 @@ describe('odd names and shapes', () => {
         `SELECT (SELECT "Full Label" FROM "Sales Dept"."Order Items" WHERE "select" = 9999) AS label,
                 (SELECT "from"::text FROM "order" WHERE id = 7) AS changed,
                 (SELECT id > 500 FROM "order" WHERE "group" = 'new') AS ahead,
-                (SELECT rounded::text FROM measured WHERE day = '2026-05-05') AS rounded,
+                (SELECT rounded::text FROM measured WHERE day = '2026-05-05' AND sensor = 7) AS rounded,
                 (SELECT count(*)::int FROM pg_index WHERE indrelid = '"Sales Dept"."Order Items"'::regclass AND indisvalid) AS indexes`,
       );
       expect(rows).toEqual([{ label: "o'neil / 1", changed: '"changed"', ahead: true, rounded: '1.01', indexes: 2 }]);

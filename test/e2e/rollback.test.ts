@@ -67,6 +67,7 @@ describe('a rollback that is asked for by message', () => {
     await handle.executeUpdate(rollbackUpdate, { args: [WHO] });
     const report = (await handle.result()) as MigrationReport;
     await application.stop();
+    await migration.record(handle, `rollback-${phase}`);
 
     expect(report.outcome).toBe('rolledBack');
     expect(report.phase).toBe(phase);
@@ -86,6 +87,7 @@ describe('a rollback that is asked for by message', () => {
     const report = (await handle.result()) as MigrationReport;
     await until(handle, 'writing on blue again', () => application.acknowledged.length > onGreen + 200);
     await application.stop();
+    await migration.record(handle, 'rollback-standby');
 
     expect(report.outcome).toBe('rolledBack');
     expect(report.writesOn).toBe('blue');
@@ -110,6 +112,7 @@ describe('a rollback that is forced by a failure', () => {
     const handle = await migration.start();
     const error: unknown = await handle.result().catch((e: unknown) => e);
     await application.stop();
+    await migration.record(handle, 'failed-migrate');
 
     expect(error).toBeInstanceOf(WorkflowFailedError);
     expect((error as WorkflowFailedError).cause).toMatchObject({ type: 'MigrationRolledBack' });
@@ -160,6 +163,7 @@ describe('a rollback by cancel', () => {
     await handle.cancel();
     const error: unknown = await handle.result().catch((e: unknown) => e);
     await application.stop();
+    await migration.record(handle, 'cancelled');
 
     expect((error as WorkflowFailedError).cause?.name).toBe('CancelledFailure');
     expect((await handle.describe()).status.name).toBe('CANCELLED');

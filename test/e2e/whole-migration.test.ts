@@ -30,6 +30,7 @@ describe.each([
     const report = (await handle.result()) as MigrationReport;
     const retiredAt = application.acknowledged.length;
     await application.stop();
+    await migration.record(handle, `completed-${blueServer}-${greenServer}`);
 
     expect(report.outcome).toBe('completed');
     expect(report.phases.map((p) => p.phase)).toEqual([

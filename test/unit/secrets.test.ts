@@ -37,7 +37,7 @@ describe('connections by name', () => {
     try {
       const file = join(folder, 'uri');
       writeFileSync(file, 'postgres://a:b@c/d\n');
-      const { VERDIGRIS_CONNECTION_ORDERS_BLUE: _, ...rest } = ENVIRONMENT;
+      const rest = { ...ENVIRONMENT, VERDIGRIS_CONNECTION_ORDERS_BLUE: undefined };
       const { blue } = databasesOf(PLAN, { ...rest, VERDIGRIS_CONNECTION_ORDERS_BLUE_FILE: file });
       expect(blue.config).toMatchObject({ host: 'c', database: 'd' });
     } finally {

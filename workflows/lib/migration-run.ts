@@ -209,11 +209,11 @@ export class MigrationRun {
 
   /** Writes down a message that could not be followed: signals can't be refused. */
   ignore(message: Decision['message'], payload: unknown, why: string): void {
-    const { by, reason } = (typeof payload === 'object' && payload !== null ? payload : {}) as Partial<Message>;
+    const { by, reason, gate } = (typeof payload === 'object' && payload !== null ? payload : {}) as Partial<Approval>;
     this.#decide(
       message,
       { by: typeof by === 'string' ? by : 'unknown', reason: typeof reason === 'string' ? reason : '' },
-      { ignored: why },
+      { ignored: why, ...(typeof gate === 'string' ? { gate } : {}) },
     );
   }
 
