@@ -3,7 +3,7 @@ import type { RunRef } from '../workflows/lib/run-ref.js';
 import { VerdigrisError } from '../src/errors.js';
 import type { Run } from '../src/postgres/ownership.js';
 import { openSession, closeSession, type Databases, type Session } from '../src/postgres/session.js';
-import { isConnectionLost, sqlState, TRY_AGAIN } from '../src/postgres/sqlstate.js';
+import { isConnectionLost, sqlState, STALE_EPOCH, TRY_AGAIN } from '../src/postgres/sqlstate.js';
 import type { Side } from '../src/side.js';
 import { databasesOf, type Environment } from '../src/worker/connections.js';
 import type { Redact } from '../src/worker/redact.js';
@@ -103,6 +103,7 @@ export function failureOf(error: unknown, signal: AbortSignal, redact: Redact): 
       nonRetryable: false,
     });
   }
+  if (state === STALE_EPOCH) return ApplicationFailure.create({ type: 'StaleEpoch', message, nonRetryable: false });
   if (state !== undefined) {
     return ApplicationFailure.create({
       type: 'SqlError',

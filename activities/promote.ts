@@ -3,7 +3,6 @@ import { parseDuration } from '../src/plan/duration.js';
 import { fencedTables } from '../src/postgres/catalog.js';
 import { directionTo, feedName } from '../src/postgres/feed.js';
 import { finishPromotion } from '../src/postgres/finish-promotion.js';
-import { openActorSession } from '../src/postgres/ownership.js';
 import {
   catalogFingerprint,
   preparePromotion,
@@ -12,7 +11,7 @@ import {
 } from '../src/postgres/prepare-promotion.js';
 import { readDecision, tryPromotion, type Promoted } from '../src/postgres/promote.js';
 import { readProgress } from '../src/postgres/migrate/progress-row.js';
-import { closeSession } from '../src/postgres/session.js';
+import { readSlot } from '../src/postgres/replication-slot.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
 import { readSubscription } from '../src/postgres/subscription.js';
 import { VerdigrisError } from '../src/errors.js';
@@ -66,29 +65,25 @@ export function promoteActivities(dependencies: ActivityDependencies) {
     withdrawPromotion: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async ({ session }) => {
         const blue = await session('blue', 'withdraw promotion');
-        if ((await readRoute(blue, ref.plan.name)) !== undefined) await withdrawOpening(blue, ref.plan.name);
+        if ((await readRoute(blue, ref.plan.name)) !== undefined) await withdrawOpening(blue, ref.plan.name, 'blue');
       }),
   };
 }
 
 async function promote(work: Work, ref: RunRef, from: Side): Promise<PromotionResult> {
   const { databases, run, signal } = work;
-  const to = otherSide(from);
-  const actors = [await openActorSession(databases[from], 'acts'), await openActorSession(databases[to], 'acts')];
+  const session = await work.session(from, 'promote');
   try {
-    const [old] = actors;
-    const decision = old === undefined ? undefined : await readDecision(old, run.migration, from);
-    const known = decision?.decided === true ? [] : await prepare(work, ref, from);
+    const { decided } = await readDecision(session, run.migration, from);
+    const known = decided ? [] : await prepare(work, ref, from);
+    const fenced = decided ? [] : fencedTables(await movedTables(session, ref.plan)).map((table) => table.name);
     for (let attempt = 1; ; attempt++) {
       try {
         const promoted = await tryPromotion({
           databases,
           migration: run.migration,
           from,
-          fenced:
-            known.length === 0
-              ? []
-              : fencedTables(await movedTables(await work.session(from, 'catalog'), ref.plan)).map((t) => t.name),
+          fenced,
           knownTables: known,
           maxHoldMs: parseDuration(ref.plan.promote.maxHold),
           lockTimeoutMs: LOCK_TIMEOUTS_MS[Math.min(attempt, LOCK_TIMEOUTS_MS.length) - 1] ?? 80,
@@ -101,16 +96,17 @@ async function promote(work: Work, ref: RunRef, from: Side): Promise<PromotionRe
         if (!isBlocked(error)) throw error;
         signal.throwIfAborted();
         work.report({ attempt, of: ref.plan.promote.attempts, blocked: error.message });
-        if (attempt >= ref.plan.promote.attempts) {
-          await withdrawOpening(await work.session(from, 'withdraw promotion'), run.migration);
-          throw error;
-        }
+        // A try that lost against another worker's decision is finished by the next one, whatever its number.
+        const last = attempt >= ref.plan.promote.attempts;
+        if (last && !(await readDecision(session, run.migration, from)).decided) throw error;
       }
       // The writers that our request made wait must drain before the next one.
       await sleep(100 + Math.random() * 200);
     }
-  } finally {
-    await Promise.all(actors.map(closeSession));
+  } catch (error) {
+    // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
+    await withdrawOpening(session, run.migration, from).catch(() => undefined);
+    throw error;
   }
 }
 
@@ -134,11 +130,17 @@ async function prepare(work: Work, ref: RunRef, from: Side): Promise<number[]> {
 
 /** Going back without the reverse feed would lose what was written on green. */
 async function refuseLostWayBack({ session, run }: Work): Promise<void> {
-  const state = await readSubscription(await session('blue', 'way back'), feedName(run.migration, directionTo('blue')));
-  if (state?.enabled === true) return;
+  const feed = feedName(run.migration, directionTo('blue'));
+  const slot = await readSlot(await session('green', 'way back'), feed);
+  const state = await readSubscription(await session('blue', 'way back'), feed);
+  if (slot !== undefined && slot.walStatus !== 'lost' && state?.enabled === true) return;
+  const why =
+    slot === undefined || slot.walStatus === 'lost'
+      ? 'its slot on green is gone'
+      : `its subscription is ${state === undefined ? 'gone' : 'disabled'}`;
   throw new VerdigrisError({
     type: 'RollbackUnsafe',
-    message: `blue does not follow green any more (its subscription is ${state === undefined ? 'gone' : 'disabled'}): going back would lose what was written on green`,
+    message: `blue does not follow green any more (${why}): going back would lose what was written on green`,
     nextStep: 'stay on green, or carry the missing rows over by hand before you open blue',
   });
 }

@@ -1,13 +1,14 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseDuration } from '../src/plan/duration.js';
 import { tablesync } from '../src/postgres/bootstrap/tablesync.js';
 import type { Bootstrap } from '../src/postgres/bootstrap/bootstrap.js';
 import { feedName } from '../src/postgres/feed.js';
-import { parseSize, waitUntilCaughtUp } from '../src/postgres/lag.js';
+import { parseSize, refuseTooMuchWal, waitUntilCaughtUp } from '../src/postgres/lag.js';
 import { claimDatabases } from '../src/postgres/ownership.js';
 import { catalogFingerprint } from '../src/postgres/prepare-promotion.js';
 import { writeProgress } from '../src/postgres/migrate/progress-row.js';
 import { ensurePublication } from '../src/postgres/publication.js';
-import { ensureSlot } from '../src/postgres/replication-slot.js';
+import { ensureSlot, readSlot } from '../src/postgres/replication-slot.js';
 import { recordEvent } from '../src/postgres/state.js';
 import type { Plan } from '../src/plan/schema.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -35,7 +36,7 @@ export function replicateActivities(dependencies: ActivityDependencies) {
         const feed = feedName(run.migration, DIRECTION);
         await writeProgress(blue, catalogKey(run), catalogFingerprint(tables), true);
         await ensurePublication(blue, feed, DIRECTION, publishedForward(tables));
-        await ensureSlot(blue, feed);
+        await ensureSlot(blue, feed, { signal, onWait: (waitingFor) => report({ slot: feed, waitingFor }) });
         const result = await BOOTSTRAPS[ref.plan.bootstrap.method].run({
           databases,
           migration: run.migration,
@@ -46,6 +47,22 @@ export function replicateActivities(dependencies: ActivityDependencies) {
         });
         await recordEvent(blue, run.runId, 'rows copied', result);
         return result;
+      }),
+
+    /** Watches the WAL that blue keeps for green; ends when the feed does. */
+    watchRetainedWal: (ref: RunRef): Promise<void> =>
+      perform(dependencies, ref, async ({ run, session, signal, report }) => {
+        const blue = await session('blue', 'retained WAL');
+        const feed = feedName(run.migration, DIRECTION);
+        const limit = parseSize(ref.plan.replicate.maxRetainedWal);
+        for (;;) {
+          signal.throwIfAborted();
+          const slot = await readSlot(blue, feed);
+          if (slot === undefined) return;
+          report({ retainedBytes: slot.retainedBytes, limit });
+          await refuseTooMuchWal(blue, feed, limit);
+          await sleep(1_000);
+        }
       }),
 
     /** Returns when green has been close behind blue for long enough. */

@@ -19,17 +19,26 @@ export function retireActivities(dependencies: ActivityDependencies) {
     retire: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async (work) => {
         const { run, session, signal } = work;
-        const green = await session('green', 'retire');
-        const blue = await session('blue', 'retire');
         const back = feedName(run.migration, 'to_blue');
-        await dropSubscription(blue, back);
-        await dropSlot(green, back);
-        await dropPublication(green, back);
-        await dropPublication(blue, feedName(run.migration, 'to_green'));
-        await dropFence(green, signal);
-        await dropTriggers(stepContext(work, green, 'green'));
-        await releaseDatabase(blue, run, 'completed');
-        await releaseDatabase(green, run, 'completed');
+        const retireGreen = async (): Promise<void> => {
+          const green = await session('green', 'retire');
+          await dropSlot(green, back, 2_000);
+          await dropPublication(green, back);
+          await dropFence(green, signal);
+          await dropTriggers(stepContext(work, green, 'green'));
+          await releaseDatabase(green, run, 'completed');
+        };
+        const retireBlue = async (): Promise<void> => {
+          const blue = await session('blue', 'retire');
+          await dropSubscription(blue, back);
+          await dropPublication(blue, feedName(run.migration, 'to_green'));
+          await releaseDatabase(blue, run, 'completed');
+        };
+        // Blue's subscriber first, so that nothing holds green's slot; but a blue that is gone must not keep green,
+        // which serves, from getting rid of a slot that fills its disk.
+        const blueDone = await Promise.allSettled([retireBlue()]);
+        await retireGreen();
+        for (const result of blueDone) if (result.status === 'rejected') throw result.reason;
       }),
   };
 }

@@ -24,18 +24,24 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
     /** Drops subscriptions, slots and publications on both sides, and on green what the copy made. */
     undoReplication: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
       perform(dependencies, ref, async (work) => {
-        // Subscribers first: a slot that is in use can't be dropped.
-        await onBothSides(work, async (side) => {
-          const session = await work.session(side, 'undo replication');
-          for (const direction of DIRECTIONS) await dropSubscription(session, feedName(ref.plan.name, direction));
-        });
-        await onBothSides(work, async (side) => {
-          const session = await work.session(side, 'undo replication');
-          for (const direction of DIRECTIONS) {
-            await dropSlot(session, feedName(ref.plan.name, direction));
-            await retryOnLock(() => dropPublication(session, feedName(ref.plan.name, direction)));
-          }
-        });
+        // Subscribers first: a slot that is in use can't be dropped. But blue's slot goes even if green is away: it would
+        // hold back WAL until the disk is full, with nobody left to watch it.
+        const subscriptions = await failureOf(
+          onBothSides(work, async (side) => {
+            const session = await work.session(side, 'undo replication');
+            for (const direction of DIRECTIONS) await dropSubscription(session, feedName(ref.plan.name, direction));
+          }),
+        );
+        const slots = await failureOf(
+          onBothSides(work, async (side) => {
+            const session = await work.session(side, 'undo replication');
+            for (const direction of DIRECTIONS) {
+              await dropSlot(session, feedName(ref.plan.name, direction));
+              await retryOnLock(() => dropPublication(session, feedName(ref.plan.name, direction)));
+            }
+          }),
+        );
+        if (subscriptions !== undefined || slots !== undefined) throw subscriptions ?? slots;
         const green = await work.session('green', 'undo replication');
         if (!keepGreen && (await hasState(green))) await dropCopiedSchema(stepContext(work, green, 'green'));
       }),
@@ -57,4 +63,11 @@ async function onBothSides(work: Work, undo: (side: Side) => Promise<void>): Pro
   const results = await Promise.allSettled([undo('green'), undo('blue')]);
   const failed = results.find((result) => result.status === 'rejected');
   if (failed !== undefined) throw failed.reason;
+}
+
+async function failureOf(undoing: Promise<void>): Promise<unknown> {
+  return undoing.then(
+    () => undefined,
+    (error: unknown) => error ?? new Error('unknown'),
+  );
 }

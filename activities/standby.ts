@@ -2,14 +2,27 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseDuration } from '../src/plan/duration.js';
 import { parseSize } from '../src/postgres/lag.js';
 import { isConnectionLost } from '../src/postgres/sqlstate.js';
-import { lookAtStandby, type StandbyLimits, type StandbyState } from '../src/postgres/standby.js';
+import { lookAtStandby, type StandbyHealth, type StandbyLimits, type StandbyState } from '../src/postgres/standby.js';
 import { closeSession, openSession, type Session } from '../src/postgres/session.js';
 import { VerdigrisError } from '../src/errors.js';
+import type { Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 
 /** Time between two looks at the feed. */
 const LOOK_EVERY_MS = 1_000;
+
+/**
+ * How long a new state must last before it is told, ms: each telling is a few events of the history, and a feed that goes
+ * to and fro around its limit would fill it.
+ */
+const SETTLED_AFTER_MS: Readonly<Record<StandbyHealth, number>> = {
+  healthy: 60_000,
+  lagging: 30_000,
+  unreachable: 10_000,
+  broken: 0,
+  dropped: 0,
+};
 
 /** Activities of phase 7. */
 export function standbyActivities(dependencies: ActivityDependencies) {
@@ -27,12 +40,17 @@ async function watch(work: Work, ref: RunRef, known: string): Promise<StandbySta
   };
   const until = Date.now() + 3_600_000;
   const links = new StandbyLinks(work);
+  let last: string = known;
+  let since = Date.now();
   try {
     for (;;) {
       work.signal.throwIfAborted();
       const state = await look(work, links, ref, limits);
       work.report({ health: state.health, lagSeconds: state.lagSeconds });
-      if (state.health !== known || Date.now() > until) return state;
+      if (state.health !== last) since = Date.now();
+      last = state.health;
+      const settled = Date.now() - since >= SETTLED_AFTER_MS[state.health];
+      if ((state.health !== known && settled) || Date.now() > until) return state;
       await sleep(LOOK_EVERY_MS);
     }
   } finally {
@@ -42,8 +60,7 @@ async function watch(work: Work, ref: RunRef, known: string): Promise<StandbySta
 
 async function look(work: Work, links: StandbyLinks, ref: RunRef, limits: StandbyLimits): Promise<StandbyState> {
   try {
-    const { green, blue } = await links.open();
-    return await lookAtStandby(green, blue, ref.plan.name, limits, work.signal);
+    return await lookAtStandby(await links.open('green'), () => links.open('blue'), ref.plan.name, limits, work.signal);
   } catch (error) {
     await links.close();
     const away = isConnectionLost(error) || (error instanceof VerdigrisError && error.type === 'ConnectionFailed');
@@ -60,25 +77,21 @@ async function look(work: Work, links: StandbyLinks, ref: RunRef, limits: Standb
 
 /** The two sessions of the watch: kept from look to look, opened again after a server was away. */
 class StandbyLinks {
-  #sessions: { green: Session; blue: Session } | null = null;
+  readonly #sessions = new Map<Side, Session>();
 
   constructor(private readonly work: Work) {}
 
-  async open(): Promise<{ green: Session; blue: Session }> {
-    if (this.#sessions !== null) return this.#sessions;
-    const green = await openSession(this.work.databases.green, { purpose: 'standby' });
-    try {
-      this.#sessions = { green, blue: await openSession(this.work.databases.blue, { purpose: 'standby' }) };
-      return this.#sessions;
-    } catch (error) {
-      await closeSession(green);
-      throw error;
-    }
+  async open(side: Side): Promise<Session> {
+    const known = this.#sessions.get(side);
+    if (known !== undefined) return known;
+    const session = await openSession(this.work.databases[side], { purpose: 'standby' });
+    this.#sessions.set(side, session);
+    return session;
   }
 
   async close(): Promise<void> {
-    const sessions = this.#sessions;
-    this.#sessions = null;
-    if (sessions !== null) await Promise.all([closeSession(sessions.green), closeSession(sessions.blue)]);
+    const sessions = [...this.#sessions.values()];
+    this.#sessions.clear();
+    await Promise.all(sessions.map(closeSession));
   }
 }

@@ -6,7 +6,7 @@ import { fencedTables } from '../src/postgres/catalog.js';
 import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
 import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import { measureLag } from '../src/postgres/marker.js';
-import { readRoute, hasState } from '../src/postgres/state.js';
+import { readRoute, hasState, type Route } from '../src/postgres/state.js';
 import type { Session } from '../src/postgres/session.js';
 import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -36,11 +36,13 @@ export function trafficActivities(dependencies: ActivityDependencies) {
     fenceGreen: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async ({ session, signal }) => {
         const green = await session('green', 'fence');
-        await closeFence(green);
+        const route = await readRoute(green, ref.plan.name);
+        if (route === undefined || route.writesOn !== 'blue') throw notBeforePromotion(route);
+        await closeFence(green, route.migration, route.epoch);
         await armFence(
           green,
           fencedTables(await movedTables(green, ref.plan)).map((table) => table.name),
-          { signal },
+          { signal, guard: { migration: route.migration, epoch: route.epoch, writesOn: 'blue' } },
         );
       }),
 
@@ -89,11 +91,7 @@ async function openStage(work: Work, ref: RunRef, stage: Stage): Promise<{ route
   const blue = await work.session('blue', 'stage');
   const route = await readRoute(blue, ref.plan.name);
   if (route === undefined || route.writesOn !== 'blue') {
-    throw new VerdigrisError({
-      type: 'StaleEpoch',
-      message: `reads can't be shifted: ${route === undefined ? 'blue knows no route' : 'writes are on green already'}`,
-      nextStep: 'see who moved the route; roll the run back',
-    });
+    throw notBeforePromotion(route);
   }
   const generation = await setPercent(blue, ref, route.epoch, stage.percent);
   const deadline = Date.now() + CONFIRM_WITHIN_MS;
@@ -110,6 +108,14 @@ async function openStage(work: Work, ref: RunRef, stage: Stage): Promise<{ route
     work.report({ percent: stage.percent, waitingFor: behind.slice(0, 10) });
     await sleep(100);
   }
+}
+
+function notBeforePromotion(route: Route | undefined): VerdigrisError {
+  return new VerdigrisError({
+    type: 'StaleEpoch',
+    message: `reads can't be shifted: ${route === undefined ? 'there is no route' : 'writes are on green already'}`,
+    nextStep: 'see who moved the route; roll the run back',
+  });
 }
 
 function stageKey({ run }: Work, stage: Stage): ProgressKey {

@@ -1,5 +1,6 @@
 import { allHandlersFinished, CancellationScope, condition, isCancellation, workflowInfo } from '@temporalio/workflow';
 import type { PlanInput } from '../src/plan/schema.js';
+import { whileWalIsBounded } from './guard-wal.js';
 import { migrate } from './migrate.js';
 import { preflight } from './preflight.js';
 import { promote } from './promote.js';
@@ -37,10 +38,12 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
     await story.tell(async () => {
       const ref = await preflight(story, input);
       await replicate(story, ref, saga);
-      await migrate(story, ref, saga);
-      await verify(story, ref);
-      await shiftTraffic(story, ref, saga);
-      await promote(story, ref, saga);
+      await whileWalIsBounded(story, ref, async () => {
+        await migrate(story, ref, saga);
+        await verify(story, ref);
+        await shiftTraffic(story, ref, saga);
+        await promote(story, ref, saga);
+      });
       await standby(story, ref);
       await retire(story, ref);
     });

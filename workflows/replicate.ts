@@ -18,7 +18,12 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
 
   saga.push({
     name: keepsGreenName(ref),
-    undo: () => actBounded('compensate: drop replication').undoReplication(ref, keepsGreen(story)),
+    undo: async () => {
+      const keep = keepsGreen(story);
+      run.replicationLeft = true;
+      await actBounded('compensate: drop replication').undoReplication(ref, keep);
+      run.replicationLeft = false;
+    },
   });
   await story.step('copying the schema', () => act('copy the schema to green').copySchema(ref));
   await story.step(`copying the rows by ${method}`, () => act(`copy the rows by ${method}`).copyRows(ref));
@@ -43,5 +48,5 @@ function keepsGreenName(ref: RunRef): string {
 /** Green's tables are kept when it has been primary and the plan says so: they may hold values that blue can't. */
 export function keepsGreen(story: Story): { keepGreen: boolean } {
   const { run } = story;
-  return { keepGreen: run.wasPromoted && run.plan?.green.afterRollback === 'keep' };
+  return { keepGreen: run.replicationLeft || (run.wasPromoted && run.plan?.green.afterRollback === 'keep') };
 }

@@ -89,18 +89,20 @@ export async function watched(
         throw error;
       },
     );
+    let ended: unknown = null;
     try {
       await waiting.run(work);
-      watching.cancel();
-      await failed;
-      return;
     } catch (error) {
-      watching.cancel();
-      const evidence = await failed;
-      if (evidence === null || !isCancellation(error)) throw error;
-      story.run.keep(evidence);
-      await onFailedGate(story, ref, stage, evidence);
+      ended = error;
     }
+    watching.cancel();
+    // Also when the waiting has ended well: the gate may have failed in that very moment.
+    const evidence = await failed;
+    const gateFailed = evidence !== null && evidence.length > 0;
+    if (ended !== null && !(gateFailed && isCancellation(ended) && !story.isAbandoned)) throw ended;
+    if (!gateFailed) return;
+    story.run.keep(evidence);
+    await onFailedGate(story, ref, stage, evidence);
   }
 }
 

@@ -1,6 +1,8 @@
-import { CancellationScope, condition, isCancellation } from '@temporalio/workflow';
+import { CancellationScope, condition, isCancellation, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
+import type { StandbyState } from '../src/postgres/standby.js';
 import { act } from './lib/activities.js';
+import { failureMessage } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 
@@ -17,19 +19,27 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
   const watch = watching.run(() => watchFeed(story, ref));
   // Settled below; until then a failure of the watch must not count as unhandled.
   watch.catch(() => undefined);
-  const window = condition(() => run.retireRequest !== null, Math.max(1, ends - Date.now()), {
+  // The feed is watched as long as it is there: also while an approval is waited for, or the run is paused.
+  try {
+    await Promise.race([untilRetirement(story, ref, ends), watch]);
+  } finally {
+    // Whatever comes next, a rollback included, begins when the watch has really stopped.
+    watching.cancel();
+    await CancellationScope.nonCancellable(() => watch.catch(() => undefined));
+  }
+  run.waitFor(null);
+}
+
+async function untilRetirement(story: Story, ref: RunRef, ends: number): Promise<void> {
+  const { run } = story;
+  await condition(() => run.retireRequest !== null, Math.max(1, ends - Date.now()), {
     summary: `standby window of ${ref.plan.standby.for}`,
   });
-  await Promise.race([window, watch]);
-  watching.cancel();
-  await watch.catch((error: unknown) => {
-    if (!isCancellation(error)) throw error;
-  });
   run.waitFor(null);
-
   if (run.retireRequest === null && ref.plan.traffic.approval.before.includes('retire')) {
     await story.approval('retire', 'approval before replication is taken down and the way back ends');
   }
+  await story.untilNotPaused();
 }
 
 /** Watches until it is cancelled. Each change of the feed's health is one return of the activity. */
@@ -37,7 +47,7 @@ async function watchFeed(story: Story, ref: RunRef): Promise<void> {
   const { run } = story;
   let known = 'healthy';
   for (;;) {
-    const seen = await act('watch the feed to blue').watchStandby(ref, known);
+    const seen = await watchOnce(story, ref, known);
     known = seen.health;
     run.saw({
       lagSeconds: seen.lagSeconds,
@@ -46,5 +56,20 @@ async function watchFeed(story: Story, ref: RunRef): Promise<void> {
         : { safe: false, why: seen.why },
     });
     if (seen.health !== 'healthy') run.warn([seen.why]);
+  }
+}
+
+/** A watch that fails says nothing about green, which serves: people are told, nothing is moved, and it is begun again. */
+async function watchOnce(story: Story, ref: RunRef, known: string): Promise<StandbyState> {
+  for (;;) {
+    try {
+      return await act('watch the feed to blue').watchStandby(ref, known);
+    } catch (error) {
+      if (isCancellation(error)) throw error;
+      const why = `the feed to blue can't be watched: ${failureMessage(error)}`;
+      story.run.warn([why]);
+      story.run.saw({ rollback: { safe: false, why } });
+      await sleep('5 minutes', { summary: 'watch the feed to blue again' });
+    }
   }
 }

@@ -4,7 +4,8 @@ import { ident, qualified } from './identifier.js';
 import { whoBlocks } from './locks.js';
 import { retryOnLock } from './retry.js';
 import { inTransaction, type Session } from './session.js';
-import { FENCE_CLOSED, FENCE_LOCK, FENCE_OPEN } from './state.js';
+import type { Side } from '../side.js';
+import { FENCE_LOCK, FENCE_OPEN } from './state.js';
 
 /*
  * The fence: two statement triggers on every ordinary and partitioned table, at every level. The function behind them
@@ -35,22 +36,24 @@ const ARM_FOR_MS = 15_000;
 export async function armFence(
   session: Session,
   tables: readonly TableName[],
-  options: { readonly signal?: AbortSignal; readonly forMs?: number } = {},
+  options: { readonly signal?: AbortSignal; readonly forMs?: number; readonly guard?: RouteGuard } = {},
 ): Promise<void> {
   for (const table of tables) {
     options.signal?.throwIfAborted();
-    if (await isArmed(session, table)) continue;
+    const state = await fenceState(session, table);
+    if (state === 'armed') continue;
     try {
       await retryOnLock(
         () =>
           inTransaction(session, async () => {
             await session.query(`SET LOCAL lock_timeout = ${ARM_LOCK_TIMEOUT_MS}`);
-            await session.query(armTable(table));
+            await refuseOtherRoute(session, options.guard);
+            await session.query(state === 'absent' ? armTable(table) : rearmTable(table));
           }),
         { forMs: options.forMs ?? ARM_FOR_MS, signal: options.signal },
       );
     } catch (error) {
-      if (options.signal?.aborted === true) throw error;
+      if (options.signal?.aborted === true || error instanceof VerdigrisError) throw error;
       throw new VerdigrisError({
         type: 'PromotionBlocked',
         message: `the fence can't be put on ${formatTableName(table)}: its lock is not to be had. ${await whoBlocks(session, table)}`,
@@ -61,7 +64,31 @@ export async function armFence(
   }
 }
 
-/** The statements that arm one table; they replace what an earlier run left. */
+/**
+ * What must still be so while a table's fence is changed: a worker that was frozen and wakes up late finds another epoch
+ * and changes nothing.
+ */
+export interface RouteGuard {
+  readonly migration: string;
+  readonly epoch: number;
+  readonly writesOn: Side;
+}
+
+async function refuseOtherRoute(session: Session, guard: RouteGuard | undefined): Promise<void> {
+  if (guard === undefined) return;
+  const { rowCount } = await session.query(
+    'SELECT FROM verdigris.route WHERE migration = $1 AND epoch = $2 AND writes_on = $3 FOR SHARE',
+    [guard.migration, guard.epoch, guard.writesOn],
+  );
+  if (rowCount === 1) return;
+  throw new VerdigrisError({
+    type: 'StaleEpoch',
+    message: `the route has moved on from epoch ${guard.epoch} with writes on ${guard.writesOn}: the fence is left as it is`,
+    nextStep: 'nothing: whoever moved the route goes on',
+  });
+}
+
+/** The statements that arm one table whose fence is missing or not ours. */
 export function armTable(table: TableName): string {
   const t = qualified(table);
   return `
@@ -74,14 +101,27 @@ export function armTable(table: TableName): string {
       FOR EACH STATEMENT EXECUTE FUNCTION verdigris.fence_check();`;
 }
 
-const ARMED = `
-  SELECT count(*) FILTER (WHERE tgname = '${FENCE_TRIGGER}' AND tgenabled = 'A') = 1
-     AND count(*) FILTER (WHERE tgname = '${TRUNCATE_TRIGGER}' AND tgenabled = 'O') = 1 AS armed
-    FROM pg_trigger WHERE tgrelid = to_regclass($1)`;
+/** The same for a table whose fence was switched off: a lock that readers don't mind, unlike that of DROP TRIGGER. */
+export function rearmTable(table: TableName): string {
+  const t = qualified(table);
+  return `
+    ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(FENCE_TRIGGER)};
+    ALTER TABLE ONLY ${t} ENABLE TRIGGER ${ident(TRUNCATE_TRIGGER)};`;
+}
 
-async function isArmed(session: Session, table: TableName): Promise<boolean> {
-  const { rows } = await session.query<{ armed: boolean }>(ARMED, [qualified(table)]);
-  return rows[0]?.armed ?? false;
+type FenceState = 'armed' | 'disabled' | 'absent';
+
+async function fenceState(session: Session, table: TableName): Promise<FenceState> {
+  const { rows } = await session.query<{ triggers: number; enabled: number }>(
+    `SELECT count(*)::int AS triggers,
+            count(*) FILTER (WHERE tgenabled = CASE tgname WHEN '${FENCE_TRIGGER}' THEN 'A' ELSE 'O' END)::int AS enabled
+       FROM pg_trigger
+      WHERE tgrelid = to_regclass($1) AND tgname IN ('${FENCE_TRIGGER}', '${TRUNCATE_TRIGGER}')
+        AND tgfoid = to_regprocedure('verdigris.fence_check()')`,
+    [qualified(table)],
+  );
+  if (rows[0]?.triggers !== 2) return 'absent';
+  return rows[0].enabled === 2 ? 'armed' : 'disabled';
 }
 
 /** Of the given tables, those whose fence is not in force (dropped, disabled, or never armed). */
@@ -99,17 +139,23 @@ export async function unarmedTables(session: Session, tables: readonly TableName
  * Switches the fence's triggers off, so that writes no longer pay for them. DISABLE takes a lock that readers don't
  * mind; DROP, which stops them too, is left to the end of the run.
  */
-export async function disarmFence(session: Session, signal?: AbortSignal): Promise<void> {
-  await eachFencedTable(session, signal, (t, trigger) => `ALTER TABLE ONLY ${t} DISABLE TRIGGER ${ident(trigger)}`);
+export async function disarmFence(session: Session, guard: RouteGuard, signal?: AbortSignal): Promise<void> {
+  await eachFencedTable(
+    session,
+    guard,
+    signal,
+    (t, trigger) => `ALTER TABLE ONLY ${t} DISABLE TRIGGER ${ident(trigger)}`,
+  );
 }
 
 /** Removes the fence's triggers. The lock stops readers as well, so each try is short. */
 export async function dropFence(session: Session, signal?: AbortSignal): Promise<void> {
-  await eachFencedTable(session, signal, (t, trigger) => `DROP TRIGGER IF EXISTS ${ident(trigger)} ON ${t}`);
+  await eachFencedTable(session, undefined, signal, (t, trigger) => `DROP TRIGGER IF EXISTS ${ident(trigger)} ON ${t}`);
 }
 
 async function eachFencedTable(
   session: Session,
+  guard: RouteGuard | undefined,
   signal: AbortSignal | undefined,
   statement: (table: string, trigger: string) => string,
 ): Promise<void> {
@@ -125,6 +171,7 @@ async function eachFencedTable(
       () =>
         inTransaction(session, async () => {
           await session.query(`SET LOCAL lock_timeout = ${ARM_LOCK_TIMEOUT_MS}`);
+          await refuseOtherRoute(session, guard);
           await session.query(row.triggers.map((trigger) => statement(qualified(row), trigger)).join(';'));
         }),
       { signal },
@@ -138,9 +185,9 @@ export async function isFenceOpen(session: Session): Promise<boolean> {
   return Number(rows[0]?.last_value) === FENCE_OPEN;
 }
 
-/** Closes a side that takes no application writes: green before the promotion. Waits for no writer. */
-export async function closeFence(session: Session): Promise<void> {
-  await session.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED})`);
+/** Closes a side that takes no application writes: green before the promotion. Refused for an epoch that is over. */
+export async function closeFence(session: Session, migration: string, epoch: number): Promise<void> {
+  await session.query('SELECT verdigris.close_fence($1, $2)', [migration, epoch]);
 }
 
 /** The SQL that takes the fence's lock alone: returns when every transaction that has written has ended. */

@@ -2,6 +2,7 @@ import { VerdigrisError } from '../errors.js';
 import { otherSide, type Side } from '../side.js';
 import { directionTo, feedName } from './feed.js';
 import { disarmFence } from './fence.js';
+import { readRoute } from './state.js';
 import { dropSlot, waitUntilInactive } from './replication-slot.js';
 import { withSession, type Databases } from './session.js';
 import { disableSubscription, dropSubscription, enableSubscription } from './subscription.js';
@@ -22,6 +23,8 @@ export async function finishPromotion(
   const oldFeed = feedName(migration, directionTo(to));
   await withSession(databases[to], { purpose: 'finish promotion' }, (newSide) =>
     withSession(databases[from], { purpose: 'finish promotion' }, async (oldSide) => {
+      const route = await readRoute(newSide, migration);
+      if (route?.writesOn !== to) throw notPromoted(to);
       const stopped = await disableSubscription(newSide, oldFeed);
       const idle = await waitUntilInactive(oldSide, oldFeed, 30_000);
       if (!stopped || !idle) throw stillRunning(oldFeed, to);
@@ -29,9 +32,17 @@ export async function finishPromotion(
       await dropSlot(oldSide, oldFeed);
 
       if (options.feedBack) await enableSubscription(oldSide, feedName(migration, directionTo(from)));
-      await disarmFence(newSide, options.signal);
+      await disarmFence(newSide, { migration, epoch: route.epoch, writesOn: to }, options.signal);
     }),
   );
+}
+
+function notPromoted(side: Side): VerdigrisError {
+  return new VerdigrisError({
+    type: 'StaleEpoch',
+    message: `writes are not on ${side}: there is no promotion to be finished`,
+    nextStep: 'nothing: whoever moved the route goes on',
+  });
 }
 
 function stillRunning(feed: string, side: Side): VerdigrisError {

@@ -86,9 +86,9 @@ async function claim(session: Session, side: Side, run: Run, epoch: number, flag
     await session.query('TRUNCATE verdigris.marker_to_green, verdigris.marker_to_blue, verdigris.router');
     await session.query('DELETE FROM verdigris.progress WHERE run_id <> $1', [run.runId]);
     await session.query(
-      `INSERT INTO verdigris.route AS r (migration, epoch, flag) VALUES ($1, $2, $3)
+      `INSERT INTO verdigris.route (migration, epoch, flag) VALUES ($1, $2, $3)
        ON CONFLICT (migration) DO UPDATE
-          SET epoch = excluded.epoch, generation = r.generation + 1, writes_on = 'blue', green_read_percent = 0,
+          SET epoch = excluded.epoch, generation = 1, writes_on = 'blue', green_read_percent = 0,
               flag = excluded.flag, opening = NULL, updated_at = clock_timestamp()`,
       [run.migration, epoch, flag],
     );

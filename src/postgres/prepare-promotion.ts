@@ -10,7 +10,7 @@ import { readKnownTables } from './promote.js';
 import { ensurePublication, type PublishedTable } from './publication.js';
 import { majorVersion } from './retry.js';
 import { withSession, type Databases, type Session } from './session.js';
-import { ROUTE_CHANNEL } from './state.js';
+import { readRoute, ROUTE_CHANNEL } from './state.js';
 import { ensureSubscription, readSubscription } from './subscription.js';
 
 /** What is made before writers are asked to wait. */
@@ -44,7 +44,10 @@ export async function preparePromotion(preparation: Preparation): Promise<number
       await refuseUnfinishedSync(other, feedName(migration, directionTo(to)), to);
     });
     const known = await readKnownTables(session);
-    await armFence(session, preparation.fenced, signal === undefined ? {} : { signal });
+    const route = await readRoute(session, migration);
+    if (route?.writesOn !== from) throw promotionBlocked(`writes are not on ${from}`);
+    const guard = { migration, epoch: route.epoch, writesOn: from };
+    await armFence(session, preparation.fenced, signal === undefined ? { guard } : { signal, guard });
     await announceOpening(session, migration, from, to);
     return known;
   });
@@ -120,11 +123,11 @@ async function announceOpening(session: Session, migration: string, from: Side, 
 }
 
 /** Takes the announcement back: the promotion was given up for now. */
-export async function withdrawOpening(session: Session, migration: string): Promise<void> {
+export async function withdrawOpening(session: Session, migration: string, from: Side): Promise<void> {
   await session.query(
     `UPDATE verdigris.route SET opening = NULL, generation = generation + 1, updated_at = clock_timestamp()
-      WHERE migration = $1 AND opening IS NOT NULL`,
-    [migration],
+      WHERE migration = $1 AND writes_on = $2 AND opening IS NOT NULL`,
+    [migration, from],
   );
   await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
 }

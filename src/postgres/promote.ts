@@ -6,6 +6,7 @@ import { isFenceOpen, TAKE_FENCE_LOCK, unarmedTables } from './fence.js';
 import { Hold, promotionBlocked } from './hold.js';
 import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
+import { openActorSession } from './ownership.js';
 import { markerArrived, measureLag, writeMarker } from './marker.js';
 import { dropSlot } from './replication-slot.js';
 import { commonSequences, positionWithGap, readPositions, readSequenceShapes, setPositions } from './sequences.js';
@@ -69,12 +70,19 @@ interface Sessions {
 export async function tryPromotion(promotion: Promotion): Promise<Promoted> {
   const { databases, from } = promotion;
   const to = otherSide(from);
-  const sessions: Sessions = {
-    main: await openSession(databases[from], { purpose: 'promotion' }),
-    aside: await openSession(databases[from], { purpose: 'promotion marker' }),
-    to: await openSession(databases[to], { purpose: 'promotion' }),
+  const open: Session[] = [];
+  const keep = async (opening: Promise<Session>): Promise<Session> => {
+    const session = await opening;
+    open.push(session);
+    return session;
   };
   try {
+    const sessions: Sessions = {
+      // These two hold the actors' locks: to end the holder of a late worker's lock is to end its promotion.
+      main: await keep(openActorSession(databases[from], 'promotion')),
+      to: await keep(openActorSession(databases[to], 'promotion')),
+      aside: await keep(openSession(databases[from], { purpose: 'promotion marker' })),
+    };
     const decision = await readDecision(sessions.main, promotion.migration, from);
     if (decision.decided) {
       await openNewSide(sessions.to, promotion.migration, decision.epoch);
@@ -82,13 +90,14 @@ export async function tryPromotion(promotion: Promotion): Promise<Promoted> {
     }
     await waitForShortLag(sessions, promotion);
     await prepareHold(sessions, promotion);
+    if (promotion.feedBack) await waitForNoWriters(sessions.to, promotion);
 
     const asked = performance.now();
     const epoch = await holdAndDecide(sessions, promotion, decision.epoch);
     await openNewSide(sessions.to, promotion.migration, epoch);
     return { holdMs: performance.now() - asked, epoch };
   } finally {
-    await Promise.all([closeSession(sessions.main), closeSession(sessions.aside), closeSession(sessions.to)]);
+    await Promise.all(open.map(closeSession));
   }
 }
 
@@ -97,20 +106,25 @@ async function holdAndDecide(sessions: Sessions, promotion: Promotion, epoch: nu
   const hold = new Hold(promotion.maxHoldMs);
   try {
     await lockOutWriters(sessions.main, promotion, hold);
+    await checkRoute(sessions.main, promotion, hold, epoch);
     await checkFence(sessions.main, promotion, hold);
     await waitUntilAllIsThere(sessions, promotion, hold);
+    refuseWhenOver(hold);
     await carrySequencesOver(sessions, promotion, hold);
+    refuseWhenOver(hold);
     if (promotion.feedBack) await makeSlotOfTheWayBack(sessions.to, promotion, hold);
     // The last moment to give up: an aborted activity leaves here, before the decision.
     promotion.signal?.throwIfAborted();
-    if (hold.isOver()) throw promotionBlocked(`the hold took longer than ${promotion.maxHoldMs} ms`);
+    refuseWhenOver(hold);
     await hold.queryInTransaction(
       sessions.main,
       `SELECT verdigris.decide(${literal(promotion.migration)}, ${epoch}, ${literal(otherSide(promotion.from))})`,
     );
   } catch (error) {
     await giveUp(sessions.main);
-    throw error;
+    promotion.signal?.throwIfAborted();
+    // Whatever ended the hold (a timeout of the server, a lost connection): nothing has happened, and it counts as a try.
+    throw error instanceof VerdigrisError ? error : promotionBlocked(messageOf(error), error);
   }
   try {
     // Flag and COMMIT in one message: the waiting writers go on, into the closed fence.
@@ -143,6 +157,29 @@ async function lockOutWriters(main: Session, promotion: Promotion, hold: Hold): 
       error,
     );
   }
+}
+
+/**
+ * The route is as it was read: another worker may have decided while this one waited for the lock, and what follows
+ * changes the new side. A plain read is enough here: a decision is made under the lock that we now hold alone, and a
+ * commit is visible before its locks are let go. No FOR UPDATE: it would give this transaction an xid, for which the slot
+ * of the way back would wait where both databases are on one server.
+ */
+async function checkRoute(main: Session, promotion: Promotion, hold: Hold, epoch: number): Promise<void> {
+  const { rowCount } = await hold.queryInTransaction(
+    main,
+    `SELECT FROM verdigris.route WHERE migration = ${literal(promotion.migration)} AND epoch = ${epoch}
+        AND writes_on = ${literal(promotion.from)}`,
+  );
+  if (rowCount !== 1) throw promotionBlocked('another worker has decided it meanwhile');
+}
+
+function refuseWhenOver(hold: Hold): void {
+  if (hold.isOver()) throw promotionBlocked(`the hold took longer than ${hold.maxMs} ms`);
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** Every table is fenced and none is new: otherwise a write could slip past the decision. */
@@ -220,11 +257,44 @@ async function makeSlotOfTheWayBack(to: Session, promotion: Promotion, hold: Hol
   const name = feedName(promotion.migration, directionTo(promotion.from));
   await dropSlot(to, name, 0);
   try {
-    await hold.query(to, `SELECT pg_create_logical_replication_slot(${literal(name)}, 'pgoutput')`);
+    await hold.queryAtMost(
+      to,
+      SLOT_WITHIN_MS,
+      `SELECT pg_create_logical_replication_slot(${literal(name)}, 'pgoutput')`,
+    );
   } catch (error) {
     throw promotionBlocked(`the slot of the way back can't be made on ${otherSide(promotion.from)} in time`, error);
   }
 }
+
+/** Making a slot takes 3-4 ms, unless a transaction somewhere on its server has an xid: then writers must not wait on. */
+const SLOT_WITHIN_MS = 250;
+
+/**
+ * Waits until no transaction on the new side's server, in any of its databases, would keep the slot from being made.
+ */
+async function waitForNoWriters(to: Session, promotion: Promotion): Promise<void> {
+  for (let look = 0; look < 100; look++) {
+    promotion.signal?.throwIfAborted();
+    const { rows } = await to.query<{ who: string }>(
+      `SELECT format('pid %s in database %s (%s)', pid, datname, coalesce(nullif(application_name, ''), backend_type)) AS who
+         FROM pg_stat_activity
+        WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+          AND xact_start < clock_timestamp() - make_interval(secs => ${OLD_WRITER_SECONDS})
+       UNION ALL SELECT format('prepared transaction %s in database %s', gid, database) FROM pg_prepared_xacts`,
+    );
+    if (rows.length === 0) return;
+    if (look === 99) {
+      throw promotionBlocked(
+        `${otherSide(promotion.from)}: ${rows.map((row) => row.who).join(', ')} would keep the slot of the way back waiting`,
+      );
+    }
+    await sleep(100);
+  }
+}
+
+/** A transaction older than this will not end within the few milliseconds that a slot takes. */
+const OLD_WRITER_SECONDS = 0.1;
 
 /** Opens the new side. Refused for an epoch that is over, so a late worker opens nothing. */
 async function openNewSide(to: Session, migration: string, epoch: number): Promise<void> {

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Session } from './session.js';
-import { sqlState } from './sqlstate.js';
+import { CANCELED, LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 
 /** What a logical slot is doing. Source: pg_replication_slots. */
 export interface SlotState {
@@ -23,13 +23,43 @@ export async function readSlot(session: Session, name: string): Promise<SlotStat
   return row && { active: row.active, retainedBytes: Number(row.retained), walStatus: row.wal_status };
 }
 
+/** How long one try to make a slot waits; a try that runs out leaves none. */
+const SLOT_TRY_MS = 3_000;
+
 /**
- * Makes a logical slot for pgoutput unless it is there. Making one waits for every open transaction that has an xid:
- * give the session a statement_timeout where that matters.
+ * Makes a logical slot for pgoutput unless it is there. PostgreSQL waits for every open transaction that has an xid,
+ * so it is tried in short pieces, between which a cancel is heard and people are told who is waited for.
  */
-export async function ensureSlot(session: Session, name: string): Promise<void> {
-  if ((await readSlot(session, name)) !== undefined) return;
-  await session.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [name]);
+export async function ensureSlot(
+  session: Session,
+  name: string,
+  options: { readonly signal?: AbortSignal; readonly onWait?: (forWhom: string) => void } = {},
+): Promise<void> {
+  try {
+    for (;;) {
+      options.signal?.throwIfAborted();
+      if ((await readSlot(session, name)) !== undefined) return;
+      await session.query(`SET statement_timeout = ${SLOT_TRY_MS}`);
+      try {
+        await session.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [name]);
+        return;
+      } catch (error) {
+        // Waiting for a transaction counts as waiting for a lock.
+        if (sqlState(error) !== CANCELED && sqlState(error) !== LOCK_NOT_AVAILABLE) throw error;
+        options.onWait?.(await oldestWriter(session));
+      }
+    }
+  } finally {
+    await session.query('SET statement_timeout = 0').catch(() => undefined);
+  }
+}
+
+async function oldestWriter(session: Session): Promise<string> {
+  const { rows } = await session.query<{ who: string }>(
+    `SELECT format('pid %s (%s), transaction since %s', pid, coalesce(nullif(application_name, ''), 'no application name'), xact_start) AS who
+       FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 1`,
+  );
+  return rows[0]?.who ?? 'nobody any more';
 }
 
 /**

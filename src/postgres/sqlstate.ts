@@ -35,6 +35,8 @@ export const CONNECTION_LOST: ReadonlySet<string> = new Set([
 export const READ_ONLY = '25006';
 /** query_canceled: statement_timeout or pg_cancel_backend. */
 export const CANCELED = '57014';
+/** Ours: raised by the functions of schema verdigris for an epoch that is over. */
+export const STALE_EPOCH = 'VDEPO';
 /** lock_not_available. */
 export const LOCK_NOT_AVAILABLE = '55P03';
 export const DUPLICATE_OBJECT: ReadonlySet<string> = new Set(['42710', '42P07', '42P06', '42701', '42723']);

@@ -28,21 +28,24 @@ export interface StandbyLimits {
  */
 export async function lookAtStandby(
   green: Session,
-  blue: Session,
+  openBlue: () => Promise<Session>,
   migration: string,
   limits: StandbyLimits,
   signal: AbortSignal,
 ): Promise<StandbyState> {
   const feed = feedName(migration, 'to_blue');
   const slot = await readSlot(green, feed);
-  const subscription = await readSubscription(blue, feed);
-  if (slot === undefined || slot.walStatus === 'lost' || subscription === undefined) {
+  if (slot === undefined || slot.walStatus === 'lost') {
     return gone('broken', 'the feed from green to blue is gone: blue is no longer current');
   }
+  // Before blue is asked anything: a blue that is away is what fills green's disk.
   if (slot.retainedBytes > limits.maxRetainedWal) {
     await dropSlot(green, feed, 0);
     return gone('dropped', 'blue did not keep up and the feed held back too much WAL on green: the feed was dropped');
   }
+  const blue = await openBlue();
+  const subscription = await readSubscription(blue, feed);
+  if (subscription === undefined) return gone('broken', 'the subscription on blue is gone: blue is no longer current');
   if (!subscription.enabled) return gone('broken', 'the subscription on blue is disabled: blue is no longer current');
   const lag = await measureLag(green, blue, 'to_blue', Math.max(10_000, limits.maxLagMs), signal);
   const lagSeconds = Number.isFinite(lag) ? lag / 1_000 : null;

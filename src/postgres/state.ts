@@ -235,8 +235,22 @@ BEGIN
   PERFORM pg_notify('${ROUTE_CHANNEL}', '');
 END $fn$;
 
+-- Closes this side while the other one has the writes. Refused for an epoch that is over, or where writes are here.
+CREATE OR REPLACE FUNCTION verdigris.close_fence(of_migration text, expected_epoch bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $fn$
+DECLARE
+  r verdigris.route;
+BEGIN
+  SELECT * INTO r FROM verdigris.route WHERE migration = of_migration FOR UPDATE;
+  IF r.epoch IS DISTINCT FROM expected_epoch OR r.writes_on = '${side}' THEN
+    RAISE EXCEPTION 'verdigris: epoch % is over, the route is at % with writes on %', expected_epoch, r.epoch, r.writes_on
+      USING ERRCODE = 'VDEPO';
+  END IF;
+  PERFORM setval('verdigris.fence', ${FENCE_CLOSED});
+END $fn$;
+
 REVOKE EXECUTE ON FUNCTION verdigris.set_green_read_percent(text, bigint, numeric), verdigris.decide(text, bigint, text),
-  verdigris.open_fence(text, bigint) FROM PUBLIC;
+  verdigris.open_fence(text, bigint), verdigris.close_fence(text, bigint) FROM PUBLIC;
 `;
 }
 

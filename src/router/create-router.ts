@@ -18,7 +18,7 @@ import type { RequestOptions, RoutedResult, Router, TransactionOptions } from '.
 import { Routes } from './routes.js';
 import { SideLink } from './side-link.js';
 import { SidePool } from './side-pool.js';
-import { sendStatement, sendWrite } from './statement.js';
+import { mayCommitByItself, sendStatement, sendWrite } from './statement.js';
 import { formatToken, parseToken } from './token.js';
 import { TokenStore } from './token-store.js';
 import { runTransaction, type TransactionFunction } from './transaction.js';
@@ -150,7 +150,7 @@ class ApplicationRouter implements Router {
     const answered = await this.#writes.run(
       user,
       options.endpoint ?? DEFAULT_ENDPOINT,
-      true,
+      !mayCommitByItself({ query, values }),
       async (client, side, wantsPosition) => {
         const { result, position } = await sendWrite<R>(client, side, { query, values }, wantsPosition);
         return { value: result, position };

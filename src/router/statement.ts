@@ -11,6 +11,17 @@ export interface Statement {
   readonly values: unknown[] | undefined;
 }
 
+/**
+ * Whether a text may commit in its middle: a procedure, a DO block, or several statements with a COMMIT among them. What
+ * was committed before it met the fence would be done twice if it were run again.
+ */
+export function mayCommitByItself({ query, values }: Statement): boolean {
+  const text = typeof query === 'string' ? query : query.text;
+  const bound = values !== undefined || (typeof query !== 'string' && query.values !== undefined);
+  if (/^\s*(call|do)\b/i.test(text)) return true;
+  return !bound && /;\s*\S/.test(text) && /\b(commit|end)\b/i.test(text);
+}
+
 /** Where a commit is in the log; `unknown` when it is not sure to be flushed there. */
 export type CommitPosition = Lsn | 'unknown';
 

@@ -133,7 +133,8 @@ describe.each([
       report: () => undefined,
     });
     await withSession(databases.green, { purpose: 'test' }, async (s) => {
-      await closeFence(s);
+      const route = await readRoute(s, MIGRATION);
+      await closeFence(s, MIGRATION, route?.epoch ?? 0);
       await armFence(
         s,
         fencedTables(await readTables(s, PATTERNS)).map((t) => t.name),

@@ -38,6 +38,10 @@ export class MigrationRun {
   retireRequest: Message | null = null;
   /** Whether the promotion has been started: from then on the databases are asked where writes are. */
   promotionStarted = false;
+  /** How often the run was resumed. */
+  resumes = 0;
+  /** Whether undoing the replication failed: what it needs to be tried again by hand must stay. */
+  replicationLeft = false;
   /** Whether green has been primary in this run. */
   wasPromoted = false;
   /** From here on replication is taken down: no way back. */
@@ -195,6 +199,7 @@ export class MigrationRun {
         this.#set({ paused: true });
         return 'pausing: the current work stops where it can go on later';
       case 'resume':
+        this.resumes++;
         this.#set({ paused: false });
         return 'resumed';
       case 'rollback':

@@ -12,6 +12,7 @@ const ASK_AGAIN = '30 days';
 export class Story {
   readonly #scope = new CancellationScope();
   #step: CancellationScope | null = null;
+  #interrupted: CancellationScope | null = null;
 
   constructor(readonly run: MigrationRun) {}
 
@@ -25,8 +26,14 @@ export class Story {
     this.#scope.cancel();
   }
 
+  /** Whether the story has been ended by a message or by a cancel. */
+  get isAbandoned(): boolean {
+    return this.#scope.consideredCancelled;
+  }
+
   /** Stops the running step; it is begun again on resume. */
   interrupt(): void {
+    this.#interrupted = this.#step;
     this.#step?.cancel();
   }
 
@@ -44,7 +51,8 @@ export class Story {
         return await scope.run(work);
       } catch (error) {
         if (isCancellation(error)) {
-          if (this.#scope.consideredCancelled || !this.run.paused) throw error;
+          // A pause cancels the step alone; by the time its activity has stopped, the run may be resumed already.
+          if (this.#scope.consideredCancelled || this.#interrupted !== scope) throw error;
         } else if (this.run.plan?.onFailure === 'hold') {
           await this.hold(failureMessage(error));
         } else throw error;
@@ -58,9 +66,8 @@ export class Story {
   async hold(why: string): Promise<void> {
     this.run.warn([why]);
     this.run.waitFor({ for: 'resume', why, answer: answerWith(this.run, 'resume') });
-    const before = this.run.status.decisions.length;
-    const resumed = (): boolean =>
-      this.run.status.decisions.slice(before).some((d) => d.message === 'resume' && d.ignored === undefined);
+    const before = this.run.resumes;
+    const resumed = (): boolean => this.run.resumes > before;
     while (!(await condition(resumed, ASK_AGAIN, { summary: 'held: resume or roll back' }))) continue;
     this.run.waitFor(null);
   }
