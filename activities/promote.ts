@@ -9,7 +9,8 @@ import {
   refuseChangedCatalog,
   withdrawOpening,
 } from '../src/postgres/prepare-promotion.js';
-import { readDecision, tryPromotion, type Promoted } from '../src/postgres/promote.js';
+import { tryPromotion, type Promoted } from '../src/postgres/promote.js';
+import { readDecision } from '../src/postgres/promotion-decision.js';
 import { readProgress } from '../src/postgres/migrate/progress-row.js';
 import { readSlot } from '../src/postgres/replication-slot.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';

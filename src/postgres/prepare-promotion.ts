@@ -6,7 +6,7 @@ import type { TableInfo } from './catalog.js';
 import { directionTo, feedName } from './feed.js';
 import { armFence } from './fence.js';
 import { promotionBlocked } from './hold.js';
-import { readKnownTables } from './promote.js';
+import { readKnownTables } from './known-tables.js';
 import { ensurePublication, type PublishedTable } from './publication.js';
 import { majorVersion } from './retry.js';
 import { withSession, type Databases, type Session } from './session.js';

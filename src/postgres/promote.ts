@@ -2,22 +2,25 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { otherSide, type Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
 import { directionTo, feedName } from './feed.js';
-import { isFenceOpen, TAKE_FENCE_LOCK, unarmedTables } from './fence.js';
+import { TAKE_FENCE_LOCK, unarmedTables } from './fence.js';
 import { Hold, promotionBlocked } from './hold.js';
 import { literal } from './identifier.js';
+import { newTablesSql } from './known-tables.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
 import { openActorSession } from './ownership.js';
-import { markerArrived, measureLag, writeMarker } from './marker.js';
+import { markerArrived, writeMarker } from './marker.js';
+import { readDecision } from './promotion-decision.js';
+import { waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
 import { dropSlot } from './replication-slot.js';
 import { commonSequences, positionWithGap, readPositions, readSequenceShapes, setPositions } from './sequences.js';
 import { closeSession, openSession, type Databases, type Session } from './session.js';
-import { FENCE_CLOSED, FENCE_LOCK, FENCE_OPEN, readRoute } from './state.js';
+import { FENCE_CLOSED, FENCE_LOCK } from './state.js';
 import type { TableName } from '../plan/table-name.js';
 
 /*
  * The promotion: one transaction on the side that gives writes away decides.
  *
- *   prepare  (prepare-promotion.ts)  the way back is proven, the fence is armed
+ *   prepare  (prepare-promotion.ts, promotion-readiness.ts)  the way back is proven, the fence is armed, the lag is short
  *   hold     lock out writers; check the fence; marker: everything is there; sequences; the slot of the way back
  *   decide   route and flag in one COMMIT: the point of no return
  *   open     the new side takes writes
@@ -26,7 +29,8 @@ import type { TableName } from '../plan/table-name.js';
  * Why no write is lost: the exclusive fence lock is granted when every transaction that has written is over; later
  * writers wait at their first write. The marker, written after that, reaches the new side after all of them. The old
  * side is closed by the COMMIT that lets the waiting writers go, so they meet a closed fence, and the new side opens
- * only after it. A crash in between leaves both closed, never both open: any worker goes on from the route row.
+ * only after it. A crash in between leaves both closed, never both open: any worker goes on from the route row
+ * (promotion-decision.ts).
  */
 
 export interface Promotion {
@@ -55,7 +59,7 @@ export interface Promoted {
 }
 
 /** Sessions of one try: `main` holds the transaction, `aside` writes the marker and reads, `to` is the new side. */
-interface Sessions {
+export interface Sessions {
   readonly main: Session;
   readonly aside: Session;
   readonly to: Session;
@@ -194,24 +198,6 @@ async function checkFence(main: Session, promotion: Promotion, hold: Hold): Prom
   });
 }
 
-/** Tables that were made after the fence was armed. */
-function newTablesSql(known: readonly number[]): string {
-  return `SELECT c.oid::regclass::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-           WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%'
-             AND n.nspname NOT IN ('information_schema', 'verdigris')
-             AND c.oid <> ALL ('{${known.join(',')}}'::oid[])`;
-}
-
-/** The tables that are there now, by oid: what `knownTables` is made from. */
-export async function readKnownTables(session: Session): Promise<number[]> {
-  const { rows } = await session.query<{ oid: number }>(
-    `SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-      WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%'
-        AND n.nspname NOT IN ('information_schema', 'verdigris')`,
-  );
-  return rows.map((row) => row.oid);
-}
-
 /**
  * A marker written now, by another session, is behind every committed write. Not pg_current_wal_insert_lsn(): the open
  * transaction's own WAL is not flushed, so that position would never be reached.
@@ -270,99 +256,17 @@ async function makeSlotOfTheWayBack(to: Session, promotion: Promotion, hold: Hol
 /** Making a slot takes 3-4 ms, unless a transaction somewhere on its server has an xid: then writers must not wait on. */
 const SLOT_WITHIN_MS = 250;
 
-/**
- * Waits until no transaction on the new side's server, in any of its databases, would keep the slot from being made.
- */
-async function waitForNoWriters(to: Session, promotion: Promotion): Promise<void> {
-  for (let look = 0; look < 100; look++) {
-    promotion.signal?.throwIfAborted();
-    const { rows } = await to.query<{ who: string }>(
-      `SELECT format('pid %s in database %s (%s)', pid, datname, coalesce(nullif(application_name, ''), backend_type)) AS who
-         FROM pg_stat_activity
-        WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
-          AND xact_start < clock_timestamp() - make_interval(secs => ${OLD_WRITER_SECONDS})
-       UNION ALL SELECT format('prepared transaction %s in database %s', gid, database) FROM pg_prepared_xacts`,
-    );
-    if (rows.length === 0) return;
-    if (look === 99) {
-      throw promotionBlocked(
-        `${otherSide(promotion.from)}: ${rows.map((row) => row.who).join(', ')} would keep the slot of the way back waiting`,
-      );
-    }
-    await sleep(100);
-  }
-}
-
-/** A transaction older than this will not end within the few milliseconds that a slot takes. */
-const OLD_WRITER_SECONDS = 0.1;
-
 /** Opens the new side. Refused for an epoch that is over, so a late worker opens nothing. */
 async function openNewSide(to: Session, migration: string, epoch: number): Promise<void> {
   await to.query("SET statement_timeout = '10s'");
   await to.query('SELECT verdigris.open_fence($1, $2)', [migration, epoch]);
 }
 
-/** Asks for the hold only when the new side is close behind: the marker's round trip is part of the hold. */
-async function waitForShortLag(sessions: Sessions, promotion: Promotion): Promise<void> {
-  const direction = directionTo(otherSide(promotion.from));
-  let best = Number.POSITIVE_INFINITY;
-  for (let look = 0; look < 100; look++) {
-    promotion.signal?.throwIfAborted();
-    const lag = await measureLag(sessions.aside, sessions.to, direction, 5_000, promotion.signal);
-    if (lag < SHORT_LAG_MS) return;
-    best = Math.min(best, lag);
-    await sleep(100);
-  }
-  throw promotionBlocked(
-    `${otherSide(promotion.from)} is too far behind: a marker took ${Math.round(best)} ms at best, ${SHORT_LAG_MS} ms are asked for`,
-  );
-}
-
-/** A marker's round trip above this means a backlog, and the hold would have to wait for it. */
-const SHORT_LAG_MS = 20;
-
 /** Work that needs no hold: plans are cached and catalogs warm when the writers wait. */
 async function prepareHold(sessions: Sessions, promotion: Promotion): Promise<void> {
   await readPositions(sessions.aside, await readSequenceShapes(sessions.aside));
   await readSequenceShapes(sessions.to);
   await unarmedTables(sessions.main, promotion.fenced);
-}
-
-export interface Decision {
-  /** Whether writes have been given away by `from`. */
-  readonly decided: boolean;
-  readonly epoch: number;
-}
-
-/**
- * Whether the decision has been made. While a try is recorded as running (or the flag is set and the route does not say
- * so), the lock and the row are taken first and read then: a plain read can still say the old side while a COMMIT is on
- * its way. A flag that is set without a decision is set back here, and nowhere else.
- */
-export async function readDecision(session: Session, migration: string, from: Side): Promise<Decision> {
-  const plain = await readRoute(session, migration);
-  if (plain === undefined) throw staleEpoch(migration, from);
-  if (plain.writesOn !== from) return { decided: true, epoch: plain.epoch };
-  if (plain.opening === null && (await isFenceOpen(session))) return { decided: false, epoch: plain.epoch };
-
-  for (let attempt = 1; ; attempt++) {
-    try {
-      await session.query(
-        `BEGIN; SET LOCAL lock_timeout = '40ms'; SET LOCAL statement_timeout = '2s'; ${TAKE_FENCE_LOCK}`,
-      );
-      const route = await readRoute(session, migration, true);
-      if (route === undefined) throw staleEpoch(migration, from);
-      if (route.writesOn === from && !(await isFenceOpen(session))) {
-        await session.query(`SELECT setval('verdigris.fence', ${FENCE_OPEN})`);
-      }
-      await session.query('COMMIT');
-      return { decided: route.writesOn !== from, epoch: route.epoch };
-    } catch (error) {
-      await session.query('ROLLBACK').catch(() => undefined);
-      if (attempt >= 100 || error instanceof VerdigrisError) throw error;
-      await sleep(50 + Math.random() * 100);
-    }
-  }
 }
 
 /** The COMMIT's answer was lost: ask the database, for as long as it takes, with a session of its own. */
@@ -384,12 +288,4 @@ async function decisionAfterLostAnswer(promotion: Promotion, lost: unknown): Pro
       await sleep(200);
     }
   }
-}
-
-function staleEpoch(migration: string, side: Side): VerdigrisError {
-  return new VerdigrisError({
-    type: 'StaleEpoch',
-    message: `${side} knows no route of migration "${migration}"`,
-    nextStep: 'see whether the run was ended by hand; nothing is changed without that row',
-  });
 }

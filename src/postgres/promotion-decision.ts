@@ -1,0 +1,51 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../errors.js';
+import type { Side } from '../side.js';
+import { isFenceOpen, TAKE_FENCE_LOCK } from './fence.js';
+import type { Session } from './session.js';
+import { FENCE_OPEN, readRoute } from './state.js';
+
+export interface Decision {
+  /** Whether writes have been given away by `from`. */
+  readonly decided: boolean;
+  readonly epoch: number;
+}
+
+/**
+ * Whether the decision has been made. While a try is recorded as running (or the flag is set and the route does not say
+ * so), the lock and the row are taken first and read then: a plain read can still say the old side while a COMMIT is on
+ * its way. A flag that is set without a decision is set back here, and nowhere else.
+ */
+export async function readDecision(session: Session, migration: string, from: Side): Promise<Decision> {
+  const plain = await readRoute(session, migration);
+  if (plain === undefined) throw staleEpoch(migration, from);
+  if (plain.writesOn !== from) return { decided: true, epoch: plain.epoch };
+  if (plain.opening === null && (await isFenceOpen(session))) return { decided: false, epoch: plain.epoch };
+
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await session.query(
+        `BEGIN; SET LOCAL lock_timeout = '40ms'; SET LOCAL statement_timeout = '2s'; ${TAKE_FENCE_LOCK}`,
+      );
+      const route = await readRoute(session, migration, true);
+      if (route === undefined) throw staleEpoch(migration, from);
+      if (route.writesOn === from && !(await isFenceOpen(session))) {
+        await session.query(`SELECT setval('verdigris.fence', ${FENCE_OPEN})`);
+      }
+      await session.query('COMMIT');
+      return { decided: route.writesOn !== from, epoch: route.epoch };
+    } catch (error) {
+      await session.query('ROLLBACK').catch(() => undefined);
+      if (attempt >= 100 || error instanceof VerdigrisError) throw error;
+      await sleep(50 + Math.random() * 100);
+    }
+  }
+}
+
+function staleEpoch(migration: string, side: Side): VerdigrisError {
+  return new VerdigrisError({
+    type: 'StaleEpoch',
+    message: `${side} knows no route of migration "${migration}"`,
+    nextStep: 'see whether the run was ended by hand; nothing is changed without that row',
+  });
+}
