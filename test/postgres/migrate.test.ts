@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { readTables } from '../../src/postgres/catalog.js';
-import { analyzeTables, refreshMaterializedViews } from '../../src/postgres/migrate/analyze.js';
+import { analyzeTables } from '../../src/postgres/migrate/analyze.js';
+import { refreshMaterializedViews } from '../../src/postgres/schema-copy/materialized-views.js';
 import { backfillTable } from '../../src/postgres/migrate/backfill.js';
 import { expandTable } from '../../src/postgres/migrate/expand-table.js';
 import { changedTables, commonColumns, planWork, reverseColumns } from '../../src/postgres/migrate/plan-work.js';
@@ -256,8 +257,7 @@ describe.each([['pg15' as const], ['pg18' as const]])('migrations on %s', (serve
   it('materialized views that come empty are filled, in the order of what they read', async () => {
     await app.query(`CREATE MATERIALIZED VIEW b AS SELECT count(*) FROM orders WITH NO DATA;
                      CREATE MATERIALIZED VIEW a AS SELECT * FROM b WITH NO DATA`);
-    expect(await refreshMaterializedViews(context)).toBe(2);
-    expect(await refreshMaterializedViews(context)).toBe(0);
+    expect((await refreshMaterializedViews(context)).map(({ name }) => name)).toEqual(['b', 'a']);
     expect((await app.query('SELECT * FROM a')).rows).toEqual([{ count: '1000' }]);
   });
 
