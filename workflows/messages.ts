@@ -20,8 +20,7 @@ export interface Approval extends Message {
   readonly gate: string;
 }
 
-export const TASK_QUEUE = 'verdigris';
-export const WORKFLOW_TYPE = 'blueGreenMigration';
+export { TASK_QUEUE, WORKFLOW_TYPE } from '../src/workflow-names.js';
 
 export const approveUpdate = defineUpdate<string, [Approval]>('approve');
 export const pauseUpdate = defineUpdate<string, [Message]>('pause');

@@ -1,9 +1,6 @@
 import { basename } from 'node:path';
+import { TASK_QUEUE, WORKFLOW_TYPE } from '../workflow-names.js';
 import { temporalOnPath } from './temporal-cli.js';
-
-/** The task queue and the workflow type, as an engineer writes them on the command line. */
-const TASK_QUEUE = 'verdigris';
-const WORKFLOW_TYPE = 'blueGreenMigration';
 
 /** Arguments of the Temporal CLI for one migration; what the demo runs and what `npm run dev` prints. */
 export class MigrationCommands {

@@ -39,7 +39,6 @@ export const CANCELED = '57014';
 export const STALE_EPOCH = 'VDEPO';
 /** lock_not_available. */
 export const LOCK_NOT_AVAILABLE = '55P03';
-export const DUPLICATE_OBJECT: ReadonlySet<string> = new Set(['42710', '42P07', '42P06', '42701', '42723']);
 
 /** The SQLSTATE (or the errno name of a socket error) of what was thrown; undefined when there is none. */
 export function sqlState(error: unknown): string | undefined {

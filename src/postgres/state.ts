@@ -1,6 +1,5 @@
 import type { Side } from '../side.js';
 import { otherSide } from '../side.js';
-import { literal } from './identifier.js';
 import type { Session } from './session.js';
 
 /*
@@ -319,9 +318,4 @@ export async function recordEvent(session: Session, runId: string, what: string,
     what,
     JSON.stringify(detail),
   ]);
-}
-
-/** SQL that names a side in a CHECK or a literal position. */
-export function sideLiteral(side: Side): string {
-  return literal(side);
 }

@@ -8,11 +8,9 @@ import {
   type WorkflowBundleOption,
 } from '@temporalio/worker';
 import { createActivities } from '../../activities/index.js';
+import { TASK_QUEUE } from '../workflow-names.js';
 import type { Environment } from './connections.js';
 import type { Redact } from './redact.js';
-
-/** The task queue that the worker serves and that `temporal workflow start` names. */
-export const TASK_QUEUE = 'verdigris';
 
 export interface WorkerSettings {
   readonly connection: NativeConnection;

@@ -24,11 +24,6 @@ export function isReady(report: PreflightReport): boolean {
   return report.findings.every(({ severity }) => severity !== 'error');
 }
 
-/** A finding in one line, for logs and the Web UI. */
-export function formatPreflightFinding({ severity, check, side, object, message, remedy }: PreflightFinding): string {
-  return `${severity} ${check} (${side}, ${object}): ${message}. ${remedy}`;
-}
-
 /** At most so many names in one message: the report stays readable, and below the limits of a workflow's history. */
 const NAMES_SHOWN = 8;
 
