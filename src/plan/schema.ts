@@ -74,10 +74,22 @@ const foreignKey = z.strictObject({
   onUpdate: referentialAction.default('NO ACTION'),
 });
 
+const keyColumns = z.array(identifier).min(1);
+
 const addConstraint = z
-  .strictObject({ table, name: identifier, check: expression.optional(), foreignKey: foreignKey.optional() })
-  .refine((c) => (c.check === undefined) !== (c.foreignKey === undefined), 'give either "check" or "foreignKey"')
-  .meta({ oneOf: [{ required: ['check'] }, { required: ['foreignKey'] }] });
+  .strictObject({
+    table,
+    name: identifier,
+    check: expression.optional(),
+    foreignKey: foreignKey.optional(),
+    unique: keyColumns.optional().describe('The columns of a unique constraint: its index is built without a lock'),
+    primaryKey: keyColumns.optional().describe('The columns of a primary key: its index is built without a lock'),
+  })
+  .refine(
+    (c) => [c.check, c.foreignKey, c.unique, c.primaryKey].filter((kind) => kind !== undefined).length === 1,
+    'give one of "check", "foreignKey", "unique" and "primaryKey"',
+  )
+  .meta({ oneOf: ['check', 'foreignKey', 'unique', 'primaryKey'].map((kind) => ({ required: [kind] })) });
 
 const setNotNull = z.strictObject({
   table,
@@ -185,13 +197,32 @@ export const planSchema = z.strictObject({
   bootstrap: z
     .strictObject({
       method: z
-        .enum(['tablesync'])
+        .enum(['copy', 'standby', 'tablesync'])
         .default('tablesync')
-        .describe("How green gets its first rows: PostgreSQL's own initial table synchronization"),
+        .describe(
+          'How green gets its first rows: "copy" from an exported snapshot in parallel, "standby" from a physical standby ' +
+            'that becomes green, "tablesync" by PostgreSQL itself',
+        ),
+      parallel: z.int().min(1).max(64).default(4).describe('How many pieces are copied at once (copy)'),
+      pace: z
+        .enum(['auto', 'full'])
+        .default('auto')
+        .describe('"auto" keeps the copy out of the way while others work on blue; "full" does not look (copy)'),
+      maxRate: z
+        .string()
+        .regex(/^[1-9][0-9]*(MB|GB)$/, 'write a size such as 50MB or 1GB')
+        .optional()
+        .describe('Most bytes a second that all copies together read from blue (copy)'),
     })
     .prefault({}),
   replicate: z
     .strictObject({
+      streams: z
+        .int()
+        .min(1)
+        .max(16)
+        .default(1)
+        .describe('Over how many subscriptions the tables are spread; tables bound by foreign keys stay together'),
       maxLag: duration.default('1s').describe('The lag below which replication counts as caught up'),
       holdFor: duration.default('5s').describe('How long the lag must stay there'),
       maxRetainedWal: z
@@ -205,6 +236,38 @@ export const planSchema = z.strictObject({
     .strictObject({
       batch: duration.default('250ms').describe('Time that one batch should take; its size follows'),
       maxLag: duration.default('5s').describe('The backfill waits while green is further behind'),
+      parallel: z.int().min(1).max(64).default(2).describe('How many ranges, of one table or of several, run at once'),
+      pauseAbove: z
+        .strictObject({
+          transactionsPerSecond: z.int().min(1).optional().describe("On either side, the backfill's own left out"),
+          activeSessions: z.int().min(1).optional().describe('Sessions of others that are at work, on either side'),
+        })
+        .prefault({})
+        .describe('The backfill waits while a side is busier than this'),
+    })
+    .prefault({}),
+  indexes: z
+    .strictObject({
+      parallel: z.int().min(1).max(64).default(2).describe('How many indexes are built at once'),
+      maxBlocking: duration
+        .default('2s')
+        .describe('A build that another session has waited for so long is cancelled and tried again'),
+      memory: z
+        .string()
+        .regex(/^[1-9][0-9]*(MB|GB)$/, 'write a size such as 512MB or 2GB')
+        .optional()
+        .describe("maintenance_work_mem of each build; by default a share of green's shared_buffers"),
+    })
+    .prefault({}),
+  verify: z
+    .strictObject({
+      parallel: z.int().min(1).max(64).default(2).describe('How many ranges, of one table or of several, run at once'),
+      rest: z
+        .number()
+        .min(0)
+        .max(0.99)
+        .default(0.1)
+        .describe('Share of the time in which the verification rests, so that it stays out of the way'),
     })
     .prefault({}),
   migrations: z.array(migration).default([]),
@@ -217,13 +280,17 @@ export const planSchema = z.strictObject({
     })
     .prefault({}),
   onFailure: z
-    .enum(['rollback', 'hold'])
-    .default('rollback')
+    .enum(['auto', 'rollback', 'hold'])
+    .default('auto')
     .describe(
-      'What a step that fails for good does: roll the run back, or hold it until somebody resumes or rolls back',
+      'What a step that fails for good does: roll the run back, or hold it until somebody resumes or rolls back; ' +
+        '"auto" holds when a row of the application is in the way, which can be corrected, and rolls back otherwise',
     ),
   standby: z
-    .strictObject({ for: duration.default('48h').describe('How long blue is kept current after the promotion') })
+    .strictObject({
+      for: duration.default('48h').describe('How long blue is kept current after the promotion'),
+      verifyEvery: duration.default('1h').describe('How often blue is compared with green in that time'),
+    })
     .prefault({}),
 });
 

@@ -59,7 +59,7 @@ describe('a plan of the wrong form', () => {
     [
       'a constraint is one of two',
       { migrations: [{ addConstraint: { table: 't', name: 'n' } }] },
-      { place: 'migrations[0].addConstraint', instead: 'give either "check" or "foreignKey"' },
+      { place: 'migrations[0].addConstraint', instead: 'give one of "check", "foreignKey", "unique" and "primaryKey"' },
     ],
     [
       'a gate is known by its metric',

@@ -4,7 +4,7 @@ import { closeSession } from '../session.js';
 
 /** How far a step is: what heartbeats and logs show. */
 export interface Progress {
-  /** `expand`, `backfill`, `index`, `constraint`, `notNull`, `sql`, `analyze`, `verify`, `revert`. */
+  /** `copy`, `expand`, `backfill`, `index`, `constraint`, `notNull`, `sql`, `analyze`, `verify`, `revert`. */
   readonly step: string;
   /** The table, index or named step, as people write it. */
   readonly object: string;
@@ -12,6 +12,9 @@ export interface Progress {
   readonly done: number;
   readonly total: number;
   readonly rowsPerSecond: number;
+  /** Where bytes are known: how many have been moved or read, and how many a second. */
+  readonly bytes?: number;
+  readonly bytesPerSecond?: number;
   /** Null while it can't be said. */
   readonly etaSeconds: number | null;
   /** What it waits for, where it waits. */
