@@ -14,13 +14,32 @@ import { stepContext } from './step-context.js';
 /** Activities of phase 2 that give green blue's schema: before the rows what they need, after them the rest. */
 export function copySchemaActivities(dependencies: ActivityDependencies) {
   return {
-    /** Types, functions, tables, views and sequences, then keys: tables are still empty. */
+    /** Types, functions, tables, views and sequences; then keys, unless the rows are copied first. */
     copySchema: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async (work) => {
         const statements = await readSchema(work, ref);
         const context = stepContext(work, await work.session('green', 'schema'), 'green');
         await applyPreData(context, statements.preData);
-        await applyKeys(context, statements.keys);
+        if (ref.plan.bootstrap.method !== 'copy') await applyKeys(context, statements.keys);
+      }),
+
+    /** Primary keys, unique and exclusion constraints, replica identities: after the rows, before the replication. */
+    buildKeys: (ref: RunRef): Promise<{ keys: number }> =>
+      perform(dependencies, ref, async (work) => {
+        const { keys } = await readSchema(work, ref);
+        await applyKeys(stepContext(work, await work.session('green', 'keys'), 'green'), keys);
+        return { keys: keys.length };
+      }),
+
+    /** Blue's secondary indexes, without CONCURRENTLY while nobody writes green's tables. */
+    buildIndexes: (ref: RunRef): Promise<{ indexes: number }> =>
+      perform(dependencies, ref, async (work) => {
+        const { secondaryIndexes } = await readSchema(work, ref);
+        await applySecondaryIndexes(
+          stepContext(work, await work.session('green', 'indexes'), 'green'),
+          secondaryIndexes,
+        );
+        return { indexes: secondaryIndexes.indexes.length };
       }),
 
     /** Secondary indexes, foreign keys, triggers; then both catalogs are compared. */
