@@ -8,7 +8,8 @@ import type { Session } from './session.js';
  * A marker is a row written on one side and awaited on the other: proof that everything committed before it has been
  * applied there. A position alone proves nothing: "sent" is not applied, and keepalives move positions (pgcopydb 1033).
  * Each direction has a table of its own, published in that direction only; with one table for both, markers would come
- * back to where they were written and stop the feed.
+ * back to where they were written and stop the feed. Where a direction has several streams, a marker is a row for each
+ * of them, published by that stream only, and it has arrived when all its rows are there.
  */
 
 /** The table of a direction's markers, in schema verdigris. */
@@ -17,25 +18,30 @@ export function markerTable(direction: Direction): string {
 }
 
 /**
- * Writes a marker and returns its token. The row is the session's own, so waiters in other sessions do not
+ * Writes a marker and returns its token. The rows are the session's own, so waiters in other sessions do not
  * overwrite each other; one session must wait for its marker before it writes the next.
  */
 export async function writeMarker(session: Session, direction: Direction): Promise<string> {
   const token = randomUUID();
   await session.query(
-    `INSERT INTO verdigris.${ident(markerTable(direction))} AS m (id, token) VALUES (pg_backend_pid()::text, $1)
-     ON CONFLICT (id) DO UPDATE SET token = excluded.token, at = clock_timestamp()`,
+    `INSERT INTO verdigris.${ident(markerTable(direction))} AS m (id, stream, token, streams)
+     SELECT pg_backend_pid()::text, stream, $1, streams
+       FROM (SELECT coalesce((SELECT streams FROM verdigris.owner), 1) AS streams) run, generate_series(1, streams) stream
+     ON CONFLICT (id, stream) DO UPDATE
+        SET token = excluded.token, streams = excluded.streams, at = clock_timestamp()`,
     [token],
   );
   return token;
 }
 
-/** Whether the marker has arrived: one look. */
+/** Whether the marker has arrived by every stream: one look. */
 export async function markerArrived(session: Session, direction: Direction, token: string): Promise<boolean> {
-  const { rowCount } = await session.query(`SELECT FROM verdigris.${ident(markerTable(direction))} WHERE token = $1`, [
-    token,
-  ]);
-  return rowCount === 1;
+  const { rows } = await session.query<{ arrived: boolean }>(
+    `SELECT coalesce(count(*) = max(streams), false) AS arrived
+       FROM verdigris.${ident(markerTable(direction))} WHERE token = $1`,
+    [token],
+  );
+  return rows[0]?.arrived === true;
 }
 
 /**

@@ -24,10 +24,11 @@ export interface Run {
  * Makes this run the owner of both databases: the second lock against two migrations at once, after the workflow id.
  * A database that another living run owns is refused; one whose run has ended is taken over.
  *
+ * @param streams over how many streams the tables are spread in each direction, for the whole run.
  * @returns the epoch that the run begins with, the same on both sides.
  * @throws VerdigrisError DatabaseOwned
  */
-export async function claimDatabases(databases: Databases, run: Run, flag: string): Promise<number> {
+export async function claimDatabases(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
   return withSession(databases.blue, { purpose: 'claim' }, (blue) =>
     withSession(databases.green, { purpose: 'claim' }, async (green) => {
       await refuseOtherOwner(blue, 'blue', run);
@@ -35,8 +36,9 @@ export async function claimDatabases(databases: Databases, run: Run, flag: strin
       await installState(blue, 'blue');
       await installState(green, 'green');
       const epoch = (await ownEpoch(blue, run)) ?? Math.max(await nextEpoch(blue), await nextEpoch(green));
-      await claim(blue, 'blue', run, epoch, flag);
-      await claim(green, 'green', run, epoch, flag);
+      const begin = { epoch, flag, streams };
+      await claim(blue, 'blue', run, begin);
+      await claim(green, 'green', run, begin);
       return epoch;
     }),
   );
@@ -72,15 +74,22 @@ async function nextEpoch(session: Session): Promise<number> {
   return rows[0]?.epoch ?? 1;
 }
 
-async function claim(session: Session, side: Side, run: Run, epoch: number, flag: string): Promise<void> {
+/** What a run begins with, the same on both sides. */
+interface Beginning {
+  readonly epoch: number;
+  readonly flag: string;
+  readonly streams: number;
+}
+
+async function claim(session: Session, side: Side, run: Run, { epoch, flag, streams }: Beginning): Promise<void> {
   await inTransaction(session, async () => {
     const { rowCount } = await session.query(
-      `INSERT INTO verdigris.owner AS o (run_id, migration, side) VALUES ($1, $2, $3)
+      `INSERT INTO verdigris.owner AS o (run_id, migration, side, streams) VALUES ($1, $2, $3, $4)
        ON CONFLICT (singleton) DO UPDATE
-          SET run_id = excluded.run_id, migration = excluded.migration, side = excluded.side,
+          SET run_id = excluded.run_id, migration = excluded.migration, side = excluded.side, streams = excluded.streams,
               claimed_at = clock_timestamp(), ended_at = NULL, outcome = NULL
         WHERE o.outcome IS NOT NULL`,
-      [run.runId, run.migration, side],
+      [run.runId, run.migration, side, streams],
     );
     if (rowCount === 0) return refuseOtherOwner(session, side, run);
     await session.query('TRUNCATE verdigris.marker_to_green, verdigris.marker_to_blue, verdigris.router');

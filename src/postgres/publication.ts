@@ -26,18 +26,26 @@ export async function ensurePublication(
   await retryOnLock(() => session.query(createPublication(name, direction, tables)));
 }
 
-/** The statement that makes a publication. One message, so the comment is there or the publication is not. */
-export function createPublication(name: string, direction: Direction, tables: readonly PublishedTable[]): string {
-  const list = [
-    `verdigris.${ident(markerTable(direction))}`,
-    ...tables.map(({ table, columns }) =>
-      columns === undefined ? qualified(table) : `${qualified(table)} (${columns.map(ident).join(', ')})`,
-    ),
-  ];
+/**
+ * The statements that make the publication of one stream. Sent as one message, so the comment is there or the
+ * publication is not. Of the marker table, each stream publishes its own rows only.
+ */
+export function createPublication(
+  name: string,
+  direction: Direction,
+  tables: readonly PublishedTable[],
+  stream = 1,
+): string {
+  const list = [`verdigris.${ident(markerTable(direction))} WHERE (stream = ${stream})`, ...tables.map(publishedTable)];
   return `
     CREATE PUBLICATION ${ident(name)} FOR TABLE ${list.join(', ')}
       WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
     COMMENT ON PUBLICATION ${ident(name)} IS ${literal(`Verdigris: rows ${direction.replace('_', ' ')}`)}`;
+}
+
+/** A table as CREATE PUBLICATION and ALTER PUBLICATION ... ADD TABLE name it. */
+export function publishedTable({ table, columns }: PublishedTable): string {
+  return columns === undefined ? qualified(table) : `${qualified(table)} (${columns.map(ident).join(', ')})`;
 }
 
 export async function dropPublication(session: Session, name: string): Promise<void> {

@@ -68,6 +68,7 @@ CREATE TABLE IF NOT EXISTS verdigris.owner (
   ended_at timestamptz,
   outcome text
 );
+ALTER TABLE verdigris.owner ADD COLUMN IF NOT EXISTS streams integer NOT NULL DEFAULT 1 CHECK (streams > 0);
 CREATE TABLE IF NOT EXISTS verdigris.route (
   migration text PRIMARY KEY,
   epoch bigint NOT NULL DEFAULT 1,
@@ -80,10 +81,8 @@ CREATE TABLE IF NOT EXISTS verdigris.route (
 );
 GRANT SELECT ON verdigris.route TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS verdigris.fence MINVALUE 0 START 0;
-CREATE TABLE IF NOT EXISTS verdigris.marker_to_green (
-  id text PRIMARY KEY, token text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
-CREATE TABLE IF NOT EXISTS verdigris.marker_to_blue (
-  id text PRIMARY KEY, token text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
+${markerDdl('marker_to_green')}
+${markerDdl('marker_to_blue')}
 CREATE TABLE IF NOT EXISTS verdigris.progress (
   run_id text NOT NULL,
   step text NOT NULL,
@@ -137,13 +136,18 @@ END $fn$;
 -- moves with keepalives, also past transactions that are not published; the origin moves with each commit, but a moment
 -- before the commit becomes visible. So a commit that ends exactly at \`upto\` counts only once the apply worker has no
 -- transaction any more (seen without this: 1 stale read of 6,000 with synchronous_commit = on for the subscription).
+-- Every stream of the feed must have come so far: one that is gone or disabled shows nothing new.
 CREATE OR REPLACE FUNCTION verdigris.caught_up(expected_epoch bigint, upto pg_lsn) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 DECLARE
+  of_feed text;
+  streams integer;
   feed record;
   feeds integer := 0;
 BEGIN
-  IF NOT EXISTS (SELECT FROM verdigris.route r JOIN verdigris.owner o USING (migration) WHERE r.epoch = expected_epoch) THEN
+  SELECT 'verdigris_' || replace(o.migration, '-', '_') || '_to_${side}', o.streams INTO of_feed, streams
+    FROM verdigris.route r JOIN verdigris.owner o USING (migration) WHERE r.epoch = expected_epoch;
+  IF NOT FOUND THEN
     RETURN false;
   END IF;
   FOR feed IN
@@ -152,7 +156,7 @@ BEGIN
       LEFT JOIN LATERAL (SELECT max(pid) AS pid, max(latest_end_lsn) AS latest_end_lsn FROM pg_stat_subscription w
                           WHERE w.subid = s.oid AND w.relid IS NULL AND to_jsonb(w) ->> 'leader_pid' IS NULL) w ON true
      WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND s.subname LIKE 'verdigris\\_%' AND s.subenabled
+       AND starts_with(s.subname, of_feed) AND s.subenabled
   LOOP
     feeds := feeds + 1;
     CONTINUE WHEN coalesce(feed.latest_end_lsn >= upto, false) OR coalesce(feed.applied > upto, false);
@@ -164,7 +168,7 @@ BEGIN
       RETURN false;
     END IF;
   END LOOP;
-  RETURN feeds > 0;
+  RETURN feeds >= streams;
 END $fn$;
 
 -- An application's router says that it lives, what it has applied, and what it has counted since its start.
@@ -253,6 +257,29 @@ REVOKE EXECUTE ON FUNCTION verdigris.set_green_read_percent(text, bigint, numeri
 `;
 }
 
+/**
+ * A table of markers. The stream is part of the key, since each publication has a row filter on it, and PostgreSQL asks
+ * for the columns of a filter in the replica identity. One that an earlier version left is made anew: it holds nothing
+ * that lasts.
+ */
+function markerDdl(table: string): string {
+  return `
+DO $do$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+                  WHERE attrelid = to_regclass('verdigris.${table}') AND attname = 'stream') THEN
+    DROP TABLE IF EXISTS verdigris.${table};
+    CREATE TABLE verdigris.${table} (
+      id text NOT NULL,
+      stream integer NOT NULL,
+      token text NOT NULL,
+      -- How many streams the marker goes by: it has arrived when as many rows are there.
+      streams integer NOT NULL,
+      at timestamptz NOT NULL DEFAULT clock_timestamp(),
+      PRIMARY KEY (id, stream));
+  END IF;
+END $do$;`;
+}
+
 /** Reads the route of a migration; undefined when this database knows none. `forUpdate` locks the row. */
 export async function readRoute(session: Session, migration: string, forUpdate = false): Promise<Route | undefined> {
   const { rows } = await session.query<RouteRow>(
@@ -299,16 +326,33 @@ export interface Owner {
   readonly side: Side;
   /** How the run ended; null while it lives. */
   readonly outcome: string | null;
+  /** Over how many streams the tables are spread in each direction: fixed when the run claims the databases. */
+  readonly streams: number;
 }
 
 /** The run that owns this database, or owned it last; undefined when none ever did. */
 export async function readOwner(session: Session): Promise<Owner | undefined> {
   if (!(await hasState(session))) return undefined;
-  const { rows } = await session.query<{ run_id: string; migration: string; side: Side; outcome: string | null }>(
-    'SELECT run_id, migration, side, outcome FROM verdigris.owner',
+  const { rows } = await session.query<{
+    run_id: string;
+    migration: string;
+    side: Side;
+    outcome: string | null;
+    streams: number;
+  }>(
+    // An earlier version's table has no column "streams".
+    `SELECT run_id, migration, side, outcome, coalesce((to_jsonb(o) ->> 'streams')::int, 1) AS streams
+       FROM verdigris.owner o`,
   );
   const row = rows[0];
-  return row && { runId: row.run_id, migration: row.migration, side: row.side, outcome: row.outcome };
+  return (
+    row && { runId: row.run_id, migration: row.migration, side: row.side, outcome: row.outcome, streams: row.streams }
+  );
+}
+
+/** How many streams each direction has in the run that owns this database; 1 where none does. */
+export async function readStreamCount(session: Session): Promise<number> {
+  return (await readOwner(session))?.streams ?? 1;
 }
 
 /** Writes down what was done: for people, and for the report. */
