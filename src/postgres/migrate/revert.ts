@@ -1,7 +1,8 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { ident, qualified } from '../identifier.js';
 import type { TableName } from '../../plan/table-name.js';
-import { addedColumns } from './expand-table.js';
+import { forgetBackfill } from './backfill-progress.js';
+import { addedColumns, expandKey } from './expand-table.js';
 import { dropColumns } from './add-column.js';
 import { constraintKey, dropOurs } from './add-constraint.js';
 import { findTable } from './changed-table.js';
@@ -132,10 +133,6 @@ async function revertTable(context: StepContext, work: TableWork): Promise<strin
 
 /** A next try of the same run starts over: its cursors would say that rows are done whose columns are gone. */
 async function forgetWork(context: StepContext, work: TableWork): Promise<void> {
-  const changed = await findTable(context.session, work.table);
-  for (const table of [work.table, ...(changed?.leaves.map(({ name }) => name) ?? [])]) {
-    for (const step of ['backfill', 'expand']) {
-      await forgetProgress(context.session, { runId: context.runId, step, object: formatTableName(table) });
-    }
-  }
+  await forgetBackfill(context.session, context.runId, work.table);
+  await forgetProgress(context.session, expandKey(context.runId, work));
 }
