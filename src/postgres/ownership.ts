@@ -44,6 +44,20 @@ export async function claimDatabases(databases: Databases, run: Run, flag: strin
   );
 }
 
+/**
+ * The same for the bootstrap `standby`: green is read-only still and gets blue's rows of schema verdigris together with
+ * all others, so only blue is claimed. Green is taken over when it has been promoted.
+ */
+export async function claimBlue(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
+  return withSession(databases.blue, { purpose: 'claim' }, async (blue) => {
+    await refuseOtherOwner(blue, 'blue', run);
+    await installState(blue, 'blue');
+    const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue));
+    await claim(blue, 'blue', run, { epoch, flag, streams });
+    return epoch;
+  });
+}
+
 async function refuseOtherOwner(session: Session, side: Side, run: Run): Promise<void> {
   const owner = await readOwner(session);
   if (owner === undefined || owner.runId === run.runId || owner.outcome !== null) return;
@@ -137,10 +151,7 @@ export async function openActorSession(database: Database, purpose: string): Pro
       if (rows[0]?.held === true) return session;
       if (Date.now() - started > 2_000) {
         await session.query(
-          `SELECT pg_terminate_backend(l.pid) FROM pg_locks l
-            WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid()
-              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-              AND l.classid::bigint = (${ACTOR_LOCK} >> 32) & 4294967295 AND l.objid::bigint = ${ACTOR_LOCK} & 4294967295`,
+          `SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE ${IS_ACTOR_LOCK} AND l.pid <> pg_backend_pid()`,
         );
       }
       await sleep(100);
@@ -149,4 +160,15 @@ export async function openActorSession(database: Database, purpose: string): Pro
     await closeSession(session);
     throw error;
   }
+}
+
+/** The actor's lock of this database among pg_locks `l`, held by somebody. */
+const IS_ACTOR_LOCK = `l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND l.classid::bigint = (${ACTOR_LOCK} >> 32) & 4294967295 AND l.objid::bigint = ${ACTOR_LOCK} & 4294967295`;
+
+/** A condition for statements of other sessions to the same database: true while `actor` holds the actor's lock. */
+export async function holdsActorLock(actor: Session): Promise<string> {
+  const { rows } = await actor.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+  return `EXISTS (SELECT FROM pg_locks l WHERE ${IS_ACTOR_LOCK} AND l.pid = ${rows[0]?.pid ?? 0})`;
 }

@@ -30,7 +30,8 @@ export interface SessionOptions {
 
 /**
  * Opens a session with the settings that every session of ours has: commits are durable whatever the database's
- * default is, waits for locks are bounded, text forms are fixed, names are resolved in pg_catalog only.
+ * default is, waits for locks are bounded, text forms are fixed, names are resolved in pg_catalog only; and they may
+ * write where the default is read-only (a green that is kept from other writers).
  *
  * @throws VerdigrisError ConnectionFailed, which names the connection, never its address or password.
  */
@@ -64,6 +65,7 @@ const SESSION_SETTINGS = `
          set_config('lock_timeout', $1, false),
          set_config('statement_timeout', $2, false),
          set_config('idle_in_transaction_session_timeout', '0', false),
+         set_config('default_transaction_read_only', 'off', false),
          set_config('search_path', 'pg_catalog', false),
          set_config('DateStyle', 'ISO, YMD', false),
          set_config('IntervalStyle', 'postgres', false),
