@@ -1,0 +1,31 @@
+import type { Session } from '../../session.js';
+import type { Run } from '../../ownership.js';
+import { hasState } from '../../state.js';
+import { closeToWriters, mayCloseToWriters, openToWriters } from './read-only-default.js';
+import { isInRecovery } from './recovery.js';
+import { describePhysicalSlot, readPhysicalSlot } from './physical-slot.js';
+import { readIntent } from './standby-run.js';
+
+/**
+ * The compensation of the promotion, as far as there is one, before the replication is taken down.
+ *
+ * A green that is a standby still goes on as before. One that has been promoted can't follow blue again; it keeps its
+ * rows, takes writes of nobody by default, and what has to be done with it is told.
+ *
+ * @returns what could not be undone, for people; empty when nothing has happened to green.
+ */
+export async function settleGreen(blue: Session, green: Session, run: Run): Promise<string[]> {
+  if (await isInRecovery(green)) {
+    const intent = (await hasState(blue)) ? await readIntent(blue, run) : undefined;
+    if (intent?.asked === true && intent.closed) await openToWriters(green);
+    return [];
+  }
+  const closes = await mayCloseToWriters(green);
+  if (closes) await closeToWriters(green);
+  const slot = await readPhysicalSlot(blue, green);
+  return [
+    'green was promoted and can not follow blue again: make it a standby anew before the next run (pg_basebackup, or ' +
+      `pg_rewind --target-pgdata=... --source-server=...), or remove it. Its rows are those of the moment of the rollback${closes ? '; its default_transaction_read_only is on, so that nobody writes there by mistake (ALTER SYSTEM RESET default_transaction_read_only takes that back)' : '; see that nobody writes there by mistake'}`,
+    ...(slot === undefined ? [] : [describePhysicalSlot(slot)]),
+  ];
+}

@@ -1,0 +1,92 @@
+import { VerdigrisError } from '../../../errors.js';
+import { literal } from '../../identifier.js';
+import { writeProgress } from '../../migrate/progress-row.js';
+import { dropPublication } from '../../publication.js';
+import { retryOnLock } from '../../retry.js';
+import { inTransaction, type Session } from '../../session.js';
+import { installState, recordEvent } from '../../state.js';
+import { readPromotionPosition } from './promotion-position.js';
+import { readIdentity } from './recovery.js';
+import { promotedKey, readIntent, readPromoted, type PromotedStandby, type StandbyRun } from './standby-run.js';
+
+/**
+ * Turns the copy of blue's schema `verdigris` into green's own, once green has been promoted: the functions of its side,
+ * the owner, and the position that it follows blue from. The run, the epoch and the markers are the same on both sides,
+ * since green has them from blue. What belongs to blue alone is taken away.
+ *
+ * @throws VerdigrisError ReplicationBroken when somebody else has promoted green, or it is no copy of blue.
+ */
+export async function takeOverGreen(standby: StandbyRun): Promise<PromotedStandby> {
+  const { blue, green, run } = standby;
+  const known = await readPromoted(green, run);
+  if (known !== undefined) return known;
+  await refuseBlueItself(standby);
+  const intent = await readIntent(blue, run);
+  if (intent?.asked !== true) throw promotedByOthers();
+  const promoted = { position: await readPromotionPosition(green, intent.timeline), closed: intent.closed };
+
+  await installState(green, 'green');
+  await dropBluePublications(green);
+  await rollBackPrepared(green);
+  await inTransaction(green, async () => {
+    const { rowCount } = await green.query(
+      `UPDATE verdigris.owner SET side = 'green' WHERE run_id = $1 AND outcome IS NULL`,
+      [run.runId],
+    );
+    if (rowCount !== 1) throw notOurs();
+    await green.query('DELETE FROM verdigris.progress');
+    await green.query('DELETE FROM verdigris.event');
+    await green.query('DELETE FROM verdigris.router');
+    await writeProgress(green, promotedKey(run), promoted, true);
+    await recordEvent(green, run.runId, 'promoted: no standby any more', { position: promoted.position });
+  });
+  return promoted;
+}
+
+/** Both connections may lead to blue by now, for instance by a name that follows the primary. */
+async function refuseBlueItself({ blue, green }: StandbyRun): Promise<void> {
+  const [source, copy] = [await readIdentity(blue), await readIdentity(green)];
+  if (source.system === copy.system && source.timeline !== copy.timeline && !copy.inRecovery) return;
+  throw new VerdigrisError({
+    type: 'ReplicationBroken',
+    message: copy.inRecovery
+      ? 'green is a standby still, although it was promoted'
+      : "green's connection does not lead to the standby that was promoted, but to blue or to another cluster",
+    nextStep: 'mend the connection: green has to be the address of that server, not a name that follows the primary',
+  });
+}
+
+/** They would publish green's rows to nobody, and stand in the way of the feed backwards. */
+async function dropBluePublications(green: Session): Promise<void> {
+  const { rows } = await green.query<{ name: string }>(
+    `SELECT pubname AS name FROM pg_publication WHERE pubname LIKE 'verdigris\\_%'`,
+  );
+  for (const { name } of rows) await retryOnLock(() => dropPublication(green, name));
+}
+
+/**
+ * A transaction that was prepared on blue and not ended there came along as prepared, with its locks. Blue sends it
+ * whole when it commits it: green's half is given up.
+ */
+async function rollBackPrepared(green: Session): Promise<void> {
+  const { rows } = await green.query<{ gid: string }>(
+    'SELECT gid FROM pg_prepared_xacts WHERE database = current_database()',
+  );
+  for (const { gid } of rows) await green.query(`ROLLBACK PREPARED ${literal(gid)}`);
+}
+
+function promotedByOthers(): VerdigrisError {
+  return new VerdigrisError({
+    type: 'ReplicationBroken',
+    message: 'green is no standby any more, and this run has not promoted it: rows may have been written there',
+    nextStep: 'roll back, make green a standby of blue again (pg_basebackup, or pg_rewind), and start again',
+  });
+}
+
+function notOurs(): VerdigrisError {
+  return new VerdigrisError({
+    type: 'DatabaseOwned',
+    message: "green's copy of the schema verdigris is not that of this run",
+    nextStep: 'roll back, make green a standby of blue again (pg_basebackup, or pg_rewind), and start again',
+  });
+}
