@@ -12,8 +12,9 @@ import {
 import { tryPromotion, type Promoted } from '../src/postgres/promote.js';
 import { readDecision } from '../src/postgres/promotion-decision.js';
 import { readProgress } from '../src/postgres/migrate/progress-row.js';
-import { readSlot } from '../src/postgres/replication-slot.js';
+import { readRetainedWal } from '../src/postgres/retained-wal.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
+import { streamsOfRun } from '../src/postgres/streams.js';
 import { readSubscription } from '../src/postgres/subscription.js';
 import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
@@ -131,14 +132,14 @@ async function prepare(work: Work, ref: RunRef, from: Side): Promise<number[]> {
 
 /** Going back without the reverse feed would lose what was written on green. */
 async function refuseLostWayBack({ session, run }: Work): Promise<void> {
-  const feed = feedName(run.migration, directionTo('blue'));
-  const slot = await readSlot(await session('green', 'way back'), feed);
-  const state = await readSubscription(await session('blue', 'way back'), feed);
-  if (slot !== undefined && slot.walStatus !== 'lost' && state?.enabled === true) return;
-  const why =
-    slot === undefined || slot.walStatus === 'lost'
-      ? 'its slot on green is gone'
-      : `its subscription is ${state === undefined ? 'gone' : 'disabled'}`;
+  const [green, blue] = [await session('green', 'way back'), await session('blue', 'way back')];
+  const names = await streamsOfRun(green, feedName(run.migration, directionTo('blue')));
+  const wal = await readRetainedWal(green, names);
+  const slotGone = wal.slots < names.length || wal.walStatus === 'lost';
+  const states = await Promise.all(names.map((name) => readSubscription(blue, name)));
+  const off = states.find((state) => state?.enabled !== true);
+  if (!slotGone && states.every((state) => state?.enabled === true)) return;
+  const why = slotGone ? 'its slot on green is gone' : `its subscription is ${off === undefined ? 'gone' : 'disabled'}`;
   throw new VerdigrisError({
     type: 'RollbackUnsafe',
     message: `blue does not follow green any more (${why}): going back would lose what was written on green`,

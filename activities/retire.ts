@@ -1,9 +1,7 @@
 import { dropFence } from '../src/postgres/fence.js';
+import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/feed-objects.js';
 import { feedName } from '../src/postgres/feed.js';
 import { releaseDatabase } from '../src/postgres/ownership.js';
-import { dropPublication } from '../src/postgres/publication.js';
-import { dropSlot } from '../src/postgres/replication-slot.js';
-import { dropSubscription } from '../src/postgres/subscription.js';
 import { dropTriggers } from '../src/postgres/migrate/revert.js';
 import { stepContext } from './step-context.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -22,16 +20,16 @@ export function retireActivities(dependencies: ActivityDependencies) {
         const back = feedName(run.migration, 'to_blue');
         const retireGreen = async (): Promise<void> => {
           const green = await session('green', 'retire');
-          await dropSlot(green, back, 2_000);
-          await dropPublication(green, back);
+          await dropSlots(green, back, 2_000);
+          await dropPublications(green, back);
           await dropFence(green, signal);
           await dropTriggers(stepContext(work, green, 'green'));
           await releaseDatabase(green, run, 'completed');
         };
         const retireBlue = async (): Promise<void> => {
           const blue = await session('blue', 'retire');
-          await dropSubscription(blue, back);
-          await dropPublication(blue, feedName(run.migration, 'to_green'));
+          await dropSubscriptions(blue, back);
+          await dropPublications(blue, feedName(run.migration, 'to_green'));
           await releaseDatabase(blue, run, 'completed');
         };
         // Blue's subscriber first, so that nothing holds green's slot; but a blue that is gone must not keep green,

@@ -1,11 +1,10 @@
+import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/feed-objects.js';
+import { isInRecovery } from '../src/postgres/bootstrap/standby/recovery.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
-import { dropPublication } from '../src/postgres/publication.js';
-import { dropSlot } from '../src/postgres/replication-slot.js';
 import { retryOnLock } from '../src/postgres/retry.js';
 import { dropCopiedSchema } from '../src/postgres/schema-copy/drop-copied-schema.js';
 import { hasState } from '../src/postgres/state.js';
-import { dropSubscription } from '../src/postgres/subscription.js';
 import type { Direction, Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { stepContext } from './step-context.js';
@@ -29,21 +28,25 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
         const subscriptions = await failureOf(
           onBothSides(work, async (side) => {
             const session = await work.session(side, 'undo replication');
-            for (const direction of DIRECTIONS) await dropSubscription(session, feedName(ref.plan.name, direction));
+            if (await isInRecovery(session)) return;
+            for (const direction of DIRECTIONS) await dropSubscriptions(session, feedName(ref.plan.name, direction));
           }),
         );
         const slots = await failureOf(
           onBothSides(work, async (side) => {
             const session = await work.session(side, 'undo replication');
+            if (await isInRecovery(session)) return;
             for (const direction of DIRECTIONS) {
-              await dropSlot(session, feedName(ref.plan.name, direction));
-              await retryOnLock(() => dropPublication(session, feedName(ref.plan.name, direction)));
+              await dropSlots(session, feedName(ref.plan.name, direction));
+              await dropPublications(session, feedName(ref.plan.name, direction));
             }
           }),
         );
         if (subscriptions !== undefined || slots !== undefined) throw subscriptions ?? slots;
+        // Green's tables are its own where it was a physical standby: no copy made them.
+        if (keepGreen || ref.plan.bootstrap.method === 'standby') return;
         const green = await work.session('green', 'undo replication');
-        if (!keepGreen && (await hasState(green))) await dropCopiedSchema(stepContext(work, green, 'green'));
+        if (await hasState(green)) await dropCopiedSchema(stepContext(work, green, 'green'));
       }),
 
     /** Gives both databases back; what is left of Verdigris goes, but on a green that is kept. */
@@ -51,6 +54,8 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
       perform(dependencies, ref, (work) =>
         onBothSides(work, async (side) => {
           const session = await work.session(side, 'release');
+          // A standby that was never promoted gets it from blue.
+          if (await isInRecovery(session)) return;
           await releaseDatabase(session, work.run, 'rolledBack');
           if (side === 'blue' || !keepGreen) await retryOnLock(() => dropState(session, work.run));
         }),

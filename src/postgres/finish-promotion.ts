@@ -1,11 +1,13 @@
 import { VerdigrisError } from '../errors.js';
 import { otherSide, type Side } from '../side.js';
+import { dropSlots, dropSubscriptions, findSlots, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { disarmFence } from './fence.js';
 import { readRoute } from './state.js';
-import { dropSlot, waitUntilInactive } from './replication-slot.js';
-import { withSession, type Databases } from './session.js';
-import { disableSubscription, dropSubscription, enableSubscription } from './subscription.js';
+import { waitUntilInactive } from './replication-slot.js';
+import { withSession, type Databases, type Session } from './session.js';
+import { streamsOfRun } from './streams.js';
+import { disableSubscription, enableSubscription } from './subscription.js';
 
 /**
  * After the decision: the old feed ends, and only then the reverse one begins. Never both: a loop would bring the new
@@ -25,16 +27,25 @@ export async function finishPromotion(
     withSession(databases[from], { purpose: 'finish promotion' }, async (oldSide) => {
       const route = await readRoute(newSide, migration);
       if (route?.writesOn !== to) throw notPromoted(to);
-      const stopped = await disableSubscription(newSide, oldFeed);
-      const idle = await waitUntilInactive(oldSide, oldFeed, 30_000);
-      if (!stopped || !idle) throw stillRunning(oldFeed, to);
-      await dropSubscription(newSide, oldFeed);
-      await dropSlot(oldSide, oldFeed);
-
-      if (options.feedBack) await enableSubscription(oldSide, feedName(migration, directionTo(from)));
+      await endFeed(newSide, oldSide, oldFeed, to);
+      if (options.feedBack) {
+        const newFeed = feedName(migration, directionTo(from));
+        for (const name of await streamsOfRun(oldSide, newFeed)) await enableSubscription(oldSide, name);
+      }
       await disarmFence(newSide, { migration, epoch: route.epoch, writesOn: to }, options.signal);
     }),
   );
+}
+
+/** All streams of the old feed have stopped, on both servers, before the first of them is dropped. */
+async function endFeed(newSide: Session, oldSide: Session, feed: string, to: Side): Promise<void> {
+  const subscriptions = await findSubscriptions(newSide, feed);
+  const stopped = await Promise.all(subscriptions.map((name) => disableSubscription(newSide, name)));
+  const slots = await findSlots(oldSide, feed);
+  const idle = await Promise.all(slots.map((name) => waitUntilInactive(oldSide, name, 30_000)));
+  if ([...stopped, ...idle].includes(false)) throw stillRunning(feed, to);
+  await dropSubscriptions(newSide, feed);
+  await dropSlots(oldSide, feed);
 }
 
 function notPromoted(side: Side): VerdigrisError {

@@ -3,8 +3,9 @@ import { VerdigrisError } from '../errors.js';
 import type { Direction } from '../side.js';
 import { targetOf } from './feed.js';
 import { measureLag } from './marker.js';
-import { readSlot } from './replication-slot.js';
+import { judgeRetainedWal, readRetainedWal, retainedWalExceeded } from './retained-wal.js';
 import type { Session } from './session.js';
+import { streamsOfRun } from './streams.js';
 import { readSubscription } from './subscription.js';
 
 const SIZE_UNITS = { MB: 2 ** 20, GB: 2 ** 30, TB: 2 ** 40 } as const;
@@ -18,15 +19,10 @@ export function parseSize(text: string): number {
   return Number(match[1]) * SIZE_UNITS[unit];
 }
 
-/** @throws VerdigrisError RetainedWalExceeded, before the slot fills the disk of its server. */
-export async function refuseTooMuchWal(session: Session, slot: string, maxBytes: number): Promise<void> {
-  const state = await readSlot(session, slot);
-  if (state === undefined || state.retainedBytes <= maxBytes) return;
-  throw new VerdigrisError({
-    type: 'RetainedWalExceeded',
-    message: `the slot ${slot} holds back ${(state.retainedBytes / 2 ** 30).toFixed(1)} GB of WAL, more than the plan allows`,
-    nextStep: 'find out why the other side does not keep up; raise replicate.maxRetainedWal only if the disk has room',
-  });
+/** @throws VerdigrisError RetainedWalExceeded, before the slots of the feed fill the disk of their server. */
+export async function refuseTooMuchWal(session: Session, feed: string, maxBytes: number): Promise<void> {
+  const { bytes } = await readRetainedWal(session, await streamsOfRun(session, feed));
+  if (judgeRetainedWal(bytes, maxBytes) === 'abort') throw retainedWalExceeded(feed, bytes, maxBytes);
 }
 
 export interface CatchUp {
@@ -67,13 +63,15 @@ export async function waitUntilCaughtUp(catchUp: CatchUp): Promise<number> {
   }
 }
 
-/** @throws VerdigrisError ReplicationBroken when the subscription is gone or switched off: waiting helps nobody. */
+/** @throws VerdigrisError ReplicationBroken when a subscription is gone or switched off: waiting helps nobody. */
 export async function refuseBrokenFeed(target: Session, feed: string, direction: Direction): Promise<void> {
-  const state = await readSubscription(target, feed);
-  if (state?.enabled === true) return;
-  throw new VerdigrisError({
-    type: 'ReplicationBroken',
-    message: `${targetOf(direction)}: the subscription ${feed} is ${state === undefined ? 'gone' : 'disabled'}`,
-    nextStep: 'find out who did that; start again after the rollback',
-  });
+  for (const name of await streamsOfRun(target, feed)) {
+    const state = await readSubscription(target, name);
+    if (state?.enabled === true) continue;
+    throw new VerdigrisError({
+      type: 'ReplicationBroken',
+      message: `${targetOf(direction)}: the subscription ${name} is ${state === undefined ? 'gone' : 'disabled'}`,
+      nextStep: 'find out who did that; start again after the rollback',
+    });
+  }
 }

@@ -7,10 +7,11 @@ import { directionTo, feedName } from './feed.js';
 import { armFence } from './fence.js';
 import { promotionBlocked } from './hold.js';
 import { readKnownTables } from './known-tables.js';
-import { ensurePublication, type PublishedTable } from './publication.js';
+import type { PublishedTable } from './publication.js';
 import { majorVersion } from './retry.js';
 import { withSession, type Databases, type Session } from './session.js';
-import { readRoute, ROUTE_CHANNEL } from './state.js';
+import { readRoute, readStreamCount, ROUTE_CHANNEL } from './state.js';
+import { ensurePublications, readStreams, streamNames, streamsOfRun } from './streams.js';
 import { ensureSubscription, readSubscription } from './subscription.js';
 
 /** What is made before writers are asked to wait. */
@@ -41,7 +42,9 @@ export async function preparePromotion(preparation: Preparation): Promise<number
     await refuseLongWriters(session, from);
     await withSession(databases[to], { purpose: 'prepare promotion' }, async (other) => {
       await refuseLongWriters(other, to);
-      await refuseUnfinishedSync(other, feedName(migration, directionTo(to)), to);
+      for (const name of await streamsOfRun(other, feedName(migration, directionTo(to)))) {
+        await refuseUnfinishedSync(other, name, to);
+      }
     });
     const known = await readKnownTables(session);
     const route = await readRoute(session, migration);
@@ -54,28 +57,33 @@ export async function preparePromotion(preparation: Preparation): Promise<number
 }
 
 /**
- * Publication on the new side, disabled subscription on the old one: CREATE SUBSCRIPTION connects, so it proves that
- * the old side reaches the new one. Its slot is made in the hold, not here.
+ * Publications on the new side, disabled subscriptions on the old one: CREATE SUBSCRIPTION connects, so it proves that
+ * the old side reaches the new one. Their slots are made in the hold, not here.
  */
 async function proveWayBack(preparation: Preparation, tables: readonly PublishedTable[]): Promise<void> {
   const { databases, migration, from } = preparation;
   const to = otherSide(from);
   const direction = directionTo(from);
-  const name = feedName(migration, direction);
+  const { streams, forward } = await withSession(databases[from], { purpose: 'way back' }, async (session) => {
+    const count = await readStreamCount(session);
+    return { streams: count, forward: await readStreams(session, migration, directionTo(to), count) };
+  });
   const publisherVersion = await withSession(databases[to], { purpose: 'way back' }, async (session) => {
-    await ensurePublication(session, name, direction, tables);
+    await ensurePublications(session, { migration, direction, tables, streams, like: forward });
     return majorVersion(session);
   });
   try {
-    await withSession(databases[from], { purpose: 'way back' }, (session) =>
-      ensureSubscription(session, {
-        name,
-        conninfo: databases[to].peerConninfo,
-        copyData: false,
-        enabled: false,
-        publisherVersion,
-      }),
-    );
+    await withSession(databases[from], { purpose: 'way back' }, async (session) => {
+      for (const name of streamNames(migration, direction, streams)) {
+        await ensureSubscription(session, {
+          name,
+          conninfo: databases[to].peerConninfo,
+          copyData: false,
+          enabled: false,
+          publisherVersion,
+        });
+      }
+    });
   } catch (error) {
     throw promotionBlocked(
       `${from} can't subscribe to ${to}, so there would be no way back: ${error instanceof Error ? error.message : String(error)}`,

@@ -1,27 +1,28 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { otherSide, type Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
+import { dropSlots } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { TAKE_FENCE_LOCK, unarmedTables } from './fence.js';
 import { Hold, promotionBlocked } from './hold.js';
 import { literal } from './identifier.js';
 import { newTablesSql } from './known-tables.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
-import { openActorSession } from './ownership.js';
+import { holdsActorLock, openActorSession } from './ownership.js';
 import { markerArrived, writeMarker } from './marker.js';
 import { readDecision } from './promotion-decision.js';
 import { waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
-import { dropSlot } from './replication-slot.js';
 import { commonSequences, positionWithGap, readPositions, readSequenceShapes, setPositions } from './sequences.js';
 import { closeSession, openSession, type Databases, type Session } from './session.js';
 import { FENCE_CLOSED, FENCE_LOCK } from './state.js';
+import { streamsOfRun } from './streams.js';
 import type { TableName } from '../plan/table-name.js';
 
 /*
  * The promotion: one transaction on the side that gives writes away decides.
  *
  *   prepare  (prepare-promotion.ts, promotion-readiness.ts)  the way back is proven, the fence is armed, the lag is short
- *   hold     lock out writers; check the fence; marker: everything is there; sequences; the slot of the way back
+ *   hold     lock out writers; check the fence; marker: everything is there; sequences; the slots of the way back
  *   decide   route and flag in one COMMIT: the point of no return
  *   open     the new side takes writes
  *   finish   (finish-promotion.ts)   old feed off, then the reverse one on
@@ -63,6 +64,14 @@ export interface Sessions {
   readonly main: Session;
   readonly aside: Session;
   readonly to: Session;
+  /** One on the new side for each slot of the way back, `to` first: made in turn, many would take too long. */
+  readonly slots: readonly SlotSession[];
+}
+
+interface SlotSession {
+  readonly session: Session;
+  /** The statement that makes the slot. */
+  readonly make: string;
 }
 
 /**
@@ -81,17 +90,21 @@ export async function tryPromotion(promotion: Promotion): Promise<Promoted> {
     return session;
   };
   try {
-    const sessions: Sessions = {
+    const actors = {
       // These two hold the actors' locks: to end the holder of a late worker's lock is to end its promotion.
       main: await keep(openActorSession(databases[from], 'promotion')),
       to: await keep(openActorSession(databases[to], 'promotion')),
-      aside: await keep(openSession(databases[from], { purpose: 'promotion marker' })),
     };
-    const decision = await readDecision(sessions.main, promotion.migration, from);
+    const decision = await readDecision(actors.main, promotion.migration, from);
     if (decision.decided) {
-      await openNewSide(sessions.to, promotion.migration, decision.epoch);
+      await openNewSide(actors.to, promotion.migration, decision.epoch);
       return { holdMs: null, epoch: decision.epoch };
     }
+    const sessions: Sessions = {
+      ...actors,
+      aside: await keep(openSession(databases[from], { purpose: 'promotion marker' })),
+      slots: await openSlotSessions(actors.to, promotion, keep),
+    };
     await waitForShortLag(sessions, promotion);
     await prepareHold(sessions, promotion);
     if (promotion.feedBack) await waitForNoWriters(sessions.to, promotion);
@@ -116,7 +129,7 @@ async function holdAndDecide(sessions: Sessions, promotion: Promotion, epoch: nu
     refuseWhenOver(hold);
     await carrySequencesOver(sessions, promotion, hold);
     refuseWhenOver(hold);
-    if (promotion.feedBack) await makeSlotOfTheWayBack(sessions.to, promotion, hold);
+    if (promotion.feedBack) await makeSlotsOfTheWayBack(sessions, promotion, hold);
     // The last moment to give up: an aborted activity leaves here, before the decision.
     promotion.signal?.throwIfAborted();
     refuseWhenOver(hold);
@@ -126,6 +139,8 @@ async function holdAndDecide(sessions: Sessions, promotion: Promotion, epoch: nu
     );
   } catch (error) {
     await giveUp(sessions.main);
+    // Until the next try they would only hold back WAL.
+    await dropEarlySlots(sessions.to, promotion).catch(() => undefined);
     promotion.signal?.throwIfAborted();
     // Whatever ended the hold (a timeout of the server, a lost connection): nothing has happened, and it counts as a try.
     throw error instanceof VerdigrisError ? error : promotionBlocked(messageOf(error), error);
@@ -235,19 +250,16 @@ async function carrySequencesOver(sessions: Sessions, promotion: Promotion, hold
 }
 
 /**
- * Now nothing that came from the old side is behind the slot, and nothing that the application will write is before
- * it. Made earlier and advanced, it would forget that in a crash (its position reaches disk only at a checkpoint) and
- * send the old side its own rows back. One left by an earlier try is too early: it goes.
+ * Now nothing that came from the old side is behind the slots, and nothing that the application will write is before
+ * them. Made earlier and advanced, a slot would forget that in a crash (its position reaches disk only at a checkpoint)
+ * and send the old side its own rows back.
  */
-async function makeSlotOfTheWayBack(to: Session, promotion: Promotion, hold: Hold): Promise<void> {
-  const name = feedName(promotion.migration, directionTo(promotion.from));
-  await dropSlot(to, name, 0);
+async function makeSlotsOfTheWayBack(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
   try {
-    await hold.queryAtMost(
-      to,
-      SLOT_WITHIN_MS,
-      `SELECT pg_create_logical_replication_slot(${literal(name)}, 'pgoutput')`,
+    const made = await Promise.all(
+      sessions.slots.map(({ session, make }) => hold.queryAtMost(session, SLOT_WITHIN_MS, make)),
     );
+    if (made.some(({ rowCount }) => rowCount !== 1)) throw promotionBlocked('another worker acts now');
   } catch (error) {
     throw promotionBlocked(`the slot of the way back can't be made on ${otherSide(promotion.from)} in time`, error);
   }
@@ -255,6 +267,38 @@ async function makeSlotOfTheWayBack(to: Session, promotion: Promotion, hold: Hol
 
 /** Making a slot takes 3-4 ms, unless a transaction somewhere on its server has an xid: then writers must not wait on. */
 const SLOT_WITHIN_MS = 250;
+
+/**
+ * A slot is made only while `to` holds the actor's lock: the session of a worker that was frozen makes none later. Only
+ * `to` drops them, for the same reason: a late worker must not drop what another one has made.
+ */
+async function openSlotSessions(
+  to: Session,
+  promotion: Promotion,
+  keep: (opening: Promise<Session>) => Promise<Session>,
+): Promise<SlotSession[]> {
+  if (!promotion.feedBack) return [];
+  const actor = await holdsActorLock(to);
+  const sessions: SlotSession[] = [];
+  for (const slot of await streamsOfRun(to, wayBack(promotion))) {
+    const side = promotion.databases[otherSide(promotion.from)];
+    sessions.push({
+      session: sessions.length === 0 ? to : await keep(openSession(side, { purpose: 'promotion slot' })),
+      make: `SELECT pg_create_logical_replication_slot(${literal(slot)}, 'pgoutput') WHERE ${actor}`,
+    });
+  }
+  return sessions;
+}
+
+/** Slots that a try has left are too early for the next one. */
+async function dropEarlySlots(to: Session, promotion: Promotion): Promise<void> {
+  if (promotion.feedBack) await dropSlots(to, wayBack(promotion), 0);
+}
+
+/** The feed that the new side will fill the old one by. */
+function wayBack(promotion: Promotion): string {
+  return feedName(promotion.migration, directionTo(promotion.from));
+}
 
 /** Opens the new side. Refused for an epoch that is over, so a late worker opens nothing. */
 async function openNewSide(to: Session, migration: string, epoch: number): Promise<void> {
@@ -264,6 +308,7 @@ async function openNewSide(to: Session, migration: string, epoch: number): Promi
 
 /** Work that needs no hold: plans are cached and catalogs warm when the writers wait. */
 async function prepareHold(sessions: Sessions, promotion: Promotion): Promise<void> {
+  await dropEarlySlots(sessions.to, promotion);
   await readPositions(sessions.aside, await readSequenceShapes(sessions.aside));
   await readSequenceShapes(sessions.to);
   await unarmedTables(sessions.main, promotion.fenced);

@@ -6,6 +6,7 @@ import { feedName, sourceOf } from './feed.js';
 import { createPublication, type PublishedTable } from './publication.js';
 import { retryOnLock } from './retry.js';
 import type { Session } from './session.js';
+import { readStreamCount } from './state.js';
 import { readTableBytes, readTableLinks, spreadTables, type TableLink } from './stream-groups.js';
 
 /*
@@ -44,6 +45,11 @@ export function streamNames(migration: string, direction: Direction, count: numb
 /** The same from the name of the feed. */
 export function numberedNames(feed: string, count: number): string[] {
   return Array.from({ length: count }, (_, i) => (i === 0 ? feed : `${feed}_${i + 1}`));
+}
+
+/** The names of a feed's streams in the run that owns the session's database, whichever side that is. */
+export async function streamsOfRun(session: Session, feed: string): Promise<string[]> {
+  return numberedNames(feed, await readStreamCount(session));
 }
 
 /**

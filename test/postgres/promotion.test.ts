@@ -129,6 +129,7 @@ describe.each([
       databases,
       migration: MIGRATION,
       direction: 'to_green',
+      streams: 1,
       maxRetainedWal: 1e12,
       signal: new AbortController().signal,
       report: () => undefined,

@@ -6,6 +6,8 @@ export interface BootstrapContext {
   readonly databases: Databases;
   readonly migration: string;
   readonly direction: Direction;
+  /** How many streams the feed has. */
+  readonly streams: number;
   /** Retained WAL on blue above which it is given up, bytes. */
   readonly maxRetainedWal: number;
   readonly signal: AbortSignal;

@@ -4,6 +4,7 @@ import { feedName, sourceOf, targetOf } from '../feed.js';
 import { refuseTooMuchWal } from '../lag.js';
 import { majorVersion } from '../retry.js';
 import { withSession, type Session } from '../session.js';
+import { streamNames } from '../streams.js';
 import { ensureSubscription, readSubscription } from '../subscription.js';
 import type { Bootstrap, BootstrapContext, BootstrapProgress, BootstrapResult } from './bootstrap.js';
 
@@ -15,19 +16,21 @@ export const tablesync: Bootstrap = {
   method: 'tablesync',
   async run(context: BootstrapContext): Promise<BootstrapResult> {
     const { databases, direction } = context;
-    const name = feedName(context.migration, direction);
     const source = databases[sourceOf(direction)];
     return withSession(source, { purpose: 'bootstrap' }, async (from) => {
       const publisherVersion = await majorVersion(from);
+      const names = streamNames(context.migration, direction, context.streams);
       return withSession(databases[targetOf(direction)], { purpose: 'bootstrap' }, async (to) => {
-        await ensureSubscription(to, {
-          name,
-          conninfo: source.peerConninfo,
-          copyData: true,
-          enabled: true,
-          publisherVersion,
-        });
-        return waitUntilReady(from, to, name, context);
+        for (const name of names) {
+          await ensureSubscription(to, {
+            name,
+            conninfo: source.peerConninfo,
+            copyData: true,
+            enabled: true,
+            publisherVersion,
+          });
+        }
+        return waitUntilReady(from, to, names, context);
       });
     });
   },
@@ -36,31 +39,44 @@ export const tablesync: Bootstrap = {
 async function waitUntilReady(
   from: Session,
   to: Session,
-  name: string,
+  names: readonly string[],
   context: BootstrapContext,
 ): Promise<BootstrapResult> {
+  const feed = feedName(context.migration, context.direction);
   let errorsAtLastProgress = 0;
   let lastNotReady = Number.POSITIVE_INFINITY;
   for (;;) {
     context.signal.throwIfAborted();
-    const state = await readSubscription(to, name);
-    if (state === undefined) throw broken(name, 'it is gone');
-    context.report(await progress(to, state.tables, state.tablesNotReady));
-    if (state.tablesNotReady === 0) return { tables: state.tables };
-    if (!state.enabled) throw broken(name, 'it has been disabled');
-    if (state.tablesNotReady < lastNotReady) {
-      lastNotReady = state.tablesNotReady;
-      errorsAtLastProgress = state.errors;
+    const { tables, notReady, errors } = await readStates(to, names);
+    context.report(await progress(to, tables, notReady));
+    if (notReady === 0) return { tables };
+    if (notReady < lastNotReady) {
+      lastNotReady = notReady;
+      errorsAtLastProgress = errors;
     }
-    if (state.errors - errorsAtLastProgress >= HOPELESS_ERRORS) {
-      throw broken(
-        name,
-        `${state.errors} errors, ${state.tablesNotReady} of ${state.tables} tables are not synchronized`,
-      );
+    if (errors - errorsAtLastProgress >= HOPELESS_ERRORS) {
+      throw broken(feed, `${errors} errors, ${notReady} of ${tables} tables are not synchronized`);
     }
-    await refuseTooMuchWal(from, name, context.maxRetainedWal);
+    await refuseTooMuchWal(from, feed, context.maxRetainedWal);
     await sleep(200);
   }
+}
+
+/** All streams together. */
+async function readStates(
+  to: Session,
+  names: readonly string[],
+): Promise<{ tables: number; notReady: number; errors: number }> {
+  const sum = { tables: 0, notReady: 0, errors: 0 };
+  for (const name of names) {
+    const state = await readSubscription(to, name);
+    if (state === undefined) throw broken(name, 'it is gone');
+    if (!state.enabled && state.tablesNotReady > 0) throw broken(name, 'it has been disabled');
+    sum.tables += state.tables;
+    sum.notReady += state.tablesNotReady;
+    sum.errors += state.errors;
+  }
+  return sum;
 }
 
 async function progress(to: Session, tables: number, notReady: number): Promise<BootstrapProgress> {

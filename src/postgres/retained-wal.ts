@@ -1,0 +1,58 @@
+import { VerdigrisError } from '../errors.js';
+import type { Session } from './session.js';
+
+/** What the slots of a feed hold back on their server. */
+export interface RetainedWal {
+  /** Of the slot that is furthest behind: slots share the WAL, so their amounts do not add up. */
+  readonly bytes: number;
+  /** The worst of the slots: `lost`, `unreserved`, `extended` or `reserved`; null where there is none. */
+  readonly walStatus: string | null;
+  /** How many of the slots are there. */
+  readonly slots: number;
+}
+
+/** Reads what the slots of these names hold back in this database. */
+export async function readRetainedWal(session: Session, names: readonly string[]): Promise<RetainedWal> {
+  const { rows } = await session.query<{ bytes: string; wal_status: string | null; slots: number }>(
+    `SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)), 0)::bigint::text AS bytes,
+            (array_agg(wal_status ORDER BY array_position('{lost,unreserved,extended,reserved}', wal_status)))[1] AS wal_status,
+            count(*)::int AS slots
+       FROM pg_replication_slots WHERE slot_name = ANY ($1) AND database = current_database()`,
+    [names],
+  );
+  return { bytes: Number(rows[0]?.bytes ?? 0), walStatus: rows[0]?.wal_status ?? null, slots: rows[0]?.slots ?? 0 };
+}
+
+/** What retained WAL asks for, by the plan's limit. */
+export type RetainedWalVerdict =
+  /** Nothing. */
+  | 'fine'
+  /** People are told: from half of the limit on. */
+  | 'warn'
+  /** What makes WAL, or slows the feed down, pauses until it is less: from four fifths on. */
+  | 'hold'
+  /** The run is given up, before the disk of its server fills. */
+  | 'abort';
+
+const WARN_FROM = 0.5;
+const HOLD_FROM = 0.8;
+
+/** @param limit `replicate.maxRetainedWal` of the plan, bytes. */
+export function judgeRetainedWal(bytes: number, limit: number): RetainedWalVerdict {
+  if (bytes >= limit) return 'abort';
+  if (bytes >= limit * HOLD_FROM) return 'hold';
+  return bytes >= limit * WARN_FROM ? 'warn' : 'fine';
+}
+
+/** What a run that is given up for it says. */
+export function retainedWalExceeded(feed: string, bytes: number, limit: number): VerdigrisError {
+  return new VerdigrisError({
+    type: 'RetainedWalExceeded',
+    message: `the feed ${feed} holds back ${gigabytes(bytes)} of WAL; the plan allows ${gigabytes(limit)}`,
+    nextStep: 'find out why the other side does not keep up; raise replicate.maxRetainedWal only if the disk has room',
+  });
+}
+
+function gigabytes(bytes: number): string {
+  return `${(bytes / 2 ** 30).toFixed(1)} GB`;
+}
