@@ -2,6 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { formatDuration, parseDuration } from '../src/plan/duration.js';
 import type { Plan, Stage } from '../src/plan/schema.js';
 import { VerdigrisError } from '../src/errors.js';
+import { openToWriters } from '../src/postgres/bootstrap/standby/read-only-default.js';
+import { readPromoted } from '../src/postgres/bootstrap/standby/standby-run.js';
 import { fencedTables } from '../src/postgres/catalog.js';
 import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
 import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
@@ -34,7 +36,7 @@ export function trafficActivities(dependencies: ActivityDependencies) {
   return {
     /** Closes green for application writes, then puts the fence on its tables: before any traffic goes there. */
     fenceGreen: (ref: RunRef): Promise<void> =>
-      perform(dependencies, ref, async ({ session, signal }) => {
+      perform(dependencies, ref, async ({ run, session, signal }) => {
         const green = await session('green', 'fence');
         const route = await readRoute(green, ref.plan.name);
         if (route === undefined || route.writesOn !== 'blue') throw notBeforePromotion(route);
@@ -44,6 +46,8 @@ export function trafficActivities(dependencies: ActivityDependencies) {
           fencedTables(await movedTables(green, ref.plan)).map((table) => table.name),
           { signal, guard: { migration: route.migration, epoch: route.epoch, writesOn: 'blue' } },
         );
+        // Where a standby was promoted, its read-only default did the fence's work so far.
+        if ((await readPromoted(green, run))?.closed === true) await openToWriters(green);
       }),
 
     /** Sends the reads of a stage's users to green, and returns when every live router does so. */

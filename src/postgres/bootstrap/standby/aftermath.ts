@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Session } from '../../session.js';
 import type { Run } from '../../ownership.js';
 import { hasState } from '../../state.js';
@@ -15,10 +16,13 @@ import { readIntent } from './standby-run.js';
  * @returns what could not be undone, for people; empty when nothing has happened to green.
  */
 export async function settleGreen(blue: Session, green: Session, run: Run): Promise<string[]> {
-  if (await isInRecovery(green)) {
-    const intent = (await hasState(blue)) ? await readIntent(blue, run) : undefined;
-    if (intent?.asked === true && intent.closed) await openToWriters(green);
-    return [];
+  const intent = (await hasState(blue)) ? await readIntent(blue, run) : undefined;
+  if (await staysStandby(green, intent?.asked === true)) {
+    if (intent?.asked !== true) return [];
+    if (intent.closed) await openToWriters(green);
+    return [
+      'green was asked to promote and is a standby still: see that it stays one (SELECT pg_is_in_recovery() on green)',
+    ];
   }
   const closes = await mayCloseToWriters(green);
   if (closes) await closeToWriters(green);
@@ -28,4 +32,13 @@ export async function settleGreen(blue: Session, green: Session, run: Run): Prom
       `pg_rewind --target-pgdata=... --source-server=...), or remove it. Its rows are those of the moment of the rollback${closes ? '; its default_transaction_read_only is on, so that nobody writes there by mistake (ALTER SYSTEM RESET default_transaction_read_only takes that back)' : '; see that nobody writes there by mistake'}`,
     ...(slot === undefined ? [] : [describePhysicalSlot(slot)]),
   ];
+}
+
+/** A request to promote can't be taken back, and comes true when the server has replayed what has arrived. */
+async function staysStandby(green: Session, asked: boolean): Promise<boolean> {
+  for (let look = 0; asked && look < 50; look++) {
+    if (!(await isInRecovery(green))) return false;
+    await sleep(100);
+  }
+  return isInRecovery(green);
 }

@@ -21,9 +21,7 @@ export async function readPhysicalSlot(blue: Session, green: Session): Promise<P
     [named[0]?.name ?? ''],
   );
   const row = rows[0];
-  return (
-    row && { name: row.name, retainedBytes: Number(row.retained), holdsVacuum: row.vacuum, active: row.active }
-  );
+  return row && { name: row.name, retainedBytes: Number(row.retained), holdsVacuum: row.vacuum, active: row.active };
 }
 
 /** What somebody has to do about it. */

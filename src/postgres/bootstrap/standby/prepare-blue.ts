@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../../errors.js';
+import { feedName } from '../../feed.js';
 import { refuseTooMuchWal } from '../../lag.js';
 import { ensureSlot } from '../../replication-slot.js';
 import { mayCloseToWriters, firesForAppliedRows } from './read-only-default.js';
@@ -46,7 +47,7 @@ export async function awaitReplay(standby: StandbyRun): Promise<void> {
     standby.report(progress('replay', Math.max(0, first - behindBytes), first, 'bytes of WAL until the promotion'));
     if (streaming) lastStreaming = Date.now();
     if (paused || Date.now() - lastStreaming > NOT_STREAMING_MS) throw stalled(paused);
-    for (const slot of standby.streams) await refuseTooMuchWal(blue, slot, standby.maxRetainedWal);
+    await refuseTooMuchWal(blue, feedName(run.migration, 'to_green'), standby.maxRetainedWal);
     await sleep(50);
   }
 }

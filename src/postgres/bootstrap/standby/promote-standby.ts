@@ -49,10 +49,9 @@ export async function promoteStandby(standby: StandbyRun): Promise<void> {
 
 /** A worker that was frozen while the run was rolled back must not promote when it wakes up. */
 async function refuseEndedRun({ blue, run }: StandbyRun): Promise<void> {
-  const { rowCount } = await blue.query(
-    'SELECT FROM verdigris.owner WHERE run_id = $1 AND outcome IS NULL FOR SHARE',
-    [run.runId],
-  );
+  const { rowCount } = await blue.query('SELECT FROM verdigris.owner WHERE run_id = $1 AND outcome IS NULL FOR SHARE', [
+    run.runId,
+  ]);
   if (rowCount === 1) return;
   throw new VerdigrisError({
     type: 'DatabaseOwned',

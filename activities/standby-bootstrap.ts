@@ -1,0 +1,77 @@
+import { parseSize } from '../src/postgres/lag.js';
+import { claimBlue } from '../src/postgres/ownership.js';
+import { settleGreen } from '../src/postgres/bootstrap/standby/aftermath.js';
+import { followBlue } from '../src/postgres/bootstrap/standby/follow-blue.js';
+import { describePhysicalSlot, readPhysicalSlot } from '../src/postgres/bootstrap/standby/physical-slot.js';
+import { awaitReplay, prepareSlots, refuseOtherCluster } from '../src/postgres/bootstrap/standby/prepare-blue.js';
+import { promoteStandby } from '../src/postgres/bootstrap/standby/promote-standby.js';
+import { isInRecovery } from '../src/postgres/bootstrap/standby/recovery.js';
+import type { StandbyRun } from '../src/postgres/bootstrap/standby/standby-run.js';
+import { takeOverGreen } from '../src/postgres/bootstrap/standby/take-over.js';
+import { recordEvent } from '../src/postgres/state.js';
+import { streamNames } from '../src/postgres/streams.js';
+import type { RunRef } from '../workflows/lib/run-ref.js';
+import { perform, type ActivityDependencies, type Work } from './context.js';
+import { movedTables, publishForward } from './run-tables.js';
+
+/** Activities of the bootstrap `standby`: a physical standby of blue becomes green. */
+export function standbyBootstrapActivities(dependencies: ActivityDependencies) {
+  return {
+    /** Makes this run the owner of blue; green gets that as it gets everything, until it is promoted. */
+    claimBlue: (ref: RunRef): Promise<{ epoch: number }> =>
+      perform(dependencies, ref, async ({ databases, run }) => ({
+        epoch: await claimBlue(databases, run, ref.plan.traffic.flag, ref.plan.replicate.streams),
+      })),
+
+    /** Publications and slots on blue; returns when green has replayed beyond the start of each slot. */
+    prepareStandby: (ref: RunRef): Promise<void> =>
+      perform(dependencies, ref, async (work) => {
+        const standby = await standbyRun(work, ref);
+        if (!(await isInRecovery(standby.green))) return;
+        await refuseOtherCluster(standby);
+        await publishForward(standby.blue, work.run, ref.plan);
+        await prepareSlots(standby);
+        await awaitReplay(standby);
+      }),
+
+    /** Ends green's life as a standby: can't be undone. */
+    promoteStandby: (ref: RunRef): Promise<void> =>
+      perform(dependencies, ref, async (work) => promoteStandby(await standbyRun(work, ref))),
+
+    /** Makes green's copy of schema verdigris its own, and lets it follow blue from where it left blue's WAL. */
+    followFromPromotion: (ref: RunRef): Promise<{ position: string; warnings: string[] }> =>
+      perform(dependencies, ref, async (work) => {
+        const standby = await standbyRun(work, ref);
+        const { blue, green, run } = standby;
+        const { position } = await takeOverGreen(standby);
+        await followBlue(standby, position, work.databases.blue.peerConninfo);
+        await recordEvent(blue, run.runId, 'green follows from its promotion', { position });
+        const slot = await readPhysicalSlot(blue, green);
+        return { position, warnings: slot === undefined ? [] : [describePhysicalSlot(slot)] };
+      }),
+
+    /** The compensation: says what can't be undone, and keeps a promoted green from being written to. */
+    settleStandby: (ref: RunRef): Promise<{ notUndone: string[] }> =>
+      perform(dependencies, ref, async ({ session, run }) => ({
+        notUndone: await settleGreen(
+          await session('blue', 'settle green'),
+          await session('green', 'settle green'),
+          run,
+        ),
+      })),
+  };
+}
+
+async function standbyRun(work: Work, ref: RunRef): Promise<StandbyRun> {
+  const blue = await work.session('blue', 'standby bootstrap');
+  return {
+    run: work.run,
+    blue,
+    green: await work.session('green', 'standby bootstrap'),
+    tables: (await movedTables(blue, ref.plan)).map((table) => table.name),
+    streams: streamNames(work.run.migration, 'to_green', ref.plan.replicate.streams),
+    maxRetainedWal: parseSize(ref.plan.replicate.maxRetainedWal),
+    signal: work.signal,
+    report: work.report,
+  };
+}
