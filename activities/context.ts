@@ -1,12 +1,15 @@
 import { ApplicationFailure, CancelledFailure, Context } from '@temporalio/activity';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { VerdigrisError } from '../src/errors.js';
+import type { Progress } from '../src/postgres/migrate/step-context.js';
 import type { Run } from '../src/postgres/ownership.js';
 import { openSession, closeSession, type Databases, type Session } from '../src/postgres/session.js';
 import { isConnectionLost, sqlState, STALE_EPOCH, TRY_AGAIN } from '../src/postgres/sqlstate.js';
 import type { Side } from '../src/side.js';
 import { databasesOf, type Environment } from '../src/worker/connections.js';
 import type { Redact } from '../src/worker/redact.js';
+import { progressSignal } from '../workflows/messages.js';
+import { ProgressBoard } from './progress-board.js';
 
 /** What the worker gives to its activities. */
 export interface ActivityDependencies {
@@ -21,7 +24,7 @@ export interface Work {
   readonly run: Run;
   /** Aborted when the activity is cancelled, or the worker shuts down. */
   readonly signal: AbortSignal;
-  /** Progress: shown with the pending activity as heartbeat details. An object, small, without row values. */
+  /** Progress: shown with the pending activity as heartbeat details, and by the workflow. Small, without row values. */
   readonly report: (progress: object) => void;
   /** Opens a session that is closed when the activity ends, however it ends. */
   readonly session: (side: Side, purpose: string) => Promise<Session>;
@@ -66,19 +69,31 @@ export async function alive<T>(
   work: (signal: AbortSignal, report: (progress: object) => void) => Promise<T>,
 ): Promise<T> {
   const context = Context.current();
-  let progress: object | undefined;
-  const beat = (): void => context.heartbeat(progress);
+  const board = new ProgressBoard(Date.now());
+  const beat = (): void => {
+    context.heartbeat(board.details());
+    const news = board.due(Date.now());
+    if (news !== undefined) tellWorkflow(context, news);
+  };
   const timer = setInterval(beat, HEARTBEAT_MS);
   try {
     beat();
-    return await work(context.cancellationSignal, (next) => {
-      progress = next;
-    });
+    return await work(context.cancellationSignal, (next) => board.report(next));
   } catch (error) {
     throw failureOf(error, context.cancellationSignal, dependencies.redact);
   } finally {
     clearInterval(timer);
   }
+}
+
+/** Only for people who look on, so a telling that does not arrive is no error. */
+function tellWorkflow(context: Context, progress: readonly Progress[]): void {
+  const { workflowExecution } = context.info;
+  if (workflowExecution === undefined) return;
+  context.client.workflow
+    .getHandle(workflowExecution.workflowId, workflowExecution.runId)
+    .signal(progressSignal, progress)
+    .catch(() => undefined);
 }
 
 /** The failure that an error becomes: its type from the catalogue, whether trying again can help, no secrets. */

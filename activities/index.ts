@@ -6,6 +6,7 @@ import { promoteActivities } from './promote.js';
 import { replicateActivities } from './replicate.js';
 import { retireActivities } from './retire.js';
 import { rollbackActivities } from './rollback.js';
+import { standbyBootstrapActivities } from './standby-bootstrap.js';
 import { standbyActivities } from './standby.js';
 import { trafficActivities } from './traffic.js';
 import { verifyActivities } from './verify.js';
@@ -16,6 +17,7 @@ export function createActivities(dependencies: ActivityDependencies) {
     ...preflightActivities(dependencies),
     ...copySchemaActivities(dependencies),
     ...replicateActivities(dependencies),
+    ...standbyBootstrapActivities(dependencies),
     ...migrateActivities(dependencies),
     ...verifyActivities(dependencies),
     ...trafficActivities(dependencies),

@@ -1,23 +1,30 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseDuration } from '../src/plan/duration.js';
 import { tablesync } from '../src/postgres/bootstrap/tablesync.js';
-import type { Bootstrap } from '../src/postgres/bootstrap/bootstrap.js';
 import { feedName } from '../src/postgres/feed.js';
-import { parseSize, refuseTooMuchWal, waitUntilCaughtUp } from '../src/postgres/lag.js';
+import { parseSize, waitUntilCaughtUp } from '../src/postgres/lag.js';
 import { claimDatabases } from '../src/postgres/ownership.js';
-import { catalogFingerprint } from '../src/postgres/prepare-promotion.js';
-import { writeProgress } from '../src/postgres/migrate/progress-row.js';
-import { ensurePublication } from '../src/postgres/publication.js';
-import { ensureSlot, readSlot } from '../src/postgres/replication-slot.js';
+import { ensureSlot } from '../src/postgres/replication-slot.js';
+import { judgeRetainedWal, readRetainedWal, retainedWalExceeded } from '../src/postgres/retained-wal.js';
 import { recordEvent } from '../src/postgres/state.js';
-import type { Plan } from '../src/plan/schema.js';
+import { streamNames } from '../src/postgres/streams.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies } from './context.js';
-import { catalogKey, movedTables, publishedForward } from './run-tables.js';
+import { publishForward } from './run-tables.js';
 
 const DIRECTION = 'to_green';
 
-const BOOTSTRAPS: Readonly<Record<Plan['bootstrap']['method'], Bootstrap>> = { tablesync };
+/** How full the plan's limit is: half makes a warning, and close to it the heavy steps give way. */
+export type WalLevel = 'fine' | 'warn' | 'hold';
+
+export interface RetainedWal {
+  readonly level: WalLevel;
+  /** One line for people. */
+  readonly why: string;
+}
+
+/** How long a new level must last before it is told, ms: one that goes to and fro would fill the history. */
+const LEVEL_SETTLED_MS = 5_000;
 
 /** Activities of phase 2 that fill green; the schema is copied by activities/copy-schema.ts. */
 export function replicateActivities(dependencies: ActivityDependencies) {
@@ -25,22 +32,22 @@ export function replicateActivities(dependencies: ActivityDependencies) {
     /** Makes this run the owner of both databases. */
     claimDatabases: (ref: RunRef): Promise<{ epoch: number }> =>
       perform(dependencies, ref, async ({ databases, run }) => ({
-        epoch: await claimDatabases(databases, run, ref.plan.traffic.flag),
+        epoch: await claimDatabases(databases, run, ref.plan.traffic.flag, ref.plan.replicate.streams),
       })),
 
-    /** Publication, then slot, then rows. In this order: a slot that is older than its publication fails on PG 15. */
+    /** Publications, then slots, then rows. In this order: a slot that is older than its publication fails on PG 15. */
     copyRows: (ref: RunRef): Promise<{ tables: number }> =>
       perform(dependencies, ref, async ({ databases, run, session, signal, report }) => {
         const blue = await session('blue', 'replicate');
-        const tables = await movedTables(blue, ref.plan);
-        const feed = feedName(run.migration, DIRECTION);
-        await writeProgress(blue, catalogKey(run), catalogFingerprint(tables), true);
-        await ensurePublication(blue, feed, DIRECTION, publishedForward(tables));
-        await ensureSlot(blue, feed, { signal, onWait: (waitingFor) => report({ slot: feed, waitingFor }) });
-        const result = await BOOTSTRAPS[ref.plan.bootstrap.method].run({
+        await publishForward(blue, run, ref.plan);
+        for (const slot of streamNames(run.migration, DIRECTION, ref.plan.replicate.streams)) {
+          await ensureSlot(blue, slot, { signal, onWait: (waitingFor) => report({ slot, waitingFor }) });
+        }
+        const result = await tablesync.run({
           databases,
           migration: run.migration,
           direction: DIRECTION,
+          streams: ref.plan.replicate.streams,
           maxRetainedWal: parseSize(ref.plan.replicate.maxRetainedWal),
           signal,
           report,
@@ -49,18 +56,25 @@ export function replicateActivities(dependencies: ActivityDependencies) {
         return result;
       }),
 
-    /** Watches the WAL that blue keeps for green; ends when the feed does. */
-    watchRetainedWal: (ref: RunRef): Promise<void> =>
+    /** Watches the WAL that blue keeps for green; returns when its level is no longer `known`, fails at the limit. */
+    watchRetainedWal: (ref: RunRef, known: WalLevel): Promise<RetainedWal> =>
       perform(dependencies, ref, async ({ run, session, signal, report }) => {
         const blue = await session('blue', 'retained WAL');
-        const feed = feedName(run.migration, DIRECTION);
+        const names = streamNames(run.migration, DIRECTION, ref.plan.replicate.streams);
         const limit = parseSize(ref.plan.replicate.maxRetainedWal);
+        let since = Date.now();
+        let last = known;
         for (;;) {
           signal.throwIfAborted();
-          const slot = await readSlot(blue, feed);
-          if (slot === undefined) return;
-          report({ retainedBytes: slot.retainedBytes, limit });
-          await refuseTooMuchWal(blue, feed, limit);
+          const { bytes } = await readRetainedWal(blue, names);
+          const level = judgeRetainedWal(bytes, limit);
+          report({ retainedBytes: bytes, limit, level });
+          if (level === 'abort') throw retainedWalExceeded(feedName(run.migration, DIRECTION), bytes, limit);
+          if (level !== last) since = Date.now();
+          last = level;
+          if (level !== known && Date.now() - since >= LEVEL_SETTLED_MS) {
+            return { level, why: describeRetainedWal(bytes, limit) };
+          }
           await sleep(1_000);
         }
       }),
@@ -82,4 +96,9 @@ export function replicateActivities(dependencies: ActivityDependencies) {
         return { lagSeconds: lag / 1_000 };
       }),
   };
+}
+
+function describeRetainedWal(bytes: number, limit: number): string {
+  const gb = (n: number): string => `${(n / 2 ** 30).toFixed(1)} GB`;
+  return `blue holds back ${gb(bytes)} of WAL for green; at ${gb(limit)} (replicate.maxRetainedWal) the run is given up`;
 }

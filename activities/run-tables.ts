@@ -1,10 +1,14 @@
 import type { Plan } from '../src/plan/schema.js';
+import { parseTableName } from '../src/plan/table-name.js';
 import { readTables, replicatedRoots, type TableInfo } from '../src/postgres/catalog.js';
 import { reverseColumns } from '../src/postgres/migrate/plan-work.js';
-import type { ProgressKey } from '../src/postgres/migrate/progress-row.js';
+import { writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import type { Run } from '../src/postgres/ownership.js';
+import { catalogFingerprint } from '../src/postgres/prepare-promotion.js';
 import type { PublishedTable } from '../src/postgres/publication.js';
 import type { Session } from '../src/postgres/session.js';
+import type { TableLink } from '../src/postgres/stream-groups.js';
+import { ensurePublications } from '../src/postgres/streams.js';
 
 /** The tables of a side that the plan moves. */
 export function movedTables(session: Session, plan: Plan): Promise<TableInfo[]> {
@@ -19,6 +23,31 @@ export function catalogKey(run: Run): ProgressKey {
 /** What the forward feed publishes: every moved table with all its columns. */
 export function publishedForward(blue: readonly TableInfo[]): PublishedTable[] {
   return replicatedRoots(blue).map(({ name }) => ({ table: name }));
+}
+
+/**
+ * Makes the publications of the forward feed, unless they are there, and writes down the shape of blue's tables. Tables
+ * that the plan's new foreign keys bind stay in one stream, too.
+ */
+export async function publishForward(blue: Session, run: Run, plan: Plan): Promise<readonly TableInfo[]> {
+  const tables = await movedTables(blue, plan);
+  await writeProgress(blue, catalogKey(run), catalogFingerprint(tables), true);
+  await ensurePublications(blue, {
+    migration: run.migration,
+    direction: 'to_green',
+    tables: publishedForward(tables),
+    streams: plan.replicate.streams,
+    links: foreignKeysOf(plan),
+  });
+  return tables;
+}
+
+function foreignKeysOf(plan: Plan): TableLink[] {
+  return plan.migrations.flatMap((migration) => {
+    const added = 'addConstraint' in migration ? migration.addConstraint : undefined;
+    if (added?.foreignKey === undefined) return [];
+    return [[parseTableName(added.table), parseTableName(added.foreignKey.references.table)] as const];
+  });
 }
 
 /**

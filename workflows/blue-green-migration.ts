@@ -37,8 +37,8 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
   try {
     await story.tell(async () => {
       const ref = await preflight(story, input);
-      await replicate(story, ref, saga);
       await whileWalIsBounded(story, ref, async () => {
+        await replicate(story, ref, saga);
         await migrate(story, ref, saga);
         await verify(story, ref);
         await shiftTraffic(story, ref, saga);

@@ -1,6 +1,7 @@
 import { defineQuery, defineSignal, defineUpdate } from '@temporalio/workflow';
 import type { Plan } from '../src/plan/schema.js';
 import type { MigrationStatus } from './lib/status.js';
+import type { Progress } from '../src/postgres/migrate/step-context.js';
 import type { Evidence } from './lib/evidence.js';
 
 /*
@@ -33,6 +34,9 @@ export const pauseSignal = defineSignal<[Message]>('pause');
 export const resumeSignal = defineSignal<[Message]>('resume');
 export const rollbackSignal = defineSignal<[Message]>('rollback');
 export const retireSignal = defineSignal<[Message]>('retire');
+
+/** Sent by the run's own activities now and then: how far they are. Nobody else needs it. */
+export const progressSignal = defineSignal<[readonly Progress[]]>('progress');
 
 export const statusQuery = defineQuery<MigrationStatus>('status');
 export const planQuery = defineQuery<Plan | null>('plan');

@@ -4,6 +4,9 @@ import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
 
+/** Stops while blue's disk needs room, and goes on where it was. */
+const HEAVY = { yields: true };
+
 /** Phase 3: green gets the new schema while it follows blue: columns and triggers, backfill, then the other steps. */
 export async function migrate(story: Story, ref: RunRef, saga: Saga): Promise<void> {
   const { run } = story;
@@ -15,11 +18,11 @@ export async function migrate(story: Story, ref: RunRef, saga: Saga): Promise<vo
   const { tables, steps } = await story.step('adding columns and triggers', () =>
     act('new columns, up and down triggers').expandTables(ref),
   );
-  for (const table of tables) {
-    await story.step(`backfilling ${table}`, () => act(`backfill ${table}`).backfillTable(ref, table));
+  if (tables.length > 0) {
+    await story.step(`backfilling ${tables.join(', ')}`, () => act('backfill').backfillTables(ref, tables), HEAVY);
   }
   for (const [index, name] of steps) {
-    await story.step(name, () => act(name).applyMigration(ref, index));
+    await story.step(name, () => act(name).applyMigration(ref, index), HEAVY);
   }
-  await story.step('analyzing green', () => act('ANALYZE').analyzeGreen(ref));
+  await story.step('analyzing green', () => act('ANALYZE').analyzeGreen(ref), HEAVY);
 }

@@ -8,6 +8,7 @@ import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
 import { watched } from './shift-traffic.js';
+import { verifyAgain } from './verify.js';
 
 /**
  * Phase 6: writes move from blue to green, all at once. Why no write is lost is told in src/postgres/promote.ts, where
@@ -18,8 +19,9 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
   run.enter('promote');
   saga.push({ name: 'writes back to blue', critical: true, undo: () => writesBackToBlue(run, ref) });
 
-  let asked = ref.plan.traffic.approval.before.includes('promote');
   const lastStage = ref.plan.traffic.stages.at(-1) ?? null;
+  await watched(story, ref, lastStage, () => verifyAgain(story, ref));
+  let asked = ref.plan.traffic.approval.before.includes('promote');
   let why = 'approval before writes move to green';
   for (;;) {
     if (asked) await watched(story, ref, lastStage, () => story.approval('promote', why));

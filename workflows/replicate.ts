@@ -1,3 +1,6 @@
+import { bootstrapByCopy } from './bootstrap/copy.js';
+import { bootstrapByStandby } from './bootstrap/standby.js';
+import { bootstrapByTablesync } from './bootstrap/tablesync.js';
 import { act, actBounded } from './lib/activities.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
@@ -6,7 +9,6 @@ import type { Story } from './lib/story.js';
 /** Phase 2: green gets blue's schema and rows, and follows it. */
 export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<void> {
   const { run } = story;
-  const { method } = ref.plan.bootstrap;
   run.enter('replicate');
   run.saw({ rollback: { safe: true, why: 'blue serves everything; replication is dropped and green emptied' } });
 
@@ -25,12 +27,16 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
       run.replicationLeft = false;
     },
   });
-  await story.step('copying the schema', () => act('copy the schema to green').copySchema(ref));
-  await story.step(`copying the rows by ${method}`, () => act(`copy the rows by ${method}`).copyRows(ref));
-  const { warnings } = await story.step('building indexes and constraints on green', () =>
-    act('indexes, foreign keys, triggers of blue').completeSchema(ref),
-  );
-  run.warn(warnings);
+  const { method } = ref.plan.bootstrap;
+  if (method === 'standby') await bootstrapByStandby(story, ref, saga);
+  else {
+    await story.step('copying the schema', () => act('copy the schema to green').copySchema(ref));
+    await (method === 'copy' ? bootstrapByCopy(story, ref) : bootstrapByTablesync(story, ref));
+    const { warnings } = await story.step('completing the schema', () =>
+      act('foreign keys, triggers and what else is left of the schema').completeSchema(ref),
+    );
+    run.warn(warnings);
+  }
   run.waitFor({ for: 'lag', why: `lag below ${ref.plan.replicate.maxLag} for ${ref.plan.replicate.holdFor}` });
   const { lagSeconds } = await story.step('waiting until green has caught up', () =>
     act(`lag below ${ref.plan.replicate.maxLag}`).awaitLag(ref),

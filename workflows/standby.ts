@@ -3,8 +3,10 @@ import { parseDuration } from '../src/plan/duration.js';
 import type { StandbyState } from '../src/postgres/standby.js';
 import { act } from './lib/activities.js';
 import { failureMessage } from './lib/failure.js';
+import { inParallel } from './lib/in-parallel.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
+import { compareRegularly } from './verify.js';
 
 /** Phase 7: blue follows green for the standby window, so that a rollback loses nothing. The feed is watched. */
 export async function standby(story: Story, ref: RunRef): Promise<void> {
@@ -16,7 +18,12 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
     why: `blue is kept current until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`,
   });
   const watching = new CancellationScope();
-  const watch = watching.run(() => watchFeed(story, ref));
+  const watch = watching.run(() =>
+    inParallel([watchFeed, compareRegularly], 2, async (look) => {
+      await look(story, ref);
+      return true;
+    }),
+  );
   // Settled below; until then a failure of the watch must not count as unhandled.
   watch.catch(() => undefined);
   // The feed is watched as long as it is there: also while an approval is waited for, or the run is paused.

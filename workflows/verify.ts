@@ -1,20 +1,54 @@
-import { ApplicationFailure } from '@temporalio/workflow';
+import { ApplicationFailure, isCancellation, sleep } from '@temporalio/workflow';
+import { parseDuration } from '../src/plan/duration.js';
 import { act } from './lib/activities.js';
+import { failureMessage } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 
 /** Phase 4: every row of blue is on green, and every derived column is what `up` says. */
 export async function verify(story: Story, ref: RunRef): Promise<void> {
+  story.run.enter('verify');
+  await story.step('comparing blue and green', () => compare(story, ref, 'all'), { yields: true });
+}
+
+/** Just before the promotion: what was written since on either side, and what the foreign keys of the plan demand. */
+export async function verifyAgain(story: Story, ref: RunRef): Promise<void> {
+  await story.step('comparing what has changed since', () => compare(story, ref, 'changed'));
+}
+
+async function compare(story: Story, ref: RunRef, scope: 'all' | 'changed'): Promise<void> {
+  const summary = scope === 'all' ? 'compare blue and green' : 'compare what has changed on blue and green';
+  const { examples, ...result } = await act(summary).verify(ref, 'blue', scope);
+  story.run.verified(result);
+  if (result.differingRows === 0) return;
+  throw ApplicationFailure.nonRetryable(
+    `${differing(result.differingRows)} between blue and green: ${examples.join('; ')}\n` +
+      'Next step: find out what wrote to green or kept the rows from arriving; start again after the rollback.',
+    'VerificationFailed',
+  );
+}
+
+/** In the standby window: blue is compared with green now and then, until it is cancelled. Green serves, so it only warns. */
+export async function compareRegularly(story: Story, ref: RunRef): Promise<void> {
   const { run } = story;
-  run.enter('verify');
-  await story.step('comparing blue and green', async () => {
-    const { examples, ...summary } = await act('compare blue and green').verify(ref, 'blue');
-    run.verified(summary);
-    if (summary.differingRows === 0) return;
-    throw ApplicationFailure.nonRetryable(
-      `${summary.differingRows} ${summary.differingRows === 1 ? 'row differs' : 'rows differ'} between blue and green: ${examples.join('; ')}\n` +
-        'Next step: find out what wrote to green or kept the rows from arriving; start again after the rollback.',
-      'VerificationFailed',
-    );
-  });
+  for (;;) {
+    await sleep(parseDuration(ref.plan.standby.verifyEvery), {
+      summary: `compare green and blue every ${ref.plan.standby.verifyEvery}`,
+    });
+    try {
+      const { examples, ...result } = await act('compare green and blue').verify(ref, 'green', 'changed');
+      run.verified(result);
+      if (result.differingRows === 0) continue;
+      const why = `${differing(result.differingRows)} between green and blue: ${examples.join('; ')}`;
+      run.warn([why]);
+      run.saw({ rollback: { safe: false, why: `blue is not what green is: ${why}` } });
+    } catch (error) {
+      if (isCancellation(error)) throw error;
+      run.warn([`green and blue can't be compared: ${failureMessage(error)}`]);
+    }
+  }
+}
+
+function differing(rows: number): string {
+  return `${rows} ${rows === 1 ? 'row differs' : 'rows differ'}`;
 }

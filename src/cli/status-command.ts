@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from '@temporalio/client';
 import { WorkflowNotFoundError } from '@temporalio/common';
 import { renderDetails } from '../../workflows/lib/render-details.js';
+import { progressLine } from '../progress.js';
 import type { MigrationStatus } from '../../workflows/lib/status.js';
 import { statusQuery } from '../../workflows/messages.js';
 import { noSuchWorkflow } from './message-command.js';
@@ -53,6 +54,7 @@ export function linesOf(status: MigrationStatus): string[] {
   const { waiting, rollingBack, promotion, verification } = status;
   return [
     `${status.phase}: ${status.now}`,
+    ...status.progress.map(progressLine),
     `reads on green ${status.greenReadPercent} %, writes on ${status.writesOn}`,
     ...(status.paused ? ['paused'] : []),
     ...(verification === null

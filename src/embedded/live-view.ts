@@ -1,6 +1,7 @@
 import { styleText } from 'node:util';
 import { PHASES, type MigrationStatus } from '../../workflows/lib/status.js';
 import { formatDuration } from '../plan/duration.js';
+import { progressLine } from '../progress.js';
 import type { ShopStatistics } from './shop/measurements.js';
 
 /** Where lines go: standard output, with what it can do. */
@@ -9,6 +10,9 @@ export interface Screen {
   readonly columns: number;
   write(text: string): void;
 }
+
+/** Tables whose progress is drawn at once. */
+const PROGRESS_LINES = 4;
 
 /**
  * Shows a run as it goes on: a line for each phase that has ended, and, on a terminal, two lines below that are drawn
@@ -33,10 +37,13 @@ export class LiveView {
       /\s*\n\s*/g,
       ' ',
     );
-    if (this.screen.isTTY) this.#draw([`▶ ${what}`, `  ${numbers(status, statistics)}`]);
-    else if (what !== this.#lastPlain) {
-      this.#lastPlain = what;
-      this.screen.write(`  ${what} | ${numbers(status, statistics)}\n`);
+    const progress = status.progress.slice(0, PROGRESS_LINES).map(progressLine);
+    const seen = [what, ...progress].join('; ');
+    if (this.screen.isTTY) {
+      this.#draw([`▶ ${what}`, ...progress.map((line) => `    ${line}`), `  ${numbers(status, statistics)}`]);
+    } else if (seen !== this.#lastPlain) {
+      this.#lastPlain = seen;
+      this.screen.write(`  ${seen} | ${numbers(status, statistics)}\n`);
     }
   }
 

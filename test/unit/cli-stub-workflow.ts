@@ -15,6 +15,7 @@ export async function blueGreenMigration(input: PlanInput): Promise<void> {
     phase: 'promote',
     phases: [],
     now: approved ? 'done' : 'waiting for an approval',
+    progress: [],
     waiting: approved
       ? null
       : {

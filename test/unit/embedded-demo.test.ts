@@ -15,6 +15,7 @@ const status: MigrationStatus = {
   phase: 'retire',
   phases: [{ phase: 'preflight', startedAt: '2026-11-01T00:00:00Z', finishedAt: '2026-11-01T00:00:02Z' }],
   now: 'completed',
+  progress: [],
   waiting: null,
   paused: false,
   writesOn: 'green',

@@ -1,4 +1,5 @@
 import type { Plan } from '../../src/plan/schema.js';
+import { isProgress } from '../../src/progress.js';
 import type { Side } from '../../src/side.js';
 import type { Approval, Message } from '../messages.js';
 import type { Evidence } from './evidence.js';
@@ -62,6 +63,7 @@ export class MigrationRun {
       phase: 'preflight',
       phases: [],
       now: 'starting',
+      progress: [],
       waiting: null,
       paused: false,
       writesOn: 'blue',
@@ -93,7 +95,12 @@ export class MigrationRun {
   }
 
   doing(now: string): void {
-    this.#set({ now });
+    this.#set({ now, progress: [] });
+  }
+
+  /** What the activities say about how far they are. It comes by signal, so anybody might have sent it. */
+  progress(progress: unknown): void {
+    if (Array.isArray(progress)) this.#set({ progress: progress.filter(isProgress).slice(0, KEPT) });
   }
 
   waitFor(waiting: Omit<Waiting, 'since'> | null): void {

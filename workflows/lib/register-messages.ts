@@ -23,6 +23,9 @@ export function registerMessages(run: MigrationRun, onMessage: OnMessage): void 
   command('resume', messages.resumeUpdate, messages.resumeSignal);
   command('rollback', messages.rollbackUpdate, messages.rollbackSignal);
   command('retire', messages.retireUpdate, messages.retireSignal);
+  setHandler(messages.progressSignal, (progress) => run.progress(progress), {
+    description: "How far the run's activities are; sent by them",
+  });
   setHandler(messages.statusQuery, () => run.status, {
     description: 'Where the run is, what it waits for, what it found',
   });

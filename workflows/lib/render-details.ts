@@ -1,3 +1,4 @@
+import { progressLine } from '../../src/progress.js';
 import { PHASES, type MigrationStatus, type Phase } from './status.js';
 
 /** The current details of a run, in the Markdown that the Web UI shows: lists and code, since its tables have no padding. */
@@ -12,6 +13,7 @@ export function renderDetails(status: MigrationStatus): string {
     `- **Rollback** ${status.rollback.safe ? 'safe' : 'NOT safe'}: ${status.rollback.why}`,
     ...verificationLine(status),
     ...promotionLine(status),
+    ...section('Progress', status.progress.map(progressLine)),
     '',
     '### Phases',
     ...PHASES.map((phase) => phaseLine(status, phase)),

@@ -1,3 +1,4 @@
+import type { Progress } from '../../src/postgres/migrate/step-context.js';
 import type { Side } from '../../src/side.js';
 
 /** The phases of a run, in their order. */
@@ -87,6 +88,8 @@ export interface MigrationStatus {
   readonly phases: readonly PhaseTimes[];
   /** One line: what happens now. */
   readonly now: string;
+  /** How far the current work is, table by table; a few seconds to minutes old. Heartbeats have it fresher. */
+  readonly progress: readonly Progress[];
   readonly waiting: Waiting | null;
   readonly paused: boolean;
   readonly writesOn: Side;

@@ -1,5 +1,5 @@
 import { CancellationScope, condition, isCancellation } from '@temporalio/workflow';
-import { failureMessage } from './failure.js';
+import { failureMessage, failureType } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
 
 /** How long one durable wait for a person is; it is begun again until somebody answers. */
@@ -13,6 +13,8 @@ export class Story {
   readonly #scope = new CancellationScope();
   #step: CancellationScope | null = null;
   #interrupted: CancellationScope | null = null;
+  #stepYields = false;
+  #yielding: string | null = null;
 
   constructor(readonly run: MigrationRun) {}
 
@@ -37,13 +39,26 @@ export class Story {
     this.#step?.cancel();
   }
 
+  /** Stops a step that yields, and keeps such steps from beginning, until it is called with null. */
+  yieldTo(why: string | null): void {
+    this.#yielding = why;
+    if (why !== null && this.#stepYields) this.interrupt();
+  }
+
   /**
    * One step: waits while the run is paused, does the work, does it again after a pause. A failure ends the story,
    * or holds the run until somebody resumes it, as the plan's `onFailure` says.
+   *
+   * @param options.yields the step is heavy, and stops while something more important needs room (see yieldTo)
    */
-  async step<T>(now: string, work: () => Promise<T>): Promise<T> {
+  async step<T>(now: string, work: () => Promise<T>, options: { readonly yields?: boolean } = {}): Promise<T> {
     for (;;) {
       await this.untilNotPaused();
+      if (options.yields === true && this.#yielding !== null) {
+        await this.#untilNotYielding();
+        continue;
+      }
+      this.#stepYields = options.yields === true;
       this.run.doing(now);
       const scope = new CancellationScope();
       this.#step = scope;
@@ -53,13 +68,26 @@ export class Story {
         if (isCancellation(error)) {
           // A pause cancels the step alone; by the time its activity has stopped, the run may be resumed already.
           if (this.#scope.consideredCancelled || this.#interrupted !== scope) throw error;
-        } else if (this.run.plan?.onFailure === 'hold') {
+        } else if (this.#holdsAfter(error)) {
           await this.hold(failureMessage(error));
         } else throw error;
       } finally {
         this.#step = null;
+        this.#stepYields = false;
       }
     }
+  }
+
+  /** A row of the application that is in the way can be corrected, and the work goes on where it was. */
+  #holdsAfter(error: unknown): boolean {
+    const onFailure = this.run.plan?.onFailure;
+    return onFailure === 'hold' || (onFailure === 'auto' && failureType(error) === 'BackfillFailed');
+  }
+
+  async #untilNotYielding(): Promise<void> {
+    this.run.waitFor({ for: 'retry', why: this.#yielding ?? '' });
+    while (!(await condition(() => this.#yielding === null, ASK_AGAIN, { summary: this.#yielding ?? '' }))) continue;
+    this.run.waitFor(null);
   }
 
   /** Stops here until somebody resumes the run (or rolls it back). */

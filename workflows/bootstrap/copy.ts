@@ -1,0 +1,65 @@
+import { CancellationScope, isCancellation } from '@temporalio/workflow';
+import { act } from '../lib/activities.js';
+import { inParallel } from '../lib/in-parallel.js';
+import type { RunRef } from '../lib/run-ref.js';
+import type { Story } from '../lib/story.js';
+
+/**
+ * Bootstrap `copy`: rows come from exported snapshots of blue in parallel, already in the new shape; keys and indexes are
+ * built behind them, while nobody writes green yet; then green follows blue from where the snapshots were taken.
+ */
+export async function bootstrapByCopy(story: Story, ref: RunRef): Promise<void> {
+  await story.step('copying the rows', () => copyRows(ref));
+  await story.step('building the keys', () => act('primary keys, unique constraints').buildKeys(ref));
+  const { steps, beforeSql } = await story.step('adding columns and triggers', () =>
+    act('new columns, up and down triggers').expandTables(ref),
+  );
+  // What a raw SQL step builds upon or changes is not known, so it and what comes after it wait for phase 3.
+  for (const [index, name] of steps.slice(0, beforeSql)) {
+    await story.step(name, () => act(name).applyMigration(ref, index));
+  }
+  await story.step('building the indexes', () => act("blue's indexes").buildIndexes(ref));
+  await story.step('following blue', () => act('subscribe to blue').followCopy(ref));
+}
+
+/**
+ * Copies while the snapshot is held. When the snapshot is lost (its holder died), what is copied stays, and the rest is
+ * left to PostgreSQL's own synchronization.
+ */
+async function copyRows(ref: RunRef): Promise<void> {
+  const { parcels } = await act('plan the copy').planCopy(ref);
+  await whileSnapshotIsHeld(ref, async () => {
+    if ((await act('wait for the snapshot').awaitSnapshot(ref)) === 'lost') return;
+    await inParallel(parcels, ref.plan.bootstrap.parallel, async ({ id, label }) => {
+      const { outcome } = await act(`copy ${label}`).copyParcel(ref, id);
+      return outcome === 'copied';
+    });
+  });
+  await act('finish the copy').finishCopy(ref);
+}
+
+/** The holder ends when the work has ended; a holder that fails for good ends the work. */
+async function whileSnapshotIsHeld(ref: RunRef, work: () => Promise<void>): Promise<void> {
+  const holding = new CancellationScope();
+  const working = new CancellationScope();
+  const holder = holding
+    .run(() => act('hold the snapshot').holdSnapshot(ref))
+    .then(
+      () => null,
+      (error: unknown) => {
+        if (isCancellation(error)) return null;
+        working.cancel();
+        return error;
+      },
+    );
+  let ended: unknown = null;
+  try {
+    await working.run(work);
+  } catch (error) {
+    ended = error;
+  }
+  holding.cancel();
+  const failure = await CancellationScope.nonCancellable(() => holder);
+  if (ended === null) return;
+  throw failure !== null && isCancellation(ended) ? failure : ended;
+}
