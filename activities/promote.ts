@@ -135,12 +135,16 @@ async function refuseLostWayBack({ session, run }: Work): Promise<void> {
   const [green, blue] = [await session('green', 'way back'), await session('blue', 'way back')];
   const names = await streamsOfRun(green, feedName(run.migration, directionTo('blue')));
   const wal = await readRetainedWal(green, names);
-  const slotGone = wal.slots < names.length || wal.walStatus === 'lost';
-  const states = await Promise.all(names.map((name) => readSubscription(blue, name)));
-  const off = states.find((state) => state?.enabled !== true);
-  if (!slotGone && states.every((state) => state?.enabled === true)) return;
-  const why = slotGone ? 'its slot on green is gone' : `its subscription is ${off === undefined ? 'gone' : 'disabled'}`;
-  throw new VerdigrisError({
+  if (wal.slots < names.length || wal.walStatus === 'lost') throw lostWayBack('its slot on green is gone');
+  for (const name of names) {
+    const state = await readSubscription(blue, name);
+    if (state === undefined) throw lostWayBack('its subscription is gone');
+    if (!state.enabled) throw lostWayBack('its subscription is disabled');
+  }
+}
+
+function lostWayBack(why: string): VerdigrisError {
+  return new VerdigrisError({
     type: 'RollbackUnsafe',
     message: `blue does not follow green any more (${why}): going back would lose what was written on green`,
     nextStep: 'stay on green, or carry the missing rows over by hand before you open blue',

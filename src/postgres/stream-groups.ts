@@ -72,7 +72,7 @@ export function spreadTables(
     (a, b) => weight(b) - weight(a) || compareNames(firstOf(a), firstOf(b)),
   );
   for (const group of groups) {
-    const least = spread.reduce((best, one) => (one.bytes < best.bytes ? one : best));
+    const least = spread.reduce((best, one) => (isLess(one, best) ? one : best));
     const drawn = group.map(({ table }) => stream.get(formatTableName(table))).find((i) => i !== undefined);
     for (const { table, bytes } of group) {
       const own = stream.get(formatTableName(table)) ?? drawn;
@@ -82,6 +82,16 @@ export function spreadTables(
     }
   }
   return spread.map((one) => one.tables.sort(compareNames));
+}
+
+interface Load {
+  readonly tables: readonly TableName[];
+  readonly bytes: number;
+}
+
+/** Tables that are empty so far weigh nothing: they are counted. */
+function isLess(a: Load, b: Load): boolean {
+  return a.bytes !== b.bytes ? a.bytes < b.bytes : a.tables.length < b.tables.length;
 }
 
 /** The tables in groups closed under the links; links to tables that are not among them bind nothing. */

@@ -3,7 +3,6 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { tablesync } from '../../src/postgres/bootstrap/tablesync.js';
 import { fencedTables, readTables } from '../../src/postgres/catalog.js';
-import { feedName } from '../../src/postgres/feed.js';
 import { armFence, closeFence } from '../../src/postgres/fence.js';
 import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { measureLag } from '../../src/postgres/marker.js';
@@ -11,10 +10,10 @@ import { claimDatabases } from '../../src/postgres/ownership.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { tryPromotion } from '../../src/postgres/promote.js';
 import { readDecision } from '../../src/postgres/promotion-decision.js';
-import { ensurePublication } from '../../src/postgres/publication.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { withSession, type Databases } from '../../src/postgres/session.js';
 import { readRoute } from '../../src/postgres/state.js';
+import { ensurePublications, streamNames } from '../../src/postgres/streams.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 
@@ -99,9 +98,10 @@ class Writers {
 }
 
 describe.each([
-  ['pg15', 'pg18'],
-  ['pg18', 'pg18'],
-] as const)('promotion %s -> %s', (blueServer, greenServer) => {
+  ['pg15', 'pg18', 1],
+  ['pg15', 'pg18', 2],
+  ['pg18', 'pg18', 2],
+] as const)('promotion %s -> %s, streams: %i', (blueServer, greenServer, streams) => {
   let blue: TestDatabase;
   let green: TestDatabase;
   let databases: Databases;
@@ -116,20 +116,20 @@ describe.each([
     await withSession(databases.blue, { purpose: 'test' }, (s) =>
       s.query('INSERT INTO public.accounts SELECT g, 1000 FROM generate_series(1, 100) g'),
     );
-    await claimDatabases(databases, { runId: 'run-1', migration: MIGRATION }, 'flag');
+    await claimDatabases(databases, { runId: 'run-1', migration: MIGRATION }, 'flag', streams);
     await withSession(databases.blue, { purpose: 'test' }, async (s) => {
       const tables = [
         { table: { schema: 'public', name: 'accounts' } },
         { table: { schema: 'public', name: 'entries' } },
       ];
-      await ensurePublication(s, feedName(MIGRATION, 'to_green'), 'to_green', tables);
-      await ensureSlot(s, feedName(MIGRATION, 'to_green'));
+      await ensurePublications(s, { migration: MIGRATION, direction: 'to_green', tables, streams });
+      for (const name of streamNames(MIGRATION, 'to_green', streams)) await ensureSlot(s, name);
     });
     await tablesync.run({
       databases,
       migration: MIGRATION,
       direction: 'to_green',
-      streams: 1,
+      streams,
       maxRetainedWal: 1e12,
       signal: new AbortController().signal,
       report: () => undefined,

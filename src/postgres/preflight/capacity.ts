@@ -2,7 +2,8 @@ import { BOTH_SIDES, oneRow, type Found, type SideCheck, type SideContext } from
 
 /*
  * Room for what logical replication needs. Forward, blue sends and green applies; after the promotion the other way
- * round. The first copy takes one slot, sender and worker more for each table that is copied at the same time.
+ * round. Each stream of the plan takes one of everything, and the first copy one slot, sender and worker more for each
+ * table that is copied at the same time.
  */
 
 interface Room {
@@ -33,8 +34,12 @@ const RESTART = ', and restart the server';
 
 /** What a side needs: as the source of the first copy, or as the target, or only for the way back. */
 function needs(context: SideContext, role: 'source' | 'target', sync: number): { least: number; wanted: number } {
+  // A standby brings its rows along: nothing is copied, and each stream takes one.
+  const { bootstrap, replicate } = context.plan;
+  if (bootstrap.method === 'standby') return { least: replicate.streams, wanted: replicate.streams };
   const inFirstCopy = (role === 'source') === (context.side === 'blue');
-  return inFirstCopy ? { least: 2, wanted: 1 + sync } : { least: 1, wanted: 1 };
+  const { streams } = context.plan.replicate;
+  return inFirstCopy ? { least: streams + 1, wanted: streams * (1 + sync) } : { least: streams, wanted: streams };
 }
 
 export const replicationSlots: SideCheck = {

@@ -1,0 +1,211 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { retireActivities } from '../../activities/retire.js';
+import { rollbackActivities } from '../../activities/rollback.js';
+import { feedName } from '../../src/postgres/feed.js';
+import { ident } from '../../src/postgres/identifier.js';
+import { refuseBrokenFeed } from '../../src/postgres/lag.js';
+import { measureLag } from '../../src/postgres/marker.js';
+import { holdsActorLock, openActorSession } from '../../src/postgres/ownership.js';
+import { createPublication } from '../../src/postgres/publication.js';
+import { ensureSlot } from '../../src/postgres/replication-slot.js';
+import { readRetainedWal } from '../../src/postgres/retained-wal.js';
+import { closeSession } from '../../src/postgres/session.js';
+import { lookAtStandby } from '../../src/postgres/standby.js';
+import { ensurePublications, readStreams } from '../../src/postgres/streams.js';
+import { disableSubscription, enableSubscription, ensureSubscription } from '../../src/postgres/subscription.js';
+import { MIGRATION, StreamPair } from './stream-pair.js';
+
+const FEED = feedName(MIGRATION, 'to_green');
+const SECOND = `${FEED}_2`;
+
+const TABLES = ['busy', 'customers', 'orders', 'parts', 'tags'];
+const DDL = `
+  CREATE TABLE customers (id int PRIMARY KEY, boss int REFERENCES customers);
+  CREATE TABLE orders (id int PRIMARY KEY, customer int REFERENCES customers);
+  CREATE TABLE tags (id int PRIMARY KEY);
+  CREATE TABLE parts (id int, day int, tag int, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+  CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
+  ALTER TABLE parts_1 ADD FOREIGN KEY (tag) REFERENCES tags;
+  CREATE TABLE busy (id int PRIMARY KEY, note text);
+  INSERT INTO busy SELECT g, repeat('x', 100) FROM generate_series(1, 2000) g`;
+
+describe.each([
+  { blue: 'pg15', green: 'pg18' },
+  { blue: 'pg18', green: 'pg15' },
+] as const)('two streams $blue -> $green', (servers) => {
+  let pair: StreamPair;
+
+  beforeAll(async () => {
+    pair = await StreamPair.start(servers, DDL);
+    await pair.green.query('TRUNCATE public.busy');
+    // A marker that is there before: each stream's first copy must bring its own row of it only.
+    expect(await measureLag(pair.blue, pair.green, 'to_green', 10)).toBe(Number.POSITIVE_INFINITY);
+    await pair.publish(TABLES);
+    await pair.replicate();
+  });
+
+  afterAll(() => pair.stop());
+
+  it('spreads the tables in groups closed under foreign keys, those of partitions too', async () => {
+    const streams = await readStreams(pair.blue, MIGRATION, 'to_green', 2);
+    expect(streams.map(({ name, tables }) => [name, tables.map((table) => table.name)])).toEqual([
+      [FEED, ['busy']],
+      [SECOND, ['customers', 'orders', 'parts', 'tags']],
+    ]);
+  });
+
+  it('decides once: other sizes later change nothing', async () => {
+    const before = await readStreams(pair.blue, MIGRATION, 'to_green', 2);
+    await pair.blue.query('INSERT INTO public.orders SELECT g FROM generate_series(1, 20000) g');
+    await pair.publish(TABLES);
+    expect(await readStreams(pair.blue, MIGRATION, 'to_green', 2)).toEqual(before);
+  });
+
+  it('brings the rows of every stream, and a marker by each, time after time', async () => {
+    await pair.blue.query(`
+      INSERT INTO public.tags VALUES (1); INSERT INTO public.parts VALUES (1, 1, 1); UPDATE public.busy SET note = 'y'`);
+    for (let time = 0; time < 3; time++) {
+      expect(await measureLag(pair.blue, pair.green, 'to_green', 20_000)).toBeLessThan(20_000);
+    }
+    const { rows } = await pair.green.query<{ stream: number; streams: number }>(
+      'SELECT stream, streams FROM verdigris.marker_to_green ORDER BY stream',
+    );
+    expect(rows).toEqual([
+      { stream: 1, streams: 2 },
+      { stream: 2, streams: 2 },
+    ]);
+    const counts = `SELECT (SELECT count(*)::int FROM public.orders) AS orders, (SELECT count(*)::int FROM public.parts_1) AS parts,
+                           (SELECT count(*)::int FROM public.busy WHERE note = 'y') AS busy`;
+    expect((await pair.green.query(counts)).rows).toEqual([{ orders: 20_000, parts: 1, busy: 2_000 }]);
+  });
+
+  it('applies a TRUNCATE of tables that a foreign key binds', async () => {
+    await pair.blue.query('TRUNCATE public.orders, public.customers');
+    expect(await measureLag(pair.blue, pair.green, 'to_green', 20_000)).toBeLessThan(20_000);
+    expect((await pair.green.query('SELECT FROM public.orders')).rowCount).toBe(0);
+  });
+
+  it('shows the last write only when every stream has it, also those that have nothing to do', async () => {
+    await pair.blue.query("UPDATE public.busy SET note = 'z' WHERE id = 1");
+    const { rows } = await pair.blue.query<{ lsn: string; epoch: string }>(
+      'SELECT pg_current_wal_flush_lsn()::text AS lsn, epoch::text FROM verdigris.route',
+    );
+    const caughtUp = async (): Promise<boolean> => {
+      const answer = await pair.green.query<{ yes: boolean }>(
+        'SELECT verdigris.caught_up($1::bigint, $2::pg_lsn) AS yes',
+        [rows[0]?.epoch, rows[0]?.lsn],
+      );
+      return answer.rows[0]?.yes === true;
+    };
+    await expect.poll(caughtUp, { timeout: 10_000, interval: 5 }).toBe(true);
+    await disableSubscription(pair.green, SECOND);
+    expect(await caughtUp()).toBe(false);
+    await enableSubscription(pair.green, SECOND);
+    await expect.poll(caughtUp, { timeout: 10_000, interval: 5 }).toBe(true);
+  });
+
+  it('is not caught up while one stream stands still, whichever it is', async () => {
+    for (const name of [FEED, SECOND]) {
+      await disableSubscription(pair.green, name);
+      expect(await measureLag(pair.blue, pair.green, 'to_green', 300)).toBe(Number.POSITIVE_INFINITY);
+      await expect(refuseBrokenFeed(pair.green, FEED, 'to_green')).rejects.toThrow(`${name} is disabled`);
+      await enableSubscription(pair.green, name);
+      expect(await measureLag(pair.blue, pair.green, 'to_green', 20_000)).toBeLessThan(20_000);
+    }
+  });
+
+  it('holds back as much WAL as the stream that is furthest behind', async () => {
+    await disableSubscription(pair.green, SECOND);
+    await pair.blue.query("INSERT INTO public.busy SELECT g, repeat('x', 500) FROM generate_series(10001, 14000) g");
+    const both = await readRetainedWal(pair.blue, [FEED, SECOND]);
+    expect(both).toMatchObject({ walStatus: 'reserved', slots: 2 });
+    expect(both.bytes).toBeGreaterThan(2_000_000);
+    expect(await readRetainedWal(pair.blue, [`${FEED}_9`])).toEqual({ bytes: 0, walStatus: null, slots: 0 });
+    await enableSubscription(pair.green, SECOND);
+  });
+
+  it('a publication that is missing is an error that names it, never made anew with other tables', async () => {
+    const third = { migration: MIGRATION, direction: 'to_green', tables: [], streams: 3 } as const;
+    await expect(ensurePublications(pair.blue, third)).rejects.toThrow(`${FEED}_3`);
+    await expect(readStreams(pair.blue, MIGRATION, 'to_green', 3)).rejects.toThrow(`${FEED}_3`);
+  });
+
+  it('a rollback removes every stream, also those that the run does not know of, and nothing of others', async () => {
+    const third = `${FEED}_3`;
+    await pair.blue.query(createPublication(third, 'to_green', [], 3));
+    await ensureSlot(pair.blue, third);
+    await ensureSubscription(pair.green, {
+      name: third,
+      conninfo: pair.databases.blue.peerConninfo,
+      copyData: false,
+      enabled: true,
+      publisherVersion: 15,
+    });
+    await pair.blue.query(`CREATE PUBLICATION ${ident(`${FEED}_b`)}`);
+    const { undoReplication } = rollbackActivities(pair.dependencies);
+    await new MockActivityEnvironment().run(undoReplication, pair.ref, { keepGreen: false });
+    expect(await pair.replicationObjects('blue')).toEqual([`publication ${FEED}_b`]);
+    expect(await pair.replicationObjects('green')).toEqual([]);
+  });
+});
+
+describe('the way back with two streams', () => {
+  let pair: StreamPair;
+  const back = feedName(MIGRATION, 'to_blue');
+
+  beforeAll(async () => {
+    pair = await StreamPair.start({ blue: 'pg15', green: 'pg18' }, DDL);
+    await pair.publish(TABLES);
+    // Smaller now: the way back must not be spread by its own sizes.
+    await pair.green.query('TRUNCATE public.busy; INSERT INTO public.orders SELECT g FROM generate_series(1, 20000) g');
+    await pair.replicateBack(TABLES);
+  });
+
+  afterAll(() => pair.stop());
+
+  const look = (maxRetainedWal = 1e12) =>
+    lookAtStandby(
+      pair.green,
+      () => Promise.resolve(pair.blue),
+      MIGRATION,
+      { maxLagMs: 20_000, maxRetainedWal },
+      new AbortController().signal,
+    );
+
+  it('has the same tables in each stream as the way there', async () => {
+    const there = await readStreams(pair.blue, MIGRATION, 'to_green', 2);
+    const backAgain = await readStreams(pair.green, MIGRATION, 'to_blue', 2);
+    expect(backAgain.map(({ tables }) => tables)).toEqual(there.map(({ tables }) => tables));
+  });
+
+  it('is healthy when both streams are, and broken when one is not', async () => {
+    expect((await look()).health).toBe('healthy');
+    await disableSubscription(pair.blue, `${back}_2`);
+    expect(await look()).toMatchObject({ health: 'broken', rollbackSafe: false });
+    await enableSubscription(pair.blue, `${back}_2`);
+    expect((await look()).health).toBe('healthy');
+  });
+
+  it('a slot is made for a promotion only while its worker holds the lock of the actor', async () => {
+    const actor = await openActorSession(pair.databases.green, 'test');
+    const condition = await holdsActorLock(actor);
+    expect((await pair.green.query(`SELECT 1 WHERE ${condition}`)).rowCount).toBe(1);
+    await closeSession(actor);
+    const next = await openActorSession(pair.databases.green, 'test');
+    expect((await pair.green.query(`SELECT 1 WHERE ${condition}`)).rowCount).toBe(0);
+    await closeSession(next);
+  });
+
+  it('one stream that holds back too much WAL ends the whole feed; the retirement removes the rest', async () => {
+    await disableSubscription(pair.blue, `${back}_2`);
+    await pair.green.query('UPDATE public.orders SET customer = NULL');
+    await sleep(50);
+    expect((await look(500_000)).health).toBe('dropped');
+    expect(await pair.replicationObjects('green')).toEqual([`publication ${back}`, `publication ${back}_2`]);
+    await new MockActivityEnvironment().run(retireActivities(pair.dependencies).retire, pair.ref);
+    expect(await pair.replicationObjects('green')).toEqual([]);
+    expect(await pair.replicationObjects('blue')).toEqual([]);
+  });
+});
