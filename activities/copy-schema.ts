@@ -2,10 +2,12 @@ import { compareCatalogs, type CatalogDifference } from '../src/postgres/schema-
 import { dumpSchema } from '../src/postgres/schema-copy/pg-dump.js';
 import { readSchemaStatements, type SchemaStatements } from '../src/postgres/schema-copy/schema-statements.js';
 import { applyPreData } from '../src/postgres/schema-copy/apply-pre-data.js';
-import { applyForeignKeys, applyKeys, applyRest } from '../src/postgres/schema-copy/apply-post-data.js';
+import { applyForeignKeys, applyRest } from '../src/postgres/schema-copy/apply-post-data.js';
+import { applyKeys } from '../src/postgres/schema-copy/apply-keys.js';
 import { applySecondaryIndexes } from '../src/postgres/schema-copy/apply-indexes.js';
 import { refreshMaterializedViews } from '../src/postgres/schema-copy/materialized-views.js';
 import { canGiveOwnership, excludedRelations } from '../src/postgres/schema-copy/excluded-relations.js';
+import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { VerdigrisError } from '../src/errors.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
@@ -20,15 +22,15 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         const statements = await readSchema(work, ref);
         const context = stepContext(work, await work.session('green', 'schema'), 'green');
         await applyPreData(context, statements.preData);
-        if (ref.plan.bootstrap.method !== 'copy') await applyKeys(context, statements.keys);
+        if (ref.plan.bootstrap.method !== 'copy') await applyKeys(context, statements.keys, indexSettings(ref.plan));
       }),
 
     /** Primary keys, unique and exclusion constraints, replica identities: after the rows, before the replication. */
     buildKeys: (ref: RunRef): Promise<{ keys: number }> =>
       perform(dependencies, ref, async (work) => {
         const { keys } = await readSchema(work, ref);
-        await applyKeys(stepContext(work, await work.session('green', 'keys'), 'green'), keys);
-        return { keys: keys.length };
+        await applyKeys(stepContext(work, await work.session('green', 'keys'), 'green'), keys, indexSettings(ref.plan));
+        return { keys: keys.create.length };
       }),
 
     /** Blue's secondary indexes, without CONCURRENTLY while nobody writes green's tables. */
@@ -48,7 +50,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         const statements = await readSchema(work, ref);
         const green = await work.session('green', 'schema');
         const context = stepContext(work, green, 'green');
-        await applySecondaryIndexes(context, statements.secondaryIndexes);
+        await applySecondaryIndexes(context, statements.secondaryIndexes, indexSettings(ref.plan));
         await applyForeignKeys(context, statements.foreignKeys);
         await applyRest(context, statements.rest);
         await refreshMaterializedViews(context);

@@ -18,6 +18,9 @@ async function indexesOf(...indexes: object[]): Promise<IndexWork[]> {
   return steps.flatMap((step) => (step.kind === 'indexes' ? step.indexes : []));
 }
 
+/** From now on green has a feed, which gets nothing: indexes are built CONCURRENTLY. */
+const GO_ONLINE = `CREATE SUBSCRIPTION verdigris_test CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)`;
+
 describe.each([['pg15' as const], ['pg18' as const]])('indexes on %s', (server) => {
   let db: TestDatabase;
   let session: Session;
@@ -32,6 +35,7 @@ describe.each([['pg15' as const], ['pg18' as const]])('indexes on %s', (server) 
     context = (seen, signal, runId) => contextOn(database, session, seen, signal, runId);
     app = new pg.Client(db.config);
     await app.connect();
+    await app.query(GO_ONLINE);
   });
   afterAll(async () => {
     await closeSession(session);

@@ -3,7 +3,8 @@ import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { StepContext } from '../../src/postgres/migrate/step-context.js';
 import { compareCatalogs, type CatalogDifference } from '../../src/postgres/schema-copy/compare-catalogs.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
-import { applyForeignKeys, applyKeys, applyRest } from '../../src/postgres/schema-copy/apply-post-data.js';
+import { applyKeys } from '../../src/postgres/schema-copy/apply-keys.js';
+import { applyForeignKeys, applyRest } from '../../src/postgres/schema-copy/apply-post-data.js';
 import { applySecondaryIndexes } from '../../src/postgres/schema-copy/apply-indexes.js';
 import { readUserObjects } from '../../src/postgres/schema-copy/created-objects.js';
 import { dropCopiedSchema } from '../../src/postgres/schema-copy/drop-copied-schema.js';
@@ -11,7 +12,11 @@ import { refreshMaterializedViews } from '../../src/postgres/schema-copy/materia
 import { excludedRelations } from '../../src/postgres/schema-copy/excluded-relations.js';
 import { findNativePgDump } from '../../src/postgres/schema-copy/pg-dump-native.js';
 import { dumpArguments, dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
-import { readSchemaStatements, type SchemaStatements } from '../../src/postgres/schema-copy/schema-statements.js';
+import {
+  concurrently,
+  readSchemaStatements,
+  type SchemaStatements,
+} from '../../src/postgres/schema-copy/schema-statements.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase, type TestServer } from '../support/postgres.js';
@@ -164,10 +169,11 @@ describe('the copy', () => {
   it('goes on after a crash at any statement: what is done is skipped, what is not is done', async () => {
     const p = await smallPair();
     const s = await read(p.blueDatabase);
-    for (let keys = 0; keys <= s.keys.length; keys++) {
+    for (let keys = 0; keys <= s.keys.create.length; keys++) {
       await applyPreData(p.context, s.preData);
-      await applyKeys(p.context, s.keys.slice(0, keys));
+      await applyKeys(p.context, { create: s.keys.create.slice(0, keys), join: [] });
     }
+    await applyKeys(p.context, s.keys);
     const { secondaryIndexes: all, foreignKeys } = s;
     await applySecondaryIndexes(p.context, { ...all, indexes: all.indexes.slice(0, 1) });
     await applySecondaryIndexes(p.context, all);
@@ -279,7 +285,7 @@ describe('pg_dump', () => {
     const native = await findNativePgDump();
     process.env.VERDIGRIS_PG_DUMP = '/there/is/none';
     const wasm = await read(p.blueDatabase);
-    expect(wasm.keys.length).toBeGreaterThan(10);
+    expect(wasm.keys.create.length).toBeGreaterThan(10);
     if (native === undefined || native.major < 15) return;
     delete process.env.VERDIGRIS_PG_DUMP;
     expect(withoutVersions(await read(p.blueDatabase))).toEqual(withoutVersions(wasm));
@@ -384,14 +390,20 @@ COMMENT ON EXTENSION citext IS 'x';
        ALTER TABLE ONLY s.t ADD CONSTRAINT fk_unchecked FOREIGN KEY (b) REFERENCES s.u(id) NOT VALID;
        ALTER TABLE s.p ADD CONSTRAINT fk_p FOREIGN KEY (b) REFERENCES s.u(id);`,
     );
-    expect(statements.keys).toEqual([
-      'ALTER TABLE ONLY s.t ADD CONSTRAINT t_pkey PRIMARY KEY (id)',
-      'CREATE UNIQUE INDEX ident ON s.t USING btree (a)',
-      'ALTER TABLE ONLY s.t REPLICA IDENTITY USING INDEX ident',
+    const table = { schema: 's', name: 't' };
+    expect(statements.keys).toEqual({
+      create: [
+        { table, name: 't_pkey', create: 'ALTER TABLE ONLY s.t ADD CONSTRAINT t_pkey PRIMARY KEY (id)' },
+        { table, name: 'ident', create: 'CREATE UNIQUE INDEX ident ON s.t USING btree (a)' },
+      ],
+      join: ['ALTER TABLE ONLY s.t REPLICA IDENTITY USING INDEX ident'],
+    });
+    expect(statements.secondaryIndexes.indexes).toEqual([
+      { table, name: 'plain', create: 'CREATE UNIQUE INDEX plain ON s.t USING btree (b)' },
     ]);
-    expect(statements.secondaryIndexes.indexes.map(({ create }) => create)).toEqual([
-      'CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS plain ON s.t USING btree (b)',
-    ]);
+    expect(concurrently('CREATE UNIQUE INDEX plain ON s.t USING btree (b)')).toBe(
+      'CREATE UNIQUE INDEX CONCURRENTLY plain ON s.t USING btree (b)',
+    );
     expect(statements.foreignKeys).toEqual([
       {
         add: 'ALTER TABLE ONLY s.t ADD CONSTRAINT fk FOREIGN KEY (b) REFERENCES s.u(id) NOT VALID',

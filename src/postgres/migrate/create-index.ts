@@ -1,19 +1,20 @@
-import PQueue from 'p-queue';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import type { CreateIndex } from '../../plan/schema.js';
+import type { TableInfo } from '../catalog.js';
 import { ident, qualified } from '../identifier.js';
+import { isOffline } from '../offline.js';
 import { closeSession, type Session } from '../session.js';
 import { readTable, type ChangedTable } from './changed-table.js';
-import { buildConcurrently, refuseAnother, type Build } from './index-build.js';
-import { createIndexSql, findIndex, leafIndexName, shapeOf } from './index-definition.js';
+import { buildIndex, type Build } from './index-build.js';
+import { createIndexSql, findIndex, leafIndexName, refuseAnother, shapeOf } from './index-definition.js';
+import { inLanes } from './index-lanes.js';
+import { planIndexFailed } from './index-failed.js';
+import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from './index-settings.js';
 import type { IndexWork } from './plan-work.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
 import { isTransient, stepFailed } from './step-failed.js';
-
-/** How many indexes are built at once, each on a session of its own. */
-const PARALLEL_BUILDS = 2;
 
 /** What a run writes down before it makes an index: only such indexes are dropped by its rollback. */
 export function indexKey(runId: string, table: TableName, name: string): ProgressKey {
@@ -26,8 +27,9 @@ export interface IndexState {
 }
 
 /**
- * Builds indexes CONCURRENTLY, several at a time. Builds on one table follow each other: each holds the lock that the
- * next one needs, and two of them would wait for each other's snapshot. A partitioned table gets its index on every
+ * Builds indexes, several at a time, the largest tables first: in one pass while nobody writes green's tables, else
+ * CONCURRENTLY. Concurrent builds on one table follow each other: each holds the lock that the next one needs, and two
+ * of them would wait for each other's snapshot; plain ones run side by side. A partitioned table gets its index on every
  * leaf, then on itself.
  *
  * @throws VerdigrisError MigrationStepFailed; the other builds of the step are ended in order first.
@@ -35,42 +37,41 @@ export interface IndexState {
 export async function createIndexes(
   context: StepContext,
   indexes: readonly IndexWork[],
-  parallel = PARALLEL_BUILDS,
+  settings: IndexSettings = DEFAULT_INDEX_SETTINGS,
 ): Promise<void> {
   const session = await context.connect('prepare indexes');
-  const stop = new AbortController();
-  const signal = AbortSignal.any([context.signal, stop.signal]);
   try {
-    const queue = new PQueue({ concurrency: parallel });
-    const lanes = new Map<number, Build[]>();
+    const builds: SizedBuild[] = [];
     const finish: (() => Promise<void>)[] = [];
     for (const { table, index } of indexes) {
       const changed = await readTable(context.session, table);
       await claim(session, context.runId, changed, index);
-      const builds = await buildsOf(context, session, changed, index);
-      for (const build of builds) lanes.set(build.on.oid, [...(lanes.get(build.on.oid) ?? []), build]);
+      builds.push(...(await buildsOf(session, changed, index)));
       if (changed.info.kind === 'partitioned') finish.push(() => attachLeaves(context, session, changed, index));
     }
-    const outcomes = await Promise.allSettled(
-      [...lanes.values()].map((lane) =>
-        queue
-          .add(async () => {
-            for (const build of lane) await buildConcurrently({ ...context, signal }, build);
-          })
-          .catch((error: unknown) => {
-            // The first failure decides; what still runs is ended and left for the next try to clear away.
-            stop.abort(error);
-            throw error;
-          }),
-      ),
-    );
-    context.signal.throwIfAborted();
-    if (outcomes.some(({ status }) => status === 'rejected')) throw stop.signal.reason;
+    await inLanes(context, 'index', settings, piecesOf(builds, await isOffline(session)), async (lane, piece) => {
+      for (const { build } of piece) await buildIndex(lane, build, settings);
+    });
     for (const step of finish) await step();
     for (const { table, index } of indexes) await finished(session, context, table, index);
   } finally {
     await closeSession(session);
   }
+}
+
+/** A build and the bytes that it reads. */
+interface SizedBuild {
+  readonly build: Build;
+  readonly oid: number;
+  readonly bytes: number;
+}
+
+function piecesOf(builds: readonly SizedBuild[], offline: boolean): SizedBuild[][] {
+  const largestFirst = [...builds].sort((a, b) => b.bytes - a.bytes);
+  if (offline) return largestFirst.map((build) => [build]);
+  const tables = new Map<number, SizedBuild[]>();
+  for (const build of largestFirst) tables.set(build.oid, [...(tables.get(build.oid) ?? []), build]);
+  return [...tables.values()];
 }
 
 /** Written down before the build: a worker that dies in it leaves an index that the rollback knows as ours. */
@@ -90,11 +91,10 @@ async function finished(session: Session, context: StepContext, table: TableName
 }
 
 async function buildsOf(
-  context: StepContext,
   session: Session,
   { info, leaves, searchPath }: ChangedTable,
   index: CreateIndex,
-): Promise<Build[]> {
+): Promise<SizedBuild[]> {
   await session.query(`SELECT set_config('search_path', $1, false)`, [searchPath]);
   let shape: string | undefined;
   try {
@@ -107,12 +107,50 @@ async function buildsOf(
       'correct it in the plan',
     );
   }
-  const common = { table: info, index, shape, searchPath };
-  if (info.kind !== 'partitioned') return [{ ...common, on: info, name: index.name }];
-  const there = await findIndex(session, info.name.schema, index.name);
-  if (there !== undefined) refuseAnother(index.name, info.name, there, info.oid, shape);
-  if (there?.valid === true) return [];
-  return leaves.map((leaf) => ({ ...common, on: leaf, name: leafIndexName(index.name, leaf.name) }));
+  if (info.kind === 'partitioned') {
+    const there = await findIndex(session, info.name.schema, index.name);
+    if (there !== undefined) refuseAnother(index.name, info.name, there, info.oid, shape);
+    if (there?.valid === true) return [];
+  }
+  const named = (on: TableInfo): string =>
+    info.kind === 'partitioned' ? leafIndexName(index.name, on.name) : index.name;
+  const builds: SizedBuild[] = [];
+  for (const on of leaves) {
+    const build = planBuild({ info, on, index, name: named(on), shape, searchPath });
+    builds.push({ build, oid: on.oid, bytes: await bytesOf(session, on.oid) });
+  }
+  return builds;
+}
+
+/** What is built where, for an index of the plan. */
+interface PlanBuild {
+  /** The table of the plan; its columns are those of every leaf. */
+  readonly info: TableInfo;
+  /** Where it is built: the table, or a leaf of it. */
+  readonly on: TableInfo;
+  readonly index: CreateIndex;
+  readonly name: string;
+  readonly shape: string | undefined;
+  readonly searchPath: string;
+}
+
+/** The build of an index that the plan describes. */
+export function planBuild({ info, on, index, name, shape, searchPath }: PlanBuild): Build {
+  return {
+    table: on.name,
+    name,
+    object: name,
+    searchPath,
+    sql: (how) => createIndexSql(info, index, { table: on.name, name }, how),
+    accept: (found) => refuseAnother(name, on.name, found, on.oid, shape),
+    failed: planIndexFailed(on.name, name, index),
+  };
+}
+
+/** Not from pg_class: after a copy of the rows nobody has counted its pages yet. */
+async function bytesOf(session: Session, table: number): Promise<number> {
+  const { rows } = await session.query<{ bytes: string | null }>('SELECT pg_relation_size($1::oid) AS bytes', [table]);
+  return Number(rows[0]?.bytes ?? 0);
 }
 
 /**

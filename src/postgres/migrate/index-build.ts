@@ -1,146 +1,130 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { VerdigrisError } from '../../errors.js';
-import type { CreateIndex } from '../../plan/schema.js';
-import { formatTableName, type TableName } from '../../plan/table-name.js';
-import type { TableInfo } from '../catalog.js';
+import type { TableName } from '../../plan/table-name.js';
 import { ident } from '../identifier.js';
-import { closeSession, type Session } from '../session.js';
-import { sqlState } from '../sqlstate.js';
-import { createIndexSql, findIndex, type FoundIndex } from './index-definition.js';
-import { watchBuild } from './index-watch.js';
-import { backendPid, cancellable, type StepContext } from './step-context.js';
-import { stepFailed } from './step-failed.js';
+import { isOffline } from '../offline.js';
+import type { Session } from '../session.js';
+import { isConnectionLost, sqlState } from '../sqlstate.js';
+import { findIndex, type FoundIndex } from './index-definition.js';
+import type { IndexSettings } from './index-settings.js';
+import { watched } from './index-watch.js';
+import { cancellable, type StepContext } from './step-context.js';
 
-/** One CREATE INDEX CONCURRENTLY. */
+/** One index on one table that has rows: the plan's, or blue's. */
 export interface Build {
-  /** The table of the plan; its columns are those of every leaf. */
-  readonly table: TableInfo;
-  readonly index: CreateIndex;
-  /** Where it is built: the table, or a leaf of it. */
-  readonly on: TableInfo;
+  readonly table: TableName;
+  /** The index, in the schema of its table. */
   readonly name: string;
-  readonly shape: string | undefined;
+  /** The index in progress reports. */
+  readonly object: string;
   readonly searchPath: string;
+  /** The statement that makes it. */
+  readonly sql: (how: 'plain' | 'concurrently') => string;
+  /** Throws when the index that is there under the name is not this one. */
+  readonly accept: (found: FoundIndex) => void;
+  /** What to tell when it can't be built. */
+  readonly failed: (error: unknown, why: 'duplicates' | 'in the way' | 'refused') => Error;
 }
 
 /** A build that holds up the application is cancelled and tried again so often. */
-const MAX_TRIES = 5;
+export const BUILD_TRIES = 5;
 
 /**
- * Builds one index concurrently, unless it is there. An INVALID leftover is dropped and built again; a build that
- * another session still runs (its worker died, the server did not) is waited for.
+ * Builds one index on the context's session, unless it is there: in one pass while nobody writes the table, else
+ * CONCURRENTLY. An INVALID leftover is dropped and built again; a build that another session still runs (its worker
+ * died, the server did not) is waited for.
+ *
+ * The session may wait for locks as long as it takes: those of CONCURRENTLY stop neither reads nor writes, and nobody
+ * is there to be stopped by those of a plain build.
  */
-export async function buildConcurrently(context: StepContext, build: Build): Promise<'built' | 'there'> {
-  const session = await context.connect(`index ${build.name}`);
-  try {
-    // The locks of CONCURRENTLY stop neither reads nor writes, so it may wait for them as long as it takes.
-    await session.query(`SELECT set_config('lock_timeout', '0', false), set_config('search_path', $1, false)`, [
-      build.searchPath,
-    ]);
-    for (let attempt = 1; ; attempt++) {
-      if (await isThere(context, session, build)) return attempt === 1 ? 'there' : 'built';
-      try {
-        await createWatched(context, session, build);
-        return 'built';
-      } catch (error) {
-        await afterFailure(context, session, build, error, attempt);
-      }
+export async function buildIndex(
+  context: StepContext,
+  build: Build,
+  settings: IndexSettings,
+): Promise<'built' | 'there'> {
+  const { session } = context;
+  await session.query(`SELECT set_config('search_path', $1, false)`, [build.searchPath]);
+  for (let attempt = 1; ; attempt++) {
+    if (await isThere(context, build)) return attempt === 1 ? 'there' : 'built';
+    // Looked at before each try: a worker that wakes up late must not stop the apply worker a second time.
+    const sql = build.sql((await isOffline(session)) ? 'plain' : 'concurrently');
+    try {
+      const watch = { object: build.object, maxBlockingMs: settings.maxBlockingMs };
+      await watched(context, session, watch, () => cancellable(context, session, () => session.query(sql)));
+      return 'built';
+    } catch (error) {
+      await afterFailure(context, build, error, attempt);
     }
-  } finally {
-    await closeSession(session);
   }
 }
 
 /** Looks at what is there under the name, and clears away what is not usable. */
-async function isThere(context: StepContext, session: Session, build: Build): Promise<boolean> {
+async function isThere(context: StepContext, build: Build): Promise<boolean> {
   for (;;) {
     context.signal.throwIfAborted();
-    const found = await findIndex(session, build.on.name.schema, build.name);
+    const found = await findIndex(context.session, build.table.schema, build.name);
     if (found === undefined) return false;
     if (found.valid) {
-      refuseAnother(build.name, build.on.name, found, build.on.oid, build.shape);
+      build.accept(found);
       return true;
     }
-    if (!(await isBeingBuilt(session, found.oid))) {
-      await dropIndex(context, session, build.on.name.schema, build.name);
+    if (!(await isBeingBuilt(context.session, found.oid))) {
+      await dropIndex(context, context.session, build.table.schema, build.name);
       return false;
     }
-    progress(context, build, 'another session builds it: waits for it');
+    context.onProgress({
+      step: 'index',
+      object: build.object,
+      done: 0,
+      total: 0,
+      rowsPerSecond: 0,
+      etaSeconds: null,
+      note: 'another session builds it: waits for it',
+    });
     await sleep(500, undefined, { signal: context.signal });
   }
 }
 
-/** @throws VerdigrisError MigrationStepFailed when the name is taken by an index that is not the plan's. */
-export function refuseAnother(
-  name: string,
-  table: TableName,
-  found: FoundIndex,
-  tableOid: number,
-  shape: string | undefined,
-): void {
-  if (found.table === tableOid && (shape === undefined || found.shape === shape)) return;
-  throw new VerdigrisError({
-    type: 'MigrationStepFailed',
-    message: `there is an index "${name}" already, and it is not what the plan says of table ${formatTableName(table)}`,
-    nextStep: 'give the new index another name in the plan',
-  });
-}
-
-async function createWatched(context: StepContext, session: Session, build: Build): Promise<void> {
-  const sql = createIndexSql(build.table, build.index, { table: build.on.name, name: build.name }, 'concurrently');
-  const over = new AbortController();
-  const watching = watchBuild(context, backendPid(session), build, over.signal);
-  try {
-    await cancellable(context, session, () => session.query(sql));
-  } finally {
-    over.abort();
-    await watching;
-  }
-}
-
 /** What is left of a failed build goes at once: an INVALID unique index still refuses rows, and would stop the feed. */
-async function afterFailure(
-  context: StepContext,
-  session: Session,
-  build: Build,
-  error: unknown,
-  attempt: number,
-): Promise<void> {
+async function afterFailure(context: StepContext, build: Build, error: unknown, attempt: number): Promise<void> {
   context.signal.throwIfAborted();
-  const state = sqlState(error);
-  const found = await findIndex(session, build.on.name.schema, build.name);
+  if (isConnectionLost(error)) throw build.failed(error, 'refused');
+  const { session } = context;
+  const found = await findIndex(session, build.table.schema, build.name);
   if (found !== undefined && !found.valid && !(await isBeingBuilt(session, found.oid))) {
-    await dropIndex(context, session, build.on.name.schema, build.name);
+    await dropIndex(context, session, build.table.schema, build.name);
   }
-  // 57014: the watcher cancelled it; 40P01, 55P03: lost a race; 42P07: another session was faster.
-  if (['57014', '40P01', '55P03', '42P07'].includes(state ?? '') && attempt < MAX_TRIES) {
-    await sleep(1_000 + Math.random() * 2_000, undefined, { signal: context.signal });
+  const state = sqlState(error);
+  const another = isNameTaken(error);
+  if ((another || LOST_RACE.has(state ?? '')) && attempt < BUILD_TRIES) {
+    // Whoever had the name first is done with it; whoever was held up gets a pause.
+    await sleep(another ? 0 : 1_000 + Math.random() * 2_000, undefined, { signal: context.signal });
     return;
   }
-  const what = `index "${build.name}" on table ${formatTableName(build.on.name)}`;
-  if (state === '23505') throw duplicates(build, what, error);
-  if (state === '57014') {
-    throw stepFailed(
-      `${what} was given up ${MAX_TRIES} times, since it held up other sessions`,
-      error,
-      'run it at a quieter time',
-    );
-  }
-  throw stepFailed(`${what} can't be built`, error, 'correct it in the plan; what was begun of it has been removed');
+  if (state === '23505' && !another) throw build.failed(error, 'duplicates');
+  throw build.failed(error, state === '57014' ? 'in the way' : 'refused');
 }
 
-function duplicates(build: Build, what: string, cause: unknown): VerdigrisError {
-  const columns = build.index.columns.join(', ');
-  const where = build.index.where === undefined ? '' : ` WHERE ${build.index.where}`;
-  return new VerdigrisError({
-    type: 'MigrationStepFailed',
-    message: `unique ${what} can't be built: several rows have the same value of ${columns}`,
-    nextStep: `find them by SELECT ${columns}, count(*) FROM ${formatTableName(build.on.name)}${where} GROUP BY ${build.index.columns.map((_, i) => i + 1).join(', ')} HAVING count(*) > 1, correct them on blue and start again`,
-    cause,
-  });
+/** Cancelled by the watcher, deadlock, lock_timeout. */
+const LOST_RACE: ReadonlySet<string> = new Set(['57014', '40P01', '55P03']);
+
+/**
+ * Another session made the index meanwhile: 42P07 when it was done before, a duplicate in pg_class when it was building
+ * (a plain build is not to be seen until it is over).
+ */
+function isNameTaken(error: unknown): boolean {
+  const state = sqlState(error);
+  if (state === '42P07') return true;
+  const constraint =
+    typeof error === 'object' && error !== null && 'constraint' in error ? error.constraint : undefined;
+  return state === '23505' && constraint === 'pg_class_relname_nsp_index';
 }
 
-export async function dropIndex(context: StepContext, session: Session, schema: string, name: string): Promise<void> {
+export async function dropIndex(
+  context: Pick<StepContext, 'connect' | 'signal'>,
+  session: Session,
+  schema: string,
+  name: string,
+): Promise<void> {
   await cancellable(context, session, () =>
     session.query(`DROP INDEX CONCURRENTLY IF EXISTS ${ident(schema)}.${ident(name)}`),
   );
@@ -152,16 +136,4 @@ async function isBeingBuilt(session: Session, index: number): Promise<boolean> {
     [index],
   );
   return rowCount !== 0;
-}
-
-function progress(context: StepContext, build: Build, note: string): void {
-  context.onProgress({
-    step: 'index',
-    object: build.name,
-    done: 0,
-    total: 0,
-    rowsPerSecond: 0,
-    etaSeconds: null,
-    note,
-  });
 }

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
+import { VerdigrisError } from '../../errors.js';
 import type { CreateIndex } from '../../plan/schema.js';
-import type { TableName } from '../../plan/table-name.js';
+import { formatTableName, type TableName } from '../../plan/table-name.js';
 import type { TableInfo } from '../catalog.js';
 import { ident, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
@@ -67,6 +68,22 @@ export async function findIndex(session: Session, schema: string, name: string):
     [schema, name],
   );
   return rows[0];
+}
+
+/** @throws VerdigrisError MigrationStepFailed when the name is taken by an index that is not the plan's. */
+export function refuseAnother(
+  name: string,
+  table: TableName,
+  found: FoundIndex,
+  tableOid: number,
+  shape: string | undefined,
+): void {
+  if (found.table === tableOid && (shape === undefined || found.shape === shape)) return;
+  throw new VerdigrisError({
+    type: 'MigrationStepFailed',
+    message: `there is an index "${name}" already, and it is not what the plan says of table ${formatTableName(table)}`,
+    nextStep: 'give the new index another name in the plan',
+  });
 }
 
 const SHAPE = `

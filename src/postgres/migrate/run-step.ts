@@ -1,16 +1,21 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { addConstraint } from './add-constraint.js';
 import { createIndexes } from './create-index.js';
+import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from './index-settings.js';
 import type { Step } from './plan-work.js';
 import { setNotNull } from './set-not-null.js';
 import { runSql } from './sql-step.js';
 import type { StepContext } from './step-context.js';
 
 /** Runs one step after the backfill. Safe to run again: what is done is found and left as it is. */
-export async function runStep(context: StepContext, step: Step): Promise<void> {
+export async function runStep(
+  context: StepContext,
+  step: Step,
+  settings: IndexSettings = DEFAULT_INDEX_SETTINGS,
+): Promise<void> {
   switch (step.kind) {
     case 'indexes':
-      return createIndexes(context, step.indexes);
+      return createIndexes(context, step.indexes, settings);
     case 'constraint':
       return addConstraint(context, step.table, step.constraint);
     case 'notNull':

@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import type { Session } from '../session.js';
 import { shortLocks } from '../migrate/short-locks.js';
 import { writeProgress } from '../migrate/progress-row.js';
 import type { StepContext } from '../migrate/step-context.js';
@@ -21,11 +20,6 @@ export interface StatementState {
   readonly made: readonly DatabaseObject[];
   /** What takes it back, where dropping an object does not; null otherwise. */
   readonly undo: string | null;
-}
-
-/** Primary keys, unique and exclusion constraints, replica identities: for tables that are still empty. */
-export async function applyKeys(context: StepContext, statements: readonly string[]): Promise<void> {
-  await applyStatements(context, 'keys', statements);
 }
 
 /** Foreign keys, added first and validated then: only the validation reads the tables, and it lets writers go on. */
@@ -51,27 +45,9 @@ export async function applyStatements(
   group: string,
   statements: readonly string[],
 ): Promise<void> {
-  const { session, runId } = context;
-  const done = await readDone(session, runId);
+  const applied = await readApplied(context);
   for (const [i, statement] of statements.entries()) {
-    const object = objectOf(group, statement);
-    if (!done.has(object)) {
-      const what = describeStatement(statement);
-      try {
-        await shortLocks(context, session, { object: what, searchPath: '' }, async () => {
-          const watched = MAKES_ITS_OWN.test(statement);
-          const before = watched ? await readUserObjects(session) : [];
-          await session.query(`SELECT set_config('check_function_bodies', 'off', true)`);
-          await session.query(statement);
-          const made = watched ? objectsMade(before, await readUserObjects(session)) : [];
-          const state: StatementState = { statement: what, made, undo: undoOf(statement) };
-          await writeProgress(session, { runId, step: SCHEMA_STEP, object }, state, true);
-        });
-      } catch (error) {
-        context.signal.throwIfAborted();
-        throw schemaCopyFailed(statement, error);
-      }
-    }
+    await applyOnce(context, applied, group, statement);
     context.onProgress({
       step: SCHEMA_STEP,
       object: group,
@@ -80,6 +56,33 @@ export async function applyStatements(
       rowsPerSecond: 0,
       etaSeconds: null,
     });
+  }
+}
+
+/** Runs a statement and writes that down, in one transaction, unless this run has done it before. */
+export async function applyOnce(
+  context: StepContext,
+  applied: ReadonlySet<string>,
+  group: string,
+  statement: string,
+): Promise<void> {
+  const { session, runId } = context;
+  const object = objectOf(group, statement);
+  if (applied.has(object)) return;
+  const what = describeStatement(statement);
+  try {
+    await shortLocks(context, session, { object: what, searchPath: '' }, async () => {
+      const watched = MAKES_ITS_OWN.test(statement);
+      const before = watched ? await readUserObjects(session) : [];
+      await session.query(`SELECT set_config('check_function_bodies', 'off', true)`);
+      await session.query(statement);
+      const made = watched ? objectsMade(before, await readUserObjects(session)) : [];
+      const state: StatementState = { statement: what, made, undo: undoOf(statement) };
+      await writeProgress(session, { runId, step: SCHEMA_STEP, object }, state, true);
+    });
+  } catch (error) {
+    context.signal.throwIfAborted();
+    throw schemaCopyFailed(statement, error);
   }
 }
 
@@ -102,7 +105,8 @@ function objectOf(group: string, statement: string): string {
   return `${group} ${createHash('sha256').update(statement).digest('hex').slice(0, 16)}`;
 }
 
-async function readDone(session: Session, runId: string): Promise<ReadonlySet<string>> {
+/** What this run has run already: names of rows in verdigris.progress. */
+export async function readApplied({ session, runId }: StepContext): Promise<ReadonlySet<string>> {
   const { rows } = await session.query<{ object: string }>(
     'SELECT object FROM verdigris.progress WHERE run_id = $1 AND step = $2 AND done',
     [runId, SCHEMA_STEP],

@@ -16,16 +16,28 @@ export interface IndexStatement {
   readonly create: string;
 }
 
+/** What makes a key of one table: a constraint, or a unique index that is a replica identity. */
+export interface KeyStatement {
+  readonly table: TableName;
+  readonly name: string;
+  readonly create: string;
+}
+
 /** The statements of a schema, by when they are best run. Within a group the order is pg_dump's. */
 export interface SchemaStatements {
   /** What rows need: schemas, types, functions, tables, views, sequences. */
   readonly preData: readonly string[];
-  /** Primary keys, unique and exclusion constraints, replica identities: before the rows, while tables are empty. */
-  readonly keys: readonly string[];
+  /** Primary keys, unique and exclusion constraints, replica identities: before anybody writes the tables. */
+  readonly keys: {
+    /** Those of different tables may be made side by side. */
+    readonly create: readonly KeyStatement[];
+    /** Joins the keys of partitions to those of their parents, and names the replica identities: done at once. */
+    readonly join: readonly string[];
+  };
   readonly secondaryIndexes: {
     /** Of partitioned tables, on the parent only: no rows, made at once. */
     readonly parents: readonly IndexStatement[];
-    /** Made CONCURRENTLY. */
+    /** CREATE INDEX as pg_dump writes it; see concurrently(). */
     readonly indexes: readonly IndexStatement[];
     /** Joins the indexes of partitions to those of their parents. */
     readonly attach: readonly string[];
@@ -60,7 +72,8 @@ type PostData = Omit<SchemaStatements, 'preData'>;
 function groupPostData(statements: readonly Statement[]): PostData {
   const keyIndexes = namesOfKeyIndexes(statements);
   const lateViews = namesOfLateViews(statements);
-  const keys: string[] = [];
+  const keys: KeyStatement[] = [];
+  const join: string[] = [];
   const parents: IndexStatement[] = [];
   const indexes: IndexStatement[] = [];
   const attach: string[] = [];
@@ -72,18 +85,21 @@ function groupPostData(statements: readonly Statement[]): PostData {
     if ('IndexStmt' in node) {
       const { idxname: name = '', relation } = node.IndexStmt;
       const table = { schema: relation?.schemaname ?? '', name: relation?.relname ?? '' };
-      if (keyIndexes.has(key(table.schema, name))) keys.push(text);
+      if (keyIndexes.has(key(table.schema, name))) keys.push({ table, name, create: text });
       // A view that is made after the indexes can't have one before.
       else if (lateViews.has(key(table.schema, table.name))) rest.push(text);
       else if (relation?.inh !== true) parents.push({ table, name, create: text });
-      else indexes.push({ table, name, create: concurrently(text) });
+      else indexes.push({ table, name, create: text });
     } else if (command === undefined) rest.push(text);
     else if (command.kind === 'foreignKey') foreignKeys.push(foreignKey(command, text));
-    else if (command.kind === 'key' || command.kind === 'replicaIdentity') keys.push(text);
-    else if (keyIndexes.has(key(command.schema, command.relation))) keys.push(text);
+    else if (command.kind === 'key') {
+      const table = { schema: command.schema, name: command.relation };
+      keys.push({ table, name: command.constraint, create: text });
+    } else if (command.kind === 'replicaIdentity') join.push(text);
+    else if (keyIndexes.has(key(command.schema, command.relation))) join.push(text);
     else attach.push(text);
   }
-  return { keys, secondaryIndexes: { parents, indexes, attach }, foreignKeys, rest };
+  return { keys: { create: keys, join }, secondaryIndexes: { parents, indexes, attach }, foreignKeys, rest };
 }
 
 interface AlterTable {
@@ -156,7 +172,7 @@ function key(schema: string, name: string): string {
   return JSON.stringify([schema, name]);
 }
 
-/** pg_get_indexdef always begins so. */
-function concurrently(text: string): string {
-  return text.replace(/^CREATE (UNIQUE )?INDEX /, 'CREATE $1INDEX CONCURRENTLY IF NOT EXISTS ');
+/** The same index, made without stopping writers. pg_get_indexdef always begins so. */
+export function concurrently(create: string): string {
+  return create.replace(/^CREATE (UNIQUE )?INDEX /, 'CREATE $1INDEX CONCURRENTLY ');
 }

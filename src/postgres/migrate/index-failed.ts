@@ -1,0 +1,48 @@
+import { VerdigrisError } from '../../errors.js';
+import type { CreateIndex } from '../../plan/schema.js';
+import { formatTableName, type TableName } from '../../plan/table-name.js';
+import { BUILD_TRIES, type Build } from './index-build.js';
+import { stepFailed } from './step-failed.js';
+
+/** What people are told when an index of the plan can't be built. */
+export function planIndexFailed(
+  table: TableName,
+  name: string,
+  index: Pick<CreateIndex, 'columns' | 'where'>,
+): Build['failed'] {
+  const what = `index "${name}" on table ${formatTableName(table)}`;
+  return (error, why) => {
+    switch (why) {
+      case 'duplicates':
+        return duplicates(table, what, index, error);
+      case 'in the way':
+        return stepFailed(
+          `${what} was given up ${BUILD_TRIES} times, since it held up other sessions`,
+          error,
+          'run it at a quieter time',
+        );
+      case 'refused':
+        return stepFailed(
+          `${what} can't be built`,
+          error,
+          'correct it in the plan; what was begun of it has been removed',
+        );
+    }
+  };
+}
+
+function duplicates(
+  table: TableName,
+  what: string,
+  index: Pick<CreateIndex, 'columns' | 'where'>,
+  cause: unknown,
+): VerdigrisError {
+  const columns = index.columns.join(', ');
+  const where = index.where === undefined ? '' : ` WHERE ${index.where}`;
+  return new VerdigrisError({
+    type: 'MigrationStepFailed',
+    message: `unique ${what} can't be built: several rows have the same value of ${columns}`,
+    nextStep: `find them by SELECT ${columns}, count(*) FROM ${formatTableName(table)}${where} GROUP BY ${index.columns.map((_, i) => i + 1).join(', ')} HAVING count(*) > 1, correct them on blue and start again`,
+    cause,
+  });
+}

@@ -1,0 +1,42 @@
+import { parseDuration } from '../../plan/duration.js';
+import type { Plan } from '../../plan/schema.js';
+import { parseSize } from '../lag.js';
+import type { Session } from '../session.js';
+
+/** How indexes are built, the plan's and blue's alike. */
+export interface IndexSettings {
+  /** How many at once, each on a session of its own. */
+  readonly parallel: number;
+  /** A build that another session has waited for so long is cancelled and tried again. */
+  readonly maxBlockingMs: number;
+  /** maintenance_work_mem of each build; without it a share of the server's shared_buffers. */
+  readonly memoryBytes?: number;
+}
+
+export const DEFAULT_INDEX_SETTINGS: IndexSettings = { parallel: 2, maxBlockingMs: 2_000 };
+
+export function indexSettings({ indexes }: Pick<Plan, 'indexes'>): IndexSettings {
+  return {
+    parallel: indexes.parallel,
+    maxBlockingMs: parseDuration(indexes.maxBlocking),
+    ...(indexes.memory === undefined ? {} : { memoryBytes: parseSize(indexes.memory) }),
+  };
+}
+
+/** Above this a sort gains nothing: its runs are merged from disk at the speed of the disk. */
+const MOST_BYTES = 1024 ** 3;
+
+/**
+ * Gives a session the memory that an index is sorted in. By default all builds together have as much as shared_buffers,
+ * which whoever runs the server has sized to its memory; never less than the server's own setting, and never more than
+ * 1 GB for that reason. max_parallel_maintenance_workers is left as it is.
+ */
+export async function giveIndexMemory(session: Session, settings: IndexSettings): Promise<void> {
+  await session.query(
+    `SELECT set_config('maintenance_work_mem', (bytes / 1024)::text || 'kB', false)
+       FROM (SELECT coalesce($1::bigint,
+                             GREATEST(pg_size_bytes(current_setting('maintenance_work_mem')),
+                                      LEAST($3::bigint, pg_size_bytes(current_setting('shared_buffers')) / $2::int))) AS bytes) share`,
+    [settings.memoryBytes ?? null, settings.parallel, MOST_BYTES],
+  );
+}
