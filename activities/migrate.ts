@@ -1,15 +1,16 @@
 import { parseDuration } from '../src/plan/duration.js';
 import { formatTableName } from '../src/plan/table-name.js';
 import { analyzeTables } from '../src/postgres/migrate/analyze.js';
-import { backfillTable, type BackfillResult } from '../src/postgres/migrate/backfill.js';
+import { backfillTables, type BackfillResult } from '../src/postgres/migrate/backfill.js';
 import { expandTable } from '../src/postgres/migrate/expand-table.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { revertMigrations } from '../src/postgres/migrate/revert.js';
 import { describeStep, runStep } from '../src/postgres/migrate/run-step.js';
+import { LoadMeter } from '../src/postgres/load.js';
 import { measureLag } from '../src/postgres/marker.js';
 import { hasState } from '../src/postgres/state.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { perform, type ActivityDependencies } from './context.js';
+import { perform, type ActivityDependencies, type Work } from './context.js';
 import { movedTables } from './run-tables.js';
 import type { Keep } from './rollback.js';
 import { stepContext } from './step-context.js';
@@ -20,6 +21,8 @@ export interface MigrationSteps {
   readonly tables: readonly string[];
   /** Later steps, by their number, in their order. */
   readonly steps: readonly (readonly [number: number, name: string])[];
+  /** How many of the steps come before the first raw SQL, which may depend on anything. */
+  readonly beforeSql: number;
 }
 
 /** Activities of phase 3. */
@@ -31,27 +34,24 @@ export function migrateActivities(dependencies: ActivityDependencies) {
         const context = stepContext(work, await work.session('green', 'expand'), 'green');
         const { tables, steps } = await planWork(ref.plan);
         for (const table of tables) await expandTable(context, table);
+        const firstSql = steps.findIndex(({ kind }) => kind === 'sql');
         return {
           tables: tables.filter((t) => t.derived.some((d) => d.up !== undefined)).map((t) => formatTableName(t.table)),
           steps: steps.map((step, i) => [i, describeStep(step)] as const),
+          beforeSql: firstSql === -1 ? steps.length : firstSql,
         };
       }),
 
-    /** Fills the new columns of the rows that were there before, in batches. */
+    /** Fills the new columns of the rows of one table that were there before, in batches. */
     backfillTable: (ref: RunRef, table: string): Promise<BackfillResult> =>
       perform(dependencies, ref, async (work) => {
-        const { tables } = await planWork(ref.plan);
-        const mine = tables.find((candidate) => formatTableName(candidate.table) === table);
-        if (mine === undefined) return { rows: 0, written: 0 };
-        const blue = await work.session('blue', 'backfill lag');
-        const green = await work.session('green', 'backfill lag');
-        const context = stepContext(work, await work.session('green', 'backfill'), 'green');
-        return backfillTable(context, mine, {
-          batchMs: parseDuration(ref.plan.backfill.batch),
-          maxLagSeconds: parseDuration(ref.plan.backfill.maxLag) / 1_000,
-          lagSeconds: async () => (await measureLag(blue, green, 'to_green', 60_000, work.signal)) / 1_000,
-        });
+        const [result] = await backfill(ref, [table], work);
+        return result ?? { table, rows: 0, written: 0 };
       }),
+
+    /** The same for several tables: `backfill.parallel` ranges of one or of several at once. */
+    backfillTables: (ref: RunRef, tables: readonly string[]): Promise<readonly BackfillResult[]> =>
+      perform(dependencies, ref, (work) => backfill(ref, tables, work)),
 
     /** One of the later steps: indexes, a constraint, NOT NULL, raw SQL. */
     applyMigration: (ref: RunRef, index: number): Promise<void> =>
@@ -81,3 +81,25 @@ export function migrateActivities(dependencies: ActivityDependencies) {
       }),
   };
 }
+
+async function backfill(ref: RunRef, names: readonly string[], work: Work): Promise<readonly BackfillResult[]> {
+  const settings = ref.plan.backfill;
+  const mine = (await planWork(ref.plan)).tables.filter(({ table }) => names.includes(formatTableName(table)));
+  const blue = await work.session('blue', 'backfill lag');
+  const green = await work.session('green', 'backfill lag');
+  let own = 0;
+  const load = new LoadMeter({ blue, green }, () => own);
+  return backfillTables(stepContext(work, await work.session('green', 'backfill'), 'green'), mine, {
+    batchMs: parseDuration(settings.batch),
+    parallel: settings.parallel,
+    maxLagSeconds: parseDuration(settings.maxLag) / 1_000,
+    lagSeconds: async () => (await measureLag(blue, green, 'to_green', LAG_TIMEOUT_MS, work.signal)) / 1_000,
+    pauseAbove: { ...settings.pauseAbove, load: () => load.measure() },
+    onTransaction: () => {
+      own += 1;
+    },
+  });
+}
+
+/** A feed that takes longer for a marker is as good as stopped; the backfill asks again. */
+const LAG_TIMEOUT_MS = 60_000;

@@ -117,11 +117,11 @@ describe('backfill', () => {
   });
 
   it('composite keys of text, numbers and dates, partitions and empty tables', async () => {
-    expect(await backfillTable(pair.context(), work('keyed'), NO_LAG)).toEqual({ rows: 3000, written: 3000 });
+    expect(await backfillTable(pair.context(), work('keyed'), NO_LAG)).toMatchObject({ rows: 3000, written: 3000 });
     expect(await one(`SELECT count(*)::int AS v FROM keyed WHERE label IS DISTINCT FROM k0 || ' ' || n`)).toBe(0);
-    expect(await backfillTable(pair.context(), work('part'), NO_LAG)).toEqual({ rows: 2000, written: 2000 });
+    expect(await backfillTable(pair.context(), work('part'), NO_LAG)).toMatchObject({ rows: 2000, written: 2000 });
     expect(await one('SELECT count(*)::int AS v FROM part WHERE label IS DISTINCT FROM region || id')).toBe(0);
-    expect(await backfillTable(pair.context(), work('empty'), NO_LAG)).toEqual({ rows: 0, written: 0 });
+    expect(await backfillTable(pair.context(), work('empty'), NO_LAG)).toMatchObject({ rows: 0, written: 0 });
   });
 
   it.each([
@@ -143,7 +143,8 @@ describe('backfill', () => {
       lagSeconds: () => Promise.resolve(lags.shift() ?? 0),
     });
     expect(lags).toEqual([]);
-    expect(seen.filter(({ note }) => note?.startsWith('waits: 9.0 s behind'))).toHaveLength(2);
+    // Told when it begins to wait, not at each look.
+    expect(seen.filter(({ note }) => note?.startsWith('waits: 9.0 s behind'))).toHaveLength(1);
   });
 
   it('gives way to a session that holds a row, and goes on when it is gone', async () => {
@@ -152,7 +153,7 @@ describe('backfill', () => {
     const running = backfillTable(pair.context(seen, undefined, 'blocked'), work('held'), NO_LAG);
     while (!seen.some(({ note }) => note?.includes('lock') === true)) await sleep(20);
     await pair.green.query('ROLLBACK');
-    expect(await running).toEqual({ rows: 1000, written: 1000 });
+    expect(await running).toMatchObject({ rows: 1000, written: 1000 });
   });
 });
 
@@ -191,7 +192,7 @@ describe('a backfill that is stopped', () => {
     expect(done.size).toBeGreaterThan(already);
     expect(done.size).toBeLessThan(2000);
     const result = await backfillTable(pair.context([], undefined, 'stopped'), work('slow'), NO_LAG);
-    expect(result).toEqual({ rows: 2000, written: 2000 });
+    expect(result).toMatchObject({ rows: 2000, written: 2000 });
     expect(await one('SELECT count(*)::int AS v FROM slow WHERE upper IS NULL')).toBe(0);
     const now = await versions('slow');
     expect([...done].filter(([id, version]) => now.get(id) !== version)).toEqual([]);

@@ -1,62 +1,44 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { formatTableName } from '../../plan/table-name.js';
-import type { KeyColumn, TableInfo } from '../catalog.js';
-import { ident, qualified } from '../identifier.js';
-import { closeSession, inTransaction } from '../session.js';
-import { sqlState } from '../sqlstate.js';
-import { backfillStatement, type BackfillStatement } from './backfill-statement.js';
-import { BatchSize } from './batch-size.js';
-import { sessionsBlockedBy } from './blockers.js';
-import { readTable } from './changed-table.js';
-import { failingRow } from './failing-row.js';
-import { inRange, keyInRow, keyList, keyOf, keyTexts, Parameters, type KeyRange, type KeyValues } from './key-range.js';
-import { openInternalSession } from './internal-session.js';
+import { closeSession } from '../session.js';
+import { BackfillBrake, type BackfillLimits } from './backfill-brake.js';
+import { BackfillLane, type RangeJob } from './backfill-lane.js';
+import { beginBackfill, finishBackfill, readBackfill, type StoredBackfill } from './backfill-progress.js';
+import { cutIntoRanges } from './backfill-ranges.js';
+import { backfillStatement } from './backfill-statement.js';
+import { readChangedTables, type ChangedTable } from './changed-table.js';
+import { expandKey, type ExpandState } from './expand-table.js';
+import { openInternalSession, type InternalSession } from './internal-session.js';
 import type { TableWork } from './plan-work.js';
-import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
-import { backendPid, cancellable, RateMeter, type StepContext } from './step-context.js';
-import { isTransient } from './step-failed.js';
+import { readProgress } from './progress-row.js';
+import { RateMeter, type StepContext } from './step-context.js';
 
 /*
- * Fills the derived columns of the rows that were there before the trigger. Batches along the key, up to the largest
- * key at the start: what arrives later has been completed by the trigger. Only rows that are not right yet are written,
- * so a second run writes nothing. The cursor is written in the transaction of its batch: whatever dies, the next run
- * goes on behind the last batch that was committed.
+ * Fills the derived columns of the rows that were there before the trigger. Each table is cut into ranges along its key
+ * up to the largest key at the start: what arrives later has been completed by the trigger. Lanes take one range after
+ * the other, of whatever table, and work along it in batches. Only rows that are not right yet are written, so a second
+ * run writes nothing. A range's cursor is written in the transaction of its batch: whatever dies, the next run goes on
+ * behind the last batch that was committed.
  */
 
-/** Rows of a batch: from a size that never holds anybody up to one whose transaction stays small in memory and WAL. */
-const BATCH_ROWS = { start: 500, min: 10, max: 50_000 };
-/** How often the lag is asked for, which costs a marker's round trip. */
-const LAG_EVERY_MS = 1_000;
-/** Losing so many races in a row for the same batch, already at its smallest, is no bad luck. */
-const MAX_LOST_RACES = 60;
-
-export interface BackfillOptions {
+export interface BackfillOptions extends BackfillLimits {
   /** How long one batch should take. */
   readonly batchMs: number;
-  readonly maxLagSeconds: number;
-  /** How far this database is behind now. */
-  readonly lagSeconds: () => Promise<number>;
+  /** How many ranges are worked on at once. Default 1. */
+  readonly parallel?: number;
+  /** After each transaction on green. */
+  readonly onTransaction?: () => void;
 }
 
 export interface BackfillResult {
+  readonly table: string;
   /** Rows looked at by the run, earlier tries included. */
   readonly rows: number;
   /** Rows written by the run, earlier tries included; 0 when they were all right. */
   readonly written: number;
 }
 
-interface BackfillState {
-  /** The last key done; null at the start. */
-  readonly cursor: KeyValues | null;
-  /** The largest key at the start; null when the table was empty. */
-  readonly bound: KeyValues | null;
-  readonly rows: number;
-  readonly written: number;
-  readonly total: number;
-}
-
 /**
- * Backfills one table, its partitions one after the other.
+ * Backfills one table, its partitions too.
  *
  * @throws VerdigrisError BackfillFailed that names the row when an expression fails on one.
  */
@@ -65,169 +47,231 @@ export async function backfillTable(
   work: TableWork,
   options: BackfillOptions,
 ): Promise<BackfillResult> {
-  const { info, leaves, searchPath } = await readTable(context.session, work.table);
-  const result = { rows: 0, written: 0 };
-  if (!work.derived.some(({ up }) => up !== undefined)) return result;
-  const session = await openInternalSession(context, info, searchPath);
-  try {
-    const statement = await backfillStatement(session, info, work.derived);
-    for (const leaf of leaves) {
-      // The root's key: a leaf's own may be another, and cursors are compared in the order of one index.
-      const table = { ...leaf, key: leaf.key ?? info.key };
-      const state = await new LeafBackfill({ ...context, session }, table, statement, options).run();
-      result.rows += state.rows;
-      result.written += state.written;
-    }
-    return result;
-  } finally {
-    await closeSession(session);
-  }
+  const [result] = await backfillTables(context, [work], options);
+  return result ?? { table: formatTableName(work.table), rows: 0, written: 0 };
 }
 
-class LeafBackfill {
-  private readonly key: readonly KeyColumn[];
-  private readonly progress: ProgressKey;
-  private readonly size: BatchSize;
-  private readonly object: string;
-  private lagAsked = 0;
-  private meter = new RateMeter(0);
+/**
+ * Backfills several tables, `parallel` ranges at once. Results are in the order of `works`.
+ *
+ * @throws VerdigrisError BackfillFailed that names the row when an expression fails on one; the other lanes stop.
+ */
+export async function backfillTables(
+  context: StepContext,
+  works: readonly TableWork[],
+  options: BackfillOptions,
+): Promise<readonly BackfillResult[]> {
+  const tables = await readProgressOf(context, works);
+  const open = tables.filter((table) => !table.isDone);
+  if (open.length > 0) {
+    const internal = await openInternalSession(context);
+    try {
+      await begin(context, internal, open, options.parallel ?? 1);
+      await runLanes(context, internal, open, options);
+    } finally {
+      await closeSession(internal.session);
+    }
+  }
+  return tables.map((table) => table.result);
+}
+
+/** One table: what is known of it, and what its lanes have done. */
+class TableBackfill {
+  readonly name: string;
+  jobs: RangeJob[] = [];
+  private rangesLeft = 0;
+  private rows = 0;
+  private written = 0;
+  private total = 0;
+  private bytes = 0;
+  private done = false;
+  private meter: RateMeter | undefined;
 
   constructor(
     private readonly context: StepContext,
-    private readonly table: TableInfo,
-    private readonly statement: BackfillStatement,
-    private readonly options: BackfillOptions,
+    readonly work: TableWork,
+    readonly stored: StoredBackfill | undefined,
   ) {
-    this.key = keyOf(table);
-    this.object = formatTableName(table.name);
-    this.progress = { runId: context.runId, step: 'backfill', object: this.object };
-    this.size = new BatchSize(options.batchMs, BATCH_ROWS);
+    this.name = formatTableName(work.table);
+    this.done = stored?.done === true || !work.derived.some(({ up }) => up !== undefined);
+    if (stored !== undefined) this.count(stored);
   }
 
-  async run(): Promise<BackfillState> {
-    const { session } = this.context;
-    const found = await readProgress<BackfillState>(session, this.progress);
-    let state = found?.state ?? (await this.begin());
-    if (found?.done === true) return state;
-    this.meter = new RateMeter(state.rows);
-    let lost = 0;
-    for (let over = state.bound === null; !over;) {
-      await this.waitForLag(state);
-      try {
-        const next = await cancellable(this.context, session, () => this.batch(state));
-        over = next.over;
-        state = next.state;
-        lost = 0;
-        this.report(state);
-      } catch (error) {
-        if (!isLockConflict(error) || ++lost > MAX_LOST_RACES) throw error;
-        this.size.halve();
-        this.report(state, 'waits for a lock that another session holds');
-        await this.pause(50 + Math.random() * Math.min(1_000, 50 * 2 ** lost));
-      }
-    }
-    await writeProgress(session, this.progress, state, true);
-    this.report(state);
-    return state;
+  get isDone(): boolean {
+    return this.done;
   }
 
-  /** The bound is fixed and stored before the first batch, so that the backfill ends however fast rows arrive. */
-  private async begin(): Promise<BackfillState> {
-    const { session } = this.context;
-    const { rows } = await session.query<Record<string, unknown>>(
-      `SELECT ${keyTexts(this.key)} FROM ${qualified(this.table.name)}
-        ORDER BY ${this.key.map(({ name }) => `${ident(name)} DESC`).join(', ')} LIMIT 1`,
-    );
-    const bound = rows[0] === undefined ? null : keyInRow(this.key, rows[0]);
-    const state: BackfillState = { cursor: null, bound, rows: 0, written: 0, total: this.table.estimatedRows };
-    await writeProgress(session, this.progress, state, false);
-    return state;
+  get size(): number {
+    return this.bytes;
   }
 
-  private async batch(state: BackfillState): Promise<{ state: BackfillState; over: boolean }> {
-    const { session } = this.context;
-    const started = performance.now();
-    const limit = this.size.current;
-    let held = 0;
-    const result = await inTransaction(session, async () => {
-      const end = await this.endOfBatch(state, limit);
-      if (end === undefined) return { state, rows: 0 };
-      const range = { after: state.cursor, upTo: end.key };
-      const written = await this.update(range);
-      const next: BackfillState = {
-        ...state,
-        cursor: end.key,
-        rows: state.rows + end.rows,
-        written: state.written + written,
-      };
-      await writeProgress(session, this.progress, next, false);
-      held = await sessionsBlockedBy(session, backendPid(session));
-      return { state: next, rows: end.rows };
-    });
-    const ms = performance.now() - started;
-    if (held > 0) {
-      this.size.halve();
-      // Whoever waited gets its turn, and some time for what it came for.
-      await this.pause(ms);
-    } else this.size.took(result.rows, ms);
-    return { state: result.state, over: result.rows < limit };
+  get result(): BackfillResult {
+    return { table: this.name, rows: this.rows, written: this.written };
   }
 
-  private async endOfBatch(state: BackfillState, limit: number): Promise<{ key: KeyValues; rows: number } | undefined> {
-    const parameters = new Parameters();
-    const where = inRange(this.key, { after: state.cursor, upTo: state.bound }, parameters);
-    const order = keyList(this.key);
-    const { rows } = await this.context.session.query<Record<string, unknown> & { verdigris_n: string }>(
-      `SELECT ${keyTexts(this.key)}, verdigris_n::text
-         FROM (SELECT ${order}, row_number() OVER (ORDER BY ${order}) AS verdigris_n
-                 FROM ${qualified(this.table.name)} WHERE ${where} ORDER BY ${order} LIMIT ${limit}) batch
-        ORDER BY batch.verdigris_n DESC LIMIT 1`,
-      parameters.values,
-    );
-    return rows[0] && { key: keyInRow(this.key, rows[0]), rows: Number(rows[0].verdigris_n) };
+  begun(stored: StoredBackfill, jobs: RangeJob[]): void {
+    this.count(stored);
+    this.jobs = jobs;
+    this.rangesLeft = jobs.length;
   }
 
-  private async update(range: KeyRange): Promise<number> {
-    const parameters = new Parameters();
-    const sql = this.statement.update(this.table.name, inRange(this.key, range, parameters));
-    try {
-      return (await this.context.session.query(sql, parameters.values)).rowCount ?? 0;
-    } catch (error) {
-      if (isTransient(error) || this.context.signal.aborted || sqlState(error)?.startsWith('57') === true) throw error;
-      await this.context.session.query('ROLLBACK');
-      throw await failingRow(this.context, this.table, this.key, this.statement, range, error);
-    }
+  private count(stored: StoredBackfill): void {
+    const sum = (of: 'rows' | 'written'): number => stored.ranges.reduce((n, { state }) => n + state[of], 0);
+    ({ total: this.total, bytes: this.bytes } = stored.state);
+    this.rows = stored.done ? stored.state.rows : sum('rows');
+    this.written = stored.done ? stored.state.written : sum('written');
   }
 
-  private async waitForLag(state: BackfillState): Promise<void> {
-    for (;;) {
-      if (performance.now() - this.lagAsked < LAG_EVERY_MS) return;
-      const lag = await this.options.lagSeconds();
-      this.lagAsked = performance.now();
-      if (lag <= this.options.maxLagSeconds) return;
-      this.report(state, `waits: ${lag.toFixed(1)} s behind, at most ${this.options.maxLagSeconds} s are allowed`);
-      await this.pause(LAG_EVERY_MS);
-    }
+  batch(rows: number, written: number): void {
+    this.rows += rows;
+    this.written += written;
+    this.report();
   }
 
-  private async pause(ms: number): Promise<void> {
-    await sleep(ms, undefined, { signal: this.context.signal });
+  /** After the last range, or at once when none is left. */
+  async rangeOver(): Promise<void> {
+    this.rangesLeft -= 1;
+    if (this.rangesLeft > 0) return;
+    const { rows, written } = await finishBackfill(this.context.session, this.context.runId, this.work.table);
+    [this.rows, this.written, this.done] = [Number(rows), Number(written), true];
+    this.report();
   }
 
-  private report(state: BackfillState, note?: string): void {
-    const total = Math.max(state.total, state.rows);
+  report(note?: string): void {
+    this.meter ??= new RateMeter(this.rows);
+    const total = this.done ? this.rows : Math.max(this.total, this.rows);
+    const rates = this.meter.rates(this.rows, total);
+    const bytesPerRow = total === 0 ? 0 : this.bytes / total;
     this.context.onProgress({
       step: 'backfill',
-      object: this.object,
-      done: state.rows,
+      object: this.name,
+      done: this.rows,
       total,
-      ...this.meter.rates(state.rows, total),
+      ...rates,
+      bytes: Math.round(this.rows * bytesPerRow),
+      bytesPerSecond: Math.round(rates.rowsPerSecond * bytesPerRow),
       ...(note === undefined ? {} : { note }),
     });
   }
 }
 
-function isLockConflict(error: unknown): boolean {
-  const state = sqlState(error);
-  return state === '55P03' || state === '40P01' || state === '40001';
+async function readProgressOf(context: StepContext, works: readonly TableWork[]): Promise<TableBackfill[]> {
+  const tables: TableBackfill[] = [];
+  for (const work of works) {
+    tables.push(new TableBackfill(context, work, await readBackfill(context.session, context.runId, work.table)));
+  }
+  return tables;
+}
+
+/** Fixes and stores the ranges of tables that were never begun, and makes the jobs of all that is left. */
+async function begin(
+  context: StepContext,
+  internal: InternalSession,
+  tables: readonly TableBackfill[],
+  lanes: number,
+): Promise<void> {
+  const { session } = internal;
+  const changed = await readChangedTables(
+    session,
+    tables.map(({ work }) => work.table),
+  );
+  for (const [i, found] of changed.entries()) {
+    const table = tables[i];
+    if (table === undefined) continue;
+    context.signal.throwIfAborted();
+    const { work } = table;
+    await internal.enter(found.info, found.searchPath);
+    const stored = table.stored ?? (await cut(context, internal, found, lanes));
+    const expanded = await readProgress<ExpandState>(session, expandKey(context.runId, work));
+    const added = new Set(expanded?.state.added ?? []);
+    const statement = await backfillStatement(session, found.info, work.derived, added);
+    const jobs = stored.ranges
+      .filter(({ done }) => !done)
+      .flatMap(({ number, state }): RangeJob[] => {
+        const leaf = leavesOf(found).find(({ name }) => formatTableName(name) === formatTableName(state.leaf));
+        // A partition that somebody has dropped or detached has no rows of this table any more.
+        return leaf === undefined ? [] : [{ table: work.table, leaf, statement, number, state, changed: found }];
+      });
+    table.begun(stored, jobs);
+    if (jobs.length === 0) await table.rangeOver();
+  }
+}
+
+async function cut(
+  context: StepContext,
+  { session }: InternalSession,
+  changed: ChangedTable,
+  lanes: number,
+): Promise<StoredBackfill> {
+  const ranges = [];
+  let [total, bytes] = [0, 0];
+  for (const leaf of leavesOf(changed)) {
+    const found = await cutIntoRanges(session, leaf, lanes);
+    total += found.rows;
+    bytes += found.bytes;
+    ranges.push(...found.ranges.map((range) => ({ ...range, leaf: leaf.name })));
+  }
+  const state = { rows: 0, written: 0, total, bytes };
+  return beginBackfill(session, context.runId, changed.info.name, state, ranges);
+}
+
+/** The root's key where a leaf has none; a leaf's own may be another, and cursors are compared in the order of one index. */
+function leavesOf({ info, leaves }: ChangedTable): ChangedTable['leaves'] {
+  return leaves.map((leaf) => ({ ...leaf, key: leaf.key ?? info.key }));
+}
+
+/** The lanes share a queue: the largest table first, so that no lane is left alone with it at the end. */
+async function runLanes(
+  context: StepContext,
+  first: InternalSession,
+  tables: readonly TableBackfill[],
+  options: BackfillOptions,
+): Promise<void> {
+  const queue = [...tables]
+    .sort((a, b) => b.size - a.size)
+    .flatMap((table) => table.jobs.map((job) => ({ table, job })));
+  const failed = new AbortController();
+  const signal = AbortSignal.any([context.signal, failed.signal]);
+  const brake = new BackfillBrake(options);
+  const lane = async (internal: InternalSession): Promise<void> => {
+    for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
+      const { table, job } = next;
+      await internal.enter(job.changed.info, job.changed.searchPath);
+      const range = new BackfillLane({ ...context, signal }, internal, job, {
+        batchMs: options.batchMs,
+        brake,
+        onBatch: (rows, written) => {
+          options.onTransaction?.();
+          table.batch(rows, written);
+        },
+        onWait: (note) => {
+          table.report(note);
+        },
+      });
+      await range.run();
+      await table.rangeOver();
+    }
+  };
+  const another = async (): Promise<void> => {
+    const internal = await openInternalSession(context);
+    try {
+      await lane(internal);
+    } finally {
+      await closeSession(internal.session);
+    }
+  };
+  const stopping = (error: unknown): void => {
+    failed.abort(error);
+  };
+  brake.watch();
+  try {
+    const more = Math.min(options.parallel ?? 1, queue.length) - 1;
+    const lanes = [lane(first), ...Array.from({ length: Math.max(0, more) }, another)];
+    await Promise.all(lanes.map((running) => running.catch(stopping)));
+  } finally {
+    brake.release();
+  }
+  context.signal.throwIfAborted();
+  // The first that failed has stopped the others.
+  if (failed.signal.aborted) throw failed.signal.reason;
 }

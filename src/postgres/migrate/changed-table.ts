@@ -15,7 +15,28 @@ export interface ChangedTable {
 
 /** Reads the table; undefined when there is none of that name. */
 export async function findTable(session: Session, table: TableName): Promise<ChangedTable | undefined> {
-  const all = await readTables(session, { include: ['*.*'], exclude: [] });
+  return findIn(session, await readTables(session, ALL_TABLES), table);
+}
+
+/**
+ * Reads several tables with one look at the catalog.
+ *
+ * @throws VerdigrisError MigrationStepFailed when one is not there.
+ */
+export async function readChangedTables(session: Session, tables: readonly TableName[]): Promise<ChangedTable[]> {
+  const all = await readTables(session, ALL_TABLES);
+  const found: ChangedTable[] = [];
+  for (const table of tables) found.push((await findIn(session, all, table)) ?? missing(table));
+  return found;
+}
+
+const ALL_TABLES = { include: ['*.*'], exclude: [] };
+
+async function findIn(
+  session: Session,
+  all: readonly TableInfo[],
+  table: TableName,
+): Promise<ChangedTable | undefined> {
   const info = all.find((candidate) => sameTable(candidate.name, table));
   if (info === undefined) return undefined;
   const leaves =
@@ -27,8 +48,10 @@ export async function findTable(session: Session, table: TableName): Promise<Cha
 
 /** @throws VerdigrisError MigrationStepFailed when there is no such table. */
 export async function readTable(session: Session, table: TableName): Promise<ChangedTable> {
-  const found = await findTable(session, table);
-  if (found !== undefined) return found;
+  return (await findTable(session, table)) ?? missing(table);
+}
+
+function missing(table: TableName): never {
   throw new VerdigrisError({
     type: 'MigrationStepFailed',
     message: `there is no table ${formatTableName(table)} (or it is temporary, unlogged or part of an extension)`,
@@ -58,7 +81,7 @@ export const WITH_PARTITIONS = `
  * schemas of extensions, so that user functions and extensions' operators are found in every session, the apply
  * worker's empty search_path included. Temporary objects last: nobody's temporary function stands in for a real one.
  */
-async function expressionPath(session: Session, schema: string): Promise<string> {
+export async function expressionPath(session: Session, schema: string): Promise<string> {
   const { rows } = await session.query<{ path: string }>(
     `SELECT string_agg(quote_ident(s.name), ', ' ORDER BY s.rank, s.name) AS path
        FROM (SELECT name, min(rank) AS rank

@@ -14,7 +14,20 @@ import {
   type KeyValues,
 } from './key-range.js';
 import type { StepContext } from './step-context.js';
+import { sqlState } from '../sqlstate.js';
 import { isTransient, messageOf } from './step-failed.js';
+
+/**
+ * SQLSTATE classes of errors that are no row's fault: connection, transaction state (a fence, a read-only server),
+ * rollbacks, a full disk or memory, locks, an operator, the system, the configuration.
+ */
+const NO_ROWS_FAULT: ReadonlySet<string> = new Set(['08', '25', '40', '53', '55', '57', '58', 'F0', 'XX']);
+
+/** Whether a statement can have failed because of a row. */
+export function mayBeARow(error: unknown): boolean {
+  const state = sqlState(error);
+  return state !== undefined && !isTransient(error) && !NO_ROWS_FAULT.has(state.slice(0, 2));
+}
 
 /** Finds the row on which a batch failed, by halving the batch, and words the error. The tries are rolled back. */
 export async function failingRow(
@@ -40,7 +53,8 @@ export async function failingRow(
   return new VerdigrisError({
     type: 'BackfillFailed',
     message: `the backfill of table ${formatTableName(table.name)} failed on the row with ${row}: ${messageOf(error)}`,
-    nextStep: 'correct the row on blue, or make the "up" expression accept it, and start again',
+    nextStep:
+      'correct the row on blue and go on: the backfill continues behind its last batch; or roll back and make the "up" expression accept such rows',
     cause: error,
   });
 }
@@ -78,7 +92,7 @@ async function errorOf(
     await context.session.query(sql, parameters.values);
     return undefined;
   } catch (error) {
-    if (isTransient(error)) throw error;
+    if (!mayBeARow(error)) throw error;
     return error;
   } finally {
     await context.session.query('ROLLBACK').catch(() => undefined);

@@ -3,7 +3,14 @@ import { formatTableName } from '../../plan/table-name.js';
 import { ident, literal, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
 import { WITH_PARTITIONS } from './changed-table.js';
-import { TRIGGER_NAME, triggerBody, triggerFunction, type TriggerSpec } from './up-down-trigger.js';
+import {
+  TRIGGER_NAME,
+  triggerBody,
+  triggerCondition,
+  triggerConditionReads,
+  triggerFunction,
+  type TriggerSpec,
+} from './up-down-trigger.js';
 
 /**
  * Makes the up/down trigger of a table, or brings it up to date; takes no lock when it is there as it should be.
@@ -23,10 +30,10 @@ export async function installTrigger(session: Session, spec: TriggerSpec, search
     );
     await session.query(`COMMENT ON FUNCTION verdigris.${ident(name)}() IS ${label}`);
   }
-  if (!(await isOnTable(session, spec.table, name))) {
+  if (!sameNames(await conditionReads(session, spec.table, name), triggerConditionReads(spec))) {
     await session.query(
       `CREATE OR REPLACE TRIGGER ${ident(TRIGGER_NAME)} BEFORE INSERT OR UPDATE ON ${qualified(spec.table)}
-         FOR EACH ROW EXECUTE FUNCTION verdigris.${ident(name)}()`,
+         FOR EACH ROW WHEN (${triggerCondition(spec)}) EXECUTE FUNCTION verdigris.${ident(name)}()`,
     );
     await session.query(`COMMENT ON TRIGGER ${ident(TRIGGER_NAME)} ON ${qualified(spec.table)} IS ${label}`);
   }
@@ -85,6 +92,29 @@ async function isOnTable(session: Session, table: TableName, functionName: strin
     [qualified(table), TRIGGER_NAME, functionName],
   );
   return rowCount === 1;
+}
+
+/** The columns in the condition of the installed trigger; undefined when there is none, or one without a condition. */
+async function conditionReads(
+  session: Session,
+  table: TableName,
+  functionName: string,
+): Promise<readonly string[] | undefined> {
+  if (!(await isOnTable(session, table, functionName))) return undefined;
+  const { rows } = await session.query<{ columns: string[] | null }>(
+    `SELECT CASE WHEN t.tgqual IS NOT NULL THEN ARRAY(
+              SELECT a.attname::text
+                FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+               WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_class'::regclass
+                 AND d.refobjid = t.tgrelid AND d.refobjsubid > 0) END AS columns
+       FROM pg_trigger t WHERE t.tgrelid = to_regclass($1) AND t.tgname = $2`,
+    [qualified(table), TRIGGER_NAME],
+  );
+  return rows[0]?.columns ?? undefined;
+}
+
+function sameNames(a: readonly string[] | undefined, b: readonly string[]): boolean {
+  return a !== undefined && new Set([...a, ...b]).size === new Set(a).size && new Set(a).size === new Set(b).size;
 }
 
 /** The table and those of its partitions whose trigger does not fire in every session, as SQL names. */

@@ -8,36 +8,70 @@ import { WITH_PARTITIONS } from './changed-table.js';
 import type { StepContext } from './step-context.js';
 import { TRIGGER_NAME } from './up-down-trigger.js';
 
-/** Below deadlock_timeout, so that in a circle with the apply worker it is we who give up. */
+/** A session for writes of our own, with the times that keep its locks from harming others. */
+export interface InternalSession {
+  readonly session: Session;
+  /**
+   * How long a statement that locks rows may take. Whoever waits for one of its rows waits less than deadlock_timeout,
+   * so PostgreSQL never looks for a circle in which the apply worker would be the victim: it is always we who give up.
+   */
+  readonly statementMs: number;
+  /** Names of the plan's expressions on the table are resolved from now on; its triggers are known to stay silent. */
+  readonly enter: (table: TableInfo, searchPath: string) => Promise<void>;
+}
+
 const LOCK_TIMEOUT_MS = 300;
+/** A worker that was frozen in mid-batch holds rows that the apply worker wants. */
+const IDLE_TIMEOUT_MS = 3_000;
 
 /**
  * Opens a session for writes of our own. The up/down trigger knows it by `verdigris.internal`. It writes as a replica:
  * the application's triggers have fired on blue already; here they would write a second audit row or a new updated_at.
- *
- * @throws VerdigrisError MigrationStepFailed when that right is missing and the table has such triggers.
  */
-export async function openInternalSession(
-  context: StepContext,
-  table: TableInfo,
-  searchPath: string,
-): Promise<Session> {
+export async function openInternalSession(context: Pick<StepContext, 'connect'>): Promise<InternalSession> {
   const session = await context.connect('backfill');
   try {
-    await session.query(
-      `SELECT set_config('verdigris.internal', 'on', false), set_config('lock_timeout', '${LOCK_TIMEOUT_MS}', false)`,
+    const { rows } = await session.query<{ ms: number }>(
+      `SELECT setting::int AS ms FROM pg_settings WHERE name = 'deadlock_timeout'`,
     );
-    await session
-      .query(`SELECT set_config('session_replication_role', 'replica', false)`)
-      .catch(async (error: unknown) => {
-        if (sqlState(error) !== '42501') throw error;
-        if (await hasUserTriggers(session, table)) throw rightMissing(table, error);
-      });
-    await session.query(`SELECT set_config('search_path', $1, false)`, [searchPath]);
-    return session;
+    const deadlockMs = rows[0]?.ms ?? 1_000;
+    await session.query(SETTINGS, [
+      String(Math.ceil(Math.min(LOCK_TIMEOUT_MS, deadlockMs * 0.3))),
+      String(IDLE_TIMEOUT_MS),
+    ]);
+    const silent = await asReplica(session);
+    return {
+      session,
+      statementMs: Math.ceil(deadlockMs * 0.8),
+      enter: async (table, searchPath) => {
+        if (!silent && (await hasUserTriggers(session, table))) throw rightMissing(table);
+        await session.query(`SELECT set_config('search_path', $1, false)`, [searchPath]);
+      },
+    };
   } catch (error) {
     await closeSession(session);
     throw error;
+  }
+}
+
+/*
+ * Read committed, whatever the database's default: a row that somebody changes while we wait for it is looked at again
+ * and gets the value of its new content. Small batches along a key never gain by a scan of the whole table, which
+ * missing statistics suggest, nor by compiled expressions, which cost more than a batch.
+ */
+const SETTINGS = `
+  SELECT set_config('verdigris.internal', 'on', false), set_config('verdigris.backfill', 'on', false),
+         set_config('lock_timeout', $1, false), set_config('idle_in_transaction_session_timeout', $2, false),
+         set_config('default_transaction_isolation', 'read committed', false),
+         set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)`;
+
+async function asReplica(session: Session): Promise<boolean> {
+  try {
+    await session.query(`SELECT set_config('session_replication_role', 'replica', false)`);
+    return true;
+  } catch (error) {
+    if (sqlState(error) !== '42501') throw error;
+    return false;
   }
 }
 
@@ -50,11 +84,10 @@ async function hasUserTriggers(session: Session, table: TableInfo): Promise<bool
   return (rowCount ?? 0) > 0;
 }
 
-function rightMissing(table: TableInfo, cause: unknown): VerdigrisError {
+function rightMissing(table: TableInfo): VerdigrisError {
   return new VerdigrisError({
     type: 'MigrationStepFailed',
     message: `table ${formatTableName(table.name)} has triggers of the application that the backfill must not fire, and the worker's role may not set session_replication_role`,
     nextStep: `as a superuser of green: GRANT SET ON PARAMETER session_replication_role TO the worker's role`,
-    cause,
   });
 }

@@ -11,7 +11,8 @@ import { differs, isSame, type Comparable } from './value-comparison.js';
  *   blue, by replication    new := up(old) on INSERT, and on UPDATE only when a column that `up` reads has changed:
  *                           an unrelated update must not reset what is in the new column
  *   Verdigris               new := up(old) where new is NULL; never down(): it would rewrite the original text
- *                           ({"b":1,"a":2} becomes {"a": 2, "b": 1})
+ *                           ({"b":1,"a":2} becomes {"a": 2, "b": 1}). The trigger's condition spares the call where
+ *                           no new column is NULL; an update by the backfill that would change none is left out
  *   the application         the new column was written: old := down(new); else an input was written: new := up(old).
  *                           When both were written and agree already, both stay as they were written
  *
@@ -43,11 +44,34 @@ export function triggerFunction(table: TableName): string {
   return `up_down_${hash.slice(0, 16)}`;
 }
 
+/**
+ * The condition of the trigger: a session of ours computes the values itself, and a call of PL/pgSQL for each row would
+ * cost a third of the backfill's rate. It names only columns that triggerConditionReads lists.
+ */
+export function triggerCondition(spec: TriggerSpec): string {
+  const missing = triggerConditionReads(spec).map((column) => ` OR NEW.${ident(column)} IS NULL`);
+  return `current_setting('verdigris.internal', true) IS DISTINCT FROM 'on'${missing.join('')}`;
+}
+
+/** The columns in the trigger's condition, in the plan's order. */
+export function triggerConditionReads(spec: TriggerSpec): string[] {
+  return spec.columns.filter(({ up }) => up !== undefined).map(({ column }) => column);
+}
+
 /** The body of the trigger's function, in PL/pgSQL. */
 export function triggerBody(spec: TriggerSpec): string {
   const ups = spec.columns.filter((c) => c.up !== undefined);
   const downs = spec.columns.filter((c) => c.down !== undefined).reverse();
   const internal = ups.map((c) => when(isNull(c), assignUp(spec, c)));
+  // Whoever has nothing to change writes no row version: a second run of the backfill, where `up` is NULL.
+  const unchanged =
+    ups.length === 0
+      ? []
+      : [
+          `IF TG_OP = 'UPDATE' AND current_setting('verdigris.backfill', true) = 'on' THEN`,
+          `  IF NOT (${ups.map((c) => changed(spec, c.column)).join(' OR ')}) THEN RETURN NULL; END IF;`,
+          'END IF;',
+        ];
   const replicaInsert = ups.map((c) => (c.kind === 'fill' ? when(isNull(c), assignUp(spec, c)) : assignUp(spec, c)));
   const replicaUpdate = ups.flatMap((c) => {
     if (c.kind === 'fill') return [when(isNull(c), assignUp(spec, c))];
@@ -75,6 +99,7 @@ export function triggerBody(spec: TriggerSpec): string {
 BEGIN
   IF current_setting('verdigris.internal', true) = 'on' THEN
 ${block(internal)}
+${block(unchanged)}
   ELSIF current_setting('session_replication_role') = 'replica' THEN
     IF TG_OP = 'INSERT' THEN
 ${block(replicaInsert)}

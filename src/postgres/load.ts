@@ -1,0 +1,87 @@
+import type { Side } from '../side.js';
+import type { Session } from './session.js';
+
+/*
+ * How busy the two databases are with the work of others. What is counted:
+ *
+ *   transactions    commits and rollbacks of the database by pg_stat_database, read-only ones included, as a mean over
+ *                   the last seconds, since sessions report theirs about once a second. On green those that replication
+ *                   applies are left out, as blue counts the transactions that it has decoded for Verdigris' slots, and
+ *                   those that the caller says are its own. A handful a second of our other sessions stays in.
+ *   sessions        client backends of the database that run a statement now. Ours, walsenders, apply workers and
+ *                   autovacuum are left out, and so is who is idle in a transaction.
+ */
+
+/** What others do on one side. */
+export interface Load {
+  readonly transactionsPerSecond: number;
+  readonly activeSessions: number;
+}
+
+export type Loads = Readonly<Record<Side, Load>>;
+
+/** Rates are means over this time. */
+const WINDOW_MS = 5_000;
+
+interface Sample {
+  readonly at: number;
+  readonly blue: number;
+  readonly green: number;
+}
+
+/** Measures the load of both sides; the first transaction rate is known at the second call. */
+export class LoadMeter {
+  private samples: Sample[] = [];
+
+  /** @param ownOnGreen how many transactions the caller has made on green so far. */
+  constructor(
+    private readonly sessions: Readonly<Record<Side, Session>>,
+    private readonly ownOnGreen: () => number,
+  ) {}
+
+  async measure(): Promise<Loads> {
+    const blue = await readCounters(this.sessions.blue);
+    const green = await readCounters(this.sessions.green);
+    const now: Sample = {
+      at: performance.now(),
+      blue: blue.transactions,
+      green: green.transactions - blue.decoded - this.ownOnGreen(),
+    };
+    const recent = this.samples.filter(({ at }) => now.at - at <= WINDOW_MS);
+    const since = recent[0] ?? this.samples.at(-1);
+    this.samples = [...recent, now];
+    const rate = (count: (sample: Sample) => number): number =>
+      since === undefined || now.at === since.at
+        ? 0
+        : Math.max(0, ((count(now) - count(since)) * 1_000) / (now.at - since.at));
+    return {
+      blue: { transactionsPerSecond: rate((sample) => sample.blue), activeSessions: blue.active },
+      green: { transactionsPerSecond: rate((sample) => sample.green), activeSessions: green.active },
+    };
+  }
+}
+
+interface Counters {
+  readonly transactions: number;
+  readonly active: number;
+  readonly decoded: number;
+}
+
+async function readCounters(session: Session): Promise<Counters> {
+  const { rows } = await session.query<Record<keyof Counters, string>>(
+    `SELECT (SELECT xact_commit + xact_rollback FROM pg_catalog.pg_stat_database
+              WHERE datname = current_database()) AS transactions,
+            (SELECT count(*) FROM pg_catalog.pg_stat_activity
+              WHERE datname = current_database() AND backend_type = 'client backend' AND state = 'active'
+                AND pid <> pg_backend_pid() AND application_name NOT LIKE 'verdigris %') AS active,
+            (SELECT coalesce(sum(s.total_txns), 0)
+               FROM pg_catalog.pg_replication_slots r JOIN pg_catalog.pg_stat_replication_slots s USING (slot_name)
+              WHERE r.database = current_database() AND r.slot_name LIKE 'verdigris\\_%') AS decoded`,
+  );
+  const row = rows[0];
+  return {
+    transactions: Number(row?.transactions ?? 0),
+    active: Number(row?.active ?? 0),
+    decoded: Number(row?.decoded ?? 0),
+  };
+}
