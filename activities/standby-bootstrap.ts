@@ -27,9 +27,10 @@ export function standbyBootstrapActivities(dependencies: ActivityDependencies) {
     prepareStandby: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async (work) => {
         const standby = await standbyRun(work, ref);
-        if (!(await isInRecovery(standby.green))) return;
-        await refuseOtherCluster(standby);
-        await publishForward(standby.blue, work.run, ref.plan);
+        if (await isInRecovery(standby.green)) {
+          await refuseOtherCluster(standby);
+          await publishForward(standby.blue, work.run, ref.plan);
+        }
         await prepareSlots(standby);
         await awaitReplay(standby);
       }),

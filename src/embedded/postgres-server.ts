@@ -21,6 +21,13 @@ export interface PostgresOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** Part of the folder's name, for people who look at /tmp. Default: `pg<version>`. */
   readonly name?: string;
+  /** Another way to a data directory than initdb: a copy of a cluster, such as a standby. */
+  readonly cluster?: {
+    /** The password of its superuser `postgres`. */
+    readonly password: string;
+    /** Fills the data directory, which is not there yet. */
+    readonly fill: (dataDirectory: string, user: ServerUser | undefined) => Promise<void>;
+  };
 }
 
 /** A PostgreSQL server of our own: it listens on 127.0.0.1, its superuser is `postgres`, stop() leaves nothing behind. */
@@ -65,7 +72,7 @@ const DEFAULT_SETTINGS: Readonly<Record<string, string>> = {
 export async function startPostgres(options: PostgresOptions): Promise<EmbeddedPostgres> {
   const folder = makeScratchFolder(options.name ?? `pg${options.version}`);
   const user = serverUser();
-  const password = randomBytes(18).toString('base64url');
+  const password = options.cluster?.password ?? randomBytes(18).toString('base64url');
   const dataDirectory = join(folder, 'data');
   const logFile = join(folder, 'server.log');
   let child: ChildProcess;
@@ -73,7 +80,8 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedP
 
   try {
     const native = installPostgres(options.version, folder);
-    await initializeCluster(native, folder, dataDirectory, password, user);
+    if (options.cluster === undefined) await initializeCluster(native, folder, dataDirectory, password, user);
+    else await options.cluster.fill(dataDirectory, user);
     const settings = { ...DEFAULT_SETTINGS, ...options.settings };
     const launch = (onPort: number): Promise<ChildProcess | 'port taken'> =>
       launchServer({ native, folder, dataDirectory, logFile, port: onPort, password, settings, user });

@@ -29,17 +29,27 @@ export interface PairContext {
 /** What a check finds; the name and the side are put to it. */
 export type Found = Omit<PreflightFinding, 'check' | 'side'>;
 
+/** The ways in which green can get its first rows. */
+export type BootstrapMethod = Plan['bootstrap']['method'];
+
+/** For what green must be when its schema is copied: a standby of blue has everything of blue. */
+export const NEW_GREEN: readonly BootstrapMethod[] = ['copy', 'tablesync'];
+
 /** A question to one side. It runs whatever the others find. */
 export interface SideCheck {
   readonly name: string;
   /** The sides that it is asked on. */
   readonly sides: readonly Side[];
+  /** The bootstrap methods for which it is asked; all when left out. */
+  readonly methods?: readonly BootstrapMethod[];
   readonly run: (context: SideContext) => Promise<readonly Found[]>;
 }
 
 /** A question that needs both sides. */
 export interface PairCheck {
   readonly name: string;
+  /** The bootstrap methods for which it is asked; all when left out. */
+  readonly methods?: readonly BootstrapMethod[];
   readonly run: (pair: PairContext) => Promise<readonly (Found & { readonly side: PreflightFinding['side'] })[]>;
 }
 

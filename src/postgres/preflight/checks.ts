@@ -33,6 +33,8 @@ import {
   walLevel,
   walRetention,
 } from './server.js';
+import { standbyCluster, standbySlot } from './standby-cluster.js';
+import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
 import { patterns, replicaIdentity, tornApart, unmovedRows } from './tables.js';
 import { greenEmpty, ownedByAnother } from './target.js';
 
@@ -88,6 +90,11 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   roles,
   ownership,
   peerConnection,
+  standbyOrigin,
+  standbyReplay,
+  standbyPrivileges,
+  standbyCluster,
+  standbySlot,
 ];
 
 /** The findings that no check of its own makes: a side that can't be reached, a check that could not be made. */

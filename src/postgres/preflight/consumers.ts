@@ -6,7 +6,9 @@ import { BOTH_SIDES, type Found, type SideCheck } from './check.js';
 export const otherSubscriptions: SideCheck = {
   name: 'other-subscriptions',
   sides: BOTH_SIDES,
-  run: async ({ session, side }) => {
+  run: async ({ session, side, plan }) => {
+    // A standby shows those of blue: they are told once.
+    if (side === 'green' && plan.bootstrap.method === 'standby') return [];
     const { rows } = await session.query<{ name: string }>(
       `SELECT subname AS name FROM pg_subscription
         WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subname NOT LIKE 'verdigris\\_%'
@@ -27,7 +29,8 @@ export const otherSubscriptions: SideCheck = {
 export const otherConsumers: SideCheck = {
   name: 'other-consumers',
   sides: BOTH_SIDES,
-  run: async ({ session, side }) => {
+  run: async ({ session, side, plan }) => {
+    if (side === 'green' && plan.bootstrap.method === 'standby') return [];
     const { rows: slots } = await session.query<{ name: string; plugin: string | null; active: boolean }>(
       `SELECT slot_name AS name, plugin, active FROM pg_replication_slots
         WHERE database = current_database() AND slot_name NOT LIKE 'verdigris\\_%' ORDER BY 1`,

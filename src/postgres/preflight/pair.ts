@@ -1,12 +1,14 @@
 import { ident } from '../identifier.js';
 import { listed } from './finding.js';
-import { oneRow, type PairCheck, type SideContext } from './check.js';
+import { NEW_GREEN, oneRow, type PairCheck, type SideContext } from './check.js';
 
 /** Checks that compare the two servers. */
 
 interface Identity {
   readonly system: string;
   readonly database: string;
+  /** A standby has the identity of its primary. */
+  readonly standby: boolean;
 }
 
 export const sameDatabase: PairCheck = {
@@ -15,10 +17,11 @@ export const sameDatabase: PairCheck = {
     const identity = ({ session }: SideContext): Promise<Identity> =>
       oneRow(
         session,
-        'SELECT system_identifier::text AS system, current_database() AS database FROM pg_control_system()',
+        `SELECT system_identifier::text AS system, current_database() AS database, pg_is_in_recovery() AS standby
+           FROM pg_control_system()`,
       );
     const [a, b] = [await identity(blue), await identity(green)];
-    if (a.system !== b.system || a.database !== b.database) return [];
+    if (a.system !== b.system || a.database !== b.database || a.standby !== b.standby) return [];
     return [
       {
         side: 'both',
@@ -33,6 +36,7 @@ export const sameDatabase: PairCheck = {
 
 export const versionOrder: PairCheck = {
   name: 'version-order',
+  methods: NEW_GREEN,
   run: async ({ blue, green }) => {
     if (green.version >= blue.version) return [];
     return [
@@ -66,6 +70,7 @@ function readLocale({ session }: SideContext): Promise<Locale> {
 
 export const encoding: PairCheck = {
   name: 'encoding',
+  methods: NEW_GREEN,
   run: async ({ blue, green }) => {
     const [a, b] = [await readLocale(blue), await readLocale(green)];
     if (a.encoding === b.encoding) return [];
@@ -83,6 +88,7 @@ export const encoding: PairCheck = {
 
 export const collation: PairCheck = {
   name: 'collation',
+  methods: NEW_GREEN,
   run: async ({ blue, green }) => {
     const [a, b] = [await readLocale(blue), await readLocale(green)];
     const shown = ({ collate, ctype, provider, version }: Locale): string =>
@@ -144,6 +150,7 @@ export const settings: PairCheck = {
 
 export const extensions: PairCheck = {
   name: 'extensions',
+  methods: NEW_GREEN,
   run: async ({ blue, green }) => {
     const { rows: used } = await blue.session.query<{ name: string; version: string }>(
       `SELECT extname AS name, extversion AS version FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1`,
@@ -196,6 +203,7 @@ export const extensions: PairCheck = {
 
 export const roles: PairCheck = {
   name: 'roles',
+  methods: NEW_GREEN,
   run: async ({ blue, green }) => {
     const { rows: used } = await blue.session.query<{ name: string; policy: boolean; login: boolean }>(
       `SELECT r.rolname AS name, bool_or(d.deptype = 'r') AS policy, bool_or(r.rolcanlogin) AS login
@@ -223,6 +231,7 @@ export const roles: PairCheck = {
 
 export const ownership: PairCheck = {
   name: 'owners-and-grants',
+  methods: NEW_GREEN,
   run: async ({ green }) => {
     if (green.isSuperuser) return [];
     return [
@@ -240,6 +249,7 @@ export const ownership: PairCheck = {
 /** ALTER DATABASE/ROLE ... SET: names only, values may be secrets. */
 export const storedSettings: PairCheck = {
   name: 'stored-settings',
+  methods: NEW_GREEN,
   run: async ({ blue, green }) => {
     const read = async ({ session }: SideContext): Promise<string[]> => {
       const { rows } = await session.query<{ setting: string }>(

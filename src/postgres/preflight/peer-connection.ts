@@ -4,7 +4,7 @@ import { ident, literal } from '../identifier.js';
 import { withoutSecrets } from '../scrub.js';
 import { connectionVariable, openSession, closeSession } from '../session.js';
 import { CANCELED, sqlState } from '../sqlstate.js';
-import type { Found, PairCheck, SideContext } from './check.js';
+import { oneRow, type Found, type PairCheck, type SideContext } from './check.js';
 
 /**
  * Whether each server reaches the other, tried with the very statement that the run will use: CREATE SUBSCRIPTION logs
@@ -13,8 +13,9 @@ import type { Found, PairCheck, SideContext } from './check.js';
 export const peerConnection: PairCheck = {
   name: 'peer-connection',
   run: async ({ blue, green, reachWithinMs }) => {
+    const { standby } = await oneRow<{ standby: boolean }>(green.session, 'SELECT pg_is_in_recovery() AS standby');
     const [toGreen, toBlue] = await Promise.all([
-      tryToReach(green, blue, reachWithinMs),
+      standby ? [notTried(blue)] : tryToReach(green, blue, reachWithinMs),
       tryToReach(blue, green, reachWithinMs),
     ]);
     return [
@@ -23,6 +24,18 @@ export const peerConnection: PairCheck = {
     ];
   },
 };
+
+/** A standby can't make a subscription, and nothing else on it logs in as one would. */
+function notTried(blue: SideContext): Found {
+  return {
+    severity: 'warning',
+    object: blue.database.connection,
+    message:
+      "green is a standby still, so whether its server reaches blue with the address and user of this connection can't be tried; it is needed right after the promotion",
+    remedy:
+      'Try it on green\'s machine: psql "<that address> replication=database" -c IDENTIFY_SYSTEM, for the database that is moved. If it fails after all, the run waits until blue\'s pg_hba.conf and firewall admit it',
+  };
+}
 
 async function tryToReach(from: SideContext, to: SideContext, withinMs: number): Promise<Found[]> {
   const session = await openSession(from.database, { purpose: 'preflight probe', statementTimeoutMs: withinMs });

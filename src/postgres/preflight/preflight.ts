@@ -3,7 +3,7 @@ import { VerdigrisError } from '../../errors.js';
 import { readTables, type TableInfo } from '../catalog.js';
 import { withoutSecrets } from '../scrub.js';
 import { closeSession, connectionVariable, openSession, type Database, type Session } from '../session.js';
-import { oneRow, type SideContext } from './check.js';
+import { oneRow, type BootstrapMethod, type SideContext } from './check.js';
 import { PAIR_CHECKS, SIDE_CHECKS } from './checks.js';
 import type { PreflightFinding, PreflightReport } from './finding.js';
 
@@ -80,9 +80,9 @@ function notConnected(database: Database, error: unknown): PreflightFinding {
 
 async function checkSide(input: PreflightInput, context: SideContext): Promise<PreflightFinding[]> {
   const findings: PreflightFinding[] = [];
-  for (const { name, sides, run } of SIDE_CHECKS) {
+  for (const { name, sides, methods, run } of SIDE_CHECKS) {
     input.signal?.throwIfAborted();
-    if (!sides.includes(context.side)) continue;
+    if (!sides.includes(context.side) || !isAsked(input, methods)) continue;
     try {
       findings.push(...(await run(context)).map((found) => ({ check: name, side: context.side, ...found })));
     } catch (error) {
@@ -92,10 +92,15 @@ async function checkSide(input: PreflightInput, context: SideContext): Promise<P
   return findings;
 }
 
+function isAsked({ plan }: PreflightInput, methods: readonly BootstrapMethod[] | undefined): boolean {
+  return methods === undefined || methods.includes(plan.bootstrap.method);
+}
+
 async function checkPair(input: PreflightInput, blue: SideContext, green: SideContext): Promise<PreflightFinding[]> {
   const findings: PreflightFinding[] = [];
-  for (const { name, run } of PAIR_CHECKS) {
+  for (const { name, methods, run } of PAIR_CHECKS) {
     input.signal?.throwIfAborted();
+    if (!isAsked(input, methods)) continue;
     try {
       const pair = { blue, green, reachWithinMs: input.reachWithinMs ?? 15_000 };
       findings.push(...(await run(pair)).map((found) => ({ check: name, ...found })));

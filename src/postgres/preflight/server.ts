@@ -24,7 +24,9 @@ export const serverVersion: SideCheck = {
 export const inRecovery: SideCheck = {
   name: 'in-recovery',
   sides: BOTH_SIDES,
-  run: async ({ session }) => {
+  run: async ({ session, side, plan }) => {
+    // What the standby must be like is asked by checks of its own.
+    if (side === 'green' && plan.bootstrap.method === 'standby') return [];
     const { standby } = await oneRow<{ standby: boolean }>(session, 'SELECT pg_is_in_recovery() AS standby');
     if (!standby) return [];
     return [
@@ -32,7 +34,10 @@ export const inRecovery: SideCheck = {
         severity: 'error',
         object: 'pg_is_in_recovery()',
         message: 'the server is a standby: it takes no writes',
-        remedy: 'Give the connection of the primary',
+        remedy:
+          side === 'green'
+            ? 'Give the connection of a primary; or, if this is a physical standby of blue that may become green, set "bootstrap": {"method": "standby"}'
+            : 'Give the connection of the primary',
       },
     ];
   },

@@ -1,6 +1,6 @@
 import { readUserObjects, type DatabaseObject } from '../schema-copy/created-objects.js';
 import { hasState, readOwner } from '../state.js';
-import { BOTH_SIDES, type PairCheck, type SideCheck, type SideContext } from './check.js';
+import { BOTH_SIDES, NEW_GREEN, type PairCheck, type SideCheck, type SideContext } from './check.js';
 import { listed } from './finding.js';
 
 export const ownedByAnother: SideCheck = {
@@ -23,6 +23,7 @@ export const ownedByAnother: SideCheck = {
 /** Green must have nothing but what this run has put there. */
 export const greenEmpty: PairCheck = {
   name: 'green-empty',
+  methods: NEW_GREEN,
   run: async ({ blue, green }) => {
     const owner = (await hasState(green.session)) ? await readOwner(green.session) : undefined;
     // Activities run again: what a first try of this very run has made is no surprise.

@@ -5,7 +5,7 @@ import { refuseTooMuchWal } from '../../lag.js';
 import { ensureSlot } from '../../replication-slot.js';
 import { mayCloseToWriters, firesForAppliedRows } from './read-only-default.js';
 import { isInRecovery, readIdentity, readReplay } from './recovery.js';
-import { readIntent, writeIntent, type StandbyRun } from './standby-run.js';
+import { readIntent, requireAsked, writeIntent, type StandbyRun } from './standby-run.js';
 
 /**
  * Makes the slots on blue, and writes down how far green must replay before it may be promoted: behind the start of
@@ -13,10 +13,15 @@ import { readIntent, writeIntent, type StandbyRun } from './standby-run.js';
  * there already: a slot that is older than its publication fails on PostgreSQL 15.
  *
  * Does nothing once green has been promoted: a slot made then would begin too late.
+ *
+ * @throws VerdigrisError ReplicationBroken when green was promoted by somebody else, or is no copy of blue.
  */
 export async function prepareSlots(standby: StandbyRun): Promise<void> {
   const { blue, green, run, streams, signal } = standby;
-  if (!(await isInRecovery(green))) return;
+  if (!(await isInRecovery(green))) {
+    await requireAsked(blue, run);
+    return;
+  }
   const identity = await refuseOtherCluster(standby);
   for (const slot of streams) {
     await ensureSlot(blue, slot, {

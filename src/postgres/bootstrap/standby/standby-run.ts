@@ -1,3 +1,4 @@
+import { VerdigrisError } from '../../../errors.js';
 import type { TableName } from '../../../plan/table-name.js';
 import { readProgress, writeProgress, type ProgressKey } from '../../migrate/progress-row.js';
 import type { Progress } from '../../migrate/step-context.js';
@@ -33,6 +34,21 @@ export interface PromotionIntent {
 
 export function readIntent(blue: Session, run: Run): Promise<PromotionIntent | undefined> {
   return readProgress<PromotionIntent>(blue, intentKey(run)).then((row) => row?.state);
+}
+
+/**
+ * What a green that is no standby any more must have behind it.
+ *
+ * @throws VerdigrisError ReplicationBroken when it was promoted by somebody else.
+ */
+export async function requireAsked(blue: Session, run: Run): Promise<PromotionIntent> {
+  const intent = await readIntent(blue, run);
+  if (intent?.asked === true) return intent;
+  throw new VerdigrisError({
+    type: 'ReplicationBroken',
+    message: 'green is no standby any more, and this run has not promoted it: rows may have been written there',
+    nextStep: 'roll back, make green a standby of blue again (pg_basebackup, or pg_rewind), and start again',
+  });
 }
 
 export function writeIntent(blue: Session, run: Run, intent: PromotionIntent): Promise<void> {

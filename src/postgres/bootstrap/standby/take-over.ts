@@ -7,7 +7,7 @@ import { inTransaction, type Session } from '../../session.js';
 import { installState, recordEvent } from '../../state.js';
 import { readPromotionPosition } from './promotion-position.js';
 import { readIdentity } from './recovery.js';
-import { promotedKey, readIntent, readPromoted, type PromotedStandby, type StandbyRun } from './standby-run.js';
+import { promotedKey, readPromoted, requireAsked, type PromotedStandby, type StandbyRun } from './standby-run.js';
 
 /**
  * Turns the copy of blue's schema `verdigris` into green's own, once green has been promoted: the functions of its side,
@@ -18,11 +18,10 @@ import { promotedKey, readIntent, readPromoted, type PromotedStandby, type Stand
  */
 export async function takeOverGreen(standby: StandbyRun): Promise<PromotedStandby> {
   const { blue, green, run } = standby;
+  await refuseBlueItself(standby);
+  const intent = await requireAsked(blue, run);
   const known = await readPromoted(green, run);
   if (known !== undefined) return known;
-  await refuseBlueItself(standby);
-  const intent = await readIntent(blue, run);
-  if (intent?.asked !== true) throw promotedByOthers();
   const promoted = { position: await readPromotionPosition(green, intent.timeline), closed: intent.closed };
 
   await installState(green, 'green');
@@ -73,14 +72,6 @@ async function rollBackPrepared(green: Session): Promise<void> {
     'SELECT gid FROM pg_prepared_xacts WHERE database = current_database()',
   );
   for (const { gid } of rows) await green.query(`ROLLBACK PREPARED ${literal(gid)}`);
-}
-
-function promotedByOthers(): VerdigrisError {
-  return new VerdigrisError({
-    type: 'ReplicationBroken',
-    message: 'green is no standby any more, and this run has not promoted it: rows may have been written there',
-    nextStep: 'roll back, make green a standby of blue again (pg_basebackup, or pg_rewind), and start again',
-  });
 }
 
 function notOurs(): VerdigrisError {
