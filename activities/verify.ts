@@ -3,7 +3,7 @@ import { replicatedRoots } from '../src/postgres/catalog.js';
 import { directionTo } from '../src/postgres/feed.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
 import type { Difference } from '../src/postgres/verify/difference.js';
-import { verifyTables } from '../src/postgres/verify/verify-tables.js';
+import { verifyTables, type VerifyScope } from '../src/postgres/verify/verify-tables.js';
 import { otherSide, type Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { VerificationSummary } from '../workflows/lib/status.js';
@@ -11,6 +11,8 @@ import { perform, type ActivityDependencies } from './context.js';
 import { movedTables } from './run-tables.js';
 
 export interface VerificationResult extends VerificationSummary {
+  /** What was compared in the end: `changed` becomes `all` where no earlier pass is known. */
+  readonly scope: VerifyScope;
   /** The first differing rows, a line each: table, key, what differs. */
   readonly examples: readonly string[];
 }
@@ -21,8 +23,11 @@ const EXAMPLES = 10;
 /** Activities of phase 4. */
 export function verifyActivities(dependencies: ActivityDependencies) {
   return {
-    /** Compares every moved row of the side that takes writes with the other side, while both live. */
-    verify: (ref: RunRef, source: Side): Promise<VerificationResult> =>
+    /**
+     * Compares every moved row of the side that takes writes with the other side, while both live; or the rows that
+     * were written since the last pass that found no difference, and that none is missing or left over.
+     */
+    verify: (ref: RunRef, source: Side, scope: VerifyScope = 'all'): Promise<VerificationResult> =>
       perform(dependencies, ref, async (work) => {
         const target = otherSide(source);
         const tables = await movedTables(await work.session('blue', 'verify'), ref.plan);
@@ -34,10 +39,14 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           pass: activityInfo().activityId,
           tables: replicatedRoots(tables).map((table) => table.name),
           work: await planWork(ref.plan),
+          scope,
+          parallel: ref.plan.verify.parallel,
+          rest: ref.plan.verify.rest,
           signal: work.signal,
           onProgress: work.report,
         });
         return {
+          scope: found.scope,
           tables: found.tables,
           rowsVerified: found.rowsVerified,
           differingRows: found.differingRows,

@@ -5,7 +5,7 @@ import type { KeyValues } from '../migrate/key-range.js';
 import { closeSession, openSession, type Session } from '../session.js';
 import type { RowDifference } from './difference.js';
 import type { SideSessions } from './side-sessions.js';
-import { fromTable, rowHash, type TablePair } from './table-pair.js';
+import { fromTable, type TablePair } from './table-pair.js';
 
 /*
  * Whether a row that looks different is different, while the application writes it and the target lags behind.
@@ -29,13 +29,14 @@ const KEYS_AT_ONCE = 500;
 const HOLD_MS = 250;
 const HOLDS = 5;
 
-interface Version {
+/** A row as it was at one moment. */
+export interface Version {
   readonly hash: string;
   readonly xmin: string;
 }
 
 /** The versions of the rows with these keys, in the order of the keys; undefined for a row that is not there. */
-async function versions(
+export async function versions(
   session: Session,
   pair: TablePair,
   keys: readonly KeyValues[],
@@ -46,7 +47,7 @@ async function versions(
   const { rows } = await session.query<Version & { n: number }>(
     `SELECT verdigris_wanted.n::int AS n, found.xmin, found.hash
        FROM unnest(${names.map((_, i) => `$${i + 1}::text[]`).join(', ')}) WITH ORDINALITY AS verdigris_wanted (${names.join(', ')}, n)
-      CROSS JOIN LATERAL (SELECT ${ident(pair.table.name)}.xmin::text AS xmin, ${rowHash(pair)}::text AS hash
+      CROSS JOIN LATERAL (SELECT ${ident(pair.table.name)}.xmin::text AS xmin, ${pair.rowHash}::text AS hash
                             ${fromTable(pair)} WHERE ${where.join(' AND ')} ${lock}) found`,
     pair.key.map((_, i) => keys.map((key) => key[i] ?? '')),
   );

@@ -18,6 +18,9 @@ export interface Sides {
 
 /** A pair of sessions that compare: one on each side. */
 export class SideSessions {
+  /** What prepare() has set, so that thousands of small tables don't set it again and again. */
+  private prepared = '';
+
   private constructor(
     readonly sides: Sides,
     readonly source: Session,
@@ -39,6 +42,23 @@ export class SideSessions {
 
   async close(): Promise<void> {
     await Promise.all([closeSession(this.source), closeSession(this.target)]);
+  }
+
+  /**
+   * Sets what statements on a table need: the path in which its expressions are resolved, and whether rows are read
+   * along the key's index, as ranges are even where statistics are missing, or by a pass over the table.
+   */
+  async prepare(searchPath: string, read: 'by key' | 'all'): Promise<void> {
+    const wanted = `${read} ${searchPath}`;
+    if (this.prepared === wanted) return;
+    this.prepared = '';
+    await this.each((session) =>
+      session.query(`SELECT set_config('search_path', $1, false), set_config('enable_seqscan', $2, false)`, [
+        searchPath,
+        read === 'all' ? 'on' : 'off',
+      ]),
+    );
+    this.prepared = wanted;
   }
 
   /** Runs the same on both sides at the same time; both end when the signal is aborted. */
@@ -77,7 +97,5 @@ export class SideSessions {
   }
 }
 
-/** One core at most, along the key's index, without compiling: the database is in use. */
-const GENTLE = `
-  SELECT set_config('max_parallel_workers_per_gather', '0', false), set_config('enable_seqscan', 'off', false),
-         set_config('jit', 'off', false)`;
+/** One core at most, without compiling: the database is in use. */
+const GENTLE = `SELECT set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false)`;

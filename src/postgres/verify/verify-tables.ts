@@ -1,18 +1,19 @@
-import PQueue from 'p-queue';
 import { VerdigrisError } from '../../errors.js';
-import { formatTableName, type TableName } from '../../plan/table-name.js';
-import { findTable } from '../migrate/changed-table.js';
-import { workOfTable, type Work } from '../migrate/plan-work.js';
-import { readProgress, writeProgress, type ProgressKey } from '../migrate/progress-row.js';
-import { RateMeter, type OnProgress } from '../migrate/step-context.js';
-import { closeSession, openSession, withSession } from '../session.js';
-import { LISTED, type Difference } from './difference.js';
+import type { TableName } from '../../plan/table-name.js';
+import type { Work } from '../migrate/plan-work.js';
+import type { OnProgress } from '../migrate/step-context.js';
+import { closeSession, openSession } from '../session.js';
+import type { PartSize } from './cut-table.js';
+import type { Difference } from './difference.js';
+import { canTellSince, momentOf, onGreen, readLastPass, type LastPass, type Since } from './last-pass.js';
+import { PassProgress, type PassStart } from './pass-progress.js';
+import { Pass } from './pass.js';
+import { HASH_PROBE } from './row-hash.js';
 import { SideSessions, type Sides } from './side-sessions.js';
-import { tablePair, type TablePair } from './table-pair.js';
-import { UNVERIFIED, verifyTable, type TableState } from './verify-table.js';
+import { readTablePairs } from './table-pairs.js';
 
-/** How many tables are compared at once. */
-const PARALLEL_TABLES = 2;
+/** `all` rows, or those that were `changed` on either side since the last pass that found no difference began. */
+export type VerifyScope = 'all' | 'changed';
 
 export interface VerifyOptions extends Sides {
   readonly runId: string;
@@ -25,12 +26,23 @@ export interface VerifyOptions extends Sides {
   readonly tables: readonly TableName[];
   readonly work: Work;
   readonly onProgress: OnProgress;
-  readonly parallelTables?: number;
+  /** Default `all`. `changed` becomes `all` where no earlier pass is known that it could build on. */
+  readonly scope?: VerifyScope;
+  /** Lanes: ranges of one table or of several that are compared at once. Each has one session a side. Default 2. */
+  readonly parallel?: number;
+  /** Share of the time in which each lane rests. Default 0.1. */
+  readonly rest?: number;
+  /** How large parts are; the default is right for databases of all sizes. */
+  readonly partSize?: PartSize;
+  /** Asked once a second: undefined to go on, or why to wait. */
+  readonly mayWork?: () => Promise<string | undefined>;
 }
 
 export interface Verification {
+  /** What was compared in the end. */
+  readonly scope: VerifyScope;
   readonly tables: number;
-  /** Rows of the source that were compared. */
+  /** Rows of the source that were compared: by their key only, where they had not changed. */
   readonly rowsVerified: number;
   /** All that was found; the search in a table ends at a thousand. */
   readonly differingRows: number;
@@ -42,6 +54,8 @@ export interface Verification {
   readonly notCompared: readonly string[];
 }
 
+const DEFAULT_PARALLEL = 2;
+
 /**
  * Compares every table of the two sides row by row while the application writes, and the derived columns of the target
  * with their `up` while blue is written. Reads only, but for the markers and its own cursors.
@@ -51,79 +65,56 @@ export interface Verification {
 export async function verifyTables(options: VerifyOptions): Promise<Verification> {
   const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);
-  const queue = new PQueue({ concurrency: options.parallelTables ?? PARALLEL_TABLES });
-  await forgetOtherPasses(options);
-  const outcomes = await Promise.allSettled(
-    options.tables.map((table) =>
-      queue
-        .add(() => verifyOne({ ...options, signal }, table))
-        .catch((error: unknown) => {
-          stop.abort(error);
-          throw error;
-        }),
-    ),
-  );
-  options.signal.throwIfAborted();
-  if (outcomes.some(({ status }) => status === 'rejected')) throw stop.signal.reason;
-  const verified = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
-  const sum = (of: (state: TableState) => number): number => verified.reduce((n, { state }) => n + of(state), 0);
-  return {
-    tables: verified.length,
-    rowsVerified: sum((state) => state.rows),
-    differingRows: sum((state) => state.differingRows),
-    differing: verified.flatMap(({ state }) => state.differing).slice(0, LISTED),
-    derivedChecked: sum((state) => state.derivedChecked),
-    notCompared: verified.flatMap(({ pair }) => pair.leftOut.map((name) => `${pair.object}.${name}`)),
-  };
-}
-
-async function verifyOne(options: VerifyOptions, table: TableName): Promise<{ state: TableState; pair: TablePair }> {
-  options.signal.throwIfAborted();
-  const sessions = await SideSessions.open(options);
+  const lanes: SideSessions[] = [];
   const cursors = await openSession(options.target, { purpose: 'verify progress' });
   try {
-    const pair = await readPair(sessions, options, table);
-    const key = progressKey(options, pair.object);
-    const known = await readProgress<TableState>(cursors, key);
-    if (known?.done === true) return { state: known.state, pair };
-    const from = known?.state ?? UNVERIFIED;
-    const meter = new RateMeter(from.rows);
-    const state = await verifyTable(sessions, pair, from, async (now, done) => {
-      await writeProgress(cursors, key, now, done);
-      const total = Math.max(pair.estimatedRows, now.rows);
-      const step = { step: 'verify', object: pair.object, done: now.rows, total };
-      const note = now.differingRows === 0 ? {} : { note: `${now.differingRows} rows differ` };
-      options.onProgress({ ...step, ...meter.rates(now.rows, total), ...note });
-    });
-    return { state, pair };
+    const first = await SideSessions.open({ ...options, signal });
+    lanes.push(first);
+    await sameHashes(first);
+    const pairs = await readTablePairs(first, options.tables, options.work);
+    const progress = await PassProgress.open(cursors, options.runId, options.pass);
+    const start = progress.start() ?? (await beginPass(first, progress, options));
+    while (lanes.length < Math.min(options.parallel ?? DEFAULT_PARALLEL, Math.max(1, pairs.length * ROOM_FOR_LANES))) {
+      lanes.push(await SideSessions.open({ ...options, signal }));
+    }
+    const pass = new Pass({ ...options, signal }, progress, pairs, start, lanes, stop);
+    return await pass.run();
+  } catch (error) {
+    options.signal.throwIfAborted();
+    throw stop.signal.aborted ? stop.signal.reason : error;
   } finally {
-    await Promise.all([sessions.close(), closeSession(cursors)]);
+    await Promise.all([...lanes.map((lane) => lane.close()), closeSession(cursors)]);
   }
 }
 
-async function readPair(sessions: SideSessions, options: VerifyOptions, table: TableName): Promise<TablePair> {
-  const [source, target] = await sessions.each((session) => findTable(session, table));
-  if (source === undefined || target === undefined) {
-    const side = source === undefined ? options.source.side : options.target.side;
-    throw new VerdigrisError({
-      type: 'VerificationFailed',
-      message: `table ${formatTableName(table)} is not there on ${side}`,
-      nextStep: 'find out who dropped or renamed it; blue must not be changed by DDL during a run',
-    });
-  }
-  return tablePair(source, target, workOfTable(options.work, table)?.derived ?? [], options.direction);
+/** A lane for a few small tables would be opened for nothing. */
+const ROOM_FOR_LANES = 4;
+
+async function sameHashes(sessions: SideSessions): Promise<void> {
+  const [source, target] = await sessions.each(async (session) => {
+    const { rows } = await session.query<{ probe: string }>(HASH_PROBE);
+    return rows[0]?.probe;
+  });
+  if (source === target) return;
+  throw new VerdigrisError({
+    type: 'VerificationFailed',
+    message: "the two servers hash the same values differently, so their rows can't be compared by hash",
+    nextStep: 'this is known of machines with different byte orders only: compare the tables with a tool of your own',
+  });
 }
 
-function progressKey(options: VerifyOptions, object: string): ProgressKey {
-  return { runId: options.runId, step: `verify ${options.pass}`, object };
+async function beginPass(sessions: SideSessions, progress: PassProgress, options: VerifyOptions): Promise<PassStart> {
+  const [source, target] = await sessions.each(momentOf);
+  const [blue, green] = options.source.side === 'blue' ? [source, target] : [target, source];
+  const began: Since = { blue, green };
+  const since = options.scope === 'changed' ? await baseOf(options, began) : null;
+  const start = { began, since };
+  await progress.begin(start);
+  return start;
 }
 
-/** Cursors of earlier passes are worth nothing: the rows have been written since. */
-async function forgetOtherPasses(options: VerifyOptions): Promise<void> {
-  await withSession(options.target, { purpose: 'verify progress' }, (session) =>
-    session.query(
-      `DELETE FROM verdigris.progress WHERE run_id = $1 AND starts_with(step, 'verify ') AND step <> 'verify ' || $2`,
-      [options.runId, options.pass],
-    ),
-  );
+async function baseOf(options: VerifyOptions, now: Since): Promise<LastPass | null> {
+  const last = await onGreen(options, (green) => readLastPass(green, options.runId));
+  if (last === undefined) return null;
+  return canTellSince(last.began.blue, now.blue) && canTellSince(last.began.green, now.green) ? last : null;
 }

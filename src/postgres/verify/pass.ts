@@ -1,0 +1,150 @@
+import { RateMeter } from '../migrate/step-context.js';
+import type { Session } from '../session.js';
+import { cutTable, isSmall, PART_SIZE } from './cut-table.js';
+import { ENOUGH } from './difference.js';
+import { fingerprint, forgetLastPass, isCoveredBy, onGreen, writeLastPass, type Since } from './last-pass.js';
+import { Pace } from './pace.js';
+import { together, unverified, type PassProgress, type PassStart, type SegmentState } from './pass-progress.js';
+import type { SideSessions } from './side-sessions.js';
+import { partsOfSegment, segmentsOf, uncut, type TableCut } from './table-cut.js';
+import type { TablePair } from './table-pair.js';
+import type { SizedPair } from './table-pairs.js';
+import { verifySegment } from './verify-segment.js';
+import type { Verification, VerifyOptions } from './verify-tables.js';
+
+/** A table in the course of a pass. */
+interface PassTable {
+  readonly pair: TablePair;
+  readonly since: Since | undefined;
+  readonly cut: TableCut;
+  readonly segments: SegmentState[];
+  /** Since the first part of this try. */
+  meter?: RateMeter;
+}
+
+const DEFAULT_REST = 0.1;
+
+/** One pass over all tables. */
+export class Pass {
+  private readonly tables: PassTable[] = [];
+  private readonly pace: Pace;
+  private waitingFor: string | undefined;
+
+  constructor(
+    private readonly options: VerifyOptions,
+    private readonly progress: PassProgress,
+    private readonly pairs: readonly SizedPair[],
+    private readonly start: PassStart,
+    private readonly lanes: readonly SideSessions[],
+    private readonly stop: AbortController,
+  ) {
+    const onWait = (why: string | undefined): void => {
+      this.waitingFor = why;
+      this.report(this.tables.find(({ segments, cut }) => segments.length < segmentsOf(cut)) ?? this.tables.at(-1));
+    };
+    const { rest = DEFAULT_REST, mayWork, signal } = options;
+    this.pace = new Pace({ rest, mayWork, signal, onWait });
+  }
+
+  async run(): Promise<Verification> {
+    await this.inLanes(this.pairs, (sessions, table) => this.cut(sessions, table));
+    this.tables.sort((a, b) => b.cut.rows - a.cut.rows);
+    const segments = this.tables.flatMap((table) =>
+      Array.from({ length: segmentsOf(table.cut) }, (_, number) => ({ table, number })),
+    );
+    await this.inLanes(segments, (sessions, { table, number }) => this.verify(sessions, table, number));
+    const found = this.result();
+    await onGreen(this.options, (green) => this.remember(green, found.differingRows === 0));
+    return found;
+  }
+
+  /** Each lane takes the next item as soon as it has done its last one. The first error ends all. */
+  private async inLanes<T>(
+    items: readonly T[],
+    work: (sessions: SideSessions, item: T) => Promise<void>,
+  ): Promise<void> {
+    const rest = items.values();
+    const outcomes = await Promise.allSettled(
+      this.lanes.map(async (sessions) => {
+        try {
+          for (const item of rest) {
+            this.options.signal.throwIfAborted();
+            await work(sessions, item);
+          }
+        } catch (error) {
+          this.stop.abort(error);
+          throw error;
+        }
+      }),
+    );
+    if (outcomes.some(({ status }) => status === 'rejected')) throw this.stop.signal.reason;
+  }
+
+  private async cut(sessions: SideSessions, { pair, size }: SizedPair): Promise<void> {
+    const known = this.progress.cutOf(pair.object);
+    const { partSize = PART_SIZE } = this.options;
+    const small = isSmall(size, partSize);
+    const cut = known ?? (small ? uncut(pair.estimatedRows) : await cutTable(sessions, pair, size, partSize));
+    // A small table is cut again in no time.
+    if (known === undefined && !small) await this.progress.cut(pair.object, cut);
+    const { since } = this.start;
+    this.tables.push({
+      pair,
+      since: since !== null && isCoveredBy(since, pair) ? since.began : undefined,
+      cut,
+      segments: Array.from({ length: segmentsOf(cut) }, (_, number) => {
+        return this.progress.segment(pair.object, number) ?? unverified(partsOfSegment(cut, number).first);
+      }),
+    });
+  }
+
+  private async verify(sessions: SideSessions, table: PassTable, number: number): Promise<void> {
+    const { pair, cut, since, segments } = table;
+    const from = segments[number] ?? unverified(partsOfSegment(cut, number).first);
+    if (together(segments).differingRows >= ENOUGH) return;
+    table.meter ??= new RateMeter(together(segments).rows);
+    await verifySegment(sessions, { pair, cut, number, since }, from, this.pace, async (state, done) => {
+      segments[number] = state;
+      await this.progress.save(pair.object, number, state, done);
+      this.report(table);
+    });
+  }
+
+  private report(table: PassTable | undefined): void {
+    if (table === undefined) return;
+    const { rows, differingRows } = together(table.segments);
+    const total = Math.max(table.cut.rows, rows);
+    const notes = [
+      ...(this.waitingFor === undefined ? [] : [`waits: ${this.waitingFor}`]),
+      ...(differingRows === 0 ? [] : [`${differingRows} rows differ`]),
+    ];
+    this.options.onProgress({
+      ...{ step: 'verify', object: table.pair.object, done: rows, total },
+      ...(table.meter?.rates(rows, total) ?? { rowsPerSecond: 0, etaSeconds: null }),
+      ...(notes.length === 0 ? {} : { note: notes.join('; ') }),
+    });
+  }
+
+  private result(): Verification {
+    const order = new Map(this.options.tables.map((table, i) => [JSON.stringify([table.schema, table.name]), i]));
+    const place = ({ pair }: PassTable): number => order.get(JSON.stringify([pair.table.schema, pair.table.name])) ?? 0;
+    const tables = [...this.tables].sort((a, b) => place(a) - place(b));
+    const { rows, differingRows, differing, derivedChecked } = together(tables.flatMap(({ segments }) => segments));
+    return {
+      scope: this.start.since === null ? 'all' : 'changed',
+      tables: tables.length,
+      rowsVerified: rows,
+      differingRows,
+      differing,
+      derivedChecked,
+      notCompared: tables.flatMap(({ pair }) => pair.leftOut.map((name) => `${pair.object}.${name}`)),
+    };
+  }
+
+  /** What the next pass over changed rows builds on. */
+  private async remember(green: Session, equal: boolean): Promise<void> {
+    if (!equal) return forgetLastPass(green, this.options.runId);
+    const tables = Object.fromEntries(this.tables.map(({ pair }) => [pair.object, fingerprint(pair)]));
+    return writeLastPass(green, this.options.runId, { began: this.start.began, tables });
+  }
+}

@@ -1,0 +1,68 @@
+import { VerdigrisError } from '../../errors.js';
+import { formatTableName, type TableName } from '../../plan/table-name.js';
+import { readTables, type TableInfo } from '../catalog.js';
+import { expressionPath } from '../migrate/changed-table.js';
+import { workOfTable, type Work } from '../migrate/plan-work.js';
+import type { TableSize } from './cut-table.js';
+import type { SideSessions } from './side-sessions.js';
+import { tablePair, type TablePair } from './table-pair.js';
+
+/** A table on both sides, and its size on the source. */
+export interface SizedPair {
+  readonly pair: TablePair;
+  readonly size: TableSize;
+}
+
+/** Reads all tables with one look at each catalog, the largest first: lanes end at about the same time. */
+export async function readTablePairs(
+  sessions: SideSessions,
+  tables: readonly TableName[],
+  work: Work,
+): Promise<SizedPair[]> {
+  const [source, target] = await sessions.each(async (session) => {
+    const all = await readTables(session, { include: ['*.*'], exclude: [] });
+    return new Map(all.map((info) => [formatTableName(info.name), info]));
+  });
+  const paths = new Map<string, string>();
+  const pairs: TablePair[] = [];
+  for (const table of tables) {
+    const path =
+      paths.get(table.schema) ?? (await sessions.on('target', (session) => expressionPath(session, table.schema)));
+    paths.set(table.schema, path);
+    const here = thereOn(source, table, sessions.sides.source.side);
+    const there = thereOn(target, table, sessions.sides.target.side);
+    pairs.push(tablePair(here, there, workOfTable(work, table)?.derived ?? [], sessions.sides.direction, path));
+  }
+  const sizes = await readSizes(sessions, pairs);
+  return pairs
+    .map((pair) => ({ pair, size: sizes.get(pair.sourceOid) ?? { bytes: 0, pages: 0 } }))
+    .sort((a, b) => b.size.bytes - a.size.bytes);
+}
+
+function thereOn(tables: ReadonlyMap<string, TableInfo>, table: TableName, side: string): TableInfo {
+  const found = tables.get(formatTableName(table));
+  if (found !== undefined) return found;
+  throw new VerdigrisError({
+    type: 'VerificationFailed',
+    message: `table ${formatTableName(table)} is not there on ${side}`,
+    nextStep: 'find out who dropped or renamed it; blue must not be changed by DDL during a run',
+  });
+}
+
+/** As the files are now: statistics may never have been collected. */
+async function readSizes(sessions: SideSessions, pairs: readonly TablePair[]): Promise<Map<number, TableSize>> {
+  const { rows } = await sessions.on('source', (session) =>
+    session.query<{ oid: string; bytes: string; pages: string }>(
+      `SELECT t.oid::text, coalesce(sum(pg_table_size(leaf.relid)), 0)::text AS bytes,
+              coalesce(sum(pg_relation_size(leaf.relid) / current_setting('block_size')::int), 0)::bigint::text AS pages
+         FROM unnest($1::oid[]) t (oid)
+         JOIN pg_class c ON c.oid = t.oid
+        CROSS JOIN LATERAL (SELECT c.oid AS relid WHERE c.relkind = 'r'
+                            UNION ALL
+                            SELECT tree.relid FROM pg_partition_tree(c.oid) tree WHERE c.relkind = 'p' AND tree.isleaf) leaf
+        GROUP BY t.oid`,
+      [pairs.map(({ sourceOid }) => sourceOid)],
+    ),
+  );
+  return new Map(rows.map(({ oid, bytes, pages }) => [Number(oid), { bytes: Number(bytes), pages: Number(pages) }]));
+}
