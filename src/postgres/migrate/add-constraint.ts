@@ -1,50 +1,61 @@
 import { VerdigrisError } from '../../errors.js';
 import type { AddConstraint } from '../../plan/schema.js';
-import { formatTableName, parseTableName, type TableName } from '../../plan/table-name.js';
+import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { ident, qualified } from '../identifier.js';
 import { majorVersion } from '../retry.js';
-import type { Session } from '../session.js';
 import { sqlState } from '../sqlstate.js';
-import { readTable, type ChangedTable } from './changed-table.js';
-import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
+import { findTable, readTable, type ChangedTable } from './changed-table.js';
+import { constraintSql, findConstraint, refuseAnotherConstraint } from './constraint-definition.js';
+import { constraintKey, type ConstraintState } from './constraint-progress.js';
+import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from './index-settings.js';
+import { addKeyConstraint, dropKeyConstraint, dropKeyNotNull } from './key-constraint.js';
+import { forgetProgress, readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
 import { isTransient, stepFailed } from './step-failed.js';
 
-/** What a run writes down with a constraint that it makes: only such constraints are dropped by its rollback. */
-export function constraintKey(runId: string, table: TableName, name: string): ProgressKey {
-  return { runId, step: 'addConstraint', object: `${formatTableName(table)} ${name}` };
-}
-
-export interface ConstraintState {
-  readonly ours: boolean;
-}
-
 /**
- * Adds a check or a foreign key: NOT VALID first, which takes a moment, then VALIDATE, which reads all rows and stops
- * neither reads nor writes. When rows violate it, it is removed again: left in place it would stop the replication at
- * the next row of that kind.
+ * Adds a constraint without reading rows under a lock. A check or a foreign key: NOT VALID first, which takes a moment,
+ * then VALIDATE, which stops neither reads nor writes. A unique constraint or a primary key: from an index that is built
+ * before. When rows violate it, it is removed again: left in place it would stop the replication at the next row of that
+ * kind.
  *
  * @throws VerdigrisError MigrationStepFailed
  */
-export async function addConstraint(context: StepContext, name: TableName, constraint: AddConstraint): Promise<void> {
-  const table = await readTable(context.session, name);
+export async function addConstraint(
+  context: StepContext,
+  name: TableName,
+  constraint: AddConstraint,
+  settings: IndexSettings = DEFAULT_INDEX_SETTINGS,
+): Promise<void> {
+  const { session } = context;
+  const table = await readTable(session, name);
   const object = `constraint "${constraint.name}" on table ${formatTableName(name)}`;
   const key = constraintKey(context.runId, name, constraint.name);
-  const found = await findConstraint(context.session, name, constraint.name);
-  if (found !== undefined) refuseAnother(found, constraint, object);
+  const found = await findConstraint(session, name, constraint.name);
+  if (found !== undefined) await refuseAnotherConstraint(session, table, constraint, found, object);
   if (found === undefined) await refuseViolated(context, table, constraint, object);
   try {
-    if (found === undefined) await add(context, table, constraint, object, key);
-    if (found?.valid !== true) await validate(context, table, constraint, object);
+    if (isKey(constraint)) {
+      if (found === undefined) await addKeyConstraint(context, table, constraint, object, settings);
+    } else {
+      if (found === undefined) await add(context, table, constraint, object, key);
+      if (found?.valid !== true) await validate(context, table, constraint, object);
+    }
   } catch (error) {
-    if (context.signal.aborted || isTransient(error)) throw error;
-    await dropOurs(context, name, constraint.name, key);
+    if (context.signal.aborted || isTransient(error) || (error instanceof VerdigrisError && error.retryable))
+      throw error;
+    await dropOurs(context, name, constraint);
     throw stepFailed(`${object} can't be added`, error, nextStep(constraint, sqlState(error), name));
   }
-  const state = (await readProgress<ConstraintState>(context.session, key))?.state ?? { ours: false };
-  await writeProgress(context.session, key, state, true);
+  const state = (await readProgress<ConstraintState>(session, key))?.state ?? { ours: false };
+  await writeProgress(session, key, state, true);
   context.onProgress({ step: 'constraint', object, done: 1, total: 1, rowsPerSecond: 0, etaSeconds: 0 });
+}
+
+/** Constraints that are an index. */
+function isKey({ unique, primaryKey }: AddConstraint): boolean {
+  return unique !== undefined || primaryKey !== undefined;
 }
 
 async function add(
@@ -60,7 +71,7 @@ async function add(
     constraint.foreignKey !== undefined && table.info.kind === 'partitioned' && (await majorVersion(session)) < 18;
   await shortLocks(context, session, { object, searchPath: table.searchPath }, async () => {
     await session.query(
-      `ALTER TABLE ${qualified(table.info.name)} ADD CONSTRAINT ${ident(constraint.name)} ${definition(constraint)}${atOnce ? '' : ' NOT VALID'}`,
+      `ALTER TABLE ${qualified(table.info.name)} ADD CONSTRAINT ${ident(constraint.name)} ${constraintSql(constraint)}${atOnce ? '' : ' NOT VALID'}`,
     );
     const state: ConstraintState = { ours: true };
     await writeProgress(session, key, state, false);
@@ -76,16 +87,6 @@ async function validate(
   const sql = `ALTER TABLE ${qualified(table.info.name)} VALIDATE CONSTRAINT ${ident(constraint.name)}`;
   await shortLocks(context, context.session, { object, searchPath: table.searchPath }, () =>
     context.session.query(sql),
-  );
-}
-
-function definition(constraint: AddConstraint): string {
-  if (constraint.foreignKey === undefined) return `CHECK (${constraint.check ?? 'true'}\n)`;
-  const { columns, references, onDelete, onUpdate } = constraint.foreignKey;
-  return (
-    `FOREIGN KEY (${columns.map(ident).join(', ')}) ` +
-    `REFERENCES ${qualified(parseTableName(references.table))} (${references.columns.map(ident).join(', ')}) ` +
-    `ON DELETE ${onDelete} ON UPDATE ${onUpdate}`
   );
 }
 
@@ -129,47 +130,29 @@ function nextStep(constraint: AddConstraint, state: string | undefined, table: T
   return 'correct it in the plan';
 }
 
-interface FoundConstraint {
-  readonly type: string;
-  readonly valid: boolean;
-  readonly definition: string;
-}
-
-async function findConstraint(session: Session, table: TableName, name: string): Promise<FoundConstraint | undefined> {
-  const { rows } = await session.query<FoundConstraint>(
-    `SELECT contype AS type, convalidated AS valid, pg_get_constraintdef(oid) AS definition
-       FROM pg_constraint WHERE conrelid = to_regclass($1) AND conname = $2`,
-    [qualified(table), name],
-  );
-  return rows[0];
-}
-
-function refuseAnother(found: FoundConstraint, constraint: AddConstraint, object: string): void {
-  if (found.type === (constraint.foreignKey === undefined ? 'c' : 'f')) return;
-  throw new VerdigrisError({
-    type: 'MigrationStepFailed',
-    message: `${object}: there is another constraint of that name: ${found.definition}`,
-    nextStep: 'give the new constraint another name in the plan',
-  });
-}
-
-/** Drops the constraint when the run has made it. */
-export async function dropOurs(
-  context: StepContext,
-  table: TableName,
-  name: string,
-  key: ProgressKey,
-): Promise<boolean> {
+/**
+ * Takes the constraint back when the run has made it, and what is left of a try.
+ *
+ * @returns whether there was anything to take back.
+ */
+export async function dropOurs(context: StepContext, table: TableName, constraint: AddConstraint): Promise<boolean> {
   const { session } = context;
+  const { name } = constraint;
+  const key = constraintKey(context.runId, table, name);
   const known = await readProgress<ConstraintState>(session, key);
-  if (known?.state.ours !== true || (await findConstraint(session, table, name)) === undefined) return false;
-  await shortLocks(
-    context,
-    session,
-    { object: `constraint "${name}" on table ${formatTableName(table)}` },
-    async () => {
-      await session.query(`ALTER TABLE ${qualified(table)} DROP CONSTRAINT IF EXISTS ${ident(name)}`);
-    },
-  );
-  return true;
+  if (known?.state.ours !== true || (await findTable(session, table)) === undefined) return false;
+  let dropped = false;
+  if (isKey(constraint)) {
+    dropped = await dropKeyConstraint(context, table, constraint);
+    await dropKeyNotNull(context, table, constraint);
+  } else if ((await findConstraint(session, table, name)) !== undefined) {
+    const object = `constraint "${name}" on table ${formatTableName(table)}`;
+    await shortLocks(context, session, { object }, () =>
+      session.query(`ALTER TABLE ${qualified(table)} DROP CONSTRAINT IF EXISTS ${ident(name)}`),
+    );
+    dropped = true;
+  }
+  // A next try must not take for its own what somebody makes under the name meanwhile.
+  await forgetProgress(session, key);
+  return dropped;
 }

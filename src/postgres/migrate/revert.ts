@@ -4,7 +4,8 @@ import type { TableName } from '../../plan/table-name.js';
 import { forgetBackfill } from './backfill-progress.js';
 import { addedColumns, expandKey } from './expand-table.js';
 import { dropColumns } from './add-column.js';
-import { constraintKey, dropOurs } from './add-constraint.js';
+import { dropOurs } from './add-constraint.js';
+import { constraintKey } from './constraint-progress.js';
 import { findTable } from './changed-table.js';
 import { indexKey, type IndexState } from './create-index.js';
 import { dropIndex } from './index-build.js';
@@ -65,7 +66,7 @@ async function revertStep(context: StepContext, step: Step): Promise<string[]> {
     case 'constraint': {
       const { name } = step.constraint;
       const key = constraintKey(context.runId, step.table, name);
-      if (await dropOurs(context, step.table, name, key)) {
+      if (await dropOurs(context, step.table, step.constraint)) {
         await did(`constraint "${name}" of ${formatTableName(step.table)}`, key);
       }
       break;

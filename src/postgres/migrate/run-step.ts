@@ -17,7 +17,7 @@ export async function runStep(
     case 'indexes':
       return createIndexes(context, step.indexes, settings);
     case 'constraint':
-      return addConstraint(context, step.table, step.constraint);
+      return addConstraint(context, step.table, step.constraint, settings);
     case 'notNull':
       return setNotNull(context, step.table, step.column);
     case 'sql':

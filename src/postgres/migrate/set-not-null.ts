@@ -90,11 +90,21 @@ export async function dropNotNull(context: StepContext, table: TableName, column
   const known = await readProgress<NotNullState>(session, notNullKey(context.runId, table, column));
   const { info } = await readTable(session, table);
   const isSet = info.columns.some(({ name, notNull }) => name === column && notNull);
-  if (known?.state.ours !== true || !isSet) return false;
+  // Of a primary key it is taken back when the key is.
+  if (known?.state.ours !== true || !isSet || (await isInPrimaryKey(session, table, column))) return false;
   await shortLocks(context, session, { object }, () =>
     session.query(`ALTER TABLE ${qualified(table)} ALTER COLUMN ${ident(column)} DROP NOT NULL`),
   );
   return true;
+}
+
+async function isInPrimaryKey(session: Session, table: TableName, column: string): Promise<boolean> {
+  const { rowCount } = await session.query(
+    `SELECT FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+      WHERE c.conrelid = to_regclass($1) AND c.contype = 'p' AND a.attname = $2`,
+    [qualified(table), column],
+  );
+  return (rowCount ?? 0) > 0;
 }
 
 async function dropProof(context: StepContext, table: TableName, check: string, object: string): Promise<void> {
