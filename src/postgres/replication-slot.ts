@@ -54,7 +54,8 @@ export async function ensureSlot(
   }
 }
 
-async function oldestWriter(session: Session): Promise<string> {
+/** Who keeps a slot from being made: the oldest transaction that has an xid, in one line for people. */
+export async function oldestWriter(session: Session): Promise<string> {
   const { rows } = await session.query<{ who: string }>(
     `SELECT format('pid %s (%s), transaction since %s', pid, coalesce(nullif(application_name, ''), 'no application name'), xact_start) AS who
        FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 1`,

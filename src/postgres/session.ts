@@ -58,6 +58,39 @@ export async function openSession(database: Database, options: SessionOptions): 
   }
 }
 
+/**
+ * Opens a connection that speaks the replication protocol, for one database. It takes plain statements too, but no bound
+ * values. Nothing that the server or the role has set may end it while it waits or is idle.
+ *
+ * @throws VerdigrisError ConnectionFailed
+ */
+export async function openReplicationSession(database: Database, purpose: string): Promise<Session> {
+  const config = {
+    ...database.config,
+    application_name: `verdigris ${purpose}`,
+    connectionTimeoutMillis: 10_000,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: 5_000,
+    replication: 'database',
+  };
+  const client = new pg.Client(config);
+  client.on('error', () => undefined);
+  try {
+    await client.connect();
+    await client.query(NO_TIMEOUTS);
+    return client;
+  } catch (error) {
+    await client.end().catch(() => undefined);
+    throw connectionFailed(database, error);
+  }
+}
+
+/** Switches off every timeout that this version of the server knows. */
+export const NO_TIMEOUTS = `
+  SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
+   WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout',
+                  'transaction_timeout', 'wal_sender_timeout')`;
+
 const SESSION_SETTINGS = `
   SELECT set_config('synchronous_commit',
                     CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' WHEN 'local' THEN 'on'

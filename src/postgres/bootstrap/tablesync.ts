@@ -36,11 +36,12 @@ export const tablesync: Bootstrap = {
   },
 };
 
-async function waitUntilReady(
+/** Waits until every table of these subscriptions has its first rows, and says how far that is. */
+export async function waitUntilReady(
   from: Session,
   to: Session,
   names: readonly string[],
-  context: BootstrapContext,
+  context: Omit<BootstrapContext, 'databases' | 'streams'>,
 ): Promise<BootstrapResult> {
   const feed = feedName(context.migration, context.direction);
   let errorsAtLastProgress = 0;

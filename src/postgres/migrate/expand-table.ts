@@ -34,7 +34,19 @@ export function expandKey(runId: string, work: TableWork): ProgressKey {
  *
  * @throws VerdigrisError MigrationStepFailed: an expression that the server refuses, a lock that can't be had.
  */
-export async function expandTable(context: StepContext, work: TableWork): Promise<ExpandResult> {
+export function expandTable(context: StepContext, work: TableWork): Promise<ExpandResult> {
+  return expand(context, work, true);
+}
+
+/**
+ * The same without the trigger: for a table whose rows are yet to come, with their new columns computed. A trigger would
+ * be called for every one of them. `expandTable` must follow before anybody else writes the table.
+ */
+export function expandColumns(context: StepContext, work: TableWork): Promise<ExpandResult> {
+  return expand(context, work, false);
+}
+
+async function expand(context: StepContext, work: TableWork, withTrigger: boolean): Promise<ExpandResult> {
   const { session, runId } = context;
   const object = formatTableName(work.table);
   const { info: before, searchPath } = await readTable(session, work.table);
@@ -48,7 +60,7 @@ export async function expandTable(context: StepContext, work: TableWork): Promis
     const { info } = await readTable(session, work.table);
     await session.query(`SELECT set_config('search_path', $1, true)`, [searchPath]);
     const spec = await triggerSpec(session, info, work.derived);
-    if (spec.columns.length > 0) await installTrigger(session, spec, searchPath);
+    if (withTrigger && spec.columns.length > 0) await installTrigger(session, spec, searchPath);
     const known = await readProgress<ExpandState>(session, key);
     const state: ExpandState = { added: [...new Set([...(known?.state.added ?? []), ...now])] };
     await writeProgress(session, key, state, true);

@@ -1,0 +1,83 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { copyParcel, type ParcelResult } from '../src/postgres/bootstrap/copy/copy-parcel.js';
+import type { CopyContext } from '../src/postgres/bootstrap/copy/copy-context.js';
+import { readCopyState } from '../src/postgres/bootstrap/copy/copy-state.js';
+import { finishCopy, type FinishResult } from '../src/postgres/bootstrap/copy/finish-copy.js';
+import { followCopy } from '../src/postgres/bootstrap/copy/follow-copy.js';
+import { planCopy } from '../src/postgres/bootstrap/copy/plan-copy.js';
+import { holdSnapshots } from '../src/postgres/bootstrap/copy/snapshot-holder.js';
+import { recordEvent } from '../src/postgres/state.js';
+import type { RunRef } from '../workflows/lib/run-ref.js';
+import { perform, type ActivityDependencies, type Work } from './context.js';
+import { publishForward } from './run-tables.js';
+import { stepContext } from './step-context.js';
+
+/** What the workflow is told of a parcel. */
+export interface ParcelSummary {
+  readonly id: number;
+  readonly label: string;
+  readonly bytes: number;
+}
+
+const LOOK_EVERY_MS = 200;
+
+/** Activities of phase 2 for bootstrap `copy`: rows from exported snapshots, in parallel, on any worker. */
+export function copyRowsActivities(dependencies: ActivityDependencies) {
+  return {
+    /** Publications, the plan's new columns on green, and what is copied how. The same answer each time. */
+    planCopy: (ref: RunRef): Promise<{ parcels: readonly ParcelSummary[]; tables: number }> =>
+      perform(dependencies, ref, async (work) => {
+        const blue = await work.session('blue', 'plan copy');
+        const green = stepContext(work, await work.session('green', 'plan copy'), 'green');
+        const tables = await publishForward(blue, work.run, ref.plan);
+        const parcels = await planCopy(contextOf(work, ref), blue, green, tables);
+        return {
+          parcels: parcels.map(({ id, label, bytes }) => ({ id, label, bytes })),
+          tables: new Set(parcels.flatMap(({ pieces }) => pieces.map(({ root }) => JSON.stringify(root)))).size,
+        };
+      }),
+
+    /** Makes the slots with their snapshots and holds them until it is cancelled. */
+    holdSnapshot: (ref: RunRef): Promise<'released' | 'lost'> =>
+      perform(dependencies, ref, (work) => holdSnapshots(contextOf(work, ref))),
+
+    /** Returns when parcels can be copied, or will not be any more. */
+    awaitSnapshot: (ref: RunRef): Promise<'ready' | 'lost'> =>
+      perform(dependencies, ref, async (work) => {
+        const green = await work.session('green', 'await snapshot');
+        for (;;) {
+          const state = await readCopyState(green, work.run.runId);
+          if (state?.phase === 'ready') return 'ready';
+          if (state?.phase === 'lost' || state?.phase === 'closed') return 'lost';
+          await sleep(LOOK_EVERY_MS, undefined, { signal: work.signal });
+        }
+      }),
+
+    copyParcel: (ref: RunRef, id: number): Promise<ParcelResult> =>
+      perform(dependencies, ref, (work) => copyParcel(contextOf(work, ref), id)),
+
+    /** Nothing is copied any more; what is not complete is emptied; triggers stand before anybody else writes. */
+    finishCopy: (ref: RunRef): Promise<FinishResult> =>
+      perform(dependencies, ref, async (work) => {
+        const blue = await work.session('blue', 'finish copy');
+        const green = stepContext(work, await work.session('green', 'finish copy'), 'green');
+        const result = await finishCopy(contextOf(work, ref), blue, green);
+        await recordEvent(blue, work.run.runId, 'rows copied', result);
+        return result;
+      }),
+
+    /** Green follows blue; tables that were not copied are copied by PostgreSQL itself. */
+    followCopy: (ref: RunRef): Promise<{ tables: number }> =>
+      perform(dependencies, ref, async (work) =>
+        followCopy(
+          contextOf(work, ref),
+          await work.session('blue', 'follow copy'),
+          await work.session('green', 'follow copy'),
+        ),
+      ),
+  };
+}
+
+function contextOf({ databases, run, signal, report }: Work, ref: RunRef): CopyContext {
+  return { databases, run, plan: ref.plan, signal, report };
+}

@@ -1,0 +1,92 @@
+import { inTransaction, type Session } from '../../session.js';
+import { isTransient } from '../../migrate/step-failed.js';
+import { columnsRead } from '../../migrate/expression-reads.js';
+import { readTable } from '../../migrate/changed-table.js';
+import type { TableWork } from '../../migrate/plan-work.js';
+import type { TableInfo } from '../../catalog.js';
+import { copyQuery, type ComputedColumn, type ComputedColumns, type ConstantColumn } from './copy-query.js';
+
+/** What blue computes for one table of the plan, and how it finds what the expressions name. */
+export interface ComputedTable {
+  readonly columns: ComputedColumns;
+  readonly searchPath: string;
+}
+
+interface ColumnType {
+  /** Without length or precision. */
+  readonly type: string;
+  readonly hasModifier: boolean;
+}
+
+/**
+ * Whether blue can compute the new columns of a table as green's trigger would, and how. The new columns must be on
+ * green already. Undefined where blue can't: a function that it lacks, the row as a whole (which lacks the new columns
+ * there), a column whose length a later expression relies on.
+ */
+export async function computedTable(
+  blue: Session,
+  green: Session,
+  work: TableWork,
+): Promise<ComputedTable | undefined> {
+  const onGreen = await readTable(green, work.table);
+  const columns = await computedColumns(green, onGreen.info, onGreen.searchPath, work);
+  if (columns === undefined) return undefined;
+  const { info, searchPath } = await readTable(blue, work.table);
+  const query = copyQuery(info, info.name.name, onGreen.info, columns).select('true');
+  try {
+    await inTransaction(blue, async () => {
+      await blue.query(`SELECT set_config('search_path', $1, true)`, [searchPath]);
+      // Planned only: an `up` may take its time.
+      await blue.query(`EXPLAIN ${query}`);
+    });
+  } catch (error) {
+    if (isTransient(error)) throw error;
+    return undefined;
+  }
+  return { columns, searchPath };
+}
+
+async function computedColumns(
+  green: Session,
+  table: TableInfo,
+  searchPath: string,
+  work: TableWork,
+): Promise<ComputedColumns | undefined> {
+  const types = await columnTypes(green, table);
+  const typeOf = (column: string): ColumnType => types.get(column) ?? { type: 'text', hasModifier: true };
+  const withUp = work.derived.filter(({ up }) => up !== undefined).map(({ column }) => column);
+  const constants = new Map<string, ConstantColumn>();
+  const constant = (name: string): void => {
+    const column = work.columns.find((added) => added.name === name);
+    if (column === undefined) return;
+    constants.set(name, { column: name, value: column.default ?? 'NULL', type: column.type });
+  };
+  const computed: ComputedColumn[] = [];
+  for (const { column, kind, up } of work.derived) {
+    if (up === undefined) continue;
+    const reads = await inTransaction(green, async () => {
+      await green.query(`SELECT set_config('search_path', $1, true)`, [searchPath]);
+      return columnsRead(green, table, up);
+    });
+    const earlier = new Set(computed.map((other) => other.column));
+    const others = reads.filter((name) => name !== column);
+    const fromLater = others.some((name) => withUp.includes(name) && !earlier.has(name));
+    const fromItself = reads.includes(column) && kind === 'compute';
+    const fromCut = others.some((name) => earlier.has(name) && typeOf(name).hasModifier);
+    if (fromLater || fromItself || fromCut) return undefined;
+    for (const name of others) if (!withUp.includes(name)) constant(name);
+    if (kind === 'fill') constant(column);
+    const chained = others.some((name) => earlier.has(name));
+    computed.push({ column, up, kind, chained, type: typeOf(column).type });
+  }
+  return { constants: [...constants.values()], computed };
+}
+
+async function columnTypes(session: Session, table: TableInfo): Promise<ReadonlyMap<string, ColumnType>> {
+  const { rows } = await session.query<{ name: string; type: string; modified: boolean }>(
+    `SELECT attname AS name, format_type(atttypid, -1) AS type, atttypmod <> -1 AS modified
+       FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped`,
+    [table.oid],
+  );
+  return new Map(rows.map(({ name, type, modified }) => [name, { type, hasModifier: modified }]));
+}

@@ -1,0 +1,53 @@
+import { formatTableName } from '../../../plan/table-name.js';
+import { sameTable, type TableInfo } from '../../catalog.js';
+import type { Session } from '../../session.js';
+import type { Stream } from '../../streams.js';
+import type { SourceTable } from './plan-parcels.js';
+
+/** The tables of blue that hold rows, measured now: what ANALYZE knew may be far from the truth. */
+export async function sourceTables(
+  blue: Session,
+  tables: readonly TableInfo[],
+  green: readonly TableInfo[],
+  streams: readonly Stream[],
+): Promise<SourceTable[]> {
+  const leaves = tables.filter((table) => table.kind !== 'partitioned');
+  const streamOf = new Map(streams.flatMap(({ name, tables: own }) => own.map((t) => [formatTableName(t), name])));
+  const { rows } = await blue.query<{ oid: number; blocks: string; bytes: string; node: string }>(
+    `SELECT c.oid::int8::float8 AS oid, pg_relation_filenode(c.oid)::int8::text AS node,
+            (pg_relation_size(c.oid) / current_setting('block_size')::int)::text AS blocks,
+            (pg_relation_size(c.oid) + CASE c.reltoastrelid WHEN 0 THEN 0 ELSE pg_relation_size(c.reltoastrelid) END)::text AS bytes
+       FROM pg_class c WHERE c.oid = ANY ($1::oid[]) AND pg_relation_size(c.oid) IS NOT NULL`,
+    [leaves.map(({ oid }) => oid)],
+  );
+  const sizes = new Map(rows.map((row) => [row.oid, row]));
+  return leaves.flatMap((leaf) => {
+    const size = sizes.get(leaf.oid);
+    const stream = streamOf.get(formatTableName(leaf.root));
+    // A table that has been made since the publications is none of the run's; the catalogs are compared later.
+    if (size === undefined || stream === undefined) return [];
+    return [
+      {
+        table: leaf.name,
+        root: leaf.root,
+        target: targetOf(leaf, green),
+        stream,
+        blocks: Number(size.blocks),
+        bytes: Number(size.bytes),
+        estimatedRows: leaf.estimatedRows,
+        fileNode: Number(size.node),
+      },
+    ];
+  });
+}
+
+/** A leaf goes into green's leaf of the same name, which spares the routing of each row; else into its root. */
+function targetOf(leaf: TableInfo, green: readonly TableInfo[]): TableInfo['name'] {
+  const same = green.find((other) => sameTable(other.name, leaf.name));
+  return same !== undefined && same.kind !== 'partitioned' && sameTable(same.root, leaf.root) ? leaf.name : leaf.root;
+}
+
+/** Finds tables by name; built once, since thousands of them are looked up. */
+export function byName(tables: readonly TableInfo[]): ReadonlyMap<string, TableInfo> {
+  return new Map(tables.map((table) => [formatTableName(table.name), table]));
+}

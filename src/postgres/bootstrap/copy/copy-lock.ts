@@ -1,0 +1,56 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { closeSession, type Session } from '../../session.js';
+
+/*
+ * Who copies holds an advisory lock, on each server that it uses, for as long as its session lives. A worker that is
+ * frozen holds it, too; the activity has been given to us, so the sessions that still hold it are ended.
+ */
+
+/** First key of the locks: `verd` in ASCII. The second one is the number of the parcel, or one of those below. */
+const SPACE = 0x76_65_72_64;
+/** Parcels count from 0. */
+export const HOLDER_LOCK = -1;
+export const FOLLOW_LOCK = -2;
+/** Of the replication connection of stream 1; -11 of stream 2 and so on. */
+export const STREAM_LOCK = -10;
+
+/** Takes the lock for the session, from whoever has it. Sends plain statements only: replication connections take no others. */
+export async function takeOver(session: Session, number: number, signal: AbortSignal): Promise<void> {
+  for (;;) {
+    signal.throwIfAborted();
+    const { rows } = await session.query<{ held: boolean }>(
+      `SELECT pg_catalog.pg_try_advisory_lock(${SPACE}, ${number}) AS held`,
+    );
+    if (isTrue(rows[0]?.held)) return;
+    await session.query(endHolders(`l.objid::bigint = ${number} & 4294967295`));
+    await sleep(50);
+  }
+}
+
+/** Ends every session in this database that copies a parcel. */
+export async function endParcels(session: Session): Promise<void> {
+  await session.query(endHolders('l.objid::bigint < 2147483648'));
+}
+
+/** Closes a session and waits until the server has really ended it: what it had begun is rolled back then. */
+export async function endSession(watch: Session, session: Session, pid: number): Promise<void> {
+  await closeSession(session);
+  await watch
+    .query(
+      `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = $1 AND application_name LIKE 'verdigris copy%'`,
+      [pid],
+    )
+    .catch(() => undefined);
+}
+
+function endHolders(which: string): string {
+  return `SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
+           WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
+             AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+             AND l.classid::bigint = ${SPACE} AND ${which}`;
+}
+
+/** A replication connection gives everything as text. */
+function isTrue(value: unknown): boolean {
+  return value === true || value === 't';
+}

@@ -1,0 +1,75 @@
+import { literal } from '../../identifier.js';
+import { NO_TIMEOUTS, openSession, type Database, type Session } from '../../session.js';
+import { sqlState } from '../../sqlstate.js';
+
+/**
+ * Opens a session on blue that reads a snapshot, in a transaction that can't write. Rows come in the order of their
+ * blocks: without parallel workers, which blue needs for its own work, and without joining another session's scan.
+ *
+ * @returns undefined when the snapshot is gone.
+ */
+export async function openSnapshotSession(
+  database: Database,
+  purpose: string,
+  snapshot: string,
+  before?: (session: Session) => Promise<void>,
+): Promise<Session | undefined> {
+  const session = await openSession(database, { purpose });
+  try {
+    await session.query(NO_TIMEOUTS);
+    await session.query(
+      `SELECT set_config('lock_timeout', '2000', false), set_config('max_parallel_workers_per_gather', '0', false),
+              set_config('synchronize_seqscans', 'off', false), set_config('jit', 'off', false)`,
+    );
+    await keepEncoding(session, session);
+    await before?.(session);
+    await session.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+    try {
+      await session.query(`SET TRANSACTION SNAPSHOT ${literal(snapshot)}`);
+      return session;
+    } catch (error) {
+      if (!SNAPSHOT_GONE.has(sqlState(error) ?? '')) throw error;
+      await session.end();
+      return undefined;
+    }
+  } catch (error) {
+    await session.end().catch(() => undefined);
+    throw error;
+  }
+}
+
+/** invalid_parameter_value, object_not_in_prerequisite_state, undefined_object: as versions differ. */
+const SNAPSHOT_GONE: ReadonlySet<string> = new Set(['22023', '55000', '42704']);
+
+/**
+ * Opens a session on green that writes rows as they come from blue: as a replica, so that the application's triggers,
+ * which have fired on blue, do not fire again, while the up/down trigger sees rows of blue.
+ *
+ * It does not wait for the disk at COMMIT. If green crashes, the rows are lost together with what says that they are
+ * there, which is in the same transaction; so the piece is found missing and copied by another way.
+ */
+export async function openTargetSession(database: Database, purpose: string, blue: Session): Promise<Session> {
+  const session = await openSession(database, { purpose });
+  try {
+    await session.query(NO_TIMEOUTS);
+    await session.query(
+      `SELECT set_config('lock_timeout', '2000', false), set_config('synchronous_commit', 'off', false)`,
+    );
+    // A right that managed services give: without it, there is only the up/down trigger that could fire yet.
+    await session.query(`SELECT set_config('session_replication_role', 'replica', false)`).catch((error: unknown) => {
+      if (sqlState(error) !== '42501') throw error;
+    });
+    await keepEncoding(session, blue);
+    return session;
+  } catch (error) {
+    await session.end().catch(() => undefined);
+    throw error;
+  }
+}
+
+/** Bytes in no encoding can't be converted: they pass as they are. */
+async function keepEncoding(session: Session, blue: Session): Promise<void> {
+  const { rows } = await blue.query<{ encoding: string }>(`SELECT current_setting('server_encoding') AS encoding`);
+  if (rows[0]?.encoding === 'SQL_ASCII')
+    await session.query(`SELECT set_config('client_encoding', 'SQL_ASCII', false)`);
+}

@@ -1,0 +1,168 @@
+import { randomUUID } from 'node:crypto';
+import type { TableName } from '../../../plan/table-name.js';
+import { retryOnLock } from '../../retry.js';
+import { inTransaction, type Session } from '../../session.js';
+import type { ComputedTable } from './computed-table.js';
+import type { Parcel } from './plan-parcels.js';
+
+/*
+ * What is known of a copy, in verdigris.progress of green:
+ *
+ *   'copy', 'state'          one row: which snapshots may be read, and whether rows may still be copied
+ *   'copy parcel', '<id>'    what each parcel holds: decided once
+ *   'copy piece', '<key>'    one row a piece, inserted in the transaction that copies its rows
+ *
+ * Every transaction that copies holds the state row FOR SHARE: whoever changes it knows that no such transaction is
+ * open, and one that begins later sees the change. So a worker that was frozen and wakes up writes nothing.
+ */
+
+export interface CopyState {
+  /**
+   * planned   no snapshot yet: the holder is about to make them
+   * ready     parcels may be copied from `snapshots`
+   * lost      the holder is gone and rows have been copied: no snapshot will fit them again
+   * closed    nothing is copied any more; `left` is for tablesync
+   */
+  readonly phase: 'planned' | 'ready' | 'lost' | 'closed';
+  /** Another one for every set of snapshots. */
+  readonly incarnation: string;
+  /** Name of the exported snapshot of each stream. */
+  readonly snapshots: Readonly<Record<string, string>>;
+  /** By name: tables of the plan whose new columns blue computes. Those of others are computed by green's trigger. */
+  readonly computed: Readonly<Record<string, ComputedTable>>;
+  /** Once closed: tables (topmost parents) that have not been copied whole. */
+  readonly left: readonly TableName[];
+}
+
+export interface PieceDone {
+  readonly rows: number;
+  readonly bytes: number;
+}
+
+const STATE = { step: 'copy', object: 'state' } as const;
+const PARCEL_STEP = 'copy parcel';
+const PIECE_STEP = 'copy piece';
+
+export type RowLock = '' | 'FOR SHARE' | 'FOR UPDATE';
+
+/** Undefined before the copy is planned. */
+export async function readCopyState(
+  session: Session,
+  runId: string,
+  lock: RowLock = '',
+): Promise<CopyState | undefined> {
+  const { rows } = await session.query<{ state: CopyState }>(
+    `SELECT state FROM verdigris.progress WHERE run_id = $1 AND step = $2 AND object = $3 ${lock}`,
+    [runId, STATE.step, STATE.object],
+  );
+  return rows[0]?.state;
+}
+
+/** Stores the plan of the copy; the first one wins, whoever comes later finds it. */
+export async function storeCopy(
+  session: Session,
+  runId: string,
+  parcels: readonly Parcel[],
+  computed: CopyState['computed'],
+): Promise<void> {
+  const state: CopyState = { phase: 'planned', incarnation: randomUUID(), snapshots: {}, computed, left: [] };
+  await inTransaction(session, async () => {
+    const { rowCount } = await session.query(
+      `INSERT INTO verdigris.progress (run_id, step, object, state) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+      [runId, STATE.step, STATE.object, JSON.stringify(state)],
+    );
+    if (rowCount === 0) return;
+    await session.query(
+      `INSERT INTO verdigris.progress (run_id, step, object, state)
+       SELECT $1, $2, parcel ->> 'id', parcel FROM jsonb_array_elements($3::jsonb) parcel`,
+      [runId, PARCEL_STEP, JSON.stringify(parcels)],
+    );
+  });
+}
+
+export async function readParcels(session: Session, runId: string): Promise<readonly Parcel[]> {
+  const { rows } = await session.query<{ state: Parcel }>(
+    `SELECT state FROM verdigris.progress WHERE run_id = $1 AND step = $2 ORDER BY object::int`,
+    [runId, PARCEL_STEP],
+  );
+  return rows.map(({ state }) => state);
+}
+
+export async function readParcel(session: Session, runId: string, id: number): Promise<Parcel | undefined> {
+  const { rows } = await session.query<{ state: Parcel }>(
+    `SELECT state FROM verdigris.progress WHERE run_id = $1 AND step = $2 AND object = $3`,
+    [runId, PARCEL_STEP, String(id)],
+  );
+  return rows[0]?.state;
+}
+
+/**
+ * Changes the state when no transaction that copies is open, which is waited for in short tries: a lock request that
+ * queues for long would hold up the parcels that begin. `change` returns undefined to leave the state as it is.
+ *
+ * @returns the state as it is then; undefined when there is none.
+ */
+export async function changeCopyState(
+  session: Session,
+  runId: string,
+  change: (now: CopyState) => Promise<CopyState | undefined>,
+  options: { readonly signal: AbortSignal; readonly beforeTry?: () => Promise<void> },
+): Promise<CopyState | undefined> {
+  const attempt = async (): Promise<CopyState | undefined> => {
+    await options.beforeTry?.();
+    return inTransaction(session, async () => {
+      await session.query(`SELECT set_config('lock_timeout', '500', true)`);
+      const now = await readCopyState(session, runId, 'FOR UPDATE');
+      if (now === undefined) return undefined;
+      const next = await change(now);
+      if (next === undefined) return now;
+      await session.query(
+        `UPDATE verdigris.progress SET state = $4, updated_at = clock_timestamp()
+          WHERE run_id = $1 AND step = $2 AND object = $3`,
+        [runId, STATE.step, STATE.object, JSON.stringify(next)],
+      );
+      return next;
+    });
+  };
+  return retryOnLock(attempt, { forMs: Number.POSITIVE_INFINITY, signal: options.signal });
+}
+
+/** Pieces whose rows are on green, with their rows and bytes. */
+export async function readPieces(session: Session, runId: string): Promise<ReadonlyMap<string, PieceDone>> {
+  const { rows } = await session.query<{ object: string; state: PieceDone }>(
+    `SELECT object, state FROM verdigris.progress WHERE run_id = $1 AND step = $2 AND done`,
+    [runId, PIECE_STEP],
+  );
+  return new Map(rows.map(({ object, state }) => [object, state]));
+}
+
+/**
+ * Says that a piece is being copied, first thing in its transaction: the key of the row lets no second transaction
+ * commit the same rows, whatever it believes. Waits while another one is open (lock_timeout).
+ *
+ * @returns false when the piece has been copied.
+ */
+export async function beginPiece(session: Session, runId: string, key: string): Promise<boolean> {
+  const { rowCount } = await session.query(
+    `INSERT INTO verdigris.progress (run_id, step, object) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
+    [runId, PIECE_STEP, key],
+  );
+  return rowCount === 1;
+}
+
+export async function endPiece(session: Session, runId: string, key: string, done: PieceDone): Promise<void> {
+  await session.query(
+    `UPDATE verdigris.progress SET state = $4, done = true, updated_at = clock_timestamp()
+      WHERE run_id = $1 AND step = $2 AND object = $3`,
+    [runId, PIECE_STEP, key, JSON.stringify(done)],
+  );
+}
+
+/** Forgets the pieces of a table that is emptied. */
+export async function forgetPieces(session: Session, runId: string, keys: readonly string[]): Promise<void> {
+  await session.query('DELETE FROM verdigris.progress WHERE run_id = $1 AND step = $2 AND object = ANY ($3)', [
+    runId,
+    PIECE_STEP,
+    keys,
+  ]);
+}

@@ -1,0 +1,96 @@
+import { formatTableName } from '../../../plan/table-name.js';
+import type { Progress } from '../../migrate/step-context.js';
+import type { Session } from '../../session.js';
+import { readCopyState, readParcels, readPieces, type CopyState } from './copy-state.js';
+import type { Piece } from './plan-parcels.js';
+
+/** How many tables are told of at once: those that are being copied, the largest first. */
+const SHOWN = 8;
+
+interface TableCount {
+  rows: number;
+  /** As blue measured them before: known for what is done and for what is left. */
+  doneBytes: number;
+  readonly totalBytes: number;
+  readonly estimatedRows: number;
+}
+
+/** How far the copy is, table by table, as green sees it: whoever copies, on whatever worker. */
+export class CopyWatch {
+  private readonly started = performance.now();
+  private pieces: readonly Piece[] = [];
+  private first: ReadonlyMap<string, number> | undefined;
+  private readonly told = new Set<string>();
+
+  constructor(
+    private readonly green: Session,
+    private readonly runId: string,
+  ) {}
+
+  /** Tables that are being copied or have been finished since the last look. */
+  async look(): Promise<{ readonly phase: CopyState['phase'] | undefined; readonly tables: readonly Progress[] }> {
+    const state = await readCopyState(this.green, this.runId);
+    if (this.pieces.length === 0) {
+      this.pieces = (await readParcels(this.green, this.runId)).flatMap(({ pieces }) => pieces);
+    }
+    const counts = await this.count();
+    const seconds = (performance.now() - this.started) / 1_000;
+    this.first ??= new Map([...counts].map(([table, { rows }]) => [table, rows]));
+    const tables: Progress[] = [];
+    const open = [...counts].filter(([table, c]) => c.rows > 0 && !this.told.has(table));
+    for (const [table, count] of open.sort(([, a], [, b]) => b.totalBytes - a.totalBytes).slice(0, SHOWN)) {
+      const share = count.totalBytes === 0 ? 1 : Math.min(1, count.doneBytes / count.totalBytes);
+      const complete = share >= 1;
+      if (complete) this.told.add(table);
+      const expected = Math.max(count.estimatedRows, share > 0 ? Math.round(count.rows / share) : 0, count.rows);
+      tables.push({
+        step: 'copy',
+        object: table,
+        done: count.rows,
+        total: complete ? count.rows : Math.max(expected, count.rows + 1),
+        rowsPerSecond: Math.round((count.rows - (this.first.get(table) ?? 0)) / Math.max(0.1, seconds)),
+        bytes: Math.round(count.doneBytes),
+        bytesPerSecond: Math.round(count.doneBytes / Math.max(0.1, seconds)),
+        etaSeconds: share > 0 ? Math.round((seconds * (1 - share)) / share) : null,
+      });
+    }
+    return { phase: state?.phase, tables };
+  }
+
+  private async count(): Promise<Map<string, TableCount>> {
+    const done = await readPieces(this.green, this.runId);
+    const counts = new Map<string, TableCount>();
+    for (const piece of this.pieces) {
+      const table = formatTableName(piece.root);
+      const before = counts.get(table) ?? { rows: 0, doneBytes: 0, totalBytes: 0, estimatedRows: 0 };
+      const finished = done.get(piece.key);
+      counts.set(table, {
+        rows: before.rows + (finished?.rows ?? 0),
+        doneBytes: before.doneBytes + (finished === undefined ? 0 : piece.bytes),
+        totalBytes: before.totalBytes + piece.bytes,
+        estimatedRows: before.estimatedRows + piece.estimatedRows,
+      });
+    }
+    for (const running of await this.running()) {
+      const count = counts.get(formatTableName(running));
+      if (count === undefined) continue;
+      count.rows += Number(running.rows);
+      // What green reads is about what blue holds; never more than there is.
+      count.doneBytes = Math.min(count.totalBytes * 0.999, count.doneBytes + Number(running.bytes));
+    }
+    return counts;
+  }
+
+  private async running(): Promise<{ schema: string; name: string; rows: string; bytes: string }[]> {
+    const { rows } = await this.green.query<{ schema: string; name: string; rows: string; bytes: string }>(
+      `SELECT n.nspname AS schema, c.relname AS name, sum(p.tuples_processed)::text AS rows, sum(p.bytes_processed)::text AS bytes
+         FROM pg_stat_progress_copy p
+         JOIN pg_class part ON part.oid = p.relid
+         JOIN pg_class c ON c.oid = coalesce(pg_partition_root(part.oid), part.oid)
+         JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE p.datname = current_database() AND p.command = 'COPY FROM'
+        GROUP BY 1, 2`,
+    );
+    return rows;
+  }
+}

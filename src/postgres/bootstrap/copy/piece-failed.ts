@@ -1,0 +1,183 @@
+import { VerdigrisError } from '../../../errors.js';
+import { formatTableName } from '../../../plan/table-name.js';
+import type { TableInfo } from '../../catalog.js';
+import { describeKey, keyInRow, keyTexts } from '../../migrate/key-range.js';
+import { isTransient, messageOf } from '../../migrate/step-failed.js';
+import { qualified } from '../../identifier.js';
+import type { Session } from '../../session.js';
+import { isConnectionLost, sqlState } from '../../sqlstate.js';
+import type { CopyContext } from './copy-context.js';
+import type { CopyQuery } from './copy-query.js';
+import { inBlocks } from './copy-query.js';
+import { openSnapshotSession } from './copy-sessions.js';
+import type { CopyState } from './copy-state.js';
+import type { CopyFailure } from './copy-stream.js';
+import type { Parcel, Piece } from './plan-parcels.js';
+
+/** Classes of errors that say something of a row: data, constraints, PL/pgSQL's RAISE, external routines. */
+const OF_A_ROW: ReadonlySet<string> = new Set(['22', '23', '2F', '38', '39', 'P0', '44']);
+/** insufficient_resources: a full disk, no memory. */
+const RESOURCES = '53';
+
+export interface FailedQuery {
+  readonly query: CopyQuery;
+  /** search_path of the plan's expressions. */
+  readonly path: string;
+}
+
+/** What a piece that failed is reported as: with the row where there is one to blame. */
+export async function pieceFailed(
+  context: CopyContext,
+  state: CopyState,
+  parcel: Parcel,
+  piece: Piece,
+  table: TableInfo,
+  failed: FailedQuery,
+  failure: CopyFailure,
+): Promise<unknown> {
+  const { cause, side } = failure;
+  const code = sqlState(cause) ?? '';
+  const name = formatTableName(piece.source);
+  if (code.startsWith(RESOURCES)) {
+    return new VerdigrisError({
+      type: 'SqlError',
+      message: `${side}: the copy of table ${name} ran out of something: ${messageOf(cause)}`,
+      nextStep: `give ${side} more of it; the parcel is copied again by itself, and nothing of it is half there`,
+      retryable: true,
+      cause,
+    });
+  }
+  if (isTransient(cause) || isConnectionLost(cause) || !OF_A_ROW.has(code.slice(0, 2))) return cause;
+  const row = await failingRow(context, state, parcel, piece, table, failed, failure).catch(() => undefined);
+  return new VerdigrisError({
+    type: 'BackfillFailed',
+    message: `the copy of table ${name} failed on the row with ${row?.key ?? 'an unknown key'}: ${messageOf(row?.error ?? cause)}`,
+    nextStep: 'correct the row on blue, or roll back and make the "up" expression accept it; then resume',
+    cause,
+  });
+}
+
+interface FoundRow {
+  readonly key: string;
+  readonly error: unknown;
+}
+
+async function failingRow(
+  context: CopyContext,
+  state: CopyState,
+  parcel: Parcel,
+  piece: Piece,
+  table: TableInfo,
+  failed: FailedQuery,
+  failure: CopyFailure,
+): Promise<FoundRow | undefined> {
+  const snapshot = state.snapshots[parcel.stream];
+  if (snapshot === undefined) return undefined;
+  const session = await openSnapshotSession(context.databases.blue, 'copy failing row', snapshot);
+  if (session === undefined) return undefined;
+  try {
+    await session.query(`SELECT set_config('search_path', $1, false)`, [failed.path]);
+    const search = new RowSearch(session, context.signal, piece, table, failed.query);
+    if (failure.side === 'blue') return await search.onBlue();
+    const line = lineOf(failure.cause);
+    return line === undefined ? undefined : { key: await search.atLine(line), error: failure.cause };
+  } finally {
+    await session.end().catch(() => undefined);
+  }
+}
+
+/** Which row of the stream green refused: `COPY orders, line 17, column cut`. Words depend on the server's language. */
+function lineOf(error: unknown): number | undefined {
+  if (typeof error !== 'object' || error === null || !('where' in error) || typeof error.where !== 'string') return;
+  const line = /^COPY .*?, [^\d,:]+(\d+)/m.exec(error.where)?.[1];
+  return line === undefined ? undefined : Number(line);
+}
+
+class RowSearch {
+  constructor(
+    private readonly blue: Session,
+    private readonly signal: AbortSignal,
+    private readonly piece: Piece,
+    private readonly table: TableInfo,
+    private readonly query: CopyQuery,
+  ) {}
+
+  /**
+   * The first row on which blue fails, by halving: the server evaluates the rows and sends none. All halves together are
+   * about as many rows as the piece has. A row is named by its block until only one block is left.
+   */
+  async onBlue(): Promise<FoundRow | undefined> {
+    const { fromBlock } = this.piece;
+    let from = fromBlock;
+    let to = this.piece.toBlock ?? (await this.blocks());
+    let error: unknown;
+    while (to - from > 1) {
+      this.signal.throwIfAborted();
+      const middle = Math.floor((from + to) / 2);
+      const found = await this.errorIn(inBlocks(from, middle));
+      if (found === undefined) from = middle;
+      else {
+        error = found;
+        to = middle;
+      }
+    }
+    const { rows } = await this.blue.query<{ row: string }>(
+      `SELECT ctid::text AS row FROM ONLY ${this.from()} WHERE ${inBlocks(from, to)} ORDER BY ctid`,
+    );
+    for (const { row } of rows) {
+      const where = `ctid = '${row}'::pg_catalog.tid`;
+      const found = await this.errorIn(where);
+      if (found !== undefined) return { key: await this.keyOf(where), error: found };
+    }
+    return error === undefined ? undefined : { key: `a place in block ${from}`, error };
+  }
+
+  /** The row that was sent as the nth: the order of a snapshot's blocks does not change. */
+  async atLine(line: number): Promise<string> {
+    const where = inBlocks(this.piece.fromBlock, this.piece.toBlock);
+    const { rows } = await this.blue.query<{ row: string }>(
+      `SELECT ctid::text AS row FROM ONLY ${this.from()} WHERE ${where} OFFSET $1 LIMIT 1`,
+      [line - 1],
+    );
+    return rows[0] === undefined ? 'an unknown key' : this.keyOf(`ctid = '${rows[0].row}'::pg_catalog.tid`);
+  }
+
+  /** In a savepoint, since an error would end the transaction and with it the snapshot. */
+  private async errorIn(where: string): Promise<unknown> {
+    await this.blue.query('SAVEPOINT verdigris_search');
+    try {
+      // Whole rows are counted, or the planner would leave out what nobody asks for.
+      const columns = this.query.columns.map((_, i) => `verdigris_c${i}`);
+      await this.blue.query(
+        `SELECT count(ROW(${columns.join(', ')})) FROM (${this.query.select(where)} OFFSET 0) AS r (${columns.join(', ')})`,
+      );
+      return undefined;
+    } catch (error) {
+      if (isTransient(error)) throw error;
+      return error;
+    } finally {
+      await this.blue.query('ROLLBACK TO SAVEPOINT verdigris_search');
+    }
+  }
+
+  private async blocks(): Promise<number> {
+    const { rows } = await this.blue.query<{ blocks: number }>(
+      `SELECT (pg_relation_size(to_regclass($1)) / current_setting('block_size')::int)::float8 AS blocks`,
+      [this.from()],
+    );
+    return rows[0]?.blocks ?? 0;
+  }
+
+  private async keyOf(where: string): Promise<string> {
+    const key = this.table.key?.columns;
+    if (key === undefined) return where.replace('::pg_catalog.tid', '');
+    const { rows } = await this.blue.query<Record<string, unknown>>(
+      `SELECT ${keyTexts(key)} FROM ONLY ${this.from()} WHERE ${where}`,
+    );
+    return rows[0] === undefined ? where : describeKey(key, keyInRow(key, rows[0]));
+  }
+
+  private from(): string {
+    return qualified(this.piece.source);
+  }
+}

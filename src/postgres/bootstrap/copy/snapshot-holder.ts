@@ -1,0 +1,150 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../../../errors.js';
+import { parseSize } from '../../lag.js';
+import { backendPid } from '../../migrate/step-context.js';
+import { dropSlot, oldestWriter } from '../../replication-slot.js';
+import { judgeRetainedWal, readRetainedWal, retainedWalExceeded } from '../../retained-wal.js';
+import { closeSession, openReplicationSession, openSession, type Session } from '../../session.js';
+import { streamNames } from '../../streams.js';
+import type { CopyContext } from './copy-context.js';
+import { HOLDER_LOCK, STREAM_LOCK, takeOver } from './copy-lock.js';
+import { CopyWatch } from './copy-watch.js';
+import { changeCopyState, readPieces } from './copy-state.js';
+
+/*
+ * A slot that is made over a replication connection exports a snapshot: what the database held at the very position
+ * where the slot begins. Parcels read that snapshot, so a row is either in it or comes by the slot, and never both. The
+ * snapshot lives as long as the connection sends no further command, so it is held open until every parcel is done.
+ */
+
+const WATCH_EVERY_MS = 1_000;
+
+/**
+ * Makes the slots and their snapshots, lets them be read, and holds them until the signal is aborted.
+ *
+ * @returns 'lost' when an earlier holder is gone and rows have been copied: other snapshots would not fit them.
+ *   'released' when the copying has been closed.
+ * @throws VerdigrisError RetainedWalExceeded, ReplicationBroken
+ */
+export async function holdSnapshots(context: CopyContext): Promise<'released' | 'lost'> {
+  const { databases, run, plan, signal } = context;
+  const names = streamNames(run.migration, 'to_green', plan.replicate.streams);
+  const opened: Session[] = [];
+  const opens = async (session: Promise<Session>): Promise<Session> => {
+    opened.push(await session);
+    return session;
+  };
+  try {
+    const blue = await opens(openSession(databases.blue, { purpose: 'copy holder' }));
+    const green = await opens(openSession(databases.green, { purpose: 'copy holder' }));
+    await takeOver(blue, HOLDER_LOCK, signal);
+    const holders: Session[] = [];
+    for (const i of names.keys()) {
+      const holder = await opens(openReplicationSession(databases.blue, 'copy snapshot'));
+      await takeOver(holder, STREAM_LOCK - i, signal);
+      holders.push(holder);
+    }
+    const incarnation = randomUUID();
+    const begun = await changeCopyState(
+      green,
+      run.runId,
+      async (now) => {
+        if (now.phase === 'lost' || now.phase === 'closed') return undefined;
+        const copied = (await readPieces(green, run.runId)).size > 0;
+        return { ...now, incarnation, snapshots: {}, phase: copied ? 'lost' : 'planned' };
+      },
+      { signal },
+    );
+    if (begun?.incarnation !== incarnation) return begun?.phase === 'closed' ? 'released' : 'lost';
+    if (begun.phase === 'lost') return 'lost';
+    const snapshots: Record<string, string> = {};
+    for (const [i, name] of names.entries()) {
+      const holder = holders[i];
+      if (holder === undefined) continue;
+      await dropSlot(blue, name);
+      snapshots[name] = await exportSnapshot(context, blue, holder, name);
+    }
+    const ready = await changeCopyState(
+      green,
+      run.runId,
+      (now) => Promise.resolve(now.incarnation === incarnation ? { ...now, snapshots, phase: 'ready' } : undefined),
+      { signal },
+    );
+    if (ready?.incarnation !== incarnation) return 'lost';
+    return await hold(context, blue, green, holders, names);
+  } finally {
+    await Promise.all(opened.map(closeSession));
+  }
+}
+
+/** PostgreSQL waits for every transaction that has an xid, however long it takes: people are told for whom. */
+async function exportSnapshot(context: CopyContext, blue: Session, holder: Session, name: string): Promise<string> {
+  // Names of slots need no quotes but take them: lower-case letters, digits and underscores.
+  const making = holder.query<{ snapshot_name: string }>(
+    `CREATE_REPLICATION_SLOT "${name}" LOGICAL pgoutput (SNAPSHOT 'export')`,
+  );
+  let over = false;
+  const made = making.finally(() => {
+    over = true;
+  });
+  made.catch(() => undefined);
+  try {
+    for (;;) {
+      context.signal.throwIfAborted();
+      await Promise.race([made, sleep(WATCH_EVERY_MS, undefined, { signal: context.signal })]);
+      if (over) break;
+      context.report({ slot: name, waitingFor: await oldestWriter(blue) });
+    }
+    const { rows } = await made;
+    if (rows[0] !== undefined) return rows[0].snapshot_name;
+  } catch (error) {
+    // A slot that is not complete goes with its session; closing it does not reach a server that waits.
+    if (!over) await blue.query('SELECT pg_terminate_backend($1, 5000)', [backendPid(holder)]);
+    context.signal.throwIfAborted();
+    throw error;
+  }
+  throw snapshotGone(name);
+}
+
+async function hold(
+  context: CopyContext,
+  blue: Session,
+  green: Session,
+  holders: readonly Session[],
+  names: readonly string[],
+): Promise<'released' | 'lost'> {
+  const { run, plan, signal, report } = context;
+  const limit = parseSize(plan.replicate.maxRetainedWal);
+  const watch = new CopyWatch(green, run.runId);
+  let lost = false;
+  for (const holder of holders) holder.once('end', () => (lost = true));
+  for (;;) {
+    const { bytes } = await readRetainedWal(blue, names);
+    if (judgeRetainedWal(bytes, limit) === 'abort') throw retainedWalExceeded(names[0] ?? '', bytes, limit);
+    const { phase, tables } = await watch.look();
+    for (const table of tables) report(table);
+    if (phase === 'closed') return 'released';
+    if (phase === 'lost') return 'lost';
+    // Tried again, it decides between new snapshots, while nothing has been copied, and none.
+    if (lost) throw connectionLost();
+    await sleep(WATCH_EVERY_MS, undefined, { signal });
+  }
+}
+
+function connectionLost(): VerdigrisError {
+  return new VerdigrisError({
+    type: 'ConnectionFailed',
+    message: 'blue: the connection that holds the snapshot was lost',
+    nextStep: 'nothing: what has been copied stays, the rest is copied in another way',
+    retryable: true,
+  });
+}
+
+function snapshotGone(name: string): VerdigrisError {
+  return new VerdigrisError({
+    type: 'ReplicationBroken',
+    message: `blue: the slot ${name} was made without a snapshot`,
+    nextStep: 'look for a proxy between the worker and blue: replication connections must reach the server itself',
+  });
+}

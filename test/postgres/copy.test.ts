@@ -1,0 +1,158 @@
+import { describe, expect, it } from 'vitest';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { TestServer } from '../support/postgres.js';
+import { CopyPair } from './copy-pair.js';
+
+const WIDE = Array.from({ length: 1_000 }, (_, i) => `c${i} int`).join(', ');
+
+const DDL = `
+  SET client_min_messages = warning;
+  CREATE SCHEMA "Odd.Schema";
+  CREATE TYPE "Odd.Schema"."Mood" AS ENUM ('good', 'it''s bad');
+  CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+  CREATE TABLE orders (id int, user_id int NOT NULL, amount numeric(12,2), payload text, at timestamptz NOT NULL, n int NOT NULL DEFAULT 0);
+  CREATE TABLE "Odd.Schema"."My ""Table""" (id int, "Mixed Case" text, mood "Odd.Schema"."Mood", moods "Odd.Schema"."Mood"[], p positive, ref regclass);
+  CREATE TABLE nothing ();
+  CREATE TABLE empty (id int, t text);
+  CREATE TABLE generated (id int GENERATED ALWAYS AS IDENTITY, a int, b int GENERATED ALWAYS AS (a * 2) STORED, c int DEFAULT 7);
+  CREATE TABLE wide (id int, ${WIDE});
+  CREATE TABLE part (id int, region text, body text) PARTITION BY LIST (region);
+  CREATE TABLE part_eu PARTITION OF part FOR VALUES IN ('eu');
+  CREATE TABLE part_more PARTITION OF part FOR VALUES IN ('us', 'asia') PARTITION BY RANGE (id);
+  CREATE TABLE part_more_1 (body text, id int, region text);
+  ALTER TABLE part_more ATTACH PARTITION part_more_1 FOR VALUES FROM (0) TO (500);
+  CREATE TABLE part_more_2 PARTITION OF part_more DEFAULT;
+  CREATE TABLE parent (id int, t text);
+  CREATE TABLE child (extra text) INHERITS (parent);
+  CREATE TABLE types (id int, b bytea, j json, jb jsonb, u uuid, ip inet, iv interval, bits bit(5), vb bit varying, f float8, r real,
+    a int[], m money, d date, tz timetz, ts timestamp(3), c char(5), v varchar(9), x xml, pt point, rng int4range, tv tsvector, o boolean, mac macaddr, nm name, n numeric);
+  CREATE TABLE dropped (id int, gone text, stays text);
+  ALTER TABLE dropped DROP COLUMN gone;
+  CREATE TABLE big_value (id int, t text);`;
+
+const KEYS = `
+  ALTER TABLE orders ADD PRIMARY KEY (id); ALTER TABLE "Odd.Schema"."My ""Table""" ADD PRIMARY KEY (id);
+  ALTER TABLE generated ADD PRIMARY KEY (id); ALTER TABLE wide ADD PRIMARY KEY (id); ALTER TABLE part ADD PRIMARY KEY (id, region);
+  ALTER TABLE parent ADD PRIMARY KEY (id); ALTER TABLE child ADD PRIMARY KEY (id); ALTER TABLE types ADD PRIMARY KEY (id);
+  ALTER TABLE dropped ADD PRIMARY KEY (id); ALTER TABLE big_value ADD PRIMARY KEY (id);`;
+
+const ROWS = `
+  INSERT INTO orders SELECT n, n % 100, n / 7.0, '{"order": ' || n || '}', timestamptz '2026-01-01' + n * interval '1 s' FROM generate_series(1, 30000) n;
+  INSERT INTO "Odd.Schema"."My ""Table""" SELECT n, E'tab\\t back\\\\slash \\N ' || n, CASE n % 3 WHEN 0 THEN NULL ELSE 'it''s bad'::"Odd.Schema"."Mood" END, '{good}', n, 'orders' FROM generate_series(1, 500) n;
+  INSERT INTO nothing DEFAULT VALUES; INSERT INTO nothing DEFAULT VALUES;
+  INSERT INTO generated (a) SELECT n FROM generate_series(1, 500) n;
+  INSERT INTO wide (id, c0, c999) SELECT n, n, -n FROM generate_series(1, 50) n;
+  INSERT INTO part SELECT n, (array['eu','us','asia'])[1 + n % 3], 'b' || n FROM generate_series(1, 1500) n;
+  INSERT INTO parent SELECT n, 'p' FROM generate_series(1, 100) n; INSERT INTO child SELECT n, 'c', 'x' FROM generate_series(1001, 1100) n;
+  INSERT INTO types SELECT n, decode(md5(n::text), 'hex'), '{"a":  1}', '{"b": [1, null]}', md5(n::text)::uuid, '10.0.0.1/24', interval '1 mon 2 days 3.5 s', B'10101', B'1', 'NaN', 1.5,
+    '{1,NULL,3}', 12.5, '2026-02-03', '12:00+02', '2026-01-01 12:00:00.123', 'ab', 'var', '<a/>', '(1,2)', '[1,5)', 'a b', n % 2 = 0, '08:00:2b:01:02:03', 'name', 1e50 FROM generate_series(1, 300) n;
+  INSERT INTO types (id, f, n, d) VALUES (0, '-Infinity', 'NaN', 'infinity');
+  INSERT INTO dropped SELECT n, 's' FROM generate_series(1, 100) n;
+  INSERT INTO big_value SELECT n, repeat(md5(n::text), 100000) FROM generate_series(1, 2) n;`;
+
+const MIGRATIONS = [
+  { addColumn: { table: 'orders', column: 'metadata', type: 'jsonb', up: `jsonb_build_object('legacy', true)` } },
+  { addColumn: { table: 'orders', column: 'version', type: 'integer', default: '1' } },
+  {
+    changeType: {
+      table: 'orders',
+      column: 'payload',
+      newColumn: 'payload_json',
+      type: 'jsonb',
+      up: 'verdigris.try_jsonb(payload)',
+      down: 'payload_json::text',
+    },
+  },
+  { addColumn: { table: 'orders', column: 'gross', type: 'bigint', up: 'amount * 119 / 100' } },
+  {
+    addColumn: {
+      table: 'orders',
+      column: 'label',
+      type: 'varchar(30)',
+      up: `orders.id || ': ' || gross || ' v' || version`,
+    },
+  },
+  { setNotNull: { table: 'part', column: 'body', up: `'none'` } },
+  { addColumn: { table: 'types', column: 'whole', type: 'text', up: "to_jsonb(types) ->> 'id'" } },
+];
+
+/** Writes on blue all the while: inserts, updates, deletes in one transaction. */
+class Writer {
+  private stopped = false;
+  private readonly done: Promise<void>;
+  writes = 0;
+
+  constructor(pair: CopyPair) {
+    this.done = (async () => {
+      for (let i = 40_000; !this.stopped; i++) {
+        await pair.blue.query(`
+          BEGIN;
+          INSERT INTO orders VALUES (${i}, 1, 5, '{"new": ${i}}', now());
+          UPDATE orders SET n = n + 1, payload = '{"changed": ' || n || '}' WHERE id = ${(i * 7) % 30000};
+          DELETE FROM orders WHERE id = ${(i * 11) % 30000};
+          INSERT INTO part VALUES (${i}, 'asia', 'late');
+          UPDATE part SET body = body || '+' WHERE id = ${i % 1500};
+          INSERT INTO generated (a) VALUES (${i});
+          UPDATE types SET f = ${i} WHERE id = ${i % 300};
+          UPDATE "Odd.Schema"."My ""Table""" SET mood = 'good' WHERE id = ${i % 500};
+          COMMIT`);
+        this.writes++;
+        await sleep(2);
+      }
+    })();
+  }
+
+  async stop(): Promise<number> {
+    this.stopped = true;
+    await this.done;
+    return this.writes;
+  }
+}
+
+/** Rows whose computed columns are not what the plan says. */
+async function wrong(pair: CopyPair): Promise<number> {
+  const { rows } = await pair.green.query<{ n: number }>(
+    `SELECT count(*)::int AS n FROM orders
+      WHERE metadata IS DISTINCT FROM '{"legacy": true}' OR payload_json IS DISTINCT FROM payload::jsonb OR version <> 1
+         OR gross IS DISTINCT FROM (amount * 119 / 100)::bigint OR label IS DISTINCT FROM id || ': ' || gross || ' v1'`,
+  );
+  const { rows: types } = await pair.green.query<{ n: number }>(
+    'SELECT count(*)::int AS n FROM types WHERE whole IS DISTINCT FROM id::text',
+  );
+  return (rows[0]?.n ?? -1) + (types[0]?.n ?? -1);
+}
+
+const PAIRS: readonly (readonly [TestServer, TestServer])[] = [
+  ['pg15', 'pg15'],
+  ['pg15', 'pg18'],
+  ['pg18', 'pg18'],
+];
+
+describe.each(PAIRS)('copy from %s to %s', (from, to) => {
+  it('brings every row of odd tables over, with its new columns, while blue is written', async () => {
+    const pair = await CopyPair.start([from, to], 'copy', DDL, ROWS + KEYS, MIGRATIONS, { replicate: { streams: 2 } });
+    const writer = new Writer(pair);
+    try {
+      const parcels = await pair.planCopy();
+      expect(await pair.planCopy()).toEqual(parcels);
+      const holder = pair.hold();
+      await pair.phase('ready');
+      const results = await pair.copyAll(parcels);
+      expect(results.every(({ outcome }) => outcome === 'copied')).toBe(true);
+      expect(await pair.finish()).toMatchObject({ left: [] });
+      expect(await pair.finish()).toMatchObject({ left: [] });
+      holder.stop();
+      await holder.ended;
+      await pair.addKeys(KEYS);
+      await pair.follow();
+      await pair.follow();
+      expect(await writer.stop()).toBeGreaterThan(10);
+      await pair.caughtUp();
+      expect(await pair.differences()).toEqual([]);
+      expect(await wrong(pair)).toBe(0);
+    } finally {
+      await writer.stop().catch(() => 0);
+      await pair.stop();
+    }
+  });
+});
