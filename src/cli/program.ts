@@ -3,6 +3,8 @@ import { messageCommand } from './message-command.js';
 import type { MessageFlags, MessageName } from './message-command.js';
 import { lintCommand, schemaCommand, showCommand } from './plan-commands.js';
 import type { LintOptions } from './plan-commands.js';
+import { preflightCommand } from './preflight-command.js';
+import type { PreflightFlags } from './preflight-command.js';
 import { startCommand } from './start-command.js';
 import type { StartFlags } from './start-command.js';
 import { statusCommand, watchCommand } from './status-command.js';
@@ -35,6 +37,12 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
     .command('show <file>')
     .description('Print the plan with every default filled in')
     .action(async (file: string) => ended(await showCommand(terminal, file)));
+
+  verdigris
+    .command('preflight <file>')
+    .description('Ask both databases what could stop a run, and show what the bootstrap would do; touches nothing')
+    .option('--json', 'findings and steps as JSON')
+    .action(async (file: string, flags: PreflightFlags) => ended(await preflightCommand(terminal, file, flags)));
 
   withServer(verdigris.command('start <file>'))
     .description('Lint the plan and start its workflow')

@@ -1,10 +1,14 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { rollbackActivities } from '../../activities/rollback.js';
 import { standbyBootstrapActivities } from '../../activities/standby-bootstrap.js';
 import { trafficActivities } from '../../activities/traffic.js';
+import { run as verdigris } from '../../src/cli/run.js';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { planSchema, type Plan } from '../../src/plan/schema.js';
 import { followBlue } from '../../src/postgres/bootstrap/standby/follow-blue.js';
@@ -96,7 +100,7 @@ class Load {
   #stopped = false;
 
   constructor() {
-    this.#clients = [1, 2, 3].map((n) =>
+    this.#clients = [1, 2].map((n) =>
       withClient({ connectionString: blueServer.uri('shop') }, async (client) => {
         for (let i = 0; !this.#stopped; i++) {
           const [from, to] = [1 + ((i * 7 + n) % 25), 26 + ((i * 11 + n) % 25)];
@@ -110,7 +114,7 @@ class Load {
              ${i % 10 === 9 ? 'ROLLBACK' : 'COMMIT'}`,
           );
           this.transactions++;
-          await sleep(2);
+          await sleep(3);
         }
       }),
     );
@@ -301,6 +305,34 @@ describe('preflight of a standby', () => {
     const found = findings.find(({ check }) => check === 'in-recovery');
     expect(found).toMatchObject({ severity: 'error', side: 'green' });
     expect(found?.remedy).toContain('"method": "standby"');
+  });
+});
+
+describe('verdigris preflight', () => {
+  it('shows what would be done on which server and what can not be undone, and touches nothing', async () => {
+    const traces = `SELECT (SELECT count(*)::int FROM pg_replication_slots) AS slots, (SELECT count(*)::int FROM pg_publication) AS publications,
+                           (SELECT count(*)::int FROM pg_namespace) AS schemas, pg_is_in_recovery() AS standby`;
+    const before = [await onServer(blueServer, traces), await onServer(first, traces)];
+    const plan = { name: 'dry', blue: { connection: 'dry_blue' }, green: { connection: 'dry_green' } };
+    const folder = await mkdtemp(join(tmpdir(), 'verdigris-preflight-'));
+    const file = join(folder, 'plan.json');
+    await writeFile(file, JSON.stringify({ ...plan, bootstrap: { method: 'standby' }, replicate: { streams: 2 } }));
+    vi.stubEnv('VERDIGRIS_CONNECTION_DRY_BLUE', blueServer.uri('shop'));
+    vi.stubEnv('VERDIGRIS_CONNECTION_DRY_GREEN', first.uri('shop'));
+    const lines: string[] = [];
+    const code = await verdigris(['preflight', file], {
+      out: (text) => lines.push(text),
+      note: (text) => lines.push(text),
+    });
+    vi.unstubAllEnvs();
+    await rm(folder, { recursive: true });
+    const said = lines.join('\n');
+    expect(said).toMatch(/on blue: CREATE PUBLICATION .*verdigris_dry_to_green, verdigris_dry_to_green_2/);
+    expect(said).toMatch(/on green: SELECT pg_promote\(\).*\n *CAN'T BE UNDONE/);
+    expect(said).toMatch(/a run could begin\. Nothing was touched/);
+    expect(said).not.toContain(blueServer.password);
+    expect(code).toBe(0);
+    expect([await onServer(blueServer, traces), await onServer(first, traces)]).toEqual(before);
   });
 });
 
