@@ -1,0 +1,19 @@
+export interface Benchmark {
+  /** One line for people. */
+  readonly about: string;
+  /** Loads the program, which takes its arguments and gives its exit code: only the one that runs costs time. */
+  readonly load: () => Promise<(args: readonly string[]) => Promise<number>>;
+}
+
+/** The benchmarks by the name that `npm run bench` takes. */
+export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
+  data: {
+    about: 'how fast the rows get to green, beside pgcopydb, pg_dump, tablesync, pgroll and plain SQL',
+    load: async () => (await import('./data/run.js')).dataBenchmark,
+  },
+};
+
+/** The benchmark of this name; undefined when there is none. */
+export function benchmarkNamed(name: string | undefined): Benchmark | undefined {
+  return name !== undefined && Object.hasOwn(BENCHMARKS, name) ? BENCHMARKS[name] : undefined;
+}

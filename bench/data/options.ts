@@ -1,0 +1,90 @@
+import { cpus } from 'node:os';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+
+/** The parts of the benchmark, in the order in which they run. */
+export const PARTS = ['copy', 'change', 'backfill', 'application', 'verify'] as const;
+export type Part = (typeof PARTS)[number];
+
+/** Where another tool is measured beside Verdigris. */
+export const PEERS = ['pgcopydb', 'pg_dump', 'tablesync', 'by-hand', 'pgroll'] as const;
+export type Peer = (typeof PEERS)[number];
+
+export interface DataOptions {
+  readonly rows: number;
+  readonly rounds: number;
+  readonly only: readonly Part[];
+  readonly peers: readonly Peer[];
+  /** Major version of green; blue is 15. */
+  readonly green: 15 | 18;
+  /** Pieces that each contestant works on at once. */
+  readonly jobs: number;
+  /** The limit of the throttled copy in the part "application". */
+  readonly maxRate: string;
+  readonly json?: string;
+}
+
+/** Above so many rows a round takes minutes. */
+const MANY_ROWS = 5_000_000;
+
+/** Three rounds give a median; with many rows two runs already say what varies. */
+export function defaultRounds(rows: number): number {
+  return rows <= MANY_ROWS ? 3 : 2;
+}
+
+/**
+ * Reads the arguments after the benchmark's name.
+ *
+ * @throws CommanderError for help (exit code 0) and for what it can't read.
+ */
+export function dataOptions(args: readonly string[]): DataOptions {
+  const { rows, rounds, ...rest } = new Command('npm run bench -- data')
+    .description('Measures how rows get to green: Verdigris and other tools, in one run, on this machine')
+    .addOption(count('--rows <n>', 'rows of the large table, such as 2000000, 2M or 500k', 20_000_000))
+    .addOption(count('--rounds <n>', 'how often each is measured (default: 3 up to 5M rows, else 2)'))
+    .addOption(list('--only <parts>', 'parts to run, separated by commas', PARTS))
+    .addOption(list('--peers <tools>', 'tools to measure beside Verdigris, separated by commas, or "none"', PEERS))
+    .addOption(new Option('--green <version>', 'major version of green').choices(['15', '18']).default('15'))
+    .addOption(count('--jobs <n>', 'pieces that each contestant works on at once', 4))
+    .option('--max-rate <size>', 'bytes a second of the throttled copy in the part "application"', '20MB')
+    .option('--json <file>', 'write everything that was measured to this file as JSON')
+    .exitOverride()
+    .parse([...args], { from: 'user' })
+    .opts<Omit<DataOptions, 'rounds' | 'green'> & { rounds?: number; green: '15' | '18' }>();
+  return { ...rest, rows, rounds: rounds ?? defaultRounds(rows), green: rest.green === '18' ? 18 : 15 };
+}
+
+/** Whether the error is commander's way to say that help was shown: nothing went wrong. */
+export function exitCodeOf(error: unknown): number | undefined {
+  return error instanceof CommanderError ? error.exitCode : undefined;
+}
+
+/** Cores that the operating system lets us see. */
+export function cores(): number {
+  return cpus().length;
+}
+
+function count(flags: string, description: string, value?: number): Option {
+  const option = new Option(flags, description).argParser(parseCount);
+  return value === undefined ? option : option.default(value);
+}
+
+/** A whole number above 0; `k` and `M` are thousands and millions. */
+export function parseCount(text: string): number {
+  const [, digits, unit] = /^([0-9]+)([kM]?)$/.exec(text) ?? [];
+  const number = Number(digits) * (unit === 'M' ? 1_000_000 : unit === 'k' ? 1_000 : 1);
+  if (!Number.isSafeInteger(number) || number < 1) throw new InvalidArgumentError('Give a whole number above 0.');
+  return number;
+}
+
+function list<T extends string>(flags: string, description: string, known: readonly T[]): Option {
+  return new Option(flags, description).default(known, 'all').argParser((text: string) => parseList(text, known));
+}
+
+/** Names out of a list, in the list's order; `none` is the empty choice. */
+export function parseList<T extends string>(text: string, known: readonly T[]): readonly T[] {
+  if (text === 'none') return [];
+  const asked = text.split(',').map((name) => name.trim());
+  const unknown = asked.filter((name) => !known.some((one) => one === name));
+  if (unknown.length > 0) throw new InvalidArgumentError(`There is no ${unknown.join(', ')}: ${known.join(', ')}.`);
+  return known.filter((name) => asked.includes(name));
+}

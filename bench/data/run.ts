@@ -1,0 +1,117 @@
+import { writeFileSync } from 'node:fs';
+import { EmbeddedError } from '../../src/embedded/embedded-error.js';
+import { Interrupted, LifeCycle } from '../../src/embedded/life-cycle.js';
+import { makeScratchFolder, removeScratchFolder } from '../../src/embedded/scratch-folder.js';
+import { stopwatch } from '../../src/embedded/stopwatch.js';
+import { findTemporalCli } from '../../src/embedded/temporal-cli.js';
+import { startTemporal } from '../../src/embedded/temporal-server.js';
+import { measureApplication } from './application.js';
+import { measureBackfill } from './backfill.js';
+import type { Bench } from './bench.js';
+import { dumpAndRestore, pgcopydb, pgcopydbAndByHand, verdigris } from './contestants.js';
+import { BENCH_DATABASE, sizeOnDisk } from './data-set.js';
+import { describeMachine } from './machine.js';
+import { cores, dataOptions, exitCodeOf, type DataOptions, type Part, type Peer } from './options.js';
+import { report } from './report.js';
+import type { DataResult } from './result.js';
+import { measureInRounds, type Rounds } from './rounds.js';
+import { SERVER_SETTINGS, startServers, withClient } from './servers.js';
+import { verificationRate } from './verify.js';
+
+/** `npm run bench -- data`: the exit code is 0 when it could measure, whatever it measured. */
+export async function dataBenchmark(args: readonly string[]): Promise<number> {
+  let options: DataOptions;
+  try {
+    options = dataOptions(args);
+  } catch (error) {
+    const code = exitCodeOf(error);
+    if (code === undefined) throw error;
+    return code;
+  }
+  const say = (line: string): void => console.log(line);
+  const lifeCycle = new LifeCycle(say);
+  const stopping = new AbortController();
+  lifeCycle.onSignal(() => {
+    say('\nStopping everything (Ctrl-C again: at once) ...');
+    stopping.abort(new Interrupted('data'));
+    void lifeCycle.stop();
+  });
+  try {
+    const result = await measure(await begin(options, lifeCycle, stopping.signal, say), args);
+    if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(result, null, 2)}\n`);
+    say(`\n${report(result)}\n`);
+    await lifeCycle.stop();
+    return 0;
+  } catch (error) {
+    const interrupted = error instanceof Interrupted || lifeCycle.ending;
+    if (!interrupted) console.error(error instanceof EmbeddedError ? error.message : error);
+    await lifeCycle.stop();
+    return interrupted ? 130 : 1;
+  }
+}
+
+async function begin(
+  options: DataOptions,
+  lifeCycle: LifeCycle,
+  signal: AbortSignal,
+  said: (line: string) => void,
+): Promise<Bench> {
+  const time = stopwatch();
+  const say = (line: string): void => said(`[${time().padStart(8)}] ${line}`);
+  const folder = makeScratchFolder('bench');
+  lifeCycle.keep('Folder of the benchmark', { stop: () => Promise.resolve(removeScratchFolder(folder)) });
+  const cliPath = await findTemporalCli(say);
+  const temporal = await lifeCycle.start('Temporal server', () => startTemporal({ cliPath }));
+  const servers = await startServers(lifeCycle, options, say);
+  return { options, servers, temporal, lifeCycle, folder, signal, say };
+}
+
+async function measure(bench: Bench, args: readonly string[]): Promise<DataResult> {
+  const startedAt = new Date().toISOString();
+  const blue = await withClient(bench.servers.blue.uri(BENCH_DATABASE), sizeOnDisk);
+  const asked = (part: Part): boolean => bench.options.only.includes(part);
+
+  // The verification is a phase of the copy's runs: whoever asks for it alone gets those runs without the peers.
+  const copy = asked('copy') || asked('verify') ? await measureCopy(bench) : undefined;
+  const change = asked('change') ? await measureChange(bench) : undefined;
+  const application = asked('application') ? await measureApplication(bench) : undefined;
+  const backfill = asked('backfill') ? await measureBackfill(bench) : undefined;
+  return {
+    benchmark: 'data',
+    startedAt,
+    command: `npm run bench -- data ${args.join(' ')}`.trim(),
+    options: bench.options,
+    machine: await describeMachine(bench),
+    serverSettings: SERVER_SETTINGS,
+    blueBytes: blue.databaseBytes,
+    ...(copy !== undefined && asked('copy') ? { copy } : {}),
+    ...(change === undefined ? {} : { change }),
+    ...(backfill === undefined ? {} : { backfill }),
+    ...(application === undefined ? {} : { application }),
+    ...(copy !== undefined && asked('verify') ? { verification: verificationRate(ownRuns(copy), cores()) } : {}),
+  };
+}
+
+function ownRuns({ runs, standings }: Rounds): Rounds['runs'] {
+  return runs.filter(({ contestant }) => contestant === standings[0]?.contestant);
+}
+
+function measureCopy(bench: Bench): Promise<Rounds> {
+  const withPeers = bench.options.only.includes('copy');
+  const peer = (name: Peer): boolean => withPeers && bench.options.peers.includes(name);
+  return measureInRounds(bench, 'copy', [
+    verdigris('copy', 'none'),
+    ...(peer('pgcopydb') ? [pgcopydb] : []),
+    ...(peer('tablesync') ? [verdigris('tablesync', 'none')] : []),
+    ...(peer('pg_dump') ? [dumpAndRestore] : []),
+  ]);
+}
+
+function measureChange(bench: Bench): Promise<Rounds> {
+  const peer = (name: Peer): boolean => bench.options.peers.includes(name);
+  return measureInRounds(bench, 'schema change', [
+    verdigris('copy', 'seed'),
+    ...(peer('pgcopydb') && peer('by-hand') ? [pgcopydbAndByHand] : []),
+    ...(peer('tablesync') ? [verdigris('tablesync', 'seed')] : []),
+  ]);
+}
