@@ -1,4 +1,6 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { doctorCommand } from './doctor-command.js';
+import type { DoctorFlags } from './doctor-command.js';
 import { messageCommand } from './message-command.js';
 import type { MessageFlags, MessageName } from './message-command.js';
 import { lintCommand, schemaCommand, showCommand } from './plan-commands.js';
@@ -68,6 +70,20 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
       .description(description)
       .action(async (name: string, flags: MessageFlags) => ended(await messageCommand(terminal, message, name, flags)));
   }
+  withServer(verdigris.command('doctor [plan]'))
+    .description('What Verdigris has in the two databases, what is wrong, and what to do (docs/doctor.md)')
+    .option('--blue <name>', 'connection of blue, instead of a plan')
+    .option('--green <name>', 'connection of green, instead of a plan')
+    .option('--who-is-primary', 'answer from the two databases alone; exit code 0 only when it is certain')
+    .option('--clean', 'remove what a run that is over has left; says what it would do unless --yes')
+    .option('--open', 'finish a decision that is half done: open the side that it named; with --yes')
+    .option('--yes', 'do it')
+    .option('--release-blue <migration>', 'with --clean: also open blue, although writes are on green')
+    .option('--release-green <migration>', 'with --clean: also open green, although writes are on blue')
+    .option('--drop-copy <migration>', "with --clean: also drop the run's copy on green, rows included")
+    .option('--run-is-over <migration>', 'the run is over and its workers are stopped, whatever Temporal can say')
+    .option('--json', 'everything as JSON')
+    .action(async (file: string | undefined, flags: DoctorFlags) => ended(await doctorCommand(terminal, file, flags)));
   return verdigris;
 }
 

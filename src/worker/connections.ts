@@ -2,7 +2,6 @@ import { readFileSync } from 'node:fs';
 import type pg from 'pg';
 import { parse } from 'pg-connection-string';
 import { VerdigrisError } from '../errors.js';
-import type { Plan } from '../plan/schema.js';
 import { connectionVariable, type Database, type Databases } from '../postgres/session.js';
 import type { Side } from '../side.js';
 
@@ -14,10 +13,13 @@ import type { Side } from '../side.js';
  *                                      (another network, another user with REPLICATION); default: the same
  */
 
+/** What a plan says of its databases: all that is needed to reach them. */
+export type Connections = Readonly<Record<Side, { readonly connection: string }>>;
+
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Both databases of a plan, as this worker reaches them. @throws VerdigrisError ConnectionUnknown, PlanInvalid */
-export function databasesOf(plan: Plan, environment: Environment): Databases {
+export function databasesOf(plan: Connections, environment: Environment): Databases {
   return {
     blue: databaseOf('blue', plan.blue.connection, environment),
     green: databaseOf('green', plan.green.connection, environment),

@@ -1,0 +1,178 @@
+import { VerdigrisError } from '../errors.js';
+import { clean } from '../postgres/doctor/clean.js';
+import { diagnose } from '../postgres/doctor/diagnose.js';
+import { ALL_TABLES, examine, type Found, type Patterns } from '../postgres/doctor/inventory.js';
+import { openDecided } from '../postgres/doctor/open.js';
+import { describeAction, migrationOf, planCleaning, type CleanOptions } from '../postgres/doctor/plan-cleaning.js';
+import { judge, whoIsPrimary } from '../postgres/doctor/who-is-primary.js';
+import type { Databases } from '../postgres/session.js';
+import { databasesOf, secretsOf } from '../worker/connections.js';
+import { redactor } from '../worker/redact.js';
+import { askLiveness } from './doctor-liveness.js';
+import { renderCleanPlan, renderExamination, renderKept, renderVerdict } from './doctor-text.js';
+import { tellFindings } from './plan-commands.js';
+import { readPlan } from './read-plan.js';
+import type { ServerFlags } from './start-request.js';
+import { CommandError, EXIT, type ExitCode, type Terminal } from './terminal.js';
+
+export interface DoctorFlags extends ServerFlags {
+  readonly blue?: string;
+  readonly green?: string;
+  readonly json?: boolean;
+  readonly whoIsPrimary?: boolean;
+  readonly clean?: boolean;
+  readonly open?: boolean;
+  readonly yes?: boolean;
+  readonly releaseBlue?: string;
+  readonly releaseGreen?: string;
+  readonly dropCopy?: string;
+  readonly runIsOver?: string;
+}
+
+/** The two databases that are looked at, and what a plan says of them. */
+interface Patient {
+  readonly databases: Databases;
+  readonly patterns: Patterns;
+  readonly name: string | undefined;
+}
+
+/**
+ * `verdigris doctor`: what Verdigris has in the two databases, what is wrong and what to do; `--who-is-primary`, `--clean`
+ * and `--open`. 0 when nothing is wrong (or certain, or done), 1 when something is, 2 when it could not look.
+ */
+export async function doctorCommand(inner: Terminal, file: string | undefined, flags: DoctorFlags): Promise<ExitCode> {
+  const redact = redactor(secretsOf(process.env));
+  const terminal = { out: (text: string) => inner.out(redact(text)), note: (text: string) => inner.note(redact(text)) };
+  const modes = [flags.whoIsPrimary, flags.clean, flags.open].filter((flag) => flag === true);
+  if (modes.length > 1) {
+    throw new CommandError('--who-is-primary, --clean and --open are three different things', 'give one of them');
+  }
+  const patient = await patientOf(terminal, file, flags);
+  if (patient === undefined) return EXIT.unusable;
+  try {
+    if (flags.whoIsPrimary === true) return await tellPrimary(terminal, patient, flags);
+    if (flags.open === true) return await open(terminal, patient, flags);
+    if (flags.clean === true) return await cleanUp(terminal, patient, flags);
+    return await tellExamination(terminal, patient, flags);
+  } catch (error) {
+    if (error instanceof CommandError) throw error;
+    const message = redact(error instanceof Error ? error.message : String(error));
+    throw new CommandError(message, 'run verdigris doctor again to see what is there now', EXIT.refused);
+  }
+}
+
+async function patientOf(
+  terminal: Terminal,
+  file: string | undefined,
+  flags: DoctorFlags,
+): Promise<Patient | undefined> {
+  try {
+    if (file === undefined) {
+      if (flags.blue === undefined || flags.green === undefined) {
+        throw new CommandError(
+          'which databases? give a plan, or the names of both connections',
+          'verdigris doctor plan.json, or verdigris doctor --blue NAME --green NAME',
+        );
+      }
+      const connections = { blue: { connection: flags.blue }, green: { connection: flags.green } };
+      return { databases: databasesOf(connections, process.env), patterns: ALL_TABLES, name: undefined };
+    }
+    const { parsed } = await readPlan(file);
+    if ('findings' in parsed) {
+      tellFindings(terminal, file, parsed.findings);
+      return undefined;
+    }
+    const { plan } = parsed;
+    return { databases: databasesOf(plan, process.env), patterns: plan.tables, name: plan.name };
+  } catch (error) {
+    if (!(error instanceof VerdigrisError)) throw error;
+    throw new CommandError(error.message.split('\n')[0] ?? '', error.nextStep, EXIT.unusable);
+  }
+}
+
+async function tellPrimary(terminal: Terminal, { databases }: Patient, flags: DoctorFlags): Promise<ExitCode> {
+  const { verdict } = await whoIsPrimary(databases);
+  terminal.out(flags.json === true ? JSON.stringify(verdict, null, 2) : renderVerdict(verdict));
+  return verdict.kind === 'certain' ? EXIT.done : EXIT.refused;
+}
+
+async function tellExamination(terminal: Terminal, patient: Patient, flags: DoctorFlags): Promise<ExitCode> {
+  const found = await examine(patient.databases, patient.patterns);
+  const verdict = judge(found);
+  const liveness = await askLiveness(found, flags, patient.name);
+  const findings = diagnose(found, verdict, liveness);
+  terminal.out(
+    flags.json === true
+      ? JSON.stringify({ primary: verdict, run: liveness, ...found, findings }, null, 2)
+      : renderExamination(found, verdict, liveness, findings),
+  );
+  if (!found.blue.reached && !found.green.reached) return EXIT.unusable;
+  return findings.some(({ severity }) => severity !== 'note') ? EXIT.refused : EXIT.done;
+}
+
+async function open(terminal: Terminal, { databases }: Patient, flags: DoctorFlags): Promise<ExitCode> {
+  const { found, verdict } = await whoIsPrimary(databases);
+  const migration = migrationOf(found);
+  if (verdict.kind !== 'nobody' || migration === undefined) {
+    terminal.out(
+      `${renderVerdict(verdict)}\nnothing is to be opened: --open only finishes a decision that is half done`,
+    );
+    return verdict.kind === 'certain' ? EXIT.done : EXIT.refused;
+  }
+  terminal.out(renderVerdict(verdict));
+  if (flags.yes !== true) {
+    terminal.out(`would open ${verdict.side} for epoch ${verdict.epoch}; add --yes to do it`);
+    return EXIT.done;
+  }
+  await openDecided(databases, migration, verdict);
+  const after = await whoIsPrimary(databases);
+  terminal.out(renderVerdict(after.verdict));
+  if (after.verdict.kind !== 'certain') return EXIT.refused;
+  terminal.out('next step: a run that lives goes on by itself; for one that is over: verdigris doctor --clean');
+  return EXIT.done;
+}
+
+async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags): Promise<ExitCode> {
+  const { databases } = patient;
+  const found = await examine(databases, patient.patterns);
+  const liveness = await askLiveness(found, flags, patient.name);
+  const plan = planCleaning(found, judge(found), liveness, cleanOptions(flags));
+  if (plan.refused) {
+    terminal.out(flags.json === true ? JSON.stringify(plan, null, 2) : renderCleanPlan(plan));
+    return EXIT.refused;
+  }
+  if (flags.yes !== true) {
+    terminal.out(
+      flags.json === true
+        ? JSON.stringify({ dryRun: true, run: liveness, ...plan }, null, 2)
+        : `run ${liveness.why}\n${renderCleanPlan(plan)}${plan.actions.length === 0 ? '' : '\nadd --yes to do it'}`,
+    );
+    return isAway(found) ? EXIT.refused : EXIT.done;
+  }
+  const results = await clean(databases, found, plan.actions);
+  if (flags.json === true) terminal.out(JSON.stringify({ dryRun: false, results, kept: plan.kept }, null, 2));
+  else {
+    for (const { action, failed } of results) {
+      terminal.out(
+        `${failed === null ? 'done  ' : 'FAILED'}  ${describeAction(action)}${failed === null ? '' : `: ${failed}`}`,
+      );
+    }
+    terminal.out([...(results.length === 0 ? ['nothing is left that has to go'] : []), ...renderKept(plan)].join('\n'));
+  }
+  return isAway(found) || results.some(({ failed }) => failed !== null) ? EXIT.refused : EXIT.done;
+}
+
+/** A side that is away may hold leftovers that nobody has seen. */
+function isAway({ blue, green }: Found): boolean {
+  return !blue.reached || !green.reached;
+}
+
+function cleanOptions(flags: DoctorFlags): CleanOptions {
+  return {
+    release: {
+      ...(flags.releaseBlue === undefined ? {} : { blue: flags.releaseBlue }),
+      ...(flags.releaseGreen === undefined ? {} : { green: flags.releaseGreen }),
+    },
+    ...(flags.dropCopy === undefined ? {} : { dropCopy: flags.dropCopy }),
+  };
+}

@@ -1,0 +1,19 @@
+import { readDecision } from '../promotion-decision.js';
+import { withSession, type Databases } from '../session.js';
+import { DOCTOR } from './inventory.js';
+import type { Unopened } from './who-is-primary.js';
+
+/**
+ * Finishes what is half done: opens the side that has been given the writes, for exactly the epoch of the decision. A
+ * side that is closed without a decision is opened under the promotion's lock, where it can't be mistaken for a COMMIT
+ * on its way. Safe beside a worker that does the same, and to run again: whoever comes second changes nothing.
+ *
+ * @throws the database's error with SQLSTATE VDEPO when the route has moved on meanwhile.
+ */
+export async function openDecided(databases: Databases, migration: string, unopened: Unopened): Promise<void> {
+  const { side, epoch, decidedElsewhere } = unopened;
+  await withSession(databases[side], { purpose: `${DOCTOR} open`, statementTimeoutMs: 10_000 }, async (session) => {
+    if (decidedElsewhere) await session.query('SELECT verdigris.open_fence($1, $2)', [migration, epoch]);
+    else await readDecision(session, migration, side);
+  });
+}

@@ -1,0 +1,259 @@
+import type { Side } from '../../side.js';
+import type { Found, Inventory } from './inventory.js';
+import type { Liveness } from './liveness.js';
+import { hasBeenPrimary, mixUp, type Verdict } from './who-is-primary.js';
+
+/** What a person has said explicitly, each with the migration's name as confirmation. */
+export interface CleanOptions {
+  /** Take the fence from a side that has been primary and is not any more. */
+  readonly release: Readonly<Partial<Record<Side, string>>>;
+  /** Also drop what the run's schema copy has made on green, rows included. */
+  readonly dropCopy?: string;
+}
+
+export type CleanAction =
+  | { readonly kind: 'endSession'; readonly side: Side; readonly pid: number; readonly purpose: string }
+  | { readonly kind: 'dropSubscription'; readonly side: Side; readonly name: string }
+  | { readonly kind: 'dropSlot'; readonly side: Side; readonly name: string }
+  | { readonly kind: 'dropPublication'; readonly side: Side; readonly name: string }
+  | { readonly kind: 'dropIndex'; readonly side: Side; readonly schema: string; readonly name: string }
+  | {
+      readonly kind: 'dropProof';
+      readonly side: Side;
+      readonly schema: string;
+      readonly table: string;
+      readonly name: string;
+    }
+  | { readonly kind: 'dropEventTrigger'; readonly side: Side; readonly name: string }
+  | { readonly kind: 'dropUpDown'; readonly side: Side; readonly tables: number }
+  | { readonly kind: 'dropFence'; readonly side: Side; readonly tables: number }
+  | { readonly kind: 'dropCopy'; readonly side: Side; readonly objects: number }
+  | { readonly kind: 'endOwnership'; readonly side: Side }
+  | { readonly kind: 'dropSchema'; readonly side: Side };
+
+/** What stays on purpose. */
+export interface Kept {
+  readonly side: Side;
+  readonly what: string;
+  readonly why: string;
+}
+
+export type CleanPlan =
+  | { readonly refused: true; readonly why: string; readonly next: string }
+  | { readonly refused: false; readonly actions: readonly CleanAction[]; readonly kept: readonly Kept[] };
+
+/**
+ * What removes the leftovers of a run that is over, in the order in which it must be done: subscribers before the slots
+ * that they hold, everything that names schema verdigris before the schema. The fence of a side goes only where that
+ * can't leave both sides open. Pure.
+ */
+export function planCleaning(found: Found, verdict: Verdict, liveness: Liveness, options: CleanOptions): CleanPlan {
+  const refusal = refuse(found, verdict, liveness, options);
+  if (refusal !== undefined) return { refused: true, ...refusal };
+  const sides = (['green', 'blue'] as const).flatMap((side) => {
+    const one = found[side];
+    return one.reached ? [one.inventory] : [];
+  });
+  const ends = sides.map((inventory) => ({ inventory, end: endOf(inventory, verdict, options) }));
+  const forAll = (actions: (inventory: Inventory) => CleanAction[]): CleanAction[] => sides.flatMap(actions);
+  return {
+    refused: false,
+    actions: [
+      ...forAll(({ side, sessions }) =>
+        sessions.map(({ pid, purpose }) => ({ kind: 'endSession', side, pid, purpose })),
+      ),
+      ...forAll(({ side, subscriptions }) =>
+        subscriptions.map(({ name }) => ({ kind: 'dropSubscription', side, name })),
+      ),
+      ...forAll(({ side, slots }) => slots.map(({ name }) => ({ kind: 'dropSlot', side, name }))),
+      ...forAll(({ side, publications }) => publications.map(({ name }) => ({ kind: 'dropPublication', side, name }))),
+      ...forAll(buildLeftovers),
+      ...ends.flatMap(({ inventory, end }) => endActions(inventory, end, options)),
+    ],
+    kept: [
+      ...(['blue', 'green'] as const).flatMap((side): Kept[] =>
+        found[side].reached
+          ? []
+          : [{ side, what: 'everything', why: "it can't be reached: run this again when it is back" }],
+      ),
+      ...ends.flatMap(({ inventory, end }) => keptOf(inventory, end, options)),
+    ],
+  };
+}
+
+function refuse(
+  found: Found,
+  verdict: Verdict,
+  liveness: Liveness,
+  options: CleanOptions,
+): { why: string; next: string } | undefined {
+  if (!found.blue.reached && !found.green.reached) {
+    return { why: 'neither side can be reached', next: 'bring one of them back; the other can be cleaned later' };
+  }
+  const mixedUp = mixUp(found);
+  if (mixedUp !== undefined) return mixedUp;
+  if (liveness.state === 'lives') {
+    return {
+      why: `the run lives: ${liveness.why}`,
+      next: 'roll it back (verdigris rollback NAME), or terminate it first',
+    };
+  }
+  if (liveness.state === 'unknown') {
+    const next =
+      'say where Temporal is (--address, --namespace); or, if you know that the run is over and its workers are stopped: --run-is-over NAME';
+    return { why: `it can't be said whether the run is over, so it counts as living: ${liveness.why}`, next };
+  }
+  if (verdict.kind === 'nobody' || verdict.kind === 'both') return { why: verdict.why, next: verdict.next };
+  // With one side away it is cleaned as far as is safe; with both here, an unclear state is for people.
+  const bothHere = found.blue.reached && found.green.reached;
+  if (bothHere && verdict.kind === 'unknown' && hasAnyState(found)) return { why: verdict.why, next: verdict.next };
+  return refuseOptions(found, verdict, options);
+}
+
+function refuseOptions(
+  found: Found,
+  verdict: Verdict,
+  { release, dropCopy }: CleanOptions,
+): { why: string; next: string } | undefined {
+  const migration = migrationOf(found);
+  const given = [release.blue, release.green, dropCopy].filter((name) => name !== undefined);
+  if (given.some((name) => name !== migration)) {
+    return {
+      why: `the confirmation is not the name of the migration${migration === undefined ? ': none is known here' : ` (it is "${migration}")`}`,
+      next: 'write the name of the migration whose side you release: it is asked so that no other one is hit',
+    };
+  }
+  const { green } = found;
+  if (dropCopy === undefined || !green.reached) return undefined;
+  if (verdict.kind !== 'certain' || verdict.primary !== 'blue' || hasBeenPrimary(green.inventory, verdict.epoch ?? 0)) {
+    return {
+      why: 'green takes writes, or has taken some: its rows may be nowhere else',
+      next: 'leave --drop-copy out; empty green by hand when you are sure',
+    };
+  }
+  return undefined;
+}
+
+function hasAnyState({ blue, green }: Found): boolean {
+  return [blue, green].some((side) => side.reached && side.inventory.schema);
+}
+
+/** The migration that owns the databases, where one of them says so. */
+export function migrationOf(found: Found): string | undefined {
+  for (const side of ['blue', 'green'] as const) {
+    const one = found[side];
+    if (one.reached && one.inventory.owner !== null) return one.inventory.owner.migration;
+  }
+  return undefined;
+}
+
+/** How a side ends. */
+type End =
+  /** No fence, no schema verdigris. */
+  | { readonly kind: 'free' }
+  /** The primary green: no fence, but the schema stays, since routers read from it that writes are there. */
+  | { readonly kind: 'primary' }
+  /** Stays as it is, but is no longer owned by the run. */
+  | { readonly kind: 'closed'; readonly why: string }
+  /** Nothing but replication goes, until it is certain who is primary. */
+  | { readonly kind: 'untouched'; readonly why: string };
+
+function endOf(inventory: Inventory, verdict: Verdict, { release }: CleanOptions): End {
+  const { side } = inventory;
+  if (!inventory.schema) return { kind: 'free' };
+  if (verdict.kind !== 'certain') {
+    return { kind: 'untouched', why: `who is primary is not certain: ${verdict.why}` };
+  }
+  if (verdict.primary === side) return side === 'green' ? { kind: 'primary' } : { kind: 'free' };
+  if (release[side] !== undefined || !hasBeenPrimary(inventory, verdict.epoch ?? 0)) return { kind: 'free' };
+  return {
+    kind: 'closed',
+    why: `writes are on ${verdict.primary}: without its fence ${side} would take writes as well. To open it all the same: --release-${side} ${inventory.owner?.migration ?? 'NAME'}`,
+  };
+}
+
+function buildLeftovers({ side, invalidIndexes, proofs }: Inventory): CleanAction[] {
+  return [
+    ...invalidIndexes
+      .filter(({ ours, building }) => ours && !building)
+      .map(({ schema, name }): CleanAction => ({ kind: 'dropIndex', side, schema, name })),
+    ...proofs.map(({ schema, table, name }): CleanAction => ({ kind: 'dropProof', side, schema, table, name })),
+  ];
+}
+
+function endActions(inventory: Inventory, end: End, { dropCopy }: CleanOptions): CleanAction[] {
+  const { side, upDown, fence, schema, owner, eventTriggers, dependents, copied } = inventory;
+  if (end.kind === 'untouched') return [];
+  const fenced = fence.filter(({ state }) => state !== 'absent').length;
+  const actions: CleanAction[] = eventTriggers.map((name) => ({ kind: 'dropEventTrigger', side, name }));
+  if (side === 'green' && dropCopy !== undefined && copied > 0)
+    actions.push({ kind: 'dropCopy', side, objects: copied });
+  if (upDown.length > 0) actions.push({ kind: 'dropUpDown', side, tables: upDown.length });
+  if (end.kind !== 'closed' && fenced > 0) actions.push({ kind: 'dropFence', side, tables: fenced });
+  if (end.kind === 'free' && dependents.length === 0) {
+    if (schema) actions.push({ kind: 'dropSchema', side });
+  } else if (owner !== null && owner.outcome === null) actions.push({ kind: 'endOwnership', side });
+  return actions;
+}
+
+function keptOf(inventory: Inventory, end: End, { dropCopy }: CleanOptions): Kept[] {
+  const { side, dependents, copied, invalidIndexes } = inventory;
+  const kept: Kept[] = [];
+  if (end.kind === 'closed' || end.kind === 'untouched') {
+    kept.push({ side, what: 'the fence and schema verdigris', why: end.why });
+  }
+  if (end.kind === 'primary') {
+    kept.push({
+      side,
+      what: 'schema verdigris',
+      why: 'routers read from it that writes are here; the next run takes it over',
+    });
+  }
+  if (end.kind === 'free' && dependents.length > 0) {
+    kept.push({
+      side,
+      what: 'schema verdigris',
+      why: `these use it and would go with it: ${dependents.slice(0, 5).join(', ')}`,
+    });
+  }
+  if (side === 'green' && end.kind === 'free' && copied > 0 && dropCopy === undefined) {
+    const why = `the run's copy; to drop it as well, now, while it is known what was made: --drop-copy ${inventory.owner?.migration ?? 'NAME'}`;
+    kept.push({ side, what: `${copied} objects (tables with their rows, and what belongs to them)`, why });
+  }
+  for (const { schema, name, ours } of invalidIndexes) {
+    if (!ours)
+      kept.push({ side, what: `index ${schema}.${name}`, why: 'it is INVALID, but it is not known to be of this run' });
+  }
+  return kept;
+}
+
+/** An action for people. */
+export function describeAction(action: CleanAction): string {
+  const { side } = action;
+  switch (action.kind) {
+    case 'endSession':
+      return `${side}: end the session ${action.pid} (${action.purpose}) of a worker of the run`;
+    case 'dropSubscription':
+      return `${side}: drop subscription ${action.name}`;
+    case 'dropSlot':
+      return `${side}: drop slot ${action.name}`;
+    case 'dropPublication':
+      return `${side}: drop publication ${action.name}`;
+    case 'dropIndex':
+      return `${side}: drop INVALID index ${action.schema}.${action.name}`;
+    case 'dropProof':
+      return `${side}: drop constraint ${action.name} of ${action.schema}.${action.table}`;
+    case 'dropEventTrigger':
+      return `${side}: drop event trigger ${action.name}`;
+    case 'dropUpDown':
+      return `${side}: drop the up/down triggers of ${action.tables} tables`;
+    case 'dropFence':
+      return `${side}: remove the fence of ${action.tables} tables`;
+    case 'dropCopy':
+      return `${side}: drop the ${action.objects} objects that the run's schema copy made, with their rows`;
+    case 'endOwnership':
+      return `${side}: write down that the run is over, so that another one may begin`;
+    case 'dropSchema':
+      return `${side}: drop schema verdigris`;
+  }
+}
