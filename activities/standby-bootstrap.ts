@@ -2,7 +2,11 @@ import { parseSize } from '../src/postgres/lag.js';
 import { claimBlue } from '../src/postgres/ownership.js';
 import { settleGreen } from '../src/postgres/bootstrap/standby/aftermath.js';
 import { followBlue } from '../src/postgres/bootstrap/standby/follow-blue.js';
-import { describePhysicalSlot, readPhysicalSlot } from '../src/postgres/bootstrap/standby/physical-slot.js';
+import {
+  describePhysicalSlot,
+  readPhysicalSlot,
+  rememberPhysicalSlot,
+} from '../src/postgres/bootstrap/standby/physical-slot.js';
 import { awaitReplay, prepareSlots, refuseOtherCluster } from '../src/postgres/bootstrap/standby/prepare-blue.js';
 import { promoteStandby } from '../src/postgres/bootstrap/standby/promote-standby.js';
 import { isInRecovery } from '../src/postgres/bootstrap/standby/recovery.js';
@@ -48,7 +52,9 @@ export function standbyBootstrapActivities(dependencies: ActivityDependencies) {
         await followBlue(standby, position, work.databases.blue.peerConninfo);
         await recordEvent(blue, run.runId, 'green follows from its promotion', { position });
         const slot = await readPhysicalSlot(blue, green);
-        return { position, warnings: slot === undefined ? [] : [describePhysicalSlot(slot)] };
+        if (slot === undefined) return { position, warnings: [] };
+        await rememberPhysicalSlot(blue, run, slot);
+        return { position, warnings: [describePhysicalSlot(slot)] };
       }),
 
     /** The compensation: says what can't be undone, and keeps a promoted green from being written to. */

@@ -1,3 +1,4 @@
+import { USER_SCHEMA } from '../catalog.js';
 import { dropPhysicalSlot, readPhysicalSlot } from '../bootstrap/standby/physical-slot.js';
 import { isInRecovery } from '../bootstrap/standby/recovery.js';
 import { oneRow, type Found, type PairCheck, type PairContext, type SideContext } from './check.js';
@@ -12,6 +13,7 @@ export const standbyCluster: PairCheck = {
     if (!(await isInRecovery(pair.green.session))) return [];
     return [
       ...(await otherDatabases(pair.green)).map((found) => ({ side: 'green' as const, ...found })),
+      ...(await leftOutTables(pair)).map((found) => ({ side: 'green' as const, ...found })),
       ...(await doubledSubscriptions(pair.green)).map((found) => ({ side: 'blue' as const, ...found })),
       ...(await cascadingStandbys(pair.green)).map((found) => ({ side: 'green' as const, ...found })),
       ...(await synchronousCommits(pair)).map((found) => ({ side: 'blue' as const, ...found })),
@@ -34,6 +36,27 @@ async function otherDatabases({ session }: SideContext): Promise<Found[]> {
       message: `green is promoted as a whole: ${names.length} other databases of its cluster stop following blue with it, and are moved by nobody`,
       remedy:
         'See that nobody reads them on green any more; drop them there afterwards, or move each by a run of its own with a standby of its own',
+    },
+  ];
+}
+
+/** A schema copy leaves them out; a physical copy brings them along. */
+async function leftOutTables({ blue, green }: PairContext): Promise<Found[]> {
+  const moved = (await blue.tables()).map(({ oid }) => oid);
+  const { rows } = await green.session.query<{ name: string }>(
+    `SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE c.relkind IN ('r', 'p') AND ${USER_SCHEMA} AND c.oid <> ALL ($1::oid[])
+        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+      ORDER BY 1`,
+    [moved],
+  );
+  if (rows.length === 0) return [];
+  return [
+    {
+      severity: 'warning',
+      object: listed(rows.map(({ name }) => name)),
+      message: `green has ${rows.length} tables that the plan leaves out: they stay there with the rows of the moment of the promotion`,
+      remedy: 'Drop them on green afterwards, or include them in "tables"',
     },
   ];
 }
