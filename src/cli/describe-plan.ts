@@ -71,7 +71,9 @@ export function stepInWords(migration: Migration): string {
     return `${unique ? 'unique ' : ''}index ${name} on ${table}, ${method} (${columns.join(', ')})`;
   }
   if ('addConstraint' in migration) {
-    const { table, name, foreignKey } = migration.addConstraint;
+    const { table, name, foreignKey, unique, primaryKey } = migration.addConstraint;
+    if (unique !== undefined) return `unique constraint ${name} on ${table} (${unique.join(', ')})`;
+    if (primaryKey !== undefined) return `primary key ${name} of ${table} (${primaryKey.join(', ')})`;
     return `${foreignKey === undefined ? 'check' : 'foreign key'} ${name} on ${table}`;
   }
   if ('setNotNull' in migration) return `${migration.setNotNull.table}: ${migration.setNotNull.column} NOT NULL`;

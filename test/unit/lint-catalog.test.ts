@@ -37,6 +37,8 @@ const orders: CatalogTable = {
   partitioned: false,
 };
 const items: CatalogTable = { ...orders, schema: 'shop', name: 'Order Items' };
+const parts: CatalogTable = { ...orders, name: 'parts', key: ['id'], replicaIdentity: 'i', partitioned: true };
+const byIndex: CatalogTable = { ...orders, name: 'by_index', replicaIdentity: 'i' };
 const log: CatalogTable = { ...orders, name: 'log', key: null };
 
 const CONNECTIONS = new Set(['orders_blue', 'orders_green']);
@@ -50,6 +52,8 @@ const add = (more: object = {}): Migration => ({ addColumn: { table: 'orders', c
 const change = (from: string, type: string): Migration => ({
   changeType: { table: 'orders', column: from, newColumn: 'y', type, up: from, down: 'y' },
 });
+
+const key = (table: string, more: object): Migration => ({ addConstraint: { table, name: 'k', ...more } });
 
 const CASES: readonly {
   rule: string;
@@ -162,6 +166,38 @@ const CASES: readonly {
     message: /public\.log has no primary key/,
     instead: /ALTER TABLE public\.log ADD PRIMARY KEY/,
     accepted: { tables: { include: ['*.*'], exclude: ['public.log'] } },
+  },
+  {
+    rule: 'second-primary-key',
+    refused: { migrations: [key('orders', { primaryKey: ['total'] })] },
+    tables: [orders, byIndex],
+    place: 'migrations[0].addConstraint.primaryKey',
+    message: /public\.orders has a primary key already, \(id\)/,
+    instead: /"unique"/,
+    accepted: { migrations: [key('orders', { unique: ['total'] }), key('by_index', { primaryKey: ['total'] })] },
+  },
+  {
+    rule: 'key-on-partitioned-table',
+    refused: { migrations: [key('parts', { unique: ['id'] })] },
+    tables: [orders, parts],
+    place: 'migrations[0].addConstraint.unique',
+    message: /public\.parts is partitioned/,
+    instead: /"columns": \["id"\], "unique": true/,
+    accepted: { migrations: [key('orders', { unique: ['id'] })] },
+  },
+  {
+    rule: 'primary-key-nullable',
+    refused: { migrations: [key('by_index', { primaryKey: ['id', 'note'] })] },
+    tables: [byIndex],
+    place: 'migrations[0].addConstraint.primaryKey[1]',
+    message: /"note" of public\.by_index can be NULL on blue/,
+    instead: /setNotNull/,
+    accepted: {
+      migrations: [
+        { setNotNull: { table: 'by_index', column: 'note', up: "coalesce(note, '')" } },
+        key('by_index', { primaryKey: ['id', 'note'] }),
+      ],
+    },
   },
   {
     rule: 'narrowing',

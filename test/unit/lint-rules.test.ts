@@ -38,6 +38,9 @@ const sql = (up: string, down = 'DROP VIEW public.v', name = 'step'): Migrations
 const index = (more: object = {}): Migrations[number] => ({
   createIndex: { table: 'orders', name: 'i', columns: ['total'], ...more },
 });
+const key = (more: object): Migrations[number] => ({
+  addConstraint: { table: 'orders', name: 'k', ...more },
+});
 const check = (more: object = {}): Migrations[number] => ({
   addConstraint: { table: 'orders', name: 'c', check: 'total > 0', ...more },
 });
@@ -195,6 +198,46 @@ const CASES: readonly Case[] = [
     message: /gin index can't be unique/,
     instead: /btree/,
     accepted: [index({ unique: true, include: ['a'] })],
+  },
+  {
+    rule: 'invalid-index',
+    refused: [key({ unique: ['a', 'b', 'a'] })],
+    place: 'migrations[0].addConstraint.unique',
+    message: /"a" is in it twice/,
+    instead: /once/,
+    accepted: [key({ unique: ['a', 'b'] })],
+  },
+  {
+    rule: 'second-primary-key',
+    refused: [key({ primaryKey: ['a'] }), key({ name: 'k2', primaryKey: ['b'] })],
+    place: 'migrations[1].addConstraint.primaryKey',
+    message: /public\.orders gets its primary key from migrations\[0\]\.addConstraint/,
+    instead: /"unique"/,
+    accepted: [key({ primaryKey: ['a'] }), key({ name: 'k2', unique: ['b'] })],
+  },
+  {
+    rule: 'duplicate-name',
+    refused: [index({ name: 'k' }), key({ unique: ['a'] })],
+    place: 'migrations[1].addConstraint.name',
+    message: /index "k" is already made by migrations\[0\]/,
+    instead: /another name/,
+    accepted: [index({ name: 'k' }), check({ name: 'k' })],
+  },
+  {
+    rule: 'used-before-added',
+    refused: [key({ unique: ['note'] }), add()],
+    place: 'migrations[0].addConstraint.unique[0]',
+    message: /"note", which only migrations\[1\]\.addColumn adds/,
+    instead: /move migrations\[1\] before migrations\[0\]/,
+    accepted: [add(), key({ unique: ['note'] })],
+  },
+  {
+    rule: 'not-null-without-value',
+    refused: [add(), key({ primaryKey: ['note'] })],
+    place: 'migrations[1].addConstraint.primaryKey',
+    message: /"note" is part of the primary key/,
+    instead: /migrations\[0\]\.addColumn/,
+    accepted: [add({ up: 'a' }), key({ primaryKey: ['note'] })],
   },
   {
     rule: 'not-one-value',

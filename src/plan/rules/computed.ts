@@ -151,7 +151,11 @@ export function columnUses({ plan, steps, expressions, indexElements }: PlanFact
     if ('createIndex' in migration) {
       return [...read, ...migration.createIndex.include.map((column, i) => use(`${place}.include[${i}]`, column))];
     }
-    if (!('addConstraint' in migration) || migration.addConstraint.foreignKey === undefined) return read;
+    if (!('addConstraint' in migration)) return read;
+    const { unique, primaryKey } = migration.addConstraint;
+    const field = unique === undefined ? 'primaryKey' : 'unique';
+    const ofKey = (unique ?? primaryKey ?? []).map((column, i) => use(`${place}.${field}[${i}]`, column));
+    if (migration.addConstraint.foreignKey === undefined) return [...read, ...ofKey];
     const { columns, references } = migration.addConstraint.foreignKey;
     const referenced = readTableName(references.table);
     const at = `${place}.foreignKey`;

@@ -135,6 +135,17 @@ export const invalidIndex: Rule = {
   why: 'PostgreSQL would refuse the index after the rows have been copied',
   *check({ plan }): Generator<Report> {
     for (const [i, migration] of plan.migrations.entries()) {
+      if ('addConstraint' in migration) {
+        const { unique, primaryKey } = migration.addConstraint;
+        const columns = unique ?? primaryKey ?? [];
+        const twice = columns.find((column, n) => columns.indexOf(column) !== n);
+        if (twice === undefined) continue;
+        yield {
+          place: `migrations[${i}].addConstraint.${unique === undefined ? 'primaryKey' : 'unique'}`,
+          message: `the column "${twice}" is in it twice`,
+          instead: 'name each column once',
+        };
+      }
       if (!('createIndex' in migration)) continue;
       const { method, unique, include, columns } = migration.createIndex;
       const place = `migrations[${i}].createIndex`;

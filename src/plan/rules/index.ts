@@ -12,6 +12,7 @@ import {
 import { sameConnection, unknownConnection } from './connections.js';
 import { directTypeChange, dropOrRename, enumValueOnGreen, loosenedConstraint } from './expand.js';
 import { invalidDown, invalidExpression, invalidIndex, notOneValue } from './expressions.js';
+import { keyOnPartitionedTable, primaryKeyNullable, secondPrimaryKey, secondPrimaryKeyInPlan } from './keys.js';
 import { duplicateName, invalidTableName, reservedSchema, tableNotMoved } from './names.js';
 import { notNullWithoutValue, upMayBeNull } from './not-null.js';
 import {
@@ -46,6 +47,7 @@ export const RULES: readonly Rule[] = [
   invalidExpression,
   invalidDown,
   invalidIndex,
+  secondPrimaryKeyInPlan,
   notOneValue,
   // Old and new columns.
   volatileUp,
@@ -97,4 +99,7 @@ export const CATALOG_RULES: readonly CatalogRule[] = [
   downMayNotFit,
   withoutEffect,
   generatedColumn,
+  secondPrimaryKey,
+  keyOnPartitionedTable,
+  primaryKeyNullable,
 ];

@@ -106,10 +106,15 @@ export const duplicateName: Rule = {
       if (migration === undefined) continue;
       if (adds !== undefined)
         yield* twice('column', key, adds, `${place}.${'addColumn' in migration ? 'column' : 'newColumn'}`);
-      // An index shares the names of its schema with tables; a constraint only those of its table.
+      // An index shares the names of its schema with tables; a constraint only those of its table, unless it is an index.
       if ('createIndex' in migration)
         yield* twice('index', table?.schema ?? '', migration.createIndex.name, `${place}.name`);
-      if ('addConstraint' in migration) yield* twice('constraint', key, migration.addConstraint.name, `${place}.name`);
+      if (!('addConstraint' in migration)) continue;
+      const { name, unique, primaryKey } = migration.addConstraint;
+      const found = [...twice('constraint', key, name, `${place}.name`)];
+      yield* found;
+      if (found.length === 0 && (unique ?? primaryKey) !== undefined)
+        yield* twice('index', table?.schema ?? '', name, `${place}.name`);
     }
     for (const [i, name] of sqlNames(plan)) yield* twice('step', '', name, `migrations[${i}].sql.name`);
   },

@@ -30,6 +30,17 @@ export const notNullWithoutValue: Rule = {
           message: `"${column}" becomes NOT NULL on green, and nothing says what rows get that have NULL on blue`,
           instead: `add "up", such as "up": "coalesce(${column}, '')"`,
         };
+      } else if ('addConstraint' in migration) {
+        for (const column of migration.addConstraint.primaryKey ?? []) {
+          const key = facts.steps.find((step) => step.index === i)?.key;
+          const adder = facts.steps.find((step) => step.index < i && step.key === key && step.adds === column);
+          if (adder === undefined || hasValue(facts, adder.index)) continue;
+          yield {
+            place: `migrations[${i}].addConstraint.primaryKey`,
+            message: `"${column}" is part of the primary key and has neither "up" nor "default"`,
+            instead: `give the column its value where ${adder.place} adds it: "up": "<expression over the other columns>"`,
+          };
+        }
       }
     }
     for (const { place, text, change } of tableChanges(facts)) {

@@ -39,13 +39,15 @@ export async function compareCatalogs(
   );
   const found = new Map(onGreen.map((object) => [keyOf(object), object]));
   const added = objectsOfPlan(plan.migrations);
+  const notNull = notNullOfPlan(plan.migrations);
   const missing = [...wanted].flatMap(([key, object]) => (found.has(key) ? [] : [missingOnGreen(object)]));
   const extra = [...found].flatMap(([key, object]) =>
     wanted.has(key) || added.has(key) || isMadeByItself(object) ? [] : [onlyOnGreen(object)],
   );
   const changed = [...wanted].flatMap(([key, object]) => {
     const other = found.get(key);
-    return other === undefined ? [] : differences(object, other, ownersAndGrants, sameVersion);
+    const all = other === undefined ? [] : differences(object, other, ownersAndGrants, sameVersion);
+    return notNull.has(key) ? all.filter(({ difference }) => !difference.startsWith('not null is true')) : all;
   });
   return [...missing, ...changed, ...extra];
 }
@@ -155,9 +157,21 @@ function objectsOfPlan(migrations: readonly Migration[]): ReadonlySet<string> {
     }
     if ('addConstraint' in migration) {
       const { table, name } = migration.addConstraint;
-      return [`constraint ${part(table, name)}`];
+      const { schema } = parseTableName(table);
+      return [`constraint ${part(table, name)}`, `index ${formatTableName({ schema, name })}`];
     }
     return [];
+  });
+  return new Set(keys);
+}
+
+/** Columns of blue that the plan's steps make NOT NULL on green, by the keys of the comparison. */
+function notNullOfPlan(migrations: readonly Migration[]): ReadonlySet<string> {
+  const keys = migrations.flatMap((migration): string[] => {
+    if ('setNotNull' in migration) return [columnKey(migration.setNotNull.table, migration.setNotNull.column)];
+    if (!('addConstraint' in migration)) return [];
+    const { table, primaryKey } = migration.addConstraint;
+    return (primaryKey ?? []).map((column) => columnKey(table, column));
   });
   return new Set(keys);
 }
