@@ -3,6 +3,7 @@ import pg from 'pg';
 import { planSchema, type Plan } from '../../src/plan/schema.js';
 import { formatTableName } from '../../src/plan/table-name.js';
 import { readTables, replicatedRoots } from '../../src/postgres/catalog.js';
+import { ident } from '../../src/postgres/identifier.js';
 import { waitForMarker, writeMarker } from '../../src/postgres/marker.js';
 import { planWork, reverseColumns, type Work } from '../../src/postgres/migrate/plan-work.js';
 import type { Progress, StepContext } from '../../src/postgres/migrate/step-context.js';
@@ -32,7 +33,13 @@ export class ReplicatedPair {
   ) {}
 
   /** Runs `ddl` on both sides, `rows` on blue, and waits until green has them. */
-  static async start(server: TestServer, purpose: string, ddl: string, rows = ''): Promise<ReplicatedPair> {
+  static async start(
+    server: TestServer,
+    purpose: string,
+    ddl: string,
+    rows = '',
+    only: { blue: string; green: string } = { blue: '', green: '' },
+  ): Promise<ReplicatedPair> {
     const [blueDb, greenDb] = [await testDatabase(server, `${purpose}_b`), await testDatabase('pg18', `${purpose}_g`)];
     const [blueDatabase, greenDatabase] = [asDatabase(blueDb, 'blue'), asDatabase(greenDb, 'green')];
     const clients = [new pg.Client(blueDb.config), new pg.Client(greenDb.config)] as const;
@@ -41,6 +48,8 @@ export class ReplicatedPair {
       await client.connect();
       await client.query(ddl);
     }
+    if (only.blue !== '') await clients[0].query(only.blue);
+    if (only.green !== '') await clients[1].query(only.green);
     if (rows !== '') await clients[0].query(rows);
     const ours = [
       await openSession(blueDatabase, { purpose: 'test' }),
@@ -86,6 +95,33 @@ export class ReplicatedPair {
   async caughtUp(): Promise<void> {
     const token = await writeMarker(this.ourBlue, 'to_green');
     if (!(await waitForMarker(this.ourGreen, 'to_green', token, 20_000))) throw new Error('green does not follow');
+  }
+
+  /** What `write` does to the table on blue never reaches green. */
+  async withoutPublishing(table: string, write: () => Promise<unknown>): Promise<void> {
+    await this.caughtUp();
+    await this.blue.query(`ALTER PUBLICATION ${ident(this.feed)} DROP TABLE ${table}`);
+    await write();
+    await this.blue.query(`ALTER PUBLICATION ${ident(this.feed)} ADD TABLE ${table}`);
+    await this.caughtUp();
+  }
+
+  /** Copies a table of blue to an empty one of green, by the columns of blue. */
+  async copyToGreen(table: string): Promise<void> {
+    await this.caughtUp();
+    const { rows } = await this.blue.query<{ rows: string; columns: string }>(
+      `SELECT (SELECT coalesce(json_agg(t), '[]') FROM ${table} t)::text AS rows,
+              (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+                WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped) AS columns`,
+      [table],
+    );
+    const columns = rows[0]?.columns ?? '';
+    await this.green.query(`SET session_replication_role = replica`);
+    await this.green.query(
+      `INSERT INTO ${table} (${columns}) SELECT ${columns} FROM json_populate_recordset(NULL::${table}, $1::json)`,
+      [rows[0]?.rows],
+    );
+    await this.green.query(`RESET session_replication_role`);
   }
 
   async caughtUpOnBlue(): Promise<void> {

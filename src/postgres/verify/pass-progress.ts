@@ -47,6 +47,9 @@ export function together(states: readonly SegmentState[]): Omit<SegmentState, 'n
 
 /** Reads and writes the rows of one pass. */
 export class PassProgress {
+  /** The last write: lanes share one session, which takes one statement at a time. */
+  private written: Promise<void> = Promise.resolve();
+
   private constructor(
     private readonly session: Session,
     private readonly runId: string,
@@ -99,8 +102,11 @@ export class PassProgress {
     return this.known.get(object) as State | undefined;
   }
 
-  private write(object: string, state: object, done: boolean): Promise<void> {
-    return writeProgress(this.session, { runId: this.runId, step: this.step, object }, state, done);
+  private async write(object: string, state: object, done: boolean): Promise<void> {
+    const key = { runId: this.runId, step: this.step, object };
+    const writing = this.written.then(() => writeProgress(this.session, key, state, done));
+    this.written = writing.catch(() => undefined);
+    await writing;
   }
 }
 
