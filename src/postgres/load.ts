@@ -6,8 +6,8 @@ import type { Session } from './session.js';
  *
  *   transactions    commits and rollbacks of the database by pg_stat_database, read-only ones included, as a mean over
  *                   the last seconds, since sessions report theirs about once a second. On green those that replication
- *                   applies are left out, as blue counts the transactions that it has decoded for Verdigris' slots, and
- *                   those that the caller says are its own. A handful a second of our other sessions stays in.
+ *                   applies are left out, as blue counts the transactions that it has decoded for green's slots, and those
+ *                   that the caller says are its own. A handful a second of our other sessions stays in.
  *   sessions        client backends of the database that run a statement now. Ours, walsenders, apply workers and
  *                   autovacuum are left out, and so is who is idle in a transaction.
  */
@@ -40,8 +40,9 @@ export class LoadMeter {
   ) {}
 
   async measure(): Promise<Loads> {
-    const blue = await readCounters(this.sessions.blue);
-    const green = await readCounters(this.sessions.green);
+    const { rows } = await this.sessions.green.query<{ slots: string[] }>(SLOTS);
+    const blue = await readCounters(this.sessions.blue, rows[0]?.slots ?? []);
+    const green = await readCounters(this.sessions.green, []);
     const now: Sample = {
       at: performance.now(),
       blue: blue.transactions,
@@ -67,16 +68,22 @@ interface Counters {
   readonly decoded: number;
 }
 
-async function readCounters(session: Session): Promise<Counters> {
+/** The slots on blue from which green is fed. */
+const SLOTS = `
+  SELECT coalesce(array_agg(subslotname::text), '{}') AS slots FROM pg_catalog.pg_subscription
+   WHERE subslotname IS NOT NULL
+     AND subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())`;
+
+async function readCounters(session: Session, slots: readonly string[]): Promise<Counters> {
   const { rows } = await session.query<Record<keyof Counters, string>>(
     `SELECT (SELECT xact_commit + xact_rollback FROM pg_catalog.pg_stat_database
               WHERE datname = current_database()) AS transactions,
             (SELECT count(*) FROM pg_catalog.pg_stat_activity
               WHERE datname = current_database() AND backend_type = 'client backend' AND state = 'active'
                 AND pid <> pg_backend_pid() AND application_name NOT LIKE 'verdigris %') AS active,
-            (SELECT coalesce(sum(s.total_txns), 0)
-               FROM pg_catalog.pg_replication_slots r JOIN pg_catalog.pg_stat_replication_slots s USING (slot_name)
-              WHERE r.database = current_database() AND r.slot_name LIKE 'verdigris\\_%') AS decoded`,
+            (SELECT coalesce(sum(total_txns), 0) FROM pg_catalog.pg_stat_replication_slots
+              WHERE slot_name = ANY ($1::text[])) AS decoded`,
+    [slots],
   );
   const row = rows[0];
   return {

@@ -162,7 +162,7 @@ describe('a backfill that is stopped', () => {
     const seen: Progress[] = [];
     const stop = new AbortController();
     const running = backfillTable(pair.context(seen, stop.signal, 'stopped'), work('slow'), NO_LAG);
-    while (seen.length === 0) await sleep(5);
+    while ((seen.at(-1)?.done ?? 0) === 0) await sleep(5);
     const aborted = performance.now();
     stop.abort(new Error('cancelled by a person'));
     await expect(running).rejects.toThrow('cancelled by a person');

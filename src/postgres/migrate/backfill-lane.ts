@@ -4,18 +4,18 @@ import type { TableInfo } from '../catalog.js';
 import { qualified } from '../identifier.js';
 import { CANCELED, sqlState } from '../sqlstate.js';
 import type { BackfillBrake } from './backfill-brake.js';
-import { advanceRange, readBackfill, type RangeState } from './backfill-progress.js';
+import { runBatch } from './backfill-batch.js';
+import { readBackfill, type RangeState } from './backfill-progress.js';
 import type { BackfillStatement } from './backfill-statement.js';
 import { BatchSize } from './batch-size.js';
-import { sessionsBlockedBy } from './blockers.js';
 import type { ChangedTable } from './changed-table.js';
 import { failingRow, mayBeARow } from './failing-row.js';
 import type { InternalSession } from './internal-session.js';
 import { inRange, keyInRow, keyList, keyOf, keyTexts, Parameters, type KeyRange, type KeyValues } from './key-range.js';
-import { backendPid, cancellable, type StepContext } from './step-context.js';
+import { cancellable, type StepContext } from './step-context.js';
 
 /** Rows of a batch: from a size that never holds anybody up to one whose transaction stays small in memory and WAL. */
-const BATCH_ROWS = { start: 500, min: 10, max: 50_000 };
+const BATCH_ROWS = { start: 200, min: 10, max: 50_000 };
 /** Losing so many races in a row for the same batch, already at its smallest, is no bad luck. */
 const MAX_LOST_RACES = 60;
 
@@ -64,6 +64,7 @@ export class BackfillLane {
   /** @throws VerdigrisError BackfillFailed that names the row when an expression fails on one. */
   async run(): Promise<void> {
     const { session } = this.internal;
+    await this.limitStatements();
     let lost = 0;
     while (!this.done) {
       await this.options.brake.passed(this.context.signal, this.options.onWait);
@@ -74,9 +75,15 @@ export class BackfillLane {
       } catch (error) {
         if (!isLost(error) || ++lost > MAX_LOST_RACES) throw error;
         // One row can take longer than all of a batch should.
-        if (sqlState(error) === CANCELED && this.size.isSmallest) this.timeoutMs *= 2;
+        const slow = sqlState(error) === CANCELED;
+        if (slow && this.size.isSmallest) {
+          this.timeoutMs *= 2;
+          await this.limitStatements();
+        }
         this.size.halve();
-        this.options.onWait('waits for a lock that another session holds');
+        this.options.onWait(
+          slow ? 'a batch took too long: smaller ones follow' : 'waits for a lock that another session holds',
+        );
         await this.pause(50 + Math.random() * Math.min(1_000, 50 * 2 ** lost));
       }
     }
@@ -89,23 +96,17 @@ export class BackfillLane {
     const limit = this.size.current;
     const end = await this.endOfBatch(limit);
     const range = { after: this.state.cursor ?? this.state.after, upTo: end.key };
-    await session.query(`BEGIN; SET LOCAL statement_timeout = ${this.timeoutMs}`);
-    let held = 0;
-    let next: RangeState | undefined;
-    try {
-      next = await this.write(range, end);
-      if (next === undefined) {
-        await session.query('ROLLBACK');
-        return await this.readAgain();
-      }
-      held = await sessionsBlockedBy(session, backendPid(session));
-      await session.query('COMMIT');
-    } catch (error) {
-      await session.query('ROLLBACK').catch(() => undefined);
+    const { table, number, leaf, statement } = this.job;
+    const next = { ...this.state, cursor: end.key, rows: this.state.rows + end.rows };
+    const { moved, written, held } = await runBatch(session, {
+      ...{ runId: this.context.runId, table, number, leaf, range },
+      update: this.careful ? statement.careful : statement.update,
+      ...{ before: this.state, after: next, done: end.last },
+    }).catch(async (error: unknown) => {
       throw mayBeARow(error) && !this.context.signal.aborted ? await this.failedOn(range, error) : error;
-    }
-    const written = next.written - this.state.written;
-    this.state = next;
+    });
+    if (!moved) return this.readAgain();
+    this.state = { ...next, written: this.state.written + written };
     this.done = end.last;
     this.careful = written < end.rows / 2;
     this.options.onBatch(end.rows, written);
@@ -119,32 +120,14 @@ export class BackfillLane {
     return ms;
   }
 
+  private async limitStatements(): Promise<void> {
+    await this.internal.session.query(`SELECT set_config('statement_timeout', $1, false)`, [String(this.timeoutMs)]);
+  }
+
   private failedOn(range: KeyRange, error: unknown): Promise<Error> {
     const { leaf, statement } = this.job;
     const context = { ...this.context, session: this.internal.session };
     return failingRow(context, leaf, keyOf(leaf), statement, range, error);
-  }
-
-  /** The rows and the cursor; undefined when somebody else has moved the range. */
-  private async write(range: KeyRange, end: BatchEnd): Promise<RangeState | undefined> {
-    const { session } = this.internal;
-    let written = 0;
-    if (end.rows > 0) {
-      const parameters = new Parameters();
-      const { update, careful } = this.job.statement;
-      const where = inRange(keyOf(this.job.leaf), range, parameters);
-      const sql = (this.careful ? careful : update)(this.job.leaf.name, where);
-      written = (await session.query(sql, parameters.values)).rowCount ?? 0;
-    }
-    const next: RangeState = {
-      ...this.state,
-      cursor: end.key,
-      rows: this.state.rows + end.rows,
-      written: this.state.written + written,
-    };
-    const { table, number } = this.job;
-    const moved = await advanceRange(session, this.context.runId, table, number, this.state, next, end.last);
-    return moved ? next : undefined;
   }
 
   /** Another worker, that was taken for dead, is at this range: what it has done is done. */

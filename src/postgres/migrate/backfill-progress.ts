@@ -51,7 +51,8 @@ function tableKey(runId: string, table: TableName): ProgressKey {
   return { runId, step: TABLE_STEP, object: formatTableName(table) };
 }
 
-function rangeKey(runId: string, table: TableName, number: number): ProgressKey {
+/** Where the cursor of a range is kept. */
+export function rangeKey(runId: string, table: TableName, number: number): ProgressKey {
   return { runId, step: RANGE_STEP, object: `${formatTableName(table)} ${number}` };
 }
 
@@ -103,36 +104,6 @@ export async function beginBackfill(
     const stored = await readBackfill(session, runId, table);
     return stored ?? { state, done: false, ranges: [] };
   });
-}
-
-/**
- * Moves a range on. Belongs in the transaction of the batch.
- *
- * @returns false when the range is no longer at `before`: somebody else has moved it, and the batch must be rolled back.
- */
-export async function advanceRange(
-  session: Session,
-  runId: string,
-  table: TableName,
-  number: number,
-  before: RangeState,
-  after: RangeState,
-  done: boolean,
-): Promise<boolean> {
-  const key = rangeKey(runId, table, number);
-  const { rowCount } = await session.query(
-    `UPDATE verdigris.progress SET state = state || $4::jsonb, done = $5, updated_at = clock_timestamp()
-      WHERE run_id = $1 AND step = $2 AND object = $3 AND NOT done AND state -> 'cursor' = $6::jsonb`,
-    [
-      key.runId,
-      key.step,
-      key.object,
-      JSON.stringify({ cursor: after.cursor, rows: after.rows, written: after.written }),
-      done,
-      JSON.stringify(before.cursor),
-    ],
-  );
-  return rowCount === 1;
 }
 
 /** Writes the end of a table down, when all its ranges are done, with what they have counted. */

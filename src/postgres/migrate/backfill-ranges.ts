@@ -10,7 +10,7 @@ import { inRange, keyInRow, keyList, keyOf, keyTexts, Parameters, type KeyRange,
 
 const MIB = 1024 * 1024;
 /** Smaller tables are one range, and their rows are counted. */
-const SMALL = 16 * MIB;
+const SMALL = 4 * MIB;
 /** Small enough that no lane is left alone for long at the end. */
 const RANGE_BYTES = 128 * MIB;
 const MAX_RANGES = 64;

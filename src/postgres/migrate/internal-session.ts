@@ -12,7 +12,7 @@ import { TRIGGER_NAME } from './up-down-trigger.js';
 export interface InternalSession {
   readonly session: Session;
   /**
-   * How long a statement that locks rows may take. Whoever waits for one of its rows waits less than deadlock_timeout,
+   * How long a statement may take: its statement_timeout. Whoever waits for one of its rows waits less than deadlock_timeout,
    * so PostgreSQL never looks for a circle in which the apply worker would be the victim: it is always we who give up.
    */
   readonly statementMs: number;
