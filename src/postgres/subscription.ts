@@ -11,6 +11,8 @@ export interface SubscriptionOptions {
   readonly copyData: boolean;
   readonly enabled: boolean;
   readonly publisherVersion: number;
+  /** Whether values come in binary form: only where every column has the same type on both sides (binary-feed.ts). */
+  readonly binary?: boolean;
 }
 
 /**
@@ -28,6 +30,7 @@ export async function ensureSubscription(session: Session, options: Subscription
     `enabled = ${String(options.enabled)}`,
     // Large transactions are sent while they run; in parallel where both sides can.
     `streaming = ${version >= 16 && options.publisherVersion >= 16 ? 'parallel' : 'on'}`,
+    ...(options.binary === true ? ['binary = true'] : []),
     // A second belt against loops; the first is that the two directions are never both on.
     ...(version >= 16 && options.publisherVersion >= 16 ? ['origin = none'] : []),
   ];

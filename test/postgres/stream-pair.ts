@@ -3,6 +3,8 @@ import type { ActivityDependencies } from '../../activities/context.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { parseTableName } from '../../src/plan/table-name.js';
 import { tablesync } from '../../src/postgres/bootstrap/tablesync.js';
+import { isBinarySafe } from '../../src/postgres/binary-feed.js';
+import { readTables, type TableInfo } from '../../src/postgres/catalog.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import type { PublishedTable } from '../../src/postgres/publication.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
@@ -87,8 +89,13 @@ export class StreamPair {
         copyData: false,
         enabled: true,
         publisherVersion: 15,
+        binary: isBinarySafe(await this.tables('green'), await this.tables('blue')),
       });
     }
+  }
+
+  tables(side: Side): Promise<TableInfo[]> {
+    return readTables(this[side], { include: ['public.*'], exclude: [] });
   }
 
   /** What activities of a worker are made with. */

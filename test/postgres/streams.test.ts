@@ -3,6 +3,7 @@ import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { retireActivities } from '../../activities/retire.js';
 import { rollbackActivities } from '../../activities/rollback.js';
+import { isBinarySafe } from '../../src/postgres/binary-feed.js';
 import { feedName } from '../../src/postgres/feed.js';
 import { ident } from '../../src/postgres/identifier.js';
 import { refuseBrokenFeed } from '../../src/postgres/lag.js';
@@ -178,6 +179,22 @@ describe('the way back with two streams', () => {
     const there = await readStreams(pair.blue, MIGRATION, 'to_green', 2);
     const backAgain = await readStreams(pair.green, MIGRATION, 'to_blue', 2);
     expect(backAgain.map(({ tables }) => tables)).toEqual(there.map(({ tables }) => tables));
+  });
+
+  it('sends binary values where every column has the same type on both sides, and only there', async () => {
+    const { rows } = await pair.blue.query<{ binary: boolean }>('SELECT subbinary AS binary FROM pg_subscription');
+    expect(rows.map((row) => row.binary)).toContain(true);
+    await pair.green.query(
+      "INSERT INTO public.busy VALUES (9007, 'seven'); INSERT INTO public.parts VALUES (7, 7, NULL)",
+    );
+    expect(await measureLag(pair.green, pair.blue, 'to_blue', 20_000)).toBeLessThan(20_000);
+    const seven = await pair.blue.query(
+      "SELECT FROM public.busy b, public.parts p WHERE b.note = 'seven' AND p.id = 7",
+    );
+    expect(seven.rowCount).toBe(1);
+
+    await pair.green.query('ALTER TABLE public.tags ALTER id TYPE bigint');
+    expect(isBinarySafe(await pair.tables('green'), await pair.tables('blue'))).toBe(false);
   });
 
   it('is healthy when both streams are, and broken when one is not', async () => {
