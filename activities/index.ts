@@ -1,3 +1,4 @@
+import { copyRowsActivities } from './copy-rows.js';
 import { copySchemaActivities } from './copy-schema.js';
 import type { ActivityDependencies } from './context.js';
 import { migrateActivities } from './migrate.js';
@@ -17,6 +18,7 @@ export function createActivities(dependencies: ActivityDependencies) {
     ...preflightActivities(dependencies),
     ...copySchemaActivities(dependencies),
     ...replicateActivities(dependencies),
+    ...copyRowsActivities(dependencies),
     ...standbyBootstrapActivities(dependencies),
     ...migrateActivities(dependencies),
     ...verifyActivities(dependencies),

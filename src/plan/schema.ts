@@ -198,7 +198,7 @@ export const planSchema = z.strictObject({
     .strictObject({
       method: z
         .enum(['copy', 'standby', 'tablesync'])
-        .default('tablesync')
+        .default('copy')
         .describe(
           'How green gets its first rows: "copy" from an exported snapshot in parallel, "standby" from a physical standby ' +
             'that becomes green, "tablesync" by PostgreSQL itself',

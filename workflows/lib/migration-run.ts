@@ -111,8 +111,11 @@ export class MigrationRun {
     this.#set(facts);
   }
 
-  verified(verification: VerificationSummary): void {
-    this.#set({ verification });
+  verified({ scope, ...found }: VerificationSummary & { readonly scope: 'all' | 'changed' }): void {
+    const { rowsVerified, differingRows, at } = found;
+    const earlier = this.#state.verification;
+    const again = { ...(earlier ?? found), differingRows, again: { rowsVerified, at } };
+    this.#set({ verification: scope === 'changed' ? again : found });
   }
 
   promoted(promotion: PromotionSummary): void {

@@ -47,8 +47,10 @@ function waitingLines(status: MigrationStatus): string[] {
 
 function verificationLine({ verification }: MigrationStatus): string[] {
   if (verification === null) return [];
+  const { tables, rowsVerified, differingRows, again } = verification;
+  const since = again === undefined ? '' : ` (and ${again.rowsVerified} that were written since)`;
   return [
-    `- **Verified** ${verification.rowsVerified} rows of ${verification.tables} tables, ${verification.differingRows} differ`,
+    `- **Verified** ${rowsVerified} rows of ${tables} tables${since}, ${differingRows} differ`,
   ];
 }
 

@@ -49,9 +49,13 @@ export interface Decision {
 
 export interface VerificationSummary {
   readonly tables: number;
+  /** Rows that the last comparison of everything has compared. */
   readonly rowsVerified: number;
+  /** Rows that differed in the last comparison. */
   readonly differingRows: number;
   readonly at: string;
+  /** What has been compared again since: the rows that were written in between. */
+  readonly again?: { readonly rowsVerified: number; readonly at: string };
 }
 
 export interface PromotionSummary {

@@ -113,7 +113,7 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
            json_build_object('definition', pg_get_triggerdef(t.oid)) AS text
       FROM pg_trigger t
       JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgname NOT LIKE '\\_verdigris%' AND ${USER_RELATION}`,
+     WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgname !~ '^_?verdigris_' AND ${USER_RELATION}`,
   rule: `
     SELECT ${RELATION} || '.' || ${name('r.rulename')} AS object, ${RELATION} AS relation,
            json_build_object('enabled', r.ev_enabled) AS facts, json_build_object('definition', pg_get_ruledef(r.oid)) AS text
