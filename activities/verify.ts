@@ -1,7 +1,10 @@
 import { activityInfo } from '@temporalio/activity';
 import { replicatedRoots } from '../src/postgres/catalog.js';
+import { VerdigrisError } from '../src/errors.js';
 import { directionTo } from '../src/postgres/feed.js';
+import { measureLag } from '../src/postgres/marker.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
+import type { Session } from '../src/postgres/session.js';
 import type { Difference } from '../src/postgres/verify/difference.js';
 import { verifyTables, type VerifyScope } from '../src/postgres/verify/verify-tables.js';
 import { otherSide, type Side } from '../src/side.js';
@@ -42,6 +45,12 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           scope,
           parallel: ref.plan.verify.parallel,
           rest: ref.plan.verify.rest,
+          mayWork: whileFollowing(
+            await work.session(source, 'verify lag'),
+            await work.session(target, 'verify lag'),
+            target,
+            work.signal,
+          ),
           signal: work.signal,
           onProgress: work.report,
         });
@@ -54,6 +63,35 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           examples: found.differing.slice(0, EXAMPLES).map(describeDifference),
         };
       }),
+  };
+}
+
+/** A target that is so far behind is left alone until it has caught up: each range would wait for it anyway. */
+const MAX_LAG_MS = 5_000;
+/** After so long the feed does not lag: it stands. */
+const STANDS_AFTER_MS = 600_000;
+
+/** Leave to work as long as the target follows the source. */
+function whileFollowing(
+  source: Session,
+  target: Session,
+  side: Side,
+  signal: AbortSignal,
+): () => Promise<string | undefined> {
+  let behindSince: number | undefined;
+  return async () => {
+    if (Number.isFinite(await measureLag(source, target, directionTo(side), MAX_LAG_MS, signal))) {
+      behindSince = undefined;
+      return undefined;
+    }
+    behindSince ??= performance.now();
+    if (performance.now() - behindSince < STANDS_AFTER_MS) return `${side} is more than ${MAX_LAG_MS / 1_000} s behind`;
+    throw new VerdigrisError({
+      type: 'ReplicationStalled',
+      message: `verification: ${side} has been behind by more than ${MAX_LAG_MS / 1_000} s for ${STANDS_AFTER_MS / 60_000} minutes`,
+      nextStep: `look at pg_stat_subscription and the log of ${side}; verification goes on where it was`,
+      retryable: true,
+    });
   };
 }
 
