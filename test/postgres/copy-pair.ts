@@ -13,18 +13,17 @@ import type { Parcel } from '../../src/postgres/bootstrap/copy/plan-parcels.js';
 import { holdSnapshots } from '../../src/postgres/bootstrap/copy/snapshot-holder.js';
 import { qualified } from '../../src/postgres/identifier.js';
 import { waitForMarker, writeMarker } from '../../src/postgres/marker.js';
-import { claimDatabases } from '../../src/postgres/ownership.js';
+import { claimDatabases, type Run } from '../../src/postgres/ownership.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
 import { ensurePublications } from '../../src/postgres/streams.js';
 import { asDatabase, testDatabase, type TestDatabase, type TestServer } from '../support/postgres.js';
 import { contextOn } from './replicated-pair.js';
 
-const RUN = { runId: 'run', migration: 'copy' };
-
 /** Blue with rows and green with empty tables, for copies. */
 export class CopyPair {
   readonly plan: Plan;
   private readonly aborts: AbortController[] = [];
+  private holderError: unknown;
   private readonly holders: Promise<unknown>[] = [];
 
   private constructor(
@@ -35,11 +34,12 @@ export class CopyPair {
     readonly green: pg.Client,
     readonly ourBlue: Session,
     readonly ourGreen: Session,
+    readonly run: Run,
     migrations: PlanInput['migrations'],
     more: Partial<PlanInput>,
   ) {
     this.plan = planSchema.parse({
-      name: RUN.migration,
+      name: run.migration,
       blue: { connection: 'b' },
       green: { connection: 'g' },
       migrations,
@@ -71,20 +71,31 @@ export class CopyPair {
       await openSession(blueDatabase, { purpose: 'test' }),
       await openSession(greenDatabase, { purpose: 'test' }),
     ] as const;
-    const pair = new CopyPair([blueDb, greenDb], blueDatabase, greenDatabase, ...clients, ...ours, migrations, more);
-    await claimDatabases({ blue: blueDatabase, green: greenDatabase }, RUN, 'flag', pair.plan.replicate.streams);
+    // Slots are of the whole server.
+    const run = { runId: 'run', migration: blueDb.database.slice(-30) };
+    const pair = new CopyPair(
+      [blueDb, greenDb],
+      blueDatabase,
+      greenDatabase,
+      ...clients,
+      ...ours,
+      run,
+      migrations,
+      more,
+    );
+    await claimDatabases({ blue: blueDatabase, green: greenDatabase }, run, 'flag', pair.plan.replicate.streams);
     return pair;
   }
 
   context(signal: AbortSignal = new AbortController().signal, seen: object[] = []): CopyContext {
     const databases = { blue: this.blueDatabase, green: this.greenDatabase };
-    return { databases, run: RUN, plan: this.plan, signal, report: (progress) => seen.push(progress) };
+    return { databases, run: this.run, plan: this.plan, signal, report: (progress) => seen.push(progress) };
   }
 
   async planCopy(): Promise<readonly Parcel[]> {
     const tables = await readTables(this.ourBlue, this.plan.tables);
     await ensurePublications(this.ourBlue, {
-      migration: RUN.migration,
+      migration: this.run.migration,
       direction: 'to_green',
       tables: replicatedRoots(tables).map(({ name }) => ({ table: name })),
       streams: this.plan.replicate.streams,
@@ -99,19 +110,19 @@ export class CopyPair {
       if (abort.signal.aborted) return 'cancelled' as const;
       throw error;
     });
-    ended.catch(() => undefined);
+    ended.catch((error: unknown) => (this.holderError = error));
     this.aborts.push(abort);
     this.holders.push(ended);
     return { stop: () => abort.abort(), ended };
   }
 
   async phase(...wanted: string[]): Promise<void> {
-    for (let i = 0; i < 500; i++) {
-      const state = await readCopyState(this.ourGreen, RUN.runId);
+    for (let i = 0; i < 1_500; i++) {
+      const state = await readCopyState(this.ourGreen, this.run.runId);
       if (state !== undefined && wanted.includes(state.phase)) return;
       await sleep(20);
     }
-    throw new Error(`the copy is never ${wanted.join(' or ')}`);
+    throw new Error(`the copy is never ${wanted.join(' or ')}`, { cause: this.holderError });
   }
 
   copyParcel(id: number, signal?: AbortSignal, seen: object[] = []): Promise<ParcelResult> {

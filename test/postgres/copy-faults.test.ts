@@ -1,0 +1,267 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import type { PlanInput } from '../../src/plan/schema.js';
+import { CopyPair } from './copy-pair.js';
+
+/** `big` is cut into three parcels, the small ones share another. */
+const DDL = `
+  CREATE TABLE big (id int, body text NOT NULL, n int NOT NULL DEFAULT 0);
+  CREATE TABLE small (id int, body text);
+  CREATE TABLE other (id int, body text);`;
+const KEYS = `;
+  ALTER TABLE big ADD PRIMARY KEY (id); ALTER TABLE small ADD PRIMARY KEY (id); ALTER TABLE other ADD PRIMARY KEY (id);`;
+const ROWS = `
+  INSERT INTO big SELECT n, repeat(md5(n::text), 58) FROM generate_series(1, 22000) n;
+  INSERT INTO small SELECT n, 'b' || n FROM generate_series(1, 1000) n;
+  INSERT INTO other SELECT n, n::text FROM generate_series(1, 1000) n;`;
+
+async function withPair(
+  purpose: string,
+  work: (pair: CopyPair) => Promise<void>,
+  migrations: PlanInput['migrations'] = [],
+  more: Partial<PlanInput> = {},
+): Promise<void> {
+  const pair = await CopyPair.start(['pg15', 'pg18'], purpose, DDL, ROWS + KEYS, migrations, more);
+  try {
+    await work(pair);
+  } finally {
+    await pair.stop();
+  }
+}
+
+/** To the end, with changes that come after the copy. */
+async function followed(pair: CopyPair): Promise<void> {
+  await pair.addKeys(KEYS);
+  await pair.blue.query(
+    `UPDATE big SET n = n + 1 WHERE id <= 100; INSERT INTO small VALUES (5000, 'late'); DELETE FROM other WHERE id < 10`,
+  );
+  await pair.follow();
+  await pair.caughtUp();
+  expect(await pair.differences()).toEqual([]);
+}
+
+async function count(pair: CopyPair, table: string): Promise<number> {
+  return (await pair.green.query<{ n: number }>(`SELECT count(*)::int AS n FROM ${table}`)).rows[0]?.n ?? -1;
+}
+
+async function endBackends(pair: CopyPair, name: string): Promise<number> {
+  const { rowCount } = await pair.blue.query(
+    `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1`,
+    [name],
+  );
+  return rowCount ?? 0;
+}
+
+interface Worker {
+  readonly process: ChildProcess;
+  readonly bytes: Promise<void>;
+  readonly outcome: Promise<string>;
+  readonly ended: Promise<unknown>;
+}
+
+/** Another worker, as a process of its own. */
+function worker(pair: CopyPair, parcel: number): Worker {
+  const { databases, run, plan } = pair.context();
+  const child = spawn(process.execPath, ['--import', 'tsx', fileURLToPath(new URL('copy-child.ts', import.meta.url))], {
+    env: { ...process.env, COPY_ORDER: JSON.stringify({ databases, run, plan, parcel }) },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const ended = once(child, 'exit');
+  let text = '';
+  const seen = async (pattern: RegExp): Promise<string> => {
+    for (;;) {
+      const match = pattern.exec(text);
+      if (match !== null) return match[1] ?? '';
+      await sleep(5);
+      if (child.exitCode !== null && pattern.exec(text) === null) throw new Error(`the worker ended: ${text}`);
+    }
+  };
+  child.stdout.on('data', (chunk: Buffer) => (text += chunk.toString()));
+  const bytes = seen(/bytes [1-9](.*)/).then(() => undefined);
+  const outcome = seen(/outcome (.*)/);
+  outcome.catch(() => undefined);
+  return { process: child, bytes, outcome, ended };
+}
+
+describe('a copy', () => {
+  it('whose holder died keeps the tables that are finished and leaves the rest to tablesync', () =>
+    withPair('copy_lost', async (pair) => {
+      const parcels = await pair.planCopy();
+      expect(parcels.length).toBeGreaterThanOrEqual(3);
+      const holder = pair.hold();
+      await pair.phase('ready');
+      const smallOnes = parcels.find(({ pieces }) => pieces.length > 1);
+      const [first, second] = parcels.filter((parcel) => parcel !== smallOnes);
+      expect((await pair.copyParcel(smallOnes?.id ?? -1)).outcome).toBe('copied');
+      expect((await pair.copyParcel(first?.id ?? -1)).outcome).toBe('copied');
+      expect(await endBackends(pair, 'verdigris copy snapshot')).toBe(1);
+      await expect(holder.ended).rejects.toThrow('the connection that holds the snapshot was lost');
+      expect((await pair.copyParcel(second?.id ?? -1)).outcome).toBe('lost');
+      expect(await pair.hold().ended).toBe('lost');
+      expect(await pair.finish()).toEqual({ tables: 2, left: ['public.big'] });
+      expect([await count(pair, 'big'), await count(pair, 'small')]).toEqual([0, 1000]);
+      expect((await pair.copyParcel(second?.id ?? -1)).outcome).toBe('lost');
+      await followed(pair);
+    }));
+
+  it('whose holder died before anything was copied begins anew', () =>
+    withPair('copy_anew', async (pair) => {
+      const parcels = await pair.planCopy();
+      const holder = pair.hold();
+      await pair.phase('ready');
+      await pair.blue.query(`INSERT INTO small VALUES (2000, 'between')`);
+      await endBackends(pair, 'verdigris copy snapshot');
+      await expect(holder.ended).rejects.toThrow();
+      const early = pair.copyParcel(0);
+      await sleep(300);
+      pair.hold();
+      expect((await early).outcome).toBe('copied');
+      await pair.copyAll(parcels);
+      expect(await pair.finish()).toEqual({ tables: 3, left: [] });
+      await followed(pair);
+    }));
+
+  it('survives a worker that is killed, and one that is frozen and wakes up late', () =>
+    withPair(
+      'copy_killed',
+      async (pair) => {
+        const parcels = await pair.planCopy();
+        pair.hold();
+        await pair.phase('ready');
+        const [first, second] = parcels.filter(({ pieces }) => pieces.length === 1);
+        const killed = worker(pair, first?.id ?? -1);
+        const frozen = worker(pair, second?.id ?? -1);
+        await Promise.all([killed.bytes, frozen.bytes]);
+        killed.process.kill('SIGKILL');
+        frozen.process.kill('SIGSTOP');
+        const results = await pair.copyAll(parcels);
+        expect(results.map(({ outcome }) => outcome)).toEqual(parcels.map(() => 'copied'));
+        frozen.process.kill('SIGCONT');
+        await frozen.outcome;
+        expect(await pair.finish()).toEqual({ tables: 3, left: [] });
+        expect(await count(pair, 'big')).toBe(22_000);
+        await frozen.ended;
+        await followed(pair);
+      },
+      [],
+      // Slow enough to be met in the middle.
+      { bootstrap: { method: 'copy', maxRate: '40MB' } },
+    ));
+
+  it('names the row on which blue fails, and goes on by tablesync once it is corrected', () =>
+    withPair(
+      'copy_bad',
+      async (pair) => {
+        await pair.blue.query(`UPDATE big SET body = 'x' WHERE id = 18234`);
+        const parcels = await pair.planCopy();
+        const holder = pair.hold();
+        await pair.phase('ready');
+        const results = await Promise.allSettled(parcels.map(({ id }) => pair.copyParcel(id)));
+        const failed = results.flatMap((result) => (result.status === 'rejected' ? [String(result.reason)] : []));
+        expect(failed).toHaveLength(1);
+        expect(failed[0]).toMatch(/table public\.big failed on the row with "id" = 18234: division by zero \(22012\)/);
+        holder.stop();
+        await holder.ended;
+        await pair.blue.query(`UPDATE big SET body = 'corrected' WHERE id = 18234`);
+        expect(await pair.planCopy()).toEqual(parcels);
+        expect(await pair.hold().ended).toBe('lost');
+        expect(await pair.finish()).toEqual({ tables: 2, left: ['public.big'] });
+        await followed(pair);
+        expect(await count(pair, 'big WHERE ratio IS DISTINCT FROM 100 / (length(body) - 1)')).toBe(0);
+      },
+      [{ addColumn: { table: 'big', column: 'ratio', type: 'int', up: '100 / (length(body) - 1)' } }],
+    ));
+
+  it('names the row that green refuses', () =>
+    withPair(
+      'copy_long',
+      async (pair) => {
+        await pair.blue.query(`UPDATE other SET body = '1234567' WHERE id = 777`);
+        const parcels = await pair.planCopy();
+        pair.hold();
+        await pair.phase('ready');
+        await expect(pair.copyAll(parcels)).rejects.toThrow(
+          /table public\.other failed on the row with "id" = 777: value too long for type character varying\(5\)/,
+        );
+        expect(await count(pair, 'other')).toBe(0);
+      },
+      [{ addColumn: { table: 'other', column: 'cut', type: 'varchar(5)', up: 'body' } }],
+    ));
+
+  it('leaves a table to tablesync that was rewritten in the middle', () =>
+    withPair('copy_rewritten', async (pair) => {
+      const parcels = await pair.planCopy();
+      pair.hold();
+      await pair.phase('ready');
+      await pair.blue.query('VACUUM FULL small');
+      await pair.copyAll(parcels);
+      expect(await pair.finish()).toEqual({ tables: 2, left: ['public.small'] });
+      await followed(pair);
+    }));
+
+  it('that is cancelled leaves nothing half there, and can be taken up again', () =>
+    withPair(
+      'copy_cancel',
+      async (pair) => {
+        const parcels = await pair.planCopy();
+        pair.hold();
+        await pair.phase('ready');
+        const cancel = new AbortController();
+        const seen: object[] = [];
+        const copying = pair.copyParcel(0, cancel.signal, seen);
+        while (seen.length < 2) await sleep(5);
+        cancel.abort();
+        await expect(copying).rejects.toThrow();
+        expect(await count(pair, 'big')).toBe(0);
+        await pair.copyAll(parcels);
+        expect(await pair.finish()).toMatchObject({ left: [] });
+        expect(await count(pair, 'big')).toBe(22_000);
+      },
+      [],
+      { bootstrap: { method: 'copy', maxRate: '80MB' } },
+    ));
+
+  it('waits for an old transaction and says for whose, and can be cancelled there', () =>
+    withPair('copy_old', async (pair) => {
+      await pair.planCopy();
+      await pair.blue.query(`BEGIN; INSERT INTO small VALUES (9000, 'open')`);
+      const seen: object[] = [];
+      const holder = pair.hold(seen);
+      while (seen.length === 0) await sleep(20);
+      expect(JSON.stringify(seen[0])).toMatch(/waitingFor.*pid \d+/);
+      holder.stop();
+      expect(await holder.ended).toBe('cancelled');
+      expect(
+        (await pair.ourBlue.query('SELECT FROM pg_replication_slots WHERE database = current_database()')).rowCount,
+      ).toBe(0);
+      await pair.blue.query('ROLLBACK');
+    }));
+});
+
+describe('hundreds of small tables', () => {
+  it('are copied in a few parcels, quickly', async () => {
+    const each = (sql: (n: number) => string): string => Array.from({ length: 500 }, (_, n) => sql(n)).join('');
+    const pair = await CopyPair.start(
+      ['pg15', 'pg18'],
+      'copy_many',
+      each((n) => `CREATE TABLE t${n} (id int PRIMARY KEY, body text);`),
+      each((n) => `INSERT INTO t${n} VALUES (1, 'a'), (2, 'b');`),
+    );
+    try {
+      const parcels = await pair.planCopy();
+      expect(parcels.length).toBeLessThan(30);
+      pair.hold();
+      await pair.phase('ready');
+      const started = performance.now();
+      await pair.copyAll(parcels);
+      expect(performance.now() - started).toBeLessThan(15_000);
+      expect(await pair.finish()).toEqual({ tables: 500, left: [] });
+      expect(await count(pair, 't499')).toBe(2);
+    } finally {
+      await pair.stop();
+    }
+  });
+});
