@@ -38,11 +38,11 @@ export function verdigris(method: 'copy' | 'tablesync', change: 'none' | 'seed')
       const name = `${change === 'seed' ? 'change' : 'copy'}-${method}-${round}`;
       const bootstrap = { method, ...(method === 'copy' ? { parallel: bench.options.jobs } : {}) };
       const migration = await runMigration(bench, benchPlan({ name, bootstrap, migrations }));
-      const { seconds, peakMemoryBytes, verification } = migration;
+      const { seconds, memory, verification } = migration;
       if (verification !== undefined && verification.differing > 0) {
         throw new Error(`${verification.differing} rows differ after ${name}`);
       }
-      return { seconds, peakMemoryBytes, migration, size: await greenSize(bench) };
+      return { seconds, peakMemoryBytes: memory?.family ?? null, migration, size: await greenSize(bench) };
     },
   };
 }

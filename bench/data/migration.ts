@@ -6,7 +6,7 @@ import { TASK_QUEUE, WORKFLOW_TYPE } from '../../src/workflow-names.js';
 import type { MigrationStatus, Phase } from '../../workflows/lib/status.js';
 import { activityTimes, type ActivityTime } from './activity-times.js';
 import { NotMeasured, type Bench } from './bench.js';
-import { watchMemory } from './process-memory.js';
+import { watchMemory, type PeakMemory } from './process-memory.js';
 import { freshWorker } from './worker.js';
 
 const POLL_MS = 250;
@@ -21,7 +21,8 @@ export interface MigrationTimes {
   readonly secondsWithoutPreflight: number;
   readonly phases: Readonly<Partial<Record<Phase, number>>>;
   readonly activities: readonly ActivityTime[];
-  readonly peakMemoryBytes: number | null;
+  /** The worker's, from the moment in which it was ready. */
+  readonly memory: PeakMemory | null;
   /** Absent when the run was ended before it. */
   readonly verification?: { readonly rows: number; readonly differing: number; readonly seconds: number };
 }
@@ -56,12 +57,12 @@ export async function runMigration(
     });
     try {
       const status = await follow(bench, handle, worker.logFile, options);
-      const peakMemoryBytes = memory.stop();
+      const peakMemory = memory.stop();
       const startedAt = (await handle.describe()).startTime.getTime();
       return {
         ...timesOf(status, startedAt),
         activities: await activityTimes(handle, startedAt),
-        peakMemoryBytes,
+        memory: peakMemory,
       };
     } finally {
       memory.stop();
@@ -137,7 +138,7 @@ function firstLine(text: string): string {
   return text.split('\n')[0] ?? '';
 }
 
-function timesOf(status: MigrationStatus, startedAt: number): Omit<MigrationTimes, 'activities' | 'peakMemoryBytes'> {
+function timesOf(status: MigrationStatus, startedAt: number): Omit<MigrationTimes, 'activities' | 'memory'> {
   const begun = (phase: Phase): number => {
     const found = status.phases.find((one) => one.phase === phase);
     if (found === undefined) throw new Error(`the run has no phase ${phase}`);

@@ -1,26 +1,37 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { processesOf } from '../../src/embedded/process-tree.js';
 
 const SAMPLE_MS = 200;
 
-/** Watches the memory of a process and of what it starts. */
-export interface MemoryWatch {
-  /**
-   * Ends the watch. The largest resident set of the whole family in bytes: of one process exactly as the kernel has
-   * recorded it, of several the largest sum that was seen. Null where /proc can't say.
-   */
-  stop(): number | null;
+export interface PeakMemory {
+  /** The process with all that it has started: the largest sum of resident sets that was seen. */
+  readonly family: number;
+  /** The process alone, exactly as the kernel has recorded it. */
+  readonly own: number;
+  /** The process alone as the watch began. */
+  readonly atStart: number;
 }
 
-/** Begins to watch; call stop() before the process is gone, or what the kernel recorded is gone with it. */
+/** Watches the memory of a process and of what it starts. */
+export interface MemoryWatch {
+  /** Ends the watch and tells in bytes what it saw; null where /proc can't say. Safe to call again. */
+  stop(): PeakMemory | null;
+}
+
+/** Begins to watch. What the process took before, such as for compiling at its start, does not count. */
 export function watchMemory(pid: number): MemoryWatch {
-  let peak: number | null = null;
+  resetHighWaterMark(pid);
+  const atStart = statusField(pid, 'VmRSS') ?? 0;
+  let family = atStart;
+  let own = atStart;
   const look = (): void => {
-    const highest = statusField(pid, 'VmHWM');
-    const family = [pid, ...familyOf(pid)].map((one) => statusField(one, 'VmRSS') ?? 0);
-    const sum = family.reduce((a, b) => a + b, 0);
-    if (highest === null && sum === 0) return;
-    peak = Math.max(peak ?? 0, highest ?? 0, sum);
+    own = Math.max(own, statusField(pid, 'VmHWM') ?? 0);
+    const all = [pid, ...familyOf(pid)].map((one) => statusField(one, 'VmRSS') ?? 0);
+    family = Math.max(
+      own,
+      family,
+      all.reduce((a, b) => a + b, 0),
+    );
   };
   look();
   const timer = setInterval(look, SAMPLE_MS);
@@ -28,9 +39,18 @@ export function watchMemory(pid: number): MemoryWatch {
     stop: () => {
       clearInterval(timer);
       look();
-      return peak;
+      return family === 0 ? null : { family, own, atStart };
     },
   };
+}
+
+/** VmHWM begins anew: see clear_refs in proc(5). */
+function resetHighWaterMark(pid: number): void {
+  try {
+    writeFileSync(`/proc/${pid}/clear_refs`, '5');
+  } catch {
+    // Another system, or not our process: the mark is that of its whole life.
+  }
 }
 
 function familyOf(pid: number): number[] {

@@ -36,7 +36,7 @@ export function runProgram(
     child.once('error', reject);
     child.once('close', (code, signal) => {
       options.signal.removeEventListener('abort', abort);
-      const peakMemoryBytes = memory?.stop() ?? null;
+      const peakMemoryBytes = memory?.stop()?.family ?? null;
       if (pid !== undefined) release(pid);
       if (code === 0) return resolve({ peakMemoryBytes, output });
       reject(new Error(`${program} ${args[0] ?? ''} failed (${signal ?? `exit ${code}`}): ${complaint(output)}`));

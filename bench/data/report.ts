@@ -76,10 +76,11 @@ function whereTimeGoes(runs: readonly Run[]): string {
   const middle = median(own.map((run) => run.seconds));
   const [run] = [...own].sort((a, b) => Math.abs(a.seconds - (middle ?? 0)) - Math.abs(b.seconds - (middle ?? 0)));
   if (run?.migration === undefined) return '';
-  const { phases, activities, secondsWithoutPreflight } = run.migration;
+  const { phases, activities, secondsWithoutPreflight, memory } = run.migration;
   const shown = Object.entries(phases).map(([phase, time]) => `${phase} ${seconds(time)}`);
   return [
-    `Where a run of Verdigris spends its ${seconds(run.seconds)} (${seconds(secondsWithoutPreflight)} without preflight): ${shown.join(', ')}.`,
+    `Where a run of Verdigris spends its ${seconds(run.seconds)} (${seconds(secondsWithoutPreflight)} without preflight): ${shown.join(', ')}. ` +
+      `The worker alone: ${mebibytes(memory?.own ?? null)} at its peak, ${mebibytes(memory?.atStart ?? null)} when it was ready.`,
     table(
       ['activity', 'count', 'from', 'to', 'sum'],
       activities.map((one) => [

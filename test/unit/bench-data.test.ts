@@ -89,7 +89,12 @@ describe('medians and ratios', () => {
 
 function run(contestant: string, seconds: number, peakMemoryBytes: number | null, tableBytes = 1): Run {
   const size = { databaseBytes: 3, heapBytes: 2, tableBytes, indexes: 3, rows: 10 };
-  return { contestant, round: 1, load: 0, seconds, peakMemoryBytes, size };
+  const own = peakMemoryBytes ?? 0;
+  const migration = {
+    ...{ seconds, secondsWithoutPreflight: seconds, phases: {}, activities: [] },
+    memory: { family: own, own, atStart: own },
+  };
+  return { contestant, round: 1, load: 0, seconds, peakMemoryBytes, size, migration };
 }
 
 describe('the standings', () => {
