@@ -26,6 +26,8 @@ export interface BatchResult {
   readonly written: number;
   /** Sessions of others that waited for the batch when its rows were written. */
   readonly held: number;
+  /** Sessions of others that were at work in the database then, those that waited included. */
+  readonly active: number;
 }
 
 /**
@@ -42,7 +44,7 @@ export async function runBatch(session: Session, batch: Batch): Promise<BatchRes
     String(backendPid(session)),
   ].map((value) => parameters.add(value));
   const where = inRange(keyOf(batch.leaf), batch.range, parameters);
-  const { rows } = await session.query<{ moved: string; written: string; held: string }>(
+  const { rows } = await session.query<Record<'moved' | 'written' | 'held' | 'active', string>>(
     `WITH verdigris_range AS (
        SELECT (state ->> 'written')::bigint AS written FROM verdigris.progress
         WHERE run_id = ${run ?? ''} AND step = ${step ?? ''} AND object = ${object ?? ''}
@@ -60,16 +62,23 @@ export async function runBatch(session: Session, batch: Batch): Promise<BatchRes
         WHERE p.run_id = ${run ?? ''} AND p.step = ${step ?? ''} AND p.object = ${object ?? ''}
        RETURNING 1
      )
-     SELECT counted.moved, counted.written, waiting.held
+     SELECT counted.moved, counted.written, others.held, others.active
        FROM (SELECT (SELECT count(*) FROM verdigris_moved) AS moved,
                     (SELECT count(*) FROM verdigris_written) AS written) counted,
             -- After the rows are written, since it looks at what has been counted.
-            LATERAL (SELECT count(*) AS held FROM pg_catalog.pg_stat_activity a
-                      WHERE counted.moved > 0 AND a.wait_event_type = 'Lock' AND a.datname = current_database()
-                        AND a.backend_type <> 'autovacuum worker' AND a.application_name NOT LIKE 'verdigris %'
-                        AND ${pid ?? ''}::int = ANY (pg_catalog.pg_blocking_pids(a.pid))) waiting`,
+            LATERAL (SELECT count(*) FILTER (WHERE a.backend_type = 'client backend' AND a.state = 'active') AS active,
+                            count(*) FILTER (WHERE CASE WHEN a.wait_event_type = 'Lock' THEN
+                                ${pid ?? ''}::int = ANY (pg_catalog.pg_blocking_pids(a.pid)) END) AS held
+                       FROM pg_catalog.pg_stat_activity a
+                      WHERE counted.moved > 0 AND a.datname = current_database()
+                        AND a.backend_type <> 'autovacuum worker' AND a.application_name NOT LIKE 'verdigris %') others`,
     parameters.values,
   );
   const row = rows[0];
-  return { moved: Number(row?.moved) === 1, written: Number(row?.written ?? 0), held: Number(row?.held ?? 0) };
+  return {
+    moved: Number(row?.moved) === 1,
+    written: Number(row?.written ?? 0),
+    held: Number(row?.held ?? 0),
+    active: Number(row?.active ?? 0),
+  };
 }

@@ -16,6 +16,12 @@ import { cancellable, type StepContext } from './step-context.js';
 
 /** Rows of a batch: from a size that never holds anybody up to one whose transaction stays small in memory and WAL. */
 const BATCH_ROWS = { start: 200, min: 10, max: 50_000 };
+/**
+ * How long to rest for each session of others that is at work in the database, in shares of the batch's time, and at
+ * most as long as the batch: an application that has the processors to itself half of the time stays quick on a small
+ * machine, and a database that nobody uses is filled at full speed.
+ */
+const REST_PER_SESSION = 0.25;
 /** Losing so many races in a row for the same batch, already at its smallest, is no bad luck. */
 const MAX_LOST_RACES = 60;
 
@@ -98,7 +104,7 @@ export class BackfillLane {
     const range = { after: this.state.cursor ?? this.state.after, upTo: end.key };
     const { table, number, leaf, statement } = this.job;
     const next = { ...this.state, cursor: end.key, rows: this.state.rows + end.rows };
-    const { moved, written, held } = await runBatch(session, {
+    const { moved, written, held, active } = await runBatch(session, {
       ...{ runId: this.context.runId, table, number, leaf, range },
       update: this.careful ? statement.careful : statement.update,
       ...{ before: this.state, after: next, done: end.last },
@@ -113,7 +119,7 @@ export class BackfillLane {
     const ms = performance.now() - started;
     if (held === 0) {
       this.size.took(end.rows, ms);
-      return 0;
+      return ms * Math.min(1, active * REST_PER_SESSION);
     }
     this.size.halve();
     // Whoever waited gets its turn, and some time for what it came for.
