@@ -4,7 +4,7 @@ import { tablesync } from '../src/postgres/bootstrap/tablesync.js';
 import { describePhysicalSlot, readAbandonedSlot } from '../src/postgres/bootstrap/standby/physical-slot.js';
 import { feedName } from '../src/postgres/feed.js';
 import { parseSize, waitUntilCaughtUp } from '../src/postgres/lag.js';
-import { claimDatabases } from '../src/postgres/ownership.js';
+import { claimBlue, claimDatabases } from '../src/postgres/ownership.js';
 import { ensureSlot } from '../src/postgres/replication-slot.js';
 import { judgeRetainedWal, readRetainedWal, retainedWalExceeded } from '../src/postgres/retained-wal.js';
 import { recordEvent } from '../src/postgres/state.js';
@@ -30,11 +30,12 @@ const LEVEL_SETTLED_MS = 5_000;
 /** Activities of phase 2 that fill green; the schema is copied by activities/copy-schema.ts. */
 export function replicateActivities(dependencies: ActivityDependencies) {
   return {
-    /** Makes this run the owner of both databases. */
+    /** Makes this run the owner of both databases; a standby gets that from blue, as it gets everything. */
     claimDatabases: (ref: RunRef): Promise<{ epoch: number }> =>
-      perform(dependencies, ref, async ({ databases, run }) => ({
-        epoch: await claimDatabases(databases, run, ref.plan.traffic.flag, ref.plan.replicate.streams),
-      })),
+      perform(dependencies, ref, async ({ databases, run }) => {
+        const claim = ref.plan.bootstrap.method === 'standby' ? claimBlue : claimDatabases;
+        return { epoch: await claim(databases, run, ref.plan.traffic.flag, ref.plan.replicate.streams) };
+      }),
 
     /** Publications, then slots, then rows. In this order: a slot that is older than its publication fails on PG 15. */
     copyRows: (ref: RunRef): Promise<{ tables: number }> =>

@@ -1,5 +1,4 @@
 import { parseSize } from '../src/postgres/lag.js';
-import { claimBlue } from '../src/postgres/ownership.js';
 import { settleGreen } from '../src/postgres/bootstrap/standby/aftermath.js';
 import { followBlue } from '../src/postgres/bootstrap/standby/follow-blue.js';
 import {
@@ -21,12 +20,6 @@ import { movedTables, publishForward } from './run-tables.js';
 /** Activities of the bootstrap `standby`: a physical standby of blue becomes green. */
 export function standbyBootstrapActivities(dependencies: ActivityDependencies) {
   return {
-    /** Makes this run the owner of blue; green gets that as it gets everything, until it is promoted. */
-    claimBlue: (ref: RunRef): Promise<{ epoch: number }> =>
-      perform(dependencies, ref, async ({ databases, run }) => ({
-        epoch: await claimBlue(databases, run, ref.plan.traffic.flag, ref.plan.replicate.streams),
-      })),
-
     /** Publications and slots on blue; returns when green has replayed beyond the start of each slot. */
     prepareStandby: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async (work) => {

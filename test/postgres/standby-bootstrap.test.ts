@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { replicateActivities } from '../../activities/replicate.js';
 import { rollbackActivities } from '../../activities/rollback.js';
 import { standbyBootstrapActivities } from '../../activities/standby-bootstrap.js';
 import { trafficActivities } from '../../activities/traffic.js';
@@ -220,6 +221,10 @@ async function tryBootstrap(green: EmbeddedPostgres, migration: string, deaths: 
   }
 }
 
+function logicalSlots(): Promise<object[]> {
+  return onServer(blueServer, `SELECT FROM pg_replication_slots WHERE slot_type = 'logical'`);
+}
+
 async function standbyIsPromoted(server: EmbeddedPostgres): Promise<boolean> {
   const [row] = await onServer<{ standby: boolean }>(server, 'SELECT pg_is_in_recovery() AS standby');
   return row?.standby === false;
@@ -371,8 +376,7 @@ describe('bootstrap standby', () => {
     const deaths = new Deaths();
     while (position === undefined) {
       position = await tryBootstrap(first, migration, deaths);
-      const slots = await onServer(blueServer, `SELECT FROM pg_replication_slots WHERE slot_type = 'logical'`);
-      if (!begun && slots.length === 2) {
+      if (!begun && (await logicalSlots()).length === 2) {
         begun = true;
         // Open while green leaves blue's WAL: a transaction, two prepared ones, and their rows have been replayed.
         await straddling.query(
@@ -439,16 +443,16 @@ describe('bootstrap standby', () => {
     await onServer(blueServer, `DELETE FROM notes WHERE id > 90`);
     const ref = refOf('given-up', 'run-2');
     await release(first, refOf('killed'));
-    await activity(second, (d) => standbyBootstrapActivities(d).claimBlue(ref));
+    await activity(second, (d) => replicateActivities(d).claimDatabases(ref));
     await activity(second, (d) => standbyBootstrapActivities(d).prepareStandby(ref));
     expect(await rollBack(second, ref)).toEqual([]);
-    expect(await onServer(blueServer, `SELECT FROM pg_replication_slots WHERE slot_type = 'logical'`)).toEqual([]);
+    expect(await logicalSlots()).toEqual([]);
     expect(await onServer(blueServer, 'SELECT FROM pg_publication')).toEqual([]);
     await replayed(second);
     expect(await standbyIsPromoted(second)).toBe(false);
 
     const again = refOf('given-up', 'run-3');
-    await activity(second, (d) => standbyBootstrapActivities(d).claimBlue(again));
+    await activity(second, (d) => replicateActivities(d).claimDatabases(again));
     await activity(second, (d) => standbyBootstrapActivities(d).prepareStandby(again));
     await activity(second, (d) => standbyBootstrapActivities(d).promoteStandby(again));
     const { warnings } = await activity(second, (d) => standbyBootstrapActivities(d).followFromPromotion(again));
@@ -456,7 +460,7 @@ describe('bootstrap standby', () => {
     const notUndone = await rollBack(second, again);
     expect(notUndone.join('\n')).toMatch(/can not follow blue again.*pg_basebackup/);
     expect(notUndone.join('\n')).toContain(`SELECT pg_drop_replication_slot('standby_2')`);
-    expect(await onServer(blueServer, `SELECT FROM pg_replication_slots WHERE slot_type = 'logical'`)).toEqual([]);
+    expect(await logicalSlots()).toEqual([]);
     expect(await onServer(second, 'SELECT FROM pg_subscription')).toEqual([]);
     expect(await onServer(second, `SELECT FROM pg_namespace WHERE nspname = 'verdigris'`)).toEqual([]);
     // Its tables are its own: no copy made them. And nobody writes there by mistake.
@@ -466,13 +470,13 @@ describe('bootstrap standby', () => {
 
   it('does not follow from a promotion that was not its own', async () => {
     const ref = refOf('promoted-by-others', 'run-4');
-    await activity(second, (d) => standbyBootstrapActivities(d).claimBlue(ref));
+    await activity(second, (d) => replicateActivities(d).claimDatabases(ref));
     for (const step of ['prepareStandby', 'followFromPromotion'] as const) {
       await expect(activity<unknown>(second, (d) => standbyBootstrapActivities(d)[step](ref))).rejects.toThrow(
         /this run has not promoted it/,
       );
     }
-    expect(await onServer(blueServer, `SELECT FROM pg_replication_slots WHERE slot_type = 'logical'`)).toEqual([]);
+    expect(await logicalSlots()).toEqual([]);
     expect(await onServer(second, 'SELECT FROM pg_subscription')).toEqual([]);
   });
 });
