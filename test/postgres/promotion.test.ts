@@ -182,12 +182,26 @@ describe.each([
     }
   }
 
+  async function feedsOf(side: Side): Promise<object | undefined> {
+    return withSession(databases[side], { purpose: 'test' }, async (s) => {
+      const { rows } = await s.query<{ enabled: number; disabled: number; slots: number }>(
+        `SELECT count(*) FILTER (WHERE subenabled)::int AS enabled, count(*) FILTER (WHERE NOT subenabled)::int AS disabled,
+                (SELECT count(*)::int FROM pg_replication_slots WHERE database = current_database()) AS slots
+           FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+      );
+      return rows[0];
+    });
+  }
+
   it('loses and doubles no write, there and back, with writers at work', async () => {
     const writers = new Writers(databases, 12);
     await sleep(500);
     for (const from of ['blue', 'green', 'blue'] as const) {
       const { holdMs } = await move(from);
       expect(holdMs).not.toBeNull();
+      // Nothing of the old feed is left in any stream: both at once would bring old values back.
+      expect(await feedsOf(from)).toEqual({ enabled: streams, disabled: 0, slots: 0 });
+      expect(await feedsOf(otherSide(from))).toEqual({ enabled: 0, disabled: 0, slots: streams });
       await sleep(500);
     }
     await writers.stop();
