@@ -1,6 +1,10 @@
 import { compareCatalogs, type CatalogDifference } from '../src/postgres/schema-copy/compare-catalogs.js';
-import { dumpSchema } from '../src/postgres/schema-copy/pg-dump.js';
-import { readSchemaStatements, type SchemaStatements } from '../src/postgres/schema-copy/schema-statements.js';
+import { dumpSchema, type DumpOptions } from '../src/postgres/schema-copy/pg-dump.js';
+import {
+  readPostDataStatements,
+  readSchemaStatements,
+  type SchemaStatements,
+} from '../src/postgres/schema-copy/schema-statements.js';
 import { applyPreData } from '../src/postgres/schema-copy/apply-pre-data.js';
 import { applyForeignKeys, applyRest } from '../src/postgres/schema-copy/apply-post-data.js';
 import { applyKeys } from '../src/postgres/schema-copy/apply-keys.js';
@@ -28,7 +32,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
     /** Primary keys, unique and exclusion constraints, replica identities: after the rows, before the replication. */
     buildKeys: (ref: RunRef): Promise<{ keys: number }> =>
       perform(dependencies, ref, async (work) => {
-        const { keys } = await readSchema(work, ref);
+        const { keys } = await readPostData(work, ref);
         await applyKeys(stepContext(work, await work.session('green', 'keys'), 'green'), keys, indexSettings(ref.plan));
         return { keys: keys.create.length };
       }),
@@ -36,7 +40,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
     /** Blue's secondary indexes, without CONCURRENTLY while nobody writes green's tables. */
     buildIndexes: (ref: RunRef): Promise<{ indexes: number }> =>
       perform(dependencies, ref, async (work) => {
-        const { secondaryIndexes } = await readSchema(work, ref);
+        const { secondaryIndexes } = await readPostData(work, ref);
         await applySecondaryIndexes(
           stepContext(work, await work.session('green', 'indexes'), 'green'),
           secondaryIndexes,
@@ -47,7 +51,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
     /** Secondary indexes, foreign keys, triggers; then both catalogs are compared. */
     completeSchema: (ref: RunRef): Promise<{ warnings: string[] }> =>
       perform(dependencies, ref, async (work) => {
-        const statements = await readSchema(work, ref);
+        const statements = await readPostData(work, ref);
         const green = await work.session('green', 'schema');
         const context = stepContext(work, green, 'green');
         await applySecondaryIndexes(context, statements.secondaryIndexes, indexSettings(ref.plan));
@@ -63,15 +67,24 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
 }
 
 async function readSchema(work: Work, ref: RunRef): Promise<SchemaStatements> {
-  const exclude = await excludedRelations(await work.session('blue', 'schema'), ref.plan.tables);
-  const options = {
-    exclude,
-    ownersAndGrants: await canGiveOwnership(await work.session('green', 'schema')),
-    signal: work.signal,
-  };
+  const options = await dumpOptions(work, ref);
+  // One after the other: each may be a WebAssembly instance with its memory.
   const preData = await dumpSchema(work.databases.blue, 'pre-data', options);
   const postData = await dumpSchema(work.databases.blue, 'post-data', options);
   return readSchemaStatements(preData, postData);
+}
+
+/** What is made after the rows; the other half of the schema is there. */
+async function readPostData(work: Work, ref: RunRef): Promise<Omit<SchemaStatements, 'preData'>> {
+  return readPostDataStatements(await dumpSchema(work.databases.blue, 'post-data', await dumpOptions(work, ref)));
+}
+
+async function dumpOptions(work: Work, ref: RunRef): Promise<DumpOptions> {
+  return {
+    exclude: await excludedRelations(await work.session('blue', 'schema'), ref.plan.tables),
+    ownersAndGrants: await canGiveOwnership(await work.session('green', 'schema')),
+    signal: work.signal,
+  };
 }
 
 function describeDifference({ kind, object, difference }: CatalogDifference): string {

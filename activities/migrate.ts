@@ -3,6 +3,7 @@ import { formatTableName } from '../src/plan/table-name.js';
 import { analyzeTables } from '../src/postgres/migrate/analyze.js';
 import { backfillTables, type BackfillResult } from '../src/postgres/migrate/backfill.js';
 import { expandTable } from '../src/postgres/migrate/expand-table.js';
+import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { revertMigrations } from '../src/postgres/migrate/revert.js';
 import { describeStep, runStep } from '../src/postgres/migrate/run-step.js';
@@ -58,7 +59,7 @@ export function migrateActivities(dependencies: ActivityDependencies) {
       perform(dependencies, ref, async (work) => {
         const step = (await planWork(ref.plan)).steps[index];
         const context = stepContext(work, await work.session('green', 'migrate'), 'green');
-        if (step !== undefined) await runStep(context, step);
+        if (step !== undefined) await runStep(context, step, indexSettings(ref.plan));
       }),
 
     /** Statistics of every table on green: without them its first reads would be slow. */

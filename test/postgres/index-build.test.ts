@@ -1,13 +1,16 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { VerdigrisError } from '../../src/errors.js';
 import { createIndexes } from '../../src/postgres/migrate/create-index.js';
 import { leafIndexName } from '../../src/postgres/migrate/index-definition.js';
 import type { IndexWork } from '../../src/postgres/migrate/plan-work.js';
 import type { Progress, StepContext } from '../../src/postgres/migrate/step-context.js';
 import { revertMigrations } from '../../src/postgres/migrate/revert.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
+import { isConnectionLost } from '../../src/postgres/sqlstate.js';
 import { installState } from '../../src/postgres/state.js';
+import { isOffline } from '../../src/postgres/offline.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 import { contextOn, workOf } from './replicated-pair.js';
 
@@ -17,6 +20,10 @@ async function indexesOf(...indexes: object[]): Promise<IndexWork[]> {
   const { steps } = await workOf(indexes.map((createIndex) => ({ createIndex })));
   return steps.flatMap((step) => (step.kind === 'indexes' ? step.indexes : []));
 }
+
+/** About half a second for all rows of t. */
+const SLOW = `CREATE FUNCTION slow(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+  'BEGIN IF n % 100 = 0 THEN PERFORM pg_sleep(0.01); END IF; RETURN n; END'`;
 
 /** From now on green has a feed, which gets nothing: indexes are built CONCURRENTLY. */
 const GO_ONLINE = `CREATE SUBSCRIPTION verdigris_test CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)`;
@@ -199,7 +206,8 @@ describe.each([['pg15' as const], ['pg18' as const]])('indexes on %s', (server) 
     const ddl = new pg.Client(db.config);
     await Promise.all([holder.connect(), ddl.connect()]);
     await holder.query('BEGIN; UPDATE t SET a = a WHERE id = 1');
-    const building = createIndexes(context(), await indexesOf({ table: 't', name: 'by_a', columns: ['a'] }));
+    const indexes = await indexesOf({ table: 't', name: 'by_a', columns: ['a'] });
+    const building = createIndexes(context(), indexes, { parallel: 2, maxBlockingMs: 300 });
     while ((await definition('by_a')) === undefined) await sleep(10);
     // Waits for the build, and everybody who comes after waits behind it.
     const change = ddl.query('LOCK TABLE t IN SHARE ROW EXCLUSIVE MODE NOWAIT').catch((error: unknown) => error);
@@ -211,4 +219,119 @@ describe.each([['pg15' as const], ['pg18' as const]])('indexes on %s', (server) 
     expect((await definition('by_a'))?.valid).toBe(true);
     await Promise.all([holder.end(), ddl.end()]);
   });
+
+  describe('without a feed', () => {
+    beforeEach(() => app.query('DROP SUBSCRIPTION verdigris_test'));
+    afterEach(() => app.query(GO_ONLINE));
+
+    it('green is offline until it has a subscription of ours, or is primary', async () => {
+      expect(await isOffline(session)).toBe(true);
+      await app.query(
+        `CREATE SUBSCRIPTION other CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false, slot_name = NONE)`,
+      );
+      expect(await isOffline(session)).toBe(true);
+      await app.query(`DROP SUBSCRIPTION other; INSERT INTO verdigris.owner VALUES (true, 'run', 'm', 'green');
+        INSERT INTO verdigris.route (migration, writes_on) VALUES ('m', 'green')`);
+      expect(await isOffline(session)).toBe(false);
+      await app.query('TRUNCATE verdigris.owner, verdigris.route');
+      await app.query(GO_ONLINE);
+      expect(await isOffline(session)).toBe(false);
+      await app.query('DROP SUBSCRIPTION verdigris_test');
+    });
+
+    it('a plain build that the server still runs for a dead worker is waited for, and its index taken', async () => {
+      const orphan = new pg.Client(db.config);
+      await orphan.connect();
+      await orphan.query('BEGIN; CREATE INDEX by_a ON t (a)');
+      const seen: Progress[] = [];
+      const building = createIndexes(context(seen), await indexesOf({ table: 't', name: 'by_a', columns: ['a'] }));
+      while (!seen.some(({ note }) => note?.includes('waits for pid') === true)) await sleep(20);
+      await orphan.query('COMMIT');
+      await building;
+      expect((await definition('by_a'))?.valid).toBe(true);
+      await orphan.end();
+    });
+
+    it('several indexes of one table are built side by side', async () => {
+      await app.query(SLOW);
+      const indexes = await indexesOf(...['one', 'two'].map((name) => ({ table: 't', name, columns: ['(slow(id))'] })));
+      let together = 0;
+      const building = createIndexes(context(), indexes);
+      const look = setInterval(() => {
+        void app
+          .query<{ n: number }>(
+            'SELECT count(DISTINCT pid)::int AS n FROM pg_stat_progress_create_index WHERE datname = current_database()',
+          )
+          .then(({ rows }) => (together = Math.max(together, rows[0]?.n ?? 0)));
+      }, 50);
+      await building.finally(() => clearInterval(look));
+      await app.query('DROP INDEX one, two; DROP FUNCTION slow(int)');
+      expect(together).toBe(2);
+    });
+  });
+
+  const KINDS: [kind: string, index: object][] = [
+    ['unique', { columns: ['b'], unique: true }],
+    ['partial', { columns: ['a'], where: 'id > 100' }],
+    ['expression', { columns: ['(lower(b))', '(a + id) DESC'] }],
+    ['covering', { columns: ['a'], include: ['b', 'id'] }],
+    ['gin', { method: 'gin', columns: ['doc'] }],
+    ['gist', { method: 'gist', columns: ['(int4range(id, id + 5))'] }],
+    ['brin', { method: 'brin', columns: ['id'] }],
+    ['hash', { method: 'hash', columns: ['b'] }],
+    ['spgist', { method: 'spgist', columns: ['b'] }],
+  ];
+
+  it.each(KINDS)('a %s index is the same, built in one pass or CONCURRENTLY', async (kind, index) => {
+    const indexes = await indexesOf({ table: 't', name: `k_${kind}`, ...index });
+    await createIndexes(context(), indexes);
+    const concurrently = await definition(`k_${kind}`);
+    await app.query(`DROP INDEX k_${kind}; TRUNCATE verdigris.progress; DROP SUBSCRIPTION verdigris_test`);
+    await createIndexes(context(), indexes);
+    await app.query(GO_ONLINE);
+    expect(await definition(`k_${kind}`)).toEqual(concurrently);
+    expect(concurrently?.valid).toBe(true);
+  });
+
+  it.each(['offline', 'online'])(
+    'killed in mid-build again and again it is built once, and nothing is left (%s)',
+    async (how) => {
+      await app.query(SLOW);
+      if (how === 'offline') await app.query('DROP SUBSCRIPTION verdigris_test');
+      const indexes = await indexesOf(
+        { table: 't', name: 'one', columns: ['(slow(id))'] },
+        { table: 't', name: 'two', columns: ['id', '(slow(id))'], unique: true },
+      );
+      try {
+        for (let kill = 0; kill < 4; kill++) {
+          const building = createIndexes(context(), indexes).then(
+            () => 'done',
+            (error: unknown) => error,
+          );
+          await sleep(150 * Math.random());
+          for (;;) {
+            const { rowCount } = await app.query(
+              `SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index WHERE datname = current_database()`,
+            );
+            if (rowCount !== 0) break;
+            await sleep(5);
+          }
+          const error = await building;
+          expect(error instanceof VerdigrisError ? error.retryable : isConnectionLost(error)).toBe(true);
+        }
+        await createIndexes(context(), indexes);
+        const { rows } = await app.query(
+          `SELECT c.relname AS name, indisvalid AS valid FROM pg_index JOIN pg_class c ON c.oid = indexrelid
+          WHERE indrelid = 't'::regclass AND NOT indisprimary ORDER BY 1`,
+        );
+        expect(rows).toEqual([
+          { name: 'one', valid: true },
+          { name: 'two', valid: true },
+        ]);
+      } finally {
+        if (how === 'offline') await app.query(GO_ONLINE);
+        await app.query('DROP FUNCTION slow(int) CASCADE');
+      }
+    },
+  );
 });

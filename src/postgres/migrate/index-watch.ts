@@ -41,12 +41,13 @@ async function watchBuild(
   over: AbortSignal,
 ): Promise<void> {
   const lookEveryMs = Math.min(LOOK_EVERY_MS, Math.max(50, (maxBlockingMs ?? LOOK_EVERY_MS) / 2));
+  const started = performance.now();
   let session: Session | undefined;
   try {
     // Most builds on small tables are over before the first look.
     await sleep(lookEveryMs, undefined, { signal: over });
     session = await context.connect('watch index builds');
-    const report = new BuildReport(context, session, pid, object);
+    const report = new BuildReport(context, session, pid, object, started);
     while (!over.aborted) {
       await report.next();
       if (maxBlockingMs !== null && (await sessionsBlockedBy(session, pid, maxBlockingMs / 1_000)) > 0) {
@@ -76,7 +77,6 @@ interface BuildRow {
 
 /** Says how far a build is, from pg_stat_progress_create_index. */
 class BuildReport {
-  private readonly started = performance.now();
   private phase = '';
   private meter = new RateMeter(0);
 
@@ -85,6 +85,8 @@ class BuildReport {
     private readonly session: Session,
     private readonly pid: number,
     private readonly object: string,
+    /** When the build began, by performance.now(). */
+    private readonly started: number,
   ) {}
 
   async next(): Promise<void> {

@@ -56,8 +56,13 @@ export interface SchemaStatements {
 export async function readSchemaStatements(preData: string, postData: string): Promise<SchemaStatements> {
   return {
     preData: keepOfPreData(await parseStatements(withoutMetaCommands(preData))),
-    ...groupPostData(keepOfPostData(await parseStatements(withoutMetaCommands(postData)))),
+    ...(await readPostDataStatements(postData)),
   };
+}
+
+/** The same for post-data alone. */
+export async function readPostDataStatements(postData: string): Promise<PostData> {
+  return groupPostData(keepOfPostData(await parseStatements(withoutMetaCommands(postData))));
 }
 
 /** psql's \restrict and \unrestrict, whose key is new in each dump: only lines with that very key are taken out. */
