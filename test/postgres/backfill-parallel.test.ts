@@ -19,6 +19,7 @@ const DDL = `
   CREATE TABLE marked (id int PRIMARY KEY, body text);
   CREATE TABLE bad (id int PRIMARY KEY, body text, pad text);
   CREATE TABLE race (id int PRIMARY KEY, body text, n int NOT NULL DEFAULT 0);
+  CREATE TABLE shared (id int PRIMARY KEY, body text);
   CREATE TABLE small (id int PRIMARY KEY, body text);`;
 
 const FILL = `
@@ -27,6 +28,7 @@ const FILL = `
   INSERT INTO bad SELECT n, CASE n WHEN 20001 THEN 'x' ELSE n::text END, repeat('x', 150) FROM generate_series(1, ${ROWS}) n;
   INSERT INTO marked SELECT n, 'b' FROM generate_series(1, 100) n;
   INSERT INTO race SELECT n, 'b' || n FROM generate_series(1, 100) n;
+  INSERT INTO shared SELECT n, 'b' || n FROM generate_series(1, 1500) n;
   INSERT INTO small SELECT n, 'b' FROM generate_series(1, 100) n;`;
 
 const MIGRATIONS = [
@@ -35,6 +37,7 @@ const MIGRATIONS = [
   { addColumn: { table: 'marked', column: 'upper', type: 'text', up: 'upper(body)' } },
   { addColumn: { table: 'bad', column: 'number', type: 'int', up: 'body::int' } },
   { addColumn: { table: 'race', column: 'pairing', type: 'text', up: `upper(body) || '/' || n` } },
+  { addColumn: { table: 'shared', column: 'upper', type: 'text', up: 'upper(body)' } },
   { addColumn: { table: 'small', column: 'upper', type: 'text', up: 'upper(body)' } },
 ];
 
@@ -170,6 +173,20 @@ describe('a backfill beside others', () => {
     expect(
       await one(`SELECT count(*)::int AS v FROM race WHERE pairing IS DISTINCT FROM upper(body) || '/' || n`),
     ).toBe(0);
+  });
+
+  it('a worker that was taken for dead and one that took its place write no row twice and lose no cursor', async () => {
+    const options = { ...TWO_LANES, batchMs: 3 };
+    const [first, other] = await Promise.all([
+      backfillTables(pair.context(), work('shared'), options),
+      backfillTables(pair.context(), work('shared'), options),
+    ]);
+    // Both end, and what is counted with each batch says that every row was written once.
+    expect([first, other].flat().map(({ rows, written }) => [rows, written])).toEqual([
+      [1500, 1500],
+      [1500, 1500],
+    ]);
+    expect(await one('SELECT count(*)::int AS v FROM shared WHERE upper IS DISTINCT FROM upper(body)')).toBe(0);
   });
 
   it('never stops the apply worker: blue writes the same rows in the opposite order', async () => {
