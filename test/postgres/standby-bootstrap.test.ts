@@ -394,6 +394,8 @@ describe('bootstrap standby', () => {
       }
       if (crashedAt === undefined && (await standbyIsPromoted(first))) {
         await expect(reader.query(`INSERT INTO notes VALUES (99, 'strayed')`)).rejects.toMatchObject({ code: '25006' });
+        // WAL of green's own, as a checkpoint or autovacuum would write it: the crash recovery ends far behind it.
+        await onServer(first, `SELECT pg_logical_emit_message(false, 'test', repeat('x', 1000000)), pg_switch_wal()`);
         first.kill('SIGKILL', 'all');
         await first.restart();
         crashedAt = (await onServer<{ lsn: string | null }>(first, 'SELECT pg_last_wal_replay_lsn()::text AS lsn'))[0]
