@@ -5,6 +5,7 @@ import { backfillTables, type BackfillResult } from '../src/postgres/migrate/bac
 import { expandTable } from '../src/postgres/migrate/expand-table.js';
 import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
+import { recheckForeignKeys } from '../src/postgres/migrate/recheck-foreign-keys.js';
 import { revertMigrations } from '../src/postgres/migrate/revert.js';
 import { describeStep, runStep } from '../src/postgres/migrate/run-step.js';
 import { LoadMeter } from '../src/postgres/load.js';
@@ -43,14 +44,7 @@ export function migrateActivities(dependencies: ActivityDependencies) {
         };
       }),
 
-    /** Fills the new columns of the rows of one table that were there before, in batches. */
-    backfillTable: (ref: RunRef, table: string): Promise<BackfillResult> =>
-      perform(dependencies, ref, async (work) => {
-        const [result] = await backfill(ref, [table], work);
-        return result ?? { table, rows: 0, written: 0 };
-      }),
-
-    /** The same for several tables: `backfill.parallel` ranges of one or of several at once. */
+    /** Fills the new columns of the rows that were there before: `backfill.parallel` ranges of one table or of several. */
     backfillTables: (ref: RunRef, tables: readonly string[]): Promise<readonly BackfillResult[]> =>
       perform(dependencies, ref, (work) => backfill(ref, tables, work)),
 
@@ -60,6 +54,17 @@ export function migrateActivities(dependencies: ActivityDependencies) {
         const step = (await planWork(ref.plan)).steps[index];
         const context = stepContext(work, await work.session('green', 'migrate'), 'green');
         if (step !== undefined) await runStep(context, step, indexSettings(ref.plan));
+      }),
+
+    /** Rows that a foreign key of the plan should refuse, a line a key: the apply worker does not check what it writes. */
+    recheckForeignKeys: (ref: RunRef): Promise<readonly string[]> =>
+      perform(dependencies, ref, async (work) => {
+        const context = stepContext(work, await work.session('green', 'foreign keys'), 'green');
+        const orphans = await recheckForeignKeys(context, ref.plan);
+        return orphans.map(
+          ({ table, constraint, rows, query }) =>
+            `${rows} rows of ${formatTableName(table)} violate the foreign key ${constraint}: ${query}`,
+        );
       }),
 
     /** Statistics of every table on green: without them its first reads would be slow. */

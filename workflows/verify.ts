@@ -14,6 +14,16 @@ export async function verify(story: Story, ref: RunRef): Promise<void> {
 /** Just before the promotion: what was written since on either side, and what the foreign keys of the plan demand. */
 export async function verifyAgain(story: Story, ref: RunRef): Promise<void> {
   await story.step('comparing what has changed since', () => compare(story, ref, 'changed'));
+  if (!ref.plan.migrations.some((step) => 'addConstraint' in step && step.addConstraint.foreignKey !== undefined))
+    return;
+  await story.step('checking the new foreign keys again', async () => {
+    const violated = await act("foreign keys of the plan, over blue's new rows").recheckForeignKeys(ref);
+    if (violated.length === 0) return;
+    throw ApplicationFailure.nonRetryable(
+      `${violated.join('; ')}\nNext step: correct these rows on blue, then start again, or leave the foreign key out of the plan.`,
+      'VerificationFailed',
+    );
+  });
 }
 
 async function compare(story: Story, ref: RunRef, scope: 'all' | 'changed'): Promise<void> {
