@@ -1,6 +1,7 @@
 import { benchBackfill, type BackfillBenchmark, type BackfillRun, type GrowthRun } from '../backfill.js';
 import { WRITES_PER_SECOND } from './application.js';
 import type { Bench } from './bench.js';
+import { rejectedWhen } from './rejected-when.js';
 import { median, ratio } from './statistics.js';
 import type { Target } from './targets.js';
 
@@ -122,12 +123,4 @@ function spreadOf(growth: readonly GrowthRun[]): number | null {
   );
   const known = rates.filter((rate) => rate !== null);
   return known.length < 2 ? null : 1 - Math.min(...known) / Math.max(...known);
-}
-
-function rejectedWhen(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    const abort = (): void => reject(signal.reason instanceof Error ? signal.reason : new Error('stopped'));
-    if (signal.aborted) abort();
-    else signal.addEventListener('abort', abort, { once: true });
-  });
 }

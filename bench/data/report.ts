@@ -4,7 +4,7 @@ import type { DataResult } from './result.js';
 import type { Run, Standing } from './rounds.js';
 import { median } from './statistics.js';
 import { targetsOf } from './targets.js';
-import type { VerificationRate } from './verify.js';
+import type { VerificationPart } from './verify.js';
 
 /** The whole result as Markdown: readable in a terminal, and ready for the documentation. */
 export function report(result: DataResult): string {
@@ -33,7 +33,7 @@ export function report(result: DataResult): string {
     ...(application === undefined
       ? []
       : ['## The application on blue during the copy', applicationTable(application.standings)]),
-    ...(verification === undefined ? [] : ['## Verification', verificationLine(verification)]),
+    ...(verification === undefined ? [] : ['## Verification', phaseLine(verification), methodsTable(verification)]),
     '## Targets',
     table(['target', 'measured', ''], targets),
   ]
@@ -148,15 +148,22 @@ function applicationTable(standings: readonly ApplicationStanding[]): string {
   );
 }
 
-function verificationLine({
-  rows,
-  seconds: time,
-  rowsPerSecond,
-  rowsPerSecondAndCore,
-  runs,
-}: VerificationRate): string {
-  if (runs === 0) return 'Not measured: no run of Verdigris came so far.';
-  return `${whole(rows)} rows in ${seconds(time)}: ${whole(rowsPerSecond)} rows/s, ${whole(rowsPerSecondAndCore)} a core, every column of both sides, ${runs} runs.`;
+function phaseLine({ phase }: VerificationPart): string {
+  if (phase.runs === 0) return 'As a phase: not measured, no run of Verdigris came so far.';
+  return `As a phase of a run, with the rests of the plan's default: ${whole(phase.rows)} rows in ${seconds(phase.seconds)}, ${whole(phase.rowsPerSecond)} rows/s.`;
+}
+
+function methodsTable({ methods, rowsOfMethods }: VerificationPart): string {
+  if (methods.length === 0) return '';
+  return table(
+    [`${whole(rowsOfMethods)} rows on both sides`, 'rows compared/s', 'to a hash of the text', 'CPU of a million'],
+    methods.map(({ method, rowsPerSecond, ratio, cpuSecondsPerMillion }) => [
+      method,
+      whole(rowsPerSecond),
+      ratio.toFixed(2),
+      cpuSecondsPerMillion === null ? '' : `${cpuSecondsPerMillion.toFixed(2)} s`,
+    ]),
+  );
 }
 
 /** A Markdown table whose columns are aligned as well. */

@@ -3,7 +3,7 @@ import type { BackfillPart } from './backfill.js';
 import type { Machine } from './machine.js';
 import type { DataOptions } from './options.js';
 import type { Rounds } from './rounds.js';
-import type { VerificationRate } from './verify.js';
+import type { VerificationPart } from './verify.js';
 
 /** Everything that one run of the benchmark has measured; what --json writes. A part that did not run is absent. */
 export interface DataResult {
@@ -23,5 +23,5 @@ export interface DataResult {
     readonly standings: readonly ApplicationStanding[];
     readonly runs: readonly ApplicationRun[];
   };
-  readonly verification?: VerificationRate;
+  readonly verification?: VerificationPart;
 }

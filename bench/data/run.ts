@@ -11,12 +11,12 @@ import type { Bench } from './bench.js';
 import { dumpAndRestore, pgcopydb, pgcopydbAndByHand, verdigris } from './contestants.js';
 import { BENCH_DATABASE, sizeOnDisk } from './data-set.js';
 import { describeMachine } from './machine.js';
-import { cores, dataOptions, exitCodeOf, type DataOptions, type Part, type Peer } from './options.js';
+import { dataOptions, exitCodeOf, type DataOptions, type Part, type Peer } from './options.js';
 import { report } from './report.js';
 import type { DataResult } from './result.js';
 import { measureInRounds, type Rounds } from './rounds.js';
 import { SERVER_SETTINGS, startServers, withClient } from './servers.js';
-import { verificationRate } from './verify.js';
+import { measureVerificationPart } from './verify.js';
 
 /** `npm run bench -- data`: the exit code is 0 when it could measure, whatever it measured. */
 export async function dataBenchmark(args: readonly string[]): Promise<number> {
@@ -37,8 +37,10 @@ export async function dataBenchmark(args: readonly string[]): Promise<number> {
     void lifeCycle.stop();
   });
   try {
-    const result = await measure(await begin(options, lifeCycle, stopping.signal, say), args);
-    if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(result, null, 2)}\n`);
+    const bench = await begin(options, lifeCycle, stopping.signal, say);
+    const result = await measure(bench, args, (soFar) => {
+      if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(soFar, null, 2)}\n`);
+    });
     say(`\n${report(result)}\n`);
     await lifeCycle.stop();
     return 0;
@@ -66,30 +68,29 @@ async function begin(
   return { options, servers, temporal, lifeCycle, folder, signal, say };
 }
 
-async function measure(bench: Bench, args: readonly string[]): Promise<DataResult> {
-  const startedAt = new Date().toISOString();
+/** The parts in their order; what is there so far is saved after each: the last part of a night may fail. */
+async function measure(bench: Bench, args: readonly string[], save: (result: DataResult) => void): Promise<DataResult> {
   const blue = await withClient(bench.servers.blue.uri(BENCH_DATABASE), sizeOnDisk);
   const asked = (part: Part): boolean => bench.options.only.includes(part);
-
-  // The verification is a phase of the copy's runs: whoever asks for it alone gets those runs without the peers.
-  const copy = asked('copy') || asked('verify') ? await measureCopy(bench) : undefined;
-  const change = asked('change') ? await measureChange(bench) : undefined;
-  const application = asked('application') ? await measureApplication(bench) : undefined;
-  const backfill = asked('backfill') ? await measureBackfill(bench) : undefined;
-  return {
+  let result: DataResult = {
     benchmark: 'data',
-    startedAt,
+    startedAt: new Date().toISOString(),
     command: `npm run bench -- data ${args.join(' ')}`.trim(),
     options: bench.options,
     machine: await describeMachine(bench),
     serverSettings: SERVER_SETTINGS,
     blueBytes: blue.databaseBytes,
-    ...(copy !== undefined && asked('copy') ? { copy } : {}),
-    ...(change === undefined ? {} : { change }),
-    ...(backfill === undefined ? {} : { backfill }),
-    ...(application === undefined ? {} : { application }),
-    ...(copy !== undefined && asked('verify') ? { verification: verificationRate(ownRuns(copy), cores()) } : {}),
   };
+  const add = (part: Partial<DataResult>): void => save((result = { ...result, ...part }));
+
+  // The verification is a phase of the copy's runs: whoever asks for it alone gets those runs without the peers.
+  const copy = asked('copy') || asked('verify') ? await measureCopy(bench) : undefined;
+  if (copy !== undefined && asked('copy')) add({ copy });
+  if (asked('change')) add({ change: await measureChange(bench) });
+  if (asked('application')) add({ application: await measureApplication(bench) });
+  if (copy !== undefined && asked('verify')) add({ verification: await measureVerificationPart(bench, ownRuns(copy)) });
+  if (asked('backfill')) add({ backfill: await measureBackfill(bench) });
+  return result;
 }
 
 function ownRuns({ runs, standings }: Rounds): Rounds['runs'] {

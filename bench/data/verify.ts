@@ -1,25 +1,56 @@
+import { measureVerification, type VerifyRate } from '../verify-rate.js';
+import type { Bench } from './bench.js';
+import { rejectedWhen } from './rejected-when.js';
 import type { Run } from './rounds.js';
 import { median } from './statistics.js';
 
-/** How fast rows are proven to be equal, in the runs of Verdigris. */
-export interface VerificationRate {
-  readonly rows: number | null;
-  readonly seconds: number | null;
-  readonly rowsPerSecond: number | null;
-  /** By the machine's cores: blue, green and the worker share them all. */
-  readonly rowsPerSecondAndCore: number | null;
-  readonly runs: number;
+/** More rows say nothing more of a rate, and each method reads them several times. */
+const MOST_ROWS = 5_000_000;
+
+/** How fast rows are proven to be equal. */
+export interface VerificationPart {
+  /** The phase of the migrations of the part "copy": rows of blue compared a second, with the plan's rests in it. */
+  readonly phase: {
+    readonly rows: number | null;
+    readonly seconds: number | null;
+    readonly rowsPerSecond: number | null;
+    readonly runs: number;
+  };
+  /** The comparison alone, without rests, on servers of its own. */
+  readonly methods: readonly VerifyRate[];
+  readonly rowsOfMethods: number;
 }
 
-/** Every row of blue was compared with green's, all columns; the rest that the plan's default leaves is in the time. */
-export function verificationRate(runs: readonly Run[], cores: number): VerificationRate {
+/** Verification as a phase of the runs that there were, and by itself. */
+export async function measureVerificationPart(bench: Bench, runs: readonly Run[]): Promise<VerificationPart> {
+  const rows = Math.min(bench.options.rows, MOST_ROWS);
+  bench.say(`verification: ${rows.toLocaleString('en')} rows on both sides, ${bench.options.rounds} rounds`);
+  let methods: readonly VerifyRate[] = [];
+  try {
+    methods = await Promise.race([measureVerification(rows, bench.options.rounds), rejectedWhen(bench.signal)]);
+  } catch (error) {
+    if (bench.signal.aborted) throw error;
+    bench.say(`verification: not measured: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  return { phase: phaseOf(runs), methods, rowsOfMethods: rows };
+}
+
+/** Pure: medians of the phase. */
+export function phaseOf(runs: readonly Run[]): VerificationPart['phase'] {
   const seen = runs.map(({ migration }) => migration?.verification).filter((one) => one !== undefined);
-  const rowsPerSecond = median(seen.map(({ rows, seconds }) => rows / seconds));
   return {
     rows: median(seen.map(({ rows }) => rows)),
     seconds: median(seen.map(({ seconds }) => seconds)),
-    rowsPerSecond,
-    rowsPerSecondAndCore: rowsPerSecond === null ? null : rowsPerSecond / cores,
+    rowsPerSecond: median(seen.map(({ rows, seconds }) => rows / seconds)),
     runs: seen.length,
   };
+}
+
+/**
+ * Rows a second and core of the comparison of all rows: a row of blue and its row of green are two that a core has to
+ * read and hash. Null where the machine does not tell the time on its processors.
+ */
+export function rowsPerCore({ methods }: VerificationPart): number | null {
+  const used = methods.find(({ method }) => method === 'all')?.cpuSecondsPerMillion ?? null;
+  return used === null || used === 0 ? null : 2e6 / used;
 }
