@@ -1,4 +1,3 @@
-import { activityInfo } from '@temporalio/activity';
 import { replicatedRoots } from '../src/postgres/catalog.js';
 import { VerdigrisError } from '../src/errors.js';
 import { directionTo } from '../src/postgres/feed.js';
@@ -29,8 +28,10 @@ export function verifyActivities(dependencies: ActivityDependencies) {
     /**
      * Compares every moved row of the side that takes writes with the other side, while both live; or the rows that
      * were written since the last pass that found no difference, and that none is missing or left over.
+     *
+     * @param pass names it: called again by the same name, after a pause or by another worker, it goes on where it was
      */
-    verify: (ref: RunRef, source: Side, scope: VerifyScope = 'all'): Promise<VerificationResult> =>
+    verify: (ref: RunRef, source: Side, scope: VerifyScope, pass: string): Promise<VerificationResult> =>
       perform(dependencies, ref, async (work) => {
         const target = otherSide(source);
         const tables = await movedTables(await work.session('blue', 'verify'), ref.plan);
@@ -39,7 +40,7 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           target: work.databases[target],
           direction: directionTo(target),
           runId: work.run.runId,
-          pass: activityInfo().activityId,
+          pass,
           tables: replicatedRoots(tables).map((table) => table.name),
           work: await planWork(ref.plan),
           scope,

@@ -10,7 +10,9 @@ import type { Story } from './lib/story.js';
 export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<void> {
   const { run } = story;
   run.enter('replicate');
-  run.saw({ rollback: { safe: true, why: 'blue serves everything; replication is dropped and green emptied' } });
+  const { method } = ref.plan.bootstrap;
+  const green = method === 'standby' ? 'green can not become a standby again' : 'green is emptied';
+  run.saw({ rollback: { safe: true, why: `blue serves everything; replication is dropped, ${green}` } });
 
   saga.push({
     name: 'release both databases',
@@ -27,7 +29,6 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
       run.replicationLeft = false;
     },
   });
-  const { method } = ref.plan.bootstrap;
   if (method === 'standby') await bootstrapByStandby(story, ref, saga);
   else {
     await story.step('copying the schema', () => act('copy the schema to green').copySchema(ref));
@@ -46,6 +47,7 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
 }
 
 function keepsGreenName(ref: RunRef): string {
+  if (ref.plan.bootstrap.method === 'standby') return 'drop replication; green keeps its rows';
   return ref.plan.green.afterRollback === 'keep'
     ? 'drop replication, and what was copied to green unless it has been primary'
     : 'drop replication and what was copied to green';

@@ -8,12 +8,14 @@ import type { Story } from './lib/story.js';
 /** Phase 4: every row of blue is on green, and every derived column is what `up` says. */
 export async function verify(story: Story, ref: RunRef): Promise<void> {
   story.run.enter('verify');
-  await story.step('comparing blue and green', () => compare(story, ref, 'all'), { yields: true });
+  const pass = story.nextPass();
+  await story.step('comparing blue and green', () => compare(story, ref, 'all', pass), { yields: true });
 }
 
 /** Just before the promotion: what was written since on either side, and what the foreign keys of the plan demand. */
 export async function verifyAgain(story: Story, ref: RunRef): Promise<void> {
-  await story.step('comparing what has changed since', () => compare(story, ref, 'changed'));
+  const pass = story.nextPass();
+  await story.step('comparing what has changed since', () => compare(story, ref, 'changed', pass));
   if (!ref.plan.migrations.some((step) => 'addConstraint' in step && step.addConstraint.foreignKey !== undefined))
     return;
   await story.step('checking the new foreign keys again', async () => {
@@ -26,9 +28,9 @@ export async function verifyAgain(story: Story, ref: RunRef): Promise<void> {
   });
 }
 
-async function compare(story: Story, ref: RunRef, scope: 'all' | 'changed'): Promise<void> {
+async function compare(story: Story, ref: RunRef, scope: 'all' | 'changed', pass: string): Promise<void> {
   const summary = scope === 'all' ? 'compare blue and green' : 'compare what has changed on blue and green';
-  const { examples, ...result } = await act(summary).verify(ref, 'blue', scope);
+  const { examples, ...result } = await act(summary).verify(ref, 'blue', scope, pass);
   story.run.verified(result);
   if (result.differingRows === 0) return;
   throw ApplicationFailure.nonRetryable(
@@ -46,7 +48,12 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
       summary: `compare green and blue every ${ref.plan.standby.verifyEvery}`,
     });
     try {
-      const { examples, ...result } = await act('compare green and blue').verify(ref, 'green', 'changed');
+      const { examples, ...result } = await act('compare green and blue').verify(
+        ref,
+        'green',
+        'changed',
+        story.nextPass(),
+      );
       run.verified(result);
       if (result.differingRows === 0) continue;
       const why = `${differing(result.differingRows)} between green and blue: ${examples.join('; ')}`;

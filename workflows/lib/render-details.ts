@@ -49,9 +49,7 @@ function verificationLine({ verification }: MigrationStatus): string[] {
   if (verification === null) return [];
   const { tables, rowsVerified, differingRows, again } = verification;
   const since = again === undefined ? '' : ` (and ${again.rowsVerified} that were written since)`;
-  return [
-    `- **Verified** ${rowsVerified} rows of ${tables} tables${since}, ${differingRows} differ`,
-  ];
+  return [`- **Verified** ${rowsVerified} rows of ${tables} tables${since}, ${differingRows} differ`];
 }
 
 function promotionLine({ promotion }: MigrationStatus): string[] {

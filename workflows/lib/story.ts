@@ -15,6 +15,7 @@ export class Story {
   #interrupted: CancellationScope | null = null;
   #stepYields = false;
   #yielding: string | null = null;
+  #passes = 0;
 
   constructor(readonly run: MigrationRun) {}
 
@@ -37,6 +38,12 @@ export class Story {
   interrupt(): void {
     this.#interrupted = this.#step;
     this.#step?.cancel();
+  }
+
+  /** A name for one comparison of the two sides: the same when its step is begun again after a pause. */
+  nextPass(): string {
+    this.#passes += 1;
+    return `pass ${this.#passes}`;
   }
 
   /** Stops a step that yields, and keeps such steps from beginning, until it is called with null. */
