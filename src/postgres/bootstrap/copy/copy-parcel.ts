@@ -90,7 +90,7 @@ async function copyPieces(
   try {
     target = await openTargetSession(databases.green, 'copy rows', source);
     await takeOver(target, parcel.id, signal);
-    pace = await openPace(databases.blue, plan.bootstrap);
+    pace = openPace(context.run.runId, databases.blue, plan.bootstrap, state.usualAnswerMs);
     const onBlue = byName(await readTables(source, plan.tables));
     const onGreen = byName(await readTables(target, plan.tables));
     const copy = new PieceCopy(context, state, source, target, pace, parcel);
@@ -103,7 +103,7 @@ async function copyPieces(
     fine = true;
     return 'copied';
   } finally {
-    await pace?.close();
+    pace?.close();
     const sessions = [source, ...(target === undefined ? [] : [target])];
     if (fine) await Promise.all(sessions.map((session) => session.end().catch(() => undefined)));
     else {

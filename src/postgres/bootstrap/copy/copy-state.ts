@@ -30,6 +30,8 @@ export interface CopyState {
   readonly snapshots: Readonly<Record<string, string>>;
   /** By name: tables of the plan whose new columns blue computes. Those of others are computed by green's trigger. */
   readonly computed: Readonly<Record<string, ComputedTable>>;
+  /** How long blue took to answer before rows were copied, ms; where the copy is to give way to others. */
+  readonly usualAnswerMs?: number;
   /** Once closed: tables (topmost parents) that have not been copied whole. */
   readonly left: readonly TableName[];
 }

@@ -1,44 +1,132 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Plan } from '../../../plan/schema.js';
 import { parseSize } from '../../lag.js';
-import type { Database } from '../../session.js';
+import { closeSession, openSession, type Database, type Session } from '../../session.js';
+import { answerTime, BlueLoad } from './blue-load.js';
+import { RateControl } from './rate-control.js';
+import { RateLimit } from './rate-limit.js';
 
-/** How fast one parcel may be copied. */
+/*
+ * How fast rows are copied: `bootstrap.maxRate`, and with `pace: auto` less than that while others work on blue. The
+ * parcels of one worker share one watch: a parcel that begins knows at once what the others have learned. The workers of
+ * a run share `maxRate` by the number of parcels that each has, and do not talk to each other.
+ */
+
+/** The pace of one parcel. */
 export interface Pace {
   /** Told about each buffer. @returns how long to wait before the next one, ms. */
   after(bytes: number): number;
   /** For people; empty when nothing slows the copy down. */
   describe(): { readonly pace?: string };
-  close(): Promise<void>;
+  close(): void;
 }
 
-/** Shorter waits are saved up: a timer takes a millisecond at least. */
-const SHORTEST_WAIT_MS = 5;
+const LOOK_EVERY_MS = 250;
+/** The watch outlives its last parcel so long: another one mostly follows. */
+const LINGER_MS = 2_000;
 
-/** Lets so many bytes pass a second, evenly; what was not used in the last moments is used up first. */
-export class RateLimit {
-  private readyAt = performance.now();
+/** The pace of a parcel of this run. @param usualAnswerMs how long blue took to answer before the copy began. */
+export function openPace(
+  runId: string,
+  blue: Database,
+  bootstrap: Plan['bootstrap'],
+  usualAnswerMs: number | undefined,
+): Pace {
+  const shared = PACES.get(runId) ?? new SharedPace(runId, blue, bootstrap, usualAnswerMs);
+  PACES.set(runId, shared);
+  shared.join();
+  return {
+    after: (bytes) => shared.after(bytes),
+    describe: () => shared.describe(),
+    close: () => shared.leave(),
+  };
+}
+
+/** By run. */
+const PACES = new Map<string, SharedPace>();
+
+class SharedPace {
+  private readonly most: number;
+  private readonly limit: RateLimit;
+  private readonly control: RateControl;
+  private parcels = 0;
+  private copied = 0;
+  private leaving: NodeJS.Timeout | undefined;
+  private over = false;
 
   constructor(
-    public bytesPerSecond: number,
-    private readonly burstMs = 100,
-  ) {}
-
-  /** @returns ms to wait. */
-  after(bytes: number, now = performance.now()): number {
-    if (!Number.isFinite(this.bytesPerSecond)) return 0;
-    this.readyAt = Math.max(this.readyAt, now - this.burstMs) + (bytes / this.bytesPerSecond) * 1_000;
-    const wait = this.readyAt - now;
-    return wait < SHORTEST_WAIT_MS ? 0 : wait;
+    private readonly runId: string,
+    private readonly blue: Database,
+    private readonly bootstrap: Plan['bootstrap'],
+    usualAnswerMs: number | undefined,
+  ) {
+    this.most = bootstrap.maxRate === undefined ? Number.POSITIVE_INFINITY : parseSize(bootstrap.maxRate);
+    this.limit = new RateLimit(this.most);
+    this.control = new RateControl(usualAnswerMs);
+    // Whoever can't look any more goes on at the last pace: the copy itself finds out whether blue is there.
+    if (bootstrap.pace === 'auto') void this.watch().catch(() => undefined);
   }
-}
 
-export async function openPace(blue: Database, bootstrap: Plan['bootstrap']): Promise<Pace> {
-  const { maxRate, parallel } = bootstrap;
-  const share = maxRate === undefined ? Number.POSITIVE_INFINITY : parseSize(maxRate) / parallel;
-  const limit = new RateLimit(share);
-  return Promise.resolve({
-    after: (bytes: number) => limit.after(bytes),
-    describe: () => (blue.connection === '' ? {} : {}),
-    close: () => Promise.resolve(),
-  });
+  join(): void {
+    clearTimeout(this.leaving);
+    this.parcels++;
+    this.adjust();
+  }
+
+  leave(): void {
+    this.parcels--;
+    this.adjust();
+    if (this.parcels > 0) return;
+    this.leaving = setTimeout(() => {
+      this.over = true;
+      PACES.delete(this.runId);
+    }, LINGER_MS).unref();
+  }
+
+  after(bytes: number): number {
+    this.copied += bytes;
+    return this.limit.after(bytes);
+  }
+
+  describe(): { readonly pace?: string } {
+    const rate = this.limit.bytesPerSecond;
+    if (!Number.isFinite(rate)) return {};
+    const why = rate < this.share() ? 'others work on blue' : 'bootstrap.maxRate';
+    return { pace: `at most ${(rate / 2 ** 20).toFixed(0)} MB/s on this worker: ${why}` };
+  }
+
+  /** This worker's part of `maxRate`. */
+  private share(): number {
+    return (this.most * Math.min(this.parcels, this.bootstrap.parallel)) / this.bootstrap.parallel;
+  }
+
+  private adjust(): void {
+    this.limit.bytesPerSecond = Math.min(this.share() || this.most, this.control.bytesPerSecond);
+  }
+
+  private async watch(): Promise<void> {
+    const session = await openSession(this.blue, { purpose: 'copy pace' });
+    try {
+      await this.follow(session);
+    } finally {
+      await closeSession(session);
+    }
+  }
+
+  private async follow(session: Session): Promise<void> {
+    const load = new BlueLoad(session);
+    let lookedAt = performance.now();
+    let then = this.copied;
+    while (!this.over) {
+      const answerMs = await answerTime(session);
+      const others = await load.read();
+      const now = performance.now();
+      const bytesPerSecond = ((this.copied - then) * 1_000) / Math.max(1, now - lookedAt);
+      [lookedAt, then] = [now, this.copied];
+      // Nothing is learned about the copies while none runs.
+      if (this.parcels > 0) this.control.look({ ...others, answerMs, bytesPerSecond });
+      this.adjust();
+      await sleep(LOOK_EVERY_MS, undefined, { ref: false });
+    }
+  }
 }

@@ -7,6 +7,7 @@ import { dropSlot, oldestWriter } from '../../replication-slot.js';
 import { judgeRetainedWal, readRetainedWal, retainedWalExceeded } from '../../retained-wal.js';
 import { closeSession, openReplicationSession, openSession, type Session } from '../../session.js';
 import { streamNames } from '../../streams.js';
+import { answerTime } from './blue-load.js';
 import type { CopyContext } from './copy-context.js';
 import { HOLDER_LOCK, STREAM_LOCK, takeOver } from './copy-lock.js';
 import { CopyWatch } from './copy-watch.js';
@@ -19,6 +20,8 @@ import { changeCopyState, readPieces } from './copy-state.js';
  */
 
 const WATCH_EVERY_MS = 1_000;
+/** Takes less than half a second. */
+const BASELINE_QUESTIONS = 30;
 
 /**
  * Makes the slots and their snapshots, lets them be read, and holds them until the signal is aborted.
@@ -65,10 +68,14 @@ export async function holdSnapshots(context: CopyContext): Promise<'released' | 
       await dropSlot(blue, name);
       snapshots[name] = await exportSnapshot(context, blue, holder, name);
     }
+    const usualAnswerMs = await answerTime(blue, BASELINE_QUESTIONS);
     const ready = await changeCopyState(
       green,
       run.runId,
-      (now) => Promise.resolve(now.incarnation === incarnation ? { ...now, snapshots, phase: 'ready' } : undefined),
+      (now) =>
+        Promise.resolve(
+          now.incarnation === incarnation ? { ...now, snapshots, usualAnswerMs, phase: 'ready' } : undefined,
+        ),
       { signal },
     );
     if (ready?.incarnation !== incarnation) return 'lost';

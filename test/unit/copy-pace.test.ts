@@ -1,0 +1,76 @@
+import { describe, expect, it } from 'vitest';
+import { RateControl, type Look } from '../../src/postgres/bootstrap/copy/rate-control.js';
+import { RateLimit } from '../../src/postgres/bootstrap/copy/rate-limit.js';
+
+const MB = 2 ** 20;
+const QUIET: Look = { transactionsPerSecond: 0, activeSessions: 0, answerMs: 0.5, bytesPerSecond: 200 * MB };
+
+function busy(answerMs: number, bytesPerSecond: number): Look {
+  return { transactionsPerSecond: 500, activeSessions: 2, answerMs, bytesPerSecond };
+}
+
+describe('the pace of a copy', () => {
+  it('is not limited while blue is quiet, however slowly it answers', () => {
+    const control = new RateControl(0.5);
+    for (let i = 0; i < 20; i++) control.look({ ...QUIET, answerMs: 50 });
+    expect(control.bytesPerSecond).toBe(Number.POSITIVE_INFINITY);
+  });
+
+  it('is not limited for one query that is met once', () => {
+    const control = new RateControl(0.5);
+    for (let i = 0; i < 20; i++) control.look({ ...QUIET, activeSessions: i % 5 === 0 ? 1 : 0 });
+    expect(control.bytesPerSecond).toBe(Number.POSITIVE_INFINITY);
+  });
+
+  it('is halved while blue answers more slowly than before, and rises step by step while it does not', () => {
+    const control = new RateControl(0.5);
+    control.look(busy(0.5, 200 * MB));
+    const first = control.bytesPerSecond;
+    expect(first).toBeLessThan(50 * MB);
+    control.look(busy(5, first));
+    expect(control.bytesPerSecond).toBe(first / 2);
+    control.look(busy(0.5, first / 2));
+    expect(control.bytesPerSecond).toBeGreaterThan(first / 2);
+    expect(control.bytesPerSecond).toBeLessThan(first);
+    for (let i = 0; i < 50; i++) control.look(busy(50, control.bytesPerSecond));
+    expect(control.bytesPerSecond).toBeGreaterThan(MB);
+  });
+
+  it('is free again when blue has been quiet for a while', () => {
+    const control = new RateControl(0.5);
+    control.look(busy(5, 100 * MB));
+    control.look(QUIET);
+    expect(control.bytesPerSecond).toBeLessThan(100 * MB);
+    for (let i = 0; i < 20; i++) control.look(QUIET);
+    expect(control.bytesPerSecond).toBe(Number.POSITIVE_INFINITY);
+  });
+});
+
+describe('a rate limit', () => {
+  it('lets so many bytes pass a second, whatever the size of the buffers', () => {
+    for (const size of [1_000, 64_000, 3 * MB]) {
+      const limit = new RateLimit(10 * MB);
+      let now = 0;
+      let bytes = 0;
+      while (now < 10_000) {
+        bytes += size;
+        now += limit.after(size, now);
+        now += 0.01;
+      }
+      expect(bytes / (now / 1_000) / MB).toBeGreaterThan(9.5);
+      expect(bytes / (now / 1_000) / MB).toBeLessThan(10.6);
+    }
+  });
+
+  it('saves up no more than a moment of what was not used', () => {
+    const limit = new RateLimit(10 * MB);
+    limit.after(1, 0);
+    let waited = 0;
+    for (let i = 0; i < 100; i++) waited = limit.after(64_000, 60_000);
+    expect(waited).toBeGreaterThan(500);
+  });
+
+  it('does not hold anything back when there is none', () => {
+    expect(new RateLimit(Number.POSITIVE_INFINITY).after(1e12)).toBe(0);
+  });
+});
