@@ -137,6 +137,9 @@ async function holdAndDecide(sessions: Sessions, promotion: Promotion, epoch: nu
       sessions.main,
       `SELECT verdigris.decide(${literal(promotion.migration)}, ${epoch}, ${literal(otherSide(promotion.from))})`,
     );
+    // Again, now that the route's row is locked: until here a worker that was frozen since the last promotion could
+    // still have disarmed a table, for an epoch that was not over.
+    await checkFence(sessions.main, promotion, hold);
   } catch (error) {
     await giveUp(sessions.main);
     // Until the next try they would only hold back WAL.

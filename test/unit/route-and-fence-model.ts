@@ -1,0 +1,474 @@
+import { otherSide, type Side } from '../../src/side.js';
+
+/*
+ * Route, fence and feeds without databases. Programs are written as generators in the order of promote.ts,
+ * finish-promotion.ts and promotion-decision.ts; the functions of schema verdigris are those of state.ts. Each `yield`
+ * is a point at which anything else may happen: another program goes on, this one freezes for ever (a crash), the server
+ * ends its sessions, an answer to COMMIT is lost. What is yielded is the condition under which the program can go on.
+ */
+
+/** A rule of the design, taken out of the model: the property must then find what goes wrong. */
+export type Mutation =
+  | 'epoch unchecked'
+  | 'reverse feed before the old one is off'
+  | 'marker skipped'
+  | 'open before decide'
+  | 'lock skipped'
+  | 'plain read of a COMMIT without an answer'
+  | 'fence checked before the row is locked';
+
+type Program = Generator<() => boolean, void, void>;
+type Part<T> = Generator<() => boolean, T, void>;
+
+interface Change {
+  readonly key: number;
+  readonly id: number;
+}
+
+interface Row {
+  epoch: number;
+  writesOn: Side;
+  opening: boolean;
+}
+
+/** A session of a worker in one database, with the transaction that it has open. */
+class Session {
+  alive = true;
+  /** The message `setval; COMMIT` while the server works on it. */
+  inFlight: 'setval' | 'commit' | null = null;
+  committed = false;
+  answerLost = false;
+  pending: Row | null = null;
+
+  constructor(readonly db: Db) {}
+}
+
+class Db {
+  row: Row = { epoch: 1, writesOn: 'blue', opening: false };
+  /** Not under MVCC and not undone by a rollback: a sequence. */
+  open: boolean;
+  armed: boolean;
+  exclusive: Session | null = null;
+  rowLock: Session | null = null;
+  actor: Session | null = null;
+  /** Writers that hold the fence's lock in shared mode. */
+  readonly shared = new Set<object>();
+  /** Writers whose statement began before the table was armed: arming waits for them. */
+  readonly unfenced = new Set<object>();
+  readonly wal: Change[] = [];
+  readonly values = new Map<number, number>();
+
+  constructor(readonly side: Side) {
+    this.open = side === 'blue';
+    this.armed = side === 'green';
+  }
+
+  /** Whether an application that comes now can write. */
+  get writable(): boolean {
+    return this.open || !this.armed;
+  }
+
+  write(change: Change): void {
+    this.wal.push(change);
+    this.values.set(change.key, change.id);
+  }
+}
+
+/** The feed that fills a side. */
+interface Feed {
+  subscribed: boolean;
+  enabled: boolean;
+  /** Its worker: stops some time after the subscription was disabled. */
+  running: boolean;
+  /** The slot's position in the source's WAL; null while there is none. */
+  slot: number | null;
+}
+
+/** A program gives up: what the code throws. */
+class GivenUp extends Error {}
+
+interface Process {
+  readonly name: string;
+  readonly program: Program;
+  readonly sessions: Session[];
+  ready: () => boolean;
+}
+
+export interface Event {
+  readonly name: string;
+  readonly happen: () => void;
+}
+
+const ALWAYS = (): boolean => true;
+const KEYS = 2;
+const MOST_WRITERS = 10;
+/** More of them in one interleaving would keep every program from getting far. */
+const MOST_ACCIDENTS = 3;
+
+export class World {
+  readonly dbs: Readonly<Record<Side, Db>> = { blue: new Db('blue'), green: new Db('green') };
+  readonly feeds: Readonly<Record<Side, Feed>> = {
+    green: { subscribed: true, enabled: true, running: true, slot: 0 },
+    blue: { subscribed: false, enabled: false, running: false, slot: null },
+  };
+  /** The last acknowledged write of each key. */
+  readonly acknowledged = new Map<number, number>();
+  /** Epochs that workers have known, and which may come back to mind late. */
+  readonly decided: { readonly side: Side; readonly epoch: number }[] = [{ side: 'blue', epoch: 1 }];
+  readonly processes: Process[] = [];
+  rollbackBegun = false;
+  #writes = 0;
+  #promoters = 0;
+  #late = 0;
+  #accidents = 0;
+
+  constructor(readonly mutation: Mutation | null) {}
+
+  /** Everything that can happen now. Promoters are named more often than accidents, or nothing would get far. */
+  events(): Event[] {
+    const events: Event[] = [];
+    const add = (name: string, happen: () => void, times = 1): void => {
+      for (let i = 0; i < times; i++) events.push({ name, happen });
+    };
+    for (const process of this.processes) {
+      if (process.ready()) add(process.name, () => this.step(process), process.name.startsWith('promote') ? 12 : 4);
+    }
+    for (const side of ['blue', 'green'] as const) {
+      const feed = this.feeds[side];
+      if (this.canApply(side)) add(`apply on ${side}`, () => this.apply(side), 6);
+      if (feed.running && !feed.enabled) add(`the worker on ${side} stops`, () => (feed.running = false), 3);
+    }
+    for (const session of this.sessions()) {
+      if (session.inFlight !== null) {
+        add(`the server goes on with ${session.inFlight}`, () => this.goOn(session), 6);
+        if (this.#accidents < MOST_ACCIDENTS) add('an answer is lost', () => this.#loseAnswer(session), 2);
+      }
+      if (this.#accidents >= MOST_ACCIDENTS) continue;
+      add(`the server ends a session on ${session.db.side}`, () => {
+        this.#accidents++;
+        this.end(session);
+      });
+    }
+    this.#beginnings(add);
+    return events;
+  }
+
+  #loseAnswer(session: Session): void {
+    this.#accidents++;
+    session.answerLost = true;
+  }
+
+  #beginnings(add: (name: string, happen: () => void, times?: number) => void): void {
+    if (this.#writes < MOST_WRITERS) {
+      for (const side of ['blue', 'green'] as const) {
+        add(`a write on ${side}`, () => this.#begin('write', (_, id) => writer(this, side, { key: id % KEYS, id })), 2);
+      }
+    }
+    if (this.#promoters < 3) {
+      const from = this.wayBackIsLive() ? 'green' : 'blue';
+      if (from === 'green' || !this.rollbackBegun) add(`promote from ${from}`, () => this.promote(from));
+    }
+    if (this.#late >= 3) return;
+    for (const { side, epoch } of this.decided) {
+      const other = otherSide(side);
+      const late = (name: string, program: (s: Session[]) => Program): void =>
+        add(`late ${name}, epoch ${epoch}`, () => {
+          this.#late++;
+          this.#begin('late', program);
+        });
+      late(`open of ${side}`, (s) => openFence(this, session(s, this.dbs[side]), epoch));
+      late(`close of ${other}`, (s) => closeFence(this, session(s, this.dbs[other]), epoch));
+      late(`disarming of ${side}`, () => disarm(this, this.dbs[side], epoch));
+    }
+  }
+
+  promote(from: Side): Process {
+    this.#promoters++;
+    if (from === 'green') this.rollbackBegun = true;
+    return this.#begin(`promote from ${from}`, (sessions) => promoter(this, from, sessions));
+  }
+
+  #begin(name: string, program: (sessions: Session[], id: number) => Program): Process {
+    const sessions: Session[] = [];
+    const id = name === 'write' ? ++this.#writes : 0;
+    const process: Process = { name, program: program(sessions, id), sessions, ready: ALWAYS };
+    this.processes.push(process);
+    return process;
+  }
+
+  /** Lets a program go on to its next point. */
+  step(process: Process): void {
+    try {
+      const { done, value } = process.program.next();
+      if (done !== true) {
+        process.ready = value;
+        return;
+      }
+    } catch (error) {
+      if (!(error instanceof GivenUp)) throw error;
+    }
+    for (const one of process.sessions) this.end(one);
+    this.processes.splice(this.processes.indexOf(process), 1);
+  }
+
+  sessions(): Session[] {
+    return this.processes.flatMap(({ sessions }) => sessions.filter((one) => one.alive));
+  }
+
+  /** The server rolls back what a session has not committed; a sequence's value stays. */
+  end(one: Session): void {
+    one.alive = false;
+    one.inFlight = null;
+    this.release(one);
+    if (one.db.actor === one) one.db.actor = null;
+  }
+
+  release(one: Session): void {
+    one.pending = null;
+    if (one.db.exclusive === one) one.db.exclusive = null;
+    if (one.db.rowLock === one) one.db.rowLock = null;
+  }
+
+  commit(one: Session): void {
+    if (one.pending !== null) {
+      one.db.row = one.pending;
+      if (!this.decided.some(({ epoch }) => epoch === one.db.row.epoch)) {
+        this.decided.push({ side: one.db.row.writesOn, epoch: one.db.row.epoch });
+      }
+    }
+    this.release(one);
+  }
+
+  goOn(one: Session): void {
+    if (one.inFlight === 'setval') {
+      one.db.open = false;
+      one.inFlight = 'commit';
+    } else {
+      this.commit(one);
+      one.committed = true;
+      one.inFlight = null;
+    }
+  }
+
+  canApply(side: Side): boolean {
+    const { running, slot } = this.feeds[side];
+    return running && slot !== null && slot < this.dbs[otherSide(side)].wal.length;
+  }
+
+  /** Applied changes are in the WAL as any other: a feed in the other direction would send them on. */
+  apply(side: Side): void {
+    const feed = this.feeds[side];
+    const change = this.dbs[otherSide(side)].wal[feed.slot ?? 0];
+    if (change === undefined) return;
+    this.dbs[side].write(change);
+    feed.slot = (feed.slot ?? 0) + 1;
+  }
+
+  wayBackIsLive(): boolean {
+    return this.feeds.blue.enabled && this.dbs.green.row.writesOn === 'green';
+  }
+
+  /**
+   * Every worker has died; the servers end what was open, applications finish. Then one worker alone does what the run
+   * asks for, as the next attempt of the activity does.
+   */
+  recover(commitInFlight: boolean): void {
+    for (const one of this.sessions()) {
+      while (commitInFlight && one.inFlight !== null) this.goOn(one);
+      this.end(one);
+    }
+    for (const process of [...this.processes]) {
+      if (process.name !== 'write') this.processes.splice(this.processes.indexOf(process), 1);
+    }
+    const from = this.rollbackBegun ? 'green' : 'blue';
+    for (let attempt = 1; attempt <= 3; attempt++) {
+      const worker = this.promote(from);
+      for (let i = 0; i < 300 && this.processes.length > 0; i++) {
+        this.background();
+        for (const process of [...this.processes]) if (process.ready()) this.step(process);
+      }
+      if (this.processes.includes(worker)) throw new Error('no way forward: the worker waits for ever');
+    }
+    for (let i = 0; i < 100; i++) this.background();
+  }
+
+  /** What goes on by itself. */
+  background(): void {
+    for (const side of ['blue', 'green'] as const) {
+      const feed = this.feeds[side];
+      if (this.canApply(side)) this.apply(side);
+      if (!feed.enabled) feed.running = false;
+    }
+    for (const one of this.sessions()) if (one.inFlight !== null) this.goOn(one);
+  }
+}
+
+function session(sessions: Session[], db: Db): Session {
+  const one = new Session(db);
+  sessions.push(one);
+  return one;
+}
+
+function must(condition: boolean): void {
+  if (!condition) throw new GivenUp();
+}
+
+/** A transaction of the application: it begins, writes once and commits. */
+function* writer(world: World, side: Side, change: Change): Program {
+  const db = world.dbs[side];
+  const me = {};
+  if (db.armed) {
+    yield () => db.exclusive === null;
+    if (!db.open) return;
+    db.shared.add(me);
+  } else db.unfenced.add(me);
+  yield ALWAYS;
+  db.write(change);
+  world.acknowledged.set(change.key, change.id);
+  db.shared.delete(me);
+  db.unfenced.delete(me);
+}
+
+/** openActorSession(): whoever held the actor's lock before loses that session. */
+function* actorSession(world: World, sessions: Session[], db: Db): Part<Session> {
+  yield ALWAYS;
+  if (db.actor !== null) world.end(db.actor);
+  const one = session(sessions, db);
+  db.actor = one;
+  return one;
+}
+
+/** activities/promote.ts, tryPromotion() and finishPromotion(). */
+function* promoter(world: World, from: Side, sessions: Session[]): Program {
+  const [old, next] = [world.dbs[from], world.dbs[otherSide(from)]];
+  const main = yield* actorSession(world, sessions, old);
+  const to = yield* actorSession(world, sessions, next);
+  const decision = yield* readDecision(world, old, main);
+  const epoch = decision.decided ? decision.epoch : yield* holdAndDecide(world, main, to, decision.epoch, sessions);
+  yield* openFence(world, to, epoch);
+  yield* finish(world, old, next, from === 'blue');
+}
+
+function* holdAndDecide(world: World, main: Session, to: Session, epoch: number, sessions: Session[]): Part<number> {
+  const [old, next] = [main.db, to.db];
+  const feedBack = old.side === 'blue';
+  yield* prepare(world, old, epoch, feedBack);
+  if (world.mutation === 'open before decide') yield* openFence(world, to, epoch + 1);
+
+  if (world.mutation !== 'lock skipped') {
+    yield () => (old.exclusive === null && old.shared.size === 0) || !main.alive;
+    must(main.alive);
+    old.exclusive = main;
+  }
+  yield ALWAYS;
+  must(main.alive && old.armed && old.row.epoch === epoch && old.row.writesOn === old.side);
+  const marker = old.wal.length;
+  const incoming = world.feeds[next.side];
+  if (world.mutation !== 'marker skipped') {
+    yield () => (incoming.slot !== null && incoming.slot >= marker) || !main.alive;
+    must(main.alive && incoming.slot !== null);
+  }
+  if (feedBack) {
+    yield ALWAYS;
+    must(to.alive);
+    world.feeds[old.side].slot = next.wal.length;
+  }
+  // verdigris.decide
+  yield () => old.rowLock === null || !main.alive;
+  must(main.alive);
+  old.rowLock = main;
+  must(old.row.epoch === epoch && old.row.writesOn === old.side);
+  // Nobody can disarm any more: the guard of disarmFence() waits for the row.
+  if (world.mutation !== 'fence checked before the row is locked') must(old.armed);
+  main.pending = { epoch: epoch + 1, writesOn: next.side, opening: false };
+  yield ALWAYS;
+  must(main.alive);
+  main.inFlight = 'setval';
+  yield () => main.committed || main.answerLost || !main.alive;
+  if (main.committed && !main.answerLost) return epoch + 1;
+  const after = yield* readDecision(world, old, session(sessions, old));
+  must(after.decided);
+  return after.epoch;
+}
+
+/** preparePromotion(): the disabled way back, the fence, the announcement. */
+function* prepare(world: World, old: Db, epoch: number, feedBack: boolean): Part<void> {
+  yield ALWAYS;
+  if (feedBack) world.feeds[old.side].subscribed = true;
+  // CREATE TRIGGER waits for the running writers of the table.
+  yield () => old.unfenced.size === 0 && old.rowLock === null;
+  must(old.row.epoch === epoch && old.row.writesOn === old.side);
+  old.armed = true;
+  yield () => old.rowLock === null;
+  if (old.row.writesOn === old.side) old.row = { ...old.row, opening: true };
+}
+
+/** promotion-decision.ts. */
+function* readDecision(world: World, db: Db, by: Session): Part<{ decided: boolean; epoch: number }> {
+  yield ALWAYS;
+  must(by.alive);
+  if (db.row.writesOn !== db.side) return { decided: true, epoch: db.row.epoch };
+  if (!db.row.opening && db.open) return { decided: false, epoch: db.row.epoch };
+  if (world.mutation === 'plain read of a COMMIT without an answer') yield ALWAYS;
+  else yield () => (db.exclusive === null && db.shared.size === 0 && db.rowLock === null) || !by.alive;
+  must(by.alive);
+  if (db.row.writesOn === db.side) db.open = true;
+  return { decided: db.row.writesOn !== db.side, epoch: db.row.epoch };
+}
+
+/** verdigris.open_fence: the sequence is set before the transaction is committed, and stays set without it. */
+function* openFence(world: World, by: Session, epoch: number): Part<void> {
+  const { db } = by;
+  yield () => db.rowLock === null || !by.alive;
+  must(by.alive);
+  db.rowLock = by;
+  if (!(db.row.epoch === epoch && db.row.writesOn === db.side)) {
+    if (world.mutation !== 'epoch unchecked') must(db.row.epoch === epoch - 1);
+    by.pending = { epoch, writesOn: db.side, opening: false };
+  }
+  db.open = true;
+  yield ALWAYS;
+  must(by.alive);
+  world.commit(by);
+}
+
+/** verdigris.close_fence. */
+function* closeFence(world: World, by: Session, epoch: number): Part<void> {
+  const { db } = by;
+  yield () => db.rowLock === null || !by.alive;
+  must(by.alive);
+  if (world.mutation !== 'epoch unchecked') must(db.row.epoch === epoch && db.row.writesOn !== db.side);
+  db.open = false;
+}
+
+/** disarmFence(): its guard is read in the transaction that changes the trigger. */
+function* disarm(world: World, db: Db, epoch: number): Part<void> {
+  yield () => db.rowLock === null && db.shared.size === 0;
+  if (world.mutation !== 'epoch unchecked') must(db.row.epoch === epoch && db.row.writesOn === db.side);
+  db.armed = false;
+}
+
+/** finish-promotion.ts. */
+function* finish(world: World, old: Db, next: Db, feedBack: boolean): Part<void> {
+  const [incoming, back] = [world.feeds[next.side], world.feeds[old.side]];
+  yield ALWAYS;
+  must(next.row.writesOn === next.side);
+  const { epoch } = next.row;
+  const early = world.mutation === 'reverse feed before the old one is off';
+  if (early && feedBack) yield* enable(back);
+  yield ALWAYS;
+  incoming.enabled = false;
+  yield () => !incoming.running;
+  incoming.subscribed = false;
+  yield ALWAYS;
+  incoming.slot = null;
+  if (!early && feedBack) yield* enable(back);
+  yield* disarm(world, next, epoch);
+}
+
+function* enable(feed: Feed): Part<void> {
+  yield ALWAYS;
+  if (!feed.subscribed) return;
+  feed.enabled = true;
+  feed.running = true;
+}
