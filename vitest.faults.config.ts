@@ -1,0 +1,13 @@
+import { defineConfig } from 'vitest/config';
+
+/** `npm run test:faults`: what takes minutes, since real processes are killed and their work is taken over. */
+export default defineConfig({
+  test: {
+    include: ['test/faults/**/*.faults.ts'],
+    globalSetup: ['test/support/global-setup.ts'],
+    pool: 'forks',
+    maxWorkers: 2,
+    hookTimeout: 60_000,
+    reporters: ['verbose', './test/support/plain-summary.ts'],
+  },
+});
