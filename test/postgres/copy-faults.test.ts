@@ -191,6 +191,29 @@ describe('a copy', () => {
       [{ addColumn: { table: 'other', column: 'cut', type: 'varchar(5)', up: 'body' } }],
     ));
 
+  it('that finds no room on green can be tried again, and nothing is half there', () =>
+    withPair('copy_full', async (pair) => {
+      const parcels = await pair.planCopy();
+      pair.hold();
+      await pair.phase('ready');
+      await pair.green.query(`
+        CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+          $$BEGIN IF NEW.id = 900 THEN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END IF; RETURN NEW; END$$;
+        CREATE TRIGGER full_disk BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION full_disk();
+        ALTER TABLE other ENABLE ALWAYS TRIGGER full_disk`);
+      await expect(pair.copyAll(parcels)).rejects.toMatchObject({
+        retryable: true,
+        message: expect.stringMatching(
+          /^green: the copy of table public\.other ran out of something: no space left/,
+        ) as string,
+      });
+      expect(await count(pair, 'other')).toBe(0);
+      await pair.green.query('DROP TRIGGER full_disk ON other');
+      await pair.copyAll(parcels);
+      expect(await pair.finish()).toEqual({ tables: 3, left: [] });
+      expect(await count(pair, 'other')).toBe(1000);
+    }));
+
   it('leaves a table to tablesync that was rewritten in the middle', () =>
     withPair('copy_rewritten', async (pair) => {
       const parcels = await pair.planCopy();

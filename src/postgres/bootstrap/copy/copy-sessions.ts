@@ -21,6 +21,7 @@ export async function openSnapshotSession(
       `SELECT set_config('lock_timeout', '2000', false), set_config('max_parallel_workers_per_gather', '0', false),
               set_config('synchronize_seqscans', 'off', false), set_config('jit', 'off', false)`,
     );
+    await session.query(SAME_TEXT);
     await keepEncoding(session, session);
     await before?.(session);
     await session.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
@@ -59,6 +60,7 @@ export async function openTargetSession(database: Database, purpose: string, blu
     await session.query(`SELECT set_config('session_replication_role', 'replica', false)`).catch((error: unknown) => {
       if (sqlState(error) !== '42501') throw error;
     });
+    await session.query(SAME_TEXT);
     await keepEncoding(session, blue);
     return session;
   } catch (error) {
@@ -66,6 +68,9 @@ export async function openTargetSession(database: Database, purpose: string, blu
     throw error;
   }
 }
+
+/** What openSession leaves open of the text forms: of money, which depends on the database's locale, and of xml. */
+const SAME_TEXT = `SELECT set_config('lc_monetary', 'C', false), set_config('xmloption', 'content', false)`;
 
 /** Bytes in no encoding can't be converted: they pass as they are. */
 async function keepEncoding(session: Session, blue: Session): Promise<void> {
