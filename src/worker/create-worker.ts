@@ -1,14 +1,7 @@
-import { existsSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
-import {
-  bundleWorkflowCode,
-  DefaultLogger,
-  Worker,
-  type NativeConnection,
-  type WorkflowBundleOption,
-} from '@temporalio/worker';
+import { Worker, type NativeConnection, type WorkflowBundleOption } from '@temporalio/worker';
 import { createActivities } from '../../activities/index.js';
 import { TASK_QUEUE } from '../workflow-names.js';
+import { bundleWorkflowsApart } from './bundle-workflows.js';
 import type { Environment } from './connections.js';
 import type { Redact } from './redact.js';
 
@@ -30,7 +23,7 @@ export async function createWorker(settings: WorkerSettings): Promise<Worker> {
     connection: settings.connection,
     namespace: settings.namespace,
     taskQueue: settings.taskQueue ?? settings.environment['VERDIGRIS_TASK_QUEUE'] ?? TASK_QUEUE,
-    workflowBundle: settings.workflowBundle ?? (await bundleWorkflows()),
+    workflowBundle: settings.workflowBundle ?? (await bundleWorkflowsApart()),
     activities: createActivities({ environment: settings.environment, redact: settings.redact }),
     // Heartbeats carry cancels: thinned out less than by default, a rollback begins within a second.
     maxHeartbeatThrottleInterval: '500ms',
@@ -39,15 +32,8 @@ export async function createWorker(settings: WorkerSettings): Promise<Worker> {
     shutdownGraceTime: '2s',
     shutdownForceTime: '20s',
     maxConcurrentActivityTaskExecutions: 50,
-  });
-}
-
-/** Bundles the workflow code: TypeScript in a checkout, JavaScript in an installed package. */
-export async function bundleWorkflows(): Promise<{ code: string }> {
-  const source = fileURLToPath(new URL('../../workflows/index.ts', import.meta.url));
-  const compiled = fileURLToPath(new URL('../../workflows/index.js', import.meta.url));
-  return bundleWorkflowCode({
-    workflowsPath: existsSync(source) ? source : compiled,
-    logger: new DefaultLogger('WARN'),
+    // A run is one workflow of a few hundred events: others are replayed when they wake up. Keeps the worker small.
+    maxCachedWorkflows: 20,
+    workflowThreadPoolSize: 1,
   });
 }
