@@ -14,6 +14,7 @@ import { holdSnapshots } from '../../src/postgres/bootstrap/copy/snapshot-holder
 import { qualified } from '../../src/postgres/identifier.js';
 import { waitForMarker, writeMarker } from '../../src/postgres/marker.js';
 import { claimDatabases, type Run } from '../../src/postgres/ownership.js';
+import type { StepContext } from '../../src/postgres/migrate/step-context.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
 import { ensurePublications } from '../../src/postgres/streams.js';
 import { asDatabase, testDatabase, type TestDatabase, type TestServer } from '../support/postgres.js';
@@ -72,7 +73,7 @@ export class CopyPair {
       await openSession(greenDatabase, { purpose: 'test' }),
     ] as const;
     // Slots are of the whole server.
-    const run = { runId: 'run', migration: blueDb.database.slice(-30) };
+    const run = { runId: blueDb.database, migration: blueDb.database.slice(-30) };
     const pair = new CopyPair(
       [blueDb, greenDb],
       blueDatabase,
@@ -100,7 +101,11 @@ export class CopyPair {
       tables: replicatedRoots(tables).map(({ name }) => ({ table: name })),
       streams: this.plan.replicate.streams,
     });
-    return planCopy(this.context(), this.ourBlue, contextOn(this.greenDatabase, this.ourGreen), tables);
+    return planCopy(this.context(), this.ourBlue, this.onGreen(), tables);
+  }
+
+  private onGreen(): StepContext {
+    return contextOn(this.greenDatabase, this.ourGreen, [], new AbortController().signal, this.run.runId);
   }
 
   /** Begins to hold the snapshots; the result is what the holder ends with. */
@@ -144,7 +149,7 @@ export class CopyPair {
   }
 
   finish(): Promise<FinishResult> {
-    return finishCopy(this.context(), this.ourBlue, contextOn(this.greenDatabase, this.ourGreen));
+    return finishCopy(this.context(), this.ourBlue, this.onGreen());
   }
 
   follow(signal?: AbortSignal): Promise<{ tables: number }> {
