@@ -1,0 +1,25 @@
+import { expect, it } from 'vitest';
+import { sweep } from '../support/fault-sweep.js';
+
+/*
+ * The points are not chosen: they are the statements of a move that nobody disturbs, as proxies in front of both servers
+ * saw them pass, there and back. VERDIGRIS_FAULT_POINTS=n takes every n-th.
+ */
+
+it(
+  'a worker that is frozen with SIGSTOP, and woken when another one has ended the move, at any statement of a promotion or of the way back: no write is lost or doubled, never are both sides open',
+  { timeout: 2_400_000 },
+  async () => {
+    const outcomes = await sweep('freeze', (line) => process.stdout.write(`${line}\n`));
+    const counts = new Map<string, number>();
+    for (const { outcome } of outcomes) counts.set(outcome, (counts.get(outcome) ?? 0) + 1);
+    process.stdout.write(
+      `freeze: ${outcomes.length} points; ${[...counts].map(([what, n]) => `${n} ${what}`).join(', ')}\n`,
+    );
+    expect(
+      outcomes.filter(
+        ({ outcome, point }) => outcome !== 'right' && !(outcome === 'not reached' && point.endsWith(')')),
+      ),
+    ).toEqual([]);
+  },
+);

@@ -1,0 +1,58 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { closeSession, openSession, type Databases, type Session } from '../../src/postgres/session.js';
+import type { Side } from '../../src/side.js';
+
+interface Look {
+  readonly open: boolean;
+  readonly epoch: number;
+}
+
+/**
+ * Looks at fence and route of both sides all the time. One side, the other, the first again: a side that is open before
+ * and after in one epoch was open all the while, so the other one must not have been.
+ */
+export class BothOpenWatcher {
+  readonly seen: string[] = [];
+  looks = 0;
+  #isStopped = false;
+  #loop: Promise<void> = Promise.resolve();
+
+  static async start(databases: Databases, tables: number): Promise<BothOpenWatcher> {
+    const watcher = new BothOpenWatcher();
+    const sessions = {
+      blue: await openSession(databases.blue, { purpose: 'watcher' }),
+      green: await openSession(databases.green, { purpose: 'watcher' }),
+    };
+    watcher.#loop = watcher.#watch(sessions, tables);
+    return watcher;
+  }
+
+  async #watch(sessions: Readonly<Record<Side, Session>>, tables: number): Promise<void> {
+    while (!this.#isStopped) {
+      const before = await look(sessions.blue, tables);
+      const between = await look(sessions.green, tables);
+      const after = await look(sessions.blue, tables);
+      this.looks++;
+      if (before.open && between.open && after.open && before.epoch === after.epoch) {
+        this.seen.push(`both open: blue at epoch ${after.epoch}, green at ${between.epoch}`);
+      }
+      await sleep(3);
+    }
+    await Promise.all([closeSession(sessions.blue), closeSession(sessions.green)]);
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    await this.#loop;
+  }
+}
+
+/** Open: the flag lets writes pass, or a table has no fence in force. */
+async function look(session: Session, tables: number): Promise<Look> {
+  const { rows } = await session.query<Look>(
+    `SELECT (SELECT last_value FROM verdigris.fence) = 0
+            OR (SELECT count(*) FROM pg_trigger WHERE tgname = '_verdigris_fence' AND tgenabled = 'A') < ${tables} AS open,
+            (SELECT max(epoch)::float8 FROM verdigris.route) AS epoch`,
+  );
+  return rows[0] ?? { open: false, epoch: 0 };
+}

@@ -1,0 +1,72 @@
+import { otherSide } from '../../src/side.js';
+import type { MovePoint } from './promotion-actor.js';
+import { PromotionRig } from './promotion-rig.js';
+import type { When } from './statement-proxy.js';
+
+/** Where a statement is repeated until something has happened, its first two times stand for all. */
+const REPEATS = 2;
+
+export interface FaultOutcome {
+  readonly point: string;
+  readonly when: When;
+  /** `right`, `not reached` (a wait that was shorter this time), or what was wrong. */
+  readonly outcome: string;
+  readonly seconds: number;
+}
+
+/** Puts the fault at every point of the move and of the way back, before and after each statement. */
+export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => void): Promise<FaultOutcome[]> {
+  const every = Math.max(1, Number(process.env['VERDIGRIS_FAULT_POINTS'] ?? 1));
+  let rig = await PromotionRig.create(`${fault} points`);
+  const outcomes: FaultOutcome[] = [];
+  try {
+    const seen = [...(await rig.record()), ...(await rig.record())].filter(({ nth }) => nth <= REPEATS);
+    const cases = seen
+      .flatMap((point) => (['before', 'after'] as const).map((when) => ({ point, when })))
+      .filter((_, i) => i % every === 0);
+    // There and back in turn, so that no move is made for nothing.
+    const left = {
+      blue: cases.filter((c) => c.point.from === 'blue'),
+      green: cases.filter((c) => c.point.from === 'green'),
+    };
+    while (left.blue.length + left.green.length > 0) {
+      const next = left[rig.primary].shift();
+      if (next === undefined) {
+        await rig.moveOn();
+        continue;
+      }
+      const started = performance.now();
+      let outcome: string;
+      try {
+        const isHit = await rig.fault(fault, next.point, next.when);
+        await rig.audit();
+        outcome = isHit ? 'right' : 'not reached';
+      } catch (error) {
+        outcome = error instanceof Error ? error.message : String(error);
+        // What is broken here must not colour the next point.
+        await rig.close().catch(() => undefined);
+        rig = await PromotionRig.create(`${fault} points`);
+      }
+      const result = {
+        point: describePoint(next.point),
+        when: next.when,
+        outcome,
+        seconds: (performance.now() - started) / 1_000,
+      };
+      outcomes.push(result);
+      tell(line(outcomes.length, cases.length, result));
+    }
+    return outcomes;
+  } finally {
+    await rig.close();
+  }
+}
+
+function describePoint({ from, step, to, session, text, nth }: MovePoint): string {
+  const again = nth > 1 ? ` (${nth})` : '';
+  return `${from} -> ${otherSide(from)} ${step.padEnd(7)} ${to.padEnd(5)} ${session.replace('verdigris ', '')}: ${text}${again}`;
+}
+
+function line(n: number, of: number, { point, when, outcome, seconds }: FaultOutcome): string {
+  return `${String(n).padStart(4)}/${of} ${when.padEnd(6)} ${seconds.toFixed(1).padStart(5)} s  ${outcome.split('\n')[0] ?? ''}  ${point.slice(0, 150)}`;
+}

@@ -1,0 +1,74 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../../src/errors.js';
+import type { TableName } from '../../src/plan/table-name.js';
+import { finishPromotion } from '../../src/postgres/finish-promotion.js';
+import { preparePromotion, withdrawOpening } from '../../src/postgres/prepare-promotion.js';
+import { tryPromotion } from '../../src/postgres/promote.js';
+import { readDecision } from '../../src/postgres/promotion-decision.js';
+import { withSession, type Databases } from '../../src/postgres/session.js';
+import type { Side } from '../../src/side.js';
+
+/** One move of the writes from a side to the other one, with a feed back in both directions. */
+export interface Move {
+  readonly databases: Databases;
+  readonly migration: string;
+  readonly from: Side;
+  readonly tables: readonly TableName[];
+  readonly maxHoldMs: number;
+}
+
+const LOCK_TIMEOUTS_MS = [20, 40, 80];
+const ATTEMPTS = 10;
+
+/** The activities `promote` and `finishPromotion` without Temporal, so that a process of its own does them in a second. */
+export const STEPS = {
+  async promote({ databases, migration, from, tables, maxHoldMs }: Move): Promise<void> {
+    await withSession(databases[from], { purpose: 'promote' }, async (session) => {
+      try {
+        const { decided } = await readDecision(session, migration, from);
+        const wayBack = tables.map((table) => ({ table }));
+        const knownTables = decided
+          ? []
+          : await preparePromotion({ databases, migration, from, fenced: tables, wayBack });
+        for (let attempt = 1; ; attempt++) {
+          const lockTimeoutMs = LOCK_TIMEOUTS_MS[Math.min(attempt, 3) - 1] ?? 80;
+          const fenced = decided ? [] : tables;
+          try {
+            await tryPromotion({
+              ...{ databases, migration, from, fenced, knownTables, maxHoldMs, lockTimeoutMs },
+              sequenceGap: 1_000,
+              feedBack: true,
+            });
+            return;
+          } catch (error) {
+            const isBlocked = error instanceof VerdigrisError && error.type === 'PromotionBlocked';
+            if (!isBlocked) throw error;
+            if (attempt >= ATTEMPTS && !(await readDecision(session, migration, from)).decided) throw error;
+          }
+          await sleep(100 + Math.random() * 200);
+        }
+      } catch (error) {
+        await withdrawOpening(session, migration, from).catch(() => undefined);
+        throw error;
+      }
+    });
+  },
+
+  async finish({ databases, migration, from }: Move): Promise<void> {
+    await finishPromotion(databases, migration, from, { feedBack: true });
+  },
+};
+
+export type Step = keyof typeof STEPS;
+
+/** A step as Temporal would have it done: again until it is, by a worker that lives. */
+export async function carryOut(step: Step, move: Move): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await STEPS[step](move);
+    } catch (error) {
+      if (attempt === 5) throw error;
+      await sleep(200);
+    }
+  }
+}
