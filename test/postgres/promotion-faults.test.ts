@@ -49,7 +49,9 @@ describe('a promotion whose worker fails', () => {
 
     const decide = find(/verdigris\.decide/);
     const inHold = back.stopAt({ ...decide, text: decide.text.replace("'green'", "'blue'"), to: 'green' }, 'before');
-    const backOutcome = back.run('promote', rig.move('green'));
+    // A writer that waits at the fence has its table locked, and keeps it from being disarmed.
+    await rig.writers.pause();
+    const backOutcome = back.run('promote', { ...rig.move('green'), maxHoldMs: 10_000 });
     const deciding = await Promise.race([inHold, backOutcome]);
     if (typeof deciding === 'string') throw new Error(`it did not come to the decision: ${deciding}`);
     held.release();
