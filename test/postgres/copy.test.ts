@@ -1,5 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { readTables } from '../../src/postgres/catalog.js';
+import { copyFormat } from '../../src/postgres/bootstrap/copy/copy-format.js';
+import { NOTHING_COMPUTED } from '../../src/postgres/bootstrap/copy/copy-query.js';
 import type { TestServer } from '../support/postgres.js';
 import { CopyPair } from './copy-pair.js';
 
@@ -26,6 +29,8 @@ const DDL = `
   CREATE TABLE child (extra text) INHERITS (parent);
   CREATE TABLE types (id int, b bytea, j json, jb jsonb, u uuid, ip inet, iv interval, bits bit(5), vb bit varying, f float8, r real,
     a int[], m money, d date, tz timetz, ts timestamp(3), c char(5), v varchar(9), x xml, pt point, rng int4range, tv tsvector, o boolean, mac macaddr, nm name, n numeric);
+  CREATE TABLE stable (id int, s smallint, l bigint, r real, f float8, n numeric, n2 numeric(9,3), o boolean, t text, v varchar(9), c char(5), q "char", b bytea,
+    u uuid, j json, jb jsonb, d date, ti time, tz timetz, ts timestamp(3), tt timestamptz, iv interval, ip inet, ci cidr, mac macaddr, bi bit(5), vb bit varying(7));
   CREATE TABLE dropped (id int, gone text, stays text);
   ALTER TABLE dropped DROP COLUMN gone;
   CREATE TABLE big_value (id int, t text);`;
@@ -33,7 +38,7 @@ const DDL = `
 const KEYS = `
   ALTER TABLE orders ADD PRIMARY KEY (id); ALTER TABLE "Odd.Schema"."My ""Table""" ADD PRIMARY KEY (id);
   ALTER TABLE generated ADD PRIMARY KEY (id); ALTER TABLE wide ADD PRIMARY KEY (id); ALTER TABLE part ADD PRIMARY KEY (id, region);
-  ALTER TABLE parent ADD PRIMARY KEY (id); ALTER TABLE child ADD PRIMARY KEY (id); ALTER TABLE types ADD PRIMARY KEY (id);
+  ALTER TABLE parent ADD PRIMARY KEY (id); ALTER TABLE child ADD PRIMARY KEY (id); ALTER TABLE types ADD PRIMARY KEY (id); ALTER TABLE stable ADD PRIMARY KEY (id);
   ALTER TABLE dropped ADD PRIMARY KEY (id); ALTER TABLE big_value ADD PRIMARY KEY (id);`;
 
 const ROWS = `
@@ -47,6 +52,10 @@ const ROWS = `
   INSERT INTO types SELECT n, decode(md5(n::text), 'hex'), '{"a":  1}', '{"b": [1, null]}', md5(n::text)::uuid, '10.0.0.1/24', interval '1 mon 2 days 3.5 s', B'10101', B'1', 'NaN', 1.5,
     '{1,NULL,3}', 12.5, '2026-02-03', '12:00+02', '2026-01-01 12:00:00.123', 'ab', 'var', '<a/>', '(1,2)', '[1,5)', 'a b', n % 2 = 0, '08:00:2b:01:02:03', 'name', 1e50 FROM generate_series(1, 300) n;
   INSERT INTO types (id, f, n, d) VALUES (0, '-Infinity', 'NaN', 'infinity');
+  INSERT INTO stable SELECT n, -n, n * 1e12::bigint, 1.5, n / 3.0, n / 7.0, n / 7.0, n % 2 = 0, E'tab\\t ' || n, 'ä€', 'ab', 'x', decode(md5(n::text), 'hex'), md5(n::text)::uuid,
+    '{"a":  1}', '{"b": [1, null]}', date '2026-01-01' + n, '12:34:56.789', '12:00+02', '2026-01-01 12:00:00.123', '2026-01-01 12:00:00.123456+02', interval '1 mon -2 days 3.5 s',
+    '2001:db8::1/64', '10.1.0.0/16', '08:00:2b:01:02:03', B'10101', B'101' FROM generate_series(1, 300) n;
+  INSERT INTO stable (id, f, r, n, d, ts) VALUES (0, '-Infinity', 'NaN', 'Infinity', '-infinity', 'infinity');
   INSERT INTO dropped SELECT n, 's' FROM generate_series(1, 100) n;
   INSERT INTO big_value SELECT n, repeat(md5(n::text), 100000) FROM generate_series(1, 2) n;`;
 
@@ -127,6 +136,26 @@ const PAIRS: readonly (readonly [TestServer, TestServer])[] = [
   ['pg15', 'pg18'],
   ['pg18', 'pg18'],
 ];
+
+describe('the format of a copy', () => {
+  it('is binary where every type has the same binary form on all versions, else text', async () => {
+    const pair = await CopyPair.start(['pg15', 'pg18'], 'copy_format', DDL, ROWS + KEYS);
+    try {
+      const tables = await readTables(pair.ourBlue, pair.plan.tables);
+      const binary = tables.flatMap((table) => {
+        const columns = table.columns.map(({ name }) => name);
+        return copyFormat(table, table, columns, NOTHING_COMPUTED) === 'binary' ? [table.name.name] : [];
+      });
+      expect(binary).toContain('stable');
+      expect(binary).toContain('orders');
+      expect(binary).not.toContain('types');
+      expect(binary).not.toContain('My "Table"');
+      expect(binary).not.toContain('nothing');
+    } finally {
+      await pair.stop();
+    }
+  });
+});
 
 describe.each(PAIRS)('copy from %s to %s', (from, to) => {
   it('brings every row of odd tables over, with its new columns, while blue is written', async () => {
