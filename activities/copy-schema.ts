@@ -6,7 +6,8 @@ import {
   type SchemaStatements,
 } from '../src/postgres/schema-copy/schema-statements.js';
 import { applyPreData } from '../src/postgres/schema-copy/apply-pre-data.js';
-import { applyForeignKeys, applyRest } from '../src/postgres/schema-copy/apply-post-data.js';
+import { applyForeignKeys } from '../src/postgres/schema-copy/apply-foreign-keys.js';
+import { applyRest } from '../src/postgres/schema-copy/apply-post-data.js';
 import { applyKeys } from '../src/postgres/schema-copy/apply-keys.js';
 import { applySecondaryIndexes } from '../src/postgres/schema-copy/apply-indexes.js';
 import { refreshMaterializedViews } from '../src/postgres/schema-copy/materialized-views.js';
@@ -44,6 +45,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         await applySecondaryIndexes(
           stepContext(work, await work.session('green', 'indexes'), 'green'),
           secondaryIndexes,
+          indexSettings(ref.plan),
         );
         return { indexes: secondaryIndexes.indexes.length };
       }),
@@ -55,7 +57,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         const green = await work.session('green', 'schema');
         const context = stepContext(work, green, 'green');
         await applySecondaryIndexes(context, statements.secondaryIndexes, indexSettings(ref.plan));
-        await applyForeignKeys(context, statements.foreignKeys);
+        await applyForeignKeys(context, statements.foreignKeys, indexSettings(ref.plan));
         await applyRest(context, statements.rest);
         await refreshMaterializedViews(context);
         const differences = await compareCatalogs(await work.session('blue', 'schema'), green, ref.plan);

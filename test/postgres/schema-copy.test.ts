@@ -4,7 +4,8 @@ import type { StepContext } from '../../src/postgres/migrate/step-context.js';
 import { compareCatalogs, type CatalogDifference } from '../../src/postgres/schema-copy/compare-catalogs.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
 import { applyKeys } from '../../src/postgres/schema-copy/apply-keys.js';
-import { applyForeignKeys, applyRest } from '../../src/postgres/schema-copy/apply-post-data.js';
+import { applyForeignKeys } from '../../src/postgres/schema-copy/apply-foreign-keys.js';
+import { applyRest } from '../../src/postgres/schema-copy/apply-post-data.js';
 import { applySecondaryIndexes } from '../../src/postgres/schema-copy/apply-indexes.js';
 import { readUserObjects } from '../../src/postgres/schema-copy/created-objects.js';
 import { dropCopiedSchema } from '../../src/postgres/schema-copy/drop-copied-schema.js';
@@ -179,7 +180,7 @@ describe('the copy', () => {
     await applySecondaryIndexes(p.context, all);
     await applyForeignKeys(
       p.context,
-      foreignKeys.map(({ add }) => ({ add, validate: null })),
+      foreignKeys.map(({ table, add }) => ({ table, add, validate: null })),
     );
     await applyForeignKeys(p.context, foreignKeys);
     await applyRest(p.context, s.rest);

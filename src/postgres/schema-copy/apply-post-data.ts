@@ -5,7 +5,6 @@ import type { StepContext } from '../migrate/step-context.js';
 import { SCHEMA_STEP } from './apply-pre-data.js';
 import { objectsMade, readUserObjects, type DatabaseObject } from './created-objects.js';
 import { describeStatement, schemaCopyFailed } from './schema-copy-failed.js';
-import type { ForeignKeyStatements } from './schema-statements.js';
 
 /*
  * The statements after the rows. Each one runs in a transaction of its own that also writes down that it was run: a
@@ -20,18 +19,6 @@ export interface StatementState {
   readonly made: readonly DatabaseObject[];
   /** What takes it back, where dropping an object does not; null otherwise. */
   readonly undo: string | null;
-}
-
-/** Foreign keys, added first and validated then: only the validation reads the tables, and it lets writers go on. */
-export async function applyForeignKeys(
-  context: StepContext,
-  foreignKeys: readonly ForeignKeyStatements[],
-): Promise<void> {
-  await applyStatements(
-    context,
-    'foreign keys',
-    foreignKeys.flatMap(({ add, validate }) => (validate === null ? [add] : [add, validate])),
-  );
 }
 
 /** Triggers, rules, policies, statistics, comments, default privileges. */

@@ -1,10 +1,11 @@
 import type { TableName } from '../../plan/table-name.js';
 import { type Statement, parseStatements } from '../../plan/sql-tree.js';
-import { ident } from '../identifier.js';
+import { ident, qualified } from '../identifier.js';
 import { keepOfPostData, keepOfPreData } from './dump-filter.js';
 
 /** A foreign key in two halves: one takes locks for a moment, the other reads both tables without stopping writers. */
 export interface ForeignKeyStatements {
+  readonly table: TableName;
   readonly add: string;
   /** Null where PostgreSQL refuses NOT VALID (partitioned tables), or where blue's own key is not validated either. */
   readonly validate: string | null;
@@ -144,11 +145,12 @@ function alterTableCommand({ node }: Statement): AlterTableCommand | undefined {
 }
 
 function foreignKey(command: AlterTableCommand & { readonly kind: 'foreignKey' }, text: string): ForeignKeyStatements {
-  if (!command.canBeLeftForLater) return { add: text, validate: null };
-  const table = `${ident(command.schema)}.${ident(command.relation)}`;
+  const table = { schema: command.schema, name: command.relation };
+  if (!command.canBeLeftForLater) return { table, add: text, validate: null };
   return {
+    table,
     add: `${text} NOT VALID`,
-    validate: `ALTER TABLE ONLY ${table} VALIDATE CONSTRAINT ${ident(command.constraint)}`,
+    validate: `ALTER TABLE ONLY ${qualified(table)} VALIDATE CONSTRAINT ${ident(command.constraint)}`,
   };
 }
 

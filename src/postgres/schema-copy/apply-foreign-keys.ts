@@ -1,0 +1,43 @@
+import { formatTableName } from '../../plan/table-name.js';
+import { inLanes } from '../migrate/index-lanes.js';
+import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from '../migrate/index-settings.js';
+import type { StepContext } from '../migrate/step-context.js';
+import { applyOnce, applyStatements, readApplied } from './apply-post-data.js';
+import { byTable, largestFirst } from './by-table.js';
+import type { ForeignKeyStatements } from './schema-statements.js';
+
+/**
+ * One pass over both tables with a hash in maintenance_work_mem. Left to itself the planner may merge two indexes,
+ * whose order says nothing of where rows are freshly loaded (10 M rows that refer to 1 M: 16 s instead of 5 s).
+ */
+const BY_HASH = `SELECT set_config('enable_mergejoin', 'off', false), set_config('enable_nestloop', 'off', false)`;
+
+/**
+ * Foreign keys, added first and validated then: only the validation reads the tables, and it lets writers go on.
+ * Several tables are validated at once, the largest first.
+ */
+export async function applyForeignKeys(
+  context: StepContext,
+  foreignKeys: readonly ForeignKeyStatements[],
+  settings: IndexSettings = DEFAULT_INDEX_SETTINGS,
+): Promise<void> {
+  await applyStatements(
+    context,
+    'foreign keys',
+    foreignKeys.map(({ add }) => add),
+  );
+  const applied = await readApplied(context);
+  const validations = foreignKeys.flatMap(({ table, validate }) => (validate === null ? [] : [{ table, validate }]));
+  const tables = await largestFirst(context.session, byTable(validations));
+  let done = 0;
+  await inLanes(context, 'foreign keys', settings, tables, async (lane, keys) => {
+    await lane.session.query(BY_HASH);
+    for (const { table, validate } of keys) {
+      const object = `foreign keys of ${formatTableName(table)}`;
+      const total = validations.length;
+      lane.onProgress({ step: 'constraint', object, done, total, rowsPerSecond: 0, etaSeconds: null });
+      await applyOnce(lane, applied, 'foreign keys', validate);
+      done += 1;
+    }
+  });
+}
