@@ -407,14 +407,20 @@ COMMENT ON EXTENSION citext IS 'x';
     );
     expect(statements.foreignKeys).toEqual([
       {
+        table,
         add: 'ALTER TABLE ONLY s.t ADD CONSTRAINT fk FOREIGN KEY (b) REFERENCES s.u(id) NOT VALID',
         validate: 'ALTER TABLE ONLY "s"."t" VALIDATE CONSTRAINT "fk"',
       },
       {
+        table,
         add: 'ALTER TABLE ONLY s.t ADD CONSTRAINT fk_unchecked FOREIGN KEY (b) REFERENCES s.u(id) NOT VALID',
         validate: null,
       },
-      { add: 'ALTER TABLE s.p ADD CONSTRAINT fk_p FOREIGN KEY (b) REFERENCES s.u(id)', validate: null },
+      {
+        table: { schema: 's', name: 'p' },
+        add: 'ALTER TABLE s.p ADD CONSTRAINT fk_p FOREIGN KEY (b) REFERENCES s.u(id)',
+        validate: null,
+      },
     ]);
     expect(statements.rest).toEqual([
       'CREATE MATERIALIZED VIEW s.late AS SELECT 1 AS x WITH NO DATA',
