@@ -24,6 +24,9 @@ export const TRUNCATE_TRIGGER = '_verdigris_fence_truncate';
 /** How long arming one table may make its writers wait, in one try. */
 const ARM_LOCK_TIMEOUT_MS = 100;
 
+/** The table's lock keeps its writers waiting: a worker that freezes while it holds it is ended by the server. */
+const SHORT_TRANSACTION = `SET LOCAL lock_timeout = ${ARM_LOCK_TIMEOUT_MS}; SET LOCAL idle_in_transaction_session_timeout = '1s'`;
+
 /** How long to go on trying for one table before people are told who is in the way. */
 const ARM_FOR_MS = 15_000;
 
@@ -46,7 +49,7 @@ export async function armFence(
       await retryOnLock(
         () =>
           inTransaction(session, async () => {
-            await session.query(`SET LOCAL lock_timeout = ${ARM_LOCK_TIMEOUT_MS}`);
+            await session.query(SHORT_TRANSACTION);
             await refuseOtherRoute(session, options.guard);
             await session.query(state === 'absent' ? armTable(table) : rearmTable(table));
           }),
@@ -160,7 +163,7 @@ async function eachFencedTable(
   statement: (table: string, trigger: string) => string,
 ): Promise<void> {
   const { rows } = await session.query<{ schema: string; name: string; triggers: string[] }>(
-    `SELECT n.nspname AS schema, c.relname AS name, array_agg(t.tgname::text) AS triggers
+    `SELECT n.nspname AS schema, c.relname AS name, array_agg(t.tgname::text ORDER BY t.tgname) AS triggers
        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE t.tgname IN ('${FENCE_TRIGGER}', '${TRUNCATE_TRIGGER}') AND NOT t.tgisinternal
       GROUP BY 1, 2 ORDER BY 1, 2`,
@@ -170,7 +173,7 @@ async function eachFencedTable(
     await retryOnLock(
       () =>
         inTransaction(session, async () => {
-          await session.query(`SET LOCAL lock_timeout = ${ARM_LOCK_TIMEOUT_MS}`);
+          await session.query(SHORT_TRANSACTION);
           await refuseOtherRoute(session, guard);
           await session.query(row.triggers.map((trigger) => statement(qualified(row), trigger)).join(';'));
         }),

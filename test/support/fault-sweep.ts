@@ -1,7 +1,7 @@
 import { otherSide } from '../../src/side.js';
 import type { MovePoint } from './promotion-actor.js';
 import { PromotionRig } from './promotion-rig.js';
-import type { When } from './statement-proxy.js';
+import { samePoint, type When } from './statement-proxy.js';
 
 /** Where a statement is repeated until something has happened, its first two times stand for all. */
 const REPEATS = 2;
@@ -20,17 +20,31 @@ export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => vo
   let rig = await PromotionRig.create(`${fault} points`);
   const outcomes: FaultOutcome[] = [];
   try {
-    const seen = [...(await rig.record()), ...(await rig.record())].filter(({ nth }) => nth <= REPEATS);
-    const cases = seen
-      .flatMap((point) => (['before', 'after'] as const).map((when) => ({ point, when })))
+    const first = [...(await rig.record()), ...(await rig.record())];
+    const later = [...(await rig.record()), ...(await rig.record())];
+    const cases = [
+      // What is made once (publications, triggers) is made again only with new databases.
+      ...first.filter((point) => !later.some((one) => isSame(one, point))).map((point) => ({ point, isFresh: true })),
+      ...later.map((point) => ({ point, isFresh: false })),
+    ]
+      .filter(({ point }) => point.nth <= REPEATS)
+      .flatMap((one) => (['before', 'after'] as const).map((when) => ({ ...one, when })))
+      // A session begins in several messages to and fro; its end is the first statement's `before`.
+      .filter(({ point, when }) => point.text !== 'connect' || when === 'before')
       .filter((_, i) => i % every === 0);
+    const fresh = cases.filter(({ isFresh }) => isFresh);
     // There and back in turn, so that no move is made for nothing.
     const left = {
-      blue: cases.filter((c) => c.point.from === 'blue'),
-      green: cases.filter((c) => c.point.from === 'green'),
+      blue: cases.filter(({ point, isFresh }) => !isFresh && point.from === 'blue'),
+      green: cases.filter(({ point, isFresh }) => !isFresh && point.from === 'green'),
     };
-    while (left.blue.length + left.green.length > 0) {
-      const next = left[rig.primary].shift();
+    while (fresh.length + left.blue.length + left.green.length > 0) {
+      let next = fresh.shift();
+      if (next !== undefined) {
+        await rig.close();
+        rig = await PromotionRig.create(`${fault} points`);
+        if (next.point.from === 'green') await rig.moveOn();
+      } else next = left[rig.primary].shift();
       if (next === undefined) {
         await rig.moveOn();
         continue;
@@ -60,6 +74,10 @@ export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => vo
   } finally {
     await rig.close();
   }
+}
+
+function isSame(a: MovePoint, b: MovePoint): boolean {
+  return a.from === b.from && a.step === b.step && a.to === b.to && samePoint(a, b);
 }
 
 function describePoint({ from, step, to, session, text, nth }: MovePoint): string {

@@ -16,7 +16,6 @@ import { PromotionActor, type MovePoint } from './promotion-actor.js';
 import { carryOut, type Move, type Step } from './promotion-steps.js';
 import type { When } from './statement-proxy.js';
 
-const MIGRATION = 'promotion-faults';
 const TABLES = AUDIT_TABLES.map((name) => ({ schema: 'public', name }));
 
 /** Two databases that follow each other, writers with an audit, and one that watches that never both are open. */
@@ -26,38 +25,47 @@ export class PromotionRig {
 
   private constructor(
     private readonly own: readonly TestDatabase[],
+    private readonly migration: string,
     readonly databases: Databases,
     readonly writers: AuditedWriters,
     readonly watcher: BothOpenWatcher,
   ) {}
 
   static async create(purpose: string): Promise<PromotionRig> {
+    // Slots share one namespace on a server: two rigs at once need names of their own.
+    const migration = purpose.replaceAll(' ', '-');
     const blue = await testDatabase('pg15', `${purpose} blue`);
     const green = await testDatabase('pg18', `${purpose} green`);
     const databases = { blue: asDatabase(blue, 'blue'), green: asDatabase(green, 'green') };
     await withClient(blue.config, (client) => client.query(`${AUDIT_SCHEMA}; ${AUDIT_ROWS}`));
     await withClient(green.config, (client) => client.query(AUDIT_SCHEMA));
-    const epoch = await claimDatabases(databases, { runId: 'run', migration: MIGRATION }, 'flag');
+    const epoch = await claimDatabases(databases, { runId: 'run', migration }, 'flag');
     await withSession(databases.blue, { purpose: 'test' }, async (session) => {
       const tables = TABLES.map((table) => ({ table }));
-      await ensurePublications(session, { migration: MIGRATION, direction: 'to_green', tables, streams: 1 });
-      for (const name of streamNames(MIGRATION, 'to_green', 1)) await ensureSlot(session, name);
+      await ensurePublications(session, { migration, direction: 'to_green', tables, streams: 1 });
+      for (const name of streamNames(migration, 'to_green', 1)) await ensureSlot(session, name);
     });
     await tablesync.run({
-      ...{ databases, migration: MIGRATION, direction: 'to_green', streams: 1, maxRetainedWal: 1e12 },
+      ...{ databases, migration, direction: 'to_green', streams: 1, maxRetainedWal: 1e12 },
       signal: new AbortController().signal,
       report: () => undefined,
     });
     await withSession(databases.green, { purpose: 'test' }, async (session) => {
-      await closeFence(session, MIGRATION, epoch);
+      await closeFence(session, migration, epoch);
       await armFence(session, TABLES);
     });
     const watcher = await BothOpenWatcher.start(databases, TABLES.length);
-    return new PromotionRig([green, blue], databases, await AuditedWriters.start(databases, MIGRATION), watcher);
+    return new PromotionRig(
+      [green, blue],
+      migration,
+      databases,
+      await AuditedWriters.start(databases, migration),
+      watcher,
+    );
   }
 
   move(from: Side): Move {
-    return { databases: this.databases, migration: MIGRATION, from, tables: TABLES, maxHoldMs: 2_000 };
+    return { databases: this.databases, migration: this.migration, from, tables: TABLES, maxHoldMs: 2_000 };
   }
 
   /** A worker process; the next one is started meanwhile. */

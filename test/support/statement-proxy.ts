@@ -94,6 +94,7 @@ export function samePoint(a: Point, b: Point): boolean {
 
 function normalized(sql: string): string {
   return sql
+    .replaceAll(/CONNECTION '[^']*'/g, "CONNECTION '#'")
     .replaceAll(/[0-9a-f]{8}-[0-9a-f-]{27}/g, '#')
     .replaceAll(/\d+/g, '#')
     .replaceAll(/\s+/g, ' ')
