@@ -18,4 +18,4 @@ RUN npm ci --omit=dev --no-audit --no-fund
 COPY --from=build /app/dist ./dist
 COPY examples ./examples
 USER node
-CMD ["node", "--max-semi-space-size=2", "dist/src/worker/main.js"]
+CMD ["node", "--max-semi-space-size=1", "dist/src/worker/main.js"]

@@ -6,10 +6,12 @@ import { finishCopy, type FinishResult } from '../src/postgres/bootstrap/copy/fi
 import { followCopy } from '../src/postgres/bootstrap/copy/follow-copy.js';
 import { planCopy } from '../src/postgres/bootstrap/copy/plan-copy.js';
 import { holdSnapshots } from '../src/postgres/bootstrap/copy/snapshot-holder.js';
+import { vacuumCopied } from '../src/postgres/bootstrap/copy/vacuum-copied.js';
+import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { recordEvent } from '../src/postgres/state.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
-import { publishForward } from './run-tables.js';
+import { movedTables, publishForward } from './run-tables.js';
 import { stepContext } from './step-context.js';
 
 /** What the workflow is told of a parcel. */
@@ -19,7 +21,7 @@ export interface ParcelSummary {
   readonly bytes: number;
 }
 
-const LOOK_EVERY_MS = 200;
+const LOOK_EVERY_MS = 50;
 
 /** Activities of phase 2 for bootstrap `copy`: rows from exported snapshots, in parallel, on any worker. */
 export function copyRowsActivities(dependencies: ActivityDependencies) {
@@ -64,6 +66,17 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
         const result = await finishCopy(contextOf(work, ref), blue, green);
         await recordEvent(blue, work.run.runId, 'rows copied', result);
         return result;
+      }),
+
+    /** Statistics and visibility of what has been copied: the first reads of green are as fast as later ones. */
+    vacuumCopied: (ref: RunRef): Promise<void> =>
+      perform(dependencies, ref, async (work) => {
+        const green = await work.session('green', 'vacuum');
+        await vacuumCopied(
+          stepContext(work, green, 'green'),
+          await movedTables(green, ref.plan),
+          indexSettings(ref.plan),
+        );
       }),
 
     /** Green follows blue; tables that were not copied are copied by PostgreSQL itself. */

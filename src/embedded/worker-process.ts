@@ -18,7 +18,7 @@ export interface WorkerOptions {
 }
 
 /** As `npm run worker` does: a small young generation keeps a worker some 50 MB smaller, whatever it copies. */
-const SMALL_HEAP = '--max-semi-space-size=2';
+const SMALL_HEAP = '--max-semi-space-size=1';
 /** The bundle of the workflow code is built at the start. */
 const READY_TIMEOUT_MS = 60_000;
 

@@ -19,6 +19,7 @@ export async function bootstrapByCopy(story: Story, ref: RunRef): Promise<void> 
     await story.step(name, () => act(name).applyMigration(ref, index));
   }
   await story.step('building the indexes', () => act("blue's indexes").buildIndexes(ref));
+  await story.step('vacuuming what was copied', () => act('VACUUM ANALYZE of new tables').vacuumCopied(ref));
   await story.step('following blue', () => act('subscribe to blue').followCopy(ref));
 }
 
