@@ -43,10 +43,11 @@ export function promoteActivities(dependencies: ActivityDependencies) {
     /**
      * Moves writes from `from` to the other side. Begun again after a crash, it first asks what has been decided.
      *
+     * @param epoch the one in which it is asked for
      * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through; nothing has happened then.
      */
-    promote: (ref: RunRef, from: Side): Promise<PromotionResult> =>
-      perform(dependencies, ref, (work) => promote(work, ref, from)),
+    promote: (ref: RunRef, from: Side, epoch: number): Promise<PromotionResult> =>
+      perform(dependencies, ref, (work) => promote(work, ref, from, epoch)),
 
     /** Ends the feed to the side that takes writes now and begins the one back. */
     finishPromotion: (ref: RunRef, from: Side): Promise<void> =>
@@ -72,7 +73,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
   };
 }
 
-async function promote(work: Work, ref: RunRef, from: Side): Promise<PromotionResult> {
+async function promote(work: Work, ref: RunRef, from: Side, epoch: number): Promise<PromotionResult> {
   const { databases, run, signal } = work;
   const session = await work.session(from, 'promote');
   try {
@@ -85,6 +86,7 @@ async function promote(work: Work, ref: RunRef, from: Side): Promise<PromotionRe
           databases,
           migration: run.migration,
           from,
+          epoch,
           fenced,
           knownTables: known,
           maxHoldMs: parseDuration(ref.plan.promote.maxHold),

@@ -42,9 +42,10 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
 async function movesWrites(run: MigrationRun, ref: RunRef, from: Side): Promise<void> {
   const to: Side = from === 'blue' ? 'green' : 'blue';
   run.promotionStarted = true;
-  const promoted = await untilDecided(ref, from);
+  const promoted = await untilDecided(run, ref, from);
   await CancellationScope.nonCancellable(async () => {
     run.promoted({ from, to, ...promoted });
+    run.epoch = promoted.epoch;
     if (to === 'green') run.wasPromoted = true;
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });
     await actFast(`end the feed to ${to}${to === 'green' ? ', begin the one to blue' : ''}`).finishPromotion(ref, from);
@@ -61,16 +62,16 @@ async function movesWrites(run: MigrationRun, ref: RunRef, from: Side): Promise<
  * One promotion. Whatever ends its activity (a pause, a cancel, an error), it may have come after the decision: then
  * both sides are closed until the new one is opened, which comes before everything else.
  */
-async function untilDecided(ref: RunRef, from: Side): Promise<PromotionResult> {
+async function untilDecided(run: MigrationRun, ref: RunRef, from: Side): Promise<PromotionResult> {
   const to: Side = from === 'blue' ? 'green' : 'blue';
   try {
-    return await actFast(`move writes from ${from} to ${to}`).promote(ref, from);
+    return await actFast(`move writes from ${from} to ${to}`).promote(ref, from, run.epoch);
   } catch (error) {
     if (from === 'green') throw error;
     return CancellationScope.nonCancellable(async () => {
       const { writesOn } = await actFast('has it been decided?').whereWritesAre(ref);
       if (writesOn !== to) throw error;
-      return actFast('open the new side').promote(ref, from);
+      return actFast('open the new side').promote(ref, from, run.epoch);
     });
   }
 }
@@ -79,8 +80,9 @@ async function untilDecided(ref: RunRef, from: Side): Promise<PromotionResult> {
 async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<void> {
   if (!run.promotionStarted) return;
   run.waitFor({ for: 'retry', why: 'asking blue where writes are' });
-  const { writesOn } = await actFast('compensate: where are writes?').whereWritesAre(ref);
+  const { writesOn, epoch } = await actFast('compensate: where are writes?').whereWritesAre(ref);
   run.writesOn(writesOn);
+  run.epoch = epoch;
   if (writesOn === 'blue') {
     await act('compensate: end the tries of the promotion').withdrawPromotion(ref);
     run.waitFor(null);
@@ -89,7 +91,7 @@ async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<void> {
   run.wasPromoted = true;
   run.waitFor({ for: 'retry', why: 'finishing what was decided: green must be open, and blue must follow it' });
   // What was decided is finished first: green may not be open yet, and without the reverse feed there is no way back.
-  await actFast('compensate: finish what was decided').promote(ref, 'blue');
+  await actFast('compensate: finish what was decided').promote(ref, 'blue', epoch);
   await actFast('compensate: the feed to blue').finishPromotion(ref, 'blue');
   run.waitFor(null);
   let reason = '';

@@ -18,7 +18,8 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
     name: 'release both databases',
     undo: () => actBounded('compensate: release both databases').releaseDatabases(ref, keepsGreen(story)),
   });
-  await story.step('claiming both databases', () => act('claim both databases').claimDatabases(ref));
+  const { epoch } = await story.step('claiming both databases', () => act('claim both databases').claimDatabases(ref));
+  run.epoch = epoch;
 
   saga.push({
     name: keepsGreenName(ref),

@@ -39,6 +39,8 @@ export interface Promotion {
   readonly migration: string;
   /** The side that gives writes away; the other one takes them. */
   readonly from: Side;
+  /** The epoch in which it was asked for; a worker that wakes up in a later one moves nothing. Default: any. */
+  readonly epoch?: number | undefined;
   /** Tables whose fence must be in force on `from`. */
   readonly fenced: readonly TableName[];
   /** Every table (oid) that was there when the fence was armed: a new one in the hold stops the try. */
@@ -105,6 +107,7 @@ export async function tryPromotion(promotion: Promotion): Promise<Promoted> {
       aside: await keep(openSession(databases[from], { purpose: 'promotion marker' })),
       slots: await openSlotSessions(actors.to, promotion, keep),
     };
+    if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
     await waitForShortLag(sessions, promotion);
     await prepareHold(sessions, promotion);
     if (promotion.feedBack) await waitForNoWriters(sessions.to, promotion);
@@ -116,6 +119,14 @@ export async function tryPromotion(promotion: Promotion): Promise<Promoted> {
   } finally {
     await Promise.all(open.map(closeSession));
   }
+}
+
+function overtaken({ epoch, from }: Promotion, now: number): VerdigrisError {
+  return new VerdigrisError({
+    type: 'StaleEpoch',
+    message: `the promotion away from ${from} was asked for in epoch ${epoch ?? '?'}, and the route is at ${now}`,
+    nextStep: 'nothing: writes have been moved since, and whoever moved them goes on',
+  });
 }
 
 /** Everything from the lock to the COMMIT. @returns the new epoch. */

@@ -43,6 +43,8 @@ export class MigrationRun {
   resumes = 0;
   /** Whether undoing the replication failed: what it needs to be tried again by hand must stay. */
   replicationLeft = false;
+  /** The epoch of the route, as the run knows it: raised by each move of the writes. */
+  epoch = 0;
   /** Whether green has been primary in this run. */
   wasPromoted = false;
   /** From here on replication is taken down: no way back. */
