@@ -17,7 +17,7 @@ afterEach(async () => {
 const WHO = { by: 'grace', reason: 'the test says so' };
 const SLOW_STEP = { sql: { name: 'slow', up: 'SELECT pg_sleep(5)', down: 'SELECT 1' } };
 
-/** Enough rows that their verification lasts until a message arrives. */
+/** Enough rows that their verification, which rests most of the time, lasts until a message arrives. */
 const BULK = `CREATE TABLE bulk (id int PRIMARY KEY, filler text);
   INSERT INTO bulk SELECT g, repeat('x', 100) FROM generate_series(1, 400000) g`;
 
@@ -45,7 +45,7 @@ async function expectBlueAsBefore(migration: Migration, application: LedgerAppli
 const PHASES: [string, Partial<PlanInput>, (status: MigrationStatus) => boolean][] = [
   ['replicate', { replicate: { holdFor: '30s' } }, (s) => s.phase === 'replicate' && s.waiting?.for === 'lag'],
   ['migrate', { migrations: [...LEDGER_MIGRATIONS, SLOW_STEP] }, (s) => s.now.includes('slow')],
-  ['verify', {}, inPhase('verify')],
+  ['verify', { verify: { parallel: 1, rest: 0.97 } }, inPhase('verify')],
   ['traffic', { traffic: longStage() }, (s) => s.greenReadPercent === 50],
   ['promote', { traffic: { ...quick(), approval: { before: ['promote'] } } }, (s) => s.waiting?.gate === 'promote'],
 ];
