@@ -81,6 +81,8 @@ export class Story {
       } finally {
         this.#step = null;
         this.#stepYields = false;
+        // What comes late from a step that is over is told by its end.
+        this.run.progress([]);
       }
     }
   }
