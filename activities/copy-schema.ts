@@ -8,6 +8,7 @@ import {
 import { applyPreData } from '../src/postgres/schema-copy/apply-pre-data.js';
 import { applyForeignKeys } from '../src/postgres/schema-copy/apply-foreign-keys.js';
 import { applyRest } from '../src/postgres/schema-copy/apply-post-data.js';
+import { buildTogether } from '../src/postgres/schema-copy/build-together.js';
 import { applyKeys } from '../src/postgres/schema-copy/apply-keys.js';
 import { applySecondaryIndexes } from '../src/postgres/schema-copy/apply-indexes.js';
 import { refreshMaterializedViews } from '../src/postgres/schema-copy/materialized-views.js';
@@ -30,12 +31,14 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         if (ref.plan.bootstrap.method !== 'copy') await applyKeys(context, statements.keys, indexSettings(ref.plan));
       }),
 
-    /** Primary keys, unique and exclusion constraints, replica identities: after the rows, before the replication. */
+    /** Keys and the indexes that are built beside them: after the rows, before the replication. */
     buildKeys: (ref: RunRef): Promise<{ keys: number }> =>
       perform(dependencies, ref, async (work) => {
-        const { keys } = await readPostData(work, ref);
-        await applyKeys(stepContext(work, await work.session('green', 'keys'), 'green'), keys, indexSettings(ref.plan));
-        return { keys: keys.create.length };
+        const statements = await readPostData(work, ref);
+        const context = stepContext(work, await work.session('green', 'keys'), 'green');
+        await buildTogether(context, statements, indexSettings(ref.plan));
+        await applyKeys(context, statements.keys, indexSettings(ref.plan));
+        return { keys: statements.keys.create.length };
       }),
 
     /** Blue's secondary indexes, without CONCURRENTLY while nobody writes green's tables. */

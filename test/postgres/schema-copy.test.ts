@@ -3,6 +3,7 @@ import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { StepContext } from '../../src/postgres/migrate/step-context.js';
 import { compareCatalogs, type CatalogDifference } from '../../src/postgres/schema-copy/compare-catalogs.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
+import { buildTogether } from '../../src/postgres/schema-copy/build-together.js';
 import { applyKeys } from '../../src/postgres/schema-copy/apply-keys.js';
 import { applyForeignKeys } from '../../src/postgres/schema-copy/apply-foreign-keys.js';
 import { applyRest } from '../../src/postgres/schema-copy/apply-post-data.js';
@@ -183,6 +184,26 @@ describe('the copy', () => {
       foreignKeys.map(({ table, add }) => ({ table, add, validate: null })),
     );
     await applyForeignKeys(p.context, foreignKeys);
+    await applyRest(p.context, s.rest);
+    expect(await compare(p)).toEqual([]);
+  });
+
+  it('makes keys of indexes that were built beside the others: the same catalog, also when it is begun again', async () => {
+    const p = await pair('pg15', 'beside', oddSchema(ROLE));
+    open.push(p);
+    const s = await read(p.blueDatabase);
+    await applyPreData(p.context, s.preData);
+    await buildTogether(p.context, { keys: s.keys, secondaryIndexes: { parents: [], indexes: [], attach: [] } });
+    const { rows } = await p.context.session.query(
+      `SELECT FROM pg_index i WHERE i.indisunique AND NOT i.indisprimary AND i.indrelid >= 16384::oid
+          AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)`,
+    );
+    expect(rows.length).toBeGreaterThan(0);
+    await applyKeys(p.context, { create: s.keys.create.slice(0, 2), join: [] });
+    await buildTogether(p.context, s);
+    await applyKeys(p.context, s.keys);
+    await applySecondaryIndexes(p.context, s.secondaryIndexes);
+    await applyForeignKeys(p.context, s.foreignKeys);
     await applyRest(p.context, s.rest);
     expect(await compare(p)).toEqual([]);
   });

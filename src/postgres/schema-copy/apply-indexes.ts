@@ -33,7 +33,7 @@ export async function applySecondaryIndexes(
   let done = 0;
   await inLanes(context, 'indexes', settings, pieces, async (lane, piece) => {
     for (const index of piece) {
-      await buildIndex(lane, buildOf(index), settings);
+      await buildIndex(lane, indexBuild(index), settings);
       context.onProgress({
         step: 'schema',
         object: 'indexes',
@@ -47,7 +47,8 @@ export async function applySecondaryIndexes(
   await applyStatements(context, 'attached indexes', attach);
 }
 
-function buildOf({ table, name, create }: IndexStatement): Build {
+/** The build of one of blue's indexes. */
+export function indexBuild({ table, name, create }: IndexStatement): Build {
   return {
     table,
     name,

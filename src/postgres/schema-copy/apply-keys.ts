@@ -5,6 +5,7 @@ import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from '../migrate/index-set
 import type { StepContext } from '../migrate/step-context.js';
 import { applyOnce, applyStatements, readApplied } from './apply-post-data.js';
 import { byTable, largestFirst } from './by-table.js';
+import { keyUsingIndex } from './key-index.js';
 import type { SchemaStatements } from './schema-statements.js';
 
 /**
@@ -22,11 +23,11 @@ export async function applyKeys(
   const tables = await largestFirst(context.session, byTable(keys.create));
   let done = 0;
   await inLanes(context, 'keys', settings, tables, async (lane, table) => {
-    for (const { table: on, name, create } of table) {
-      const object = formatTableName({ schema: on.schema, name });
+    for (const key of table) {
+      const object = formatTableName({ schema: key.table.schema, name: key.name });
       // Not given up for whoever waits: green is not in use, and its rows need their keys.
-      await watched(lane, lane.session, { object, maxBlockingMs: null }, () =>
-        applyOnce(lane, applied, 'keys', create),
+      await watched(lane, lane.session, { object, maxBlockingMs: null }, async () =>
+        applyOnce(lane, applied, 'keys', key.create, await keyUsingIndex(lane.session, key)),
       );
       context.onProgress({
         step: 'schema',

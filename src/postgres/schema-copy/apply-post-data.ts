@@ -46,23 +46,28 @@ export async function applyStatements(
   }
 }
 
-/** Runs a statement and writes that down, in one transaction, unless this run has done it before. */
+/**
+ * Runs a statement and writes that down, in one transaction, unless this run has done it before.
+ *
+ * @param instead another statement to the same end, where there is a shorter way
+ */
 export async function applyOnce(
   context: StepContext,
   applied: ReadonlySet<string>,
   group: string,
   statement: string,
+  instead: string = statement,
 ): Promise<void> {
   const { session, runId } = context;
   const object = objectOf(group, statement);
-  if (applied.has(object)) return;
+  if (wasApplied(applied, group, statement)) return;
   const what = describeStatement(statement);
   try {
     await shortLocks(context, session, { object: what, searchPath: '' }, async () => {
       const watched = MAKES_ITS_OWN.test(statement);
       const before = watched ? await readUserObjects(session) : [];
       await session.query(`SELECT set_config('check_function_bodies', 'off', true)`);
-      await session.query(statement);
+      await session.query(instead);
       const made = watched ? objectsMade(before, await readUserObjects(session)) : [];
       const state: StatementState = { statement: what, made, undo: undoOf(statement) };
       await writeProgress(session, { runId, step: SCHEMA_STEP, object }, state, true);
@@ -90,6 +95,11 @@ function undoOf(statement: string): string | null {
 /** The same statement has the same name in every run: pg_dump writes a given object in one way only. */
 function objectOf(group: string, statement: string): string {
   return `${group} ${createHash('sha256').update(statement).digest('hex').slice(0, 16)}`;
+}
+
+/** Whether this run has run a statement of a group. */
+export function wasApplied(applied: ReadonlySet<string>, group: string, statement: string): boolean {
+  return applied.has(objectOf(group, statement));
 }
 
 /** What this run has run already: names of rows in verdigris.progress. */
