@@ -87,9 +87,8 @@ describe('green goes away before the promotion', () => {
     const afterwards = await readFor(made, 1_500);
     expect(afterwards.sides).toEqual(new Set(['blue']));
     expect(afterwards.slowest).toBeLessThan(300);
-    expect(await metric(made, 'verdigris_router_requests_total', { side: 'green', outcome: 'error' })).toBeGreaterThan(
-      0,
-    );
+    // An error on green, or none when it froze while it was being asked how far it is: gates see either as a fallback.
+    expect(await metric(made, 'verdigris_router_fallbacks_total')).toBeGreaterThan(0);
     greenProxy.thaw();
     await until(async () => (await made.read('u', READ)).side === 'green');
   });
