@@ -82,7 +82,11 @@ describe('verification of what has changed, 15 to 18', () => {
     expect(BigInt(rows[0]?.before ?? '0')).toBeGreaterThan(0n);
     await pair.blue.query(`UPDATE tx SET note = 'again' WHERE id % 100 = 0; DELETE FROM part WHERE id % 500 = 0`);
     await pair.caughtUp();
-    expect(await verify({ scope: 'changed' })).toMatchObject({ differingRows: 0, derivedChecked: ROWS / 100 });
+    const found = await verify({ scope: 'changed' });
+    expect(found.differingRows).toBe(0);
+    // Whoever else had a transaction open when the last pass began makes it look at a few rows more, never at fewer.
+    expect(found.derivedChecked).toBeGreaterThanOrEqual(ROWS / 100);
+    expect(found.derivedChecked).toBeLessThan(ROWS / 10);
   });
 
   it('finds a row changed, deleted or added on green only, and an update, an insert and a delete that never arrived', async () => {
