@@ -1,6 +1,6 @@
-import { CancellationScope, isCancellation } from '@temporalio/workflow';
 import type { WalLevel } from '../activities/replicate.js';
 import { act } from './lib/activities.js';
+import { beside } from './lib/beside.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 
@@ -10,29 +10,11 @@ import type { Story } from './lib/story.js';
  * way, and green can use all it has to catch up; at the limit the run is given up.
  */
 export async function whileWalIsBounded(story: Story, ref: RunRef, work: () => Promise<void>): Promise<void> {
-  const working = new CancellationScope();
-  const guarding = new CancellationScope();
-  const guard = guarding
-    .run(() => guardWal(story, ref))
-    .then(
-      () => null,
-      (error: unknown) => {
-        if (isCancellation(error)) return null;
-        working.cancel();
-        return error;
-      },
-    );
-  let ended: unknown = null;
   try {
-    await working.run(work);
-  } catch (error) {
-    ended = error;
+    await beside(() => guardWal(story, ref), work);
+  } finally {
+    story.yieldTo(null);
   }
-  guarding.cancel();
-  story.yieldTo(null);
-  const exceeded = await guard;
-  if (ended === null) return;
-  throw exceeded !== null && isCancellation(ended) && !story.isAbandoned ? exceeded : ended;
 }
 
 /** Each change of the level is one return of the activity. Ends by failing only. */

@@ -1,5 +1,5 @@
-import { CancellationScope, isCancellation } from '@temporalio/workflow';
 import { act } from '../lib/activities.js';
+import { beside } from '../lib/beside.js';
 import { inParallel } from '../lib/in-parallel.js';
 import type { RunRef } from '../lib/run-ref.js';
 import type { Story } from '../lib/story.js';
@@ -29,7 +29,8 @@ export async function bootstrapByCopy(story: Story, ref: RunRef): Promise<void> 
  */
 async function copyRows(ref: RunRef): Promise<void> {
   const { parcels } = await act('plan the copy').planCopy(ref);
-  await whileSnapshotIsHeld(ref, async () => {
+  const holder = (): Promise<unknown> => act('hold the snapshot').holdSnapshot(ref);
+  await beside(holder, async () => {
     if ((await act('wait for the snapshot').awaitSnapshot(ref)) === 'lost') return;
     await inParallel(parcels, ref.plan.bootstrap.parallel, async ({ id, label }) => {
       const { outcome } = await act(`copy ${label}`).copyParcel(ref, id);
@@ -37,30 +38,4 @@ async function copyRows(ref: RunRef): Promise<void> {
     });
   });
   await act('finish the copy').finishCopy(ref);
-}
-
-/** The holder ends when the work has ended; a holder that fails for good ends the work. */
-async function whileSnapshotIsHeld(ref: RunRef, work: () => Promise<void>): Promise<void> {
-  const holding = new CancellationScope();
-  const working = new CancellationScope();
-  const holder = holding
-    .run(() => act('hold the snapshot').holdSnapshot(ref))
-    .then(
-      () => null,
-      (error: unknown) => {
-        if (isCancellation(error)) return null;
-        working.cancel();
-        return error;
-      },
-    );
-  let ended: unknown = null;
-  try {
-    await working.run(work);
-  } catch (error) {
-    ended = error;
-  }
-  holding.cancel();
-  const failure = await CancellationScope.nonCancellable(() => holder);
-  if (ended === null) return;
-  throw failure !== null && isCancellation(ended) ? failure : ended;
 }
