@@ -8,7 +8,7 @@ import { hasState } from '../src/postgres/state.js';
 import type { Direction, Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { stepContext } from './step-context.js';
-import { perform, type ActivityDependencies, type Work } from './context.js';
+import { perform, type ActivityDependencies } from './context.js';
 
 export interface Keep {
   /** Green's tables stay, fenced: it has been primary, and may hold values that blue can't. */
@@ -26,14 +26,14 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
         // Subscribers first: a slot that is in use can't be dropped. But blue's slot goes even if green is away: it would
         // hold back WAL until the disk is full, with nobody left to watch it.
         const subscriptions = await failureOf(
-          onBothSides(work, async (side) => {
+          onBothSides(async (side) => {
             const session = await work.session(side, 'undo replication');
             if (await isInRecovery(session)) return;
             for (const direction of DIRECTIONS) await dropSubscriptions(session, feedName(ref.plan.name, direction));
           }),
         );
         const slots = await failureOf(
-          onBothSides(work, async (side) => {
+          onBothSides(async (side) => {
             const session = await work.session(side, 'undo replication');
             if (await isInRecovery(session)) return;
             for (const direction of DIRECTIONS) {
@@ -52,7 +52,7 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
     /** Gives both databases back; what is left of Verdigris goes, but on a green that is kept. */
     releaseDatabases: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
       perform(dependencies, ref, (work) =>
-        onBothSides(work, async (side) => {
+        onBothSides(async (side) => {
           const session = await work.session(side, 'release');
           // A standby that was never promoted gets it from blue.
           if (await isInRecovery(session)) return;
@@ -64,7 +64,7 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
 }
 
 /** Does it on green and on blue; fails with the first error after both have been tried. */
-async function onBothSides(work: Work, undo: (side: Side) => Promise<void>): Promise<void> {
+async function onBothSides(undo: (side: Side) => Promise<void>): Promise<void> {
   const results = await Promise.allSettled([undo('green'), undo('blue')]);
   const failed = results.find((result) => result.status === 'rejected');
   if (failed !== undefined) throw failed.reason;

@@ -15,7 +15,7 @@ import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
 import { claimDatabases, releaseDatabase } from '../../src/postgres/ownership.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { tryPromotion } from '../../src/postgres/promote.js';
-import { ensurePublication } from '../../src/postgres/publication.js';
+import { createPublication } from '../../src/postgres/publication.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { inTransaction, withSession, type Databases, type Session } from '../../src/postgres/session.js';
 import { readOwner, readRoute } from '../../src/postgres/state.js';
@@ -62,7 +62,7 @@ class Patient {
     await claimDatabases(this.databases, { runId: 'run-1', migration: this.migration }, 'flag');
     await this.on('blue', async (s) => {
       const tables = (await readTables(s, PATTERNS)).map(({ name }) => ({ table: name }));
-      await ensurePublication(s, feed, 'to_green', tables);
+      await s.query(createPublication(feed, 'to_green', tables));
       await ensureSlot(s, feed);
     });
     const { peerConninfo: conninfo } = this.databases.blue;

@@ -7,7 +7,7 @@ import { ident } from '../../src/postgres/identifier.js';
 import { waitForMarker, writeMarker } from '../../src/postgres/marker.js';
 import { planWork, reverseColumns, type Work } from '../../src/postgres/migrate/plan-work.js';
 import type { Progress, StepContext } from '../../src/postgres/migrate/step-context.js';
-import { ensurePublication } from '../../src/postgres/publication.js';
+import { createPublication } from '../../src/postgres/publication.js';
 import { dropSlot, ensureSlot } from '../../src/postgres/replication-slot.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
@@ -67,7 +67,7 @@ export class ReplicatedPair {
       server === 'pg15' ? 15 : 18,
     );
     const tables = replicatedRoots(await readTables(pair.ourBlue, ALL)).map(({ name }) => ({ table: name }));
-    await ensurePublication(pair.ourBlue, pair.feed, 'to_green', tables);
+    await pair.ourBlue.query(createPublication(pair.feed, 'to_green', tables));
     await ensureSlot(pair.ourBlue, pair.feed);
     await ensureSubscription(pair.ourGreen, {
       name: pair.feed,
@@ -140,7 +140,7 @@ export class ReplicatedPair {
       const other = green.get(formatTableName(table.name));
       return other === undefined ? [] : [{ table: table.name, columns: reverseColumns(table, other) }];
     });
-    await ensurePublication(this.ourGreen, back, 'to_blue', tables);
+    await this.ourGreen.query(createPublication(back, 'to_blue', tables));
     await ensureSlot(this.ourGreen, back);
     await ensureSubscription(this.ourBlue, {
       name: back,

@@ -10,6 +10,7 @@ import { constraintKey, type ConstraintState } from './constraint-progress.js';
 import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from './index-settings.js';
 import { addKeyConstraint, dropKeyConstraint, dropKeyNotNull } from './key-constraint.js';
 import { forgetProgress, readProgress, writeProgress, type ProgressKey } from './progress-row.js';
+import { planByHash } from './plan-by-hash.js';
 import { shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
 import { isTransient, stepFailed } from './step-failed.js';
@@ -86,10 +87,7 @@ async function validate(
 ): Promise<void> {
   const sql = `ALTER TABLE ${qualified(table.info.name)} VALIDATE CONSTRAINT ${ident(constraint.name)}`;
   await shortLocks(context, context.session, { object, searchPath: table.searchPath }, async () => {
-    // As foreign keys of blue are validated: in one pass, by a hash.
-    await context.session.query(
-      `SELECT set_config('enable_mergejoin', 'off', true), set_config('enable_nestloop', 'off', true)`,
-    );
+    await planByHash(context.session, 'transaction');
     await context.session.query(sql);
   });
 }

@@ -1,16 +1,11 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { inLanes } from '../migrate/index-lanes.js';
 import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from '../migrate/index-settings.js';
+import { planByHash } from '../migrate/plan-by-hash.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { applyOnce, applyStatements, readApplied } from './apply-post-data.js';
 import { byTable, largestFirst } from './by-table.js';
 import type { ForeignKeyStatements } from './schema-statements.js';
-
-/**
- * One pass over both tables with a hash in maintenance_work_mem. Left to itself the planner may merge two indexes,
- * whose order says nothing of where rows are freshly loaded (10 M rows that refer to 1 M: 16 s instead of 5 s).
- */
-const BY_HASH = `SELECT set_config('enable_mergejoin', 'off', false), set_config('enable_nestloop', 'off', false)`;
 
 /**
  * Foreign keys, added first and validated then: only the validation reads the tables, and it lets writers go on.
@@ -31,7 +26,7 @@ export async function applyForeignKeys(
   const tables = await largestFirst(context.session, byTable(validations));
   let done = 0;
   await inLanes(context, 'foreign keys', settings, tables, async (lane, keys) => {
-    await lane.session.query(BY_HASH);
+    await planByHash(lane.session, 'session');
     for (const { table, validate } of keys) {
       const object = `foreign keys of ${formatTableName(table)}`;
       const total = validations.length;

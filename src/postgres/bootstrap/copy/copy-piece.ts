@@ -80,7 +80,8 @@ export class PieceCopy {
       return { rows, bytes };
     } catch (error) {
       if (!(error instanceof CopyFailure)) throw error;
-      throw await pieceFailed(this.context, this.state, this.parcel, piece, from, { query, path }, error);
+      const { context, state, parcel } = this;
+      throw await pieceFailed({ context, state, parcel, piece, table: from, query, path }, error);
     }
   }
 

@@ -19,25 +19,24 @@ const OF_A_ROW: ReadonlySet<string> = new Set(['22', '23', '2F', '38', '39', 'P0
 /** insufficient_resources: a full disk, no memory. */
 const RESOURCES = '53';
 
-export interface FailedQuery {
+/** A piece whose copy failed, and what was being done. */
+export interface FailedPiece {
+  readonly context: CopyContext;
+  readonly state: CopyState;
+  readonly parcel: Parcel;
+  readonly piece: Piece;
+  /** The piece's table on blue. */
+  readonly table: TableInfo;
   readonly query: CopyQuery;
   /** search_path of the plan's expressions. */
   readonly path: string;
 }
 
 /** What a piece that failed is reported as: with the row where there is one to blame. */
-export async function pieceFailed(
-  context: CopyContext,
-  state: CopyState,
-  parcel: Parcel,
-  piece: Piece,
-  table: TableInfo,
-  failed: FailedQuery,
-  failure: CopyFailure,
-): Promise<unknown> {
+export async function pieceFailed(failed: FailedPiece, failure: CopyFailure): Promise<unknown> {
   const { cause, side } = failure;
   const code = sqlState(cause) ?? '';
-  const name = formatTableName(piece.source);
+  const name = formatTableName(failed.piece.source);
   if (code.startsWith(RESOURCES)) {
     return new VerdigrisError({
       type: 'SqlError',
@@ -48,7 +47,7 @@ export async function pieceFailed(
     });
   }
   if (isTransient(cause) || isConnectionLost(cause) || !OF_A_ROW.has(code.slice(0, 2))) return cause;
-  const row = await failingRow(context, state, parcel, piece, table, failed, failure).catch(() => undefined);
+  const row = await failingRow(failed, failure).catch(() => undefined);
   return new VerdigrisError({
     type: 'BackfillFailed',
     message: `the copy of table ${name} failed on the row with ${row?.key ?? 'an unknown key'}: ${messageOf(row?.error ?? cause)}`,
@@ -62,22 +61,15 @@ interface FoundRow {
   readonly error: unknown;
 }
 
-async function failingRow(
-  context: CopyContext,
-  state: CopyState,
-  parcel: Parcel,
-  piece: Piece,
-  table: TableInfo,
-  failed: FailedQuery,
-  failure: CopyFailure,
-): Promise<FoundRow | undefined> {
+async function failingRow(failed: FailedPiece, failure: CopyFailure): Promise<FoundRow | undefined> {
+  const { context, state, parcel, piece, table, query, path } = failed;
   const snapshot = state.snapshots[parcel.stream];
   if (snapshot === undefined) return undefined;
   const session = await openSnapshotSession(context.databases.blue, 'copy failing row', snapshot);
   if (session === undefined) return undefined;
   try {
-    await session.query(`SELECT set_config('search_path', $1, false)`, [failed.path]);
-    const search = new RowSearch(session, context.signal, piece, table, failed.query);
+    await session.query(`SELECT set_config('search_path', $1, false)`, [path]);
+    const search = new RowSearch(session, context.signal, piece, table, query);
     if (failure.side === 'blue') return await search.onBlue();
     const line = lineOf(failure.cause);
     return line === undefined ? undefined : { key: await search.atLine(line), error: failure.cause };
