@@ -31,26 +31,16 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         if (ref.plan.bootstrap.method !== 'copy') await applyKeys(context, statements.keys, indexSettings(ref.plan));
       }),
 
-    /** Keys and the indexes that are built beside them: after the rows, before the replication. */
-    buildKeys: (ref: RunRef): Promise<{ keys: number }> =>
+    /** Keys and blue's other indexes, side by side: after the rows, before anybody writes green's tables. */
+    buildKeysAndIndexes: (ref: RunRef): Promise<{ keys: number; indexes: number }> =>
       perform(dependencies, ref, async (work) => {
         const statements = await readPostData(work, ref);
         const context = stepContext(work, await work.session('green', 'keys'), 'green');
-        await buildTogether(context, statements, indexSettings(ref.plan));
-        await applyKeys(context, statements.keys, indexSettings(ref.plan));
-        return { keys: statements.keys.create.length };
-      }),
-
-    /** Blue's secondary indexes, without CONCURRENTLY while nobody writes green's tables. */
-    buildIndexes: (ref: RunRef): Promise<{ indexes: number }> =>
-      perform(dependencies, ref, async (work) => {
-        const { secondaryIndexes } = await readPostData(work, ref);
-        await applySecondaryIndexes(
-          stepContext(work, await work.session('green', 'indexes'), 'green'),
-          secondaryIndexes,
-          indexSettings(ref.plan),
-        );
-        return { indexes: secondaryIndexes.indexes.length };
+        const settings = indexSettings(ref.plan);
+        await buildTogether(context, statements, settings);
+        await applyKeys(context, statements.keys, settings);
+        await applySecondaryIndexes(context, statements.secondaryIndexes, settings);
+        return { keys: statements.keys.create.length, indexes: statements.secondaryIndexes.indexes.length };
       }),
 
     /** Secondary indexes, foreign keys, triggers; then both catalogs are compared. */

@@ -61,7 +61,7 @@ interface Moment {
 }
 
 const MOMENTS: readonly Moment[] = [
-  { name: 'bootstrap', now: /^(copying the rows|building the keys|following blue)/, within: 3_000, methods: ['copy'] },
+  { name: 'bootstrap', now: /^(copying the rows|building keys|following blue)/, within: 3_000, methods: ['copy'] },
   { name: 'backfill', now: /^backfilling/, within: 4_000, methods: ['tablesync'] },
   { name: 'index build', now: /index/, within: 2_500, methods: ['copy', 'tablesync'] },
   { name: 'verification', now: /^comparing blue/, within: 1_500, methods: ['copy', 'tablesync'] },

@@ -10,7 +10,7 @@ import type { Story } from '../lib/story.js';
  */
 export async function bootstrapByCopy(story: Story, ref: RunRef): Promise<void> {
   await story.step('copying the rows', () => copyRows(ref));
-  await story.step('building the keys', () => act('primary keys, unique constraints').buildKeys(ref));
+  await story.step('building keys and indexes', () => act("blue's keys and indexes").buildKeysAndIndexes(ref));
   const { steps, beforeSql } = await story.step('adding columns and triggers', () =>
     act('new columns, up and down triggers').expandTables(ref),
   );
@@ -18,7 +18,6 @@ export async function bootstrapByCopy(story: Story, ref: RunRef): Promise<void> 
   for (const [index, name] of steps.slice(0, beforeSql)) {
     await story.step(name, () => act(name).applyMigration(ref, index));
   }
-  await story.step('building the indexes', () => act("blue's indexes").buildIndexes(ref));
   await story.step('vacuuming what was copied', () => act('VACUUM ANALYZE of new tables').vacuumCopied(ref));
   await story.step('following blue', () => act('subscribe to blue').followCopy(ref));
 }

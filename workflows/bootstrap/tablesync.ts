@@ -5,5 +5,4 @@ import type { Story } from '../lib/story.js';
 /** Bootstrap `tablesync`: PostgreSQL copies the rows itself, when it subscribes. */
 export async function bootstrapByTablesync(story: Story, ref: RunRef): Promise<void> {
   await story.step('copying the rows', () => act("copy the rows by PostgreSQL's tablesync").copyRows(ref));
-  await story.step('building the indexes', () => act("blue's indexes").buildIndexes(ref));
 }
