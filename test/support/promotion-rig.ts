@@ -1,16 +1,12 @@
 import { expect } from 'vitest';
-import { tablesync } from '../../src/postgres/bootstrap/tablesync.js';
 import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
-import { armFence, closeFence } from '../../src/postgres/fence.js';
 import { measureLag } from '../../src/postgres/marker.js';
-import { claimDatabases } from '../../src/postgres/ownership.js';
 import { directionTo } from '../../src/postgres/feed.js';
-import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { withSession, type Databases, type Session } from '../../src/postgres/session.js';
-import { ensurePublications, streamNames } from '../../src/postgres/streams.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { AUDIT_ROWS, AUDIT_SCHEMA, AUDIT_TABLES, AuditedWriters } from './audited-writers.js';
 import { BothOpenWatcher } from './both-open-watcher.js';
+import { joinDatabases } from './join-databases.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from './postgres.js';
 import { PromotionActor, type MovePoint } from './promotion-actor.js';
 import { carryOut, type Move, type Step } from './promotion-steps.js';
@@ -39,21 +35,7 @@ export class PromotionRig {
     const databases = { blue: asDatabase(blue, 'blue'), green: asDatabase(green, 'green') };
     await withClient(blue.config, (client) => client.query(`${AUDIT_SCHEMA}; ${AUDIT_ROWS}`));
     await withClient(green.config, (client) => client.query(AUDIT_SCHEMA));
-    const epoch = await claimDatabases(databases, { runId: 'run', migration }, 'flag');
-    await withSession(databases.blue, { purpose: 'test' }, async (session) => {
-      const tables = TABLES.map((table) => ({ table }));
-      await ensurePublications(session, { migration, direction: 'to_green', tables, streams: 1 });
-      for (const name of streamNames(migration, 'to_green', 1)) await ensureSlot(session, name);
-    });
-    await tablesync.run({
-      ...{ databases, migration, direction: 'to_green', streams: 1, maxRetainedWal: 1e12 },
-      signal: new AbortController().signal,
-      report: () => undefined,
-    });
-    await withSession(databases.green, { purpose: 'test' }, async (session) => {
-      await closeFence(session, migration, epoch);
-      await armFence(session, TABLES);
-    });
+    await joinDatabases(databases, migration, TABLES);
     const watcher = await BothOpenWatcher.start(databases, TABLES.length);
     return new PromotionRig(
       [green, blue],

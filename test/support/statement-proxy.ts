@@ -19,7 +19,7 @@ export interface Held {
 }
 
 interface Trap {
-  readonly point: Point;
+  readonly matches: (point: Point) => boolean;
   readonly when: When;
   readonly sprung: (held: Held) => void;
 }
@@ -64,8 +64,13 @@ export class StatementProxy {
 
   /** Stops the session that comes to this point. Resolves when it is there. */
   stopAt(point: Point, when: When): Promise<Held> {
+    return this.stopWhere((one) => samePoint(point, one), when);
+  }
+
+  /** Stops the first session that comes to such a point. Resolves when it is there. */
+  stopWhere(matches: (point: Point) => boolean, when: When): Promise<Held> {
     return new Promise((sprung) => {
-      this.#trap = { point, when, sprung };
+      this.#trap = { matches, when, sprung };
     });
   }
 
@@ -82,7 +87,7 @@ export class StatementProxy {
     this.#counts.set(key, point.nth);
     this.onPoint(point);
     const trap = this.#trap;
-    if (trap === undefined || !samePoint(trap.point, point)) return undefined;
+    if (trap === undefined || !trap.matches(point)) return undefined;
     this.#trap = undefined;
     return trap;
   }
