@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { parseDuration } from '../src/plan/duration.js';
 import { fencedTables } from '../src/postgres/catalog.js';
 import { directionTo, feedName } from '../src/postgres/feed.js';
@@ -9,7 +8,7 @@ import {
   refuseChangedCatalog,
   withdrawOpening,
 } from '../src/postgres/prepare-promotion.js';
-import { tryPromotion, type Promoted } from '../src/postgres/promote.js';
+import { promote as moveWrites } from '../src/postgres/promote.js';
 import { readDecision } from '../src/postgres/promotion-decision.js';
 import { readProgress } from '../src/postgres/migrate/progress-row.js';
 import { readRetainedWal } from '../src/postgres/retained-wal.js';
@@ -21,9 +20,6 @@ import { otherSide, type Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 import { catalogKey, movedTables, publishedBackward } from './run-tables.js';
-
-/** How long one try asks for the fence's lock, by its number: always far below deadlock_timeout (1 s by default). */
-const LOCK_TIMEOUTS_MS = [20, 40, 80] as const;
 
 export interface PromotionResult {
   readonly holdMs: number;
@@ -80,33 +76,20 @@ async function promote(work: Work, ref: RunRef, from: Side, epoch: number): Prom
     const { decided } = await readDecision(session, run.migration, from);
     const known = decided ? [] : await prepare(work, ref, from);
     const fenced = decided ? [] : fencedTables(await movedTables(session, ref.plan)).map((table) => table.name);
-    for (let attempt = 1; ; attempt++) {
-      try {
-        const promoted = await tryPromotion({
-          databases,
-          migration: run.migration,
-          from,
-          epoch,
-          fenced,
-          knownTables: known,
-          maxHoldMs: parseDuration(ref.plan.promote.maxHold),
-          lockTimeoutMs: LOCK_TIMEOUTS_MS[Math.min(attempt, LOCK_TIMEOUTS_MS.length) - 1] ?? 80,
-          sequenceGap: ref.plan.promote.sequenceGap,
-          feedBack: from === 'blue',
-          signal,
-        });
-        return await promotedResult(work, from, promoted, attempt);
-      } catch (error) {
-        if (!isBlocked(error)) throw error;
-        signal.throwIfAborted();
-        work.report({ attempt, of: ref.plan.promote.attempts, blocked: error.message });
-        // A try that lost against another worker's decision is finished by the next one, whatever its number.
-        const last = attempt >= ref.plan.promote.attempts;
-        if (last && !(await readDecision(session, run.migration, from)).decided) throw error;
-      }
-      // The writers that our request made wait must drain before the next one.
-      await sleep(100 + Math.random() * 200);
-    }
+    const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;
+    const promoted = await moveWrites(
+      {
+        ...{ databases, migration: run.migration, from, epoch, fenced, knownTables: known, sequenceGap, signal },
+        maxHoldMs: parseDuration(maxHold),
+        feedBack: from === 'blue',
+      },
+      { attempts: of, onBlocked: (attempt, blocked) => work.report({ attempt, of, blocked }) },
+    );
+    const { steps, holdMs, attempts } = promoted;
+    const result = { holdMs: holdMs ?? 0, attempts, epoch: promoted.epoch, at: new Date().toISOString() };
+    const what = `writes moved from ${from} to ${otherSide(from)}`;
+    await recordEvent(await work.session(otherSide(from), 'event'), run.runId, what, { ...result, steps });
+    return result;
   } catch (error) {
     // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
     await withdrawOpening(session, run.migration, from).catch(() => undefined);
@@ -151,15 +134,4 @@ function lostWayBack(why: string): VerdigrisError {
     message: `blue does not follow green any more (${why}): going back would lose what was written on green`,
     nextStep: 'stay on green, or carry the missing rows over by hand before you open blue',
   });
-}
-
-function isBlocked(error: unknown): error is VerdigrisError {
-  return error instanceof VerdigrisError && error.type === 'PromotionBlocked';
-}
-
-async function promotedResult(work: Work, from: Side, promoted: Promoted, attempts: number): Promise<PromotionResult> {
-  const result = { holdMs: promoted.holdMs ?? 0, attempts, epoch: promoted.epoch, at: new Date().toISOString() };
-  const session = await work.session(otherSide(from), 'event');
-  await recordEvent(session, work.run.runId, `writes moved from ${from} to ${otherSide(from)}`, result);
-  return result;
 }

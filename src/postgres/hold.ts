@@ -10,10 +10,35 @@ const ANSWER_GRACE_MS = 500;
  * carries the time that is left as its statement_timeout, on every session.
  */
 export class Hold {
+  readonly #began = performance.now();
   readonly #deadline: number;
+  readonly #steps: Record<string, number> = {};
 
   constructor(readonly maxMs: number) {
-    this.#deadline = performance.now() + maxMs;
+    this.#deadline = this.#began + maxMs;
+  }
+
+  /** Milliseconds since it began. */
+  elapsed(): number {
+    return performance.now() - this.#began;
+  }
+
+  /** What each step has taken, ms, in their order. */
+  get steps(): Readonly<Record<string, number>> {
+    return this.#steps;
+  }
+
+  /** Does one step, unless the time is over. */
+  async step(name: string, work: () => Promise<void>): Promise<void> {
+    if (this.isOver()) throw new StandsInTheWay(`the hold took longer than ${this.maxMs} ms`);
+    await this.afterDecision(name, work);
+  }
+
+  /** From the decision on the only way is forward, however long it takes. */
+  async afterDecision(name: string, work: () => Promise<unknown>): Promise<void> {
+    const began = performance.now();
+    await work();
+    this.#steps[name] = performance.now() - began;
   }
 
   /** Milliseconds until writes must go on; at least 1. */
@@ -53,25 +78,59 @@ export class Hold {
   }
 
   /** Waits for an answer, but not longer than the hold: the other end of a cut connection never answers. */
-  async within<T>(answer: Promise<T>): Promise<T> {
-    let timer: NodeJS.Timeout | undefined;
-    const cut = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(promotionBlocked('the server did not answer in time: is the network cut?')),
-        this.left() + ANSWER_GRACE_MS,
-      );
-    });
-    try {
-      return await Promise.race([answer, cut]);
-    } finally {
-      clearTimeout(timer);
-    }
+  within<T>(answer: Promise<T>): Promise<T> {
+    return answerWithin(
+      this.left() + ANSWER_GRACE_MS,
+      answer,
+      () => new StandsInTheWay('the server did not answer in time: is the network cut?'),
+    );
   }
 
   async #answer<R extends QueryResultRow>(session: Session, sql: string): Promise<QueryResult<R>> {
     // With several statements in one message, node-postgres answers with a list: the last one is what was asked.
     const result: unknown = await this.within(session.query<R>(sql));
     return (Array.isArray(result) ? result.at(-1) : result) as QueryResult<R>;
+  }
+}
+
+/** Waits for an answer for so long, then throws what `late` makes. */
+export async function answerWithin<T>(ms: number, answer: Promise<T>, late: () => Error): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const cut = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(late()), ms);
+  });
+  try {
+    return await Promise.race([answer, cut]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** How long people wait to be told who stood in the way. */
+const DIAGNOSIS_MS = 1_000;
+
+/**
+ * Why a hold ended without a decision. Who stood in the way is asked when the writers go on: they must not wait for the
+ * answer.
+ */
+export class StandsInTheWay extends Error {
+  override readonly name = 'StandsInTheWay';
+  readonly #who: (() => Promise<string>) | undefined;
+
+  constructor(why: string, cause?: unknown, who?: () => Promise<string>) {
+    super(why, { cause });
+    this.#who = who;
+  }
+
+  /** The error for people. Whatever ended the hold (a timeout, a lost connection): nothing has happened, it was a try. */
+  static async explained(error: unknown): Promise<VerdigrisError> {
+    if (error instanceof VerdigrisError) return error;
+    if (!(error instanceof StandsInTheWay)) {
+      return promotionBlocked(error instanceof Error ? error.message : String(error), error);
+    }
+    const asked = error.#who?.() ?? Promise.resolve('');
+    const who = await answerWithin(DIAGNOSIS_MS, asked, () => error).catch(() => '');
+    return promotionBlocked(`${error.message}${who === '' ? '' : `. ${who}`}`, error.cause ?? error);
   }
 }
 

@@ -3,32 +3,36 @@ import { qualified } from './identifier.js';
 import type { Session } from './session.js';
 
 interface BlockerRow {
-  pid: number;
-  application: string | null;
+  pid: number | null;
+  who: string;
   state: string | null;
-  age: number;
+  age: number | null;
   query: string | null;
 }
 
-/** Who holds locks on a table, for people: process, application, age of the transaction, start of the query. */
+/** What is told of a session `a` of pg_stat_activity. */
+const BLOCKER = `a.pid,
+            concat_ws(', ', coalesce(nullif(a.application_name, ''), 'no application name'), 'user ' || a.usename,
+                      coalesce('client ' || host(a.client_addr), 'local socket'), 'database ' || a.datname) AS who,
+            a.state, extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age, left(a.query, 80) AS query`;
+
+/** Who holds locks on a table, for people: process, application, client, age of the transaction, start of the query. */
 export async function whoBlocks(session: Session, table: TableName): Promise<string> {
   const { rows } = await session.query<BlockerRow>(
-    `SELECT a.pid, a.application_name AS application, a.state,
-            extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age, left(a.query, 80) AS query
+    `SELECT ${BLOCKER}
        FROM pg_locks l JOIN pg_stat_activity a USING (pid)
       WHERE l.relation = to_regclass($1) AND l.granted AND l.pid <> pg_backend_pid()
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
       ORDER BY a.xact_start LIMIT 3`,
     [qualified(table)],
   );
-  return describe(rows, 'In the way');
+  return `In the way: ${describe(rows)}.`;
 }
 
-/** Who holds an advisory lock, or has the oldest open transaction that has written: who stands in the promotion's way. */
+/** Who holds an advisory lock: who has written and keeps the promotion waiting. */
 export async function whoHoldsAdvisoryLock(session: Session, key: bigint): Promise<string> {
   const { rows } = await session.query<BlockerRow>(
-    `SELECT a.pid, a.application_name AS application, a.state,
-            extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age, left(a.query, 80) AS query
+    `SELECT ${BLOCKER}
        FROM pg_locks l JOIN pg_stat_activity a USING (pid)
       WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid()
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -36,25 +40,78 @@ export async function whoHoldsAdvisoryLock(session: Session, key: bigint): Promi
       ORDER BY a.xact_start LIMIT 3`,
     [key.toString()],
   );
-  return describe(rows, 'Writing longest');
+  return `Writing longest: ${describe(rows)}.`;
 }
 
-function describe(rows: readonly BlockerRow[], label: string): string {
-  if (rows.length === 0) return `${label}: nobody any more.`;
-  const list = rows.map(
-    (row) =>
-      `pid ${row.pid} (${row.application === null || row.application === '' ? 'no application name' : row.application}, ${row.state ?? 'unknown'}, ` +
-      `transaction ${(row.age ?? 0).toFixed(1)} s old, last statement: ${firstWords(row.query)})`,
+/** Which transactions have written on this server, in any database: a slot waits for all of them. */
+export async function whoHasWritten(session: Session): Promise<string> {
+  return `Writing longest on its server: ${describe(await writers(session, { olderThanSeconds: 0, everywhere: true }))}.`;
+}
+
+/** Transactions that have written and are older than that, and prepared ones; null where there is none. */
+export async function longWriters(session: Session, which: WriterFilter): Promise<string | null> {
+  const rows = await writers(session, which);
+  return rows.length === 0 ? null : describe(rows);
+}
+
+interface WriterFilter {
+  readonly olderThanSeconds: number;
+  /** In every database of the server, and by workers of the server too; else by clients of this database. */
+  readonly everywhere: boolean;
+}
+
+async function writers(session: Session, { olderThanSeconds, everywhere }: WriterFilter): Promise<BlockerRow[]> {
+  const { rows } = await session.query<BlockerRow>(
+    `SELECT * FROM (
+       SELECT ${BLOCKER}
+         FROM pg_stat_activity a
+        WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
+          AND ($2 OR (a.datname = current_database() AND a.backend_type = 'client backend'))
+          AND a.xact_start < clock_timestamp() - make_interval(secs => $1)
+       UNION ALL
+       SELECT NULL, format('prepared transaction %s, database %s', gid, database), NULL,
+              extract(epoch FROM clock_timestamp() - prepared)::float8, NULL
+         FROM pg_prepared_xacts WHERE $2 OR database = current_database()) writer
+      ORDER BY age DESC LIMIT 3`,
+    [olderThanSeconds, everywhere],
   );
-  return `${label}: ${list.join('; ')}.`;
+  return rows;
+}
+
+/** Who holds what the workers of a feed wait for. */
+export async function whoBlocksApply(session: Session, feed: string): Promise<string> {
+  const { rows } = await session.query<BlockerRow>(
+    `SELECT DISTINCT ${BLOCKER}
+       FROM pg_stat_subscription w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid)
+       JOIN pg_stat_activity a ON a.pid = b.pid
+      WHERE w.pid IS NOT NULL AND (w.subname = $1 OR starts_with(w.subname, $1 || '_')) LIMIT 3`,
+    [feed],
+  );
+  return rows.length === 0 ? 'Its feed waits for nobody.' : `Its feed waits for ${describe(rows)}.`;
+}
+
+function describe(rows: readonly BlockerRow[]): string {
+  if (rows.length === 0) return 'nobody any more';
+  const list = rows.map(({ pid, who, state, age, query }) => {
+    const known = [
+      who,
+      state,
+      `transaction ${(age ?? 0).toFixed(1)} s old`,
+      query === null || query === '' ? null : `last statement: ${firstWords(query)}`,
+    ];
+    const text = known.filter((part) => part !== null).join(', ');
+    return pid === null ? text : `pid ${pid} (${text})`;
+  });
+  return list.join('; ');
 }
 
 /** The kind of a statement without its values: a query may hold what nobody should read in a log. */
-function firstWords(query: string | null): string {
-  return (query ?? '')
+function firstWords(query: string): string {
+  return query
     .trim()
     .split(/\s+/)
     .slice(0, 3)
     .join(' ')
-    .replaceAll(/'[^']*'?/g, "'...'");
+    .replaceAll(/'[^']*'?/g, "'...'")
+    .replaceAll(/\b\d+\b/g, '...');
 }

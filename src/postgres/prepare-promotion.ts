@@ -7,6 +7,7 @@ import { directionTo, feedName } from './feed.js';
 import { armFence } from './fence.js';
 import { promotionBlocked } from './hold.js';
 import { readKnownTables } from './known-tables.js';
+import { longWriters } from './locks.js';
 import type { PublishedTable } from './publication.js';
 import { majorVersion } from './retry.js';
 import { withSession, type Databases, type Session } from './session.js';
@@ -97,17 +98,8 @@ const LONG_WRITER_SECONDS = 5;
 
 /** The lock waits for every transaction that has written, and a slot for every transaction with an xid. */
 async function refuseLongWriters(session: Session, side: Side): Promise<void> {
-  const { rows } = await session.query<{ what: string }>(
-    `SELECT format('pid %s (%s, transaction %s s old)', pid, coalesce(nullif(application_name, ''), 'no application name'),
-                   floor(extract(epoch FROM clock_timestamp() - xact_start))) AS what
-       FROM pg_stat_activity
-      WHERE datname = current_database() AND backend_xid IS NOT NULL AND backend_type = 'client backend'
-        AND pid <> pg_backend_pid() AND xact_start < clock_timestamp() - make_interval(secs => ${LONG_WRITER_SECONDS})
-     UNION ALL
-     SELECT format('prepared transaction %s', gid) FROM pg_prepared_xacts WHERE database = current_database()`,
-  );
-  if (rows.length === 0) return;
-  throw promotionBlocked(`${side}: ${rows.map((row) => row.what).join(', ')} would keep writers waiting`);
+  const who = await longWriters(session, { olderThanSeconds: LONG_WRITER_SECONDS, everywhere: false });
+  if (who !== null) throw promotionBlocked(`${side}: ${who} would keep writers waiting`);
 }
 
 async function refuseUnfinishedSync(session: Session, subscription: string, side: Side): Promise<void> {

@@ -2,8 +2,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { otherSide } from '../side.js';
 import { directionTo } from './feed.js';
 import { promotionBlocked } from './hold.js';
+import { longWriters } from './locks.js';
 import { measureLag } from './marker.js';
-import type { Promotion, Sessions } from './promote.js';
+import type { Promotion } from './promote.js';
+import type { Sessions } from './promotion-sessions.js';
 import type { Session } from './session.js';
 
 /* When it is worth asking writers to wait: what these functions wait for would otherwise be part of the hold. */
@@ -33,18 +35,10 @@ const SHORT_LAG_MS = 20;
 export async function waitForNoWriters(to: Session, promotion: Promotion): Promise<void> {
   for (let look = 0; look < 100; look++) {
     promotion.signal?.throwIfAborted();
-    const { rows } = await to.query<{ who: string }>(
-      `SELECT format('pid %s in database %s (%s)', pid, datname, coalesce(nullif(application_name, ''), backend_type)) AS who
-         FROM pg_stat_activity
-        WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
-          AND xact_start < clock_timestamp() - make_interval(secs => ${OLD_WRITER_SECONDS})
-       UNION ALL SELECT format('prepared transaction %s in database %s', gid, database) FROM pg_prepared_xacts`,
-    );
-    if (rows.length === 0) return;
+    const who = await longWriters(to, { olderThanSeconds: OLD_WRITER_SECONDS, everywhere: true });
+    if (who === null) return;
     if (look === 99) {
-      throw promotionBlocked(
-        `${otherSide(promotion.from)}: ${rows.map((row) => row.who).join(', ')} would keep the slot of the way back waiting`,
-      );
+      throw promotionBlocked(`${otherSide(promotion.from)}: ${who} would keep the slot of the way back waiting`);
     }
     await sleep(100);
   }

@@ -1,9 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { VerdigrisError } from '../../src/errors.js';
 import type { TableName } from '../../src/plan/table-name.js';
 import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { preparePromotion, withdrawOpening } from '../../src/postgres/prepare-promotion.js';
-import { tryPromotion } from '../../src/postgres/promote.js';
+import { promote } from '../../src/postgres/promote.js';
 import { readDecision } from '../../src/postgres/promotion-decision.js';
 import { withSession, type Databases } from '../../src/postgres/session.js';
 import type { Side } from '../../src/side.js';
@@ -17,7 +16,6 @@ export interface Move {
   readonly maxHoldMs: number;
 }
 
-const LOCK_TIMEOUTS_MS = [20, 40, 80];
 const ATTEMPTS = 10;
 
 /** The activities `promote` and `finishPromotion` without Temporal, so that a process of its own does them in a second. */
@@ -30,23 +28,9 @@ export const STEPS = {
         const knownTables = decided
           ? []
           : await preparePromotion({ databases, migration, from, fenced: tables, wayBack });
-        for (let attempt = 1; ; attempt++) {
-          const lockTimeoutMs = LOCK_TIMEOUTS_MS[Math.min(attempt, 3) - 1] ?? 80;
-          const fenced = decided ? [] : tables;
-          try {
-            await tryPromotion({
-              ...{ databases, migration, from, fenced, knownTables, maxHoldMs, lockTimeoutMs },
-              sequenceGap: 1_000,
-              feedBack: true,
-            });
-            return;
-          } catch (error) {
-            const isBlocked = error instanceof VerdigrisError && error.type === 'PromotionBlocked';
-            if (!isBlocked) throw error;
-            if (attempt >= ATTEMPTS && !(await readDecision(session, migration, from)).decided) throw error;
-          }
-          await sleep(100 + Math.random() * 200);
-        }
+        const fenced = decided ? [] : tables;
+        const promotion = { databases, migration, from, fenced, knownTables, maxHoldMs };
+        await promote({ ...promotion, sequenceGap: 1_000, feedBack: true }, { attempts: ATTEMPTS });
       } catch (error) {
         await withdrawOpening(session, migration, from).catch(() => undefined);
         throw error;

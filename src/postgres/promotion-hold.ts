@@ -1,0 +1,133 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../errors.js';
+import { otherSide } from '../side.js';
+import { dropSlots } from './feed-objects.js';
+import { directionTo, feedName } from './feed.js';
+import { TAKE_FENCE_LOCK, unarmedTables } from './fence.js';
+import { StandsInTheWay, type Hold } from './hold.js';
+import { literal } from './identifier.js';
+import { newTablesSql } from './known-tables.js';
+import { whoBlocksApply, whoHasWritten, whoHoldsAdvisoryLock } from './locks.js';
+import { markerArrived, writeMarker } from './marker.js';
+import type { Promotion, PromotionTry } from './promote.js';
+import { wayBack, type Sessions } from './promotion-sessions.js';
+import { commonSequences, positionWithGap, readPositions, readSequenceShapes, setPositions } from './sequences.js';
+import type { Session } from './session.js';
+import { FENCE_LOCK } from './state.js';
+
+/* What is done while writers wait, in the order of promote.ts. Who stood in the way is asked when they go on. */
+
+/** Work that needs no hold: plans are cached and catalogs warm when the writers wait. */
+export async function prepareHold(sessions: Sessions, promotion: Promotion): Promise<void> {
+  await dropEarlySlots(sessions.to, promotion);
+  await readPositions(sessions.aside, await readSequenceShapes(sessions.aside));
+  await readSequenceShapes(sessions.to);
+  await unarmedTables(sessions.main, promotion.fenced);
+}
+
+/** Returns when every transaction that has written is over. New writers wait; readers go on. */
+export async function lockOutWriters(main: Session, promotion: PromotionTry, hold: Hold): Promise<void> {
+  const limits = [
+    `SET LOCAL lock_timeout = ${promotion.lockTimeoutMs}`,
+    // A worker that freezes here is ended by the server, and writers go on.
+    `SET LOCAL idle_in_transaction_session_timeout = ${promotion.maxHoldMs}`,
+    `SELECT set_config('transaction_timeout', '${promotion.maxHoldMs}', true) WHERE current_setting('server_version_num')::int >= 170000`,
+  ];
+  try {
+    await hold.query(main, `BEGIN; ${limits.join('; ')}; ${TAKE_FENCE_LOCK}`);
+  } catch (error) {
+    throw new StandsInTheWay(`writers did not end within ${promotion.lockTimeoutMs} ms`, error, () =>
+      whoHoldsAdvisoryLock(main, FENCE_LOCK),
+    );
+  }
+}
+
+/**
+ * The route is as it was read: another worker may have decided while this one waited for the lock, and what follows
+ * changes the new side. A plain read is enough here: a decision is made under the lock that we now hold alone, and a
+ * commit is visible before its locks are let go. No FOR UPDATE: it would give this transaction an xid, for which the slot
+ * of the way back would wait where both databases are on one server.
+ */
+export async function checkRoute(main: Session, promotion: Promotion, hold: Hold, epoch: number): Promise<void> {
+  const { rowCount } = await hold.queryInTransaction(
+    main,
+    `SELECT FROM verdigris.route WHERE migration = ${literal(promotion.migration)} AND epoch = ${epoch}
+        AND writes_on = ${literal(promotion.from)}`,
+  );
+  if (rowCount !== 1) throw new StandsInTheWay('another worker has decided it meanwhile');
+}
+
+/** Every table is fenced and none is new: otherwise a write could slip past the decision. */
+export async function checkFence(main: Session, promotion: Promotion, hold: Hold): Promise<void> {
+  const { rows } = await hold.queryInTransaction<{ name: string }>(main, newTablesSql(promotion.knownTables));
+  const open = [...(await hold.within(unarmedTables(main, promotion.fenced))), ...rows.map((row) => row.name)];
+  if (open.length === 0) return;
+  throw new VerdigrisError({
+    type: 'FenceTampered',
+    message: `${promotion.from}: the fence is not in force on ${open.slice(0, 5).join(', ')}: a table is new, or its trigger was disabled`,
+    nextStep: 'undo that change (or add the table to the plan and start again), then approve the promotion again',
+  });
+}
+
+/**
+ * A marker written now, by another session, is behind every committed write. Not pg_current_wal_insert_lsn(): the open
+ * transaction's own WAL is not flushed, so that position would never be reached.
+ */
+export async function waitUntilAllIsThere(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
+  const to = otherSide(promotion.from);
+  const direction = directionTo(to);
+  await hold.limit(sessions.aside);
+  const token = await hold.within(writeMarker(sessions.aside, direction));
+  while (!(await hold.within(markerArrived(sessions.to, direction, token)))) {
+    promotion.signal?.throwIfAborted();
+    if (hold.isOver()) {
+      throw new StandsInTheWay(`${to} did not catch up within ${promotion.maxHoldMs} ms`, undefined, () =>
+        whoBlocksApply(sessions.to, feedName(promotion.migration, direction)),
+      );
+    }
+    await sleep(1);
+  }
+}
+
+/** Sequences are not replicated: the new side's begin beyond where the old side's stand now. */
+export async function carrySequencesOver(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
+  const shapes = await hold.within(
+    readSequenceShapes(sessions.aside).then(async (from) =>
+      commonSequences(from, await readSequenceShapes(sessions.to)),
+    ),
+  );
+  const shapeOf = new Map(shapes.map((shape) => [shape.name.schema + '\0' + shape.name.name, shape]));
+  const positions = await hold.within(readPositions(sessions.aside, shapes));
+  const carried = positions.map((position) => {
+    const shape = shapeOf.get(position.name.schema + '\0' + position.name.name);
+    return shape === undefined ? position : positionWithGap(shape, position, promotion.sequenceGap);
+  });
+  await hold.limit(sessions.to);
+  await hold.within(setPositions(sessions.to, carried));
+}
+
+/** Making a slot takes 3-4 ms, unless a transaction somewhere on its server has an xid: then writers must not wait on. */
+const SLOT_WITHIN_MS = 250;
+
+/**
+ * Now nothing that came from the old side is behind the slots, and nothing that the application will write is before
+ * them. Made earlier and advanced, a slot would forget that in a crash (its position reaches disk only at a checkpoint)
+ * and send the old side its own rows back.
+ */
+export async function makeSlotsOfTheWayBack(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
+  let made;
+  try {
+    made = await Promise.all(
+      sessions.slots.map(({ session, make }) => hold.queryAtMost(session, SLOT_WITHIN_MS, make)),
+    );
+  } catch (error) {
+    const why = `the slot of the way back can't be made on ${otherSide(promotion.from)} in time`;
+    throw new StandsInTheWay(why, error, () => whoHasWritten(sessions.to));
+  }
+  if (made.some(({ rowCount }) => rowCount !== 1)) throw new StandsInTheWay('another worker acts now');
+}
+
+/** Slots that a try has left are too early for the next one. */
+export async function dropEarlySlots(to: Session, promotion: Promotion): Promise<void> {
+  if (promotion.feedBack) await dropSlots(to, wayBack(promotion), 0);
+}
