@@ -45,9 +45,10 @@ export class StatementProxy {
     target: number,
     private readonly onPoint: (point: Point) => void,
   ) {
-    this.#server = net.createServer(
-      (client) => new Link(client, net.connect(target, '127.0.0.1'), this.#sockets, this),
-    );
+    this.#server = net.createServer({ allowHalfOpen: true }, (client) => {
+      const server = net.connect({ port: target, host: '127.0.0.1', allowHalfOpen: true });
+      new Link(client, server, this.#sockets, this);
+    });
   }
 
   static async start(target: number, onPoint: (point: Point) => void = () => undefined): Promise<StatementProxy> {
@@ -130,6 +131,8 @@ class Link {
       sockets.add(socket);
       socket.setNoDelay(true);
       socket.on('error', () => undefined);
+      // One direction may end before the other: a server ends its own when it has read the client's goodbye.
+      socket.on('end', () => other.end());
       socket.on('close', () => {
         sockets.delete(socket);
         other.destroy();
