@@ -1,6 +1,6 @@
 import { parseDuration } from '../src/plan/duration.js';
 import { fencedTables } from '../src/postgres/catalog.js';
-import { directionTo, feedName } from '../src/postgres/feed.js';
+import { feedName } from '../src/postgres/feed.js';
 import { finishPromotion } from '../src/postgres/finish-promotion.js';
 import {
   catalogFingerprint,
@@ -11,10 +11,9 @@ import {
 import { promote as moveWrites } from '../src/postgres/promote.js';
 import { readDecision } from '../src/postgres/promotion-decision.js';
 import { readProgress } from '../src/postgres/migrate/progress-row.js';
-import { readRetainedWal } from '../src/postgres/retained-wal.js';
+import { describeLoss } from '../src/postgres/standby-loss.js';
+import { whyFeedIsDead } from '../src/postgres/standby.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
-import { streamsOfRun } from '../src/postgres/streams.js';
-import { readSubscription } from '../src/postgres/subscription.js';
 import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -26,6 +25,8 @@ export interface PromotionResult {
   readonly attempts: number;
   readonly epoch: number;
   readonly at: string;
+  /** What stayed behind on green, in words: only where a loss was accepted. */
+  readonly lost: string | null;
 }
 
 export interface WritesAt {
@@ -40,10 +41,11 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      * Moves writes from `from` to the other side. Begun again after a crash, it first asks what has been decided.
      *
      * @param epoch the one in which it is asked for
+     * @param acceptLoss only from green, and only when a person has said so: what blue does not have stays behind
      * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through; nothing has happened then.
      */
-    promote: (ref: RunRef, from: Side, epoch: number): Promise<PromotionResult> =>
-      perform(dependencies, ref, (work) => promote(work, ref, from, epoch)),
+    promote: (ref: RunRef, from: Side, epoch: number, acceptLoss = false): Promise<PromotionResult> =>
+      perform(dependencies, ref, (work) => promote(work, ref, from, epoch, acceptLoss)),
 
     /** Ends the feed to the side that takes writes now and begins the one back. */
     finishPromotion: (ref: RunRef, from: Side): Promise<void> =>
@@ -69,12 +71,18 @@ export function promoteActivities(dependencies: ActivityDependencies) {
   };
 }
 
-async function promote(work: Work, ref: RunRef, from: Side, epoch: number): Promise<PromotionResult> {
+async function promote(
+  work: Work,
+  ref: RunRef,
+  from: Side,
+  epoch: number,
+  acceptLoss: boolean,
+): Promise<PromotionResult> {
   const { databases, run, signal } = work;
   const session = await work.session(from, 'promote');
   try {
     const { decided } = await readDecision(session, run.migration, from);
-    const known = decided ? [] : await prepare(work, ref, from);
+    const known = decided ? [] : await prepare(work, ref, from, acceptLoss);
     const fenced = decided ? [] : fencedTables(await movedTables(session, ref.plan)).map((table) => table.name);
     const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;
     const promoted = await moveWrites(
@@ -82,11 +90,16 @@ async function promote(work: Work, ref: RunRef, from: Side, epoch: number): Prom
         ...{ databases, migration: run.migration, from, epoch, fenced, knownTables: known, sequenceGap, signal },
         maxHoldMs: parseDuration(maxHold),
         feedBack: from === 'blue',
+        acceptLoss,
       },
       { attempts: of, onBlocked: (attempt, blocked) => work.report({ attempt, of, blocked }) },
     );
     const { steps, holdMs, attempts } = promoted;
-    const result = { holdMs: holdMs ?? 0, attempts, epoch: promoted.epoch, at: new Date().toISOString() };
+    const result = {
+      ...{ holdMs: holdMs ?? 0, attempts, epoch: promoted.epoch, at: new Date().toISOString() },
+      // Green is closed now, so this is the last count.
+      lost: acceptLoss ? await describeLoss(session, run.runId, feedName(run.migration, 'to_blue')) : null,
+    };
     const what = `writes moved from ${from} to ${otherSide(from)}`;
     await recordEvent(await work.session(otherSide(from), 'event'), run.runId, what, { ...result, steps });
     return result;
@@ -97,41 +110,35 @@ async function promote(work: Work, ref: RunRef, from: Side, epoch: number): Prom
   }
 }
 
-async function prepare(work: Work, ref: RunRef, from: Side): Promise<number[]> {
+async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean): Promise<number[]> {
   const { databases, run, signal } = work;
   const blue = await movedTables(await work.session('blue', 'catalog'), ref.plan);
   const green = await movedTables(await work.session('green', 'catalog'), ref.plan);
   if (from === 'blue') {
     const before = await readProgress<Record<string, string>>(await work.session('blue', 'catalog'), catalogKey(run));
     if (before !== undefined) refuseChangedCatalog(before.state, catalogFingerprint(blue));
-  } else await refuseLostWayBack(work);
+  } else if (!acceptLoss) await refuseLostWayBack(work);
   return preparePromotion({
     databases,
     migration: run.migration,
     from,
     fenced: fencedTables(from === 'blue' ? blue : green).map((table) => table.name),
     wayBack: from === 'blue' ? publishedBackward(blue, green) : undefined,
+    acceptLoss,
     signal,
   });
 }
 
-/** Going back without the reverse feed would lose what was written on green. */
+/** Going back without the reverse feed loses what was written on green since it died: somebody must accept that. */
 async function refuseLostWayBack({ session, run }: Work): Promise<void> {
   const [green, blue] = [await session('green', 'way back'), await session('blue', 'way back')];
-  const names = await streamsOfRun(green, feedName(run.migration, directionTo('blue')));
-  const wal = await readRetainedWal(green, names);
-  if (wal.slots < names.length || wal.walStatus === 'lost') throw lostWayBack('its slot on green is gone');
-  for (const name of names) {
-    const state = await readSubscription(blue, name);
-    if (state === undefined) throw lostWayBack('its subscription is gone');
-    if (!state.enabled) throw lostWayBack('its subscription is disabled');
-  }
-}
-
-function lostWayBack(why: string): VerdigrisError {
-  return new VerdigrisError({
+  const why = await whyFeedIsDead(green, () => Promise.resolve(blue), run);
+  if (why === undefined) return;
+  const loses = await describeLoss(green, run.runId, feedName(run.migration, 'to_blue'));
+  throw new VerdigrisError({
     type: 'RollbackUnsafe',
-    message: `blue does not follow green any more (${why}): going back would lose what was written on green`,
-    nextStep: 'stay on green, or carry the missing rows over by hand before you open blue',
+    message: `${why}; a rollback would lose ${loses}`,
+    nextStep:
+      'mend the feed, and the rollback goes on by itself; or accept the loss (rollback with "acceptLoss": true); or stay on green (retire)',
   });
 }

@@ -19,10 +19,14 @@ const LOOK_EVERY_MS = 1_000;
 const SETTLED_AFTER_MS: Readonly<Record<StandbyHealth, number>> = {
   healthy: 60_000,
   lagging: 30_000,
+  retaining: 5_000,
   unreachable: 10_000,
   broken: 0,
   dropped: 0,
 };
+
+/** How often people are told anew what a rollback would lose, ms, once the feed is dead. */
+const COUNT_AGAIN_MS = 600_000;
 
 /** Activities of phase 7. */
 export function standbyActivities(dependencies: ActivityDependencies) {
@@ -38,7 +42,8 @@ async function watch(work: Work, ref: RunRef, known: string): Promise<StandbySta
     maxLagMs: Math.max(5_000, parseDuration(ref.plan.replicate.maxLag)),
     maxRetainedWal: parseSize(ref.plan.replicate.maxRetainedWal),
   };
-  const until = Date.now() + 3_600_000;
+  const begun = Date.now();
+  const until = begun + 3_600_000;
   const links = new StandbyLinks(work);
   let last: string = known;
   let since = Date.now();
@@ -50,7 +55,8 @@ async function watch(work: Work, ref: RunRef, known: string): Promise<StandbySta
       if (state.health !== last) since = Date.now();
       last = state.health;
       const settled = Date.now() - since >= SETTLED_AFTER_MS[state.health];
-      if ((state.health !== known && settled) || Date.now() > until) return state;
+      const again = state.loses === null ? until : Math.min(until, begun + COUNT_AGAIN_MS);
+      if ((state.health !== known && settled) || Date.now() > again) return state;
       await sleep(LOOK_EVERY_MS);
     }
   } finally {
@@ -60,7 +66,7 @@ async function watch(work: Work, ref: RunRef, known: string): Promise<StandbySta
 
 async function look(work: Work, links: StandbyLinks, ref: RunRef, limits: StandbyLimits): Promise<StandbyState> {
   try {
-    return await lookAtStandby(await links.open('green'), () => links.open('blue'), ref.plan.name, limits, work.signal);
+    return await lookAtStandby(await links.open('green'), () => links.open('blue'), work.run, limits, work.signal);
   } catch (error) {
     await links.close();
     const away = isConnectionLost(error) || (error instanceof VerdigrisError && error.type === 'ConnectionFailed');
@@ -71,6 +77,7 @@ async function look(work: Work, links: StandbyLinks, ref: RunRef, limits: Standb
       rollbackSafe: false,
       why: `the feed to blue can't be seen: ${why}`,
       lagSeconds: null,
+      loses: null,
     };
   }
 }

@@ -16,6 +16,14 @@ export interface Message {
   readonly reason: string;
 }
 
+/**
+ * A rollback. Where blue no longer has everything that green has, it is refused unless the loss is accepted: the refusal
+ * and `status.rollback.loses` say how much that is.
+ */
+export interface Rollback extends Message {
+  readonly acceptLoss?: boolean;
+}
+
 /** An approval names what it approves: `traffic`, `stage-<percent>`, `promote` or `retire`. */
 export interface Approval extends Message {
   readonly gate: string;
@@ -26,13 +34,13 @@ export { TASK_QUEUE, WORKFLOW_TYPE } from '../src/workflow-names.js';
 export const approveUpdate = defineUpdate<string, [Approval]>('approve');
 export const pauseUpdate = defineUpdate<string, [Message]>('pause');
 export const resumeUpdate = defineUpdate<string, [Message]>('resume');
-export const rollbackUpdate = defineUpdate<string, [Message]>('rollback');
+export const rollbackUpdate = defineUpdate<string, [Rollback]>('rollback');
 export const retireUpdate = defineUpdate<string, [Message]>('retire');
 
 export const approveSignal = defineSignal<[Approval]>('approve');
 export const pauseSignal = defineSignal<[Message]>('pause');
 export const resumeSignal = defineSignal<[Message]>('resume');
-export const rollbackSignal = defineSignal<[Message]>('rollback');
+export const rollbackSignal = defineSignal<[Rollback]>('rollback');
 export const retireSignal = defineSignal<[Message]>('retire');
 
 /** Sent by the run's own activities now and then: how far they are. Nobody else needs it. */

@@ -54,8 +54,12 @@ function keepsGreenName(ref: RunRef): string {
     : 'drop replication and what was copied to green';
 }
 
-/** Green's tables are kept when it has been primary and the plan says so: they may hold values that blue can't. */
+/**
+ * Green's tables are kept when it has been primary and the plan says so: they may hold values that blue can't. Always
+ * when a rollback has lost something, which is nowhere else.
+ */
 export function keepsGreen(story: Story): { keepGreen: boolean } {
   const { run } = story;
-  return { keepGreen: run.replicationLeft || (run.wasPromoted && run.plan?.green.afterRollback === 'keep') };
+  const kept = run.plan?.green.afterRollback === 'keep' || run.lost !== null;
+  return { keepGreen: run.replicationLeft || (run.wasPromoted && kept) };
 }

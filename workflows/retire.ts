@@ -7,6 +7,8 @@ import type { Story } from './lib/story.js';
 /** Phase 8: replication and triggers are removed, blue is left fenced and intact. From here there is no way back. */
 export async function retire(story: Story, ref: RunRef): Promise<void> {
   const { run } = story;
+  // A rollback that came while the watch of the standby window was ending has been accepted: it wins.
+  story.proceed();
   run.enter('retire');
   run.retiring = true;
   run.saw({ rollback: { safe: false, why: 'replication is being taken down' } });

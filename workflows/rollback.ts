@@ -38,6 +38,7 @@ export async function rollBack(run: MigrationRun, saga: Saga, error: unknown, ca
     trafficBackMs,
     undone: [...result.undone],
     notUndone: [...result.notUndone],
+    ...(run.lost === null ? {} : { lost: run.lost }),
   });
   const result = await saga.compensate(failureMessage, (soFar) => {
     const { writesOn, greenReadPercent } = run.status;
@@ -49,9 +50,10 @@ export async function rollBack(run: MigrationRun, saga: Saga, error: unknown, ca
   run.rollingBack(done);
 
   const clean = result.notUndone.length === 0;
-  if (clean && asked !== null) return run.end('rolledBack', 'rolled back: blue serves everything');
+  const blueServes = `blue serves everything${run.lost === null ? '' : ` but ${run.lost}, which green keeps, fenced`}`;
+  if (clean && asked !== null) return run.end('rolledBack', `rolled back: ${blueServes}`);
   if (clean && cancelled) {
-    run.end('cancelled', 'cancelled: rolled back, blue serves everything');
+    run.end('cancelled', `cancelled: rolled back, ${blueServes}`);
     throw error;
   }
   run.end('failed', clean ? `rolled back: ${firstLine(reason)}` : 'rolled back, but not everything could be undone');

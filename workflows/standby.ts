@@ -56,12 +56,12 @@ async function watchFeed(story: Story, ref: RunRef): Promise<void> {
   for (;;) {
     const seen = await watchOnce(story, ref, known);
     known = seen.health;
-    run.saw({
-      lagSeconds: seen.lagSeconds,
-      rollback: seen.rollbackSafe
+    run.saw({ lagSeconds: seen.lagSeconds });
+    run.sawFeed(
+      seen.rollbackSafe
         ? { safe: true, why: 'blue follows green: writes can go back without a loss' }
-        : { safe: false, why: seen.why },
-    });
+        : { safe: false, why: seen.why, ...(seen.loses === null ? {} : { loses: seen.loses }) },
+    );
     if (seen.health !== 'healthy') run.warn([seen.why]);
   }
 }
@@ -75,7 +75,7 @@ async function watchOnce(story: Story, ref: RunRef, known: string): Promise<Stan
       if (isCancellation(error)) throw error;
       const why = `the feed to blue can't be watched: ${failureMessage(error)}`;
       story.run.warn([why]);
-      story.run.saw({ rollback: { safe: false, why } });
+      story.run.sawFeed({ safe: false, why });
       await sleep('5 minutes', { summary: 'watch the feed to blue again' });
     }
   }

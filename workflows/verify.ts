@@ -55,10 +55,9 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
         story.nextPass(),
       );
       run.verified(result);
-      if (result.differingRows === 0) continue;
       const why = `${differing(result.differingRows)} between green and blue: ${examples.join('; ')}`;
-      run.warn([why]);
-      run.saw({ rollback: { safe: false, why: `blue is not what green is: ${why}` } });
+      run.sawDifference(result.differingRows === 0 ? null : why);
+      if (result.differingRows > 0) run.warn([why]);
     } catch (error) {
       if (isCancellation(error)) throw error;
       run.warn([`green and blue can't be compared: ${failureMessage(error)}`]);

@@ -15,6 +15,8 @@ export type MessageName = Decision['message'];
 export interface MessageFlags extends ServerFlags, Message {
   /** Seconds to wait for a worker's answer. */
   readonly timeout: number;
+  /** With a rollback: what only green has may be lost. */
+  readonly acceptLoss?: boolean;
 }
 
 const UPDATES = { pause: pauseUpdate, resume: resumeUpdate, rollback: rollbackUpdate, retire: retireUpdate };
@@ -28,7 +30,7 @@ export async function messageCommand(
   gate?: string,
 ): Promise<ExitCode> {
   const workflowId = workflowIdOf(name);
-  const who = { by: flags.by, reason: flags.reason };
+  const who = { by: flags.by, reason: flags.reason, ...(flags.acceptLoss === true ? { acceptLoss: true } : {}) };
   const payload = gate === undefined ? who : { gate, ...who };
   await withClient(flags, async (client) => {
     const handle = client.workflow.getHandle(workflowId);

@@ -66,9 +66,13 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
       ended(await messageCommand(terminal, 'approve', name, flags, gate)),
     );
   for (const [message, description] of Object.entries(MESSAGES) as [Exclude<MessageName, 'approve'>, string][]) {
-    withMessage(verdigris.command(`${message} <name>`))
-      .description(description)
-      .action(async (name: string, flags: MessageFlags) => ended(await messageCommand(terminal, message, name, flags)));
+    const command = withMessage(verdigris.command(`${message} <name>`)).description(description);
+    if (message === 'rollback') {
+      command.option('--accept-loss', 'go back although blue does not have everything that was written on green');
+    }
+    command.action(async (name: string, flags: MessageFlags) =>
+      ended(await messageCommand(terminal, message, name, flags)),
+    );
   }
   withServer(verdigris.command('doctor [plan]'))
     .description('What Verdigris has in the two databases, what is wrong, and what to do (docs/doctor.md)')

@@ -3,6 +3,7 @@ import { VerdigrisError } from '../errors.js';
 import { formatTableName, type TableName } from '../plan/table-name.js';
 import { otherSide, type Side } from '../side.js';
 import type { TableInfo } from './catalog.js';
+import { findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { armFence } from './fence.js';
 import { promotionBlocked } from './hold.js';
@@ -13,7 +14,7 @@ import { majorVersion } from './retry.js';
 import { withSession, type Databases, type Session } from './session.js';
 import { readRoute, readStreamCount, ROUTE_CHANNEL } from './state.js';
 import { ensurePublications, readStreams, streamNames, streamsOfRun } from './streams.js';
-import { ensureSubscription, readSubscription } from './subscription.js';
+import { disableSubscription, ensureSubscription, readSubscription } from './subscription.js';
 
 /** What is made before writers are asked to wait. */
 export interface Preparation {
@@ -25,6 +26,8 @@ export interface Preparation {
   readonly fenced: readonly TableName[];
   /** What the reverse feed will publish on the new side; undefined when no way back is wanted. */
   readonly wayBack: readonly PublishedTable[] | undefined;
+  /** The feed to the other side is dead and stays so: it is switched off instead of being asked for everything. */
+  readonly acceptLoss?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -43,9 +46,9 @@ export async function preparePromotion(preparation: Preparation): Promise<number
     await refuseLongWriters(session, from);
     await withSession(databases[to], { purpose: 'prepare promotion' }, async (other) => {
       await refuseLongWriters(other, to);
-      for (const name of await streamsOfRun(other, feedName(migration, directionTo(to)))) {
-        await refuseUnfinishedSync(other, name, to);
-      }
+      const feed = feedName(migration, directionTo(to));
+      if (preparation.acceptLoss === true) return switchOff(other, feed, to);
+      for (const name of await streamsOfRun(other, feed)) await refuseUnfinishedSync(other, name, to);
     });
     const known = await readKnownTables(session);
     const route = await readRoute(session, migration);
@@ -100,6 +103,13 @@ const LONG_WRITER_SECONDS = 5;
 async function refuseLongWriters(session: Session, side: Side): Promise<void> {
   const who = await longWriters(session, { olderThanSeconds: LONG_WRITER_SECONDS, everywhere: false });
   if (who !== null) throw promotionBlocked(`${side}: ${who} would keep writers waiting`);
+}
+
+async function switchOff(session: Session, feed: string, side: Side): Promise<void> {
+  for (const name of await findSubscriptions(session, feed)) {
+    if (await disableSubscription(session, name)) continue;
+    throw promotionBlocked(`${side}: a worker of the feed ${name} does not stop`);
+  }
 }
 
 async function refuseUnfinishedSync(session: Session, subscription: string, side: Side): Promise<void> {

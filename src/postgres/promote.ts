@@ -6,6 +6,7 @@ import { literal } from './identifier.js';
 import { readDecision } from './promotion-decision.js';
 import {
   carrySequencesOver,
+  checkFeedIsOff,
   checkFence,
   checkRoute,
   dropEarlySlots,
@@ -57,6 +58,11 @@ export interface Promotion {
   readonly sequenceGap: number;
   /** Whether the old side is to follow the new one afterwards: the slot for it is made in the hold. */
   readonly feedBack: boolean;
+  /**
+   * Only for a way back whose feed is dead, and only when a person has accepted it: what the new side does not have stays
+   * behind. Everything else is as always: never are both sides open.
+   */
+  readonly acceptLoss?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -132,7 +138,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     }
     if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
     const sessions = await openSessions(actors, promotion, keep);
-    await waitForShortLag(sessions, promotion);
+    if (promotion.acceptLoss !== true) await waitForShortLag(sessions, promotion);
     await prepareHold(sessions, promotion);
     if (promotion.feedBack) await waitForNoWriters(sessions.to, promotion);
 
@@ -166,7 +172,9 @@ async function holdAndDecide(sessions: Sessions, promotion: PromotionTry, hold: 
       await checkRoute(main, promotion, hold, epoch);
       await checkFence(main, promotion, hold);
     });
-    await step('marker', () => waitUntilAllIsThere(sessions, promotion, hold));
+    // A feed that goes on later would bring old values over what the application writes there then.
+    if (promotion.acceptLoss === true) await step('feed off', () => checkFeedIsOff(sessions, promotion, hold));
+    else await step('marker', () => waitUntilAllIsThere(sessions, promotion, hold));
     await step('sequences', () => carrySequencesOver(sessions, promotion, hold));
     if (promotion.feedBack) await step('slots', () => makeSlotsOfTheWayBack(sessions, promotion, hold));
     // The last moment to give up: an aborted activity leaves here, before the decision.

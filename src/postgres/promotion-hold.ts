@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import { otherSide } from '../side.js';
-import { dropSlots } from './feed-objects.js';
+import { dropSlots, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { TAKE_FENCE_LOCK, unarmedTables } from './fence.js';
 import { StandsInTheWay, type Hold } from './hold.js';
@@ -11,9 +11,17 @@ import { whoBlocksApply, whoHasWritten, whoHoldsAdvisoryLock } from './locks.js'
 import { markerArrived, writeMarker } from './marker.js';
 import type { Promotion, PromotionTry } from './promote.js';
 import { wayBack, type Sessions } from './promotion-sessions.js';
-import { commonSequences, positionWithGap, readPositions, readSequenceShapes, setPositions } from './sequences.js';
+import {
+  commonSequences,
+  furtherPositions,
+  positionWithGap,
+  readPositions,
+  readSequenceShapes,
+  setPositions,
+} from './sequences.js';
 import type { Session } from './session.js';
 import { FENCE_LOCK } from './state.js';
+import { readSubscription } from './subscription.js';
 
 /* What is done while writers wait, in the order of promote.ts. Who stood in the way is asked when they go on. */
 
@@ -89,6 +97,20 @@ export async function waitUntilAllIsThere(sessions: Sessions, promotion: Promoti
   }
 }
 
+/** Nothing arrives on the new side any more, nor will by itself: its subscriptions are disabled and their workers gone. */
+export async function checkFeedIsOff(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
+  const to = otherSide(promotion.from);
+  await hold.limit(sessions.to);
+  for (const name of await hold.within(
+    findSubscriptions(sessions.to, feedName(promotion.migration, directionTo(to))),
+  )) {
+    const state = await hold.within(readSubscription(sessions.to, name));
+    if (state !== undefined && (state.enabled || state.workers > 0)) {
+      throw new StandsInTheWay(`the feed ${name} to ${to} has been switched on again`);
+    }
+  }
+}
+
 /** Sequences are not replicated: the new side's begin beyond where the old side's stand now. */
 export async function carrySequencesOver(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
   const shapes = await hold.within(
@@ -97,7 +119,11 @@ export async function carrySequencesOver(sessions: Sessions, promotion: Promotio
     ),
   );
   const shapeOf = new Map(shapes.map((shape) => [shape.name.schema + '\0' + shape.name.name, shape]));
-  const positions = await hold.within(readPositions(sessions.aside, shapes));
+  let positions = await hold.within(readPositions(sessions.aside, shapes));
+  if (promotion.acceptLoss === true) {
+    // A new side that is not what the old one thinks may have gone further.
+    positions = furtherPositions(shapes, positions, await hold.within(readPositions(sessions.to, shapes)));
+  }
   const carried = positions.map((position) => {
     const shape = shapeOf.get(position.name.schema + '\0' + position.name.name);
     return shape === undefined ? position : positionWithGap(shape, position, promotion.sequenceGap);

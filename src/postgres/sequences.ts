@@ -69,6 +69,23 @@ export function positionWithGap(shape: SequenceShape, position: SequencePosition
   return fits ? { ...position, lastValue: moved } : position;
 }
 
+/** Of two positions of each sequence the one that is further on, in the direction in which it counts. Pure. */
+export function furtherPositions(
+  shapes: readonly SequenceShape[],
+  ones: readonly SequencePosition[],
+  others: readonly SequencePosition[],
+): SequencePosition[] {
+  const otherOf = new Map(others.map((position) => [qualified(position.name), position]));
+  const shapeOf = new Map(shapes.map((shape) => [qualified(shape.name), shape]));
+  return ones.map((one) => {
+    const other = otherOf.get(qualified(one.name));
+    const shape = shapeOf.get(qualified(one.name));
+    if (other === undefined || shape === undefined) return one;
+    const isFurther = shape.increment > 0n ? other.lastValue > one.lastValue : other.lastValue < one.lastValue;
+    return isFurther ? other : one;
+  });
+}
+
 /** Sets sequences, all in one transaction. `setval` is not undone by a rollback: only ever moves a closed side. */
 export async function setPositions(session: Session, positions: readonly SequencePosition[]): Promise<void> {
   if (positions.length === 0) return;

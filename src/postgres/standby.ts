@@ -1,13 +1,24 @@
 import { dropSlots } from './feed-objects.js';
 import { feedName } from './feed.js';
 import { measureLag } from './marker.js';
+import type { Run } from './ownership.js';
 import { judgeRetainedWal, readRetainedWal } from './retained-wal.js';
 import type { Session } from './session.js';
+import {
+  describeLoss,
+  readBlueIdentity,
+  readConfirmed,
+  readGreenPosition,
+  replacedBlue,
+  writeConfirmed,
+  type BlueIdentity,
+  type Confirmed,
+} from './standby-loss.js';
 import { streamsOfRun } from './streams.js';
 import { readSubscription } from './subscription.js';
 
 /** How blue follows green during the standby window. */
-export type StandbyHealth = 'healthy' | 'lagging' | 'broken' | 'dropped' | 'unreachable';
+export type StandbyHealth = 'healthy' | 'lagging' | 'retaining' | 'broken' | 'dropped' | 'unreachable';
 
 export interface StandbyState {
   readonly health: StandbyHealth;
@@ -15,6 +26,8 @@ export interface StandbyState {
   readonly rollbackSafe: boolean;
   readonly why: string;
   readonly lagSeconds: number | null;
+  /** What a rollback would lose, in words, once the feed is dead; null while it lives. */
+  readonly loses: string | null;
 }
 
 export interface StandbyLimits {
@@ -26,56 +39,94 @@ export interface StandbyLimits {
 
 /**
  * Looks at the feed from green to blue once: its worst stream counts. A feed that has held back too much WAL is dropped
- * here: it would fill the disk of the server that takes the writes.
+ * here: it would fill the disk of the server that takes the writes. When blue has everything, that moment is written down.
  */
 export async function lookAtStandby(
   green: Session,
   openBlue: () => Promise<Session>,
-  migration: string,
+  run: Run,
   limits: StandbyLimits,
   signal: AbortSignal,
 ): Promise<StandbyState> {
-  const feed = feedName(migration, 'to_blue');
+  const feed = feedName(run.migration, 'to_blue');
+  const confirmed = await readConfirmed(green, run.runId);
+  const gone = async (health: StandbyHealth, why: string): Promise<StandbyState> => {
+    const loses = await describeLoss(green, run.runId, feed);
+    return { health, rollbackSafe: false, why: `${why}; a rollback would lose ${loses}`, lagSeconds: null, loses };
+  };
   const names = await streamsOfRun(green, feed);
   const wal = await readRetainedWal(green, names);
-  if (wal.slots < names.length || wal.walStatus === 'lost') {
-    return gone('broken', 'the feed from green to blue is gone: blue is no longer current');
-  }
+  if (confirmed?.dropped === true) return gone('dropped', DROPPED);
+  if (wal.slots < names.length || wal.walStatus === 'lost') return gone('broken', SLOT_GONE);
+  const verdict = judgeRetainedWal(wal.bytes, limits.maxRetainedWal);
   // Before blue is asked anything: a blue that is away is what fills green's disk.
-  if (judgeRetainedWal(wal.bytes, limits.maxRetainedWal) === 'abort') {
+  if (verdict === 'abort') {
     await dropSlots(green, feed, 0);
-    return gone('dropped', 'blue did not keep up and the feed held back too much WAL on green: the feed was dropped');
+    if (confirmed !== undefined) await writeConfirmed(green, run.runId, { ...confirmed, dropped: true });
+    return gone('dropped', DROPPED);
   }
   const blue = await openBlue();
-  let errors = 0;
-  for (const name of names) {
-    const subscription = await readSubscription(blue, name);
-    if (subscription?.enabled !== true) {
-      const state = subscription === undefined ? 'gone' : 'disabled';
-      return gone('broken', `the subscription ${name} on blue is ${state}: blue is no longer current`);
-    }
-    errors += subscription.errors;
-  }
+  const identity = await readBlueIdentity(blue);
+  const broken = (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, identity);
+  if (broken !== undefined) return gone('broken', broken);
+  // Read before the marker is written: what comes before it, blue has when the marker arrives.
+  const position = await readGreenPosition(green, feed);
   const lag = await measureLag(green, blue, 'to_blue', Math.max(10_000, limits.maxLagMs), signal);
   const lagSeconds = Number.isFinite(lag) ? lag / 1_000 : null;
-  if (lag <= limits.maxLagMs) {
-    return { health: 'healthy', rollbackSafe: true, why: 'blue follows green', lagSeconds };
+  if (lagSeconds !== null) await writeConfirmed(green, run.runId, { ...position, blue: identity });
+  // Nothing is lost by going back late: the promotion waits until blue has everything.
+  const alive = { rollbackSafe: true, lagSeconds, loses: null };
+  if (lag > limits.maxLagMs) return { health: 'lagging', why: await describeLag(blue, names, lagSeconds), ...alive };
+  if (verdict !== 'fine') {
+    const why = `the feed to blue holds back ${megabytes(wal.bytes)} of WAL on green; at ${megabytes(limits.maxRetainedWal)} (replicate.maxRetainedWal) it is dropped, and the way back with it`;
+    return { health: 'retaining', why, ...alive };
   }
-  const met = errors > 0 ? `; its subscriptions have met ${errors} errors: see blue's server log` : '';
-  return {
-    health: 'lagging',
-    // Nothing is lost by going back late: the promotion waits until blue has everything.
-    rollbackSafe: true,
-    why: `blue is ${lagSeconds === null ? 'far' : `${lagSeconds.toFixed(1)} s`} behind green${met}`,
-    lagSeconds,
-  };
+  return { health: 'healthy', why: 'blue follows green', ...alive };
 }
 
-function gone(health: StandbyHealth, why: string): StandbyState {
-  return {
-    health,
-    rollbackSafe: false,
-    why: `${why}; going back would lose what was written on green since`,
-    lagSeconds: null,
-  };
+const DROPPED =
+  'blue did not keep up and the feed held back too much WAL on green: the feed was dropped, blue is no longer current';
+
+const SLOT_GONE = 'the feed from green to blue is gone (its slot on green): blue is no longer current';
+
+/** Why blue does not have, and will not get, everything that is on green; undefined while the feed lives. */
+export async function whyFeedIsDead(
+  green: Session,
+  openBlue: () => Promise<Session>,
+  run: Run,
+): Promise<string | undefined> {
+  const names = await streamsOfRun(green, feedName(run.migration, 'to_blue'));
+  const confirmed = await readConfirmed(green, run.runId);
+  if (confirmed?.dropped === true) return DROPPED;
+  const wal = await readRetainedWal(green, names);
+  if (wal.slots < names.length || wal.walStatus === 'lost') return SLOT_GONE;
+  const blue = await openBlue();
+  return (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, await readBlueIdentity(blue));
+}
+
+function replacedSince(confirmed: Confirmed | undefined, now: BlueIdentity): string | undefined {
+  const replaced = confirmed === undefined ? undefined : replacedBlue(confirmed.blue, now);
+  return replaced && `${replaced}: what it had not received by then may be missing for good`;
+}
+
+async function brokenSubscription(blue: Session, names: readonly string[]): Promise<string | undefined> {
+  for (const name of names) {
+    const subscription = await readSubscription(blue, name);
+    if (subscription === undefined) return `the subscription ${name} on blue is gone: blue is no longer current`;
+    if (!subscription.enabled) {
+      return `the subscription ${name} on blue is disabled: blue is no longer current until somebody enables it`;
+    }
+  }
+  return undefined;
+}
+
+async function describeLag(blue: Session, names: readonly string[], lagSeconds: number | null): Promise<string> {
+  let errors = 0;
+  for (const name of names) errors += (await readSubscription(blue, name))?.errors ?? 0;
+  const met = errors > 0 ? `; its subscriptions have met ${errors} errors: see blue's server log` : '';
+  return `blue is ${lagSeconds === null ? 'far' : `${lagSeconds.toFixed(1)} s`} behind green${met}`;
+}
+
+function megabytes(bytes: number): string {
+  return `${Math.round(bytes / 2 ** 20)} MB`;
 }

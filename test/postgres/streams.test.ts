@@ -170,7 +170,7 @@ describe('the way back with two streams', () => {
     lookAtStandby(
       pair.green,
       () => Promise.resolve(pair.blue),
-      MIGRATION,
+      { runId: 'run', migration: MIGRATION },
       { maxLagMs: 20_000, maxRetainedWal },
       new AbortController().signal,
     );

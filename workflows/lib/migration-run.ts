@@ -1,15 +1,17 @@
 import type { Plan } from '../../src/plan/schema.js';
 import { isProgress } from '../../src/progress.js';
 import type { Side } from '../../src/side.js';
-import type { Approval, Message } from '../messages.js';
+import type { Approval, Message, Rollback } from '../messages.js';
 import type { Evidence } from './evidence.js';
 import type {
   Decision,
+  Held,
   MigrationStatus,
   Outcome,
   Phase,
   PhaseTimes,
   PromotionSummary,
+  RollbackSafety,
   RollbackSummary,
   VerificationSummary,
   Waiting,
@@ -47,6 +49,14 @@ export class MigrationRun {
   epoch = 0;
   /** Whether green has been primary in this run. */
   wasPromoted = false;
+  /** Whether somebody has accepted that a rollback loses what only green has. */
+  lossAccepted = false;
+  /** How often a loss was accepted while the way back was blocked: the tries to lose nothing end then. */
+  confirmations = 0;
+  /** Whether the way back is blocked now, so that a loss may be accepted although the rollback has begun. */
+  wayBackBlocked = false;
+  /** What a rollback has lost, once it has. */
+  lost: string | null = null;
   /** From here on replication is taken down: no way back. */
   retiring = false;
   /** Told after each change; set by the workflow. */
@@ -54,6 +64,8 @@ export class MigrationRun {
 
   readonly #state: Mutable<MigrationStatus>;
   #approved: string | null = null;
+  #feed: RollbackSafety = { safe: true, why: 'blue follows green: writes can go back without a loss' };
+  #difference: string | null = null;
 
   constructor(
     identity: RunIdentity,
@@ -113,6 +125,25 @@ export class MigrationRun {
     this.#set(facts);
   }
 
+  /** What the watch of the standby window says of the way back. */
+  sawFeed(feed: RollbackSafety): void {
+    this.#feed = feed;
+    this.#judgeWayBack();
+  }
+
+  /** Rows that are not the same on blue as on green, in words; null when the last comparison found none. */
+  sawDifference(why: string | null): void {
+    this.#difference = why;
+    this.#judgeWayBack();
+  }
+
+  /** A feed that lives does not bring what blue has missed. */
+  #judgeWayBack(): void {
+    const why = this.#difference;
+    if (why === null || this.#feed.loses !== undefined) return this.#set({ rollback: this.#feed });
+    this.#set({ rollback: { safe: false, why: `blue is not what green is: ${why}`, loses: why } });
+  }
+
   verified({ scope, ...found }: VerificationSummary & { readonly scope: 'all' | 'changed' }): void {
     const { rowsVerified, differingRows, at } = found;
     const earlier = this.#state.verification;
@@ -122,6 +153,11 @@ export class MigrationRun {
 
   promoted(promotion: PromotionSummary): void {
     this.#set({ promotion, writesOn: promotion.to, greenReadPercent: promotion.to === 'green' ? 100 : 0 });
+  }
+
+  /** Held by something beside the work; null when that is over. */
+  hold(held: Omit<Held, 'since'> | null): void {
+    this.#set({ held: held && { ...held, since: this.now() } });
   }
 
   rollingBack(summary: RollbackSummary): void {
@@ -177,7 +213,8 @@ export class MigrationRun {
     const malformed = malformedMessage(payload, message === 'approve' ? ['gate', 'by', 'reason'] : ['by', 'reason']);
     if (malformed !== undefined) return malformed;
     if (this.#state.outcome !== 'running') return `the run has ended (${this.#state.outcome})`;
-    if (this.rollbackRequest !== null || this.#state.rollingBack !== null) return 'the run is being rolled back';
+    if (this.rollbackRequest !== null || this.#state.rollingBack !== null)
+      return this.#refusalInRollback(message, payload);
     switch (message) {
       case 'approve': {
         const gate = (payload as Approval).gate;
@@ -190,18 +227,32 @@ export class MigrationRun {
         if (this.retiring) return 'the run is being retired';
         return this.#state.paused ? 'the run is paused already' : undefined;
       case 'resume':
-        return this.#state.paused || this.#state.waiting?.for === 'resume' ? undefined : 'the run is not paused';
+        return this.#state.paused || this.#state.waiting?.for === 'resume' || (this.#state.held ?? null) !== null
+          ? undefined
+          : 'the run is not paused';
       case 'rollback':
-        return this.retiring ? 'replication has been taken down: there is no way back any more' : undefined;
+        if (this.retiring) return 'replication has been taken down: there is no way back any more';
+        return this.#state.rollback.loses === undefined || acceptsLoss(payload)
+          ? malformedAcceptance(payload)
+          : `a rollback would lose ${this.#state.rollback.loses}. ${HOW_TO_ACCEPT}`;
       case 'retire':
         return this.#state.phase === 'standby' && !this.retiring ? undefined : 'the run is not in its standby window';
     }
   }
 
+  /** What is still heard while the run is rolled back: an answer to a way back that is blocked. */
+  #refusalInRollback(message: Decision['message'], payload: unknown): string | undefined {
+    if (!this.wayBackBlocked) return 'the run is being rolled back';
+    if (message === 'retire' && this.#state.waiting?.for === 'confirmation') return undefined;
+    if (message !== 'rollback') return 'the run is being rolled back';
+    return acceptsLoss(payload) ? undefined : `the run is being rolled back, and waits. ${HOW_TO_ACCEPT}`;
+  }
+
   /** Follows a message that `refusal` has let through. @returns one line about what happens now. */
   follow(message: Decision['message'], payload: Message): string {
     const gate = message === 'approve' ? (payload as Approval).gate : undefined;
-    this.#decide(message, payload, gate === undefined ? {} : { gate });
+    const acceptLoss = message === 'rollback' && acceptsLoss(payload);
+    this.#decide(message, payload, { ...(gate === undefined ? {} : { gate }), ...(acceptLoss ? { acceptLoss } : {}) });
     switch (message) {
       case 'approve':
         this.#approved = gate ?? null;
@@ -215,12 +266,18 @@ export class MigrationRun {
         this.#set({ paused: false });
         return 'resumed';
       case 'rollback':
+        if (acceptLoss) this.lossAccepted = true;
+        if (this.wayBackBlocked) {
+          this.confirmations++;
+          this.onChange();
+          return 'rolling back, with the loss';
+        }
         this.rollbackRequest = payload;
         this.#set({ now: `rolling back: ${payload.reason}` });
         return 'rolling back';
       case 'retire':
         this.retireRequest = payload;
-        return 'the standby window ends now';
+        return this.wayBackBlocked ? 'the rollback is given up: writes stay on green' : 'the standby window ends now';
     }
   }
 
@@ -234,10 +291,27 @@ export class MigrationRun {
     );
   }
 
-  #decide(message: Decision['message'], { by, reason }: Message, more: Pick<Decision, 'gate' | 'ignored'>): void {
+  #decide(
+    message: Decision['message'],
+    { by, reason }: Message,
+    more: Pick<Decision, 'gate' | 'ignored' | 'acceptLoss'>,
+  ): void {
     const decision: Decision = { message, by, reason, at: this.now(), ...more };
     this.#set({ decisions: [...this.#state.decisions, decision].slice(-KEPT) });
   }
+}
+
+const HOW_TO_ACCEPT =
+  'Send the rollback with "acceptLoss": true to go back all the same (green is kept, fenced, with its rows), or stay on green';
+
+function acceptsLoss(payload: unknown): boolean {
+  return typeof payload === 'object' && payload !== null && (payload as Partial<Rollback>).acceptLoss === true;
+}
+
+/** `"acceptLoss": "no"` must not pass for anything. */
+function malformedAcceptance(payload: unknown): string | undefined {
+  const { acceptLoss } = payload as { readonly acceptLoss?: unknown };
+  return acceptLoss === undefined || typeof acceptLoss === 'boolean' ? undefined : '"acceptLoss" is true or false';
 }
 
 function malformedMessage(payload: unknown, fields: readonly string[]): string | undefined {

@@ -12,7 +12,8 @@ const DESCRIPTIONS: Readonly<Record<Decision['message'], string>> = {
   approve: 'Lets the run go on. {"gate": "promote", "by": "who", "reason": "why"}; the gate is in status.waiting',
   pause: 'Stops the work where it can go on later. {"by", "reason"}',
   resume: 'Goes on after a pause or a hold. {"by", "reason"}',
-  rollback: 'Brings all traffic back to blue and undoes the run. {"by", "reason"}',
+  rollback:
+    'Brings all traffic back to blue and undoes the run. {"by", "reason"}; "acceptLoss": true where status.rollback.loses says so',
   retire: 'Ends the standby window now. {"by", "reason"}',
 };
 

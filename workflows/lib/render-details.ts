@@ -7,10 +7,12 @@ export function renderDetails(status: MigrationStatus): string {
     `## ${headline(status)}`,
     '',
     ...waitingLines(status),
+    ...heldLines(status),
     `- **Writes** on ${status.writesOn}`,
     `- **Reads on green** ${status.greenReadPercent} % of the users`,
     ...(status.lagSeconds === null ? [] : [`- **Lag** ${status.lagSeconds.toFixed(3)} s`]),
     `- **Rollback** ${status.rollback.safe ? 'safe' : 'NOT safe'}: ${status.rollback.why}`,
+    ...(status.rollback.loses === undefined ? [] : [`- **A rollback would lose** ${status.rollback.loses}`]),
     ...verificationLine(status),
     ...promotionLine(status),
     ...section('Progress', status.progress.map(progressLine)),
@@ -45,6 +47,11 @@ function waitingLines(status: MigrationStatus): string[] {
   ];
 }
 
+function heldLines({ held }: MigrationStatus): string[] {
+  if (held === undefined || held === null) return [];
+  return [`**Held since ${held.since}**: ${held.why}`, '', 'Answer with:', '', '```', held.answer, '```', ''];
+}
+
 function verificationLine({ verification }: MigrationStatus): string[] {
   if (verification === null) return [];
   const { tables, rowsVerified, differingRows, again } = verification;
@@ -72,6 +79,7 @@ function rollbackLines({ rollingBack }: MigrationStatus): string[] {
     '',
     '### Rollback',
     `Because: ${rollingBack.reason}`,
+    ...(rollingBack.lost === undefined ? [] : [`Lost: ${rollingBack.lost}`]),
     ...rollingBack.undone.map((name) => `- ✓ ${name}`),
     ...rollingBack.notUndone.map((name) => `- ✗ ${name}`),
   ];

@@ -20,13 +20,20 @@ export type Outcome = 'running' | 'completed' | 'rolledBack' | 'cancelled' | 'fa
 
 /** What the run waits for. `answer` is the exact command that answers it, where a person can. */
 export interface Waiting {
-  readonly for: 'approval' | 'stage' | 'gate' | 'resume' | 'standby' | 'lag' | 'retry';
+  readonly for: 'approval' | 'stage' | 'gate' | 'resume' | 'standby' | 'lag' | 'retry' | 'confirmation';
   /** One line for people: `approval before promote`, `stage 10 % until 14:05 UTC`. */
   readonly why: string;
   /** With an approval: the name that `approve` takes, such as `promote`, `retire`, `traffic` or `stage-10`. */
   readonly gate?: string;
   readonly since: string;
   readonly answer?: string;
+}
+
+/** Why the run goes no further than what it does now, until somebody resumes it or rolls it back. */
+export interface Held {
+  readonly why: string;
+  readonly since: string;
+  readonly answer: string;
 }
 
 export interface PhaseTimes {
@@ -43,6 +50,8 @@ export interface Decision {
   readonly reason: string;
   readonly at: string;
   readonly gate?: string;
+  /** With a rollback: that a loss was accepted. */
+  readonly acceptLoss?: true;
   /** Set when the message could not be followed. */
   readonly ignored?: string;
 }
@@ -69,6 +78,13 @@ export interface PromotionSummary {
   readonly at: string;
 }
 
+export interface RollbackSafety {
+  readonly safe: boolean;
+  readonly why: string;
+  /** What a rollback now would lose, as far as the databases can say; it then needs `acceptLoss`. */
+  readonly loses?: string;
+}
+
 export interface RollbackSummary {
   readonly reason: string;
   readonly startedAt: string;
@@ -79,6 +95,8 @@ export interface RollbackSummary {
   readonly undone: readonly string[];
   /** What could not be undone, with the error. */
   readonly notUndone: readonly string[];
+  /** What was written on green and is not on blue: only after a rollback whose loss was accepted. */
+  readonly lost?: string;
 }
 
 /** The answer of the query `status`. */
@@ -96,11 +114,13 @@ export interface MigrationStatus {
   readonly progress: readonly Progress[];
   readonly waiting: Waiting | null;
   readonly paused: boolean;
+  /** Set while the run is held by something that it has noticed beside its work, such as DDL on blue. */
+  readonly held?: Held | null;
   readonly writesOn: Side;
   readonly greenReadPercent: number;
   readonly lagSeconds: number | null;
   /** Whether a rollback now would lose nothing, and why. */
-  readonly rollback: { readonly safe: boolean; readonly why: string };
+  readonly rollback: RollbackSafety;
   readonly rollingBack: RollbackSummary | null;
   readonly verification: VerificationSummary | null;
   readonly promotion: PromotionSummary | null;

@@ -1,4 +1,4 @@
-import { CancellationScope, condition, isCancellation } from '@temporalio/workflow';
+import { CancelledFailure, CancellationScope, condition, isCancellation } from '@temporalio/workflow';
 import { failureMessage, failureType } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
 
@@ -75,7 +75,7 @@ export class Story {
         if (isCancellation(error)) {
           // A pause cancels the step alone; by the time its activity has stopped, the run may be resumed already.
           if (this.#scope.consideredCancelled || this.#interrupted !== scope) throw error;
-        } else if (this.#holdsAfter(error)) {
+        } else if (this.isHeld || this.#holdsAfter(error)) {
           await this.hold(failureMessage(error));
         } else throw error;
       } finally {
@@ -109,24 +109,58 @@ export class Story {
     this.run.waitFor(null);
   }
 
+  /** Goes no further while the run is paused, or held by something beside the work. */
   async untilNotPaused(): Promise<void> {
-    if (!this.run.paused) return;
-    this.run.waitFor({ for: 'resume', why: 'paused by message', answer: answerWith(this.run, 'resume') });
-    while (!(await condition(() => !this.run.paused, ASK_AGAIN, { summary: 'paused: resume or roll back' }))) continue;
-    this.run.waitFor(null);
+    this.proceed();
+    while (this.run.paused || this.isHeld) {
+      const why = this.run.paused ? 'paused by message' : (this.run.status.held?.why ?? '');
+      const summary = this.run.paused ? 'paused: resume or roll back' : 'held: resume or roll back';
+      this.run.waitFor({ for: 'resume', why, answer: answerWith(this.run, 'resume') });
+      const now = this.run.status.held;
+      await condition(() => (!this.run.paused && !this.isHeld) || this.run.status.held !== now, ASK_AGAIN, { summary });
+      this.run.waitFor(null);
+    }
+  }
+
+  /** Whether something beside the work holds the run. */
+  get isHeld(): boolean {
+    return (this.run.status.held ?? null) !== null;
+  }
+
+  /**
+   * Holds the run from beside its work: a stage goes on, but no other one begins, and nothing is promoted. Returns when
+   * somebody resumes; whoever holds decides then whether the run goes on.
+   */
+  async holdUntilResumed(why: string): Promise<void> {
+    this.run.warn([why]);
+    this.run.hold({ why, answer: answerWith(this.run, 'resume') });
+    // Copying is not broken off: its snapshot would be lost. Everything else goes on where it was.
+    if (this.run.status.phase !== 'replicate') this.interrupt();
+    const before = this.run.resumes;
+    const resumed = (): boolean => this.run.resumes > before;
+    while (!(await condition(resumed, ASK_AGAIN, { summary: 'held: resume or roll back' }))) continue;
+  }
+
+  /** Ends here when the story has been ended meanwhile: where the next thing could not be cancelled. */
+  proceed(): void {
+    if (this.isAbandoned) throw new CancelledFailure('the story has been ended');
   }
 
   /** Waits for an approval by message. */
   async approval(gate: string, why: string): Promise<void> {
     await this.untilNotPaused();
-    this.run.askApproval(gate, why, answerWith(this.run, 'approve', gate));
+    this.run.askApproval(gate, why, answerWith(this.run, 'approve', { gate }));
     while (!(await condition(() => this.run.isApproved(gate), ASK_AGAIN, { summary: `approve ${gate}` }))) continue;
     this.run.waitFor(null);
   }
 }
 
 /** The command that answers, ready to be copied. */
-function answerWith(run: MigrationRun, message: string, gate?: string): string {
-  const input = { ...(gate === undefined ? {} : { gate }), by: 'YOUR NAME', reason: 'WHY' };
+export function answerWith(
+  run: MigrationRun,
+  message: string,
+  more: { readonly gate?: string; readonly acceptLoss?: true } = {},
+): string {
+  const input = { ...more, by: 'YOUR NAME', reason: 'WHY' };
   return `temporal workflow update execute --workflow-id '${run.status.workflowId}' --name ${message} --input '${JSON.stringify(input)}'`;
 }

@@ -1,0 +1,109 @@
+import { readProgress, writeProgress, type ProgressKey } from './migrate/progress-row.js';
+import type { Session } from './session.js';
+
+/*
+ * What a rollback would lose when the feed from green to blue has died: what was written on green after the last moment
+ * at which blue was seen to have everything. That moment is written down on green while the feed lives.
+ */
+
+/** Where green stood at one moment. */
+export interface GreenPosition {
+  readonly lsn: string;
+  /** Rows of the tables of the feed inserted, updated or deleted so far, by the statistics; null without tables. */
+  readonly writes: number | null;
+  /** `HH:MM:SS` and the date, UTC. */
+  readonly at: string;
+}
+
+/** Which server blue was then: a restored or failed-over blue is another one, and may have less. */
+export interface BlueIdentity {
+  readonly system: string;
+  readonly timeline: string;
+  readonly lsn: string;
+}
+
+/** The last moment at which blue had everything. */
+export interface Confirmed extends GreenPosition {
+  readonly blue: BlueIdentity;
+  /** Set when the feed was dropped by us, since it held back too much WAL. */
+  readonly dropped?: true;
+}
+
+/** Where the last such moment is written down, on green. */
+function confirmedKey(runId: string): ProgressKey {
+  return { runId, step: 'standby', object: 'confirmed' };
+}
+
+export async function readConfirmed(green: Session, runId: string): Promise<Confirmed | undefined> {
+  return (await readProgress<Confirmed>(green, confirmedKey(runId)))?.state;
+}
+
+export async function writeConfirmed(green: Session, runId: string, confirmed: Confirmed): Promise<void> {
+  await writeProgress(green, confirmedKey(runId), confirmed, false);
+}
+
+/** Reads where green stands now. The counters are PostgreSQL's statistics: about a second late, gone after a crash. */
+export async function readGreenPosition(green: Session, feed: string): Promise<GreenPosition> {
+  const { rows } = await green.query<GreenPosition>(
+    `WITH published AS (
+       SELECT r.prrelid AS relid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+         JOIN pg_class c ON c.oid = r.prrelid
+        WHERE (p.pubname = $1 OR p.pubname ~ ('^' || $1 || '_[0-9]+$')) AND c.relnamespace <> to_regnamespace('verdigris')),
+     tables AS (
+       SELECT relid FROM published
+       UNION SELECT tree.relid FROM published, LATERAL pg_partition_tree(published.relid) tree)
+     SELECT pg_current_wal_insert_lsn()::text AS lsn,
+            (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del)::float8 FROM pg_stat_all_tables JOIN tables USING (relid)) AS writes,
+            to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS at`,
+    [feed],
+  );
+  return rows[0] ?? { lsn: '0/0', writes: null, at: 'unknown' };
+}
+
+export async function readBlueIdentity(blue: Session): Promise<BlueIdentity> {
+  const { rows } = await blue.query<BlueIdentity>(
+    `SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system,
+            substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) AS timeline,
+            pg_current_wal_insert_lsn()::text AS lsn`,
+  );
+  return rows[0] ?? { system: '', timeline: '', lsn: '0/0' };
+}
+
+/** Why blue is not the server any more that had everything; undefined when it is. */
+export function replacedBlue(before: BlueIdentity, now: BlueIdentity): string | undefined {
+  if (now.system !== before.system) return 'blue is another server than it was';
+  if (now.timeline !== before.timeline) return 'blue was failed over or restored (its timeline has changed)';
+  return position(now.lsn) < position(before.lsn) ? 'blue was restored to an earlier state' : undefined;
+}
+
+function position(lsn: string): bigint {
+  const [high, low] = lsn.split('/');
+  return (BigInt(`0x${high ?? '0'}`) << 32n) + BigInt(`0x${low ?? '0'}`);
+}
+
+/** What a rollback now would lose, in words: the best that green's records say. */
+export async function describeLoss(green: Session, runId: string, feed: string): Promise<string> {
+  const confirmed = await readConfirmed(green, runId);
+  if (confirmed === undefined) {
+    return 'what was written on green since the promotion and had not arrived on blue (how much is not known)';
+  }
+  const now = await readGreenPosition(green, feed);
+  return lossBetween(confirmed, now);
+}
+
+/** The words for what was written between two moments. Pure. */
+export function lossBetween(confirmed: GreenPosition, now: GreenPosition): string {
+  const wal = formatSize(Number(position(now.lsn) - position(confirmed.lsn)));
+  const since = `${confirmed.at} UTC`;
+  // Counters that went backwards were reset, or lost in a crash of green.
+  if (confirmed.writes === null || now.writes === null || now.writes < confirmed.writes) {
+    return `what was written on green since ${since} (its statistics were reset, so it can't be counted; ${wal} of WAL)`;
+  }
+  const writes = now.writes - confirmed.writes;
+  return `about ${writes} ${writes === 1 ? 'write' : 'writes'} (rows inserted, updated or deleted on green since ${since}; ${wal} of WAL)`;
+}
+
+function formatSize(bytes: number): string {
+  if (bytes < 2 ** 20) return `${Math.max(0, Math.ceil(bytes / 1024))} kB`;
+  return bytes < 2 ** 30 ? `${(bytes / 2 ** 20).toFixed(1)} MB` : `${(bytes / 2 ** 30).toFixed(1)} GB`;
+}
