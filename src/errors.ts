@@ -18,6 +18,7 @@ export const ERROR_TYPES = [
   'VerificationFailed',
   'GateFailed',
   'PromotionBlocked',
+  'PoolNotReleased',
   'FenceTampered',
   'StaleEpoch',
   'RollbackUnsafe',

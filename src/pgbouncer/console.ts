@@ -1,0 +1,178 @@
+import { Socket } from 'node:net';
+import pg from 'pg';
+import { VerdigrisError } from '../errors.js';
+import { ident } from '../postgres/identifier.js';
+import { connectionVariable } from '../postgres/session.js';
+import { sqlState } from '../postgres/sqlstate.js';
+import type { PgBouncer } from './pgbouncer.js';
+
+/** A row of SHOW DATABASES. */
+export interface ShownDatabase {
+  readonly name: string;
+  readonly host: string | null;
+  readonly port: number;
+  readonly database: string;
+  /** The pool mode of the entry's own; null where it has the general one. */
+  readonly poolMode: string | null;
+  readonly paused: boolean;
+  readonly disabled: boolean;
+}
+
+/** A row of SHOW POOLS. */
+export interface ShownPool {
+  readonly database: string;
+  readonly user: string;
+  readonly clientsWaiting: number;
+  /** Server connections that a client can have. */
+  readonly servers: number;
+  /** Server connections that are logging in. */
+  readonly serversInLogin: number;
+}
+
+/** No answer of the console takes longer, but PAUSE's. */
+const ANSWER_MS = 5_000;
+
+/** A session with the admin console of one PgBouncer: simple commands, no SQL, no bound values. */
+export class Console {
+  private constructor(
+    private readonly client: pg.Client,
+    private readonly socket: Socket,
+  ) {}
+
+  /** @throws VerdigrisError ConnectionFailed; `retryable` when nothing is wrong with the user or the password. */
+  static async open(pooler: PgBouncer, withinMs = 3_000): Promise<Console> {
+    const socket = new Socket();
+    const client = new pg.Client({
+      ...pooler.config,
+      database: 'pgbouncer',
+      application_name: 'verdigris pools',
+      connectionTimeoutMillis: withinMs,
+      keepAlive: true,
+      stream: () => socket,
+    });
+    client.on('error', () => undefined);
+    try {
+      await client.connect();
+      return new Console(client, socket);
+    } catch (error) {
+      socket.destroy();
+      throw consoleFailed(pooler, error);
+    }
+  }
+
+  async databases(): Promise<ShownDatabase[]> {
+    const rows = await this.#show('DATABASES');
+    return rows.map((row) => ({
+      name: text(row['name']),
+      host: row['host'] === null ? null : text(row['host']),
+      port: Number(row['port']),
+      database: text(row['database']),
+      poolMode: row['pool_mode'] === null ? null : text(row['pool_mode']),
+      paused: Number(row['paused']) === 1,
+      disabled: Number(row['disabled']) === 1,
+    }));
+  }
+
+  async pools(): Promise<ShownPool[]> {
+    const rows = await this.#show('POOLS');
+    return rows.map((row) => ({
+      database: text(row['database']),
+      user: text(row['user']),
+      clientsWaiting: Number(row['cl_waiting']),
+      servers: Number(row['sv_active']) + Number(row['sv_idle']) + Number(row['sv_used']) + Number(row['sv_tested']),
+      serversInLogin: Number(row['sv_login']),
+    }));
+  }
+
+  /** Process ids, on the database server, of the connections that clients hold now. */
+  async busyBackends(databases: readonly string[]): Promise<number[]> {
+    const rows = await this.#show('SERVERS');
+    return rows
+      .filter((row) => databases.includes(text(row['database'])) && text(row['state']).startsWith('active'))
+      .map((row) => Number(row['remote_pid']))
+      .filter((pid) => pid > 0);
+  }
+
+  /** Every setting, by its name. */
+  async settings(): Promise<ReadonlyMap<string, string>> {
+    return new Map((await this.#show('CONFIG')).map((row) => [text(row['key']), text(row['value'])]));
+  }
+
+  /** `1.18.0`; undefined where it can't be read. */
+  async version(): Promise<string | undefined> {
+    const [row] = await this.#show('VERSION');
+    return /[0-9]+\.[0-9]+(\.[0-9]+)?/.exec(text(row?.['version']))?.[0];
+  }
+
+  /** Reads the configuration again. Before 1.25 it does not say whether that worked: look at what it shows then. */
+  async reload(): Promise<void> {
+    await this.#command('RELOAD');
+  }
+
+  /** Changes a setting until the next RELOAD. */
+  async set(name: string, value: string): Promise<void> {
+    await this.#command(`SET ${name} = '${value.replaceAll("'", "''")}'`);
+  }
+
+  /** Answers when no server connection of the entry is left, which may be never: the caller has the deadline. */
+  async pause(database: string): Promise<void> {
+    await this.client.query(`PAUSE ${ident(database)}`);
+  }
+
+  async resume(database: string): Promise<void> {
+    try {
+      await this.#command(`RESUME ${ident(database)}`);
+    } catch (error) {
+      // Somebody else was quicker.
+      if (!(error instanceof Error && /is not paused/.test(error.message))) throw error;
+    }
+  }
+
+  /** Ends it at once, even while it waits for an answer that never comes. */
+  close(): void {
+    this.client.end().catch(() => undefined);
+    this.socket.destroy();
+  }
+
+  async #show(what: string): Promise<Record<string, unknown>[]> {
+    return (await this.#command(`SHOW ${what}`)).rows;
+  }
+
+  async #command(command: string): Promise<pg.QueryResult<Record<string, unknown>>> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        this.socket.destroy();
+        reject(new Error(`the console did not answer ${command.split(' ')[0] ?? ''} within ${ANSWER_MS} ms`));
+      }, ANSWER_MS);
+    });
+    try {
+      return await Promise.race([this.client.query<Record<string, unknown>>(command), late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+/** Whether nothing listens there: the process has ended, and reads its files again when it starts. */
+export function isNotRunning(error: unknown): boolean {
+  if (!(error instanceof VerdigrisError) || error.type !== 'ConnectionFailed') return false;
+  const state = sqlState(error.cause);
+  return state === 'ECONNREFUSED' || state === 'ENOENT';
+}
+
+function consoleFailed(pooler: PgBouncer, error: unknown): VerdigrisError {
+  const state = sqlState(error);
+  const why = error instanceof Error ? error.message : String(error);
+  return new VerdigrisError({
+    type: 'ConnectionFailed',
+    message: `the admin console of PgBouncer "${pooler.connection}" can't be opened: ${why}${state === undefined ? '' : ` (${state})`}`,
+    nextStep: `see that it runs, that VERDIGRIS_CONNECTION_${connectionVariable(pooler.connection)} is right where the worker runs, and that its user is one of admin_users`,
+    retryable: state === undefined || !state.startsWith('28'),
+    cause: error,
+  });
+}
+
+function text(value: unknown): string {
+  return typeof value === 'string' || typeof value === 'number' ? String(value) : '';
+}

@@ -1,0 +1,236 @@
+import { readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../errors.js';
+import type { WritesAre } from '../postgres/pools.js';
+import type { Side } from '../side.js';
+import { Console, type ShownDatabase } from './console.js';
+import { EntryFile } from './entry.js';
+import { markName, markValue, parseMark, type Mark } from './mark.js';
+import type { PgBouncer, PgBouncers } from './pgbouncer.js';
+import { removeDrafts, replaceFile } from './replace-file.js';
+
+/** How long to wait for a moment in which no server connection is logging in, and how long for clients to be served. */
+const NO_LOGIN_WITHIN_MS = 100;
+const SERVED_WITHIN_MS = 2_000;
+
+/** What a PgBouncer has loaded. */
+export interface Loaded {
+  readonly paused: readonly string[];
+  readonly mark: Mark | undefined;
+  /** The side that all entries lead to; undefined when they differ, or lead elsewhere. */
+  readonly leadsTo: Side | undefined;
+}
+
+/** One PgBouncer, as one worker acts on it. Every step looks, then acts. */
+export class Instance {
+  #control: Promise<Console> | undefined;
+  #pauses: Console[] = [];
+
+  constructor(
+    readonly pooler: PgBouncer,
+    private readonly setup: PgBouncers,
+  ) {}
+
+  /** The session for everything but PAUSE: it is there before PAUSE is sent, so that RESUME never has to wait for one. */
+  async control(): Promise<Console> {
+    this.#control ??= Console.open(this.pooler);
+    try {
+      return await this.#control;
+    } catch (error) {
+      this.#control = undefined;
+      throw error;
+    }
+  }
+
+  /** Forgets the sessions: the next step opens new ones. */
+  async close(): Promise<void> {
+    this.#dropPauses();
+    const control = await this.#control?.catch(() => undefined);
+    this.#control = undefined;
+    control?.close();
+  }
+
+  async look(): Promise<Loaded> {
+    const rows = await (await this.control()).databases();
+    const entries = rows.filter(({ name }) => this.setup.databases.includes(name));
+    const mark = rows.find(({ name }) => name === markName(this.setup.migration))?.database;
+    return {
+      paused: entries.filter(({ paused }) => paused).map(({ name }) => name),
+      mark: parseMark(mark),
+      leadsTo: this.#sideOf(entries, rows),
+    };
+  }
+
+  #sideOf(entries: readonly ShownDatabase[], rows: readonly ShownDatabase[]): Side | undefined {
+    if (entries.length < this.setup.databases.length) return undefined;
+    return (['blue', 'green'] as const).find((side) => {
+      const alias = rows.find(({ name }) => name === this.setup.aliases[side]);
+      return alias !== undefined && entries.every((entry) => isSameTarget(entry, alias));
+    });
+  }
+
+  /**
+   * Writes the file so that the entries lead to the mark's side, has it loaded, and shows that it is.
+   *
+   * @throws VerdigrisError StaleEpoch when the file is of a later epoch; PoolNotReleased when it is not loaded.
+   */
+  async load(mark: Mark): Promise<void> {
+    const reachDisk = await this.write(mark);
+    const control = await this.control();
+    await control.reload();
+    const loaded = await this.look();
+    if (loaded.leadsTo !== mark.side || !isSameMark(loaded.mark, mark)) throw this.#notLoaded();
+    await reachDisk();
+  }
+
+  /** Only the file: all that can be done for a PgBouncer that does not run, which reads it when it starts. */
+  async write(mark: Mark): Promise<() => Promise<void>> {
+    const { file } = this.pooler;
+    try {
+      const before = await readFile(file, 'utf8');
+      const entries = new EntryFile(before);
+      const name = markName(this.setup.migration);
+      const known = parseMark(entries.parameter(name, 'dbname'));
+      if (known !== undefined && known.epoch > mark.epoch) throw this.#overtaken(known, mark);
+      for (const database of this.setup.databases) entries.point(database, this.setup.aliases[mark.side]);
+      entries.set(name, markValue(mark));
+      const text = entries.toString();
+      if (text === before) return () => Promise.resolve();
+      await removeDrafts(file);
+      return await replaceFile(file, text);
+    } catch (error) {
+      if (error instanceof VerdigrisError) throw error;
+      throw this.#notWritten(error);
+    }
+  }
+
+  /**
+   * A PAUSE closes connections that are logging in, and PgBouncer takes that for a server that refuses: it would turn
+   * clients away until `server_login_retry` is over. So: not while one logs in, and no such waiting.
+   */
+  async becomeQuiet(): Promise<void> {
+    const control = await this.control();
+    await control.set('server_login_retry', '0');
+    const deadline = Date.now() + NO_LOGIN_WITHIN_MS;
+    for (;;) {
+      const pools = await control.pools();
+      const isBusy = pools.some((pool) => this.setup.databases.includes(pool.database) && pool.serversInLogin > 0);
+      if (!isBusy || Date.now() > deadline) return;
+      await sleep(2);
+    }
+  }
+
+  /** Opens the sessions that PAUSE will be sent on: one for each entry, since each waits for its own answer. */
+  async openPauses(): Promise<void> {
+    this.#dropPauses();
+    for (const opened of await Promise.allSettled(this.setup.databases.map(() => Console.open(this.pooler)))) {
+      if (opened.status === 'rejected') throw opened.reason;
+      this.#pauses.push(opened.value);
+    }
+  }
+
+  /** Pauses every entry. @returns what its clients were at, when it has not come to rest within the time. */
+  async pause(withinMs: number): Promise<'paused' | { readonly busyBackends: readonly number[] }> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<'late'>((resolve) => {
+      timer = setTimeout(() => resolve('late'), withinMs);
+    });
+    try {
+      const all = Promise.all(this.setup.databases.map((database, i) => this.#pauses[i]?.pause(database)));
+      if ((await Promise.race([all, late])) === 'late') {
+        all.catch(() => undefined);
+        return { busyBackends: await this.busyBackends() };
+      }
+      const { paused } = await this.look();
+      if (paused.length < this.setup.databases.length) return { busyBackends: [] };
+      return 'paused';
+    } finally {
+      clearTimeout(timer);
+      // Its PAUSE may never be answered, not even after RESUME: what asked is dropped.
+      this.#dropPauses();
+    }
+  }
+
+  /** Process ids, on the database server, of what clients of the entries are at. */
+  async busyBackends(): Promise<number[]> {
+    return (await this.control()).busyBackends(this.setup.databases);
+  }
+
+  /**
+   * Brings it to where writes are and lets its clients go on. A pause of somebody else's is left alone: ours has a mark.
+   *
+   * @param isOurs whether this worker has asked for the pause.
+   */
+  async settle({ side, epoch }: WritesAre, isOurs: boolean): Promise<void> {
+    const control = await this.control();
+    const loaded = await this.look();
+    if (loaded.mark !== undefined && loaded.mark.epoch > epoch) throw this.#overtaken(loaded.mark, { epoch });
+    // Never touched by us: neither its entries nor a pause are ours to change.
+    if (loaded.mark === undefined && !isOurs) return;
+    if (loaded.leadsTo !== side) await this.load({ side, epoch, state: 'moving' });
+    if (loaded.paused.length > 0 && (isOurs || loaded.mark?.state === 'moving')) {
+      await control.set('server_login_retry', '0');
+      for (const database of loaded.paused) await control.resume(database);
+      await this.#served();
+    }
+    const settled: Mark = { side, epoch, state: 'settled' };
+    // RELOAD also gives server_login_retry its configured value back. Loaded already: only the file may have been spoilt.
+    if (isSameMark(loaded.mark, settled)) await (await this.write(settled))();
+    else await this.load(settled);
+  }
+
+  /** Returns when no client waits for a first server connection: the pools have been able to log in. */
+  async #served(): Promise<void> {
+    const control = await this.control();
+    const deadline = Date.now() + SERVED_WITHIN_MS;
+    while (Date.now() < deadline) {
+      const pools = await control.pools();
+      const waits = pools.some(
+        (pool) => this.setup.databases.includes(pool.database) && pool.clientsWaiting > 0 && pool.servers === 0,
+      );
+      if (!waits) return;
+      await sleep(5);
+    }
+  }
+
+  #dropPauses(): void {
+    for (const console of this.#pauses.splice(0)) console.close();
+  }
+
+  #overtaken(known: Mark, mine: { readonly epoch: number }): VerdigrisError {
+    return new VerdigrisError({
+      type: 'StaleEpoch',
+      message: `PgBouncer "${this.pooler.connection}" is at epoch ${known.epoch} (${known.side}); this worker acts for epoch ${mine.epoch}`,
+      nextStep: 'nothing: whoever moved the writes since goes on',
+    });
+  }
+
+  #notLoaded(): VerdigrisError {
+    return new VerdigrisError({
+      type: 'PoolNotReleased',
+      message: `PgBouncer "${this.pooler.connection}" was told to RELOAD, but does not show what ${this.pooler.file} says`,
+      nextStep:
+        'see its log: its configuration must include that very file (%include; a mounted folder, not a mounted file) and its user must be able to read it',
+      retryable: true,
+    });
+  }
+
+  #notWritten(cause: unknown): VerdigrisError {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    return new VerdigrisError({
+      type: 'PoolNotReleased',
+      message: `the file ${this.pooler.file} of PgBouncer "${this.pooler.connection}" can't be changed: ${why}`,
+      nextStep: 'see that it is there where the worker runs and that the worker may write it and its folder',
+      retryable: true,
+      cause,
+    });
+  }
+}
+
+function isSameTarget(a: ShownDatabase, b: ShownDatabase): boolean {
+  return a.host === b.host && a.port === b.port && a.database === b.database;
+}
+
+function isSameMark(a: Mark | undefined, b: Mark): boolean {
+  return a?.epoch === b.epoch && a.side === b.side && a.state === b.state;
+}

@@ -1,0 +1,36 @@
+import type { Side } from '../side.js';
+
+/*
+ * The mark: an entry of the included file that leads nowhere. What it says is its database name, so SHOW DATABASES tells
+ * which epoch a PgBouncer has really loaded, and a worker that wakes up late or takes over finds out without a database
+ * of ours.
+ */
+
+export interface Mark {
+  readonly epoch: number;
+  /** Where the entries lead. */
+  readonly side: Side;
+  /** `moving`: a promotion is about to pause, or has paused; a pause that is found is ours. `settled`: it is not. */
+  readonly state: 'moving' | 'settled';
+}
+
+/** Name of the mark's entry. */
+export function markName(migration: string): string {
+  return `verdigris_${migration}`;
+}
+
+/** Nothing listens at port 1: whoever connects to the mark is told that there is no server. */
+export function markValue({ epoch, side, state }: Mark): string {
+  return `host=127.0.0.1 port=1 dbname=epoch_${epoch}_${side}_${state}`;
+}
+
+/** Reads it out of the column `database` of SHOW DATABASES. */
+export function parseMark(database: string | undefined): Mark | undefined {
+  const [, epoch, side, state] = /^epoch_([0-9]+)_(blue|green)_(moving|settled)$/.exec(database ?? '') ?? [];
+  if (epoch === undefined || side === undefined || state === undefined) return undefined;
+  return {
+    epoch: Number(epoch),
+    side: side === 'blue' ? 'blue' : 'green',
+    state: state === 'moving' ? 'moving' : 'settled',
+  };
+}

@@ -1,0 +1,244 @@
+import { VerdigrisError } from '../errors.js';
+import { promotionBlocked } from '../postgres/hold.js';
+import type { Pools, Unreleased, WritesAre } from '../postgres/pools.js';
+import type { Side } from '../side.js';
+import { isNotRunning } from './console.js';
+import { Instance } from './instance.js';
+import type { PgBouncers } from './pgbouncer.js';
+
+/** What the pools ask of the databases; each may be left out. */
+export interface DatabasesAsked {
+  /** Where writes are, by the newest route row. Without it: where the last pause or point was. */
+  readonly whereWritesAre?: () => Promise<WritesAre | undefined>;
+  /** Describes the open transactions of these backends of a side that are older than so many ms, for people. */
+  readonly openTransactions?: (side: Side, pids: readonly number[], olderThanMs: number) => Promise<readonly string[]>;
+  /** What stops this PgBouncer from taking part; empty when nothing does. Asked by prepare(). */
+  readonly obstacles?: (instance: Instance) => Promise<readonly string[]>;
+}
+
+/** How often release() looks whether writes have been moved meanwhile. */
+const ROUNDS = 5;
+
+/**
+ * All PgBouncers of a migration as one: all are paused or none, and all are released whatever happens. Runs on what is
+ * there: a worker that takes over finds pauses by asking, and marks tell which are ours.
+ *
+ * @example
+ * const pools = pgBouncerPools({ migration, instances, databases: ['orders'], aliases, pauseTimeoutMs: 1_000 });
+ * await pools.pause('blue', epoch);          // throws: nothing is paused
+ * await pools.point('green', epoch + 1);
+ * const unreleased = await pools.release();  // again until it is empty
+ * await pools.close();
+ */
+export function pgBouncerPools(setup: PgBouncers, asked: DatabasesAsked = {}): Pools {
+  return new PgBouncerPools(setup, asked);
+}
+
+class PgBouncerPools implements Pools {
+  readonly #instances: readonly Instance[];
+  /** Where the entries are to lead, as far as this worker knows. */
+  #wanted: WritesAre | undefined;
+  /** Those that this worker has paused or was about to pause. */
+  readonly #ours = new Set<Instance>();
+
+  constructor(
+    private readonly setup: PgBouncers,
+    private readonly asked: DatabasesAsked,
+  ) {
+    this.#instances = setup.instances.map((pooler) => new Instance(pooler, setup));
+  }
+
+  async prepare(from: Side, epoch: number): Promise<void> {
+    const live = await this.#reach(from);
+    this.#want({ side: from, epoch });
+    await Promise.all(live.map((instance) => this.#prove(instance, from, epoch)));
+    const { obstacles } = this.asked;
+    if (obstacles === undefined) return;
+    const found = (await Promise.all(live.map(obstacles))).flat();
+    if (found.length > 0) throw promotionBlocked(found.join('; '));
+  }
+
+  async pause(from: Side, epoch: number): Promise<void> {
+    const live = await this.#reach(from);
+    this.#want({ side: from, epoch });
+    await this.#refuseLongTransactions(live, from);
+    try {
+      await Promise.all(
+        live.map(async (instance) => {
+          await this.#prove(instance, from, epoch);
+          await instance.openPauses();
+          await instance.becomeQuiet();
+        }),
+      );
+      for (const instance of live) this.#ours.add(instance);
+      const { pauseTimeoutMs } = this.setup;
+      const results = await Promise.all(
+        live.map(async (instance) => ({ instance, result: await instance.pause(pauseTimeoutMs) })),
+      );
+      const late = results.flatMap(({ instance, result }) =>
+        result === 'paused' ? [] : [{ instance, pids: result.busyBackends }],
+      );
+      if (late.length > 0) await this.#giveUp(late, from);
+    } catch (error) {
+      await this.#resumeAfter(error);
+      throw error;
+    }
+  }
+
+  async point(side: Side, epoch: number): Promise<void> {
+    this.#want({ side, epoch });
+    await Promise.allSettled(this.#instances.map((instance) => instance.load({ side, epoch, state: 'moving' })));
+  }
+
+  async release(): Promise<readonly Unreleased[]> {
+    for (let round = 1; ; round++) {
+      const wanted = await this.#whereWritesAre();
+      if (wanted === undefined) return [];
+      const unreleased = (
+        await Promise.all(this.#instances.map((instance) => this.#releaseOne(instance, wanted)))
+      ).flat();
+      // A worker that was frozen meanwhile may have led them back to where writes were before.
+      const now = await this.#whereWritesAre();
+      if (now?.epoch === wanted.epoch || round === ROUNDS) return unreleased;
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#instances.map((instance) => instance.close()));
+  }
+
+  #want(wanted: WritesAre): void {
+    if (this.#wanted === undefined || wanted.epoch >= this.#wanted.epoch) this.#wanted = wanted;
+  }
+
+  async #whereWritesAre(): Promise<WritesAre | undefined> {
+    const found = await this.asked.whereWritesAre?.().catch(() => undefined);
+    if (found !== undefined) this.#want(found);
+    return this.#wanted;
+  }
+
+  /**
+   * Those that run. On the way to green, one that does not is a reason to wait: somebody may be about to start it. On the
+   * way back it must not stand in the way: nobody goes through it, and it reads the file when it starts.
+   */
+  async #reach(from: Side): Promise<readonly Instance[]> {
+    const reached = await Promise.all(
+      this.#instances.map(async (instance) => {
+        try {
+          await instance.look();
+          return [instance];
+        } catch (error) {
+          await instance.close();
+          if (from === 'green' && isNotRunning(error)) return [];
+          throw blockedBy(error);
+        }
+      }),
+    );
+    return reached.flat();
+  }
+
+  /** Shows that it loads what we write, before anybody has to wait: the entries lead where they did. */
+  async #prove(instance: Instance, from: Side, epoch: number): Promise<void> {
+    const { connection } = instance.pooler;
+    const { paused, mark, leadsTo } = await instance.look();
+    if (paused.length > 0 && mark?.state !== 'moving') {
+      throw promotionBlocked(`"${paused.join('", "')}" is paused on PgBouncer "${connection}", and not by Verdigris`);
+    }
+    if (leadsTo !== from) {
+      const where = leadsTo ?? 'neither blue nor green';
+      throw promotionBlocked(`PgBouncer "${connection}" leads to ${where}, while writes are on ${from}`);
+    }
+    try {
+      await instance.load({ side: from, epoch, state: 'moving' });
+    } catch (error) {
+      if (error instanceof VerdigrisError && error.type === 'StaleEpoch') throw error;
+      throw blockedBy(error);
+    }
+  }
+
+  /** A transaction that is older than the pause may take would only make clients wait for nothing. */
+  async #refuseLongTransactions(live: readonly Instance[], from: Side): Promise<void> {
+    const { openTransactions } = this.asked;
+    if (openTransactions === undefined) return;
+    const pids = (await Promise.all(live.map((instance) => instance.busyBackends()))).flat();
+    if (pids.length === 0) return;
+    const old = await openTransactions(from, pids, this.setup.pauseTimeoutMs);
+    if (old.length > 0) throw promotionBlocked(`PgBouncer can't be paused: ${old.slice(0, 3).join('; ')}`);
+  }
+
+  /** Somebody's transaction did not end in time: everybody goes on first, then we look who it was. */
+  async #giveUp(
+    late: readonly { readonly instance: Instance; readonly pids: readonly number[] }[],
+    from: Side,
+  ): Promise<never> {
+    const unreleased = await this.release();
+    const names = late.map(({ instance }) => `"${instance.pooler.connection}"`).join(', ');
+    const who = await this.asked
+      .openTransactions?.(
+        from,
+        late.flatMap(({ pids }) => pids),
+        0,
+      )
+      .catch(() => undefined);
+    const blocked = promotionBlocked(
+      `PgBouncer ${names} did not come to rest within ${this.setup.pauseTimeoutMs} ms` +
+        (who === undefined || who.length === 0 ? '' : `. In the way: ${who.slice(0, 3).join('; ')}`),
+    );
+    throw unreleased.length === 0 ? blocked : notReleased(unreleased, blocked);
+  }
+
+  async #resumeAfter(error: unknown): Promise<void> {
+    if (error instanceof VerdigrisError && error.type === 'StaleEpoch') return;
+    const unreleased = await this.release();
+    if (unreleased.length > 0) throw notReleased(unreleased, error);
+  }
+
+  async #releaseOne(instance: Instance, wanted: WritesAre): Promise<readonly Unreleased[]> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await instance.settle(wanted, this.#ours.has(instance));
+        this.#ours.delete(instance);
+        return [];
+      } catch (error) {
+        await instance.close();
+        if (error instanceof VerdigrisError && error.type === 'StaleEpoch') return [];
+        if (isNotRunning(error)) return await this.#writeOnly(instance, wanted);
+        if (attempt >= 2) return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
+      }
+    }
+  }
+
+  /** It does not run. When it starts it is not paused, and leads where its file says. */
+  async #writeOnly(instance: Instance, { side, epoch }: WritesAre): Promise<readonly Unreleased[]> {
+    try {
+      const reachDisk = await instance.write({ side, epoch, state: 'settled' });
+      await reachDisk();
+      return [];
+    } catch (error) {
+      if (error instanceof VerdigrisError && error.type === 'StaleEpoch') return [];
+      return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
+    }
+  }
+}
+
+/** What must be tried again until it succeeds: clients of a paused pooler wait. */
+export function notReleased(unreleased: readonly Unreleased[], cause?: unknown): VerdigrisError {
+  return new VerdigrisError({
+    type: 'PoolNotReleased',
+    message: `these PgBouncers are not back where writes are: ${unreleased.map(({ pooler, why }) => `"${pooler}" (${why})`).join(', ')}`,
+    nextStep:
+      'it is tried again until it succeeds; make them reachable for the worker, or stop them: one that is started again is not paused, and reads where to go from its file',
+    retryable: true,
+    cause,
+  });
+}
+
+function blockedBy(error: unknown): VerdigrisError {
+  if (error instanceof VerdigrisError && error.type === 'PromotionBlocked') return error;
+  return promotionBlocked(firstLine(error), error);
+}
+
+function firstLine(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  return message.split('\nNext step: ')[0] ?? message;
+}
