@@ -1,0 +1,189 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Context } from '@temporalio/activity';
+import type { Client, WorkflowHandle } from '@temporalio/client';
+import { NativeConnection, Runtime, Worker } from '@temporalio/worker';
+import { createActivities, type Activities } from '../../activities/index.js';
+import { parsePlan } from '../../src/plan/parse.js';
+import type { PlanInput } from '../../src/plan/schema.js';
+import type { Side } from '../../src/side.js';
+import { bundleWorkflows } from '../../src/worker/bundle-workflows.js';
+import { temporalClient, testTemporal, uniqueTaskQueue } from './temporal.js';
+
+/** What a test has its activities do instead of what the script does by itself. */
+export type Overrides = Partial<{
+  [Name in keyof Activities]: (run: ScriptedRun, ...args: Parameters<Activities[Name]>) => unknown;
+}>;
+
+/**
+ * Runs of the real workflow on a real server, with activities that touch nothing and write down when they begin and
+ * end: for what no database shows, such as the order of things when messages, cancels and failures come at the same time.
+ */
+export class ScriptedRuns {
+  readonly #runs = new Map<string, ScriptedRun>();
+
+  private constructor(
+    readonly client: Client,
+    private readonly connection: NativeConnection,
+    private readonly taskQueue: string,
+    private readonly worker: Worker,
+    private readonly running: Promise<void>,
+  ) {}
+
+  static async start(): Promise<ScriptedRuns> {
+    Runtime.install({
+      logger: { log() {}, trace() {}, debug() {}, info() {}, warn() {}, error() {} },
+      shutdownSignals: [],
+    });
+    const { address, namespace } = testTemporal();
+    const connection = await NativeConnection.connect({ address });
+    const taskQueue = uniqueTaskQueue('scripted');
+    const runs: { current?: ScriptedRuns } = {};
+    const worker = await Worker.create({
+      connection,
+      namespace,
+      taskQueue,
+      workflowBundle: await bundleWorkflows(),
+      activities: scriptedActivities((id) => runs.current?.of(id)),
+      maxHeartbeatThrottleInterval: '50ms',
+      defaultHeartbeatThrottleInterval: '50ms',
+      maxConcurrentActivityTaskExecutions: 100,
+    });
+    const started = new ScriptedRuns(await temporalClient(), connection, taskQueue, worker, worker.run());
+    runs.current = started;
+    return started;
+  }
+
+  of(workflowId: string): ScriptedRun | undefined {
+    return this.#runs.get(workflowId);
+  }
+
+  /** Begins a run. By default it goes on to its standby window without an approval, and stays there. */
+  async begin(overrides: Overrides = {}, plan: Partial<PlanInput> = {}): Promise<ScriptedRun> {
+    const name = `s-${randomUUID().slice(0, 8)}`;
+    const workflowId = `verdigris/${name}`;
+    const run = new ScriptedRun(overrides);
+    this.#runs.set(workflowId, run);
+    const input: PlanInput = {
+      name,
+      blue: { connection: 'b' },
+      green: { connection: 'g' },
+      bootstrap: { method: 'tablesync' },
+      traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: [] } },
+      standby: { for: '1h', verifyEvery: '1h' },
+      ...plan,
+    };
+    const options = { workflowId, taskQueue: this.taskQueue, args: [input] };
+    run.handle = await this.client.workflow.start('blueGreenMigration', options);
+    return run;
+  }
+
+  async stop(): Promise<void> {
+    this.worker.shutdown();
+    await this.running;
+    await this.connection.close();
+    await this.client.connection.close();
+  }
+}
+
+export class ScriptedRun {
+  /** `+name` when an activity begins, `-name` when it has ended, in order. */
+  readonly log: string[] = [];
+  writesOn: Side = 'blue';
+  epoch = 1;
+  #handle: WorkflowHandle | undefined;
+
+  constructor(readonly overrides: Overrides) {}
+
+  get handle(): WorkflowHandle {
+    if (this.#handle === undefined) throw new Error('the run has not been started');
+    return this.#handle;
+  }
+
+  set handle(handle: WorkflowHandle) {
+    this.#handle = handle;
+  }
+
+  /** Waits until an entry is in the log. */
+  async saw(entry: string, times = 1): Promise<void> {
+    const deadline = Date.now() + 30_000;
+    while (this.log.filter((one) => one === entry).length < times) {
+      if (Date.now() > deadline) throw new Error(`never ${entry}: ${this.log.join(' ')}`);
+      await sleep(5);
+    }
+  }
+
+  /** Position of the first such entry at or after `from`; fails where there is none. */
+  at(entry: string, from = 0): number {
+    const found = this.log.indexOf(entry, from);
+    if (found < 0) throw new Error(`no ${entry} in ${this.log.join(' ')}`);
+    return found;
+  }
+
+  move(from: Side): { holdMs: number; attempts: number; epoch: number; at: string; lost: string | null } {
+    if (this.writesOn === from) {
+      this.writesOn = from === 'blue' ? 'green' : 'blue';
+      this.epoch++;
+    }
+    return { holdMs: 1, attempts: 1, epoch: this.epoch, at: new Date().toISOString(), lost: null };
+  }
+}
+
+/** Works until it is cancelled, and needs `ms` to stop then, as an activity that rolls a transaction back. */
+export async function untilCancelled(ms = 0): Promise<never> {
+  const context = Context.current();
+  const beat = setInterval(() => context.heartbeat(), 20);
+  try {
+    return await context.cancelled;
+  } finally {
+    await sleep(ms);
+    clearInterval(beat);
+  }
+}
+
+/** What the script does by itself. */
+const DEFAULTS: Overrides = {
+  lintPlan: (_run, input) => {
+    const parsed = parsePlan(input);
+    if ('findings' in parsed) throw new Error(JSON.stringify(parsed.findings));
+    return { plan: parsed.plan, warnings: [] };
+  },
+  preflight: () => ({ warnings: [] }),
+  claimDatabases: (run) => ({ epoch: run.epoch }),
+  completeSchema: () => ({ warnings: [] }),
+  awaitLag: () => ({ lagSeconds: 0 }),
+  watchRetainedWal: () => untilCancelled(),
+  expandTables: () => ({ tables: [], steps: [] }),
+  verify: (_run, _ref, _source, scope) => ({
+    ...{ scope, tables: 1, rowsVerified: 1, differingRows: 0, examples: [] },
+    at: new Date().toISOString(),
+  }),
+  openStage: () => ({ routers: 0 }),
+  judgeStage: () => ({ outcome: 'pass', evidence: [], lagSeconds: 0 }),
+  watchGates: () => untilCancelled(),
+  promote: (run, _ref, from) => run.move(from),
+  whereWritesAre: (run) => ({ writesOn: run.writesOn, epoch: run.epoch }),
+  watchStandby: () => untilCancelled(),
+};
+
+/** Every activity by its real name, so that none is forgotten. */
+function scriptedActivities(runOf: (workflowId: string) => ScriptedRun | undefined): Record<string, () => unknown> {
+  const names = Object.keys(createActivities({ environment: {}, redact: (text) => text })) as (keyof Activities)[];
+  return Object.fromEntries(
+    names.map((name) => [
+      name,
+      async (...args: unknown[]): Promise<unknown> => {
+        const run = runOf(Context.current().info.workflowExecution?.workflowId ?? '');
+        if (run === undefined) throw new Error('a run of another test');
+        const act = (run.overrides[name] ?? DEFAULTS[name]) as
+          ((run: ScriptedRun, ...args: unknown[]) => unknown) | undefined;
+        run.log.push(`+${name}`);
+        try {
+          return await act?.(run, ...args);
+        } finally {
+          run.log.push(`-${name}`);
+        }
+      },
+    ]),
+  );
+}

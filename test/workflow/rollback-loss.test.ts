@@ -1,0 +1,138 @@
+import { WorkflowFailedError } from '@temporalio/client';
+import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { statusOf, until } from '../support/migration.js';
+import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
+import type { MigrationReport } from '../../workflows/lib/report.js';
+import { retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
+
+let runs: ScriptedRuns;
+
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+});
+
+afterAll(() => runs.stop());
+
+const WHO = { by: 'grace', reason: 'the test says so' };
+const LOSS = 'about 12 writes';
+
+/** A feed to blue that is dead until `mended`: what the activities answer then. */
+class Feed {
+  mended = false;
+  readonly keptGreen: boolean[] = [];
+  /** Set when the watch has noticed it. */
+  constructor(private readonly noticed: boolean) {}
+
+  get activities(): Overrides {
+    return {
+      watchStandby: (_run, _ref, known) =>
+        !this.noticed || known === 'broken'
+          ? untilCancelled()
+          : { health: 'broken', rollbackSafe: false, why: 'its slot is gone', lagSeconds: null, loses: LOSS },
+      promote: (run, _ref, from, _epoch, acceptLoss) => {
+        if (from === 'blue' || acceptLoss === true || this.mended) {
+          return { ...run.move(from), lost: acceptLoss === true ? LOSS : null };
+        }
+        throw ApplicationFailure.nonRetryable(`its slot is gone; a rollback would lose ${LOSS}`, 'RollbackUnsafe');
+      },
+      undoReplication: (_run, _ref, keep) => this.keptGreen.push(keep.keepGreen),
+    };
+  }
+}
+
+async function failureOf(run: ScriptedRun): Promise<WorkflowFailedError> {
+  const error: unknown = await run.handle.result().catch((e: unknown) => e);
+  expect(error).toBeInstanceOf(WorkflowFailedError);
+  return error as WorkflowFailedError;
+}
+
+describe.concurrent('a rollback that would lose writes', () => {
+  it('is refused with what it would lose; once that is accepted it goes through, and green is kept whatever the plan says', async () => {
+    const feed = new Feed(true);
+    const run = await runs.begin(feed.activities, { green: { connection: 'g', afterRollback: 'drop' } });
+    const status = await until(run.handle, 'told', (s) => s.rollback.loses !== undefined);
+    expect(status.rollback).toEqual({ safe: false, why: 'its slot is gone', loses: LOSS });
+    expect(status.warnings).toContain('its slot is gone');
+
+    await expect(run.handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toMatchObject({
+      cause: { message: expect.stringMatching(/would lose about 12 writes\. Send .*"acceptLoss": true/) as string },
+    });
+    await run.handle.signal(rollbackSignal, WHO);
+    const kept = await until(run.handle, 'told', (s) => s.decisions.length === 1);
+    expect(kept.decisions[0]?.ignored).toMatch(/would lose about 12 writes/);
+    await expect(
+      run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: 'no' as unknown as boolean }] }),
+    ).rejects.toThrow();
+    expect((await statusOf(run.handle)).writesOn).toBe('green');
+
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.outcome).toBe('rolledBack');
+    expect(report.rollingBack?.lost).toBe(LOSS);
+    expect(report.now).toMatch(/blue serves everything but about 12 writes, which green keeps/);
+    expect(report.decisions.at(-1)).toMatchObject({ message: 'rollback', acceptLoss: true });
+    expect(run.writesOn).toBe('blue');
+    expect(feed.keptGreen).toEqual([true]);
+  });
+
+  it('waits for the confirmation when it was asked for before anybody knew, or by a cancel; green serves meanwhile', async () => {
+    const run = await runs.begin(new Feed(false).activities);
+    await run.saw('+watchStandby');
+    await run.handle.cancel();
+    const status = await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
+    expect(status.waiting?.why).toMatch(/a rollback would lose about 12 writes/);
+    expect(status.waiting?.answer).toMatch(/--name rollback --input '{"acceptLoss":true/);
+    expect(status.writesOn).toBe('green');
+    expect(run.writesOn).toBe('green');
+    expect(run.log).not.toContain('+removeFence');
+    await expect(run.handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toMatchObject({
+      cause: { message: expect.stringMatching(/"acceptLoss": true/) as string },
+    });
+
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
+    expect((await failureOf(run)).cause).toBeInstanceOf(CancelledFailure);
+    expect(run.writesOn).toBe('blue');
+    expect((await statusOf(run.handle)).rollingBack?.lost).toBe(LOSS);
+  });
+
+  it('can be given up: writes stay on green, and nothing that they need is taken down', async () => {
+    const run = await runs.begin(new Feed(false).activities);
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
+    await run.handle.executeUpdate(retireUpdate, { args: [{ by: 'ada', reason: 'we stay' }] });
+    const error = await failureOf(run);
+    expect(error.cause?.message).toMatch(/writes stay on green, as ada has said: we stay/);
+    expect(run.writesOn).toBe('green');
+    expect(run.log.filter((entry) => /undoReplication|releaseDatabases|removeFence/.test(entry))).toEqual([]);
+  });
+
+  it('loses nothing when the feed was mended meanwhile', async () => {
+    const feed = new Feed(false);
+    const run = await runs.begin(feed.activities);
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
+    feed.mended = true;
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.outcome).toBe('rolledBack');
+    expect(report.rollingBack?.lost).toBeUndefined();
+  });
+
+  it('may be accepted while blue never catches up: the tries to lose nothing end', async () => {
+    const run = await runs.begin({
+      promote: (own, _ref, from, _epoch, acceptLoss) => {
+        if (from === 'blue' || acceptLoss === true) return { ...own.move(from), lost: acceptLoss ? LOSS : null };
+        throw ApplicationFailure.nonRetryable('blue is too far behind', 'PromotionBlocked');
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await until(run.handle, 'blocked', (s) => /too far behind/.test(s.waiting?.why ?? ''));
+    await run.handle.signal(rollbackSignal, { ...WHO, acceptLoss: true });
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.rollingBack?.lost).toBe(LOSS);
+    expect(run.writesOn).toBe('blue');
+  });
+});

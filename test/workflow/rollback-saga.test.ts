@@ -1,0 +1,224 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
+import { WorkflowFailedError } from '@temporalio/client';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { statusOf, until } from '../support/migration.js';
+import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
+import type { PlanInput } from '../../src/plan/schema.js';
+import type { MigrationReport } from '../../workflows/lib/report.js';
+import { pauseUpdate, retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
+
+let runs: ScriptedRuns;
+
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+});
+
+afterAll(() => runs.stop());
+
+const WHO = { by: 'grace', reason: 'the test says so' };
+
+/** What only compensations call. */
+const COMPENSATIONS = ['undoReplication', 'undoMigrations', 'releaseDatabases', 'removeFence', 'withdrawPromotion'];
+
+/** An activity of each phase that takes a while to stop; `times` is the call that a test means. */
+const RUNNING: readonly [phase: string, activity: string, overrides: Overrides, plan?: Partial<PlanInput>][] = [
+  ['replicate', 'copySchema', { copySchema: () => untilCancelled(300) }],
+  ['migrate', 'expandTables', { expandTables: () => untilCancelled(300) }],
+  ['verify', 'verify', { verify: () => untilCancelled(300) }],
+  ['traffic', 'judgeStage', { judgeStage: () => untilCancelled(300) }],
+  [
+    'traffic, in a stage',
+    'watchGates',
+    { watchGates: () => untilCancelled(300) },
+    { traffic: { stages: [{ percent: 1, for: '1h' }], approval: { before: [] } } },
+  ],
+  ['promote', 'promote', { promote: (run, _ref, from) => (from === 'blue' ? untilCancelled(300) : run.move(from)) }],
+  ['standby', 'watchStandby', { watchStandby: () => untilCancelled(300) }],
+];
+
+async function resultOf(run: ScriptedRun): Promise<MigrationReport> {
+  return (await run.handle.result()) as MigrationReport;
+}
+
+async function failureOf(run: ScriptedRun): Promise<WorkflowFailedError> {
+  const error: unknown = await run.handle.result().catch((e: unknown) => e);
+  expect(error).toBeInstanceOf(WorkflowFailedError);
+  return error as WorkflowFailedError;
+}
+
+/** Everything that ran before the first compensation had ended by then. */
+function expectNothingWasRunning(run: ScriptedRun, what: string): void {
+  const first = run.log.findIndex((entry) => COMPENSATIONS.some((name) => entry === `+${name}`));
+  expect(first, what).toBeGreaterThan(0);
+  const open = new Map<string, number>();
+  for (const entry of run.log.slice(0, first)) {
+    const name = entry.slice(1);
+    open.set(name, (open.get(name) ?? 0) + (entry.startsWith('+') ? 1 : -1));
+  }
+  expect(
+    [...open].filter(([, n]) => n > 0),
+    what,
+  ).toEqual([]);
+}
+
+describe.concurrent('compensation begins when the running activities have really stopped', () => {
+  it('in every phase, asked for by message', async () => {
+    await Promise.all(
+      RUNNING.map(async ([phase, activity, overrides, plan]) => {
+        const run = await runs.begin(overrides, plan);
+        await run.saw(`+${activity}`);
+        await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+        const report = await resultOf(run);
+        expect(report.outcome, phase).toBe('rolledBack');
+        expect(report.rollingBack?.notUndone, phase).toEqual([]);
+        expectNothingWasRunning(run, phase);
+        expect(run.writesOn, phase).toBe('blue');
+      }),
+    );
+  });
+
+  it('in every phase, by a cancel', async () => {
+    await Promise.all(
+      RUNNING.map(async ([phase, activity, overrides, plan]) => {
+        const run = await runs.begin(overrides, plan);
+        await run.saw(`+${activity}`);
+        await run.handle.cancel();
+        expect((await failureOf(run)).cause, phase).toBeInstanceOf(CancelledFailure);
+        expectNothingWasRunning(run, phase);
+        expect(run.writesOn, phase).toBe('blue');
+        expect((await statusOf(run.handle)).outcome, phase).toBe('cancelled');
+      }),
+    );
+  });
+
+  it('in every phase, after a failure beside the running activity', async () => {
+    let fail = (): void => undefined;
+    const failed = new Promise<void>((resolve) => (fail = resolve));
+    const watchRetainedWal: Overrides['watchRetainedWal'] = async () => {
+      await failed;
+      throw ApplicationFailure.nonRetryable('too much WAL', 'RetainedWalExceeded');
+    };
+    const phases = RUNNING.filter(([phase]) => phase !== 'standby');
+    const begun = await Promise.all(
+      phases.map(async ([phase, activity, overrides, plan]) => {
+        const run = await runs.begin({ ...overrides, watchRetainedWal }, plan);
+        await run.saw(`+${activity}`);
+        return { run, phase };
+      }),
+    );
+    fail();
+    for (const { run, phase } of begun) {
+      expect((await failureOf(run)).cause, phase).toMatchObject({ type: 'MigrationRolledBack' });
+      expectNothingWasRunning(run, phase);
+    }
+  });
+});
+
+describe.concurrent('compensation runs to its end', () => {
+  it('whatever fails in between: what could not be undone is in the report', async () => {
+    const run = await runs.begin({
+      undoMigrations: () => {
+        throw ApplicationFailure.nonRetryable('a view is in the way', 'MigrationStepFailed');
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const error = await failureOf(run);
+    expect(error.cause?.message).toMatch(/Not undone: undo the schema changes on green: a view is in the way/);
+    for (const name of ['promote', 'removeFence', 'undoReplication', 'releaseDatabases']) run.at(`-${name}`);
+    expect((await statusOf(run.handle)).outcome).toBe('failed');
+  });
+
+  it('but takes nothing away that writes on green need, when they can not be brought back', async () => {
+    const run = await runs.begin({
+      promote: (own, _ref, from) => {
+        if (from === 'blue') return own.move(from);
+        throw ApplicationFailure.nonRetryable('permission denied', 'SqlError');
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.cancel();
+    const error = await failureOf(run);
+    expect(error.cause?.message).toMatch(/writes back to blue: permission denied/);
+    expect(error.cause?.message).toMatch(/release both databases: left as it is, since writes are not back/);
+    expect(run.log.filter((entry) => /undoReplication|releaseDatabases|removeFence/.test(entry))).toEqual([]);
+  });
+
+  it('when it is cancelled, or asked for again, while it runs', async () => {
+    let go = (): void => undefined;
+    const wait = new Promise<void>((resolve) => (go = resolve));
+    const run = await runs.begin({ undoReplication: () => wait });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await run.saw('+undoReplication');
+    await run.handle.cancel();
+    await expect(run.handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toMatchObject({
+      cause: { message: expect.stringMatching(/is being rolled back/) as string },
+    });
+    await run.handle.signal(rollbackSignal, WHO);
+    await until(run.handle, 'told', (s) => s.decisions.some((d) => d.ignored !== undefined));
+    go();
+    const report = await resultOf(run);
+    expect(report.outcome).toBe('rolledBack');
+    expect(run.log.filter((entry) => entry === '+undoReplication')).toHaveLength(1);
+    run.at('-releaseDatabases');
+  });
+});
+
+describe.concurrent('a rollback that comes in the same instant', () => {
+  it('as the decision: green is opened first, then writes go back', async () => {
+    const run = await runs.begin({
+      promote: async (own, _ref, from) => {
+        if (from === 'green' || own.writesOn === 'green') return own.move(from);
+        // The COMMIT goes through, and the answer does not arrive: the activity ends as cancelled.
+        await untilCancelled().catch(() => own.move('blue'));
+        throw new CancelledFailure('cancelled');
+      },
+    });
+    await run.saw('+promote');
+    await run.handle.signal(rollbackSignal, WHO);
+    const report = await resultOf(run);
+    expect(report.outcome).toBe('rolledBack');
+    expect(run.writesOn).toBe('blue');
+    const asked = run.at('+whereWritesAre');
+    const opened = run.at('+promote', asked);
+    const finished = run.at('+finishPromotion', opened);
+    expect(run.at('+promote', run.at('+promote', finished) + 1)).toBeGreaterThan(finished);
+    expect(run.epoch).toBe(3);
+  });
+
+  it('as the end of the standby window: it was accepted, so nothing is taken down', async () => {
+    const run = await runs.begin({ watchStandby: () => untilCancelled(400) });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    // The window has ended, and the watch is about to stop.
+    await sleep(100);
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const report = await resultOf(run);
+    expect(report.outcome).toBe('rolledBack');
+    expect(run.log).not.toContain('+retire');
+    expect(run.writesOn).toBe('blue');
+  });
+
+  it('as the start: nothing is begun', async () => {
+    const run = await runs.begin({ lintPlan: () => untilCancelled(50) });
+    await run.handle.signal(rollbackSignal, WHO);
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(run.log).not.toContain('+claimDatabases');
+  });
+});
+
+describe.concurrent('a run that is paused', () => {
+  it('is rolled back by a cancel', async () => {
+    const run = await runs.begin({ verify: () => untilCancelled() });
+    await run.saw('+verify');
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await run.saw('-verify');
+    await until(run.handle, 'paused', (s) => s.waiting?.for === 'resume');
+    await run.handle.cancel();
+    expect((await failureOf(run)).cause).toBeInstanceOf(CancelledFailure);
+    run.at('-releaseDatabases');
+    expectNothingWasRunning(run, 'paused');
+  });
+});
