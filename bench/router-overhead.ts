@@ -1,3 +1,4 @@
+import { writeFile } from 'node:fs/promises';
 import pg from 'pg';
 import { startPostgres, type EmbeddedPostgres } from '../src/embedded/postgres-server.js';
 import { openSession, type Database } from '../src/postgres/session.js';
@@ -5,48 +6,74 @@ import { installState } from '../src/postgres/state.js';
 import { createRouter, type Router } from '../src/router/index.js';
 
 /*
- * What the router costs beside a plain pg.Pool: the same statements, in turn on the same server in the same run, with
- * the same number of callers and connections. Blue and green are two databases of one PostgreSQL 18 without
- * replication: reads on green would have nothing to wait for, so they are not measured here.
+ * What the router costs beside a plain pg.Pool: the same statements on the same server in the same process, with the
+ * same number of callers and connections, in short rounds by turns (pool, router, router, pool, ...), so that a slower
+ * moment of the machine is one of both. What is compared is the median of the rounds' pairs. CPU is that of this
+ * process alone: what is left when the machine has other things to do.
  *
- *   npx tsx bench/router-overhead.ts [--seconds 3] [--rounds 5] [--callers 8]
+ * Blue and green are two databases of one PostgreSQL 18 without replication: reads on green would have nothing to wait
+ * for, so they are not measured here.
+ *
+ *   npx tsx bench/router-overhead.ts [--seconds 1] [--rounds 10] [--callers 8] [--connections 8] [--only read] [--json FILE]
  */
+
+/** At most so much may be lost, of throughput and of time a query. */
+const TARGET = { throughput: 0.97, microseconds: 50 };
+
+type Contender = 'pool' | 'router';
 
 interface Measured {
   readonly perSecond: number;
+  readonly cpuMicroseconds: number;
   readonly p50: number;
   readonly p99: number;
 }
 
+/** One request of a caller. */
+type Request = (caller: number) => Promise<unknown>;
+
+const ONE = 'SELECT 1';
 const READ = { name: 'read', text: 'SELECT value FROM item WHERE id = $1' };
 const WRITE = { name: 'write', text: 'UPDATE item SET value = value + 1 WHERE id = $1' };
+const IN_READ = { endpoint: 'GET /item' };
+const IN_WRITE = { endpoint: 'PUT /item' };
 
-const seconds = option('--seconds', 3);
-const rounds = option('--rounds', 5);
-const callers = option('--callers', 8);
+const seconds = Number(option('--seconds') ?? 1);
+const rounds = Number(option('--rounds') ?? 10);
+const callers = Number(option('--callers') ?? 8);
+const connections = Number(option('--connections') ?? callers);
+const only = option('--only');
 
-function option(name: string, otherwise: number): number {
+function option(name: string): string | undefined {
   const at = process.argv.indexOf(name);
-  return at === -1 ? otherwise : Number(process.argv[at + 1]);
+  return at === -1 ? undefined : process.argv[at + 1];
 }
 
 /** Calls `request` from several callers at once for a while. */
-async function measure(request: (caller: number) => Promise<unknown>): Promise<Measured> {
+async function measure(request: Request): Promise<Measured> {
   const latencies: number[] = [];
+  const cpu = process.cpuUsage();
   const started = performance.now();
   const end = started + seconds * 1_000;
   const caller = async (n: number): Promise<void> => {
-    while (performance.now() < end) {
-      const sent = performance.now();
+    for (let sent = performance.now(); sent < end;) {
       await request(n);
-      latencies.push(performance.now() - sent);
+      const answered = performance.now();
+      latencies.push(answered - sent);
+      sent = answered;
     }
   };
   await Promise.all(Array.from({ length: callers }, (_, n) => caller(n)));
   const elapsed = (performance.now() - started) / 1_000;
+  const { user, system } = process.cpuUsage(cpu);
   latencies.sort((a, b) => a - b);
-  const quantile = (q: number): number => latencies[Math.floor(q * latencies.length)] ?? 0;
-  return { perSecond: latencies.length / elapsed, p50: quantile(0.5), p99: quantile(0.99) };
+  const quantile = (q: number): number => (latencies[Math.floor(q * latencies.length)] ?? 0) * 1_000;
+  return {
+    perSecond: latencies.length / elapsed,
+    cpuMicroseconds: (user + system) / latencies.length,
+    p50: quantile(0.5),
+    p99: quantile(0.99),
+  };
 }
 
 async function inPool(pool: pg.Pool, id: number): Promise<void> {
@@ -60,23 +87,23 @@ async function inPool(pool: pg.Pool, id: number): Promise<void> {
   }
 }
 
-function workloads(
-  pool: pg.Pool,
-  router: Router,
-): Record<string, Record<'pool' | 'router', (caller: number) => Promise<unknown>>> {
+function workloads(pool: pg.Pool, router: Router): Record<string, Record<Contender, Request>> {
   return {
+    'select 1': {
+      pool: () => pool.query(ONE),
+      router: (n) => router.read(`user-${n}`, ONE),
+    },
     read: {
       pool: (n) => pool.query({ ...READ, values: [n + 1] }),
-      router: (n) => router.read(`user-${n}`, { ...READ, values: [n + 1] }, undefined, { endpoint: 'item' }),
+      router: (n) => router.read(`user-${n}`, { ...READ, values: [n + 1] }, undefined, IN_READ),
     },
     write: {
       pool: (n) => pool.query({ ...WRITE, values: [n + 1] }),
-      router: (n) => router.write(`user-${n}`, { ...WRITE, values: [n + 1] }, undefined, { endpoint: 'item' }),
+      router: (n) => router.write(`user-${n}`, { ...WRITE, values: [n + 1] }, undefined, IN_WRITE),
     },
     transaction: {
       pool: (n) => inPool(pool, n + 1),
-      router: (n) =>
-        router.transaction(`user-${n}`, { endpoint: 'item' }, (tx) => tx.query({ ...WRITE, values: [n + 1] })),
+      router: (n) => router.transaction(`user-${n}`, IN_WRITE, (tx) => tx.query({ ...WRITE, values: [n + 1] })),
     },
   };
 }
@@ -101,43 +128,96 @@ async function prepare(server: EmbeddedPostgres): Promise<Record<'blue' | 'green
   return configs;
 }
 
-function median(numbers: readonly number[]): number {
-  return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? 0;
+interface Compared {
+  readonly workload: string;
+  readonly pool: Measured;
+  readonly router: Measured;
+  /** Of the router's throughput to the pool's, and of its time to the pool's, the median of the pairs. */
+  readonly throughput: number;
+  readonly moreCpuMicroseconds: number;
+  readonly moreMicroseconds: number;
 }
 
-function show(name: string, side: string, results: readonly Measured[]): number {
-  const perSecond = median(results.map((r) => r.perSecond));
-  const [p50, p99] = [median(results.map((r) => r.p50)), median(results.map((r) => r.p99))];
+/** Rounds by turns, the first of which warms up. */
+async function compare(workload: string, requests: Record<Contender, Request>): Promise<Compared> {
+  const results: Record<Contender, Measured[]> = { pool: [], router: [] };
+  for (let round = 0; round <= rounds; round++) {
+    const order = round % 2 === 0 ? (['pool', 'router'] as const) : (['router', 'pool'] as const);
+    for (const contender of order) {
+      const measured = await measure(requests[contender]);
+      if (round > 0) results[contender].push(measured);
+    }
+  }
+  const pairs = results.pool.flatMap((pool, n) => {
+    const router = results.router[n];
+    return router === undefined ? [] : [{ pool, router }];
+  });
+  return {
+    workload,
+    pool: middle(results.pool),
+    router: middle(results.router),
+    throughput: median(pairs.map(({ pool, router }) => router.perSecond / pool.perSecond)),
+    moreCpuMicroseconds: median(pairs.map(({ pool, router }) => router.cpuMicroseconds - pool.cpuMicroseconds)),
+    moreMicroseconds: median(pairs.map(({ pool, router }) => router.p50 - pool.p50)),
+  };
+}
+
+function middle(all: readonly Measured[]): Measured {
+  const of = (value: (one: Measured) => number): number => median(all.map(value));
+  return {
+    perSecond: of((one) => one.perSecond),
+    cpuMicroseconds: of((one) => one.cpuMicroseconds),
+    p50: of((one) => one.p50),
+    p99: of((one) => one.p99),
+  };
+}
+
+function median(numbers: readonly number[]): number {
+  return numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? 0;
+}
+
+function show({ workload, pool, router, throughput, moreCpuMicroseconds, moreMicroseconds }: Compared): void {
+  for (const [name, one] of [
+    ['pool', pool],
+    ['router', router],
+  ] as const) {
+    const { perSecond, cpuMicroseconds, p50, p99 } = one;
+    console.log(
+      `${workload.padEnd(12)} ${name.padEnd(7)} ${perSecond.toFixed(0).padStart(7)}/s  cpu ${cpuMicroseconds.toFixed(1)} us  p50 ${p50.toFixed(0)} us  p99 ${p99.toFixed(0)} us`,
+    );
+  }
+  const met = throughput >= TARGET.throughput && moreMicroseconds <= TARGET.microseconds;
   console.log(
-    `${name.padEnd(12)} ${side.padEnd(7)} ${perSecond.toFixed(0).padStart(7)}/s  p50 ${p50.toFixed(3)} ms  p99 ${p99.toFixed(3)} ms`,
+    `${workload.padEnd(12)} ${(throughput * 100).toFixed(1)} % of the throughput, ${signed(moreCpuMicroseconds)} us of CPU, ${signed(moreMicroseconds)} us a query: ${met ? 'within' : 'MISSES'} the target\n`,
   );
-  return perSecond;
+}
+
+function signed(n: number): string {
+  return `${n < 0 ? '-' : '+'}${Math.abs(n).toFixed(1)}`;
 }
 
 const server = await startPostgres({ version: 18, name: 'bench-router' });
 try {
   const configs = await prepare(server);
-  const pool = new pg.Pool({ ...configs.blue, max: callers });
+  const pool = new pg.Pool({ ...configs.blue, max: connections });
   const router = createRouter({
     migration: 'bench',
-    blue: { ...configs.blue, max: callers },
-    green: { ...configs.green, max: callers },
+    blue: { ...configs.blue, max: connections },
+    green: { ...configs.green, max: connections },
   });
   await router.ready();
+  console.log(`${callers} callers, ${connections} connections, ${rounds} pairs of ${seconds} s\n`);
+  const all: Compared[] = [];
   for (const [name, requests] of Object.entries(workloads(pool, router))) {
-    const results: Record<'pool' | 'router', Measured[]> = { pool: [], router: [] };
-    // In turn, so that a slower minute of the machine is a slower minute of both; the first round warms up.
-    for (let round = 0; round <= rounds; round++) {
-      for (const side of ['pool', 'router'] as const) {
-        const measured = await measure(requests[side]);
-        if (round > 0) results[side].push(measured);
-      }
-    }
-    const ratio = show(name, 'router', results.router) / show(name, 'pool', results.pool);
-    console.log(`${name.padEnd(12)} router at ${(ratio * 100).toFixed(1)} % of the pool's throughput\n`);
+    if (only !== undefined && only !== name) continue;
+    const compared = await compare(name, requests);
+    show(compared);
+    all.push(compared);
   }
   await router.close();
   await pool.end();
+  const file = option('--json');
+  if (file !== undefined) await writeFile(file, `${JSON.stringify({ callers, connections, rounds, all }, null, 2)}\n`);
 } finally {
   await server.stop();
 }

@@ -125,6 +125,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 BEGIN
   PERFORM pg_catalog.pg_advisory_xact_lock_shared(${FENCE_LOCK});
   IF (SELECT last_value FROM verdigris.fence) <> ${FENCE_OPEN} THEN
+    -- A caller's EXCEPTION WHEN OTHERS swallows the error, but not what is already on its way to the client: the router
+    -- sees by it that the write was refused. INFO is never filtered for clients, and not written to the log.
+    RAISE INFO 'verdigris: writes on ${side} are closed'
+      USING SCHEMA = '${FENCE_ERROR.schema}', CONSTRAINT = '${FENCE_ERROR.constraint}';
     RAISE EXCEPTION 'verdigris: writes on ${side} are closed'
       USING ERRCODE = '25006', SCHEMA = '${FENCE_ERROR.schema}', CONSTRAINT = '${FENCE_ERROR.constraint}',
             HINT = 'Writes belong to ${otherSide(side)} now, or nobody may write here yet: ask verdigris.route.';

@@ -1,7 +1,7 @@
 import MurmurHash3 from 'imurmurhash';
 
 /** Weights add up to this, always: a total that changed between stages would move users in and out of the cohort. */
-const TOTAL_WEIGHT = 100_000n;
+const TOTAL_WEIGHT = 100_000;
 
 /**
  * Whether a user belongs to the cohort that reads from green, at `percent` of the users (in steps of 0.001 %).
@@ -11,11 +11,10 @@ const TOTAL_WEIGHT = 100_000n;
  * buckets below the weight, so the users of a smaller stage stay in every larger one.
  */
 export function inCohort(flag: string, user: string, percent: number): boolean {
-  return bucketOf(flag, user) < BigInt(Math.round(percent * 1_000));
+  return percent > 0 && bucketOf(flag, user) < Math.round(percent * 1_000);
 }
 
-/** The bucket of a user, 0 to 99,999. */
-export function bucketOf(flag: string, user: string): bigint {
-  const hash = new MurmurHash3(`${flag}${user}`).result();
-  return (BigInt(hash) * TOTAL_WEIGHT) >> 32n;
+/** The bucket of a user, 0 to 99,999. The product has at most 49 bits, so a number holds it exactly. */
+export function bucketOf(flag: string, user: string): number {
+  return Math.floor((new MurmurHash3(`${flag}${user}`).result() * TOTAL_WEIGHT) / 2 ** 32);
 }

@@ -22,14 +22,17 @@ export async function commit(
   wantsPosition: boolean,
   cause: unknown,
 ): Promise<CommitPosition | undefined> {
+  const facts: CommitFacts = {};
   try {
-    if (wantsPosition) return await commitWithPosition(client);
+    if (wantsPosition) return await commitWithPosition(client, facts);
     const { command } = await client.query('COMMIT');
     if (command !== 'COMMIT') throw new TransactionAbortedError(cause);
     return undefined;
   } catch (error) {
     if (sqlState(error) === IN_FAILED_TRANSACTION) throw new TransactionAbortedError(cause ?? error);
-    throw isLinkFailure(error) && !wasNeverSent(error) ? new CommitOutcomeUnknownError(side, error) : error;
+    throw isLinkFailure(error) && !wasNeverSent(error)
+      ? new CommitOutcomeUnknownError(side, error, facts.xid ?? undefined)
+      : error;
   }
 }
 
@@ -42,8 +45,14 @@ const COMMIT = `
   COMMIT;
   SELECT pg_catalog.pg_current_wal_flush_lsn()::text AS lsn`;
 
-async function commitWithPosition(client: pg.PoolClient): Promise<CommitPosition> {
-  const facts: { commit?: string; xid?: string | null; lsn?: string } = {};
+/** What the server has said so far. */
+interface CommitFacts {
+  commit?: string;
+  xid?: string | null;
+  lsn?: string;
+}
+
+async function commitWithPosition(client: pg.PoolClient, facts: CommitFacts): Promise<CommitPosition> {
   try {
     await eachRow(client, COMMIT, (row) => Object.assign(facts, row));
   } catch (error) {

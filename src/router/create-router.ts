@@ -8,7 +8,7 @@ import { RouterError } from './errors.js';
 import { isStatementsOwn, SideFailure } from './failure.js';
 import { GreenProgress } from './green-progress.js';
 import { Heartbeat } from './heartbeat.js';
-import { HeldRequests, type Answered } from './held-requests.js';
+import { HeldRequests } from './held-requests.js';
 import { RequestMetrics } from './metrics.js';
 import { settingsOf, type RouterOptions, type RouterSettings } from './options.js';
 import { ReadRouting } from './read-routing.js';
@@ -18,7 +18,7 @@ import type { RequestOptions, RoutedResult, Router, TransactionOptions } from '.
 import { Routes } from './routes.js';
 import { SideLink } from './side-link.js';
 import { SidePool } from './side-pool.js';
-import { mayCommitByItself, sendStatement, sendWrite } from './statement.js';
+import { mayCommitByItself, sendStatement, sendWrite, type Statement } from './statement.js';
 import { formatToken, parseToken } from './token.js';
 import { TokenStore } from './token-store.js';
 import { runTransaction, type TransactionFunction } from './transaction.js';
@@ -120,65 +120,66 @@ class ApplicationRouter implements Router {
     return this.#routes.current;
   }
 
-  async read<R extends pg.QueryResultRow>(
+  read<R extends pg.QueryResultRow>(
     user: string | undefined,
     query: string | pg.QueryConfig,
     values?: unknown[],
-    options: RequestOptions = {},
+    { endpoint = DEFAULT_ENDPOINT }: RequestOptions = {},
   ): Promise<RoutedResult<R>> {
-    await this.#started();
-    const answered = await this.#reads.run(user, options.endpoint ?? DEFAULT_ENDPOINT, {
-      onGreen: async (client, guard) => {
-        try {
-          return await guard(sendStatement<R>(client, { query, values }));
-        } catch (error) {
-          throw isStatementsOwn(error) || error instanceof RouterError ? error : new SideFailure(error);
-        }
-      },
-      onWritesSide: (client) => sendStatement<R>(client, { query, values }),
-    });
-    return routed(answered);
-  }
-
-  async write<R extends pg.QueryResultRow>(
-    user: string | undefined,
-    query: string | pg.QueryConfig,
-    values?: unknown[],
-    options: RequestOptions = {},
-  ): Promise<RoutedResult<R>> {
-    await this.#started();
-    const answered = await this.#writes.run(
-      user,
-      options.endpoint ?? DEFAULT_ENDPOINT,
-      !mayCommitByItself({ query, values }),
-      async (client, side, wantsPosition) => {
-        const { result, position } = await sendWrite<R>(client, side, { query, values }, wantsPosition);
-        return { value: result, position };
-      },
+    const statement = { query, values };
+    return this.#whenStarted(() =>
+      this.#reads.run<RoutedResult<R>>(user, endpoint, {
+        onGreen: (client, guard) => guard(sendToGreen(client, statement)),
+        onWritesSide: async (client, side) => routed(await sendStatement<R>(client, statement), side),
+        runsAgain: () => (mayCommitByItself(statement) ? 'not safe' : 'yes'),
+      }),
     );
-    return routed(answered);
   }
 
-  async transaction<T>(
+  write<R extends pg.QueryResultRow>(
     user: string | undefined,
-    options: TransactionOptions,
+    query: string | pg.QueryConfig,
+    values?: unknown[],
+    { endpoint = DEFAULT_ENDPOINT }: RequestOptions = {},
+  ): Promise<RoutedResult<R>> {
+    const statement = { query, values };
+    return this.#whenStarted(() =>
+      this.#writes.run<RoutedResult<R>>(
+        user,
+        endpoint,
+        () => (mayCommitByItself(statement) ? 'not safe' : 'yes'),
+        async (client, side, wantsPosition) => {
+          const { value, position } = await sendWrite<R>(client, side, statement, wantsPosition);
+          return { value: routed(value, side), position };
+        },
+      ),
+    );
+  }
+
+  transaction<T>(
+    user: string | undefined,
+    { endpoint = DEFAULT_ENDPOINT, readOnly = false, isolation }: TransactionOptions,
     work: TransactionFunction<T>,
   ): Promise<T> {
-    await this.#started();
-    const endpoint = options.endpoint ?? DEFAULT_ENDPOINT;
-    const mode = { readOnly: options.readOnly ?? false, isolation: options.isolation };
-    if (!mode.readOnly) {
-      const { retryTransactions } = this.#settings;
-      const answered = await this.#writes.run(user, endpoint, retryTransactions, (client, side, wantsPosition) =>
-        runTransaction(client, side, mode, wantsPosition, work),
+    const mode = { readOnly, isolation };
+    if (!readOnly) {
+      const again = this.#settings.retryTransactions ? 'yes' : 'not wanted';
+      return this.#whenStarted(() =>
+        this.#writes.run(
+          user,
+          endpoint,
+          () => again,
+          (client, side, wantsPosition) => runTransaction(client, side, mode, wantsPosition, work),
+        ),
       );
-      return answered.value;
     }
-    const { value } = await this.#reads.run(user, endpoint, {
-      onGreen: (client, guard) => readTransactionOnGreen(client, options.isolation, work, guard),
-      onWritesSide: async (client, side) => (await runTransaction(client, side, mode, false, work)).value,
-    });
-    return value;
+    return this.#whenStarted(() =>
+      this.#reads.run(user, endpoint, {
+        onGreen: (client, guard) => readTransactionOnGreen(client, isolation, work, guard),
+        onWritesSide: async (client, side) => (await runTransaction(client, side, mode, false, work)).value,
+        runsAgain: () => 'yes',
+      }),
+    );
   }
 
   exportToken(user: string): string | undefined {
@@ -215,10 +216,13 @@ class ApplicationRouter implements Router {
     });
   }
 
-  async #started(): Promise<void> {
-    if (this.#firstLook === undefined) return;
-    await this.#firstLook;
-    this.#firstLook = undefined;
+  /** Requests wait for the first look at the route, and for nothing afterwards. */
+  #whenStarted<T>(request: () => Promise<T>): Promise<T> {
+    if (this.#firstLook === undefined) return request();
+    return this.#firstLook.then(() => {
+      this.#firstLook = undefined;
+      return request();
+    });
   }
 
   #routeChanged(route: Route, before: Route): void {
@@ -239,6 +243,18 @@ class ApplicationRouter implements Router {
   }
 }
 
-function routed<R extends pg.QueryResultRow>({ value, side }: Answered<pg.QueryResult<R>>): RoutedResult<R> {
-  return Object.assign(value, { side });
+function routed<R extends pg.QueryResultRow>(result: pg.QueryResult<R>, side: Side): RoutedResult<R> {
+  return Object.assign(result, { side });
+}
+
+/** Anything that may be green's fault is a failure of the side. */
+async function sendToGreen<R extends pg.QueryResultRow>(
+  client: pg.PoolClient,
+  statement: Statement,
+): Promise<RoutedResult<R>> {
+  try {
+    return routed(await sendStatement<R>(client, statement), 'green');
+  } catch (error) {
+    throw isStatementsOwn(error) || error instanceof RouterError ? error : new SideFailure(error);
+  }
 }

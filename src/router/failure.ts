@@ -18,7 +18,7 @@ export function isFence(error: unknown): boolean {
 
 /** The connection is of no use any more, and what was in flight on it may have been done or not. */
 export function isLinkFailure(error: unknown): boolean {
-  if (error instanceof LinkDownError || isConnectionLost(error)) return true;
+  if (error instanceof LinkDownError || isConnectionLost(error) || sqlState(error) === COMPLETION_UNKNOWN) return true;
   return error instanceof Error && /Query read timeout|Client was closed and is not queryable/.test(error.message);
 }
 
@@ -31,6 +31,9 @@ export function wasNeverSent(error: unknown): boolean {
 export function canConnectLater(error: unknown): boolean {
   return isLinkFailure(error) || sqlState(error) === TOO_MANY_CONNECTIONS;
 }
+
+/** statement_completion_unknown: what a pooler may say. */
+const COMPLETION_UNKNOWN = '40003';
 
 const TOO_MANY_CONNECTIONS = '53300';
 
@@ -70,11 +73,19 @@ export class SideFailure extends Error {
   }
 }
 
-/** The request met the fence; `cause` is the server's error. Nothing of it was done. */
+/**
+ * The request met the fence; `cause` is the server's error. Nothing of it was done.
+ *
+ * `swallowed`: a single statement met it, and succeeded all the same. Its transaction has written nothing, since one that
+ * has written keeps the fence from closing; unless the fence was opened again while the statement still ran.
+ */
 export class FenceMet extends Error {
   override readonly name = 'FenceMet';
 
-  constructor(cause: unknown) {
+  constructor(
+    cause: unknown,
+    readonly how: 'refused' | 'swallowed' = 'refused',
+  ) {
     super('writes are closed on this side', { cause });
   }
 }

@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import { otherSide, type Side } from '../side.js';
 import type { Route } from '../postgres/state.js';
-import { WriteMovedError, WriteTimeoutError } from './errors.js';
+import { CommitOutcomeUnknownError, WriteMovedError, WriteTimeoutError } from './errors.js';
 import { FenceMet, isFence, NothingSent } from './failure.js';
 import type { Routes } from './routes.js';
 import type { SidePool } from './side-pool.js';
@@ -12,12 +12,19 @@ const CLOSED_PAUSE_MS = [2, 5] as const;
 /** A server that can't be reached takes longer to come back. */
 const AWAY_PAUSE_MS = [20, 60] as const;
 
-/** One try of a request on the side that is thought to have writes. */
-export type Attempt<T> = (client: pg.PoolClient, side: Side, route: Route) => Promise<T>;
+/** `not safe`: parts of it may have been committed before it met the fence. */
+export type RunsAgain = 'yes' | 'not wanted' | 'not safe';
 
-export interface Answered<T> {
-  readonly value: T;
-  readonly side: Side;
+/** A request for the side that has writes. */
+export interface HeldRequest<T> {
+  /** One try, on the side that is thought to have writes. */
+  readonly attempt: (client: pg.PoolClient, side: Side, route: Route) => Promise<T>;
+  /** Whether it may be run again, whole, when it has met the fence. Asked then only. */
+  runsAgain(): RunsAgain;
+  /** Told once when the request meets the fence. */
+  onFence(): void;
+  /** The side of the last try. */
+  tried: Side;
 }
 
 /**
@@ -38,57 +45,73 @@ export class HeldRequests {
   }
 
   /**
-   * @param onSide told which side each try goes to.
-   * @param onFence told once when the request meets the fence.
-   * @throws WriteMovedError at the fence when `mayRunAgain` is false.
+   * @throws WriteMovedError at the fence when the request may not be run again.
    * @throws WriteTimeoutError when no side has taken it in time.
    */
-  async run<T>(
-    attempt: Attempt<T>,
-    options: { mayRunAgain: boolean; onSide: (side: Side) => void; onFence: () => void },
-  ): Promise<Answered<T>> {
-    const started = performance.now();
-    let side = this.#routes.current.writesOn;
-    let fences = 0;
-    for (;;) {
-      const route = this.#routes.current;
-      options.onSide(side);
-      let last: unknown;
-      try {
-        const value = await this.#try(side, route, attempt);
-        if (side !== route.writesOn) await this.#routes.settle(route, side);
-        return { value, side };
-      } catch (error) {
-        if (error instanceof FenceMet) {
-          fences += 1;
-          if (fences === 1) options.onFence();
-          if (!options.mayRunAgain) {
-            await this.#routes.refresh();
-            throw new WriteMovedError(side, error.cause);
-          }
-          void this.#routes.refresh();
-          side = otherSide(side);
-          if (fences > 1) await pause(...CLOSED_PAUSE_MS);
-        } else if (error instanceof NothingSent) {
-          await pause(...AWAY_PAUSE_MS);
-          await this.#routes.refresh();
-          // Having met the fence, the request belongs to the other side, whichever of the two is away.
-          side = fences > 0 ? otherSide(side) : this.#routes.current.writesOn;
-        } else {
-          throw error;
-        }
-        last = error.cause;
-      }
-      const held = performance.now() - started;
-      if (held > this.#timeoutMs) throw new WriteTimeoutError(held, last);
+  async run<T>(request: HeldRequest<T>, started: number): Promise<T> {
+    const route = this.#routes.current;
+    try {
+      return await this.#try(request, route, route.writesOn, this.#timeoutMs);
+    } catch (error) {
+      return this.#runAgain(request, started, fenceOf(error), route.writesOn);
     }
   }
 
-  async #try<T>(side: Side, route: Route, attempt: Attempt<T>): Promise<T> {
-    try {
-      return await this.#pools[side].use('writer', (client) => attempt(client, side, route));
-    } catch (error) {
-      throw isFence(error) ? new FenceMet(error) : error;
+  /** @param failure what ended the first try, on `side`. */
+  async #runAgain<T>(request: HeldRequest<T>, started: number, failure: unknown, side: Side): Promise<T> {
+    let next = side;
+    let fences = 0;
+    for (let last = failure; ;) {
+      if (last instanceof FenceMet) {
+        fences += 1;
+        if (fences === 1) request.onFence();
+        if (last.how === 'swallowed') await this.#refuseUnlessMoved(next, last);
+        const again = request.runsAgain();
+        if (again !== 'yes') {
+          await this.#routes.refresh();
+          throw new WriteMovedError(next, again === 'not wanted', last.cause);
+        }
+        void this.#routes.refresh();
+        next = otherSide(next);
+        if (fences > 1) await pause(...CLOSED_PAUSE_MS);
+      } else if (last instanceof NothingSent) {
+        await pause(...AWAY_PAUSE_MS);
+        await this.#routes.refresh();
+        // Having met the fence, the request belongs to the other side, whichever of the two is away.
+        next = fences > 0 ? otherSide(next) : this.#routes.current.writesOn;
+      } else {
+        throw last;
+      }
+      const held = performance.now() - started;
+      if (held >= this.#timeoutMs) throw new WriteTimeoutError(held, last.cause);
+      const route = this.#routes.current;
+      try {
+        const value = await this.#try(request, route, next, this.#timeoutMs - held);
+        if (next !== route.writesOn) await this.#routes.settle(route, next);
+        return value;
+      } catch (error) {
+        last = fenceOf(error);
+      }
     }
   }
+
+  /**
+   * A statement met the fence, its function swallowed that, and the statement was committed. While writes are on the
+   * other side, the fence has been closed ever since and nothing was written. Otherwise they have come back meanwhile,
+   * and a later part of the statement may have been written: whether it was is not known.
+   */
+  async #refuseUnlessMoved(side: Side, fence: FenceMet): Promise<void> {
+    await this.#routes.refresh();
+    if (this.#routes.current.writesOn === side) throw new CommitOutcomeUnknownError(side, fence.cause);
+  }
+
+  #try<T>(request: HeldRequest<T>, route: Route, side: Side, leftMs: number): Promise<T> {
+    request.tried = side;
+    return this.#pools[side].use('writer', (client) => request.attempt(client, side, route), undefined, leftMs);
+  }
+}
+
+/** A statement's own error that is the fence's says so; anything else stays what it is. */
+function fenceOf(error: unknown): unknown {
+  return isFence(error) ? new FenceMet(error) : error;
 }

@@ -14,10 +14,12 @@ export type { Route } from '../postgres/state.js';
 export type { Side } from '../side.js';
 export {
   CommitOutcomeUnknownError,
+  NotSupportedError,
   RouterError,
   TransactionAbortedError,
   TransactionControlError,
   WriteMovedError,
   WriteTimeoutError,
+  type RouterErrorCode,
 } from './errors.js';
 export { inCohort } from './cohort.js';

@@ -35,9 +35,12 @@ export interface ReadRoutingOptions {
   readonly catchUpBudgetMs: number;
 }
 
+const LOOK_AGAIN_MS = 100;
+
 /** Decides where a read goes. */
 export class ReadRouting {
   readonly #options: ReadRoutingOptions;
+  #unheardOf = { epoch: 0, until: 0 };
 
   constructor(options: ReadRoutingOptions) {
     this.#options = options;
@@ -48,19 +51,37 @@ export class ReadRouting {
     return user !== undefined && route.writesOn === 'blue' && inCohort(route.flag, user, route.greenReadPercent);
   }
 
+  /** Whether it is plain at once that the user reads where writes are: so it is for most reads of most days. */
+  isSettled(user: string | undefined): boolean {
+    const { routes, tokens } = this.#options;
+    return (
+      user === undefined || (tokens.epochOf(user) <= routes.current.epoch && !this.isGreenReader(user, routes.current))
+    );
+  }
+
   /** Waits for green within the budget, and never fails. */
   async choose(user: string | undefined): Promise<ReadChoice> {
     const { routes, tokens, greenLink, greenBreaker } = this.#options;
-    if (user !== undefined && (tokens.get(user)?.epoch ?? 0) > routes.current.epoch) {
-      // The user's last write was made under a route that this process has not seen yet.
-      await routes.refresh();
-    }
+    // The user's last write was made under a route that this process has not seen yet.
+    if (user !== undefined) await this.#catchUpWith(tokens.epochOf(user));
     const route = routes.current;
     if (!this.isGreenReader(user, route)) return { to: 'writesOn' };
     if (!greenLink.isUp || greenBreaker.isOpen) return { to: 'writesOn', because: 'error' };
     if (tokens.isUnknown(user)) return { to: 'writesOn', because: 'behind' };
     const reached = await this.#hasCaughtUp(user, route);
     return reached ? { to: 'green' } : { to: 'writesOn', because: 'behind' };
+  }
+
+  /**
+   * Looks at the route again for a token of a later epoch; once in a while only for an epoch that no side knows, since
+   * a token that comes from outside may name any.
+   */
+  async #catchUpWith(epoch: number): Promise<void> {
+    const { routes } = this.#options;
+    if (epoch <= routes.current.epoch) return;
+    if (epoch === this.#unheardOf.epoch && performance.now() < this.#unheardOf.until) return;
+    await routes.refresh();
+    if (epoch > routes.current.epoch) this.#unheardOf = { epoch, until: performance.now() + LOOK_AGAIN_MS };
   }
 
   async #hasCaughtUp(user: string, route: Route): Promise<boolean> {

@@ -3,9 +3,10 @@ import type { Side } from '../side.js';
 import { READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 import type { Breaker } from './breaker.js';
 import { countsAgainstSide, isLinkFailure, isSameFailure, LinkDownError, NothingSent, SideFailure } from './failure.js';
-import type { HeldRequests, Answered } from './held-requests.js';
+import type { HeldRequest, HeldRequests, RunsAgain } from './held-requests.js';
 import type { RouterLogger } from './logger.js';
-import type { RequestMetrics, RequestOutcome } from './metrics.js';
+import type { RequestMetrics } from './metrics.js';
+import type { RequestOutcome } from './request-counts.js';
 import type { ReadRouting } from './read-routing.js';
 import type { SideLink } from './side-link.js';
 import type { Guard, SidePool } from './side-pool.js';
@@ -18,8 +19,10 @@ const ASK_WHETHER_ALIVE_MS = 250;
  * A read, as it is done on one side. On green it throws SideFailure for anything that may be green's fault.
  */
 export interface ReadWork<T> {
-  onGreen(client: pg.PoolClient, guard: Guard): Promise<T>;
-  onWritesSide(client: pg.PoolClient, side: Side): Promise<T>;
+  readonly onGreen: (client: pg.PoolClient, guard: Guard) => Promise<T>;
+  readonly onWritesSide: (client: pg.PoolClient, side: Side) => Promise<T>;
+  /** Whether it may be run again if it writes all the same and meets the fence. */
+  readonly runsAgain: () => RunsAgain;
 }
 
 export interface ReadsOptions {
@@ -40,19 +43,25 @@ export class Reads {
     this.#options = options;
   }
 
-  async run<T>(user: string | undefined, endpoint: string, work: ReadWork<T>): Promise<Answered<T>> {
-    const { routing, metrics } = this.#options;
+  run<T>(user: string | undefined, endpoint: string, work: ReadWork<T>): Promise<T> {
     const started = performance.now();
+    return this.#options.routing.isSettled(user)
+      ? this.#onWritesSide(endpoint, work, started)
+      : this.#onChosenSide(user, endpoint, work, started);
+  }
+
+  async #onChosenSide<T>(user: string | undefined, endpoint: string, work: ReadWork<T>, started: number): Promise<T> {
+    const { routing, metrics } = this.#options;
     const choice = await routing.choose(user);
     if (choice.to === 'writesOn') {
       if (choice.because !== undefined) metrics.fallback(choice.because, endpoint);
-      return this.#onWritesSide(endpoint, work);
+      return this.#onWritesSide(endpoint, work, performance.now());
     }
     let failure: SideFailure;
     try {
       const value = await this.#onGreen(work);
       metrics.record('green', 'read', endpoint, 'ok', performance.now() - started);
-      return { value, side: 'green' };
+      return value;
     } catch (error) {
       if (!(error instanceof SideFailure)) {
         metrics.record('green', 'read', endpoint, 'refused', performance.now() - started);
@@ -78,19 +87,14 @@ export class Reads {
   }
 
   /** Green failed, so blue answers; only then is it known whether the failure was green's. */
-  async #insteadOfGreen<T>(
-    endpoint: string,
-    work: ReadWork<T>,
-    { cause }: SideFailure,
-    greenMs: number,
-  ): Promise<Answered<T>> {
+  async #insteadOfGreen<T>(endpoint: string, work: ReadWork<T>, { cause }: SideFailure, greenMs: number): Promise<T> {
     const { metrics, logger } = this.#options;
     metrics.fallback('error', endpoint);
     // A read that writes is refused on green before the promotion, which says nothing about green.
     const isWrite = sqlState(cause) === READ_ONLY;
     let outcome: RequestOutcome = isWrite ? 'refused' : 'error';
     try {
-      return await this.#onWritesSide(endpoint, work);
+      return await this.#onWritesSide(endpoint, work, performance.now());
     } catch (error) {
       if (isSameFailure(cause, error)) outcome = 'refused';
       throw error;
@@ -105,22 +109,22 @@ export class Reads {
     }
   }
 
-  async #onWritesSide<T>(endpoint: string, work: ReadWork<T>): Promise<Answered<T>> {
+  async #onWritesSide<T>(endpoint: string, work: ReadWork<T>, started: number): Promise<T> {
     const { held, metrics } = this.#options;
-    const started = performance.now();
-    let tried: Side = 'blue';
+    const request: HeldRequest<T> = {
+      tried: 'blue',
+      runsAgain: work.runsAgain,
+      onFence: () => metrics.retried(endpoint),
+      attempt: work.onWritesSide,
+    };
     let outcome: RequestOutcome = 'ok';
     try {
-      return await held.run((client, side) => work.onWritesSide(client, side), {
-        mayRunAgain: true,
-        onSide: (side) => (tried = side),
-        onFence: () => metrics.retried(endpoint),
-      });
+      return await held.run(request, started);
     } catch (error) {
       outcome = countsAgainstSide(error) ? 'error' : 'refused';
       throw error;
     } finally {
-      metrics.record(tried, 'read', endpoint, outcome, performance.now() - started);
+      metrics.record(request.tried, 'read', endpoint, outcome, performance.now() - started);
     }
   }
 

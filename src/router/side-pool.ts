@@ -1,12 +1,14 @@
 import pg from 'pg';
 import type { Side } from '../side.js';
 import { sqlState } from '../postgres/sqlstate.js';
+import { Connection, type Role } from './connection.js';
 import { canConnectLater, isLinkFailure, NothingSent } from './failure.js';
+import { watchFence } from './fence-notice.js';
+import { KeptConnections } from './kept-connections.js';
 import type { RouterLogger } from './logger.js';
+import { within } from './timing.js';
 import { Turns } from './turns.js';
-
-/** A reader's connection refuses writes: `nextval` and the like are not stopped by the fence. */
-export type Role = 'reader' | 'writer';
+import { Warmth } from './warmth.js';
 
 /** Waits for a promise, or gives up earlier: how a caller keeps from waiting for a dead side. */
 export type Guard = <T>(promise: Promise<T>) => Promise<T>;
@@ -14,23 +16,34 @@ export type Guard = <T>(promise: Promise<T>) => Promise<T>;
 /** Opening a connection takes no longer unless the application says otherwise. */
 const CONNECT_MS = 1_000;
 
+const unguarded: Guard = (promise) => promise;
+
 /** The application's connections to one side. */
 export class SidePool {
   readonly side: Side;
   readonly #pool: pg.Pool;
   readonly #turns: Turns;
-  readonly #readers = new WeakSet<pg.PoolClient>();
-  #warming = false;
+  readonly #known = new WeakMap<pg.PoolClient, Connection>();
+  readonly #kept = new KeptConnections((connection) => connection.client.release(connection.isLost));
+  readonly #keeps: boolean;
+  readonly #warmth: Warmth;
 
   constructor(side: Side, config: pg.PoolConfig, logger: RouterLogger) {
     this.side = side;
     this.#pool = new pg.Pool({ connectionTimeoutMillis: CONNECT_MS, keepAlive: true, ...config });
     this.#turns = new Turns(this.#pool.options.max);
+    // A pool that counts its connections' uses must see each of them.
+    this.#keeps = !Number.isFinite(config.maxUses);
+    this.#warmth = new Warmth(this.#pool);
     // Without listeners, the loss of an idle or of a borrowed connection would end the process.
     this.#pool.on('error', (error) =>
       logger.debug({ side, code: sqlState(error) }, 'router: an idle connection was lost'),
     );
-    this.#pool.on('connect', (client) => client.on('error', () => undefined));
+    this.#pool.on('connect', (client) => {
+      watchFence(client);
+      client.on('error', () => this.#lost(client));
+      client.on('end', () => this.#lost(client));
+    });
   }
 
   get connections(): number {
@@ -40,72 +53,118 @@ export class SidePool {
   /**
    * Runs work on a connection, which is not used again when the work leaves it in doubt.
    *
+   * @param giveUpAfterMs how long to wait for a free connection. Default: for ever.
    * @throws NothingSent when no connection is to be had and trying later can help.
    */
-  async use<T>(role: Role, work: (client: pg.PoolClient) => Promise<T>, guard: Guard = (p) => p): Promise<T> {
-    const turn = this.#turns.take();
-    try {
-      await guard(turn.granted);
-      return await this.#useConnection(await this.#acquire(role, guard), work);
-    } finally {
-      turn.giveBack();
-    }
+  use<T>(
+    role: Role,
+    work: (client: pg.PoolClient) => Promise<T>,
+    guard: Guard = unguarded,
+    giveUpAfterMs = Infinity,
+  ): Promise<T> {
+    // What follows is the way of nearly every request: nothing to wait for.
+    if (!this.#turns.takeFree()) return this.#useInTurn(role, work, guard, giveUpAfterMs);
+    const kept = this.#kept.take();
+    return kept?.is(role) === true ? this.#run(kept, work) : this.#acquireAndRun(kept, role, work, guard);
   }
 
-  async #useConnection<T>(client: pg.PoolClient, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
-    let failed = false;
-    try {
-      return await work(client);
-    } catch (error) {
-      failed = isLinkFailure(error) || (error instanceof Error && isLinkFailure(error.cause));
-      throw error;
-    } finally {
-      client.release(failed || isInTransaction(client));
-    }
+  /** Runs work if a connection is free or may be opened now; undefined when all are in use. */
+  useIfFree<T>(role: Role, work: (client: pg.PoolClient) => Promise<T>): Promise<T> | undefined {
+    return this.#turns.takeFree() ? this.#acquireAndRun(this.#kept.take(), role, work, unguarded) : undefined;
   }
 
   /**
    * Opens connections until there are `count`, and keeps as many open while idle, so that a promotion finds them. Never
    * fails: it is only a preparation.
    */
-  async keepWarm(count: number): Promise<void> {
-    const target = Math.min(count, this.#pool.options.max);
-    this.#pool.options.min = target;
-    const missing = target - this.#pool.totalCount;
-    if (missing <= 0 || this.#warming || this.#pool.ending) return;
-    this.#warming = true;
-    // The pool hands out idle connections first, so these are borrowed too, for the moment that the others take to open.
-    const borrowed = Array.from({ length: missing + this.#pool.idleCount }, () => this.#pool.connect());
-    const opened = await Promise.allSettled(borrowed);
-    for (const one of opened) if (one.status === 'fulfilled') one.value.release();
-    this.#warming = false;
+  keepWarm(count: number): Promise<void> {
+    return this.#warmth.keep(count);
   }
 
   async close(): Promise<void> {
+    this.#kept.close();
     if (!this.#pool.ending) await this.#pool.end();
   }
 
-  async #acquire(role: Role, guard: Guard): Promise<pg.PoolClient> {
-    for (;;) {
-      const client = await this.#connect(guard);
-      if (isInTransaction(client)) {
-        client.release(true);
+  async #useInTurn<T>(
+    role: Role,
+    work: (client: pg.PoolClient) => Promise<T>,
+    guard: Guard,
+    giveUpAfterMs: number,
+  ): Promise<T> {
+    const turn = this.#turns.take();
+    try {
+      await guard(giveUpAfterMs === Infinity ? turn.granted : orNothingSent(turn.granted, giveUpAfterMs));
+    } catch (error) {
+      turn.giveBack();
+      throw error;
+    }
+    const kept = this.#kept.take();
+    return kept?.is(role) === true ? this.#run(kept, work) : this.#acquireAndRun(kept, role, work, guard);
+  }
+
+  async #acquireAndRun<T>(
+    kept: Connection | undefined,
+    role: Role,
+    work: (client: pg.PoolClient) => Promise<T>,
+    guard: Guard,
+  ): Promise<T> {
+    let connection: Connection;
+    try {
+      connection = await this.#acquire(kept, role, guard);
+    } catch (error) {
+      this.#turns.passOn();
+      throw error;
+    }
+    return this.#run(connection, work);
+  }
+
+  /** Has a turn and a connection, and gives both back. */
+  async #run<T>(connection: Connection, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+    try {
+      const value = await work(connection.client);
+      this.#giveBack(connection);
+      return value;
+    } catch (error) {
+      if (isLinkFailure(error) || (error instanceof Error && isLinkFailure(error.cause))) connection.isLost = true;
+      this.#giveBack(connection);
+      throw error;
+    }
+  }
+
+  #giveBack(connection: Connection): void {
+    if (connection.isLost || connection.isInTransaction) connection.client.release(true);
+    else if (this.#keeps) this.#kept.keep(connection);
+    else connection.client.release();
+    this.#turns.passOn();
+  }
+
+  async #acquire(kept: Connection | undefined, role: Role, guard: Guard): Promise<Connection> {
+    for (let next = kept; ; next = undefined) {
+      const connection = next ?? (await this.#connect(guard));
+      if (connection.isLost || connection.isInTransaction) {
+        connection.client.release(true);
         continue;
       }
+      if (connection.is(role)) return connection;
       try {
-        await guard(this.#setRole(client, role));
-        return client;
+        await guard(connection.become(role));
+        return connection;
       } catch (error) {
-        client.release(true);
+        connection.client.release(true);
         throw isLinkFailure(error) ? new NothingSent(error) : error;
       }
     }
   }
 
-  async #connect(guard: Guard): Promise<pg.PoolClient> {
+  async #connect(guard: Guard): Promise<Connection> {
     const connecting = this.#pool.connect();
     try {
-      return await guard(connecting);
+      const client = await guard(connecting);
+      const connection = this.#known.get(client) ?? new Connection(client);
+      this.#known.set(client, connection);
+      this.#kept.begin(connection);
+      return connection;
     } catch (error) {
       connecting.then(
         (client) => client.release(),
@@ -115,18 +174,19 @@ export class SidePool {
     }
   }
 
-  async #setRole(client: pg.PoolClient, role: Role): Promise<void> {
-    if (role === 'reader' && !this.#readers.has(client)) {
-      await client.query('SET default_transaction_read_only = on');
-      this.#readers.add(client);
-    } else if (role === 'writer' && this.#readers.has(client)) {
-      await client.query('RESET default_transaction_read_only');
-      this.#readers.delete(client);
-    }
+  #lost(client: pg.PoolClient): void {
+    const connection = this.#known.get(client);
+    if (connection === undefined) return;
+    connection.isLost = true;
+    this.#kept.drop(connection);
   }
 }
 
-function isInTransaction(client: pg.PoolClient): boolean {
-  const status = client.getTransactionStatus();
-  return status === 'T' || status === 'E';
+async function orNothingSent(granted: Promise<void>, ms: number): Promise<void> {
+  const isGranted = await within(
+    granted.then(() => true),
+    ms,
+    false,
+  );
+  if (!isGranted) throw new NothingSent(new Error(`all connections were in use for ${Math.round(ms)} ms`));
 }

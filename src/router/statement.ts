@@ -2,8 +2,11 @@ import type pg from 'pg';
 import type { Side } from '../side.js';
 import { POSITION } from './blue-position.js';
 import { CommitOutcomeUnknownError, TransactionControlError } from './errors.js';
-import { isLinkFailure, NothingSent, wasNeverSent } from './failure.js';
+import { FenceMet, isLinkFailure, NothingSent, wasNeverSent } from './failure.js';
+import { fencesMet } from './fence-notice.js';
 import { parseLsn, type Lsn } from './lsn.js';
+import { send } from './send.js';
+import { LEADING, refuseUnsupported } from './supported.js';
 
 /** A statement as node-postgres takes it. */
 export interface Statement {
@@ -11,32 +14,48 @@ export interface Statement {
   readonly values: unknown[] | undefined;
 }
 
+const COMMITS_BY_ITSELF = new RegExp(`^${LEADING}(call|do)\\b`, 'i');
+
 /**
  * Whether a text may commit in its middle: a procedure, a DO block, or several statements with a COMMIT among them. What
  * was committed before it met the fence would be done twice if it were run again.
  */
-export function mayCommitByItself({ query, values }: Statement): boolean {
-  const text = typeof query === 'string' ? query : query.text;
-  const bound = values !== undefined || (typeof query !== 'string' && query.values !== undefined);
-  if (/^\s*(call|do)\b/i.test(text)) return true;
-  return !bound && /;\s*\S/.test(text) && /\b(commit|end)\b/i.test(text);
+export function mayCommitByItself(statement: Statement): boolean {
+  return COMMITS_BY_ITSELF.test(textOf(statement.query)) || hasSeveralWithCommit(statement);
+}
+
+/** Only a text without values can be several statements: the others are sent by the extended protocol. */
+export function hasSeveralWithCommit({ query, values }: Statement): boolean {
+  const bound = values ?? (typeof query === 'string' ? undefined : query.values);
+  if (bound !== undefined && bound.length > 0) return false;
+  const text = textOf(query);
+  return /;\s*\S/.test(text) && /\b(commit|end|prepare)\b/i.test(text);
 }
 
 /** Where a commit is in the log; `unknown` when it is not sure to be flushed there. */
 export type CommitPosition = Lsn | 'unknown';
 
-/** Sends one statement outside a transaction. */
+/**
+ * Sends one statement outside a transaction.
+ *
+ * @throws NotSupportedError, TransactionControlError.
+ * @throws FenceMet when the statement succeeded although the fence had refused its write: a function swallowed that.
+ */
 export async function sendStatement<R extends pg.QueryResultRow>(
   client: pg.PoolClient,
   { query, values }: Statement,
 ): Promise<pg.QueryResult<R>> {
+  refuseUnsupported(query);
+  const fences = fencesMet(client);
+  let result: pg.QueryResult<R>;
   try {
-    const result = await client.query<R>(query, values);
-    if (client.getTransactionStatus() === 'T') throw new TransactionControlError('write');
-    return result;
+    result = await send<R>(client, query, values);
   } catch (error) {
     throw wasNeverSent(error) ? new NothingSent(error) : error;
   }
+  if (client.getTransactionStatus() === 'T') throw new TransactionControlError('write');
+  if (fencesMet(client) !== fences) throw new FenceMet(new Error('its error was swallowed on the server'), 'swallowed');
+  return result;
 }
 
 /**
@@ -49,14 +68,13 @@ export async function sendWrite<R extends pg.QueryResultRow>(
   side: Side,
   statement: Statement,
   wantsPosition: boolean,
-): Promise<{ result: pg.QueryResult<R>; position: CommitPosition | undefined }> {
-  let result: pg.QueryResult<R>;
+): Promise<{ value: pg.QueryResult<R>; position: CommitPosition | undefined }> {
   try {
-    result = await sendStatement<R>(client, statement);
+    const value = await sendStatement<R>(client, statement);
+    return { value, position: wantsPosition ? await positionOf(client) : undefined };
   } catch (error) {
     throw isLinkFailure(error) ? new CommitOutcomeUnknownError(side, error) : error;
   }
-  return { result, position: wantsPosition ? await positionOf(client) : undefined };
 }
 
 /** The write is done: whatever happens here is no reason to report it as failed. */
@@ -68,4 +86,8 @@ async function positionOf(client: pg.PoolClient): Promise<CommitPosition> {
   } catch {
     return 'unknown';
   }
+}
+
+function textOf(query: string | pg.QueryConfig): string {
+  return typeof query === 'string' ? query : query.text;
 }

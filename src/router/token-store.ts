@@ -40,6 +40,11 @@ export class TokenStore {
     return entry.token;
   }
 
+  /** The epoch of the user's token, 0 when there is none; without a word about when the user was last seen. */
+  epochOf(user: string): number {
+    return this.#entries.get(user)?.token?.epoch ?? 0;
+  }
+
   /** Whether a write of the user may not be flushed yet, so that only blue is sure to show it. */
   isUnknown(user: string): boolean {
     const until = this.#entries.get(user)?.unknownUntil ?? this.#forgottenUnknownUntil;

@@ -3,8 +3,11 @@ import type { Side } from '../side.js';
 import { commit } from './commit.js';
 import { TransactionAbortedError, TransactionControlError } from './errors.js';
 import { FenceMet, isFence, isLinkFailure, NothingSent } from './failure.js';
-import type { CommitPosition } from './statement.js';
+import { fencesMet } from './fence-notice.js';
+import { hasSeveralWithCommit, type CommitPosition } from './statement.js';
+import { send } from './send.js';
 import type { Guard } from './side-pool.js';
+import { LEADING, refuseUnsupported } from './supported.js';
 
 /** A transaction as the application's function sees it. */
 export interface Transaction {
@@ -33,17 +36,19 @@ const ISOLATION: Readonly<Record<IsolationLevel, string>> = {
 };
 
 /** Savepoints are the function's own; what begins or ends the transaction is not. */
-const CONTROL =
-  /^\s*(begin|start\s+transaction|commit|end|abort|prepare\s+transaction|rollback(?!\s+((work|transaction)\s+)?to\b))\b/i;
+const CONTROL = new RegExp(
+  `^${LEADING}(begin|start\\s+transaction|commit|end|abort|prepare\\s+transaction|rollback(?!\\s+((work|transaction)\\s+)?to\\b))\\b`,
+  'i',
+);
 
 /**
  * Runs the application's function in a transaction: BEGIN, the function, COMMIT; ROLLBACK when it throws.
  *
- * A statement that met the fence makes the whole transaction one that met it, even if the function swallowed the error
- * or went back to a savepoint: it must not commit on the side that writes have left.
+ * A statement that met the fence makes the whole transaction one that met it, even if its error was swallowed, by the
+ * function or on the server: it must not commit on the side that writes have left.
  *
  * @throws FenceMet, NothingSent: nothing was done.
- * @throws TransactionAbortedError, CommitOutcomeUnknownError, and what the function throws.
+ * @throws TransactionAbortedError, TransactionControlError, CommitOutcomeUnknownError, and what the function throws.
  */
 export async function runTransaction<T>(
   client: pg.PoolClient,
@@ -62,14 +67,14 @@ export async function runTransaction<T>(
   } catch (error) {
     await transaction.finish();
     await rollback(client, guard);
-    throw transaction.fence === undefined ? error : new FenceMet(transaction.fence);
+    const { obstacle } = transaction;
+    throw obstacle instanceof TransactionAbortedError && !isLinkFailure(error) ? error : (obstacle ?? error);
   }
-  if (transaction.fence !== undefined) {
+  const { obstacle } = transaction;
+  if (obstacle !== undefined) {
     await rollback(client, guard);
-    throw new FenceMet(transaction.fence);
+    throw obstacle;
   }
-  // The connection is gone and so is the transaction, whether the function minded or not.
-  if (isLinkFailure(transaction.lastError)) throw new TransactionAbortedError(transaction.lastError);
   try {
     return { value, position: await guard(commit(client, side, wantsPosition, transaction.lastError)) };
   } catch (error) {
@@ -97,10 +102,13 @@ class OpenTransaction implements Transaction {
   readonly side: Side;
   readonly #client: pg.PoolClient;
   readonly #guard: Guard;
+  readonly #fencesBefore: number;
   #tail: Promise<unknown> = Promise.resolve();
   #isOver = false;
   /** The fence's error, once a statement has met it. */
-  fence: unknown;
+  #fence: unknown;
+  /** A statement has ended the transaction, or may have: what it did before is not the router's to undo or repeat. */
+  #hasEscaped = false;
   /** The last error of a statement. */
   lastError: unknown;
 
@@ -108,6 +116,16 @@ class OpenTransaction implements Transaction {
     this.#client = client;
     this.side = side;
     this.#guard = guard;
+    this.#fencesBefore = fencesMet(client);
+  }
+
+  /** Why this transaction can't be committed, whatever the function made of it. */
+  get obstacle(): Error | undefined {
+    // The connection is gone and so is the transaction, whether the function minded or not.
+    if (isLinkFailure(this.lastError)) return new TransactionAbortedError(this.lastError);
+    const metFence = this.#fence !== undefined || fencesMet(this.#client) !== this.#fencesBefore;
+    if (this.#hasEscaped) return new TransactionControlError('transaction');
+    return metFence ? new FenceMet(this.#fence ?? new Error('its error was swallowed on the server')) : undefined;
   }
 
   query<R extends pg.QueryResultRow>(query: string | pg.QueryConfig, values?: unknown[]): Promise<pg.QueryResult<R>> {
@@ -126,14 +144,31 @@ class OpenTransaction implements Transaction {
     query: string | pg.QueryConfig,
     values: unknown[] | undefined,
   ): Promise<pg.QueryResult<R>> {
+    refuseUnsupported(query);
     const text = typeof query === 'string' ? query : query.text;
-    if (this.#isOver || CONTROL.test(text)) throw new TransactionControlError('transaction');
+    if (this.#isOver || this.#hasEscaped || CONTROL.test(text)) throw new TransactionControlError('transaction');
     try {
-      return await this.#guard(this.#client.query<R>(query, values));
+      const result = await this.#guard(send<R>(this.#client, query, values));
+      if (hasControl(result) || this.#client.getTransactionStatus() === 'I') {
+        this.#hasEscaped = true;
+        throw new TransactionControlError('transaction');
+      }
+      return result;
     } catch (error) {
       this.lastError = error;
-      if (isFence(error)) this.fence = error;
+      if (isFence(error)) {
+        this.#fence = error;
+        // The COMMIT may have come before what met the fence.
+        this.#hasEscaped ||= hasSeveralWithCommit({ query, values });
+      }
       throw error;
     }
   }
+}
+
+const CONTROL_TAGS = new Set(['BEGIN', 'START TRANSACTION', 'COMMIT', 'PREPARE TRANSACTION']);
+
+/** Several statements in one text give several results; one of them may have ended the transaction, and begun another. */
+function hasControl(result: pg.QueryResult | pg.QueryResult[]): boolean {
+  return Array.isArray(result) && result.some(({ command }) => CONTROL_TAGS.has(command));
 }

@@ -17,6 +17,13 @@ export class Turns {
     this.#free = size;
   }
 
+  /** Takes a turn if one is free at once; to be given back by passOn(). Nobody is waiting then, so it is fair. */
+  takeFree(): boolean {
+    if (this.#free === 0) return false;
+    this.#free--;
+    return true;
+  }
+
   take(): Turn {
     let state: 'waiting' | 'granted' | 'over' = 'waiting';
     let grant: () => void = () => undefined;
@@ -26,22 +33,21 @@ export class Turns {
         resolve();
       };
     });
-    if (this.#free > 0) {
-      this.#free--;
-      grant();
-    } else this.#waiting.push(grant);
+    if (this.takeFree()) grant();
+    else this.#waiting.push(grant);
     return {
       granted,
       giveBack: () => {
         if (state === 'over') return;
         if (state === 'waiting') this.#waiting.splice(this.#waiting.indexOf(grant), 1);
-        else this.#passOn();
+        else this.passOn();
         state = 'over';
       },
     };
   }
 
-  #passOn(): void {
+  /** The end of a turn: the next one who waits has it. */
+  passOn(): void {
     const next = this.#waiting.shift();
     if (next === undefined) this.#free++;
     else next();

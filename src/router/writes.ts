@@ -1,21 +1,29 @@
 import type pg from 'pg';
 import type { Side } from '../side.js';
-import { CommitOutcomeUnknownError, RouterError, TransactionAbortedError, TransactionControlError } from './errors.js';
+import {
+  CommitOutcomeUnknownError,
+  NotSupportedError,
+  RouterError,
+  TransactionAbortedError,
+  TransactionControlError,
+} from './errors.js';
 import { countsAgainstSide } from './failure.js';
-import type { Answered, HeldRequests } from './held-requests.js';
+import type { HeldRequest, HeldRequests, RunsAgain } from './held-requests.js';
 import { LSN_ZERO } from './lsn.js';
-import type { RequestMetrics, RequestOutcome } from './metrics.js';
+import type { RequestMetrics } from './metrics.js';
+import type { RequestOutcome } from './request-counts.js';
 import type { ReadRouting } from './read-routing.js';
 import type { Routes } from './routes.js';
 import type { CommitPosition } from './statement.js';
 import type { TokenStore } from './token-store.js';
 
 /** A write, as it is done on one side; says where its commit is when that is wanted. */
-export type WriteWork<T> = (
-  client: pg.PoolClient,
-  side: Side,
-  wantsPosition: boolean,
-) => Promise<{ value: T; position: CommitPosition | undefined }>;
+export type WriteWork<T> = (client: pg.PoolClient, side: Side, wantsPosition: boolean) => Promise<Done<T>>;
+
+interface Done<T> {
+  readonly value: T;
+  readonly position: CommitPosition | undefined;
+}
 
 export interface WritesOptions {
   readonly held: HeldRequests;
@@ -33,38 +41,35 @@ export class Writes {
     this.#options = options;
   }
 
-  async run<T>(
-    user: string | undefined,
-    endpoint: string,
-    mayRunAgain: boolean,
-    send: WriteWork<T>,
-  ): Promise<Answered<T>> {
-    const { held, routing, routes, tokens, metrics } = this.#options;
+  async run<T>(user: string | undefined, endpoint: string, again: () => RunsAgain, send: WriteWork<T>): Promise<T> {
+    const { held, routing, tokens, metrics } = this.#options;
     const started = performance.now();
-    let tried: Side = routes.current.writesOn;
     let outcome: RequestOutcome = 'ok';
+    let epoch = 0;
+    const request: HeldRequest<Done<T>> = {
+      tried: 'blue',
+      runsAgain: again,
+      onFence: () => metrics.retried(endpoint),
+      attempt: (client, side, route) => {
+        epoch = route.epoch;
+        return send(client, side, side === 'blue' && routing.isGreenReader(user, route));
+      },
+    };
     try {
-      const { value: done, side } = await held.run(
-        async (client, on, route) => {
-          const wantsPosition = on === 'blue' && routing.isGreenReader(user, route);
-          return { ...(await send(client, on, wantsPosition)), epoch: route.epoch };
-        },
-        { mayRunAgain, onSide: (on) => (tried = on), onFence: () => metrics.retried(endpoint) },
-      );
-      this.#remember(user, side, done.epoch, done.position);
-      return { value: done.value, side };
+      const { value, position } = await held.run(request, started);
+      if (user !== undefined) this.#remember(user, request.tried, epoch, position);
+      return value;
     } catch (error) {
       outcome = isFailure(error) ? 'error' : 'refused';
       // It may have been done: what was known of the user's last write no longer holds.
       if (user !== undefined && error instanceof CommitOutcomeUnknownError) tokens.forget(user);
       throw error;
     } finally {
-      metrics.record(tried, 'write', endpoint, outcome, performance.now() - started);
+      metrics.record(request.tried, 'write', endpoint, outcome, performance.now() - started);
     }
   }
 
-  #remember(user: string | undefined, side: Side, epoch: number, position: CommitPosition | undefined): void {
-    if (user === undefined) return;
+  #remember(user: string, side: Side, epoch: number, position: CommitPosition | undefined): void {
     const { routes, tokens } = this.#options;
     const route = routes.current;
     if (side === 'green') {
@@ -83,7 +88,7 @@ export class Writes {
 
 /** Whether a write failed for another reason than the application's own statement or code. */
 function isFailure(error: unknown): boolean {
-  if (error instanceof TransactionControlError) return false;
+  if (error instanceof TransactionControlError || error instanceof NotSupportedError) return false;
   if (error instanceof TransactionAbortedError) return countsAgainstSide(error.cause);
   return countsAgainstSide(error) || error instanceof RouterError;
 }

@@ -9,12 +9,20 @@ describe('a write that may commit in its middle', () => {
     },
   );
 
+  it('is not run again: several statements with an empty list of values, which is none to node-postgres', () => {
+    expect(mayCommitByItself({ query: 'INSERT INTO t VALUES (1); COMMIT; SELECT 1', values: [] })).toBe(true);
+  });
+
+  it('is not run again: a call behind a comment', () => {
+    expect(mayCommitByItself({ query: '/* app */ -- note\n CALL chunks()', values: undefined })).toBe(true);
+  });
+
   it.each([
     'INSERT INTO t VALUES (1)',
     'INSERT INTO t VALUES (1);',
     "UPDATE t SET note = 'commit; now'",
     'SELECT called()',
   ])('is not what others are: %s', (query) => {
-    expect(mayCommitByItself({ query, values: query.includes('note') ? [] : undefined })).toBe(false);
+    expect(mayCommitByItself({ query, values: query.includes('note') ? [1] : undefined })).toBe(false);
   });
 });
