@@ -144,6 +144,40 @@ const gate = z.union([
 
 const approvalPoint = z.union([z.enum(['traffic', 'promote', 'retire']), z.number().min(0).max(100)]);
 
+const entry = z
+  .string()
+  .min(1)
+  .max(63)
+  .regex(/^[^\r\n"]+$/, 'write the name without quotes');
+
+const pgbouncer = z.strictObject({
+  databases: z.array(entry).min(1).describe('Entries of [databases] that applications connect to'),
+  blue: entry
+    .optional()
+    .describe(
+      'The entry that says where blue is, as PgBouncer reaches it; default: the first of databases and "_blue"',
+    ),
+  green: entry.optional().describe('The same for green; default: the first of databases and "_green"'),
+  instances: z
+    .array(
+      z.strictObject({
+        connection: connection.describe(
+          'The name of the connection to the admin console of one process; the worker reads it from VERDIGRIS_CONNECTION_<NAME>',
+        ),
+        file: z
+          .string()
+          .regex(/^\/[^\0]+$/, 'write the whole path, beginning with /')
+          .describe('The file that its configuration includes, by the path that the worker sees'),
+      }),
+    )
+    .min(1)
+    .max(64)
+    .describe('Every PgBouncer that applications go through'),
+  pauseTimeout: duration
+    .default('1s')
+    .describe('How long running transactions may take to end before a pause, in which all clients wait, is given up'),
+});
+
 const traffic = z.strictObject({
   flag: z.string().min(1).default('use-green-db').describe('Key of the cohorts: the same users stay in a larger stage'),
   stages: z.array(stage).default([
@@ -170,6 +204,7 @@ const traffic = z.strictObject({
     .prefault({}),
   onFail: z.enum(['rollback', 'pause']).default('rollback').describe('What a failed gate does'),
   maxStageDuration: duration.default('4h').describe('A stage without enough evidence by then pauses the run'),
+  pgbouncer: pgbouncer.optional().describe('For applications behind PgBouncer: they follow the promotion as a whole'),
 });
 
 /** The schema of a plan. Unknown fields are errors; every other field than name, blue and green has a default. */
@@ -307,5 +342,6 @@ export type AddConstraint = z.output<typeof addConstraint>;
 export type SetNotNull = z.output<typeof setNotNull>;
 export type SqlStep = z.output<typeof sql>;
 export type Stage = Plan['traffic']['stages'][number];
+export type PgBouncerPlan = NonNullable<Plan['traffic']['pgbouncer']>;
 export type Gate = Plan['traffic']['gates'][number];
 export type ApprovalPoint = Plan['traffic']['approval']['before'][number];

@@ -35,22 +35,40 @@ export function knownConnections(environment: Environment): string[] {
 }
 
 function databaseOf(side: Side, connection: string, environment: Environment): Database {
-  const variable = `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
-  const uri = environment[variable] ?? readSecret(environment[`${variable}_FILE`], `${variable}_FILE`);
-  if (uri === undefined || uri === '') {
-    const known = [...new Set(knownConnections(environment))];
-    throw new VerdigrisError({
-      type: 'ConnectionUnknown',
-      message: `${side}: the worker knows no connection "${connection}"; it knows ${known.length === 0 ? 'none' : known.join(', ')}`,
-      nextStep: `set ${variable} (a postgres:// URI) where the worker runs and restart it, or mend the name in the plan`,
-    });
-  }
+  const uri = uriOf(side, connection, environment);
+  const variable = variableOf(connection);
   return {
     side,
     connection,
     config: clientConfig(uri, variable),
     peerConninfo: environment[`${variable}_PEER`] ?? uri,
   };
+}
+
+/**
+ * How something else than the two databases is reached, such as the admin console of a PgBouncer.
+ *
+ * @param what it is, as the error says it
+ * @throws VerdigrisError ConnectionUnknown
+ */
+export function connectionConfig(what: string, connection: string, environment: Environment): pg.ClientConfig {
+  return clientConfig(uriOf(what, connection, environment), variableOf(connection));
+}
+
+function variableOf(connection: string): string {
+  return `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
+}
+
+function uriOf(what: string, connection: string, environment: Environment): string {
+  const variable = variableOf(connection);
+  const uri = environment[variable] ?? readSecret(environment[`${variable}_FILE`], `${variable}_FILE`);
+  if (uri !== undefined && uri !== '') return uri;
+  const known = [...new Set(knownConnections(environment))];
+  throw new VerdigrisError({
+    type: 'ConnectionUnknown',
+    message: `${what}: the worker knows no connection "${connection}"; it knows ${known.length === 0 ? 'none' : known.join(', ')}`,
+    nextStep: `set ${variable} (a postgres:// URI) where the worker runs and restart it, or mend the name in the plan`,
+  });
 }
 
 function readSecret(file: string | undefined, variable: string): string | undefined {

@@ -44,6 +44,11 @@ const key = (more: object): Migrations[number] => ({
 const check = (more: object = {}): Migrations[number] => ({
   addConstraint: { table: 'orders', name: 'c', check: 'total > 0', ...more },
 });
+const pgbouncer = (more: object = {}, ...names: string[]) => ({
+  databases: ['orders'],
+  instances: (names.length === 0 ? ['pool'] : names).map((connection) => ({ connection, file: '/etc/orders.ini' })),
+  ...more,
+});
 const VIEW = 'CREATE VIEW public.v AS SELECT 1 AS x';
 
 const CASES: readonly Case[] = [
@@ -711,6 +716,31 @@ const CASES: readonly Case[] = [
     message: /100 % follows stage 100 %/,
     instead: /raise "for"/,
     accepted: {},
+  },
+  {
+    rule: 'pgbouncer-stages',
+    severity: 'warning',
+    refused: { traffic: { stages: [{ percent: 100, for: '1m' }], pgbouncer: pgbouncer() } },
+    place: 'traffic.stages',
+    message: /100 % mean nothing/,
+    instead: /"stages": \[\]/,
+    accepted: { traffic: { stages: [], pgbouncer: pgbouncer() } },
+  },
+  {
+    rule: 'pgbouncer-entries',
+    refused: { traffic: { stages: [], pgbouncer: pgbouncer({ blue: 'orders' }) } },
+    place: 'traffic.pgbouncer.blue',
+    message: /"orders" is there twice/,
+    instead: /once/,
+    accepted: { traffic: { stages: [], pgbouncer: pgbouncer({ blue: 'orders_old' }) } },
+  },
+  {
+    rule: 'pgbouncer-twice',
+    refused: { traffic: { stages: [], pgbouncer: pgbouncer({}, 'pool_1', 'POOL-1') } },
+    place: 'traffic.pgbouncer.instances[1].connection',
+    message: /"POOL-1" is that of traffic.pgbouncer.instances\[0\], too/,
+    instead: /pgbouncer_2/,
+    accepted: { traffic: { stages: [], pgbouncer: pgbouncer({}, 'pool_1', 'pool_2') } },
   },
   {
     rule: 'stages-below-100',

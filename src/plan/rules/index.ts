@@ -15,6 +15,7 @@ import { invalidDown, invalidExpression, invalidIndex, notOneValue } from './exp
 import { keyOnPartitionedTable, primaryKeyNullable, secondPrimaryKey, secondPrimaryKeyInPlan } from './keys.js';
 import { duplicateName, invalidTableName, reservedSchema, tableNotMoved } from './names.js';
 import { notNullWithoutValue, upMayBeNull } from './not-null.js';
+import { pgbouncerEntries, pgbouncerStages, pgbouncerTwice } from './pgbouncer.js';
 import {
   concurrentlyNotAlone,
   constraintWithoutNotValid,
@@ -86,6 +87,9 @@ export const RULES: readonly Rule[] = [
   stagesNotGrowing,
   stagesBelow100,
   unknownApprovalStage,
+  pgbouncerStages,
+  pgbouncerEntries,
+  pgbouncerTwice,
 ];
 
 /** The rules that compare a plan with blue's tables and the worker's connections. */
