@@ -19,15 +19,32 @@ export class BothOpenWatcher {
 
   static async start(databases: Databases, tables: number): Promise<BothOpenWatcher> {
     const watcher = new BothOpenWatcher();
-    const sessions = {
-      blue: await openSession(databases.blue, { purpose: 'watcher' }),
-      green: await openSession(databases.green, { purpose: 'watcher' }),
-    };
-    watcher.#loop = watcher.#watch(sessions, tables);
+    watcher.#loop = watcher.#watch(await sessionsTo(databases), tables);
+    return watcher;
+  }
+
+  /** One that goes on when a server goes away, or has no fence yet or any more: then there is nothing to be seen. */
+  static startPatient(databases: Databases, tables: number): BothOpenWatcher {
+    const watcher = new BothOpenWatcher();
+    watcher.#loop = (async () => {
+      while (!watcher.#isStopped) {
+        await sessionsTo(databases)
+          .then((sessions) => watcher.#watch(sessions, tables))
+          .catch(() => sleep(50));
+      }
+    })();
     return watcher;
   }
 
   async #watch(sessions: Readonly<Record<Side, Session>>, tables: number): Promise<void> {
+    try {
+      await this.#look(sessions, tables);
+    } finally {
+      await Promise.all([closeSession(sessions.blue), closeSession(sessions.green)]);
+    }
+  }
+
+  async #look(sessions: Readonly<Record<Side, Session>>, tables: number): Promise<void> {
     while (!this.#isStopped) {
       const before = await look(sessions.blue, tables);
       const between = await look(sessions.green, tables);
@@ -38,12 +55,21 @@ export class BothOpenWatcher {
       }
       await sleep(3);
     }
-    await Promise.all([closeSession(sessions.blue), closeSession(sessions.green)]);
   }
 
   async stop(): Promise<void> {
     this.#isStopped = true;
     await this.#loop;
+  }
+}
+
+async function sessionsTo(databases: Databases): Promise<Readonly<Record<Side, Session>>> {
+  const blue = await openSession(databases.blue, { purpose: 'watcher' });
+  try {
+    return { blue, green: await openSession(databases.green, { purpose: 'watcher' }) };
+  } catch (error) {
+    await closeSession(blue);
+    throw error;
   }
 }
 

@@ -9,6 +9,12 @@ import type { Side } from '../../src/side.js';
 /** The servers of the run: one PostgreSQL 15 and one 18, wal_level = logical. */
 export type TestServer = 'pg15' | 'pg18';
 
+/** A server of a test's own, on 127.0.0.1. */
+export interface ServerAddress {
+  readonly port: number;
+  readonly password: string;
+}
+
 /** A database of one test's own. */
 export interface TestDatabase {
   /** Connection URI of the superuser. */
@@ -21,8 +27,8 @@ export interface TestDatabase {
 }
 
 /** Makes an empty database; `purpose` becomes part of its name. The caller drops it. */
-export async function testDatabase(server: TestServer, purpose: string): Promise<TestDatabase> {
-  const { port, password } = inject(server);
+export async function testDatabase(server: TestServer | ServerAddress, purpose: string): Promise<TestDatabase> {
+  const { port, password } = typeof server === 'string' ? inject(server) : server;
   const slug = purpose
     .toLowerCase()
     .replaceAll(/[^a-z0-9]+/g, '_')

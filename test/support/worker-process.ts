@@ -9,6 +9,9 @@ export interface WorkerProcessOptions {
   readonly taskQueue: string;
   /** Connections by the name that the plan gives them, as URIs. */
   readonly connections: Readonly<Record<string, string>>;
+  /** `127.0.0.1:<port>` of the Temporal server. Default: that of the run of the tests. */
+  readonly address?: string;
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 /** A worker in a process of its own, as `npm run worker` starts it: one that can be killed or frozen. */
@@ -16,11 +19,13 @@ export class WorkerProcess {
   private constructor(private readonly child: ChildProcess) {}
 
   /** Returns when the worker polls its task queue. */
-  static async start({ taskQueue, connections }: WorkerProcessOptions): Promise<WorkerProcess> {
+  static async start(options: WorkerProcessOptions): Promise<WorkerProcess> {
+    const { taskQueue, connections, address = testTemporal().address, environment = {} } = options;
     const child = spawn(process.execPath, tsxArguments(new URL('../../src/worker/main.ts', import.meta.url)), {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
-        ...ownTemporalEnvironment(testTemporal().address),
+        ...ownTemporalEnvironment(address),
+        ...environment,
         VERDIGRIS_TASK_QUEUE: taskQueue,
         ...Object.fromEntries(
           Object.entries(connections).map(([name, uri]) => [`VERDIGRIS_CONNECTION_${connectionVariable(name)}`, uri]),
