@@ -11,6 +11,10 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     about: 'how fast the rows get to green, beside pgcopydb, pg_dump, tablesync, pgroll and plain SQL',
     load: async () => (await import('./data/run.js')).dataBenchmark,
   },
+  promotion: {
+    about: 'what an application notices when its writes move to green and back, beside the recipe by hand',
+    load: async () => (await import('./promotion/run.js')).promotionBenchmark,
+  },
 };
 
 /** The benchmark of this name; undefined when there is none. */

@@ -19,7 +19,7 @@ export interface Machine {
   readonly pgDump: string | null;
 }
 
-export async function describeMachine(bench: Bench): Promise<Machine> {
+export async function describeMachine(bench: Pick<Bench, 'servers' | 'signal'>): Promise<Machine> {
   const { bavail, bsize } = statfsSync(tmpdir());
   return {
     cpu: cpus()[0]?.model ?? 'unknown',

@@ -39,12 +39,14 @@ export function defaultRounds(rows: number): number {
 export function dataOptions(args: readonly string[]): DataOptions {
   const { rows, rounds, ...rest } = new Command('npm run bench -- data')
     .description('Measures how rows get to green: Verdigris and other tools, in one run, on this machine')
-    .addOption(count('--rows <n>', 'rows of the large table, such as 2000000, 2M or 500k', 20_000_000))
-    .addOption(count('--rounds <n>', 'how often each is measured (default: 3 up to 5M rows, else 2)'))
-    .addOption(list('--only <parts>', 'parts to run, separated by commas', PARTS))
-    .addOption(list('--peers <tools>', 'tools to measure beside Verdigris, separated by commas, or "none"', PEERS))
+    .addOption(countOption('--rows <n>', 'rows of the large table, such as 2000000, 2M or 500k', 20_000_000))
+    .addOption(countOption('--rounds <n>', 'how often each is measured (default: 3 up to 5M rows, else 2)'))
+    .addOption(listOption('--only <parts>', 'parts to run, separated by commas', PARTS))
+    .addOption(
+      listOption('--peers <tools>', 'tools to measure beside Verdigris, separated by commas, or "none"', PEERS),
+    )
     .addOption(new Option('--green <version>', 'major version of green').choices(['15', '18']).default('15'))
-    .addOption(count('--jobs <n>', 'pieces that each contestant works on at once', 4))
+    .addOption(countOption('--jobs <n>', 'pieces that each contestant works on at once', 4))
     .option('--max-rate <size>', 'bytes a second of the throttled copy in the part "application"', '20MB')
     .option('--json <file>', 'write everything that was measured to this file as JSON')
     .exitOverride()
@@ -63,7 +65,8 @@ export function cores(): number {
   return cpus().length;
 }
 
-function count(flags: string, description: string, value?: number): Option {
+/** An option that takes a number. */
+export function countOption(flags: string, description: string, value?: number): Option {
   const option = new Option(flags, description).argParser(parseCount);
   return value === undefined ? option : option.default(value);
 }
@@ -76,7 +79,8 @@ export function parseCount(text: string): number {
   return number;
 }
 
-function list<T extends string>(flags: string, description: string, known: readonly T[]): Option {
+/** An option that takes names out of a list. */
+export function listOption<T extends string>(flags: string, description: string, known: readonly T[]): Option {
   return new Option(flags, description).default(known, 'all').argParser((text: string) => parseList(text, known));
 }
 
