@@ -9,12 +9,14 @@ import { armFence } from './fence.js';
 import { promotionBlocked } from './hold.js';
 import { readKnownTables } from './known-tables.js';
 import { longWriters } from './locks.js';
+import { probePeer } from './peer-probe.js';
 import type { PublishedTable } from './publication.js';
 import { majorVersion } from './retry.js';
+import { withoutSecrets } from './scrub.js';
 import { withSession, type Databases, type Session } from './session.js';
 import { readRoute, readStreamCount, ROUTE_CHANNEL } from './state.js';
 import { ensurePublications, readStreams, streamNames, streamsOfRun } from './streams.js';
-import { disableSubscription, ensureSubscription, readSubscription } from './subscription.js';
+import { disableSubscription, ensureSubscription, readSubscription, redirectSubscription } from './subscription.js';
 
 /** What is made before writers are asked to wait. */
 export interface Preparation {
@@ -61,8 +63,8 @@ export async function preparePromotion(preparation: Preparation): Promise<number
 }
 
 /**
- * Publications on the new side, disabled subscriptions on the old one: CREATE SUBSCRIPTION connects, so it proves that
- * the old side reaches the new one. Their slots are made in the hold, not here.
+ * Publications on the new side, disabled subscriptions on the old one, which is seen to reach the new one each time.
+ * Their slots are made in the hold, not here.
  */
 async function proveWayBack(preparation: Preparation, tables: readonly PublishedTable[]): Promise<void> {
   const { databases, migration, from } = preparation;
@@ -76,25 +78,30 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
     await ensurePublications(session, { migration, direction, tables, streams, like: forward });
     return majorVersion(session);
   });
+  const conninfo = databases[to].peerConninfo;
   try {
-    await withSession(databases[from], { purpose: 'way back' }, async (session) => {
-      for (const name of streamNames(migration, direction, streams)) {
-        await ensureSubscription(session, {
-          name,
-          conninfo: databases[to].peerConninfo,
-          copyData: false,
-          enabled: false,
-          publisherVersion,
-        });
-      }
-    });
+    await withSession(
+      databases[from],
+      { purpose: 'way back', statementTimeoutMs: REACH_WITHIN_MS },
+      async (session) => {
+        // Subscriptions that an earlier approval has left prove nothing about today.
+        await probePeer(session, conninfo);
+        for (const name of streamNames(migration, direction, streams)) {
+          await ensureSubscription(session, { name, conninfo, copyData: false, enabled: false, publisherVersion });
+          await redirectSubscription(session, name, conninfo);
+        }
+      },
+    );
   } catch (error) {
     throw promotionBlocked(
-      `${from} can't subscribe to ${to}, so there would be no way back: ${error instanceof Error ? error.message : String(error)}`,
+      `${from} can't subscribe to ${to}, so there would be no way back: ${withoutSecrets(error, [databases.blue, databases.green])}`,
       error,
     );
   }
 }
+
+/** An address that swallows packets must not keep the promotion waiting for minutes. */
+const REACH_WITHIN_MS = 10_000;
 
 /** Age above which an open transaction that has written counts as being in the way, seconds. */
 const LONG_WRITER_SECONDS = 5;

@@ -3,7 +3,8 @@ import { otherSide, type Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
 import { answerWithin, Hold, promotionBlocked, StandsInTheWay } from './hold.js';
 import { literal } from './identifier.js';
-import { readDecision } from './promotion-decision.js';
+import { whoHoldsAdvisoryLock } from './locks.js';
+import { readDecision, type Decision } from './promotion-decision.js';
 import {
   carrySequencesOver,
   checkFeedIsOff,
@@ -18,7 +19,8 @@ import {
 import { waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
 import { openActors, openSessions, type Sessions } from './promotion-sessions.js';
 import { closeSession, openSession, withSession, type Databases, type Session } from './session.js';
-import { FENCE_CLOSED } from './state.js';
+import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
+import { FENCE_CLOSED, FENCE_LOCK } from './state.js';
 import type { TableName } from '../plan/table-name.js';
 
 /*
@@ -131,7 +133,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
   };
   try {
     const actors = await openActors(databases, from, keep);
-    const decision = await readDecision(actors.main, promotion.migration, from);
+    const decision = await decisionSoFar(actors.main, promotion);
     if (decision.decided) {
       await openNewSide(actors.to, promotion.migration, decision.epoch);
       return { holdMs: null, steps: {}, epoch: decision.epoch };
@@ -150,6 +152,19 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     await Promise.all(open.map(closeSession));
   }
 }
+
+/** A writer that does not end keeps the decision from being read, too: it stands in the way as it would in the hold. */
+async function decisionSoFar(main: Session, { migration, from }: Promotion): Promise<Decision> {
+  try {
+    return await readDecision(main, migration, from, LOOKS_AT_DECISION);
+  } catch (error) {
+    if (sqlState(error) !== LOCK_NOT_AVAILABLE) throw error;
+    throw promotionBlocked(`writers did not end. ${await whoHoldsAdvisoryLock(main, FENCE_LOCK)}`, error);
+  }
+}
+
+/** Each makes writers wait for 40 ms at most; a try is over after these, and writers go on for longer before the next. */
+const LOOKS_AT_DECISION = 5;
 
 function overtaken({ epoch, from }: Promotion, now: number): VerdigrisError {
   return new VerdigrisError({

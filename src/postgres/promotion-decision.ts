@@ -15,8 +15,10 @@ export interface Decision {
  * Whether the decision has been made. While a try is recorded as running (or the flag is set and the route does not say
  * so), the lock and the row are taken first and read then: a plain read can still say the old side while a COMMIT is on
  * its way. A flag that is set without a decision is set back here, and nowhere else.
+ *
+ * @param tries how often to ask for the lock; each one makes writers wait for 40 ms at most.
  */
-export async function readDecision(session: Session, migration: string, from: Side): Promise<Decision> {
+export async function readDecision(session: Session, migration: string, from: Side, tries = TRIES): Promise<Decision> {
   const plain = await readRoute(session, migration);
   if (plain === undefined) throw staleEpoch(migration, from);
   if (plain.writesOn !== from) return { decided: true, epoch: plain.epoch };
@@ -36,11 +38,14 @@ export async function readDecision(session: Session, migration: string, from: Si
       return { decided: route.writesOn !== from, epoch: route.epoch };
     } catch (error) {
       await session.query('ROLLBACK').catch(() => undefined);
-      if (attempt >= 100 || error instanceof VerdigrisError) throw error;
+      if (attempt >= tries || error instanceof VerdigrisError) throw error;
       await sleep(50 + Math.random() * 100);
     }
   }
 }
+
+/** About 15 s: a COMMIT that hangs on a replica must have its time. */
+const TRIES = 100;
 
 function staleEpoch(migration: string, side: Side): VerdigrisError {
   return new VerdigrisError({

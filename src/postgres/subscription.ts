@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ident, literal } from './identifier.js';
+import { KEEP_STATEMENT_OUT_OF_LOG } from './peer-probe.js';
 import { retryOnLock, majorVersion } from './retry.js';
 import { inTransaction, type Session } from './session.js';
 
@@ -43,12 +44,6 @@ export async function ensureSubscription(session: Session, options: Subscription
     await session.query(`COMMENT ON SUBSCRIPTION ${ident(options.name)} IS 'Verdigris'`);
   });
 }
-
-/** A superuser may switch the logging of statements off for a transaction; others are not asked. */
-const KEEP_STATEMENT_OUT_OF_LOG = `
-  SELECT set_config(name, value, true)
-    FROM (VALUES ('log_statement', 'none'), ('log_min_duration_statement', '-1'), ('log_min_error_statement', 'panic')) v (name, value)
-   WHERE (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)`;
 
 const OWN_SUBSCRIPTION = `
   SELECT FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())`;
@@ -98,6 +93,15 @@ export async function readSubscription(session: Session, name: string): Promise<
     tables: row.tables,
     errors: Number(row.errors),
   };
+}
+
+/** Has a subscription that is not enabled reach the publisher by this address: it may have been made with an older one. */
+export async function redirectSubscription(session: Session, name: string, conninfo: string): Promise<void> {
+  if ((await readSubscription(session, name))?.enabled !== false) return;
+  await inTransaction(session, async () => {
+    await session.query(KEEP_STATEMENT_OUT_OF_LOG);
+    await session.query(`ALTER SUBSCRIPTION ${ident(name)} CONNECTION ${literal(conninfo)}`);
+  });
 }
 
 export async function enableSubscription(session: Session, name: string): Promise<void> {

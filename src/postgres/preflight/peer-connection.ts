@@ -1,15 +1,11 @@
-import { randomBytes } from 'node:crypto';
 import { otherSide } from '../../side.js';
-import { ident, literal } from '../identifier.js';
+import { probePeer } from '../peer-probe.js';
 import { withoutSecrets } from '../scrub.js';
 import { connectionVariable, openSession, closeSession } from '../session.js';
 import { CANCELED, sqlState } from '../sqlstate.js';
 import { oneRow, type Found, type PairCheck, type SideContext } from './check.js';
 
-/**
- * Whether each server reaches the other, tried with the very statement that the run will use: CREATE SUBSCRIPTION logs
- * in for replication while it runs. It makes no slot, and its transaction is rolled back, so nothing is left behind.
- */
+/** Whether each server reaches the other: see probePeer. */
 export const peerConnection: PairCheck = {
   name: 'peer-connection',
   run: async ({ blue, green, reachWithinMs }) => {
@@ -40,30 +36,14 @@ function notTried(blue: SideContext): Found {
 async function tryToReach(from: SideContext, to: SideContext, withinMs: number): Promise<Found[]> {
   const session = await openSession(from.database, { purpose: 'preflight probe', statementTimeoutMs: withinMs });
   try {
-    await session.query('BEGIN');
-    await session.query(KEEP_STATEMENT_OUT_OF_LOG);
-    await session.query(probe(to.database.peerConninfo));
+    await probePeer(session, to.database.peerConninfo);
     return [];
   } catch (error) {
     return [unreachable(from, to, error, withinMs)];
   } finally {
-    await session.query('ROLLBACK').catch(() => undefined);
     await closeSession(session);
   }
 }
-
-/** The publication need not be there: that is a warning. */
-function probe(conninfo: string): string {
-  const name = `verdigris_probe_${randomBytes(6).toString('hex')}`;
-  return `CREATE SUBSCRIPTION ${ident(name)} CONNECTION ${literal(conninfo)} PUBLICATION ${ident(name)}
-            WITH (connect = true, enabled = false, create_slot = false, slot_name = NONE, copy_data = false)`;
-}
-
-/** The statement holds a password. Only a superuser may keep it out of the server's log; others are not asked. */
-const KEEP_STATEMENT_OUT_OF_LOG = `
-  SELECT set_config(name, value, true)
-    FROM (VALUES ('log_statement', 'none'), ('log_min_duration_statement', '-1'), ('log_min_error_statement', 'panic')) v (name, value)
-   WHERE (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)`;
 
 function unreachable(from: SideContext, to: SideContext, error: unknown, withinMs: number): Found {
   const state = sqlState(error);

@@ -1,0 +1,279 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { readTables } from '../../src/postgres/catalog.js';
+import { armFence, disarmFence, isFenceOpen, TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
+import { ident } from '../../src/postgres/identifier.js';
+import { catalogFingerprint, refuseChangedCatalog } from '../../src/postgres/prepare-promotion.js';
+import { positionWithGap } from '../../src/postgres/sequences.js';
+import { closeSession, openSession, withSession, type Session } from '../../src/postgres/session.js';
+import { FENCE_CLOSED, FENCE_OPEN, readRoute } from '../../src/postgres/state.js';
+import { otherSide, type Side } from '../../src/side.js';
+import { AUDIT_TABLES } from '../support/audited-writers.js';
+import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
+import { PromotionRig } from '../support/promotion-rig.js';
+import { StatementProxy } from '../support/statement-proxy.js';
+
+/*
+ * Mistakes that fences, late workers and settings have made: see docs/mistakes.md. Each test fails when its rule is taken
+ * out of the code (npm run test:mutations).
+ */
+
+const MIGRATION = 'mistakes-fence';
+const FENCED = { code: '25006', constraint: 'verdigris_fence' };
+const OVER = { code: 'VDEPO' };
+
+describe('the fence', () => {
+  let rig: PromotionRig;
+  /** Rows that the audit does not count: accounts with nothing in them. */
+  let account = 10_000;
+
+  beforeAll(async () => {
+    rig = await PromotionRig.create('mistakes fence');
+    await rig.writers.pause();
+  });
+
+  afterAll(() => rig.close());
+
+  const on = <T>(side: Side, work: (client: pg.Client) => Promise<T>): Promise<T> =>
+    withClient(rig.databases[side].config, work);
+  const ours = <T>(side: Side, work: (session: Session) => Promise<T>): Promise<T> =>
+    withSession(rig.databases[side], { purpose: 'test' }, work);
+  const write = (client: pg.Client): Promise<unknown> =>
+    client.query('INSERT INTO public.accounts VALUES ($1, 0)', [++account]);
+  const routeOn = (side: Side) => ours(side, (session) => readRoute(session, MIGRATION));
+  const armed = (side: Side) =>
+    ours(side, async (session) => {
+      const { rowCount } = await session.query(
+        "SELECT FROM pg_trigger WHERE tgname = '_verdigris_fence' AND tgenabled = 'A'",
+      );
+      return rowCount;
+    });
+  it('green takes no write before the promotion, whoever connects', async () => {
+    await on('green', (superuser) => expect(write(superuser)).rejects.toMatchObject(FENCED));
+  });
+
+  it('a role without any right in schema verdigris writes where writes are, and is refused where they are not', async () => {
+    const role = `fence_role_${Math.random().toString(36).slice(2)}`;
+    await on('blue', async (client) => {
+      await ours('blue', (session) => armFence(session, rig.move('blue').tables));
+      await client.query(`CREATE ROLE ${ident(role)}; GRANT ALL ON ALL TABLES IN SCHEMA public TO ${ident(role)}`);
+      try {
+        await client.query(`SET ROLE ${ident(role)}`);
+        await write(client);
+        await client.query('RESET ROLE');
+        await client.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED})`);
+        await client.query(`SET ROLE ${ident(role)}`);
+        await expect(write(client)).rejects.toMatchObject(FENCED);
+      } finally {
+        await client.query('RESET ROLE');
+        await client.query(`SELECT setval('verdigris.fence', ${FENCE_OPEN})`);
+        await client.query(`DROP OWNED BY ${ident(role)}; DROP ROLE ${ident(role)}`);
+      }
+    });
+  });
+
+  it('a session in replica mode is stopped like any other', async () => {
+    await on('green', async (client) => {
+      await client.query('SET session_replication_role = replica');
+      await expect(write(client)).rejects.toMatchObject(FENCED);
+    });
+  });
+
+  it('a writer that waited for the lock sees the flag as it is then', async () => {
+    await on('blue', (decides) =>
+      on('blue', async (waits) => {
+        await decides.query(`BEGIN; ${TAKE_FENCE_LOCK}`);
+        const written = write(waits).then(
+          () => 'written',
+          (error: unknown) => error,
+        );
+        await sleep(200);
+        await decides.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED})`);
+        await decides.query('COMMIT');
+        expect(await written).toMatchObject(FENCED);
+        await decides.query(`SELECT setval('verdigris.fence', ${FENCE_OPEN})`);
+      }),
+    );
+  });
+
+  it('a transaction that began before the promotion is refused at every level of isolation', async () => {
+    const from = rig.primary;
+    const open = await Promise.all(
+      ['READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'].map(async (level) => {
+        const client = new pg.Client(rig.databases[from].config);
+        await client.connect();
+        await client.query(`BEGIN ISOLATION LEVEL ${level}`);
+        await client.query('SELECT count(*) FROM public.accounts');
+        return client;
+      }),
+    );
+    await rig.moveOn();
+    for (const client of open) {
+      await expect(write(client)).rejects.toMatchObject(FENCED);
+      await client.end();
+    }
+  });
+
+  it('a worker that comes late opens, closes and decides nothing', async () => {
+    const primary = rig.primary;
+    const other = otherSide(primary);
+    const epoch = (await routeOn(primary))?.epoch ?? 0;
+    await ours(other, async (session) => {
+      await expect(session.query('SELECT verdigris.open_fence($1, $2)', [MIGRATION, epoch - 1])).rejects.toMatchObject(
+        OVER,
+      );
+      await expect(session.query('SELECT verdigris.close_fence($1, $2)', [MIGRATION, epoch - 1])).rejects.toMatchObject(
+        OVER,
+      );
+      expect(await isFenceOpen(session)).toBe(false);
+    });
+    await ours(primary, async (session) => {
+      for (const late of [epoch - 1, epoch]) {
+        await expect(session.query('SELECT verdigris.close_fence($1, $2)', [MIGRATION, late])).rejects.toMatchObject(
+          OVER,
+        );
+      }
+      for (const [late, to] of [
+        [epoch - 1, other],
+        [epoch, primary],
+      ] as const) {
+        await expect(session.query('SELECT verdigris.decide($1, $2, $3)', [MIGRATION, late, to])).rejects.toMatchObject(
+          OVER,
+        );
+      }
+      await expect(
+        session.query('SELECT verdigris.set_green_read_percent($1, $2, 5)', [MIGRATION, epoch - 1]),
+      ).rejects.toMatchObject(OVER);
+      expect(await isFenceOpen(session)).toBe(true);
+    });
+    expect(await routeOn(primary)).toMatchObject({ epoch, writesOn: primary });
+  });
+
+  it('a worker that comes late arms and disarms nothing', async () => {
+    const primary = rig.primary;
+    const other = otherSide(primary);
+    const epoch = (await routeOn(primary))?.epoch ?? 0;
+    const late = { migration: MIGRATION, epoch: epoch - 1, writesOn: other };
+    const stale = expect.objectContaining({ type: 'StaleEpoch' }) as unknown;
+    expect([await armed(primary), await armed(other)]).toEqual([0, AUDIT_TABLES.length]);
+    // It has finished an earlier promotion to the side that is fenced now.
+    await ours(other, (session) => expect(disarmFence(session, late)).rejects.toEqual(stale));
+    await ours(primary, (session) =>
+      expect(armFence(session, rig.move(primary).tables, { guard: late })).rejects.toEqual(stale),
+    );
+    expect([await armed(primary), await armed(other)]).toEqual([0, AUDIT_TABLES.length]);
+  });
+
+  it('a worker that freezes while it arms a table is ended by the server, and its writers go on', async () => {
+    const side = rig.primary;
+    const database = rig.databases[side];
+    const proxy = await StatementProxy.start(Number(database.config.port));
+    const through = { ...database, config: { ...database.config, port: proxy.port } };
+    const frozen = proxy.stopWhere(({ text }) => text === 'COMMIT', 'before');
+    const arming = withSession(through, { purpose: 'test' }, (session) =>
+      armFence(session, rig.move(side).tables),
+    ).then(
+      () => 'armed',
+      (error: unknown) => error,
+    );
+    const held = await frozen;
+    await on(side, async (writer) => {
+      await writer.query("SET statement_timeout = '8s'");
+      for (const table of AUDIT_TABLES) {
+        await writer.query(`DELETE FROM public.${table} WHERE false`);
+      }
+    });
+    held.release();
+    await arming;
+    await proxy.close();
+  });
+
+  it('every key that the old side has given out stays behind: also those of no table, rolled back, or descending', async () => {
+    const ddl = `CREATE SEQUENCE public.alone; CREATE SEQUENCE public.down INCREMENT -2 MAXVALUE -1 START -1;
+                 CREATE SEQUENCE public.never_called START 7`;
+    for (const side of ['blue', 'green'] as const) await on(side, (client) => client.query(ddl));
+    const next = `SELECT nextval('public.alone')::int AS alone, nextval('public.down')::int AS down`;
+    const taken = await on(rig.primary, async (client) => {
+      await client.query('BEGIN');
+      for (let i = 0; i < 20; i++) await client.query(next);
+      const { rows } = await client.query<{ alone: number; down: number }>(next);
+      await client.query('ROLLBACK');
+      return rows[0];
+    });
+    expect(taken).toEqual({ alone: 21, down: -41 });
+    await rig.moveOn();
+    const { rows } = await on(rig.primary, (client) =>
+      client.query<{ alone: number; down: number; never: number }>(
+        `${next}, nextval('public.never_called')::int AS never`,
+      ),
+    );
+    expect(rows[0]).toEqual({ alone: 1_022, down: -2_043, never: 1_007 });
+  });
+
+  it('nothing was lost in all this', async () => {
+    await rig.audit();
+  });
+});
+
+it('a sequence without room for the gap goes on where it stands, within its bounds', () => {
+  const name = { schema: 's', name: 'n' };
+  const shape = { name, increment: 1n, min: 1n, max: 1_000n };
+  expect(positionWithGap(shape, { name, lastValue: 10n, isCalled: true }, 100).lastValue).toBe(110n);
+  expect(positionWithGap(shape, { name, lastValue: 950n, isCalled: true }, 100).lastValue).toBe(950n);
+  const down = { name, increment: -5n, min: -1_000n, max: -1n };
+  expect(positionWithGap(down, { name, lastValue: -10n, isCalled: true }, 100).lastValue).toBe(-510n);
+  expect(positionWithGap(down, { name, lastValue: -900n, isCalled: true }, 100).lastValue).toBe(-900n);
+});
+
+describe('a database with settings of its own', () => {
+  it.each([
+    ['off', 'on'],
+    ['local', 'on'],
+    ['remote_write', 'remote_write'],
+  ])(
+    'synchronous_commit = %s: our sessions have %s, since a decision must survive a crash',
+    async (setting, expected) => {
+      const own = await testDatabase('pg15', 'commit default');
+      try {
+        await withClient(own.config, (client) =>
+          client.query(`ALTER DATABASE ${ident(own.database)} SET synchronous_commit = ${setting}`),
+        );
+        const session = await openSession(asDatabase(own, 'blue'), { purpose: 'test' });
+        const { rows } = await session.query<{ synchronous_commit: string }>('SHOW synchronous_commit');
+        expect(rows[0]?.synchronous_commit).toBe(expected);
+        await closeSession(session);
+      } finally {
+        await own.drop();
+      }
+    },
+  );
+
+  it('DDL on blue during the run is noticed, table by table', async () => {
+    const own = await testDatabase('pg15', 'ddl on blue');
+    try {
+      await withSession(asDatabase(own, 'blue'), { purpose: 'test' }, async (session) => {
+        const look = async (): Promise<Record<string, string>> =>
+          catalogFingerprint(await readTables(session, { include: ['public.*'], exclude: [] }));
+        await session.query(
+          'CREATE TABLE public.kept (id int PRIMARY KEY, n int); CREATE TABLE public.other (id int PRIMARY KEY)',
+        );
+        for (const ddl of [
+          'ALTER TABLE public.kept ADD extra text',
+          'ALTER TABLE public.kept ALTER n TYPE bigint',
+          'ALTER TABLE public.kept ALTER n SET NOT NULL',
+          'ALTER TABLE public.kept RENAME n TO m',
+          'ALTER TABLE public.kept REPLICA IDENTITY FULL',
+        ]) {
+          const before = await look();
+          expect(() => refuseChangedCatalog(before, before)).not.toThrow();
+          await session.query(ddl);
+          const now = await look();
+          expect(() => refuseChangedCatalog(before, now), ddl).toThrow(/has changed.*: public\.kept$/m);
+        }
+      });
+    } finally {
+      await own.drop();
+    }
+  });
+});

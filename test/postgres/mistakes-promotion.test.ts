@@ -1,0 +1,238 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { directionTo, feedName } from '../../src/postgres/feed.js';
+import { isFenceOpen, TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
+import { withdrawOpening } from '../../src/postgres/prepare-promotion.js';
+import { tryPromotion } from '../../src/postgres/promote.js';
+import { readDecision } from '../../src/postgres/promotion-decision.js';
+import { ensureSlot } from '../../src/postgres/replication-slot.js';
+import { withSession } from '../../src/postgres/session.js';
+import { FENCE_CLOSED, readRoute } from '../../src/postgres/state.js';
+import { otherSide, type Side } from '../../src/side.js';
+import { withClient } from '../support/postgres.js';
+import { carryOut } from '../support/promotion-steps.js';
+import { PromotionRig } from '../support/promotion-rig.js';
+import { WatchedTry } from '../support/watched-try.js';
+
+/*
+ * Mistakes that promotions have been bitten by, in the hold and in the decision: see docs/mistakes.md. Each test fails
+ * when its rule is taken out of the code (npm run test:mutations).
+ */
+
+const MIGRATION = 'mistakes-promotion';
+
+const LOCKS_WRITERS_OUT = /BEGIN; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/;
+
+describe('the hold and the decision', () => {
+  let rig: PromotionRig;
+  /** Rows that the audit does not count: accounts with nothing in them. */
+  let account = 10_000;
+
+  beforeAll(async () => {
+    rig = await PromotionRig.create('mistakes promotion');
+    await rig.writers.pause();
+  });
+
+  afterAll(() => rig.close());
+
+  const on = <T>(side: Side, work: (client: pg.Client) => Promise<T>): Promise<T> =>
+    withClient(rig.databases[side].config, work);
+  const write = (client: pg.Client): Promise<unknown> =>
+    client.query('INSERT INTO public.accounts VALUES ($1, 0)', [++account]);
+  const routeOn = (side: Side) => withSession(rig.databases[side], { purpose: 'test' }, (s) => readRoute(s, MIGRATION));
+  const isOpen = (side: Side) => withSession(rig.databases[side], { purpose: 'test' }, isFenceOpen);
+  const blocked = expect.objectContaining({ type: 'PromotionBlocked' });
+
+  /** Keeps what replication brings to a table from being applied, without a transaction id of its own. */
+  async function whileApplyStands<T>(side: Side, work: (release: () => Promise<unknown>) => Promise<T>): Promise<T> {
+    return on(side, async (client) => {
+      await client.query('BEGIN; LOCK TABLE public.accounts IN SHARE MODE');
+      return work(() => client.query('ROLLBACK'));
+    });
+  }
+
+  const isWaitingForLock = (session: string): string =>
+    `SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = '${session}' AND wait_event = 'advisory'`;
+
+  async function until(client: pg.Client, sql: string): Promise<void> {
+    for (let look = 0; look < 1_000; look++) {
+      if ((await client.query(sql)).rowCount !== 0) return;
+      await sleep(10);
+    }
+    throw new Error(`not so after 10 s: ${sql}`);
+  }
+
+  it('the stop position is taken after the last writer has ended: what it commits in between is waited for', async () => {
+    const attempt = await WatchedTry.prepare(rig);
+    const { from } = attempt;
+    const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
+    const outcome = attempt.run({ maxHoldMs: 2_000, lockTimeoutMs: 2_000 });
+    const held = await locking;
+    await on(from, async (writer) => {
+      await writer.query('BEGIN');
+      await write(writer);
+      await whileApplyStands(otherSide(from), async (release) => {
+        held.release();
+        await on(from, (client) => until(client, isWaitingForLock('verdigris promotion')));
+        // Long enough for a marker that is written too early to come through.
+        await sleep(100);
+        await writer.query('COMMIT');
+        // Positions move on, the row does not arrive: nothing may be decided.
+        expect(await outcome).toEqual(blocked);
+        await release();
+      });
+      expect(await routeOn(from)).toMatchObject({ writesOn: from });
+      await write(writer);
+    });
+    await attempt.close();
+    await rig.audit();
+    await rig.writers.pause();
+  });
+
+  it('a writer that does not end costs the others no more than the time for which the lock is asked', async () => {
+    const attempt = await WatchedTry.prepare(rig);
+    const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
+    const outcome = attempt.run({ maxHoldMs: 20_000, lockTimeoutMs: 40 });
+    const held = await locking;
+    await on(attempt.from, async (writer) => {
+      await writer.query('BEGIN');
+      await write(writer);
+      const asked = performance.now();
+      held.release();
+      expect(await outcome).toEqual(blocked);
+      expect(performance.now() - asked).toBeLessThan(10_000);
+      await on(attempt.from, write);
+      await writer.query('ROLLBACK');
+    });
+    await attempt.close();
+  });
+
+  it('a writer that does not end before the hold is named, and makes the others wait no longer either', async () => {
+    const attempt = await WatchedTry.prepare(rig);
+    await on(attempt.from, async (writer) => {
+      await writer.query('BEGIN');
+      await write(writer);
+      const asked = performance.now();
+      const outcome = attempt.run();
+      await on(attempt.from, write);
+      const { rows } = await writer.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+      const message = expect.stringContaining(`pid ${rows[0]?.pid ?? 0}`) as string;
+      expect(await outcome).toMatchObject({ type: 'PromotionBlocked', message });
+      expect(performance.now() - asked).toBeLessThan(10_000);
+      await writer.query('ROLLBACK');
+    });
+    await attempt.close();
+  });
+
+  it('a worker that freezes in the hold keeps writers no longer than maxHold: the server ends its transaction', async () => {
+    const attempt = await WatchedTry.prepare(rig);
+    const frozen = attempt.stopAt(/SELECT verdigris\.decide/, 'before');
+    const outcome = attempt.run({ maxHoldMs: 700 });
+    const held = await frozen;
+    await on(attempt.from, async (writer) => {
+      await writer.query("SET statement_timeout = '8s'");
+      await write(writer);
+    });
+    held.release();
+    expect(await outcome).toEqual(blocked);
+    await attempt.close();
+    expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
+  });
+
+  it('a fence that was switched off, or a table that is new, stops the promotion before anything is decided', async () => {
+    for (const [tamper, undo] of [
+      [
+        'ALTER TABLE public.notes DISABLE TRIGGER _verdigris_fence',
+        'ALTER TABLE public.notes ENABLE ALWAYS TRIGGER _verdigris_fence',
+      ],
+      [
+        'ALTER TABLE public.notes ENABLE TRIGGER _verdigris_fence',
+        'ALTER TABLE public.notes ENABLE ALWAYS TRIGGER _verdigris_fence',
+      ],
+      [
+        'ALTER TABLE public.notes DISABLE TRIGGER _verdigris_fence_truncate',
+        'ALTER TABLE public.notes ENABLE TRIGGER _verdigris_fence_truncate',
+      ],
+      ['CREATE TABLE public.new_one (id int)', 'DROP TABLE public.new_one'],
+    ] as const) {
+      const attempt = await WatchedTry.prepare(rig);
+      await on(attempt.from, (client) => client.query(tamper));
+      expect(await attempt.run(), tamper).toMatchObject({ type: 'FenceTampered' });
+      await on(attempt.from, (client) => client.query(undo));
+      await attempt.close();
+      expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
+    }
+  });
+
+  it.each([
+    ['a try is recorded as running', false],
+    ['no try is recorded as running, but the flag is set', true],
+  ])('a COMMIT on its way is waited for, not read past: %s', async (_, isWithdrawn) => {
+    const attempt = await WatchedTry.prepare(rig);
+    const { from } = attempt;
+    const move = rig.move(from);
+    const to = otherSide(from);
+    await withSession(rig.databases[from], { purpose: 'test' }, async (asks) => {
+      if (isWithdrawn) await withdrawOpening(asks, MIGRATION, from);
+      const route = await readRoute(asks, MIGRATION);
+      // What the hold does before it decides; nobody writes here, so there is nothing to wait for.
+      await withSession(rig.databases[to], { purpose: 'test' }, (s) =>
+        ensureSlot(s, feedName(MIGRATION, directionTo(from))),
+      );
+      await on(from, async (decides) => {
+        await decides.query(`BEGIN; ${TAKE_FENCE_LOCK}`);
+        await decides.query('SELECT verdigris.decide($1, $2, $3)', [MIGRATION, route?.epoch, to]);
+        await decides.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED})`);
+        let answer: unknown;
+        const asked = readDecision(asks, MIGRATION, from).then((decision) => (answer = decision));
+        await sleep(300);
+        expect(answer).toBeUndefined();
+        await decides.query('COMMIT');
+        expect(await asked).toEqual({ decided: true, epoch: (route?.epoch ?? 0) + 1 });
+      });
+      expect(await isFenceOpen(asks)).toBe(false);
+    });
+    // Half switched: both sides are closed, and whoever comes next goes on from the route.
+    expect(await isOpen(to)).toBe(false);
+    expect(await attempt.run()).toMatchObject({ holdMs: null });
+    expect(await isOpen(to)).toBe(true);
+    await attempt.close();
+    await carryOut('finish', move);
+  });
+
+  it.each([
+    ['before', 'has not happened', blocked],
+    ['after', 'has been decided, and is finished', expect.objectContaining({ holdMs: expect.any(Number) as number })],
+  ] as const)('a connection that is lost %s the COMMIT: what %s', async (when, _, expected) => {
+    const attempt = await WatchedTry.prepare(rig);
+    const { from } = attempt;
+    const stopped = attempt.stopAt(/; COMMIT$/, when);
+    const outcome = attempt.run();
+    await stopped;
+    await on(from, (client) =>
+      client.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                     WHERE datname = current_database() AND application_name = 'verdigris promotion'`),
+    );
+    expect(await outcome).toEqual(expected);
+    expect([await isOpen(from), await isOpen(otherSide(from))]).toEqual([when === 'before', when === 'after']);
+    await attempt.close();
+    if (when === 'after') await carryOut('finish', rig.move(from));
+  });
+
+  it('a promotion that was asked for in an epoch that is over moves nothing', async () => {
+    const from = rig.primary;
+    const { migration, databases, tables } = rig.move(from);
+    const route = await routeOn(from);
+    const late = tryPromotion({
+      ...{ databases, migration, from, fenced: tables, knownTables: [], maxHoldMs: 5_000, lockTimeoutMs: 80 },
+      ...{ sequenceGap: 1_000, feedBack: true, epoch: (route?.epoch ?? 0) - 2 },
+    });
+    await expect(late).rejects.toMatchObject({ type: 'StaleEpoch' });
+    expect(await routeOn(from)).toMatchObject({ epoch: route?.epoch, writesOn: from });
+  });
+
+  it('nothing was lost in all this', async () => {
+    await rig.audit();
+  });
+});

@@ -1,0 +1,53 @@
+import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
+import { tryPromotion, type Promoted } from '../../src/postgres/promote.js';
+import type { Databases } from '../../src/postgres/session.js';
+import { otherSide, type Side } from '../../src/side.js';
+import type { PromotionRig } from './promotion-rig.js';
+import { StatementProxy, type Held, type When } from './statement-proxy.js';
+
+/** One try of a promotion in this process, which can be stopped at any statement to the side that gives writes away. */
+export class WatchedTry {
+  private constructor(
+    readonly from: Side,
+    private readonly databases: Databases,
+    private readonly rig: PromotionRig,
+    private readonly proxy: StatementProxy,
+    private readonly knownTables: readonly number[],
+  ) {}
+
+  /** Prepares the promotion away from the rig's primary. */
+  static async prepare(rig: PromotionRig): Promise<WatchedTry> {
+    const from = rig.primary;
+    const { migration, tables } = rig.move(from);
+    const wayBack = tables.map((table) => ({ table }));
+    const knownTables = await preparePromotion({ databases: rig.databases, migration, from, fenced: tables, wayBack });
+    const old = rig.databases[from];
+    const proxy = await StatementProxy.start(Number(old.config.port));
+    const databases = { ...rig.databases, [from]: { ...old, config: { ...old.config, port: proxy.port } } };
+    return new WatchedTry(from, databases, rig, proxy, knownTables);
+  }
+
+  /** Resolves when the try comes to such a statement; it waits there until it is let go. */
+  stopAt(text: RegExp, when: When): Promise<Held> {
+    return this.proxy.stopWhere((point) => text.test(point.text), when);
+  }
+
+  /** Tries. @returns what it came to, also when that is an error. */
+  run(limits: { readonly maxHoldMs?: number; readonly lockTimeoutMs?: number } = {}): Promise<Promoted | Error> {
+    const { migration, tables } = this.rig.move(this.from);
+    return tryPromotion({
+      ...{ databases: this.databases, migration, from: this.from, fenced: tables, knownTables: this.knownTables },
+      ...{ maxHoldMs: 5_000, lockTimeoutMs: 80, sequenceGap: 1_000, feedBack: true, ...limits },
+    }).then(
+      (promoted) => {
+        this.rig.primary = otherSide(this.from);
+        return promoted;
+      },
+      (error: unknown) => (error instanceof Error ? error : new Error(String(error))),
+    );
+  }
+
+  async close(): Promise<void> {
+    await this.proxy.close();
+  }
+}
