@@ -2,7 +2,7 @@ import { compareCatalogs, type CatalogDifference } from '../src/postgres/schema-
 import { dumpSchema, type DumpOptions } from '../src/postgres/schema-copy/pg-dump.js';
 import {
   readPostDataStatements,
-  readSchemaStatements,
+  readPreDataStatements,
   type SchemaStatements,
 } from '../src/postgres/schema-copy/schema-statements.js';
 import { applyPreData } from '../src/postgres/schema-copy/apply-pre-data.js';
@@ -25,10 +25,11 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
     /** Types, functions, tables, views and sequences; then keys, unless the rows are copied first. */
     copySchema: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async (work) => {
-        const statements = await readSchema(work, ref);
         const context = stepContext(work, await work.session('green', 'schema'), 'green');
-        await applyPreData(context, statements.preData);
-        if (ref.plan.bootstrap.method !== 'copy') await applyKeys(context, statements.keys, indexSettings(ref.plan));
+        await applyPreData(context, await readPreData(work, ref));
+        if (ref.plan.bootstrap.method === 'copy') return;
+        const { keys } = await readPostData(work, ref);
+        await applyKeys(context, keys, indexSettings(ref.plan));
       }),
 
     /** Keys and blue's other indexes, side by side: after the rows, before anybody writes green's tables. */
@@ -61,12 +62,8 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
   };
 }
 
-async function readSchema(work: Work, ref: RunRef): Promise<SchemaStatements> {
-  const options = await dumpOptions(work, ref);
-  // One after the other: each may be a WebAssembly instance with its memory.
-  const preData = await dumpSchema(work.databases.blue, 'pre-data', options);
-  const postData = await dumpSchema(work.databases.blue, 'post-data', options);
-  return readSchemaStatements(preData, postData);
+async function readPreData(work: Work, ref: RunRef): Promise<SchemaStatements['preData']> {
+  return readPreDataStatements(await dumpSchema(work.databases.blue, 'pre-data', await dumpOptions(work, ref)));
 }
 
 /** What is made after the rows; the other half of the schema is there. */

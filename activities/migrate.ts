@@ -1,6 +1,6 @@
 import { parseDuration } from '../src/plan/duration.js';
 import { formatTableName } from '../src/plan/table-name.js';
-import { analyzeTables } from '../src/postgres/migrate/analyze.js';
+import { analyzeTables, staleTables } from '../src/postgres/migrate/analyze.js';
 import { backfillTables, type BackfillResult } from '../src/postgres/migrate/backfill.js';
 import { expandTable } from '../src/postgres/migrate/expand-table.js';
 import { indexSettings } from '../src/postgres/migrate/index-settings.js';
@@ -67,15 +67,18 @@ export function migrateActivities(dependencies: ActivityDependencies) {
         );
       }),
 
-    /** Statistics of every table on green: without them its first reads would be slow. */
-    analyzeGreen: (ref: RunRef): Promise<void> =>
+    /**
+     * Statistics of every table on green: without them its first reads would be slow. With `onlyStale`, where nothing
+     * was changed since the last ANALYZE but rows, of those that need it.
+     */
+    analyzeGreen: (ref: RunRef, onlyStale: boolean): Promise<void> =>
       perform(dependencies, ref, async (work) => {
         const green = await work.session('green', 'analyze');
-        const tables = (await movedTables(green, ref.plan)).filter((table) => table.kind !== 'partition');
-        await analyzeTables(
-          stepContext(work, green, 'green'),
-          tables.map((table) => table.name),
-        );
+        const tables = (await movedTables(green, ref.plan))
+          .filter((table) => table.kind !== 'partition')
+          .map((table) => table.name);
+        const chosen = onlyStale ? await staleTables(green, tables) : tables;
+        await analyzeTables(stepContext(work, green, 'green'), chosen);
       }),
 
     /** The compensation: the plan's changes are taken back, the last one first. */

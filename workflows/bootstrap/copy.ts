@@ -30,11 +30,13 @@ async function copyRows(ref: RunRef): Promise<void> {
   const { parcels } = await act('plan the copy').planCopy(ref);
   const holder = (): Promise<unknown> => act('hold the snapshot').holdSnapshot(ref);
   await beside(holder, async () => {
-    if ((await act('wait for the snapshot').awaitSnapshot(ref)) === 'lost') return;
-    await inParallel(parcels, ref.plan.bootstrap.parallel, async ({ id, label }) => {
-      const { outcome } = await act(`copy ${label}`).copyParcel(ref, id);
-      return outcome === 'copied';
-    });
+    if ((await act('wait for the snapshot').awaitSnapshot(ref)) === 'ready') {
+      await inParallel(parcels, ref.plan.bootstrap.parallel, async ({ id, label }) => {
+        const { outcome } = await act(`copy ${label}`).copyParcel(ref, id);
+        return outcome === 'copied';
+      });
+    }
+    // Closes the copying, which the holder sees: it ends by itself, sooner than a cancel would reach it.
+    await act('finish the copy').finishCopy(ref);
   });
-  await act('finish the copy').finishCopy(ref);
 }

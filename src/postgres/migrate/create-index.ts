@@ -9,7 +9,7 @@ import { buildIndex, type Build } from './index-build.js';
 import { createIndexSql, findIndex, leafIndexName, refuseAnother, shapeOf } from './index-definition.js';
 import { inLanes } from './index-lanes.js';
 import { planIndexFailed } from './index-failed.js';
-import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from './index-settings.js';
+import { DEFAULT_INDEX_SETTINGS, whileOffline, type IndexSettings } from './index-settings.js';
 import type { IndexWork } from './plan-work.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { shortLocks } from './short-locks.js';
@@ -49,7 +49,9 @@ export async function createIndexes(
       builds.push(...(await buildsOf(session, changed, index)));
       if (changed.info.kind === 'partitioned') finish.push(() => attachLeaves(context, session, changed, index));
     }
-    await inLanes(context, 'index', settings, piecesOf(builds, await isOffline(session)), async (lane, piece) => {
+    const offline = await isOffline(session);
+    const lanes = offline ? whileOffline(settings) : settings;
+    await inLanes(context, 'index', lanes, piecesOf(builds, offline), async (lane, piece) => {
       for (const { build } of piece) await buildIndex(lane, build, settings);
     });
     for (const step of finish) await step();

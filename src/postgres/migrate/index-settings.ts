@@ -23,6 +23,17 @@ export function indexSettings({ indexes }: Pick<Plan, 'indexes'>): IndexSettings
   };
 }
 
+/**
+ * While nobody uses green's tables there is nobody to spare: more builds at once keep all its processors busy, when one
+ * of them merges or writes what it has sorted.
+ */
+const PARALLEL_OFFLINE = 4;
+
+/** The settings for builds on tables that nobody uses yet. */
+export function whileOffline(settings: IndexSettings): IndexSettings {
+  return { ...settings, parallel: Math.max(settings.parallel, PARALLEL_OFFLINE) };
+}
+
 /** Above this a sort gains nothing: its runs are merged from disk at the speed of the disk. */
 const MOST_BYTES = 1024 ** 3;
 

@@ -1,7 +1,7 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { buildIndex } from '../migrate/index-build.js';
 import { inLanes } from '../migrate/index-lanes.js';
-import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from '../migrate/index-settings.js';
+import { DEFAULT_INDEX_SETTINGS, whileOffline, type IndexSettings } from '../migrate/index-settings.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { isOffline } from '../offline.js';
 import { readApplied, wasApplied } from './apply-post-data.js';
@@ -37,7 +37,7 @@ export async function buildTogether(
     session,
     builds.map((build) => [build]),
   );
-  await inLanes(context, 'indexes', settings, pieces, async (lane, piece) => {
+  await inLanes(context, 'indexes', whileOffline(settings), pieces, async (lane, piece) => {
     for (const build of piece) await buildIndex(lane, build, settings);
   });
 }

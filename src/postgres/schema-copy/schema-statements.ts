@@ -55,10 +55,12 @@ export interface SchemaStatements {
  * @param postData what pg_dump writes for --section=post-data
  */
 export async function readSchemaStatements(preData: string, postData: string): Promise<SchemaStatements> {
-  return {
-    preData: keepOfPreData(await parseStatements(withoutMetaCommands(preData))),
-    ...(await readPostDataStatements(postData)),
-  };
+  return { preData: await readPreDataStatements(preData), ...(await readPostDataStatements(postData)) };
+}
+
+/** The same for pre-data alone. */
+export async function readPreDataStatements(preData: string): Promise<SchemaStatements['preData']> {
+  return keepOfPreData(await parseStatements(withoutMetaCommands(preData)));
 }
 
 /** The same for post-data alone. */

@@ -3,7 +3,7 @@ import type { Session } from '../../session.js';
 
 /** Questions in a row whose mean is one measurement: a single one says more of the scheduler than of the load. */
 const QUESTIONS = 5;
-const BETWEEN_QUESTIONS_MS = 10;
+const BETWEEN_QUESTIONS_MS = 5;
 
 /** How long blue takes to answer next to nothing, ms. The shortest and the longest of a few are left out. */
 export async function answerTime(blue: Session, questions = QUESTIONS): Promise<number> {

@@ -11,7 +11,7 @@ import { answerTime } from './blue-load.js';
 import type { CopyContext } from './copy-context.js';
 import { HOLDER_LOCK, STREAM_LOCK, takeOver } from './copy-lock.js';
 import { CopyWatch } from './copy-watch.js';
-import { changeCopyState, readPieces } from './copy-state.js';
+import { changeCopyState, readCopyState, readPieces } from './copy-state.js';
 
 /*
  * A slot that is made over a replication connection exports a snapshot: what the database held at the very position
@@ -20,8 +20,10 @@ import { changeCopyState, readPieces } from './copy-state.js';
  */
 
 const WATCH_EVERY_MS = 1_000;
-/** Takes less than half a second. */
-const BASELINE_QUESTIONS = 30;
+/** The run waits for the holder when the copying has been closed. */
+const CLOSED_EVERY_MS = 50;
+/** Takes a tenth of a second. */
+const BASELINE_QUESTIONS = 15;
 
 /**
  * Makes the slots and their snapshots, lets them be read, and holds them until the signal is aborted.
@@ -135,7 +137,11 @@ async function hold(
     if (phase === 'lost') return 'lost';
     // Tried again, it decides between new snapshots, while nothing has been copied, and none.
     if (lost) throw connectionLost();
-    await sleep(WATCH_EVERY_MS, undefined, { signal });
+    const next = performance.now() + WATCH_EVERY_MS;
+    while (performance.now() < next && !lost) {
+      await sleep(CLOSED_EVERY_MS, undefined, { signal });
+      if ((await readCopyState(green, run.runId))?.phase !== 'ready') break;
+    }
   }
 }
 
