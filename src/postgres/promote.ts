@@ -4,7 +4,8 @@ import { VerdigrisError } from '../errors.js';
 import { answerWithin, Hold, promotionBlocked, StandsInTheWay } from './hold.js';
 import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
-import { readDecision, type Decision } from './promotion-decision.js';
+import { NO_POOLS, type Pools, type Unreleased } from './pools.js';
+import { readDecision, readDecisionAsActor, type Decision } from './promotion-decision.js';
 import {
   carrySequencesOver,
   checkFeedIsOff,
@@ -28,13 +29,14 @@ import type { TableName } from '../plan/table-name.js';
  *
  *   prepare  the way back is proven, the fence is armed          prepare-promotion.ts
  *            the lag is short, nobody would hold up a slot       promotion-readiness.ts
+ *   pause    poolers: their clients wait                          pools.ts, with a deadline of its own
  *   hold     lock: every transaction that has written is over    promotion-hold.ts, the server's deadline: hold.ts
  *            catalog: the fence is in force, no table is new
  *            marker: the new side has everything
  *            sequences: the new side's go on beyond the old one's
  *            slots: of the way back
  *   decide   route and flag in one COMMIT: the point of no return
- *   open     the new side takes writes
+ *   open     the new side takes writes, poolers lead there and go on
  *   finish   the old feed off, then the reverse one on           finish-promotion.ts
  *
  * Why no write is lost: the exclusive fence lock is granted when every transaction that has written is over; later
@@ -65,6 +67,8 @@ export interface Promotion {
    * behind. Everything else is as always: never are both sides open.
    */
   readonly acceptLoss?: boolean | undefined;
+  /** Poolers between applications and the databases: paused for the hold, then led to the new side. Default: none. */
+  readonly pools?: Pools | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -79,6 +83,8 @@ export interface Promoted {
   /** What each step took of the hold, ms, in their order. */
   readonly steps: Readonly<Record<string, number>>;
   readonly epoch: number;
+  /** Poolers that are not led to the new side yet: release() again until none is left. */
+  readonly unreleased: readonly Unreleased[];
 }
 
 /** How long one try asks for the fence's lock, by its number: always far below deadlock_timeout (1 s by default). */
@@ -124,7 +130,7 @@ async function isDecided({ databases, migration, from }: Promotion): Promise<boo
  * @throws VerdigrisError PromotionBlocked when somebody stands in the way, StaleEpoch when the run is no longer in charge.
  */
 export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
-  const { databases, from } = promotion;
+  const { databases, from, pools = NO_POOLS } = promotion;
   const open: Session[] = [];
   const keep = async (opening: Promise<Session>): Promise<Session> => {
     const session = await opening;
@@ -136,7 +142,8 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     const decision = await decisionSoFar(actors.main, promotion);
     if (decision.decided) {
       await openNewSide(actors.to, promotion.migration, decision.epoch);
-      return { holdMs: null, steps: {}, epoch: decision.epoch };
+      await pools.point(otherSide(from), decision.epoch);
+      return { holdMs: null, steps: {}, epoch: decision.epoch, unreleased: await pools.release() };
     }
     if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
     const sessions = await openSessions(actors, promotion, keep);
@@ -144,19 +151,25 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     await prepareHold(sessions, promotion);
     if (promotion.feedBack) await waitForNoWriters(sessions.to, promotion);
 
+    await pools.pause(from, decision.epoch);
     const hold = new Hold(promotion.maxHoldMs);
     const epoch = await holdAndDecide(sessions, promotion, hold, decision.epoch);
     await hold.afterDecision('open', () => openNewSide(sessions.to, promotion.migration, epoch));
-    return { holdMs: hold.elapsed(), steps: hold.steps, epoch };
+    const holdMs = hold.elapsed();
+    await pools.point(otherSide(from), epoch);
+    return { holdMs, steps: hold.steps, epoch, unreleased: await pools.release() };
   } finally {
     await Promise.all(open.map(closeSession));
   }
 }
 
-/** A writer that does not end keeps the decision from being read, too: it stands in the way as it would in the hold. */
+/**
+ * Whether it has been decided. Where a crash has left the fence closed, a writer that does not end keeps that from being
+ * read, too: it stands in the way as it would in the hold.
+ */
 async function decisionSoFar(main: Session, { migration, from }: Promotion): Promise<Decision> {
   try {
-    return await readDecision(main, migration, from, LOOKS_AT_DECISION);
+    return await readDecisionAsActor(main, migration, from, LOOKS_AT_DECISION);
   } catch (error) {
     if (sqlState(error) !== LOCK_NOT_AVAILABLE) throw error;
     throw promotionBlocked(`writers did not end. ${await whoHoldsAdvisoryLock(main, FENCE_LOCK)}`, error);
@@ -201,6 +214,7 @@ async function holdAndDecide(sessions: Sessions, promotion: PromotionTry, hold: 
     });
   } catch (error) {
     await giveUp(main);
+    await promotion.pools?.release();
     const failure = await StandsInTheWay.explained(error);
     // Until the next try they would only hold back WAL.
     await dropEarlySlots(sessions.to, promotion).catch(() => undefined);
@@ -265,6 +279,7 @@ async function decisionAfterLostAnswer(promotion: Promotion, lost: unknown): Pro
       try {
         const decision = await readDecision(session, promotion.migration, promotion.from);
         if (decision.decided) return decision.epoch;
+        await promotion.pools?.release();
         throw promotionBlocked('the COMMIT did not go through', lost);
       } finally {
         await closeSession(session);
