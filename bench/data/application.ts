@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { keepBlueApart } from './apart.js';
 import { NotMeasured, type Bench } from './bench.js';
 import { cloneWithPgcopydb, pgcopydb } from './contestants.js';
 import { BENCH_DATABASE, removeAddedRows, usersFor } from './data-set.js';
@@ -38,8 +39,13 @@ export interface ApplicationStanding {
   readonly missing?: string;
 }
 
+/** The same, with blue and the application on processors that they share with nobody. */
+export const BLUE_APART = 'Verdigris, defaults, blue apart';
+
 interface Disturber {
   readonly name: string;
+  /** Blue and the application have processors of their own. */
+  readonly apart?: boolean;
   /** Copies blue; says when the copying begins and when it has ended, and how many seconds were between. */
   copy(bench: Bench, round: number, told: { begins: () => Promise<void>; ends: () => Promise<void> }): Promise<number>;
 }
@@ -49,8 +55,9 @@ export async function measureApplication(
   bench: Bench,
 ): Promise<{ standings: readonly ApplicationStanding[]; runs: readonly ApplicationRun[] }> {
   const { options } = bench;
-  const disturbers = [
+  const disturbers: readonly Disturber[] = [
     bootstrap('Verdigris, defaults', 'auto', { method: 'copy' }),
+    { ...bootstrap(BLUE_APART, 'apart', { method: 'copy' }), apart: true },
     bootstrap('Verdigris, pace full', 'full', { method: 'copy', pace: 'full' }),
     bootstrap(`Verdigris, maxRate ${options.maxRate}`, 'rate', { method: 'copy', maxRate: options.maxRate }),
     ...(options.peers.includes('pgcopydb') ? [clone] : []),
@@ -90,7 +97,9 @@ async function measureOnce(bench: Bench, disturber: Disturber, round: number): P
       users: usersFor(options.rows),
     }),
   );
+  let together: (() => void) | undefined;
   try {
+    if (disturber.apart === true) together = keepBlueApart();
     await sleep(WARM_UP_MS, undefined, { signal: bench.signal });
     await writer.nextWindow();
     await sleep(BEFORE_MS, undefined, { signal: bench.signal });
@@ -103,6 +112,7 @@ async function measureOnce(bench: Bench, disturber: Disturber, round: number): P
     if (during === undefined) throw new NotMeasured('the copy has not ended');
     return { contestant: disturber.name, round, seconds, before, during };
   } finally {
+    together?.();
     await writer.stop();
     await freshStart(servers);
     await withClient(uri, (client) => removeAddedRows(client, options.rows));

@@ -1,3 +1,4 @@
+import { BLUE_APART } from './application.js';
 import { backfillTargets } from './backfill.js';
 import type { DataResult } from './result.js';
 import type { Rounds } from './rounds.js';
@@ -22,6 +23,7 @@ export function targetsOf(result: DataResult): readonly Target[] {
   const byHand = change?.standings.find(({ contestant }) => contestant === 'pgcopydb + by hand');
   const heap = ratio(changed?.tableBytes ?? null, byHand?.tableBytes ?? null);
   const application99 = application?.standings[0]?.p99Ratio ?? null;
+  const apart = application?.standings.find(({ contestant }) => contestant === BLUE_APART)?.p99Ratio ?? null;
   const memory = Math.max(0, ...workerPeaks(copy), ...workerPeaks(change));
   return [
     atMost("copy: at or below pgcopydb's time", clone?.verdigrisTo ?? null, 1, 'of its time'),
@@ -34,6 +36,7 @@ export function targetsOf(result: DataResult): readonly Target[] {
     atMost('schema change: a smaller table', heap, 1, 'of its size', { strictly: true }),
     ...(backfill === undefined ? [] : backfillTargets(backfill)),
     atMost("application's p99 on blue during bootstrap: at most 1.2 of before", application99, 1.2, 'of before'),
+    atMost('the same with blue and the application on processors of their own', apart, 1.2, 'of before'),
     verificationTarget(verification === undefined ? null : rowsPerCore(verification)),
     {
       target: "the worker's resident memory: below 300 MB",
