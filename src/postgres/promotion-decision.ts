@@ -44,6 +44,24 @@ export async function readDecision(session: Session, migration: string, from: Si
   }
 }
 
+/**
+ * The same for the session that holds the actor's lock of `from`. Only such a session ever decides, and the lock is let
+ * go after its COMMIT is visible or undone: no COMMIT can be on its way, so a plain read is certain, and writers need not
+ * wait for one. A flag that is set without a decision is set back as above.
+ */
+export async function readDecisionAsActor(
+  actor: Session,
+  migration: string,
+  from: Side,
+  tries?: number,
+): Promise<Decision> {
+  const route = await readRoute(actor, migration);
+  if (route === undefined) throw staleEpoch(migration, from);
+  const isDecided = route.writesOn !== from;
+  if (isDecided || (await isFenceOpen(actor))) return { decided: isDecided, epoch: route.epoch };
+  return readDecision(actor, migration, from, tries);
+}
+
 /** About 15 s: a COMMIT that hangs on a replica must have its time. */
 const TRIES = 100;
 

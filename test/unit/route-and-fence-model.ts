@@ -15,6 +15,7 @@ export type Mutation =
   | 'open before decide'
   | 'lock skipped'
   | 'plain read of a COMMIT without an answer'
+  | 'actor lock not waited for'
   | 'fence checked before the row is locked';
 
 type Program = Generator<() => boolean, void, void>;
@@ -116,6 +117,8 @@ export class World {
   /** Epochs that workers have known, and which may come back to mind late. */
   readonly decided: { readonly side: Side; readonly epoch: number }[] = [{ side: 'blue', epoch: 1 }];
   readonly processes: Process[] = [];
+  /** Sessions whose worker has gone while the server works on their COMMIT: it hears of that afterwards. */
+  readonly #orphans: Session[] = [];
   rollbackBegun = false;
   #writes = 0;
   #promoters = 0;
@@ -207,12 +210,15 @@ export class World {
     } catch (error) {
       if (!(error instanceof GivenUp)) throw error;
     }
-    for (const one of process.sessions) this.end(one);
+    for (const one of process.sessions) {
+      if (one.inFlight === null) this.end(one);
+      else this.#orphans.push(one);
+    }
     this.processes.splice(this.processes.indexOf(process), 1);
   }
 
   sessions(): Session[] {
-    return this.processes.flatMap(({ sessions }) => sessions.filter((one) => one.alive));
+    return [...this.#orphans, ...this.processes.flatMap(({ sessions }) => sessions)].filter((one) => one.alive);
   }
 
   /** The server rolls back what a session has not committed; a sequence's value stays. */
@@ -247,6 +253,7 @@ export class World {
       this.commit(one);
       one.committed = true;
       one.inFlight = null;
+      if (this.#orphans.includes(one)) this.end(one);
     }
   }
 
@@ -332,7 +339,7 @@ function* writer(world: World, side: Side, change: Change): Program {
 /** openActorSession(): whoever held the actor's lock before loses that session. */
 function* actorSession(world: World, sessions: Session[], db: Db): Part<Session> {
   yield ALWAYS;
-  if (db.actor !== null) world.end(db.actor);
+  if (db.actor !== null && world.mutation !== 'actor lock not waited for') world.end(db.actor);
   const one = session(sessions, db);
   db.actor = one;
   return one;
@@ -343,7 +350,7 @@ function* promoter(world: World, from: Side, sessions: Session[]): Program {
   const [old, next] = [world.dbs[from], world.dbs[otherSide(from)]];
   const main = yield* actorSession(world, sessions, old);
   const to = yield* actorSession(world, sessions, next);
-  const decision = yield* readDecision(world, old, main);
+  const decision = yield* readDecisionAsActor(world, old, main);
   const epoch = decision.decided ? decision.epoch : yield* holdAndDecide(world, main, to, decision.epoch, sessions);
   yield* openFence(world, to, epoch);
   yield* finish(world, old, next, from === 'blue');
@@ -353,6 +360,10 @@ function* holdAndDecide(world: World, main: Session, to: Session, epoch: number,
   const [old, next] = [main.db, to.db];
   const feedBack = old.side === 'blue';
   yield* prepare(world, old, epoch, feedBack);
+  // prepareHold(): what a try before has left.
+  yield ALWAYS;
+  must(to.alive);
+  if (feedBack) world.feeds[old.side].slot = null;
   if (world.mutation === 'open before decide') yield* openFence(world, to, epoch + 1);
 
   if (world.mutation !== 'lock skipped') {
@@ -414,6 +425,15 @@ function* readDecision(world: World, db: Db, by: Session): Part<{ decided: boole
   must(by.alive);
   if (db.row.writesOn === db.side) db.open = true;
   return { decided: db.row.writesOn !== db.side, epoch: db.row.epoch };
+}
+
+/** The same by the holder of the actor's lock: whoever held it before is gone, with what it had not committed. */
+function* readDecisionAsActor(world: World, db: Db, by: Session): Part<{ decided: boolean; epoch: number }> {
+  yield ALWAYS;
+  must(by.alive);
+  const decided = db.row.writesOn !== db.side;
+  if (decided || db.open) return { decided, epoch: db.row.epoch };
+  return yield* readDecision(world, db, by);
 }
 
 /** verdigris.open_fence: the sequence is set before the transaction is committed, and stays set without it. */

@@ -120,6 +120,7 @@ describe('route and fence', () => {
     ['open before decide', /both sides/],
     ['lock skipped', /a write is lost|both sides/],
     ['plain read of a COMMIT without an answer', /both sides/],
+    ['actor lock not waited for', /a write is lost|no way forward/],
     ['fence checked before the row is locked', /both sides/],
   ])('with the rule broken: %s, the same search finds what goes wrong', (mutation, what) => {
     const result = fc.check(
