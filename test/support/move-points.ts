@@ -1,0 +1,73 @@
+import { otherSide, type Side } from '../../src/side.js';
+import type { Point, When } from './statement-proxy.js';
+
+/** A boundary between two steps of a move of the writes, by the statement of the worker's that lies there. */
+export interface StepPoint {
+  readonly name: string;
+  /** The session on its way to the side that gives writes away, or to the one that takes them. */
+  readonly on: 'from' | 'to';
+  readonly session: string;
+  readonly text: RegExp;
+  readonly when: When;
+}
+
+const point = (name: string, on: 'from' | 'to', session: string, text: RegExp, when: When = 'after'): StepPoint => ({
+  name,
+  on,
+  session,
+  text,
+  when,
+});
+
+/** Only where the old side is to follow the new one. */
+const WAY_BACK = [
+  point('the way back is published', 'to', 'way back', /^CREATE PUBLICATION/),
+  point('the way back is subscribed to', 'from', 'way back', /^COMMENT ON SUBSCRIPTION/),
+];
+
+const UNTIL_SEQUENCES = [
+  point('the first table is armed', 'from', 'prepare promotion', /ENABLE ALWAYS TRIGGER/),
+  point('it is announced', 'from', 'prepare promotion', /SET opening =/),
+  point('before the lock', 'from', 'promotion', /pg_advisory_xact_lock\(/, 'before'),
+  point('writers are locked out', 'from', 'promotion', /BEGIN; .*pg_advisory_xact_lock\(/),
+  point('the marker is written', 'from', 'promotion marker', /verdigris\.marker_to_/),
+  point('sequences are carried over', 'to', 'promotion', /SELECT setval\(to_regclass/),
+];
+
+const SLOT = point('the slot of the way back is there', 'to', 'promotion', /pg_create_logical_replication_slot/);
+
+const FROM_DECISION = [
+  point('the route is written', 'from', 'promotion', /verdigris\.decide/),
+  point('before the COMMIT', 'from', 'promotion', /; COMMIT$/, 'before'),
+  point('after the COMMIT', 'from', 'promotion', /; COMMIT$/),
+  point('before the new side opens', 'to', 'promotion', /verdigris\.open_fence/, 'before'),
+  point('the new side is open', 'to', 'promotion', /verdigris\.open_fence/),
+  point('the old feed is disabled', 'to', 'finish promotion', /^ALTER SUBSCRIPTION .* DISABLE$/),
+  point('the old feed is dropped', 'to', 'finish promotion', /^DROP SUBSCRIPTION/),
+  point('the slot of the old feed is dropped', 'from', 'finish promotion', /pg_drop_replication_slot/),
+];
+
+const FEED_ON = point('the feed back is on', 'from', 'finish promotion', /^ALTER SUBSCRIPTION .* ENABLE$/);
+
+const DISARMED = point('the first table is disarmed', 'to', 'finish promotion', /DISABLE TRIGGER/);
+
+/** What the rollback does when writes are back: `to` is blue. */
+const UNDO = [
+  point('the feeds are looked at', 'to', 'undo replication', /pg_subscription/),
+  point('a publication is dropped', 'to', 'undo replication', /^DROP PUBLICATION/),
+  point('the fence is off', 'to', 'remove fence', /DROP TRIGGER/),
+  point('before the state goes', 'to', 'release', /^DROP SCHEMA/, 'before'),
+  point('the state is gone', 'to', 'release', /^DROP SCHEMA/),
+];
+
+/** Every boundary of a promotion and of the way back, in their order. */
+export const STEP_POINTS = {
+  promotion: [...WAY_BACK, ...UNTIL_SEQUENCES, SLOT, ...FROM_DECISION, FEED_ON, DISARMED],
+  'way back': [...UNTIL_SEQUENCES, ...FROM_DECISION, DISARMED, ...UNDO],
+} as const;
+
+/** The side whose proxy sees the point, and what StatementProxy.stopWhere takes. */
+export function trapAt({ on, session, text, when }: StepPoint, from: Side): [Side, (seen: Point) => boolean, When] {
+  const isHere = (seen: Point): boolean => seen.session === `verdigris ${session}` && text.test(seen.text);
+  return [on === 'from' ? from : otherSide(from), isHere, when];
+}
