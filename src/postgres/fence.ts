@@ -1,6 +1,6 @@
 import { formatTableName, type TableName } from '../plan/table-name.js';
 import { VerdigrisError } from '../errors.js';
-import { ident, qualified } from './identifier.js';
+import { ident, literal, qualified } from './identifier.js';
 import { whoBlocks } from './locks.js';
 import { retryOnLock } from './retry.js';
 import { inTransaction, type Session } from './session.js';
@@ -128,14 +128,11 @@ async function fenceState(session: Session, table: TableName): Promise<FenceStat
 }
 
 /** Of the given tables, those whose fence is not in force (dropped, disabled, or never armed). */
-export async function unarmedTables(session: Session, tables: readonly TableName[]): Promise<string[]> {
-  const { rows } = await session.query<{ name: string }>(
-    `SELECT name FROM unnest($1::text[]) AS t (name)
-      WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(name) AND tgname = '${FENCE_TRIGGER}' AND tgenabled = 'A')
-         OR NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(name) AND tgname = '${TRUNCATE_TRIGGER}' AND tgenabled = 'O')`,
-    [tables.map(qualified)],
-  );
-  return rows.map((row) => row.name);
+export function unarmedTablesSql(tables: readonly TableName[]): string {
+  return `
+    SELECT name FROM unnest(ARRAY[${tables.map((table) => literal(qualified(table))).join(', ')}]::text[]) AS t (name)
+     WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(name) AND tgname = '${FENCE_TRIGGER}' AND tgenabled = 'A')
+        OR NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(name) AND tgname = '${TRUNCATE_TRIGGER}' AND tgenabled = 'O')`;
 }
 
 /**

@@ -12,6 +12,7 @@ import {
   checkFence,
   checkRoute,
   dropEarlySlots,
+  limitOthers,
   lockOutWriters,
   makeSlotsOfTheWayBack,
   prepareHold,
@@ -197,8 +198,8 @@ async function holdAndDecide(sessions: Sessions, promotion: PromotionTry, hold: 
   try {
     await step('lock', () => lockOutWriters(main, promotion, hold));
     await step('catalog', async () => {
-      await checkRoute(main, promotion, hold, epoch);
-      await checkFence(main, promotion, hold);
+      const checked = checkRoute(main, promotion, hold, epoch).then(() => checkFence(main, promotion, hold));
+      await Promise.all([checked, limitOthers(sessions, hold)]);
     });
     // A feed that goes on later would bring old values over what the application writes there then.
     if (promotion.acceptLoss === true) await step('feed off', () => checkFeedIsOff(sessions, promotion, hold));

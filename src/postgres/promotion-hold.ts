@@ -3,7 +3,7 @@ import { VerdigrisError } from '../errors.js';
 import { otherSide } from '../side.js';
 import { dropSlots, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
-import { TAKE_FENCE_LOCK, unarmedTables } from './fence.js';
+import { TAKE_FENCE_LOCK, unarmedTablesSql } from './fence.js';
 import { StandsInTheWay, type Hold } from './hold.js';
 import { literal } from './identifier.js';
 import { newTablesSql } from './known-tables.js';
@@ -30,7 +30,9 @@ export async function prepareHold(sessions: Sessions, promotion: Promotion): Pro
   await dropEarlySlots(sessions.to, promotion);
   await readPositions(sessions.aside, await readSequenceShapes(sessions.aside));
   await readSequenceShapes(sessions.to);
-  await unarmedTables(sessions.main, promotion.fenced);
+  await sessions.main.query(openTablesSql(promotion));
+  // The first function of a session loads the language.
+  for (const session of [sessions.main, sessions.to]) await session.query("SELECT verdigris.try_jsonb('1')");
 }
 
 /** Returns when every transaction that has written is over. New writers wait; readers go on. */
@@ -65,16 +67,25 @@ export async function checkRoute(main: Session, promotion: Promotion, hold: Hold
   if (rowCount !== 1) throw new StandsInTheWay('another worker has decided it meanwhile');
 }
 
+/** The sessions beside the transaction get the time that is left as their limit, all at once. */
+export async function limitOthers({ aside, to }: Sessions, hold: Hold): Promise<void> {
+  await Promise.all([hold.limit(aside), hold.limit(to)]);
+}
+
 /** Every table is fenced and none is new: otherwise a write could slip past the decision. */
 export async function checkFence(main: Session, promotion: Promotion, hold: Hold): Promise<void> {
-  const { rows } = await hold.queryInTransaction<{ name: string }>(main, newTablesSql(promotion.knownTables));
-  const open = [...(await hold.within(unarmedTables(main, promotion.fenced))), ...rows.map((row) => row.name)];
+  const { rows } = await hold.queryInTransaction<{ name: string }>(main, openTablesSql(promotion));
+  const open = rows.map((row) => row.name);
   if (open.length === 0) return;
   throw new VerdigrisError({
     type: 'FenceTampered',
     message: `${promotion.from}: the fence is not in force on ${open.slice(0, 5).join(', ')}: a table is new, or its trigger was disabled`,
     nextStep: 'undo that change (or add the table to the plan and start again), then approve the promotion again',
   });
+}
+
+function openTablesSql({ fenced, knownTables }: Promotion): string {
+  return `${unarmedTablesSql(fenced)} UNION ALL ${newTablesSql(knownTables)}`;
 }
 
 /**
@@ -84,7 +95,6 @@ export async function checkFence(main: Session, promotion: Promotion, hold: Hold
 export async function waitUntilAllIsThere(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
   const to = otherSide(promotion.from);
   const direction = directionTo(to);
-  await hold.limit(sessions.aside);
   const token = await hold.within(writeMarker(sessions.aside, direction));
   while (!(await hold.within(markerArrived(sessions.to, direction, token)))) {
     promotion.signal?.throwIfAborted();
@@ -100,10 +110,8 @@ export async function waitUntilAllIsThere(sessions: Sessions, promotion: Promoti
 /** Nothing arrives on the new side any more, nor will by itself: its subscriptions are disabled and their workers gone. */
 export async function checkFeedIsOff(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
   const to = otherSide(promotion.from);
-  await hold.limit(sessions.to);
-  for (const name of await hold.within(
-    findSubscriptions(sessions.to, feedName(promotion.migration, directionTo(to))),
-  )) {
+  const feed = feedName(promotion.migration, directionTo(to));
+  for (const name of await hold.within(findSubscriptions(sessions.to, feed))) {
     const state = await hold.within(readSubscription(sessions.to, name));
     if (state !== undefined && (state.enabled || state.workers > 0)) {
       throw new StandsInTheWay(`the feed ${name} to ${to} has been switched on again`);
@@ -113,11 +121,10 @@ export async function checkFeedIsOff(sessions: Sessions, promotion: Promotion, h
 
 /** Sequences are not replicated: the new side's begin beyond where the old side's stand now. */
 export async function carrySequencesOver(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
-  const shapes = await hold.within(
-    readSequenceShapes(sessions.aside).then(async (from) =>
-      commonSequences(from, await readSequenceShapes(sessions.to)),
-    ),
+  const [ofFrom, ofTo] = await hold.within(
+    Promise.all([readSequenceShapes(sessions.aside), readSequenceShapes(sessions.to)]),
   );
+  const shapes = commonSequences(ofFrom, ofTo);
   const shapeOf = new Map(shapes.map((shape) => [shape.name.schema + '\0' + shape.name.name, shape]));
   let positions = await hold.within(readPositions(sessions.aside, shapes));
   if (promotion.acceptLoss === true) {
@@ -128,7 +135,6 @@ export async function carrySequencesOver(sessions: Sessions, promotion: Promotio
     const shape = shapeOf.get(position.name.schema + '\0' + position.name.name);
     return shape === undefined ? position : positionWithGap(shape, position, promotion.sequenceGap);
   });
-  await hold.limit(sessions.to);
   await hold.within(setPositions(sessions.to, carried));
 }
 
