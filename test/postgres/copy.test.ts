@@ -185,3 +185,38 @@ describe.each(PAIRS)('copy from %s to %s', (from, to) => {
     }
   });
 });
+
+describe('a copy is followed', () => {
+  const TABLE = `CREATE TABLE plain (id int, t text, at timestamptz, b boolean);`;
+  const FILL = `INSERT INTO plain SELECT n, 't' || n, now(), true FROM generate_series(1, 100) n; ALTER TABLE plain ADD PRIMARY KEY (id);`;
+  const ODD = `CREATE TYPE mood AS ENUM ('good'); CREATE TABLE plain (id int, m mood);`;
+  const FILL_ODD = `INSERT INTO plain SELECT n, 'good' FROM generate_series(1, 100) n; ALTER TABLE plain ADD PRIMARY KEY (id);`;
+  const RAW = [{ sql: { name: 'raw', up: 'ALTER TABLE plain ALTER id TYPE bigint', down: 'SELECT 1' } }];
+  it.each([
+    ['in binary form where all types allow it', TABLE, FILL, [], true],
+    ['as text where a type has another number in each database', ODD, FILL_ODD, [], false],
+    ['as text where raw SQL of the plan may change a type', TABLE, FILL, RAW, false],
+  ] as const)('%s', async (_name, ddl, rows, migrations, binary) => {
+    const pair = await CopyPair.start(['pg15', 'pg18'], 'copy_binary', ddl, rows, [...migrations]);
+    try {
+      const parcels = await pair.planCopy();
+      const holder = pair.hold();
+      await pair.phase('ready');
+      await pair.copyAll(parcels);
+      await pair.finish();
+      holder.stop();
+      await holder.ended;
+      await pair.addKeys('ALTER TABLE plain ADD PRIMARY KEY (id)');
+      await pair.follow();
+      await pair.blue.query('UPDATE plain SET id = id + 1000 WHERE id <= 10; DELETE FROM plain WHERE id = 11');
+      await pair.caughtUp();
+      expect(await pair.differences()).toEqual([]);
+      const { rows: found } = await pair.green.query<{ subbinary: boolean }>(
+        'SELECT subbinary FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())',
+      );
+      expect(found).toEqual([{ subbinary: binary }]);
+    } finally {
+      await pair.stop();
+    }
+  });
+});

@@ -1,5 +1,8 @@
 import { formatTableName, type TableName } from '../../../plan/table-name.js';
+import type { Plan } from '../../../plan/schema.js';
 import { VerdigrisError } from '../../../errors.js';
+import { isBinarySafe } from '../../binary-feed.js';
+import { readTables } from '../../catalog.js';
 import { ident } from '../../identifier.js';
 import { parseSize } from '../../lag.js';
 import { publishedTable } from '../../publication.js';
@@ -35,6 +38,7 @@ export async function followCopy(context: CopyContext, blue: Session, green: Ses
     ),
   );
   const publisherVersion = await majorVersion(blue);
+  const binary = state.left.length === 0 && (await canBeBinary(plan, blue, green));
   for (const stream of streams) {
     signal.throwIfAborted();
     const left = state.left.filter((table) => streamOf.get(formatTableName(table)) === stream.name);
@@ -46,6 +50,7 @@ export async function followCopy(context: CopyContext, blue: Session, green: Ses
         copyData: false,
         enabled: true,
         publisherVersion,
+        binary,
       });
     }
     await publishAgain(blue, stream.name, left);
@@ -63,6 +68,12 @@ export async function followCopy(context: CopyContext, blue: Session, green: Ses
       report: context.report,
     },
   );
+}
+
+/** Text is dearer, but goes into columns of other types, which raw SQL may make. */
+async function canBeBinary(plan: Plan, blue: Session, green: Session): Promise<boolean> {
+  if (plan.migrations.some((step) => 'sql' in step)) return false;
+  return isBinarySafe(await readTables(blue, plan.tables), await readTables(green, plan.tables));
 }
 
 async function unpublish(blue: Session, stream: Stream, left: readonly TableName[]): Promise<void> {
