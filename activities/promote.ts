@@ -8,11 +8,14 @@ import {
   refuseChangedCatalog,
   withdrawOpening,
 } from '../src/postgres/prepare-promotion.js';
+import { poolsOf } from '../src/pgbouncer/from-plan.js';
+import { releaseAll, type Pools } from '../src/postgres/pools.js';
 import { promote as moveWrites } from '../src/postgres/promote.js';
 import { readDecision } from '../src/postgres/promotion-decision.js';
 import { readProgress } from '../src/postgres/migrate/progress-row.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
+import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
 import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
@@ -45,13 +48,18 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through; nothing has happened then.
      */
     promote: (ref: RunRef, from: Side, epoch: number, acceptLoss = false): Promise<PromotionResult> =>
-      perform(dependencies, ref, (work) => promote(work, ref, from, epoch, acceptLoss)),
+      perform(dependencies, ref, (work) =>
+        withPools(dependencies, ref, work, (pools) => promote(work, ref, pools, { from, epoch, acceptLoss })),
+      ),
 
     /** Ends the feed to the side that takes writes now and begins the one back. */
     finishPromotion: (ref: RunRef, from: Side): Promise<void> =>
-      perform(dependencies, ref, ({ databases, signal }) =>
-        finishPromotion(databases, ref.plan.name, from, { feedBack: from === 'blue', signal }),
-      ),
+      perform(dependencies, ref, async (work) => {
+        const { databases, signal } = work;
+        await finishPromotion(databases, ref.plan.name, from, { feedBack: from === 'blue', signal });
+        // A pooler that was out of reach at the promotion still has its clients wait, or leads to the old side.
+        await withPools(dependencies, ref, work, (pools) => releaseAll(pools, signal));
+      }),
 
     /** Where writes are, by the databases alone. */
     whereWritesAre: (ref: RunRef): Promise<WritesAt> =>
@@ -64,25 +72,35 @@ export function promoteActivities(dependencies: ActivityDependencies) {
 
     /** Ends the tries of a promotion that has not been decided. */
     withdrawPromotion: (ref: RunRef): Promise<void> =>
-      perform(dependencies, ref, async ({ session }) => {
-        const blue = await session('blue', 'withdraw promotion');
-        if ((await readRoute(blue, ref.plan.name)) !== undefined) await withdrawOpening(blue, ref.plan.name, 'blue');
+      perform(dependencies, ref, async (work) => {
+        const blue = await work.session('blue', 'withdraw promotion');
+        if ((await readRoute(blue, ref.plan.name)) === undefined) return;
+        await withdrawOpening(blue, ref.plan.name, 'blue');
+        await withPools(dependencies, ref, work, (pools) => releaseAll(pools, work.signal));
       }),
   };
+}
+
+interface Asked {
+  readonly from: Side;
+  readonly epoch: number;
+  readonly acceptLoss: boolean;
 }
 
 async function promote(
   work: Work,
   ref: RunRef,
-  from: Side,
-  epoch: number,
-  acceptLoss: boolean,
+  pools: Pools,
+  { from, epoch, acceptLoss }: Asked,
 ): Promise<PromotionResult> {
   const { databases, run, signal } = work;
   const session = await work.session(from, 'promote');
   try {
     const { decided } = await readDecision(session, run.migration, from);
+    // A worker that was killed in its hold has left them paused.
+    if (!decided) await releaseAll(pools, signal);
     const known = decided ? [] : await prepare(work, ref, from, acceptLoss);
+    if (!decided) await pools.prepare(from, epoch);
     const fenced = decided ? [] : fencedTables(await movedTables(session, ref.plan)).map((table) => table.name);
     const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;
     const promoted = await moveWrites(
@@ -91,10 +109,12 @@ async function promote(
         maxHoldMs: parseDuration(maxHold),
         feedBack: from === 'blue',
         acceptLoss,
+        pools,
       },
       { attempts: of, onBlocked: (attempt, blocked) => work.report({ attempt, of, blocked }) },
     );
-    const { steps, holdMs, attempts } = promoted;
+    const { steps, holdMs, attempts, unreleased } = promoted;
+    if (unreleased.length > 0) work.report({ attempt: attempts, notReleased: unreleased.map(({ pooler }) => pooler) });
     const result = {
       ...{ holdMs: holdMs ?? 0, attempts, epoch: promoted.epoch, at: new Date().toISOString() },
       // Green is closed now, so this is the last count.
@@ -106,7 +126,35 @@ async function promote(
   } catch (error) {
     // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
     await withdrawOpening(session, run.migration, from).catch(() => undefined);
+    await releaseUndecided(work, pools, from);
     throw error;
+  }
+}
+
+/** Nobody waits for a promotion that is not tried any more. One that is decided goes on, and opens the new side first. */
+async function releaseUndecided(work: Work, pools: Pools, from: Side): Promise<void> {
+  try {
+    const { decided } = await readDecision(await work.session(from, 'promotion given up'), work.run.migration, from);
+    if (decided) return;
+  } catch (error) {
+    // Without an answer nobody knows. But a writer who holds the lock has not met a closed fence.
+    if (sqlState(error) !== LOCK_NOT_AVAILABLE) return;
+  }
+  await releaseAll(pools, work.signal);
+}
+
+/** The poolers of the plan, for as long as the work lasts. */
+async function withPools<T>(
+  { environment }: ActivityDependencies,
+  { plan }: RunRef,
+  { databases }: Work,
+  work: (pools: Pools) => Promise<T>,
+): Promise<T> {
+  const pools = poolsOf(plan, databases, environment);
+  try {
+    return await work(pools);
+  } finally {
+    await pools.close();
   }
 }
 

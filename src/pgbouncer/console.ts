@@ -12,10 +12,7 @@ export interface ShownDatabase {
   readonly host: string | null;
   readonly port: number;
   readonly database: string;
-  /** The pool mode of the entry's own; null where it has the general one. */
-  readonly poolMode: string | null;
   readonly paused: boolean;
-  readonly disabled: boolean;
 }
 
 /** A row of SHOW POOLS. */
@@ -67,9 +64,7 @@ export class Console {
       host: row['host'] === null ? null : text(row['host']),
       port: Number(row['port']),
       database: text(row['database']),
-      poolMode: row['pool_mode'] === null ? null : text(row['pool_mode']),
       paused: Number(row['paused']) === 1,
-      disabled: Number(row['disabled']) === 1,
     }));
   }
 
@@ -82,6 +77,17 @@ export class Console {
       servers: Number(row['sv_active']) + Number(row['sv_idle']) + Number(row['sv_used']) + Number(row['sv_tested']),
       serversInLogin: Number(row['sv_login']),
     }));
+  }
+
+  /** How connections of these entries are pooled: as their pools say, else their entry, else the general setting. */
+  async poolModes(databases: readonly string[], general: string): Promise<string[]> {
+    const [pools, entries] = [await this.#show('POOLS'), await this.#show('DATABASES')];
+    return databases.flatMap((name) => {
+      const known = pools.filter((row) => text(row['database']) === name);
+      if (known.length > 0) return known.map((row) => text(row['pool_mode']));
+      const own = entries.find((row) => text(row['name']) === name)?.['pool_mode'];
+      return [own === null || own === undefined ? general : text(own)];
+    });
   }
 
   /** Process ids, on the database server, of the connections that clients hold now. */
@@ -163,7 +169,8 @@ export function isNotRunning(error: unknown): boolean {
 
 function consoleFailed(pooler: PgBouncer, error: unknown): VerdigrisError {
   const state = sqlState(error);
-  const why = error instanceof Error ? error.message : String(error);
+  // The message of a socket's error holds the address.
+  const why = error instanceof Error && !/^E[A-Z]+$/.test(state ?? '') ? error.message : 'no connection';
   return new VerdigrisError({
     type: 'ConnectionFailed',
     message: `the admin console of PgBouncer "${pooler.connection}" can't be opened: ${why}${state === undefined ? '' : ` (${state})`}`,

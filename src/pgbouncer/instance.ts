@@ -104,6 +104,35 @@ export class Instance {
     }
   }
 
+  /** What it shows otherwise than its file says, in words; undefined when they agree. Looks only. */
+  async differsFromFile(): Promise<string | undefined> {
+    const entries = new EntryFile(await readFile(this.pooler.file, 'utf8'));
+    const rows = await (await this.control()).databases();
+    for (const name of [...this.setup.databases, this.setup.aliases.blue, this.setup.aliases.green]) {
+      if (!entries.has(name)) return `the file has no entry "${name}"`;
+      const row = rows.find((shown) => shown.name === name);
+      const says = [
+        entries.parameter(name, 'host') ?? '',
+        Number(entries.parameter(name, 'port') ?? 5432),
+        entries.parameter(name, 'dbname') ?? name,
+      ];
+      const shows = [row?.host ?? '', row?.port, row?.database];
+      if (says.some((value, i) => value !== shows[i])) return `the entry "${name}" leads elsewhere`;
+    }
+    return undefined;
+  }
+
+  /** Whether its file says that no pause of ours can be open and that it leads where writes are. */
+  async isUntouched({ side, epoch }: WritesAre): Promise<boolean> {
+    try {
+      const entries = new EntryFile(await readFile(this.pooler.file, 'utf8'));
+      const mark = parseMark(entries.parameter(markName(this.setup.migration), 'dbname'));
+      return mark === undefined || isSameMark(mark, { side, epoch, state: 'settled' });
+    } catch {
+      return false;
+    }
+  }
+
   /**
    * A PAUSE closes connections that are logging in, and PgBouncer takes that for a server that refuses: it would turn
    * clients away until `server_login_retry` is over. So: not while one logs in, and no such waiting.

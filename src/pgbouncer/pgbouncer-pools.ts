@@ -1,7 +1,7 @@
 import { VerdigrisError } from '../errors.js';
 import { promotionBlocked } from '../postgres/hold.js';
-import type { Pools, Unreleased, WritesAre } from '../postgres/pools.js';
-import type { Side } from '../side.js';
+import { notReleased, type Pools, type Unreleased, type WritesAre } from '../postgres/pools.js';
+import { otherSide, type Side } from '../side.js';
 import { isNotRunning } from './console.js';
 import { Instance } from './instance.js';
 import type { PgBouncers } from './pgbouncer.js';
@@ -11,9 +11,10 @@ export interface DatabasesAsked {
   /** Where writes are, by the newest route row. Without it: where the last pause or point was. */
   readonly whereWritesAre?: () => Promise<WritesAre | undefined>;
   /** Describes the open transactions of these backends of a side that are older than so many ms, for people. */
-  readonly openTransactions?: (side: Side, pids: readonly number[], olderThanMs: number) => Promise<readonly string[]>;
-  /** What stops this PgBouncer from taking part; empty when nothing does. Asked by prepare(). */
-  readonly obstacles?: (instance: Instance) => Promise<readonly string[]>;
+  readonly openTransactions?: (side: Side, pids: readonly number[], olderThanMs: number) => Promise<string | null>;
+  /** What stops this PgBouncer from being led to the other side; empty when nothing does. Asked by prepare(). */
+  readonly obstacles?: (instance: Instance, to: Side) => Promise<readonly string[]>;
+  readonly close?: () => Promise<void>;
 }
 
 /** How often release() looks whether writes have been moved meanwhile. */
@@ -54,7 +55,7 @@ class PgBouncerPools implements Pools {
     await Promise.all(live.map((instance) => this.#prove(instance, from, epoch)));
     const { obstacles } = this.asked;
     if (obstacles === undefined) return;
-    const found = (await Promise.all(live.map(obstacles))).flat();
+    const found = (await Promise.all(live.map((instance) => obstacles(instance, otherSide(from))))).flat();
     if (found.length > 0) throw promotionBlocked(found.join('; '));
   }
 
@@ -104,7 +105,7 @@ class PgBouncerPools implements Pools {
   }
 
   async close(): Promise<void> {
-    await Promise.all(this.#instances.map((instance) => instance.close()));
+    await Promise.all([...this.#instances.map((instance) => instance.close()), this.asked.close?.()]);
   }
 
   #want(wanted: WritesAre): void {
@@ -163,7 +164,7 @@ class PgBouncerPools implements Pools {
     const pids = (await Promise.all(live.map((instance) => instance.busyBackends()))).flat();
     if (pids.length === 0) return;
     const old = await openTransactions(from, pids, this.setup.pauseTimeoutMs);
-    if (old.length > 0) throw promotionBlocked(`PgBouncer can't be paused: ${old.slice(0, 3).join('; ')}`);
+    if (old !== null) throw promotionBlocked(`PgBouncer would have to wait for ${old}`);
   }
 
   /** Somebody's transaction did not end in time: everybody goes on first, then we look who it was. */
@@ -173,16 +174,10 @@ class PgBouncerPools implements Pools {
   ): Promise<never> {
     const unreleased = await this.release();
     const names = late.map(({ instance }) => `"${instance.pooler.connection}"`).join(', ');
-    const who = await this.asked
-      .openTransactions?.(
-        from,
-        late.flatMap(({ pids }) => pids),
-        0,
-      )
-      .catch(() => undefined);
+    const pids = late.flatMap((one) => one.pids);
+    const who = await this.asked.openTransactions?.(from, pids, 0).catch(() => null);
     const blocked = promotionBlocked(
-      `PgBouncer ${names} did not come to rest within ${this.setup.pauseTimeoutMs} ms` +
-        (who === undefined || who.length === 0 ? '' : `. In the way: ${who.slice(0, 3).join('; ')}`),
+      `PgBouncer ${names} did not come to rest within ${this.setup.pauseTimeoutMs} ms. In the way: ${who ?? 'nobody any more'}`,
     );
     throw unreleased.length === 0 ? blocked : notReleased(unreleased, blocked);
   }
@@ -202,6 +197,7 @@ class PgBouncerPools implements Pools {
       } catch (error) {
         await instance.close();
         if (error instanceof VerdigrisError && error.type === 'StaleEpoch') return [];
+        if (!this.#ours.has(instance) && (await instance.isUntouched(wanted))) return [];
         if (isNotRunning(error)) return await this.#writeOnly(instance, wanted);
         if (attempt >= 2) return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
       }
@@ -219,18 +215,6 @@ class PgBouncerPools implements Pools {
       return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
     }
   }
-}
-
-/** What must be tried again until it succeeds: clients of a paused pooler wait. */
-export function notReleased(unreleased: readonly Unreleased[], cause?: unknown): VerdigrisError {
-  return new VerdigrisError({
-    type: 'PoolNotReleased',
-    message: `these PgBouncers are not back where writes are: ${unreleased.map(({ pooler, why }) => `"${pooler}" (${why})`).join(', ')}`,
-    nextStep:
-      'it is tried again until it succeeds; make them reachable for the worker, or stop them: one that is started again is not paused, and reads where to go from its file',
-    retryable: true,
-    cause,
-  });
 }
 
 function blockedBy(error: unknown): VerdigrisError {

@@ -78,6 +78,22 @@ async function writers(session: Session, { olderThanSeconds, everywhere }: Write
   return rows;
 }
 
+/** The open transactions of these backends that are older than so many seconds; null where there is none. */
+export async function openTransactions(
+  session: Session,
+  pids: readonly number[],
+  olderThanSeconds: number,
+): Promise<string | null> {
+  const { rows } = await session.query<BlockerRow>(
+    `SELECT ${BLOCKER}
+       FROM pg_stat_activity a
+      WHERE a.pid = ANY ($1::int[]) AND a.xact_start < clock_timestamp() - make_interval(secs => $2)
+      ORDER BY a.xact_start LIMIT 3`,
+    [pids, olderThanSeconds],
+  );
+  return rows.length === 0 ? null : describe(rows);
+}
+
 /** Who holds what the workers of a feed wait for. */
 export async function whoBlocksApply(session: Session, feed: string): Promise<string> {
   const { rows } = await session.query<BlockerRow>(

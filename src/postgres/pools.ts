@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../errors.js';
 import type { Side } from '../side.js';
 
 /** Where writes are, by the databases: the newest route row. */
@@ -52,3 +54,34 @@ export const NO_POOLS: Pools = {
   release: () => Promise.resolve([]),
   close: () => Promise.resolve(),
 };
+
+/** How long to go on before the failure is shown: it is tried again after that all the same. */
+const RELEASE_FOR_MS = 5_000;
+
+/**
+ * Releases all poolers, whatever a worker that was killed has left.
+ *
+ * @throws VerdigrisError PoolNotReleased (retryable): clients of a paused pooler wait.
+ */
+export async function releaseAll(pools: Pools, signal?: AbortSignal): Promise<void> {
+  const deadline = Date.now() + RELEASE_FOR_MS;
+  for (;;) {
+    const unreleased = await pools.release();
+    if (unreleased.length === 0) return;
+    if (signal?.aborted === true || Date.now() > deadline) throw notReleased(unreleased);
+    await sleep(200);
+  }
+}
+
+/** What must be tried again until it succeeds. */
+export function notReleased(unreleased: readonly Unreleased[], cause?: unknown): VerdigrisError {
+  const which = unreleased.map(({ pooler, why }) => `"${pooler}" (${why})`).join(', ');
+  return new VerdigrisError({
+    type: 'PoolNotReleased',
+    message: `these poolers are not back where writes are, and their clients may be waiting: ${which}`,
+    nextStep:
+      'it is tried again until it succeeds; let the worker reach them, or restart them: a PgBouncer that starts is not paused, and reads from its file where to go',
+    retryable: true,
+    cause,
+  });
+}

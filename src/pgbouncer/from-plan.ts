@@ -1,0 +1,51 @@
+import { parseDuration } from '../plan/duration.js';
+import type { Plan } from '../plan/schema.js';
+import { openTransactions } from '../postgres/locks.js';
+import { NewestRoute } from '../postgres/newest-route.js';
+import { NO_POOLS, type Pools } from '../postgres/pools.js';
+import type { Databases } from '../postgres/session.js';
+import { otherSide } from '../side.js';
+import { connectionConfig, type Environment } from '../worker/connections.js';
+import { obstaclesOf } from './obstacles.js';
+import { pgBouncerPools } from './pgbouncer-pools.js';
+import type { PgBouncers } from './pgbouncer.js';
+
+/** The PgBouncers of a plan; undefined when it names none. @throws VerdigrisError ConnectionUnknown */
+export function pgBouncersOf({ name, traffic }: Plan, environment: Environment): PgBouncers | undefined {
+  const { pgbouncer } = traffic;
+  if (pgbouncer === undefined) return undefined;
+  const first = pgbouncer.databases[0] ?? name;
+  return {
+    migration: name,
+    instances: pgbouncer.instances.map(({ connection, file }) => ({
+      connection,
+      config: connectionConfig('pgbouncer', connection, environment),
+      file,
+    })),
+    databases: pgbouncer.databases,
+    aliases: { blue: pgbouncer.blue ?? `${first}_blue`, green: pgbouncer.green ?? `${first}_green` },
+    pauseTimeoutMs: parseDuration(pgbouncer.pauseTimeout),
+  };
+}
+
+/** The poolers of a plan, as its promotion needs them: none, or its PgBouncers. The caller closes them. */
+export function poolsOf(plan: Plan, databases: Databases, environment: Environment): Pools {
+  const setup = pgBouncersOf(plan, environment);
+  return setup === undefined ? NO_POOLS : poolsBefore(setup, databases);
+}
+
+/** PgBouncers before these two databases. */
+export function poolsBefore(setup: PgBouncers, databases: Databases): Pools {
+  const route = new NewestRoute(databases, setup.migration);
+  return pgBouncerPools(setup, {
+    whereWritesAre: () => route.read(),
+    openTransactions: async (side, pids, olderThanMs) =>
+      openTransactions(await route.session(side), pids, olderThanMs / 1_000),
+    obstacles: async (instance, to) => {
+      const sides = [{ side: to, session: () => route.session(to) }];
+      const found = await obstaclesOf(instance, { setup, sides, leadsTo: otherSide(to) });
+      return found.filter(({ severity }) => severity === 'error').map(({ message, remedy }) => `${message}. ${remedy}`);
+    },
+    close: () => route.close(),
+  });
+}

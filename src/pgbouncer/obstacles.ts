@@ -1,0 +1,237 @@
+import { constants } from 'node:fs';
+import { access } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { VerdigrisError } from '../errors.js';
+import type { Session } from '../postgres/session.js';
+import type { Side } from '../side.js';
+import type { Console } from './console.js';
+import type { Instance } from './instance.js';
+import type { PgBouncers } from './pgbouncer.js';
+import { identityOf, identityThrough } from './reach.js';
+
+/** Something that stops a PgBouncer from taking part in a promotion, or that somebody should know. */
+export interface Obstacle {
+  readonly severity: 'error' | 'warning';
+  /** Name of the check; docs/preflight.md has a row of the same name. */
+  readonly check: string;
+  readonly message: string;
+  readonly remedy: string;
+}
+
+/** What is asked of a PgBouncer. */
+export interface Question {
+  readonly setup: PgBouncers;
+  /** The sides that must be reached through it, each with a session of ours to compare with. */
+  readonly sides: readonly { readonly side: Side; readonly session: () => Promise<Session> }[];
+  /** Where its entries must lead now. */
+  readonly leadsTo: Side;
+}
+
+/** RECONNECT after a RELOAD that changes a host is documented from 1.9 on; 1.18 is the oldest that is tested with. */
+const OLDEST = [1, 9] as const;
+const TESTED = [1, 18] as const;
+
+/** Everything at once, by looking only: nothing is changed but a setting that is given the value it has. */
+export async function obstaclesOf(instance: Instance, question: Question): Promise<readonly Obstacle[]> {
+  let control: Console;
+  try {
+    control = await instance.control();
+  } catch (error) {
+    return [failed('pgbouncer-console', error)];
+  }
+  const checks = [
+    versionObstacles(instance, control),
+    settingObstacles(instance, control, question.setup),
+    entryObstacles(instance, control, question),
+    fileObstacles(instance),
+    ...question.sides.map((side) => reachObstacles(instance, question.setup, side)),
+  ];
+  const found = await Promise.allSettled(checks);
+  return found.flatMap((result) =>
+    result.status === 'fulfilled' ? result.value : [failed('pgbouncer-console', result.reason)],
+  );
+}
+
+async function versionObstacles({ pooler }: Instance, control: Console): Promise<Obstacle[]> {
+  const version = await control.version();
+  const check = 'pgbouncer-version';
+  const name = `PgBouncer "${pooler.connection}" is ${version ?? 'of an unknown version'}`;
+  if (version === undefined || isOlder(version, OLDEST)) {
+    return [
+      {
+        ...{
+          severity: 'error',
+          check,
+          message: `${name}: before 1.9 a RELOAD that changes a host is not said to lead connections there`,
+        },
+        remedy: 'Install 1.18 or later',
+      },
+    ];
+  }
+  if (!isOlder(version, TESTED)) return [];
+  return [
+    { severity: 'warning', check, message: `${name}, older than any that is tested`, remedy: 'Install 1.18 or later' },
+  ];
+}
+
+function isOlder(version: string, [major, minor]: readonly [number, number]): boolean {
+  const [a = 0, b = 0] = version.split('.').map(Number);
+  return a < major || (a === major && b < minor);
+}
+
+async function settingObstacles({ pooler }: Instance, control: Console, setup: PgBouncers): Promise<Obstacle[]> {
+  const found: Obstacle[] = [];
+  const name = `PgBouncer "${pooler.connection}"`;
+  const settings = await control.settings();
+  try {
+    // Whoever may only look is refused here: PAUSE, RELOAD and RESUME need an admin.
+    await control.set('server_login_retry', settings.get('server_login_retry') ?? '15');
+  } catch {
+    found.push({
+      ...{
+        severity: 'error',
+        check: 'pgbouncer-admin',
+        message: `${name} does not let the user of the connection do more than look`,
+      },
+      remedy: 'Put that user into admin_users (stats_users is not enough) and RELOAD',
+    });
+  }
+  const modes = await control.poolModes(setup.databases, settings.get('pool_mode') ?? 'session');
+  if (modes.includes('session')) {
+    found.push({
+      ...{
+        severity: 'error',
+        check: 'pgbouncer-pool-mode',
+        message: `${name} pools sessions: a PAUSE waits until every client has gone`,
+      },
+      remedy:
+        'Use pool_mode = transaction (for these entries, or for their users, it is enough), once the application can',
+    });
+  }
+  const waitMs = Number(settings.get('query_wait_timeout') ?? '120') * 1_000;
+  if (waitMs > 0 && waitMs < 4 * setup.pauseTimeoutMs) {
+    found.push({
+      ...{
+        severity: 'error',
+        check: 'pgbouncer-wait',
+        message: `${name} cuts clients off that wait for ${waitMs / 1_000} s (query_wait_timeout)`,
+      },
+      remedy: `Raise query_wait_timeout, or lower traffic.pgbouncer.pauseTimeout: at most a quarter of it`,
+    });
+  }
+  if (settings.get('so_reuseport') === '1') {
+    found.push({
+      ...{
+        severity: 'warning',
+        check: 'pgbouncer-reuseport',
+        message: `${name} shares its port (so_reuseport): each connection may reach another process`,
+      },
+      remedy: 'Give each process a Unix socket or a port of its own, and name each one in traffic.pgbouncer.instances',
+    });
+  }
+  return found;
+}
+
+async function entryObstacles(instance: Instance, control: Console, question: Question): Promise<Obstacle[]> {
+  const { databases, aliases } = question.setup;
+  const name = `PgBouncer "${instance.pooler.connection}"`;
+  const rows = await control.databases();
+  const error = (message: string, remedy: string): Obstacle => ({
+    severity: 'error',
+    check: 'pgbouncer-entries',
+    message,
+    remedy,
+  });
+  const missing = [...databases, aliases.blue, aliases.green].filter(
+    (entry) => !rows.some((row) => row.name === entry),
+  );
+  if (missing.length > 0) {
+    return [
+      error(
+        `${name} has no entry ${missing.map((entry) => `"${entry}"`).join(', ')}`,
+        `Write it into ${instance.pooler.file}, include that file in [databases], and RELOAD`,
+      ),
+    ];
+  }
+  const found: Obstacle[] = [];
+  const { leadsTo, paused } = await instance.look();
+  const targets = (['blue', 'green'] as const).map((side) => rows.find((row) => row.name === aliases[side]));
+  if (
+    targets[0]?.host === targets[1]?.host &&
+    targets[0]?.port === targets[1]?.port &&
+    targets[0]?.database === targets[1]?.database
+  ) {
+    found.push(
+      error(`${name}: "${aliases.blue}" and "${aliases.green}" lead to one database`, 'Mend the one that is wrong'),
+    );
+  } else if (leadsTo !== question.leadsTo) {
+    found.push(
+      error(
+        `${name}: ${databases.map((entry) => `"${entry}"`).join(', ')} should lead where "${aliases[question.leadsTo]}" does, and lead to ${leadsTo ?? 'neither side'}`,
+        `Give them the same host, port and dbname as "${aliases[question.leadsTo]}"`,
+      ),
+    );
+  }
+  if (paused.length > 0)
+    found.push(error(`${name}: ${paused.map((entry) => `"${entry}"`).join(', ')} paused`, 'RESUME it'));
+  return found;
+}
+
+async function fileObstacles(instance: Instance): Promise<Obstacle[]> {
+  const { connection, file } = instance.pooler;
+  const error = (message: string, remedy: string): Obstacle => ({
+    severity: 'error',
+    check: 'pgbouncer-file',
+    message,
+    remedy,
+  });
+  try {
+    await access(file, constants.R_OK | constants.W_OK);
+    // It is replaced as a whole, so that PgBouncer never reads half of it.
+    await access(dirname(file), constants.W_OK);
+  } catch {
+    return [
+      error(
+        `the worker can't read and replace ${file}, the file of PgBouncer "${connection}"`,
+        'Share its folder with the machine of the worker, writable for the worker',
+      ),
+    ];
+  }
+  const differs = await instance.differsFromFile();
+  if (differs === undefined) return [];
+  return [
+    error(
+      `PgBouncer "${connection}" does not show what ${file} says: ${differs}`,
+      'Include that very file in [databases] (%include), and RELOAD; share the folder, not the file',
+    ),
+  ];
+}
+
+async function reachObstacles(
+  { pooler }: Instance,
+  { aliases }: PgBouncers,
+  { side, session }: Question['sides'][number],
+): Promise<Obstacle[]> {
+  try {
+    const [through, direct] = await Promise.all([identityThrough(pooler, aliases[side]), session().then(identityOf)]);
+    if (through === direct) return [];
+    return [
+      {
+        ...{
+          severity: 'error',
+          check: 'pgbouncer-reach',
+          message: `the entry "${aliases[side]}" of PgBouncer "${pooler.connection}" leads to another database than ${side}`,
+        },
+        remedy: `Mend its host, port and dbname: they must lead to what the plan calls ${side}`,
+      },
+    ];
+  } catch (error) {
+    return [failed('pgbouncer-reach', error)];
+  }
+}
+
+function failed(check: string, error: unknown): Obstacle {
+  const [message = '', remedy] = (error instanceof Error ? error.message : String(error)).split('\nNext step: ');
+  const next = error instanceof VerdigrisError ? error.nextStep : (remedy ?? 'See the log of that PgBouncer');
+  return { severity: 'error', check, message, remedy: next.charAt(0).toUpperCase() + next.slice(1) };
+}

@@ -1,0 +1,74 @@
+import type { WritesAre } from './pools.js';
+import { closeSession, openSession, type Databases, type Session } from './session.js';
+import { hasState, readRoute } from './state.js';
+import type { Side } from '../side.js';
+
+/** A side that does not answer within this is not asked any more: the other one's row decides then. */
+const ANSWER_MS = 1_000;
+
+/**
+ * Where writes are, by the route rows of both databases: the row with the higher epoch is the truth. Keeps its sessions,
+ * since it is asked while clients wait.
+ */
+export class NewestRoute {
+  readonly #sessions = new Map<Side, Promise<Session>>();
+
+  constructor(
+    private readonly databases: Databases,
+    private readonly migration: string,
+  ) {}
+
+  /** A session of its own on that side, kept open. */
+  async session(side: Side): Promise<Session> {
+    const known = this.#sessions.get(side);
+    if (known !== undefined) return known;
+    const opening = openSession(this.databases[side], { purpose: 'where writes are', statementTimeoutMs: ANSWER_MS });
+    this.#sessions.set(side, opening);
+    opening.catch(() => this.#sessions.delete(side));
+    return opening;
+  }
+
+  /** Undefined when no side that answers knows a route. */
+  async read(): Promise<WritesAre | undefined> {
+    const found = await Promise.all((['blue', 'green'] as const).map((side) => this.#readOne(side)));
+    return found
+      .flat()
+      .reduce<WritesAre | undefined>((a, b) => (a !== undefined && a.epoch >= b.epoch ? a : b), undefined);
+  }
+
+  async #readOne(side: Side): Promise<WritesAre[]> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new Error('no answer')), ANSWER_MS);
+    });
+    try {
+      return await Promise.race([this.#ask(side), late]);
+    } catch {
+      this.#forget(side);
+      return [];
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #ask(side: Side): Promise<WritesAre[]> {
+    const session = await this.session(side);
+    if (!(await hasState(session))) return [];
+    const route = await readRoute(session, this.migration);
+    return route === undefined ? [] : [{ side: route.writesOn, epoch: route.epoch }];
+  }
+
+  #forget(side: Side): void {
+    this.#sessions
+      .get(side)
+      ?.then(closeSession)
+      .catch(() => undefined);
+    this.#sessions.delete(side);
+  }
+
+  async close(): Promise<void> {
+    const open = await Promise.allSettled(this.#sessions.values());
+    this.#sessions.clear();
+    await Promise.all(open.map((result) => (result.status === 'fulfilled' ? closeSession(result.value) : undefined)));
+  }
+}
