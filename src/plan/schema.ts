@@ -1,5 +1,7 @@
 import { z } from 'zod';
 import { DURATION_PATTERN } from './duration.js';
+import { NOTICE_EVENTS } from './notice-events.js';
+import { windows } from './window-schema.js';
 
 /*
  * The plan: the input of the workflow. Plain JSON without a secret: databases are given by the names of connections,
@@ -119,11 +121,85 @@ const stage = z.strictObject({
 
 const minRequests = z.int().min(1).optional().describe('Wait for at least so many requests on green');
 
+const onFail = z.enum(['rollback', 'pause']);
+
+/** What every gate can say beside its question. */
+const anyGate = {
+  onFail: onFail.optional().describe('What a failure of this gate does; default: as traffic.onFail'),
+  dryRun: z.boolean().optional().describe('true: the gate decides and is shown, but neither holds nor ends anything'),
+};
+
+const endpoint = z
+  .string()
+  .min(1)
+  .max(200)
+  .optional()
+  .describe('Only requests of this endpoint, as the router names it');
+
+const share = z.number().gt(0).lt(1);
+
+const size = z.string().regex(/^[1-9][0-9]*(MB|GB|TB)$/, 'write a size such as 500MB, 20GB or 1TB');
+
+const query = z
+  .string()
+  .min(1)
+  .max(4_000)
+  .refine(
+    (text) => [...text.matchAll(/\{\{(.*?)\}\}/g)].every(([, name]) => PLACEHOLDERS.includes(name?.trim() ?? '')),
+    'write {{migration}}, {{stage}}, {{side}} or {{window}} between double braces',
+  );
+
+/** What a query may hold between double braces. */
+const PLACEHOLDERS: readonly string[] = ['migration', 'stage', 'side', 'window'];
+
+const prometheusGate = z
+  .strictObject({
+    metric: z.literal('prometheus'),
+    name: z
+      .string()
+      .min(1)
+      .max(60)
+      .regex(/^[^\r\n]+$/, 'write one line')
+      .describe('What the gate is called in evidence'),
+    connection: connection.describe(
+      'The name of the connection to Prometheus; the worker reads an http:// or https:// address from VERDIGRIS_CONNECTION_<NAME>',
+    ),
+    query: query.describe(
+      'PromQL with one number as its answer; may use {{migration}}, {{stage}}, {{side}} and {{window}}',
+    ),
+    requests: query
+      .optional()
+      .describe('PromQL: of how many requests "query" counts some; "max" is then the largest share of them'),
+    max: z.number().optional().describe('Largest value, or share, on green'),
+    min: z.number().optional().describe('Smallest value on green'),
+    maxIncrease: z.number().min(0).optional().describe('Limit of green above blue: "query" is asked for both sides'),
+    minRequests,
+    ...anyGate,
+  })
+  .refine(
+    (g) => g.max !== undefined || g.min !== undefined || g.maxIncrease !== undefined,
+    'give "max", "min" or "maxIncrease"',
+  )
+  .refine(
+    (g) =>
+      g.requests === undefined ||
+      (g.max !== undefined && g.max > 0 && g.max < 1 && g.min === undefined && g.maxIncrease === undefined),
+    'with "requests", "max" is a share between 0 and 1 and stands alone',
+  )
+  .refine((g) => g.requests !== undefined || g.minRequests === undefined, '"minRequests" needs "requests"')
+  .refine(
+    (g) => g.maxIncrease === undefined || g.query.includes('{{side}}'),
+    '"maxIncrease" needs {{side}} in the query: it is asked for green and for blue',
+  )
+  .meta({ anyOf: ['max', 'min', 'maxIncrease'].map((limit) => ({ required: [limit] })) });
+
 const gate = z.union([
   z.strictObject({
     metric: z.literal('errorRate'),
-    max: z.number().gt(0).lt(1).describe('Largest share of failed requests on green: 0.001 is 0.1 %'),
+    max: share.describe('Largest share of failed requests on green: 0.001 is 0.1 %'),
+    endpoint,
     minRequests,
+    ...anyGate,
   }),
   z
     .strictObject({
@@ -131,15 +207,62 @@ const gate = z.union([
       max: duration.optional().describe('Absolute limit on green'),
       maxIncrease: duration.optional().describe('Limit of green above blue over the same window'),
       minRequests,
+      ...anyGate,
     })
     .refine((g) => g.max !== undefined || g.maxIncrease !== undefined, 'give "max" or "maxIncrease"')
     .meta({ anyOf: [{ required: ['max'] }, { required: ['maxIncrease'] }] }),
-  z.strictObject({ metric: z.literal('lag'), max: duration.describe('How far green may be behind blue') }),
+  z.strictObject({
+    metric: z.literal('lag'),
+    max: duration.describe('How far green may be behind blue'),
+    ...anyGate,
+  }),
   z.strictObject({
     metric: z.literal('fallbackRate'),
     max: z.number().gt(0).lte(1).describe('Largest share of reads of green users that had to be read from blue'),
     minRequests,
+    ...anyGate,
   }),
+  z.strictObject({
+    metric: z.literal('mismatchRate'),
+    max: share.describe('Largest share of mirrored reads that green answers otherwise than blue'),
+    minRequests,
+    ...anyGate,
+  }),
+  z.strictObject({
+    metric: z.literal('blockingLocks'),
+    max: z.int().min(0).default(0).describe('Most sessions that may wait, on either side'),
+    longerThan: duration.default('5s').describe('A session counts when it has waited so long for a lock'),
+    ...anyGate,
+  }),
+  z.strictObject({
+    metric: z.literal('longTransactions'),
+    max: duration.describe('How old the oldest open transaction of a client may be, on either side'),
+    ...anyGate,
+  }),
+  z.strictObject({
+    metric: z.literal('conflicts'),
+    max: z.int().min(0).default(0).describe('Most conflicts and errors of replication since the stage opened'),
+    ...anyGate,
+  }),
+  z.strictObject({
+    metric: z.literal('retainedWal'),
+    max: size.describe('Most WAL that blue may retain for green'),
+    ...anyGate,
+  }),
+  z.strictObject({
+    metric: z.literal('transactionVolume'),
+    maxDrop: share.describe('By which share the transactions a second of both sides may fall below those before'),
+    ...anyGate,
+  }),
+  z.strictObject({
+    metric: z.literal('rowDifferences'),
+    max: z
+      .literal(0)
+      .default(0)
+      .describe('Rows that differ between blue and green, among those written since the last comparison'),
+    ...anyGate,
+  }),
+  prometheusGate,
 ]);
 
 const approvalPoint = z.union([z.enum(['traffic', 'promote', 'retire']), z.number().min(0).max(100)]);
@@ -178,6 +301,17 @@ const pgbouncer = z.strictObject({
     .describe('How long running transactions may take to end before a pause, in which all clients wait, is given up'),
 });
 
+const notify = z.strictObject({
+  connection: connection.describe(
+    'The name of the connection to the webhook; the worker reads its URL from VERDIGRIS_CONNECTION_<NAME>, and what it signs with from VERDIGRIS_CONNECTION_<NAME>_SECRET',
+  ),
+  form: z
+    .enum(['json', 'slack'])
+    .default('json')
+    .describe('What is sent: the whole event as JSON, or a line for Slack'),
+  events: z.array(z.enum(NOTICE_EVENTS)).min(1).optional().describe('Which events are sent; by default all'),
+});
+
 const traffic = z.strictObject({
   flag: z.string().min(1).default('use-green-db').describe('Key of the cohorts: the same users stay in a larger stage'),
   stages: z.array(stage).default([
@@ -200,9 +334,30 @@ const traffic = z.strictObject({
         .array(approvalPoint)
         .default(['promote'])
         .describe('What waits for an approval: "traffic", a stage by its percent, "promote", "retire"'),
+      by: z
+        .array(z.string().trim().min(1).max(100))
+        .min(1)
+        .optional()
+        .describe('Who may approve; by default anybody who can send messages to the run'),
+      quorum: z.int().min(1).max(20).default(1).describe('How many different people must approve'),
+      validFor: duration.default('24h').describe('An approval that is older than this does not count any more'),
+      remindAfter: duration
+        .default('4h')
+        .describe(
+          'Approvers are told again when nobody has answered for so long, then after twice the time, and so on',
+        ),
     })
     .prefault({}),
-  onFail: z.enum(['rollback', 'pause']).default('rollback').describe('What a failed gate does'),
+  onFail: onFail.default('rollback').describe('What a failed gate does, where the gate itself does not say'),
+  scrape: z
+    .array(connection)
+    .min(1)
+    .max(64)
+    .optional()
+    .describe(
+      'Names of connections to the metrics pages of routers, for those that write no counters to the database; ' +
+        'the worker reads http:// or https:// addresses from VERDIGRIS_CONNECTION_<NAME>',
+    ),
   maxStageDuration: duration.default('4h').describe('A stage without enough evidence by then pauses the run'),
   pgbouncer: pgbouncer.optional().describe('For applications behind PgBouncer: they follow the promotion as a whole'),
 });
@@ -314,6 +469,8 @@ export const planSchema = z.strictObject({
       sequenceGap: z.int().min(0).default(1000).describe('How many values sequences skip on the new side'),
     })
     .prefault({}),
+  windows: windows.optional().describe('When the steps of a run may begin; a rollback never waits'),
+  notify: z.array(notify).max(8).optional().describe('Webhooks that are told what happens'),
   onFailure: z
     .enum(['auto', 'rollback', 'hold'])
     .default('auto')
@@ -344,4 +501,6 @@ export type SqlStep = z.output<typeof sql>;
 export type Stage = Plan['traffic']['stages'][number];
 export type PgBouncerPlan = NonNullable<Plan['traffic']['pgbouncer']>;
 export type Gate = Plan['traffic']['gates'][number];
+export type Windows = NonNullable<Plan['windows']>;
+export type Notify = NonNullable<Plan['notify']>[number];
 export type ApprovalPoint = Plan['traffic']['approval']['before'][number];
