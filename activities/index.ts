@@ -11,6 +11,7 @@ import { standbyBootstrapActivities } from './standby-bootstrap.js';
 import { standbyActivities } from './standby.js';
 import { trafficActivities } from './traffic.js';
 import { verifyActivities } from './verify.js';
+import { watchSchemaActivities } from './watch-schema.js';
 
 /** Every activity, by its name in the timeline. */
 export function createActivities(dependencies: ActivityDependencies) {
@@ -27,6 +28,7 @@ export function createActivities(dependencies: ActivityDependencies) {
     ...standbyActivities(dependencies),
     ...retireActivities(dependencies),
     ...rollbackActivities(dependencies),
+    ...watchSchemaActivities(dependencies),
   };
 }
 

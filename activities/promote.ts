@@ -1,18 +1,13 @@
 import { parseDuration } from '../src/plan/duration.js';
 import { fencedTables } from '../src/postgres/catalog.js';
+import { lookAtSchema } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
 import { finishPromotion } from '../src/postgres/finish-promotion.js';
-import {
-  catalogFingerprint,
-  preparePromotion,
-  refuseChangedCatalog,
-  withdrawOpening,
-} from '../src/postgres/prepare-promotion.js';
+import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
 import { poolsOf } from '../src/pgbouncer/from-plan.js';
 import { releaseAll, type Pools } from '../src/postgres/pools.js';
 import { promote as moveWrites } from '../src/postgres/promote.js';
 import { readDecision } from '../src/postgres/promotion-decision.js';
-import { readProgress } from '../src/postgres/migrate/progress-row.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
@@ -21,7 +16,7 @@ import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
-import { catalogKey, movedTables, publishedBackward } from './run-tables.js';
+import { movedTables, publishedBackward } from './run-tables.js';
 
 export interface PromotionResult {
   readonly holdMs: number;
@@ -163,8 +158,8 @@ async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean)
   const blue = await movedTables(await work.session('blue', 'catalog'), ref.plan);
   const green = await movedTables(await work.session('green', 'catalog'), ref.plan);
   if (from === 'blue') {
-    const before = await readProgress<Record<string, string>>(await work.session('blue', 'catalog'), catalogKey(run));
-    if (before !== undefined) refuseChangedCatalog(before.state, catalogFingerprint(blue));
+    const watched = { session: await work.session('blue', 'catalog'), side: from, runId: run.runId };
+    refuseChangedSchema(await lookAtSchema({ ...watched, patterns: ref.plan.tables }));
   } else if (!acceptLoss) await refuseLostWayBack(work);
   return preparePromotion({
     databases,

@@ -1,3 +1,4 @@
+import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { dropFence } from '../src/postgres/fence.js';
 import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/feed-objects.js';
 import { feedName } from '../src/postgres/feed.js';
@@ -20,6 +21,7 @@ export function retireActivities(dependencies: ActivityDependencies) {
         const back = feedName(run.migration, 'to_blue');
         const retireGreen = async (): Promise<void> => {
           const green = await session('green', 'retire');
+          await dropDdlTriggers(green);
           await dropSlots(green, back, 2_000);
           await dropPublications(green, back);
           await dropFence(green, signal);
@@ -28,6 +30,7 @@ export function retireActivities(dependencies: ActivityDependencies) {
         };
         const retireBlue = async (): Promise<void> => {
           const blue = await session('blue', 'retire');
+          await dropDdlTriggers(blue);
           await dropSubscriptions(blue, back);
           await dropPublications(blue, feedName(run.migration, 'to_green'));
           await releaseDatabase(blue, run, 'completed');

@@ -1,5 +1,6 @@
 import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/feed-objects.js';
 import { isInRecovery } from '../src/postgres/bootstrap/standby/recovery.js';
+import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
 import { retryOnLock } from '../src/postgres/retry.js';
@@ -56,6 +57,7 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
           const session = await work.session(side, 'release');
           // A standby that was never promoted gets it from blue.
           if (await isInRecovery(session)) return;
+          await dropDdlTriggers(session);
           await releaseDatabase(session, work.run, 'rolledBack');
           if (side === 'blue' || !keepGreen) await retryOnLock(() => dropState(session, work.run));
         }),

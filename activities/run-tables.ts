@@ -2,9 +2,7 @@ import type { Plan } from '../src/plan/schema.js';
 import { parseTableName } from '../src/plan/table-name.js';
 import { readTables, replicatedRoots, type TableInfo } from '../src/postgres/catalog.js';
 import { reverseColumns } from '../src/postgres/migrate/plan-work.js';
-import { writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import type { Run } from '../src/postgres/ownership.js';
-import { catalogFingerprint } from '../src/postgres/prepare-promotion.js';
 import type { PublishedTable } from '../src/postgres/publication.js';
 import type { Session } from '../src/postgres/session.js';
 import type { TableLink } from '../src/postgres/stream-groups.js';
@@ -15,23 +13,17 @@ export function movedTables(session: Session, plan: Plan): Promise<TableInfo[]> 
   return readTables(session, plan.tables);
 }
 
-/** Where the shape of blue's tables at the start of the run is written down, on blue. */
-export function catalogKey(run: Run): ProgressKey {
-  return { runId: run.runId, step: 'catalog', object: 'blue' };
-}
-
 /** What the forward feed publishes: every moved table with all its columns. */
 export function publishedForward(blue: readonly TableInfo[]): PublishedTable[] {
   return replicatedRoots(blue).map(({ name }) => ({ table: name }));
 }
 
 /**
- * Makes the publications of the forward feed, unless they are there, and writes down the shape of blue's tables. Tables
- * that the plan's new foreign keys bind stay in one stream, too.
+ * Makes the publications of the forward feed, unless they are there. Tables that the plan's new foreign keys bind stay in
+ * one stream, too.
  */
 export async function publishForward(blue: Session, run: Run, plan: Plan): Promise<readonly TableInfo[]> {
   const tables = await movedTables(blue, plan);
-  await writeProgress(blue, catalogKey(run), catalogFingerprint(tables), true);
   await ensurePublications(blue, {
     migration: run.migration,
     direction: 'to_green',

@@ -1,5 +1,6 @@
 import { allHandlersFinished, CancellationScope, condition, isCancellation, workflowInfo } from '@temporalio/workflow';
 import type { PlanInput } from '../src/plan/schema.js';
+import { whileSchemaStays } from './guard-schema.js';
 import { whileWalIsBounded } from './guard-wal.js';
 import { migrate } from './migrate.js';
 import { preflight } from './preflight.js';
@@ -37,13 +38,15 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
   try {
     await story.tell(async () => {
       const ref = await preflight(story, input);
-      await whileWalIsBounded(story, ref, async () => {
-        await replicate(story, ref, saga);
-        await migrate(story, ref, saga);
-        await verify(story, ref);
-        await shiftTraffic(story, ref, saga);
-        await promote(story, ref, saga);
-      });
+      await whileWalIsBounded(story, ref, () =>
+        whileSchemaStays(story, ref, async () => {
+          await replicate(story, ref, saga);
+          await migrate(story, ref, saga);
+          await verify(story, ref);
+          await shiftTraffic(story, ref, saga);
+          await promote(story, ref, saga);
+        }),
+      );
       await standby(story, ref);
       await retire(story, ref);
     });

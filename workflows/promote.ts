@@ -2,6 +2,7 @@ import { failureMessage, failureType } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
+import { schemaHasStayed } from './guard-schema.js';
 import { moveWrites } from './move-writes.js';
 import { watched } from './shift-traffic.js';
 import { verifyAgain } from './verify.js';
@@ -22,6 +23,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
   let why = 'approval before writes move to green';
   for (;;) {
     if (asked) await watched(story, ref, lastStage, () => story.approval('promote', why));
+    await schemaHasStayed(story, ref);
     try {
       await story.step('promoting green', () => moveWrites(run, ref, 'blue'));
       break;

@@ -20,6 +20,9 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
   });
   const { epoch } = await story.step('claiming both databases', () => act('claim both databases').claimDatabases(ref));
   run.epoch = epoch;
+  await story.step("writing down blue's schema", () =>
+    act('from here on DDL is noticed').beginSchemaWatch(ref, 'blue'),
+  );
 
   saga.push({
     name: keepsGreenName(ref),

@@ -1,6 +1,7 @@
 import { CancellationScope, condition, isCancellation, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import type { StandbyState } from '../src/postgres/standby.js';
+import { watchGreenSchema } from './guard-schema.js';
 import { act } from './lib/activities.js';
 import { failureMessage } from './lib/failure.js';
 import { inParallel } from './lib/in-parallel.js';
@@ -19,7 +20,7 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
   });
   const watching = new CancellationScope();
   const watch = watching.run(() =>
-    inParallel([watchFeed, compareRegularly], 2, async (look) => {
+    inParallel([watchFeed, compareRegularly, watchGreen], 3, async (look) => {
       await look(story, ref);
       return true;
     }),
@@ -47,6 +48,17 @@ async function untilRetirement(story: Story, ref: RunRef, ends: number): Promise
     await story.approval('retire', 'approval before replication is taken down and the way back ends');
   }
   await story.untilNotPaused();
+}
+
+async function watchGreen(story: Story, ref: RunRef): Promise<void> {
+  try {
+    await act("green's schema as blue gets its rows").beginSchemaWatch(ref, 'green');
+  } catch (error) {
+    if (isCancellation(error)) throw error;
+    story.run.warn([`DDL on green is not watched: ${failureMessage(error)}`]);
+    return;
+  }
+  await watchGreenSchema(story, ref);
 }
 
 /** Watches until it is cancelled. Each change of the feed's health is one return of the activity. */

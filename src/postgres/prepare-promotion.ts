@@ -1,8 +1,8 @@
-import { createHash } from 'node:crypto';
 import { VerdigrisError } from '../errors.js';
-import { formatTableName, type TableName } from '../plan/table-name.js';
+import type { TableName } from '../plan/table-name.js';
 import { otherSide, type Side } from '../side.js';
-import type { TableInfo } from './catalog.js';
+import { describeDifferences } from './ddl/compare-facts.js';
+import type { SchemaChange } from './ddl/schema-watch.js';
 import { findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { armFence } from './fence.js';
@@ -149,33 +149,12 @@ export async function withdrawOpening(session: Session, migration: string, from:
   await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
 }
 
-/** The shape of the tables as a short text: what DDL during the run would change. */
-export function catalogFingerprint(tables: readonly TableInfo[]): Record<string, string> {
-  return Object.fromEntries(
-    tables.map((table) => [
-      formatTableName(table.name),
-      createHash('sha256')
-        .update(
-          JSON.stringify([
-            table.kind,
-            table.replicaIdentity,
-            table.key?.columns.map((c) => c.name),
-            table.columns.map((c) => [c.name, c.type, c.notNull, c.generated, c.identity]),
-          ]),
-        )
-        .digest('hex')
-        .slice(0, 16),
-    ]),
-  );
-}
-
-/** @throws VerdigrisError PromotionBlocked, naming the tables that DDL has changed since the run began. */
-export function refuseChangedCatalog(before: Record<string, string>, now: Record<string, string>): void {
-  const changed = [...new Set([...Object.keys(before), ...Object.keys(now)])].filter((t) => before[t] !== now[t]);
-  if (changed.length === 0) return;
+/** @throws VerdigrisError PromotionBlocked with what DDL has changed on blue's tables since the run relies on them. */
+export function refuseChangedSchema({ differences }: SchemaChange): void {
+  if (differences.length === 0) return;
   throw new VerdigrisError({
     type: 'PromotionBlocked',
-    message: `blue's schema has changed since the run began: ${changed.slice(0, 10).join(', ')}`,
-    nextStep: 'undo that change on blue (or roll back and start again with it), then approve the promotion again',
+    message: `blue's schema has changed: ${describeDifferences(differences).slice(0, 10).join('; ')}`,
+    nextStep: 'undo that change on blue, or make it on green as well; resume the run, then approve the promotion again',
   });
 }

@@ -1,10 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { readTables } from '../../src/postgres/catalog.js';
+import { compareFacts } from '../../src/postgres/ddl/compare-facts.js';
+import { readTableFacts, type TableFacts } from '../../src/postgres/ddl/table-facts.js';
 import { armFence, disarmFence, isFenceOpen, TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
 import { ident } from '../../src/postgres/identifier.js';
-import { catalogFingerprint, refuseChangedCatalog } from '../../src/postgres/prepare-promotion.js';
+import { refuseChangedSchema } from '../../src/postgres/prepare-promotion.js';
 import { positionWithGap } from '../../src/postgres/sequences.js';
 import { closeSession, openSession, withSession, type Session } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, FENCE_OPEN, readRoute } from '../../src/postgres/state.js';
@@ -253,8 +254,9 @@ describe('a database with settings of its own', () => {
     const own = await testDatabase('pg15', 'ddl on blue');
     try {
       await withSession(asDatabase(own, 'blue'), { purpose: 'test' }, async (session) => {
-        const look = async (): Promise<Record<string, string>> =>
-          catalogFingerprint(await readTables(session, { include: ['public.*'], exclude: [] }));
+        const look = (): Promise<TableFacts> => readTableFacts(session, { include: ['public.*'], exclude: [] });
+        const refuse = (before: TableFacts, now: TableFacts): void =>
+          refuseChangedSchema({ differences: compareFacts(before, now), others: [], what: null });
         await session.query(
           'CREATE TABLE public.kept (id int PRIMARY KEY, n int); CREATE TABLE public.other (id int PRIMARY KEY)',
         );
@@ -266,10 +268,10 @@ describe('a database with settings of its own', () => {
           'ALTER TABLE public.kept REPLICA IDENTITY FULL',
         ]) {
           const before = await look();
-          expect(() => refuseChangedCatalog(before, before)).not.toThrow();
+          expect(() => refuse(before, before)).not.toThrow();
           await session.query(ddl);
           const now = await look();
-          expect(() => refuseChangedCatalog(before, now), ddl).toThrow(/has changed.*: public\.kept$/m);
+          expect(() => refuse(before, now), ddl).toThrow(/has changed: public\.kept: /m);
         }
       });
     } finally {

@@ -177,5 +177,5 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
     SELECT ${name('t.evtname')} AS object, NULL AS relation,
            json_build_object('event', t.evtevent, 'enabled', t.evtenabled, 'tags', t.evttags, 'function', t.evtfoid::regproc::text) AS facts,
            '{}'::json AS text
-      FROM pg_event_trigger t WHERE ${notOfExtension('pg_event_trigger', 't.oid')}`,
+      FROM pg_event_trigger t WHERE t.evtname !~ '^verdigris_' AND ${notOfExtension('pg_event_trigger', 't.oid')}`,
 };

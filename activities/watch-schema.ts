@@ -1,0 +1,81 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { installDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
+import {
+  acceptSchema,
+  beginSchemaWatch,
+  lookAtSchema,
+  takeOver,
+  type Acceptance,
+  type Watched,
+} from '../src/postgres/ddl/schema-watch.js';
+import { sqlState } from '../src/postgres/sqlstate.js';
+import type { Side } from '../src/side.js';
+import type { RunRef } from '../workflows/lib/run-ref.js';
+import { perform, type ActivityDependencies, type Work } from './context.js';
+
+/** Time between two looks, ms; longer where a look takes long, so that the watch is never more than a thirtieth of the time. */
+const LOOK_EVERY_MS = 3_000;
+const SHARE = 30;
+
+/** Activities that watch for DDL. */
+export function watchSchemaActivities(dependencies: ActivityDependencies) {
+  return {
+    /** Writes down the schema of a side as it is now, and makes the event triggers where the role may. */
+    beginSchemaWatch: (ref: RunRef, side: Side): Promise<{ eventTriggers: boolean }> =>
+      perform(dependencies, ref, async (work) => {
+        const watched = await watchedBy(work, ref, side);
+        const eventTriggers = await installDdlTriggers(watched.session);
+        await beginSchemaWatch(watched);
+        return { eventTriggers };
+      }),
+
+    /** Returns when somebody has changed the schema of a side: what has changed, in one line. */
+    watchSchema: (ref: RunRef, side: Side): Promise<{ what: string }> =>
+      perform(dependencies, ref, async (work) => {
+        const watched = await watchedBy(work, ref, side);
+        for (;;) {
+          work.signal.throwIfAborted();
+          const began = performance.now();
+          const what = await lookUnlessBusy(watched);
+          if (what !== null) return { what };
+          const took = performance.now() - began;
+          work.report({ side, lookMs: Math.round(took) });
+          await sleep(Math.min(60_000, Math.max(LOOK_EVERY_MS, took * SHARE)), undefined, { signal: work.signal });
+        }
+      }),
+
+    /** One look at blue, before something that must not meet a changed schema. */
+    lookAtSchema: (ref: RunRef): Promise<{ what: string | null }> =>
+      perform(dependencies, ref, async (work) => ({
+        what: (await lookAtSchema(await watchedBy(work, ref, 'blue'))).what,
+      })),
+
+    /** The run is to go on: whether it can with blue's schema as it is now. */
+    acceptSchema: (ref: RunRef): Promise<Acceptance> =>
+      perform(dependencies, ref, async (work) =>
+        acceptSchema(await watchedBy(work, ref, 'blue'), await work.session('green', 'schema watch')),
+      ),
+
+    /** In the standby window nothing is held: what has changed on green was told. */
+    takeSchemaOver: (ref: RunRef, side: Side, what: string): Promise<void> =>
+      perform(dependencies, ref, async (work) => takeOver(await watchedBy(work, ref, side), what)),
+  };
+}
+
+async function watchedBy(work: Work, ref: RunRef, side: Side): Promise<Watched> {
+  const session = await work.session(side, 'schema watch');
+  return { session, side, runId: ref.runId, patterns: ref.plan.tables };
+}
+
+/** DDL that runs right now holds locks that the catalog's functions ask for, or drops what is being read: the next look sees it. */
+async function lookUnlessBusy(watched: Watched): Promise<string | null> {
+  try {
+    return (await lookAtSchema(watched)).what;
+  } catch (error) {
+    if (BUSY.has(sqlState(error) ?? '')) return null;
+    throw error;
+  }
+}
+
+/** lock_not_available; internal_error (`cache lookup failed`); undefined_table and undefined_object. */
+const BUSY: ReadonlySet<string> = new Set(['55P03', 'XX000', '42P01', '42704']);

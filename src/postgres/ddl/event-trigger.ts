@@ -1,0 +1,131 @@
+import { retryOnLock } from '../retry.js';
+import { inTransaction, type Session } from '../session.js';
+import { sqlState } from '../sqlstate.js';
+
+/*
+ * Event triggers that write down DDL as it happens: who, by which application, when; also what table-facts.ts does not
+ * look at, such as views and functions. Only a superuser (or what a cloud has in its place) may make them; the
+ * comparison of facts works without. They must never fail the application's DDL: whatever goes wrong is swallowed.
+ */
+
+export interface NotedDdl {
+  readonly id: number;
+  /** `HH:MM:SS`, UTC. */
+  readonly at: string;
+  readonly tag: string;
+  readonly objectType: string;
+  readonly object: string;
+  readonly schema: string | null;
+  /** Without its schema. */
+  readonly name: string;
+  readonly role: string;
+  readonly application: string;
+}
+
+const TRIGGERS = ['verdigris_ddl', 'verdigris_ddl_drop'] as const;
+
+/**
+ * Makes the event triggers, unless they are there.
+ *
+ * @returns false where the role may not: then only the comparison of facts is at hand.
+ */
+export async function installDdlTriggers(session: Session): Promise<boolean> {
+  try {
+    await inTransaction(session, async () => {
+      await session.query(INSTALL);
+      const { rows } = await session.query<{ name: string }>(
+        'SELECT evtname::text AS name FROM pg_event_trigger WHERE evtname = ANY ($1)',
+        [TRIGGERS],
+      );
+      const there = new Set(rows.map(({ name }) => name));
+      if (!there.has('verdigris_ddl')) await session.query(ON_END);
+      if (!there.has('verdigris_ddl_drop')) await session.query(ON_DROP);
+    });
+    return true;
+  } catch (error) {
+    // insufficient_privilege
+    if (sqlState(error) === '42501') return false;
+    throw error;
+  }
+}
+
+/** Removes the event triggers, if they are there. */
+export async function dropDdlTriggers(session: Session): Promise<void> {
+  const { rows } = await session.query<{ name: string }>(
+    'SELECT evtname::text AS name FROM pg_event_trigger WHERE evtname = ANY ($1)',
+    [TRIGGERS],
+  );
+  if (rows.length === 0) return;
+  await retryOnLock(() =>
+    session.query('DROP EVENT TRIGGER IF EXISTS verdigris_ddl; DROP EVENT TRIGGER IF EXISTS verdigris_ddl_drop'),
+  );
+}
+
+/** What was noted after the entry `since`, oldest first; nothing where no trigger could be made. */
+export async function readNotedDdl(session: Session, since: number): Promise<NotedDdl[]> {
+  const { rows: there } = await session.query<{ there: boolean }>(
+    `SELECT to_regclass('verdigris.ddl') IS NOT NULL AS there`,
+  );
+  if (there[0]?.there !== true) return [];
+  const { rows } = await session.query<NotedDdl>(
+    `SELECT id::float8, to_char(at AT TIME ZONE 'UTC', 'HH24:MI:SS') AS at, tag, object_type AS "objectType", object,
+            schema_name AS schema, coalesce(object_name, '') AS name, role::text, application
+       FROM verdigris.ddl WHERE id > $1 ORDER BY id LIMIT 200`,
+    [since],
+  );
+  return rows;
+}
+
+/**
+ * Not noted: what our sessions do, temporary objects, members of extensions, schema verdigris; and commands that change
+ * no object (REFRESH, REINDEX), or only rights and comments.
+ */
+const INSTALL = `
+CREATE TABLE IF NOT EXISTS verdigris.ddl (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  tag text NOT NULL,
+  object_type text NOT NULL,
+  object text NOT NULL,
+  schema_name text,
+  object_name text,
+  role name NOT NULL,
+  application text NOT NULL
+);
+CREATE OR REPLACE FUNCTION verdigris.note_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+DECLARE
+  by_application text := current_setting('application_name');
+BEGIN
+  IF by_application LIKE 'verdigris %' AND by_application <> 'verdigris router'
+     OR TG_TAG IN ('REFRESH MATERIALIZED VIEW', 'REINDEX', 'COMMENT', 'SECURITY LABEL', 'GRANT', 'REVOKE',
+                   'ALTER DEFAULT PRIVILEGES') THEN
+    RETURN;
+  END IF;
+  IF TG_EVENT = 'sql_drop' THEN
+    INSERT INTO verdigris.ddl (tag, object_type, object, schema_name, object_name, role, application)
+    SELECT TG_TAG, o.object_type, o.object_identity, o.schema_name, o.object_name, session_user, by_application
+      FROM pg_event_trigger_dropped_objects() o
+     WHERE o.original AND NOT o.is_temporary AND o.schema_name IS DISTINCT FROM 'verdigris'
+       AND o.object_type NOT IN ('publication', 'publication relation', 'subscription', 'event trigger');
+  ELSE
+    INSERT INTO verdigris.ddl (tag, object_type, object, schema_name, object_name, role, application)
+    SELECT o.command_tag, o.object_type, o.object_identity, o.schema_name,
+           (SELECT i.name FROM pg_identify_object(o.classid, o.objid, o.objsubid) i), session_user, by_application
+      FROM pg_event_trigger_ddl_commands() o
+     WHERE NOT o.in_extension AND o.object_identity IS NOT NULL AND coalesce(o.schema_name, '') !~ '^(verdigris$|pg_temp)'
+       AND o.object_type NOT IN ('publication', 'publication relation', 'subscription', 'event trigger');
+  END IF;
+EXCEPTION WHEN OTHERS THEN
+  RETURN;
+END $fn$;`;
+
+const ON_END = `
+CREATE EVENT TRIGGER verdigris_ddl ON ddl_command_end EXECUTE FUNCTION verdigris.note_ddl();
+ALTER EVENT TRIGGER verdigris_ddl ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER verdigris_ddl IS 'Verdigris: DDL during a migration'`;
+
+const ON_DROP = `
+CREATE EVENT TRIGGER verdigris_ddl_drop ON sql_drop EXECUTE FUNCTION verdigris.note_ddl();
+ALTER EVENT TRIGGER verdigris_ddl_drop ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER verdigris_ddl_drop IS 'Verdigris: DDL during a migration'`;

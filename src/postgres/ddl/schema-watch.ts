@@ -1,0 +1,166 @@
+import type { Side } from '../../side.js';
+import { tableFilter, type TablePatterns } from '../catalog-pattern.js';
+import { readProgress, writeProgress, type ProgressKey } from '../migrate/progress-row.js';
+import type { Session } from '../session.js';
+import { inTransaction } from '../session.js';
+import { hasState, recordEvent } from '../state.js';
+import { compareFacts, describeDifferences, unacceptable, type Difference } from './compare-facts.js';
+import { readNotedDdl, type NotedDdl } from './event-trigger.js';
+import { readFactHashes, readTableFacts, type Fact, type TableFacts } from './table-facts.js';
+
+/*
+ * The schema of one side as it was when the run began to rely on it, and what has been changed since: by comparison, on
+ * every server, and by the notes of the event triggers where those could be made.
+ */
+
+/** What every look is compared with; kept in verdigris.progress of the side. */
+interface Baseline {
+  /** Hash of the facts of each table. */
+  readonly tables: Readonly<Record<string, string>>;
+  /** The last note that is known already. */
+  readonly noted: number;
+}
+
+/** The facts themselves: read only when a hash is another one. */
+type BaselineFacts = Readonly<Record<string, readonly Fact[]>>;
+
+export interface Watched {
+  readonly session: Session;
+  readonly side: Side;
+  readonly runId: string;
+  readonly patterns: TablePatterns;
+}
+
+function baselineKey({ runId, side }: Watched): ProgressKey {
+  return { runId, step: 'schema baseline', object: side };
+}
+
+function factsKey({ runId, side }: Watched): ProgressKey {
+  return { runId, step: 'schema facts', object: side };
+}
+
+/** Writes down how the schema is now, unless that was done before: what changes from here on is noticed. */
+export async function beginSchemaWatch(watched: Watched): Promise<void> {
+  if ((await readBaseline(watched)) === undefined) await writeBaseline(watched);
+}
+
+async function readBaseline(watched: Watched): Promise<Baseline | undefined> {
+  if (!(await hasState(watched.session))) return undefined;
+  return (await readProgress<Baseline>(watched.session, baselineKey(watched)))?.state;
+}
+
+async function writeBaseline(watched: Watched): Promise<void> {
+  const { session, patterns } = watched;
+  // One snapshot: facts and notes belong together.
+  await inTransaction(session, async () => {
+    await session.query('SET TRANSACTION ISOLATION LEVEL REPEATABLE READ');
+    const [hashes, facts] = [await readFactHashes(session, patterns), await readTableFacts(session, patterns)];
+    const noted = (await readNotedDdl(session, 0)).at(-1)?.id ?? 0;
+    const tables = Object.fromEntries(hashes);
+    await writeProgress(session, factsKey(watched), Object.fromEntries(facts) satisfies BaselineFacts, true);
+    await writeProgress(session, baselineKey(watched), { tables, noted } satisfies Baseline, true);
+  });
+}
+
+export interface SchemaChange {
+  readonly differences: readonly Difference[];
+  /** Notes about what the comparison does not look at: views, functions, sequences, types that no column uses. */
+  readonly others: readonly NotedDdl[];
+  /** One line for people; null when nothing has changed. */
+  readonly what: string | null;
+}
+
+const NOTHING: SchemaChange = { differences: [], others: [], what: null };
+
+/** Compares the schema with the baseline. Without one (the run has not come so far) nothing has changed. */
+export async function lookAtSchema(watched: Watched): Promise<SchemaChange> {
+  const baseline = await readBaseline(watched);
+  if (baseline === undefined) return NOTHING;
+  const { session, patterns } = watched;
+  const hashes = await readFactHashes(session, patterns);
+  const noted = await readNotedDdl(session, baseline.noted);
+  const leftOut = tableFilter({ include: patterns.exclude, exclude: [] });
+  const others = noted.filter(
+    ({ objectType, schema, name }) => !COMPARED.has(objectType) && (schema === null || !leftOut({ schema, name })),
+  );
+  const differences = isSame(baseline, hashes)
+    ? []
+    : compareFacts(await baselineFacts(watched), await readTableFacts(session, patterns));
+  if (differences.length === 0 && others.length === 0) return NOTHING;
+  return { differences, others, what: describe(watched.side, differences, others, noted) };
+}
+
+/** What the comparison of facts sees by itself: a note about it only says who it was. */
+const COMPARED: ReadonlySet<string> = new Set([
+  'table',
+  'table column',
+  'table constraint',
+  'index',
+  'trigger',
+  'default value',
+]);
+
+function isSame(baseline: Baseline, hashes: ReadonlyMap<string, string>): boolean {
+  const tables = Object.keys(baseline.tables);
+  return tables.length === hashes.size && tables.every((table) => baseline.tables[table] === hashes.get(table));
+}
+
+async function baselineFacts(watched: Watched): Promise<TableFacts> {
+  const facts = (await readProgress<BaselineFacts>(watched.session, factsKey(watched)))?.state ?? {};
+  return new Map(Object.entries(facts));
+}
+
+const MOST_LINES = 8;
+
+function describe(
+  side: Side,
+  differences: readonly Difference[],
+  others: readonly NotedDdl[],
+  noted: readonly NotedDdl[],
+): string {
+  const lines = [
+    ...describeDifferences(differences),
+    ...new Set(others.map(({ tag, objectType, object }) => `${tag} (${objectType} ${object})`)),
+  ];
+  const more = lines.length - MOST_LINES;
+  const who = [...new Set(noted.map(({ role, application }) => byWhom(role, application)))].slice(0, 3).join(', ');
+  return `${side}'s schema has changed: ${lines.slice(0, MOST_LINES).join('; ')}${more > 0 ? `; and ${more} more` : ''}${who === '' ? '' : ` (${who})`}`;
+}
+
+function byWhom(role: string, application: string): string {
+  return application === '' ? `by ${role}` : `by ${role}, application "${application}"`;
+}
+
+export interface Acceptance {
+  /** Why the run can't go on; null when it can. */
+  readonly refused: string | null;
+  /** What has changed and is taken as it is now. */
+  readonly accepted: string | null;
+}
+
+/**
+ * Somebody says that the run may go on: what has been reverted is forgotten; what can harm neither feed, or was made on
+ * green as well, is taken over into the baseline; anything else is refused.
+ */
+export async function acceptSchema(blue: Watched, green: Session): Promise<Acceptance> {
+  const { differences, what } = await lookAtSchema(blue);
+  if (what === null) {
+    await writeBaseline(blue);
+    return { refused: null, accepted: null };
+  }
+  const refused = differences.length === 0 ? [] : unacceptable(differences, await readTableFacts(green, blue.patterns));
+  if (refused.length > 0) {
+    return {
+      refused: `the run can't go on with what was changed on blue: ${refused.slice(0, MOST_LINES).join('; ')}. Undo it on blue or make it on green as well, then resume; or roll back and start again`,
+      accepted: null,
+    };
+  }
+  await takeOver(blue, what);
+  return { refused: null, accepted: what };
+}
+
+/** Takes the schema as it is now for the one that the next look is compared with. */
+export async function takeOver(watched: Watched, what: string): Promise<void> {
+  await writeBaseline(watched);
+  await recordEvent(watched.session, watched.runId, 'schema change accepted', { what });
+}

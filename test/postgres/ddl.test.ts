@@ -1,0 +1,205 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { armFence, dropFence } from '../../src/postgres/fence.js';
+import { dropDdlTriggers, installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
+import { acceptSchema, beginSchemaWatch, lookAtSchema, type Watched } from '../../src/postgres/ddl/schema-watch.js';
+import { claimDatabases } from '../../src/postgres/ownership.js';
+import { closeSession, openSession, withSession, type Databases, type Session } from '../../src/postgres/session.js';
+import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
+
+const SCHEMA = `
+  CREATE SCHEMA shop; CREATE SCHEMA audit;
+  CREATE TYPE shop.state AS ENUM ('new', 'paid');
+  CREATE TABLE shop.orders (id int PRIMARY KEY, state shop.state NOT NULL, note varchar(20) DEFAULT 'x', total int, amount int);
+  CREATE INDEX orders_total ON shop.orders (total);
+  CREATE TABLE shop.lines (id int PRIMARY KEY, order_id int REFERENCES shop.orders);
+  CREATE TABLE shop.log (at date NOT NULL, what text) PARTITION BY RANGE (at);
+  CREATE TABLE shop.log_1 PARTITION OF shop.log FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+  CREATE TABLE audit.trail (id int PRIMARY KEY);
+  CREATE MATERIALIZED VIEW shop.sums AS SELECT sum(total) FROM shop.orders`;
+
+const PATTERNS = { include: ['*.*'], exclude: ['audit.*'] };
+
+/** DDL, what is said about it, and what takes it back. */
+const CHANGES: readonly [ddl: string, said: RegExp, undo?: string][] = [
+  [
+    'ALTER TABLE shop.orders ADD COLUMN extra text',
+    /shop\.orders: column extra is new \(text\)/,
+    'ALTER TABLE shop.orders DROP COLUMN extra',
+  ],
+  [
+    'ALTER TABLE shop.orders ALTER COLUMN amount TYPE bigint',
+    /column amount was \(integer\), is \(bigint\)/,
+    'ALTER TABLE shop.orders ALTER COLUMN amount TYPE int',
+  ],
+  [
+    "ALTER TABLE shop.orders ALTER COLUMN note SET DEFAULT 'y'",
+    /default note was/,
+    "ALTER TABLE shop.orders ALTER COLUMN note SET DEFAULT 'x'",
+  ],
+  [
+    'ALTER TABLE shop.orders ALTER COLUMN total SET NOT NULL',
+    /column total is now NOT NULL/,
+    'ALTER TABLE shop.orders ALTER COLUMN total DROP NOT NULL',
+  ],
+  [
+    'ALTER TABLE shop.orders ADD CONSTRAINT sane CHECK (total > 0)',
+    /constraint sane is new/,
+    'ALTER TABLE shop.orders DROP CONSTRAINT sane',
+  ],
+  ['CREATE UNIQUE INDEX orders_note ON shop.orders (note)', /index orders_note is new/, 'DROP INDEX shop.orders_note'],
+  ['CREATE TABLE shop.coupons (id int PRIMARY KEY)', /table shop\.coupons is new/, 'DROP TABLE shop.coupons'],
+  [
+    "CREATE TABLE shop.log_2 PARTITION OF shop.log FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')",
+    /table shop\.log_2 is new/,
+    'DROP TABLE shop.log_2',
+  ],
+  [
+    'ALTER TABLE shop.orders REPLICA IDENTITY FULL',
+    /replica identity was \(default\), is \(full\)/,
+    'ALTER TABLE shop.orders REPLICA IDENTITY DEFAULT',
+  ],
+  [
+    'ALTER TABLE shop.lines RENAME TO items',
+    /table shop\.items is new; table shop\.lines is gone/,
+    'ALTER TABLE shop.items RENAME TO lines',
+  ],
+  [
+    'ALTER TABLE shop.orders DROP COLUMN amount; ALTER TABLE shop.orders ADD COLUMN amount int',
+    /column amount was dropped and made anew/,
+  ],
+  [
+    "ALTER TYPE shop.state ADD VALUE 'sent'",
+    /type shop\.state of a column was \('new', 'paid'\), is \('new', 'paid', 'sent'\)/,
+  ],
+  [
+    'DROP TABLE shop.lines; CREATE TABLE shop.lines (id int PRIMARY KEY, order_id int REFERENCES shop.orders)',
+    /table shop\.lines was dropped and made anew/,
+  ],
+];
+
+describe.each(['pg15', 'pg18'] as const)('DDL on %s', (server) => {
+  let database: TestDatabase;
+  let other: TestDatabase;
+  let databases: Databases;
+  let session: Session;
+  let green: Session;
+  let watched: Watched;
+  const runId = 'ddl';
+
+  beforeAll(async () => {
+    [database, other] = [await testDatabase(server, 'ddl b'), await testDatabase(server, 'ddl g')];
+    databases = { blue: asDatabase(database, 'blue'), green: asDatabase(other, 'green') };
+    for (const one of [database, other]) await withClient(one.config, (client) => client.query(SCHEMA));
+    await claimDatabases(databases, { runId, migration: 'ddl' }, 'flag');
+    session = await openSession(databases.blue, { purpose: 'schema watch' });
+    green = await openSession(databases.green, { purpose: 'schema watch' });
+    watched = { session, side: 'blue', runId, patterns: PATTERNS };
+    expect(await installDdlTriggers(session)).toBe(true);
+    await beginSchemaWatch(watched);
+  });
+
+  afterAll(async () => {
+    await Promise.all([session, green].map(closeSession));
+    await other.drop();
+    await database.drop();
+  });
+
+  const asApplication = (sql: string): Promise<unknown> =>
+    withClient({ ...database.config, application_name: 'flyway' }, async (client) => {
+      for (const statement of sql.split('; ')) await client.query(statement);
+    });
+  const what = async (): Promise<string | null> => (await lookAtSchema(watched)).what;
+  const accept = () => acceptSchema(watched, green);
+
+  it('is not what maintenance does, what the run does, or what is left out', async () => {
+    await asApplication(
+      `VACUUM (ANALYZE) shop.orders; VACUUM FULL shop.lines; ANALYZE; REINDEX INDEX CONCURRENTLY shop.orders_total; CLUSTER shop.orders USING orders_pkey; ` +
+        `TRUNCATE shop.log; REFRESH MATERIALIZED VIEW shop.sums; GRANT SELECT ON shop.orders TO PUBLIC; COMMENT ON TABLE shop.orders IS 'x'; ` +
+        `CREATE TEMP TABLE scratch (id serial PRIMARY KEY); DROP TABLE scratch; CREATE TABLE audit.more (id serial); CREATE UNLOGGED TABLE shop.cache (id int)`,
+    );
+    await armFence(session, [{ schema: 'shop', name: 'orders' }]);
+    await session.query('CREATE PUBLICATION verdigris_ddl_to_green FOR TABLE shop.orders');
+    expect(await what()).toBeNull();
+    await dropFence(session);
+    await session.query('DROP PUBLICATION verdigris_ddl_to_green');
+    expect(await what()).toBeNull();
+  });
+
+  it('is told with what has changed and by whom; what was taken back is forgotten, what can harm is refused', async () => {
+    for (const [ddl, said, undo] of CHANGES) {
+      await asApplication(ddl);
+      expect(await what(), ddl).toMatch(said);
+      expect(await what(), ddl).toMatch(/by \w+, application "flyway"/);
+      if (undo === undefined) continue;
+      await asApplication(undo);
+      expect((await lookAtSchema(watched)).differences, undo).toEqual([]);
+      expect(await accept(), undo).toMatchObject({ refused: null });
+    }
+    const { refused } = await accept();
+    expect(refused).toMatch(/table shop\.lines was dropped and made anew: its rows are not replicated any more/);
+    expect(refused).toMatch(/column amount was dropped and made anew: its values are not those of green/);
+    expect(refused).toMatch(/type shop\.state .*: green does not have that change/);
+    await withSession(databases.blue, { purpose: 'test' }, (own) =>
+      own.query(`DELETE FROM verdigris.progress WHERE step = 'schema baseline'`),
+    );
+    await beginSchemaWatch(watched);
+    await withClient(other.config, (client) => client.query("ALTER TYPE shop.state ADD VALUE 'sent'"));
+  });
+
+  it('is accepted when it can harm neither feed, or was made on green as well', async () => {
+    await asApplication('CREATE INDEX lines_order ON shop.lines (order_id); CREATE VIEW shop.v AS SELECT 1');
+    expect(await what()).toMatch(/index lines_order is new.*; CREATE VIEW \(view shop\.v\)/);
+    expect(await accept()).toMatchObject({ refused: null, accepted: expect.stringMatching(/lines_order/) as string });
+    expect(await what()).toBeNull();
+
+    await asApplication('ALTER TABLE shop.orders ADD COLUMN extra text NOT NULL DEFAULT 1');
+    expect((await accept()).refused).toMatch(/column extra is new \(text\): green does not have that change/);
+    await withClient(other.config, (client) => client.query('ALTER TABLE shop.orders ADD COLUMN extra text'));
+    expect((await accept()).refused).toMatch(/column extra is now NOT NULL: green does not have that change/);
+    await withClient(other.config, (client) => client.query('ALTER TABLE shop.orders ALTER COLUMN extra SET NOT NULL'));
+    expect((await accept()).refused).toBeNull();
+
+    await asApplication(
+      "CREATE TABLE shop.log_2 PARTITION OF shop.log FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')",
+    );
+    expect((await accept()).refused).toMatch(/shop\.log_2 is new: it is not replicated/);
+    await withClient(other.config, (client) =>
+      client.query("CREATE TABLE shop.log_2 PARTITION OF shop.log FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')"),
+    );
+    expect((await accept()).refused).toBeNull();
+    expect(await what()).toBeNull();
+  });
+
+  it('never fails because of the event trigger, and is noticed without one', async () => {
+    await asApplication('CREATE ROLE ddl_nobody_X'.replace('X', server)).catch(() => undefined);
+    await asApplication(
+      `GRANT CREATE, USAGE ON SCHEMA shop TO ddl_nobody_${server}; SET ROLE ddl_nobody_${server}; CREATE TABLE shop.theirs (id int); DROP TABLE shop.theirs`,
+    );
+    const { rows } = await session.query('SELECT FROM verdigris.ddl WHERE object = $1', ['shop.theirs']);
+    expect(rows.length).toBeGreaterThan(0);
+    await session.query('ALTER TABLE verdigris.ddl RENAME TO elsewhere');
+    await asApplication('CREATE INDEX lines_id ON shop.lines (id, order_id)');
+    await session.query('ALTER TABLE verdigris.elsewhere RENAME TO ddl');
+    expect(await what()).toMatch(/index lines_id is new/);
+    await dropDdlTriggers(session);
+    await asApplication('DROP INDEX shop.lines_id; ALTER TABLE shop.lines ADD COLUMN more int');
+    expect(await what()).toMatch(/column more is new/);
+    const { rows: left } = await session.query('SELECT FROM pg_event_trigger');
+    expect(left).toEqual([]);
+    await asApplication(`DROP OWNED BY ddl_nobody_${server}; DROP ROLE ddl_nobody_${server}`);
+  });
+
+  it('is compared where the role may make no event trigger', async () => {
+    await asApplication(
+      `CREATE ROLE ddl_plain_${server} LOGIN PASSWORD 'x'; GRANT ALL ON SCHEMA verdigris TO ddl_plain_${server}; GRANT ALL ON ALL TABLES IN SCHEMA verdigris TO ddl_plain_${server}; GRANT ALL ON DATABASE ${JSON.stringify(database.config.database)} TO ddl_plain_${server}`,
+    );
+    try {
+      await withClient(database.config, async (client) => {
+        await client.query(`SET ROLE ddl_plain_${server}`);
+        expect(await installDdlTriggers(client)).toBe(false);
+      });
+    } finally {
+      await asApplication(`DROP OWNED BY ddl_plain_${server}; DROP ROLE ddl_plain_${server}`);
+    }
+  });
+});

@@ -1,0 +1,77 @@
+import { condition, isCancellation, sleep } from '@temporalio/workflow';
+import type { Acceptance } from '../src/postgres/ddl/schema-watch.js';
+import type { Side } from '../src/side.js';
+import { act } from './lib/activities.js';
+import { beside } from './lib/beside.js';
+import { failureMessage } from './lib/failure.js';
+import type { RunRef } from './lib/run-ref.js';
+import type { Story } from './lib/story.js';
+
+/**
+ * Does `work` while blue's schema is watched. DDL is not replicated: what is changed on blue during the run is missing on
+ * green, and may stop the feed. So it holds the run, with what has changed, until somebody resumes; then it is looked
+ * whether the run can go on with it (docs/ddl.md).
+ */
+export async function whileSchemaStays(story: Story, ref: RunRef, work: () => Promise<void>): Promise<void> {
+  try {
+    await beside(() => guardSchema(story, ref), work);
+  } finally {
+    story.run.hold(null);
+  }
+}
+
+async function guardSchema(story: Story, ref: RunRef): Promise<never> {
+  for (;;) {
+    let why = await changeOf(story, ref, 'blue');
+    for (;;) {
+      await story.holdUntilResumed(why);
+      const { refused, accepted } = await judge(ref);
+      if (accepted !== null) story.run.warn([`accepted: ${accepted}`]);
+      if (refused === null) break;
+      why = refused;
+    }
+    story.run.hold(null);
+  }
+}
+
+async function judge(ref: RunRef): Promise<Acceptance> {
+  try {
+    return await act('can the run go on with it?').acceptSchema(ref);
+  } catch (error) {
+    if (isCancellation(error)) throw error;
+    return { refused: `it can't be said whether the run can go on: ${failureMessage(error)}`, accepted: null };
+  }
+}
+
+/** Waits for a change. A watch that fails says nothing about the run: people are told, and it is begun again. */
+async function changeOf(story: Story, ref: RunRef, side: Side): Promise<string> {
+  for (;;) {
+    try {
+      return (await act(`watch ${side} for DDL`).watchSchema(ref, side)).what;
+    } catch (error) {
+      if (isCancellation(error)) throw error;
+      story.run.warn([`DDL on ${side} is not watched: ${failureMessage(error)}`]);
+      await sleep('5 minutes', { summary: `watch ${side} for DDL again` });
+    }
+  }
+}
+
+/**
+ * The last look, before writes move. What it finds the watch finds within seconds, and holds the run; where the watch does
+ * not, the promotion itself refuses.
+ */
+export async function schemaHasStayed(story: Story, ref: RunRef): Promise<void> {
+  const { what } = await story.step("a last look at blue's schema", () => act('DDL on blue?').lookAtSchema(ref));
+  if (what === null) return;
+  await condition(() => story.isHeld, '20s', { summary: 'until the watch has noticed it' });
+  await story.untilNotPaused();
+}
+
+/** In the standby window: DDL on green, which serves, is not replicated to blue and may stop the way back. It only warns. */
+export async function watchGreenSchema(story: Story, ref: RunRef): Promise<never> {
+  for (;;) {
+    const what = await changeOf(story, ref, 'green');
+    story.run.warn([`${what}. It is not replicated: a change that blue does not have may stop the feed to it`]);
+    await act('told').takeSchemaOver(ref, 'green', what);
+  }
+}
