@@ -3,7 +3,8 @@ import pg from 'pg';
 import { startPostgres, type EmbeddedPostgres } from '../src/embedded/postgres-server.js';
 import { openSession, type Database } from '../src/postgres/session.js';
 import { installState } from '../src/postgres/state.js';
-import { createRouter, type Router } from '../src/router/index.js';
+import type { Router } from '../src/router/index.js';
+import { compiledRouter } from './compiled-router.js';
 
 /*
  * What the router costs beside a plain pg.Pool: the same statements on the same server in the same process, with the
@@ -200,6 +201,7 @@ const server = await startPostgres({ version: 18, name: 'bench-router' });
 try {
   const configs = await prepare(server);
   const pool = new pg.Pool({ ...configs.blue, max: connections });
+  const { createRouter } = await compiledRouter();
   const router = createRouter({
     migration: 'bench',
     blue: { ...configs.blue, max: connections },

@@ -10,6 +10,7 @@ import { GreenProgress } from './green-progress.js';
 import { Heartbeat } from './heartbeat.js';
 import { HeldRequests } from './held-requests.js';
 import { RequestMetrics } from './metrics.js';
+import { Mirror } from './mirror.js';
 import { settingsOf, type RouterOptions, type RouterSettings } from './options.js';
 import { ReadRouting } from './read-routing.js';
 import { readTransactionOnGreen } from './read-transaction.js';
@@ -46,6 +47,7 @@ class ApplicationRouter implements Router {
   readonly #reads: Reads;
   readonly #writes: Writes;
   readonly #heartbeat: Heartbeat;
+  readonly #mirror: Mirror | undefined;
   #firstLook: Promise<void> | undefined;
   #ready: Promise<void> = Promise.resolve();
 
@@ -65,10 +67,11 @@ class ApplicationRouter implements Router {
     };
     this.#greenProgress = new GreenProgress(this.#links.green);
     const greenBreaker = new Breaker();
+    const bluePosition = new BluePosition(this.#links.blue);
     const routing = new ReadRouting({
       routes: this.#routes,
       tokens: this.#tokens,
-      bluePosition: new BluePosition(this.#links.blue),
+      bluePosition,
       greenProgress: this.#greenProgress,
       greenLink: this.#links.green,
       greenBreaker,
@@ -92,6 +95,20 @@ class ApplicationRouter implements Router {
       tokens: this.#tokens,
       metrics: this.#metrics,
     });
+    if (settings.mirror !== undefined && settings.mirror.share > 0) {
+      const { share, concurrency = 2 } = settings.mirror;
+      this.#mirror = new Mirror({
+        ...{ share, concurrency, logger, greenBreaker, bluePosition },
+        pools: {
+          blue: new SidePool('blue', { ...settings.blue, max: concurrency, min: 0 }, logger),
+          green: new SidePool('green', { ...settings.green, max: concurrency, min: 0 }, logger),
+        },
+        routes: this.#routes,
+        greenLink: this.#links.green,
+        greenProgress: this.#greenProgress,
+        metrics: this.#metrics,
+      });
+    }
     this.#heartbeat = new Heartbeat({
       migration,
       instance,
@@ -130,7 +147,7 @@ class ApplicationRouter implements Router {
     return this.#whenStarted(() =>
       this.#reads.run<RoutedResult<R>>(user, endpoint, {
         onGreen: (client, guard) => guard(sendToGreen(client, statement)),
-        onWritesSide: async (client, side) => routed(await sendStatement<R>(client, statement), side),
+        onWritesSide: (client, side) => this.#readWhereWritesAre<R>(client, side, endpoint, statement),
         runsAgain: () => (mayCommitByItself(statement) ? 'not safe' : 'yes'),
       }),
     );
@@ -197,7 +214,24 @@ class ApplicationRouter implements Router {
   async close(): Promise<void> {
     this.#heartbeat.stop();
     await Promise.all([this.#links.blue.close(), this.#links.green.close()]);
-    await Promise.all([this.#pools.blue.close(), this.#pools.green.close()]);
+    await Promise.all([this.#pools.blue.close(), this.#pools.green.close(), this.#mirror?.close()]);
+  }
+
+  async #readWhereWritesAre<R extends pg.QueryResultRow>(
+    client: pg.PoolClient,
+    side: Side,
+    endpoint: string,
+    statement: Statement,
+  ): Promise<RoutedResult<R>> {
+    const mirrored = side === 'blue' ? this.#mirror?.begin(endpoint, statement) : undefined;
+    if (mirrored === undefined) return routed(await sendStatement<R>(client, statement), side);
+    let result: pg.QueryResult<R> | undefined;
+    try {
+      result = await sendStatement<R>(client, statement);
+      return routed(result, side);
+    } finally {
+      mirrored(result);
+    }
   }
 
   #linkTo(side: Side): SideLink {

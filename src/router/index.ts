@@ -23,3 +23,5 @@ export {
   type RouterErrorCode,
 } from './errors.js';
 export { inCohort } from './cohort.js';
+export { signedTokens, type SignedTokens } from './signed-tokens.js';
+export type { MirrorOptions } from './mirror.js';

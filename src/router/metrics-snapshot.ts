@@ -20,6 +20,19 @@ export interface SideCounters {
   readonly latency: readonly number[];
 }
 
+/** A mirrored read that green answered differently, or not. Names, never values. */
+export interface MirrorExample {
+  readonly endpoint: string;
+  /** The statement's name, or a hash of its text. */
+  readonly statement: string;
+  /** What differs: green lacks columns, has another number of rows, other rows, or another order. */
+  readonly kind?: 'columns' | 'count' | 'rows' | 'order';
+  readonly columns?: readonly string[];
+  readonly rows?: Readonly<Record<Side, number>>;
+  /** SQLSTATE of green's error. */
+  readonly code?: string;
+}
+
 export interface RouterMetrics {
   /** Reads by the side that was tried. */
   readonly reads: Readonly<Record<Side, SideCounters>>;
@@ -29,4 +42,8 @@ export interface RouterMetrics {
   readonly fallbacks: Readonly<{ behind: number; error: number }>;
   /** Writes that met the fence and were run again on the other side. */
   readonly retriedWrites: number;
+  /** Reads of blue's that were run on green too and compared. Absent from routers that know no mirrored reads. */
+  readonly mirroredReads?: Readonly<
+    Record<'same' | 'different' | 'failed' | 'unsettled' | 'skipped', number> & { examples: readonly MirrorExample[] }
+  >;
 }

@@ -1,12 +1,18 @@
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { Side } from '../side.js';
 import type { Route } from '../postgres/state.js';
-import type { RouterMetrics } from './metrics-snapshot.js';
+import type { MirrorExample, RouterMetrics } from './metrics-snapshot.js';
 import { RequestCounts, type RequestKind, type RequestOutcome } from './request-counts.js';
 import { RequestCounter, RequestDurations } from './request-series.js';
 
 /** Why blue had to answer a read of green's cohort. */
 export type FallbackReason = 'behind' | 'error';
+
+/** `unsettled`: what is read changes all the time. `skipped`: one side had no answer to compare. */
+export type MirrorOutcome = 'same' | 'different' | 'failed' | 'unsettled' | 'skipped';
+
+/** So many examples of differences are kept, the newest ones. */
+const EXAMPLES = 5;
 
 /** What happens, for Prometheus, and for the gates by way of the router's heartbeat. */
 export class RequestMetrics {
@@ -15,6 +21,10 @@ export class RequestMetrics {
   readonly #fallbackCounts = { behind: 0, error: 0 };
   #retriedCount = 0;
 
+  readonly #mirrored = { same: 0, different: 0, failed: 0, unsettled: 0, skipped: 0 };
+  readonly #examples: MirrorExample[] = [];
+
+  readonly #mirroredReads: Counter;
   readonly #fallbacks: Counter;
   readonly #retried: Counter;
   readonly #epoch: Gauge;
@@ -37,6 +47,12 @@ export class RequestMetrics {
       name: 'verdigris_router_retried_writes_total',
       help: 'Requests that met the fence and were run again on the other side',
       labelNames: ['endpoint'],
+      registers,
+    });
+    this.#mirroredReads = new Counter({
+      name: 'verdigris_router_mirrored_reads_total',
+      help: "Reads of blue's that were run on green too. outcome: same, different, failed, unsettled, skipped",
+      labelNames: ['outcome', 'endpoint'],
       registers,
     });
     this.#epoch = new Gauge({ name: 'verdigris_router_route_epoch', help: 'Epoch of the route in force', registers });
@@ -72,6 +88,14 @@ export class RequestMetrics {
     this.#retriedCount += 1;
   }
 
+  mirrored(endpoint: string, outcome: MirrorOutcome, example?: MirrorExample): void {
+    this.#mirroredReads.inc({ outcome, endpoint });
+    this.#mirrored[outcome] += 1;
+    if (example === undefined) return;
+    this.#examples.push(example);
+    if (this.#examples.length > EXAMPLES) this.#examples.shift();
+  }
+
   showRoute(route: Route): void {
     this.#epoch.set(route.epoch);
     this.#generation.set(route.generation);
@@ -87,6 +111,7 @@ export class RequestMetrics {
       writes: { blue: counts.countersOf('write', 'blue'), green: counts.countersOf('write', 'green') },
       fallbacks: { ...this.#fallbackCounts },
       retriedWrites: this.#retriedCount,
+      mirroredReads: { ...this.#mirrored, examples: [...this.#examples] },
     };
   }
 }

@@ -3,6 +3,7 @@ import { hostname } from 'node:os';
 import type pg from 'pg';
 import type { Registry } from 'prom-client';
 import { SILENT, type RouterLogger } from './logger.js';
+import type { MirrorOptions } from './mirror.js';
 import type { Consistency } from './read-routing.js';
 
 export interface RouterOptions {
@@ -28,13 +29,16 @@ export interface RouterOptions {
   readonly consistency?: Consistency;
   /** For how many users the last write is remembered. Default 100,000. */
   readonly maxTokens?: number;
+  /** A share of blue's reads that is run on green too, to compare the answers. Default: none. */
+  readonly mirror?: MirrorOptions;
   /** Where the metrics go. Default: a registry of the router's own. */
   readonly registry?: Registry;
   /** Default: none. */
   readonly logger?: RouterLogger;
 }
 
-export type RouterSettings = Required<Omit<RouterOptions, 'registry'>> & Pick<RouterOptions, 'registry'>;
+export type RouterSettings = Required<Omit<RouterOptions, 'registry' | 'mirror'>> &
+  Pick<RouterOptions, 'registry' | 'mirror'>;
 
 /** Fills in the defaults. @throws RangeError for a number that makes no sense. */
 export function settingsOf(options: RouterOptions): RouterSettings {
@@ -62,6 +66,11 @@ export function settingsOf(options: RouterOptions): RouterSettings {
     if (!Number.isFinite(value) || value < 0 || (value === 0 && name !== 'catchUpBudgetMs')) {
       throw new RangeError(`${name} is ${value}: give a positive number`);
     }
+  }
+  const { share, concurrency = 1 } = settings.mirror ?? { share: 0 };
+  if (!(share >= 0 && share <= 1)) throw new RangeError(`mirror.share is ${share}: give a number from 0 to 1`);
+  if (!Number.isInteger(concurrency) || concurrency < 1) {
+    throw new RangeError(`mirror.concurrency is ${concurrency}: give a positive integer`);
   }
   return settings;
 }

@@ -14,6 +14,9 @@ export interface Statement {
   readonly values: unknown[] | undefined;
 }
 
+/** A quoted `; commit` counts too: then something is not run again that could have been. */
+const HOLDS_COMMIT = new RegExp(`(?:^|;)${LEADING}(?:commit|end|prepare\\s+transaction)\\b`, 'i');
+
 const COMMITS_BY_ITSELF = new RegExp(`^${LEADING}(call|do)\\b`, 'i');
 
 /**
@@ -28,8 +31,7 @@ export function mayCommitByItself(statement: Statement): boolean {
 export function hasSeveralWithCommit({ query, values }: Statement): boolean {
   const bound = values ?? (typeof query === 'string' ? undefined : query.values);
   if (bound !== undefined && bound.length > 0) return false;
-  const text = textOf(query);
-  return /;\s*\S/.test(text) && /\b(commit|end|prepare)\b/i.test(text);
+  return HOLDS_COMMIT.test(textOf(query));
 }
 
 /** Where a commit is in the log; `unknown` when it is not sure to be flushed there. */

@@ -156,11 +156,10 @@ class OpenTransaction implements Transaction {
       return result;
     } catch (error) {
       this.lastError = error;
-      if (isFence(error)) {
-        this.#fence = error;
-        // The COMMIT may have come before what met the fence.
-        this.#hasEscaped ||= hasSeveralWithCommit({ query, values });
-      }
+      if (isFence(error)) this.#fence = error;
+      // A COMMIT may have come before what failed, and a BEGIN between them.
+      const isOut = this.#client.getTransactionStatus() === 'I' && !isLinkFailure(error);
+      if (isOut || (isFence(error) && hasSeveralWithCommit({ query, values }))) this.#hasEscaped = true;
       throw error;
     }
   }

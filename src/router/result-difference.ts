@@ -1,0 +1,62 @@
+import type pg from 'pg';
+
+/** What of a result is compared: texts, so that nothing of it changes when its owner changes it. */
+export interface ResultDigest {
+  readonly columns: readonly string[];
+  readonly rows: readonly (readonly string[])[];
+}
+
+/** How green's answer differs from blue's. It names columns, never values. */
+export interface ResultDifference {
+  readonly kind: 'columns' | 'count' | 'rows' | 'order';
+  /** Columns that green lacks, or in which a row of blue has no equal. */
+  readonly columns: readonly string[];
+}
+
+export function digestOf(result: pg.QueryResult): ResultDigest {
+  const columns = result.fields.map(({ name }) => name);
+  const rows = result.rows.map((row: unknown) =>
+    (Array.isArray(row) ? row : columns.map((name) => (row as Record<string, unknown>)[name])).map(textOf),
+  );
+  return { columns, rows };
+}
+
+/**
+ * Compares two answers by the text of their values, so that an integer that has become a bigint is the same. Columns
+ * that green has more are left out. Rows are compared as a set with repetitions, and their order only if it was asked for.
+ */
+export function differenceOf(blue: ResultDigest, green: ResultDigest, ordered: boolean): ResultDifference | undefined {
+  const missing = blue.columns.filter((name) => !green.columns.includes(name));
+  if (missing.length > 0) return { kind: 'columns', columns: missing };
+  if (blue.rows.length !== green.rows.length) return { kind: 'count', columns: [] };
+  const places = blue.columns.map((name, place) =>
+    green.columns[place] === name ? place : green.columns.indexOf(name),
+  );
+  const ofBlue = blue.rows.map((row) => JSON.stringify(row));
+  const ofGreen = green.rows.map((row) => JSON.stringify(places.map((place) => row[place] ?? '')));
+  if (ofBlue.every((row, n) => row === ofGreen[n])) return undefined;
+  const sorted = [ofBlue.toSorted(), ofGreen.toSorted()] as const;
+  if (sorted[0].every((row, n) => row === sorted[1][n])) return ordered ? { kind: 'order', columns: [] } : undefined;
+  return { kind: 'rows', columns: blue.columns.filter((_, n) => differsIn(n, sorted)) };
+}
+
+function differsIn(column: number, [blue, green]: readonly [readonly string[], readonly string[]]): boolean {
+  const values = (rows: readonly string[]): string[] =>
+    rows.map((row) => JSON.stringify((JSON.parse(row) as string[])[column])).toSorted();
+  const ofGreen = values(green);
+  return values(blue).some((value, n) => value !== ofGreen[n]);
+}
+
+function textOf(value: unknown): string {
+  if (value === null || value === undefined) return '-';
+  if (value instanceof Date) return `=${Number.isNaN(value.valueOf()) ? 'invalid' : value.toISOString()}`;
+  if (Buffer.isBuffer(value)) return `=${value.toString('hex')}`;
+  return typeof value === 'object' ? `=${JSON.stringify(value, sortedKeys)}` : `=${String(value)}`;
+}
+
+/** json keeps the order of its keys, jsonb has one of its own. */
+function sortedKeys(_key: string, value: unknown): unknown {
+  if (typeof value === 'bigint') return String(value);
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1)));
+}

@@ -1,0 +1,178 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { createRouter, type Router, type RouterOptions } from '../../src/router/index.js';
+import { differenceOf, type ResultDigest } from '../../src/router/result-difference.js';
+import { metric, MIGRATION, pause, Sides, until } from './sides.js';
+import { TcpProxy } from './tcp-proxy.js';
+
+let sides: Sides;
+let logged: object[];
+
+beforeAll(async () => {
+  sides = await Sides.create('mirror');
+  await sides.sql('blue', 'INSERT INTO item SELECT g, g FROM generate_series(1, 20) g');
+  await sides.replicate();
+  await sides.claim();
+});
+
+afterAll(() => sides.drop());
+
+beforeEach(() => {
+  logged = [];
+});
+
+const logger = { debug: () => undefined, info: () => undefined, warn: (facts: object) => void logged.push(facts) };
+
+async function mirroring(options: Partial<RouterOptions> = {}): Promise<Router> {
+  const router = await sides.router({ mirror: { share: 1, concurrency: 4 }, logger, ...options });
+  await until(() => router.route().epoch > 0);
+  return router;
+}
+
+async function outcomes(router: Router, outcome: string): Promise<number> {
+  return metric(router, 'verdigris_router_mirrored_reads_total', { outcome });
+}
+
+async function judged(router: Router, reads: number): Promise<void> {
+  await until(async () => (await metric(router, 'verdigris_router_mirrored_reads_total')) >= reads, 10_000);
+}
+
+const ALL = 'SELECT id, value FROM item ORDER BY id';
+
+test('equal answers are counted, and the caller has those of blue', async () => {
+  const router = await mirroring();
+  for (let n = 1; n <= 10; n++) {
+    expect((await router.read('u', ALL, undefined, { endpoint: 'items' })).side).toBe('blue');
+    await judged(router, n);
+  }
+  expect(await outcomes(router, 'same')).toBe(10);
+  expect(logged).toEqual([]);
+});
+
+test('a row that differs is counted, with an example that holds no value', async () => {
+  await sides.sql(
+    'green',
+    'SET session_replication_role = replica; ALTER TABLE item DISABLE TRIGGER _verdigris_fence; UPDATE item SET value = 777777 WHERE id = 7; ALTER TABLE item ENABLE ALWAYS TRIGGER _verdigris_fence; RESET session_replication_role',
+  );
+  try {
+    const router = await mirroring();
+    const secret = "SELECT id, value, 'secret' AS word FROM item WHERE id < 10 ORDER BY id";
+    const { rows } = await router.read('u', secret, undefined, { endpoint: 'items' });
+    expect(rows).toHaveLength(9);
+    await judged(router, 1);
+    expect(await outcomes(router, 'different')).toBe(1);
+    const [example] = logged;
+    expect(example).toMatchObject({ endpoint: 'items', kind: 'rows', columns: ['value'], rows: { blue: 9, green: 9 } });
+    expect(JSON.stringify(logged)).not.toMatch(/777777|secret/);
+    // The heartbeat carries it to the gates.
+    await until(async () => {
+      const [row] = await sides.sql<{ metrics: { mirroredReads?: { different: number; examples: object[] } } }>(
+        'blue',
+        'SELECT metrics FROM verdigris.router WHERE instance = $1',
+        [router.instance],
+      );
+      return row?.metrics.mirroredReads?.different === 1 && row.metrics.mirroredReads.examples.length === 1;
+    });
+  } finally {
+    await sides.sql(
+      'green',
+      'ALTER TABLE item DISABLE TRIGGER _verdigris_fence; UPDATE item SET value = 7 WHERE id = 7; ALTER TABLE item ENABLE ALWAYS TRIGGER _verdigris_fence',
+    );
+  }
+});
+
+test('a green that is only behind does not differ', async () => {
+  const router = await mirroring();
+  await sides.sql('green', 'BEGIN; LOCK TABLE item IN SHARE MODE');
+  await router.write('u', 'UPDATE item SET value = value + 100 WHERE id = 3');
+  await router.read('u', ALL);
+  await pause(200);
+  await sides.sql('green', 'ROLLBACK');
+  await judged(router, 1);
+  expect(await outcomes(router, 'same')).toBe(1);
+});
+
+test('what changes from one answer to the next is unsettled', async () => {
+  const router = await mirroring();
+  await router.read('u', 'SELECT clock_timestamp()::text AS now');
+  await judged(router, 1);
+  expect(await outcomes(router, 'unsettled')).toBe(1);
+});
+
+test("green's error is counted and reaches nobody; a read that writes runs on blue alone", async () => {
+  await sides.sql(
+    'blue',
+    'CREATE TABLE IF NOT EXISTS only_blue AS SELECT 1 AS n; CREATE SEQUENCE IF NOT EXISTS counter',
+  );
+  await sides.sql('green', 'CREATE SEQUENCE IF NOT EXISTS counter');
+  const router = await mirroring();
+  expect((await router.read('u', 'SELECT n FROM only_blue')).rows).toEqual([{ n: 1 }]);
+  await judged(router, 1);
+  expect(await outcomes(router, 'failed')).toBe(1);
+  expect(logged).toMatchObject([{ code: '42P01' }]);
+  await router.read('u', "SELECT nextval('counter')");
+  await judged(router, 2);
+  expect(await outcomes(router, 'skipped')).toBe(1);
+  expect(await sides.sql('green', 'SELECT is_called FROM counter')).toEqual([{ is_called: false }]);
+});
+
+test('a green that hangs slows no caller, and no more reads are mirrored than are allowed', async () => {
+  const proxy = new TcpProxy(sides.green.port);
+  await proxy.listen();
+  const router = await mirroring({ green: { ...sides.green.config, port: proxy.port } });
+  await router.read('u', ALL);
+  await judged(router, 1);
+  proxy.freeze();
+  const started = performance.now();
+  await Promise.all(Array.from({ length: 50 }, () => router.read('u', ALL)));
+  expect(performance.now() - started).toBeLessThan(1_000);
+  proxy.thaw();
+  await router.close();
+  await proxy.down();
+});
+
+test('several statements in one text pass', async () => {
+  const router = await mirroring();
+  await router.read('u', 'SELECT 1; SELECT 2');
+  await pause(50);
+});
+
+test('a share that is none, and a run that is none, mirror nothing', async () => {
+  const none = await mirroring({ mirror: { share: 0 } });
+  await none.read('u', ALL);
+  const other = await sides.router({ migration: 'another', mirror: { share: 1 } });
+  await other.read('u', ALL);
+  await pause(100);
+  expect(await metric(none, 'verdigris_router_mirrored_reads_total')).toBe(0);
+  expect(await metric(other, 'verdigris_router_mirrored_reads_total')).toBe(0);
+  const { blue, green } = { blue: sides.blue.config, green: sides.green.config };
+  expect(() => createRouter({ migration: MIGRATION, blue, green, mirror: { share: 5 } })).toThrow(RangeError);
+  expect(() => createRouter({ migration: MIGRATION, blue, green, mirror: { share: 1, concurrency: 0 } })).toThrow(
+    RangeError,
+  );
+});
+
+describe('two answers', () => {
+  const digest = (columns: string[], ...rows: string[][]): ResultDigest => ({ columns, rows });
+
+  test.each([
+    ['the same', digest(['a'], ['1']), digest(['a'], ['1']), undefined],
+    ['more columns on green', digest(['a'], ['1']), digest(['b', 'a'], ['2', '1']), undefined],
+    ['a column less', digest(['a', 'b'], ['1', '2']), digest(['a'], ['1']), { kind: 'columns', columns: ['b'] }],
+    ['a row less', digest(['a'], ['1'], ['2']), digest(['a'], ['1']), { kind: 'count', columns: [] }],
+    ['another row', digest(['a', 'b'], ['1', '2']), digest(['a', 'b'], ['1', '3']), { kind: 'rows', columns: ['b'] }],
+    [
+      'a row twice',
+      digest(['a'], ['1'], ['1'], ['2']),
+      digest(['a'], ['1'], ['2'], ['2']),
+      { kind: 'rows', columns: ['a'] },
+    ],
+  ])('%s', (_name, blue, green, expected) => {
+    expect(differenceOf(blue, green, true)).toEqual(expected);
+  });
+
+  test('in another order differ only if an order was asked for', () => {
+    const [blue, green] = [digest(['a'], ['1'], ['2']), digest(['a'], ['2'], ['1'])];
+    expect(differenceOf(blue, green, true)).toEqual({ kind: 'order', columns: [] });
+    expect(differenceOf(blue, green, false)).toBeUndefined();
+  });
+});
