@@ -15,6 +15,17 @@ const window = z
   )
   .describe('Days and times by the clock of the time zone: "Mon-Fri 01:00-05:00"; it may go past midnight');
 
+const date = z
+  .string()
+  .regex(/^[0-9]{4}-[0-9]{2}-[0-9]{2}$/, 'write a date such as 2026-12-25')
+  .refine((text) => isDate(text), 'there is no such day');
+
+/** 2026-02-30 is none: a parser takes it for 2 March. */
+function isDate(text: string): boolean {
+  const time = Date.parse(`${text}T00:00:00Z`);
+  return !Number.isNaN(time) && new Date(time).toISOString().startsWith(text);
+}
+
 const opening = z.array(window).min(1).optional();
 
 export const windows = z.strictObject({
@@ -27,10 +38,7 @@ export const windows = z.strictObject({
   migrate: opening.describe('The backfill, indexes and constraints run only inside, and stop when the window ends'),
   traffic: opening.describe('A stage begins only inside; one that has begun goes on'),
   promote: opening.describe('A promotion begins only inside'),
-  holidays: z
-    .array(z.iso.date('write a date such as 2026-12-25'))
-    .default([])
-    .describe('Dates without work: no window is open on them'),
+  holidays: z.array(date).default([]).describe('Dates without work: no window is open on them'),
   below: z
     .strictObject({
       transactionsPerSecond: z.int().min(1).describe('Transactions of others a second on blue'),
