@@ -27,6 +27,8 @@ export interface Rollback extends Message {
 /** An approval names what it approves: `traffic`, `stage-<percent>`, `promote` or `retire`. */
 export interface Approval extends Message {
   readonly gate: string;
+  /** The id of the question that it answers, as `status.waiting.request` has it: then it can't answer another one. */
+  readonly request?: string;
 }
 
 export { TASK_QUEUE, WORKFLOW_TYPE } from '../src/workflow-names.js';

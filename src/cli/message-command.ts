@@ -17,6 +17,8 @@ export interface MessageFlags extends ServerFlags, Message {
   readonly timeout: number;
   /** With a rollback: what only green has may be lost. */
   readonly acceptLoss?: boolean;
+  /** With an approval: the question that it answers, and no other. */
+  readonly request?: string;
 }
 
 const UPDATES = { pause: pauseUpdate, resume: resumeUpdate, rollback: rollbackUpdate, retire: retireUpdate };
@@ -31,12 +33,13 @@ export async function messageCommand(
 ): Promise<ExitCode> {
   const workflowId = workflowIdOf(name);
   const who = { by: flags.by, reason: flags.reason, ...(flags.acceptLoss === true ? { acceptLoss: true } : {}) };
-  const payload = gate === undefined ? who : { gate, ...who };
+  const request = flags.request === undefined ? {} : { request: flags.request };
+  const payload = gate === undefined ? who : { gate, ...request, ...who };
   await withClient(flags, async (client) => {
     const handle = client.workflow.getHandle(workflowId);
     const send = (): Promise<string> =>
       message === 'approve'
-        ? handle.executeUpdate(approveUpdate, { args: [{ gate: gate ?? '', ...who } satisfies Approval] })
+        ? handle.executeUpdate(approveUpdate, { args: [{ gate: gate ?? '', ...request, ...who } satisfies Approval] })
         : handle.executeUpdate(UPDATES[message], { args: [who] });
     try {
       terminal.out(await client.withDeadline(Date.now() + flags.timeout * 1_000, send));

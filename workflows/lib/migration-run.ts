@@ -2,6 +2,8 @@ import type { Plan } from '../../src/plan/schema.js';
 import { isProgress } from '../../src/progress.js';
 import type { Side } from '../../src/side.js';
 import type { Approval, Message, Rollback } from '../messages.js';
+import { approvalEvidence } from './approval-evidence.js';
+import { approvalPolicy, ApprovalQuestion } from './approval-question.js';
 import type { Evidence } from './evidence.js';
 import type {
   Decision,
@@ -63,7 +65,11 @@ export class MigrationRun {
   onChange: () => void = () => undefined;
 
   readonly #state: Mutable<MigrationStatus>;
-  #approved: string | null = null;
+  /** The question that is asked now, or was asked last. */
+  #question: ApprovalQuestion | null = null;
+  /** The gate whose question has been answered, and until when the answer counts. */
+  #approved: { readonly gate: string; readonly until: string } | null = null;
+  readonly #asked = new Map<string, number>();
   #feed: RollbackSafety = { safe: true, why: 'blue follows green: writes can go back without a loss' };
   #difference: string | null = null;
 
@@ -93,7 +99,21 @@ export class MigrationRun {
   }
 
   get status(): MigrationStatus {
-    return { ...this.#state };
+    return { ...this.#state, waiting: this.#waiting() };
+  }
+
+  /** With an approval: who has approved so far, and what is known now. */
+  #waiting(): Waiting | null {
+    const { waiting } = this.#state;
+    const question = this.#question;
+    if (waiting?.for !== 'approval' || question === null) return waiting;
+    return {
+      ...waiting,
+      quorum: question.policy.quorum,
+      approvals: question.valid(this.now()),
+      ...(question.policy.by === null ? {} : { mayApprove: question.policy.by }),
+      evidence: approvalEvidence(this.#state, this.evidence),
+    };
   }
 
   get paused(): boolean {
@@ -196,14 +216,36 @@ export class MigrationRun {
 
   // -- approvals ----------------------------------------------------------------------------------------------------
 
+  /** The id that the next question for a gate has. */
+  nextRequest(gate: string): string {
+    return `${gate}-${(this.#asked.get(gate) ?? 0) + 1}`;
+  }
+
   /** Asks for an approval. One that was given for an earlier question does not count. */
   askApproval(gate: string, why: string, answer: string): void {
+    const request = this.nextRequest(gate);
+    this.#asked.set(gate, (this.#asked.get(gate) ?? 0) + 1);
     this.#approved = null;
-    this.waitFor({ for: 'approval', gate, why, answer });
+    this.#question = new ApprovalQuestion(gate, request, approvalPolicy(this.plan));
+    this.waitFor({ for: 'approval', gate, request, why, answer });
   }
 
   isApproved(gate: string): boolean {
-    return this.#approved === gate;
+    return this.#approved?.gate === gate;
+  }
+
+  /** Since when an approval that was given counts no more, as what it was for has not begun so long. */
+  approvalExpired(gate: string): string | undefined {
+    const until = this.#approved?.gate === gate ? this.#approved.until : undefined;
+    return until !== undefined && Date.parse(until) < Date.parse(this.now()) ? until : undefined;
+  }
+
+  /** Nobody has answered for long: whoever follows the run is told again. */
+  remindOfApproval(): void {
+    const { waiting } = this.#state;
+    if (waiting?.for !== 'approval') return;
+    this.#set({ waiting: { ...waiting, reminders: (waiting.reminders ?? 0) + 1 } });
+    this.warn([`${waiting.why}: nobody has answered the question ${waiting.request ?? ''} since ${waiting.since}`]);
   }
 
   // -- messages -----------------------------------------------------------------------------------------------------
@@ -217,11 +259,11 @@ export class MigrationRun {
       return this.#refusalInRollback(message, payload);
     switch (message) {
       case 'approve': {
-        const gate = (payload as Approval).gate;
-        const waiting = this.#state.waiting;
-        if (waiting?.for !== 'approval' || waiting.gate === undefined)
+        const approval = payload as Approval;
+        if (approval.request !== undefined && typeof approval.request !== 'string') return '"request" is a text';
+        if (this.#state.waiting?.for !== 'approval' || this.#question === null)
           return `the run waits for no approval now (${this.#state.now})`;
-        return waiting.gate === gate ? undefined : `the run waits for the approval "${waiting.gate}", not "${gate}"`;
+        return this.#question.refusal(approval, this.now());
       }
       case 'pause':
         if (this.retiring) return 'the run is being retired';
@@ -250,14 +292,15 @@ export class MigrationRun {
 
   /** Follows a message that `refusal` has let through. @returns one line about what happens now. */
   follow(message: Decision['message'], payload: Message): string {
-    const gate = message === 'approve' ? (payload as Approval).gate : undefined;
+    const asked = message === 'approve' ? this.#question : null;
     const acceptLoss = message === 'rollback' && acceptsLoss(payload);
-    this.#decide(message, payload, { ...(gate === undefined ? {} : { gate }), ...(acceptLoss ? { acceptLoss } : {}) });
+    this.#decide(message, payload, {
+      ...(asked === null ? {} : { gate: asked.gate, request: asked.request }),
+      ...(acceptLoss ? { acceptLoss } : {}),
+    });
     switch (message) {
       case 'approve':
-        this.#approved = gate ?? null;
-        this.waitFor(null);
-        return `approved: ${gate ?? ''}`;
+        return this.#approve(payload as Approval);
       case 'pause':
         this.#set({ paused: true });
         return 'pausing: the current work stops where it can go on later';
@@ -281,20 +324,43 @@ export class MigrationRun {
     }
   }
 
+  #approve(approval: Approval): string {
+    const question = this.#question;
+    if (question === null) return 'nothing is asked';
+    const { gate, policy } = question;
+    const enough = question.give(approval, this.now());
+    const given = question.valid(this.now());
+    const names = given.map(({ by }) => by).join(', ');
+    if (!enough) {
+      this.onChange();
+      return `noted: ${given.length} of ${policy.quorum} have approved ${gate} (${names})`;
+    }
+    // The oldest of them is the first that stops counting.
+    this.#approved = { gate, until: given.map(({ until }) => until).reduce((a, b) => (a < b ? a : b)) };
+    this.waitFor(null);
+    return policy.quorum === 1 ? `approved: ${gate}` : `approved: ${gate}, by ${names}`;
+  }
+
   /** Writes down a message that could not be followed: signals can't be refused. */
   ignore(message: Decision['message'], payload: unknown, why: string): void {
-    const { by, reason, gate } = (typeof payload === 'object' && payload !== null ? payload : {}) as Partial<Approval>;
+    const { by, reason, gate, request } = (
+      typeof payload === 'object' && payload !== null ? payload : {}
+    ) as Partial<Approval>;
     this.#decide(
       message,
       { by: typeof by === 'string' ? by : 'unknown', reason: typeof reason === 'string' ? reason : '' },
-      { ignored: why, ...(typeof gate === 'string' ? { gate } : {}) },
+      {
+        ignored: why,
+        ...(typeof gate === 'string' ? { gate } : {}),
+        ...(typeof request === 'string' ? { request } : {}),
+      },
     );
   }
 
   #decide(
     message: Decision['message'],
     { by, reason }: Message,
-    more: Pick<Decision, 'gate' | 'ignored' | 'acceptLoss'>,
+    more: Pick<Decision, 'gate' | 'request' | 'ignored' | 'acceptLoss'>,
   ): void {
     const decision: Decision = { message, by, reason, at: this.now(), ...more };
     this.#set({ decisions: [...this.#state.decisions, decision].slice(-KEPT) });

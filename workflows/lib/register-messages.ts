@@ -9,7 +9,9 @@ import type { Decision } from './status.js';
 export type OnMessage = (message: Decision['message']) => void;
 
 const DESCRIPTIONS: Readonly<Record<Decision['message'], string>> = {
-  approve: 'Lets the run go on. {"gate": "promote", "by": "who", "reason": "why"}; the gate is in status.waiting',
+  approve:
+    'Lets the run go on. {"gate": "promote", "by": "who", "reason": "why"}; the gate is in status.waiting. With "request" ' +
+    'from there, the approval counts for this very question only',
   pause: 'Stops the work where it can go on later. {"by", "reason"}',
   resume: 'Goes on after a pause or a hold. {"by", "reason"}',
   rollback:

@@ -1,5 +1,5 @@
 import { progressLine } from '../../src/progress.js';
-import { PHASES, type MigrationStatus, type Phase } from './status.js';
+import { PHASES, type MigrationStatus, type Phase, type Waiting } from './status.js';
 
 /** The current details of a run, in the Markdown that the Web UI shows: lists and code, since its tables have no padding. */
 export function renderDetails(status: MigrationStatus): string {
@@ -41,9 +41,22 @@ function waitingLines(status: MigrationStatus): string[] {
   const { waiting } = status;
   if (waiting === null) return [];
   return [
+    ...(status.paused && waiting.for !== 'resume' ? ['**Paused**: resume before it goes on', ''] : []),
     `**Waits since ${waiting.since}**: ${waiting.why}`,
+    ...approvalLines(waiting),
     ...(waiting.answer === undefined ? [] : ['', 'Answer with:', '', '```', waiting.answer, '```']),
     '',
+  ];
+}
+
+/** Who has approved, who may, and what is known: whoever approves should not have to look for it. */
+function approvalLines({ request, quorum = 1, approvals = [], mayApprove, evidence = [] }: Waiting): string[] {
+  if (request === undefined) return [];
+  return [
+    '',
+    `Question ${request}${quorum === 1 ? '' : `, ${approvals.length} of ${quorum} people have approved`}${mayApprove === undefined ? '' : `; may approve: ${mayApprove.join(', ')}`}`,
+    ...approvals.map(({ by, at, reason, until }) => `- ✓ ${by} at ${at} (counts until ${until}): ${reason}`),
+    ...evidence.map((line) => `- ${line}`),
   ];
 }
 

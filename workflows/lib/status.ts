@@ -1,5 +1,6 @@
 import type { Progress } from '../../src/postgres/migrate/step-context.js';
 import type { Side } from '../../src/side.js';
+import type { GivenApproval } from './approval-question.js';
 
 /** The phases of a run, in their order. */
 export const PHASES = [
@@ -20,11 +21,26 @@ export type Outcome = 'running' | 'completed' | 'rolledBack' | 'cancelled' | 'fa
 
 /** What the run waits for. `answer` is the exact command that answers it, where a person can. */
 export interface Waiting {
-  readonly for: 'approval' | 'stage' | 'gate' | 'resume' | 'standby' | 'lag' | 'retry' | 'confirmation';
+  readonly for:
+    'approval' | 'stage' | 'gate' | 'resume' | 'standby' | 'lag' | 'retry' | 'confirmation' | 'window' | 'load';
   /** One line for people: `approval before promote`, `stage 10 % until 14:05 UTC`. */
   readonly why: string;
   /** With an approval: the name that `approve` takes, such as `promote`, `retire`, `traffic` or `stage-10`. */
   readonly gate?: string;
+  /** With an approval: the id of this very question, `promote-2` for the second time. */
+  readonly request?: string;
+  /** With an approval: how many different people must approve. */
+  readonly quorum?: number;
+  /** With an approval: who has approved, as far as it still counts. */
+  readonly approvals?: readonly GivenApproval[];
+  /** With an approval: who may; absent when anybody may. */
+  readonly mayApprove?: readonly string[];
+  /** With an approval: what is known about what is approved, line by line. */
+  readonly evidence?: readonly string[];
+  /** With an approval: how often people were told again that nobody has answered. */
+  readonly reminders?: number;
+  /** With a window: ISO 8601, when it opens. */
+  readonly until?: string;
   readonly since: string;
   readonly answer?: string;
 }
@@ -50,6 +66,8 @@ export interface Decision {
   readonly reason: string;
   readonly at: string;
   readonly gate?: string;
+  /** With an approval: the question that it answers. */
+  readonly request?: string;
   /** With a rollback: that a loss was accepted. */
   readonly acceptLoss?: true;
   /** Set when the message could not be followed. */

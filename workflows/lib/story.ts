@@ -1,9 +1,13 @@
 import { CancelledFailure, CancellationScope, condition, isCancellation } from '@temporalio/workflow';
+import { parseDuration } from '../../src/plan/duration.js';
 import { failureMessage, failureType } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
 
 /** How long one durable wait for a person is; it is begun again until somebody answers. */
 const ASK_AGAIN = '30 days';
+
+/** The longest time between two reminders of a question: then it is at most some thirty events a month. */
+const LONGEST_PATIENCE_MS = 7 * 86_400_000;
 
 /**
  * The story of a run: what goes forward, in one scope that a rollback request cancels. Its steps can be paused, since
@@ -149,8 +153,16 @@ export class Story {
   /** Waits for an approval by message. */
   async approval(gate: string, why: string): Promise<void> {
     await this.untilNotPaused();
-    this.run.askApproval(gate, why, answerWith(this.run, 'approve', { gate }));
-    while (!(await condition(() => this.run.isApproved(gate), ASK_AGAIN, { summary: `approve ${gate}` }))) continue;
+    const request = this.run.nextRequest(gate);
+    this.run.askApproval(gate, why, answerWith(this.run, 'approve', { gate, request }));
+    const approved = (): boolean => this.run.isApproved(gate);
+    let patience = Math.max(1_000, parseDuration(this.run.plan?.traffic.approval.remindAfter ?? '7d'));
+    const summary = `approve ${gate} (question ${request})`;
+    while (!(await condition(approved, patience, { summary }))) {
+      this.run.remindOfApproval();
+      // Twice as long each time, so that a question that nobody answers does not fill the history.
+      patience = Math.min(patience * 2, LONGEST_PATIENCE_MS);
+    }
     this.run.waitFor(null);
   }
 }
@@ -159,7 +171,7 @@ export class Story {
 export function answerWith(
   run: MigrationRun,
   message: string,
-  more: { readonly gate?: string; readonly acceptLoss?: true } = {},
+  more: { readonly gate?: string; readonly request?: string; readonly acceptLoss?: true } = {},
 ): string {
   const input = { ...more, by: 'YOUR NAME', reason: 'WHY' };
   return `temporal workflow update execute --workflow-id '${run.status.workflowId}' --name ${message} --input '${JSON.stringify(input)}'`;
