@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
+import type { Side } from '../../src/side.js';
 import { FaultRun } from '../support/fault-run.js';
-import { STEP_POINTS, trapAt } from '../support/move-points.js';
+import { STEP_POINTS, trapAt, type StepPoint } from '../support/move-points.js';
 import { recordOutcome } from '../support/outcome-table.js';
 
 /*
@@ -17,6 +18,28 @@ const PAIRS = Array.from({ length: Math.max(THERE.length, BACK.length) }, (_, n)
   there: THERE[n % THERE.length] ?? THERE[0],
   back: BACK[n % BACK.length] ?? BACK[0],
 })).filter((_, n) => n % EVERY === 0);
+
+it('every point lies on the way of a run there and back', { timeout: 200_000 }, async () => {
+  const run = await FaultRun.create({ purpose: 'points' });
+  try {
+    await run.start();
+    await run.inTraffic();
+    await run.inStandby();
+    const missed = (points: readonly StepPoint[], from: Side): string[] =>
+      points
+        .filter((point) => {
+          const [side, isHere] = trapAt(point, from);
+          return !run.seen[side].some(isHere);
+        })
+        .map((point) => point.name);
+    expect(missed(THERE, 'blue')).toEqual([]);
+    await run.rollBack();
+    expect((await run.ended()).outcome).toBe('rolledBack');
+    expect(missed(BACK, 'green')).toEqual([]);
+  } finally {
+    await run.close();
+  }
+});
 
 describe.each(['kill', 'freeze'] as const)('%s the worker', (fault) => {
   it.each(PAIRS.map((pair) => [pair.there?.name, pair.back?.name, pair] as const))(

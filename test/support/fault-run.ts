@@ -1,11 +1,15 @@
 import { randomUUID } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, Connection, WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
 import type { PlanInput } from '../../src/plan/schema.js';
 import { directionTo } from '../../src/postgres/feed.js';
 import { measureLag } from '../../src/postgres/marker.js';
-import { withSession, type Database, type Databases } from '../../src/postgres/session.js';
+import { withSession, type Database, type Databases, type Session } from '../../src/postgres/session.js';
 import { otherSide, type Side } from '../../src/side.js';
+import { bundleWorkflows } from '../../src/worker/bundle-workflows.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import type { MigrationStatus, Phase } from '../../workflows/lib/status.js';
 import { approveSignal, rollbackSignal, statusQuery } from '../../workflows/messages.js';
@@ -50,17 +54,25 @@ const WHO = { by: 'the test', reason: 'the test says so' };
 /** How a run ended: its outcome, or the type and message of its failure. */
 export type Ending = { readonly outcome: string; readonly report: MigrationReport | undefined };
 
+/** Whoever writes, and knows what must be there. */
+export interface Audited {
+  pause(): Promise<void>;
+  audit(session: Session): Promise<string[]>;
+  resume(): void;
+}
+
 /** A whole run with a worker process, audited writers, and a proxy in every link between them and the servers. */
 export class FaultRun {
   /** What happened to the run on its way: approvals that had to be given again. */
   readonly notes: string[] = [];
   #handle: WorkflowHandle | undefined;
   #watcher: BothOpenWatcher | undefined;
+  #isClosed = false;
 
   private constructor(
     readonly plan: PlanInput,
     readonly databases: Databases,
-    private readonly own: Readonly<Record<Side, TestDatabase>>,
+    readonly own: Readonly<Record<Side, TestDatabase>>,
     readonly links: Readonly<Record<Link, readonly LinkProxy[]>>,
     private readonly statements: Readonly<Record<Side, StatementProxy>>,
     private readonly client: Client,
@@ -70,6 +82,8 @@ export class FaultRun {
     readonly taskQueue: string,
     /** The databases as routers reach them. */
     readonly routed: Databases,
+    /** Every statement of the workers', on its way to each side. */
+    readonly seen: Readonly<Record<Side, readonly Point[]>>,
   ) {}
 
   static async create(options: FaultRunOptions): Promise<FaultRun> {
@@ -77,7 +91,11 @@ export class FaultRun {
     const green = await testDatabase(options.green ?? 'pg18', `${options.purpose} green`);
     await withClient(blue.config, (client) => client.query(`${AUDIT_SCHEMA}; ${AUDIT_ROWS}; ${options.schema ?? ''}`));
     const databases = { blue: asDatabase(blue, 'blue'), green: asDatabase(green, 'green') };
-    const statements = { blue: await StatementProxy.start(blue.port), green: await StatementProxy.start(green.port) };
+    const seen: Record<Side, Point[]> = { blue: [], green: [] };
+    const statements = {
+      blue: await StatementProxy.start(blue.port, (point) => void seen.blue.push(point)),
+      green: await StatementProxy.start(green.port, (point) => void seen.green.push(point)),
+    };
     const links: Record<Link, readonly [LinkProxy, ...LinkProxy[]]> = {
       'worker-blue': [await LinkProxy.start(statements.blue.port)],
       'worker-green': [await LinkProxy.start(statements.green.port)],
@@ -96,8 +114,10 @@ export class FaultRun {
     };
     const taskQueue = uniqueTaskQueue(options.purpose.replaceAll(' ', '-'));
     const address = options.temporalAddress ?? testTemporal().address;
+    const { environment = {} } = options;
+    const bundle = await (bundled ??= bundleOnce());
     const startWorker = (): Promise<WorkerProcess> =>
-      WorkerProcess.start({ taskQueue, connections, address, environment: options.environment ?? {} });
+      WorkerProcess.start({ taskQueue, connections, address, environment, bundle });
     const routed = {
       blue: viaLink(databases.blue, links['router-blue'][0]),
       green: viaLink(databases.green, links['router-green'][0]),
@@ -130,6 +150,7 @@ export class FaultRun {
         : await AuditedWriters.start(routed, plan.name, journal === undefined ? { writers } : { writers, journal }),
       taskQueue,
       routed,
+      seen,
     );
   }
 
@@ -171,6 +192,24 @@ export class FaultRun {
     throw new Error(`never ${what}: ${last instanceof Error ? last.message : JSON.stringify(last)}`);
   }
 
+  /** Waits until the status is as asked, without an answer to what is asked meanwhile. */
+  async watch(what: string, wanted: (status: MigrationStatus) => boolean): Promise<void> {
+    for (const deadline = Date.now() + 120_000; Date.now() < deadline; await sleep(50)) {
+      const status = await this.look();
+      if (status !== undefined && wanted(status)) return;
+    }
+    throw new Error(`never ${what}`);
+  }
+
+  /** The status now; undefined while nobody answers. */
+  look(): Promise<MigrationStatus | undefined> {
+    return this.handle.query(statusQuery).catch(() => undefined);
+  }
+
+  async approve(gate: string): Promise<void> {
+    await this.handle.signal(approveSignal, { ...WHO, gate });
+  }
+
   inPhase(phase: Phase): Promise<MigrationStatus> {
     return this.until(`in phase ${phase}`, (status) => status.phase === phase);
   }
@@ -199,7 +238,7 @@ export class FaultRun {
     const gate = status.waiting?.for === 'approval' ? status.waiting.gate : undefined;
     if (gate === undefined) return;
     this.notes.push(`held: ${status.waiting?.why.split('\n')[0] ?? ''}`);
-    await this.handle.signal(approveSignal, { ...WHO, gate });
+    await this.approve(gate);
     await sleep(300);
   }
 
@@ -210,6 +249,10 @@ export class FaultRun {
   /** Waits for the run's end. It must come: a run that hangs is a failure. */
   async ended(forMs = 120_000): Promise<Ending> {
     const approving = new AbortController();
+    const late = sleep(forMs, undefined, { ref: false }).then(async () => {
+      const status: unknown = await this.handle.query(statusQuery).catch(String);
+      throw new Error(`the run did not end within ${forMs} ms: ${JSON.stringify(status)}`);
+    });
     const held = (async () => {
       while (!approving.signal.aborted) {
         await this.handle
@@ -220,19 +263,27 @@ export class FaultRun {
       }
     })();
     try {
-      const late = sleep(forMs, undefined, { ref: false }).then(async () => {
-        const status: unknown = await this.handle.query(statusQuery).catch(String);
-        throw new Error(`the run did not end within ${forMs} ms: ${JSON.stringify(status)}`);
-      });
-      const report = await Promise.race([this.handle.result() as Promise<MigrationReport>, late]);
-      return { outcome: report.outcome, report };
-    } catch (error) {
-      if (!(error instanceof WorkflowFailedError)) throw error;
-      return { outcome: `failed: ${error.cause?.message ?? error.message}`, report: undefined };
+      return await Promise.race([this.#result(), late]);
     } finally {
       approving.abort();
       await held;
     }
+  }
+
+  async #result(): Promise<Ending> {
+    while (!this.#isClosed) {
+      try {
+        const report = (await this.handle.result()) as MigrationReport;
+        return { outcome: report.outcome, report };
+      } catch (error) {
+        if (error instanceof WorkflowFailedError) {
+          return { outcome: `failed: ${error.cause?.message ?? error.message}`, report: undefined };
+        }
+        // The Temporal server is away for a while.
+        await sleep(500);
+      }
+    }
+    throw new Error('the run has been given up');
   }
 
   async replaceWorker(): Promise<void> {
@@ -243,8 +294,11 @@ export class FaultRun {
    * What is wrong: an acknowledged write that is lost, one that was refused and is there, sums that don't agree, both
    * sides open, or sides that differ while one is to follow the other. Empty when all is well.
    */
-  async audit(primary: Side, follower: 'follows' | 'is not followed'): Promise<string[]> {
-    const { writers } = this;
+  async audit(
+    primary: Side,
+    follower: 'follows' | 'is not followed',
+    writers: Audited | undefined = this.writers,
+  ): Promise<string[]> {
     if (writers === undefined) throw new Error('the run has no writers of its own');
     const paused = await Promise.race([writers.pause().then(() => true), sleep(40_000, false)]);
     try {
@@ -283,6 +337,7 @@ export class FaultRun {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
     for (const link of Object.values(this.links).flat()) link.restore();
     await this.#handle?.terminate('the test is over').catch(() => undefined);
     await this.worker.kill();
@@ -298,6 +353,17 @@ export class FaultRun {
     await this.own.green.drop();
     await this.own.blue.drop();
   }
+}
+
+let bundled: Promise<string> | undefined;
+
+/** One bundle of the workflow code for all workers that this process starts. */
+async function bundleOnce(): Promise<string> {
+  const folder = mkdtempSync(join(tmpdir(), 'verdigris-bundle-'));
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
+  const file = join(folder, 'workflows.js');
+  writeFileSync(file, (await bundleWorkflows()).code);
+  return file;
 }
 
 function viaLink(database: Database, link: LinkProxy): Database {

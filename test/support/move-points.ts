@@ -30,7 +30,8 @@ const UNTIL_SEQUENCES = [
   point('it is announced', 'from', 'prepare promotion', /SET opening =/),
   point('before the lock', 'from', 'promotion', /pg_advisory_xact_lock\(/, 'before'),
   point('writers are locked out', 'from', 'promotion', /BEGIN; .*pg_advisory_xact_lock\(/),
-  point('the marker is written', 'from', 'promotion marker', /verdigris\.marker_to_/),
+  // Sessions have no limit of their own before the hold: what comes next is the marker of the hold.
+  point('before the marker', 'from', 'promotion marker', /^SET statement_timeout = .*; SELECT$/),
   point('sequences are carried over', 'to', 'promotion', /SELECT setval\(to_regclass/),
 ];
 

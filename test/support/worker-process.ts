@@ -12,6 +12,8 @@ export interface WorkerProcessOptions {
   /** `127.0.0.1:<port>` of the Temporal server. Default: that of the run of the tests. */
   readonly address?: string;
   readonly environment?: Readonly<Record<string, string>>;
+  /** A file with the workflow code. Default: the worker bundles it, as `npm run worker` does. */
+  readonly bundle?: string;
 }
 
 /** A worker in a process of its own, as `npm run worker` starts it: one that can be killed or frozen. */
@@ -20,12 +22,14 @@ export class WorkerProcess {
 
   /** Returns when the worker polls its task queue. */
   static async start(options: WorkerProcessOptions): Promise<WorkerProcess> {
-    const { taskQueue, connections, address = testTemporal().address, environment = {} } = options;
-    const child = spawn(process.execPath, tsxArguments(new URL('../../src/worker/main.ts', import.meta.url)), {
+    const { taskQueue, connections, address = testTemporal().address, environment = {}, bundle } = options;
+    const program = bundle === undefined ? '../../src/worker/main.ts' : './prebundled-worker.ts';
+    const child = spawn(process.execPath, tsxArguments(new URL(program, import.meta.url)), {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
         ...ownTemporalEnvironment(address),
         ...environment,
+        ...(bundle === undefined ? {} : { VERDIGRIS_TEST_BUNDLE: bundle }),
         VERDIGRIS_TASK_QUEUE: taskQueue,
         ...Object.fromEntries(
           Object.entries(connections).map(([name, uri]) => [`VERDIGRIS_CONNECTION_${connectionVariable(name)}`, uri]),

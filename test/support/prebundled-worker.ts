@@ -1,0 +1,25 @@
+import { readFileSync } from 'node:fs';
+import { loadClientConnectConfig } from '@temporalio/envconfig';
+import { NativeConnection, Runtime } from '@temporalio/worker';
+import { secretsOf } from '../../src/worker/connections.js';
+import { createWorker } from '../../src/worker/create-worker.js';
+import { createLogger, temporalLogger } from '../../src/worker/logger.js';
+import { redactor } from '../../src/worker/redact.js';
+
+/*
+ * The worker of src/worker/main.ts with workflow code that has been bundled before: bundling takes longer than anything
+ * else that a worker does when it starts, and tests start hundreds.
+ */
+
+const redact = redactor(secretsOf(process.env));
+const logger = createLogger(redact);
+Runtime.install({
+  logger: temporalLogger(logger),
+  telemetryOptions: { logging: { filter: { core: 'WARN', other: 'WARN' }, forward: {} } },
+});
+const { connectionOptions, namespace = 'default' } = loadClientConnectConfig();
+const connection = await NativeConnection.connect(connectionOptions);
+const workflowBundle = { code: readFileSync(process.env['VERDIGRIS_TEST_BUNDLE'] ?? '', 'utf8') };
+const worker = await createWorker({ connection, namespace, environment: process.env, redact, workflowBundle });
+logger.info('worker ready');
+await worker.run();
