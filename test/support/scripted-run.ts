@@ -164,6 +164,9 @@ const DEFAULTS: Overrides = {
   promote: (run, _ref, from) => run.move(from),
   whereWritesAre: (run) => ({ writesOn: run.writesOn, epoch: run.epoch }),
   watchStandby: () => untilCancelled(),
+  watchSchema: () => untilCancelled(),
+  lookAtSchema: () => ({ what: null }),
+  acceptSchema: () => ({ refused: null, accepted: null }),
 };
 
 /** Every activity by its real name, so that none is forgotten. */

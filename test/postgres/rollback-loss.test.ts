@@ -1,0 +1,145 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
+import { feedName } from '../../src/postgres/feed.js';
+import { finishPromotion } from '../../src/postgres/finish-promotion.js';
+import { NO_POOLS } from '../../src/postgres/pools.js';
+import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
+import { promote } from '../../src/postgres/promote.js';
+import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
+import { lookAtStandby, whyFeedIsDead, type StandbyState } from '../../src/postgres/standby.js';
+import { describeLoss, lossBetween, replacedBlue } from '../../src/postgres/standby-loss.js';
+import { readSubscription } from '../../src/postgres/subscription.js';
+import { PromotionRig } from '../support/promotion-rig.js';
+
+const MIGRATION = 'rollback-loss';
+const RUN = { runId: 'run', migration: MIGRATION };
+const FEED = feedName(MIGRATION, 'to_blue');
+
+describe('a feed to blue that has died', () => {
+  let rig: PromotionRig;
+  let blue: Session;
+  let green: Session;
+
+  beforeAll(async () => {
+    rig = await PromotionRig.create('rollback loss');
+    await rig.moveOn();
+    blue = await openSession(rig.databases.blue, { purpose: 'test' });
+    green = await openSession(rig.databases.green, { purpose: 'test' });
+  });
+
+  afterAll(async () => {
+    await Promise.all([blue, green].map(closeSession));
+    await rig.close();
+  });
+
+  const look = (maxRetainedWal = 1e12): Promise<StandbyState> =>
+    lookAtStandby(
+      green,
+      () => Promise.resolve(blue),
+      RUN,
+      { maxLagMs: 20_000, maxRetainedWal },
+      new AbortController().signal,
+    );
+  const dead = () => whyFeedIsDead(green, () => Promise.resolve(blue), RUN);
+
+  it('is told with what a rollback would lose, and lives again when it is mended', async () => {
+    expect(await look()).toMatchObject({ health: 'healthy', rollbackSafe: true, loses: null });
+    await rig.writers.pause();
+    expect((await look()).health).toBe('healthy');
+    expect(await dead()).toBeUndefined();
+
+    await blue.query(`ALTER SUBSCRIPTION "${FEED}" DISABLE`);
+    await green.query(`INSERT INTO public.notes SELECT md5('late' || g)::uuid FROM generate_series(1, 7) g`);
+    // The counters of a session are sent at most once a second.
+    await green.query('SELECT pg_sleep(1.1)');
+    const state = await look();
+    expect(state).toMatchObject({ health: 'broken', rollbackSafe: false });
+    expect(state.why).toMatch(/subscription .* on blue is disabled.*a rollback would lose about \d+ writes/);
+    const writes = Number(/about (\d+) writes/.exec(state.loses ?? '')?.[1]);
+    // What idle sessions of the application had not reported yet is counted with it.
+    expect(writes).toBeGreaterThanOrEqual(7);
+    expect(await dead()).toMatch(/disabled/);
+
+    await blue.query(`ALTER SUBSCRIPTION "${FEED}" ENABLE`);
+    expect(await look()).toMatchObject({ health: 'healthy', loses: null });
+    const late = `public.notes WHERE reference IN (SELECT md5('late' || g)::uuid FROM generate_series(1, 7) g)`;
+    expect((await blue.query(`SELECT FROM ${late}`)).rowCount).toBe(7);
+    await green.query(`DELETE FROM ${late}`);
+    rig.writers.resume();
+    await rig.audit();
+  });
+
+  it('also when blue is not the server any more that had everything', async () => {
+    await green.query(
+      `UPDATE verdigris.progress SET state = jsonb_set(state, '{blue,timeline}', '"00000009"') WHERE step = 'standby'`,
+    );
+    expect((await look()).why).toMatch(/^blue was failed over or restored \(its timeline has changed\).*would lose/);
+    expect(await dead()).toMatch(/timeline/);
+    await green.query(`DELETE FROM verdigris.progress WHERE step = 'standby'`);
+    expect(await describeLoss(green, RUN.runId, FEED)).toMatch(/how much is not known/);
+    expect((await look()).health).toBe('healthy');
+  });
+
+  it('lets writes go back only with the loss: never are both sides open, sequences go on, green keeps what blue has not', async () => {
+    await rig.writers.pause();
+    expect((await look()).health).toBe('healthy');
+    expect(await look(1)).toMatchObject({ health: 'dropped', rollbackSafe: false });
+    await green.query(
+      `INSERT INTO public.notes SELECT md5('lost' || g)::uuid FROM generate_series(1, 5) g;
+       SELECT setval('public.entries_id_seq', 500000)`,
+    );
+    rig.writers.resume();
+    expect(await dead()).toMatch(/the feed was dropped/);
+    // A subscription that somebody switches on again must not bring anything later.
+    const { databases, tables } = rig.move('green');
+    const knownTables = await preparePromotion({
+      ...{ databases, migration: MIGRATION, from: 'green', fenced: tables, wayBack: undefined, acceptLoss: true },
+    });
+    expect(await readSubscription(blue, FEED)).toMatchObject({ enabled: false, workers: 0 });
+    await rig.writers.pause();
+    const promotion = {
+      ...{ databases, migration: MIGRATION, from: 'green' as const, fenced: tables, knownTables, pools: NO_POOLS },
+      ...{ maxHoldMs: 2_000, sequenceGap: 1_000, feedBack: false, acceptLoss: true },
+    };
+    await blue.query(`ALTER SUBSCRIPTION "${FEED}" ENABLE`);
+    await expect(promote(promotion, { attempts: 1 })).rejects.toMatchObject({
+      message: expect.stringMatching(/has been switched on again/) as string,
+    });
+    await blue.query(`ALTER SUBSCRIPTION "${FEED}" DISABLE`);
+    await promote(promotion, { attempts: 50 });
+    await finishPromotion(databases, MIGRATION, 'green', { feedBack: false });
+    rig.primary = 'blue';
+
+    expect(rig.watcher.seen).toEqual([]);
+    expect((await whoIsPrimary(databases)).verdict).toMatchObject({ kind: 'certain', primary: 'blue' });
+    const lost = `SELECT FROM public.notes WHERE reference IN (SELECT md5('lost' || g)::uuid FROM generate_series(1, 5) g)`;
+    expect((await blue.query(lost)).rowCount).toBe(0);
+    expect((await green.query(lost)).rowCount).toBe(5);
+    await expect(green.query('DELETE FROM public.notes')).rejects.toMatchObject({ code: '25006' });
+    const { rows } = await blue.query<{ next: number }>(`SELECT nextval('public.entries_id_seq')::float8 AS next`);
+    expect(rows[0]?.next).toBeGreaterThan(500_000);
+    expect(await readSubscription(blue, FEED)).toBeUndefined();
+    rig.writers.resume();
+  });
+});
+
+describe('what a rollback would lose', () => {
+  const at = { lsn: '1/FFFFFFF0', writes: 100, at: '2026-11-22 10:00:00' };
+
+  it('is counted from the last moment at which blue had everything', () => {
+    expect(lossBetween(at, { lsn: '2/100000', writes: 112, at: '' })).toBe(
+      'about 12 writes (rows inserted, updated or deleted on green since 2026-11-22 10:00:00 UTC; 1.0 MB of WAL)',
+    );
+    expect(lossBetween(at, { lsn: '2/0', writes: 101, at: '' })).toMatch(/^about 1 write \(/);
+    expect(lossBetween(at, { lsn: '2/0', writes: 3, at: '' })).toMatch(/statistics were reset.*1 kB of WAL/);
+    expect(lossBetween(at, { lsn: '2/0', writes: null, at: '' })).toMatch(/can't be counted/);
+  });
+
+  it('knows a blue that is another server, another timeline, or behind what it was', () => {
+    const blue = { system: '7', timeline: '00000001', lsn: '0/20' };
+    expect(replacedBlue(blue, { ...blue, lsn: '0/30' })).toBeUndefined();
+    expect(replacedBlue(blue, { ...blue, system: '8' })).toMatch(/another server/);
+    expect(replacedBlue(blue, { ...blue, timeline: '00000002' })).toMatch(/timeline/);
+    expect(replacedBlue(blue, { ...blue, lsn: '0/1F' })).toMatch(/earlier state/);
+  });
+});
