@@ -15,7 +15,7 @@ export interface Audit {
   readonly lost: number;
   /** There more than once. */
   readonly doubled: number;
-  /** Reported as failed, and there. */
+  /** Not acknowledged, and there all the same. */
   readonly failedButThere: number;
   /** Both sides have the same rows, by a hash of each. */
   readonly isEqual: boolean;
@@ -35,16 +35,18 @@ export async function audit(databases: Databases, primary: Side, result: LoadRes
     const { rows } = await session.query<{ number: number; times: number }>(SHOP_PAYMENTS);
     return new Map(rows.map(({ number, times }) => [number, times]));
   });
+  const journal = new Map([...result.number].map((number, i) => [number, result.outcome[i] ?? OUTCOME.underWay]));
   const count = (matches: (outcome: number, times: number) => boolean): number =>
-    result.outcome.reduce((sum, outcome, number) => sum + (matches(outcome, there.get(number) ?? 0) ? 1 : 0), 0);
+    [...journal].filter(([number, outcome]) => matches(outcome, there.get(number) ?? 0)).length;
+  const unknown = [...there.keys()].filter((number) => !journal.has(number)).length;
   return {
     payments: result.outcome.length,
     acknowledged: count((outcome) => outcome === OUTCOME.acknowledged),
-    failed: count((outcome) => outcome === OUTCOME.failed),
+    failed: count((outcome) => outcome === OUTCOME.failed) + result.failedWithoutNumber,
     unanswered: count((outcome) => outcome === OUTCOME.underWay),
     lost: count((outcome, times) => outcome === OUTCOME.acknowledged && times === 0),
-    doubled: count((_, times) => times > 1),
-    failedButThere: count((outcome, times) => outcome === OUTCOME.failed && times > 0),
+    doubled: [...there.values()].filter((times) => times > 1).length,
+    failedButThere: count((outcome, times) => outcome === OUTCOME.failed && times > 0) + unknown,
     isEqual: ['accounts', 'payments', 'users'].every((table) => ours[table] === others[table]),
     isBalanced: ours['balanced'] === true && ours['counted'] === true && ours['ahead'] === true,
   };

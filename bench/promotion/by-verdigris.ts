@@ -5,7 +5,9 @@ import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { measureLag } from '../../src/postgres/marker.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
+import { NO_POOLS, type Pools } from '../../src/postgres/pools.js';
 import { promote } from '../../src/postgres/promote.js';
+import { readDecision } from '../../src/postgres/promotion-decision.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { withSession, type Databases } from '../../src/postgres/session.js';
 import { ensurePublications, streamNames } from '../../src/postgres/streams.js';
@@ -47,25 +49,28 @@ export async function moveByVerdigris(
   migration: string,
   from: Side,
   signal: AbortSignal,
+  pools: Pools = NO_POOLS,
 ): Promise<Move> {
-  const to = otherSide(from);
   const began = now();
   const wayBack = TABLES.map((table) => ({ table }));
   const knownTables = await preparePromotion({ databases, migration, from, fenced: TABLES, wayBack, signal });
+  const { epoch } = await withSession(databases[from], { purpose: 'bench' }, (session) =>
+    readDecision(session, migration, from),
+  );
+  await pools.prepare(from, epoch);
   const tried = now();
   const blocked: string[] = [];
   const { maxHoldMs, attempts, sequenceGap } = DEFAULTS;
   const promoted = await promote(
-    { databases, migration, from, fenced: TABLES, knownTables, maxHoldMs, sequenceGap, feedBack: true, signal },
+    {
+      ...{ databases, migration, from, fenced: TABLES, knownTables, maxHoldMs, sequenceGap, pools, signal },
+      feedBack: true,
+    },
     { attempts, onBlocked: (_attempt, why) => blocked.push(why) },
   );
   const opened = now();
   await finishPromotion(databases, migration, from, { feedBack: true, signal });
-  await withSession(databases[to], { purpose: 'bench' }, (source) =>
-    withSession(databases[from], { purpose: 'bench' }, (target) =>
-      measureLag(source, target, directionTo(from), 60_000, signal),
-    ),
-  );
+  await caughtUp(databases, otherSide(from), signal);
   return {
     ...{ from, began, tried, opened, blocked },
     followed: now(),
@@ -73,4 +78,14 @@ export async function moveByVerdigris(
     steps: promoted.steps,
     tries: promoted.attempts,
   };
+}
+
+/** Until the other side has everything that the primary has. */
+export async function caughtUp(databases: Databases, primary: Side, signal: AbortSignal): Promise<void> {
+  const other = otherSide(primary);
+  await withSession(databases[primary], { purpose: 'bench' }, (source) =>
+    withSession(databases[other], { purpose: 'bench' }, (target) =>
+      measureLag(source, target, directionTo(other), 60_000, signal),
+    ),
+  );
 }

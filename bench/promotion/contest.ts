@@ -1,12 +1,8 @@
 import type { LifeCycle } from '../../src/embedded/life-cycle.js';
-import { directionTo } from '../../src/postgres/feed.js';
-import { measureLag } from '../../src/postgres/marker.js';
-import { withSession, type Databases } from '../../src/postgres/session.js';
-import { otherSide, type Side } from '../../src/side.js';
-import { NotMeasured } from '../data/bench.js';
 import type { Servers } from '../data/servers.js';
 import { ByHand } from './by-hand.js';
-import { follow, moveByVerdigris } from './by-verdigris.js';
+import { contestPgBouncer } from './by-pgbouncer.js';
+import { caughtUp, follow, moveByVerdigris } from './by-verdigris.js';
 import { startLoad } from './load.js';
 import { measure } from './measure.js';
 import type { Contestant, PromotionOptions } from './options.js';
@@ -28,7 +24,7 @@ const CONNECTIONS = 20;
 
 export const CONTEST: Readonly<Record<Contestant, (bench: Bench) => Promise<Measured>>> = {
   router: contestRouter,
-  pgbouncer: () => Promise.reject(new NotMeasured('not there yet')),
+  pgbouncer: contestPgBouncer,
   manual: contestManual,
 };
 
@@ -55,16 +51,6 @@ async function contestRouter(bench: Bench): Promise<Measured> {
   } finally {
     await load.stop();
   }
-}
-
-/** Until the other side has everything that the primary has. */
-async function caughtUp(databases: Databases, primary: Side, signal: AbortSignal): Promise<void> {
-  const other = otherSide(primary);
-  await withSession(databases[primary], { purpose: 'bench' }, (source) =>
-    withSession(databases[other], { purpose: 'bench' }, (target) =>
-      measureLag(source, target, directionTo(other), 60_000, signal),
-    ),
-  );
 }
 
 /** A person moves, and the application has a pool that is pointed at the other side. */

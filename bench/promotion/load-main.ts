@@ -114,9 +114,11 @@ async function finish(): Promise<LoadResult> {
   isFinishing = true;
   for (let look = 0; underWay > 0 && look < 3_000; look++) await sleep(10);
   return {
+    number: Float64Array.from(due.keys()),
     due: Float64Array.from(due),
     took: Float64Array.from(took),
     outcome: Uint8Array.from(outcome),
+    failedWithoutNumber: 0,
     errors,
     retried: await client.retried(),
   };

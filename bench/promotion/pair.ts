@@ -9,6 +9,8 @@ import { SHOP_ROLE, SHOP_ROWS, SHOP_SCHEMA } from './shop.js';
 
 /** Two databases of one contestant's own, with the shop's tables: blue has the rows. */
 export interface Pair {
+  /** Of the database, on both servers. */
+  readonly name: string;
   readonly databases: Databases;
   /** Connection URI of the application's role. */
   readonly applicationUri: (side: Side) => string;
@@ -20,12 +22,16 @@ export async function startPairServers(lifeCycle: LifeCycle, green: 15 | 18): Pr
     const server = await lifeCycle.start(`${name}, PostgreSQL ${version}`, () =>
       startPostgres({ version, name: `bench-${name.toLowerCase()}`, settings: SERVER_SETTINGS }),
     );
-    await withClient(server.uri(), (client) =>
-      client.query(`CREATE ROLE ${SHOP_ROLE} LOGIN PASSWORD ${literal(server.password)}`),
-    );
     return server;
   };
-  return { blue: await start('Blue', 15), green: await start('Green', green) };
+  const servers = { blue: await start('Blue', 15), green: await start('Green', green) };
+  for (const server of [servers.blue, servers.green]) {
+    // One password for both sides, as an application has it, and a pooler.
+    await withClient(server.uri(), (client) =>
+      client.query(`CREATE ROLE ${SHOP_ROLE} LOGIN PASSWORD ${literal(servers.blue.password)}`),
+    );
+  }
+  return servers;
 }
 
 export async function createPair(servers: Servers, name: string): Promise<Pair> {
@@ -48,9 +54,10 @@ export async function createPair(servers: Servers, name: string): Promise<Pair> 
     };
   };
   return {
+    name: database,
     databases: { blue: one('blue'), green: one('green') },
     applicationUri: (side) =>
-      `postgres://${SHOP_ROLE}:${servers[side].password}@127.0.0.1:${servers[side].port}/${database}`,
+      `postgres://${SHOP_ROLE}:${servers.blue.password}@127.0.0.1:${servers[side].port}/${database}`,
   };
 }
 

@@ -13,7 +13,6 @@ export const USERS = 50_000;
 const OLD_PAYMENTS = 200_000;
 const BALANCE = 1_000;
 
-/** The role's password is that of the server: both are gone when the benchmark ends. */
 export const SHOP_SCHEMA = `
 CREATE TABLE public.users (id int PRIMARY KEY, email text NOT NULL, payments int NOT NULL DEFAULT 0);
 CREATE TABLE public.accounts (id int PRIMARY KEY, balance int NOT NULL);
