@@ -62,7 +62,10 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
 
   withMessage(verdigris.command('approve <name> <gate>'))
     .description('Let the run go on: gate is traffic, stage-<percent>, promote or retire')
-    .option('--request <id>', 'the question that is answered, as the status shows it; refused when another one is asked')
+    .option(
+      '--request <id>',
+      'the question that is answered, as the status shows it; refused when another one is asked',
+    )
     .action(async (name: string, gate: string, flags: MessageFlags) =>
       ended(await messageCommand(terminal, 'approve', name, flags, gate)),
     );
