@@ -1,0 +1,20 @@
+import { createRouter } from 'verdigris/router';
+import { application } from './application.js';
+
+const { BLUE_URL, GREEN_URL, MIGRATION = 'shop', TOKEN_SECRET, PORT = '3000' } = process.env;
+if (BLUE_URL === undefined || GREEN_URL === undefined || TOKEN_SECRET === undefined) {
+  throw new Error('BLUE_URL, GREEN_URL and TOKEN_SECRET are needed');
+}
+
+const router = createRouter({
+  migration: MIGRATION,
+  blue: { connectionString: BLUE_URL, max: 10 },
+  green: { connectionString: GREEN_URL, max: 10 },
+});
+const app = application(router, TOKEN_SECRET);
+
+// Either side may be down: requests wait for the one that they need, and only for that.
+const address = await app.listen({ port: Number(PORT), host: '127.0.0.1' });
+process.stdout.write(`listening on ${address}\n`);
+
+process.once('SIGTERM', () => void app.close());
