@@ -29,7 +29,25 @@ let servers: readonly (EmbeddedPostgres | EmbeddedTemporal)[] = [];
 /** The tests crash no machine, only processes, so nothing has to reach the disk. */
 const TEST_SETTINGS = { fsync: 'off', full_page_writes: 'off', max_wal_size: '2GB', checkpoint_timeout: '30min' };
 
+/** Servers that somebody else runs, as JSON of RunningServers: many short runs of tests need not start their own. */
+export const SERVERS_VARIABLE = 'VERDIGRIS_TEST_SERVERS';
+
+export interface RunningServers {
+  readonly pg15: ProvidedPostgres;
+  readonly pg18: ProvidedPostgres;
+  readonly temporal: ProvidedTemporal;
+}
+
 export async function setup(project: TestProject): Promise<void> {
+  const given = process.env[SERVERS_VARIABLE];
+  const running = given === undefined ? await startServers() : (JSON.parse(given) as RunningServers);
+  project.provide('pg15', running.pg15);
+  project.provide('pg18', running.pg18);
+  project.provide('temporal', running.temporal);
+}
+
+/** Starts the servers of a run; teardown() ends them. */
+export async function startServers(): Promise<RunningServers> {
   const cliPath = await findTemporalCli((line) => process.stdout.write(`${line}\n`));
   const started = await Promise.allSettled([
     startPostgres({ version: 15, settings: TEST_SETTINGS, name: 'test-pg15' }),
@@ -42,11 +60,14 @@ export async function setup(project: TestProject): Promise<void> {
     await teardown();
     throw started.find((result) => result.status === 'rejected')?.reason;
   }
-  project.provide('pg15', { port: pg15.value.port, password: pg15.value.password });
-  project.provide('pg18', { port: pg18.value.port, password: pg18.value.password });
-  project.provide('temporal', { address: temporal.value.address, cliPath });
+  return {
+    pg15: { port: pg15.value.port, password: pg15.value.password },
+    pg18: { port: pg18.value.port, password: pg18.value.password },
+    temporal: { address: temporal.value.address, cliPath },
+  };
 }
 
 export async function teardown(): Promise<void> {
   await Promise.all(servers.map((server) => server.stop()));
+  servers = [];
 }

@@ -70,6 +70,11 @@ export class PromotionActor {
     return this.#proxy(point.to).stopAt(point, when);
   }
 
+  /** Stops it at the first such statement on that side. */
+  stopWhere(side: Side, matches: (point: Point) => boolean, when: When): Promise<Held> {
+    return this.#proxy(side).stopWhere(matches, when);
+  }
+
   freeze(): void {
     this.child.kill('SIGSTOP');
   }

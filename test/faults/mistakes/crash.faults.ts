@@ -1,0 +1,122 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { feedName } from '../../../src/postgres/feed.js';
+import { isFenceOpen } from '../../../src/postgres/fence.js';
+import { measureLag } from '../../../src/postgres/marker.js';
+import { readDecision } from '../../../src/postgres/promotion-decision.js';
+import { withSession, type Session } from '../../../src/postgres/session.js';
+import { FENCE_CLOSED, readRoute } from '../../../src/postgres/state.js';
+import { readSubscription } from '../../../src/postgres/subscription.js';
+import type { Side } from '../../../src/side.js';
+import { carryOut } from '../../support/promotion-steps.js';
+import { CrashPair } from './crash-pair.js';
+
+/* Mistakes that only servers of one's own can show, since they crash or wait for a replica: see docs/mistakes.md. */
+
+const START_MS = 120_000;
+
+const ours = <T>(pair: CrashPair, side: Side, work: (session: Session) => Promise<T>): Promise<T> =>
+  withSession(pair.databases[side], { purpose: 'test' }, work);
+
+describe('green is killed right after the promotion, before a checkpoint', () => {
+  let pair: CrashPair;
+
+  beforeAll(async () => {
+    pair = await CrashPair.start('mistakes-crash-green');
+  }, START_MS);
+
+  afterAll(() => pair.stop());
+
+  it('its first write reaches blue all the same, and no row that came from blue goes back', async () => {
+    // Ordinary writes of blue, between the proof of the way back and the hold too.
+    const writing = pair.on('blue', async (client) => {
+      for (let id = 1; ; id++) {
+        try {
+          await client.query('INSERT INTO public.kept VALUES ($1)', [id]);
+        } catch (error) {
+          if (error instanceof pg.DatabaseError && error.code === '25006') return;
+          throw error;
+        }
+        await sleep(1);
+      }
+    });
+    await sleep(200);
+    await carryOut('promote', pair.move);
+    await writing;
+    await pair.on('green', (client) => client.query('INSERT INTO public.kept VALUES (1000000)'));
+    await pair.crash('green');
+    await carryOut('finish', pair.move);
+
+    const lag = await ours(pair, 'green', (green) =>
+      ours(pair, 'blue', (blue) => measureLag(green, blue, 'to_blue', 15_000)),
+    );
+    expect(lag).toBeLessThan(15_000);
+    const rows = (side: Side): Promise<unknown[]> =>
+      pair.on(side, async (client) => (await client.query('SELECT id FROM public.kept ORDER BY id')).rows);
+    expect(await rows('blue')).toEqual(await rows('green'));
+    const feed = feedName(pair.migration, 'to_blue');
+    expect((await ours(pair, 'blue', (session) => readSubscription(session, feed)))?.errors).toBe(0);
+  }, 120_000);
+});
+
+describe('blue is killed right after the decision, with synchronous_commit = off as its default', () => {
+  let pair: CrashPair;
+
+  beforeAll(async () => {
+    pair = await CrashPair.start('mistakes-crash-blue', 'ALTER DATABASE postgres SET synchronous_commit = off');
+  }, START_MS);
+
+  afterAll(() => pair.stop());
+
+  it('the decision is still there: blue stays closed while green has the writes', async () => {
+    await carryOut('promote', pair.move);
+    await pair.crash('blue');
+    await ours(pair, 'blue', async (blue) => {
+      expect(await readRoute(blue, pair.migration)).toMatchObject({ writesOn: 'green' });
+      expect(await isFenceOpen(blue)).toBe(false);
+    });
+    expect(await ours(pair, 'green', isFenceOpen)).toBe(true);
+  }, 60_000);
+});
+
+describe('blue waits for a replica that does not answer while it commits the decision', () => {
+  let pair: CrashPair;
+
+  beforeAll(async () => {
+    pair = await CrashPair.start('mistakes-slow-commit');
+  }, START_MS);
+
+  afterAll(() => pair.stop());
+
+  it('a plain read still says blue; the decision is found all the same', async () => {
+    const { databases, migration } = pair;
+    const epoch = (await ours(pair, 'blue', (session) => readRoute(session, migration)))?.epoch ?? 0;
+    await pair.on('blue', async (admin) => {
+      await admin.query('SET synchronous_commit = local');
+      await admin.query("UPDATE verdigris.route SET opening = 'green'");
+      await admin.query("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+      await admin.query('SELECT pg_reload_conf()');
+      await sleep(300);
+      const decides = new pg.Client({ ...databases.blue.config, application_name: 'decides' });
+      await decides.connect();
+      await decides.query(`BEGIN; SELECT verdigris.decide('${migration}', ${epoch}, 'green')`);
+      const committed = decides.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED}); COMMIT`);
+      const waits = "SELECT FROM pg_stat_activity WHERE application_name = 'decides' AND wait_event = 'SyncRep'";
+      while ((await admin.query(waits)).rowCount === 0) await sleep(10);
+      expect((await admin.query('SELECT writes_on FROM verdigris.route')).rows).toEqual([{ writes_on: 'blue' }]);
+
+      let answer: unknown;
+      const asked = ours(pair, 'blue', (session) => readDecision(session, migration, 'blue')).then(
+        (decision) => (answer = decision),
+      );
+      await sleep(500);
+      expect(answer).toBeUndefined();
+      await admin.query('ALTER SYSTEM RESET synchronous_standby_names');
+      await admin.query('SELECT pg_reload_conf()');
+      await committed;
+      expect(await asked).toEqual({ decided: true, epoch: epoch + 1 });
+      await decides.end();
+    });
+  }, 60_000);
+});

@@ -1,0 +1,135 @@
+import { edit, type Mutation } from './mutation.js';
+
+/* Rules of the fence, and of workers that come late. */
+
+const FENCE = 'src/postgres/fence.ts';
+const STATE = 'src/postgres/state.ts';
+
+const inFence = (name: string) => ({ file: 'test/postgres/mistakes-fence.test.ts', name });
+
+export const FENCE_RULES: readonly Mutation[] = [
+  {
+    rule: 'the flag is not under MVCC: a transaction that began earlier sees it',
+    edits: [
+      edit(
+        STATE,
+        'IF (SELECT last_value FROM verdigris.fence) <> ${FENCE_OPEN} THEN',
+        "IF (SELECT writes_on FROM verdigris.route) <> '${side}' THEN",
+      ),
+    ],
+    test: inFence('at every level of isolation'),
+  },
+  {
+    rule: 'the lock is taken before the flag is read',
+    edits: [
+      edit(
+        STATE,
+        '  PERFORM pg_catalog.pg_advisory_xact_lock_shared(${FENCE_LOCK});\n  IF (SELECT last_value FROM verdigris.fence) <> ${FENCE_OPEN} THEN',
+        '  IF (SELECT last_value FROM verdigris.fence) <> ${FENCE_OPEN} THEN',
+      ),
+      edit(
+        STATE,
+        '  END IF;\n  RETURN NULL;\nEND $fn$;',
+        '  END IF;\n  PERFORM pg_catalog.pg_advisory_xact_lock_shared(${FENCE_LOCK});\n  RETURN NULL;\nEND $fn$;',
+      ),
+    ],
+    test: inFence('a writer that waited for the lock'),
+  },
+  {
+    rule: 'a session in replica mode is stopped',
+    edits: [
+      edit(
+        FENCE,
+        '      FOR EACH STATEMENT EXECUTE FUNCTION verdigris.fence_check();\n    ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(FENCE_TRIGGER)};',
+        '      FOR EACH STATEMENT EXECUTE FUNCTION verdigris.fence_check();',
+      ),
+    ],
+    test: inFence('a session in replica mode'),
+  },
+  {
+    rule: 'the fence works for roles without any right in schema verdigris',
+    edits: [
+      edit(
+        STATE,
+        'verdigris.fence_check() RETURNS trigger\nLANGUAGE plpgsql SECURITY DEFINER SET',
+        'verdigris.fence_check() RETURNS trigger\nLANGUAGE plpgsql SET',
+      ),
+    ],
+    test: inFence('a role without any right'),
+  },
+  {
+    rule: 'a table is also kept from TRUNCATE',
+    edits: [
+      edit(
+        FENCE,
+        '    CREATE TRIGGER ${ident(TRUNCATE_TRIGGER)} BEFORE TRUNCATE ON ${t}',
+        '    CREATE TRIGGER ${ident(TRUNCATE_TRIGGER)} BEFORE INSERT ON ${t}',
+      ),
+    ],
+    test: { file: 'test/postgres/promotion.test.ts', name: 'never has both sides open' },
+  },
+  {
+    rule: 'a late worker opens nothing',
+    edits: [edit(STATE, 'IF r.epoch IS DISTINCT FROM new_epoch - 1 THEN', 'IF false THEN')],
+    test: inFence('opens, closes and decides nothing'),
+  },
+  {
+    rule: 'a late worker closes nothing',
+    edits: [
+      edit(
+        STATE,
+        "IF r.epoch IS DISTINCT FROM expected_epoch OR r.writes_on = '${side}' THEN",
+        "IF r.writes_on = '${side}' THEN",
+      ),
+    ],
+    test: inFence('opens, closes and decides nothing'),
+  },
+  {
+    rule: 'the side that has writes is not closed from outside a promotion',
+    edits: [
+      edit(
+        STATE,
+        "IF r.epoch IS DISTINCT FROM expected_epoch OR r.writes_on = '${side}' THEN",
+        'IF r.epoch IS DISTINCT FROM expected_epoch THEN',
+      ),
+    ],
+    test: inFence('opens, closes and decides nothing'),
+  },
+  {
+    rule: 'a late worker sends no reads to green',
+    edits: [
+      edit(
+        STATE,
+        "IF r.epoch IS DISTINCT FROM expected_epoch THEN\n    RAISE EXCEPTION 'verdigris: epoch % is over, the route is at %', expected_epoch",
+        "IF false THEN\n    RAISE EXCEPTION 'verdigris: epoch % is over, the route is at %', expected_epoch",
+      ),
+    ],
+    test: inFence('opens, closes and decides nothing'),
+  },
+  {
+    rule: 'a late worker arms and disarms nothing',
+    edits: [edit(FENCE, '  if (rowCount === 1) return;\n  throw', '  if (rowCount !== null) return;\n  throw')],
+    test: inFence('arms and disarms nothing'),
+  },
+  {
+    rule: 'the server ends the arming of a frozen worker',
+    edits: [
+      edit(
+        FENCE,
+        "SET LOCAL idle_in_transaction_session_timeout = '1s'",
+        "SET LOCAL idle_in_transaction_session_timeout = '0'",
+      ),
+    ],
+    test: inFence('freezes while it arms a table'),
+  },
+  {
+    rule: 'a slot is made only while its worker holds the lock of the actor',
+    edits: [edit('src/postgres/ownership.ts', 'AND l.pid = ${rows[0]?.pid ?? 0})', 'OR l.pid = ${rows[0]?.pid ?? 0})')],
+    test: { file: 'test/postgres/streams.test.ts', name: 'the way back with two streams' },
+  },
+  {
+    rule: 'functions that swallow the refusal of a write are found before the run',
+    edits: [edit('src/postgres/preflight/code.ts', '[^;]*\\\\m(others|', '[^;]*\\\\m(')],
+    test: { file: 'test/postgres/preflight.test.ts', name: 'preflight' },
+  },
+];

@@ -1,0 +1,294 @@
+import { edit, type Mutation } from './mutation.js';
+
+/* Rules of the hold, the decision and the feeds: design section 6. */
+
+const PROMOTE = 'src/postgres/promote.ts';
+const HOLD = 'src/postgres/promotion-hold.ts';
+const FINISH = 'src/postgres/finish-promotion.ts';
+const PREPARE = 'src/postgres/prepare-promotion.ts';
+const DECISION = 'src/postgres/promotion-decision.ts';
+const STATE = 'src/postgres/state.ts';
+
+const inHold = (name: string) => ({ file: 'test/postgres/mistakes-promotion.test.ts', name });
+const inFeeds = (name: string) => ({ file: 'test/postgres/mistakes-feeds.test.ts', name });
+const inCrash = (name: string) => ({ file: 'test/faults/mistakes/crash.faults.ts', name });
+
+const MARKER_STEP = "    else await step('marker', () => waitUntilAllIsThere(sessions, promotion, hold));\n";
+const SLOT_STEP =
+  "    if (promotion.feedBack) await step('slots', () => makeSlotsOfTheWayBack(sessions, promotion, hold));\n";
+const LOCK_STEP = "    await step('lock', () => lockOutWriters(main, promotion, hold));\n";
+
+export const PROMOTION_RULES: readonly Mutation[] = [
+  {
+    rule: 'the stop position is taken after the last writer has ended',
+    edits: [
+      edit(PROMOTE, LOCK_STEP, `    await waitUntilAllIsThere(sessions, promotion, hold);\n${LOCK_STEP}`),
+      edit(PROMOTE, MARKER_STEP, '\n'),
+    ],
+    test: inHold('the stop position is taken after'),
+  },
+  {
+    rule: 'what has arrived is shown by a row, never by a position',
+    edits: [
+      edit(
+        HOLD,
+        '  while (!(await hold.within(markerArrived(sessions.to, direction, token)))) {',
+        `  const sent = async (): Promise<boolean> => {
+    const { rows } = await sessions.aside.query<{ yes: boolean }>(
+      'SELECT bool_and(sent_lsn >= pg_current_wal_flush_lsn()) AS yes FROM pg_stat_replication',
+    );
+    return rows[0]?.yes === true || (await markerArrived(sessions.to, direction, token));
+  };
+  while (!(await sent())) {`,
+      ),
+    ],
+    test: inHold('the stop position is taken after'),
+  },
+  {
+    rule: 'the lock is asked for only a short time',
+    edits: [edit(HOLD, '`SET LOCAL lock_timeout = ${promotion.lockTimeoutMs}`,', '`SET LOCAL lock_timeout = 0`,')],
+    test: inHold('a writer that does not end costs the others'),
+  },
+  {
+    rule: 'a writer that does not end is named',
+    edits: [edit(HOLD, '      whoHoldsAdvisoryLock(main, FENCE_LOCK),\n', "      Promise.resolve('somebody'),\n")],
+    test: inHold('a writer that does not end before the hold'),
+  },
+  {
+    rule: 'the server ends the hold of a frozen worker',
+    edits: [
+      edit(
+        HOLD,
+        '`SET LOCAL idle_in_transaction_session_timeout = ${promotion.maxHoldMs}`',
+        '`SET LOCAL idle_in_transaction_session_timeout = 0`',
+      ),
+    ],
+    test: inHold('a worker that freezes in the hold'),
+  },
+  {
+    rule: 'the fence is compared with the catalog inside the hold',
+    edits: [
+      edit(
+        HOLD,
+        '  if (open.length === 0) return;\n  throw new VerdigrisError({',
+        '  if (open.length < 9) return;\n  throw new VerdigrisError({',
+      ),
+    ],
+    test: inHold('a fence that was switched off'),
+  },
+  {
+    rule: 'a table that is new stops the promotion',
+    edits: [edit(HOLD, ' UNION ALL ${newTablesSql(knownTables)}`', '`')],
+    test: inHold('a fence that was switched off'),
+  },
+  {
+    rule: 'the fence is looked at again once the route is locked',
+    edits: [
+      edit(
+        PROMOTE,
+        '      // still have disarmed a table, for an epoch that was not over.\n      await checkFence(main, promotion, hold);',
+        '      // still have disarmed a table, for an epoch that was not over.',
+      ),
+    ],
+    test: { file: 'test/postgres/promotion-faults.test.ts', name: 'frozen before it disarms the fence' },
+  },
+  {
+    rule: 'while a try runs, the lock and the row are taken before the route is believed',
+    edits: [
+      edit(
+        DECISION,
+        'if (plain.opening === null && (await isFenceOpen(session))) return',
+        'if (await isFenceOpen(session)) return',
+      ),
+      edit(
+        DECISION,
+        '  for (let attempt = 1; ; attempt++) {',
+        '  if (plain.opening !== null) return { decided: false, epoch: plain.epoch };\n  for (let attempt = 1; ; attempt++) {',
+      ),
+    ],
+    test: inHold('a COMMIT on its way is waited for'),
+  },
+  {
+    rule: 'a flag that is set is believed more than a route that does not say so',
+    edits: [
+      edit(
+        DECISION,
+        'if (plain.opening === null && (await isFenceOpen(session))) return',
+        'if (plain.opening === null) return',
+      ),
+    ],
+    test: inHold('a COMMIT on its way is waited for'),
+  },
+  {
+    rule: 'the flag is set back only where the route says that nothing was decided',
+    edits: [
+      edit(
+        DECISION,
+        'if (route.writesOn === from && !(await isFenceOpen(session))) {',
+        'if (!(await isFenceOpen(session))) {',
+      ),
+    ],
+    test: inHold('a COMMIT on its way is waited for'),
+  },
+  {
+    rule: 'half switched is finished: whoever finds a decision opens the new side',
+    edits: [edit(PROMOTE, '      await openNewSide(actors.to, promotion.migration, decision.epoch);\n', '')],
+    test: inHold('a COMMIT on its way is waited for'),
+  },
+  {
+    rule: 'a COMMIT without an answer is asked about, neither repeated nor given up',
+    edits: [
+      edit(
+        PROMOTE,
+        '    return decisionAfterLostAnswer(promotion, error);',
+        "    throw promotionBlocked('the answer to COMMIT was lost', error);",
+      ),
+    ],
+    test: inHold('a connection that is lost after the COMMIT'),
+  },
+  {
+    rule: 'a COMMIT without an answer is not taken for done',
+    edits: [edit(PROMOTE, '    return decisionAfterLostAnswer(promotion, error);', '    return epoch + 1;')],
+    test: inHold('a connection that is lost before the COMMIT'),
+  },
+  {
+    rule: 'a promotion moves writes only in the epoch in which it was asked for',
+    edits: [
+      edit(
+        PROMOTE,
+        'promotion.epoch !== decision.epoch) throw overtaken',
+        'promotion.epoch > decision.epoch) throw overtaken',
+      ),
+    ],
+    test: inHold('asked for in an epoch that is over'),
+  },
+  {
+    rule: 'a side is opened only after the decision',
+    edits: [
+      edit(
+        PROMOTE,
+        "    await step('decide', async () => {\n",
+        "    await openNewSide(sessions.to, promotion.migration, epoch + 1);\n    await step('decide', async () => {\n",
+      ),
+    ],
+    test: { file: 'test/postgres/promotion-faults.test.ts', name: 'kill before /verdigris' },
+  },
+  {
+    rule: 'never both feeds: the old one has stopped before the reverse one begins',
+    edits: [
+      edit(FINISH, '      await endFeed(newSide, oldSide, oldFeed, to);\n', ''),
+      edit(
+        FINISH,
+        '      await disarmFence(newSide, {',
+        '      await endFeed(newSide, oldSide, oldFeed, to);\n      await disarmFence(newSide, {',
+      ),
+    ],
+    test: inFeeds('the reverse feed does not begin'),
+  },
+  {
+    rule: 'a feed counts as stopped when its worker is gone, not when it is disabled',
+    edits: [
+      edit('src/postgres/subscription.ts', 'else if (state.workers === 0) return true;', 'else return true;'),
+      edit(FINISH, '[...stopped, ...idle].includes(false)', 'stopped.includes(false)'),
+      edit(FINISH, 'waitUntilInactive(oldSide, name, 30_000)', 'waitUntilInactive(oldSide, name, 0)'),
+      edit(FINISH, '  await dropSubscriptions(newSide, feed);\n  await dropSlots(oldSide, feed);\n', ''),
+    ],
+    test: inFeeds('the reverse feed does not begin'),
+  },
+  {
+    rule: 'origin = none is a second belt against loops',
+    edits: [
+      edit(
+        'src/postgres/subscription.ts',
+        "...(version >= 16 && options.publisherVersion >= 16 ? ['origin = none'] : []),",
+        '',
+      ),
+    ],
+    test: inFeeds('with origin = none'),
+  },
+  {
+    rule: 'each direction has a marker table of its own',
+    edits: [edit('src/postgres/marker.ts', 'return `marker_${direction}`;', "return 'marker_to_green';")],
+    test: inFeeds('a marker of the old direction'),
+  },
+  {
+    rule: 'the slot of the way back is made when everything has arrived',
+    edits: [edit(PROMOTE, SLOT_STEP, ''), edit(PROMOTE, LOCK_STEP, LOCK_STEP + SLOT_STEP)],
+    test: inFeeds('the slot of the way back begins after'),
+  },
+  {
+    rule: 'the slot of the way back is made in the hold, not made earlier and advanced',
+    edits: [
+      edit(
+        'src/postgres/promotion-sessions.ts',
+        '    const side = promotion.databases[otherSide(promotion.from)];\n',
+        `    const side = promotion.databases[otherSide(promotion.from)];
+    await to.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [slot]);
+`,
+      ),
+      edit(
+        'src/postgres/promotion-sessions.ts',
+        "`SELECT pg_create_logical_replication_slot(${literal(slot)}, 'pgoutput') WHERE ${actor}`",
+        '`SELECT pg_replication_slot_advance(${literal(slot)}, pg_current_wal_flush_lsn()) WHERE ${actor}`',
+      ),
+      edit(HOLD, '  await dropEarlySlots(sessions.to, promotion);\n  await readPositions', '  await readPositions'),
+    ],
+    test: inCrash('green is killed right after the promotion'),
+  },
+  {
+    rule: 'commits of ours are durable whatever the default of the database is',
+    edits: [edit('src/postgres/session.ts', "WHEN 'off' THEN 'on' WHEN 'local' THEN 'on'", "WHEN 'local' THEN 'on'")],
+    test: inCrash('blue is killed right after the decision'),
+  },
+  {
+    rule: 'the settings of a session do not weaken what the database asks of a commit',
+    edits: [
+      edit('src/postgres/session.ts', "WHEN 'off' THEN 'on' WHEN 'local' THEN 'on'", "WHEN 'local' THEN 'local'"),
+    ],
+    test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'synchronous_commit' },
+  },
+  {
+    rule: 'the way back is proven before every promotion',
+    edits: [edit(PREPARE, '        await probePeer(session, conninfo);\n', '')],
+    test: inFeeds('no promotion begins without a way back'),
+  },
+  {
+    rule: 'sequences are carried over in the hold',
+    edits: [edit(PROMOTE, "    await step('sequences', () => carrySequencesOver(sessions, promotion, hold));\n", '')],
+    test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'every key that the old side' },
+  },
+  {
+    rule: 'sequences get a gap in their own direction',
+    edits: [edit('src/postgres/sequences.ts', 'BigInt(gap) * shape.increment', 'BigInt(gap)')],
+    test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'every key that the old side' },
+  },
+  {
+    rule: 'a sequence stays within its bounds',
+    edits: [
+      edit('src/postgres/sequences.ts', 'const fits = moved >= shape.min && moved <= shape.max;', 'const fits = true;'),
+    ],
+    test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'a sequence without room' },
+  },
+  {
+    rule: 'DDL on blue during the run is noticed',
+    edits: [
+      edit(
+        'src/postgres/ddl/compare-facts.ts',
+        'return definition === next ? [] :',
+        'return definition === next || (one !== undefined && other !== undefined) ? [] :',
+      ),
+    ],
+    test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'DDL on blue' },
+  },
+  {
+    rule: 'a decision names the epoch that it ends',
+    edits: [
+      edit(
+        STATE,
+        'IF r.epoch IS DISTINCT FROM expected_epoch OR r.writes_on = new_side THEN',
+        'IF r.writes_on = new_side THEN',
+      ),
+    ],
+    test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'opens, closes and decides nothing' },
+  },
+];
