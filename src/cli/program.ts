@@ -1,8 +1,11 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { linkCommand, serveCommand } from './approvals-commands.js';
+import type { LinkFlags, ServeFlags } from './approvals-commands.js';
 import { doctorCommand } from './doctor-command.js';
 import type { DoctorFlags } from './doctor-command.js';
 import { messageCommand } from './message-command.js';
 import type { MessageFlags, MessageName } from './message-command.js';
+import { DURATION_PATTERN } from '../plan/duration.js';
 import { lintCommand, schemaCommand, showCommand } from './plan-commands.js';
 import type { LintOptions } from './plan-commands.js';
 import { preflightCommand } from './preflight-command.js';
@@ -69,6 +72,18 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
     .action(async (name: string, gate: string, flags: MessageFlags) =>
       ended(await messageCommand(terminal, 'approve', name, flags, gate)),
     );
+  const approvals = verdigris.command('approvals').description('Approval by signed links (docs/approvals.md)');
+  withServer(approvals.command('serve'), true)
+    .description('Answer approval links: GET shows what is asked, POST approves')
+    .option('--host <address>', 'address to listen on; put TLS before it', '127.0.0.1')
+    .addOption(new Option('--port <number>', 'port to listen on').default(8790).argParser(port))
+    .action(async (flags: ServeFlags) => ended(await serveCommand(terminal, flags)));
+  withServer(approvals.command('link <name>'), true)
+    .description('Print a link that approves what the run asks now')
+    .option('--for <who>', 'whom it is made out to')
+    .addOption(new Option('--valid-for <duration>', 'such as 1h').default('24h').argParser(duration))
+    .option('--url <base>', 'where the links are answered (default: VERDIGRIS_APPROVAL_URL)')
+    .action(async (name: string, flags: LinkFlags) => ended(await linkCommand(terminal, name, flags)));
   for (const [message, description] of Object.entries(MESSAGES) as [Exclude<MessageName, 'approve'>, string][]) {
     const command = withMessage(verdigris.command(`${message} <name>`)).description(description);
     if (message === 'rollback') {
@@ -119,6 +134,17 @@ function withMessage(command: Command): Command {
   return withServer(command, true)
     .requiredOption('--by <who>', 'who sends this')
     .requiredOption('--reason <why>', 'why');
+}
+
+function port(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 0 || value > 65_535) throw new InvalidArgumentError('write a port');
+  return value;
+}
+
+function duration(text: string): string {
+  if (!DURATION_PATTERN.test(text)) throw new InvalidArgumentError('write a number and a unit, such as 30m or 24h');
+  return text;
 }
 
 function seconds(text: string): number {

@@ -82,7 +82,8 @@ function unlessNoAnswer(error: unknown): undefined {
   throw error;
 }
 
-async function readStatus(client: Client, workflowId: string, timeout: number): Promise<MigrationStatus> {
+/** The status of a run. @throws CommandError when nobody answers for it. */
+export async function readStatus(client: Client, workflowId: string, timeout: number): Promise<MigrationStatus> {
   try {
     return await client.withDeadline(Date.now() + timeout * 1_000, () =>
       client.workflow.getHandle(workflowId).query(statusQuery),

@@ -29,7 +29,7 @@ export function databasesOf(plan: Connections, environment: Environment): Databa
 /** The names of the connections that this environment knows, as they stand in the variables: `SHOP_BLUE`. */
 export function knownConnections(environment: Environment): string[] {
   return Object.keys(environment).flatMap((key) => {
-    const name = /^VERDIGRIS_CONNECTION_(.+?)(_FILE|_PEER)?$/.exec(key)?.[1];
+    const name = /^VERDIGRIS_CONNECTION_(.+?)(_SECRET|_TOKEN)?(_FILE|_PEER)?$/.exec(key)?.[1];
     return name === undefined ? [] : [name];
   });
 }
@@ -116,7 +116,8 @@ function notAUri(variable: string): VerdigrisError {
 /** Every password that this environment holds: what must be cut out of any text that leaves the worker. */
 export function secretsOf(environment: Environment): string[] {
   return Object.entries(environment).flatMap(([key, value]) => {
-    if (!key.startsWith('VERDIGRIS_CONNECTION_') || value === undefined || value === '') return [];
+    const isSecret = key.startsWith('VERDIGRIS_CONNECTION_') || key.startsWith('VERDIGRIS_APPROVAL_SECRET');
+    if (!isSecret || value === undefined || value === '') return [];
     try {
       const text = key.endsWith('_FILE') ? (readSecret(value, key) ?? '') : value;
       const encoded = /^[^:]+:\/\/[^:@/]*:([^@]*)@/.exec(text)?.[1];
