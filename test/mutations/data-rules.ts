@@ -32,7 +32,7 @@ export const DATA_RULES: readonly Mutation[] = [
         'return [assignUp(spec, c)];',
       ),
     ],
-    test: inTrigger('an update from blue recomputes'),
+    test: inTrigger('up/down triggers, pg18'),
   },
   {
     rule: 'the up/down trigger fires in every session, the apply worker included',
@@ -65,7 +65,7 @@ export const DATA_RULES: readonly Mutation[] = [
         'CONTINUE WHEN coalesce(feed.applied > upto, false);',
       ),
     ],
-    test: { file: 'test/router/read-your-writes.test.ts', name: 'strict reads see' },
+    test: inStreams('shows the last write only when every stream'),
   },
   {
     rule: 'a commit that is applied but not visible yet is not read',

@@ -231,7 +231,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
         "`SELECT pg_create_logical_replication_slot(${literal(slot)}, 'pgoutput') WHERE ${actor}`",
         '`SELECT pg_replication_slot_advance(${literal(slot)}, pg_current_wal_flush_lsn()) WHERE ${actor}`',
       ),
-      edit(HOLD, '  await dropEarlySlots(sessions.to, promotion);\n  await readPositions', '  await readPositions'),
+      edit(HOLD, '  await dropEarlySlots(sessions.to, promotion);\n', ''),
     ],
     test: inCrash('green is killed right after the promotion'),
   },
@@ -254,7 +254,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'sequences are carried over in the hold',
-    edits: [edit(PROMOTE, "    await step('sequences', () => carrySequencesOver(sessions, promotion, hold));\n", '')],
+    edits: [edit(HOLD, 'setPositions(sessions.to, carried)', 'setPositions(sessions.to, [])')],
     test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'every key that the old side' },
   },
   {
