@@ -3,6 +3,7 @@ import { formatFinding, hasErrors, type Finding } from '../src/plan/finding.js';
 import { lintPlan } from '../src/plan/lint.js';
 import { parsePlan } from '../src/plan/parse.js';
 import type { Plan } from '../src/plan/schema.js';
+import { checkPgBouncers } from '../src/pgbouncer/preflight.js';
 import { preflight, type PreflightFinding } from '../src/postgres/preflight/preflight.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { alive, perform, type ActivityDependencies } from './context.js';
@@ -24,7 +25,8 @@ export function preflightActivities(dependencies: ActivityDependencies) {
     preflight: (ref: RunRef): Promise<{ warnings: string[] }> =>
       perform(dependencies, ref, async ({ databases, run, report }) => {
         report({ checking: 'both databases' });
-        const { findings } = await preflight({ ...databases, plan: ref.plan, runId: run.runId });
+        const { findings: ofDatabases } = await preflight({ ...databases, plan: ref.plan, runId: run.runId });
+        const findings = [...ofDatabases, ...(await checkPgBouncers(ref.plan, databases, dependencies.environment))];
         const errors = findings.filter((finding) => finding.severity === 'error');
         if (errors.length > 0) throw preflightFailed(errors);
         return { warnings: findings.filter((f) => f.severity === 'warning').map((f) => `${describe(f)} ${f.remedy}`) };

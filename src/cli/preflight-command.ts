@@ -4,6 +4,7 @@ import { lintPlan } from '../plan/lint.js';
 import type { Plan } from '../plan/schema.js';
 import { standbyDryRun } from '../postgres/bootstrap/standby/dry-run.js';
 import { isReady, type PreflightFinding } from '../postgres/preflight/finding.js';
+import { checkPgBouncers } from '../pgbouncer/preflight.js';
 import { preflight } from '../postgres/preflight/preflight.js';
 import { databasesOf } from '../worker/connections.js';
 import { tellFindings } from './plan-commands.js';
@@ -27,7 +28,9 @@ export async function preflightCommand(terminal: Terminal, file: string, flags: 
     return EXIT.refused;
   }
   const { plan } = parsed;
-  const report = await preflight({ ...connections(plan), plan, runId: 'preflight command' });
+  const databases = connections(plan);
+  const { findings } = await preflight({ ...databases, plan, runId: 'preflight command' });
+  const report = { findings: [...findings, ...(await checkPgBouncers(plan, databases, process.env))] };
   const steps = plan.bootstrap.method === 'standby' ? standbyDryRun(plan) : [];
   if (flags.json === true) terminal.out(JSON.stringify({ ready: isReady(report), ...report, steps }, null, 2));
   else {

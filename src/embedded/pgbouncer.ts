@@ -33,6 +33,8 @@ export interface EmbeddedPgBouncer {
   readonly logFile: string;
   stop(): Promise<void>;
   kill(signal: NodeJS.Signals): void;
+  /** Ends the process; restart() brings it back. */
+  stopProcess(): Promise<void>;
   /** Starts it again, on the same port and configuration, instead of the one that runs or has run. */
   restart(): Promise<void>;
 }
@@ -113,6 +115,7 @@ export async function startPgBouncer(options: PgBouncerOptions): Promise<Embedde
       file,
       logFile,
       kill: (signal) => void child.kill(signal),
+      stopProcess: () => end(child),
       stop: async () => {
         await end(child);
         removeScratchFolder(folder);

@@ -31,6 +31,9 @@ const ANSWER_MS = 5_000;
 
 /** A session with the admin console of one PgBouncer: simple commands, no SQL, no bound values. */
 export class Console {
+  /** The command before: one at a time. */
+  #before: Promise<unknown> = Promise.resolve();
+
   private constructor(
     private readonly client: pg.Client,
     private readonly socket: Socket,
@@ -144,7 +147,13 @@ export class Console {
     return (await this.#command(`SHOW ${what}`)).rows;
   }
 
-  async #command(command: string): Promise<pg.QueryResult<Record<string, unknown>>> {
+  #command(command: string): Promise<pg.QueryResult<Record<string, unknown>>> {
+    const answer = this.#before.then(() => this.#ask(command));
+    this.#before = answer.catch(() => undefined);
+    return answer;
+  }
+
+  async #ask(command: string): Promise<pg.QueryResult<Record<string, unknown>>> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {

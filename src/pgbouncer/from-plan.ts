@@ -4,11 +4,12 @@ import { openTransactions } from '../postgres/locks.js';
 import { NewestRoute } from '../postgres/newest-route.js';
 import { NO_POOLS, type Pools } from '../postgres/pools.js';
 import type { Databases } from '../postgres/session.js';
-import { otherSide } from '../side.js';
+import { otherSide, type Side } from '../side.js';
 import { connectionConfig, type Environment } from '../worker/connections.js';
 import { obstaclesOf } from './obstacles.js';
 import { pgBouncerPools } from './pgbouncer-pools.js';
 import type { PgBouncers } from './pgbouncer.js';
+import { identityOf } from './reach.js';
 
 /** The PgBouncers of a plan; undefined when it names none. @throws VerdigrisError ConnectionUnknown */
 export function pgBouncersOf({ name, traffic }: Plan, environment: Environment): PgBouncers | undefined {
@@ -37,12 +38,18 @@ export function poolsOf(plan: Plan, databases: Databases, environment: Environme
 /** PgBouncers before these two databases. */
 export function poolsBefore(setup: PgBouncers, databases: Databases): Pools {
   const route = new NewestRoute(databases, setup.migration);
+  const identities = new Map<Side, Promise<string>>();
+  const identity = (side: Side): Promise<string> => {
+    const known = identities.get(side) ?? route.session(side).then(identityOf);
+    identities.set(side, known);
+    return known;
+  };
   return pgBouncerPools(setup, {
     whereWritesAre: () => route.read(),
     openTransactions: async (side, pids, olderThanMs) =>
       openTransactions(await route.session(side), pids, olderThanMs / 1_000),
     obstacles: async (instance, to) => {
-      const sides = [{ side: to, session: () => route.session(to) }];
+      const sides = [{ side: to, identity: identity(to) }];
       const found = await obstaclesOf(instance, { setup, sides, leadsTo: otherSide(to) });
       return found.filter(({ severity }) => severity === 'error').map(({ message, remedy }) => `${message}. ${remedy}`);
     },

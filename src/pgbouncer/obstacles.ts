@@ -2,12 +2,11 @@ import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { VerdigrisError } from '../errors.js';
-import type { Session } from '../postgres/session.js';
 import type { Side } from '../side.js';
 import type { Console } from './console.js';
 import type { Instance } from './instance.js';
 import type { PgBouncers } from './pgbouncer.js';
-import { identityOf, identityThrough } from './reach.js';
+import { identityThrough } from './reach.js';
 
 /** Something that stops a PgBouncer from taking part in a promotion, or that somebody should know. */
 export interface Obstacle {
@@ -21,8 +20,8 @@ export interface Obstacle {
 /** What is asked of a PgBouncer. */
 export interface Question {
   readonly setup: PgBouncers;
-  /** The sides that must be reached through it, each with a session of ours to compare with. */
-  readonly sides: readonly { readonly side: Side; readonly session: () => Promise<Session> }[];
+  /** The sides that must be reached through it, each with what we find there ourselves (identityOf). */
+  readonly sides: readonly { readonly side: Side; readonly identity: Promise<string> }[];
   /** Where its entries must lead now. */
   readonly leadsTo: Side;
 }
@@ -210,10 +209,10 @@ async function fileObstacles(instance: Instance): Promise<Obstacle[]> {
 async function reachObstacles(
   { pooler }: Instance,
   { aliases }: PgBouncers,
-  { side, session }: Question['sides'][number],
+  { side, identity }: Question['sides'][number],
 ): Promise<Obstacle[]> {
   try {
-    const [through, direct] = await Promise.all([identityThrough(pooler, aliases[side]), session().then(identityOf)]);
+    const [through, direct] = await Promise.all([identityThrough(pooler, aliases[side]), identity]);
     if (through === direct) return [];
     return [
       {

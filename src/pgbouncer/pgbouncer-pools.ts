@@ -52,7 +52,7 @@ class PgBouncerPools implements Pools {
   async prepare(from: Side, epoch: number): Promise<void> {
     const live = await this.#reach(from);
     this.#want({ side: from, epoch });
-    await Promise.all(live.map((instance) => this.#prove(instance, from, epoch)));
+    await allDone(live.map((instance) => this.#prove(instance, from, epoch)));
     const { obstacles } = this.asked;
     if (obstacles === undefined) return;
     const found = (await Promise.all(live.map((instance) => obstacles(instance, otherSide(from))))).flat();
@@ -64,7 +64,7 @@ class PgBouncerPools implements Pools {
     this.#want({ side: from, epoch });
     await this.#refuseLongTransactions(live, from);
     try {
-      await Promise.all(
+      await allDone(
         live.map(async (instance) => {
           await this.#prove(instance, from, epoch);
           await instance.openPauses();
@@ -73,7 +73,7 @@ class PgBouncerPools implements Pools {
       );
       for (const instance of live) this.#ours.add(instance);
       const { pauseTimeoutMs } = this.setup;
-      const results = await Promise.all(
+      const results = await allDone(
         live.map(async (instance) => ({ instance, result: await instance.pause(pauseTimeoutMs) })),
       );
       const late = results.flatMap(({ instance, result }) =>
@@ -215,6 +215,12 @@ class PgBouncerPools implements Pools {
       return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
     }
   }
+}
+
+/** Like Promise.all, but a failure waits for the others: what undoes it must not overtake them. */
+async function allDone<T>(work: readonly Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(work);
+  return Promise.all(work);
 }
 
 function blockedBy(error: unknown): VerdigrisError {

@@ -18,17 +18,18 @@ export async function replaceFile(path: string, text: string): Promise<() => Pro
     await handle.chmod(before.mode & 0o777);
     // Only root may give a file away; where it can't be done, RELOAD shows whether PgBouncer can still read it.
     await handle.chown(before.uid, before.gid).catch(() => undefined);
+    await handle.close();
     await rename(draft, path);
   } catch (error) {
-    await handle.close();
+    await handle.close().catch(() => undefined);
     await rm(draft, { force: true });
     throw error;
   }
   return async () => {
-    await handle.sync();
-    await handle.close();
-    const folder = await open(dirname(path));
-    await folder.sync().finally(() => folder.close());
+    for (const written of [path, dirname(path)]) {
+      const opened = await open(written);
+      await opened.sync().finally(() => opened.close());
+    }
   };
 }
 

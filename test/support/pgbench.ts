@@ -8,8 +8,6 @@ import { join } from 'node:path';
 export interface PgbenchResult {
   readonly transactions: number;
   readonly failed: number;
-  /** Everything that it complained of; empty when all is well. */
-  readonly complaints: string;
   /** Latency of each transaction in microseconds, in the order of their ends. */
   readonly latencies: readonly number[];
 }
@@ -24,7 +22,6 @@ export interface PgbenchOptions {
   readonly clients: number;
   /** Transactions a second, of all clients together. */
   readonly rate: number;
-  readonly seconds: number;
 }
 
 const FOLDERS = ['/usr/lib/postgresql/15/bin', '/usr/lib/postgresql/16/bin', '/usr/lib/postgresql/17/bin', '/usr/bin'];
@@ -36,9 +33,9 @@ export function findPgbench(): string | undefined {
 
 /** A run of pgbench: an application that neither knows of Verdigris nor tries anything again. */
 export interface Pgbench {
-  /** Whether its clients are still at work. */
-  isRunning(): boolean;
-  /** Waits for its end. */
+  /** Everything that its clients have complained of so far; empty when all is well. */
+  complaints(): string;
+  /** Waits for its end, which is when its clients have lost their connections: it has no other one before its time. */
   result(): Promise<PgbenchResult>;
 }
 
@@ -52,7 +49,7 @@ export function startPgbench(options: PgbenchOptions): Pgbench {
     program,
     [
       ...['-h', '127.0.0.1', '-p', String(options.port), '-U', options.user, '-n', '-f', join(folder, 'script.sql')],
-      ...['-c', String(options.clients), '-j', '1', '-T', String(options.seconds), '-R', String(options.rate)],
+      ...['-c', String(options.clients), '-j', '1', '-T', '600', '-R', String(options.rate)],
       ...['-l', '--log-prefix', join(folder, 'log'), options.database],
     ],
     { cwd: folder, env: { ...process.env, PGPASSWORD: options.password }, stdio: ['ignore', 'ignore', 'pipe'] },
@@ -61,7 +58,7 @@ export function startPgbench(options: PgbenchOptions): Pgbench {
   child.stderr.on('data', (data) => (complaints += String(data)));
   const ended = once(child, 'close');
   return {
-    isRunning: () => child.exitCode === null && child.signalCode === null,
+    complaints: () => complaints.replaceAll(/^pgbench \(.*\n/gm, '').trim(),
     result: async () => {
       await ended;
       const lines = readdirSync(folder)
@@ -74,7 +71,6 @@ export function startPgbench(options: PgbenchOptions): Pgbench {
       return {
         transactions: lines.length - failed,
         failed,
-        complaints: complaints.replaceAll(/^pgbench.*(scale|vacuum|PostgreSQL).*\n/gm, '').trim(),
         latencies: lines.filter((fields) => fields[2] !== 'failed').map((fields) => Number(fields[2])),
       };
     },

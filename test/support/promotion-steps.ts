@@ -2,6 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { TableName } from '../../src/plan/table-name.js';
 import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { preparePromotion, withdrawOpening } from '../../src/postgres/prepare-promotion.js';
+import { poolsBefore } from '../../src/pgbouncer/from-plan.js';
+import type { PgBouncers } from '../../src/pgbouncer/pgbouncer.js';
+import { NO_POOLS, releaseAll } from '../../src/postgres/pools.js';
 import { promote } from '../../src/postgres/promote.js';
 import { readDecision } from '../../src/postgres/promotion-decision.js';
 import { withSession, type Databases } from '../../src/postgres/session.js';
@@ -14,32 +17,44 @@ export interface Move {
   readonly from: Side;
   readonly tables: readonly TableName[];
   readonly maxHoldMs: number;
+  /** PgBouncers that lead the way of the writes. */
+  readonly pgbouncers?: PgBouncers;
 }
 
 const ATTEMPTS = 10;
 
 /** The activities `promote` and `finishPromotion` without Temporal, so that a process of its own does them in a second. */
 export const STEPS = {
-  async promote({ databases, migration, from, tables, maxHoldMs }: Move): Promise<void> {
+  async promote({ databases, migration, from, tables, maxHoldMs, pgbouncers }: Move): Promise<void> {
+    const pools = pgbouncers === undefined ? NO_POOLS : poolsBefore(pgbouncers, databases);
     await withSession(databases[from], { purpose: 'promote' }, async (session) => {
       try {
-        const { decided } = await readDecision(session, migration, from);
+        const { decided, epoch } = await readDecision(session, migration, from);
+        if (!decided) await releaseAll(pools);
         const wayBack = tables.map((table) => ({ table }));
         const knownTables = decided
           ? []
           : await preparePromotion({ databases, migration, from, fenced: tables, wayBack });
+        if (!decided) await pools.prepare(from, epoch);
         const fenced = decided ? [] : tables;
-        const promotion = { databases, migration, from, fenced, knownTables, maxHoldMs };
+        const promotion = { databases, migration, from, fenced, knownTables, maxHoldMs, pools };
         await promote({ ...promotion, sequenceGap: 1_000, feedBack: true }, { attempts: ATTEMPTS });
       } catch (error) {
         await withdrawOpening(session, migration, from).catch(() => undefined);
+        const decision = await readDecision(session, migration, from).catch(() => undefined);
+        if (decision?.decided === false) await releaseAll(pools);
         throw error;
+      } finally {
+        await pools.close();
       }
     });
   },
 
-  async finish({ databases, migration, from }: Move): Promise<void> {
+  async finish({ databases, migration, from, pgbouncers }: Move): Promise<void> {
     await finishPromotion(databases, migration, from, { feedBack: true });
+    if (pgbouncers === undefined) return;
+    const pools = poolsBefore(pgbouncers, databases);
+    await releaseAll(pools).finally(() => pools.close());
   },
 };
 

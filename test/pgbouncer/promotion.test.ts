@@ -1,0 +1,137 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
+import { pgBouncerPools } from '../../src/pgbouncer/pgbouncer-pools.js';
+import { poolsBefore } from '../../src/pgbouncer/from-plan.js';
+import { releaseAll } from '../../src/postgres/pools.js';
+import { findPgbench } from '../support/pgbench.js';
+import { PooledPair } from '../support/pooled-pair.js';
+import { killWorkerAt } from '../support/pooled-death.js';
+import { carryOut, STEPS } from '../support/promotion-steps.js';
+
+const missing = findPgBouncer() === undefined ? 'pgbouncer' : findPgbench() === undefined ? 'pgbench' : undefined;
+if (missing !== undefined) process.stdout.write(`SKIPPED promotions behind PgBouncer: ${missing} is not installed\n`);
+
+describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () => {
+  let pair: PooledPair;
+  const clients: pg.Client[] = [];
+
+  beforeAll(async () => {
+    pair = await PooledPair.create('pooled move', { pauseTimeoutMs: 1_500 });
+  });
+
+  afterAll(async () => pair.close());
+
+  afterEach(async () => {
+    await Promise.all(clients.splice(0).map((client) => client.end().catch(() => undefined)));
+  });
+
+  async function client(pooler: number): Promise<pg.Client> {
+    const one = new pg.Client(pair.clientOf(pooler));
+    one.on('error', () => undefined);
+    await one.connect();
+    clients.push(one);
+    return one;
+  }
+
+  it('fails no transaction of pgbench, there and back', async () => {
+    const load = pair.load();
+    await sleep(1_000);
+    for (const from of ['blue', 'green'] as const) {
+      for (const step of ['promote', 'finish'] as const) await carryOut(step, pair.move(from));
+      await pair.expectSettled(from === 'blue' ? 'green' : 'blue');
+      await sleep(200);
+    }
+    const { failed, transactions } = await load.stop();
+    expect(failed).toBe(0);
+    expect(transactions).toBeGreaterThan(200);
+    await pair.expectWritten(transactions);
+  });
+
+  it('moves nothing and lets everybody go on when a client does not end its transaction', async () => {
+    const idle = await client(1);
+    await idle.query('BEGIN');
+    const { pid } = (await idle.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')).rows[0] ?? { pid: 0 };
+    // Younger than the pause may take: nobody knows yet that it will not end.
+    const { epoch } = await pair.whereWritesAre();
+    const inTheWay = new RegExp(`did not come to rest within 300 ms. In the way: pid ${pid} \\(.*idle in transaction`);
+    const impatient = pgBouncerPools(
+      { ...pair.setup, pauseTimeoutMs: 300 },
+      { openTransactions: pair.openTransactions },
+    );
+    await expect(impatient.pause('blue', epoch)).rejects.toThrow(inTheWay);
+    await impatient.close();
+    await (await client(1)).query('UPDATE accounts SET balance = balance WHERE id = 1');
+    // Later it is seen at once, and nobody waits for it at all.
+    await sleep(300);
+    const move = pair.move('blue', { ...pair.setup, pauseTimeoutMs: 300 });
+    await expect(STEPS.promote(move)).rejects.toThrow(
+      new RegExp(`would have to wait for pid ${pid} \\(.*idle in transaction`),
+    );
+    const other = await client(1);
+    await other.query('UPDATE accounts SET balance = balance WHERE id = 1');
+    // Its server connection is still the one that it had: nobody has ended it.
+    await idle.query('UPDATE accounts SET balance = balance WHERE id = 2; COMMIT');
+    await pair.expectSettled('blue');
+  });
+
+  it('moves nothing when one of them is down, and leads it to where writes are when it starts', async () => {
+    await pair.poolers[1]?.stopProcess();
+    await expect(STEPS.promote(pair.move('blue'))).rejects.toThrow(
+      /"pgbouncer_2" can't be opened: no connection \(ECONNREFUSED\)/,
+    );
+    await pair.expectSettled('blue', [0]);
+    await (await client(0)).query('UPDATE accounts SET balance = balance WHERE id = 1');
+    await pair.poolers[1]?.restart();
+    await releaseHere();
+    await pair.expectSettled('blue');
+  });
+
+  it('goes back without one that is down, which then starts where writes are', async () => {
+    await carryOut('promote', pair.move('blue'));
+    await carryOut('finish', pair.move('blue'));
+    await pair.expectSettled('green');
+    await pair.poolers[0]?.stopProcess();
+    await carryOut('promote', pair.move('green'));
+    await carryOut('finish', pair.move('green'));
+    await pair.expectSettled('blue', [1]);
+    await pair.poolers[0]?.restart();
+    await pair.expectSettled('blue');
+  });
+
+  it('leaves a pause of somebody else alone, and says so', async () => {
+    const admin = new pg.Client({ ...pair.clientOf(0), database: 'pgbouncer' });
+    await admin.connect();
+    clients.push(admin);
+    await admin.query('PAUSE orders');
+    await expect(STEPS.promote(pair.move('blue'))).rejects.toThrow(
+      /"orders" is paused on PgBouncer "pgbouncer_1", and not by/,
+    );
+    const { rows } = await admin.query<{ name: string; paused: number }>('SHOW DATABASES');
+    expect(rows.find(({ name }) => name === 'orders')?.paused).toBe(1);
+    await admin.query('RESUME orders');
+    await pair.expectSettled('blue');
+  });
+
+  /** What any activity does first that may have been begun by a worker that is gone. */
+  async function releaseHere(): Promise<void> {
+    const pools = poolsBefore(pair.setup, pair.databases);
+    await releaseAll(pools).finally(() => pools.close());
+  }
+
+  it('ends on green with nobody waiting when its worker is killed between RELOAD and RESUME', async () => {
+    const { outcome } = await killWorkerAt(pair, {
+      name: 'RELOAD leads to green',
+      at: 'console',
+      point: ({ text, nth }) => text === 'RELOAD' && nth === 3,
+      when: 'after',
+    });
+    expect(outcome).toBe('killed there');
+    // Its clients wait: nobody has told them yet that the way is free.
+    const waiting = client(0).then((one) => one.query('UPDATE accounts SET balance = balance WHERE id = 1'));
+    for (const step of ['promote', 'finish'] as const) await carryOut(step, pair.move('blue'));
+    await pair.expectSettled('green');
+    await waiting;
+  });
+});

@@ -1,0 +1,76 @@
+import { describe, expect, it } from 'vitest';
+import { EntryFile } from '../../src/pgbouncer/entry.js';
+import { markValue, parseMark } from '../../src/pgbouncer/mark.js';
+
+const FILE = `; who looks after this: the shop team
+[databases]
+orders = host=blue.internal port=5432 dbname=shop pool_size=20 connect_query='SELECT ''hello'''
+  "odd name" = host=blue.internal dbname=shop ; not a comment, PgBouncer has none here
+orders_blue = host=blue.internal port=5432 dbname=shop pool_size=1
+orders_green = host='green host' port = 6543
+forced = host=blue.internal dbname=shop user=app password='it''s'
+
+[users]
+orders = pool_mode=session
+`;
+
+describe('entries of PgBouncer', () => {
+  it('lead where another one does, and keep everything else of their line', () => {
+    const file = new EntryFile(FILE);
+    file.point('orders', 'orders_green');
+    expect(file.toString()).toBe(
+      FILE.replace(
+        "orders = host=blue.internal port=5432 dbname=shop pool_size=20 connect_query='SELECT ''hello'''",
+        // Without a dbname an entry leads to the database of its own name.
+        "orders = host='green host' port=6543 dbname=orders_green pool_size=20 connect_query='SELECT ''hello'''",
+      ),
+    );
+  });
+
+  it('are as before when they have been there and back', () => {
+    const file = new EntryFile(FILE);
+    file.point('orders', 'orders_green');
+    file.point('orders', 'orders_blue');
+    expect(file.toString()).toBe(FILE);
+  });
+
+  it('keep the user that they force, unless the other one forces another', () => {
+    const file = new EntryFile(FILE);
+    file.point('forced', 'orders_blue');
+    expect(file.parameter('forced', 'user')).toBe('app');
+    expect(file.parameter('forced', 'password')).toBe("it's");
+    file.set('orders_green', 'host=g user=other password=x');
+    file.point('forced', 'orders_green');
+    expect(file.parameter('forced', 'user')).toBe('other');
+  });
+
+  it('may have odd names', () => {
+    const file = new EntryFile('"odd name" = host=a\n"odd name blue" = host=b\n');
+    file.point('odd name', 'odd name blue');
+    expect(file.toString()).toBe(`"odd name" = host=b dbname='odd name blue'\n"odd name blue" = host=b\n`);
+  });
+
+  it('are put into their section when they are new', () => {
+    const file = new EntryFile(FILE);
+    file.set('verdigris_shop', 'host=x');
+    expect(file.toString()).toBe(`${FILE}[databases]\nverdigris_shop = host=x\n`);
+    const plain = new EntryFile('a = host=b\n');
+    plain.set('verdigris_shop', 'host=x');
+    plain.set('verdigris_shop', 'host=y');
+    expect(plain.toString()).toBe('a = host=b\nverdigris_shop = host=y\n');
+  });
+
+  it('that are not there, or not readable, are refused without a word of what they hold', () => {
+    const file = new EntryFile('a = host=b\nc = host=b password secret\n');
+    expect(() => file.point('a', 'nothing')).toThrow('it has no entry "nothing"');
+    expect(() => file.point('c', 'a')).toThrow(/^an entry is not of the form/);
+  });
+
+  it('carry a mark that can be read back', () => {
+    const mark = { epoch: 1795397953, side: 'green', state: 'moving' } as const;
+    const file = new EntryFile('');
+    file.set('verdigris_shop', markValue(mark));
+    expect(parseMark(file.parameter('verdigris_shop', 'dbname'))).toEqual(mark);
+    expect(parseMark('postgres')).toBeUndefined();
+  });
+});
