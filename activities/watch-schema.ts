@@ -3,17 +3,19 @@ import { installDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import {
   acceptSchema,
   beginSchemaWatch,
+  isWatched,
   lookAtSchema,
   takeOver,
   type Acceptance,
   type Watched,
 } from '../src/postgres/ddl/schema-watch.js';
 import { sqlState } from '../src/postgres/sqlstate.js';
+import { readCatalogSignature } from '../src/postgres/ddl/table-facts.js';
 import type { Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 
-/** Time between two looks, ms; longer where a look takes long, so that the watch is never more than a thirtieth of the time. */
+/** Time between two looks, ms; longer where a look takes long: the watch is never more than a thirtieth of the time. */
 const LOOK_EVERY_MS = 3_000;
 const SHARE = 30;
 
@@ -33,11 +35,17 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
     watchSchema: (ref: RunRef, side: Side): Promise<{ what: string }> =>
       perform(dependencies, ref, async (work) => {
         const watched = await watchedBy(work, ref, side);
+        let quiet = '';
         for (;;) {
           work.signal.throwIfAborted();
           const began = performance.now();
-          const what = await lookUnlessBusy(watched);
-          if (what !== null) return { what };
+          const signature = await readCatalogSignature(watched.session);
+          if (signature !== quiet) {
+            const what = await lookUnlessBusy(watched);
+            if (typeof what === 'string') return { what };
+            // Without a baseline nothing has been compared yet.
+            if (what === null) quiet = signature;
+          }
           const took = performance.now() - began;
           work.report({ side, lookMs: Math.round(took) });
           await sleep(Math.min(60_000, Math.max(LOOK_EVERY_MS, took * SHARE)), undefined, { signal: work.signal });
@@ -68,11 +76,11 @@ async function watchedBy(work: Work, ref: RunRef, side: Side): Promise<Watched> 
 }
 
 /** DDL that runs right now holds locks that the catalog's functions ask for, or drops what is being read: the next look sees it. */
-async function lookUnlessBusy(watched: Watched): Promise<string | null> {
+async function lookUnlessBusy(watched: Watched): Promise<string | null | undefined> {
   try {
-    return (await lookAtSchema(watched)).what;
+    return (await isWatched(watched)) ? (await lookAtSchema(watched)).what : undefined;
   } catch (error) {
-    if (BUSY.has(sqlState(error) ?? '')) return null;
+    if (BUSY.has(sqlState(error) ?? '')) return undefined;
     throw error;
   }
 }

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { armFence, dropFence } from '../../src/postgres/fence.js';
 import { dropDdlTriggers, installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
 import { acceptSchema, beginSchemaWatch, lookAtSchema, type Watched } from '../../src/postgres/ddl/schema-watch.js';
+import { readCatalogSignature } from '../../src/postgres/ddl/table-facts.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { closeSession, openSession, withSession, type Databases, type Session } from '../../src/postgres/session.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
@@ -117,6 +118,9 @@ describe.each(['pg15', 'pg18'] as const)('DDL on %s', (server) => {
         `TRUNCATE shop.log; REFRESH MATERIALIZED VIEW shop.sums; GRANT SELECT ON shop.orders TO PUBLIC; COMMENT ON TABLE shop.orders IS 'x'; ` +
         `CREATE TEMP TABLE scratch (id serial PRIMARY KEY); DROP TABLE scratch; CREATE TABLE audit.more (id serial); CREATE UNLOGGED TABLE shop.cache (id int)`,
     );
+    const quiet = await readCatalogSignature(session);
+    await asApplication('VACUUM (ANALYZE) shop.orders; VACUUM; ANALYZE; CREATE TEMP TABLE scratch (id serial)');
+    expect(await readCatalogSignature(session)).toBe(quiet);
     await armFence(session, [{ schema: 'shop', name: 'orders' }]);
     await session.query('CREATE PUBLICATION verdigris_ddl_to_green FOR TABLE shop.orders');
     expect(await what()).toBeNull();
@@ -127,7 +131,9 @@ describe.each(['pg15', 'pg18'] as const)('DDL on %s', (server) => {
 
   it('is told with what has changed and by whom; what was taken back is forgotten, what can harm is refused', async () => {
     for (const [ddl, said, undo] of CHANGES) {
+      const before = await readCatalogSignature(session);
       await asApplication(ddl);
+      expect(await readCatalogSignature(session), ddl).not.toBe(before);
       expect(await what(), ddl).toMatch(said);
       expect(await what(), ddl).toMatch(/by \w+, application "flyway"/);
       if (undo === undefined) continue;

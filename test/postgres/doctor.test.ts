@@ -1,10 +1,14 @@
 import { randomUUID } from 'node:crypto';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { TableName } from '../../src/plan/table-name.js';
 import { run } from '../../src/cli/run.js';
 import { fencedTables, readTables } from '../../src/postgres/catalog.js';
+import { installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
 import { openDecided } from '../../src/postgres/doctor/open.js';
 import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
 import { feedName } from '../../src/postgres/feed.js';
@@ -17,7 +21,8 @@ import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { tryPromotion } from '../../src/postgres/promote.js';
 import { createPublication } from '../../src/postgres/publication.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
-import { inTransaction, withSession, type Databases, type Session } from '../../src/postgres/session.js';
+import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
+import { inTransaction, openSession, withSession, type Databases, type Session } from '../../src/postgres/session.js';
 import { readOwner, readRoute } from '../../src/postgres/state.js';
 import { ensureSubscription, readSubscription } from '../../src/postgres/subscription.js';
 import { otherSide, type Side } from '../../src/side.js';
@@ -335,6 +340,148 @@ describe('verdigris doctor', () => {
       code: 0,
       text: expect.stringMatching(/^primary {2}blue/) as string,
     });
+  });
+
+  it('opens a green that has been primary only when it is released by the name of its migration', async () => {
+    const patient = await (await Patient.create()).promoted();
+    await patient.promoted('green');
+    const wrong = await doctor('--clean', '--yes', '--release-green', 'another-one');
+    expect(wrong).toMatchObject({ code: 1, text: expect.stringContaining(`(it is "${patient.migration}")`) as string });
+    expect(await patient.writable()).toEqual(['blue']);
+    expect(await doctor('--clean', '--yes', '--release-green', patient.migration)).toMatchObject({ code: 0 });
+    expect(await patient.writable()).toEqual(['blue', 'green']);
+    expect([await patient.left('blue'), await patient.left('green')]).toEqual([[], []]);
+  });
+
+  it("drops the run's copy when told so, what others have made in it stays and keeps the schema; never from a green that took writes", async () => {
+    const patient = await (await Patient.create()).fenced();
+    const { migration } = patient;
+    await patient.on('green', (session) =>
+      applyPreData(
+        {
+          ...{ runId: 'run-1', session, signal: new AbortController().signal, onProgress: () => undefined },
+          connect: (purpose) => openSession(patient.databases.green, { purpose }),
+        },
+        ['CREATE SCHEMA copied', 'CREATE TABLE copied.one (id int)', 'CREATE TABLE copied.two (id int)'],
+      ),
+    );
+    expect((await doctor()).text).toMatch(/copy +3 objects made by the run's schema copy/);
+    expect((await doctor('--clean')).text).toMatch(/green: 3 objects .*--drop-copy d-/);
+    expect(await doctor('--clean', '--yes', '--drop-copy', 'other')).toMatchObject({ code: 1 });
+    await patient.on('green', (s) => s.query('CREATE VIEW copied.theirs AS SELECT 1 AS n'));
+    const partly = await doctor('--clean', '--yes', '--drop-copy', migration);
+    expect(partly.code).toBe(1);
+    expect(partly.text).toMatch(/FAILED {2}green: drop the 3 objects .*these are not empty and stay: copied/);
+    // What says whose the rest is stays until nothing is left.
+    expect(await patient.left('green')).toEqual(expect.arrayContaining(['schema verdigris', 'schema copied']));
+    expect(await patient.writable()).toContain('blue');
+
+    const promoted = await (await Patient.create()).promoted();
+    const refused = await doctor('--clean', '--yes', '--drop-copy', promoted.migration);
+    expect(refused).toMatchObject({ code: 1, text: expect.stringContaining('its rows may be nowhere else') as string });
+  });
+
+  it('removes the event triggers of the run, and no others', async () => {
+    const patient = await (await Patient.create()).replicated();
+    for (const side of ['blue', 'green'] as const) {
+      await patient.on(side, async (s) => {
+        expect(await installDdlTriggers(s)).toBe(true);
+        await s.query(
+          `CREATE FUNCTION public.theirs() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+           CREATE EVENT TRIGGER theirs ON ddl_command_end EXECUTE FUNCTION public.theirs()`,
+        );
+      });
+    }
+    const listed = await doctor();
+    expect(listed.text).toMatch(
+      /event trigger +verdigris_ddl\n +event trigger +verdigris_ddl_drop|event trigger verdigris_ddl/,
+    );
+    expect(listed.text).toMatch(/left by a run that is over: .*event trigger verdigris_ddl/);
+    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
+    for (const side of ['blue', 'green'] as const) {
+      const { rows } = await patient.on(side, (s) => s.query('SELECT evtname FROM pg_event_trigger'));
+      expect(rows).toEqual([{ evtname: 'theirs' }]);
+    }
+    await patient.on('green', (s) => s.query('CREATE TABLE public.later (id int)'));
+  });
+
+  it('keeps schema verdigris where objects of others use it, names them, and removes it when they are gone', async () => {
+    const patient = await (await Patient.create()).replicated();
+    await patient.on('green', (s) => s.query(`CREATE VIEW public.parsed AS SELECT verdigris.try_jsonb('1') AS value`));
+    const kept = await doctor('--clean', '--yes');
+    expect(kept).toMatchObject({ code: 0 });
+    expect(kept.text).toMatch(
+      /green: schema verdigris: these use it and would go with it: (rule .*|view )public\.parsed/,
+    );
+    expect(await patient.left('green')).toEqual(['schema verdigris']);
+    expect((await patient.on('green', readOwner))?.outcome).toBe('cleaned');
+    await patient.on('green', (s) => s.query('DROP VIEW public.parsed'));
+    expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
+    expect(await patient.left('green')).toEqual([]);
+  });
+
+  it('answers in JSON whatever it is asked', async () => {
+    const patient = await (await Patient.create()).fenced();
+    const json = async (...args: string[]): Promise<Record<string, unknown>> =>
+      JSON.parse((await doctor('--json', ...args)).text) as Record<string, unknown>;
+    const epoch = await patient.epoch('blue');
+    expect(await json('--who-is-primary')).toMatchObject({ kind: 'certain', primary: 'blue', epoch });
+    expect(await json()).toMatchObject({
+      primary: { primary: 'blue' },
+      run: { state: 'over' },
+      blue: { reached: true, inventory: { owner: { migration: patient.migration } } },
+      findings: expect.arrayContaining([expect.objectContaining({ severity: 'leftover', side: 'green' })]) as unknown,
+    });
+    const plan = await json('--clean');
+    expect(plan).toMatchObject({ dryRun: true, refused: false, run: { state: 'over' } });
+    expect(plan['actions']).toContainEqual({ kind: 'dropSchema', side: 'blue' });
+    expect(await json('--clean', '--release-blue', 'wrong')).toMatchObject({ refused: true });
+    const done = await json('--clean', '--yes');
+    expect(done).toMatchObject({ dryRun: false });
+    expect((done['results'] as { failed: string | null }[]).every(({ failed }) => failed === null)).toBe(true);
+    expect(await json('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ results: [] });
+    patient.away('green');
+    const away = await doctor('--json');
+    expect(JSON.parse(away.text)).toMatchObject({ green: { reached: false } });
+    expect(away.text).not.toContain('secret-word');
+  });
+
+  it('takes a plan in place of the names: its connections, its name, its tables', async () => {
+    const patient = await (await Patient.create()).fenced();
+    await patient.on('green', (s) => s.query('CREATE TABLE public.left_out (id int)'));
+    const folder = await mkdtemp(join(tmpdir(), 'doctor-'));
+    try {
+      const said = async (plan: object, ...args: string[]): Promise<Said> => {
+        const file = join(folder, 'plan.json');
+        await writeFile(file, JSON.stringify(plan));
+        const lines: string[] = [];
+        const say = (text: string): number => lines.push(text);
+        const where = ['--address', testTemporal().address];
+        const code = await run(['doctor', file, ...where, ...args], { out: say, note: say });
+        return { code, text: lines.join('\n') };
+      };
+      const plan = {
+        name: patient.migration,
+        blue: { connection: 'doctor_blue' },
+        green: { connection: 'doctor_green' },
+        tables: { include: ['public.*'], exclude: ['public.left_out'] },
+      };
+      const listed = await said(plan);
+      expect(listed.text).toMatch(/owner +migration "d-/);
+      expect(listed.text).not.toContain('left_out');
+      expect((await doctor()).text).toMatch(/no fence on public\.left_out/);
+      expect(await said({ ...plan, name: 'Not A Name' })).toMatchObject({ code: 2 });
+      await expect(said({ ...plan, blue: { connection: 'nobody_knows' } })).resolves.toMatchObject({
+        code: 2,
+        text: expect.stringContaining('VERDIGRIS_CONNECTION_NOBODY_KNOWS') as string,
+      });
+      expect(await said(plan, '--clean', '--yes')).toMatchObject({ code: 0 });
+      expect([await patient.left('blue'), await patient.left('green')]).toEqual([[], []]);
+      // Nothing of the run is left, so the plan's name is all that is known.
+      expect((await said(plan)).text).toMatch(new RegExp(`workflow verdigris/${patient.migration}`));
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   it('of a decision that is half done says who is next, cleans nothing, and finishes it for that epoch only', async () => {

@@ -44,6 +44,11 @@ export async function beginSchemaWatch(watched: Watched): Promise<void> {
   if ((await readBaseline(watched)) === undefined) await writeBaseline(watched);
 }
 
+/** Whether the run has come so far that its schema is watched. */
+export async function isWatched(watched: Watched): Promise<boolean> {
+  return (await readBaseline(watched)) !== undefined;
+}
+
 async function readBaseline(watched: Watched): Promise<Baseline | undefined> {
   if (!(await hasState(watched.session))) return undefined;
   return (await readProgress<Baseline>(watched.session, baselineKey(watched)))?.state;

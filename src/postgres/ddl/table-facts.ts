@@ -50,6 +50,35 @@ export async function readTableFacts(session: Session, patterns: TablePatterns):
   return new Map(inScope(rows, patterns).map((row) => [formatTableName(row), row.facts]));
 }
 
+/**
+ * Changes with every row of the catalogs that facts are made of, and with every note of the event triggers: while it stays
+ * the same, so do the facts, and they need not be computed. VACUUM and ANALYZE write in place and leave it as it is.
+ */
+export async function readCatalogSignature(session: Session): Promise<string> {
+  const { rows } = await session.query<{ signature: string }>(SIGNATURE);
+  return rows[0]?.signature ?? '';
+}
+
+/** Objects of users have oids from 16384 on. Temporary tables come and go, so they are left out. */
+const SIGNATURE = `
+WITH lasting AS MATERIALIZED (
+  SELECT oid, xmin FROM pg_class WHERE oid >= 16384 AND relpersistence = 'p' AND relkind IN ('r', 'p', 'i', 'I', 'c')),
+catalog_rows (of, xmin) AS (
+  SELECT 'c', xmin FROM lasting
+  UNION ALL SELECT 'a', a.xmin FROM pg_attribute a JOIN lasting l ON l.oid = a.attrelid
+  UNION ALL SELECT 'x', x.xmin FROM pg_index x JOIN lasting l ON l.oid = x.indexrelid
+  UNION ALL SELECT 'd', d.xmin FROM pg_attrdef d JOIN lasting l ON l.oid = d.adrelid
+  UNION ALL SELECT 'k', xmin FROM pg_constraint WHERE oid >= 16384
+  UNION ALL SELECT 'g', xmin FROM pg_trigger WHERE NOT tgisinternal
+  UNION ALL SELECT 'i', xmin FROM pg_inherits
+  UNION ALL SELECT 'e', xmin FROM pg_enum
+  UNION ALL SELECT 't', xmin FROM pg_type WHERE typtype IN ('e', 'd') AND oid >= 16384
+  UNION ALL SELECT 'n', xmin FROM pg_namespace WHERE nspname !~ '^pg_')
+SELECT concat_ws(' ', pg_sequence_last_value(to_regclass('verdigris.ddl_id_seq')),
+                 (SELECT string_agg(format('%s %s %s', of, n, hash), ',' ORDER BY of)
+                    FROM (SELECT of, count(*) AS n, sum(hashint8extended(xmin::text::bigint, 0)::numeric) AS hash
+                            FROM catalog_rows GROUP BY of) sums)) AS signature`;
+
 interface NameRow extends TableName {
   readonly root_schema: string;
   readonly root_name: string;
