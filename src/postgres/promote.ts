@@ -20,6 +20,7 @@ import {
 } from './promotion-hold.js';
 import { waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
 import { openActors, openSessions, type Sessions } from './promotion-sessions.js';
+import type { SequenceShape } from './sequences.js';
 import { closeSession, openSession, withSession, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { FENCE_CLOSED, FENCE_LOCK } from './state.js';
@@ -149,12 +150,12 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
     const sessions = await openSessions(actors, promotion, keep);
     if (promotion.acceptLoss !== true) await waitForShortLag(sessions, promotion);
-    await prepareHold(sessions, promotion);
+    const sequences = await prepareHold(sessions, promotion);
     if (promotion.feedBack) await waitForNoWriters(sessions.to, promotion);
 
     await pools.pause(from, decision.epoch);
     const hold = new Hold(promotion.maxHoldMs);
-    const epoch = await holdAndDecide(sessions, promotion, hold, decision.epoch);
+    const epoch = await holdAndDecide(sessions, { ...promotion, epoch: decision.epoch, sequences }, hold);
     await hold.afterDecision('open', () => openNewSide(sessions.to, promotion.migration, epoch));
     const holdMs = hold.elapsed();
     await pools.point(otherSide(from), epoch);
@@ -188,9 +189,18 @@ function overtaken({ epoch, from }: Promotion, now: number): VerdigrisError {
   });
 }
 
+/** A try with what was read before the hold. */
+interface PreparedTry extends PromotionTry {
+  /** The one that is over when this try decides. */
+  readonly epoch: number;
+  /** To be carried over. */
+  readonly sequences: readonly SequenceShape[];
+}
+
 /** Everything from the lock to the COMMIT. @returns the new epoch. */
-async function holdAndDecide(sessions: Sessions, promotion: PromotionTry, hold: Hold, epoch: number): Promise<number> {
+async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: Hold): Promise<number> {
   const { main } = sessions;
+  const { epoch, sequences } = promotion;
   const step = (name: string, work: () => Promise<void>): Promise<void> => {
     promotion.signal?.throwIfAborted();
     return hold.step(name, work);
@@ -204,7 +214,7 @@ async function holdAndDecide(sessions: Sessions, promotion: PromotionTry, hold: 
     // A feed that goes on later would bring old values over what the application writes there then.
     if (promotion.acceptLoss === true) await step('feed off', () => checkFeedIsOff(sessions, promotion, hold));
     else await step('marker', () => waitUntilAllIsThere(sessions, promotion, hold));
-    await step('sequences', () => carrySequencesOver(sessions, promotion, hold));
+    await step('sequences', () => carrySequencesOver(sessions, promotion, sequences, hold));
     if (promotion.feedBack) await step('slots', () => makeSlotsOfTheWayBack(sessions, promotion, hold));
     // The last moment to give up: an aborted activity leaves here, before the decision.
     await step('decide', async () => {

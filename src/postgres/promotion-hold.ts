@@ -18,6 +18,7 @@ import {
   readPositions,
   readSequenceShapes,
   setPositions,
+  type SequenceShape,
 } from './sequences.js';
 import type { Session } from './session.js';
 import { FENCE_LOCK } from './state.js';
@@ -25,14 +26,19 @@ import { readSubscription } from './subscription.js';
 
 /* What is done while writers wait, in the order of promote.ts. Who stood in the way is asked when they go on. */
 
-/** Work that needs no hold: plans are cached and catalogs warm when the writers wait. */
-export async function prepareHold(sessions: Sessions, promotion: Promotion): Promise<void> {
+/**
+ * Work that needs no hold: plans are cached and catalogs warm when the writers wait.
+ *
+ * @returns the sequences to be carried over: those that both sides have.
+ */
+export async function prepareHold(sessions: Sessions, promotion: Promotion): Promise<readonly SequenceShape[]> {
   await dropEarlySlots(sessions.to, promotion);
-  await readPositions(sessions.aside, await readSequenceShapes(sessions.aside));
-  await readSequenceShapes(sessions.to);
+  const shapes = commonSequences(await readSequenceShapes(sessions.aside), await readSequenceShapes(sessions.to));
+  await readPositions(sessions.aside, shapes);
   await sessions.main.query(openTablesSql(promotion));
   // The first function of a session loads the language.
   for (const session of [sessions.main, sessions.to]) await session.query("SELECT verdigris.try_jsonb('1')");
+  return shapes;
 }
 
 /** Returns when every transaction that has written is over. New writers wait; readers go on. */
@@ -120,11 +126,12 @@ export async function checkFeedIsOff(sessions: Sessions, promotion: Promotion, h
 }
 
 /** Sequences are not replicated: the new side's begin beyond where the old side's stand now. */
-export async function carrySequencesOver(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
-  const [ofFrom, ofTo] = await hold.within(
-    Promise.all([readSequenceShapes(sessions.aside), readSequenceShapes(sessions.to)]),
-  );
-  const shapes = commonSequences(ofFrom, ofTo);
+export async function carrySequencesOver(
+  sessions: Sessions,
+  promotion: Promotion,
+  shapes: readonly SequenceShape[],
+  hold: Hold,
+): Promise<void> {
   const shapeOf = new Map(shapes.map((shape) => [shape.name.schema + '\0' + shape.name.name, shape]));
   let positions = await hold.within(readPositions(sessions.aside, shapes));
   if (promotion.acceptLoss === true) {
