@@ -1,0 +1,44 @@
+import { edit, type Mutation } from './mutation.js';
+
+/* Rules of poolers between the application and the databases. */
+
+const POOLS = 'src/pgbouncer/pgbouncer-pools.ts';
+
+const inPools = (name: string) => ({ file: 'test/pgbouncer/promotion.test.ts', name });
+
+export const POOLER_RULES: readonly Mutation[] = [
+  {
+    rule: 'a PAUSE that does not return is given up after a time of our own',
+    edits: [
+      edit(
+        'src/pgbouncer/instance.ts',
+        "      if ((await Promise.race([all, late])) === 'late') {",
+        "      await all;\n      if ((await Promise.race([all, late])) === 'late') {",
+      ),
+    ],
+    test: inPools('a client does not end its transaction'),
+  },
+  {
+    rule: 'everybody goes on when a pause is given up',
+    edits: [
+      edit(
+        POOLS,
+        '    const unreleased = await this.release();\n    const names',
+        '    const unreleased: Unreleased[] = [];\n    const names',
+      ),
+      edit(POOLS, '      await this.#resumeAfter(error);\n', ''),
+    ],
+    test: inPools('a client does not end its transaction'),
+  },
+  {
+    rule: 'nobody is paused for a transaction that is known to be long',
+    edits: [
+      edit(
+        POOLS,
+        '    if (old !== null) throw promotionBlocked(`PgBouncer would',
+        '    if (old === undefined) throw promotionBlocked(`PgBouncer would',
+      ),
+    ],
+    test: inPools('a client does not end its transaction'),
+  },
+];
