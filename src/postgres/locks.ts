@@ -94,6 +94,23 @@ export async function openTransactions(
   return rows.length === 0 ? null : describe(rows);
 }
 
+/**
+ * Who has a table to itself, or waits to have it: everybody who only wants to read it waits behind them. And whom these
+ * wait for.
+ */
+export async function whoLocksReadersOut(session: Session): Promise<string> {
+  const { rows } = await session.query<BlockerRow>(
+    `SELECT DISTINCT ${BLOCKER}
+       FROM pg_locks l
+       CROSS JOIN LATERAL (SELECT l.pid UNION SELECT unnest(pg_blocking_pids(l.pid))) AS b (pid)
+       JOIN pg_stat_activity a ON a.pid = b.pid
+      WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid <> pg_backend_pid()
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      ORDER BY age DESC LIMIT 3`,
+  );
+  return `Locking: ${describe(rows)}.`;
+}
+
 /** Who holds what the workers of a feed wait for. */
 export async function whoBlocksApply(session: Session, feed: string): Promise<string> {
   const { rows } = await session.query<BlockerRow>(

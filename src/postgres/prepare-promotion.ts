@@ -8,12 +8,13 @@ import { directionTo, feedName } from './feed.js';
 import { armFence } from './fence.js';
 import { promotionBlocked } from './hold.js';
 import { readKnownTables } from './known-tables.js';
-import { longWriters } from './locks.js';
+import { longWriters, whoLocksReadersOut } from './locks.js';
 import { probePeer } from './peer-probe.js';
 import type { PublishedTable } from './publication.js';
 import { majorVersion } from './retry.js';
 import { withoutSecrets } from './scrub.js';
-import { withSession, type Databases, type Session } from './session.js';
+import { withSession, type Database, type Databases, type Session } from './session.js';
+import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { readRoute, readStreamCount, ROUTE_CHANNEL } from './state.js';
 import { ensurePublications, readStreams, streamNames, streamsOfRun } from './streams.js';
 import { disableSubscription, ensureSubscription, readSubscription, redirectSubscription } from './subscription.js';
@@ -93,11 +94,18 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
       },
     );
   } catch (error) {
+    if (sqlState(error) === LOCK_NOT_AVAILABLE) throw await tableLocked(databases[from], error);
     throw promotionBlocked(
       `${from} can't subscribe to ${to}, so there would be no way back: ${withoutSecrets(error, [databases.blue, databases.green])}`,
       error,
     );
   }
+}
+
+/** CREATE SUBSCRIPTION looks at every table of its publication, so it waits behind whoever wants one of them alone. */
+async function tableLocked(database: Database, cause: unknown): Promise<VerdigrisError> {
+  const who = await withSession(database, { purpose: 'way back' }, whoLocksReadersOut);
+  return promotionBlocked(`${database.side}: a table that the way back needs is locked. ${who}`, cause);
 }
 
 /** An address that swallows packets must not keep the promotion waiting for minutes. */

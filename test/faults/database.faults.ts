@@ -78,7 +78,7 @@ describe('a promotion meets', () => {
     await rig.audit();
   }
 
-  it('a transaction that has written and is long open', { timeout: 120_000 }, async () => {
+  it('a transaction that has written and is long open', { timeout: 600_000 }, async () => {
     const { client, pid } = await shell(rig.primary);
     // Of what no writer waits for: only the promotion does.
     await client.query('BEGIN; INSERT INTO public.upserts VALUES (1000, 0)');
@@ -89,7 +89,7 @@ describe('a promotion meets', () => {
     point = 'refused with its pid, then promoted';
   });
 
-  it('a session that is idle in a transaction in which it has written', { timeout: 120_000 }, async () => {
+  it('a session that is idle in a transaction in which it has written', { timeout: 600_000 }, async () => {
     const { client, pid } = await shell(rig.primary);
     await client.query('BEGIN; INSERT INTO public.upserts VALUES (1000, 0)');
     await refusedNaming(NAMED(pid), /idle in transaction/);
@@ -98,7 +98,7 @@ describe('a promotion meets', () => {
     point = 'refused with its pid, then promoted';
   });
 
-  it('a transaction that ends while it is tried', { timeout: 120_000 }, async () => {
+  it('a transaction that ends while it is tried', { timeout: 600_000 }, async () => {
     const { client } = await shell(rig.primary);
     await client.query('BEGIN; INSERT INTO public.upserts VALUES (1000, 0)');
     const ending = sleep(700).then(() => client.query('ROLLBACK'));
@@ -107,7 +107,7 @@ describe('a promotion meets', () => {
     point = 'promoted in a later try';
   });
 
-  it('sessions that are idle in a transaction in which they have read', { timeout: 120_000 }, async () => {
+  it('sessions that are idle in a transaction in which they have read', { timeout: 600_000 }, async () => {
     for (const side of ['blue', 'green'] as const) {
       const { client } = await shell(side);
       await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM public.accounts');
@@ -116,17 +116,20 @@ describe('a promotion meets', () => {
     point = 'promoted';
   });
 
-  it.each(['old', 'new'] as const)('a lock queue on the %s side', { timeout: 120_000 }, async (which) => {
+  it.each(['old', 'new'] as const)('a lock queue on the %s side', { timeout: 600_000 }, async (which) => {
     const side = which === 'old' ? rig.primary : otherSide(rig.primary);
     const reader = await shell(side);
     const waiter = await shell(side);
     await reader.client.query('BEGIN; SELECT count(*) FROM public.counters');
     const locked = waiter.client.query('BEGIN; LOCK TABLE public.counters IN ACCESS EXCLUSIVE MODE; ROLLBACK');
     await sleep(200);
-    const over = Promise.all([sleep(4_000).then(() => reader.client.query('COMMIT')), locked]);
-    over.catch(() => undefined);
-    const why = await tried();
-    await over;
+    locked.catch(() => undefined);
+    // Long enough for a try to give up by itself; what follows a decision waits for its end.
+    const trying = tried();
+    await Promise.race([trying, sleep(15_000)]);
+    await reader.client.query('COMMIT');
+    await locked;
+    const why = await trying;
     if (why !== undefined) {
       expect(why).toMatch(/pid \d+ \(/);
       expect(await tried()).toBeUndefined();
@@ -145,7 +148,7 @@ describe('a promotion meets', () => {
     return router;
   }
 
-  it('transactions that wait for each other across its lock', { timeout: 120_000 }, async () => {
+  it('transactions that wait for each other across its lock', { timeout: 600_000 }, async () => {
     const router = await ownRouter('-c deadlock_timeout=1s');
     const errors: unknown[] = [];
     let running = true;
@@ -181,7 +184,7 @@ describe('a promotion meets', () => {
     point = 'promoted, no deadlock seen by anybody';
   });
 
-  it('an application with a lock_timeout below the hold', { timeout: 120_000 }, async () => {
+  it('an application with a lock_timeout below the hold', { timeout: 600_000 }, async () => {
     const router = await ownRouter('-c lock_timeout=3ms');
     const errors: unknown[] = [];
     let running = true;
@@ -207,7 +210,7 @@ describe('a promotion meets', () => {
     point = `promoted; ${errors.length} writes were told 55P03 of ${done + errors.length}`;
   });
 
-  it.each(['old', 'new'] as const)('a prepared transaction on the %s side', { timeout: 120_000 }, async (which) => {
+  it.each(['old', 'new'] as const)('a prepared transaction on the %s side', { timeout: 600_000 }, async (which) => {
     const side = which === 'old' ? rig.primary : otherSide(rig.primary);
     const { client } = await shell(side);
     // A table of its own: on the new side a row of the moved ones would be refused by the fence.
@@ -220,7 +223,7 @@ describe('a promotion meets', () => {
     point = 'refused with its name, then promoted';
   });
 
-  it('a sequence that runs hot', { timeout: 120_000 }, async () => {
+  it('a sequence that runs hot', { timeout: 600_000 }, async () => {
     const { client } = await shell(rig.primary);
     const taken: string[] = [];
     let running = true;
