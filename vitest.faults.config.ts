@@ -8,6 +8,6 @@ export default defineConfig({
     pool: 'forks',
     maxWorkers: 2,
     hookTimeout: 60_000,
-    reporters: ['verbose', './test/support/plain-summary.ts'],
+    reporters: ['verbose', './test/support/outcome-table.ts', './test/support/plain-summary.ts'],
   },
 });

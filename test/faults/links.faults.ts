@@ -20,7 +20,7 @@ const CASES = LINKS.flatMap((link) => LINK_FAULT_NAMES.map((fault) => [link, fau
 describe('a link that is harmed in every part of a run', () => {
   it.each(CASES)(
     '%s %s: no write is lost or doubled, never are both sides open, and the run comes to its end',
-    { timeout: 400_000 },
+    { timeout: 1_200_000 },
     async (link, fault) => {
       const started = performance.now();
       const nth = CASES.findIndex(([l, f]) => l === link && f === fault);

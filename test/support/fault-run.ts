@@ -49,6 +49,9 @@ export interface FaultRunOptions {
   readonly journal?: AuditJournal;
 }
 
+/** How long a run may take to its next part: none of the rules is about how quick the machine is. */
+const PATIENCE_MS = 400_000;
+
 const WHO = { by: 'the test', reason: 'the test says so' };
 
 /** How a run ended: its outcome, or the type and message of its failure. */
@@ -176,7 +179,11 @@ export class FaultRun {
    * Waits until the status is as asked, and approves whatever is asked for again meanwhile. No worker may be there to
    * answer for a while.
    */
-  async until(what: string, wanted: (status: MigrationStatus) => boolean, forMs = 120_000): Promise<MigrationStatus> {
+  async until(
+    what: string,
+    wanted: (status: MigrationStatus) => boolean,
+    forMs = PATIENCE_MS,
+  ): Promise<MigrationStatus> {
     let last: unknown;
     for (const deadline = Date.now() + forMs; Date.now() < deadline; await sleep(50)) {
       try {
@@ -194,7 +201,7 @@ export class FaultRun {
 
   /** Waits until the status is as asked, without an answer to what is asked meanwhile. */
   async watch(what: string, wanted: (status: MigrationStatus) => boolean): Promise<void> {
-    for (const deadline = Date.now() + 120_000; Date.now() < deadline; await sleep(50)) {
+    for (const deadline = Date.now() + PATIENCE_MS; Date.now() < deadline; await sleep(50)) {
       const status = await this.look();
       if (status !== undefined && wanted(status)) return;
     }
@@ -247,7 +254,7 @@ export class FaultRun {
   }
 
   /** Waits for the run's end. It must come: a run that hangs is a failure. */
-  async ended(forMs = 120_000): Promise<Ending> {
+  async ended(forMs = PATIENCE_MS): Promise<Ending> {
     const approving = new AbortController();
     const late = sleep(forMs, undefined, { ref: false }).then(async () => {
       const status: unknown = await this.handle.query(statusQuery).catch(String);

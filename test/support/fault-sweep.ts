@@ -1,5 +1,6 @@
 import { otherSide } from '../../src/side.js';
 import type { MovePoint } from './promotion-actor.js';
+import { recordOutcome } from './outcome-table.js';
 import { PromotionRig } from './promotion-rig.js';
 import { samePoint, type When } from './statement-proxy.js';
 
@@ -68,6 +69,7 @@ export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => vo
         seconds: (performance.now() - started) / 1_000,
       };
       outcomes.push(result);
+      recordOutcome({ ...result, fault: `promotion step, worker ${fault}`, point: `${result.when} ${result.point}` });
       tell(line(outcomes.length, cases.length, result));
     }
     return outcomes;
