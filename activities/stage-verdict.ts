@@ -1,7 +1,6 @@
-import { decideGate, worstOutcome, type GateOutcome } from '../src/gates/decide.js';
-import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
-import { windowBetween } from '../src/gates/window.js';
-import type { Gate, Stage } from '../src/plan/schema.js';
+import { decideGate, worstOutcome, type GateInput, type GateOutcome } from '../src/gates/decide.js';
+import { isRequestGate } from '../src/gates/decide-requests.js';
+import type { Gate, Plan, Stage } from '../src/plan/schema.js';
 import type { Evidence } from '../workflows/lib/evidence.js';
 
 export interface Verdict {
@@ -10,21 +9,38 @@ export interface Verdict {
   readonly lagSeconds: number | null;
 }
 
-/** What a stage's gates say about all the traffic since it opened. A stage of 0 % sends nobody to green: nothing to judge. */
-export function judge(
-  gates: readonly Gate[],
-  stage: Stage,
-  baseline: RouterSnapshots,
-  now: RouterSnapshots,
-  lagMs: readonly number[],
-): Verdict {
-  const window = windowBetween(baseline, now);
-  const asked = stage.percent === 0 ? gates.filter((gate) => gate.metric === 'lag') : gates;
-  const decisions = asked.map((gate) => decideGate(gate, { window, lagMs }));
-  const last = lagMs.at(-1);
+/**
+ * What a stage's gates say about all the traffic since it opened. A gate that is a dry run is shown and does not count.
+ *
+ * @param at when the numbers were read, ISO 8601
+ */
+export function judge(traffic: Plan['traffic'], stage: Stage, at: string, input: GateInput): Verdict {
+  const decided = askedIn(traffic.gates, stage).map((gate) => {
+    const evidence: Evidence = {
+      at,
+      where: `stage ${stage.percent} %`,
+      ...decideGate(gate, input),
+      onFail: gate.onFail ?? traffic.onFail,
+      ...(gate.dryRun === true ? { dryRun: true } : {}),
+    };
+    return evidence;
+  });
+  const counting = decided.filter((one) => one.dryRun !== true);
+  const last = input.lagMs.at(-1);
   return {
-    outcome: decisions.length === 0 ? 'pass' : worstOutcome(decisions),
-    evidence: decisions.map((decision) => ({ at: now.at, where: `stage ${stage.percent} %`, ...decision })),
+    outcome: counting.length === 0 ? 'pass' : worstOutcome(counting),
+    evidence: decided,
     lagSeconds: last !== undefined && Number.isFinite(last) ? last / 1_000 : null,
   };
+}
+
+/**
+ * The gates that are asked while a stage runs. A stage of 0 % sends nobody to green: nothing is there to count. Rows are
+ * compared once, when the stage's time is over.
+ */
+export function askedIn(gates: readonly Gate[], stage: Stage): Gate[] {
+  return gates.filter(
+    (gate) =>
+      gate.metric !== 'rowDifferences' && (stage.percent > 0 || (!isRequestGate(gate) && gate.metric !== 'prometheus')),
+  );
 }

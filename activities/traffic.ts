@@ -1,35 +1,37 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { formatDuration, parseDuration } from '../src/plan/duration.js';
-import type { Plan, Stage } from '../src/plan/schema.js';
+import type { Stage } from '../src/plan/schema.js';
 import { VerdigrisError } from '../src/errors.js';
 import { openToWriters } from '../src/postgres/bootstrap/standby/read-only-default.js';
 import { readPromoted } from '../src/postgres/bootstrap/standby/standby-run.js';
 import { fencedTables } from '../src/postgres/catalog.js';
 import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
 import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
-import { measureLag } from '../src/postgres/marker.js';
 import { readRoute, hasState, type Route } from '../src/postgres/state.js';
 import type { Session } from '../src/postgres/session.js';
 import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
+import type { Environment } from '../src/worker/connections.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 import { movedTables } from './run-tables.js';
 import { judge, type Verdict } from './stage-verdict.js';
-import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
-import { readRouterSnapshots } from '../src/gates/router-source.js';
+import { routerReader, StageMeasurements, type StageBaseline } from './stage-measurements.js';
+import { transactionVolume } from './transaction-volume.js';
+import { isPostgresGate } from '../src/gates/decide-postgres.js';
+import { forecastGates } from '../src/gates/forecast.js';
+import { readPostgres } from '../src/gates/postgres-source.js';
+import { sampleOf, readRouterSnapshots } from '../src/gates/router-source.js';
+import { windowBetween } from '../src/gates/window.js';
 
 /** Time between two looks at the gates. */
 const LOOK_EVERY_MS = 500;
-/** Lag measurements that the gates are shown. */
-const LAGS_KEPT = 20;
+/** So many looks in a row must pass before a stage ends: a moment is no evidence. */
+const PASSES_TO_END = 2;
+/** How long the reads are counted for the forecast; a plan whose stages are shorter than a trial run gets none. */
+const FORECAST_MS = 5_000;
+const FORECAST_FROM_STAGES_MS = 5 * 60_000;
 /** How long the routers get to take a new percentage over. */
 const CONFIRM_WITHIN_MS = 30_000;
-
-/** What is written down when a stage opens: what its window is measured from. */
-interface StageBaseline {
-  readonly openedAt: string;
-  readonly sample: RouterSnapshots;
-}
 
 /** Activities of phase 5. */
 export function trafficActivities(dependencies: ActivityDependencies) {
@@ -50,14 +52,18 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         if ((await readPromoted(green, run))?.closed === true) await openToWriters(green);
       }),
 
+    /** Before the first reads move: which gates can't decide with the traffic of now, with the numbers. */
+    forecastGates: (ref: RunRef): Promise<{ warnings: string[] }> =>
+      perform(dependencies, ref, (work) => forecast(work, ref, dependencies.environment)),
+
     /** Sends the reads of a stage's users to green, and returns when every live router does so. */
     openStage: (ref: RunRef, stage: Stage): Promise<{ routers: number }> =>
-      perform(dependencies, ref, (work) => openStage(work, ref, stage)),
+      perform(dependencies, ref, (work) => openStage(work, ref, stage, dependencies.environment)),
 
     /** Watches the gates of a stage until one fails; otherwise it ends by being cancelled. */
     watchGates: (ref: RunRef, stage: Stage): Promise<readonly Evidence[]> =>
       perform(dependencies, ref, async (work) => {
-        for await (const verdict of verdicts(work, ref, stage)) {
+        for await (const verdict of verdicts(work, ref, stage, dependencies.environment)) {
           if (verdict.outcome === 'fail') return verdict.evidence;
         }
         return [];
@@ -67,9 +73,11 @@ export function trafficActivities(dependencies: ActivityDependencies) {
     judgeStage: (ref: RunRef, stage: Stage): Promise<Verdict> =>
       perform(dependencies, ref, async (work) => {
         let last: Verdict = { outcome: 'inconclusive', evidence: [], lagSeconds: null };
-        for await (const verdict of verdicts(work, ref, stage)) {
+        let passes = 0;
+        for await (const verdict of verdicts(work, ref, stage, dependencies.environment)) {
           last = verdict;
-          if (verdict.outcome === 'pass' || verdict.outcome === 'fail' || verdict.isLate) break;
+          passes = verdict.outcome === 'pass' ? passes + 1 : 0;
+          if (passes >= PASSES_TO_END || verdict.outcome === 'fail' || verdict.isLate) break;
         }
         return { outcome: last.outcome, evidence: last.evidence, lagSeconds: last.lagSeconds };
       }),
@@ -91,27 +99,64 @@ export function trafficActivities(dependencies: ActivityDependencies) {
   };
 }
 
-async function openStage(work: Work, ref: RunRef, stage: Stage): Promise<{ routers: number }> {
+async function openStage(
+  work: Work,
+  ref: RunRef,
+  stage: Stage,
+  environment: Environment,
+): Promise<{ routers: number }> {
+  const { plan } = ref;
   const blue = await work.session('blue', 'stage');
-  const route = await readRoute(blue, ref.plan.name);
+  const route = await readRoute(blue, plan.name);
   if (route === undefined || route.writesOn !== 'blue') {
     throw notBeforePromotion(route);
   }
+  const asksServers = plan.traffic.gates.some(isPostgresGate);
+  const green = asksServers ? await work.session('green', 'stage') : undefined;
+  const volumeBefore =
+    green === undefined ? undefined : await transactionVolume(work, { blue, green }, plan, route.greenReadPercent);
   const generation = await setPercent(blue, ref, route.epoch, stage.percent);
+  const readRouters = routerReader(plan, environment, undefined, work.signal);
   const deadline = Date.now() + CONFIRM_WITHIN_MS;
   for (;;) {
-    const sample = await readRouterSnapshots(blue, ref.plan.name);
-    const behind = sample.unconfirmed(route.epoch, generation);
+    // Both those that write down what they follow, and those that are asked: each is a process with users.
+    const pushed = await readRouterSnapshots(blue, plan.name);
+    const read = plan.traffic.scrape === undefined ? pushed : await readRouters(() => Promise.resolve(blue));
+    const behind = [
+      ...new Set([pushed, sampleOf(read)].flatMap((sample) => sample.unconfirmed(route.epoch, generation))),
+      ...(read.unreachable ?? []),
+    ];
     if (behind.length === 0) {
-      const { at, live, stale, unreadable } = sample;
-      const baseline: StageBaseline = { openedAt: at, sample: { at, live, stale, unreadable } };
+      const { at, live, stale, unreadable } = read;
+      const baseline: StageBaseline = {
+        openedAt: at,
+        sample: { at, live, stale, unreadable },
+        ...(green === undefined ? {} : { postgres: await readPostgres({ blue, green }, plan.name) }),
+        ...(volumeBefore === undefined ? {} : { volumeBefore }),
+      };
       await writeProgress(blue, stageKey(work, stage), baseline, true);
-      return { routers: sample.live.length };
+      return { routers: live.length };
     }
     if (Date.now() > deadline) throw notConfirmed(stage, behind);
     work.report({ percent: stage.percent, waitingFor: behind.slice(0, 10) });
     await sleep(100);
   }
+}
+
+async function forecast(work: Work, ref: RunRef, environment: Environment): Promise<{ warnings: string[] }> {
+  const { plan } = ref;
+  const blue = await work.session('blue', 'forecast');
+  const readRouters = routerReader(plan, environment, undefined, work.signal);
+  const read = (): ReturnType<typeof readRouters> => readRouters(() => Promise.resolve(blue));
+  const from = await read();
+  const stagesMs = plan.traffic.stages.reduce((sum, stage) => sum + parseDuration(stage.for), 0);
+  const counts = stagesMs >= FORECAST_FROM_STAGES_MS && from.live.length > 0;
+  if (counts) {
+    work.report({ counting: 'the reads of now, to see which gates can decide' });
+    await sleep(FORECAST_MS, undefined, { signal: work.signal });
+  }
+  const window = counts ? windowBetween(from, await read()) : undefined;
+  return { warnings: forecastGates(plan, { routers: from.live.length, ...(window === undefined ? {} : { window }) }) };
 }
 
 function notBeforePromotion(route: Route | undefined): VerdigrisError {
@@ -143,37 +188,36 @@ function notConfirmed(stage: Stage, behind: readonly string[]): VerdigrisError {
   });
 }
 
-/** Waiting for a marker longer than any gate allows would only delay the decision. */
-function lagTimeoutOf({ traffic }: Plan): number {
-  const limits = traffic.gates.flatMap((gate) => (gate.metric === 'lag' ? [parseDuration(gate.max)] : []));
-  return Math.max(1_000, ...limits) + 500;
-}
-
-/** The state of a stage's gates, again and again. */
+/** The state of a stage's gates, again and again. What a source does not tell is an error of its gates, not of this. */
 async function* verdicts(
   work: Work,
   ref: RunRef,
   stage: Stage,
+  environment: Environment,
 ): AsyncGenerator<Verdict & { readonly isLate: boolean }> {
+  const { plan } = ref;
   const blue = await work.session('blue', 'gates');
-  const green = await work.session('green', 'gates');
   const baseline = await readProgress<StageBaseline>(blue, stageKey(work, stage));
   if (baseline === undefined) throw new Error(`stage ${stage.percent} % has not been opened`);
-  const late = Date.parse(baseline.state.openedAt) + parseDuration(ref.plan.traffic.maxStageDuration);
-  const lagTimeout = lagTimeoutOf(ref.plan);
-  const lags: number[] = [];
-  for (;;) {
-    work.signal.throwIfAborted();
-    const sample = await readRouterSnapshots(blue, ref.plan.name);
-    const lagMs = await measureLag(blue, green, 'to_green', lagTimeout, work.signal);
-    lags.push(lagMs);
-    const verdict = judge(ref.plan.traffic.gates, stage, baseline.state.sample, sample, lags.slice(-LAGS_KEPT));
-    work.report({
-      stage: `${stage.percent} %`,
-      outcome: verdict.outcome,
-      gates: verdict.evidence.map((e) => `${e.metric} ${e.outcome}: ${e.because}`),
-    });
-    yield { ...verdict, isLate: Date.now() > late };
-    await sleep(LOOK_EVERY_MS);
+  const late = Date.parse(baseline.state.openedAt) + parseDuration(plan.traffic.maxStageDuration);
+  const measurements = new StageMeasurements(work, plan, stage, baseline.state, environment);
+  try {
+    await measurements.ready();
+    for (;;) {
+      work.signal.throwIfAborted();
+      const input = measurements.input();
+      const verdict = judge(plan.traffic, stage, input.at, input);
+      work.report({
+        stage: `${stage.percent} %`,
+        outcome: verdict.outcome,
+        gates: verdict.evidence.map(
+          (e) => `${e.metric} ${e.outcome}${e.dryRun === true ? ' (dry run)' : ''}: ${e.because}`,
+        ),
+      });
+      yield { ...verdict, isLate: Date.now() > late };
+      await sleep(LOOK_EVERY_MS);
+    }
+  } finally {
+    await measurements.close();
   }
 }

@@ -6,6 +6,7 @@ import type { Evidence } from './lib/evidence.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
+import { hasWindow, windowOpens } from './windows.js';
 
 /** Phase 5: reads of more and more users go to green. A stage is left on evidence only, and by approval where asked. */
 export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promise<void> {
@@ -18,6 +19,10 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
   });
   await story.step('closing green for writes', () => act('fence green').fenceGreen(ref));
   saga.push({ name: 'all reads back to blue', undo: () => readsBack(story, ref) });
+  const { warnings } = await story.step('counting the reads of now', () =>
+    act('which gates can decide').forecastGates(ref),
+  );
+  run.warn(warnings);
 
   if (traffic.approval.before.includes('traffic')) {
     await story.approval('traffic', 'approval before the first reads go to green');
@@ -27,6 +32,9 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
     if (traffic.approval.before.includes(stage.percent)) {
       const why = `approval before ${stage.percent} % of the reads go to green`;
       await watched(story, ref, current, () => story.approval(`stage-${stage.percent}`, why));
+    }
+    if (hasWindow(ref, 'traffic')) {
+      await watched(story, ref, current, async () => void (await windowOpens(story, ref, 'traffic')));
     }
     await runStage(story, ref, stage);
     current = stage;
@@ -51,19 +59,57 @@ async function runStage(story: Story, ref: RunRef, stage: Stage): Promise<void> 
     const verdict = await act(`gates of stage ${label}`).judgeStage(ref, stage);
     run.keep(verdict.evidence);
     run.saw({ lagSeconds: verdict.lagSeconds });
-    if (verdict.outcome === 'pass') break;
     if (verdict.outcome === 'fail') await onFailedGate(story, ref, stage, verdict.evidence);
-    else {
-      const missing = verdict.evidence.filter((e) => e.outcome !== 'pass').map((e) => `${e.metric}: ${e.because}`);
-      await story.hold(
-        `stage ${label} has no sufficient evidence after ${ref.plan.traffic.maxStageDuration}: ${missing.join('; ')}`,
-      );
-      await act(`${label} of the reads to green, again`).openStage(ref, stage);
-    }
+    else if (verdict.outcome !== 'pass') await onMissingEvidence(story, ref, stage, verdict.evidence);
+    else if (await rowsAgree(story, ref, stage)) break;
     run.waitFor({ for: 'gate', why: `evidence for stage ${label}` });
   }
   run.waitFor(null);
   await story.untilNotPaused();
+}
+
+/** Nothing is known to be wrong, and nothing has been shown to be right: the reads stay where they are, watched, until somebody decides. */
+async function onMissingEvidence(
+  story: Story,
+  ref: RunRef,
+  stage: Stage,
+  evidence: readonly Evidence[],
+): Promise<void> {
+  const missing = counting(evidence, (outcome) => outcome !== 'pass');
+  const why = `stage ${stage.percent} % has no sufficient evidence after ${ref.plan.traffic.maxStageDuration}: ${missing}`;
+  await watched(story, ref, stage, () => story.hold(why));
+  await act(`${stage.percent} % of the reads to green, again`).openStage(ref, stage);
+}
+
+/** The gate `rowDifferences`: what was written since the last comparison is the same on both sides. */
+async function rowsAgree(story: Story, ref: RunRef, stage: Stage): Promise<boolean> {
+  const gate = ref.plan.traffic.gates.find((one) => one.metric === 'rowDifferences');
+  if (gate === undefined) return true;
+  const pass = story.nextPass();
+  story.run.waitFor({ for: 'gate', why: `comparing what has changed on blue and green` });
+  let found: Evidence | undefined;
+  await watched(story, ref, stage, async () => {
+    const { examples, scope, ...result } = await act('compare what has changed on blue and green').verify(
+      ...([ref, 'blue', 'changed', pass] as const),
+    );
+    story.run.verified({ ...result, scope });
+    const { differingRows, rowsVerified, at } = result;
+    found = {
+      ...{ at, where: `stage ${stage.percent} %`, metric: gate.metric, windowSeconds: 0 },
+      outcome: differingRows <= gate.max ? 'pass' : 'fail',
+      because: `${differingRows} of ${rowsVerified} compared rows differ${examples.length === 0 ? '' : `: ${examples.join('; ')}`}`,
+      green: { requests: 0, errors: 0 },
+      blue: { requests: 0, errors: 0 },
+      onFail: gate.onFail ?? ref.plan.traffic.onFail,
+      ...(gate.dryRun === true ? { dryRun: true } : {}),
+    };
+  });
+  // A gate that failed meanwhile has ended the comparison: the stage is judged anew.
+  if (found === undefined) return false;
+  story.run.keep([found]);
+  if (found.outcome === 'pass' || found.dryRun === true) return true;
+  await onFailedGate(story, ref, stage, [found]);
+  return false;
 }
 
 /** Does `work` while the gates keep their authority: a gate that fails meanwhile ends it. */
@@ -106,11 +152,11 @@ export async function watched(
   }
 }
 
-/** A gate that failed rolls the run back, or takes the reads back and holds, as the plan says. */
+/** A gate that failed rolls the run back, or takes the reads back and holds, as it says. The sternest of several counts. */
 async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: readonly Evidence[]): Promise<void> {
-  const why = evidence.filter((e) => e.outcome === 'fail').map((e) => `${e.metric}: ${e.because}`);
-  const message = `gate failed in stage ${stage.percent} %: ${why.join('; ')}`;
-  if (ref.plan.traffic.onFail === 'rollback') {
+  const failed = evidence.filter((one) => one.outcome === 'fail' && one.dryRun !== true);
+  const message = `gate failed in stage ${stage.percent} %: ${counting(evidence, (outcome) => outcome === 'fail')}`;
+  if (failed.some(({ onFail }) => (onFail ?? ref.plan.traffic.onFail) === 'rollback')) {
     throw ApplicationFailure.nonRetryable(
       `${message}\nNext step: mend green, then start again; query "evidence" has the numbers.`,
       'GateFailed',
@@ -119,8 +165,17 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
   await actFast('all reads back to blue').readsToBlue(ref);
   story.run.saw({ greenReadPercent: 0 });
   await story.hold(`${message}; all reads are on blue`);
+  await windowOpens(story, ref, 'traffic');
   await act(`${stage.percent} % of the reads to green, again`).openStage(ref, stage);
   story.run.saw({ greenReadPercent: stage.percent });
+}
+
+/** What the gates that count say, for people. */
+function counting(evidence: readonly Evidence[], wanted: (outcome: Evidence['outcome']) => boolean): string {
+  return evidence
+    .filter((one) => one.dryRun !== true && wanted(one.outcome))
+    .map((one) => `${one.metric}: ${one.because}`)
+    .join('; ');
 }
 
 async function readsBack(story: Story, ref: RunRef): Promise<void> {

@@ -42,11 +42,6 @@ export function isAtMost(share: number, k: number, n: number): boolean {
   return n > 0 && k < n && atMost(k, n, share) <= ALPHA;
 }
 
-/** Whether the true share is above `share`, with confidence. */
-export function isAbove(share: number, k: number, n: number): boolean {
-  return n > 0 && k > 0 && atLeast(k, n, share) < ALPHA;
-}
-
 /** The smallest sample in which `k` still shows that the true share is at most `share`. */
 export function neededSample(k: number, share: number): number {
   let high = Math.ceil((k + 1) / share);
@@ -58,27 +53,6 @@ export function neededSample(k: number, share: number): number {
     else low = middle;
   }
   return high;
-}
-
-/**
- * The smallest difference between two true shares, `k1` of `n1` minus `k2` of `n2`, that the samples do not speak
- * against: above 0, the first one is worse with confidence. Newcombe 1998, "Interval estimation for the difference
- * between independent proportions", method 10, one-sided.
- */
-export function differenceLowerBound(k1: number, n1: number, k2: number, n2: number): number {
-  const p1 = k1 / n1;
-  const p2 = k2 / n2;
-  return p1 - p2 - Math.hypot(p1 - wilson(k1, n1, -1), wilson(k2, n2, +1) - p2);
-}
-
-/** The standard normal quantile of CONFIDENCE. */
-const Z = 1.6448536269514722;
-
-function wilson(k: number, n: number, sign: -1 | 1): number {
-  const p = k / n;
-  const center = p + (Z * Z) / (2 * n);
-  const spread = Z * Math.sqrt((p * (1 - p)) / n + (Z * Z) / (4 * n * n));
-  return Math.min(1, Math.max(0, (center + sign * spread) / (1 + (Z * Z) / n)));
 }
 
 /** Sum of the probabilities from `k` outwards, away from the middle, until they no longer matter. */

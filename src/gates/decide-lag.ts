@@ -1,27 +1,17 @@
 import { formatDuration } from '../plan/duration.js';
+import { decideGauge } from './decide-gauge.js';
 import { inconclusive, type ShareVerdict } from './share.js';
 
-/** So many lag measurements in a row above the limit fail the gate: one alone may be a checkpoint. */
-const LAGS_TO_FAIL = 3;
-
-/** Answers `lag` from measurements in ms, oldest first. */
+/** Answers `lag` from measurements in ms, oldest first; Infinity is a marker that never arrived. */
 export function decideLag(maxMs: number, lagMs: readonly number[]): ShareVerdict {
   const now = lagMs.at(-1);
-  const limit = formatDuration(maxMs);
-  if (now === undefined) return inconclusive('the lag has not been measured');
   if (now === Infinity)
     return inconclusive('the marker has not arrived on green: replication stands still or green is away');
-  if (!Number.isFinite(now) || now < 0) return inconclusive(`${now} is no measurement of the lag`);
-  const lag = formatDuration(now);
-  if (now <= maxMs) return { outcome: 'pass', because: `green is ${lag} behind blue; ${limit} is allowed` };
-  const newest = lagMs.slice(-LAGS_TO_FAIL);
-  if (newest.length === LAGS_TO_FAIL && newest.every((ms) => Number.isFinite(ms) && ms > maxMs)) {
-    return {
-      outcome: 'fail',
-      because: `green is ${lag} behind blue, above ${limit} for ${LAGS_TO_FAIL} measurements in a row`,
-    };
-  }
-  return inconclusive(
-    `green is ${lag} behind blue, above ${limit}; it fails after ${LAGS_TO_FAIL} measurements in a row`,
-  );
+  if (now !== undefined && now < 0) return inconclusive(`${now} is no measurement of the lag`);
+  return decideGauge({
+    values: lagMs,
+    what: 'the lag',
+    isKept: (ms) => ms <= maxMs,
+    describe: (ms) => `green is ${formatDuration(ms)} behind blue; ${formatDuration(maxMs)} is allowed`,
+  });
 }

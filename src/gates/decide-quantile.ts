@@ -5,7 +5,7 @@ import { neededSample } from './binomial.js';
 import { bucketOfRank, slowerThan } from './histogram.js';
 import { worstOutcome } from './outcome.js';
 import { highestRank, lowestRank } from './quantile-rank.js';
-import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
+import { count, inconclusive, judgeShare, type Burst, type ShareVerdict } from './share.js';
 import type { GateWindow } from './window.js';
 
 export type QuantileGate = Extract<Gate, { metric: 'p50' | 'p95' | 'p99' }>;
@@ -13,17 +13,22 @@ export type QuantileGate = Extract<Gate, { metric: 'p50' | 'p95' | 'p99' }>;
 export const QUANTILES = { p50: 0.5, p95: 0.95, p99: 0.99 } as const;
 
 /** Answers `p50`, `p95` and `p99`. */
-export function decideQuantile(gate: QuantileGate, window: GateWindow): ShareVerdict {
+export function decideQuantile(gate: QuantileGate, window: GateWindow, slices: readonly GateWindow[]): ShareVerdict {
   const verdicts = [
-    ...(gate.max === undefined ? [] : [decideLimit(gate, parseDuration(gate.max), window)]),
-    ...(gate.maxIncrease === undefined ? [] : [decideIncrease(gate, parseDuration(gate.maxIncrease), window)]),
+    ...(gate.max === undefined ? [] : [decideLimit(gate, parseDuration(gate.max), window, slices)]),
+    ...(gate.maxIncrease === undefined ? [] : [decideIncrease(gate, parseDuration(gate.maxIncrease), window, slices)]),
   ];
   const outcome = worstOutcome(verdicts);
   return verdicts.find((verdict) => verdict.outcome === outcome) ?? inconclusive('the gate sets no limit');
 }
 
 /** "p99 is at most T" is "at most 1 % of the requests take longer than T", and that is a share. */
-function decideLimit(gate: QuantileGate, limitMs: number, window: GateWindow): ShareVerdict {
+function decideLimit(
+  gate: QuantileGate,
+  limitMs: number,
+  window: GateWindow,
+  slices: readonly GateWindow[],
+): ShareVerdict {
   const { green } = window;
   const { reads } = baselineOf(window, neededSample(0, slowShare(gate)));
   return judgeShare({
@@ -31,6 +36,7 @@ function decideLimit(gate: QuantileGate, limitMs: number, window: GateWindow): S
     green: { ...slowerThan(limitMs, green.latency), of: green.requests },
     blue: { hits: slowerThan(limitMs, reads.latency).possibly, of: reads.requests },
     what: `reads on green slower than ${formatDuration(limitMs)}`,
+    bursts: burstsOf(limitMs, slices),
   });
 }
 
@@ -38,7 +44,12 @@ function decideLimit(gate: QuantileGate, limitMs: number, window: GateWindow): S
  * The same with T = blue's quantile + the increase. Blue's quantile is a range, from the sample and from the buckets:
  * its lower end decides about passing and its upper end about failing, so that blue's noise does neither.
  */
-function decideIncrease(gate: QuantileGate, increaseMs: number, window: GateWindow): ShareVerdict {
+function decideIncrease(
+  gate: QuantileGate,
+  increaseMs: number,
+  window: GateWindow,
+  slices: readonly GateWindow[],
+): ShareVerdict {
   const quantile = QUANTILES[gate.metric];
   const needed = neededSample(0, slowShare(gate));
   const { reads, when } = baselineOf(window, needed);
@@ -57,7 +68,15 @@ function decideIncrease(gate: QuantileGate, increaseMs: number, window: GateWind
       of: window.green.requests,
     },
     what: `reads on green more than ${formatDuration(increaseMs)} slower than blue's ${gate.metric} (${low}-${high} ms ${when})`,
+    bursts: burstsOf(high + increaseMs, slices),
   });
+}
+
+function burstsOf(limitMs: number, slices: readonly GateWindow[]): Burst[] {
+  return slices.map(({ green }) => ({
+    surely: limitMs === Infinity ? 0 : slowerThan(limitMs, green.latency).surely,
+    of: green.requests,
+  }));
 }
 
 function slowShare(gate: QuantileGate): number {

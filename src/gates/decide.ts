@@ -1,30 +1,36 @@
 import { parseDuration } from '../plan/duration.js';
 import type { Gate } from '../plan/schema.js';
-import { baselineOf } from './baseline.js';
-import { neededSample } from './binomial.js';
 import { decideLag } from './decide-lag.js';
-import { decideQuantile, QUANTILES } from './decide-quantile.js';
-import { flawOf } from './flaw.js';
+import { decidePostgres, isPostgresGate } from './decide-postgres.js';
+import { decidePrometheus } from './decide-prometheus.js';
+import { QUANTILES } from './decide-quantile.js';
+import { decideRequests, isRequestGate } from './decide-requests.js';
+import { gateLabel } from './gate-label.js';
 import { quantileMs } from './histogram.js';
 import type { GateOutcome } from './outcome.js';
-import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
+import type { PostgresSeries } from './postgres-series.js';
+import type { PrometheusMeasurement } from './prometheus-measurement.js';
+import { inconclusive, type ShareVerdict } from './share.js';
 import type { GateWindow, SideWindow } from './window.js';
 
 export { worstOutcome, type GateOutcome } from './outcome.js';
 
 /*
- * The decision rules of docs/gates.md. Pure: no clock, no network, so that workflow code may use them too.
+ * The decision rules of docs/gates.md. Pure: no clock, no network.
  */
 
 /** A gate's answer and what it rests on; the caller adds where and when. */
 export interface GateDecision {
-  readonly metric: Gate['metric'];
+  /** The gate, as people know it: see gateLabel. */
+  readonly metric: string;
   readonly outcome: GateOutcome;
   /** One sentence with the numbers. */
   readonly because: string;
   readonly windowSeconds: number;
   readonly green: Measured;
   readonly blue: Measured;
+  /** What Prometheus was asked. */
+  readonly query?: string;
 }
 
 export interface Measured {
@@ -33,39 +39,64 @@ export interface Measured {
   readonly quantileMs?: number;
 }
 
+/** Where a gate's numbers come from. One that can't be asked is an error of its own gates, and of no others. */
+export type GateSource = 'routers' | 'lag' | 'postgres' | 'prometheus';
+
 export interface GateInput {
   readonly window: GateWindow;
+  /** The window in pieces of a few seconds, oldest first. */
+  readonly slices?: readonly GateWindow[];
   /** How far green was behind blue, in ms, oldest first; the last one is of now. */
   readonly lagMs: readonly number[];
+  readonly postgres?: PostgresSeries;
+  /** By gateLabel. */
+  readonly prometheus?: ReadonlyMap<string, readonly PrometheusMeasurement[]>;
+  /** Sources that could not be asked now, and why. */
+  readonly failures?: Partial<Readonly<Record<GateSource, string>>>;
 }
 
 /** Answers one gate. */
 export function decideGate(gate: Gate, input: GateInput): GateDecision {
   const { window } = input;
-  const answer = (verdict: ShareVerdict): GateDecision => ({
-    metric: gate.metric,
-    ...verdict,
+  const failure = input.failures?.[sourceOf(gate)];
+  if (failure !== undefined) return failedMeasurement(gateLabel(gate), failure);
+  const query = gate.metric === 'prometheus' ? input.prometheus?.get(gateLabel(gate))?.at(-1)?.query : undefined;
+  return {
+    metric: gateLabel(gate),
+    ...verdictOf(gate, input),
     windowSeconds: window.seconds,
-    green: measured(gate, window.green),
-    blue: measured(gate, window.blue),
-  });
-  if (gate.metric === 'lag') return answer(decideLag(parseDuration(gate.max), input.lagMs));
-  const flaw = flawOf(window);
-  if (flaw !== undefined) return answer(inconclusive(flaw));
+    green: measured(gate, window, 'green'),
+    blue: measured(gate, window, 'blue'),
+    ...(query === undefined ? {} : { query }),
+  };
+}
+
+function verdictOf(gate: Gate, input: GateInput): ShareVerdict {
+  if (isRequestGate(gate)) return decideRequests(gate, { window: input.window, slices: input.slices ?? [] });
+  if (isPostgresGate(gate)) {
+    return input.postgres === undefined
+      ? inconclusive('the servers have not been asked yet')
+      : decidePostgres(gate, input.postgres);
+  }
   switch (gate.metric) {
-    case 'errorRate':
-      return answer(withMinimum(gate.minRequests, window.green.requests, decideErrorRate(gate.max, window)));
-    case 'fallbackRate':
-      return answer(withMinimum(gate.minRequests, greenReads(window), decideFallbackRate(gate.max, window)));
-    case 'p50':
-    case 'p95':
-    case 'p99':
-      return answer(withMinimum(gate.minRequests, window.green.requests, decideQuantile(gate, window)));
+    case 'lag':
+      return decideLag(parseDuration(gate.max), input.lagMs);
+    case 'prometheus':
+      return decidePrometheus(gate, input.prometheus?.get(gateLabel(gate)) ?? []);
+    case 'rowDifferences':
+      return inconclusive('blue and green are compared when the time of the stage is over');
   }
 }
 
+/** Who is asked for a gate. */
+export function sourceOf(gate: Gate): GateSource {
+  if (isRequestGate(gate)) return 'routers';
+  if (gate.metric === 'lag') return 'lag';
+  return gate.metric === 'prometheus' ? 'prometheus' : 'postgres';
+}
+
 /** The answer of a gate whose measurement failed: it holds the stage and blames nobody. */
-export function failedMeasurement(metric: Gate['metric'], reason: string): GateDecision {
+export function failedMeasurement(metric: string, reason: string): GateDecision {
   const nothing = { requests: 0, errors: 0 };
   return {
     metric,
@@ -77,43 +108,14 @@ export function failedMeasurement(metric: Gate['metric'], reason: string): GateD
   };
 }
 
-function decideErrorRate(max: number, window: GateWindow): ShareVerdict {
-  const { green } = window;
-  const { reads } = baselineOf(window, neededSample(0, max));
-  return judgeShare({
-    share: max,
-    green: { surely: green.errors, possibly: green.errors, of: green.requests },
-    blue: { hits: reads.errors, of: reads.requests },
-    what: 'failed reads on green',
-  });
-}
-
-function decideFallbackRate(max: number, window: GateWindow): ShareVerdict {
-  const fallbacks = window.fallbacks.behind + window.fallbacks.error;
-  return judgeShare({
-    share: max,
-    green: { surely: fallbacks, possibly: fallbacks, of: greenReads(window) },
-    what: "reads of green's users that blue had to answer",
-  });
-}
-
-/** Reads of green's cohort. One that failed on green is among green's requests and among the fallbacks. */
-function greenReads({ green, fallbacks }: GateWindow): number {
-  return green.requests + fallbacks.behind + Math.max(0, fallbacks.error - green.errors);
-}
-
-/** Too small a sample decides nothing, except that a failure that is already certain need not wait for more of it. */
-function withMinimum(minimum: number | undefined, requests: number, verdict: ShareVerdict): ShareVerdict {
-  if (minimum === undefined || requests >= minimum || verdict.outcome === 'fail') return verdict;
-  return inconclusive(
-    `${count(requests)} of the ${count(minimum)} requests that the plan asks for; ${verdict.because}`,
-  );
-}
-
-function measured(gate: Gate, side: SideWindow): Measured {
-  const { requests, errors } = side;
+function measured(gate: Gate, window: GateWindow, side: 'blue' | 'green'): Measured {
+  const counts: SideWindow = window[side];
+  if (gate.metric === 'errorRate' && gate.endpoint !== undefined) {
+    return window.endpoints[gate.endpoint]?.[side] ?? { requests: 0, errors: 0 };
+  }
+  const { requests, errors } = counts;
   if (gate.metric === 'p50' || gate.metric === 'p95' || gate.metric === 'p99') {
-    const ms = quantileMs(QUANTILES[gate.metric], side.latency);
+    const ms = quantileMs(QUANTILES[gate.metric], counts.latency);
     if (ms !== undefined) return { requests, errors, quantileMs: Math.round(ms * 100) / 100 };
   }
   return { requests, errors };

@@ -1,4 +1,16 @@
 import { LATENCY_BUCKETS_MS, type RouterMetrics, type SideCounters } from '../router/metrics-snapshot.js';
+import type { Side } from '../side.js';
+
+/** Requests of a side, and those of them that failed there. */
+export type RequestCount = Pick<SideCounters, 'requests' | 'errors'>;
+
+export type EndpointCounters = Readonly<Record<Side, RequestCount>>;
+
+/** What gates read of a router. */
+export interface CountedMetrics extends RouterMetrics {
+  /** Reads by endpoint and side, where the router tells. */
+  readonly endpoints?: Readonly<Record<string, EndpointCounters>>;
+}
 
 /** What one router last wrote down. Plain data. */
 export interface RouterSnapshot {
@@ -7,7 +19,7 @@ export interface RouterSnapshot {
   readonly generation: number;
   /** How long ago it was written, by the database's clock. */
   readonly ageSeconds: number;
-  readonly metrics: RouterMetrics;
+  readonly metrics: CountedMetrics;
 }
 
 /** The routers of a migration at one time. Plain data, fit for storage. */
@@ -20,18 +32,32 @@ export interface RouterSnapshots {
   readonly stale: readonly RouterSnapshot[];
   /** Names of those whose metrics this version can't read. */
   readonly unreadable: readonly string[];
+  /** Metrics pages that were asked and did not answer, each with the reason. */
+  readonly unreachable?: readonly string[];
 }
 
 /** Whether a value from the database is what routers of this version write. */
-export function isRouterMetrics(value: unknown): value is RouterMetrics {
+export function isRouterMetrics(value: unknown): value is CountedMetrics {
   if (!isRecord(value)) return false;
-  const { reads, writes, fallbacks, retriedWrites } = value;
+  const { reads, writes, fallbacks, retriedWrites, mirroredReads, endpoints } = value;
   return (
     isRecord(reads) &&
     isRecord(writes) &&
     isRecord(fallbacks) &&
     [reads['blue'], reads['green'], writes['blue'], writes['green']].every(isSideCounters) &&
-    [fallbacks['behind'], fallbacks['error'], retriedWrites].every(isCount)
+    [fallbacks['behind'], fallbacks['error'], retriedWrites].every(isCount) &&
+    (mirroredReads === undefined ||
+      (isRecord(mirroredReads) && ['same', 'different', 'failed'].every((name) => isCount(mirroredReads[name])))) &&
+    (endpoints === undefined || (isRecord(endpoints) && Object.values(endpoints).every(isEndpointCounters)))
+  );
+}
+
+function isEndpointCounters(value: unknown): value is EndpointCounters {
+  return (
+    isRecord(value) &&
+    [value['blue'], value['green']].every(
+      (side) => isRecord(side) && isCount(side['requests']) && isCount(side['errors']),
+    )
   );
 }
 

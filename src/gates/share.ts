@@ -1,4 +1,5 @@
-import { differenceLowerBound, isAbove, isAtMost, lowerBound, neededSample, upperBound } from './binomial.js';
+import { isAtMost, lowerBound, neededSample, upperBound } from './binomial.js';
+import { surelyAbove, surelyLarger } from './sequential.js';
 
 /** A question about a share of requests that must not be too large. */
 export interface ShareQuestion {
@@ -10,24 +11,29 @@ export interface ShareQuestion {
   readonly blue?: { readonly hits: number; readonly of: number };
   /** What is counted, for people. */
   readonly what: string;
+  /** The same count in pieces of a few seconds, where it is known: no single one of them fails a gate. */
+  readonly bursts?: readonly Burst[];
+}
+
+export interface Burst {
+  readonly surely: number;
+  readonly of: number;
 }
 
 export interface ShareVerdict {
-  readonly outcome: 'pass' | 'fail' | 'inconclusive';
+  readonly outcome: 'pass' | 'fail' | 'inconclusive' | 'error';
   readonly because: string;
 }
 
-/**
- * Fewer hits than this fail nothing. A gate is looked at again and again from its first request on, and one unlucky
- * request among the first fifty would be "above 0.1 %" with 95 % confidence.
- */
+/** Fewer hits than this fail nothing, however small the limit: one unlucky request may be the first of the stage. */
 const HITS_TO_FAIL = 3;
 
 /**
- * pass: the share is at most the allowed one with 95 % confidence. fail: it is above it with 95 % confidence, and green
- * is worse than blue. Else inconclusive, with how many requests are missing.
+ * pass: the share is at most the allowed one with 95 % confidence. fail: it is above it, by evidence that may be looked
+ * at again and again (sequential.ts), that does not come from one moment, and that is worse than blue's. Else
+ * inconclusive, with how many requests are missing.
  */
-export function judgeShare({ share, green, blue, what }: ShareQuestion): ShareVerdict {
+export function judgeShare({ share, green, blue, what, bursts = [] }: ShareQuestion): ShareVerdict {
   const { surely, possibly, of } = green;
   const allowed = `${percent(share)} allowed`;
   const counted = `${count(surely)}${possibly === surely ? '' : ` to ${count(possibly)}`} of ${count(of)} ${what}`;
@@ -40,8 +46,13 @@ export function judgeShare({ share, green, blue, what }: ShareQuestion): ShareVe
   if (isAtMost(share, possibly, of)) {
     return { outcome: 'pass', because: `${counted}: at most ${percent(upperBound(possibly, of))} (95 %); ${allowed}` };
   }
-  if (surely >= HITS_TO_FAIL && isAbove(share, surely, of)) {
+  if (surely >= HITS_TO_FAIL && surelyAbove(share, surely, of)) {
     const atLeast = `${counted}: at least ${percent(lowerBound(surely, of))} (95 %); ${allowed}`;
+    const worst = bursts.reduce((most, burst) => (burst.surely > most.surely ? burst : most), NO_BURST);
+    if (!surelyAbove(share, surely - worst.surely, of - worst.of)) {
+      const when = `${count(worst.surely)} of them within a few seconds: one moment fails nothing`;
+      return inconclusive(`${atLeast}; but ${when}`);
+    }
     return blameGreen(atLeast, surely, of, blue);
   }
   const missing = Math.max(1, neededSample(possibly, share) - of);
@@ -55,14 +66,14 @@ function blameGreen(because: string, hits: number, of: number, blue: ShareQuesti
   if (blue === undefined) return { outcome: 'fail', because };
   if (blue.of === 0) return { outcome: 'fail', because: `${because}; blue had no reads to compare with` };
   const onBlue = `${count(blue.hits)} of ${count(blue.of)} on blue`;
-  const more = differenceLowerBound(hits, of, blue.hits, blue.of);
-  if (more > 0)
-    return { outcome: 'fail', because: `${because}; ${onBlue}, so green is worse by at least ${percent(more)}` };
-  return {
-    outcome: 'inconclusive',
-    because: `${because}; but ${onBlue}: blue is as bad, so green is not the cause`,
-  };
+  if (surelyLarger(hits, of, blue.hits, blue.of)) {
+    const worseBy = percent(hits / of - blue.hits / blue.of);
+    return { outcome: 'fail', because: `${because}; ${onBlue}: green is worse by ${worseBy}` };
+  }
+  return inconclusive(`${because}; but ${onBlue}: green is not surely worse, so it is not blamed`);
 }
+
+const NO_BURST: Burst = { surely: 0, of: 0 };
 
 /** A whole number for people: 12,345. */
 export function count(n: number): string {

@@ -158,6 +158,7 @@ const DEFAULTS: Overrides = {
     ...{ scope, tables: 1, rowsVerified: 1, differingRows: 0, examples: [] },
     at: new Date().toISOString(),
   }),
+  forecastGates: () => ({ warnings: [] }),
   openStage: () => ({ routers: 0 }),
   judgeStage: () => ({ outcome: 'pass', evidence: [], lagSeconds: 0 }),
   watchGates: () => untilCancelled(),

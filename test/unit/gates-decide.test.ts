@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { atLeast, atMost, isAbove, isAtMost, lowerBound, neededSample, upperBound } from '../../src/gates/binomial.js';
+import { atLeast, atMost, isAtMost, lowerBound, neededSample, upperBound } from '../../src/gates/binomial.js';
 import { decideGate, failedMeasurement, worstOutcome, type GateDecision } from '../../src/gates/decide.js';
 import type { GateWindow, SideWindow } from '../../src/gates/window.js';
 import type { Gate } from '../../src/plan/schema.js';
@@ -24,9 +24,12 @@ function window(parts: Partial<GateWindow>): GateWindow {
     green: side(0),
     blueBefore: side(0),
     fallbacks: { behind: 0, error: 0 },
+    mirrored: { compared: 0, different: 0 },
+    endpoints: {},
     liveInstances: 2,
     staleInstances: [],
     unreadableInstances: [],
+    unreachable: [],
     ...parts,
   };
 }
@@ -73,20 +76,6 @@ describe('the exact binomial', () => {
       { numRuns: 300 },
     );
   });
-
-  test('a sample never shows both that a share is kept and that it is exceeded', () => {
-    fc.assert(
-      fc.property(
-        fc.integer({ min: 0, max: 5_000 }),
-        fc.double({ min: 0, max: 1, noNaN: true }),
-        fc.double({ min: 1e-4, max: 0.99, noNaN: true }),
-        (n, x, share) => {
-          const k = Math.floor(x * n);
-          expect(isAtMost(share, k, n) && isAbove(share, k, n)).toBe(false);
-        },
-      ),
-    );
-  });
 });
 
 describe('errorRate', () => {
@@ -115,7 +104,7 @@ describe('errorRate', () => {
   test('a green that is as bad as blue is not blamed', () => {
     const decision = decide(ERROR_RATE, { green: side(2_000, 100), blue: side(2_000, 100) });
     expect(decision.outcome).toBe('inconclusive');
-    expect(decision.because).toContain('blue is as bad');
+    expect(decision.because).toContain('green is not surely worse');
   });
 
   test('when a stage leaves blue no reads, green is compared with blue as it was before', () => {

@@ -4,7 +4,7 @@ export interface Evidence {
   readonly at: string;
   /** `stage 10 %`, `approval promote`, `verify`. */
   readonly where: string;
-  /** `errorRate`, `p99`, `lag`, ... */
+  /** `errorRate`, `p99`, `lag`, `prometheus: failed checkouts`, ... */
   readonly metric: string;
   readonly outcome: 'pass' | 'fail' | 'inconclusive' | 'error';
   /** One sentence with the numbers: counts, bounds, limits. */
@@ -13,4 +13,10 @@ export interface Evidence {
   readonly windowSeconds: number;
   readonly green: { readonly requests: number; readonly errors: number; readonly quantileMs?: number };
   readonly blue: { readonly requests: number; readonly errors: number; readonly quantileMs?: number };
+  /** What a failure of this gate does. */
+  readonly onFail?: 'rollback' | 'pause';
+  /** The gate is only shown: it neither holds nor ends anything. */
+  readonly dryRun?: true;
+  /** What Prometheus was asked. */
+  readonly query?: string;
 }

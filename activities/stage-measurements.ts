@@ -1,0 +1,217 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { GateInput, GateSource } from '../src/gates/decide.js';
+import { isPostgresGate } from '../src/gates/decide-postgres.js';
+import { gateLabel } from '../src/gates/gate-label.js';
+import { readPostgres } from '../src/gates/postgres-source.js';
+import type { PostgresSamples } from '../src/gates/postgres-series.js';
+import { measurePrometheus, type PrometheusMeasurement } from '../src/gates/prometheus-measurement.js';
+import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
+import { readRouterSnapshots } from '../src/gates/router-source.js';
+import { scrapeRouters } from '../src/gates/scrape-source.js';
+import { windowBetween, type GateWindow } from '../src/gates/window.js';
+import { parseDuration } from '../src/plan/duration.js';
+import type { Plan, Stage } from '../src/plan/schema.js';
+import { measureLag } from '../src/postgres/marker.js';
+import { closeSession, openSession, type Session } from '../src/postgres/session.js';
+import type { Side } from '../src/side.js';
+import type { Environment } from '../src/worker/connections.js';
+import { httpEndpoint, httpEndpoints } from '../src/worker/http-endpoints.js';
+import { Repeated } from './repeated.js';
+import { askedIn } from './stage-verdict.js';
+import type { Work } from './context.js';
+
+/** What is written down when a stage opens: what its window is measured from. */
+export interface StageBaseline {
+  readonly openedAt: string;
+  readonly sample: RouterSnapshots;
+  readonly postgres?: PostgresSamples;
+  /** Transactions a second of both sides before the first reads moved. */
+  readonly volumeBefore?: number;
+}
+
+const ROUTERS_EVERY_MS = 500;
+const LAG_EVERY_MS = 500;
+const POSTGRES_EVERY_MS = 2_000;
+const PROMETHEUS_EVERY_MS = 5_000;
+/** Routers report once a second, Prometheus may take 5 s to answer. */
+const SILENT_AFTER_MS = 15_000;
+/** A gate fails on no single piece of this length: long enough for a checkpoint or a failover of a load balancer. */
+const SLICE_MS = 5_000;
+/** Samples that gates are shown: of the lag, and of the servers, whose rates are means over some of them. */
+const KEPT = 40;
+/** The first look waits so long for the sources. */
+const LOOK_WITHIN_MS = 2_000;
+/** No question to a server may take longer. */
+const QUESTION_MS = 5_000;
+
+/** Asks every source of a stage's gates, again and again, until it is closed. */
+export class StageMeasurements {
+  readonly #stop = new AbortController();
+  readonly #sessions = new Set<Session>();
+  readonly #routers: Repeated<RouterSnapshots>;
+  readonly #lag: Repeated<number>;
+  readonly #postgres: Repeated<PostgresSamples> | undefined;
+  readonly #prometheus: ReadonlyMap<string, Repeated<PrometheusMeasurement>>;
+  #slices: GateWindow[] = [];
+  #sliceFrom: RouterSnapshots | undefined;
+  #markerSince: number | undefined;
+
+  constructor(
+    private readonly work: Work,
+    private readonly plan: Plan,
+    private readonly stage: Stage,
+    private readonly baseline: StageBaseline,
+    environment: Environment,
+  ) {
+    const { name, traffic } = plan;
+    const gates = askedIn(traffic.gates, stage);
+    const { signal } = this.#stop;
+    const common = { keep: KEPT, silentAfterMs: SILENT_AFTER_MS, signal };
+    const readRouters = routerReader(plan, environment, baseline.sample, signal);
+    this.#routers = new Repeated({
+      ...{ ...common, keep: 1, everyMs: ROUTERS_EVERY_MS },
+      measure: this.#withSessions('gates', readRouters),
+    });
+    const lagTimeout = lagTimeoutOf(plan);
+    this.#lag = new Repeated({
+      ...{ ...common, everyMs: LAG_EVERY_MS, silentAfterMs: lagTimeout + SILENT_AFTER_MS },
+      measure: this.#withSessions('lag', async (session) => {
+        const [blue, green] = [await session('blue'), await session('green')];
+        this.#markerSince = performance.now();
+        try {
+          return await measureLag(blue, green, 'to_green', lagTimeout, signal);
+        } finally {
+          this.#markerSince = undefined;
+        }
+      }),
+    });
+    this.#postgres = gates.some(isPostgresGate)
+      ? new Repeated({
+          ...{ ...common, everyMs: POSTGRES_EVERY_MS },
+          measure: this.#withSessions('gates of the servers', async (session) =>
+            readPostgres({ blue: await session('blue'), green: await session('green') }, name),
+          ),
+        })
+      : undefined;
+    this.#prometheus = new Map(
+      gates.flatMap((gate) => {
+        if (gate.metric !== 'prometheus') return [];
+        const measure = (): Promise<PrometheusMeasurement> =>
+          measurePrometheus(httpEndpoint(`the gate "${gate.name}"`, gate.connection, environment), gate, {
+            ...{ migration: name, stage: stage.percent, signal },
+            windowSeconds: (Date.now() - Date.parse(baseline.openedAt)) / 1_000,
+            atMs: Date.now(),
+          });
+        return [[gateLabel(gate), new Repeated({ ...common, everyMs: PROMETHEUS_EVERY_MS, measure })] as const];
+      }),
+    );
+  }
+
+  /** Settles when every source has been asked once, or the slowest of them takes too long. */
+  async ready(): Promise<void> {
+    const sources = [
+      this.#routers,
+      this.#lag,
+      ...(this.#postgres === undefined ? [] : [this.#postgres]),
+      ...this.#prometheus.values(),
+    ];
+    await Promise.race([Promise.all(sources.map((source) => source.first)), sleep(LOOK_WITHIN_MS)]);
+  }
+
+  /** All that is known now. */
+  input(): GateInput & { readonly at: string } {
+    const { sample: opened, postgres: atOpening, volumeBefore } = this.baseline;
+    const now = this.#routers.values.at(-1);
+    const failures: Partial<Record<GateSource, string>> = {};
+    const failed = (source: GateSource, why: string | undefined): void => {
+      if (why !== undefined) failures[source] = why;
+    };
+    failed('routers', this.#routers.failure);
+    failed('lag', this.#lag.failure);
+    failed('postgres', this.#postgres?.failure);
+    for (const { failure } of this.#prometheus.values()) failed('prometheus', failure);
+    return {
+      at: now?.at ?? new Date().toISOString(),
+      window: windowBetween(opened, now ?? opened),
+      slices: this.#slicesUntil(now),
+      lagMs: this.#lagSeries(),
+      ...(this.#postgres === undefined || atOpening === undefined || this.#postgres.values.length === 0
+        ? {}
+        : { postgres: { atOpening, samples: this.#postgres.values, volumeBefore } }),
+      prometheus: new Map([...this.#prometheus].map(([label, { values }]) => [label, values])),
+      failures,
+    };
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort(new Error('the gates are no longer watched'));
+    await Promise.all([...this.#sessions].map(closeSession));
+  }
+
+  /** A marker that is on its way is late already when it has taken longer than the last one that arrived. */
+  #lagSeries(): number[] {
+    const arrived = [...this.#lag.values];
+    const pending = this.#markerSince === undefined ? 0 : performance.now() - this.#markerSince;
+    return pending > Math.max(LAG_EVERY_MS, arrived.at(-1) ?? 0) ? [...arrived, pending] : arrived;
+  }
+
+  #slicesUntil(now: RouterSnapshots | undefined): readonly GateWindow[] {
+    if (now === undefined) return [];
+    const from = (this.#sliceFrom ??= now);
+    const current = windowBetween(from, now);
+    if (Date.parse(now.at) - Date.parse(from.at) < SLICE_MS) return [...this.#slices, current];
+    this.#slices = [...this.#slices, current];
+    this.#sliceFrom = now;
+    return this.#slices;
+  }
+
+  /** Sessions of a source's own: opened when they are needed, and anew after any error. */
+  #withSessions<T>(purpose: string, ask: (session: OpenSession) => Promise<T>): () => Promise<T> {
+    const open = new Map<Side, Session>();
+    const session: OpenSession = async (side) => {
+      const known = open.get(side);
+      if (known !== undefined) return known;
+      const opened = await openSession(this.work.databases[side], { purpose, statementTimeoutMs: QUESTION_MS });
+      open.set(side, opened);
+      this.#sessions.add(opened);
+      return opened;
+    };
+    return async () => {
+      try {
+        this.#stop.signal.throwIfAborted();
+        return await ask(session);
+      } catch (error) {
+        const failed = [...open.values()];
+        open.clear();
+        for (const one of failed) this.#sessions.delete(one);
+        await Promise.all(failed.map(closeSession));
+        throw error;
+      } finally {
+        // Opened while the whole was being closed.
+        if (this.#stop.signal.aborted) await Promise.all([...open.values()].map(closeSession));
+      }
+    };
+  }
+}
+
+type OpenSession = (side: Side) => Promise<Session>;
+
+/** Reads the routers' counters: what they write to blue, or their metrics pages where the plan names these. */
+export function routerReader(
+  { name, traffic }: Plan,
+  environment: Environment,
+  before: RouterSnapshots | undefined,
+  signal: AbortSignal,
+): (session: (side: 'blue') => Promise<Session>) => Promise<RouterSnapshots> {
+  const { scrape } = traffic;
+  if (scrape === undefined) return async (session) => readRouterSnapshots(await session('blue'), name);
+  const targets = scrape.flatMap((connection) => httpEndpoints('traffic.scrape', connection, environment));
+  let last = before;
+  return async () => (last = await scrapeRouters(targets, last, signal));
+}
+
+/** A green that lags is measured with its lag; only one that does not come at all is cut off. */
+function lagTimeoutOf({ traffic }: Plan): number {
+  const limits = traffic.gates.flatMap((gate) => (gate.metric === 'lag' ? [parseDuration(gate.max)] : []));
+  return 2 * Math.max(1_000, ...limits) + 15_000;
+}

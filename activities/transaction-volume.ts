@@ -1,0 +1,37 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VOLUME_SECONDS } from '../src/gates/decide-postgres.js';
+import { volumeBetween } from '../src/gates/postgres-series.js';
+import { readPostgres } from '../src/gates/postgres-source.js';
+import type { Plan } from '../src/plan/schema.js';
+import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
+import type { Session } from '../src/postgres/session.js';
+import type { Side } from '../src/side.js';
+import type { Work } from './context.js';
+
+interface VolumeBefore {
+  readonly perSecond: number;
+}
+
+/**
+ * Transactions a second of both sides before the first reads moved, for the gate that compares with them: measured once,
+ * while all reads are on blue, and kept. undefined where no gate asks, or reads have moved already.
+ */
+export async function transactionVolume(
+  { run, signal, report }: Work,
+  sessions: Readonly<Record<Side, Session>>,
+  plan: Plan,
+  greenReadPercent: number,
+): Promise<number | undefined> {
+  if (!plan.traffic.gates.some((gate) => gate.metric === 'transactionVolume')) return undefined;
+  const key: ProgressKey = { runId: run.runId, step: 'stage', object: 'transactions before' };
+  const known = await readProgress<VolumeBefore>(sessions.blue, key);
+  if (known !== undefined) return known.state.perSecond;
+  if (greenReadPercent > 0) return undefined;
+  report({ counting: 'the transactions of now, to compare with them later' });
+  const from = await readPostgres(sessions, plan.name);
+  await sleep(VOLUME_SECONDS * 1_000 + 100, undefined, { signal });
+  const perSecond = volumeBetween(from, await readPostgres(sessions, plan.name), VOLUME_SECONDS);
+  if (perSecond === undefined) return undefined;
+  await writeProgress(sessions.blue, key, { perSecond } satisfies VolumeBefore, true);
+  return perSecond;
+}

@@ -1,0 +1,146 @@
+import type { Gate } from '../plan/schema.js';
+import { baselineOf } from './baseline.js';
+import { neededSample } from './binomial.js';
+import { decideQuantile } from './decide-quantile.js';
+import { flawOf, unseenOf } from './flaw.js';
+import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
+import type { GateWindow } from './window.js';
+
+export type RequestGate = Extract<
+  Gate,
+  { metric: 'errorRate' | 'p50' | 'p95' | 'p99' | 'fallbackRate' | 'mismatchRate' }
+>;
+
+/** Whether a gate is answered by what the routers have counted. */
+export function isRequestGate(gate: Gate): gate is RequestGate {
+  return ['errorRate', 'p50', 'p95', 'p99', 'fallbackRate', 'mismatchRate'].includes(gate.metric);
+}
+
+/** What the routers have counted since the stage opened, as a whole and in pieces of a few seconds. */
+export interface CountedRequests {
+  readonly window: GateWindow;
+  /** Oldest first; together they may be less than the window. */
+  readonly slices: readonly GateWindow[];
+}
+
+/** Answers the gates on requests. */
+export function decideRequests(gate: RequestGate, { window, slices }: CountedRequests): ShareVerdict {
+  const flaw = flawOf(window);
+  if (flaw !== undefined) return inconclusive(flaw);
+  const verdict = withMinimum(gate.minRequests, sampleOf(gate, window), decide(gate, window, slices));
+  const unseen = unseenOf(window);
+  return unseen === undefined || verdict.outcome !== 'pass' ? verdict : { outcome: 'error', because: unseen };
+}
+
+function decide(gate: RequestGate, window: GateWindow, slices: readonly GateWindow[]): ShareVerdict {
+  switch (gate.metric) {
+    case 'errorRate':
+      return gate.endpoint === undefined
+        ? decideErrorRate(gate.max, window, slices)
+        : decideEndpoint(gate.endpoint, gate.max, window, slices);
+    case 'fallbackRate':
+      return decideFallbackRate(gate.max, window, slices);
+    case 'mismatchRate':
+      return decideMismatchRate(gate.max, window);
+    case 'p50':
+    case 'p95':
+    case 'p99':
+      return decideQuantile(gate, window, slices);
+  }
+}
+
+/** The requests that a gate's answer rests on. */
+function sampleOf(gate: RequestGate, window: GateWindow): number {
+  switch (gate.metric) {
+    case 'fallbackRate':
+      return greenReads(window);
+    case 'mismatchRate':
+      return window.mirrored.compared;
+    case 'errorRate':
+      return gate.endpoint === undefined
+        ? window.green.requests
+        : (window.endpoints[gate.endpoint]?.green.requests ?? 0);
+    default:
+      return window.green.requests;
+  }
+}
+
+/** All requests together decide about passing. Any single endpoint may fail it: a small one would drown in the sum. */
+function decideErrorRate(max: number, window: GateWindow, slices: readonly GateWindow[]): ShareVerdict {
+  const { green } = window;
+  const { reads } = baselineOf(window, neededSample(0, max));
+  const all = judgeShare({
+    share: max,
+    green: { surely: green.errors, possibly: green.errors, of: green.requests },
+    blue: { hits: reads.errors, of: reads.requests },
+    what: 'failed reads on green',
+    bursts: slices.map((slice) => ({ surely: slice.green.errors, of: slice.green.requests })),
+  });
+  if (all.outcome === 'fail') return all;
+  for (const [endpoint, counters] of Object.entries(window.endpoints)) {
+    if (counters.green.errors === 0) continue;
+    const one = decideEndpoint(endpoint, max, window, slices);
+    if (one.outcome === 'fail') return one;
+  }
+  return all;
+}
+
+function decideEndpoint(
+  endpoint: string,
+  max: number,
+  { endpoints }: GateWindow,
+  slices: readonly GateWindow[],
+): ShareVerdict {
+  const counters = endpoints[endpoint];
+  if (counters === undefined) return inconclusive(`no router has counted a request of the endpoint ${endpoint}`);
+  const { blue, green } = counters;
+  if (green.errors > green.requests || blue.errors > blue.requests) {
+    return inconclusive(`the counts of the endpoint ${endpoint} contradict each other`);
+  }
+  return judgeShare({
+    share: max,
+    green: { surely: green.errors, possibly: green.errors, of: green.requests },
+    blue: { hits: blue.errors, of: blue.requests },
+    what: `failed reads on green of the endpoint ${endpoint}`,
+    bursts: slices.map((slice) => ({
+      surely: slice.endpoints[endpoint]?.green.errors ?? 0,
+      of: slice.endpoints[endpoint]?.green.requests ?? 0,
+    })),
+  });
+}
+
+function decideFallbackRate(max: number, window: GateWindow, slices: readonly GateWindow[]): ShareVerdict {
+  const fallbacks = fallbacksOf(window);
+  return judgeShare({
+    share: max,
+    green: { surely: fallbacks, possibly: fallbacks, of: greenReads(window) },
+    what: "reads of green's users that blue had to answer",
+    bursts: slices.map((slice) => ({ surely: fallbacksOf(slice), of: greenReads(slice) })),
+  });
+}
+
+/** Each difference has been looked at three times by the router, so bursts are no excuse here. */
+function decideMismatchRate(max: number, { mirrored }: GateWindow): ShareVerdict {
+  return judgeShare({
+    share: max,
+    green: { surely: mirrored.different, possibly: mirrored.different, of: mirrored.compared },
+    what: 'mirrored reads that green answers otherwise than blue',
+  });
+}
+
+function fallbacksOf({ fallbacks }: GateWindow): number {
+  return fallbacks.behind + fallbacks.error;
+}
+
+/** Reads of green's cohort. One that failed on green is among green's requests and among the fallbacks. */
+function greenReads({ green, fallbacks }: GateWindow): number {
+  return green.requests + fallbacks.behind + Math.max(0, fallbacks.error - green.errors);
+}
+
+/** Too small a sample decides nothing, except that a failure that is already certain need not wait for more of it. */
+function withMinimum(minimum: number | undefined, requests: number, verdict: ShareVerdict): ShareVerdict {
+  if (minimum === undefined || requests >= minimum || verdict.outcome === 'fail') return verdict;
+  return inconclusive(
+    `${count(requests)} of the ${count(minimum)} requests that the plan asks for; ${verdict.because}`,
+  );
+}

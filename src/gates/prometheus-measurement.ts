@@ -1,0 +1,77 @@
+import type { Gate } from '../plan/schema.js';
+import type { Side } from '../side.js';
+import type { HttpEndpoint } from './http-source.js';
+import { queryPrometheus, STALE_AFTER_SECONDS, type PrometheusAnswer } from './prometheus-query.js';
+
+export type PrometheusGate = Extract<Gate, { metric: 'prometheus' }>;
+
+/** All that a gate asked Prometheus, and the answers. Plain data. */
+export interface PrometheusMeasurement {
+  readonly green: PrometheusAnswer;
+  readonly requests?: PrometheusAnswer;
+  /** The same on blue, where the query is by side. */
+  readonly blue?: PrometheusAnswer;
+  readonly blueRequests?: PrometheusAnswer;
+  /** Over the last moments alone: whether the series still live. Only for a window that is longer. */
+  readonly recent?: PrometheusAnswer;
+  /** The query for green as it was sent: for the evidence. */
+  readonly query: string;
+}
+
+export interface MeasurementScope {
+  readonly migration: string;
+  readonly stage: number;
+  readonly windowSeconds: number;
+  readonly atMs: number;
+  readonly signal?: AbortSignal;
+}
+
+/** Rates need two samples, and Prometheus takes one a minute or more often. */
+const SHORTEST_WINDOW_SECONDS = 15;
+
+/** A query with the names between double braces filled in. None of the values can hold a quote. */
+export function fillTemplate(
+  template: string,
+  scope: Pick<MeasurementScope, 'migration' | 'stage' | 'windowSeconds'>,
+  side: Side,
+): string {
+  const values: Readonly<Record<string, string>> = {
+    migration: scope.migration,
+    stage: String(scope.stage),
+    side,
+    window: `${Math.max(SHORTEST_WINDOW_SECONDS, Math.floor(scope.windowSeconds))}s`,
+  };
+  return template.replaceAll(/\{\{\s*(\w+)\s*\}\}/g, (whole, name: string) => values[name] ?? whole);
+}
+
+/** Asks everything that a gate needs, at one moment of evaluation. */
+export async function measurePrometheus(
+  endpoint: HttpEndpoint,
+  gate: PrometheusGate,
+  scope: MeasurementScope,
+): Promise<PrometheusMeasurement> {
+  const { atMs, signal } = scope;
+  const askFor = (template: string, side: Side, windowSeconds = scope.windowSeconds): Promise<PrometheusAnswer> =>
+    queryPrometheus(endpoint, fillTemplate(template, { ...scope, windowSeconds }, side), {
+      atMs,
+      ...(signal === undefined ? {} : { signal }),
+    });
+  const bySide = gate.query.includes('{{side}}') || gate.requests?.includes('{{side}}') === true;
+  const counted = gate.requests ?? gate.query;
+  const watchesFreshness = scope.windowSeconds > STALE_AFTER_SECONDS && counted.includes('{{window}}');
+  const [green, requests, blue, blueRequests, recent] = await Promise.all([
+    askFor(gate.query, 'green'),
+    gate.requests === undefined ? undefined : askFor(gate.requests, 'green'),
+    bySide ? askFor(gate.query, 'blue') : undefined,
+    bySide && gate.requests !== undefined ? askFor(gate.requests, 'blue') : undefined,
+    watchesFreshness ? askFor(counted, 'green', STALE_AFTER_SECONDS) : undefined,
+  ]);
+  return {
+    green,
+    ...(requests === undefined ? {} : { requests }),
+    ...(blue === undefined ? {} : { blue }),
+    ...(blueRequests === undefined ? {} : { blueRequests }),
+    ...(recent === undefined ? {} : { recent }),
+    query: fillTemplate(gate.query, scope, 'green'),
+  };
+}

@@ -1,0 +1,91 @@
+import { readFileSync } from 'node:fs';
+import { VerdigrisError } from '../errors.js';
+import type { HttpEndpoint } from '../gates/http-source.js';
+import { connectionVariable } from '../postgres/session.js';
+import type { Environment } from './connections.js';
+
+/*
+ * What answers over HTTP, by name. A plan holds names only; the worker reads
+ *   VERDIGRIS_CONNECTION_<NAME>              https://prometheus.example/prefix, or https://user:password@...;
+ *                                            several addresses are separated by spaces or commas
+ *   VERDIGRIS_CONNECTION_<NAME>_FILE         or a file that holds it
+ *   VERDIGRIS_CONNECTION_<NAME>_TOKEN        a bearer token, sent to each of the addresses
+ *   VERDIGRIS_CONNECTION_<NAME>_TOKEN_FILE   or a file that holds it, read each time: tokens are renewed
+ */
+
+/**
+ * Every address of a connection.
+ *
+ * @param what it is for, as the error says it
+ * @throws VerdigrisError ConnectionUnknown, which names the variable and never what it holds
+ */
+export function httpEndpoints(what: string, connection: string, environment: Environment): HttpEndpoint[] {
+  const variable = `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
+  const addresses = (valueOf(variable, environment) ?? '').split(/[\s,]+/).filter((text) => text !== '');
+  if (addresses.length === 0) {
+    throw new VerdigrisError({
+      type: 'ConnectionUnknown',
+      message: `${what}: the worker knows no connection "${connection}"`,
+      nextStep: `set ${variable} (an https:// address) where the worker runs and restart it, or mend the name in the plan`,
+    });
+  }
+  const token = valueOf(`${variable}_TOKEN`, environment);
+  return addresses.map((address, i) => ({
+    name: addresses.length === 1 ? connection : `${connection} (address ${i + 1} of ${addresses.length})`,
+    ...withoutUser(variable, address),
+    ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+  }));
+}
+
+/** The one address of a connection. @throws VerdigrisError ConnectionUnknown */
+export function httpEndpoint(what: string, connection: string, environment: Environment): HttpEndpoint {
+  const [endpoint, another] = httpEndpoints(what, connection, environment);
+  if (endpoint !== undefined && another === undefined) return endpoint;
+  throw new VerdigrisError({
+    type: 'ConnectionUnknown',
+    message: `${what}: the connection "${connection}" has several addresses, and one is asked`,
+    nextStep: `leave one address in VERDIGRIS_CONNECTION_${connectionVariable(connection)}`,
+  });
+}
+
+/** fetch refuses an address with a user in it: it goes into a header. */
+function withoutUser(variable: string, address: string): Pick<HttpEndpoint, 'url' | 'authorization'> {
+  let url;
+  try {
+    url = new URL(address);
+  } catch {
+    throw notAnAddress(variable);
+  }
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') throw notAnAddress(variable);
+  const { username, password } = url;
+  url.username = '';
+  url.password = '';
+  if (username === '' && password === '') return { url: url.href };
+  const user = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+  return { url: url.href, authorization: `Basic ${Buffer.from(user).toString('base64')}` };
+}
+
+function valueOf(variable: string, environment: Environment): string | undefined {
+  const value = environment[variable];
+  if (value !== undefined && value !== '') return value;
+  const file = environment[`${variable}_FILE`];
+  if (file === undefined || file === '') return undefined;
+  try {
+    return readFileSync(file, 'utf8').trim();
+  } catch (error) {
+    throw new VerdigrisError({
+      type: 'ConnectionUnknown',
+      message: `the file that ${variable}_FILE names can't be read`,
+      nextStep: 'see that the file is there and that the worker may read it',
+      cause: error,
+    });
+  }
+}
+
+function notAnAddress(variable: string): VerdigrisError {
+  return new VerdigrisError({
+    type: 'ConnectionUnknown',
+    message: `${variable} is not an http:// or https:// address`,
+    nextStep: 'write https://user:password@host:port/path, with special characters percent-encoded',
+  });
+}
