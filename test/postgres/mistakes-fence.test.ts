@@ -82,6 +82,7 @@ describe('the fence', () => {
   });
 
   it('a writer that waited for the lock sees the flag as it is then', async () => {
+    await ours('blue', (session) => armFence(session, rig.move('blue').tables));
     await on('blue', (decides) =>
       on('blue', async (waits) => {
         await decides.query(`BEGIN; ${TAKE_FENCE_LOCK}`);
