@@ -12,6 +12,7 @@ import { standbyActivities } from './standby.js';
 import { trafficActivities } from './traffic.js';
 import { verifyActivities } from './verify.js';
 import { watchSchemaActivities } from './watch-schema.js';
+import { windowsActivities } from './windows.js';
 
 /** Every activity, by its name in the timeline. */
 export function createActivities(dependencies: ActivityDependencies) {
@@ -29,6 +30,7 @@ export function createActivities(dependencies: ActivityDependencies) {
     ...retireActivities(dependencies),
     ...rollbackActivities(dependencies),
     ...watchSchemaActivities(dependencies),
+    ...windowsActivities(dependencies),
   };
 }
 

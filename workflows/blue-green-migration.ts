@@ -11,6 +11,7 @@ import { rollBack } from './rollback.js';
 import { shiftTraffic } from './shift-traffic.js';
 import { standby } from './standby.js';
 import { verify } from './verify.js';
+import { windowOpens } from './windows.js';
 import { MigrationRun } from './lib/migration-run.js';
 import { publishChanges } from './lib/publish.js';
 import { registerMessages } from './lib/register-messages.js';
@@ -38,6 +39,7 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
   try {
     await story.tell(async () => {
       const ref = await preflight(story, input);
+      await windowOpens(story, ref, 'replicate');
       await whileWalIsBounded(story, ref, () =>
         whileSchemaStays(story, ref, async () => {
           await replicate(story, ref, saga);

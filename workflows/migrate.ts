@@ -3,14 +3,18 @@ import { keepsGreen } from './replicate.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
+import { insideWindows } from './windows.js';
 
 /** Stops while blue's disk needs room, and goes on where it was. */
 const HEAVY = { yields: true };
 
 /** Phase 3: green gets the new schema while it follows blue: columns and triggers, backfill, then the other steps. */
 export async function migrate(story: Story, ref: RunRef, saga: Saga): Promise<void> {
-  const { run } = story;
-  run.enter('migrate');
+  story.run.enter('migrate');
+  await insideWindows(story, ref, 'migrate', () => migrateGreen(story, ref, saga));
+}
+
+async function migrateGreen(story: Story, ref: RunRef, saga: Saga): Promise<void> {
   saga.push({
     name: 'undo the schema changes on green',
     undo: () => actBounded('compensate: undo the schema changes').undoMigrations(ref, keepsGreen(story)),

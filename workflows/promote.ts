@@ -6,6 +6,7 @@ import { schemaHasStayed } from './guard-schema.js';
 import { moveWrites } from './move-writes.js';
 import { watched } from './shift-traffic.js';
 import { verifyAgain } from './verify.js';
+import { hasWindow, windowIsClosed, windowOpens } from './windows.js';
 import { writesBackToBlue } from './writes-back.js';
 
 /**
@@ -23,10 +24,24 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
   let why = 'approval before writes move to green';
   for (;;) {
     if (asked) await watched(story, ref, lastStage, () => story.approval('promote', why));
+    if (hasWindow(ref, 'promote')) {
+      await watched(story, ref, lastStage, async () => {
+        // What was written while a window was waited for has not been compared yet.
+        if (await windowOpens(story, ref, 'promote')) await verifyAgain(story, ref);
+      });
+    }
     await schemaHasStayed(story, ref);
     try {
-      await story.step('promoting green', () => moveWrites(run, ref, 'blue'));
-      break;
+      let late: string | null = null;
+      await story.step('promoting green', async () => {
+        late = await tooLate(story, ref);
+        if (late === null) await moveWrites(run, ref, 'blue');
+      });
+      if (late === null) break;
+      run.warn([late]);
+      // A window that has closed is waited for; an approval that is too old is asked for again.
+      asked = run.approvalExpired('promote') !== undefined;
+      why = late;
     } catch (error) {
       // Nothing has happened: writes are on blue as before. Back to the approval, saying what stood in the way.
       if (failureType(error) !== 'PromotionBlocked' && failureType(error) !== 'FenceTampered') throw error;
@@ -35,4 +50,15 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       asked = true;
     }
   }
+}
+
+/**
+ * Why a promotion may not begin now although it could a moment ago: looked at in the step itself, since a pause may have
+ * come between.
+ */
+async function tooLate(story: Story, ref: RunRef): Promise<string | null> {
+  const expired = story.run.approvalExpired('promote');
+  if (expired !== undefined)
+    return `the approval of the promotion counts no more since ${expired}: it is asked for again`;
+  return windowIsClosed(ref, 'promote');
 }

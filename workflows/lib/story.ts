@@ -9,6 +9,9 @@ const ASK_AGAIN = '30 days';
 /** The longest time between two reminders of a question: then it is at most some thirty events a month. */
 const LONGEST_PATIENCE_MS = 7 * 86_400_000;
 
+/** What heavy steps give way to: room on blue's disk, and the end of the plan's window. */
+type YieldTo = 'WAL' | 'window';
+
 /**
  * The story of a run: what goes forward, in one scope that a rollback request cancels. Its steps can be paused, since
  * every activity can be stopped and begun again where it was.
@@ -18,7 +21,7 @@ export class Story {
   #step: CancellationScope | null = null;
   #interrupted: CancellationScope | null = null;
   #stepYields = false;
-  #yielding: string | null = null;
+  readonly #yielding = new Map<YieldTo, { readonly why: string; readonly until?: string }>();
   #passes = 0;
 
   constructor(readonly run: MigrationRun) {}
@@ -50,9 +53,14 @@ export class Story {
     return `pass ${this.#passes}`;
   }
 
-  /** Stops a step that yields, and keeps such steps from beginning, until it is called with null. */
-  yieldTo(why: string | null): void {
-    this.#yielding = why;
+  /**
+   * Stops a step that yields, and keeps such steps from beginning, until it is called with null.
+   *
+   * @param to what needs room, or the window that has ended: each says for itself when it is over
+   */
+  yieldTo(why: string | null, to: YieldTo = 'WAL', until?: string): void {
+    if (why === null) this.#yielding.delete(to);
+    else this.#yielding.set(to, { why, ...(until === undefined ? {} : { until }) });
     if (why !== null && this.#stepYields) this.interrupt();
   }
 
@@ -65,7 +73,7 @@ export class Story {
   async step<T>(now: string, work: () => Promise<T>, options: { readonly yields?: boolean } = {}): Promise<T> {
     for (;;) {
       await this.untilNotPaused();
-      if (options.yields === true && this.#yielding !== null) {
+      if (options.yields === true && this.#yielding.size > 0) {
         await this.#untilNotYielding();
         continue;
       }
@@ -98,9 +106,17 @@ export class Story {
   }
 
   async #untilNotYielding(): Promise<void> {
-    this.run.waitFor({ for: 'retry', why: this.#yielding ?? '' });
-    while (!(await condition(() => this.#yielding === null, ASK_AGAIN, { summary: this.#yielding ?? '' }))) continue;
+    for (let first = this.#firstYield(); first !== undefined; first = this.#firstYield()) {
+      const [to, { why, until }] = first;
+      this.run.waitFor({ for: to === 'window' ? 'window' : 'retry', why, ...(until === undefined ? {} : { until }) });
+      await condition(() => this.#yielding.get(to)?.why !== why, ASK_AGAIN, { summary: why });
+    }
     this.run.waitFor(null);
+  }
+
+  #firstYield(): [YieldTo, { readonly why: string; readonly until?: string }] | undefined {
+    const [first] = this.#yielding;
+    return first;
   }
 
   /** Stops here until somebody resumes the run (or rolls it back). */

@@ -1,0 +1,118 @@
+import { sleep } from '@temporalio/workflow';
+import type { WindowLook } from '../activities/windows.js';
+import type { WindowOf } from '../src/plan/window-times.js';
+import { act } from './lib/activities.js';
+import { beside } from './lib/beside.js';
+import type { RunRef } from './lib/run-ref.js';
+import type { Story } from './lib/story.js';
+
+/*
+ * Work begins inside the plan's windows, and while blue is quiet enough. What waits here is the story: a rollback ends
+ * it, and asks no window. Time zones are the activity's: their data may differ from worker to worker.
+ */
+
+/** Clocks of workers differ a little: a look that comes a moment too early is not repeated at once. */
+const LEAST_WAIT_MS = 1_000;
+
+/**
+ * Waits until a window of the plan is open, blue is quiet enough, and the run is not paused. At once where the plan
+ * asks for none of it. @returns whether it has waited for a window
+ */
+export async function windowOpens(story: Story, ref: RunRef, what: WindowOf): Promise<boolean> {
+  let waited = false;
+  for (;;) {
+    await story.untilNotPaused();
+    const look = await lookAt(ref, what);
+    if (look?.open === false) {
+      waited = true;
+      await untilItOpens(story, ref, what, look);
+    } else if ((await isQuiet(story, ref, what, look)) && !story.run.paused && !story.isHeld) return waited;
+  }
+}
+
+/** Whether something may have to wait at all. */
+export function hasWindow({ plan }: RunRef, what: WindowOf): boolean {
+  return plan.windows !== undefined && (plan.windows[what] !== undefined || plan.windows.below !== undefined);
+}
+
+/** Whether a window is closed now, in words; null when it is open, or the plan has none. */
+export async function windowIsClosed(ref: RunRef, what: WindowOf): Promise<string | null> {
+  const look = await lookAt(ref, what);
+  return look?.open === false ? closedUntil(ref, what, look) : null;
+}
+
+/**
+ * Does `work` inside the windows of the plan: when one ends, the steps that yield stop where they can go on, and wait
+ * for the next one. What they wait for is said with them.
+ */
+export async function insideWindows(
+  story: Story,
+  ref: RunRef,
+  what: WindowOf,
+  work: () => Promise<void>,
+): Promise<void> {
+  await windowOpens(story, ref, what);
+  if (ref.plan.windows?.[what] === undefined) return work();
+  try {
+    await beside(() => keepWindow(story, ref, what), work);
+  } finally {
+    story.yieldTo(null, 'window');
+  }
+}
+
+/** Ends by being cancelled. */
+async function keepWindow(story: Story, ref: RunRef, what: WindowOf): Promise<void> {
+  for (;;) {
+    const look = await lookAt(ref, what);
+    if (look === null) return;
+    if (!look.open) {
+      const why = closedUntil(ref, what, look);
+      story.run.warn([`"${story.run.status.now}" stops at the end of its window, and goes on where it was: ${why}`]);
+      story.yieldTo(why, 'window', look.changesAt);
+      await sleep(timeUntil(look), { summary: why });
+    } else {
+      story.yieldTo(null, 'window');
+      await sleep(timeUntil(look), { summary: `${what} until ${look.changesAtText}` });
+    }
+  }
+}
+
+async function untilItOpens(story: Story, ref: RunRef, what: WindowOf, look: WindowLook): Promise<void> {
+  const why = closedUntil(ref, what, look);
+  story.run.waitFor({ for: 'window', why, until: look.changesAt });
+  await sleep(timeUntil(look), { summary: why });
+  story.run.waitFor(null);
+}
+
+/** Waits until others make few enough transactions on blue. @returns false when the window has ended before. */
+async function isQuiet(story: Story, ref: RunRef, what: WindowOf, look: WindowLook | null): Promise<boolean> {
+  const below = ref.plan.windows?.below?.transactionsPerSecond;
+  if (below === undefined) return true;
+  const why = `${what} waits until others make fewer than ${below} transactions a second on blue`;
+  const until = look?.changesAt ?? NEVER;
+  const { quiet } = await story.step(`looking at blue's load before ${what}`, async () => {
+    story.run.waitFor({ for: 'load', why });
+    try {
+      return await act(why).awaitQuiet(ref, until, below);
+    } finally {
+      story.run.waitFor(null);
+    }
+  });
+  return quiet;
+}
+
+const NEVER = '9999-12-31T00:00:00.000Z';
+
+/** Null where the plan has no windows for that. */
+async function lookAt(ref: RunRef, what: WindowOf): Promise<WindowLook | null> {
+  if (ref.plan.windows?.[what] === undefined) return null;
+  return act(`is a window of ${what} open?`).lookAtWindow(ref, what);
+}
+
+function closedUntil(ref: RunRef, what: WindowOf, { changesAtText }: WindowLook): string {
+  return `${what} waits until ${changesAtText}: only ${(ref.plan.windows?.[what] ?? []).join(', ')}`;
+}
+
+function timeUntil({ changesAt }: WindowLook): number {
+  return Math.max(LEAST_WAIT_MS, Date.parse(changesAt) - Date.now());
+}
