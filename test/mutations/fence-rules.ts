@@ -66,7 +66,7 @@ export const FENCE_RULES: readonly Mutation[] = [
         '    CREATE TRIGGER ${ident(TRUNCATE_TRIGGER)} BEFORE INSERT ON ${t}',
       ),
     ],
-    test: { file: 'test/postgres/promotion.test.ts', name: 'never has both sides open' },
+    test: inFence('green takes no write before the promotion'),
   },
   {
     rule: 'a late worker opens nothing',

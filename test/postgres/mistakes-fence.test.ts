@@ -51,7 +51,10 @@ describe('the fence', () => {
       return rowCount;
     });
   it('green takes no write before the promotion, whoever connects', async () => {
-    await on('green', (superuser) => expect(write(superuser)).rejects.toMatchObject(FENCED));
+    await on('green', async (superuser) => {
+      await expect(write(superuser)).rejects.toMatchObject(FENCED);
+      await expect(superuser.query('TRUNCATE public.notes')).rejects.toMatchObject(FENCED);
+    });
   });
 
   it('a role without any right in schema verdigris writes where writes are, and is refused where they are not', async () => {
