@@ -41,7 +41,13 @@ function nth(command: string, n: number): Death['point'] {
 export async function stopWorkerAt(
   pair: PooledPair,
   death: Death,
-): Promise<{ readonly outcome: string; readonly actor: PromotionActor; release(): void; close(): Promise<void> }> {
+): Promise<{
+  readonly outcome: string;
+  readonly actor: PromotionActor;
+  readonly ended: Promise<string>;
+  release(): void;
+  close(): Promise<void>;
+}> {
   const consoles = await Promise.all(pair.poolers.map(({ port }) => StatementProxy.start(port)));
   const actor = await PromotionActor.start(pair.databases);
   const [first] = consoles;
@@ -59,6 +65,7 @@ export async function stopWorkerAt(
   return {
     outcome: typeof met === 'string' ? met : 'stopped there',
     actor,
+    ended: outcome,
     release: () => (typeof met === 'string' ? undefined : met.release()),
     close: async () => {
       await actor.kill();

@@ -165,6 +165,14 @@ export class PooledPair {
     }
   }
 
+  /** How many transactions are there. */
+  async written(): Promise<number> {
+    return withSession(this.databases[this.primary], { purpose: 'test' }, async (session) => {
+      const { rows } = await session.query<{ n: number }>('SELECT count(*)::int AS n FROM public.history');
+      return rows[0]?.n ?? 0;
+    });
+  }
+
   /** Everything that clients were told is done is there once, on both sides. */
   async expectWritten(transactions: number): Promise<void> {
     const { primary } = this;
