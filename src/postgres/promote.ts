@@ -227,8 +227,8 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
     await giveUp(main);
     await promotion.pools?.release();
     const failure = await StandsInTheWay.explained(error);
-    // Until the next try they would only hold back WAL.
-    await dropEarlySlots(sessions.to, promotion).catch(() => undefined);
+    // Until the next try they would only hold back WAL. A side that is cut off never answers: then the next try drops them.
+    await Promise.race([dropEarlySlots(sessions.to, promotion).catch(() => undefined), sleep(GIVE_UP_MS)]);
     promotion.signal?.throwIfAborted();
     throw failure;
   }
@@ -238,6 +238,8 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
       hold.queryInTransaction(main, `SELECT setval('verdigris.fence', ${FENCE_CLOSED}); COMMIT`),
     );
   } catch (error) {
+    // Where the server has refused the message, its transaction still holds the lock, and the answer must not wait for it.
+    await giveUp(main);
     return decisionAfterLostAnswer(promotion, error);
   }
   return epoch + 1;
@@ -253,8 +255,10 @@ async function decide(main: Session, promotion: Promotion, hold: Hold, epoch: nu
 
 /** Lets the writers go on. A server that does not answer ends the transaction by itself when maxHold is over. */
 async function giveUp(main: Session): Promise<void> {
-  await Promise.race([main.query('ROLLBACK').catch(() => undefined), sleep(1_000)]);
+  await Promise.race([main.query('ROLLBACK').catch(() => undefined), sleep(GIVE_UP_MS)]);
 }
+
+const GIVE_UP_MS = 1_000;
 
 /**
  * Opens the new side. Refused for an epoch that is over, so a late worker opens nothing.
