@@ -1,15 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, describe, expect, it } from 'vitest';
+import { isTaken } from '../support/fault-points.js';
 import { FaultRun } from '../support/fault-run.js';
 import { leftovers } from '../support/migration.js';
 import { recordOutcome } from '../support/outcome-table.js';
 
 /*
  * A rollback is asked for in each second of a run, from its first to some in the standby window, however long the run
- * takes on this machine. VERDIGRIS_FAULT_POINTS=n takes every n-th second.
+ * takes on this machine. VERDIGRIS_FAULT_POINTS=n takes every n-th second (default: 2).
  */
 
-const EVERY = Math.max(1, Number(process.env['VERDIGRIS_FAULT_POINTS'] ?? 1));
 const SECONDS_OF_STANDBY = 2;
 /** A machine on which a run takes longer than this is too slow for seconds to mean anything. */
 const LONGEST = 60;
@@ -27,7 +27,7 @@ const seen = new Set<string>();
 describe('a rollback that is asked for', () => {
   let inStandby = 0;
 
-  it.each(Array.from({ length: LONGEST }, (_, n) => n).filter((n) => n % EVERY === 0))(
+  it.each(Array.from({ length: LONGEST }, (_, n) => n).filter((n) => isTaken(n, 2)))(
     'in second %i of a run: blue has every write, and nothing of ours is left on it',
     { timeout: 1_200_000 },
     async (second) => {
