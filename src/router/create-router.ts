@@ -165,10 +165,7 @@ class ApplicationRouter implements Router {
         user,
         endpoint,
         () => (mayCommitByItself(statement) ? 'not safe' : 'yes'),
-        async (client, side, wantsPosition) => {
-          const { value, position } = await sendWrite<R>(client, side, statement, wantsPosition);
-          return { value: routed(value, side), position };
-        },
+        (client, side, wantsPosition) => sendWrite<R>(client, side, statement, wantsPosition),
       ),
     );
   }
@@ -217,21 +214,16 @@ class ApplicationRouter implements Router {
     await Promise.all([this.#pools.blue.close(), this.#pools.green.close(), this.#mirror?.close()]);
   }
 
-  async #readWhereWritesAre<R extends pg.QueryResultRow>(
+  #readWhereWritesAre<R extends pg.QueryResultRow>(
     client: pg.PoolClient,
     side: Side,
     endpoint: string,
     statement: Statement,
   ): Promise<RoutedResult<R>> {
     const mirrored = side === 'blue' ? this.#mirror?.begin(endpoint, statement) : undefined;
-    if (mirrored === undefined) return routed(await sendStatement<R>(client, statement), side);
-    let result: pg.QueryResult<R> | undefined;
-    try {
-      result = await sendStatement<R>(client, statement);
-      return routed(result, side);
-    } finally {
-      mirrored(result);
-    }
+    const answer = sendStatement<R>(client, side, statement);
+    if (mirrored !== undefined) answer.then(mirrored, () => mirrored(undefined));
+    return answer;
   }
 
   #linkTo(side: Side): SideLink {
@@ -277,17 +269,13 @@ class ApplicationRouter implements Router {
   }
 }
 
-function routed<R extends pg.QueryResultRow>(result: pg.QueryResult<R>, side: Side): RoutedResult<R> {
-  return Object.assign(result, { side });
-}
-
 /** Anything that may be green's fault is a failure of the side. */
 async function sendToGreen<R extends pg.QueryResultRow>(
   client: pg.PoolClient,
   statement: Statement,
 ): Promise<RoutedResult<R>> {
   try {
-    return routed(await sendStatement<R>(client, statement), 'green');
+    return await sendStatement<R>(client, 'green', statement);
   } catch (error) {
     throw isStatementsOwn(error) || error instanceof RouterError ? error : new SideFailure(error);
   }

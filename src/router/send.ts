@@ -17,7 +17,8 @@ export async function send<R extends pg.QueryResultRow>(
   }
 }
 
-function answerOf<R extends pg.QueryResultRow>(
+/** The same, for callers that see to the stack themselves. */
+export function answerOf<R extends pg.QueryResultRow>(
   client: pg.ClientBase,
   query: string | pg.QueryConfig,
   values: unknown[] | undefined,

@@ -5,7 +5,8 @@ import { CommitOutcomeUnknownError, TransactionControlError } from './errors.js'
 import { FenceMet, isLinkFailure, NothingSent, wasNeverSent } from './failure.js';
 import { fencesMet } from './fence-notice.js';
 import { parseLsn, type Lsn } from './lsn.js';
-import { send } from './send.js';
+import type { RoutedResult } from './router.js';
+import { answerOf } from './send.js';
 import { LEADING, refuseUnsupported } from './supported.js';
 
 /** A statement as node-postgres takes it. */
@@ -45,19 +46,21 @@ export type CommitPosition = Lsn | 'unknown';
  */
 export async function sendStatement<R extends pg.QueryResultRow>(
   client: pg.PoolClient,
+  side: Side,
   { query, values }: Statement,
-): Promise<pg.QueryResult<R>> {
+): Promise<RoutedResult<R>> {
   refuseUnsupported(query);
   const fences = fencesMet(client);
   let result: pg.QueryResult<R>;
   try {
-    result = await send<R>(client, query, values);
+    result = await answerOf<R>(client, query, values);
   } catch (error) {
+    if (error instanceof Error) Error.captureStackTrace(error);
     throw wasNeverSent(error) ? new NothingSent(error) : error;
   }
   if (client.getTransactionStatus() === 'T') throw new TransactionControlError('write');
   if (fencesMet(client) !== fences) throw new FenceMet(new Error('its error was swallowed on the server'), 'swallowed');
-  return result;
+  return Object.assign(result, { side });
 }
 
 /**
@@ -70,9 +73,9 @@ export async function sendWrite<R extends pg.QueryResultRow>(
   side: Side,
   statement: Statement,
   wantsPosition: boolean,
-): Promise<{ value: pg.QueryResult<R>; position: CommitPosition | undefined }> {
+): Promise<{ value: RoutedResult<R>; position: CommitPosition | undefined }> {
   try {
-    const value = await sendStatement<R>(client, statement);
+    const value = await sendStatement<R>(client, side, statement);
     return { value, position: wantsPosition ? await positionOf(client) : undefined };
   } catch (error) {
     throw isLinkFailure(error) ? new CommitOutcomeUnknownError(side, error) : error;
