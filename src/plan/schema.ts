@@ -312,6 +312,13 @@ const notify = z.strictObject({
   events: z.array(z.enum(NOTICE_EVENTS)).min(1).optional().describe('Which events are sent; by default all'),
 });
 
+const flagd = z.strictObject({
+  path: z
+    .string()
+    .regex(/^\/[^\0]+$/, 'write the whole path, beginning with /')
+    .describe('The file that is written for flagd, by the path that the worker sees; nothing else may be in it'),
+});
+
 const traffic = z.strictObject({
   flag: z.string().min(1).default('use-green-db').describe('Key of the cohorts: the same users stay in a larger stage'),
   stages: z.array(stage).default([
@@ -359,6 +366,7 @@ const traffic = z.strictObject({
         'the worker reads http:// or https:// addresses from VERDIGRIS_CONNECTION_<NAME>',
     ),
   maxStageDuration: duration.default('4h').describe('A stage without enough evidence by then pauses the run'),
+  flagd: flagd.optional().describe('For applications that ask flagd: its file is kept at the percentage in force'),
   pgbouncer: pgbouncer.optional().describe('For applications behind PgBouncer: they follow the promotion as a whole'),
 });
 
@@ -500,6 +508,7 @@ export type SetNotNull = z.output<typeof setNotNull>;
 export type SqlStep = z.output<typeof sql>;
 export type Stage = Plan['traffic']['stages'][number];
 export type PgBouncerPlan = NonNullable<Plan['traffic']['pgbouncer']>;
+export type FlagdPlan = NonNullable<Plan['traffic']['flagd']>;
 export type Gate = Plan['traffic']['gates'][number];
 export type Windows = NonNullable<Plan['windows']>;
 export type Notify = NonNullable<Plan['notify']>[number];
