@@ -2,6 +2,7 @@ import { copyRowsActivities } from './copy-rows.js';
 import { copySchemaActivities } from './copy-schema.js';
 import type { ActivityDependencies } from './context.js';
 import { migrateActivities } from './migrate.js';
+import { notifyActivities } from './notify.js';
 import { preflightActivities } from './preflight.js';
 import { promoteActivities } from './promote.js';
 import { replicateActivities } from './replicate.js';
@@ -31,6 +32,7 @@ export function createActivities(dependencies: ActivityDependencies) {
     ...rollbackActivities(dependencies),
     ...watchSchemaActivities(dependencies),
     ...windowsActivities(dependencies),
+    ...notifyActivities(dependencies),
   };
 }
 

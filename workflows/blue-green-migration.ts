@@ -13,6 +13,7 @@ import { standby } from './standby.js';
 import { verify } from './verify.js';
 import { windowOpens } from './windows.js';
 import { MigrationRun } from './lib/migration-run.js';
+import { Notifications } from './lib/notifications.js';
 import { publishChanges } from './lib/publish.js';
 import { registerMessages } from './lib/register-messages.js';
 import { reportOf, type MigrationReport } from './lib/report.js';
@@ -34,7 +35,8 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
     if (message === 'rollback') story.abandon();
     if (message === 'pause') story.interrupt();
   });
-  publishChanges(run);
+  const notifications = new Notifications(run, isoNow);
+  publishChanges(run, () => notifications.look());
 
   try {
     await story.tell(async () => {
@@ -55,6 +57,8 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
     run.end('completed', 'completed: green is the primary, blue is left fenced and intact');
   } catch (error) {
     await CancellationScope.nonCancellable(() => rollBack(run, saga, error, isCancellation(error)));
+  } finally {
+    await CancellationScope.nonCancellable(() => notifications.flush());
   }
   await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
   return reportOf(run);

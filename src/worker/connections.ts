@@ -55,6 +55,26 @@ export function connectionConfig(what: string, connection: string, environment: 
   return clientConfig(uriOf(what, connection, environment), variableOf(connection));
 }
 
+/**
+ * Where a webhook is: its URL from VERDIGRIS_CONNECTION_<NAME>, what it signs with from VERDIGRIS_CONNECTION_<NAME>_SECRET.
+ *
+ * @throws VerdigrisError ConnectionUnknown
+ */
+export function webhookOf(connection: string, environment: Environment): { url: string; secret: string | null } {
+  const url = uriOf('notify', connection, environment);
+  const variable = variableOf(connection);
+  if (!/^https?:\/\/[^/]/.test(url) || !URL.canParse(url)) {
+    throw new VerdigrisError({
+      type: 'ConnectionUnknown',
+      message: `${variable} is not the URL of a webhook`,
+      nextStep: 'write https://host/path where the worker runs, and restart it',
+    });
+  }
+  const secret =
+    environment[`${variable}_SECRET`] ?? readSecret(environment[`${variable}_SECRET_FILE`], `${variable}_SECRET_FILE`);
+  return { url, secret: secret === undefined || secret === '' ? null : secret };
+}
+
 function variableOf(connection: string): string {
   return `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
 }
@@ -67,7 +87,7 @@ function uriOf(what: string, connection: string, environment: Environment): stri
   throw new VerdigrisError({
     type: 'ConnectionUnknown',
     message: `${what}: the worker knows no connection "${connection}"; it knows ${known.length === 0 ? 'none' : known.join(', ')}`,
-    nextStep: `set ${variable} (a postgres:// URI) where the worker runs and restart it, or mend the name in the plan`,
+    nextStep: `set ${variable} (a URI) where the worker runs and restart it, or mend the name in the plan`,
   });
 }
 

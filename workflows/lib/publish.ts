@@ -9,11 +9,12 @@ const TRAFFIC = defineSearchAttributeKey('VerdigrisTraffic', 'INT');
 const GATE = defineSearchAttributeKey('VerdigrisGate', 'KEYWORD');
 const LAG = defineSearchAttributeKey('VerdigrisLagSeconds', 'DOUBLE');
 
-/** Keeps the current details and the search attributes of the run true. Attributes are events: written on change only. */
-export function publishChanges(run: MigrationRun): void {
+/** Keeps the current details and the search attributes of the run true. Attributes are events: written on change only. `told` is called too. */
+export function publishChanges(run: MigrationRun, told: () => void): void {
   let last: Attributes | undefined;
   const publish = (): void => {
     setCurrentDetails(renderDetails(run.status));
+    told();
     const next = attributesOf(run.status);
     if (last !== undefined && same(last, next)) return;
     upsertSearchAttributes([

@@ -1,0 +1,48 @@
+import type { Notify } from '../plan/schema.js';
+
+/** What is sent of a notice: the fields that both forms use. */
+export interface Told {
+  readonly sequence: number;
+  readonly event: string;
+  readonly text: string;
+  readonly waiting?: {
+    readonly answer?: string;
+    readonly evidence?: readonly string[];
+    readonly mayApprove?: readonly string[];
+  };
+}
+
+export interface ToldRun {
+  readonly name: string;
+  readonly workflowId: string;
+  readonly runId: string;
+}
+
+/** A link that approves, and whom it is made out to. */
+export interface Link {
+  readonly by?: string;
+  readonly url: string;
+}
+
+/** The body of a request, in the form that the plan asks for. */
+export function bodyOf(form: Notify['form'], run: ToldRun, notice: Told, links: readonly Link[]): string {
+  if (form === 'json') return JSON.stringify({ version: 1, run, ...notice, ...(links.length === 0 ? {} : { links }) });
+  return JSON.stringify({ text: slackText(run, notice, links) });
+}
+
+/** Lines for a channel. A link that is made out to one person is not shown to all who read there. */
+function slackText(run: ToldRun, { event, text, waiting }: Told, links: readonly Link[]): string {
+  const open = links.filter(({ by }) => by === undefined).map(({ url }) => `<${url}|Look at it and approve>`);
+  return [
+    `*${plain(run.name)}* ${event}: ${plain(text)}`,
+    ...(waiting?.evidence ?? []).map((line) => `• ${plain(line)}`),
+    ...(waiting?.mayApprove === undefined ? [] : [`May approve: ${plain(waiting.mayApprove.join(', '))}`]),
+    ...open,
+    ...(waiting?.answer === undefined || open.length > 0 ? [] : [`\`${plain(waiting.answer)}\``]),
+  ].join('\n');
+}
+
+/** The three characters that mean something in Slack's text. */
+function plain(text: string): string {
+  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
+}

@@ -1,0 +1,202 @@
+import { createHmac } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { notifyActivities } from '../../activities/notify.js';
+import { deliver, DELIVERY_LIMITS, type DeliveryLimits } from '../../src/notify/webhook.js';
+import { redactor } from '../../src/worker/redact.js';
+import { statusOf, until } from '../support/migration.js';
+import { ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
+import { approveUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import type { MigrationReport } from '../../workflows/lib/report.js';
+
+let runs: ScriptedRuns;
+const servers: Server[] = [];
+
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+});
+afterEach(() => {
+  for (const server of servers.splice(0)) server.close().closeAllConnections();
+});
+afterAll(() => runs.stop());
+
+interface Request {
+  readonly key: string;
+  readonly signature: string;
+  readonly body: string;
+}
+
+class Receiver {
+  readonly requests: Request[] = [];
+  /** How the next requests are answered; 200 when nothing is left. */
+  readonly answers: (number | 'hang')[] = [];
+  url = '';
+
+  static async start(): Promise<Receiver> {
+    const receiver = new Receiver();
+    const server = createServer((request, response) => void receiver.#take(request, response));
+    servers.push(server);
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    receiver.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/hook/T0P-SECRET-PATH`;
+    return receiver;
+  }
+
+  async #take(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    let body = '';
+    for await (const chunk of request as AsyncIterable<Buffer>) body += chunk.toString();
+    const { headers } = request;
+    this.requests.push({
+      key: String(headers['idempotency-key']),
+      signature: String(headers['x-verdigris-signature']),
+      body,
+    });
+    const answer = this.answers.shift() ?? 200;
+    if (answer === 'hang') return;
+    response.writeHead(answer, answer === 302 ? { location: '/elsewhere' } : {}).end('ignored');
+  }
+}
+
+const HOOK_KEY = 'the key of the hook that signs';
+
+function sendingTo(environment: Record<string, string>): Overrides {
+  const { notify } = notifyActivities({ environment, redact: redactor([]) });
+  return { notify: (_run, ...args) => notify(...args) };
+}
+
+const QUICK: DeliveryLimits = { timeoutMs: 300, giveUpAfterMs: 2_000, firstPauseMs: 10, longestPauseMs: 50 };
+
+describe('notifications of a run', () => {
+  it('arrive in order, at least once, signed, and as lines for Slack; the address is nowhere in the history', async () => {
+    const json = await Receiver.start();
+    const slack = await Receiver.start();
+    json.answers.push(500, 302);
+    const run = await runs.begin(
+      sendingTo({
+        VERDIGRIS_CONNECTION_HOOK: json.url,
+        VERDIGRIS_CONNECTION_HOOK_SECRET: HOOK_KEY,
+        VERDIGRIS_CONNECTION_CHANNEL: slack.url,
+        VERDIGRIS_APPROVAL_SECRET: 'a secret that is long enough to sign with',
+        VERDIGRIS_APPROVAL_URL: 'https://approve.example',
+      }),
+      {
+        notify: [
+          { connection: 'hook' },
+          { connection: 'channel', form: 'slack', events: ['approval', 'promoted', 'rolledBack'] },
+        ],
+        traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['promote'], by: ['ada'] } },
+      },
+    );
+    // The receiver does not take what it is sent; the run goes on to its next question all the same.
+    await until(run.handle, 'waiting', (s) => s.waiting?.gate === 'promote');
+    await run.handle.executeUpdate(approveUpdate, { args: [{ gate: 'promote', by: 'ada', reason: 'go' }] });
+    await until(run.handle, 'promoted', (s) => s.phase === 'standby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ by: 'ada', reason: 'slow <queries>' }] });
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.warnings).toEqual([]);
+
+    const taken = [...new Map(json.requests.map((request) => [request.key, request])).values()];
+    const bodies = taken.map(({ body }) => JSON.parse(body) as { sequence: number; event: string; links?: object[] });
+    expect(bodies.map(({ sequence }) => sequence)).toEqual(bodies.map((_, i) => i + 1));
+    expect(taken.map(({ key }) => key)).toEqual(bodies.map(({ sequence }) => `${report.runId}-${sequence}`));
+    expect(json.requests.filter(({ key }) => key.endsWith('-1'))).toHaveLength(3);
+    const events = bodies.map(({ event }) => event);
+    expect(events.slice(0, 3)).toEqual(['phase', 'phase', 'phase']);
+    expect(events).toEqual(expect.arrayContaining(['stage', 'approval', 'promoted', 'rollingBack', 'rolledBack']));
+    expect(events.at(-1)).toBe('rolledBack');
+    const question = bodies.find(({ event }) => event === 'approval');
+    expect(question).toMatchObject({
+      waiting: { gate: 'promote', request: 'promote-1', evidence: expect.any(Array) as unknown[] },
+      links: [{ by: 'ada', url: expect.stringMatching(/^https:\/\/approve\.example\/approve\//) as string }],
+    });
+    for (const { signature, body } of json.requests) {
+      const [, seconds = '', mac = ''] = /^t=(\d+),v1=([0-9a-f]{64})$/.exec(signature) ?? [];
+      expect(mac).toBe(createHmac('sha256', HOOK_KEY).update(`${seconds}.${body}`).digest('hex'));
+    }
+
+    const lines = slack.requests.map(({ body }) => (JSON.parse(body) as { text: string }).text);
+    expect(lines[0]).toMatch(/approval: approval before writes move to green \(question promote-1\)\n• writes on blue/);
+    expect(lines[0]).toContain('May approve: ada');
+    // A link that is made out to ada is not for a whole channel.
+    expect(lines.join()).not.toContain('approve.example');
+    expect(lines.at(-1)).toMatch(/rolledBack: rolled back/);
+
+    const history = await run.handle.fetchHistory();
+    const text = JSON.stringify(history);
+    for (const secret of ['T0P-SECRET-PATH', HOOK_KEY, 'approve.example', '127.0.0.1'])
+      expect(text).not.toContain(secret);
+    const payloads = Buffer.concat(
+      (history.events ?? []).flatMap((event) =>
+        (event.activityTaskScheduledEventAttributes?.input?.payloads ?? []).map(({ data }) => Buffer.from(data ?? [])),
+      ),
+    ).toString();
+    expect(payloads).toContain('promote-1');
+    for (const secret of ['T0P-SECRET-PATH', HOOK_KEY, 'approve.example']) expect(payloads).not.toContain(secret);
+  });
+
+  it('to a receiver that never answers end with the run: it waits for a bounded time, then says so', async () => {
+    const run = await runs.begin({ notify: () => untilCancelled() }, { notify: [{ connection: 'hook' }] });
+    await until(run.handle, 'in standby', (s) => s.phase === 'standby');
+    const begun = Date.now();
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ by: 'ada', reason: 'enough' }] });
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.outcome).toBe('rolledBack');
+    expect(Date.now() - begun).toBeGreaterThan(9_000);
+    expect(report.warnings.join()).toMatch(/the webhook hook has not been told everything: the run has ended before/);
+  });
+
+  it('whose webhook the worker does not know are said to be lost, and stop nothing', async () => {
+    const run = await runs.begin(sendingTo({}), { notify: [{ connection: 'hook' }] });
+    const status = await until(run.handle, 'in standby', (s) => s.phase === 'standby' && s.warnings.length > 0);
+    expect(status.warnings.join()).toMatch(/knows no connection "hook"/);
+    expect((await statusOf(run.handle)).outcome).toBe('running');
+    await run.handle.terminate();
+  });
+});
+
+describe('a delivery', () => {
+  const two = [
+    { key: 'r-1', body: '{"n":1}' },
+    { key: 'r-2', body: '{"n":2}' },
+  ];
+  const never = new AbortController().signal;
+
+  it('is sent again after a hang, an error and a redirect, and the next one waits for it', async () => {
+    const receiver = await Receiver.start();
+    receiver.answers.push('hang', 503, 302, 429, 200, 200);
+    expect(await deliver({ url: receiver.url, secret: null }, two, { ...QUICK, giveUpAfterMs: 20_000 }, never)).toEqual(
+      { undelivered: 0, why: '' },
+    );
+    expect(receiver.requests.map(({ key }) => key)).toEqual(['r-1', 'r-1', 'r-1', 'r-1', 'r-1', 'r-2']);
+    expect(receiver.requests[0]?.signature).toBe('undefined');
+  });
+
+  it.each([
+    [500, 'it answers 500'],
+    [302, 'it answers with a redirect (302), which is not followed'],
+    ['hang' as const, 'no answer within 0.3 s'],
+  ])('that meets %s for good is given up, with the reason and without the address', async (answer, why) => {
+    const receiver = await Receiver.start();
+    receiver.answers.push(...Array.from({ length: 500 }, () => answer));
+    expect(await deliver({ url: receiver.url, secret: null }, two, { ...QUICK, giveUpAfterMs: 700 }, never)).toEqual({
+      undelivered: 2,
+      why,
+    });
+    expect(new Set(receiver.requests.map(({ key }) => key))).toEqual(new Set(['r-1']));
+  });
+
+  it('to nobody is given up too', async () => {
+    const receiver = await Receiver.start();
+    servers.pop()?.close();
+    const { undelivered, why } = await deliver(
+      { url: receiver.url, secret: null },
+      two,
+      { ...QUICK, giveUpAfterMs: 200 },
+      never,
+    );
+    expect([undelivered, why]).toEqual([2, "it can't be reached (ECONNREFUSED)"]);
+    expect(DELIVERY_LIMITS.giveUpAfterMs).toBeLessThan(3_600_000);
+  });
+});

@@ -1,0 +1,95 @@
+import type { NoticeEvent } from '../../src/plan/notice-events.js';
+import type { Evidence } from './evidence.js';
+import type { MigrationStatus, Waiting } from './status.js';
+
+/** One thing that happened, as webhooks are told of it. */
+export interface Notice {
+  /** Counts up from 1 within a run: a receiver knows the order, and what it has had. */
+  readonly sequence: number;
+  readonly event: NoticeEvent;
+  /** ISO 8601. */
+  readonly at: string;
+  /** One line for people. */
+  readonly text: string;
+  readonly phase: string;
+  readonly writesOn: string;
+  readonly greenReadPercent: number;
+  readonly lagSeconds: number | null;
+  readonly rollbackSafe: boolean;
+  /** With `approval` and `held`: what is waited for, and the command that answers. */
+  readonly waiting?: Waiting;
+}
+
+/** What is compared to know what has happened. */
+export interface Seen {
+  readonly status: MigrationStatus;
+  readonly evidence: readonly Evidence[];
+}
+
+/** What has happened between two looks at a run, in the order in which it is told. */
+export function happened(before: Seen | null, { status, evidence }: Seen): [NoticeEvent, string][] {
+  const earlier = before?.status;
+  const told: [NoticeEvent, string][] = [];
+  const { waiting, promotion, rollingBack } = status;
+  if (status.phases.length > (earlier?.phases.length ?? 0)) told.push(['phase', `phase ${status.phase} has begun`]);
+  if (
+    earlier !== undefined &&
+    status.greenReadPercent !== earlier.greenReadPercent &&
+    promotion === earlier.promotion
+  ) {
+    told.push(['stage', `reads of ${status.greenReadPercent} % of the users are on green`]);
+  }
+  for (const failed of newFailures(before?.evidence ?? [], evidence)) {
+    told.push(['gateFailed', `gate ${failed.metric} failed (${failed.where}): ${failed.because}`]);
+  }
+  if (promotion !== null && promotion !== earlier?.promotion) {
+    const { from, to, holdMs } = promotion;
+    told.push(['promoted', `writes have moved from ${from} to ${to}, held for ${holdMs.toFixed(1)} ms`]);
+  }
+  if (waiting?.for === 'approval' && isNewQuestion(earlier?.waiting ?? null, waiting)) {
+    const again = waiting.reminders === undefined ? '' : `nobody has answered since ${waiting.since}: `;
+    told.push(['approval', `${again}${waiting.why} (question ${waiting.request ?? waiting.gate ?? ''})`]);
+  }
+  const held = holdOf(status);
+  if (held !== null && held !== holdOf(earlier)) told.push(['held', `held: ${held}`]);
+  if (rollingBack !== null && (earlier?.rollingBack ?? null) === null) {
+    told.push(['rollingBack', `rolling back: ${rollingBack.reason}`]);
+  }
+  if (status.outcome !== 'running' && status.outcome !== earlier?.outcome) {
+    told.push([rollingBack === null ? 'finished' : 'rolledBack', status.now]);
+  }
+  return told;
+}
+
+/** What a webhook is sent of it. */
+export function noticeOf(
+  sequence: number,
+  at: string,
+  event: NoticeEvent,
+  text: string,
+  status: MigrationStatus,
+): Notice {
+  const { phase, writesOn, greenReadPercent, lagSeconds, rollback, waiting } = status;
+  const waits = waiting !== null && (event === 'approval' || event === 'held');
+  return {
+    ...{ sequence, event, at, text, phase, writesOn, greenReadPercent, lagSeconds, rollbackSafe: rollback.safe },
+    ...(waits ? { waiting } : {}),
+  };
+}
+
+function isNewQuestion(before: Waiting | null, now: Waiting): boolean {
+  return before?.request !== now.request || before?.since !== now.since || before?.reminders !== now.reminders;
+}
+
+function holdOf(status: MigrationStatus | undefined): string | null {
+  if (status === undefined) return null;
+  if (status.held !== undefined && status.held !== null) return status.held.why;
+  return status.waiting?.for === 'resume' ? status.waiting.why : null;
+}
+
+/** The list of evidence is cut at its beginning, so what is new is found from its end. */
+function newFailures(before: readonly Evidence[], now: readonly Evidence[]): Evidence[] {
+  const last = before.at(-1);
+  const from = last === undefined ? 0 : now.lastIndexOf(last) + 1;
+  return now.slice(from).filter(({ outcome, dryRun }) => outcome === 'fail' && dryRun !== true);
+}
