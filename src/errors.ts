@@ -17,6 +17,7 @@ export const ERROR_TYPES = [
   'BackfillFailed',
   'VerificationFailed',
   'GateFailed',
+  'FlagsNotWritten',
   'PromotionBlocked',
   'PoolNotReleased',
   'FenceTampered',

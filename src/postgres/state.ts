@@ -13,7 +13,7 @@ import type { Session } from './session.js';
  *              SERIALIZABLE transaction that began before the promotion sees it too; a table's row it would not see
  *   marker_*   proof that everything before a row has been applied; one table a direction, or markers would come back
  *   progress   what has been done, cursors included, written in the transaction that did it
- *   router     instances of the application's router: the generation they have applied, and their metrics
+ *   router     instances of the application: their version, the generation they have applied, and their metrics
  *   event      what was done, when, by which run
  */
 
@@ -101,6 +101,7 @@ CREATE TABLE IF NOT EXISTS verdigris.router (
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+ALTER TABLE verdigris.router ADD COLUMN IF NOT EXISTS version text;
 CREATE TABLE IF NOT EXISTS verdigris.event (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -177,13 +178,20 @@ END $fn$;
 
 -- An application's router says that it lives, what it has applied, and what it has counted since its start.
 CREATE OR REPLACE FUNCTION verdigris.router_heartbeat(
-  of_migration text, of_instance text, applied_epoch bigint, applied_generation bigint, counted jsonb) RETURNS void
+  of_migration text, of_instance text, applied_epoch bigint, applied_generation bigint, counted jsonb,
+  of_version text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
-  INSERT INTO verdigris.router AS r (instance, migration, epoch, generation, metrics)
-  VALUES (of_instance, of_migration, applied_epoch, applied_generation, counted)
+  INSERT INTO verdigris.router AS r (instance, migration, epoch, generation, metrics, version)
+  VALUES (of_instance, of_migration, applied_epoch, applied_generation, counted, of_version)
   ON CONFLICT (instance) DO UPDATE
      SET migration = excluded.migration, epoch = excluded.epoch, generation = excluded.generation,
-         metrics = excluded.metrics, seen_at = clock_timestamp()
+         metrics = excluded.metrics, version = excluded.version, seen_at = clock_timestamp()
+$fn$;
+-- The same for an application that does not tell its version.
+CREATE OR REPLACE FUNCTION verdigris.router_heartbeat(
+  of_migration text, of_instance text, applied_epoch bigint, applied_generation bigint, counted jsonb) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+  SELECT verdigris.router_heartbeat(of_migration, of_instance, applied_epoch, applied_generation, counted, NULL)
 $fn$;
 
 -- The share of users that read from green. Refuses an epoch that is over: a late worker changes nothing.

@@ -1,7 +1,7 @@
 import MurmurHash3 from 'imurmurhash';
 
 /** Weights add up to this, always: a total that changed between stages would move users in and out of the cohort. */
-const TOTAL_WEIGHT = 100_000;
+export const TOTAL_WEIGHT = 100_000;
 
 /**
  * Whether a user belongs to the cohort that reads from green, at `percent` of the users (in steps of 0.001 %).
@@ -11,7 +11,12 @@ const TOTAL_WEIGHT = 100_000;
  * buckets below the weight, so the users of a smaller stage stay in every larger one.
  */
 export function inCohort(flag: string, user: string, percent: number): boolean {
-  return percent > 0 && bucketOf(flag, user) < Math.round(percent * 1_000);
+  return percent > 0 && bucketOf(flag, user) < weightOf(percent);
+}
+
+/** How many of the 100,000 buckets a share of the users has. */
+export function weightOf(percent: number): number {
+  return Math.round(percent * (TOTAL_WEIGHT / 100));
 }
 
 /** The bucket of a user, 0 to 99,999. The product has at most 49 bits, so a number holds it exactly. */

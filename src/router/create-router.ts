@@ -112,6 +112,7 @@ class ApplicationRouter implements Router {
     this.#heartbeat = new Heartbeat({
       migration,
       instance,
+      ...(settings.version === undefined ? {} : { version: settings.version }),
       intervalMs: settings.heartbeatIntervalMs,
       routes: this.#routes,
       links: this.#links,

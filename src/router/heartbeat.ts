@@ -9,6 +9,8 @@ import type { Side } from '../side.js';
 export interface HeartbeatOptions {
   readonly migration: string;
   readonly instance: string;
+  /** Version of the application. */
+  readonly version?: string;
   readonly intervalMs: number;
   readonly routes: Routes;
   readonly links: Readonly<Record<Side, SideLink>>;
@@ -44,12 +46,13 @@ export class Heartbeat {
   }
 
   async #beat(): Promise<void> {
-    const { migration, instance, routes, links, metrics, logger } = this.#options;
+    const { migration, instance, version, routes, links, metrics, logger } = this.#options;
     const route = routes.current;
     const link = links[route.writesOn];
     if (route.epoch === 0 || !link.isUp || !link.hasState) return;
     try {
-      await link.query(BEAT, [migration, instance, route.epoch, route.generation, JSON.stringify(metrics.snapshot())]);
+      const beat = [migration, instance, route.epoch, route.generation, JSON.stringify(metrics.snapshot())];
+      await (version === undefined ? link.query(BEAT, beat) : link.query(BEAT_WITH_VERSION, [...beat, version]));
     } catch (error) {
       logger.debug({ side: link.side, code: sqlState(error) }, 'router: the heartbeat was not written');
     }
@@ -57,3 +60,4 @@ export class Heartbeat {
 }
 
 const BEAT = 'SELECT verdigris.router_heartbeat($1, $2, $3::bigint, $4::bigint, $5::jsonb)';
+const BEAT_WITH_VERSION = 'SELECT verdigris.router_heartbeat($1, $2, $3::bigint, $4::bigint, $5::jsonb, $6)';

@@ -15,6 +15,8 @@ export interface RouterOptions {
   readonly green: pg.PoolConfig;
   /** Name of this process in `verdigris.router`. Default: host, process id and a random part. */
   readonly instance?: string;
+  /** Version of the application, shown beside this process in `verdigris.router`. Default: none. */
+  readonly version?: string;
   /** How often the route is looked at besides the notifications, in ms. Default 500. */
   readonly pollIntervalMs?: number;
   /** How often counters are written to the side that has writes, in ms. Default 1,000. */
@@ -37,14 +39,14 @@ export interface RouterOptions {
   readonly logger?: RouterLogger;
 }
 
-export type RouterSettings = Required<Omit<RouterOptions, 'registry' | 'mirror'>> &
-  Pick<RouterOptions, 'registry' | 'mirror'>;
+export type RouterSettings = Required<Omit<RouterOptions, 'registry' | 'mirror' | 'version'>> &
+  Pick<RouterOptions, 'registry' | 'mirror' | 'version'>;
 
 /** Fills in the defaults. @throws RangeError for a number that makes no sense. */
 export function settingsOf(options: RouterOptions): RouterSettings {
   if (options.migration === '') throw new RangeError('the router needs the name of the migration');
   const settings = {
-    instance: `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`,
+    instance: instanceName(),
     pollIntervalMs: 500,
     heartbeatIntervalMs: 1_000,
     writeTimeoutMs: 10_000,
@@ -73,6 +75,11 @@ export function settingsOf(options: RouterOptions): RouterSettings {
     throw new RangeError(`mirror.concurrency is ${concurrency}: give a positive integer`);
   }
   return settings;
+}
+
+/** A name that no other process has, and that tells people which one it is. */
+export function instanceName(): string {
+  return `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`;
 }
 
 function definedOnly(options: RouterOptions): RouterOptions {

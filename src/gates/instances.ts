@@ -1,0 +1,94 @@
+import type { Session } from '../postgres/session.js';
+
+/** A process of the application that follows the route: a router, or a provider of the flag. */
+export interface Instance {
+  readonly instance: string;
+  /** What the application calls its version; null when it does not tell. */
+  readonly version: string | null;
+  readonly epoch: number;
+  readonly generation: number;
+  /** How long ago it was heard of, by the database's clock. */
+  readonly ageSeconds: number;
+}
+
+/** An instance that has not been heard of for so long has ended or is cut off; each reports every second. */
+export const LIVE_WITHIN_MS = 5_000;
+
+/**
+ * The live instances of a migration, on the side that has writes. One whose counters nobody can read is listed too: it
+ * has users.
+ */
+export async function readInstances(
+  session: Session,
+  migration: string,
+  liveWithinMs = LIVE_WITHIN_MS,
+): Promise<Instance[]> {
+  const { rows } = await session.query<{
+    instance: string;
+    version: string | null;
+    epoch: number;
+    generation: number;
+    age_seconds: number;
+  }>(
+    // An earlier version's table has no column "version".
+    `SELECT r.instance, to_jsonb(r) ->> 'version' AS version, r.epoch::float8 AS epoch,
+            r.generation::float8 AS generation,
+            extract(epoch FROM clock_timestamp() - r.seen_at)::float8 AS age_seconds
+       FROM verdigris.router r
+      WHERE r.migration = $1 AND r.seen_at > clock_timestamp() - $2::float8 * interval '1 ms'
+      ORDER BY r.instance`,
+    [migration, liveWithinMs],
+  );
+  return rows.map(({ age_seconds: ageSeconds, ...row }) => ({ ...row, ageSeconds }));
+}
+
+/** The route that instances must follow. */
+export interface Confirmed {
+  readonly migration: string;
+  readonly epoch: number;
+  readonly generation: number;
+}
+
+/**
+ * Names of the live instances that have not said that they follow this route, or a later one of the same epoch. A stage,
+ * and a stage that was taken back, is in effect when there are none.
+ */
+export async function unconfirmedInstances(
+  session: Session,
+  { migration, epoch, generation }: Confirmed,
+  liveWithinMs = LIVE_WITHIN_MS,
+): Promise<string[]> {
+  const instances = await readInstances(session, migration, liveWithinMs);
+  return instances.filter((one) => one.epoch !== epoch || one.generation < generation).map(nameOf);
+}
+
+/** What must be deployed before users are sent to green. */
+export interface Deployment {
+  /** The least version, compared part by part: 1.10 is later than 1.9. */
+  readonly minVersion?: string | undefined;
+  /** How many instances there must be at least. */
+  readonly atLeast?: number | undefined;
+}
+
+const BY_VERSION = new Intl.Collator('en', { numeric: true });
+
+/** What speaks against "the code that works with both schemas is deployed", in words; empty when nothing does. */
+export function deploymentFaults(instances: readonly Instance[], { minVersion, atLeast = 1 }: Deployment): string[] {
+  const faults: string[] = [];
+  if (instances.length < atLeast) {
+    faults.push(`${instances.length} of at least ${atLeast} instances of the application report`);
+  }
+  if (minVersion === undefined) return faults;
+  const old = instances.filter(({ version }) => version === null || BY_VERSION.compare(version, minVersion) < 0);
+  if (old.length > 0) faults.push(`not at version ${minVersion}: ${listed(old.map(nameOf))}`);
+  return faults;
+}
+
+/** As people look for it. */
+function nameOf({ instance, version }: Instance): string {
+  return version === null ? instance : `${instance} (version ${version})`;
+}
+
+function listed(names: readonly string[]): string {
+  return names.length <= 10 ? names.join(', ') : `${names.slice(0, 10).join(', ')} and ${names.length - 10} more`;
+}
