@@ -36,7 +36,7 @@ function decideLimit(
     green: { ...slowerThan(limitMs, green.latency), of: green.requests },
     blue: { hits: slowerThan(limitMs, reads.latency).possibly, of: reads.requests },
     what: `reads on green slower than ${formatDuration(limitMs)}`,
-    bursts: burstsOf(limitMs, slices),
+    bursts: () => burstsOf(limitMs, slices),
   });
 }
 
@@ -68,7 +68,7 @@ function decideIncrease(
       of: window.green.requests,
     },
     what: `reads on green more than ${formatDuration(increaseMs)} slower than blue's ${gate.metric} (${low}-${high} ms ${when})`,
-    bursts: burstsOf(high + increaseMs, slices),
+    bursts: () => burstsOf(high + increaseMs, slices),
   });
 }
 

@@ -74,7 +74,7 @@ function decideErrorRate(max: number, window: GateWindow, slices: readonly GateW
     green: { surely: green.errors, possibly: green.errors, of: green.requests },
     blue: { hits: reads.errors, of: reads.requests },
     what: 'failed reads on green',
-    bursts: slices.map((slice) => ({ surely: slice.green.errors, of: slice.green.requests })),
+    bursts: () => slices.map((slice) => ({ surely: slice.green.errors, of: slice.green.requests })),
   });
   if (all.outcome === 'fail') return all;
   for (const [endpoint, counters] of Object.entries(window.endpoints)) {
@@ -102,10 +102,11 @@ function decideEndpoint(
     green: { surely: green.errors, possibly: green.errors, of: green.requests },
     blue: { hits: blue.errors, of: blue.requests },
     what: `failed reads on green of the endpoint ${endpoint}`,
-    bursts: slices.map((slice) => ({
-      surely: slice.endpoints[endpoint]?.green.errors ?? 0,
-      of: slice.endpoints[endpoint]?.green.requests ?? 0,
-    })),
+    bursts: () =>
+      slices.map((slice) => ({
+        surely: slice.endpoints[endpoint]?.green.errors ?? 0,
+        of: slice.endpoints[endpoint]?.green.requests ?? 0,
+      })),
   });
 }
 
@@ -115,7 +116,7 @@ function decideFallbackRate(max: number, window: GateWindow, slices: readonly Ga
     share: max,
     green: { surely: fallbacks, possibly: fallbacks, of: greenReads(window) },
     what: "reads of green's users that blue had to answer",
-    bursts: slices.map((slice) => ({ surely: fallbacksOf(slice), of: greenReads(slice) })),
+    bursts: () => slices.map((slice) => ({ surely: fallbacksOf(slice), of: greenReads(slice) })),
   });
 }
 

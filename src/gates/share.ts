@@ -11,8 +11,9 @@ export interface ShareQuestion {
   readonly blue?: { readonly hits: number; readonly of: number };
   /** What is counted, for people. */
   readonly what: string;
-  /** The same count in pieces of a few seconds, where it is known: no single one of them fails a gate. */
-  readonly bursts?: readonly Burst[];
+  /** The same count in pieces of a few seconds, where it is known: no single one of them fails a gate. Asked for only
+   *  when it matters: a long stage has thousands. */
+  readonly bursts?: () => readonly Burst[];
 }
 
 export interface Burst {
@@ -33,7 +34,7 @@ const HITS_TO_FAIL = 3;
  * at again and again (sequential.ts), that does not come from one moment, and that is worse than blue's. Else
  * inconclusive, with how many requests are missing.
  */
-export function judgeShare({ share, green, blue, what, bursts = [] }: ShareQuestion): ShareVerdict {
+export function judgeShare({ share, green, blue, what, bursts }: ShareQuestion): ShareVerdict {
   const { surely, possibly, of } = green;
   const allowed = `${percent(share)} allowed`;
   const counted = `${count(surely)}${possibly === surely ? '' : ` to ${count(possibly)}`} of ${count(of)} ${what}`;
@@ -48,7 +49,7 @@ export function judgeShare({ share, green, blue, what, bursts = [] }: ShareQuest
   }
   if (surely >= HITS_TO_FAIL && surelyAbove(share, surely, of)) {
     const atLeast = `${counted}: at least ${percent(lowerBound(surely, of))} (95 %); ${allowed}`;
-    const worst = bursts.reduce((most, burst) => (burst.surely > most.surely ? burst : most), NO_BURST);
+    const worst = (bursts?.() ?? []).reduce((most, burst) => (burst.surely > most.surely ? burst : most), NO_BURST);
     if (!surelyAbove(share, surely - worst.surely, of - worst.of)) {
       const when = `${count(worst.surely)} of them within a few seconds: one moment fails nothing`;
       return inconclusive(`${atLeast}; but ${when}`);
