@@ -63,7 +63,7 @@ function tail(k: number, step: -1 | 1, n: number, p: number): number {
   for (let i = k; step === 1 ? i < n : i > 0; i += step) {
     term *= step === 1 ? ((n - i) / (i + 1)) * odds : i / (n - i + 1) / odds;
     sum += term;
-    if (term < sum * 1e-17) break;
+    if (term <= sum * 1e-17) break;
   }
   return Math.min(sum, 1);
 }
