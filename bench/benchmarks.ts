@@ -11,6 +11,10 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     about: 'how fast the rows get to green, beside pgcopydb, pg_dump, tablesync, pgroll and plain SQL',
     load: async () => (await import('./data/run.js')).dataBenchmark,
   },
+  gates: {
+    about: 'how often gates pass a bad green or end a healthy one, beside the rules of other tools, by simulation',
+    load: async () => (await import('./gates/run.js')).gatesBenchmark,
+  },
   promotion: {
     about: 'what an application notices when its writes move to green and back, beside the recipe by hand',
     load: async () => (await import('./promotion/run.js')).promotionBenchmark,

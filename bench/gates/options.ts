@@ -1,0 +1,27 @@
+import { Command } from 'commander';
+import { countOption } from '../data/options.js';
+
+export interface GatesOptions {
+  /** Simulated runs of each kind of green at each rate. */
+  readonly runs: number;
+  readonly seed: number;
+  readonly json?: string;
+}
+
+/**
+ * Reads the arguments after the benchmark's name.
+ *
+ * @throws CommanderError for help (exit code 0) and for what it can't read.
+ */
+export function gatesOptions(args: readonly string[]): GatesOptions {
+  return new Command('npm run bench -- gates')
+    .description(
+      'Simulates stages of healthy and of bad greens, and shows what the gates make of them, beside other rules',
+    )
+    .addOption(countOption('--runs <n>', 'runs of each kind of green at each rate', 1_000))
+    .addOption(countOption('--seed <n>', 'the same seed gives the same runs', 1))
+    .option('--json <file>', 'write everything that was counted to this file as JSON')
+    .exitOverride()
+    .parse([...args], { from: 'user' })
+    .opts<GatesOptions>();
+}
