@@ -1,0 +1,170 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { WindowLook } from '../../activities/windows.js';
+import { statusOf, until } from '../support/migration.js';
+import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
+import type { PlanInput } from '../../src/plan/schema.js';
+import { pauseUpdate, resumeUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import type { MigrationReport } from '../../workflows/lib/report.js';
+
+let runs: ScriptedRuns;
+
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+});
+afterAll(() => runs.stop());
+
+const WHO = { by: 'ada', reason: 'the test says so' };
+
+/** A window whose times are written by the test. */
+class Schedule {
+  /** Open or closed from that moment on. */
+  changes: [at: number, open: boolean][];
+
+  constructor(...changes: [inMs: number, open: boolean][]) {
+    this.changes = changes.map(([inMs, open]) => [Date.now() + inMs, open]);
+  }
+
+  look(): WindowLook {
+    const now = Date.now();
+    const open = this.changes.filter(([at]) => at <= now).at(-1)?.[1] ?? true;
+    const next = this.changes.find(([at]) => at > now)?.[0] ?? now + 3_600_000;
+    return { open, changesAt: new Date(next).toISOString(), changesAtText: 'Tue 2026-11-24 01:00 Europe/Berlin' };
+  }
+}
+
+function begin(what: 'migrate' | 'traffic' | 'promote', overrides: Overrides): Promise<ScriptedRun> {
+  const windows: PlanInput['windows'] = { timezone: 'Europe/Berlin', [what]: ['Mon-Fri 01:00-05:00'] };
+  return runs.begin(overrides, { windows });
+}
+
+/** The summaries of the timers that a run has started. */
+async function timers(run: ScriptedRun): Promise<string> {
+  const { events } = await run.handle.fetchHistory();
+  return (events ?? [])
+    .filter((event) => (event.timerStartedEventAttributes ?? null) !== null)
+    .map((event) => Buffer.from(event.userMetadata?.summary?.data ?? []).toString())
+    .join('\n');
+}
+
+describe('the windows of a run', () => {
+  it('keep a promotion waiting, with a timer and a status that say until when and why; then it looks at the rows again', async () => {
+    const schedule = new Schedule([0, false]);
+    const run = await begin('promote', { lookAtWindow: () => schedule.look() });
+    const status = await until(run.handle, 'waiting', (s) => s.waiting?.for === 'window');
+    expect(status.waiting?.why).toBe(
+      'promote waits until Tue 2026-11-24 01:00 Europe/Berlin: only Mon-Fri 01:00-05:00',
+    );
+    expect(Date.parse(status.waiting?.until ?? '')).toBeGreaterThan(Date.now());
+    expect(await timers(run)).toContain('promote waits until Tue 2026-11-24 01:00 Europe/Berlin');
+    expect(run.log).not.toContain('+promote');
+
+    // Nothing of a rollback asks whether it may.
+    const looks = run.log.filter((entry) => entry === '+lookAtWindow').length;
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.outcome).toBe('rolledBack');
+    expect(run.log.filter((entry) => entry === '+lookAtWindow')).toHaveLength(looks);
+  });
+
+  it('open for a promotion by themselves, and rows that were written meanwhile are compared first', async () => {
+    const schedule = new Schedule([0, false]);
+    const run = await begin('promote', {
+      lookAtWindow: () => {
+        // Opens two seconds after the first look.
+        if (schedule.changes.length === 1) schedule.changes.push([Date.now() + 2_000, true]);
+        return schedule.look();
+      },
+    });
+    await run.saw('-promote');
+    const looked = run.log.lastIndexOf('+lookAtWindow');
+    expect(run.log.filter((entry) => entry === '+verify').length).toBe(3);
+    expect(run.log.lastIndexOf('+verify')).toBeLessThan(looked);
+    await run.handle.terminate();
+  });
+
+  it('are asked again after a pause: a window that has closed meanwhile stays closed', async () => {
+    const schedule = new Schedule([0, true]);
+    const run = await begin('promote', {
+      lookAtWindow: () => schedule.look(),
+      promote: (one, _ref, from) =>
+        one.log.filter((entry) => entry === '+promote').length === 1 ? untilCancelled() : one.move(from),
+    });
+    await run.saw('+promote');
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await run.saw('-promote');
+    schedule.changes = [[0, false]];
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await until(run.handle, 'waiting', (s) => s.waiting?.for === 'window');
+    await sleep(300);
+    expect(run.log.filter((entry) => entry === '+promote')).toHaveLength(1);
+    expect((await statusOf(run.handle)).writesOn).toBe('blue');
+    await run.handle.terminate();
+  });
+
+  it('end a backfill, which goes on in the next one; what stops is said', async () => {
+    const soon = (open: boolean, ms: number): WindowLook => ({
+      ...{ open, changesAt: new Date(Date.now() + ms).toISOString() },
+      changesAtText: 'Tue 2026-11-24 01:00 Europe/Berlin',
+    });
+    let looks = 0;
+    const run = await begin('migrate', {
+      // Open until the backfill has begun, then closed once.
+      lookAtWindow: (one) => {
+        if (one.log.includes('+backfillTables')) looks += 1;
+        return looks === 1 ? soon(false, 1_000) : soon(true, looks === 0 ? 1_000 : 3_600_000);
+      },
+      expandTables: () => ({ tables: ['public.orders'], steps: [] }),
+      backfillTables: (one) =>
+        one.log.filter((entry) => entry === '+backfillTables').length === 1 ? untilCancelled(100) : undefined,
+    });
+    await run.saw('+backfillTables', 2);
+    expect(run.at('-backfillTables')).toBeLessThan(run.log.lastIndexOf('+backfillTables'));
+    const { warnings } = await statusOf(run.handle);
+    expect(warnings.join()).toMatch(
+      /"backfilling public.orders" stops at the end of its window, and goes on where it was/,
+    );
+    expect(await timers(run)).toContain('migrate waits until Tue 2026-11-24 01:00 Europe/Berlin');
+    await run.handle.terminate();
+  });
+
+  it('keep a stage waiting while the gates of the stage before keep their authority', async () => {
+    const schedule = new Schedule([0, true]);
+    const run = await runs.begin(
+      {
+        lookAtWindow: () => schedule.look(),
+        openStage: () => {
+          schedule.changes = [[0, false]];
+          return { routers: 0 };
+        },
+        watchGates: (one) => (one.log.filter((entry) => entry === '+openStage').length === 1 ? untilCancelled() : []),
+      },
+      {
+        windows: { traffic: ['daily 01:00-05:00'] },
+        traffic: {
+          stages: [
+            { percent: 1, for: '0s' },
+            { percent: 10, for: '0s' },
+          ],
+          approval: { before: [] },
+        },
+      },
+    );
+    await until(run.handle, 'waiting', (s) => s.waiting?.for === 'window' && s.greenReadPercent === 1);
+    expect(run.log.filter((entry) => entry === '+openStage')).toHaveLength(1);
+    expect(run.log.lastIndexOf('+watchGates')).toBeGreaterThan(run.log.lastIndexOf('-watchGates'));
+    await run.handle.terminate();
+  });
+
+  it('wait until blue is quiet, too', async () => {
+    let looks = 0;
+    const run = await runs.begin(
+      { awaitQuiet: () => ({ quiet: ++looks > 1, transactionsPerSecond: 10 }) },
+      { windows: { below: { transactionsPerSecond: 100 } } },
+    );
+    await run.saw('-promote');
+    // Once more at the first of replicate, migrate, the stage and the promotion.
+    expect(looks).toBe(5);
+    await run.handle.terminate();
+  });
+});
