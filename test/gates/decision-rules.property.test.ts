@@ -1,0 +1,167 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { decideGate, type GateInput } from '../../src/gates/decide.js';
+import { neededRequests } from '../../src/gates/forecast.js';
+import { surelyAbove, surelyLarger } from '../../src/gates/sequential.js';
+import { judgeShare } from '../../src/gates/share.js';
+import type { GateWindow } from '../../src/gates/window.js';
+import { LATENCY_BUCKETS_MS } from '../../src/router/metrics-snapshot.js';
+
+const SHARE = fc.double({ min: 1e-4, max: 0.5, noNaN: true });
+const sample = fc
+  .tuple(fc.integer({ min: 1, max: 200_000 }), fc.double({ min: 0, max: 1, noNaN: true }))
+  .map(([of, part]) => ({ of, hits: Math.floor(of * part ** 4) }));
+
+function verdict(share: number, hits: number, of: number, blue?: { hits: number; of: number }): string {
+  const question = { share, green: { surely: hits, possibly: hits, of }, what: 'reads' };
+  return judgeShare(blue === undefined ? question : { ...question, blue }).outcome;
+}
+
+function window(parts: Partial<GateWindow>): GateWindow {
+  const latency = LATENCY_BUCKETS_MS.map(() => 0).concat(0);
+  const nothing = { requests: 0, errors: 0, latency };
+  return {
+    ...{ seconds: 60, blue: nothing, green: nothing, blueBefore: nothing, fallbacks: { behind: 0, error: 0 } },
+    ...{ mirrored: { compared: 0, different: 0 }, endpoints: {}, liveInstances: 1, staleInstances: [] },
+    ...{ unreadableInstances: [], unreachable: [], ...parts },
+  };
+}
+
+describe('the decision about a share', () => {
+  test('never passes on fewer requests than the exact bound needs without an error', () => {
+    fc.assert(
+      fc.property(SHARE, sample, (share, { of, hits }) => {
+        const needed = neededRequests({ metric: 'errorRate', max: share });
+        if (of < needed) expect(verdict(share, hits, of)).not.toBe('pass');
+      }),
+    );
+  });
+
+  test('is monotonic in errors: one more never helps green', () => {
+    const worse = { pass: 0, inconclusive: 1, fail: 2 };
+    fc.assert(
+      fc.property(SHARE, sample, sample, (share, { of, hits }, blue) => {
+        const now = verdict(share, hits, of, { hits: blue.hits, of: blue.of });
+        const more = verdict(share, Math.min(of, hits + 1), of, { hits: blue.hits, of: blue.of });
+        expect(worse[more as keyof typeof worse]).toBeGreaterThanOrEqual(worse[now as keyof typeof worse]);
+      }),
+    );
+  });
+
+  test('never fails green for what is no more than on blue', () => {
+    fc.assert(
+      fc.property(SHARE, sample, fc.integer({ min: 1, max: 100 }), (share, { of, hits }, times) => {
+        expect(verdict(share, hits, of, { hits: hits * times, of: of * times })).not.toBe('fail');
+      }),
+    );
+  });
+
+  test('no single moment fails a gate, whatever happens in it', () => {
+    fc.assert(
+      fc.property(
+        SHARE,
+        fc.integer({ min: 0, max: 50_000 }),
+        fc.integer({ min: 1, max: 5_000 }),
+        (share, good, bad) => {
+          const green = { surely: bad, possibly: bad, of: good + bad };
+          const bursts = () => [
+            { surely: 0, of: good },
+            { surely: bad, of: bad },
+          ];
+          expect(judgeShare({ share, green, what: 'reads', bursts }).outcome).not.toBe('fail');
+        },
+      ),
+    );
+  });
+});
+
+describe('evidence that may be looked at again and again', () => {
+  test('a green at its limit is hardly ever above it at any of a thousand looks', () => {
+    let alarms = 0;
+    let state = 7;
+    const next = (): number => (state = (state * 48_271) % 2_147_483_647) / 2_147_483_647;
+    for (let run = 0; run < 300; run++) {
+      let hits = 0;
+      for (let n = 1; n <= 2_000; n++) {
+        if (next() >= 0.01) continue;
+        hits += 1;
+        // Between hits the evidence only falls.
+        if (!surelyAbove(0.01, hits, n)) continue;
+        alarms += 1;
+        break;
+      }
+    }
+    expect(alarms).toBeLessThanOrEqual(3);
+  });
+
+  test('finds a broken green, and one that is worse than blue', () => {
+    expect(surelyAbove(0.001, 4, 4)).toBe(true);
+    expect(surelyAbove(0.001, 15, 3_000)).toBe(true);
+    expect(surelyLarger(15, 3_000, 60, 297_000)).toBe(true);
+    expect(surelyLarger(3, 3_000, 297, 297_000)).toBe(false);
+  });
+});
+
+describe('input that shows nothing', () => {
+  const odd = fc.constantFrom(NaN, Infinity, -Infinity, -1);
+
+  test('never passes and never fails', () => {
+    const gates = [
+      { metric: 'errorRate', max: 0.001 },
+      { metric: 'p99', max: '1s' },
+      { metric: 'fallbackRate', max: 0.1 },
+      { metric: 'mismatchRate', max: 0.1 },
+    ] as const;
+    fc.assert(
+      fc.property(odd, odd, fc.boolean(), fc.boolean(), (requests, errors, dead, unreadable) => {
+        const latency = LATENCY_BUCKETS_MS.map(() => 0).concat(requests);
+        const input: GateInput = {
+          window: window({
+            green: { requests, errors, latency },
+            liveInstances: dead ? 0 : 1,
+            unreadableInstances: unreadable ? ['a'] : [],
+            mirrored: { compared: requests, different: errors },
+          }),
+          lagMs: [requests, requests, requests],
+        };
+        for (const gate of gates) expect(decideGate(gate, input).outcome).toBe('inconclusive');
+        expect(decideGate({ metric: 'lag', max: '1s' }, input).outcome).toBe('inconclusive');
+      }),
+    );
+  });
+
+  test('a source that can not be asked is an error of its own gates alone', () => {
+    const input: GateInput = { window: window({}), lagMs: [1], failures: { routers: 'blue is away' } };
+    expect(decideGate({ metric: 'errorRate', max: 0.1 }, input)).toMatchObject({ outcome: 'error' });
+    expect(decideGate({ metric: 'lag', max: '1s' }, input)).toMatchObject({ outcome: 'pass' });
+  });
+
+  test('a metrics page that does not answer keeps the others from passing, not from failing', () => {
+    const latency = LATENCY_BUCKETS_MS.map(() => 0).concat(5_000);
+    const decide = (errors: number): string =>
+      decideGate(
+        { metric: 'errorRate', max: 0.001 },
+        { window: window({ green: { requests: 5_000, errors, latency }, unreachable: ['router_2'] }), lagMs: [] },
+      ).outcome;
+    expect(decide(0)).toBe('error');
+    expect(decide(500)).toBe('fail');
+  });
+});
+
+describe('a broken endpoint', () => {
+  test('fails the error rate although it drowns in the sum', () => {
+    const latency = LATENCY_BUCKETS_MS.map(() => 0);
+    const side = (requests: number, errors: number) => ({ requests, errors, latency: [...latency, requests] });
+    const endpoints = {
+      '/rare': { green: { requests: 12, errors: 12 }, blue: { requests: 1_188, errors: 0 } },
+      '/usual': { green: { requests: 99_988, errors: 10 }, blue: { requests: 9_000_000, errors: 900 } },
+    };
+    const input: GateInput = {
+      window: window({ green: side(100_000, 22), blue: side(9_001_188, 900), endpoints }),
+      lagMs: [],
+    };
+    const decision = decideGate({ metric: 'errorRate', max: 0.001 }, input);
+    expect(decision).toMatchObject({ outcome: 'fail' });
+    expect(decision.because).toContain('/rare');
+  });
+});
