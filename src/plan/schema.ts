@@ -319,6 +319,19 @@ const flagd = z.strictObject({
     .describe('The file that is written for flagd, by the path that the worker sees; nothing else may be in it'),
 });
 
+const instances = z
+  .strictObject({
+    minVersion: z
+      .string()
+      .min(1)
+      .max(100)
+      .optional()
+      .describe('The least version of the application, compared part by part: 1.10 is later than 1.9'),
+    atLeast: z.int().min(1).max(100_000).optional().describe('How many instances must report'),
+  })
+  .refine((i) => i.minVersion !== undefined || i.atLeast !== undefined, 'give "minVersion" or "atLeast"')
+  .meta({ anyOf: [{ required: ['minVersion'] }, { required: ['atLeast'] }] });
+
 const traffic = z.strictObject({
   flag: z.string().min(1).default('use-green-db').describe('Key of the cohorts: the same users stay in a larger stage'),
   stages: z.array(stage).default([
@@ -366,6 +379,9 @@ const traffic = z.strictObject({
         'the worker reads http:// or https:// addresses from VERDIGRIS_CONNECTION_<NAME>',
     ),
   maxStageDuration: duration.default('4h').describe('A stage without enough evidence by then pauses the run'),
+  instances: instances
+    .optional()
+    .describe('What must be deployed before a stage: instances of the application with the code for both schemas'),
   flagd: flagd.optional().describe('For applications that ask flagd: its file is kept at the percentage in force'),
   pgbouncer: pgbouncer.optional().describe('For applications behind PgBouncer: they follow the promotion as a whole'),
 });

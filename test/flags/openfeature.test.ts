@@ -1,0 +1,174 @@
+import { OpenFeature, ProviderEvents, type Client } from '@openfeature/server-sdk';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { deploymentFaults, readInstances, unconfirmedInstances } from '../../src/gates/instances.js';
+import { withSession } from '../../src/postgres/session.js';
+import { VerdigrisProvider, type VerdigrisProviderOptions } from '../../src/openfeature/index.js';
+import { inCohort } from '../../src/router/cohort.js';
+import { MIGRATION, Sides, until } from '../router/sides.js';
+import { TcpProxy } from '../router/tcp-proxy.js';
+import { asDatabase } from '../support/postgres.js';
+
+const FLAG = 'use-green-db';
+const USERS = Array.from({ length: 200 }, (_, n) => `user-${n}`);
+
+let sides: Sides;
+let domains = 0;
+
+beforeAll(async () => {
+  sides = await (await Sides.create('flags')).claim();
+}, 60_000);
+beforeEach(async () => {
+  await OpenFeature.clearProviders();
+  await sides.reset();
+});
+afterAll(async () => {
+  await OpenFeature.clearProviders();
+  await sides.drop();
+});
+
+async function client(options: Partial<VerdigrisProviderOptions> = {}): Promise<Client> {
+  const domain = `flags-${(domains += 1)}`;
+  const { blue, green } = sides;
+  await OpenFeature.setProviderAndWait(
+    domain,
+    new VerdigrisProvider({ migration: MIGRATION, blue: blue.config, green: green.config, ...options }),
+  );
+  return OpenFeature.getClient(domain);
+}
+
+/** As an application asks: the default is the other answer than the one that is safe, to see that it is not used. */
+const onGreen = (flags: Client, user?: string): Promise<boolean> =>
+  flags.getBooleanValue(FLAG, true, user === undefined ? {} : { targetingKey: user });
+
+const cohort = async (flags: Client): Promise<string[]> => {
+  const answers = await Promise.all(USERS.map((user) => onGreen(flags, user)));
+  return USERS.filter((_, n) => answers[n] === true);
+};
+
+/** Runs a question on blue, as a run does. */
+const onBlue = <T>(ask: Parameters<typeof withSession<T>>[2]): Promise<T> =>
+  withSession(asDatabase(sides.blue, 'blue'), { purpose: 'test' }, ask);
+
+describe('the flag use-green-db', () => {
+  it('sends the users of the router to green, as soon as the route says so, and back', async () => {
+    // So rarely looked at that only the notification can be what is heard.
+    const flags = await client({ pollIntervalMs: 60_000 });
+    const heard: (string[] | undefined)[] = [];
+    flags.addHandler(ProviderEvents.ConfigurationChanged, (details) => heard.push(details?.flagsChanged));
+    expect(await cohort(flags)).toEqual([]);
+
+    for (const percent of [10, 50]) {
+      await sides.stage(percent);
+      const expected = USERS.filter((user) => inCohort(FLAG, user, percent));
+      await until(async () => (await cohort(flags)).length === expected.length);
+      expect(await cohort(flags)).toEqual(expected);
+      expect(heard.at(-1)).toEqual([FLAG]);
+    }
+    await sides.stage(0);
+    await until(async () => (await cohort(flags)).length === 0);
+    expect(heard).toHaveLength(3);
+  });
+
+  it('tells variant, reason, and from which route the answer is', async () => {
+    const generation = await sides.stage(100);
+    const flags = await client();
+    expect(await flags.getBooleanDetails(FLAG, false, { targetingKey: 'ada' })).toMatchObject({
+      ...{ value: true, variant: 'green', reason: 'SPLIT' },
+      flagMetadata: { migration: MIGRATION, generation, writesOn: 'blue', greenReadPercent: 100 },
+    });
+    expect(await flags.getBooleanDetails(FLAG, true)).toMatchObject({
+      value: false,
+      variant: 'blue',
+      reason: 'DEFAULT',
+    });
+    expect(await flags.getBooleanDetails('other', false)).toMatchObject({ value: false, errorCode: 'FLAG_NOT_FOUND' });
+    expect(await flags.getStringDetails(FLAG, '')).toMatchObject({ errorCode: 'TYPE_MISMATCH' });
+  });
+
+  it('sends everybody to green after the promotion, and back after its rollback', async () => {
+    const flags = await client();
+    await sides.decide('green');
+    await sides.open('green');
+    await until(() => onGreen(flags));
+    expect(await onGreen(flags, 'ada')).toBe(true);
+    await sides.decide('blue');
+    await sides.open('blue');
+    await until(async () => !(await onGreen(flags, 'ada')));
+  });
+
+  it('sends everybody to blue where an abort would not be heard of: blue is silent, or was never reached', async () => {
+    const proxy = new TcpProxy(sides.blue.port);
+    await proxy.listen();
+    const blue = { ...sides.blue.config, port: proxy.port };
+    try {
+      const flags = await client({ blue, pollIntervalMs: 50 });
+      const stale: unknown[] = [];
+      flags.addHandler(ProviderEvents.Stale, (details) => stale.push(details));
+      await sides.stage(100);
+      await until(() => onGreen(flags, 'ada'));
+      proxy.freeze();
+      await until(async () => !(await onGreen(flags, 'ada')));
+      expect(await flags.getBooleanDetails(FLAG, true, { targetingKey: 'ada' })).toMatchObject({ reason: 'STALE' });
+      expect(stale).toHaveLength(1);
+      const lateComer = await client({ blue });
+      expect(await onGreen(lateComer, 'ada')).toBe(false);
+      proxy.thaw();
+      await until(() => onGreen(flags, 'ada'), 10_000);
+      await until(() => onGreen(lateComer, 'ada'), 10_000);
+    } finally {
+      await OpenFeature.clearProviders();
+      await proxy.down();
+    }
+  });
+});
+
+describe('instances', () => {
+  it('that have not confirmed a generation are named, with their version, until they do or have ended', async () => {
+    await client({ instance: 'flags', version: '2.1.0' });
+    await sides.router({ instance: 'router', version: '2.1.0' });
+    await sides.router({ instance: 'quiet' });
+    const generation = await sides.stage(10);
+    const [row] = await sides.sql<{ epoch: number }>('blue', 'SELECT epoch::int FROM verdigris.route');
+    const route = { migration: MIGRATION, epoch: row?.epoch ?? 0, generation };
+    await until(() => onBlue(async (blue) => (await readInstances(blue, MIGRATION)).length === 3));
+    await until(() => onBlue(async (blue) => (await unconfirmedInstances(blue, route)).length === 0));
+
+    // One that no longer follows: its row stays where it was.
+    await sides.sql(
+      'blue',
+      `INSERT INTO verdigris.router (instance, migration, epoch, generation, metrics, version)
+       VALUES ('behind', '${MIGRATION}', ${route.epoch}, ${generation - 1}, '{}', '2.0.9'),
+              ('of another run', '${MIGRATION}', ${route.epoch - 1}, 999, '{}', NULL)`,
+    );
+    const behind = await onBlue((blue) => unconfirmedInstances(blue, route, 60_000));
+    expect(behind).toEqual(['behind (version 2.0.9)', 'of another run']);
+    await sides.sql('blue', "UPDATE verdigris.router SET seen_at = now() - interval '10 s' WHERE metrics = '{}'");
+    expect(await onBlue((blue) => unconfirmedInstances(blue, route, 9_000))).toEqual([]);
+
+    const live = await onBlue((blue) => readInstances(blue, MIGRATION, 9_000));
+    expect(live.map(({ instance, version }) => [instance, version])).toEqual([
+      ['flags', '2.1.0'],
+      ['quiet', null],
+      ['router', '2.1.0'],
+    ]);
+    expect(deploymentFaults(live, { minVersion: '2.1.0', atLeast: 4 })).toEqual([
+      '3 of at least 4 instances of the application report',
+      'not at version 2.1.0: quiet',
+    ]);
+  });
+
+  it('are compared by version part by part', () => {
+    const at = (version: string): Parameters<typeof deploymentFaults>[0] => [
+      { instance: 'a', version, epoch: 1, generation: 1, ageSeconds: 0 },
+    ];
+    for (const version of ['1.10', '1.10.0', '1.11', '2.0']) {
+      expect(deploymentFaults(at(version), { minVersion: '1.10' })).toEqual([]);
+    }
+    for (const version of ['1.9', '1.9.12', '0.99']) {
+      expect(deploymentFaults(at(version), { minVersion: '1.10' })).toEqual([
+        `not at version 1.10: a (version ${version})`,
+      ]);
+    }
+    expect(deploymentFaults([], {})).toEqual(['0 of at least 1 instances of the application report']);
+  });
+});
