@@ -752,6 +752,23 @@ const CASES: readonly Case[] = [
     accepted: {},
   },
   {
+    rule: 'quorum-out-of-reach',
+    refused: { traffic: { approval: { by: ['ada', ' Ada'], quorum: 2 } } },
+    place: 'traffic.approval.quorum',
+    message: /2 different people must approve, and "by" names 1/,
+    instead: /at most 1/,
+    accepted: { traffic: { approval: { by: ['ada', 'grace'], quorum: 2 } } },
+  },
+  {
+    rule: 'quorum-of-anybody',
+    severity: 'warning',
+    refused: { traffic: { approval: { quorum: 2 } } },
+    place: 'traffic.approval.quorum',
+    message: /2 people must approve/,
+    instead: /"by"/,
+    accepted: { traffic: { approval: { by: ['ada', 'grace'], quorum: 2 } } },
+  },
+  {
     rule: 'unknown-approval-stage',
     refused: { traffic: { approval: { before: [25, 'promote'] } } },
     place: 'traffic.approval.before[0]',

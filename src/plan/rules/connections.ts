@@ -24,15 +24,19 @@ export const sameConnection: Rule = {
 export const unknownConnection: CatalogRule = {
   name: 'unknown-connection',
   severity: 'error',
-  why: 'the worker could not reach the database',
+  why: 'the worker could not reach the database, or the webhook',
   *check({ plan }, _catalog, connections) {
     const known = new Set([...connections].map(connectionVariable));
-    for (const side of ['blue', 'green'] as const) {
-      const { connection } = plan[side];
+    const named = [
+      { place: 'blue.connection', connection: plan.blue.connection },
+      { place: 'green.connection', connection: plan.green.connection },
+      ...(plan.notify ?? []).map(({ connection }, i) => ({ place: `notify[${i}].connection`, connection })),
+    ];
+    for (const { place, connection } of named) {
       if (known.has(connectionVariable(connection))) continue;
       const near = nearest(connection, connections);
       yield {
-        place: `${side}.connection`,
+        place,
         message: `the worker knows no connection "${connection}"`,
         instead:
           near === undefined

@@ -1,4 +1,5 @@
 import type { CatalogRule, Rule } from '../rule.js';
+import { quorumOfAnybody, quorumOutOfReach } from './approval.js';
 import { columnExists, unknownColumn, unknownTable } from './catalog-names.js';
 import { downMayNotFit, generatedColumn, narrowing, tableWithoutKey, withoutEffect } from './catalog-tables.js';
 import {
@@ -87,6 +88,8 @@ export const RULES: readonly Rule[] = [
   stagesNotGrowing,
   stagesBelow100,
   unknownApprovalStage,
+  quorumOutOfReach,
+  quorumOfAnybody,
   pgbouncerStages,
   pgbouncerEntries,
   pgbouncerTwice,
