@@ -1,0 +1,137 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { decidePostgres } from '../../src/gates/decide-postgres.js';
+import { formatExposition, parseExposition } from '../../src/gates/exposition.js';
+import { forecastGates } from '../../src/gates/forecast.js';
+import type { PostgresSample } from '../../src/gates/postgres-series.js';
+import { scrapeRouters } from '../../src/gates/scrape-source.js';
+import { windowBetween } from '../../src/gates/window.js';
+import { parsePlan } from '../../src/plan/parse.js';
+import type { Plan } from '../../src/plan/schema.js';
+import { RequestMetrics } from '../../src/router/metrics.js';
+import { httpEndpoints } from '../../src/worker/http-endpoints.js';
+import { MetricsPage } from '../support/prometheus.js';
+
+function plan(traffic: object): Plan {
+  const parsed = parsePlan({ name: 'shop', blue: { connection: 'a' }, green: { connection: 'b' }, traffic });
+  if (!('plan' in parsed)) throw new Error(JSON.stringify(parsed.findings));
+  return parsed.plan;
+}
+
+describe('the metrics pages of routers', () => {
+  let pages: MetricsPage[];
+  beforeAll(async () => {
+    pages = [await MetricsPage.open(), await MetricsPage.open()];
+  });
+  afterAll(() => {
+    for (const page of pages) page.close();
+  });
+
+  test("say what the routers' heartbeats say, and one that is away is named", async () => {
+    const metrics = new RequestMetrics();
+    metrics.showRoute({
+      ...{ migration: 'shop', epoch: 3, generation: 7, writesOn: 'blue', greenReadPercent: 1 },
+      ...{ flag: 'use-green-db', opening: null },
+    });
+    for (let i = 0; i < 20; i++) metrics.record('green', 'read', '/cart "x"', i < 2 ? 'error' : 'ok', i);
+    metrics.record('blue', 'read', '/list', 'ok', 60_000);
+    metrics.fallback('behind', '/list');
+    for (const page of pages) page.text = await metrics.registry.metrics();
+    const environment = { VERDIGRIS_CONNECTION_ROUTERS: pages.map((page) => page.url).join(', ') };
+    const targets = httpEndpoints('traffic.scrape', 'routers', environment);
+    const first = await scrapeRouters(targets, undefined);
+    const { reads, fallbacks } = metrics.snapshot();
+    expect(first.live).toHaveLength(2);
+    expect(first.live[0]).toMatchObject({ epoch: 3, generation: 7, metrics: { reads, fallbacks } });
+    expect(first.live[0]?.metrics.endpoints?.['/cart "x"']?.green).toEqual({ requests: 20, errors: 2 });
+
+    const [, second] = pages;
+    if (second !== undefined) second.text = undefined;
+    const then = await scrapeRouters(targets, first);
+    expect(then.live).toHaveLength(1);
+    const window = windowBetween(first, then);
+    expect(window.green.requests).toBe(0);
+    expect(window.unreachable).toEqual(['routers (address 2 of 2) answered HTTP 503']);
+    if (second !== undefined) second.text = 'up 1\n';
+    expect((await scrapeRouters(targets, first)).unreadable).toHaveLength(1);
+  });
+});
+
+test('a page is read as it was written', () => {
+  const samples = [
+    { name: 'a', labels: { path: 'a\\b "c"\nd', le: '+Inf' }, value: 1.5 },
+    { name: 'a', labels: {}, value: Infinity },
+  ];
+  expect(parseExposition(formatExposition('a', 'counter', 'what\nit is', samples))).toEqual(samples);
+  expect(() => parseExposition('ok 1\n<html>')).toThrow('line 2');
+});
+
+test('a secret is in a header, never in a name or an address', () => {
+  const [endpoint] = httpEndpoints('x', 'prom', { VERDIGRIS_CONNECTION_PROM: 'https://ada:p%40ss@host/base/' });
+  expect(endpoint).toEqual({
+    ...{ name: 'prom', url: 'https://host/base/' },
+    authorization: `Basic ${Buffer.from('ada:p@ss').toString('base64')}`,
+  });
+  expect(() => httpEndpoints('x', 'prom', { VERDIGRIS_CONNECTION_PROM: 'postgres://u:secret@h/db' })).toThrow(
+    /^(?!.*secret).*VERDIGRIS_CONNECTION_PROM is not an http/s,
+  );
+});
+
+describe('the servers themselves', () => {
+  const sample = (parts: Partial<PostgresSample>): PostgresSample => ({
+    ...{ atMs: 0, lockWaits: [], whoWaits: '', oldestTransactionSeconds: 0, transactions: 0, conflicts: 0 },
+    ...{ retainedWalBytes: 0, ...parts },
+  });
+  const series = (green: readonly PostgresSample[], volumeBefore?: number) => ({
+    atOpening: { blue: sample({}), green: sample({ conflicts: 5 }) },
+    samples: green.map((one) => ({ blue: sample({ atMs: one.atMs }), green: one })),
+    volumeBefore,
+  });
+
+  test('three measurements in a row of a session that waits for a lock fail, two do not', () => {
+    const gate = { metric: 'blockingLocks', max: 0, longerThan: '5s' } as const;
+    const waits = sample({ lockWaits: [9], whoWaits: 'pid 1 has waited 9.0 s for pid 2', conflicts: 5 });
+    expect(decidePostgres(gate, series([waits, waits]))).toMatchObject({ outcome: 'inconclusive' });
+    const failed = decidePostgres(gate, series([waits, waits, waits]));
+    expect(failed.outcome).toBe('fail');
+    expect(failed.because).toContain('pid 1 has waited 9.0 s for pid 2');
+    expect(decidePostgres(gate, series([waits, waits, sample({ lockWaits: [1] })])).outcome).toBe('pass');
+  });
+
+  test('a conflict since the stage opened fails at once, one from before does not', () => {
+    const gate = { metric: 'conflicts', max: 0 } as const;
+    expect(decidePostgres(gate, series([sample({ conflicts: 5 })])).outcome).toBe('pass');
+    expect(decidePostgres(gate, series([sample({ conflicts: 6 })])).outcome).toBe('fail');
+  });
+
+  test('transactions that are missing fail, and nothing is missed where there were none', () => {
+    const gate = { metric: 'transactionVolume', maxDrop: 0.5 } as const;
+    const at = (rate: number) =>
+      Array.from({ length: 31 }, (_, i) => sample({ atMs: i * 2_000, transactions: i * 2 * rate }));
+    expect(decidePostgres(gate, series(at(90), 100)).outcome).toBe('pass');
+    expect(decidePostgres(gate, series(at(20), 100)).outcome).toBe('fail');
+    expect(decidePostgres(gate, series(at(0), 0)).outcome).toBe('inconclusive');
+    expect(decidePostgres(gate, series(at(90))).outcome).toBe('inconclusive');
+  });
+});
+
+describe('the forecast', () => {
+  const gates = [{ metric: 'errorRate', max: 0.001 }];
+  const snapshot = { live: [], stale: [], unreadable: [] };
+  const empty = windowBetween({ at: '2026-11-23T00:00:00Z', ...snapshot }, { at: '2026-11-23T00:00:05Z', ...snapshot });
+
+  test('says with the numbers that a stage is too short for its gate', () => {
+    const window = { ...empty, blue: { ...empty.blue, requests: 100 } };
+    const [first] = forecastGates(plan({ gates }), { routers: 1, window });
+    expect(first).toContain(
+      'stage 1 % for 15m at 20 reads a second gives 180 on green; errorRate max 0.001 needs 2,995',
+    );
+    expect(first).toContain("it can't pass before maxStageDuration (4h)");
+    const busy = { ...empty, blue: { ...empty.blue, requests: 5_000 } };
+    expect(forecastGates(plan({ gates }), { routers: 1, window: busy })).toEqual([]);
+  });
+
+  test('says that nobody reports', () => {
+    expect(forecastGates(plan({ gates }), { routers: 0 })[0]).toContain('no router reports');
+    expect(forecastGates(plan({ gates: [{ metric: 'lag', max: '1s' }] }), { routers: 0 })).toEqual([]);
+  });
+});
