@@ -16,6 +16,7 @@ import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
+import { flagsFollowRouteOrWarn } from './flags.js';
 import { movedTables, publishedBackward } from './run-tables.js';
 
 export interface PromotionResult {
@@ -54,6 +55,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         await finishPromotion(databases, ref.plan.name, from, { feedBack: from === 'blue', signal });
         // A pooler that was out of reach at the promotion still has its clients wait, or leads to the old side.
         await withPools(dependencies, ref, work, (pools) => releaseAll(pools, signal));
+        await flagsFollowRouteOrWarn(ref, () => work.session(otherSide(from), 'flags'));
       }),
 
     /** Where writes are, by the databases alone. */

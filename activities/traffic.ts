@@ -13,6 +13,8 @@ import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Environment } from '../src/worker/connections.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
+import { flagsFollowRoute, flagsFollowRouteOrWarn } from './flags.js';
+import { refuseUndeployed, warnOfUnconfirmed } from './instances.js';
 import { movedTables } from './run-tables.js';
 import { judge, type Verdict } from './stage-verdict.js';
 import { routerReader, StageMeasurements, type StageBaseline } from './stage-measurements.js';
@@ -20,7 +22,8 @@ import { transactionVolume } from './transaction-volume.js';
 import { isPostgresGate } from '../src/gates/decide-postgres.js';
 import { forecastGates } from '../src/gates/forecast.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
-import { sampleOf, readRouterSnapshots } from '../src/gates/router-source.js';
+import { unconfirmedInstances } from '../src/gates/instances.js';
+import { sampleOf } from '../src/gates/router-source.js';
 import { windowBetween } from '../src/gates/window.js';
 
 /** Time between two looks at the gates. */
@@ -88,7 +91,10 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         const blue = await session('blue', 'reads to blue');
         if (!(await hasState(blue))) return;
         const route = await readRoute(blue, ref.plan.name);
-        if (route?.writesOn === 'blue') await setPercent(blue, ref, route.epoch, 0);
+        if (route?.writesOn !== 'blue') return;
+        const generation = await setPercent(blue, ref, route.epoch, 0);
+        await flagsFollowRouteOrWarn(ref, () => Promise.resolve(blue));
+        await warnOfUnconfirmed(blue, { migration: ref.plan.name, epoch: route.epoch, generation });
       }),
 
     /** Takes the fence off blue; green's goes with its tables, or stays where they are kept. */
@@ -111,19 +117,22 @@ async function openStage(
   if (route === undefined || route.writesOn !== 'blue') {
     throw notBeforePromotion(route);
   }
+  await refuseUndeployed(blue, plan, stage);
+  await flagsFollowRoute(ref, blue);
   const asksServers = plan.traffic.gates.some(isPostgresGate);
   const green = asksServers ? await work.session('green', 'stage') : undefined;
   const volumeBefore =
     green === undefined ? undefined : await transactionVolume(work, { blue, green }, plan, route.greenReadPercent);
   const generation = await setPercent(blue, ref, route.epoch, stage.percent);
+  await flagsFollowRoute(ref, blue);
   const readRouters = routerReader(plan, environment, undefined, work.signal);
   const deadline = Date.now() + CONFIRM_WITHIN_MS;
   for (;;) {
     // Both those that write down what they follow, and those that are asked: each is a process with users.
-    const pushed = await readRouterSnapshots(blue, plan.name);
-    const read = plan.traffic.scrape === undefined ? pushed : await readRouters(() => Promise.resolve(blue));
+    const told = await unconfirmedInstances(blue, { migration: plan.name, epoch: route.epoch, generation });
+    const read = await readRouters(() => Promise.resolve(blue));
     const behind = [
-      ...new Set([pushed, sampleOf(read)].flatMap((sample) => sample.unconfirmed(route.epoch, generation))),
+      ...new Set([...told, ...sampleOf(read).unconfirmed(route.epoch, generation)]),
       ...(read.unreachable ?? []),
     ];
     if (behind.length === 0) {

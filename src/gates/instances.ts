@@ -59,7 +59,7 @@ export async function unconfirmedInstances(
   liveWithinMs = LIVE_WITHIN_MS,
 ): Promise<string[]> {
   const instances = await readInstances(session, migration, liveWithinMs);
-  return instances.filter((one) => one.epoch !== epoch || one.generation < generation).map(nameOf);
+  return instances.filter((one) => one.epoch !== epoch || one.generation < generation).map((one) => one.instance);
 }
 
 /** What must be deployed before users are sent to green. */
