@@ -4,7 +4,8 @@ import type { GateInput } from '../../src/gates/decide.js';
 import type { GateWindow } from '../../src/gates/window.js';
 import { parsePlan } from '../../src/plan/parse.js';
 import type { Plan } from '../../src/plan/schema.js';
-import type { Tick } from './green.js';
+import { Chance } from './chance.js';
+import { tick, type Tick } from './green.js';
 import { LIMITS, type End, type Rule, type StageRule } from './rule.js';
 
 /** `maxStageDuration` of a plan by default. */
@@ -37,6 +38,9 @@ class Stage implements StageRule {
 }
 
 const TRAFFIC = trafficOf();
+
+/** What routers have counted on blue before the stage: at 100 % there is nothing else to compare with. */
+const BLUE_BEFORE = tick(new Chance(1), 'healthy', 2_000, 0).blue;
 
 function trafficOf(): Plan['traffic'] {
   const parsed = parsePlan({
@@ -76,7 +80,7 @@ function sum(window: GateWindow, slice: GateWindow, seconds: number): GateWindow
 /** Blue's reads before a stage: the routers have been counting since the run began. */
 function emptyWindow(): GateWindow {
   return {
-    ...{ seconds: 0, blue: EMPTY_SIDE, green: EMPTY_SIDE, blueBefore: EMPTY_SIDE },
+    ...{ seconds: 0, blue: EMPTY_SIDE, green: EMPTY_SIDE, blueBefore: BLUE_BEFORE },
     fallbacks: { behind: 0, error: 0 },
     mirrored: { compared: 0, different: 0 },
     endpoints: {},
