@@ -41,6 +41,9 @@ export function judge(traffic: Plan['traffic'], stage: Stage, at: string, input:
 export function askedIn(gates: readonly Gate[], stage: Stage): Gate[] {
   return gates.filter(
     (gate) =>
-      gate.metric !== 'rowDifferences' && (stage.percent > 0 || (!isRequestGate(gate) && gate.metric !== 'prometheus')),
+      gate.metric !== 'rowDifferences' &&
+      // Only blue's reads are mirrored, and it has none any more.
+      !(gate.metric === 'mismatchRate' && stage.percent >= 100) &&
+      (stage.percent > 0 || (!isRequestGate(gate) && gate.metric !== 'prometheus')),
   );
 }
