@@ -9,7 +9,7 @@ import { directionTo } from '../../src/postgres/feed.js';
 import { measureLag } from '../../src/postgres/marker.js';
 import { withSession, type Database, type Databases, type Session } from '../../src/postgres/session.js';
 import { otherSide, type Side } from '../../src/side.js';
-import { bundleWorkflows } from '../../src/worker/bundle-workflows.js';
+import { testBundle } from './bundle.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import type { MigrationStatus, Phase } from '../../workflows/lib/status.js';
 import { approveSignal, rollbackSignal, statusQuery } from '../../workflows/messages.js';
@@ -369,7 +369,7 @@ async function bundleOnce(): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), 'verdigris-bundle-'));
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
   const file = join(folder, 'workflows.js');
-  writeFileSync(file, (await bundleWorkflows()).code);
+  writeFileSync(file, (await testBundle()).code);
   return file;
 }
 

@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { TestProject } from 'vitest/node';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { findTemporalCli } from '../../src/embedded/temporal-cli.js';
@@ -21,9 +24,12 @@ declare module 'vitest' {
     pg15: ProvidedPostgres;
     pg18: ProvidedPostgres;
     temporal: ProvidedTemporal;
+    /** Where the workflow code is kept, once a test has bundled it. */
+    bundleFolder: string;
   }
 }
 
+let bundleFolder: string | undefined;
 let servers: readonly (EmbeddedPostgres | EmbeddedTemporal)[] = [];
 
 /** The tests crash no machine, only processes, so nothing has to reach the disk. */
@@ -44,6 +50,8 @@ export async function setup(project: TestProject): Promise<void> {
   project.provide('pg15', running.pg15);
   project.provide('pg18', running.pg18);
   project.provide('temporal', running.temporal);
+  bundleFolder = mkdtempSync(join(tmpdir(), 'verdigris-test-bundle-'));
+  project.provide('bundleFolder', bundleFolder);
 }
 
 /** Starts the servers of a run; teardown() ends them. */
@@ -70,4 +78,5 @@ export async function startServers(): Promise<RunningServers> {
 export async function teardown(): Promise<void> {
   await Promise.all(servers.map((server) => server.stop()));
   servers = [];
+  if (bundleFolder !== undefined) rmSync(bundleFolder, { recursive: true, force: true });
 }

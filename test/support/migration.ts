@@ -8,7 +8,7 @@ import { type WorkflowHandle } from '@temporalio/client';
 import { NativeConnection, Runtime, type Worker } from '@temporalio/worker';
 import type pg from 'pg';
 import type { PlanInput } from '../../src/plan/schema.js';
-import { bundleWorkflows } from '../../src/worker/bundle-workflows.js';
+import { testBundle } from './bundle.js';
 import { createWorker } from '../../src/worker/create-worker.js';
 import { redactor } from '../../src/worker/redact.js';
 import type { MigrationStatus, Phase } from '../../workflows/lib/status.js';
@@ -128,7 +128,7 @@ async function newWorker(
   taskQueue: string,
   environment: Record<string, string>,
 ): Promise<Worker> {
-  const workflowBundle = await (bundle ??= bundleWorkflows());
+  const workflowBundle = await (bundle ??= testBundle());
   return createWorker({
     connection,
     namespace,

@@ -7,7 +7,7 @@ import { createActivities, type Activities } from '../../activities/index.js';
 import { parsePlan } from '../../src/plan/parse.js';
 import type { PlanInput } from '../../src/plan/schema.js';
 import type { Side } from '../../src/side.js';
-import { bundleWorkflows } from '../../src/worker/bundle-workflows.js';
+import { testBundle } from './bundle.js';
 import { temporalClient, testTemporal, uniqueTaskQueue } from './temporal.js';
 
 /** What a test has its activities do instead of what the script does by itself. */
@@ -43,7 +43,7 @@ export class ScriptedRuns {
       connection,
       namespace,
       taskQueue,
-      workflowBundle: await bundleWorkflows(),
+      workflowBundle: await testBundle(),
       activities: scriptedActivities((id) => runs.current?.of(id)),
       maxHeartbeatThrottleInterval: '50ms',
       defaultHeartbeatThrottleInterval: '50ms',

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { Worker } from '@temporalio/worker';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { bundleWorkflows } from '../../src/worker/bundle-workflows.js';
+import { testBundle } from '../support/bundle.js';
 
 /*
  * Histories of real runs, recorded by `npm run record-histories`. A change of the workflow that would break a run that
@@ -17,7 +17,7 @@ interface RecordedHistory {
 let workflowBundle: { code: string };
 
 beforeAll(async () => {
-  workflowBundle = await bundleWorkflows();
+  workflowBundle = await testBundle();
 });
 
 function recorded(name: string): RecordedHistory {
