@@ -28,7 +28,7 @@ function asks(core: FlagdCore, user?: string): boolean {
 }
 
 describe('flagd, asked with our file,', () => {
-  it.each([0, 0.001, 1, 10, 50, 99.999, 100])('chooses the users of the router at %d %%', (percent) => {
+  it.each([0, 0.001, 1, 10, 50, 99.999, 100])('chooses the users of the router at %s percent', (percent) => {
     const core = evaluator(flagdJson({ run: 'r', route: route({ greenReadPercent: percent }) }));
     const differing = USERS.filter((user) => asks(core, user) !== inCohort(FLAG, user, percent));
     expect(differing).toEqual([]);
