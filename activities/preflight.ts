@@ -1,5 +1,6 @@
 import { VerdigrisError } from '../src/errors.js';
 import { formatFinding, hasErrors, type Finding } from '../src/plan/finding.js';
+import { checkFlagdFile } from '../src/flags/preflight.js';
 import { lintPlan } from '../src/plan/lint.js';
 import { parsePlan } from '../src/plan/parse.js';
 import type { Plan } from '../src/plan/schema.js';
@@ -26,7 +27,11 @@ export function preflightActivities(dependencies: ActivityDependencies) {
       perform(dependencies, ref, async ({ databases, run, report }) => {
         report({ checking: 'both databases' });
         const { findings: ofDatabases } = await preflight({ ...databases, plan: ref.plan, runId: run.runId });
-        const findings = [...ofDatabases, ...(await checkPgBouncers(ref.plan, databases, dependencies.environment))];
+        const findings = [
+          ...ofDatabases,
+          ...(await checkPgBouncers(ref.plan, databases, dependencies.environment)),
+          ...(await checkFlagdFile(ref.plan)),
+        ];
         const errors = findings.filter((finding) => finding.severity === 'error');
         if (errors.length > 0) throw preflightFailed(errors);
         return { warnings: findings.filter((f) => f.severity === 'warning').map((f) => `${describe(f)} ${f.remedy}`) };

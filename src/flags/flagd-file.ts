@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { open, readFile, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { access, constants, open, readFile, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { VerdigrisError } from '../errors.js';
-import { flagdJson, readWritten, type FlagState } from './flagd-flags.js';
+import { flagdJson, readWritten, type FlagState, type Written } from './flagd-flags.js';
 
 /** flagd runs as another user as a rule, and there is no secret in the file. */
 const MODE_OF_A_NEW_FILE = 0o644;
@@ -15,25 +15,50 @@ const MODE_OF_A_NEW_FILE = 0o644;
  * @throws VerdigrisError FlagsNotWritten when the file can't be written, or is not ours to replace.
  */
 export async function writeFlagdFile(path: string, state: FlagState): Promise<'written' | 'later one is there'> {
-  try {
-    const there = await textOf(path);
-    if (there !== undefined && there.trim() !== '' && !mayReplace(path, there, state)) return 'later one is there';
+  return explained(path, async () => {
+    const there = await readOurs(path, state.route.migration);
+    if (there !== undefined && isLater(there, state)) return 'later one is there';
     await replaceWhole(path, flagdJson(state));
     return 'written';
+  });
+}
+
+/**
+ * Whether the file could be written, by a look.
+ *
+ * @throws VerdigrisError FlagsNotWritten when it could not.
+ */
+export async function refuseUnwritable(path: string, migration: string): Promise<void> {
+  await explained(path, async () => {
+    await access(dirname(path), constants.W_OK | constants.X_OK);
+    await readOurs(path, migration);
+  });
+}
+
+async function explained<T>(path: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
   } catch (error) {
     if (error instanceof VerdigrisError) throw error;
     throw notWritten(path, `(${codeOf(error)})`, 'see whether the worker may write in its folder', true, error);
   }
 }
 
-function mayReplace(path: string, there: string, { run, route }: FlagState): boolean {
+/** What the file says about itself; undefined where there is none yet. */
+async function readOurs(path: string, migration: string): Promise<Written | undefined> {
+  const there = await textOf(path);
+  if (there === undefined || there.trim() === '') return undefined;
   const before = readWritten(there);
-  if (before === undefined || before.migration !== route.migration) {
+  if (before === undefined || before.migration !== migration) {
     const whose = before === undefined ? 'holds what is not ours' : `belongs to the migration ${before.migration}`;
     throw notWritten(path, `: it ${whose}`, 'give this migration a file of its own, or remove the old one', false);
   }
-  if (before.run !== run || before.epoch < route.epoch) return true;
-  return before.epoch === route.epoch && before.generation <= route.generation;
+  return before;
+}
+
+function isLater(there: Written, { run, route }: FlagState): boolean {
+  if (there.run !== run || there.epoch < route.epoch) return false;
+  return there.epoch > route.epoch || there.generation > route.generation;
 }
 
 /** A name of its own for each draft: two workers must not write into one. */

@@ -6,6 +6,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { writeFlags, writeFlagsOrWarn } from '../../src/flags/flagd-driver.js';
 import { writeFlagdFile } from '../../src/flags/flagd-file.js';
 import { flagdJson } from '../../src/flags/flagd-flags.js';
+import { checkFlagdFile } from '../../src/flags/preflight.js';
+import { planSchema } from '../../src/plan/schema.js';
 import type { Route } from '../../src/postgres/state.js';
 import { inCohort } from '../../src/router/cohort.js';
 import { allOnBlue } from '../../src/router/routes.js';
@@ -76,6 +78,10 @@ describe("flagd's file", () => {
   });
   afterAll(() => rm(folder, { recursive: true, force: true }));
 
+  const preflight = async (path: string): Promise<string[]> => {
+    const plan = { name: 'shop', blue: { connection: 'b' }, green: { connection: 'g' }, traffic: { flagd: { path } } };
+    return (await checkFlagdFile(planSchema.parse(plan))).map(({ check }) => check);
+  };
   const metadataIn = async (path: string): Promise<unknown> => {
     const { metadata } = JSON.parse(await readFile(path, 'utf8')) as { metadata: unknown };
     return metadata;
@@ -128,10 +134,14 @@ describe("flagd's file", () => {
         retryable: false,
       });
       expect(await readFile(path, 'utf8')).toBe(theirs);
+      expect(await preflight(path)).toEqual(['flagd-file']);
     }
     // What a crash of the machine may leave on some file systems.
     await writeFile(path, '');
+    expect(await preflight(path)).toEqual([]);
     expect(await writeFlagdFile(path, { run: 'r', route: route({}) })).toBe('written');
+    expect(await preflight(path)).toEqual([]);
+    expect(await preflight(join(folder, 'missing', 'flags.json'))).toEqual(['flagd-file']);
   });
 
   it('is brought to the route that another worker has set while it was written', async () => {
