@@ -66,7 +66,7 @@ export async function runTransaction<T>(
     await transaction.finish();
   } catch (error) {
     await transaction.finish();
-    await rollback(client, guard);
+    await rollback(client, guard, error);
     const { obstacle } = transaction;
     throw obstacle instanceof TransactionAbortedError && !isLinkFailure(error) ? error : (obstacle ?? error);
   }
@@ -78,7 +78,7 @@ export async function runTransaction<T>(
   try {
     return { value, position: await guard(commit(client, side, wantsPosition, transaction.lastError)) };
   } catch (error) {
-    await rollback(client, guard);
+    await rollback(client, guard, error);
     throw error;
   }
 }
@@ -92,9 +92,12 @@ async function begin(client: pg.PoolClient, mode: TransactionMode, guard: Guard)
   }
 }
 
-/** Nobody waits for the outcome of a ROLLBACK: a connection on which it failed is not used again. */
-async function rollback(client: pg.PoolClient, guard: Guard): Promise<void> {
-  if (client.getTransactionStatus() === 'I') return;
+/**
+ * Nobody waits for the outcome of a ROLLBACK: a connection on which it failed is not used again. Nor is one that has
+ * failed before, whose server would have to be found silent a second time.
+ */
+async function rollback(client: pg.PoolClient, guard: Guard, why?: unknown): Promise<void> {
+  if (client.getTransactionStatus() === 'I' || isLinkFailure(why)) return;
   await guard(client.query('ROLLBACK')).catch(() => undefined);
 }
 

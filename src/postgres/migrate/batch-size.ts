@@ -20,12 +20,16 @@ export class BatchSize {
     return this.rows <= this.bounds.min;
   }
 
-  /** After a batch of `rows` that took so long. At most doubled: a first fast batch may have met warm pages only. */
-  took(rows: number, ms: number): void {
+  /**
+   * After a batch of `rows` that took so long. At most doubled: a first fast batch may have met warm pages only.
+   *
+   * @param share of the wanted time that the next one is to take
+   */
+  took(rows: number, ms: number, share = 1): void {
     // A short last batch says little about what a full one takes.
     if (rows < this.rows / 2) return;
     this.ceiling = Math.min(this.bounds.max, this.ceiling * CAREFUL_GROWTH);
-    this.set(this.rows * Math.min(2, Math.max(0.25, this.targetMs / Math.max(1, ms))));
+    this.set(this.rows * Math.min(2, Math.max(0.25, (this.targetMs * share) / Math.max(1, ms))));
   }
 
   /**
