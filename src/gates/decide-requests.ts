@@ -60,7 +60,9 @@ function sampleOf(gate: RequestGate, window: GateWindow): number {
       return gate.endpoint === undefined
         ? window.green.requests
         : (window.endpoints[gate.endpoint]?.green.requests ?? 0);
-    default:
+    case 'p50':
+    case 'p95':
+    case 'p99':
       return window.green.requests;
   }
 }

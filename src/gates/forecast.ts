@@ -95,7 +95,9 @@ function shareOf(gate: RequestGate): number {
       return 0.05;
     case 'p99':
       return 0.01;
-    default:
+    case 'errorRate':
+    case 'fallbackRate':
+    case 'mismatchRate':
       return gate.max;
   }
 }
