@@ -752,6 +752,21 @@ const CASES: readonly Case[] = [
     accepted: {},
   },
   {
+    rule: 'every-gate-dry-run',
+    refused: { traffic: { gates: [{ metric: 'lag', max: '1s', dryRun: true }] } },
+    place: 'traffic.gates',
+    message: /every gate has "dryRun"/,
+    instead: /leave "dryRun" out/,
+    accepted: {
+      traffic: {
+        gates: [
+          { metric: 'lag', max: '1s', dryRun: true },
+          { metric: 'errorRate', max: 0.001 },
+        ],
+      },
+    },
+  },
+  {
     rule: 'quorum-out-of-reach',
     refused: { traffic: { approval: { by: ['ada', ' Ada'], quorum: 2 } } },
     place: 'traffic.approval.quorum',

@@ -35,7 +35,7 @@ import {
   transactionControl,
   unqualifiedName,
 } from './raw-statements.js';
-import { stagesBelow100, stagesNotGrowing, unknownApprovalStage } from './traffic.js';
+import { everyGateDryRun, stagesBelow100, stagesNotGrowing, unknownApprovalStage } from './traffic.js';
 import { timeDefault, volatileDefault, volatileExpression, volatileUp } from './volatile.js';
 
 /** The rules that look at a plan alone. */
@@ -87,6 +87,7 @@ export const RULES: readonly Rule[] = [
   // Traffic.
   stagesNotGrowing,
   stagesBelow100,
+  everyGateDryRun,
   unknownApprovalStage,
   quorumOutOfReach,
   quorumOfAnybody,
