@@ -1,6 +1,6 @@
-import { readFileSync } from 'node:fs';
 import { VerdigrisError } from '../errors.js';
 import type { Environment } from '../worker/connections.js';
+import { readSecretFile } from '../worker/secret-file.js';
 
 /** With a shorter secret links could be made by trying. */
 const LEAST_SECRET = 32;
@@ -8,7 +8,9 @@ const LEAST_SECRET = 32;
 /** What links are signed with: VERDIGRIS_APPROVAL_SECRET, or the file that VERDIGRIS_APPROVAL_SECRET_FILE names. */
 export function approvalSecret(environment: Environment): string | undefined {
   const file = environment['VERDIGRIS_APPROVAL_SECRET_FILE'];
-  const secret = environment['VERDIGRIS_APPROVAL_SECRET'] ?? (file === undefined ? undefined : readSecret(file));
+  const secret =
+    environment['VERDIGRIS_APPROVAL_SECRET'] ??
+    (file === undefined ? undefined : readSecretFile(file, 'VERDIGRIS_APPROVAL_SECRET_FILE'));
   if (secret === undefined || secret === '') return undefined;
   if (secret.length >= LEAST_SECRET) return secret;
   throw new VerdigrisError({
@@ -22,17 +24,4 @@ export function approvalSecret(environment: Environment): string | undefined {
 export function approvalUrl(environment: Environment): string | undefined {
   const url = environment['VERDIGRIS_APPROVAL_URL'];
   return url === undefined || url === '' ? undefined : url;
-}
-
-function readSecret(file: string): string {
-  try {
-    return readFileSync(file, 'utf8').trim();
-  } catch (error) {
-    throw new VerdigrisError({
-      type: 'ConnectionUnknown',
-      message: "the file that VERDIGRIS_APPROVAL_SECRET_FILE names can't be read",
-      nextStep: 'see that the file is there and may be read',
-      cause: error,
-    });
-  }
 }

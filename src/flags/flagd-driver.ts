@@ -1,5 +1,5 @@
 import type { Route } from '../postgres/state.js';
-import { within } from '../router/timing.js';
+import { within } from '../timing.js';
 import { writeFlagdFile } from './flagd-file.js';
 import type { FlagState } from './flagd-flags.js';
 

@@ -1,7 +1,7 @@
-import { randomBytes } from 'node:crypto';
-import { access, constants, open, readFile, rename, rm, stat, type FileHandle } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { access, constants, readFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { VerdigrisError } from '../errors.js';
+import { isAbsent, replaceFile } from '../replace-file.js';
 import { flagdJson, readWritten, type FlagState, type Written } from './flagd-flags.js';
 
 /** flagd runs as another user as a rule, and there is no secret in the file. */
@@ -18,7 +18,9 @@ export async function writeFlagdFile(path: string, state: FlagState): Promise<'w
   return explained(path, async () => {
     const there = await readOurs(path, state.route.migration);
     if (there !== undefined && isLater(there, state)) return 'later one is there';
-    await replaceWhole(path, flagdJson(state));
+    const sync = await replaceFile(path, flagdJson(state), { newFileMode: MODE_OF_A_NEW_FILE, syncFirst: true });
+    // Some file systems can't sync a folder; the file is in its place in any case.
+    await sync().catch(() => undefined);
     return 'written';
   });
 }
@@ -61,39 +63,11 @@ function isLater(there: Written, { run, route }: FlagState): boolean {
   return there.epoch > route.epoch || there.generation > route.generation;
 }
 
-/** A name of its own for each draft: two workers must not write into one. */
-async function replaceWhole(path: string, text: string): Promise<void> {
-  const before = await stat(path).catch(absent);
-  const mode = before === undefined ? MODE_OF_A_NEW_FILE : before.mode & 0o777;
-  const draft = join(dirname(path), `.${basename(path)}.verdigris-${randomBytes(6).toString('hex')}`);
-  const handle = await open(draft, 'wx', mode);
-  try {
-    await handle.writeFile(text);
-    await handle.chmod(mode);
-    // Only root may give a file away.
-    if (before !== undefined) await handle.chown(before.uid, before.gid).catch(() => undefined);
-    // Before the rename: after a crash of the machine there is the old file or the new one, never an empty one.
-    await handle.sync();
-    await handle.close();
-    await rename(draft, path);
-  } catch (error) {
-    await handle.close().catch(() => undefined);
-    await rm(draft, { force: true });
-    throw error;
-  }
-  const folder: FileHandle = await open(dirname(path));
-  // Some file systems can't sync a folder; the file is in its place in any case.
-  await folder.sync().catch(() => undefined);
-  await folder.close();
-}
-
 async function textOf(path: string): Promise<string | undefined> {
-  return readFile(path, 'utf8').catch(absent);
-}
-
-function absent(error: unknown): undefined {
-  if (codeOf(error) === 'ENOENT') return undefined;
-  throw error;
+  return readFile(path, 'utf8').catch((error: unknown) => {
+    if (isAbsent(error)) return undefined;
+    throw error;
+  });
 }
 
 function codeOf(error: unknown): string {

@@ -39,14 +39,6 @@ export function forecastGates(plan: Plan, now: TrafficNow): string[] {
   });
 }
 
-/** What can be said from the rate alone, such as before a run: it is a rate of blue's reads, or more than that. */
-export function stagesTooShort(plan: Plan, readsPerSecond: number): string[] {
-  return plan.traffic.gates
-    .filter(isRequestGate)
-    .filter((gate) => gate.metric !== 'mismatchRate')
-    .flatMap((gate) => tooFew(plan, gate, readsPerSecond, (percent) => percent / 100, 'reads'));
-}
-
 /** The fewest requests with which a gate can pass. */
 export function neededRequests(gate: RequestGate): number {
   return Math.max(neededSample(0, shareOf(gate)), gate.minRequests ?? 0);

@@ -5,7 +5,7 @@ import type { RouterLogger } from '../router/logger.js';
 import { RequestMetrics } from '../router/metrics.js';
 import { Routes } from '../router/routes.js';
 import { SideLink } from '../router/side-link.js';
-import { within } from '../router/timing.js';
+import { within } from '../timing.js';
 import type { Side } from '../side.js';
 
 export interface RouteWatchOptions {

@@ -5,6 +5,7 @@ import { ident } from '../postgres/identifier.js';
 import { connectionVariable } from '../postgres/session.js';
 import { sqlState } from '../postgres/sqlstate.js';
 import type { PgBouncer } from './pgbouncer.js';
+import { answerWithin } from '../timing.js';
 
 /** A row of SHOW DATABASES. */
 export interface ShownDatabase {
@@ -154,18 +155,10 @@ export class Console {
   }
 
   async #ask(command: string): Promise<pg.QueryResult<Record<string, unknown>>> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
-        this.socket.destroy();
-        reject(new Error(`the console did not answer ${command.split(' ')[0] ?? ''} within ${ANSWER_MS} ms`));
-      }, ANSWER_MS);
+    return answerWithin(ANSWER_MS, this.client.query<Record<string, unknown>>(command), () => {
+      this.socket.destroy();
+      return new Error(`the console did not answer ${command.split(' ')[0] ?? ''} within ${ANSWER_MS} ms`);
     });
-    try {
-      return await Promise.race([this.client.query<Record<string, unknown>>(command), late]);
-    } finally {
-      clearTimeout(timer);
-    }
   }
 }
 

@@ -7,7 +7,8 @@ import { Console, type ShownDatabase } from './console.js';
 import { EntryFile } from './entry.js';
 import { markName, markValue, parseMark, type Mark } from './mark.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
-import { removeDrafts, replaceFile } from './replace-file.js';
+import { removeDrafts, replaceFile } from '../replace-file.js';
+import { within } from '../timing.js';
 
 /** How long to wait for a moment in which no server connection is logging in, and how long for clients to be served. */
 const NO_LOGIN_WITHIN_MS = 100;
@@ -160,21 +161,13 @@ export class Instance {
 
   /** Pauses every entry. @returns what its clients were at, when it has not come to rest within the time. */
   async pause(withinMs: number): Promise<'paused' | { readonly busyBackends: readonly number[] }> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<'late'>((resolve) => {
-      timer = setTimeout(() => resolve('late'), withinMs);
-    });
     try {
       const all = Promise.all(this.setup.databases.map((database, i) => this.#pauses[i]?.pause(database)));
-      if ((await Promise.race([all, late])) === 'late') {
-        all.catch(() => undefined);
-        return { busyBackends: await this.busyBackends() };
-      }
+      if ((await within(all, withinMs, 'late')) === 'late') return { busyBackends: await this.busyBackends() };
       const { paused } = await this.look();
       if (paused.length < this.setup.databases.length) return { busyBackends: [] };
       return 'paused';
     } finally {
-      clearTimeout(timer);
       // Its PAUSE may never be answered, not even after RESUME: what asked is dropped.
       this.#dropPauses();
     }

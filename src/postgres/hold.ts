@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../errors.js';
+import { answerWithin } from '../timing.js';
 import type { QueryResult, QueryResultRow } from 'pg';
 import type { Session } from './session.js';
 
@@ -90,19 +91,6 @@ export class Hold {
     // With several statements in one message, node-postgres answers with a list: the last one is what was asked.
     const result: unknown = await this.within(session.query<R>(sql));
     return (Array.isArray(result) ? result.at(-1) : result) as QueryResult<R>;
-  }
-}
-
-/** Waits for an answer for so long, then throws what `late` makes. */
-export async function answerWithin<T>(ms: number, answer: Promise<T>, late: () => Error): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const cut = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(late()), ms);
-  });
-  try {
-    return await Promise.race([answer, cut]);
-  } finally {
-    clearTimeout(timer);
   }
 }
 

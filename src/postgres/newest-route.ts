@@ -2,6 +2,7 @@ import type { WritesAre } from './pools.js';
 import { closeSession, openSession, type Databases, type Session } from './session.js';
 import { hasState, readRoute } from './state.js';
 import type { Side } from '../side.js';
+import { answerWithin } from '../timing.js';
 
 /** A side that does not answer within this is not asked any more: the other one's row decides then. */
 const ANSWER_MS = 1_000;
@@ -37,17 +38,11 @@ export class NewestRoute {
   }
 
   async #readOne(side: Side): Promise<WritesAre[]> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error('no answer')), ANSWER_MS);
-    });
     try {
-      return await Promise.race([this.#ask(side), late]);
+      return await answerWithin(ANSWER_MS, this.#ask(side), () => new Error('no answer'));
     } catch {
       this.#forget(side);
       return [];
-    } finally {
-      clearTimeout(timer);
     }
   }
 

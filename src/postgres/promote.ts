@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { otherSide, type Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
-import { answerWithin, Hold, promotionBlocked, StandsInTheWay } from './hold.js';
+import { answerWithin } from '../timing.js';
+import { Hold, promotionBlocked, StandsInTheWay } from './hold.js';
 import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
 import { NO_POOLS, type Pools, type Unreleased } from './pools.js';

@@ -1,6 +1,6 @@
 import { formatLsn, LSN_ZERO, parseLsn, type Lsn } from './lsn.js';
 import type { SideLink } from './side-link.js';
-import { pause } from './timing.js';
+import { pause } from '../timing.js';
 
 interface Waiter {
   readonly epoch: number;

@@ -5,7 +5,7 @@ import { CommitOutcomeUnknownError, WriteMovedError, WriteTimeoutError } from '.
 import { FenceMet, isFence, NothingSent } from './failure.js';
 import type { Routes } from './routes.js';
 import type { SidePool } from './side-pool.js';
-import { pause } from './timing.js';
+import { pause } from '../timing.js';
 
 /** Both sides are closed for a few milliseconds in a promotion: look again soon, but not all at once. */
 const CLOSED_PAUSE_MS = [2, 5] as const;

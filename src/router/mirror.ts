@@ -15,7 +15,7 @@ import type { SideLink } from './side-link.js';
 import type { SidePool } from './side-pool.js';
 import type { Statement } from './statement.js';
 import { LEADING } from './supported.js';
-import { pause } from './timing.js';
+import { pause } from '../timing.js';
 
 /** Reads on blue that are run on green too, and whose answers are compared. */
 export interface MirrorOptions {

@@ -7,7 +7,7 @@ import type { Lsn } from './lsn.js';
 import type { FallbackReason } from './metrics.js';
 import type { Routes } from './routes.js';
 import type { SideLink } from './side-link.js';
-import { within } from './timing.js';
+import { within } from '../timing.js';
 import type { TokenStore } from './token-store.js';
 
 /**

@@ -10,7 +10,7 @@ import type { RequestOutcome } from './request-counts.js';
 import type { ReadRouting } from './read-routing.js';
 import type { SideLink } from './side-link.js';
 import type { Guard, SidePool } from './side-pool.js';
-import { within } from './timing.js';
+import { within } from '../timing.js';
 
 /** A read that has taken so long may be slow, or its server may be gone: the link finds out which. */
 const ASK_WHETHER_ALIVE_MS = 250;

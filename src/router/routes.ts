@@ -1,7 +1,7 @@
 import type { Side } from '../side.js';
 import type { Route } from '../postgres/state.js';
 import type { SideLink, Sighting } from './side-link.js';
-import { within } from './timing.js';
+import { within } from '../timing.js';
 
 /** How long a fresh look at both routes may take: a side that is away must not hold anybody up. */
 const REFRESH_MS = 300;

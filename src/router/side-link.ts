@@ -6,7 +6,7 @@ import { sqlState } from '../postgres/sqlstate.js';
 import { Coalesced } from './coalesced.js';
 import { LinkDownError } from './failure.js';
 import type { RouterLogger } from './logger.js';
-import { within } from './timing.js';
+import { within } from '../timing.js';
 
 /** What a look at a side's route found: its row, or that it has none. */
 export type Sighting = Route | 'none';

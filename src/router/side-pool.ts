@@ -6,7 +6,7 @@ import { canConnectLater, isLinkFailure, NothingSent } from './failure.js';
 import { watchFence } from './fence-notice.js';
 import { KeptConnections } from './kept-connections.js';
 import type { RouterLogger } from './logger.js';
-import { within } from './timing.js';
+import { within } from '../timing.js';
 import { Turns } from './turns.js';
 import { Warmth } from './warmth.js';
 

@@ -1,9 +1,9 @@
-import { readFileSync } from 'node:fs';
 import type pg from 'pg';
 import { parse } from 'pg-connection-string';
 import { VerdigrisError } from '../errors.js';
 import { connectionVariable, type Database, type Databases } from '../postgres/session.js';
 import type { Side } from '../side.js';
+import { readSecretFile } from './secret-file.js';
 
 /*
  * Connections by name. A plan holds names only; the worker reads
@@ -92,17 +92,7 @@ function uriOf(what: string, connection: string, environment: Environment): stri
 }
 
 function readSecret(file: string | undefined, variable: string): string | undefined {
-  if (file === undefined) return undefined;
-  try {
-    return readFileSync(file, 'utf8').trim();
-  } catch (error) {
-    throw new VerdigrisError({
-      type: 'ConnectionUnknown',
-      message: `the file that ${variable} names can't be read`,
-      nextStep: 'see that the file is there and that the worker may read it',
-      cause: error,
-    });
-  }
+  return file === undefined ? undefined : readSecretFile(file, variable);
 }
 
 function clientConfig(uri: string, variable: string): pg.ClientConfig {

@@ -1,8 +1,8 @@
-import { readFileSync } from 'node:fs';
 import { VerdigrisError } from '../errors.js';
 import type { HttpEndpoint } from '../gates/http-source.js';
 import { connectionVariable } from '../postgres/session.js';
 import type { Environment } from './connections.js';
+import { readSecretFile } from './secret-file.js';
 
 /*
  * What answers over HTTP, by name. A plan holds names only; the worker reads
@@ -70,16 +70,7 @@ function valueOf(variable: string, environment: Environment): string | undefined
   if (value !== undefined && value !== '') return value;
   const file = environment[`${variable}_FILE`];
   if (file === undefined || file === '') return undefined;
-  try {
-    return readFileSync(file, 'utf8').trim();
-  } catch (error) {
-    throw new VerdigrisError({
-      type: 'ConnectionUnknown',
-      message: `the file that ${variable}_FILE names can't be read`,
-      nextStep: 'see that the file is there and that the worker may read it',
-      cause: error,
-    });
-  }
+  return readSecretFile(file, `${variable}_FILE`);
 }
 
 function notAnAddress(variable: string): VerdigrisError {

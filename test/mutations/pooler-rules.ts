@@ -12,8 +12,8 @@ export const POOLER_RULES: readonly Mutation[] = [
     edits: [
       edit(
         'src/pgbouncer/instance.ts',
-        "      if ((await Promise.race([all, late])) === 'late') {",
-        "      await all;\n      if ((await Promise.race([all, late])) === 'late') {",
+        "      if ((await within(all, withinMs, 'late')) === 'late') return { busyBackends: await this.busyBackends() };",
+        "      await all;\n      if ((await within(all, withinMs, 'late')) === 'late') return { busyBackends: await this.busyBackends() };",
       ),
     ],
     test: inPools('a client does not end its transaction'),

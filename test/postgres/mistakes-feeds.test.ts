@@ -1,16 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { directionTo, feedName } from '../../src/postgres/feed.js';
 import { measureLag, waitForMarker, writeMarker } from '../../src/postgres/marker.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { createPublication } from '../../src/postgres/publication.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
-import { openSession, withSession, closeSession, type Session } from '../../src/postgres/session.js';
+import { openSession, closeSession, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
 import { enableSubscription, ensureSubscription, readSubscription } from '../../src/postgres/subscription.js';
 import { otherSide, type Side } from '../../src/side.js';
-import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
+import { asDatabase, testDatabase } from '../support/postgres.js';
 import { carryOut } from '../support/promotion-steps.js';
 import { PromotionRig } from '../support/promotion-rig.js';
 import { WatchedTry } from '../support/watched-try.js';
@@ -34,17 +33,13 @@ describe('the feed there and the feed back', () => {
 
   afterAll(() => rig.close());
 
-  const on = <T>(side: Side, work: (client: pg.Client) => Promise<T>): Promise<T> =>
-    withClient(rig.databases[side].config, work);
-  const ours = <T>(side: Side, work: (session: Session) => Promise<T>): Promise<T> =>
-    withSession(rig.databases[side], { purpose: 'test' }, work);
   const feedTo = (side: Side): string => feedName(MIGRATION, directionTo(side));
-  const subscription = (side: Side) => ours(side, (s) => readSubscription(s, feedTo(side)));
+  const subscription = (side: Side) => rig.ours(side, (s) => readSubscription(s, feedTo(side)));
 
   /** The side that has no writes any more follows the one that has, and has met no error on the way. */
   async function follows(side: Side): Promise<void> {
     const other = otherSide(side);
-    const lag = await ours(other, (to) => ours(side, (from) => measureLag(to, from, directionTo(side), 8_000)));
+    const lag = await rig.ours(other, (to) => rig.ours(side, (from) => measureLag(to, from, directionTo(side), 8_000)));
     expect(lag).toBeLessThan(8_000);
     expect((await subscription(side))?.errors).toBe(0);
   }
@@ -55,10 +50,10 @@ describe('the feed there and the feed back', () => {
     const move = rig.move(from);
     await carryOut('promote', move);
     rig.primary = to;
-    await on(to, async (reader) => {
+    await rig.on(to, async (reader) => {
       await reader.query(`BEGIN; LOCK TABLE verdigris.marker_${directionTo(to)} IN SHARE MODE`);
       // The worker waits for the lock, and hears of nothing else meanwhile.
-      await ours(from, (s) => writeMarker(s, directionTo(to)));
+      await rig.ours(from, (s) => writeMarker(s, directionTo(to)));
       const finished = carryOut('finish', move);
       while ((await subscription(to))?.enabled === true) await sleep(5);
       await sleep(300);
@@ -78,8 +73,8 @@ describe('the feed there and the feed back', () => {
     await carryOut('promote', move);
     rig.primary = to;
     // Somebody measures the lag once more, while the slot of the way back is there and the old feed still runs.
-    await ours(from, (source) =>
-      ours(to, async (target) => {
+    await rig.ours(from, (source) =>
+      rig.ours(to, async (target) => {
         const token = await writeMarker(source, directionTo(to));
         expect(await waitForMarker(target, directionTo(to), token, 10_000)).toBe(true);
       }),
@@ -96,9 +91,9 @@ describe('the feed there and the feed back', () => {
     const locking = attempt.stopAt(/BEGIN; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/, 'before');
     const outcome = attempt.run({ maxHoldMs: 10_000 });
     const held = await locking;
-    await on(to, async (reader) => {
+    await rig.on(to, async (reader) => {
       await reader.query('BEGIN; LOCK TABLE public.accounts IN SHARE MODE');
-      await on(from, (client) => client.query('INSERT INTO public.accounts VALUES ($1, 0)', [++account]));
+      await rig.on(from, (client) => client.query('INSERT INTO public.accounts VALUES ($1, 0)', [++account]));
       held.release();
       await sleep(400);
       await reader.query('ROLLBACK');
@@ -128,7 +123,7 @@ describe('the feed there and the feed back', () => {
     await expect(prepare(nowhere)).rejects.toEqual(unreachable);
     expect(
       (
-        await ours(from, (s) =>
+        await rig.ours(from, (s) =>
           s.query("SELECT FROM pg_trigger WHERE tgname = '_verdigris_fence' AND tgenabled <> 'D'"),
         )
       ).rowCount,

@@ -7,7 +7,7 @@ import { armFence, disarmFence, isFenceOpen, TAKE_FENCE_LOCK } from '../../src/p
 import { ident } from '../../src/postgres/identifier.js';
 import { refuseChangedSchema } from '../../src/postgres/prepare-promotion.js';
 import { positionWithGap } from '../../src/postgres/sequences.js';
-import { closeSession, openSession, withSession, type Session } from '../../src/postgres/session.js';
+import { closeSession, openSession, withSession } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, FENCE_OPEN, readRoute } from '../../src/postgres/state.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { AUDIT_TABLES } from '../support/audited-writers.js';
@@ -36,22 +36,18 @@ describe('the fence', () => {
 
   afterAll(() => rig.close());
 
-  const on = <T>(side: Side, work: (client: pg.Client) => Promise<T>): Promise<T> =>
-    withClient(rig.databases[side].config, work);
-  const ours = <T>(side: Side, work: (session: Session) => Promise<T>): Promise<T> =>
-    withSession(rig.databases[side], { purpose: 'test' }, work);
   const write = (client: pg.Client): Promise<unknown> =>
     client.query('INSERT INTO public.accounts VALUES ($1, 0)', [++account]);
-  const routeOn = (side: Side) => ours(side, (session) => readRoute(session, MIGRATION));
+  const routeOn = (side: Side) => rig.ours(side, (session) => readRoute(session, MIGRATION));
   const armed = (side: Side) =>
-    ours(side, async (session) => {
+    rig.ours(side, async (session) => {
       const { rowCount } = await session.query(
         "SELECT FROM pg_trigger WHERE tgname = '_verdigris_fence' AND tgenabled = 'A'",
       );
       return rowCount;
     });
   it('green takes no write before the promotion, whoever connects', async () => {
-    await on('green', async (superuser) => {
+    await rig.on('green', async (superuser) => {
       await expect(write(superuser)).rejects.toMatchObject(FENCED);
       await expect(superuser.query('TRUNCATE public.notes')).rejects.toMatchObject(FENCED);
     });
@@ -59,8 +55,8 @@ describe('the fence', () => {
 
   it('a role without any right in schema verdigris writes where writes are, and is refused where they are not', async () => {
     const role = `fence_role_${Math.random().toString(36).slice(2)}`;
-    await on('blue', async (client) => {
-      await ours('blue', (session) => armFence(session, rig.move('blue').tables));
+    await rig.on('blue', async (client) => {
+      await rig.ours('blue', (session) => armFence(session, rig.move('blue').tables));
       await client.query(`CREATE ROLE ${ident(role)}; GRANT ALL ON ALL TABLES IN SCHEMA public TO ${ident(role)}`);
       try {
         await client.query(`SET ROLE ${ident(role)}`);
@@ -78,16 +74,16 @@ describe('the fence', () => {
   });
 
   it('a session in replica mode is stopped like any other', async () => {
-    await on('green', async (client) => {
+    await rig.on('green', async (client) => {
       await client.query('SET session_replication_role = replica');
       await expect(write(client)).rejects.toMatchObject(FENCED);
     });
   });
 
   it('a writer that waited for the lock sees the flag as it is then', async () => {
-    await ours('blue', (session) => armFence(session, rig.move('blue').tables));
-    await on('blue', (decides) =>
-      on('blue', async (waits) => {
+    await rig.ours('blue', (session) => armFence(session, rig.move('blue').tables));
+    await rig.on('blue', (decides) =>
+      rig.on('blue', async (waits) => {
         await decides.query(`BEGIN; ${TAKE_FENCE_LOCK}`);
         const written = write(waits).then(
           () => 'written',
@@ -124,7 +120,7 @@ describe('the fence', () => {
     const primary = rig.primary;
     const other = otherSide(primary);
     const epoch = (await routeOn(primary))?.epoch ?? 0;
-    await ours(other, async (session) => {
+    await rig.ours(other, async (session) => {
       await expect(session.query('SELECT verdigris.open_fence($1, $2)', [MIGRATION, epoch - 1])).rejects.toMatchObject(
         OVER,
       );
@@ -133,7 +129,7 @@ describe('the fence', () => {
       );
       expect(await isFenceOpen(session)).toBe(false);
     });
-    await ours(primary, async (session) => {
+    await rig.ours(primary, async (session) => {
       for (const late of [epoch - 1, epoch]) {
         await expect(session.query('SELECT verdigris.close_fence($1, $2)', [MIGRATION, late])).rejects.toMatchObject(
           OVER,
@@ -163,8 +159,8 @@ describe('the fence', () => {
     const stale = expect.objectContaining({ type: 'StaleEpoch' }) as unknown;
     expect([await armed(primary), await armed(other)]).toEqual([0, AUDIT_TABLES.length]);
     // It has finished an earlier promotion to the side that is fenced now.
-    await ours(other, (session) => expect(disarmFence(session, late)).rejects.toEqual(stale));
-    await ours(primary, (session) =>
+    await rig.ours(other, (session) => expect(disarmFence(session, late)).rejects.toEqual(stale));
+    await rig.ours(primary, (session) =>
       expect(armFence(session, rig.move(primary).tables, { guard: late })).rejects.toEqual(stale),
     );
     expect([await armed(primary), await armed(other)]).toEqual([0, AUDIT_TABLES.length]);
@@ -183,7 +179,7 @@ describe('the fence', () => {
       (error: unknown) => error,
     );
     const held = await frozen;
-    await on(side, async (writer) => {
+    await rig.on(side, async (writer) => {
       await writer.query("SET statement_timeout = '8s'");
       for (const table of AUDIT_TABLES) {
         await writer.query(`DELETE FROM public.${table} WHERE false`);
@@ -197,9 +193,9 @@ describe('the fence', () => {
   it('every key that the old side has given out stays behind: also those of no table, rolled back, or descending', async () => {
     const ddl = `CREATE SEQUENCE public.alone; CREATE SEQUENCE public.down INCREMENT -2 MAXVALUE -1 START -1;
                  CREATE SEQUENCE public.never_called START 7`;
-    for (const side of ['blue', 'green'] as const) await on(side, (client) => client.query(ddl));
+    for (const side of ['blue', 'green'] as const) await rig.on(side, (client) => client.query(ddl));
     const next = `SELECT nextval('public.alone')::int AS alone, nextval('public.down')::int AS down`;
-    const taken = await on(rig.primary, async (client) => {
+    const taken = await rig.on(rig.primary, async (client) => {
       await client.query('BEGIN');
       for (let i = 0; i < 20; i++) await client.query(next);
       const { rows } = await client.query<{ alone: number; down: number }>(next);
@@ -208,7 +204,7 @@ describe('the fence', () => {
     });
     expect(taken).toEqual({ alone: 21, down: -41 });
     await rig.moveOn();
-    const { rows } = await on(rig.primary, (client) =>
+    const { rows } = await rig.on(rig.primary, (client) =>
       client.query<{ alone: number; down: number; never: number }>(
         `${next}, nextval('public.never_called')::int AS never`,
       ),

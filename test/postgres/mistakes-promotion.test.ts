@@ -10,7 +10,6 @@ import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { withSession } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, readRoute } from '../../src/postgres/state.js';
 import { otherSide, type Side } from '../../src/side.js';
-import { withClient } from '../support/postgres.js';
 import { carryOut } from '../support/promotion-steps.js';
 import { PromotionRig } from '../support/promotion-rig.js';
 import { WatchedTry } from '../support/watched-try.js';
@@ -36,17 +35,15 @@ describe('the hold and the decision', () => {
 
   afterAll(() => rig.close());
 
-  const on = <T>(side: Side, work: (client: pg.Client) => Promise<T>): Promise<T> =>
-    withClient(rig.databases[side].config, work);
   const write = (client: pg.Client): Promise<unknown> =>
     client.query('INSERT INTO public.accounts VALUES ($1, 0)', [++account]);
-  const routeOn = (side: Side) => withSession(rig.databases[side], { purpose: 'test' }, (s) => readRoute(s, MIGRATION));
-  const isOpen = (side: Side) => withSession(rig.databases[side], { purpose: 'test' }, isFenceOpen);
+  const routeOn = (side: Side) => rig.ours(side, (s) => readRoute(s, MIGRATION));
+  const isOpen = (side: Side) => rig.ours(side, isFenceOpen);
   const blocked = expect.objectContaining({ type: 'PromotionBlocked' });
 
   /** Keeps what replication brings to a table from being applied, without a transaction id of its own. */
   async function whileApplyStands<T>(side: Side, work: (release: () => Promise<unknown>) => Promise<T>): Promise<T> {
-    return on(side, async (client) => {
+    return rig.on(side, async (client) => {
       await client.query('BEGIN; LOCK TABLE public.accounts IN SHARE MODE');
       return work(() => client.query('ROLLBACK'));
     });
@@ -69,12 +66,12 @@ describe('the hold and the decision', () => {
     const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
     const outcome = attempt.run({ maxHoldMs: 2_000, lockTimeoutMs: 2_000 });
     const held = await locking;
-    await on(from, async (writer) => {
+    await rig.on(from, async (writer) => {
       await writer.query('BEGIN');
       await write(writer);
       await whileApplyStands(otherSide(from), async (release) => {
         held.release();
-        await on(from, (client) => until(client, isWaitingForLock('verdigris promotion')));
+        await rig.on(from, (client) => until(client, isWaitingForLock('verdigris promotion')));
         // Long enough for a marker that is written too early to come through.
         await sleep(100);
         await writer.query('COMMIT');
@@ -95,14 +92,14 @@ describe('the hold and the decision', () => {
     const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
     const outcome = attempt.run({ maxHoldMs: 20_000, lockTimeoutMs: 40 });
     const held = await locking;
-    await on(attempt.from, async (writer) => {
+    await rig.on(attempt.from, async (writer) => {
       await writer.query('BEGIN');
       await write(writer);
       const asked = performance.now();
       held.release();
       expect(await outcome).toEqual(blocked);
       expect(performance.now() - asked).toBeLessThan(10_000);
-      await on(attempt.from, write);
+      await rig.on(attempt.from, write);
       await writer.query('ROLLBACK');
     });
     await attempt.close();
@@ -110,12 +107,12 @@ describe('the hold and the decision', () => {
 
   it('a writer that does not end before the hold is named, and makes the others wait no longer either', async () => {
     const attempt = await WatchedTry.prepare(rig);
-    await on(attempt.from, async (writer) => {
+    await rig.on(attempt.from, async (writer) => {
       await writer.query('BEGIN');
       await write(writer);
       const asked = performance.now();
       const outcome = attempt.run();
-      await on(attempt.from, write);
+      await rig.on(attempt.from, write);
       const { rows } = await writer.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
       const message = expect.stringContaining(`pid ${rows[0]?.pid ?? 0}`) as string;
       expect(await outcome).toMatchObject({ type: 'PromotionBlocked', message });
@@ -132,7 +129,7 @@ describe('the hold and the decision', () => {
     const outcome = actor.run('promote', { ...rig.move(from), maxHoldMs: 700 });
     expect(await Promise.race([stopped, outcome])).not.toBeTypeOf('string');
     actor.freeze();
-    await on(from, async (writer) => {
+    await rig.on(from, async (writer) => {
       await writer.query("SET statement_timeout = '8s'");
       await write(writer);
     });
@@ -157,9 +154,9 @@ describe('the hold and the decision', () => {
       ['CREATE TABLE public.new_one (id int)', 'DROP TABLE public.new_one'],
     ] as const) {
       const attempt = await WatchedTry.prepare(rig);
-      await on(attempt.from, (client) => client.query(tamper));
+      await rig.on(attempt.from, (client) => client.query(tamper));
       expect(await attempt.run(), tamper).toMatchObject({ type: 'FenceTampered' });
-      await on(attempt.from, (client) => client.query(undo));
+      await rig.on(attempt.from, (client) => client.query(undo));
       await attempt.close();
       expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
     }
@@ -180,7 +177,7 @@ describe('the hold and the decision', () => {
       await withSession(rig.databases[to], { purpose: 'test' }, (s) =>
         ensureSlot(s, feedName(MIGRATION, directionTo(from))),
       );
-      await on(from, async (decides) => {
+      await rig.on(from, async (decides) => {
         await decides.query(`BEGIN; ${TAKE_FENCE_LOCK}`);
         await decides.query('SELECT verdigris.decide($1, $2, $3)', [MIGRATION, route?.epoch, to]);
         await decides.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED})`);
@@ -210,7 +207,7 @@ describe('the hold and the decision', () => {
     const stopped = attempt.stopAt(/; COMMIT$/, when);
     const outcome = attempt.run();
     await stopped;
-    await on(from, (client) =>
+    await rig.on(from, (client) =>
       client.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                      WHERE datname = current_database() AND application_name = 'verdigris promotion'`),
     );

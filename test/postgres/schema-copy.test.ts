@@ -16,7 +16,8 @@ import { findNativePgDump } from '../../src/postgres/schema-copy/pg-dump-native.
 import { dumpArguments, dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
 import {
   concurrently,
-  readSchemaStatements,
+  readPostDataStatements,
+  readPreDataStatements,
   type SchemaStatements,
 } from '../../src/postgres/schema-copy/schema-statements.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
@@ -71,9 +72,13 @@ async function pair(from: TestServer, purpose: string, blueSql: string): Promise
   return { blueDb, greenDb, blue, green, blueDatabase, context, close };
 }
 
+async function statementsOf(preData: string, postData: string): Promise<SchemaStatements> {
+  return { preData: await readPreDataStatements(preData), ...(await readPostDataStatements(postData)) };
+}
+
 async function read(database: Database, exclude: { schema: string; name: string }[] = []): Promise<SchemaStatements> {
   const options = { exclude, ownersAndGrants: true };
-  return readSchemaStatements(
+  return statementsOf(
     await dumpSchema(database, 'pre-data', options),
     await dumpSchema(database, 'post-data', options),
   );
@@ -288,7 +293,7 @@ describe('the copy', () => {
     );
     open.push(p);
     const options = { exclude: [], ownersAndGrants: false };
-    const statements = await readSchemaStatements(
+    const statements = await statementsOf(
       await dumpSchema(p.blueDatabase, 'pre-data', options),
       await dumpSchema(p.blueDatabase, 'post-data', options),
     );
@@ -375,7 +380,7 @@ describe('a dump', () => {
   const SETTINGS = 'SET statement_timeout = 0;';
 
   it('is freed of what only its own server understands', async () => {
-    const { preData } = await readSchemaStatements(
+    const { preData } = await statementsOf(
       `\\restrict abc123
 SET statement_timeout = 0;
 SET transaction_timeout = 0;
@@ -400,7 +405,7 @@ COMMENT ON EXTENSION citext IS 'x';
   });
 
   it('has its keys apart from its indexes, and foreign keys in two halves where PostgreSQL allows it', async () => {
-    const statements = await readSchemaStatements(
+    const statements = await statementsOf(
       SETTINGS,
       `ALTER TABLE ONLY s.t ADD CONSTRAINT t_pkey PRIMARY KEY (id);
        CREATE UNIQUE INDEX ident ON s.t USING btree (a);

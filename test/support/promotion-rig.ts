@@ -1,8 +1,9 @@
+import type pg from 'pg';
 import { expect } from 'vitest';
 import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
 import { measureLag } from '../../src/postgres/marker.js';
 import { directionTo } from '../../src/postgres/feed.js';
-import { withSession, type Databases } from '../../src/postgres/session.js';
+import { withSession, type Databases, type Session } from '../../src/postgres/session.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { auditedContents, AUDIT_ROWS, AUDIT_SCHEMA, AUDIT_TABLES, AuditedWriters } from './audited-writers.js';
 import { BothOpenWatcher } from './both-open-watcher.js';
@@ -48,6 +49,16 @@ export class PromotionRig {
 
   move(from: Side): Move {
     return { databases: this.databases, migration: this.migration, from, tables: TABLES, maxHoldMs: 2_000 };
+  }
+
+  /** Does work on a client of a side, as an application. */
+  on<T>(side: Side, work: (client: pg.Client) => Promise<T>): Promise<T> {
+    return withClient(this.databases[side].config, work);
+  }
+
+  /** The same in a session as the project's own code opens it. */
+  ours<T>(side: Side, work: (session: Session) => Promise<T>): Promise<T> {
+    return withSession(this.databases[side], { purpose: 'test' }, work);
   }
 
   /** A worker process; the next one is started meanwhile. */

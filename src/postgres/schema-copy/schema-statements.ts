@@ -48,22 +48,12 @@ export interface SchemaStatements {
   readonly rest: readonly string[];
 }
 
-/**
- * Takes a dump apart into statements that can be run one by one, each in a transaction of ours.
- *
- * @param preData what pg_dump writes for --section=pre-data
- * @param postData what pg_dump writes for --section=post-data
- */
-export async function readSchemaStatements(preData: string, postData: string): Promise<SchemaStatements> {
-  return { preData: await readPreDataStatements(preData), ...(await readPostDataStatements(postData)) };
-}
-
-/** The same for pre-data alone. */
+/** Takes what pg_dump writes for --section=pre-data apart into statements that can be run one by one. */
 export async function readPreDataStatements(preData: string): Promise<SchemaStatements['preData']> {
   return keepOfPreData(await parseStatements(withoutMetaCommands(preData)));
 }
 
-/** The same for post-data alone. */
+/** The same for --section=post-data; each of its statements is run in a transaction of ours. */
 export async function readPostDataStatements(postData: string): Promise<PostData> {
   return groupPostData(keepOfPostData(await parseStatements(withoutMetaCommands(postData))));
 }

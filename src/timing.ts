@@ -14,6 +14,19 @@ export async function within<T, L>(promise: Promise<T>, ms: number, late: L): Pr
   }
 }
 
+/** Waits for an answer for so long, then throws what `late` makes. */
+export async function answerWithin<T>(ms: number, answer: Promise<T>, late: () => Error): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const cut = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(late()), ms);
+  });
+  try {
+    return await Promise.race([answer, cut]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** A pause of `from` to `to` milliseconds, different each time, so that those who wait don't come back together. */
 export function pause(from: number, to: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, from + Math.random() * (to - from)));
