@@ -7,9 +7,9 @@ import { followCopy } from '../src/postgres/bootstrap/copy/follow-copy.js';
 import { planCopy } from '../src/postgres/bootstrap/copy/plan-copy.js';
 import { holdSnapshots } from '../src/postgres/bootstrap/copy/snapshot-holder.js';
 import { vacuumCopied } from '../src/postgres/bootstrap/copy/vacuum-copied.js';
-import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { recordEvent } from '../src/postgres/state.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
+import { buildSettings } from './build-settings.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 import { movedTables, publishForward } from './run-tables.js';
 import { stepContext } from './step-context.js';
@@ -75,7 +75,7 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
         await vacuumCopied(
           stepContext(work, green, 'green'),
           await movedTables(green, ref.plan),
-          indexSettings(ref.plan),
+          await buildSettings(work, ref),
         );
       }),
 

@@ -16,6 +16,7 @@ import { canGiveOwnership, excludedRelations } from '../src/postgres/schema-copy
 import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { VerdigrisError } from '../src/errors.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
+import { buildSettings } from './build-settings.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 import { stepContext } from './step-context.js';
 
@@ -37,7 +38,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
       perform(dependencies, ref, async (work) => {
         const statements = await readPostData(work, ref);
         const context = stepContext(work, await work.session('green', 'keys'), 'green');
-        const settings = indexSettings(ref.plan);
+        const settings = await buildSettings(work, ref);
         await buildTogether(context, statements, settings);
         await applyKeys(context, statements.keys, settings);
         await applySecondaryIndexes(context, statements.secondaryIndexes, settings);
@@ -50,8 +51,9 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         const statements = await readPostData(work, ref);
         const green = await work.session('green', 'schema');
         const context = stepContext(work, green, 'green');
-        await applySecondaryIndexes(context, statements.secondaryIndexes, indexSettings(ref.plan));
-        await applyForeignKeys(context, statements.foreignKeys, indexSettings(ref.plan));
+        const settings = await buildSettings(work, ref);
+        await applySecondaryIndexes(context, statements.secondaryIndexes, settings);
+        await applyForeignKeys(context, statements.foreignKeys, settings);
         await applyRest(context, statements.rest);
         await refreshMaterializedViews(context);
         const differences = await compareCatalogs(await work.session('blue', 'schema'), green, ref.plan);

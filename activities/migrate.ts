@@ -3,7 +3,6 @@ import { formatTableName } from '../src/plan/table-name.js';
 import { analyzeTables, staleTables } from '../src/postgres/migrate/analyze.js';
 import { backfillTables, type BackfillResult } from '../src/postgres/migrate/backfill.js';
 import { expandTable } from '../src/postgres/migrate/expand-table.js';
-import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { recheckForeignKeys } from '../src/postgres/migrate/recheck-foreign-keys.js';
 import { revertMigrations } from '../src/postgres/migrate/revert.js';
@@ -12,6 +11,7 @@ import { LoadMeter } from '../src/postgres/load.js';
 import { measureLag } from '../src/postgres/marker.js';
 import { hasState } from '../src/postgres/state.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
+import { buildSettings } from './build-settings.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 import { movedTables } from './run-tables.js';
 import type { Keep } from './rollback.js';
@@ -53,7 +53,7 @@ export function migrateActivities(dependencies: ActivityDependencies) {
       perform(dependencies, ref, async (work) => {
         const step = (await planWork(ref.plan)).steps[index];
         const context = stepContext(work, await work.session('green', 'migrate'), 'green');
-        if (step !== undefined) await runStep(context, step, indexSettings(ref.plan));
+        if (step !== undefined) await runStep(context, step, await buildSettings(work, ref));
       }),
 
     /** Rows that a foreign key of the plan should refuse, a line a key: the apply worker does not check what it writes. */

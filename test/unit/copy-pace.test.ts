@@ -11,19 +11,19 @@ function busy(answerMs: number, bytesPerSecond: number): Look {
 
 describe('the pace of a copy', () => {
   it('is not limited while blue is quiet, however slowly it answers', () => {
-    const control = new RateControl(0.5);
+    const control = new RateControl({ usualAnswerMs: 0.5 });
     for (let i = 0; i < 20; i++) control.look({ ...QUIET, answerMs: 50 });
     expect(control.bytesPerSecond).toBe(Number.POSITIVE_INFINITY);
   });
 
   it('is not limited for one query that is met once', () => {
-    const control = new RateControl(0.5);
+    const control = new RateControl({ usualAnswerMs: 0.5 });
     for (let i = 0; i < 20; i++) control.look({ ...QUIET, activeSessions: i % 5 === 0 ? 1 : 0 });
     expect(control.bytesPerSecond).toBe(Number.POSITIVE_INFINITY);
   });
 
   it('is halved while blue answers more slowly than before, and rises step by step while it does not', () => {
-    const control = new RateControl(0.5);
+    const control = new RateControl({ usualAnswerMs: 0.5 });
     control.look(busy(0.5, 200 * MB));
     const first = control.bytesPerSecond;
     expect(first).toBeLessThan(50 * MB);
@@ -37,12 +37,22 @@ describe('the pace of a copy', () => {
   });
 
   it('is free again when blue has been quiet for a while', () => {
-    const control = new RateControl(0.5);
+    const control = new RateControl({ usualAnswerMs: 0.5 });
     control.look(busy(5, 100 * MB));
     control.look(QUIET);
     expect(control.bytesPerSecond).toBeLessThan(100 * MB);
     for (let i = 0; i < 20; i++) control.look(QUIET);
     expect(control.bytesPerSecond).toBe(Number.POSITIVE_INFINITY);
+  });
+});
+
+describe('the pace of a copy that begins', () => {
+  it('is slow from its first byte where others were at work, and free soon where they were not any more', () => {
+    const control = new RateControl({ usualAnswerMs: 0.5, othersWork: true });
+    expect(control.bytesPerSecond).toBeLessThan(50 * MB);
+    for (let i = 0; i < 20; i++) control.look(QUIET);
+    expect(control.bytesPerSecond).toBe(Number.POSITIVE_INFINITY);
+    expect(new RateControl({ usualAnswerMs: 0.5, othersWork: false }).bytesPerSecond).toBe(Number.POSITIVE_INFINITY);
   });
 });
 

@@ -11,6 +11,8 @@ export interface IndexSettings {
   readonly maxBlockingMs: number;
   /** maintenance_work_mem of each build; without it a share of the server's shared_buffers. */
   readonly memoryBytes?: number;
+  /** One build after the other, without parallel workers, even while nobody uses green's tables. */
+  readonly oneProcess?: true;
 }
 
 export const DEFAULT_INDEX_SETTINGS: IndexSettings = { parallel: 2, maxBlockingMs: 2_000 };
@@ -31,6 +33,7 @@ const PARALLEL_OFFLINE = 4;
 
 /** The settings for builds on tables that nobody uses yet. */
 export function whileOffline(settings: IndexSettings): IndexSettings {
+  if (settings.oneProcess) return settings;
   return { ...settings, parallel: Math.max(settings.parallel, PARALLEL_OFFLINE) };
 }
 
@@ -40,7 +43,7 @@ const MOST_BYTES = 1024 ** 3;
 /**
  * Gives a session the memory that an index is sorted in. By default all builds together have as much as shared_buffers,
  * which whoever runs the server has sized to its memory; never less than the server's own setting, and never more than
- * 1 GB for that reason. max_parallel_maintenance_workers is left as it is.
+ * 1 GB for that reason. max_parallel_maintenance_workers is left as it is, unless each build is to be one process.
  */
 export async function giveIndexMemory(session: Session, settings: IndexSettings): Promise<void> {
   await session.query(
@@ -50,4 +53,5 @@ export async function giveIndexMemory(session: Session, settings: IndexSettings)
                                       LEAST($3::bigint, pg_size_bytes(current_setting('shared_buffers')) / $2::int))) AS bytes) share`,
     [settings.memoryBytes ?? null, settings.parallel, MOST_BYTES],
   );
+  if (settings.oneProcess) await session.query(`SELECT set_config('max_parallel_maintenance_workers', '0', false)`);
 }

@@ -28,6 +28,21 @@ const WINDOW_MS = 3_000;
 /** What each session of ours that watches does itself, transactions a second, with room. */
 const OURS_EACH = 30;
 
+/** A session that has begun or ended a statement so lately is at work, though no look meets it in the middle of one. */
+const LATELY = `interval '250 ms'`;
+
+/** For a count of sessions of others, in pg_stat_activity. */
+const AT_WORK = `application_name NOT LIKE 'verdigris%' AND (state = 'active' OR state_change > clock_timestamp() - ${LATELY})`;
+
+/** How many sessions of others are at work on blue at this moment. */
+export async function sessionsAtWork(blue: Session): Promise<number> {
+  const { rows } = await blue.query<{ active: number }>(
+    `SELECT count(*)::int AS active FROM pg_stat_activity
+      WHERE backend_type = 'client backend' AND datname = current_database() AND ${AT_WORK}`,
+  );
+  return rows[0]?.active ?? 0;
+}
+
 /** What others do on blue. */
 export class BlueLoad {
   private samples: readonly Sample[] = [];
@@ -38,7 +53,7 @@ export class BlueLoad {
     const { rows } = await this.blue.query<{ transactions: string; ours: number; active: number }>(
       `SELECT (SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database())::text AS transactions,
               count(*) FILTER (WHERE application_name LIKE 'verdigris%')::int AS ours,
-              count(*) FILTER (WHERE application_name NOT LIKE 'verdigris%' AND state = 'active')::int AS active
+              count(*) FILTER (WHERE ${AT_WORK})::int AS active
          FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname = current_database()`,
     );
     const now = { at: performance.now(), transactions: Number(rows[0]?.transactions ?? 0) };

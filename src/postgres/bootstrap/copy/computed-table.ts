@@ -5,6 +5,7 @@ import { readTable } from '../../migrate/changed-table.js';
 import type { TableWork } from '../../migrate/plan-work.js';
 import type { TableInfo } from '../../catalog.js';
 import { copyQuery, type ComputedColumn, type ComputedColumns, type ConstantColumn } from './copy-query.js';
+import { castFailsInSample, swiftJsonb } from './swift-jsonb.js';
 
 /** What blue computes for one table of the plan, and how it finds what the expressions name. */
 export interface ComputedTable {
@@ -43,7 +44,15 @@ export async function computedTable(
     if (isTransient(error)) throw error;
     return undefined;
   }
-  return { columns, searchPath };
+  const computed: ComputedColumn[] = [];
+  for (const column of columns.computed) computed.push(await withSwiftForm(blue, info, column));
+  return { columns: { ...columns, computed }, searchPath };
+}
+
+async function withSwiftForm(blue: Session, table: TableInfo, column: ComputedColumn): Promise<ComputedColumn> {
+  const swift = column.chained ? undefined : swiftJsonb(column.up, table);
+  if (swift === undefined || (await castFailsInSample(blue, column.up, table))) return column;
+  return { ...column, swift };
 }
 
 async function computedColumns(

@@ -6,7 +6,7 @@ import { openSession, type Session } from '../../session.js';
 import { byName } from './copied-tables.js';
 import type { CopyContext } from './copy-context.js';
 import { endSession, takeOver } from './copy-lock.js';
-import { PieceCopy } from './copy-piece.js';
+import { CastFailed, PieceCopy } from './copy-piece.js';
 import { openSnapshotSession, openTargetSession } from './copy-sessions.js';
 import { readCopyState, readParcel, readPieces, type CopyState } from './copy-state.js';
 import { openPace, type Pace } from './pace.js';
@@ -46,6 +46,7 @@ export async function copyParcel(context: CopyContext, id: number): Promise<Parc
       if (outcome === 'copied') return result('copied', parcel, await readPieces(green, run.runId));
       // While nothing has been copied, the holder that comes next makes new snapshots.
       if (outcome === 'gone' && done.size > 0) return result('lost', parcel, done);
+      if (outcome === 'again') continue;
       await sleep(LOOK_AGAIN_MS, undefined, { signal });
     }
   } finally {
@@ -63,14 +64,14 @@ function result(
   return { outcome, rows: sum('rows'), bytes: sum('bytes') };
 }
 
-/** 'gone': the snapshot is; 'later': another one is being made. */
+/** 'gone': the snapshot is; 'later': another one is being made; 'again': in new sessions, at once. */
 async function copyPieces(
   context: CopyContext,
   watch: Session,
   parcel: Parcel,
   pieces: readonly Piece[],
   state: CopyState,
-): Promise<'copied' | 'gone' | 'later'> {
+): Promise<'copied' | 'gone' | 'later' | 'again'> {
   const { databases, plan, signal } = context;
   const snapshot = state.snapshots[parcel.stream];
   const source =
@@ -86,7 +87,7 @@ async function copyPieces(
   try {
     target = await openTargetSession(databases.green, 'copy rows', source);
     await takeOver(target, parcel.id, signal);
-    pace = openPace(context.run.runId, databases.blue, plan.bootstrap, state.usualAnswerMs);
+    pace = openPace(context.run.runId, databases.blue, plan.bootstrap, state);
     const onBlue = byName(await readTables(source, plan.tables));
     const onGreen = byName(await readTables(target, plan.tables));
     const copy = new PieceCopy(context, state, source, target, pace, parcel);
@@ -98,6 +99,9 @@ async function copyPieces(
     }
     fine = true;
     return 'copied';
+  } catch (error) {
+    if (error instanceof CastFailed) return 'again';
+    throw error;
   } finally {
     pace?.close();
     const sessions = [source, ...(target === undefined ? [] : [target])];

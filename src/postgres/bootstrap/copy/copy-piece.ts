@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { formatTableName } from '../../../plan/table-name.js';
 import type { TableInfo } from '../../catalog.js';
 import { qualified } from '../../identifier.js';
@@ -7,15 +8,26 @@ import { copyFormat } from './copy-format.js';
 import { copyInto, copyOut, copyQuery, inBlocks, NOTHING_COMPUTED } from './copy-query.js';
 import { beginPiece, endPiece, readCopyState, type CopyState } from './copy-state.js';
 import { CopyFailure, streamRows } from './copy-stream.js';
+import { castFailed, triesCast } from './swift-jsonb.js';
 import type { Pace } from './pace.js';
 import { pieceFailed } from './piece-failed.js';
 import type { Parcel, Piece } from './plan-parcels.js';
+
+type BlockRange = Pick<Piece, 'fromBlock' | 'toBlock'>;
+
+/** A cast met text that only looked like JSON: the piece is copied again, without casts. */
+export class CastFailed extends Error {
+  override readonly name = 'CastFailed';
+}
 
 /** Copies the pieces of a parcel, one after the other, in the sessions of that parcel. */
 export class PieceCopy {
   private rows = 0;
   private bytes = 0;
   private reported = 0;
+  /** Of the piece that is being copied. */
+  private bytesPerBlock = 0;
+  private end = 0;
 
   constructor(
     private readonly context: CopyContext,
@@ -56,10 +68,10 @@ export class PieceCopy {
 
   private async copy(piece: Piece, from: TableInfo, to: TableInfo): Promise<{ rows: number; bytes: number }> {
     const { source, target } = this;
+    const { runId } = this.context.run;
     const computed = this.state.computed[formatTableName(piece.root)];
     const columns = computed?.columns ?? NOTHING_COMPUTED;
-    const query = copyQuery(from, piece.root.name, to, columns);
-    const select = query.select(inBlocks(piece.fromBlock, piece.toBlock));
+    const query = copyQuery(from, piece.root.name, to, columns, triesCast(runId, piece.root));
     const path = computed?.searchPath ?? 'pg_catalog';
     // The text of some types (regclass) depends on it, so it is the same on both sides.
     for (const session of [source, target]) {
@@ -67,22 +79,73 @@ export class PieceCopy {
     }
     if (query.columns.length === 0) return this.countRows(piece, from, to);
     const format = copyFormat(from, to, query.columns, columns);
-    let bytes = 0;
-    try {
-      const rows = await streamRows(source, copyOut(select, format), target, copyInto(to.name, query.columns, format), {
-        signal: this.context.signal,
-        onBytes: (count) => {
-          bytes += count;
-          this.report(piece, bytes);
-          return this.pace.after(count);
-        },
-      });
-      return { rows, bytes };
-    } catch (error) {
-      if (!(error instanceof CopyFailure)) throw error;
-      const { context, state, parcel } = this;
-      throw await pieceFailed({ context, state, parcel, piece, table: from, query, path }, error);
+    const sum = { rows: 0, bytes: 0 };
+    let range: BlockRange | undefined = await this.firstRange(piece);
+    for (; range !== undefined; range = this.nextRange(piece, range)) {
+      const part = { ...piece, ...range };
+      const out = copyOut(query.select(inBlocks(part.fromBlock, part.toBlock)), format);
+      try {
+        const { rows, bytes } = await this.stream(out, copyInto(to.name, query.columns, format), piece, sum.bytes);
+        sum.rows += rows;
+        sum.bytes += bytes;
+      } catch (error) {
+        if (!(error instanceof CopyFailure)) throw error;
+        if (query.swift && error.side === 'blue' && castFailed(runId, piece.root, error.cause)) throw new CastFailed();
+        const { context, state, parcel } = this;
+        throw await pieceFailed({ context, state, parcel, piece: part, table: from, query, path }, error);
+      }
     }
+    return sum;
+  }
+
+  /**
+   * One statement's rows. A pace that is slow is kept by small statements with rests between them: a server that is only
+   * read slowly fills the buffers of the connection at full speed whenever there is room for some megabytes.
+   */
+  private async stream(
+    out: string,
+    into: string,
+    piece: Piece,
+    before: number,
+  ): Promise<{ rows: number; bytes: number }> {
+    const { pace, context } = this;
+    let bytes = 0;
+    let restUntil = 0;
+    const rows = await streamRows(this.source, out, this.target, into, {
+      signal: context.signal,
+      onBytes: (count) => {
+        bytes += count;
+        this.report(piece, before + bytes);
+        const rest = pace.after(count);
+        restUntil = performance.now() + rest;
+        // One block of wide rows can be more than is asked for at a time.
+        return bytes > 4 * pace.bytesAtATime() ? rest : 0;
+      },
+    });
+    const rest = restUntil - performance.now();
+    if (rest > 0) await sleep(rest, undefined, { signal: context.signal });
+    return { rows, bytes };
+  }
+
+  private async firstRange(piece: Piece): Promise<BlockRange> {
+    const { rows } = await this.source.query<{ blocks: number }>(
+      `SELECT (pg_relation_size(to_regclass($1)) / current_setting('block_size')::int)::float8 AS blocks`,
+      [qualified(piece.source)],
+    );
+    const end = piece.toBlock ?? rows[0]?.blocks ?? 0;
+    this.bytesPerBlock = piece.bytes / Math.max(1, end - piece.fromBlock);
+    this.end = end;
+    return this.rangeFrom(piece, piece.fromBlock);
+  }
+
+  private nextRange(piece: Piece, { toBlock }: BlockRange): BlockRange | undefined {
+    return toBlock === piece.toBlock || toBlock === null ? undefined : this.rangeFrom(piece, toBlock);
+  }
+
+  /** As many blocks as the pace asks for at a time; the last range ends where the piece does. */
+  private rangeFrom(piece: Piece, fromBlock: number): BlockRange {
+    const count = Math.max(1, Math.round(this.pace.bytesAtATime() / Math.max(1, this.bytesPerBlock)));
+    return { fromBlock, toBlock: fromBlock + count >= this.end ? piece.toBlock : fromBlock + count };
   }
 
   /** COPY has no form for rows without columns, once green's have some. */

@@ -18,6 +18,8 @@ export interface ComputedColumn {
   readonly kind: 'compute' | 'fill';
   /** Reads a column that an earlier one of this list computes. */
   readonly chained: boolean;
+  /** Gives the same as `up` for less, where it does not fail. */
+  readonly swift?: string;
 }
 
 /** A new column that a computed one reads and that has no `up`: it has its default. */
@@ -38,6 +40,8 @@ export const NOTHING_COMPUTED: ComputedColumns = { constants: [], computed: [] }
 export type CopyFormat = 'binary' | 'text';
 
 export interface CopyQuery {
+  /** Uses the swift form of an expression: an error of blue's may be that form's alone. */
+  readonly swift: boolean;
   /** The query on blue, without a range of blocks. */
   readonly select: (where: string) => string;
   /** The columns that it gives, which are those that are filled on green. */
@@ -48,8 +52,15 @@ export interface CopyQuery {
  * @param source the table or leaf on blue.
  * @param name what the plan's expressions call the table.
  * @param target the table on green: columns that it lacks or generates are left out.
+ * @param swiftly with the swift forms of expressions, where there are such.
  */
-export function copyQuery(source: TableInfo, name: string, target: TableInfo, computed: ComputedColumns): CopyQuery {
+export function copyQuery(
+  source: TableInfo,
+  name: string,
+  target: TableInfo,
+  computed: ComputedColumns,
+  swiftly = false,
+): CopyQuery {
   const onGreen = new Set(target.columns.filter((column) => !column.generated).map((column) => column.name));
   const stored = source.columns.filter((c) => !c.generated).map((c) => c.name);
   const visible = source.columns.map((column) => column.name);
@@ -68,7 +79,7 @@ export function copyQuery(source: TableInfo, name: string, target: TableInfo, co
       names.push(...computed.constants.map((c) => c.column));
     }
     for (const [i, level] of levels.entries()) {
-      const assigned = new Map(level.map((column) => [column.column, expressionOf(column)]));
+      const assigned = new Map(level.map((column) => [column.column, expressionOf(column, swiftly)]));
       const last = i === levels.length - 1;
       const list = last ? outputs : [...names, ...[...assigned.keys()].filter((column) => !names.includes(column))];
       const items = list.map((column) => {
@@ -81,7 +92,8 @@ export function copyQuery(source: TableInfo, name: string, target: TableInfo, co
     }
     return `SELECT ${outputs.map(ident).join(', ')} ${from}`;
   };
-  return { select, columns: outputs };
+  const swift = swiftly && computed.computed.some((column) => column.swift !== undefined);
+  return { select, columns: outputs, swift };
 }
 
 /** `COPY ... FROM STDIN` on green. A table without columns has no list of them. */
@@ -104,8 +116,9 @@ export function inBlocks(fromBlock: number, toBlock: number | null): string {
   return conditions.length === 0 ? 'true' : conditions.join(' AND ');
 }
 
-function expressionOf({ kind, column, up, type }: ComputedColumn): string {
-  const value = kind === 'fill' ? `coalesce(${ident(column)}, (${up}\n))` : `(${up}\n)`;
+function expressionOf({ kind, column, up, type, swift }: ComputedColumn, swiftly: boolean): string {
+  const used = swiftly ? (swift ?? up) : up;
+  const value = kind === 'fill' ? `coalesce(${ident(column)}, (${used}\n))` : `(${used}\n)`;
   return `CAST(${value} AS ${type})`;
 }
 

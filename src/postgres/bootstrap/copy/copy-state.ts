@@ -32,6 +32,8 @@ export interface CopyState {
   readonly computed: Readonly<Record<string, ComputedTable>>;
   /** How long blue took to answer before rows were copied, ms; where the copy is to give way to others. */
   readonly usualAnswerMs?: number;
+  /** Whether others were at work on blue then: the copy begins slowly. */
+  readonly othersWork?: boolean;
   /** Once closed: tables (topmost parents) that have not been copied whole. */
   readonly left: readonly TableName[];
 }

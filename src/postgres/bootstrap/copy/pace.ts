@@ -16,27 +16,39 @@ import { RateLimit } from './rate-limit.js';
 export interface Pace {
   /** Told about each buffer. @returns how long to wait before the next one, ms. */
   after(bytes: number): number;
+  /** How much one statement may ask of blue: a server at work is not to be kept from it for longer than a moment. */
+  bytesAtATime(): number;
   /** For people; empty when nothing slows the copy down. */
   describe(): { readonly pace?: string };
   close(): void;
 }
 
 const LOOK_EVERY_MS = 250;
+/** While nothing slows the copy down: small enough for the pace to change within a second, too large to cost anything. */
+const FREE_BYTES = 64 * 2 ** 20;
+/** Otherwise so much: blue's processor is taken for less than a millisecond, while a statement costs a tenth of one. */
+const PACED_BYTES = 128 * 2 ** 10;
+/** At high rates as much as passes in this time: timers are not more exact. */
+const PACED_MS = 4;
 /** The watch outlives its last parcel so long: another one mostly follows. */
 const LINGER_MS = 2_000;
 
-/** The pace of a parcel of this run. @param usualAnswerMs how long blue took to answer before the copy began. */
-export function openPace(
-  runId: string,
-  blue: Database,
-  bootstrap: Plan['bootstrap'],
-  usualAnswerMs: number | undefined,
-): Pace {
-  const shared = PACES.get(runId) ?? new SharedPace(runId, blue, bootstrap, usualAnswerMs);
+/** What was known of blue before the copy began. */
+export interface Before {
+  /** How long it took to answer, ms. */
+  readonly usualAnswerMs?: number;
+  /** Whether others were at work on it. */
+  readonly othersWork?: boolean;
+}
+
+/** The pace of a parcel of this run. */
+export function openPace(runId: string, blue: Database, bootstrap: Plan['bootstrap'], before: Before): Pace {
+  const shared = PACES.get(runId) ?? new SharedPace(runId, blue, bootstrap, before);
   PACES.set(runId, shared);
   shared.join();
   return {
     after: (bytes) => shared.after(bytes),
+    bytesAtATime: () => shared.bytesAtATime(),
     describe: () => shared.describe(),
     close: () => shared.leave(),
   };
@@ -58,11 +70,11 @@ class SharedPace {
     private readonly runId: string,
     private readonly blue: Database,
     private readonly bootstrap: Plan['bootstrap'],
-    usualAnswerMs: number | undefined,
+    before: Before,
   ) {
     this.most = bootstrap.maxRate === undefined ? Number.POSITIVE_INFINITY : parseSize(bootstrap.maxRate);
     this.limit = new RateLimit(this.most);
-    this.control = new RateControl(usualAnswerMs);
+    this.control = new RateControl(bootstrap.pace === 'auto' ? before : {});
     // Whoever can't look any more goes on at the last pace: the copy itself finds out whether blue is there.
     if (bootstrap.pace === 'auto') void this.watch().catch(() => undefined);
   }
@@ -86,6 +98,11 @@ class SharedPace {
   after(bytes: number): number {
     this.copied += bytes;
     return this.limit.after(bytes);
+  }
+
+  bytesAtATime(): number {
+    const rate = this.limit.bytesPerSecond;
+    return Math.min(FREE_BYTES, Math.max(PACED_BYTES, (rate * PACED_MS) / 1_000));
   }
 
   describe(): { readonly pace?: string } {

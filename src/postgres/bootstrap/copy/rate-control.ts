@@ -22,7 +22,7 @@ const BUSY_TRANSACTIONS = 20;
 const SLOWER = 1.2;
 const GRAIN_MS = 0.3;
 /** With what a worker begins while others work, bytes a second, and what it never goes below. */
-const START = 16 * 2 ** 20;
+const START = 8 * 2 ** 20;
 const LEAST = 4 * 2 ** 20;
 /** Added at every look that finds blue as quick as before. */
 const STEP = 2 * 2 ** 20;
@@ -35,9 +35,15 @@ export class RateControl {
   private active = 0;
   private usual: number | undefined;
 
-  /** @param usualAnswerMs how long an answer took before the copies began, ms. */
-  constructor(usualAnswerMs: number | undefined) {
-    this.usual = usualAnswerMs;
+  /**
+   * @param before how long an answer took before the copies began, ms, and whether others were at work then: whoever
+   *   begins at full speed and looks afterwards has disturbed them for a second already.
+   */
+  constructor(before: { readonly usualAnswerMs?: number; readonly othersWork?: boolean } = {}) {
+    this.usual = before.usualAnswerMs;
+    if (before.othersWork !== true) return;
+    this.active = 1;
+    this.allowed = START;
   }
 
   /** Bytes a second; Infinity while nobody else works. */

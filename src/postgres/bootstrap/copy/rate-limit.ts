@@ -1,5 +1,5 @@
 /** Shorter waits are saved up: a timer takes a millisecond at least. */
-const SHORTEST_WAIT_MS = 3;
+const SHORTEST_WAIT_MS = 2;
 
 /** Lets so many bytes pass a second, evenly. What was not used in the last moments may be used now, but no more. */
 export class RateLimit {
@@ -7,7 +7,7 @@ export class RateLimit {
 
   constructor(
     public bytesPerSecond: number,
-    private readonly burstMs = 50,
+    private readonly burstMs = 10,
   ) {}
 
   /** Takes a buffer that has passed. @returns how long to wait before the next one, ms. */

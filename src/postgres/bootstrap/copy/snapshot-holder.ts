@@ -7,7 +7,7 @@ import { dropSlot, oldestWriter } from '../../replication-slot.js';
 import { judgeRetainedWal, readRetainedWal, retainedWalExceeded } from '../../retained-wal.js';
 import { closeSession, openReplicationSession, openSession, type Session } from '../../session.js';
 import { streamNames } from '../../streams.js';
-import { answerTime } from './blue-load.js';
+import { answerTime, sessionsAtWork } from './blue-load.js';
 import type { CopyContext } from './copy-context.js';
 import { HOLDER_LOCK, STREAM_LOCK, takeOver } from './copy-lock.js';
 import { CopyWatch } from './copy-watch.js';
@@ -70,13 +70,18 @@ export async function holdSnapshots(context: CopyContext): Promise<'released' | 
       await dropSlot(blue, name);
       snapshots[name] = await exportSnapshot(context, blue, holder, name);
     }
+    const before = await sessionsAtWork(blue);
     const usualAnswerMs = await answerTime(blue, BASELINE_QUESTIONS);
+    // Met twice: one query at one moment is nobody whom a copy could disturb.
+    const othersWork = before > 0 && (await sessionsAtWork(blue)) > 0;
     const ready = await changeCopyState(
       green,
       run.runId,
       (now) =>
         Promise.resolve(
-          now.incarnation === incarnation ? { ...now, snapshots, usualAnswerMs, phase: 'ready' } : undefined,
+          now.incarnation === incarnation
+            ? { ...now, snapshots, usualAnswerMs, othersWork, phase: 'ready' }
+            : undefined,
         ),
       { signal },
     );

@@ -1,0 +1,163 @@
+import { describe, expect, it } from 'vitest';
+import { readCopyState } from '../../src/postgres/bootstrap/copy/copy-state.js';
+import { copyParcel } from '../../src/postgres/bootstrap/copy/copy-parcel.js';
+import { openPace } from '../../src/postgres/bootstrap/copy/pace.js';
+import { swiftJsonb } from '../../src/postgres/bootstrap/copy/swift-jsonb.js';
+import { readTables } from '../../src/postgres/catalog.js';
+import { CopyPair } from './copy-pair.js';
+
+const MIGRATIONS = [
+  {
+    changeType: {
+      table: 'notes',
+      column: 'body',
+      newColumn: 'body_json',
+      type: 'jsonb',
+      up: 'verdigris.try_jsonb(body)',
+      down: 'body_json::text',
+    },
+  },
+];
+const DDL = `CREATE TABLE notes (id int, body varchar(500));`;
+const KEY = `ALTER TABLE notes ADD PRIMARY KEY (id);`;
+
+/** Texts that are JSON, and texts of which the first look says that they are not. */
+const CLEAR = [
+  ...['{"a": 1}', '[1, "b", null]', '"text"', '0', '-1.5e3', '42', 'true', 'false', 'null', '{}', '[]', '""'],
+  ...['  {"a": 1}', '\t\r\n [1]', ' true\n', '\nnull ', '{"ü": "€"}', '"\\u00e9"'],
+  ...['', ' ', '\n', 'legacy note', 'note', 'truely', 'nulls', 'false alarm', 'True', 'NULL', '+1', '.5', 'Infinity'],
+  ...['NaN', '\u000b{}', '\u00a0{}', '\ufeff{}', "'x'", '/* */ 1', '€'],
+];
+/** Texts that only look like JSON: a cast fails on each. */
+const MISLEADING = ['{', '{"a": }', '[1', '01', '-', '1 2', '"a', '{"a": 1} x', '"\\u0000"', '"\\ud800"', '"\\x"'];
+
+async function withNotes(
+  pg: 'pg15' | 'pg18',
+  texts: readonly string[],
+  work: (pair: CopyPair) => Promise<void>,
+): Promise<void> {
+  const pair = await CopyPair.start([pg, 'pg18'], 'copy_swift', DDL, KEY, MIGRATIONS);
+  try {
+    await insert(pair, [...texts, null]);
+    await work(pair);
+  } finally {
+    await pair.stop();
+  }
+}
+
+async function insert(pair: CopyPair, texts: readonly (string | null)[]): Promise<void> {
+  await pair.blue.query(
+    `INSERT INTO notes SELECT coalesce((SELECT max(id) FROM notes), 0) + n, body
+       FROM unnest($1::text[]) WITH ORDINALITY AS t(body, n)`,
+    [texts],
+  );
+}
+
+/** Copies everything and compares what came with what the function gives. */
+async function copied(pair: CopyPair): Promise<{ rows: number; wrong: number }> {
+  const parcels = await pair.planCopy();
+  const holder = pair.hold();
+  await pair.phase('ready');
+  const results = await pair.copyAll(parcels);
+  expect(results.map(({ outcome }) => outcome)).toEqual(parcels.map(() => 'copied'));
+  await pair.finish();
+  holder.stop();
+  await holder.ended;
+  const { rows } = await pair.green.query<{ rows: number; wrong: number }>(
+    `SELECT count(*)::int AS rows,
+            count(*) FILTER (WHERE body_json IS DISTINCT FROM verdigris.try_jsonb(body))::int AS wrong FROM notes`,
+  );
+  return rows[0] ?? { rows: 0, wrong: -1 };
+}
+
+async function swiftForm(pair: CopyPair): Promise<string | undefined> {
+  const state = await readCopyState(pair.ourGreen, pair.run.runId);
+  return state?.computed['public.notes']?.columns.computed[0]?.swift;
+}
+
+describe.each(['pg15', 'pg18'] as const)('JSON that a copy from %s computes', (pg) => {
+  it('is the same by a cast as by the function, for every text that is JSON and every one that clearly is not', async () => {
+    await withNotes(pg, CLEAR, async (pair) => {
+      expect(await copied(pair)).toEqual({ rows: CLEAR.length + 1, wrong: 0 });
+      expect(await swiftForm(pair)).toBeDefined();
+    });
+  });
+
+  it('is never lost by the first look: what the function accepts, the cast is asked for', async () => {
+    await withNotes(pg, [...CLEAR, ...MISLEADING], async (pair) => {
+      const [notes] = await readTables(pair.ourBlue, pair.plan.tables);
+      const swift = notes === undefined ? undefined : swiftJsonb('verdigris.try_jsonb(body)', notes);
+      // Only rows that the function accepts, so that no cast fails.
+      const { rows } = await pair.blue.query<{ missed: number; same: number }>(
+        `SELECT count(*) FILTER (WHERE swift IS NULL)::int AS missed, count(*) FILTER (WHERE swift = slow)::int AS same
+           FROM (SELECT ${swift ?? ''} AS swift, verdigris.try_jsonb(body) AS slow FROM notes
+                  WHERE id IN (SELECT id FROM notes WHERE verdigris.try_jsonb(body) IS NOT NULL OFFSET 0)) n`,
+      );
+      expect(rows[0]?.missed).toBe(0);
+      expect(rows[0]?.same).toBeGreaterThan(15);
+    });
+  });
+
+  it('is computed by the function from the beginning where the sample has a text that only looks like JSON', async () => {
+    await withNotes(pg, [...CLEAR, ...MISLEADING], async (pair) => {
+      expect(await copied(pair)).toEqual({ rows: CLEAR.length + MISLEADING.length + 1, wrong: 0 });
+      expect(await swiftForm(pair)).toBeUndefined();
+    });
+  });
+
+  it('is computed by the function after a cast has failed on a text that no sample had', async () => {
+    await withNotes(pg, CLEAR, async (pair) => {
+      await pair.planCopy();
+      expect(await swiftForm(pair)).toBeDefined();
+      await insert(pair, ['"\\u0000"']);
+      expect(await copied(pair)).toEqual({ rows: CLEAR.length + 2, wrong: 0 });
+    });
+  });
+});
+
+describe('an "up" that is more than the function', () => {
+  it('has no other form', async () => {
+    await withNotes('pg15', [], async (pair) => {
+      const [notes] = await readTables(pair.ourBlue, pair.plan.tables);
+      const calls = ['body || body', 'id', 'none'].map((argument) => `verdigris.try_jsonb(${argument})`);
+      for (const up of [...calls, 'try_jsonb(body)', 'verdigris.try_jsonb(body) || body::jsonb']) {
+        expect(notes === undefined ? '' : swiftJsonb(up, notes), up).toBeUndefined();
+      }
+    });
+  });
+});
+
+describe('a copy beside others', () => {
+  it('is made of many small statements, and brings the same rows', async () => {
+    const pair = await CopyPair.start(['pg15', 'pg18'], 'copy_small', DDL, KEY, [], {
+      bootstrap: { method: 'copy', maxRate: '20MB' },
+    });
+    try {
+      await pair.blue.query(`INSERT INTO notes SELECT n, repeat('x', 400) FROM generate_series(1, 20000) n`);
+      const parcels = await pair.planCopy();
+      const holder = pair.hold();
+      await pair.phase('ready');
+      const began = performance.now();
+      for (const { id } of parcels) await copyParcel(pair.context(), id);
+      const seconds = (performance.now() - began) / 1_000;
+      await pair.finish();
+      holder.stop();
+      await holder.ended;
+      expect(await pair.differences()).toEqual([]);
+      // 8 MB at 20 MB/s.
+      expect(seconds).toBeGreaterThan(0.3);
+    } finally {
+      await pair.stop();
+    }
+  });
+
+  it('asks for little at a time while it is slow, and for much while nothing slows it down', () => {
+    const database = { side: 'blue' } as never;
+    const slow = openPace('slow', database, { method: 'copy', parallel: 1, pace: 'full', maxRate: '8MB' }, {});
+    const free = openPace('free', database, { method: 'copy', parallel: 1, pace: 'full' }, {});
+    expect(slow.bytesAtATime()).toBeLessThanOrEqual(256 * 2 ** 10);
+    expect(free.bytesAtATime()).toBeGreaterThanOrEqual(16 * 2 ** 20);
+    slow.close();
+    free.close();
+  });
+});
