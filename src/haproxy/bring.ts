@@ -24,8 +24,9 @@ export async function bring(setup: Haproxies, haproxy: Haproxy, share: ShareRead
   const instance = new Instance(haproxy, setup);
   let wasOther = false;
   for (;;) {
-    const { percent, stamp } = await share();
+    // From before the question: the answer may have waited in a worker that was frozen.
     const readAt = performance.now();
+    const { percent, stamp } = await share();
     const done = await instance.share(percent, () => performance.now() - readAt < FRESH_MS);
     if (done === 'overtaken') continue;
     wasOther ||= done === 'set';
