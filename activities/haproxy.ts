@@ -2,9 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { log } from '@temporalio/activity';
 import { bringAll } from '../src/haproxy/bring.js';
 import { haproxiesOf } from '../src/haproxy/from-plan.js';
+import type { Haproxies } from '../src/haproxy/haproxy.js';
 import { refuseAway, refuseReadsOnBlue, refuseReadsOnGreen } from '../src/haproxy/reads-on.js';
 import { shareReader, shareReaderOf } from '../src/haproxy/share.js';
 import { bringOrWarn } from '../src/haproxy/take-back.js';
+import type { Plan } from '../src/plan/schema.js';
 import { closeSession, openSession, type Session } from '../src/postgres/session.js';
 import { hasState, readRoute } from '../src/postgres/state.js';
 import type { Side } from '../src/side.js';
@@ -42,7 +44,7 @@ export async function weightsFollowRouteOrWarn(
   environment: Environment,
   openSession: () => Promise<Session>,
 ): Promise<void> {
-  const setup = haproxiesOf(plan, environment);
+  const setup = setupOrWarn(plan, environment);
   if (setup === undefined) return;
   const later = shareReaderOf(databasesOf(plan, environment), plan.name);
   // Without the session the other side's row may say it.
@@ -65,7 +67,7 @@ export async function readsGoFirst(
   green: Session,
   epoch: number,
 ): Promise<void> {
-  const setup = haproxiesOf(plan, environment);
+  const setup = setupOrWarn(plan, environment);
   if (setup === undefined) return;
   const inForce = shareReader(green, plan.name);
   const onBlue = async (): ReturnType<typeof inForce> => {
@@ -170,6 +172,16 @@ export async function refuseReadsOnBlueOf({ plan }: RunRef, environment: Environ
   if (setup === undefined) return;
   for (const warning of await refuseReadsOnBlue(setup, shareReader(green, plan.name))) {
     log.warn(warning, { migration: plan.name });
+  }
+}
+
+/** A worker that does not know a HAProxy must not keep writes or reads from moving. */
+function setupOrWarn(plan: Plan, environment: Environment): Haproxies | undefined {
+  try {
+    return haproxiesOf(plan, environment);
+  } catch (error) {
+    tell(plan.name, error instanceof Error ? error.message : String(error));
+    return undefined;
   }
 }
 

@@ -5,18 +5,13 @@ import type { ShareReader } from './share.js';
 
 /** What a move that must not wait waits at most. */
 const WAIT_MS = 1_000;
-/** How long the process goes on trying to reach a HAProxy, and how often. */
+/** How long the process goes on trying to reach a HAProxy; how soon at first, and how seldom at last. */
 const TRY_FOR_MS = 60 * 60_000;
-const TRY_EVERY_MS = 1_000;
+const TRY_AFTER_MS = 1_000;
+const TRY_AT_LEAST_EVERY_MS = 10_000;
 
 /** The latest attempt for each HAProxy that has not got there yet. */
 const owed = new Map<string, symbol>();
-
-export interface TakeBackTiming {
-  readonly waitMs?: number;
-  readonly tryEveryMs?: number;
-  readonly tryForMs?: number;
-}
 
 /**
  * Brings all of them to the share in force, for a step that must not fail or wait by one of them: after a second this
@@ -29,19 +24,22 @@ export async function bringOrWarn(
   setup: Haproxies,
   share: ShareReader,
   later: ShareReader,
-  { waitMs = WAIT_MS, tryEveryMs = TRY_EVERY_MS, tryForMs = TRY_FOR_MS }: TakeBackTiming = {},
 ): Promise<string | undefined> {
   const warnings = await Promise.all(
     setup.instances.map(async (haproxy) => {
       const mine = Symbol(haproxy.connection);
       owed.set(keyOf(setup, haproxy), mine);
       const attempt = bring(setup, haproxy, share).then(() => undefined, reasonOf);
-      const why = await within(attempt, waitMs, `HAProxy "${haproxy.connection}" has not answered within ${waitMs} ms`);
+      const why = await within(
+        attempt,
+        WAIT_MS,
+        `HAProxy "${haproxy.connection}" has not answered within ${WAIT_MS} ms`,
+      );
       if (why === undefined) {
         if (owed.get(keyOf(setup, haproxy)) === mine) owed.delete(keyOf(setup, haproxy));
         return [];
       }
-      void keepTrying({ setup, haproxy, later, mine, everyMs: tryEveryMs, until: Date.now() + tryForMs });
+      void keepTrying({ setup, haproxy, later, mine });
       return [why];
     }),
   );
@@ -55,15 +53,16 @@ interface Owed {
   readonly haproxy: Haproxy;
   readonly later: ShareReader;
   readonly mine: symbol;
-  readonly everyMs: number;
-  readonly until: number;
 }
 
 /** Until it is told, somebody else in this process tells it, or the time is over. */
-async function keepTrying({ setup, haproxy, later, mine, everyMs, until }: Owed): Promise<void> {
+async function keepTrying({ setup, haproxy, later, mine }: Owed): Promise<void> {
+  const until = Date.now() + TRY_FOR_MS;
+  let afterMs = TRY_AFTER_MS;
   const key = keyOf(setup, haproxy);
   while (Date.now() < until) {
-    await new Promise<void>((resolve) => setTimeout(resolve, everyMs).unref());
+    await new Promise<void>((resolve) => setTimeout(resolve, afterMs).unref());
+    afterMs = Math.min(1.5 * afterMs, TRY_AT_LEAST_EVERY_MS);
     if (owed.get(key) !== mine) return;
     const isThere = await bring(setup, haproxy, later).then(
       () => true,

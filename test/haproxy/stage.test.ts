@@ -98,8 +98,7 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
     const plan = planWith();
     for (const percent of [0, 0.5, 10, 50, 100]) {
       await openStage(plan, percent);
-      for (const haproxy of haproxies) {
-        const { blue, green } = await haproxy.shares(reader, 200);
+      for (const { blue, green } of await Promise.all(haproxies.map((haproxy) => haproxy.shares(reader, 200)))) {
         expect(blue + green).toBe(200);
         if (percent === 0 || percent === 100) expect(green).toBe(percent * 2);
         // HAProxy takes turns: one round of all weights is 200 connections, and may begin anywhere.
@@ -111,13 +110,13 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
   it('brings reads back within a second: no new connection fails, and none stays on green', async () => {
     const plan = planWith();
     await openStage(plan, 50);
-    const loads = haproxies.map((haproxy) => new ReadLoad(haproxy, reader));
-    closing.push(async () => void (await Promise.all(loads.map((load) => load.stop()))));
     const kept: pg.Client[] = [];
     for (let i = 0; i < 10; i++) kept.push(await one(i % 2).connect(reader));
     closing.push(async () => void (await Promise.all(kept.map((client) => client.end().catch(() => undefined)))));
     const before = await Promise.all(kept.map(sideOf));
     expect(before.filter((side) => side === 'green').length).toBeGreaterThan(2);
+    const loads = haproxies.map((haproxy) => new ReadLoad(haproxy, reader));
+    closing.push(async () => void (await Promise.all(loads.map((load) => load.stop()))));
     await sleep(300);
 
     const decided = performance.now();
