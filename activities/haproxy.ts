@@ -175,14 +175,9 @@ export async function refuseReadsOnBlueOf({ plan }: RunRef, environment: Environ
   }
 }
 
-/** A worker that does not know a HAProxy must not keep writes or reads from moving. */
+/** A HAProxy that a worker does not know must keep neither the others nor writes from moving. */
 function setupOrWarn(plan: Plan, environment: Environment): Haproxies | undefined {
-  try {
-    return haproxiesOf(plan, environment);
-  } catch (error) {
-    tell(plan.name, error instanceof Error ? error.message : String(error));
-    return undefined;
-  }
+  return haproxiesOf(plan, environment, ({ message }) => tell(plan.name, message));
 }
 
 function tell(migration: string, warning: string | undefined): void {

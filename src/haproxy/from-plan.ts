@@ -4,20 +4,30 @@ import { connectionVariable } from '../postgres/session.js';
 import { uriOf, type Environment } from '../worker/connections.js';
 import type { Haproxies, RuntimeAddress } from './haproxy.js';
 
-/** The HAProxies of a plan; undefined when it names none. @throws VerdigrisError ConnectionUnknown */
-export function haproxiesOf({ name, traffic }: Plan, environment: Environment): Haproxies | undefined {
+/**
+ * The HAProxies of a plan; undefined when it names none.
+ *
+ * @param onUnknown is told of one that the worker does not know, which is left out then
+ * @throws VerdigrisError ConnectionUnknown, without `onUnknown`
+ */
+export function haproxiesOf(
+  { name, traffic }: Plan,
+  environment: Environment,
+  onUnknown?: (error: VerdigrisError) => void,
+): Haproxies | undefined {
   const { haproxy } = traffic;
   if (haproxy === undefined) return undefined;
-  return {
-    migration: name,
-    instances: haproxy.instances.map((connection) => ({
-      connection,
-      address: addressOf(connection, uriOf('traffic.haproxy', connection, environment)),
-    })),
-    backend: haproxy.backend,
-    servers: { blue: haproxy.blue, green: haproxy.green },
-    openConnections: haproxy.openConnections,
-  };
+  const instances = haproxy.instances.flatMap((connection) => {
+    try {
+      return [{ connection, address: addressOf(connection, uriOf('traffic.haproxy', connection, environment)) }];
+    } catch (error) {
+      if (onUnknown === undefined || !(error instanceof VerdigrisError)) throw error;
+      onUnknown(error);
+      return [];
+    }
+  });
+  const { backend, blue, green, openConnections } = haproxy;
+  return { migration: name, instances, backend, servers: { blue, green }, openConnections };
 }
 
 /** `unix:/run/haproxy/admin.sock`, a path, `tcp://host:port` or `host:port`. */

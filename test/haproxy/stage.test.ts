@@ -236,6 +236,22 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
     expect(await one(0).weights()).toBe('200/0');
   });
 
+  it('of a worker that does not know a HAProxy is not opened; reads go back all the same', async () => {
+    const plan = planWith();
+    await openStage(plan, 10);
+    const { VERDIGRIS_CONNECTION_HAPROXY_2: known = '', ...others } = environment;
+    environment = others;
+    try {
+      await expect(openStage(plan, 50)).rejects.toMatchObject({ type: 'ConnectionUnknown' });
+      expect(await percentInForce()).toBe(10);
+      await readsToBlue(plan);
+      expect(await percentInForce()).toBe(0);
+      expect(await one(0).weights()).toBe('200/0');
+    } finally {
+      environment = { ...others, VERDIGRIS_CONNECTION_HAPROXY_2: known };
+    }
+  });
+
   describe('opened by a worker that dies', () => {
     /** A worker of its own that talks to the second HAProxy through a proxy. */
     async function begin(
