@@ -4,6 +4,7 @@ import { checkFlagdFile } from '../src/flags/preflight.js';
 import { lintPlan } from '../src/plan/lint.js';
 import { parsePlan } from '../src/plan/parse.js';
 import type { Plan } from '../src/plan/schema.js';
+import { checkHaproxies } from '../src/haproxy/preflight.js';
 import { checkPgBouncers } from '../src/pgbouncer/preflight.js';
 import { preflight, type PreflightFinding } from '../src/postgres/preflight/preflight.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -30,6 +31,7 @@ export function preflightActivities(dependencies: ActivityDependencies) {
         const findings = [
           ...ofDatabases,
           ...(await checkPgBouncers(ref.plan, databases, dependencies.environment)),
+          ...(await checkHaproxies(ref.plan, databases, dependencies.environment)),
           ...(await checkFlagdFile(ref.plan)),
         ];
         const errors = findings.filter((finding) => finding.severity === 'error');

@@ -14,9 +14,11 @@ import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
 import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
+import type { Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 import { flagsFollowRouteOrWarn } from './flags.js';
+import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
 import { movedTables, publishedBackward } from './run-tables.js';
 
 export interface PromotionResult {
@@ -45,13 +47,16 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      */
     promote: (ref: RunRef, from: Side, epoch: number, acceptLoss = false): Promise<PromotionResult> =>
       perform(dependencies, ref, (work) =>
-        withPools(dependencies, ref, work, (pools) => promote(work, ref, pools, { from, epoch, acceptLoss })),
+        withPools(dependencies, ref, work, (pools) =>
+          promote(work, ref, pools, { from, epoch, acceptLoss, environment: dependencies.environment }),
+        ),
       ),
 
     /** Ends the feed to the side that takes writes now and begins the one back. */
     finishPromotion: (ref: RunRef, from: Side): Promise<void> =>
       perform(dependencies, ref, async (work) => {
         const { databases, signal } = work;
+        await weightsFollowRouteOrWarn(ref, dependencies.environment, () => work.session(otherSide(from), 'weights'));
         await finishPromotion(databases, ref.plan.name, from, { feedBack: from === 'blue', signal });
         // A pooler that was out of reach at the promotion still has its clients wait, or leads to the old side.
         await withPools(dependencies, ref, work, (pools) => releaseAll(pools, signal));
@@ -82,13 +87,14 @@ interface Asked {
   readonly from: Side;
   readonly epoch: number;
   readonly acceptLoss: boolean;
+  readonly environment: Environment;
 }
 
 async function promote(
   work: Work,
   ref: RunRef,
   pools: Pools,
-  { from, epoch, acceptLoss }: Asked,
+  { from, epoch, acceptLoss, environment }: Asked,
 ): Promise<PromotionResult> {
   const { databases, run, signal } = work;
   const session = await work.session(from, 'promote');
@@ -98,6 +104,8 @@ async function promote(
     if (!decided) await releaseAll(pools, signal);
     const known = decided ? [] : await prepare(work, ref, from, acceptLoss);
     if (!decided) await pools.prepare(from, epoch);
+    // Blue is close behind green: what it lacks would only be missed where a loss was accepted.
+    if (!decided && from === 'green' && !acceptLoss) await readsGoFirst(ref, environment, session, epoch);
     const fenced = decided ? [] : fencedTables(await movedTables(session, ref.plan)).map((table) => table.name);
     const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;
     const promoted = await moveWrites(
@@ -124,6 +132,9 @@ async function promote(
     // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
     await withdrawOpening(session, run.migration, from).catch(() => undefined);
     await releaseUndecided(work, pools, from);
+    if (from === 'green') {
+      await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights'));
+    }
     throw error;
   }
 }

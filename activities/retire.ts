@@ -6,6 +6,7 @@ import { releaseDatabase } from '../src/postgres/ownership.js';
 import { dropTriggers } from '../src/postgres/migrate/revert.js';
 import { stepContext } from './step-context.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
+import { refuseReadsOnBlueOf } from './haproxy.js';
 import { perform, type ActivityDependencies } from './context.js';
 
 /** Activities of phase 8. */
@@ -18,6 +19,8 @@ export function retireActivities(dependencies: ActivityDependencies) {
     retire: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async (work) => {
         const { run, session, signal } = work;
+        // While blue still follows green, and would answer rightly.
+        await refuseReadsOnBlueOf(ref, dependencies.environment, await session('green', 'retire'));
         const back = feedName(run.migration, 'to_blue');
         const retireGreen = async (): Promise<void> => {
           const green = await session('green', 'retire');

@@ -9,6 +9,7 @@ import { hasState } from '../src/postgres/state.js';
 import type { Direction, Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { stepContext } from './step-context.js';
+import { refuseReadsOnGreenOf } from './haproxy.js';
 import { perform, type ActivityDependencies } from './context.js';
 
 export interface Keep {
@@ -44,6 +45,7 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
           }),
         );
         if (subscriptions !== undefined || slots !== undefined) throw subscriptions ?? slots;
+        await refuseReadsOnGreenOf(ref, dependencies.environment, await work.session('blue', 'undo replication'));
         // Green's tables are its own where it was a physical standby: no copy made them.
         if (keepGreen || ref.plan.bootstrap.method === 'standby') return;
         const green = await work.session('green', 'undo replication');

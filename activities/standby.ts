@@ -7,6 +7,7 @@ import { closeSession, openSession, type Session } from '../src/postgres/session
 import { VerdigrisError } from '../src/errors.js';
 import type { Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
+import { WeightsWatch } from './haproxy.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 
 /** Time between two looks at the feed. */
@@ -33,11 +34,18 @@ export function standbyActivities(dependencies: ActivityDependencies) {
   return {
     /** Watches the feed from green to blue; returns when its health is no longer `known`, or every hour with the lag. */
     watchStandby: (ref: RunRef, known: string): Promise<StandbyState> =>
-      perform(dependencies, ref, (work) => watch(work, ref, known)),
+      perform(dependencies, ref, async (work) => {
+        const weights = new WeightsWatch(work, ref, dependencies.environment, 'green', LOOK_EVERY_MS);
+        try {
+          return await watch(work, ref, known, weights);
+        } finally {
+          await weights.close();
+        }
+      }),
   };
 }
 
-async function watch(work: Work, ref: RunRef, known: string): Promise<StandbyState> {
+async function watch(work: Work, ref: RunRef, known: string, weights: WeightsWatch): Promise<StandbyState> {
   const limits = {
     maxLagMs: Math.max(5_000, parseDuration(ref.plan.replicate.maxLag)),
     maxRetainedWal: parseSize(ref.plan.replicate.maxRetainedWal),
@@ -51,7 +59,8 @@ async function watch(work: Work, ref: RunRef, known: string): Promise<StandbySta
     for (;;) {
       work.signal.throwIfAborted();
       const state = await look(work, links, ref, limits);
-      work.report({ health: state.health, lagSeconds: state.lagSeconds });
+      const { health, lagSeconds } = state;
+      work.report({ health, lagSeconds, ...(weights.why === undefined ? {} : { weights: weights.why }) });
       if (state.health !== last) since = Date.now();
       last = state.health;
       const settled = Date.now() - since >= SETTLED_AFTER_MS[state.health];

@@ -14,6 +14,7 @@ import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Environment } from '../src/worker/connections.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 import { flagsFollowRoute, flagsFollowRouteOrWarn } from './flags.js';
+import { refuseAbsentHaproxies, weightsFollowRoute, weightsFollowRouteOrWarn, WeightsWatch } from './haproxy.js';
 import { refuseUndeployed, warnOfUnconfirmed } from './instances.js';
 import { movedTables } from './run-tables.js';
 import { judge, type Verdict } from './stage-verdict.js';
@@ -93,6 +94,7 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         const route = await readRoute(blue, ref.plan.name);
         if (route?.writesOn !== 'blue') return;
         const generation = await setPercent(blue, ref, route.epoch, 0);
+        await weightsFollowRouteOrWarn(ref, dependencies.environment, () => Promise.resolve(blue));
         await flagsFollowRouteOrWarn(ref, () => Promise.resolve(blue));
         await warnOfUnconfirmed(blue, { migration: ref.plan.name, epoch: route.epoch, generation });
       }),
@@ -119,12 +121,14 @@ async function openStage(
   }
   await refuseUndeployed(blue, plan, stage);
   await flagsFollowRoute(ref, blue);
+  await refuseAbsentHaproxies(ref, environment);
   const asksServers = plan.traffic.gates.some(isPostgresGate);
   const green = asksServers ? await work.session('green', 'stage') : undefined;
   const volumeBefore =
     green === undefined ? undefined : await transactionVolume(work, { blue, green }, plan, route.greenReadPercent);
   const generation = await setPercent(blue, ref, route.epoch, stage.percent);
   await flagsFollowRoute(ref, blue);
+  await weightsFollowRoute(ref, environment, blue);
   const readRouters = routerReader(plan, environment, undefined, work.signal);
   const deadline = Date.now() + CONFIRM_WITHIN_MS;
   for (;;) {
@@ -210,12 +214,13 @@ async function* verdicts(
   if (baseline === undefined) throw new Error(`stage ${stage.percent} % has not been opened`);
   const late = Date.parse(baseline.state.openedAt) + parseDuration(plan.traffic.maxStageDuration);
   const measurements = new StageMeasurements(work, plan, stage, baseline.state, environment);
+  const weights = new WeightsWatch(work, ref, environment, 'blue');
   try {
     await measurements.ready();
     for (;;) {
       work.signal.throwIfAborted();
       const input = measurements.input();
-      const verdict = judge(plan.traffic, stage, input.at, input);
+      const verdict = weights.judge(judge(plan.traffic, stage, input.at, input), `stage ${stage.percent} %`, input.at);
       work.report({
         stage: `${stage.percent} %`,
         outcome: verdict.outcome,
@@ -228,5 +233,6 @@ async function* verdicts(
     }
   } finally {
     await measurements.close();
+    await weights.close();
   }
 }

@@ -18,6 +18,7 @@ export const ERROR_TYPES = [
   'VerificationFailed',
   'GateFailed',
   'FlagsNotWritten',
+  'WeightsNotSet',
   'PromotionBlocked',
   'PoolNotReleased',
   'FenceTampered',

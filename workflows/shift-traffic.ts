@@ -157,6 +157,7 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
   const failed = evidence.filter((one) => one.outcome === 'fail' && one.dryRun !== true);
   const message = `gate failed in stage ${stage.percent} %: ${counting(evidence, (outcome) => outcome === 'fail')}`;
   if (failed.some(({ onFail }) => (onFail ?? ref.plan.traffic.onFail) === 'rollback')) {
+    await readsBackAtOnce(story, ref);
     throw ApplicationFailure.nonRetryable(
       `${message}\nNext step: mend green, then start again; query "evidence" has the numbers.`,
       'GateFailed',
@@ -168,6 +169,17 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
   await windowOpens(story, ref, 'traffic');
   await act(`${stage.percent} % of the reads to green, again`).openStage(ref, stage);
   story.run.saw({ greenReadPercent: stage.percent });
+}
+
+/** The rollback does the same, but begins only when everything that runs has stopped. */
+async function readsBackAtOnce(story: Story, ref: RunRef): Promise<void> {
+  try {
+    await actFast('all reads back to blue').readsToBlue(ref);
+    story.run.saw({ greenReadPercent: 0 });
+  } catch (error) {
+    // It is the gate that people must read of; the rollback tries again.
+    if (isCancellation(error)) throw error;
+  }
 }
 
 /** What the gates that count say, for people. */

@@ -4,6 +4,7 @@ import { lintPlan } from '../plan/lint.js';
 import type { Plan } from '../plan/schema.js';
 import { standbyDryRun } from '../postgres/bootstrap/standby/dry-run.js';
 import { isReady, type PreflightFinding } from '../postgres/preflight/finding.js';
+import { checkHaproxies } from '../haproxy/preflight.js';
 import { checkPgBouncers } from '../pgbouncer/preflight.js';
 import { preflight } from '../postgres/preflight/preflight.js';
 import { databasesOf } from '../worker/connections.js';
@@ -30,7 +31,13 @@ export async function preflightCommand(terminal: Terminal, file: string, flags: 
   const { plan } = parsed;
   const databases = connections(plan);
   const { findings } = await preflight({ ...databases, plan, runId: 'preflight command' });
-  const report = { findings: [...findings, ...(await checkPgBouncers(plan, databases, process.env))] };
+  const report = {
+    findings: [
+      ...findings,
+      ...(await checkPgBouncers(plan, databases, process.env)),
+      ...(await checkHaproxies(plan, databases, process.env)),
+    ],
+  };
   const steps = plan.bootstrap.method === 'standby' ? standbyDryRun(plan) : [];
   if (flags.json === true) terminal.out(JSON.stringify({ ready: isReady(report), ...report, steps }, null, 2));
   else {

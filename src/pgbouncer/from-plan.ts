@@ -9,7 +9,7 @@ import { connectionConfig, type Environment } from '../worker/connections.js';
 import { obstaclesOf } from './obstacles.js';
 import { pgBouncerPools } from './pgbouncer-pools.js';
 import type { PgBouncers } from './pgbouncer.js';
-import { identityOf } from './reach.js';
+import { identityOf } from '../postgres/identity.js';
 
 /** The PgBouncers of a plan; undefined when it names none. @throws VerdigrisError ConnectionUnknown */
 export function pgBouncersOf({ name, traffic }: Plan, environment: Environment): PgBouncers | undefined {

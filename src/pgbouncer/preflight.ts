@@ -7,7 +7,7 @@ import { pgBouncersOf } from './from-plan.js';
 import { Instance } from './instance.js';
 import { obstaclesOf } from './obstacles.js';
 import type { PgBouncers } from './pgbouncer.js';
-import { identityOf } from './reach.js';
+import { identityOf } from '../postgres/identity.js';
 
 /** The checks of a PgBouncer, by name; docs/preflight.md has a row for each. */
 export const PGBOUNCER_CHECKS = [

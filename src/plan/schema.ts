@@ -301,6 +301,30 @@ const pgbouncer = z.strictObject({
     .describe('How long running transactions may take to end before a pause, in which all clients wait, is given up'),
 });
 
+const haproxyName = z
+  .string()
+  .min(1)
+  .max(100)
+  .regex(/^[A-Za-z0-9_.:-]+$/, 'write the name as it stands in the configuration: letters, digits, _ . : and -');
+
+const haproxy = z.strictObject({
+  backend: haproxyName.describe('The backend (or "listen") that shares the connections of a read-only pool'),
+  blue: haproxyName.default('blue').describe('The server in it that leads to blue'),
+  green: haproxyName.default('green').describe('The server in it that leads to green'),
+  instances: z
+    .array(connection)
+    .min(1)
+    .max(64)
+    .describe(
+      'Names of connections to the runtime API of every HAProxy that applications go through; ' +
+        'the worker reads unix:/path or tcp://host:port from VERDIGRIS_CONNECTION_<NAME>',
+    ),
+  openConnections: z
+    .enum(['cut', 'leave'])
+    .default('cut')
+    .describe('What happens to open connections to green when reads go back to blue: weights move only new ones'),
+});
+
 const notify = z.strictObject({
   connection: connection.describe(
     'The name of the connection to the webhook; the worker reads its URL from VERDIGRIS_CONNECTION_<NAME>, and what it signs with from VERDIGRIS_CONNECTION_<NAME>_SECRET',
@@ -383,6 +407,9 @@ const traffic = z.strictObject({
     .optional()
     .describe('What must be deployed before a stage: instances of the application with the code for both schemas'),
   flagd: flagd.optional().describe('For applications that ask flagd: its file is kept at the percentage in force'),
+  haproxy: haproxy
+    .optional()
+    .describe('For read-only pools behind HAProxy: a stage is a share of their new connections'),
   pgbouncer: pgbouncer.optional().describe('For applications behind PgBouncer: they follow the promotion as a whole'),
 });
 

@@ -79,7 +79,8 @@ function variableOf(connection: string): string {
   return `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
 }
 
-function uriOf(what: string, connection: string, environment: Environment): string {
+/** What this environment says of a connection. @throws VerdigrisError ConnectionUnknown */
+export function uriOf(what: string, connection: string, environment: Environment): string {
   const variable = variableOf(connection);
   const uri = environment[variable] ?? readSecret(environment[`${variable}_FILE`], `${variable}_FILE`);
   if (uri !== undefined && uri !== '') return uri;

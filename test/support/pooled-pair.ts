@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { expect } from 'vitest';
 import { startPgBouncer, type EmbeddedPgBouncer } from '../../src/embedded/pgbouncer.js';
-import { identityOf, identityThrough } from '../../src/pgbouncer/reach.js';
+import { identityThrough } from '../../src/pgbouncer/reach.js';
+import { identityOf } from '../../src/postgres/identity.js';
 import { Instance } from '../../src/pgbouncer/instance.js';
 import type { PgBouncers } from '../../src/pgbouncer/pgbouncer.js';
 import { measureLag } from '../../src/postgres/marker.js';

@@ -49,6 +49,11 @@ const pgbouncer = (more: object = {}, ...names: string[]) => ({
   instances: (names.length === 0 ? ['pool'] : names).map((connection) => ({ connection, file: '/etc/orders.ini' })),
   ...more,
 });
+const STAGES = [{ percent: 100, for: '1m' }];
+const haproxy = (more: object = {}) => ({
+  haproxy: { backend: 'reads', instances: ['lb'], ...more },
+  gates: [{ metric: 'lag' as const, max: '1s' }],
+});
 const VIEW = 'CREATE VIEW public.v AS SELECT 1 AS x';
 
 const CASES: readonly Case[] = [
@@ -741,6 +746,39 @@ const CASES: readonly Case[] = [
     message: /"POOL-1" is that of traffic.pgbouncer.instances\[0\], too/,
     instead: /pgbouncer_2/,
     accepted: { traffic: { stages: [], pgbouncer: pgbouncer({}, 'pool_1', 'pool_2') } },
+  },
+  {
+    rule: 'haproxy-percent',
+    refused: { traffic: { ...haproxy(), stages: [{ percent: 0.1, for: '1m' }, ...STAGES] } },
+    place: 'traffic.stages[0].percent',
+    message: /0.1 % can't be said in weights/,
+    instead: /multiple of 0.5/,
+    accepted: { traffic: { ...haproxy(), stages: [{ percent: 0.5, for: '1m' }, ...STAGES] } },
+  },
+  {
+    rule: 'haproxy-servers',
+    refused: { traffic: haproxy({ blue: 'db', green: 'db' }) },
+    place: 'traffic.haproxy.green',
+    message: /both the server "db"/,
+    instead: /leads to green/,
+    accepted: { traffic: haproxy({ blue: 'db', green: 'db2' }) },
+  },
+  {
+    rule: 'haproxy-twice',
+    refused: { traffic: haproxy({ instances: ['lb_1', 'LB-1'] }) },
+    place: 'traffic.haproxy.instances[1]',
+    message: /"LB-1" is that of traffic.haproxy.instances\[0\], too/,
+    instead: /haproxy_2/,
+    accepted: { traffic: haproxy({ instances: ['lb_1', 'lb_2'] }) },
+  },
+  {
+    rule: 'haproxy-gates',
+    severity: 'warning',
+    refused: { traffic: { ...haproxy(), gates: [{ metric: 'errorRate', max: 0.001 }] } },
+    place: 'traffic.gates',
+    message: /errorRate: only applications with the router/,
+    instead: /"lag"/,
+    accepted: { traffic: haproxy() },
   },
   {
     rule: 'stages-below-100',

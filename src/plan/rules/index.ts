@@ -12,6 +12,7 @@ import {
 } from './computed.js';
 import { sameConnection, unknownConnection } from './connections.js';
 import { directTypeChange, dropOrRename, enumValueOnGreen, loosenedConstraint } from './expand.js';
+import { haproxyGates, haproxyPercent, haproxyServers, haproxyTwice } from './haproxy.js';
 import { invalidDown, invalidExpression, invalidIndex, notOneValue } from './expressions.js';
 import { keyOnPartitionedTable, primaryKeyNullable, secondPrimaryKey, secondPrimaryKeyInPlan } from './keys.js';
 import { duplicateName, invalidTableName, reservedSchema, tableNotMoved } from './names.js';
@@ -94,6 +95,10 @@ export const RULES: readonly Rule[] = [
   pgbouncerStages,
   pgbouncerEntries,
   pgbouncerTwice,
+  haproxyPercent,
+  haproxyServers,
+  haproxyTwice,
+  haproxyGates,
 ];
 
 /** The rules that compare a plan with blue's tables and the worker's connections. */

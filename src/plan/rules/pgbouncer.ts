@@ -9,7 +9,8 @@ export const pgbouncerStages: Rule = {
   why: 'PgBouncer knows no users: its clients move as a whole, with the promotion. Stages need the router in the application, and their gates wait for its requests',
   *check({ plan: { traffic } }) {
     const shares = traffic.stages.filter(({ percent }) => percent > 0);
-    if (traffic.pgbouncer === undefined || shares.length === 0) return;
+    // Behind HAProxy, a pool of their own moves by stages.
+    if (traffic.pgbouncer === undefined || traffic.haproxy !== undefined || shares.length === 0) return;
     yield {
       place: 'traffic.stages',
       message: `stages of ${shares.map(({ percent }) => `${percent} %`).join(', ')} mean nothing to what goes through PgBouncer`,

@@ -1,0 +1,185 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { log } from '@temporalio/activity';
+import { bringAll } from '../src/haproxy/bring.js';
+import { haproxiesOf } from '../src/haproxy/from-plan.js';
+import type { Haproxies } from '../src/haproxy/haproxy.js';
+import { refuseAway, refuseReadsOnBlue, refuseReadsOnGreen } from '../src/haproxy/reads-on.js';
+import { shareReader, shareReaderOf } from '../src/haproxy/share.js';
+import { bringOrWarn } from '../src/haproxy/take-back.js';
+import type { Plan } from '../src/plan/schema.js';
+import { closeSession, openSession, type Session } from '../src/postgres/session.js';
+import { hasState, readRoute } from '../src/postgres/state.js';
+import type { Side } from '../src/side.js';
+import { databasesOf, type Environment } from '../src/worker/connections.js';
+import type { RunRef } from '../workflows/lib/run-ref.js';
+import type { Work } from './context.js';
+import type { Verdict } from './stage-verdict.js';
+
+/* Where the plan names HAProxies, their weights follow the route. A plan without them passes all of this by. */
+
+/** How often the weights are looked at while a stage is watched. */
+const LOOK_EVERY_MS = 500;
+const NOT_YET = 'the weights have not been looked at yet';
+
+/** Before a stage moves anything: every HAProxy answers, and would give green its share. */
+export async function refuseAbsentHaproxies({ plan }: RunRef, environment: Environment): Promise<void> {
+  const setup = haproxiesOf(plan, environment);
+  if (setup !== undefined) await refuseAway(setup);
+}
+
+/**
+ * Brings every HAProxy to the route in force.
+ *
+ * @param session on the side that has writes
+ * @throws VerdigrisError WeightsNotSet when one of them has not got there
+ */
+export async function weightsFollowRoute({ plan }: RunRef, environment: Environment, session: Session): Promise<void> {
+  const setup = haproxiesOf(plan, environment);
+  if (setup !== undefined) await bringAll(setup, shareReader(session, plan.name));
+}
+
+/** The same on the way back, and after writes have moved: never a reason to fail, nor to wait for long. */
+export async function weightsFollowRouteOrWarn(
+  { plan }: RunRef,
+  environment: Environment,
+  openSession: () => Promise<Session>,
+): Promise<void> {
+  const setup = setupOrWarn(plan, environment);
+  if (setup === undefined) return;
+  const later = shareReaderOf(databasesOf(plan, environment), plan.name);
+  // Without the session the other side's row may say it.
+  const share = await openSession().then(
+    (session) => shareReader(session, plan.name),
+    () => later,
+  );
+  tell(plan.name, await bringOrWarn(setup, share, later));
+}
+
+/**
+ * Before writes go back to blue, which follows green: its reads go first, so that nobody reads from a green that gets no
+ * rows any more. They go back to green when the writes stay there.
+ *
+ * @param epoch the one in which writes are on green
+ */
+export async function readsGoFirst(
+  { plan }: RunRef,
+  environment: Environment,
+  green: Session,
+  epoch: number,
+): Promise<void> {
+  const setup = setupOrWarn(plan, environment);
+  if (setup === undefined) return;
+  const inForce = shareReader(green, plan.name);
+  const onBlue = async (): ReturnType<typeof inForce> => {
+    const share = await inForce();
+    const route = share.percent === 100 ? await readRoute(green, plan.name) : undefined;
+    return route?.writesOn === 'green' && route.epoch === epoch ? { ...share, percent: 0 } : share;
+  };
+  const later = shareReaderOf(databasesOf(plan, environment), plan.name);
+  tell(plan.name, await bringOrWarn(setup, onBlue, later));
+}
+
+/** Looks at the weights while a stage, or the standby window, lasts, and puts right what a restart has lost. */
+export class WeightsWatch {
+  readonly #stop = new AbortController();
+  #session: Session | undefined;
+  #why: string | undefined;
+  readonly #ended: Promise<void>;
+
+  constructor(
+    private readonly work: Work,
+    private readonly ref: RunRef,
+    private readonly environment: Environment,
+    private readonly side: Side,
+    everyMs = LOOK_EVERY_MS,
+  ) {
+    if (ref.plan.traffic.haproxy !== undefined) this.#why = NOT_YET;
+    this.#ended = this.#run(everyMs);
+  }
+
+  /** What keeps the weights from being those of the route; undefined while they are. */
+  get why(): string | undefined {
+    return this.#why;
+  }
+
+  /** What is known of a stage by its gates, and by this. A stage that is one in name only shows nothing. */
+  judge(verdict: Verdict, where: string, at: string): Verdict {
+    if (this.#why === undefined) return verdict;
+    const none = { requests: 0, errors: 0 };
+    const evidence = { at, where, metric: 'haproxy', windowSeconds: 0, green: none, blue: none } as const;
+    return {
+      ...verdict,
+      outcome: verdict.outcome === 'pass' ? 'inconclusive' : verdict.outcome,
+      evidence: [...verdict.evidence, { ...evidence, outcome: 'inconclusive', because: this.#why }],
+    };
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort(new Error('the weights are no longer watched'));
+    await this.#ended;
+  }
+
+  async #run(everyMs: number): Promise<void> {
+    const { signal } = this.#stop;
+    const migration = this.ref.plan.name;
+    try {
+      const setup = haproxiesOf(this.ref.plan, this.environment);
+      while (setup !== undefined && !signal.aborted) {
+        const before = this.#why;
+        try {
+          this.#session ??= await openSession(this.work.databases[this.side], {
+            purpose: 'weights',
+            statementTimeoutMs: 5_000,
+          });
+          const reset = await bringAll(setup, shareReader(this.#session, migration));
+          this.#why = undefined;
+          if (reset.length > 0)
+            log.warn(`HAProxy ${reset.join(', ')} had other weights, and has got them again`, { migration });
+        } catch (error) {
+          this.#why = error instanceof Error ? (error.message.split('\n', 1)[0] ?? '') : String(error);
+          if (this.#why !== before) log.warn(this.#why, { migration });
+          await this.#forget();
+        }
+        await sleep(everyMs, undefined, { signal }).catch(() => undefined);
+      }
+    } catch (error) {
+      this.#why = error instanceof Error ? error.message : String(error);
+    } finally {
+      await this.#forget();
+    }
+  }
+
+  async #forget(): Promise<void> {
+    const session = this.#session;
+    this.#session = undefined;
+    if (session !== undefined) await closeSession(session);
+  }
+}
+
+/** Before a rollback takes green's tables away: nobody reads there through a HAProxy. @throws VerdigrisError WeightsNotSet */
+export async function refuseReadsOnGreenOf({ plan }: RunRef, environment: Environment, blue: Session): Promise<void> {
+  const setup = haproxiesOf(plan, environment);
+  if (setup === undefined || !(await hasState(blue))) return;
+  const route = await readRoute(blue, plan.name);
+  // No read has ever been moved.
+  if (route === undefined || (route.epoch === 1 && route.generation === 1)) return;
+  await refuseReadsOnGreen(setup, shareReader(blue, plan.name));
+}
+
+/** Before blue is no longer kept current: nobody reads there, and no restart would lead there. @throws VerdigrisError WeightsNotSet */
+export async function refuseReadsOnBlueOf({ plan }: RunRef, environment: Environment, green: Session): Promise<void> {
+  const setup = haproxiesOf(plan, environment);
+  if (setup === undefined) return;
+  for (const warning of await refuseReadsOnBlue(setup, shareReader(green, plan.name))) {
+    log.warn(warning, { migration: plan.name });
+  }
+}
+
+/** A HAProxy that a worker does not know must keep neither the others nor writes from moving. */
+function setupOrWarn(plan: Plan, environment: Environment): Haproxies | undefined {
+  return haproxiesOf(plan, environment, ({ message }) => tell(plan.name, message));
+}
+
+function tell(migration: string, warning: string | undefined): void {
+  if (warning !== undefined) log.warn(warning, { migration });
+}

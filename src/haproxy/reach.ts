@@ -1,0 +1,91 @@
+import pg from 'pg';
+import { VerdigrisError } from '../errors.js';
+import { identityOf } from '../postgres/identity.js';
+import type { Database, Databases, Session } from '../postgres/session.js';
+import { withSession } from '../postgres/session.js';
+import { otherSide, type Side } from '../side.js';
+
+/** What tells a server from others. A physical standby has the cluster of its primary, and is another process. */
+interface Whoever {
+  /** Of the running process, and of the database in it. */
+  readonly identity: string;
+  /** Of the cluster; undefined where the role may not ask. */
+  readonly cluster: string | undefined;
+}
+
+/** Where the address of a server of HAProxy leads. */
+export type Leads =
+  | { readonly to: 'its side' | 'a standby of its side' }
+  | { readonly to: 'the other side' | 'a standby of the other side' | 'somewhere else' }
+  | { readonly to: 'unknown'; readonly why: string };
+
+const WITHIN_MS = 3_000;
+
+/** Asks both sides of a migration who they are; a side that does not answer is left out. */
+export async function whoIsThere(databases: Databases): Promise<ReadonlyMap<Side, Whoever>> {
+  const sides = await Promise.all(
+    (['blue', 'green'] as const).map(async (side) => {
+      const options = { purpose: 'preflight', statementTimeoutMs: WITHIN_MS };
+      const who = await withSession(databases[side], options, ask).catch(() => undefined);
+      return who === undefined ? [] : [[side, who] as const];
+    }),
+  );
+  return new Map(sides.flat());
+}
+
+/**
+ * Where the address leads that HAProxy has for a side: asked from the worker, as the plan's user of that side, since
+ * HAProxy itself passes on to it only what its weight lets through.
+ */
+export async function whereLeads(
+  database: Database,
+  address: { readonly host: string; readonly port: number },
+  known: ReadonlyMap<Side, Whoever>,
+): Promise<Leads> {
+  const [own, other] = [known.get(database.side), known.get(otherSide(database.side))];
+  if (own === undefined) return { to: 'unknown', why: `${database.side} itself does not answer` };
+  let there: Whoever;
+  try {
+    there = await at(database, address);
+  } catch (error) {
+    const why = error instanceof VerdigrisError || error instanceof Error ? (error.message.split('\n')[0] ?? '') : '';
+    return { to: 'unknown', why };
+  }
+  if (there.identity === own.identity) return { to: 'its side' };
+  if (there.identity === other?.identity) return { to: 'the other side' };
+  if (there.cluster === undefined)
+    return { to: 'unknown', why: 'this role may not ask for the identifier of the cluster' };
+  // Green that is a copy of blue's cluster has the same identifier: a standby of which, it does not say.
+  if (own.cluster === other?.cluster && there.cluster === own.cluster) {
+    return { to: 'unknown', why: 'blue and green are copies of one cluster, and so is what is there' };
+  }
+  if (there.cluster === own.cluster) return { to: 'a standby of its side' };
+  return { to: there.cluster === other?.cluster ? 'a standby of the other side' : 'somewhere else' };
+}
+
+async function at(database: Database, address: { readonly host: string; readonly port: number }): Promise<Whoever> {
+  const client = new pg.Client({
+    ...{ ...database.config, ...address },
+    application_name: 'verdigris preflight',
+    connectionTimeoutMillis: WITHIN_MS,
+    query_timeout: WITHIN_MS,
+  });
+  client.on('error', () => undefined);
+  try {
+    await client.connect();
+    return await ask(client);
+  } finally {
+    void client.end().catch(() => undefined);
+  }
+}
+
+async function ask(session: Session): Promise<Whoever> {
+  const identity = await identityOf(session);
+  const cluster = await session
+    .query<{ id: string }>('SELECT system_identifier::text AS id FROM pg_catalog.pg_control_system()')
+    .then(
+      ({ rows }) => rows[0]?.id,
+      () => undefined,
+    );
+  return { identity, cluster };
+}

@@ -1,0 +1,102 @@
+import { VerdigrisError } from '../errors.js';
+import { bring, notAll } from './bring.js';
+import type { Haproxies, Haproxy } from './haproxy.js';
+import { Instance } from './instance.js';
+import { isNotRunning } from './runtime-api.js';
+import type { ShareReader } from './share.js';
+import type { ShownServer } from './shown.js';
+
+/** Every HAProxy answers and has both servers. @throws VerdigrisError WeightsNotSet, which names each that has not */
+export async function refuseAway(setup: Haproxies): Promise<void> {
+  await onAll(setup, async (instance) => {
+    const names = (await instance.servers()).map(({ name }) => name);
+    const missing = Object.values(setup.servers).filter((name) => !names.includes(name));
+    if (missing.length > 0) throw instance.failed(`has no server ${missing.join(', ')} in "${setup.backend}"`);
+  });
+}
+
+/**
+ * Nobody reads on green any more. A HAProxy that does not run leads nobody anywhere, and begins with the weights of its
+ * configuration, which are blue's before a retirement.
+ *
+ * @param share says 0 %
+ * @throws VerdigrisError WeightsNotSet, which names each that may still lead there
+ */
+export async function refuseReadsOnGreen(setup: Haproxies, share: ShareReader): Promise<void> {
+  await onAll(setup, async (instance, haproxy) => {
+    try {
+      await bring(setup, haproxy, share);
+      const open = await instance.connectionsTo('green');
+      if (open > 0) throw instance.failed(`still has ${open} connections to green`);
+    } catch (error) {
+      if (!isNotRunning(error)) throw error;
+    }
+  });
+}
+
+/**
+ * Nobody reads on blue any more, and no restart of a HAProxy would lead there: blue is about to be left as it is, and
+ * would answer with ever older rows.
+ *
+ * @param share says 100 %
+ * @returns warnings: those that do not run, and could not be looked at
+ * @throws VerdigrisError WeightsNotSet; `retryable` where connections only have to end
+ */
+export async function refuseReadsOnBlue(setup: Haproxies, share: ShareReader): Promise<string[]> {
+  const warnings: string[] = [];
+  await onAll(setup, async (instance, haproxy) => {
+    try {
+      const servers = await instance.servers();
+      const blue = servers.find(({ name }) => name === setup.servers.blue);
+      const why = whyBlueAgain(setup, servers);
+      if (why !== undefined) throw configured(haproxy, why);
+      if (blue === undefined) return;
+      await bring(setup, haproxy, share);
+      const open = await instance.connectionsTo('blue');
+      if (open > 0)
+        throw instance.failed(`still has ${open} connections to blue, which will not be kept current: they must end`);
+    } catch (error) {
+      if (!isNotRunning(error)) throw error;
+      warnings.push(`HAProxy "${haproxy.connection}" does not run: see that its configuration leads to green alone`);
+    }
+  });
+  return warnings;
+}
+
+/** What would lead reads to blue after a restart. */
+function whyBlueAgain({ servers: { blue, green } }: Haproxies, servers: readonly ShownServer[]): string | undefined {
+  const [onBlue, onGreen] = [servers.find(({ name }) => name === blue), servers.find(({ name }) => name === green)];
+  if (onGreen === undefined) return `it has no server "${green}"`;
+  if (onGreen.configuredWeight === 0) return `its configuration gives the server "${green}" the weight 0`;
+  if (onBlue === undefined) return undefined;
+  if (onBlue.configuredWeight > 0)
+    return `its configuration gives the server "${blue}" the weight ${onBlue.configuredWeight}`;
+  const again = servers.find(({ name, address }) => name !== blue && isSame(address, onBlue.address));
+  return again === undefined ? undefined : `its server "${again.name}" leads to blue, too`;
+}
+
+function isSame(a: ShownServer['address'], b: ShownServer['address']): boolean {
+  return a !== undefined && b !== undefined && a.host === b.host && a.port === b.port;
+}
+
+function configured({ connection }: Haproxy, why: string): VerdigrisError {
+  return new VerdigrisError({
+    type: 'WeightsNotSet',
+    message: `HAProxy "${connection}" would lead reads to blue, which will not be kept current, when it is restarted: ${why}`,
+    nextStep: 'write green into its configuration (docs/haproxy.md has the lines), reload it, then resume',
+  });
+}
+
+/** Asks all beside each other. One that needs a person makes the whole need one. */
+async function onAll(setup: Haproxies, work: (instance: Instance, haproxy: Haproxy) => Promise<void>): Promise<void> {
+  const results = await Promise.allSettled(
+    setup.instances.map((haproxy) => work(new Instance(haproxy, setup), haproxy)),
+  );
+  const reasons = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []));
+  const [first] = reasons;
+  if (first === undefined) return;
+  throw (
+    reasons.find((reason) => reason instanceof VerdigrisError && !reason.retryable) ??
+    (reasons.length === 1 ? first : notAll(reasons))
+  );
+}

@@ -1,0 +1,140 @@
+import { readFileSync } from 'node:fs';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { checkHaproxies } from '../../src/haproxy/preflight.js';
+import { parsePlan } from '../../src/plan/parse.js';
+import type { PlanInput } from '../../src/plan/schema.js';
+import type { Databases } from '../../src/postgres/session.js';
+import { configOf, findHaproxy, TestHaproxy } from '../support/haproxy.js';
+import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+
+const isThere = findHaproxy() !== undefined;
+if (!isThere) process.stdout.write('SKIPPED the preflight of HAProxy: haproxy is not installed\n');
+
+describe.skipIf(!isThere)('the preflight of HAProxy', () => {
+  let blue: TestDatabase;
+  let green: TestDatabase;
+  let databases: Databases;
+  let haproxy: TestHaproxy;
+  let right = '';
+
+  beforeAll(async () => {
+    blue = await testDatabase('pg15', 'haproxy preflight');
+    green = await testDatabase('pg18', 'haproxy preflight');
+    databases = { blue: asDatabase(blue, 'blue'), green: asDatabase(green, 'green') };
+    right = configOf({ blue: blue.port, green: green.port });
+    haproxy = await TestHaproxy.start(right);
+  });
+
+  afterEach(async () => {
+    haproxy.listen = right;
+    await haproxy.restart();
+  });
+
+  afterAll(async () => {
+    await haproxy.stop();
+    await green.drop();
+    await blue.drop();
+  });
+
+  type Traffic = NonNullable<PlanInput['traffic']>;
+
+  async function findings(
+    more: Partial<NonNullable<Traffic['haproxy']>> = {},
+    stages: Traffic['stages'] = [{ percent: 100, for: '1m' }],
+    uri = haproxy.uri,
+  ): Promise<string[]> {
+    const parsed = parsePlan({
+      ...{ name: 'shop', blue: { connection: 'a' }, green: { connection: 'b' } },
+      traffic: { stages, haproxy: { backend: 'reads', instances: ['haproxy'], ...more } },
+    });
+    if (!('plan' in parsed)) throw new Error('the plan is not one');
+    const found = await checkHaproxies(parsed.plan, databases, { VERDIGRIS_CONNECTION_HAPROXY: uri });
+    const text = found.map(({ message, remedy }) => `${message} ${remedy}`).join();
+    expect(text).not.toContain(String(blue.config.password));
+    expect(text).not.toContain(haproxy.socket);
+    return found.map(({ severity, check, side }) => `${severity} ${check} ${side}`).sort();
+  }
+
+  async function configured(listen: string): Promise<void> {
+    haproxy.listen = listen;
+    await haproxy.restart();
+  }
+
+  it('finds nothing where all is well, and leaves the weights as they are', async () => {
+    expect(await findings()).toEqual([]);
+    expect(await haproxy.weights()).toBe('200/0');
+  });
+
+  it('finds nothing in the configuration of the example', async () => {
+    const text = readFileSync(new URL('../../examples/haproxy/haproxy.cfg', import.meta.url), 'utf8');
+    const lines = text.slice(text.indexOf('balance roundrobin'), text.indexOf('# For the gates'));
+    await configured(
+      `  ${lines.replaceAll('db-old.internal:5432', `127.0.0.1:${blue.port}`).replace('db-new.internal:5432', `127.0.0.1:${green.port}`)}`,
+    );
+    // Its health checks speak PostgreSQL.
+    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    expect(await findings()).toEqual([]);
+  });
+
+  it('refuses a runtime API that is unknown, is no address, is not there, or may only look', async () => {
+    expect(await findings({ instances: ['other'] })).toEqual(['error haproxy-api both']);
+    expect(await findings({}, [], 'http://somewhere')).toEqual(['error haproxy-api both']);
+    expect(await findings({}, [], 'unix:/nowhere/admin.sock')).toEqual(['error haproxy-api both']);
+    expect(await findings({}, [], 'tcp://127.0.0.1:1')).toEqual(['error haproxy-api both']);
+    await haproxy.restart('operator');
+    expect(await findings()).toEqual(['error haproxy-level both']);
+  });
+
+  it('refuses a backend or server that is not there, or is not for PostgreSQL', async () => {
+    expect(await findings({ backend: 'writes' })).toEqual(['error haproxy-backend both']);
+    expect(await findings({ green: 'gren' })).toContain('error haproxy-backend green');
+    await configured(`  mode http\n${right}`);
+    expect(await findings()).toEqual(['error haproxy-backend both']);
+  });
+
+  it('refuses what would share otherwise than a stage says: algorithms, sticky clients, other servers', async () => {
+    for (const algorithm of ['source', 'first', 'static-rr']) {
+      await configured(configOf({ blue: blue.port, green: green.port }, [`balance ${algorithm}`]));
+      expect(await findings()).toEqual(['error haproxy-balance both']);
+    }
+    for (const algorithm of ['leastconn', 'random']) {
+      await configured(configOf({ blue: blue.port, green: green.port }, [`balance ${algorithm}`]));
+      expect(await findings()).toEqual([]);
+    }
+    const sticky = ['balance roundrobin', 'stick-table type ip size 1k', 'stick on src'];
+    await configured(configOf({ blue: blue.port, green: green.port }, sticky));
+    expect(await findings()).toEqual(['error haproxy-sticky both']);
+    await configured(`${right}  server blue_2 127.0.0.1:${blue.port} check\n`);
+    expect(await findings()).toEqual(['error haproxy-servers both']);
+  });
+
+  it('refuses weights that lead to green already, now or after a restart', async () => {
+    await haproxy.ask('set server reads/green weight 20');
+    expect(await findings()).toEqual(['error haproxy-weights green']);
+    await configured(right.replace('weight 0', 'weight 20'));
+    expect(await findings()).toEqual(['error haproxy-restart green', 'error haproxy-weights green']);
+  });
+
+  it('refuses a green that is down or held, and warns of one without a check and of a 100 % without a way out', async () => {
+    await haproxy.ask('set server reads/green state drain');
+    expect(await findings()).toEqual(['error haproxy-health green']);
+    await configured(configOf({ blue: blue.port, green: 1 }));
+    // Two checks that fail.
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    expect(await findings()).toEqual(['error haproxy-health green', 'warning haproxy-reach green']);
+    const lines = right.split('\n').filter((line) => !line.includes('blue_again'));
+    await configured(lines.join('\n').replace('weight 0 check inter 200ms fall 2', 'weight 0'));
+    expect(await findings()).toEqual(['warning haproxy-fallback both', 'warning haproxy-health green']);
+    expect(await findings({}, [{ percent: 50, for: '1m' }])).toEqual(['warning haproxy-health green']);
+  });
+
+  it('refuses servers that lead to the other side', async () => {
+    await configured(configOf({ blue: green.port, green: blue.port }));
+    // The plan's user of each side is not the other one's, and is asked all the same.
+    const found = await findings();
+    expect(found.every((one) => / haproxy-reach (blue|green)$/.test(one))).toBe(true);
+    expect(found).toHaveLength(2);
+    await configured(configOf({ blue: blue.port, green: blue.port }));
+    expect(await findings()).toHaveLength(1);
+  });
+});
