@@ -18,6 +18,8 @@ export const ERROR_TYPES = [
   'VerificationFailed',
   'GateFailed',
   'FlagsNotWritten',
+  'WebhookRefused',
+  'WebhookNotDelivered',
   'PromotionBlocked',
   'PoolNotReleased',
   'FenceTampered',
