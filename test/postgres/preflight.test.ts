@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { FLAG_CHECKS } from '../../src/flags/preflight.js';
+import { WEBHOOK_CHECKS } from '../../src/webhooks/preflight.js';
 import { PGBOUNCER_CHECKS } from '../../src/pgbouncer/preflight.js';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { planSchema, type PlanInput } from '../../src/plan/schema.js';
@@ -381,7 +382,9 @@ describe('docs/preflight.md', () => {
       ...readFileSync(new URL('../../docs/preflight.md', import.meta.url), 'utf8').matchAll(/^\| `([a-z-]+)`/gm),
     ].map((match) => match[1]);
     const names = [...SIDE_CHECKS, ...PAIR_CHECKS].map(({ name }) => name);
-    expect([...documented].sort()).toEqual([...names, ...OTHER_FINDINGS, ...PGBOUNCER_CHECKS, ...FLAG_CHECKS].sort());
+    expect([...documented].sort()).toEqual(
+      [...names, ...OTHER_FINDINGS, ...PGBOUNCER_CHECKS, ...FLAG_CHECKS, ...WEBHOOK_CHECKS].sort(),
+    );
   });
 });
 

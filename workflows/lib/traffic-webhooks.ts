@@ -77,8 +77,7 @@ export class TrafficWebhooks {
   /** Tells what is. Returns at once. */
   tell(event: TellingEvent, greenReadPercent = this.run.status.greenReadPercent): void {
     if (event === 'rolledBack' && this.#told === event) return;
-    const isBack = event === 'rolledBack' || event === 'rollingBack';
-    const lanes = this.#lanes.filter((lane) => lane.hears(event) && (!isBack || lane.isConcerned));
+    const lanes = this.#lanes.filter((lane) => lane.hears(event) && lane.isConcerned);
     if (lanes.length === 0) return;
     const call = this.#next(event, event === 'rolledBack' ? 0 : greenReadPercent);
     for (const lane of lanes) lane.tell(call);

@@ -38,7 +38,7 @@ export class WebhookLane {
     return this.target.on.includes(WEBHOOK_EVENTS[event]);
   }
 
-  /** Whether a way back concerns it: it has been called, or is called for nothing else. */
+  /** Whether it is to be told of what has happened: it has been called, or is called for the way back alone. */
   get isConcerned(): boolean {
     const forward = WEBHOOK_SUBJECTS.filter((subject) => subject !== 'rollback');
     return this.#called || !forward.some((subject) => this.target.on.includes(subject));
@@ -54,14 +54,8 @@ export class WebhookLane {
     await this.stop();
     this.#untold = null;
     this.#called = true;
-    try {
-      return await act(summaryOf('ask', this.name, call)).callWebhook(
-        ...([this.run, this.target, call, parseDuration(this.target.deadline)] as const),
-      );
-    } catch (error) {
-      if (isCancellation(error)) throw error;
-      return { outcome: 'failed', why: failureMessage(error) };
-    }
+    const forMs = parseDuration(this.target.deadline);
+    return answerOf(() => act(summaryOf('ask', this.name, call)).callWebhook(this.run, this.target, call, forMs));
   }
 
   /** Tells, beside whatever else goes on and whatever is cancelled. */
@@ -91,12 +85,13 @@ export class WebhookLane {
       await scope.run(async () => {
         let forMs = Math.min(WARN_AFTER_MS, Math.max(1, parseDuration(this.target.deadline)));
         for (;;) {
-          const why = await this.#tellFor(call, forMs);
-          if (why === null) break;
-          this.#untold = `${call.event}: ${why}`;
-          this.warn(
-            `the webhook ${this.name} has not been told "${call.event}" (${call.text}), and is told again: ${why}`,
-          );
+          const followed = await this.#tellFor(call, forMs);
+          if (followed.outcome === 'done') break;
+          this.#untold = `${call.event}: ${followed.why}`;
+          const what = `"${call.event}" (${call.text})`;
+          this.warn(`the webhook ${this.name} has not been told ${what}, and is told again: ${followed.why}`);
+          // The worker can't call at all: another one may, or the same one with what it lacks.
+          if (followed.outcome === 'failed') await sleep(forMs, { summary: `tell ${this.name} again` });
           forMs = Math.min(forMs * 2, LONGEST_MS);
         }
         if (this.#untold !== untold) this.warn(`the webhook ${this.name} has been told "${call.event}" now`);
@@ -109,21 +104,18 @@ export class WebhookLane {
     }
   }
 
-  async #tellFor(call: WebhookCall, forMs: number): Promise<string | null> {
-    try {
-      const followed = await actFast(summaryOf('tell', this.name, call)).callWebhook(
-        ...([this.run, this.target, call, forMs] as const),
-      );
-      return followed.outcome === 'done' ? null : followed.why;
-    } catch (error) {
-      if (isCancellation(error)) throw error;
-      const why = failureMessage(error);
-      this.#untold = `${call.event}: ${why}`;
-      // The worker can't call at all: another one may, or the same one with what it lacks.
-      this.warn(`the webhook ${this.name} can't be told "${call.event}": ${why}`);
-      await sleep(forMs, { summary: `tell ${this.name} again` });
-      return why;
-    }
+  async #tellFor(call: WebhookCall, forMs: number): Promise<Followed> {
+    return answerOf(() => actFast(summaryOf('tell', this.name, call)).callWebhook(this.run, this.target, call, forMs));
+  }
+}
+
+/** A worker that lacks the address or the secret is what a person must mend, as an answer of the receiver can be. */
+async function answerOf(calling: () => Promise<Followed>): Promise<Followed> {
+  try {
+    return await calling();
+  } catch (error) {
+    if (isCancellation(error)) throw error;
+    return { outcome: 'failed', why: failureMessage(error) };
   }
 }
 
