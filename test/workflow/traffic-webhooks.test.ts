@@ -68,14 +68,11 @@ async function failureOf(run: ScriptedRun): Promise<string> {
   return String((error as WorkflowFailedError).cause?.message);
 }
 
-/** Waits until the receiver has had so many calls of an event. */
-async function saw(
-  { of, requests }: { of: WebhookReceiver['of']; requests: object[] },
-  wanted: () => boolean,
-): Promise<void> {
+/** Waits until the receiver has had what is wanted. */
+async function saw(hook: WebhookReceiver, wanted: () => boolean): Promise<void> {
   const deadline = Date.now() + 30_000;
   while (!wanted()) {
-    if (Date.now() > deadline) throw new Error(`never: ${JSON.stringify(requests)} ${of.name}`);
+    if (Date.now() > deadline) throw new Error(`never: ${hook.events.join(' ')}`);
     await sleep(10);
   }
 }
@@ -220,6 +217,28 @@ describe('webhooks of a run', () => {
     await run.handle.terminate();
   });
 
+  it('are asked again when the run was paused between their agreement and the promotion', async () => {
+    const hook = await receiver();
+    let tries = 0;
+    const promote: Overrides['promote'] = (own, _ref, from) => (++tries === 1 ? untilCancelled() : own.move(from));
+    const run = await begin({ hook }, {}, { promote });
+    await run.saw('+promote');
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await run.saw('-promote');
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await inStandby(run);
+    await saw(hook, () => hook.events.includes('promoted'));
+    // Whether they hear that it waits depends on how soon they are asked again.
+    expect(hook.events.filter((event) => event !== 'notPromoted')).toEqual([
+      'stage',
+      'promoting',
+      'promoting',
+      'promoted',
+    ]);
+    expect(new Set(hook.of('promoting').map(({ key }) => key)).size).toBe(2);
+    await run.handle.terminate();
+  });
+
   it('are waited for while they have accepted and are not effective, and asked with the same key after a pause', async () => {
     const hook = await receiver();
     let effective = false;
@@ -309,6 +328,22 @@ describe('webhooks of a run', () => {
     expect(report.outcome).toBe('completed');
     expect(report.warnings.at(-1)).toBe('the webhook hook has been told "promoted" now');
     expect(new Set(hook.of('promoted').map(({ key }) => key)).size).toBe(1);
+  });
+
+  it('that stay down keep nobody from retiring who says so once more, and are in the report', async () => {
+    const hook = await receiver();
+    const promote: Overrides['promote'] = async (own, _ref, from) => {
+      await hook.close();
+      return own.move(from);
+    };
+    const run = await begin({ hook }, {}, { promote }, { deadline: '1s' });
+    await inStandby(run);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    await until(run.handle, 'waiting', (s) => s.waiting?.why.includes('the retirement waits') === true);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    const report = await resultOf(run);
+    expect(report.outcome).toBe('completed');
+    expect(report.warnings.at(-1)).toMatch(/the run has ended, and the webhook hook has not been told promoted/);
   });
 
   it('are led back at the same moment as the reads when a gate fails, also while they are being asked for the next stage', async () => {
