@@ -62,7 +62,7 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
       return rollBack(run, saga, error, isCancellation(error));
     });
   } finally {
-    await CancellationScope.nonCancellable(() => story.webhooks.end());
+    if (story.webhooks.areThere) await CancellationScope.nonCancellable(() => story.webhooks.end());
     await CancellationScope.nonCancellable(() => notifications.flush());
   }
   await CancellationScope.nonCancellable(() => condition(allHandlersFinished));

@@ -32,7 +32,8 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       });
     }
     await schemaHasStayed(story, ref);
-    const disagreement = await webhooksAgree(story, ref, lastStage);
+    const nobodyIsAsked = !story.webhooks.hears('promoting');
+    const disagreement = nobodyIsAsked ? null : await webhooksAgree(story, ref, lastStage);
     if (disagreement !== null) {
       why = disagreement;
       run.warn([why]);

@@ -48,7 +48,7 @@ async function runStage(story: Story, ref: RunRef, stage: Stage, before: Stage |
   const { run } = story;
   const label = `${stage.percent} %`;
   await story.untilNotPaused();
-  await webhooksLead(story, ref, stage, before);
+  if (story.webhooks.hears('stage')) await webhooksLead(story, ref, stage, before);
   run.doing(`reads of ${label} of the users go to green`);
   await act(`${label} of the reads to green`).openStage(ref, stage);
   run.saw({ greenReadPercent: stage.percent });
@@ -170,7 +170,7 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
   story.run.saw({ greenReadPercent: 0 });
   await story.hold(`${message}; all reads are on blue`);
   await windowOpens(story, ref, 'traffic');
-  await webhooksLead(story, ref, stage, null);
+  if (story.webhooks.hears('stage')) await webhooksLead(story, ref, stage, null);
   await act(`${stage.percent} % of the reads to green, again`).openStage(ref, stage);
   story.run.saw({ greenReadPercent: stage.percent });
 }

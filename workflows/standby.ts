@@ -44,7 +44,7 @@ async function untilRetirement(story: Story, ref: RunRef, ends: number): Promise
     summary: `standby window of ${ref.plan.standby.for}`,
   });
   run.waitFor(null);
-  await untilWebhooksAreTold(story);
+  if (story.webhooks.untold.length > 0) await untilWebhooksAreTold(story);
   if (run.retireRequest === null && ref.plan.traffic.approval.before.includes('retire')) {
     await story.approval('retire', 'approval before replication is taken down and the way back ends');
   }
@@ -56,7 +56,6 @@ async function untilWebhooksAreTold({ run, webhooks }: Story): Promise<void> {
   // A request that came before this was said does not answer it.
   const { retireRequest } = run;
   const isTold = (): boolean => webhooks.untold.length === 0 || run.retireRequest !== retireRequest;
-  if (isTold()) return;
   const why = `the retirement waits: ${webhooks.untold.join('; ')}; \`retire\` goes on without it`;
   run.waitFor({ for: 'retry', why, answer: answerWith(run, 'retire') });
   await condition(isTold);

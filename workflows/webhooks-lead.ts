@@ -39,7 +39,6 @@ async function asked(
   percent: number,
   current: Stage | null,
 ): Promise<NotFollowed | null> {
-  if (!story.webhooks.hears(event)) return null;
   const answer: { not: NotFollowed | null } = { not: null };
   await watched(story, ref, current, async () => {
     answer.not = await story.step(`asking the webhooks: ${event}`, () => story.webhooks.ask(event, percent));

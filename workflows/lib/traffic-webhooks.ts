@@ -37,11 +37,16 @@ export class TrafficWebhooks {
     this.#lanes = (plan.traffic.webhooks ?? []).map(
       (target) => new WebhookLane({ name, workflowId, runId }, target, (why) => this.run.warn([why])),
     );
-    if (this.#lanes.length === 0) return;
+    if (!this.areThere) return;
     saga.pushLast({ name: 'webhooks lead to blue', undo: () => this.#untilToldOfRollback() });
     this.run.onMoved = () => this.tell(this.run.status.writesOn === 'green' ? 'promoted' : 'rolledBack');
   }
 
+  get areThere(): boolean {
+    return this.#lanes.length > 0;
+  }
+
+  /** Whether any is called with that. Where none is, not even a turn of the event loop may be added to the story. */
   hears(event: WebhookEvent): boolean {
     return this.#lanes.some((lane) => lane.hears(event));
   }
@@ -90,7 +95,6 @@ export class TrafficWebhooks {
 
   /** At the end of the run nothing is on its way any more. */
   async end(): Promise<void> {
-    if (this.#lanes.length === 0) return;
     await Promise.all(this.#lanes.map((lane) => lane.stop()));
     this.run.warn(this.untold.map((what) => `the run has ended, and the webhook ${what}`));
   }
