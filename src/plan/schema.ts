@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { DURATION_PATTERN } from './duration.js';
+import { DURATION_PATTERN, parseDuration } from './duration.js';
 import { NOTICE_EVENTS } from './notice-events.js';
 import { WEBHOOK_SUBJECTS } from './webhook-events.js';
 import { windows } from './window-schema.js';
@@ -320,6 +320,13 @@ const flagd = z.strictObject({
     .describe('The file that is written for flagd, by the path that the worker sees; nothing else may be in it'),
 });
 
+function isBetween(text: string, leastMs: number, mostMs: number): boolean {
+  // What is no duration at all has been said already.
+  if (!DURATION_PATTERN.test(text)) return true;
+  const ms = parseDuration(text);
+  return ms >= leastMs && ms <= mostMs;
+}
+
 const trafficWebhook = z.strictObject({
   connection: connection.describe(
     'The name of the connection to the webhook; the worker reads its URL from VERDIGRIS_CONNECTION_<NAME>, and what it signs with from VERDIGRIS_CONNECTION_<NAME>_SECRET',
@@ -334,7 +341,10 @@ const trafficWebhook = z.strictObject({
     .meta({ contains: { const: 'rollback' } })
     .default([...WEBHOOK_SUBJECTS])
     .describe('What it is called for'),
-  timeout: duration.default('10s').describe('How long one request may take'),
+  timeout: duration
+    .refine((text) => isBetween(text, 100, 600_000), 'write a time from 100ms to 10m')
+    .default('10s')
+    .describe('How long one request may take, from 100ms to 10m'),
   deadline: duration
     .default('10m')
     .describe('How long the run waits until what it asks for is effective; one that is told goes on to be told'),
