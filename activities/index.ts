@@ -11,6 +11,7 @@ import { rollbackActivities } from './rollback.js';
 import { standbyBootstrapActivities } from './standby-bootstrap.js';
 import { standbyActivities } from './standby.js';
 import { trafficActivities } from './traffic.js';
+import { trafficWebhookActivities } from './traffic-webhooks.js';
 import { verifyActivities } from './verify.js';
 import { watchSchemaActivities } from './watch-schema.js';
 import { windowsActivities } from './windows.js';
@@ -26,6 +27,7 @@ export function createActivities(dependencies: ActivityDependencies) {
     ...migrateActivities(dependencies),
     ...verifyActivities(dependencies),
     ...trafficActivities(dependencies),
+    ...trafficWebhookActivities(dependencies),
     ...promoteActivities(dependencies),
     ...standbyActivities(dependencies),
     ...retireActivities(dependencies),

@@ -7,6 +7,7 @@ import type { Plan } from '../src/plan/schema.js';
 import { checkHaproxies } from '../src/haproxy/preflight.js';
 import { checkPgBouncers } from '../src/pgbouncer/preflight.js';
 import { preflight, type PreflightFinding } from '../src/postgres/preflight/preflight.js';
+import { checkTrafficWebhooks } from '../src/webhooks/preflight.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { alive, perform, type ActivityDependencies } from './context.js';
 
@@ -33,6 +34,7 @@ export function preflightActivities(dependencies: ActivityDependencies) {
           ...(await checkPgBouncers(ref.plan, databases, dependencies.environment)),
           ...(await checkHaproxies(ref.plan, databases, dependencies.environment)),
           ...(await checkFlagdFile(ref.plan)),
+          ...checkTrafficWebhooks(ref.plan, dependencies.environment),
         ];
         const errors = findings.filter((finding) => finding.severity === 'error');
         if (errors.length > 0) throw preflightFailed(errors);

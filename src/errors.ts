@@ -19,6 +19,8 @@ export const ERROR_TYPES = [
   'GateFailed',
   'FlagsNotWritten',
   'WeightsNotSet',
+  'WebhookRefused',
+  'WebhookNotDelivered',
   'PromotionBlocked',
   'PoolNotReleased',
   'FenceTampered',

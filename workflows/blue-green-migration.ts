@@ -56,8 +56,13 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
     });
     run.end('completed', 'completed: green is the primary, blue is left fenced and intact');
   } catch (error) {
-    await CancellationScope.nonCancellable(() => rollBack(run, saga, error, isCancellation(error)));
+    await CancellationScope.nonCancellable(() => {
+      // Before a promotion everything goes back at once, and one call says so.
+      if (run.promotionStarted) story.webhooks.tell('rollingBack');
+      return rollBack(run, saga, error, isCancellation(error));
+    });
   } finally {
+    if (story.webhooks.areThere) await CancellationScope.nonCancellable(() => story.webhooks.end());
     await CancellationScope.nonCancellable(() => notifications.flush());
   }
   await CancellationScope.nonCancellable(() => condition(allHandlersFinished));

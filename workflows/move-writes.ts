@@ -19,6 +19,7 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, acc
     run.epoch = promoted.epoch;
     if (to === 'green') run.wasPromoted = true;
     run.lost = lost ?? null;
+    run.onMoved();
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });
     await actFast(`end the feed to ${to}${to === 'green' ? ', begin the one to blue' : ''}`).finishPromotion(ref, from);
     run.saw({

@@ -6,6 +6,7 @@ import { schemaHasStayed } from './guard-schema.js';
 import { moveWrites } from './move-writes.js';
 import { watched } from './shift-traffic.js';
 import { verifyAgain } from './verify.js';
+import { webhooksAgree } from './webhooks-lead.js';
 import { hasWindow, windowIsClosed, windowOpens } from './windows.js';
 import { writesBackToBlue } from './writes-back.js';
 
@@ -31,14 +32,24 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       });
     }
     await schemaHasStayed(story, ref);
+    const nobodyIsAsked = !story.webhooks.hears('promoting');
+    const disagreement = nobodyIsAsked ? null : await webhooksAgree(story, ref, lastStage);
+    if (disagreement !== null) {
+      why = disagreement;
+      run.warn([why]);
+      asked = true;
+      continue;
+    }
+    const { resumes } = run;
     try {
       let late: string | null = null;
       await story.step('promoting green', async () => {
-        late = await tooLate(story, ref);
+        late = (await tooLate(story, ref)) ?? whyAskAgain(story, resumes);
         if (late === null) await moveWrites(run, ref, 'blue');
       });
       if (late === null) break;
       run.warn([late]);
+      story.webhooks.tell('notPromoted');
       // A window that has closed is waited for; an approval that is too old is asked for again.
       asked = run.approvalExpired('promote') !== undefined;
       why = late;
@@ -47,6 +58,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       if (failureType(error) !== 'PromotionBlocked' && failureType(error) !== 'FenceTampered') throw error;
       why = failureMessage(error);
       run.warn([why]);
+      story.webhooks.tell('notPromoted');
       asked = true;
     }
   }
@@ -61,4 +73,10 @@ async function tooLate(story: Story, ref: RunRef): Promise<string | null> {
   if (expired !== undefined)
     return `the approval of the promotion counts no more since ${expired}: it is asked for again`;
   return windowIsClosed(ref, 'promote');
+}
+
+/** Webhooks that agreed before a pause may not be ready any more. */
+function whyAskAgain({ run, webhooks }: Story, resumes: number): string | null {
+  if (run.resumes === resumes || !webhooks.hears('promoting')) return null;
+  return 'the run was paused after the webhooks had agreed to the promotion: they are asked again';
 }

@@ -6,6 +6,7 @@ import type { Evidence } from './lib/evidence.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
+import { webhooksLead } from './webhooks-lead.js';
 import { hasWindow, windowOpens } from './windows.js';
 
 /** Phase 5: reads of more and more users go to green. A stage is left on evidence only, and by approval where asked. */
@@ -13,6 +14,7 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
   const { run } = story;
   const { traffic } = ref.plan;
   run.enter('traffic');
+  story.webhooks.begin(ref.plan, saga);
   saga.push({
     name: 'take the fence off both sides',
     undo: () => actBounded('compensate: remove the fence').removeFence(ref),
@@ -36,16 +38,17 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
     if (hasWindow(ref, 'traffic')) {
       await watched(story, ref, current, async () => void (await windowOpens(story, ref, 'traffic')));
     }
-    await runStage(story, ref, stage);
+    await runStage(story, ref, stage, current);
     current = stage;
   }
 }
 
 /** One stage: opened, timed durably, watched all the time, left when its evidence suffices. */
-async function runStage(story: Story, ref: RunRef, stage: Stage): Promise<void> {
+async function runStage(story: Story, ref: RunRef, stage: Stage, before: Stage | null): Promise<void> {
   const { run } = story;
   const label = `${stage.percent} %`;
   await story.untilNotPaused();
+  if (story.webhooks.hears('stage')) await webhooksLead(story, ref, stage, before);
   run.doing(`reads of ${label} of the users go to green`);
   await act(`${label} of the reads to green`).openStage(ref, stage);
   run.saw({ greenReadPercent: stage.percent });
@@ -163,10 +166,12 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
       'GateFailed',
     );
   }
+  story.webhooks.tell('readsBack', 0);
   await actFast('all reads back to blue').readsToBlue(ref);
   story.run.saw({ greenReadPercent: 0 });
   await story.hold(`${message}; all reads are on blue`);
   await windowOpens(story, ref, 'traffic');
+  if (story.webhooks.hears('stage')) await webhooksLead(story, ref, stage, null);
   await act(`${stage.percent} % of the reads to green, again`).openStage(ref, stage);
   story.run.saw({ greenReadPercent: stage.percent });
 }
@@ -191,6 +196,7 @@ function counting(evidence: readonly Evidence[], wanted: (outcome: Evidence['out
 }
 
 async function readsBack(story: Story, ref: RunRef): Promise<void> {
+  story.webhooks.tell('rolledBack');
   await actFast('compensate: all reads back to blue').readsToBlue(ref);
   if (story.run.status.writesOn === 'blue') story.run.saw({ greenReadPercent: 0 });
 }

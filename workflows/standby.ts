@@ -6,7 +6,7 @@ import { act } from './lib/activities.js';
 import { failureMessage } from './lib/failure.js';
 import { inParallel } from './lib/in-parallel.js';
 import type { RunRef } from './lib/run-ref.js';
-import type { Story } from './lib/story.js';
+import { answerWith, type Story } from './lib/story.js';
 import { compareRegularly } from './verify.js';
 
 /** Phase 7: blue follows green for the standby window, so that a rollback loses nothing. The feed is watched. */
@@ -44,10 +44,22 @@ async function untilRetirement(story: Story, ref: RunRef, ends: number): Promise
     summary: `standby window of ${ref.plan.standby.for}`,
   });
   run.waitFor(null);
+  if (story.webhooks.untold.length > 0) await untilWebhooksAreTold(story);
   if (run.retireRequest === null && ref.plan.traffic.approval.before.includes('retire')) {
     await story.approval('retire', 'approval before replication is taken down and the way back ends');
   }
   await story.untilNotPaused();
+}
+
+/** Who is not told that writes are on green still leads clients to blue: the way back stays open for as long as that. */
+async function untilWebhooksAreTold({ run, webhooks }: Story): Promise<void> {
+  // A request that came before this was said does not answer it.
+  const { retireRequest } = run;
+  const isTold = (): boolean => webhooks.untold.length === 0 || run.retireRequest !== retireRequest;
+  const why = `the retirement waits: ${webhooks.untold.join('; ')}; \`retire\` goes on without it`;
+  run.waitFor({ for: 'retry', why, answer: answerWith(run, 'retire') });
+  await condition(isTold);
+  run.waitFor(null);
 }
 
 async function watchGreen(story: Story, ref: RunRef): Promise<void> {

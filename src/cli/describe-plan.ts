@@ -31,6 +31,10 @@ export function detailsOf(plan: Plan, workflowId: string): string {
     '### Traffic',
     ...plan.traffic.stages.map((stage) => `- ${stage.percent} % of the users read from green, ${stage.for}`),
     `- gates: ${plan.traffic.gates.map(({ metric }) => metric).join(', ')}; one that fails leads to ${plan.traffic.onFail}`,
+    ...(plan.traffic.webhooks ?? []).map(
+      ({ connection, on }) =>
+        `- the webhook ${connection} is called for ${on.join(', ')}, and may refuse what is not a way back`,
+    ),
     '',
     '### Approvals',
     ...approvals(plan, workflowId),

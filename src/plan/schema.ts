@@ -1,6 +1,7 @@
 import { z } from 'zod';
-import { DURATION_PATTERN } from './duration.js';
+import { DURATION_PATTERN, parseDuration } from './duration.js';
 import { NOTICE_EVENTS } from './notice-events.js';
+import { WEBHOOK_SUBJECTS } from './webhook-events.js';
 import { windows } from './window-schema.js';
 
 /*
@@ -343,6 +344,40 @@ const flagd = z.strictObject({
     .describe('The file that is written for flagd, by the path that the worker sees; nothing else may be in it'),
 });
 
+function isBetween(text: string, leastMs: number, mostMs: number): boolean {
+  // What is no duration at all has been said already.
+  if (!DURATION_PATTERN.test(text)) return true;
+  const ms = parseDuration(text);
+  return ms >= leastMs && ms <= mostMs;
+}
+
+const trafficWebhook = z.strictObject({
+  connection: connection.describe(
+    'The name of the connection to the webhook; the worker reads its URL from VERDIGRIS_CONNECTION_<NAME>, and what it signs with from VERDIGRIS_CONNECTION_<NAME>_SECRET',
+  ),
+  on: z
+    .array(z.enum(WEBHOOK_SUBJECTS))
+    .min(1)
+    .refine(
+      (on) => on.includes('rollback'),
+      'write "rollback" too: whoever has led traffic to green must hear of the way back',
+    )
+    .meta({ contains: { const: 'rollback' } })
+    .default([...WEBHOOK_SUBJECTS])
+    .describe('What it is called for'),
+  timeout: duration
+    .refine((text) => isBetween(text, 100, 600_000), 'write a time from 100ms to 10m')
+    .default('10s')
+    .describe('How long one request may take, from 100ms to 10m'),
+  deadline: duration
+    .default('10m')
+    .describe('How long the run waits until what it asks for is effective; one that is told goes on to be told'),
+  onRefuse: z
+    .enum(['pause', 'rollback'])
+    .default('pause')
+    .describe('What a refusal does: "pause" holds a stage, and sends a promotion back to its approval'),
+});
+
 const instances = z
   .strictObject({
     minVersion: z
@@ -410,6 +445,18 @@ const traffic = z.strictObject({
   haproxy: haproxy
     .optional()
     .describe('For read-only pools behind HAProxy: a stage is a share of their new connections'),
+  webhooks: z
+    .array(trafficWebhook)
+    .min(1)
+    .max(8)
+    .refine(
+      (all) => new Set(all.map(({ connection: name }) => name)).size === all.length,
+      'name each webhook once: "on" has all that it is called for',
+    )
+    .optional()
+    .describe(
+      'Webhooks behind which traffic moves, such as DNS or a load balancer: they are asked before, and told after',
+    ),
   pgbouncer: pgbouncer.optional().describe('For applications behind PgBouncer: they follow the promotion as a whole'),
 });
 
@@ -552,5 +599,6 @@ export type SqlStep = z.output<typeof sql>;
 export type Stage = Plan['traffic']['stages'][number];
 export type Gate = Plan['traffic']['gates'][number];
 export type Windows = NonNullable<Plan['windows']>;
+export type TrafficWebhook = NonNullable<Plan['traffic']['webhooks']>[number];
 export type Notify = NonNullable<Plan['notify']>[number];
 export type ApprovalPoint = Plan['traffic']['approval']['before'][number];

@@ -60,8 +60,12 @@ export function connectionConfig(what: string, connection: string, environment: 
  *
  * @throws VerdigrisError ConnectionUnknown
  */
-export function webhookOf(connection: string, environment: Environment): { url: string; secret: string | null } {
-  const url = uriOf('notify', connection, environment);
+export function webhookOf(
+  connection: string,
+  environment: Environment,
+  what = 'notify',
+): { url: string; secret: string | null } {
+  const url = uriOf(what, connection, environment);
   const variable = variableOf(connection);
   if (!/^https?:\/\/[^/]/.test(url) || !URL.canParse(url)) {
     throw new VerdigrisError({
@@ -73,6 +77,22 @@ export function webhookOf(connection: string, environment: Environment): { url: 
   const secret =
     environment[`${variable}_SECRET`] ?? readSecret(environment[`${variable}_SECRET_FILE`], `${variable}_SECRET_FILE`);
   return { url, secret: secret === undefined || secret === '' ? null : secret };
+}
+
+/**
+ * The same for a webhook that moves traffic: it must be able to tell who calls, so there is a secret.
+ *
+ * @throws VerdigrisError ConnectionUnknown
+ */
+export function signingWebhookOf(connection: string, environment: Environment): { url: string; secret: string } {
+  const { url, secret } = webhookOf(connection, environment, 'traffic.webhooks');
+  if (secret !== null) return { url, secret };
+  const variable = `${variableOf(connection)}_SECRET`;
+  throw new VerdigrisError({
+    type: 'ConnectionUnknown',
+    message: `traffic.webhooks: the worker has nothing to sign calls of "${connection}" with`,
+    nextStep: `set ${variable} (or ${variable}_FILE) where the worker runs and restart it, and have the receiver check signatures`,
+  });
 }
 
 function variableOf(connection: string): string {

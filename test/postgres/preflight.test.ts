@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { FLAG_CHECKS } from '../../src/flags/preflight.js';
 import { HAPROXY_CHECKS } from '../../src/haproxy/preflight.js';
+import { WEBHOOK_CHECKS } from '../../src/webhooks/preflight.js';
 import { PGBOUNCER_CHECKS } from '../../src/pgbouncer/preflight.js';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { planSchema, type PlanInput } from '../../src/plan/schema.js';
@@ -383,7 +384,7 @@ describe('docs/preflight.md', () => {
     ].map((match) => match[1]);
     const names = [...SIDE_CHECKS, ...PAIR_CHECKS].map(({ name }) => name);
     expect([...documented].sort()).toEqual(
-      [...names, ...OTHER_FINDINGS, ...PGBOUNCER_CHECKS, ...HAPROXY_CHECKS, ...FLAG_CHECKS].sort(),
+      [...names, ...OTHER_FINDINGS, ...PGBOUNCER_CHECKS, ...HAPROXY_CHECKS, ...FLAG_CHECKS, ...WEBHOOK_CHECKS].sort(),
     );
   });
 });

@@ -63,6 +63,8 @@ export class MigrationRun {
   retiring = false;
   /** Told after each change; set by the workflow. */
   onChange: () => void = () => undefined;
+  /** Told when writes have moved, in either direction; set by what leads traffic outside the databases. */
+  onMoved: () => void = () => undefined;
 
   readonly #state: Mutable<MigrationStatus>;
   /** The question that is asked now, or was asked last. */

@@ -26,6 +26,11 @@ export class Saga {
     this.#stack.push(compensation);
   }
 
+  /** Call before any step that concerns it: this one runs after all others, so that none waits for it. */
+  pushLast(compensation: Compensation): void {
+    this.#stack.unshift(compensation);
+  }
+
   /** Runs everything, whatever fails in between; only a critical failure stops it. Told after each one. */
   async compensate(describe: (error: unknown) => string, onEach: (result: SagaResult) => void): Promise<SagaResult> {
     const result: SagaResult = { undone: [], notUndone: [] };

@@ -2,6 +2,7 @@ import { CancelledFailure, CancellationScope, condition, isCancellation } from '
 import { parseDuration } from '../../src/plan/duration.js';
 import { failureMessage, failureType } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
+import { TrafficWebhooks } from './traffic-webhooks.js';
 
 /** How long one durable wait for a person is; it is begun again until somebody answers. */
 const ASK_AGAIN = '30 days';
@@ -24,7 +25,12 @@ export class Story {
   readonly #yielding = new Map<YieldTo, { readonly why: string; readonly until?: string }>();
   #passes = 0;
 
-  constructor(readonly run: MigrationRun) {}
+  /** What leads traffic outside the databases. */
+  readonly webhooks: TrafficWebhooks;
+
+  constructor(readonly run: MigrationRun) {
+    this.webhooks = new TrafficWebhooks(run, () => new Date(Date.now()).toISOString());
+  }
 
   /** Runs the story; a rollback request or a Temporal cancel ends it with a cancellation. */
   async tell<T>(work: () => Promise<T>): Promise<T> {

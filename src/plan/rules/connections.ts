@@ -30,6 +30,10 @@ export const unknownConnection: CatalogRule = {
     const named = [
       { place: 'blue.connection', connection: plan.blue.connection },
       { place: 'green.connection', connection: plan.green.connection },
+      ...(plan.traffic.webhooks ?? []).map(({ connection }, i) => ({
+        place: `traffic.webhooks[${i}].connection`,
+        connection,
+      })),
       ...(plan.notify ?? []).map(({ connection }, i) => ({ place: `notify[${i}].connection`, connection })),
     ];
     for (const { place, connection } of named) {
