@@ -7,6 +7,7 @@ import { isConnectionLost, sqlState } from '../sqlstate.js';
 import { findIndex, type FoundIndex } from './index-definition.js';
 import type { IndexSettings } from './index-settings.js';
 import { watched } from './index-watch.js';
+import { aloneWithShortLocks } from './short-locks.js';
 import { cancellable, type StepContext } from './step-context.js';
 
 /** One index on one table that has rows: the plan's, or blue's. */
@@ -119,13 +120,9 @@ function isNameTaken(error: unknown): boolean {
   return state === '23505' && constraint === 'pg_class_relname_nsp_index';
 }
 
-export async function dropIndex(
-  context: Pick<StepContext, 'connect' | 'signal'>,
-  session: Session,
-  schema: string,
-  name: string,
-): Promise<void> {
-  await cancellable(context, session, () =>
+export async function dropIndex(context: StepContext, session: Session, schema: string, name: string): Promise<void> {
+  const locks = { object: `DROP INDEX of "${name}"`, patience: 'patient' } as const;
+  await aloneWithShortLocks(context, session, locks, () =>
     session.query(`DROP INDEX CONCURRENTLY IF EXISTS ${ident(schema)}.${ident(name)}`),
   );
 }

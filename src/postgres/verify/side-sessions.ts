@@ -1,7 +1,8 @@
 import { VerdigrisError } from '../../errors.js';
 import type { Direction } from '../../side.js';
 import { waitForMarker, writeMarker } from '../marker.js';
-import { cancellable } from '../migrate/step-context.js';
+import { LockWatch, gaveWay, lockNotHad } from '../lock-watch.js';
+import { backendPid, cancellable } from '../migrate/step-context.js';
 import { closeSession, openSession, type Database, type Session } from '../session.js';
 
 /** How long the marker may take before the replication counts as stalled. */
@@ -75,8 +76,21 @@ export class SideSessions {
 
   async on<T>(side: 'source' | 'target', work: (session: Session) => Promise<T>): Promise<T> {
     const session = this[side];
-    const connect = (): Promise<Session> => openSession(this.sides[side], { purpose: 'cancel' });
-    return cancellable({ connect, signal: this.sides.signal }, session, () => work(session));
+    const connect = (purpose: string): Promise<Session> => openSession(this.sides[side], { purpose });
+    const watch = new LockWatch({ connect: () => connect('watch locks'), ours: { pid: backendPid(session) } });
+    try {
+      const { result, met } = await watch.during(() =>
+        cancellable({ connect, signal: this.sides.signal }, session, () => work(session)),
+      );
+      if (result.status === 'fulfilled') return result.value;
+      // Whoever changes the table, and everybody behind them, waited for the end of our reading.
+      if (gaveWay(result.reason, met)) {
+        throw lockNotHad(`verification on ${this.sides[side].side}`, met, result.reason);
+      }
+      throw result.reason;
+    } finally {
+      await watch.close();
+    }
   }
 
   /**
