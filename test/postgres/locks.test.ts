@@ -80,9 +80,19 @@ describe.each([['pg15' as const], ['pg18' as const]])('locks on %s', (server) =>
   }
 
   /** Waits until the progress has a note that says whom ours waits for, and lets that one go. */
-  async function letGoWhenNamed(note: RegExp): Promise<void> {
-    while (!seen.some((progress) => note.test(progress.note ?? ''))) await sleep(20);
+  async function letGoWhenNamed(note: RegExp, running: Promise<unknown>): Promise<void> {
+    await named(note, running);
     await holder.query('ROLLBACK');
+  }
+
+  /** @throws what `running` fails with */
+  async function named(note: RegExp, running: Promise<unknown>): Promise<void> {
+    let over = false;
+    const watched = running.finally(() => (over = true));
+    watched.catch(() => undefined);
+    while (!over && !seen.some((progress) => note.test(progress.note ?? ''))) await sleep(20);
+    if (over) await watched;
+    expect(seen.map((progress) => progress.note ?? '').join('\n')).toMatch(note);
   }
 
   it('DDL that has its lock and keeps the application waiting is cancelled, backs off and is done later', async () => {
@@ -124,9 +134,9 @@ describe.each([['pg15' as const], ['pg18' as const]])('locks on %s', (server) =>
   ])('raw SQL, %s: cancelled when the application waits for it, named, and done when it can be', async (sql, done) => {
     await app.query('CREATE INDEX old ON t (a)');
     await holder.query('BEGIN; UPDATE t SET a = a WHERE id = 1');
-    const running = runSql(context, 0, { name: 'x', up: sql, down: 'SELECT 1', kind: 'expand' } as never, 'up');
+    const running = runSql(context, 0, { name: 'x', up: sql, down: 'SELECT 1' } as never, 'up');
     const waits = new RegExp(`waits for ${WHO}BEGIN; UPDATE t`);
-    while (!seen.some(({ note }) => waits.test(note ?? ''))) await sleep(20);
+    await named(waits, running);
     const started = performance.now();
     await app.query('ANALYZE t');
     const waited = performance.now() - started;
@@ -142,7 +152,7 @@ describe.each([['pg15' as const], ['pg18' as const]])('locks on %s', (server) =>
     const longest = await longestRead(async () => {
       const running = runSql(context, 0, { name: 'x', up: 'VACUUM FULL t', down: 'SELECT 1' } as never, 'up');
       await sleep(1_500);
-      await letGoWhenNamed(new RegExp(`waits for ${WHO}BEGIN; SELECT count`));
+      await letGoWhenNamed(new RegExp(`waits for ${WHO}BEGIN; SELECT count`), running);
       await running;
     });
     expect(longest).toBeLessThan(1_200);
@@ -169,7 +179,7 @@ describe.each([['pg15' as const], ['pg18' as const]])('locks on %s', (server) =>
   it('ANALYZE waits briefly, says for whom, and goes on', async () => {
     await holder.query('BEGIN; LOCK TABLE t IN SHARE UPDATE EXCLUSIVE MODE');
     const analyzing = analyzeTables(context, [T]);
-    await letGoWhenNamed(new RegExp(`waits for ${WHO}BEGIN; LOCK TABLE`));
+    await letGoWhenNamed(new RegExp(`waits for ${WHO}BEGIN; LOCK TABLE`), analyzing);
     await analyzing;
   });
 
@@ -185,7 +195,7 @@ describe.each([['pg15' as const], ['pg18' as const]])('locks on %s', (server) =>
       await sleep(30);
     }
     expect(longest).toBeLessThan(1_000);
-    await letGoWhenNamed(new RegExp(`waits for ${WHO}BEGIN; SELECT`));
+    await letGoWhenNamed(new RegExp(`waits for ${WHO}BEGIN; SELECT`), refreshing);
     await refreshing;
   });
 

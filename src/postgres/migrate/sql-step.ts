@@ -108,7 +108,7 @@ async function outsideTransaction(
 /** INVALID indexes by oid, without those that somebody is building. */
 async function invalidIndexes(session: Session): Promise<Map<number, TableName>> {
   const { rows } = await session.query<TableName & { oid: number }>(
-    `SELECT c.oid::float8 AS oid, n.nspname AS schema, c.relname AS name
+    `SELECT c.oid::int8::float8 AS oid, n.nspname AS schema, c.relname AS name
        FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE NOT i.indisvalid AND c.relkind = 'i'
         AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = c.oid)`,
