@@ -1,6 +1,7 @@
 import { copyRowsActivities } from './copy-rows.js';
 import { copySchemaActivities } from './copy-schema.js';
 import type { ActivityDependencies } from './context.js';
+import { flagsActivities } from './flags.js';
 import { migrateActivities } from './migrate.js';
 import { notifyActivities } from './notify.js';
 import { preflightActivities } from './preflight.js';
@@ -26,6 +27,7 @@ export function createActivities(dependencies: ActivityDependencies) {
     ...migrateActivities(dependencies),
     ...verifyActivities(dependencies),
     ...trafficActivities(dependencies),
+    ...flagsActivities(dependencies),
     ...promoteActivities(dependencies),
     ...standbyActivities(dependencies),
     ...retireActivities(dependencies),

@@ -162,7 +162,7 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
       'GateFailed',
     );
   }
-  await actFast('all reads back to blue').readsToBlue(ref);
+  story.run.onFlagsOwed(ref, await actFast('all reads back to blue').readsToBlue(ref));
   story.run.saw({ greenReadPercent: 0 });
   await story.hold(`${message}; all reads are on blue`);
   await windowOpens(story, ref, 'traffic');
@@ -179,6 +179,6 @@ function counting(evidence: readonly Evidence[], wanted: (outcome: Evidence['out
 }
 
 async function readsBack(story: Story, ref: RunRef): Promise<void> {
-  await actFast('compensate: all reads back to blue').readsToBlue(ref);
+  story.run.onFlagsOwed(ref, await actFast('compensate: all reads back to blue').readsToBlue(ref));
   if (story.run.status.writesOn === 'blue') story.run.saw({ greenReadPercent: 0 });
 }
