@@ -5,7 +5,6 @@ import {
   type RouterMetrics,
   type SideCounters,
 } from '../router/metrics-snapshot.js';
-import type { Side } from '../side.js';
 import type { RouterSnapshots } from './router-snapshot.js';
 
 /** Reads of one side. */

@@ -163,10 +163,16 @@ describe.each([['pg15' as const], ['pg18' as const]])('locks on %s', (server) =>
     const { steps } = await workOf([{ createIndex: { table: 't', name: 'by_a', columns: ['a'] } }]);
     const indexes = steps.flatMap((step) => (step.kind === 'indexes' ? step.indexes : []));
     let over = false;
+    const watcher = await openSession(database, { purpose: 'test' });
     const statistics = (async (): Promise<void> => {
-      while (!over) await app.query('ANALYZE t');
+      for (; !over; await sleep(20)) {
+        const { rowCount } = await watcher.query(
+          `SELECT FROM pg_stat_progress_create_index WHERE relid = 'public.t'::regclass`,
+        );
+        if ((rowCount ?? 0) > 0) await app.query('ANALYZE t');
+      }
     })();
-    const building = createIndexes(context, indexes, { parallel: 1, maxBlockingMs: 200 });
+    const building = createIndexes(context, indexes, { parallel: 1, maxBlockingMs: 200 }).finally(() => (over = true));
     await expect(building).rejects.toThrow(
       new RegExp(
         String.raw`held up other sessions: it was stopped, since pid \d+ \(the shop, user postgres: ANALYZE t\) has waited for it for .*; it waited for ${WHO}`,
@@ -174,6 +180,7 @@ describe.each([['pg15' as const], ['pg18' as const]])('locks on %s', (server) =>
     );
     over = true;
     await statistics;
+    await closeSession(watcher);
   });
 
   it('ANALYZE waits briefly, says for whom, and goes on', async () => {

@@ -104,13 +104,18 @@ describe('a write that meets the fence is run again on the other side, unseen', 
 
 describe("a promotion's hold that is longer than the application's own timeouts", () => {
   /** Holds the fence of blue as a promotion does, and moves writes to green in the end, or gives up. */
-  async function hold(ms: number, outcome: 'promoted' | 'given up'): Promise<void> {
-    await withClient(sides.blue.config, async (actor) => {
+  async function hold(ms: number, outcome: 'promoted' | 'given up'): Promise<{ readonly ended: Promise<void> }> {
+    let taken: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => (taken = resolve));
+    const ended = withClient(sides.blue.config, async (actor) => {
       await actor.query(`BEGIN; ${TAKE_FENCE_LOCK}`);
+      taken();
       await pause(ms);
       if (outcome === 'promoted') await moveWritesToGreen();
       await actor.query('ROLLBACK');
     });
+    await held;
+    return { ended };
   }
 
   function hastyRouter(setting: string): Promise<Router> {
@@ -128,20 +133,18 @@ describe("a promotion's hold that is longer than the application's own timeouts"
     });
 
     test.each(['promoted', 'given up'] as const)('a write, when the promotion is %s', async (outcome) => {
-      const holding = hold(500, outcome);
-      await pause(50);
+      const { ended } = await hold(500, outcome);
       const started = performance.now();
       const { side } = await hasty.write('u', INSERT, [1]);
       expect(performance.now() - started).toBeGreaterThan(300);
-      await holding;
+      await ended;
       expect(side).toBe(outcome === 'promoted' ? 'green' : 'blue');
       expect([...(await ids('blue')), ...(await ids('green'))]).toEqual([1]);
       expect(await metric(hasty, 'verdigris_router_retried_writes_total')).toBe(1);
     });
 
     test('a transaction, also one whose function wraps the error', async () => {
-      const holding = hold(500, 'promoted');
-      await pause(50);
+      const { ended } = await hold(500, 'promoted');
       let runs = 0;
       const side = await hasty.transaction('u', {}, async (tx) => {
         runs += 1;
@@ -150,7 +153,7 @@ describe("a promotion's hold that is longer than the application's own timeouts"
         });
         return tx.side;
       });
-      await holding;
+      await ended;
       expect(side).toBe('green');
       expect(runs).toBeGreaterThan(1);
       expect([await ids('blue'), await ids('green')]).toEqual([[], [2]]);
@@ -159,8 +162,7 @@ describe("a promotion's hold that is longer than the application's own timeouts"
 
   test('a function that goes on without the write, behind a savepoint, has said what it wants', async () => {
     const hasty = await hastyRouter('lock_timeout=30ms');
-    const holding = hold(200, 'given up');
-    await pause(50);
+    const { ended } = await hold(200, 'given up');
     let runs = 0;
     const done = hasty.transaction('u', {}, async (tx) => {
       runs += 1;
@@ -169,7 +171,7 @@ describe("a promotion's hold that is longer than the application's own timeouts"
       throw new Error('its own');
     });
     await expect(done).rejects.toThrow('its own');
-    await holding;
+    await ended;
     expect(runs).toBe(1);
   });
 
@@ -188,12 +190,11 @@ describe("a promotion's hold that is longer than the application's own timeouts"
 
   test('what may commit in its middle is not run again', async () => {
     const hasty = await hastyRouter('lock_timeout=30ms');
-    const holding = hold(200, 'given up');
-    await pause(50);
+    const { ended } = await hold(200, 'given up');
     await expect(hasty.write('u', 'DO $$ BEGIN INSERT INTO item (id) VALUES (6); END $$')).rejects.toMatchObject({
       code: '55P03',
     });
-    await holding;
+    await ended;
     expect(await ids('blue')).toEqual([]);
   });
 });

@@ -56,8 +56,8 @@ describe('what a router says of its endpoints', () => {
   test('a router that told nothing before is not asked about what it counted then', () => {
     const metrics = new RequestMetrics();
     metrics.record('green', 'read', '/a', 'error', 1);
-    const { endpoints: _, ...older } = pushed(metrics);
-    expect(windowBetween(sample(older), sample(pushed(metrics))).endpoints).toEqual({});
+    const older = { ...pushed(metrics), endpoints: undefined };
+    expect(windowBetween(sample(older as unknown as RouterMetrics), sample(pushed(metrics))).endpoints).toEqual({});
   });
 
   test('durations are written short, and read as they were', () => {

@@ -91,12 +91,18 @@ async function afterFailure(context: StepContext, build: Build, error: unknown, 
   if (isConnectionLost(error)) throw build.failed(error, 'refused');
   const { session } = context;
   const found = await findIndex(session, build.table.schema, build.name);
+  let cleared = true;
   if (found !== undefined && !found.valid && !(await isBeingBuilt(session, found.oid))) {
-    await dropIndex(context, session, build.table.schema, build.name);
+    // What is more to say than that it is left, is what kept the build from its end. The next try drops it first.
+    cleared = await dropIndex(context, session, build.table.schema, build.name).then(
+      () => true,
+      () => false,
+    );
+    context.signal.throwIfAborted();
   }
   const state = sqlState(error);
   const another = isNameTaken(error);
-  if ((another || LOST_RACE.has(state ?? '')) && attempt < BUILD_TRIES) {
+  if (cleared && (another || LOST_RACE.has(state ?? '')) && attempt < BUILD_TRIES) {
     // Whoever had the name first is done with it; whoever was held up gets a pause.
     await sleep(another ? 0 : 1_000 + Math.random() * 2_000, undefined, { signal: context.signal });
     return;

@@ -95,12 +95,18 @@ async function outsideTransaction(
 ): Promise<void> {
   const { session } = context;
   if (begunBefore && (await alreadyDone(context, statement, searchPath))) return;
-  const before = await invalidIndexes(session);
+  const builds = 'IndexStmt' in statement.node || 'ReindexStmt' in statement.node;
+  const before = builds ? await invalidIndexes(session) : undefined;
   const patience = isConcurrent(statement) ? 'patient' : 'brief';
   await aloneWithShortLocks(
     context,
     session,
-    { object, searchPath, patience, afterFailure: () => dropLeftovers(context, before) },
+    {
+      object,
+      searchPath,
+      patience,
+      ...(before === undefined ? {} : { afterFailure: () => dropLeftovers(context, before) }),
+    },
     () => session.query(statement.text),
   );
 }

@@ -70,7 +70,8 @@ async function dump(
       message: `${database.side}: pg_dump could not read the schema (${section}): ${withoutSecrets(error, [database])}`,
       nextStep:
         'see what pg_dump says above: a missing privilege is granted on the table that it names, a lock is let go by whoever holds it',
-      retryable: /lock timeout|connection/i.test(error instanceof Error ? error.message : ''),
+      // pg_dump bounds its waits for locks by statement_timeout.
+      retryable: /(lock|statement) timeout|connection/i.test(error instanceof Error ? error.message : ''),
       cause: undefined,
     });
   }
