@@ -20,9 +20,10 @@ export const MAX_BLOCKING_MS = 2_000;
 
 /** A statement that is over by then is not looked at: nearly all. */
 const FIRST_LOOK_MS = 200;
-/** pg_blocking_pids() stops the lock manager for a moment, so a statement that runs long is looked at less often. */
-const LOOK_MS = 50;
-const LOOK_LATER_MS = 500;
+/** While ours waits, so that whoever is in its way is seen before it gives up. */
+const LOOK_WAITING_MS = 50;
+/** pg_blocking_pids() stops the lock manager for a moment, so one that only runs is looked at less often. */
+const LOOK_MS = 250;
 
 /** Who stood in whose way while a statement of ours ran. */
 export interface Encounter {
@@ -52,6 +53,8 @@ export interface LockWatchOptions {
 /** Looks on while sessions of ours take locks, and stops them when they hold up the application. */
 export class LockWatch {
   private session: Session | undefined;
+  /** Whether somebody was in the way of the last try: then the next one is looked at from its beginning. */
+  private expects = false;
 
   constructor(private readonly options: LockWatchOptions) {}
 
@@ -71,12 +74,11 @@ export class LockWatch {
 
   /** Never throws, since it only looks on: what it can't see, the statement itself reports. */
   private async watch(over: AbortSignal): Promise<Encounter> {
-    const started = performance.now();
     let waitedFor: Blocker[] = [];
     let heldUp: HeldUp[] = [];
     const limit = this.options.maxBlockingMs === undefined ? MAX_BLOCKING_MS : this.options.maxBlockingMs;
     try {
-      if (this.session === undefined) await sleep(FIRST_LOOK_MS, undefined, { signal: over });
+      if (!this.expects) await sleep(FIRST_LOOK_MS, undefined, { signal: over });
       while (!over.aborted) {
         this.session ??= await this.options.connect();
         const now = await blockersOf(this.session, this.options.ours);
@@ -86,16 +88,19 @@ export class LockWatch {
         }
         if (limit !== null && !over.aborted) {
           const waiting = await heldUpBy(this.session, this.options.ours, limit / 1_000, this.options.feeds);
-          if (waiting.length > 0) {
+          // What is over meanwhile is not stopped: the session may be at its next statement.
+          if (waiting.length > 0 && !isOver(over)) {
             heldUp = waiting;
             await this.stop(this.session);
           }
         }
-        await sleep(performance.now() - started < 2_000 ? LOOK_MS : LOOK_LATER_MS, undefined, { signal: over });
+        const pause = now.length > 0 || this.expects ? LOOK_WAITING_MS : Math.min(LOOK_MS, (limit ?? LOOK_MS) / 2);
+        await sleep(pause, undefined, { signal: over });
       }
     } catch {
       if (!over.aborted) await this.close();
     }
+    this.expects = waitedFor.length > 0;
     return { waitedFor, heldUp };
   }
 
@@ -109,6 +114,11 @@ export class LockWatch {
           [ours.application],
         ));
   }
+}
+
+/** Asked anew after each wait. */
+function isOver(signal: AbortSignal): boolean {
+  return signal.aborted;
 }
 
 /** A statement of ours was cancelled because it held up the application. Its code is that of a cancelled statement. */

@@ -22,11 +22,20 @@ export class SideSessions {
   /** What prepare() has set, so that thousands of small tables don't set it again and again. */
   private prepared = '';
 
+  private readonly watches: Readonly<Record<'source' | 'target', LockWatch>>;
+
   private constructor(
     readonly sides: Sides,
     readonly source: Session,
     readonly target: Session,
-  ) {}
+  ) {
+    const watchOf = (side: 'source' | 'target'): LockWatch =>
+      new LockWatch({
+        connect: () => openSession(sides[side], { purpose: 'watch locks' }),
+        ours: { pid: backendPid(this[side]) },
+      });
+    this.watches = { source: watchOf('source'), target: watchOf('target') };
+  }
 
   static async open(sides: Sides): Promise<SideSessions> {
     const source = await openSession(sides.source, { purpose: 'verify' });
@@ -42,7 +51,8 @@ export class SideSessions {
   }
 
   async close(): Promise<void> {
-    await Promise.all([closeSession(this.source), closeSession(this.target)]);
+    const { source, target } = this.watches;
+    await Promise.all([closeSession(this.source), closeSession(this.target), source.close(), target.close()]);
   }
 
   /**
@@ -77,20 +87,15 @@ export class SideSessions {
   async on<T>(side: 'source' | 'target', work: (session: Session) => Promise<T>): Promise<T> {
     const session = this[side];
     const connect = (purpose: string): Promise<Session> => openSession(this.sides[side], { purpose });
-    const watch = new LockWatch({ connect: () => connect('watch locks'), ours: { pid: backendPid(session) } });
-    try {
-      const { result, met } = await watch.during(() =>
-        cancellable({ connect, signal: this.sides.signal }, session, () => work(session)),
-      );
-      if (result.status === 'fulfilled') return result.value;
-      // Whoever changes the table, and everybody behind them, waited for the end of our reading.
-      if (gaveWay(result.reason, met)) {
-        throw lockNotHad(`verification on ${this.sides[side].side}`, met, result.reason);
-      }
-      throw result.reason;
-    } finally {
-      await watch.close();
+    const { result, met } = await this.watches[side].during(() =>
+      cancellable({ connect, signal: this.sides.signal }, session, () => work(session)),
+    );
+    if (result.status === 'fulfilled') return result.value;
+    // Whoever changes the table, and everybody behind them, waited for the end of our reading.
+    if (gaveWay(result.reason, met)) {
+      throw lockNotHad(`verification on ${this.sides[side].side}`, met, result.reason);
     }
+    throw result.reason;
   }
 
   /**
