@@ -75,7 +75,13 @@ function codeOf(error: unknown): string {
 }
 
 /** The error of a file that could not be written. */
-export function notWritten(path: string, why: string, nextStep: string, retryable: boolean, cause?: unknown): VerdigrisError {
+export function notWritten(
+  path: string,
+  why: string,
+  nextStep: string,
+  retryable: boolean,
+  cause?: unknown,
+): VerdigrisError {
   return new VerdigrisError({
     type: 'FlagsNotWritten',
     message: `the file for flagd, ${path}, could not be written ${why}`.replace(' :', ':'),

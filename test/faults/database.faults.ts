@@ -206,7 +206,9 @@ describe('a promotion meets', () => {
     await Promise.all(loops);
     // The router asks again until the hold is over; one that waits for another writer's row is told so, as ever.
     expect(errors.filter((error) => !(error instanceof pg.DatabaseError && error.code === '55P03'))).toEqual([]);
-    expect(errors.filter((error) => error instanceof pg.DatabaseError && error.where?.includes('fence_check'))).toEqual([]);
+    expect(errors.filter((error) => error instanceof pg.DatabaseError && error.where?.includes('fence_check'))).toEqual(
+      [],
+    );
     await rig.audit();
     point = `promoted; ${errors.length} writes were told 55P03 of ${done + errors.length}, none of them at the fence`;
   });
