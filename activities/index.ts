@@ -1,6 +1,7 @@
 import { copyRowsActivities } from './copy-rows.js';
 import { copySchemaActivities } from './copy-schema.js';
 import type { ActivityDependencies } from './context.js';
+import { flagsActivities } from './flags.js';
 import { migrateActivities } from './migrate.js';
 import { notifyActivities } from './notify.js';
 import { preflightActivities } from './preflight.js';
@@ -28,6 +29,7 @@ export function createActivities(dependencies: ActivityDependencies) {
     ...verifyActivities(dependencies),
     ...trafficActivities(dependencies),
     ...trafficWebhookActivities(dependencies),
+    ...flagsActivities(dependencies),
     ...promoteActivities(dependencies),
     ...standbyActivities(dependencies),
     ...retireActivities(dependencies),

@@ -17,7 +17,7 @@ import { otherSide, type Side } from '../src/side.js';
 import type { Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
-import { flagsFollowRouteOrWarn } from './flags.js';
+import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
 import { movedTables, publishedBackward } from './run-tables.js';
 
@@ -52,15 +52,19 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         ),
       ),
 
-    /** Ends the feed to the side that takes writes now and begins the one back. */
-    finishPromotion: (ref: RunRef, from: Side): Promise<void> =>
+    /**
+     * Ends the feed to the side that takes writes now and begins the one back.
+     *
+     * @returns what flagd's file does not say yet; null when nothing is missing
+     */
+    finishPromotion: (ref: RunRef, from: Side): Promise<FlagsOwed | null> =>
       perform(dependencies, ref, async (work) => {
         const { databases, signal } = work;
         await weightsFollowRouteOrWarn(ref, dependencies.environment, () => work.session(otherSide(from), 'weights'));
         await finishPromotion(databases, ref.plan.name, from, { feedBack: from === 'blue', signal });
         // A pooler that was out of reach at the promotion still has its clients wait, or leads to the old side.
         await withPools(dependencies, ref, work, (pools) => releaseAll(pools, signal));
-        await flagsFollowRouteOrWarn(ref, () => work.session(otherSide(from), 'flags'));
+        return flagsFollowRouteOrTell(ref, () => work.session(otherSide(from), 'flags'));
       }),
 
     /** Where writes are, by the databases alone. */

@@ -3,7 +3,6 @@ import { isInRecovery } from '../src/postgres/bootstrap/standby/recovery.js';
 import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
-import { retryOnLock } from '../src/postgres/retry.js';
 import { dropCopiedSchema } from '../src/postgres/schema-copy/drop-copied-schema.js';
 import { hasState } from '../src/postgres/state.js';
 import type { Direction, Side } from '../src/side.js';
@@ -61,7 +60,7 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
           if (await isInRecovery(session)) return;
           await dropDdlTriggers(session);
           await releaseDatabase(session, work.run, 'rolledBack');
-          if (side === 'blue' || !keepGreen) await retryOnLock(() => dropState(session, work.run));
+          if (side === 'blue' || !keepGreen) await dropState(session, work.run);
         }),
       ),
   };

@@ -13,7 +13,7 @@ import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Environment } from '../src/worker/connections.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
-import { flagsFollowRoute, flagsFollowRouteOrWarn } from './flags.js';
+import { flagsFollowRoute, flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { refuseAbsentHaproxies, weightsFollowRoute, weightsFollowRouteOrWarn, WeightsWatch } from './haproxy.js';
 import { refuseUndeployed, warnOfUnconfirmed } from './instances.js';
 import { movedTables } from './run-tables.js';
@@ -86,17 +86,22 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         return { outcome: last.outcome, evidence: last.evidence, lagSeconds: last.lagSeconds };
       }),
 
-    /** All reads back to blue, at once. A green that can't be reached stops nothing: blue's route decides. */
-    readsToBlue: (ref: RunRef): Promise<void> =>
+    /**
+     * All reads back to blue, at once. A green that can't be reached stops nothing: blue's route decides.
+     *
+     * @returns what flagd's file does not say yet; null when nothing is missing
+     */
+    readsToBlue: (ref: RunRef): Promise<FlagsOwed | null> =>
       perform(dependencies, ref, async ({ session }) => {
         const blue = await session('blue', 'reads to blue');
-        if (!(await hasState(blue))) return;
+        if (!(await hasState(blue))) return null;
         const route = await readRoute(blue, ref.plan.name);
-        if (route?.writesOn !== 'blue') return;
+        if (route?.writesOn !== 'blue') return null;
         const generation = await setPercent(blue, ref, route.epoch, 0);
         await weightsFollowRouteOrWarn(ref, dependencies.environment, () => Promise.resolve(blue));
-        await flagsFollowRouteOrWarn(ref, () => Promise.resolve(blue));
+        const owed = await flagsFollowRouteOrTell(ref, () => Promise.resolve(blue));
         await warnOfUnconfirmed(blue, { migration: ref.plan.name, epoch: route.epoch, generation });
+        return owed;
       }),
 
     /** Takes the fence off blue; green's goes with its tables, or stays where they are kept. */

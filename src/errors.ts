@@ -14,6 +14,7 @@ export const ERROR_TYPES = [
   'ReplicationStalled',
   'RetainedWalExceeded',
   'MigrationStepFailed',
+  'LockNotHad',
   'BackfillFailed',
   'VerificationFailed',
   'GateFailed',

@@ -13,6 +13,7 @@ import { standby } from './standby.js';
 import { verify } from './verify.js';
 import { windowOpens } from './windows.js';
 import { MigrationRun } from './lib/migration-run.js';
+import { OwedFlags } from './lib/owed-flags.js';
 import { Notifications } from './lib/notifications.js';
 import { publishChanges } from './lib/publish.js';
 import { registerMessages } from './lib/register-messages.js';
@@ -31,6 +32,8 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
   const run = new MigrationRun({ name: nameOf(input), workflowId, runId: firstExecutionRunId }, isoNow);
   const story = new Story(run);
   const saga = new Saga();
+  const flags = new OwedFlags(run);
+  run.onFlagsOwed = (ref, owed) => flags.owe(ref, owed);
   registerMessages(run, (message) => {
     if (message === 'rollback') story.abandon();
     if (message === 'pause') story.interrupt();
@@ -54,12 +57,14 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
       await standby(story, ref);
       await retire(story, ref);
     });
+    const unwritten = await CancellationScope.nonCancellable(() => flags.settled());
+    if (unwritten !== null) run.warn([`flagd's file: ${unwritten}`]);
     run.end('completed', 'completed: green is the primary, blue is left fenced and intact');
   } catch (error) {
     await CancellationScope.nonCancellable(() => {
       // Before a promotion everything goes back at once, and one call says so.
       if (run.promotionStarted) story.webhooks.tell('rollingBack');
-      return rollBack(run, saga, error, isCancellation(error));
+      return rollBack(run, saga, flags, error, isCancellation(error));
     });
   } finally {
     if (story.webhooks.areThere) await CancellationScope.nonCancellable(() => story.webhooks.end());

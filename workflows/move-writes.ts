@@ -21,7 +21,8 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, acc
     run.lost = lost ?? null;
     run.onMoved();
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });
-    await actFast(`end the feed to ${to}${to === 'green' ? ', begin the one to blue' : ''}`).finishPromotion(ref, from);
+    const next = `end the feed to ${to}${to === 'green' ? ', begin the one to blue' : ''}`;
+    run.onFlagsOwed(ref, await actFast(next).finishPromotion(ref, from));
     run.saw({
       rollback:
         to === 'green'

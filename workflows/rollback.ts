@@ -1,6 +1,7 @@
 import { ApplicationFailure } from '@temporalio/workflow';
 import { applicationFailure, failureMessage } from './lib/failure.js';
 import type { MigrationRun } from './lib/migration-run.js';
+import type { OwedFlags } from './lib/owed-flags.js';
 import type { Saga, SagaResult } from './lib/saga.js';
 import type { RollbackSummary } from './lib/status.js';
 
@@ -10,7 +11,13 @@ import type { RollbackSummary } from './lib/status.js';
  *
  * Returns when the rollback was asked for by message. Otherwise throws: the cancellation, or what forced the rollback.
  */
-export async function rollBack(run: MigrationRun, saga: Saga, error: unknown, cancelled: boolean): Promise<void> {
+export async function rollBack(
+  run: MigrationRun,
+  saga: Saga,
+  flags: OwedFlags,
+  error: unknown,
+  cancelled: boolean,
+): Promise<void> {
   const asked = run.rollbackRequest;
   if (saga.isEmpty && asked === null && !cancelled) {
     // Nothing was begun: the first error is all there is to say.
@@ -46,6 +53,8 @@ export async function rollBack(run: MigrationRun, saga: Saga, error: unknown, ca
     run.rollingBack(summary(soFar));
   });
   trafficBackMs ??= run.status.writesOn === 'blue' ? Date.now() - started : null;
+  const unwritten = await flags.settled();
+  if (unwritten !== null) result.notUndone.push(`flagd's file: ${unwritten}`);
   const done = { ...summary(result), finishedAt: new Date(Date.now()).toISOString() };
   run.rollingBack(done);
 

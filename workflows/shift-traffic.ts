@@ -167,7 +167,7 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
     );
   }
   story.webhooks.tell('readsBack', 0);
-  await actFast('all reads back to blue').readsToBlue(ref);
+  story.run.onFlagsOwed(ref, await actFast('all reads back to blue').readsToBlue(ref));
   story.run.saw({ greenReadPercent: 0 });
   await story.hold(`${message}; all reads are on blue`);
   await windowOpens(story, ref, 'traffic');
@@ -179,7 +179,7 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
 /** The rollback does the same, but begins only when everything that runs has stopped. */
 async function readsBackAtOnce(story: Story, ref: RunRef): Promise<void> {
   try {
-    await actFast('all reads back to blue').readsToBlue(ref);
+    story.run.onFlagsOwed(ref, await actFast('all reads back to blue').readsToBlue(ref));
     story.run.saw({ greenReadPercent: 0 });
   } catch (error) {
     // It is the gate that people must read of; the rollback tries again.
@@ -197,6 +197,6 @@ function counting(evidence: readonly Evidence[], wanted: (outcome: Evidence['out
 
 async function readsBack(story: Story, ref: RunRef): Promise<void> {
   story.webhooks.tell('rolledBack');
-  await actFast('compensate: all reads back to blue').readsToBlue(ref);
+  story.run.onFlagsOwed(ref, await actFast('compensate: all reads back to blue').readsToBlue(ref));
   if (story.run.status.writesOn === 'blue') story.run.saw({ greenReadPercent: 0 });
 }

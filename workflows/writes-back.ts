@@ -25,7 +25,7 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
   run.waitFor({ for: 'retry', why: 'finishing what was decided: green must be open, and blue must follow it' });
   // What was decided is finished first: green may not be open yet, and without the reverse feed there is no way back.
   await actFast('compensate: finish what was decided').promote(ref, 'blue', epoch);
-  await actFast('compensate: the feed to blue').finishPromotion(ref, 'blue');
+  run.onFlagsOwed(ref, await actFast('compensate: the feed to blue').finishPromotion(ref, 'blue'));
   run.waitFor(null);
   try {
     await untilMoved(run, ref);

@@ -5,8 +5,11 @@ import { ALL_TABLES, examine, type Found, type Patterns } from '../postgres/doct
 import { openDecided } from '../postgres/doctor/open.js';
 import { describeAction, migrationOf, planCleaning, type CleanOptions } from '../postgres/doctor/plan-cleaning.js';
 import { judge, whoIsPrimary } from '../postgres/doctor/who-is-primary.js';
+import { diagnosePoolers, examineConsoles, examinePoolers } from '../pgbouncer/examine.js';
+import { pgBouncersOf } from '../pgbouncer/from-plan.js';
+import type { PgBouncer, PgBouncers } from '../pgbouncer/pgbouncer.js';
 import type { Databases } from '../postgres/session.js';
-import { databasesOf, secretsOf } from '../worker/connections.js';
+import { connectionConfig, databasesOf, secretsOf } from '../worker/connections.js';
 import { redactor } from '../worker/redact.js';
 import { askLiveness } from './doctor-liveness.js';
 import { renderCleanPlan, renderExamination, renderKept, renderVerdict } from './doctor-text.js';
@@ -27,6 +30,7 @@ export interface DoctorFlags extends ServerFlags {
   readonly releaseGreen?: string;
   readonly dropCopy?: string;
   readonly runIsOver?: string;
+  readonly pgbouncer?: readonly string[];
 }
 
 /** The two databases that are looked at, and what a plan says of them. */
@@ -34,6 +38,10 @@ interface Patient {
   readonly databases: Databases;
   readonly patterns: Patterns;
   readonly name: string | undefined;
+  /** Of the plan; undefined when it names none. */
+  readonly poolers: PgBouncers | undefined;
+  /** Those that are named on the command line. */
+  readonly consoles: readonly Omit<PgBouncer, 'file'>[];
 }
 
 /**
@@ -67,6 +75,10 @@ async function patientOf(
   flags: DoctorFlags,
 ): Promise<Patient | undefined> {
   try {
+    const consoles = (flags.pgbouncer ?? []).map((connection) => ({
+      connection,
+      config: connectionConfig('pgbouncer', connection, process.env),
+    }));
     if (file === undefined) {
       if (flags.blue === undefined || flags.green === undefined) {
         throw new CommandError(
@@ -75,7 +87,13 @@ async function patientOf(
         );
       }
       const connections = { blue: { connection: flags.blue }, green: { connection: flags.green } };
-      return { databases: databasesOf(connections, process.env), patterns: ALL_TABLES, name: undefined };
+      return {
+        databases: databasesOf(connections, process.env),
+        patterns: ALL_TABLES,
+        name: undefined,
+        poolers: undefined,
+        consoles,
+      };
     }
     const { parsed } = await readPlan(file);
     if ('findings' in parsed) {
@@ -83,7 +101,8 @@ async function patientOf(
       return undefined;
     }
     const { plan } = parsed;
-    return { databases: databasesOf(plan, process.env), patterns: plan.tables, name: plan.name };
+    const poolers = pgBouncersOf(plan, process.env);
+    return { databases: databasesOf(plan, process.env), patterns: plan.tables, name: plan.name, poolers, consoles };
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
     throw new CommandError(error.message.split('\n')[0] ?? '', error.nextStep, EXIT.unusable);
@@ -100,11 +119,18 @@ async function tellExamination(terminal: Terminal, patient: Patient, flags: Doct
   const found = await examine(patient.databases, patient.patterns);
   const verdict = judge(found);
   const liveness = await askLiveness(found, flags, patient.name);
-  const findings = diagnose(found, verdict, liveness);
+  const poolers = [
+    ...(patient.poolers === undefined ? [] : await examinePoolers(patient.poolers)),
+    ...(await examineConsoles(patient.consoles)),
+  ];
+  const findings = [
+    ...diagnose(found, verdict, liveness),
+    ...diagnosePoolers(poolers, verdict, liveness, patient.poolers?.aliases),
+  ];
   terminal.out(
     flags.json === true
-      ? JSON.stringify({ primary: verdict, run: liveness, ...found, findings }, null, 2)
-      : renderExamination(found, verdict, liveness, findings),
+      ? JSON.stringify({ primary: verdict, run: liveness, ...found, poolers, findings }, null, 2)
+      : renderExamination(found, verdict, liveness, findings, poolers),
   );
   if (!found.blue.reached && !found.green.reached) return EXIT.unusable;
   return findings.some(({ severity }) => severity !== 'note') ? EXIT.refused : EXIT.done;

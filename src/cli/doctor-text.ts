@@ -1,5 +1,6 @@
 import { formatBytes, type Finding } from '../postgres/doctor/diagnose.js';
 import type { Found, Inventory, SideFound } from '../postgres/doctor/inventory.js';
+import type { PoolerFound } from '../pgbouncer/examine.js';
 import type { Liveness } from '../postgres/doctor/liveness.js';
 import { describeAction, type CleanPlan } from '../postgres/doctor/plan-cleaning.js';
 import type { Verdict } from '../postgres/doctor/who-is-primary.js';
@@ -12,6 +13,7 @@ export function renderExamination(
   verdict: Verdict,
   liveness: Liveness,
   findings: readonly Finding[],
+  poolers: readonly PoolerFound[] = [],
 ): string {
   return [
     renderVerdict(verdict),
@@ -21,8 +23,20 @@ export function renderExamination(
     '',
     ...renderSide(found.green),
     '',
+    ...poolers.map(renderPooler),
+    ...(poolers.length === 0 ? [] : ['']),
     ...renderFindings(findings),
   ].join('\n');
+}
+
+function renderPooler(pooler: PoolerFound): string {
+  const name = `PgBouncer ${pooler.connection}`;
+  if (!pooler.reached) return `${name} (out of reach: ${pooler.why})`;
+  const { leadsTo, knownEntries, paused, marks } = pooler;
+  const where = leadsTo === null ? (knownEntries ? ['leads to neither side'] : []) : [`leads to ${leadsTo}`];
+  const held = paused.length === 0 ? 'not paused' : `PAUSED: ${paused.join(', ')}`;
+  const said = marks.map(({ entry, epoch, side, state }) => `mark ${entry}: epoch ${epoch}, ${side}, ${state}`);
+  return `${name}: ${[...where, held, ...(said.length === 0 ? ['no mark of a run'] : said)].join('; ')}`;
 }
 
 const LIVENESS: Readonly<Record<Liveness['state'], string>> = {

@@ -97,6 +97,7 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
     .description('What Verdigris has in the two databases, what is wrong, and what to do (docs/doctor.md)')
     .option('--blue <name>', 'connection of blue, instead of a plan')
     .option('--green <name>', 'connection of green, instead of a plan')
+    .option('--pgbouncer <name...>', 'connections of admin consoles to look at, beside those of the plan')
     .option('--who-is-primary', 'answer from the two databases alone; exit code 0 only when it is certain')
     .option('--clean', 'remove what a run that is over has left; says what it would do unless --yes')
     .option('--open', 'finish a decision that is half done: open the side that it named; with --yes')

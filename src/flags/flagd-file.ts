@@ -74,7 +74,14 @@ function codeOf(error: unknown): string {
   return error instanceof Error && 'code' in error ? String(error.code) : 'unknown error';
 }
 
-function notWritten(path: string, why: string, nextStep: string, retryable: boolean, cause?: unknown): VerdigrisError {
+/** The error of a file that could not be written. */
+export function notWritten(
+  path: string,
+  why: string,
+  nextStep: string,
+  retryable: boolean,
+  cause?: unknown,
+): VerdigrisError {
   return new VerdigrisError({
     type: 'FlagsNotWritten',
     message: `the file for flagd, ${path}, could not be written ${why}`.replace(' :', ':'),

@@ -1,11 +1,11 @@
-import type { GateWindow, SideWindow } from './window.js';
+import type { EndpointWindow, SideWindow } from './window.js';
 
 /**
  * Blue's reads to compare with: those of the same window if they are enough, since what troubles both sides now is not
  * green's fault. A large stage leaves blue few or none: then those before the window count as well.
  */
 export function baselineOf(
-  { blue, blueBefore }: GateWindow,
+  { blue, blueBefore }: Pick<EndpointWindow, 'blue' | 'blueBefore'>,
   enough: number,
 ): { readonly reads: SideWindow; readonly when: string } {
   if (blue.requests >= enough) return { reads: blue, when: 'in the same window' };

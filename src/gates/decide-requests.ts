@@ -2,6 +2,7 @@ import type { Gate } from '../plan/schema.js';
 import { baselineOf } from './baseline.js';
 import { neededSample } from './binomial.js';
 import { decideQuantile } from './decide-quantile.js';
+import { endpointsOnGreen } from './endpoints.js';
 import { flawOf, unseenOf } from './flaw.js';
 import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
 import type { GateWindow } from './window.js';
@@ -79,9 +80,10 @@ function decideErrorRate(max: number, window: GateWindow, slices: readonly GateW
     bursts: () => slices.map((slice) => ({ surely: slice.green.errors, of: slice.green.requests })),
   });
   if (all.outcome === 'fail') return all;
-  for (const [endpoint, counters] of Object.entries(window.endpoints)) {
+  const among = endpointsOnGreen(window).length;
+  for (const [endpoint, counters] of endpointsOnGreen(window)) {
     if (counters.green.errors === 0) continue;
-    const one = decideEndpoint(endpoint, max, window, slices);
+    const one = decideEndpoint(endpoint, max, window, slices, among);
     if (one.outcome === 'fail') return one;
   }
   return all;
@@ -92,10 +94,12 @@ function decideEndpoint(
   max: number,
   { endpoints }: GateWindow,
   slices: readonly GateWindow[],
+  among = 1,
 ): ShareVerdict {
   const counters = endpoints[endpoint];
   if (counters === undefined) return inconclusive(`no router has counted a request of the endpoint ${endpoint}`);
-  const { blue, green } = counters;
+  const { green } = counters;
+  const blue = baselineOf(counters, neededSample(0, max)).reads;
   if (green.errors > green.requests || blue.errors > blue.requests) {
     return inconclusive(`the counts of the endpoint ${endpoint} contradict each other`);
   }
@@ -109,6 +113,7 @@ function decideEndpoint(
         surely: slice.endpoints[endpoint]?.green.errors ?? 0,
         of: slice.endpoints[endpoint]?.green.requests ?? 0,
       })),
+    among,
   });
 }
 

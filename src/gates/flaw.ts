@@ -24,7 +24,8 @@ export function unseenOf(window: GateWindow): string | undefined {
   return `not all routers could be asked: ${window.unreachable.slice(0, 3).join('; ')}`;
 }
 
-function isSound({ requests, errors, latency }: SideWindow): boolean {
+/** Whether the counts of a side can be so. */
+export function isSound({ requests, errors, latency }: SideWindow): boolean {
   const timed = latency.reduce((a, b) => a + b, 0);
   return [requests, errors, ...latency].every(isCount) && errors <= requests && timed === requests;
 }

@@ -1,13 +1,18 @@
-import { LATENCY_BUCKETS_MS, type SideCounters } from '../router/metrics-snapshot.js';
+import {
+  LATENCY_BUCKETS_MS,
+  packLatency,
+  type EndpointCounters,
+  type RouterMetrics,
+  type SideCounters,
+} from '../router/metrics-snapshot.js';
 import type { Side } from '../side.js';
 import type { ExposedSample } from './exposition.js';
-import type { CountedMetrics, EndpointCounters } from './router-snapshot.js';
 
 /** What a router's metrics page says, in the form in which routers write it to the database. */
 export interface RouterPage {
   readonly epoch: number;
   readonly generation: number;
-  readonly metrics: CountedMetrics;
+  readonly metrics: RouterMetrics;
 }
 
 const NAMES = {
@@ -32,24 +37,25 @@ export function readRouterPage(samples: readonly ExposedSample[]): RouterPage | 
   const generation = samples.find(({ name }) => name === NAMES.generation);
   if (epoch === undefined || generation === undefined || !hasOurBuckets(samples)) return undefined;
 
-  const counters = (side: Side, kind: 'read' | 'write'): SideCounters => {
-    const cumulative = BOUNDS.map((le) => sum(NAMES.bucket, { side, kind, le }));
+  const countersOf = (labels: Readonly<Record<string, string>>): SideCounters => {
+    const cumulative = BOUNDS.map((le) => sum(NAMES.bucket, { ...labels, le }));
     return {
-      requests: sum(NAMES.requests, { side, kind }),
-      errors: sum(NAMES.requests, { side, kind, outcome: 'error' }),
+      requests: sum(NAMES.requests, labels),
+      errors: sum(NAMES.requests, { ...labels, outcome: 'error' }),
       latency: cumulative.map((count, bucket) => count - (cumulative[bucket - 1] ?? 0)),
     };
   };
+  const counters = (side: Side, kind: 'read' | 'write'): SideCounters => countersOf({ side, kind });
   const endpointNames = new Set(
     samples
       .filter(({ name, labels }) => name === NAMES.requests && labels['kind'] === 'read')
       .map(({ labels }) => labels['endpoint'] ?? ''),
   );
-  const endpoint = (name: string): EndpointCounters => {
-    const of = (side: Side): EndpointCounters[Side] => ({
-      requests: sum(NAMES.requests, { side, kind: 'read', endpoint: name }),
-      errors: sum(NAMES.requests, { side, kind: 'read', endpoint: name, outcome: 'error' }),
-    });
+  const endpoint = (name: string): Record<Side, EndpointCounters> => {
+    const of = (side: Side): EndpointCounters => {
+      const all = countersOf({ side, kind: 'read', endpoint: name });
+      return { ...all, latency: packLatency(all.latency) };
+    };
     return { blue: of('blue'), green: of('green') };
   };
   const mirrored = (outcome: string): number => sum(NAMES.mirrored, { outcome });

@@ -1,16 +1,9 @@
-import { LATENCY_BUCKETS_MS, type RouterMetrics, type SideCounters } from '../router/metrics-snapshot.js';
-import type { Side } from '../side.js';
-
-/** Requests of a side, and those of them that failed there. */
-export type RequestCount = Pick<SideCounters, 'requests' | 'errors'>;
-
-export type EndpointCounters = Readonly<Record<Side, RequestCount>>;
-
-/** What gates read of a router. */
-export interface CountedMetrics extends RouterMetrics {
-  /** Reads by endpoint and side, where the router tells. */
-  readonly endpoints?: Readonly<Record<string, EndpointCounters>>;
-}
+import {
+  LATENCY_BUCKETS_MS,
+  type EndpointCounters,
+  type RouterMetrics,
+  type SideCounters,
+} from '../router/metrics-snapshot.js';
 
 /** What one router last wrote down. Plain data. */
 export interface RouterSnapshot {
@@ -19,7 +12,7 @@ export interface RouterSnapshot {
   readonly generation: number;
   /** How long ago it was written, by the database's clock. */
   readonly ageSeconds: number;
-  readonly metrics: CountedMetrics;
+  readonly metrics: RouterMetrics;
 }
 
 /** The routers of a migration at one time. Plain data, fit for storage. */
@@ -37,7 +30,7 @@ export interface RouterSnapshots {
 }
 
 /** Whether a value from the database is what routers of this version write. */
-export function isRouterMetrics(value: unknown): value is CountedMetrics {
+export function isRouterMetrics(value: unknown): value is RouterMetrics {
   if (!isRecord(value)) return false;
   const { reads, writes, fallbacks, retriedWrites, mirroredReads, endpoints } = value;
   return (
@@ -48,16 +41,24 @@ export function isRouterMetrics(value: unknown): value is CountedMetrics {
     [fallbacks['behind'], fallbacks['error'], retriedWrites].every(isCount) &&
     (mirroredReads === undefined ||
       (isRecord(mirroredReads) && ['same', 'different', 'failed'].every((name) => isCount(mirroredReads[name])))) &&
-    (endpoints === undefined || (isRecord(endpoints) && Object.values(endpoints).every(isEndpointCounters)))
+    (endpoints === undefined || (isRecord(endpoints) && Object.values(endpoints).every(isEndpoint)))
   );
 }
 
+function isEndpoint(value: unknown): boolean {
+  return isRecord(value) && [value['blue'], value['green']].every(isEndpointCounters);
+}
+
 function isEndpointCounters(value: unknown): value is EndpointCounters {
+  if (!isRecord(value)) return false;
+  const { requests, errors, latency } = value;
   return (
-    isRecord(value) &&
-    [value['blue'], value['green']].every(
-      (side) => isRecord(side) && isCount(side['requests']) && isCount(side['errors']),
-    )
+    isCount(requests) &&
+    isCount(errors) &&
+    (latency === undefined ||
+      (Array.isArray(latency) &&
+        latency.every(isCount) &&
+        Number(latency[0] ?? 0) + latency.length - 1 <= LATENCY_BUCKETS_MS.length + 1))
   );
 }
 

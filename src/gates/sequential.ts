@@ -12,18 +12,22 @@ export const FALSE_ALARM = 0.001;
 /** By how much worse than allowed a green may be: each has the same weight, as nobody knows beforehand. */
 const ODDS_RATIOS = [1.5, 2, 3, 5, 10, 30, 100, 300] as const;
 
-/** Whether `k` of `n` shows that the true share is above `share`, whenever one looks. More hits never show less. */
-export function surelyAbove(share: number, k: number, n: number): boolean {
-  return n > 0 && k > 0 && logEvidence(share, k, n - k) >= -Math.log(FALSE_ALARM);
+/**
+ * Whether `k` of `n` shows that the true share is above `share`, whenever one looks. More hits never show less.
+ *
+ * @param among how many questions are asked side by side: one of them must not fail by being one of many (Bonferroni)
+ */
+export function surelyAbove(share: number, k: number, n: number, among = 1): boolean {
+  return n > 0 && k > 0 && logEvidence(share, k, n - k) >= -Math.log(FALSE_ALARM / among);
 }
 
 /**
  * Whether `k1` of `n1` shows, beside `k2` of `n2`, that the first true share is the larger one, whenever one looks.
  * Where the two are equal, each hit belongs to the first sample with the chance n1 / (n1 + n2), whatever their size.
  */
-export function surelyLarger(k1: number, n1: number, k2: number, n2: number): boolean {
+export function surelyLarger(k1: number, n1: number, k2: number, n2: number, among = 1): boolean {
   if (k1 <= 0 || n1 <= 0 || n2 <= 0) return false;
-  return logEvidence(n1 / (n1 + n2), k1, k2) >= -Math.log(FALSE_ALARM);
+  return logEvidence(n1 / (n1 + n2), k1, k2) >= -Math.log(FALSE_ALARM / among);
 }
 
 /** ln of the mean likelihood ratio of larger shares to `share`, given hits and misses. */

@@ -14,6 +14,8 @@ export interface ShareQuestion {
   /** The same count in pieces of a few seconds, where it is known: no single one of them fails a gate. Asked for only
    *  when it matters: a long stage has thousands. */
   readonly bursts?: () => readonly Burst[];
+  /** How many such questions are asked side by side. Default 1. */
+  readonly among?: number;
 }
 
 export interface Burst {
@@ -34,7 +36,7 @@ const HITS_TO_FAIL = 3;
  * at again and again (sequential.ts), that does not come from one moment, and that is worse than blue's. Else
  * inconclusive, with how many requests are missing.
  */
-export function judgeShare({ share, green, blue, what, bursts }: ShareQuestion): ShareVerdict {
+export function judgeShare({ share, green, blue, what, bursts, among = 1 }: ShareQuestion): ShareVerdict {
   const { surely, possibly, of } = green;
   const allowed = `${percent(share)} allowed`;
   const counted = `${count(surely)}${possibly === surely ? '' : ` to ${count(possibly)}`} of ${count(of)} ${what}`;
@@ -47,14 +49,14 @@ export function judgeShare({ share, green, blue, what, bursts }: ShareQuestion):
   if (isAtMost(share, possibly, of)) {
     return { outcome: 'pass', because: `${counted}: at most ${percent(upperBound(possibly, of))} (95 %); ${allowed}` };
   }
-  if (surely >= HITS_TO_FAIL && surelyAbove(share, surely, of)) {
+  if (surely >= HITS_TO_FAIL && surelyAbove(share, surely, of, among)) {
     const atLeast = `${counted}: at least ${percent(lowerBound(surely, of))} (95 %); ${allowed}`;
     const worst = (bursts?.() ?? []).reduce((most, burst) => (burst.surely > most.surely ? burst : most), NO_BURST);
-    if (!surelyAbove(share, surely - worst.surely, of - worst.of)) {
+    if (!surelyAbove(share, surely - worst.surely, of - worst.of, among)) {
       const when = `${count(worst.surely)} of them within a few seconds: one moment fails nothing`;
       return inconclusive(`${atLeast}; but ${when}`);
     }
-    return blameGreen(atLeast, surely, of, blue);
+    return blameGreen(atLeast, surely, of, blue, among);
   }
   const missing = Math.max(1, neededSample(possibly, share) - of);
   return {
@@ -63,11 +65,17 @@ export function judgeShare({ share, green, blue, what, bursts }: ShareQuestion):
   };
 }
 
-function blameGreen(because: string, hits: number, of: number, blue: ShareQuestion['blue']): ShareVerdict {
+function blameGreen(
+  because: string,
+  hits: number,
+  of: number,
+  blue: ShareQuestion['blue'],
+  among: number,
+): ShareVerdict {
   if (blue === undefined) return { outcome: 'fail', because };
   if (blue.of === 0) return { outcome: 'fail', because: `${because}; blue had no reads to compare with` };
   const onBlue = `${count(blue.hits)} of ${count(blue.of)} on blue`;
-  if (surelyLarger(hits, of, blue.hits, blue.of)) {
+  if (surelyLarger(hits, of, blue.hits, blue.of, among)) {
     const worseBy = percent(hits / of - blue.hits / blue.of);
     return { outcome: 'fail', because: `${because}; ${onBlue}: green is worse by ${worseBy}` };
   }

@@ -1,9 +1,21 @@
-import { LATENCY_BUCKETS_MS, type SideCounters } from '../router/metrics-snapshot.js';
-import type { Side } from '../side.js';
-import type { CountedMetrics, EndpointCounters, RequestCount, RouterSnapshots } from './router-snapshot.js';
+import {
+  LATENCY_BUCKETS_MS,
+  unpackLatency,
+  type EndpointCounters,
+  type RouterMetrics,
+  type SideCounters,
+} from '../router/metrics-snapshot.js';
+import type { RouterSnapshots } from './router-snapshot.js';
 
 /** Reads of one side. */
 export type SideWindow = SideCounters;
+
+/** Reads of one endpoint. Without durations where a router does not tell them: `latency` is all zeros then. */
+export interface EndpointWindow {
+  readonly blue: SideWindow;
+  readonly green: SideWindow;
+  readonly blueBefore: SideWindow;
+}
 
 /** What happened between two samples, in all routers together. Only reads: no write goes to green while gates decide. */
 export interface GateWindow {
@@ -16,8 +28,8 @@ export interface GateWindow {
   readonly fallbacks: Readonly<{ behind: number; error: number }>;
   /** Reads of blue's that were run on green too: how many answers were compared, and how many of them differed. */
   readonly mirrored: Readonly<{ compared: number; different: number }>;
-  /** Requests and errors by endpoint, from routers that tell. */
-  readonly endpoints: Readonly<Record<string, EndpointCounters>>;
+  /** By endpoint, from routers that tell. */
+  readonly endpoints: Readonly<Record<string, EndpointWindow>>;
   /** Routers that report. With none of them nothing can be said. */
   readonly liveInstances: number;
   /** Names of routers that no longer report: ended, or cut off. */
@@ -58,7 +70,7 @@ export function windowBetween(from: RouterSnapshots, to: RouterSnapshots): GateW
   };
 }
 
-type Endpoints = Readonly<Record<string, EndpointCounters>>;
+type Endpoints = Readonly<Record<string, EndpointWindow>>;
 
 interface Delta {
   readonly blue: SideWindow;
@@ -68,7 +80,7 @@ interface Delta {
   readonly endpoints: Endpoints;
 }
 
-function subtract(now: CountedMetrics, earlier: CountedMetrics | undefined): Delta {
+function subtract(now: RouterMetrics, earlier: RouterMetrics | undefined): Delta {
   const before = earlier === undefined || hasFallen(now, earlier) ? undefined : earlier;
   const then = mirroredOf(before);
   const mirrored = mirroredOf(now);
@@ -80,22 +92,22 @@ function subtract(now: CountedMetrics, earlier: CountedMetrics | undefined): Del
       error: now.fallbacks.error - (before?.fallbacks.error ?? 0),
     },
     mirrored: { compared: mirrored.compared - then.compared, different: mirrored.different - then.different },
-    endpoints: endpointDifference(now.endpoints ?? {}, before?.endpoints ?? {}),
+    endpoints: endpointsSince(now, before),
   };
 }
 
 /** A mirrored read that failed on green alone is as wrong as one with other rows. */
-function mirroredOf(metrics: CountedMetrics | undefined): GateWindow['mirrored'] {
+function mirroredOf(metrics: RouterMetrics | undefined): GateWindow['mirrored'] {
   const { same = 0, different = 0, failed = 0 } = metrics?.mirroredReads ?? {};
   return { compared: same + different + failed, different: different + failed };
 }
 
-function hasFallen(now: CountedMetrics, before: CountedMetrics): boolean {
+function hasFallen(now: RouterMetrics, before: RouterMetrics): boolean {
   const later = flat(now);
   return flat(before).some((value, index) => value > (later[index] ?? 0));
 }
 
-function flat(metrics: CountedMetrics): number[] {
+function flat(metrics: RouterMetrics): number[] {
   const sides = [metrics.reads.blue, metrics.reads.green, metrics.writes.blue, metrics.writes.green];
   const { compared, different } = mirroredOf(metrics);
   return [
@@ -116,30 +128,36 @@ function difference(now: SideCounters, before: SideCounters | undefined): SideWi
   };
 }
 
-function endpointDifference(now: Endpoints, before: Endpoints): Endpoints {
-  return mapEndpoints(now, (counters, name) => {
-    const side = (of: Side): RequestCount => ({
-      requests: Math.max(0, counters[of].requests - (before[name]?.[of].requests ?? 0)),
-      errors: Math.max(0, counters[of].errors - (before[name]?.[of].errors ?? 0)),
-    });
-    return { blue: side('blue'), green: side('green') };
+/** Nothing where the router did not tell before: what it counted then is not of this window. */
+function endpointsSince(now: RouterMetrics, before: RouterMetrics | undefined): Endpoints {
+  if (before !== undefined && before.endpoints === undefined) return {};
+  const all = Object.entries(now.endpoints ?? {}).map(([name, counters]) => {
+    const then = before?.endpoints?.[name];
+    const [blueNow, blueThen] = [sideOf(counters.blue), sideOf(then?.blue)];
+    const window: EndpointWindow = {
+      blue: difference(blueNow, blueThen),
+      green: difference(sideOf(counters.green), sideOf(then?.green)),
+      blueBefore: blueThen,
+    };
+    return [name, window] as const;
   });
+  return Object.fromEntries(all);
+}
+
+function sideOf(counters: EndpointCounters | undefined): SideWindow {
+  const { requests = 0, errors = 0, latency = [] } = counters ?? {};
+  return { requests, errors, latency: unpackLatency(latency) };
 }
 
 function sumEndpoints(all: readonly Endpoints[]): Endpoints {
   const names = [...new Set(all.flatMap((one) => Object.keys(one)))].sort();
-  const side = (name: string, of: Side): RequestCount => ({
-    requests: total(all.map((one) => one[name]?.[of].requests ?? 0)),
-    errors: total(all.map((one) => one[name]?.[of].errors ?? 0)),
-  });
-  return Object.fromEntries(names.map((name) => [name, { blue: side(name, 'blue'), green: side(name, 'green') }]));
-}
-
-function mapEndpoints(
-  endpoints: Endpoints,
-  change: (counters: EndpointCounters, name: string) => EndpointCounters,
-): Endpoints {
-  return Object.fromEntries(Object.entries(endpoints).map(([name, counters]) => [name, change(counters, name)]));
+  const side = (name: string, of: keyof EndpointWindow): SideWindow => sum(all.flatMap((one) => one[name]?.[of] ?? []));
+  return Object.fromEntries(
+    names.map((name) => [
+      name,
+      { blue: side(name, 'blue'), green: side(name, 'green'), blueBefore: side(name, 'blueBefore') },
+    ]),
+  );
 }
 
 function sum(sides: readonly SideCounters[]): SideWindow {

@@ -1,6 +1,6 @@
+import { briefLock } from './brief-lock.js';
 import { dropPublication } from './publication.js';
 import { dropSlot } from './replication-slot.js';
-import { retryOnLock } from './retry.js';
 import type { Session } from './session.js';
 import { dropSubscription } from './subscription.js';
 
@@ -53,6 +53,6 @@ export async function dropSlots(session: Session, feed: string, patienceMs?: num
 
 export async function dropPublications(session: Session, feed: string): Promise<void> {
   for (const name of await findPublications(session, feed)) {
-    await retryOnLock(() => dropPublication(session, name));
+    await briefLock(session, `DROP PUBLICATION ${name}`, () => dropPublication(session, name));
   }
 }

@@ -1,5 +1,6 @@
 import { formatTableName, type TableName } from '../plan/table-name.js';
 import { VerdigrisError } from '../errors.js';
+import { briefLock } from './brief-lock.js';
 import { ident, literal, qualified } from './identifier.js';
 import { whoBlocks } from './locks.js';
 import { retryOnLock } from './retry.js';
@@ -167,7 +168,9 @@ async function eachFencedTable(
   );
   for (const row of rows) {
     signal?.throwIfAborted();
-    await retryOnLock(
+    await briefLock(
+      session,
+      `the fence of ${formatTableName(row)}`,
       () =>
         inTransaction(session, async () => {
           await session.query(SHORT_TRANSACTION);

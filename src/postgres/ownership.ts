@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
+import { briefLock } from './brief-lock.js';
 import type { Side } from '../side.js';
 import {
   closeSession,
@@ -134,7 +135,7 @@ export async function releaseDatabase(session: Session, run: Run, outcome: strin
 export async function dropState(session: Session, run: Run): Promise<void> {
   const owner = await readOwner(session);
   if (owner === undefined || owner.runId !== run.runId) return;
-  await session.query('DROP SCHEMA IF EXISTS verdigris CASCADE');
+  await briefLock(session, 'DROP SCHEMA verdigris', () => session.query('DROP SCHEMA IF EXISTS verdigris CASCADE'));
 }
 
 /**

@@ -51,11 +51,21 @@ export async function openSession(database: Database, options: SessionOptions): 
       String(options.lockTimeoutMs ?? 2_000),
       String(options.statementTimeoutMs ?? 0),
     ]);
+    databaseOf.set(client, database);
     return client;
   } catch (error) {
     await client.end().catch(() => undefined);
     throw connectionFailed(database, error);
   }
+}
+
+const databaseOf = new WeakMap<Session, Database>();
+
+/** Opens another session to the database of one that openSession() has opened, such as to see what that one waits for. */
+export async function openBeside(session: Session, options: SessionOptions): Promise<Session> {
+  const database = databaseOf.get(session);
+  if (database === undefined) throw new Error('this session was opened elsewhere');
+  return openSession(database, options);
 }
 
 /**

@@ -1,10 +1,10 @@
 import { VerdigrisError } from '../errors.js';
 import { formatTableName, type TableName } from '../plan/table-name.js';
 import type { Direction } from '../side.js';
+import { briefLock } from './brief-lock.js';
 import { compareNames } from './catalog.js';
 import { feedName, sourceOf } from './feed.js';
 import { createPublication, type PublishedTable } from './publication.js';
-import { retryOnLock } from './retry.js';
 import type { Session } from './session.js';
 import { readStreamCount } from './state.js';
 import { readTableBytes, readTableLinks, spreadTables, type TableLink } from './stream-groups.js';
@@ -66,7 +66,7 @@ export async function ensurePublications(source: Session, spec: StreamsSpec): Pr
   );
   if (rows.length === names.length) return;
   if (rows.length > 0) throw incomplete(spec.direction, names, rows);
-  await retryOnLock(async () => {
+  await briefLock(source, `CREATE PUBLICATION ${names.join(', ')}`, async () => {
     const bytes = await readTableBytes(source);
     const spread = spreadTables(
       spec.tables.map(({ table }) => ({ table, bytes: bytes.get(formatTableName(table)) ?? 0 })),

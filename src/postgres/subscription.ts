@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { briefLock } from './brief-lock.js';
 import { ident, literal } from './identifier.js';
 import { KEEP_STATEMENT_OUT_OF_LOG } from './peer-probe.js';
-import { retryOnLock, majorVersion } from './retry.js';
+import { majorVersion } from './retry.js';
 import { inTransaction, type Session } from './session.js';
 
 export interface SubscriptionOptions {
@@ -130,6 +131,8 @@ export async function disableSubscription(session: Session, name: string, timeou
 export async function dropSubscription(session: Session, name: string): Promise<void> {
   if ((await readSubscription(session, name)) === undefined) return;
   await disableSubscription(session, name);
-  await session.query(`ALTER SUBSCRIPTION ${ident(name)} SET (slot_name = NONE)`);
-  await retryOnLock(() => session.query(`DROP SUBSCRIPTION IF EXISTS ${ident(name)}`));
+  await briefLock(session, `DROP SUBSCRIPTION ${name}`, async () => {
+    await session.query(`ALTER SUBSCRIPTION ${ident(name)} SET (slot_name = NONE)`);
+    await session.query(`DROP SUBSCRIPTION IF EXISTS ${ident(name)}`);
+  });
 }

@@ -1,6 +1,6 @@
 import pg from 'pg';
 import { FENCE_ERROR } from '../postgres/state.js';
-import { isConnectionLost, READ_ONLY, sqlState } from '../postgres/sqlstate.js';
+import { CANCELED, isConnectionLost, LOCK_NOT_AVAILABLE, READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 
 /*
  * What an error means to the router. The SQLSTATE decides, or node-postgres' wording where it gives no code.
@@ -14,6 +14,19 @@ export function isFence(error: unknown): boolean {
     error.schema === FENCE_ERROR.schema &&
     error.constraint === FENCE_ERROR.constraint
   );
+}
+
+/**
+ * The application's own lock_timeout or statement_timeout ended the wait at the fence, while a promotion held it: nothing
+ * of the statement was done, and its transaction has written nothing, since one that has written does not wait there.
+ *
+ * PostgreSQL names the functions in which an error came up, in any language; that a statement_timeout ended it, and
+ * nobody by hand, it says in English only.
+ */
+export function timedOutAtFence(error: unknown): boolean {
+  if (!(error instanceof pg.DatabaseError) || error.where?.includes(`${FENCE_ERROR.schema}.fence_check()`) !== true)
+    return false;
+  return error.code === LOCK_NOT_AVAILABLE || (error.code === CANCELED && error.message.includes('statement timeout'));
 }
 
 /** The connection is of no use any more, and what was in flight on it may have been done or not. */
@@ -78,13 +91,15 @@ export class SideFailure extends Error {
  *
  * `swallowed`: a single statement met it, and succeeded all the same. Its transaction has written nothing, since one that
  * has written keeps the fence from closing; unless the fence was opened again while the statement still ran.
+ *
+ * `waited`: it did not wait for the fence to open or close, as it had been told: which side has writes is not known yet.
  */
 export class FenceMet extends Error {
   override readonly name = 'FenceMet';
 
   constructor(
     cause: unknown,
-    readonly how: 'refused' | 'swallowed' = 'refused',
+    readonly how: 'refused' | 'swallowed' | 'waited' = 'refused',
   ) {
     super('writes are closed on this side', { cause });
   }

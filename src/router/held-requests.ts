@@ -2,7 +2,7 @@ import type pg from 'pg';
 import { otherSide, type Side } from '../side.js';
 import type { Route } from '../postgres/state.js';
 import { CommitOutcomeUnknownError, WriteMovedError, WriteTimeoutError } from './errors.js';
-import { FenceMet, isFence, NothingSent } from './failure.js';
+import { FenceMet, isFence, NothingSent, timedOutAtFence } from './failure.js';
 import type { Routes } from './routes.js';
 import type { SidePool } from './side-pool.js';
 import { pause } from '../timing.js';
@@ -31,7 +31,8 @@ export interface HeldRequest<T> {
  * Runs requests on the side that has writes, and holds them while none has: a promotion is seen as latency only.
  *
  * A request that met the fence did nothing, so it is run again, whole, on the other side, in turn until one takes it. A
- * request whose connection was lost before anything was sent is tried again too. Everything else is the caller's.
+ * request whose connection was lost before anything was sent is tried again too, and one that has a lock_timeout or a
+ * statement_timeout of its own which ended its wait at the fence. Everything else is the caller's.
  */
 export class HeldRequests {
   readonly #routes: Routes;
@@ -61,10 +62,18 @@ export class HeldRequests {
   async #runAgain<T>(request: HeldRequest<T>, started: number, failure: unknown, side: Side): Promise<T> {
     let next = side;
     let fences = 0;
+    let waits = 0;
     for (let last = failure; ;) {
-      if (last instanceof FenceMet) {
+      if (last instanceof FenceMet && last.how === 'waited') {
+        if (request.runsAgain() !== 'yes') throw last.cause;
+        waits += 1;
+        if (waits === 1 && fences === 0) request.onFence();
+        await pause(...CLOSED_PAUSE_MS);
+        await this.#routes.refresh();
+        next = this.#routes.current.writesOn;
+      } else if (last instanceof FenceMet) {
         fences += 1;
-        if (fences === 1) request.onFence();
+        if (fences === 1 && waits === 0) request.onFence();
         if (last.how === 'swallowed') await this.#refuseUnlessMoved(next, last);
         const again = request.runsAgain();
         if (again !== 'yes') {
@@ -113,5 +122,6 @@ export class HeldRequests {
 
 /** A statement's own error that is the fence's says so; anything else stays what it is. */
 function fenceOf(error: unknown): unknown {
+  if (timedOutAtFence(error)) return new FenceMet(error, 'waited');
   return isFence(error) ? new FenceMet(error) : error;
 }

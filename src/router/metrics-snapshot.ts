@@ -20,6 +20,35 @@ export interface SideCounters {
   readonly latency: readonly number[];
 }
 
+/**
+ * The same of one endpoint. `latency` is written short, since there are many of them: the number of the first bucket that
+ * has any, then the counts up to the last one that has any. Absent from a source that does not tell.
+ */
+export interface EndpointCounters {
+  readonly requests: number;
+  readonly errors: number;
+  readonly latency?: readonly number[];
+}
+
+/**
+ * So many endpoints are told apart, those that a process has met first; further ones are counted together as
+ * OTHER_ENDPOINTS. Each costs space in the process, in its heartbeat and in Prometheus.
+ */
+export const MAX_ENDPOINTS = 100;
+export const OTHER_ENDPOINTS = 'other';
+
+/** Counts by bucket as EndpointCounters has them. */
+export function packLatency(latency: readonly number[]): number[] {
+  const first = latency.findIndex((count) => count > 0);
+  if (first === -1) return [];
+  return [first, ...latency.slice(first, latency.findLastIndex((count) => count > 0) + 1)];
+}
+
+/** The other way round. */
+export function unpackLatency([first = 0, ...counts]: readonly number[]): number[] {
+  return Array.from({ length: LATENCY_BUCKETS_MS.length + 1 }, (_, bucket) => counts[bucket - first] ?? 0);
+}
+
 /** A mirrored read that green answered differently, or not. Names, never values. */
 export interface MirrorExample {
   readonly endpoint: string;
@@ -38,6 +67,8 @@ export interface RouterMetrics {
   readonly reads: Readonly<Record<Side, SideCounters>>;
   /** Writes and transactions that may write, by the side that took them. */
   readonly writes: Readonly<Record<Side, SideCounters>>;
+  /** Reads by endpoint and side. Absent from routers that don't tell. */
+  readonly endpoints?: Readonly<Record<string, Readonly<Record<Side, EndpointCounters>>>>;
   /** Reads of users of green's cohort that blue had to answer, by reason. */
   readonly fallbacks: Readonly<{ behind: number; error: number }>;
   /** Writes that met the fence and were run again on the other side. */

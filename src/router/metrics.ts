@@ -109,6 +109,7 @@ export class RequestMetrics {
     return {
       reads: { blue: counts.countersOf('read', 'blue'), green: counts.countersOf('read', 'green') },
       writes: { blue: counts.countersOf('write', 'blue'), green: counts.countersOf('write', 'green') },
+      endpoints: counts.readsByEndpoint(),
       fallbacks: { ...this.#fallbackCounts },
       retriedWrites: this.#retriedCount,
       mirroredReads: { ...this.#mirrored, examples: [...this.#examples] },

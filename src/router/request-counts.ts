@@ -1,5 +1,13 @@
 import type { Side } from '../side.js';
-import { LATENCY_BUCKETS_MS, type SideCounters } from './metrics-snapshot.js';
+import {
+  LATENCY_BUCKETS_MS,
+  MAX_ENDPOINTS,
+  OTHER_ENDPOINTS,
+  packLatency,
+  type EndpointCounters,
+  type RouterMetrics,
+  type SideCounters,
+} from './metrics-snapshot.js';
 
 export type RequestKind = 'read' | 'write';
 
@@ -29,21 +37,42 @@ export class RequestCounts {
     write: { blue: new Map(), green: new Map() },
   };
 
+  /** The endpoints that are told apart, for any side and kind. */
+  readonly #known = new Set<string>();
+
   record(side: Side, kind: RequestKind, endpoint: string, outcome: RequestOutcome, ms: number): void {
     const ofSide = this.#series[kind][side];
-    let series = ofSide.get(endpoint);
-    if (series === undefined) {
-      series = {
-        ...{ side, kind, endpoint, sumMs: 0 },
-        outcomes: { ok: 0, error: 0, refused: 0 },
-        latency: noLatencies(),
-      };
-      ofSide.set(endpoint, series);
-    }
+    const series = ofSide.get(endpoint) ?? this.#seriesOf(side, kind, endpoint);
     const bucket = bucketOf(ms);
     series.outcomes[outcome] += 1;
     series.latency[bucket] = (series.latency[bucket] ?? 0) + 1;
     series.sumMs += ms;
+  }
+
+  /** Off the usual path: of an endpoint that this side has not met, or that is one too many. */
+  #seriesOf(side: Side, kind: RequestKind, asked: string): Series {
+    const isKnown = this.#known.has(asked) || this.#known.size < MAX_ENDPOINTS;
+    if (isKnown) this.#known.add(asked);
+    const endpoint = isKnown ? asked : OTHER_ENDPOINTS;
+    const ofSide = this.#series[kind][side];
+    const there = ofSide.get(endpoint);
+    if (there !== undefined) return there;
+    const series: Series = {
+      ...{ side, kind, endpoint, sumMs: 0 },
+      outcomes: { ok: 0, error: 0, refused: 0 },
+      latency: noLatencies(),
+    };
+    ofSide.set(endpoint, series);
+    return series;
+  }
+
+  /** Reads by endpoint, for the gates. */
+  readsByEndpoint(): NonNullable<RouterMetrics['endpoints']> {
+    const { blue, green } = this.#series.read;
+    const names = [...new Set([...blue.keys(), ...green.keys()])];
+    return Object.fromEntries(
+      names.map((name) => [name, { blue: countersOf(blue.get(name)), green: countersOf(green.get(name)) }]),
+    );
   }
 
   all(): Series[] {
@@ -62,6 +91,16 @@ export class RequestCounts {
     }
     return total;
   }
+}
+
+function countersOf(series: Series | undefined): EndpointCounters {
+  if (series === undefined) return { requests: 0, errors: 0, latency: [] };
+  const { outcomes, latency } = series;
+  return {
+    requests: outcomes.ok + outcomes.error + outcomes.refused,
+    errors: outcomes.error,
+    latency: packLatency(latency),
+  };
 }
 
 /** A loop, not a search: most requests are in the first few buckets. */

@@ -2,7 +2,7 @@ import type pg from 'pg';
 import type { Side } from '../side.js';
 import { commit } from './commit.js';
 import { TransactionAbortedError, TransactionControlError } from './errors.js';
-import { FenceMet, isFence, isLinkFailure, NothingSent } from './failure.js';
+import { FenceMet, isFence, isLinkFailure, NothingSent, timedOutAtFence } from './failure.js';
 import { fencesMet } from './fence-notice.js';
 import { hasSeveralWithCommit, type CommitPosition } from './statement.js';
 import { send } from './send.js';
@@ -66,8 +66,10 @@ export async function runTransaction<T>(
     await transaction.finish();
   } catch (error) {
     await transaction.finish();
+    const waited = client.getTransactionStatus() === 'E' ? transaction.timeoutAtFence : undefined;
     await rollback(client, guard, error);
     const { obstacle } = transaction;
+    if (obstacle === undefined && waited !== undefined) throw new FenceMet(waited, 'waited');
     throw obstacle instanceof TransactionAbortedError && !isLinkFailure(error) ? error : (obstacle ?? error);
   }
   const { obstacle } = transaction;
@@ -114,6 +116,8 @@ class OpenTransaction implements Transaction {
   #hasEscaped = false;
   /** The last error of a statement. */
   lastError: unknown;
+  /** The error of the statement that did not wait at the fence; none once the function has gone on after it. */
+  timeoutAtFence: Error | undefined;
 
   constructor(client: pg.PoolClient, side: Side, guard: Guard) {
     this.#client = client;
@@ -156,10 +160,12 @@ class OpenTransaction implements Transaction {
         this.#hasEscaped = true;
         throw new TransactionControlError('transaction');
       }
+      this.timeoutAtFence = undefined;
       return result;
     } catch (error) {
       this.lastError = error;
       if (isFence(error)) this.#fence = error;
+      if (error instanceof Error && timedOutAtFence(error)) this.timeoutAtFence = error;
       // A COMMIT may have come before what failed, and a BEGIN between them.
       const isOut = this.#client.getTransactionStatus() === 'I' && !isLinkFailure(error);
       if (isOut || (isFence(error) && hasSeveralWithCommit({ query, values }))) this.#hasEscaped = true;

@@ -1,8 +1,9 @@
-import { mkdtemp, readFile, rename, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { flagsActivities, type FlagsOwed } from '../../activities/flags.js';
 import { trafficActivities } from '../../activities/traffic.js';
 import { planSchema, type Plan, type PlanInput } from '../../src/plan/schema.js';
 import type { Side } from '../../src/side.js';
@@ -29,22 +30,24 @@ function planWith(traffic: PlanInput['traffic']): Plan {
   });
 }
 
-type Activities = ReturnType<typeof trafficActivities>;
+type Activities = ReturnType<typeof trafficActivities> & ReturnType<typeof flagsActivities>;
 
 function act<T>(
   plan: Plan,
   what: (activities: Activities, ref: { plan: Plan; runId: string }) => Promise<T>,
 ): Promise<T> {
-  const activities = trafficActivities({
+  const dependencies = {
     environment: { VERDIGRIS_CONNECTION_B: sides.blue.uri, VERDIGRIS_CONNECTION_G: sides.green.uri },
-    redact: (text) => text,
-  });
+    redact: (text: string) => text,
+  };
+  const activities = { ...trafficActivities(dependencies), ...flagsActivities(dependencies) };
   return new MockActivityEnvironment().run(() => what(activities, { plan, runId: 'r' }));
 }
 
 const openStage = (plan: Plan, percent: number): Promise<{ routers: number }> =>
   act(plan, (activities, ref) => activities.openStage(ref, { percent, for: '1s' }));
-const readsToBlue = (plan: Plan): Promise<void> => act(plan, (activities, ref) => activities.readsToBlue(ref));
+const readsToBlue = (plan: Plan): Promise<FlagsOwed | null> =>
+  act(plan, (activities, ref) => activities.readsToBlue(ref));
 
 const percentIn = async (file: string): Promise<unknown> => {
   const { metadata } = JSON.parse(await readFile(file, 'utf8')) as { metadata: { greenReadPercent: unknown } };
@@ -62,17 +65,36 @@ describe('a stage', () => {
     await openStage(plan, 10);
     expect(await percentIn(path)).toBe(10);
 
+    // No folder to write in, for root either: a file stands in its place.
     await rename(folder, `${folder}-away`);
+    await writeFile(folder, '');
+    let owed: FlagsOwed | null;
+    const write = ({ route }: FlagsOwed): Promise<void> =>
+      act(plan, (activities, ref) => activities.writeOwedFlags(ref, route));
     try {
       await expect(openStage(plan, 50)).rejects.toMatchObject({ type: 'FlagsNotWritten' });
       // Nothing had moved when it was seen that the file can't be written.
       expect(await percentOn('blue')).toBe(10);
-      await readsToBlue(plan);
+      owed = await readsToBlue(plan);
       expect(await percentOn('blue')).toBe(0);
+      expect(owed).toMatchObject({
+        route: { greenReadPercent: 0 },
+        why: expect.stringMatching(/flags\.json.*ENOTDIR/),
+      });
+      if (owed === null) throw new Error('the file is not written');
+      await expect(write(owed)).rejects.toMatchObject({ type: 'FlagsNotWritten', nonRetryable: false });
     } finally {
+      await rm(folder);
       await rename(`${folder}-away`, folder);
     }
-    await until(async () => (await percentIn(path)) === 0, 20_000);
+    expect(await percentIn(path)).toBe(10);
+    await write(owed);
+    expect(await percentIn(path)).toBe(0);
+    // What is owed from before leaves a later stage alone.
+    await openStage(plan, 25);
+    await write(owed);
+    expect(await percentIn(path)).toBe(25);
+    expect(await readsToBlue(plan)).toBeNull();
   });
 
   it('is not opened before the code for both schemas is deployed, and waits for every live instance', async () => {

@@ -4,7 +4,7 @@ import { decideGate, type GateInput } from '../../src/gates/decide.js';
 import { neededRequests } from '../../src/gates/forecast.js';
 import { surelyAbove, surelyLarger } from '../../src/gates/sequential.js';
 import { judgeShare } from '../../src/gates/share.js';
-import type { GateWindow } from '../../src/gates/window.js';
+import type { EndpointWindow, GateWindow, SideWindow } from '../../src/gates/window.js';
 import { LATENCY_BUCKETS_MS } from '../../src/router/metrics-snapshot.js';
 
 const SHARE = fc.double({ min: 1e-4, max: 0.5, noNaN: true });
@@ -148,20 +148,100 @@ describe('input that shows nothing', () => {
   });
 });
 
-describe('a broken endpoint', () => {
-  test('fails the error rate although it drowns in the sum', () => {
-    const latency = LATENCY_BUCKETS_MS.map(() => 0);
-    const side = (requests: number, errors: number) => ({ requests, errors, latency: [...latency, requests] });
-    const endpoints = {
-      '/rare': { green: { requests: 12, errors: 12 }, blue: { requests: 1_188, errors: 0 } },
-      '/usual': { green: { requests: 99_988, errors: 10 }, blue: { requests: 9_000_000, errors: 900 } },
-    };
-    const input: GateInput = {
-      window: window({ green: side(100_000, 22), blue: side(9_001_188, 900), endpoints }),
-      lagMs: [],
-    };
-    const decision = decideGate({ metric: 'errorRate', max: 0.001 }, input);
-    expect(decision).toMatchObject({ outcome: 'fail' });
-    expect(decision.because).toContain('/rare');
+describe('one endpoint of ten', () => {
+  const LENGTH = LATENCY_BUCKETS_MS.length + 1;
+  const took = (requests: number, ms: number): number[] => {
+    const bucket = LATENCY_BUCKETS_MS.findIndex((upper) => ms <= upper);
+    return Array.from({ length: LENGTH }, (_, i) => (i === bucket ? requests : 0));
+  };
+  const side = (requests: number, errors = 0, ms = 2): SideWindow => ({
+    requests,
+    errors,
+    latency: took(requests, ms),
+  });
+  const nothing = side(0);
+
+  /** Nine endpoints that are well, and one as given; the totals are their sums. */
+  function input(rare: { blue: SideWindow; green: SideWindow }): GateInput {
+    const usual = { blue: side(99_000, 10), green: side(1_111, 0), blueBefore: nothing };
+    const endpoints: Record<string, EndpointWindow> = { '/rare': { ...rare, blueBefore: nothing } };
+    for (let i = 1; i <= 9; i++) endpoints[`/usual/${i}`] = usual;
+    const all = Object.values(endpoints);
+    const total = (name: 'blue' | 'green'): SideWindow => ({
+      requests: all.reduce((sum, one) => sum + one[name].requests, 0),
+      errors: all.reduce((sum, one) => sum + one[name].errors, 0),
+      latency: Array.from({ length: LENGTH }, (_, i) => all.reduce((sum, one) => sum + (one[name].latency[i] ?? 0), 0)),
+    });
+    return { window: window({ green: total('green'), blue: total('blue'), endpoints }), lagMs: [] };
+  }
+
+  test('that fails on green fails the error rate although it drowns in the sum', () => {
+    const decision = decideGate({ metric: 'errorRate', max: 0.005 }, input({ blue: side(1_188), green: side(12, 12) }));
+    expect(decision.outcome).toBe('fail');
+    expect(decision.because).toContain('the endpoint /rare');
+  });
+
+  test('that fails on both sides alike is not blamed on green', () => {
+    const both = input({ blue: side(1_188, 1_188), green: side(12, 12) });
+    expect(decideGate({ metric: 'errorRate', max: 0.005 }, both).outcome).not.toBe('fail');
+  });
+
+  test.each([
+    { metric: 'p99', max: '100ms' },
+    { metric: 'p99', maxIncrease: '50ms' },
+    { metric: 'p95', maxIncrease: '50ms' },
+    { metric: 'p50', maxIncrease: '50ms' },
+  ] as const)('that is 200 ms slower on green fails %o', (gate) => {
+    const decision = decideGate(gate, input({ blue: side(1_188), green: side(30, 0, 200) }));
+    expect(decision.outcome).toBe('fail');
+    expect(decision.because).toContain('of the endpoint /rare');
+  });
+
+  test('that is slow on both sides is not blamed on green', () => {
+    const slow = input({ blue: side(1_188, 0, 200), green: side(30, 0, 200) });
+    for (const gate of [
+      { metric: 'p99', max: '100ms' },
+      { metric: 'p99', maxIncrease: '50ms' },
+    ] as const) {
+      expect(decideGate(gate, slow).outcome).not.toBe('fail');
+    }
+  });
+
+  test('is compared with blue before the stage when the stage leaves blue nothing', () => {
+    const endpoints = { '/a': { blue: nothing, green: side(100, 50), blueBefore: side(10_000, 5_000) } };
+    const decision = decideGate(
+      { metric: 'errorRate', max: 0.01 },
+      { window: window({ green: side(100, 50), blueBefore: side(10_000, 5_000), endpoints }), lagMs: [] },
+    );
+    expect(decision.outcome).not.toBe('fail');
+  });
+
+  test('of a hundred healthy ones with noise none fails a gate by being one of many', () => {
+    // Each endpoint of green is as blue: 1 % of its reads are slow and 0.1 % fail.
+    const seeded = fc.sample(fc.integer({ min: 0, max: 2 ** 30 }), { numRuns: 50, seed: 7 });
+    for (const seed of seeded) {
+      let state = seed;
+      const random = (): number => (state = (state * 1_103_515_245 + 12_345) % 2 ** 31) / 2 ** 31;
+      const noisy = (requests: number): SideWindow => {
+        let slow = 0;
+        let errors = 0;
+        for (let i = 0; i < requests; i++) {
+          if (random() < 0.01) slow += 1;
+          if (random() < 0.001) errors += 1;
+        }
+        const fast = took(requests - slow, 2);
+        return { requests, errors, latency: took(slow, 300).map((n, i) => n + (fast[i] ?? 0)) };
+      };
+      const endpoints: Record<string, EndpointWindow> = {};
+      for (let i = 0; i < 100; i++) endpoints[`/${i}`] = { blue: noisy(500), green: noisy(100), blueBefore: nothing };
+      const noise = { window: window({ green: noisy(10_000), blue: noisy(50_000), endpoints }), lagMs: [] };
+      for (const gate of [
+        { metric: 'errorRate', max: 0.001 },
+        { metric: 'p99', max: '100ms' },
+        { metric: 'p99', maxIncrease: '50ms' },
+      ] as const) {
+        expect(decideGate(gate, noise).outcome).not.toBe('fail');
+      }
+    }
   });
 });

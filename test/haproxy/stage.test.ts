@@ -90,7 +90,8 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
     act(plan, (activities, ref) => activities.openStage(ref, stageOf(percent)));
   const judgeStage = (plan: Plan, percent: number): ReturnType<Activities['judgeStage']> =>
     act(plan, (activities, ref) => activities.judgeStage(ref, stageOf(percent)));
-  const readsToBlue = (plan: Plan): Promise<void> => act(plan, (activities, ref) => activities.readsToBlue(ref));
+  const readsToBlue = (plan: Plan): ReturnType<Activities['readsToBlue']> =>
+    act(plan, (activities, ref) => activities.readsToBlue(ref));
   const percentInForce = async (): Promise<number | undefined> =>
     (await sides.sql<{ p: number }>('blue', 'SELECT green_read_percent::float8 AS p FROM verdigris.route'))[0]?.p;
 

@@ -151,6 +151,40 @@ describe('a copy', () => {
       { bootstrap: { method: 'copy', maxRate: '40MB' } },
     ));
 
+  it('lets those through who want a table of blue for themselves, names them, and goes on with what is left', () =>
+    withPair(
+      'copy_lock',
+      async (pair) => {
+        const parcels = await pair.planCopy();
+        pair.hold();
+        await pair.phase('ready');
+        const copying = Promise.allSettled(parcels.map(({ id }) => pair.copyParcel(id)));
+        for (;;) {
+          const { rowCount } = await pair.blue.query(
+            `SELECT FROM pg_locks WHERE relation = 'big'::regclass AND granted AND pid <> pg_backend_pid()`,
+          );
+          if ((rowCount ?? 0) > 0) break;
+        }
+        const started = performance.now();
+        await pair.blue.query(
+          `SET application_name = 'the shop'; BEGIN; LOCK TABLE big IN ACCESS EXCLUSIVE MODE; COMMIT`,
+        );
+        expect(performance.now() - started).toBeLessThan(4_000);
+        const failed = (await copying).flatMap((result) =>
+          result.status === 'rejected' ? [String(result.reason)] : [],
+        );
+        expect(failed.join('\n')).toMatch(
+          /copying of .* it was stopped, since pid \d+ \(the shop, user postgres: .*waited for it for 2\.\d s/,
+        );
+        const again = await pair.copyAll(parcels);
+        expect(again.map(({ outcome }) => outcome)).toEqual(parcels.map(() => 'copied'));
+        expect(await pair.finish()).toEqual({ tables: 3, left: [] });
+        expect(await count(pair, 'big')).toBe(22_000);
+      },
+      [],
+      { bootstrap: { method: 'copy', maxRate: '8MB' } },
+    ));
+
   it('names the row on which blue fails, and goes on by tablesync once it is corrected', () =>
     withPair(
       'copy_bad',

@@ -246,7 +246,7 @@ describe.each([['pg15' as const], ['pg18' as const]])('migrations on %s', (serve
       session.query('ALTER TABLE public.orders ADD COLUMN x int'),
     );
     await expect(changing).rejects.toThrow(
-      /table public\.orders: the lock .* pid \d+ \(nightly report, client backend, transaction \d+\.\d s old: BEGIN; SELECT/,
+      /table public\.orders: the lock .* pid \d+ \(nightly report, user postgres, client backend, transaction \d+\.\d s old, statement \d+\.\d s: BEGIN; SELECT/,
     );
     over = true;
     await reader;

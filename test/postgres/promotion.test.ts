@@ -199,6 +199,7 @@ describe.each([
     for (const from of ['blue', 'green', 'blue'] as const) {
       const { holdMs } = await move(from);
       expect(holdMs).not.toBeNull();
+      expect(holdMs).toBeLessThan(2_000);
       // Nothing of the old feed is left in any stream: both at once would bring old values back.
       expect(await feedsOf(from)).toEqual({ enabled: streams, disabled: 0, slots: 0 });
       expect(await feedsOf(otherSide(from))).toEqual({ enabled: 0, disabled: 0, slots: streams });

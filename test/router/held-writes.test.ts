@@ -7,7 +7,9 @@ import {
   WriteTimeoutError,
   type Router,
 } from '../../src/router/index.js';
+import { TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
 import type { Side } from '../../src/side.js';
+import { withClient } from '../support/postgres.js';
 import { metric, pause, Sides, until } from './sides.js';
 
 const INSERT = 'INSERT INTO item (id) VALUES ($1) RETURNING id';
@@ -97,6 +99,103 @@ describe('a write that meets the fence is run again on the other side, unseen', 
     await router.write('u', INSERT, [6]);
     expect(await router.read('u', 'SELECT id FROM item')).toMatchObject({ side: 'green', rows: [{ id: 6 }] });
     expect(router.route().writesOn).toBe('green');
+  });
+});
+
+describe("a promotion's hold that is longer than the application's own timeouts", () => {
+  /** Holds the fence of blue as a promotion does, and moves writes to green in the end, or gives up. */
+  async function hold(ms: number, outcome: 'promoted' | 'given up'): Promise<{ readonly ended: Promise<void> }> {
+    let taken: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => (taken = resolve));
+    const ended = withClient(sides.blue.config, async (actor) => {
+      await actor.query(`BEGIN; ${TAKE_FENCE_LOCK}`);
+      taken();
+      await pause(ms);
+      if (outcome === 'promoted') await moveWritesToGreen();
+      await actor.query('ROLLBACK');
+    });
+    await held;
+    return { ended };
+  }
+
+  function hastyRouter(setting: string): Promise<Router> {
+    const options = `-c ${setting}`;
+    return sides.router({ blue: { ...sides.blue.config, options }, green: { ...sides.green.config, options } });
+  }
+
+  describe.each([
+    ['lock_timeout', 30],
+    ['statement_timeout', 150],
+  ] as const)('%s', (setting, ms) => {
+    let hasty: Router;
+    beforeEach(async () => {
+      hasty = await hastyRouter(`${setting}=${ms}ms`);
+    });
+
+    test.each(['promoted', 'given up'] as const)('a write, when the promotion is %s', async (outcome) => {
+      const { ended } = await hold(500, outcome);
+      const started = performance.now();
+      const { side } = await hasty.write('u', INSERT, [1]);
+      expect(performance.now() - started).toBeGreaterThan(300);
+      await ended;
+      expect(side).toBe(outcome === 'promoted' ? 'green' : 'blue');
+      expect([...(await ids('blue')), ...(await ids('green'))]).toEqual([1]);
+      expect(await metric(hasty, 'verdigris_router_retried_writes_total')).toBe(1);
+    });
+
+    test('a transaction, also one whose function wraps the error', async () => {
+      const { ended } = await hold(500, 'promoted');
+      let runs = 0;
+      const side = await hasty.transaction('u', {}, async (tx) => {
+        runs += 1;
+        await tx.query(INSERT, [2]).catch((cause: unknown) => {
+          throw new Error('could not save', { cause });
+        });
+        return tx.side;
+      });
+      await ended;
+      expect(side).toBe('green');
+      expect(runs).toBeGreaterThan(1);
+      expect([await ids('blue'), await ids('green')]).toEqual([[], [2]]);
+    });
+  });
+
+  test('a function that goes on without the write, behind a savepoint, has said what it wants', async () => {
+    const hasty = await hastyRouter('lock_timeout=30ms');
+    const { ended } = await hold(200, 'given up');
+    let runs = 0;
+    const done = hasty.transaction('u', {}, async (tx) => {
+      runs += 1;
+      await tx.query('SAVEPOINT s');
+      await tx.query(INSERT, [4]).catch(() => tx.query('ROLLBACK TO SAVEPOINT s'));
+      throw new Error('its own');
+    });
+    await expect(done).rejects.toThrow('its own');
+    await ended;
+    expect(runs).toBe(1);
+  });
+
+  test("a lock_timeout at a row is the caller's, as without a router", async () => {
+    const hasty = await hastyRouter('lock_timeout=30ms');
+    await sides.sql('blue', 'INSERT INTO item (id) VALUES (5)');
+    await withClient(sides.blue.config, async (other) => {
+      await other.query('BEGIN; UPDATE item SET id = id WHERE id = 5');
+      await expect(hasty.write('u', 'UPDATE item SET id = id WHERE id = $1', [5])).rejects.toMatchObject({
+        code: '55P03',
+      });
+      await other.query('ROLLBACK');
+    });
+    expect(await metric(hasty, 'verdigris_router_retried_writes_total')).toBe(0);
+  });
+
+  test('what may commit in its middle is not run again', async () => {
+    const hasty = await hastyRouter('lock_timeout=30ms');
+    const { ended } = await hold(200, 'given up');
+    await expect(hasty.write('u', 'DO $$ BEGIN INSERT INTO item (id) VALUES (6); END $$')).rejects.toMatchObject({
+      code: '55P03',
+    });
+    await ended;
+    expect(await ids('blue')).toEqual([]);
   });
 });
 

@@ -1,3 +1,4 @@
+import type { FlagsOwed } from '../../activities/flags.js';
 import type { Plan } from '../../src/plan/schema.js';
 import { isProgress } from '../../src/progress.js';
 import type { Side } from '../../src/side.js';
@@ -5,6 +6,7 @@ import type { Approval, Message, Rollback } from '../messages.js';
 import { approvalEvidence } from './approval-evidence.js';
 import { approvalPolicy, ApprovalQuestion } from './approval-question.js';
 import type { Evidence } from './evidence.js';
+import type { RunRef } from './run-ref.js';
 import type {
   Decision,
   Held,
@@ -65,6 +67,8 @@ export class MigrationRun {
   onChange: () => void = () => undefined;
   /** Told when writes have moved, in either direction; set by what leads traffic outside the databases. */
   onMoved: () => void = () => undefined;
+  /** Told what flagd's file does not say yet, after reads or writes have moved; set by the workflow. */
+  onFlagsOwed: (ref: RunRef, owed: FlagsOwed | null | undefined) => void = () => undefined;
 
   readonly #state: Mutable<MigrationStatus>;
   /** The question that is asked now, or was asked last. */

@@ -1,4 +1,4 @@
-import { retryOnLock } from '../retry.js';
+import { briefLock } from '../brief-lock.js';
 import { inTransaction, type Session } from '../session.js';
 import { sqlState } from '../sqlstate.js';
 
@@ -31,16 +31,19 @@ const TRIGGERS = ['verdigris_ddl', 'verdigris_ddl_drop'] as const;
  */
 export async function installDdlTriggers(session: Session): Promise<boolean> {
   try {
-    await inTransaction(session, async () => {
-      await session.query(INSTALL);
-      const { rows } = await session.query<{ name: string }>(
-        'SELECT evtname::text AS name FROM pg_event_trigger WHERE evtname = ANY ($1)',
-        [TRIGGERS],
-      );
-      const there = new Set(rows.map(({ name }) => name));
-      if (!there.has('verdigris_ddl')) await session.query(ON_END);
-      if (!there.has('verdigris_ddl_drop')) await session.query(ON_DROP);
-    });
+    const making = 'CREATE EVENT TRIGGER verdigris_ddl';
+    await briefLock(session, making, () =>
+      inTransaction(session, async () => {
+        await session.query(INSTALL);
+        const { rows } = await session.query<{ name: string }>(
+          'SELECT evtname::text AS name FROM pg_event_trigger WHERE evtname = ANY ($1)',
+          [TRIGGERS],
+        );
+        const there = new Set(rows.map(({ name }) => name));
+        if (!there.has('verdigris_ddl')) await session.query(ON_END);
+        if (!there.has('verdigris_ddl_drop')) await session.query(ON_DROP);
+      }),
+    );
     return true;
   } catch (error) {
     // insufficient_privilege
@@ -56,7 +59,7 @@ export async function dropDdlTriggers(session: Session): Promise<void> {
     [TRIGGERS],
   );
   if (rows.length === 0) return;
-  await retryOnLock(() =>
+  await briefLock(session, 'DROP EVENT TRIGGER verdigris_ddl', () =>
     session.query('DROP EVENT TRIGGER IF EXISTS verdigris_ddl; DROP EVENT TRIGGER IF EXISTS verdigris_ddl_drop'),
   );
 }

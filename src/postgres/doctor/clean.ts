@@ -1,13 +1,14 @@
 import { VerdigrisError } from '../../errors.js';
 import type { Side } from '../../side.js';
+import { briefLock } from '../brief-lock.js';
 import { dropFence } from '../fence.js';
 import { ident, qualified } from '../identifier.js';
+import { dropIndex } from '../migrate/index-build.js';
 import { dropTriggers } from '../migrate/revert.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { openActorSession } from '../ownership.js';
 import { dropPublication } from '../publication.js';
 import { dropSlot } from '../replication-slot.js';
-import { retryOnLock } from '../retry.js';
 import { dropCopiedSchema } from '../schema-copy/drop-copied-schema.js';
 import { closeSession, inTransaction, openSession, type Databases, type Session } from '../session.js';
 import { hasState, readOwner, recordEvent } from '../state.js';
@@ -100,20 +101,22 @@ async function perform(session: Session, databases: Databases, found: Found, act
     case 'dropSlot':
       return dropSlot(session, action.name);
     case 'dropPublication':
-      await retryOnLock(() => dropPublication(session, action.name));
+      await briefLock(session, `DROP PUBLICATION ${action.name}`, () => dropPublication(session, action.name));
       return;
     case 'dropIndex':
-      await retryOnLock(() =>
-        session.query(`DROP INDEX CONCURRENTLY IF EXISTS ${ident(action.schema)}.${ident(action.name)}`),
-      );
+      await dropIndex(stepContext(session, databases, found, action.side), session, action.schema, action.name);
       return;
     case 'dropProof': {
       const table = qualified({ schema: action.schema, name: action.table });
-      await retryOnLock(() => session.query(`ALTER TABLE ${table} DROP CONSTRAINT IF EXISTS ${ident(action.name)}`));
+      await briefLock(session, `constraint ${action.name} of ${table}`, () =>
+        session.query(`ALTER TABLE ${table} DROP CONSTRAINT IF EXISTS ${ident(action.name)}`),
+      );
       return;
     }
     case 'dropEventTrigger':
-      await retryOnLock(() => session.query(`DROP EVENT TRIGGER IF EXISTS ${ident(action.name)}`));
+      await briefLock(session, `DROP EVENT TRIGGER ${action.name}`, () =>
+        session.query(`DROP EVENT TRIGGER IF EXISTS ${ident(action.name)}`),
+      );
       return;
     case 'dropUpDown':
       await dropTriggers(stepContext(session, databases, found, action.side));
@@ -128,7 +131,7 @@ async function perform(session: Session, databases: Databases, found: Found, act
     case 'endOwnership':
       return endOwnership(session, runIdOf(found, action.side));
     case 'dropSchema':
-      await retryOnLock(() => session.query('DROP SCHEMA IF EXISTS verdigris CASCADE'));
+      await briefLock(session, 'DROP SCHEMA verdigris', () => session.query('DROP SCHEMA IF EXISTS verdigris CASCADE'));
       return;
   }
 }

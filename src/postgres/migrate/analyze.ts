@@ -1,7 +1,8 @@
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { qualified } from '../identifier.js';
 import type { Session } from '../session.js';
-import { cancellable, type StepContext } from './step-context.js';
+import { aloneWithShortLocks } from './short-locks.js';
+import type { StepContext } from './step-context.js';
 
 /** A table of which not more than this share was written since its ANALYZE has statistics that are good enough. */
 const FRESH_SHARE = 0.01;
@@ -11,7 +12,10 @@ export async function analyzeTables(context: StepContext, tables: readonly Table
   for (const [done, table] of tables.entries()) {
     const object = formatTableName(table);
     context.onProgress({ step: 'analyze', object, done, total: tables.length, rowsPerSecond: 0, etaSeconds: null });
-    await cancellable(context, context.session, () => context.session.query(`ANALYZE ${qualified(table)}`));
+    const locks = { object: `ANALYZE of table ${object}`, patience: 'brief' } as const;
+    await aloneWithShortLocks(context, context.session, locks, () =>
+      context.session.query(`ANALYZE ${qualified(table)}`),
+    );
   }
 }
 

@@ -7,6 +7,7 @@ import { isConnectionLost, sqlState } from '../sqlstate.js';
 import { findIndex, type FoundIndex } from './index-definition.js';
 import type { IndexSettings } from './index-settings.js';
 import { watched } from './index-watch.js';
+import { aloneWithShortLocks } from './short-locks.js';
 import { cancellable, type StepContext } from './step-context.js';
 
 /** One index on one table that has rows: the plan's, or blue's. */
@@ -90,12 +91,18 @@ async function afterFailure(context: StepContext, build: Build, error: unknown, 
   if (isConnectionLost(error)) throw build.failed(error, 'refused');
   const { session } = context;
   const found = await findIndex(session, build.table.schema, build.name);
+  let cleared = true;
   if (found !== undefined && !found.valid && !(await isBeingBuilt(session, found.oid))) {
-    await dropIndex(context, session, build.table.schema, build.name);
+    // What is more to say than that it is left, is what kept the build from its end. The next try drops it first.
+    cleared = await dropIndex(context, session, build.table.schema, build.name).then(
+      () => true,
+      () => false,
+    );
+    context.signal.throwIfAborted();
   }
   const state = sqlState(error);
   const another = isNameTaken(error);
-  if ((another || LOST_RACE.has(state ?? '')) && attempt < BUILD_TRIES) {
+  if (cleared && (another || LOST_RACE.has(state ?? '')) && attempt < BUILD_TRIES) {
     // Whoever had the name first is done with it; whoever was held up gets a pause.
     await sleep(another ? 0 : 1_000 + Math.random() * 2_000, undefined, { signal: context.signal });
     return;
@@ -119,13 +126,9 @@ function isNameTaken(error: unknown): boolean {
   return state === '23505' && constraint === 'pg_class_relname_nsp_index';
 }
 
-export async function dropIndex(
-  context: Pick<StepContext, 'connect' | 'signal'>,
-  session: Session,
-  schema: string,
-  name: string,
-): Promise<void> {
-  await cancellable(context, session, () =>
+export async function dropIndex(context: StepContext, session: Session, schema: string, name: string): Promise<void> {
+  const locks = { object: `DROP INDEX of "${name}"`, patience: 'patient' } as const;
+  await aloneWithShortLocks(context, session, locks, () =>
     session.query(`DROP INDEX CONCURRENTLY IF EXISTS ${ident(schema)}.${ident(name)}`),
   );
 }

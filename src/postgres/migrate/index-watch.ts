@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { blockersOf, describeBlockers, heldUpBy, type Blocker, type HeldUp } from '../blockers.js';
+import { GaveWay, gaveWay, type Encounter } from '../lock-watch.js';
 import { closeSession, type Session } from '../session.js';
-import { blockersOf, describeBlockers, sessionsBlockedBy } from './blockers.js';
 import { RateMeter, backendPid, type Progress, type StepContext } from './step-context.js';
 
 const LOOK_EVERY_MS = 500;
@@ -16,7 +17,11 @@ export interface WatchedBuild {
   readonly maxBlockingMs: number | null;
 }
 
-/** Runs a statement that builds an index on `session`, while another session looks on. */
+/**
+ * Runs a statement that builds an index on `session`, while another session looks on.
+ *
+ * @throws GaveWay when it was cancelled, since it held up the application
+ */
 export async function watched<T>(
   context: StepContext,
   session: Session,
@@ -25,12 +30,11 @@ export async function watched<T>(
 ): Promise<T> {
   const over = new AbortController();
   const watching = watchBuild(context, backendPid(session), build, over.signal);
-  try {
-    return await work();
-  } finally {
-    over.abort();
-    await watching;
-  }
+  const [built] = await Promise.allSettled([work()]);
+  over.abort();
+  const met = await watching;
+  if (built.status === 'fulfilled') return built.value;
+  throw gaveWay(built.reason, met) ? new GaveWay(met, built.reason) : built.reason;
 }
 
 /** Never throws, since it only looks on. */
@@ -39,18 +43,23 @@ async function watchBuild(
   pid: number,
   { object, maxBlockingMs }: WatchedBuild,
   over: AbortSignal,
-): Promise<void> {
+): Promise<Encounter> {
   const lookEveryMs = Math.min(LOOK_EVERY_MS, Math.max(50, (maxBlockingMs ?? LOOK_EVERY_MS) / 2));
   const started = performance.now();
   let session: Session | undefined;
+  let waitedFor: Blocker[] = [];
+  let heldUp: HeldUp[] = [];
   try {
     // Most builds on small tables are over before the first look.
     await sleep(lookEveryMs, undefined, { signal: over });
     session = await context.connect('watch index builds');
     const report = new BuildReport(context, session, pid, object, started);
     while (!over.aborted) {
-      await report.next();
-      if (maxBlockingMs !== null && (await sessionsBlockedBy(session, pid, maxBlockingMs / 1_000)) > 0) {
+      waitedFor = await report.next();
+      // The feed counts: it waits for a build when blue empties the table.
+      const waiting = maxBlockingMs === null ? [] : await heldUpBy(session, { pid }, maxBlockingMs / 1_000, true);
+      if (waiting.length > 0) {
+        heldUp = waiting;
         await session.query('SELECT pg_cancel_backend($1)', [pid]);
       }
       await sleep(lookEveryMs, undefined, { signal: over });
@@ -60,6 +69,7 @@ async function watchBuild(
   } finally {
     if (session !== undefined) await closeSession(session);
   }
+  return { waitedFor, heldUp };
 }
 
 interface BuildRow {
@@ -89,7 +99,8 @@ class BuildReport {
     private readonly started: number,
   ) {}
 
-  async next(): Promise<void> {
+  /** @returns whom the build waits for */
+  async next(): Promise<Blocker[]> {
     const { rows } = await this.session.query<BuildRow>(
       `SELECT p.command, p.phase, p.blocks_done, p.blocks_total, p.tuples_done, p.tuples_total,
               nullif(p.current_locker_pid, 0)::int AS locker, a.application_name AS locker_name,
@@ -101,10 +112,11 @@ class BuildReport {
       [this.pid],
     );
     const row = rows[0];
-    const blockers = await blockersOf(this.session, this.pid);
+    const blockers = await blockersOf(this.session, { pid: this.pid });
     if (row !== undefined) this.context.onProgress(this.progressOf(row, describeWait(row, blockers)));
     // Waits for its table before it has begun: a plain build behind a vacuum or behind the build of a dead worker.
     else if (blockers.length > 0) this.context.onProgress(this.waiting(`waits for ${describeBlockers(blockers)}`));
+    return blockers;
   }
 
   private progressOf(row: BuildRow, wait: string): Progress {
@@ -137,9 +149,7 @@ class BuildReport {
   }
 }
 
-type Blockers = Awaited<ReturnType<typeof blockersOf>>;
-
-function describeWait(row: BuildRow, blockers: Blockers): string {
+function describeWait(row: BuildRow, blockers: readonly Blocker[]): string {
   if (row.locker !== null) {
     return `: waits for the transaction of pid ${row.locker} (${row.locker_name ?? 'unknown'}, ${(row.locker_age ?? 0).toFixed(0)} s old)`;
   }

@@ -1,9 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../errors.js';
-import { closeSession, inTransaction, type Session } from '../session.js';
-import { TRY_AGAIN, sqlState } from '../sqlstate.js';
-import { describeBlockers, lastBlockers, type Blocker } from './blockers.js';
-import { backendPid, cancellable, type StepContext } from './step-context.js';
+import { describeBlockers, type Blocker } from '../blockers.js';
+import { LockWatch, describeEncounter, gaveWay, type Encounter } from '../lock-watch.js';
+import { inTransaction, type Session } from '../session.js';
+import { TRY_AGAIN, isConnectionLost, sqlState } from '../sqlstate.js';
+import { backendPid, cancellable, type Progress, type StepContext } from './step-context.js';
 
 /**
  * How long a DDL statement may queue for its lock: everybody who comes after queues behind it. Below deadlock_timeout
@@ -15,19 +16,25 @@ const LOCK_TIMEOUT_MS = 500;
 /** How long to go on trying before a person is asked. */
 const TRY_FOR_MS = 120_000;
 
+/** Each time the application has stood still for MAX_BLOCKING_MS: it is not asked to do so again and again. */
+const WAYS_GIVEN = 5;
+
 export interface ShortLocks {
   /** The object that is changed, for people. */
   readonly object: string;
   /** search_path for the statements; default pg_catalog. */
   readonly searchPath?: string;
   readonly tryForMs?: number;
+  /** Default MAX_BLOCKING_MS. */
+  readonly maxBlockingMs?: number;
 }
 
 /**
- * Runs DDL in a transaction whose statements wait only briefly for locks; tried again with growing, jittered pauses.
- * The work must lock its table first and nothing before it.
+ * Runs DDL in a transaction whose statements wait only briefly for locks, and which is cancelled when the application
+ * has waited for it too long; tried again with growing, jittered pauses. The work must lock its table first and nothing
+ * before it.
  *
- * @throws VerdigrisError MigrationStepFailed that names who holds the lock, after two minutes.
+ * @throws VerdigrisError MigrationStepFailed that names who holds the lock, after two minutes, or who was held up.
  */
 export async function shortLocks<T>(
   context: StepContext,
@@ -35,63 +42,98 @@ export async function shortLocks<T>(
   options: ShortLocks,
   work: () => Promise<T>,
 ): Promise<T> {
-  const deadline = performance.now() + (options.tryForMs ?? TRY_FOR_MS);
-  let blockers: Blocker[] = [];
-  let watch: Session | undefined;
-  try {
-    for (let attempt = 1; ; attempt++) {
-      context.signal.throwIfAborted();
-      const timeout = onlyAutovacuum(blockers) ? await untilAutovacuumYields(session) : LOCK_TIMEOUT_MS;
-      const attempted = tryOnce(context, session, timeout, options.searchPath ?? 'pg_catalog', work);
-      try {
-        if (watch === undefined) return await attempted;
-        const [result, seen] = await watched(watch, session, attempted);
-        blockers = seen;
-        if (result.status === 'fulfilled') return result.value;
-        throw result.reason;
-      } catch (error) {
-        if (!TRY_AGAIN.has(sqlState(error) ?? '')) throw error;
-        if (performance.now() > deadline && attempt > 2) throw lockNotHad(options.object, blockers, error);
-      }
-      // From the second try on somebody looks who is in the way: most locks are had at the first.
-      watch ??= await context.connect('watch locks');
-      await sleep(50 + Math.random() * Math.min(2_000, 100 * 2 ** attempt), undefined, { signal: context.signal });
-    }
-  } finally {
-    if (watch !== undefined) await closeSession(watch);
-  }
-}
-
-async function tryOnce<T>(
-  context: StepContext,
-  session: Session,
-  lockTimeoutMs: number,
-  searchPath: string,
-  work: () => Promise<T>,
-): Promise<T> {
-  return cancellable(context, session, () =>
+  return againAndAgain(context, session, options, (lockTimeoutMs) =>
     inTransaction(session, async () => {
       await session.query(`SELECT set_config('lock_timeout', $1, true), set_config('search_path', $2, true)`, [
         String(lockTimeoutMs),
-        searchPath,
+        options.searchPath ?? 'pg_catalog',
       ]);
       return work();
     }),
   );
 }
 
-async function watched<T>(
-  watch: Session,
+export interface AloneLocks extends ShortLocks {
+  /**
+   * `brief`: the lock is asked for as by shortLocks(). `patient`: CONCURRENTLY waits for transactions of others in its
+   * middle and begins anew when it is cancelled; it may wait while nobody of the application waits for it.
+   */
+  readonly patience: 'brief' | 'patient';
+  /** Clears away what a statement leaves that was stopped in its middle. */
+  readonly afterFailure?: () => Promise<void>;
+}
+
+/** The same for a statement outside a transaction: what PostgreSQL refuses in one, and what would hold its lock to the end. */
+export async function aloneWithShortLocks<T>(
+  context: StepContext,
   session: Session,
-  attempted: Promise<T>,
-): Promise<[PromiseSettledResult<T>, Blocker[]]> {
-  let over = false;
-  const settled = Promise.allSettled([attempted]).then(([result]) => {
-    over = true;
-    return result;
+  options: AloneLocks,
+  work: () => Promise<T>,
+): Promise<T> {
+  const before = await session.query<{ lock: string; path: string }>(
+    `SELECT current_setting('lock_timeout') AS lock, current_setting('search_path') AS path`,
+  );
+  try {
+    return await againAndAgain(context, session, options, async (lockTimeoutMs) => {
+      await session.query(`SELECT set_config('lock_timeout', $1, false), set_config('search_path', $2, false)`, [
+        String(options.patience === 'brief' ? lockTimeoutMs : 0),
+        options.searchPath ?? 'pg_catalog',
+      ]);
+      return work();
+    });
+  } finally {
+    const { lock = '2s', path = 'pg_catalog' } = before.rows[0] ?? {};
+    await session
+      .query(`SELECT set_config('lock_timeout', $1, false), set_config('search_path', $2, false)`, [lock, path])
+      .catch(() => undefined);
+  }
+}
+
+async function againAndAgain<T>(
+  context: StepContext,
+  session: Session,
+  options: ShortLocks & Pick<Partial<AloneLocks>, 'afterFailure'>,
+  attempt: (lockTimeoutMs: number) => Promise<T>,
+): Promise<T> {
+  const deadline = performance.now() + (options.tryForMs ?? TRY_FOR_MS);
+  let met: Encounter = { waitedFor: [], heldUp: [] };
+  let waysGiven = 0;
+  const watch = new LockWatch({
+    connect: () => context.connect('watch locks'),
+    ours: { pid: backendPid(session) },
+    ...(options.maxBlockingMs === undefined ? {} : { maxBlockingMs: options.maxBlockingMs }),
+    onWait: (waitsFor) => context.onProgress(waiting(options.object, waitsFor)),
   });
-  const seen = lastBlockers(watch, backendPid(session), () => over);
-  return [await settled, await seen];
+  try {
+    for (let tries = 1; ; tries++) {
+      context.signal.throwIfAborted();
+      const timeout = onlyAutovacuum(met.waitedFor) ? await untilAutovacuumYields(session) : LOCK_TIMEOUT_MS;
+      const tried = await watch.during(() => cancellable(context, session, () => attempt(timeout)));
+      if (tried.result.status === 'fulfilled') return tried.result.value;
+      const error: unknown = tried.result.reason;
+      met = tried.met;
+      if (isConnectionLost(error)) throw error;
+      await options.afterFailure?.();
+      if (gaveWay(error, met)) {
+        if (++waysGiven >= WAYS_GIVEN) throw gaveUp(options.object, met, error);
+      } else if (!TRY_AGAIN.has(sqlState(error) ?? '')) throw error;
+      else if (performance.now() > deadline && tries > 2) throw lockNotHad(options.object, met, error);
+      await sleep(pauseMs(tries, waysGiven), undefined, { signal: context.signal });
+    }
+  } finally {
+    await watch.close();
+  }
+}
+
+/** Whoever was held up gets time to do what has been queued. */
+function pauseMs(tries: number, waysGiven: number): number {
+  if (waysGiven > 0) return 500 + Math.random() * Math.min(4_000, 500 * 2 ** waysGiven);
+  return 50 + Math.random() * Math.min(2_000, 100 * 2 ** tries);
+}
+
+function waiting(object: string, waitsFor: readonly Blocker[]): Progress {
+  const note = `waits for ${describeBlockers(waitsFor)}`;
+  return { step: 'locks', object, done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
 }
 
 function onlyAutovacuum(blockers: readonly Blocker[]): boolean {
@@ -109,12 +151,21 @@ async function untilAutovacuumYields(session: Session): Promise<number> {
   return (rows[0]?.ms ?? 1_000) + 200;
 }
 
-function lockNotHad(object: string, blockers: readonly Blocker[], cause: unknown): VerdigrisError {
+function lockNotHad(object: string, met: Encounter, cause: unknown): VerdigrisError {
   return new VerdigrisError({
     type: 'MigrationStepFailed',
-    message: `${object}: the lock that the change needs can't be had: ${describeBlockers(blockers)}`,
+    message: `${object}: the lock that the change needs can't be had: ${describeBlockers(met.waitedFor)}`,
     nextStep: 'end that transaction, or wait until it is over; the run tries again and nothing has been changed',
     retryable: true,
+    cause,
+  });
+}
+
+function gaveUp(object: string, met: Encounter, cause: unknown): VerdigrisError {
+  return new VerdigrisError({
+    type: 'MigrationStepFailed',
+    message: `${object}: given up ${WAYS_GIVEN} times, since it held up the application: ${describeEncounter(met)}`,
+    nextStep: 'run it at a quieter time, or write it so that it takes no such lock; nothing has been changed',
     cause,
   });
 }

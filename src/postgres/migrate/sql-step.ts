@@ -1,13 +1,14 @@
 import { VerdigrisError } from '../../errors.js';
 import { isObject, parseStatements, type Statement } from '../../plan/sql-tree.js';
 import type { SqlStep } from '../../plan/schema.js';
+import type { TableName } from '../../plan/table-name.js';
 import { ident } from '../identifier.js';
 import { inTransaction, type Session } from '../session.js';
 import { dropIndex } from './index-build.js';
 import { findIndex } from './index-definition.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
-import { shortLocks } from './short-locks.js';
-import { cancellable, type StepContext } from './step-context.js';
+import { aloneWithShortLocks, shortLocks } from './short-locks.js';
+import type { StepContext } from './step-context.js';
 import { isTransient, stepFailed } from './step-failed.js';
 
 /** Which half of a step is run. */
@@ -73,7 +74,7 @@ async function oneByOne(
     const last = i === statements.length - 1;
     if (isOutsideTransaction(statement)) {
       await writeProgress(session, key, { ...state, begun: i }, false);
-      await outsideTransaction(context, statement, searchPath, state.begun === i);
+      await outsideTransaction(context, object, statement, searchPath, state.begun === i);
       await writeProgress(session, key, after, last);
     } else {
       await shortLocks(context, session, { object, searchPath }, async () => {
@@ -87,21 +88,45 @@ async function oneByOne(
 
 async function outsideTransaction(
   context: StepContext,
+  object: string,
   statement: Statement,
   searchPath: string,
   begunBefore: boolean,
 ): Promise<void> {
   const { session } = context;
   if (begunBefore && (await alreadyDone(context, statement, searchPath))) return;
-  await session.query(`SELECT set_config('search_path', $1, false), set_config('lock_timeout', '0', false)`, [
-    searchPath,
-  ]);
-  try {
-    await cancellable(context, session, () => session.query(statement.text));
-  } finally {
-    await session.query(
-      `SELECT set_config('search_path', 'pg_catalog', false), set_config('lock_timeout', '2000', false)`,
-    );
+  const builds = 'IndexStmt' in statement.node || 'ReindexStmt' in statement.node;
+  const before = builds ? await invalidIndexes(session) : undefined;
+  const patience = isConcurrent(statement) ? 'patient' : 'brief';
+  await aloneWithShortLocks(
+    context,
+    session,
+    {
+      object,
+      searchPath,
+      patience,
+      ...(before === undefined ? {} : { afterFailure: () => dropLeftovers(context, before) }),
+    },
+    () => session.query(statement.text),
+  );
+}
+
+/** INVALID indexes by oid, without those that somebody is building. */
+async function invalidIndexes(session: Session): Promise<Map<number, TableName>> {
+  const { rows } = await session.query<TableName & { oid: number }>(
+    `SELECT c.oid::int8::float8 AS oid, n.nspname AS schema, c.relname AS name
+       FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE NOT i.indisvalid AND c.relkind = 'i'
+        AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = c.oid)`,
+  );
+  return new Map(rows.map(({ oid, schema, name }) => [oid, { schema, name }]));
+}
+
+/** What CREATE INDEX and REINDEX CONCURRENTLY leave when they are stopped: a unique one would still refuse rows. */
+async function dropLeftovers(context: StepContext, before: ReadonlyMap<number, TableName>): Promise<void> {
+  if (context.signal.aborted) return;
+  for (const [oid, { schema, name }] of await invalidIndexes(context.session)) {
+    if (!before.has(oid)) await dropIndex(context, context.session, schema, name);
   }
 }
 
@@ -140,15 +165,22 @@ async function statementsOf(text: string, object: string): Promise<Statement[]> 
 }
 
 /** Statements that PostgreSQL refuses inside a transaction block. */
-export function isOutsideTransaction({ node }: Statement): boolean {
-  const [type, fields] = Object.entries(node)[0] ?? [];
+export function isOutsideTransaction(statement: Statement): boolean {
+  const [type, fields] = Object.entries(statement.node)[0] ?? [];
   if (!isObject(fields)) return false;
   if (type === 'VacuumStmt') return fields['is_vacuumcmd'] === true;
-  if (type === 'IndexStmt' || type === 'DropStmt') return fields['concurrent'] === true;
-  if (type === 'ReindexStmt' || type === 'AlterTableStmt') return /"concurrent(ly)?"/.test(JSON.stringify(fields));
+  if (isConcurrent(statement)) return true;
   return (
     type === 'AlterSystemStmt' || type === 'CreatedbStmt' || type === 'DropdbStmt' || type === 'CreateTableSpaceStmt'
   );
+}
+
+/** Waits in its middle for transactions of others, and begins anew when that is cut short. */
+function isConcurrent({ node }: Statement): boolean {
+  const [type, fields] = Object.entries(node)[0] ?? [];
+  if (!isObject(fields)) return false;
+  if (type === 'IndexStmt' || type === 'DropStmt') return fields['concurrent'] === true;
+  return (type === 'ReindexStmt' || type === 'AlterTableStmt') && /"concurrent(ly)?"/.test(JSON.stringify(fields));
 }
 
 /** Where the role's own sessions look for names: ours have another path, and the step was written for theirs. */

@@ -1,7 +1,8 @@
 import type { TableName } from '../../plan/table-name.js';
 import { qualified } from '../identifier.js';
 import { USER_SCHEMA } from '../catalog.js';
-import { cancellable, type StepContext } from '../migrate/step-context.js';
+import { aloneWithShortLocks } from '../migrate/short-locks.js';
+import type { StepContext } from '../migrate/step-context.js';
 import { schemaCopyFailed } from './schema-copy-failed.js';
 
 /**
@@ -16,7 +17,9 @@ export async function refreshMaterializedViews(context: StepContext): Promise<Ta
   for (const [i, view] of rows.entries()) {
     const statement = `REFRESH MATERIALIZED VIEW ${qualified(view)}`;
     try {
-      await cancellable(context, session, () => session.query(statement));
+      await aloneWithShortLocks(context, session, { object: statement, patience: 'brief' }, () =>
+        session.query(statement),
+      );
     } catch (error) {
       context.signal.throwIfAborted();
       throw schemaCopyFailed(statement, error);

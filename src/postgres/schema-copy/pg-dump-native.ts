@@ -2,6 +2,9 @@ import { execFile, spawn } from 'node:child_process';
 import pg from 'pg';
 import type { Database } from '../session.js';
 
+/** The name by which pg_dump is seen on the server. */
+export const DUMP_APPLICATION = 'verdigris schema copy';
+
 /** A pg_dump program of this machine. */
 export interface NativePgDump {
   readonly path: string;
@@ -37,7 +40,7 @@ export function libpqEnvironment(database: Database): Record<string, string> | u
     ...(typeof client.password === 'string' ? { PGPASSWORD: client.password } : {}),
     PGSSLMODE: typeof ssl === 'object' && ssl !== null ? 'require' : 'disable',
     PGCONNECT_TIMEOUT: '10',
-    PGAPPNAME: 'verdigris schema copy',
+    PGAPPNAME: DUMP_APPLICATION,
   };
 }
 

@@ -3,8 +3,9 @@ import { VerdigrisError } from '../../errors.js';
 import { ident } from '../identifier.js';
 import { majorVersion } from '../retry.js';
 import { withoutSecrets } from '../scrub.js';
-import { type Database, withSession } from '../session.js';
-import { findNativePgDump, libpqEnvironment, runNativePgDump } from './pg-dump-native.js';
+import { LockWatch, lockNotHad } from '../lock-watch.js';
+import { type Database, openSession, withSession } from '../session.js';
+import { DUMP_APPLICATION, findNativePgDump, libpqEnvironment, runNativePgDump } from './pg-dump-native.js';
 import { WASM_PG_DUMP_MAJOR, runWasmPgDump } from './pg-dump-wasm.js';
 
 export interface DumpOptions {
@@ -30,6 +31,28 @@ export async function dumpSchema(
   options: DumpOptions,
 ): Promise<string> {
   const server = await withSession(database, { purpose: 'schema copy' }, majorVersion);
+  const watch = new LockWatch({
+    connect: () => openSession(database, { purpose: 'watch locks' }),
+    ours: { application: DUMP_APPLICATION },
+    // pg_dump keeps its locks on all tables to its end.
+    stop: 'terminate',
+  });
+  const { result, met } = await watch.during(() => dump(database, server, section, options));
+  await watch.close();
+  if (result.status === 'fulfilled') return result.value;
+  options.signal?.throwIfAborted();
+  const waited = met.waitedFor.length > 0 && result.reason instanceof VerdigrisError && result.reason.retryable;
+  if (met.heldUp.length > 0 || waited)
+    throw lockNotHad(`${database.side}: reading the schema (${section})`, met, result.reason);
+  throw result.reason;
+}
+
+async function dump(
+  database: Database,
+  server: number,
+  section: 'pre-data' | 'post-data',
+  options: DumpOptions,
+): Promise<string> {
   const args = dumpArguments(section, options);
   try {
     const native = await findNativePgDump();
@@ -47,7 +70,8 @@ export async function dumpSchema(
       message: `${database.side}: pg_dump could not read the schema (${section}): ${withoutSecrets(error, [database])}`,
       nextStep:
         'see what pg_dump says above: a missing privilege is granted on the table that it names, a lock is let go by whoever holds it',
-      retryable: /lock timeout|connection/i.test(error instanceof Error ? error.message : ''),
+      // pg_dump bounds its waits for locks by statement_timeout.
+      retryable: /(lock|statement) timeout|connection/i.test(error instanceof Error ? error.message : ''),
       cause: undefined,
     });
   }
@@ -66,8 +90,9 @@ export function dumpArguments(section: 'pre-data' | 'post-data', options: DumpOp
     // Tablespaces are directories of one server.
     '--no-tablespaces',
     '--exclude-schema="verdigris"',
-    // Only DDL on blue can make it wait, and it would wait for ever.
-    '--lock-wait-timeout=60000',
+    // Only DDL on blue can make it wait. While it does it keeps the locks that it has, so whoever wants to change one
+    // of those tables waits, too, and everybody behind them.
+    '--lock-wait-timeout=2000',
     ...(options.ownersAndGrants ? [] : ['--no-owner', '--no-privileges']),
     // In double quotes nothing in a pattern is special.
     ...options.exclude.map((table) => `--exclude-table=${ident(table.schema)}.${ident(table.name)}`),

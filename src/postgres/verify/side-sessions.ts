@@ -1,7 +1,8 @@
 import { VerdigrisError } from '../../errors.js';
 import type { Direction } from '../../side.js';
 import { waitForMarker, writeMarker } from '../marker.js';
-import { cancellable } from '../migrate/step-context.js';
+import { LockWatch, gaveWay, lockNotHad } from '../lock-watch.js';
+import { backendPid, cancellable } from '../migrate/step-context.js';
 import { closeSession, openSession, type Database, type Session } from '../session.js';
 
 /** How long the marker may take before the replication counts as stalled. */
@@ -21,11 +22,20 @@ export class SideSessions {
   /** What prepare() has set, so that thousands of small tables don't set it again and again. */
   private prepared = '';
 
+  private readonly watches: Readonly<Record<'source' | 'target', LockWatch>>;
+
   private constructor(
     readonly sides: Sides,
     readonly source: Session,
     readonly target: Session,
-  ) {}
+  ) {
+    const watchOf = (side: 'source' | 'target'): LockWatch =>
+      new LockWatch({
+        connect: () => openSession(sides[side], { purpose: 'watch locks' }),
+        ours: { pid: backendPid(this[side]) },
+      });
+    this.watches = { source: watchOf('source'), target: watchOf('target') };
+  }
 
   static async open(sides: Sides): Promise<SideSessions> {
     const source = await openSession(sides.source, { purpose: 'verify' });
@@ -41,7 +51,8 @@ export class SideSessions {
   }
 
   async close(): Promise<void> {
-    await Promise.all([closeSession(this.source), closeSession(this.target)]);
+    const { source, target } = this.watches;
+    await Promise.all([closeSession(this.source), closeSession(this.target), source.close(), target.close()]);
   }
 
   /**
@@ -75,8 +86,16 @@ export class SideSessions {
 
   async on<T>(side: 'source' | 'target', work: (session: Session) => Promise<T>): Promise<T> {
     const session = this[side];
-    const connect = (): Promise<Session> => openSession(this.sides[side], { purpose: 'cancel' });
-    return cancellable({ connect, signal: this.sides.signal }, session, () => work(session));
+    const connect = (purpose: string): Promise<Session> => openSession(this.sides[side], { purpose });
+    const { result, met } = await this.watches[side].during(() =>
+      cancellable({ connect, signal: this.sides.signal }, session, () => work(session)),
+    );
+    if (result.status === 'fulfilled') return result.value;
+    // Whoever changes the table, and everybody behind them, waited for the end of our reading.
+    if (gaveWay(result.reason, met)) {
+      throw lockNotHad(`verification on ${this.sides[side].side}`, met, result.reason);
+    }
+    throw result.reason;
   }
 
   /**

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { formatTableName } from '../../../plan/table-name.js';
 import { readTables } from '../../catalog.js';
+import { LockWatch, lockNotHad } from '../../lock-watch.js';
 import { backendPid } from '../../migrate/step-context.js';
 import { openSession, type Session } from '../../session.js';
 import { byName } from './copied-tables.js';
@@ -67,12 +68,12 @@ function result(
 /** 'gone': the snapshot is; 'later': another one is being made; 'again': in new sessions, at once. */
 async function copyPieces(
   context: CopyContext,
-  watch: Session,
+  green: Session,
   parcel: Parcel,
   pieces: readonly Piece[],
   state: CopyState,
 ): Promise<'copied' | 'gone' | 'later' | 'again'> {
-  const { databases, plan, signal } = context;
+  const { databases, signal } = context;
   const snapshot = state.snapshots[parcel.stream];
   const source =
     snapshot === undefined
@@ -81,6 +82,29 @@ async function copyPieces(
           takeOver(session, parcel.id, signal),
         );
   if (source === undefined) return 'gone';
+  // The snapshot's transaction keeps its locks on blue's tables between two pieces, too.
+  const watch = new LockWatch({
+    connect: () => openSession(databases.blue, { purpose: 'watch locks' }),
+    ours: { pid: backendPid(source) },
+    stop: 'terminate',
+  });
+  const { result: copied, met } = await watch.during(() => copyAll(context, green, parcel, pieces, state, source));
+  await watch.close();
+  if (copied.status === 'fulfilled') return copied.value;
+  signal.throwIfAborted();
+  if (met.heldUp.length > 0) throw lockNotHad(`copying of ${parcel.label}`, met, copied.reason);
+  throw copied.reason;
+}
+
+async function copyAll(
+  context: CopyContext,
+  watch: Session,
+  parcel: Parcel,
+  pieces: readonly Piece[],
+  state: CopyState,
+  source: Session,
+): Promise<'copied' | 'later' | 'again'> {
+  const { databases, plan, signal } = context;
   let target: Session | undefined;
   let pace: Pace | undefined;
   let fine = false;

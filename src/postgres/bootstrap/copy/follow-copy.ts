@@ -2,11 +2,12 @@ import { formatTableName, type TableName } from '../../../plan/table-name.js';
 import type { Plan } from '../../../plan/schema.js';
 import { VerdigrisError } from '../../../errors.js';
 import { isBinarySafe } from '../../binary-feed.js';
+import { briefLock } from '../../brief-lock.js';
 import { readTables } from '../../catalog.js';
 import { ident } from '../../identifier.js';
 import { parseSize } from '../../lag.js';
 import { publishedTable } from '../../publication.js';
-import { majorVersion, retryOnLock } from '../../retry.js';
+import { majorVersion } from '../../retry.js';
 import type { Session } from '../../session.js';
 import { readStreams, type Stream } from '../../streams.js';
 import { ensureSubscription, readSubscription } from '../../subscription.js';
@@ -81,7 +82,9 @@ async function unpublish(blue: Session, stream: Stream, left: readonly TableName
   const there = left.filter((table) => published.has(formatTableName(table)));
   if (there.length === 0) return;
   const list = there.map((table) => publishedTable({ table })).join(', ');
-  await retryOnLock(() => blue.query(`ALTER PUBLICATION ${ident(stream.name)} DROP TABLE ${list}`));
+  await briefLock(blue, `ALTER PUBLICATION ${stream.name} DROP TABLE`, () =>
+    blue.query(`ALTER PUBLICATION ${ident(stream.name)} DROP TABLE ${list}`),
+  );
 }
 
 async function publishAgain(blue: Session, publication: string, left: readonly TableName[]): Promise<void> {
@@ -97,12 +100,14 @@ async function publishAgain(blue: Session, publication: string, left: readonly T
   const missing = left.filter((table) => !published.has(formatTableName(table)));
   if (missing.length === 0) return;
   const list = missing.map((table) => publishedTable({ table })).join(', ');
-  await retryOnLock(() => blue.query(`ALTER PUBLICATION ${ident(publication)} ADD TABLE ${list}`));
+  await briefLock(blue, `ALTER PUBLICATION ${publication} ADD TABLE`, () =>
+    blue.query(`ALTER PUBLICATION ${ident(publication)} ADD TABLE ${list}`),
+  );
 }
 
 /** Tables that the subscription knows already are left as they are, so this may be run again. */
 async function refresh(green: Session, subscription: string): Promise<void> {
-  await retryOnLock(() =>
+  await briefLock(green, `ALTER SUBSCRIPTION ${subscription} REFRESH PUBLICATION`, () =>
     green.query(`ALTER SUBSCRIPTION ${ident(subscription)} REFRESH PUBLICATION WITH (copy_data = true)`),
   );
 }

@@ -2,7 +2,7 @@ import { VerdigrisError } from '../../../errors.js';
 import { literal } from '../../identifier.js';
 import { writeProgress } from '../../migrate/progress-row.js';
 import { dropPublication } from '../../publication.js';
-import { retryOnLock } from '../../retry.js';
+import { briefLock } from '../../brief-lock.js';
 import { inTransaction, type Session } from '../../session.js';
 import { installState, recordEvent } from '../../state.js';
 import { readPromotionPosition } from './promotion-position.js';
@@ -60,7 +60,9 @@ async function dropBluePublications(green: Session): Promise<void> {
   const { rows } = await green.query<{ name: string }>(
     `SELECT pubname AS name FROM pg_publication WHERE pubname LIKE 'verdigris\\_%'`,
   );
-  for (const { name } of rows) await retryOnLock(() => dropPublication(green, name));
+  for (const { name } of rows) {
+    await briefLock(green, `DROP PUBLICATION ${name}`, () => dropPublication(green, name));
+  }
 }
 
 /**

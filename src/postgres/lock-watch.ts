@@ -1,0 +1,160 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../errors.js';
+import {
+  blockersOf,
+  describeBlockers,
+  describeHeldUp,
+  heldUpBy,
+  type Blocker,
+  type HeldUp,
+  type Ours,
+} from './blockers.js';
+import { closeSession, type Session } from './session.js';
+import { CANCELED, sqlState } from './sqlstate.js';
+
+/**
+ * How long a session of the application may wait for a statement of ours, whatever it does: then ours is cancelled.
+ * Whoever waits for an exclusive lock keeps everybody who comes after waiting, so this is how long a table may stand still.
+ */
+export const MAX_BLOCKING_MS = 2_000;
+
+/** A statement that is over by then is not looked at: nearly all. */
+const FIRST_LOOK_MS = 200;
+/** While ours waits, so that whoever is in its way is seen before it gives up. */
+const LOOK_WAITING_MS = 50;
+/** pg_blocking_pids() stops the lock manager for a moment, so one that only runs is looked at less often. */
+const LOOK_MS = 250;
+
+/** Who stood in whose way while a statement of ours ran. */
+export interface Encounter {
+  /** Whom ours waited for, as seen last. */
+  readonly waitedFor: readonly Blocker[];
+  /** Who waited for ours too long: ours was cancelled. Empty where it was not. */
+  readonly heldUp: readonly HeldUp[];
+}
+
+export interface LockWatchOptions {
+  /** Opens the session that looks on. */
+  readonly connect: () => Promise<Session>;
+  readonly ours: Ours;
+  /** Default MAX_BLOCKING_MS. Null: nobody else uses what is locked. */
+  readonly maxBlockingMs?: number | null;
+  /** Whether the worker of a feed counts as somebody who must not wait. Default false. */
+  readonly feeds?: boolean;
+  /**
+   * How ours is stopped. `cancel` ends the statement (default); `terminate` the session: where a transaction holds its
+   * locks between two statements, a cancel would find nothing to cancel.
+   */
+  readonly stop?: 'cancel' | 'terminate';
+  /** Told whom ours waits for, each time that somebody looks. */
+  readonly onWait?: (waitsFor: readonly Blocker[]) => void;
+}
+
+/** Looks on while sessions of ours take locks, and stops them when they hold up the application. */
+export class LockWatch {
+  private session: Session | undefined;
+  /** Whether somebody was in the way of the last try: then the next one is looked at from its beginning. */
+  private expects = false;
+
+  constructor(private readonly options: LockWatchOptions) {}
+
+  /** Runs `work` and says how it ended and who was met; never throws. */
+  async during<T>(work: () => Promise<T>): Promise<{ result: PromiseSettledResult<T>; met: Encounter }> {
+    const over = new AbortController();
+    const watching = this.watch(over.signal);
+    const [result] = await Promise.allSettled([work()]);
+    over.abort();
+    return { result, met: await watching };
+  }
+
+  async close(): Promise<void> {
+    if (this.session !== undefined) await closeSession(this.session);
+    this.session = undefined;
+  }
+
+  /** Never throws, since it only looks on: what it can't see, the statement itself reports. */
+  private async watch(over: AbortSignal): Promise<Encounter> {
+    let waitedFor: Blocker[] = [];
+    let heldUp: HeldUp[] = [];
+    const limit = this.options.maxBlockingMs === undefined ? MAX_BLOCKING_MS : this.options.maxBlockingMs;
+    try {
+      if (!this.expects) await sleep(FIRST_LOOK_MS, undefined, { signal: over });
+      while (!over.aborted) {
+        this.session ??= await this.options.connect();
+        const now = await blockersOf(this.session, this.options.ours);
+        if (now.length > 0) {
+          waitedFor = now;
+          this.options.onWait?.(now);
+        }
+        if (limit !== null && !over.aborted) {
+          const waiting = await heldUpBy(this.session, this.options.ours, limit / 1_000, this.options.feeds);
+          // What is over meanwhile is not stopped: the session may be at its next statement.
+          if (waiting.length > 0 && !isOver(over)) {
+            heldUp = waiting;
+            await this.stop(this.session);
+          }
+        }
+        const pause = now.length > 0 || this.expects ? LOOK_WAITING_MS : Math.min(LOOK_MS, (limit ?? LOOK_MS) / 2);
+        await sleep(pause, undefined, { signal: over });
+      }
+    } catch {
+      if (!over.aborted) await this.close();
+    }
+    this.expects = waitedFor.length > 0;
+    return { waitedFor, heldUp };
+  }
+
+  private async stop(session: Session): Promise<void> {
+    const { ours, stop } = this.options;
+    const how = stop === 'terminate' ? 'pg_terminate_backend' : 'pg_cancel_backend';
+    await ('pid' in ours
+      ? session.query(`SELECT ${how}($1)`, [ours.pid])
+      : session.query(
+          `SELECT ${how}(pid) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()`,
+          [ours.application],
+        ));
+  }
+}
+
+/** Asked anew after each wait. */
+function isOver(signal: AbortSignal): boolean {
+  return signal.aborted;
+}
+
+/** A statement of ours was cancelled because it held up the application. Its code is that of a cancelled statement. */
+export class GaveWay extends Error {
+  override readonly name = 'GaveWay';
+  readonly code = CANCELED;
+
+  constructor(
+    readonly met: Encounter,
+    cause: unknown,
+  ) {
+    super(describeEncounter(met), { cause });
+  }
+}
+
+/** Whether the statement ended because the watch cancelled it. */
+export function gaveWay(error: unknown, met: Encounter): boolean {
+  return met.heldUp.length > 0 && sqlState(error) === CANCELED;
+}
+
+/** What is thrown where a lock was not had, or nothing but ours was in the application's way. */
+export function lockNotHad(object: string, met: Encounter, cause: unknown): VerdigrisError {
+  return new VerdigrisError({
+    type: 'LockNotHad',
+    message: `${object}: the lock that it needs is not to be had: ${describeEncounter(met)}`,
+    nextStep: 'end what is named, or wait until it is over: it is tried again, and nothing has been changed',
+    retryable: true,
+    cause,
+  });
+}
+
+/** Who blocked whom, for people. */
+export function describeEncounter({ waitedFor, heldUp }: Encounter): string {
+  const parts = [
+    ...(heldUp.length > 0 ? [`it was stopped, since ${describeHeldUp(heldUp)}`] : []),
+    ...(waitedFor.length > 0 ? [`it waited for ${describeBlockers(waitedFor)}`] : []),
+  ];
+  return parts.length === 0 ? describeBlockers([]) : parts.join('; ');
+}

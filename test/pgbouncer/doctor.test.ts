@@ -1,0 +1,118 @@
+import { writeFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { run } from '../../src/cli/run.js';
+import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
+import { Instance } from '../../src/pgbouncer/instance.js';
+import { PooledPair } from '../support/pooled-pair.js';
+import { withClient } from '../support/postgres.js';
+
+const isThere = findPgBouncer() !== undefined;
+if (!isThere) process.stdout.write('SKIPPED the doctor of PgBouncers: pgbouncer is not installed\n');
+
+describe.skipIf(!isThere)('verdigris doctor and the PgBouncers of a plan', () => {
+  let pair: PooledPair;
+  let folder = '';
+  let plan = '';
+
+  beforeAll(async () => {
+    pair = await PooledPair.create('pooled doctor', { poolers: 2 });
+    folder = await mkdtemp(join(tmpdir(), 'verdigris-doctor-'));
+    plan = join(folder, 'plan.json');
+    const instances = pair.poolers.map(({ file }, i) => ({ connection: `pool_${i + 1}`, file }));
+    writeFileSync(
+      plan,
+      JSON.stringify({
+        ...{ name: pair.migration, blue: { connection: 'd_blue' }, green: { connection: 'd_green' } },
+        traffic: {
+          stages: [{ percent: 100, for: '1h' }],
+          gates: [{ metric: 'lag', max: '5s' }],
+          pgbouncer: { databases: ['orders'], instances },
+        },
+      }),
+    );
+    const uri = (side: 'blue' | 'green'): string => {
+      const { host, port, user, password, database } = pair.databases[side].config;
+      return `postgres://${String(user)}:${String(password)}@${String(host)}:${String(port)}/${String(database)}`;
+    };
+    process.env['VERDIGRIS_CONNECTION_D_BLUE'] = uri('blue');
+    process.env['VERDIGRIS_CONNECTION_D_GREEN'] = uri('green');
+    pair.poolers.forEach(({ port }, i) => {
+      process.env[`VERDIGRIS_CONNECTION_POOL_${i + 1}`] = `postgres://${pair.user}:secret@127.0.0.1:${port}/pgbouncer`;
+    });
+  });
+
+  afterAll(async () => {
+    for (const name of ['D_BLUE', 'D_GREEN', 'POOL_1', 'POOL_2']) delete process.env[`VERDIGRIS_CONNECTION_${name}`];
+    await rm(folder, { recursive: true, force: true });
+    await pair.close();
+  });
+
+  async function doctor(...args: string[]): Promise<string> {
+    const lines: string[] = [];
+    const say = (text: string): void => void lines.push(text);
+    await run(['doctor', plan, '--run-is-over', pair.migration, ...args], { out: say, note: say });
+    const text = lines.join('\n');
+    expect(text).not.toContain('secret');
+    return text;
+  }
+
+  async function admin(i: number, command: string): Promise<void> {
+    await withClient({ ...pair.clientOf(i), database: 'pgbouncer' }, (console) => console.query(command));
+  }
+
+  it('says where each leads, and that it is not paused', async () => {
+    const text = await doctor();
+    for (const name of ['pool_1', 'pool_2']) {
+      expect(text).toContain(`PgBouncer ${name}: leads to blue; not paused; no mark of a run`);
+    }
+  });
+
+  it('says that one is paused, what the mark of the run was, and how its clients go on', async () => {
+    const [first] = pair.setup.instances;
+    if (first === undefined) throw new Error('there are two');
+    const instance = new Instance(first, pair.setup);
+    await instance.load({ epoch: 7, side: 'blue', state: 'moving' });
+    await instance.close();
+    await admin(0, 'PAUSE orders');
+    const text = await doctor();
+    expect(text).toContain(
+      `PgBouncer pool_1: leads to blue; PAUSED: orders; mark verdigris_${pair.migration}: epoch 7, blue, moving`,
+    );
+    expect(text).toMatch(
+      /problem +PgBouncer "pool_1" holds its clients: "orders" paused, and no run lives.*\n +next step: .*RESUME orders;/,
+    );
+    expect(text).toContain('has the mark of a run that is over');
+    await admin(0, 'RESUME orders');
+    expect(await doctor()).not.toContain('paused, and no run');
+  });
+
+  it('says that one leads to the side that has no writes, and which is out of reach', async () => {
+    const [, second] = pair.setup.instances;
+    if (second === undefined) throw new Error('there are two');
+    const instance = new Instance(second, pair.setup);
+    await instance.load({ epoch: 8, side: 'green', state: 'settled' });
+    await instance.close();
+    const text = await doctor();
+    expect(text).toMatch(
+      /problem +PgBouncer "pool_2" leads to green, and writes are on blue\n +next step: .*"orders_blue".*RELOAD/,
+    );
+    await pair.poolers[1]?.stopProcess();
+    expect(await doctor()).toMatch(/PgBouncer pool_2 \(out of reach: /);
+    await pair.poolers[1]?.restart();
+  });
+
+  it('looks at consoles that no plan names, and says all in JSON', async () => {
+    const out: string[] = [];
+    const terminal = { out: (text: string) => void out.push(text), note: () => undefined };
+    const names = ['--blue', 'd_blue', '--green', 'd_green', '--pgbouncer', 'pool_1', 'pool_2'];
+    await run(['doctor', ...names, '--json', '--run-is-over', pair.migration], terminal);
+    const { poolers } = JSON.parse(out.join('')) as { poolers: object[] };
+    expect(poolers).toMatchObject([
+      { connection: 'pool_1', reached: true, paused: [], marks: [{ epoch: 7, state: 'moving' }] },
+      { connection: 'pool_2', reached: true, paused: [], marks: [{ epoch: 8, side: 'green' }] },
+    ]);
+  });
+});

@@ -1,0 +1,71 @@
+import { describe, expect, test } from 'vitest';
+import { isRouterMetrics } from '../../src/gates/router-snapshot.js';
+import { windowBetween } from '../../src/gates/window.js';
+import {
+  LATENCY_BUCKETS_MS,
+  MAX_ENDPOINTS,
+  OTHER_ENDPOINTS,
+  packLatency,
+  unpackLatency,
+  type RouterMetrics,
+} from '../../src/router/metrics-snapshot.js';
+import { RequestMetrics } from '../../src/router/metrics.js';
+
+/** As it is written to the database and read there. */
+function pushed(metrics: RequestMetrics): RouterMetrics {
+  const value: unknown = JSON.parse(JSON.stringify(metrics.snapshot()));
+  if (!isRouterMetrics(value)) throw new Error('a snapshot can be read');
+  return value;
+}
+
+function sample(metrics: RouterMetrics) {
+  const snapshot = { instance: 'a', epoch: 1, generation: 1, ageSeconds: 0, metrics };
+  return { at: new Date(0).toISOString(), live: [snapshot], stale: [], unreadable: [] };
+}
+
+describe('what a router says of its endpoints', () => {
+  test('counts of reads by endpoint arrive as they were counted, between two heartbeats', () => {
+    const metrics = new RequestMetrics();
+    metrics.record('blue', 'read', '/a', 'ok', 2);
+    metrics.record('blue', 'write', '/w', 'ok', 2);
+    const before = pushed(metrics);
+    for (let i = 0; i < 10; i++) metrics.record('green', 'read', '/a', i < 3 ? 'error' : 'ok', 60);
+    metrics.record('blue', 'read', '/b', 'refused', 99_999);
+    const { endpoints } = windowBetween(sample(before), sample(pushed(metrics)));
+    expect(Object.keys(endpoints)).toEqual(['/a', '/b']);
+    expect(endpoints['/a']?.green).toMatchObject({ requests: 10, errors: 3 });
+    expect(endpoints['/a']?.green.latency[LATENCY_BUCKETS_MS.indexOf(75)]).toBe(10);
+    expect(endpoints['/a']?.blue.requests).toBe(0);
+    expect(endpoints['/a']?.blueBefore.requests).toBe(1);
+    expect(endpoints['/b']?.blue.latency.at(-1)).toBe(1);
+  });
+
+  test('there are at most so many; further ones are counted together, and nothing is lost', () => {
+    const metrics = new RequestMetrics();
+    for (let i = 0; i < 3 * MAX_ENDPOINTS; i++) {
+      metrics.record('blue', 'read', `/user/${i}`, 'ok', 1);
+      metrics.record('green', 'read', `/user/${i}`, 'error', 1);
+    }
+    const { endpoints = {}, reads } = pushed(metrics);
+    expect(Object.keys(endpoints)).toHaveLength(MAX_ENDPOINTS + 1);
+    expect(endpoints[OTHER_ENDPOINTS]?.green).toMatchObject({ requests: 2 * MAX_ENDPOINTS, errors: 2 * MAX_ENDPOINTS });
+    expect(reads.green.requests).toBe(3 * MAX_ENDPOINTS);
+    expect(JSON.stringify(endpoints).length).toBeLessThan(16_000);
+  });
+
+  test('a router that told nothing before is not asked about what it counted then', () => {
+    const metrics = new RequestMetrics();
+    metrics.record('green', 'read', '/a', 'error', 1);
+    const older = { ...pushed(metrics), endpoints: undefined };
+    expect(windowBetween(sample(older as unknown as RouterMetrics), sample(pushed(metrics))).endpoints).toEqual({});
+  });
+
+  test('durations are written short, and read as they were', () => {
+    const latency = LATENCY_BUCKETS_MS.map((_, i) => (i > 3 && i < 7 ? i : 0)).concat(0);
+    expect(packLatency(latency)).toEqual([4, 4, 5, 6]);
+    expect(unpackLatency([4, 4, 5, 6])).toEqual(latency);
+    expect(unpackLatency(packLatency(latency.map(() => 0)))).toEqual(latency.map(() => 0));
+    const last = latency.map((_, i) => (i === latency.length - 1 ? 7 : 0));
+    expect(unpackLatency(packLatency(last))).toEqual(last);
+  });
+});
