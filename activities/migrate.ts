@@ -1,4 +1,5 @@
 import { parseDuration } from '../src/plan/duration.js';
+import { planSchema } from '../src/plan/schema.js';
 import { formatTableName } from '../src/plan/table-name.js';
 import { analyzeTables, staleTables } from '../src/postgres/migrate/analyze.js';
 import { backfillTables, type BackfillResult } from '../src/postgres/migrate/backfill.js';
@@ -92,7 +93,8 @@ export function migrateActivities(dependencies: ActivityDependencies) {
 }
 
 async function backfill(ref: RunRef, names: readonly string[], work: Work): Promise<readonly BackfillResult[]> {
-  const settings = ref.plan.backfill;
+  // A run that an older worker has begun has no defaults of settings that came later.
+  const settings = planSchema.shape.backfill.parse(ref.plan.backfill);
   const mine = (await planWork(ref.plan)).tables.filter(({ table }) => names.includes(formatTableName(table)));
   const blue = await work.session('blue', 'backfill lag');
   const green = await work.session('green', 'backfill lag');
@@ -101,6 +103,10 @@ async function backfill(ref: RunRef, names: readonly string[], work: Work): Prom
   return backfillTables(stepContext(work, await work.session('green', 'backfill'), 'green'), mine, {
     batchMs: parseDuration(settings.batch),
     parallel: settings.parallel,
+    besideOthers: {
+      batchMs: parseDuration(settings.besideOthers.batch),
+      parallel: settings.besideOthers.parallel,
+    },
     maxLagSeconds: parseDuration(settings.maxLag) / 1_000,
     lagSeconds: async () => (await measureLag(blue, green, 'to_green', LAG_TIMEOUT_MS, work.signal)) / 1_000,
     pauseAbove: { ...settings.pauseAbove, load: () => load.measure() },

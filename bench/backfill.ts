@@ -6,6 +6,7 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { Command, Option } from 'commander';
 import pg from 'pg';
 import { startPostgres, type EmbeddedPostgres } from '../src/embedded/postgres-server.js';
 import { planSchema } from '../src/plan/schema.js';
@@ -16,6 +17,7 @@ import type { StepContext } from '../src/postgres/migrate/step-context.js';
 import { closeSession, openSession, type Database } from '../src/postgres/session.js';
 import { installState } from '../src/postgres/state.js';
 import type { WriterSample } from './backfill-writer.js';
+import { countOption, parseCount } from './data/options.js';
 
 /*
  * Filling a new column of a live table: Verdigris, a plain batched UPDATE (50,000 ids each, autocommit) and pgroll (the
@@ -23,7 +25,8 @@ import type { WriterSample } from './backfill-writer.js';
  * writes 500 transactions a second. The column is `metadata jsonb NOT NULL`, computed from three others. Times are of
  * the whole step: the new column, what keeps it filled, and the rows. Then the rate without a writer at growing sizes.
  *
- *   npx tsx bench/backfill.ts [--rows 2000000] [--rounds 2] [--lanes 2] [--json FILE]
+ *   npx tsx bench/backfill.ts --rows 1M --rounds 3 --sizes none
+ *   npx tsx bench/backfill.ts --no-writer --rounds 1 --sizes 1M,5M,20M
  */
 
 const UP = `jsonb_build_object('status', status, 'currency', currency, 'channel', payload::jsonb ->> 'channel')`;
@@ -34,6 +37,8 @@ export interface BackfillBenchOptions {
   /** Rows of the table with the writer. */
   readonly rows: number;
   readonly rounds: number;
+  /** Whether to measure beside the writer. Default true. */
+  readonly live?: boolean;
   /** `backfill.parallel`. */
   readonly lanes: number;
   /** Sizes at which the rate is measured without a writer. */
@@ -89,8 +94,9 @@ export async function benchBackfill(options: BackfillBenchOptions): Promise<Back
     const contenders: BackfillContender[] = ['verdigris', 'plain UPDATE'];
     if (options.pgroll !== undefined) contenders.push('pgroll');
     const live: BackfillRun[] = [];
-    if (options.rounds > 0) await makeSeed(server, options.rows);
-    for (let round = 0; round < options.rounds; round++) {
+    const liveRounds = options.live === false ? 0 : options.rounds;
+    if (liveRounds > 0) await makeSeed(server, options.rows);
+    for (let round = 0; round < liveRounds; round++) {
       // Another order in each round: whoever comes first meets another server.
       for (const contender of round % 2 === 0 ? contenders : [...contenders].reverse()) {
         const run = await liveRun(server, contender, options);
@@ -100,7 +106,7 @@ export async function benchBackfill(options: BackfillBenchOptions): Promise<Back
     }
     const growth: GrowthRun[] = [];
     for (const rows of options.sizes) await makeSeed(server, rows);
-    for (let round = 0; round < Math.max(1, options.rounds) && options.sizes.length > 0; round++) {
+    for (let round = 0; round < options.rounds && options.sizes.length > 0; round++) {
       for (const rows of round % 2 === 0 ? options.sizes : [...options.sizes].reverse()) {
         const run = await growthRun(server, rows, options.lanes);
         growth.push(run);
@@ -326,30 +332,35 @@ function describeLive(run: BackfillRun): string {
   return `${run.contender.padEnd(12)} ${String(run.rowsPerSecond).padStart(7)} rows/s, writer p50/p99/max ms before ${ms(run.before)}, during ${ms(run.during)} (${run.during.transactions} transactions, ${run.during.failed} failed), ${run.missing} rows left NULL, ${Math.round(run.bytes / 1024 / 1024)} MiB`;
 }
 
-/** The number behind an option of the command line. */
-function option(name: string, otherwise: number): number {
-  const at = process.argv.indexOf(name);
-  return at === -1 ? otherwise : Number(process.argv[at + 1]);
+/** Sizes such as `1M,5M`; `none` is the empty choice. */
+function sizesOption(): Option {
+  return new Option('--sizes <list>', 'rows of the tables that are filled without a writer, or "none"')
+    .default([1_000_000, 5_000_000], '1M,5M')
+    .argParser((text: string) => (text === 'none' ? [] : text.split(',').map(parseCount)));
 }
 
 async function main(): Promise<void> {
-  const rows = option('--rows', 2_000_000);
+  const { writer, json, rounds, ...options } = new Command('npx tsx bench/backfill.ts')
+    .description('Measures the filling of a new column of a live table, and without a writer at growing sizes')
+    .addOption(countOption('--rows <n>', 'rows of the table with the writer', 2_000_000))
+    .addOption(countOption('--rounds <n>', 'how often each is measured', 2))
+    .addOption(countOption('--lanes <n>', "the plan's backfill.parallel", 2))
+    .addOption(sizesOption())
+    .option('--no-writer', 'measure the growing sizes only')
+    .option('--json <file>', 'write everything that was measured to this file as JSON')
+    .parse()
+    .opts<{ rows: number; rounds: number; lanes: number; sizes: number[]; writer: boolean; json?: string }>();
   const result = await benchBackfill({
-    rows,
-    rounds: option('--rounds', 2),
-    lanes: option('--lanes', 2),
-    sizes: [...new Set([1_000_000, 5_000_000, ...(rows > 5_000_000 ? [rows] : [])])].filter(
-      (size) => size <= option('--growth', Number.POSITIVE_INFINITY),
-    ),
+    ...options,
+    rounds,
+    live: writer,
     writesPerSecond: 500,
     pgroll: process.env['PGROLL_BIN'],
     log: (line) => {
       console.log(line);
     },
   });
-  const json = process.argv.indexOf('--json');
-  const file = process.argv[json + 1];
-  if (json !== -1 && file !== undefined) writeFileSync(file, `${JSON.stringify(result, undefined, 2)}\n`);
+  if (json !== undefined) writeFileSync(json, `${JSON.stringify(result, undefined, 2)}\n`);
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

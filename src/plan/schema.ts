@@ -525,6 +525,13 @@ export const planSchema = z.strictObject({
       batch: duration.default('250ms').describe('Time that one batch should take; its size follows'),
       maxLag: duration.default('5s').describe('The backfill waits while green is further behind'),
       parallel: z.int().min(1).max(64).default(2).describe('How many ranges, of one table or of several, run at once'),
+      besideOthers: z
+        .strictObject({
+          batch: duration.default('10ms').describe('Time that one batch should take then, at most that of batch'),
+          parallel: z.int().min(1).max(64).default(1).describe('How many ranges run at once then, at most parallel'),
+        })
+        .prefault({})
+        .describe('The pace while sessions of others are at work in the database'),
       pauseAbove: z
         .strictObject({
           transactionsPerSecond: z.int().min(1).optional().describe("On either side, the backfill's own left out"),

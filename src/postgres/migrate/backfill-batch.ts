@@ -3,6 +3,7 @@ import type { TableInfo } from '../catalog.js';
 import type { Session } from '../session.js';
 import { rangeKey, type RangeState } from './backfill-progress.js';
 import { inRange, keyOf, Parameters, type KeyRange } from './key-range.js';
+import type { RepeatedStatements } from './repeated-statements.js';
 import { backendPid } from './step-context.js';
 
 /** A batch: rows of `leaf` within `range`, brought in order by `update`, and the cursor behind them. */
@@ -18,6 +19,8 @@ export interface Batch {
   /** Without what is counted only when the rows are written. */
   readonly after: Omit<RangeState, 'written'>;
   readonly done: boolean;
+  /** Whether the commit waits until it is on the disk. Where there are synchronous standbys each one waits for them. */
+  readonly durable: boolean;
 }
 
 export interface BatchResult {
@@ -35,16 +38,20 @@ export interface BatchResult {
  * frozen leaves no open transaction behind, and no round trip goes by while rows are locked. The row of the cursor is
  * locked first and must be where the batch starts; only then rows are touched.
  */
-export async function runBatch(session: Session, batch: Batch): Promise<BatchResult> {
+export async function runBatch(
+  session: Session,
+  statements: RepeatedStatements,
+  batch: Batch,
+): Promise<BatchResult> {
   const parameters = new Parameters();
   const key = rangeKey(batch.runId, batch.table, batch.number);
-  const [run, step, object, cursor, after, done, pid] = [
+  const [run, step, object, cursor, after, done, pid, durable] = [
     ...[key.runId, key.step, key.object, JSON.stringify(batch.before.cursor)],
     ...[JSON.stringify({ cursor: batch.after.cursor, rows: batch.after.rows }), String(batch.done)],
-    String(backendPid(session)),
+    ...[String(backendPid(session)), String(batch.durable)],
   ].map((value) => parameters.add(value));
   const where = inRange(keyOf(batch.leaf), batch.range, parameters);
-  const { rows } = await session.query<Record<'moved' | 'written' | 'held' | 'active', string>>(
+  const { rows } = await statements.query<Record<'moved' | 'written' | 'held' | 'active', string>>(
     `WITH verdigris_range AS (
        SELECT (state ->> 'written')::bigint AS written FROM verdigris.progress
         WHERE run_id = ${run ?? ''} AND step = ${step ?? ''} AND object = ${object ?? ''}
@@ -62,7 +69,10 @@ export async function runBatch(session: Session, batch: Batch): Promise<BatchRes
         WHERE p.run_id = ${run ?? ''} AND p.step = ${step ?? ''} AND p.object = ${object ?? ''}
        RETURNING 1
      )
-     SELECT counted.moved, counted.written, others.held, others.active
+     SELECT counted.moved, counted.written, others.held, others.active,
+            -- Holds for this transaction, whose commit comes after it.
+            CASE WHEN NOT ${durable ?? ''}::boolean AND current_setting('synchronous_standby_names') = ''
+                 THEN set_config('synchronous_commit', 'off', true) END
        FROM (SELECT (SELECT count(*) FROM verdigris_moved) AS moved,
                     (SELECT count(*) FROM verdigris_written) AS written) counted,
             -- After the rows are written, since it looks at what has been counted.

@@ -5,6 +5,7 @@ import { qualified } from '../identifier.js';
 import { CANCELED, sqlState } from '../sqlstate.js';
 import type { BackfillBrake } from './backfill-brake.js';
 import { runBatch } from './backfill-batch.js';
+import type { BackfillPace } from './backfill-pace.js';
 import { readBackfill, type RangeState } from './backfill-progress.js';
 import type { BackfillStatement } from './backfill-statement.js';
 import { BatchSize } from './batch-size.js';
@@ -12,6 +13,7 @@ import type { ChangedTable } from './changed-table.js';
 import { failingRow, mayBeARow } from './failing-row.js';
 import type { InternalSession } from './internal-session.js';
 import { inRange, keyInRow, keyList, keyOf, keyTexts, Parameters, type KeyRange, type KeyValues } from './key-range.js';
+import { RepeatedStatements } from './repeated-statements.js';
 import { cancellable, type StepContext } from './step-context.js';
 
 /** Rows of a batch: from a size that never holds anybody up to one whose transaction stays small in memory and WAL. */
@@ -23,12 +25,12 @@ const BATCH_ROWS = { start: 200, min: 10, max: 50_000 };
  */
 const REST_PER_SESSION = 0.1;
 /**
- * While others are at work a batch takes this share of its time: it holds fewer rows, and whoever wants one of them
- * waits for a shorter time. With batches of 250 ms a writer of random rows waited in 2 % of its transactions.
+ * Commits in between need not reach the disk at once: a batch and its cursor are one transaction, so a crash of the server
+ * takes both back, and the next commit of anybody that does wait makes them durable, the one that ends the table
+ * included. Waiting each time would cost a short batch a tenth of its time; without ever waiting, whoever commits seldom
+ * would find our WAL to flush before its own.
  */
-const SHARE_BESIDE_OTHERS = 0.2;
-/** Others count as being at work when they were at the end of one batch in ten, of late. */
-const AT_WORK = 0.1;
+const DURABLE_EVERY_MS = 50;
 /** Losing so many races in a row for the same batch, already at its smallest, is no bad luck. */
 const MAX_LOST_RACES = 60;
 
@@ -45,7 +47,7 @@ export interface RangeJob {
 }
 
 export interface RangeOptions {
-  readonly batchMs: number;
+  readonly pace: BackfillPace;
   readonly brake: BackfillBrake;
   /** After each batch: what it has added. */
   readonly onBatch: (rows: number, written: number) => void;
@@ -55,14 +57,14 @@ export interface RangeOptions {
 
 /** Works on one range, batch by batch, to its end. */
 export class BackfillLane {
-  private readonly size: BatchSize;
+  private readonly size = new BatchSize(BATCH_ROWS);
+  private readonly statements: RepeatedStatements;
   private state: RangeState;
   private done = false;
-  /** How often others were at work at the end of a batch: 0 to 1, the last ones count most. */
-  private others = 0;
   /** Most rows of the last batches were right or NULL for good. */
   private careful = false;
   private timeoutMs: number;
+  private lastDurable = performance.now();
 
   constructor(
     private readonly context: StepContext,
@@ -71,9 +73,8 @@ export class BackfillLane {
     private readonly options: RangeOptions,
   ) {
     this.state = job.state;
+    this.statements = new RepeatedStatements(internal.session);
     this.timeoutMs = internal.statementMs;
-    // Half of the time after which a statement is given up, so that an ordinary batch never comes near it.
-    this.size = new BatchSize(Math.min(options.batchMs, internal.statementMs / 2), BATCH_ROWS);
   }
 
   /** @throws VerdigrisError BackfillFailed that names the row when an expression fails on one. */
@@ -82,11 +83,13 @@ export class BackfillLane {
     await this.limitStatements();
     let lost = 0;
     while (!this.done) {
-      await this.options.brake.passed(this.context.signal, this.options.onWait);
       try {
-        const rest = await cancellable(this.context, session, () => this.batch());
-        lost = 0;
-        if (rest > 0) await this.pause(rest);
+        await this.options.pace.turn(async () => {
+          await this.options.brake.passed(this.context.signal, this.options.onWait);
+          const rest = await cancellable(this.context, session, () => this.batch());
+          lost = 0;
+          if (rest > 0) await this.pause(rest);
+        });
       } catch (error) {
         if (!isLost(error) || ++lost > MAX_LOST_RACES) throw error;
         // One row can take longer than all of a batch should.
@@ -102,6 +105,7 @@ export class BackfillLane {
         await this.pause(50 + Math.random() * Math.min(1_000, 50 * 2 ** lost));
       }
     }
+    await this.statements.forget();
   }
 
   /** @returns how long to rest after it, in milliseconds. */
@@ -112,11 +116,12 @@ export class BackfillLane {
     const end = await this.endOfBatch(limit);
     const range = { after: this.state.cursor ?? this.state.after, upTo: end.key };
     const { table, number, leaf, statement } = this.job;
+    const durable = started - this.lastDurable > DURABLE_EVERY_MS;
     const next = { ...this.state, cursor: end.key, rows: this.state.rows + end.rows };
-    const { moved, written, held, active } = await runBatch(session, {
+    const { moved, written, held, active } = await runBatch(session, this.statements, {
       ...{ runId: this.context.runId, table, number, leaf, range },
       update: this.careful ? statement.careful : statement.update,
-      ...{ before: this.state, after: next, done: end.last },
+      ...{ before: this.state, after: next, done: end.last, durable },
     }).catch(async (error: unknown) => {
       throw mayBeARow(error) && !this.context.signal.aborted ? await this.failedOn(range, error) : error;
     });
@@ -125,15 +130,22 @@ export class BackfillLane {
     this.done = end.last;
     this.careful = written < end.rows / 2;
     this.options.onBatch(end.rows, written);
-    const ms = performance.now() - started;
-    this.others += (Math.min(1, active) - this.others) / 5;
+    const ended = performance.now();
+    const ms = ended - started;
+    if (durable) this.lastDurable = ended;
+    this.options.pace.saw(active);
     if (held === 0) {
-      this.size.took(end.rows, ms, this.others > AT_WORK ? SHARE_BESIDE_OTHERS : 1);
+      this.size.took(end.rows, ms, this.wantedMs);
       return ms * Math.min(1, active * REST_PER_SESSION);
     }
     this.size.halve();
     // Whoever waited gets its turn, and some time for what it came for.
     return ms;
+  }
+
+  /** At most half of the time after which a statement is given up, so that an ordinary batch never comes near it. */
+  private get wantedMs(): number {
+    return Math.min(this.options.pace.batchMs, this.internal.statementMs / 2);
   }
 
   private async limitStatements(): Promise<void> {
@@ -157,17 +169,17 @@ export class BackfillLane {
 
   private async endOfBatch(limit: number): Promise<BatchEnd> {
     const key = keyOf(this.job.leaf);
-    const { session } = this.internal;
     const rest = { after: this.state.cursor ?? this.state.after, upTo: this.state.upTo };
     const parameters = new Parameters();
     const where = inRange(key, rest, parameters);
     const from = `FROM ONLY ${qualified(this.job.leaf.name)} WHERE ${where}`;
-    const { rows } = await session.query<Record<string, unknown>>(
-      `SELECT ${keyTexts(key)} ${from} ORDER BY ${keyList(key)} OFFSET ${limit - 1} LIMIT 1`,
+    const counting = [...parameters.values];
+    const { rows } = await this.statements.query<Record<string, unknown>>(
+      `SELECT ${keyTexts(key)} ${from} ORDER BY ${keyList(key)} OFFSET ${parameters.add(String(limit - 1))}::bigint LIMIT 1`,
       parameters.values,
     );
     if (rows[0] !== undefined) return { key: keyInRow(key, rows[0]), rows: limit, last: false };
-    const counted = await session.query<{ n: string }>(`SELECT count(*) AS n ${from}`, parameters.values);
+    const counted = await this.internal.session.query<{ n: string }>(`SELECT count(*) AS n ${from}`, counting);
     return { key: rest.upTo ?? [], rows: Number(counted.rows[0]?.n ?? 0), last: true };
   }
 

@@ -2,6 +2,7 @@ import { formatTableName } from '../../plan/table-name.js';
 import { closeSession } from '../session.js';
 import { BackfillBrake, type BackfillLimits } from './backfill-brake.js';
 import { BackfillLane, type RangeJob } from './backfill-lane.js';
+import { BackfillPace, type PaceOptions } from './backfill-pace.js';
 import { beginBackfill, finishBackfill, readBackfill, type StoredBackfill } from './backfill-progress.js';
 import { cutIntoRanges } from './backfill-ranges.js';
 import { backfillStatement } from './backfill-statement.js';
@@ -20,11 +21,7 @@ import { RateMeter, type StepContext } from './step-context.js';
  * behind the last batch that was committed.
  */
 
-export interface BackfillOptions extends BackfillLimits {
-  /** How long one batch should take. */
-  readonly batchMs: number;
-  /** How many ranges are worked on at once. Default 1. */
-  readonly parallel?: number;
+export interface BackfillOptions extends BackfillLimits, PaceOptions {
   /** After each transaction on green. */
   readonly onTransaction?: () => void;
 }
@@ -233,12 +230,13 @@ async function runLanes(
   const failed = new AbortController();
   const signal = AbortSignal.any([context.signal, failed.signal]);
   const brake = new BackfillBrake(options);
+  const pace = new BackfillPace(options);
   const lane = async (internal: InternalSession): Promise<void> => {
     for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
       const { table, job } = next;
       await internal.enter(job.changed.info, job.changed.searchPath);
       const range = new BackfillLane({ ...context, signal }, internal, job, {
-        batchMs: options.batchMs,
+        pace,
         brake,
         onBatch: (rows, written) => {
           options.onTransaction?.();

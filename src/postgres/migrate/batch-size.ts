@@ -3,11 +3,9 @@ export class BatchSize {
   private rows: number;
   /** After somebody waited: how far batches may grow again for now. */
   private ceiling: number;
+  private lastWantedMs: number | undefined;
 
-  constructor(
-    private readonly targetMs: number,
-    private readonly bounds: { readonly start: number; readonly min: number; readonly max: number },
-  ) {
+  constructor(private readonly bounds: { readonly start: number; readonly min: number; readonly max: number }) {
     this.rows = bounds.start;
     this.ceiling = bounds.max;
   }
@@ -21,15 +19,16 @@ export class BatchSize {
   }
 
   /**
-   * After a batch of `rows` that took so long. At most doubled: a first fast batch may have met warm pages only.
-   *
-   * @param share of the wanted time that the next one is to take
+   * After a batch of `rows` that took so long, where `wantedMs` is right. At most doubled: a first fast batch may have met
+   * warm pages only. Where less is wanted than before, the next batch is as much smaller at once.
    */
-  took(rows: number, ms: number, share = 1): void {
+  took(rows: number, ms: number, wantedMs: number): void {
+    const shorter = Math.min(1, wantedMs / (this.lastWantedMs ?? wantedMs));
+    this.lastWantedMs = wantedMs;
     // A short last batch says little about what a full one takes.
     if (rows < this.rows / 2) return;
     this.ceiling = Math.min(this.bounds.max, this.ceiling * CAREFUL_GROWTH);
-    this.set(this.rows * Math.min(2, Math.max(0.25, (this.targetMs * share) / Math.max(1, ms))));
+    this.set(this.rows * Math.min(2, Math.max(0.25 * shorter, wantedMs / Math.max(1, ms))));
   }
 
   /**
