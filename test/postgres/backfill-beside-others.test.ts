@@ -33,7 +33,9 @@ beforeAll(async () => {
   watcher = await watch();
   for (const name of NAMES) {
     await watcher.query(`CREATE TABLE ${name} (id bigint PRIMARY KEY, body text, pad text)`);
-    await watcher.query(`INSERT INTO ${name} SELECT n, 'body ' || n, repeat('x', 120) FROM generate_series(1, ${ROWS}) n`);
+    await watcher.query(
+      `INSERT INTO ${name} SELECT n, 'body ' || n, repeat('x', 120) FROM generate_series(1, ${ROWS}) n`,
+    );
   }
   const ours = await openSession(database, { purpose: 'test' });
   await installState(ours, 'green');

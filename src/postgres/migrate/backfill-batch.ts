@@ -38,11 +38,7 @@ export interface BatchResult {
  * frozen leaves no open transaction behind, and no round trip goes by while rows are locked. The row of the cursor is
  * locked first and must be where the batch starts; only then rows are touched.
  */
-export async function runBatch(
-  session: Session,
-  statements: RepeatedStatements,
-  batch: Batch,
-): Promise<BatchResult> {
+export async function runBatch(session: Session, statements: RepeatedStatements, batch: Batch): Promise<BatchResult> {
   const parameters = new Parameters();
   const key = rangeKey(batch.runId, batch.table, batch.number);
   const [run, step, object, cursor, after, done, pid, durable] = [

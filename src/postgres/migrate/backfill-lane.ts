@@ -27,7 +27,7 @@ const REST_PER_SESSION = 0.1;
 /**
  * Commits in between need not reach the disk at once: a batch and its cursor are one transaction, so a crash of the server
  * takes both back, and the next commit of anybody that does wait makes them durable, the one that ends the table
- * included. Waiting each time would cost a short batch a tenth of its time; without ever waiting, whoever commits seldom
+ * included. Waiting each time would make a short batch wait for the disk as often as an application; without ever waiting, whoever commits seldom
  * would find our WAL to flush before its own.
  */
 const DURABLE_EVERY_MS = 50;

@@ -12,8 +12,8 @@ export interface PaceOptions {
 
 export interface BesideOthers {
   /**
-   * Default 10 ms: a batch holds the rows that it has written until its end. Of a writer's random rows so few are held then
-   * that the wait for one is beyond the 99th percentile; with batches of 50 ms it was not.
+   * Default 10 ms: a batch holds the rows that it has written until its end, and a writer that wants one of them waits so
+   * long at the most.
    */
   readonly batchMs: number;
   /** Default 1: two lanes take two processors, and add least where the application misses them most. */

@@ -6,8 +6,7 @@ import type { Session } from '../session.js';
 let names = 0;
 
 /**
- * Statements that a session runs again and again with other values: the server parses and plans each once. A short batch
- * would spend a tenth of its time on that.
+ * Statements that a session runs again and again with other values: the server parses and plans each once.
  */
 export class RepeatedStatements {
   private readonly known = new Map<string, string>();
