@@ -1,4 +1,4 @@
-import { allHandlersFinished, CancellationScope, condition, isCancellation, workflowInfo } from '@temporalio/workflow';
+import { allHandlersFinished, CancellationScope, condition, workflowInfo } from '@temporalio/workflow';
 import type { PlanInput } from '../src/plan/schema.js';
 import { whileSchemaStays } from './guard-schema.js';
 import { whileWalIsBounded } from './guard-wal.js';
@@ -12,6 +12,7 @@ import { shiftTraffic } from './shift-traffic.js';
 import { standby } from './standby.js';
 import { verify } from './verify.js';
 import { windowOpens } from './windows.js';
+import { isCancelled } from './lib/failure.js';
 import { MigrationRun } from './lib/migration-run.js';
 import { Notifications } from './lib/notifications.js';
 import { publishChanges } from './lib/publish.js';
@@ -56,7 +57,7 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
     });
     run.end('completed', 'completed: green is the primary, blue is left fenced and intact');
   } catch (error) {
-    await CancellationScope.nonCancellable(() => rollBack(run, saga, error, isCancellation(error)));
+    await CancellationScope.nonCancellable(() => rollBack(run, saga, error, isCancelled(error)));
   } finally {
     await CancellationScope.nonCancellable(() => notifications.flush());
   }

@@ -187,6 +187,17 @@ export const DATA_RULES: readonly Mutation[] = [
     test: inSaga('stops below a critical failure'),
   },
   {
+    rule: 'what a stopped activity meets on its way out is no failure of the run',
+    edits: [
+      edit(
+        'workflows/lib/failure.ts',
+        "  if (!(error instanceof ActivityFailure) || error.retryState !== 'CANCEL_REQUESTED') return false;",
+        '  if (error !== null) return false;',
+      ),
+    ],
+    test: { file: 'test/workflow/lost-while-cancelled.test.ts', name: 'does not fail the run when it watched' },
+  },
+  {
     rule: 'a rollback is not cancelled by what asked for it',
     edits: [
       edit(

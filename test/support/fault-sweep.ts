@@ -1,4 +1,5 @@
 import { otherSide } from '../../src/side.js';
+import { isTaken } from './fault-points.js';
 import type { MovePoint } from './promotion-actor.js';
 import { recordOutcome } from './outcome-table.js';
 import { PromotionRig } from './promotion-rig.js';
@@ -17,7 +18,6 @@ export interface FaultOutcome {
 
 /** Puts the fault at every point of the move and of the way back, before and after each statement. */
 export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => void): Promise<FaultOutcome[]> {
-  const every = Math.max(1, Number(process.env['VERDIGRIS_FAULT_POINTS'] ?? 1));
   let rig = await PromotionRig.create(`${fault} points`);
   const outcomes: FaultOutcome[] = [];
   try {
@@ -32,7 +32,7 @@ export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => vo
       .flatMap((one) => (['before', 'after'] as const).map((when) => ({ ...one, when })))
       // A session begins in several messages to and fro; its end is the first statement's `before`.
       .filter(({ point, when }) => point.text !== 'connect' || when === 'before')
-      .filter((_, i) => i % every === 0);
+      .filter((_, i) => isTaken(i));
     const fresh = cases.filter(({ isFresh }) => isFresh);
     // There and back in turn, so that no move is made for nothing.
     const left = {
