@@ -49,6 +49,9 @@ export interface FaultRunOptions {
 /** How long a run may take to its next part: none of the rules is about how quick the machine is. */
 const PATIENCE_MS = 400_000;
 
+/** Each look at the status is a query that the worker answers: more of them would slow down what they wait for. */
+const LOOK_EVERY_MS = 150;
+
 const WHO = { by: 'the test', reason: 'the test says so' };
 
 /** How a run ended: its outcome, or the type and message of its failure. */
@@ -185,7 +188,7 @@ export class FaultRun {
     forMs = PATIENCE_MS,
   ): Promise<MigrationStatus> {
     let last: unknown;
-    for (const deadline = Date.now() + forMs; Date.now() < deadline; await sleep(50)) {
+    for (const deadline = Date.now() + forMs; Date.now() < deadline; await sleep(LOOK_EVERY_MS)) {
       try {
         const status = await this.handle.query(statusQuery);
         last = status;
@@ -201,7 +204,7 @@ export class FaultRun {
 
   /** Waits until the status is as asked, without an answer to what is asked meanwhile. */
   async watch(what: string, wanted: (status: MigrationStatus) => boolean): Promise<void> {
-    for (const deadline = Date.now() + PATIENCE_MS; Date.now() < deadline; await sleep(50)) {
+    for (const deadline = Date.now() + PATIENCE_MS; Date.now() < deadline; await sleep(LOOK_EVERY_MS)) {
       const status = await this.look();
       if (status !== undefined && wanted(status)) return;
     }
