@@ -6,7 +6,8 @@ export default defineConfig({
     include: ['test/faults/**/*.faults.ts'],
     globalSetup: ['test/support/global-setup.ts'],
     pool: 'forks',
-    maxWorkers: 2,
+    // Most of the time is spent waiting for what a fault does: one more than the two cores of the smallest machine.
+    maxWorkers: 3,
     hookTimeout: 60_000,
     reporters: ['verbose', './test/support/outcome-table.ts', './test/support/plain-summary.ts'],
   },

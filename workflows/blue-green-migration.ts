@@ -1,4 +1,4 @@
-import { allHandlersFinished, CancellationScope, condition, isCancellation, workflowInfo } from '@temporalio/workflow';
+import { allHandlersFinished, CancellationScope, condition, workflowInfo } from '@temporalio/workflow';
 import type { PlanInput } from '../src/plan/schema.js';
 import { whileSchemaStays } from './guard-schema.js';
 import { whileWalIsBounded } from './guard-wal.js';
@@ -12,6 +12,7 @@ import { shiftTraffic } from './shift-traffic.js';
 import { standby } from './standby.js';
 import { verify } from './verify.js';
 import { windowOpens } from './windows.js';
+import { isCancelled } from './lib/failure.js';
 import { MigrationRun } from './lib/migration-run.js';
 import { OwedFlags } from './lib/owed-flags.js';
 import { Notifications } from './lib/notifications.js';
@@ -64,7 +65,7 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
     await CancellationScope.nonCancellable(() => {
       // Before a promotion everything goes back at once, and one call says so.
       if (run.promotionStarted) story.webhooks.tell('rollingBack');
-      return rollBack(run, saga, flags, error, isCancellation(error));
+      return rollBack(run, saga, flags, error, isCancelled(error));
     });
   } finally {
     if (story.webhooks.areThere) await CancellationScope.nonCancellable(() => story.webhooks.end());

@@ -1,9 +1,9 @@
-import { condition, isCancellation, sleep } from '@temporalio/workflow';
+import { condition, sleep } from '@temporalio/workflow';
 import type { Acceptance } from '../src/postgres/ddl/schema-watch.js';
 import type { Side } from '../src/side.js';
 import { act } from './lib/activities.js';
 import { beside } from './lib/beside.js';
-import { failureMessage } from './lib/failure.js';
+import { failureMessage, isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 
@@ -38,7 +38,7 @@ async function judge(ref: RunRef): Promise<Acceptance> {
   try {
     return await act('can the run go on with it?').acceptSchema(ref);
   } catch (error) {
-    if (isCancellation(error)) throw error;
+    if (isCancelled(error)) throw error;
     return { refused: `it can't be said whether the run can go on: ${failureMessage(error)}`, accepted: null };
   }
 }
@@ -49,7 +49,7 @@ async function changeOf(story: Story, ref: RunRef, side: Side): Promise<string> 
     try {
       return (await act(`watch ${side} for DDL`).watchSchema(ref, side)).what;
     } catch (error) {
-      if (isCancellation(error)) throw error;
+      if (isCancelled(error)) throw error;
       story.run.warn([`DDL on ${side} is not watched: ${failureMessage(error)}`]);
       await sleep('5 minutes', { summary: `watch ${side} for DDL again` });
     }

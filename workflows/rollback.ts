@@ -1,4 +1,4 @@
-import { ApplicationFailure } from '@temporalio/workflow';
+import { ApplicationFailure, CancelledFailure, isCancellation } from '@temporalio/workflow';
 import { applicationFailure, failureMessage } from './lib/failure.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { OwedFlags } from './lib/owed-flags.js';
@@ -63,7 +63,8 @@ export async function rollBack(
   if (clean && asked !== null) return run.end('rolledBack', `rolled back: ${blueServes}`);
   if (clean && cancelled) {
     run.end('cancelled', `cancelled: rolled back, ${blueServes}`);
-    throw error;
+    // Whatever a cancelled activity has met on its way out: the run closes as cancelled.
+    throw isCancellation(error) ? error : new CancelledFailure('the workflow was cancelled');
   }
   run.end('failed', clean ? `rolled back: ${firstLine(reason)}` : 'rolled back, but not everything could be undone');
   throw ApplicationFailure.create({

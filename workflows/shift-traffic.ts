@@ -1,8 +1,9 @@
-import { ApplicationFailure, CancellationScope, isCancellation, sleep } from '@temporalio/workflow';
+import { ApplicationFailure, CancellationScope, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import type { Stage } from '../src/plan/schema.js';
 import { act, actBounded, actFast } from './lib/activities.js';
 import type { Evidence } from './lib/evidence.js';
+import { isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
@@ -133,7 +134,7 @@ export async function watched(
         return evidence;
       },
       (error: unknown) => {
-        if (isCancellation(error)) return null;
+        if (isCancelled(error)) return null;
         waiting.cancel();
         throw error;
       },
@@ -148,7 +149,7 @@ export async function watched(
     // Also when the waiting has ended well: the gate may have failed in that very moment.
     const evidence = await failed;
     const gateFailed = evidence !== null && evidence.length > 0;
-    if (ended !== null && !(gateFailed && isCancellation(ended) && !story.isAbandoned)) throw ended;
+    if (ended !== null && !(gateFailed && isCancelled(ended) && !story.isAbandoned)) throw ended;
     if (!gateFailed) return;
     story.run.keep(evidence);
     await onFailedGate(story, ref, stage, evidence);
@@ -183,7 +184,7 @@ async function readsBackAtOnce(story: Story, ref: RunRef): Promise<void> {
     story.run.saw({ greenReadPercent: 0 });
   } catch (error) {
     // It is the gate that people must read of; the rollback tries again.
-    if (isCancellation(error)) throw error;
+    if (isCancelled(error)) throw error;
   }
 }
 

@@ -1,9 +1,9 @@
-import { CancellationScope, condition, isCancellation, sleep } from '@temporalio/workflow';
+import { CancellationScope, condition, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import type { StandbyState } from '../src/postgres/standby.js';
 import { watchGreenSchema } from './guard-schema.js';
 import { act } from './lib/activities.js';
-import { failureMessage } from './lib/failure.js';
+import { failureMessage, isCancelled } from './lib/failure.js';
 import { inParallel } from './lib/in-parallel.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith, type Story } from './lib/story.js';
@@ -66,7 +66,7 @@ async function watchGreen(story: Story, ref: RunRef): Promise<void> {
   try {
     await act("green's schema as blue gets its rows").beginSchemaWatch(ref, 'green');
   } catch (error) {
-    if (isCancellation(error)) throw error;
+    if (isCancelled(error)) throw error;
     story.run.warn([`DDL on green is not watched: ${failureMessage(error)}`]);
     return;
   }
@@ -96,7 +96,7 @@ async function watchOnce(story: Story, ref: RunRef, known: string): Promise<Stan
     try {
       return await act('watch the feed to blue').watchStandby(ref, known);
     } catch (error) {
-      if (isCancellation(error)) throw error;
+      if (isCancelled(error)) throw error;
       const why = `the feed to blue can't be watched: ${failureMessage(error)}`;
       story.run.warn([why]);
       story.run.sawFeed({ safe: false, why });

@@ -1,7 +1,7 @@
-import { ApplicationFailure, isCancellation, sleep } from '@temporalio/workflow';
+import { ApplicationFailure, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import { act } from './lib/activities.js';
-import { failureMessage } from './lib/failure.js';
+import { failureMessage, isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 
@@ -59,7 +59,7 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
       run.sawDifference(result.differingRows === 0 ? null : why);
       if (result.differingRows > 0) run.warn([why]);
     } catch (error) {
-      if (isCancellation(error)) throw error;
+      if (isCancelled(error)) throw error;
       run.warn([`green and blue can't be compared: ${failureMessage(error)}`]);
     }
   }

@@ -4,16 +4,17 @@ import { afterEach, describe, expect, it } from 'vitest';
 import type { PlanInput } from '../../src/plan/schema.js';
 import { statusOf } from '../support/migration.js';
 import { temporalClient, uniqueTaskQueue } from '../support/temporal.js';
+import { testBundleFile } from '../support/bundle.js';
 import { testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 import { WorkerProcess } from '../support/worker-process.js';
 
 /*
  * A worker is killed with SIGKILL at a random moment of each heavy step of the data path, under writes; a new one goes
  * on. Then every row is on green, every computed column is right, and no index is left INVALID.
- * VERDIGRIS_FAULT_ROUNDS says how often each is done (default 6).
+ * VERDIGRIS_FAULT_ROUNDS says how often each is done (default 4).
  */
 
-const ROUNDS = Number(process.env['VERDIGRIS_FAULT_ROUNDS'] ?? 6);
+const ROUNDS = Number(process.env['VERDIGRIS_FAULT_ROUNDS'] ?? 4);
 const ROWS = 300_000;
 
 const SCHEMA = `
@@ -85,8 +86,11 @@ describe.each(MOMENTS)('a worker that is killed in the $name', ({ now, within, m
       await withClient(blue.config, (client) => client.query(SCHEMA));
       const taskQueue = uniqueTaskQueue('killed');
       const connections = { killed_blue: blue.uri, killed_green: green.uri };
-      const worker = await WorkerProcess.start({ taskQueue, connections });
+      const bundle = await testBundleFile();
+      const worker = await WorkerProcess.start({ taskQueue, connections, bundle });
       open.push(() => worker.kill());
+      const next = await WorkerProcess.prepare({ taskQueue, connections, bundle });
+      open.push(() => next.kill());
       const writer = startWriter(blue);
       open.push(() => writer.stop());
 
@@ -109,8 +113,7 @@ describe.each(MOMENTS)('a worker that is killed in the $name', ({ now, within, m
       await untilNow(handle, now);
       await sleep(Math.random() * within);
       await worker.kill();
-      const next = await WorkerProcess.start({ taskQueue, connections });
-      open.push(() => next.kill());
+      await next.begin();
 
       await untilApproval(handle);
       await writer.stop();

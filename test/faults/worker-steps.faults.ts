@@ -63,6 +63,7 @@ describe.each(['kill', 'freeze'] as const)('%s the worker', (fault) => {
       try {
         const inPromotion = run.stopWhere(...trapAt(there, 'blue'));
         await run.start();
+        await run.prepareWorker();
         await run.inTraffic();
         await strike(run, fault, inPromotion, () => run.inStandby());
         expect(await run.audit('green', 'follows')).toEqual([]);
@@ -72,6 +73,7 @@ describe.each(['kill', 'freeze'] as const)('%s the worker', (fault) => {
         part = `way back: ${back.name}`;
         outcome = 'wrong';
         const onTheWayBack = run.stopWhere(...trapAt(back, 'green'));
+        await run.prepareWorker();
         await run.rollBack();
         const ending = run.ended();
         const { outcome: ended } = await strike(run, fault, onTheWayBack, () => ending);
@@ -100,8 +102,8 @@ async function strike<T>(
   if (held === undefined) throw new Error('the worker did not come to the point');
   const struck = run.worker;
   if (fault === 'kill') {
+    // What it was about to send is never sent, what it was about to be told never arrives.
     await struck.kill();
-    held.release();
     await run.replaceWorker();
     return goesOn();
   }

@@ -187,12 +187,23 @@ export const DATA_RULES: readonly Mutation[] = [
     test: inSaga('stops below a critical failure'),
   },
   {
+    rule: 'what a stopped activity meets on its way out is no failure of the run',
+    edits: [
+      edit(
+        'workflows/lib/failure.ts',
+        "  if (!(error instanceof ActivityFailure) || error.retryState !== 'CANCEL_REQUESTED') return false;",
+        '  if (error !== null) return false;',
+      ),
+    ],
+    test: { file: 'test/workflow/lost-while-cancelled.test.ts', name: 'does not fail the run when it watched' },
+  },
+  {
     rule: 'a rollback is not cancelled by what asked for it',
     edits: [
       edit(
         'workflows/blue-green-migration.ts',
-        'await CancellationScope.nonCancellable(() => rollBack(run, saga, error, isCancellation(error)));',
-        'await rollBack(run, saga, error, isCancellation(error));',
+        'await CancellationScope.nonCancellable(() => rollBack(run, saga, error, isCancelled(error)));',
+        'await rollBack(run, saga, error, isCancelled(error));',
       ),
     ],
     test: { file: 'test/e2e/rollback.test.ts', name: 'a rollback by cancel' },

@@ -8,11 +8,16 @@ import { bundleWorkflows } from '../../src/worker/bundle-workflows.js';
  * begin together both bundle, to the same end.
  */
 export async function testBundle(): Promise<{ code: string }> {
+  return { code: readFileSync(await testBundleFile(), 'utf8') };
+}
+
+/** The file that has it, for workers in processes of their own. */
+export async function testBundleFile(): Promise<string> {
   const file = join(inject('bundleFolder'), 'workflows.js');
-  if (existsSync(file)) return { code: readFileSync(file, 'utf8') };
+  if (existsSync(file)) return file;
   const { code } = await bundleWorkflows();
   const unfinished = `${file}.${process.pid}`;
   writeFileSync(unfinished, code);
   renameSync(unfinished, file);
-  return { code };
+  return file;
 }

@@ -1,7 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, Connection, WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
 import type { PlanInput } from '../../src/plan/schema.js';
@@ -9,7 +6,7 @@ import { directionTo } from '../../src/postgres/feed.js';
 import { measureLag } from '../../src/postgres/marker.js';
 import { withSession, type Database, type Databases, type Session } from '../../src/postgres/session.js';
 import { otherSide, type Side } from '../../src/side.js';
-import { testBundle } from './bundle.js';
+import { testBundleFile } from './bundle.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import type { MigrationStatus, Phase } from '../../workflows/lib/status.js';
 import { approveSignal, rollbackSignal, statusQuery } from '../../workflows/messages.js';
@@ -52,6 +49,9 @@ export interface FaultRunOptions {
 /** How long a run may take to its next part: none of the rules is about how quick the machine is. */
 const PATIENCE_MS = 400_000;
 
+/** Each look at the status is a query that the worker answers: more of them would slow down what they wait for. */
+const LOOK_EVERY_MS = 150;
+
 const WHO = { by: 'the test', reason: 'the test says so' };
 
 /** How a run ended: its outcome, or the type and message of its failure. */
@@ -71,6 +71,7 @@ export class FaultRun {
   #handle: WorkflowHandle | undefined;
   #watcher: BothOpenWatcher | undefined;
   #isClosed = false;
+  #spare: WorkerProcess | undefined;
 
   private constructor(
     readonly plan: PlanInput,
@@ -79,7 +80,7 @@ export class FaultRun {
     readonly links: Readonly<Record<Link, readonly LinkProxy[]>>,
     private readonly statements: Readonly<Record<Side, StatementProxy>>,
     private readonly client: Client,
-    private readonly startWorker: () => Promise<WorkerProcess>,
+    private readonly newWorker: () => Promise<WorkerProcess>,
     public worker: WorkerProcess,
     readonly writers: AuditedWriters | undefined,
     readonly taskQueue: string,
@@ -118,9 +119,11 @@ export class FaultRun {
     const taskQueue = uniqueTaskQueue(options.purpose.replaceAll(' ', '-'));
     const address = options.temporalAddress ?? testTemporal().address;
     const { environment = {} } = options;
-    const bundle = await (bundled ??= bundleOnce());
-    const startWorker = (): Promise<WorkerProcess> =>
-      WorkerProcess.start({ taskQueue, connections, address, environment, bundle });
+    const bundle = await testBundleFile();
+    const prepareWorker = (): Promise<WorkerProcess> =>
+      WorkerProcess.prepare({ taskQueue, connections, address, environment, bundle });
+    const first = await prepareWorker();
+    await first.begin();
     const routed = {
       blue: viaLink(databases.blue, links['router-blue'][0]),
       green: viaLink(databases.green, links['router-green'][0]),
@@ -146,8 +149,8 @@ export class FaultRun {
       links,
       statements,
       new Client({ connection: await Connection.connect({ address }) }),
-      startWorker,
-      await startWorker(),
+      prepareWorker,
+      first,
       writers === 0
         ? undefined
         : await AuditedWriters.start(routed, plan.name, journal === undefined ? { writers } : { writers, journal }),
@@ -185,7 +188,7 @@ export class FaultRun {
     forMs = PATIENCE_MS,
   ): Promise<MigrationStatus> {
     let last: unknown;
-    for (const deadline = Date.now() + forMs; Date.now() < deadline; await sleep(50)) {
+    for (const deadline = Date.now() + forMs; Date.now() < deadline; await sleep(LOOK_EVERY_MS)) {
       try {
         const status = await this.handle.query(statusQuery);
         last = status;
@@ -201,7 +204,7 @@ export class FaultRun {
 
   /** Waits until the status is as asked, without an answer to what is asked meanwhile. */
   async watch(what: string, wanted: (status: MigrationStatus) => boolean): Promise<void> {
-    for (const deadline = Date.now() + PATIENCE_MS; Date.now() < deadline; await sleep(50)) {
+    for (const deadline = Date.now() + PATIENCE_MS; Date.now() < deadline; await sleep(LOOK_EVERY_MS)) {
       const status = await this.look();
       if (status !== undefined && wanted(status)) return;
     }
@@ -293,8 +296,18 @@ export class FaultRun {
     throw new Error('the run has been given up');
   }
 
+  /** Has another worker loaded, so that it can take over at once. */
+  async prepareWorker(): Promise<void> {
+    this.#spare ??= await this.newWorker();
+  }
+
+  /** Another worker serves the task queue from now on. */
   async replaceWorker(): Promise<void> {
-    this.worker = await this.startWorker();
+    await this.prepareWorker();
+    const spare = this.#spare;
+    this.#spare = undefined;
+    await spare?.begin();
+    this.worker = spare ?? this.worker;
   }
 
   /**
@@ -348,6 +361,7 @@ export class FaultRun {
     for (const link of Object.values(this.links).flat()) link.restore();
     await this.#handle?.terminate('the test is over').catch(() => undefined);
     await this.worker.kill();
+    await this.#spare?.kill();
     await this.#watcher?.stop();
     await this.writers?.stop();
     await this.client.connection.close();
@@ -360,17 +374,6 @@ export class FaultRun {
     await this.own.green.drop();
     await this.own.blue.drop();
   }
-}
-
-let bundled: Promise<string> | undefined;
-
-/** One bundle of the workflow code for all workers that this process starts. */
-async function bundleOnce(): Promise<string> {
-  const folder = mkdtempSync(join(tmpdir(), 'verdigris-bundle-'));
-  process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
-  const file = join(folder, 'workflows.js');
-  writeFileSync(file, (await testBundle()).code);
-  return file;
 }
 
 function viaLink(database: Database, link: LinkProxy): Database {

@@ -1,4 +1,5 @@
 import { otherSide } from '../../src/side.js';
+import { isTaken } from './fault-points.js';
 import type { MovePoint } from './promotion-actor.js';
 import { recordOutcome } from './outcome-table.js';
 import { PromotionRig } from './promotion-rig.js';
@@ -6,6 +7,20 @@ import { samePoint, type When } from './statement-proxy.js';
 
 /** Where a statement is repeated until something has happened, its first two times stand for all. */
 const REPEATS = 2;
+
+/** What changes nothing when it is carried out ... */
+const LOOKS = /^(connect$|SELECT\b|SET\b)/;
+/** ... unless it calls what does, or holds something from then on. */
+const ACTS =
+  /setval|pg_create_|pg_drop_|pg_notify|advisory|verdigris\.(decide|open_fence)|FOR (SHARE|UPDATE)|BEGIN|COMMIT/;
+
+/**
+ * Whether a statement changes a server or holds a lock there. Before and after one that only looks, a worker that dies
+ * leaves the same behind as at the last one that acts; one that is frozen there looks again when it wakes.
+ */
+export function isActing({ text }: { readonly text: string }): boolean {
+  return !LOOKS.test(text) || ACTS.test(text);
+}
 
 export interface FaultOutcome {
   readonly point: string;
@@ -17,7 +32,6 @@ export interface FaultOutcome {
 
 /** Puts the fault at every point of the move and of the way back, before and after each statement. */
 export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => void): Promise<FaultOutcome[]> {
-  const every = Math.max(1, Number(process.env['VERDIGRIS_FAULT_POINTS'] ?? 1));
   let rig = await PromotionRig.create(`${fault} points`);
   const outcomes: FaultOutcome[] = [];
   try {
@@ -32,7 +46,8 @@ export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => vo
       .flatMap((one) => (['before', 'after'] as const).map((when) => ({ ...one, when })))
       // A session begins in several messages to and fro; its end is the first statement's `before`.
       .filter(({ point, when }) => point.text !== 'connect' || when === 'before')
-      .filter((_, i) => i % every === 0);
+      .filter(({ point }) => process.env['VERDIGRIS_FAULT_LOOKS'] === '1' || isActing(point))
+      .filter((_, i) => isTaken(i));
     const fresh = cases.filter(({ isFresh }) => isFresh);
     // There and back in turn, so that no move is made for nothing.
     const left = {

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { NativeConnection, Runtime } from '@temporalio/worker';
@@ -8,7 +9,8 @@ import { redactor } from '../../src/worker/redact.js';
 
 /*
  * The worker of src/worker/main.ts with workflow code that has been bundled before: bundling takes longer than anything
- * else that a worker does when it starts, and tests start hundreds.
+ * else that a worker does when it starts, and tests start hundreds. With VERDIGRIS_TEST_ON_REQUEST it does all but the
+ * last step, and takes that when it is told to by a line.
  */
 
 const redact = redactor(secretsOf(process.env));
@@ -20,6 +22,11 @@ Runtime.install({
 const { connectionOptions, namespace = 'default' } = loadClientConnectConfig();
 const connection = await NativeConnection.connect(connectionOptions);
 const workflowBundle = { code: readFileSync(process.env['VERDIGRIS_TEST_BUNDLE'] ?? '', 'utf8') };
+if (process.env['VERDIGRIS_TEST_ON_REQUEST'] !== undefined) {
+  logger.info('worker loaded');
+  process.stdin.once('end', () => process.exit());
+  await once(process.stdin, 'data');
+}
 const worker = await createWorker({ connection, namespace, environment: process.env, redact, workflowBundle });
 logger.info('worker ready');
 await worker.run();

@@ -18,17 +18,42 @@ export interface WorkerProcessOptions {
 
 /** A worker in a process of its own, as `npm run worker` starts it: one that can be killed or frozen. */
 export class WorkerProcess {
-  private constructor(private readonly child: ChildProcess) {}
+  private constructor(
+    private readonly child: ChildProcess,
+    private readonly log: Log,
+  ) {}
 
   /** Returns when the worker polls its task queue. */
   static async start(options: WorkerProcessOptions): Promise<WorkerProcess> {
+    const worker = WorkerProcess.#spawn(options, {});
+    await worker.log.says('worker ready');
+    return worker;
+  }
+
+  /**
+   * Returns when the worker has loaded everything; it polls its task queue from begin() on. So another one takes over as
+   * soon as one that runs already would, however slow the machine is at starting one.
+   */
+  static async prepare(options: WorkerProcessOptions & { readonly bundle: string }): Promise<WorkerProcess> {
+    const worker = WorkerProcess.#spawn(options, { VERDIGRIS_TEST_ON_REQUEST: '1' });
+    await worker.log.says('worker loaded');
+    return worker;
+  }
+
+  async begin(): Promise<void> {
+    this.child.stdin?.write('begin\n');
+    await this.log.says('worker ready');
+  }
+
+  static #spawn(options: WorkerProcessOptions, more: Readonly<Record<string, string>>): WorkerProcess {
     const { taskQueue, connections, address = testTemporal().address, environment = {}, bundle } = options;
     const program = bundle === undefined ? '../../src/worker/main.ts' : './prebundled-worker.ts';
     const child = spawn(process.execPath, tsxArguments(new URL(program, import.meta.url)), {
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['pipe', 'pipe', 'pipe'],
       env: {
         ...ownTemporalEnvironment(address),
         ...environment,
+        ...more,
         ...(bundle === undefined ? {} : { VERDIGRIS_TEST_BUNDLE: bundle }),
         VERDIGRIS_TASK_QUEUE: taskQueue,
         ...Object.fromEntries(
@@ -36,17 +61,9 @@ export class WorkerProcess {
         ),
       },
     });
-    let log = '';
-    await new Promise<void>((resolve, reject) => {
-      const read = (chunk: Buffer): void => {
-        log = (log + chunk.toString()).slice(-20_000);
-        if (log.includes('worker ready')) resolve();
-      };
-      child.stdout.on('data', read);
-      child.stderr.on('data', read);
-      child.once('exit', () => reject(new Error(`the worker ended before it was ready:\n${log}`)));
-    });
-    return new WorkerProcess(child);
+    // It may be gone when it is told to begin.
+    child.stdin.on('error', () => undefined);
+    return new WorkerProcess(child, new Log(child));
   }
 
   /** Ends it without a chance to say goodbye. */
@@ -67,5 +84,27 @@ export class WorkerProcess {
     const ended = once(this.child, 'exit');
     this.child.kill(signal);
     await ended;
+  }
+}
+
+/** What a worker has written, and who waits for a word of it. */
+class Log {
+  #text = '';
+
+  constructor(private readonly child: ChildProcess) {
+    const read = (chunk: Buffer): void => void (this.#text = (this.#text + chunk.toString()).slice(-20_000));
+    child.stdout?.on('data', read);
+    child.stderr?.on('data', read);
+  }
+
+  /** Resolves when it has been written; fails when the worker ends before. */
+  async says(word: string): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      const look = (): void => void (this.#text.includes(word) && resolve());
+      this.child.stdout?.on('data', look);
+      this.child.stderr?.on('data', look);
+      this.child.once('exit', () => reject(new Error(`the worker ended before it said "${word}":\n${this.#text}`)));
+      look();
+    });
   }
 }

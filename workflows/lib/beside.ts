@@ -1,4 +1,5 @@
-import { CancellationScope, isCancellation } from '@temporalio/workflow';
+import { CancellationScope } from '@temporalio/workflow';
+import { isCancelled } from './failure.js';
 
 /**
  * Does `work` while `companion` runs beside it. The companion is cancelled when the work has ended; one that fails ends
@@ -11,7 +12,7 @@ export async function beside(companion: () => Promise<unknown>, work: () => Prom
   const accompanied = accompanying.run(companion).then(
     () => null,
     (error: unknown) => {
-      if (isCancellation(error)) return null;
+      if (isCancelled(error)) return null;
       working.cancel();
       return error;
     },
@@ -25,5 +26,5 @@ export async function beside(companion: () => Promise<unknown>, work: () => Prom
   accompanying.cancel();
   const failure = await CancellationScope.nonCancellable(() => accompanied);
   if (ended === null) return;
-  throw failure !== null && isCancellation(ended) && !outside.consideredCancelled ? failure : ended;
+  throw failure !== null && isCancelled(ended) && !outside.consideredCancelled ? failure : ended;
 }

@@ -1,4 +1,4 @@
-import { ActivityFailure, ApplicationFailure, rootCause } from '@temporalio/workflow';
+import { ActivityFailure, ApplicationFailure, isCancellation, rootCause } from '@temporalio/workflow';
 
 /** The failure that an activity ended with: its type and message are what people read. */
 export function applicationFailure(error: unknown): ApplicationFailure | undefined {
@@ -13,4 +13,15 @@ export function failureType(error: unknown): string | undefined {
 
 export function failureMessage(error: unknown): string {
   return applicationFailure(error)?.message ?? rootCause(error) ?? String(error);
+}
+
+/**
+ * Whether something ended because it was cancelled. An activity that is to stop may meet with something else on its way
+ * out that would have been tried again (a connection that is lost, a worker that dies): the server then neither tries
+ * again nor calls it cancelled. Taken for a failure of its own, a pause or the end of a stage would roll the run back.
+ */
+export function isCancelled(error: unknown): boolean {
+  if (isCancellation(error)) return true;
+  if (!(error instanceof ActivityFailure) || error.retryState !== 'CANCEL_REQUESTED') return false;
+  return !(error.cause instanceof ApplicationFailure && error.cause.nonRetryable === true);
 }

@@ -1,4 +1,5 @@
-import { CancellationScope, isCancellation } from '@temporalio/workflow';
+import { CancellationScope } from '@temporalio/workflow';
+import { isCancelled } from './failure.js';
 
 /**
  * Works on every item, at most `parallel` at once, in their order. The first failure stops the others; it is thrown when
@@ -32,7 +33,7 @@ export async function inParallel<T>(
       lane.status === 'rejected' ? [lane.reason as unknown] : [],
     );
     // What was cancelled because of another failure says nothing.
-    const first = failures.find((failure) => !isCancellation(failure)) ?? failures[0];
+    const first = failures.find((failure) => !isCancelled(failure)) ?? failures[0];
     if (first !== undefined) throw first;
   });
 }

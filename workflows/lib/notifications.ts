@@ -1,7 +1,7 @@
-import { CancellationScope, condition, isCancellation } from '@temporalio/workflow';
+import { CancellationScope, condition } from '@temporalio/workflow';
 import type { Notify, Plan } from '../../src/plan/schema.js';
 import { act } from './activities.js';
-import { failureMessage } from './failure.js';
+import { failureMessage, isCancelled } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
 import { happened, noticeOf, type Notice, type Seen } from './notices.js';
 
@@ -102,7 +102,7 @@ class Lane {
         await this.#send(this.#waiting.splice(0, TOGETHER));
       }
     } catch (error) {
-      if (!isCancellation(error)) throw error;
+      if (!isCancelled(error)) throw error;
       this.#lost(`the run has ended before ${this.#waiting.length + 1} or more notices could be delivered`);
     } finally {
       this.#done = true;
@@ -128,7 +128,7 @@ class Lane {
       );
       if (undelivered > 0) this.#lost(`${undelivered} of ${notices.length} notices are given up: ${why}`);
     } catch (error) {
-      if (isCancellation(error)) throw error;
+      if (isCancelled(error)) throw error;
       this.#lost(failureMessage(error));
     }
   }

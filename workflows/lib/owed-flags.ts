@@ -1,7 +1,7 @@
-import { CancellationScope, condition, isCancellation } from '@temporalio/workflow';
+import { CancellationScope, condition } from '@temporalio/workflow';
 import type { FlagsOwed } from '../../activities/flags.js';
 import { act } from './activities.js';
-import { failureMessage } from './failure.js';
+import { failureMessage, isCancelled } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
 import type { RunRef } from './run-ref.js';
 
@@ -64,7 +64,7 @@ export class OwedFlags {
     try {
       await scope.run(() => act("flagd's file, which could not be written").writeOwedFlags(ref, owed.route));
     } catch (error) {
-      if (!isCancellation(error) && isLatest()) this.#refused = failureMessage(error);
+      if (!isCancelled(error) && isLatest()) this.#refused = failureMessage(error);
     }
     if (isLatest()) this.#writing = null;
   }

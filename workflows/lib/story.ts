@@ -1,6 +1,6 @@
-import { CancelledFailure, CancellationScope, condition, isCancellation } from '@temporalio/workflow';
+import { CancelledFailure, CancellationScope, condition } from '@temporalio/workflow';
 import { parseDuration } from '../../src/plan/duration.js';
-import { failureMessage, failureType } from './failure.js';
+import { failureMessage, failureType, isCancelled } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
 import { TrafficWebhooks } from './traffic-webhooks.js';
 
@@ -90,7 +90,7 @@ export class Story {
       try {
         return await scope.run(work);
       } catch (error) {
-        if (isCancellation(error)) {
+        if (isCancelled(error)) {
           // A pause cancels the step alone; by the time its activity has stopped, the run may be resumed already.
           if (this.#scope.consideredCancelled || this.#interrupted !== scope) throw error;
         } else if (this.isHeld || this.#holdsAfter(error)) {

@@ -1,11 +1,11 @@
-import { CancellationScope, isCancellation, sleep } from '@temporalio/workflow';
+import { CancellationScope, sleep } from '@temporalio/workflow';
 import type { TrafficWebhook } from '../../src/plan/schema.js';
 import { parseDuration } from '../../src/plan/duration.js';
 import { WEBHOOK_EVENTS, WEBHOOK_SUBJECTS, type WebhookEvent } from '../../src/plan/webhook-events.js';
 import type { CalledRun, WebhookCall } from '../../src/webhooks/call.js';
 import type { Followed } from '../../src/webhooks/until-followed.js';
 import { act, actFast } from './activities.js';
-import { failureMessage } from './failure.js';
+import { failureMessage, isCancelled } from './failure.js';
 
 /** After so long people are told that a webhook has not been told; then after twice the time, and so on. */
 const WARN_AFTER_MS = 30_000;
@@ -98,7 +98,7 @@ export class WebhookLane {
         this.#untold = null;
       });
     } catch (error) {
-      if (!isCancellation(error)) throw error;
+      if (!isCancelled(error)) throw error;
     } finally {
       this.#scope = null;
     }
@@ -114,7 +114,7 @@ async function answerOf(calling: () => Promise<Followed>): Promise<Followed> {
   try {
     return await calling();
   } catch (error) {
-    if (isCancellation(error)) throw error;
+    if (isCancelled(error)) throw error;
     return { outcome: 'failed', why: failureMessage(error) };
   }
 }
