@@ -26,6 +26,12 @@ export class ReadLoad {
     return this.reads.filter(({ begunAt }) => begunAt >= moment);
   }
 
+  /** Waits until so many reads have been begun since that moment, and returns them. */
+  async until(reads: number, moment: number): Promise<Read[]> {
+    while (this.since(moment).length < reads) await new Promise((resolve) => setTimeout(resolve, 10));
+    return this.since(moment);
+  }
+
   async stop(): Promise<void> {
     this.#stopped = true;
     await Promise.all(this.#running);
@@ -44,7 +50,7 @@ export class ReadLoad {
       }
       this.reads.push({ begunAt, side });
       await client?.end().catch(() => undefined);
-      await new Promise((resolve) => setTimeout(resolve, 2));
+      await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }
 }
