@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { GateInput, GateSource } from '../src/gates/decide.js';
+import { MARKER_EVERY_MS } from '../src/gates/decide-lag.js';
 import { isPostgresGate } from '../src/gates/decide-postgres.js';
 import { gateLabel } from '../src/gates/gate-label.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
@@ -8,6 +9,7 @@ import { measurePrometheus, type PrometheusMeasurement } from '../src/gates/prom
 import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
 import { readRouterSnapshots } from '../src/gates/router-source.js';
 import { scrapeRouters } from '../src/gates/scrape-source.js';
+import { Slices } from '../src/gates/slices.js';
 import { windowBetween, type GateWindow } from '../src/gates/window.js';
 import { parseDuration } from '../src/plan/duration.js';
 import type { Plan, Stage } from '../src/plan/schema.js';
@@ -30,7 +32,6 @@ export interface StageBaseline {
 }
 
 const ROUTERS_EVERY_MS = 500;
-const LAG_EVERY_MS = 500;
 const POSTGRES_EVERY_MS = 2_000;
 const PROMETHEUS_EVERY_MS = 5_000;
 /** Routers report once a second, Prometheus may take 5 s to answer. */
@@ -52,7 +53,7 @@ export class StageMeasurements {
   readonly #lag: Repeated<number>;
   readonly #postgres: Repeated<PostgresSamples> | undefined;
   readonly #prometheus: ReadonlyMap<string, Repeated<PrometheusMeasurement>>;
-  #slices: GateWindow[] = [];
+  readonly #slices = new Slices<GateWindow>();
   #sliceFrom: RouterSnapshots | undefined;
   #markerSince: number | undefined;
 
@@ -74,7 +75,7 @@ export class StageMeasurements {
     });
     const lagTimeout = lagTimeoutOf(plan);
     this.#lag = new Repeated({
-      ...{ ...common, everyMs: LAG_EVERY_MS, silentAfterMs: lagTimeout + SILENT_AFTER_MS },
+      ...{ ...common, everyMs: MARKER_EVERY_MS, silentAfterMs: lagTimeout + SILENT_AFTER_MS },
       measure: this.#withSessions('lag', async (session) => {
         const [blue, green] = [await session('blue'), await session('green')];
         this.#markerSince = performance.now();
@@ -152,16 +153,19 @@ export class StageMeasurements {
   #lagSeries(): number[] {
     const arrived = [...this.#lag.values];
     const pending = this.#markerSince === undefined ? 0 : performance.now() - this.#markerSince;
-    return pending > Math.max(LAG_EVERY_MS, arrived.at(-1) ?? 0) ? [...arrived, pending] : arrived;
+    return pending > Math.max(MARKER_EVERY_MS, arrived.at(-1) ?? 0) ? [...arrived, pending] : arrived;
   }
 
-  #slicesUntil(now: RouterSnapshots | undefined): readonly GateWindow[] {
-    if (now === undefined) return [];
-    const from = (this.#sliceFrom ??= now);
-    const current = windowBetween(from, now);
-    if (Date.parse(now.at) - Date.parse(from.at) < SLICE_MS) return [...this.#slices, current];
-    this.#slices = [...this.#slices, current];
-    this.#sliceFrom = now;
+  #slicesUntil(now: RouterSnapshots | undefined): Slices<GateWindow> {
+    if (now === undefined) return this.#slices;
+    const from = (this.#sliceFrom ??= this.baseline.sample);
+    const slice = windowBetween(from, now);
+    if (Date.parse(now.at) - Date.parse(from.at) < SLICE_MS) {
+      this.#slices.current = slice;
+    } else {
+      this.#slices.append(slice);
+      this.#sliceFrom = now;
+    }
     return this.#slices;
   }
 

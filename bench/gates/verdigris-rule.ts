@@ -1,46 +1,63 @@
 import { judge } from '../../activities/stage-verdict.js';
-import { EMPTY_SIDE, plus } from './counts.js';
 import type { GateInput } from '../../src/gates/decide.js';
+import type { RequestCount } from '../../src/gates/router-snapshot.js';
+import { Slices } from '../../src/gates/slices.js';
 import type { GateWindow } from '../../src/gates/window.js';
 import { parsePlan } from '../../src/plan/parse.js';
 import type { Plan } from '../../src/plan/schema.js';
-import { Chance } from './chance.js';
-import { tick, type Tick } from './green.js';
+import { EMPTY_SIDE, plus, type Counts } from './counts.js';
+import { blueBefore, type Tick } from './green.js';
 import { LIMITS, type End, type Rule, type StageRule } from './rule.js';
 
 /** `maxStageDuration` of a plan by default. */
 const MOST_SECONDS = 4 * 3_600;
 
 /** The real decision code, fed with counts. */
-export const VERDIGRIS: Rule = { name: 'Verdigris', stage: (percent) => new Stage(percent) };
+export const VERDIGRIS: Rule = { name: 'Verdigris', stage: (percent, rate) => new Stage(percent, rate) };
 
 class Stage implements StageRule {
-  #window: GateWindow = emptyWindow();
-  readonly #slices: GateWindow[] = [];
+  #window: GateWindow;
+  readonly #slices = new Slices<GateWindow>();
   #lagMs: number[] = [];
   #passes = 0;
 
-  constructor(private readonly percent: number) {}
+  constructor(
+    private readonly percent: number,
+    readsPerSecond: number,
+  ) {
+    this.#window = { ...EMPTY_WINDOW, blueBefore: before(readsPerSecond) };
+  }
 
   see(tick: Tick, seconds: number): End | undefined {
     const slice = windowOf(tick);
-    this.#slices.push(slice);
+    this.#slices.append(slice);
     this.#window = sum(this.#window, slice, seconds);
-    this.#lagMs = [...this.#lagMs.slice(-19), tick.lagMs];
+    this.#lagMs = [...this.#lagMs, ...tick.lagMs].slice(-40);
     const input: GateInput = { window: this.#window, slices: this.#slices, lagMs: this.#lagMs };
-    const { outcome } = judge(TRAFFIC, { percent: this.percent, for: '15m' }, '', input);
-    if (outcome === 'fail') return 'rolled back';
+    const { outcome, evidence } = judge(TRAFFIC, { percent: this.percent, for: '15m' }, '', input);
+    if (outcome === 'fail') {
+      this.because = evidence.filter((one) => one.outcome === 'fail').map((one) => `${one.metric}: ${one.because}`).join('; ');
+      return 'rolled back';
+    }
     if (seconds < LIMITS.stageSeconds) return undefined;
     this.#passes = outcome === 'pass' ? this.#passes + 1 : 0;
     if (this.#passes >= 2) return 'advanced';
     return seconds >= MOST_SECONDS ? 'held' : undefined;
   }
+
+  because = '';
+}
+
+const blueReads = new Map<number, Counts>();
+
+/** Blue's reads before a stage: the routers have been counting since the run began. */
+function before(readsPerSecond: number): Counts {
+  const counted = blueReads.get(readsPerSecond) ?? blueBefore(readsPerSecond);
+  blueReads.set(readsPerSecond, counted);
+  return counted;
 }
 
 const TRAFFIC = trafficOf();
-
-/** What routers have counted on blue before the stage: at 100 % there is nothing else to compare with. */
-const BLUE_BEFORE = tick(new Chance(1), 'healthy', 2_000, 0).blue;
 
 function trafficOf(): Plan['traffic'] {
   const parsed = parsePlan({
@@ -60,8 +77,16 @@ function trafficOf(): Plan['traffic'] {
   return parsed.plan.traffic;
 }
 
-function windowOf({ green, blue, mirrored }: Tick): GateWindow {
-  return { ...emptyWindow(), green, blue, mirrored };
+const EMPTY_WINDOW: GateWindow = {
+  ...{ seconds: 0, blue: EMPTY_SIDE, green: EMPTY_SIDE, blueBefore: EMPTY_SIDE },
+  fallbacks: { behind: 0, error: 0 },
+  mirrored: { compared: 0, different: 0 },
+  endpoints: {},
+  ...{ liveInstances: 1, staleInstances: [], unreadableInstances: [], unreachable: [] },
+};
+
+function windowOf({ green, blue, mirrored, endpoints }: Tick): GateWindow {
+  return { ...EMPTY_WINDOW, green, blue, mirrored, endpoints };
 }
 
 function sum(window: GateWindow, slice: GateWindow, seconds: number): GateWindow {
@@ -74,16 +99,15 @@ function sum(window: GateWindow, slice: GateWindow, seconds: number): GateWindow
       compared: window.mirrored.compared + slice.mirrored.compared,
       different: window.mirrored.different + slice.mirrored.different,
     },
+    endpoints: Object.fromEntries(
+      Object.entries(slice.endpoints).map(([name, { blue, green }]) => {
+        const then = window.endpoints[name];
+        return [name, { blue: added(then?.blue, blue), green: added(then?.green, green) }];
+      }),
+    ),
   };
 }
 
-/** Blue's reads before a stage: the routers have been counting since the run began. */
-function emptyWindow(): GateWindow {
-  return {
-    ...{ seconds: 0, blue: EMPTY_SIDE, green: EMPTY_SIDE, blueBefore: BLUE_BEFORE },
-    fallbacks: { behind: 0, error: 0 },
-    mirrored: { compared: 0, different: 0 },
-    endpoints: {},
-    ...{ liveInstances: 1, staleInstances: [], unreadableInstances: [], unreachable: [] },
-  };
+function added(a: RequestCount | undefined, b: RequestCount): RequestCount {
+  return { requests: (a?.requests ?? 0) + b.requests, errors: (a?.errors ?? 0) + b.errors };
 }

@@ -25,10 +25,10 @@ export function atLeast(k: number, n: number, p: number): number {
   return k > n * p ? tail(k, +1, n, p) : 1 - tail(k - 1, -1, n, p);
 }
 
-/** The largest true share that `k` of `n` does not speak against. */
-export function upperBound(k: number, n: number): number {
+/** The largest true share that `k` of `n` does not speak against, but for the chance `alpha`. */
+export function upperBound(k: number, n: number, alpha = ALPHA): number {
   if (n <= 0 || k >= n) return 1;
-  return bisect((p) => atMost(k, n, p) > ALPHA);
+  return bisect((p) => atMost(k, n, p) > alpha);
 }
 
 /** The smallest true share that `k` of `n` does not speak against. */

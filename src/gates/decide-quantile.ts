@@ -5,7 +5,9 @@ import { neededSample } from './binomial.js';
 import { bucketOfRank, slowerThan } from './histogram.js';
 import { worstOutcome } from './outcome.js';
 import { highestRank, lowestRank } from './quantile-rank.js';
-import { count, inconclusive, judgeShare, type Burst, type ShareVerdict } from './share.js';
+import type { Pieces } from './persistent-evidence.js';
+import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
+import type { Slices } from './slices.js';
 import type { GateWindow } from './window.js';
 
 export type QuantileGate = Extract<Gate, { metric: 'p50' | 'p95' | 'p99' }>;
@@ -13,7 +15,7 @@ export type QuantileGate = Extract<Gate, { metric: 'p50' | 'p95' | 'p99' }>;
 export const QUANTILES = { p50: 0.5, p95: 0.95, p99: 0.99 } as const;
 
 /** Answers `p50`, `p95` and `p99`. */
-export function decideQuantile(gate: QuantileGate, window: GateWindow, slices: readonly GateWindow[]): ShareVerdict {
+export function decideQuantile(gate: QuantileGate, window: GateWindow, slices: Slices<GateWindow> | undefined): ShareVerdict {
   const verdicts = [
     ...(gate.max === undefined ? [] : [decideLimit(gate, parseDuration(gate.max), window, slices)]),
     ...(gate.maxIncrease === undefined ? [] : [decideIncrease(gate, parseDuration(gate.maxIncrease), window, slices)]),
@@ -27,16 +29,16 @@ function decideLimit(
   gate: QuantileGate,
   limitMs: number,
   window: GateWindow,
-  slices: readonly GateWindow[],
+  slices: Slices<GateWindow> | undefined,
 ): ShareVerdict {
   const { green } = window;
-  const { reads } = baselineOf(window, neededSample(0, slowShare(gate)));
+  const { reads, isBeside } = baselineOf(window, neededSample(0, slowShare(gate)));
   return judgeShare({
     share: slowShare(gate),
     green: { ...slowerThan(limitMs, green.latency), of: green.requests },
-    blue: { hits: slowerThan(limitMs, reads.latency).possibly, of: reads.requests },
+    blue: { hits: slowerThan(limitMs, reads.latency).possibly, of: reads.requests, isBeside },
     what: `reads on green slower than ${formatDuration(limitMs)}`,
-    bursts: () => burstsOf(limitMs, slices),
+    ...piecesOf(limitMs, slices),
   });
 }
 
@@ -48,11 +50,11 @@ function decideIncrease(
   gate: QuantileGate,
   increaseMs: number,
   window: GateWindow,
-  slices: readonly GateWindow[],
+  slices: Slices<GateWindow> | undefined,
 ): ShareVerdict {
   const quantile = QUANTILES[gate.metric];
   const needed = neededSample(0, slowShare(gate));
-  const { reads, when } = baselineOf(window, needed);
+  const { reads, when, isBeside } = baselineOf(window, needed);
   if (reads.requests < needed) {
     return inconclusive(
       `blue has had ${count(reads.requests)} reads, too few to know its ${gate.metric}: ${count(needed)} are needed`,
@@ -67,16 +69,27 @@ function decideIncrease(
       surely: high === Infinity ? 0 : slowerThan(high + increaseMs, window.green.latency).surely,
       of: window.green.requests,
     },
+    blue: { hits: high === Infinity ? 0 : slowerThan(high + increaseMs, reads.latency).possibly, of: reads.requests, isBeside },
     what: `reads on green more than ${formatDuration(increaseMs)} slower than blue's ${gate.metric} (${low}-${high} ms ${when})`,
-    bursts: () => burstsOf(high + increaseMs, slices),
+    ...piecesOf(high + increaseMs, slices),
   });
 }
 
-function burstsOf(limitMs: number, slices: readonly GateWindow[]): Burst[] {
-  return slices.map(({ green }) => ({
-    surely: limitMs === Infinity ? 0 : slowerThan(limitMs, green.latency).surely,
-    of: green.requests,
-  }));
+/** How many were slower in each slice: on green surely, on blue possibly. */
+function piecesOf(limitMs: number, slices: Slices<GateWindow> | undefined): { pieces?: Pieces<GateWindow> } {
+  if (slices === undefined) return {};
+  return {
+    pieces: {
+      slices,
+      name: `slower than ${limitMs}`,
+      count: ({ green, blue }) => ({
+        surely: limitMs === Infinity ? 0 : slowerThan(limitMs, green.latency).surely,
+        of: green.requests,
+        blueHits: slowerThan(limitMs, blue.latency).possibly,
+        blueOf: blue.requests,
+      }),
+    },
+  };
 }
 
 function slowShare(gate: QuantileGate): number {

@@ -11,6 +11,7 @@ import type { GateOutcome } from './outcome.js';
 import type { PostgresSeries } from './postgres-series.js';
 import type { PrometheusMeasurement } from './prometheus-measurement.js';
 import { inconclusive, type ShareVerdict } from './share.js';
+import type { Slices } from './slices.js';
 import type { GateWindow, SideWindow } from './window.js';
 
 export { worstOutcome, type GateOutcome } from './outcome.js';
@@ -44,8 +45,8 @@ export type GateSource = 'routers' | 'lag' | 'postgres' | 'prometheus';
 
 export interface GateInput {
   readonly window: GateWindow;
-  /** The window in pieces of a few seconds, oldest first. */
-  readonly slices?: readonly GateWindow[];
+  /** The window in pieces of a few seconds. */
+  readonly slices?: Slices<GateWindow>;
   /** How far green was behind blue, in ms, oldest first; the last one is of now. */
   readonly lagMs: readonly number[];
   readonly postgres?: PostgresSeries;
@@ -72,7 +73,7 @@ export function decideGate(gate: Gate, input: GateInput): GateDecision {
 }
 
 function verdictOf(gate: Gate, input: GateInput): ShareVerdict {
-  if (isRequestGate(gate)) return decideRequests(gate, { window: input.window, slices: input.slices ?? [] });
+  if (isRequestGate(gate)) return decideRequests(gate, { window: input.window, slices: input.slices });
   if (isPostgresGate(gate)) {
     return input.postgres === undefined
       ? inconclusive('the servers have not been asked yet')

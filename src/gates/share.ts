@@ -1,24 +1,28 @@
 import { isAtMost, lowerBound, neededSample, upperBound } from './binomial.js';
+import { evidenceAbove, evidenceLarger, FALSE_ALARM, suffices, type Pieces } from './persistent-evidence.js';
 import { surelyAbove, surelyLarger } from './sequential.js';
 
 /** A question about a share of requests that must not be too large. */
-export interface ShareQuestion {
+export interface ShareQuestion<Slice = never> {
   /** The largest share allowed. */
   readonly share: number;
   /** What was counted on green: at least `surely`, at most `possibly`. */
   readonly green: { readonly surely: number; readonly possibly: number; readonly of: number };
   /** The same on blue, if green is to blame only where it is worse than blue. */
-  readonly blue?: { readonly hits: number; readonly of: number };
+  readonly blue?: BlueCount;
   /** What is counted, for people. */
   readonly what: string;
-  /** The same count in pieces of a few seconds, where it is known: no single one of them fails a gate. Asked for only
-   *  when it matters: a long stage has thousands. */
-  readonly bursts?: () => readonly Burst[];
+  /** The same counts in pieces of a few seconds, where they are known. */
+  readonly pieces?: Pieces<Slice>;
+  /** The chance to fail a green that keeps its limit, over all looks; FALSE_ALARM by default. Only with `pieces`. */
+  readonly falseAlarm?: number;
 }
 
-export interface Burst {
-  readonly surely: number;
+export interface BlueCount {
+  readonly hits: number;
   readonly of: number;
+  /** Counted at the same time as green's and enough to be compared with slice by slice; otherwise before. */
+  readonly isBeside?: boolean;
 }
 
 export interface ShareVerdict {
@@ -30,11 +34,12 @@ export interface ShareVerdict {
 const HITS_TO_FAIL = 3;
 
 /**
- * pass: the share is at most the allowed one with 95 % confidence. fail: it is above it, by evidence that may be looked
- * at again and again (sequential.ts), that does not come from one moment, and that is worse than blue's. Else
+ * pass: the share is at most the allowed one with 95 % confidence. fail: it is above it and above blue's, by evidence
+ * that may be looked at again and again and that does not come from one moment (persistent-evidence.ts). Else
  * inconclusive, with how many requests are missing.
  */
-export function judgeShare({ share, green, blue, what, bursts }: ShareQuestion): ShareVerdict {
+export function judgeShare<Slice>(question: ShareQuestion<Slice>): ShareVerdict {
+  const { share, green, blue, what, pieces } = question;
   const { surely, possibly, of } = green;
   const allowed = `${percent(share)} allowed`;
   const counted = `${count(surely)}${possibly === surely ? '' : ` to ${count(possibly)}`} of ${count(of)} ${what}`;
@@ -44,16 +49,17 @@ export function judgeShare({ share, green, blue, what, bursts }: ShareQuestion):
       because: `no requests yet; ${count(neededSample(0, share))} are needed (${what})`,
     };
   }
+  const atLeast = `${counted}: at least ${percent(lowerBound(surely, of))} (95 %); ${allowed}`;
+  // Before passing: a green that has become bad a minute ago has a good share over the whole of a long stage.
+  if (surely >= HITS_TO_FAIL && pieces !== undefined) {
+    const verdict = persistence(question, pieces, atLeast);
+    if (verdict.outcome === 'fail') return verdict;
+    if (!isAtMost(share, possibly, of) && surelyAbove(share, surely, of)) return verdict;
+  }
   if (isAtMost(share, possibly, of)) {
     return { outcome: 'pass', because: `${counted}: at most ${percent(upperBound(possibly, of))} (95 %); ${allowed}` };
   }
-  if (surely >= HITS_TO_FAIL && surelyAbove(share, surely, of)) {
-    const atLeast = `${counted}: at least ${percent(lowerBound(surely, of))} (95 %); ${allowed}`;
-    const worst = (bursts?.() ?? []).reduce((most, burst) => (burst.surely > most.surely ? burst : most), NO_BURST);
-    if (!surelyAbove(share, surely - worst.surely, of - worst.of)) {
-      const when = `${count(worst.surely)} of them within a few seconds: one moment fails nothing`;
-      return inconclusive(`${atLeast}; but ${when}`);
-    }
+  if (surely >= HITS_TO_FAIL && pieces === undefined && surelyAbove(share, surely, of)) {
     return blameGreen(atLeast, surely, of, blue);
   }
   const missing = Math.max(1, neededSample(possibly, share) - of);
@@ -63,18 +69,54 @@ export function judgeShare({ share, green, blue, what, bursts }: ShareQuestion):
   };
 }
 
-function blameGreen(because: string, hits: number, of: number, blue: ShareQuestion['blue']): ShareVerdict {
+/** Fails green by what its slices show together, and says what is missing where they don't. */
+function persistence<Slice>(
+  { share, green, blue, falseAlarm = FALSE_ALARM }: ShareQuestion<Slice>,
+  pieces: Pieces<Slice>,
+  atLeast: string,
+): ShareVerdict {
+  const shows = (evidence: readonly number[]): boolean => suffices(evidence, falseAlarm);
+  if (blue?.isBeside === true) {
+    if (!shows(evidenceAbove(pieces, share, false))) return inconclusive(`${atLeast}; but ${NOT_LONG}`);
+    return blamed(atLeast, green, blue, shows(evidenceLarger(pieces)));
+  }
+  if (blue === undefined) {
+    if (!shows(evidenceAbove(pieces, share, false))) return inconclusive(`${atLeast}; but ${NOT_LONG}`);
+    return { outcome: 'fail', because: atLeast };
+  }
+  if (!shows(evidenceAbove(pieces, share, true))) return inconclusive(`${atLeast}; but ${NOT_LONG}`);
+  if (blue.of === 0) return { outcome: 'fail', because: `${atLeast}; blue had too few reads to compare with` };
+  const blueAtMost = roundedUp(upperBound(blue.hits, blue.of, falseAlarm));
+  return blamed(atLeast, green, blue, blueAtMost <= share || shows(evidenceAbove(pieces, blueAtMost, true)));
+}
+
+/** To two digits: evidence is collected for each share by itself, and blue's changes with every read. */
+function roundedUp(share: number): number {
+  const unit = 10 ** (Math.floor(Math.log10(share)) - 1);
+  return Math.min(1 - 1e-9, Math.ceil(share / unit) * unit);
+}
+
+const NOT_LONG = 'not for long enough: a few moments fail nothing';
+
+function blameGreen(because: string, hits: number, of: number, blue: BlueCount | undefined): ShareVerdict {
   if (blue === undefined) return { outcome: 'fail', because };
-  if (blue.of === 0) return { outcome: 'fail', because: `${because}; blue had no reads to compare with` };
+  if (blue.of === 0) return { outcome: 'fail', because: `${because}; blue had too few reads to compare with` };
+  return blamed(because, { surely: hits, of }, blue, surelyLarger(hits, of, blue.hits, blue.of));
+}
+
+function blamed(
+  because: string,
+  green: { readonly surely: number; readonly of: number },
+  blue: BlueCount,
+  isWorse: boolean,
+): ShareVerdict {
   const onBlue = `${count(blue.hits)} of ${count(blue.of)} on blue`;
-  if (surelyLarger(hits, of, blue.hits, blue.of)) {
-    const worseBy = percent(hits / of - blue.hits / blue.of);
+  if (isWorse) {
+    const worseBy = percent(green.surely / green.of - blue.hits / blue.of);
     return { outcome: 'fail', because: `${because}; ${onBlue}: green is worse by ${worseBy}` };
   }
   return inconclusive(`${because}; but ${onBlue}: green is not surely worse, so it is not blamed`);
 }
-
-const NO_BURST: Burst = { surely: 0, of: 0 };
 
 /** A whole number for people: 12,345. */
 export function count(n: number): string {
