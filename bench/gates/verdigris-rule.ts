@@ -1,5 +1,5 @@
-import { judge } from '../../activities/stage-verdict.js';
-import type { GateInput } from '../../src/gates/decide.js';
+import { askedIn } from '../../activities/stage-verdict.js';
+import { decideGate, worstOutcome, type GateInput } from '../../src/gates/decide.js';
 import type { RequestCount } from '../../src/gates/router-snapshot.js';
 import { Slices } from '../../src/gates/slices.js';
 import type { GateWindow } from '../../src/gates/window.js';
@@ -34,9 +34,10 @@ class Stage implements StageRule {
     this.#window = sum(this.#window, slice, seconds);
     this.#lagMs = [...this.#lagMs, ...tick.lagMs].slice(-40);
     const input: GateInput = { window: this.#window, slices: this.#slices, lagMs: this.#lagMs };
-    const { outcome, evidence } = judge(TRAFFIC, { percent: this.percent, for: '15m' }, '', input);
+    const decisions = askedIn(TRAFFIC.gates, { percent: this.percent, for: '15m' }).map((gate) => decideGate(gate, input));
+    const outcome = worstOutcome(decisions);
     if (outcome === 'fail') {
-      this.because = evidence.filter((one) => one.outcome === 'fail').map((one) => `${one.metric}: ${one.because}`).join('; ');
+      (globalThis as {last?: string}).last = decisions.filter((one) => one.outcome === 'fail').map((one) => `${one.metric}: ${one.because}`).join('; ');
       return 'rolled back';
     }
     if (seconds < LIMITS.stageSeconds) return undefined;

@@ -2,9 +2,9 @@ import { formatDuration, parseDuration } from '../plan/duration.js';
 import type { Gate } from '../plan/schema.js';
 import { baselineOf } from './baseline.js';
 import { neededSample } from './binomial.js';
-import { bucketOfRank, slowerThan } from './histogram.js';
+import { slowerThan } from './histogram.js';
 import { worstOutcome } from './outcome.js';
-import { highestRank, lowestRank } from './quantile-rank.js';
+import { quantileRange } from './quantile-rank.js';
 import type { Pieces } from './persistent-evidence.js';
 import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
 import type { Slices } from './slices.js';
@@ -52,7 +52,6 @@ function decideIncrease(
   window: GateWindow,
   slices: Slices<GateWindow> | undefined,
 ): ShareVerdict {
-  const quantile = QUANTILES[gate.metric];
   const needed = neededSample(0, slowShare(gate));
   const { reads, when, isBeside } = baselineOf(window, needed);
   if (reads.requests < needed) {
@@ -60,8 +59,7 @@ function decideIncrease(
       `blue has had ${count(reads.requests)} reads, too few to know its ${gate.metric}: ${count(needed)} are needed`,
     );
   }
-  const low = bucketOfRank(lowestRank(quantile, reads.requests), reads.latency).from;
-  const high = bucketOfRank(highestRank(quantile, reads.requests), reads.latency).to;
+  const { from: low, to: high } = quantileRange(QUANTILES[gate.metric], reads.latency);
   return judgeShare({
     share: slowShare(gate),
     green: {

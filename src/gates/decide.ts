@@ -62,9 +62,14 @@ export function decideGate(gate: Gate, input: GateInput): GateDecision {
   const failure = input.failures?.[sourceOf(gate)];
   if (failure !== undefined) return failedMeasurement(gateLabel(gate), failure);
   const query = gate.metric === 'prometheus' ? input.prometheus?.get(gateLabel(gate))?.at(-1)?.query : undefined;
+  const verdict = verdictOf(gate, input);
   return {
     metric: gateLabel(gate),
-    ...verdictOf(gate, input),
+    outcome: verdict.outcome,
+    // Put into words only when it is read.
+    get because() {
+      return verdict.because;
+    },
     windowSeconds: window.seconds,
     green: measured(gate, window, 'green'),
     blue: measured(gate, window, 'blue'),

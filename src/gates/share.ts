@@ -39,55 +39,68 @@ const HITS_TO_FAIL = 3;
  * inconclusive, with how many requests are missing.
  */
 export function judgeShare<Slice>(question: ShareQuestion<Slice>): ShareVerdict {
-  const { share, green, blue, what, pieces } = question;
+  const { share, green, what, pieces } = question;
   const { surely, possibly, of } = green;
-  const allowed = `${percent(share)} allowed`;
-  const counted = `${count(surely)}${possibly === surely ? '' : ` to ${count(possibly)}`} of ${count(of)} ${what}`;
   if (of === 0) {
-    return {
-      outcome: 'inconclusive',
-      because: `no requests yet; ${count(neededSample(0, share))} are needed (${what})`,
-    };
+    return said(
+      'inconclusive',
+      () => `no requests yet; ${count(neededSample(0, share))} are needed (${what})`,
+    );
   }
-  const atLeast = `${counted}: at least ${percent(lowerBound(surely, of))} (95 %); ${allowed}`;
+  const allowed = `${percent(share)} allowed`;
+  const counted = (): string =>
+    `${count(surely)}${possibly === surely ? '' : ` to ${count(possibly)}`} of ${count(of)} ${what}`;
+  const atLeast = (): string => `${counted()}: at least ${percent(lowerBound(surely, of))} (95 %); ${allowed}`;
+  const isKept = isAtMost(share, possibly, of);
   // Before passing: a green that has become bad a minute ago has a good share over the whole of a long stage.
-  if (surely >= HITS_TO_FAIL && pieces !== undefined) {
-    const verdict = persistence(question, pieces, atLeast);
-    if (verdict.outcome === 'fail') return verdict;
-    if (!isAtMost(share, possibly, of) && surelyAbove(share, surely, of)) return verdict;
+  if (surely >= HITS_TO_FAIL) {
+    const missing = pieces === undefined ? missingInSum(question) : missingIn(question, pieces);
+    if (missing === undefined) return said('fail', () => `${atLeast()}${besides(question)}`);
+    if (!isKept && surelyAbove(share, surely, of)) return said('inconclusive', () => `${atLeast()}; but ${missing}`);
   }
-  if (isAtMost(share, possibly, of)) {
-    return { outcome: 'pass', because: `${counted}: at most ${percent(upperBound(possibly, of))} (95 %); ${allowed}` };
+  if (isKept) {
+    return said(
+      'pass',
+      () => `${counted()}: at most ${percent(upperBound(possibly, of))} (95 %); ${allowed}`,
+    );
   }
-  if (surely >= HITS_TO_FAIL && pieces === undefined && surelyAbove(share, surely, of)) {
-    return blameGreen(atLeast, surely, of, blue);
-  }
-  const missing = Math.max(1, neededSample(possibly, share) - of);
+  return said('inconclusive', () => {
+    const more = Math.max(1, neededSample(possibly, share) - of);
+    return `${counted()}; ${allowed}; ${count(more)} more without a further one would pass`;
+  });
+}
+
+/** A verdict whose reason is put into words when somebody asks for it: gates are asked twice a second, people seldom. */
+function said(outcome: ShareVerdict['outcome'], because: () => string): ShareVerdict {
   return {
-    outcome: 'inconclusive',
-    because: `${counted}; ${allowed}; ${count(missing)} more without a further one would pass`,
+    outcome,
+    get because() {
+      return because();
+    },
   };
 }
 
-/** Fails green by what its slices show together, and says what is missing where they don't. */
-function persistence<Slice>(
-  { share, green, blue, falseAlarm = FALSE_ALARM }: ShareQuestion<Slice>,
+/** What is missing for blaming green by sums alone; undefined where nothing is. */
+function missingInSum<Slice>({ share, green, blue }: ShareQuestion<Slice>): string | undefined {
+  const { surely, of } = green;
+  if (!surelyAbove(share, surely, of)) return 'not surely';
+  if (blue === undefined || blue.of === 0 || surelyLarger(surely, of, blue.hits, blue.of)) return undefined;
+  return notWorse(blue);
+}
+
+/** What is missing for blaming green by what its slices show together; undefined where nothing is. */
+function missingIn<Slice>(
+  { share, blue, falseAlarm = FALSE_ALARM }: ShareQuestion<Slice>,
   pieces: Pieces<Slice>,
-  atLeast: string,
-): ShareVerdict {
+): string | undefined {
   const shows = (evidence: readonly number[]): boolean => suffices(evidence, falseAlarm);
-  if (blue?.isBeside === true) {
-    if (!shows(evidenceAbove(pieces, share, false))) return inconclusive(`${atLeast}; but ${NOT_LONG}`);
-    return blamed(atLeast, green, blue, shows(evidenceLarger(pieces)));
-  }
-  if (blue === undefined) {
-    if (!shows(evidenceAbove(pieces, share, false))) return inconclusive(`${atLeast}; but ${NOT_LONG}`);
-    return { outcome: 'fail', because: atLeast };
-  }
-  if (!shows(evidenceAbove(pieces, share, true))) return inconclusive(`${atLeast}; but ${NOT_LONG}`);
-  if (blue.of === 0) return { outcome: 'fail', because: `${atLeast}; blue had too few reads to compare with` };
+  const isBeside = blue === undefined || blue.isBeside === true;
+  if (!shows(evidenceAbove(pieces, share, !isBeside))) return 'not for long enough: a few moments fail nothing';
+  if (blue === undefined || blue.of === 0) return undefined;
+  if (isBeside) return shows(evidenceLarger(pieces)) ? undefined : notWorse(blue);
   const blueAtMost = roundedUp(upperBound(blue.hits, blue.of, falseAlarm));
-  return blamed(atLeast, green, blue, blueAtMost <= share || shows(evidenceAbove(pieces, blueAtMost, true)));
+  const isWorse = blueAtMost <= share || shows(evidenceAbove(pieces, blueAtMost, true));
+  return isWorse ? undefined : notWorse(blue);
 }
 
 /** To two digits: evidence is collected for each share by itself, and blue's changes with every read. */
@@ -96,26 +109,20 @@ function roundedUp(share: number): number {
   return Math.min(1 - 1e-9, Math.ceil(share / unit) * unit);
 }
 
-const NOT_LONG = 'not for long enough: a few moments fail nothing';
-
-function blameGreen(because: string, hits: number, of: number, blue: BlueCount | undefined): ShareVerdict {
-  if (blue === undefined) return { outcome: 'fail', because };
-  if (blue.of === 0) return { outcome: 'fail', because: `${because}; blue had too few reads to compare with` };
-  return blamed(because, { surely: hits, of }, blue, surelyLarger(hits, of, blue.hits, blue.of));
+/** What blue was like, for people, where green has failed. */
+function besides<Slice>({ green, blue }: ShareQuestion<Slice>): string {
+  if (blue === undefined) return '';
+  if (blue.of === 0) return '; blue had too few reads to compare with';
+  const worseBy = percent(green.surely / green.of - blue.hits / blue.of);
+  return `; ${onBlue(blue)}: green is worse by ${worseBy}`;
 }
 
-function blamed(
-  because: string,
-  green: { readonly surely: number; readonly of: number },
-  blue: BlueCount,
-  isWorse: boolean,
-): ShareVerdict {
-  const onBlue = `${count(blue.hits)} of ${count(blue.of)} on blue`;
-  if (isWorse) {
-    const worseBy = percent(green.surely / green.of - blue.hits / blue.of);
-    return { outcome: 'fail', because: `${because}; ${onBlue}: green is worse by ${worseBy}` };
-  }
-  return inconclusive(`${because}; but ${onBlue}: green is not surely worse, so it is not blamed`);
+function notWorse(blue: BlueCount): string {
+  return `${onBlue(blue)}: green is not surely worse, so it is not blamed`;
+}
+
+function onBlue({ hits, of }: BlueCount): string {
+  return `${count(hits)} of ${count(of)} on blue`;
 }
 
 /** A whole number for people: 12,345. */
