@@ -20,7 +20,9 @@ export interface Simulated {
 /** Simulates the chunks in as many processes as there are processors; which one does what changes nothing. */
 export async function simulateAll(chunks: readonly Chunk[], onDone: (done: Simulated) => void): Promise<void> {
   const left = [...chunks];
-  const processes = Array.from({ length: Math.min(availableParallelism(), left.length) }, () => oneProcess(left, onDone));
+  const processes = Array.from({ length: Math.min(availableParallelism(), left.length) }, () =>
+    oneProcess(left, onDone),
+  );
   await Promise.all(processes);
 }
 

@@ -8,7 +8,14 @@ export function report(tallies: readonly Tally[]): string {
   return [table(HEALTHY, healthy.map(healthyRow)), table(BAD, bad.map(badRow))].join('\n\n');
 }
 
-const HEALTHY = ['a healthy green, reads/s', 'rule', '>false alarm', '>held', '>advanced', '>through all stages after, median'];
+const HEALTHY = [
+  'a healthy green, reads/s',
+  'rule',
+  '>false alarm',
+  '>held',
+  '>advanced',
+  '>through all stages after, median',
+];
 const BAD = [
   ...['a bad green', '>reads/s', 'rule', '>false pass', '>held', '>caught', '>decided after: median, p95, longest'],
   '>reads touched until then, of all (worst run)',

@@ -29,7 +29,12 @@ export function tallies(green: Green, readsPerSecond: number, runs: readonly Run
       ...{ rule: name, green, readsPerSecond, runs: own.length },
       ends: { advanced: ended('advanced'), 'rolled back': ended('rolled back'), held: ended('held') },
       seconds: { median: at(0.5), p95: at(0.95), longest: at(1) },
-      harmedShare: sum(({ harmed }) => harmed) / Math.max(1, sum(({ reads }) => reads)),
+      harmedShare:
+        sum(({ harmed }) => harmed) /
+        Math.max(
+          1,
+          sum(({ reads }) => reads),
+        ),
       mostHarmedShare: Math.max(0, ...own.map(({ harmed, reads }) => harmed / Math.max(1, reads))),
     };
   });

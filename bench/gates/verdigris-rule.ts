@@ -34,19 +34,16 @@ class Stage implements StageRule {
     this.#window = sum(this.#window, slice, seconds);
     this.#lagMs = [...this.#lagMs, ...tick.lagMs].slice(-40);
     const input: GateInput = { window: this.#window, slices: this.#slices, lagMs: this.#lagMs };
-    const decisions = askedIn(TRAFFIC.gates, { percent: this.percent, for: '15m' }).map((gate) => decideGate(gate, input));
+    const decisions = askedIn(TRAFFIC.gates, { percent: this.percent, for: '15m' }).map((gate) =>
+      decideGate(gate, input),
+    );
     const outcome = worstOutcome(decisions);
-    if (outcome === 'fail') {
-      (globalThis as {last?: string}).last = decisions.filter((one) => one.outcome === 'fail').map((one) => `${one.metric}: ${one.because}`).join('; ');
-      return 'rolled back';
-    }
+    if (outcome === 'fail') return 'rolled back';
     if (seconds < LIMITS.stageSeconds) return undefined;
     this.#passes = outcome === 'pass' ? this.#passes + 1 : 0;
     if (this.#passes >= 2) return 'advanced';
     return seconds >= MOST_SECONDS ? 'held' : undefined;
   }
-
-  because = '';
 }
 
 const blueReads = new Map<number, Counts>();

@@ -15,7 +15,11 @@ export type QuantileGate = Extract<Gate, { metric: 'p50' | 'p95' | 'p99' }>;
 export const QUANTILES = { p50: 0.5, p95: 0.95, p99: 0.99 } as const;
 
 /** Answers `p50`, `p95` and `p99`. */
-export function decideQuantile(gate: QuantileGate, window: GateWindow, slices: Slices<GateWindow> | undefined): ShareVerdict {
+export function decideQuantile(
+  gate: QuantileGate,
+  window: GateWindow,
+  slices: Slices<GateWindow> | undefined,
+): ShareVerdict {
   const verdicts = [
     ...(gate.max === undefined ? [] : [decideLimit(gate, parseDuration(gate.max), window, slices)]),
     ...(gate.maxIncrease === undefined ? [] : [decideIncrease(gate, parseDuration(gate.maxIncrease), window, slices)]),
@@ -67,7 +71,11 @@ function decideIncrease(
       surely: high === Infinity ? 0 : slowerThan(high + increaseMs, window.green.latency).surely,
       of: window.green.requests,
     },
-    blue: { hits: high === Infinity ? 0 : slowerThan(high + increaseMs, reads.latency).possibly, of: reads.requests, isBeside },
+    blue: {
+      hits: high === Infinity ? 0 : slowerThan(high + increaseMs, reads.latency).possibly,
+      of: reads.requests,
+      isBeside,
+    },
     what: `reads on green more than ${formatDuration(increaseMs)} slower than blue's ${gate.metric} (${low}-${high} ms ${when})`,
     ...piecesOf(high + increaseMs, slices),
   });

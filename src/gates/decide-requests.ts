@@ -117,15 +117,7 @@ function decideEndpoint(
     blue: besideOrNone(green, blue),
     what: `failed reads on green of the endpoint ${endpoint}`,
     falseAlarm,
-    ...piecesOf(`errors of ${endpoint}`, slices, (slice) => {
-      const counted = slice.endpoints[endpoint];
-      return {
-        surely: counted?.green.errors ?? 0,
-        of: counted?.green.requests ?? 0,
-        blueHits: counted?.blue.errors ?? 0,
-        blueOf: counted?.blue.requests ?? 0,
-      };
-    }),
+    ...(slices === undefined ? {} : { pieces: piecesOfEndpoint(endpoint, slices) }),
   });
 }
 
@@ -155,6 +147,21 @@ function piecesOf(
   count: (slice: GateWindow) => Piece,
 ): { pieces?: Pieces<GateWindow> } {
   return slices === undefined ? {} : { pieces: { slices, name, count } };
+}
+
+function piecesOfEndpoint(endpoint: string, slices: Slices<GateWindow>): Pieces<GateWindow> {
+  return {
+    ...{ slices, name: `errors of ${endpoint}`, isPart: true },
+    count: ({ endpoints }) => {
+      const counted = endpoints[endpoint];
+      return {
+        surely: counted?.green.errors ?? 0,
+        of: counted?.green.requests ?? 0,
+        blueHits: counted?.blue.errors ?? 0,
+        blueOf: counted?.blue.requests ?? 0,
+      };
+    },
+  };
 }
 
 function onGreen(surely: number, of: number): Piece {

@@ -21,7 +21,7 @@ export const FALSE_ALARM = 1e-6;
 const MOST_OF_A_SLICE = 10;
 /** Where blue has no reads at the same time, a trouble of both sides looks like one of green's: it takes twice as long. */
 const MOST_WITHOUT_BLUE = Math.sqrt(MOST_OF_A_SLICE);
-/** The same for a slice in which a large part of green's requests is hit, which no noise does: three are needed. */
+/** The same for a slice in which a large part of all of green's requests is hit, which no noise does: three are needed. */
 const MOST_OF_AN_OUTAGE = 1_000;
 const OUTAGE = { hits: 3, share: 0.25 } as const;
 
@@ -44,6 +44,8 @@ export interface Pieces<Slice> {
   /** What is counted, unique among the questions of a stage. */
   readonly name: string;
   readonly count: (slice: Slice) => Piece;
+  /** Of one endpoint, which a single lock can stop for a while: a slice full of hits is no outage. */
+  readonly isPart?: boolean;
 }
 
 /** Evidence by which `a` is exceeded at most once in 1/a stages. */
@@ -53,15 +55,16 @@ export function suffices(evidence: Evidence, falseAlarm: number): boolean {
 
 /** The evidence that green's share is above `share`. */
 export function evidenceAbove<Slice>(
-  { slices, name, count }: Pieces<Slice>,
+  { slices, name, count, isPart = false }: Pieces<Slice>,
   share: number,
   withoutBlue: boolean,
 ): Evidence {
   const most = withoutBlue ? MOST_WITHOUT_BLUE : MOST_OF_A_SLICE;
+  const mostOf = mostOfASlice(most, isPart);
   const key = `${name} above ${share}${withoutBlue ? ' without blue' : ''}`;
   return slices.fold(key, NONE, (evidence, slice, number) => {
     const { surely, of } = count(slice);
-    return grown(evidence, number, share, surely, of - surely, isOutage(surely, of) ? MOST_OF_AN_OUTAGE : most);
+    return grown(evidence, number, share, surely, of - surely, mostOf(surely, of));
   });
 }
 
@@ -69,13 +72,13 @@ export function evidenceAbove<Slice>(
  * The evidence that green's share is larger than blue's, compared slice by slice: what troubles both at the same time
  * shows nothing. Where the two are equal, each hit of a slice is green's with the chance of green's part of its requests.
  */
-export function evidenceLarger<Slice>({ slices, name, count }: Pieces<Slice>): Evidence {
+export function evidenceLarger<Slice>({ slices, name, count, isPart = false }: Pieces<Slice>): Evidence {
+  const mostOf = mostOfASlice(MOST_OF_A_SLICE, isPart);
   return slices.fold(`${name} larger`, NONE, (evidence, slice, number) => {
     const { surely, of, blueHits, blueOf } = count(slice);
     // A slice with reads on one side only compares nothing.
     if (of === 0 || blueOf === 0) return grown(evidence, number, 0.5, 0, 0, 1);
-    const most = isOutage(surely, of) ? MOST_OF_AN_OUTAGE : MOST_OF_A_SLICE;
-    return grown(evidence, number, of / (of + blueOf), surely, blueHits, most);
+    return grown(evidence, number, of / (of + blueOf), surely, blueHits, mostOf(surely, of));
   });
 }
 
@@ -99,8 +102,8 @@ function grown(
   });
 }
 
-function isOutage(hits: number, of: number): boolean {
-  return hits >= OUTAGE.hits && hits >= OUTAGE.share * of;
+function mostOfASlice(usual: number, isPart: boolean): (hits: number, of: number) => number {
+  return (hits, of) => (!isPart && hits >= OUTAGE.hits && hits >= OUTAGE.share * of ? MOST_OF_AN_OUTAGE : usual);
 }
 
 function mean(evidence: Evidence): number {

@@ -42,10 +42,7 @@ export function judgeShare<Slice>(question: ShareQuestion<Slice>): ShareVerdict 
   const { share, green, what, pieces } = question;
   const { surely, possibly, of } = green;
   if (of === 0) {
-    return said(
-      'inconclusive',
-      () => `no requests yet; ${count(neededSample(0, share))} are needed (${what})`,
-    );
+    return said('inconclusive', () => `no requests yet; ${count(neededSample(0, share))} are needed (${what})`);
   }
   const allowed = `${percent(share)} allowed`;
   const counted = (): string =>
@@ -59,10 +56,7 @@ export function judgeShare<Slice>(question: ShareQuestion<Slice>): ShareVerdict 
     if (!isKept && surelyAbove(share, surely, of)) return said('inconclusive', () => `${atLeast()}; but ${missing}`);
   }
   if (isKept) {
-    return said(
-      'pass',
-      () => `${counted()}: at most ${percent(upperBound(possibly, of))} (95 %); ${allowed}`,
-    );
+    return said('pass', () => `${counted()}: at most ${percent(upperBound(possibly, of))} (95 %); ${allowed}`);
   }
   return said('inconclusive', () => {
     const more = Math.max(1, neededSample(possibly, share) - of);
