@@ -9,7 +9,7 @@ import { measurePrometheus, type PrometheusMeasurement } from '../src/gates/prom
 import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
 import { readRouterSnapshots } from '../src/gates/router-source.js';
 import { scrapeRouters } from '../src/gates/scrape-source.js';
-import { Slices } from '../src/gates/slices.js';
+import { Slices, type SlicesState } from '../src/gates/slices.js';
 import { windowBetween, type GateWindow } from '../src/gates/window.js';
 import { parseDuration } from '../src/plan/duration.js';
 import type { Plan, Stage } from '../src/plan/schema.js';
@@ -31,6 +31,14 @@ export interface StageBaseline {
   readonly volumeBefore?: number;
 }
 
+/** What the gates of a stage have seen so far: a worker that takes over goes on from it. */
+export interface StageEvidence {
+  readonly openedAt: string;
+  /** The end of the last complete slice. */
+  readonly until: RouterSnapshots;
+  readonly slices: SlicesState;
+}
+
 const ROUTERS_EVERY_MS = 500;
 const POSTGRES_EVERY_MS = 2_000;
 const PROMETHEUS_EVERY_MS = 5_000;
@@ -38,6 +46,8 @@ const PROMETHEUS_EVERY_MS = 5_000;
 const SILENT_AFTER_MS = 15_000;
 /** A gate fails on no single piece of this length: long enough for a checkpoint or a failover of a load balancer. */
 const SLICE_MS = 5_000;
+/** Measurements of Prometheus that gates are shown: four hours of them, as evidence is what was added by each. */
+const PROMETHEUS_KEPT = 2_880;
 /** Samples that gates are shown: of the lag, and of the servers, whose rates are means over some of them. */
 const KEPT = 40;
 /** The first look waits so long for the sources. */
@@ -53,8 +63,9 @@ export class StageMeasurements {
   readonly #lag: Repeated<number>;
   readonly #postgres: Repeated<PostgresSamples> | undefined;
   readonly #prometheus: ReadonlyMap<string, Repeated<PrometheusMeasurement>>;
-  readonly #slices = new Slices<GateWindow>();
-  #sliceFrom: RouterSnapshots | undefined;
+  readonly #slices: Slices<GateWindow>;
+  #sliceFrom: RouterSnapshots;
+  #keptSlices: number;
   #markerSince: number | undefined;
 
   constructor(
@@ -63,7 +74,13 @@ export class StageMeasurements {
     private readonly stage: Stage,
     private readonly baseline: StageBaseline,
     environment: Environment,
+    before?: StageEvidence,
   ) {
+    // Of this opening of the stage, not of one before a pause.
+    const known = before?.openedAt === baseline.openedAt ? before : undefined;
+    this.#slices = new Slices<GateWindow>([], known?.slices);
+    this.#sliceFrom = known?.until ?? baseline.sample;
+    this.#keptSlices = this.#slices.complete;
     const { name, traffic } = plan;
     const gates = askedIn(traffic.gates, stage);
     const { signal } = this.#stop;
@@ -103,7 +120,12 @@ export class StageMeasurements {
             windowSeconds: (Date.now() - Date.parse(baseline.openedAt)) / 1_000,
             atMs: Date.now(),
           });
-        return [[gateLabel(gate), new Repeated({ ...common, everyMs: PROMETHEUS_EVERY_MS, measure })] as const];
+        return [
+          [
+            gateLabel(gate),
+            new Repeated({ ...common, keep: PROMETHEUS_KEPT, everyMs: PROMETHEUS_EVERY_MS, measure }),
+          ] as const,
+        ];
       }),
     );
   }
@@ -144,6 +166,18 @@ export class StageMeasurements {
     };
   }
 
+  /** What has been seen since it was last asked for; undefined when no slice has been completed. */
+  newEvidence(): StageEvidence | undefined {
+    if (this.#slices.complete === this.#keptSlices) return undefined;
+    this.#keptSlices = this.#slices.complete;
+    const { at, live, stale, unreadable } = this.#sliceFrom;
+    return {
+      openedAt: this.baseline.openedAt,
+      until: { at, live, stale, unreadable },
+      slices: this.#slices.state(),
+    };
+  }
+
   async close(): Promise<void> {
     this.#stop.abort(new Error('the gates are no longer watched'));
     await Promise.all([...this.#sessions].map(closeSession));
@@ -158,7 +192,7 @@ export class StageMeasurements {
 
   #slicesUntil(now: RouterSnapshots | undefined): Slices<GateWindow> {
     if (now === undefined) return this.#slices;
-    const from = (this.#sliceFrom ??= this.baseline.sample);
+    const from = this.#sliceFrom;
     const slice = windowBetween(from, now);
     if (Date.parse(now.at) - Date.parse(from.at) < SLICE_MS) {
       this.#slices.current = slice;

@@ -17,7 +17,7 @@ import { flagsFollowRoute, flagsFollowRouteOrWarn } from './flags.js';
 import { refuseUndeployed, warnOfUnconfirmed } from './instances.js';
 import { movedTables } from './run-tables.js';
 import { judge, type Verdict } from './stage-verdict.js';
-import { routerReader, StageMeasurements, type StageBaseline } from './stage-measurements.js';
+import { routerReader, StageMeasurements, type StageBaseline, type StageEvidence } from './stage-measurements.js';
 import { transactionVolume } from './transaction-volume.js';
 import { isPostgresGate } from '../src/gates/decide-postgres.js';
 import { forecastGates } from '../src/gates/forecast.js';
@@ -180,6 +180,10 @@ function stageKey({ run }: Work, stage: Stage): ProgressKey {
   return { runId: run.runId, step: 'stage', object: String(stage.percent) };
 }
 
+function evidenceKey({ run }: Work, stage: Stage): ProgressKey {
+  return { runId: run.runId, step: 'stage evidence', object: String(stage.percent) };
+}
+
 async function setPercent(blue: Session, ref: RunRef, epoch: number, percent: number): Promise<number> {
   const { rows } = await blue.query<{ generation: number }>(
     'SELECT verdigris.set_green_read_percent($1, $2, $3)::float8 AS generation',
@@ -209,13 +213,17 @@ async function* verdicts(
   const baseline = await readProgress<StageBaseline>(blue, stageKey(work, stage));
   if (baseline === undefined) throw new Error(`stage ${stage.percent} % has not been opened`);
   const late = Date.parse(baseline.state.openedAt) + parseDuration(plan.traffic.maxStageDuration);
-  const measurements = new StageMeasurements(work, plan, stage, baseline.state, environment);
+  const evidence = await readProgress<StageEvidence>(blue, evidenceKey(work, stage));
+  const measurements = new StageMeasurements(work, plan, stage, baseline.state, environment, evidence?.state);
   try {
     await measurements.ready();
     for (;;) {
       work.signal.throwIfAborted();
       const input = measurements.input();
       const verdict = judge(plan.traffic, stage, input.at, input);
+      const seen = measurements.newEvidence();
+      // Beside the looks, which blue must not delay. Where it can't be written, a worker that takes over begins anew.
+      if (seen !== undefined) void writeProgress(blue, evidenceKey(work, stage), seen, true).catch(() => undefined);
       work.report({
         stage: `${stage.percent} %`,
         outcome: verdict.outcome,

@@ -2,7 +2,7 @@ import type { BlueCount } from './share.js';
 import type { GateWindow, SideWindow } from './window.js';
 
 /** With fewer reads than this part of green's, blue's of the same time have too little to say. */
-const PART_OF_GREEN = 1 / 4;
+export const PART_OF_GREEN = 1 / 4;
 
 export interface Baseline {
   readonly reads: SideWindow;

@@ -17,7 +17,7 @@ import type { Slices } from './slices.js';
 /** The chance that a question (a gate in a stage) fails a green that keeps its limit: a plan of a hundred such questions has 1 in 10,000. */
 export const FALSE_ALARM = 1e-6;
 
-/** A slice makes the evidence at most so many times as strong: eight of them at least, 40 s, are needed. */
+/** A slice makes the evidence at most so many times as strong: seven of them at least, half a minute, are needed. */
 const MOST_OF_A_SLICE = 10;
 /** Where blue has no reads at the same time, a trouble of both sides looks like one of green's: it takes twice as long. */
 const MOST_WITHOUT_BLUE = Math.sqrt(MOST_OF_A_SLICE);
