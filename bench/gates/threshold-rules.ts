@@ -39,14 +39,15 @@ function rule(name: string, threshold: Threshold): Rule {
 }
 
 class Stage implements StageRule {
-  #ticks: Tick[] = [];
+  readonly #ticks: Tick[] = [];
   readonly #failures = new Map<string, number>();
 
   constructor(private readonly threshold: Threshold) {}
 
   see(tick: Tick, seconds: number): End | undefined {
     const { everySeconds, windowSeconds, failuresToEnd, together } = this.threshold;
-    this.#ticks = [...this.#ticks, tick].slice(-windowSeconds / TICK_SECONDS);
+    this.#ticks.push(tick);
+    if (this.#ticks.length > windowSeconds / TICK_SECONDS) this.#ticks.shift();
     if (seconds % everySeconds === 0) {
       const failed = failedMetrics(this.#ticks);
       // Flagger counts a round of checks once, however many of them have failed.

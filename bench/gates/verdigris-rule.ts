@@ -1,11 +1,10 @@
 import { askedIn } from '../../activities/stage-verdict.js';
 import { decideGate, worstOutcome, type GateInput } from '../../src/gates/decide.js';
-import type { RequestCount } from '../../src/gates/router-snapshot.js';
 import { Slices } from '../../src/gates/slices.js';
 import type { GateWindow } from '../../src/gates/window.js';
 import { parsePlan } from '../../src/plan/parse.js';
 import type { Plan } from '../../src/plan/schema.js';
-import { EMPTY_SIDE, plus, type Counts } from './counts.js';
+import { EMPTY_SIDE, type Counts } from './counts.js';
 import { blueBefore, type Tick } from './green.js';
 import { LIMITS, type End, type Rule, type StageRule } from './rule.js';
 
@@ -16,7 +15,7 @@ const MOST_SECONDS = 4 * 3_600;
 export const VERDIGRIS: Rule = { name: 'Verdigris', stage: (percent, rate) => new Stage(percent, rate) };
 
 class Stage implements StageRule {
-  #window: GateWindow;
+  readonly #window: Sum;
   readonly #slices = new Slices<GateWindow>();
   #lagMs: number[] = [];
   #passes = 0;
@@ -25,13 +24,17 @@ class Stage implements StageRule {
     private readonly percent: number,
     readsPerSecond: number,
   ) {
-    this.#window = { ...EMPTY_WINDOW, blueBefore: before(readsPerSecond) };
+    this.#window = {
+      ...EMPTY_WINDOW,
+      ...{ blueBefore: before(readsPerSecond), blue: nothing(), green: nothing(), endpoints: {} },
+      mirrored: { compared: 0, different: 0 },
+    };
   }
 
   see(tick: Tick, seconds: number): End | undefined {
     const slice = windowOf(tick);
     this.#slices.append(slice);
-    this.#window = sum(this.#window, slice, seconds);
+    add(this.#window, slice, seconds);
     this.#lagMs = [...this.#lagMs, ...tick.lagMs].slice(-40);
     const input: GateInput = { window: this.#window, slices: this.#slices, lagMs: this.#lagMs };
     const decisions = askedIn(TRAFFIC.gates, { percent: this.percent, for: '15m' }).map((gate) =>
@@ -87,25 +90,43 @@ function windowOf({ green, blue, mirrored, endpoints }: Tick): GateWindow {
   return { ...EMPTY_WINDOW, green, blue, mirrored, endpoints };
 }
 
-function sum(window: GateWindow, slice: GateWindow, seconds: number): GateWindow {
-  return {
-    ...window,
-    seconds,
-    green: plus(window.green, slice.green),
-    blue: plus(window.blue, slice.blue),
-    mirrored: {
-      compared: window.mirrored.compared + slice.mirrored.compared,
-      different: window.mirrored.different + slice.mirrored.different,
-    },
-    endpoints: Object.fromEntries(
-      Object.entries(slice.endpoints).map(([name, { blue, green }]) => {
-        const then = window.endpoints[name];
-        return [name, { blue: added(then?.blue, blue), green: added(then?.green, green) }];
-      }),
-    ),
-  };
+/** A window that grows, as a stage has thousands of slices. */
+interface Sum extends GateWindow {
+  seconds: number;
+  readonly blue: SumOfSide;
+  readonly green: SumOfSide;
+  readonly mirrored: { compared: number; different: number };
+  readonly endpoints: Record<string, Record<'blue' | 'green', { requests: number; errors: number }>>;
 }
 
-function added(a: RequestCount | undefined, b: RequestCount): RequestCount {
-  return { requests: (a?.requests ?? 0) + b.requests, errors: (a?.errors ?? 0) + b.errors };
+interface SumOfSide {
+  requests: number;
+  errors: number;
+  readonly latency: number[];
+}
+
+function nothing(): SumOfSide {
+  return { requests: 0, errors: 0, latency: [...EMPTY_SIDE.latency] };
+}
+
+function add(window: Sum, slice: GateWindow, seconds: number): void {
+  window.seconds = seconds;
+  window.mirrored.compared += slice.mirrored.compared;
+  window.mirrored.different += slice.mirrored.different;
+  for (const side of ['blue', 'green'] as const) {
+    const [to, from] = [window[side], slice[side]];
+    to.requests += from.requests;
+    to.errors += from.errors;
+    from.latency.forEach((count, bucket) => (to.latency[bucket] = (to.latency[bucket] ?? 0) + count));
+  }
+  for (const [name, counted] of Object.entries(slice.endpoints)) {
+    const to = (window.endpoints[name] ??= {
+      blue: { requests: 0, errors: 0 },
+      green: { requests: 0, errors: 0 },
+    });
+    for (const side of ['blue', 'green'] as const) {
+      to[side].requests += counted[side].requests;
+      to[side].errors += counted[side].errors;
+    }
+  }
 }

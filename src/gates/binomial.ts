@@ -39,7 +39,8 @@ export function lowerBound(k: number, n: number): number {
 
 /** Whether the true share is at most `share`, with confidence. */
 export function isAtMost(share: number, k: number, n: number): boolean {
-  return n > 0 && k < n && atMost(k, n, share) <= ALPHA;
+  // The median is at most n * share + 1: from there on, the chance of `k` or fewer is a half at least.
+  return n > 0 && k < n && k < n * share + 1 && atMost(k, n, share) <= ALPHA;
 }
 
 /** The smallest sample in which `k` still shows that the true share is at most `share`. */
