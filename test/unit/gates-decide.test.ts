@@ -239,10 +239,11 @@ describe('lag and fallbacks', () => {
 });
 
 describe('counts of Prometheus, which grow from answer to answer', () => {
-  const gate = {
-    ...{ metric: 'prometheus', name: 'failed', connection: 'prometheus', max: 0.001 },
+  const gate: Gate = {
+    metric: 'prometheus',
+    ...{ name: 'failed', connection: 'prometheus', max: 0.001 },
     ...{ query: 'failed{side="{{side}}"}', requests: 'all{side="{{side}}"}' },
-  } as const;
+  };
   const value = (of: number) => ({ kind: 'value', value: of }) as const;
 
   /** What the gate says after answers every five seconds, of which each adds 500 requests on green. */
