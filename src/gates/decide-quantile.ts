@@ -42,7 +42,7 @@ function decideLimit(
     green: { ...slowerThan(limitMs, green.latency), of: green.requests },
     blue: { hits: slowerThan(limitMs, reads.latency).possibly, of: reads.requests, isBeside },
     what: `reads on green slower than ${formatDuration(limitMs)}`,
-    ...piecesOf(limitMs, slices),
+    ...piecesOf(gate, limitMs, slices),
   });
 }
 
@@ -77,17 +77,22 @@ function decideIncrease(
       isBeside,
     },
     what: `reads on green more than ${formatDuration(increaseMs)} slower than blue's ${gate.metric} (${low}-${high} ms ${when})`,
-    ...piecesOf(high + increaseMs, slices),
+    ...piecesOf(gate, high + increaseMs, slices),
   });
 }
 
 /** How many were slower in each slice: on green surely, on blue possibly. */
-function piecesOf(limitMs: number, slices: Slices<GateWindow> | undefined): { pieces?: Pieces<GateWindow> } {
+function piecesOf(
+  gate: QuantileGate,
+  limitMs: number,
+  slices: Slices<GateWindow> | undefined,
+): { pieces?: Pieces<GateWindow> } {
   if (slices === undefined) return {};
   return {
     pieces: {
       slices,
       name: `slower than ${limitMs}`,
+      noOutage: gate.metric === 'p50',
       count: ({ green, blue }) => ({
         surely: limitMs === Infinity ? 0 : slowerThan(limitMs, green.latency).surely,
         of: green.requests,

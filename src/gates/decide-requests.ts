@@ -127,7 +127,14 @@ function decideFallbackRate(max: number, window: GateWindow, slices: Slices<Gate
     share: max,
     green: { surely: fallbacks, possibly: fallbacks, of: greenReads(window) },
     what: "reads of green's users that blue had to answer",
-    ...piecesOf('fallbacks', slices, (slice) => onGreen(fallbacksOf(slice), greenReads(slice))),
+    ...(slices === undefined
+      ? {}
+      : {
+          pieces: {
+            ...{ slices, name: 'fallbacks', noOutage: true },
+            count: (slice: GateWindow) => onGreen(fallbacksOf(slice), greenReads(slice)),
+          },
+        }),
   });
 }
 
@@ -151,7 +158,7 @@ function piecesOf(
 
 function piecesOfEndpoint(endpoint: string, slices: Slices<GateWindow>): Pieces<GateWindow> {
   return {
-    ...{ slices, name: `errors of ${endpoint}`, isPart: true },
+    ...{ slices, name: `errors of ${endpoint}`, noOutage: true },
     count: ({ endpoints }) => {
       const counted = endpoints[endpoint];
       return {

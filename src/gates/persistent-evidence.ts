@@ -44,8 +44,9 @@ export interface Pieces<Slice> {
   /** What is counted, unique among the questions of a stage. */
   readonly name: string;
   readonly count: (slice: Slice) => Piece;
-  /** Of one endpoint, which a single lock can stop for a while: a slice full of hits is no outage. */
-  readonly isPart?: boolean;
+  /** Whether a slice full of hits is no outage: of one endpoint, which a single lock stops; of reads that blue answers
+   *  while green catches up; of a share that is large on any day. */
+  readonly noOutage?: boolean;
 }
 
 /** Evidence by which `a` is exceeded at most once in 1/a stages. */
@@ -55,12 +56,12 @@ export function suffices(evidence: Evidence, falseAlarm: number): boolean {
 
 /** The evidence that green's share is above `share`. */
 export function evidenceAbove<Slice>(
-  { slices, name, count, isPart = false }: Pieces<Slice>,
+  { slices, name, count, noOutage = false }: Pieces<Slice>,
   share: number,
   withoutBlue: boolean,
 ): Evidence {
   const most = withoutBlue ? MOST_WITHOUT_BLUE : MOST_OF_A_SLICE;
-  const mostOf = mostOfASlice(most, isPart);
+  const mostOf = mostOfASlice(most, noOutage);
   const key = `${name} above ${share}${withoutBlue ? ' without blue' : ''}`;
   return slices.fold(key, NONE, (evidence, slice, number) => {
     const { surely, of } = count(slice);
@@ -72,8 +73,8 @@ export function evidenceAbove<Slice>(
  * The evidence that green's share is larger than blue's, compared slice by slice: what troubles both at the same time
  * shows nothing. Where the two are equal, each hit of a slice is green's with the chance of green's part of its requests.
  */
-export function evidenceLarger<Slice>({ slices, name, count, isPart = false }: Pieces<Slice>): Evidence {
-  const mostOf = mostOfASlice(MOST_OF_A_SLICE, isPart);
+export function evidenceLarger<Slice>({ slices, name, count, noOutage = false }: Pieces<Slice>): Evidence {
+  const mostOf = mostOfASlice(MOST_OF_A_SLICE, noOutage);
   return slices.fold(`${name} larger`, NONE, (evidence, slice, number) => {
     const { surely, of, blueHits, blueOf } = count(slice);
     // A slice with reads on one side only compares nothing.
@@ -102,8 +103,8 @@ function grown(
   });
 }
 
-function mostOfASlice(usual: number, isPart: boolean): (hits: number, of: number) => number {
-  return (hits, of) => (!isPart && hits >= OUTAGE.hits && hits >= OUTAGE.share * of ? MOST_OF_AN_OUTAGE : usual);
+function mostOfASlice(usual: number, noOutage: boolean): (hits: number, of: number) => number {
+  return (hits, of) => (!noOutage && hits >= OUTAGE.hits && hits >= OUTAGE.share * of ? MOST_OF_AN_OUTAGE : usual);
 }
 
 function mean(evidence: Evidence): number {

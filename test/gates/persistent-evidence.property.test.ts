@@ -21,8 +21,8 @@ const piece: fc.Arbitrary<Piece> = fc
   .map(([green, blue]) => ({ ...green, blueHits: blue.surely, blueOf: blue.of }));
 const pieces = fc.array(piece, { minLength: 1, maxLength: 40 });
 
-function piecesOf(list: readonly Piece[], isPart = false): Pieces<Piece> {
-  return { slices: new Slices(list), name: 'reads', count: (one) => one, isPart };
+function piecesOf(list: readonly Piece[], noOutage = false): Pieces<Piece> {
+  return { slices: new Slices(list), name: 'reads', count: (one) => one, noOutage };
 }
 
 function sum(list: readonly Piece[], of: (one: Piece) => number): number {
@@ -30,14 +30,14 @@ function sum(list: readonly Piece[], of: (one: Piece) => number): number {
 }
 
 /** What the gate says of a stage of these slices. */
-function outcome(share: number, list: readonly Piece[], isPart = false, isBeside = true): string {
+function outcome(share: number, list: readonly Piece[], noOutage = false, isBeside = true): string {
   const [hits, requests] = [sum(list, (one) => one.surely), sum(list, (one) => one.of)];
   return judgeShare({
     share,
     green: { surely: hits, possibly: hits, of: requests },
     blue: { hits: sum(list, (one) => one.blueHits), of: sum(list, (one) => one.blueOf), isBeside },
     what: 'reads',
-    pieces: piecesOf(list, isPart),
+    pieces: piecesOf(list, noOutage),
   }).outcome;
 }
 
@@ -56,13 +56,13 @@ function failsAfter(share: number, count: number, next: (number: number) => Piec
 describe('evidence that is collected slice by slice', () => {
   test('is monotonic: one more hit on green never weakens it', () => {
     fc.assert(
-      fc.property(SHARE, pieces, fc.nat(), fc.boolean(), (share, list, at, isPart) => {
+      fc.property(SHARE, pieces, fc.nat(), fc.boolean(), (share, list, at, noOutage) => {
         const index = at % list.length;
         const worse = list.map((one, i) => (i === index ? { ...one, surely: Math.min(one.of, one.surely + 1) } : one));
         for (const evidence of [
-          (of: readonly Piece[]) => evidenceAbove(piecesOf(of, isPart), share, false),
-          (of: readonly Piece[]) => evidenceAbove(piecesOf(of, isPart), share, true),
-          (of: readonly Piece[]) => evidenceLarger(piecesOf(of, isPart)),
+          (of: readonly Piece[]) => evidenceAbove(piecesOf(of, noOutage), share, false),
+          (of: readonly Piece[]) => evidenceAbove(piecesOf(of, noOutage), share, true),
+          (of: readonly Piece[]) => evidenceLarger(piecesOf(of, noOutage)),
         ]) {
           const before = evidence(list);
           evidence(worse).forEach((value, ratio) => {
