@@ -91,7 +91,7 @@ function piecesOf(
   return {
     pieces: {
       slices,
-      name: `slower than ${limitMs}`,
+      name: `${gate.metric} slower than ${limitMs}`,
       noOutage: gate.metric === 'p50',
       count: ({ green, blue }) => ({
         surely: limitMs === Infinity ? 0 : slowerThan(limitMs, green.latency).surely,
