@@ -19,13 +19,15 @@ import type { Side } from '../src/side.js';
 import type { Environment } from '../src/worker/connections.js';
 import { httpEndpoint, httpEndpoints } from '../src/worker/http-endpoints.js';
 import { Repeated } from './repeated.js';
-import { askedIn } from './stage-verdict.js';
+import { askedIn, type Verdict } from './stage-verdict.js';
 import type { Work } from './context.js';
 
 /** What is written down when a stage opens: what its window is measured from. */
 export interface StageBaseline {
   readonly openedAt: string;
   readonly sample: RouterSnapshots;
+  /** The route of this opening; left out by versions that did not write it down. */
+  readonly route?: { readonly epoch: number; readonly generation: number };
   readonly postgres?: PostgresSamples;
   /** Transactions a second of both sides before the first reads moved. */
   readonly volumeBefore?: number;
@@ -37,6 +39,8 @@ export interface StageEvidence {
   /** The end of the last complete slice. */
   readonly until: RouterSnapshots;
   readonly slices: SlicesState;
+  /** The verdict by which the stage has failed: it stays one, whatever is seen afterwards. */
+  readonly failed?: Verdict;
 }
 
 const ROUTERS_EVERY_MS = 500;
@@ -170,6 +174,11 @@ export class StageMeasurements {
   newEvidence(): StageEvidence | undefined {
     if (this.#slices.complete === this.#keptSlices) return undefined;
     this.#keptSlices = this.#slices.complete;
+    return this.evidence();
+  }
+
+  /** All that has been seen. */
+  evidence(): StageEvidence {
     const { at, live, stale, unreadable } = this.#sliceFrom;
     return {
       openedAt: this.baseline.openedAt,

@@ -23,7 +23,7 @@ const MOST_OF_A_SLICE = 10;
 const MOST_WITHOUT_BLUE = Math.sqrt(MOST_OF_A_SLICE);
 /** The same for a slice in which a large part of all of green's requests is hit, which no noise does: three are needed. */
 const MOST_OF_AN_OUTAGE = 1_000;
-const OUTAGE = { hits: 3, share: 0.25 } as const;
+const OUTAGE = { hits: 5, share: 0.5 } as const;
 
 /** What one slice counted. */
 export interface Piece {

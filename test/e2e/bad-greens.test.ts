@@ -5,7 +5,7 @@ import type { PlanInput } from '../../src/plan/schema.js';
 import { LEDGER_SCHEMA } from '../support/ledger-application.js';
 import { LinkProxy } from '../support/link-proxy.js';
 import { Migration, rowsOf, until } from '../support/migration.js';
-import { testDatabase } from '../support/postgres.js';
+import { testDatabase, withClient } from '../support/postgres.js';
 import { StagedReaders } from '../support/staged-readers.js';
 
 /*
@@ -46,33 +46,51 @@ async function caught(
 ): Promise<{ message: string; backAfterMs: number }> {
   const handle = await migration.start();
   await until(handle, 'reading from green', (s) => s.greenReadPercent === percent);
+  const deciding = decision(migration);
   await makeBad();
   const error: unknown = await handle.result().catch((e: unknown) => e);
   await sleep(1_500);
   await readers.stop();
   expect(error).toBeInstanceOf(WorkflowFailedError);
   expect(readers.failures).toEqual([]);
+  const decided = await deciding;
+  // The reads are back before the workflow has heard of it.
+  expect(decided).toBeLessThan(await toldAt(handle));
   return {
     message: String((error as WorkflowFailedError).cause?.message),
-    backAfterMs: readers.lastSentToGreenAt - (await decidedAt(handle)),
+    backAfterMs: readers.lastSentToGreenAt - decided,
   };
 }
 
-/** When the gates had decided, by Temporal's clock, which is this machine's. */
-async function decidedAt(handle: WorkflowHandle): Promise<number> {
+/** When the gates decided: just before, the route on blue sent reads to green, and then it does no longer. */
+async function decision(migration: Migration): Promise<number> {
+  return withClient(migration.blue.config, async (client) => {
+    for (;;) {
+      const at = Date.now();
+      const { rows } = await client.query<{ percent: number }>(
+        'SELECT green_read_percent::float8 AS percent FROM verdigris.route',
+      );
+      if (rows[0]?.percent === 0) return at;
+      await sleep(20);
+    }
+  });
+}
+
+/** When the workflow was told of it, by Temporal's clock, which is this machine's. */
+async function toldAt(handle: WorkflowHandle): Promise<number> {
   const { events } = await handle.fetchHistory();
   const names = new Map<string, string>();
-  let decided = 0;
+  let told = 0;
   for (const event of events ?? []) {
     const { activityTaskScheduledEventAttributes: scheduled, activityTaskCompletedEventAttributes: completed } = event;
     if (scheduled?.activityType?.name === 'readsToBlue') break;
     if (scheduled) names.set(String(event.eventId), scheduled.activityType?.name ?? '');
     const name = completed && names.get(String(completed.scheduledEventId));
     if (name === 'watchGates' || name === 'judgeStage') {
-      decided = Number(event.eventTime?.seconds) * 1_000 + (event.eventTime?.nanos ?? 0) / 1e6;
+      told = Number(event.eventTime?.seconds) * 1_000 + (event.eventTime?.nanos ?? 0) / 1e6;
     }
   }
-  return decided;
+  return told;
 }
 
 /** Lets a view of green's go through a function: what the application's reads meet. */
