@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { GateInput, GateSource } from '../src/gates/decide.js';
+import { MARKER_EVERY_MS } from '../src/gates/decide-lag.js';
 import { isPostgresGate } from '../src/gates/decide-postgres.js';
 import { gateLabel } from '../src/gates/gate-label.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
@@ -8,6 +9,7 @@ import { measurePrometheus, type PrometheusMeasurement } from '../src/gates/prom
 import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
 import { readRouterSnapshots } from '../src/gates/router-source.js';
 import { scrapeRouters } from '../src/gates/scrape-source.js';
+import { Slices, type SlicesState } from '../src/gates/slices.js';
 import { windowBetween, type GateWindow } from '../src/gates/window.js';
 import { parseDuration } from '../src/plan/duration.js';
 import type { Plan, Stage } from '../src/plan/schema.js';
@@ -17,26 +19,39 @@ import type { Side } from '../src/side.js';
 import type { Environment } from '../src/worker/connections.js';
 import { httpEndpoint, httpEndpoints } from '../src/worker/http-endpoints.js';
 import { Repeated } from './repeated.js';
-import { askedIn } from './stage-verdict.js';
+import { askedIn, type Verdict } from './stage-verdict.js';
 import type { Work } from './context.js';
 
 /** What is written down when a stage opens: what its window is measured from. */
 export interface StageBaseline {
   readonly openedAt: string;
   readonly sample: RouterSnapshots;
+  /** The route of this opening; left out by versions that did not write it down. */
+  readonly route?: { readonly epoch: number; readonly generation: number };
   readonly postgres?: PostgresSamples;
   /** Transactions a second of both sides before the first reads moved. */
   readonly volumeBefore?: number;
 }
 
+/** What the gates of a stage have seen so far: a worker that takes over goes on from it. */
+export interface StageEvidence {
+  readonly openedAt: string;
+  /** The end of the last complete slice. */
+  readonly until: RouterSnapshots;
+  readonly slices: SlicesState;
+  /** The verdict by which the stage has failed: it stays one, whatever is seen afterwards. */
+  readonly failed?: Verdict;
+}
+
 const ROUTERS_EVERY_MS = 500;
-const LAG_EVERY_MS = 500;
 const POSTGRES_EVERY_MS = 2_000;
 const PROMETHEUS_EVERY_MS = 5_000;
 /** Routers report once a second, Prometheus may take 5 s to answer. */
 const SILENT_AFTER_MS = 15_000;
 /** A gate fails on no single piece of this length: long enough for a checkpoint or a failover of a load balancer. */
 const SLICE_MS = 5_000;
+/** Measurements of Prometheus that gates are shown: four hours of them, as evidence is what was added by each. */
+const PROMETHEUS_KEPT = 2_880;
 /** Samples that gates are shown: of the lag, and of the servers, whose rates are means over some of them. */
 const KEPT = 40;
 /** The first look waits so long for the sources. */
@@ -52,8 +67,9 @@ export class StageMeasurements {
   readonly #lag: Repeated<number>;
   readonly #postgres: Repeated<PostgresSamples> | undefined;
   readonly #prometheus: ReadonlyMap<string, Repeated<PrometheusMeasurement>>;
-  #slices: GateWindow[] = [];
-  #sliceFrom: RouterSnapshots | undefined;
+  readonly #slices: Slices<GateWindow>;
+  #sliceFrom: RouterSnapshots;
+  #keptSlices: number;
   #markerSince: number | undefined;
 
   constructor(
@@ -62,7 +78,13 @@ export class StageMeasurements {
     private readonly stage: Stage,
     private readonly baseline: StageBaseline,
     environment: Environment,
+    before?: StageEvidence,
   ) {
+    // Of this opening of the stage, not of one before a pause.
+    const known = before?.openedAt === baseline.openedAt ? before : undefined;
+    this.#slices = new Slices<GateWindow>([], known?.slices);
+    this.#sliceFrom = known?.until ?? baseline.sample;
+    this.#keptSlices = this.#slices.complete;
     const { name, traffic } = plan;
     const gates = askedIn(traffic.gates, stage);
     const { signal } = this.#stop;
@@ -74,7 +96,7 @@ export class StageMeasurements {
     });
     const lagTimeout = lagTimeoutOf(plan);
     this.#lag = new Repeated({
-      ...{ ...common, everyMs: LAG_EVERY_MS, silentAfterMs: lagTimeout + SILENT_AFTER_MS },
+      ...{ ...common, everyMs: MARKER_EVERY_MS, silentAfterMs: lagTimeout + SILENT_AFTER_MS },
       measure: this.#withSessions('lag', async (session) => {
         const [blue, green] = [await session('blue'), await session('green')];
         this.#markerSince = performance.now();
@@ -102,7 +124,12 @@ export class StageMeasurements {
             windowSeconds: (Date.now() - Date.parse(baseline.openedAt)) / 1_000,
             atMs: Date.now(),
           });
-        return [[gateLabel(gate), new Repeated({ ...common, everyMs: PROMETHEUS_EVERY_MS, measure })] as const];
+        return [
+          [
+            gateLabel(gate),
+            new Repeated({ ...common, keep: PROMETHEUS_KEPT, everyMs: PROMETHEUS_EVERY_MS, measure }),
+          ] as const,
+        ];
       }),
     );
   }
@@ -143,6 +170,23 @@ export class StageMeasurements {
     };
   }
 
+  /** What has been seen since it was last asked for; undefined when no slice has been completed. */
+  newEvidence(): StageEvidence | undefined {
+    if (this.#slices.complete === this.#keptSlices) return undefined;
+    this.#keptSlices = this.#slices.complete;
+    return this.evidence();
+  }
+
+  /** All that has been seen. */
+  evidence(): StageEvidence {
+    const { at, live, stale, unreadable } = this.#sliceFrom;
+    return {
+      openedAt: this.baseline.openedAt,
+      until: { at, live, stale, unreadable },
+      slices: this.#slices.state(),
+    };
+  }
+
   async close(): Promise<void> {
     this.#stop.abort(new Error('the gates are no longer watched'));
     await Promise.all([...this.#sessions].map(closeSession));
@@ -152,16 +196,19 @@ export class StageMeasurements {
   #lagSeries(): number[] {
     const arrived = [...this.#lag.values];
     const pending = this.#markerSince === undefined ? 0 : performance.now() - this.#markerSince;
-    return pending > Math.max(LAG_EVERY_MS, arrived.at(-1) ?? 0) ? [...arrived, pending] : arrived;
+    return pending > Math.max(MARKER_EVERY_MS, arrived.at(-1) ?? 0) ? [...arrived, pending] : arrived;
   }
 
-  #slicesUntil(now: RouterSnapshots | undefined): readonly GateWindow[] {
-    if (now === undefined) return [];
-    const from = (this.#sliceFrom ??= now);
-    const current = windowBetween(from, now);
-    if (Date.parse(now.at) - Date.parse(from.at) < SLICE_MS) return [...this.#slices, current];
-    this.#slices = [...this.#slices, current];
-    this.#sliceFrom = now;
+  #slicesUntil(now: RouterSnapshots | undefined): Slices<GateWindow> {
+    if (now === undefined) return this.#slices;
+    const from = this.#sliceFrom;
+    const slice = windowBetween(from, now);
+    if (Date.parse(now.at) - Date.parse(from.at) < SLICE_MS) {
+      this.#slices.current = slice;
+    } else {
+      this.#slices.append(slice);
+      this.#sliceFrom = now;
+    }
     return this.#slices;
   }
 

@@ -8,7 +8,7 @@ import { fencedTables } from '../src/postgres/catalog.js';
 import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
 import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import { readRoute, hasState, type Route } from '../src/postgres/state.js';
-import type { Session } from '../src/postgres/session.js';
+import { inTransaction, type Session } from '../src/postgres/session.js';
 import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Environment } from '../src/worker/connections.js';
@@ -18,7 +18,7 @@ import { refuseAbsentHaproxies, weightsFollowRoute, weightsFollowRouteOrWarn, We
 import { refuseUndeployed, warnOfUnconfirmed } from './instances.js';
 import { movedTables } from './run-tables.js';
 import { judge, type Verdict } from './stage-verdict.js';
-import { routerReader, StageMeasurements, type StageBaseline } from './stage-measurements.js';
+import { routerReader, StageMeasurements, type StageBaseline, type StageEvidence } from './stage-measurements.js';
 import { transactionVolume } from './transaction-volume.js';
 import { isPostgresGate } from '../src/gates/decide-postgres.js';
 import { forecastGates } from '../src/gates/forecast.js';
@@ -149,6 +149,7 @@ async function openStage(
       const baseline: StageBaseline = {
         openedAt: at,
         sample: { at, live, stale, unreadable },
+        route: { epoch: route.epoch, generation },
         ...(green === undefined ? {} : { postgres: await readPostgres({ blue, green }, plan.name) }),
         ...(volumeBefore === undefined ? {} : { volumeBefore }),
       };
@@ -189,6 +190,33 @@ function stageKey({ run }: Work, stage: Stage): ProgressKey {
   return { runId: run.runId, step: 'stage', object: String(stage.percent) };
 }
 
+/**
+ * Takes the reads back in the moment of the decision: whatever a failed gate leads to begins with it, and the way through
+ * the workflow takes a second or two. Nothing happens when the stage is no longer the one that was judged: a worker that
+ * was frozen meanwhile moves nobody.
+ */
+async function leaveGreen(
+  blue: Session,
+  ref: RunRef,
+  route: StageBaseline['route'],
+  writeVerdict: () => Promise<void>,
+): Promise<void> {
+  if (route === undefined) return;
+  await inTransaction(blue, async () => {
+    const { rows } = await blue.query(
+      `SELECT verdigris.set_green_read_percent(r.migration, r.epoch, 0)
+         FROM (SELECT migration, epoch FROM verdigris.route
+                WHERE migration = $1 AND epoch = $2 AND generation = $3 AND writes_on = 'blue' FOR UPDATE) r`,
+      [ref.plan.name, route.epoch, route.generation],
+    );
+    if (rows.length > 0) await writeVerdict();
+  });
+}
+
+function evidenceKey({ run }: Work, stage: Stage): ProgressKey {
+  return { runId: run.runId, step: 'stage evidence', object: String(stage.percent) };
+}
+
 async function setPercent(blue: Session, ref: RunRef, epoch: number, percent: number): Promise<number> {
   const { rows } = await blue.query<{ generation: number }>(
     'SELECT verdigris.set_green_read_percent($1, $2, $3)::float8 AS generation',
@@ -218,7 +246,12 @@ async function* verdicts(
   const baseline = await readProgress<StageBaseline>(blue, stageKey(work, stage));
   if (baseline === undefined) throw new Error(`stage ${stage.percent} % has not been opened`);
   const late = Date.parse(baseline.state.openedAt) + parseDuration(plan.traffic.maxStageDuration);
-  const measurements = new StageMeasurements(work, plan, stage, baseline.state, environment);
+  const known = (await readProgress<StageEvidence>(blue, evidenceKey(work, stage)))?.state;
+  if (known?.failed !== undefined && known.openedAt === baseline.state.openedAt) {
+    yield { ...known.failed, isLate: false };
+    return;
+  }
+  const measurements = new StageMeasurements(work, plan, stage, baseline.state, environment, known);
   const weights = new WeightsWatch(work, ref, environment, 'blue');
   try {
     await measurements.ready();
@@ -226,6 +259,9 @@ async function* verdicts(
       work.signal.throwIfAborted();
       const input = measurements.input();
       const verdict = weights.judge(judge(plan.traffic, stage, input.at, input), `stage ${stage.percent} %`, input.at);
+      const seen = measurements.newEvidence();
+      // Beside the looks, which blue must not delay. Where it can't be written, a worker that takes over begins anew.
+      if (seen !== undefined) void writeProgress(blue, evidenceKey(work, stage), seen, true).catch(() => undefined);
       work.report({
         stage: `${stage.percent} %`,
         outcome: verdict.outcome,
@@ -233,6 +269,13 @@ async function* verdicts(
           (e) => `${e.metric} ${e.outcome}${e.dryRun === true ? ' (dry run)' : ''}: ${e.because}`,
         ),
       });
+      if (verdict.outcome === 'fail') {
+        const failed = { ...measurements.evidence(), failed: verdict };
+        // Where blue can't be reached, the workflow has the reads taken back, again and again.
+        await leaveGreen(blue, ref, baseline.state.route, () =>
+          writeProgress(blue, evidenceKey(work, stage), failed, true),
+        ).catch(() => undefined);
+      }
       yield { ...verdict, isLate: Date.now() > late };
       await sleep(LOOK_EVERY_MS);
     }

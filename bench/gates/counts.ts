@@ -1,5 +1,10 @@
 import { LATENCY_BUCKETS_MS } from '../../src/router/metrics-snapshot.js';
-import type { Counts } from './green.js';
+
+export interface Counts {
+  readonly requests: number;
+  readonly errors: number;
+  readonly latency: readonly number[];
+}
 
 export const EMPTY_SIDE: Counts = {
   requests: 0,

@@ -1,7 +1,10 @@
-import { LATENCY_BUCKETS_MS } from '../../src/router/metrics-snapshot.js';
-import type { Chance } from './chance.js';
+import { Chance } from './chance.js';
+import { EMPTY_SIDE, plus, type Counts } from './counts.js';
+import { Markers } from './lag.js';
+import { latencies } from './latency.js';
+import { Noise, type Trouble } from './noise.js';
 
-/** The kinds of green that are simulated. `healthy` has noise; the others are bad in one way. */
+/** The kinds of green that are simulated. `healthy` has noise; the others have it too, and are bad in one way. */
 export const GREENS = ['healthy', 'broken', 'slow', 'lagging', 'wrong'] as const;
 export type Green = (typeof GREENS)[number];
 
@@ -16,111 +19,149 @@ export const ABOUT: Readonly<Record<Green, string>> = {
 /** So long is one step of the simulation. */
 export const TICK_SECONDS = 5;
 
-export interface Counts {
+/** Durations are simulated for each side as a whole, errors for each endpoint. */
+export interface RequestCount {
   readonly requests: number;
   readonly errors: number;
-  readonly latency: readonly number[];
 }
+
+export type EndpointCounts = Readonly<Record<'blue' | 'green', RequestCount>>;
 
 /** What happened within one tick. */
 export interface Tick {
   readonly green: Counts;
   readonly blue: Counts;
+  readonly endpoints: Readonly<Record<string, EndpointCounts>>;
   readonly mirrored: { readonly compared: number; readonly different: number };
-  readonly lagMs: number;
+  /** The lags of the markers that arrived, oldest first. */
+  readonly lagMs: readonly number[];
   /** Reads of users that the fault has touched. */
   readonly harmed: number;
 }
 
 /** Errors that both sides have on any day. */
 const ORDINARY_ERRORS = 0.0002;
-/** A blip of green's: on average one in ten minutes, of a moment in which reads fail and are slow. */
-const BLIP_EVERY_TICKS = 120;
-/** One lag in five hundred is above a second: a checkpoint, a large transaction. */
-const LATE_MARKERS = 0.002;
 /** Share of blue's reads that routers mirror. */
 const MIRRORED = 0.01;
+/** Mirrored reads of a healthy green that differ three times in a row: rows that change all the time. */
+const ORDINARY_DIFFERENCES = 0.00002;
+/** Parts of the reads, the busiest endpoint first. */
+const ENDPOINTS = [0.3, 0.2, 0.1, 0.1, 0.1, 0.08, 0.05, 0.04, 0.02, 0.01] as const;
 
-/** One tick of a stage. */
-export function tick(chance: Chance, green: Green, readsPerSecond: number, percent: number): Tick {
-  const reads = readsPerSecond * TICK_SECONDS;
-  const onGreen = chance.poisson((reads * percent) / 100);
-  const onBlue = chance.poisson((reads * (100 - percent)) / 100);
-  const blip = chance.next() < 1 / BLIP_EVERY_TICKS;
-  const errorRate = (green === 'broken' ? 0.005 : ORDINARY_ERRORS) + (blip ? 0.02 : 0);
-  const errors = chance.binomial(onGreen, errorRate);
-  const compared = chance.binomial(onBlue, MIRRORED);
-  const different = green === 'wrong' ? chance.binomial(compared, 0.1) : 0;
+/** The series of one stage of a run: what all rules see. */
+export class Series {
+  readonly #noise: Noise;
+  readonly #markers: Markers;
+
+  constructor(
+    private readonly chance: Chance,
+    private readonly green: Green,
+    private readonly readsPerSecond: number,
+    private readonly percent: number,
+  ) {
+    this.#noise = new Noise(chance, TICK_SECONDS, ENDPOINTS.length);
+    this.#markers = new Markers(chance, green === 'lagging' ? 5_000 : 0);
+  }
+
+  next(): Tick {
+    const { chance, green: kind, percent } = this;
+    const { load, ...trouble } = this.#noise.next();
+    const reads = this.readsPerSecond * TICK_SECONDS * load;
+    const green = side(chance, chance.poisson((reads * percent) / 100), trouble.green, {
+      errorShare: kind === 'broken' ? 0.005 : ORDINARY_ERRORS,
+      addedMs: kind === 'slow' ? 200 : 0,
+    });
+    const blue = side(chance, chance.poisson((reads * (100 - percent)) / 100), trouble.blue, {
+      ...{ errorShare: ORDINARY_ERRORS, addedMs: 0 },
+    });
+    const compared = chance.binomial(blue.requests, MIRRORED);
+    const different = chance.binomial(compared, kind === 'wrong' ? 0.1 : ORDINARY_DIFFERENCES);
+    return {
+      ...{ green, blue, endpoints: endpointsOf(chance, { blue, green }, trouble) },
+      mirrored: { compared, different },
+      lagMs: this.#markers.next(TICK_SECONDS),
+      harmed: harmed(kind, green),
+    };
+  }
+}
+
+/** What routers have counted on blue before the first stage: a quarter of an hour. */
+export function blueBefore(readsPerSecond: number): Counts {
+  const series = new Series(new Chance(1), 'healthy', readsPerSecond, 0);
+  const ticks = Array.from({ length: 180 }, () => series.next().blue);
+  return ticks.reduce(plus, EMPTY_SIDE);
+}
+
+function side(
+  chance: Chance,
+  requests: number,
+  trouble: Trouble,
+  own: { readonly errorShare: number; readonly addedMs: number },
+): Counts {
+  const { stalledShare, latencyFactor: factor } = trouble;
   return {
-    green: {
-      requests: onGreen,
-      errors,
-      latency: latencies(chance, onGreen, green === 'slow' ? 200 : 0, blip ? 0.05 : 0),
-    },
-    blue: {
-      requests: onBlue,
-      errors: chance.binomial(onBlue, ORDINARY_ERRORS),
-      latency: latencies(chance, onBlue, 0, 0),
-    },
-    mirrored: { compared, different },
-    lagMs:
-      green === 'lagging' ? 5_000 + 300 * chance.next() : chance.next() < LATE_MARKERS ? 2_500 : 5 + 60 * chance.next(),
-    harmed: harmed(green, onGreen, errors),
+    requests,
+    errors: chance.binomial(requests, own.errorShare + trouble.errorShare),
+    latency: latencies(chance, requests, { addedMs: own.addedMs, stalledShare, factor }),
   };
 }
 
-function harmed(green: Green, onGreen: number, errors: number): number {
-  switch (green) {
+type Sides<T> = Readonly<Record<'blue' | 'green', T>>;
+
+function endpointsOf(
+  chance: Chance,
+  sides: Sides<Counts>,
+  trouble: Sides<Trouble>,
+): Readonly<Record<string, EndpointCounts>> {
+  const blue = spread(chance, sides.blue, trouble.blue);
+  const green = spread(chance, sides.green, trouble.green);
+  const none: RequestCount = { requests: 0, errors: 0 };
+  return Object.fromEntries(
+    ENDPOINTS.map((_, number) => [`/${number}`, { blue: blue[number] ?? none, green: green[number] ?? none }]),
+  );
+}
+
+/** A side's requests and errors by endpoint. */
+function spread(chance: Chance, { requests, errors }: Counts, { endpoint }: Trouble): RequestCount[] {
+  let [left, part] = [requests, 1];
+  const by = ENDPOINTS.map((share) => {
+    const own = chance.binomial(left, Math.min(1, share / part));
+    left -= own;
+    part = Math.max(1e-9, part - share);
+    return { requests: own, errors: 0 };
+  });
+  for (let error = 0; error < errors; error++) {
+    const first = endpoint ?? drawn(chance);
+    // One that has no request left to fail passes it on.
+    for (let step = 0; step < by.length; step++) {
+      const one = by[(first + step) % by.length];
+      if (one === undefined || one.errors >= one.requests) continue;
+      one.errors += 1;
+      break;
+    }
+  }
+  return by;
+}
+
+function drawn(chance: Chance): number {
+  let at = chance.next();
+  return Math.max(
+    0,
+    ENDPOINTS.findIndex((share) => (at -= share) < 0),
+  );
+}
+
+function harmed(kind: Green, { requests, errors }: Counts): number {
+  switch (kind) {
     case 'healthy':
       return 0;
     case 'broken':
       return errors;
     case 'wrong':
-      return onGreen / 10;
+      return requests / 10;
     // A read that green is too far behind for is answered by blue: late, not wrong.
     case 'slow':
     case 'lagging':
-      return onGreen;
+      return requests;
   }
 }
-
-/** A log-normal time with a median of 4 ms and a p99 of about 41 ms, in the routers' buckets. */
-const MEDIAN_MS = 4;
-const SIGMA = 1;
-
-function latencies(chance: Chance, requests: number, addedMs: number, stalled: number): number[] {
-  const counts: number[] = [];
-  const late = chance.binomial(requests, stalled);
-  let left = requests - late;
-  let below = 0;
-  for (const upper of [...LATENCY_BUCKETS_MS, Infinity]) {
-    const upTo = shareBelow(upper - addedMs);
-    const inBucket =
-      upper === Infinity ? left : chance.binomial(left, Math.min(1, (upTo - below) / Math.max(1e-12, 1 - below)));
-    counts.push(inBucket + (upper === 1_000 ? late : 0));
-    left -= inBucket;
-    below = upTo;
-  }
-  return counts;
-}
-
-const known = new Map<number, number>();
-
-function shareBelow(ms: number): number {
-  if (ms <= 0) return 0;
-  if (ms === Infinity) return 1;
-  const cached = known.get(ms);
-  if (cached !== undefined) return cached;
-  // The normal distribution function (Abramowitz & Stegun 26.2.17).
-  const z = Math.log(ms / MEDIAN_MS) / SIGMA;
-  const t = 1 / (1 + 0.2316419 * Math.abs(z));
-  const density = Math.exp((-z * z) / 2) / Math.sqrt(2 * Math.PI);
-  const tail =
-    density * t * (0.31938153 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))));
-  const share = z >= 0 ? 1 - tail : tail;
-  known.set(ms, share);
-  return share;
-}
-
-/** The p99 of a healthy side: what a rule with a fixed limit of latency would be set by. */
-export const HEALTHY_P99_MS = MEDIAN_MS * Math.exp(2.3263 * SIGMA);

@@ -1,10 +1,16 @@
 import { Command } from 'commander';
+import { GREENS } from './green.js';
+import { RATES } from './simulate.js';
 import { countOption } from '../data/options.js';
 
 export interface GatesOptions {
   /** Simulated runs of each kind of green at each rate. */
   readonly runs: number;
   readonly seed: number;
+  /** Kinds of green; all by default. */
+  readonly only?: readonly string[];
+  /** Reads a second; all by default. */
+  readonly rates?: readonly string[];
   readonly json?: string;
 }
 
@@ -20,6 +26,8 @@ export function gatesOptions(args: readonly string[]): GatesOptions {
     )
     .addOption(countOption('--runs <n>', 'runs of each kind of green at each rate', 1_000))
     .addOption(countOption('--seed <n>', 'the same seed gives the same runs', 1))
+    .option('--only <kinds>', `only these greens, by commas: ${GREENS.join(', ')}`, (list) => list.split(','))
+    .option('--rates <rates>', `only these reads a second, by commas: ${RATES.join(', ')}`, (list) => list.split(','))
     .option('--json <file>', 'write everything that was counted to this file as JSON')
     .exitOverride()
     .parse([...args], { from: 'user' })

@@ -11,7 +11,7 @@ export interface StageRule {
 export interface Rule {
   readonly name: string;
   /** Begins a stage. */
-  readonly stage: (percent: number) => StageRule;
+  readonly stage: (percent: number, readsPerSecond: number) => StageRule;
 }
 
 /** The limits that all rules are given. */

@@ -1,6 +1,7 @@
 import { quantileMs } from '../../src/gates/histogram.js';
 import { EMPTY_SIDE, plus } from './counts.js';
-import { HEALTHY_P99_MS, TICK_SECONDS, type Tick } from './green.js';
+import { TICK_SECONDS, type Tick } from './green.js';
+import { HEALTHY_P99_MS } from './latency.js';
 import { LIMITS, type End, type Rule, type StageRule } from './rule.js';
 
 /*
@@ -38,14 +39,15 @@ function rule(name: string, threshold: Threshold): Rule {
 }
 
 class Stage implements StageRule {
-  #ticks: Tick[] = [];
+  readonly #ticks: Tick[] = [];
   readonly #failures = new Map<string, number>();
 
   constructor(private readonly threshold: Threshold) {}
 
   see(tick: Tick, seconds: number): End | undefined {
     const { everySeconds, windowSeconds, failuresToEnd, together } = this.threshold;
-    this.#ticks = [...this.#ticks, tick].slice(-windowSeconds / TICK_SECONDS);
+    this.#ticks.push(tick);
+    if (this.#ticks.length > windowSeconds / TICK_SECONDS) this.#ticks.shift();
     if (seconds % everySeconds === 0) {
       const failed = failedMetrics(this.#ticks);
       // Flagger counts a round of checks once, however many of them have failed.
@@ -68,7 +70,12 @@ function failedMetrics(ticks: readonly Tick[]): string[] {
     // Without a request there is no value: both take that for a failure of the check.
     ...(green.requests === 0 || green.errors / green.requests > LIMITS.errorRate ? ['errorRate'] : []),
     ...(p99 === undefined || p99 > HEALTHY_P99_MS + LIMITS.p99IncreaseMs ? ['p99'] : []),
-    ...((ticks.at(-1)?.lagMs ?? 0) > LIMITS.lagMs ? ['lag'] : []),
+    ...((newestLag(ticks) ?? Infinity) > LIMITS.lagMs ? ['lag'] : []),
     ...(compared > 0 && different / compared > LIMITS.mismatchRate ? ['mismatchRate'] : []),
   ];
+}
+
+/** A gauge has the last value that it was set to. */
+function newestLag(ticks: readonly Tick[]): number | undefined {
+  return ticks.findLast(({ lagMs }) => lagMs.length > 0)?.lagMs.at(-1);
 }

@@ -1,34 +1,46 @@
-import { judge } from '../../activities/stage-verdict.js';
-import { EMPTY_SIDE, plus } from './counts.js';
-import type { GateInput } from '../../src/gates/decide.js';
-import type { GateWindow } from '../../src/gates/window.js';
+import { askedIn } from '../../activities/stage-verdict.js';
+import { decideGate, worstOutcome, type GateInput } from '../../src/gates/decide.js';
+import { Slices } from '../../src/gates/slices.js';
+import type { EndpointWindow, GateWindow } from '../../src/gates/window.js';
 import { parsePlan } from '../../src/plan/parse.js';
 import type { Plan } from '../../src/plan/schema.js';
-import { Chance } from './chance.js';
-import { tick, type Tick } from './green.js';
+import { EMPTY_SIDE, type Counts } from './counts.js';
+import { blueBefore, type EndpointCounts, type Tick } from './green.js';
 import { LIMITS, type End, type Rule, type StageRule } from './rule.js';
 
 /** `maxStageDuration` of a plan by default. */
 const MOST_SECONDS = 4 * 3_600;
 
 /** The real decision code, fed with counts. */
-export const VERDIGRIS: Rule = { name: 'Verdigris', stage: (percent) => new Stage(percent) };
+export const VERDIGRIS: Rule = { name: 'Verdigris', stage: (percent, rate) => new Stage(percent, rate) };
 
 class Stage implements StageRule {
-  #window: GateWindow = emptyWindow();
-  readonly #slices: GateWindow[] = [];
+  readonly #window: Sum;
+  readonly #slices = new Slices<GateWindow>();
   #lagMs: number[] = [];
   #passes = 0;
 
-  constructor(private readonly percent: number) {}
+  constructor(
+    private readonly percent: number,
+    readsPerSecond: number,
+  ) {
+    this.#window = {
+      ...EMPTY_WINDOW,
+      ...{ blueBefore: before(readsPerSecond), blue: nothing(), green: nothing(), endpoints: {} },
+      mirrored: { compared: 0, different: 0 },
+    };
+  }
 
   see(tick: Tick, seconds: number): End | undefined {
     const slice = windowOf(tick);
-    this.#slices.push(slice);
-    this.#window = sum(this.#window, slice, seconds);
-    this.#lagMs = [...this.#lagMs.slice(-19), tick.lagMs];
+    this.#slices.append(slice);
+    add(this.#window, slice, seconds);
+    this.#lagMs = [...this.#lagMs, ...tick.lagMs].slice(-40);
     const input: GateInput = { window: this.#window, slices: this.#slices, lagMs: this.#lagMs };
-    const { outcome } = judge(TRAFFIC, { percent: this.percent, for: '15m' }, '', input);
+    const decisions = askedIn(TRAFFIC.gates, { percent: this.percent, for: '15m' }).map((gate) =>
+      decideGate(gate, input),
+    );
+    const outcome = worstOutcome(decisions);
     if (outcome === 'fail') return 'rolled back';
     if (seconds < LIMITS.stageSeconds) return undefined;
     this.#passes = outcome === 'pass' ? this.#passes + 1 : 0;
@@ -37,10 +49,16 @@ class Stage implements StageRule {
   }
 }
 
-const TRAFFIC = trafficOf();
+const blueReads = new Map<number, Counts>();
 
-/** What routers have counted on blue before the stage: at 100 % there is nothing else to compare with. */
-const BLUE_BEFORE = tick(new Chance(1), 'healthy', 2_000, 0).blue;
+/** Blue's reads before a stage: the routers have been counting since the run began. */
+function before(readsPerSecond: number): Counts {
+  const counted = blueReads.get(readsPerSecond) ?? blueBefore(readsPerSecond);
+  blueReads.set(readsPerSecond, counted);
+  return counted;
+}
+
+const TRAFFIC = trafficOf();
 
 function trafficOf(): Plan['traffic'] {
   const parsed = parsePlan({
@@ -60,30 +78,61 @@ function trafficOf(): Plan['traffic'] {
   return parsed.plan.traffic;
 }
 
-function windowOf({ green, blue, mirrored }: Tick): GateWindow {
-  return { ...emptyWindow(), green, blue, mirrored };
+const EMPTY_WINDOW: GateWindow = {
+  ...{ seconds: 0, blue: EMPTY_SIDE, green: EMPTY_SIDE, blueBefore: EMPTY_SIDE },
+  fallbacks: { behind: 0, error: 0 },
+  mirrored: { compared: 0, different: 0 },
+  endpoints: {},
+  ...{ liveInstances: 1, staleInstances: [], unreadableInstances: [], unreachable: [] },
+};
+
+function windowOf({ green, blue, mirrored, endpoints }: Tick): GateWindow {
+  const windows = Object.entries(endpoints).map(([name, counted]) => [name, endpointWindow(counted)] as const);
+  return { ...EMPTY_WINDOW, green, blue, mirrored, endpoints: Object.fromEntries(windows) };
 }
 
-function sum(window: GateWindow, slice: GateWindow, seconds: number): GateWindow {
-  return {
-    ...window,
-    seconds,
-    green: plus(window.green, slice.green),
-    blue: plus(window.blue, slice.blue),
-    mirrored: {
-      compared: window.mirrored.compared + slice.mirrored.compared,
-      different: window.mirrored.different + slice.mirrored.different,
-    },
-  };
+/** As of routers that tell no durations by endpoint. */
+function endpointWindow({ blue, green }: EndpointCounts): EndpointWindow {
+  const { latency } = EMPTY_SIDE;
+  return { blue: { ...blue, latency }, green: { ...green, latency }, blueBefore: EMPTY_SIDE };
 }
 
-/** Blue's reads before a stage: the routers have been counting since the run began. */
-function emptyWindow(): GateWindow {
-  return {
-    ...{ seconds: 0, blue: EMPTY_SIDE, green: EMPTY_SIDE, blueBefore: BLUE_BEFORE },
-    fallbacks: { behind: 0, error: 0 },
-    mirrored: { compared: 0, different: 0 },
-    endpoints: {},
-    ...{ liveInstances: 1, staleInstances: [], unreadableInstances: [], unreachable: [] },
-  };
+/** A window that grows, as a stage has thousands of slices. */
+interface Sum extends GateWindow {
+  seconds: number;
+  readonly blue: SumOfSide;
+  readonly green: SumOfSide;
+  readonly mirrored: { compared: number; different: number };
+  readonly endpoints: Record<string, { blue: SumOfSide; green: SumOfSide; blueBefore: SumOfSide }>;
+}
+
+interface SumOfSide {
+  requests: number;
+  errors: number;
+  readonly latency: number[];
+}
+
+function nothing(): SumOfSide {
+  return { requests: 0, errors: 0, latency: [...EMPTY_SIDE.latency] };
+}
+
+function add(window: Sum, slice: GateWindow, seconds: number): void {
+  window.seconds = seconds;
+  window.mirrored.compared += slice.mirrored.compared;
+  window.mirrored.different += slice.mirrored.different;
+  for (const side of ['blue', 'green'] as const) {
+    const [to, from] = [window[side], slice[side]];
+    to.requests += from.requests;
+    to.errors += from.errors;
+    from.latency.forEach((count, bucket) => (to.latency[bucket] = (to.latency[bucket] ?? 0) + count));
+  }
+  for (const [name, counted] of Object.entries(slice.endpoints)) {
+    const to = (window.endpoints[name] ??= {
+      ...{ blue: nothing(), green: nothing(), blueBefore: nothing() },
+    });
+    for (const side of ['blue', 'green'] as const) {
+      to[side].requests += counted[side].requests;
+      to[side].errors += counted[side].errors;
+    }
+  }
 }

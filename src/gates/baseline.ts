@@ -1,14 +1,26 @@
 import type { EndpointWindow, SideWindow } from './window.js';
 
+/** With fewer reads than this part of green's, blue's of the same time have too little to say. */
+export const PART_OF_GREEN = 1 / 4;
+
+export interface Baseline {
+  readonly reads: SideWindow;
+  readonly when: string;
+  /** Of the same window: blue is compared with moment by moment. */
+  readonly isBeside: boolean;
+}
+
 /**
  * Blue's reads to compare with: those of the same window if they are enough, since what troubles both sides now is not
  * green's fault. A large stage leaves blue few or none: then those before the window count as well.
  */
 export function baselineOf(
-  { blue, blueBefore }: Pick<EndpointWindow, 'blue' | 'blueBefore'>,
+  { green, blue, blueBefore }: Pick<EndpointWindow, 'green' | 'blue' | 'blueBefore'>,
   enough: number,
-): { readonly reads: SideWindow; readonly when: string } {
-  if (blue.requests >= enough) return { reads: blue, when: 'in the same window' };
+): Baseline {
+  if (isBeside(green, blue) && blue.requests >= enough) {
+    return { reads: blue, when: 'in the same window', isBeside: true };
+  }
   return {
     reads: {
       requests: blue.requests + blueBefore.requests,
@@ -16,5 +28,10 @@ export function baselineOf(
       latency: blue.latency.map((n, bucket) => n + (blueBefore.latency[bucket] ?? 0)),
     },
     when: 'since the routers started',
+    isBeside: false,
   };
+}
+
+function isBeside(green: Pick<SideWindow, 'requests'>, blue: Pick<SideWindow, 'requests'>): boolean {
+  return blue.requests > 0 && blue.requests >= green.requests * PART_OF_GREEN;
 }

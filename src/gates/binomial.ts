@@ -25,25 +25,36 @@ export function atLeast(k: number, n: number, p: number): number {
   return k > n * p ? tail(k, +1, n, p) : 1 - tail(k - 1, -1, n, p);
 }
 
-/** The largest true share that `k` of `n` does not speak against. */
-export function upperBound(k: number, n: number): number {
+/** The largest true share that `k` of `n` does not speak against, but for the chance `alpha`. */
+export function upperBound(k: number, n: number, alpha = ALPHA): number {
   if (n <= 0 || k >= n) return 1;
-  return bisect((p) => atMost(k, n, p) > ALPHA);
+  return crossing((p) => Math.log(atMost(k, n, p) / alpha), k / n, Math.min(1, (k + 3 * Math.sqrt(k) + 4) / n), 1);
 }
 
 /** The smallest true share that `k` of `n` does not speak against. */
 export function lowerBound(k: number, n: number): number {
   if (n <= 0 || k <= 0) return 0;
-  return bisect((p) => atLeast(k, n, p) < ALPHA);
+  return crossing((p) => Math.log(atLeast(k, n, p) / ALPHA), k / n, Math.max(0, (k - 3 * Math.sqrt(k)) / n), 0);
 }
 
 /** Whether the true share is at most `share`, with confidence. */
 export function isAtMost(share: number, k: number, n: number): boolean {
-  return n > 0 && k < n && atMost(k, n, share) <= ALPHA;
+  // The median is at most n * share + 1: from there on, the chance of `k` or fewer is a half at least.
+  return n > 0 && k < n && k < n * share + 1 && atMost(k, n, share) <= ALPHA;
 }
 
 /** The smallest sample in which `k` still shows that the true share is at most `share`. */
 export function neededSample(k: number, share: number): number {
+  if (k > 0) return smallestSample(k, share);
+  // Asked at every look, for the same few limits.
+  const known = withoutHits.get(share) ?? smallestSample(0, share);
+  if (withoutHits.size < 1_000) withoutHits.set(share, known);
+  return known;
+}
+
+const withoutHits = new Map<number, number>();
+
+function smallestSample(k: number, share: number): number {
   let high = Math.ceil((k + 1) / share);
   while (!isAtMost(share, k, high)) high *= 2;
   let low = k;
@@ -76,8 +87,10 @@ function logProbability(k: number, n: number, p: number): number {
 function logFactorial(n: number): number {
   if (n < SMALL_LOG_FACTORIALS.length) return SMALL_LOG_FACTORIALS[n] ?? 0;
   const x = n + 1;
-  return (x - 0.5) * Math.log(x) - x + 0.5 * Math.log(2 * Math.PI) + 1 / (12 * x) - 1 / (360 * x ** 3);
+  return (x - 0.5) * Math.log(x) - x + HALF_LOG_TWO_PI + 1 / (12 * x) - 1 / (360 * x ** 3);
 }
+
+const HALF_LOG_TWO_PI = 0.5 * Math.log(2 * Math.PI);
 
 const SMALL_LOG_FACTORIALS: readonly number[] = (() => {
   const logs = [0];
@@ -85,14 +98,33 @@ const SMALL_LOG_FACTORIALS: readonly number[] = (() => {
   return logs;
 })();
 
-/** The share at which `isBelow` turns false, by halving. */
-function bisect(isBelow: (p: number) => boolean): number {
-  let low = 0;
-  let high = 1;
-  for (let i = 0; i < 60; i++) {
-    const middle = (low + high) / 2;
-    if (isBelow(middle)) low = middle;
-    else high = middle;
+/**
+ * The share at which `excess` is 0, to 9 digits. It is above 0 at `near`, and below 0 at `guess` or at `limit` beyond it.
+ * By the rule of false position, in the form of Illinois, which keeps the share between two known ones.
+ */
+function crossing(excess: (p: number) => number, near: number, guess: number, limit: number): number {
+  let above = { p: near, value: excess(near) };
+  let below = { p: guess, value: finite(excess(guess)) };
+  if (below.value >= 0) [above, below] = [below, { p: limit, value: finite(excess(limit)) }];
+  let last: 'above' | 'below' | undefined;
+  for (let i = 0; i < 100 && Math.abs(above.p - below.p) > 1e-9 * Math.max(above.p, below.p); i++) {
+    const step = above.value / (above.value - below.value);
+    // Near an end the rule creeps: every fourth time the interval is halved.
+    const p = above.p + (i % 4 === 3 ? 0.5 : step) * (below.p - above.p);
+    const value = finite(excess(p));
+    if (value === 0) return p;
+    if (value > 0) {
+      if (last === 'above') below = { p: below.p, value: below.value / 2 };
+      [above, last] = [{ p, value }, 'above'];
+    } else {
+      if (last === 'below') above = { p: above.p, value: above.value / 2 };
+      [below, last] = [{ p, value }, 'below'];
+    }
   }
-  return (low + high) / 2;
+  return (above.p + below.p) / 2;
+}
+
+/** The logarithm of a probability that is too small for a number. */
+function finite(log: number): number {
+  return Math.max(log, -800);
 }

@@ -1,7 +1,10 @@
+import { PART_OF_GREEN } from './baseline.js';
 import { decideGauge } from './decide-gauge.js';
+import type { Piece, Pieces } from './persistent-evidence.js';
 import type { PrometheusGate, PrometheusMeasurement } from './prometheus-measurement.js';
 import type { PrometheusAnswer } from './prometheus-query.js';
 import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
+import { Slices } from './slices.js';
 
 /** Answers `prometheus` from what has been measured, oldest first. */
 export function decidePrometheus(gate: PrometheusGate, series: readonly PrometheusMeasurement[]): ShareVerdict {
@@ -9,7 +12,7 @@ export function decidePrometheus(gate: PrometheusGate, series: readonly Promethe
   if (now === undefined) return inconclusive('Prometheus has not been asked yet');
   const trouble = troubleIn(gate, now);
   if (trouble !== undefined) return trouble;
-  return gate.requests === undefined ? decideValue(gate, series) : decideCounts(gate, now);
+  return gate.requests === undefined ? decideValue(gate, series) : decideCounts(gate, now, series);
 }
 
 /** What keeps a measurement from meaning anything. Blue may have no reads any more: then green is not compared. */
@@ -32,7 +35,11 @@ function troubleIn(
 }
 
 /** Counts: a share of requests, judged as every other share. Prometheus extrapolates, so counts are rounded apart. */
-function decideCounts(gate: PrometheusGate, now: PrometheusMeasurement): ShareVerdict {
+function decideCounts(
+  gate: PrometheusGate,
+  now: PrometheusMeasurement,
+  series: readonly PrometheusMeasurement[],
+): ShareVerdict {
   const [hits, requests] = [valueOf(now.green), valueOf(now.requests)];
   if (hits === undefined || requests === undefined) return inconclusive('Prometheus has given no numbers');
   if (hits < 0 || requests < 0) return inconclusive(`${hits} of ${requests} requests can't be`);
@@ -46,13 +53,48 @@ function decideCounts(gate: PrometheusGate, now: PrometheusMeasurement): ShareVe
     green: { surely: Math.min(of, Math.floor(hits)), possibly: Math.min(of, Math.ceil(hits)), of },
     ...(blueHits === undefined || blueRequests === undefined || blueHits < 0 || blueHits > blueRequests
       ? {}
-      : { blue: { hits: Math.ceil(blueHits), of: Math.ceil(blueRequests) } }),
+      : {
+          blue: {
+            hits: Math.ceil(blueHits),
+            of: Math.ceil(blueRequests),
+            isBeside: blueRequests > 0 && blueRequests >= of * PART_OF_GREEN,
+          },
+        }),
     what: `requests on green, "${gate.name}"`,
+    // One measurement has no moments: what it shows has to come from its whole window.
+    ...(series.length < 2 ? {} : { pieces: piecesOf(gate, series) }),
   });
   if (gate.minRequests === undefined || of >= gate.minRequests || verdict.outcome === 'fail') return verdict;
   return inconclusive(
     `${count(of)} of the ${count(gate.minRequests)} requests that the plan asks for; ${verdict.because}`,
   );
+}
+
+/**
+ * What was counted from one measurement to the next. Each counts since the stage opened; Prometheus extrapolates, so one
+ * may be a little below the one before: then nothing was added.
+ */
+function piecesOf(gate: PrometheusGate, series: readonly PrometheusMeasurement[]): Pieces<Piece> {
+  let before: Piece = { surely: 0, of: 0, blueHits: 0, blueOf: 0 };
+  const slices = new Slices<Piece>();
+  for (const measured of series) {
+    const most = (known: number, answer: PrometheusAnswer | undefined): number =>
+      Math.max(known, Math.floor(valueOf(answer) ?? 0));
+    const now: Piece = {
+      surely: most(before.surely, measured.green),
+      of: most(before.of, measured.requests),
+      blueHits: most(before.blueHits, measured.blue),
+      blueOf: most(before.blueOf, measured.blueRequests),
+    };
+    const of = now.of - before.of;
+    const blueOf = now.blueOf - before.blueOf;
+    slices.append({
+      ...{ of, surely: Math.min(of, now.surely - before.surely) },
+      ...{ blueOf, blueHits: Math.min(blueOf, now.blueHits - before.blueHits) },
+    });
+    before = now;
+  }
+  return { slices, name: gate.name, count: (piece) => piece };
 }
 
 /** A number without a sample behind it. */

@@ -4,7 +4,9 @@ import { neededSample } from './binomial.js';
 import { decideQuantile } from './decide-quantile.js';
 import { endpointsOnGreen } from './endpoints.js';
 import { flawOf, unseenOf } from './flaw.js';
+import { FALSE_ALARM, type Piece, type Pieces } from './persistent-evidence.js';
 import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
+import type { Slices } from './slices.js';
 import type { GateWindow } from './window.js';
 
 export type RequestGate = Extract<
@@ -20,8 +22,8 @@ export function isRequestGate(gate: Gate): gate is RequestGate {
 /** What the routers have counted since the stage opened, as a whole and in pieces of a few seconds. */
 export interface CountedRequests {
   readonly window: GateWindow;
-  /** Oldest first; together they may be less than the window. */
-  readonly slices: readonly GateWindow[];
+  /** undefined where only the whole is known. */
+  readonly slices: Slices<GateWindow> | undefined;
 }
 
 /** Answers the gates on requests. */
@@ -33,7 +35,7 @@ export function decideRequests(gate: RequestGate, { window, slices }: CountedReq
   return unseen === undefined || verdict.outcome !== 'pass' ? verdict : { outcome: 'error', because: unseen };
 }
 
-function decide(gate: RequestGate, window: GateWindow, slices: readonly GateWindow[]): ShareVerdict {
+function decide(gate: RequestGate, window: GateWindow, slices: Slices<GateWindow> | undefined): ShareVerdict {
   switch (gate.metric) {
     case 'errorRate':
       return gate.endpoint === undefined
@@ -42,7 +44,7 @@ function decide(gate: RequestGate, window: GateWindow, slices: readonly GateWind
     case 'fallbackRate':
       return decideFallbackRate(gate.max, window, slices);
     case 'mismatchRate':
-      return decideMismatchRate(gate.max, window);
+      return decideMismatchRate(gate.max, window, slices);
     case 'p50':
     case 'p95':
     case 'p99':
@@ -69,21 +71,29 @@ function sampleOf(gate: RequestGate, window: GateWindow): number {
 }
 
 /** All requests together decide about passing. Any single endpoint may fail it: a small one would drown in the sum. */
-function decideErrorRate(max: number, window: GateWindow, slices: readonly GateWindow[]): ShareVerdict {
+function decideErrorRate(max: number, window: GateWindow, slices: Slices<GateWindow> | undefined): ShareVerdict {
   const { green } = window;
-  const { reads } = baselineOf(window, neededSample(0, max));
+  const { reads, isBeside } = baselineOf(window, neededSample(0, max));
+  // One half of the allowed chance of a false alarm is spent on the sum, the other on the endpoints.
+  const falseAlarm = FALSE_ALARM / 2;
   const all = judgeShare({
     share: max,
     green: { surely: green.errors, possibly: green.errors, of: green.requests },
-    blue: { hits: reads.errors, of: reads.requests },
+    blue: { hits: reads.errors, of: reads.requests, isBeside },
     what: 'failed reads on green',
-    bursts: () => slices.map((slice) => ({ surely: slice.green.errors, of: slice.green.requests })),
+    falseAlarm,
+    ...piecesOf('errors', slices, (slice) => ({
+      surely: slice.green.errors,
+      of: slice.green.requests,
+      blueHits: slice.blue.errors,
+      blueOf: slice.blue.requests,
+    })),
   });
   if (all.outcome === 'fail') return all;
-  const among = endpointsOnGreen(window).length;
-  for (const [endpoint, counters] of endpointsOnGreen(window)) {
+  const endpoints = endpointsOnGreen(window);
+  for (const [endpoint, counters] of endpoints) {
     if (counters.green.errors === 0) continue;
-    const one = decideEndpoint(endpoint, max, window, slices, among);
+    const one = decideEndpoint(endpoint, max, window, slices, falseAlarm / endpoints.length);
     if (one.outcome === 'fail') return one;
   }
   return all;
@@ -93,47 +103,78 @@ function decideEndpoint(
   endpoint: string,
   max: number,
   { endpoints }: GateWindow,
-  slices: readonly GateWindow[],
-  among = 1,
+  slices: Slices<GateWindow> | undefined,
+  falseAlarm = FALSE_ALARM,
 ): ShareVerdict {
   const counters = endpoints[endpoint];
   if (counters === undefined) return inconclusive(`no router has counted a request of the endpoint ${endpoint}`);
   const { green } = counters;
-  const blue = baselineOf(counters, neededSample(0, max)).reads;
+  const { reads: blue, isBeside } = baselineOf(counters, neededSample(0, max));
   if (green.errors > green.requests || blue.errors > blue.requests) {
     return inconclusive(`the counts of the endpoint ${endpoint} contradict each other`);
   }
   return judgeShare({
     share: max,
     green: { surely: green.errors, possibly: green.errors, of: green.requests },
-    blue: { hits: blue.errors, of: blue.requests },
+    blue: { hits: blue.errors, of: blue.requests, isBeside },
     what: `failed reads on green of the endpoint ${endpoint}`,
-    bursts: () =>
-      slices.map((slice) => ({
-        surely: slice.endpoints[endpoint]?.green.errors ?? 0,
-        of: slice.endpoints[endpoint]?.green.requests ?? 0,
-      })),
-    among,
+    falseAlarm,
+    ...(slices === undefined ? {} : { pieces: piecesOfEndpoint(endpoint, slices) }),
   });
 }
 
-function decideFallbackRate(max: number, window: GateWindow, slices: readonly GateWindow[]): ShareVerdict {
+function decideFallbackRate(max: number, window: GateWindow, slices: Slices<GateWindow> | undefined): ShareVerdict {
   const fallbacks = fallbacksOf(window);
   return judgeShare({
     share: max,
     green: { surely: fallbacks, possibly: fallbacks, of: greenReads(window) },
     what: "reads of green's users that blue had to answer",
-    bursts: () => slices.map((slice) => ({ surely: fallbacksOf(slice), of: greenReads(slice) })),
+    ...(slices === undefined
+      ? {}
+      : {
+          pieces: {
+            ...{ slices, name: 'fallbacks', noOutage: true },
+            count: (slice: GateWindow) => onGreen(fallbacksOf(slice), greenReads(slice)),
+          },
+        }),
   });
 }
 
-/** Each difference has been looked at three times by the router, so bursts are no excuse here. */
-function decideMismatchRate(max: number, { mirrored }: GateWindow): ShareVerdict {
+function decideMismatchRate(max: number, window: GateWindow, slices: Slices<GateWindow> | undefined): ShareVerdict {
+  const { different, compared } = window.mirrored;
   return judgeShare({
     share: max,
-    green: { surely: mirrored.different, possibly: mirrored.different, of: mirrored.compared },
+    green: { surely: different, possibly: different, of: compared },
     what: 'mirrored reads that green answers otherwise than blue',
+    ...piecesOf('mismatches', slices, ({ mirrored }) => onGreen(mirrored.different, mirrored.compared)),
   });
+}
+
+function piecesOf(
+  name: string,
+  slices: Slices<GateWindow> | undefined,
+  count: (slice: GateWindow) => Piece,
+): { pieces?: Pieces<GateWindow> } {
+  return slices === undefined ? {} : { pieces: { slices, name, count } };
+}
+
+function piecesOfEndpoint(endpoint: string, slices: Slices<GateWindow>): Pieces<GateWindow> {
+  return {
+    ...{ slices, name: `errors of ${endpoint}`, noOutage: true },
+    count: ({ endpoints }) => {
+      const counted = endpoints[endpoint];
+      return {
+        surely: counted?.green.errors ?? 0,
+        of: counted?.green.requests ?? 0,
+        blueHits: counted?.blue.errors ?? 0,
+        blueOf: counted?.blue.requests ?? 0,
+      };
+    },
+  };
+}
+
+function onGreen(surely: number, of: number): Piece {
+  return { surely, of, blueHits: 0, blueOf: 0 };
 }
 
 function fallbacksOf({ fallbacks }: GateWindow): number {

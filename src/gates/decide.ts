@@ -11,6 +11,7 @@ import type { GateOutcome } from './outcome.js';
 import type { PostgresSeries } from './postgres-series.js';
 import type { PrometheusMeasurement } from './prometheus-measurement.js';
 import { inconclusive, type ShareVerdict } from './share.js';
+import type { Slices } from './slices.js';
 import type { GateWindow, SideWindow } from './window.js';
 
 export { worstOutcome, type GateOutcome } from './outcome.js';
@@ -44,8 +45,8 @@ export type GateSource = 'routers' | 'lag' | 'postgres' | 'prometheus';
 
 export interface GateInput {
   readonly window: GateWindow;
-  /** The window in pieces of a few seconds, oldest first. */
-  readonly slices?: readonly GateWindow[];
+  /** The window in pieces of a few seconds. */
+  readonly slices?: Slices<GateWindow>;
   /** How far green was behind blue, in ms, oldest first; the last one is of now. */
   readonly lagMs: readonly number[];
   readonly postgres?: PostgresSeries;
@@ -61,9 +62,14 @@ export function decideGate(gate: Gate, input: GateInput): GateDecision {
   const failure = input.failures?.[sourceOf(gate)];
   if (failure !== undefined) return failedMeasurement(gateLabel(gate), failure);
   const query = gate.metric === 'prometheus' ? input.prometheus?.get(gateLabel(gate))?.at(-1)?.query : undefined;
+  const verdict = verdictOf(gate, input);
   return {
     metric: gateLabel(gate),
-    ...verdictOf(gate, input),
+    outcome: verdict.outcome,
+    // Put into words only when it is read.
+    get because() {
+      return verdict.because;
+    },
     windowSeconds: window.seconds,
     green: measured(gate, window, 'green'),
     blue: measured(gate, window, 'blue'),
@@ -72,7 +78,7 @@ export function decideGate(gate: Gate, input: GateInput): GateDecision {
 }
 
 function verdictOf(gate: Gate, input: GateInput): ShareVerdict {
-  if (isRequestGate(gate)) return decideRequests(gate, { window: input.window, slices: input.slices ?? [] });
+  if (isRequestGate(gate)) return decideRequests(gate, { window: input.window, slices: input.slices });
   if (isPostgresGate(gate)) {
     return input.postgres === undefined
       ? inconclusive('the servers have not been asked yet')

@@ -22,14 +22,9 @@ export function slowerThan(limitMs: number, latency: readonly number[]): { surel
   return { surely, possibly };
 }
 
-/** The bucket of the request that `rank` requests are not slower than, 1 the fastest. */
-export function bucketOfRank(rank: number, latency: readonly number[]): QuantileRange {
-  let seen = 0;
-  for (const [bucket, count] of latency.entries()) {
-    seen += count;
-    if (seen >= rank) return { from: lowerEdge(bucket), to: upperEdge(bucket) };
-  }
-  return { from: lowerEdge(latency.length - 1), to: Infinity };
+/** The bounds of a bucket. */
+export function edgesOf(bucket: number): QuantileRange {
+  return { from: lowerEdge(bucket), to: upperEdge(bucket) };
 }
 
 /** The quantile as a number for people: straight between the bounds of its bucket. undefined without requests. */

@@ -1,26 +1,28 @@
 import { isAtMost, lowerBound, neededSample, upperBound } from './binomial.js';
+import { evidenceAbove, evidenceLarger, FALSE_ALARM, suffices, type Pieces } from './persistent-evidence.js';
 import { surelyAbove, surelyLarger } from './sequential.js';
 
 /** A question about a share of requests that must not be too large. */
-export interface ShareQuestion {
+export interface ShareQuestion<Slice = never> {
   /** The largest share allowed. */
   readonly share: number;
   /** What was counted on green: at least `surely`, at most `possibly`. */
   readonly green: { readonly surely: number; readonly possibly: number; readonly of: number };
   /** The same on blue, if green is to blame only where it is worse than blue. */
-  readonly blue?: { readonly hits: number; readonly of: number };
+  readonly blue?: BlueCount;
   /** What is counted, for people. */
   readonly what: string;
-  /** The same count in pieces of a few seconds, where it is known: no single one of them fails a gate. Asked for only
-   *  when it matters: a long stage has thousands. */
-  readonly bursts?: () => readonly Burst[];
-  /** How many such questions are asked side by side. Default 1. */
-  readonly among?: number;
+  /** The same counts in pieces of a few seconds, where they are known. */
+  readonly pieces?: Pieces<Slice>;
+  /** The chance to fail a green that keeps its limit, over all looks; FALSE_ALARM by default. Only with `pieces`. */
+  readonly falseAlarm?: number;
 }
 
-export interface Burst {
-  readonly surely: number;
+export interface BlueCount {
+  readonly hits: number;
   readonly of: number;
+  /** Counted at the same time as green's and enough to be compared with slice by slice; otherwise before. */
+  readonly isBeside?: boolean;
 }
 
 export interface ShareVerdict {
@@ -32,57 +34,90 @@ export interface ShareVerdict {
 const HITS_TO_FAIL = 3;
 
 /**
- * pass: the share is at most the allowed one with 95 % confidence. fail: it is above it, by evidence that may be looked
- * at again and again (sequential.ts), that does not come from one moment, and that is worse than blue's. Else
+ * pass: the share is at most the allowed one with 95 % confidence. fail: it is above it and above blue's, by evidence
+ * that may be looked at again and again and that does not come from one moment (persistent-evidence.ts). Else
  * inconclusive, with how many requests are missing.
  */
-export function judgeShare({ share, green, blue, what, bursts, among = 1 }: ShareQuestion): ShareVerdict {
+export function judgeShare<Slice>(question: ShareQuestion<Slice>): ShareVerdict {
+  const { share, green, what, pieces } = question;
   const { surely, possibly, of } = green;
-  const allowed = `${percent(share)} allowed`;
-  const counted = `${count(surely)}${possibly === surely ? '' : ` to ${count(possibly)}`} of ${count(of)} ${what}`;
   if (of === 0) {
-    return {
-      outcome: 'inconclusive',
-      because: `no requests yet; ${count(neededSample(0, share))} are needed (${what})`,
-    };
+    return said('inconclusive', () => `no requests yet; ${count(neededSample(0, share))} are needed (${what})`);
   }
-  if (isAtMost(share, possibly, of)) {
-    return { outcome: 'pass', because: `${counted}: at most ${percent(upperBound(possibly, of))} (95 %); ${allowed}` };
+  const allowed = `${percent(share)} allowed`;
+  const counted = (): string =>
+    `${count(surely)}${possibly === surely ? '' : ` to ${count(possibly)}`} of ${count(of)} ${what}`;
+  const atLeast = (): string => `${counted()}: at least ${percent(lowerBound(surely, of))} (95 %); ${allowed}`;
+  const isKept = isAtMost(share, possibly, of);
+  // Before passing: a green that has become bad a minute ago has a good share over the whole of a long stage.
+  if (surely >= HITS_TO_FAIL) {
+    const missing = pieces === undefined ? missingInSum(question) : missingIn(question, pieces);
+    if (missing === undefined) return said('fail', () => `${atLeast()}${besides(question)}`);
+    if (!isKept && surelyAbove(share, surely, of)) return said('inconclusive', () => `${atLeast()}; but ${missing}`);
   }
-  if (surely >= HITS_TO_FAIL && surelyAbove(share, surely, of, among)) {
-    const atLeast = `${counted}: at least ${percent(lowerBound(surely, of))} (95 %); ${allowed}`;
-    const worst = (bursts?.() ?? []).reduce((most, burst) => (burst.surely > most.surely ? burst : most), NO_BURST);
-    if (!surelyAbove(share, surely - worst.surely, of - worst.of, among)) {
-      const when = `${count(worst.surely)} of them within a few seconds: one moment fails nothing`;
-      return inconclusive(`${atLeast}; but ${when}`);
-    }
-    return blameGreen(atLeast, surely, of, blue, among);
+  if (isKept) {
+    return said('pass', () => `${counted()}: at most ${percent(upperBound(possibly, of))} (95 %); ${allowed}`);
   }
-  const missing = Math.max(1, neededSample(possibly, share) - of);
+  return said('inconclusive', () => {
+    const more = Math.max(1, neededSample(possibly, share) - of);
+    return `${counted()}; ${allowed}; ${count(more)} more without a further one would pass`;
+  });
+}
+
+/** A verdict whose reason is put into words when somebody asks for it: gates are asked twice a second, people seldom. */
+function said(outcome: ShareVerdict['outcome'], because: () => string): ShareVerdict {
   return {
-    outcome: 'inconclusive',
-    because: `${counted}; ${allowed}; ${count(missing)} more without a further one would pass`,
+    outcome,
+    get because() {
+      return because();
+    },
   };
 }
 
-function blameGreen(
-  because: string,
-  hits: number,
-  of: number,
-  blue: ShareQuestion['blue'],
-  among: number,
-): ShareVerdict {
-  if (blue === undefined) return { outcome: 'fail', because };
-  if (blue.of === 0) return { outcome: 'fail', because: `${because}; blue had no reads to compare with` };
-  const onBlue = `${count(blue.hits)} of ${count(blue.of)} on blue`;
-  if (surelyLarger(hits, of, blue.hits, blue.of, among)) {
-    const worseBy = percent(hits / of - blue.hits / blue.of);
-    return { outcome: 'fail', because: `${because}; ${onBlue}: green is worse by ${worseBy}` };
-  }
-  return inconclusive(`${because}; but ${onBlue}: green is not surely worse, so it is not blamed`);
+/** What is missing for blaming green by sums alone; undefined where nothing is. */
+function missingInSum<Slice>({ share, green, blue }: ShareQuestion<Slice>): string | undefined {
+  const { surely, of } = green;
+  if (!surelyAbove(share, surely, of)) return 'not surely';
+  if (blue === undefined || blue.of === 0 || surelyLarger(surely, of, blue.hits, blue.of)) return undefined;
+  return notWorse(blue);
 }
 
-const NO_BURST: Burst = { surely: 0, of: 0 };
+/** What is missing for blaming green by what its slices show together; undefined where nothing is. */
+function missingIn<Slice>(
+  { share, blue, falseAlarm = FALSE_ALARM }: ShareQuestion<Slice>,
+  pieces: Pieces<Slice>,
+): string | undefined {
+  const shows = (evidence: readonly number[]): boolean => suffices(evidence, falseAlarm);
+  const isBeside = blue === undefined || blue.isBeside === true;
+  if (!shows(evidenceAbove(pieces, share, !isBeside))) return 'not for long enough: a few moments fail nothing';
+  if (blue === undefined || blue.of === 0) return undefined;
+  if (isBeside) return shows(evidenceLarger(pieces)) ? undefined : notWorse(blue);
+  const blueAtMost = roundedUp(upperBound(blue.hits, blue.of, falseAlarm));
+  const isWorse = blueAtMost <= share || shows(evidenceAbove(pieces, blueAtMost, true));
+  return isWorse ? undefined : notWorse(blue);
+}
+
+/** To two digits: evidence is collected for each share by itself, and blue's changes with every read. */
+function roundedUp(share: number): number {
+  const unit = 10 ** (Math.floor(Math.log10(share)) - 1);
+  return Math.min(1 - 1e-9, Math.ceil(share / unit) * unit);
+}
+
+/** What blue was like, for people, where green has failed. */
+function besides<Slice>({ green, blue }: ShareQuestion<Slice>): string {
+  if (blue === undefined) return '';
+  if (blue.of === 0) return '; blue had too few reads to compare with';
+  const worseBy = percent(green.surely / green.of - blue.hits / blue.of);
+  return `; ${onBlue(blue)}: green is worse by ${worseBy}`;
+}
+
+function notWorse(blue: BlueCount): string {
+  return `${onBlue(blue)}: green is not surely worse, so it is not blamed`;
+}
+
+function onBlue({ hits, of }: BlueCount): string {
+  return `${count(hits)} of ${count(of)} on blue`;
+}
 
 /** A whole number for people: 12,345. */
 export function count(n: number): string {

@@ -2,8 +2,10 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { decideGate, type GateInput } from '../../src/gates/decide.js';
 import { neededRequests } from '../../src/gates/forecast.js';
+import type { Piece } from '../../src/gates/persistent-evidence.js';
 import { surelyAbove, surelyLarger } from '../../src/gates/sequential.js';
 import { judgeShare } from '../../src/gates/share.js';
+import { Slices } from '../../src/gates/slices.js';
 import type { EndpointWindow, GateWindow, SideWindow } from '../../src/gates/window.js';
 import { LATENCY_BUCKETS_MS } from '../../src/router/metrics-snapshot.js';
 
@@ -15,6 +17,10 @@ const sample = fc
 function verdict(share: number, hits: number, of: number, blue?: { hits: number; of: number }): string {
   const question = { share, green: { surely: hits, possibly: hits, of }, what: 'reads' };
   return judgeShare(blue === undefined ? question : { ...question, blue }).outcome;
+}
+
+function piece(surely: number, of: number, blueHits = 0, blueOf = 0): Piece {
+  return { surely, of, blueHits, blueOf };
 }
 
 function window(parts: Partial<GateWindow>): GateWindow {
@@ -64,11 +70,9 @@ describe('the decision about a share', () => {
         fc.integer({ min: 1, max: 5_000 }),
         (share, good, bad) => {
           const green = { surely: bad, possibly: bad, of: good + bad };
-          const bursts = () => [
-            { surely: 0, of: good },
-            { surely: bad, of: bad },
-          ];
-          expect(judgeShare({ share, green, what: 'reads', bursts }).outcome).not.toBe('fail');
+          const slices = new Slices([piece(0, good), piece(bad, bad)]);
+          const pieces = { slices, name: 'reads', count: (slice: Piece) => slice };
+          expect(judgeShare({ share, green, what: 'reads', pieces }).outcome).not.toBe('fail');
         },
       ),
     );

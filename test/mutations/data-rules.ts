@@ -213,8 +213,8 @@ export const DATA_RULES: readonly Mutation[] = [
     edits: [
       edit(
         'src/gates/share.ts',
-        "  if (of === 0) {\n    return {\n      outcome: 'inconclusive',",
-        "  if (of === 0) {\n    return {\n      outcome: 'pass',",
+        "  if (of === 0) {\n    return said('inconclusive'",
+        "  if (of === 0) {\n    return said('pass'",
       ),
     ],
     test: inGates('no requests is never a pass'),
@@ -245,5 +245,12 @@ export const DATA_RULES: readonly Mutation[] = [
     rule: 'one unlucky request fails nothing',
     edits: [edit('src/gates/share.ts', 'const HITS_TO_FAIL = 3;', 'const HITS_TO_FAIL = 1;')],
     test: inGates('one unlucky request'),
+  },
+  {
+    rule: 'what a slice adds to the evidence is bounded',
+    edits: [
+      edit('src/gates/persistent-evidence.ts', 'Math.min(mostLog, logRatio(share', 'Math.min(Infinity, logRatio(share'),
+    ],
+    test: { file: 'test/gates/persistent-evidence.property.test.ts', name: 'never fails one with bad moments' },
   },
 ];

@@ -211,6 +211,16 @@ describe('lag and fallbacks', () => {
     expect(decide(lag, {}, [2_000, 2_000, 2_000]).outcome).toBe('fail');
   });
 
+  test('a lag that green is catching up with, or that has lasted for a moment, fails nothing', () => {
+    const lag: Gate = { metric: 'lag', max: '1s' };
+    const catchingUp = decide(lag, {}, [20, 10_000, 3_500, 1_300]);
+    expect(catchingUp.outcome).toBe('inconclusive');
+    expect(catchingUp.because).toContain('catching up');
+    expect(decide(lag, {}, [20, 1_100, 1_100, 1_100]).outcome).toBe('inconclusive');
+    expect(decide(lag, {}, [20, 1_100, 1_100, 1_100, 1_100, 1_100]).outcome).toBe('fail');
+    expect(decide(lag, {}, [20, 5_000, 5_200, 4_900]).outcome).toBe('fail');
+  });
+
   test.each([[[]], [[Number.NaN]], [[-1]], [[Number.POSITIVE_INFINITY]], [[9e9, 9e9, Number.POSITIVE_INFINITY]]])(
     'a lag of %j decides nothing',
     (lagMs) => {
@@ -225,6 +235,33 @@ describe('lag and fallbacks', () => {
     expect(decide(gate, { green: side(0), fallbacks: { behind: 0, error: 0 } }).outcome).toBe('inconclusive');
     // All on blue since green is away: none of green's requests, and yet a clear answer.
     expect(decide(gate, { green: side(0), fallbacks: { behind: 0, error: 300 } }).outcome).toBe('fail');
+  });
+});
+
+describe('counts of Prometheus, which grow from answer to answer', () => {
+  const gate: Gate = {
+    metric: 'prometheus',
+    ...{ name: 'failed', connection: 'prometheus', max: 0.001 },
+    ...{ query: 'failed{side="{{side}}"}', requests: 'all{side="{{side}}"}' },
+  };
+  const value = (of: number) => ({ kind: 'value', value: of }) as const;
+
+  /** What the gate says after answers every five seconds, of which each adds 500 requests on green. */
+  function after(failures: readonly number[]): string {
+    let failed = 0;
+    const series = failures.map((added, number) => ({
+      ...{ green: value((failed += added)), requests: value(500 * (number + 1)), query: 'q' },
+      ...{ blue: value(0), blueRequests: value(50_000 * (number + 1)) },
+    }));
+    const prometheus = new Map([['prometheus: failed', series]]);
+    return decideGate(gate, { window: window({}), lagMs: [], prometheus }).outcome;
+  }
+
+  test('fail when they grow again and again, not by one moment', () => {
+    expect(after([0, 100])).toBe('inconclusive');
+    expect(after([100, 100, 0, 0])).toBe('inconclusive');
+    expect(after(Array.from({ length: 12 }, () => 20))).toBe('fail');
+    expect(after(Array.from({ length: 12 }, () => 0))).toBe('pass');
   });
 });
 
