@@ -4,6 +4,7 @@ import { commit } from './commit.js';
 import { TransactionAbortedError, TransactionControlError } from './errors.js';
 import { FenceMet, isFence, isLinkFailure, NothingSent } from './failure.js';
 import { fencesMet } from './fence-notice.js';
+import { hasSucceeded } from './recent-statements.js';
 import { hasSeveralWithCommit, type CommitPosition } from './statement.js';
 import { send } from './send.js';
 import type { Guard } from './side-pool.js';
@@ -156,6 +157,7 @@ class OpenTransaction implements Transaction {
         this.#hasEscaped = true;
         throw new TransactionControlError('transaction');
       }
+      hasSucceeded(this.#client, query, values);
       return result;
     } catch (error) {
       this.lastError = error;
