@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import { otherSide, type Side } from '../side.js';
 import { dropSlots, dropSubscriptions, findSlots, findSubscriptions } from './feed-objects.js';
@@ -23,6 +24,7 @@ export async function finishPromotion(
 ): Promise<void> {
   const to = otherSide(from);
   const oldFeed = feedName(migration, directionTo(to));
+  await sleep(WRITERS_FIRST_MS, undefined, { signal: options.signal });
   await withSession(databases[to], { purpose: 'finish promotion' }, (newSide) =>
     withSession(databases[from], { purpose: 'finish promotion' }, async (oldSide) => {
       const route = await readRoute(newSide, migration);
@@ -36,6 +38,9 @@ export async function finishPromotion(
     }),
   );
 }
+
+/** The writers that have waited catch up first: for as long they have the processors of both servers to themselves. */
+const WRITERS_FIRST_MS = 150;
 
 /** All streams of the old feed have stopped, on both servers, before the first of them is dropped. */
 async function endFeed(newSide: Session, oldSide: Session, feed: string, to: Side): Promise<void> {

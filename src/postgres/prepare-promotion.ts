@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import type { TableName } from '../plan/table-name.js';
 import { otherSide, type Side } from '../side.js';
@@ -44,8 +45,12 @@ export interface Preparation {
 export async function preparePromotion(preparation: Preparation): Promise<number[]> {
   const { databases, migration, from, signal } = preparation;
   const to = otherSide(from);
-  if (preparation.wayBack !== undefined) await proveWayBack(preparation, preparation.wayBack);
   return withSession(databases[from], { purpose: 'prepare promotion' }, async (session) => {
+    const route = await readRoute(session, migration);
+    if (route?.writesOn !== from) throw promotionBlocked(`writes are not on ${from}`);
+    const announced = performance.now();
+    await announceOpening(session, migration, from, to);
+    if (preparation.wayBack !== undefined) await proveWayBack(preparation, preparation.wayBack);
     await refuseLongWriters(session, from);
     await withSession(databases[to], { purpose: 'prepare promotion' }, async (other) => {
       await refuseLongWriters(other, to);
@@ -54,11 +59,9 @@ export async function preparePromotion(preparation: Preparation): Promise<number
       for (const name of await streamsOfRun(other, feed)) await refuseUnfinishedSync(other, name, to);
     });
     const known = await readKnownTables(session);
-    const route = await readRoute(session, migration);
-    if (route?.writesOn !== from) throw promotionBlocked(`writes are not on ${from}`);
     const guard = { migration, epoch: route.epoch, writesOn: from };
     await armFence(session, preparation.fenced, signal === undefined ? { guard } : { signal, guard });
-    await announceOpening(session, migration, from, to);
+    if (await hasRouters(session, migration)) await sleep(left(announced), undefined, { signal });
     return known;
   });
 }
@@ -145,6 +148,25 @@ async function announceOpening(session: Session, migration: string, from: Side, 
     [migration, from, to],
   );
   await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
+}
+
+/**
+ * From the announcement on, routers open connections to the new side and have them read what they will need: a moment of
+ * that costs nobody anything, while twenty connections that do it when writes move take a quarter of a second.
+ */
+const ROUTERS_NEED_MS = 1_000;
+
+function left(announced: number): number {
+  return Math.max(0, announced + ROUTERS_NEED_MS - performance.now());
+}
+
+/** Whether an application's router has told lately that it lives. */
+async function hasRouters(session: Session, migration: string): Promise<boolean> {
+  const { rowCount } = await session.query(
+    `SELECT FROM verdigris.router WHERE migration = $1 AND seen_at > clock_timestamp() - interval '10 s' LIMIT 1`,
+    [migration],
+  );
+  return rowCount === 1;
 }
 
 /** Takes the announcement back: the promotion was given up for now. */

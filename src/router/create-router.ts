@@ -15,6 +15,7 @@ import { settingsOf, type RouterOptions, type RouterSettings } from './options.j
 import { ReadRouting } from './read-routing.js';
 import { readTransactionOnGreen } from './read-transaction.js';
 import { Reads } from './reads.js';
+import { RecentStatements } from './recent-statements.js';
 import type { RequestOptions, RoutedResult, Router, TransactionOptions } from './router.js';
 import { Routes } from './routes.js';
 import { SideLink } from './side-link.js';
@@ -61,9 +62,10 @@ class ApplicationRouter implements Router {
     this.#tokens = new TokenStore(settings.maxTokens);
     this.#links = { blue: this.#linkTo('blue'), green: this.#linkTo('green') };
     this.#routes.use([this.#links.blue, this.#links.green]);
+    const statements = new RecentStatements();
     this.#pools = {
-      blue: new SidePool('blue', settings.blue, logger),
-      green: new SidePool('green', settings.green, logger),
+      blue: new SidePool('blue', settings.blue, logger, statements),
+      green: new SidePool('green', settings.green, logger, statements),
     };
     this.#greenProgress = new GreenProgress(this.#links.green);
     const greenBreaker = new Breaker();
@@ -100,8 +102,8 @@ class ApplicationRouter implements Router {
       this.#mirror = new Mirror({
         ...{ share, concurrency, logger, greenBreaker, bluePosition },
         pools: {
-          blue: new SidePool('blue', { ...settings.blue, max: concurrency, min: 0 }, logger),
-          green: new SidePool('green', { ...settings.green, max: concurrency, min: 0 }, logger),
+          blue: new SidePool('blue', { ...settings.blue, max: concurrency, min: 0 }, logger, statements),
+          green: new SidePool('green', { ...settings.green, max: concurrency, min: 0 }, logger, statements),
         },
         routes: this.#routes,
         greenLink: this.#links.green,
@@ -239,6 +241,7 @@ class ApplicationRouter implements Router {
         this.#routes.see(from, seen);
         void this.#keepWarm(from);
       },
+      onHeard: (from) => this.#routes.hear(from),
       onDown: () => this.#greenProgress.forget(),
     });
   }
@@ -259,14 +262,19 @@ class ApplicationRouter implements Router {
     if (route.epoch !== before.epoch || route.greenReadPercent === 0) this.#greenProgress.forget();
     void this.#keepWarm('blue');
     void this.#keepWarm('green');
-    void this.#heartbeat.beat();
+    // A run waits for the word that a stage is in force. After a move of the writes the requests that have waited go first.
+    if (writesOn === before.writesOn) void this.#heartbeat.beat();
   }
 
-  /** A promotion moves all writes at once, so the side that they move to has as many connections open by then. */
+  /**
+   * A promotion moves all writes at once, so the side that they move to has as many connections open by then, and they
+   * know what will be asked of them.
+   */
   async #keepWarm(side: Side): Promise<void> {
-    const { writesOn, opening, greenReadPercent } = this.#routes.current;
+    const { writesOn, opening, greenReadPercent, epoch, generation } = this.#routes.current;
     const isNext = side !== writesOn && (opening === side || (side === 'green' && greenReadPercent > 0));
     await this.#pools[side].keepWarm(isNext ? this.#pools[writesOn].connections : 0);
+    if (side !== writesOn && opening === side) await this.#pools[side].prime(`${epoch}/${generation}`);
   }
 }
 

@@ -9,6 +9,10 @@ import { pause } from '../timing.js';
 
 /** Both sides are closed for a few milliseconds in a promotion: look again soon, but not all at once. */
 const CLOSED_PAUSE_MS = [2, 5] as const;
+/** How long to wait for the news that a side is open before it is tried all the same. */
+const OPENING_MS = [20, 30] as const;
+/** For how long a fence that was met holds back the requests behind, unless there is news of the route. */
+const REFUSED_MS = 20;
 /** A server that can't be reached takes longer to come back. */
 const AWAY_PAUSE_MS = [20, 60] as const;
 
@@ -17,6 +21,8 @@ export type RunsAgain = 'yes' | 'not wanted' | 'not safe';
 
 /** A request for the side that has writes. */
 export interface HeldRequest<T> {
+  /** A read never waits for a side to be opened: it is answered by one that is closed to writes, too. */
+  readonly kind: 'read' | 'write';
   /** One try, on the side that is thought to have writes. */
   readonly attempt: (client: pg.PoolClient, side: Side, route: Route) => Promise<T>;
   /** Whether it may be run again, whole, when it has met the fence. Asked then only. */
@@ -38,6 +44,8 @@ export class HeldRequests {
   readonly #routes: Routes;
   readonly #pools: Readonly<Record<Side, SidePool>>;
   readonly #timeoutMs: number;
+  /** The route under which its own side has refused a write, and when. */
+  #refused: { readonly route: Route; readonly at: number } | undefined;
 
   constructor(routes: Routes, pools: Readonly<Record<Side, SidePool>>, timeoutMs: number) {
     this.#routes = routes;
@@ -50,17 +58,29 @@ export class HeldRequests {
    * @throws WriteTimeoutError when no side has taken it in time.
    */
   async run<T>(request: HeldRequest<T>, started: number): Promise<T> {
-    const route = this.#routes.current;
+    const { current: route, news } = this.#routes;
     try {
-      return await this.#try(request, route, route.writesOn, this.#timeoutMs);
+      return await (request.kind === 'read'
+        ? this.#try(request, route, route.writesOn, this.#timeoutMs)
+        : this.#tryUnlessOvertaken(request, route));
     } catch (error) {
-      return this.#runAgain(request, started, fenceOf(error), route.writesOn);
+      return this.#runAgain(request, started, fenceOf(error), route, news);
     }
   }
 
-  /** @param failure what ended the first try, on `side`. */
-  async #runAgain<T>(request: HeldRequest<T>, started: number, failure: unknown, side: Side): Promise<T> {
-    let next = side;
+  /**
+   * @param failure what ended the first try, on the side that has writes by `first`.
+   * @param known the count of news at that try.
+   */
+  async #runAgain<T>(
+    request: HeldRequest<T>,
+    started: number,
+    failure: unknown,
+    first: Route,
+    known: number,
+  ): Promise<T> {
+    let next = first.writesOn;
+    let since = known;
     let fences = 0;
     let waits = 0;
     for (let last = failure; ;) {
@@ -80,9 +100,9 @@ export class HeldRequests {
           await this.#routes.refresh();
           throw new WriteMovedError(next, again === 'not wanted', last.cause);
         }
-        void this.#routes.refresh();
-        next = otherSide(next);
-        if (fences > 1) await pause(...CLOSED_PAUSE_MS);
+        next = await this.#afterFence(next, since, fences);
+      } else if (last instanceof Overtaken) {
+        next = await this.#afterFence(next, since, 1);
       } else if (last instanceof NothingSent) {
         await pause(...AWAY_PAUSE_MS);
         await this.#routes.refresh();
@@ -93,7 +113,8 @@ export class HeldRequests {
       }
       const held = performance.now() - started;
       if (held >= this.#timeoutMs) throw new WriteTimeoutError(held, last.cause);
-      const route = this.#routes.current;
+      const { current: route, news } = this.#routes;
+      since = news;
       try {
         const value = await this.#try(request, route, next, this.#timeoutMs - held);
         if (next !== route.writesOn) await this.#routes.settle(route, next);
@@ -102,6 +123,24 @@ export class HeldRequests {
         last = fenceOf(error);
       }
     }
+  }
+
+  /**
+   * Where to go from a side that was seen closed: where the route leads, once that side is open. The other side when
+   * nothing was learned since the try, or when the route has always led there.
+   */
+  async #afterFence(met: Side, since: number, fences: number): Promise<Side> {
+    const routes = this.#routes;
+    // A side that is silent must not hold anybody up.
+    if (routes.news === since) await Promise.race([routes.refresh(), pause(...CLOSED_PAUSE_MS)]);
+    if (routes.isAboutToOpen(routes.current.writesOn)) {
+      const [from, to] = OPENING_MS;
+      await routes.opened(routes.current.writesOn, from + Math.random() * (to - from));
+      return routes.current.writesOn;
+    }
+    if (routes.news !== since) return routes.current.writesOn;
+    if (fences > 1) await pause(...CLOSED_PAUSE_MS);
+    return routes.current.writesOn === met ? otherSide(met) : routes.current.writesOn;
   }
 
   /**
@@ -117,6 +156,41 @@ export class HeldRequests {
   #try<T>(request: HeldRequest<T>, route: Route, side: Side, leftMs: number): Promise<T> {
     request.tried = side;
     return this.#pools[side].use('writer', (client) => request.attempt(client, side, route), undefined, leftMs);
+  }
+
+  /** A write that comes, or gets its connection, after the fence was met would only meet it too. */
+  async #tryUnlessOvertaken<T>(request: HeldRequest<T>, route: Route): Promise<T> {
+    const side = route.writesOn;
+    const attempt = async (client: pg.PoolClient): Promise<T> => {
+      this.#refuseOvertaken(route);
+      try {
+        return await request.attempt(client, side, route);
+      } catch (error) {
+        const met = fenceOf(error);
+        if (met instanceof FenceMet && met.how !== 'waited') this.#refused = { route, at: performance.now() };
+        throw error;
+      }
+    };
+    this.#refuseOvertaken(route);
+    request.tried = side;
+    return this.#pools[side].use('writer', attempt, undefined, this.#timeoutMs);
+  }
+
+  /** @throws Overtaken when a write that was made under this route has no chance on its side now. */
+  #refuseOvertaken(route: Route): void {
+    const { current } = this.#routes;
+    const hasMoved = current.writesOn !== route.writesOn || this.#routes.isAboutToOpen(route.writesOn);
+    const isRefused = this.#refused?.route === current && performance.now() - this.#refused.at < REFUSED_MS;
+    if (hasMoved || isRefused) throw new Overtaken();
+  }
+}
+
+/** The request has not been tried: its side has been seen closed since. */
+class Overtaken extends Error {
+  override readonly name = 'Overtaken';
+
+  constructor() {
+    super('writes may have left this side');
   }
 }
 

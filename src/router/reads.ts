@@ -112,6 +112,7 @@ export class Reads {
   async #onWritesSide<T>(endpoint: string, work: ReadWork<T>, started: number): Promise<T> {
     const { held, metrics } = this.#options;
     const request: HeldRequest<T> = {
+      kind: 'read',
       tried: 'blue',
       runsAgain: work.runsAgain,
       onFence: () => metrics.retried(endpoint),

@@ -28,6 +28,10 @@ export class Routes {
   readonly #migration: string;
   readonly #seen: Partial<Record<Side, Sighting>> = {};
   readonly #listeners: ((route: Route, before: Route) => void)[] = [];
+  #waiting: (() => void)[] = [];
+  /** A side that has announced something in this epoch. */
+  #heard: { readonly epoch: number; readonly side: Side } | undefined;
+  #news = 0;
   #links: readonly SideLink[] = [];
   #current: Route;
   /** A side that has taken a write in this epoch, although no row that could be read says so yet. */
@@ -42,6 +46,11 @@ export class Routes {
     return this.#current;
   }
 
+  /** Counts what has been learned of either side: as long as it is the same, nothing is new. */
+  get news(): number {
+    return this.#news;
+  }
+
   use(links: readonly SideLink[]): void {
     this.#links = links;
   }
@@ -52,8 +61,50 @@ export class Routes {
 
   /** Takes in what a look at one side found. */
   see(side: Side, seen: Sighting): void {
+    const before = this.#seen[side];
     this.#seen[side] = seen;
+    if (!isSameSighting(seen, before)) this.#news += 1;
     this.#adopt(this.#judge());
+    this.#wake();
+  }
+
+  /**
+   * A side has announced a change. What has changed is read from its row; but a side that is about to open says nothing
+   * else, and whoever waits for it need not wait for the answer, too.
+   */
+  hear(side: Side): void {
+    this.#heard = { epoch: this.#current.epoch, side };
+    this.#news += 1;
+    this.#wake();
+  }
+
+  #wake(): void {
+    if (this.#waiting.length === 0) return;
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const look of waiting) look();
+  }
+
+  /**
+   * Whether writes have been given to this side and it is known not to take them yet: the other side's row says so, and
+   * this side's own row is still of before. It is opened a few milliseconds after the decision.
+   */
+  isAboutToOpen(side: Side): boolean {
+    const own = this.#seen[side];
+    if (this.#current.writesOn !== side || own === undefined || own === 'none') return false;
+    if (this.#heard?.side === side && this.#heard.epoch === this.#current.epoch) return false;
+    // Without a link nobody would hear of the opening.
+    return own.epoch < this.#current.epoch && this.#links.some((link) => link.side === side && link.isUp);
+  }
+
+  /** Returns when the side is no longer about to open, or after `ms`: the news may not come. */
+  async opened(side: Side, ms: number): Promise<void> {
+    const deadline = performance.now() + ms;
+    while (this.isAboutToOpen(side)) {
+      const left = deadline - performance.now();
+      if (left <= 0) return;
+      await within(new Promise<void>((resolve) => this.#waiting.push(resolve)), left, undefined);
+    }
   }
 
   /** Looks at both sides now. Never fails: a side that doesn't answer says nothing. */
@@ -105,6 +156,11 @@ export class Routes {
     this.#current = next;
     for (const listener of this.#listeners) listener(next, before);
   }
+}
+
+function isSameSighting(one: Sighting, other: Sighting | undefined): boolean {
+  if (other === undefined || one === 'none' || other === 'none') return one === other;
+  return isEqual(one, other);
 }
 
 type Row = { readonly side: Side; readonly route: Route };

@@ -18,6 +18,8 @@ export interface SideLinkOptions {
   readonly pollIntervalMs: number;
   readonly logger: RouterLogger;
   readonly onSeen: (side: Side, seen: Sighting) => void;
+  /** The side has announced a change, which is about to be looked at. */
+  readonly onHeard?: (side: Side) => void;
   /** The connection was lost: what was known about the side's state may not hold after it comes back. */
   readonly onDown: (side: Side) => void;
 }
@@ -117,7 +119,10 @@ export class SideLink {
     });
     client.on('error', () => this.#drop(client));
     client.on('end', () => this.#drop(client));
-    client.on('notification', () => void this.look().catch(() => undefined));
+    client.on('notification', () => {
+      this.#options.onHeard?.(this.side);
+      this.look().catch(() => undefined);
+    });
     await client.connect();
     if (this.#closing.signal.aborted) {
       await client.end();

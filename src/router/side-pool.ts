@@ -6,6 +6,8 @@ import { canConnectLater, isLinkFailure, NothingSent } from './failure.js';
 import { watchFence } from './fence-notice.js';
 import { KeptConnections } from './kept-connections.js';
 import type { RouterLogger } from './logger.js';
+import { Primer } from './primer.js';
+import { rememberStatements, type RecentStatements } from './recent-statements.js';
 import { within } from '../timing.js';
 import { Turns } from './turns.js';
 import { Warmth } from './warmth.js';
@@ -27,20 +29,25 @@ export class SidePool {
   readonly #kept = new KeptConnections((connection) => connection.client.release(connection.isLost));
   readonly #keeps: boolean;
   readonly #warmth: Warmth;
+  readonly #primer: Primer;
+  #isPriming = false;
 
-  constructor(side: Side, config: pg.PoolConfig, logger: RouterLogger) {
+  /** @param statements what its connections run is remembered there, and what they are primed with. */
+  constructor(side: Side, config: pg.PoolConfig, logger: RouterLogger, statements: RecentStatements) {
     this.side = side;
     this.#pool = new pg.Pool({ connectionTimeoutMillis: CONNECT_MS, keepAlive: true, ...config });
     this.#turns = new Turns(this.#pool.options.max);
     // A pool that counts its connections' uses must see each of them.
     this.#keeps = !Number.isFinite(config.maxUses);
     this.#warmth = new Warmth(this.#pool);
+    this.#primer = new Primer(statements);
     // Without listeners, the loss of an idle or of a borrowed connection would end the process.
     this.#pool.on('error', (error) =>
       logger.debug({ side, code: sqlState(error) }, 'router: an idle connection was lost'),
     );
     this.#pool.on('connect', (client) => {
       watchFence(client);
+      rememberStatements(client, statements);
       client.on('error', () => this.#lost(client));
       client.on('end', () => this.#lost(client));
     });
@@ -79,6 +86,37 @@ export class SidePool {
    */
   keepWarm(count: number): Promise<void> {
     return this.#warmth.keep(count);
+  }
+
+  /**
+   * Has every idle connection plan what the application has run lately, one after the other, once for each occasion. Gives
+   * way as soon as somebody waits for a connection: it is called again. Never fails.
+   */
+  async prime(occasion: string): Promise<void> {
+    if (this.#isPriming) return;
+    this.#isPriming = true;
+    const held: Connection[] = [];
+    try {
+      // The idle ones come in no order that is known, so those that are ready are held until the last one is.
+      while (!this.#turns.isWanted && this.#turns.takeFree()) {
+        const connection = await this.#idleConnection();
+        if (connection === undefined) {
+          this.#turns.passOn();
+          return;
+        }
+        held.push(connection);
+        await this.#primer.prime(connection, occasion);
+      }
+    } finally {
+      this.#isPriming = false;
+      for (const connection of held) this.#giveBack(connection);
+    }
+  }
+
+  async #idleConnection(): Promise<Connection | undefined> {
+    const kept = this.#kept.take();
+    if (kept !== undefined || this.#pool.idleCount === 0) return kept;
+    return this.#connect(unguarded).catch(() => undefined);
   }
 
   async close(): Promise<void> {

@@ -5,6 +5,7 @@ import { CommitOutcomeUnknownError, TransactionControlError } from './errors.js'
 import { FenceMet, isLinkFailure, NothingSent, wasNeverSent } from './failure.js';
 import { fencesMet } from './fence-notice.js';
 import { parseLsn, type Lsn } from './lsn.js';
+import { hasSucceeded } from './recent-statements.js';
 import type { RoutedResult } from './router.js';
 import { answerOf } from './send.js';
 import { LEADING, refuseUnsupported } from './supported.js';
@@ -60,6 +61,7 @@ export async function sendStatement<R extends pg.QueryResultRow>(
   }
   if (client.getTransactionStatus() === 'T') throw new TransactionControlError('write');
   if (fencesMet(client) !== fences) throw new FenceMet(new Error('its error was swallowed on the server'), 'swallowed');
+  hasSucceeded(client, query, values);
   return Object.assign(result, { side });
 }
 

@@ -4,6 +4,7 @@ import { commit } from './commit.js';
 import { TransactionAbortedError, TransactionControlError } from './errors.js';
 import { FenceMet, isFence, isLinkFailure, NothingSent, timedOutAtFence } from './failure.js';
 import { fencesMet } from './fence-notice.js';
+import { hasSucceeded } from './recent-statements.js';
 import { hasSeveralWithCommit, type CommitPosition } from './statement.js';
 import { send } from './send.js';
 import type { Guard } from './side-pool.js';
@@ -66,7 +67,8 @@ export async function runTransaction<T>(
     await transaction.finish();
   } catch (error) {
     await transaction.finish();
-    const waited = client.getTransactionStatus() === 'E' ? transaction.timeoutAtFence : undefined;
+    // Without a statement that succeeded since, the transaction has failed: what it is now is told a moment after the error.
+    const waited = transaction.timeoutAtFence;
     await rollback(client, guard, error);
     const { obstacle } = transaction;
     if (obstacle === undefined && waited !== undefined) throw new FenceMet(waited, 'waited');
@@ -161,6 +163,7 @@ class OpenTransaction implements Transaction {
         throw new TransactionControlError('transaction');
       }
       this.timeoutAtFence = undefined;
+      hasSucceeded(this.#client, query, values);
       return result;
     } catch (error) {
       this.lastError = error;

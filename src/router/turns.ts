@@ -17,6 +17,11 @@ export class Turns {
     this.#free = size;
   }
 
+  /** Whether somebody waits for a turn. */
+  get isWanted(): boolean {
+    return this.#waiting.length > 0;
+  }
+
   /** Takes a turn if one is free at once; to be given back by passOn(). Nobody is waiting then, so it is fair. */
   takeFree(): boolean {
     if (this.#free === 0) return false;

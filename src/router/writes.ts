@@ -47,6 +47,7 @@ export class Writes {
     let outcome: RequestOutcome = 'ok';
     let epoch = 0;
     const request: HeldRequest<Done<T>> = {
+      kind: 'write',
       tried: 'blue',
       runsAgain: again,
       onFence: () => metrics.retried(endpoint),

@@ -215,6 +215,50 @@ describe('while both sides are closed', () => {
     expect(await ids('blue')).toHaveLength(0);
   });
 
+  test('after the decision, what waits for the new side is not run again and again, and goes on when it opens', async () => {
+    await sides.decide('green');
+    let runs = 0;
+    const work = router.transaction('u', {}, async (tx) => {
+      runs += 1;
+      await tx.query(INSERT, [1]);
+      return tx.side;
+    });
+    await pause(400);
+    await sides.open('green');
+    expect(await work).toBe('green');
+    // Once on blue, then not before there is news, or for lack of it now and then.
+    expect(runs).toBeLessThan(25);
+  });
+
+  test('a write that waits for a connection of the closed side is not tried there any more', async () => {
+    const narrow = await sides.router({ blue: { ...sides.blue.config, max: 1 } });
+    let isMoved: () => void = () => undefined;
+    const moved = new Promise<void>((resolve) => (isMoved = resolve));
+    let runs = 0;
+    const first = narrow.transaction('u', {}, async (tx) => {
+      runs += 1;
+      if (runs === 1) await moved;
+      await tx.query(INSERT, [0]);
+    });
+    await until(() => runs === 1);
+    const queued = [1, 2, 3, 4, 5].map((id) => narrow.write('u', INSERT, [id]));
+    await moveWritesToGreen();
+    await until(() => narrow.route().writesOn === 'green');
+    isMoved();
+    await Promise.all([first, ...queued]);
+    expect([await ids('blue'), await ids('green')]).toEqual([[], [0, 1, 2, 3, 4, 5]]);
+    expect(await metric(narrow, 'verdigris_router_retried_writes_total')).toBe(1);
+  });
+
+  test('reads go on, also after the decision and before the new side is open', async () => {
+    await sides.decide('green');
+    await until(() => router.route().writesOn === 'green');
+    const began = performance.now();
+    // To wait for the news each time would take 20 ms at least.
+    for (let n = 0; n < 100; n++) await router.read('u', 'SELECT 1');
+    expect(performance.now() - began).toBeLessThan(2_000);
+  });
+
   test('a write is given up after writeTimeoutMs, and was not done', async () => {
     await sides.setFence('blue', 'closed');
     const impatient = await sides.router({ writeTimeoutMs: 200 });

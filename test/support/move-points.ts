@@ -19,6 +19,8 @@ const point = (name: string, on: 'from' | 'to', session: string, text: RegExp, w
   when,
 });
 
+const ANNOUNCED = point('it is announced', 'from', 'prepare promotion', /SET opening =/);
+
 /** Only where the old side is to follow the new one. */
 const WAY_BACK = [
   point('the way back is published', 'to', 'way back', /^CREATE PUBLICATION/),
@@ -27,7 +29,6 @@ const WAY_BACK = [
 
 const UNTIL_SEQUENCES = [
   point('the first table is armed', 'from', 'prepare promotion', /ENABLE ALWAYS TRIGGER/),
-  point('it is announced', 'from', 'prepare promotion', /SET opening =/),
   point('before the lock', 'from', 'promotion', /pg_advisory_xact_lock\(/, 'before'),
   point('writers are locked out', 'from', 'promotion', /BEGIN; .*pg_advisory_xact_lock\(/),
   // Sessions have no limit of their own before the hold: what comes next is the marker of the hold.
@@ -63,8 +64,8 @@ const UNDO = [
 
 /** Every boundary of a promotion and of the way back, in their order. */
 export const STEP_POINTS = {
-  promotion: [...WAY_BACK, ...UNTIL_SEQUENCES, SLOT, ...FROM_DECISION, FEED_ON, DISARMED],
-  'way back': [...UNTIL_SEQUENCES, ...FROM_DECISION, DISARMED, ...UNDO],
+  promotion: [ANNOUNCED, ...WAY_BACK, ...UNTIL_SEQUENCES, SLOT, ...FROM_DECISION, FEED_ON, DISARMED],
+  'way back': [ANNOUNCED, ...UNTIL_SEQUENCES, ...FROM_DECISION, DISARMED, ...UNDO],
 } as const;
 
 /** The side whose proxy sees the point, and what StatementProxy.stopWhere takes. */

@@ -402,16 +402,16 @@ function* holdAndDecide(world: World, main: Session, to: Session, epoch: number,
   return after.epoch;
 }
 
-/** preparePromotion(): the disabled way back, the fence, the announcement. */
+/** preparePromotion(): the announcement, the disabled way back, the fence. */
 function* prepare(world: World, old: Db, epoch: number, feedBack: boolean): Part<void> {
+  yield () => old.rowLock === null;
+  if (old.row.writesOn === old.side) old.row = { ...old.row, opening: true };
   yield ALWAYS;
   if (feedBack) world.feeds[old.side].subscribed = true;
   // CREATE TRIGGER waits for the running writers of the table.
   yield () => old.unfenced.size === 0 && old.rowLock === null;
   must(old.row.epoch === epoch && old.row.writesOn === old.side);
   old.armed = true;
-  yield () => old.rowLock === null;
-  if (old.row.writesOn === old.side) old.row = { ...old.row, opening: true };
 }
 
 /** promotion-decision.ts. */
