@@ -62,15 +62,15 @@ async function caught(
   };
 }
 
-/** When the gates decided: just before, the route on blue sent reads to green, and then it does no longer. */
+/** When the gates decided: the moment in which the route on blue ceased to send reads to green, by this machine's clock. */
 async function decision(migration: Migration): Promise<number> {
   return withClient(migration.blue.config, async (client) => {
     for (;;) {
-      const at = Date.now();
-      const { rows } = await client.query<{ percent: number }>(
-        'SELECT green_read_percent::float8 AS percent FROM verdigris.route',
+      const { rows } = await client.query<{ percent: number; at: number }>(
+        `SELECT green_read_percent::float8 AS percent, (extract(epoch FROM updated_at) * 1000)::float8 AS at
+           FROM verdigris.route`,
       );
-      if (rows[0]?.percent === 0) return at;
+      if (rows[0]?.percent === 0) return rows[0].at;
       await sleep(20);
     }
   });
