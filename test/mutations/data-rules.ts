@@ -202,8 +202,8 @@ export const DATA_RULES: readonly Mutation[] = [
     edits: [
       edit(
         'workflows/blue-green-migration.ts',
-        'await CancellationScope.nonCancellable(() => rollBack(run, saga, error, isCancelled(error)));',
-        'await rollBack(run, saga, error, isCancelled(error));',
+        'await CancellationScope.nonCancellable(() => {\n      // Before a promotion',
+        'await CancellationScope.cancellable(() => {\n      // Before a promotion',
       ),
     ],
     test: { file: 'test/e2e/rollback.test.ts', name: 'a rollback by cancel' },

@@ -272,7 +272,9 @@ describe('webhooks of a run', () => {
     // The way back does not depend on it; it is told again and again, until somebody has mended it.
     hook.answer = () => 200;
     expect((await resultOf(run)).outcome).toBe('rolledBack');
-    expect(hook.events.at(-1)).toBe('rolledBack');
+    // A request that was given up may still arrive after the next one: receivers go by the generation.
+    const newest = [...hook.requests].sort((a, b) => a.body.generation - b.body.generation).at(-1);
+    expect(newest?.body.event).toBe('rolledBack');
   });
 
   it('whose address or secret the worker lacks hold the stage too', async () => {
