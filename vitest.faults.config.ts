@@ -8,6 +8,7 @@ export default defineConfig({
     pool: 'forks',
     // Most of the time is spent waiting for what a fault does: one more than the two cores of the smallest machine.
     maxWorkers: 3,
+    testTimeout: 120_000,
     hookTimeout: 60_000,
     reporters: ['verbose', './test/support/outcome-table.ts', './test/support/plain-summary.ts'],
   },

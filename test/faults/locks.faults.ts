@@ -15,7 +15,7 @@ import { closeSession, openSession, type Database, type Session } from '../../sr
 import { installState } from '../../src/postgres/state.js';
 import { SideSessions } from '../../src/postgres/verify/side-sessions.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
-import { contextOn, workOf } from './replicated-pair.js';
+import { contextOn, workOf } from '../postgres/replicated-pair.js';
 
 const T = { schema: 'public', name: 't' };
 const WHO = String.raw`pid \d+ \(nightly report, user postgres, client backend, transaction \d+\.\d s old, statement \d+\.\d s: `;
