@@ -153,7 +153,8 @@ ${this.listen}`,
     this.#child = child;
     if (child.pid !== undefined) guard({ pid: child.pid, signal: 'SIGKILL', graceMs: 1_000 });
     const deadline = Date.now() + 10_000;
-    while (!(await listens(this.port)) || !existsSync(this.socket)) {
+    // The file of the socket may be an earlier process's, which was killed.
+    while (!(await listens({ host: '127.0.0.1', port: this.port })) || !(await listens({ path: this.socket }))) {
       if (Date.now() > deadline || hasEnded(child))
         throw new Error(`HAProxy did not start:\n${readFileSync(config, 'utf8')}`);
       await sleep(10);
@@ -167,9 +168,9 @@ export async function sideOf(client: pg.Client): Promise<Side> {
   return (rows[0]?.v ?? 0) < 160_000 ? 'blue' : 'green';
 }
 
-function listens(port: number): Promise<boolean> {
+function listens(address: { host: string; port: number } | { path: string }): Promise<boolean> {
   return new Promise((resolve) => {
-    const socket = connect({ host: '127.0.0.1', port });
+    const socket = connect(address);
     socket.once('connect', () => {
       socket.destroy();
       resolve(true);
