@@ -128,14 +128,19 @@ export class PieceCopy {
   }
 
   private async firstRange(piece: Piece): Promise<BlockRange> {
+    // A small table, of which a database may have thousands, is one statement without a look at its size.
+    if (piece.bytes <= this.pace.bytesAtATime()) return { fromBlock: piece.fromBlock, toBlock: piece.toBlock };
+    this.end = piece.toBlock ?? (await this.blocks(piece));
+    this.bytesPerBlock = piece.bytes / Math.max(1, this.end - piece.fromBlock);
+    return this.rangeFrom(piece, piece.fromBlock);
+  }
+
+  private async blocks({ source }: Piece): Promise<number> {
     const { rows } = await this.source.query<{ blocks: number }>(
       `SELECT (pg_relation_size(to_regclass($1)) / current_setting('block_size')::int)::float8 AS blocks`,
-      [qualified(piece.source)],
+      [qualified(source)],
     );
-    const end = piece.toBlock ?? rows[0]?.blocks ?? 0;
-    this.bytesPerBlock = piece.bytes / Math.max(1, end - piece.fromBlock);
-    this.end = end;
-    return this.rangeFrom(piece, piece.fromBlock);
+    return rows[0]?.blocks ?? 0;
   }
 
   private nextRange(piece: Piece, { toBlock }: BlockRange): BlockRange | undefined {
