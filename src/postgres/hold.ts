@@ -35,6 +35,19 @@ export class Hold {
     await this.afterDecision(name, work);
   }
 
+  /**
+   * Does several things at once. The first one that fails ends the step: the signal keeps the others from sending their
+   * next statement, and writers do not wait for what is under way.
+   */
+  async atOnce(...works: readonly ((over: AbortSignal) => Promise<void>)[]): Promise<void> {
+    const over = new AbortController();
+    try {
+      await Promise.all(works.map((work) => work(over.signal)));
+    } finally {
+      over.abort();
+    }
+  }
+
   /** From the decision on the only way is forward, however long it takes. */
   async afterDecision(name: string, work: () => Promise<unknown>): Promise<void> {
     const began = performance.now();

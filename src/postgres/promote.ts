@@ -34,9 +34,10 @@ import type { TableName } from '../plan/table-name.js';
  *            the lag is short, nobody would hold up a slot       promotion-readiness.ts
  *   pause    poolers: their clients wait                          pools.ts, with a deadline of its own
  *   hold     lock: every transaction that has written is over    promotion-hold.ts, the server's deadline: hold.ts
- *            catalog: the fence is in force, no table is new
- *            marker: the new side has everything
- *            sequences: the new side's go on beyond the old one's
+ *            route: nobody has decided meanwhile
+ *            catalog: the fence is in force, no table is new   )
+ *            marker: the new side has everything               ) at once
+ *            sequences: the new side's go beyond the old one's )
  *            slots: of the way back
  *   decide   route and flag in one COMMIT: the point of no return
  *   open     the new side takes writes, poolers lead there and go on
@@ -208,14 +209,21 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
   };
   try {
     await step('lock', () => lockOutWriters(main, promotion, hold));
-    await step('catalog', async () => {
-      const checked = checkRoute(main, promotion, hold, epoch).then(() => checkFence(main, promotion, hold));
-      await Promise.all([checked, limitOthers(sessions, hold)]);
+    await step('route', async () => {
+      await Promise.all([checkRoute(main, promotion, hold, epoch), limitOthers(sessions, hold)]);
     });
-    // A feed that goes on later would bring old values over what the application writes there then.
-    if (promotion.acceptLoss === true) await step('feed off', () => checkFeedIsOff(sessions, promotion, hold));
-    else await step('marker', () => waitUntilAllIsThere(sessions, promotion, hold));
-    await step('sequences', () => carrySequencesOver(sessions, promotion, sequences, hold));
+    // Each with sessions of its own, and none changes what the others see.
+    await step('catalog, marker, sequences', () =>
+      hold.atOnce(
+        () => checkFence(main, promotion, hold),
+        // A feed that goes on later would bring old values over what the application writes there then.
+        (over) =>
+          promotion.acceptLoss === true
+            ? checkFeedIsOff(sessions, promotion, hold)
+            : waitUntilAllIsThere(sessions, promotion, hold, over),
+        (over) => carrySequencesOver(sessions, promotion, sequences, hold, over),
+      ),
+    );
     if (promotion.feedBack) await step('slots', () => makeSlotsOfTheWayBack(sessions, promotion, hold));
     // The last moment to give up: an aborted activity leaves here, before the decision.
     await step('decide', async () => {

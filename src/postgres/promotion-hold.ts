@@ -98,12 +98,18 @@ function openTablesSql({ fenced, knownTables }: Promotion): string {
  * A marker written now, by another session, is behind every committed write. Not pg_current_wal_insert_lsn(): the open
  * transaction's own WAL is not flushed, so that position would never be reached.
  */
-export async function waitUntilAllIsThere(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
+export async function waitUntilAllIsThere(
+  sessions: Sessions,
+  promotion: Promotion,
+  hold: Hold,
+  over?: AbortSignal,
+): Promise<void> {
   const to = otherSide(promotion.from);
   const direction = directionTo(to);
   const token = await hold.within(writeMarker(sessions.aside, direction));
   while (!(await hold.within(markerArrived(sessions.to, direction, token)))) {
     promotion.signal?.throwIfAborted();
+    over?.throwIfAborted();
     if (hold.isOver()) {
       throw new StandsInTheWay(`${to} did not catch up within ${promotion.maxHoldMs} ms`, undefined, () =>
         whoBlocksApply(sessions.to, feedName(promotion.migration, direction)),
@@ -131,6 +137,7 @@ export async function carrySequencesOver(
   promotion: Promotion,
   shapes: readonly SequenceShape[],
   hold: Hold,
+  over?: AbortSignal,
 ): Promise<void> {
   const shapeOf = new Map(shapes.map((shape) => [shape.name.schema + '\0' + shape.name.name, shape]));
   let positions = await hold.within(readPositions(sessions.aside, shapes));
@@ -142,6 +149,7 @@ export async function carrySequencesOver(
     const shape = shapeOf.get(position.name.schema + '\0' + position.name.name);
     return shape === undefined ? position : positionWithGap(shape, position, promotion.sequenceGap);
   });
+  over?.throwIfAborted();
   await hold.within(setPositions(sessions.to, carried));
 }
 

@@ -13,7 +13,7 @@ const inHold = (name: string) => ({ file: 'test/postgres/mistakes-promotion.test
 const inFeeds = (name: string) => ({ file: 'test/postgres/mistakes-feeds.test.ts', name });
 const inCrash = (name: string) => ({ file: 'test/faults/mistakes/crash.faults.ts', name });
 
-const MARKER_STEP = "    else await step('marker', () => waitUntilAllIsThere(sessions, promotion, hold));\n";
+const MARKER_STEP = '            : waitUntilAllIsThere(sessions, promotion, hold, over),\n';
 const SLOT_STEP =
   "    if (promotion.feedBack) await step('slots', () => makeSlotsOfTheWayBack(sessions, promotion, hold));\n";
 const LOCK_STEP = "    await step('lock', () => lockOutWriters(main, promotion, hold));\n";
@@ -23,7 +23,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     rule: 'the stop position is taken after the last writer has ended',
     edits: [
       edit(PROMOTE, LOCK_STEP, `    await waitUntilAllIsThere(sessions, promotion, hold);\n${LOCK_STEP}`),
-      edit(PROMOTE, MARKER_STEP, '\n'),
+      edit(PROMOTE, MARKER_STEP, '            : Promise.resolve(),\n'),
     ],
     test: inHold('the stop position is taken after'),
   },
