@@ -17,11 +17,12 @@ import {
   lockOutWriters,
   makeSlotsOfTheWayBack,
   prepareHold,
+  readSequencesBefore,
   waitUntilAllIsThere,
+  type SequencesBefore,
 } from './promotion-hold.js';
 import { waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
 import { openActors, openSessions, type Sessions } from './promotion-sessions.js';
-import type { SequenceShape } from './sequences.js';
 import { closeSession, openSession, withSession, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { FENCE_CLOSED, FENCE_LOCK } from './state.js';
@@ -151,8 +152,9 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     }
     if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
     const sessions = await openSessions(actors, promotion, keep);
+    const sequences = await readSequencesBefore(sessions);
     if (promotion.acceptLoss !== true) await waitForShortLag(sessions, promotion);
-    const sequences = await prepareHold(sessions, promotion);
+    await prepareHold(sessions, promotion, sequences);
     if (promotion.feedBack) await waitForNoWriters(sessions.to, promotion);
 
     await pools.pause(from, decision.epoch);
@@ -195,8 +197,7 @@ function overtaken({ epoch, from }: Promotion, now: number): VerdigrisError {
 interface PreparedTry extends PromotionTry {
   /** The one that is over when this try decides. */
   readonly epoch: number;
-  /** To be carried over. */
-  readonly sequences: readonly SequenceShape[];
+  readonly sequences: SequencesBefore;
 }
 
 /** Everything from the lock to the COMMIT. @returns the new epoch. */

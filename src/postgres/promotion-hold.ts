@@ -5,7 +5,7 @@ import { dropSlots, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { TAKE_FENCE_LOCK, unarmedTablesSql } from './fence.js';
 import { StandsInTheWay, type Hold } from './hold.js';
-import { literal } from './identifier.js';
+import { literal, qualified } from './identifier.js';
 import { newTablesSql } from './known-tables.js';
 import { whoBlocksApply, whoHasWritten, whoHoldsAdvisoryLock } from './locks.js';
 import { markerArrived, writeMarker } from './marker.js';
@@ -14,10 +14,12 @@ import { wayBack, type Sessions } from './promotion-sessions.js';
 import {
   commonSequences,
   furtherPositions,
+  gapAtItsRate,
   positionWithGap,
   readPositions,
   readSequenceShapes,
   setPositions,
+  type SequencePosition,
   type SequenceShape,
 } from './sequences.js';
 import type { Session } from './session.js';
@@ -26,19 +28,32 @@ import { readSubscription } from './subscription.js';
 
 /* What is done while writers wait, in the order of promote.ts. Who stood in the way is asked when they go on. */
 
-/**
- * Work that needs no hold: plans are cached and catalogs warm when the writers wait.
- *
- * @returns the sequences to be carried over: those that both sides have.
- */
-export async function prepareHold(sessions: Sessions, promotion: Promotion): Promise<readonly SequenceShape[]> {
+/** The sequences to be carried over, those that both sides have, and where they stood before the hold. */
+export interface SequencesBefore {
+  readonly shapes: readonly SequenceShape[];
+  readonly from: readonly SequencePosition[];
+  readonly to: readonly SequencePosition[];
+  /** performance.now() */
+  readonly at: number;
+}
+
+export async function readSequencesBefore({ aside, to }: Sessions): Promise<SequencesBefore> {
+  const shapes = commonSequences(await readSequenceShapes(aside), await readSequenceShapes(to));
+  const at = performance.now();
+  return { shapes, at, from: await readPositions(aside, shapes), to: await readPositions(to, shapes) };
+}
+
+/** A rate that was seen for less than this says little: processes do not run all the time. */
+const RATE_SEEN_FOR_MS = 100;
+
+/** Work that needs no hold: plans are cached and catalogs warm when the writers wait. */
+export async function prepareHold(sessions: Sessions, promotion: Promotion, before: SequencesBefore): Promise<void> {
   await dropEarlySlots(sessions.to, promotion);
-  const shapes = commonSequences(await readSequenceShapes(sessions.aside), await readSequenceShapes(sessions.to));
-  await readPositions(sessions.aside, shapes);
   await sessions.main.query(openTablesSql(promotion));
   // The first function of a session loads the language.
   for (const session of [sessions.main, sessions.to]) await session.query("SELECT verdigris.try_jsonb('1')");
-  return shapes;
+  const left = before.at + RATE_SEEN_FOR_MS - performance.now();
+  if (before.shapes.length > 0 && left > 0) await sleep(left, undefined, { signal: promotion.signal });
 }
 
 /** Returns when every transaction that has written is over. New writers wait; readers go on. */
@@ -131,23 +146,29 @@ export async function checkFeedIsOff(sessions: Sessions, promotion: Promotion, h
   }
 }
 
-/** Sequences are not replicated: the new side's begin beyond where the old side's stand now. */
+/**
+ * Sequences are not replicated: the new side's begin beyond where the old side's stand now. They never go back, though
+ * somebody who was late may have taken values from the new side's.
+ */
 export async function carrySequencesOver(
   sessions: Sessions,
   promotion: Promotion,
-  shapes: readonly SequenceShape[],
+  before: SequencesBefore,
   hold: Hold,
   over?: AbortSignal,
 ): Promise<void> {
-  const shapeOf = new Map(shapes.map((shape) => [shape.name.schema + '\0' + shape.name.name, shape]));
-  let positions = await hold.within(readPositions(sessions.aside, shapes));
-  if (promotion.acceptLoss === true) {
-    // A new side that is not what the old one thinks may have gone further.
-    positions = furtherPositions(shapes, positions, await hold.within(readPositions(sessions.to, shapes)));
-  }
-  const carried = positions.map((position) => {
-    const shape = shapeOf.get(position.name.schema + '\0' + position.name.name);
-    return shape === undefined ? position : positionWithGap(shape, position, promotion.sequenceGap);
+  const { shapes } = before;
+  const positions = await hold.within(readPositions(sessions.aside, shapes));
+  const elapsed = performance.now() - before.at;
+  const earlier = new Map(before.from.map((position) => [qualified(position.name), position]));
+  const shapeOf = new Map(shapes.map((shape) => [qualified(shape.name), shape]));
+  const further = furtherPositions(shapes, positions, before.to);
+  const carried = further.map((position, i) => {
+    const shape = shapeOf.get(qualified(position.name));
+    if (shape === undefined) return position;
+    const now = positions[i] ?? position;
+    const gap = gapAtItsRate(shape, earlier.get(qualified(position.name)), now, elapsed, promotion.sequenceGap);
+    return positionWithGap(shape, position, gap);
   });
   over?.throwIfAborted();
   await hold.within(setPositions(sessions.to, carried));

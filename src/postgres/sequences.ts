@@ -69,6 +69,27 @@ export function positionWithGap(shape: SequenceShape, position: SequencePosition
   return fits ? { ...position, lastValue: moved } : position;
 }
 
+/** For how long an application that has not heard of a promotion may go on to take values from the old side, s. */
+const HEAD_START_S = 5;
+
+/**
+ * How many values the new side's sequence skips: what the old side's takes in some seconds at the rate that was seen, and
+ * never fewer than `least`. A sequence that has no room for that many skips `least`.
+ */
+export function gapAtItsRate(
+  shape: SequenceShape,
+  before: SequencePosition | undefined,
+  now: SequencePosition,
+  elapsedMs: number,
+  least: number,
+): number {
+  if (before === undefined) return least;
+  const taken = Number((now.lastValue - before.lastValue) / shape.increment);
+  const gap = Math.ceil((taken / Math.max(1, elapsedMs)) * 1_000 * HEAD_START_S);
+  if (gap <= least || positionWithGap(shape, now, gap).lastValue === now.lastValue) return least;
+  return gap;
+}
+
 /** Of two positions of each sequence the one that is further on, in the direction in which it counts. Pure. */
 export function furtherPositions(
   shapes: readonly SequenceShape[],

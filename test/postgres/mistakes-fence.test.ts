@@ -6,7 +6,7 @@ import { readTableFacts, type TableFacts } from '../../src/postgres/ddl/table-fa
 import { armFence, disarmFence, isFenceOpen, TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
 import { ident } from '../../src/postgres/identifier.js';
 import { refuseChangedSchema } from '../../src/postgres/prepare-promotion.js';
-import { positionWithGap } from '../../src/postgres/sequences.js';
+import { gapAtItsRate, positionWithGap } from '../../src/postgres/sequences.js';
 import { closeSession, openSession, withSession } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, FENCE_OPEN, readRoute } from '../../src/postgres/state.js';
 import { otherSide, type Side } from '../../src/side.js';
@@ -225,6 +225,19 @@ it('a sequence without room for the gap goes on where it stands, within its boun
   const down = { name, increment: -5n, min: -1_000n, max: -1n };
   expect(positionWithGap(down, { name, lastValue: -10n, isCalled: true }, 100).lastValue).toBe(-510n);
   expect(positionWithGap(down, { name, lastValue: -900n, isCalled: true }, 100).lastValue).toBe(-900n);
+});
+
+it('a sequence skips what is taken from it in five seconds, and what the plan says at least', () => {
+  const name = { schema: 's', name: 'n' };
+  const at = (lastValue: bigint) => ({ name, lastValue, isCalled: true });
+  const shape = { name, increment: 1n, min: 1n, max: 1_000_000n };
+  expect(gapAtItsRate(shape, at(0n), at(800n), 100, 1_000)).toBe(40_000);
+  expect(gapAtItsRate(shape, at(0n), at(10n), 100, 1_000)).toBe(1_000);
+  expect(gapAtItsRate(shape, undefined, at(800n), 100, 1_000)).toBe(1_000);
+  // Without room for it, the plan's gap.
+  expect(gapAtItsRate(shape, at(990_000n), at(990_800n), 100, 1_000)).toBe(1_000);
+  const down = { name, increment: -5n, min: -1_000_000n, max: -1n };
+  expect(gapAtItsRate(down, at(-5n), at(-4_005n), 100, 1_000)).toBe(40_000);
 });
 
 describe('a database with settings of its own', () => {
