@@ -253,6 +253,11 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: inFeeds('no promotion begins without a way back'),
   },
   {
+    rule: 'a sequence that runs hot skips what is taken from it until everybody has heard of the promotion',
+    edits: [edit('src/postgres/sequences.ts', '  return gap;\n', '  return least;\n')],
+    test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'a sequence skips what is taken from it' },
+  },
+  {
     rule: 'sequences are carried over in the hold',
     edits: [edit(HOLD, 'setPositions(sessions.to, carried)', 'setPositions(sessions.to, [])')],
     test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'every key that the old side' },
