@@ -28,6 +28,8 @@ export async function createWorker(settings: WorkerSettings): Promise<Worker> {
     // Heartbeats carry cancels: thinned out less than by default, a rollback begins within a second.
     maxHeartbeatThrottleInterval: '500ms',
     defaultHeartbeatThrottleInterval: '500ms',
+    // How long a message to a run waits for the worker that had the run last, when that one is dead: then any other takes it.
+    stickyQueueScheduleToStartTimeout: '2s',
     // Asked to stop, activities are cancelled after this and go on with another worker where they were.
     shutdownGraceTime: '2s',
     shutdownForceTime: '20s',
