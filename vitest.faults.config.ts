@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config';
+import { LongestFirst } from './test/support/longest-first.js';
 
 /** `npm run test:faults`: what takes minutes, since real processes are killed and their work is taken over. */
 export default defineConfig({
@@ -6,8 +7,9 @@ export default defineConfig({
     include: ['test/faults/**/*.faults.ts'],
     globalSetup: ['test/support/global-setup.ts'],
     pool: 'forks',
-    // Most of the time is spent waiting for what a fault does: one more than the two cores of the smallest machine.
-    maxWorkers: 3,
+    // Most of the time is spent waiting for what a fault does: two more than the two cores of the smallest machine.
+    maxWorkers: 4,
+    sequence: { sequencer: LongestFirst },
     testTimeout: 120_000,
     hookTimeout: 60_000,
     reporters: ['verbose', './test/support/outcome-table.ts', './test/support/plain-summary.ts'],

@@ -1,0 +1,27 @@
+import { basename } from 'node:path';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
+
+/** Those that take longest, by what was measured: begun first, they do not go on alone at the end. */
+const LONGEST = [
+  'worker-frozen',
+  'promotion-freeze-points',
+  'many-tables',
+  'worker-killed',
+  'promotion-kill-points',
+  'killed-workers',
+  'links',
+  'rollback-moments',
+  'pgbouncer',
+  'pgbouncer-struck',
+];
+
+/** The order of the files of `npm run test:faults`. */
+export class LongestFirst extends BaseSequencer {
+  override sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const place = ({ moduleId }: TestSpecification): number => {
+      const at = LONGEST.indexOf(basename(moduleId, '.faults.ts'));
+      return at < 0 ? LONGEST.length : at;
+    };
+    return Promise.resolve([...files].sort((a, b) => place(a) - place(b)));
+  }
+}
