@@ -132,8 +132,10 @@ async function fenceState(session: Session, table: TableName): Promise<FenceStat
 export function unarmedTablesSql(tables: readonly TableName[]): string {
   return `
     SELECT name FROM unnest(ARRAY[${tables.map((table) => literal(qualified(table))).join(', ')}]::text[]) AS t (name)
-     WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(name) AND tgname = '${FENCE_TRIGGER}' AND tgenabled = 'A')
-        OR NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(name) AND tgname = '${TRUNCATE_TRIGGER}' AND tgenabled = 'O')`;
+     WHERE coalesce(to_regclass(name)::oid, 0) NOT IN (
+             SELECT tgrelid FROM pg_trigger WHERE tgname = '${FENCE_TRIGGER}' AND tgenabled = 'A'
+             INTERSECT
+             SELECT tgrelid FROM pg_trigger WHERE tgname = '${TRUNCATE_TRIGGER}' AND tgenabled = 'O')`;
 }
 
 /**

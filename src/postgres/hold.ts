@@ -2,6 +2,7 @@ import { VerdigrisError } from '../errors.js';
 import { answerWithin } from '../timing.js';
 import type { QueryResult, QueryResultRow } from 'pg';
 import type { Session } from './session.js';
+import { CANCELED, sqlState } from './sqlstate.js';
 
 /** How much longer than the server's own deadline we wait for its answer before the connection counts as cut. */
 const ANSWER_GRACE_MS = 500;
@@ -32,7 +33,12 @@ export class Hold {
   /** Does one step, unless the time is over. */
   async step(name: string, work: () => Promise<void>): Promise<void> {
     if (this.isOver()) throw new StandsInTheWay(`the hold took longer than ${this.maxMs} ms`);
-    await this.afterDecision(name, work);
+    try {
+      await this.afterDecision(name, work);
+    } catch (error) {
+      if (sqlState(error) !== CANCELED) throw error;
+      throw new StandsInTheWay(`a statement of its step "${name}" did not end within maxHold, ${this.maxMs} ms`, error);
+    }
   }
 
   /**

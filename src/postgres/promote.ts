@@ -17,7 +17,7 @@ import {
   lockOutWriters,
   makeSlotsOfTheWayBack,
   prepareHold,
-  readSequencesBefore,
+  prepareSequences,
   waitUntilAllIsThere,
   type SequencesBefore,
 } from './promotion-hold.js';
@@ -152,7 +152,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     }
     if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
     const sessions = await openSessions(actors, promotion, keep);
-    const sequences = await readSequencesBefore(sessions);
+    const sequences = await prepareSequences(sessions, promotion);
     if (promotion.acceptLoss !== true) await waitForShortLag(sessions, promotion);
     await prepareHold(sessions, promotion, sequences);
     if (promotion.feedBack) await waitForNoWriters(sessions.to, promotion);

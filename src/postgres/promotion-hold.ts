@@ -13,8 +13,9 @@ import type { Promotion, PromotionTry } from './promote.js';
 import { wayBack, type Sessions } from './promotion-sessions.js';
 import {
   commonSequences,
-  furtherPositions,
+  furtherPosition,
   gapAtItsRate,
+  isSamePosition,
   positionWithGap,
   readPositions,
   readSequenceShapes,
@@ -28,19 +29,38 @@ import { readSubscription } from './subscription.js';
 
 /* What is done while writers wait, in the order of promote.ts. Who stood in the way is asked when they go on. */
 
-/** The sequences to be carried over, those that both sides have, and where they stood before the hold. */
+/** Where the sequences that both sides have stood before the hold, by qualified name. */
 export interface SequencesBefore {
   readonly shapes: readonly SequenceShape[];
-  readonly from: readonly SequencePosition[];
-  readonly to: readonly SequencePosition[];
+  readonly from: ReadonlyMap<string, SequencePosition>;
+  /** The new side's, which have been moved on already. */
+  readonly to: ReadonlyMap<string, SequencePosition>;
   /** performance.now() */
   readonly at: number;
 }
 
-export async function readSequencesBefore({ aside, to }: Sessions): Promise<SequencesBefore> {
+/**
+ * Moves all sequences of the new side beyond the old one's. In the hold only those are moved again that have gone on
+ * since: a database may have thousands.
+ */
+export async function prepareSequences({ aside, to }: Sessions, promotion: Promotion): Promise<SequencesBefore> {
   const shapes = commonSequences(await readSequenceShapes(aside), await readSequenceShapes(to));
   const at = performance.now();
-  return { shapes, at, from: await readPositions(aside, shapes), to: await readPositions(to, shapes) };
+  const from = byName(await readPositions(aside, shapes));
+  const there = byName(await readPositions(to, shapes));
+  const moved = shapes.flatMap((shape) => {
+    const name = qualified(shape.name);
+    const [position, other] = [from.get(name), there.get(name)];
+    if (position === undefined) return [];
+    const further = furtherPosition(shape, positionWithGap(shape, position, promotion.sequenceGap), other);
+    return isSamePosition(further, other) ? [] : [further];
+  });
+  await setPositions(to, moved);
+  return { shapes, at, from, to: new Map([...there, ...byName(moved)]) };
+}
+
+function byName(positions: readonly SequencePosition[]): Map<string, SequencePosition> {
+  return new Map(positions.map((position) => [qualified(position.name), position]));
 }
 
 /** A rate that was seen for less than this says little: processes do not run all the time. */
@@ -147,7 +167,7 @@ export async function checkFeedIsOff(sessions: Sessions, promotion: Promotion, h
 }
 
 /**
- * Sequences are not replicated: the new side's begin beyond where the old side's stand now. They never go back, though
+ * Sequences are not replicated: the new side's go on beyond where the old side's stand now. They never go back, though
  * somebody who was late may have taken values from the new side's.
  */
 export async function carrySequencesOver(
@@ -157,18 +177,14 @@ export async function carrySequencesOver(
   hold: Hold,
   over?: AbortSignal,
 ): Promise<void> {
-  const { shapes } = before;
-  const positions = await hold.within(readPositions(sessions.aside, shapes));
+  const now = byName(await hold.within(readPositions(sessions.aside, before.shapes)));
   const elapsed = performance.now() - before.at;
-  const earlier = new Map(before.from.map((position) => [qualified(position.name), position]));
-  const shapeOf = new Map(shapes.map((shape) => [qualified(shape.name), shape]));
-  const further = furtherPositions(shapes, positions, before.to);
-  const carried = further.map((position, i) => {
-    const shape = shapeOf.get(qualified(position.name));
-    if (shape === undefined) return position;
-    const now = positions[i] ?? position;
-    const gap = gapAtItsRate(shape, earlier.get(qualified(position.name)), now, elapsed, promotion.sequenceGap);
-    return positionWithGap(shape, position, gap);
+  const carried = before.shapes.flatMap((shape) => {
+    const name = qualified(shape.name);
+    const [position, earlier, there] = [now.get(name), before.from.get(name), before.to.get(name)];
+    if (position === undefined || isSamePosition(position, earlier)) return [];
+    const gap = gapAtItsRate(shape, earlier, position, elapsed, promotion.sequenceGap);
+    return [furtherPosition(shape, positionWithGap(shape, position, gap), there)];
   });
   over?.throwIfAborted();
   await hold.within(setPositions(sessions.to, carried));

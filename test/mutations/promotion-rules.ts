@@ -260,7 +260,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   {
     rule: 'sequences are carried over in the hold',
     edits: [edit(HOLD, 'setPositions(sessions.to, carried)', 'setPositions(sessions.to, [])')],
-    test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'every key that the old side' },
+    test: inHold('keys that the old side gives out'),
   },
   {
     rule: 'sequences get a gap in their own direction',

@@ -87,6 +87,27 @@ describe('the hold and the decision', () => {
     await rig.writers.pause();
   });
 
+  it('keys that the old side gives out until the last moment stay behind, however many', async () => {
+    const attempt = await WatchedTry.prepare(rig);
+    const { from } = attempt;
+    const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
+    const outcome = attempt.run();
+    const held = await locking;
+    const next = (side: Side, count: number) =>
+      rig.on(side, async (client) => {
+        const sql = `SELECT max(nextval('public.entries_id_seq'))::int AS last FROM generate_series(1, ${count})`;
+        return (await client.query<{ last: number }>(sql)).rows[0]?.last ?? 0;
+      });
+    const last = await next(from, 5_000);
+    held.release();
+    expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
+    expect(await next(otherSide(from), 1)).toBeGreaterThanOrEqual(last + 1_000);
+    await carryOut('finish', rig.move(from));
+    await attempt.close();
+    await rig.audit();
+    await rig.writers.pause();
+  });
+
   it('a writer that does not end costs the others no more than the time for which the lock is asked', async () => {
     const attempt = await WatchedTry.prepare(rig);
     const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');

@@ -8,7 +8,9 @@ import { ReplicatedPair } from './replicated-pair.js';
 it('nobody is asked to wait while the new side is behind: the hold would last until it has caught up', async () => {
   const pair = await ReplicatedPair.start('pg15', 'readiness', 'CREATE TABLE t (id int PRIMARY KEY)');
   try {
-    const { rows } = await pair.green.query<{ name: string }>('SELECT subname AS name FROM pg_subscription');
+    const { rows } = await pair.green.query<{ name: string }>(
+      `SELECT subname AS name FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+    );
     const name = ident(rows[0]?.name ?? '');
     await pair.green.query(`ALTER SUBSCRIPTION ${name} DISABLE`);
     let ready = false;
