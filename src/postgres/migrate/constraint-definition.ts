@@ -2,7 +2,7 @@ import { VerdigrisError } from '../../errors.js';
 import type { AddConstraint } from '../../plan/schema.js';
 import { parseTableName, type TableName } from '../../plan/table-name.js';
 import { ident, qualified } from '../identifier.js';
-import type { Session } from '../session.js';
+import { BEGIN, type Session } from '../session.js';
 import type { ChangedTable } from './changed-table.js';
 
 /** A constraint as it stands in ALTER TABLE ... ADD CONSTRAINT. */
@@ -64,7 +64,7 @@ export async function refuseAnotherConstraint(
 async function definitionOf(session: Session, table: ChangedTable, constraint: AddConstraint): Promise<string> {
   if (constraint.foreignKey !== undefined) return foreignKeyDefinition(session, constraint.foreignKey);
   const copy = { schema: 'pg_temp', name: table.info.name.name };
-  await session.query('BEGIN');
+  await session.query(BEGIN);
   try {
     await session.query(`SELECT set_config('search_path', $1, true)`, [table.searchPath]);
     await session.query(

@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../../errors.js';
+import { BEGIN } from '../session.js';
 import { formatTableName } from '../../plan/table-name.js';
 import type { KeyColumn, TableInfo } from '../catalog.js';
 import { qualified } from '../identifier.js';
@@ -87,7 +88,7 @@ async function errorOf(
 ): Promise<unknown> {
   const parameters = new Parameters();
   const sql = statement.update(table.name, inRange(key, range, parameters));
-  await context.session.query('BEGIN');
+  await context.session.query(BEGIN);
   try {
     await context.session.query(sql, parameters.values);
     return undefined;

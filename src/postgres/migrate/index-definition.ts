@@ -4,7 +4,7 @@ import type { CreateIndex } from '../../plan/schema.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import type { TableInfo } from '../catalog.js';
 import { ident, qualified } from '../identifier.js';
-import type { Session } from '../session.js';
+import { BEGIN, type Session } from '../session.js';
 
 /** An index as it is to be: on one table, under one name in the schema of that table. */
 export interface IndexTarget {
@@ -99,7 +99,7 @@ const SHAPE = `
  */
 export async function shapeOf(session: Session, table: TableInfo, index: CreateIndex): Promise<string | undefined> {
   const copy = { schema: 'pg_temp', name: table.name.name };
-  await session.query('BEGIN');
+  await session.query(BEGIN);
   try {
     await session.query(
       `CREATE TEMPORARY TABLE ${ident(copy.name)} (LIKE ${qualified(table.name)} INCLUDING GENERATED)`,
