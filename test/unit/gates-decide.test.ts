@@ -98,9 +98,13 @@ describe('errorRate', () => {
   test('one unlucky request among the first few fails nothing', () => {
     for (const requests of [1, 2, 10, 30, 50]) {
       expect(decide(ERROR_RATE, { green: side(requests, 1) }).outcome).toBe('inconclusive');
-      // However small the limit: by chance alone it would be next to impossible.
-      expect(decide({ ...ERROR_RATE, max: 0.000001 }, { green: side(requests, 1) }).outcome).toBe('inconclusive');
     }
+  });
+
+  test('two unlucky requests fail nothing, however small the limit', () => {
+    // By chance alone they would be next to impossible.
+    expect(decide({ ...ERROR_RATE, max: 0.000001 }, { green: side(2, 2) }).outcome).toBe('inconclusive');
+    expect(decide({ ...ERROR_RATE, max: 0.000001 }, { green: side(3, 3) }).outcome).toBe('fail');
   });
 
   test('a green that is as bad as blue is not blamed', () => {
