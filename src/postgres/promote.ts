@@ -227,12 +227,9 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
     );
     if (promotion.feedBack) await step('slots', () => makeSlotsOfTheWayBack(sessions, promotion, hold));
     // The last moment to give up: an aborted activity leaves here, before the decision.
-    await step('decide', async () => {
-      await decide(main, promotion, hold, epoch);
-      // Again, now that the route's row is locked: until here a worker that was frozen since the last promotion could
-      // still have disarmed a table, for an epoch that was not over.
-      await checkFence(main, promotion, hold);
-    });
+    // The fence again, now that the route's row is locked: until here a worker that was frozen since the last promotion
+    // could still have disarmed a table, for an epoch that was not over.
+    await step('decide', () => checkFence(main, promotion, hold, decideSql(promotion, epoch)));
   } catch (error) {
     await giveUp(main);
     await promotion.pools?.release();
@@ -256,11 +253,8 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
 }
 
 /** The route's row says where writes are from the COMMIT on. Refused for an epoch that is over. */
-async function decide(main: Session, promotion: Promotion, hold: Hold, epoch: number): Promise<void> {
-  await hold.queryInTransaction(
-    main,
-    `SELECT verdigris.decide(${literal(promotion.migration)}, ${epoch}, ${literal(otherSide(promotion.from))})`,
-  );
+function decideSql({ migration, from }: Promotion, epoch: number): string {
+  return `SELECT verdigris.decide(${literal(migration)}, ${epoch}, ${literal(otherSide(from))})`;
 }
 
 /** Lets the writers go on. A server that does not answer ends the transaction by itself when maxHold is over. */

@@ -113,9 +113,17 @@ export async function limitOthers({ aside, to }: Sessions, hold: Hold): Promise<
   await Promise.all([hold.limit(aside), hold.limit(to)]);
 }
 
-/** Every table is fenced and none is new: otherwise a write could slip past the decision. */
-export async function checkFence(main: Session, promotion: Promotion, hold: Hold): Promise<void> {
-  const { rows } = await hold.queryInTransaction<{ name: string }>(main, openTablesSql(promotion));
+/**
+ * Every table is fenced and none is new: otherwise a write could slip past the decision.
+ *
+ * @param after a statement that comes before the look, in the same message
+ */
+export async function checkFence(main: Session, promotion: Promotion, hold: Hold, after?: string): Promise<void> {
+  const look = openTablesSql(promotion);
+  const { rows } = await hold.queryInTransaction<{ name: string }>(
+    main,
+    after === undefined ? look : `${after}; ${look}`,
+  );
   const open = rows.map((row) => row.name);
   if (open.length === 0) return;
   throw new VerdigrisError({

@@ -86,8 +86,8 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     edits: [
       edit(
         PROMOTE,
-        '      // still have disarmed a table, for an epoch that was not over.\n      await checkFence(main, promotion, hold);',
-        '      // still have disarmed a table, for an epoch that was not over.',
+        'checkFence(main, promotion, hold, decideSql(promotion, epoch))',
+        'hold.queryInTransaction(main, decideSql(promotion, epoch)).then(() => undefined)',
       ),
     ],
     test: { file: 'test/postgres/promotion-faults.test.ts', name: 'frozen before it disarms the fence' },
@@ -167,8 +167,8 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     edits: [
       edit(
         PROMOTE,
-        "    await step('decide', async () => {\n",
-        "    await openNewSide(sessions.to, promotion.migration, epoch + 1);\n    await step('decide', async () => {\n",
+        "    await step('decide',",
+        "    await openNewSide(sessions.to, promotion.migration, epoch + 1);\n    await step('decide',",
       ),
     ],
     test: { file: 'test/postgres/promotion-faults.test.ts', name: 'kill before /verdigris' },
