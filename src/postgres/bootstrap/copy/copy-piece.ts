@@ -85,7 +85,8 @@ export class PieceCopy {
       const part = { ...piece, ...range };
       const out = copyOut(query.select(inBlocks(part.fromBlock, part.toBlock)), format);
       try {
-        const { rows, bytes } = await this.stream(out, copyInto(to.name, query.columns, format), piece, sum.bytes);
+        const into = copyInto(to.name, query.columns, format);
+        const { rows, bytes } = await this.pace.inTurn(() => this.stream(out, into, piece, sum.bytes));
         sum.rows += rows;
         sum.bytes += bytes;
       } catch (error) {

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import pLimit from 'p-limit';
 import type { Plan } from '../../../plan/schema.js';
 import { parseSize } from '../../lag.js';
 import { closeSession, openSession, type Database, type Session } from '../../session.js';
@@ -18,6 +19,8 @@ export interface Pace {
   after(bytes: number): number;
   /** How much one statement may ask of blue: a server at work is not to be kept from it for longer than a moment. */
   bytesAtATime(): number;
+  /** One statement. While the copy is slowed down one runs at a time on this worker: together they would be a burst. */
+  inTurn<T>(work: () => Promise<T>): Promise<T>;
   /** For people; empty when nothing slows the copy down. */
   describe(): { readonly pace?: string };
   close(): void;
@@ -49,6 +52,7 @@ export function openPace(runId: string, blue: Database, bootstrap: Plan['bootstr
   return {
     after: (bytes) => shared.after(bytes),
     bytesAtATime: () => shared.bytesAtATime(),
+    inTurn: (work) => shared.inTurn(work),
     describe: () => shared.describe(),
     close: () => shared.leave(),
   };
@@ -61,6 +65,7 @@ class SharedPace {
   private readonly most: number;
   private readonly limit: RateLimit;
   private readonly control: RateControl;
+  private readonly turns = pLimit(1);
   private parcels = 0;
   private copied = 0;
   private leaving: NodeJS.Timeout | undefined;
@@ -103,6 +108,10 @@ class SharedPace {
   bytesAtATime(): number {
     const rate = this.limit.bytesPerSecond;
     return Math.min(FREE_BYTES, Math.max(PACED_BYTES, (rate * PACED_MS) / 1_000));
+  }
+
+  inTurn<T>(work: () => Promise<T>): Promise<T> {
+    return Number.isFinite(this.limit.bytesPerSecond) ? this.turns(work) : work();
   }
 
   describe(): { readonly pace?: string } {
