@@ -11,7 +11,7 @@ it(
   'a worker that is killed with SIGKILL at any statement of a promotion or of the way back: no write is lost or doubled, never are both sides open',
   { timeout: 2_400_000 },
   async () => {
-    const outcomes = await sweep('kill', (line) => process.stdout.write(`${line}\n`));
+    const outcomes = await sweep('kill', 1, (line) => process.stdout.write(`${line}\n`));
     const counts = new Map<string, number>();
     for (const { outcome } of outcomes) counts.set(outcome, (counts.get(outcome) ?? 0) + 1);
     process.stdout.write(

@@ -30,13 +30,27 @@ export interface FaultOutcome {
   readonly seconds: number;
 }
 
-/** Puts the fault at every point of the move and of the way back, before and after each statement. */
-export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => void): Promise<FaultOutcome[]> {
+/**
+ * Puts the fault at every point of the move and of the way back, before and after each statement; at every n-th by default.
+ * A point that a move did not come by (a wait was shorter, a table was armed still) has a second chance in a later one.
+ */
+export async function sweep(
+  fault: 'kill' | 'freeze',
+  everyByDefault: number,
+  tell: (line: string) => void,
+): Promise<FaultOutcome[]> {
   let rig = await PromotionRig.create(`${fault} points`);
   const outcomes: FaultOutcome[] = [];
   try {
-    const first = [...(await rig.record()), ...(await rig.record())];
-    const later = [...(await rig.record()), ...(await rig.record())];
+    let first = await thereAndBack(rig);
+    for (let attempt = 1; first === undefined && attempt < RECORDINGS; attempt++) {
+      await rig.close();
+      rig = await PromotionRig.create(`${fault} points`);
+      first = await thereAndBack(rig);
+    }
+    let later = await thereAndBack(rig);
+    for (let attempt = 1; later === undefined && attempt < RECORDINGS; attempt++) later = await thereAndBack(rig);
+    if (first === undefined || later === undefined) throw new Error(`no move of ${RECORDINGS} was not held up`);
     const cases = [
       // What is made once (publications, triggers) is made again only with new databases.
       ...first.filter((point) => !later.some((one) => isSame(one, point))).map((point) => ({ point, isFresh: true })),
@@ -47,7 +61,9 @@ export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => vo
       // A session begins in several messages to and fro; its end is the first statement's `before`.
       .filter(({ point, when }) => point.text !== 'connect' || when === 'before')
       .filter(({ point }) => process.env['VERDIGRIS_FAULT_LOOKS'] === '1' || isActing(point))
-      .filter((_, i) => isTaken(i));
+      // Before one point and after the next, where it is every second.
+      .filter((_, i) => isTaken(i + Math.floor(i / 2), everyByDefault))
+      .map((one) => ({ ...one, isSecondTime: false }));
     const fresh = cases.filter(({ isFresh }) => isFresh);
     // There and back in turn, so that no move is made for nothing.
     const left = {
@@ -70,6 +86,12 @@ export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => vo
       try {
         const isHit = await rig.fault(fault, next.point, next.when);
         await rig.audit();
+        if (!isHit && !next.isSecondTime) {
+          const again = { ...next, isSecondTime: true };
+          if (next.isFresh) fresh.push(again);
+          else left[next.point.from].push(again);
+          continue;
+        }
         outcome = isHit ? 'right' : 'not reached';
       } catch (error) {
         outcome = error instanceof Error ? error.message : String(error);
@@ -91,6 +113,19 @@ export async function sweep(fault: 'kill' | 'freeze', tell: (line: string) => vo
   } finally {
     await rig.close();
   }
+}
+
+/** How often a move is recorded until nobody holds it up. */
+const RECORDINGS = 8;
+
+/**
+ * The statements of a move and of its way back.
+ *
+ * @returns undefined when one of them took more than one try: what another try does is not done each time.
+ */
+async function thereAndBack(rig: PromotionRig): Promise<MovePoint[] | undefined> {
+  const points = [...(await rig.record()), ...(await rig.record())];
+  return points.some(({ text }) => text === 'ROLLBACK') ? undefined : points;
 }
 
 function isSame(a: MovePoint, b: MovePoint): boolean {
