@@ -7,8 +7,8 @@ export default defineConfig({
     include: ['test/faults/**/*.faults.ts'],
     globalSetup: ['test/support/global-setup.ts'],
     pool: 'forks',
-    // Most of the time is spent waiting for what a fault does: two more than the two cores of the smallest machine.
-    maxWorkers: 4,
+    // Most of the time is spent waiting for what a fault does: one more than the two cores of the smallest machine.
+    maxWorkers: 3,
     sequence: { sequencer: LongestFirst },
     testTimeout: 120_000,
     hookTimeout: 60_000,

@@ -7,7 +7,7 @@ import { recordOutcome } from '../support/outcome-table.js';
 
 /*
  * A rollback is asked for in each second of a run, from its first to some in the standby window, however long the run
- * takes on this machine. VERDIGRIS_FAULT_POINTS=n takes every n-th second (default: 2).
+ * takes on this machine. VERDIGRIS_FAULT_POINTS=n takes every n-th second (default: 3).
  */
 
 const SECONDS_OF_STANDBY = 2;
@@ -27,7 +27,7 @@ const seen = new Set<string>();
 describe('a rollback that is asked for', () => {
   let inStandby = 0;
 
-  it.each(Array.from({ length: LONGEST }, (_, n) => n).filter((n) => isTaken(n, 2)))(
+  it.each(Array.from({ length: LONGEST }, (_, n) => n).filter((n) => isTaken(n, 3)))(
     'in second %i of a run: blue has every write, and nothing of ours is left on it',
     { timeout: 1_200_000 },
     async (second) => {
