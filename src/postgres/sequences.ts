@@ -51,41 +51,30 @@ export async function readPositions(session: Session, shapes: readonly SequenceS
        FROM unnest($1::text[]) WITH ORDINALITY AS t (name, i) WHERE to_regclass(name) IS NOT NULL`,
     [shapes.map((shape) => qualified(shape.name))],
   );
-  const positions: (SequencePosition | undefined)[] = shapes.map(() => undefined);
-  const uncalled: { readonly i: number; readonly name: TableName }[] = [];
-  for (const { i, last } of rows) {
-    const name = shapes[i]?.name;
-    if (name === undefined) continue;
-    if (last === null) uncalled.push({ i, name });
-    else positions[i] = { name, lastValue: BigInt(last), isCalled: true };
-  }
+  const positions = new Map<number, Omit<SequencePosition, 'name'>>(
+    rows.flatMap(({ i, last }) => (last === null ? [] : [[i, { lastValue: BigInt(last), isCalled: true }] as const])),
+  );
+  const there = new Set(rows.map(({ i }) => i));
+  const uncalled = shapes.flatMap(({ name }, i) => (there.has(i) && !positions.has(i) ? [{ i, name }] : []));
+  // pg_sequence_last_value() tells nothing of a sequence that has given no value yet.
   for (let at = 0; at < uncalled.length; at += UNCALLED_AT_ONCE) {
-    const some = uncalled.slice(at, at + UNCALLED_AT_ONCE);
-    for (const [i, position] of await readUncalled(session, some)) positions[i] = position;
+    const { rows: some } = await session.query<{ i: number; last_value: string; is_called: boolean }>(
+      uncalled
+        .slice(at, at + UNCALLED_AT_ONCE)
+        .map(({ i, name }) => `SELECT ${i} AS i, last_value::text, is_called FROM ${qualified(name)}`)
+        .join(' UNION ALL '),
+    );
+    for (const { i, last_value, is_called } of some)
+      positions.set(i, { lastValue: BigInt(last_value), isCalled: is_called });
   }
-  return positions.filter((position) => position !== undefined);
+  return shapes.flatMap(({ name }, i) => {
+    const position = positions.get(i);
+    return position === undefined ? [] : [{ name, ...position }];
+  });
 }
 
 /** The time that a query of many sequences takes to plan grows with the square of their number: 3.6 s for 2,000. */
 const UNCALLED_AT_ONCE = 30;
-
-/** pg_sequence_last_value() tells nothing of a sequence that has given no value yet. */
-async function readUncalled(
-  session: Session,
-  sequences: readonly { readonly i: number; readonly name: TableName }[],
-): Promise<[number, SequencePosition][]> {
-  const { rows } = await session.query<{ i: number; last_value: string; is_called: boolean }>(
-    sequences
-      .map(({ i, name }) => `SELECT ${i} AS i, last_value::text, is_called FROM ${qualified(name)}`)
-      .join(' UNION ALL '),
-  );
-  const nameOf = new Map(sequences.map(({ i, name }) => [i, name]));
-  return rows.flatMap((row): [number, SequencePosition][] => {
-    const name = nameOf.get(row.i);
-    if (name === undefined) return [];
-    return [[row.i, { name, lastValue: BigInt(row.last_value), isCalled: row.is_called }]];
-  });
-}
 
 /**
  * Where a sequence of the new side begins: `gap` values beyond the old side's position, for values that sessions have

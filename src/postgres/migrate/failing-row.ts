@@ -1,5 +1,4 @@
 import { VerdigrisError } from '../../errors.js';
-import { BEGIN } from '../session.js';
 import { formatTableName } from '../../plan/table-name.js';
 import type { KeyColumn, TableInfo } from '../catalog.js';
 import { qualified } from '../identifier.js';
@@ -15,6 +14,7 @@ import {
   type KeyValues,
 } from './key-range.js';
 import type { StepContext } from './step-context.js';
+import { BEGIN } from '../session.js';
 import { sqlState } from '../sqlstate.js';
 import { isTransient, messageOf } from './step-failed.js';
 
