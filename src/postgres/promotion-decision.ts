@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import type { Side } from '../side.js';
 import { isFenceOpen, TAKE_FENCE_LOCK } from './fence.js';
-import type { Session } from './session.js';
+import { BEGIN, type Session } from './session.js';
 import { FENCE_OPEN, readRoute } from './state.js';
 
 export interface Decision {
@@ -27,7 +27,7 @@ export async function readDecision(session: Session, migration: string, from: Si
   for (let attempt = 1; ; attempt++) {
     try {
       await session.query(
-        `BEGIN; SET LOCAL lock_timeout = '40ms'; SET LOCAL statement_timeout = '2s'; ${TAKE_FENCE_LOCK}`,
+        `${BEGIN}; SET LOCAL lock_timeout = '40ms'; SET LOCAL statement_timeout = '2s'; ${TAKE_FENCE_LOCK}`,
       );
       const route = await readRoute(session, migration, true);
       if (route === undefined) throw staleEpoch(migration, from);

@@ -77,6 +77,11 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: inHold('a fence that was switched off'),
   },
   {
+    rule: 'the server ends a frozen worker that asks what was decided',
+    edits: [edit(DECISION, '`${BEGIN}; SET LOCAL lock_timeout', '`BEGIN; SET LOCAL lock_timeout')],
+    test: inHold('a worker that freezes while it asks'),
+  },
+  {
     rule: 'a table that is new stops the promotion',
     edits: [edit(HOLD, ' UNION ALL ${newTablesSql(knownTables)}`', '`')],
     test: inHold('a fence that was switched off'),

@@ -12,6 +12,7 @@ import { FENCE_CLOSED, readRoute } from '../../src/postgres/state.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { carryOut } from '../support/promotion-steps.js';
 import { PromotionRig } from '../support/promotion-rig.js';
+import { StatementProxy } from '../support/statement-proxy.js';
 import { WatchedTry } from '../support/watched-try.js';
 
 /*
@@ -156,6 +157,28 @@ describe('the hold and the decision', () => {
     });
     await actor.kill();
     expect(await routeOn(from)).toMatchObject({ writesOn: from });
+  });
+
+  it('a worker that freezes while it asks what was decided is ended by the server, and writers go on', async () => {
+    const attempt = await WatchedTry.prepare(rig);
+    const { from } = attempt;
+    const database = rig.databases[from];
+    const proxy = await StatementProxy.start(Number(database.config.port));
+    const through = { ...database, config: { ...database.config, port: proxy.port } };
+    // With the fence's lock in its hands.
+    const frozen = proxy.stopWhere(({ text }) => /verdigris\.route[\s\S]*FOR UPDATE/.test(text), 'before');
+    const asking = withSession(through, { purpose: 'test' }, (session) =>
+      readDecision(session, MIGRATION, from, 1),
+    ).catch((error: unknown) => error);
+    const held = await frozen;
+    await rig.on(from, async (writer) => {
+      await writer.query("SET statement_timeout = '8s'");
+      await write(writer);
+    });
+    held.release();
+    await asking;
+    await proxy.close();
+    await attempt.close();
   });
 
   it('a fence that was switched off, or a table that is new, stops the promotion before anything is decided', async () => {

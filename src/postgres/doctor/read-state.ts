@@ -1,5 +1,5 @@
 import type { Side } from '../../side.js';
-import type { Session } from '../session.js';
+import { BEGIN, type Session } from '../session.js';
 import { sqlState } from '../sqlstate.js';
 import { FENCE_LOCK, FENCE_OPEN, hasState, readRoute, type Route } from '../state.js';
 
@@ -86,7 +86,9 @@ export async function readRouteAndFlag(
   migration: string | undefined,
 ): Promise<Pick<StateObjects, 'route' | 'fenceOpen' | 'settled'>> {
   const settled = await session
-    .query(`BEGIN; SET LOCAL lock_timeout = '${LOCK_TIMEOUT_MS}ms'; SELECT pg_advisory_xact_lock_shared(${FENCE_LOCK})`)
+    .query(
+      `${BEGIN}; SET LOCAL lock_timeout = '${LOCK_TIMEOUT_MS}ms'; SELECT pg_advisory_xact_lock_shared(${FENCE_LOCK})`,
+    )
     .then(
       () => true,
       (error: unknown) => {
