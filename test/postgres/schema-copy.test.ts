@@ -276,6 +276,46 @@ describe('the copy', () => {
     ]);
   });
 
+  it('takes what the plan adds to a table for no difference in its partitions and children either', async () => {
+    const p = await pair(
+      'pg15',
+      'parts',
+      `CREATE TABLE "Part ed" (id int, day date, v int, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+       CREATE TABLE half PARTITION OF "Part ed" FOR VALUES FROM ('2025-01-01') TO ('2026-01-01') PARTITION BY HASH (id);
+       CREATE TABLE quarter PARTITION OF half FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+       CREATE TABLE animal (id int PRIMARY KEY); CREATE TABLE dog (PRIMARY KEY (id)) INHERITS (animal)`,
+    );
+    open.push(p);
+    await applyAll(p.context, await read(p.blueDatabase));
+    await p.green.query(
+      `ALTER TABLE public."Part ed" ADD COLUMN "New One" int; CREATE INDEX planned ON public."Part ed" ("New One");
+       ALTER TABLE public."Part ed" ADD CONSTRAINT positive CHECK (v > 0);
+       ALTER TABLE public.animal ADD COLUMN legs int; ALTER TABLE public.dog ADD COLUMN bark text; CREATE INDEX alone ON public.quarter (v)`,
+    );
+    const differences = await compareCatalogs(p.blue, p.green, {
+      tables: EVERYTHING,
+      migrations: [
+        { addColumn: { table: '"Part ed"', column: 'New One', type: 'int', notNull: false } },
+        {
+          createIndex: {
+            table: '"Part ed"',
+            name: 'planned',
+            columns: ['"New One"'],
+            unique: false,
+            method: 'btree',
+            include: [],
+          },
+        },
+        { addConstraint: { table: '"Part ed"', name: 'positive', check: 'v > 0' } },
+        { addColumn: { table: 'animal', column: 'legs', type: 'int', notNull: false } },
+      ],
+    });
+    expect(differences.map(({ kind, object }) => `${kind} ${object}`)).toEqual([
+      'column public.dog.bark',
+      'index public.alone',
+    ]);
+  });
+
   it('keeps a schema in which somebody has made things meanwhile', async () => {
     const p = await pair('pg15', 'kept', 'CREATE SCHEMA shop; CREATE TABLE shop.a (id int PRIMARY KEY)');
     open.push(p);

@@ -38,8 +38,8 @@ function name(column: string): string {
 /** The qualified name of the relation \`c\` in the schema \`n\`. */
 const RELATION = `${name('n.nspname')} || '.' || ${name('c.relname')}`;
 
-/** The qualified name of the relation with that oid. */
-function relationOf(oid: string): string {
+/** The qualified name of the relation with that oid: an expression. */
+export function relationOf(oid: string): string {
   return `(SELECT ${RELATION} FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ${oid})`;
 }
 const USER_RELATION = `${USER_SCHEMA} AND c.relpersistence <> 't' AND ${notOfExtension('pg_class', 'c.oid')}`;

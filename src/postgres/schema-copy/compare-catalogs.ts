@@ -2,7 +2,7 @@ import type { Migration, Plan } from '../../plan/schema.js';
 import { formatTableName, parseTableName } from '../../plan/table-name.js';
 import { majorVersion } from '../retry.js';
 import type { Session } from '../session.js';
-import { describeCatalog, type DescribedObject } from './catalog-description.js';
+import { describeCatalog, relationOf, type DescribedObject } from './catalog-description.js';
 import { readUserObjects } from './created-objects.js';
 import { canGiveOwnership, excludedRelations } from './excluded-relations.js';
 
@@ -39,10 +39,13 @@ export async function compareCatalogs(
   );
   const found = new Map(onGreen.map((object) => [keyOf(object), object]));
   const added = objectsOfPlan(plan.migrations);
+  const parents = await readParents(green);
+  const isAdded = (object: DescribedObject): boolean =>
+    [object, ...inParents(object, parents)].some((each) => added.has(keyOf(each)));
   const notNull = notNullOfPlan(plan.migrations);
   const missing = [...wanted].flatMap(([key, object]) => (found.has(key) ? [] : [missingOnGreen(object)]));
   const extra = [...found].flatMap(([key, object]) =>
-    wanted.has(key) || added.has(key) || isMadeByItself(object) ? [] : [onlyOnGreen(object)],
+    wanted.has(key) || isAdded(object) || isMadeByItself(object) ? [] : [onlyOnGreen(object)],
   );
   const changed = [...wanted].flatMap(([key, object]) => {
     const other = found.get(key);
@@ -82,6 +85,28 @@ const DESCRIBED_TYPES = new Set([
 
 function keyOf({ kind, object }: Pick<DescribedObject, 'kind' | 'object'>): string {
   return `${kind} ${object}`;
+}
+
+/** By the name of a partition, of its indexes, or of a child: the names of all that it comes from. */
+type Parents = ReadonlyMap<string, readonly string[]>;
+
+async function readParents(session: Session): Promise<Parents> {
+  const { rows } = await session.query<{ child: string; parents: string[] }>(
+    `WITH RECURSIVE line AS (
+       SELECT inhrelid AS child, inhparent AS parent FROM pg_inherits
+        UNION
+       SELECT line.child, i.inhparent FROM line JOIN pg_inherits i ON i.inhrelid = line.parent)
+     SELECT ${relationOf('child')} AS child, array_agg(${relationOf('parent')}) AS parents FROM line GROUP BY line.child`,
+  );
+  return new Map(rows.map(({ child, parents }) => [child, parents]));
+}
+
+/** The same column or constraint of the tables from which its table has it, and the indexes that an index is a part of. */
+function inParents({ kind, object, relation }: DescribedObject, parents: Parents): { kind: string; object: string }[] {
+  if (kind === 'index') return (parents.get(object) ?? []).map((parent) => ({ kind, object: parent }));
+  if (relation === null || !object.startsWith(`${relation}.`)) return [];
+  const rest = object.slice(relation.length);
+  return (parents.get(relation) ?? []).map((parent) => ({ kind, object: parent + rest }));
 }
 
 function missingOnGreen({ kind, object }: DescribedObject): CatalogDifference {
