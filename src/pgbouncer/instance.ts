@@ -11,7 +11,7 @@ import { removeDrafts, replaceFile } from '../replace-file.js';
 import { within } from '../timing.js';
 
 /** How long to wait for a moment in which no server connection is logging in, and how long for clients to be served. */
-const NO_LOGIN_WITHIN_MS = 100;
+const NO_LOGIN_WITHIN_MS = 300;
 const SERVED_WITHIN_MS = 2_000;
 
 /** What a PgBouncer has loaded. */
@@ -26,6 +26,10 @@ export interface Loaded {
 export class Instance {
   #control: Promise<Console> | undefined;
   #pauses: Console[] = [];
+  /** Connections that it opens now would be closed by a pause. */
+  #mayBePaused = false;
+  /** A RELOAD has come after becomeQuiet(): it may open as many connections as it is configured to. */
+  #isReloaded = false;
 
   constructor(
     readonly pooler: PgBouncer,
@@ -77,8 +81,7 @@ export class Instance {
    */
   async load(mark: Mark): Promise<void> {
     const reachDisk = await this.write(mark);
-    const control = await this.control();
-    await control.reload();
+    await this.#reload();
     const loaded = await this.look();
     if (loaded.leadsTo !== mark.side || !isSameMark(loaded.mark, mark)) throw this.#notLoaded();
     await reachDisk();
@@ -123,6 +126,13 @@ export class Instance {
     return undefined;
   }
 
+  /** Entries whose own limits stand above those that becomeQuiet() changes for all. Looks at the file only. */
+  async ownLimits(): Promise<readonly string[]> {
+    const entries = new EntryFile(await readFile(this.pooler.file, 'utf8'));
+    const has = (database: string, name: string): boolean => Number(entries.parameter(database, name) ?? 0) > 0;
+    return this.setup.databases.filter((name) => has(name, 'min_pool_size') || has(name, 'max_db_connections'));
+  }
+
   /** Whether its file says that no pause of ours can be open and that it leads where writes are. */
   async isUntouched({ side, epoch }: WritesAre): Promise<boolean> {
     try {
@@ -135,12 +145,18 @@ export class Instance {
   }
 
   /**
-   * A PAUSE closes connections that are logging in, and PgBouncer takes that for a server that refuses: it would turn
-   * clients away until `server_login_retry` is over. So: not while one logs in, and no such waiting.
+   * A PAUSE closes connections that are logging in, and PgBouncer takes that for a server that refuses logins: after RESUME
+   * it turns clients away until it has logged in again. So none is opened any more where one is in use (clients wait for
+   * those that are there), none for the sake of min_pool_size, which it would go on to do while it is paused, and the
+   * PAUSE waits for the last one. All of it until the next RELOAD.
    */
   async becomeQuiet(): Promise<void> {
     const control = await this.control();
+    this.#mayBePaused = true;
+    this.#isReloaded = false;
     await control.set('server_login_retry', '0');
+    await control.set('min_pool_size', '0');
+    await control.set('max_db_connections', '1');
     const deadline = Date.now() + NO_LOGIN_WITHIN_MS;
     for (;;) {
       const pools = await control.pools();
@@ -189,16 +205,27 @@ export class Instance {
     if (loaded.mark !== undefined && loaded.mark.epoch > epoch) throw this.#overtaken(loaded.mark, { epoch });
     // Never touched by us: neither its entries nor a pause are ours to change.
     if (loaded.mark === undefined && !isOurs) return;
+    const isPaused = loaded.paused.length > 0 && (isOurs || loaded.mark?.state === 'moving');
+    this.#mayBePaused = isPaused;
     if (loaded.leadsTo !== side) await this.load({ side, epoch, state: 'moving' });
-    if (loaded.paused.length > 0 && (isOurs || loaded.mark?.state === 'moving')) {
+    if (isPaused) {
+      if (!this.#isReloaded) await this.#reload();
       await control.set('server_login_retry', '0');
       for (const database of loaded.paused) await control.resume(database);
+      this.#mayBePaused = false;
       await this.#served();
     }
     const settled: Mark = { side, epoch, state: 'settled' };
-    // RELOAD also gives server_login_retry its configured value back. Loaded already: only the file may have been spoilt.
+    // RELOAD also gives the settings their configured values back. Loaded already: only the file may have been spoilt.
     if (isSameMark(loaded.mark, settled)) await (await this.write(settled))();
     else await this.load(settled);
+  }
+
+  async #reload(): Promise<void> {
+    const control = await this.control();
+    await control.reload();
+    this.#isReloaded = true;
+    if (this.#mayBePaused) await control.set('min_pool_size', '0');
   }
 
   /** Returns when no client waits for a first server connection: the pools have been able to log in. */

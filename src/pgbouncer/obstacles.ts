@@ -197,13 +197,24 @@ async function fileObstacles(instance: Instance): Promise<Obstacle[]> {
     ];
   }
   const differs = await instance.differsFromFile();
-  if (differs === undefined) return [];
+  if (differs === undefined) return ownLimits(instance);
   return [
     error(
       `PgBouncer "${connection}" does not show what ${file} says: ${differs}`,
       'Include that very file in [databases] (%include), and RELOAD; share the folder, not the file',
     ),
   ];
+}
+
+/** What the pause can't keep from opening connections, which it would then close: the setting of an entry is not a SET away. */
+async function ownLimits(instance: Instance): Promise<Obstacle[]> {
+  const { connection, file } = instance.pooler;
+  return (await instance.ownLimits()).map((entry) => ({
+    severity: 'warning',
+    check: 'pgbouncer-limits',
+    message: `the entry "${entry}" of PgBouncer "${connection}" has a min_pool_size or max_db_connections of its own: PgBouncer may open connections during the pause and turn a client away after it`,
+    remedy: `Set them in [pgbouncer], for all entries, and take them out of ${file}`,
+  }));
 }
 
 async function reachObstacles(

@@ -19,6 +19,7 @@ export const PGBOUNCER_CHECKS = [
   'pgbouncer-reuseport',
   'pgbouncer-entries',
   'pgbouncer-file',
+  'pgbouncer-limits',
   'pgbouncer-reach',
 ] as const;
 

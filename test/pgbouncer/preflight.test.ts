@@ -51,6 +51,16 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
     await admin('RELOAD');
   });
 
+  it('warns of an entry whose own limits a pause can not change for its time', async () => {
+    const file = pair.poolers[0]?.file ?? '';
+    const right = readFileSync(file, 'utf8');
+    writeFileSync(file, right.replace(/^(orders = .*)$/m, '$1 min_pool_size=2'));
+    await admin('RELOAD');
+    expect(await findings()).toEqual(['warning pgbouncer-limits']);
+    writeFileSync(file, right);
+    await admin('RELOAD');
+  });
+
   it('refuses a console that it does not know, or that is not there, and a file that is not there', async () => {
     expect(await findings({ connection: 'other' })).toEqual(['error pgbouncer-console']);
     expect(await findings({ file: '/nowhere/orders.ini' })).toEqual(['error pgbouncer-file']);
