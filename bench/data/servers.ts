@@ -15,7 +15,7 @@ export const SERVER_SETTINGS = {
   maintenance_work_mem: '256MB',
   work_mem: '32MB',
   max_wal_size: '16GB',
-  min_wal_size: '1GB',
+  min_wal_size: '16GB',
   checkpoint_timeout: '30min',
   effective_cache_size: '4GB',
   random_page_cost: '1.1',
@@ -40,7 +40,25 @@ export async function startServers(
   );
   await withClient(blue.uri(), (client) => createDatabase(client));
   await withClient(blue.uri(BENCH_DATABASE), (client) => createDataSet(client, options.rows, progress));
+  await withClient(green.uri(), (client) => writeLikeACopy(client, options.rows));
   return { blue, green };
+}
+
+/** Of the large table's heap and indexes, for each row. */
+const WAL_BYTES_A_ROW = 220;
+
+/**
+ * A server that has been at work writes into WAL files that are there; a new one makes each of them first. Without this
+ * the first contestant would do that for those who come after it.
+ */
+async function writeLikeACopy(client: pg.Client, rows: number): Promise<void> {
+  const kilobytes = Math.ceil((rows * WAL_BYTES_A_ROW) / 1_024);
+  await client.query(
+    'CREATE TABLE like_a_copy AS SELECT n, repeat(md5(n::text), 31) FROM generate_series(1, $1::int) n',
+    [kilobytes],
+  );
+  await client.query('DROP TABLE like_a_copy');
+  await client.query('CHECKPOINT');
 }
 
 /** An empty database on green, and a blue without anything that a run has left: each run begins alike. */

@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream';
 import pg from 'pg';
 import type { Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
@@ -26,6 +27,8 @@ export interface SessionOptions {
   readonly lockTimeoutMs?: number;
   /** Default 0: no limit. */
   readonly statementTimeoutMs?: number;
+  /** The socket to use where the connection has no TLS. Default: one of pg's. */
+  readonly socket?: () => Duplex;
 }
 
 /**
@@ -42,6 +45,7 @@ export async function openSession(database: Database, options: SessionOptions): 
     connectionTimeoutMillis: 10_000,
     keepAlive: true,
     keepAliveInitialDelayMillis: 5_000,
+    ...(options.socket === undefined || database.config.ssl ? {} : { stream: options.socket }),
   });
   // A lost connection is reported by the query that uses it; without a listener it would end the process.
   client.on('error', () => undefined);

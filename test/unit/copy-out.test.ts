@@ -19,14 +19,24 @@ async function copyOf(chunks: readonly Buffer[]): Promise<{ rows: Buffer; toPg: 
   stream.on('data', (chunk: Buffer) => toPg.push(Buffer.from(chunk)));
   let asked = '';
   const connection = Object.assign(new EventEmitter(), { stream, query: (sql: string) => (asked = sql) });
-  const copy = new CopyOut('COPY t TO STDOUT');
-  copy.submit(connection as unknown as Connection);
   const rows: Buffer[] = [];
-  copy.on('data', (chunk: Buffer) => rows.push(Buffer.from(chunk)));
-  const ended = new Promise((resolve) => copy.once('end', resolve));
+  let released = 0;
+  const ended = new Promise<void>((resolve, reject) => {
+    const copy = new CopyOut('COPY t TO STDOUT', {
+      rows: (bytes, release) => {
+        rows.push(Buffer.from(bytes));
+        release();
+        released++;
+      },
+      ended: resolve,
+      failed: reject,
+    });
+    copy.submit(connection as unknown as Connection);
+  });
   for (const chunk of chunks) stream.write(Buffer.from(chunk));
   await ended;
   await new Promise((resolve) => setImmediate(resolve));
+  expect(released).toBe(rows.length);
   return { rows: Buffer.concat(rows), toPg: Buffer.concat(toPg), asked };
 }
 

@@ -1,5 +1,6 @@
-import { Readable, type Duplex } from 'node:stream';
+import type { Duplex } from 'node:stream';
 import type { Connection, Submittable } from 'pg';
+import { takeBytes, type TakeBytes } from './row-socket.js';
 
 /*
  * PostgreSQL sends a message for each row of COPY ... TO STDOUT. This takes the rows out of them in place, buffer by
@@ -17,38 +18,59 @@ const COPY_DATA = code('d');
 /** What may come between rows: CopyOutResponse, NoticeResponse, ParameterStatus, NotificationResponse. */
 const BETWEEN_ROWS: ReadonlySet<number> = new Set(['H', 'N', 'S', 'A'].map(code));
 
-/**
- * A `COPY ... TO STDOUT`, for `session.query()`: a stream of what it copies. An error of the server destroys it with
- * that error. One that is destroyed by others lets the server's rows pass by until the server has sent all of them, or
- * until its session is ended.
- */
-export class CopyOut extends Readable implements Submittable {
-  private connection: Duplex | undefined;
+/** What becomes of the rows. One of the last two is called, once, unless they are discarded. */
+export interface RowsTaken {
+  /** Bytes of rows, as COPY writes them; `release` is called when they are needed no more. */
+  readonly rows: (bytes: Buffer, release: () => void) => void;
+  readonly ended: () => void;
+  readonly failed: (error: Error) => void;
+}
+
+/** A `COPY ... TO STDOUT`, for `session.query()`. */
+export class CopyOut implements Submittable {
+  private stream: Duplex | undefined;
   /** pg's own. */
   private parse: Listener = () => undefined;
+  private giveBack: () => void = () => undefined;
   private readonly header = Buffer.alloc(HEADER_BYTES);
   private headerBytes = 0;
   private isRow = false;
   /** Bytes of the present message that have not come yet. */
   private left = 0;
+  private isDiscarded = false;
 
-  constructor(private readonly sql: string) {
-    super({ highWaterMark: 64 * 2 ** 10 });
-  }
+  constructor(
+    private readonly sql: string,
+    private readonly taken: RowsTaken,
+  ) {}
 
   submit(connection: Connection): void {
     const { stream } = connection;
     const [parse, ...others] = stream.listeners('data');
     if (parse === undefined || others.length > 0) throw new Error('the connection is read by somebody else');
     this.parse = parse as Listener;
-    this.connection = stream;
-    stream.removeListener('data', this.parse);
-    stream.on('data', this.readMessages);
+    this.stream = stream;
+    this.giveBack = takeBytes(stream, this.readMessages);
     connection.query(this.sql);
   }
 
+  /** Reads no more, and lets the server wait, until resume(). */
+  pause(): void {
+    if (!this.isDiscarded) this.stream?.pause();
+  }
+
+  resume(): void {
+    this.stream?.resume();
+  }
+
+  /** Lets the rows pass by until the server has sent all of them, or until its session is ended. */
+  discard(): void {
+    this.isDiscarded = true;
+    this.resume();
+  }
+
   handleError(error: Error): void {
-    this.destroy(error);
+    if (!this.isDiscarded) this.taken.failed(error);
   }
 
   /* The end is the message CopyDone, which comes before these; pg calls them all the same. */
@@ -60,16 +82,7 @@ export class CopyOut extends Readable implements Submittable {
     return;
   }
 
-  override _read(): void {
-    this.connection?.resume();
-  }
-
-  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
-    this.connection?.resume();
-    done(error);
-  }
-
-  private readonly readMessages = (chunk: Buffer): void => {
+  private readonly readMessages: TakeBytes = (chunk, release) => {
     let at = 0;
     let kept = 0;
     while (at < chunk.length) {
@@ -84,7 +97,7 @@ export class CopyOut extends Readable implements Submittable {
         if (this.headerBytes < HEADER_BYTES) break;
         const type = this.header[0] ?? 0;
         this.isRow = type === COPY_DATA;
-        if (!this.isRow && !BETWEEN_ROWS.has(type)) return this.end(chunk.subarray(0, kept), chunk.subarray(at));
+        if (!this.isRow && !BETWEEN_ROWS.has(type)) return this.end(chunk, kept, at, release);
         this.headerBytes = 0;
         this.left = this.header.readUInt32BE(1) - 4;
         if (!this.isRow) this.parse(Buffer.from(this.header));
@@ -99,8 +112,13 @@ export class CopyOut extends Readable implements Submittable {
       this.left -= end - at;
       at = end;
     }
-    if (kept > 0 && !this.destroyed && !this.push(chunk.subarray(0, kept))) this.connection?.pause();
+    this.pass(chunk.subarray(0, kept), release);
   };
+
+  private pass(rows: Buffer, release: () => void): void {
+    if (rows.length > 0 && !this.isDiscarded) this.taken.rows(rows, release);
+    else release();
+  }
 
   private takeHeader(chunk: Buffer, from: number): number {
     const taken = Math.min(HEADER_BYTES - this.headerBytes, chunk.length - from);
@@ -110,18 +128,15 @@ export class CopyOut extends Readable implements Submittable {
   }
 
   /** CopyDone or ErrorResponse, or what nobody expects: it and all that follows is for pg. */
-  private end(rows: Buffer, rest: Buffer): void {
-    const { connection } = this;
-    this.connection = undefined;
-    connection?.removeListener('data', this.readMessages);
-    connection?.on('data', this.parse);
-    connection?.resume();
-    if (!this.destroyed) {
-      if (rows.length > 0) this.push(rows);
-      if (this.header[0] === code('c')) this.push(null);
-    }
+  private end(chunk: Buffer, kept: number, at: number, release: () => void): void {
+    const rest = Buffer.from(chunk.subarray(at));
+    this.giveBack();
+    this.stream?.resume();
+    this.stream = undefined;
+    this.pass(chunk.subarray(0, kept), release);
+    if (this.header[0] === code('c') && !this.isDiscarded) this.taken.ended();
     this.parse(Buffer.from(this.header));
-    if (rest.length > 0) this.parse(Buffer.from(rest));
+    if (rest.length > 0) this.parse(rest);
   }
 }
 

@@ -1,6 +1,7 @@
 import { literal } from '../../identifier.js';
 import { NO_TIMEOUTS, openSession, type Database, type Session } from '../../session.js';
 import { sqlState } from '../../sqlstate.js';
+import { rowSocket } from './row-socket.js';
 
 /**
  * Opens a session on blue that reads a snapshot, in a transaction that can't write. Rows come in the order of their
@@ -14,7 +15,7 @@ export async function openSnapshotSession(
   snapshot: string,
   before?: (session: Session) => Promise<void>,
 ): Promise<Session | undefined> {
-  const session = await openSession(database, { purpose });
+  const session = await openSession(database, { purpose, socket: rowSocket });
   try {
     await session.query(NO_TIMEOUTS);
     await session.query(
