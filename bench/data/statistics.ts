@@ -12,11 +12,11 @@ export function ratio(a: number | null, b: number | null): number | null {
 }
 
 /**
- * The contestants of one round: each round begins with another one, and every other round goes backwards, so that
- * nobody is always first (cold caches) or always behind the same one.
+ * The contestants of one round: every second round is the one before it backwards, and each two begin with another one,
+ * so that nobody is always first (cold caches) or always behind the same one.
  */
 export function orderOfRound<T>(contestants: readonly T[], round: number): readonly T[] {
-  const at = contestants.length === 0 ? 0 : round % contestants.length;
+  const at = contestants.length === 0 ? 0 : Math.floor(round / 2) % contestants.length;
   const turned = [...contestants.slice(at), ...contestants.slice(0, at)];
   return round % 2 === 0 ? turned : turned.reverse();
 }

@@ -253,4 +253,15 @@ export const DATA_RULES: readonly Mutation[] = [
     ],
     test: { file: 'test/gates/persistent-evidence.property.test.ts', name: 'never fails one with bad moments' },
   },
+  {
+    rule: 'a buffer of rows is read into again only when its bytes have been written',
+    edits: [
+      edit(
+        'src/postgres/bootstrap/copy/copy-stream.ts',
+        '    this.target.write(bytes, () => {\n      release();\n',
+        '    release();\n    this.target.write(bytes, () => {\n',
+      ),
+    ],
+    test: { file: 'test/unit/row-socket.test.ts', name: 'are the same bytes' },
+  },
 ];

@@ -81,8 +81,10 @@ describe('medians and ratios', () => {
   });
 
   it('change who comes first, and after whom, from round to round', () => {
-    const rounds = [0, 1, 2].map((round) => orderOfRound(['a', 'b', 'c'], round).join(''));
-    expect(rounds).toEqual(['abc', 'acb', 'cab']);
+    const orders = (names: string): string[] =>
+      Array.from({ length: 2 * names.length }, (_, round) => orderOfRound([...names], round).join(''));
+    expect(orders('ab')).toEqual(['ab', 'ba', 'ba', 'ab']);
+    expect(orders('abc')).toEqual(['abc', 'cba', 'bca', 'acb', 'cab', 'bac']);
     expect(orderOfRound([], 1)).toEqual([]);
   });
 });

@@ -1,19 +1,21 @@
 import { formatTableName } from '../../plan/table-name.js';
-import { buildIndex } from '../migrate/index-build.js';
+import { vacuumTable } from '../bootstrap/copy/vacuum-copied.js';
+import { buildIndex, type Build } from '../migrate/index-build.js';
 import { inLanes } from '../migrate/index-lanes.js';
 import { DEFAULT_INDEX_SETTINGS, whileOffline, type IndexSettings } from '../migrate/index-settings.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { isOffline } from '../offline.js';
 import { readApplied, wasApplied } from './apply-post-data.js';
 import { indexBuild } from './apply-indexes.js';
-import { largestFirst } from './by-table.js';
+import { byTable, largestFirst } from './by-table.js';
 import { keyIndexBuild } from './key-index.js';
 import type { SchemaStatements } from './schema-statements.js';
 
 /**
  * Builds the indexes of keys and blue's other indexes side by side, the largest tables first: builds of one table that
- * begin together share one scan of it, the first after the rows were written, which is the dearest. While nobody
- * writes green's tables only; the keys themselves and what joins partitions is made afterwards, of what is there then.
+ * begin together share one scan of it. Each table is vacuumed before: the first scan after the rows were written is the
+ * dearest, and one table's can be under way while another's indexes are built. While nobody writes green's tables only;
+ * the keys themselves and what joins partitions is made afterwards, of what is there then.
  *
  * @throws VerdigrisError SchemaCopyFailed that names the index or key.
  */
@@ -33,13 +35,46 @@ export async function buildTogether(
     }),
     ...secondaryIndexes.indexes.map(indexBuild),
   ];
-  const pieces = await largestFirst(
-    session,
-    builds.map((build) => [build]),
-  );
-  await inLanes(context, 'indexes', whileOffline(settings), pieces, async (lane, piece) => {
-    for (const build of piece) await buildIndex(lane, build, settings);
+  const work = new TablesAtWork(await largestFirst(session, byTable(builds)));
+  await inLanes(context, 'indexes', whileOffline(settings), work.pieces, async (lane) => {
+    await work.next(lane, settings);
   });
+}
+
+/** Each table is vacuumed once, and its indexes are built then: by whatever lane is free. */
+class TablesAtWork {
+  /** As many as there are vacuums and builds: which one it is, is seen when a lane is free for it. */
+  readonly pieces: readonly number[];
+  private readonly ready: Build[] = [];
+  private readonly vacuums = new Set<Promise<void>>();
+
+  constructor(private readonly tables: Build[][]) {
+    this.pieces = Array.from({ length: tables.length + tables.flat().length }, (_, i) => i);
+  }
+
+  async next(lane: StepContext, settings: IndexSettings): Promise<unknown> {
+    for (;;) {
+      const build = this.ready.shift();
+      if (build !== undefined) return buildIndex(lane, build, settings);
+      const builds = this.tables.shift();
+      if (builds !== undefined) return this.vacuum(lane, builds);
+      if (this.vacuums.size === 0) return;
+      await Promise.race(this.vacuums);
+    }
+  }
+
+  private async vacuum(lane: StepContext, builds: readonly Build[]): Promise<void> {
+    const [first] = builds;
+    if (first === undefined) return;
+    const vacuum = vacuumTable(lane, first.table);
+    this.vacuums.add(vacuum);
+    try {
+      await vacuum;
+      this.ready.push(...builds);
+    } finally {
+      this.vacuums.delete(vacuum);
+    }
+  }
 }
 
 /** Their keys have no index of their own that a constraint could use. */
