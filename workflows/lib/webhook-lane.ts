@@ -86,6 +86,8 @@ export class WebhookLane {
         let forMs = Math.min(WARN_AFTER_MS, Math.max(1, parseDuration(this.target.deadline)));
         for (;;) {
           const followed = await this.#tellFor(call, forMs);
+          // It was being stopped, and what it says now is of no concern: another call has taken its place.
+          if (this.#wanted !== call) return;
           if (followed.outcome === 'done') break;
           this.#untold = `${call.event}: ${followed.why}`;
           const what = `"${call.event}" (${call.text})`;
