@@ -6,8 +6,8 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     globalSetup: ['test/support/global-setup.ts'],
     pool: 'forks',
-    // Two cores are the smallest machine that the suite is kept fast on; a third file uses what the others wait.
-    maxWorkers: 3,
+    // Two cores are the smallest machine that the suite is kept fast on.
+    maxWorkers: 2,
     sequence: { sequencer: LongestFirst },
     testTimeout: 60_000,
     hookTimeout: 60_000,
