@@ -1,5 +1,4 @@
 import { defineConfig } from 'vitest/config';
-import { LongestFirst } from './test/support/longest-first.js';
 
 export default defineConfig({
   test: {
@@ -8,7 +7,6 @@ export default defineConfig({
     pool: 'forks',
     // Two cores are the smallest machine that the suite is kept fast on.
     maxWorkers: 2,
-    sequence: { sequencer: LongestFirst },
     testTimeout: 60_000,
     hookTimeout: 60_000,
     // The second one prints a plain closing line, for people and machines that read no colours.

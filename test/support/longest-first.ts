@@ -13,26 +13,13 @@ const LONGEST = [
   'rollback-moments',
   'pgbouncer',
   'pgbouncer-struck',
-  'rollback',
-  'locks',
-  'migration',
-  'whole-migration',
-  'copy-faults',
-  'messages',
-  'traffic-webhooks',
-  'approvals',
-  'promotion-faults',
-  'rollback-saga',
-  'doctor',
-  'index-build',
-  'schema-copy',
 ];
 
-/** The order of the files of `npm test` and `npm run test:faults`. */
+/** The order of the files of `npm run test:faults`. */
 export class LongestFirst extends BaseSequencer {
   override sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const place = ({ moduleId }: TestSpecification): number => {
-      const at = LONGEST.indexOf(basename(moduleId).split('.')[0] ?? '');
+      const at = LONGEST.indexOf(basename(moduleId, '.faults.ts'));
       return at < 0 ? LONGEST.length : at;
     };
     return Promise.resolve([...files].sort((a, b) => place(a) - place(b)));

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Context } from '@temporalio/activity';
 import { ApplicationFailure } from '@temporalio/common';
 import type { WorkflowFailedError } from '@temporalio/client';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -66,6 +67,13 @@ const resultOf = async (run: ScriptedRun): Promise<MigrationReport> => (await ru
 async function failureOf(run: ScriptedRun): Promise<string> {
   const error: unknown = await run.handle.result().catch((e: unknown) => e);
   return String((error as WorkflowFailedError).cause?.message);
+}
+
+/** Takes so long, unless it is cancelled. */
+async function slowly(ms: number): Promise<void> {
+  const context = Context.current();
+  const beat = setInterval(() => context.heartbeat(), 20);
+  await Promise.race([sleep(ms), context.cancelled]).finally(() => clearInterval(beat));
 }
 
 /** Waits until the receiver has had what is wanted. */
@@ -259,6 +267,25 @@ describe('webhooks of a run', () => {
     expect(stages.length).toBeGreaterThan(asked);
     expect(new Set(stages.map(({ key, text }) => key + text)).size).toBe(1);
     await run.handle.terminate();
+  });
+
+  it('are told of the rollback, though what they were told before was taken while it was being given up', async () => {
+    const hook = await receiver();
+    const told: string[] = [];
+    const callWebhook: Overrides['callWebhook'] = async (_run, _called, _target, call) => {
+      if (call.event === 'stage') return { outcome: 'failed', why: 'mend it' };
+      // Its answer has come when it is cancelled, and not before.
+      if (call.event === 'readsBack') await untilCancelled().catch(() => undefined);
+      else await slowly(1_500);
+      told.push(call.event);
+      return { outcome: 'done' };
+    };
+    const run = await begin({ hook }, {}, { callWebhook });
+    await until(run.handle, 'held', (s) => s.waiting?.for === 'resume');
+    await run.saw('+callWebhook', 2);
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(told).toEqual(['readsBack', 'rolledBack']);
   });
 
   it('that answer with an error that a person must mend hold the stage and say which', async () => {
