@@ -130,13 +130,22 @@ export class ScriptedRun {
 }
 
 /** Works until it is cancelled, and needs `ms` to stop then, as an activity that rolls a transaction back. */
-export async function untilCancelled(ms = 0): Promise<never> {
+export function untilCancelled(ms = 0): Promise<never> {
+  return beating(({ cancelled }) => cancelled.finally(() => sleep(ms)));
+}
+
+/** Takes so long, unless it is cancelled. */
+export async function slowly(ms: number): Promise<void> {
+  await beating(({ cancelled }) => Promise.race([sleep(ms), cancelled]));
+}
+
+/** Heartbeats while it works, so that it hears of a cancel. */
+async function beating<T>(work: (context: Context) => Promise<T>): Promise<T> {
   const context = Context.current();
   const beat = setInterval(() => context.heartbeat(), 20);
   try {
-    return await context.cancelled;
+    return await work(context);
   } finally {
-    await sleep(ms);
     clearInterval(beat);
   }
 }

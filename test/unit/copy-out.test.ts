@@ -4,13 +4,7 @@ import fc from 'fast-check';
 import type { Connection } from 'pg';
 import { describe, expect, it } from 'vitest';
 import { CopyOut } from '../../src/postgres/bootstrap/copy/copy-out.js';
-
-function message(type: string, body: Buffer): Buffer {
-  const header = Buffer.alloc(5);
-  header.write(type, 'latin1');
-  header.writeUInt32BE(body.length + 4, 1);
-  return Buffer.concat([header, body]);
-}
+import { wireMessage } from '../support/wire-message.js';
 
 /** A connection that delivers these chunks, and what pg got to read of them. */
 async function copyOf(chunks: readonly Buffer[]): Promise<{ rows: Buffer; toPg: Buffer; asked: string }> {
@@ -54,15 +48,15 @@ describe('CopyOut', () => {
     const messages = fc.array(fc.oneof({ weight: 4, arbitrary: row }, between), { maxLength: 30 });
     await fc.assert(
       fc.asyncProperty(messages, fc.array(fc.nat(2_000), { maxLength: 12 }), async (middle, places) => {
-        const begin = message('H', Buffer.from([1, 0, 0]));
+        const begin = wireMessage('H', Buffer.from([1, 0, 0]));
         const end = Buffer.concat([
-          message('c', Buffer.alloc(0)),
-          message('C', Buffer.from('COPY 1\0')),
-          message('Z', Buffer.from('I')),
+          wireMessage('c', Buffer.alloc(0)),
+          wireMessage('C', Buffer.from('COPY 1\0')),
+          wireMessage('Z', Buffer.from('I')),
         ]);
-        const bytes = Buffer.concat([begin, ...middle.map(({ type, body }) => message(type, body)), end]);
+        const bytes = Buffer.concat([begin, ...middle.map(({ type, body }) => wireMessage(type, body)), end]);
         const { rows, toPg, asked } = await copyOf(cut(bytes, places));
-        const others = middle.filter(({ type }) => type !== 'd').map(({ type, body }) => message(type, body));
+        const others = middle.filter(({ type }) => type !== 'd').map(({ type, body }) => wireMessage(type, body));
         expect(asked).toBe('COPY t TO STDOUT');
         expect(rows).toEqual(Buffer.concat(middle.filter(({ type }) => type === 'd').map(({ body }) => body)));
         expect(toPg).toEqual(Buffer.concat([begin, ...others, end]));

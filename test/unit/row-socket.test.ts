@@ -7,6 +7,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { CopyFailure, streamRows } from '../../src/postgres/bootstrap/copy/copy-stream.js';
 import { rowSocket } from '../../src/postgres/bootstrap/copy/row-socket.js';
 import type { Session } from '../../src/postgres/session.js';
+import { wireMessage } from '../support/wire-message.js';
 
 /* Both servers are ours here, so that green is slower than blue and every byte that it gets can be looked at. */
 
@@ -15,13 +16,6 @@ const open: { close(): void }[] = [];
 afterEach(() => {
   for (const each of open.splice(0)) each.close();
 });
-
-function message(type: string, body: Buffer): Buffer {
-  const header = Buffer.alloc(5);
-  header.write(type, 'latin1');
-  header.writeUInt32BE(body.length + 4, 1);
-  return Buffer.concat([header, body]);
-}
 
 /** A session with a server that does `serve` with each connection. */
 async function sessionWith(serve: (socket: Socket) => void): Promise<{ session: Session; submitted: Submittable[] }> {
@@ -67,9 +61,9 @@ describe('rows that pass through buffers which are used again', () => {
     const rows = Array.from({ length: 20_000 }, (_, i) => randomBytes(i % 7 === 0 ? 4_000 : 300));
     const blue = await sessionWith((socket) => {
       socket.once('data', () => {
-        socket.write(message('H', Buffer.from([1, 0, 0])));
-        for (const row of rows) socket.write(message('d', row));
-        socket.write(message('c', Buffer.alloc(0)));
+        socket.write(wireMessage('H', Buffer.from([1, 0, 0])));
+        for (const row of rows) socket.write(wireMessage('d', row));
+        socket.write(wireMessage('c', Buffer.alloc(0)));
       });
     });
     const got: Buffer[] = [];
@@ -96,8 +90,8 @@ describe('rows that pass through buffers which are used again', () => {
   it('stop when one side fails: green is told that they do not count, and blue is read to its end', async () => {
     const blue = await sessionWith((socket) => {
       socket.once('data', () => {
-        socket.write(message('H', Buffer.from([1, 0, 0])));
-        for (let i = 0; i < 1_000; i++) socket.write(message('d', randomBytes(2_000)));
+        socket.write(wireMessage('H', Buffer.from([1, 0, 0])));
+        for (let i = 0; i < 1_000; i++) socket.write(wireMessage('d', randomBytes(2_000)));
       });
     });
     const got: Buffer[] = [];

@@ -1,5 +1,4 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Context } from '@temporalio/activity';
 import { ApplicationFailure } from '@temporalio/common';
 import type { WorkflowFailedError } from '@temporalio/client';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -9,7 +8,7 @@ import { redactor } from '../../src/worker/redact.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { approveUpdate, pauseUpdate, resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 import { statusOf, until } from '../support/migration.js';
-import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
+import { ScriptedRuns, slowly, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 import { isSigned, refusal, WebhookReceiver } from '../support/webhook-receiver.js';
 
 const KEY = 'the key that the hook is called with';
@@ -67,13 +66,6 @@ const resultOf = async (run: ScriptedRun): Promise<MigrationReport> => (await ru
 async function failureOf(run: ScriptedRun): Promise<string> {
   const error: unknown = await run.handle.result().catch((e: unknown) => e);
   return String((error as WorkflowFailedError).cause?.message);
-}
-
-/** Takes so long, unless it is cancelled. */
-async function slowly(ms: number): Promise<void> {
-  const context = Context.current();
-  const beat = setInterval(() => context.heartbeat(), 20);
-  await Promise.race([sleep(ms), context.cancelled]).finally(() => clearInterval(beat));
 }
 
 /** Waits until the receiver has had what is wanted. */
