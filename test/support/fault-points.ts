@@ -5,5 +5,8 @@
  */
 export function isTaken(n: number, everyByDefault = 1): boolean {
   const every = Math.max(1, Number(process.env['VERDIGRIS_FAULT_POINTS'] ?? everyByDefault));
-  return n % every === Number(process.env['VERDIGRIS_FAULT_FROM'] ?? 0) % every;
+  return n % every === Number(process.env[FAULTS_FROM] ?? 0) % every;
 }
+
+/** `npm run test:faults` sets it to the number of the day where nobody has: a run a day comes by every point. */
+export const FAULTS_FROM = 'VERDIGRIS_FAULT_FROM';

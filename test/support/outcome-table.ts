@@ -2,6 +2,7 @@ import { appendFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Reporter } from 'vitest/node';
+import { FAULTS_FROM } from './fault-points.js';
 
 /** One fault that was put somewhere, and what came of it. */
 export interface OutcomeLine {
@@ -11,6 +12,8 @@ export interface OutcomeLine {
   readonly outcome: string;
   readonly seconds: number;
 }
+
+const DAY_MS = 86_400_000;
 
 /** The variable that says where the test files of one run, each in a process of its own, put their lines. */
 const OUTCOMES = 'VERDIGRIS_FAULT_OUTCOMES';
@@ -25,6 +28,9 @@ export function recordOutcome(line: OutcomeLine): void {
 export default class OutcomeTable implements Reporter {
   readonly #file = (process.env[OUTCOMES] ??= join(tmpdir(), `verdigris-fault-outcomes-${process.pid}`));
 
+  /** The same for all files of the run, which begin on two days perhaps. */
+  readonly #from = (process.env[FAULTS_FROM] ??= String(Math.floor(Date.now() / DAY_MS)));
+
   onTestRunEnd(): void {
     if (!existsSync(this.#file)) return;
     const lines = readFileSync(this.#file, 'utf8')
@@ -32,7 +38,7 @@ export default class OutcomeTable implements Reporter {
       .filter((line) => line !== '')
       .map((line) => JSON.parse(line) as OutcomeLine);
     rmSync(this.#file);
-    process.stdout.write(`\n${table(lines)}\n`);
+    process.stdout.write(`\n${table(lines)}\n\nThe same points again: ${FAULTS_FROM}=${this.#from}\n`);
   }
 }
 
