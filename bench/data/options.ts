@@ -16,6 +16,8 @@ export interface DataOptions {
   readonly peers: readonly Peer[];
   /** Major version of green; blue is 15. */
   readonly green: 15 | 18;
+  /** Where green's files are: on a disk of its own it takes nothing from blue's. Default: beside blue's. */
+  readonly greenFolder?: string;
   /** Pieces that each contestant works on at once. */
   readonly jobs: number;
   /** The limit of the throttled copy in the part "application". */
@@ -46,6 +48,10 @@ export function dataOptions(args: readonly string[]): DataOptions {
       listOption('--peers <tools>', 'tools to measure beside Verdigris, separated by commas, or "none"', PEERS),
     )
     .addOption(new Option('--green <version>', 'major version of green').choices(['15', '18']).default('15'))
+    .option(
+      '--green-folder <folder>',
+      "where green's files are, such as a folder on another disk (default: beside blue's)",
+    )
     .addOption(countOption('--jobs <n>', 'pieces that each contestant works on at once', 4))
     .option('--max-rate <size>', 'bytes a second of the throttled copy in the part "application"', '20MB')
     .option('--json <file>', 'write everything that was measured to this file as JSON')

@@ -29,14 +29,19 @@ export interface Servers {
 /** Starts both servers, and makes blue's data once for all runs. */
 export async function startServers(
   lifeCycle: LifeCycle,
-  options: { readonly rows: number; readonly green: 15 | 18 },
+  options: { readonly rows: number; readonly green: 15 | 18; readonly greenFolder?: string | undefined },
   progress: (line: string) => void,
 ): Promise<Servers> {
   const blue = await lifeCycle.start('Blue, PostgreSQL 15', () =>
     startPostgres({ version: 15, name: 'bench-blue', settings: SERVER_SETTINGS }),
   );
   const green = await lifeCycle.start(`Green, PostgreSQL ${options.green}`, () =>
-    startPostgres({ version: options.green, name: 'bench-green', settings: SERVER_SETTINGS }),
+    startPostgres({
+      version: options.green,
+      name: 'bench-green',
+      under: options.greenFolder,
+      settings: SERVER_SETTINGS,
+    }),
   );
   await withClient(blue.uri(), (client) => createDatabase(client));
   await withClient(blue.uri(BENCH_DATABASE), (client) => createDataSet(client, options.rows, progress));

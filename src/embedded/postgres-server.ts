@@ -21,6 +21,8 @@ export interface PostgresOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** Part of the folder's name, for people who look at /tmp. Default: `pg<version>`. */
   readonly name?: string;
+  /** The folder in which its own is made, such as one on another disk. Default: the one for temporary files. */
+  readonly under?: string | undefined;
   /** Another way to a data directory than initdb: a copy of a cluster, such as a standby. */
   readonly cluster?: {
     /** The password of its superuser `postgres`. */
@@ -70,7 +72,7 @@ const DEFAULT_SETTINGS: Readonly<Record<string, string>> = {
 
 /** Makes a new database cluster in a folder of its own and starts it. */
 export async function startPostgres(options: PostgresOptions): Promise<EmbeddedPostgres> {
-  const folder = makeScratchFolder(options.name ?? `pg${options.version}`);
+  const folder = makeScratchFolder(options.name ?? `pg${options.version}`, options.under);
   const user = serverUser();
   const password = options.cluster?.password ?? randomBytes(18).toString('base64url');
   const dataDirectory = join(folder, 'data');

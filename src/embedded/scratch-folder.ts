@@ -6,13 +6,19 @@ import { guardFolder, releaseFolder } from './guardian.js';
 /**
  * Makes an empty folder for files that live as long as the environment. Another user can reach it: a server that was
  * started by root runs as somebody else, and TMPDIR may lie in a home that only root may enter.
+ *
+ * @param under where it is made; default: the folder for temporary files
  */
-export function makeScratchFolder(purpose: string): string {
-  const parent = [tmpdir(), '/tmp', '/var/tmp'].find((folder) => isReachableByOthers(folder)) ?? tmpdir();
+export function makeScratchFolder(purpose: string, under?: string): string {
+  const parent = under ?? temporaryFolder();
   const folder = mkdtempSync(join(parent, `verdigris-${purpose}-`));
   guardFolder(folder);
   chmodSync(folder, 0o755);
   return folder;
+}
+
+function temporaryFolder(): string {
+  return [tmpdir(), '/tmp', '/var/tmp'].find((folder) => isReachableByOthers(folder)) ?? tmpdir();
 }
 
 /** Removes a scratch folder with all that is in it. A folder that is gone is fine. */
