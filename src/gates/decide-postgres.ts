@@ -14,6 +14,11 @@ export function isPostgresGate(gate: Gate): gate is PostgresGate {
   return ['blockingLocks', 'longTransactions', 'conflicts', 'retainedWal', 'transactionVolume'].includes(gate.metric);
 }
 
+/** Whether a gate asks what the sessions of others are doing: pg_stat_activity tells that to pg_read_all_stats alone. */
+export function asksSessions(gate: Gate): boolean {
+  return gate.metric === 'blockingLocks' || gate.metric === 'longTransactions';
+}
+
 /** A transaction rate is a mean over so many seconds: sessions report theirs about once a second. */
 export const VOLUME_SECONDS = 10;
 /** Below this rate a drop says nothing. */
@@ -21,6 +26,24 @@ const LEAST_VOLUME = 1;
 
 /** Answers the gates that ask the two servers. */
 export function decidePostgres(gate: PostgresGate, series: PostgresSeries): ShareVerdict {
+  const verdict = decide(gate, series);
+  const blind = asksSessions(gate) && verdict.outcome !== 'fail' ? blindOf(series) : undefined;
+  return blind === undefined ? verdict : { outcome: 'error', because: blind };
+}
+
+/** What keeps a gate on sessions from passing: sessions whose doings are not seen. Those that are may fail it. */
+function blindOf({ samples }: PostgresSeries): string | undefined {
+  const now = samples.at(-1);
+  for (const side of ['blue', 'green'] as const) {
+    const role = now?.[side].blindRole;
+    if (role !== undefined) {
+      return `${role} does not see what other users' sessions on ${side} do: GRANT pg_monitor TO ${role}`;
+    }
+  }
+  return undefined;
+}
+
+function decide(gate: PostgresGate, series: PostgresSeries): ShareVerdict {
   const { samples } = series;
   switch (gate.metric) {
     case 'blockingLocks':

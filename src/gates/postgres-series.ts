@@ -4,6 +4,8 @@ import type { Side } from '../side.js';
 export interface PostgresSample {
   /** By the server's clock, ms since 1970. */
   readonly atMs: number;
+  /** The role, quoted, that does not see what sessions of others do; left out where it sees everything. */
+  readonly blindRole?: string;
   /** For how long each of the application's sessions has been waiting for a lock, s; the longest first. */
   readonly lockWaits: readonly number[];
   /** Who waits longest, and for whom, for people; empty when nobody waits. */

@@ -19,18 +19,23 @@ export async function readPostgres(
   return { blue: blue.sample, green: { ...green.sample, transactions: green.sample.transactions - blue.decoded } };
 }
 
+type SampleRow = Record<string, number> & {
+  readonly lock_waits: number[];
+  readonly who_waits: string;
+  readonly blind_role: string | null;
+};
+
 async function readSide(
   session: Session,
   streams: readonly string[],
 ): Promise<{ sample: PostgresSample; decoded: number }> {
-  const { rows } = await session.query<Record<string, number> & { lock_waits: number[]; who_waits: string }>(SAMPLE, [
-    streams,
-  ]);
+  const { rows } = await session.query<SampleRow>(SAMPLE, [streams]);
   const row = rows[0];
   if (row === undefined) throw new Error('the statistics of the server are empty');
   return {
     sample: {
       atMs: row['at_ms'] ?? 0,
+      ...(row.blind_role === null ? {} : { blindRole: row.blind_role }),
       lockWaits: row.lock_waits,
       whoWaits: row.who_waits,
       oldestTransactionSeconds: row['oldest_transaction'] ?? 0,
@@ -44,7 +49,8 @@ async function readSide(
 
 /**
  * Columns that a version does not have are read as JSON: pg_locks.waitstart (14), confl_* (18). Our own sessions are
- * left out; who waits for one of them is not.
+ * left out; who waits for one of them is not. Of other roles' sessions pg_stat_activity tells nothing, not even that they
+ * are clients, unless pg_read_all_stats is granted: the role for which that is so is named.
  */
 const SAMPLE = `
   WITH waiting AS (
@@ -56,6 +62,7 @@ const SAMPLE = `
      GROUP BY a.pid ORDER BY seconds DESC LIMIT 100
   )
   SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS at_ms,
+         CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') THEN NULL ELSE quote_ident(current_user) END AS blind_role,
          coalesce((SELECT array_agg(seconds ORDER BY seconds DESC) FROM waiting), '{}') AS lock_waits,
          coalesce((SELECT format('pid %s has waited %s s for pid %s', pid, round(seconds::numeric, 1),
                                  array_to_string(pg_blocking_pids(pid), ', '))

@@ -1,9 +1,12 @@
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { decidePostgres, type PostgresGate } from '../../src/gates/decide-postgres.js';
 import { readPostgres } from '../../src/gates/postgres-source.js';
+import { ident } from '../../src/postgres/identifier.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
-import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
+import { createReaderRole } from '../support/reader-role.js';
 
 let databases: TestDatabase[];
 let sessions: { blue: Session; green: Session };
@@ -48,4 +51,59 @@ test('both servers say who waits for a lock and for whom, how old transactions a
   expect(busy.blue.transactions).toBeGreaterThan(0);
   await holder.query('ROLLBACK');
   await waiting;
+});
+
+test('a role that does not see the sessions of others passes no gate on them, and is told what to grant', async () => {
+  const [holder, waiter] = clients;
+  if (holder === undefined || waiter === undefined) throw new Error('no clients');
+  const plain = await createReaderRole();
+  const user = plain.config.user ?? '';
+  const onBlue = (sql: string): Promise<unknown> =>
+    withClient(databases[0]?.config ?? {}, (client) => client.query(sql));
+  const blue = { ...asDatabase(databases[0] as TestDatabase, 'blue') };
+  await onBlue(
+    `GRANT USAGE ON SCHEMA verdigris TO ${ident(user)}; GRANT SELECT ON ALL TABLES IN SCHEMA verdigris TO ${ident(user)}`,
+  );
+  const ofPlainRole = await openSession(
+    { ...blue, config: { ...blue.config, user, password: plain.config.password as string } },
+    { purpose: 'gates' },
+  );
+  try {
+    await holder.query('BEGIN; SELECT pg_advisory_xact_lock(1)');
+    const waiting = waiter.query('SELECT pg_advisory_xact_lock(1)');
+    let seen = await readPostgres(sessions, 'shop');
+    while (seen.blue.lockWaits.length === 0) seen = await readPostgres(sessions, 'shop');
+    expect(seen.blue).not.toHaveProperty('blindRole');
+    const blind = await readPostgres({ ...sessions, blue: ofPlainRole }, 'shop');
+    expect(blind.blue).toMatchObject({ blindRole: user, lockWaits: [], oldestTransactionSeconds: 0 });
+    const gates: PostgresGate[] = [
+      { metric: 'blockingLocks', max: 0, longerThan: '0s' },
+      { metric: 'longTransactions', max: '0s' },
+    ];
+    for (const gate of gates) {
+      const series = { atOpening: blind, samples: [blind, blind, blind], volumeBefore: undefined };
+      expect(decidePostgres(gate, series)).toEqual({
+        outcome: 'error',
+        because: `${user} does not see what other users' sessions on blue do: GRANT pg_monitor TO ${user}`,
+      });
+      expect(decidePostgres(gate, { ...series, samples: [seen, seen, seen] }).outcome).toBe('fail');
+    }
+    // What needs no eye for others goes on.
+    expect(
+      decidePostgres(
+        { metric: 'retainedWal', max: '1GB' },
+        { atOpening: blind, samples: [blind], volumeBefore: undefined },
+      ),
+    ).toMatchObject({ outcome: 'pass' });
+    await onBlue(`GRANT pg_monitor TO ${ident(user)}`);
+    expect((await readPostgres({ ...sessions, blue: ofPlainRole }, 'shop')).blue).toMatchObject({
+      lockWaits: [expect.any(Number)],
+    });
+    await holder.query('ROLLBACK');
+    await waiting;
+  } finally {
+    await closeSession(ofPlainRole);
+    await onBlue(`DROP OWNED BY ${ident(user)}`);
+    await plain.drop();
+  }
 });

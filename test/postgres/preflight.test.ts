@@ -309,11 +309,18 @@ describe('a connection', () => {
       ...database,
       config: { ...database.config, user, password: 'secret-of-user' },
     });
-    const findings = await check({}, { blue: as(blue), green: as(green) });
+    const gates = [{ metric: 'longTransactions' as const, max: '1m' }];
+    const findings = await check({ traffic: { gates } }, { blue: as(blue), green: as(green) });
     const errors = errorsOf(findings);
     expect(errors.filter((name) => name === 'privileges blue')).toHaveLength(3);
     expect(errors).toContain('table-ownership blue');
     expect(errors).toContain('sequence-privileges blue');
+    expect(only(findings, 'visibility')).toMatchObject(
+      ['blue', 'green'].map((side) => ({
+        ...{ severity: 'error', side, remedy: `GRANT pg_monitor TO ${user}` },
+        message: expect.stringContaining("longTransactions can't decide") as string,
+      })),
+    );
     expect(errors.filter((name) => name.startsWith('peer-connection'))).toEqual([
       'peer-connection green',
       'peer-connection blue',

@@ -1,3 +1,5 @@
+import { asksSessions } from '../../gates/decide-postgres.js';
+import { gateLabel } from '../../gates/gate-label.js';
 import { formatDuration } from '../../plan/duration.js';
 import { listed } from './finding.js';
 import { BOTH_SIDES, oneRow, type Found, type SideCheck } from './check.js';
@@ -84,19 +86,31 @@ export const clients: SideCheck = {
 export const visibility: SideCheck = {
   name: 'visibility',
   sides: BOTH_SIDES,
-  run: async ({ session, isSuperuser }) => {
-    const { member } = await oneRow<{ member: boolean }>(
+  run: async ({ session, isSuperuser, plan: { traffic } }) => {
+    const { member, role } = await oneRow<{ member: boolean; role: string }>(
       session,
-      `SELECT pg_has_role('pg_read_all_stats', 'USAGE') AS member`,
+      `SELECT pg_has_role('pg_read_all_stats', 'USAGE') AS member, quote_ident(current_user) AS role`,
     );
     if (isSuperuser || member) return [];
+    const remedy = `GRANT pg_monitor TO ${role}`;
+    const blind = traffic.stages.length === 0 ? [] : traffic.gates.filter(asksSessions);
+    if (blind.some(({ dryRun }) => dryRun !== true)) {
+      return [
+        {
+          severity: 'error',
+          object: 'pg_read_all_stats',
+          message: `${blind.map(gateLabel).join(', ')} can't decide: this user sees neither the waits nor the transactions of other users`,
+          remedy,
+        },
+      ];
+    }
     return [
       {
         severity: 'warning',
         object: 'pg_read_all_stats',
         message:
           "this user sees neither the age nor the state of other users' transactions: what stands in the way can't be named",
-        remedy: 'GRANT pg_monitor TO this user',
+        remedy,
       },
     ];
   },
