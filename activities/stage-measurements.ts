@@ -1,23 +1,28 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { GateInput, GateSource } from '../src/gates/decide.js';
+import { leavesBlueTooFew } from '../src/gates/baseline.js';
 import { MARKER_EVERY_MS } from '../src/gates/decide-lag.js';
 import { isPostgresGate } from '../src/gates/decide-postgres.js';
-import { gateLabel } from '../src/gates/gate-label.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
 import type { PostgresSamples } from '../src/gates/postgres-series.js';
-import { measurePrometheus, type PrometheusMeasurement } from '../src/gates/prometheus-measurement.js';
+import {
+  measurePrometheus,
+  type PrometheusMeasurement,
+  type PrometheusSeries,
+} from '../src/gates/prometheus-measurement.js';
 import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
 import { readRouterSnapshots } from '../src/gates/router-source.js';
 import { scrapeRouters } from '../src/gates/scrape-source.js';
 import { Slices, type SlicesState } from '../src/gates/slices.js';
 import { windowBetween, type GateWindow } from '../src/gates/window.js';
 import { parseDuration } from '../src/plan/duration.js';
-import type { Plan, Stage } from '../src/plan/schema.js';
+import type { Gate, Plan, Stage } from '../src/plan/schema.js';
 import { measureLag } from '../src/postgres/marker.js';
 import { closeSession, openSession, type Session } from '../src/postgres/session.js';
 import type { Side } from '../src/side.js';
 import type { Environment } from '../src/worker/connections.js';
 import { httpEndpoint, httpEndpoints } from '../src/worker/http-endpoints.js';
+import type { BlueNumbers } from './prometheus-before.js';
 import { Repeated } from './repeated.js';
 import { askedIn, type Verdict } from './stage-verdict.js';
 import type { Work } from './context.js';
@@ -31,6 +36,8 @@ export interface StageBaseline {
   readonly postgres?: PostgresSamples;
   /** Transactions a second of both sides before the first reads moved. */
   readonly volumeBefore?: number;
+  /** Blue's numbers for the `prometheus` gates that compare with them, by their place in the plan. */
+  readonly prometheusBefore?: BlueNumbers;
 }
 
 /** What the gates of a stage have seen so far: a worker that takes over goes on from it. */
@@ -66,7 +73,7 @@ export class StageMeasurements {
   readonly #routers: Repeated<RouterSnapshots>;
   readonly #lag: Repeated<number>;
   readonly #postgres: Repeated<PostgresSamples> | undefined;
-  readonly #prometheus: ReadonlyMap<string, Repeated<PrometheusMeasurement>>;
+  readonly #prometheus: ReadonlyMap<Gate, Repeated<PrometheusMeasurement>>;
   readonly #slices: Slices<GateWindow>;
   #sliceFrom: RouterSnapshots;
   #keptSlices: number;
@@ -125,10 +132,7 @@ export class StageMeasurements {
             atMs: Date.now(),
           });
         return [
-          [
-            gateLabel(gate),
-            new Repeated({ ...common, keep: PROMETHEUS_KEPT, everyMs: PROMETHEUS_EVERY_MS, measure }),
-          ] as const,
+          [gate, new Repeated({ ...common, keep: PROMETHEUS_KEPT, everyMs: PROMETHEUS_EVERY_MS, measure })] as const,
         ];
       }),
     );
@@ -156,7 +160,6 @@ export class StageMeasurements {
     failed('routers', this.#routers.failure);
     failed('lag', this.#lag.failure);
     failed('postgres', this.#postgres?.failure);
-    for (const { failure } of this.#prometheus.values()) failed('prometheus', failure);
     return {
       at: now?.at ?? new Date().toISOString(),
       window: windowBetween(opened, now ?? opened),
@@ -165,7 +168,7 @@ export class StageMeasurements {
       ...(this.#postgres === undefined || atOpening === undefined || this.#postgres.values.length === 0
         ? {}
         : { postgres: { atOpening, samples: this.#postgres.values, volumeBefore } }),
-      prometheus: new Map([...this.#prometheus].map(([label, { values }]) => [label, values])),
+      prometheus: new Map([...this.#prometheus].map(([gate, source]) => [gate, this.#seriesOf(gate, source)])),
       failures,
     };
   }
@@ -197,6 +200,17 @@ export class StageMeasurements {
     const arrived = [...this.#lag.values];
     const pending = this.#markerSince === undefined ? 0 : performance.now() - this.#markerSince;
     return pending > Math.max(MARKER_EVERY_MS, arrived.at(-1) ?? 0) ? [...arrived, pending] : arrived;
+  }
+
+  #seriesOf(gate: Gate, { values, failure }: Repeated<PrometheusMeasurement>): PrometheusSeries {
+    const blueBefore = leavesBlueTooFew(this.stage.percent)
+      ? this.baseline.prometheusBefore?.[this.plan.traffic.gates.indexOf(gate)]?.value
+      : undefined;
+    return {
+      measured: values,
+      ...(failure === undefined ? {} : { failure }),
+      ...(blueBefore === undefined ? {} : { blueBefore }),
+    };
   }
 
   #slicesUntil(now: RouterSnapshots | undefined): Slices<GateWindow> {

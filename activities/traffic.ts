@@ -16,6 +16,7 @@ import { perform, type ActivityDependencies, type Work } from './context.js';
 import { flagsFollowRoute, flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { refuseAbsentHaproxies, weightsFollowRoute, weightsFollowRouteOrWarn, WeightsWatch } from './haproxy.js';
 import { refuseUndeployed, warnOfUnconfirmed } from './instances.js';
+import { blueBeforeStage } from './prometheus-before.js';
 import { movedTables } from './run-tables.js';
 import { judge, type Verdict } from './stage-verdict.js';
 import { routerReader, StageMeasurements, type StageBaseline, type StageEvidence } from './stage-measurements.js';
@@ -131,6 +132,7 @@ async function openStage(
   const green = asksServers ? await work.session('green', 'stage') : undefined;
   const volumeBefore =
     green === undefined ? undefined : await transactionVolume(work, { blue, green }, plan, route.greenReadPercent);
+  const prometheusBefore = await blueBeforeStage(work, blue, plan, route.greenReadPercent, environment);
   const generation = await setPercent(blue, ref, route.epoch, stage.percent);
   await flagsFollowRoute(ref, blue);
   await weightsFollowRoute(ref, environment, blue);
@@ -152,6 +154,7 @@ async function openStage(
         route: { epoch: route.epoch, generation },
         ...(green === undefined ? {} : { postgres: await readPostgres({ blue, green }, plan.name) }),
         ...(volumeBefore === undefined ? {} : { volumeBefore }),
+        ...(prometheusBefore === undefined ? {} : { prometheusBefore }),
       };
       await writeProgress(blue, stageKey(work, stage), baseline, true);
       return { routers: live.length };

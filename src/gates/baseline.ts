@@ -3,6 +3,11 @@ import type { EndpointWindow, SideWindow } from './window.js';
 /** With fewer reads than this part of green's, blue's of the same time have too little to say. */
 export const PART_OF_GREEN = 1 / 4;
 
+/** Whether a stage of so many percent of the users leaves blue too few reads to be compared with. */
+export function leavesBlueTooFew(percent: number): boolean {
+  return 100 - percent < percent * PART_OF_GREEN;
+}
+
 export interface Baseline {
   readonly reads: SideWindow;
   readonly when: string;

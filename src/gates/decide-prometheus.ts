@@ -1,26 +1,29 @@
 import { PART_OF_GREEN } from './baseline.js';
 import { decideGauge } from './decide-gauge.js';
 import type { Piece, Pieces } from './persistent-evidence.js';
-import type { PrometheusGate, PrometheusMeasurement } from './prometheus-measurement.js';
+import type { PrometheusGate, PrometheusMeasurement, PrometheusSeries } from './prometheus-measurement.js';
 import type { PrometheusAnswer } from './prometheus-query.js';
 import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
 import { Slices } from './slices.js';
 
-/** Answers `prometheus` from what has been measured, oldest first. */
-export function decidePrometheus(gate: PrometheusGate, series: readonly PrometheusMeasurement[]): ShareVerdict {
-  const now = series.at(-1);
+/** Answers `prometheus` from what has been measured. */
+export function decidePrometheus(gate: PrometheusGate, series: PrometheusSeries): ShareVerdict {
+  const { measured, blueBefore } = series;
+  const now = measured.at(-1);
   if (now === undefined) return inconclusive('Prometheus has not been asked yet');
-  const trouble = troubleIn(gate, now);
+  const trouble = troubleIn(gate, now, blueBefore);
   if (trouble !== undefined) return trouble;
-  return gate.requests === undefined ? decideValue(gate, series) : decideCounts(gate, now, series);
+  return gate.requests === undefined ? decideValue(gate, series) : decideCounts(gate, now, measured);
 }
 
-/** What keeps a measurement from meaning anything. Blue may have no reads any more: then green is not compared. */
+/** What keeps a measurement from meaning anything. Blue may have no reads any more: then it is not asked about now. */
 function troubleIn(
   gate: PrometheusGate,
   { green, requests, blue, recent }: PrometheusMeasurement,
+  blueBefore: number | undefined,
 ): ShareVerdict | undefined {
-  const needed = [green, requests, recent, gate.maxIncrease === undefined ? undefined : blue];
+  const needsBlue = gate.maxIncrease !== undefined && blueBefore === undefined;
+  const needed = [green, requests, recent, needsBlue ? blue : undefined];
   for (const answer of needed) {
     if (answer?.kind === 'failed') return { outcome: 'error', because: answer.why };
   }
@@ -29,7 +32,8 @@ function troubleIn(
   }
   for (const answer of needed) {
     if (answer?.kind !== 'unclear') continue;
-    return inconclusive(answer === recent ? `within the last 2 min: ${answer.why}` : answer.why);
+    if (answer === recent) return inconclusive(`within the last 2 min: ${answer.why}`);
+    return inconclusive(answer === blue ? `on blue, which green is compared with: ${answer.why}` : answer.why);
   }
   return undefined;
 }
@@ -98,23 +102,26 @@ function piecesOf(gate: PrometheusGate, series: readonly PrometheusMeasurement[]
 }
 
 /** A number without a sample behind it. */
-function decideValue(gate: PrometheusGate, series: readonly PrometheusMeasurement[]): ShareVerdict {
+function decideValue(gate: PrometheusGate, { measured, blueBefore }: PrometheusSeries): ShareVerdict {
   const { min = -Infinity, max = Infinity, maxIncrease = Infinity } = gate;
-  const blue = valueOf(series.at(-1)?.blue);
+  const blue = blueBefore ?? valueOf(measured.at(-1)?.blue);
   const limits = [
     ...(gate.min === undefined ? [] : [`at least ${min}`]),
     ...(gate.max === undefined ? [] : [`at most ${max}`]),
-    ...(gate.maxIncrease === undefined ? [] : [`at most ${maxIncrease} above blue's ${blue}`]),
+    ...(gate.maxIncrease === undefined
+      ? []
+      : [`at most ${maxIncrease} above blue's ${blue}${blueBefore === undefined ? '' : ' before the stage'}`]),
   ];
   const excess = (one: PrometheusMeasurement): number => {
     const value = valueOf(one.green) ?? NaN;
-    const increase = gate.maxIncrease === undefined ? 0 : value - (valueOf(one.blue) ?? NaN) - maxIncrease;
+    const increase =
+      gate.maxIncrease === undefined ? 0 : value - (blueBefore ?? valueOf(one.blue) ?? NaN) - maxIncrease;
     return Math.max(gate.max === undefined ? 0 : value - max, gate.min === undefined ? 0 : min - value, increase);
   };
-  const value = valueOf(series.at(-1)?.green);
+  const value = valueOf(measured.at(-1)?.green);
   return decideGauge({
     what: `"${gate.name}"`,
-    values: series.map(excess),
+    values: measured.map(excess),
     isKept: (beyond) => beyond <= 0,
     describe: () => `"${gate.name}" is ${value}; ${limits.join(' and ')} is allowed`,
   });

@@ -9,7 +9,7 @@ import { gateLabel } from './gate-label.js';
 import { quantileMs } from './histogram.js';
 import type { GateOutcome } from './outcome.js';
 import type { PostgresSeries } from './postgres-series.js';
-import type { PrometheusMeasurement } from './prometheus-measurement.js';
+import type { PrometheusSeries } from './prometheus-measurement.js';
 import { inconclusive, type ShareVerdict } from './share.js';
 import type { Slices } from './slices.js';
 import type { GateWindow, SideWindow } from './window.js';
@@ -40,8 +40,11 @@ export interface Measured {
   readonly quantileMs?: number;
 }
 
-/** Where a gate's numbers come from. One that can't be asked is an error of its own gates, and of no others. */
-export type GateSource = 'routers' | 'lag' | 'postgres' | 'prometheus';
+/**
+ * Where the numbers of several gates come from. One that can't be asked is an error of its own gates, and of no others.
+ * Each `prometheus` gate is a source of its own.
+ */
+export type GateSource = 'routers' | 'lag' | 'postgres';
 
 export interface GateInput {
   readonly window: GateWindow;
@@ -50,8 +53,8 @@ export interface GateInput {
   /** How far green was behind blue, in ms, oldest first; the last one is of now. */
   readonly lagMs: readonly number[];
   readonly postgres?: PostgresSeries;
-  /** By gateLabel. */
-  readonly prometheus?: ReadonlyMap<string, readonly PrometheusMeasurement[]>;
+  /** By the gate itself: two may have one name. */
+  readonly prometheus?: ReadonlyMap<Gate, PrometheusSeries>;
   /** Sources that could not be asked now, and why. */
   readonly failures?: Partial<Readonly<Record<GateSource, string>>>;
 }
@@ -59,9 +62,9 @@ export interface GateInput {
 /** Answers one gate. */
 export function decideGate(gate: Gate, input: GateInput): GateDecision {
   const { window } = input;
-  const failure = input.failures?.[sourceOf(gate)];
+  const failure = failureOf(gate, input);
   if (failure !== undefined) return failedMeasurement(gateLabel(gate), failure);
-  const query = gate.metric === 'prometheus' ? input.prometheus?.get(gateLabel(gate))?.at(-1)?.query : undefined;
+  const query = gate.metric === 'prometheus' ? input.prometheus?.get(gate)?.measured.at(-1)?.query : undefined;
   const verdict = verdictOf(gate, input);
   return {
     metric: gateLabel(gate),
@@ -88,17 +91,17 @@ function verdictOf(gate: Gate, input: GateInput): ShareVerdict {
     case 'lag':
       return decideLag(parseDuration(gate.max), input.lagMs);
     case 'prometheus':
-      return decidePrometheus(gate, input.prometheus?.get(gateLabel(gate)) ?? []);
+      return decidePrometheus(gate, input.prometheus?.get(gate) ?? { measured: [] });
     case 'rowDifferences':
       return inconclusive('blue and green are compared when the time of the stage is over');
   }
 }
 
-/** Who is asked for a gate. */
-export function sourceOf(gate: Gate): GateSource {
-  if (isRequestGate(gate)) return 'routers';
-  if (gate.metric === 'lag') return 'lag';
-  return gate.metric === 'prometheus' ? 'prometheus' : 'postgres';
+/** Why a gate's source could not be asked now. */
+function failureOf(gate: Gate, { failures, prometheus }: GateInput): string | undefined {
+  if (gate.metric === 'prometheus') return prometheus?.get(gate)?.failure;
+  if (gate.metric === 'lag') return failures?.lag;
+  return isRequestGate(gate) ? failures?.routers : failures?.postgres;
 }
 
 /** The answer of a gate whose measurement failed: it holds the stage and blames nobody. */

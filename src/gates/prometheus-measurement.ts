@@ -18,6 +18,16 @@ export interface PrometheusMeasurement {
   readonly query: string;
 }
 
+/** What Prometheus has told one gate. */
+export interface PrometheusSeries {
+  /** Oldest first; the last one is of now. */
+  readonly measured: readonly PrometheusMeasurement[];
+  /** Why there is no answer of now. */
+  readonly failure?: string;
+  /** Blue's number from before a stage that leaves it too few reads for one of its own. */
+  readonly blueBefore?: number;
+}
+
 export interface MeasurementScope {
   readonly migration: string;
   readonly stage: number;

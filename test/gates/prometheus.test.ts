@@ -3,7 +3,6 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { decideGate, type GateDecision } from '../../src/gates/decide.js';
-import { gateLabel } from '../../src/gates/gate-label.js';
 import { measurePrometheus, type PrometheusGate } from '../../src/gates/prometheus-measurement.js';
 import { queryPrometheus, type PrometheusAnswer } from '../../src/gates/prometheus-query.js';
 import { windowBetween } from '../../src/gates/window.js';
@@ -23,7 +22,7 @@ function decide(gate: PrometheusGate, measured: Parameters<typeof decideGate>[1]
 async function ask(gate: PrometheusGate, url: string, windowSeconds = 60, atMs = Date.now()): Promise<GateDecision> {
   const scope = { migration: 'shop', stage: 1, windowSeconds, atMs };
   const measured = await measurePrometheus({ name: 'monitoring', url }, gate, scope);
-  return decide(gate, new Map([[gateLabel(gate), [measured]]]));
+  return decide(gate, new Map([[gate, { measured: [measured] }]]));
 }
 
 function gate(query: string, more: Partial<PrometheusGate> = {}): PrometheusGate {

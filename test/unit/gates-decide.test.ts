@@ -259,7 +259,7 @@ describe('counts of Prometheus, which grow from answer to answer', () => {
       ...{ green: value((failed += added)), requests: value(500 * (number + 1)), query: 'q' },
       ...{ blue: value(0), blueRequests: value(50_000 * (number + 1)) },
     }));
-    const prometheus = new Map([['prometheus: failed', series]]);
+    const prometheus = new Map([[gate, { measured: series }]]);
     return decideGate(gate, { window: window({}), lagMs: [], prometheus }).outcome;
   }
 
