@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { askedIn } from '../src/gates/asked-in.js';
 import type { GateInput, GateSource } from '../src/gates/decide.js';
 import { leavesBlueTooFew } from '../src/gates/baseline.js';
 import { MARKER_EVERY_MS } from '../src/gates/decide-lag.js';
@@ -24,7 +25,7 @@ import type { Environment } from '../src/worker/connections.js';
 import { httpEndpoint, httpEndpoints } from '../src/worker/http-endpoints.js';
 import type { BlueNumbers } from './prometheus-before.js';
 import { Repeated } from './repeated.js';
-import { askedIn, type Verdict } from './stage-verdict.js';
+import type { Verdict } from './stage-verdict.js';
 import type { Work } from './context.js';
 
 /** What is written down when a stage opens: what its window is measured from. */

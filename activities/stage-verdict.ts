@@ -1,6 +1,6 @@
+import { askedIn } from '../src/gates/asked-in.js';
 import { decideGate, worstOutcome, type GateInput, type GateOutcome } from '../src/gates/decide.js';
-import { isRequestGate } from '../src/gates/decide-requests.js';
-import type { Gate, Plan, Stage } from '../src/plan/schema.js';
+import type { Plan, Stage } from '../src/plan/schema.js';
 import type { Evidence } from '../workflows/lib/evidence.js';
 
 export interface Verdict {
@@ -32,18 +32,4 @@ export function judge(traffic: Plan['traffic'], stage: Stage, at: string, input:
     evidence: decided,
     lagSeconds: last !== undefined && Number.isFinite(last) ? last / 1_000 : null,
   };
-}
-
-/**
- * The gates that are asked while a stage runs. A stage of 0 % sends nobody to green: nothing is there to count. Rows are
- * compared once, when the stage's time is over.
- */
-export function askedIn(gates: readonly Gate[], stage: Stage): Gate[] {
-  return gates.filter(
-    (gate) =>
-      gate.metric !== 'rowDifferences' &&
-      // Only blue's reads are mirrored, and it has none any more.
-      !(gate.metric === 'mismatchRate' && stage.percent >= 100) &&
-      (stage.percent > 0 || (!isRequestGate(gate) && gate.metric !== 'prometheus')),
-  );
 }

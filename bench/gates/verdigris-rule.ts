@@ -1,4 +1,4 @@
-import { askedIn } from '../../activities/stage-verdict.js';
+import { askedIn } from '../../src/gates/asked-in.js';
 import { decideGate, worstOutcome, type GateInput } from '../../src/gates/decide.js';
 import { Slices } from '../../src/gates/slices.js';
 import type { EndpointWindow, GateWindow } from '../../src/gates/window.js';

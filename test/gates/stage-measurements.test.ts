@@ -189,8 +189,8 @@ describe('a stage that leaves blue no reads', () => {
   afterAll(() => sides.drop());
 
   const rise = {
-    ...{ metric: 'prometheus', name: 'seconds', connection: 'here' },
-    ...{ query: 'seconds_{{side}}', maxIncrease: 5 },
+    metric: 'prometheus',
+    ...{ name: 'seconds', connection: 'here', query: 'seconds_{{side}}', maxIncrease: 5 },
   } as const;
 
   function act<T>(

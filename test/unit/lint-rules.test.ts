@@ -18,6 +18,12 @@ interface Case {
   readonly also?: readonly string[];
 }
 
+type Gates = NonNullable<NonNullable<PlanInput['traffic']>['gates']>;
+
+const prometheus = (name: string): Gates[number] => ({
+  ...{ metric: 'prometheus', name, connection: 'prometheus', query: 'up', min: 1 },
+});
+
 const add = (more: object = {}): Migrations[number] => ({
   addColumn: { table: 'orders', column: 'note', type: 'text', ...more },
 });
@@ -803,6 +809,37 @@ const CASES: readonly Case[] = [
         ],
       },
     },
+  },
+  {
+    rule: 'stage-without-gate',
+    severity: 'warning',
+    refused: {
+      traffic: {
+        gates: [
+          { metric: 'mismatchRate', max: 0.001 },
+          { metric: 'lag', max: '1s', dryRun: true },
+        ],
+      },
+    },
+    place: 'traffic.stages[3]',
+    message: /mismatchRate is not asked in a stage of 100 %/,
+    instead: /add a gate that asks green itself/,
+    accepted: {
+      traffic: {
+        gates: [
+          { metric: 'mismatchRate', max: 0.001 },
+          { metric: 'lag', max: '1s' },
+        ],
+      },
+    },
+  },
+  {
+    rule: 'gates-of-one-name',
+    refused: { traffic: { gates: [prometheus('checkout'), prometheus('search'), prometheus('checkout')] } },
+    place: 'traffic.gates[2].name',
+    message: /traffic\.gates\[0\]\.name is "checkout", too/,
+    instead: /a name of its own/,
+    accepted: { traffic: { gates: [prometheus('checkout'), prometheus('search')] } },
   },
   {
     rule: 'quorum-out-of-reach',

@@ -12,6 +12,7 @@ import {
 } from './computed.js';
 import { sameConnection, unknownConnection } from './connections.js';
 import { directTypeChange, dropOrRename, enumValueOnGreen, loosenedConstraint } from './expand.js';
+import { everyGateDryRun, gatesOfOneName, stageWithoutGate } from './gates.js';
 import { haproxyGates, haproxyPercent, haproxyServers, haproxyTwice } from './haproxy.js';
 import { invalidDown, invalidExpression, invalidIndex, notOneValue } from './expressions.js';
 import { keyOnPartitionedTable, primaryKeyNullable, secondPrimaryKey, secondPrimaryKeyInPlan } from './keys.js';
@@ -36,7 +37,7 @@ import {
   transactionControl,
   unqualifiedName,
 } from './raw-statements.js';
-import { everyGateDryRun, stagesBelow100, stagesNotGrowing, unknownApprovalStage } from './traffic.js';
+import { stagesBelow100, stagesNotGrowing, unknownApprovalStage } from './traffic.js';
 import { timeDefault, volatileDefault, volatileExpression, volatileUp } from './volatile.js';
 
 /** The rules that look at a plan alone. */
@@ -89,6 +90,8 @@ export const RULES: readonly Rule[] = [
   stagesNotGrowing,
   stagesBelow100,
   everyGateDryRun,
+  stageWithoutGate,
+  gatesOfOneName,
   unknownApprovalStage,
   quorumOutOfReach,
   quorumOfAnybody,

@@ -36,21 +36,6 @@ export const stagesBelow100: Rule = {
   },
 };
 
-export const everyGateDryRun: Rule = {
-  name: 'every-gate-dry-run',
-  severity: 'error',
-  why: 'no gate could hold or end a stage: traffic would move on by time alone, whatever green answers',
-  *check({ plan }) {
-    const { stages, gates } = plan.traffic;
-    if (stages.length === 0 || gates.some((gate) => gate.dryRun !== true)) return;
-    yield {
-      place: 'traffic.gates',
-      message: 'every gate has "dryRun": true',
-      instead: 'leave "dryRun" out of at least one gate, such as { "metric": "errorRate", "max": 0.001 }',
-    };
-  },
-};
-
 export const unknownApprovalStage: Rule = {
   name: 'unknown-approval-stage',
   severity: 'error',
