@@ -4,6 +4,7 @@ import { checkFlagdFile } from '../src/flags/preflight.js';
 import { lintPlan } from '../src/plan/lint.js';
 import { parsePlan } from '../src/plan/parse.js';
 import type { Plan } from '../src/plan/schema.js';
+import { checkGateSources } from '../src/gates/preflight.js';
 import { checkHaproxies } from '../src/haproxy/preflight.js';
 import { checkPgBouncers } from '../src/pgbouncer/preflight.js';
 import { preflight, type PreflightFinding } from '../src/postgres/preflight/preflight.js';
@@ -26,13 +27,14 @@ export function preflightActivities(dependencies: ActivityDependencies) {
 
     /** Every check on both sides; all findings at once. */
     preflight: (ref: RunRef): Promise<{ warnings: string[] }> =>
-      perform(dependencies, ref, async ({ databases, run, report }) => {
+      perform(dependencies, ref, async ({ databases, run, report, signal }) => {
         report({ checking: 'both databases' });
         const { findings: ofDatabases } = await preflight({ ...databases, plan: ref.plan, runId: run.runId });
         const findings = [
           ...ofDatabases,
           ...(await checkPgBouncers(ref.plan, databases, dependencies.environment)),
           ...(await checkHaproxies(ref.plan, databases, dependencies.environment)),
+          ...(await checkGateSources(ref.plan, dependencies.environment, signal)),
           ...(await checkFlagdFile(ref.plan)),
           ...checkTrafficWebhooks(ref.plan, dependencies.environment),
         ];

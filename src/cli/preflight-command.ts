@@ -4,6 +4,7 @@ import { lintPlan } from '../plan/lint.js';
 import type { Plan } from '../plan/schema.js';
 import { standbyDryRun } from '../postgres/bootstrap/standby/dry-run.js';
 import { isReady, type PreflightFinding } from '../postgres/preflight/finding.js';
+import { checkGateSources } from '../gates/preflight.js';
 import { checkHaproxies } from '../haproxy/preflight.js';
 import { checkPgBouncers } from '../pgbouncer/preflight.js';
 import { preflight } from '../postgres/preflight/preflight.js';
@@ -36,6 +37,7 @@ export async function preflightCommand(terminal: Terminal, file: string, flags: 
       ...findings,
       ...(await checkPgBouncers(plan, databases, process.env)),
       ...(await checkHaproxies(plan, databases, process.env)),
+      ...(await checkGateSources(plan, process.env)),
     ],
   };
   const steps = plan.bootstrap.method === 'standby' ? standbyDryRun(plan) : [];

@@ -32,7 +32,10 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
     .command('lint <file>')
     .description('Refuse what would lock, rewrite, lose data or make rollback impossible (- reads standard input)')
     .option('--json', 'findings as JSON')
-    .option('--connections', 'also ask whether VERDIGRIS_CONNECTION_<NAME> is set here for blue and green')
+    .option(
+      '--connections',
+      'also ask whether VERDIGRIS_CONNECTION_<NAME> is set here for blue, green, gates and webhooks',
+    )
     .action(async (file: string, flags: LintOptions) => ended(await lintCommand(terminal, file, flags)));
   plan
     .command('schema')

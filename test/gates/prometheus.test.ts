@@ -1,11 +1,15 @@
 import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { preflightActivities } from '../../activities/preflight.js';
 import { decideGate, type GateDecision } from '../../src/gates/decide.js';
+import { checkGateSources } from '../../src/gates/preflight.js';
 import { measurePrometheus, type PrometheusGate } from '../../src/gates/prometheus-measurement.js';
 import { queryPrometheus, type PrometheusAnswer } from '../../src/gates/prometheus-query.js';
 import { windowBetween } from '../../src/gates/window.js';
+import { planSchema, type PlanInput } from '../../src/plan/schema.js';
 import { findPrometheus, MetricsPage, TestPrometheus } from '../support/prometheus.js';
 
 const program = findPrometheus();
@@ -178,6 +182,83 @@ describe('what answers in place of Prometheus', () => {
   test('an answer with warnings may be incomplete, and holds', async () => {
     const url = await serve((_q, r) => r.end(JSON.stringify({ ...vector('0'), warnings: ['a store is away'] })));
     expect(await ask(gate('up'), url)).toMatchObject({ outcome: 'inconclusive' });
+  });
+
+  describe('and the preflight, which asks every gate once:', () => {
+    const found = async (traffic: PlanInput['traffic'], environment: Record<string, string>): Promise<string[]> => {
+      const plan = planSchema.parse({ name: 'shop', blue: { connection: 'b' }, green: { connection: 'g' }, traffic });
+      const findings = await checkGateSources(plan, environment);
+      return findings.map(({ severity, check, object, message, remedy }) =>
+        [severity, check, object, message, remedy].join(' | '),
+      );
+    };
+    const asked = gate('fails{side="{{side}}", stage="{{stage}}"}');
+    const variable = 'VERDIGRIS_CONNECTION_MONITORING';
+
+    test('a connection that the worker does not know, or that nobody answers, is an error; a dry run is warned of', async () => {
+      expect(await found({ gates: [asked] }, {})).toEqual([
+        expect.stringMatching(
+          /^error . gate-source . prometheus: test . .*knows no connection "monitoring" . set VERDI/,
+        ),
+      ]);
+      expect(await found({ gates: [asked] }, { [variable]: 'http://127.0.0.1:1' })).toEqual([
+        expect.stringMatching(
+          /^error . gate-source .*can't be reached.*worker reaches Prometheus by VERDI\w+_MONITORING/,
+        ),
+      ]);
+      expect(await found({ gates: [{ ...asked, dryRun: true }] }, {})).toEqual([expect.stringMatching(/^warning/)]);
+      // Without a stage nobody asks.
+      expect(await found({ gates: [asked], stages: [{ percent: 0, for: '1s' }] }, {})).toEqual([]);
+    });
+
+    test('a query that is refused is an error, one without series yet a warning, and each is asked for both sides', async () => {
+      const queries: string[] = [];
+      let answer: (query: string) => object = () => vector('1');
+      const url = await serve((request, response) => {
+        let body = '';
+        request.on('data', (part: Buffer) => (body += part.toString()));
+        request.on('end', () => {
+          const query = new URLSearchParams(body).get('query') ?? '';
+          queries.push(query);
+          response.end(JSON.stringify(answer(query)));
+        });
+      });
+      const ofGate = (): Promise<string[]> => found({ gates: [asked] }, { [variable]: url });
+      expect(await ofGate()).toEqual([]);
+      expect(queries.sort()).toEqual(['fails{side="blue", stage="1"}', 'fails{side="green", stage="1"}']);
+      answer = (query) =>
+        query.includes('green') ? { ...vector('1'), data: { resultType: 'vector', result: [] } } : vector('1');
+      expect(await ofGate()).toEqual([expect.stringMatching(/^warning . gate-source .* . query: no series/)]);
+      answer = () => ({ status: 'error', error: 'parse error' });
+      expect(await ofGate()).toEqual([expect.stringMatching(/^error . gate-source .*refused the query.*parse error/)]);
+    });
+
+    test('a run is refused by it', async () => {
+      const plan = planSchema.parse({
+        ...{ name: 'shop', blue: { connection: 'b' }, green: { connection: 'g' } },
+        traffic: { gates: [asked], scrape: ['pages'] },
+      });
+      const nowhere = 'postgres://u:p@127.0.0.1:1/d';
+      const environment = { VERDIGRIS_CONNECTION_B: nowhere, VERDIGRIS_CONNECTION_G: nowhere };
+      const activities = preflightActivities({ environment, redact: (text) => text });
+      const run = new MockActivityEnvironment().run(() => activities.preflight({ plan, runId: 'r' }));
+      await expect(run).rejects.toMatchObject({
+        type: 'PreflightFailed',
+        message: expect.stringMatching(/\(gate-source\)[^]*\(metrics-page\)/) as string,
+      });
+    });
+
+    test('a metrics page that is not known is an error, one that is silent or of another form a warning', async () => {
+      const scrape = { gates: [{ metric: 'lag' as const, max: '1s' }], scrape: ['pages'] };
+      expect(await found(scrape, {})).toEqual([
+        expect.stringMatching(/^error . metrics-page . pages . .*knows no connection "pages"/),
+      ]);
+      const other = await serve((_q, r) => r.end('up 1\n'));
+      expect(await found(scrape, { VERDIGRIS_CONNECTION_PAGES: `${other} http://127.0.0.1:1` })).toEqual([
+        expect.stringMatching(/^warning . metrics-page .*address 2 of 2. can't be reached/),
+        expect.stringMatching(/^warning . metrics-page .*address 1 of 2.: not the metrics of a router/),
+      ]);
+    });
   });
 
   test('a secret goes to the address alone, in a header', async () => {

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { FLAG_CHECKS } from '../../src/flags/preflight.js';
+import { GATE_CHECKS } from '../../src/gates/preflight.js';
 import { HAPROXY_CHECKS } from '../../src/haproxy/preflight.js';
 import { WEBHOOK_CHECKS } from '../../src/webhooks/preflight.js';
 import { PGBOUNCER_CHECKS } from '../../src/pgbouncer/preflight.js';
@@ -391,7 +392,15 @@ describe('docs/preflight.md', () => {
     ].map((match) => match[1]);
     const names = [...SIDE_CHECKS, ...PAIR_CHECKS].map(({ name }) => name);
     expect([...documented].sort()).toEqual(
-      [...names, ...OTHER_FINDINGS, ...PGBOUNCER_CHECKS, ...HAPROXY_CHECKS, ...FLAG_CHECKS, ...WEBHOOK_CHECKS].sort(),
+      [
+        ...names,
+        ...OTHER_FINDINGS,
+        ...PGBOUNCER_CHECKS,
+        ...HAPROXY_CHECKS,
+        ...GATE_CHECKS,
+        ...FLAG_CHECKS,
+        ...WEBHOOK_CHECKS,
+      ].sort(),
     );
   });
 });

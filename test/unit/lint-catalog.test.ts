@@ -304,6 +304,16 @@ describe('the lint against a catalog', () => {
     ]);
   });
 
+  it('judges the connections of gates and metrics pages, too', async () => {
+    const gate = { metric: 'prometheus' as const, name: 'up', connection: 'prometheus', query: 'up', min: 1 };
+    const plan = planSchema.parse(planWith({ traffic: { gates: [gate], scrape: ['pages'] } }));
+    expect((await lintConnections(plan, CONNECTIONS)).map(({ place }) => place)).toEqual([
+      'traffic.gates[0].connection',
+      'traffic.scrape[0]',
+    ]);
+    expect(await lintConnections(plan, new Set([...CONNECTIONS, 'PROMETHEUS', 'PAGES']))).toEqual([]);
+  });
+
   it('judges connections without a catalog', async () => {
     const plan = planSchema.parse(planWith({ blue: { connection: 'nowhere' } }));
     expect(await lintConnections(plan, CONNECTIONS)).toMatchObject([

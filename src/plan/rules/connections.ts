@@ -24,12 +24,16 @@ export const sameConnection: Rule = {
 export const unknownConnection: CatalogRule = {
   name: 'unknown-connection',
   severity: 'error',
-  why: 'the worker could not reach the database, or the webhook',
+  why: 'the worker could not reach the database, what a gate asks, or the webhook',
   *check({ plan }, _catalog, connections) {
     const known = new Set([...connections].map(connectionVariable));
     const named = [
       { place: 'blue.connection', connection: plan.blue.connection },
       { place: 'green.connection', connection: plan.green.connection },
+      ...plan.traffic.gates.flatMap((gate, i) =>
+        gate.metric === 'prometheus' ? [{ place: `traffic.gates[${i}].connection`, connection: gate.connection }] : [],
+      ),
+      ...(plan.traffic.scrape ?? []).map((connection, i) => ({ place: `traffic.scrape[${i}]`, connection })),
       ...(plan.traffic.webhooks ?? []).map(({ connection }, i) => ({
         place: `traffic.webhooks[${i}].connection`,
         connection,
