@@ -1,8 +1,9 @@
 import { leavesBlueTooFew } from '../src/gates/baseline.js';
-import { fillTemplate, type PrometheusGate } from '../src/gates/prometheus-measurement.js';
+import type { HttpEndpoint } from '../src/gates/http-source.js';
+import { fillTemplate, requestsPerSecond, type PrometheusGate } from '../src/gates/prometheus-measurement.js';
 import { queryPrometheus } from '../src/gates/prometheus-query.js';
 import { VerdigrisError } from '../src/errors.js';
-import type { Plan } from '../src/plan/schema.js';
+import type { Gate, Plan } from '../src/plan/schema.js';
 import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import type { Session } from '../src/postgres/session.js';
 import type { Environment } from '../src/worker/connections.js';
@@ -46,6 +47,24 @@ export async function blueBeforeStage(
   return numbers;
 }
 
+/** Requests a second that the plan's `prometheus` gates count now, where Prometheus can say it. */
+export async function requestsBefore(
+  { name, traffic }: Plan,
+  environment: Environment,
+  signal: AbortSignal,
+): Promise<ReadonlyMap<Gate, number>> {
+  const scope = { migration: name, stage: 0, windowSeconds: WINDOW_SECONDS, atMs: Date.now(), signal };
+  const known = await Promise.all(
+    traffic.gates.map(async (gate) => {
+      const endpoint = gate.metric === 'prometheus' ? endpointOf(gate, environment) : undefined;
+      if (gate.metric !== 'prometheus' || endpoint === undefined) return [];
+      const perSecond = await requestsPerSecond(endpoint, gate, scope);
+      return perSecond === undefined ? [] : [[gate, perSecond] as const];
+    }),
+  );
+  return new Map(known.flat());
+}
+
 /** undefined where there is no number: what is wrong is said by the gate, which is asked in a moment. */
 async function numberOfBlue(
   gate: PrometheusGate,
@@ -54,11 +73,16 @@ async function numberOfBlue(
   environment: Environment,
   signal: AbortSignal,
 ): Promise<number | undefined> {
+  const endpoint = endpointOf(gate, environment);
+  if (endpoint === undefined) return undefined;
+  const query = fillTemplate(gate.query, { migration, stage, windowSeconds: WINDOW_SECONDS }, 'blue');
+  const answer = await queryPrometheus(endpoint, query, { atMs: Date.now(), signal });
+  return answer.kind === 'value' ? answer.value : undefined;
+}
+
+function endpointOf(gate: PrometheusGate, environment: Environment): HttpEndpoint | undefined {
   try {
-    const endpoint = httpEndpoint(`the gate "${gate.name}"`, gate.connection, environment);
-    const query = fillTemplate(gate.query, { migration, stage, windowSeconds: WINDOW_SECONDS }, 'blue');
-    const answer = await queryPrometheus(endpoint, query, { atMs: Date.now(), signal });
-    return answer.kind === 'value' ? answer.value : undefined;
+    return httpEndpoint(`the gate "${gate.name}"`, gate.connection, environment);
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
     return undefined;

@@ -16,13 +16,14 @@ import { perform, type ActivityDependencies, type Work } from './context.js';
 import { flagsFollowRoute, flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { refuseAbsentHaproxies, weightsFollowRoute, weightsFollowRouteOrWarn, WeightsWatch } from './haproxy.js';
 import { refuseUndeployed, warnOfUnconfirmed } from './instances.js';
-import { blueBeforeStage } from './prometheus-before.js';
+import { blueBeforeStage, requestsBefore } from './prometheus-before.js';
 import { movedTables } from './run-tables.js';
 import { judge, type Verdict } from './stage-verdict.js';
 import { routerReader, StageMeasurements, type StageBaseline, type StageEvidence } from './stage-measurements.js';
 import { transactionVolume } from './transaction-volume.js';
 import { isPostgresGate } from '../src/gates/decide-postgres.js';
-import { forecastGates } from '../src/gates/forecast.js';
+import { forecastGates, isVolumeGate } from '../src/gates/forecast.js';
+import { volumeBetween } from '../src/gates/postgres-series.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
 import { unconfirmedInstances } from '../src/gates/instances.js';
 import { sampleOf } from '../src/gates/router-source.js';
@@ -32,9 +33,9 @@ import { windowBetween } from '../src/gates/window.js';
 const LOOK_EVERY_MS = 500;
 /** So many looks in a row must pass before a stage ends: a moment is no evidence. */
 const PASSES_TO_END = 2;
-/** How long the reads are counted for the forecast; a plan whose stages are shorter than a trial run gets none. */
+/** How long the traffic is counted for the forecast; for stages that are over within a minute that would be too long. */
 const FORECAST_MS = 5_000;
-const FORECAST_FROM_STAGES_MS = 5 * 60_000;
+const FORECAST_FROM_STAGES_MS = 60_000;
 /** How long the routers get to take a new percentage over. */
 const CONFIRM_WITHIN_MS = 30_000;
 
@@ -167,18 +168,33 @@ async function openStage(
 
 async function forecast(work: Work, ref: RunRef, environment: Environment): Promise<{ warnings: string[] }> {
   const { plan } = ref;
+  const { stages, gates } = plan.traffic;
   const blue = await work.session('blue', 'forecast');
   const readRouters = routerReader(plan, environment, undefined, work.signal);
   const read = (): ReturnType<typeof readRouters> => readRouters(() => Promise.resolve(blue));
+  const stagesMs = stages.reduce((sum, stage) => sum + parseDuration(stage.for), 0);
+  const counts = stagesMs >= FORECAST_FROM_STAGES_MS;
+  const sides =
+    counts && gates.some(isVolumeGate) ? { blue, green: await work.session('green', 'forecast') } : undefined;
+  const volume = sides === undefined ? undefined : await readPostgres(sides, plan.name);
   const from = await read();
-  const stagesMs = plan.traffic.stages.reduce((sum, stage) => sum + parseDuration(stage.for), 0);
-  const counts = stagesMs >= FORECAST_FROM_STAGES_MS && from.live.length > 0;
-  if (counts) {
-    work.report({ counting: 'the reads of now, to see which gates can decide' });
+  const countsReads = counts && from.live.length > 0;
+  if (countsReads || volume !== undefined) {
+    work.report({ counting: 'the traffic of now, to see which gates can decide' });
     await sleep(FORECAST_MS, undefined, { signal: work.signal });
   }
-  const window = counts ? windowBetween(from, await read()) : undefined;
-  return { warnings: forecastGates(plan, { routers: from.live.length, ...(window === undefined ? {} : { window }) }) };
+  const transactions =
+    sides === undefined || volume === undefined
+      ? undefined
+      : volumeBetween(volume, await readPostgres(sides, plan.name), FORECAST_MS / 2_000);
+  return {
+    warnings: forecastGates(plan, {
+      routers: from.live.length,
+      ...(countsReads ? { window: windowBetween(from, await read()) } : {}),
+      prometheus: await requestsBefore(plan, environment, work.signal),
+      ...(transactions === undefined ? {} : { transactions }),
+    }),
+  };
 }
 
 function notBeforePromotion(route: Route | undefined): VerdigrisError {

@@ -21,8 +21,8 @@ export function asksSessions(gate: Gate): boolean {
 
 /** A transaction rate is a mean over so many seconds: sessions report theirs about once a second. */
 export const VOLUME_SECONDS = 10;
-/** Below this rate a drop says nothing. */
-const LEAST_VOLUME = 1;
+/** Below this rate, transactions a second, a drop says nothing. */
+export const LEAST_VOLUME = 1;
 
 /** Answers the gates that ask the two servers. */
 export function decidePostgres(gate: PostgresGate, series: PostgresSeries): ShareVerdict {

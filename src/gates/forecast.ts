@@ -1,8 +1,10 @@
 import { formatDuration, parseDuration } from '../plan/duration.js';
 import type { Gate, Plan } from '../plan/schema.js';
 import { neededSample } from './binomial.js';
+import { LEAST_VOLUME } from './decide-postgres.js';
 import { isRequestGate, type RequestGate } from './decide-requests.js';
 import { gateLabel } from './gate-label.js';
+import type { PrometheusGate } from './prometheus-measurement.js';
 import { count } from './share.js';
 import type { GateWindow } from './window.js';
 
@@ -12,10 +14,21 @@ export interface TrafficNow {
   readonly routers: number;
   /** What they have counted over a few seconds; left out when nothing was counted. */
   readonly window?: GateWindow;
+  /** Requests a second that gates count by Prometheus, of both sides; a gate is left out where that is not known. */
+  readonly prometheus?: ReadonlyMap<Gate, number>;
+  /** Transactions a second of both sides; left out when they were not counted. */
+  readonly transactions?: number;
 }
+
+/** A gate on a share of requests. */
+type ShareGate = RequestGate | PrometheusGate;
 
 /** What the gates of a plan can't decide with the traffic of now, a line each with the numbers; empty when they can. */
 export function forecastGates(plan: Plan, now: TrafficNow): string[] {
+  return [...ofRouters(plan, now), ...ofPrometheus(plan, now), ...ofServers(plan, now)];
+}
+
+function ofRouters(plan: Plan, now: TrafficNow): string[] {
   const gates = plan.traffic.gates.filter(isRequestGate);
   if (gates.length === 0 || plan.traffic.stages.every(({ percent }) => percent === 0)) return [];
   const names = gates.map(gateLabel).join(', ');
@@ -39,14 +52,35 @@ export function forecastGates(plan: Plan, now: TrafficNow): string[] {
   });
 }
 
+function ofPrometheus(plan: Plan, { prometheus }: TrafficNow): string[] {
+  return plan.traffic.gates.flatMap((gate) => {
+    const perSecond = prometheus?.get(gate);
+    if (gate.metric !== 'prometheus' || perSecond === undefined) return [];
+    return tooFew(plan, gate, perSecond, (percent) => percent / 100, 'requests');
+  });
+}
+
+function ofServers(plan: Plan, { transactions }: TrafficNow): string[] {
+  if (transactions === undefined || transactions >= LEAST_VOLUME) return [];
+  if (plan.traffic.stages.length === 0 || !plan.traffic.gates.some(isVolumeGate)) return [];
+  return [
+    `both sides have ${transactions.toFixed(1)} transactions a second: transactionVolume needs ${LEAST_VOLUME} before the first stage to miss any, and can't decide; the first stage will hold after ${plan.traffic.maxStageDuration}`,
+  ];
+}
+
+/** Whether a gate compares with the transactions of before. */
+export function isVolumeGate(gate: Gate): boolean {
+  return gate.metric === 'transactionVolume';
+}
+
 /** The fewest requests with which a gate can pass. */
-export function neededRequests(gate: RequestGate): number {
+export function neededRequests(gate: ShareGate): number {
   return Math.max(neededSample(0, shareOf(gate)), gate.minRequests ?? 0);
 }
 
 function tooFew(
   plan: Plan,
-  gate: RequestGate,
+  gate: ShareGate,
   perSecond: number,
   partOf: (percent: number) => number,
   what: string,
@@ -79,7 +113,7 @@ function readsOf(gate: RequestGate, window: GateWindow): number {
   return counters === undefined ? 0 : (counters.blue.requests + counters.green.requests) / window.seconds;
 }
 
-function shareOf(gate: RequestGate): number {
+function shareOf(gate: ShareGate): number {
   switch (gate.metric) {
     case 'p50':
       return 0.5;
@@ -91,6 +125,8 @@ function shareOf(gate: RequestGate): number {
     case 'fallbackRate':
     case 'mismatchRate':
       return gate.max;
+    case 'prometheus':
+      return gate.max ?? 0;
   }
 }
 

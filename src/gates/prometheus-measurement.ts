@@ -54,6 +54,11 @@ export function fillTemplate(
   return template.replaceAll(/\{\{\s*(\w+)\s*\}\}/g, (whole, name: string) => values[name] ?? whole);
 }
 
+/** Whether a query has a name between double braces. */
+function mentions(template: string | undefined, name: 'side' | 'window'): boolean {
+  return template !== undefined && new RegExp(`\\{\\{\\s*${name}\\s*\\}\\}`).test(template);
+}
+
 /** Asks everything that a gate needs, at one moment of evaluation. */
 export async function measurePrometheus(
   endpoint: HttpEndpoint,
@@ -66,9 +71,9 @@ export async function measurePrometheus(
       atMs,
       ...(signal === undefined ? {} : { signal }),
     });
-  const bySide = gate.query.includes('{{side}}') || gate.requests?.includes('{{side}}') === true;
+  const bySide = mentions(gate.query, 'side') || mentions(gate.requests, 'side');
   const counted = gate.requests ?? gate.query;
-  const watchesFreshness = scope.windowSeconds > STALE_AFTER_SECONDS && counted.includes('{{window}}');
+  const watchesFreshness = scope.windowSeconds > STALE_AFTER_SECONDS && mentions(counted, 'window');
   const [green, requests, blue, blueRequests, recent] = await Promise.all([
     askFor(gate.query, 'green'),
     gate.requests === undefined ? undefined : askFor(gate.requests, 'green'),
@@ -84,4 +89,23 @@ export async function measurePrometheus(
     ...(recent === undefined ? {} : { recent }),
     query: fillTemplate(gate.query, scope, 'green'),
   };
+}
+
+/**
+ * Requests a second that a gate counts, both sides together, over a window; undefined where its query is not by side and
+ * window, or Prometheus has no number for blue. Green may have had no request yet.
+ */
+export async function requestsPerSecond(
+  endpoint: HttpEndpoint,
+  { requests }: PrometheusGate,
+  scope: MeasurementScope,
+): Promise<number | undefined> {
+  if (requests === undefined || !mentions(requests, 'side') || !mentions(requests, 'window')) return undefined;
+  const { atMs, signal } = scope;
+  const options = { atMs, ...(signal === undefined ? {} : { signal }) };
+  const [blue, green] = await Promise.all(
+    (['blue', 'green'] as const).map((side) => queryPrometheus(endpoint, fillTemplate(requests, scope, side), options)),
+  );
+  if (blue?.kind !== 'value') return undefined;
+  return (blue.value + (green?.kind === 'value' ? green.value : 0)) / scope.windowSeconds;
 }

@@ -104,6 +104,30 @@ describe('the servers themselves', () => {
     expect(decidePostgres(gate, series([sample({ conflicts: 6 })])).outcome).toBe('fail');
   });
 
+  test('a transaction that stays open, and WAL that is kept for green, fail at the third measurement', () => {
+    const transactions = { metric: 'longTransactions', max: '1m' } as const;
+    const [old, young] = [sample({ oldestTransactionSeconds: 120 }), sample({ oldestTransactionSeconds: 59 })];
+    expect(decidePostgres(transactions, series([old, old])).outcome).toBe('inconclusive');
+    expect(decidePostgres(transactions, series([old, old, old]))).toEqual({
+      outcome: 'fail',
+      because: 'the oldest open transaction is 2 min old; 1 min is allowed, for 3 measurements in a row',
+    });
+    expect(decidePostgres(transactions, series([old, old, young])).outcome).toBe('pass');
+
+    const retained = { metric: 'retainedWal', max: '2GB' } as const;
+    const kept = (...bytes: number[]) => ({
+      ...series([]),
+      samples: bytes.map((retainedWalBytes) => ({ blue: sample({ retainedWalBytes }), green: sample({}) })),
+    });
+    const [much, little] = [2 ** 31 + 2 ** 20, 2 ** 31];
+    expect(decidePostgres(retained, kept(much, much)).outcome).toBe('inconclusive');
+    expect(decidePostgres(retained, kept(much, much, much))).toEqual({
+      outcome: 'fail',
+      because: 'blue retains 2049 MB of WAL for green; 2GB is allowed, for 3 measurements in a row',
+    });
+    expect(decidePostgres(retained, kept(much, much, little)).outcome).toBe('pass');
+  });
+
   test('transactions that are missing fail, and nothing is missed where there were none', () => {
     const gate = { metric: 'transactionVolume', maxDrop: 0.5 } as const;
     const at = (rate: number) =>
@@ -129,6 +153,46 @@ describe('the forecast', () => {
     expect(first).toContain("it can't pass before maxStageDuration (4h)");
     const busy = { ...empty, blue: { ...empty.blue, requests: 5_000 } };
     expect(forecastGates(plan({ gates }), { routers: 1, window: busy })).toEqual([]);
+  });
+
+  test('says that nobody reads, and that no router mirrors', () => {
+    expect(forecastGates(plan({ gates }), { routers: 2, window: empty })).toEqual([
+      "the routers have had no read within 5 s: errorRate can't decide",
+    ]);
+    const window = { ...empty, blue: { ...empty.blue, requests: 5_000 } };
+    const mismatches = plan({ gates: [{ metric: 'mismatchRate', max: 0.01 }] });
+    expect(forecastGates(mismatches, { routers: 2, window })).toEqual([
+      'no router mirrors reads: mismatchRate can\'t decide; set the option "mirror" of the routers',
+    ]);
+    const mirrored = (compared: number) => ({ ...window, mirrored: { compared, different: 0 } });
+    expect(forecastGates(mismatches, { routers: 2, window: mirrored(500) })).toEqual([]);
+    expect(forecastGates(mismatches, { routers: 2, window: mirrored(1) })[0]).toContain('0.2 mirrored reads a second');
+  });
+
+  test('says the same of requests that Prometheus counts, without any router', () => {
+    const share = { metric: 'prometheus', name: 'orders', connection: 'p', query: 'q', requests: 'r', max: 0.005 };
+    const counted = plan({ gates: [share] });
+    const [gate] = counted.traffic.gates;
+    if (gate === undefined) throw new Error('no gate');
+    const at = (perSecond: number): string[] =>
+      forecastGates(counted, { routers: 0, prometheus: new Map([[gate, perSecond]]) });
+    expect(at(20)[0]).toContain(
+      'stage 1 % for 15m at 20 requests a second gives 180 on green; prometheus: orders max 0.005 needs 598',
+    );
+    expect(at(100)).toEqual([]);
+    expect(forecastGates(counted, { routers: 0 })).toEqual([]);
+  });
+
+  test('says that there are no transactions to miss', () => {
+    const volume = plan({ gates: [{ metric: 'transactionVolume', maxDrop: 0.5 }] });
+    expect(forecastGates(volume, { routers: 0, transactions: 0.25 })).toEqual([
+      expect.stringContaining(
+        '0.3 transactions a second: transactionVolume needs 1 before the first stage to miss any',
+      ),
+    ]);
+    expect(forecastGates(volume, { routers: 0, transactions: 1 })).toEqual([]);
+    expect(forecastGates(volume, { routers: 0 })).toEqual([]);
+    expect(forecastGates(plan({ gates: [{ metric: 'lag', max: '1s' }] }), { routers: 0, transactions: 0 })).toEqual([]);
   });
 
   test('says that nobody reports', () => {

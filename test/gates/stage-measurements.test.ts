@@ -181,7 +181,7 @@ describe('the measurements of a stage', () => {
   });
 });
 
-describe('a stage that leaves blue no reads', () => {
+describe('a stage by its activities', () => {
   let sides: Sides;
   beforeAll(async () => {
     sides = await (await Sides.create('stage_measured')).claim();
@@ -234,7 +234,7 @@ describe('a stage that leaves blue no reads', () => {
   const judged = async (plan: Plan, percent: number): Promise<Verdict> =>
     act(plan, (all, ref) => all.judgeStage(ref, { percent, for: '0s' }));
 
-  test('compares green with blue as Prometheus showed it before, and waits until the metrics pages confirm it', async () => {
+  test('that leaves blue no reads compares green with blue as Prometheus showed it before, and waits until the metrics pages confirm it', async () => {
     const plan = planWith({ gates: [rise], maxStageDuration: '1s' });
     answers.numbers = { seconds_blue: '10', seconds_green: '12' };
     await open(plan, 100);
@@ -250,7 +250,7 @@ describe('a stage that leaves blue no reads', () => {
     expect((await judged(plan, 100)).evidence[0]?.because).toContain('"seconds" is 16; at most 5 above');
   });
 
-  test('a stage that leaves blue enough compares with blue of now', async () => {
+  test('that leaves blue enough compares with blue of now', async () => {
     await sides.reset();
     const plan = planWith({ gates: [rise], maxStageDuration: '1s' });
     answers.numbers = { seconds_blue: '10', seconds_green: '12' };
@@ -259,5 +259,24 @@ describe('a stage that leaves blue no reads', () => {
     const { outcome, evidence } = await judged(plan, 50);
     expect(evidence[0]?.because).toBe('"seconds" is 32; at most 5 above blue\'s 30 is allowed');
     expect(outcome).toBe('pass');
+  });
+
+  test('is told beforehand what its gates will not have enough of, by the metrics pages and by Prometheus', async () => {
+    answers.numbers = { count_blue_300s: '600' };
+    const share = { metric: 'prometheus', name: 'orders', connection: 'here', query: 'failed', max: 0.005 } as const;
+    const requests = 'count_{{ side }}_{{window}}';
+    const plan = planWith({
+      gates: [
+        { metric: 'errorRate', max: 0.001 },
+        { ...share, requests },
+      ],
+      stages: [{ percent: 10, for: '1m' }],
+    });
+    expect((await act(plan, (all, ref) => all.forecastGates(ref))).warnings).toEqual([
+      "the routers have had no read within 5 s: errorRate can't decide",
+      expect.stringContaining(
+        'stage 10 % for 1m at 2 requests a second gives 12 on green; prometheus: orders max 0.005',
+      ),
+    ]);
   });
 });
