@@ -66,4 +66,67 @@ describe('a gate that does not pass', () => {
     await run.saw('+watchStandby');
     await run.handle.terminate();
   });
+
+  it('and says pause is not rolled back by a dry run that fails beside it', async () => {
+    let judged = 0;
+    const run = await runs.begin({
+      judgeStage: () =>
+        ++judged === 1
+          ? {
+              outcome: 'fail',
+              evidence: [
+                evidence('fail', { metric: 'p99', dryRun: true, onFail: 'rollback' }),
+                evidence('fail', { onFail: 'pause' }),
+              ],
+              lagSeconds: 0,
+            }
+          : { outcome: 'pass', evidence: [evidence('pass')], lagSeconds: 0 },
+    });
+    const { outcome, waiting } = await held(run);
+    expect(outcome).toBe('running');
+    expect(waiting?.why).toContain('errorRate: it is fail');
+    expect(waiting?.why).not.toContain('p99');
+    await run.handle.terminate();
+  });
+
+  const compared = (differingRows: number) => ({
+    ...{ scope: 'changed', tables: 1, rowsVerified: 5, differingRows, at: '2026-11-28T00:00:00.000Z' },
+    examples: differingRows === 0 ? [] : ['public.orders id = 7'],
+  });
+  const traffic = { stages: [{ percent: 1, for: '0s' }], approval: { before: [] }, onFail: 'pause' as const };
+
+  it('and compares rows takes the reads back at the first one that differs, and lets the stage end when none does', async () => {
+    let times = 0;
+    const run = await runs.begin(
+      { verify: (_run, _ref, _source, scope) => compared(scope === 'changed' && ++times === 1 ? 1 : 0) },
+      { traffic: { ...traffic, gates: [{ metric: 'rowDifferences' }] } },
+    );
+    const status = await held(run);
+    expect(status).toMatchObject({ outcome: 'running', greenReadPercent: 0 });
+    expect(status.waiting?.why).toContain('rowDifferences: 1 of 5 compared rows differ: public.orders id = 7');
+    expect(run.log).not.toContain('+promote');
+    await run.handle.executeUpdate(resumeUpdate, { args: [BY] });
+    await run.saw('+watchStandby');
+    expect(times).toBeGreaterThan(1);
+    expect(run.log.filter((entry) => entry === '+openStage')).toHaveLength(2);
+    await run.handle.terminate();
+  });
+
+  it('and compares rows as a dry run shows what differs and ends nothing', async () => {
+    const gates = [
+      { metric: 'rowDifferences' as const, dryRun: true },
+      { metric: 'lag' as const, max: '1s' },
+    ];
+    let times = 0;
+    const run = await runs.begin(
+      { verify: (_run, _ref, _source, scope) => compared(scope === 'changed' && ++times === 1 ? 1 : 0) },
+      { traffic: { ...traffic, gates } },
+    );
+    await run.saw('+promote');
+    expect(run.log).not.toContain('+readsToBlue');
+    expect(await run.handle.query<Evidence[]>('evidence')).toContainEqual(
+      expect.objectContaining({ metric: 'rowDifferences', outcome: 'fail', dryRun: true }),
+    );
+    await run.handle.terminate();
+  });
 });
