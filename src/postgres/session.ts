@@ -2,7 +2,7 @@ import type { Duplex } from 'node:stream';
 import pg from 'pg';
 import type { Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
-import { isConnectionLost, sqlState } from './sqlstate.js';
+import { isConnectionLost, isOutOfRoom, sqlState } from './sqlstate.js';
 
 /** One of the two databases, as the worker reaches it. */
 export interface Database {
@@ -13,6 +13,9 @@ export interface Database {
   /** libpq connection string by which the *other* server reaches this one. Holds the password: never log it. */
   readonly peerConninfo: string;
 }
+
+/** How long a server may take to let a session in. */
+const CONNECT_WITHIN_MS = 10_000;
 
 /** Both databases of a migration. */
 export type Databases = Readonly<Record<Side, Database>>;
@@ -42,7 +45,7 @@ export async function openSession(database: Database, options: SessionOptions): 
   const client = new pg.Client({
     ...database.config,
     application_name: `verdigris ${options.purpose}`,
-    connectionTimeoutMillis: 10_000,
+    connectionTimeoutMillis: database.config.connectionTimeoutMillis ?? CONNECT_WITHIN_MS,
     keepAlive: true,
     keepAliveInitialDelayMillis: 5_000,
     ...(options.socket === undefined || database.config.ssl ? {} : { stream: options.socket }),
@@ -82,7 +85,7 @@ export async function openReplicationSession(database: Database, purpose: string
   const config = {
     ...database.config,
     application_name: `verdigris ${purpose}`,
-    connectionTimeoutMillis: 10_000,
+    connectionTimeoutMillis: database.config.connectionTimeoutMillis ?? CONNECT_WITHIN_MS,
     keepAlive: true,
     keepAliveInitialDelayMillis: 5_000,
     replication: 'database',
@@ -170,11 +173,21 @@ function connectionFailed(database: Database, error: unknown): VerdigrisError {
   return new VerdigrisError({
     type: 'ConnectionFailed',
     message: `${database.side}: the connection "${database.connection}" can't be opened: ${reason}${state === undefined ? '' : ` (${state})`}`,
-    nextStep: `check VERDIGRIS_CONNECTION_${connectionVariable(database.connection)} where the worker runs, and that the server accepts it`,
-    // A server that is down comes back; a wrong password stays wrong.
-    retryable: isConnectionLost(error),
+    nextStep: isOutOfRoom(error)
+      ? `give ${database.side} room for it (preflight check "connections")`
+      : `check VERDIGRIS_CONNECTION_${connectionVariable(database.connection)} where the worker runs, and that the server accepts it`,
+    retryable: mayBeOpenedLater(error),
     cause: error,
   });
+}
+
+/**
+ * A server that is down, cut off or full comes back; a wrong password stays wrong. What is no answer of the server (it has
+ * no SQLSTATE) says nothing against the connection, save a login that can't even be tried, such as without a password.
+ */
+function mayBeOpenedLater(error: unknown): boolean {
+  if (!(error instanceof pg.DatabaseError)) return !(error instanceof Error && error.message.startsWith('SASL'));
+  return isConnectionLost(error) || isOutOfRoom(error) || error.code?.startsWith('57') === true;
 }
 
 const CONNECT_REASONS: Readonly<Record<string, string>> = {
@@ -184,6 +197,7 @@ const CONNECT_REASONS: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'nothing listens at that address',
   ENOTFOUND: 'the host name is not known',
   ETIMEDOUT: 'no answer',
+  '53300': "all connections are taken: the server's max_connections, or the limit of this user or database",
 };
 
 /** `orders_blue` -> `ORDERS_BLUE`, as it stands in the name of the environment variable. */

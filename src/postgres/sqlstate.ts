@@ -25,8 +25,11 @@ export const CONNECTION_LOST: ReadonlySet<string> = new Set([
   'ECONNRESET',
   'EPIPE',
   'ETIMEDOUT',
+  'ECONNABORTED',
   'EHOSTUNREACH',
+  'EHOSTDOWN',
   'ENETUNREACH',
+  'ENETDOWN',
   'ENOTFOUND',
   'EAI_AGAIN',
 ]);
@@ -40,6 +43,15 @@ export const STALE_EPOCH = 'VDEPO';
 /** lock_not_available. */
 export const LOCK_NOT_AVAILABLE = '55P03';
 
+/**
+ * Whether the server has run out of something: disk, memory, connections, a limit of its configuration (class 53), or
+ * can't write a file (58030). It passes when somebody makes room.
+ */
+export function isOutOfRoom(error: unknown): boolean {
+  const state = sqlState(error);
+  return state !== undefined && (state.startsWith('53') || state === '58030');
+}
+
 /** The SQLSTATE (or the errno name of a socket error) of what was thrown; undefined when there is none. */
 export function sqlState(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null || !('code' in error)) return undefined;
@@ -52,7 +64,7 @@ export function isConnectionLost(error: unknown): boolean {
   if (state !== undefined) return CONNECTION_LOST.has(state) || state.startsWith('08');
   return (
     error instanceof Error &&
-    /Connection terminated|connection timeout|Client has encountered a connection error|timeout exceeded when trying to connect/i.test(
+    /Connection terminated|connection timeout|timeout expired|Client has encountered a connection error|timeout exceeded when trying to connect/i.test(
       error.message,
     )
   );
