@@ -331,6 +331,35 @@ describe('a connection', () => {
   });
 });
 
+describe('connections', () => {
+  it('of the server, the database and the user must be enough for the plan, with their numbers', async () => {
+    const user = `preflight_user_${TAG}`;
+    await onBlue(`CREATE ROLE ${user} LOGIN PASSWORD 'secret-of-user' CONNECTION LIMIT 13;
+                  ALTER DATABASE ${blueDb.database} CONNECTION LIMIT 4`);
+    undo.push(() => onBlue(`DROP ROLE ${user}; ALTER DATABASE ${blueDb.database} CONNECTION LIMIT -1`));
+    const config = { ...blue.config, user, password: 'secret-of-user' };
+    const plan = { bootstrap: { parallel: 4 } };
+    const found = only(await check(plan, { blue: { ...blue, config } }), 'connections');
+    expect(found).toMatchObject([
+      {
+        side: 'blue',
+        severity: 'error',
+        object: `database "${blueDb.database}"`,
+        message: '4 connections are allowed and 0 are in use, so 4 are free; at least 6 are needed',
+        remedy: `ALTER DATABASE "${blueDb.database}" CONNECTION LIMIT 14`,
+      },
+      {
+        side: 'blue',
+        severity: 'warning',
+        object: `role "${user}"`,
+        message: expect.stringContaining('13 are free; the run takes up to 14 at once') as string,
+      },
+    ]);
+    // A superuser is held to neither.
+    expect(only(await check(plan), 'connections')).toEqual([]);
+  });
+});
+
 describe('a server', () => {
   let small: EmbeddedPostgres;
   beforeAll(async () => {
@@ -344,6 +373,7 @@ describe('a server', () => {
         max_wal_senders: '1',
         max_logical_replication_workers: '0',
         max_worker_processes: '1',
+        max_connections: '10',
         max_slot_wal_keep_size: '100MB',
         synchronous_commit: 'off',
         default_transaction_read_only: 'on',
@@ -376,6 +406,7 @@ describe('a server', () => {
         'error replication-slots',
         'error wal-senders',
         'error logical-replication-workers',
+        'warning connections',
         'warning wal-retention',
         'info asynchronous-commit',
       ]),

@@ -1,3 +1,4 @@
+import { ident } from '../identifier.js';
 import { BOTH_SIDES, oneRow, type Found, type SideCheck, type SideContext } from './check.js';
 
 /*
@@ -123,3 +124,101 @@ export const workerProcesses: SideCheck = {
     return judge('max_worker_processes', room, least, wanted, RESTART);
   },
 };
+
+/** Below so many sessions no phase can be gone through: the work, its watch, the guards beside it, a promotion. */
+const LEAST_SESSIONS = 6;
+
+/** Sessions at the widest step of the plan: a lane reads or writes, and has its locks watched; the guards run beside. */
+function widest({ bootstrap, backfill, indexes, verify }: SideContext['plan']): number {
+  const copies = bootstrap.method === 'copy' ? bootstrap.parallel : 0;
+  return 2 * Math.max(copies, backfill.parallel, indexes.parallel, verify.parallel) + LEAST_SESSIONS;
+}
+
+interface Connections {
+  readonly limit: number;
+  readonly used: number;
+  readonly database: string;
+  readonly database_limit: number;
+  readonly in_database: number;
+  readonly role: string;
+  readonly role_limit: number;
+  readonly of_role: number;
+}
+
+export const connections: SideCheck = {
+  name: 'connections',
+  sides: BOTH_SIDES,
+  run: async ({ session, plan, isSuperuser }) => {
+    const row = await oneRow<Connections>(
+      session,
+      // Of others' sessions all that anybody may see is whose they are. reserved_connections is known since 16.
+      `WITH clients AS (
+         SELECT datid, usesysid FROM pg_stat_activity
+          WHERE usesysid IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend' AND pid <> pg_backend_pid())
+       SELECT current_setting('max_connections')::int
+                - CASE WHEN $1 THEN 0 ELSE current_setting('superuser_reserved_connections')::int
+                                           + coalesce(current_setting('reserved_connections', true)::int, 0) END AS limit,
+              (SELECT count(*)::int FROM clients) AS used,
+              datname AS database, datconnlimit AS database_limit,
+              (SELECT count(*)::int FROM clients WHERE clients.datid = d.oid) AS in_database,
+              rolname AS role, rolconnlimit AS role_limit,
+              (SELECT count(*)::int FROM clients WHERE clients.usesysid = r.oid) AS of_role
+         FROM pg_database d, pg_roles r
+        WHERE d.datname = current_database() AND r.rolname = session_user`,
+      [isSuperuser],
+    );
+    const limits = [
+      {
+        object: 'max_connections',
+        limit: row.limit,
+        used: row.used,
+        remedy: (to: number) => `Set max_connections to ${to} or more${RESTART}`,
+      },
+      // PostgreSQL does not hold a superuser to these.
+      ...(isSuperuser
+        ? []
+        : [
+            {
+              object: `database "${row.database}"`,
+              limit: row.database_limit,
+              used: row.in_database,
+              remedy: (to: number) => `ALTER DATABASE ${ident(row.database)} CONNECTION LIMIT ${to}`,
+            },
+            {
+              object: `role "${row.role}"`,
+              limit: row.role_limit,
+              used: row.of_role,
+              remedy: (to: number) => `ALTER ROLE ${ident(row.role)} CONNECTION LIMIT ${to}`,
+            },
+          ]),
+    ];
+    const wanted = widest(plan);
+    return limits.filter(({ limit }) => limit !== -1).flatMap((limit) => judgeConnections(limit, wanted));
+  },
+};
+
+interface ConnectionLimit {
+  readonly object: string;
+  readonly limit: number;
+  readonly used: number;
+  readonly remedy: (to: number) => string;
+}
+
+function judgeConnections({ object, limit, used, remedy }: ConnectionLimit, wanted: number): Found[] {
+  const free = Math.max(0, limit - used);
+  if (free >= wanted) return [];
+  const missing = free < LEAST_SESSIONS;
+  return [
+    {
+      severity: missing ? 'error' : 'warning',
+      object,
+      message:
+        `${limit} connections are allowed and ${used} are in use, so ${free} are free; ` +
+        (missing
+          ? `at least ${LEAST_SESSIONS} are needed`
+          : `the run takes up to ${wanted} at once, and waits whenever it does not get one`),
+      // Beside those of others that are there now.
+      remedy: remedy(used + wanted),
+    },
+  ];
+}

@@ -1,5 +1,6 @@
 import { clients, longTransactions, preparedTransactions, visibility } from './activity.js';
 import {
+  connections,
   logicalReplicationWorkers,
   replicationOrigins,
   replicationSlots,
@@ -52,6 +53,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   walSenders,
   logicalReplicationWorkers,
   workerProcesses,
+  connections,
   privileges,
   tableOwnership,
   sequencePrivileges,
