@@ -4,7 +4,7 @@ import { VerdigrisError } from '../src/errors.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
 import type { Run } from '../src/postgres/ownership.js';
 import { openSession, closeSession, type Databases, type Session } from '../src/postgres/session.js';
-import { isConnectionLost, sqlState, STALE_EPOCH, TRY_AGAIN } from '../src/postgres/sqlstate.js';
+import { isConnectionLost, isOutOfRoom, sqlState, STALE_EPOCH, TRY_AGAIN } from '../src/postgres/sqlstate.js';
 import type { Side } from '../src/side.js';
 import { databasesOf, type Environment } from '../src/worker/connections.js';
 import type { Redact } from '../src/worker/redact.js';
@@ -80,10 +80,26 @@ export async function alive<T>(
     beat();
     return await work(context.cancellationSignal, (next) => board.report(next));
   } catch (error) {
-    throw failureOf(error, context.cancellationSignal, dependencies.redact);
+    const failure = failureOf(error, context.cancellationSignal, dependencies.redact);
+    const { attempt } = context.info;
+    // A disk may be full for days: told often at first, then about every three minutes.
+    if (isOutOfRoom(causeOf(error)) && !context.cancellationSignal.aborted && (attempt <= 8 || attempt % 8 === 0))
+      tellWorkflow(context, [waitsForRoom(failure.message)]);
+    throw failure;
   } finally {
     clearInterval(timer);
   }
+}
+
+/** What an error of ours was made of. */
+function causeOf(error: unknown): unknown {
+  return error instanceof VerdigrisError ? error.cause : error;
+}
+
+/** What is shown while an activity is tried again until somebody has made room. */
+function waitsForRoom(message: string): Progress {
+  const note = message.replace('\nNext step: ', '; ');
+  return { step: 'waits', object: 'for room', done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
 }
 
 /** Only for people who look on, so a telling that does not arrive is no error. */

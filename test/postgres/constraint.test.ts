@@ -6,6 +6,7 @@ import { revertMigrations } from '../../src/postgres/migrate/revert.js';
 import { runStep } from '../../src/postgres/migrate/run-step.js';
 import type { StepContext } from '../../src/postgres/migrate/step-context.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
+import { applyStatements } from '../../src/postgres/schema-copy/apply-post-data.js';
 import { installState } from '../../src/postgres/state.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 import { contextOn, planOf, workOf } from './replicated-pair.js';
@@ -163,6 +164,40 @@ describe.each([['pg15' as const], ['pg18' as const]])('constraints on %s', (serv
     ).rejects.toThrow(another);
     await revertMigrations(context, await workOf([{ addConstraint: { table: 't', name: 'c', check: 'no > 0' } }]));
     expect(await shape()).toEqual(before.map((what) => what.replace(' NOT VALID', '')));
+  });
+
+  it('on a server without room a step is tried again, says that room is needed, and is done when there is some', async () => {
+    await app.query(`
+      CREATE FUNCTION full_disk() RETURNS event_trigger LANGUAGE plpgsql AS
+        $$BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END$$;
+      CREATE EVENT TRIGGER full_disk ON ddl_command_start EXECUTE FUNCTION full_disk();`);
+    const { steps } = await workOf([
+      { createIndex: { table: 't', name: 't_code', columns: ['code'] } },
+      { addConstraint: { table: 't', name: 't_positive', check: 'no > 0' } },
+      { addConstraint: { table: 't', name: 't_code_key', unique: ['code'] } },
+      { setNotNull: { table: 't', column: 'Order', up: '0' } },
+      { sql: { name: 'comment', up: 'ALTER TABLE public.t ADD COLUMN more int', down: 'SELECT 1' } },
+    ]);
+    const needsRoom = {
+      retryable: true,
+      message: expect.stringMatching(/No space left on device \(53100\)\nNext step: give green more/) as string,
+    };
+    try {
+      for (const step of steps) await expect(runStep(context, step)).rejects.toMatchObject(needsRoom);
+      await expect(
+        applyStatements(context, 'rest', ['ALTER TABLE public.t ADD COLUMN blue int']),
+      ).rejects.toMatchObject(needsRoom);
+    } finally {
+      await app.query('DROP EVENT TRIGGER full_disk; DROP FUNCTION full_disk');
+    }
+    for (const step of steps) await runStep(context, step);
+    expect(await shape()).toEqual([
+      'Order NOT NULL',
+      't_code valid',
+      't_code_key UNIQUE (code)',
+      't_code_key valid',
+      't_positive CHECK ((no > 0))',
+    ]);
   });
 
   it('orphans that came by replication after the validation are found', async () => {

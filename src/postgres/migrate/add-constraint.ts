@@ -13,7 +13,7 @@ import { forgetProgress, readProgress, writeProgress, type ProgressKey } from '.
 import { planByHash } from './plan-by-hash.js';
 import { shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
-import { isTransient, stepFailed } from './step-failed.js';
+import { isTransient, passing, stepFailed } from './step-failed.js';
 
 /**
  * Adds a constraint without reading rows under a lock. A check or a foreign key: NOT VALID first, which takes a moment,
@@ -45,7 +45,7 @@ export async function addConstraint(
     }
   } catch (error) {
     if (context.signal.aborted || isTransient(error) || (error instanceof VerdigrisError && error.retryable))
-      throw error;
+      throw passing(`${object} can't be added`, error);
     await dropOurs(context, name, constraint);
     throw stepFailed(`${object} can't be added`, error, nextStep(constraint, sqlState(error), name));
   }
@@ -113,7 +113,7 @@ async function refuseViolated(
       violated = rowCount ?? 0;
     });
   } catch (error) {
-    if (context.signal.aborted || isTransient(error)) throw error;
+    if (context.signal.aborted || isTransient(error)) throw passing(`${object} can't be added`, error);
     throw stepFailed(`${object} is refused by PostgreSQL`, error, 'correct the expression in the plan');
   }
   if (violated === 0) return;

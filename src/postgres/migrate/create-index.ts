@@ -14,7 +14,7 @@ import type { IndexWork } from './plan-work.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
-import { isTransient, stepFailed } from './step-failed.js';
+import { isTransient, passing, stepFailed } from './step-failed.js';
 
 /** What a run writes down before it makes an index: only such indexes are dropped by its rollback. */
 export function indexKey(runId: string, table: TableName, name: string): ProgressKey {
@@ -115,12 +115,9 @@ async function buildsOf(
   try {
     shape = await shapeOf(session, info, index);
   } catch (error) {
-    if (isTransient(error)) throw error;
-    throw stepFailed(
-      `index "${index.name}" on table ${formatTableName(info.name)} is refused by PostgreSQL`,
-      error,
-      'correct it in the plan',
-    );
+    const what = `index "${index.name}" on table ${formatTableName(info.name)} is refused by PostgreSQL`;
+    if (isTransient(error)) throw passing(what, error);
+    throw stepFailed(what, error, 'correct it in the plan');
   }
   if (info.kind === 'partitioned') {
     const there = await findIndex(session, info.name.schema, index.name);

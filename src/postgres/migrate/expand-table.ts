@@ -11,7 +11,7 @@ import type { Derived, TableWork } from './plan-work.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
-import { isTransient, stepFailed } from './step-failed.js';
+import { isTransient, passing, stepFailed } from './step-failed.js';
 import type { TriggerColumn, TriggerSpec } from './up-down-trigger.js';
 
 /** What a run has added to a table: the only columns that its rollback drops. */
@@ -124,7 +124,7 @@ async function explained<T>(what: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
-    if (isTransient(error)) throw error;
+    if (isTransient(error)) throw passing(what, error);
     throw stepFailed(what, error, 'correct it in the plan; nothing of this table has been changed');
   }
 }

@@ -7,7 +7,7 @@ import { columnOf, readTable } from './changed-table.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
-import { isTransient, stepFailed } from './step-failed.js';
+import { isTransient, passing, stepFailed } from './step-failed.js';
 
 /** What a run writes down with a NOT NULL that it sets: only those are taken back by its rollback. */
 export function notNullKey(runId: string, table: TableName, column: string): ProgressKey {
@@ -51,7 +51,7 @@ export async function setNotNull(context: StepContext, table: TableName, column:
         await writeProgress(session, key, state, true);
       });
     } catch (error) {
-      if (context.signal.aborted || isTransient(error)) throw error;
+      if (context.signal.aborted || isTransient(error)) throw passing(`${object} can't be set`, error);
       await dropProof(context, table, check, object);
       throw stepFailed(`${object} can't be set`, error, NULLS_NEXT_STEP);
     }

@@ -9,7 +9,7 @@ import { findIndex } from './index-definition.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { aloneWithShortLocks, shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
-import { isTransient, stepFailed } from './step-failed.js';
+import { isTransient, passing, stepFailed } from './step-failed.js';
 
 /** Which half of a step is run. */
 export type SqlHalf = 'up' | 'down';
@@ -51,7 +51,7 @@ export async function runSql(context: StepContext, position: number, step: SqlSt
       });
     }
   } catch (error) {
-    if (context.signal.aborted || isTransient(error)) throw error;
+    if (context.signal.aborted || isTransient(error)) throw passing(`${object} failed`, error);
     throw stepFailed(`${object} failed`, error, 'correct it in the plan and start again');
   }
   report(context, object, statements.length, statements.length);

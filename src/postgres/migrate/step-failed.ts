@@ -1,5 +1,5 @@
 import { VerdigrisError } from '../../errors.js';
-import { TRY_AGAIN, isConnectionLost, sqlState } from '../sqlstate.js';
+import { TRY_AGAIN, isConnectionLost, isOutOfRoom, sqlState } from '../sqlstate.js';
 
 /**
  * The error of a step that PostgreSQL refused. Only its first line is told: the details of a violation hold row values.
@@ -9,15 +9,23 @@ export function stepFailed(what: string, cause: unknown, nextStep: string): Verd
   return new VerdigrisError({
     type: 'MigrationStepFailed',
     message: `${what}: ${messageOf(cause)}`,
-    nextStep,
+    nextStep: isOutOfRoom(cause) ? GIVE_ROOM : nextStep,
     retryable: isTransient(cause),
     cause,
   });
 }
 
-/** Whether the same statement can succeed without anybody changing anything. */
+/** Whether the same statement can succeed without anybody changing it: by itself, or when there is room again. */
 export function isTransient(error: unknown): boolean {
-  return TRY_AGAIN.has(sqlState(error) ?? '') || isConnectionLost(error);
+  return TRY_AGAIN.has(sqlState(error) ?? '') || isConnectionLost(error) || isOutOfRoom(error);
+}
+
+/** The next step of whatever ran out of something: nothing of the object is wrong. */
+export const GIVE_ROOM = 'give green more of what it has run out of (see its message); the run tries again by itself';
+
+/** An error that passes, as it is told: whoever must make room is told so, the others say enough themselves. */
+export function passing(what: string, error: unknown): unknown {
+  return isOutOfRoom(error) ? stepFailed(what, error, GIVE_ROOM) : error;
 }
 
 export function messageOf(error: unknown): string {

@@ -1,6 +1,7 @@
 import { type TableName } from '../../plan/table-name.js';
 import { VerdigrisError } from '../../errors.js';
 import { ident } from '../identifier.js';
+import { isTransient } from '../migrate/step-failed.js';
 import { majorVersion } from '../retry.js';
 import { withoutSecrets } from '../scrub.js';
 import { LockWatch, lockNotHad } from '../lock-watch.js';
@@ -71,11 +72,15 @@ async function dump(
       nextStep:
         'see what pg_dump says above: a missing privilege is granted on the table that it names, a lock is let go by whoever holds it',
       // pg_dump bounds its waits for locks by statement_timeout.
-      retryable: /(lock|statement) timeout|connection/i.test(error instanceof Error ? error.message : ''),
+      retryable: PASSES.test(error instanceof Error ? error.message : '') || isTransient(error),
       cause: undefined,
     });
   }
 }
+
+/** What passes by itself, in pg_dump's words: a wait for a lock, a server that is away or full. */
+const PASSES =
+  /(lock|statement) timeout|connection|could not translate host name|too many clients|out of shared memory/i;
 
 /** The arguments of pg_dump. Pure, so that a test can read them: no name of a host or a user is among them. */
 export function dumpArguments(section: 'pre-data' | 'post-data', options: DumpOptions): string[] {

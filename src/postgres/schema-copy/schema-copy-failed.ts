@@ -1,6 +1,6 @@
 import { VerdigrisError } from '../../errors.js';
-import { isTransient, messageOf } from '../migrate/step-failed.js';
-import { sqlState } from '../sqlstate.js';
+import { GIVE_ROOM, isTransient, messageOf } from '../migrate/step-failed.js';
+import { isOutOfRoom, sqlState } from '../sqlstate.js';
 
 /** The error of a statement of the schema copy: the object, what PostgreSQL says, and what to do about it. */
 export function schemaCopyFailed(statement: string, cause: unknown): VerdigrisError {
@@ -8,7 +8,7 @@ export function schemaCopyFailed(statement: string, cause: unknown): VerdigrisEr
   return new VerdigrisError({
     type: 'SchemaCopyFailed',
     message: `green: ${describeStatement(statement)}: ${messageOf(cause)}`,
-    nextStep: NEXT_STEPS[sqlState(cause) ?? ''] ?? OTHERWISE,
+    nextStep: NEXT_STEPS[sqlState(cause) ?? ''] ?? (isOutOfRoom(cause) ? GIVE_ROOM : OTHERWISE),
     retryable: isTransient(cause),
     cause,
   });
@@ -29,7 +29,7 @@ const NEXT_STEPS: Readonly<Record<string, string>> = {
   '42P01':
     'the object needs a table that is not moved: include that table, or exclude this one; then start the migration again',
   '53200':
-    'raise max_locks_per_transaction on green and restart it: the schema is made in one transaction; then start the migration again',
+    "give green's server memory, or raise max_locks_per_transaction and restart it (the schema is made in one transaction); the run tries again by itself",
   '23503':
     'rows on blue break their own foreign key: repair them on blue, or make the key NOT VALID there; the run tries again',
   '23505':

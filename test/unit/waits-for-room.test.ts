@@ -1,0 +1,53 @@
+import { MockActivityEnvironment } from '@temporalio/testing';
+import type { Client } from '@temporalio/client';
+import pg from 'pg';
+import { describe, expect, it } from 'vitest';
+import { alive } from '../../activities/context.js';
+import { stepFailed } from '../../src/postgres/migrate/step-failed.js';
+import { progressLine } from '../../src/progress.js';
+import type { Progress } from '../../src/postgres/migrate/step-context.js';
+
+/** What the workflow is told when an activity ends with this error. */
+async function told(error: unknown, attempt: number): Promise<string[]> {
+  const signals: string[] = [];
+  const client = {
+    withAbortSignal: (_: AbortSignal, work: () => Promise<unknown>) => work(),
+    workflow: {
+      getHandle: () => ({
+        signal: (_: unknown, progress: readonly Progress[]) => {
+          signals.push(...progress.map(progressLine));
+          return Promise.resolve();
+        },
+      }),
+    },
+  };
+  const environment = new MockActivityEnvironment(
+    { attempt, workflowExecution: { workflowId: 'run', runId: '1' } },
+    { client: client as unknown as Client },
+  );
+  const run = (): Promise<never> =>
+    alive({ environment: {}, redact: (text) => text }, () => Promise.reject(error as Error));
+  await expect(environment.run(run)).rejects.toMatchObject({ name: 'ApplicationFailure' });
+  return signals;
+}
+
+function refused(code: string, message: string): unknown {
+  const error = new pg.DatabaseError(message, 0, 'error');
+  error.code = code;
+  return stepFailed('index "by_a" on table public.t can\'t be built', error, 'correct it in the plan');
+}
+
+describe('an activity that needs room', () => {
+  it('is shown with what it needs while it is tried again, ever more rarely', async () => {
+    const full = refused('53100', 'could not extend file: No space left on device');
+    expect(await told(full, 1)).toEqual([
+      expect.stringMatching(/^waits for room: index "by_a" .*No space left on device \(53100\); give green more/),
+    ]);
+    expect(await told(full, 9)).toEqual([]);
+    expect(await told(full, 16)).toHaveLength(1);
+  });
+
+  it('is the only one that is: what is refused ends by itself', async () => {
+    expect(await told(refused('42703', 'column "x" does not exist'), 1)).toEqual([]);
+  });
+});
