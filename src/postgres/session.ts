@@ -115,6 +115,7 @@ const SESSION_SETTINGS = `
          set_config('lock_timeout', $1, false),
          set_config('statement_timeout', $2, false),
          set_config('idle_in_transaction_session_timeout', '0', false),
+         set_config('idle_session_timeout', '0', false),
          set_config('default_transaction_read_only', 'off', false),
          set_config('search_path', 'pg_catalog', false),
          set_config('DateStyle', 'ISO, YMD', false),
@@ -123,7 +124,9 @@ const SESSION_SETTINGS = `
          set_config('bytea_output', 'hex', false),
          set_config('extra_float_digits', '1', false),
          set_config('client_min_messages', 'warning', false),
-         set_config('row_security', 'off', false)`;
+         set_config('row_security', 'off', false),
+         -- Since 17: the server's default would end whatever takes longer, again and again.
+         (SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout')`;
 
 /** Runs `work` with a session of its own and closes it whatever happens. */
 export async function withSession<T>(

@@ -2,7 +2,7 @@ import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { withSession, type Database } from '../../src/postgres/session.js';
+import { openSession, withSession, type Database } from '../../src/postgres/session.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 
 const USER = `connection_user_${randomBytes(4).toString('hex')}`;
@@ -62,6 +62,25 @@ describe('a session that can not be opened is tried again', () => {
   it('but not with a wrong password, without one, or to a database that is not there', async () => {
     for (const config of [{ password: 'wrong' }, { password: '' }, { database: 'nowhere' }]) {
       await expect(opening(config)).rejects.toMatchObject({ type: 'ConnectionFailed', retryable: false });
+    }
+  });
+});
+
+describe('a session of ours', () => {
+  it('is ended by no timeout of the database', async () => {
+    await withClient(db.config, async (client) => {
+      for (const name of ['transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout'])
+        await client.query(`ALTER DATABASE ${db.database} SET ${name} = '200ms'`);
+    });
+    const session = await openSession(database, { purpose: 'test' });
+    try {
+      await sleep(300);
+      await session.query('SELECT pg_sleep(0.3)');
+      await session.query('BEGIN');
+      await sleep(300);
+      await session.query('COMMIT');
+    } finally {
+      await session.end().catch(() => undefined);
     }
   });
 });
