@@ -124,6 +124,17 @@ describe('backfill', () => {
     expect(await backfillTable(pair.context(), work('empty'), NO_LAG)).toMatchObject({ rows: 0, written: 0 });
   });
 
+  it('names the row on which it failed where a child table has one with the same key', async () => {
+    await pair.green.query(
+      `CREATE TABLE bad_child (PRIMARY KEY (id)) INHERITS (bad); INSERT INTO bad_child VALUES (777, '1')`,
+    );
+    try {
+      await expect(backfillTable(pair.context(), work('bad'), NO_LAG)).rejects.toThrow(/on the row with "id" = 777: /);
+    } finally {
+      await pair.green.query('DROP TABLE bad_child');
+    }
+  });
+
   it.each([
     ['bad', /backfill of table public\.bad failed on the row with "id" = 777: invalid input syntax for type integer/],
     ['short', /on the row with "id" = 1: value too long for type character varying\(3\)/],

@@ -72,7 +72,7 @@ async function middleOf(
   const { rows } = await context.session.query<Record<string, unknown>>(
     `SELECT ${keyTexts(key)}
        FROM (SELECT ${keyList(key)}, row_number() OVER (ORDER BY ${keyList(key)}) AS verdigris_n, count(*) OVER () AS verdigris_total
-               FROM ${qualified(table.name)} WHERE ${where}) batch
+               FROM ${table.kind === 'partitioned' ? '' : 'ONLY '}${qualified(table.name)} WHERE ${where}) batch
       WHERE verdigris_total > 1 AND verdigris_n = verdigris_total / 2`,
     parameters.values,
   );
