@@ -3,11 +3,15 @@ import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import type { PlanInput } from '../../src/plan/schema.js';
+import { planSchema, type PlanInput } from '../../src/plan/schema.js';
+import { openPace } from '../../src/postgres/bootstrap/copy/pace.js';
+import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
 import { CopyPair } from './copy-pair.js';
 
 /** `big` is cut into three parcels, the small ones share another. */
 const DDL = `
+  CREATE FUNCTION length_of(body text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+    $$BEGIN IF body = 'x' THEN RAISE EXCEPTION 'too short' USING ERRCODE = 'SHOP1'; END IF; RETURN length(body); END$$;
   CREATE TABLE big (id int, body text NOT NULL, n int NOT NULL DEFAULT 0);
   CREATE TABLE small (id int, body text);
   CREATE TABLE other (id int, body text);`;
@@ -85,6 +89,36 @@ function worker(pair: CopyPair, parcel: number): Worker {
   outcome.catch(() => undefined);
   return { process: child, bytes, outcome, ended };
 }
+
+describe('the pace of a copy', () => {
+  it('is watched again after the watch has lost its session', async () => {
+    const own = await testDatabase('pg15', 'copy_pace');
+    const watch = async (sql: string): Promise<readonly number[]> =>
+      withClient(own.config, async (client) => {
+        const { rows } = await client.query<{ pid: number }>(
+          `${sql} FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'verdigris copy pace'`,
+        );
+        return rows.map(({ pid }) => pid);
+      });
+    const { bootstrap } = planSchema.parse({
+      version: 1,
+      name: 'pace',
+      blue: { connection: 'b' },
+      green: { connection: 'g' },
+    });
+    const pace = openPace('copy_pace', asDatabase(own, 'blue'), bootstrap, {});
+    try {
+      await expect.poll(() => watch('SELECT pid'), { timeout: 5_000 }).toHaveLength(1);
+      const [first] = await watch('SELECT pid, pg_terminate_backend(pid, 5000)');
+      await expect
+        .poll(async () => (await watch('SELECT pid')).filter((pid) => pid !== first), { timeout: 5_000 })
+        .toHaveLength(1);
+    } finally {
+      pace.close();
+      await own.drop();
+    }
+  });
+});
 
 describe('a copy', () => {
   it('whose holder died keeps the tables that are finished and leaves the rest to tablesync', () =>
@@ -199,7 +233,7 @@ describe('a copy', () => {
         const results = await Promise.allSettled(parcels.map(({ id }) => pair.copyParcel(id)));
         const failed = results.flatMap((result) => (result.status === 'rejected' ? [String(result.reason)] : []));
         expect(failed).toHaveLength(1);
-        expect(failed[0]).toMatch(/table public\.big failed on the row with "id" = 18234: division by zero \(22012\)/);
+        expect(failed[0]).toMatch(/table public\.big failed on the row with "id" = 18234: too short \(SHOP1\)/);
         holder.stop();
         await holder.ended;
         await pair.blue.query(`UPDATE big SET body = 'corrected' WHERE id = 18234`);
@@ -209,7 +243,7 @@ describe('a copy', () => {
         await followed(pair);
         expect(await count(pair, 'big WHERE ratio IS DISTINCT FROM 100 / (length(body) - 1)')).toBe(0);
       },
-      [{ addColumn: { table: 'big', column: 'ratio', type: 'int', up: '100 / (length(body) - 1)' } }],
+      [{ addColumn: { table: 'big', column: 'ratio', type: 'int', up: '100 / (public.length_of(body) - 1)' } }],
     ));
 
   it('names the row that green refuses', () =>

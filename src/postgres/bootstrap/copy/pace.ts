@@ -33,6 +33,8 @@ const FREE_BYTES = 64 * 2 ** 20;
 const PACED_BYTES = 128 * 2 ** 10;
 /** At high rates as much as passes in this time: timers are not more exact. */
 const PACED_MS = 4;
+/** A watch whose session was lost is begun again after this. */
+const WATCH_AGAIN_MS = 1_000;
 /** The watch outlives its last parcel so long: another one mostly follows. */
 const LINGER_MS = 2_000;
 
@@ -80,8 +82,7 @@ class SharedPace {
     this.most = bootstrap.maxRate === undefined ? Number.POSITIVE_INFINITY : parseSize(bootstrap.maxRate);
     this.limit = new RateLimit(this.most);
     this.control = new RateControl(bootstrap.pace === 'auto' ? before : {});
-    // Whoever can't look any more goes on at the last pace: the copy itself finds out whether blue is there.
-    if (bootstrap.pace === 'auto') void this.watch().catch(() => undefined);
+    if (bootstrap.pace === 'auto') void this.keepWatching();
   }
 
   join(): void {
@@ -128,6 +129,14 @@ class SharedPace {
 
   private adjust(): void {
     this.limit.bytesPerSecond = Math.min(this.share() || this.most, this.control.bytesPerSecond);
+  }
+
+  /** While nobody can look the last pace holds; whether blue is there at all, the copy itself finds out. */
+  private async keepWatching(): Promise<void> {
+    while (!this.over) {
+      await this.watch().catch(() => undefined);
+      if (!this.over) await sleep(WATCH_AGAIN_MS, undefined, { ref: false });
+    }
   }
 
   private async watch(): Promise<void> {

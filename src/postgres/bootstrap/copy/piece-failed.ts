@@ -1,11 +1,12 @@
 import { VerdigrisError } from '../../../errors.js';
 import { formatTableName } from '../../../plan/table-name.js';
 import type { TableInfo } from '../../catalog.js';
+import { mayBeARow } from '../../migrate/failing-row.js';
 import { describeKey, keyInRow, keyTexts } from '../../migrate/key-range.js';
 import { isTransient, messageOf } from '../../migrate/step-failed.js';
 import { qualified } from '../../identifier.js';
 import type { Session } from '../../session.js';
-import { isConnectionLost, sqlState } from '../../sqlstate.js';
+import { sqlState } from '../../sqlstate.js';
 import type { CopyContext } from './copy-context.js';
 import type { CopyQuery } from './copy-query.js';
 import { inBlocks } from './copy-query.js';
@@ -14,8 +15,8 @@ import type { CopyState } from './copy-state.js';
 import type { CopyFailure } from './copy-stream.js';
 import type { Parcel, Piece } from './plan-parcels.js';
 
-/** Classes of errors that say something of a row: data, constraints, PL/pgSQL's RAISE, external routines. */
-const OF_A_ROW: ReadonlySet<string> = new Set(['22', '23', '2F', '38', '39', 'P0', '44']);
+/** Syntax, names and rights: of a row only when a function that was called for it says so. */
+const OF_A_STATEMENT = '42';
 /** insufficient_resources: a full disk, no memory. */
 const RESOURCES = '53';
 
@@ -46,8 +47,9 @@ export async function pieceFailed(failed: FailedPiece, failure: CopyFailure): Pr
       cause,
     });
   }
-  if (isTransient(cause) || isConnectionLost(cause) || !OF_A_ROW.has(code.slice(0, 2))) return cause;
+  if (!mayBeARow(cause)) return cause;
   const row = await failingRow(failed, failure).catch(() => undefined);
+  if (row === undefined && code.startsWith(OF_A_STATEMENT)) return cause;
   return new VerdigrisError({
     type: 'BackfillFailed',
     message: `the copy of table ${name} failed on the row with ${row?.key ?? 'an unknown key'}: ${messageOf(row?.error ?? cause)}`,
@@ -100,6 +102,8 @@ class RowSearch {
    */
   async onBlue(): Promise<FoundRow | undefined> {
     const { fromBlock } = this.piece;
+    // What fails without a row is not a row's fault.
+    if ((await this.errorIn('false')) !== undefined) return undefined;
     let from = fromBlock;
     let to = this.piece.toBlock ?? (await this.blocks());
     let error: unknown;
