@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../../../errors.js';
 import { formatTableName } from '../../../plan/table-name.js';
 import { readTables } from '../../catalog.js';
 import { LockWatch, lockNotHad } from '../../lock-watch.js';
@@ -23,11 +24,14 @@ export interface ParcelResult {
 
 /** How long to wait for a holder that is only about to make its snapshots. */
 const LOOK_AGAIN_MS = 200;
+/** After so long the parcel makes room: a worker whose places are all taken by waiting parcels has none for the holder. */
+const WAIT_FOR_HOLDER_MS = 10_000;
 
 /**
  * Copies the rows of a parcel, piece by piece; pieces that are on green are left alone.
  *
- * @throws VerdigrisError BackfillFailed that names the row on which an `up` failed; SqlError
+ * @throws VerdigrisError BackfillFailed that names the row on which an `up` failed; SqlError; ConnectionFailed (retryable)
+ *   while nobody holds a snapshot
  */
 export async function copyParcel(context: CopyContext, id: number): Promise<ParcelResult> {
   const { databases, run, signal } = context;
@@ -35,6 +39,7 @@ export async function copyParcel(context: CopyContext, id: number): Promise<Parc
   try {
     const parcel = await readParcel(green, run.runId, id);
     if (parcel === undefined) return { outcome: 'lost', rows: 0, bytes: 0 };
+    let heldAt = performance.now();
     for (;;) {
       signal.throwIfAborted();
       const state = await readCopyState(green, run.runId);
@@ -48,11 +53,22 @@ export async function copyParcel(context: CopyContext, id: number): Promise<Parc
       // While nothing has been copied, the holder that comes next makes new snapshots.
       if (outcome === 'gone' && done.size > 0) return result('lost', parcel, done);
       if (outcome === 'again') continue;
+      if (outcome === 'later' && state.phase !== 'planned') heldAt = performance.now();
+      if (performance.now() - heldAt > WAIT_FOR_HOLDER_MS) throw noHolder(parcel);
       await sleep(LOOK_AGAIN_MS, undefined, { signal });
     }
   } finally {
     await green.end().catch(() => undefined);
   }
+}
+
+function noHolder(parcel: Parcel): VerdigrisError {
+  return new VerdigrisError({
+    type: 'ConnectionFailed',
+    message: `blue: nobody holds the snapshot from which ${parcel.label} is copied`,
+    nextStep: 'nothing: the parcel is tried again when there is one',
+    retryable: true,
+  });
 }
 
 function result(
