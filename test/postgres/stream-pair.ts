@@ -58,8 +58,9 @@ export class StreamPair {
     });
   }
 
-  /** Fills green by tablesync, as a run does. */
-  async replicate(): Promise<void> {
+  /** Fills green by tablesync, as a run does. @returns what was told meanwhile. */
+  async replicate(): Promise<readonly object[]> {
+    const told: object[] = [];
     for (const name of streamNames(MIGRATION, 'to_green', STREAMS)) await ensureSlot(this.blue, name);
     await tablesync.run({
       databases: this.databases,
@@ -68,11 +69,12 @@ export class StreamPair {
       streams: STREAMS,
       maxRetainedWal: 1e12,
       signal: new AbortController().signal,
-      report: () => undefined,
+      report: (progress) => told.push(progress),
     });
+    return told;
   }
 
-  /** The feed from green to blue, as a promotion leaves it. */
+  /** The feed from green to blue, as a promotion leaves it; but in binary form, where that may be. */
   async replicateBack(tables: readonly string[]): Promise<void> {
     await ensurePublications(this.green, {
       migration: MIGRATION,

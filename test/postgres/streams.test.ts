@@ -16,6 +16,8 @@ import { closeSession } from '../../src/postgres/session.js';
 import { lookAtStandby } from '../../src/postgres/standby.js';
 import { ensurePublications, readStreams } from '../../src/postgres/streams.js';
 import { disableSubscription, enableSubscription, ensureSubscription } from '../../src/postgres/subscription.js';
+import { isProgress } from '../../src/progress.js';
+import type { Progress } from '../../src/postgres/migrate/step-context.js';
 import { MIGRATION, StreamPair } from './stream-pair.js';
 
 const FEED = feedName(MIGRATION, 'to_green');
@@ -32,11 +34,18 @@ const DDL = `
   CREATE TABLE busy (id int PRIMARY KEY, note text);
   INSERT INTO busy SELECT g, repeat('x', 100) FROM generate_series(1, 2000) g`;
 
+/** The first rows of busy take about half a second. */
+const SLOW_ROWS = `
+  CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END';
+  CREATE TRIGGER slow BEFORE INSERT ON public.busy FOR EACH ROW WHEN (NEW.id % 50 = 0) EXECUTE FUNCTION public.slow();
+  ALTER TABLE public.busy ENABLE ALWAYS TRIGGER slow`;
+
 describe.each([
   { blue: 'pg15', green: 'pg18' },
   { blue: 'pg18', green: 'pg15' },
 ] as const)('two streams $blue -> $green', (servers) => {
   let pair: StreamPair;
+  let told: readonly object[];
 
   beforeAll(async () => {
     pair = await StreamPair.start(servers, DDL);
@@ -44,7 +53,10 @@ describe.each([
     // A marker that is there before: each stream's first copy must bring its own row of it only.
     expect(await measureLag(pair.blue, pair.green, 'to_green', 10)).toBe(Number.POSITIVE_INFINITY);
     await pair.publish(TABLES);
-    await pair.replicate();
+    await pair.blue.query('ANALYZE public.busy');
+    await pair.green.query(SLOW_ROWS);
+    told = await pair.replicate();
+    await pair.green.query('DROP TRIGGER slow ON public.busy');
   });
 
   afterAll(() => pair.stop());
@@ -55,6 +67,18 @@ describe.each([
       [FEED, ['busy']],
       [SECOND, ['customers', 'orders', 'parts', 'tags']],
     ]);
+  });
+
+  it('tells of each table that PostgreSQL copies: rows of how many, bytes, rate and the time that is left', () => {
+    const busy = told.filter((one): one is Progress => isProgress(one) && one.object === 'public.busy');
+    expect(busy.at(-1)?.done).toBe(busy.at(-1)?.total);
+    const under = busy.filter(({ done, total }) => done < total);
+    expect(under.length).toBeGreaterThan(0);
+    // At least one more than there are, until it is over.
+    for (const { step, total } of under) expect([step, Math.min(total, 2000)]).toEqual(['copy', 2000]);
+    expect(
+      under.some(({ rowsPerSecond, bytes, etaSeconds }) => rowsPerSecond > 0 && bytes && etaSeconds !== null),
+    ).toBe(true);
   });
 
   it('decides once: other sizes later change nothing', async () => {
@@ -181,7 +205,7 @@ describe('the way back with two streams', () => {
     expect(backAgain.map(({ tables }) => tables)).toEqual(there.map(({ tables }) => tables));
   });
 
-  it('sends binary values where every column has the same type on both sides, and only there', async () => {
+  it('could send binary values where every column has the same type on both sides, and only there', async () => {
     const { rows } = await pair.blue.query<{ binary: boolean }>(
       `SELECT subbinary AS binary FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())`,
     );

@@ -1,4 +1,5 @@
 import type { Direction } from '../../side.js';
+import type { Progress } from '../migrate/step-context.js';
 import type { Databases } from '../session.js';
 
 /** What a bootstrap method is given. */
@@ -11,15 +12,12 @@ export interface BootstrapContext {
   /** Retained WAL on blue above which it is given up, bytes. */
   readonly maxRetainedWal: number;
   readonly signal: AbortSignal;
-  readonly report: (progress: BootstrapProgress) => void;
+  readonly report: (progress: BootstrapProgress | Progress) => void;
 }
 
 export interface BootstrapProgress {
   readonly tables: number;
   readonly tablesReady: number;
-  /** Rows and bytes that the running copies have read so far. */
-  readonly rows: number;
-  readonly bytes: number;
 }
 
 export interface BootstrapResult {

@@ -6,7 +6,8 @@ import { majorVersion } from '../retry.js';
 import { withSession, type Session } from '../session.js';
 import { streamNames } from '../streams.js';
 import { ensureSubscription, readSubscription } from '../subscription.js';
-import type { Bootstrap, BootstrapContext, BootstrapProgress, BootstrapResult } from './bootstrap.js';
+import type { Bootstrap, BootstrapContext, BootstrapResult } from './bootstrap.js';
+import { SyncWatch } from './sync-watch.js';
 
 /** After so many errors of the subscription without a table becoming ready, waiting on is pointless. */
 const HOPELESS_ERRORS = 20;
@@ -46,10 +47,12 @@ export async function waitUntilReady(
   const feed = feedName(context.migration, context.direction);
   let errorsAtLastProgress = 0;
   let lastNotReady = Number.POSITIVE_INFINITY;
+  const watch = new SyncWatch(from, to, names);
   for (;;) {
     context.signal.throwIfAborted();
     const { tables, notReady, errors } = await readStates(to, names);
-    context.report(await progress(to, tables, notReady));
+    context.report({ tables, tablesReady: tables - notReady });
+    for (const table of await watch.look()) context.report(table);
     if (notReady === 0) return { tables };
     if (notReady < lastNotReady) {
       lastNotReady = notReady;
@@ -78,14 +81,6 @@ async function readStates(
     sum.errors += state.errors;
   }
   return sum;
-}
-
-async function progress(to: Session, tables: number, notReady: number): Promise<BootstrapProgress> {
-  const { rows } = await to.query<{ rows: string; bytes: string }>(
-    `SELECT coalesce(sum(tuples_processed), 0)::text AS rows, coalesce(sum(bytes_processed), 0)::text AS bytes
-       FROM pg_stat_progress_copy WHERE datname = current_database()`,
-  );
-  return { tables, tablesReady: tables - notReady, rows: Number(rows[0]?.rows), bytes: Number(rows[0]?.bytes) };
 }
 
 function broken(subscription: string, why: string): VerdigrisError {

@@ -1,6 +1,7 @@
 import { formatTableName } from '../../../plan/table-name.js';
 import type { Progress } from '../../migrate/step-context.js';
 import type { Session } from '../../session.js';
+import { TableRates } from '../copy-rates.js';
 import { readCopyState, readParcels, readPieces, type CopyState } from './copy-state.js';
 import type { Piece } from './plan-parcels.js';
 
@@ -15,11 +16,14 @@ interface TableCount {
   readonly estimatedRows: number;
 }
 
+function shareOf({ doneBytes, totalBytes }: TableCount): number {
+  return totalBytes === 0 ? 1 : Math.min(1, doneBytes / totalBytes);
+}
+
 /** How far the copy is, table by table, as green sees it: whoever copies, on whatever worker. */
 export class CopyWatch {
-  private readonly started = performance.now();
+  private readonly rates = new TableRates();
   private pieces: readonly Piece[] = [];
-  private first: ReadonlyMap<string, number> | undefined;
   private readonly told = new Set<string>();
 
   constructor(
@@ -34,12 +38,14 @@ export class CopyWatch {
       this.pieces = (await readParcels(this.green, this.runId)).flatMap(({ pieces }) => pieces);
     }
     const counts = await this.count();
-    const seconds = (performance.now() - this.started) / 1_000;
-    this.first ??= new Map([...counts].map(([table, { rows }]) => [table, rows]));
+    const copied = [...counts].map(
+      ([table, count]) => [table, { rows: count.rows, bytes: count.doneBytes, share: shareOf(count) }] as const,
+    );
+    const rates = this.rates.look(new Map(copied), performance.now());
     const tables: Progress[] = [];
     const open = [...counts].filter(([table, c]) => c.rows > 0 && !this.told.has(table));
     for (const [table, count] of open.sort(([, a], [, b]) => b.totalBytes - a.totalBytes).slice(0, SHOWN)) {
-      const share = count.totalBytes === 0 ? 1 : Math.min(1, count.doneBytes / count.totalBytes);
+      const share = shareOf(count);
       const complete = share >= 1;
       if (complete) this.told.add(table);
       const expected = Math.max(count.estimatedRows, share > 0 ? Math.round(count.rows / share) : 0, count.rows);
@@ -48,10 +54,8 @@ export class CopyWatch {
         object: table,
         done: count.rows,
         total: complete ? count.rows : Math.max(expected, count.rows + 1),
-        rowsPerSecond: Math.round((count.rows - (this.first.get(table) ?? 0)) / Math.max(0.1, seconds)),
         bytes: Math.round(count.doneBytes),
-        bytesPerSecond: Math.round(count.doneBytes / Math.max(0.1, seconds)),
-        etaSeconds: share > 0 ? Math.round((seconds * (1 - share)) / share) : null,
+        ...(rates.get(table) ?? { rowsPerSecond: 0, etaSeconds: null }),
       });
     }
     return { phase: state?.phase, tables };
