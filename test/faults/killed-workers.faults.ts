@@ -56,16 +56,30 @@ interface Moment {
   readonly name: string;
   /** What the status says while it lasts. */
   readonly now: RegExp;
-  /** The kill comes within so long of its beginning, ms. */
+  /** The activities that do its work: the worker must have been in one of them. */
+  readonly at: readonly string[];
+  /** The kill comes within so long of its beginning, ms: less than the step takes. */
   readonly within: number;
   readonly methods: readonly ('copy' | 'tablesync')[];
 }
 
 const MOMENTS: readonly Moment[] = [
-  { name: 'bootstrap', now: /^(copying the rows|building keys|following blue)/, within: 3_000, methods: ['copy'] },
-  { name: 'backfill', now: /^backfilling/, within: 4_000, methods: ['tablesync'] },
-  { name: 'index build', now: /index/, within: 2_500, methods: ['copy', 'tablesync'] },
-  { name: 'verification', now: /^comparing blue/, within: 1_500, methods: ['copy', 'tablesync'] },
+  {
+    name: 'bootstrap',
+    now: /^(copying the rows|building keys|following blue)/,
+    at: ['planCopy', 'holdSnapshot', 'copyParcel', 'finishCopy', 'buildKeysAndIndexes', 'followCopy'],
+    within: 2_000,
+    methods: ['copy'],
+  },
+  { name: 'backfill', now: /^backfilling/, at: ['backfillTables'], within: 3_000, methods: ['tablesync'] },
+  {
+    name: 'index build',
+    now: /index/,
+    at: ['buildKeysAndIndexes', 'applyMigration'],
+    within: 1_000,
+    methods: ['copy', 'tablesync'],
+  },
+  { name: 'verification', now: /^comparing blue/, at: ['verify'], within: 1_000, methods: ['copy', 'tablesync'] },
 ];
 
 const open: (() => Promise<unknown>)[] = [];
@@ -74,7 +88,7 @@ afterEach(async () => {
   for (const close of open.splice(0).reverse()) await close();
 });
 
-describe.each(MOMENTS)('a worker that is killed in the $name', ({ now, within, methods }) => {
+describe.each(MOMENTS)('a worker that is killed in the $name', ({ now, at, within, methods }) => {
   it.each(Array.from({ length: ROUNDS }, (_, i) => [i + 1, methods[i % methods.length] ?? 'copy'] as const))(
     'round %i, bootstrap %s: the run goes on, and every row is right',
     { timeout: 240_000 },
@@ -102,6 +116,8 @@ describe.each(MOMENTS)('a worker that is killed in the $name', ({ now, within, m
         green: { connection: 'killed_green' },
         bootstrap: { method },
         replicate: { holdFor: '300ms', maxLag: '5s' },
+        // So that the comparison is still under way when the worker is killed.
+        verify: { rest: 0.8 },
         migrations: MIGRATIONS,
         traffic: { approval: { before: ['traffic'] } },
       };
@@ -113,6 +129,7 @@ describe.each(MOMENTS)('a worker that is killed in the $name', ({ now, within, m
       await untilNow(handle, now);
       await sleep(Math.random() * within);
       await worker.kill();
+      expect(at).toContain(await underWay(handle, at));
       await next.begin();
 
       await untilApproval(handle);
@@ -167,6 +184,13 @@ async function untilNow(handle: WorkflowHandle, now: RegExp): Promise<void> {
     }
   }
   throw new Error(`it never came to ${now.source}`);
+}
+
+/** Which of these activities the dead worker had, as Temporal knows it: the status can't be asked for without a worker. */
+async function underWay(handle: WorkflowHandle, activities: readonly string[]): Promise<string> {
+  const { raw } = await handle.describe();
+  const had = (raw.pendingActivities ?? []).flatMap(({ activityType }) => activityType?.name ?? []);
+  return had.find((name) => activities.includes(name)) ?? `none of them, but ${had.join(', ')}`;
 }
 
 async function untilApproval(handle: WorkflowHandle): Promise<void> {
