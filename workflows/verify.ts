@@ -8,14 +8,12 @@ import type { Story } from './lib/story.js';
 /** Phase 4: every row of blue is on green, and every derived column is what `up` says. */
 export async function verify(story: Story, ref: RunRef): Promise<void> {
   story.run.enter('verify');
-  const pass = story.nextPass();
-  await story.step('comparing blue and green', () => compare(story, ref, 'all', pass), { yields: true });
+  await story.step('comparing blue and green', inPasses(story, ref, 'all'), { yields: true });
 }
 
 /** Just before the promotion: what was written since on either side, and what the foreign keys of the plan demand. */
 export async function verifyAgain(story: Story, ref: RunRef): Promise<void> {
-  const pass = story.nextPass();
-  await story.step('comparing what has changed since', () => compare(story, ref, 'changed', pass));
+  await story.step('comparing what has changed since', inPasses(story, ref, 'changed'));
   if (!ref.plan.migrations.some((step) => 'addConstraint' in step && step.addConstraint.foreignKey !== undefined))
     return;
   await story.step('checking the new foreign keys again', async () => {
@@ -28,16 +26,24 @@ export async function verifyAgain(story: Story, ref: RunRef): Promise<void> {
   });
 }
 
-async function compare(story: Story, ref: RunRef, scope: 'all' | 'changed', pass: string): Promise<void> {
-  const summary = scope === 'all' ? 'compare blue and green' : 'compare what has changed on blue and green';
-  const { examples, ...result } = await act(summary).verify(ref, 'blue', scope, pass);
-  story.run.verified(result);
-  if (result.differingRows === 0) return;
-  throw ApplicationFailure.nonRetryable(
-    `${differing(result.differingRows)} between blue and green: ${examples.join('; ')}\n` +
-      'Next step: find out what wrote to green or kept the rows from arriving; start again after the rollback.',
-    'VerificationFailed',
-  );
+/**
+ * The work of a step that compares: the same pass goes on after a pause; but once differences were found another one
+ * begins, since a pass that is over finds what it has found without reading a row.
+ */
+function inPasses(story: Story, ref: RunRef, scope: 'all' | 'changed'): () => Promise<void> {
+  let pass = story.nextPass();
+  return async () => {
+    const summary = scope === 'all' ? 'compare blue and green' : 'compare what has changed on blue and green';
+    const { examples, ...result } = await act(summary).verify(ref, 'blue', scope, pass);
+    story.run.verified(result);
+    if (result.differingRows === 0) return;
+    pass = story.nextPass();
+    throw ApplicationFailure.nonRetryable(
+      `${differing(result.differingRows)} between blue and green: ${examples.join('; ')}\n` +
+        'Next step: find out what wrote to green or kept the rows from arriving; mend it and resume where the run is held, else start again after the rollback.',
+      'VerificationFailed',
+    );
+  };
 }
 
 /** In the standby window: blue is compared with green now and then, until it is cancelled. Green serves, so it only warns. */

@@ -1,0 +1,81 @@
+import { ApplicationFailure } from '@temporalio/common';
+import { Worker } from '@temporalio/worker';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { testBundle } from '../support/bundle.js';
+import { statusOf, until } from '../support/migration.js';
+import { ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
+import type { MigrationReport } from '../../workflows/lib/report.js';
+import { pauseUpdate, resumeUpdate, retireUpdate } from '../../workflows/messages.js';
+
+let runs: ScriptedRuns;
+
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+});
+
+afterAll(() => runs.stop());
+
+const WHO = { by: 'grace', reason: 'the test says so' };
+
+/** To the end, and once more from its history. */
+async function completed(run: ScriptedRun): Promise<void> {
+  await run.saw('+watchStandby');
+  await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+  expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
+  await Worker.runReplayHistory(
+    { workflowBundle: await testBundle() },
+    await run.handle.fetchHistory(),
+    run.handle.workflowId,
+  );
+}
+
+describe.concurrent('a run that is held by a failure', () => {
+  it('reads the rows again after a resume: not a pass that has found its differences, but one that was paused', async () => {
+    const passes: string[] = [];
+    const run = await runs.begin(
+      {
+        verify: (_run, _ref, _source, scope, pass) => {
+          passes.push(`${scope} ${pass}`);
+          return passes.length === 1 ? untilCancelled() : found(passes.length === 2 || passes.length === 4 ? 1 : 0);
+        },
+      },
+      { onFailure: 'hold' },
+    );
+    await run.saw('+verify');
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await until(run.handle, 'paused', (s) => s.waiting?.why === 'paused by message');
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    for (const phase of ['verify', 'promote']) {
+      const held = await until(run.handle, 'held', (s) => s.phase === phase && s.waiting?.for === 'resume');
+      expect(held.waiting?.why).toMatch(/1 row differs between blue and green: public\.orders "id" = 7: different/);
+      expect(held.waiting?.why).toMatch(/mend it and resume/);
+      await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    }
+    await completed(run);
+    expect(passes).toEqual(['all pass 1', 'all pass 1', 'all pass 2', 'changed pass 3', 'changed pass 4']);
+    expect(run.log).not.toContain('+undoReplication');
+  });
+
+  it('tries again what a row of the application has stopped, as often as it takes, by default too', async () => {
+    const rows = ['"id" = 1', '"id" = 2'];
+    const run = await runs.begin({
+      backfillTables: () => {
+        const row = rows.shift();
+        if (row === undefined) return [];
+        throw ApplicationFailure.nonRetryable(`the backfill failed on the row with ${row}`, 'BackfillFailed');
+      },
+      expandTables: () => ({ tables: ['public.orders'], steps: [], beforeSql: 0 }),
+    });
+    for (const row of ['"id" = 1', '"id" = 2']) {
+      await until(run.handle, row, (s) => s.waiting?.for === 'resume' && s.waiting.why.includes(row));
+      await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    }
+    await completed(run);
+    expect((await statusOf(run.handle)).warnings).toHaveLength(2);
+  });
+});
+
+function found(differingRows: number): object {
+  const examples = differingRows === 0 ? [] : ['public.orders "id" = 7: different'];
+  return { scope: 'all', tables: 1, rowsVerified: 1, differingRows, examples, at: '2026-11-22T00:00:00Z' };
+}
