@@ -1,6 +1,7 @@
 import { parseDuration } from '../src/plan/duration.js';
 import { planSchema } from '../src/plan/schema.js';
 import { formatTableName } from '../src/plan/table-name.js';
+import { copyAnew } from '../src/postgres/bootstrap/copy-anew.js';
 import { analyzeTables, staleTables } from '../src/postgres/migrate/analyze.js';
 import { backfillTables, type BackfillResult } from '../src/postgres/migrate/backfill.js';
 import { expandTable } from '../src/postgres/migrate/expand-table.js';
@@ -10,6 +11,7 @@ import { revertMigrations } from '../src/postgres/migrate/revert.js';
 import { describeStep, runStep } from '../src/postgres/migrate/run-step.js';
 import { LoadMeter } from '../src/postgres/load.js';
 import { measureLag } from '../src/postgres/marker.js';
+import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import { hasState } from '../src/postgres/state.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { buildSettings } from './build-settings.js';
@@ -96,8 +98,11 @@ async function backfill(ref: RunRef, names: readonly string[], work: Work): Prom
   // A run that an older worker has begun has no defaults of settings that came later.
   const settings = planSchema.shape.backfill.parse(ref.plan.backfill);
   const mine = (await planWork(ref.plan)).tables.filter(({ table }) => names.includes(formatTableName(table)));
+  const feed = { databases: work.databases, run: work.run, plan: ref.plan, signal: work.signal };
+  await copyAnew({ ...feed, report: work.report });
   const blue = await work.session('blue', 'backfill lag');
   const green = await work.session('green', 'backfill lag');
+  const errors = new FeedErrors(feed, blue, green);
   let own = 0;
   const load = new LoadMeter({ blue, green }, () => own);
   return backfillTables(stepContext(work, await work.session('green', 'backfill'), 'green'), mine, {
@@ -108,7 +113,11 @@ async function backfill(ref: RunRef, names: readonly string[], work: Work): Prom
       parallel: settings.besideOthers.parallel,
     },
     maxLagSeconds: parseDuration(settings.maxLag) / 1_000,
-    lagSeconds: async () => (await measureLag(blue, green, 'to_green', LAG_TIMEOUT_MS, work.signal)) / 1_000,
+    lagSeconds: async () => {
+      const lag = await measureLag(blue, green, 'to_green', LAG_TIMEOUT_MS, work.signal);
+      if (!Number.isFinite(lag)) await errors.refuse();
+      return lag / 1_000;
+    },
     pauseAbove: { ...settings.pauseAbove, load: () => load.measure() },
     onTransaction: () => {
       own += 1;

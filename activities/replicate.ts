@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseDuration } from '../src/plan/duration.js';
+import { copyAnew } from '../src/postgres/bootstrap/copy-anew.js';
 import { tablesync } from '../src/postgres/bootstrap/tablesync.js';
 import { describePhysicalSlot, readAbandonedSlot } from '../src/postgres/bootstrap/standby/physical-slot.js';
 import { feedName } from '../src/postgres/feed.js';
@@ -8,6 +9,7 @@ import { claimBlue, claimDatabases } from '../src/postgres/ownership.js';
 import { ensureSlot } from '../src/postgres/replication-slot.js';
 import { judgeRetainedWal, readRetainedWal, retainedWalExceeded } from '../src/postgres/retained-wal.js';
 import { recordEvent } from '../src/postgres/state.js';
+import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import { streamNames } from '../src/postgres/streams.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies } from './context.js';
@@ -91,10 +93,15 @@ export function replicateActivities(dependencies: ActivityDependencies) {
 
     /** Returns when green has been close behind blue for long enough. */
     awaitLag: (ref: RunRef): Promise<{ lagSeconds: number }> =>
-      perform(dependencies, ref, async ({ run, session, signal, report }) => {
+      perform(dependencies, ref, async ({ databases, run, session, signal, report }) => {
+        const feed = { databases, run, plan: ref.plan, signal };
+        await copyAnew({ ...feed, report });
+        const [source, target] = [await session('blue', 'lag'), await session('green', 'lag')];
+        const errors = new FeedErrors(feed, source, target);
         const lag = await waitUntilCaughtUp({
-          source: await session('blue', 'lag'),
-          target: await session('green', 'lag'),
+          source,
+          target,
+          whileLate: () => errors.refuse(),
           direction: DIRECTION,
           feed: feedName(run.migration, DIRECTION),
           maxLagMs: parseDuration(ref.plan.replicate.maxLag),

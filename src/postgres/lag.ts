@@ -35,6 +35,8 @@ export interface CatchUp {
   readonly holdForMs: number;
   readonly maxRetainedWal: number;
   readonly signal: AbortSignal;
+  /** Looks for a reason while the lag is too long; throws it. */
+  readonly whileLate?: () => Promise<void>;
   readonly report: (progress: { readonly lagSeconds: number; readonly goodForSeconds: number }) => void;
 }
 
@@ -55,6 +57,7 @@ export async function waitUntilCaughtUp(catchUp: CatchUp): Promise<number> {
       goodSince = undefined;
       await refuseBrokenFeed(catchUp.target, catchUp.feed, catchUp.direction);
       await refuseTooMuchWal(catchUp.source, catchUp.feed, catchUp.maxRetainedWal);
+      await catchUp.whileLate?.();
     }
     const good = goodSince === undefined ? 0 : now - goodSince;
     catchUp.report({ lagSeconds: lag / 1_000, goodForSeconds: good / 1_000 });

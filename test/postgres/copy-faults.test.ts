@@ -2,9 +2,11 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { planSchema, type PlanInput } from '../../src/plan/schema.js';
+import { copyAnew } from '../../src/postgres/bootstrap/copy-anew.js';
 import { openPace } from '../../src/postgres/bootstrap/copy/pace.js';
+import { FeedErrors } from '../../src/postgres/stuck-feed.js';
 import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
 import { CopyPair } from './copy-pair.js';
 
@@ -337,6 +339,94 @@ describe('a copy', () => {
       ).toBe(0);
       await pair.blue.query('ROLLBACK');
     }));
+});
+
+describe('rows that green refuses', () => {
+  const ITEMS = `
+    CREATE TABLE item (id int, body text NOT NULL, n int NOT NULL DEFAULT 0);
+    CREATE TABLE line (id int, item int);`;
+  const ITEM_KEYS = `
+    ALTER TABLE item ADD PRIMARY KEY (id); ALTER TABLE line ADD PRIMARY KEY (id);`;
+  const REFERENCE = `;
+    ALTER TABLE line ADD FOREIGN KEY (item) REFERENCES item ON DELETE CASCADE;`;
+  const ITEM_ROWS = `
+    INSERT INTO item SELECT n, 'body ' || n FROM generate_series(1, 1000) n;
+    INSERT INTO line SELECT n, n FROM generate_series(1, 1000) n;`;
+  const bad = (because: string): object => ({
+    type: 'BackfillFailed',
+    message: expect.stringMatching(new RegExp(because)) as string,
+  });
+  let pair: CopyPair;
+
+  beforeAll(async () => {
+    pair = await CopyPair.start(['pg15', 'pg18'], 'copy_refused', ITEMS, ITEM_ROWS + ITEM_KEYS + REFERENCE, [
+      { addColumn: { table: 'item', column: 'ratio', type: 'int', up: '100 / (length(body) - 1)', notNull: true } },
+    ]);
+  });
+
+  afterAll(() => pair.stop());
+
+  it('are named one after the other when PostgreSQL copies the table itself, and it goes on once they are corrected', async () => {
+    const parcels = await pair.planCopy();
+    pair.hold();
+    await pair.phase('ready');
+    await pair.blue.query('VACUUM FULL item');
+    await pair.blue.query(`UPDATE item SET body = 'x' WHERE id IN (10, 20)`);
+    await pair.blue.query(`UPDATE item SET n = -1 WHERE id = 30`);
+    await pair.copyAll(parcels);
+    expect(await pair.finish()).toEqual({ tables: 1, left: ['public.item'] });
+    // A constraint of the plan is there before green follows.
+    await pair.addKeys(`${ITEM_KEYS} ALTER TABLE item ADD CHECK (n >= 0)`);
+    for (const [because, correct] of [
+      ['"id" = 10: division by zero', `UPDATE item SET body = 'corrected' WHERE id = 10`],
+      ['"id" = 20: division by zero', `UPDATE item SET body = 'corrected' WHERE id = 20`],
+      ['"id" = 30: .*check constraint "item_n_check"', `UPDATE item SET n = 0 WHERE id = 30`],
+    ] as const) {
+      await expect(pair.follow()).rejects.toMatchObject(bad(`refuses the row of table public.item with ${because}`));
+      await pair.blue.query(correct);
+    }
+    await pair.follow();
+    await pair.addKeys(REFERENCE);
+    await expectFollowed();
+  });
+
+  it('are named when they come by replication, and their table is copied anew once they are corrected', async () => {
+    await pair.blue.query(`INSERT INTO item VALUES (5000, 'x'); INSERT INTO line VALUES (5000, 5000)`);
+    await expect(stuck()).rejects.toMatchObject(bad('row of table public.item with "id" = 5000.*division by zero'));
+    await expect(anew()).rejects.toMatchObject(bad('"id" = 5000'));
+    await pair.blue.query(`UPDATE item SET body = 'corrected' WHERE id = 5000`);
+    await anew();
+    await expectFollowed();
+  });
+
+  it('and are not on blue any more stop nothing for good either', async () => {
+    await pair.blue.query(`INSERT INTO item VALUES (6000, 'x')`);
+    await pair.blue.query(`UPDATE item SET body = 'corrected' WHERE id = 6000`);
+    await expect(stuck()).rejects.toMatchObject(
+      bad('no row that is on blue now is to blame[^]*public.item will be copied'),
+    );
+    await anew();
+    await expectFollowed();
+    // Nothing is copied twice.
+    await anew();
+  });
+
+  /** Watches the feed as whoever waits for green does. */
+  async function stuck(): Promise<void> {
+    const errors = new FeedErrors(pair.context(), pair.ourBlue, pair.ourGreen);
+    for (const end = Date.now() + 30_000; Date.now() < end; await sleep(300)) await errors.refuse();
+  }
+
+  function anew(): Promise<void> {
+    return copyAnew({ ...pair.context(), markerMs: 500 });
+  }
+
+  async function expectFollowed(): Promise<void> {
+    await pair.caughtUp();
+    expect(await pair.differences()).toEqual([]);
+    expect(await count(pair, 'item WHERE ratio IS DISTINCT FROM 100 / (length(body) - 1)')).toBe(0);
+    expect(await count(pair, 'line')).toBeGreaterThanOrEqual(1000);
+  }
 });
 
 describe('hundreds of small tables', () => {

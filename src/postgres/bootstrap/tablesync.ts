@@ -1,16 +1,23 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../errors.js';
+import type { TableName } from '../../plan/table-name.js';
+import { sameTable } from '../catalog.js';
 import { feedName, sourceOf, targetOf } from '../feed.js';
 import { refuseTooMuchWal } from '../lag.js';
 import { majorVersion } from '../retry.js';
 import { withSession, type Session } from '../session.js';
 import { streamNames } from '../streams.js';
 import { ensureSubscription, readSubscription } from '../subscription.js';
-import type { Bootstrap, BootstrapContext, BootstrapResult } from './bootstrap.js';
+import { refusedRow } from './refused-row.js';
+import { tablesInState } from './synchronized-tables.js';
 import { SyncWatch } from './sync-watch.js';
+import type { Bootstrap, BootstrapContext, BootstrapResult } from './bootstrap.js';
 
 /** After so many errors of the subscription without a table becoming ready, waiting on is pointless. */
 const HOPELESS_ERRORS = 20;
+
+/** Of tables that are catching up: a deadlock or a lock that was not to be had passes. */
+const STUCK_ERRORS = 4;
 
 /** PostgreSQL's own initial table synchronization: stock parts only, one worker a table. */
 export const tablesync: Bootstrap = {
@@ -37,15 +44,20 @@ export const tablesync: Bootstrap = {
   },
 };
 
-/** Waits until every table of these subscriptions has its first rows, and says how far that is. */
+/**
+ * Waits until every table of these subscriptions has its first rows, and says how far that is.
+ *
+ * @throws VerdigrisError BackfillFailed that names the row that green refuses; ReplicationBroken, RetainedWalExceeded
+ */
 export async function waitUntilReady(
   from: Session,
   to: Session,
   names: readonly string[],
-  context: Omit<BootstrapContext, 'databases' | 'streams'>,
+  context: Omit<BootstrapContext, 'streams'> & WhileCatchingUp,
 ): Promise<BootstrapResult> {
   const feed = feedName(context.migration, context.direction);
   let errorsAtLastProgress = 0;
+  let lookedAt = 0;
   let lastNotReady = Number.POSITIVE_INFINITY;
   const watch = new SyncWatch(from, to, names);
   for (;;) {
@@ -57,13 +69,43 @@ export async function waitUntilReady(
     if (notReady < lastNotReady) {
       lastNotReady = notReady;
       errorsAtLastProgress = errors;
+      lookedAt = 0;
     }
-    if (errors - errorsAtLastProgress >= HOPELESS_ERRORS) {
+    const since = errors - errorsAtLastProgress;
+    // Errors of connections are counted, too, and a look reads a whole table: ever fewer of them.
+    if (since >= Math.max(1, 2 * lookedAt)) {
+      lookedAt = since;
+      await refuseBadRow(to, names, since, context);
+    }
+    if (since >= HOPELESS_ERRORS) {
       throw broken(feed, `${errors} errors, ${notReady} of ${tables} tables are not synchronized`);
     }
     await refuseTooMuchWal(from, feed, context.maxRetainedWal);
     await sleep(200);
   }
+}
+
+export interface WhileCatchingUp {
+  /** What is wrong with tables whose rows are there, when the changes since can't be applied. */
+  readonly whyStuck?: (tables: readonly TableName[]) => Promise<VerdigrisError>;
+}
+
+/** PostgreSQL says why a table can't be synchronized only in its log, so the reason is looked for. */
+async function refuseBadRow(
+  to: Session,
+  names: readonly string[],
+  errors: number,
+  { databases, direction, signal, whyStuck }: Omit<BootstrapContext, 'streams'> & WhileCatchingUp,
+): Promise<void> {
+  if (direction !== 'to_green') return;
+  for (const table of await tablesInState(to, names, ['d'])) {
+    const refused = await refusedRow(databases, table, signal);
+    // Where it has become complete meanwhile, its rows were in the way of the trial.
+    const still = refused === undefined ? [] : await tablesInState(to, names, ['d']);
+    if (refused !== undefined && still.some((one) => sameTable(one, table))) throw refused;
+  }
+  const catchingUp = await tablesInState(to, names, ['f', 's']);
+  if (errors >= STUCK_ERRORS && catchingUp.length > 0 && whyStuck !== undefined) throw await whyStuck(catchingUp);
 }
 
 /** All streams together. */

@@ -4,7 +4,7 @@ import { sqlState } from '../../sqlstate.js';
 import { rowSocket } from './row-socket.js';
 
 /**
- * Opens a session on blue that reads a snapshot, in a transaction that can't write. Rows come in the order of their
+ * Opens a session on blue that reads a snapshot, or one of its own, in a transaction that can't write. Rows come in the order of their
  * blocks: without parallel workers, which blue needs for its own work, and without joining another session's scan.
  *
  * @returns undefined when the snapshot is gone.
@@ -12,7 +12,7 @@ import { rowSocket } from './row-socket.js';
 export async function openSnapshotSession(
   database: Database,
   purpose: string,
-  snapshot: string,
+  snapshot: string | undefined,
   before?: (session: Session) => Promise<void>,
 ): Promise<Session | undefined> {
   const session = await openSession(database, { purpose, socket: rowSocket });
@@ -27,7 +27,7 @@ export async function openSnapshotSession(
     await before?.(session);
     await session.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
     try {
-      await session.query(`SET TRANSACTION SNAPSHOT ${literal(snapshot)}`);
+      if (snapshot !== undefined) await session.query(`SET TRANSACTION SNAPSHOT ${literal(snapshot)}`);
       return session;
     } catch (error) {
       if (!SNAPSHOT_GONE.has(sqlState(error) ?? '')) throw error;

@@ -1,16 +1,16 @@
-import { formatTableName, type TableName } from '../../../plan/table-name.js';
+import { formatTableName } from '../../../plan/table-name.js';
 import type { Plan } from '../../../plan/schema.js';
 import { VerdigrisError } from '../../../errors.js';
 import { isBinarySafe } from '../../binary-feed.js';
-import { briefLock } from '../../brief-lock.js';
 import { readTables } from '../../catalog.js';
-import { ident } from '../../identifier.js';
 import { parseSize } from '../../lag.js';
-import { publishedTable } from '../../publication.js';
 import { majorVersion } from '../../retry.js';
 import type { Session } from '../../session.js';
-import { readStreams, type Stream } from '../../streams.js';
+import { readStreams } from '../../streams.js';
+import { stuck } from '../../stuck-feed.js';
 import { ensureSubscription, readSubscription } from '../../subscription.js';
+import { copyAnew } from '../copy-anew.js';
+import { publishAgain, refresh, unpublish } from '../synchronized-tables.js';
 import { waitUntilReady } from '../tablesync.js';
 import type { CopyContext } from './copy-context.js';
 import { FOLLOW_LOCK, takeOver } from './copy-lock.js';
@@ -28,6 +28,7 @@ import { readCopyState, readParcels } from './copy-state.js';
  */
 export async function followCopy(context: CopyContext, blue: Session, green: Session): Promise<{ tables: number }> {
   const { databases, run, plan, signal } = context;
+  await copyAnew(context);
   // A frozen predecessor must not take a table out of its publication once green follows: its session is ended.
   await takeOver(blue, FOLLOW_LOCK, signal);
   const state = await readCopyState(green, run.runId);
@@ -44,7 +45,7 @@ export async function followCopy(context: CopyContext, blue: Session, green: Ses
     signal.throwIfAborted();
     const left = state.left.filter((table) => streamOf.get(formatTableName(table)) === stream.name);
     if ((await readSubscription(green, stream.name)) === undefined) {
-      await unpublish(blue, stream, left);
+      await unpublish(blue, stream.name, left);
       await ensureSubscription(green, {
         name: stream.name,
         conninfo: databases.blue.peerConninfo,
@@ -62,11 +63,13 @@ export async function followCopy(context: CopyContext, blue: Session, green: Ses
     green,
     streams.map(({ name }) => name),
     {
+      databases,
       migration: run.migration,
       direction: 'to_green',
       maxRetainedWal: parseSize(plan.replicate.maxRetainedWal),
       signal,
       report: context.report,
+      whyStuck: (tables) => stuck(context, blue, green, tables),
     },
   );
 }
@@ -75,41 +78,6 @@ export async function followCopy(context: CopyContext, blue: Session, green: Ses
 async function canBeBinary(plan: Plan, blue: Session, green: Session): Promise<boolean> {
   if (plan.migrations.some((step) => 'sql' in step)) return false;
   return isBinarySafe(await readTables(blue, plan.tables), await readTables(green, plan.tables));
-}
-
-async function unpublish(blue: Session, stream: Stream, left: readonly TableName[]): Promise<void> {
-  const published = new Set(stream.tables.map(formatTableName));
-  const there = left.filter((table) => published.has(formatTableName(table)));
-  if (there.length === 0) return;
-  const list = there.map((table) => publishedTable({ table })).join(', ');
-  await briefLock(blue, `ALTER PUBLICATION ${stream.name} DROP TABLE`, () =>
-    blue.query(`ALTER PUBLICATION ${ident(stream.name)} DROP TABLE ${list}`),
-  );
-}
-
-async function publishAgain(blue: Session, publication: string, left: readonly TableName[]): Promise<void> {
-  if (left.length === 0) return;
-  const { rows } = await blue.query<TableName>(
-    `SELECT n.nspname AS schema, c.relname AS name
-       FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
-       JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-      WHERE p.pubname = $1`,
-    [publication],
-  );
-  const published = new Set(rows.map(formatTableName));
-  const missing = left.filter((table) => !published.has(formatTableName(table)));
-  if (missing.length === 0) return;
-  const list = missing.map((table) => publishedTable({ table })).join(', ');
-  await briefLock(blue, `ALTER PUBLICATION ${publication} ADD TABLE`, () =>
-    blue.query(`ALTER PUBLICATION ${ident(publication)} ADD TABLE ${list}`),
-  );
-}
-
-/** Tables that the subscription knows already are left as they are, so this may be run again. */
-async function refresh(green: Session, subscription: string): Promise<void> {
-  await briefLock(green, `ALTER SUBSCRIPTION ${subscription} REFRESH PUBLICATION`, () =>
-    green.query(`ALTER SUBSCRIPTION ${ident(subscription)} REFRESH PUBLICATION WITH (copy_data = true)`),
-  );
 }
 
 function notClosed(): VerdigrisError {

@@ -3,7 +3,7 @@ import { formatTableName } from '../../../plan/table-name.js';
 import type { TableInfo } from '../../catalog.js';
 import { mayBeARow } from '../../migrate/failing-row.js';
 import { describeKey, keyInRow, keyTexts } from '../../migrate/key-range.js';
-import { isTransient, messageOf } from '../../migrate/step-failed.js';
+import { messageOf } from '../../migrate/step-failed.js';
 import { qualified } from '../../identifier.js';
 import type { Session } from '../../session.js';
 import { sqlState } from '../../sqlstate.js';
@@ -58,7 +58,7 @@ export async function pieceFailed(failed: FailedPiece, failure: CopyFailure): Pr
   });
 }
 
-interface FoundRow {
+export interface FoundRow {
   readonly key: string;
   readonly error: unknown;
 }
@@ -81,19 +81,22 @@ async function failingRow(failed: FailedPiece, failure: CopyFailure): Promise<Fo
 }
 
 /** Which row of the stream green refused: `COPY orders, line 17, column cut`. Words depend on the server's language. */
-function lineOf(error: unknown): number | undefined {
+export function lineOf(error: unknown): number | undefined {
   if (typeof error !== 'object' || error === null || !('where' in error) || typeof error.where !== 'string') return;
   const line = /^COPY .*?, [^\d,:]+(\d+)/m.exec(error.where)?.[1];
   return line === undefined ? undefined : Number(line);
 }
 
-class RowSearch {
+/** Looks for a row of a table in the snapshot of a session. */
+export class RowSearch {
+  /** @param only a condition on the rows that may be the one. */
   constructor(
     private readonly blue: Session,
     private readonly signal: AbortSignal,
-    private readonly piece: Piece,
+    private readonly piece: Pick<Piece, 'source' | 'fromBlock' | 'toBlock'>,
     private readonly table: TableInfo,
     private readonly query: CopyQuery,
+    private readonly only = 'true',
   ) {}
 
   /**
@@ -145,7 +148,7 @@ class RowSearch {
       // Whole rows are counted, or the planner would leave out what nobody asks for.
       const columns = this.query.columns.map((_, i) => `verdigris_c${i}`);
       await this.blue.query(
-        `SELECT count(ROW(${columns.join(', ')})) FROM (${this.query.select(where)} OFFSET 0) AS r (${columns.join(', ')})`,
+        `SELECT count(ROW(${columns.join(', ')})) FROM (${this.query.select(`${where} AND ${this.only}`)} OFFSET 0) AS r (${columns.join(', ')})`,
       );
       return undefined;
     } catch (error) {

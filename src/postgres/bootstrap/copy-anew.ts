@@ -1,0 +1,158 @@
+import { VerdigrisError } from '../../errors.js';
+import { formatTableName, type TableName } from '../../plan/table-name.js';
+import { briefLock } from '../brief-lock.js';
+import { qualified } from '../identifier.js';
+import { parseSize } from '../lag.js';
+import { measureLag } from '../marker.js';
+import { inTransaction, withSession, type Session } from '../session.js';
+import { sqlState } from '../sqlstate.js';
+import { streamNames } from '../streams.js';
+import { badRow, COPY_ANEW, refusedRow, stuck, type FeedContext, type StuckTable } from '../stuck-feed.js';
+import { FOLLOW_LOCK, takeOver } from './copy/copy-lock.js';
+import { publishAgain, refresh, tablesInState, unpublish } from './synchronized-tables.js';
+import { waitUntilReady } from './tablesync.js';
+
+/*
+ * A table of which green can't apply a change is copied anew by PostgreSQL: it is taken out of its publication, so that
+ * the subscription forgets it and passes over the changes of it that are still on their way; emptied; and put back. Each
+ * try does all of it again, in this order, so it may die anywhere. What was written down is forgotten when it is over.
+ *
+ * Only while green serves nobody: for as long as it takes, its table has too few rows.
+ */
+
+const MARKER_MS = 10_000;
+
+/**
+ * Copies anew what an earlier try has found stuck, unless green goes on by itself again. To be called before something
+ * waits for green.
+ *
+ * @throws VerdigrisError BackfillFailed while there is still a row on blue that green can't take.
+ */
+export async function copyAnew(context: FeedContext & Reporting): Promise<void> {
+  const { blue, green } = context.databases;
+  await withSession(green, { purpose: 'copy anew' }, async (onGreen) => {
+    const wanted = await tablesToCopy(onGreen, context.run.runId);
+    if (wanted.length === 0) return;
+    await withSession(blue, { purpose: 'copy anew' }, (onBlue) => copyTables(context, onBlue, onGreen, wanted));
+  });
+}
+
+interface Reporting {
+  readonly report: (progress: object) => void;
+  /** How long green may take for a marker before it counts as stuck, ms. Default 10 s: two tries of an apply worker. */
+  readonly markerMs?: number;
+}
+
+async function copyTables(
+  context: FeedContext & Reporting,
+  blue: Session,
+  green: Session,
+  wanted: readonly StuckTable[],
+): Promise<void> {
+  const { databases, run, plan, signal, report } = context;
+  // A frozen predecessor must not empty a table that has been filled since: its sessions are ended.
+  for (const session of [blue, green]) await takeOver(session, FOLLOW_LOCK, signal);
+  if (await isStuck(context, blue, green, wanted)) {
+    const row = await badRow(context, blue, green);
+    if (row !== undefined) throw refusedRow(row);
+    const names = streamNames(run.migration, 'to_green', plan.replicate.streams);
+    for (const name of names) {
+      await copyTablesOf(
+        blue,
+        green,
+        name,
+        wanted.filter(({ stream }) => stream === name),
+      );
+    }
+    await waitUntilReady(blue, green, names, {
+      databases,
+      migration: run.migration,
+      direction: 'to_green',
+      maxRetainedWal: parseSize(plan.replicate.maxRetainedWal),
+      signal,
+      report,
+      whyStuck: (tables) => stuck(context, blue, green, tables),
+    });
+  }
+  await green.query('DELETE FROM verdigris.progress WHERE run_id = $1 AND step = $2', [run.runId, COPY_ANEW]);
+}
+
+async function tablesToCopy(green: Session, runId: string): Promise<StuckTable[]> {
+  const { rows } = await green.query<{ state: StuckTable }>(
+    'SELECT state FROM verdigris.progress WHERE run_id = $1 AND step = $2 ORDER BY object',
+    [runId, COPY_ANEW],
+  );
+  return rows.map(({ state }) => state);
+}
+
+/** A try that died has left a table out of its publication: green goes on then, without it. */
+async function isStuck(
+  { run, plan, signal, markerMs = MARKER_MS }: FeedContext & Reporting,
+  blue: Session,
+  green: Session,
+  wanted: readonly StuckTable[],
+): Promise<boolean> {
+  if (!Number.isFinite(await measureLag(blue, green, 'to_green', markerMs, signal))) return true;
+  const names = streamNames(run.migration, 'to_green', plan.replicate.streams);
+  const ready = new Set((await tablesInState(green, names, ['r'])).map(formatTableName));
+  return wanted.some((table) => !ready.has(formatTableName(table)));
+}
+
+async function copyTablesOf(blue: Session, green: Session, name: string, mine: readonly TableName[]): Promise<void> {
+  if (mine.length === 0) return;
+  await unpublish(blue, name, mine);
+  await refresh(green, name);
+  await emptyTables(green, mine);
+  await publishAgain(blue, name, mine);
+  await refresh(green, name);
+}
+
+/**
+ * As a replica, so that nothing of the application fires. Tables that foreign keys of others point to can't be
+ * truncated: their rows are deleted, and the keys hold again when they have been copied.
+ */
+async function emptyTables(green: Session, tables: readonly TableName[]): Promise<void> {
+  const { rows } = await green.query<{ name: string; referenced: boolean }>(
+    `WITH emptied AS (
+       SELECT t.name, c.relkind, tree.relid
+         FROM unnest($1::text[]) t (name) JOIN pg_class c ON c.oid = to_regclass(t.name)
+        CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT relid FROM pg_partition_tree(c.oid)) tree)
+     SELECT CASE relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || name AS name,
+            bool_or(EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = emptied.relid
+                               AND k.conrelid NOT IN (SELECT relid FROM emptied))) AS referenced
+       FROM emptied GROUP BY 1`,
+    [tables.map(qualified)],
+  );
+  const names = rows.map(({ name }) => name);
+  const isReplica = await actAsReplica(green);
+  try {
+    if (!rows.some(({ referenced }) => referenced)) {
+      await briefLock(green, `TRUNCATE ${names.join(', ')}`, () => green.query(`TRUNCATE ${names.join(', ')}`));
+    } else if (isReplica) {
+      await inTransaction(green, async () => {
+        for (const name of names) await green.query(`DELETE FROM ${name}`);
+      });
+    } else throw notAllowed(names);
+  } finally {
+    if (isReplica) await green.query('RESET session_replication_role');
+  }
+}
+
+async function actAsReplica(green: Session): Promise<boolean> {
+  try {
+    await green.query(`SELECT set_config('session_replication_role', 'replica', false)`);
+    return true;
+  } catch (error) {
+    if (sqlState(error) !== '42501') throw error;
+    return false;
+  }
+}
+
+function notAllowed(names: readonly string[]): VerdigrisError {
+  return new VerdigrisError({
+    type: 'BackfillFailed',
+    message: `green: ${names.join(', ')} must be copied anew, but foreign keys of other tables point to it, and this role may not set session_replication_role, without which they would delete rows of those`,
+    nextStep:
+      'GRANT SET ON PARAMETER session_replication_role (PostgreSQL 15 and later) or make the role a superuser, then resume; or roll back',
+  });
+}
