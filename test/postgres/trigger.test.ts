@@ -150,6 +150,20 @@ describe.each([['pg15' as const], ['pg18' as const]])('up/down triggers, %s to 1
     });
   });
 
+  it('a row that was not backfilled when blue changed its key is completed', async () => {
+    await pair.green.query(
+      `BEGIN; SET LOCAL session_replication_role = replica; ALTER TABLE transactions DISABLE TRIGGER verdigris_up_down;
+       UPDATE transactions SET payload_json = NULL, size = NULL WHERE id = 3;
+       ALTER TABLE transactions ENABLE ALWAYS TRIGGER verdigris_up_down; COMMIT`,
+    );
+    await writeOnBlue('UPDATE transactions SET id = -3 WHERE id = 3');
+    expect(await green('SELECT payload_json, size FROM transactions WHERE id = -3')).toEqual({
+      payload_json: { a: 6 },
+      size: 8,
+    });
+    await writeOnBlue('UPDATE transactions SET id = 3 WHERE id = -3');
+  });
+
   it('a second expand takes no lock and changes nothing', async () => {
     await pair.green.query('BEGIN; LOCK TABLE transactions IN ROW EXCLUSIVE MODE');
     const results = [];

@@ -8,8 +8,8 @@ import { differs, isSame, type Comparable } from './value-comparison.js';
  * The trigger that keeps old and new columns of a row in step: one BEFORE INSERT OR UPDATE row trigger a table, which
  * fires in every session, the apply worker's included. What it does depends on who writes:
  *
- *   blue, by replication    new := up(old) on INSERT, and on UPDATE only when a column that `up` reads has changed:
- *                           an unrelated update must not reset what is in the new column
+ *   blue, by replication    new := up(old) on INSERT, and on UPDATE only when a column that `up` reads has changed or
+ *                           new is NULL: an unrelated update must not reset what is in the new column
  *   Verdigris               new := up(old) where new is NULL; never down(): it would rewrite the original text
  *                           ({"b":1,"a":2} becomes {"a": 2, "b": 1}). The trigger's condition spares the call where
  *                           no new column is NULL; an update by the backfill that would change none is left out
@@ -75,7 +75,9 @@ export function triggerBody(spec: TriggerSpec): string {
   const replicaInsert = ups.map((c) => (c.kind === 'fill' ? when(isNull(c), assignUp(spec, c)) : assignUp(spec, c)));
   const replicaUpdate = ups.flatMap((c) => {
     if (c.kind === 'fill') return [when(isNull(c), assignUp(spec, c))];
-    return c.reads.length === 0 ? [] : [when(inputsChanged(spec, c), assignUp(spec, c))];
+    // A row that was not backfilled yet: an update of its key may put it where the backfill has been.
+    const changed = c.reads.length === 0 ? isNull(c) : `${isNull(c)} OR ${inputsChanged(spec, c)}`;
+    return [when(changed, assignUp(spec, c))];
   });
   const insert = [
     ...downs.map((c) => when(`${wasGiven(c)} AND NOT (${targetGiven(c)} AND ${agrees(spec, c)})`, assignDown(spec, c))),
