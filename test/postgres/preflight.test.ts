@@ -92,6 +92,24 @@ describe('preflight', () => {
     expect([await contents(blueDb), await contents(greenDb)]).toEqual(before);
   });
 
+  it('refuses to change columns of a table from which others inherit, partitions aside', async () => {
+    await onBlue(`
+      CREATE SCHEMA old;
+      CREATE TABLE old.parent (id int PRIMARY KEY, body text);
+      CREATE TABLE old.child (PRIMARY KEY (id)) INHERITS (old.parent);
+      CREATE TABLE old.parted (id int PRIMARY KEY, body text) PARTITION BY RANGE (id);
+      CREATE TABLE old.part PARTITION OF old.parted DEFAULT`);
+    undo.push(() => onBlue('DROP SCHEMA old CASCADE'));
+    const add = (table: string): PlanInput['migrations'] => [
+      { addColumn: { table, column: 'loud', type: 'text', up: 'upper(body)' } },
+    ];
+    const findings = await check({ migrations: add('old.parent') });
+    expect(only(findings, 'inherited-columns')).toMatchObject([
+      { severity: 'error', object: 'old.parent', message: expect.stringContaining('old.child') as string },
+    ]);
+    expect(only(await check({ migrations: add('old.parted') }), 'inherited-columns')).toEqual([]);
+  });
+
   it('reports all findings at once, each with its object and a remedy', async () => {
     const role = `preflight_role_${TAG}`;
     await onBlue(`

@@ -36,7 +36,7 @@ import {
 } from './server.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
-import { patterns, replicaIdentity, tornApart, unmovedRows } from './tables.js';
+import { inheritedColumns, patterns, replicaIdentity, tornApart, unmovedRows } from './tables.js';
 import { greenEmpty, ownedByAnother } from './target.js';
 
 /** Every check of one side, in the order of docs/preflight.md. */
@@ -64,6 +64,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   clients,
   patterns,
   planLint,
+  inheritedColumns,
   replicaIdentity,
   unmovedRows,
   tornApart,

@@ -2,8 +2,10 @@ import { formatTableName } from '../../plan/table-name.js';
 import { parseTablePattern } from '../catalog-pattern.js';
 import { readUnmovedTables } from '../catalog-unmoved.js';
 import { qualified } from '../identifier.js';
+import { planWork } from '../migrate/plan-work.js';
 import type { TableInfo } from '../catalog.js';
 import type { Found, SideCheck } from './check.js';
+import { listed } from './finding.js';
 
 /** Checks of the tables that the plan moves. */
 
@@ -160,6 +162,32 @@ export const tornApart: SideCheck = {
           : `Include ${needs} in "tables", or drop the ${kind} on blue`,
       };
     });
+  },
+};
+
+/** Columns that the plan gives to a parent reach its children too, whose rows neither trigger nor backfill would fill. */
+export const inheritedColumns: SideCheck = {
+  name: 'inherited-columns',
+  sides: ['blue'],
+  run: async ({ session, plan }) => {
+    const { tables, steps } = await planWork(plan);
+    const changed = [...tables, ...steps.filter((step) => step.kind === 'notNull')].map(({ table }) =>
+      qualified(table),
+    );
+    const { rows } = await session.query<{ object: string; children: string[] }>(
+      `SELECT p.oid::regclass::text AS object, array_agg(i.inhrelid::regclass::text ORDER BY 1) AS children
+         FROM (SELECT DISTINCT to_regclass(name) AS oid FROM unnest($1::text[]) name) p
+         JOIN pg_inherits i ON i.inhparent = p.oid
+         JOIN pg_class c ON c.oid = i.inhrelid AND NOT c.relispartition
+        GROUP BY p.oid ORDER BY 1`,
+      [changed],
+    );
+    return rows.map(({ object, children }): Found => ({
+      severity: 'error',
+      object,
+      message: `the plan changes columns of ${object}, which ${listed(children)} inherit: the rows of those would not be filled`,
+      remedy: `Leave the columns of ${object} out of the plan; or make it a partitioned table on blue, or end the inheritance (ALTER TABLE ... NO INHERIT ${object}), before the run`,
+    }));
   },
 };
 
