@@ -1,8 +1,10 @@
+import { copyAnew } from '../src/postgres/bootstrap/copy-anew.js';
 import { replicatedRoots } from '../src/postgres/catalog.js';
 import { VerdigrisError } from '../src/errors.js';
 import { directionTo } from '../src/postgres/feed.js';
 import { measureLag } from '../src/postgres/marker.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
+import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import type { Session } from '../src/postgres/session.js';
 import type { Difference } from '../src/postgres/verify/difference.js';
 import { verifyTables, type VerifyScope } from '../src/postgres/verify/verify-tables.js';
@@ -15,6 +17,8 @@ import { movedTables } from './run-tables.js';
 export interface VerificationResult extends VerificationSummary {
   /** What was compared in the end: `changed` becomes `all` where no earlier pass is known. */
   readonly scope: VerifyScope;
+  /** Columns that were left out, the first of them. An older worker does not say. */
+  readonly notCompared?: readonly string[];
   /** The first differing rows, a line each: table, key, what differs. */
   readonly examples: readonly string[];
 }
@@ -34,6 +38,12 @@ export function verifyActivities(dependencies: ActivityDependencies) {
     verify: (ref: RunRef, source: Side, scope: VerifyScope, pass: string): Promise<VerificationResult> =>
       perform(dependencies, ref, async (work) => {
         const target = otherSide(source);
+        // Later green serves reads, from which no table may be missing.
+        const mends = source === 'blue' && scope === 'all';
+        const feed = { databases: work.databases, run: work.run, plan: ref.plan, signal: work.signal };
+        if (mends) await copyAnew({ ...feed, report: work.report });
+        const [from, to] = [await work.session(source, 'verify lag'), await work.session(target, 'verify lag')];
+        const errors = mends ? new FeedErrors(feed, from, to) : undefined;
         const tables = await movedTables(await work.session('blue', 'verify'), ref.plan);
         const found = await verifyTables({
           source: work.databases[source],
@@ -46,12 +56,7 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           scope,
           parallel: ref.plan.verify.parallel,
           rest: ref.plan.verify.rest,
-          mayWork: whileFollowing(
-            await work.session(source, 'verify lag'),
-            await work.session(target, 'verify lag'),
-            target,
-            work.signal,
-          ),
+          mayWork: whileFollowing(from, to, target, work.signal, errors),
           signal: work.signal,
           onProgress: work.report,
         });
@@ -61,10 +66,19 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           rowsVerified: found.rowsVerified,
           differingRows: found.differingRows,
           at: new Date().toISOString(),
+          notCompared: firstOf(found.notCompared),
           examples: found.differing.slice(0, EXAMPLES).map(describeDifference),
         };
       }),
   };
+}
+
+/** Names that go into the history: a table may have a thousand columns. */
+const NAMES = 20;
+
+function firstOf(columns: readonly string[]): readonly string[] {
+  if (columns.length <= NAMES) return columns;
+  return [...columns.slice(0, NAMES), `${columns.length - NAMES} more`];
 }
 
 /** A target that is so far behind is left alone until it has caught up: each range would wait for it anyway. */
@@ -78,6 +92,7 @@ function whileFollowing(
   target: Session,
   side: Side,
   signal: AbortSignal,
+  errors?: FeedErrors,
 ): () => Promise<string | undefined> {
   let behindSince: number | undefined;
   return async () => {
@@ -86,6 +101,7 @@ function whileFollowing(
       return undefined;
     }
     behindSince ??= performance.now();
+    await errors?.refuse();
     if (performance.now() - behindSince < STANDS_AFTER_MS) return `${side} is more than ${MAX_LAG_MS / 1_000} s behind`;
     throw new VerdigrisError({
       type: 'ReplicationStalled',

@@ -9,6 +9,7 @@ import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
 import { webhooksLead } from './webhooks-lead.js';
 import { hasWindow, windowOpens } from './windows.js';
+import { warnOfColumns } from './verify.js';
 
 /** Phase 5: reads of more and more users go to green. A stage is left on evidence only, and by approval where asked. */
 export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promise<void> {
@@ -93,10 +94,11 @@ async function rowsAgree(story: Story, ref: RunRef, stage: Stage): Promise<boole
   story.run.waitFor({ for: 'gate', why: `comparing what has changed on blue and green` });
   let found: Evidence | undefined;
   await watched(story, ref, stage, async () => {
-    const { examples, scope, ...result } = await act('compare what has changed on blue and green').verify(
+    const { examples, scope, notCompared, ...result } = await act('compare what has changed on blue and green').verify(
       ...([ref, 'blue', 'changed', pass] as const),
     );
     story.run.verified({ ...result, scope });
+    warnOfColumns(story.run, notCompared);
     const { differingRows, rowsVerified, at } = result;
     found = {
       ...{ at, where: `stage ${stage.percent} %`, metric: gate.metric, windowSeconds: 0 },

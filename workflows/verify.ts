@@ -2,6 +2,7 @@ import { ApplicationFailure, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import { act } from './lib/activities.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
+import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 
@@ -34,8 +35,9 @@ function inPasses(story: Story, ref: RunRef, scope: 'all' | 'changed'): () => Pr
   let pass = story.nextPass();
   return async () => {
     const summary = scope === 'all' ? 'compare blue and green' : 'compare what has changed on blue and green';
-    const { examples, ...result } = await act(summary).verify(ref, 'blue', scope, pass);
+    const { examples, notCompared, ...result } = await act(summary).verify(ref, 'blue', scope, pass);
     story.run.verified(result);
+    warnOfColumns(story.run, notCompared);
     if (result.differingRows === 0) return;
     pass = story.nextPass();
     throw ApplicationFailure.nonRetryable(
@@ -54,13 +56,13 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
       summary: `compare green and blue every ${ref.plan.standby.verifyEvery}`,
     });
     try {
-      const { examples, ...result } = await act('compare green and blue').verify(
-        ref,
-        'green',
-        'changed',
-        story.nextPass(),
-      );
+      const {
+        examples,
+        notCompared = [],
+        ...result
+      } = await act('compare green and blue').verify(ref, 'green', 'changed', story.nextPass());
       run.verified(result);
+      warnOfColumns(run, notCompared);
       const why = `${differing(result.differingRows)} between green and blue: ${examples.join('; ')}`;
       run.sawDifference(result.differingRows === 0 ? null : why);
       if (result.differingRows > 0) run.warn([why]);
@@ -69,6 +71,14 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
       run.warn([`green and blue can't be compared: ${failureMessage(error)}`]);
     }
   }
+}
+
+/** Equal means equal in what was compared. */
+export function warnOfColumns(run: MigrationRun, notCompared: readonly string[] = []): void {
+  if (notCompared.length === 0) return;
+  run.warn([
+    `not compared, since the other side lacks them, has them with another type or can't compute their "up": ${notCompared.join(', ')}`,
+  ]);
 }
 
 function differing(rows: number): string {

@@ -5,6 +5,9 @@ import { parseTableName } from '../../src/plan/table-name.js';
 import { expandTable } from '../../src/postgres/migrate/expand-table.js';
 import type { Work } from '../../src/postgres/migrate/plan-work.js';
 import type { Progress } from '../../src/postgres/migrate/step-context.js';
+import { compareChanged } from '../../src/postgres/verify/compare-changed.js';
+import { SideSessions } from '../../src/postgres/verify/side-sessions.js';
+import { readTablePairs } from '../../src/postgres/verify/table-pairs.js';
 import { verifyTables, type Verification, type VerifyOptions } from '../../src/postgres/verify/verify-tables.js';
 import { ReplicatedPair, workOf } from './replicated-pair.js';
 
@@ -91,6 +94,31 @@ describe('verification of what has changed, 15 to 18', () => {
     // Whoever else had a transaction open when the last pass began makes it look at a few rows more, never at fewer.
     expect(found.derivedChecked).toBeGreaterThanOrEqual(ROWS / 100);
     expect(found.derivedChecked).toBeLessThan(ROWS / 10);
+  });
+
+  it('counts the changed rows before it fetches their keys', async () => {
+    const sides = { source: pair.blueDatabase, target: pair.greenDatabase, direction: 'to_green' as const };
+    const sessions = await SideSessions.open({ ...sides, signal: new AbortController().signal });
+    try {
+      const [sized] = await readTablePairs(sessions, [parseTableName('tx')], work);
+      let largest = 0;
+      for (const session of [sessions.source, sessions.target]) {
+        const query = session.query.bind(session) as (...args: unknown[]) => Promise<pg.QueryResult>;
+        const measured = async (...args: unknown[]): Promise<pg.QueryResult> => {
+          const result = await query(...args);
+          largest = Math.max(largest, JSON.stringify(result.rows).length);
+          return result;
+        };
+        Object.assign(session, { query: measured });
+      }
+      const moment = { xid: '3', timeline: '' };
+      const rows = { where: 'true', values: [], read: 'all' } as const;
+      if (sized === undefined) throw new Error('no such table');
+      expect(await compareChanged(sessions, sized.pair, rows, { blue: moment, green: moment })).toBe('too many');
+      expect(largest).toBeLessThan(1_000);
+    } finally {
+      await sessions.close();
+    }
   });
 
   it('finds a row changed, deleted or added on green only, and an update, an insert and a delete that never arrived', async () => {

@@ -159,15 +159,32 @@ describe.each([['pg15' as const], ['pg18' as const]])('verification, %s to 18', 
       `UPDATE tx SET payload_json = '{}' WHERE id = 5; UPDATE tx SET note = NULL WHERE id IN (6, 7)`,
     );
     const { differing, differingRows } = await verify(['tx']);
-    expect(differingRows).toBe(3);
+    expect(differingRows).toBe(5);
     expect(differing).toEqual([
+      // What stands there now is neither blue's value nor what stands in for NULL.
+      { table: 'public.tx', key: '"id" = 6', kind: 'different', columns: ['note'] },
+      { table: 'public.tx', key: '"id" = 7', kind: 'different', columns: ['note'] },
       { table: 'public.tx', key: '"id" = 5', kind: 'derived', columns: ['payload_json'] },
       { table: 'public.tx', key: '"id" = 6', kind: 'derived', columns: ['note'] },
       { table: 'public.tx', key: '"id" = 7', kind: 'derived', columns: ['note'] },
     ]);
     await pair.green
-      .query(`UPDATE tx SET payload_json = verdigris.try_jsonb(payload), note = coalesce(note, 'none') WHERE id < 10;
+      .query(`UPDATE tx SET payload_json = verdigris.try_jsonb(payload), note = CASE id % 5 WHEN 0 THEN 'none' ELSE 'n' || id % 5 END WHERE id < 10;
                             ALTER TABLE tx ENABLE ALWAYS TRIGGER verdigris_up_down`);
+  });
+
+  it('a filled column is compared like any other: what stands in for NULL, and what does not', async () => {
+    await onGreen(`UPDATE tx SET note = 'none' WHERE id = 8; UPDATE tx SET note = 'n1' WHERE id = 20`);
+    expect((await verify(['tx'])).differing).toEqual([
+      { table: 'public.tx', key: '"id" = 8', kind: 'different', columns: ['note'] },
+      { table: 'public.tx', key: '"id" = 20', kind: 'different', columns: ['note'] },
+    ]);
+    await onGreen(`UPDATE tx SET note = 'n3' WHERE id = 8; UPDATE tx SET note = 'none' WHERE id = 20`);
+    // Where blue can't compute what stands in, that is said.
+    const { notCompared, differingRows } = await verify(['part'], {
+      work: await workOf([{ setNotNull: { table: 'part', column: 'body', up: 'label' } }]),
+    });
+    expect({ notCompared, differingRows }).toEqual({ notCompared: ['public.part.body'], differingRows: 0 });
   });
 
   it('while blue is written 200 times a second and more, one row all the time, there is no false difference and a real one is found', async () => {
@@ -261,9 +278,10 @@ describe.each([['pg15' as const], ['pg18' as const]])('verification, %s to 18', 
       `UPDATE tx SET payload_json = '[1]' WHERE id = 10; INSERT INTO tx (id, amount) VALUES (-1, 3.14)`,
     );
     expect(await verify(TABLES, { direction: 'to_blue' })).toMatchObject({ differingRows: 0, derivedChecked: 0 });
-    await pair.blue.query('UPDATE tx SET n = -7 WHERE id = 12');
+    await pair.blue.query(`UPDATE tx SET n = -7 WHERE id = 12; UPDATE tx SET note = 'n1' WHERE id = 15`);
     expect((await verify(['tx'], { direction: 'to_blue' })).differing).toEqual([
       { table: 'public.tx', key: '"id" = 12', kind: 'different', columns: ['n'] },
+      { table: 'public.tx', key: '"id" = 15', kind: 'different', columns: ['note'] },
     ]);
   });
 });

@@ -29,7 +29,7 @@ async function completed(run: ScriptedRun): Promise<void> {
   );
 }
 
-describe.concurrent('a run that is held by a failure', () => {
+describe.concurrent('a run that compares, fails and is held', () => {
   it('reads the rows again after a resume: not a pass that has found its differences, but one that was paused', async () => {
     const passes: string[] = [];
     const run = await runs.begin(
@@ -54,6 +54,14 @@ describe.concurrent('a run that is held by a failure', () => {
     await completed(run);
     expect(passes).toEqual(['all pass 1', 'all pass 1', 'all pass 2', 'changed pass 3', 'changed pass 4']);
     expect(run.log).not.toContain('+undoReplication');
+  });
+
+  it('tells the columns that were not compared', async () => {
+    const run = await runs.begin({ verify: () => ({ ...found(0), notCompared: ['public.orders.note'] }) });
+    await completed(run);
+    expect((await statusOf(run.handle)).warnings).toEqual([
+      expect.stringMatching(/^not compared, .*: public\.orders\.note$/),
+    ]);
   });
 
   it('tries again what a row of the application has stopped, as often as it takes, by default too', async () => {

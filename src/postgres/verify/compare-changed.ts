@@ -1,5 +1,5 @@
 import { ident } from '../identifier.js';
-import type { KeyValues } from '../migrate/key-range.js';
+import { keyInRow, keyTexts, type KeyValues } from '../migrate/key-range.js';
 import type { PartOutcome } from './compare-part.js';
 import { compareRows, withColumns, type Rows } from './compare-rows.js';
 import type { Moment, Since } from './last-pass.js';
@@ -24,14 +24,14 @@ import { wrongIn } from './wrong-rows.js';
 /** Beyond this share of a part, the whole part is compared. */
 const MANY = 0.2;
 const AT_LEAST = 1_000;
+/** And in no case more than so many: a part of a table that is cut by hash has millions of rows, and keys are held in memory. */
+const AT_MOST = 50_000;
 const KEYS_AT_ONCE = 5_000;
 
 interface Changes {
   readonly rows: string;
   readonly hash: string;
   readonly changed: string;
-  /** For each column of the key, the values of the changed rows. */
-  readonly keys: readonly (readonly string[] | null)[];
   readonly wrong: readonly string[];
 }
 
@@ -44,14 +44,15 @@ export async function compareChanged(
 ): Promise<PartOutcome | 'too many'> {
   let [source, target] = await changes(sessions, pair, rows, since);
   const count = Number(source.rows);
-  const limit = Math.max(AT_LEAST, count * MANY);
-  if (Number(source.changed) > limit || Number(target.changed) > limit) return 'too many';
-  let wanted = keysOf([source, target]);
+  const limit = Math.min(AT_MOST, Math.max(AT_LEAST, Math.floor(count * MANY)));
   if (!agree(source, target)) {
     await sessions.catchUp();
     [source, target] = await changes(sessions, pair, rows, since);
-    wanted = keysOf([source, target]);
   }
+  if (Number(source.changed) > limit || Number(target.changed) > limit) return 'too many';
+  const none = source.changed === '0' && target.changed === '0';
+  const wanted = none ? [] : await changedKeys(sessions, pair, rows, since, limit);
+  if (wanted === 'too many') return wanted;
   const differences = agree(source, target)
     ? await compareKeys(sessions, pair, wanted, rows)
     : await compareRows(sessions, pair, rows, Math.max(count, Number(target.rows)));
@@ -69,19 +70,18 @@ export async function compareChanged(
 async function changes(sessions: SideSessions, pair: TablePair, rows: Rows, since: Since): Promise<[Changes, Changes]> {
   return sessions.each(async (session, side) => {
     const isNew = isChanged(pair, since[sessions.sides[side].side]);
-    const keys = pair.key.map(({ name }) => `to_json(array_agg(${ident(name)}::text) FILTER (WHERE ${isNew}))`);
     const wrong = (side === 'target' ? pair.checks : []).map(
       // In this order: the condition may be an expensive one.
       ({ condition }) => `count(*) FILTER (WHERE CASE WHEN ${isNew} THEN (${condition}) ELSE false END)`,
     );
     const found = await session.query<Changes>(
       `SELECT count(*)::text AS rows, coalesce(sum(${pair.keyHash}), 0)::text AS hash,
-              (count(*) FILTER (WHERE ${isNew}))::text AS changed, json_build_array(${keys.join(', ')}) AS keys,
+              (count(*) FILTER (WHERE ${isNew}))::text AS changed,
               ARRAY[${wrong.join(', ')}]::bigint[]::text[] AS wrong
          ${fromTable(pair)} WHERE ${rows.where}`,
       [...rows.values],
     );
-    return found.rows[0] ?? { rows: '0', hash: '0', changed: '0', keys: [], wrong: [] };
+    return found.rows[0] ?? { rows: '0', hash: '0', changed: '0', wrong: [] };
   });
 }
 
@@ -97,15 +97,24 @@ function agree(source: Changes, target: Changes): boolean {
   return source.rows === target.rows && source.hash === target.hash;
 }
 
-function keysOf(sides: readonly Changes[]): KeyValues[] {
-  const all = new Map<string, KeyValues>();
-  for (const { keys, changed } of sides) {
-    for (let row = 0; row < Number(changed); row++) {
-      const key = keys.map((values) => values?.[row] ?? '');
-      all.set(JSON.stringify(key), key);
-    }
-  }
-  return [...all.values()];
+/** Counted before they are fetched: a part may have millions of them. More may have been written since. */
+async function changedKeys(
+  sessions: SideSessions,
+  pair: TablePair,
+  rows: Rows,
+  since: Since,
+  limit: number,
+): Promise<readonly KeyValues[] | 'too many'> {
+  const sides = await sessions.each(async (session, side) => {
+    const found = await session.query<Record<string, unknown>>(
+      `SELECT ${keyTexts(pair.key)} ${fromTable(pair)}
+        WHERE (${rows.where}) AND ${isChanged(pair, since[sessions.sides[side].side])} LIMIT ${limit + 1}`,
+      [...rows.values],
+    );
+    return found.rows.map((row) => keyInRow(pair.key, row));
+  });
+  if (sides.some((keys) => keys.length > limit)) return 'too many';
+  return [...new Map(sides.flat().map((key) => [JSON.stringify(key), key])).values()];
 }
 
 async function compareKeys(

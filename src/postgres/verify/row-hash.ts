@@ -40,15 +40,18 @@ const SEND: readonly (readonly [RegExp, string])[] = [
 ];
 
 /** The type of a column: all that a hash needs to know of it. */
-export type Hashed = Pick<ColumnInfo, 'name' | 'type'>;
+export interface Hashed extends Pick<ColumnInfo, 'name' | 'type'> {
+  /** SQL of the value; default: the column. */
+  readonly value?: string;
+}
 
 /** SQL of the hash of some columns: a bigint, never NULL. */
 export function hashOf(columns: readonly Hashed[]): string {
   const terms: string[] = [];
   const inRecord: string[] = [];
   const asText: string[] = [];
-  for (const [i, { name, type }] of columns.entries()) {
-    const column = ident(name);
+  for (const [i, { name, type, value }] of columns.entries()) {
+    const column = value ?? ident(name);
     const seed = i + 1;
     const send = SEND.find(([pattern]) => pattern.test(type))?.[1];
     if (INTEGER.test(type)) terms.push(orNull(`pg_catalog.hashint4extended(${seed}, ${column}::bigint)`, seed));

@@ -85,7 +85,8 @@ async function settleSome(
     const after = await sessions.on('source', (session) => versions(session, pair, wanted));
     open = open.flatMap(({ key, seen }, i) => {
       const [b1, t, b2] = [before[i], there[i], after[i]];
-      if (b1?.hash !== b2?.hash || b1?.xmin !== b2?.xmin) return [{ key, seen }];
+      // Twice in a row: a row that comes and goes may not be there at both looks, and be there on the target.
+      if (b1?.hash !== b2?.hash || b1?.xmin !== b2?.xmin) return [{ key, seen: 0 }];
       if (b1?.hash === t?.hash) return [];
       if (seen + 1 < SEEN) return [{ key, seen: seen + 1 }];
       differences.push({ key, kind: kindOf(b1, t) });
@@ -109,7 +110,11 @@ async function settleHeld(sessions: SideSessions, pair: TablePair, key: KeyValue
   const holder = await openSession(sessions.sides.source, { purpose: 'verify one row', lockTimeoutMs: HOLD_MS });
   try {
     // Should this process stop here, the server lets the row go.
-    await holder.query(`SELECT set_config('idle_in_transaction_session_timeout', $1, false)`, [String(4 * HOLD_MS)]);
+    await holder.query(
+      `SELECT set_config('idle_in_transaction_session_timeout', $1, false), set_config('search_path', $2, false),
+              set_config('lc_monetary', 'C', false)`,
+      [String(4 * HOLD_MS), pair.searchPath],
+    );
     for (let attempt = 1; attempt <= HOLDS; attempt++) {
       const looked = await lookHeld(sessions, holder, pair, key).catch(() => undefined);
       if (looked !== undefined) {
@@ -156,7 +161,7 @@ export async function differingColumns(
 ): Promise<readonly string[]> {
   const [source, target] = await sessions.each(async (session) => {
     const on = pair.key.map(({ name, type }, i) => `${ident(name)} = $${i + 1}::text::${type}`).join(' AND ');
-    const hashes = pair.columns.map((name) => `md5(ROW(${ident(name)})::text)`).join(', ');
+    const hashes = pair.columns.map((name) => `md5(ROW(${pair.values[name] ?? ident(name)})::text)`).join(', ');
     const { rows } = await session.query<{ hashes: string[] }>(
       `SELECT ARRAY[${hashes}] AS hashes ${fromTable(pair)} WHERE ${on}`,
       [...key],

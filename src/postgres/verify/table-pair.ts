@@ -5,7 +5,7 @@ import { ident, qualified } from '../identifier.js';
 import { wrongRows, type WrongRows } from '../migrate/backfill-statement.js';
 import { commonColumns, type Derived } from '../migrate/plan-work.js';
 import type { Direction } from '../../side.js';
-import { hashOf } from './row-hash.js';
+import { hashOf, type Hashed } from './row-hash.js';
 
 /** A table on both sides, and what is compared of it. */
 export interface TablePair {
@@ -17,6 +17,8 @@ export interface TablePair {
   readonly ordered: boolean;
   /** Columns whose values must be equal. */
   readonly columns: readonly string[];
+  /** SQL of the values of those that are filled: what stands in for NULL on green does so on blue, too. */
+  readonly values: Readonly<Record<string, string>>;
   /** SQL of a hash of these columns, and of one of the key. */
   readonly rowHash: string;
   readonly keyHash: string;
@@ -38,8 +40,18 @@ const SAME_ORDER =
 const TEXT = /^(text|character varying(\(\d+\))?|character(\(\d+\))?)$/;
 const BYTEWISE: ReadonlySet<string | null> = new Set(['C', 'POSIX', 'ucs_basic']);
 
+/** The columns of a table that `setNotNull` fills, and what a row has there in the end. */
+export function filledValues(table: TableInfo, derived: readonly Derived[]): { column: string; value: string }[] {
+  return derived.flatMap(({ column, kind, up }) => {
+    const info = table.columns.find(({ name }) => name === column);
+    if (kind !== 'fill' || up === undefined || info === undefined) return [];
+    return [{ column, value: `coalesce(${ident(column)}, CAST((${up}\n) AS ${info.type}))` }];
+  });
+}
+
 /**
  * @param searchPath for both sides.
+ * @param incomparable filled columns whose `up` one of the sides can't compute.
  * @throws VerdigrisError VerificationFailed when the two can't be compared.
  */
 export function tablePair(
@@ -48,11 +60,17 @@ export function tablePair(
   derived: readonly Derived[],
   direction: Direction,
   searchPath: string,
+  incomparable: ReadonlySet<string> = new Set(),
 ): TablePair {
   const object = formatTableName(source.name);
-  const filled = new Set(derived.filter(({ kind }) => kind === 'fill').map(({ column }) => column));
-  const common = new Set(commonColumns(source, target));
-  const columns = source.columns.filter(({ name }) => common.has(name) && !filled.has(name));
+  const common = new Set(commonColumns(source, target).filter((name) => !incomparable.has(name)));
+  const fills = new Map(filledValues(source, derived).map(({ column, value }) => [column, value]));
+  const columns = source.columns
+    .filter(({ name }) => common.has(name))
+    .map(({ name, type }): Hashed => {
+      const value = fills.get(name);
+      return value === undefined ? { name, type } : { name, type, value };
+    });
   const key = source.key?.columns;
   if (key === undefined || key.some(({ name }) => !common.has(name))) {
     throw new VerdigrisError({
@@ -67,6 +85,7 @@ export function tablePair(
     key,
     ordered: key.every((column) => sameOrder(column, target)),
     columns: columns.map(({ name }) => name),
+    values: Object.fromEntries([...fills].filter(([name]) => common.has(name))),
     rowHash: hashOf(columns),
     keyHash: hashOf(key),
     leftOut: source.columns.filter((c) => !c.generated && !common.has(c.name)).map((c) => c.name),

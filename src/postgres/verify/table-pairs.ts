@@ -2,10 +2,12 @@ import { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { readTables, type TableInfo } from '../catalog.js';
 import { expressionPath } from '../migrate/changed-table.js';
-import { workOfTable, type Work } from '../migrate/plan-work.js';
+import { workOfTable, type Derived, type Work } from '../migrate/plan-work.js';
+import { ident, qualified } from '../identifier.js';
+import { sqlState } from '../sqlstate.js';
 import type { TableSize } from './cut-table.js';
 import type { SideSessions } from './side-sessions.js';
-import { tablePair, type TablePair } from './table-pair.js';
+import { filledValues, tablePair, type TablePair } from './table-pair.js';
 
 /** A table on both sides, and its size on the source. */
 export interface SizedPair {
@@ -31,12 +33,37 @@ export async function readTablePairs(
     paths.set(table.schema, path);
     const here = thereOn(source, table, sessions.sides.source.side);
     const there = thereOn(target, table, sessions.sides.target.side);
-    pairs.push(tablePair(here, there, workOfTable(work, table)?.derived ?? [], sessions.sides.direction, path));
+    const derived = workOfTable(work, table)?.derived ?? [];
+    const incomparable = await incomparableFills(sessions, here, derived, path);
+    pairs.push(tablePair(here, there, derived, sessions.sides.direction, path, incomparable));
   }
   const sizes = await readSizes(sessions, pairs);
   return pairs
     .map((pair) => ({ pair, size: sizes.get(pair.sourceOid) ?? { bytes: 0, pages: 0 } }))
     .sort((a, b) => b.size.bytes - a.size.bytes);
+}
+
+/** Filled columns whose `up` one side can't compute: it names a column or a function that the plan makes. */
+async function incomparableFills(
+  sessions: SideSessions,
+  table: TableInfo,
+  derived: readonly Derived[],
+  searchPath: string,
+): Promise<ReadonlySet<string>> {
+  const incomparable = new Set<string>();
+  for (const { column, value } of filledValues(table, derived)) {
+    await sessions.prepare(searchPath, 'all');
+    await sessions.each(async (session) => {
+      try {
+        // Planned only.
+        await session.query(`EXPLAIN SELECT ${value} FROM ${qualified(table.name)} AS ${ident(table.name.name)}`);
+      } catch (error) {
+        if (!(sqlState(error) ?? '').startsWith('42')) throw error;
+        incomparable.add(column);
+      }
+    });
+  }
+  return incomparable;
 }
 
 function thereOn(tables: ReadonlyMap<string, TableInfo>, table: TableName, side: string): TableInfo {

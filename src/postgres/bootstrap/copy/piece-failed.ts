@@ -3,7 +3,7 @@ import { formatTableName } from '../../../plan/table-name.js';
 import type { TableInfo } from '../../catalog.js';
 import { mayBeARow } from '../../migrate/failing-row.js';
 import { describeKey, keyInRow, keyTexts } from '../../migrate/key-range.js';
-import { messageOf } from '../../migrate/step-failed.js';
+import { isTransient, messageOf } from '../../migrate/step-failed.js';
 import { qualified } from '../../identifier.js';
 import type { Session } from '../../session.js';
 import { sqlState } from '../../sqlstate.js';
