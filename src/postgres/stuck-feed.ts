@@ -134,7 +134,8 @@ export async function badRow(context: FeedContext, blue: Session, green: Session
   );
   // No transaction that the slot has still to send is older.
   const since = rows[0]?.xid ?? undefined;
-  const only = since === undefined ? 'true' : `pg_catalog.age(xmin) <= pg_catalog.age('${BigInt(since)}'::pg_catalog.xid)`;
+  const only =
+    since === undefined ? 'true' : `pg_catalog.age(xmin) <= pg_catalog.age('${BigInt(since)}'::pg_catalog.xid)`;
   for (const work of tables) {
     context.signal.throwIfAborted();
     if (work.derived.every(({ up }) => up === undefined)) continue;
