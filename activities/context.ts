@@ -3,7 +3,13 @@ import type { RunRef } from '../workflows/lib/run-ref.js';
 import { VerdigrisError } from '../src/errors.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
 import type { Run } from '../src/postgres/ownership.js';
-import { openSession, closeSession, type Databases, type Session } from '../src/postgres/session.js';
+import {
+  openSession,
+  closeSession,
+  type Databases,
+  type Session,
+  type SessionOptions,
+} from '../src/postgres/session.js';
 import { isConnectionLost, isOutOfRoom, sqlState, STALE_EPOCH, TRY_AGAIN } from '../src/postgres/sqlstate.js';
 import type { Side } from '../src/side.js';
 import { databasesOf, type Environment } from '../src/worker/connections.js';
@@ -27,7 +33,17 @@ export interface Work {
   /** Progress: shown with the pending activity as heartbeat details, and by the workflow. Small, without row values. */
   readonly report: (progress: object) => void;
   /** Opens a session that is closed when the activity ends, however it ends. */
-  readonly session: (side: Side, purpose: string) => Promise<Session>;
+  readonly session: (side: Side, purpose: string, limits?: Limits) => Promise<Session>;
+}
+
+type Limits = Omit<SessionOptions, 'purpose'>;
+
+/**
+ * For the sessions of a watch, which only looks: a server that does not answer must neither end the watch nor keep a
+ * cancel from being heard.
+ */
+export function watching(signal: AbortSignal, answerWithinMs = 10_000): Limits {
+  return { answerWithinMs, cutOn: signal };
 }
 
 /** How often an activity says that it lives; well below every heartbeat timeout. */
@@ -51,8 +67,8 @@ export async function perform<T>(
         run: { runId: ref.runId, migration: ref.plan.name },
         signal,
         report,
-        session: async (side, purpose) => {
-          const session = await openSession(databases[side], { purpose });
+        session: async (side, purpose, limits = {}) => {
+          const session = await openSession(databases[side], { purpose, ...limits });
           sessions.push(session);
           return session;
         },

@@ -12,7 +12,7 @@ import { hasState, readRoute } from '../src/postgres/state.js';
 import type { Side } from '../src/side.js';
 import { databasesOf, type Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import type { Work } from './context.js';
+import { watching, type Work } from './context.js';
 import type { Verdict } from './stage-verdict.js';
 
 /* Where the plan names HAProxies, their weights follow the route. A plan without them passes all of this by. */
@@ -130,6 +130,7 @@ export class WeightsWatch {
           this.#session ??= await openSession(this.work.databases[this.side], {
             purpose: 'weights',
             statementTimeoutMs: 5_000,
+            ...watching(signal),
           });
           const reset = await bringAll(setup, shareReader(this.#session, migration));
           this.#why = undefined;

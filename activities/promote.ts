@@ -10,6 +10,7 @@ import { promote as moveWrites } from '../src/postgres/promote.js';
 import { readDecision } from '../src/postgres/promotion-decision.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
+import { SHORT_STATEMENTS } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
 import { VerdigrisError } from '../src/errors.js';
@@ -60,17 +61,19 @@ export function promoteActivities(dependencies: ActivityDependencies) {
     finishPromotion: (ref: RunRef, from: Side): Promise<FlagsOwed | null> =>
       perform(dependencies, ref, async (work) => {
         const { databases, signal } = work;
-        await weightsFollowRouteOrWarn(ref, dependencies.environment, () => work.session(otherSide(from), 'weights'));
+        await weightsFollowRouteOrWarn(ref, dependencies.environment, () =>
+          work.session(otherSide(from), 'weights', SHORT_STATEMENTS),
+        );
         await finishPromotion(databases, ref.plan.name, from, { feedBack: from === 'blue', signal });
         // A pooler that was out of reach at the promotion still has its clients wait, or leads to the old side.
         await withPools(dependencies, ref, work, (pools) => releaseAll(pools, signal));
-        return flagsFollowRouteOrTell(ref, () => work.session(otherSide(from), 'flags'));
+        return flagsFollowRouteOrTell(ref, () => work.session(otherSide(from), 'flags', SHORT_STATEMENTS));
       }),
 
     /** Where writes are, by the databases alone. */
     whereWritesAre: (ref: RunRef): Promise<WritesAt> =>
       perform(dependencies, ref, async ({ session }) => {
-        const blue = await session('blue', 'where are writes');
+        const blue = await session('blue', 'where are writes', SHORT_STATEMENTS);
         if ((await readRoute(blue, ref.plan.name)) === undefined) return { writesOn: 'blue', epoch: 0 };
         const { decided, epoch } = await readDecision(blue, ref.plan.name, 'blue');
         return { writesOn: decided ? 'green' : 'blue', epoch };
@@ -79,7 +82,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
     /** Ends the tries of a promotion that has not been decided. */
     withdrawPromotion: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async (work) => {
-        const blue = await work.session('blue', 'withdraw promotion');
+        const blue = await work.session('blue', 'withdraw promotion', SHORT_STATEMENTS);
         if ((await readRoute(blue, ref.plan.name)) === undefined) return;
         await withdrawOpening(blue, ref.plan.name, 'blue');
         await withPools(dependencies, ref, work, (pools) => releaseAll(pools, work.signal));
@@ -101,7 +104,7 @@ async function promote(
   { from, epoch, acceptLoss, environment }: Asked,
 ): Promise<PromotionResult> {
   const { databases, run, signal } = work;
-  const session = await work.session(from, 'promote');
+  const session = await work.session(from, 'promote', SHORT_STATEMENTS);
   try {
     const { decided } = await readDecision(session, run.migration, from);
     // A worker that was killed in its hold has left them paused.
@@ -130,14 +133,17 @@ async function promote(
       lost: acceptLoss ? await describeLoss(session, run.runId, feedName(run.migration, 'to_blue')) : null,
     };
     const what = `writes moved from ${from} to ${otherSide(from)}`;
-    await recordEvent(await work.session(otherSide(from), 'event'), run.runId, what, { ...result, steps });
+    await recordEvent(await work.session(otherSide(from), 'event', SHORT_STATEMENTS), run.runId, what, {
+      ...result,
+      steps,
+    });
     return result;
   } catch (error) {
     // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
     await withdrawOpening(session, run.migration, from).catch(() => undefined);
     await releaseUndecided(work, pools, from);
     if (from === 'green') {
-      await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights'));
+      await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights', SHORT_STATEMENTS));
     }
     throw error;
   }
@@ -146,7 +152,11 @@ async function promote(
 /** Nobody waits for a promotion that is not tried any more. One that is decided goes on, and opens the new side first. */
 async function releaseUndecided(work: Work, pools: Pools, from: Side): Promise<void> {
   try {
-    const { decided } = await readDecision(await work.session(from, 'promotion given up'), work.run.migration, from);
+    const { decided } = await readDecision(
+      await work.session(from, 'promotion given up', SHORT_STATEMENTS),
+      work.run.migration,
+      from,
+    );
     if (decided) return;
   } catch (error) {
     // Without an answer nobody knows. But a writer who holds the lock has not met a closed fence.
@@ -172,10 +182,10 @@ async function withPools<T>(
 
 async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean): Promise<number[]> {
   const { databases, run, signal } = work;
-  const blue = await movedTables(await work.session('blue', 'catalog'), ref.plan);
-  const green = await movedTables(await work.session('green', 'catalog'), ref.plan);
+  const blue = await movedTables(await work.session('blue', 'catalog', SHORT_STATEMENTS), ref.plan);
+  const green = await movedTables(await work.session('green', 'catalog', SHORT_STATEMENTS), ref.plan);
   if (from === 'blue') {
-    const watched = { session: await work.session('blue', 'catalog'), side: from, runId: run.runId };
+    const watched = { session: await work.session('blue', 'catalog', SHORT_STATEMENTS), side: from, runId: run.runId };
     refuseChangedSchema(await lookAtSchema({ ...watched, patterns: ref.plan.tables }));
   } else if (!acceptLoss) await refuseLostWayBack(work);
   return preparePromotion({
@@ -191,7 +201,10 @@ async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean)
 
 /** Going back without the reverse feed loses what was written on green since it died: somebody must accept that. */
 async function refuseLostWayBack({ session, run }: Work): Promise<void> {
-  const [green, blue] = [await session('green', 'way back'), await session('blue', 'way back')];
+  const [green, blue] = [
+    await session('green', 'way back', SHORT_STATEMENTS),
+    await session('blue', 'way back', SHORT_STATEMENTS),
+  ];
   const why = await whyFeedIsDead(green, () => Promise.resolve(blue), run);
   if (why === undefined) return;
   const loses = await describeLoss(green, run.runId, feedName(run.migration, 'to_blue'));

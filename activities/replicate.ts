@@ -12,7 +12,7 @@ import { recordEvent } from '../src/postgres/state.js';
 import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import { streamNames } from '../src/postgres/streams.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { perform, type ActivityDependencies } from './context.js';
+import { perform, watching, type ActivityDependencies } from './context.js';
 import { publishForward } from './run-tables.js';
 
 const DIRECTION = 'to_green';
@@ -63,7 +63,7 @@ export function replicateActivities(dependencies: ActivityDependencies) {
     /** Watches the WAL that blue keeps for green; returns when its level is no longer `known`, fails at the limit. */
     watchRetainedWal: (ref: RunRef, known: WalLevel): Promise<RetainedWal> =>
       perform(dependencies, ref, async ({ run, session, signal, report }) => {
-        const blue = await session('blue', 'retained WAL');
+        const blue = await session('blue', 'retained WAL', watching(signal));
         const names = streamNames(run.migration, DIRECTION, ref.plan.replicate.streams);
         const limit = parseSize(ref.plan.replicate.maxRetainedWal);
         let since = Date.now();
@@ -87,7 +87,7 @@ export function replicateActivities(dependencies: ActivityDependencies) {
                 told && abandoned !== undefined ? describePhysicalSlot(abandoned) : describeRetainedWal(bytes, limit),
             };
           }
-          await sleep(1_000);
+          await sleep(1_000, undefined, { signal });
         }
       }),
 
@@ -96,7 +96,8 @@ export function replicateActivities(dependencies: ActivityDependencies) {
       perform(dependencies, ref, async ({ databases, run, session, signal, report }) => {
         const feed = { databases, run, plan: ref.plan, signal };
         await copyAnew({ ...feed, report });
-        const [source, target] = [await session('blue', 'lag'), await session('green', 'lag')];
+        const limits = watching(signal);
+        const [source, target] = [await session('blue', 'lag', limits), await session('green', 'lag', limits)];
         const errors = new FeedErrors(feed, source, target);
         const lag = await waitUntilCaughtUp({
           source,

@@ -2,6 +2,7 @@ import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { dropFence } from '../src/postgres/fence.js';
 import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/feed-objects.js';
 import { feedName } from '../src/postgres/feed.js';
+import { SHORT_STATEMENTS } from '../src/postgres/session.js';
 import { releaseDatabase } from '../src/postgres/ownership.js';
 import { dropTriggers } from '../src/postgres/migrate/revert.js';
 import { stepContext } from './step-context.js';
@@ -25,6 +26,8 @@ export function retireActivities(dependencies: ActivityDependencies) {
         const retireGreen = async (): Promise<void> => {
           const green = await session('green', 'retire');
           await dropDdlTriggers(green);
+          // Only where the promotion was never finished.
+          await dropSubscriptions(green, feedName(run.migration, 'to_green'));
           await dropSlots(green, back, 2_000);
           await dropPublications(green, back);
           await dropFence(green, signal);
@@ -32,9 +35,10 @@ export function retireActivities(dependencies: ActivityDependencies) {
           await releaseDatabase(green, run, 'completed');
         };
         const retireBlue = async (): Promise<void> => {
-          const blue = await session('blue', 'retire');
+          const blue = await session('blue', 'retire', SHORT_STATEMENTS);
           await dropDdlTriggers(blue);
           await dropSubscriptions(blue, back);
+          await dropSlots(blue, feedName(run.migration, 'to_green'), 2_000);
           await dropPublications(blue, feedName(run.migration, 'to_green'));
           await releaseDatabase(blue, run, 'completed');
         };

@@ -4,6 +4,7 @@ import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
 import { dropCopiedSchema } from '../src/postgres/schema-copy/drop-copied-schema.js';
+import { SHORT_STATEMENTS } from '../src/postgres/session.js';
 import { hasState } from '../src/postgres/state.js';
 import type { Direction, Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -28,14 +29,14 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
         // hold back WAL until the disk is full, with nobody left to watch it.
         const subscriptions = await failureOf(
           onBothSides(async (side) => {
-            const session = await work.session(side, 'undo replication');
+            const session = await work.session(side, 'undo replication', SHORT_STATEMENTS);
             if (await isInRecovery(session)) return;
             for (const direction of DIRECTIONS) await dropSubscriptions(session, feedName(ref.plan.name, direction));
           }),
         );
         const slots = await failureOf(
           onBothSides(async (side) => {
-            const session = await work.session(side, 'undo replication');
+            const session = await work.session(side, 'undo replication', SHORT_STATEMENTS);
             if (await isInRecovery(session)) return;
             for (const direction of DIRECTIONS) {
               await dropSlots(session, feedName(ref.plan.name, direction));

@@ -1,14 +1,19 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseDuration } from '../src/plan/duration.js';
 import { parseSize } from '../src/postgres/lag.js';
-import { isConnectionLost } from '../src/postgres/sqlstate.js';
-import { lookAtStandby, type StandbyHealth, type StandbyLimits, type StandbyState } from '../src/postgres/standby.js';
+import {
+  isAway,
+  lookAtStandby,
+  outOfReach,
+  type StandbyHealth,
+  type StandbyLimits,
+  type StandbyState,
+} from '../src/postgres/standby.js';
 import { closeSession, openSession, type Session } from '../src/postgres/session.js';
-import { VerdigrisError } from '../src/errors.js';
 import type { Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { WeightsWatch } from './haproxy.js';
-import { perform, type ActivityDependencies, type Work } from './context.js';
+import { perform, watching, type ActivityDependencies, type Work } from './context.js';
 
 /** Time between two looks at the feed. */
 const LOOK_EVERY_MS = 1_000;
@@ -22,6 +27,7 @@ const SETTLED_AFTER_MS: Readonly<Record<StandbyHealth, number>> = {
   lagging: 30_000,
   retaining: 5_000,
   unreachable: 10_000,
+  filling: 5_000,
   broken: 0,
   dropped: 0,
 };
@@ -66,7 +72,7 @@ async function watch(work: Work, ref: RunRef, known: string, weights: WeightsWat
       const settled = Date.now() - since >= SETTLED_AFTER_MS[state.health];
       const again = state.loses === null ? until : Math.min(until, begun + COUNT_AGAIN_MS);
       if ((state.health !== known && settled) || Date.now() > again) return state;
-      await sleep(LOOK_EVERY_MS);
+      await sleep(LOOK_EVERY_MS, undefined, { signal: work.signal });
     }
   } finally {
     await links.close();
@@ -75,19 +81,14 @@ async function watch(work: Work, ref: RunRef, known: string, weights: WeightsWat
 
 async function look(work: Work, links: StandbyLinks, ref: RunRef, limits: StandbyLimits): Promise<StandbyState> {
   try {
-    return await lookAtStandby(await links.open('green'), () => links.open('blue'), work.run, limits, work.signal);
+    const green = await links.open('green');
+    const state = await lookAtStandby(green, () => links.open('blue'), work.run, limits, work.signal);
+    if (state.health === 'unreachable' || state.health === 'filling') await links.close();
+    return state;
   } catch (error) {
     await links.close();
-    const away = isConnectionLost(error) || (error instanceof VerdigrisError && error.type === 'ConnectionFailed');
-    if (!away || work.signal.aborted) throw error;
-    const why = error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
-    return {
-      health: 'unreachable',
-      rollbackSafe: false,
-      why: `the feed to blue can't be seen: ${why}`,
-      lagSeconds: null,
-      loses: null,
-    };
+    if (!isAway(error) || work.signal.aborted) throw error;
+    return outOfReach(error);
   }
 }
 
@@ -100,7 +101,8 @@ class StandbyLinks {
   async open(side: Side): Promise<Session> {
     const known = this.#sessions.get(side);
     if (known !== undefined) return known;
-    const session = await openSession(this.work.databases[side], { purpose: 'standby' });
+    const { databases, signal } = this.work;
+    const session = await openSession(databases[side], { purpose: 'standby', ...watching(signal) });
     this.#sessions.set(side, session);
     return session;
   }

@@ -11,7 +11,7 @@ import { verifyTables, type VerifyScope } from '../src/postgres/verify/verify-ta
 import { otherSide, type Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { VerificationSummary } from '../workflows/lib/status.js';
-import { perform, type ActivityDependencies } from './context.js';
+import { perform, watching, type ActivityDependencies } from './context.js';
 import { movedTables } from './run-tables.js';
 
 export interface VerificationResult extends VerificationSummary {
@@ -42,9 +42,12 @@ export function verifyActivities(dependencies: ActivityDependencies) {
         const mends = source === 'blue' && scope === 'all';
         const feed = { databases: work.databases, run: work.run, plan: ref.plan, signal: work.signal };
         if (mends) await copyAnew({ ...feed, report: work.report });
-        const [from, to] = [await work.session(source, 'verify lag'), await work.session(target, 'verify lag')];
+        const [from, to] = [
+          await work.session(source, 'verify lag', watching(work.signal)),
+          await work.session(target, 'verify lag', watching(work.signal)),
+        ];
         const errors = mends ? new FeedErrors(feed, from, to) : undefined;
-        const tables = await movedTables(await work.session('blue', 'verify'), ref.plan);
+        const tables = await movedTables(await work.session('blue', 'verify', watching(work.signal, 60_000)), ref.plan);
         const found = await verifyTables({
           source: work.databases[source],
           target: work.databases[target],

@@ -13,11 +13,13 @@ import { sqlState } from '../src/postgres/sqlstate.js';
 import { readCatalogSignature } from '../src/postgres/ddl/table-facts.js';
 import type { Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { perform, type ActivityDependencies, type Work } from './context.js';
+import { perform, watching, type ActivityDependencies, type Work } from './context.js';
 
 /** Time between two looks, ms; longer where a look takes long: the watch is never more than a thirtieth of the time. */
 const LOOK_EVERY_MS = 3_000;
 const SHARE = 30;
+/** How long one statement of a look may take, ms: thousands of tables take some seconds. */
+const LOOK_WITHIN_MS = 60_000;
 
 /** Activities that watch for DDL. */
 export function watchSchemaActivities(dependencies: ActivityDependencies) {
@@ -61,7 +63,10 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
     /** The run is to go on: whether it can with blue's schema as it is now. */
     acceptSchema: (ref: RunRef): Promise<Acceptance> =>
       perform(dependencies, ref, async (work) =>
-        acceptSchema(await watchedBy(work, ref, 'blue'), await work.session('green', 'schema watch')),
+        acceptSchema(
+          await watchedBy(work, ref, 'blue'),
+          await work.session('green', 'schema watch', watching(work.signal, LOOK_WITHIN_MS)),
+        ),
       ),
 
     /** In the standby window nothing is held: what has changed on green was told. */
@@ -71,7 +76,7 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
 }
 
 async function watchedBy(work: Work, ref: RunRef, side: Side): Promise<Watched> {
-  const session = await work.session(side, 'schema watch');
+  const session = await work.session(side, 'schema watch', watching(work.signal, LOOK_WITHIN_MS));
   return { session, side, runId: ref.runId, patterns: ref.plan.tables };
 }
 

@@ -6,7 +6,7 @@ import { directionTo, feedName } from './feed.js';
 import { disarmFence } from './fence.js';
 import { readRoute } from './state.js';
 import { waitUntilInactive } from './replication-slot.js';
-import { withSession, type Databases, type Session } from './session.js';
+import { SHORT_STATEMENTS, withSession, type Databases, type Session, type SessionOptions } from './session.js';
 import { streamsOfRun } from './streams.js';
 import { disableSubscription, enableSubscription } from './subscription.js';
 
@@ -25,18 +25,27 @@ export async function finishPromotion(
   const to = otherSide(from);
   const oldFeed = feedName(migration, directionTo(to));
   await sleep(WRITERS_FIRST_MS, undefined, { signal: options.signal });
-  await withSession(databases[to], { purpose: 'finish promotion' }, (newSide) =>
-    withSession(databases[from], { purpose: 'finish promotion' }, async (oldSide) => {
-      const route = await readRoute(newSide, migration);
-      if (route?.writesOn !== to) throw notPromoted(to);
+  const session: SessionOptions = {
+    purpose: 'finish promotion',
+    ...SHORT_STATEMENTS,
+    ...(options.signal === undefined ? {} : { cutOn: options.signal }),
+  };
+  await withSession(databases[to], session, async (newSide) => {
+    const route = await readRoute(newSide, migration);
+    if (route?.writesOn !== to) throw notPromoted(to);
+    // An old side that is away must not bring anything when it comes back.
+    await stopSubscriptions(newSide, oldFeed);
+    await withSession(databases[from], session, async (oldSide) => {
       await endFeed(newSide, oldSide, oldFeed, to);
       if (options.feedBack) {
         const newFeed = feedName(migration, directionTo(from));
+        // Whoever waited for this has gone on, and may have moved the writes back.
+        options.signal?.throwIfAborted();
         for (const name of await streamsOfRun(oldSide, newFeed)) await enableSubscription(oldSide, name);
       }
       await disarmFence(newSide, { migration, epoch: route.epoch, writesOn: to }, options.signal);
-    }),
-  );
+    });
+  });
 }
 
 /** The writers that have waited catch up first: for as long they have the processors of both servers to themselves. */
@@ -44,13 +53,18 @@ const WRITERS_FIRST_MS = 150;
 
 /** All streams of the old feed have stopped, on both servers, before the first of them is dropped. */
 async function endFeed(newSide: Session, oldSide: Session, feed: string, to: Side): Promise<void> {
-  const subscriptions = await findSubscriptions(newSide, feed);
-  const stopped = await Promise.all(subscriptions.map((name) => disableSubscription(newSide, name)));
+  const stopped = await stopSubscriptions(newSide, feed);
   const slots = await findSlots(oldSide, feed);
   const idle = await Promise.all(slots.map((name) => waitUntilInactive(oldSide, name, 30_000)));
-  if ([...stopped, ...idle].includes(false)) throw stillRunning(feed, to);
+  if (!stopped || idle.includes(false)) throw stillRunning(feed, to);
   await dropSubscriptions(newSide, feed);
   await dropSlots(oldSide, feed);
+}
+
+/** @returns whether all have stopped */
+async function stopSubscriptions(newSide: Session, feed: string): Promise<boolean> {
+  const names = await findSubscriptions(newSide, feed);
+  return !(await Promise.all(names.map((name) => disableSubscription(newSide, name)))).includes(false);
 }
 
 function notPromoted(side: Side): VerdigrisError {

@@ -6,6 +6,7 @@ import {
   closeSession,
   inTransaction,
   openSession,
+  SHORT_STATEMENTS,
   withSession,
   type Database,
   type Databases,
@@ -142,14 +143,18 @@ export async function dropState(session: Session, run: Run): Promise<void> {
  * Opens a session that holds the actor's lock of a database: only one worker acts on it at a time. A worker that is
  * frozen still holds it; Temporal has given the task to us, so its session is ended, and the epoch keeps what it may
  * still do from mattering.
+ *
+ * @throws VerdigrisError LockNotHad (retryable) when nobody lets go of it; the signal's reason when it is aborted.
  */
-export async function openActorSession(database: Database, purpose: string): Promise<Session> {
-  const session = await openSession(database, { purpose });
+export async function openActorSession(database: Database, purpose: string, signal?: AbortSignal): Promise<Session> {
+  const session = await openSession(database, { purpose, ...SHORT_STATEMENTS });
   try {
     const started = Date.now();
     for (;;) {
       const { rows } = await session.query<{ held: boolean }>(`SELECT pg_try_advisory_lock(${ACTOR_LOCK}) AS held`);
       if (rows[0]?.held === true) return session;
+      signal?.throwIfAborted();
+      if (Date.now() - started > ACTOR_LOCK_WITHIN_MS) throw actorLockNotHad(database.side);
       if (Date.now() - started > 2_000) {
         await session.query(
           `SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE ${IS_ACTOR_LOCK} AND l.pid <> pg_backend_pid()`,
@@ -161,6 +166,18 @@ export async function openActorSession(database: Database, purpose: string): Pro
     await closeSession(session);
     throw error;
   }
+}
+
+/** Far more than a session that was ended needs to be gone. */
+const ACTOR_LOCK_WITHIN_MS = 15_000;
+
+function actorLockNotHad(side: Side): VerdigrisError {
+  return new VerdigrisError({
+    type: 'LockNotHad',
+    message: `${side}: another session holds the lock of whoever acts for the run, and does not end although it was told to`,
+    nextStep: 'it is tried again; see pg_locks (locktype advisory) for its pid, and why it does not end',
+    retryable: true,
+  });
 }
 
 /** The actor's lock of this database among pg_locks `l`, held by somebody. */

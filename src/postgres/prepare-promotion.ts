@@ -14,7 +14,7 @@ import { probePeer } from './peer-probe.js';
 import type { PublishedTable } from './publication.js';
 import { majorVersion } from './retry.js';
 import { withoutSecrets } from './scrub.js';
-import { withSession, type Database, type Databases, type Session } from './session.js';
+import { SHORT_STATEMENTS, withSession, type Database, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { readRoute, readStreamCount, ROUTE_CHANNEL } from './state.js';
 import { ensurePublications, readStreams, streamNames, streamsOfRun } from './streams.js';
@@ -45,14 +45,14 @@ export interface Preparation {
 export async function preparePromotion(preparation: Preparation): Promise<number[]> {
   const { databases, migration, from, signal } = preparation;
   const to = otherSide(from);
-  return withSession(databases[from], { purpose: 'prepare promotion' }, async (session) => {
+  return withSession(databases[from], { purpose: 'prepare promotion', ...SHORT_STATEMENTS }, async (session) => {
     const route = await readRoute(session, migration);
     if (route?.writesOn !== from) throw promotionBlocked(`writes are not on ${from}`);
     const announced = performance.now();
     await announceOpening(session, migration, from, to);
     if (preparation.wayBack !== undefined) await proveWayBack(preparation, preparation.wayBack);
     await refuseLongWriters(session, from);
-    await withSession(databases[to], { purpose: 'prepare promotion' }, async (other) => {
+    await withSession(databases[to], { purpose: 'prepare promotion', ...SHORT_STATEMENTS }, async (other) => {
       await refuseLongWriters(other, to);
       const feed = feedName(migration, directionTo(to));
       if (preparation.acceptLoss === true) return switchOff(other, feed, to);
@@ -74,19 +74,27 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
   const { databases, migration, from } = preparation;
   const to = otherSide(from);
   const direction = directionTo(from);
-  const { streams, forward } = await withSession(databases[from], { purpose: 'way back' }, async (session) => {
-    const count = await readStreamCount(session);
-    return { streams: count, forward: await readStreams(session, migration, directionTo(to), count) };
-  });
-  const publisherVersion = await withSession(databases[to], { purpose: 'way back' }, async (session) => {
-    await ensurePublications(session, { migration, direction, tables, streams, like: forward });
-    return majorVersion(session);
-  });
+  const { streams, forward } = await withSession(
+    databases[from],
+    { purpose: 'way back', ...SHORT_STATEMENTS },
+    async (session) => {
+      const count = await readStreamCount(session);
+      return { streams: count, forward: await readStreams(session, migration, directionTo(to), count) };
+    },
+  );
+  const publisherVersion = await withSession(
+    databases[to],
+    { purpose: 'way back', ...SHORT_STATEMENTS },
+    async (session) => {
+      await ensurePublications(session, { migration, direction, tables, streams, like: forward });
+      return majorVersion(session);
+    },
+  );
   const conninfo = databases[to].peerConninfo;
   try {
     await withSession(
       databases[from],
-      { purpose: 'way back', statementTimeoutMs: REACH_WITHIN_MS },
+      { purpose: 'way back', statementTimeoutMs: REACH_WITHIN_MS, ...SHORT_STATEMENTS },
       async (session) => {
         // Subscriptions that an earlier approval has left prove nothing about today.
         await probePeer(session, conninfo);
@@ -107,7 +115,7 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
 
 /** CREATE SUBSCRIPTION looks at every table of its publication, so it waits behind whoever wants one of them alone. */
 async function tableLocked(database: Database, cause: unknown): Promise<VerdigrisError> {
-  const who = await withSession(database, { purpose: 'way back' }, whoLocksReadersOut);
+  const who = await withSession(database, { purpose: 'way back', ...SHORT_STATEMENTS }, whoLocksReadersOut);
   return promotionBlocked(`${database.side}: a table that the way back needs is locked. ${who}`, cause);
 }
 

@@ -23,7 +23,7 @@ import {
 } from './promotion-hold.js';
 import { waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
 import { openActors, openSessions, type Sessions } from './promotion-sessions.js';
-import { closeSession, openSession, withSession, type Databases, type Session } from './session.js';
+import { closeSession, openSession, SHORT_STATEMENTS, withSession, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { FENCE_CLOSED, FENCE_LOCK } from './state.js';
 import type { TableName } from '../plan/table-name.js';
@@ -122,8 +122,10 @@ export async function promote(
 }
 
 async function isDecided({ databases, migration, from }: Promotion): Promise<boolean> {
-  const decision = await withSession(databases[from], { purpose: 'promotion outcome' }, (session) =>
-    readDecision(session, migration, from),
+  const decision = await withSession(
+    databases[from],
+    { purpose: 'promotion outcome', ...SHORT_STATEMENTS },
+    (session) => readDecision(session, migration, from),
   );
   return decision.decided;
 }
@@ -143,7 +145,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     return session;
   };
   try {
-    const actors = await openActors(databases, from, keep);
+    const actors = await openActors(databases, from, keep, promotion.signal);
     const decision = await decisionSoFar(actors.main, promotion);
     if (decision.decided) {
       await openNewSide(actors.to, promotion.migration, decision.epoch);
@@ -294,7 +296,10 @@ async function decisionAfterLostAnswer(promotion: Promotion, lost: unknown): Pro
   const deadline = Date.now() + 60_000;
   for (;;) {
     try {
-      const session = await openSession(promotion.databases[promotion.from], { purpose: 'promotion outcome' });
+      const session = await openSession(promotion.databases[promotion.from], {
+        purpose: 'promotion outcome',
+        ...SHORT_STATEMENTS,
+      });
       try {
         const decision = await readDecision(session, promotion.migration, promotion.from);
         if (decision.decided) return decision.epoch;

@@ -28,10 +28,10 @@ export interface SlotSession {
 export type Keep = (opening: Promise<Session>) => Promise<Session>;
 
 /** These two hold the actors' locks: to end the holder of a late worker's lock is to end its promotion. */
-export async function openActors(databases: Databases, from: Side, keep: Keep): Promise<Actors> {
+export async function openActors(databases: Databases, from: Side, keep: Keep, signal?: AbortSignal): Promise<Actors> {
   return {
-    main: await keep(openActorSession(databases[from], 'promotion')),
-    to: await keep(openActorSession(databases[otherSide(from)], 'promotion')),
+    main: await keep(openActorSession(databases[from], 'promotion', signal)),
+    to: await keep(openActorSession(databases[otherSide(from)], 'promotion', signal)),
   };
 }
 

@@ -3,6 +3,7 @@ import pg from 'pg';
 import type { Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
 import { isConnectionLost, isOutOfRoom, sqlState } from './sqlstate.js';
+import { answerWithin } from '../timing.js';
 
 /** One of the two databases, as the worker reaches it. */
 export interface Database {
@@ -14,7 +15,7 @@ export interface Database {
   readonly peerConninfo: string;
 }
 
-/** How long a server may take to let a session in. */
+/** How long a server may take to let a session in, ms. */
 const CONNECT_WITHIN_MS = 10_000;
 
 /** Both databases of a migration. */
@@ -32,7 +33,19 @@ export interface SessionOptions {
   readonly statementTimeoutMs?: number;
   /** The socket to use where the connection has no TLS. Default: one of pg's. */
   readonly socket?: () => Duplex;
+  /**
+   * How long the answer to a statement may take; then the connection is cut. A server that is frozen, or behind a network
+   * that swallows packets, never answers. Only for short statements. Default: no limit.
+   */
+  readonly answerWithinMs?: number;
+  /** Cuts the connection when it is aborted, whatever is waited for: only for what may break off anywhere. */
+  readonly cutOn?: AbortSignal;
+  /** How much later than that, ms: for statements that are told to end. Default: at once. */
+  readonly cutAfterMs?: number;
 }
+
+/** For sessions of statements that are short, or wait for no longer than a lock: it is far more than any of them takes. */
+export const SHORT_STATEMENTS = { answerWithinMs: 30_000 } as const;
 
 /**
  * Opens a session with the settings that every session of ours has: commits are durable whatever the database's
@@ -42,6 +55,8 @@ export interface SessionOptions {
  * @throws VerdigrisError ConnectionFailed, which names the connection, never its address or password.
  */
 export async function openSession(database: Database, options: SessionOptions): Promise<Session> {
+  const { cutOn, cutAfterMs = 0 } = options;
+  cutOn?.throwIfAborted();
   const client = new pg.Client({
     ...database.config,
     application_name: `verdigris ${options.purpose}`,
@@ -52,27 +67,78 @@ export async function openSession(database: Database, options: SessionOptions): 
   });
   // A lost connection is reported by the query that uses it; without a listener it would end the process.
   client.on('error', () => undefined);
+  if (options.answerWithinMs !== undefined) cutWhenSilent(client, database.side, options.answerWithinMs);
+  if (cutOn !== undefined) cutWhenAborted(client, cutOn, cutAfterMs);
   try {
-    await client.connect();
-    await client.query(SESSION_SETTINGS, [
-      String(options.lockTimeoutMs ?? 2_000),
-      String(options.statementTimeoutMs ?? 0),
-    ]);
-    databaseOf.set(client, database);
+    await unlessAborted(client.connect(), cutOn);
+    const settings = [String(options.lockTimeoutMs ?? 2_000), String(options.statementTimeoutMs ?? 0)];
+    await answerWithin(CONNECT_WITHIN_MS, client.query(SESSION_SETTINGS, settings), () =>
+      noAnswer(database.side, CONNECT_WITHIN_MS),
+    );
+    openedWith.set(client, { database, answerWithinMs: options.answerWithinMs });
     return client;
   } catch (error) {
-    await client.end().catch(() => undefined);
+    const closed = client.end().catch(() => undefined);
+    cutOn?.throwIfAborted();
+    await closed;
     throw connectionFailed(database, error);
   }
 }
 
-const databaseOf = new WeakMap<Session, Database>();
+const openedWith = new WeakMap<Session, { readonly database: Database; readonly answerWithinMs: number | undefined }>();
+
+/** Has each statement wait for its answer for so long at most. node-postgres' own limit leaves the connection as it is. */
+function cutWhenSilent(client: pg.Client, side: Side, ms: number): void {
+  const ask = client.query.bind(client) as (...statement: readonly unknown[]) => unknown;
+  const query = (...statement: readonly unknown[]): unknown => {
+    const answer = ask(...statement);
+    if (!(answer instanceof Promise)) return answer;
+    return answerWithin(ms, answer as Promise<unknown>, () => {
+      client.end().catch(() => undefined);
+      return noAnswer(side, ms);
+    });
+  };
+  Object.assign(client, { query });
+}
+
+function cutWhenAborted(client: pg.Client, signal: AbortSignal, afterMs: number): void {
+  const cut = (): void => {
+    // With a statement under way it does not wait for the server's goodbye.
+    if (afterMs === 0) client.end().catch(() => undefined);
+    else setTimeout(() => void client.end().catch(() => undefined), afterMs).unref();
+  };
+  signal.addEventListener('abort', cut, { once: true });
+  client.on('end', () => signal.removeEventListener('abort', cut));
+}
+
+/** The promise's value, unless the signal is aborted before. */
+async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise;
+  let onAbort = (): void => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(new Error('aborted'));
+    signal.addEventListener('abort', onAbort, { once: true });
+  });
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}
+
+/** A connection on which nothing comes back counts as lost. */
+function noAnswer(side: Side, ms: number): Error {
+  return Object.assign(new Error(`${side} did not answer within ${ms / 1_000} s: is it frozen, or the network cut?`), {
+    code: 'ETIMEDOUT',
+  });
+}
 
 /** Opens another session to the database of one that openSession() has opened, such as to see what that one waits for. */
 export async function openBeside(session: Session, options: SessionOptions): Promise<Session> {
-  const database = databaseOf.get(session);
-  if (database === undefined) throw new Error('this session was opened elsewhere');
-  return openSession(database, options);
+  const opened = openedWith.get(session);
+  if (opened === undefined) throw new Error('this session was opened elsewhere');
+  const { database, answerWithinMs } = opened;
+  return openSession(database, { ...(answerWithinMs === undefined ? {} : { answerWithinMs }), ...options });
 }
 
 /**

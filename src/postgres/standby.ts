@@ -1,9 +1,11 @@
+import { VerdigrisError } from '../errors.js';
 import { dropSlots } from './feed-objects.js';
 import { feedName } from './feed.js';
 import { measureLag } from './marker.js';
 import type { Run } from './ownership.js';
 import { judgeRetainedWal, readRetainedWal } from './retained-wal.js';
 import type { Session } from './session.js';
+import { isConnectionLost } from './sqlstate.js';
 import {
   describeLoss,
   readBlueIdentity,
@@ -17,8 +19,8 @@ import {
 import { streamsOfRun } from './streams.js';
 import { readSubscription } from './subscription.js';
 
-/** How blue follows green during the standby window. */
-export type StandbyHealth = 'healthy' | 'lagging' | 'retaining' | 'broken' | 'dropped' | 'unreachable';
+/** How blue follows green during the standby window. `filling`: out of reach, and green keeps much WAL for it. */
+export type StandbyHealth = 'healthy' | 'lagging' | 'retaining' | 'broken' | 'dropped' | 'unreachable' | 'filling';
 
 export interface StandbyState {
   readonly health: StandbyHealth;
@@ -65,23 +67,51 @@ export async function lookAtStandby(
     if (confirmed !== undefined) await writeConfirmed(green, run.runId, { ...confirmed, dropped: true });
     return gone('dropped', DROPPED);
   }
-  const blue = await openBlue();
-  const identity = await readBlueIdentity(blue);
-  const broken = (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, identity);
-  if (broken !== undefined) return gone('broken', broken);
-  // Read before the marker is written: what comes before it, blue has when the marker arrives.
-  const position = await readGreenPosition(green, feed);
-  const lag = await measureLag(green, blue, 'to_blue', Math.max(10_000, limits.maxLagMs), signal);
-  const lagSeconds = Number.isFinite(lag) ? lag / 1_000 : null;
-  if (lagSeconds !== null) await writeConfirmed(green, run.runId, { ...position, blue: identity });
-  // Nothing is lost by going back late: the promotion waits until blue has everything.
-  const alive = { rollbackSafe: true, lagSeconds, loses: null };
-  if (lag > limits.maxLagMs) return { health: 'lagging', why: await describeLag(blue, names, lagSeconds), ...alive };
-  if (verdict !== 'fine') {
-    const why = `the feed to blue holds back ${megabytes(wal.bytes)} of WAL on green; at ${megabytes(limits.maxRetainedWal)} (replicate.maxRetainedWal) it is dropped, and the way back with it`;
-    return { health: 'retaining', why, ...alive };
+  const retaining =
+    verdict === 'fine'
+      ? undefined
+      : `the feed to blue holds back ${megabytes(wal.bytes)} of WAL on green; at ${megabytes(limits.maxRetainedWal)} (replicate.maxRetainedWal) it is dropped, and the way back with it`;
+  try {
+    return await lookAtBlue();
+  } catch (error) {
+    if (!isAway(error) || signal.aborted) throw error;
+    return outOfReach(error, retaining);
   }
-  return { health: 'healthy', why: 'blue follows green', ...alive };
+
+  async function lookAtBlue(): Promise<StandbyState> {
+    const blue = await openBlue();
+    const identity = await readBlueIdentity(blue);
+    const broken = (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, identity);
+    if (broken !== undefined) return gone('broken', broken);
+    // Read before the marker is written: what comes before it, blue has when the marker arrives.
+    const position = await readGreenPosition(green, feed);
+    const lag = await measureLag(green, blue, 'to_blue', Math.max(10_000, limits.maxLagMs), signal);
+    const lagSeconds = Number.isFinite(lag) ? lag / 1_000 : null;
+    if (lagSeconds !== null) await writeConfirmed(green, run.runId, { ...position, blue: identity });
+    // Nothing is lost by going back late: the promotion waits until blue has everything.
+    const alive = { rollbackSafe: true, lagSeconds, loses: null };
+    if (lag > limits.maxLagMs) return { health: 'lagging', why: await describeLag(blue, names, lagSeconds), ...alive };
+    if (retaining !== undefined) return { health: 'retaining', why: retaining, ...alive };
+    return { health: 'healthy', why: 'blue follows green', ...alive };
+  }
+}
+
+/** Whether a server could not be asked, which says nothing about what it has. */
+export function isAway(error: unknown): boolean {
+  return isConnectionLost(error) || (error instanceof VerdigrisError && error.type === 'ConnectionFailed');
+}
+
+/** What is said while a server does not answer. */
+export function outOfReach(error: unknown, retaining?: string): StandbyState {
+  const reason = error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
+  const why = `the feed to blue can't be seen: ${reason}`;
+  return {
+    health: retaining === undefined ? 'unreachable' : 'filling',
+    rollbackSafe: false,
+    why: retaining === undefined ? why : `${why}; ${retaining}`,
+    lagSeconds: null,
+    loses: null,
+  };
 }
 
 const DROPPED =

@@ -5,15 +5,21 @@ import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { NO_POOLS } from '../../src/postgres/pools.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { promote } from '../../src/postgres/promote.js';
+import { readRetainedWal } from '../../src/postgres/retained-wal.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { lookAtStandby, whyFeedIsDead, type StandbyState } from '../../src/postgres/standby.js';
 import { describeLoss, lossBetween, replacedBlue } from '../../src/postgres/standby-loss.js';
 import { readSubscription } from '../../src/postgres/subscription.js';
+import { LinkProxy } from '../support/link-proxy.js';
 import { PromotionRig } from '../support/promotion-rig.js';
 
 const MIGRATION = 'rollback-loss';
 const RUN = { runId: 'run', migration: MIGRATION };
 const FEED = feedName(MIGRATION, 'to_blue');
+
+async function retainedWal(green: Session): Promise<number> {
+  return (await readRetainedWal(green, [FEED])).bytes;
+}
 
 describe('a feed to blue that has died', () => {
   let rig: PromotionRig;
@@ -78,6 +84,28 @@ describe('a feed to blue that has died', () => {
     await green.query(`DELETE FROM verdigris.progress WHERE step = 'standby'`);
     expect(await describeLoss(green, RUN.runId, FEED)).toMatch(/how much is not known/);
     expect((await look()).health).toBe('healthy');
+  });
+
+  it('is told as out of reach while blue does not answer, with the WAL that green keeps for it', async () => {
+    const link = await LinkProxy.start(Number(rig.databases.blue.config.port));
+    const config = { ...rig.databases.blue.config, port: link.port };
+    const stop = new AbortController();
+    const options = { purpose: 'test', answerWithinMs: 300, cutOn: stop.signal };
+    const far = await openSession({ ...rig.databases.blue, config }, options);
+    try {
+      link.swallow('toServer');
+      const limits = { maxLagMs: 20_000, maxRetainedWal: (await retainedWal(green)) * 1.5 };
+      const state = await lookAtStandby(green, () => Promise.resolve(far), RUN, limits, stop.signal);
+      expect(state).toMatchObject({ health: 'filling', rollbackSafe: false });
+      expect(state.why).toMatch(/blue did not answer within 0\.3 s.*holds back \d+ MB of WAL on green/);
+      // A cancel is heard while a connection is being made, too.
+      const opening = openSession({ ...rig.databases.blue, config }, options);
+      setTimeout(() => stop.abort(new Error('cancelled')), 50);
+      await expect(opening).rejects.toThrow('cancelled');
+    } finally {
+      await closeSession(far);
+      await link.close();
+    }
   });
 
   it('lets writes go back only with the loss: never are both sides open, sequences go on, green keeps what blue has not', async () => {

@@ -3,10 +3,18 @@ import type { Direction } from '../../side.js';
 import { waitForMarker, writeMarker } from '../marker.js';
 import { LockWatch, gaveWay, lockNotHad } from '../lock-watch.js';
 import { backendPid, cancellable } from '../migrate/step-context.js';
-import { closeSession, openSession, type Database, type Session } from '../session.js';
+import { closeSession, openSession, type Database, type Session, type SessionOptions } from '../session.js';
 
 /** How long the marker may take before the replication counts as stalled. */
 const MARKER_TIMEOUT_MS = 60_000;
+
+/** How long a statement that is told to end may go on, ms: a server that is frozen never ends it. */
+const STATEMENTS_END_WITHIN_MS = 5_000;
+
+/** For sessions whose statements are told to end when the signal is aborted. */
+export function cutLate(signal: AbortSignal): Pick<SessionOptions, 'cutOn' | 'cutAfterMs'> {
+  return { cutOn: signal, cutAfterMs: STATEMENTS_END_WITHIN_MS };
+}
 
 /** The two databases and the feed between them. */
 export interface Sides {
@@ -38,9 +46,10 @@ export class SideSessions {
   }
 
   static async open(sides: Sides): Promise<SideSessions> {
-    const source = await openSession(sides.source, { purpose: 'verify' });
+    const cut = cutLate(sides.signal);
+    const source = await openSession(sides.source, { purpose: 'verify', ...cut });
     try {
-      const target = await openSession(sides.target, { purpose: 'verify' });
+      const target = await openSession(sides.target, { purpose: 'verify', ...cut });
       const sessions = new SideSessions(sides, source, target);
       await sessions.each((session) => session.query(GENTLE));
       return sessions;

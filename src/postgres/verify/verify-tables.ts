@@ -9,7 +9,7 @@ import { canTellSince, momentOf, onGreen, readLastPass, type LastPass, type Sinc
 import { PassProgress, type PassStart } from './pass-progress.js';
 import { Pass } from './pass.js';
 import { HASH_PROBE } from './row-hash.js';
-import { SideSessions, type Sides } from './side-sessions.js';
+import { cutLate, SideSessions, type Sides } from './side-sessions.js';
 import { readTablePairs } from './table-pairs.js';
 
 /** `all` rows, or those that were `changed` on either side since the last pass that found no difference began. */
@@ -66,7 +66,7 @@ export async function verifyTables(options: VerifyOptions): Promise<Verification
   const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);
   const lanes: SideSessions[] = [];
-  const cursors = await openSession(options.target, { purpose: 'verify progress' });
+  const cursors = await openSession(options.target, { purpose: 'verify progress', ...cutLate(options.signal) });
   try {
     const first = await SideSessions.open({ ...options, signal });
     lanes.push(first);
