@@ -14,6 +14,7 @@ export async function whileWalIsBounded(story: Story, ref: RunRef, work: () => P
     await beside(() => guardWal(story, ref), work);
   } finally {
     story.yieldTo(null);
+    story.run.allClear('WAL');
   }
 }
 
@@ -24,6 +25,8 @@ async function guardWal(story: Story, ref: RunRef): Promise<null> {
     const seen = await act('watch the WAL that blue keeps for green').watchRetainedWal(ref, level);
     level = seen.level;
     story.yieldTo(level === 'hold' ? seen.why : null);
-    if (level !== 'fine') story.run.warn([seen.why]);
+    if (level === 'fine') story.run.allClear('WAL');
+    else
+      story.run.alarm('WAL', level, seen.why, 'see what keeps green from following: pg_stat_subscription and its log');
   }
 }

@@ -1,6 +1,7 @@
 import { CancellationScope } from '@temporalio/workflow';
 import type { PromotionResult } from '../activities/promote.js';
 import { otherSide, type Side } from '../src/side.js';
+import { finishMove } from './finish-move.js';
 import { actFast } from './lib/activities.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -9,8 +10,15 @@ import type { RunRef } from './lib/run-ref.js';
  * One promotion, in either direction, and what follows its decision; from the decision on nothing can cancel it.
  *
  * @param acceptLoss only for the way back: what blue does not have stays on green
+ * @param isOver when what follows the decision need not be waited for: whoever is to go on finishes it first
  */
-export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, acceptLoss = false): Promise<void> {
+export async function moveWrites(
+  run: MigrationRun,
+  ref: RunRef,
+  from: Side,
+  acceptLoss = false,
+  isOver?: () => boolean,
+): Promise<void> {
   const to = otherSide(from);
   run.promotionStarted = true;
   const { lost, ...promoted } = await untilDecided(run, ref, from, acceptLoss);
@@ -22,7 +30,8 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, acc
     run.onMoved();
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });
     const next = `end the feed to ${to}${to === 'green' ? ', begin the one to blue' : ''}`;
-    run.onFlagsOwed(ref, await actFast(next).finishPromotion(ref, from));
+    const isFinished = await finishMove(run, ref, from, next, isOver);
+    if (to === 'green' && !isFinished) return;
     run.saw({
       rollback:
         to === 'green'

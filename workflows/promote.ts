@@ -45,7 +45,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       let late: string | null = null;
       await story.step('promoting green', async () => {
         late = (await tooLate(story, ref)) ?? whyAskAgain(story, resumes);
-        if (late === null) await moveWrites(run, ref, 'blue');
+        if (late === null) await moveWrites(run, ref, 'blue', false, () => story.isAbandoned);
       });
       if (late === null) break;
       run.warn([late]);

@@ -55,6 +55,7 @@ export async function rollBack(
   trafficBackMs ??= run.status.writesOn === 'blue' ? Date.now() - started : null;
   const unwritten = await flags.settled();
   if (unwritten !== null) result.notUndone.push(`flagd's file: ${unwritten}`);
+  if (run.finishOwed !== null) result.notUndone.push(`what follows the move of the writes: ${run.finishOwed}`);
   const done = { ...summary(result), finishedAt: new Date(Date.now()).toISOString() };
   run.rollingBack(done);
 

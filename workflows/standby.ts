@@ -1,6 +1,7 @@
 import { CancellationScope, condition, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
-import type { StandbyState } from '../src/postgres/standby.js';
+import type { StandbyHealth, StandbyState } from '../src/postgres/standby.js';
+import { finishLater } from './finish-move.js';
 import { watchGreenSchema } from './guard-schema.js';
 import { act } from './lib/activities.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
@@ -18,9 +19,10 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
     for: 'standby',
     why: `blue is kept current until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`,
   });
+  const looks = [watchFeed, compareRegularly, watchGreen, ...(run.finishOwed === null ? [] : [finishLater])];
   const watching = new CancellationScope();
   const watch = watching.run(() =>
-    inParallel([watchFeed, compareRegularly, watchGreen], 3, async (look) => {
+    inParallel(looks, looks.length, async (look) => {
       await look(story, ref);
       return true;
     }),
@@ -76,7 +78,7 @@ async function watchGreen(story: Story, ref: RunRef): Promise<void> {
 /** Watches until it is cancelled. Each change of the feed's health is one return of the activity. */
 async function watchFeed(story: Story, ref: RunRef): Promise<void> {
   const { run } = story;
-  let known = 'healthy';
+  let known: string = run.finishOwed === null ? 'healthy' : 'unfinished';
   for (;;) {
     const seen = await watchOnce(story, ref, known);
     known = seen.health;
@@ -86,9 +88,20 @@ async function watchFeed(story: Story, ref: RunRef): Promise<void> {
         ? { safe: true, why: 'blue follows green: writes can go back without a loss' }
         : { safe: false, why: seen.why, ...(seen.loses === null ? {} : { loses: seen.loses }) },
     );
-    if (seen.health !== 'healthy') run.warn([seen.why]);
+    if (seen.health === 'healthy') run.allClear('feed');
+    else run.alarm('feed', seen.health, seen.why, NEXT[seen.health]);
   }
 }
+
+/** What people can do about a feed that is not as it should be. */
+const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy'>, string>> = {
+  lagging: "see what blue's apply worker waits for; a rollback waits until it has caught up",
+  retaining: 'have blue catch up before the limit is reached',
+  broken: 'mend what it names; or stay on green (`retire`), or accept the loss (`rollback` with "acceptLoss")',
+  dropped: 'stay on green (`retire`), or accept the loss (`rollback` with "acceptLoss")',
+  unreachable: 'bring blue back, or have the worker reach it; `retire` stays on green without a way back',
+  filling: 'bring blue back before the limit is reached; `retire` stays on green without a way back',
+};
 
 /** A watch that fails says nothing about green, which serves: people are told, nothing is moved, and it is begun again. */
 async function watchOnce(story: Story, ref: RunRef, known: string): Promise<StandbyState> {
@@ -98,8 +111,8 @@ async function watchOnce(story: Story, ref: RunRef, known: string): Promise<Stan
     } catch (error) {
       if (isCancelled(error)) throw error;
       const why = `the feed to blue can't be watched: ${failureMessage(error)}`;
-      story.run.warn([why]);
       story.run.sawFeed({ safe: false, why });
+      story.run.alarm('feed', 'unwatched', why, 'mend what it names: the watch is begun again every 5 minutes');
       await sleep('5 minutes', { summary: 'watch the feed to blue again' });
     }
   }

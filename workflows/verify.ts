@@ -65,7 +65,14 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
       warnOfColumns(run, notCompared);
       const why = `${differing(result.differingRows)} between green and blue: ${examples.join('; ')}`;
       run.sawDifference(result.differingRows === 0 ? null : why);
-      if (result.differingRows > 0) run.warn([why]);
+      if (result.differingRows === 0) run.allClear('rows');
+      else
+        run.alarm(
+          'rows',
+          'differ',
+          why,
+          'find out what wrote to blue; a rollback needs "acceptLoss" until it is mended',
+        );
     } catch (error) {
       if (isCancelled(error)) throw error;
       run.warn([`green and blue can't be compared: ${failureMessage(error)}`]);

@@ -4,6 +4,7 @@ import { failureMessage, failureType } from './lib/failure.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith } from './lib/story.js';
+import { finishMove } from './finish-move.js';
 import { moveWrites } from './move-writes.js';
 
 /**
@@ -25,7 +26,8 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
   run.waitFor({ for: 'retry', why: 'finishing what was decided: green must be open, and blue must follow it' });
   // What was decided is finished first: green may not be open yet, and without the reverse feed there is no way back.
   await actFast('compensate: finish what was decided').promote(ref, 'blue', epoch);
-  run.onFlagsOwed(ref, await actFast('compensate: the feed to blue').finishPromotion(ref, 'blue'));
+  // Where that can't be had, the way back says what it loses.
+  await finishMove(run, ref, 'blue', 'compensate: the feed to blue');
   run.waitFor(null);
   try {
     await untilMoved(run, ref);

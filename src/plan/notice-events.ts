@@ -4,6 +4,7 @@ export const NOTICE_EVENTS = [
   'stage',
   'approval',
   'gateFailed',
+  'alarm',
   'held',
   'promoted',
   'rollingBack',

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { happened, type Seen } from '../../workflows/lib/notices.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 
@@ -107,5 +108,35 @@ describe('the status of a run', () => {
     expect(text).toContain('temporal workflow update execute ...');
     expect(text).toContain('▶ **promote**');
     expect(text).toContain('**Writes** on blue');
+  });
+});
+
+describe('an alarm', () => {
+  it('is told once for each state, with the next step, and once when it is over', () => {
+    const run = newRun();
+    let before: Seen | null = null;
+    const told: string[] = [];
+    run.onChange = () => {
+      const seen = { status: run.status, evidence: [] };
+      told.push(...happened(before, seen).flatMap(([event, text]) => (event === 'alarm' ? [text] : [])));
+      before = seen;
+    };
+    run.enter('standby');
+    run.alarm('feed', 'broken', 'about 5 writes would be lost', 'mend it');
+    run.alarm('feed', 'broken', 'about 9 writes would be lost', 'mend it');
+    run.alarm('rows', 'differ', '1 row differs', 'find out');
+    run.allClear('rows');
+    run.allClear('rows');
+    run.alarm('feed', 'dropped', 'it was dropped', 'stay');
+    expect(run.status.alarms).toMatchObject([{ about: 'feed', state: 'dropped' }]);
+    expect(renderDetails(run.status)).toContain('it was dropped. Next step: stay');
+    run.end('completed', 'done');
+    expect(told).toEqual([
+      'about 5 writes would be lost. Next step: mend it',
+      '1 row differs. Next step: find out',
+      'over: 1 row differs',
+      'it was dropped. Next step: stay',
+    ]);
+    expect(run.status.warnings).toHaveLength(4);
   });
 });

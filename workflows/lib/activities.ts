@@ -1,3 +1,4 @@
+import type { Duration } from '@temporalio/common';
 import { ActivityCancellationType, proxyActivities } from '@temporalio/workflow';
 import type { Activities } from '../../activities/index.js';
 
@@ -23,6 +24,20 @@ export function actFast(summary: string): Activities {
   return proxyActivities<Activities>({
     ...POLICY,
     heartbeatTimeout: '3s',
+    retry: { initialInterval: '200ms', backoffCoefficient: 1.5, maximumInterval: '5s' },
+    summary,
+  });
+}
+
+/**
+ * For what follows a decision, and must not keep the run for longer than `within`: it fails then, with what it has met
+ * last. Half of it may be done; it looks before it acts.
+ */
+export function actFastWithin(summary: string, within: Duration): Activities {
+  return proxyActivities<Activities>({
+    ...POLICY,
+    heartbeatTimeout: '3s',
+    scheduleToCloseTimeout: within,
     retry: { initialInterval: '200ms', backoffCoefficient: 1.5, maximumInterval: '5s' },
     summary,
   });

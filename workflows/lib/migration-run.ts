@@ -8,6 +8,7 @@ import { approvalPolicy, ApprovalQuestion } from './approval-question.js';
 import type { Evidence } from './evidence.js';
 import type { RunRef } from './run-ref.js';
 import type {
+  Alarm,
   Decision,
   Held,
   MigrationStatus,
@@ -61,6 +62,8 @@ export class MigrationRun {
   wayBackBlocked = false;
   /** What a rollback has lost, once it has. */
   lost: string | null = null;
+  /** Why what follows the last move of the writes is not finished yet; null when it is. */
+  finishOwed: string | null = null;
   /** From here on replication is taken down: no way back. */
   retiring = false;
   /** Told after each change; set by the workflow. */
@@ -195,6 +198,22 @@ export class MigrationRun {
     if (added.length > 0) this.#set({ warnings: [...this.#state.warnings, ...added].slice(-KEPT) });
   }
 
+  /** Has people look at something: told once for each state that it comes into. The warnings keep it. */
+  alarm(about: Alarm['about'], state: string, why: string, next: string): void {
+    this.warn([why]);
+    const alarms = this.#state.alarms ?? [];
+    const before = alarms.find((one) => one.about === about);
+    const since = before?.state === state ? before.since : this.now();
+    this.#set({ alarms: [...alarms.filter((one) => one !== before), { about, state, why, next, since }] });
+  }
+
+  /** That is over. */
+  allClear(about: Alarm['about']): void {
+    const alarms = this.#state.alarms ?? [];
+    const left = alarms.filter((one) => one.about !== about);
+    if (left.length < alarms.length) this.#set({ alarms: left });
+  }
+
   keep(evidence: readonly Evidence[]): void {
     this.evidence.push(...evidence);
     this.evidence.splice(0, Math.max(0, this.evidence.length - KEPT));
@@ -203,7 +222,7 @@ export class MigrationRun {
 
   end(outcome: Outcome, now: string): void {
     this.#endPhase();
-    this.#set({ outcome, now, waiting: null });
+    this.#set({ outcome, now, waiting: null, alarms: [] });
   }
 
   writesOn(side: Side): void {

@@ -1,6 +1,6 @@
 import type { NoticeEvent } from '../../src/plan/notice-events.js';
 import type { Evidence } from './evidence.js';
-import type { MigrationStatus, Waiting } from './status.js';
+import type { Alarm, MigrationStatus, Waiting } from './status.js';
 
 /** One thing that happened, as webhooks are told of it. */
 export interface Notice {
@@ -50,6 +50,7 @@ export function happened(before: Seen | null, { status, evidence }: Seen): [Noti
     const again = waiting.reminders === undefined ? '' : `nobody has answered since ${waiting.since}: `;
     told.push(['approval', `${again}${waiting.why} (question ${waiting.request ?? waiting.gate ?? ''})`]);
   }
+  told.push(...newAlarms(earlier?.alarms ?? [], status));
   const held = holdOf(status);
   if (held !== null && held !== holdOf(earlier)) told.push(['held', `held: ${held}`]);
   if (rollingBack !== null && (earlier?.rollingBack ?? null) === null) {
@@ -85,6 +86,17 @@ function holdOf(status: MigrationStatus | undefined): string | null {
   if (status === undefined) return null;
   if (status.held !== undefined && status.held !== null) return status.held.why;
   return status.waiting?.for === 'resume' ? status.waiting.why : null;
+}
+
+/** Each state of an alarm is told once, and its end. */
+function newAlarms(before: readonly Alarm[], { alarms = [], outcome }: MigrationStatus): [NoticeEvent, string][] {
+  const raised = alarms.filter(({ about, state }) => !before.some((one) => one.about === about && one.state === state));
+  // What a run that has ended watches no more is not over.
+  const over = outcome === 'running' ? before.filter((one) => !alarms.some(({ about }) => about === one.about)) : [];
+  return [
+    ...raised.map(({ why, next }): [NoticeEvent, string] => ['alarm', `${why}. Next step: ${next}`]),
+    ...over.map(({ why }): [NoticeEvent, string] => ['alarm', `over: ${why}`]),
+  ];
 }
 
 /** The list of evidence is cut at its beginning, so what is new is found from its end. */

@@ -13,6 +13,7 @@ export function renderDetails(status: MigrationStatus): string {
     ...(status.lagSeconds === null ? [] : [`- **Lag** ${status.lagSeconds.toFixed(3)} s`]),
     `- **Rollback** ${status.rollback.safe ? 'safe' : 'NOT safe'}: ${status.rollback.why}`,
     ...(status.rollback.loses === undefined ? [] : [`- **A rollback would lose** ${status.rollback.loses}`]),
+    ...(status.alarms ?? []).map(({ why, next, since }) => `- **Alarm** since ${since}: ${why}. Next step: ${next}`),
     ...verificationLine(status),
     ...promotionLine(status),
     ...section('Progress', status.progress.map(progressLine)),

@@ -52,6 +52,17 @@ export interface Held {
   readonly answer: string;
 }
 
+/** Something that a person should look at now. */
+export interface Alarm {
+  readonly about: 'WAL' | 'finish' | 'feed' | 'rows' | 'schema';
+  /** The state that it is in: a new one is told again, other words for the same one are not. */
+  readonly state: string;
+  readonly why: string;
+  /** What to do about it. */
+  readonly next: string;
+  readonly since: string;
+}
+
 export interface PhaseTimes {
   readonly phase: Phase;
   /** ISO 8601. */
@@ -143,6 +154,8 @@ export interface MigrationStatus {
   readonly verification: VerificationSummary | null;
   readonly promotion: PromotionSummary | null;
   readonly decisions: readonly Decision[];
-  /** Warnings that a person should see: preflight warnings, alarms of the standby window. */
+  /** What a person should look at now; what is over is not in it any more. */
+  readonly alarms?: readonly Alarm[];
+  /** Warnings that a person should see, such as those of the preflight, and every alarm that there was. */
   readonly warnings: readonly string[];
 }

@@ -1,0 +1,88 @@
+import { CancellationScope, condition, sleep } from '@temporalio/workflow';
+import { otherSide, type Side } from '../src/side.js';
+import { act, actFastWithin } from './lib/activities.js';
+import { applicationFailure, failureMessage, isCancelled } from './lib/failure.js';
+import type { MigrationRun } from './lib/migration-run.js';
+import type { RunRef } from './lib/run-ref.js';
+import type { Story } from './lib/story.js';
+
+/** How long it is tried: after the first time people are told, after the second one the run goes on without it. */
+const TRIES = ['1 minute', '4 minutes'] as const;
+
+/** The longest wait before it is tried again when it was refused, ms. */
+const LONGEST_PAUSE_MS = 3_600_000;
+
+/**
+ * What follows the decision: the old feed off, then the one back on; poolers and flags follow. A server or a pooler that
+ * is lost must not keep the run here: it goes on, with `finishOwed` saying why.
+ *
+ * @param isOver when it need not be waited for any more
+ * @returns whether it is finished
+ */
+export async function finishMove(
+  run: MigrationRun,
+  ref: RunRef,
+  from: Side,
+  summary: string,
+  isOver: () => boolean = () => false,
+): Promise<boolean> {
+  for (const within of TRIES) {
+    try {
+      run.onFlagsOwed(ref, await until(isOver, () => actFastWithin(summary, within).finishPromotion(ref, from)));
+      finished(run);
+      return true;
+    } catch (error) {
+      if (isOver()) {
+        run.finishOwed = 'it was not waited for';
+        return false;
+      }
+      if (isCancelled(error)) throw error;
+      owed(run, from, error);
+      if (applicationFailure(error)?.nonRetryable === true) return false;
+    }
+  }
+  return false;
+}
+
+/** In the standby window: tries on until it is finished, so that blue follows green as soon as that can be. */
+export async function finishLater({ run }: Story, ref: RunRef): Promise<void> {
+  for (let pauseMs = 60_000; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
+    try {
+      run.onFlagsOwed(ref, await act('what is still owed after the promotion').finishPromotion(ref, 'blue'));
+      return finished(run);
+    } catch (error) {
+      if (isCancelled(error)) throw error;
+      owed(run, 'blue', error);
+      await sleep(pauseMs, { summary: 'finish the promotion: try again' });
+    }
+  }
+}
+
+function finished(run: MigrationRun): void {
+  run.finishOwed = null;
+  run.allClear('finish');
+}
+
+function owed(run: MigrationRun, from: Side, error: unknown): void {
+  const to = otherSide(from);
+  const [reason = ''] = failureMessage(error).split('\n', 1);
+  run.finishOwed = reason;
+  const why = `writes are on ${to}, but the end of the feed to ${to}${to === 'green' ? ' and the begin of the one to blue' : ''} is still owed: ${reason}`;
+  if (to === 'green') run.sawFeed({ safe: false, why });
+  const next = 'bring back what it names: it is tried again';
+  run.alarm('finish', to, why, to === 'green' ? `${next}; \`retire\` stays on green without a way back` : next);
+}
+
+/** Does the work; cancels it, and waits until it has stopped, when it is over. */
+async function until<T>(isOver: () => boolean, work: () => Promise<T>): Promise<T> {
+  const scope = new CancellationScope();
+  let hasEnded = false;
+  const end = (): void => {
+    hasEnded = true;
+  };
+  const working = scope.run(work);
+  working.then(end, end);
+  await condition(() => hasEnded || isOver());
+  if (!hasEnded) scope.cancel();
+  return working;
+}
