@@ -4,7 +4,7 @@ import type { TableName } from '../plan/table-name.js';
 import { otherSide, type Side } from '../side.js';
 import { describeDifferences } from './ddl/compare-facts.js';
 import type { SchemaChange } from './ddl/schema-watch.js';
-import { findSubscriptions } from './feed-objects.js';
+import { dropSubscriptions, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { armFence } from './fence.js';
 import { promotionBlocked } from './hold.js';
@@ -17,7 +17,7 @@ import { withoutSecrets } from './scrub.js';
 import { SHORT_STATEMENTS, withSession, type Database, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { readRoute, readStreamCount, ROUTE_CHANNEL } from './state.js';
-import { ensurePublications, readStreams, streamNames, streamsOfRun } from './streams.js';
+import { dropUnused, ensurePublications, publishesOther, readStreams, streamNames, streamsOfRun } from './streams.js';
 import { disableSubscription, ensureSubscription, readSubscription, redirectSubscription } from './subscription.js';
 
 /** What is made before writers are asked to wait. */
@@ -86,7 +86,16 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
     databases[to],
     { purpose: 'way back', ...SHORT_STATEMENTS },
     async (session) => {
-      await ensurePublications(session, { migration, direction, tables, streams, like: forward });
+      const spec = { migration, direction, tables, streams, like: forward };
+      // An earlier try has made it, and tables have changed on both sides since. The subscriptions go first: they are made
+      // anew for as long as the publications are.
+      if (await publishesOther(session, spec)) {
+        await withSession(databases[from], { purpose: 'way back', ...SHORT_STATEMENTS }, (old) =>
+          dropSubscriptions(old, feedName(migration, direction)),
+        );
+        await dropUnused(session, spec);
+      }
+      await ensurePublications(session, spec);
       return majorVersion(session);
     },
   );

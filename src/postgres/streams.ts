@@ -4,6 +4,7 @@ import type { Direction } from '../side.js';
 import { briefLock } from './brief-lock.js';
 import { compareNames } from './catalog.js';
 import { feedName, sourceOf } from './feed.js';
+import { ident } from './identifier.js';
 import { createPublication, type PublishedTable } from './publication.js';
 import type { Session } from './session.js';
 import { readStreamCount } from './state.js';
@@ -85,6 +86,37 @@ export async function ensurePublications(source: Session, spec: StreamsSpec): Pr
     );
     await source.query(statements.join(';'));
   });
+}
+
+/**
+ * Whether a feed's publications are there, and do not publish what they should: other tables, or other columns of one.
+ * In which stream a table is does not matter.
+ */
+export async function publishesOther(source: Session, spec: StreamsSpec): Promise<boolean> {
+  const names = streamNames(spec.migration, spec.direction, spec.streams);
+  const { rows } = await source.query<TableName & { columns: string[] | null }>(
+    `SELECT n.nspname AS schema, c.relname AS name,
+            (SELECT json_agg(a.attname) FROM pg_attribute a
+              WHERE a.attrelid = c.oid AND a.attnum = ANY (r.prattrs) AND NOT a.attisdropped) AS columns
+       FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+       JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE p.pubname = ANY ($1) AND n.nspname <> 'verdigris'`,
+    [names],
+  );
+  const described = (table: TableName, columns: readonly string[] | null | undefined): string =>
+    JSON.stringify([formatTableName(table), columns === null || columns === undefined ? null : [...columns].sort()]);
+  const is = new Set(rows.map((row) => described(row, row.columns)));
+  const should = new Set(spec.tables.map(({ table, columns }) => described(table, columns)));
+  const { rowCount } = await source.query('SELECT FROM pg_publication WHERE pubname = ANY ($1)', [names]);
+  return rowCount === names.length && (is.size !== should.size || [...should].some((one) => !is.has(one)));
+}
+
+/** Removes the publications of a feed that nobody uses yet, all or none. */
+export async function dropUnused(source: Session, spec: StreamsSpec): Promise<void> {
+  const names = streamNames(spec.migration, spec.direction, spec.streams);
+  await briefLock(source, `DROP PUBLICATION ${names.join(', ')}`, () =>
+    source.query(`DROP PUBLICATION IF EXISTS ${names.map(ident).join(', ')}`),
+  );
 }
 
 /**

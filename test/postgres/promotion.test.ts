@@ -193,6 +193,35 @@ describe.each([
     });
   }
 
+  it('makes the publications of the way back anew when the columns are others than at an earlier try', async () => {
+    const table = { schema: 'public', name: 'accounts' };
+    const entries = { table: { schema: 'public', name: 'entries' } };
+    const columns = (): Promise<string> =>
+      withSession(databases.green, { purpose: 'test' }, async (s) => {
+        const { rows } = await s.query<{ columns: string }>(
+          `SELECT string_agg(DISTINCT attnames::text, ' ') AS columns FROM pg_publication_tables WHERE tablename = 'accounts'`,
+        );
+        return rows[0]?.columns ?? '';
+      });
+    const made: string[] = [];
+    for (const wayBack of [
+      [{ table, columns: ['id'] }, entries],
+      [{ table }, entries],
+      [{ table }, entries],
+    ]) {
+      await preparePromotion({
+        databases,
+        migration: MIGRATION,
+        from: 'blue',
+        fenced: [table, entries.table],
+        wayBack,
+      });
+      made.push(await columns());
+      expect(await feedsOf('blue')).toEqual({ enabled: 0, disabled: streams, slots: streams });
+    }
+    expect(made).toEqual(['{id}', '{id,balance}', '{id,balance}']);
+  });
+
   it('loses and doubles no write, there and back, with writers at work', async () => {
     const writers = new Writers(databases, 12);
     await sleep(500);
