@@ -5,7 +5,7 @@ import {
   beginSchemaWatch,
   isWatched,
   lookAtSchema,
-  takeOver,
+  takeOverServing,
   type Acceptance,
   type Watched,
 } from '../src/postgres/ddl/schema-watch.js';
@@ -69,9 +69,15 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
         ),
       ),
 
-    /** In the standby window nothing is held: what has changed on green was told. */
-    takeSchemaOver: (ref: RunRef, side: Side, what: string): Promise<void> =>
-      perform(dependencies, ref, async (work) => takeOver(await watchedBy(work, ref, side), what)),
+    /**
+     * In the standby window nothing is held: what has changed on green was told.
+     *
+     * @returns tables and columns of green that have no way back to blue
+     */
+    takeSchemaOver: (ref: RunRef, side: Side, what: string): Promise<{ onlyOnGreen: readonly string[] }> =>
+      perform(dependencies, ref, async (work) => ({
+        onlyOnGreen: await takeOverServing(await watchedBy(work, ref, side), what),
+      })),
   };
 }
 

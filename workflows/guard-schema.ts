@@ -71,7 +71,10 @@ export async function schemaHasStayed(story: Story, ref: RunRef): Promise<void> 
 export async function watchGreenSchema(story: Story, ref: RunRef): Promise<never> {
   for (;;) {
     const what = await changeOf(story, ref, 'green');
-    story.run.warn([`${what}. It is not replicated: a change that blue does not have may stop the feed to it`]);
-    await act('told').takeSchemaOver(ref, 'green', what);
+    const why = `${what}. It is not replicated: a change that blue does not have may stop the feed to it`;
+    story.run.alarm('schema', what, why, 'take it back, or make it on blue as well, until the run is retired');
+    const taken = (await act('told').takeSchemaOver(ref, 'green', what)) as
+      { onlyOnGreen: readonly string[] } | undefined;
+    story.run.sawOnlyOnGreen(taken?.onlyOnGreen ?? []);
   }
 }

@@ -26,7 +26,8 @@ export async function moveWrites(
     run.promoted({ from, to, ...promoted });
     run.epoch = promoted.epoch;
     if (to === 'green') run.wasPromoted = true;
-    run.lost = lost ?? null;
+    const left = [lost ?? null, to === 'blue' ? run.onlyOnGreen : null].filter((one) => one !== null);
+    run.lost = left.length === 0 ? null : left.join('; ');
     run.onMoved();
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });
     const next = `end the feed to ${to}${to === 'green' ? ', begin the one to blue' : ''}`;

@@ -41,7 +41,11 @@ async function untilMoved(run: MigrationRun, ref: RunRef): Promise<void> {
   let withLoss = false;
   let reason = '';
   for (let attempt = 0; ; attempt++) {
+    // What is only on green is lost in any case; the feed brings the rest.
+    const strands = run.onlyOnGreen !== null && !run.lossAccepted;
     try {
+      if (strands)
+        throw ApplicationFailure.nonRetryable(`a rollback would lose ${run.onlyOnGreen ?? ''}`, 'RollbackUnsafe');
       return await moveWrites(run, ref, 'green', withLoss);
     } catch (error) {
       const type = failureType(error);
@@ -61,7 +65,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef): Promise<void> {
         if (isUnsafe) run.warn([reason]);
       }
       const answer = await answerBeforeNextTry(run, attempt, isUnsafe);
-      if (answer === 'accepted') withLoss = true;
+      if (answer === 'accepted' && !strands) withLoss = true;
       if (answer === 'stays on green') throw givenUp(run);
     }
   }

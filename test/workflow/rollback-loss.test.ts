@@ -96,6 +96,30 @@ describe.concurrent('a rollback that would lose writes', () => {
     expect((await statusOf(run.handle)).rollingBack?.lost).toBe(LOSS);
   });
 
+  it('since tables were made on green: it is refused, or waits for the confirmation; the feed is used, and green is kept', async () => {
+    const feed = new Feed(false);
+    feed.mended = true;
+    let told = 0;
+    const run = await runs.begin({
+      ...feed.activities,
+      watchSchema: (_run, _ref, side) =>
+        side === 'blue' || told++ > 0 ? untilCancelled() : { what: "green's schema has changed" },
+      takeSchemaOver: () => ({ onlyOnGreen: ['table public.coupons', 'column public.orders.note'] }),
+    });
+    const status = await until(run.handle, 'told', (s) => s.rollback.loses !== undefined);
+    expect(status.rollback).toMatchObject({ safe: false });
+    expect(status.rollback.loses).toMatch(/table public\.coupons, column public\.orders\.note/);
+    await expect(run.handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toThrow();
+    await run.handle.cancel();
+    await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
+    expect(run.writesOn).toBe('green');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
+    await failureOf(run);
+    expect(run.writesOn).toBe('blue');
+    expect(feed.keptGreen).toEqual([true]);
+    expect((await statusOf(run.handle)).rollingBack?.lost).toMatch(/^what is in table public\.coupons/);
+  });
+
   it('can be given up: writes stay on green, and nothing that they need is taken down', async () => {
     const run = await runs.begin(new Feed(false).activities);
     await run.saw('+watchStandby');

@@ -64,6 +64,8 @@ export class MigrationRun {
   lost: string | null = null;
   /** Why what follows the last move of the writes is not finished yet; null when it is. */
   finishOwed: string | null = null;
+  /** Tables and columns that green has had since the promotion, in words: what is in them can't go back; null without any. */
+  onlyOnGreen: string | null = null;
   /** From here on replication is taken down: no way back. */
   retiring = false;
   /** Told after each change; set by the workflow. */
@@ -166,10 +168,21 @@ export class MigrationRun {
     this.#judgeWayBack();
   }
 
-  /** A feed that lives does not bring what blue has missed. */
+  /** What was made on green since the promotion, and is not replicated. */
+  sawOnlyOnGreen(made: readonly string[]): void {
+    this.onlyOnGreen = made.length === 0 ? null : `what is in ${made.join(', ')}, made on green since the promotion`;
+    this.#judgeWayBack();
+  }
+
+  /** A feed that lives does not bring what blue has missed, nor what is not published. */
   #judgeWayBack(): void {
     const why = this.#difference;
-    if (why === null || this.#feed.loses !== undefined) return this.#set({ rollback: this.#feed });
+    if (this.#feed.loses !== undefined) return this.#set({ rollback: this.#feed });
+    if (why === null && this.onlyOnGreen !== null) {
+      const loses = this.onlyOnGreen;
+      return this.#set({ rollback: { safe: false, why: `there is no way back for ${loses}`, loses } });
+    }
+    if (why === null) return this.#set({ rollback: this.#feed });
     this.#set({ rollback: { safe: false, why: `blue is not what green is: ${why}`, loses: why } });
   }
 

@@ -164,6 +164,40 @@ export async function acceptSchema(blue: Watched, green: Session): Promise<Accep
   return { refused: null, accepted: what };
 }
 
+/** A table, or a column of one, that has been made since writes moved. */
+interface Made {
+  readonly table: string;
+  readonly column: string | null;
+}
+
+/**
+ * Takes green's schema over while green serves.
+ *
+ * @returns the tables and columns that are there since writes moved, in words: what is in them has no way back to blue
+ */
+export async function takeOverServing(green: Watched, what: string): Promise<string[]> {
+  const { session, runId, patterns } = green;
+  const key: ProgressKey = { runId, step: 'made since the promotion', object: 'green' };
+  const { differences } = await lookAtSchema(green);
+  const facts = await readTableFacts(session, patterns);
+  const known = (await readProgress<readonly Made[]>(session, key))?.state ?? [];
+  const made = differences
+    .filter(({ kind, before }) => before === null && (kind === 'table' || kind === 'column'))
+    .map(({ table, kind, name }): Made => ({ table, column: kind === 'column' ? name : null }));
+  const isThere = ({ table, column }: Made): boolean => {
+    const now = facts.get(table);
+    // The rows of a partition are published as its parent's.
+    if (now === undefined || now.some(([of]) => of === 'partition')) return false;
+    return column === null || now.some(([of, name]) => of === 'column' && name === column);
+  };
+  const left = [...known, ...made].filter(isThere);
+  await writeProgress(session, key, left, false);
+  await takeOver(green, what);
+  return [
+    ...new Set(left.map(({ table, column }) => (column === null ? `table ${table}` : `column ${table}.${column}`))),
+  ];
+}
+
 /** Takes the schema as it is now for the one that the next look is compared with. */
 export async function takeOver(watched: Watched, what: string): Promise<void> {
   await writeBaseline(watched);
