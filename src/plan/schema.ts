@@ -391,6 +391,13 @@ const instances = z
   .refine((i) => i.minVersion !== undefined || i.atLeast !== undefined, 'give "minVersion" or "atLeast"')
   .meta({ anyOf: [{ required: ['minVersion'] }, { required: ['atLeast'] }] });
 
+/** The gates of a plan that names none. */
+export const DEFAULT_GATES: readonly z.output<typeof gate>[] = [
+  { metric: 'errorRate', max: 0.001 },
+  { metric: 'p99', maxIncrease: '50ms' },
+  { metric: 'lag', max: '1s' },
+];
+
 const traffic = z.strictObject({
   flag: z.string().min(1).default('use-green-db').describe('Key of the cohorts: the same users stay in a larger stage'),
   stages: z.array(stage).default([
@@ -402,11 +409,7 @@ const traffic = z.strictObject({
   gates: z
     .array(gate)
     .min(1, 'a shift of traffic needs at least one gate')
-    .default([
-      { metric: 'errorRate', max: 0.001 },
-      { metric: 'p99', maxIncrease: '50ms' },
-      { metric: 'lag', max: '1s' },
-    ]),
+    .default([...DEFAULT_GATES]),
   approval: z
     .strictObject({
       before: z
@@ -437,7 +440,9 @@ const traffic = z.strictObject({
       'Names of connections to the metrics pages of routers, for those that write no counters to the database; ' +
         'the worker reads http:// or https:// addresses from VERDIGRIS_CONNECTION_<NAME>',
     ),
-  maxStageDuration: duration.default('4h').describe('A stage without enough evidence by then pauses the run'),
+  maxStageDuration: duration
+    .default('4h')
+    .describe('A stage that has no sufficient evidence so long after its "for" pauses the run'),
   instances: instances
     .optional()
     .describe('What must be deployed before a stage: instances of the application with the code for both schemas'),

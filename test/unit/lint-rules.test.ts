@@ -842,6 +842,15 @@ const CASES: readonly Case[] = [
     accepted: { traffic: { gates: [prometheus('checkout'), prometheus('search')] } },
   },
   {
+    rule: 'gates-without-stages',
+    severity: 'warning',
+    refused: { traffic: { stages: [], gates: [{ metric: 'lag', max: '1s' }] } },
+    place: 'traffic.gates',
+    message: /the gate is never asked: "stages" is empty/,
+    instead: /give at least one stage/,
+    accepted: { traffic: { stages: [] } },
+  },
+  {
     rule: 'quorum-out-of-reach',
     refused: { traffic: { approval: { by: ['ada', ' Ada'], quorum: 2 } } },
     place: 'traffic.approval.quorum',

@@ -37,7 +37,7 @@ import {
   transactionControl,
   unqualifiedName,
 } from './raw-statements.js';
-import { stagesBelow100, stagesNotGrowing, unknownApprovalStage } from './traffic.js';
+import { gatesWithoutStages, stagesBelow100, stagesNotGrowing, unknownApprovalStage } from './traffic.js';
 import { timeDefault, volatileDefault, volatileExpression, volatileUp } from './volatile.js';
 
 /** The rules that look at a plan alone. */
@@ -92,6 +92,7 @@ export const RULES: readonly Rule[] = [
   everyGateDryRun,
   stageWithoutGate,
   gatesOfOneName,
+  gatesWithoutStages,
   unknownApprovalStage,
   quorumOutOfReach,
   quorumOfAnybody,

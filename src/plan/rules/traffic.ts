@@ -1,4 +1,6 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { Rule } from '../rule.js';
+import { DEFAULT_GATES } from '../schema.js';
 
 /** Rules on how the traffic moves. */
 
@@ -32,6 +34,21 @@ export const stagesBelow100: Rule = {
       place: 'traffic.stages',
       message: last === undefined ? 'no reads move before the promotion' : `the last stage is ${last.percent} %`,
       instead: 'end with { "percent": 100, "for": "15m" }',
+    };
+  },
+};
+
+export const gatesWithoutStages: Rule = {
+  name: 'gates-without-stages',
+  severity: 'warning',
+  why: 'gates are asked while a stage runs: without stages nothing asks them, and the promotion goes ahead whatever they would say',
+  *check({ plan }) {
+    const { stages, gates } = plan.traffic;
+    if (stages.length > 0 || isDeepStrictEqual(gates, DEFAULT_GATES)) return;
+    yield {
+      place: 'traffic.gates',
+      message: `${gates.length === 1 ? 'the gate is' : `the ${gates.length} gates are`} never asked: "stages" is empty`,
+      instead: 'give at least one stage, or leave "gates" out',
     };
   },
 };
