@@ -2,6 +2,7 @@ import { copyRowsActivities } from './copy-rows.js';
 import { copySchemaActivities } from './copy-schema.js';
 import type { ActivityDependencies } from './context.js';
 import { flagsActivities } from './flags.js';
+import { instanceActivities } from './instances.js';
 import { migrateActivities } from './migrate.js';
 import { notifyActivities } from './notify.js';
 import { preflightActivities } from './preflight.js';
@@ -30,6 +31,7 @@ export function createActivities(dependencies: ActivityDependencies) {
     ...trafficActivities(dependencies),
     ...trafficWebhookActivities(dependencies),
     ...flagsActivities(dependencies),
+    ...instanceActivities(dependencies),
     ...promoteActivities(dependencies),
     ...standbyActivities(dependencies),
     ...retireActivities(dependencies),

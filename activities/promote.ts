@@ -19,6 +19,7 @@ import type { Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
+import { refuseUndeployed } from './instances.js';
 import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
 import { movedTables, publishedBackward } from './run-tables.js';
 
@@ -182,6 +183,13 @@ async function withPools<T>(
 
 async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean): Promise<number[]> {
   const { databases, run, signal } = work;
+  // Before anything is made, and whether or not a stage has asked: an old version may have been deployed since.
+  if (from === 'blue') {
+    await refuseUndeployed(await work.session('blue', 'instances', SHORT_STATEMENTS), ref.plan, {
+      ...{ name: 'the promotion', type: 'PromotionBlocked', retryable: false },
+      nextStep: 'deploy the application with the code that works with both schemas, then approve the promotion again',
+    });
+  }
   const blue = await movedTables(await work.session('blue', 'catalog', SHORT_STATEMENTS), ref.plan);
   const green = await movedTables(await work.session('green', 'catalog', SHORT_STATEMENTS), ref.plan);
   if (from === 'blue') {

@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { formatDuration, parseDuration } from '../src/plan/duration.js';
+import { parseDuration } from '../src/plan/duration.js';
 import type { Stage } from '../src/plan/schema.js';
-import { VerdigrisError } from '../src/errors.js';
 import { openToWriters } from '../src/postgres/bootstrap/standby/read-only-default.js';
 import { readPromoted } from '../src/postgres/bootstrap/standby/standby-run.js';
 import { fencedTables } from '../src/postgres/catalog.js';
 import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
+import { setGreenReads } from '../src/postgres/green-reads.js';
 import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import { readRoute, hasState, type Route } from '../src/postgres/state.js';
 import { inTransaction, type Session } from '../src/postgres/session.js';
@@ -13,31 +13,35 @@ import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Environment } from '../src/worker/connections.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
-import { flagsFollowRoute, flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
-import { refuseAbsentHaproxies, weightsFollowRoute, weightsFollowRouteOrWarn, WeightsWatch } from './haproxy.js';
-import { refuseUndeployed, warnOfUnconfirmed } from './instances.js';
-import { blueBeforeStage, requestsBefore } from './prometheus-before.js';
+import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
+import { weightsFollowRouteOrWarn, WeightsWatch } from './haproxy.js';
+import { unconfirmedOnTheWayBack } from './instances.js';
+import { requestsBefore } from './prometheus-before.js';
 import { movedTables } from './run-tables.js';
+import { notBeforePromotion, openStage, stageKey } from './stage-opening.js';
 import { judge, type Verdict } from './stage-verdict.js';
 import { routerReader, StageMeasurements, type StageBaseline, type StageEvidence } from './stage-measurements.js';
-import { transactionVolume } from './transaction-volume.js';
-import { isPostgresGate } from '../src/gates/decide-postgres.js';
 import { forecastGates, isVolumeGate } from '../src/gates/forecast.js';
 import { volumeBetween } from '../src/gates/postgres-series.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
-import { unconfirmedInstances } from '../src/gates/instances.js';
-import { sampleOf } from '../src/gates/router-source.js';
 import { windowBetween } from '../src/gates/window.js';
 
 /** Time between two looks at the gates. */
 const LOOK_EVERY_MS = 500;
 /** So many looks in a row must pass before a stage ends: a moment is no evidence. */
 const PASSES_TO_END = 2;
+/** A look that begins late, since no worker was there, takes so long: the servers are measured every two seconds. */
+const LOOK_AT_LEAST_MS = 10_000;
 /** How long the traffic is counted for the forecast; for stages that are over within a minute that would be too long. */
 const FORECAST_MS = 5_000;
 const FORECAST_FROM_STAGES_MS = 60_000;
-/** How long the routers get to take a new percentage over. */
-const CONFIRM_WITHIN_MS = 30_000;
+
+/** Who does not follow yet although reads have been taken back. Plain data. */
+export interface ReadsOwed extends Partial<FlagsOwed> {
+  readonly route: Route;
+  /** Live instances that have not confirmed it. */
+  readonly unconfirmed?: readonly string[];
+}
 
 /** Activities of phase 5. */
 export function trafficActivities(dependencies: ActivityDependencies) {
@@ -62,7 +66,7 @@ export function trafficActivities(dependencies: ActivityDependencies) {
     forecastGates: (ref: RunRef): Promise<{ warnings: string[] }> =>
       perform(dependencies, ref, (work) => forecast(work, ref, dependencies.environment)),
 
-    /** Sends the reads of a stage's users to green, and returns when every live router does so. */
+    /** Sends the reads of a stage's users to green, and returns when every live instance does so. */
     openStage: (ref: RunRef, stage: Stage): Promise<{ routers: number }> =>
       perform(dependencies, ref, (work) => openStage(work, ref, stage, dependencies.environment)),
 
@@ -75,7 +79,7 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         return [];
       }),
 
-    /** Waits until the evidence of a stage suffices, at most `maxStageDuration` after it opened. */
+    /** Waits until the evidence of a stage suffices, at most `maxStageDuration` longer than it was to last. */
     judgeStage: (ref: RunRef, stage: Stage): Promise<Verdict> =>
       perform(dependencies, ref, async (work) => {
         let last: Verdict = { outcome: 'inconclusive', evidence: [], lagSeconds: null };
@@ -83,7 +87,9 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         for await (const verdict of verdicts(work, ref, stage, dependencies.environment)) {
           last = verdict;
           passes = verdict.outcome === 'pass' ? passes + 1 : 0;
-          if (passes >= PASSES_TO_END || verdict.outcome === 'fail' || verdict.isLate) break;
+          if (passes >= PASSES_TO_END || verdict.outcome === 'fail') break;
+          // Late or not, a single look ends no stage.
+          if (verdict.isLate && passes === 0) break;
         }
         return { outcome: last.outcome, evidence: last.evidence, lagSeconds: last.lagSeconds };
       }),
@@ -91,19 +97,22 @@ export function trafficActivities(dependencies: ActivityDependencies) {
     /**
      * All reads back to blue, at once. A green that can't be reached stops nothing: blue's route decides.
      *
-     * @returns what flagd's file does not say yet; null when nothing is missing
+     * @returns who does not follow yet; null when nothing and nobody is missing
      */
-    readsToBlue: (ref: RunRef): Promise<FlagsOwed | null> =>
-      perform(dependencies, ref, async ({ session }) => {
-        const blue = await session('blue', 'reads to blue');
+    readsToBlue: (ref: RunRef): Promise<ReadsOwed | null> =>
+      perform(dependencies, ref, async (work) => {
+        const { environment } = dependencies;
+        const blue = await work.session('blue', 'reads to blue');
         if (!(await hasState(blue))) return null;
         const route = await readRoute(blue, ref.plan.name);
         if (route?.writesOn !== 'blue') return null;
         const generation = await setPercent(blue, ref, route.epoch, 0);
-        await weightsFollowRouteOrWarn(ref, dependencies.environment, () => Promise.resolve(blue));
-        const owed = await flagsFollowRouteOrTell(ref, () => Promise.resolve(blue));
-        await warnOfUnconfirmed(blue, { migration: ref.plan.name, epoch: route.epoch, generation });
-        return owed;
+        await weightsFollowRouteOrWarn(ref, environment, () => Promise.resolve(blue));
+        const flags = await flagsFollowRouteOrTell(ref, () => Promise.resolve(blue));
+        const inForce = { ...route, generation, greenReadPercent: 0 };
+        const unconfirmed = await unconfirmedOnTheWayBack(blue, ref, environment, inForce, work);
+        if (unconfirmed.length === 0) return flags;
+        return { route: inForce, ...flags, unconfirmed };
       }),
 
     /** Takes the fence off blue; green's goes with its tables, or stays where they are kept. */
@@ -112,58 +121,6 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         dropFence(await session('blue', 'remove fence'), signal),
       ),
   };
-}
-
-async function openStage(
-  work: Work,
-  ref: RunRef,
-  stage: Stage,
-  environment: Environment,
-): Promise<{ routers: number }> {
-  const { plan } = ref;
-  const blue = await work.session('blue', 'stage');
-  const route = await readRoute(blue, plan.name);
-  if (route === undefined || route.writesOn !== 'blue') {
-    throw notBeforePromotion(route);
-  }
-  await refuseUndeployed(blue, plan, stage);
-  await flagsFollowRoute(ref, blue);
-  await refuseAbsentHaproxies(ref, environment);
-  const asksServers = plan.traffic.gates.some(isPostgresGate);
-  const green = asksServers ? await work.session('green', 'stage') : undefined;
-  const volumeBefore =
-    green === undefined ? undefined : await transactionVolume(work, { blue, green }, plan, route.greenReadPercent);
-  const prometheusBefore = await blueBeforeStage(work, blue, plan, route.greenReadPercent, environment);
-  const generation = await setPercent(blue, ref, route.epoch, stage.percent);
-  await flagsFollowRoute(ref, blue);
-  await weightsFollowRoute(ref, environment, blue);
-  const readRouters = routerReader(plan, environment, undefined, work.signal);
-  const deadline = Date.now() + CONFIRM_WITHIN_MS;
-  for (;;) {
-    // Both those that write down what they follow, and those that are asked: each is a process with users.
-    const told = await unconfirmedInstances(blue, { migration: plan.name, epoch: route.epoch, generation });
-    const read = await readRouters(() => Promise.resolve(blue));
-    const behind = [
-      ...new Set([...told, ...sampleOf(read).unconfirmed(route.epoch, generation)]),
-      ...(read.unreachable ?? []),
-    ];
-    if (behind.length === 0) {
-      const { at, live, stale, unreadable } = read;
-      const baseline: StageBaseline = {
-        openedAt: at,
-        sample: { at, live, stale, unreadable },
-        route: { epoch: route.epoch, generation },
-        ...(green === undefined ? {} : { postgres: await readPostgres({ blue, green }, plan.name) }),
-        ...(volumeBefore === undefined ? {} : { volumeBefore }),
-        ...(prometheusBefore === undefined ? {} : { prometheusBefore }),
-      };
-      await writeProgress(blue, stageKey(work, stage), baseline, true);
-      return { routers: live.length };
-    }
-    if (Date.now() > deadline) throw notConfirmed(stage, behind);
-    work.report({ percent: stage.percent, waitingFor: behind.slice(0, 10) });
-    await sleep(100);
-  }
 }
 
 async function forecast(work: Work, ref: RunRef, environment: Environment): Promise<{ warnings: string[] }> {
@@ -197,18 +154,6 @@ async function forecast(work: Work, ref: RunRef, environment: Environment): Prom
   };
 }
 
-function notBeforePromotion(route: Route | undefined): VerdigrisError {
-  return new VerdigrisError({
-    type: 'StaleEpoch',
-    message: `reads can't be shifted: ${route === undefined ? 'there is no route' : 'writes are on green already'}`,
-    nextStep: 'see who moved the route; roll the run back',
-  });
-}
-
-function stageKey({ run }: Work, stage: Stage): ProgressKey {
-  return { runId: run.runId, step: 'stage', object: String(stage.percent) };
-}
-
 /**
  * Takes the reads back in the moment of the decision: whatever a failed gate leads to begins with it, and the way through
  * the workflow takes a second or two. Nothing happens when the stage is no longer the one that was judged: a worker that
@@ -222,13 +167,8 @@ async function leaveGreen(
 ): Promise<void> {
   if (route === undefined) return;
   await inTransaction(blue, async () => {
-    const { rows } = await blue.query(
-      `SELECT verdigris.set_green_read_percent(r.migration, r.epoch, 0)
-         FROM (SELECT migration, epoch FROM verdigris.route
-                WHERE migration = $1 AND epoch = $2 AND generation = $3 AND writes_on = 'blue' FOR UPDATE) r`,
-      [ref.plan.name, route.epoch, route.generation],
-    );
-    if (rows.length > 0) await writeVerdict();
+    const generation = await setGreenReads(blue, { migration: ref.plan.name, ...route }, 0);
+    if (generation !== undefined) await writeVerdict();
   });
 }
 
@@ -244,15 +184,6 @@ async function setPercent(blue: Session, ref: RunRef, epoch: number, percent: nu
   return rows[0]?.generation ?? 0;
 }
 
-function notConfirmed(stage: Stage, behind: readonly string[]): VerdigrisError {
-  return new VerdigrisError({
-    type: 'GateFailed',
-    message: `stage ${stage.percent} %: these routers have not taken it over within ${formatDuration(CONFIRM_WITHIN_MS)}: ${behind.slice(0, 10).join(', ')}`,
-    nextStep: 'see whether they reach blue; an instance that has ended is forgotten after a few seconds',
-    retryable: true,
-  });
-}
-
 /** The state of a stage's gates, again and again. What a source does not tell is an error of its gates, not of this. */
 async function* verdicts(
   work: Work,
@@ -264,7 +195,8 @@ async function* verdicts(
   const blue = await work.session('blue', 'gates');
   const baseline = await readProgress<StageBaseline>(blue, stageKey(work, stage));
   if (baseline === undefined) throw new Error(`stage ${stage.percent} % has not been opened`);
-  const late = Date.parse(baseline.state.openedAt) + parseDuration(plan.traffic.maxStageDuration);
+  const lasts = parseDuration(stage.for) + parseDuration(plan.traffic.maxStageDuration);
+  const late = Math.max(Date.parse(baseline.state.openedAt) + lasts, Date.now() + LOOK_AT_LEAST_MS);
   const known = (await readProgress<StageEvidence>(blue, evidenceKey(work, stage)))?.state;
   if (known?.failed !== undefined && known.openedAt === baseline.state.openedAt) {
     yield { ...known.failed, isLate: false };

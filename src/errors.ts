@@ -62,4 +62,11 @@ export class VerdigrisError extends Error {
     this.retryable = options.retryable ?? false;
     this.details = options.details;
   }
+
+  /** The same error, with facts for machines. */
+  withDetails(details: unknown): VerdigrisError {
+    const { type, nextStep, retryable, cause } = this;
+    const message = this.message.slice(0, -`\nNext step: ${nextStep}`.length);
+    return new VerdigrisError({ type, message, nextStep, retryable, details, cause });
+  }
 }

@@ -14,6 +14,7 @@ import { verify } from './verify.js';
 import { windowOpens } from './windows.js';
 import { isCancelled } from './lib/failure.js';
 import { MigrationRun } from './lib/migration-run.js';
+import { OwedConfirmations } from './lib/owed-confirmations.js';
 import { OwedFlags } from './lib/owed-flags.js';
 import { Notifications } from './lib/notifications.js';
 import { publishChanges } from './lib/publish.js';
@@ -34,7 +35,13 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
   const story = new Story(run);
   const saga = new Saga();
   const flags = new OwedFlags(run);
+  const confirmations = new OwedConfirmations(run);
   run.onFlagsOwed = (ref, owed) => flags.owe(ref, owed);
+  run.onReadsBack = (ref, owed) => {
+    const { route, why } = owed ?? {};
+    if (route !== undefined && why !== undefined) flags.owe(ref, { route, why });
+    confirmations.owe(ref, owed);
+  };
   registerMessages(run, (message) => {
     if (message === 'rollback') story.abandon();
     if (message === 'pause') story.interrupt();
@@ -58,6 +65,7 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
       await standby(story, ref);
       await retire(story, ref);
     });
+    await CancellationScope.nonCancellable(() => confirmations.settled());
     const unwritten = await CancellationScope.nonCancellable(() => flags.settled());
     if (unwritten !== null) run.warn([`flagd's file: ${unwritten}`]);
     run.end('completed', 'completed: green is the primary, blue is left fenced and intact');
@@ -65,7 +73,7 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
     await CancellationScope.nonCancellable(() => {
       // Before a promotion everything goes back at once, and one call says so.
       if (run.promotionStarted) story.webhooks.tell('rollingBack');
-      return rollBack(run, saga, flags, error, isCancelled(error));
+      return rollBack(run, saga, { flags, confirmations }, error, isCancelled(error));
     });
   } finally {
     if (story.webhooks.areThere) await CancellationScope.nonCancellable(() => story.webhooks.end());

@@ -1,9 +1,10 @@
 import { ApplicationFailure, CancelledFailure, isCancellation } from '@temporalio/workflow';
 import { applicationFailure, failureMessage } from './lib/failure.js';
 import type { MigrationRun } from './lib/migration-run.js';
+import type { OwedConfirmations } from './lib/owed-confirmations.js';
 import type { OwedFlags } from './lib/owed-flags.js';
 import type { Saga, SagaResult } from './lib/saga.js';
-import type { RollbackSummary } from './lib/status.js';
+import { notConfirmed, type RollbackSummary } from './lib/status.js';
 
 /**
  * The way back from every phase: the compensations of the steps that have begun, in reverse order. Runs where nothing
@@ -14,7 +15,7 @@ import type { RollbackSummary } from './lib/status.js';
 export async function rollBack(
   run: MigrationRun,
   saga: Saga,
-  flags: OwedFlags,
+  owed: { readonly flags: OwedFlags; readonly confirmations: OwedConfirmations },
   error: unknown,
   cancelled: boolean,
 ): Promise<void> {
@@ -47,20 +48,23 @@ export async function rollBack(
     notUndone: [...result.notUndone],
     ...(run.lost === null ? {} : { lost: run.lost }),
   });
+  const isBack = (): boolean => run.status.writesOn === 'blue' && notConfirmed(run.status) === null;
   const result = await saga.compensate(failureMessage, (soFar) => {
-    const { writesOn, greenReadPercent } = run.status;
-    if (trafficBackMs === null && writesOn === 'blue' && greenReadPercent === 0) trafficBackMs = Date.now() - started;
+    if (trafficBackMs === null && isBack() && run.status.greenReadPercent === 0) trafficBackMs = Date.now() - started;
     run.rollingBack(summary(soFar));
   });
-  trafficBackMs ??= run.status.writesOn === 'blue' ? Date.now() - started : null;
-  const unwritten = await flags.settled();
+  await owed.confirmations.settled();
+  trafficBackMs ??= isBack() ? Date.now() - started : null;
+  const unwritten = await owed.flags.settled();
   if (unwritten !== null) result.notUndone.push(`flagd's file: ${unwritten}`);
   if (run.finishOwed !== null) result.notUndone.push(`what follows the move of the writes: ${run.finishOwed}`);
   const done = { ...summary(result), finishedAt: new Date(Date.now()).toISOString() };
   run.rollingBack(done);
 
   const clean = result.notUndone.length === 0;
-  const blueServes = `blue serves everything${run.lost === null ? '' : ` but ${run.lost}, which green keeps, fenced`}`;
+  const kept = run.lost === null ? '' : ` but ${run.lost}, which green keeps, fenced`;
+  const not = notConfirmed(run.status);
+  const blueServes = `blue serves everything${kept}${not === null ? '' : `; ${not}`}`;
   if (clean && asked !== null) return run.end('rolledBack', `rolled back: ${blueServes}`);
   if (clean && cancelled) {
     run.end('cancelled', `cancelled: rolled back, ${blueServes}`);

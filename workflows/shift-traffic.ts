@@ -7,6 +7,7 @@ import { isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
+import { opened } from './open-stage.js';
 import { webhooksLead } from './webhooks-lead.js';
 import { hasWindow, windowOpens } from './windows.js';
 import { warnOfColumns } from './verify.js';
@@ -52,8 +53,7 @@ async function runStage(story: Story, ref: RunRef, stage: Stage, before: Stage |
   await story.untilNotPaused();
   if (story.webhooks.hears('stage')) await webhooksLead(story, ref, stage, before);
   run.doing(`reads of ${label} of the users go to green`);
-  await act(`${label} of the reads to green`).openStage(ref, stage);
-  run.saw({ greenReadPercent: stage.percent });
+  await opened(story, ref, stage, `${label} of the reads to green`, before);
 
   run.waitFor({ for: 'stage', why: `stage ${label} lasts ${stage.for}` });
   await watched(story, ref, stage, () =>
@@ -83,7 +83,7 @@ async function onMissingEvidence(
   const missing = counting(evidence, (outcome) => outcome !== 'pass');
   const why = `stage ${stage.percent} % has no sufficient evidence after ${ref.plan.traffic.maxStageDuration}: ${missing}`;
   await watched(story, ref, stage, () => story.hold(why));
-  await act(`${stage.percent} % of the reads to green, again`).openStage(ref, stage);
+  await opened(story, ref, stage, `${stage.percent} % of the reads to green, again`, stage);
 }
 
 /** The gate `rowDifferences`: what was written since the last comparison is the same on both sides. */
@@ -170,19 +170,20 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
     );
   }
   story.webhooks.tell('readsBack', 0);
-  story.run.onFlagsOwed(ref, await actFast('all reads back to blue').readsToBlue(ref));
+  story.run.onReadsBack(ref, await actFast('all reads back to blue').readsToBlue(ref));
   story.run.saw({ greenReadPercent: 0 });
   await story.hold(`${message}; all reads are on blue`);
   await windowOpens(story, ref, 'traffic');
   if (story.webhooks.hears('stage')) await webhooksLead(story, ref, stage, null);
-  await act(`${stage.percent} % of the reads to green, again`).openStage(ref, stage);
-  story.run.saw({ greenReadPercent: stage.percent });
+  await opened(story, ref, stage, `${stage.percent} % of the reads to green, again`, null);
 }
 
 /** The rollback does the same, but begins only when everything that runs has stopped. */
 async function readsBackAtOnce(story: Story, ref: RunRef): Promise<void> {
+  // A promotion that has been tried is taken back as one, by "rollingBack" and what follows it.
+  story.webhooks.tell(story.run.promotionStarted ? 'readsBack' : 'rolledBack', 0);
   try {
-    story.run.onFlagsOwed(ref, await actFast('all reads back to blue').readsToBlue(ref));
+    story.run.onReadsBack(ref, await actFast('all reads back to blue').readsToBlue(ref));
     story.run.saw({ greenReadPercent: 0 });
   } catch (error) {
     // It is the gate that people must read of; the rollback tries again.
@@ -200,6 +201,6 @@ function counting(evidence: readonly Evidence[], wanted: (outcome: Evidence['out
 
 async function readsBack(story: Story, ref: RunRef): Promise<void> {
   story.webhooks.tell('rolledBack');
-  story.run.onFlagsOwed(ref, await actFast('compensate: all reads back to blue').readsToBlue(ref));
+  story.run.onReadsBack(ref, await actFast('compensate: all reads back to blue').readsToBlue(ref));
   if (story.run.status.writesOn === 'blue') story.run.saw({ greenReadPercent: 0 });
 }

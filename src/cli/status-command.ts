@@ -3,7 +3,7 @@ import type { Client } from '@temporalio/client';
 import { WorkflowNotFoundError } from '@temporalio/common';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 import { progressLine } from '../progress.js';
-import type { MigrationStatus } from '../../workflows/lib/status.js';
+import { notConfirmed, type MigrationStatus } from '../../workflows/lib/status.js';
 import { statusQuery } from '../../workflows/messages.js';
 import { noSuchWorkflow } from './message-command.js';
 import type { ServerFlags } from './start-request.js';
@@ -52,10 +52,12 @@ export async function watchCommand(terminal: Terminal, name: string, flags: Stat
 /** What a person who watches wants to hear of once: each line is told again only after it was untrue. */
 export function linesOf(status: MigrationStatus): string[] {
   const { waiting, rollingBack, promotion, verification } = status;
+  const not = notConfirmed(status);
   return [
     `${status.phase}: ${status.now}`,
     ...status.progress.map(progressLine),
     `reads on green ${status.greenReadPercent} %, writes on ${status.writesOn}`,
+    ...(not === null ? [] : [`reads are back on blue, ${not}`]),
     ...(status.paused ? ['paused'] : []),
     ...(verification === null
       ? []

@@ -189,14 +189,15 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
     const plan = planWith();
     await openStage(plan, 50);
     await one(0).ask('set server reads/green state maint');
+    expect((await judgeStage(plan, 50)).outcome).toBe('inconclusive');
     await expect(openStage(plan, 100)).rejects.toMatchObject({
       type: 'WeightsNotSet',
       message: expect.stringContaining('into maintenance or drain') as string,
       nonRetryable: false,
     });
-    expect((await judgeStage(plan, 50)).outcome).toBe('inconclusive');
-    // All reads of that HAProxy went to blue meanwhile.
-    expect(await one(0).shares(reader, 20)).toEqual({ blue: 20, green: 0 });
+    // No gate watches a stage that is not in effect: all reads went to blue, of the other HAProxy too.
+    for (const haproxy of haproxies) expect(await haproxy.shares(reader, 20)).toEqual({ blue: 20, green: 0 });
+    expect(await percentInForce()).toBe(0);
   });
 
   it('is not opened while one of two is out of reach; an abort goes to the other one at once, and to this one when it can', async () => {

@@ -171,6 +171,7 @@ const DEFAULTS: Overrides = {
   openStage: () => ({ routers: 0 }),
   judgeStage: () => ({ outcome: 'pass', evidence: [], lagSeconds: 0 }),
   watchGates: () => untilCancelled(),
+  awaitConfirmed: () => ({ unconfirmed: [] }),
   promote: (run, _ref, from) => run.move(from),
   whereWritesAre: (run) => ({ writesOn: run.writesOn, epoch: run.epoch }),
   watchStandby: () => untilCancelled(),

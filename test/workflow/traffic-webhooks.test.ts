@@ -415,6 +415,33 @@ describe('webhooks of a run', () => {
     expect(hook.events.at(-1)).toBe('rolledBack');
   });
 
+  it('are told of a failed gate when it fails, not when everything that runs has stopped', async () => {
+    const hook = await receiver();
+    let stopped = false;
+    const run = await begin(
+      { hook },
+      {},
+      {
+        judgeStage: () => ({
+          ...{ outcome: 'fail', lagSeconds: 0 },
+          evidence: [
+            {
+              ...{ at: new Date().toISOString(), where: 'stage 10 %', metric: 'errorRate', windowSeconds: 1 },
+              ...{ outcome: 'fail', because: 'green is broken', onFail: 'rollback' },
+              ...{ green: { requests: 9, errors: 9 }, blue: { requests: 9, errors: 0 } },
+            },
+          ],
+        }),
+        watchSchema: () => untilCancelled(3_000).finally(() => (stopped = true)),
+      },
+    );
+    await saw(hook, () => hook.events.includes('rolledBack'));
+    expect(stopped).toBe(false);
+    expect(run.log).not.toContain('+removeFence');
+    await expect(run.handle.result()).rejects.toMatchObject({ cause: { type: 'MigrationRolledBack' } });
+    expect(hook.events).toEqual(['stage', 'rolledBack']);
+  });
+
   it('are called for what the plan says only', async () => {
     const [hook, other] = [await receiver(), await receiver()];
     const webhooks: Hook[] = [

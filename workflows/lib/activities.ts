@@ -43,6 +43,18 @@ export function actFastWithin(summary: string, within: Duration): Activities {
   });
 }
 
+/** For a stage: what keeps it from opening is for the run to say, and to try again. Everything else is tried as above. */
+export function actOpening(summary: string): Activities {
+  return proxyActivities<Activities>({
+    ...POLICY,
+    retry: {
+      ...POLICY.retry,
+      nonRetryableErrorTypes: ['GateFailed', 'FlagsNotWritten', 'WeightsNotSet', 'ConnectionFailed'],
+    },
+    summary,
+  });
+}
+
 /** For compensations: they run to their end, but one that can't succeed must not keep the others from running. */
 export function actBounded(summary: string): Activities {
   return proxyActivities<Activities>({

@@ -1,4 +1,5 @@
 import type { FlagsOwed } from '../../activities/flags.js';
+import type { ReadsOwed } from '../../activities/traffic.js';
 import type { Plan } from '../../src/plan/schema.js';
 import { isProgress } from '../../src/progress.js';
 import type { Side } from '../../src/side.js';
@@ -74,6 +75,9 @@ export class MigrationRun {
   onMoved: () => void = () => undefined;
   /** Told what flagd's file does not say yet, after reads or writes have moved; set by the workflow. */
   onFlagsOwed: (ref: RunRef, owed: FlagsOwed | null | undefined) => void = () => undefined;
+
+  /** Told who does not follow yet, after reads have been taken back; set by the workflow. */
+  onReadsBack: (ref: RunRef, owed: ReadsOwed | null | undefined) => void = () => undefined;
 
   readonly #state: Mutable<MigrationStatus>;
   /** The question that is asked now, or was asked last. */
@@ -154,6 +158,11 @@ export class MigrationRun {
 
   saw(facts: Partial<Pick<MigrationStatus, 'lagSeconds' | 'writesOn' | 'greenReadPercent' | 'rollback'>>): void {
     this.#set(facts);
+  }
+
+  /** Which live instances have not confirmed that reads are back on blue. */
+  sawUnconfirmed(unconfirmed: readonly string[]): void {
+    if (unconfirmed.length > 0 || this.#state.unconfirmed !== undefined) this.#set({ unconfirmed });
   }
 
   /** What the watch of the standby window says of the way back. */

@@ -1,6 +1,6 @@
 import type { NoticeEvent } from '../../src/plan/notice-events.js';
 import type { Evidence } from './evidence.js';
-import type { Alarm, MigrationStatus, Waiting } from './status.js';
+import { notConfirmed, type Alarm, type MigrationStatus, type Waiting } from './status.js';
 
 /** One thing that happened, as webhooks are told of it. */
 export interface Notice {
@@ -37,7 +37,9 @@ export function happened(before: Seen | null, { status, evidence }: Seen): [Noti
     status.greenReadPercent !== earlier.greenReadPercent &&
     promotion === earlier.promotion
   ) {
-    told.push(['stage', `reads of ${status.greenReadPercent} % of the users are on green`]);
+    const not = notConfirmed(status);
+    const back = not === null ? '' : `, ${not}`;
+    told.push(['stage', `reads of ${status.greenReadPercent} % of the users are on green${back}`]);
   }
   for (const failed of newFailures(before?.evidence ?? [], evidence)) {
     told.push(['gateFailed', `gate ${failed.metric} failed (${failed.where}): ${failed.because}`]);

@@ -1,5 +1,5 @@
 import { progressLine } from '../../src/progress.js';
-import { PHASES, type MigrationStatus, type Phase, type Waiting } from './status.js';
+import { notConfirmed, PHASES, type MigrationStatus, type Phase, type Waiting } from './status.js';
 
 /** The current details of a run, in the Markdown that the Web UI shows: lists and code, since its tables have no padding. */
 export function renderDetails(status: MigrationStatus): string {
@@ -9,7 +9,7 @@ export function renderDetails(status: MigrationStatus): string {
     ...waitingLines(status),
     ...heldLines(status),
     `- **Writes** on ${status.writesOn}`,
-    `- **Reads on green** ${status.greenReadPercent} % of the users`,
+    `- **Reads on green** ${readsOnGreen(status)}`,
     ...(status.lagSeconds === null ? [] : [`- **Lag** ${status.lagSeconds.toFixed(3)} s`]),
     `- **Rollback** ${status.rollback.safe ? 'safe' : 'NOT safe'}: ${status.rollback.why}`,
     ...(status.rollback.loses === undefined ? [] : [`- **A rollback would lose** ${status.rollback.loses}`]),
@@ -64,6 +64,11 @@ function approvalLines({ request, quorum = 1, approvals = [], mayApprove, eviden
 function heldLines({ held }: MigrationStatus): string[] {
   if (held === undefined || held === null) return [];
   return [`**Held since ${held.since}**: ${held.why}`, '', 'Answer with:', '', '```', held.answer, '```', ''];
+}
+
+function readsOnGreen(status: MigrationStatus): string {
+  const not = notConfirmed(status);
+  return `${status.greenReadPercent} % of the users${not === null ? '' : `; that they are back is ${not}`}`;
 }
 
 function verificationLine({ verification }: MigrationStatus): string[] {

@@ -118,7 +118,7 @@ export interface RollbackSummary {
   readonly reason: string;
   readonly startedAt: string;
   readonly finishedAt: string | null;
-  /** From the request to all reads and writes being back on blue. */
+  /** From the request to all reads and writes being back on blue, as every live instance has confirmed; null until then. */
   readonly trafficBackMs: number | null;
   /** Compensations done, in the order in which they ran. */
   readonly undone: readonly string[];
@@ -147,6 +147,8 @@ export interface MigrationStatus {
   readonly held?: Held | null;
   readonly writesOn: Side;
   readonly greenReadPercent: number;
+  /** Live instances of the application that have not confirmed that reads are back on blue; absent when all had at once. */
+  readonly unconfirmed?: readonly string[];
   readonly lagSeconds: number | null;
   /** Whether a rollback now would lose nothing, and why. */
   readonly rollback: RollbackSafety;
@@ -158,4 +160,11 @@ export interface MigrationStatus {
   readonly alarms?: readonly Alarm[];
   /** Warnings that a person should see, such as those of the preflight, and every alarm that there was. */
   readonly warnings: readonly string[];
+}
+
+/** The instances that may still read on green although reads are back on blue, for people; null when there are none. */
+export function notConfirmed({ unconfirmed = [] }: MigrationStatus): string | null {
+  if (unconfirmed.length === 0) return null;
+  const more = unconfirmed.length - 10;
+  return `not confirmed by ${unconfirmed.slice(0, 10).join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
 }

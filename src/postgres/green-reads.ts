@@ -1,0 +1,35 @@
+import type { Confirmed } from '../gates/instances.js';
+import type { Session } from './session.js';
+import { ROUTE_CHANNEL } from './state.js';
+
+/**
+ * Sets the share of the users that read from green, where the route is still the one that was read: a worker that was
+ * frozen since then moves nobody. Each setting is a generation of its own, also one that changes no share, so that two
+ * workers never take one and the same for theirs.
+ *
+ * @returns the new generation; undefined when the route has been changed meanwhile: nothing has happened then
+ */
+export async function setGreenReads(
+  blue: Session,
+  { migration, epoch, generation }: Confirmed,
+  percent: number,
+): Promise<number | undefined> {
+  const { rows } = await blue.query<{ generation: number }>(
+    `WITH changed AS (
+       UPDATE verdigris.route SET green_read_percent = $4, generation = generation + 1, updated_at = clock_timestamp()
+        WHERE migration = $1 AND epoch = $2 AND generation = $3 AND writes_on = 'blue' RETURNING generation)
+     SELECT generation::float8 AS generation, pg_notify('${ROUTE_CHANNEL}', '') FROM changed`,
+    [migration, epoch, generation, percent],
+  );
+  return rows[0]?.generation;
+}
+
+/** Whether the route is still that one. Within a transaction it stays so until its end. */
+export async function isInForce(blue: Session, { migration, epoch, generation }: Confirmed): Promise<boolean> {
+  const { rowCount } = await blue.query(
+    `SELECT FROM verdigris.route
+      WHERE migration = $1 AND epoch = $2 AND generation = $3 AND writes_on = 'blue' FOR SHARE`,
+    [migration, epoch, generation],
+  );
+  return rowCount === 1;
+}

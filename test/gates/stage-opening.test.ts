@@ -1,0 +1,281 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { createActivities, type Activities } from '../../activities/index.js';
+import { planSchema, type PlanInput, type Stage } from '../../src/plan/schema.js';
+import { MIGRATION, Sides } from '../router/sides.js';
+import { MetricsPage } from '../support/prometheus.js';
+import { StatementProxy } from '../support/statement-proxy.js';
+
+let sides: Sides;
+let folder = '';
+let flagd = { path: '' };
+const closing: (() => Promise<void>)[] = [];
+
+beforeAll(async () => {
+  sides = await (await Sides.create('stage_opening')).claim();
+  folder = await mkdtemp(join(tmpdir(), 'verdigris-opening-'));
+  flagd = { path: join(folder, 'flags.json') };
+}, 60_000);
+afterEach(async () => {
+  for (const close of closing.splice(0)) await close();
+  await sides.sql('blue', 'DELETE FROM verdigris.progress');
+  await sides.reset();
+});
+afterAll(async () => {
+  await rm(folder, { recursive: true, force: true });
+  await sides.drop();
+});
+
+interface Asked {
+  readonly traffic?: PlanInput['traffic'];
+  /** The port by which the worker reaches blue. */
+  readonly port?: number;
+  /** What its environment has besides. */
+  readonly environment?: Record<string, string>;
+  readonly context?: MockActivityEnvironment;
+}
+
+type Ref = Parameters<Activities['openStage']>[0];
+
+function act<T>(
+  what: (activities: Activities, ref: Ref) => Promise<T>,
+  { traffic = {}, port = sides.blue.port, environment = {}, context = new MockActivityEnvironment() }: Asked = {},
+): Promise<T> {
+  const blue = new URL(sides.blue.uri);
+  blue.port = String(port);
+  const connections = { VERDIGRIS_CONNECTION_B: blue.href, VERDIGRIS_CONNECTION_G: sides.green.uri };
+  const activities = createActivities({ environment: { ...connections, ...environment }, redact: (text) => text });
+  const plan = planSchema.parse({
+    ...{ name: MIGRATION, blue: { connection: 'b' }, green: { connection: 'g' } },
+    traffic: { gates: [{ metric: 'lag', max: '1s' }], ...traffic },
+  });
+  return context.run(() => what(activities, { plan, runId: 'r' }));
+}
+
+const stageOf = (percent: number): Stage => ({ percent, for: '1s' });
+const openStage = (percent: number, asked?: Asked): Promise<{ routers: number }> =>
+  act((activities, ref) => activities.openStage(ref, stageOf(percent)), asked);
+const readsToBlue = (asked?: Asked): ReturnType<Activities['readsToBlue']> =>
+  act((activities, ref) => activities.readsToBlue(ref), asked);
+
+interface RouteNow {
+  readonly epoch: number;
+  readonly generation: number;
+  readonly percent: number;
+}
+
+async function routeNow(): Promise<RouteNow> {
+  const [row] = await sides.sql<RouteNow>(
+    'blue',
+    'SELECT epoch::int, generation::int, green_read_percent::float8 AS percent FROM verdigris.route',
+  );
+  if (row === undefined) throw new Error('there is no route');
+  return row;
+}
+
+/** An instance that lives, and follows the route at that generation for ever. */
+async function instanceAt(instance: string, { epoch, generation }: RouteNow): Promise<void> {
+  await sides.sql(
+    'blue',
+    `INSERT INTO verdigris.router (instance, migration, epoch, generation, metrics, seen_at)
+     VALUES ('${instance}', '${MIGRATION}', ${epoch}, ${generation}, '{}', now() + interval '1 hour')
+     ON CONFLICT (instance) DO UPDATE SET epoch = excluded.epoch, generation = excluded.generation`,
+  );
+}
+
+async function proxy(): Promise<StatementProxy> {
+  const started = await StatementProxy.start(sides.blue.port);
+  closing.push(() => started.close());
+  return started;
+}
+
+describe('a worker that is frozen while it opens a stage', () => {
+  it.each([
+    ['before it moves the reads', /^WITH changed AS/, 'the route is not the one that was read'],
+    ['when it has moved them', /verdigris\.router/, 'the route is not the one that was read'],
+  ])('%s, and wakes up after an abort, sends nobody to green', async (when, statement, why) => {
+    const blue = await proxy();
+    let moved = false;
+    const frozen = blue.stopWhere(({ session, text }) => {
+      moved ||= text.startsWith('WITH changed AS');
+      return session === 'verdigris stage' && statement.test(text) && (moved || !when.startsWith('when'));
+    }, 'before');
+    const traffic = { flagd };
+    const late = openStage(10, { port: blue.port, traffic }).then(
+      () => 'opened',
+      (error: unknown) => String(error),
+    );
+    const held = await frozen;
+    // Another worker goes on meanwhile; a gate fails then.
+    await openStage(10, { traffic });
+    await readsToBlue({ traffic });
+    const { generation } = await routeNow();
+    const written = await sides.sql('blue', "SELECT state FROM verdigris.progress WHERE step = 'stage'");
+    held.release();
+    expect(await late).toContain(why);
+    expect(await routeNow()).toMatchObject({ percent: 0, generation });
+    expect(JSON.parse(await readFile(flagd.path, 'utf8'))).toMatchObject({ metadata: { greenReadPercent: 0 } });
+    // Nor does it say of the stage that it has opened it.
+    expect(await sides.sql('blue', "SELECT state FROM verdigris.progress WHERE step = 'stage'")).toEqual(written);
+  });
+
+  it('does not take over a share that another worker has set anew', async () => {
+    const blue = await proxy();
+    await openStage(10);
+    const frozen = blue.stopWhere(({ text }) => text.startsWith('WITH changed AS'), 'before');
+    const late = openStage(10, { port: blue.port }).catch((error: unknown) => String(error));
+    const held = await frozen;
+    await openStage(10);
+    held.release();
+    expect(await late).toContain('the route is not the one that was read');
+    // And takes nothing back that is not its own.
+    expect(await routeNow()).toMatchObject({ percent: 10 });
+  });
+
+  it('before it knows the route does not take the one after an abort for its own', { timeout: 30_000 }, async () => {
+    const blue = await proxy();
+    const frozen = blue.stopWhere(
+      ({ session, text }) => session === 'verdigris stage' && text.includes('FROM verdigris.route'),
+      'before',
+    );
+    const late = openStage(10, { port: blue.port }).catch((error: unknown) => String(error));
+    const held = await frozen;
+    // Another one takes over after 15 s at the earliest.
+    await sleep(10_500);
+    held.release();
+    expect(await late).toContain('this worker was held up');
+    expect(await routeNow()).toMatchObject({ percent: 0 });
+  });
+});
+
+describe('a live instance that does not follow', { timeout: 30_000 }, () => {
+  it('the route of now is named, and the stage moves nobody', async () => {
+    const route = await routeNow();
+    await sides.stage(5);
+    await instanceAt('stuck-1', route);
+    await expect(openStage(10)).rejects.toMatchObject({
+      type: 'GateFailed',
+      message: expect.stringContaining('these instances do not follow the route in force: stuck-1') as string,
+      details: [{ greenReadPercent: 5, flagsOwed: null }],
+    });
+    expect((await routeNow()).percent).toBe(5);
+  });
+
+  it('a stage is named, and its reads go back to blue', async () => {
+    await instanceAt('stuck-1', await routeNow());
+    const opening = openStage(10, { traffic: { flagd } });
+    opening.catch(() => undefined);
+    while ((await routeNow()).percent !== 10) await sleep(20);
+    await expect(opening).rejects.toMatchObject({
+      type: 'GateFailed',
+      message: expect.stringMatching(/have not taken it over within 10 s: stuck-1/) as string,
+      nonRetryable: false,
+      details: [{ greenReadPercent: 0, flagsOwed: null }],
+    });
+    expect((await routeNow()).percent).toBe(0);
+    expect(JSON.parse(await readFile(flagd.path, 'utf8'))).toMatchObject({ metadata: { greenReadPercent: 0 } });
+  });
+
+  it('keeps no stage open that a worker has left half open, as nobody watches it', async () => {
+    const route = await routeNow();
+    await sides.stage(10);
+    await instanceAt('stuck-1', route);
+    await expect(openStage(10)).rejects.toMatchObject({ details: [{ greenReadPercent: 0 }] });
+    expect((await routeNow()).percent).toBe(0);
+  });
+
+  it('is waited for no longer once the run is rolled back', async () => {
+    await instanceAt('stuck-1', await routeNow());
+    const context = new MockActivityEnvironment();
+    const opening = openStage(10, { context }).catch((error: unknown) => error);
+    while ((await routeNow()).percent !== 10) await sleep(20);
+    const asked = performance.now();
+    context.cancel();
+    await opening;
+    expect(performance.now() - asked).toBeLessThan(1_000);
+  });
+
+  it('the way back is named until it does: those that write it down, and those that are asked', async () => {
+    const page = await MetricsPage.open();
+    closing.push(() => Promise.resolve(page.close()));
+    page.text = undefined;
+    const asked = { traffic: { scrape: ['routers'] }, environment: { VERDIGRIS_CONNECTION_ROUTERS: page.url } };
+    await sides.stage(10);
+    await instanceAt('stuck-1', await routeNow());
+    const owed = await readsToBlue(asked);
+    expect((await routeNow()).percent).toBe(0);
+    expect(owed).toMatchObject({ unconfirmed: ['stuck-1', expect.stringContaining('HTTP 503')] });
+    const { route, unconfirmed = [] } = owed ?? {};
+    if (route === undefined) throw new Error('nothing is owed');
+    expect(route).toMatchObject({ greenReadPercent: 0, generation: (await routeNow()).generation });
+
+    let confirmed = false;
+    const waiting = act((activities, ref) => activities.awaitConfirmed(ref, route, unconfirmed)).then((answer) => {
+      confirmed = true;
+      return answer;
+    });
+    await sleep(1_500);
+    expect(confirmed).toBe(false);
+    await instanceAt('stuck-1', await routeNow());
+    expect(await waiting).toEqual({ unconfirmed: [] });
+  });
+});
+
+describe('the end of a stage', { timeout: 30_000 }, () => {
+  /** A stage that was opened so long ago. */
+  async function openedBefore(hours: number, percent: number, asked: Asked = {}): Promise<void> {
+    await openStage(percent, asked);
+    await sides.sql(
+      'blue',
+      `UPDATE verdigris.progress SET state = jsonb_set(state, '{openedAt}',
+         to_jsonb(to_char((now() - interval '${hours} hours') AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')))
+        WHERE step = 'stage'`,
+    );
+  }
+
+  const judging = (asked: Asked): ReturnType<Activities['judgeStage']> =>
+    act((activities, ref) => activities.judgeStage(ref, { percent: 10, for: '6h' }), asked);
+  const gates = [{ metric: 'errorRate', max: 0.001 } as const];
+
+  it('that lasts longer than maxStageDuration is waited for so long after its time', async () => {
+    await openedBefore(6.1, 10);
+    const context = new MockActivityEnvironment();
+    let ended = false;
+    const judged = judging({ context, traffic: { gates, maxStageDuration: '4h' } }).then(
+      () => (ended = true),
+      () => undefined,
+    );
+    await sleep(3_500);
+    expect(ended).toBe(false);
+    context.cancel();
+    await judged;
+    expect(await judging({ traffic: { gates, maxStageDuration: '5m' } })).toMatchObject({ outcome: 'inconclusive' });
+  });
+
+  it('is no single look, also where it is late', async () => {
+    const traffic = { gates: [{ metric: 'longTransactions', max: '1h' } as const], maxStageDuration: '4h' };
+    await openedBefore(20, 10, { traffic });
+    const began = performance.now();
+    expect(await judging({ traffic })).toMatchObject({ outcome: 'pass' });
+    // The second one is half a second later.
+    expect(performance.now() - began).toBeGreaterThan(500);
+  });
+});
+
+describe('a promotion', () => {
+  it('is blocked, before anything is made, while an instance is too old for it: also without stages', async () => {
+    await sides.router({ instance: 'old', version: '1.9' });
+    const traffic = { stages: [], instances: { minVersion: '2.0' } };
+    const { epoch } = await routeNow();
+    while ((await sides.sql('blue', 'SELECT FROM verdigris.router')).length === 0) await sleep(20);
+    await expect(act((activities, ref) => activities.promote(ref, 'blue', epoch), { traffic })).rejects.toMatchObject({
+      type: 'PromotionBlocked',
+      message: expect.stringContaining('the promotion: not at version 2.0: old (version 1.9)') as string,
+      nonRetryable: true,
+    });
+  });
+});

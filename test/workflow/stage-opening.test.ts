@@ -1,0 +1,164 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ApplicationFailure } from '@temporalio/activity';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { happened } from '../../workflows/lib/notices.js';
+import { renderDetails } from '../../workflows/lib/render-details.js';
+import type { MigrationReport } from '../../workflows/lib/report.js';
+import { statusOf, until } from '../support/migration.js';
+import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
+
+const BACK = { by: 'ada', reason: 'changed our mind' };
+const ROUTE = {
+  ...{ migration: 'm', epoch: 1, generation: 7, writesOn: 'blue', greenReadPercent: 0 },
+  ...{ flag: 'use-green-db', opening: null },
+};
+
+/** What an opening ends with whose reads are where it says. */
+function notOpen(message: string, greenReadPercent: number): ApplicationFailure {
+  const details = [{ greenReadPercent, flagsOwed: null }];
+  return ApplicationFailure.create({ type: 'GateFailed', message, nonRetryable: false, details });
+}
+
+let runs: ScriptedRuns;
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+}, 60_000);
+afterAll(() => runs.stop());
+
+describe('a stage that an instance does not confirm', () => {
+  const message = 'stage 10 %: these instances have not taken it over within 10 s: stuck-1\nNext step: see whether';
+
+  function begin(overrides: Overrides): Promise<ScriptedRun> {
+    const stages = [
+      { percent: 1, for: '0s' },
+      { percent: 10, for: '0s' },
+    ];
+    return runs.begin(overrides, { traffic: { stages, approval: { before: [] } } });
+  }
+
+  it('names it in the status with its reads on blue, and is opened again until it is confirmed', async () => {
+    let tries = 0;
+    const run = await begin({
+      openStage: (_run, _ref, { percent }) => {
+        if (percent === 10 && ++tries < 3) throw notOpen(message, 0);
+        return { routers: 1 };
+      },
+    });
+    const { waiting, greenReadPercent, outcome } = await until(run.handle, 'waiting', (s) =>
+      (s.waiting?.why ?? '').includes('stuck-1'),
+    );
+    expect(waiting).toMatchObject({ for: 'gate', why: `${message.split('\n', 1)[0] ?? ''}; it is tried again` });
+    expect({ greenReadPercent, outcome }).toEqual({ greenReadPercent: 0, outcome: 'running' });
+    await run.saw('+watchStandby');
+    expect(tries).toBe(3);
+    await run.handle.terminate();
+  });
+
+  it('is rolled back at once, while it is opened and while it waits', async () => {
+    for (const waits of [true, false]) {
+      const run = await begin({
+        openStage: (_run, _ref, { percent }) => {
+          if (percent === 1) return { routers: 1 };
+          if (waits) throw notOpen(message, 0);
+          return untilCancelled();
+        },
+      });
+      if (waits) await until(run.handle, 'waiting', (s) => (s.waiting?.why ?? '').includes('stuck-1'));
+      else await run.saw('+openStage', 2);
+      const asked = performance.now();
+      await run.handle.signal('rollback', BACK);
+      await run.saw('+readsToBlue');
+      expect(performance.now() - asked).toBeLessThan(1_900);
+      expect(await run.handle.result()).toMatchObject({ outcome: 'rolledBack' });
+    }
+  });
+
+  it('leaves the stage before it watched, where that is still in force', async () => {
+    const run = await begin({
+      openStage: (_run, _ref, { percent }) => {
+        if (percent === 1) return { routers: 1 };
+        throw notOpen('stage 10 %: not at version 2.0: old', 1);
+      },
+      watchGates: (own, _ref, { percent }) => {
+        if (percent !== 1 || own.log.filter((entry) => entry === '+openStage').length < 2) return untilCancelled();
+        return [
+          {
+            ...{ at: new Date().toISOString(), where: 'stage 1 %', metric: 'errorRate', windowSeconds: 1 },
+            ...{ outcome: 'fail', because: 'green is broken', onFail: 'rollback' },
+            ...{ green: { requests: 9, errors: 9 }, blue: { requests: 9, errors: 0 } },
+          },
+        ];
+      },
+    });
+    await expect(run.handle.result()).rejects.toMatchObject({
+      cause: { message: expect.stringContaining('gate failed in stage 1 %: errorRate: green is broken') as string },
+    });
+  });
+});
+
+describe('an abort that an instance does not confirm', () => {
+  const PLAN = { traffic: { stages: [{ percent: 10, for: '1h' }], approval: { before: [] } } };
+  const owed = { route: ROUTE, unconfirmed: ['stuck-1'] };
+
+  it('names it in the status until it does, and goes on meanwhile', async () => {
+    let confirms = false;
+    let asked: unknown[] = [];
+    const run = await runs.begin(
+      {
+        judgeStage: () => ({
+          ...{ outcome: 'fail', lagSeconds: 0 },
+          evidence: [
+            {
+              ...{ at: new Date().toISOString(), where: 'stage 10 %', metric: 'errorRate', windowSeconds: 1 },
+              ...{ outcome: 'fail', because: 'green is broken', onFail: 'pause' },
+              ...{ green: { requests: 9, errors: 9 }, blue: { requests: 9, errors: 0 } },
+            },
+          ],
+        }),
+        readsToBlue: () => owed,
+        awaitConfirmed: async (_run, _ref, route, known) => {
+          asked = [route, known];
+          while (!confirms) await Promise.race([sleep(20), untilCancelled()]);
+          return { unconfirmed: [] };
+        },
+      },
+      { traffic: { ...PLAN.traffic, stages: [{ percent: 10, for: '0s' }] } },
+    );
+    const held = await until(run.handle, 'held', (s) => s.waiting?.for === 'resume');
+    expect(held).toMatchObject({ greenReadPercent: 0, unconfirmed: ['stuck-1'] });
+    expect(held.warnings.join()).toContain('these instances have not confirmed it: stuck-1');
+    expect(renderDetails(held)).toContain('0 % of the users; that they are back is not confirmed by stuck-1');
+    const before = { status: { ...held, greenReadPercent: 10 }, evidence: [] };
+    expect(happened(before, { status: held, evidence: [] })).toContainEqual([
+      'stage',
+      'reads of 0 % of the users are on green, not confirmed by stuck-1',
+    ]);
+    await run.saw('+awaitConfirmed');
+    expect(asked).toEqual([{ epoch: 1, generation: 7 }, ['stuck-1']]);
+    confirms = true;
+    await until(run.handle, 'confirmed', (s) => s.unconfirmed?.length === 0);
+    expect(renderDetails(await statusOf(run.handle))).not.toContain('not confirmed by');
+    await run.handle.terminate();
+  });
+
+  it('is rolled back all the same; the report names it, and says of no time that it has ended the reads', async () => {
+    const run = await runs.begin({ readsToBlue: () => owed, awaitConfirmed: () => ({ unconfirmed: null }) }, PLAN);
+    await run.saw('+openStage');
+    await run.handle.signal('rollback', BACK);
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report).toMatchObject({
+      ...{ outcome: 'rolledBack', unconfirmed: ['stuck-1'] },
+      now: 'rolled back: blue serves everything; not confirmed by stuck-1',
+      rollingBack: { trafficBackMs: null, notUndone: [] },
+    });
+    expect(run.log).toContain('-releaseDatabases');
+  });
+
+  it('is asked about no longer than ten seconds when the run is over', { timeout: 60_000 }, async () => {
+    const run = await runs.begin({ readsToBlue: () => owed, awaitConfirmed: () => untilCancelled() }, PLAN);
+    await run.saw('+openStage');
+    await run.handle.signal('rollback', BACK);
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report).toMatchObject({ outcome: 'rolledBack', unconfirmed: ['stuck-1'] });
+  });
+});
