@@ -7,8 +7,8 @@ export const TOTAL_WEIGHT = 100_000;
  * Whether a user belongs to the cohort that reads from green, at `percent` of the users (in steps of 0.001 %).
  *
  * The same answer as OpenFeature's flagd gives for `{"fractional": [["green", percent * 1000], ["off", the rest]]}`:
- * murmur3-32 of flag key and user, scaled to the total weight. A user's bucket never changes and the cohort is all
- * buckets below the weight, so the users of a smaller stage stay in every larger one.
+ * murmur3-32 of the UTF-8 bytes of flag key and user, scaled to the total weight. A user's bucket never changes and the
+ * cohort is all buckets below the weight, so the users of a smaller stage stay in every larger one.
  */
 export function inCohort(flag: string, user: string, percent: number): boolean {
   return percent > 0 && bucketOf(flag, user) < weightOf(percent);
@@ -21,5 +21,12 @@ export function weightOf(percent: number): number {
 
 /** The bucket of a user, 0 to 99,999. The product has at most 49 bits, so a number holds it exactly. */
 export function bucketOf(flag: string, user: string): number {
-  return Math.floor((new MurmurHash3(`${flag}${user}`).result() * TOTAL_WEIGHT) / 2 ** 32);
+  return Math.floor((new MurmurHash3(bytesOf(`${flag}${user}`)).result() * TOTAL_WEIGHT) / 2 ** 32);
+}
+
+const ASCII = /^[ -~]*$/;
+
+/** A text with one character for each of its UTF-8 bytes: the hash takes each character as one. */
+function bytesOf(text: string): string {
+  return ASCII.test(text) ? text : Buffer.from(text).toString('latin1');
 }
