@@ -96,7 +96,7 @@ export function diagnosePoolers(
     const moving = pooler.marks.some(({ state }) => state === 'moving');
     return [
       ...wrongSide(pooler, verdict, liveness, aliases, moving, finding),
-      ...pauses(pooler, liveness, moving, finding),
+      ...pauses(pooler, liveness, finding),
       ...(pooler.differs === null
         ? []
         : [
@@ -145,7 +145,9 @@ function wrongSide(
   return [say('problem', what, next)];
 }
 
-function pauses({ paused }: Reached, liveness: Liveness, moving: boolean, say: Say): Finding[] {
+function pauses({ paused, marks }: Reached, liveness: Liveness, say: Say): Finding[] {
+  const moving = marks.some(({ state }) => state === 'moving');
+  const overtaken = marks.some((mark) => mark.overtaken === true);
   if (paused.length === 0) return [];
   const entries = paused.map((entry) => `"${entry}"`).join(', ');
   const resume = `on its admin console: ${paused.map((entry) => `RESUME ${entry};`).join(' ')}`;
@@ -166,6 +168,12 @@ function pauses({ paused }: Reached, liveness: Liveness, moving: boolean, say: S
     case 'lives':
       return moving
         ? [say('note', `${what}: the run is moving the writes`, 'nothing: it ends within seconds; look again')]
-        : [say('problem', `${what}, and not by the run`, `ask who has paused it; then ${resume}`)];
+        : [
+            say(
+              'problem',
+              `${what}, and not by the run${overtaken ? ', unless by a worker of it that woke up late' : ''}`,
+              `ask who has paused it; then ${resume}`,
+            ),
+          ];
   }
 }

@@ -1,11 +1,12 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
+import { promotionBlocked } from '../postgres/hold.js';
 import type { WritesAre } from '../postgres/pools.js';
 import type { Side } from '../side.js';
 import { Console, type ShownDatabase } from './console.js';
 import { EntryFile } from './entry.js';
-import { markName, markValue, parseMark, type Mark } from './mark.js';
+import { claimsPauses, markName, markValue, parseMark, type Mark } from './mark.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
 import { removeDrafts, replaceFile } from '../replace-file.js';
 import { within } from '../timing.js';
@@ -28,8 +29,10 @@ export class Instance {
   #pauses: Console[] = [];
   /** Connections that it opens now would be closed by a pause. */
   #mayBePaused = false;
-  /** A RELOAD has come after becomeQuiet(): it may open as many connections as it is configured to. */
-  #isReloaded = false;
+  /** As far as this worker knows: `quiet` since becomeQuiet(), `configured` since RELOAD. */
+  #settings: 'unknown' | 'quiet' | 'configured' = 'unknown';
+  /** The epoch for which this worker has announced a pause. */
+  #announced: number | undefined;
 
   constructor(
     readonly pooler: PgBouncer,
@@ -80,6 +83,7 @@ export class Instance {
    * @throws VerdigrisError StaleEpoch when the file is of a later epoch; PoolNotReleased when it is not loaded.
    */
   async load(mark: Mark): Promise<void> {
+    if (mark.state === 'moving') this.#announced = mark.epoch;
     const reachDisk = await this.write(mark);
     await this.#reload();
     const loaded = await this.look();
@@ -95,9 +99,9 @@ export class Instance {
       const entries = new EntryFile(before);
       const name = markName(this.setup.migration);
       const known = parseMark(entries.parameter(name, 'dbname'));
-      if (known !== undefined && known.epoch > mark.epoch) throw this.#overtaken(known, mark);
+      if (known !== undefined && known.epoch > mark.epoch) throw this.#tooLate(known, mark);
       for (const database of this.setup.databases) entries.point(database, this.setup.aliases[mark.side]);
-      entries.set(name, markValue(mark));
+      entries.set(name, markValue(known?.overtaken === true ? { ...mark, overtaken: true } : mark));
       const text = entries.toString();
       if (text === before) return () => Promise.resolve();
       await removeDrafts(file);
@@ -153,7 +157,7 @@ export class Instance {
   async becomeQuiet(): Promise<void> {
     const control = await this.control();
     this.#mayBePaused = true;
-    this.#isReloaded = false;
+    this.#settings = 'quiet';
     await control.set('server_login_retry', '0');
     await control.set('min_pool_size', '0');
     await control.set('max_db_connections', '1');
@@ -173,6 +177,18 @@ export class Instance {
       if (opened.status === 'rejected') throw opened.reason;
       this.#pauses.push(opened.value);
     }
+  }
+
+  /**
+   * The last look before a pause: between the announcement and now this worker may have been frozen, and others gone on.
+   *
+   * @throws VerdigrisError StaleEpoch, PromotionBlocked
+   */
+  async refuseUnlessAnnounced({ side, epoch }: WritesAre): Promise<void> {
+    const { mark } = await this.look();
+    if (isSameMark(mark, { side, epoch, state: 'moving' })) return;
+    if (mark !== undefined && mark.epoch > epoch) throw this.#tooLate(mark, { epoch });
+    throw promotionBlocked(`PgBouncer "${this.pooler.connection}" has been settled by another worker meanwhile`);
   }
 
   /** Pauses every entry. @returns what its clients were at, when it has not come to rest within the time. */
@@ -201,30 +217,40 @@ export class Instance {
    */
   async settle({ side, epoch }: WritesAre, isOurs: boolean): Promise<void> {
     const control = await this.control();
-    const loaded = await this.look();
-    if (loaded.mark !== undefined && loaded.mark.epoch > epoch) throw this.#overtaken(loaded.mark, { epoch });
+    const { mark, paused, leadsTo } = await this.look();
+    if (mark !== undefined && mark.epoch > epoch) throw this.#tooLate(mark, { epoch });
     // Never touched by us: neither its entries nor a pause are ours to change.
-    if (loaded.mark === undefined && !isOurs) return;
-    const isPaused = loaded.paused.length > 0 && (isOurs || loaded.mark?.state === 'moving');
+    if (mark === undefined && !isOurs) return;
+    // Whoever has announced a later pause than this worker resumes, or whoever takes over from there.
+    if (isOurs && mark?.state === 'moving' && mark.epoch > (this.#announced ?? 0)) throw this.#tooLate(mark, { epoch });
+    const isPaused = paused.length > 0 && (isOurs || claimsPauses(mark));
+    const overtaken = mark?.overtaken === true || (mark?.state === 'moving' && this.#announced === undefined);
+    const mayHoldSettings = isPaused || isOurs || overtaken || this.#settings === 'quiet';
     this.#mayBePaused = isPaused;
-    if (loaded.leadsTo !== side) await this.load({ side, epoch, state: 'moving' });
+    if (leadsTo !== side) await this.load({ side, epoch, state: 'moving' });
     if (isPaused) {
-      if (!this.#isReloaded) await this.#reload();
+      if (this.#settings !== 'configured') await this.#reload();
       await control.set('server_login_retry', '0');
-      for (const database of loaded.paused) await control.resume(database);
+      for (const database of paused) await control.resume(database);
       this.#mayBePaused = false;
       await this.#served();
     }
-    const settled: Mark = { side, epoch, state: 'settled' };
-    // RELOAD also gives the settings their configured values back. Loaded already: only the file may have been spoilt.
-    if (isSameMark(loaded.mark, settled)) await (await this.write(settled))();
+    const settled: Mark = { side, epoch, state: 'settled', overtaken };
+    // RELOAD gives the settings their configured values back. Without need of it, only the file may have been spoilt.
+    if (isSameMark(mark, settled) && !mayHoldSettings) await (await this.write(settled))();
     else await this.load(settled);
+  }
+
+  /** What a worker that comes too late gives back, unless somebody is at work who will. */
+  async giveBack(isOurs: boolean): Promise<void> {
+    const { mark } = await this.look();
+    if (mark?.state === 'settled') await this.settle(mark, isOurs);
   }
 
   async #reload(): Promise<void> {
     const control = await this.control();
     await control.reload();
-    this.#isReloaded = true;
+    this.#settings = 'configured';
     if (this.#mayBePaused) await control.set('min_pool_size', '0');
   }
 
@@ -246,7 +272,7 @@ export class Instance {
     for (const console of this.#pauses.splice(0)) console.close();
   }
 
-  #overtaken(known: Mark, mine: { readonly epoch: number }): VerdigrisError {
+  #tooLate(known: Mark, mine: { readonly epoch: number }): VerdigrisError {
     return new VerdigrisError({
       type: 'StaleEpoch',
       message: `PgBouncer "${this.pooler.connection}" is at epoch ${known.epoch} (${known.side}); this worker acts for epoch ${mine.epoch}`,

@@ -12,6 +12,11 @@ export interface Mark {
   readonly side: Side;
   /** `moving`: a promotion is about to pause, or has paused; a pause that is found is ours. `settled`: it is not. */
   readonly state: 'moving' | 'settled';
+  /**
+   * Another worker has settled it than the one that was about to pause, which may only be frozen: a pause that is found
+   * later may be that one's, and so may its settings. Stays as long as the mark does.
+   */
+  readonly overtaken?: boolean;
 }
 
 /** Name of the mark's entry. */
@@ -20,17 +25,24 @@ export function markName(migration: string): string {
 }
 
 /** Nothing listens at port 1: whoever connects to the mark is told that there is no server. */
-export function markValue({ epoch, side, state }: Mark): string {
-  return `host=127.0.0.1 port=1 dbname=epoch_${epoch}_${side}_${state}`;
+export function markValue({ epoch, side, state, overtaken = false }: Mark): string {
+  return `host=127.0.0.1 port=1 dbname=epoch_${epoch}_${side}_${state}${overtaken ? '_overtaken' : ''}`;
 }
 
 /** Reads it out of the column `database` of SHOW DATABASES. */
 export function parseMark(database: string | undefined): Mark | undefined {
-  const [, epoch, side, state] = /^epoch_([0-9]+)_(blue|green)_(moving|settled)$/.exec(database ?? '') ?? [];
+  const [, epoch, side, state, overtaken] =
+    /^epoch_([0-9]+)_(blue|green)_(moving|settled)(_overtaken)?$/.exec(database ?? '') ?? [];
   if (epoch === undefined || side === undefined || state === undefined) return undefined;
   return {
     epoch: Number(epoch),
     side: side === 'blue' ? 'blue' : 'green',
     state: state === 'moving' ? 'moving' : 'settled',
+    ...(overtaken === undefined ? {} : { overtaken: true }),
   };
+}
+
+/** Whether a pause that is found under this mark is ours to end. */
+export function claimsPauses(mark: Mark | undefined): boolean {
+  return mark?.state === 'moving' || mark?.overtaken === true;
 }

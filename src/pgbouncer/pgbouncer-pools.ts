@@ -4,6 +4,7 @@ import { notReleased, type Pools, type Unreleased, type WritesAre } from '../pos
 import { otherSide, type Side } from '../side.js';
 import { isNotRunning } from './console.js';
 import { Instance } from './instance.js';
+import { claimsPauses } from './mark.js';
 import type { PgBouncers } from './pgbouncer.js';
 
 /** What the pools ask of the databases; each may be left out. */
@@ -71,6 +72,7 @@ class PgBouncerPools implements Pools {
           await instance.becomeQuiet();
         }),
       );
+      await this.#refuseIfOvertaken(live, from, epoch);
       for (const instance of live) this.#ours.add(instance);
       const { pauseTimeoutMs } = this.setup;
       const results = await allDone(
@@ -142,7 +144,7 @@ class PgBouncerPools implements Pools {
   async #prove(instance: Instance, from: Side, epoch: number): Promise<void> {
     const { connection } = instance.pooler;
     const { paused, mark, leadsTo } = await instance.look();
-    if (paused.length > 0 && mark?.state !== 'moving') {
+    if (paused.length > 0 && !claimsPauses(mark)) {
       throw promotionBlocked(`"${paused.join('", "')}" is paused on PgBouncer "${connection}", and not by Verdigris`);
     }
     if (leadsTo !== from) {
@@ -155,6 +157,13 @@ class PgBouncerPools implements Pools {
       if (error instanceof VerdigrisError && error.type === 'StaleEpoch') throw error;
       throw blockedBy(error);
     }
+  }
+
+  /** Whoever was frozen since it announced the pause must not pause for writes that others have moved. */
+  async #refuseIfOvertaken(live: readonly Instance[], from: Side, epoch: number): Promise<void> {
+    const now = await this.#whereWritesAre();
+    if (now !== undefined && now.epoch > epoch) throw overtaken(now.epoch, epoch);
+    await allDone(live.map((instance) => instance.refuseUnlessAnnounced({ side: from, epoch })));
   }
 
   /** A transaction that is older than the pause may take would only make clients wait for nothing. */
@@ -183,7 +192,10 @@ class PgBouncerPools implements Pools {
   }
 
   async #resumeAfter(error: unknown): Promise<void> {
-    if (error instanceof VerdigrisError && error.type === 'StaleEpoch') return;
+    if (error instanceof VerdigrisError && error.type === 'StaleEpoch') {
+      await Promise.allSettled(this.#instances.map((instance) => instance.giveBack(this.#ours.has(instance))));
+      return;
+    }
     const unreleased = await this.release();
     if (unreleased.length > 0) throw notReleased(unreleased, error);
   }
@@ -221,6 +233,14 @@ class PgBouncerPools implements Pools {
 async function allDone<T>(work: readonly Promise<T>[]): Promise<T[]> {
   await Promise.allSettled(work);
   return Promise.all(work);
+}
+
+function overtaken(now: number, epoch: number): VerdigrisError {
+  return new VerdigrisError({
+    type: 'StaleEpoch',
+    message: `writes are at epoch ${now}; this worker was about to pause for epoch ${epoch}`,
+    nextStep: 'nothing: whoever moved the writes since goes on',
+  });
 }
 
 function blockedBy(error: unknown): VerdigrisError {

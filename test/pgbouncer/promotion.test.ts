@@ -4,11 +4,12 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
 import { pgBouncerPools } from '../../src/pgbouncer/pgbouncer-pools.js';
 import { poolsBefore } from '../../src/pgbouncer/from-plan.js';
-import { releaseAll } from '../../src/postgres/pools.js';
+import { releaseAll, type Pools } from '../../src/postgres/pools.js';
 import { findPgbench } from '../support/pgbench.js';
 import { PooledPair } from '../support/pooled-pair.js';
 import { killWorkerAt } from '../support/pooled-death.js';
 import { carryOut, STEPS } from '../support/promotion-steps.js';
+import { StatementProxy } from '../support/statement-proxy.js';
 
 const missing = findPgBouncer() === undefined ? 'pgbouncer' : findPgbench() === undefined ? 'pgbench' : undefined;
 if (missing !== undefined) process.stdout.write(`SKIPPED promotions behind PgBouncer: ${missing} is not installed\n`);
@@ -119,6 +120,60 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     const pools = poolsBefore(pair.setup, pair.databases);
     await releaseAll(pools).finally(() => pools.close());
   }
+
+  /** A worker that has announced its pause and is held before it sends what begins with this; a second one settles. */
+  async function heldBefore(
+    command: string,
+  ): Promise<{ pools: Pools; wake(): Promise<unknown>; close(): Promise<void> }> {
+    const [first] = pair.setup.instances;
+    const proxy = await StatementProxy.start(pair.poolers[0]?.port ?? 0);
+    if (first === undefined) throw new Error('there are two');
+    const instances = [{ ...first, config: { ...first.config, port: proxy.port } }];
+    const pools = poolsBefore({ ...pair.setup, instances }, pair.databases);
+    const held = proxy.stopWhere(({ text }) => text.startsWith(command), 'before');
+    const { epoch } = await pair.whereWritesAre();
+    const pausing = pools.pause('blue', epoch).catch((error: unknown) => error);
+    const there = await held;
+    await releaseHere();
+    return {
+      pools,
+      wake: () => {
+        there.release();
+        return pausing;
+      },
+      close: async () => {
+        await pools.close();
+        await proxy.close();
+      },
+    };
+  }
+
+  it('a worker that wakes up before its PAUSE refuses it, and gives the settings back', async () => {
+    for (const command of ['SET server_login_retry', 'SET max_db_connections']) {
+      const late = await heldBefore(command);
+      expect(String(await late.wake())).toMatch(/"pgbouncer_1" has been settled by another worker meanwhile/);
+      await pair.expectSettled('blue');
+      await late.close();
+    }
+  });
+
+  it('a worker whose PAUSE comes late resumes, and gives the settings back', async () => {
+    const late = await heldBefore('PAUSE');
+    expect(await late.wake()).toBeUndefined();
+    await expect(pair.expectSettled('blue')).rejects.toThrow('paused');
+    expect(await late.pools.release()).toEqual([]);
+    await pair.expectSettled('blue');
+    await late.close();
+  });
+
+  it('a worker whose PAUSE comes late and that dies then leaves a pause that the next one ends', async () => {
+    const late = await heldBefore('PAUSE');
+    expect(await late.wake()).toBeUndefined();
+    await late.close();
+    await releaseHere();
+    await pair.expectSettled('blue');
+    await (await client(0)).query('UPDATE accounts SET balance = balance WHERE id = 1');
+  });
 
   it('ends on green with nobody waiting when its worker is killed between RELOAD and RESUME', async () => {
     const { outcome } = await killWorkerAt(pair, {

@@ -42,6 +42,14 @@ export interface PooledOptions {
   readonly settings?: Readonly<Record<string, string>>;
 }
 
+/** The settings that a pause changes, as they are now. */
+async function settingsOf(instance: Instance): Promise<Record<string, string | undefined>> {
+  const all = await (await instance.control()).settings();
+  return Object.fromEntries(
+    ['server_login_retry', 'min_pool_size', 'max_db_connections'].map((name) => [name, all.get(name)]),
+  );
+}
+
 /** Blue and green that follow each other, and PgBouncers in front of them that applications go through. */
 export class PooledPair {
   primary: Side = 'blue';
@@ -53,6 +61,8 @@ export class PooledPair {
     readonly poolers: readonly EmbeddedPgBouncer[],
     readonly user: string,
     readonly setup: PgBouncers,
+    /** What a PgBouncer has before the first pause of those settings that a pause changes. */
+    readonly configured: Readonly<Record<string, string | undefined>>,
   ) {}
 
   static async create(purpose: string, options: PooledOptions = {}): Promise<PooledPair> {
@@ -100,7 +110,11 @@ export class PooledPair {
       aliases: { blue: 'orders_blue', green: 'orders_green' },
       pauseTimeoutMs: options.pauseTimeoutMs ?? 2_000,
     };
-    return new PooledPair([green, blue], databases, migration, poolers, user, setup);
+    const [first] = setup.instances;
+    if (first === undefined) throw new Error('there is no PgBouncer');
+    const instance = new Instance(first, setup);
+    const configured = await settingsOf(instance).finally(() => instance.close());
+    return new PooledPair([green, blue], databases, migration, poolers, user, setup, configured);
   }
 
   move(from: Side, pgbouncers: PgBouncers = this.setup): Move {
@@ -167,8 +181,13 @@ export class PooledPair {
       const pooler = this.setup.instances[i];
       if (pooler === undefined) throw new Error(`there is no PgBouncer ${i}`);
       const instance = new Instance(pooler, this.setup);
-      expect(await instance.look()).toEqual({ paused: [], leadsTo: side, mark: { epoch, side, state: 'settled' } });
+      expect(await instance.look()).toMatchObject({
+        paused: [],
+        leadsTo: side,
+        mark: { epoch, side, state: 'settled' },
+      });
       expect(await instance.differsFromFile()).toBeUndefined();
+      expect(await settingsOf(instance)).toEqual(this.configured);
       await instance.close();
       expect(await identityThrough(pooler, 'orders')).toBe(identity);
     }
