@@ -95,6 +95,7 @@ class ApplicationRouter implements Router {
       routing,
       routes: this.#routes,
       tokens: this.#tokens,
+      consistency: settings.consistency,
       metrics: this.#metrics,
     });
     if (settings.mirror !== undefined && settings.mirror.share > 0) {
@@ -164,12 +165,11 @@ class ApplicationRouter implements Router {
   ): Promise<RoutedResult<R>> {
     const statement = { query, values };
     return this.#whenStarted(() =>
-      this.#writes.run<RoutedResult<R>>(
-        user,
-        endpoint,
-        () => (mayCommitByItself(statement) ? 'not safe' : 'yes'),
-        (client, side, wantsPosition) => sendWrite<R>(client, side, statement, wantsPosition),
-      ),
+      this.#writes.run<RoutedResult<R>>(user, endpoint, {
+        runsAgain: () => (mayCommitByItself(statement) ? 'not safe' : 'yes'),
+        send: (client, side, wantsPosition) => sendWrite<R>(client, side, statement, wantsPosition),
+        positionCosts: 'a round trip',
+      }),
     );
   }
 
@@ -182,12 +182,11 @@ class ApplicationRouter implements Router {
     if (!readOnly) {
       const again = this.#settings.retryTransactions ? 'yes' : 'not wanted';
       return this.#whenStarted(() =>
-        this.#writes.run(
-          user,
-          endpoint,
-          () => again,
-          (client, side, wantsPosition) => runTransaction(client, side, mode, wantsPosition, work),
-        ),
+        this.#writes.run(user, endpoint, {
+          runsAgain: () => again,
+          send: (client, side, wantsPosition) => runTransaction(client, side, mode, wantsPosition, work),
+          positionCosts: 'nothing',
+        }),
       );
     }
     return this.#whenStarted(() =>
@@ -200,14 +199,14 @@ class ApplicationRouter implements Router {
   }
 
   exportToken(user: string): string | undefined {
-    const token = this.#tokens.get(user);
+    const token = this.#tokens.toExport(user);
     return token && formatToken(token);
   }
 
   importToken(user: string, text: string): boolean {
     const token = parseToken(text);
     if (token === undefined) return false;
-    this.#tokens.record(user, token);
+    this.#tokens.import(user, token);
     return true;
   }
 

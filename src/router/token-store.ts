@@ -1,9 +1,11 @@
-import type { Token } from './token.js';
+import { isUncovered, uncoveredToken, type Token } from './token.js';
 
 interface Entry {
   readonly token: Token | undefined;
   /** Until then the user's last write may not be flushed on blue, so no position says where it is. */
   readonly unknownUntil: number;
+  /** What says so to other processes; kept when it is over, since the same one may come back from them. */
+  readonly uncovered: Token | undefined;
 }
 
 /**
@@ -40,9 +42,16 @@ export class TokenStore {
     return entry.token;
   }
 
+  /** What other processes must know of the user's last write; undefined when nothing is known of it. */
+  toExport(user: string): Token | undefined {
+    if (!this.isUnknown(user)) return this.get(user);
+    return this.#entries.get(user)?.uncovered ?? uncoveredToken(0);
+  }
+
   /** The epoch of the user's token, 0 when there is none; without a word about when the user was last seen. */
   epochOf(user: string): number {
-    return this.#entries.get(user)?.token?.epoch ?? 0;
+    const entry = this.#entries.get(user);
+    return (entry?.token ?? entry?.uncovered)?.epoch ?? 0;
   }
 
   /** Whether a write of the user may not be flushed yet, so that only blue is sure to show it. */
@@ -51,23 +60,39 @@ export class TokenStore {
     return until > this.#now();
   }
 
-  /** Remembers a position. A token never goes back: the higher epoch wins, and within an epoch the higher position. */
+  /**
+   * Remembers a position that was taken here, after everything that this process knows of the user. A token never goes
+   * back: the higher epoch wins, and within an epoch the higher position.
+   */
   record(user: string, token: Token): void {
-    const known = this.#entries.get(user)?.token;
-    const newer =
-      known === undefined || token.epoch > known.epoch || (token.epoch === known.epoch && token.lsn > known.lsn);
+    const entry = this.#entries.get(user);
     // The log is flushed in order: a flushed position covers every earlier commit of the user, asynchronous or not.
-    this.#put(user, { token: newer ? token : known, unknownUntil: 0 });
+    this.#put(user, { token: newerOf(entry?.token, token), unknownUntil: 0, uncovered: entry?.uncovered });
+  }
+
+  /** Takes over what another process has exported: it says nothing of the order of its write and those known here. */
+  import(user: string, token: Token): void {
+    const entry = this.#entries.get(user);
+    if (!isUncovered(token)) {
+      const isCovered = entry?.uncovered === undefined || entry.token !== undefined;
+      if (isCovered || token.epoch > (entry.uncovered?.epoch ?? 0)) this.record(user, token);
+    } else if (token.lsn !== entry?.uncovered?.lsn && token.epoch >= this.epochOf(user)) {
+      this.#recordUncovered(user, token);
+    }
   }
 
   /** The user has written, and where that is can't be known. */
-  recordUnknown(user: string): void {
-    this.#put(user, { token: undefined, unknownUntil: this.#now() + UNFLUSHED_MS });
+  recordUnknown(user: string, epoch: number): void {
+    this.#recordUncovered(user, uncoveredToken(epoch));
   }
 
   /** The user's token no longer holds: there was a write without one. */
   forget(user: string): void {
     if (this.#entries.has(user) && !this.isUnknown(user)) this.#entries.delete(user);
+  }
+
+  #recordUncovered(user: string, uncovered: Token): void {
+    this.#put(user, { token: undefined, unknownUntil: this.#now() + UNFLUSHED_MS, uncovered });
   }
 
   #put(user: string, entry: Entry): void {
@@ -79,4 +104,9 @@ export class TokenStore {
     this.#entries.delete(oldest[0]);
     this.#forgottenUnknownUntil = Math.max(this.#forgottenUnknownUntil, oldest[1].unknownUntil);
   }
+}
+
+function newerOf(known: Token | undefined, token: Token): Token {
+  if (known === undefined || token.epoch > known.epoch) return token;
+  return token.epoch === known.epoch && token.lsn > known.lsn ? token : known;
 }

@@ -6,6 +6,18 @@ export interface Token {
   readonly lsn: Lsn;
 }
 
+/** No log has a position from here on. Such a token says that no position covers its user's last write. */
+const NO_POSITION = 0xffff_ffffn << 32n;
+
+/** A token of a write that no position is known to cover: only the side that took it is sure to show it. Each is another one. */
+export function uncoveredToken(epoch: number): Token {
+  return { epoch, lsn: (NO_POSITION + BigInt(Math.floor(Math.random() * 2 ** 32))) as Lsn };
+}
+
+export function isUncovered(token: Token): boolean {
+  return token.lsn >= NO_POSITION;
+}
+
 /** The form in which a token travels with its user: `epoch:lsn`. */
 export function formatToken(token: Token): string {
   return `${token.epoch}:${formatLsn(token.lsn)}`;

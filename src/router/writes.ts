@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import type { Route } from '../postgres/state.js';
 import type { Side } from '../side.js';
 import {
   CommitOutcomeUnknownError,
@@ -12,13 +13,18 @@ import type { HeldRequest, HeldRequests, RunsAgain } from './held-requests.js';
 import { LSN_ZERO } from './lsn.js';
 import type { RequestMetrics } from './metrics.js';
 import type { RequestOutcome } from './request-counts.js';
-import type { ReadRouting } from './read-routing.js';
+import type { Consistency, ReadRouting } from './read-routing.js';
 import type { Routes } from './routes.js';
 import type { CommitPosition } from './statement.js';
 import type { TokenStore } from './token-store.js';
 
-/** A write, as it is done on one side; says where its commit is when that is wanted. */
-export type WriteWork<T> = (client: pg.PoolClient, side: Side, wantsPosition: boolean) => Promise<Done<T>>;
+/** A write, as it is done on one side. */
+export interface WriteWork<T> {
+  readonly runsAgain: () => RunsAgain;
+  /** Says where its commit is when that is wanted. */
+  readonly send: (client: pg.PoolClient, side: Side, wantsPosition: boolean) => Promise<Done<T>>;
+  readonly positionCosts: 'nothing' | 'a round trip';
+}
 
 interface Done<T> {
   readonly value: T;
@@ -30,6 +36,7 @@ export interface WritesOptions {
   readonly routing: ReadRouting;
   readonly routes: Routes;
   readonly tokens: TokenStore;
+  readonly consistency: Consistency;
   readonly metrics: RequestMetrics;
 }
 
@@ -41,19 +48,19 @@ export class Writes {
     this.#options = options;
   }
 
-  async run<T>(user: string | undefined, endpoint: string, again: () => RunsAgain, send: WriteWork<T>): Promise<T> {
-    const { held, routing, tokens, metrics } = this.#options;
+  async run<T>(user: string | undefined, endpoint: string, work: WriteWork<T>): Promise<T> {
+    const { held, metrics } = this.#options;
     const started = performance.now();
     let outcome: RequestOutcome = 'ok';
     let epoch = 0;
     const request: HeldRequest<Done<T>> = {
       kind: 'write',
       tried: 'blue',
-      runsAgain: again,
+      runsAgain: work.runsAgain,
       onFence: () => metrics.retried(endpoint),
       attempt: (client, side, route) => {
         epoch = route.epoch;
-        return send(client, side, side === 'blue' && routing.isGreenReader(user, route));
+        return work.send(client, side, side === 'blue' && this.#wantsPosition(user, route, work));
       },
     };
     try {
@@ -63,11 +70,21 @@ export class Writes {
     } catch (error) {
       outcome = isFailure(error) ? 'error' : 'refused';
       // It may have been done: what was known of the user's last write no longer holds.
-      if (user !== undefined && error instanceof CommitOutcomeUnknownError) tokens.forget(user);
+      if (user !== undefined && error instanceof CommitOutcomeUnknownError) this.#forget(user, error.side, epoch);
       throw error;
     } finally {
       metrics.record(request.tried, 'write', endpoint, outcome, performance.now() - started);
     }
+  }
+
+  /**
+   * A process that is behind does not know yet who reads green, and another one may. Where the position costs nothing it
+   * takes it for everybody.
+   */
+  #wantsPosition<T>(user: string | undefined, route: Route, { positionCosts }: WriteWork<T>): boolean {
+    const { routing, consistency } = this.#options;
+    if (routing.isGreenReader(user, route)) return true;
+    return user !== undefined && consistency === 'session' && route.epoch > 0 && positionCosts === 'nothing';
   }
 
   #remember(user: string, side: Side, epoch: number, position: CommitPosition | undefined): void {
@@ -78,12 +95,19 @@ export class Writes {
       if (route.writesOn === 'green') tokens.record(user, { epoch: route.epoch, lsn: LSN_ZERO });
       else tokens.forget(user);
     } else if (position === 'unknown') {
-      tokens.recordUnknown(user);
+      tokens.recordUnknown(user, epoch);
     } else if (position !== undefined) {
       tokens.record(user, { epoch, lsn: position });
     } else {
-      tokens.forget(user);
+      this.#forget(user, side, epoch);
     }
+  }
+
+  /** There was a write, or may have been, and where is not known. Reads of the session must hear of it elsewhere, too. */
+  #forget(user: string, side: Side, epoch: number): void {
+    const { tokens, consistency } = this.#options;
+    if (consistency === 'session' && side === 'blue' && epoch > 0) tokens.recordUnknown(user, epoch);
+    else tokens.forget(user);
   }
 }
 

@@ -36,12 +36,33 @@ describe('the store of tokens', () => {
   test('a write that may not be flushed is remembered for 30 s, even for a user who was pushed out', () => {
     let now = 0;
     const store = new TokenStore(1, () => now);
-    store.recordUnknown('a');
+    store.recordUnknown('a', 1);
     expect([store.isUnknown('a'), store.isUnknown('b')]).toEqual([true, false]);
     store.record('b', { epoch: 1, lsn: lsn(1) });
     expect([store.isUnknown('a'), store.isUnknown('b')]).toEqual([true, false]);
     now = 30_001;
     expect(store.isUnknown('a')).toBe(false);
+  });
+
+  test('says to another process that no position covers a write, once', () => {
+    let now = 0;
+    const [writer, reader] = [new TokenStore(10, () => now), new TokenStore(10, () => now)];
+    reader.record('u', { epoch: 1, lsn: lsn(7) });
+    writer.recordUnknown('u', 1);
+    const exported = parseToken(formatToken(writer.toExport('u') ?? { epoch: 0, lsn: lsn(0) }));
+    if (exported === undefined) throw new Error('it is a token');
+    reader.import('u', exported);
+    expect([reader.isUnknown('u'), reader.get('u')]).toEqual([true, undefined]);
+    expect(reader.toExport('u')).toEqual(exported);
+    // An older position must not hide it, neither before nor after.
+    reader.import('u', { epoch: 1, lsn: lsn(7) });
+    now = 30_001;
+    reader.import('u', exported);
+    reader.import('u', { epoch: 1, lsn: lsn(7) });
+    expect([reader.isUnknown('u'), reader.get('u')]).toEqual([false, undefined]);
+    reader.record('u', { epoch: 1, lsn: lsn(9) });
+    reader.import('u', exported);
+    expect([reader.isUnknown('u'), reader.get('u')]).toEqual([false, { epoch: 1, lsn: 9n }]);
   });
 
   test('a write without a position makes an older token void', () => {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { parseToken } from '../../src/router/token.js';
+import { isUncovered, parseToken } from '../../src/router/token.js';
 import type { Router } from '../../src/router/index.js';
 import { metric, pause, Sides, until } from './sides.js';
 
@@ -91,7 +91,10 @@ describe.each(['strict', 'session'] as const)('reads that are %s', (consistency)
     );
     const { rows } = await careless.write<Value>('u', BUMP, [3]);
     expect(await careless.read<Value>('u', VALUE, [3])).toMatchObject({ side: 'blue', rows });
-    expect(careless.exportToken('u')).toBeUndefined();
+    // Another process could take a position that does not cover it: it is told so.
+    await onGreen(router);
+    expect(router.importToken('u', careless.exportToken('u') ?? '')).toBe(true);
+    expect((await router.read('u', VALUE, [3])).side).toBe('blue');
 
     await router.transaction('v', {}, async (tx) => {
       await tx.query('SET LOCAL synchronous_commit = off');
@@ -124,6 +127,35 @@ test('a token carries a write to another process whose reads are of the session'
     expect(reader.importToken('u', token)).toBe(true);
     expect(await reader.read<Value>('u', VALUE, [11])).toMatchObject({ side: 'blue', rows: written.rows });
   });
+});
+
+test('a process that has not heard of the stage yet hides no write from one that has', async () => {
+  await sides.stage(0);
+  try {
+    const options = { consistency: 'session' } as const;
+    const behind = await sides.router({ ...options, pollIntervalMs: 60_000 });
+    await until(() => behind.route().greenReadPercent === 0);
+    // Nobody is told: the row changes without a notification.
+    await sides.sql('blue', 'UPDATE verdigris.route SET green_read_percent = 100, generation = generation + 1');
+    const reader = await onGreen(await sides.router(options));
+    for (const user of ['writes', 'commits'])
+      await until(async () => (await reader.read(user, VALUE, [12])).side === 'green');
+    await holdApply(async () => {
+      const written = await behind.write<Value>('writes', BUMP, [12]);
+      expect(reader.importToken('writes', behind.exportToken('writes') ?? '')).toBe(true);
+      expect(await reader.read<Value>('writes', VALUE, [12])).toMatchObject({ side: 'blue', rows: written.rows });
+      const committed = await behind.transaction('commits', {}, (tx) => tx.query<Value>(BUMP, [12]));
+      const token = parseToken(behind.exportToken('commits') ?? '');
+      expect(token !== undefined && isUncovered(token)).toBe(false);
+      expect(reader.importToken('commits', behind.exportToken('commits') ?? '')).toBe(true);
+      expect(await reader.read<Value>('commits', VALUE, [12])).toMatchObject({ side: 'blue', rows: committed.rows });
+    });
+    expect(behind.route().greenReadPercent).toBe(0);
+    // It is covered as soon as green has it.
+    await until(async () => (await reader.read('commits', VALUE, [12])).side === 'green');
+  } finally {
+    await sides.stage(100);
+  }
 });
 
 test('a token that is none is refused and changes nothing', async () => {
