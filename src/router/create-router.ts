@@ -10,7 +10,7 @@ import { GreenProgress } from './green-progress.js';
 import { Heartbeat } from './heartbeat.js';
 import { HeldRequests } from './held-requests.js';
 import { RequestMetrics } from './metrics.js';
-import { Mirror } from './mirror.js';
+import { Mirror, MIRROR_ANSWER_MS } from './mirror.js';
 import { settingsOf, type RouterOptions, type RouterSettings } from './options.js';
 import { ReadRouting } from './read-routing.js';
 import { readTransactionOnGreen } from './read-transaction.js';
@@ -100,11 +100,12 @@ class ApplicationRouter implements Router {
     });
     if (settings.mirror !== undefined && settings.mirror.share > 0) {
       const { share, concurrency = 2 } = settings.mirror;
+      const own = { max: concurrency, min: 0, query_timeout: MIRROR_ANSWER_MS };
       this.#mirror = new Mirror({
         ...{ share, concurrency, logger, greenBreaker, bluePosition },
         pools: {
-          blue: new SidePool('blue', { ...settings.blue, max: concurrency, min: 0 }, logger, statements),
-          green: new SidePool('green', { ...settings.green, max: concurrency, min: 0 }, logger, statements),
+          blue: new SidePool('blue', { ...settings.blue, ...own }, logger, statements),
+          green: new SidePool('green', { ...settings.green, ...own }, logger, statements),
         },
         routes: this.#routes,
         greenLink: this.#links.green,

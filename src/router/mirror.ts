@@ -45,6 +45,8 @@ export type Mirrored = (blue: pg.QueryResult | undefined) => void;
 /** A larger answer is not compared: the process has other things to do. */
 const MOST_ROWS = 500;
 const STATEMENT_MS = 2_000;
+/** A server that is frozen does not end a statement by itself. */
+export const MIRROR_ANSWER_MS = STATEMENT_MS + 500;
 const CATCH_UP_MS = 1_000;
 const TRIES = 3;
 
@@ -89,8 +91,9 @@ export class Mirror {
     };
   }
 
+  /** Nobody waits for what is under way. */
   async close(): Promise<void> {
-    await Promise.all([this.#parts.pools.blue.close(), this.#parts.pools.green.close()]);
+    await Promise.all([this.#parts.pools.blue.abandon(), this.#parts.pools.green.abandon()]);
   }
 
   async #finish(
@@ -158,9 +161,12 @@ export class Mirror {
     return this.#parts.pools[side].use('writer', async (client) => {
       await send(client, BEGIN, undefined);
       try {
-        return digestOf(await send(client, query, values));
-      } finally {
+        const digest = digestOf(await send(client, query, values));
         await send(client, 'ROLLBACK', undefined);
+        return digest;
+      } catch (error) {
+        if (!isLinkFailure(error)) await send(client, 'ROLLBACK', undefined);
+        throw error;
       }
     });
   }

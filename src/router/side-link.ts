@@ -85,7 +85,11 @@ export class SideLink {
     this.#closing.abort();
     const client = this.#client;
     this.#client = undefined;
-    if (client !== undefined) await within(client.end(), 1_000, undefined);
+    if (client !== undefined) {
+      await within(client.end(), 1_000, undefined);
+      // A server that is frozen never answers the goodbye.
+      client.connection.stream.destroy();
+    }
     await this.#running;
   }
 

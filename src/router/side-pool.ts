@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import pg from 'pg';
 import type { Side } from '../side.js';
 import { sqlState } from '../postgres/sqlstate.js';
@@ -18,6 +19,9 @@ export type Guard = <T>(promise: Promise<T>) => Promise<T>;
 /** Opening a connection takes no longer unless the application says otherwise. */
 const CONNECT_MS = 1_000;
 
+/** A server that is frozen never answers the goodbye, and its connections would keep the process from ending. */
+const GOODBYE_MS = 1_000;
+
 const unguarded: Guard = (promise) => promise;
 
 /** The application's connections to one side. */
@@ -30,6 +34,8 @@ export class SidePool {
   readonly #keeps: boolean;
   readonly #warmth: Warmth;
   readonly #primer: Primer;
+  /** Connections that are open, in use or not. */
+  readonly #open = new Set<pg.PoolClient>();
   #isPriming = false;
 
   /** @param statements what its connections run is remembered there, and what they are primed with. */
@@ -46,10 +52,14 @@ export class SidePool {
       logger.debug({ side, code: sqlState(error) }, 'router: an idle connection was lost'),
     );
     this.#pool.on('connect', (client) => {
+      this.#open.add(client);
       watchFence(client);
       rememberStatements(client, statements);
       client.on('error', () => this.#lost(client));
-      client.on('end', () => this.#lost(client));
+      client.on('end', () => {
+        this.#open.delete(client);
+        this.#lost(client);
+      });
     });
   }
 
@@ -122,6 +132,20 @@ export class SidePool {
   async close(): Promise<void> {
     this.#kept.close();
     if (!this.#pool.ending) await this.#pool.end();
+    const ended = Promise.all([...this.#open].map((client) => once(client, 'end')));
+    await within(ended, GOODBYE_MS, undefined);
+    this.#cut();
+  }
+
+  /** Ends all connections now, whatever they are at: for work that nobody waits for. */
+  async abandon(): Promise<void> {
+    const closed = this.close();
+    this.#cut();
+    await closed;
+  }
+
+  #cut(): void {
+    for (const client of this.#open) client.connection.stream.destroy();
   }
 
   async #useInTurn<T>(
