@@ -19,6 +19,10 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     about: 'what an application notices when its writes move to green and back, beside the recipe by hand',
     load: async () => (await import('./promotion/run.js')).promotionBenchmark,
   },
+  router: {
+    about: 'what the router costs beside a plain pg.Pool, on blue and on green',
+    load: async () => (await import('./router/run.js')).routerBenchmark,
+  },
 };
 
 /** The benchmark of this name; undefined when there is none. */

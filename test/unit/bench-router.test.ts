@@ -1,0 +1,39 @@
+import { describe, expect, it } from 'vitest';
+import { benchmarkNamed } from '../../bench/benchmarks.js';
+import { exitCodeOf } from '../../bench/data/options.js';
+import { routerOptions } from '../../bench/router/options.js';
+import { exitCodeFor, verdictOf, type Overhead } from '../../bench/router/targets.js';
+
+const READ: Overhead = { workload: 'read', throughput: 0.98, moreMicroseconds: 12 };
+
+describe('the benchmark of the router', () => {
+  it('is one of npm run bench', () => {
+    expect(benchmarkNamed('router')).toBeDefined();
+  });
+
+  it('fails when a target is missed, by throughput or by time a query', () => {
+    expect(exitCodeFor([READ])).toBe(0);
+    expect(exitCodeFor([READ, { ...READ, throughput: 0.96 }])).toBe(1);
+    expect(exitCodeFor([READ, { ...READ, moreMicroseconds: 51 }])).toBe(1);
+  });
+
+  it('judges no strict read on green, which has a question more', () => {
+    expect(verdictOf({ workload: 'strict on green', throughput: 0.4, moreMicroseconds: 300 })).toBe('-');
+    expect(verdictOf({ workload: 'session on green', throughput: 0.4, moreMicroseconds: 300 })).toBe('missed');
+  });
+
+  it('takes its options, and has as many connections as callers', () => {
+    expect(routerOptions(['--callers', '4', '--seconds', '0.5'])).toMatchObject({
+      callers: 4,
+      connections: 4,
+      seconds: 0.5,
+    });
+    let code: number | undefined;
+    try {
+      routerOptions(['--only', 'nothing']);
+    } catch (error) {
+      code = exitCodeOf(error);
+    }
+    expect(code).toBe(1);
+  });
+});
