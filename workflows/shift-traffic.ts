@@ -8,8 +8,7 @@ import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
 import { opened } from './open-stage.js';
-import { webhooksLead } from './webhooks-lead.js';
-import { hasWindow, windowOpens } from './windows.js';
+import { untilStageMayOpen } from './stage-may-open.js';
 import { warnOfColumns } from './verify.js';
 
 /** Phase 5: reads of more and more users go to green. A stage is left on evidence only, and by approval where asked. */
@@ -29,18 +28,9 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
   );
   run.warn(warnings);
 
-  if (traffic.approval.before.includes('traffic')) {
-    await story.approval('traffic', 'approval before the first reads go to green');
-  }
   let current: Stage | null = null;
   for (const stage of traffic.stages) {
-    if (traffic.approval.before.includes(stage.percent)) {
-      const why = `approval before ${stage.percent} % of the reads go to green`;
-      await watched(story, ref, current, () => story.approval(`stage-${stage.percent}`, why));
-    }
-    if (hasWindow(ref, 'traffic')) {
-      await watched(story, ref, current, async () => void (await windowOpens(story, ref, 'traffic')));
-    }
+    await untilStageMayOpen(story, ref, stage, current);
     await runStage(story, ref, stage, current);
     current = stage;
   }
@@ -50,8 +40,6 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
 async function runStage(story: Story, ref: RunRef, stage: Stage, before: Stage | null): Promise<void> {
   const { run } = story;
   const label = `${stage.percent} %`;
-  await story.untilNotPaused();
-  if (story.webhooks.hears('stage')) await webhooksLead(story, ref, stage, before);
   run.doing(`reads of ${label} of the users go to green`);
   await opened(story, ref, stage, `${label} of the reads to green`, before);
 
@@ -173,8 +161,7 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
   story.run.onReadsBack(ref, await actFast('all reads back to blue').readsToBlue(ref));
   story.run.saw({ greenReadPercent: 0 });
   await story.hold(`${message}; all reads are on blue`);
-  await windowOpens(story, ref, 'traffic');
-  if (story.webhooks.hears('stage')) await webhooksLead(story, ref, stage, null);
+  await untilStageMayOpen(story, ref, stage, null);
   await opened(story, ref, stage, `${stage.percent} % of the reads to green, again`, null);
 }
 

@@ -1,9 +1,11 @@
-import { CancellationScope, condition, sleep } from '@temporalio/workflow';
+import { condition, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import type { StandbyHealth, StandbyState } from '../src/postgres/standby.js';
 import { finishLater } from './finish-move.js';
 import { watchGreenSchema } from './guard-schema.js';
 import { act } from './lib/activities.js';
+import { expiredApproval } from './lib/approval-question.js';
+import { beside } from './lib/beside.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
 import { inParallel } from './lib/in-parallel.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -20,23 +22,14 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
     why: `blue is kept current until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`,
   });
   const looks = [watchFeed, compareRegularly, watchGreen, ...(run.finishOwed === null ? [] : [finishLater])];
-  const watching = new CancellationScope();
-  const watch = watching.run(() =>
+  const watch = (): Promise<void> =>
     inParallel(looks, looks.length, async (look) => {
       await look(story, ref);
       return true;
-    }),
-  );
-  // Settled below; until then a failure of the watch must not count as unhandled.
-  watch.catch(() => undefined);
-  // The feed is watched as long as it is there: also while an approval is waited for, or the run is paused.
-  try {
-    await Promise.race([untilRetirement(story, ref, ends), watch]);
-  } finally {
-    // Whatever comes next, a rollback included, begins when the watch has really stopped.
-    watching.cancel();
-    await CancellationScope.nonCancellable(() => watch.catch(() => undefined));
-  }
+    });
+  // The feed is watched as long as it is there: also while an approval is waited for, or the run is paused. Whatever comes
+  // next, a rollback included, begins when both have really stopped.
+  await beside(watch, () => untilRetirement(story, ref, ends));
   run.waitFor(null);
 }
 
@@ -47,10 +40,22 @@ async function untilRetirement(story: Story, ref: RunRef, ends: number): Promise
   });
   run.waitFor(null);
   if (story.webhooks.untold.length > 0) await untilWebhooksAreTold(story);
-  if (run.retireRequest === null && ref.plan.traffic.approval.before.includes('retire')) {
-    await story.approval('retire', 'approval before replication is taken down and the way back ends');
+  await untilRetirementIsApproved(story, ref);
+}
+
+/** Whoever ends the window does not approve the retirement with it. An approval that expires in a pause is asked for again. */
+async function untilRetirementIsApproved(story: Story, ref: RunRef): Promise<void> {
+  const { run } = story;
+  const isAsked = ref.plan.traffic.approval.before.includes('retire');
+  let why = 'approval before replication is taken down and the way back ends';
+  for (;;) {
+    if (isAsked) await story.approval('retire', why);
+    await story.untilNotPaused();
+    const expired = run.approvalExpired('retire');
+    if (expired === undefined) return;
+    why = expiredApproval('the retirement', expired);
+    run.warn([why]);
   }
-  await story.untilNotPaused();
 }
 
 /** Who is not told that writes are on green still leads clients to blue: the way back stays open for as long as that. */

@@ -94,8 +94,8 @@ export class MigrationDriver {
       // The promotion may have to be approved again, when it could not get through.
       if (performance.now() - this.#approvedAt < 2_000) return;
       this.#approvedAt = performance.now();
-      const gate = status.waiting.gate ?? 'promote';
-      await this.#message('approve', { gate, by: 'demo', reason: 'stages passed, nobody complains' });
+      const { gate = 'promote', request } = status.waiting;
+      await this.#message('approve', { gate, request, by: 'demo', reason: 'stages passed, nobody complains' });
     }
   }
 

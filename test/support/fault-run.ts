@@ -216,8 +216,8 @@ export class FaultRun {
     return this.handle.query(statusQuery).catch(() => undefined);
   }
 
-  async approve(gate: string): Promise<void> {
-    await this.handle.signal(approveSignal, { ...WHO, gate });
+  async approve(gate: string, request?: string): Promise<void> {
+    await this.handle.signal(approveSignal, { ...WHO, gate, ...(request === undefined ? {} : { request }) });
   }
 
   inPhase(phase: Phase): Promise<MigrationStatus> {
@@ -248,7 +248,7 @@ export class FaultRun {
     const gate = status.waiting?.for === 'approval' ? status.waiting.gate : undefined;
     if (gate === undefined) return;
     this.notes.push(`held: ${status.waiting?.why.split('\n')[0] ?? ''}`);
-    await this.approve(gate);
+    await this.approve(gate, status.waiting?.request);
     await sleep(300);
   }
 

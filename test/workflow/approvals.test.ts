@@ -8,7 +8,15 @@ import { statusOf, until } from '../support/migration.js';
 import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 import { testTemporal } from '../support/temporal.js';
 import type { PlanInput } from '../../src/plan/schema.js';
-import { approveSignal, approveUpdate, pauseUpdate, resumeUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import {
+  approveSignal,
+  approveUpdate,
+  pauseUpdate,
+  resumeUpdate,
+  retireUpdate,
+  rollbackUpdate,
+  type Message,
+} from '../../workflows/messages.js';
 
 let runs: ScriptedRuns;
 const ends: AbortController[] = [];
@@ -102,7 +110,12 @@ describe('approvals of a run', () => {
     await asks(run, 'promote', 'promote-2');
     expect((await statusOf(run.handle)).waiting?.why).toMatch(/counts no more since/);
     expect(run.log).not.toContain('+promote');
-    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] });
+    // Sent twice, the first one's second copy comes now.
+    await run.handle.signal(approveSignal, yes('ada', 'promote'));
+    const told = await until(run.handle, 'ignored', (s) => s.decisions.at(-1)?.ignored !== undefined);
+    expect(told.decisions.at(-1)?.ignored).toMatch(/send it with "request": "promote-2"/);
+    expect(run.log).not.toContain('+promote');
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote', 'promote-2')] });
     await run.saw('-promote');
     await run.handle.terminate();
   });
@@ -143,6 +156,48 @@ describe('approvals of a run', () => {
     ]);
     await expect(run.handle.result()).rejects.toMatchObject({ cause: { type: 'MigrationRolledBack' } });
     expect(run.log).toContain('+readsToBlue');
+  });
+
+  it('before the retirement are asked for when the window ends, also by message: whoever ends it has not approved', async () => {
+    const run = await begin({ before: ['retire'], by: ['ada', 'grace'], quorum: 2 });
+    const { handle } = run;
+    await until(handle, 'in standby', (s) => s.waiting?.for === 'standby');
+    const mallory: { args: [Message] } = { args: [{ by: 'mallory', reason: 'enough' }] };
+    expect(await handle.executeUpdate(retireUpdate, mallory)).toMatch(/ends now; the approval "retire" is asked for/);
+    await asks(run, 'retire');
+    const again: unknown = await handle.executeUpdate(retireUpdate, mallory).catch((error: unknown) => error);
+    expect(String((again as { cause?: Error }).cause?.message)).toMatch(
+      /waits for the approval "retire": send approve/,
+    );
+    expect(await refusalOf(handle, yes('mallory', 'retire'))).toMatch(/may not approve this/);
+    expect(await handle.executeUpdate(approveUpdate, { args: [yes('ada', 'retire')] })).toMatch(/^noted: 1 of 2/);
+    expect(run.log).not.toContain('+retire');
+    await handle.executeUpdate(approveUpdate, { args: [yes('grace', 'retire')] });
+    expect(await handle.result()).toMatchObject({ outcome: 'completed' });
+    expect(run.log).toContain('+retire');
+  });
+
+  it('that have expired before a stage could open, or the retirement begin, are asked for again', async () => {
+    const run = await begin({ before: [1, 'retire'], validFor: '1s' });
+    const { handle } = run;
+    const expire = async (gate: string): Promise<void> => {
+      await asks(run, gate);
+      await handle.executeUpdate(pauseUpdate, { args: [yes('ada', '')] });
+      await handle.executeUpdate(approveUpdate, { args: [yes('ada', gate)] });
+      await sleep(1_100);
+      await handle.executeUpdate(resumeUpdate, { args: [yes('ada', '')] });
+      await asks(run, gate, `${gate}-2`);
+      expect((await statusOf(handle)).waiting?.why).toMatch(/counts no more since/);
+    };
+    await expire('stage-1');
+    expect(run.log).not.toContain('+openStage');
+    await handle.executeUpdate(approveUpdate, { args: [yes('ada', 'stage-1', 'stage-1-2')] });
+    await until(handle, 'in standby', (s) => s.waiting?.for === 'standby');
+    await handle.executeUpdate(retireUpdate, { args: [yes('ada', '')] });
+    await expire('retire');
+    expect(run.log).not.toContain('+retire');
+    await handle.executeUpdate(approveUpdate, { args: [yes('ada', 'retire', 'retire-2')] });
+    expect(await handle.result()).toMatchObject({ outcome: 'completed' });
   });
 
   it('end with the question when the run is rolled back while it waits', async () => {

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { until } from '../support/migration.js';
 import type { Evidence } from '../../workflows/lib/evidence.js';
 import type { MigrationStatus } from '../../workflows/lib/status.js';
-import { resumeUpdate } from '../../workflows/messages.js';
+import { approveUpdate, resumeUpdate } from '../../workflows/messages.js';
 import { ScriptedRuns, type ScriptedRun } from '../support/scripted-run.js';
 
 const SIDE = { requests: 100, errors: 0 };
@@ -127,6 +127,34 @@ describe('a gate that does not pass', () => {
     expect(await run.handle.query<Evidence[]>('evidence')).toContainEqual(
       expect.objectContaining({ metric: 'rowDifferences', outcome: 'fail', dryRun: true }),
     );
+    await run.handle.terminate();
+  });
+
+  it('and says pause has the approval of its stage asked for again: the first one has been used', async () => {
+    let judged = 0;
+    const run = await runs.begin(
+      {
+        judgeStage: () =>
+          ++judged === 1
+            ? { outcome: 'fail', evidence: [evidence('fail', { onFail: 'pause' })], lagSeconds: 0 }
+            : { outcome: 'pass', evidence: [evidence('pass')], lagSeconds: 0 },
+      },
+      { traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['traffic', 1] } } },
+    );
+    const approve = async (gate: string, request: string): Promise<void> => {
+      await until(run.handle, request, (status) => status.waiting?.request === request);
+      await run.handle.executeUpdate(approveUpdate, { args: [{ ...BY, gate, request }] });
+    };
+    await approve('traffic', 'traffic-1');
+    await approve('stage-1', 'stage-1-1');
+    await held(run);
+    await run.handle.executeUpdate(resumeUpdate, { args: [BY] });
+    await approve('traffic', 'traffic-2');
+    await until(run.handle, 'asked again', (status) => status.waiting?.request === 'stage-1-2');
+    expect(run.log.filter((entry) => entry === '+openStage')).toHaveLength(1);
+    await approve('stage-1', 'stage-1-2');
+    await run.saw('+openStage', 2);
+    await run.saw('+watchStandby');
     await run.handle.terminate();
   });
 });

@@ -102,10 +102,12 @@ describe('messages to a live run', () => {
     expect(query.stdout).toContain('"promote"');
     const metadata = await temporal('workflow', 'metadata', ...id);
     expect(metadata.stdout).toMatch(/approve before|approval/);
-    await handle.executeUpdate(approveUpdate, { args: [{ gate: 'promote', ...WHO }] });
+    await handle.executeUpdate(approveUpdate, { args: [{ gate: 'promote', request: 'promote-2', ...WHO }] });
 
     await until(handle, 'in the standby window', (s) => s.phase === 'standby' && s.waiting?.for === 'standby');
     await handle.executeUpdate(retireUpdate, { args: [WHO] });
+    await until(handle, 'waiting for the approval of the retirement', (s) => s.waiting?.gate === 'retire');
+    await handle.executeUpdate(approveUpdate, { args: [{ gate: 'retire', ...WHO }] });
     const report = (await handle.result()) as MigrationReport;
     await migration.record(handle, 'messages');
 
@@ -118,6 +120,7 @@ describe('messages to a live run', () => {
       ['approve', 'promote', true],
       ['approve', 'promote', true],
       ['retire', undefined, true],
+      ['approve', 'retire', true],
     ]);
     const description = await handle.describe();
     expect(description.searchAttributes).toMatchObject({ VerdigrisPhase: ['completed'], VerdigrisTraffic: [100] });

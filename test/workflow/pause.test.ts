@@ -61,7 +61,9 @@ describe('a paused run', () => {
         return PHASES.indexOf(s.phase) >= reached;
       });
       if (at.waiting?.gate === 'promote' && phase === 'standby') {
-        await handle.executeUpdate(approveUpdate, { args: [{ gate: 'promote', ...WHO }] });
+        await handle.executeUpdate(approveUpdate, {
+          args: [{ gate: 'promote', request: at.waiting.request ?? '', ...WHO }],
+        });
         await until(handle, 'standby', (s) => s.phase === 'standby' && s.waiting?.for === 'standby');
       }
       await handle.executeUpdate(pauseUpdate, { args: [WHO] });

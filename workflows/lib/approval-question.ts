@@ -43,6 +43,8 @@ export class ApprovalQuestion {
     /** The id of the question: `promote-2` is the second time that the promotion is asked for. */
     readonly request: string,
     readonly policy: ApprovalPolicy,
+    /** Whether the gate has been asked for before: then an answer must say which question it is for. */
+    readonly isAskedAgain = false,
   ) {}
 
   /** Why an approval does not count now; undefined when it does. Changes nothing. */
@@ -50,6 +52,10 @@ export class ApprovalQuestion {
     if (approval.gate !== this.gate) return `the run waits for the approval "${this.gate}", not "${approval.gate}"`;
     if (approval.request !== undefined && approval.request !== this.request) {
       return `that answers another question ("${approval.request}"); the run asks "${this.request}" now`;
+    }
+    // A signal that was sent twice, or one that was under way, would answer what its sender has not seen.
+    if (approval.request === undefined && this.isAskedAgain) {
+      return `"${this.gate}" is asked for again, and that may be meant for an earlier question: send it with "request": "${this.request}"`;
     }
     const who = personKey(approval.by);
     const { by, quorum } = this.policy;
@@ -78,4 +84,9 @@ export class ApprovalQuestion {
 
 function counts(given: GivenApproval, now: string): boolean {
   return Date.parse(given.until) >= Date.parse(now);
+}
+
+/** Why something that was approved is asked for again. */
+export function expiredApproval(what: string, expired: string): string {
+  return `the approval of ${what} counts no more since ${expired}: it is asked for again`;
 }

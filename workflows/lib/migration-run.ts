@@ -82,8 +82,8 @@ export class MigrationRun {
   readonly #state: Mutable<MigrationStatus>;
   /** The question that is asked now, or was asked last. */
   #question: ApprovalQuestion | null = null;
-  /** The gate whose question has been answered, and until when the answer counts. */
-  #approved: { readonly gate: string; readonly until: string } | null = null;
+  /** The gates whose last question has been answered, and until when each answer counts. */
+  readonly #approved = new Map<string, string>();
   readonly #asked = new Map<string, number>();
   #feed: RollbackSafety = { safe: true, why: 'blue follows green: writes can go back without a loss' };
   #difference: string | null = null;
@@ -271,19 +271,25 @@ export class MigrationRun {
   /** Asks for an approval. One that was given for an earlier question does not count. */
   askApproval(gate: string, why: string, answer: string): void {
     const request = this.nextRequest(gate);
-    this.#asked.set(gate, (this.#asked.get(gate) ?? 0) + 1);
-    this.#approved = null;
-    this.#question = new ApprovalQuestion(gate, request, approvalPolicy(this.plan));
+    const earlier = this.#asked.get(gate) ?? 0;
+    this.#asked.set(gate, earlier + 1);
+    this.#approved.delete(gate);
+    this.#question = new ApprovalQuestion(gate, request, approvalPolicy(this.plan), earlier > 0);
     this.waitFor({ for: 'approval', gate, request, why, answer });
   }
 
   isApproved(gate: string): boolean {
-    return this.#approved?.gate === gate;
+    return this.#approved.has(gate);
+  }
+
+  /** Until when the approval that was given counts; undefined where none was. */
+  approvedUntil(gate: string): string | undefined {
+    return this.#approved.get(gate);
   }
 
   /** Since when an approval that was given counts no more, as what it was for has not begun so long. */
   approvalExpired(gate: string): string | undefined {
-    const until = this.#approved?.gate === gate ? this.#approved.until : undefined;
+    const until = this.approvedUntil(gate);
     return until !== undefined && Date.parse(until) < Date.parse(this.now()) ? until : undefined;
   }
 
@@ -325,8 +331,16 @@ export class MigrationRun {
           ? malformedAcceptance(payload)
           : `a rollback would lose ${this.#state.rollback.loses}. ${HOW_TO_ACCEPT}`;
       case 'retire':
-        return this.#state.phase === 'standby' && !this.retiring ? undefined : 'the run is not in its standby window';
+        return this.#refusalToRetire();
     }
+  }
+
+  /** A window ends once. What comes before the retirement then is not for this message to answer. */
+  #refusalToRetire(): string | undefined {
+    const { phase, waiting } = this.#state;
+    if (phase !== 'standby' || this.retiring) return 'the run is not in its standby window';
+    if (waiting?.for !== 'approval') return undefined;
+    return `the standby window has ended, and the run waits for the approval "${waiting.gate ?? ''}": send approve`;
   }
 
   /** What is still heard while the run is rolled back: an answer to a way back that is blocked. */
@@ -367,7 +381,10 @@ export class MigrationRun {
         return 'rolling back';
       case 'retire':
         this.retireRequest = payload;
-        return this.wayBackBlocked ? 'the rollback is given up: writes stay on green' : 'the standby window ends now';
+        if (this.wayBackBlocked) return 'the rollback is given up: writes stay on green';
+        return this.plan?.traffic.approval.before.includes('retire') === true
+          ? 'the standby window ends now; the approval "retire" is asked for next'
+          : 'the standby window ends now';
     }
   }
 
@@ -383,7 +400,10 @@ export class MigrationRun {
       return `noted: ${given.length} of ${policy.quorum} have approved ${gate} (${names})`;
     }
     // The oldest of them is the first that stops counting.
-    this.#approved = { gate, until: given.map(({ until }) => until).reduce((a, b) => (a < b ? a : b)) };
+    this.#approved.set(
+      gate,
+      given.map(({ until }) => until).reduce((a, b) => (a < b ? a : b)),
+    );
     this.waitFor(null);
     return policy.quorum === 1 ? `approved: ${gate}` : `approved: ${gate}, by ${names}`;
   }

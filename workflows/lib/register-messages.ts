@@ -11,12 +11,13 @@ export type OnMessage = (message: Decision['message']) => void;
 const DESCRIPTIONS: Readonly<Record<Decision['message'], string>> = {
   approve:
     'Lets the run go on. {"gate": "promote", "by": "who", "reason": "why"}; the gate is in status.waiting. With "request" ' +
-    'from there, the approval counts for this very question only',
+    'from there, the approval counts for this very question only; needed when the gate is asked for again',
   pause: 'Stops the work where it can go on later. {"by", "reason"}',
   resume: 'Goes on after a pause or a hold. {"by", "reason"}',
   rollback:
     'Brings all traffic back to blue and undoes the run. {"by", "reason"}; "acceptLoss": true where status.rollback.loses says so',
-  retire: 'Ends the standby window now. {"by", "reason"}',
+  retire:
+    'Ends the standby window now; where the plan asks for an approval before the retirement, that is asked for next. {"by", "reason"}',
 };
 
 /** Installs every message and query; called before the first await, so no message is lost. */
