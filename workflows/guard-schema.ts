@@ -73,8 +73,15 @@ export async function watchGreenSchema(story: Story, ref: RunRef): Promise<never
     const what = await changeOf(story, ref, 'green');
     const why = `${what}. It is not replicated: a change that blue does not have may stop the feed to it`;
     story.run.alarm('schema', what, why, 'take it back, or make it on blue as well, until the run is retired');
-    const taken = (await act('told').takeSchemaOver(ref, 'green', what)) as
-      { onlyOnGreen: readonly string[] } | undefined;
-    story.run.sawOnlyOnGreen(taken?.onlyOnGreen ?? []);
+    try {
+      const taken = (await act('told').takeSchemaOver(ref, 'green', what)) as
+        { onlyOnGreen: readonly string[] } | undefined;
+      story.run.sawOnlyOnGreen(taken?.onlyOnGreen ?? []);
+    } catch (error) {
+      if (isCancelled(error)) throw error;
+      story.run.warn([`DDL on green is told, and can't be noted as told: ${failureMessage(error)}`]);
+      // The watch would see the same change at once.
+      await sleep('5 minutes', { summary: 'watch green for DDL again' });
+    }
   }
 }

@@ -145,6 +145,24 @@ describe.concurrent('DDL on blue', () => {
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
   });
+
+  it('on green that can be told and not be noted is told all the same: nothing is rolled back, since green serves', async () => {
+    const run = await runs.begin({
+      watchSchema: (_run, _ref, side) => (side === 'blue' ? untilCancelled() : { what: "green's schema has changed" }),
+      takeSchemaOver: () => {
+        throw ApplicationFailure.nonRetryable('PostgreSQL refused: permission denied (42501)', 'SqlError');
+      },
+    });
+    await run.saw('-takeSchemaOver');
+    await sleep(300);
+    const status = await statusOf(run.handle);
+    expect(status).toMatchObject({ outcome: 'running', phase: 'standby', writesOn: 'green', rollingBack: null });
+    expect(status.warnings.join()).toMatch(/can't be noted as told: .*permission denied/);
+    // Nor is it told again and again.
+    expect(run.log.filter((entry) => entry === '+takeSchemaOver')).toHaveLength(1);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
+  });
 });
 
 const VERIFIED = {
