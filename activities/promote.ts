@@ -6,7 +6,7 @@ import { finishPromotion } from '../src/postgres/finish-promotion.js';
 import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
 import { poolsOf } from '../src/pgbouncer/from-plan.js';
 import { releaseAll, type Pools } from '../src/postgres/pools.js';
-import { promote as moveWrites } from '../src/postgres/promote.js';
+import { promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
 import { readDecision } from '../src/postgres/promotion-decision.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
@@ -45,12 +45,20 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      *
      * @param epoch the one in which it is asked for
      * @param acceptLoss only from green, and only when a person has said so: what blue does not have stays behind
-     * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through; nothing has happened then.
+     * @param notAfter ISO 8601: what has not been decided is not begun later than that. Default: no limit
+     * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through, or it is too late; nothing has
+     * happened then.
      */
-    promote: (ref: RunRef, from: Side, epoch: number, acceptLoss = false): Promise<PromotionResult> =>
+    promote: (
+      ref: RunRef,
+      from: Side,
+      epoch: number,
+      acceptLoss = false,
+      notAfter?: string,
+    ): Promise<PromotionResult> =>
       perform(dependencies, ref, (work) =>
         withPools(dependencies, ref, work, (pools) =>
-          promote(work, ref, pools, { from, epoch, acceptLoss, environment: dependencies.environment }),
+          promote(work, ref, pools, { from, epoch, acceptLoss, notAfter, environment: dependencies.environment }),
         ),
       ),
 
@@ -95,6 +103,7 @@ interface Asked {
   readonly from: Side;
   readonly epoch: number;
   readonly acceptLoss: boolean;
+  readonly notAfter: string | undefined;
   readonly environment: Environment;
 }
 
@@ -102,14 +111,17 @@ async function promote(
   work: Work,
   ref: RunRef,
   pools: Pools,
-  { from, epoch, acceptLoss, environment }: Asked,
+  { from, epoch, acceptLoss, notAfter, environment }: Asked,
 ): Promise<PromotionResult> {
   const { databases, run, signal } = work;
+  const begins = notAfter === undefined ? {} : { notAfter: Date.parse(notAfter) };
   const session = await work.session(from, 'promote', SHORT_STATEMENTS);
   try {
     const { decided } = await readDecision(session, run.migration, from);
     // A worker that was killed in its hold has left them paused.
     if (!decided) await releaseAll(pools, signal);
+    // Tried again for as long as a server was away, it must not move writes hours after it was asked to.
+    if (!decided) refuseLate(begins);
     const known = decided ? [] : await prepare(work, ref, from, acceptLoss);
     if (!decided) await pools.prepare(from, epoch);
     // Blue is close behind green: what it lacks would only be missed where a loss was accepted.
@@ -119,6 +131,7 @@ async function promote(
     const promoted = await moveWrites(
       {
         ...{ databases, migration: run.migration, from, epoch, fenced, knownTables: known, sequenceGap, signal },
+        ...begins,
         maxHoldMs: parseDuration(maxHold),
         feedBack: from === 'blue',
         acceptLoss,

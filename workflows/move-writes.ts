@@ -6,22 +6,24 @@ import { actFast } from './lib/activities.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 
+export interface Limits {
+  /** Only for the way back: what blue does not have stays on green. */
+  readonly acceptLoss?: boolean;
+  /** ISO 8601: what is not decided by then is not begun any more. The way back has no such limit. */
+  readonly notAfter?: string;
+  /** Whether what follows the decision need not be waited for: whoever is to go on finishes it first. */
+  readonly isOver?: () => boolean;
+}
+
 /**
  * One promotion, in either direction, and what follows its decision; from the decision on nothing can cancel it.
  *
- * @param acceptLoss only for the way back: what blue does not have stays on green
- * @param isOver when what follows the decision need not be waited for: whoever is to go on finishes it first
+ * @throws ApplicationFailure PromotionBlocked: nothing has happened then
  */
-export async function moveWrites(
-  run: MigrationRun,
-  ref: RunRef,
-  from: Side,
-  acceptLoss = false,
-  isOver?: () => boolean,
-): Promise<void> {
+export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, limits: Limits = {}): Promise<void> {
   const to = otherSide(from);
   run.promotionStarted = true;
-  const { lost, ...promoted } = await untilDecided(run, ref, from, acceptLoss);
+  const { lost, ...promoted } = await untilDecided(run, ref, from, limits);
   await CancellationScope.nonCancellable(async () => {
     run.promoted({ from, to, ...promoted });
     run.epoch = promoted.epoch;
@@ -31,7 +33,7 @@ export async function moveWrites(
     run.onMoved();
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });
     const next = `end the feed to ${to}${to === 'green' ? ', begin the one to blue' : ''}`;
-    const isFinished = await finishMove(run, ref, from, next, isOver);
+    const isFinished = await finishMove(run, ref, from, next, limits.isOver);
     if (to === 'green' && !isFinished) return;
     run.saw({
       rollback:
@@ -46,10 +48,18 @@ export async function moveWrites(
  * One promotion. Whatever ends its activity (a pause, a cancel, an error), it may have come after the decision: then
  * both sides are closed until the new one is opened, which comes before everything else.
  */
-async function untilDecided(run: MigrationRun, ref: RunRef, from: Side, acceptLoss: boolean): Promise<PromotionResult> {
+async function untilDecided(
+  run: MigrationRun,
+  ref: RunRef,
+  from: Side,
+  { acceptLoss = false, notAfter }: Limits,
+): Promise<PromotionResult> {
   const to = otherSide(from);
   try {
-    return await actFast(`move writes from ${from} to ${to}`).promote(ref, from, run.epoch, acceptLoss);
+    const moving = actFast(`move writes from ${from} to ${to}`);
+    return await (notAfter === undefined
+      ? moving.promote(ref, from, run.epoch, acceptLoss)
+      : moving.promote(ref, from, run.epoch, acceptLoss, notAfter));
   } catch (error) {
     if (from === 'green') throw error;
     return CancellationScope.nonCancellable(async () => {

@@ -1,3 +1,4 @@
+import { expiredApproval } from './lib/approval-question.js';
 import { failureMessage, failureType } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
@@ -7,7 +8,7 @@ import { moveWrites } from './move-writes.js';
 import { watched } from './shift-traffic.js';
 import { verifyAgain } from './verify.js';
 import { webhooksAgree } from './webhooks-lead.js';
-import { hasWindow, windowIsClosed, windowOpens } from './windows.js';
+import { hasWindow, windowNow, windowOpens } from './windows.js';
 import { writesBackToBlue } from './writes-back.js';
 
 /**
@@ -44,8 +45,10 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
     try {
       let late: string | null = null;
       await story.step('promoting green', async () => {
-        late = (await tooLate(story, ref)) ?? whyAskAgain(story, resumes);
-        if (late === null) await moveWrites(run, ref, 'blue', false, () => story.isAbandoned);
+        const now = await mayBegin(story, ref);
+        late = now.late ?? whyAskAgain(story, resumes);
+        const isOver = (): boolean => story.isAbandoned;
+        if (late === null) await moveWrites(run, ref, 'blue', { notAfter: now.notAfter, isOver });
       });
       if (late === null) break;
       run.warn([late]);
@@ -65,14 +68,28 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
 }
 
 /**
- * Why a promotion may not begin now although it could a moment ago: looked at in the step itself, since a pause may have
- * come between.
+ * How long a promotion is tried without the gates being watched. What keeps it away for longer (a server that does not
+ * answer) is a matter for people: it goes back to the gates, the window and the approval.
  */
-async function tooLate(story: Story, ref: RunRef): Promise<string | null> {
-  const expired = story.run.approvalExpired('promote');
-  if (expired !== undefined)
-    return `the approval of the promotion counts no more since ${expired}: it is asked for again`;
-  return windowIsClosed(ref, 'promote');
+const TRIED_FOR_MS = 300_000;
+
+interface Beginning {
+  /** Why a promotion may not begin now although it could a moment ago. */
+  readonly late: string | null;
+  /** Until when it may, ISO 8601: as long as its window is open, its approval counts, and it is tried at all. */
+  readonly notAfter: string;
+}
+
+/** Looked at in the step itself, since a pause may have come between. */
+async function mayBegin({ run }: Story, ref: RunRef): Promise<Beginning> {
+  const ends = [new Date(Date.now() + TRIED_FOR_MS).toISOString()];
+  const expired = run.approvalExpired('promote');
+  if (expired !== undefined) return { late: expiredApproval('the promotion', expired), notAfter: expired };
+  const window = await windowNow(ref, 'promote');
+  const approved = run.approvedUntil('promote');
+  if (approved !== undefined) ends.push(approved);
+  if (window.closed === null && window.until !== null) ends.push(window.until);
+  return { late: window.closed, notAfter: ends.reduce((a, b) => (Date.parse(a) < Date.parse(b) ? a : b)) };
 }
 
 /** Webhooks that agreed before a pause may not be ready any more. */

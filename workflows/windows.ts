@@ -35,10 +35,14 @@ export function hasWindow({ plan }: RunRef, what: WindowOf): boolean {
   return plan.windows !== undefined && (plan.windows[what] !== undefined || plan.windows.below !== undefined);
 }
 
-/** Whether a window is closed now, in words; null when it is open, or the plan has none. */
-export async function windowIsClosed(ref: RunRef, what: WindowOf): Promise<string | null> {
+/** Why what a window is for may not begin now; or until when it may, ISO 8601, null where the plan has no such window. */
+export async function windowNow(
+  ref: RunRef,
+  what: WindowOf,
+): Promise<{ readonly closed: string } | { readonly closed: null; readonly until: string | null }> {
   const look = await lookAt(ref, what);
-  return look?.open === false ? closedUntil(ref, what, look) : null;
+  if (look?.open === false) return { closed: closedUntil(ref, what, look) };
+  return { closed: null, until: look?.changesAt ?? null };
 }
 
 /**

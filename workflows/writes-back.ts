@@ -46,7 +46,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef): Promise<void> {
     try {
       if (strands)
         throw ApplicationFailure.nonRetryable(`a rollback would lose ${run.onlyOnGreen ?? ''}`, 'RollbackUnsafe');
-      return await moveWrites(run, ref, 'green', withLoss);
+      return await moveWrites(run, ref, 'green', { acceptLoss: withLoss });
     } catch (error) {
       const type = failureType(error);
       if (type !== 'PromotionBlocked' && type !== 'FenceTampered' && type !== 'RollbackUnsafe') throw error;

@@ -62,6 +62,8 @@ export interface Promotion {
   readonly fenced: readonly TableName[];
   /** Every table (oid) that was there when the fence was armed: a new one in the hold stops the try. */
   readonly knownTables: readonly number[];
+  /** When it is too late to begin a hold, ms since 1970 by this machine's clock. What is decided is finished. Default: never. */
+  readonly notAfter?: number | undefined;
   /** Longest time that writes wait in one try, ms. */
   readonly maxHoldMs: number;
   readonly sequenceGap: number;
@@ -114,7 +116,7 @@ export async function promote(
       promotion.signal?.throwIfAborted();
       onBlocked?.(attempt, error.message);
       // A try that lost against another worker's decision is finished by the next one, whatever its number.
-      if (attempt >= attempts && !(await isDecided(promotion))) throw error;
+      if ((attempt >= attempts || isLate(promotion)) && !(await isDecided(promotion))) throw error;
     }
     // The writers that our request made wait must drain before the next one.
     await sleep(100 + Math.random() * 200);
@@ -153,6 +155,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
       return { holdMs: null, steps: {}, epoch: decision.epoch, unreleased: await pools.release() };
     }
     if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
+    refuseLate(promotion);
     const sessions = await openSessions(actors, promotion, keep);
     const sequences = await prepareSequences(sessions, promotion);
     if (promotion.acceptLoss !== true) await waitForShortLag(sessions, promotion);
@@ -184,6 +187,24 @@ async function decisionSoFar(main: Session, { migration, from }: Promotion): Pro
   }
 }
 
+function isLate({ notAfter }: Pick<Promotion, 'notAfter'>): boolean {
+  return notAfter !== undefined && Date.now() > notAfter;
+}
+
+/**
+ * Only for what has not been decided.
+ *
+ * @throws VerdigrisError PromotionBlocked when a hold may not begin any more
+ */
+export function refuseLate(promotion: Pick<Promotion, 'notAfter'>): void {
+  const { notAfter } = promotion;
+  if (notAfter === undefined || !isLate(promotion)) return;
+  throw promotionBlocked(
+    `it could not begin before ${new Date(notAfter).toISOString()}, when its window, its approval or its tries ended ` +
+      `(it is ${new Date().toISOString()} by the clock of this worker): was a server away?`,
+  );
+}
+
 /** Each makes writers wait for 40 ms at most; a try is over after these, and writers go on for longer before the next. */
 const LOOKS_AT_DECISION = 5;
 
@@ -211,6 +232,8 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
     return hold.step(name, work);
   };
   try {
+    // The last moment at which nobody waits for it: whatever came before may have taken its time.
+    refuseLate(promotion);
     await step('lock', () => lockOutWriters(main, promotion, hold));
     await step('route', async () => {
       await Promise.all([checkRoute(main, promotion, hold, epoch), limitOthers(sessions, hold)]);

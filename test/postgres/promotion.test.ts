@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { tablesync } from '../../src/postgres/bootstrap/tablesync.js';
 import { fencedTables, readTables } from '../../src/postgres/catalog.js';
 import { armFence, closeFence } from '../../src/postgres/fence.js';
@@ -8,7 +8,8 @@ import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { measureLag } from '../../src/postgres/marker.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
-import { tryPromotion } from '../../src/postgres/promote.js';
+import { NO_POOLS } from '../../src/postgres/pools.js';
+import { promote, tryPromotion } from '../../src/postgres/promote.js';
 import { readDecision } from '../../src/postgres/promotion-decision.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { withSession, type Databases } from '../../src/postgres/session.js';
@@ -222,6 +223,37 @@ describe.each([
     expect(made).toEqual(['{id}', '{id,balance}', '{id,balance}']);
   });
 
+  it('that is too late to begin is blocked before anybody waits, and its poolers go on', async () => {
+    const before = await withSession(databases.blue, { purpose: 'test' }, (s) => readRoute(s, MIGRATION));
+    const asked: string[] = [];
+    // It takes an hour until they are paused.
+    const pools = {
+      ...NO_POOLS,
+      pause: () => {
+        asked.push('pause');
+        vi.spyOn(Date, 'now').mockReturnValue(Date.now() + 3_600_000);
+        return Promise.resolve();
+      },
+      release: () => {
+        asked.push('release');
+        return Promise.resolve([]);
+      },
+    };
+    const promotion = {
+      ...{ databases, migration: MIGRATION, from: 'blue' as const, fenced: [], knownTables: [], maxHoldMs: 2_000 },
+      ...{ lockTimeoutMs: 40, sequenceGap: 1_000, feedBack: false, pools },
+    };
+    const late = { type: 'PromotionBlocked', message: expect.stringMatching(/could not begin before 20/) as string };
+    await expect(tryPromotion({ ...promotion, notAfter: Date.now() - 1 })).rejects.toMatchObject(late);
+    expect(asked).toEqual([]);
+    // In time when it was asked for, and late when nothing but the hold was left to do.
+    await expect(promote({ ...promotion, notAfter: Date.now() + 60_000 }, { attempts: 5 })).rejects.toMatchObject(late);
+    vi.restoreAllMocks();
+    expect(asked).toEqual(['pause', 'release']);
+    const after = await withSession(databases.blue, { purpose: 'test' }, (s) => readRoute(s, MIGRATION));
+    expect(after).toMatchObject({ writesOn: 'blue', epoch: before?.epoch });
+  });
+
   it('loses and doubles no write, there and back, with writers at work', async () => {
     const writers = new Writers(databases, 12);
     await sleep(500);
@@ -278,7 +310,7 @@ describe.each([
     });
   });
 
-  it('is not begun again when it has been decided: running it once more opens what is open and changes nothing', async () => {
+  it('is not begun again when it has been decided: running it once more, however late, opens what is open and changes nothing', async () => {
     const before = await withSession(databases.green, { purpose: 'test' }, (s) => readRoute(s, MIGRATION));
     const again = await tryPromotion({
       databases,
@@ -290,6 +322,7 @@ describe.each([
       lockTimeoutMs: 40,
       sequenceGap: 1_000,
       feedBack: true,
+      notAfter: Date.now() - 3_600_000,
     });
     expect(again.holdMs).toBeNull();
     const after = await withSession(databases.green, { purpose: 'test' }, (s) => readRoute(s, MIGRATION));

@@ -102,6 +102,28 @@ describe('the windows of a run', () => {
     await run.handle.terminate();
   });
 
+  it('say until when a promotion may begin, with the approval and the time for which it is tried; the way back has no end', async () => {
+    const ends: unknown[] = [];
+    const promote: Overrides['promote'] = (one, _ref, from, _epoch, _acceptLoss, notAfter) => {
+      ends.push(notAfter);
+      return one.move(from);
+    };
+    const schedule = new Schedule([0, true], [60_000, false]);
+    const inWindow = await begin('promote', { lookAtWindow: () => schedule.look(), promote });
+    const begun = Date.now();
+    const inNone = await runs.begin({ promote });
+    for (const run of [inWindow, inNone]) await run.saw('-promote');
+    await inWindow.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await inWindow.handle.result();
+    await inNone.handle.terminate();
+    const [window, tries, ...back] = ends.slice(0, 2).sort().concat(ends.slice(2));
+    expect(window).toBe(new Date(schedule.changes[1]?.[0] ?? 0).toISOString());
+    expect(Date.parse(String(tries)) - begun).toBeGreaterThan(250_000);
+    expect(Date.parse(String(tries)) - begun).toBeLessThan(350_000);
+    // What was decided is finished, then writes go back.
+    expect(back).toEqual([undefined, undefined]);
+  });
+
   it('end a backfill, which goes on in the next one; what stops is said', async () => {
     const soon = (open: boolean, ms: number): WindowLook => ({
       ...{ open, changesAt: new Date(Date.now() + ms).toISOString() },
