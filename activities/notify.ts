@@ -11,15 +11,30 @@ import { alive, type ActivityDependencies } from './context.js';
 
 export function notifyActivities(dependencies: ActivityDependencies) {
   return {
-    /** Tells one webhook, in order. Ends in a bounded time, whatever the receiver does, and says what it did not take. */
-    notify: (ref: RunRef, run: ToldRun, target: Notify, notices: readonly Notice[]): Promise<Delivered> =>
+    /**
+     * Tells one webhook, in order. Ends in a bounded time, whatever the receiver does, and says what it did not take.
+     *
+     * @param forMs for how long it tries
+     */
+    notify: (
+      ref: RunRef,
+      run: ToldRun,
+      target: Notify,
+      notices: readonly Notice[],
+      forMs = DELIVERY_LIMITS.giveUpAfterMs,
+    ): Promise<Delivered> =>
       alive(dependencies, (signal) => {
         const { environment } = dependencies;
         const deliveries = notices.map((notice) => ({
           key: `${run.runId}-${notice.sequence}`,
           body: bodyOf(target.form, run, notice, linksFor(ref, run, notice, environment)),
         }));
-        return deliver(webhookOf(target.connection, environment), deliveries, DELIVERY_LIMITS, signal);
+        return deliver(
+          webhookOf(target.connection, environment),
+          deliveries,
+          { ...DELIVERY_LIMITS, giveUpAfterMs: forMs },
+          signal,
+        );
       }),
   };
 }

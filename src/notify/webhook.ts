@@ -13,7 +13,7 @@ export interface DeliveryLimits {
 
 export const DELIVERY_LIMITS: DeliveryLimits = {
   timeoutMs: 10_000,
-  giveUpAfterMs: 600_000,
+  giveUpAfterMs: 60_000,
   firstPauseMs: 1_000,
   longestPauseMs: 60_000,
 };

@@ -87,7 +87,9 @@ function isNewQuestion(before: Waiting | null, now: Waiting): boolean {
 function holdOf(status: MigrationStatus | undefined): string | null {
   if (status === undefined) return null;
   if (status.held !== undefined && status.held !== null) return status.held.why;
-  return status.waiting?.for === 'resume' ? status.waiting.why : null;
+  const { waiting } = status;
+  // A way back that is blocked waits for a person as a pause does.
+  return waiting?.answer !== undefined && waiting.for !== 'approval' ? waiting.why : null;
 }
 
 /** Each state of an alarm is told once, and its end. */

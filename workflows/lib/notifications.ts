@@ -1,5 +1,7 @@
 import { CancellationScope, condition } from '@temporalio/workflow';
+import type { NoticeEvent } from '../../src/plan/notice-events.js';
 import type { Notify, Plan } from '../../src/plan/schema.js';
+import type { Delivered } from '../../src/notify/webhook.js';
 import { act } from './activities.js';
 import { failureMessage, isCancelled } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
@@ -9,16 +11,33 @@ import { happened, noticeOf, type Notice, type Seen } from './notices.js';
 const TOGETHER = 20;
 /** After so many sendings to one webhook they are thinned out: a run that goes to and fro must not fill its history. */
 const OFTEN = 30;
-/** The longest wait between two sendings then. */
+/** After so long one more is free: a run of weeks is told as often at its end as at its beginning. */
+const FREE_AFTER_MS = 6 * 3_600_000;
+/** The longest wait between two sendings then, and for a receiver that stays away. */
 const RARE_MS = 86_400_000;
-/** How long the end of a run waits for notices that are still on their way. */
-const FLUSH_MS = 10_000;
+/** So long one activity tries to be heard; the first wait for a receiver that is away is as long. */
+const TRY_MS = 60_000;
+/** How long the end of a run, whose outcome is known by then, waits for notices that are still on their way. */
+const FLUSH_MS = 300_000;
+/** What an activity may take beyond the time for which it tries: one request, and a worker that must take it first. */
+const GRACE_MS = 30_000;
 /** Notices that may wait for one webhook; the oldest are left out, and that is said. */
 const KEPT = 200;
 
+/** What people must know at once, however much has been sent. There are few of these: each needs a person, or is the last one. */
+const URGENT: ReadonlySet<NoticeEvent> = new Set([
+  'approval',
+  'gateFailed',
+  'held',
+  'promoted',
+  'rollingBack',
+  'rolledBack',
+  'finished',
+]);
+
 /**
- * Tells the plan's webhooks what happens. Each has a lane of its own: in order, one sending at a time, beside the run,
- * which never waits for it but at its very end, for a bounded time. Nothing that a receiver does or leaves undone moves the run.
+ * Tells the plan's webhooks what happens. Each has a lane of its own: in order, one sending at a time, again until it has
+ * been taken, beside the run, which never waits for it but at its very end, for a bounded time. Nothing that a receiver does or leaves undone moves the run.
  */
 export class Notifications {
   readonly #lanes: Lane[] = [];
@@ -59,16 +78,25 @@ export class Notifications {
     for (const lane of this.#lanes) lane.end();
     const done = (): boolean => this.#lanes.every((lane) => lane.isDone);
     if (done()) return;
-    if (await condition(done, FLUSH_MS, { summary: 'the last notifications' })) return;
+    if (await condition(done, FLUSH_MS + GRACE_MS, { summary: 'the last notifications' })) return;
     this.#scope?.cancel();
     await condition(done);
   }
 }
 
 class Lane {
+  /** What has not been delivered, in order: what was tried and not taken stays at its head. */
   readonly #waiting: Notice[] = [];
+  /** The last notice that was there at the last try: nothing before it is worth a try of its own. */
+  #tried = 0;
   #sendings = 0;
-  #ending = false;
+  #countedSince = 0;
+  /** How often in a row the receiver has not taken everything. */
+  #failures = 0;
+  /** Why it has not, the last time. */
+  #why = '';
+  /** When it is to be over with the run, ms since 1970; null while the run goes on. */
+  #endsAt: number | null = null;
   #done = false;
 
   constructor(
@@ -84,53 +112,108 @@ class Lane {
   add(notice: Notice): void {
     if (this.target.events !== undefined && !this.target.events.includes(notice.event)) return;
     this.#waiting.push(notice);
-    if (this.#waiting.length <= KEPT) return;
-    this.#waiting.shift();
-    this.#lost('more notices than can wait; the oldest are left out');
+    this.#leaveOldestOut();
   }
 
   end(): void {
-    this.#ending = true;
+    this.#endsAt = Date.now() + FLUSH_MS;
   }
 
   async work(): Promise<void> {
     try {
       for (;;) {
-        await condition(() => this.#waiting.length > 0 || this.#ending);
+        await condition(() => this.#waiting.length > 0 || this.#endsAt !== null);
         if (this.#waiting.length === 0) return;
-        await this.#notTooOften();
+        await this.#untilTime();
+        if (this.#endsAt !== null && this.#timeLeft() === 0) break;
         await this.#send(this.#waiting.splice(0, TOGETHER));
       }
     } catch (error) {
       if (!isCancelled(error)) throw error;
-      this.#lost(`the run has ended before ${this.#waiting.length + 1} or more notices could be delivered`);
     } finally {
       this.#done = true;
     }
+    if (this.#waiting.length > 0)
+      this.#lost(`the run has ended before ${this.#waiting.length} notices could be delivered${this.#why}`);
   }
 
-  async #notTooOften(): Promise<void> {
+  /** Waits where much has been sent, or nobody has taken it; not with what is urgent and has not been tried, nor at the end. */
+  async #untilTime(): Promise<void> {
+    const wait = Math.min(RARE_MS, Math.max(this.#waitOfMany(), this.#waitOfAway()));
+    if (wait === 0) return;
+    const summary = `${this.#failures > 0 ? 'tell again' : 'many notices, told later'}: ${this.target.connection}`;
+    await condition(() => this.#endsAt !== null || this.#hasUrgent(), wait, { summary });
+  }
+
+  #hasUrgent(): boolean {
+    return this.#waiting.some(({ event, sequence }) => URGENT.has(event) && sequence > this.#tried);
+  }
+
+  #waitOfMany(): number {
+    if (this.#countedSince === 0) this.#countedSince = Date.now();
+    const free = Math.floor((Date.now() - this.#countedSince) / FREE_AFTER_MS);
+    this.#sendings = Math.max(0, this.#sendings - free);
+    this.#countedSince += free * FREE_AFTER_MS;
     const over = this.#sendings++ - OFTEN;
-    if (over < 0) return;
-    const wait = Math.min(60_000 * 2 ** over, RARE_MS);
-    await condition(() => this.#ending, wait, { summary: `many notices: ${this.target.connection} is told later` });
+    return over < 0 ? 0 : 60_000 * 2 ** over;
   }
 
-  async #send(notices: readonly Notice[]): Promise<void> {
-    const { workflowId, runId, name } = this.run.status;
-    const summary = `tell ${this.target.connection}: ${notices.map(({ event }) => event).join(', ')}`.slice(0, 120);
+  #waitOfAway(): number {
+    return this.#failures === 0 ? 0 : TRY_MS * 2 ** (this.#failures - 1);
+  }
+
+  /** For how long the next activity may try, ms. */
+  #timeLeft(): number {
+    return this.#endsAt === null ? TRY_MS : Math.max(0, this.#endsAt - Date.now());
+  }
+
+  async #send(notices: Notice[]): Promise<void> {
+    const isLast = this.#endsAt !== null;
+    const newest = this.#waiting.at(-1) ?? notices.at(-1);
+    let left = notices.length;
+    let why = 'the run has ended';
     try {
-      const { undelivered, why } = await act(summary).notify(
-        { plan: this.plan, runId },
-        { name, workflowId, runId },
-        this.target,
-        notices,
-      );
-      if (undelivered > 0) this.#lost(`${undelivered} of ${notices.length} notices are given up: ${why}`);
+      ({ undelivered: left, why } = await this.#deliver(notices));
     } catch (error) {
       if (isCancelled(error)) throw error;
-      this.#lost(failureMessage(error));
+      // The worker can't send at all: another one may, or the same one with what it lacks.
+      why = failureMessage(error);
+    } finally {
+      this.#waiting.unshift(...notices.slice(notices.length - left));
     }
+    this.#leaveOldestOut();
+    this.#tried = (left === 0 ? notices.at(-1) : newest)?.sequence ?? this.#tried;
+    if (left === 0) {
+      if (this.#failures > 0) this.run.warn([`the webhook ${this.target.connection} takes what it is told again`]);
+      this.#failures = 0;
+      return;
+    }
+    this.#failures += 1;
+    this.#why = `: ${why}`;
+    if (isLast) this.#endsAt = Date.now();
+    else
+      this.run.warn([
+        `the webhook ${this.target.connection} has not been told everything yet, and is told again: ${why}`,
+      ]);
+  }
+
+  async #deliver(notices: readonly Notice[]): Promise<Delivered> {
+    const { workflowId, runId, name } = this.run.status;
+    const summary = `tell ${this.target.connection}: ${notices.map(({ event }) => event).join(', ')}`.slice(0, 120);
+    return act(summary).notify(
+      ...([
+        { plan: this.plan, runId },
+        { name, workflowId, runId },
+      ] as const),
+      ...([this.target, notices, this.#timeLeft()] as const),
+    );
+  }
+
+  #leaveOldestOut(): void {
+    const over = this.#waiting.length - KEPT;
+    if (over <= 0) return;
+    this.#waiting.splice(0, over);
+    this.#lost('more notices than can wait; the oldest are left out');
   }
 
   #lost(why: string): void {

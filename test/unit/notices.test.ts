@@ -1,0 +1,30 @@
+import { describe, expect, it } from 'vitest';
+import { MigrationRun } from '../../workflows/lib/migration-run.js';
+import { happened, type Seen } from '../../workflows/lib/notices.js';
+
+function look(run: MigrationRun): Seen {
+  return { status: run.status, evidence: [] };
+}
+
+describe('what webhooks are told', () => {
+  it.each(['resume', 'confirmation', 'retry'] as const)(
+    'a run that waits for a person (%s) is held, once; one that waits for itself is not',
+    (kind) => {
+      const run = new MigrationRun({ name: 'n', workflowId: 'w', runId: 'r' }, () => '2026-11-28T00:00:00.000Z');
+      const before = look(run);
+      run.waitFor({ for: kind, why: 'asking blue where writes are' });
+      expect(happened(before, look(run))).toEqual([]);
+      run.waitFor({ for: kind, why: 'a rollback would lose 7 writes', answer: 'temporal workflow update ...' });
+      const held = look(run);
+      expect(happened(before, held)).toEqual([['held', 'held: a rollback would lose 7 writes']]);
+      expect(happened(held, look(run))).toEqual([]);
+    },
+  );
+
+  it('an approval that is asked for is not held, too', () => {
+    const run = new MigrationRun({ name: 'n', workflowId: 'w', runId: 'r' }, () => '2026-11-28T00:00:00.000Z');
+    const before = look(run);
+    run.askApproval('promote', 'approval before writes move to green', 'answer');
+    expect(happened(before, look(run)).map(([event]) => event)).toEqual(['approval']);
+  });
+});
