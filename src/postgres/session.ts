@@ -238,7 +238,7 @@ export async function inTransaction<T>(session: Session, work: () => Promise<T>)
 
 function connectionFailed(database: Database, error: unknown): VerdigrisError {
   const state = sqlState(error);
-  const reason = CONNECT_REASONS[state ?? ''] ?? (error instanceof Error ? error.message : String(error));
+  const reason = CONNECT_REASONS[state ?? ''] ?? wordsOf(error);
   return new VerdigrisError({
     type: 'ConnectionFailed',
     message: `${database.side}: the connection "${database.connection}" can't be opened: ${reason}${state === undefined ? '' : ` (${state})`}`,
@@ -259,6 +259,12 @@ function mayBeOpenedLater(error: unknown): boolean {
   return isConnectionLost(error) || isOutOfRoom(error) || error.code?.startsWith('57') === true;
 }
 
+/** What has a code is told by it alone: the words of the system and of the server have addresses and names in them. */
+function wordsOf(error: unknown): string {
+  if (sqlState(error) !== undefined) return 'it was refused or lost';
+  return error instanceof Error ? error.message : String(error);
+}
+
 const CONNECT_REASONS: Readonly<Record<string, string>> = {
   '28P01': 'the password or the user is wrong',
   '28000': 'the server does not let this user in (pg_hba.conf)',
@@ -267,6 +273,12 @@ const CONNECT_REASONS: Readonly<Record<string, string>> = {
   ENOTFOUND: 'the host name is not known',
   ETIMEDOUT: 'no answer',
   '53300': "all connections are taken: the server's max_connections, or the limit of this user or database",
+  EAI_AGAIN: 'the name service does not answer',
+  EHOSTUNREACH: 'no way leads to the host',
+  ENETUNREACH: 'no way leads to its network',
+  ECONNRESET: 'the connection was cut',
+  EPIPE: 'the connection was cut',
+  '57P03': 'the server starts, stops or recovers',
 };
 
 /** `orders_blue` -> `ORDERS_BLUE`, as it stands in the name of the environment variable. */

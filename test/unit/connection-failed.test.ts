@@ -1,0 +1,20 @@
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import pg from 'pg';
+import { openSession } from '../../src/postgres/session.js';
+
+afterEach(() => vi.restoreAllMocks());
+
+describe('a connection that can not be opened', () => {
+  it.each([
+    ['EAI_AGAIN', 'getaddrinfo EAI_AGAIN db-7.internal', 'the name service does not answer (EAI_AGAIN)'],
+    ['EHOSTUNREACH', 'connect EHOSTUNREACH 10.0.0.7:5432', 'no way leads to the host (EHOSTUNREACH)'],
+    ['EADDRNOTAVAIL', 'connect EADDRNOTAVAIL 10.0.0.7:5432', 'it was refused or lost (EADDRNOTAVAIL)'],
+    ['57P03', 'the database system is starting up', 'the server starts, stops or recovers (57P03)'],
+  ])('with %s is told by its name and the code, without the address', async (code, message, told) => {
+    vi.spyOn(pg.Client.prototype, 'connect').mockRejectedValue(Object.assign(new Error(message), { code }) as never);
+    const database = { side: 'blue', connection: 'shop_blue', config: {}, peerConninfo: '' } as const;
+    const failed: unknown = await openSession(database, { purpose: 'test' }).catch((error: unknown) => error);
+    expect((failed as Error).message.split('\n')[0]).toBe(`blue: the connection "shop_blue" can't be opened: ${told}`);
+    expect((failed as Error).message).not.toMatch(/10\.0\.0\.7|db-7/);
+  });
+});
