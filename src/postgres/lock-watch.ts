@@ -9,6 +9,7 @@ import {
   type HeldUp,
   type Ours,
 } from './blockers.js';
+import { keepLooking, type Unseen } from './keep-looking.js';
 import { closeSession, type Session } from './session.js';
 import { CANCELED, sqlState } from './sqlstate.js';
 
@@ -31,6 +32,8 @@ export interface Encounter {
   readonly waitedFor: readonly Blocker[];
   /** Who waited for ours too long: ours was cancelled. Empty where it was not. */
   readonly heldUp: readonly HeldUp[];
+  /** That nobody could look on, and ours may have been stopped for it. */
+  readonly unseen?: Unseen;
 }
 
 export interface LockWatchOptions {
@@ -48,6 +51,8 @@ export interface LockWatchOptions {
   readonly stop?: 'cancel' | 'terminate';
   /** Told whom ours waits for, each time that somebody looks. */
   readonly onWait?: (waitsFor: readonly Blocker[]) => void;
+  /** How long ours may go on while nobody can look, ms. Default 5 s. */
+  readonly maxBlindMs?: number;
 }
 
 /** Looks on while sessions of ours take locks, and stops them when they hold up the application. */
@@ -77,31 +82,29 @@ export class LockWatch {
     let waitedFor: Blocker[] = [];
     let heldUp: HeldUp[] = [];
     const limit = this.options.maxBlockingMs === undefined ? MAX_BLOCKING_MS : this.options.maxBlockingMs;
-    try {
-      if (!this.expects) await sleep(FIRST_LOOK_MS, undefined, { signal: over });
-      while (!over.aborted) {
-        this.session ??= await this.options.connect();
-        const now = await blockersOf(this.session, this.options.ours);
-        if (now.length > 0) {
-          waitedFor = now;
-          this.options.onWait?.(now);
-        }
-        if (limit !== null && !over.aborted) {
-          const waiting = await heldUpBy(this.session, this.options.ours, limit / 1_000, this.options.feeds);
-          // What is over meanwhile is not stopped: the session may be at its next statement.
-          if (waiting.length > 0 && !isOver(over)) {
-            heldUp = waiting;
-            await this.stop(this.session);
-          }
-        }
-        const pause = now.length > 0 || this.expects ? LOOK_WAITING_MS : Math.min(LOOK_MS, (limit ?? LOOK_MS) / 2);
-        await sleep(pause, undefined, { signal: over });
+    const look = async (session: Session): Promise<number> => {
+      const now = await blockersOf(session, this.options.ours);
+      if (now.length > 0) {
+        waitedFor = now;
+        this.options.onWait?.(now);
       }
-    } catch {
-      if (!over.aborted) await this.close();
-    }
+      if (limit !== null && !over.aborted) {
+        const waiting = await heldUpBy(session, this.options.ours, limit / 1_000, this.options.feeds);
+        // What is over meanwhile is not stopped: the session may be at its next statement.
+        if (waiting.length > 0 && !isOver(over)) {
+          heldUp = waiting;
+          await this.stop(session);
+        }
+      }
+      return now.length > 0 || this.expects ? LOOK_WAITING_MS : Math.min(LOOK_MS, (limit ?? LOOK_MS) / 2);
+    };
+    if (!this.expects) await sleep(FIRST_LOOK_MS, undefined, { signal: over }).catch(() => undefined);
+    const { connect, maxBlindMs } = this.options;
+    const stop = limit === null ? null : (session: Session): Promise<void> => this.stop(session);
+    const { session, unseen } = await keepLooking(over, { connect, look, stop, maxBlindMs }, this.session);
+    this.session = session;
     this.expects = waitedFor.length > 0;
-    return { waitedFor, heldUp };
+    return { waitedFor, heldUp, ...(unseen === undefined ? {} : { unseen }) };
   }
 
   private async stop(session: Session): Promise<void> {
@@ -134,9 +137,14 @@ export class GaveWay extends Error {
   }
 }
 
+/** Whether the watch has stopped ours. */
+export function wasStopped({ heldUp, unseen }: Encounter): boolean {
+  return heldUp.length > 0 || unseen?.stopped === true;
+}
+
 /** Whether the statement ended because the watch cancelled it. */
 export function gaveWay(error: unknown, met: Encounter): boolean {
-  return met.heldUp.length > 0 && sqlState(error) === CANCELED;
+  return wasStopped(met) && sqlState(error) === CANCELED;
 }
 
 /** What is thrown where a lock was not had, or nothing but ours was in the application's way. */
@@ -151,8 +159,11 @@ export function lockNotHad(object: string, met: Encounter, cause: unknown): Verd
 }
 
 /** Who blocked whom, for people. */
-export function describeEncounter({ waitedFor, heldUp }: Encounter): string {
+export function describeEncounter({ waitedFor, heldUp, unseen }: Encounter): string {
   const parts = [
+    ...(unseen === undefined
+      ? []
+      : [`${unseen.why}, so it ${unseen.stopped ? 'was' : 'was to be, and could not be,'} stopped`]),
     ...(heldUp.length > 0 ? [`it was stopped, since ${describeHeldUp(heldUp)}`] : []),
     ...(waitedFor.length > 0 ? [`it waited for ${describeBlockers(waitedFor)}`] : []),
   ];

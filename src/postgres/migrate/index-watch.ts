@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { blockersOf, describeBlockers, heldUpBy, type Blocker, type HeldUp } from '../blockers.js';
+import { keepLooking } from '../keep-looking.js';
 import { GaveWay, gaveWay, type Encounter } from '../lock-watch.js';
 import { closeSession, type Session } from '../session.js';
 import { RateMeter, backendPid, type Progress, type StepContext } from './step-context.js';
@@ -45,31 +46,29 @@ async function watchBuild(
   over: AbortSignal,
 ): Promise<Encounter> {
   const lookEveryMs = Math.min(LOOK_EVERY_MS, Math.max(50, (maxBlockingMs ?? LOOK_EVERY_MS) / 2));
-  const started = performance.now();
-  let session: Session | undefined;
+  const report = new BuildReport(context, pid, object, performance.now());
   let waitedFor: Blocker[] = [];
   let heldUp: HeldUp[] = [];
-  try {
-    // Most builds on small tables are over before the first look.
-    await sleep(lookEveryMs, undefined, { signal: over });
-    session = await context.connect('watch index builds');
-    const report = new BuildReport(context, session, pid, object, started);
-    while (!over.aborted) {
-      waitedFor = await report.next();
-      // The feed counts: it waits for a build when blue empties the table.
-      const waiting = maxBlockingMs === null ? [] : await heldUpBy(session, { pid }, maxBlockingMs / 1_000, true);
-      if (waiting.length > 0) {
-        heldUp = waiting;
-        await session.query('SELECT pg_cancel_backend($1)', [pid]);
-      }
-      await sleep(lookEveryMs, undefined, { signal: over });
+  const stop = (session: Session): Promise<unknown> => session.query('SELECT pg_cancel_backend($1)', [pid]);
+  const look = async (session: Session): Promise<number> => {
+    waitedFor = await report.next(session);
+    // The feed counts: it waits for a build when blue empties the table.
+    const waiting = maxBlockingMs === null ? [] : await heldUpBy(session, { pid }, maxBlockingMs / 1_000, true);
+    if (waiting.length > 0) {
+      heldUp = waiting;
+      await stop(session);
     }
-  } catch {
-    // Over, or the connection is gone: the build itself says how it ends.
-  } finally {
-    if (session !== undefined) await closeSession(session);
-  }
-  return { waitedFor, heldUp };
+    return lookEveryMs;
+  };
+  // Most builds on small tables are over before the first look.
+  await sleep(lookEveryMs, undefined, { signal: over }).catch(() => undefined);
+  const { session, unseen } = await keepLooking(over, {
+    connect: () => context.connect('watch index builds'),
+    look,
+    stop: maxBlockingMs === null ? null : stop,
+  });
+  if (session !== undefined) await closeSession(session);
+  return { waitedFor, heldUp, ...(unseen === undefined ? {} : { unseen }) };
 }
 
 interface BuildRow {
@@ -92,7 +91,6 @@ class BuildReport {
 
   constructor(
     private readonly context: StepContext,
-    private readonly session: Session,
     private readonly pid: number,
     private readonly object: string,
     /** When the build began, by performance.now(). */
@@ -100,8 +98,8 @@ class BuildReport {
   ) {}
 
   /** @returns whom the build waits for */
-  async next(): Promise<Blocker[]> {
-    const { rows } = await this.session.query<BuildRow>(
+  async next(session: Session): Promise<Blocker[]> {
+    const { rows } = await session.query<BuildRow>(
       `SELECT p.command, p.phase, p.blocks_done, p.blocks_total, p.tuples_done, p.tuples_total,
               nullif(p.current_locker_pid, 0)::int AS locker, a.application_name AS locker_name,
               extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS locker_age,
@@ -112,7 +110,7 @@ class BuildReport {
       [this.pid],
     );
     const row = rows[0];
-    const blockers = await blockersOf(this.session, { pid: this.pid });
+    const blockers = await blockersOf(session, { pid: this.pid });
     if (row !== undefined) this.context.onProgress(this.progressOf(row, describeWait(row, blockers)));
     // Waits for its table before it has begun: a plain build behind a vacuum or behind the build of a dead worker.
     else if (blockers.length > 0) this.context.onProgress(this.waiting(`waits for ${describeBlockers(blockers)}`));

@@ -4,7 +4,7 @@ import { ident } from '../identifier.js';
 import { isTransient } from '../migrate/step-failed.js';
 import { majorVersion } from '../retry.js';
 import { withoutSecrets } from '../scrub.js';
-import { LockWatch, lockNotHad } from '../lock-watch.js';
+import { LockWatch, lockNotHad, wasStopped } from '../lock-watch.js';
 import { type Database, openSession, withSession } from '../session.js';
 import { DUMP_APPLICATION, findNativePgDump, libpqEnvironment, runNativePgDump } from './pg-dump-native.js';
 import { WASM_PG_DUMP_MAJOR, runWasmPgDump } from './pg-dump-wasm.js';
@@ -43,7 +43,7 @@ export async function dumpSchema(
   if (result.status === 'fulfilled') return result.value;
   options.signal?.throwIfAborted();
   const waited = met.waitedFor.length > 0 && result.reason instanceof VerdigrisError && result.reason.retryable;
-  if (met.heldUp.length > 0 || waited)
+  if (wasStopped(met) || waited)
     throw lockNotHad(`${database.side}: reading the schema (${section})`, met, result.reason);
   throw result.reason;
 }

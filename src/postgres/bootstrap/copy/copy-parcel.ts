@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../../errors.js';
 import { formatTableName } from '../../../plan/table-name.js';
 import { readTables } from '../../catalog.js';
-import { LockWatch, lockNotHad } from '../../lock-watch.js';
+import { LockWatch, lockNotHad, wasStopped } from '../../lock-watch.js';
 import { backendPid } from '../../migrate/step-context.js';
 import { openSession, type Session } from '../../session.js';
 import { byName } from './copied-tables.js';
@@ -108,7 +108,7 @@ async function copyPieces(
   await watch.close();
   if (copied.status === 'fulfilled') return copied.value;
   signal.throwIfAborted();
-  if (met.heldUp.length > 0) throw lockNotHad(`copying of ${parcel.label}`, met, copied.reason);
+  if (wasStopped(met)) throw lockNotHad(`copying of ${parcel.label}`, met, copied.reason);
   throw copied.reason;
 }
 
