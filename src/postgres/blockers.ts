@@ -26,7 +26,8 @@ const TOLD = `a.pid, coalesce(nullif(a.application_name, ''), 'no application na
          coalesce(a.usename, '')::text AS user, coalesce(a.backend_type, 'client backend') AS kind,
          coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS "ageSeconds",
          coalesce(extract(epoch FROM clock_timestamp() - a.query_start), 0)::float8 AS "statementSeconds",
-         coalesce(rtrim(regexp_replace(substring(ltrim(a.query) FROM '^(?:\\S+\\s*){1,3}'), '''.*$', '...')), '') AS statement`;
+         coalesce(rtrim(regexp_replace(regexp_replace(
+           substring(ltrim(a.query) FROM '^(?:\\S+\\s*){1,3}'), '(''|\\$\\w*\\$).*$', '...'), '\\m\\d+\\M', '...', 'g')), '') AS statement`;
 
 /** One of our sessions by its process, or several by their application_name. */
 export type Ours = { readonly pid: number } | { readonly application: string };

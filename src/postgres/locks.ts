@@ -146,5 +146,6 @@ function firstWords(query: string): string {
     .slice(0, 3)
     .join(' ')
     .replaceAll(/'[^']*'?/g, "'...'")
+    .replaceAll(/\$\w*\$.*$/g, '...')
     .replaceAll(/\b\d+\b/g, '...');
 }
