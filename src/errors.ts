@@ -9,6 +9,7 @@ export const ERROR_TYPES = [
   'ConnectionFailed',
   'PreflightFailed',
   'DatabaseOwned',
+  'BlueGivenAway',
   'SchemaCopyFailed',
   'ReplicationBroken',
   'ReplicationStalled',

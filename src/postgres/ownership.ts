@@ -12,7 +12,8 @@ import {
   type Databases,
   type Session,
 } from './session.js';
-import { ACTOR_LOCK, FENCE_OPEN, hasState, installState, readOwner, recordEvent, ROUTE_CHANNEL } from './state.js';
+import { findGivenAway } from './given-away.js';
+import { ACTOR_LOCK, hasState, installState, readOwner, recordEvent, ROUTE_CHANNEL } from './state.js';
 
 /** A run of a migration, as the databases know it. */
 export interface Run {
@@ -24,16 +25,18 @@ export interface Run {
 
 /**
  * Makes this run the owner of both databases: the second lock against two migrations at once, after the workflow id.
- * A database that another living run owns is refused; one whose run has ended is taken over.
+ * A database that another living run owns is refused, and so is a blue that has given its writes away; one whose run has
+ * ended is taken over as it is: nothing here opens a fence.
  *
  * @param streams over how many streams the tables are spread in each direction, for the whole run.
  * @returns the epoch that the run begins with, the same on both sides.
- * @throws VerdigrisError DatabaseOwned
+ * @throws VerdigrisError DatabaseOwned, BlueGivenAway
  */
 export async function claimDatabases(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
   return withSession(databases.blue, { purpose: 'claim' }, (blue) =>
     withSession(databases.green, { purpose: 'claim' }, async (green) => {
       await refuseOtherOwner(blue, 'blue', run);
+      await refuseGivenAway(blue, run);
       await refuseOtherOwner(green, 'green', run);
       await installState(blue, 'blue');
       await installState(green, 'green');
@@ -53,10 +56,28 @@ export async function claimDatabases(databases: Databases, run: Run, flag: strin
 export async function claimBlue(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
   return withSession(databases.blue, { purpose: 'claim' }, async (blue) => {
     await refuseOtherOwner(blue, 'blue', run);
+    await refuseGivenAway(blue, run);
     await installState(blue, 'blue');
     const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue));
     await claim(blue, 'blue', run, { epoch, flag, streams });
     return epoch;
+  });
+}
+
+/**
+ * Asked before anything is changed, and again behind the lock of the owner's row, in the transaction that takes the
+ * database over. Not asked of a database that this run has already: its own promotion may have given the writes away.
+ */
+async function refuseGivenAway(session: Session, run: Run): Promise<void> {
+  if (!(await hasState(session))) return;
+  const { rows } = await session.query<{ run_id: string }>('SELECT run_id FROM verdigris.owner FOR UPDATE');
+  if (rows[0]?.run_id === run.runId) return;
+  const given = await findGivenAway(session);
+  if (given === undefined) return;
+  throw new VerdigrisError({
+    type: 'BlueGivenAway',
+    message: `this database can't be blue: ${given.why}`,
+    nextStep: given.nextStep,
   });
 }
 
@@ -99,6 +120,7 @@ interface Beginning {
 
 async function claim(session: Session, side: Side, run: Run, { epoch, flag, streams }: Beginning): Promise<void> {
   await inTransaction(session, async () => {
+    if (side === 'blue') await refuseGivenAway(session, run);
     const { rowCount } = await session.query(
       `INSERT INTO verdigris.owner AS o (run_id, migration, side, streams) VALUES ($1, $2, $3, $4)
        ON CONFLICT (singleton) DO UPDATE
@@ -117,7 +139,8 @@ async function claim(session: Session, side: Side, run: Run, { epoch, flag, stre
               flag = excluded.flag, opening = NULL, updated_at = clock_timestamp()`,
       [run.migration, epoch, flag],
     );
-    await session.query(`SELECT setval('verdigris.fence', ${FENCE_OPEN}, false), pg_notify('${ROUTE_CHANNEL}', '')`);
+    // The flag stays as it is: blue's is open, or it was refused; a green that is closed is opened by its promotion.
+    await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
     await recordEvent(session, run.runId, `claimed ${side}`, { epoch });
   });
 }

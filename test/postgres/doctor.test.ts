@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterEach, describe, expect, it } from 'vitest';
+import { planSchema } from '../../src/plan/schema.js';
 import type { TableName } from '../../src/plan/table-name.js';
 import { run } from '../../src/cli/run.js';
 import { fencedTables, readTables } from '../../src/postgres/catalog.js';
@@ -17,6 +18,8 @@ import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { installTrigger } from '../../src/postgres/migrate/install-trigger.js';
 import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
 import { claimDatabases, releaseDatabase } from '../../src/postgres/ownership.js';
+import { isReady } from '../../src/postgres/preflight/finding.js';
+import { preflight } from '../../src/postgres/preflight/preflight.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { tryPromotion } from '../../src/postgres/promote.js';
 import { createPublication } from '../../src/postgres/publication.js';
@@ -147,6 +150,33 @@ class Patient {
       if (taken) sides.push(side);
     }
     return sides;
+  }
+
+  /** Writes down on both sides how the run ended, as its last step does. */
+  async ended(outcome: string): Promise<void> {
+    for (const side of ['blue', 'green'] as const) {
+      await this.on(side, (s) => releaseDatabase(s, { runId: 'run-1', migration: this.migration }, outcome));
+    }
+  }
+
+  /** Begins a run of its own whose blue is one of ours and whose green is new; preflight and claim must agree on it. */
+  async next(of: Side, migration: string, green: TestDatabase): Promise<number> {
+    const databases = { blue: asDatabase(this[of], 'blue'), green: asDatabase(green, 'green') };
+    const plan = planSchema.parse({
+      ...{ version: 1, name: migration, tables: PATTERNS },
+      ...{ blue: { connection: 'b' }, green: { connection: 'g' } },
+    });
+    const { findings } = await preflight({ ...databases, plan, runId: 'run-2' });
+    const given = findings.filter(({ check }) => check === 'given-away');
+    try {
+      const epoch = await claimDatabases(databases, { runId: 'run-2', migration }, 'flag');
+      expect(given).toEqual([]);
+      return epoch;
+    } catch (error) {
+      expect(given).toMatchObject([{ side: 'blue', severity: 'error' }]);
+      expect(isReady({ findings })).toBe(false);
+      throw error;
+    }
   }
 
   /** What of ours is in the databases. */
@@ -599,5 +629,58 @@ describe('verdigris doctor', () => {
       text: expect.stringContaining(`given as blue is the ${otherSide('blue')} of`) as string,
     });
     expect(await patient.left('blue')).toEqual(left);
+  });
+});
+
+describe('a new run', () => {
+  it('never takes a retired blue for its blue, cleaned or not; the primary green it does, and what is released by name', async () => {
+    const patient = await (await Patient.create()).promoted();
+    const { migration } = patient;
+    const third = await testDatabase('pg18', 'doctor third');
+    try {
+      await patient.ended('completed');
+      const before = await patient.on('blue', (s) => readRoute(s, migration));
+      for (const name of ['another', migration]) {
+        await expect(patient.next('blue', name, third)).rejects.toMatchObject({
+          type: 'BlueGivenAway',
+          message: expect.stringMatching(/it has given its writes to green at epoch \d+/) as string,
+          nextStep: expect.stringContaining(`--release-blue ${migration}`) as string,
+        });
+      }
+      expect(await patient.writable()).toEqual(['green']);
+      expect(await patient.on('blue', (s) => readRoute(s, migration))).toEqual(before);
+      expect(await patient.on('blue', readOwner)).toMatchObject({ runId: 'run-1', outcome: 'completed' });
+
+      // The flag alone is enough.
+      await patient.on('blue', (s) => s.query(`UPDATE verdigris.route SET writes_on = 'blue'`));
+      await expect(patient.next('blue', 'another', third)).rejects.toMatchObject({
+        type: 'BlueGivenAway',
+        message: expect.stringContaining('its fence is closed') as string,
+      });
+      await patient.on('blue', (s) => s.query(`UPDATE verdigris.route SET writes_on = 'green'`));
+
+      expect(await doctor('--clean', '--yes', '--release-blue', migration)).toMatchObject({ code: 0 });
+      expect(await patient.next('blue', 'released', third)).toBeGreaterThan(0);
+      await withClient(third.config, (client) => client.query('DROP SCHEMA verdigris CASCADE'));
+      const epoch = await patient.next('green', 'another', third);
+      expect(epoch).toBeGreaterThan(before?.epoch ?? 0);
+      expect(await patient.writable()).toContain('green');
+    } finally {
+      await third.drop();
+    }
+  });
+
+  it('takes a blue that has its writes back, and not the green that gave them', async () => {
+    const patient = await (await Patient.create()).promoted();
+    await patient.promoted('green');
+    const third = await testDatabase('pg18', 'doctor third');
+    try {
+      await patient.ended('rolledBack');
+      await expect(patient.next('green', 'another', third)).rejects.toMatchObject({ type: 'BlueGivenAway' });
+      expect(await patient.next('blue', 'another', third)).toBeGreaterThan(0);
+      expect(await patient.writable()).toEqual(['blue']);
+    } finally {
+      await third.drop();
+    }
   });
 });

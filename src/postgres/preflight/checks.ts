@@ -37,7 +37,7 @@ import {
 import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
 import { inheritedColumns, patterns, replicaIdentity, tornApart, unmovedRows } from './tables.js';
-import { greenEmpty, ownedByAnother } from './target.js';
+import { givenAway, greenEmpty, ownedByAnother } from './target.js';
 
 /** Every check of one side, in the order of docs/preflight.md. */
 export const SIDE_CHECKS: readonly SideCheck[] = [
@@ -59,6 +59,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   sequencePrivileges,
   visibility,
   ownedByAnother,
+  givenAway,
   preparedTransactions,
   longTransactions,
   clients,

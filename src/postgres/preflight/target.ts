@@ -1,4 +1,5 @@
 import { readUserObjects, type DatabaseObject } from '../schema-copy/created-objects.js';
+import { findGivenAway } from '../given-away.js';
 import { hasState, readOwner } from '../state.js';
 import { BOTH_SIDES, NEW_GREEN, type PairCheck, type SideCheck, type SideContext } from './check.js';
 import { listed } from './finding.js';
@@ -16,6 +17,24 @@ export const ownedByAnother: SideCheck = {
         message: `${side} belongs to another run: migration "${owner.migration}", run ${owner.runId}`,
         remedy: `Let that run end or roll it back (workflow verdigris/${owner.migration}); only one run may move a database. If that workflow is gone: verdigris doctor --clean`,
       },
+    ];
+  },
+};
+
+/** A database whose writes were given away by a run that has ended must not become blue: both would take writes. */
+export const givenAway: SideCheck = {
+  name: 'given-away',
+  sides: ['blue'],
+  run: async ({ session, runId }) => {
+    if (!(await hasState(session))) return [];
+    const owner = await readOwner(session);
+    // This very run may have moved the writes; of a run that lives another check says so.
+    if (owner !== undefined && (owner.runId === runId || owner.outcome === null)) return [];
+    const found = await findGivenAway(session);
+    if (found === undefined) return [];
+    const remedy = `${found.nextStep.charAt(0).toUpperCase()}${found.nextStep.slice(1)}`;
+    return [
+      { severity: 'error', object: 'verdigris.route', message: `this database can't be blue: ${found.why}`, remedy },
     ];
   },
 };
