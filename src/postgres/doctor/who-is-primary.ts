@@ -115,13 +115,7 @@ function judgeNamed(named: Inventory, other: Inventory, truth: Route): Verdict {
   if (!hasBeenPrimary(other, truth.epoch)) {
     return certain(named.side, truth.epoch, `${other.side} has no fence yet, but nobody has been told to write there`);
   }
-  return {
-    kind: 'both',
-    truth: named.side,
-    epoch: truth.epoch,
-    why: `writes belong to ${named.side} since epoch ${truth.epoch}, and nothing keeps applications from writing on ${other.side}: ${whyOpen(other)}`,
-    next: `close ${other.side} at once (stop what writes there; SELECT verdigris.close_fence('${truth.migration}', ${truth.epoch}) on ${other.side}, and arm its tables again), then compare the rows of both`,
-  };
+  return bothOpen(named.side, other, truth.epoch);
 }
 
 /** One side knows a route, or none does. */
@@ -138,6 +132,8 @@ function judgeOneRow(blue: Inventory, green: Inventory): Verdict {
   if (route.writesOn === knows.side) {
     if (!knows.settled) return underWay(knows.side);
     if (isClosed(knows)) return closedWithoutDecision(knows.side, route.epoch);
+    // Green has the writes from blue, so blue had a fence: it was restored, or released by name.
+    if (knows.side === 'green' && !isClosed(other)) return bothOpen('green', other, route.epoch);
     return certain(knows.side, route.epoch, `its own route row says so, and ${other.side} knows no run`);
   }
   if (knows.side === 'green') {
@@ -172,7 +168,11 @@ function judgeOne(here: Inventory, away: SideFound): Verdict {
   const isShut = isClosed(here) ? 'is closed' : `is not closed: ${whyOpen(here)}`;
   return unknown(
     `${here.side} has given the writes to ${absent} at epoch ${route.epoch} and ${isShut}; ${absent} can't be reached${why}, so it can't be said whether it is open, or has given them back since`,
-    `bring ${absent} back and ask again; do not open ${here.side}: writes that ${absent} took would be lost`,
+    `bring ${absent} back and ask again; do not open ${here.side}: writes that ${absent} took would be lost${
+      absent === 'green'
+        ? `. Where green is lost for good, and only then: verdigris doctor --open --green-is-gone ${route.migration}`
+        : ''
+    }`,
   );
 }
 
@@ -210,6 +210,21 @@ function certain(primary: Side, epoch: number, why: string): Verdict {
 
 function unknown(why: string, next: string): Extract<Verdict, { kind: 'unknown' }> {
   return { kind: 'unknown', why, next };
+}
+
+function bothOpen(truth: Side, other: Inventory, epoch: number): Extract<Verdict, { kind: 'both' }> {
+  const { side } = other;
+  const why = `writes belong to ${truth} since epoch ${epoch}, and nothing keeps applications from writing on ${side}: ${whyOpen(other)}`;
+  if (other.route === null) {
+    return {
+      ...{ kind: 'both', truth, epoch, why: `${why}, and it knows no run` },
+      next: `nothing if ${side} was released by name (--release-${side}) and is a database of its own now; else it was restored, or its schema verdigris dropped: stop what writes there, and compare the rows of both`,
+    };
+  }
+  return {
+    ...{ kind: 'both', truth, epoch, why },
+    next: `close ${side} at once (stop what writes there; verdigris doctor --close --yes), then compare the rows of both`,
+  };
 }
 
 function underWay(side: Side): Verdict {
