@@ -1,14 +1,17 @@
 import { VerdigrisError } from '../errors.js';
 import { clean } from '../postgres/doctor/clean.js';
+import { closeOvertaken } from '../postgres/doctor/close.js';
 import { diagnose } from '../postgres/doctor/diagnose.js';
 import { ALL_TABLES, examine, type Found, type Patterns } from '../postgres/doctor/inventory.js';
 import { openDecided } from '../postgres/doctor/open.js';
+import { openBlue, planOpeningBlue } from '../postgres/doctor/open-blue.js';
 import { describeAction, migrationOf, planCleaning, type CleanOptions } from '../postgres/doctor/plan-cleaning.js';
 import { judge, whoIsPrimary } from '../postgres/doctor/who-is-primary.js';
 import { diagnosePoolers, examineConsoles, examinePoolers } from '../pgbouncer/examine.js';
 import { pgBouncersOf } from '../pgbouncer/from-plan.js';
 import type { PgBouncer, PgBouncers } from '../pgbouncer/pgbouncer.js';
 import type { Databases } from '../postgres/session.js';
+import { otherSide } from '../side.js';
 import { connectionConfig, databasesOf, secretsOf } from '../worker/connections.js';
 import { redactor } from '../worker/redact.js';
 import { askLiveness } from './doctor-liveness.js';
@@ -25,6 +28,8 @@ export interface DoctorFlags extends ServerFlags {
   readonly whoIsPrimary?: boolean;
   readonly clean?: boolean;
   readonly open?: boolean;
+  readonly close?: boolean;
+  readonly greenIsGone?: string;
   readonly yes?: boolean;
   readonly releaseBlue?: string;
   readonly releaseGreen?: string;
@@ -45,21 +50,29 @@ interface Patient {
 }
 
 /**
- * `verdigris doctor`: what Verdigris has in the two databases, what is wrong and what to do; `--who-is-primary`, `--clean`
- * and `--open`. 0 when nothing is wrong (or certain, or done), 1 when something is, 2 when it could not look.
+ * `verdigris doctor`: what Verdigris has in the two databases, what is wrong and what to do; `--who-is-primary`, `--clean`,
+ * `--open` and `--close`. 0 when nothing is wrong (or certain, or done), 1 when something is, 2 when it could not look.
  */
 export async function doctorCommand(inner: Terminal, file: string | undefined, flags: DoctorFlags): Promise<ExitCode> {
   const redact = redactor(secretsOf(process.env));
   const terminal = { out: (text: string) => inner.out(redact(text)), note: (text: string) => inner.note(redact(text)) };
-  const modes = [flags.whoIsPrimary, flags.clean, flags.open].filter((flag) => flag === true);
+  const modes = [flags.whoIsPrimary, flags.clean, flags.open, flags.close].filter((flag) => flag === true);
   if (modes.length > 1) {
-    throw new CommandError('--who-is-primary, --clean and --open are three different things', 'give one of them');
+    throw new CommandError('--who-is-primary, --clean, --open and --close are different things', 'give one of them');
+  }
+  if (flags.greenIsGone !== undefined && flags.open !== true) {
+    throw new CommandError('--green-is-gone says what --open may do', 'write --open --green-is-gone NAME');
   }
   const patient = await patientOf(terminal, file, flags);
   if (patient === undefined) return EXIT.unusable;
   try {
     if (flags.whoIsPrimary === true) return await tellPrimary(terminal, patient, flags);
-    if (flags.open === true) return await open(terminal, patient, flags);
+    if (flags.open === true) {
+      return flags.greenIsGone === undefined
+        ? await open(terminal, patient, flags)
+        : await openWithoutGreen(terminal, patient, flags, flags.greenIsGone);
+    }
+    if (flags.close === true) return await close(terminal, patient, flags);
     if (flags.clean === true) return await cleanUp(terminal, patient, flags);
     return await tellExamination(terminal, patient, flags);
   } catch (error) {
@@ -156,6 +169,56 @@ async function open(terminal: Terminal, { databases }: Patient, flags: DoctorFla
   if (after.verdict.kind !== 'certain') return EXIT.refused;
   terminal.out('next step: a run that lives goes on by itself; for one that is over: verdigris doctor --clean');
   return EXIT.done;
+}
+
+/** Green is lost for good, a person says. */
+async function openWithoutGreen(
+  terminal: Terminal,
+  { databases, patterns, name }: Patient,
+  flags: DoctorFlags,
+  confirmed: string,
+): Promise<ExitCode> {
+  const found = await examine(databases, patterns);
+  const plan = await planOpeningBlue(databases, found, await askLiveness(found, flags, name), confirmed);
+  if (plan.refused) {
+    terminal.out(`refused: ${plan.why}\nnext step: ${plan.next}`);
+    return EXIT.refused;
+  }
+  if (flags.yes !== true) {
+    terminal.out(`would open blue without green, and lose ${plan.loses}; add --yes to do it`);
+    return EXIT.done;
+  }
+  const epoch = await openBlue(databases, plan);
+  terminal.out(
+    `done    blue: opened at epoch ${epoch}. Lost: ${plan.loses}\nnext step: see that PgBouncers and all that does not ask the route lead to blue. If green ever comes back, it must not take writes: verdigris doctor --close --yes, before anybody reaches it`,
+  );
+  return EXIT.done;
+}
+
+async function close(terminal: Terminal, { databases, patterns }: Patient, flags: DoctorFlags): Promise<ExitCode> {
+  const { found, verdict } = await whoIsPrimary(databases);
+  const migration = migrationOf(found);
+  if (verdict.kind !== 'both' || migration === undefined) {
+    terminal.out(`${renderVerdict(verdict)}\nnothing is to be closed: --close only closes a side that was overtaken`);
+    return verdict.kind === 'certain' ? EXIT.done : EXIT.refused;
+  }
+  terminal.out(renderVerdict(verdict));
+  const side = otherSide(verdict.truth);
+  const one = found[side];
+  if (!one.reached || one.inventory.route === null) {
+    terminal.out(`refused: ${side} has nothing of Verdigris that could be closed`);
+    return EXIT.refused;
+  }
+  if (flags.yes !== true) {
+    terminal.out(
+      `would close ${side}, since writes belong to ${verdict.truth} at epoch ${verdict.epoch}; add --yes to do it`,
+    );
+    return EXIT.done;
+  }
+  await closeOvertaken(databases, migration, verdict, patterns);
+  const after = await whoIsPrimary(databases);
+  terminal.out(renderVerdict(after.verdict));
+  return after.verdict.kind === 'certain' ? EXIT.done : EXIT.refused;
 }
 
 async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags): Promise<ExitCode> {

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { planSchema } from '../../src/plan/schema.js';
 import type { TableName } from '../../src/plan/table-name.js';
 import { run } from '../../src/cli/run.js';
@@ -17,6 +18,8 @@ import { armFence, closeFence, TAKE_FENCE_LOCK } from '../../src/postgres/fence.
 import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { installTrigger } from '../../src/postgres/migrate/install-trigger.js';
 import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
+import { waitForMarker, writeMarker } from '../../src/postgres/marker.js';
+import { NewestRoute } from '../../src/postgres/newest-route.js';
 import { claimDatabases, releaseDatabase } from '../../src/postgres/ownership.js';
 import { isReady } from '../../src/postgres/preflight/finding.js';
 import { preflight } from '../../src/postgres/preflight/preflight.js';
@@ -53,8 +56,8 @@ class Patient {
     process.env['VERDIGRIS_CONNECTION_DOCTOR_GREEN'] = green.uri;
   }
 
-  static async create(): Promise<Patient> {
-    const patient = new Patient(await testDatabase('pg15', 'doctor b'), await testDatabase('pg18', 'doctor g'));
+  static async create(green: Parameters<typeof testDatabase>[0] = 'pg18'): Promise<Patient> {
+    const patient = new Patient(await testDatabase('pg15', 'doctor b'), await testDatabase(green, 'doctor g'));
     open.push(patient);
     for (const side of ['blue', 'green'] as const) await patient.on(side, (s) => s.query(TABLES));
     await patient.on('blue', (s) => s.query('INSERT INTO public.accounts SELECT g, 10 FROM generate_series(1, 10) g'));
@@ -358,6 +361,12 @@ describe('verdigris doctor', () => {
     expect(await doctor('--clean', '--yes', '--release-blue', patient.migration)).toMatchObject({ code: 0 });
     expect(await patient.left('blue')).toEqual([]);
     expect(await patient.writable()).toEqual(['blue', 'green']);
+    // Green's row alone can't make that certain.
+    expect(await doctor('--who-is-primary')).toMatchObject({
+      code: 1,
+      text: expect.stringMatching(/green, but both sides take writes.*released by name/s) as string,
+    });
+    expect(await doctor('--close', '--yes')).toMatchObject({ code: 1 });
   });
 
   it('keeps a green fenced that has been primary, when writes are back on blue', async () => {
@@ -589,7 +598,12 @@ describe('verdigris doctor', () => {
     expect(both.text).toContain('the fence is not in force on public.accounts');
     expect(await doctor('--clean', '--yes', '--release-blue', patient.migration)).toMatchObject({ code: 1 });
     expect((await patient.left('blue')).length).toBeGreaterThan(0);
-    await patient.on('blue', (s) => s.query('ALTER TABLE public.accounts ENABLE ALWAYS TRIGGER _verdigris_fence'));
+    expect(await doctor('--close', '--yes')).toMatchObject({
+      code: 0,
+      text: expect.stringMatching(/primary {2}green, epoch \d+: blue is closed/) as string,
+    });
+    expect((await doctor('--close', '--yes')).text).toContain('nothing is to be closed');
+    expect(await patient.writable()).toEqual(['green']);
 
     patient.away('blue');
     expect(await doctor('--who-is-primary')).toMatchObject({
@@ -682,5 +696,103 @@ describe('a new run', () => {
     } finally {
       await third.drop();
     }
+  });
+});
+
+describe('when green is lost for good after the promotion', () => {
+  let server: EmbeddedPostgres | undefined;
+  afterAll(async () => server?.stop());
+
+  it('a person opens blue, who is told what is lost; a green that comes back is overtaken, and is closed', async () => {
+    server = await startPostgres({ version: 18, name: 'doctor-lost', settings: { fsync: 'off' } });
+    const patient = await (await Patient.create(server)).promoted();
+    const { migration } = patient;
+    const entry = `INSERT INTO public.entries (account) SELECT 1 FROM generate_series(1, 50) RETURNING id::int`;
+    await patient.on('green', async (s) => {
+      await s.query(entry);
+      const token = await writeMarker(s, 'to_blue');
+      await patient.on('blue', async (b) => expect(await waitForMarker(b, 'to_blue', token, 20_000)).toBe(true));
+    });
+    const decided = await patient.epoch('blue');
+    const openBlue = (...more: string[]): Promise<Said> => doctor('--open', '--green-is-gone', migration, ...more);
+
+    expect(await openBlue('--yes')).toMatchObject({
+      code: 1,
+      text: expect.stringContaining('refused: green answers') as string,
+    });
+    patient.away('green');
+    expect(await openBlue('--yes')).toMatchObject({
+      code: 1,
+      text: expect.stringContaining('refused: blue still hears from green') as string,
+    });
+    process.env['VERDIGRIS_CONNECTION_DOCTOR_GREEN'] = patient.green.uri;
+    server.kill('SIGKILL', 'all');
+    await expect.poll(() => openBlue(), { timeout: 20_000, interval: 200 }).toMatchObject({ code: 0 });
+    expect((await openBlue()).text).toMatch(
+      /lose everything that was written on green after \d{4}-.* UTC by green's clock, .* up to [0-9A-F]+\/[0-9A-F]+ of its WAL/,
+    );
+    expect((await doctor('--open', '--yes')).text).toContain(`doctor --open --green-is-gone ${migration}`);
+    expect(await doctor('--open', '--yes', '--green-is-gone', 'another')).toMatchObject({ code: 1 });
+    const client = await temporalClient();
+    try {
+      const run = { workflowId: `verdigris/${migration}`, taskQueue: 'nobody-serves-this', args: [{}] };
+      const handle = await client.workflow.start('blueGreenMigration', run);
+      expect(await openBlue('--yes')).toMatchObject({
+        code: 1,
+        text: expect.stringContaining('refused: the run lives') as string,
+      });
+      await handle.terminate('the test says so');
+    } finally {
+      await client.connection.close();
+    }
+    expect(await patient.epoch('blue')).toBe(decided);
+
+    expect(await openBlue('--yes')).toMatchObject({
+      code: 0,
+      text: expect.stringContaining('done    blue: opened at epoch') as string,
+    });
+    const epoch = await patient.epoch('blue');
+    expect(epoch).toBeGreaterThanOrEqual(decided + 2);
+    // Rows had come from green, their sequence's values had not.
+    const ids = await withClient(patient.blue.config, async (application) => {
+      const { rows } = await application.query<{ id: number; old: number }>(
+        `WITH old AS (SELECT max(id)::int AS old FROM public.entries), new AS (${entry}) SELECT id, old FROM new, old`,
+      );
+      return rows;
+    });
+    expect(ids.every(({ id, old }) => old > 0 && id > old)).toBe(true);
+    expect(await openBlue('--yes')).toMatchObject({ code: 1, text: expect.stringContaining('no opening') as string });
+    expect(await doctor('--who-is-primary')).toMatchObject({
+      code: 0,
+      text: expect.stringContaining(`primary  blue, epoch ${epoch}`) as string,
+    });
+    // What blue knows is all that tells a green that comes back that it was overtaken.
+    expect((await doctor('--clean', '--yes')).text).not.toContain('FAILED');
+    expect(await patient.left('blue')).toEqual(['schema verdigris']);
+
+    await server.restart();
+    expect(await patient.writable()).toEqual(['blue', 'green']);
+    const returned = await doctor('--who-is-primary');
+    expect(returned.code).toBe(1);
+    expect(returned.text).toMatch(/primary {2}blue, but both sides take writes: .*green: its flag is open/);
+    expect(returned.text).toContain('close green at once (stop what writes there; verdigris doctor --close --yes)');
+    const routers = new NewestRoute(patient.databases, migration);
+    expect(await routers.read()).toEqual({ side: 'blue', epoch });
+    await routers.close();
+    expect(await doctor('--close')).toMatchObject({
+      code: 0,
+      text: expect.stringContaining('would close green') as string,
+    });
+    expect(await doctor('--close', '--yes')).toMatchObject({
+      code: 0,
+      text: expect.stringContaining(`primary  blue, epoch ${epoch}: green is closed`) as string,
+    });
+    expect(await patient.writable()).toEqual(['blue']);
+    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
+    expect(await doctor('--who-is-primary')).toMatchObject({
+      code: 0,
+      text: expect.stringMatching(/^primary {2}blue/) as string,
+    });
+    expect(await patient.writable()).toEqual(['blue']);
   });
 });

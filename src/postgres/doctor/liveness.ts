@@ -5,3 +5,21 @@ export type Liveness =
   | { readonly state: 'lives'; readonly why: string }
   /** Nobody could be asked: it is treated as living. */
   | { readonly state: 'unknown'; readonly why: string };
+
+/** Why nothing may be done that only a run which is over allows; undefined when it is over. */
+export function refuseLiving(liveness: Liveness): { readonly why: string; readonly next: string } | undefined {
+  switch (liveness.state) {
+    case 'over':
+      return undefined;
+    case 'lives':
+      return {
+        why: `the run lives: ${liveness.why}`,
+        next: 'roll it back (verdigris rollback NAME), or terminate it first',
+      };
+    case 'unknown':
+      return {
+        why: `it can't be said whether the run is over, so it counts as living: ${liveness.why}`,
+        next: 'say where Temporal is (--address, --namespace); or, if you know that the run is over and its workers are stopped: --run-is-over NAME',
+      };
+  }
+}

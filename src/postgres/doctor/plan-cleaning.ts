@@ -1,6 +1,7 @@
 import type { Side } from '../../side.js';
 import type { Found, Inventory } from './inventory.js';
-import type { Liveness } from './liveness.js';
+import { refuseLiving, type Liveness } from './liveness.js';
+import { GREEN_LOST } from './open-blue.js';
 import { hasBeenPrimary, mixUp, type Verdict } from './who-is-primary.js';
 
 /** What a person has said explicitly, each with the migration's name as confirmation. */
@@ -54,7 +55,7 @@ export function planCleaning(found: Found, verdict: Verdict, liveness: Liveness,
     const one = found[side];
     return one.reached ? [one.inventory] : [];
   });
-  const ends = sides.map((inventory) => ({ inventory, end: endOf(inventory, verdict, options) }));
+  const ends = sides.map((inventory) => ({ inventory, end: endOf(inventory, found, verdict, options) }));
   const forAll = (actions: (inventory: Inventory) => CleanAction[]): CleanAction[] => sides.flatMap(actions);
   return {
     refused: false,
@@ -92,17 +93,8 @@ function refuse(
   }
   const mixedUp = mixUp(found);
   if (mixedUp !== undefined) return mixedUp;
-  if (liveness.state === 'lives') {
-    return {
-      why: `the run lives: ${liveness.why}`,
-      next: 'roll it back (verdigris rollback NAME), or terminate it first',
-    };
-  }
-  if (liveness.state === 'unknown') {
-    const next =
-      'say where Temporal is (--address, --namespace); or, if you know that the run is over and its workers are stopped: --run-is-over NAME';
-    return { why: `it can't be said whether the run is over, so it counts as living: ${liveness.why}`, next };
-  }
+  const living = refuseLiving(liveness);
+  if (living !== undefined) return living;
   if (verdict.kind === 'nobody' || verdict.kind === 'both') return { why: verdict.why, next: verdict.next };
   // With one side away it is cleaned as far as is safe; with both here, an unclear state is for people.
   const bothHere = found.blue.reached && found.green.reached;
@@ -151,25 +143,33 @@ export function migrationOf(found: Found): string | undefined {
 type End =
   /** No fence, no schema verdigris. */
   | { readonly kind: 'free' }
-  /** The primary green: no fence, but the schema stays, since routers read from it that writes are there. */
+  /** The primary: no fence, but the schema stays, since routers read from it that writes are there. */
   | { readonly kind: 'primary' }
   /** Stays as it is, but is no longer owned by the run. */
   | { readonly kind: 'closed'; readonly why: string }
   /** Nothing but replication goes, until it is certain who is primary. */
   | { readonly kind: 'untouched'; readonly why: string };
 
-function endOf(inventory: Inventory, verdict: Verdict, { release }: CleanOptions): End {
+function endOf(inventory: Inventory, found: Found, verdict: Verdict, { release }: CleanOptions): End {
   const { side } = inventory;
   if (!inventory.schema) return { kind: 'free' };
   if (verdict.kind !== 'certain') {
     return { kind: 'untouched', why: `who is primary is not certain: ${verdict.why}` };
   }
-  if (verdict.primary === side) return side === 'green' ? { kind: 'primary' } : { kind: 'free' };
+  if (verdict.primary === side) {
+    return side === 'green' || isOnlyWitness(inventory, found) ? { kind: 'primary' } : { kind: 'free' };
+  }
   if (release[side] !== undefined || !hasBeenPrimary(inventory, verdict.epoch ?? 0)) return { kind: 'free' };
   return {
     kind: 'closed',
     why: `writes are on ${verdict.primary}: without its fence ${side} would take writes as well. To open it all the same: --release-${side} ${inventory.owner?.migration ?? 'NAME'}`,
   };
+}
+
+/** Blue was opened without green: a green that comes back still says that it has the writes, unless it was closed. */
+function isOnlyWitness({ owner, route }: Inventory, { green }: Found): boolean {
+  if (owner?.outcome !== GREEN_LOST || route === null) return false;
+  return !green.reached || (green.inventory.route !== null && green.inventory.route.epoch < route.epoch);
 }
 
 function buildLeftovers({ side, invalidIndexes, proofs }: Inventory): CleanAction[] {
