@@ -13,7 +13,7 @@ const IN_FAILED_TRANSACTION = '25P02';
  * Commits, and says where the commit is in the log when that is wanted.
  *
  * @param cause the last error of a statement, if any: what aborted the transaction when the server rolls it back.
- * @throws TransactionAbortedError when the server answers COMMIT with ROLLBACK.
+ * @throws TransactionAbortedError when the server answers COMMIT with ROLLBACK, or the connection was gone before it.
  * @throws CommitOutcomeUnknownError when the connection is lost while COMMIT is on its way.
  */
 export async function commit(
@@ -30,9 +30,9 @@ export async function commit(
     return undefined;
   } catch (error) {
     if (sqlState(error) === IN_FAILED_TRANSACTION) throw new TransactionAbortedError(cause ?? error);
-    throw isLinkFailure(error) && !wasNeverSent(error)
-      ? new CommitOutcomeUnknownError(side, error, facts.xid ?? undefined)
-      : error;
+    // The connection was known to be dead, and the transaction with it: there is no doubt about a COMMIT that was not sent.
+    if (wasNeverSent(error)) throw new TransactionAbortedError(cause ?? error);
+    throw isLinkFailure(error) ? new CommitOutcomeUnknownError(side, error, facts.xid ?? undefined) : error;
   }
 }
 
