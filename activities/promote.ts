@@ -24,7 +24,8 @@ import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
 import { movedTables, publishedBackward } from './run-tables.js';
 
 export interface PromotionResult {
-  readonly holdMs: number;
+  /** How long writes waited; null when that is not known: an earlier attempt had decided, and its worker died. */
+  readonly holdMs: number | null;
   readonly attempts: number;
   readonly epoch: number;
   readonly at: string;
@@ -92,8 +93,9 @@ export function promoteActivities(dependencies: ActivityDependencies) {
     withdrawPromotion: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async (work) => {
         const blue = await work.session('blue', 'withdraw promotion', SHORT_STATEMENTS);
-        if ((await readRoute(blue, ref.plan.name)) === undefined) return;
-        await withdrawOpening(blue, ref.plan.name, 'blue');
+        const route = await readRoute(blue, ref.plan.name);
+        if (route === undefined) return;
+        await withdrawOpening(blue, ref.plan.name, 'blue', route.epoch);
         await withPools(dependencies, ref, work, (pools) => releaseAll(pools, work.signal));
       }),
   };
@@ -142,7 +144,7 @@ async function promote(
     const { steps, holdMs, attempts, unreleased } = promoted;
     if (unreleased.length > 0) work.report({ attempt: attempts, notReleased: unreleased.map(({ pooler }) => pooler) });
     const result = {
-      ...{ holdMs: holdMs ?? 0, attempts, epoch: promoted.epoch, at: new Date().toISOString() },
+      ...{ holdMs, attempts, epoch: promoted.epoch, at: new Date().toISOString() },
       // Green is closed now, so this is the last count.
       lost: acceptLoss ? await describeLoss(session, run.runId, feedName(run.migration, 'to_blue')) : null,
     };
@@ -154,7 +156,7 @@ async function promote(
     return result;
   } catch (error) {
     // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
-    await withdrawOpening(session, run.migration, from).catch(() => undefined);
+    await withdrawOpening(session, run.migration, from, epoch).catch(() => undefined);
     await releaseUndecided(work, pools, from);
     if (from === 'green') {
       await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights', SHORT_STATEMENTS));

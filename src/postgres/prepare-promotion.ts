@@ -49,7 +49,7 @@ export async function preparePromotion(preparation: Preparation): Promise<number
     const route = await readRoute(session, migration);
     if (route?.writesOn !== from) throw promotionBlocked(`writes are not on ${from}`);
     const announced = performance.now();
-    await announceOpening(session, migration, from, to);
+    await announceOpening(session, migration, from, route.epoch);
     if (preparation.wayBack !== undefined) await proveWayBack(preparation, preparation.wayBack);
     await refuseLongWriters(session, from);
     await withSession(databases[to], { purpose: 'prepare promotion', ...SHORT_STATEMENTS }, async (other) => {
@@ -158,11 +158,11 @@ async function refuseUnfinishedSync(session: Session, subscription: string, side
 }
 
 /** Routers open connections to the new side when they see this, and a crashed try is known to have been running. */
-async function announceOpening(session: Session, migration: string, from: Side, to: Side): Promise<void> {
+async function announceOpening(session: Session, migration: string, from: Side, epoch: number): Promise<void> {
   await session.query(
     `UPDATE verdigris.route SET opening = $3, generation = generation + 1, updated_at = clock_timestamp()
-      WHERE migration = $1 AND writes_on = $2 AND opening IS DISTINCT FROM $3`,
-    [migration, from, to],
+      WHERE migration = $1 AND writes_on = $2 AND epoch = $4 AND opening IS DISTINCT FROM $3`,
+    [migration, from, otherSide(from), epoch],
   );
   await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
 }
@@ -186,12 +186,15 @@ async function hasRouters(session: Session, migration: string): Promise<boolean>
   return rowCount === 1;
 }
 
-/** Takes the announcement back: the promotion was given up for now. */
-export async function withdrawOpening(session: Session, migration: string, from: Side): Promise<void> {
+/**
+ * Takes the announcement back: the promotion was given up for now. Only that of its own epoch: a late worker must not make a
+ * later promotion, which may be about to decide, look like none.
+ */
+export async function withdrawOpening(session: Session, migration: string, from: Side, epoch: number): Promise<void> {
   await session.query(
     `UPDATE verdigris.route SET opening = NULL, generation = generation + 1, updated_at = clock_timestamp()
-      WHERE migration = $1 AND writes_on = $2 AND opening IS NOT NULL`,
-    [migration, from],
+      WHERE migration = $1 AND writes_on = $2 AND epoch = $3 AND opening IS NOT NULL`,
+    [migration, from, epoch],
   );
   await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
 }

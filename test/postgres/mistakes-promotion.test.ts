@@ -215,7 +215,12 @@ describe('the hold and the decision', () => {
     const move = rig.move(from);
     const to = otherSide(from);
     await withSession(rig.databases[from], { purpose: 'test' }, async (asks) => {
-      if (isWithdrawn) await withdrawOpening(asks, MIGRATION, from);
+      const before = await readRoute(asks, MIGRATION);
+      // A worker of an earlier promotion that wakes up late withdraws nothing of this one.
+      await withdrawOpening(asks, MIGRATION, from, (before?.epoch ?? 0) - 2);
+      expect(await readRoute(asks, MIGRATION)).toEqual(before);
+      expect(before?.opening).toBe(to);
+      if (isWithdrawn) await withdrawOpening(asks, MIGRATION, from, before?.epoch ?? 0);
       const route = await readRoute(asks, MIGRATION);
       // What the hold does before it decides; nobody writes here, so there is nothing to wait for.
       await withSession(rig.databases[to], { purpose: 'test' }, (s) =>

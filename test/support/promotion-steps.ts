@@ -28,8 +28,11 @@ export const STEPS = {
   async promote({ databases, migration, from, tables, maxHoldMs, pgbouncers }: Move): Promise<void> {
     const pools = pgbouncers === undefined ? NO_POOLS : poolsBefore(pgbouncers, databases);
     await withSession(databases[from], { purpose: 'promote' }, async (session) => {
+      let epoch = 0;
       try {
-        const { decided, epoch } = await readDecision(session, migration, from);
+        const decision = await readDecision(session, migration, from);
+        const { decided } = decision;
+        epoch = decision.epoch;
         if (!decided) await releaseAll(pools);
         const wayBack = tables.map((table) => ({ table }));
         const knownTables = decided
@@ -40,7 +43,7 @@ export const STEPS = {
         const promotion = { databases, migration, from, fenced, knownTables, maxHoldMs, pools };
         await promote({ ...promotion, sequenceGap: 1_000, feedBack: true }, { attempts: ATTEMPTS });
       } catch (error) {
-        await withdrawOpening(session, migration, from).catch(() => undefined);
+        await withdrawOpening(session, migration, from, epoch).catch(() => undefined);
         const decision = await readDecision(session, migration, from).catch(() => undefined);
         if (decision?.decided === false) await releaseAll(pools);
         throw error;

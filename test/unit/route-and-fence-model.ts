@@ -16,7 +16,8 @@ export type Mutation =
   | 'lock skipped'
   | 'plain read of a COMMIT without an answer'
   | 'actor lock not waited for'
-  | 'fence checked before the row is locked';
+  | 'fence checked before the row is locked'
+  | 'a claim opens what is closed';
 
 type Program = Generator<() => boolean, void, void>;
 type Part<T> = Generator<() => boolean, T, void>;
@@ -120,6 +121,9 @@ export class World {
   /** Sessions whose worker has gone while the server works on their COMMIT: it hears of that afterwards. */
   readonly #orphans: Session[] = [];
   rollbackBegun = false;
+  /** Retired, rolled back or given up: its feeds are gone, nobody promotes any more, and another run may begin. */
+  over = false;
+  #claims = 0;
   #writes = 0;
   #promoters = 0;
   #late = 0;
@@ -167,7 +171,14 @@ export class World {
         add(`a write on ${side}`, () => this.#begin('write', (_, id) => writer(this, side, { key: id % KEYS, id })), 2);
       }
     }
-    if (this.#promoters < 3) {
+    if (!this.over && this.#promoters > 0 && this.#isSettled()) add('the run is over', () => this.#endRun());
+    if (this.over && this.#claims < 2) {
+      add('a new run claims blue', () => {
+        this.#claims++;
+        this.#begin('claim', (s) => claim(this, session(s, this.dbs.blue)));
+      });
+    }
+    if (this.#promoters < 3 && !this.over) {
       const from = this.wayBackIsLive() ? 'green' : 'blue';
       if (from === 'green' || !this.rollbackBegun) add(`promote from ${from}`, () => this.promote(from));
     }
@@ -181,8 +192,24 @@ export class World {
         });
       late(`open of ${side}`, (s) => openFence(this, session(s, this.dbs[side]), epoch));
       late(`close of ${other}`, (s) => closeFence(this, session(s, this.dbs[other]), epoch));
+      late(`withdrawal by ${other}`, () => withdrawOpening(this, this.dbs[other], epoch - 1));
       late(`disarming of ${side}`, () => disarm(this, this.dbs[side], epoch));
     }
+  }
+
+  /** No promoter is under way, and one side has the writes by its own row. */
+  #isSettled(): boolean {
+    if (this.processes.some(({ name }) => name.startsWith('promote')) || this.#orphans.some(({ alive }) => alive))
+      return false;
+    const { row, open } = this.dbs[this.dbs.green.row.writesOn];
+    return open && row.epoch === this.dbs.green.row.epoch && !this.dbs.blue.row.opening && !this.dbs.green.row.opening;
+  }
+
+  /** retire, or the compensations of a rollback. */
+  #endRun(): void {
+    this.over = true;
+    for (const feed of Object.values(this.feeds))
+      Object.assign(feed, { subscribed: false, enabled: false, slot: null });
   }
 
   promote(from: Side): Process {
@@ -288,7 +315,7 @@ export class World {
       if (process.name !== 'write') this.processes.splice(this.processes.indexOf(process), 1);
     }
     const from = this.rollbackBegun ? 'green' : 'blue';
-    for (let attempt = 1; attempt <= 3; attempt++) {
+    for (let attempt = 1; attempt <= 3 && !this.over; attempt++) {
       const worker = this.promote(from);
       for (let i = 0; i < 300 && this.processes.length > 0; i++) {
         this.background();
@@ -466,6 +493,33 @@ function* disarm(world: World, db: Db, epoch: number): Part<void> {
   yield () => db.rowLock === null && db.shared.size === 0;
   if (world.mutation !== 'epoch unchecked') must(db.row.epoch === epoch && db.row.writesOn === db.side);
   db.armed = false;
+}
+
+/** withdrawOpening(): one statement, which waits for the row and looks at it again. */
+function* withdrawOpening(world: World, db: Db, epoch: number): Part<void> {
+  yield () => db.rowLock === null;
+  const { row } = db;
+  if (world.mutation !== 'epoch unchecked') must(row.epoch === epoch && row.writesOn === db.side);
+  db.row = { ...row, opening: false };
+}
+
+/** ownership.ts: the run that had the databases is over, and this one wants blue as its blue. */
+function* claim(world: World, by: Session): Part<void> {
+  const { db } = by;
+  yield () => db.rowLock === null || !by.alive;
+  must(by.alive);
+  db.rowLock = by;
+  if (world.mutation === 'a claim opens what is closed') db.open = true;
+  // findGivenAway()
+  else must(db.open && db.row.writesOn === db.side);
+  by.pending = {
+    epoch: Math.max(...Object.values(world.dbs).map(({ row }) => row.epoch)) + 1,
+    writesOn: 'blue',
+    opening: false,
+  };
+  yield ALWAYS;
+  must(by.alive);
+  world.commit(by);
 }
 
 /** finish-promotion.ts. */
