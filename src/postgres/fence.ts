@@ -17,7 +17,8 @@ import { FENCE_LOCK, FENCE_OPEN } from './state.js';
  *
  * `_verdigris_fence` is ENABLE ALWAYS: the apply worker fires no statement triggers for row changes, while a session
  * that sets session_replication_role = replica is stopped. The TRUNCATE trigger is plain, since an applied TRUNCATE
- * does fire triggers.
+ * does fire triggers. So it is not met by TRUNCATE in a session that sets session_replication_role = replica, which takes a
+ * superuser (or a grant of that setting): a known limit, told in docs/what-if.md.
  */
 export const FENCE_TRIGGER = '_verdigris_fence';
 export const TRUNCATE_TRIGGER = '_verdigris_fence_truncate';
