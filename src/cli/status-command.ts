@@ -3,7 +3,7 @@ import type { Client } from '@temporalio/client';
 import { WorkflowNotFoundError } from '@temporalio/common';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 import { progressLine } from '../progress.js';
-import { notConfirmed, type MigrationStatus } from '../../workflows/lib/status.js';
+import { heldFor, notConfirmed, type MigrationStatus } from '../../workflows/lib/status.js';
 import { statusQuery } from '../../workflows/messages.js';
 import { noSuchWorkflow } from './message-command.js';
 import type { ServerFlags } from './start-request.js';
@@ -62,9 +62,7 @@ export function linesOf(status: MigrationStatus): string[] {
     ...(verification === null
       ? []
       : [`verified ${verification.rowsVerified} rows, ${verification.differingRows} differ`]),
-    ...(promotion === null
-      ? []
-      : [`writes moved from ${promotion.from} to ${promotion.to}, held for ${promotion.holdMs.toFixed(1)} ms`]),
+    ...(promotion === null ? [] : [`writes moved from ${promotion.from} to ${promotion.to}, ${heldFor(promotion)}`]),
     ...(rollingBack === null ? [] : [`rolling back: ${rollingBack.reason}`]),
     ...(waiting === null
       ? []

@@ -36,7 +36,7 @@ export interface DemoResult {
   readonly failures: Readonly<Record<string, number>>;
   /** The longest write of each part of the run, whatever held it up. */
   readonly maxWriteMs: Readonly<Record<Window, number>>;
-  /** The hold of the promotion as the workflow reports it; null when there was none. */
+  /** The hold of the promotion as the workflow reports it; null when there was none, or its worker died in it. */
   readonly promotionHoldMs: number | null;
   readonly migrationMs: number;
   /** Why the run was rolled back; null when it was not. */
@@ -80,7 +80,7 @@ export function demoResult(measured: Measured): DemoResult {
       during: rounded(statistics.maxWriteMs.during),
       after: rounded(statistics.maxWriteMs.after),
     },
-    promotionHoldMs: status.promotion === null ? null : rounded(status.promotion.holdMs),
+    promotionHoldMs: roundedIfKnown(status.promotion?.holdMs ?? null),
     migrationMs: Math.round(measured.migrationMs),
     rollbackReason: status.rollingBack?.reason ?? null,
   };
@@ -156,6 +156,10 @@ function percent(share: number | null): string {
 
 function number(value: number): string {
   return value.toLocaleString('en');
+}
+
+function roundedIfKnown(ms: number | null): number | null {
+  return ms === null ? null : rounded(ms);
 }
 
 function rounded(ms: number): number {

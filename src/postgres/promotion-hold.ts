@@ -24,6 +24,7 @@ import {
   type SequenceShape,
 } from './sequences.js';
 import type { Session } from './session.js';
+import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { FENCE_LOCK } from './state.js';
 import { readSubscription } from './subscription.js';
 
@@ -87,6 +88,8 @@ export async function lockOutWriters(main: Session, promotion: PromotionTry, hol
   try {
     await hold.query(main, `BEGIN; ${limits.join('; ')}; ${TAKE_FENCE_LOCK}`);
   } catch (error) {
+    // A connection that was cut, or a server that is gone, says nothing about writers.
+    if (sqlState(error) !== LOCK_NOT_AVAILABLE) throw error;
     throw new StandsInTheWay(`writers did not end within ${promotion.lockTimeoutMs} ms`, error, () =>
       whoHoldsAdvisoryLock(main, FENCE_LOCK),
     );

@@ -2,7 +2,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { VerdigrisError } from '../../src/errors.js';
 import { Hold, StandsInTheWay } from '../../src/postgres/hold.js';
 import { longWriters, whoBlocks, whoHasWritten, whoHoldsAdvisoryLock } from '../../src/postgres/locks.js';
+import { lockOutWriters } from '../../src/postgres/promotion-hold.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
+import { FENCE_LOCK } from '../../src/postgres/state.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 
 describe('who stands in the way of a promotion', () => {
@@ -68,6 +70,29 @@ describe('who stands in the way of a promotion', () => {
       );
       await writer.query("ROLLBACK PREPARED 'in_the_way'");
     });
+  });
+});
+
+describe('a hold whose lock is not had', () => {
+  it('blames writers only when the lock was not to be had: not for a connection that is cut', async () => {
+    const own = await testDatabase('pg15', 'lock not had');
+    const blue = asDatabase(own, 'blue');
+    const main = await openSession(blue, { purpose: 'test' });
+    const promotion = {
+      ...{ databases: { blue, green: blue }, migration: 'm', from: 'blue' as const, fenced: [], knownTables: [] },
+      ...{ maxHoldMs: 5_000, lockTimeoutMs: 20, sequenceGap: 0, feedBack: false },
+    };
+    const ask = (): Promise<void> => lockOutWriters(main, promotion, new Hold(5_000));
+    await withClient(own.config, async (writer) => {
+      await writer.query(`SELECT pg_advisory_lock_shared(${FENCE_LOCK})`);
+      await expect(ask()).rejects.toThrow('writers did not end within 20 ms');
+      await main.query('ROLLBACK');
+      const { rows } = await main.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+      await writer.query('SELECT pg_terminate_backend($1, 5000)', [rows[0]?.pid]);
+    });
+    await expect(ask()).rejects.not.toThrow('writers did not end');
+    await closeSession(main);
+    await own.drop();
   });
 });
 

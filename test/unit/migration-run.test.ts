@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { happened, type Seen } from '../../workflows/lib/notices.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
+import { heldFor } from '../../workflows/lib/status.js';
 
 const WHO = { by: 'ada', reason: 'looks good' };
 
@@ -138,5 +139,13 @@ describe('an alarm', () => {
       'it was dropped. Next step: stay',
     ]);
     expect(run.status.warnings).toHaveLength(4);
+  });
+});
+
+describe('a promotion', () => {
+  it('whose worker died in the hold does not pass for one that held nobody', () => {
+    const promoted = { from: 'blue', to: 'green', attempts: 1, epoch: 2, at: '2026-11-01T00:00:01Z' } as const;
+    expect(heldFor({ ...promoted, holdMs: 17.25 })).toBe('held for 17.3 ms');
+    expect(heldFor({ ...promoted, holdMs: null })).toMatch(/not measured/);
   });
 });

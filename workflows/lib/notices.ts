@@ -1,6 +1,6 @@
 import type { NoticeEvent } from '../../src/plan/notice-events.js';
 import type { Evidence } from './evidence.js';
-import { notConfirmed, type Alarm, type MigrationStatus, type Waiting } from './status.js';
+import { heldFor, notConfirmed, type Alarm, type MigrationStatus, type Waiting } from './status.js';
 
 /** One thing that happened, as webhooks are told of it. */
 export interface Notice {
@@ -45,8 +45,8 @@ export function happened(before: Seen | null, { status, evidence }: Seen): [Noti
     told.push(['gateFailed', `gate ${failed.metric} failed (${failed.where}): ${failed.because}`]);
   }
   if (promotion !== null && promotion !== earlier?.promotion) {
-    const { from, to, holdMs } = promotion;
-    told.push(['promoted', `writes have moved from ${from} to ${to}, held for ${holdMs.toFixed(1)} ms`]);
+    const { from, to } = promotion;
+    told.push(['promoted', `writes have moved from ${from} to ${to}, ${heldFor(promotion)}`]);
   }
   if (waiting?.for === 'approval' && isNewQuestion(earlier?.waiting ?? null, waiting)) {
     const again = waiting.reminders === undefined ? '' : `nobody has answered since ${waiting.since}: `;

@@ -1,5 +1,5 @@
 import { progressLine } from '../../src/progress.js';
-import { notConfirmed, PHASES, type MigrationStatus, type Phase, type Waiting } from './status.js';
+import { heldFor, notConfirmed, PHASES, type MigrationStatus, type Phase, type Waiting } from './status.js';
 
 /** The current details of a run, in the Markdown that the Web UI shows: lists and code, since its tables have no padding. */
 export function renderDetails(status: MigrationStatus): string {
@@ -80,8 +80,8 @@ function verificationLine({ verification }: MigrationStatus): string[] {
 
 function promotionLine({ promotion }: MigrationStatus): string[] {
   if (promotion === null) return [];
-  const { from, to, holdMs, attempts } = promotion;
-  return [`- **Promoted** ${from} to ${to}, writes held for ${holdMs.toFixed(1)} ms, try ${attempts}`];
+  const { from, to, attempts } = promotion;
+  return [`- **Promoted** ${from} to ${to}, writes ${heldFor(promotion)}, try ${attempts}`];
 }
 
 function phaseLine(status: MigrationStatus, phase: Phase): string {

@@ -99,12 +99,19 @@ export interface VerificationSummary {
 export interface PromotionSummary {
   readonly from: Side;
   readonly to: Side;
-  /** From asking for the lock to the new side being open, of the try that succeeded. */
-  readonly holdMs: number;
+  /** From asking for the lock to the new side being open, of the try that succeeded; null when its worker died in it. */
+  readonly holdMs: number | null;
   /** Tries made, the last one included. */
   readonly attempts: number;
   readonly epoch: number;
   readonly at: string;
+}
+
+/** How long writes were held, in words. A hold whose worker died was longer than any that was measured. */
+export function heldFor({ holdMs }: PromotionSummary): string {
+  return holdMs === null
+    ? 'held for a time that was not measured: its worker died'
+    : `held for ${holdMs.toFixed(1)} ms`;
 }
 
 export interface RollbackSafety {
