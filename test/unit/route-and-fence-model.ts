@@ -129,7 +129,11 @@ export class World {
   #late = 0;
   #accidents = 0;
 
-  constructor(readonly mutation: Mutation | null) {}
+  /** @param mayEnd whether the run may be over before every worker dies, and others begin: fewer get through a rollback then */
+  constructor(
+    readonly mutation: Mutation | null,
+    readonly mayEnd: boolean,
+  ) {}
 
   /** Everything that can happen now. Promoters are named more often than accidents, or nothing would get far. */
   events(): Event[] {
@@ -171,7 +175,8 @@ export class World {
         add(`a write on ${side}`, () => this.#begin('write', (_, id) => writer(this, side, { key: id % KEYS, id })), 2);
       }
     }
-    if (!this.over && this.#promoters > 0 && this.#isSettled()) add('the run is over', () => this.#endRun());
+    if (this.mayEnd && !this.over && this.#promoters > 0 && this.#isSettled())
+      add('the run is over', () => this.#endRun());
     if (this.over && this.#claims < 2) {
       add('a new run claims blue', () => {
         this.#claims++;
