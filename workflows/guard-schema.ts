@@ -5,7 +5,7 @@ import { act } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
-import type { Story } from './lib/story.js';
+import type { StepOptions, Story } from './lib/story.js';
 
 /**
  * Does `work` while blue's schema is watched. DDL is not replicated: what is changed on blue during the run is missing on
@@ -58,13 +58,13 @@ async function changeOf(story: Story, ref: RunRef, side: Side): Promise<string> 
 
 /**
  * The last look, before writes move. What it finds the watch finds within seconds, and holds the run; where the watch does
- * not, the promotion itself refuses.
+ * not, the promotion itself refuses. Whoever goes on waits for the hold.
  */
-export async function schemaHasStayed(story: Story, ref: RunRef): Promise<void> {
-  const { what } = await story.step("a last look at blue's schema", () => act('DDL on blue?').lookAtSchema(ref));
+export async function schemaHasStayed(story: Story, ref: RunRef, options: StepOptions): Promise<void> {
+  const look = (): Promise<{ what: string | null }> => act('DDL on blue?').lookAtSchema(ref);
+  const { what } = await story.step("a last look at blue's schema", look, options);
   if (what === null) return;
   await condition(() => story.isHeld, '20s', { summary: 'until the watch has noticed it' });
-  await story.untilNotPaused();
 }
 
 /** In the standby window: DDL on green, which serves, is not replicated to blue and may stop the way back. It only warns. */

@@ -2,10 +2,10 @@ import { expiredApproval } from './lib/approval-question.js';
 import { failureMessage, failureType } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
-import type { Story } from './lib/story.js';
+import type { StepOptions, Story } from './lib/story.js';
 import { schemaHasStayed } from './guard-schema.js';
 import { moveWrites } from './move-writes.js';
-import { watched } from './shift-traffic.js';
+import { untilGoingOn, watched } from './shift-traffic.js';
 import { verifyAgain } from './verify.js';
 import { webhooksAgree } from './webhooks-lead.js';
 import { hasWindow, windowNow, windowOpens } from './windows.js';
@@ -21,6 +21,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
   saga.push({ name: 'writes back to blue', critical: true, undo: () => writesBackToBlue(run, ref) });
 
   const lastStage = ref.plan.traffic.stages.at(-1) ?? null;
+  const whileStopped: StepOptions = { stopped: (wait) => watched(story, ref, lastStage, wait) };
   await watched(story, ref, lastStage, () => verifyAgain(story, ref));
   let asked = ref.plan.traffic.approval.before.includes('promote');
   let why = 'approval before writes move to green';
@@ -32,7 +33,9 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
         if (await windowOpens(story, ref, 'promote')) await verifyAgain(story, ref);
       });
     }
-    await schemaHasStayed(story, ref);
+    await untilGoingOn(story, ref, lastStage);
+    await schemaHasStayed(story, ref, whileStopped);
+    await untilGoingOn(story, ref, lastStage);
     const nobodyIsAsked = !story.webhooks.hears('promoting');
     const disagreement = nobodyIsAsked ? null : await webhooksAgree(story, ref, lastStage);
     if (disagreement !== null) {
@@ -44,12 +47,13 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
     const { resumes } = run;
     try {
       let late: string | null = null;
-      await story.step('promoting green', async () => {
+      const work = async (): Promise<void> => {
         const now = await mayBegin(story, ref);
         late = now.late ?? whyAskAgain(story, resumes);
         const isOver = (): boolean => story.isAbandoned;
         if (late === null) await moveWrites(run, ref, 'blue', { notAfter: now.notAfter, isOver });
-      });
+      };
+      await story.step('promoting green', work, whileStopped);
       if (late === null) break;
       run.warn([late]);
       story.webhooks.tell('notPromoted');

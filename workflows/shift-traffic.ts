@@ -58,7 +58,13 @@ async function runStage(story: Story, ref: RunRef, stage: Stage, before: Stage |
     run.waitFor({ for: 'gate', why: `evidence for stage ${label}` });
   }
   run.waitFor(null);
-  await story.untilNotPaused();
+  await untilGoingOn(story, ref, stage);
+}
+
+/** Goes no further while the run is paused, or held by something beside the work: the gates keep their authority. */
+export async function untilGoingOn(story: Story, ref: RunRef, stage: Stage | null): Promise<void> {
+  if (story.run.paused || story.isHeld) await watched(story, ref, stage, () => story.untilNotPaused());
+  story.proceed();
 }
 
 /** Nothing is known to be wrong, and nothing has been shown to be right: the reads stay where they are, watched, until somebody decides. */
@@ -82,9 +88,9 @@ async function rowsAgree(story: Story, ref: RunRef, stage: Stage): Promise<boole
   story.run.waitFor({ for: 'gate', why: `comparing what has changed on blue and green` });
   let found: Evidence | undefined;
   await watched(story, ref, stage, async () => {
-    const { examples, scope, notCompared, ...result } = await act('compare what has changed on blue and green').verify(
-      ...([ref, 'blue', 'changed', pass] as const),
-    );
+    const summary = 'compare what has changed on blue and green';
+    const compared = await story.step(summary, () => act(summary).verify(ref, 'blue', 'changed', pass));
+    const { examples, scope, notCompared, ...result } = compared;
     story.run.verified({ ...result, scope });
     warnOfColumns(story.run, notCompared);
     const { differingRows, rowsVerified, at } = result;
@@ -129,6 +135,8 @@ export async function watched(
         throw error;
       },
     );
+    // Awaited below, when the work has stopped; until then it must not count as unhandled, which would stop everything.
+    failed.catch(() => undefined);
     let ended: unknown = null;
     try {
       await waiting.run(work);

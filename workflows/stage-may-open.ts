@@ -2,9 +2,9 @@ import type { Stage } from '../src/plan/schema.js';
 import { expiredApproval } from './lib/approval-question.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
-import { watched } from './shift-traffic.js';
+import { untilGoingOn, watched } from './shift-traffic.js';
 import { webhooksLead } from './webhooks-lead.js';
-import { hasWindow, windowOpens } from './windows.js';
+import { hasWindow, windowNow, windowOpens } from './windows.js';
 
 /**
  * Returns when a stage may be opened at once: approved where the plan asks for that, inside its window, not paused, and led
@@ -19,13 +19,14 @@ export async function untilStageMayOpen(story: Story, ref: RunRef, stage: Stage,
     if (hasWindow(ref, 'traffic')) {
       await watched(story, ref, before, async () => void (await windowOpens(story, ref, 'traffic')));
     }
-    await story.untilNotPaused();
+    await untilGoingOn(story, ref, before);
     unanswered = expiredQuestions(story, ref, stage);
     if (unanswered.length > 0) continue;
     if (!story.webhooks.hears('stage')) return;
     await webhooksLead(story, ref, stage, before);
+    // They may have kept it waiting for days.
     unanswered = expiredQuestions(story, ref, stage);
-    if (unanswered.length === 0) return;
+    if (unanswered.length === 0 && (await windowNow(ref, 'traffic')).closed === null) return;
     story.webhooks.tell('readsBack', before?.percent ?? 0);
   }
 }

@@ -1,4 +1,4 @@
-import { ApplicationFailure, sleep } from '@temporalio/workflow';
+import { ApplicationFailure, condition, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import { act } from './lib/activities.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
@@ -55,6 +55,8 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
     await sleep(parseDuration(ref.plan.standby.verifyEvery), {
       summary: `compare green and blue every ${ref.plan.standby.verifyEvery}`,
     });
+    // A paused run holds no lock and no transaction.
+    await condition(() => !run.paused);
     try {
       const {
         examples,

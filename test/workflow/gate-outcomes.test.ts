@@ -1,9 +1,10 @@
+import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { until } from '../support/migration.js';
 import type { Evidence } from '../../workflows/lib/evidence.js';
 import type { MigrationStatus } from '../../workflows/lib/status.js';
-import { approveUpdate, resumeUpdate } from '../../workflows/messages.js';
-import { ScriptedRuns, type ScriptedRun } from '../support/scripted-run.js';
+import { approveUpdate, pauseUpdate, resumeUpdate } from '../../workflows/messages.js';
+import { ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
 
 const SIDE = { requests: 100, errors: 0 };
 
@@ -156,5 +157,84 @@ describe('a gate that does not pass', () => {
     await run.saw('+openStage', 2);
     await run.saw('+watchStandby');
     await run.handle.terminate();
+  });
+});
+
+describe('gates while the run stands still', () => {
+  let runs: ScriptedRuns;
+  beforeAll(async () => {
+    runs = await ScriptedRuns.start();
+  }, 60_000);
+  afterAll(() => runs.stop());
+
+  const traffic = { stages: [{ percent: 1, for: '0s' }], approval: { before: [] }, onFail: 'rollback' as const };
+
+  it('keep their authority when it was paused in a stage', async () => {
+    let fail: (evidence: Evidence[]) => void = () => undefined;
+    let judge: () => void = () => undefined;
+    const run = await runs.begin(
+      {
+        judgeStage: async () => {
+          await new Promise<void>((resolve) => (judge = resolve));
+          return { outcome: 'pass', evidence: [evidence('pass')], lagSeconds: 0 };
+        },
+        watchGates: () => Promise.race([untilCancelled(), new Promise((resolve) => (fail = resolve))]),
+      },
+      { traffic },
+    );
+    await run.saw('+judgeStage');
+    await run.handle.executeUpdate(pauseUpdate, { args: [BY] });
+    const watches = run.log.filter((entry) => entry === '+watchGates').length;
+    judge();
+    await until(run.handle, 'paused', (status) => status.waiting?.why === 'paused by message');
+    await run.saw('+watchGates', watches + 1);
+    fail([evidence('fail')]);
+    await expect(run.handle.result()).rejects.toThrow();
+    expect(run.log.indexOf('+readsToBlue')).toBeGreaterThan(0);
+    expect(run.log).not.toContain('+promote');
+  });
+
+  it('keep their authority when it was paused after the promotion was approved', async () => {
+    let fail: (evidence: Evidence[]) => void = () => undefined;
+    const run = await runs.begin(
+      {
+        lookAtSchema: () => untilCancelled(),
+        watchGates: () => Promise.race([untilCancelled(), new Promise((resolve) => (fail = resolve))]),
+      },
+      { traffic },
+    );
+    await run.saw('+lookAtSchema');
+    const watches = run.log.filter((entry) => entry === '+watchGates').length;
+    await run.handle.executeUpdate(pauseUpdate, { args: [BY] });
+    await run.saw('+watchGates', watches + 1);
+    fail([evidence('fail')]);
+    await expect(run.handle.result()).rejects.toThrow();
+    expect(run.log).not.toContain('+promote');
+    expect(run.log).toContain('+readsToBlue');
+  });
+
+  it('that can not be asked any more end at once what is waited for', async () => {
+    const run = await runs.begin(
+      {
+        // The comparison before the promotion, while the last stage is watched.
+        verify: async (_run, _ref, _source, scope) => {
+          if (scope === 'changed') await untilCancelled(300);
+          return { scope, tables: 1, rowsVerified: 1, differingRows: 0, examples: [], at: new Date().toISOString() };
+        },
+        watchGates: (run) =>
+          Promise.race([
+            untilCancelled(),
+            run.saw('+verify', 2).then(() => {
+              throw ApplicationFailure.nonRetryable('blue: the password is wrong', 'ConnectionFailed');
+            }),
+          ]),
+      },
+      { traffic },
+    );
+    await expect(run.handle.result()).rejects.toThrow();
+    expect(run.log).toContain('-verify');
+    expect(run.log).not.toContain('+promote');
+    const { events } = await run.handle.fetchHistory();
+    expect(events?.filter((event) => Boolean(event.workflowTaskFailedEventAttributes))).toEqual([]);
   });
 });

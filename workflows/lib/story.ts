@@ -13,6 +13,11 @@ const LONGEST_PATIENCE_MS = 7 * 86_400_000;
 /** What heavy steps give way to: room on blue's disk, and the end of the plan's window. */
 type YieldTo = 'WAL' | 'window';
 
+export interface StepOptions {
+  readonly yields?: boolean;
+  readonly stopped?: (wait: () => Promise<void>) => Promise<void>;
+}
+
 /**
  * The story of a run: what goes forward, in one scope that a rollback request cancels. Its steps can be paused, since
  * every activity can be stopped and begun again where it was.
@@ -75,10 +80,13 @@ export class Story {
    * or holds the run until somebody resumes it, as the plan's `onFailure` says.
    *
    * @param options.yields the step is heavy, and stops while something more important needs room (see yieldTo)
+   * @param options.stopped what goes on while the run is paused or held: does the wait. Default: nothing
    */
-  async step<T>(now: string, work: () => Promise<T>, options: { readonly yields?: boolean } = {}): Promise<T> {
+  async step<T>(now: string, work: () => Promise<T>, options: StepOptions = {}): Promise<T> {
     for (;;) {
-      await this.untilNotPaused();
+      const { stopped = (wait) => wait() } = options;
+      if (this.run.paused || this.isHeld) await stopped(() => this.untilNotPaused());
+      this.proceed();
       if (options.yields === true && this.#yielding.size > 0) {
         await this.#untilNotYielding();
         continue;
