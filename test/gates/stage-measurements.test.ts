@@ -217,6 +217,7 @@ describe('a stage by its activities', () => {
       return row;
     };
     const before = await route();
+    await router.follows(before.e, before.g);
     let isOpen = false;
     const opening = act(plan, (all, ref) => all.openStage(ref, { percent, for: '0s' })).then((opened) => {
       isOpen = true;
@@ -244,7 +245,7 @@ describe('a stage by its activities', () => {
     expect(passed.evidence[0]?.because).toBe('"seconds" is 12; at most 5 above blue\'s 10 before the stage is allowed');
     expect(passed.outcome).toBe('pass');
     // Opened again while blue has no reads, as after a hold: the number of before stays.
-    await act(plan, (all, ref) => all.openStage(ref, { percent: 100, for: '0s' }));
+    await open(plan, 100);
     expect((await judged(plan, 100)).outcome).toBe('pass');
     answers.numbers = { seconds_green: '16' };
     expect((await judged(plan, 100)).evidence[0]?.because).toContain('"seconds" is 16; at most 5 above');
