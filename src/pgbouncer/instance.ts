@@ -152,7 +152,7 @@ export class Instance {
    * A PAUSE closes connections that are logging in, and PgBouncer takes that for a server that refuses logins: after RESUME
    * it turns clients away until it has logged in again. So none is opened any more where one is in use (clients wait for
    * those that are there), none for the sake of min_pool_size, which it would go on to do while it is paused, and the
-   * PAUSE waits for the last one. All of it until the next RELOAD.
+   * PAUSE waits for the last one (untilNobodyLogsIn). All of it until the next RELOAD.
    */
   async becomeQuiet(): Promise<void> {
     const control = await this.control();
@@ -161,10 +161,16 @@ export class Instance {
     await control.set('server_login_retry', '0');
     await control.set('min_pool_size', '0');
     await control.set('max_db_connections', '1');
+  }
+
+  /** Comes right before PAUSE: a pool without a connection opens one for the next client that asks. */
+  async untilNobodyLogsIn(): Promise<void> {
+    const control = await this.control();
     const deadline = Date.now() + NO_LOGIN_WITHIN_MS;
     for (;;) {
       const pools = await control.pools();
-      const isBusy = pools.some((pool) => this.setup.databases.includes(pool.database) && pool.serversInLogin > 0);
+      const ours = pools.filter((pool) => this.setup.databases.includes(pool.database));
+      const isBusy = ours.some((pool) => pool.serversInLogin > 0 || (pool.servers === 0 && pool.clientsWaiting > 0));
       if (!isBusy || Date.now() > deadline) return;
       await sleep(2);
     }

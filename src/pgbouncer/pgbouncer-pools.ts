@@ -76,7 +76,10 @@ class PgBouncerPools implements Pools {
       for (const instance of live) this.#ours.add(instance);
       const { pauseTimeoutMs } = this.setup;
       const results = await allDone(
-        live.map(async (instance) => ({ instance, result: await instance.pause(pauseTimeoutMs) })),
+        live.map(async (instance) => {
+          await instance.untilNobodyLogsIn();
+          return { instance, result: await instance.pause(pauseTimeoutMs) };
+        }),
       );
       const late = results.flatMap(({ instance, result }) =>
         result === 'paused' ? [] : [{ instance, pids: result.busyBackends }],

@@ -25,13 +25,7 @@ export const DATA_RULES: readonly Mutation[] = [
   },
   {
     rule: 'an update from blue recomputes only what reads a changed column',
-    edits: [
-      edit(
-        TRIGGER,
-        'return c.reads.length === 0 ? [] : [when(inputsChanged(spec, c), assignUp(spec, c))];',
-        'return [assignUp(spec, c)];',
-      ),
-    ],
+    edits: [edit(TRIGGER, 'return [when(changed, assignUp(spec, c))];', 'return [assignUp(spec, c)];')],
     test: inTrigger('up/down triggers, pg18'),
   },
   {
@@ -97,8 +91,8 @@ export const DATA_RULES: readonly Mutation[] = [
     edits: [
       edit(
         'src/router/commit.ts',
-        '      ? new CommitOutcomeUnknownError(side, error, facts.xid ?? undefined)',
-        '      ? new NothingSent(error)',
+        'isLinkFailure(error) ? new CommitOutcomeUnknownError(side, error, facts.xid ?? undefined) : error',
+        'isLinkFailure(error) ? new NothingSent(error) : error',
       ),
       edit(
         'src/router/commit.ts',

@@ -194,7 +194,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     rule: 'a feed counts as stopped when its worker is gone, not when it is disabled',
     edits: [
       edit('src/postgres/subscription.ts', 'else if (state.workers === 0) return true;', 'else return true;'),
-      edit(FINISH, '[...stopped, ...idle].includes(false)', 'stopped.includes(false)'),
+      edit(FINISH, '!stopped || idle.includes(false)', '!stopped'),
       edit(FINISH, 'waitUntilInactive(oldSide, name, 30_000)', 'waitUntilInactive(oldSide, name, 0)'),
       edit(FINISH, '  await dropSubscriptions(newSide, feed);\n  await dropSlots(oldSide, feed);\n', ''),
     ],

@@ -244,7 +244,9 @@ describe.each([['pg15' as const], ['pg18' as const]])('verification, %s to 18', 
     const seen: Progress[] = [];
     const stop = new AbortController();
     const running = verify(['tx'], { pass: 'one', seen, signal: stop.signal });
-    while (seen.length === 0) await sleep(1);
+    // The segment that has row 1 is behind its first part.
+    const begun = `SELECT FROM verdigris.progress WHERE step = 'verify one' AND object = 'public.tx #1' AND (state->>'rows')::int > 0`;
+    while (seen.length === 0 || (await pair.green.query(begun)).rowCount === 0) await sleep(1);
     stop.abort(new Error('cancelled by a person'));
     await expect(running).rejects.toThrow('cancelled by a person');
     const { rows } = await pair.green.query<{ parts: string; segments: string }>(
