@@ -22,6 +22,23 @@ export interface ActivityDependencies {
   /** Where connections are looked up by name. */
   readonly environment: Environment;
   readonly redact: Redact;
+  /** How long a stage waits for others. Default: STAGE_PATIENCE of stage-opening.ts. */
+  readonly patience?: Partial<StagePatience>;
+}
+
+/** Milliseconds. */
+export interface StagePatience {
+  /**
+   * A route that took longer to read may be that of another worker's opening, and of its end: one takes over when this one
+   * has not been heard of for 15 s.
+   */
+  readonly readMs: number;
+  /** How long the instances get to confirm the route of now, before anything moves. */
+  readonly followMs: number;
+  /** How long they get to take a new percentage over. No gate watches meanwhile. */
+  readonly confirmMs: number;
+  /** How long a look takes at least that begins late, since no worker was there: the servers are measured every two seconds. */
+  readonly lookMs: number;
 }
 
 /** What one run of an activity has at hand. */

@@ -10,7 +10,7 @@ import { inTransaction, type Session } from '../src/postgres/session.js';
 import { readRoute, type Route } from '../src/postgres/state.js';
 import type { Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import type { Work } from './context.js';
+import type { StagePatience, Work } from './context.js';
 import { flagsFollowRoute, flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { blueBeforeStage } from './prometheus-before.js';
 import { refuseAbsentHaproxies, weightsFollowRoute, weightsFollowRouteOrWarn } from './haproxy.js';
@@ -18,15 +18,7 @@ import { followerReader, refuseUndeployed, untilFollowed, type FollowerReader } 
 import type { StageBaseline } from './stage-measurements.js';
 import { transactionVolume } from './transaction-volume.js';
 
-/**
- * A route that took longer to read may be that of another worker's opening, and of its end: one takes over when this one
- * has not been heard of for 15 s.
- */
-const READ_WITHIN_MS = 10_000;
-/** How long the instances get to confirm the route of now, before anything moves. */
-const FOLLOW_NOW_WITHIN_MS = 5_000;
-/** How long they get to take a new percentage over. No gate watches meanwhile. */
-const CONFIRM_WITHIN_MS = 10_000;
+export const STAGE_PATIENCE: StagePatience = { readMs: 10_000, followMs: 5_000, confirmMs: 10_000, lookMs: 10_000 };
 
 /** What is told with the error of a stage that could not be opened. Plain data. */
 export interface NotOpen {
@@ -44,6 +36,7 @@ interface Opening {
   readonly environment: Environment;
   readonly blue: Session;
   readonly follow: FollowerReader;
+  readonly patience: StagePatience;
   inForce: Confirmed;
 }
 
@@ -59,16 +52,17 @@ export async function openStage(
   ref: RunRef,
   stage: Stage,
   environment: Environment,
+  patience: StagePatience = STAGE_PATIENCE,
 ): Promise<{ routers: number }> {
   const migration = ref.plan.name;
   const begun = performance.now();
   const blue = await work.session('blue', 'stage');
   const route = await readRoute(blue, migration);
   if (route === undefined || route.writesOn !== 'blue') throw notBeforePromotion(route);
-  if (performance.now() - begun > READ_WITHIN_MS) throw routeChanged(stage, 'this worker was held up');
+  if (performance.now() - begun > patience.readMs) throw routeChanged(stage, 'this worker was held up');
   const { epoch, generation, greenReadPercent } = route;
   const opening: Opening = {
-    ...{ work, ref, stage, environment, blue, inForce: { migration, epoch, generation } },
+    ...{ work, ref, stage, environment, patience, blue, inForce: { migration, epoch, generation } },
     follow: followerReader(blue, ref.plan, environment, work.signal),
   };
   try {
@@ -102,7 +96,7 @@ async function prepare(opening: Opening, greenReadPercent: number): Promise<Meas
   }
   await flagsFollowRoute(ref, blue);
   await refuseAbsentHaproxies(ref, environment);
-  const { behind } = await untilFollowed(follow, opening.inForce, FOLLOW_NOW_WITHIN_MS, work);
+  const { behind } = await untilFollowed(follow, opening.inForce, opening.patience.followMs, work);
   if (behind.length > 0) throw notConfirmed(stage, behind, 'do not follow the route in force');
   const asksServers = ref.plan.traffic.gates.some(isPostgresGate);
   const green = asksServers ? await work.session('green', 'stage') : undefined;
@@ -124,12 +118,12 @@ async function move(opening: Opening): Promise<void> {
 }
 
 async function confirm(opening: Opening, measured: Measured): Promise<{ routers: number }> {
-  const { work, ref, stage, blue, follow, inForce } = opening;
+  const { work, ref, stage, blue, follow, inForce, patience } = opening;
   const { green, volumeBefore, prometheusBefore } = measured;
   work.report({ percent: stage.percent });
-  const { behind, routers } = await untilFollowed(follow, inForce, CONFIRM_WITHIN_MS, work);
+  const { behind, routers } = await untilFollowed(follow, inForce, patience.confirmMs, work);
   if (behind.length > 0) {
-    throw notConfirmed(stage, behind, `have not taken it over within ${formatDuration(CONFIRM_WITHIN_MS)}`);
+    throw notConfirmed(stage, behind, `have not taken it over within ${formatDuration(patience.confirmMs)}`);
   }
   const { at, live, stale, unreadable } = routers;
   const baseline: StageBaseline = {

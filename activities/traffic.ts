@@ -12,13 +12,13 @@ import { inTransaction, type Session } from '../src/postgres/session.js';
 import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Environment } from '../src/worker/connections.js';
-import { perform, type ActivityDependencies, type Work } from './context.js';
+import { perform, type ActivityDependencies, type StagePatience, type Work } from './context.js';
 import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { weightsFollowRouteOrWarn, WeightsWatch } from './haproxy.js';
 import { unconfirmedOnTheWayBack } from './instances.js';
 import { requestsBefore } from './prometheus-before.js';
 import { movedTables } from './run-tables.js';
-import { notBeforePromotion, openStage, stageKey } from './stage-opening.js';
+import { notBeforePromotion, openStage, stageKey, STAGE_PATIENCE } from './stage-opening.js';
 import { judge, type Verdict } from './stage-verdict.js';
 import { routerReader, StageMeasurements, type StageBaseline, type StageEvidence } from './stage-measurements.js';
 import { forecastGates, isVolumeGate } from '../src/gates/forecast.js';
@@ -30,8 +30,6 @@ import { windowBetween } from '../src/gates/window.js';
 const LOOK_EVERY_MS = 500;
 /** So many looks in a row must pass before a stage ends: a moment is no evidence. */
 const PASSES_TO_END = 2;
-/** A look that begins late, since no worker was there, takes so long: the servers are measured every two seconds. */
-const LOOK_AT_LEAST_MS = 10_000;
 /** How long the traffic is counted for the forecast; for stages that are over within a minute that would be too long. */
 const FORECAST_MS = 5_000;
 const FORECAST_FROM_STAGES_MS = 60_000;
@@ -45,6 +43,7 @@ export interface ReadsOwed extends Partial<FlagsOwed> {
 
 /** Activities of phase 5. */
 export function trafficActivities(dependencies: ActivityDependencies) {
+  const patience = { ...STAGE_PATIENCE, ...dependencies.patience };
   return {
     /** Closes green for application writes, then puts the fence on its tables: before any traffic goes there. */
     fenceGreen: (ref: RunRef): Promise<void> =>
@@ -68,12 +67,12 @@ export function trafficActivities(dependencies: ActivityDependencies) {
 
     /** Sends the reads of a stage's users to green, and returns when every live instance does so. */
     openStage: (ref: RunRef, stage: Stage): Promise<{ routers: number }> =>
-      perform(dependencies, ref, (work) => openStage(work, ref, stage, dependencies.environment)),
+      perform(dependencies, ref, (work) => openStage(work, ref, stage, dependencies.environment, patience)),
 
     /** Watches the gates of a stage until one fails; otherwise it ends by being cancelled. */
     watchGates: (ref: RunRef, stage: Stage): Promise<readonly Evidence[]> =>
       perform(dependencies, ref, async (work) => {
-        for await (const verdict of verdicts(work, ref, stage, dependencies.environment)) {
+        for await (const verdict of verdicts(work, ref, stage, dependencies.environment, patience)) {
           if (verdict.outcome === 'fail') return verdict.evidence;
         }
         return [];
@@ -84,7 +83,7 @@ export function trafficActivities(dependencies: ActivityDependencies) {
       perform(dependencies, ref, async (work) => {
         let last: Verdict = { outcome: 'inconclusive', evidence: [], lagSeconds: null };
         let passes = 0;
-        for await (const verdict of verdicts(work, ref, stage, dependencies.environment)) {
+        for await (const verdict of verdicts(work, ref, stage, dependencies.environment, patience)) {
           last = verdict;
           passes = verdict.outcome === 'pass' ? passes + 1 : 0;
           if (passes >= PASSES_TO_END || verdict.outcome === 'fail') break;
@@ -190,13 +189,14 @@ async function* verdicts(
   ref: RunRef,
   stage: Stage,
   environment: Environment,
+  { lookMs }: StagePatience,
 ): AsyncGenerator<Verdict & { readonly isLate: boolean }> {
   const { plan } = ref;
   const blue = await work.session('blue', 'gates');
   const baseline = await readProgress<StageBaseline>(blue, stageKey(work, stage));
   if (baseline === undefined) throw new Error(`stage ${stage.percent} % has not been opened`);
   const lasts = parseDuration(stage.for) + parseDuration(plan.traffic.maxStageDuration);
-  const late = Math.max(Date.parse(baseline.state.openedAt) + lasts, Date.now() + LOOK_AT_LEAST_MS);
+  const late = Math.max(Date.parse(baseline.state.openedAt) + lasts, Date.now() + lookMs);
   const known = (await readProgress<StageEvidence>(blue, evidenceKey(work, stage)))?.state;
   if (known?.failed !== undefined && known.openedAt === baseline.state.openedAt) {
     yield { ...known.failed, isLate: false };

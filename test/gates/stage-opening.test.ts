@@ -48,7 +48,10 @@ function act<T>(
   const blue = new URL(sides.blue.uri);
   blue.port = String(port);
   const connections = { VERDIGRIS_CONNECTION_B: blue.href, VERDIGRIS_CONNECTION_G: sides.green.uri };
-  const activities = createActivities({ environment: { ...connections, ...environment }, redact: (text) => text });
+  const activities = createActivities({
+    ...{ environment: { ...connections, ...environment }, redact: (text: string) => text },
+    patience: { readMs: 1_500, followMs: 1_000, confirmMs: 2_000, lookMs: 3_000 },
+  });
   const plan = planSchema.parse({
     ...{ name: MIGRATION, blue: { connection: 'b' }, green: { connection: 'g' } },
     traffic: { gates: [{ metric: 'lag', max: '1s' }], ...traffic },
@@ -145,7 +148,7 @@ describe('a worker that is frozen while it opens a stage', () => {
     const late = openStage(10, { port: blue.port }).catch((error: unknown) => String(error));
     const held = await frozen;
     // Another one takes over after 15 s at the earliest.
-    await sleep(10_500);
+    await sleep(2_000);
     held.release();
     expect(await late).toContain('this worker was held up');
     expect(await routeNow()).toMatchObject({ percent: 0 });
@@ -172,7 +175,7 @@ describe('a live instance that does not follow', { timeout: 30_000 }, () => {
     while ((await routeNow()).percent !== 10) await sleep(20);
     await expect(opening).rejects.toMatchObject({
       type: 'GateFailed',
-      message: expect.stringMatching(/have not taken it over within 10 s: stuck-1/) as string,
+      message: expect.stringMatching(/have not taken it over within 2 s: stuck-1/) as string,
       nonRetryable: false,
       details: [{ greenReadPercent: 0, flagsOwed: null }],
     });
