@@ -202,7 +202,7 @@ describe('a stage by its activities', () => {
       VERDIGRIS_CONNECTION_B: sides.blue.uri,
       VERDIGRIS_CONNECTION_G: sides.green.uri,
     };
-    const activities = trafficActivities({ environment, redact: (text) => text });
+    const activities = trafficActivities({ environment, redact: (text) => text, patience: { lookMs: 3_000 } });
     return new MockActivityEnvironment().run(() => what(activities, { plan, runId: 'r' }));
   }
 

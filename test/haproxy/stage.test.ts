@@ -81,7 +81,10 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
     what: (activities: Activities, ref: { plan: Plan; runId: string }) => Promise<T>,
     context = new MockActivityEnvironment(),
   ): Promise<T> {
-    const activities = trafficActivities({ environment, redact: (text) => text });
+    const activities = trafficActivities({
+      ...{ environment, redact: (text: string) => text },
+      patience: { confirmMs: 3_000, lookMs: 3_000 },
+    });
     return context.run(() => what(activities, { plan, runId: 'r' }));
   }
 

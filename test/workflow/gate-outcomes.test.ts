@@ -21,13 +21,13 @@ function held(run: ScriptedRun): Promise<MigrationStatus> {
   return until(run.handle, 'held', (status) => status.waiting?.for === 'resume');
 }
 
-describe('a gate that does not pass', () => {
-  let runs: ScriptedRuns;
-  beforeAll(async () => {
-    runs = await ScriptedRuns.start();
-  }, 60_000);
-  afterAll(() => runs.stop());
+let runs: ScriptedRuns;
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+}, 60_000);
+afterAll(() => runs.stop());
 
+describe.concurrent('a gate that does not pass', () => {
   it('and is inconclusive never lets the stage end by itself: each time somebody has to answer, who is told what is missing', async () => {
     let judged = 0;
     const run = await runs.begin({
@@ -160,13 +160,7 @@ describe('a gate that does not pass', () => {
   });
 });
 
-describe('gates while the run stands still', () => {
-  let runs: ScriptedRuns;
-  beforeAll(async () => {
-    runs = await ScriptedRuns.start();
-  }, 60_000);
-  afterAll(() => runs.stop());
-
+describe.concurrent('gates while the run stands still', () => {
   const traffic = { stages: [{ percent: 1, for: '0s' }], approval: { before: [] }, onFail: 'rollback' as const };
 
   it('keep their authority when it was paused in a stage', async () => {

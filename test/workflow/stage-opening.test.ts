@@ -25,7 +25,7 @@ beforeAll(async () => {
 }, 60_000);
 afterAll(() => runs.stop());
 
-describe('a stage that an instance does not confirm', () => {
+describe.concurrent('a stage that an instance does not confirm', () => {
   const message = 'stage 10 %: these instances have not taken it over within 10 s: stuck-1\nNext step: see whether';
 
   function begin(overrides: Overrides): Promise<ScriptedRun> {
@@ -96,7 +96,7 @@ describe('a stage that an instance does not confirm', () => {
   });
 });
 
-describe('an abort that an instance does not confirm', () => {
+describe.concurrent('an abort that an instance does not confirm', () => {
   const PLAN = { traffic: { stages: [{ percent: 10, for: '1h' }], approval: { before: [] } } };
   const owed = { route: ROUTE, unconfirmed: ['stuck-1'] };
 

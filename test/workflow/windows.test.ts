@@ -47,7 +47,7 @@ async function timers(run: ScriptedRun): Promise<string> {
     .join('\n');
 }
 
-describe('the windows of a run', () => {
+describe.concurrent('the windows of a run', () => {
   it('keep a promotion waiting, with a timer and a status that say until when and why; then it looks at the rows again', async () => {
     const schedule = new Schedule([0, false]);
     const run = await begin('promote', { lookAtWindow: () => schedule.look() });
