@@ -1,8 +1,9 @@
 import { VerdigrisError } from '../errors.js';
+import { ALL_TABLES } from '../postgres/catalog-pattern.js';
 import { clean } from '../postgres/doctor/clean.js';
 import { closeOvertaken } from '../postgres/doctor/close.js';
 import { diagnose } from '../postgres/doctor/diagnose.js';
-import { ALL_TABLES, examine, type Found, type Patterns } from '../postgres/doctor/inventory.js';
+import { examine, type Found, type Patterns } from '../postgres/doctor/inventory.js';
 import { openDecided } from '../postgres/doctor/open.js';
 import { openBlue, planOpeningBlue } from '../postgres/doctor/open-blue.js';
 import { describeAction, migrationOf, planCleaning, type CleanOptions } from '../postgres/doctor/plan-cleaning.js';

@@ -6,6 +6,9 @@ export interface TablePatterns {
   readonly exclude: readonly string[];
 }
 
+/** Whatever there is. */
+export const ALL_TABLES: TablePatterns = { include: ['*.*'], exclude: [] };
+
 /** One pattern, ready to be asked about names. */
 export interface TablePattern {
   /** As it stands in the plan. */

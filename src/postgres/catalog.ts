@@ -1,6 +1,6 @@
 import type { TableName } from '../plan/table-name.js';
 import type { TablePatterns } from './catalog-pattern.js';
-import { tableFilter } from './catalog-pattern.js';
+import { ALL_TABLES, tableFilter } from './catalog-pattern.js';
 import type { Session } from './session.js';
 
 /*
@@ -78,6 +78,12 @@ export function replicatedRoots(tables: readonly TableInfo[]): TableInfo[] {
 /** The tables that need a fence: every ordinary and partitioned table at every level, since a write may name any. */
 export function fencedTables(tables: readonly TableInfo[]): TableInfo[] {
   return [...tables];
+}
+
+/** The tables that have the rows of one that the plan moves: itself, or its partitions that are no parents. */
+export async function leavesOf(session: Session, root: TableName): Promise<TableInfo[]> {
+  const tables = await readTables(session, ALL_TABLES);
+  return tables.filter((one) => one.kind !== 'partitioned' && sameTable(one.root, root));
 }
 
 export function sameTable(a: TableName, b: TableName): boolean {

@@ -5,7 +5,8 @@ import { computedTable } from './bootstrap/copy/computed-table.js';
 import { copyQuery, type CopyQuery } from './bootstrap/copy/copy-query.js';
 import { openSnapshotSession } from './bootstrap/copy/copy-sessions.js';
 import { RowSearch } from './bootstrap/copy/piece-failed.js';
-import { readTables, sameTable, type TableInfo } from './catalog.js';
+import { leavesOf, readTables, sameTable, type TableInfo } from './catalog.js';
+import { ALL_TABLES } from './catalog-pattern.js';
 import { ident } from './identifier.js';
 import { describeKey, keyInRow, keyTexts } from './migrate/key-range.js';
 import { changedTables, planWork, type TableWork } from './migrate/plan-work.js';
@@ -97,7 +98,7 @@ export async function stuck(
       await writeProgress(green, { runId: run.runId, step: COPY_ANEW, object: formatTableName(table) }, state, false);
     }
   }
-  if (found !== undefined) return refusedRow(found);
+  if (found !== undefined) return cantBeApplied(found);
   const names = suspects.map(formatTableName).join(', ');
   return new VerdigrisError({
     type: 'BackfillFailed',
@@ -114,7 +115,7 @@ export interface BadRow {
   readonly why: string;
 }
 
-export function refusedRow({ table, key, why }: BadRow): VerdigrisError {
+export function cantBeApplied({ table, key, why }: BadRow): VerdigrisError {
   return new VerdigrisError({
     type: 'BackfillFailed',
     message: `green can't apply the row of table ${formatTableName(table)} with ${key}, which was written on blue: ${why}`,
@@ -161,10 +162,7 @@ async function badRowOf(
   if (session === undefined) return undefined;
   try {
     await session.query(`SELECT set_config('search_path', $1, true)`, [computed.searchPath]);
-    const leaves = (await readTables(session, ALL_TABLES)).filter(
-      ({ kind, root }) => kind !== 'partitioned' && sameTable(root, work.table),
-    );
-    for (const leaf of leaves) {
+    for (const leaf of await leavesOf(session, work.table)) {
       const query = copyQuery(leaf, work.table.name, onGreen, computed.columns);
       const piece = { source: leaf.name, fromBlock: 0, toBlock: null };
       const search = new RowSearch(session, signal, piece, leaf, query, only);
@@ -178,8 +176,6 @@ async function badRowOf(
     await closeSession(session);
   }
 }
-
-const ALL_TABLES = { include: ['*.*'], exclude: [] };
 
 /** A row whose computed column is NULL where green has NOT NULL. */
 async function nullRow(

@@ -7,7 +7,7 @@ import { measureLag } from '../marker.js';
 import { inTransaction, withSession, type Session } from '../session.js';
 import { sqlState } from '../sqlstate.js';
 import { streamNames } from '../streams.js';
-import { badRow, COPY_ANEW, refusedRow, stuck, type FeedContext, type StuckTable } from '../stuck-feed.js';
+import { badRow, cantBeApplied, COPY_ANEW, stuck, type FeedContext, type StuckTable } from '../stuck-feed.js';
 import { FOLLOW_LOCK, takeOver } from './copy/copy-lock.js';
 import { publishAgain, refresh, tablesInState, unpublish } from './synchronized-tables.js';
 import { waitUntilReady } from './tablesync.js';
@@ -54,7 +54,7 @@ async function copyTables(
   for (const session of [blue, green]) await takeOver(session, FOLLOW_LOCK, signal);
   if (await isStuck(context, blue, green, wanted)) {
     const row = await badRow(context, blue, green);
-    if (row !== undefined) throw refusedRow(row);
+    if (row !== undefined) throw cantBeApplied(row);
     const names = streamNames(run.migration, 'to_green', plan.replicate.streams);
     for (const name of names) {
       await copyTablesOf(

@@ -1,6 +1,7 @@
 import { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
-import { readTables, sameTable, type TableInfo } from '../catalog.js';
+import { leavesOf, readTables, sameTable, type TableInfo } from '../catalog.js';
+import { ALL_TABLES } from '../catalog-pattern.js';
 import { mayBeARow } from '../migrate/failing-row.js';
 import { messageOf } from '../migrate/step-failed.js';
 import { closeSession, type Databases, type Session } from '../session.js';
@@ -30,9 +31,7 @@ export async function refusedRow(
   if (holder === undefined) return undefined;
   try {
     const { rows } = await holder.query<{ snapshot: string }>('SELECT pg_export_snapshot() AS snapshot');
-    const tables = await readTables(holder, ALL_TABLES);
-    const leaves = tables.filter((one) => one.kind !== 'partitioned' && sameTable(one.root, table));
-    for (const leaf of leaves) {
+    for (const leaf of await leavesOf(holder, table)) {
       signal.throwIfAborted();
       const refused = await refusedOf(databases, leaf, table, rows[0]?.snapshot, signal);
       if (refused !== undefined) return refused;
@@ -43,8 +42,6 @@ export async function refusedRow(
   }
 }
 
-const ALL_TABLES = { include: ['*.*'], exclude: [] };
-
 async function refusedOf(
   databases: Databases,
   leaf: TableInfo,
@@ -54,7 +51,7 @@ async function refusedOf(
 ): Promise<VerdigrisError | undefined> {
   const failure = await tryToCopy(databases, leaf, table, snapshot, signal);
   // What blue can't read is not green's to refuse; and a lock that was not to be had says nothing of a row.
-  if (failure?.side !== 'green' || !(mayBeARow(failure.cause) || isViolation(failure.cause))) return undefined;
+  if (failure?.side !== 'green' || !mayBeARow(failure.cause)) return undefined;
   const key = await keyOf(databases, leaf, snapshot, lineOf(failure.cause), signal);
   return new VerdigrisError({
     type: 'BackfillFailed',
@@ -63,11 +60,6 @@ async function refusedOf(
       'correct the row on blue, then resume: the table is copied again by itself; or roll back and make the "up" expression or the constraint accept it',
     cause: failure.cause,
   });
-}
-
-/** integrity_constraint_violation: of constraints that the plan has made on green. */
-function isViolation(error: unknown): boolean {
-  return typeof error === 'object' && error !== null && 'code' in error && String(error.code).startsWith('23');
 }
 
 async function tryToCopy(

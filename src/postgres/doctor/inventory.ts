@@ -1,5 +1,5 @@
 import type { Side } from '../../side.js';
-import type { TablePatterns } from '../catalog-pattern.js';
+import { ALL_TABLES, type TablePatterns } from '../catalog-pattern.js';
 import { readFenceTriggers, type FencedTable } from './read-fence.js';
 import { readReplication, type ReplicationObjects } from './read-replication.js';
 import { readStateObjects, type StateObjects } from './read-state.js';
@@ -25,8 +25,6 @@ export type Found = Readonly<Record<Side, SideFound>>;
 
 /** Which tables the run moves: all where no plan says otherwise. */
 export type Patterns = TablePatterns;
-
-export const ALL_TABLES: Patterns = { include: ['*.*'], exclude: [] };
 
 /** How the doctor's own sessions begin their purpose: they are not counted among a worker's. */
 export const DOCTOR = 'doctor';

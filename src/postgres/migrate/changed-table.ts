@@ -2,6 +2,7 @@ import { VerdigrisError } from '../../errors.js';
 import type { TableName } from '../../plan/table-name.js';
 import { formatTableName } from '../../plan/table-name.js';
 import { readTables, sameTable, type ColumnInfo, type TableInfo } from '../catalog.js';
+import { ALL_TABLES } from '../catalog-pattern.js';
 import type { Session } from '../session.js';
 
 /** A table that the plan changes, as it is now. */
@@ -29,8 +30,6 @@ export async function readChangedTables(session: Session, tables: readonly Table
   for (const table of tables) found.push((await findIn(session, all, table)) ?? missing(table));
   return found;
 }
-
-const ALL_TABLES = { include: ['*.*'], exclude: [] };
 
 async function findIn(
   session: Session,

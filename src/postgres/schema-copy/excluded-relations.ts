@@ -1,6 +1,6 @@
 import type { TableName } from '../../plan/table-name.js';
 import type { TablePatterns } from '../catalog-pattern.js';
-import { tableFilter } from '../catalog-pattern.js';
+import { ALL_TABLES, tableFilter } from '../catalog-pattern.js';
 import { readSequences } from '../catalog-sequences.js';
 import { readTables, sameTable } from '../catalog.js';
 import type { Session } from '../session.js';
@@ -11,9 +11,8 @@ import type { Session } from '../session.js';
  */
 export async function excludedRelations(blue: Session, patterns: TablePatterns): Promise<TableName[]> {
   const moved = tableFilter(patterns);
-  const everything = { include: ['*.*'], exclude: [] };
-  const tables = (await readTables(blue, everything)).filter((table) => !moved(table.root)).map((table) => table.name);
-  const sequences = (await readSequences(blue, everything)).filter(
+  const tables = (await readTables(blue, ALL_TABLES)).filter((table) => !moved(table.root)).map((table) => table.name);
+  const sequences = (await readSequences(blue, ALL_TABLES)).filter(
     ({ ownedBy }) => ownedBy !== null && tables.some((table) => sameTable(table, ownedBy)),
   );
   return [...tables, ...sequences.map(({ schema, name }) => ({ schema, name }))];

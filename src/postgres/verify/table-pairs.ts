@@ -1,6 +1,7 @@
 import { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { readTables, type TableInfo } from '../catalog.js';
+import { ALL_TABLES } from '../catalog-pattern.js';
 import { expressionPath } from '../migrate/changed-table.js';
 import { workOfTable, type Derived, type Work } from '../migrate/plan-work.js';
 import { ident, qualified } from '../identifier.js';
@@ -22,7 +23,7 @@ export async function readTablePairs(
   work: Work,
 ): Promise<SizedPair[]> {
   const [source, target] = await sessions.each(async (session) => {
-    const all = await readTables(session, { include: ['*.*'], exclude: [] });
+    const all = await readTables(session, ALL_TABLES);
     return new Map(all.map((info) => [formatTableName(info.name), info]));
   });
   const paths = new Map<string, string>();
