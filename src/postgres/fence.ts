@@ -15,10 +15,9 @@ import { FENCE_LOCK, FENCE_OPEN } from './state.js';
  * Why no LOCK TABLE: transactions that write several tables hold one while they wait for another, so locking all
  * tables deadlocks with them again and again. The advisory lock stops a transaction at its *first* write only.
  *
- * `_verdigris_fence` is ENABLE ALWAYS: the apply worker fires no statement triggers for row changes, while a session
- * that sets session_replication_role = replica is stopped. The TRUNCATE trigger is plain, since an applied TRUNCATE
- * does fire triggers. So it is not met by TRUNCATE in a session that sets session_replication_role = replica, which takes a
- * superuser (or a grant of that setting): a known limit, told in docs/what-if.md.
+ * Both are ENABLE ALWAYS, so that a session that sets session_replication_role = replica is stopped, too. The apply
+ * worker fires no statement trigger for row changes. An applied TRUNCATE does fire it: the function knows an apply
+ * worker by pg_stat_subscription and lets it through.
  */
 export const FENCE_TRIGGER = '_verdigris_fence';
 export const TRUNCATE_TRIGGER = '_verdigris_fence_truncate';
@@ -103,7 +102,8 @@ export function armTable(table: TableName): string {
       FOR EACH STATEMENT EXECUTE FUNCTION verdigris.fence_check();
     ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(FENCE_TRIGGER)};
     CREATE TRIGGER ${ident(TRUNCATE_TRIGGER)} BEFORE TRUNCATE ON ${t}
-      FOR EACH STATEMENT EXECUTE FUNCTION verdigris.fence_check();`;
+      FOR EACH STATEMENT EXECUTE FUNCTION verdigris.fence_check();
+    ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(TRUNCATE_TRIGGER)};`;
 }
 
 /** The same for a table whose fence was switched off: a lock that readers don't mind, unlike that of DROP TRIGGER. */
@@ -111,7 +111,7 @@ export function rearmTable(table: TableName): string {
   const t = qualified(table);
   return `
     ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(FENCE_TRIGGER)};
-    ALTER TABLE ONLY ${t} ENABLE TRIGGER ${ident(TRUNCATE_TRIGGER)};`;
+    ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(TRUNCATE_TRIGGER)};`;
 }
 
 type FenceState = 'armed' | 'disabled' | 'absent';
@@ -119,7 +119,7 @@ type FenceState = 'armed' | 'disabled' | 'absent';
 async function fenceState(session: Session, table: TableName): Promise<FenceState> {
   const { rows } = await session.query<{ triggers: number; enabled: number }>(
     `SELECT count(*)::int AS triggers,
-            count(*) FILTER (WHERE tgenabled = CASE tgname WHEN '${FENCE_TRIGGER}' THEN 'A' ELSE 'O' END)::int AS enabled
+            count(*) FILTER (WHERE tgenabled = 'A')::int AS enabled
        FROM pg_trigger
       WHERE tgrelid = to_regclass($1) AND tgname IN ('${FENCE_TRIGGER}', '${TRUNCATE_TRIGGER}')
         AND tgfoid = to_regprocedure('verdigris.fence_check()')`,
@@ -136,7 +136,7 @@ export function unarmedTablesSql(tables: readonly TableName[]): string {
      WHERE coalesce(to_regclass(name)::oid, 0) NOT IN (
              SELECT tgrelid FROM pg_trigger WHERE tgname = '${FENCE_TRIGGER}' AND tgenabled = 'A'
              INTERSECT
-             SELECT tgrelid FROM pg_trigger WHERE tgname = '${TRUNCATE_TRIGGER}' AND tgenabled = 'O')`;
+             SELECT tgrelid FROM pg_trigger WHERE tgname = '${TRUNCATE_TRIGGER}' AND tgenabled = 'A')`;
 }
 
 /**

@@ -47,6 +47,22 @@ export const FENCE_RULES: readonly Mutation[] = [
     test: inFence('a session in replica mode'),
   },
   {
+    rule: 'a session in replica mode is stopped from TRUNCATE, too',
+    edits: [
+      edit(
+        FENCE,
+        '\n    ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(TRUNCATE_TRIGGER)};`;\n}\n\n/** The same',
+        '`;\n}\n\n/** The same',
+      ),
+    ],
+    test: inFence('a session in replica mode'),
+  },
+  {
+    rule: 'a TRUNCATE of the feed is let in',
+    edits: [edit(STATE, "IF TG_OP = 'TRUNCATE' AND EXISTS", "IF false AND TG_OP = 'TRUNCATE' AND EXISTS")],
+    test: inFence('lets in a TRUNCATE'),
+  },
+  {
     rule: 'the fence works for roles without any right in schema verdigris',
     edits: [
       edit(

@@ -77,6 +77,17 @@ describe('the fence', () => {
     await rig.on('green', async (client) => {
       await client.query('SET session_replication_role = replica');
       await expect(write(client)).rejects.toMatchObject(FENCED);
+      await expect(client.query('TRUNCATE public.notes')).rejects.toMatchObject(FENCED);
+    });
+  });
+
+  it('lets in a TRUNCATE that comes by replication', async () => {
+    const notes = 'SELECT FROM public.notes';
+    await rig.on('blue', (client) => client.query('INSERT INTO public.notes VALUES (gen_random_uuid())'));
+    await rig.on('green', async (green) => {
+      await expect.poll(async () => (await green.query(notes)).rowCount, { timeout: 10_000 }).toBe(1);
+      await rig.on('blue', (client) => client.query('TRUNCATE public.notes'));
+      await expect.poll(async () => (await green.query(notes)).rowCount, { timeout: 10_000 }).toBe(0);
     });
   });
 

@@ -193,7 +193,7 @@ describe('the hold and the decision', () => {
       ],
       [
         'ALTER TABLE public.notes DISABLE TRIGGER _verdigris_fence_truncate',
-        'ALTER TABLE public.notes ENABLE TRIGGER _verdigris_fence_truncate',
+        'ALTER TABLE public.notes ENABLE ALWAYS TRIGGER _verdigris_fence_truncate',
       ],
       ['CREATE TABLE public.new_one (id int)', 'DROP TABLE public.new_one'],
     ] as const) {

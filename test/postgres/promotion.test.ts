@@ -307,6 +307,7 @@ describe.each([
       }
       await s.query("SET session_replication_role = 'replica'");
       await expect(s.query('UPDATE public.accounts SET balance = 0')).rejects.toMatchObject({ code: '25006' });
+      await expect(s.query('TRUNCATE public.entries')).rejects.toMatchObject({ code: '25006' });
     });
   });
 

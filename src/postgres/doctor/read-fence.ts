@@ -19,7 +19,7 @@ interface TriggerRow extends TableName {
 export async function readFenceTriggers(session: Session, patterns: Patterns): Promise<FencedTable[]> {
   const { rows } = await session.query<TriggerRow>(
     `SELECT n.nspname AS schema, c.relname AS name, count(*)::int AS triggers,
-            count(*) FILTER (WHERE t.tgenabled = CASE t.tgname WHEN $1 THEN 'A' ELSE 'O' END)::int AS enabled
+            count(*) FILTER (WHERE t.tgenabled = 'A')::int AS enabled
        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE t.tgname = ANY (ARRAY[$1, $2]) AND NOT t.tgisinternal
       GROUP BY 1, 2`,
