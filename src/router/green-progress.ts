@@ -30,9 +30,14 @@ export class GreenProgress {
     this.#applied = { epoch: 0, lsn: LSN_ZERO };
   }
 
+  /** Whether green is known to have applied everything up to `lsn` of this epoch, without asking it. */
+  hasReached(epoch: number, lsn: Lsn): boolean {
+    return this.#applied.epoch === epoch && lsn <= this.#applied.lsn;
+  }
+
   /** Whether green has applied everything up to `lsn` of this epoch; waits for it up to `budgetMs`. Never throws. */
   reached(epoch: number, lsn: Lsn, budgetMs: number): Promise<boolean> {
-    if (this.#isKnown(epoch, lsn)) return Promise.resolve(true);
+    if (this.hasReached(epoch, lsn)) return Promise.resolve(true);
     return new Promise((resolve) => {
       const timer = setTimeout(() => waiter.answer(false), Math.max(budgetMs, 0));
       const waiter: Waiter = {
@@ -57,7 +62,7 @@ export class GreenProgress {
         await this.#ask(epoch);
         for (const waiter of [...this.#waiters]) {
           if (waiter.epoch !== epoch) waiter.answer(false);
-          else if (this.#isKnown(waiter.epoch, waiter.lsn)) waiter.answer(true);
+          else if (this.hasReached(waiter.epoch, waiter.lsn)) waiter.answer(true);
         }
         if (this.#waiters.size > 0) await pause(1, 2);
       }
@@ -75,12 +80,8 @@ export class GreenProgress {
     const rows = await this.#link.query<{ lsn: string }>(REACHED, [epoch, positions.map(formatLsn)]);
     for (const row of rows) {
       const lsn = parseLsn(row.lsn);
-      if (lsn !== undefined && !this.#isKnown(epoch, lsn)) this.#applied = { epoch, lsn };
+      if (lsn !== undefined && !this.hasReached(epoch, lsn)) this.#applied = { epoch, lsn };
     }
-  }
-
-  #isKnown(epoch: number, lsn: Lsn): boolean {
-    return this.#applied.epoch === epoch && lsn <= this.#applied.lsn;
   }
 }
 

@@ -51,12 +51,17 @@ export class ReadRouting {
     return user !== undefined && route.writesOn === 'blue' && inCohort(route.flag, user, route.greenReadPercent);
   }
 
-  /** Whether it is plain at once that the user reads where writes are: so it is for most reads of most days. */
-  isSettled(user: string | undefined): boolean {
-    const { routes, tokens } = this.#options;
-    return (
-      user === undefined || (tokens.epochOf(user) <= routes.current.epoch && !this.isGreenReader(user, routes.current))
-    );
+  /** Where the user's read goes, if nothing has to be asked to know it: so it is for most reads of most days. */
+  atOnce(user: string | undefined): ReadChoice['to'] | undefined {
+    const { routes, tokens, greenLink, greenBreaker, greenProgress, consistency } = this.#options;
+    const route = routes.current;
+    if (user === undefined) return 'writesOn';
+    if (tokens.epochOf(user) > route.epoch) return undefined;
+    if (!this.isGreenReader(user, route)) return 'writesOn';
+    if (consistency !== 'session' || !greenLink.isUp || greenBreaker.isOpen || tokens.isUnknown(user)) return undefined;
+    const token = tokens.get(user);
+    const isThere = token?.epoch === route.epoch && greenProgress.hasReached(token.epoch, token.lsn);
+    return isThere ? 'green' : undefined;
   }
 
   /** Waits for green within the budget, and never fails. */

@@ -2,7 +2,7 @@ import type pg from 'pg';
 import type { Side } from '../side.js';
 import { READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 import type { Breaker } from './breaker.js';
-import { countsAgainstSide, isLinkFailure, isSameFailure, LinkDownError, NothingSent, SideFailure } from './failure.js';
+import { countsAgainstSide, isLinkFailure, isSameFailure, NothingSent, SideFailure } from './failure.js';
 import type { HeldRequest, HeldRequests, RunsAgain } from './held-requests.js';
 import type { RouterLogger } from './logger.js';
 import type { RequestMetrics } from './metrics.js';
@@ -10,10 +10,7 @@ import type { RequestOutcome } from './request-counts.js';
 import type { ReadRouting } from './read-routing.js';
 import type { SideLink } from './side-link.js';
 import type { Guard, SidePool } from './side-pool.js';
-import { within } from '../timing.js';
-
-/** A read that has taken so long may be slow, or its server may be gone: the link finds out which. */
-const ASK_WHETHER_ALIVE_MS = 250;
+import { WhileAlive } from './while-alive.js';
 
 /**
  * A read, as it is done on one side. On green it throws SideFailure for anything that may be green's fault.
@@ -38,25 +35,33 @@ export interface ReadsOptions {
 /** Runs reads: on green where that is right, and on the side that has writes whenever green can't. */
 export class Reads {
   readonly #options: ReadsOptions;
+  readonly #whileGreenLives: Guard;
 
   constructor(options: ReadsOptions) {
     this.#options = options;
+    const alive = new WhileAlive(options.greenLink);
+    this.#whileGreenLives = (promise) => alive.wait(promise);
   }
 
   run<T>(user: string | undefined, endpoint: string, work: ReadWork<T>): Promise<T> {
     const started = performance.now();
-    return this.#options.routing.isSettled(user)
-      ? this.#onWritesSide(endpoint, work, started)
-      : this.#onChosenSide(user, endpoint, work, started);
+    const plain = this.#options.routing.atOnce(user);
+    if (plain === undefined) return this.#onChosenSide(user, endpoint, work, started);
+    return plain === 'green'
+      ? this.#onGreenIfItCan(endpoint, work, started)
+      : this.#onWritesSide(endpoint, work, started);
   }
 
   async #onChosenSide<T>(user: string | undefined, endpoint: string, work: ReadWork<T>, started: number): Promise<T> {
     const { routing, metrics } = this.#options;
     const choice = await routing.choose(user);
-    if (choice.to === 'writesOn') {
-      if (choice.because !== undefined) metrics.fallback(choice.because, endpoint);
-      return this.#onWritesSide(endpoint, work, performance.now());
-    }
+    if (choice.to === 'green') return this.#onGreenIfItCan(endpoint, work, started);
+    if (choice.because !== undefined) metrics.fallback(choice.because, endpoint);
+    return this.#onWritesSide(endpoint, work, performance.now());
+  }
+
+  async #onGreenIfItCan<T>(endpoint: string, work: ReadWork<T>, started: number): Promise<T> {
+    const { metrics } = this.#options;
     let failure: SideFailure;
     try {
       const value = await this.#onGreen(work);
@@ -74,7 +79,7 @@ export class Reads {
 
   async #onGreen<T>(work: ReadWork<T>): Promise<T> {
     const { greenPool, greenBreaker } = this.#options;
-    const guard: Guard = (promise) => this.#whileGreenLives(promise);
+    const guard = this.#whileGreenLives;
     try {
       const value = await greenPool.use('reader', (client) => work.onGreen(client, guard), guard);
       greenBreaker.succeeded();
@@ -126,24 +131,6 @@ export class Reads {
       throw error;
     } finally {
       metrics.record(request.tried, 'read', endpoint, outcome, performance.now() - started);
-    }
-  }
-
-  /** Waits as long as green answers the link's questions: a slow read may go on, a frozen server may not hold it. */
-  async #whileGreenLives<T>(promise: Promise<T>): Promise<T> {
-    const { greenLink } = this.#options;
-    for (;;) {
-      const answer = await within(
-        promise.then((value) => ({ value })),
-        ASK_WHETHER_ALIVE_MS,
-        undefined,
-      );
-      if (answer !== undefined) return answer.value;
-      const isAlive = greenLink.look().then(
-        () => true,
-        () => false,
-      );
-      if (!(await Promise.race([promise.then(() => true), isAlive]))) throw new LinkDownError('green does not answer');
     }
   }
 }
