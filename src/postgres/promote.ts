@@ -8,16 +8,17 @@ import { whoHoldsAdvisoryLock } from './locks.js';
 import { NO_POOLS, type Pools, type Unreleased } from './pools.js';
 import { readDecision, readDecisionAsActor, type Decision } from './promotion-decision.js';
 import {
+  areApart,
   carrySequencesOver,
   checkFeedIsOff,
   checkFence,
-  checkRoute,
   dropEarlySlots,
   limitOthers,
   lockOutWriters,
   makeSlotsOfTheWayBack,
   prepareHold,
   prepareSequences,
+  rehearseSlots,
   waitUntilAllIsThere,
   type SequencesBefore,
 } from './promotion-hold.js';
@@ -35,11 +36,11 @@ import type { TableName } from '../plan/table-name.js';
  *            the lag is short, nobody would hold up a slot       promotion-readiness.ts
  *   pause    poolers: their clients wait                          pools.ts, with a deadline of its own
  *   hold     lock: every transaction that has written is over    promotion-hold.ts, the server's deadline: hold.ts
- *            route: nobody has decided meanwhile
+ *            (and nobody has decided meanwhile)
  *            catalog: the fence is in force, no table is new   )
  *            marker: the new side has everything               ) at once
  *            sequences: the new side's go beyond the old one's )
- *            slots: of the way back
+ *            slots of the way back; the route's row             (at once if the sides are on servers of their own)
  *   decide   route and flag in one COMMIT: the point of no return
  *   open     the new side takes writes, poolers lead there and go on
  *   finish   the old feed off, then the reverse one on           finish-promotion.ts
@@ -160,11 +161,15 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     const sequences = await prepareSequences(sessions, promotion);
     if (promotion.acceptLoss !== true) await waitForShortLag(sessions, promotion);
     await prepareHold(sessions, promotion, sequences);
-    if (promotion.feedBack) await waitForNoWriters(sessions.to, promotion);
+    if (promotion.feedBack) {
+      await waitForNoWriters(sessions.to, promotion);
+      await rehearseSlots(sessions, promotion);
+    }
+    const apart = await areApart(sessions);
 
     await pools.pause(from, decision.epoch);
     const hold = new Hold(promotion.maxHoldMs);
-    const epoch = await holdAndDecide(sessions, { ...promotion, epoch: decision.epoch, sequences }, hold);
+    const epoch = await holdAndDecide(sessions, { ...promotion, epoch: decision.epoch, sequences, apart }, hold);
     await hold.afterDecision('open', () => openNewSide(sessions.to, promotion.migration, epoch));
     const holdMs = hold.elapsed();
     await pools.point(otherSide(from), epoch);
@@ -221,6 +226,8 @@ interface PreparedTry extends PromotionTry {
   /** The one that is over when this try decides. */
   readonly epoch: number;
   readonly sequences: SequencesBefore;
+  /** Whether the sides are on servers of their own. */
+  readonly apart: boolean;
 }
 
 /** Everything from the lock to the COMMIT. @returns the new epoch. */
@@ -234,9 +241,8 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
   try {
     // The last moment at which nobody waits for it: whatever came before may have taken its time.
     refuseLate(promotion);
-    await step('lock', () => lockOutWriters(main, promotion, hold));
-    await step('route', async () => {
-      await Promise.all([checkRoute(main, promotion, hold, epoch), limitOthers(sessions, hold)]);
+    await step('lock', async () => {
+      await Promise.all([lockOutWriters(main, promotion, hold, epoch), limitOthers(sessions, hold)]);
     });
     // Each with sessions of its own, and none changes what the others see.
     await step('catalog, marker, sequences', () =>
@@ -250,11 +256,18 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
         (over) => carrySequencesOver(sessions, promotion, sequences, hold, over),
       ),
     );
-    if (promotion.feedBack) await step('slots', () => makeSlotsOfTheWayBack(sessions, promotion, hold));
-    // The last moment to give up: an aborted activity leaves here, before the decision.
+    const makeSlots = async (): Promise<void> => {
+      if (promotion.feedBack) await makeSlotsOfTheWayBack(sessions, promotion, hold);
+    };
     // The fence again, now that the route's row is locked: until here a worker that was frozen since the last promotion
     // could still have disarmed a table, for an epoch that was not over.
-    await step('decide', () => checkFence(main, promotion, hold, decideSql(promotion, epoch)));
+    const decide = (): Promise<void> => checkFence(main, promotion, hold, decideSql(promotion, epoch));
+    // The last moment to give up: an aborted activity leaves here, before the decision. What is decided is not so before
+    // its COMMIT, so the slots may be made meanwhile; on one server they would wait for this transaction.
+    await step('slots, decision', async () => {
+      if (promotion.apart) await hold.atOnce(makeSlots, decide);
+      else await makeSlots().then(decide);
+    });
   } catch (error) {
     await giveUp(main);
     await promotion.pools?.release();

@@ -77,8 +77,15 @@ export async function prepareHold(sessions: Sessions, promotion: Promotion, befo
   if (before.shapes.length > 0 && left > 0) await sleep(left, undefined, { signal: promotion.signal });
 }
 
-/** Returns when every transaction that has written is over. New writers wait; readers go on. */
-export async function lockOutWriters(main: Session, promotion: PromotionTry, hold: Hold): Promise<void> {
+/**
+ * Returns when every transaction that has written is over. New writers wait; readers go on.
+ *
+ * The route is as it was read then: another worker may have decided while this one waited for the lock, and what follows
+ * changes the new side. A plain read is enough here: a decision is made under the lock that we now hold alone, and a
+ * commit is visible before its locks are let go. No FOR UPDATE: it would give this transaction an xid, for which the slot
+ * of the way back would wait where both databases are on one server.
+ */
+export async function lockOutWriters(main: Session, promotion: PromotionTry, hold: Hold, epoch: number): Promise<void> {
   const limits = [
     `SET LOCAL lock_timeout = ${promotion.lockTimeoutMs}`,
     // A worker that freezes here is ended by the server, and writers go on.
@@ -86,7 +93,9 @@ export async function lockOutWriters(main: Session, promotion: PromotionTry, hol
     `SELECT set_config('transaction_timeout', '${promotion.maxHoldMs}', true) WHERE current_setting('server_version_num')::int >= 170000`,
   ];
   try {
-    await hold.query(main, `BEGIN; ${limits.join('; ')}; ${TAKE_FENCE_LOCK}`);
+    const message = ['BEGIN', ...limits, TAKE_FENCE_LOCK, routeSql(promotion, epoch)].join('; ');
+    const { rowCount } = await hold.query(main, message);
+    if (rowCount !== 1) throw new StandsInTheWay('another worker has decided it meanwhile');
   } catch (error) {
     // A connection that was cut, or a server that is gone, says nothing about writers.
     if (sqlState(error) !== LOCK_NOT_AVAILABLE) throw error;
@@ -96,22 +105,11 @@ export async function lockOutWriters(main: Session, promotion: PromotionTry, hol
   }
 }
 
-/**
- * The route is as it was read: another worker may have decided while this one waited for the lock, and what follows
- * changes the new side. A plain read is enough here: a decision is made under the lock that we now hold alone, and a
- * commit is visible before its locks are let go. No FOR UPDATE: it would give this transaction an xid, for which the slot
- * of the way back would wait where both databases are on one server.
- */
-export async function checkRoute(main: Session, promotion: Promotion, hold: Hold, epoch: number): Promise<void> {
-  const { rowCount } = await hold.queryInTransaction(
-    main,
-    `SELECT FROM verdigris.route WHERE migration = ${literal(promotion.migration)} AND epoch = ${epoch}
-        AND writes_on = ${literal(promotion.from)}`,
-  );
-  if (rowCount !== 1) throw new StandsInTheWay('another worker has decided it meanwhile');
+function routeSql({ migration, from }: Promotion, epoch: number): string {
+  return `SELECT FROM verdigris.route WHERE migration = ${literal(migration)} AND epoch = ${epoch} AND writes_on = ${literal(from)}`;
 }
 
-/** The sessions beside the transaction get the time that is left as their limit, all at once. */
+/** The sessions beside the transaction get the time of the hold as their limit, all at once. */
 export async function limitOthers({ aside, to }: Sessions, hold: Hold): Promise<void> {
   await Promise.all([hold.limit(aside), hold.limit(to)]);
 }
@@ -205,6 +203,32 @@ export async function carrySequencesOver(
 const SLOT_WITHIN_MS = 250;
 
 /**
+ * Makes slots that go again at once, on the sessions that will make those of the way back: whatever would be in their way
+ * is found before writers wait, and each session has loaded what it needs.
+ *
+ * @throws VerdigrisError PromotionBlocked
+ */
+export async function rehearseSlots(sessions: Sessions, promotion: Promotion): Promise<void> {
+  try {
+    await Promise.all(sessions.slots.map(({ session }) => session.query(REHEARSAL)));
+  } catch (error) {
+    throw await StandsInTheWay.explained(slotNotMade(sessions, promotion, error));
+  }
+}
+
+/** A temporary slot ends with its session, if nothing else ends it. */
+const REHEARSAL = `
+  SET statement_timeout = ${SLOT_WITHIN_MS};
+  SELECT pg_create_logical_replication_slot('verdigris_rehearsal_' || pg_backend_pid(), 'pgoutput', true);
+  SELECT pg_drop_replication_slot('verdigris_rehearsal_' || pg_backend_pid());
+  RESET statement_timeout`;
+
+function slotNotMade({ to }: Sessions, promotion: Promotion, error: unknown): StandsInTheWay {
+  const why = `the slot of the way back can't be made on ${otherSide(promotion.from)} in time`;
+  return new StandsInTheWay(why, error, () => whoHasWritten(to));
+}
+
+/**
  * Now nothing that came from the old side is behind the slots, and nothing that the application will write is before
  * them. Made earlier and advanced, a slot would forget that in a crash (its position reaches disk only at a checkpoint)
  * and send the old side its own rows back.
@@ -216,11 +240,28 @@ export async function makeSlotsOfTheWayBack(sessions: Sessions, promotion: Promo
       sessions.slots.map(({ session, make }) => hold.queryAtMost(session, SLOT_WITHIN_MS, make)),
     );
   } catch (error) {
-    const why = `the slot of the way back can't be made on ${otherSide(promotion.from)} in time`;
-    throw new StandsInTheWay(why, error, () => whoHasWritten(sessions.to));
+    throw slotNotMade(sessions, promotion, error);
   }
   if (made.some(({ rowCount }) => rowCount !== 1)) throw new StandsInTheWay('another worker acts now');
 }
+
+/**
+ * Whether the sides are on servers of their own, so that the slot of the way back does not wait for the transaction that
+ * decides. A standby that has been promoted has its primary's identifier: then the answer is no, which is only slower.
+ */
+export async function areApart({ main, to }: Sessions): Promise<boolean> {
+  const ask = async (session: Session): Promise<string | undefined> => {
+    const { rows } = await session.query<{ id: string | null }>(SERVER_ID);
+    return rows[0]?.id ?? undefined;
+  };
+  const [from, other] = await Promise.all([ask(main), ask(to)]);
+  return from !== undefined && other !== undefined && from !== other;
+}
+
+/** NULL where the role may not ask for it. */
+const SERVER_ID = `
+  SELECT CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
+              THEN (SELECT system_identifier::text FROM pg_control_system()) END AS id`;
 
 /** Slots that a try has left are too early for the next one. */
 export async function dropEarlySlots(to: Session, promotion: Promotion): Promise<void> {

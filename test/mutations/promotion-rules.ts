@@ -14,15 +14,18 @@ const inFeeds = (name: string) => ({ file: 'test/postgres/mistakes-feeds.test.ts
 const inCrash = (name: string) => ({ file: 'test/faults/mistakes/crash.faults.ts', name });
 
 const MARKER_STEP = '            : waitUntilAllIsThere(sessions, promotion, hold, over),\n';
-const SLOT_STEP =
-  "    if (promotion.feedBack) await step('slots', () => makeSlotsOfTheWayBack(sessions, promotion, hold));\n";
-const LOCK_STEP = "    await step('lock', () => lockOutWriters(main, promotion, hold));\n";
+const SLOTS = '      if (promotion.feedBack) await makeSlotsOfTheWayBack(sessions, promotion, hold);\n';
+const LOCK = '[lockOutWriters(main, promotion, hold, epoch), limitOthers(sessions, hold)]);\n    });\n';
 
 export const PROMOTION_RULES: readonly Mutation[] = [
   {
     rule: 'the stop position is taken after the last writer has ended',
     edits: [
-      edit(PROMOTE, LOCK_STEP, `    await waitUntilAllIsThere(sessions, promotion, hold);\n${LOCK_STEP}`),
+      edit(
+        PROMOTE,
+        "    await step('lock',",
+        "    await waitUntilAllIsThere(sessions, promotion, hold);\n    await step('lock',",
+      ),
       edit(PROMOTE, MARKER_STEP, '            : Promise.resolve(),\n'),
     ],
     test: inHold('the stop position is taken after'),
@@ -172,8 +175,8 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     edits: [
       edit(
         PROMOTE,
-        "    await step('decide',",
-        "    await openNewSide(sessions.to, promotion.migration, epoch + 1);\n    await step('decide',",
+        "    await step('slots, decision',",
+        "    await openNewSide(sessions.to, promotion.migration, epoch + 1);\n    await step('slots, decision',",
       ),
     ],
     test: { file: 'test/postgres/promotion-faults.test.ts', name: 'kill before /verdigris' },
@@ -218,7 +221,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'the slot of the way back is made when everything has arrived',
-    edits: [edit(PROMOTE, SLOT_STEP, ''), edit(PROMOTE, LOCK_STEP, LOCK_STEP + SLOT_STEP)],
+    edits: [edit(PROMOTE, SLOTS, ''), edit(PROMOTE, LOCK, LOCK + SLOTS)],
     test: inFeeds('the slot of the way back begins after'),
   },
   {

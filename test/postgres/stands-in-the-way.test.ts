@@ -82,7 +82,7 @@ describe('a hold whose lock is not had', () => {
       ...{ databases: { blue, green: blue }, migration: 'm', from: 'blue' as const, fenced: [], knownTables: [] },
       ...{ maxHoldMs: 5_000, lockTimeoutMs: 20, sequenceGap: 0, feedBack: false },
     };
-    const ask = (): Promise<void> => lockOutWriters(main, promotion, new Hold(5_000));
+    const ask = (): Promise<void> => lockOutWriters(main, promotion, new Hold(5_000), 1);
     await withClient(own.config, async (writer) => {
       await writer.query(`SELECT pg_advisory_lock_shared(${FENCE_LOCK})`);
       await expect(ask()).rejects.toThrow('writers did not end within 20 ms');
