@@ -8,6 +8,7 @@ import { Console, type ShownDatabase } from './console.js';
 import { EntryFile } from './entry.js';
 import { claimsPauses, markName, markValue, parseMark, type Mark } from './mark.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
+import { Turn } from './turn.js';
 import { removeDrafts, replaceFile } from '../replace-file.js';
 import { within } from '../timing.js';
 
@@ -31,12 +32,12 @@ export class Instance {
   #mayBePaused = false;
   /** As far as this worker knows: `quiet` since becomeQuiet(), `configured` since RELOAD. */
   #settings: 'unknown' | 'quiet' | 'configured' = 'unknown';
-  /** The epoch for which this worker has announced a pause. */
-  #announced: number | undefined;
 
+  /** @param turn of the worker, the same for all that it pauses together. Default: a new one. */
   constructor(
     readonly pooler: PgBouncer,
     private readonly setup: PgBouncers,
+    private readonly turn = new Turn(),
   ) {}
 
   /** The session for everything but PAUSE: it is there before PAUSE is sent, so that RESUME never has to wait for one. */
@@ -78,20 +79,24 @@ export class Instance {
   }
 
   /**
-   * Writes the file so that the entries lead to the mark's side, has it loaded, and shows that it is.
+   * Writes the file so that the entries lead to the mark's side, has it loaded, and shows that it is. A mark that is
+   * `moving` gets this worker's token.
    *
-   * @throws VerdigrisError StaleEpoch when the file is of a later epoch; PoolNotReleased when it is not loaded.
+   * @returns what it has loaded then
+   * @throws VerdigrisError StaleEpoch when the file is of a later epoch; PromotionBlocked when another worker has announced
+   * a pause since; PoolNotReleased when it is not loaded.
    */
-  async load(mark: Mark): Promise<void> {
-    if (mark.state === 'moving') this.#announced = mark.epoch;
+  async load(mark: Mark): Promise<Loaded> {
     const reachDisk = await this.write(mark);
     await this.#reload();
     const loaded = await this.look();
-    if (loaded.leadsTo !== mark.side || !isSameMark(loaded.mark, mark)) throw this.#notLoaded();
+    this.refuseOthersTurn(loaded.mark);
+    if (loaded.leadsTo !== mark.side || !isSameMark(loaded.mark, this.#signed(mark))) throw this.#notLoaded();
     await reachDisk();
+    return loaded;
   }
 
-  /** Only the file: all that can be done for a PgBouncer that does not run, which reads it when it starts. */
+  /** Only the file. @throws VerdigrisError StaleEpoch, PromotionBlocked as load() does; PoolNotReleased */
   async write(mark: Mark): Promise<() => Promise<void>> {
     const { file } = this.pooler;
     try {
@@ -100,8 +105,11 @@ export class Instance {
       const name = markName(this.setup.migration);
       const known = parseMark(entries.parameter(name, 'dbname'));
       if (known !== undefined && known.epoch > mark.epoch) throw this.#tooLate(known, mark);
+      // One of an epoch that is over has no pause left to keep.
+      if (known?.epoch === mark.epoch) this.refuseOthersTurn(known);
       for (const database of this.setup.databases) entries.point(database, this.setup.aliases[mark.side]);
-      entries.set(name, markValue(known?.overtaken === true ? { ...mark, overtaken: true } : mark));
+      const signed = this.#signed(mark);
+      entries.set(name, markValue(this.#leavesLateOne(known) ? { ...signed, overtaken: true } : signed));
       const text = entries.toString();
       if (text === before) return () => Promise.resolve();
       await removeDrafts(file);
@@ -110,6 +118,28 @@ export class Instance {
       if (error instanceof VerdigrisError) throw error;
       throw this.#notWritten(error);
     }
+  }
+
+  #signed(mark: Mark): Mark {
+    return mark.state === 'moving' ? { ...mark, token: this.turn.token } : mark;
+  }
+
+  /** Whether a worker that may only be frozen has announced a pause, and this one goes on in its place. */
+  #leavesLateOne(mark: Mark | undefined): boolean {
+    return mark?.overtaken === true || (mark?.state === 'moving' && !this.turn.isOwn(mark));
+  }
+
+  /** Its mark as the file has it; undefined when there is none, or the file can't be read. */
+  async #written(): Promise<Mark | undefined> {
+    const text = await readFile(this.pooler.file, 'utf8').catch(() => '');
+    return parseMark(new EntryFile(text).parameter(markName(this.setup.migration), 'dbname'));
+  }
+
+  /** A new worker ends what those before have announced: what is loaded, and what they only came to write. */
+  async #takeOver(loaded: Mark | undefined): Promise<void> {
+    if (!this.turn.isNew) return;
+    this.turn.takeOver(loaded);
+    this.turn.takeOver(await this.#written());
   }
 
   /** What it shows otherwise than its file says, in words; undefined when they agree. Looks only. */
@@ -190,19 +220,46 @@ export class Instance {
    *
    * @throws VerdigrisError StaleEpoch, PromotionBlocked
    */
-  async refuseUnlessAnnounced({ side, epoch }: WritesAre): Promise<void> {
+  async refuseUnlessAnnounced(announced: WritesAre): Promise<void> {
     const { mark } = await this.look();
-    if (isSameMark(mark, { side, epoch, state: 'moving' })) return;
+    this.#refuse(mark, announced);
+  }
+
+  #refuse(mark: Mark | undefined, { side, epoch }: WritesAre): void {
+    if (isSameMark(mark, this.#signed({ side, epoch, state: 'moving' }))) return;
     if (mark !== undefined && mark.epoch > epoch) throw this.#tooLate(mark, { epoch });
+    this.refuseOthersTurn(mark);
     throw promotionBlocked(`PgBouncer "${this.pooler.connection}" has been settled by another worker meanwhile`);
   }
 
-  /** Pauses every entry. @returns what its clients were at, when it has not come to rest within the time. */
-  async pause(withinMs: number): Promise<'paused' | { readonly busyBackends: readonly number[] }> {
+  /**
+   * Refuses while another worker is at work there, who has announced a pause since this one did. Looks only.
+   *
+   * @throws VerdigrisError PromotionBlocked
+   */
+  refuseOthersTurn(mark: Mark | undefined): void {
+    if (!this.turn.isOthers(mark)) return;
+    throw promotionBlocked(
+      `PgBouncer "${this.pooler.connection}" is in the hands of another worker, which has announced a pause since`,
+    );
+  }
+
+  /**
+   * Pauses every entry. PgBouncer answers every PAUSE that waits when it comes to rest, whoever has asked: that it is this
+   * worker's pause is seen by the mark.
+   *
+   * @returns what its clients were at, when it has not come to rest within the time.
+   * @throws VerdigrisError StaleEpoch, PromotionBlocked when it is not: settle() then ends it, or leaves it to whose it is.
+   */
+  async pause(
+    announced: WritesAre,
+    withinMs: number,
+  ): Promise<'paused' | { readonly busyBackends: readonly number[] }> {
     try {
       const all = Promise.all(this.setup.databases.map((database, i) => this.#pauses[i]?.pause(database)));
       if ((await within(all, withinMs, 'late')) === 'late') return { busyBackends: await this.busyBackends() };
-      const { paused } = await this.look();
+      const { paused, mark } = await this.look();
+      this.#refuse(mark, announced);
       if (paused.length < this.setup.databases.length) return { busyBackends: [] };
       return 'paused';
     } finally {
@@ -217,34 +274,51 @@ export class Instance {
   }
 
   /**
-   * Brings it to where writes are and lets its clients go on. A pause of somebody else's is left alone: ours has a mark.
+   * Brings it to where writes are and lets its clients go on. A pause of somebody else's is left alone: ours has a mark,
+   * and this worker's own token, or that of one before it.
    *
    * @param isOurs whether this worker has asked for the pause.
+   * @throws VerdigrisError StaleEpoch, PromotionBlocked when another worker is at work there, who will end the pause.
    */
   async settle({ side, epoch }: WritesAre, isOurs: boolean): Promise<void> {
-    const control = await this.control();
     const { mark, paused, leadsTo } = await this.look();
     if (mark !== undefined && mark.epoch > epoch) throw this.#tooLate(mark, { epoch });
+    await this.#takeOver(mark);
     // Never touched by us: neither its entries nor a pause are ours to change.
     if (mark === undefined && !isOurs) return;
-    // Whoever has announced a later pause than this worker resumes, or whoever takes over from there.
-    if (isOurs && mark?.state === 'moving' && mark.epoch > (this.#announced ?? 0)) throw this.#tooLate(mark, { epoch });
+    this.refuseOthersTurn(mark);
     const isPaused = paused.length > 0 && (isOurs || claimsPauses(mark));
-    const overtaken = mark?.overtaken === true || (mark?.state === 'moving' && this.#announced === undefined);
+    const overtaken = this.#leavesLateOne(mark);
     const mayHoldSettings = isPaused || isOurs || overtaken || this.#settings === 'quiet';
     this.#mayBePaused = isPaused;
     if (leadsTo !== side) await this.load({ side, epoch, state: 'moving' });
-    if (isPaused) {
-      if (this.#settings !== 'configured') await this.#reload();
-      await control.set('server_login_retry', '0');
-      for (const database of paused) await control.resume(database);
-      this.#mayBePaused = false;
-      await this.#served();
-    }
+    if (isPaused) await this.#resume(paused, epoch);
     const settled: Mark = { side, epoch, state: 'settled', overtaken };
     // RELOAD gives the settings their configured values back. Without need of it, only the file may have been spoilt.
-    if (isSameMark(mark, settled) && !mayHoldSettings) await (await this.write(settled))();
-    else await this.load(settled);
+    if (isSameMark(mark, settled) && !mayHoldSettings) return (await this.write(settled))();
+    const loaded = await this.load(settled);
+    // A late PAUSE that came after the look above: whoever sent it has left it alone if it saw the mark from before.
+    if (loaded.mark?.overtaken === true && loaded.paused.length > 0) await this.settle({ side, epoch }, isOurs);
+  }
+
+  /** For one that does not run: when it starts it is not paused, and leads where its file says. */
+  async settleFile({ side, epoch }: WritesAre): Promise<void> {
+    await this.#takeOver(undefined);
+    const reachDisk = await this.write({ side, epoch, state: 'settled' });
+    await reachDisk();
+  }
+
+  async #resume(paused: readonly string[], epoch: number): Promise<void> {
+    const control = await this.control();
+    if (this.#settings !== 'configured') await this.#reload();
+    await control.set('server_login_retry', '0');
+    // This worker may have been frozen since it looked, and another one have paused.
+    const { mark } = await this.look();
+    if (mark !== undefined && mark.epoch > epoch) throw this.#tooLate(mark, { epoch });
+    this.refuseOthersTurn(mark);
+    for (const database of paused) await control.resume(database);
+    this.#mayBePaused = false;
+    await this.#served();
   }
 
   /** What a worker that comes too late gives back, unless somebody is at work who will. */
@@ -313,5 +387,5 @@ function isSameTarget(a: ShownDatabase, b: ShownDatabase): boolean {
 }
 
 function isSameMark(a: Mark | undefined, b: Mark): boolean {
-  return a?.epoch === b.epoch && a.side === b.side && a.state === b.state;
+  return a?.epoch === b.epoch && a.side === b.side && a.state === b.state && a.token === b.token;
 }

@@ -12,6 +12,8 @@ export interface Mark {
   readonly side: Side;
   /** `moving`: a promotion is about to pause, or has paused; a pause that is found is ours. `settled`: it is not. */
   readonly state: 'moving' | 'settled';
+  /** Of the worker that announced it, 8 hex digits: only while `moving`, and not in marks of earlier versions. */
+  readonly token?: string | undefined;
   /**
    * Another worker has settled it than the one that was about to pause, which may only be frozen: a pause that is found
    * later may be that one's, and so may its settings. Stays as long as the mark does.
@@ -25,19 +27,21 @@ export function markName(migration: string): string {
 }
 
 /** Nothing listens at port 1: whoever connects to the mark is told that there is no server. */
-export function markValue({ epoch, side, state, overtaken = false }: Mark): string {
-  return `host=127.0.0.1 port=1 dbname=epoch_${epoch}_${side}_${state}${overtaken ? '_overtaken' : ''}`;
+export function markValue({ epoch, side, state, token, overtaken = false }: Mark): string {
+  const more = `${token === undefined ? '' : `_${token}`}${overtaken ? '_overtaken' : ''}`;
+  return `host=127.0.0.1 port=1 dbname=epoch_${epoch}_${side}_${state}${more}`;
 }
 
 /** Reads it out of the column `database` of SHOW DATABASES. */
 export function parseMark(database: string | undefined): Mark | undefined {
-  const [, epoch, side, state, overtaken] =
-    /^epoch_([0-9]+)_(blue|green)_(moving|settled)(_overtaken)?$/.exec(database ?? '') ?? [];
+  const [, epoch, side, state, token, overtaken] =
+    /^epoch_([0-9]+)_(blue|green)_(moving|settled)(?:_([0-9a-f]{8}))?(_overtaken)?$/.exec(database ?? '') ?? [];
   if (epoch === undefined || side === undefined || state === undefined) return undefined;
   return {
     epoch: Number(epoch),
     side: side === 'blue' ? 'blue' : 'green',
     state: state === 'moving' ? 'moving' : 'settled',
+    ...(token === undefined ? {} : { token }),
     ...(overtaken === undefined ? {} : { overtaken: true }),
   };
 }

@@ -6,6 +6,7 @@ import { isNotRunning } from './console.js';
 import { Instance } from './instance.js';
 import { claimsPauses } from './mark.js';
 import type { PgBouncers } from './pgbouncer.js';
+import { Turn } from './turn.js';
 
 /** What the pools ask of the databases; each may be left out. */
 export interface DatabasesAsked {
@@ -23,7 +24,8 @@ const ROUNDS = 5;
 
 /**
  * All PgBouncers of a migration as one: all are paused or none, and all are released whatever happens. Runs on what is
- * there: a worker that takes over finds pauses by asking, and marks tell which are ours.
+ * there: a worker that takes over finds pauses by asking, and marks tell which are ours. One worker's try has one of
+ * these: when another one has announced a pause since, it leaves that alone.
  *
  * @example
  * const pools = pgBouncerPools({ migration, instances, databases: ['orders'], aliases, pauseTimeoutMs: 1_000 });
@@ -42,17 +44,19 @@ class PgBouncerPools implements Pools {
   #wanted: WritesAre | undefined;
   /** Those that this worker has paused or was about to pause. */
   readonly #ours = new Set<Instance>();
+  readonly #turn = new Turn();
 
   constructor(
     private readonly setup: PgBouncers,
     private readonly asked: DatabasesAsked,
   ) {
-    this.#instances = setup.instances.map((pooler) => new Instance(pooler, setup));
+    this.#instances = setup.instances.map((pooler) => new Instance(pooler, setup, this.#turn));
   }
 
   async prepare(from: Side, epoch: number): Promise<void> {
     const live = await this.#reach(from);
     this.#want({ side: from, epoch });
+    this.#turn.announce();
     await allDone(live.map((instance) => this.#prove(instance, from, epoch)));
     const { obstacles } = this.asked;
     if (obstacles === undefined) return;
@@ -64,6 +68,7 @@ class PgBouncerPools implements Pools {
     const live = await this.#reach(from);
     this.#want({ side: from, epoch });
     await this.#refuseLongTransactions(live, from);
+    this.#turn.announce();
     try {
       await allDone(
         live.map(async (instance) => {
@@ -78,7 +83,7 @@ class PgBouncerPools implements Pools {
       const results = await allDone(
         live.map(async (instance) => {
           await instance.untilNobodyLogsIn();
-          return { instance, result: await instance.pause(pauseTimeoutMs) };
+          return { instance, result: await instance.pause({ side: from, epoch }, pauseTimeoutMs) };
         }),
       );
       const late = results.flatMap(({ instance, result }) =>
@@ -147,6 +152,7 @@ class PgBouncerPools implements Pools {
   async #prove(instance: Instance, from: Side, epoch: number): Promise<void> {
     const { connection } = instance.pooler;
     const { paused, mark, leadsTo } = await instance.look();
+    instance.refuseOthersTurn(mark);
     if (paused.length > 0 && !claimsPauses(mark)) {
       throw promotionBlocked(`"${paused.join('", "')}" is paused on PgBouncer "${connection}", and not by Verdigris`);
     }
@@ -211,7 +217,7 @@ class PgBouncerPools implements Pools {
         return [];
       } catch (error) {
         await instance.close();
-        if (error instanceof VerdigrisError && error.type === 'StaleEpoch') return [];
+        if (isInOtherHands(error)) return [];
         if (!this.#ours.has(instance) && (await instance.isUntouched(wanted))) return [];
         if (isNotRunning(error)) return await this.#writeOnly(instance, wanted);
         if (attempt >= 2) return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
@@ -220,13 +226,12 @@ class PgBouncerPools implements Pools {
   }
 
   /** It does not run. When it starts it is not paused, and leads where its file says. */
-  async #writeOnly(instance: Instance, { side, epoch }: WritesAre): Promise<readonly Unreleased[]> {
+  async #writeOnly(instance: Instance, wanted: WritesAre): Promise<readonly Unreleased[]> {
     try {
-      const reachDisk = await instance.write({ side, epoch, state: 'settled' });
-      await reachDisk();
+      await instance.settleFile(wanted);
       return [];
     } catch (error) {
-      if (error instanceof VerdigrisError && error.type === 'StaleEpoch') return [];
+      if (isInOtherHands(error)) return [];
       return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
     }
   }
@@ -236,6 +241,11 @@ class PgBouncerPools implements Pools {
 async function allDone<T>(work: readonly Promise<T>[]): Promise<T[]> {
   await Promise.allSettled(work);
   return Promise.all(work);
+}
+
+/** Another worker has gone on there since: it, or whoever comes after it, lets its clients go on. */
+function isInOtherHands(error: unknown): boolean {
+  return error instanceof VerdigrisError && (error.type === 'StaleEpoch' || error.type === 'PromotionBlocked');
 }
 
 function overtaken(now: number, epoch: number): VerdigrisError {

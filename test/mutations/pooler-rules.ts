@@ -52,4 +52,15 @@ export const POOLER_RULES: readonly Mutation[] = [
     ],
     test: { file: 'test/pgbouncer/logins.test.ts', name: 'refuses nobody' },
   },
+  {
+    rule: 'a worker that was overtaken leaves the pause of the other one alone',
+    edits: [
+      edit(
+        'src/pgbouncer/turn.ts',
+        '!this.isOwn(mark) && !this.#before.has(mark.token);',
+        '!this.isOwn(mark) && !this.#before.has(mark.token) && false;',
+      ),
+    ],
+    test: { file: 'test/pgbouncer/turns.test.ts', name: 'leaves the pause of the other one alone' },
+  },
 ];

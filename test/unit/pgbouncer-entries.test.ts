@@ -67,10 +67,17 @@ describe('entries of PgBouncer', () => {
   });
 
   it('carry a mark that can be read back', () => {
-    const mark = { epoch: 1795397953, side: 'green', state: 'moving' } as const;
-    const file = new EntryFile('');
-    file.set('verdigris_shop', markValue(mark));
-    expect(parseMark(file.parameter('verdigris_shop', 'dbname'))).toEqual(mark);
+    const settled = { epoch: 1795397953, side: 'green', state: 'settled' } as const;
+    const moving = { ...settled, state: 'moving', token: '1a2b3c4d' } as const;
+    // The last but one is of an earlier version.
+    for (const mark of [settled, moving, { ...settled, state: 'moving' } as const, { ...moving, overtaken: true }]) {
+      const file = new EntryFile('');
+      file.set('verdigris_shop', markValue(mark));
+      expect(parseMark(file.parameter('verdigris_shop', 'dbname'))).toEqual(mark);
+    }
+    // PgBouncer takes no longer names.
+    const longest = { epoch: Number.MAX_SAFE_INTEGER, side: 'green', state: 'moving', token: '1a2b3c4d' } as const;
+    expect(/dbname=(.*)/.exec(markValue({ ...longest, overtaken: true }))?.[1]?.length).toBeLessThan(64);
     expect(parseMark('postgres')).toBeUndefined();
   });
 });
