@@ -1,80 +1,19 @@
 import { WorkflowFailedError } from '@temporalio/client';
-import { afterEach, describe, expect, it } from 'vitest';
-import { LEDGER_MIGRATIONS, LEDGER_SCHEMA, LedgerApplication } from '../support/ledger-application.js';
-import { inPhase, leftovers, Migration, rowsOf, statusOf, until } from '../support/migration.js';
+import { describe, expect, it } from 'vitest';
+import { LEDGER_MIGRATIONS, LedgerApplication } from '../support/ledger-application.js';
+import { leftovers, rowsOf, statusOf, until } from '../support/migration.js';
 import { withClient } from '../support/postgres.js';
+import { expectBlueAsBefore, longStage, newMigration, rollBackIn, SLOW_STEP, WHO } from '../support/rolled-back-run.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
-import type { MigrationStatus } from '../../workflows/lib/status.js';
-import { rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
-import type { PlanInput } from '../../src/plan/schema.js';
+import { rollbackSignal } from '../../workflows/messages.js';
 
-const open: { close(): Promise<void> }[] = [];
-
-afterEach(async () => {
-  for (const item of open.splice(0).reverse()) await item.close();
-});
-
-const WHO = { by: 'grace', reason: 'the test says so' };
-const SLOW_STEP = { sql: { name: 'slow', up: 'SELECT pg_sleep(5)', down: 'SELECT 1' } };
-
-/** Enough rows that their verification, which rests most of the time, lasts until a message arrives. */
-const BULK = `CREATE TABLE bulk (id int PRIMARY KEY, filler text);
-  INSERT INTO bulk SELECT g, repeat('x', 100) FROM generate_series(1, 400000) g`;
-
-async function newMigration(plan: Partial<PlanInput> = {}, bulk = false): Promise<Migration> {
-  const migration = await Migration.create({
-    blue: 'pg15',
-    green: 'pg18',
-    purpose: 'rollback',
-    schema: bulk ? `${LEDGER_SCHEMA};${BULK}` : LEDGER_SCHEMA,
-    plan: { migrations: LEDGER_MIGRATIONS, standby: { for: '10m' }, ...plan },
-  });
-  open.push(migration);
-  return migration;
-}
-
-/** What a rollback owes whoever asked for it: blue as it was, with every write, and nothing of ours anywhere. */
-async function expectBlueAsBefore(migration: Migration, application: LedgerApplication): Promise<void> {
-  expect(application.failures).toEqual([]);
-  expect(await application.audit(migration.blue)).toEqual({ lost: [], doubled: [], total: '0', odd: 0 });
-  const own = /^relation (accounts|balances|entries|recent|entries_id_seq|bulk)$/;
-  expect((await leftovers(migration.blue)).filter((what) => !own.test(what))).toEqual([]);
-  await withClient(migration.blue.config, (client) => client.query('UPDATE accounts SET balance = balance'));
-}
-
-const PHASES: [string, Partial<PlanInput>, (status: MigrationStatus) => boolean][] = [
-  ['replicate', { replicate: { holdFor: '30s' } }, (s) => s.phase === 'replicate' && s.waiting?.for === 'lag'],
-  ['migrate', { migrations: [...LEDGER_MIGRATIONS, SLOW_STEP] }, (s) => s.now.includes('slow')],
-  ['verify', { verify: { parallel: 1, rest: 0.97 } }, inPhase('verify')],
-  ['traffic', { traffic: longStage() }, (s) => s.greenReadPercent === 50],
-  ['promote', { traffic: { ...quick(), approval: { before: ['promote'] } } }, (s) => s.waiting?.gate === 'promote'],
-];
-
-function quick(): NonNullable<PlanInput['traffic']> {
-  return { stages: [{ percent: 100, for: '1s' }], gates: [{ metric: 'lag', max: '2s' }] };
-}
-
-function longStage(): PlanInput['traffic'] {
-  return { ...quick(), stages: [{ percent: 50, for: '10m' }] };
-}
+/* In phase verify, and by a gate: test/faults/rollback-runs.faults.ts, since they take long. */
 
 describe('a rollback that is asked for by message', () => {
-  it.each(PHASES)('in phase %s brings blue back and leaves nothing behind', async (phase, plan, reached) => {
-    const migration = await newMigration(plan, phase === 'verify');
-    const application = await LedgerApplication.start(migration);
-    const handle = await migration.start();
-    await until(handle, `in phase ${phase}`, reached);
-    await handle.executeUpdate(rollbackUpdate, { args: [WHO] });
-    const report = (await handle.result()) as MigrationReport;
-    await application.stop();
-    await migration.record(handle, `rollback-${phase}`);
-
-    expect(report.outcome).toBe('rolledBack');
-    expect(report.phase).toBe(phase);
-    expect(report.rollingBack).toMatchObject({ reason: 'grace: the test says so', notUndone: [] });
-    await expectBlueAsBefore(migration, application);
-    expect(await leftovers(migration.green)).toEqual([]);
-  });
+  it.each(['replicate', 'migrate', 'traffic', 'promote'] as const)(
+    'in phase %s brings blue back and leaves nothing behind',
+    rollBackIn,
+  );
 
   it('in the standby window moves writes back without a loss, and keeps green, fenced', async () => {
     const migration = await newMigration();
@@ -136,21 +75,6 @@ describe('a rollback that is forced by a failure', () => {
     );
     await expectBlueAsBefore(migration, application);
     expect(await leftovers(migration.green)).toEqual([]);
-  });
-
-  it('of a gate: green answers with errors, which no caller sees', async () => {
-    const migration = await newMigration({
-      traffic: { ...quick(), stages: [{ percent: 100, for: '10m' }], gates: [{ metric: 'errorRate', max: 0.05 }] },
-    });
-    const application = await LedgerApplication.start(migration);
-    const handle = await migration.start();
-    await until(handle, 'reading from green', (s) => s.greenReadPercent === 100);
-    await rowsOf(migration.green, 'DROP VIEW balances');
-    const error: unknown = await handle.result().catch((e: unknown) => e);
-    await application.stop();
-
-    expect(String((error as WorkflowFailedError).cause?.message)).toMatch(/gate failed in stage 100 %: errorRate/);
-    await expectBlueAsBefore(migration, application);
   });
 });
 

@@ -40,6 +40,10 @@ export class WorkerProcess {
     return worker;
   }
 
+  get pid(): number | undefined {
+    return this.child.pid;
+  }
+
   async begin(): Promise<void> {
     this.child.stdin?.write('begin\n');
     await this.log.says('worker ready');

@@ -1,0 +1,28 @@
+import type { WorkflowFailedError } from '@temporalio/client';
+import { describe, expect, it } from 'vitest';
+import { LedgerApplication } from '../support/ledger-application.js';
+import { rowsOf, until } from '../support/migration.js';
+import { expectBlueAsBefore, newMigration, quick, rollBackIn } from '../support/rolled-back-run.js';
+
+/* The slower ones of test/e2e/rollback.test.ts. */
+
+describe('a rollback that is asked for by message', () => {
+  it('in phase verify brings blue back and leaves nothing behind', () => rollBackIn('verify'));
+});
+
+describe('a rollback that is forced by a failure', () => {
+  it('of a gate: green answers with errors, which no caller sees', async () => {
+    const migration = await newMigration({
+      traffic: { ...quick(), stages: [{ percent: 100, for: '10m' }], gates: [{ metric: 'errorRate', max: 0.05 }] },
+    });
+    const application = await LedgerApplication.start(migration);
+    const handle = await migration.start();
+    await until(handle, 'reading from green', (s) => s.greenReadPercent === 100);
+    await rowsOf(migration.green, 'DROP VIEW balances');
+    const error: unknown = await handle.result().catch((e: unknown) => e);
+    await application.stop();
+
+    expect(String((error as WorkflowFailedError).cause?.message)).toMatch(/gate failed in stage 100 %: errorRate/);
+    await expectBlueAsBefore(migration, application);
+  });
+});
