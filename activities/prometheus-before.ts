@@ -53,7 +53,7 @@ export async function requestsBefore(
   environment: Environment,
   signal: AbortSignal,
 ): Promise<ReadonlyMap<Gate, number>> {
-  const scope = { migration: name, stage: 0, windowSeconds: WINDOW_SECONDS, atMs: Date.now(), signal };
+  const scope = { migration: name, stage: 0, windowSeconds: WINDOW_SECONDS, signal };
   const known = await Promise.all(
     traffic.gates.map(async (gate) => {
       const endpoint = gate.metric === 'prometheus' ? endpointOf(gate, environment) : undefined;
@@ -76,7 +76,7 @@ async function numberOfBlue(
   const endpoint = endpointOf(gate, environment);
   if (endpoint === undefined) return undefined;
   const query = fillTemplate(gate.query, { migration, stage, windowSeconds: WINDOW_SECONDS }, 'blue');
-  const answer = await queryPrometheus(endpoint, query, { atMs: Date.now(), signal });
+  const answer = await queryPrometheus(endpoint, query, { signal });
   return answer.kind === 'value' ? answer.value : undefined;
 }
 

@@ -6,7 +6,7 @@ import { finishPromotion } from '../src/postgres/finish-promotion.js';
 import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
 import { poolsOf } from '../src/pgbouncer/from-plan.js';
 import { releaseAll, type Pools } from '../src/postgres/pools.js';
-import { promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
+import { promote as moveWrites, refuseLate, type NotAfter } from '../src/postgres/promote.js';
 import { readDecision } from '../src/postgres/promotion-decision.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
@@ -22,6 +22,7 @@ import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { refuseUndeployed } from './instances.js';
 import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
 import { movedTables, publishedBackward } from './run-tables.js';
+import { temporalClock } from './temporal-clock.js';
 
 export interface PromotionResult {
   /** How long writes waited; null when that is not known: an earlier attempt had decided, and its worker died. */
@@ -116,14 +117,14 @@ async function promote(
   { from, epoch, acceptLoss, notAfter, environment }: Asked,
 ): Promise<PromotionResult> {
   const { databases, run, signal } = work;
-  const begins = notAfter === undefined ? {} : { notAfter: Date.parse(notAfter) };
   const session = await work.session(from, 'promote', SHORT_STATEMENTS);
   try {
     const { decided } = await readDecision(session, run.migration, from);
     // A worker that was killed in its hold has left them paused.
     if (!decided) await releaseAll(pools, signal);
     // Tried again for as long as a server was away, it must not move writes hours after it was asked to.
-    if (!decided) refuseLate(begins);
+    const begins = decided || notAfter === undefined ? {} : { notAfter: await onThisMachine(notAfter) };
+    refuseLate(begins);
     const known = decided ? [] : await prepare(work, ref, from, acceptLoss);
     if (!decided) await pools.prepare(from, epoch);
     // Blue is close behind green: what it lacks would only be missed where a loss was accepted.
@@ -163,6 +164,12 @@ async function promote(
     }
     throw error;
   }
+}
+
+/** A moment by Temporal's clock. */
+async function onThisMachine(told: string): Promise<NotAfter> {
+  const now = await temporalClock();
+  return { told, at: performance.now() + Date.parse(told) - now() };
 }
 
 /** Nobody waits for a promotion that is not tried any more. One that is decided goes on, and opens the new side first. */

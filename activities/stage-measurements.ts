@@ -86,6 +86,8 @@ export class StageMeasurements {
     private readonly stage: Stage,
     private readonly baseline: StageBaseline,
     environment: Environment,
+    /** The clock by which the stage was opened, ms since 1970. */
+    blueNow: () => number,
     before?: StageEvidence,
   ) {
     // Of this opening of the stage, not of one before a pause.
@@ -129,8 +131,7 @@ export class StageMeasurements {
         const measure = (): Promise<PrometheusMeasurement> =>
           measurePrometheus(httpEndpoint(`the gate "${gate.name}"`, gate.connection, environment), gate, {
             ...{ migration: name, stage: stage.percent, signal },
-            windowSeconds: (Date.now() - Date.parse(baseline.openedAt)) / 1_000,
-            atMs: Date.now(),
+            windowSeconds: (blueNow() - Date.parse(baseline.openedAt)) / 1_000,
           });
         return [
           [gate, new Repeated({ ...common, keep: PROMETHEUS_KEPT, everyMs: PROMETHEUS_EVERY_MS, measure })] as const,

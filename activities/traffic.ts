@@ -8,6 +8,7 @@ import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
 import { setGreenReads } from '../src/postgres/green-reads.js';
 import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import { readRoute, hasState, type Route } from '../src/postgres/state.js';
+import { serverClock } from '../src/postgres/server-clock.js';
 import { inTransaction, type Session } from '../src/postgres/session.js';
 import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -196,13 +197,14 @@ async function* verdicts(
   const baseline = await readProgress<StageBaseline>(blue, stageKey(work, stage));
   if (baseline === undefined) throw new Error(`stage ${stage.percent} % has not been opened`);
   const lasts = parseDuration(stage.for) + parseDuration(plan.traffic.maxStageDuration);
-  const late = Math.max(Date.parse(baseline.state.openedAt) + lasts, Date.now() + lookMs);
+  const blueNow = await serverClock(blue);
+  const late = Math.max(Date.parse(baseline.state.openedAt) + lasts, blueNow() + lookMs);
   const known = (await readProgress<StageEvidence>(blue, evidenceKey(work, stage)))?.state;
   if (known?.failed !== undefined && known.openedAt === baseline.state.openedAt) {
     yield { ...known.failed, isLate: false };
     return;
   }
-  const measurements = new StageMeasurements(work, plan, stage, baseline.state, environment, known);
+  const measurements = new StageMeasurements(work, plan, stage, baseline.state, environment, blueNow, known);
   const weights = new WeightsWatch(work, ref, environment, 'blue');
   try {
     await measurements.ready();
@@ -227,7 +229,7 @@ async function* verdicts(
           writeProgress(blue, evidenceKey(work, stage), failed, true),
         ).catch(() => undefined);
       }
-      yield { ...verdict, isLate: Date.now() > late };
+      yield { ...verdict, isLate: blueNow() > late };
       await sleep(LOOK_EVERY_MS);
     }
   } finally {

@@ -5,6 +5,7 @@ import { windowState, type WindowOf } from '../src/plan/window-times.js';
 import { LoadMeter } from '../src/postgres/load.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { alive, perform, type ActivityDependencies } from './context.js';
+import { temporalClock } from './temporal-clock.js';
 
 /** How a window is now, for the workflow, which knows no time zones: their data may differ from worker to worker. */
 export interface WindowLook {
@@ -28,13 +29,17 @@ export function windowsActivities(dependencies: ActivityDependencies) {
   return {
     /** Whether a window of the plan is open, and until when. */
     lookAtWindow: (ref: RunRef, what: WindowOf): Promise<WindowLook> =>
-      alive(dependencies, () => Promise.resolve(look(ref, what, Date.now()))),
+      alive(dependencies, async () => {
+        const now = await temporalClock();
+        return look(ref, what, now());
+      }),
 
     /** Waits until others make few enough transactions on blue; at most until the window ends. */
     awaitQuiet: (ref: RunRef, until: string, below: number): Promise<QuietLook> =>
       perform(dependencies, ref, async ({ session, signal, report }) => {
         const sessions = { blue: await session('blue', 'load'), green: await session('green', 'load') };
         const meter = new LoadMeter(sessions, () => 0);
+        const now = await temporalClock();
         const begun = performance.now();
         await meter.measure();
         for (;;) {
@@ -43,7 +48,7 @@ export function windowsActivities(dependencies: ActivityDependencies) {
           report({ transactionsPerSecond: Math.round(transactionsPerSecond), waitingForBelow: below });
           if (performance.now() - begun < COUNT_FOR_MS) continue;
           if (transactionsPerSecond < below) return { quiet: true, transactionsPerSecond };
-          if (Date.now() >= Date.parse(until)) return { quiet: false, transactionsPerSecond };
+          if (now() >= Date.parse(until)) return { quiet: false, transactionsPerSecond };
         }
       }),
   };

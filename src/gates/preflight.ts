@@ -44,7 +44,7 @@ async function checkGate(
   const endpoint = resolved(() => httpEndpoint(`the gate "${gate.name}"`, gate.connection, environment));
   if ('remedy' in endpoint) return [{ ...found, ...endpoint, severity }];
   const measured = await measurePrometheus(endpoint.value, gate, {
-    ...{ migration, stage, windowSeconds: WINDOW_SECONDS, atMs: Date.now() },
+    ...{ migration, stage, windowSeconds: WINDOW_SECONDS },
     ...(signal === undefined ? {} : { signal }),
   });
   const answers = answersOf(measured);

@@ -32,7 +32,8 @@ export interface MeasurementScope {
   readonly migration: string;
   readonly stage: number;
   readonly windowSeconds: number;
-  readonly atMs: number;
+  /** Evaluation time, ms since 1970. Default: now, by the clock of Prometheus. */
+  readonly atMs?: number;
   readonly signal?: AbortSignal;
 }
 
@@ -65,12 +66,18 @@ export async function measurePrometheus(
   gate: PrometheusGate,
   scope: MeasurementScope,
 ): Promise<PrometheusMeasurement> {
-  const { atMs, signal } = scope;
-  const askFor = (template: string, side: Side, windowSeconds = scope.windowSeconds): Promise<PrometheusAnswer> =>
-    queryPrometheus(endpoint, fillTemplate(template, { ...scope, windowSeconds }, side), {
-      atMs,
-      ...(signal === undefined ? {} : { signal }),
-    });
+  const more = scope.signal === undefined ? {} : { signal: scope.signal };
+  const clock = await momentOf(endpoint, scope);
+  const askFor = (
+    template: string,
+    side: Side,
+    windowSeconds = scope.windowSeconds,
+  ): PrometheusAnswer | Promise<PrometheusAnswer> =>
+    clock.kind === 'value'
+      ? queryPrometheus(endpoint, fillTemplate(template, { ...scope, windowSeconds }, side), {
+          ...{ ...more, atMs: clock.value * 1_000 },
+        })
+      : clock;
   const bySide = mentions(gate.query, 'side') || mentions(gate.requests, 'side');
   const counted = gate.requests ?? gate.query;
   const watchesFreshness = scope.windowSeconds > STALE_AFTER_SECONDS && mentions(counted, 'window');
@@ -89,6 +96,12 @@ export async function measurePrometheus(
     ...(recent === undefined ? {} : { recent }),
     query: fillTemplate(gate.query, scope, 'green'),
   };
+}
+
+/** The moment of evaluation, s since 1970, or why Prometheus does not tell its time. */
+async function momentOf(endpoint: HttpEndpoint, { atMs, signal }: MeasurementScope): Promise<PrometheusAnswer> {
+  if (atMs !== undefined) return { kind: 'value', value: atMs / 1_000 };
+  return queryPrometheus(endpoint, 'time()', signal === undefined ? {} : { signal });
 }
 
 /**

@@ -10,8 +10,8 @@ export type PrometheusAnswer =
   | { readonly kind: 'failed'; readonly why: string };
 
 export interface QueryOptions {
-  /** Evaluation time, ms since 1970. */
-  readonly atMs: number;
+  /** Evaluation time, ms since 1970. Default: now, by the clock of Prometheus, since a worker's may be hours off. */
+  readonly atMs?: number | undefined;
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
 }
@@ -27,14 +27,14 @@ export const STALE_AFTER_SECONDS = 120;
 export async function queryPrometheus(
   endpoint: HttpEndpoint,
   query: string,
-  { atMs, timeoutMs = TIMEOUT_MS, signal }: QueryOptions,
+  { atMs, timeoutMs = TIMEOUT_MS, signal }: QueryOptions = {},
 ): Promise<PrometheusAnswer> {
   try {
     const { status, body } = await ask(endpoint, {
       path: '/api/v1/query',
       form: {
         query,
-        time: (atMs / 1_000).toFixed(3),
+        ...(atMs === undefined ? {} : { time: (atMs / 1_000).toFixed(3) }),
         timeout: `${timeoutMs}ms`,
         lookback_delta: `${STALE_AFTER_SECONDS}s`,
       },

@@ -63,8 +63,8 @@ export interface Promotion {
   readonly fenced: readonly TableName[];
   /** Every table (oid) that was there when the fence was armed: a new one in the hold stops the try. */
   readonly knownTables: readonly number[];
-  /** When it is too late to begin a hold, ms since 1970 by this machine's clock. What is decided is finished. Default: never. */
-  readonly notAfter?: number | undefined;
+  /** When it is too late to begin a hold. What is decided is finished. Default: never. */
+  readonly notAfter?: NotAfter | undefined;
   /** Longest time that writes wait in one try, ms. */
   readonly maxHoldMs: number;
   readonly sequenceGap: number;
@@ -78,6 +78,13 @@ export interface Promotion {
   /** Poolers between applications and the databases: paused for the hold, then led to the new side. Default: none. */
   readonly pools?: Pools | undefined;
   readonly signal?: AbortSignal | undefined;
+}
+
+export interface NotAfter {
+  /** performance.now(), which nobody sets: a worker's clock may be hours off. */
+  readonly at: number;
+  /** The same for people, ISO 8601. */
+  readonly told: string;
 }
 
 export interface PromotionTry extends Promotion {
@@ -193,7 +200,7 @@ async function decisionSoFar(main: Session, { migration, from }: Promotion): Pro
 }
 
 function isLate({ notAfter }: Pick<Promotion, 'notAfter'>): boolean {
-  return notAfter !== undefined && Date.now() > notAfter;
+  return notAfter !== undefined && performance.now() > notAfter.at;
 }
 
 /**
@@ -205,8 +212,7 @@ export function refuseLate(promotion: Pick<Promotion, 'notAfter'>): void {
   const { notAfter } = promotion;
   if (notAfter === undefined || !isLate(promotion)) return;
   throw promotionBlocked(
-    `it could not begin before ${new Date(notAfter).toISOString()}, when its window, its approval or its tries ended ` +
-      `(it is ${new Date().toISOString()} by the clock of this worker): was a server away?`,
+    `it could not begin before ${notAfter.told}, when its window, its approval or its tries ended: was a server away?`,
   );
 }
 

@@ -128,13 +128,13 @@ describe.skipIf(program === undefined)('a gate that asks a real Prometheus (skip
 
   test('one that is frozen is an error within its time, and one that is back is asked again', async () => {
     await expose('lives 0\n');
-    prometheus.kill('SIGSTOP');
+    await prometheus.freeze();
     const slow = await queryPrometheus({ name: 'monitoring', url: prometheus.url }, 'lives', {
       atMs: Date.now(),
       timeoutMs: 300,
     });
     expect(slow).toEqual({ kind: 'failed', why: 'monitoring has not answered within 300 ms' });
-    prometheus.kill('SIGCONT');
+    prometheus.thaw();
     expect(await answer('vector(1)')).toEqual({ kind: 'value', value: 1 });
   });
 });
@@ -220,7 +220,7 @@ describe('what answers in place of Prometheus', () => {
         request.on('data', (part: Buffer) => (body += part.toString()));
         request.on('end', () => {
           const query = new URLSearchParams(body).get('query') ?? '';
-          queries.push(query);
+          if (query !== 'time()') queries.push(query);
           response.end(JSON.stringify(answer(query)));
         });
       });
@@ -260,6 +260,37 @@ describe('what answers in place of Prometheus', () => {
         expect.stringMatching(/^warning . metrics-page .*address 1 of 2.: not the metrics of a router/),
       ]);
     });
+  });
+
+  test('is asked for the moment that Prometheus says it is: the clock of a worker may be hours off', async () => {
+    const moments: (string | null)[] = [];
+    const url = await serve((request, response) => {
+      let body = '';
+      request.on('data', (part: Buffer) => (body += part.toString()));
+      request.on('end', () => {
+        const form = new URLSearchParams(body);
+        moments.push(form.get('time'));
+        const scalar = { status: 'success', data: { resultType: 'scalar', result: [7, '1000000000.25'] } };
+        response.end(JSON.stringify(form.get('query') === 'time()' ? scalar : vector('0')));
+      });
+    });
+    const bySide = gate('fails{side="{{side}}"}', { requests: 'all{side="{{side}}"}' });
+    const scope = { migration: 'shop', stage: 1, windowSeconds: 60 };
+    const measured = await measurePrometheus({ name: 'monitoring', url }, bySide, scope);
+    expect(measured).toMatchObject({ green: { value: 0 }, requests: { value: 0 }, blue: { value: 0 } });
+    expect(moments).toEqual([null, ...Array<string>(4).fill('1000000000.250')]);
+  });
+
+  test('that does not tell its time has not answered, whatever is asked', async () => {
+    const url = await serve((_request, response) => response.writeHead(503).end('starting'));
+    const bySide = gate('fails{side="{{side}}"}', { requests: 'all{side="{{side}}"}' });
+    const measured = await measurePrometheus({ name: 'monitoring', url }, bySide, {
+      ...{ migration: 'shop', stage: 1, windowSeconds: 60 },
+    });
+    expect(Object.values(measured).map((one: unknown) => (one as PrometheusAnswer).kind)).toEqual([
+      ...Array<string>(4).fill('failed'),
+      undefined,
+    ]);
   });
 
   test('a secret goes to the address alone, in a header', async () => {

@@ -15,9 +15,14 @@ import { httpEndpoints } from '../../src/worker/http-endpoints.js';
 import { MIGRATION, Sides, until } from '../router/sides.js';
 import { MetricsPage } from '../support/prometheus.js';
 
+/** Its clock, s since 1970: nobody else's. */
+const CLOCK = '1000000000.5';
+
 /** Answers queries as Prometheus does, with what the test has written down; others have no series. */
 class Answers {
   numbers: Record<string, string> = {};
+  /** The moment for which each query was asked, s. */
+  readonly moments = new Set<string | null>();
   readonly #server: Server;
 
   private constructor() {
@@ -25,7 +30,10 @@ class Answers {
       let body = '';
       request.on('data', (part: Buffer) => (body += part.toString()));
       request.on('end', () => {
-        const number = this.numbers[new URLSearchParams(body).get('query') ?? ''];
+        const form = new URLSearchParams(body);
+        const query = form.get('query') ?? '';
+        if (query !== 'time()') this.moments.add(form.get('time'));
+        const number = query === 'time()' ? CLOCK : this.numbers[query];
         const result = number === undefined ? [] : [{ metric: {}, value: [1, number] }];
         response.end(JSON.stringify({ status: 'success', data: { resultType: 'vector', result } }));
       });
@@ -118,7 +126,7 @@ describe('the measurements of a stage', () => {
       session: () => Promise.reject(new Error('no database')),
     };
     const baseline = { openedAt: sample.at, sample, ...more };
-    const measurements = new StageMeasurements(work, plan, stage, baseline, environment());
+    const measurements = new StageMeasurements(work, plan, stage, baseline, environment(), Date.now);
     opened.push(measurements);
     await measurements.ready();
     return measurements;

@@ -9,7 +9,7 @@ import { measureLag } from '../../src/postgres/marker.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { NO_POOLS } from '../../src/postgres/pools.js';
-import { promote, tryPromotion } from '../../src/postgres/promote.js';
+import { promote, tryPromotion, type NotAfter } from '../../src/postgres/promote.js';
 import { readDecision } from '../../src/postgres/promotion-decision.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { withSession, type Databases } from '../../src/postgres/session.js';
@@ -231,7 +231,8 @@ describe.each([
       ...NO_POOLS,
       pause: () => {
         asked.push('pause');
-        vi.spyOn(Date, 'now').mockReturnValue(Date.now() + 3_600_000);
+        const now = performance.now.bind(performance);
+        vi.spyOn(performance, 'now').mockImplementation(() => now() + 3_600_000);
         return Promise.resolve();
       },
       release: () => {
@@ -244,10 +245,10 @@ describe.each([
       ...{ lockTimeoutMs: 40, sequenceGap: 1_000, feedBack: false, pools },
     };
     const late = { type: 'PromotionBlocked', message: expect.stringMatching(/could not begin before 20/) as string };
-    await expect(tryPromotion({ ...promotion, notAfter: Date.now() - 1 })).rejects.toMatchObject(late);
+    await expect(tryPromotion({ ...promotion, notAfter: within(-1) })).rejects.toMatchObject(late);
     expect(asked).toEqual([]);
     // In time when it was asked for, and late when nothing but the hold was left to do.
-    await expect(promote({ ...promotion, notAfter: Date.now() + 60_000 }, { attempts: 5 })).rejects.toMatchObject(late);
+    await expect(promote({ ...promotion, notAfter: within(60_000) }, { attempts: 5 })).rejects.toMatchObject(late);
     vi.restoreAllMocks();
     expect(asked).toEqual(['pause', 'release']);
     const after = await withSession(databases.blue, { purpose: 'test' }, (s) => readRoute(s, MIGRATION));
@@ -323,7 +324,7 @@ describe.each([
       lockTimeoutMs: 40,
       sequenceGap: 1_000,
       feedBack: true,
-      notAfter: Date.now() - 3_600_000,
+      notAfter: within(-3_600_000),
     });
     expect(again.holdMs).toBeNull();
     const after = await withSession(databases.green, { purpose: 'test' }, (s) => readRoute(s, MIGRATION));
@@ -344,3 +345,8 @@ describe.each([
     });
   });
 });
+
+/** A promotion that may begin for so long from now. */
+function within(ms: number): NotAfter {
+  return { at: performance.now() + ms, told: new Date(Date.now() + ms).toISOString() };
+}

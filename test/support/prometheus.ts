@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -88,9 +88,16 @@ scrape_configs:
     throw new Error('Prometheus has not started');
   }
 
-  /** Freezes it, or lets it go on. */
-  kill(signal: NodeJS.Signals): void {
-    this.child.kill(signal);
+  /** Returns when it stands still, which takes a moment where processors are busy. */
+  async freeze(): Promise<void> {
+    this.child.kill('SIGSTOP');
+    const state = (): string | undefined =>
+      /^State:\s+(\w)/m.exec(readFileSync(`/proc/${this.child.pid ?? 0}/status`, 'utf8'))?.[1];
+    while (state() !== 'T') await sleep(5);
+  }
+
+  thaw(): void {
+    this.child.kill('SIGCONT');
   }
 
   async stop(): Promise<void> {

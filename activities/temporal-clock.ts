@@ -1,0 +1,23 @@
+import { Context } from '@temporalio/activity';
+
+/**
+ * Temporal's clock: the one by which workflows know the time. This machine's may be hours off, so what a workflow has
+ * said about times is never compared with it. Temporal tells when it gave this attempt to the worker; from then on a
+ * clock goes that nobody sets.
+ *
+ * @returns ms since 1970, whenever it is called; behind Temporal's by the time that this attempt took to arrive
+ * @throws Error when Temporal does not answer: a matter for the next attempt
+ */
+export async function temporalClock(): Promise<() => number> {
+  const { info, client } = Context.current();
+  const { workflowExecution, activityId } = info;
+  const asked = performance.now();
+  if (workflowExecution === undefined) return () => Date.now();
+  const { workflowId, runId } = workflowExecution;
+  const { raw } = await client.workflow.getHandle(workflowId, runId).describe();
+  const mine = raw.pendingActivities?.find((pending) => pending.activityId === activityId);
+  const started = mine?.lastStartedTime;
+  if (started === undefined || started === null) throw new Error('Temporal does not know that this attempt has begun: it is tried again');
+  const startedAt = Number(started.seconds) * 1_000 + (started.nanos ?? 0) / 1e6;
+  return () => startedAt + performance.now() - asked;
+}
