@@ -11,6 +11,7 @@ import {
   type SessionOptions,
 } from '../src/postgres/session.js';
 import { isConnectionLost, isOutOfRoom, sqlState, STALE_EPOCH, TRY_AGAIN } from '../src/postgres/sqlstate.js';
+import { tlsFault } from '../src/postgres/tls-fault.js';
 import type { Side } from '../src/side.js';
 import { databasesOf, type Environment } from '../src/worker/connections.js';
 import type { Redact } from '../src/worker/redact.js';
@@ -115,9 +116,10 @@ export async function alive<T>(
   } catch (error) {
     const failure = failureOf(error, context.cancellationSignal, dependencies.redact);
     const { attempt } = context.info;
+    const what = needsPerson(causeOf(error));
     // A disk may be full for days: told often at first, then about every three minutes.
-    if (isOutOfRoom(causeOf(error)) && !context.cancellationSignal.aborted && (attempt <= 8 || attempt % 8 === 0))
-      tellWorkflow(context, [waitsForRoom(failure.message)]);
+    if (what !== undefined && !context.cancellationSignal.aborted && (attempt <= 8 || attempt % 8 === 0))
+      tellWorkflow(context, [waitsFor(what, failure.message)]);
     throw failure;
   } finally {
     clearInterval(timer);
@@ -129,10 +131,16 @@ function causeOf(error: unknown): unknown {
   return error instanceof VerdigrisError ? error.cause : error;
 }
 
-/** What is shown while an activity is tried again until somebody has made room. */
-function waitsForRoom(message: string): Progress {
+/** What somebody must bring before trying again can help, where only that is missing. */
+function needsPerson(error: unknown): 'room' | 'TLS' | undefined {
+  if (isOutOfRoom(error)) return 'room';
+  return tlsFault(error) === undefined ? undefined : 'TLS';
+}
+
+/** What is shown while an activity is tried again until somebody has brought it. */
+function waitsFor(what: 'room' | 'TLS', message: string): Progress {
   const note = message.replace('\nNext step: ', '; ');
-  return { step: 'waits', object: 'for room', done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
+  return { step: 'waits', object: `for ${what}`, done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
 }
 
 /** Only for people who look on, so a telling that does not arrive is no error. */
@@ -160,7 +168,7 @@ export function failureOf(error: unknown, signal: AbortSignal, redact: Redact): 
   if (signal.aborted) return signal.reason instanceof Error ? signal.reason : new CancelledFailure('cancelled');
   const state = sqlState(error);
   const message = redact(error instanceof Error ? error.message : String(error));
-  if (isConnectionLost(error)) {
+  if (isConnectionLost(error) || tlsFault(error) !== undefined) {
     return ApplicationFailure.create({
       type: 'ConnectionFailed',
       message: `a connection was lost: ${message}`,

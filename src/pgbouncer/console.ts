@@ -4,6 +4,7 @@ import { VerdigrisError } from '../errors.js';
 import { ident } from '../postgres/identifier.js';
 import { connectionVariable } from '../postgres/session.js';
 import { sqlState } from '../postgres/sqlstate.js';
+import { tlsFault } from '../postgres/tls-fault.js';
 import type { PgBouncer } from './pgbouncer.js';
 import { answerWithin } from '../timing.js';
 
@@ -172,7 +173,8 @@ export function isNotRunning(error: unknown): boolean {
 function consoleFailed(pooler: PgBouncer, error: unknown): VerdigrisError {
   const state = sqlState(error);
   // The message of a socket's error holds the address.
-  const why = error instanceof Error && !/^E[A-Z]+$/.test(state ?? '') ? error.message : 'no connection';
+  const words = error instanceof Error && !/^E[A-Z]+$/.test(state ?? '') ? error.message : 'no connection';
+  const why = tlsFault(error) ?? words;
   return new VerdigrisError({
     type: 'ConnectionFailed',
     message: `the admin console of PgBouncer "${pooler.connection}" can't be opened: ${why}${state === undefined ? '' : ` (${state})`}`,

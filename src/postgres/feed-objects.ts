@@ -1,6 +1,7 @@
 import { briefLock } from './brief-lock.js';
 import { dropPublication } from './publication.js';
 import { dropSlot } from './replication-slot.js';
+import type { LockRetryOptions } from './retry.js';
 import type { Session } from './session.js';
 import { dropSubscription } from './subscription.js';
 
@@ -42,8 +43,9 @@ async function find(session: Session, feed: string, names: string): Promise<stri
   return rows.map((row) => row.name);
 }
 
-export async function dropSubscriptions(session: Session, feed: string): Promise<void> {
-  for (const name of await findSubscriptions(session, feed)) await dropSubscription(session, name);
+/** @param patience for the locks of each. Default: 60 s */
+export async function dropSubscriptions(session: Session, feed: string, patience?: LockRetryOptions): Promise<void> {
+  for (const name of await findSubscriptions(session, feed)) await dropSubscription(session, name, patience);
 }
 
 /** @param patienceMs how long a walsender may hold a slot before it is ended. */

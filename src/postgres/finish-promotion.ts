@@ -4,17 +4,18 @@ import { otherSide, type Side } from '../side.js';
 import { dropSlots, dropSubscriptions, findSlots, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { disarmFence } from './fence.js';
+import type { LockRetryOptions } from './retry.js';
 import { readRoute } from './state.js';
 import { waitUntilInactive } from './replication-slot.js';
 import { SHORT_STATEMENTS, withSession, type Databases, type Session, type SessionOptions } from './session.js';
 import { streamsOfRun } from './streams.js';
-import { disableSubscription, enableSubscription } from './subscription.js';
+import { disableSubscriptions, enableSubscription } from './subscription.js';
 
 /**
  * After the decision: the old feed ends, and only then the reverse one begins. Never both: a loop would bring the new
  * side's updates back to it as old values. Looks before it acts, so it can be run again after a crash at any point.
  *
- * @throws VerdigrisError ReplicationBroken (retryable) while a worker of the old feed still runs.
+ * @throws VerdigrisError ReplicationBroken (retryable) while a worker of the old feed still runs; LockNotHad (retryable)
  */
 export async function finishPromotion(
   databases: Databases,
@@ -30,18 +31,19 @@ export async function finishPromotion(
     ...SHORT_STATEMENTS,
     ...(options.signal === undefined ? {} : { cutOn: options.signal }),
   };
+  const patience = { forMs: LOCKS_WITHIN_MS, signal: options.signal };
   await withSession(databases[to], session, async (newSide) => {
     const route = await readRoute(newSide, migration);
     if (route?.writesOn !== to) throw notPromoted(to);
     // An old side that is away must not bring anything when it comes back.
-    await stopSubscriptions(newSide, oldFeed);
+    await stopSubscriptions(newSide, oldFeed, patience);
     await withSession(databases[from], session, async (oldSide) => {
-      await endFeed(newSide, oldSide, oldFeed, to);
+      await endFeed(newSide, oldSide, oldFeed, to, patience);
       if (options.feedBack) {
         const newFeed = feedName(migration, directionTo(from));
         // Whoever waited for this has gone on, and may have moved the writes back.
         options.signal?.throwIfAborted();
-        for (const name of await streamsOfRun(oldSide, newFeed)) await enableSubscription(oldSide, name);
+        for (const name of await streamsOfRun(oldSide, newFeed)) await enableSubscription(oldSide, name, patience);
       }
       await disarmFence(newSide, { migration, epoch: route.epoch, writesOn: to }, options.signal);
     });
@@ -51,20 +53,28 @@ export async function finishPromotion(
 /** The writers that have waited catch up first: for as long they have the processors of both servers to themselves. */
 const WRITERS_FIRST_MS = 150;
 
+/** Of the minute that the run waits for the finish: who is in the way is told within it, and it is tried again. */
+const LOCKS_WITHIN_MS = 10_000;
+
 /** All streams of the old feed have stopped, on both servers, before the first of them is dropped. */
-async function endFeed(newSide: Session, oldSide: Session, feed: string, to: Side): Promise<void> {
-  const stopped = await stopSubscriptions(newSide, feed);
+async function endFeed(
+  newSide: Session,
+  oldSide: Session,
+  feed: string,
+  to: Side,
+  patience: LockRetryOptions,
+): Promise<void> {
+  const stopped = await stopSubscriptions(newSide, feed, patience);
   const slots = await findSlots(oldSide, feed);
   const idle = await Promise.all(slots.map((name) => waitUntilInactive(oldSide, name, 30_000)));
   if (!stopped || idle.includes(false)) throw stillRunning(feed, to);
-  await dropSubscriptions(newSide, feed);
+  await dropSubscriptions(newSide, feed, patience);
   await dropSlots(oldSide, feed);
 }
 
 /** @returns whether all have stopped */
-async function stopSubscriptions(newSide: Session, feed: string): Promise<boolean> {
-  const names = await findSubscriptions(newSide, feed);
-  return !(await Promise.all(names.map((name) => disableSubscription(newSide, name)))).includes(false);
+async function stopSubscriptions(newSide: Session, feed: string, patience: LockRetryOptions): Promise<boolean> {
+  return disableSubscriptions(newSide, await findSubscriptions(newSide, feed), patience);
 }
 
 function notPromoted(side: Side): VerdigrisError {

@@ -1,5 +1,7 @@
 import { randomBytes } from 'node:crypto';
+import { briefLock } from './brief-lock.js';
 import { ident, literal } from './identifier.js';
+import type { LockRetryOptions } from './retry.js';
 import { inTransaction, type Session } from './session.js';
 
 /** A superuser may switch the logging of statements off for a transaction; others are not asked. */
@@ -13,9 +15,14 @@ export const KEEP_STATEMENT_OUT_OF_LOG = `
  * logs in for replication while it runs. It makes no slot, the publication need not be there (that is a warning), and
  * its transaction is rolled back, so nothing is left behind.
  *
- * @throws the server's error when it does not.
+ * @throws the server's error when it does not; VerdigrisError LockNotHad (retryable) when it could not be tried
  */
-export async function probePeer(session: Session, conninfo: string): Promise<void> {
+export async function probePeer(session: Session, conninfo: string, patience?: LockRetryOptions): Promise<void> {
+  const probe = 'a subscription for a trial';
+  await briefLock(session, probe, () => tryToReach(session, conninfo), patience);
+}
+
+async function tryToReach(session: Session, conninfo: string): Promise<void> {
   const name = `verdigris_probe_${randomBytes(6).toString('hex')}`;
   const probed = inTransaction(session, async () => {
     await session.query(KEEP_STATEMENT_OUT_OF_LOG);

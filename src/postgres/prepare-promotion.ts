@@ -11,11 +11,10 @@ import { promotionBlocked } from './hold.js';
 import { readKnownTables } from './known-tables.js';
 import { longWriters, whoLocksReadersOut } from './locks.js';
 import { probePeer } from './peer-probe.js';
-import type { PublishedTable } from './publication.js';
-import { majorVersion } from './retry.js';
+import { lookUpTables, type PublishedTable } from './publication.js';
+import { majorVersion, type LockRetryOptions } from './retry.js';
 import { withoutSecrets } from './scrub.js';
 import { SHORT_STATEMENTS, withSession, type Database, type Databases, type Session } from './session.js';
-import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { readRoute, readStreamCount, ROUTE_CHANNEL } from './state.js';
 import { dropUnused, ensurePublications, publishesOther, readStreams, streamNames, streamsOfRun } from './streams.js';
 import { disableSubscription, ensureSubscription, readSubscription, redirectSubscription } from './subscription.js';
@@ -32,6 +31,8 @@ export interface Preparation {
   readonly wayBack: readonly PublishedTable[] | undefined;
   /** The feed to the other side is dead and stays so: it is switched off instead of being asked for everything. */
   readonly acceptLoss?: boolean | undefined;
+  /** How long to go on trying for each lock that the way back needs, ms. Default: LOCKS_WITHIN_MS. */
+  readonly locksWithinMs?: number;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -74,6 +75,10 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
   const { databases, migration, from } = preparation;
   const to = otherSide(from);
   const direction = directionTo(from);
+  const patience: LockRetryOptions = {
+    forMs: preparation.locksWithinMs ?? LOCKS_WITHIN_MS,
+    signal: preparation.signal,
+  };
   const { streams, forward } = await withSession(
     databases[from],
     { purpose: 'way back', ...SHORT_STATEMENTS },
@@ -96,6 +101,7 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
         await dropUnused(session, spec);
       }
       await ensurePublications(session, spec);
+      for (const name of streamNames(migration, direction, streams)) await lookUpTables(session, name, patience);
       return majorVersion(session);
     },
   );
@@ -106,15 +112,17 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
       { purpose: 'way back', statementTimeoutMs: REACH_WITHIN_MS, ...SHORT_STATEMENTS },
       async (session) => {
         // Subscriptions that an earlier approval has left prove nothing about today.
-        await probePeer(session, conninfo);
+        await probePeer(session, conninfo, patience);
         for (const name of streamNames(migration, direction, streams)) {
-          await ensureSubscription(session, { name, conninfo, copyData: false, enabled: false, publisherVersion });
-          await redirectSubscription(session, name, conninfo);
+          const options = { name, conninfo, copyData: false, enabled: false, publisherVersion };
+          await ensureSubscription(session, options, patience);
+          await redirectSubscription(session, name, conninfo, patience);
         }
       },
     );
   } catch (error) {
-    if (sqlState(error) === LOCK_NOT_AVAILABLE) throw await tableLocked(databases[from], error);
+    preparation.signal?.throwIfAborted();
+    if (isLockNotHad(error)) throw await lockedOut(databases[from], error);
     throw promotionBlocked(
       `${from} can't subscribe to ${to}, so there would be no way back: ${withoutSecrets(error, [databases.blue, databases.green])}`,
       error,
@@ -122,10 +130,21 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
   }
 }
 
-/** CREATE SUBSCRIPTION looks at every table of its publication, so it waits behind whoever wants one of them alone. */
-async function tableLocked(database: Database, cause: unknown): Promise<VerdigrisError> {
+/** Then people are told who is in the way: as long as for the fence, ms. */
+const LOCKS_WITHIN_MS = 15_000;
+
+function isLockNotHad(error: unknown): error is VerdigrisError {
+  return error instanceof VerdigrisError && error.type === 'LockNotHad';
+}
+
+/**
+ * CREATE SUBSCRIPTION looks at every table of its publication, so it waits behind whoever wants one of them alone, and who
+ * is waited for by them is told, too.
+ */
+async function lockedOut(database: Database, lockNotHad: VerdigrisError): Promise<VerdigrisError> {
   const who = await withSession(database, { purpose: 'way back', ...SHORT_STATEMENTS }, whoLocksReadersOut);
-  return promotionBlocked(`${database.side}: a table that the way back needs is locked. ${who}`, cause);
+  const [why = ''] = lockNotHad.message.split('\n', 1);
+  return promotionBlocked(`${database.side}: the way back can't be proven: ${why}. ${who}`, lockNotHad);
 }
 
 /** An address that swallows packets must not keep the promotion waiting for minutes. */

@@ -1,7 +1,9 @@
 import type { Direction } from '../side.js';
 import type { TableName } from '../plan/table-name.js';
+import { briefLock } from './brief-lock.js';
 import { ident, literal, qualified } from './identifier.js';
 import { markerTable } from './marker.js';
+import type { LockRetryOptions } from './retry.js';
 import type { Session } from './session.js';
 
 /** A table of a publication; `columns` when not all of them are published (PostgreSQL 15 and later). */
@@ -30,6 +32,18 @@ export function createPublication(
 /** A table as CREATE PUBLICATION and ALTER PUBLICATION ... ADD TABLE name it. */
 export function publishedTable({ table, columns }: PublishedTable): string {
   return columns === undefined ? qualified(table) : `${qualified(table)} (${columns.map(ident).join(', ')})`;
+}
+
+/**
+ * Looks up the tables of a publication as the server of a subscriber does in CREATE SUBSCRIPTION and REFRESH PUBLICATION.
+ * From PostgreSQL 16 on that waits for whoever has one of them to himself, and in a session of that server nothing ends
+ * the wait or says for whom it is: so we look first, briefly.
+ *
+ * @throws VerdigrisError LockNotHad (retryable)
+ */
+export async function lookUpTables(publisher: Session, name: string, patience?: LockRetryOptions): Promise<void> {
+  const look = (): Promise<unknown> => publisher.query('SELECT FROM pg_publication_tables WHERE pubname = $1', [name]);
+  await briefLock(publisher, `the tables of the publication ${name}`, look, patience);
 }
 
 export async function dropPublication(session: Session, name: string): Promise<void> {

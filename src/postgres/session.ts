@@ -4,6 +4,7 @@ import type { Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
 import { isConnectionLost, isOutOfRoom, sqlState } from './sqlstate.js';
 import { answerWithin } from '../timing.js';
+import { tlsFault } from './tls-fault.js';
 
 /** One of the two databases, as the worker reaches it. */
 export interface Database {
@@ -238,21 +239,27 @@ export async function inTransaction<T>(session: Session, work: () => Promise<T>)
 
 function connectionFailed(database: Database, error: unknown): VerdigrisError {
   const state = sqlState(error);
-  const reason = CONNECT_REASONS[state ?? ''] ?? wordsOf(error);
+  const reason = tlsFault(error) ?? CONNECT_REASONS[state ?? ''] ?? wordsOf(error);
   return new VerdigrisError({
     type: 'ConnectionFailed',
     message: `${database.side}: the connection "${database.connection}" can't be opened: ${reason}${state === undefined ? '' : ` (${state})`}`,
-    nextStep: isOutOfRoom(error)
-      ? `give ${database.side} room for it (preflight check "connections")`
-      : `check VERDIGRIS_CONNECTION_${connectionVariable(database.connection)} where the worker runs, and that the server accepts it`,
+    nextStep: nextStepFor(database, error),
     retryable: mayBeOpenedLater(error),
     cause: error,
   });
 }
 
+function nextStepFor({ side, connection }: Database, error: unknown): string {
+  const variable = `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
+  if (isOutOfRoom(error)) return `give ${side} room for it (preflight check "connections")`;
+  if (tlsFault(error) === undefined) return `check ${variable} where the worker runs, and that the server accepts it`;
+  return `mend the certificate of ${side}, or the host, sslmode and sslrootcert of ${variable} where the worker runs, and restart it`;
+}
+
 /**
  * A server that is down, cut off or full comes back; a wrong password stays wrong. What is no answer of the server (it has
- * no SQLSTATE) says nothing against the connection, save a login that can't even be tried, such as without a password.
+ * no SQLSTATE) says nothing against the connection, save a login that can't even be tried, such as without a password. A
+ * certificate that is wrong may be mended.
  */
 function mayBeOpenedLater(error: unknown): boolean {
   if (!(error instanceof pg.DatabaseError)) return !(error instanceof Error && error.message.startsWith('SASL'));

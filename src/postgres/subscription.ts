@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { briefLock } from './brief-lock.js';
 import { ident, literal } from './identifier.js';
 import { KEEP_STATEMENT_OUT_OF_LOG } from './peer-probe.js';
-import { majorVersion } from './retry.js';
+import { lookUpTables } from './publication.js';
+import { majorVersion, type LockRetryOptions } from './retry.js';
 import { inTransaction, type Session } from './session.js';
 
 export interface SubscriptionOptions {
@@ -13,17 +14,46 @@ export interface SubscriptionOptions {
   readonly copyData: boolean;
   readonly enabled: boolean;
   readonly publisherVersion: number;
+  /** A session on the publisher, to see first whether its tables can be looked up. Default: not looked at */
+  readonly publisher?: Session;
   /** Whether values come in binary form: only where every column has the same type on both sides (binary-feed.ts). */
   readonly binary?: boolean;
 }
 
 /**
  * Makes a subscription on a slot and a publication of its own name, unless it is there. The slot is made apart: were it
- * made here, a crash between the two servers would leave one that nobody knows of.
+ * made here, a crash between the two servers would leave one that nobody knows of. So a try that is cancelled leaves
+ * nothing on either server.
+ *
+ * @throws VerdigrisError LockNotHad (retryable), such as for one of the tables that it fills
  */
-export async function ensureSubscription(session: Session, options: SubscriptionOptions): Promise<void> {
-  const { rowCount } = await session.query(`${OWN_SUBSCRIPTION} AND subname = $1`, [options.name]);
-  if (rowCount === 1) return;
+export async function ensureSubscription(
+  session: Session,
+  options: SubscriptionOptions,
+  patience?: LockRetryOptions,
+): Promise<void> {
+  const { name } = options;
+  if (await isThere(session, name)) return;
+  if (options.publisher !== undefined) await lookUpTables(options.publisher, name, patience);
+  const statement = await createSubscription(session, options);
+  await briefLock(
+    session,
+    `CREATE SUBSCRIPTION ${name}`,
+    async () => {
+      // Between two tries another worker may have made it.
+      if (await isThere(session, name)) return;
+      await inTransaction(session, async () => {
+        await session.query(KEEP_STATEMENT_OUT_OF_LOG);
+        await session.query(statement);
+        await session.query(`COMMENT ON SUBSCRIPTION ${ident(name)} IS 'Verdigris'`);
+      });
+    },
+    patience,
+  );
+}
+
+/** The statement. It holds a password. */
+async function createSubscription(session: Session, options: SubscriptionOptions): Promise<string> {
   const version = await majorVersion(session);
   const settings = [
     'create_slot = false',
@@ -36,18 +66,18 @@ export async function ensureSubscription(session: Session, options: Subscription
     // A second belt against loops; the first is that the two directions are never both on.
     ...(version >= 16 && options.publisherVersion >= 16 ? ['origin = none'] : []),
   ];
-  await inTransaction(session, async () => {
-    await session.query(KEEP_STATEMENT_OUT_OF_LOG);
-    await session.query(
-      `CREATE SUBSCRIPTION ${ident(options.name)} CONNECTION ${literal(options.conninfo)}
-         PUBLICATION ${ident(options.name)} WITH (${settings.join(', ')})`,
-    );
-    await session.query(`COMMENT ON SUBSCRIPTION ${ident(options.name)} IS 'Verdigris'`);
-  });
+  return `CREATE SUBSCRIPTION ${ident(options.name)} CONNECTION ${literal(options.conninfo)}
+    PUBLICATION ${ident(options.name)} WITH (${settings.join(', ')})`;
 }
 
-const OWN_SUBSCRIPTION = `
-  SELECT FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())`;
+async function isThere(session: Session, name: string): Promise<boolean> {
+  const { rowCount } = await session.query(
+    `SELECT FROM pg_subscription
+      WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subname = $1`,
+    [name],
+  );
+  return rowCount === 1;
+}
 
 export interface SubscriptionState {
   readonly enabled: boolean;
@@ -96,43 +126,113 @@ export async function readSubscription(session: Session, name: string): Promise<
   };
 }
 
-/** Has a subscription that is not enabled reach the publisher by this address: it may have been made with an older one. */
-export async function redirectSubscription(session: Session, name: string, conninfo: string): Promise<void> {
+/**
+ * Has a subscription that is not enabled reach the publisher by this address: it may have been made with an older one.
+ *
+ * @throws VerdigrisError LockNotHad (retryable)
+ */
+export async function redirectSubscription(
+  session: Session,
+  name: string,
+  conninfo: string,
+  patience?: LockRetryOptions,
+): Promise<void> {
   if ((await readSubscription(session, name))?.enabled !== false) return;
-  await inTransaction(session, async () => {
-    await session.query(KEEP_STATEMENT_OUT_OF_LOG);
-    await session.query(`ALTER SUBSCRIPTION ${ident(name)} CONNECTION ${literal(conninfo)}`);
-  });
+  const redirect = (): Promise<void> =>
+    inTransaction(session, async () => {
+      await session.query(KEEP_STATEMENT_OUT_OF_LOG);
+      await session.query(`ALTER SUBSCRIPTION ${ident(name)} CONNECTION ${literal(conninfo)}`);
+    });
+  await briefLock(session, `ALTER SUBSCRIPTION ${name} CONNECTION`, redirect, patience);
 }
 
-export async function enableSubscription(session: Session, name: string): Promise<void> {
+/** @throws VerdigrisError LockNotHad (retryable) */
+export async function enableSubscription(session: Session, name: string, patience?: LockRetryOptions): Promise<void> {
   const state = await readSubscription(session, name);
-  if (state?.enabled === false) await session.query(`ALTER SUBSCRIPTION ${ident(name)} ENABLE`);
+  if (state?.enabled === false) await alter(session, name, 'ENABLE', patience);
+}
+
+/** Has a subscription stop, whether or not it is enabled. Its workers may still run: see disableSubscription(). */
+export async function switchOffSubscription(
+  session: Session,
+  name: string,
+  patience?: LockRetryOptions,
+): Promise<void> {
+  await alter(session, name, 'DISABLE', patience);
+}
+
+async function alter(
+  session: Session,
+  name: string,
+  what: 'ENABLE' | 'DISABLE',
+  patience?: LockRetryOptions,
+): Promise<void> {
+  await briefLock(
+    session,
+    `ALTER SUBSCRIPTION ${name} ${what}`,
+    () => session.query(`ALTER SUBSCRIPTION ${ident(name)} ${what}`),
+    patience,
+  );
+}
+
+export interface DisableOptions extends LockRetryOptions {
+  /** How long the workers get to stop, ms. Default 30 s. */
+  readonly stopWithinMs?: number;
 }
 
 /**
  * Disables a subscription and waits until its workers have really stopped: from then on nothing of this feed arrives.
  *
- * @returns false when a worker still runs after `timeoutMs`.
+ * @returns false when a worker still runs after `stopWithinMs`.
+ * @throws VerdigrisError LockNotHad (retryable)
  */
-export async function disableSubscription(session: Session, name: string, timeoutMs = 30_000): Promise<boolean> {
+export async function disableSubscription(
+  session: Session,
+  name: string,
+  options: DisableOptions = {},
+): Promise<boolean> {
+  const { stopWithinMs = 30_000 } = options;
   const started = Date.now();
   for (;;) {
     const state = await readSubscription(session, name);
     if (state === undefined) return true;
-    if (state.enabled) await session.query(`ALTER SUBSCRIPTION ${ident(name)} DISABLE`);
+    if (state.enabled) await switchOffSubscription(session, name, options);
     else if (state.workers === 0) return true;
-    if (Date.now() - started > timeoutMs) return false;
+    if (Date.now() - started > stopWithinMs) return false;
     await sleep(5);
   }
 }
 
-/** Drops a subscription without touching its slot on the other side, which may be out of reach: drop that one there. */
-export async function dropSubscription(session: Session, name: string): Promise<void> {
+/**
+ * The same for several, which stop side by side: all are switched off before the first one is waited for. In turn, since
+ * each has limits of its own for the session's locks.
+ */
+export async function disableSubscriptions(
+  session: Session,
+  names: readonly string[],
+  { stopWithinMs = 30_000, ...patience }: DisableOptions = {},
+): Promise<boolean> {
+  for (const name of names) {
+    if ((await readSubscription(session, name))?.enabled === true) await switchOffSubscription(session, name, patience);
+  }
+  const until = Date.now() + stopWithinMs;
+  for (const name of names) {
+    if (!(await disableSubscription(session, name, { ...patience, stopWithinMs: until - Date.now() }))) return false;
+  }
+  return true;
+}
+
+/**
+ * Drops a subscription without touching its slot on the other side, which may be out of reach: drop that one there.
+ *
+ * @throws VerdigrisError LockNotHad (retryable)
+ */
+export async function dropSubscription(session: Session, name: string, patience?: LockRetryOptions): Promise<void> {
   if ((await readSubscription(session, name)) === undefined) return;
-  await disableSubscription(session, name);
-  await briefLock(session, `DROP SUBSCRIPTION ${name}`, async () => {
+  await disableSubscription(session, name, patience);
+  const drop = async (): Promise<void> => {
     await session.query(`ALTER SUBSCRIPTION ${ident(name)} SET (slot_name = NONE)`);
     await session.query(`DROP SUBSCRIPTION IF EXISTS ${ident(name)}`);
-  });
+  };
+  await briefLock(session, `DROP SUBSCRIPTION ${name}`, drop, patience);
 }

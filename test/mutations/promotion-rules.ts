@@ -184,11 +184,11 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   {
     rule: 'never both feeds: the old one has stopped before the reverse one begins',
     edits: [
-      edit(FINISH, '      await endFeed(newSide, oldSide, oldFeed, to);\n', ''),
+      edit(FINISH, '      await endFeed(newSide, oldSide, oldFeed, to, patience);\n', ''),
       edit(
         FINISH,
         '      await disarmFence(newSide, {',
-        '      await endFeed(newSide, oldSide, oldFeed, to);\n      await disarmFence(newSide, {',
+        '      await endFeed(newSide, oldSide, oldFeed, to, patience);\n      await disarmFence(newSide, {',
       ),
     ],
     test: inFeeds('the reverse feed does not begin'),
@@ -199,7 +199,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
       edit('src/postgres/subscription.ts', 'else if (state.workers === 0) return true;', 'else return true;'),
       edit(FINISH, '!stopped || idle.includes(false)', '!stopped'),
       edit(FINISH, 'waitUntilInactive(oldSide, name, 30_000)', 'waitUntilInactive(oldSide, name, 0)'),
-      edit(FINISH, '  await dropSubscriptions(newSide, feed);\n  await dropSlots(oldSide, feed);\n', ''),
+      edit(FINISH, '  await dropSubscriptions(newSide, feed, patience);\n  await dropSlots(oldSide, feed);\n', ''),
     ],
     test: inFeeds('the reverse feed does not begin'),
   },
@@ -257,7 +257,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'the way back is proven before every promotion',
-    edits: [edit(PREPARE, '        await probePeer(session, conninfo);\n', '')],
+    edits: [edit(PREPARE, '        await probePeer(session, conninfo, patience);\n', '')],
     test: inFeeds('no promotion begins without a way back'),
   },
   {

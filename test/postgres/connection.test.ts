@@ -59,6 +59,13 @@ describe('a session that can not be opened is tried again', () => {
     });
   });
 
+  it('when the server speaks no TLS, and that is asked for', async () => {
+    await expect(opening({ ssl: true })).rejects.toMatchObject({
+      ...{ type: 'ConnectionFailed', retryable: true },
+      message: expect.stringMatching(/the server speaks no TLS\nNext step: mend .*sslmode/) as string,
+    });
+  });
+
   it('but not with a wrong password, without one, or to a database that is not there', async () => {
     for (const config of [{ password: 'wrong' }, { password: '' }, { database: 'nowhere' }]) {
       await expect(opening(config)).rejects.toMatchObject({ type: 'ConnectionFailed', retryable: false });

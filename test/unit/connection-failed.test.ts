@@ -5,6 +5,25 @@ import { openSession } from '../../src/postgres/session.js';
 afterEach(() => vi.restoreAllMocks());
 
 describe('a connection that can not be opened', () => {
+  const database = { side: 'blue', connection: 'shop_blue', config: {}, peerConninfo: '' } as const;
+
+  it.each([
+    ['SELF_SIGNED_CERT_IN_CHAIN', 'is of no authority that the worker trusts'],
+    ['DEPTH_ZERO_SELF_SIGNED_CERT', 'is of no authority that the worker trusts'],
+    ['UNABLE_TO_VERIFY_LEAF_SIGNATURE', 'is of no authority that the worker trusts'],
+    ['CERT_HAS_EXPIRED', 'has expired'],
+    ['ERR_TLS_CERT_ALTNAME_INVALID', 'is for another host name'],
+  ])('for its certificate (%s) is tried again, and says what is wrong and what to mend', async (code, told) => {
+    const refused = Object.assign(new Error("Host: db-7.internal. is not in the cert's altnames"), { code });
+    vi.spyOn(pg.Client.prototype, 'connect').mockRejectedValue(refused as never);
+    await expect(openSession(database, { purpose: 'test' })).rejects.toMatchObject({
+      ...{ type: 'ConnectionFailed', retryable: true },
+      message:
+        `blue: the connection "shop_blue" can't be opened: the server's certificate ${told} (${code})\n` +
+        'Next step: mend the certificate of blue, or the host, sslmode and sslrootcert of VERDIGRIS_CONNECTION_SHOP_BLUE where the worker runs, and restart it',
+    });
+  });
+
   it.each([
     ['EAI_AGAIN', 'getaddrinfo EAI_AGAIN db-7.internal', 'the name service does not answer (EAI_AGAIN)'],
     ['EHOSTUNREACH', 'connect EHOSTUNREACH 10.0.0.7:5432', 'no way leads to the host (EHOSTUNREACH)'],
@@ -12,7 +31,6 @@ describe('a connection that can not be opened', () => {
     ['57P03', 'the database system is starting up', 'the server starts, stops or recovers (57P03)'],
   ])('with %s is told by its name and the code, without the address', async (code, message, told) => {
     vi.spyOn(pg.Client.prototype, 'connect').mockRejectedValue(Object.assign(new Error(message), { code }) as never);
-    const database = { side: 'blue', connection: 'shop_blue', config: {}, peerConninfo: '' } as const;
     const failed: unknown = await openSession(database, { purpose: 'test' }).catch((error: unknown) => error);
     expect((failed as Error).message.split('\n')[0]).toBe(`blue: the connection "shop_blue" can't be opened: ${told}`);
     expect((failed as Error).message).not.toMatch(/10\.0\.0\.7|db-7/);

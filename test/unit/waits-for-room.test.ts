@@ -1,9 +1,10 @@
 import { MockActivityEnvironment } from '@temporalio/testing';
 import type { Client } from '@temporalio/client';
 import pg from 'pg';
-import { describe, expect, it } from 'vitest';
-import { alive } from '../../activities/context.js';
+import { describe, expect, it, vi } from 'vitest';
+import { alive, failureOf } from '../../activities/context.js';
 import { stepFailed } from '../../src/postgres/migrate/step-failed.js';
+import { openSession } from '../../src/postgres/session.js';
 import { progressLine } from '../../src/progress.js';
 import type { Progress } from '../../src/postgres/migrate/step-context.js';
 
@@ -45,6 +46,23 @@ describe('an activity that needs room', () => {
     ]);
     expect(await told(full, 9)).toEqual([]);
     expect(await told(full, 16)).toHaveLength(1);
+  });
+
+  it('is shown like one that needs a certificate, which is no reason to give the run up', async () => {
+    const expired = Object.assign(new Error('certificate has expired'), { code: 'CERT_HAS_EXPIRED' });
+    vi.spyOn(pg.Client.prototype, 'connect').mockRejectedValue(expired as never);
+    const database = { side: 'green', connection: 'shop_green', config: {}, peerConninfo: '' } as const;
+    const failed: unknown = await openSession(database, { purpose: 'test' }).catch((error: unknown) => error);
+    vi.restoreAllMocks();
+    for (const [error, line] of [
+      [failed, /^waits for TLS: green: .*certificate has expired \(CERT_HAS_EXPIRED\); mend the certificate of green/],
+      [expired, /^waits for TLS: .*certificate has expired/],
+    ] as const) {
+      expect(await told(error, 1)).toEqual([expect.stringMatching(line)]);
+      expect(failureOf(error, new AbortController().signal, (text) => text)).toMatchObject({
+        ...{ type: 'ConnectionFailed', nonRetryable: false },
+      });
+    }
   });
 
   it('is the only one that is: what is refused ends by itself', async () => {

@@ -101,10 +101,10 @@ async function isStuck(
 async function copyTablesOf(blue: Session, green: Session, name: string, mine: readonly TableName[]): Promise<void> {
   if (mine.length === 0) return;
   await unpublish(blue, name, mine);
-  await refresh(green, name);
+  await refresh(blue, green, name);
   await emptyTables(green, mine);
   await publishAgain(blue, name, mine);
-  await refresh(green, name);
+  await refresh(blue, green, name);
 }
 
 /**

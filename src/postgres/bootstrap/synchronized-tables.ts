@@ -1,7 +1,7 @@
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { briefLock } from '../brief-lock.js';
 import { ident } from '../identifier.js';
-import { publishedTable } from '../publication.js';
+import { lookUpTables, publishedTable } from '../publication.js';
 import type { Session } from '../session.js';
 
 /** How far a table of a subscription is: `i` not begun, `d` rows are copied, `f` and `s` it catches up, `r` ready. */
@@ -60,7 +60,8 @@ async function publishedIn(blue: Session, publication: string): Promise<Readonly
 }
 
 /** Tables that the subscription knows already are left as they are, so this may be run again. */
-export async function refresh(green: Session, subscription: string): Promise<void> {
+export async function refresh(blue: Session, green: Session, subscription: string): Promise<void> {
+  await lookUpTables(blue, subscription);
   await briefLock(green, `ALTER SUBSCRIPTION ${subscription} REFRESH PUBLICATION`, () =>
     green.query(`ALTER SUBSCRIPTION ${ident(subscription)} REFRESH PUBLICATION WITH (copy_data = true)`),
   );

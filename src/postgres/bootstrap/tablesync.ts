@@ -30,13 +30,11 @@ export const tablesync: Bootstrap = {
       const names = streamNames(context.migration, direction, context.streams);
       return withSession(databases[targetOf(direction)], { purpose: 'bootstrap' }, async (to) => {
         for (const name of names) {
-          await ensureSubscription(to, {
-            name,
-            conninfo: source.peerConninfo,
-            copyData: true,
-            enabled: true,
-            publisherVersion,
-          });
+          await ensureSubscription(
+            to,
+            { name, conninfo: source.peerConninfo, copyData: true, enabled: true, publisherVersion, publisher: from },
+            { signal: context.signal },
+          );
         }
         return waitUntilReady(from, to, names, context);
       });

@@ -1,3 +1,4 @@
+import { VerdigrisError } from '../../errors.js';
 import { otherSide } from '../../side.js';
 import { probePeer } from '../peer-probe.js';
 import { withoutSecrets } from '../scrub.js';
@@ -36,7 +37,7 @@ function notTried(blue: SideContext): Found {
 async function tryToReach(from: SideContext, to: SideContext, withinMs: number): Promise<Found[]> {
   const session = await openSession(from.database, { purpose: 'preflight probe', statementTimeoutMs: withinMs });
   try {
-    await probePeer(session, to.database.peerConninfo);
+    await probePeer(session, to.database.peerConninfo, { forMs: withinMs });
     return [];
   } catch (error) {
     return [unreachable(from, to, error, withinMs)];
@@ -45,7 +46,18 @@ async function tryToReach(from: SideContext, to: SideContext, withinMs: number):
   }
 }
 
+/** Somebody holds what the trial needs. */
+function notAsked(from: SideContext, to: SideContext, { message, nextStep }: VerdigrisError): Found {
+  return {
+    severity: 'error',
+    object: to.database.connection,
+    message: `whether the server of ${from.side} reaches ${to.side} could not be tried: ${message.split('\n', 1)[0] ?? ''}`,
+    remedy: `${nextStep.charAt(0).toUpperCase()}${nextStep.slice(1)}`,
+  };
+}
+
 function unreachable(from: SideContext, to: SideContext, error: unknown, withinMs: number): Found {
+  if (error instanceof VerdigrisError) return notAsked(from, to, error);
   const state = sqlState(error);
   const reason = withoutSecrets(error, [from.database, to.database]).replace(/^subscription "[^"]*" /, '');
   if (state === '42501') {

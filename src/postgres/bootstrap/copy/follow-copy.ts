@@ -46,17 +46,15 @@ export async function followCopy(context: CopyContext, blue: Session, green: Ses
     const left = state.left.filter((table) => streamOf.get(formatTableName(table)) === stream.name);
     if ((await readSubscription(green, stream.name)) === undefined) {
       await unpublish(blue, stream.name, left);
-      await ensureSubscription(green, {
-        name: stream.name,
-        conninfo: databases.blue.peerConninfo,
-        copyData: false,
-        enabled: true,
-        publisherVersion,
-        binary,
-      });
+      const { peerConninfo: conninfo } = databases.blue;
+      await ensureSubscription(
+        green,
+        { name: stream.name, conninfo, copyData: false, enabled: true, publisherVersion, publisher: blue, binary },
+        { signal },
+      );
     }
     await publishAgain(blue, stream.name, left);
-    if (left.length > 0) await refresh(green, stream.name);
+    if (left.length > 0) await refresh(blue, green, stream.name);
   }
   return waitUntilReady(
     blue,

@@ -1,7 +1,6 @@
-import { ident } from '../../identifier.js';
 import { majorVersion } from '../../retry.js';
 import type { Session } from '../../session.js';
-import { enableSubscription, ensureSubscription } from '../../subscription.js';
+import { enableSubscription, ensureSubscription, switchOffSubscription } from '../../subscription.js';
 import { refuseLateSlots } from './slot-starts.js';
 import type { StandbyRun } from './standby-run.js';
 
@@ -17,7 +16,8 @@ export async function followBlue(standby: StandbyRun, position: string, conninfo
   for (const name of streams) {
     if ((await readFollower(green, name, position)) === 'follows') continue;
     await refuseLateSlots({ blue, streams: [name] }, position);
-    await ensureSubscription(green, { name, conninfo, copyData: false, enabled: false, publisherVersion });
+    const options = { name, conninfo, copyData: false, enabled: false, publisherVersion, publisher: blue };
+    await ensureSubscription(green, options);
     if ((await readFollower(green, name, position)) === 'behind') await advance(green, name, position);
     // The origin's position is in the WAL before the commit that enables: no crash keeps the one without the other.
     await enableSubscription(green, name);
@@ -43,7 +43,7 @@ async function readFollower(green: Session, name: string, position: string): Pro
 
 async function advance(green: Session, name: string, position: string): Promise<void> {
   // Enabled behind our back without a position, it would apply everything since the slot's start a second time.
-  await green.query(`ALTER SUBSCRIPTION ${ident(name)} DISABLE`);
+  await switchOffSubscription(green, name);
   await green.query(
     `SELECT pg_replication_origin_advance('pg_' || s.oid, $2::pg_lsn) FROM pg_subscription s
       WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.subname = $1`,
