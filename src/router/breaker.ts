@@ -12,7 +12,7 @@ export class Breaker {
   }
 
   get isOpen(): boolean {
-    return this.#now() < this.#openUntil;
+    return this.#openUntil > 0 && this.#now() < this.#openUntil;
   }
 
   succeeded(): void {

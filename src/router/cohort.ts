@@ -11,7 +11,7 @@ export const TOTAL_WEIGHT = 100_000;
  * cohort is all buckets below the weight, so the users of a smaller stage stay in every larger one.
  */
 export function inCohort(flag: string, user: string, percent: number): boolean {
-  return percent > 0 && bucketOf(flag, user) < weightOf(percent);
+  return percent > 0 && (percent >= 100 || bucketOf(flag, user) < weightOf(percent));
 }
 
 /** How many of the 100,000 buckets a share of the users has. */

@@ -4,6 +4,7 @@ import { sqlState } from '../postgres/sqlstate.js';
 import { CommitOutcomeUnknownError, TransactionAbortedError } from './errors.js';
 import { isLinkFailure, wasNeverSent } from './failure.js';
 import { parseLsn } from './lsn.js';
+import { answerOf } from './send.js';
 import type { CommitPosition } from './statement.js';
 
 /** in_failed_sql_transaction: an earlier statement failed and the function went on. */
@@ -25,7 +26,7 @@ export async function commit(
   const facts: CommitFacts = {};
   try {
     if (wantsPosition) return await commitWithPosition(client, facts);
-    const { command } = await client.query('COMMIT');
+    const { command } = await answerOf(client, 'COMMIT', undefined);
     if (command !== 'COMMIT') throw new TransactionAbortedError(cause);
     return undefined;
   } catch (error) {

@@ -4,8 +4,6 @@ import type { Route } from '../postgres/state.js';
 import type { Side } from '../side.js';
 import { BluePosition } from './blue-position.js';
 import { Breaker } from './breaker.js';
-import { RouterError } from './errors.js';
-import { isStatementsOwn, SideFailure } from './failure.js';
 import { GreenProgress } from './green-progress.js';
 import { Heartbeat } from './heartbeat.js';
 import { HeldRequests } from './held-requests.js';
@@ -151,7 +149,8 @@ class ApplicationRouter implements Router {
     const statement = { query, values };
     return this.#whenStarted(() =>
       this.#reads.run<RoutedResult<R>>(user, endpoint, {
-        onGreen: (client, guard) => guard(sendToGreen(client, statement)),
+        kind: 'statement',
+        onGreen: (client, guard) => guard(sendStatement(client, 'green', statement)),
         onWritesSide: (client, side) => this.#readWhereWritesAre<R>(client, side, endpoint, statement),
         runsAgain: () => (mayCommitByItself(statement) ? 'not safe' : 'yes'),
       }),
@@ -192,6 +191,7 @@ class ApplicationRouter implements Router {
     }
     return this.#whenStarted(() =>
       this.#reads.run(user, endpoint, {
+        kind: 'function',
         onGreen: (client, guard) => readTransactionOnGreen(client, isolation, work, guard),
         onWritesSide: async (client, side) => (await runTransaction(client, side, mode, false, work)).value,
         runsAgain: () => 'yes',
@@ -275,17 +275,5 @@ class ApplicationRouter implements Router {
     const isNext = side !== writesOn && (opening === side || (side === 'green' && greenReadPercent > 0));
     await this.#pools[side].keepWarm(isNext ? this.#pools[writesOn].connections : 0);
     if (side !== writesOn && opening === side) await this.#pools[side].prime(`${epoch}/${generation}`);
-  }
-}
-
-/** Anything that may be green's fault is a failure of the side. */
-async function sendToGreen<R extends pg.QueryResultRow>(
-  client: pg.PoolClient,
-  statement: Statement,
-): Promise<RoutedResult<R>> {
-  try {
-    return await sendStatement<R>(client, 'green', statement);
-  } catch (error) {
-    throw isStatementsOwn(error) || error instanceof RouterError ? error : new SideFailure(error);
   }
 }

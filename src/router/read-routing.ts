@@ -56,12 +56,11 @@ export class ReadRouting {
     const { routes, tokens, greenLink, greenBreaker, greenProgress, consistency } = this.#options;
     const route = routes.current;
     if (user === undefined) return 'writesOn';
-    if (tokens.epochOf(user) > route.epoch) return undefined;
+    const position = tokens.positionIn(user, route.epoch);
+    if (position === 'later') return undefined;
     if (!this.isGreenReader(user, route)) return 'writesOn';
-    if (consistency !== 'session' || !greenLink.isUp || greenBreaker.isOpen || tokens.isUnknown(user)) return undefined;
-    const token = tokens.get(user);
-    const isThere = token?.epoch === route.epoch && greenProgress.hasReached(token.epoch, token.lsn);
-    return isThere ? 'green' : undefined;
+    if (position === undefined || consistency !== 'session' || !greenLink.isUp || greenBreaker.isOpen) return undefined;
+    return greenProgress.hasReached(route.epoch, position) ? 'green' : undefined;
   }
 
   /** Waits for green within the budget, and never fails. */

@@ -2,7 +2,15 @@ import type pg from 'pg';
 import type { Side } from '../side.js';
 import { READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 import type { Breaker } from './breaker.js';
-import { countsAgainstSide, isLinkFailure, isSameFailure, NothingSent, SideFailure } from './failure.js';
+import { RouterError } from './errors.js';
+import {
+  countsAgainstSide,
+  isLinkFailure,
+  isSameFailure,
+  isStatementsOwn,
+  NothingSent,
+  SideFailure,
+} from './failure.js';
 import type { HeldRequest, HeldRequests, RunsAgain } from './held-requests.js';
 import type { RouterLogger } from './logger.js';
 import type { RequestMetrics } from './metrics.js';
@@ -12,10 +20,13 @@ import type { SideLink } from './side-link.js';
 import type { Guard, SidePool } from './side-pool.js';
 import { WhileAlive } from './while-alive.js';
 
-/**
- * A read, as it is done on one side. On green it throws SideFailure for anything that may be green's fault.
- */
+/** A read, as it is done on one side. */
 export interface ReadWork<T> {
+  /**
+   * `statement`: on green whatever is not the statement's own fault may be green's. `function`: the application's own code
+   * fails, too, so what may be green's fault is thrown as SideFailure.
+   */
+  readonly kind: 'statement' | 'function';
   readonly onGreen: (client: pg.PoolClient, guard: Guard) => Promise<T>;
   readonly onWritesSide: (client: pg.PoolClient, side: Side) => Promise<T>;
   /** Whether it may be run again if it writes all the same and meets the fence. */
@@ -61,34 +72,24 @@ export class Reads {
   }
 
   async #onGreenIfItCan<T>(endpoint: string, work: ReadWork<T>, started: number): Promise<T> {
-    const { metrics } = this.#options;
+    const { metrics, greenPool, greenBreaker } = this.#options;
     let failure: SideFailure;
     try {
-      const value = await this.#onGreen(work);
+      const guard = this.#whileGreenLives;
+      const value = await greenPool.use('reader', (client) => work.onGreen(client, guard), guard);
+      greenBreaker.succeeded();
       metrics.record('green', 'read', endpoint, 'ok', performance.now() - started);
       return value;
     } catch (error) {
-      if (!(error instanceof SideFailure)) {
+      const greens = failureOfGreen(error, work.kind);
+      if (greens !== undefined && isAway(greens.cause)) greenBreaker.failed();
+      if (greens === undefined) {
         metrics.record('green', 'read', endpoint, 'refused', performance.now() - started);
         throw error;
       }
-      failure = error;
+      failure = greens;
     }
     return this.#insteadOfGreen(endpoint, work, failure, performance.now() - started);
-  }
-
-  async #onGreen<T>(work: ReadWork<T>): Promise<T> {
-    const { greenPool, greenBreaker } = this.#options;
-    const guard = this.#whileGreenLives;
-    try {
-      const value = await greenPool.use('reader', (client) => work.onGreen(client, guard), guard);
-      greenBreaker.succeeded();
-      return value;
-    } catch (error) {
-      const failure = error instanceof NothingSent || isLinkFailure(error) ? new SideFailure(error) : error;
-      if (failure instanceof SideFailure && isAway(failure.cause)) greenBreaker.failed();
-      throw failure;
-    }
   }
 
   /** Green failed, so blue answers; only then is it known whether the failure was green's. */
@@ -133,6 +134,15 @@ export class Reads {
       metrics.record(request.tried, 'read', endpoint, outcome, performance.now() - started);
     }
   }
+}
+
+/** What may be green's fault; undefined for what every side would say, and for what the application's own code throws. */
+function failureOfGreen(error: unknown, kind: ReadWork<unknown>['kind']): SideFailure | undefined {
+  if (error instanceof SideFailure) return error;
+  if (isAway(error)) return new SideFailure(error);
+  return kind === 'function' || isStatementsOwn(error) || error instanceof RouterError
+    ? undefined
+    : new SideFailure(error);
 }
 
 function isAway(cause: unknown): boolean {

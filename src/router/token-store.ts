@@ -1,6 +1,9 @@
+import type { Lsn } from './lsn.js';
 import { isUncovered, uncoveredToken, type Token } from './token.js';
 
 interface Entry {
+  /** The store's count of uses when it was put where it lies in the order. */
+  putAt: number;
   readonly token: Token | undefined;
   /** Until then the user's last write may not be flushed on blue, so no position says where it is. */
   readonly unknownUntil: number;
@@ -21,8 +24,9 @@ const UNFLUSHED_MS = 30_000;
 export class TokenStore {
   readonly #capacity: number;
   readonly #now: () => number;
-  // A Map iterates in the order of insertion; entries are put back at the end when they are used.
+  // A Map iterates in the order of insertion; entries are put back at the end when they are used, unless they lie near it.
   readonly #entries = new Map<string, Entry>();
+  #uses = 0;
   #forgottenUnknownUntil = 0;
 
   constructor(capacity: number, now: () => number = Date.now) {
@@ -38,8 +42,22 @@ export class TokenStore {
   get(user: string): Token | undefined {
     const entry = this.#entries.get(user);
     if (entry === undefined) return undefined;
-    this.#put(user, entry);
+    this.#use(user, entry);
     return entry.token;
+  }
+
+  /**
+   * The position of the user's last write if it is known and of this epoch; `later` when it is of a later one, which this
+   * process has not heard of; undefined otherwise.
+   */
+  positionIn(user: string, epoch: number): Lsn | 'later' | undefined {
+    const entry = this.#entries.get(user);
+    const known = entry?.token ?? entry?.uncovered;
+    if (entry === undefined || known === undefined) return undefined;
+    if (known.epoch > epoch) return 'later';
+    if (entry.token?.epoch !== epoch || (entry.unknownUntil > 0 && entry.unknownUntil > this.#now())) return undefined;
+    this.#use(user, entry);
+    return entry.token.lsn;
   }
 
   /** What other processes must know of the user's last write; undefined when nothing is known of it. */
@@ -95,9 +113,15 @@ export class TokenStore {
     this.#put(user, { token: undefined, unknownUntil: this.#now() + UNFLUSHED_MS, uncovered });
   }
 
-  #put(user: string, entry: Entry): void {
+  /** To move it for each use would cost more than all else that a read does here. */
+  #use(user: string, entry: Entry): void {
+    if (this.#uses - entry.putAt > this.#capacity / 4) this.#put(user, entry);
+  }
+
+  #put(user: string, { token, unknownUntil, uncovered }: Omit<Entry, 'putAt'>): void {
+    this.#uses += 1;
     this.#entries.delete(user);
-    this.#entries.set(user, entry);
+    this.#entries.set(user, { token, unknownUntil, uncovered, putAt: this.#uses });
     if (this.#entries.size <= this.#capacity) return;
     const [oldest] = this.#entries;
     if (oldest === undefined) return;

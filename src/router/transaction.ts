@@ -6,7 +6,7 @@ import { FenceMet, isFence, isLinkFailure, NothingSent, timedOutAtFence } from '
 import { fencesMet } from './fence-notice.js';
 import { hasSucceeded } from './recent-statements.js';
 import { hasSeveralWithCommit, type CommitPosition } from './statement.js';
-import { send } from './send.js';
+import { answerOf, send } from './send.js';
 import type { Guard } from './side-pool.js';
 import { LEADING, refuseUnsupported } from './supported.js';
 
@@ -87,10 +87,10 @@ export async function runTransaction<T>(
   }
 }
 
-async function begin(client: pg.PoolClient, mode: TransactionMode, guard: Guard): Promise<void> {
-  const words = ['BEGIN', mode.isolation && ISOLATION[mode.isolation], mode.readOnly && 'READ ONLY'];
+async function begin(client: pg.PoolClient, { isolation, readOnly }: TransactionMode, guard: Guard): Promise<void> {
+  const words = `BEGIN${isolation === undefined ? '' : ` ${ISOLATION[isolation]}`}${readOnly ? ' READ ONLY' : ''}`;
   try {
-    await guard(client.query(words.filter(Boolean).join(' ')));
+    await guard(answerOf(client, words, undefined));
   } catch (error) {
     throw isLinkFailure(error) ? new NothingSent(error) : error;
   }
@@ -110,7 +110,8 @@ class OpenTransaction implements Transaction {
   readonly #client: pg.PoolClient;
   readonly #guard: Guard;
   readonly #fencesBefore: number;
-  #tail: Promise<unknown> = Promise.resolve();
+  /** Until the statements that were sent are answered; undefined while there are none. */
+  #tail: Promise<unknown> | undefined;
   #isOver = false;
   /** The fence's error, once a statement has met it. */
   #fence: unknown;
@@ -138,8 +139,14 @@ class OpenTransaction implements Transaction {
   }
 
   query<R extends pg.QueryResultRow>(query: string | pg.QueryConfig, values?: unknown[]): Promise<pg.QueryResult<R>> {
-    const result = this.#tail.then(() => this.#send<R>(query, values));
-    this.#tail = result.catch(() => undefined);
+    const before = this.#tail;
+    const result =
+      before === undefined ? this.#send<R>(query, values) : before.then(() => this.#send<R>(query, values));
+    const settled = (): void => {
+      if (this.#tail === tail) this.#tail = undefined;
+    };
+    const tail = result.then(settled, settled);
+    this.#tail = tail;
     return result;
   }
 
