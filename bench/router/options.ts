@@ -21,8 +21,8 @@ export interface RouterBenchOptions {
 export function routerOptions(args: readonly string[]): RouterBenchOptions {
   const options = new Command('npm run bench -- router')
     .description('Measures what the router costs beside a plain pg.Pool, by turns, on one server')
-    .option('--seconds <n>', 'length of a round', parseSeconds, 1)
-    .addOption(countOption('--rounds <n>', 'pairs of rounds', 10))
+    .option('--seconds <n>', 'length of a round', parseSeconds, 0.2)
+    .addOption(countOption('--rounds <n>', 'pairs of rounds', 80))
     .addOption(countOption('--callers <n>', 'callers at once', 8))
     .addOption(countOption('--connections <n>', 'connections of each pool (default: as many as callers)'))
     .option('--only <workload>', `only this one: ${WORKLOADS.join(', ')}`, parseWorkload)

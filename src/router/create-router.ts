@@ -150,7 +150,7 @@ class ApplicationRouter implements Router {
     return this.#whenStarted(() =>
       this.#reads.run<RoutedResult<R>>(user, endpoint, {
         kind: 'statement',
-        onGreen: (client, guard) => guard(sendStatement(client, 'green', statement)),
+        onGreen: (client) => sendStatement(client, 'green', statement),
         onWritesSide: (client, side) => this.#readWhereWritesAre<R>(client, side, endpoint, statement),
         runsAgain: () => (mayCommitByItself(statement) ? 'not safe' : 'yes'),
       }),
@@ -192,7 +192,7 @@ class ApplicationRouter implements Router {
     return this.#whenStarted(() =>
       this.#reads.run(user, endpoint, {
         kind: 'function',
-        onGreen: (client, guard) => readTransactionOnGreen(client, isolation, work, guard),
+        onGreen: (client) => readTransactionOnGreen(client, isolation, work),
         onWritesSide: async (client, side) => (await runTransaction(client, side, mode, false, work)).value,
         runsAgain: () => 'yes',
       }),

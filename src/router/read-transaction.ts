@@ -1,7 +1,6 @@
 import type pg from 'pg';
 import { CommitOutcomeUnknownError } from './errors.js';
 import { countsAgainstSide, SideFailure } from './failure.js';
-import type { Guard } from './side-pool.js';
 import { runTransaction, type IsolationLevel, type TransactionFunction } from './transaction.js';
 
 /** As a transaction on green fails for reasons of green's, and not of the function's, blue runs it again. */
@@ -9,7 +8,6 @@ export async function readTransactionOnGreen<T>(
   client: pg.PoolClient,
   isolation: IsolationLevel | undefined,
   work: TransactionFunction<T>,
-  guard: Guard,
 ): Promise<T> {
   let sideError: unknown;
   const watched: TransactionFunction<T> = (transaction) =>
@@ -25,7 +23,7 @@ export async function readTransactionOnGreen<T>(
       },
     });
   try {
-    const { value } = await runTransaction(client, 'green', { readOnly: true, isolation }, false, watched, guard);
+    const { value } = await runTransaction(client, 'green', { readOnly: true, isolation }, false, watched);
     return value;
   } catch (error) {
     // Nothing was written, so a COMMIT whose outcome is unknown is only one more failure of green.

@@ -17,7 +17,7 @@ import type { RequestMetrics } from './metrics.js';
 import type { RequestOutcome } from './request-counts.js';
 import type { ReadRouting } from './read-routing.js';
 import type { SideLink } from './side-link.js';
-import type { Guard, SidePool } from './side-pool.js';
+import type { SidePool } from './side-pool.js';
 import { WhileAlive } from './while-alive.js';
 
 /** A read, as it is done on one side. */
@@ -27,7 +27,7 @@ export interface ReadWork<T> {
    * fails, too, so what may be green's fault is thrown as SideFailure.
    */
   readonly kind: 'statement' | 'function';
-  readonly onGreen: (client: pg.PoolClient, guard: Guard) => Promise<T>;
+  readonly onGreen: (client: pg.PoolClient) => Promise<T>;
   readonly onWritesSide: (client: pg.PoolClient, side: Side) => Promise<T>;
   /** Whether it may be run again if it writes all the same and meets the fence. */
   readonly runsAgain: () => RunsAgain;
@@ -46,12 +46,11 @@ export interface ReadsOptions {
 /** Runs reads: on green where that is right, and on the side that has writes whenever green can't. */
 export class Reads {
   readonly #options: ReadsOptions;
-  readonly #whileGreenLives: Guard;
+  readonly #whileGreenLives: WhileAlive;
 
   constructor(options: ReadsOptions) {
     this.#options = options;
-    const alive = new WhileAlive(options.greenLink);
-    this.#whileGreenLives = (promise) => alive.wait(promise);
+    this.#whileGreenLives = new WhileAlive(options.greenLink);
   }
 
   run<T>(user: string | undefined, endpoint: string, work: ReadWork<T>): Promise<T> {
@@ -75,8 +74,7 @@ export class Reads {
     const { metrics, greenPool, greenBreaker } = this.#options;
     let failure: SideFailure;
     try {
-      const guard = this.#whileGreenLives;
-      const value = await greenPool.use('reader', (client) => work.onGreen(client, guard), guard);
+      const value = await greenPool.use('reader', work.onGreen, this.#whileGreenLives);
       greenBreaker.succeeded();
       metrics.record('green', 'read', endpoint, 'ok', performance.now() - started);
       return value;

@@ -12,17 +12,13 @@ import { rememberStatements, type RecentStatements } from './recent-statements.j
 import { within } from '../timing.js';
 import { Turns } from './turns.js';
 import { Warmth } from './warmth.js';
-
-/** Waits for a promise, or gives up earlier: how a caller keeps from waiting for a dead side. */
-export type Guard = <T>(promise: Promise<T>) => Promise<T>;
+import type { WhileAlive } from './while-alive.js';
 
 /** Opening a connection takes no longer unless the application says otherwise. */
 const CONNECT_MS = 1_000;
 
 /** A server that is frozen never answers the goodbye, and its connections would keep the process from ending. */
 const GOODBYE_MS = 1_000;
-
-const unguarded: Guard = (promise) => promise;
 
 /** The application's connections to one side. */
 export class SidePool {
@@ -70,24 +66,26 @@ export class SidePool {
   /**
    * Runs work on a connection, which is not used again when the work leaves it in doubt.
    *
+   * @param alive keeps the caller from waiting for a side that is silent. Default: it waits.
    * @param giveUpAfterMs how long to wait for a free connection. Default: for ever.
    * @throws NothingSent when no connection is to be had and trying later can help.
+   * @throws LinkDownError when the side is found silent.
    */
   use<T>(
     role: Role,
     work: (client: pg.PoolClient) => Promise<T>,
-    guard: Guard = unguarded,
+    alive?: WhileAlive,
     giveUpAfterMs = Infinity,
   ): Promise<T> {
     // What follows is the way of nearly every request: nothing to wait for.
-    if (!this.#turns.takeFree()) return this.#useInTurn(role, work, guard, giveUpAfterMs);
+    if (!this.#turns.takeFree()) return this.#useInTurn(role, work, alive, giveUpAfterMs);
     const kept = this.#kept.take();
-    return kept?.is(role) === true ? this.#run(kept, work) : this.#acquireAndRun(kept, role, work, guard);
+    return kept?.is(role) === true ? this.#run(kept, work, alive) : this.#acquireAndRun(kept, role, work, alive);
   }
 
   /** Runs work if a connection is free or may be opened now; undefined when all are in use. */
   useIfFree<T>(role: Role, work: (client: pg.PoolClient) => Promise<T>): Promise<T> | undefined {
-    return this.#turns.takeFree() ? this.#acquireAndRun(this.#kept.take(), role, work, unguarded) : undefined;
+    return this.#turns.takeFree() ? this.#acquireAndRun(this.#kept.take(), role, work, undefined) : undefined;
   }
 
   /**
@@ -126,7 +124,7 @@ export class SidePool {
   async #idleConnection(): Promise<Connection | undefined> {
     const kept = this.#kept.take();
     if (kept !== undefined || this.#pool.idleCount === 0) return kept;
-    return this.#connect(unguarded).catch(() => undefined);
+    return this.#connect(undefined).catch(() => undefined);
   }
 
   async close(): Promise<void> {
@@ -151,43 +149,51 @@ export class SidePool {
   async #useInTurn<T>(
     role: Role,
     work: (client: pg.PoolClient) => Promise<T>,
-    guard: Guard,
+    alive: WhileAlive | undefined,
     giveUpAfterMs: number,
   ): Promise<T> {
     const turn = this.#turns.take();
     try {
-      await guard(giveUpAfterMs === Infinity ? turn.granted : orNothingSent(turn.granted, giveUpAfterMs));
+      const granted = giveUpAfterMs === Infinity ? turn.granted : orNothingSent(turn.granted, giveUpAfterMs);
+      await (alive?.wait(granted) ?? granted);
     } catch (error) {
       turn.giveBack();
       throw error;
     }
     const kept = this.#kept.take();
-    return kept?.is(role) === true ? this.#run(kept, work) : this.#acquireAndRun(kept, role, work, guard);
+    return kept?.is(role) === true ? this.#run(kept, work, alive) : this.#acquireAndRun(kept, role, work, alive);
   }
 
   async #acquireAndRun<T>(
     kept: Connection | undefined,
     role: Role,
     work: (client: pg.PoolClient) => Promise<T>,
-    guard: Guard,
+    alive: WhileAlive | undefined,
   ): Promise<T> {
     let connection: Connection;
     try {
-      connection = await this.#acquire(kept, role, guard);
+      connection = await this.#acquire(kept, role, alive);
     } catch (error) {
       this.#turns.passOn();
       throw error;
     }
-    return this.#run(connection, work);
+    return this.#run(connection, work, alive);
   }
 
   /** Has a turn and a connection, and gives both back. */
-  async #run<T>(connection: Connection, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+  async #run<T>(
+    connection: Connection,
+    work: (client: pg.PoolClient) => Promise<T>,
+    alive: WhileAlive | undefined,
+  ): Promise<T> {
+    alive?.begin(connection);
     try {
       const value = await work(connection.client);
+      alive?.end(connection);
       this.#giveBack(connection);
       return value;
     } catch (error) {
+      alive?.end(connection);
       if (isLinkFailure(error) || (error instanceof Error && isLinkFailure(error.cause))) connection.isLost = true;
       this.#giveBack(connection);
       throw error;
@@ -201,28 +207,31 @@ export class SidePool {
     this.#turns.passOn();
   }
 
-  async #acquire(kept: Connection | undefined, role: Role, guard: Guard): Promise<Connection> {
+  async #acquire(kept: Connection | undefined, role: Role, alive: WhileAlive | undefined): Promise<Connection> {
     for (let next = kept; ; next = undefined) {
-      const connection = next ?? (await this.#connect(guard));
+      const connection = next ?? (await this.#connect(alive));
       if (connection.isLost || connection.isInTransaction) {
         connection.client.release(true);
         continue;
       }
       if (connection.is(role)) return connection;
       try {
-        await guard(connection.become(role));
+        alive?.begin(connection);
+        await connection.become(role);
         return connection;
       } catch (error) {
         connection.client.release(true);
         throw isLinkFailure(error) ? new NothingSent(error) : error;
+      } finally {
+        alive?.end(connection);
       }
     }
   }
 
-  async #connect(guard: Guard): Promise<Connection> {
+  async #connect(alive: WhileAlive | undefined): Promise<Connection> {
     const connecting = this.#pool.connect();
     try {
-      const client = await guard(connecting);
+      const client = await (alive?.wait(connecting) ?? connecting);
       const connection = this.#known.get(client) ?? new Connection(client);
       this.#known.set(client, connection);
       this.#kept.begin(connection);

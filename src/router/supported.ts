@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { NotSupportedError } from './errors.js';
+import { SeenTexts } from './seen-texts.js';
 
 /** White space and comments. */
 export const LEADING = String.raw`(?:\s|--[^\n]*\n|/\*[^]*?\*/)*`;
@@ -18,6 +19,8 @@ const REFUSALS: readonly (readonly [what: string, instead: string])[] = [
   ['COPY of a stream', 'use a connection of your own to the side of route().writesOn'],
 ];
 
+const supported = new SeenTexts();
+
 /** @throws NotSupportedError for what can't go through a pool that may change sides. */
 export function refuseUnsupported(query: string | pg.QueryConfig): void {
   if (typeof query !== 'string' && 'submit' in query) {
@@ -26,8 +29,13 @@ export function refuseUnsupported(query: string | pg.QueryConfig): void {
       'DECLARE and FETCH inside transaction(), or use a connection of your own',
     );
   }
-  const found = OF_A_SESSION.exec(typeof query === 'string' ? query : query.text);
-  if (found === null) return;
+  const text = typeof query === 'string' ? query : query.text;
+  if (supported.has(text)) return;
+  const found = OF_A_SESSION.exec(text);
+  if (found === null) {
+    supported.add(text);
+    return;
+  }
   const refusal = REFUSALS[found.slice(1).findIndex((group) => group !== undefined)];
   if (refusal !== undefined) throw new NotSupportedError(...refusal);
 }

@@ -6,8 +6,8 @@ import { FenceMet, isFence, isLinkFailure, NothingSent, timedOutAtFence } from '
 import { fencesMet } from './fence-notice.js';
 import { hasSucceeded } from './recent-statements.js';
 import { hasSeveralWithCommit, type CommitPosition } from './statement.js';
+import { SeenTexts } from './seen-texts.js';
 import { answerOf, send } from './send.js';
-import type { Guard } from './side-pool.js';
 import { LEADING, refuseUnsupported } from './supported.js';
 
 /** A transaction as the application's function sees it. */
@@ -42,6 +42,16 @@ const CONTROL = new RegExp(
   'i',
 );
 
+const inside = new SeenTexts();
+
+/** Whether a text begins or ends a transaction by its first words. */
+function isControl(text: string): boolean {
+  if (inside.has(text)) return false;
+  const found = CONTROL.test(text);
+  if (!found) inside.add(text);
+  return found;
+}
+
 /**
  * Runs the application's function in a transaction: BEGIN, the function, COMMIT; ROLLBACK when it throws.
  *
@@ -57,10 +67,9 @@ export async function runTransaction<T>(
   mode: TransactionMode,
   wantsPosition: boolean,
   work: TransactionFunction<T>,
-  guard: Guard = (promise) => promise,
 ): Promise<{ value: T; position: CommitPosition | undefined }> {
-  await begin(client, mode, guard);
-  const transaction = new OpenTransaction(client, side, guard);
+  await begin(client, mode);
+  const transaction = new OpenTransaction(client, side);
   let value: T;
   try {
     value = await work(transaction);
@@ -69,28 +78,28 @@ export async function runTransaction<T>(
     await transaction.finish();
     // Without a statement that succeeded since, the transaction has failed: what it is now is told a moment after the error.
     const waited = transaction.timeoutAtFence;
-    await rollback(client, guard, error);
+    await rollback(client, error);
     const { obstacle } = transaction;
     if (obstacle === undefined && waited !== undefined) throw new FenceMet(waited, 'waited');
     throw obstacle instanceof TransactionAbortedError && !isLinkFailure(error) ? error : (obstacle ?? error);
   }
   const { obstacle } = transaction;
   if (obstacle !== undefined) {
-    await rollback(client, guard);
+    await rollback(client);
     throw obstacle;
   }
   try {
-    return { value, position: await guard(commit(client, side, wantsPosition, transaction.lastError)) };
+    return { value, position: await commit(client, side, wantsPosition, transaction.lastError) };
   } catch (error) {
-    await rollback(client, guard, error);
+    await rollback(client, error);
     throw error;
   }
 }
 
-async function begin(client: pg.PoolClient, { isolation, readOnly }: TransactionMode, guard: Guard): Promise<void> {
+async function begin(client: pg.PoolClient, { isolation, readOnly }: TransactionMode): Promise<void> {
   const words = `BEGIN${isolation === undefined ? '' : ` ${ISOLATION[isolation]}`}${readOnly ? ' READ ONLY' : ''}`;
   try {
-    await guard(answerOf(client, words, undefined));
+    await answerOf(client, words, undefined);
   } catch (error) {
     throw isLinkFailure(error) ? new NothingSent(error) : error;
   }
@@ -100,15 +109,14 @@ async function begin(client: pg.PoolClient, { isolation, readOnly }: Transaction
  * Nobody waits for the outcome of a ROLLBACK: a connection on which it failed is not used again. Nor is one that has
  * failed before, whose server would have to be found silent a second time.
  */
-async function rollback(client: pg.PoolClient, guard: Guard, why?: unknown): Promise<void> {
+async function rollback(client: pg.PoolClient, why?: unknown): Promise<void> {
   if (client.getTransactionStatus() === 'I' || isLinkFailure(why)) return;
-  await guard(client.query('ROLLBACK')).catch(() => undefined);
+  await client.query('ROLLBACK').catch(() => undefined);
 }
 
 class OpenTransaction implements Transaction {
   readonly side: Side;
   readonly #client: pg.PoolClient;
-  readonly #guard: Guard;
   readonly #fencesBefore: number;
   /** Until the statements that were sent are answered; undefined while there are none. */
   #tail: Promise<unknown> | undefined;
@@ -122,10 +130,9 @@ class OpenTransaction implements Transaction {
   /** The error of the statement that did not wait at the fence; none once the function has gone on after it. */
   timeoutAtFence: Error | undefined;
 
-  constructor(client: pg.PoolClient, side: Side, guard: Guard) {
+  constructor(client: pg.PoolClient, side: Side) {
     this.#client = client;
     this.side = side;
-    this.#guard = guard;
     this.#fencesBefore = fencesMet(client);
   }
 
@@ -162,9 +169,9 @@ class OpenTransaction implements Transaction {
   ): Promise<pg.QueryResult<R>> {
     refuseUnsupported(query);
     const text = typeof query === 'string' ? query : query.text;
-    if (this.#isOver || this.#hasEscaped || CONTROL.test(text)) throw new TransactionControlError('transaction');
+    if (this.#isOver || this.#hasEscaped || isControl(text)) throw new TransactionControlError('transaction');
     try {
-      const result = await this.#guard(send<R>(this.#client, query, values));
+      const result = await send<R>(this.#client, query, values);
       if (hasControl(result) || this.#client.getTransactionStatus() === 'I') {
         this.#hasEscaped = true;
         throw new TransactionControlError('transaction');

@@ -7,9 +7,11 @@ import type { SideLink } from './side-link.js';
  */
 const LOOK_MS = 125;
 
-interface Wait {
-  readonly since: number;
-  readonly giveUp: (error: Error) => void;
+/** Something that is waited for. */
+export interface Awaited {
+  /** The count of looks at its beginning. */
+  since: number;
+  giveUp(error: Error): void;
 }
 
 /**
@@ -19,7 +21,7 @@ interface Wait {
 export class WhileAlive {
   readonly #link: Pick<SideLink, 'look' | 'side'>;
   /** In the order in which they came. */
-  readonly #waits = new Set<Wait>();
+  readonly #waits = new Set<Awaited>();
   #looks = 0;
   #timer: NodeJS.Timeout | undefined;
   #isAsking = false;
@@ -28,23 +30,29 @@ export class WhileAlive {
     this.#link = link;
   }
 
+  /** From here on it is given up when the side is found silent, until end(). */
+  begin(one: Awaited): void {
+    one.since = this.#looks;
+    this.#waits.add(one);
+    this.#timer ??= setInterval(() => this.#lookAtThem(), LOOK_MS).unref();
+  }
+
+  end(one: Awaited): void {
+    this.#waits.delete(one);
+  }
+
   /** The promise's outcome. @throws LinkDownError when the side is found silent before it. */
-  wait<T>(promise: Promise<T>): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const wait: Wait = { since: this.#looks, giveUp: reject };
-      this.#waits.add(wait);
-      this.#timer ??= setInterval(() => this.#lookAtThem(), LOOK_MS).unref();
-      promise.then(
-        (value) => {
-          this.#waits.delete(wait);
-          resolve(value);
-        },
-        (error: unknown) => {
-          this.#waits.delete(wait);
-          reject(error);
-        },
-      );
+  async wait<T>(promise: Promise<T>): Promise<T> {
+    let one: Awaited | undefined;
+    const silent = new Promise<never>((_, reject) => {
+      one = { since: 0, giveUp: reject };
+      this.begin(one);
     });
+    try {
+      return await Promise.race([promise, silent]);
+    } finally {
+      if (one !== undefined) this.end(one);
+    }
   }
 
   #lookAtThem(): void {

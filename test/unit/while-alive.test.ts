@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { LinkDownError } from '../../src/router/failure.js';
-import { WhileAlive } from '../../src/router/while-alive.js';
+import { WhileAlive, type Awaited } from '../../src/router/while-alive.js';
 
 describe('waiting for a side while it lives', () => {
   let looks = 0;
@@ -40,6 +40,21 @@ describe('waiting for a side while it lives', () => {
     expect(looks).toBeGreaterThan(5);
     await vi.advanceTimersByTimeAsync(200);
     await expect(slow).resolves.toBe('late');
+  });
+
+  it('gives up what has begun and not ended, and nothing that has', async () => {
+    look = () => Promise.reject(new Error('silent'));
+    const given: string[] = [];
+    const one = (name: string): Awaited => ({ since: 0, giveUp: () => void given.push(name) });
+    const [ended, open] = [one('ended'), one('open')];
+    alive.begin(ended);
+    alive.begin(open);
+    alive.end(ended);
+    await vi.advanceTimersByTimeAsync(250);
+    expect(given).toEqual(['open']);
+    await vi.advanceTimersByTimeAsync(250);
+    expect(given).toEqual(['open']);
+    expect(vi.getTimerCount()).toBe(0);
   });
 
   it('gives up within 250 ms when the side is silent, but not what came after the question', async () => {
