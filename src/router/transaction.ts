@@ -7,7 +7,7 @@ import { fencesMet } from './fence-notice.js';
 import { hasSucceeded } from './recent-statements.js';
 import { hasSeveralWithCommit, type CommitPosition } from './statement.js';
 import { SeenTexts } from './seen-texts.js';
-import { answerOf, send } from './send.js';
+import { answerOf } from './send.js';
 import { LEADING, refuseUnsupported } from './supported.js';
 
 /** A transaction as the application's function sees it. */
@@ -73,9 +73,11 @@ export async function runTransaction<T>(
   let value: T;
   try {
     value = await work(transaction);
-    await transaction.finish();
+    if (transaction.isBusy) await transaction.idle();
+    transaction.close();
   } catch (error) {
-    await transaction.finish();
+    await transaction.idle();
+    transaction.close();
     // Without a statement that succeeded since, the transaction has failed: what it is now is told a moment after the error.
     const waited = transaction.timeoutAtFence;
     await rollback(client, error);
@@ -157,9 +159,17 @@ class OpenTransaction implements Transaction {
     return result;
   }
 
-  /** Waits for the statements that the function did not wait for; later ones are refused. */
-  async finish(): Promise<void> {
+  /** Whether a statement is under way that the function has not waited for. */
+  get isBusy(): boolean {
+    return this.#tail !== undefined;
+  }
+
+  async idle(): Promise<void> {
     await this.#tail;
+  }
+
+  /** The function is over: later statements are refused. */
+  close(): void {
     this.#isOver = true;
   }
 
@@ -171,7 +181,7 @@ class OpenTransaction implements Transaction {
     const text = typeof query === 'string' ? query : query.text;
     if (this.#isOver || this.#hasEscaped || isControl(text)) throw new TransactionControlError('transaction');
     try {
-      const result = await send<R>(this.#client, query, values);
+      const result = await answerOf<R>(this.#client, query, values);
       if (hasControl(result) || this.#client.getTransactionStatus() === 'I') {
         this.#hasEscaped = true;
         throw new TransactionControlError('transaction');
@@ -180,6 +190,7 @@ class OpenTransaction implements Transaction {
       hasSucceeded(this.#client, query, values);
       return result;
     } catch (error) {
+      if (error instanceof Error) Error.captureStackTrace(error);
       this.lastError = error;
       if (isFence(error)) this.#fence = error;
       if (error instanceof Error && timedOutAtFence(error)) this.timeoutAtFence = error;
