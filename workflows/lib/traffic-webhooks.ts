@@ -14,6 +14,9 @@ export interface NotFollowed {
   readonly rollback: boolean;
 }
 
+/** How long the word of an answer may take from the worker to the run. */
+const ANSWER_MS = 1_000;
+
 /**
  * The webhooks that move traffic. They are asked before anything moves, one after another, and may refuse. They are told
  * what has moved, all at once, until they have taken it; that never keeps anything from going on. A plan without them
@@ -102,8 +105,11 @@ export class TrafficWebhooks {
   async #untilToldOfRollback(): Promise<void> {
     const isTold = (): boolean => this.untold.length === 0;
     if (isTold()) return;
-    const longest = Math.max(1, ...this.#lanes.map(({ target }) => parseDuration(target.deadline)));
-    if (await condition(isTold, longest, { summary: 'webhooks are told that blue serves' })) return;
+    // The last call may begin at the end of that time, and its answer is what people want to know.
+    const longest = Math.max(
+      ...this.#lanes.map(({ target }) => parseDuration(target.deadline) + parseDuration(target.timeout)),
+    );
+    if (await condition(isTold, longest + ANSWER_MS, { summary: 'webhooks are told that blue serves' })) return;
     throw ApplicationFailure.nonRetryable(
       `${this.untold.join('; ')}. Lead the traffic behind it to blue by hand`,
       'WebhookNotDelivered',
