@@ -184,6 +184,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   {
     rule: 'never both feeds: the old one has stopped before the reverse one begins',
     edits: [
+      edit(FINISH, '    await stopSubscriptions(newSide, oldFeed, patience);\n', ''),
       edit(FINISH, '      await endFeed(newSide, oldSide, oldFeed, to, patience);\n', ''),
       edit(
         FINISH,

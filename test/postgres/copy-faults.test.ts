@@ -221,7 +221,7 @@ describe('a copy', () => {
         expect(await count(pair, 'big')).toBe(22_000);
       },
       [],
-      { bootstrap: { method: 'copy', maxRate: '8MB' } },
+      { bootstrap: { method: 'copy', maxRate: '20MB' } },
     ));
 
   it('names the row on which blue fails, and goes on by tablesync once it is corrected', () =>
