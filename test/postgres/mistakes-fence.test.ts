@@ -82,12 +82,15 @@ describe('the fence', () => {
   });
 
   it('lets in a TRUNCATE that comes by replication', async () => {
-    const notes = 'SELECT FROM public.notes';
-    await rig.on('blue', (client) => client.query('INSERT INTO public.notes VALUES (gen_random_uuid())'));
-    await rig.on('green', async (green) => {
-      await expect.poll(async () => (await green.query(notes)).rowCount, { timeout: 10_000 }).toBe(1);
-      await rig.on('blue', (client) => client.query('TRUNCATE public.notes'));
-      await expect.poll(async () => (await green.query(notes)).rowCount, { timeout: 10_000 }).toBe(0);
+    const onGreen = (): Promise<number | null> =>
+      rig.on('green', async (green) => (await green.query('SELECT FROM public.notes')).rowCount);
+    await rig.on('blue', async (blue) => {
+      await blue.query('CREATE TEMP TABLE kept AS TABLE public.notes');
+      await blue.query('INSERT INTO public.notes VALUES (gen_random_uuid())');
+      await expect.poll(onGreen, { timeout: 10_000 }).toBeGreaterThan(0);
+      await blue.query('TRUNCATE public.notes');
+      await expect.poll(onGreen, { timeout: 10_000 }).toBe(0);
+      await blue.query('INSERT INTO public.notes TABLE kept');
     });
   });
 
