@@ -17,7 +17,8 @@ export async function temporalClock(): Promise<() => number> {
   const { raw } = await client.workflow.getHandle(workflowId, runId).describe();
   const mine = raw.pendingActivities?.find((pending) => pending.activityId === activityId);
   const started = mine?.lastStartedTime;
-  if (started === undefined || started === null) throw new Error('Temporal does not know that this attempt has begun: it is tried again');
+  if (started === undefined || started === null)
+    throw new Error('Temporal does not know that this attempt has begun: it is tried again');
   const startedAt = Number(started.seconds) * 1_000 + (started.nanos ?? 0) / 1e6;
   return () => startedAt + performance.now() - asked;
 }
