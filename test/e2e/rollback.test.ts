@@ -7,10 +7,10 @@ import { expectBlueAsBefore, longStage, newMigration, rollBackIn, SLOW_STEP, WHO
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { rollbackSignal } from '../../workflows/messages.js';
 
-/* In phase verify, and by a gate: test/faults/rollback-runs.faults.ts, since they take long. */
+/* In phases verify and promote, and by a gate: test/faults/rollback-runs.faults.ts, since they take long. */
 
 describe('a rollback that is asked for by message', () => {
-  it.each(['replicate', 'migrate', 'traffic', 'promote'] as const)(
+  it.each(['replicate', 'migrate', 'traffic'] as const)(
     'in phase %s brings blue back and leaves nothing behind',
     rollBackIn,
   );

@@ -7,7 +7,7 @@ import { expectBlueAsBefore, newMigration, quick, rollBackIn } from '../support/
 /* The slower ones of test/e2e/rollback.test.ts. */
 
 describe('a rollback that is asked for by message', () => {
-  it('in phase verify brings blue back and leaves nothing behind', () => rollBackIn('verify'));
+  it.each(['verify', 'promote'] as const)('in phase %s brings blue back and leaves nothing behind', rollBackIn);
 });
 
 describe('a rollback that is forced by a failure', () => {
