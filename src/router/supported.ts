@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import { NotSupportedError } from './errors.js';
-import { SeenTexts } from './seen-texts.js';
+import { rememberingMisses } from './seen-texts.js';
 
 /** White space and comments. */
 export const LEADING = String.raw`(?:\s|--[^\n]*\n|/\*[^]*?\*/)*`;
@@ -19,7 +19,7 @@ const REFUSALS: readonly (readonly [what: string, instead: string])[] = [
   ['COPY of a stream', 'use a connection of your own to the side of route().writesOn'],
 ];
 
-const supported = new SeenTexts();
+const isOfASession = rememberingMisses((text) => OF_A_SESSION.test(text));
 
 /** @throws NotSupportedError for what can't go through a pool that may change sides. */
 export function refuseUnsupported(query: string | pg.QueryConfig): void {
@@ -30,12 +30,8 @@ export function refuseUnsupported(query: string | pg.QueryConfig): void {
     );
   }
   const text = typeof query === 'string' ? query : query.text;
-  if (supported.has(text)) return;
-  const found = OF_A_SESSION.exec(text);
-  if (found === null) {
-    supported.add(text);
-    return;
-  }
+  if (!isOfASession(text)) return;
+  const found = OF_A_SESSION.exec(text) ?? [];
   const refusal = REFUSALS[found.slice(1).findIndex((group) => group !== undefined)];
   if (refusal !== undefined) throw new NotSupportedError(...refusal);
 }

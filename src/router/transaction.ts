@@ -6,7 +6,7 @@ import { FenceMet, isFence, isLinkFailure, NothingSent, timedOutAtFence } from '
 import { fencesMet } from './fence-notice.js';
 import { hasSucceeded } from './recent-statements.js';
 import { hasSeveralWithCommit, type CommitPosition } from './statement.js';
-import { SeenTexts } from './seen-texts.js';
+import { rememberingMisses } from './seen-texts.js';
 import { answerOf } from './send.js';
 import { LEADING, refuseUnsupported } from './supported.js';
 
@@ -42,15 +42,8 @@ const CONTROL = new RegExp(
   'i',
 );
 
-const inside = new SeenTexts();
-
 /** Whether a text begins or ends a transaction by its first words. */
-function isControl(text: string): boolean {
-  if (inside.has(text)) return false;
-  const found = CONTROL.test(text);
-  if (!found) inside.add(text);
-  return found;
-}
+const isControl = rememberingMisses((text) => CONTROL.test(text));
 
 /**
  * Runs the application's function in a transaction: BEGIN, the function, COMMIT; ROLLBACK when it throws.
@@ -73,11 +66,9 @@ export async function runTransaction<T>(
   let value: T;
   try {
     value = await work(transaction);
-    if (transaction.isBusy) await transaction.idle();
-    transaction.close();
+    await transaction.finish();
   } catch (error) {
-    await transaction.idle();
-    transaction.close();
+    await transaction.finish();
     // Without a statement that succeeded since, the transaction has failed: what it is now is told a moment after the error.
     const waited = transaction.timeoutAtFence;
     await rollback(client, error);
@@ -159,17 +150,14 @@ class OpenTransaction implements Transaction {
     return result;
   }
 
-  /** Whether a statement is under way that the function has not waited for. */
-  get isBusy(): boolean {
-    return this.#tail !== undefined;
+  /** Waits for the statements that the function did not wait for, if there are any; later ones are refused. */
+  finish(): Promise<void> | undefined {
+    if (this.#tail !== undefined) return this.#tail.then(() => this.#close());
+    this.#close();
+    return undefined;
   }
 
-  async idle(): Promise<void> {
-    await this.#tail;
-  }
-
-  /** The function is over: later statements are refused. */
-  close(): void {
+  #close(): void {
     this.#isOver = true;
   }
 
