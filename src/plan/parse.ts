@@ -124,7 +124,10 @@ function unknownField(key: string, known: readonly string[], path: Path, step: b
 function missingField(path: Path, expected: z.core.$ZodType | undefined): Finding {
   const name = String(path.at(-1) ?? 'plan');
   const description = expected instanceof z.ZodType ? expected.description : undefined;
-  const example = EXAMPLES[name] ?? (expected instanceof z.ZodObject ? `"${name}": { … }` : `"${name}": …`);
+  const example =
+    (path.length > 1 ? EXAMPLES_WITHIN[name] : undefined) ??
+    EXAMPLES[name] ??
+    (expected instanceof z.ZodObject ? `"${name}": { … }` : `"${name}": …`);
   return finding(
     'missing-field',
     path,
@@ -144,6 +147,12 @@ const EXAMPLES: Readonly<Record<string, string>> = {
   table: '"table": "orders"',
   column: '"column": "status"',
   type: '"type": "integer"',
+};
+
+/** The same where it is a field of something within the plan: there a name is of an index, a constraint or a metric. */
+const EXAMPLES_WITHIN: Readonly<Record<string, string>> = {
+  name: '"name": "orders_status_idx"',
+  newColumn: '"newColumn": "status_new"',
 };
 
 function invalidValue(

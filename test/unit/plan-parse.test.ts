@@ -37,6 +37,11 @@ describe('a plan of the wrong form', () => {
       },
     ],
     [
+      'a missing name of an index is not asked for as that of a plan',
+      { migrations: [{ createIndex: { table: 't', columns: ['c'] } }] },
+      { place: 'migrations[0].createIndex.name', instead: 'add "name": "orders_status_idx"' },
+    ],
+    [
       'two operations are two steps',
       { migrations: [{ addColumn: { table: 't', column: 'c', type: 'int' }, sql: {} }] },
       { rule: 'unknown-operation', place: 'migrations[0].sql', instead: expect.stringContaining('step of its own') },
