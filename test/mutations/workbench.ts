@@ -65,14 +65,25 @@ export class Workbench {
     );
     const ended = new Promise<void>((resolve) => child.once('close', () => resolve()));
     const isSlow = await Promise.race([ended.then(() => false), after(LONGEST_RUN_MS)]);
-    if (!isSlow) return readReport(report);
-    if (child.pid !== undefined) process.kill(-child.pid, 'SIGTERM');
+    if (isSlow) signalGroup(child.pid, 'SIGTERM');
     await ended;
+    // A test that fails can leave a process that it had frozen.
+    signalGroup(child.pid, 'SIGKILL');
+    if (!isSlow) return readReport(report);
     return { passed: 0, failed: 1, why: `not at an end after ${LONGEST_RUN_MS / 1_000} s` };
   }
 
   remove(): void {
     rmSync(this.root, { recursive: true, force: true });
+  }
+}
+
+/** Whoever is still there of a process that began its own group, and of those that it started in it. */
+function signalGroup(pid: number | undefined, signal: NodeJS.Signals): void {
+  try {
+    if (pid !== undefined) process.kill(-pid, signal);
+  } catch {
+    // Nobody is.
   }
 }
 
