@@ -88,7 +88,7 @@ CREATE TABLE shop.child_table (extra int, PRIMARY KEY (id)) INHERITS (shop.paren
 CREATE UNLOGGED TABLE shop.cache (id int PRIMARY KEY);
 
 CREATE TABLE shop.event (
-  id bigint NOT NULL, at date NOT NULL, kind text NOT NULL, customer bigint REFERENCES public.customers,
+  id bigint GENERATED ALWAYS AS IDENTITY, at date NOT NULL, kind text NOT NULL, customer bigint REFERENCES public.customers,
   PRIMARY KEY (id, at, kind)) PARTITION BY RANGE (at);
 CREATE TABLE shop.event_2026 PARTITION OF shop.event FOR VALUES FROM ('2026-01-01') TO ('2027-01-01') PARTITION BY LIST (kind);
 CREATE TABLE shop."event 2026 a" PARTITION OF shop.event_2026 FOR VALUES IN ('a', 'b; c');

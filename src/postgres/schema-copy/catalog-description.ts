@@ -76,9 +76,11 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
            json_build_object('definition', pg_get_viewdef(c.oid)) AS text
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('v', 'm') AND ${USER_RELATION}`,
+  // Partitions have their parent's identity since 17; before, only the parent had one.
   column: `
     SELECT ${RELATION} || '.' || ${name('a.attname')} AS object, ${RELATION} AS relation,
-           json_build_object('type', format_type(a.atttypid, a.atttypmod), 'not null', a.attnotnull, 'identity', a.attidentity,
+           json_build_object('type', format_type(a.atttypid, a.atttypmod), 'not null', a.attnotnull,
+             'identity', CASE WHEN c.relispartition THEN '' ELSE a.attidentity END,
              'generated', a.attgenerated, 'has default', a.atthasdef,
              'collation', CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END,
              'grants', (SELECT json_agg(g::text ORDER BY g::text) FROM unnest(a.attacl) g),
