@@ -12,7 +12,9 @@ import { buildTogether } from '../src/postgres/schema-copy/build-together.js';
 import { applyKeys } from '../src/postgres/schema-copy/apply-keys.js';
 import { applySecondaryIndexes } from '../src/postgres/schema-copy/apply-indexes.js';
 import { refreshMaterializedViews } from '../src/postgres/schema-copy/materialized-views.js';
-import { canGiveOwnership, excludedRelations } from '../src/postgres/schema-copy/excluded-relations.js';
+import { excludedRelations } from '../src/postgres/schema-copy/excluded-relations.js';
+import { canGiveOwnership } from '../src/postgres/schema-copy/ownership-given.js';
+import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
 import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { VerdigrisError } from '../src/errors.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -59,7 +61,8 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         const differences = await compareCatalogs(await work.session('blue', 'schema'), green, ref.plan);
         const errors = differences.filter((found) => found.severity === 'error');
         if (errors.length > 0) throw schemasDiffer(errors);
-        return { warnings: differences.map(describeDifference).slice(0, 20) };
+        const rights = describeMissingRights(await missingRights(await work.session('blue', 'schema'), green));
+        return { warnings: [...rights, ...differences.map(describeDifference)].slice(0, 20) };
       }),
   };
 }
@@ -74,9 +77,10 @@ async function readPostData(work: Work, ref: RunRef): Promise<Omit<SchemaStateme
 }
 
 async function dumpOptions(work: Work, ref: RunRef): Promise<DumpOptions> {
+  const blue = await work.session('blue', 'schema');
   return {
-    exclude: await excludedRelations(await work.session('blue', 'schema'), ref.plan.tables),
-    ownersAndGrants: await canGiveOwnership(await work.session('green', 'schema')),
+    exclude: await excludedRelations(blue, ref.plan.tables),
+    ownersAndGrants: await canGiveOwnership(blue, await work.session('green', 'schema')),
     signal: work.signal,
   };
 }

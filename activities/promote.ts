@@ -3,6 +3,8 @@ import { fencedTables } from '../src/postgres/catalog.js';
 import { lookAtSchema } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
 import { finishPromotion } from '../src/postgres/finish-promotion.js';
+import { promotionBlocked } from '../src/postgres/hold.js';
+import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
 import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
 import { poolsOf } from '../src/pgbouncer/from-plan.js';
 import { releaseAll, type Pools } from '../src/postgres/pools.js';
@@ -10,7 +12,7 @@ import { promote as moveWrites, refuseLate, type NotAfter } from '../src/postgre
 import { readDecision } from '../src/postgres/promotion-decision.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
-import { SHORT_STATEMENTS } from '../src/postgres/session.js';
+import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
 import { VerdigrisError } from '../src/errors.js';
@@ -217,6 +219,7 @@ async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean)
   if (from === 'blue') {
     const watched = { session: await work.session('blue', 'catalog', SHORT_STATEMENTS), side: from, runId: run.runId };
     refuseChangedSchema(await lookAtSchema({ ...watched, patterns: ref.plan.tables }));
+    await refuseMissingRights(watched.session, await work.session('green', 'catalog', SHORT_STATEMENTS));
   } else if (!acceptLoss) await refuseLostWayBack(work);
   return preparePromotion({
     databases,
@@ -227,6 +230,12 @@ async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean)
     acceptLoss,
     signal,
   });
+}
+
+/** The application would meet "permission denied" with its first request on green. */
+async function refuseMissingRights(blue: Session, green: Session): Promise<void> {
+  const missing = describeMissingRights(await missingRights(blue, green));
+  if (missing.length > 0) throw promotionBlocked(missing.join('; '));
 }
 
 /** Going back without the reverse feed loses what was written on green since it died: somebody must accept that. */

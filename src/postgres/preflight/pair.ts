@@ -1,3 +1,4 @@
+import { canGiveOwnership } from '../schema-copy/ownership-given.js';
 import { ident } from '../identifier.js';
 import { listed } from './finding.js';
 import { NEW_GREEN, oneRow, type PairCheck, type SideContext } from './check.js';
@@ -232,15 +233,17 @@ export const roles: PairCheck = {
 export const ownership: PairCheck = {
   name: 'owners-and-grants',
   methods: NEW_GREEN,
-  run: async ({ green }) => {
-    if (green.isSuperuser) return [];
+  run: async ({ blue, green }) => {
+    if (await canGiveOwnership(blue.session, green.session)) return [];
     return [
       {
         side: 'green',
         severity: 'warning',
         object: 'owners and grants',
-        message: "green's user is no superuser: everything on green will belong to it, and grants are not copied",
-        remedy: 'Give green the grants of blue before reads move there, or let its connection log in as a superuser',
+        message:
+          "green's user is no superuser and may not become every role that owns something on blue: everything on green will belong to it, and grants are not copied",
+        remedy:
+          'On green, make the roles that own something on blue, with CREATE on schema public, and grant them to this user; or give green the grants of blue before reads move there',
       },
     ];
   },

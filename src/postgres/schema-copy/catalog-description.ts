@@ -36,7 +36,7 @@ function name(column: string): string {
 }
 
 /** The qualified name of the relation \`c\` in the schema \`n\`. */
-const RELATION = `${name('n.nspname')} || '.' || ${name('c.relname')}`;
+export const RELATION = `${name('n.nspname')} || '.' || ${name('c.relname')}`;
 
 /** The qualified name of the relation with that oid: an expression. */
 export function relationOf(oid: string): string {

@@ -4,7 +4,8 @@ import { majorVersion } from '../retry.js';
 import type { Session } from '../session.js';
 import { describeCatalog, relationOf, type DescribedObject } from './catalog-description.js';
 import { readUserObjects } from './created-objects.js';
-import { canGiveOwnership, excludedRelations } from './excluded-relations.js';
+import { excludedRelations } from './excluded-relations.js';
+import { canGiveOwnership } from './ownership-given.js';
 
 /** Something in which green's schema is not blue's. */
 export interface CatalogDifference {
@@ -31,7 +32,7 @@ export async function compareCatalogs(
   plan: Pick<Plan, 'tables' | 'migrations'>,
 ): Promise<CatalogDifference[]> {
   const sameVersion = (await majorVersion(blue)) === (await majorVersion(green));
-  const ownersAndGrants = await canGiveOwnership(green);
+  const ownersAndGrants = await canGiveOwnership(blue, green);
   const [onBlue, onGreen] = await Promise.all([describeAll(blue), describeAll(green)]);
   const excluded = new Set((await excludedRelations(blue, plan.tables)).map(formatTableName));
   const wanted = new Map(
@@ -117,7 +118,7 @@ function onlyOnGreen({ kind, object }: DescribedObject): CatalogDifference {
   return { severity: 'warning', kind, object, difference: 'is on green and not on blue' };
 }
 
-/** `public` is in every new database; blue may have dropped it. */
+/** `public` is in every new database, and whoever made green may have given it to somebody; blue may have dropped it. */
 function isMadeByItself({ kind, object }: DescribedObject): boolean {
   return kind === 'schema' && object === 'public';
 }
@@ -137,7 +138,7 @@ function differences(
     .map((name): CatalogDifference => {
       const [is, was] = [shown(green.facts[name]), shown(blue.facts[name])];
       return {
-        severity: 'error',
+        severity: isMadeByItself(blue) && OWNERSHIP.has(name) ? 'warning' : 'error',
         kind,
         object,
         difference: `${name} is ${is} on green and ${was} on blue`,

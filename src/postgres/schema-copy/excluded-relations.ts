@@ -17,11 +17,3 @@ export async function excludedRelations(blue: Session, patterns: TablePatterns):
   );
   return [...tables, ...sequences.map(({ schema, name }) => ({ schema, name }))];
 }
-
-/** Whether owners and grants can be given on this side: only a superuser may make objects that belong to others. */
-export async function canGiveOwnership(session: Session): Promise<boolean> {
-  const { rows } = await session.query<{ superuser: boolean }>(
-    'SELECT rolsuper AS superuser FROM pg_roles WHERE rolname = current_user',
-  );
-  return rows[0]?.superuser ?? false;
-}

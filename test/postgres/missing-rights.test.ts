@@ -1,0 +1,81 @@
+import pg from 'pg';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { ident } from '../../src/postgres/identifier.js';
+import { describeMissingRights, missingRights } from '../../src/postgres/missing-rights.js';
+import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
+import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+
+const SCHEMA = `
+  CREATE SCHEMA "Odd one"; CREATE SEQUENCE public.numbers; CREATE TABLE public.only_blue (id int);
+  CREATE TABLE public.orders (id int PRIMARY KEY, note text); CREATE TABLE "Odd one"."Or ders" (id int, secret text);
+  CREATE VIEW public.open_orders AS SELECT * FROM public.orders`;
+
+let own: readonly [TestDatabase, TestDatabase];
+let blue: Session;
+let green: Session;
+let application: pg.Client;
+const role = `rights_${process.pid}`;
+
+beforeAll(async () => {
+  own = [await testDatabase('pg15', 'rights blue'), await testDatabase('pg18', 'rights green')];
+  blue = await openSession(asDatabase(own[0], 'blue'), { purpose: 'test' });
+  green = await openSession(asDatabase(own[1], 'green'), { purpose: 'test' });
+  await blue.query(SCHEMA);
+  await green.query(SCHEMA.replace('CREATE TABLE public.only_blue (id int);', ''));
+  await blue.query(`
+    CREATE ROLE ${role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA "Odd one" TO ${role};
+    GRANT SELECT, INSERT ON public.orders, public.only_blue TO ${role}; GRANT SELECT ON public.open_orders TO ${role};
+    GRANT SELECT (id) ON "Odd one"."Or ders" TO ${role}; GRANT USAGE ON SEQUENCE public.numbers TO ${role}`);
+  application = new pg.Client({ ...own[0].config, user: role, password: 'x' });
+  await application.connect();
+});
+
+afterAll(async () => {
+  await application.end();
+  for (const session of [blue, green]) {
+    await session.query(`DROP OWNED BY ${ident(role)}`).catch(() => undefined);
+    await session.query(`DROP ROLE IF EXISTS ${ident(role)}`);
+    await closeSession(session);
+  }
+  for (const database of own) await database.drop();
+});
+
+it('a role that is connected to blue and unknown on green is told', async () => {
+  expect(await missingRights(blue, green)).toEqual([{ role, absent: true, rights: [] }]);
+  expect(describeMissingRights(await missingRights(blue, green))[0]).toContain(`CREATE ROLE ${ident(role)} LOGIN`);
+});
+
+it('each right that it lacks is told with its GRANT, of objects that both sides have', async () => {
+  await green.query(`CREATE ROLE ${role} LOGIN; GRANT SELECT ON public.orders TO ${ident(role)}`);
+  const [missing] = await missingRights(blue, green);
+  expect(missing?.rights.toSorted((a, b) => a.on.localeCompare(b.on))).toEqual([
+    { on: 'SCHEMA "Odd one"', privileges: ['USAGE'] },
+    { on: 'SEQUENCE public.numbers', privileges: ['USAGE'] },
+    { on: 'TABLE "Odd one"."Or ders"', privileges: ['SELECT (of some columns)'] },
+    { on: 'TABLE public.open_orders', privileges: ['SELECT'] },
+    { on: 'TABLE public.orders', privileges: ['INSERT'] },
+  ]);
+  const [text] = describeMissingRights(await missingRights(blue, green));
+  expect(text).toContain(`GRANT INSERT ON TABLE public.orders TO ${ident(role)}`);
+});
+
+it('nothing is missing when they are granted, whichever way: by a role that it is a member of, too', async () => {
+  const group = `${role}_group`;
+  await green.query(`
+    CREATE ROLE ${group}; GRANT ${group} TO ${role}; GRANT INSERT ON public.orders TO ${group};
+    GRANT SELECT ON public.open_orders TO PUBLIC; GRANT SELECT ON "Odd one"."Or ders" TO ${group};
+    GRANT USAGE ON SCHEMA "Odd one" TO ${role}; GRANT ALL ON SEQUENCE public.numbers TO ${role}`);
+  try {
+    const [missing] = await missingRights(blue, green);
+    // All columns are more than some: what is asked for is there.
+    expect(missing).toBeUndefined();
+  } finally {
+    await green.query(`DROP OWNED BY ${group}; DROP ROLE ${group}`);
+  }
+});
+
+it('whoever is not connected is not asked about', async () => {
+  await green.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`);
+  await application.end();
+  expect(await missingRights(blue, green)).toEqual([]);
+});

@@ -1,0 +1,98 @@
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
+import { compareCatalogs } from '../../src/postgres/schema-copy/compare-catalogs.js';
+import { canGiveOwnership } from '../../src/postgres/schema-copy/ownership-given.js';
+import { dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
+import { readPreDataStatements } from '../../src/postgres/schema-copy/schema-statements.js';
+import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
+import { installState } from '../../src/postgres/state.js';
+import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+
+const [OWNER, OTHER, READER, MOVER] = ['owner', 'other', 'reader', 'mover'].map(
+  (name) => `given_${name}_${process.pid}`,
+) as [string, string, string, string];
+
+let own: readonly [TestDatabase, TestDatabase];
+let blue: Session;
+let green: Session;
+let mover: Session;
+
+beforeAll(async () => {
+  own = [await testDatabase('pg15', 'given blue'), await testDatabase('pg18', 'given green')];
+  blue = await openSession(asDatabase(own[0], 'blue'), { purpose: 'test' });
+  green = await openSession(asDatabase(own[1], 'green'), { purpose: 'test' });
+  for (const session of [blue, green]) {
+    await session.query(`CREATE ROLE ${OWNER}; CREATE ROLE ${READER}; CREATE ROLE ${MOVER} LOGIN PASSWORD 'x'`);
+  }
+  await green.query(`GRANT CREATE ON DATABASE "${own[1].database}" TO ${MOVER}`);
+  await blue.query(`
+    GRANT CREATE ON DATABASE "${own[0].database}" TO ${OWNER}; GRANT CREATE ON SCHEMA public TO ${OWNER}; SET ROLE ${OWNER};
+    CREATE TYPE public.mood AS ENUM ('a'); CREATE TABLE public.a (id int PRIMARY KEY, m public.mood); CREATE SCHEMA shop;
+    CREATE FUNCTION shop.one() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE shop.b (id bigserial PRIMARY KEY);
+    GRANT SELECT, INSERT ON public.a TO ${READER}; GRANT USAGE ON SCHEMA shop TO ${READER}; RESET ROLE`);
+  const asMover = { ...own[1].config, user: MOVER, password: 'x' };
+  mover = await openSession({ ...asDatabase(own[1], 'green'), config: asMover }, { purpose: 'test' });
+});
+
+afterAll(async () => {
+  await closeSession(mover);
+  for (const [i, session] of [blue, green].entries()) {
+    await closeSession(session);
+    await own[i]?.drop();
+  }
+  for (const server of ['pg15', 'pg18'] as const) {
+    const database = await testDatabase(server, 'given roles');
+    const session = await openSession(asDatabase(database, 'blue'), { purpose: 'test' });
+    await session.query(`DROP ROLE IF EXISTS ${[OWNER, OTHER, READER, MOVER].join(', ')}`);
+    await closeSession(session);
+    await database.drop();
+  }
+});
+
+it('a superuser can give everything to anybody', async () => {
+  expect(await canGiveOwnership(blue, green)).toBe(true);
+});
+
+it('another user only what it may become, where the owners may make something', async () => {
+  expect(await canGiveOwnership(blue, mover)).toBe(false);
+  await green.query(`GRANT ${OWNER} TO ${MOVER}`);
+  // It owns a table in public on blue, and may make none there on green.
+  expect(await canGiveOwnership(blue, mover)).toBe(false);
+  await green.query(`GRANT CREATE ON SCHEMA public TO ${OWNER}`);
+  // Blue's public may have been changed: only its owner could repeat that.
+  expect(await canGiveOwnership(blue, mover)).toBe(false);
+  await green.query(`ALTER SCHEMA public OWNER TO ${OWNER}`);
+  expect(await canGiveOwnership(blue, mover)).toBe(true);
+});
+
+it('not what somebody else than the owner has granted, nor what belongs to a role that green does not know', async () => {
+  await blue.query(`CREATE ROLE ${OTHER}; GRANT SELECT ON public.a TO ${OTHER} WITH GRANT OPTION;
+    SET ROLE ${OTHER}; GRANT SELECT ON public.a TO ${READER}; RESET ROLE`);
+  expect(await canGiveOwnership(blue, mover)).toBe(false);
+  await blue.query(`REVOKE SELECT ON public.a FROM ${OTHER} CASCADE`);
+  expect(await canGiveOwnership(blue, mover)).toBe(true);
+  await blue.query(`CREATE TABLE public.c (id int); ALTER TABLE public.c OWNER TO ${OTHER}`);
+  expect(await canGiveOwnership(blue, mover)).toBe(false);
+  await blue.query('DROP TABLE public.c');
+});
+
+it('and then the copy that it makes has the owners and the grants of blue', async () => {
+  await installState(mover, 'green');
+  const dump = await dumpSchema(asDatabase(own[0], 'blue'), 'pre-data', { exclude: [], ownersAndGrants: true });
+  const context = {
+    ...{ runId: 'given', session: mover, connect: () => Promise.reject(new Error('no other session')) },
+    ...{ signal: new AbortController().signal, onProgress: () => undefined },
+  };
+  await applyPreData(context, await readPreDataStatements(dump));
+  const differences = await compareCatalogs(blue, mover, { tables: { include: ['*.*'], exclude: [] }, migrations: [] });
+  const rights = differences.filter(({ difference }) => /owner|grants/.test(difference));
+  // Green's own schema public, which no copy makes.
+  expect(new Set(rights.map(({ severity, kind, object }) => `${severity} ${kind} ${object}`))).toEqual(
+    new Set(['warning schema public']),
+  );
+  const { rows } = await green.query<{ owner: string; reads: boolean }>(
+    `SELECT pg_get_userbyid(relowner) AS owner, has_table_privilege($1, oid, 'INSERT') AS reads FROM pg_class WHERE relname = 'a'`,
+    [READER],
+  );
+  expect(rows).toEqual([{ owner: OWNER, reads: true }]);
+});
