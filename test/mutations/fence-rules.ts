@@ -59,7 +59,7 @@ export const FENCE_RULES: readonly Mutation[] = [
   },
   {
     rule: 'a TRUNCATE of the feed is let in',
-    edits: [edit(STATE, "IF TG_OP = 'TRUNCATE' AND EXISTS", "IF false AND TG_OP = 'TRUNCATE' AND EXISTS")],
+    edits: [edit(STATE, "IF TG_OP = 'TRUNCATE' THEN", "IF false AND TG_OP = 'TRUNCATE' THEN")],
     test: inFence('lets in a TRUNCATE'),
   },
   {
