@@ -39,6 +39,21 @@ function parameters(ours: Ours): [number | null, string | null] {
   return 'pid' in ours ? [ours.pid, null] : [null, ours.application];
 }
 
+/**
+ * Whether anybody on the server waits for a lock. Asked before who waits for whom, since both pg_locks and
+ * pg_blocking_pids() stop the lock manager for as long as they look, on a busy machine for milliseconds. A role that sees
+ * others' sessions gets the answer without it.
+ */
+export async function somebodyWaits(session: Session): Promise<boolean> {
+  const { rows } = await session.query<{ waits: boolean }>({
+    name: 'verdigris_somebody_waits',
+    text: `SELECT CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE')
+                       THEN EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')
+                       ELSE EXISTS (SELECT FROM pg_locks WHERE NOT granted) END AS waits`,
+  });
+  return rows[0]?.waits ?? true;
+}
+
 const BLOCKERS = `
   SELECT ${TOLD}
     FROM (SELECT DISTINCT unnest(pg_blocking_pids(o.pid)) AS pid FROM pg_stat_activity o WHERE ${IS_OURS}) b

@@ -5,6 +5,7 @@ import {
   describeBlockers,
   describeHeldUp,
   heldUpBy,
+  somebodyWaits,
   type Blocker,
   type HeldUp,
   type Ours,
@@ -83,6 +84,8 @@ export class LockWatch {
     let heldUp: HeldUp[] = [];
     const limit = this.options.maxBlockingMs === undefined ? MAX_BLOCKING_MS : this.options.maxBlockingMs;
     const look = async (session: Session): Promise<number> => {
+      const lookAgain = Math.min(LOOK_MS, (limit ?? LOOK_MS) / 2);
+      if (!(await somebodyWaits(session))) return this.expects ? LOOK_WAITING_MS : lookAgain;
       const now = await blockersOf(session, this.options.ours);
       if (now.length > 0) {
         waitedFor = now;
@@ -96,7 +99,7 @@ export class LockWatch {
           await this.stop(session);
         }
       }
-      return now.length > 0 || this.expects ? LOOK_WAITING_MS : Math.min(LOOK_MS, (limit ?? LOOK_MS) / 2);
+      return now.length > 0 || this.expects ? LOOK_WAITING_MS : lookAgain;
     };
     if (!this.expects) await sleep(FIRST_LOOK_MS, undefined, { signal: over }).catch(() => undefined);
     const { connect, maxBlindMs } = this.options;

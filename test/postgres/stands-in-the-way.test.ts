@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { VerdigrisError } from '../../src/errors.js';
 import { Hold, StandsInTheWay } from '../../src/postgres/hold.js';
+import { somebodyWaits } from '../../src/postgres/blockers.js';
 import { longWriters, whoBlocks, whoHasWritten, whoHoldsAdvisoryLock } from '../../src/postgres/locks.js';
 import { lockOutWriters } from '../../src/postgres/promotion-hold.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
@@ -59,6 +60,31 @@ describe('who stands in the way of a promotion', () => {
         await writer.query('ROLLBACK');
       }
     });
+  });
+
+  it('is looked for only while somebody waits for a lock, which a role without pg_monitor finds out, too', async () => {
+    const role = `plain_${process.pid}`;
+    await session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'x'`);
+    const config = { ...own.config, user: role, password: 'x' };
+    const plain = await openSession({ ...asDatabase(own, 'blue'), config }, { purpose: 'test' });
+    try {
+      await withClient(own.config, async (holder) => {
+        await holder.query('BEGIN; LOCK TABLE cards');
+        await withClient(own.config, async (waiter) => {
+          const waiting = waiter.query('SELECT FROM cards');
+          // Others wait on this server at times, so only that it is seen can be asked for.
+          await expect.poll(() => somebodyWaits(session)).toBe(true);
+          await expect.poll(() => somebodyWaits(plain)).toBe(true);
+          await holder.query('COMMIT');
+          await waiting;
+        });
+      });
+      await expect.poll(() => somebodyWaits(session)).toBe(false);
+      await expect.poll(() => somebodyWaits(plain)).toBe(false);
+    } finally {
+      await closeSession(plain);
+      await session.query(`DROP ROLE ${role}`);
+    }
   });
 
   it('can be a prepared transaction, which has no process', async () => {

@@ -18,7 +18,8 @@ class Server {
   readonly connect = (): Promise<Session> => {
     const how = this.behaves(++this.opened);
     if (how === 'refuses') return Promise.reject(Object.assign(new Error('to 10.0.0.7'), { code: '53300' }));
-    const query = (sql: string, values: unknown[]): Promise<unknown> => {
+    const query = (asked: string | { text: string }, values: unknown[]): Promise<unknown> => {
+      const sql = typeof asked === 'string' ? asked : asked.text;
       if (sql.includes('pg_cancel_backend')) {
         this.canceled.push(values[0] as number);
         this.#end(Object.assign(new Error('canceled'), { code: '57014' }));
