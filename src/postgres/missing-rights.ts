@@ -52,11 +52,12 @@ function ofSomeColumns(privilege: string): string {
   return `${privilege} (of some columns)`;
 }
 
+/** Without superusers: those are people, or whoever runs the server of a managed service, and unknown elsewhere. */
 async function connectedRoles(blue: Session): Promise<string[]> {
   const { rows } = await blue.query<{ role: string }>(
-    `SELECT DISTINCT usename AS role FROM pg_stat_activity
-      WHERE datname = current_database() AND coalesce(backend_type, 'client backend') = 'client backend'
-        AND usename <> current_user AND application_name NOT LIKE 'verdigris %' ORDER BY 1`,
+    `SELECT DISTINCT r.rolname AS role FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+      WHERE a.datname = current_database() AND coalesce(a.backend_type, 'client backend') = 'client backend'
+        AND NOT r.rolsuper AND a.application_name NOT LIKE 'verdigris %' ORDER BY 1`,
   );
   return rows.map(({ role }) => role);
 }

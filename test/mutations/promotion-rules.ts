@@ -226,6 +226,22 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: inFeeds('the slot of the way back begins after'),
   },
   {
+    rule: 'a rehearsed slot waits for what nobody waits for: a walwriter, twice',
+    edits: [edit(HOLD, 'const REHEARSED_WITHIN_MS = 3_000;', 'const REHEARSED_WITHIN_MS = 250;')],
+    test: { file: 'test/postgres/promotion-readiness.test.ts', name: 'pass beside transactions' },
+  },
+  {
+    rule: 'a role of the application that may do less on green keeps the promotion away',
+    edits: [
+      edit(
+        'activities/promote.ts',
+        "    await refuseMissingRights(watched.session, await work.session('green', 'catalog', SHORT_STATEMENTS));\n",
+        '',
+      ),
+    ],
+    test: { file: 'test/faults/missing-rights.faults.ts', name: 'a role of the application' },
+  },
+  {
     rule: 'the slot of the way back is made in the hold, not made earlier and advanced',
     edits: [
       edit(
