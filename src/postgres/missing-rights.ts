@@ -76,7 +76,7 @@ async function readRights(session: Session, roles: readonly string[]): Promise<(
   return rows;
 }
 
-/** A right on some columns only is told from one on all of them. */
+/** A right on some columns only is told from one on all of them. Partitions, of which there may be thousands, are left to their parents. */
 const RIGHTS = `
   WITH role AS (SELECT rolname::text AS name, oid FROM pg_roles WHERE rolname = ANY ($1))
   SELECT role.name AS role, 'TABLE ' || ${RELATION} AS on,
@@ -91,7 +91,7 @@ const RIGHTS = `
              .map((right) => `CASE WHEN has_table_privilege(role.oid, c.oid, '${right}') THEN '${right}' END`)
              .join(', ')}], NULL) AS privileges
     FROM role, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' AND ${USER_SCHEMA}
+   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' AND NOT c.relispartition AND ${USER_SCHEMA}
    UNION ALL
   SELECT role.name, 'SEQUENCE ' || ${RELATION},
          array_remove(ARRAY[${['USAGE', 'SELECT', 'UPDATE']

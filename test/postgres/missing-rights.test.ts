@@ -8,7 +8,8 @@ import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres
 const SCHEMA = `
   CREATE SCHEMA "Odd one"; CREATE SEQUENCE public.numbers; CREATE TABLE public.only_blue (id int);
   CREATE TABLE public.orders (id int PRIMARY KEY, note text); CREATE TABLE "Odd one"."Or ders" (id int, secret text);
-  CREATE VIEW public.open_orders AS SELECT * FROM public.orders`;
+  CREATE VIEW public.open_orders AS SELECT * FROM public.orders;
+  CREATE TABLE public.parts (id int) PARTITION BY RANGE (id); CREATE TABLE public.part PARTITION OF public.parts DEFAULT`;
 
 let own: readonly [TestDatabase, TestDatabase];
 let blue: Session;
@@ -24,7 +25,7 @@ beforeAll(async () => {
   await green.query(SCHEMA.replace('CREATE TABLE public.only_blue (id int);', ''));
   await blue.query(`
     CREATE ROLE ${role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA "Odd one" TO ${role};
-    GRANT SELECT, INSERT ON public.orders, public.only_blue TO ${role}; GRANT SELECT ON public.open_orders TO ${role};
+    GRANT SELECT, INSERT ON public.orders, public.only_blue TO ${role}; GRANT SELECT ON public.open_orders, public.part TO ${role};
     GRANT SELECT (id) ON "Odd one"."Or ders" TO ${role}; GRANT USAGE ON SEQUENCE public.numbers TO ${role}`);
   application = new pg.Client({ ...own[0].config, user: role, password: 'x' });
   await application.connect();
@@ -45,7 +46,7 @@ it('a role that is connected to blue and unknown on green is told', async () => 
   expect(describeMissingRights(await missingRights(blue, green))[0]).toContain(`CREATE ROLE ${ident(role)} LOGIN`);
 });
 
-it('each right that it lacks is told with its GRANT, of objects that both sides have', async () => {
+it('each right that it lacks is told with its GRANT, of objects that both sides have, but for partitions', async () => {
   await green.query(`CREATE ROLE ${role} LOGIN; GRANT SELECT ON public.orders TO ${ident(role)}`);
   const [missing] = await missingRights(blue, green);
   expect(missing?.rights.toSorted((a, b) => a.on.localeCompare(b.on))).toEqual([
