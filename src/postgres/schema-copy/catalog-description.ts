@@ -52,6 +52,9 @@ function acl(list: string, kind: string, owner: string): string {
               FROM aclexplode(coalesce(${list}, acldefault('${kind}', ${owner}))) a WHERE a.privilege_type <> 'MAINTAIN') g)`;
 }
 
+/** A fact of a column: null before 17, where only the parent of a partition has it. */
+export const PARTITION_IDENTITY = 'identity of the partition';
+
 const DESCRIPTIONS: Readonly<Record<string, string>> = {
   schema: `
     SELECT ${name('n.nspname')} AS object, NULL AS relation,
@@ -81,6 +84,8 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
     SELECT ${RELATION} || '.' || ${name('a.attname')} AS object, ${RELATION} AS relation,
            json_build_object('type', format_type(a.atttypid, a.atttypmod), 'not null', a.attnotnull,
              'identity', CASE WHEN c.relispartition THEN '' ELSE a.attidentity END,
+             '${PARTITION_IDENTITY}', CASE WHEN c.relispartition AND current_setting('server_version_num')::int >= 170000
+                                            THEN a.attidentity END,
              'generated', a.attgenerated, 'has default', a.atthasdef,
              'collation', CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END,
              'grants', (SELECT json_agg(g::text ORDER BY g::text) FROM unnest(a.attacl) g),
