@@ -58,10 +58,11 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         await applyForeignKeys(context, statements.foreignKeys, settings);
         await applyRest(context, statements.rest);
         await refreshMaterializedViews(context);
-        const differences = await compareCatalogs(await work.session('blue', 'schema'), green, ref.plan);
+        const blue = await work.session('blue', 'schema');
+        const differences = await compareCatalogs(blue, green, ref.plan);
         const errors = differences.filter((found) => found.severity === 'error');
         if (errors.length > 0) throw schemasDiffer(errors);
-        const rights = describeMissingRights(await missingRights(await work.session('blue', 'schema'), green));
+        const rights = describeMissingRights(await missingRights(blue, green));
         return { warnings: [...rights, ...differences.map(describeDifference)].slice(0, 20) };
       }),
   };

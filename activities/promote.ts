@@ -214,12 +214,14 @@ async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean)
       nextStep: 'deploy the application with the code that works with both schemas, then approve the promotion again',
     });
   }
-  const blue = await movedTables(await work.session('blue', 'catalog', SHORT_STATEMENTS), ref.plan);
-  const green = await movedTables(await work.session('green', 'catalog', SHORT_STATEMENTS), ref.plan);
+  const onBlue = await work.session('blue', 'catalog', SHORT_STATEMENTS);
+  const onGreen = await work.session('green', 'catalog', SHORT_STATEMENTS);
+  const blue = await movedTables(onBlue, ref.plan);
+  const green = await movedTables(onGreen, ref.plan);
   if (from === 'blue') {
-    const watched = { session: await work.session('blue', 'catalog', SHORT_STATEMENTS), side: from, runId: run.runId };
+    const watched = { session: onBlue, side: from, runId: run.runId };
     refuseChangedSchema(await lookAtSchema({ ...watched, patterns: ref.plan.tables }));
-    await refuseMissingRights(watched.session, await work.session('green', 'catalog', SHORT_STATEMENTS));
+    await refuseMissingRights(onBlue, onGreen);
   } else if (!acceptLoss) await refuseLostWayBack(work);
   return preparePromotion({
     databases,

@@ -146,13 +146,13 @@ const EXAMPLES: Readonly<Record<string, string>> = {
   up: '"up": "<SQL>"',
   table: '"table": "orders"',
   column: '"column": "status"',
+  newColumn: '"newColumn": "status_new"',
   type: '"type": "integer"',
 };
 
 /** The same where it is a field of something within the plan: there a name is of an index, a constraint or a metric. */
 const EXAMPLES_WITHIN: Readonly<Record<string, string>> = {
   name: '"name": "orders_status_idx"',
-  newColumn: '"newColumn": "status_new"',
 };
 
 function invalidValue(

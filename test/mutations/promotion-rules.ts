@@ -232,13 +232,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'a role of the application that may do less on green keeps the promotion away',
-    edits: [
-      edit(
-        'activities/promote.ts',
-        "    await refuseMissingRights(watched.session, await work.session('green', 'catalog', SHORT_STATEMENTS));\n",
-        '',
-      ),
-    ],
+    edits: [edit('activities/promote.ts', '    await refuseMissingRights(onBlue, onGreen);\n', '')],
     test: { file: 'test/faults/missing-rights.faults.ts', name: 'a role of the application' },
   },
   {

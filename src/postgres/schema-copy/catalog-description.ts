@@ -26,7 +26,7 @@ export async function describeCatalog(session: Session): Promise<DescribedObject
 }
 
 /** A condition: the object is no member of an extension. */
-function notOfExtension(catalog: string, oid: string): string {
+export function notOfExtension(catalog: string, oid: string): string {
   return `NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = '${catalog}'::regclass AND e.objid = ${oid} AND e.deptype = 'e')`;
 }
 
@@ -42,7 +42,8 @@ export const RELATION = `${name('n.nspname')} || '.' || ${name('c.relname')}`;
 export function relationOf(oid: string): string {
   return `(SELECT ${RELATION} FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ${oid})`;
 }
-const USER_RELATION = `${USER_SCHEMA} AND c.relpersistence <> 't' AND ${notOfExtension('pg_class', 'c.oid')}`;
+/** A condition: the relation `c` in the schema `n` is somebody's own, and stays. */
+export const USER_RELATION = `${USER_SCHEMA} AND c.relpersistence <> 't' AND ${notOfExtension('pg_class', 'c.oid')}`;
 
 /** MAINTAIN came with 17: GRANT ALL of an older dump gives it, too. */
 function acl(list: string, kind: string, owner: string): string {

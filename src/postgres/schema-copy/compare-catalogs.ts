@@ -176,12 +176,8 @@ function bare(sql: string | null | undefined): string | null {
 }
 
 function shown(value: unknown): string {
-  const text =
-    value === null || value === undefined || value === ''
-      ? 'missing'
-      : typeof value === 'string'
-        ? value
-        : JSON.stringify(value);
+  if (value === null || value === undefined || value === '') return 'missing';
+  const text = typeof value === 'string' ? value : JSON.stringify(value);
   return text.length > 200 ? `${text.slice(0, 200)}...` : text;
 }
 

@@ -1,6 +1,7 @@
 import { USER_SCHEMA } from '../catalog.js';
 import { majorVersion } from '../retry.js';
 import type { Session } from '../session.js';
+import { notOfExtension, USER_RELATION } from './catalog-description.js';
 
 /**
  * Whether green can get blue's owners and grants: from a superuser always; from another user when everything on blue
@@ -31,22 +32,19 @@ async function ownersOf(blue: Session): Promise<Owners> {
   return rows[0] ?? { owners: [], schemas: [], foreign: true };
 }
 
-const NOT_OF_EXTENSION = (catalog: string, oid: string): string =>
-  `NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = '${catalog}'::regclass AND e.objid = ${oid} AND e.deptype = 'e')`;
-
 /** A standard's `public` belongs to pg_database_owner, whoever that is. Objects without a schema have owners that are recorded. */
 const OWNERS = `
   WITH owned AS (
     SELECT c.relowner AS owner, c.relnamespace AS schema, c.relacl AS acl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE ${USER_SCHEMA} AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') AND c.relpersistence <> 't' AND ${NOT_OF_EXTENSION('pg_class', 'c.oid')}
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') AND ${USER_RELATION}
      UNION ALL
     SELECT p.proowner, p.pronamespace, p.proacl FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-     WHERE ${USER_SCHEMA} AND ${NOT_OF_EXTENSION('pg_proc', 'p.oid')}
+     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')}
      UNION ALL
     SELECT t.typowner, t.typnamespace, t.typacl FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-     WHERE ${USER_SCHEMA} AND t.typrelid = 0 AND t.typelem = 0 AND ${NOT_OF_EXTENSION('pg_type', 't.oid')}
+     WHERE ${USER_SCHEMA} AND t.typrelid = 0 AND t.typelem = 0 AND ${notOfExtension('pg_type', 't.oid')}
      UNION ALL
-    SELECT n.nspowner, NULL, n.nspacl FROM pg_namespace n WHERE ${USER_SCHEMA} AND ${NOT_OF_EXTENSION('pg_namespace', 'n.oid')}
+    SELECT n.nspowner, NULL, n.nspacl FROM pg_namespace n WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_namespace', 'n.oid')}
      UNION ALL
     SELECT d.defaclrole, NULL, NULL FROM pg_default_acl d
      UNION ALL
