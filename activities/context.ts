@@ -12,6 +12,7 @@ import {
 } from '../src/postgres/session.js';
 import { isConnectionLost, isOutOfRoom, sqlState, STALE_EPOCH, TRY_AGAIN } from '../src/postgres/sqlstate.js';
 import { tlsFault } from '../src/postgres/tls-fault.js';
+import { refuseWhileGreenServes } from '../src/postgres/where-writes-are.js';
 import type { Side } from '../src/side.js';
 import { databasesOf, type Environment } from '../src/worker/connections.js';
 import type { Redact } from '../src/worker/redact.js';
@@ -94,6 +95,23 @@ export async function perform<T>(
     } finally {
       await Promise.all(sessions.map(closeSession));
     }
+  });
+}
+
+/**
+ * The same for what is only right while writes are on blue: it makes green anew, or takes away what a green that serves
+ * needs.
+ *
+ * @throws ApplicationFailure WritesOnGreen
+ */
+export function performWhileBlueServes<T>(
+  dependencies: ActivityDependencies,
+  ref: RunRef,
+  work: (work: Work) => Promise<T>,
+): Promise<T> {
+  return perform(dependencies, ref, async (own) => {
+    await refuseWhileGreenServes(own.databases, own.run);
+    return work(own);
   });
 }
 

@@ -10,7 +10,7 @@ import { vacuumCopied } from '../src/postgres/bootstrap/copy/vacuum-copied.js';
 import { recordEvent } from '../src/postgres/state.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { buildSettings } from './build-settings.js';
-import { perform, type ActivityDependencies, type Work } from './context.js';
+import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 import { movedTables, publishForward } from './run-tables.js';
 import { stepContext } from './step-context.js';
 
@@ -41,7 +41,7 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
 
     /** Makes the slots with their snapshots and holds them until it is cancelled. */
     holdSnapshot: (ref: RunRef): Promise<'released' | 'lost'> =>
-      perform(dependencies, ref, (work) => holdSnapshots(contextOf(work, ref))),
+      performWhileBlueServes(dependencies, ref, (work) => holdSnapshots(contextOf(work, ref))),
 
     /** Returns when parcels can be copied, or will not be any more. */
     awaitSnapshot: (ref: RunRef): Promise<'ready' | 'lost'> =>
@@ -60,7 +60,7 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
 
     /** Nothing is copied any more; what is not complete is emptied; triggers stand before anybody else writes. */
     finishCopy: (ref: RunRef): Promise<FinishResult> =>
-      perform(dependencies, ref, async (work) => {
+      performWhileBlueServes(dependencies, ref, async (work) => {
         const blue = await work.session('blue', 'finish copy');
         const green = stepContext(work, await work.session('green', 'finish copy'), 'green');
         const result = await finishCopy(contextOf(work, ref), blue, green);
@@ -81,7 +81,7 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
 
     /** Green follows blue; tables that were not copied are copied by PostgreSQL itself. */
     followCopy: (ref: RunRef): Promise<{ tables: number }> =>
-      perform(dependencies, ref, async (work) =>
+      performWhileBlueServes(dependencies, ref, async (work) =>
         followCopy(
           contextOf(work, ref),
           await work.session('blue', 'follow copy'),

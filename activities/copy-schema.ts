@@ -19,7 +19,7 @@ import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { VerdigrisError } from '../src/errors.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { buildSettings } from './build-settings.js';
-import { perform, type ActivityDependencies, type Work } from './context.js';
+import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 import { stepContext } from './step-context.js';
 
 /** Activities of phase 2 that give green blue's schema: before the rows what they need, after them the rest. */
@@ -27,7 +27,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
   return {
     /** Types, functions, tables, views and sequences; then keys, unless the rows are copied first. */
     copySchema: (ref: RunRef): Promise<void> =>
-      perform(dependencies, ref, async (work) => {
+      performWhileBlueServes(dependencies, ref, async (work) => {
         const context = stepContext(work, await work.session('green', 'schema'), 'green');
         await applyPreData(context, await readPreData(work, ref));
         if (ref.plan.bootstrap.method === 'copy') return;
@@ -49,7 +49,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
 
     /** Secondary indexes, foreign keys, triggers; then both catalogs are compared. */
     completeSchema: (ref: RunRef): Promise<{ warnings: string[] }> =>
-      perform(dependencies, ref, async (work) => {
+      performWhileBlueServes(dependencies, ref, async (work) => {
         const statements = await readPostData(work, ref);
         const green = await work.session('green', 'schema');
         const context = stepContext(work, green, 'green');

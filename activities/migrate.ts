@@ -15,7 +15,7 @@ import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import { hasState } from '../src/postgres/state.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { buildSettings } from './build-settings.js';
-import { perform, type ActivityDependencies, type Work } from './context.js';
+import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 import { movedTables } from './run-tables.js';
 import type { Keep } from './rollback.js';
 import { stepContext } from './step-context.js';
@@ -35,7 +35,7 @@ export function migrateActivities(dependencies: ActivityDependencies) {
   return {
     /** New columns and up/down triggers of every table: from then on each row that arrives is complete. */
     expandTables: (ref: RunRef): Promise<MigrationSteps> =>
-      perform(dependencies, ref, async (work) => {
+      performWhileBlueServes(dependencies, ref, async (work) => {
         const context = stepContext(work, await work.session('green', 'expand'), 'green');
         const { tables, steps } = await planWork(ref.plan);
         for (const table of tables) await expandTable(context, table);
@@ -49,11 +49,11 @@ export function migrateActivities(dependencies: ActivityDependencies) {
 
     /** Fills the new columns of the rows that were there before: `backfill.parallel` ranges of one table or of several. */
     backfillTables: (ref: RunRef, tables: readonly string[]): Promise<readonly BackfillResult[]> =>
-      perform(dependencies, ref, (work) => backfill(ref, tables, work)),
+      performWhileBlueServes(dependencies, ref, (work) => backfill(ref, tables, work)),
 
     /** One of the later steps: indexes, a constraint, NOT NULL, raw SQL. */
     applyMigration: (ref: RunRef, index: number): Promise<void> =>
-      perform(dependencies, ref, async (work) => {
+      performWhileBlueServes(dependencies, ref, async (work) => {
         const step = (await planWork(ref.plan)).steps[index];
         const context = stepContext(work, await work.session('green', 'migrate'), 'green');
         if (step !== undefined) await runStep(context, step, await buildSettings(work, ref));
@@ -86,7 +86,7 @@ export function migrateActivities(dependencies: ActivityDependencies) {
 
     /** The compensation: the plan's changes are taken back, the last one first. */
     undoMigrations: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
-      perform(dependencies, ref, async (work) => {
+      performWhileBlueServes(dependencies, ref, async (work) => {
         const green = await work.session('green', 'undo migrations');
         if (keepGreen || !(await hasState(green))) return;
         await revertMigrations(stepContext(work, green, 'green'), await planWork(ref.plan));

@@ -15,6 +15,7 @@ import { whyFeedIsDead } from '../src/postgres/standby.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
+import { whereWritesAre, type WritesAt } from '../src/postgres/where-writes-are.js';
 import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
 import type { Environment } from '../src/worker/connections.js';
@@ -34,11 +35,6 @@ export interface PromotionResult {
   readonly at: string;
   /** What stayed behind on green, in words: only where a loss was accepted. */
   readonly lost: string | null;
-}
-
-export interface WritesAt {
-  readonly writesOn: Side;
-  readonly epoch: number;
 }
 
 /** Activities of phase 6 and of the way back: see src/postgres/promote.ts for the order and why it is so. */
@@ -83,14 +79,14 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         return flagsFollowRouteOrTell(ref, () => work.session(otherSide(from), 'flags', SHORT_STATEMENTS));
       }),
 
-    /** Where writes are, by the databases alone. */
-    whereWritesAre: (ref: RunRef): Promise<WritesAt> =>
-      perform(dependencies, ref, async ({ session }) => {
-        const blue = await session('blue', 'where are writes', SHORT_STATEMENTS);
-        if ((await readRoute(blue, ref.plan.name)) === undefined) return { writesOn: 'blue', epoch: 0 };
-        const { decided, epoch } = await readDecision(blue, ref.plan.name, 'blue');
-        return { writesOn: decided ? 'green' : 'blue', epoch };
-      }),
+    /**
+     * Where writes are, by the databases alone.
+     *
+     * @param known the epoch that the run has seen: a blue that knows less has been restored. Default: 0
+     * @throws ApplicationFailure WritesUncertain when the two sides, or the run, contradict each other
+     */
+    whereWritesAre: (ref: RunRef, known = 0): Promise<WritesAt> =>
+      perform(dependencies, ref, ({ databases, run }) => whereWritesAre(databases, run, known)),
 
     /** Ends the tries of a promotion that has not been decided. */
     withdrawPromotion: (ref: RunRef): Promise<void> =>

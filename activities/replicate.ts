@@ -12,7 +12,7 @@ import { recordEvent } from '../src/postgres/state.js';
 import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import { streamNames } from '../src/postgres/streams.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { perform, watching, type ActivityDependencies } from './context.js';
+import { perform, performWhileBlueServes, watching, type ActivityDependencies } from './context.js';
 import { publishForward } from './run-tables.js';
 
 const DIRECTION = 'to_green';
@@ -41,7 +41,7 @@ export function replicateActivities(dependencies: ActivityDependencies) {
 
     /** Publications, then slots, then rows. In this order: a slot that is older than its publication fails on PG 15. */
     copyRows: (ref: RunRef): Promise<{ tables: number }> =>
-      perform(dependencies, ref, async ({ databases, run, session, signal, report }) => {
+      performWhileBlueServes(dependencies, ref, async ({ databases, run, session, signal, report }) => {
         const blue = await session('blue', 'replicate');
         await publishForward(blue, run, ref.plan);
         for (const slot of streamNames(run.migration, DIRECTION, ref.plan.replicate.streams)) {
@@ -93,7 +93,7 @@ export function replicateActivities(dependencies: ActivityDependencies) {
 
     /** Returns when green has been close behind blue for long enough. */
     awaitLag: (ref: RunRef): Promise<{ lagSeconds: number }> =>
-      perform(dependencies, ref, async ({ databases, run, session, signal, report }) => {
+      performWhileBlueServes(dependencies, ref, async ({ databases, run, session, signal, report }) => {
         const feed = { databases, run, plan: ref.plan, signal };
         await copyAnew({ ...feed, report });
         const limits = watching(signal);

@@ -10,7 +10,7 @@ import type { Direction, Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { stepContext } from './step-context.js';
 import { refuseReadsOnGreenOf } from './haproxy.js';
-import { perform, type ActivityDependencies } from './context.js';
+import { performWhileBlueServes, type ActivityDependencies } from './context.js';
 
 export interface Keep {
   /** Green's tables stay, fenced: it has been primary, and may hold values that blue can't. */
@@ -24,7 +24,7 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
   return {
     /** Drops subscriptions, slots and publications on both sides, and on green what the copy made. */
     undoReplication: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
-      perform(dependencies, ref, async (work) => {
+      performWhileBlueServes(dependencies, ref, async (work) => {
         // Subscribers first: a slot that is in use can't be dropped. But blue's slot goes even if green is away: it would
         // hold back WAL until the disk is full, with nobody left to watch it.
         const subscriptions = await failureOf(
@@ -54,7 +54,7 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
 
     /** Gives both databases back; what is left of Verdigris goes, but on a green that is kept. */
     releaseDatabases: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
-      perform(dependencies, ref, (work) =>
+      performWhileBlueServes(dependencies, ref, (work) =>
         onBothSides(async (side) => {
           const session = await work.session(side, 'release');
           // A standby that was never promoted gets it from blue.

@@ -14,7 +14,7 @@ import { takeOverGreen } from '../src/postgres/bootstrap/standby/take-over.js';
 import { recordEvent } from '../src/postgres/state.js';
 import { streamNames } from '../src/postgres/streams.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { perform, type ActivityDependencies, type Work } from './context.js';
+import { performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 import { movedTables, publishForward } from './run-tables.js';
 
 /** Activities of the bootstrap `standby`: a physical standby of blue becomes green. */
@@ -22,7 +22,7 @@ export function standbyBootstrapActivities(dependencies: ActivityDependencies) {
   return {
     /** Publications and slots on blue; returns when green has replayed beyond the start of each slot. */
     prepareStandby: (ref: RunRef): Promise<void> =>
-      perform(dependencies, ref, async (work) => {
+      performWhileBlueServes(dependencies, ref, async (work) => {
         const standby = await standbyRun(work, ref);
         if (await isInRecovery(standby.green)) {
           await refuseOtherCluster(standby);
@@ -34,11 +34,11 @@ export function standbyBootstrapActivities(dependencies: ActivityDependencies) {
 
     /** Ends green's life as a standby: can't be undone. */
     promoteStandby: (ref: RunRef): Promise<void> =>
-      perform(dependencies, ref, async (work) => promoteStandby(await standbyRun(work, ref))),
+      performWhileBlueServes(dependencies, ref, async (work) => promoteStandby(await standbyRun(work, ref))),
 
     /** Makes green's copy of schema verdigris its own, and lets it follow blue from where it left blue's WAL. */
     followFromPromotion: (ref: RunRef): Promise<{ position: string; warnings: string[] }> =>
-      perform(dependencies, ref, async (work) => {
+      performWhileBlueServes(dependencies, ref, async (work) => {
         const standby = await standbyRun(work, ref);
         const { blue, green, run } = standby;
         const { position } = await takeOverGreen(standby);
@@ -52,7 +52,7 @@ export function standbyBootstrapActivities(dependencies: ActivityDependencies) {
 
     /** The compensation: says what can't be undone, and keeps a promoted green from being written to. */
     settleStandby: (ref: RunRef): Promise<{ notUndone: string[] }> =>
-      perform(dependencies, ref, async ({ session, run }) => ({
+      performWhileBlueServes(dependencies, ref, async ({ session, run }) => ({
         notUndone: await settleGreen(
           await session('blue', 'settle green'),
           await session('green', 'settle green'),

@@ -13,7 +13,13 @@ import { inTransaction, type Session } from '../src/postgres/session.js';
 import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Environment } from '../src/worker/connections.js';
-import { perform, type ActivityDependencies, type StagePatience, type Work } from './context.js';
+import {
+  perform,
+  performWhileBlueServes,
+  type ActivityDependencies,
+  type StagePatience,
+  type Work,
+} from './context.js';
 import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { weightsFollowRouteOrWarn, WeightsWatch } from './haproxy.js';
 import { unconfirmedOnTheWayBack } from './instances.js';
@@ -117,7 +123,7 @@ export function trafficActivities(dependencies: ActivityDependencies) {
 
     /** Takes the fence off blue; green's goes with its tables, or stays where they are kept. */
     removeFence: (ref: RunRef): Promise<void> =>
-      perform(dependencies, ref, async ({ session, signal }) =>
+      performWhileBlueServes(dependencies, ref, async ({ session, signal }) =>
         dropFence(await session('blue', 'remove fence'), signal),
       ),
   };

@@ -28,6 +28,8 @@ export const ERROR_TYPES = [
   'FenceTampered',
   'StaleEpoch',
   'RollbackUnsafe',
+  'WritesUncertain',
+  'WritesOnGreen',
   'MigrationRolledBack',
   'SqlError',
   'UnexpectedError',

@@ -2,7 +2,7 @@ import { CancellationScope } from '@temporalio/workflow';
 import type { PromotionResult } from '../activities/promote.js';
 import { otherSide, type Side } from '../src/side.js';
 import { finishMove } from './finish-move.js';
-import { actFast } from './lib/activities.js';
+import { actFast, actFastUpTo } from './lib/activities.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 
@@ -28,7 +28,7 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
     run.promoted({ from, to, ...promoted });
     run.epoch = promoted.epoch;
     if (to === 'green') run.wasPromoted = true;
-    const left = [lost ?? null, to === 'blue' ? run.onlyOnGreen : null].filter((one) => one !== null);
+    const left = [lost ?? null, to === 'blue' ? run.wouldStrand : null].filter((one) => one !== null);
     run.lost = left.length === 0 ? null : left.join('; ');
     run.onMoved();
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });
@@ -44,6 +44,9 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
   });
 }
 
+/** About half a minute of a blue that does not answer. */
+const WAY_BACK_TRIES = 10;
+
 /**
  * One promotion. Whatever ends its activity (a pause, a cancel, an error), it may have come after the decision: then
  * both sides are closed until the new one is opened, which comes before everything else.
@@ -56,7 +59,9 @@ async function untilDecided(
 ): Promise<PromotionResult> {
   const to = otherSide(from);
   try {
-    const moving = actFast(`move writes from ${from} to ${to}`);
+    const summary = `move writes from ${from} to ${to}`;
+    // The way back is waited for, with its reason, where messages are heard.
+    const moving = from === 'blue' ? actFast(summary) : actFastUpTo(summary, WAY_BACK_TRIES);
     return await (notAfter === undefined
       ? moving.promote(ref, from, run.epoch, acceptLoss)
       : moving.promote(ref, from, run.epoch, acceptLoss, notAfter));

@@ -8,6 +8,7 @@ import { expiredApproval } from './lib/approval-question.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
 import { inParallel } from './lib/in-parallel.js';
+import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith, type Story } from './lib/story.js';
 import { compareRegularly } from './verify.js';
@@ -21,7 +22,8 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
     for: 'standby',
     why: `blue is kept current until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`,
   });
-  const looks = [watchFeed, compareRegularly, watchGreen, ...(run.finishOwed === null ? [] : [finishLater])];
+  const feed = ({ run }: Story): Promise<never> => watchFeed(run, ref);
+  const looks = [feed, compareRegularly, watchGreen, ...(run.finishOwed === null ? [] : [finishLater])];
   const watch = (): Promise<void> =>
     inParallel(looks, looks.length, async (look) => {
       await look(story, ref);
@@ -81,11 +83,10 @@ async function watchGreen(story: Story, ref: RunRef): Promise<void> {
 }
 
 /** Watches until it is cancelled. Each change of the feed's health is one return of the activity. */
-async function watchFeed(story: Story, ref: RunRef): Promise<void> {
-  const { run } = story;
+export async function watchFeed(run: MigrationRun, ref: RunRef): Promise<never> {
   let known: string = run.finishOwed === null ? 'healthy' : 'unfinished';
   for (;;) {
-    const seen = await watchOnce(story, ref, known);
+    const seen = await watchOnce(run, ref, known);
     known = seen.health;
     run.saw({ lagSeconds: seen.lagSeconds });
     run.sawFeed(
@@ -109,15 +110,15 @@ const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy'>, string>> = {
 };
 
 /** A watch that fails says nothing about green, which serves: people are told, nothing is moved, and it is begun again. */
-async function watchOnce(story: Story, ref: RunRef, known: string): Promise<StandbyState> {
+async function watchOnce(run: MigrationRun, ref: RunRef, known: string): Promise<StandbyState> {
   for (;;) {
     try {
       return await act('watch the feed to blue').watchStandby(ref, known);
     } catch (error) {
       if (isCancelled(error)) throw error;
       const why = `the feed to blue can't be watched: ${failureMessage(error)}`;
-      story.run.sawFeed({ safe: false, why });
-      story.run.alarm('feed', 'unwatched', why, 'mend what it names: the watch is begun again every 5 minutes');
+      run.sawFeed({ safe: false, why });
+      run.alarm('feed', 'unwatched', why, 'mend what it names: the watch is begun again every 5 minutes');
       await sleep('5 minutes', { summary: 'watch the feed to blue again' });
     }
   }

@@ -120,6 +120,31 @@ describe.concurrent('a rollback that would lose writes', () => {
     expect((await statusOf(run.handle)).rollingBack?.lost).toMatch(/^what is in table public\.coupons/);
   });
 
+  it('since rows differ: it waits for the confirmation also where the feed lives, and green is kept', async () => {
+    const feed = new Feed(false);
+    feed.mended = true;
+    const run = await runs.begin(
+      {
+        ...feed.activities,
+        verify: (_run, _ref, source, scope) => ({
+          ...{ scope, tables: 1, rowsVerified: 9, differingRows: source === 'green' ? 1 : 0 },
+          ...{ examples: source === 'green' ? ['accounts (id=7): balance'] : [], at: new Date().toISOString() },
+        }),
+      },
+      { standby: { for: '1h', verifyEvery: '1s' }, green: { connection: 'green', afterRollback: 'drop' } },
+    );
+    await until(run.handle, 'compared', (s) => s.rollback.loses !== undefined);
+    await run.handle.cancel();
+    const { waiting } = await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
+    expect(waiting?.why).toMatch(/would lose 1 row differs.*accounts \(id=7\)/);
+    expect(run.writesOn).toBe('green');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
+    await failureOf(run);
+    expect(run.writesOn).toBe('blue');
+    expect(feed.keptGreen).toEqual([true]);
+    expect((await statusOf(run.handle)).rollingBack?.lost).toMatch(/accounts \(id=7\)/);
+  });
+
   it('can be given up: writes stay on green, and nothing that they need is taken down', async () => {
     const run = await runs.begin(new Feed(false).activities);
     await run.saw('+watchStandby');

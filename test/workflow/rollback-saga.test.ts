@@ -130,7 +130,7 @@ describe.concurrent('compensation runs to its end', () => {
     expect((await statusOf(run.handle)).outcome).toBe('failed');
   });
 
-  it('but takes nothing away that writes on green need, when they can not be brought back', async () => {
+  it('but takes nothing away that writes on green need, when they are to stay there', async () => {
     const run = await runs.begin({
       promote: (own, _ref, from) => {
         if (from === 'blue') return own.move(from);
@@ -139,9 +139,43 @@ describe.concurrent('compensation runs to its end', () => {
     });
     await run.saw('+watchStandby');
     await run.handle.cancel();
+    await until(run.handle, 'blocked', (s) => s.waiting?.why === 'permission denied');
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     const error = await failureOf(run);
-    expect(error.cause?.message).toMatch(/writes back to blue: permission denied/);
+    expect(error.cause?.message).toMatch(/writes back to blue: writes stay on green/);
     expect(error.cause?.message).toMatch(/release both databases: left as it is, since writes are not back/);
+    expect(run.log.filter((entry) => /undoReplication|releaseDatabases|removeFence/.test(entry))).toEqual([]);
+  });
+
+  it('however long it is refused: what somebody mends does not end it', async () => {
+    let isMended = false;
+    const refusing = <T>(work: () => T): T => {
+      if (isMended) return work();
+      throw ApplicationFailure.nonRetryable('password authentication failed', 'ConnectionFailed');
+    };
+    const run = await runs.begin({
+      whereWritesAre: (own) => refusing(() => ({ writesOn: own.writesOn, epoch: own.epoch })),
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await until(run.handle, 'blocked', (s) => /^asking the databases.*password/.test(s.waiting?.why ?? ''));
+    isMended = true;
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(run.writesOn).toBe('blue');
+  });
+
+  it('and is not misled by a blue that was restored: it waits, and green keeps what it needs', async () => {
+    const run = await runs.begin({
+      whereWritesAre: (_own, _ref, known) => {
+        expect(known).toBe(2);
+        throw ApplicationFailure.nonRetryable('green says that it has them since epoch 2', 'WritesUncertain');
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.cancel();
+    await until(run.handle, 'blocked', (s) => /since epoch 2/.test(s.waiting?.why ?? ''));
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    await failureOf(run);
     expect(run.log.filter((entry) => /undoReplication|releaseDatabases|removeFence/.test(entry))).toEqual([]);
   });
 

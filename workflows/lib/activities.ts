@@ -29,6 +29,16 @@ export function actFast(summary: string): Activities {
   });
 }
 
+/** The same, given up after so many tries with what the last one has met: the run says it, and begins it again. */
+export function actFastUpTo(summary: string, maximumAttempts: number): Activities {
+  return proxyActivities<Activities>({
+    ...POLICY,
+    heartbeatTimeout: '3s',
+    retry: { initialInterval: '200ms', backoffCoefficient: 1.5, maximumInterval: '5s', maximumAttempts },
+    summary,
+  });
+}
+
 /**
  * For what follows a decision, and must not keep the run for longer than `within`: it fails then, with what it has met
  * last. Half of it may be done; it looks before it acts.

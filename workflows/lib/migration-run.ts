@@ -183,6 +183,12 @@ export class MigrationRun {
     this.#judgeWayBack();
   }
 
+  /** What a rollback would lose although the feed lives, in words; null when nothing is known. */
+  get wouldStrand(): string | null {
+    const known = [this.#difference, this.onlyOnGreen].filter((one) => one !== null);
+    return known.length === 0 ? null : known.join('; ');
+  }
+
   /** A feed that lives does not bring what blue has missed, nor what is not published. */
   #judgeWayBack(): void {
     const why = this.#difference;
@@ -346,7 +352,8 @@ export class MigrationRun {
   /** What is still heard while the run is rolled back: an answer to a way back that is blocked. */
   #refusalInRollback(message: Decision['message'], payload: unknown): string | undefined {
     if (!this.wayBackBlocked) return 'the run is being rolled back';
-    if (message === 'retire' && this.#state.waiting?.for === 'confirmation') return undefined;
+    // Whatever blocks it: green serves, or is to be opened by the doctor.
+    if (message === 'retire') return undefined;
     if (message !== 'rollback') return 'the run is being rolled back';
     return acceptsLoss(payload) ? undefined : `the run is being rolled back, and waits. ${HOW_TO_ACCEPT}`;
   }

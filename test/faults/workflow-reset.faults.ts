@@ -1,0 +1,75 @@
+import { randomUUID } from 'node:crypto';
+import { WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
+import type Long from 'long';
+import { describe, expect, it } from 'vitest';
+import { LEDGER_SCHEMA } from '../support/ledger-application.js';
+import { Migration, rowsOf, until } from '../support/migration.js';
+
+/*
+ * `temporal workflow reset` after the promotion: the workflow's memory is that of an earlier moment, in which writes were on
+ * blue. What it would do then takes away the database that serves.
+ */
+
+const ROWS = 'SELECT count(*)::int AS n FROM accounts';
+
+describe('a run that is reset in its standby window', () => {
+  it.each(['claimDatabases', 'copySchema', 'expandTables', 'fenceGreen', 'openStage'])(
+    'to the moment before %s: is refused, and green goes on serving',
+    { timeout: 240_000 },
+    async (activity) => {
+      const migration = await Migration.create({
+        ...{ blue: 'pg15', green: 'pg18', purpose: 'reset', schema: LEDGER_SCHEMA },
+        plan: {
+          standby: { for: '1h' },
+          traffic: {
+            stages: [{ percent: 1, for: '0s' }],
+            gates: [{ metric: 'lag', max: '5s' }],
+            approval: { before: [] },
+          },
+          migrations: [{ addColumn: { table: 'entries', column: 'version', type: 'integer', default: '1' } }],
+        },
+      });
+      try {
+        const handle = await migration.start();
+        await until(handle, 'standing by', (s) => s.waiting?.for === 'standby' && s.rollback.safe);
+        const [before] = await rowsOf(migration.green, ROWS);
+        await resetBefore(migration, handle, activity);
+
+        const error: unknown = await migration.client.workflow
+          .getHandle(handle.workflowId)
+          .result()
+          .catch((e: unknown) => e);
+        expect(error).toBeInstanceOf(WorkflowFailedError);
+        expect(String((error as WorkflowFailedError).cause?.message)).toMatch(
+          /green has (taken )?the writes|writes are on green/,
+        );
+        expect(await rowsOf(migration.green, ROWS)).toEqual([before]);
+        await rowsOf(migration.green, `INSERT INTO accounts (id, balance) VALUES (987654, 0)`);
+        await rowsOf(migration.green, 'SELECT version FROM entries LIMIT 1');
+        await expect(
+          rowsOf(migration.blue, `INSERT INTO accounts (id, balance) VALUES (987655, 0)`),
+        ).rejects.toMatchObject({ code: '25006' });
+      } finally {
+        await migration.close();
+      }
+    },
+  );
+});
+
+/** Has the run go on from before an activity was first asked for, and forget what came after. */
+async function resetBefore(migration: Migration, handle: WorkflowHandle, activity: string): Promise<void> {
+  const { events } = await handle.fetchHistory();
+  let task: Long | null | undefined;
+  for (const event of events ?? []) {
+    if (event.workflowTaskCompletedEventAttributes) task = event.eventId;
+    if (event.activityTaskScheduledEventAttributes?.activityType?.name === activity) break;
+  }
+  const { runId } = await handle.describe();
+  await migration.client.workflowService.resetWorkflowExecution({
+    namespace: migration.client.options.namespace,
+    workflowExecution: { workflowId: handle.workflowId, runId },
+    reason: 'the test resets it',
+    workflowTaskFinishEventId: task ?? null,
+    requestId: randomUUID(),
+  });
+}

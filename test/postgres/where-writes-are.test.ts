@@ -1,0 +1,71 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { claimDatabases } from '../../src/postgres/ownership.js';
+import { withSession, type Databases } from '../../src/postgres/session.js';
+import { refuseWhileGreenServes, whereWritesAre } from '../../src/postgres/where-writes-are.js';
+import type { Side } from '../../src/side.js';
+import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+
+const RUN = { runId: 'run-1', migration: 'where-test' };
+
+let blue: TestDatabase;
+let green: TestDatabase;
+let databases: Databases;
+let epoch: number;
+
+beforeAll(async () => {
+  blue = await testDatabase('pg15', 'where blue');
+  green = await testDatabase('pg18', 'where green');
+  databases = { blue: asDatabase(blue, 'blue'), green: asDatabase(green, 'green') };
+  epoch = await claimDatabases(databases, RUN, 'use-green-db');
+});
+
+afterAll(() => Promise.all([blue.drop(), green.drop()]));
+
+/** What a side's own row says. */
+async function says(side: Side, writesOn: Side, at: number): Promise<void> {
+  await withSession(databases[side], { purpose: 'test' }, (session) =>
+    session.query('UPDATE verdigris.route SET writes_on = $1, epoch = $2, opening = NULL', [writesOn, at]),
+  );
+}
+
+function greenAway(): Databases {
+  return { ...databases, green: { ...databases.green, config: { host: '127.0.0.1', port: 1, user: 'nobody' } } };
+}
+
+describe('where writes are', () => {
+  beforeEach(async () => {
+    await says('blue', 'blue', epoch);
+    await says('green', 'blue', epoch);
+  });
+
+  it('is what blue says, as long as nothing contradicts it', async () => {
+    expect(await whereWritesAre(databases, RUN, epoch)).toEqual({ writesOn: 'blue', epoch });
+    await says('blue', 'green', epoch + 1);
+    expect(await whereWritesAre(databases, RUN, epoch)).toEqual({ writesOn: 'green', epoch: epoch + 1 });
+    await expect(refuseWhileGreenServes(databases, RUN)).rejects.toMatchObject({ type: 'WritesOnGreen' });
+  });
+
+  it('is uncertain where blue was restored: green has them since a later epoch', async () => {
+    await says('green', 'green', epoch + 1);
+    for (const known of [0, epoch, epoch + 1]) {
+      await expect(whereWritesAre(databases, RUN, known)).rejects.toMatchObject({
+        type: 'WritesUncertain',
+        retryable: false,
+      });
+    }
+    await expect(refuseWhileGreenServes(databases, RUN)).rejects.toMatchObject({ type: 'WritesOnGreen' });
+  });
+
+  it('is uncertain where the run has seen a later epoch than blue knows, whether or not green answers', async () => {
+    await expect(whereWritesAre(greenAway(), RUN, epoch + 1)).rejects.toMatchObject({ type: 'WritesUncertain' });
+    await expect(whereWritesAre(databases, RUN, epoch + 1)).rejects.toMatchObject({ type: 'WritesUncertain' });
+    expect(await whereWritesAre(greenAway(), RUN, epoch)).toEqual({ writesOn: 'blue', epoch });
+  });
+
+  it('is blue again once green has given them back', async () => {
+    await says('green', 'blue', epoch + 2);
+    await says('blue', 'blue', epoch + 2);
+    expect(await whereWritesAre(databases, RUN, epoch + 1)).toEqual({ writesOn: 'blue', epoch: epoch + 2 });
+    await expect(refuseWhileGreenServes(databases, RUN)).resolves.toBeUndefined();
+  });
+});
