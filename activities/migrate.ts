@@ -9,6 +9,7 @@ import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { recheckForeignKeys } from '../src/postgres/migrate/recheck-foreign-keys.js';
 import { revertMigrations } from '../src/postgres/migrate/revert.js';
 import { describeStep, runStep } from '../src/postgres/migrate/run-step.js';
+import { rememberSequences } from '../src/postgres/unmoved-contents.js';
 import { LoadMeter } from '../src/postgres/load.js';
 import { measureLag } from '../src/postgres/marker.js';
 import { FeedErrors } from '../src/postgres/stuck-feed.js';
@@ -38,6 +39,7 @@ export function migrateActivities(dependencies: ActivityDependencies) {
       performWhileBlueServes(dependencies, ref, async (work) => {
         const context = stepContext(work, await work.session('green', 'expand'), 'green');
         const { tables, steps } = await planWork(ref.plan);
+        await rememberSequences(context.session, work.run.runId);
         for (const table of tables) await expandTable(context, table);
         const firstSql = steps.findIndex(({ kind }) => kind === 'sql');
         return {

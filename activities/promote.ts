@@ -2,6 +2,8 @@ import { parseDuration } from '../src/plan/duration.js';
 import { fencedTables } from '../src/postgres/catalog.js';
 import { lookAtSchema } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
+import { dropSlots } from '../src/postgres/feed-objects.js';
+import { openActorSession } from '../src/postgres/ownership.js';
 import { finishPromotion } from '../src/postgres/finish-promotion.js';
 import { promotionBlocked } from '../src/postgres/hold.js';
 import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
@@ -12,9 +14,10 @@ import { promote as moveWrites, refuseLate, type NotAfter } from '../src/postgre
 import { readDecision } from '../src/postgres/promotion-decision.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
-import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
+import { closeSession, SHORT_STATEMENTS, withSession, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
+import { refuseUnmovedContents } from '../src/postgres/unmoved-contents.js';
 import { whereWritesAre, type WritesAt } from '../src/postgres/where-writes-are.js';
 import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
@@ -184,6 +187,24 @@ async function releaseUndecided(work: Work, pools: Pools, from: Side): Promise<v
     if (sqlState(error) !== LOCK_NOT_AVAILABLE) return;
   }
   await releaseAll(pools, work.signal);
+  await dropEarlySlots(work, from).catch(() => undefined);
+}
+
+/** A slot that a try has left would keep green's WAL until the next one, which may wait for an approval for days. */
+async function dropEarlySlots({ databases, run, signal }: Work, from: Side): Promise<void> {
+  if (from !== 'blue') return;
+  const green = await openActorSession(databases.green, 'promotion given up', signal);
+  try {
+    // Behind the actor's lock nobody decides any more; what was decided meanwhile needs its slots.
+    const { decided } = await withSession(
+      databases.blue,
+      { purpose: 'promotion given up', ...SHORT_STATEMENTS },
+      (blue) => readDecision(blue, run.migration, 'blue'),
+    );
+    if (!decided) await dropSlots(green, feedName(run.migration, 'to_blue'), 0);
+  } finally {
+    await closeSession(green);
+  }
 }
 
 /** The poolers of the plan, for as long as the work lasts. */
@@ -217,6 +238,7 @@ async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean)
   if (from === 'blue') {
     const watched = { session: onBlue, side: from, runId: run.runId };
     refuseChangedSchema(await lookAtSchema({ ...watched, patterns: ref.plan.tables }));
+    await refuseUnmovedContents(onBlue, onGreen, { runId: run.runId, patterns: ref.plan.tables });
     await refuseMissingRights(onBlue, onGreen);
   } else if (!acceptLoss) await refuseLostWayBack(work);
   return preparePromotion({

@@ -4,7 +4,7 @@ import { otherSide } from '../side.js';
 import { dropSlots, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { TAKE_FENCE_LOCK, unarmedTablesSql } from './fence.js';
-import { StandsInTheWay, type Hold } from './hold.js';
+import { promotionBlocked, StandsInTheWay, type Hold } from './hold.js';
 import { literal, qualified } from './identifier.js';
 import { newTablesSql } from './known-tables.js';
 import { whoBlocksApply, whoHasWritten, whoHoldsAdvisoryLock } from './locks.js';
@@ -12,6 +12,7 @@ import { markerArrived, writeMarker } from './marker.js';
 import type { Promotion, PromotionTry } from './promote.js';
 import { wayBack, type Sessions } from './promotion-sessions.js';
 import {
+  beyondBounds,
   commonSequences,
   furtherPosition,
   gapAtItsRate,
@@ -48,6 +49,8 @@ export async function prepareSequences({ aside, to }: Sessions, promotion: Promo
   const shapes = commonSequences(await readSequenceShapes(aside), await readSequenceShapes(to));
   const at = performance.now();
   const from = byName(await readPositions(aside, shapes));
+  const refused = beyondBounds(shapes, from, otherSide(promotion.from));
+  if (refused.length > 0) throw promotionBlocked(refused.slice(0, 10).join('; '));
   const there = byName(await readPositions(to, shapes));
   const moved = shapes.flatMap((shape) => {
     const name = qualified(shape.name);

@@ -3,7 +3,7 @@ import { directionTo, feedName } from './feed.js';
 import { literal } from './identifier.js';
 import { holdsActorLock, openActorSession } from './ownership.js';
 import type { Promotion } from './promote.js';
-import { openSession, type Databases, type Session } from './session.js';
+import { openSession, SHORT_STATEMENTS, type Databases, type Session } from './session.js';
 import { streamsOfRun } from './streams.js';
 
 /** Sessions of one try: `main` holds the transaction, `aside` writes the marker and reads, `to` is the new side. */
@@ -40,7 +40,7 @@ export async function openSessions(actors: Actors, promotion: Promotion, keep: K
   const { databases, from } = promotion;
   return {
     ...actors,
-    aside: await keep(openSession(databases[from], { purpose: 'promotion marker' })),
+    aside: await keep(openSession(databases[from], { purpose: 'promotion marker', ...SHORT_STATEMENTS })),
     slots: await openSlotSessions(actors.to, promotion, keep),
   };
 }
@@ -56,7 +56,8 @@ async function openSlotSessions(to: Session, promotion: Promotion, keep: Keep): 
   for (const slot of await streamsOfRun(to, wayBack(promotion))) {
     const side = promotion.databases[otherSide(promotion.from)];
     sessions.push({
-      session: sessions.length === 0 ? to : await keep(openSession(side, { purpose: 'promotion slot' })),
+      session:
+        sessions.length === 0 ? to : await keep(openSession(side, { purpose: 'promotion slot', ...SHORT_STATEMENTS })),
       make: `SELECT pg_create_logical_replication_slot(${literal(slot)}, 'pgoutput') WHERE ${actor}`,
     });
   }

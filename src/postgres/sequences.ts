@@ -34,10 +34,33 @@ export async function readSequenceShapes(session: Session): Promise<SequenceShap
   }));
 }
 
-/** The sequences that both sides have: the ones that are carried over. */
-export function commonSequences(a: readonly SequenceShape[], b: readonly SequenceShape[]): SequenceShape[] {
-  const there = new Set(b.map((shape) => qualified(shape.name)));
-  return a.filter((shape) => there.has(qualified(shape.name)));
+/** The sequences that both sides have, the ones that are carried over, each within the bounds of both. */
+export function commonSequences(from: readonly SequenceShape[], to: readonly SequenceShape[]): SequenceShape[] {
+  const there = new Map(to.map((shape) => [qualified(shape.name), shape]));
+  return from.flatMap((shape) => {
+    const other = there.get(qualified(shape.name));
+    if (other === undefined) return [];
+    return [{ ...shape, min: larger(shape.min, other.min), max: other.max < shape.max ? other.max : shape.max }];
+  });
+}
+
+function larger(one: bigint, other: bigint): bigint {
+  return one > other ? one : other;
+}
+
+/** Sequences that stand where the other side's may not go: `setval` would fail there. In words, with what mends it. */
+export function beyondBounds(
+  shapes: readonly SequenceShape[],
+  positions: ReadonlyMap<string, SequencePosition>,
+  to: string,
+): string[] {
+  return shapes.flatMap(({ name, min, max }) => {
+    const at = positions.get(qualified(name))?.lastValue;
+    if (at === undefined || (at >= min && at <= max)) return [];
+    return [
+      `sequence ${qualified(name)} stands at ${at}, which ${to}'s (${min} to ${max}) can't take: ALTER SEQUENCE on ${to} as it is on the other side`,
+    ];
+  });
 }
 
 /**

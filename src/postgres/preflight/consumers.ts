@@ -1,3 +1,4 @@
+import { readOtherSubscriptions } from '../unmoved-contents.js';
 import { listed } from './finding.js';
 import { BOTH_SIDES, type Found, type SideCheck } from './check.js';
 
@@ -9,16 +10,12 @@ export const otherSubscriptions: SideCheck = {
   run: async ({ session, side, plan }) => {
     // A standby shows those of blue: they are told once.
     if (side === 'green' && plan.bootstrap.method === 'standby') return [];
-    const { rows } = await session.query<{ name: string }>(
-      `SELECT subname AS name FROM pg_subscription
-        WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subname NOT LIKE 'verdigris\\_%'
-        ORDER BY 1`,
-    );
-    if (rows.length === 0) return [];
+    const names = await readOtherSubscriptions(session);
+    if (names.length === 0) return [];
     return [
       {
         severity: 'error',
-        object: listed(rows.map(({ name }) => name)),
+        object: listed(names),
         message: `${side} subscribes to another database: what arrives that way passes the fence, so a write could be lost at the promotion`,
         remedy: 'Drop these subscriptions, or move that feed to green when the migration has ended',
       },

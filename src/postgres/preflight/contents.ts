@@ -1,6 +1,7 @@
 import { readSequences } from '../catalog-sequences.js';
 import { formatTableName } from '../../plan/table-name.js';
-import { oneRow, type Found, type SideCheck } from './check.js';
+import { countLargeObjects } from '../unmoved-contents.js';
+import type { Found, SideCheck } from './check.js';
 
 /** Checks of what a database holds beside the rows of its tables. */
 
@@ -8,11 +9,8 @@ export const largeObjects: SideCheck = {
   name: 'large-objects',
   sides: ['blue'],
   run: async ({ session }) => {
-    const { count } = await oneRow<{ count: string }>(
-      session,
-      'SELECT count(*)::text AS count FROM pg_largeobject_metadata',
-    );
-    if (count === '0') return [];
+    const count = await countLargeObjects(session);
+    if (count === 0n) return [];
     return [
       {
         severity: 'error',
