@@ -15,11 +15,18 @@ export class StagedReaders {
   #stopped = false;
   readonly #loops: Promise<void>[];
 
-  private constructor(private readonly router: Router) {
+  private constructor(
+    private readonly router: Router,
+    private readonly restMs: number,
+  ) {
     this.#loops = Array.from({ length: 8 }, () => this.#loop());
   }
 
-  static async start(migration: Migration, options: Partial<RouterOptions> = {}): Promise<StagedReaders> {
+  /** @param restMs how long each of the eight users at a time waits before the next read. Default: 2. */
+  static async start(
+    migration: Migration,
+    { restMs = 2, ...options }: Partial<RouterOptions> & { restMs?: number } = {},
+  ): Promise<StagedReaders> {
     const router = createRouter({
       migration: migration.plan.name,
       blue: { ...migration.blue.config, max: 10 },
@@ -27,7 +34,7 @@ export class StagedReaders {
       ...options,
     });
     await router.ready();
-    return new StagedReaders(router);
+    return new StagedReaders(router, restMs);
   }
 
   async #loop(): Promise<void> {
@@ -50,7 +57,7 @@ export class StagedReaders {
       } catch (error) {
         this.failures.push(error instanceof Error ? error.message : String(error));
       }
-      await sleep(2);
+      await sleep(this.restMs);
     }
   }
 
