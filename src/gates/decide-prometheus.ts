@@ -65,8 +65,7 @@ function decideCounts(
           },
         }),
     what: `requests on green, "${gate.name}"`,
-    // One measurement has no moments: what it shows has to come from its whole window.
-    ...(series.length < 2 ? {} : { pieces: piecesOf(gate, series) }),
+    pieces: piecesOf(gate, series),
   });
   if (gate.minRequests === undefined || of >= gate.minRequests || verdict.outcome === 'fail') return verdict;
   return inconclusive(
@@ -74,31 +73,52 @@ function decideCounts(
   );
 }
 
+/** With fewer requests than this part of those before, Prometheus has begun anew, or its targets have. */
+const PART_THAT_FELL = 1 / 2;
+
 /**
- * What was counted from one measurement to the next. Each counts since the stage opened; Prometheus extrapolates, so one
- * may be a little below the one before: then nothing was added.
+ * What was counted from one measurement to the next; the first has what was counted before anybody looked, as one piece.
+ * Each counts since the stage opened; Prometheus extrapolates, so one may be a little below the one before: then nothing
+ * was added. One that is far below begins anew.
  */
 function piecesOf(gate: PrometheusGate, series: readonly PrometheusMeasurement[]): Pieces<Piece> {
-  let before: Piece = { surely: 0, of: 0, blueHits: 0, blueOf: 0 };
+  let green: Counted = { hits: 0, of: 0 };
+  let blue: Counted = { hits: 0, of: 0 };
   const slices = new Slices<Piece>();
   for (const measured of series) {
-    const most = (known: number, answer: PrometheusAnswer | undefined): number =>
-      Math.max(known, Math.floor(valueOf(answer) ?? 0));
-    const now: Piece = {
-      surely: most(before.surely, measured.green),
-      of: most(before.of, measured.requests),
-      blueHits: most(before.blueHits, measured.blue),
-      blueOf: most(before.blueOf, measured.blueRequests),
-    };
-    const of = now.of - before.of;
-    const blueOf = now.blueOf - before.blueOf;
+    const [ofGreen, ofBlue] = [
+      grownFrom(green, measured.green, measured.requests),
+      grownFrom(blue, measured.blue, measured.blueRequests),
+    ];
     slices.append({
-      ...{ of, surely: Math.min(of, now.surely - before.surely) },
-      ...{ blueOf, blueHits: Math.min(blueOf, now.blueHits - before.blueHits) },
+      ...{ surely: ofGreen.added.hits, of: ofGreen.added.of },
+      ...{ blueHits: ofBlue.added.hits, blueOf: ofBlue.added.of },
     });
-    before = now;
+    [green, blue] = [ofGreen.now, ofBlue.now];
   }
   return { slices, name: gate.name, count: (piece) => piece };
+}
+
+interface Counted {
+  readonly hits: number;
+  readonly of: number;
+}
+
+/** What a side has counted by now, and what of that was added. */
+function grownFrom(
+  before: Counted,
+  hits: PrometheusAnswer | undefined,
+  requests: PrometheusAnswer | undefined,
+): { readonly now: Counted; readonly added: Counted } {
+  const whole = (answer: PrometheusAnswer | undefined): number => Math.max(0, Math.floor(valueOf(answer) ?? 0));
+  const told = { hits: whole(hits), of: whole(requests) };
+  // Since when it counts anew is not known, so what it has counted so far is of no moment.
+  if (valueOf(requests) !== undefined && told.of < before.of * PART_THAT_FELL) {
+    return { now: told, added: { hits: 0, of: 0 } };
+  }
+  const now = { hits: Math.max(before.hits, told.hits), of: Math.max(before.of, told.of) };
+  const of = now.of - before.of;
+  return { now, added: { of, hits: Math.min(of, now.hits - before.hits) } };
 }
 
 /** A number without a sample behind it. */

@@ -269,6 +269,35 @@ describe('counts of Prometheus, which grow from answer to answer', () => {
     expect(after(Array.from({ length: 12 }, () => 20))).toBe('fail');
     expect(after(Array.from({ length: 12 }, () => 0))).toBe('pass');
   });
+
+  const said = (counts: readonly (readonly [failed: number, all: number])[]): string => {
+    const series = counts.map(([failed, all]) => ({ green: value(failed), requests: value(all), query: 'q' }));
+    const prometheus = new Map([[gate, { measured: series }]]);
+    return decideGate(gate, { window: window({}), lagMs: [], prometheus }).outcome;
+  };
+
+  test('fail nothing by the first answer alone: to a worker that takes over, all that was is one moment', () => {
+    expect(said([[60, 20_000]])).toBe('inconclusive');
+    expect(
+      said([
+        [60, 20_000],
+        [60, 20_500],
+        [60, 21_000],
+      ]),
+    ).toBe('inconclusive');
+    expect(said([[0, 20_000]])).toBe('pass');
+  });
+
+  test('that fall begin anew, and do not have to reach what they were before they are seen again', () => {
+    const well = Array.from({ length: 120 }, (_, i) => [0, 500 * (i + 1)] as const);
+    const bad = (answers: number): [number, number][] =>
+      Array.from({ length: answers }, (_, i) => [25 * (i + 1), 500 * (i + 1)]);
+    expect(said([...well, ...bad(6)])).toBe('inconclusive');
+    expect(said([...well, ...bad(12)])).toBe('fail');
+    // What Prometheus extrapolates wavers a little: nothing is counted twice.
+    const wavering = Array.from({ length: 40 }, (_, i) => [20, 10_000 + 100 * i - (i % 2) * 900] as const);
+    expect(said(wavering)).toBe('inconclusive');
+  });
 });
 
 describe('what is not a measurement never passes and never fails', () => {
