@@ -39,7 +39,8 @@ export interface StagePatience {
   readonly followMs: number;
   /** How long they get to take a new percentage over. No gate watches meanwhile. */
   readonly confirmMs: number;
-  /** How long a look takes at least that begins late, since no worker was there: the servers are measured every two seconds. */
+  /** How long a look takes at least that begins late, since no worker was there: long enough for the means
+   *  of `transactionVolume`, of which three in a row are needed. */
   readonly lookMs: number;
 }
 

@@ -1,7 +1,7 @@
 import { inconclusive, type ShareVerdict } from './share.js';
 
-/** So many measurements in a row beyond the limit fail a gate: one alone may be a checkpoint. */
-export const GAUGES_TO_FAIL = 3;
+/** So many measurements in a row fail a gate, or pass it: one alone may be a checkpoint, or a lucky moment. */
+export const GAUGES_IN_A_ROW = 3;
 
 export interface GaugeQuestion {
   /** Measurements, oldest first; the last one is of now. */
@@ -18,10 +18,14 @@ export function decideGauge({ values, isKept, describe, what }: GaugeQuestion): 
   const now = values.at(-1);
   if (now === undefined) return inconclusive(`${what} has not been measured`);
   if (!Number.isFinite(now)) return inconclusive(`${now} is no measurement of ${what}`);
-  if (isKept(now)) return { outcome: 'pass', because: describe(now) };
-  const newest = values.slice(-GAUGES_TO_FAIL);
-  if (newest.length === GAUGES_TO_FAIL && newest.every((value) => Number.isFinite(value) && !isKept(value))) {
-    return { outcome: 'fail', because: `${describe(now)}, for ${GAUGES_TO_FAIL} measurements in a row` };
+  const newest = values.slice(-GAUGES_IN_A_ROW);
+  const isWhole = newest.length === GAUGES_IN_A_ROW && newest.every(Number.isFinite);
+  if (isKept(now)) {
+    if (isWhole && newest.every(isKept)) return { outcome: 'pass', because: describe(now) };
+    return inconclusive(`${describe(now)}; it passes after ${GAUGES_IN_A_ROW} measurements in a row within the limit`);
   }
-  return inconclusive(`${describe(now)}; it fails after ${GAUGES_TO_FAIL} measurements in a row`);
+  if (isWhole && !newest.some(isKept)) {
+    return { outcome: 'fail', because: `${describe(now)}, for ${GAUGES_IN_A_ROW} measurements in a row` };
+  }
+  return inconclusive(`${describe(now)}; it fails after ${GAUGES_IN_A_ROW} measurements in a row`);
 }

@@ -92,7 +92,7 @@ test('a role that does not see the sessions of others passes no gate on them, an
     expect(
       decidePostgres(
         { metric: 'retainedWal', max: '1GB' },
-        { atOpening: blind, samples: [blind], volumeBefore: undefined },
+        { atOpening: blind, samples: [blind, blind, blind], volumeBefore: undefined },
       ),
     ).toMatchObject({ outcome: 'pass' });
     await onBlue(`GRANT pg_monitor TO ${ident(user)}`);

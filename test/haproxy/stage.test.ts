@@ -83,7 +83,7 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
   ): Promise<T> {
     const activities = trafficActivities({
       ...{ environment, redact: (text: string) => text },
-      patience: { confirmMs: 3_000, lookMs: 3_000 },
+      patience: { confirmMs: 3_000, lookMs: 8_000 },
     });
     return context.run(() => what(activities, { plan, runId: 'r' }));
   }

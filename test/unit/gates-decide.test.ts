@@ -210,10 +210,10 @@ describe('quantiles', () => {
 describe('lag and fallbacks', () => {
   test('the lag passes at the limit and fails only when it stays above it', () => {
     const lag: Gate = { metric: 'lag', max: '1s' };
-    expect(decide(lag, {}, [20]).outcome).toBe('pass');
-    expect(decide(lag, {}, [1_000]).outcome).toBe('pass');
+    expect(decide(lag, {}, [20, 20, 20]).outcome).toBe('pass');
+    expect(decide(lag, {}, [2_000, 1_000, 1_000, 1_000]).outcome).toBe('pass');
     expect(decide(lag, {}, [2_000]).outcome).toBe('inconclusive');
-    expect(decide(lag, {}, [2_000, 2_000, 900]).outcome).toBe('pass');
+    expect(decide(lag, {}, [2_000, 2_000, 900]).outcome).toBe('inconclusive');
     expect(decide(lag, {}, [2_000, 2_000, 2_000]).outcome).toBe('fail');
   });
 
@@ -227,7 +227,27 @@ describe('lag and fallbacks', () => {
     expect(decide(lag, {}, [20, 5_000, 5_200, 4_900]).outcome).toBe('fail');
   });
 
-  test.each([[[]], [[Number.NaN]], [[-1]], [[Number.POSITIVE_INFINITY]], [[9e9, 9e9, Number.POSITIVE_INFINITY]]])(
+  test('a good moment does not pass it: three measurements in a row do', () => {
+    const lag: Gate = { metric: 'lag', max: '1s' };
+    expect(decide(lag, {}, [20, 20]).outcome).toBe('inconclusive');
+    expect(decide(lag, {}, [1_800, 1_800, 20, 1_800, 1_800, 20]).outcome).toBe('inconclusive');
+    expect(decide(lag, {}, [Number.NaN, 20, 20]).outcome).toBe('inconclusive');
+  });
+
+  test('markers that do not arrive though green answers fail it like those that arrive too late', () => {
+    const lag: Gate = { metric: 'lag', max: '1s' };
+    const never = Number.POSITIVE_INFINITY;
+    expect(decide(lag, {}, [20, never, never]).outcome).toBe('inconclusive');
+    const stands = decide(lag, {}, [20, never, never, never]);
+    expect(stands.outcome).toBe('fail');
+    expect(stands.because).toContain('the marker has not arrived on green within 17 s');
+    // Further behind than a marker is waited for, and no closer when one arrives at last.
+    expect(decide(lag, {}, [20, never, never, 16_500]).outcome).toBe('fail');
+    expect(decide(lag, {}, [20, never, never, 6_000]).because).toContain('catching up');
+    expect(decide({ metric: 'lag', max: '1m' }, {}, [20, never, never, never]).outcome).toBe('fail');
+  });
+
+  test.each([[[]], [[Number.NaN]], [[-1]], [[Number.POSITIVE_INFINITY]], [[Infinity, Number.NaN, Infinity]]])(
     'a lag of %j decides nothing',
     (lagMs) => {
       expect(decide({ metric: 'lag', max: '1s' }, {}, lagMs).outcome).toBe('inconclusive');
