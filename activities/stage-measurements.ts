@@ -2,8 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { askedIn } from '../src/gates/asked-in.js';
 import type { GateInput, GateSource } from '../src/gates/decide.js';
 import { leavesBlueTooFew } from '../src/gates/baseline.js';
-import { MARKER_EVERY_MS } from '../src/gates/decide-lag.js';
+import { MARKER_EVERY_MS, markerTimeoutMs } from '../src/gates/decide-lag.js';
 import { isPostgresGate } from '../src/gates/decide-postgres.js';
+import { holdOf, latelyAfter, NOTHING_YET, type Lately } from '../src/gates/lately.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
 import type { PostgresSamples } from '../src/gates/postgres-series.js';
 import {
@@ -47,6 +48,8 @@ export interface StageEvidence {
   /** The end of the last complete slice. */
   readonly until: RouterSnapshots;
   readonly slices: SlicesState;
+  /** What the last moments were like; left out by versions that did not keep it. */
+  readonly lately?: Lately;
   /** The verdict by which the stage has failed: it stays one, whatever is seen afterwards. */
   readonly failed?: Verdict;
 }
@@ -77,6 +80,8 @@ export class StageMeasurements {
   readonly #prometheus: ReadonlyMap<Gate, Repeated<PrometheusMeasurement>>;
   readonly #slices: Slices<GateWindow>;
   #sliceFrom: RouterSnapshots;
+  /** Up to the end of the last complete slice. */
+  #lately: Lately;
   #keptSlices: number;
   #markerSince: number | undefined;
 
@@ -94,6 +99,7 @@ export class StageMeasurements {
     const known = before?.openedAt === baseline.openedAt ? before : undefined;
     this.#slices = new Slices<GateWindow>([], known?.slices);
     this.#sliceFrom = known?.until ?? baseline.sample;
+    this.#lately = known?.lately ?? NOTHING_YET;
     this.#keptSlices = this.#slices.complete;
     const { name, traffic } = plan;
     const gates = askedIn(traffic.gates, stage);
@@ -162,10 +168,12 @@ export class StageMeasurements {
     failed('routers', this.#routers.failure);
     failed('lag', this.#lag.failure);
     failed('postgres', this.#postgres?.failure);
+    const window = windowBetween(opened, now ?? opened);
     return {
       at: now?.at ?? new Date().toISOString(),
-      window: windowBetween(opened, now ?? opened),
-      slices: this.#slicesUntil(now),
+      window,
+      slices: this.#slices,
+      hold: now === undefined ? undefined : this.#holdAt(now, window),
       lagMs: this.#lagSeries(),
       ...(this.#postgres === undefined || atOpening === undefined || this.#postgres.values.length === 0
         ? {}
@@ -189,6 +197,7 @@ export class StageMeasurements {
       openedAt: this.baseline.openedAt,
       until: { at, live, stale, unreadable },
       slices: this.#slices.state(),
+      lately: this.#lately,
     };
   }
 
@@ -215,17 +224,22 @@ export class StageMeasurements {
     };
   }
 
-  #slicesUntil(now: RouterSnapshots | undefined): Slices<GateWindow> {
-    if (now === undefined) return this.#slices;
+  /** Takes up what was counted since the last complete slice. @returns what keeps all that was counted from passing */
+  #holdAt(now: RouterSnapshots, window: GateWindow): string | undefined {
     const from = this.#sliceFrom;
     const slice = windowBetween(from, now);
+    const lately = latelyAfter(this.#lately, from, now, slice);
     if (Date.parse(now.at) - Date.parse(from.at) < SLICE_MS) {
       this.#slices.current = slice;
     } else {
       this.#slices.append(slice);
       this.#sliceFrom = now;
+      this.#lately = lately;
     }
-    return this.#slices;
+    const { instances, scrape } = this.plan.traffic;
+    // Metrics pages are not instances: several may stand behind one.
+    const atLeast = scrape === undefined ? instances?.atLeast : undefined;
+    return holdOf({ lately, window, opened: this.baseline.sample, now, atLeast });
   }
 
   /** Sessions of a source's own: opened when they are needed, and anew after any error. */
@@ -273,8 +287,9 @@ export function routerReader(
   return async () => (last = await scrapeRouters(targets, last, signal));
 }
 
-/** A green that lags is measured with its lag; only one that does not come at all is cut off. */
+/** By the largest limit, where there are several. */
 function lagTimeoutOf({ traffic }: Plan): number {
-  const limits = traffic.gates.flatMap((gate) => (gate.metric === 'lag' ? [parseDuration(gate.max)] : []));
-  return 2 * Math.max(1_000, ...limits) + 15_000;
+  return markerTimeoutMs(
+    Math.max(0, ...traffic.gates.flatMap((gate) => (gate.metric === 'lag' ? [parseDuration(gate.max)] : []))),
+  );
 }

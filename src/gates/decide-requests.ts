@@ -5,7 +5,7 @@ import { decideQuantile } from './decide-quantile.js';
 import { endpointsOnGreen } from './endpoints.js';
 import { flawOf, unseenOf } from './flaw.js';
 import { FALSE_ALARM, type Piece, type Pieces } from './persistent-evidence.js';
-import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
+import { count, inconclusive, judgeShare, listed, type ShareVerdict } from './share.js';
 import type { Slices } from './slices.js';
 import type { GateWindow } from './window.js';
 
@@ -23,16 +23,35 @@ export function isRequestGate(gate: Gate): gate is RequestGate {
 export interface CountedRequests {
   readonly window: GateWindow;
   /** undefined where only the whole is known. */
-  readonly slices: Slices<GateWindow> | undefined;
+  readonly slices?: Slices<GateWindow> | undefined;
+  /** Why they are no evidence of now: see holdOf. */
+  readonly hold?: string | undefined;
 }
 
 /** Answers the gates on requests. */
-export function decideRequests(gate: RequestGate, { window, slices }: CountedRequests): ShareVerdict {
-  const flaw = flawOf(window);
+export function decideRequests(gate: RequestGate, counted: CountedRequests): ShareVerdict {
+  const flaw = flawOf(counted.window);
   if (flaw !== undefined) return inconclusive(flaw);
+  return naming(counted.window.staleInstances, decideSound(gate, counted));
+}
+
+function decideSound(gate: RequestGate, { window, slices, hold }: CountedRequests): ShareVerdict {
   const verdict = withMinimum(gate.minRequests, sampleOf(gate, window), decide(gate, window, slices));
+  if (verdict.outcome !== 'pass') return verdict;
   const unseen = unseenOf(window);
-  return unseen === undefined || verdict.outcome !== 'pass' ? verdict : { outcome: 'error', because: unseen };
+  if (unseen !== undefined) return { outcome: 'error', because: unseen };
+  return hold === undefined ? verdict : inconclusive(hold);
+}
+
+/** Adds who has ended, or was cut off, since the stage opened. */
+function naming(silent: readonly string[], verdict: ShareVerdict): ShareVerdict {
+  if (silent.length === 0) return verdict;
+  return {
+    outcome: verdict.outcome,
+    get because() {
+      return `${verdict.because}; no longer reporting: ${listed(silent)}`;
+    },
+  };
 }
 
 function decide(gate: RequestGate, window: GateWindow, slices: Slices<GateWindow> | undefined): ShareVerdict {

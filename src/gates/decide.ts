@@ -50,6 +50,8 @@ export interface GateInput {
   readonly window: GateWindow;
   /** The window in pieces of a few seconds. */
   readonly slices?: Slices<GateWindow>;
+  /** Why what the routers have counted lets nothing pass: see holdOf. */
+  readonly hold?: string | undefined;
   /** How far green was behind blue, in ms, oldest first; the last one is of now. */
   readonly lagMs: readonly number[];
   readonly postgres?: PostgresSeries;
@@ -81,7 +83,7 @@ export function decideGate(gate: Gate, input: GateInput): GateDecision {
 }
 
 function verdictOf(gate: Gate, input: GateInput): ShareVerdict {
-  if (isRequestGate(gate)) return decideRequests(gate, { window: input.window, slices: input.slices });
+  if (isRequestGate(gate)) return decideRequests(gate, input);
   if (isPostgresGate(gate)) {
     return input.postgres === undefined
       ? inconclusive('the servers have not been asked yet')

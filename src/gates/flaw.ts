@@ -1,10 +1,11 @@
+import { listed } from './share.js';
 import type { GateWindow, SideWindow } from './window.js';
 
 /** Why nothing may be concluded from a window; undefined when it is sound. A flaw holds the stage, whatever it hides. */
 export function flawOf(window: GateWindow): string | undefined {
   if (window.liveInstances === 0) return 'no router has reported within the last seconds';
   if (window.unreadableInstances.length > 0) {
-    return `these routers report in a form of another version: ${window.unreadableInstances.slice(0, 5).join(', ')}`;
+    return `these routers report in a form of another version: ${listed(window.unreadableInstances)}`;
   }
   if (!Number.isFinite(window.seconds) || window.seconds < 0) return `the window lasts ${window.seconds} s`;
   const { behind, error } = window.fallbacks;

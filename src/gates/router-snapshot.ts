@@ -5,6 +5,9 @@ import {
   type SideCounters,
 } from '../router/metrics-snapshot.js';
 
+/** A router that has not reported for so long has ended or is cut off; it reports every second. */
+export const LIVE_SECONDS = 5;
+
 /** What one router last wrote down. Plain data. */
 export interface RouterSnapshot {
   readonly instance: string;

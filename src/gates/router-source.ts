@@ -1,10 +1,8 @@
 import type { Session } from '../postgres/session.js';
-import { isRouterMetrics, type RouterSnapshot, type RouterSnapshots } from './router-snapshot.js';
+import { isRouterMetrics, LIVE_SECONDS, type RouterSnapshot, type RouterSnapshots } from './router-snapshot.js';
 
 export type { RouterSnapshot, RouterSnapshots } from './router-snapshot.js';
 
-/** A router that has not reported for so long has ended or is cut off; it reports every second. */
-const LIVE_SECONDS = 5;
 /** Instances that ended longer ago are of no interest: their counters lie before any window. */
 const FORGOTTEN_AFTER = '1 day';
 

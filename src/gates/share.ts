@@ -129,6 +129,11 @@ export function percent(share: number): string {
   return `${Number((share * 100).toPrecision(3))} %`;
 }
 
+/** Names for people: the first few. */
+export function listed(names: readonly string[]): string {
+  return names.length <= 5 ? names.join(', ') : `${names.slice(0, 5).join(', ')} and ${names.length - 5} more`;
+}
+
 /** Nothing can be concluded, and why. */
 export function inconclusive(because: string): ShareVerdict {
   return { outcome: 'inconclusive', because };

@@ -5,7 +5,7 @@ import {
   type RouterMetrics,
   type SideCounters,
 } from '../router/metrics-snapshot.js';
-import type { RouterSnapshots } from './router-snapshot.js';
+import { LIVE_SECONDS, type RouterSnapshots } from './router-snapshot.js';
 
 /** Reads of one side. */
 export type SideWindow = SideCounters;
@@ -32,7 +32,7 @@ export interface GateWindow {
   readonly endpoints: Readonly<Record<string, EndpointWindow>>;
   /** Routers that report. With none of them nothing can be said. */
   readonly liveInstances: number;
-  /** Names of routers that no longer report: ended, or cut off. */
+  /** Names of routers that reported in the window and no longer do: ended, or cut off. */
   readonly staleInstances: readonly string[];
   /** Names of routers whose metrics can't be read: of another version. */
   readonly unreadableInstances: readonly string[];
@@ -49,8 +49,9 @@ export function windowBetween(from: RouterSnapshots, to: RouterSnapshots): GateW
   const deltas = [...to.live, ...to.stale].map((snapshot) =>
     subtract(snapshot.metrics, before.get(snapshot.instance)?.metrics),
   );
+  const seconds = (Date.parse(to.at) - Date.parse(from.at)) / 1_000;
   return {
-    seconds: (Date.parse(to.at) - Date.parse(from.at)) / 1_000,
+    seconds,
     blue: sum(deltas.map((delta) => delta.blue)),
     green: sum(deltas.map((delta) => delta.green)),
     blueBefore: sum([...from.live, ...from.stale].map((snapshot) => snapshot.metrics.reads.blue)),
@@ -64,10 +65,33 @@ export function windowBetween(from: RouterSnapshots, to: RouterSnapshots): GateW
     },
     endpoints: sumEndpoints(deltas.map((delta) => delta.endpoints)),
     liveInstances: to.live.length,
-    staleInstances: to.stale.map((snapshot) => snapshot.instance),
+    staleInstances: to.stale
+      .filter(({ ageSeconds }) => ageSeconds <= seconds + LIVE_SECONDS)
+      .map(({ instance }) => instance),
     unreadableInstances: to.unreadable,
     unreachable: to.unreachable ?? [],
   };
+}
+
+/** What became of the reads of green's users, by instance that reports. */
+export interface InstanceReads {
+  readonly instance: string;
+  /** Reads that green answered. */
+  readonly answered: number;
+  /** Reads that blue answered since green was out of reach, less those that failed on green: these are its errors. */
+  readonly lost: number;
+}
+
+/** The same as windowBetween, of green's users alone and by instance. */
+export function greenByInstance(from: RouterSnapshots, to: RouterSnapshots): InstanceReads[] {
+  const before = new Map([...from.live, ...from.stale].map((snapshot) => [snapshot.instance, snapshot]));
+  return to.live.map(({ instance, metrics }) => {
+    const known = before.get(instance)?.metrics;
+    const then = known === undefined || hasFallen(metrics, known) ? undefined : known;
+    const green = difference(metrics.reads.green, then?.reads.green);
+    const fallbacks = metrics.fallbacks.error - (then?.fallbacks.error ?? 0);
+    return { instance, answered: green.requests - green.errors, lost: fallbacks - green.errors };
+  });
 }
 
 type Endpoints = Readonly<Record<string, EndpointWindow>>;

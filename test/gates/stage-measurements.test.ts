@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Work } from '../../activities/context.js';
-import { StageMeasurements, type StageBaseline } from '../../activities/stage-measurements.js';
+import { StageMeasurements, type StageBaseline, type StageEvidence } from '../../activities/stage-measurements.js';
 import { judge, type Verdict } from '../../activities/stage-verdict.js';
 import { trafficActivities } from '../../activities/traffic.js';
 import { scrapeRouters } from '../../src/gates/scrape-source.js';
@@ -75,6 +75,15 @@ class RouterPage {
     await this.write();
   }
 
+  /** As while its link to green is down. */
+  async readsInsteadOfGreen(reads: number): Promise<void> {
+    for (let i = 0; i < reads; i++) {
+      this.metrics.fallback('error', '/list');
+      this.metrics.record('blue', 'read', '/list', 'ok', 1);
+    }
+    await this.write();
+  }
+
   private async write(): Promise<void> {
     this.page.text = await this.metrics.registry.metrics();
   }
@@ -115,9 +124,14 @@ describe('the measurements of a stage', () => {
     await Promise.all(opened.splice(0).map((one) => one.close()));
   });
 
-  async function measure(plan: Plan, more: Partial<StageBaseline> = {}): Promise<StageMeasurements> {
+  async function opening(): Promise<StageBaseline> {
     const targets = httpEndpoints('traffic.scrape', 'routers', environment());
     const sample = await scrapeRouters(targets, undefined);
+    return { openedAt: sample.at, sample };
+  }
+
+  async function measure(plan: Plan, open?: StageBaseline, before?: StageEvidence): Promise<StageMeasurements> {
+    const baseline = open ?? (await opening());
     const work: Work = {
       databases: databasesOf(plan, environment()),
       run: { runId: 'r', migration: plan.name },
@@ -125,8 +139,7 @@ describe('the measurements of a stage', () => {
       report: () => undefined,
       session: () => Promise.reject(new Error('no database')),
     };
-    const baseline = { openedAt: sample.at, sample, ...more };
-    const measurements = new StageMeasurements(work, plan, stage, baseline, environment(), Date.now);
+    const measurements = new StageMeasurements(work, plan, stage, baseline, environment(), Date.now, before);
     opened.push(measurements);
     await measurements.ready();
     return measurements;
@@ -137,40 +150,43 @@ describe('the measurements of a stage', () => {
     return judge(plan.traffic, stage, input.at, input);
   };
 
-  const checkout = { metric: 'prometheus', name: 'checkout', query: 'failed', requests: 'all', max: 0.01 } as const;
+  /** After three measurements of Prometheus, five seconds apart. */
+  async function decided(plan: Plan): Promise<Verdict> {
+    const measurements = await measure(plan);
+    expect(said(plan, measurements).outcome).not.toMatch(/pass|fail/);
+    await until(() => /pass|fail/.test(said(plan, measurements).outcome), 30_000);
+    return said(plan, measurements);
+  }
+
+  const checkout = { metric: 'prometheus', name: 'checkout', query: 'failed', max: 0.01 } as const;
   const search = { metric: 'prometheus', name: 'search', connection: 'here', query: 'slow', max: 1 } as const;
 
   test('ask each gate of a Prometheus by itself: one that is away hides none that fails, not of the same name either', async () => {
-    answers.numbers = { failed: '50', all: '100', slow: '0' };
+    answers.numbers = { failed: '50', slow: '0' };
     const plan = planWith({
-      gates: [{ ...checkout, connection: 'away' }, { ...checkout, connection: 'here' }, search],
+      gates: [{ ...checkout, connection: 'away' }, search, { ...checkout, connection: 'here' }],
     });
-    const verdict = said(plan, await measure(plan));
-    expect(verdict.evidence.map(({ outcome }) => outcome)).toEqual(['error', 'fail', 'pass']);
-    expect(verdict.evidence[0]?.because).toContain('the worker knows no connection "away"');
-    expect(verdict.outcome).toBe('fail');
-
     // In the other order as well.
     const turned = planWith({
-      gates: [{ ...checkout, connection: 'here' }, search, { ...checkout, connection: 'away' }],
+      gates: [search, { ...checkout, connection: 'here' }, { ...checkout, connection: 'away' }],
     });
-    expect(said(turned, await measure(turned)).evidence.map(({ outcome }) => outcome)).toEqual([
-      'fail',
-      'pass',
-      'error',
-    ]);
+    const [verdict, other] = await Promise.all([decided(plan), decided(turned)]);
+    expect(verdict.evidence.map(({ outcome }) => outcome)).toEqual(['error', 'pass', 'fail']);
+    expect(verdict.evidence[0]?.because).toContain('the worker knows no connection "away"');
+    expect(verdict.outcome).toBe('fail');
+    expect(other.evidence.map(({ outcome }) => outcome)).toEqual(['pass', 'fail', 'error']);
   });
 
   test('a gate that is a dry run fails and is shown, and the stage passes', async () => {
-    answers.numbers = { failed: '50', all: '100', slow: '0' };
-    const plan = planWith({ gates: [{ ...checkout, connection: 'here', dryRun: true }, search] });
-    const verdict = said(plan, await measure(plan));
+    answers.numbers = { failed: '50', slow: '0' };
+    const plan = planWith({ gates: [search, { ...checkout, connection: 'here', dryRun: true }] });
+    const counts = planWith({ gates: [search, { ...checkout, connection: 'here' }] });
+    const [verdict, counted] = await Promise.all([decided(plan), decided(counts)]);
     expect(verdict).toMatchObject({
       outcome: 'pass',
-      evidence: [{ metric: 'prometheus: checkout', outcome: 'fail', dryRun: true }, { outcome: 'pass' }],
+      evidence: [{ outcome: 'pass' }, { metric: 'prometheus: checkout', outcome: 'fail', dryRun: true }],
     });
-    const counts = planWith({ gates: [{ ...checkout, connection: 'here' }, search] });
-    expect(said(counts, await measure(counts)).outcome).toBe('fail');
+    expect(counted.outcome).toBe('fail');
   });
 
   test('count what the metrics pages say since the stage opened; a page that is away lets nothing pass', async () => {
@@ -186,6 +202,28 @@ describe('the measurements of a stage', () => {
       outcome: 'inconclusive',
       because: 'no router has reported within the last seconds',
     });
+    await router.reads(0, 0);
+  });
+
+  test('a good sample passes no more when the application has lost green, nor at another worker, until it reaches it again', async () => {
+    const plan = planWith({ gates: [{ metric: 'errorRate', max: 0.001 }] });
+    const baseline = await opening();
+    const measurements = await measure(plan, baseline);
+    await router.reads(10_000, 0);
+    await until(() => said(plan, measurements).outcome === 'pass');
+    // The end of a slice: good reads before it make nothing new.
+    await until(() => (measurements.input(), measurements.newEvidence() !== undefined), 10_000);
+    await router.readsInsteadOfGreen(500);
+    await until(() => said(plan, measurements).outcome !== 'pass');
+    const lost = { outcome: 'inconclusive', because: expect.stringContaining('do not reach green') as string };
+    expect(said(plan, measurements).evidence[0]).toMatchObject(lost);
+
+    await until(() => (measurements.input(), measurements.newEvidence() !== undefined), 10_000);
+    const stored = JSON.parse(JSON.stringify(measurements.evidence())) as StageEvidence;
+    const other = await measure(plan, baseline, stored);
+    expect(said(plan, other).evidence[0]).toMatchObject(lost);
+    await router.reads(20, 0);
+    await until(() => said(plan, other).outcome === 'pass');
   });
 });
 
@@ -210,7 +248,7 @@ describe('a stage by its activities', () => {
       VERDIGRIS_CONNECTION_B: sides.blue.uri,
       VERDIGRIS_CONNECTION_G: sides.green.uri,
     };
-    const activities = trafficActivities({ environment, redact: (text) => text, patience: { lookMs: 3_000 } });
+    const activities = trafficActivities({ environment, redact: (text) => text, patience: { lookMs: 20_000 } });
     return new MockActivityEnvironment().run(() => what(activities, { plan, runId: 'r' }));
   }
 
