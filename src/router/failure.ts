@@ -1,6 +1,7 @@
 import pg from 'pg';
 import { FENCE_ERROR } from '../postgres/state.js';
 import { CANCELED, isConnectionLost, LOCK_NOT_AVAILABLE, READ_ONLY, sqlState } from '../postgres/sqlstate.js';
+import { TransactionAbortedError } from './errors.js';
 
 /*
  * What an error means to the router. The SQLSTATE decides, or node-postgres' wording where it gives no code.
@@ -50,10 +51,13 @@ const COMPLETION_UNKNOWN = '40003';
 
 const TOO_MANY_CONNECTIONS = '53300';
 
-/** SQLSTATE classes of errors that a statement's own data causes on any side: data, constraints, RAISE. */
+/** SQLSTATE classes of errors that a statement's own data causes as a rule: data, constraints, RAISE. */
 const OWN_CLASSES = new Set(['22', '23', 'P0']);
 
-/** Whether the application's own statement caused the error, so that every side would give it. */
+/**
+ * Whether the application's own statement caused the error, as far as one side can tell. A view, a function or a cast
+ * that is broken on one side raises the same classes: of a read on green only blue's answer tells.
+ */
 export function isStatementsOwn(error: unknown): boolean {
   return error instanceof pg.DatabaseError && OWN_CLASSES.has((error.code ?? '').slice(0, 2));
 }
@@ -64,12 +68,23 @@ export function countsAgainstSide(error: unknown): boolean {
   return isLinkFailure(error) || error instanceof NothingSent;
 }
 
+/** Whether a read that failed so on green may do better on blue: whatever a server says of a statement, and its silence. */
+export function mayBeGreens(error: unknown): boolean {
+  return error instanceof pg.DatabaseError || countsAgainstSide(error);
+}
+
 /** Whether two errors are the same one on two sides: then the statement is wrong, not a side. */
 export function isSameFailure(one: unknown, other: unknown): boolean {
-  if (isLinkFailure(one) || isLinkFailure(other)) return false;
-  const state = sqlState(one);
-  if (state !== undefined) return state === sqlState(other);
-  return one instanceof Error && other instanceof Error && one.message === other.message;
+  const [mine, yours] = [originOf(one), originOf(other)];
+  if (isLinkFailure(mine) || isLinkFailure(yours)) return false;
+  const state = sqlState(mine);
+  if (state !== undefined) return state === sqlState(yours);
+  return mine instanceof Error && yours instanceof Error && mine.message === yours.message;
+}
+
+/** Of a transaction that went on after an error, that error. */
+function originOf(error: unknown): unknown {
+  return error instanceof TransactionAbortedError ? error.cause : error;
 }
 
 /** A side didn't answer in time, or there is no connection to it. */
@@ -81,7 +96,11 @@ export class LinkDownError extends Error {
 export class SideFailure extends Error {
   override readonly name = 'SideFailure';
 
-  constructor(cause: unknown) {
+  /** @param thrown what the caller would get: the application's function may have made another error of the server's. */
+  constructor(
+    cause: unknown,
+    readonly thrown: unknown = cause,
+  ) {
     super('the read failed on this side', { cause });
   }
 }

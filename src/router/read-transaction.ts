@@ -1,9 +1,12 @@
 import type pg from 'pg';
 import { CommitOutcomeUnknownError } from './errors.js';
-import { countsAgainstSide, SideFailure } from './failure.js';
+import { countsAgainstSide, mayBeGreens, SideFailure } from './failure.js';
 import { runTransaction, type IsolationLevel, type TransactionFunction } from './transaction.js';
 
-/** As a transaction on green fails for reasons of green's, and not of the function's, blue runs it again. */
+/**
+ * A transaction on green that fails after an error of the server's is run again by blue, which shows whose fault it was.
+ * Nothing was written, so that is as safe as the function is to run twice. What fails without any is the function's own.
+ */
 export async function readTransactionOnGreen<T>(
   client: pg.PoolClient,
   isolation: IsolationLevel | undefined,
@@ -17,7 +20,7 @@ export async function readTransactionOnGreen<T>(
         try {
           return await transaction.query(query, values);
         } catch (error) {
-          if (countsAgainstSide(error)) sideError = error;
+          if (mayBeGreens(error)) sideError = error;
           throw error;
         }
       },
@@ -29,6 +32,6 @@ export async function readTransactionOnGreen<T>(
     // Nothing was written, so a COMMIT whose outcome is unknown is only one more failure of green.
     const isGreens = countsAgainstSide(error) || error instanceof CommitOutcomeUnknownError;
     const cause = sideError ?? (isGreens ? error : undefined);
-    throw cause === undefined ? error : new SideFailure(cause);
+    throw cause === undefined ? error : new SideFailure(cause, error);
   }
 }

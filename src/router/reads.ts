@@ -2,7 +2,7 @@ import type pg from 'pg';
 import type { Side } from '../side.js';
 import { READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 import type { Breaker } from './breaker.js';
-import { RouterError } from './errors.js';
+import { RouterError, TransactionAbortedError, WriteTimeoutError } from './errors.js';
 import {
   countsAgainstSide,
   isLinkFailure,
@@ -23,8 +23,8 @@ import { WhileAlive } from './while-alive.js';
 /** A read, as it is done on one side. */
 export interface ReadWork<T> {
   /**
-   * `statement`: on green whatever is not the statement's own fault may be green's. `function`: the application's own code
-   * fails, too, so what may be green's fault is thrown as SideFailure.
+   * `statement`: whatever the server says on green may be green's fault. `function`: the application's own code fails, too,
+   * so what may be green's fault is thrown as SideFailure.
    */
   readonly kind: 'statement' | 'function';
   readonly onGreen: (client: pg.PoolClient) => Promise<T>;
@@ -90,27 +90,33 @@ export class Reads {
     return this.#insteadOfGreen(endpoint, work, failure, performance.now() - started);
   }
 
-  /** Green failed, so blue answers; only then is it known whether the failure was green's. */
-  async #insteadOfGreen<T>(endpoint: string, work: ReadWork<T>, { cause }: SideFailure, greenMs: number): Promise<T> {
-    const { metrics, logger } = this.#options;
-    metrics.fallback('error', endpoint);
-    // A read that writes is refused on green before the promotion, which says nothing about green.
-    const isWrite = sqlState(cause) === READ_ONLY;
-    let outcome: RequestOutcome = isWrite ? 'refused' : 'error';
+  /**
+   * Green failed, so blue answers; only then is it known whether the failure was green's. An error that blue gives as well
+   * is the application's own: nothing is said of green, and blue has not answered in its place.
+   */
+  async #insteadOfGreen<T>(endpoint: string, work: ReadWork<T>, failure: SideFailure, greenMs: number): Promise<T> {
+    let isOwn = false;
     try {
       return await this.#onWritesSide(endpoint, work, performance.now());
     } catch (error) {
-      if (isSameFailure(cause, error)) outcome = 'refused';
+      isOwn = isSameFailure(failure.thrown, error) || (isStatementsOwn(failure.cause) && !hasAnswered(error));
       throw error;
     } finally {
-      metrics.record('green', 'read', endpoint, outcome, greenMs);
-      logger.warn(
-        { endpoint, code: sqlState(cause), isWrite },
-        isWrite
-          ? 'router: a read writes: use write() or transaction()'
-          : 'router: a read failed on green; blue answers',
-      );
+      this.#recordFailure(endpoint, failure.cause, isOwn, greenMs);
     }
+  }
+
+  #recordFailure(endpoint: string, cause: unknown, isOwn: boolean, greenMs: number): void {
+    const { metrics, logger } = this.#options;
+    // A read that writes is refused on green before the promotion, which says nothing about green.
+    const isWrite = sqlState(cause) === READ_ONLY;
+    metrics.record('green', 'read', endpoint, isOwn || isWrite ? 'refused' : 'error', greenMs);
+    if (isOwn) return;
+    metrics.fallback('error', endpoint);
+    logger.warn(
+      { endpoint, code: sqlState(cause), isWrite },
+      isWrite ? 'router: a read writes: use write() or transaction()' : 'router: a read failed on green; blue answers',
+    );
   }
 
   async #onWritesSide<T>(endpoint: string, work: ReadWork<T>, started: number): Promise<T> {
@@ -134,13 +140,17 @@ export class Reads {
   }
 }
 
-/** What may be green's fault; undefined for what every side would say, and for what the application's own code throws. */
+/** What may be green's fault; undefined for what the router refuses, and for what the application's own code throws. */
 function failureOfGreen(error: unknown, kind: ReadWork<unknown>['kind']): SideFailure | undefined {
   if (error instanceof SideFailure) return error;
   if (isAway(error)) return new SideFailure(error);
-  return kind === 'function' || isStatementsOwn(error) || error instanceof RouterError
-    ? undefined
-    : new SideFailure(error);
+  return kind === 'function' || error instanceof RouterError ? undefined : new SideFailure(error);
+}
+
+/** Whether this is what blue said of a read, and not that blue could not be asked: then nobody knows whose fault it was. */
+function hasAnswered(error: unknown): boolean {
+  const isSilent = isAway(error) || error instanceof WriteTimeoutError;
+  return !isSilent && !(error instanceof TransactionAbortedError && isAway(error.cause));
 }
 
 function isAway(cause: unknown): boolean {

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import type { Router } from '../../src/router/index.js';
+import type { Router, Transaction } from '../../src/router/index.js';
 import { metric, pause, Sides, until } from './sides.js';
 import { TcpProxy } from './tcp-proxy.js';
 
@@ -113,6 +113,26 @@ describe('green goes away before the promotion', () => {
   });
 });
 
+/** What an application reads is a view, behind a function that may raise. */
+const SHOWN = 'SELECT id FROM shown WHERE id = 1';
+
+function passes(body = ''): string {
+  return `
+    CREATE OR REPLACE FUNCTION passes() RETURNS boolean LANGUAGE plpgsql VOLATILE
+      AS $$ DECLARE n int; BEGIN ${body} RETURN true; END $$;
+    CREATE OR REPLACE VIEW shown AS SELECT id FROM item WHERE passes()`;
+}
+
+/** How green's reads failed, and how many blue has answered instead. */
+async function failedReads(made: Router): Promise<{ error: number; refused: number; instead: number }> {
+  const requests = 'verdigris_router_requests_total';
+  return {
+    error: await metric(made, requests, { side: 'green', outcome: 'error' }),
+    refused: await metric(made, requests, { side: 'green', outcome: 'refused' }),
+    instead: await metric(made, 'verdigris_router_fallbacks_total', { reason: 'error' }),
+  };
+}
+
 describe('an error on green', () => {
   test("of green's own, such as a missing table, is answered by blue and counted against green", async () => {
     await sides.sql('blue', 'CREATE TABLE IF NOT EXISTS only_blue AS SELECT 1 AS n');
@@ -124,12 +144,92 @@ describe('an error on green', () => {
     });
   });
 
-  test("of the statement's own reaches the caller at once and counts against nobody", async () => {
+  test("of the statement's own reaches the caller once blue has said the same, and counts against nobody", async () => {
     const made = await readingGreen();
     await expect(made.read('u', 'SELECT 1 / (value - value) FROM item')).rejects.toMatchObject({ code: '22012' });
     await expect(made.read('u', 'SELEKT 1')).rejects.toMatchObject({ code: '42601' });
-    expect(await metric(made, 'verdigris_router_requests_total', { side: 'green', outcome: 'error' })).toBe(0);
-    expect(await metric(made, 'verdigris_router_requests_total', { side: 'green', outcome: 'refused' })).toBe(2);
+    expect(await failedReads(made)).toEqual({ error: 0, refused: 2, instead: 0 });
+  });
+
+  test.each([
+    ['22P02', 'an answer that can not be cast', "PERFORM 'x'::int;"],
+    ['22012', 'a division by zero', "PERFORM 1 / length('');"],
+    ['23514', 'a domain that refuses', "RAISE EXCEPTION 'refused' USING ERRCODE = 'check_violation';"],
+    ['P0001', 'a plain RAISE EXCEPTION', "RAISE EXCEPTION 'broken';"],
+    ['P0002', 'a row that is not there', 'SELECT id INTO STRICT n FROM item WHERE id = 0;'],
+  ])("of green's own of class %s (%s) is answered by blue and counted against green", async (code, _, body) => {
+    await sides.sql('blue', passes());
+    await sides.sql('green', passes(body));
+    const made = await readingGreen();
+    // A green that is behind for a moment is not asked at all.
+    await until(async () => {
+      expect(await made.read('u', SHOWN)).toMatchObject({ side: 'blue', rows: [{ id: 1 }] });
+      return (await failedReads(made)).error === 1;
+    });
+    expect(await failedReads(made)).toEqual({ error: 1, refused: 0, instead: 1 });
+    // A function that makes another error of it is run again all the same.
+    const ran: string[] = [];
+    const seen: unknown[] = [];
+    await until(async () => {
+      const id = await made.transaction('u', { readOnly: true }, async (tx) => {
+        ran.push(tx.side);
+        const { rows } = await tx.query<{ id: number }>(SHOWN).catch((error: unknown) => {
+          seen.push(error);
+          throw new Error('the item can not be shown', { cause: error });
+        });
+        return rows[0]?.id;
+      });
+      expect(id).toBe(1);
+      return ran.includes('green');
+    });
+    expect(ran.slice(-2)).toEqual(['green', 'blue']);
+    expect(seen).toMatchObject([{ code }]);
+    expect(await failedReads(made)).toEqual({ error: 2, refused: 0, instead: 2 });
+  });
+
+  test("that a transaction's function raises by design on both sides is the function's own", async () => {
+    for (const side of ['blue', 'green'] as const) await sides.sql(side, passes("RAISE EXCEPTION 'no';"));
+    const made = await readingGreen();
+    const failures: readonly ((tx: Transaction) => Promise<unknown>)[] = [
+      (tx) => tx.query(SHOWN),
+      (tx) => tx.query(SHOWN).catch(() => Promise.reject(new Error('there is no such item'))),
+      // It goes on, and the server rolls back.
+      (tx) => tx.query(SHOWN).catch(() => 'none'),
+      // What ends it is not what it has met before.
+      async (tx) => {
+        await tx.query('SAVEPOINT before_it');
+        await tx.query(SHOWN).catch(() => tx.query('ROLLBACK TO before_it'));
+        throw new Error('nothing to show');
+      },
+      // The second statement is only told that the transaction has failed.
+      (tx) => Promise.all([tx.query(SHOWN), tx.query(READ)]),
+    ];
+    for (const [i, failure] of failures.entries()) {
+      const ran: string[] = [];
+      await until(async () => {
+        const done = made.transaction('u', { readOnly: true }, (tx) => {
+          ran.push(tx.side);
+          return failure(tx);
+        });
+        await expect(done).rejects.toThrow(['no', 'there is no such item', 'had failed', 'nothing to show', 'no'][i]);
+        return ran.includes('green');
+      });
+      expect(ran.slice(-2)).toEqual(['green', 'blue']);
+    }
+    expect(await failedReads(made)).toEqual({ error: 0, refused: failures.length, instead: 0 });
+  });
+
+  test('that no blue can be asked about counts against nobody', async () => {
+    const made = await sides.router({
+      ...{ consistency: 'session', writeTimeoutMs: 300 },
+      blue: { ...sides.blue.config, port: blueProxy.port },
+    });
+    await until(async () => (await made.read('u', READ)).side === 'green');
+    await blueProxy.down();
+    await expect(made.read('u', 'SELECT 1 / (value - value) FROM item')).rejects.toMatchObject({
+      code: 'WriteTimeout',
+    });
+    expect(await failedReads(made)).toEqual({ error: 0, refused: 1, instead: 0 });
   });
 });
 
