@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { log } from '@temporalio/activity';
-import { bringAll } from '../src/haproxy/bring.js';
+import { bring, bringAll } from '../src/haproxy/bring.js';
 import { haproxiesOf } from '../src/haproxy/from-plan.js';
-import type { Haproxies } from '../src/haproxy/haproxy.js';
+import type { Haproxies, Haproxy } from '../src/haproxy/haproxy.js';
 import { refuseAway, refuseReadsOnBlue, refuseReadsOnGreen } from '../src/haproxy/reads-on.js';
 import { shareReader, shareReaderOf } from '../src/haproxy/share.js';
 import { bringOrWarn } from '../src/haproxy/take-back.js';
@@ -38,21 +38,68 @@ export async function weightsFollowRoute({ plan }: RunRef, environment: Environm
   if (setup !== undefined) await bringAll(setup, shareReader(session, plan.name));
 }
 
-/** The same on the way back, and after writes have moved: never a reason to fail, nor to wait for long. */
+/**
+ * The same on the way back, and after writes have moved: never a reason to fail, nor to wait for long.
+ *
+ * @returns those that do not follow yet, by the names that people are told
+ */
 export async function weightsFollowRouteOrWarn(
   { plan }: RunRef,
   environment: Environment,
   openSession: () => Promise<Session>,
-): Promise<void> {
+): Promise<readonly string[]> {
   const setup = setupOrWarn(plan, environment);
-  if (setup === undefined) return;
+  if (setup === undefined) return [];
   const later = shareReaderOf(databasesOf(plan, environment), plan.name);
   // Without the session the other side's row may say it.
   const share = await openSession().then(
     (session) => shareReader(session, plan.name),
     () => later,
   );
-  tell(plan.name, await bringOrWarn(setup, share, later));
+  const notYet = await bringOrWarn(setup, share, later);
+  tell(plan.name, notYet?.warning);
+  // One that this worker does not know follows as little as one that has not answered.
+  return without(
+    haproxyNames(plan),
+    setup.instances.filter(({ connection }) => notYet?.connections.includes(connection) !== true),
+  );
+}
+
+/** The plan's HAProxies by the names that people are told, beside those of instances of the application. */
+export function haproxyNames({ traffic }: Plan): string[] {
+  return (traffic.haproxy?.instances ?? []).map(nameOf);
+}
+
+/**
+ * Tries once more to bring these to the route in force. A step of the run asks this again and again: what a process goes
+ * on trying by itself ends with the process.
+ *
+ * @param names some of haproxyNames()
+ * @returns those that do not follow now either
+ */
+export async function haproxiesBehind(
+  { plan }: RunRef,
+  environment: Environment,
+  session: Session,
+  names: readonly string[],
+): Promise<readonly string[]> {
+  const setup = haproxiesOf(plan, environment, () => undefined);
+  if (setup === undefined) return [];
+  const share = shareReader(session, plan.name);
+  const asked = setup.instances.filter(({ connection }) => names.includes(nameOf(connection)));
+  const results = await Promise.allSettled(asked.map((haproxy) => bring(setup, haproxy, share)));
+  return without(
+    names,
+    asked.filter((_, i) => results[i]?.status === 'fulfilled'),
+  );
+}
+
+function without(names: readonly string[], followers: readonly Haproxy[]): string[] {
+  return names.filter((name) => !followers.some(({ connection }) => nameOf(connection) === name));
+}
+
+function nameOf(connection: string): string {
+  return `HAProxy "${connection}"`;
 }
 
 /**
@@ -76,7 +123,7 @@ export async function readsGoFirst(
     return route?.writesOn === 'green' && route.epoch === epoch ? { ...share, percent: 0 } : share;
   };
   const later = shareReaderOf(databasesOf(plan, environment), plan.name);
-  tell(plan.name, await bringOrWarn(setup, onBlue, later));
+  tell(plan.name, (await bringOrWarn(setup, onBlue, later))?.warning);
 }
 
 /** Looks at the weights while a stage, or the standby window, lasts, and puts right what a restart has lost. */

@@ -10,6 +10,7 @@ import type { Session } from '../src/postgres/session.js';
 import type { Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
+import { haproxiesBehind, haproxyNames } from './haproxy.js';
 import { routerReader } from './stage-measurements.js';
 
 /** An instance that lives takes a route over in milliseconds; the way back waits no longer for one that does not. */
@@ -29,7 +30,8 @@ export type RouteStamp = Pick<Confirmed, 'epoch' | 'generation'>;
 export function instanceActivities(dependencies: ActivityDependencies) {
   return {
     /**
-     * Waits until every live instance follows the way back of the reads, or others do not than those that are known.
+     * Waits until every live instance follows the way back of the reads, and every HAProxy of those that are known, which
+     * are told again and again; or until others do not than those that are known.
      *
      * @returns those that do not; null when nobody can be asked any more, since the run's state is gone
      */
@@ -141,13 +143,21 @@ async function awaitConfirmed(
   const migration = ref.plan.name;
   const blue = await work.session('blue', 'confirmations');
   const begun = performance.now();
+  const haproxies = haproxyNames(ref.plan);
+  let away = known.filter((name) => haproxies.includes(name));
   for (;;) {
     work.signal.throwIfAborted();
     const route = (await hasState(blue)) ? await readRoute(blue, migration) : undefined;
-    if (route === undefined) return null;
     // Writes have moved since: who follows that is another question.
-    if (route.epoch !== stamp.epoch) return [];
-    const { behind } = await followerReader(blue, ref.plan, environment, work.signal)({ migration, ...stamp });
+    if (route !== undefined && route.epoch !== stamp.epoch) return [];
+    away = [...(await haproxiesBehind(ref, environment, blue, away))];
+    if (route === undefined) {
+      // Without the run's state only HAProxies can be asked.
+      const left = known.filter((name) => away.includes(name) || !haproxies.includes(name));
+      return sameNames(left, known) ? null : left;
+    }
+    const instances = await followerReader(blue, ref.plan, environment, work.signal)({ migration, ...stamp });
+    const behind = [...away, ...instances.behind];
     if (behind.length === 0) return behind;
     if (!sameNames(behind, known) && performance.now() - begun > TELL_EVERY_MS) return behind;
     work.report({ waitingFor: behind.slice(0, 10) });

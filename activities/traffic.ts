@@ -44,7 +44,7 @@ const FORECAST_FROM_STAGES_MS = 60_000;
 /** Who does not follow yet although reads have been taken back. Plain data. */
 export interface ReadsOwed extends Partial<FlagsOwed> {
   readonly route: Route;
-  /** Live instances that have not confirmed it. */
+  /** HAProxies that could not be told, and live instances that have not confirmed it. */
   readonly unconfirmed?: readonly string[];
 }
 
@@ -113,10 +113,10 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         const route = await readRoute(blue, ref.plan.name);
         if (route?.writesOn !== 'blue') return null;
         const generation = await setPercent(blue, ref, route.epoch, 0);
-        await weightsFollowRouteOrWarn(ref, environment, () => Promise.resolve(blue));
+        const away = await weightsFollowRouteOrWarn(ref, environment, () => Promise.resolve(blue));
         const flags = await flagsFollowRouteOrTell(ref, () => Promise.resolve(blue));
         const inForce = { ...route, generation, greenReadPercent: 0 };
-        const unconfirmed = await unconfirmedOnTheWayBack(blue, ref, environment, inForce, work);
+        const unconfirmed = [...away, ...(await unconfirmedOnTheWayBack(blue, ref, environment, inForce, work))];
         if (unconfirmed.length === 0) return flags;
         return { route: inForce, ...flags, unconfirmed };
       }),

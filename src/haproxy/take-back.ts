@@ -10,6 +10,14 @@ const TRY_FOR_MS = 60 * 60_000;
 const TRY_AFTER_MS = 1_000;
 const TRY_AT_LEAST_EVERY_MS = 10_000;
 
+/** Who has not got there at once. */
+export interface NotYet {
+  /** The plan's names of them. */
+  readonly connections: readonly string[];
+  /** What they have said, for people. */
+  readonly warning: string;
+}
+
 /** The latest attempt for each HAProxy that has not got there yet. */
 const owed = new Map<string, symbol>();
 
@@ -18,14 +26,14 @@ const owed = new Map<string, symbol>();
  * returns, and the process goes on trying with those that have not got there.
  *
  * @param later reads the share by sessions of its own, long after the caller's are closed
- * @returns a warning for people, which names them; undefined when all are there
+ * @returns those that have not got there; undefined when all are there
  */
 export async function bringOrWarn(
   setup: Haproxies,
   share: ShareReader,
   later: ShareReader,
-): Promise<string | undefined> {
-  const warnings = await Promise.all(
+): Promise<NotYet | undefined> {
+  const late = await Promise.all(
     setup.instances.map(async (haproxy) => {
       const mine = Symbol(haproxy.connection);
       owed.set(keyOf(setup, haproxy), mine);
@@ -40,12 +48,15 @@ export async function bringOrWarn(
         return [];
       }
       void keepTrying({ setup, haproxy, later, mine });
-      return [why];
+      return [{ connection: haproxy.connection, why }];
     }),
   );
-  const all = warnings.flat();
+  const all = late.flat();
   if (all.length === 0) return undefined;
-  return `${all.join('; ')}\nUntil they are told, they share connections as before (or, once restarted, as configured); this worker goes on trying.`;
+  return {
+    connections: all.map(({ connection }) => connection),
+    warning: `${all.map(({ why }) => why).join('; ')}\nUntil they are told, they share connections as before (or, once restarted, as configured); this worker goes on trying.`,
+  };
 }
 
 interface Owed {

@@ -1,10 +1,12 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { createServer, type AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { CancelledFailure } from '@temporalio/common';
 import type pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { instanceActivities } from '../../activities/instances.js';
 import { trafficActivities } from '../../activities/traffic.js';
 import { bring } from '../../src/haproxy/bring.js';
 import { haproxiesOf } from '../../src/haproxy/from-plan.js';
@@ -254,6 +256,83 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
     } finally {
       environment = { ...others, VERDIGRIS_CONNECTION_HAPROXY_2: known };
     }
+  });
+
+  describe('that is aborted by a worker that can not reach one of two', () => {
+    const away = 'HAProxy "haproxy_2"';
+    type Route = Parameters<ReturnType<typeof instanceActivities>['awaitConfirmed']>[1];
+
+    const awaitConfirmed = (
+      plan: Plan,
+      route: Route,
+      known: readonly string[],
+      context = new MockActivityEnvironment(),
+    ): Promise<{ unconfirmed: readonly string[] | null }> => {
+      const activities = instanceActivities({ environment, redact: (text) => text });
+      return context.run(() => activities.awaitConfirmed({ plan, runId: 'r' }, route, known));
+    };
+
+    /** What such a worker has in its environment, while the HAProxy itself goes on. */
+    const ways: Record<string, () => Promise<string | undefined>> = {
+      'is told nothing about it': () => Promise.resolve(undefined),
+      'finds no socket': () => Promise.resolve('unix:/there/is/none.sock'),
+      'gets no answer': async () => {
+        const silent = createServer(() => undefined).unref();
+        await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+        return `tcp://127.0.0.1:${(silent.address() as AddressInfo).port}`;
+      },
+    };
+
+    async function whileAway<T>(way: string, work: () => Promise<T>): Promise<T> {
+      const { VERDIGRIS_CONNECTION_HAPROXY_2: known = '', ...others } = environment;
+      const uri = await ways[way]?.();
+      environment = { ...others, ...(uri === undefined ? {} : { VERDIGRIS_CONNECTION_HAPROXY_2: uri }) };
+      return work().finally(() => (environment = { ...others, VERDIGRIS_CONNECTION_HAPROXY_2: known }));
+    }
+
+    it.each(Object.keys(ways))('(it %s) is owed to that one by the run, until a worker has told it', async (way) => {
+      const plan = planWith();
+      await openStage(plan, 10);
+      const context = new MockActivityEnvironment();
+      const owed = await whileAway(way, async () => {
+        const answer = await readsToBlue(plan);
+        expect(answer).toMatchObject({ route: { greenReadPercent: 0 }, unconfirmed: [away] });
+        if (answer === null) throw new Error('one is owed');
+        // That worker goes on asking in vain.
+        const asking = awaitConfirmed(plan, answer.route, [away], context);
+        const ended = asking.then(String, (error: unknown) => error);
+        await sleep(1_500);
+        context.cancel();
+        expect(await ended).toBeInstanceOf(CancelledFailure);
+        return answer;
+      });
+      expect(await one(0).weights()).toBe('200/0');
+      expect(await one(1).weights()).toBe('180/20');
+      expect(await awaitConfirmed(plan, owed.route, [away])).toEqual({ unconfirmed: [] });
+      expect(await one(1).weights()).toBe('200/0');
+    });
+
+    it("is owed beyond the run's state: instances can't be asked then, a HAProxy can", async () => {
+      await openStage(planWith(), 10);
+      const gone = planSchema.parse({ ...planInput(), name: 'gone' });
+      const route = { epoch: 1, generation: 2 };
+      await whileAway('finds no socket', async () => {
+        expect(await awaitConfirmed(gone, route, [away, 'stuck-1'])).toEqual({ unconfirmed: null });
+      });
+      expect(await awaitConfirmed(gone, route, [away, 'stuck-1'])).toEqual({ unconfirmed: ['stuck-1'] });
+      expect(await awaitConfirmed(gone, route, ['stuck-1'])).toEqual({ unconfirmed: null });
+      expect(await one(1).weights()).toBe('200/0');
+    });
+
+    it('leaves the weights of a later stage alone while it asks', async () => {
+      const plan = planWith();
+      await openStage(plan, 10);
+      const owed = await whileAway('finds no socket', () => readsToBlue(plan));
+      await openStage(plan, 50);
+      if (owed === null) throw new Error('one is owed');
+      expect(await awaitConfirmed(plan, owed.route, [away])).toEqual({ unconfirmed: [] });
+      expect(await one(1).weights()).toBe('100/100');
+    });
   });
 
   describe('opened by a worker that dies', () => {

@@ -9,8 +9,8 @@ import type { RunRef } from './run-ref.js';
 const WAIT_AT_THE_END = '10 seconds';
 
 /**
- * The live instances that had not confirmed that reads are back on blue when these were taken back. They are asked beside
- * the run, which goes on: its status names them until they have.
+ * The live instances and the HAProxies that had not confirmed that reads are back on blue when these were taken back. They
+ * are asked beside the run, which goes on: its status names them until they have.
  */
 export class OwedConfirmations {
   #asking: { readonly scope: CancellationScope; readonly ended: Promise<void> } | null = null;
@@ -25,7 +25,7 @@ export class OwedConfirmations {
     if (owed === null || owed === undefined || names.length === 0) return;
     const { epoch, generation } = owed.route;
     this.run.warn([
-      `reads are back on blue, and these instances have not confirmed it: ${names.slice(0, 10).join(', ')}; see whether they reach blue`,
+      `reads are back on blue, and these instances have not confirmed it: ${names.slice(0, 10).join(', ')}; see whether they reach blue${names.some(isHaproxy) ? ', and whether the worker reaches the HAProxies: until these are told, they share connections as before' : ''}`,
     ]);
     void CancellationScope.nonCancellable(() => {
       // Only what follows cancels it: the story's end does not.
@@ -71,4 +71,9 @@ export class OwedConfirmations {
     }
     if (isLatest()) this.#asking = null;
   }
+}
+
+/** By the names that taking the reads back gives them. */
+function isHaproxy(name: string): boolean {
+  return name.startsWith('HAProxy "');
 }

@@ -154,7 +154,7 @@ export interface MigrationStatus {
   readonly held?: Held | null;
   readonly writesOn: Side;
   readonly greenReadPercent: number;
-  /** Live instances of the application that have not confirmed that reads are back on blue; absent when all had at once. */
+  /** Live instances of the application, and HAProxies, that have not confirmed that reads are back on blue; absent when all had at once. */
   readonly unconfirmed?: readonly string[];
   readonly lagSeconds: number | null;
   /** Whether a rollback now would lose nothing, and why. */
