@@ -14,6 +14,8 @@ import { within } from '../timing.js';
 
 /** How long to wait for a moment in which no server connection is logging in, and how long for clients to be served. */
 const NO_LOGIN_WITHIN_MS = 300;
+/** While the clients of others wait: an answer takes a millisecond, and one that does not come is not waited for. */
+const SAYS_WITHIN_MS = 200;
 const SERVED_WITHIN_MS = 2_000;
 
 /** What a PgBouncer has loaded. */
@@ -193,12 +195,18 @@ export class Instance {
     await control.set('max_db_connections', '1');
   }
 
-  /** Comes right before PAUSE: a pool without a connection opens one for the next client that asks. */
-  async untilNobodyLogsIn(): Promise<void> {
+  /**
+   * Comes right before PAUSE: a pool without a connection opens one for the next client that asks. The others may be paused
+   * already, so one that does not even answer is not waited for, nor told to pause.
+   *
+   * @throws VerdigrisError PromotionBlocked when it has not answered within `answersWithinMs`
+   */
+  async untilNobodyLogsIn(answersWithinMs: number): Promise<void> {
     const control = await this.control();
     const deadline = Date.now() + NO_LOGIN_WITHIN_MS;
     for (;;) {
-      const pools = await control.pools();
+      const pools = await within(control.pools(), answersWithinMs, undefined);
+      if (pools === undefined) throw this.#silent(answersWithinMs);
       const ours = pools.filter((pool) => this.setup.databases.includes(pool.database));
       const isBusy = ours.some((pool) => pool.serversInLogin > 0 || (pool.servers === 0 && pool.clientsWaiting > 0));
       if (!isBusy || Date.now() > deadline) return;
@@ -248,17 +256,21 @@ export class Instance {
    * Pauses every entry. PgBouncer answers every PAUSE that waits when it comes to rest, whoever has asked: that it is this
    * worker's pause is seen by the mark.
    *
-   * @returns what its clients were at, when it has not come to rest within the time.
+   * @returns what its clients were at, when it has not come to rest within the time; undefined when it does not say that.
    * @throws VerdigrisError StaleEpoch, PromotionBlocked when it is not: settle() then ends it, or leaves it to whose it is.
    */
   async pause(
     announced: WritesAre,
     withinMs: number,
-  ): Promise<'paused' | { readonly busyBackends: readonly number[] }> {
+  ): Promise<'paused' | { readonly busyBackends: readonly number[] | undefined }> {
+    const deadline = performance.now() + withinMs;
     try {
       const all = Promise.all(this.setup.databases.map((database, i) => this.#pauses[i]?.pause(database)));
-      if ((await within(all, withinMs, 'late')) === 'late') return { busyBackends: await this.busyBackends() };
-      const { paused, mark } = await this.look();
+      if ((await within(all, withinMs, 'late')) === 'late')
+        return { busyBackends: await within(this.busyBackends(), SAYS_WITHIN_MS, undefined) };
+      const seen = await within(this.look(), Math.max(SAYS_WITHIN_MS, deadline - performance.now()), undefined);
+      if (seen === undefined) return { busyBackends: undefined };
+      const { paused, mark } = seen;
       this.#refuse(mark, announced);
       if (paused.length < this.setup.databases.length) return { busyBackends: [] };
       return 'paused';
@@ -358,6 +370,10 @@ export class Instance {
       message: `PgBouncer "${this.pooler.connection}" is at epoch ${known.epoch} (${known.side}); this worker acts for epoch ${mine.epoch}`,
       nextStep: 'nothing: whoever moved the writes since goes on',
     });
+  }
+
+  #silent(ms: number): VerdigrisError {
+    return promotionBlocked(`the console of PgBouncer "${this.pooler.connection}" has not answered within ${ms} ms`);
   }
 
   #notLoaded(): VerdigrisError {

@@ -7,6 +7,7 @@ import { Instance } from './instance.js';
 import { claimsPauses } from './mark.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { Turn } from './turn.js';
+import { within } from '../timing.js';
 
 /** What the pools ask of the databases; each may be left out. */
 export interface DatabasesAsked {
@@ -21,6 +22,8 @@ export interface DatabasesAsked {
 
 /** How often release() looks whether writes have been moved meanwhile. */
 const ROUNDS = 5;
+/** How long all are waited for that load where to go: they do within milliseconds. */
+const POINTED_WITHIN_MS = 500;
 
 /**
  * All PgBouncers of a migration as one: all are paused or none, and all are released whatever happens. Runs on what is
@@ -44,6 +47,8 @@ class PgBouncerPools implements Pools {
   #wanted: WritesAre | undefined;
   /** Those that this worker has paused or was about to pause. */
   readonly #ours = new Set<Instance>();
+  /** What point() has begun, which never fails. */
+  readonly #loading = new Map<Instance, Promise<void>>();
   readonly #turn = new Turn();
 
   constructor(
@@ -82,7 +87,7 @@ class PgBouncerPools implements Pools {
       const { pauseTimeoutMs } = this.setup;
       const results = await allDone(
         live.map(async (instance) => {
-          await instance.untilNobodyLogsIn();
+          await instance.untilNobodyLogsIn(pauseTimeoutMs);
           return { instance, result: await instance.pause({ side: from, epoch }, pauseTimeoutMs) };
         }),
       );
@@ -96,9 +101,17 @@ class PgBouncerPools implements Pools {
     }
   }
 
+  /** One that is slow does not keep the clients of the others waiting: its own release waits for it. */
   async point(side: Side, epoch: number): Promise<void> {
     this.#want({ side, epoch });
-    await Promise.allSettled(this.#instances.map((instance) => instance.load({ side, epoch, state: 'moving' })));
+    for (const instance of this.#instances) {
+      const loading = instance.load({ side, epoch, state: 'moving' }).then(
+        () => undefined,
+        () => undefined,
+      );
+      this.#loading.set(instance, loading);
+    }
+    await within(Promise.all(this.#loading.values()), POINTED_WITHIN_MS, undefined);
   }
 
   async release(): Promise<readonly Unreleased[]> {
@@ -185,17 +198,18 @@ class PgBouncerPools implements Pools {
     if (old !== null) throw promotionBlocked(`PgBouncer would have to wait for ${old}`);
   }
 
-  /** Somebody's transaction did not end in time: everybody goes on first, then we look who it was. */
+  /** Somebody's transaction did not end in time: everybody goes on first, then who was in the way is described. */
   async #giveUp(
-    late: readonly { readonly instance: Instance; readonly pids: readonly number[] }[],
+    late: readonly { readonly instance: Instance; readonly pids: readonly number[] | undefined }[],
     from: Side,
   ): Promise<never> {
     const unreleased = await this.release();
     const names = late.map(({ instance }) => `"${instance.pooler.connection}"`).join(', ');
-    const pids = late.flatMap((one) => one.pids);
+    const pids = late.flatMap((one) => one.pids ?? []);
     const who = await this.asked.openTransactions?.(from, pids, 0).catch(() => null);
+    const nobody = late.some((one) => one.pids === undefined) ? 'a console that does not answer' : 'nobody any more';
     const blocked = promotionBlocked(
-      `PgBouncer ${names} did not come to rest within ${this.setup.pauseTimeoutMs} ms. In the way: ${who ?? 'nobody any more'}`,
+      `PgBouncer ${names} did not come to rest within ${this.setup.pauseTimeoutMs} ms. In the way: ${who ?? nobody}`,
     );
     throw unreleased.length === 0 ? blocked : notReleased(unreleased, blocked);
   }
@@ -210,6 +224,7 @@ class PgBouncerPools implements Pools {
   }
 
   async #releaseOne(instance: Instance, wanted: WritesAre): Promise<readonly Unreleased[]> {
+    await this.#loading.get(instance);
     for (let attempt = 1; ; attempt++) {
       try {
         await instance.settle(wanted, this.#ours.has(instance));
