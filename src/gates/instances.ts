@@ -36,6 +36,7 @@ export async function readInstances(
             extract(epoch FROM clock_timestamp() - r.seen_at)::float8 AS age_seconds
        FROM verdigris.router r
       WHERE r.migration = $1 AND r.seen_at > clock_timestamp() - $2::float8 * interval '1 ms'
+        AND NOT r.metrics ? 'ended'
       ORDER BY r.instance`,
     [migration, liveWithinMs],
   );

@@ -129,7 +129,10 @@ function withoutRouters({ lately, opened, now, atLeast = 0 }: Presence): string 
 function silentSince(opened: RouterSnapshots, { at, stale }: RouterSnapshots): RouterSnapshot[] {
   const stageSeconds = secondsBetween(opened.at, at);
   // One that is only just silent is a metrics page: these are told as unreachable.
-  return stale.filter(({ ageSeconds }) => ageSeconds > LIVE_SECONDS && ageSeconds <= stageSeconds + LIVE_SECONDS);
+  return stale.filter(
+    ({ ageSeconds, metrics }) =>
+      metrics.ended !== true && ageSeconds > LIVE_SECONDS && ageSeconds <= stageSeconds + LIVE_SECONDS,
+  );
 }
 
 /** Traffic that no longer comes to green. Where it is small everywhere, it is waited for as before. */

@@ -43,10 +43,14 @@ export async function readRouterSnapshots(session: Session, migration: string): 
   }
   return sampleOf({
     at: (rows[0]?.at ?? new Date()).toISOString(),
-    live: snapshots.filter((snapshot) => snapshot.ageSeconds <= LIVE_SECONDS),
-    stale: snapshots.filter((snapshot) => snapshot.ageSeconds > LIVE_SECONDS),
+    live: snapshots.filter(isLive),
+    stale: snapshots.filter((snapshot) => !isLive(snapshot)),
     unreadable,
   });
+}
+
+function isLive({ ageSeconds, metrics }: RouterSnapshot): boolean {
+  return ageSeconds <= LIVE_SECONDS && metrics.ended !== true;
 }
 
 /** Adds the questions to what was read. */

@@ -81,7 +81,7 @@ export class RouteWatch {
   }
 
   async close(): Promise<void> {
-    this.#heartbeat.stop();
+    await this.#heartbeat.end();
     await Promise.all([this.#links.blue.close(), this.#links.green.close()]);
   }
 

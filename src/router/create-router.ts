@@ -212,7 +212,7 @@ class ApplicationRouter implements Router {
   }
 
   async close(): Promise<void> {
-    this.#heartbeat.stop();
+    await this.#heartbeat.end();
     await Promise.all([this.#links.blue.close(), this.#links.green.close()]);
     await Promise.all([this.#pools.blue.close(), this.#pools.green.close(), this.#mirror?.close()]);
   }

@@ -2,6 +2,7 @@ import { sqlState } from '../postgres/sqlstate.js';
 import { Coalesced } from './coalesced.js';
 import type { RouterLogger } from './logger.js';
 import type { RequestMetrics } from './metrics.js';
+import type { RouterMetrics } from './metrics-snapshot.js';
 import type { Routes } from './routes.js';
 import type { SideLink } from './side-link.js';
 import type { Side } from '../side.js';
@@ -26,6 +27,7 @@ export class Heartbeat {
   readonly #options: HeartbeatOptions;
   readonly #beats = new Coalesced(() => this.#beat());
   #timer: NodeJS.Timeout | undefined;
+  #hasEnded = false;
 
   constructor(options: HeartbeatOptions) {
     this.#options = options;
@@ -36,8 +38,11 @@ export class Heartbeat {
     this.#timer.unref();
   }
 
-  stop(): void {
+  /** Beats no more, and says so: one that just falls silent may have been cut off. Never fails. */
+  async end(): Promise<void> {
     clearInterval(this.#timer);
+    this.#hasEnded = true;
+    await this.beat();
   }
 
   /** Beats now; never fails. */
@@ -51,7 +56,8 @@ export class Heartbeat {
     const link = links[route.writesOn];
     if (route.epoch === 0 || !link.isUp || !link.hasState) return;
     try {
-      const beat = [migration, instance, route.epoch, route.generation, JSON.stringify(metrics.snapshot())];
+      const counted: RouterMetrics = this.#hasEnded ? { ...metrics.snapshot(), ended: true } : metrics.snapshot();
+      const beat = [migration, instance, route.epoch, route.generation, JSON.stringify(counted)];
       await (version === undefined ? link.query(BEAT, beat) : link.query(BEAT_WITH_VERSION, [...beat, version]));
     } catch (error) {
       logger.debug({ side: link.side, code: sqlState(error) }, 'router: the heartbeat was not written');

@@ -77,4 +77,6 @@ export interface RouterMetrics {
   readonly mirroredReads?: Readonly<
     Record<'same' | 'different' | 'failed' | 'unsettled' | 'skipped', number> & { examples: readonly MirrorExample[] }
   >;
+  /** The last word of a router that was closed. */
+  readonly ended?: true;
 }

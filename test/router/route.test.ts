@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { readRouterSnapshots } from '../../src/gates/router-source.js';
+import { holdOf, NOTHING_YET } from '../../src/gates/lately.js';
+import { readRouterSnapshots, type RouterSample } from '../../src/gates/router-source.js';
+import { windowBetween } from '../../src/gates/window.js';
 import { withSession } from '../../src/postgres/session.js';
 import { createRouter } from '../../src/router/index.js';
 import { Routes } from '../../src/router/routes.js';
@@ -54,6 +56,35 @@ test('after a promotion and its rollback writes are on blue again', async () => 
   await sides.open('blue');
   expect((await router.write('u', 'INSERT INTO item VALUES (2)')).side).toBe('blue');
   expect(router.route()).toMatchObject({ writesOn: 'blue', greenReadPercent: 0 });
+});
+
+test('a router that is closed says so: it is not waited for, and not taken for one that was cut off', async () => {
+  const [stays, ends] = [await sides.router(), await sides.router()];
+  const read = async (): Promise<RouterSample> =>
+    withSession(asDatabase(sides.blue, 'blue'), { purpose: 'test' }, (session) =>
+      readRouterSnapshots(session, MIGRATION),
+    );
+  let sample = await read();
+  await until(async () => (sample = await read()).live.length === 2);
+  const opened = sample;
+  await ends.close();
+  sample = await read();
+  expect(sample.live.map(({ instance }) => instance)).toEqual([stays.instance]);
+  expect(sample.stale).toMatchObject([{ instance: ends.instance, metrics: { ended: true } }]);
+
+  const aMinuteLater = {
+    ...sample,
+    at: new Date(Date.parse(sample.at) + 60_000).toISOString(),
+    stale: sample.stale.map((one) => ({ ...one, ageSeconds: 60 })),
+  };
+  const presence = { lately: NOTHING_YET, window: windowBetween(opened, aMinuteLater), opened, now: aMinuteLater };
+  expect(holdOf(presence)).toBeUndefined();
+  const cutOff = sample.stale.map((one) => {
+    const { ended, ...metrics } = one.metrics;
+    expect(ended).toBe(true);
+    return { ...one, ageSeconds: 60, metrics };
+  });
+  expect(holdOf({ ...presence, now: { ...aMinuteLater, stale: cutOff } })).toContain(ends.instance);
 });
 
 describe('without a run', () => {
