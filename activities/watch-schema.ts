@@ -5,6 +5,7 @@ import {
   beginSchemaWatch,
   isWatched,
   lookAtSchema,
+  takeOverFollowing,
   takeOverServing,
   type Acceptance,
   type Watched,
@@ -20,6 +21,11 @@ const LOOK_EVERY_MS = 3_000;
 const SHARE = 30;
 /** How long one statement of a look may take, ms: thousands of tables take some seconds. */
 const LOOK_WITHIN_MS = 60_000;
+
+export interface TakenOver {
+  readonly onlyOnGreen: readonly string[];
+  readonly droppedOnBlue: readonly string[];
+}
 
 /** Activities that watch for DDL. */
 export function watchSchemaActivities(dependencies: ActivityDependencies) {
@@ -70,14 +76,17 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
       ),
 
     /**
-     * In the standby window nothing is held: what has changed on green was told.
+     * In the standby window nothing is held: what has changed on a side was told.
      *
-     * @returns tables and columns of green that have no way back to blue
+     * @returns tables and columns of green that have no way back to blue, and those that blue has lost
      */
-    takeSchemaOver: (ref: RunRef, side: Side, what: string): Promise<{ onlyOnGreen: readonly string[] }> =>
-      perform(dependencies, ref, async (work) => ({
-        onlyOnGreen: await takeOverServing(await watchedBy(work, ref, side), what),
-      })),
+    takeSchemaOver: (ref: RunRef, side: Side, what: string): Promise<TakenOver> =>
+      perform(dependencies, ref, async (work) => {
+        const watched = await watchedBy(work, ref, side);
+        return side === 'green'
+          ? { onlyOnGreen: await takeOverServing(watched, what), droppedOnBlue: [] }
+          : { onlyOnGreen: [], droppedOnBlue: await takeOverFollowing(watched, what) };
+      }),
   };
 }
 

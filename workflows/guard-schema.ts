@@ -1,9 +1,11 @@
 import { condition, sleep } from '@temporalio/workflow';
+import type { TakenOver } from '../activities/watch-schema.js';
 import type { Acceptance } from '../src/postgres/ddl/schema-watch.js';
 import type { Side } from '../src/side.js';
 import { act } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
+import type { Alarm } from './lib/status.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { StepOptions, Story } from './lib/story.js';
 
@@ -68,20 +70,44 @@ export async function schemaHasStayed(story: Story, ref: RunRef, options: StepOp
 }
 
 /** In the standby window: DDL on green, which serves, is not replicated to blue and may stop the way back. It only warns. */
-export async function watchGreenSchema(story: Story, ref: RunRef): Promise<never> {
+export function watchGreenSchema(story: Story, ref: RunRef): Promise<never> {
+  return tellChanges(story, ref, 'green', {
+    about: 'schema',
+    means: 'It is not replicated: a change that blue does not have may stop the feed to it',
+    next: 'take it back, or make it on blue as well, until the run is retired',
+  });
+}
+
+/** In the standby window: what DDL takes from blue is missing after a rollback, though the feed may live. It only warns. */
+export function watchBlueSchema(story: Story, ref: RunRef): Promise<never> {
+  return tellChanges(story, ref, 'blue', {
+    about: 'blueSchema',
+    means: 'A rollback goes back to blue as it is then, without what was dropped there',
+    next: 'undo it on blue, where that brings everything back',
+  });
+}
+
+interface Meaning {
+  readonly about: Alarm['about'];
+  readonly means: string;
+  readonly next: string;
+}
+
+async function tellChanges(story: Story, ref: RunRef, side: Side, meaning: Meaning): Promise<never> {
+  const { run } = story;
   for (;;) {
-    const what = await changeOf(story, ref, 'green');
-    const why = `${what}. It is not replicated: a change that blue does not have may stop the feed to it`;
-    story.run.alarm('schema', what, why, 'take it back, or make it on blue as well, until the run is retired');
+    const what = await changeOf(story, ref, side);
+    run.alarm(meaning.about, what, `${what}. ${meaning.means}`, meaning.next);
     try {
-      const taken = (await act('told').takeSchemaOver(ref, 'green', what)) as
-        { onlyOnGreen: readonly string[] } | undefined;
-      story.run.sawOnlyOnGreen(taken?.onlyOnGreen ?? []);
+      // A worker of an earlier version says nothing, or less.
+      const taken = (await act('told').takeSchemaOver(ref, side, what)) as Partial<TakenOver> | undefined;
+      if (side === 'green') run.sawOnlyOnGreen(taken?.onlyOnGreen ?? []);
+      else run.sawDroppedOnBlue(taken?.droppedOnBlue ?? []);
     } catch (error) {
       if (isCancelled(error)) throw error;
-      story.run.warn([`DDL on green is told, and can't be noted as told: ${failureMessage(error)}`]);
+      run.warn([`DDL on ${side} is told, and can't be noted as told: ${failureMessage(error)}`]);
       // The watch would see the same change at once.
-      await sleep('5 minutes', { summary: 'watch green for DDL again' });
+      await sleep('5 minutes', { summary: `watch ${side} for DDL again` });
     }
   }
 }

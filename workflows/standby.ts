@@ -1,8 +1,8 @@
-import { condition, sleep } from '@temporalio/workflow';
+import { condition, patched, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import type { StandbyHealth, StandbyState } from '../src/postgres/standby.js';
 import { finishLater } from './finish-move.js';
-import { watchGreenSchema } from './guard-schema.js';
+import { watchBlueSchema, watchGreenSchema } from './guard-schema.js';
 import { act } from './lib/activities.js';
 import { expiredApproval } from './lib/approval-question.js';
 import { beside } from './lib/beside.js';
@@ -23,7 +23,9 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
     why: `blue is kept current until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`,
   });
   const feed = ({ run }: Story): Promise<never> => watchFeed(run, ref);
-  const looks = [feed, compareRegularly, watchGreen, ...(run.finishOwed === null ? [] : [finishLater])];
+  // A run that an earlier version has brought here looks at green alone.
+  const blue = patched('blue is watched for DDL in the standby window') ? [watchBlueSchema] : [];
+  const looks = [feed, compareRegularly, watchGreen, ...blue, ...(run.finishOwed === null ? [] : [finishLater])];
   const watch = (): Promise<void> =>
     inParallel(looks, looks.length, async (look) => {
       await look(story, ref);

@@ -1,7 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { armFence, dropFence } from '../../src/postgres/fence.js';
 import { dropDdlTriggers, installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
-import { acceptSchema, beginSchemaWatch, lookAtSchema, type Watched } from '../../src/postgres/ddl/schema-watch.js';
+import {
+  acceptSchema,
+  beginSchemaWatch,
+  lookAtSchema,
+  takeOverFollowing,
+  type Watched,
+} from '../../src/postgres/ddl/schema-watch.js';
 import { readCatalogSignature } from '../../src/postgres/ddl/table-facts.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { closeSession, openSession, withSession, type Databases, type Session } from '../../src/postgres/session.js';
@@ -174,6 +180,21 @@ describe.each(['pg15', 'pg18'] as const)('DDL on %s', (server) => {
     );
     expect((await accept()).refused).toBeNull();
     expect(await what()).toBeNull();
+  });
+
+  it('on a side that only follows is taken over with what it has lost there, whether or not that was made anew', async () => {
+    await asApplication(
+      'CREATE TABLE shop.archive (id int PRIMARY KEY); CREATE TABLE shop.rest (id int, a int, b int)',
+    );
+    expect(await takeOverFollowing(watched, 'made')).toEqual([]);
+    await asApplication('ALTER TABLE shop.rest DROP COLUMN a; ALTER TABLE shop.rest ADD COLUMN c int');
+    expect(await takeOverFollowing(watched, 'a column')).toEqual(['column shop.rest.a']);
+    await asApplication('DROP TABLE shop.archive; CREATE TABLE shop.archive (id int PRIMARY KEY)');
+    const dropped = ['column shop.rest.a', 'table shop.archive'];
+    expect(await takeOverFollowing(watched, 'a table')).toEqual(dropped);
+    expect(await what()).toBeNull();
+    await asApplication('DROP TABLE shop.archive; DROP TABLE shop.rest');
+    expect(await takeOverFollowing(watched, 'both')).toEqual([...dropped, 'table shop.rest']);
   });
 
   it('never fails because of the event trigger, and is noticed without one', async () => {

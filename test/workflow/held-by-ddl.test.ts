@@ -146,6 +146,29 @@ describe.concurrent('DDL on blue', () => {
     expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
   });
 
+  it('on blue, in the standby window, is told; what was dropped there is lost for a rollback, which says so', async () => {
+    let told = 0;
+    const run = await runs.begin({
+      watchSchema: (own, _ref, side) => {
+        if (side === 'green' || own.writesOn === 'blue' || told++ > 0) return untilCancelled();
+        return { what: "blue's schema has changed: table public.archive is gone" };
+      },
+      takeSchemaOver: (_run, _ref, side) => ({
+        ...{ onlyOnGreen: [], droppedOnBlue: side === 'blue' ? ['table public.archive'] : [] },
+      }),
+    });
+    const status = await until(run.handle, 'told', (s) => s.rollback.loses !== undefined);
+    expect(status.rollback.loses).toBe('what was in table public.archive, dropped on blue since the promotion');
+    expect(status.alarms).toMatchObject([
+      { about: 'blueSchema', why: expect.stringMatching(/archive is gone/) as string },
+    ]);
+    await expect(run.handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toMatchObject({
+      cause: { message: expect.stringMatching(/would lose what was in table public\.archive/) as string },
+    });
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
+  });
+
   it('on green that can be told and not be noted is told all the same: nothing is rolled back, since green serves', async () => {
     const run = await runs.begin({
       watchSchema: (_run, _ref, side) => (side === 'blue' ? untilCancelled() : { what: "green's schema has changed" }),

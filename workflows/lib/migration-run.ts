@@ -87,6 +87,7 @@ export class MigrationRun {
   readonly #asked = new Map<string, number>();
   #feed: RollbackSafety = { safe: true, why: 'blue follows green: writes can go back without a loss' };
   #difference: string | null = null;
+  #droppedOnBlue: string | null = null;
 
   constructor(
     identity: RunIdentity,
@@ -183,22 +184,25 @@ export class MigrationRun {
     this.#judgeWayBack();
   }
 
+  /** What was dropped on blue since the promotion: the feed does not bring it back. */
+  sawDroppedOnBlue(dropped: readonly string[]): void {
+    this.#droppedOnBlue =
+      dropped.length === 0 ? null : `what was in ${dropped.join(', ')}, dropped on blue since the promotion`;
+    this.#judgeWayBack();
+  }
+
   /** What a rollback would lose although the feed lives, in words; null when nothing is known. */
   get wouldStrand(): string | null {
-    const known = [this.#difference, this.onlyOnGreen].filter((one) => one !== null);
+    const known = [this.#difference, this.onlyOnGreen, this.#droppedOnBlue].filter((one) => one !== null);
     return known.length === 0 ? null : known.join('; ');
   }
 
   /** A feed that lives does not bring what blue has missed, nor what is not published. */
   #judgeWayBack(): void {
-    const why = this.#difference;
-    if (this.#feed.loses !== undefined) return this.#set({ rollback: this.#feed });
-    if (why === null && this.onlyOnGreen !== null) {
-      const loses = this.onlyOnGreen;
-      return this.#set({ rollback: { safe: false, why: `there is no way back for ${loses}`, loses } });
-    }
-    if (why === null) return this.#set({ rollback: this.#feed });
-    this.#set({ rollback: { safe: false, why: `blue is not what green is: ${why}`, loses: why } });
+    const loses = this.wouldStrand;
+    if (this.#feed.loses !== undefined || loses === null) return this.#set({ rollback: this.#feed });
+    const why = this.#difference === null ? `there is no way back for ${loses}` : `blue is not what green is: ${loses}`;
+    this.#set({ rollback: { safe: false, why, loses } });
   }
 
   verified({ scope, ...found }: VerificationSummary & { readonly scope: 'all' | 'changed' }): void {

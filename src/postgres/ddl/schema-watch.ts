@@ -198,6 +198,30 @@ export async function takeOverServing(green: Watched, what: string): Promise<str
   ];
 }
 
+/**
+ * Takes blue's schema over while it only follows.
+ *
+ * @returns tables and columns that were dropped there since writes moved, in words, made anew or not: what was in them is
+ * missing after a rollback
+ */
+export async function takeOverFollowing(blue: Watched, what: string): Promise<string[]> {
+  const { session, runId } = blue;
+  const key: ProgressKey = { runId, step: 'dropped since the promotion', object: 'blue' };
+  const { differences } = await lookAtSchema(blue);
+  const known = (await readProgress<readonly string[]>(session, key))?.state ?? [];
+  const dropped = [...new Set([...known, ...differences.flatMap(droppedBy)])];
+  await writeProgress(session, key, dropped, false);
+  await takeOver(blue, what);
+  return dropped;
+}
+
+function droppedBy({ table, kind, name, before, after }: Difference): string[] {
+  if (before === null) return [];
+  // The identity of what was made anew is another one.
+  if (kind === 'identity' || (kind === 'table' && after === null)) return [`table ${table}`];
+  return kind === 'column identity' || (kind === 'column' && after === null) ? [`column ${table}.${name}`] : [];
+}
+
 /** Takes the schema as it is now for the one that the next look is compared with. */
 export async function takeOver(watched: Watched, what: string): Promise<void> {
   await writeBaseline(watched);
