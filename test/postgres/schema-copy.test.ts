@@ -39,9 +39,9 @@ interface Pair {
   close(): Promise<void>;
 }
 
-async function pair(from: TestServer, purpose: string, blueSql: string): Promise<Pair> {
+async function pair(from: TestServer, purpose: string, blueSql: string, to: TestServer = 'pg18'): Promise<Pair> {
   const blueDb = await testDatabase(from, `${purpose} blue`);
-  const greenDb = await testDatabase('pg18', `${purpose} green`);
+  const greenDb = await testDatabase(to, `${purpose} green`);
   for (const { config } of [blueDb, greenDb]) {
     await withClient(config, (client) =>
       client.query(
@@ -145,6 +145,70 @@ describe.each(['pg15', 'pg18'] as const)('a copy from %s to 18', (server) => {
     expect(await dropCopiedSchema(p.context)).toEqual([]);
   });
 });
+
+describe.each([
+  ['pg15', 'pg15'],
+  ['pg18', 'pg18'],
+  ['pg15', 'pg18'],
+] as const)(
+  'expressions that a server writes in another way when it has read its own words, from %s to %s',
+  (from, to) => {
+    const ONE_OF = `status IN ('a', 'b')`;
+    const EXPRESSIONS = `
+    CREATE SCHEMA shop;
+    CREATE DOMAIN shop.state AS varchar(20) DEFAULT 'a' CHECK (VALUE IN ('a', 'b')) CHECK (VALUE NOT IN ('y', 'z'));
+    CREATE FUNCTION shop.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE FUNCTION shop.is_one(status varchar, other boolean DEFAULT 'x'::varchar IN ('a', 'b')) RETURNS boolean LANGUAGE sql
+      RETURN ${ONE_OF};
+    CREATE TABLE shop."user" (
+      id int PRIMARY KEY, status varchar(20) CHECK (${ONE_OF}), other boolean DEFAULT ('x'::varchar IN ('a', 'b')),
+      made boolean GENERATED ALWAYS AS (${ONE_OF}) STORED, period int4range,
+      EXCLUDE USING gist (period WITH &&) WHERE (${ONE_OF}));
+    ALTER TABLE shop."user" ADD CONSTRAINT later CHECK (status NOT IN ('y', 'z')) NOT VALID;
+    CREATE INDEX part ON shop."user" (id) WHERE ${ONE_OF};
+    CREATE STATISTICS shop.of_both ON (${ONE_OF}), id FROM shop."user";
+    CREATE VIEW shop.few AS SELECT id, ${ONE_OF} AS one FROM shop."user" WHERE ${ONE_OF};
+    CREATE MATERIALIZED VIEW shop.kept AS SELECT id, status FROM shop."user" WHERE ${ONE_OF};
+    CREATE INDEX kept_part ON shop.kept (id) WHERE ${ONE_OF};
+    CREATE POLICY own ON shop."user" USING (${ONE_OF}) WITH CHECK (${ONE_OF});
+    CREATE RULE never AS ON DELETE TO shop."user" WHERE OLD.${ONE_OF} DO INSTEAD NOTHING;
+    CREATE TRIGGER touch BEFORE UPDATE ON shop."user" FOR EACH ROW WHEN (NEW.${ONE_OF}) EXECUTE FUNCTION shop.touch();
+    CREATE TABLE shop.event (id int, status varchar(20), CHECK (${ONE_OF})) PARTITION BY LIST (status);
+    CREATE TABLE shop.event_a PARTITION OF shop.event FOR VALUES IN ('a', 'b');
+    CREATE INDEX event_part ON shop.event (id) WHERE ${ONE_OF};
+    CREATE INDEX event_alone ON ONLY shop.event (status) WHERE ${ONE_OF};`;
+
+    it('are no difference; another expression is one', async () => {
+      const p = await pair(from, 'expressions', EXPRESSIONS, to);
+      open.push(p);
+      await applyAll(p.context, await read(p.blueDatabase));
+      expect(await compare(p)).toEqual([]);
+
+      await p.green.query(`
+      ALTER TABLE shop."user" DROP CONSTRAINT user_status_check, ADD CONSTRAINT user_status_check CHECK (status IN ('a', 'c'));
+      DROP INDEX shop.part; CREATE INDEX part ON shop."user" (id) WHERE status IN ('a', 'c');
+      CREATE OR REPLACE VIEW shop.few AS SELECT id, ${ONE_OF} AS one FROM shop."user" WHERE status IN ('a', 'c');
+      ALTER POLICY own ON shop."user" USING (status IN ('a', 'c'));
+      DROP TRIGGER touch ON shop."user";
+      CREATE TRIGGER touch BEFORE UPDATE ON shop."user" FOR EACH ROW WHEN (NEW.status IN ('a', 'c')) EXECUTE FUNCTION shop.touch();
+      ALTER TABLE shop."user" ALTER COLUMN other DROP DEFAULT`);
+      const severity = from === to ? 'error' : 'warning';
+      const found = (await compare(p)).filter(({ difference }) => !difference.startsWith('has default'));
+      expect(found.map((each) => `${each.severity} ${each.kind} ${each.object}`).sort()).toEqual(
+        [
+          `column shop.user.other`,
+          'constraint shop.user.user_status_check',
+          'index shop.part',
+          'policy shop.user.own',
+          'trigger shop.user.touch',
+          'view shop.few',
+        ].map((object) => `${severity} ${object}`),
+      );
+      const { rows } = await p.green.query(`SELECT FROM pg_class WHERE pg_is_other_temp_schema(relnamespace) IS NULL`);
+      expect(rows).toEqual([]);
+    });
+  },
+);
 
 describe('the copy', () => {
   const SMALL = `

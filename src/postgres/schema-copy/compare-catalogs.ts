@@ -6,6 +6,7 @@ import { describeCatalog, PARTITION_IDENTITY, relationOf, type DescribedObject }
 import { readUserObjects } from './created-objects.js';
 import { excludedRelations } from './excluded-relations.js';
 import { canGiveOwnership } from './ownership-given.js';
+import { readAgain } from './read-again.js';
 
 /** Something in which green's schema is not blue's. */
 export interface CatalogDifference {
@@ -48,11 +49,16 @@ export async function compareCatalogs(
   const extra = [...found].flatMap(([key, object]) =>
     wanted.has(key) || isAdded(object) || isMadeByItself(object) ? [] : [onlyOnGreen(object)],
   );
-  const changed = [...wanted].flatMap(([key, object]) => {
+  const changed: CatalogDifference[] = [];
+  for (const [key, object] of wanted) {
     const other = found.get(key);
-    const all = other === undefined ? [] : differences(object, other, ownersAndGrants, sameVersion);
-    return notNull.has(key) ? all.filter(({ difference }) => !difference.startsWith('not null is true')) : all;
-  });
+    if (other === undefined) continue;
+    const facts = differentFacts(object, other, ownersAndGrants);
+    changed.push(
+      ...(notNull.has(key) ? facts.filter(({ difference }) => !difference.startsWith('not null is true')) : facts),
+      ...(await differentTexts(green, object, other, sameVersion)),
+    );
+  }
   return [...missing, ...changed, ...extra];
 }
 
@@ -133,14 +139,9 @@ function isOnlyToldOf(object: DescribedObject, fact: string): boolean {
   return fact === PARTITION_IDENTITY || (isMadeByItself(object) && OWNERSHIP.has(fact));
 }
 
-function differences(
-  blue: DescribedObject,
-  green: DescribedObject,
-  ownersAndGrants: boolean,
-  sameVersion: boolean,
-): CatalogDifference[] {
+function differentFacts(blue: DescribedObject, green: DescribedObject, ownersAndGrants: boolean): CatalogDifference[] {
   const { kind, object } = blue;
-  const facts = Object.keys(blue.facts)
+  return Object.keys(blue.facts)
     .filter((name) => ownersAndGrants || !OWNERSHIP.has(name))
     .filter((name) => name !== PARTITION_IDENTITY || (blue.facts[name] !== null && green.facts[name] !== null))
     .filter((name) => JSON.stringify(blue.facts[name]) !== JSON.stringify(green.facts[name]))
@@ -153,14 +154,34 @@ function differences(
         difference: `${name} is ${is} on green and ${was} on blue`,
       };
     });
-  const text = Object.keys(blue.text)
-    .filter((name) => bare(blue.text[name]) !== bare(green.text[name]))
-    .map((name): CatalogDifference => {
-      const [is, was] = [shown(green.text[name]), shown(blue.text[name])];
-      const severity = sameVersion ? 'error' : 'warning';
-      return { severity, kind, object, difference: `${name} is ${is} on green and ${was} on blue` };
+}
+
+/**
+ * A server may write in another way what it has read from its own words (see read-again.ts): only what green makes of
+ * blue's text can be another one for certain, and only where both are of one version.
+ */
+async function differentTexts(
+  session: Session,
+  blue: DescribedObject,
+  green: DescribedObject,
+  sameVersion: boolean,
+): Promise<CatalogDifference[]> {
+  const { kind, object } = blue;
+  const different: CatalogDifference[] = [];
+  for (const name of Object.keys(blue.text)) {
+    const [was, is] = [blue.text[name] ?? null, green.text[name] ?? null];
+    if (bare(was) === bare(is)) continue;
+    const read = was === null || is === null ? was : await readAgain(session, blue, name);
+    if (read !== undefined && bare(read) === bare(is)) continue;
+    const severity = sameVersion && read !== undefined ? 'error' : 'warning';
+    different.push({
+      severity,
+      kind,
+      object,
+      difference: `${name} is ${shown(is)} on green and ${shown(was)} on blue`,
     });
-  return [...facts, ...text];
+  }
+  return different;
 }
 
 /**
