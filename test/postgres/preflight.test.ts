@@ -324,6 +324,8 @@ describe('a connection', () => {
     );
     await onBlue('CREATE SEQUENCE public.counter');
     undo.push(() => onBlue('DROP SEQUENCE public.counter'));
+    await onBlue('ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY');
+    undo.push(() => onBlue('ALTER TABLE public.orders DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY'));
     const as = (database: Database): Database => ({
       ...database,
       config: { ...database.config, user, password: 'secret-of-user' },
@@ -334,6 +336,11 @@ describe('a connection', () => {
     expect(errors.filter((name) => name === 'privileges blue')).toHaveLength(3);
     expect(errors).toContain('table-ownership blue');
     expect(errors).toContain('sequence-privileges blue');
+    expect(errors).toContain('row-level-security blue');
+    expect(only(findings, 'forced-row-security')).toMatchObject([
+      { severity: 'error', side: 'green', object: 'public.orders', remedy: expect.stringContaining(user) as string },
+    ]);
+    expect(only(await check(), 'forced-row-security')).toEqual([]);
     expect(only(findings, 'visibility')).toMatchObject(
       ['blue', 'green'].map((side) => ({
         ...{ severity: 'error', side, remedy: `GRANT pg_monitor TO ${user}` },

@@ -8,7 +8,7 @@ import {
   workerProcesses,
 } from './capacity.js';
 import type { PairCheck, SideCheck } from './check.js';
-import { eventTriggers, replicaTriggers, rowLevelSecurity, rules, swallowedErrors } from './code.js';
+import { eventTriggers, forcedRowSecurity, replicaTriggers, rowLevelSecurity, rules, swallowedErrors } from './code.js';
 import { otherConsumers, otherSubscriptions } from './consumers.js';
 import { largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
 import {
@@ -93,6 +93,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   extensions,
   roles,
   ownership,
+  forcedRowSecurity,
   peerConnection,
   standbyOrigin,
   standbyReplay,

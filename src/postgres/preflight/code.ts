@@ -1,5 +1,6 @@
 import { formatTableName } from '../../plan/table-name.js';
-import { BOTH_SIDES, oneRow, type Found, type SideCheck } from './check.js';
+import { ident } from '../identifier.js';
+import { BOTH_SIDES, NEW_GREEN, oneRow, type Found, type PairCheck, type SideCheck } from './check.js';
 import { listed } from './finding.js';
 
 /** Checks of code in a database: triggers, rules, policies, functions. */
@@ -91,6 +92,36 @@ export const rowLevelSecurity: SideCheck = {
         object: listed(hidden),
         message: 'row level security applies to this user: rows that it does not see would be missing on green',
         remedy: 'ALTER ROLE ... BYPASSRLS for the user of the connection',
+      },
+    ];
+  },
+};
+
+/** On green everything is applied, read and compared by its user: where policies are forced, the owner's rights are not enough. */
+export const forcedRowSecurity: PairCheck = {
+  name: 'forced-row-security',
+  methods: NEW_GREEN,
+  run: async ({ blue, green }) => {
+    const { bypass, user } = await oneRow<{ bypass: boolean; user: string }>(
+      green.session,
+      'SELECT rolsuper OR rolbypassrls AS bypass, rolname::text AS user FROM pg_roles WHERE rolname = current_user',
+    );
+    if (bypass) return [];
+    const moved = await blue.tables();
+    const { rows } = await blue.session.query<{ oid: string }>(
+      `SELECT oid::text FROM pg_class WHERE relrowsecurity AND relforcerowsecurity AND oid = ANY ($1::oid[])`,
+      [moved.map(({ oid }) => oid)],
+    );
+    const forced = new Set(rows.map(({ oid }) => oid));
+    if (forced.size === 0) return [];
+    return [
+      {
+        side: 'green',
+        severity: 'error',
+        object: listed(moved.filter(({ oid }) => forced.has(String(oid))).map(({ name }) => formatTableName(name))),
+        message:
+          'these tables have FORCE ROW LEVEL SECURITY: once green has their policies, replication into them is refused, again and again',
+        remedy: `As a superuser of green: ALTER ROLE ${ident(user)} BYPASSRLS; or ALTER TABLE ... NO FORCE ROW LEVEL SECURITY on blue`,
       },
     ];
   },
