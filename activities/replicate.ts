@@ -4,10 +4,12 @@ import { copyAnew } from '../src/postgres/bootstrap/copy-anew.js';
 import { tablesync } from '../src/postgres/bootstrap/tablesync.js';
 import { describePhysicalSlot, readAbandonedSlot } from '../src/postgres/bootstrap/standby/physical-slot.js';
 import { feedName } from '../src/postgres/feed.js';
-import { parseSize, waitUntilCaughtUp } from '../src/postgres/lag.js';
+import { parseSize, refuseLostSlots, waitUntilCaughtUp } from '../src/postgres/lag.js';
 import { claimBlue, claimDatabases } from '../src/postgres/ownership.js';
 import { ensureSlot } from '../src/postgres/replication-slot.js';
-import { judgeRetainedWal, readRetainedWal, retainedWalExceeded } from '../src/postgres/retained-wal.js';
+import { judgeRetainedWal, lacksSlots, readRetainedWal, retainedWalExceeded } from '../src/postgres/retained-wal.js';
+import type { Session } from '../src/postgres/session.js';
+import { isAway } from '../src/postgres/standby.js';
 import { recordEvent } from '../src/postgres/state.js';
 import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import { streamNames } from '../src/postgres/streams.js';
@@ -60,24 +62,34 @@ export function replicateActivities(dependencies: ActivityDependencies) {
         return result;
       }),
 
-    /** Watches the WAL that blue keeps for green; returns when its level is no longer `known`, fails at the limit. */
+    /** Watches the WAL that blue keeps for green; returns when its level is no longer `known`, fails at the limit, or when a slot is gone. */
     watchRetainedWal: (ref: RunRef, known: WalLevel): Promise<RetainedWal> =>
       perform(dependencies, ref, async ({ run, session, signal, report }) => {
         const blue = await session('blue', 'retained WAL', watching(signal));
         const names = streamNames(run.migration, DIRECTION, ref.plan.replicate.streams);
         const limit = parseSize(ref.plan.replicate.maxRetainedWal);
+        const feed = feedName(run.migration, DIRECTION);
+        const noneMissing = refusesLostSlots(
+          () => session('green', 'retained WAL', watching(signal)),
+          blue,
+          feed,
+          names,
+        );
         let since = Date.now();
         let last = known;
         for (;;) {
           signal.throwIfAborted();
-          const { bytes } = await readRetainedWal(blue, names);
+          const wal = await readRetainedWal(blue, names);
+          const { bytes } = wal;
+          // A slot that is gone holds nothing back, which is no good news before green has been asked whether one is missing.
+          const unknown = lacksSlots(wal, names) && !(await noneMissing());
           // The slot that a promoted standby used is not ours to drop, and giving the run up would not free it: people are told.
           const abandoned = await readAbandonedSlot(blue, run);
-          const ofFeed = judgeRetainedWal(bytes, limit);
+          const ofFeed = unknown ? known : judgeRetainedWal(bytes, limit);
           const told = ofFeed === 'fine' && judgeRetainedWal(abandoned?.retainedBytes ?? 0, limit) !== 'fine';
           const level = told ? 'warn' : ofFeed;
           report({ retainedBytes: bytes, limit, level });
-          if (level === 'abort') throw retainedWalExceeded(feedName(run.migration, DIRECTION), bytes, limit);
+          if (level === 'abort') throw retainedWalExceeded(feed, bytes, limit);
           if (level !== last) since = Date.now();
           last = level;
           if (level !== known && Date.now() - since >= LEVEL_SETTLED_MS) {
@@ -119,4 +131,30 @@ export function replicateActivities(dependencies: ActivityDependencies) {
 function describeRetainedWal(bytes: number, limit: number): string {
   const gb = (n: number): string => `${(n / 2 ** 30).toFixed(1)} GB`;
   return `blue holds back ${gb(bytes)} of WAL for green; at ${gb(limit)} (replicate.maxRetainedWal) the run is given up`;
+}
+
+/**
+ * Asks green whether slots that are not there are missing: while nobody subscribes to them they are not made yet, or were
+ * dropped by a promotion.
+ *
+ * @returns false when green is away, so that nobody knows.
+ */
+function refusesLostSlots(
+  openGreen: () => Promise<Session>,
+  blue: Session,
+  feed: string,
+  names: readonly string[],
+): () => Promise<boolean> {
+  let green: Session | undefined;
+  return async () => {
+    try {
+      green ??= await openGreen();
+      await refuseLostSlots(blue, green, feed, names);
+      return true;
+    } catch (error) {
+      if (!isAway(error)) throw error;
+      green = undefined;
+      return false;
+    }
+  };
 }

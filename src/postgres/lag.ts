@@ -3,7 +3,7 @@ import { VerdigrisError } from '../errors.js';
 import type { Direction } from '../side.js';
 import { targetOf } from './feed.js';
 import { measureLag } from './marker.js';
-import { judgeRetainedWal, readRetainedWal, retainedWalExceeded } from './retained-wal.js';
+import { judgeRetainedWal, lacksSlots, readRetainedWal, retainedWalExceeded, slotsGone } from './retained-wal.js';
 import type { Session } from './session.js';
 import { streamsOfRun } from './streams.js';
 import { readSubscription } from './subscription.js';
@@ -19,9 +19,16 @@ export function parseSize(text: string): number {
   return Number(match[1]) * SIZE_UNITS[unit];
 }
 
-/** @throws VerdigrisError RetainedWalExceeded, before the slots of the feed fill the disk of their server. */
+/**
+ * For a feed whose slots have been made.
+ *
+ * @throws VerdigrisError RetainedWalExceeded, before they fill the disk of their server; ReplicationBroken when one is gone.
+ */
 export async function refuseTooMuchWal(session: Session, feed: string, maxBytes: number): Promise<void> {
-  const { bytes } = await readRetainedWal(session, await streamsOfRun(session, feed));
+  const names = await streamsOfRun(session, feed);
+  const wal = await readRetainedWal(session, names);
+  if (lacksSlots(wal, names)) throw slotsGone(feed, wal);
+  const { bytes } = wal;
   if (judgeRetainedWal(bytes, maxBytes) === 'abort') throw retainedWalExceeded(feed, bytes, maxBytes);
 }
 
@@ -77,4 +84,26 @@ export async function refuseBrokenFeed(target: Session, feed: string, direction:
       nextStep: 'find out who did that; start again after the rollback',
     });
   }
+}
+
+/**
+ * Refuses slots that are gone, for a look at a moment that nobody knows. Slots are made before the subscriptions and dropped
+ * after them: so they are gone for good only where the subscriptions are there before and after they are looked for.
+ *
+ * @throws VerdigrisError ReplicationBroken
+ */
+export async function refuseLostSlots(
+  source: Session,
+  target: Session,
+  feed: string,
+  names: readonly string[],
+): Promise<void> {
+  if (!(await areSubscribed(target, names))) return;
+  const wal = await readRetainedWal(source, names);
+  if (lacksSlots(wal, names) && (await areSubscribed(target, names))) throw slotsGone(feed, wal);
+}
+
+async function areSubscribed(target: Session, names: readonly string[]): Promise<boolean> {
+  for (const name of names) if ((await readSubscription(target, name)) === undefined) return false;
+  return true;
 }

@@ -23,6 +23,25 @@ export async function readRetainedWal(session: Session, names: readonly string[]
   return { bytes: Number(rows[0]?.bytes ?? 0), walStatus: rows[0]?.wal_status ?? null, slots: rows[0]?.slots ?? 0 };
 }
 
+/**
+ * Whether a feed that has slots can never go on: one is gone, or the server has invalidated it. Before all are made the
+ * answer is the same.
+ */
+export function lacksSlots({ slots, walStatus }: RetainedWal, names: readonly string[]): boolean {
+  return slots < names.length || walStatus === 'lost';
+}
+
+/** What a run says whose slots on blue are gone. */
+export function slotsGone(feed: string, { walStatus }: RetainedWal): VerdigrisError {
+  const how = walStatus === 'lost' ? 'was invalidated by its server' : 'was dropped';
+  return new VerdigrisError({
+    type: 'ReplicationBroken',
+    message: `a slot of the feed ${feed} ${how}: what it had still to send is lost, and green can't catch up any more`,
+    nextStep:
+      'find out why (max_slot_wal_keep_size, idle_replication_slot_timeout, or somebody who dropped it); start again after the rollback',
+  });
+}
+
 /** What retained WAL asks for, by the plan's limit. */
 export type RetainedWalVerdict =
   /** Nothing. */

@@ -3,7 +3,7 @@ import { dropSlots } from './feed-objects.js';
 import { feedName } from './feed.js';
 import { measureLag } from './marker.js';
 import type { Run } from './ownership.js';
-import { judgeRetainedWal, readRetainedWal } from './retained-wal.js';
+import { judgeRetainedWal, lacksSlots, readRetainedWal } from './retained-wal.js';
 import type { Session } from './session.js';
 import { isConnectionLost } from './sqlstate.js';
 import {
@@ -59,7 +59,7 @@ export async function lookAtStandby(
   const names = await streamsOfRun(green, feed);
   const wal = await readRetainedWal(green, names);
   if (confirmed?.dropped === true) return gone('dropped', DROPPED);
-  if (wal.slots < names.length || wal.walStatus === 'lost') return gone('broken', SLOT_GONE);
+  if (lacksSlots(wal, names)) return gone('broken', SLOT_GONE);
   const verdict = judgeRetainedWal(wal.bytes, limits.maxRetainedWal);
   // Before blue is asked anything: a blue that is away is what fills green's disk.
   if (verdict === 'abort') {
@@ -129,7 +129,7 @@ export async function whyFeedIsDead(
   const confirmed = await readConfirmed(green, run.runId);
   if (confirmed?.dropped === true) return DROPPED;
   const wal = await readRetainedWal(green, names);
-  if (wal.slots < names.length || wal.walStatus === 'lost') return SLOT_GONE;
+  if (lacksSlots(wal, names)) return SLOT_GONE;
   const blue = await openBlue();
   return (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, await readBlueIdentity(blue));
 }

@@ -123,6 +123,17 @@ describe('the pace of a copy', () => {
 });
 
 describe('a copy', () => {
+  it('whose slot somebody drops is given up at once', () =>
+    withPair('slot gone', async (pair) => {
+      await pair.planCopy();
+      const held = pair.hold();
+      await pair.phase('ready');
+      await pair.blue.query(
+        'SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()',
+      );
+      await expect(held.ended).rejects.toMatchObject({ type: 'ReplicationBroken' });
+    }));
+
   it('whose holder died keeps the tables that are finished and leaves the rest to tablesync', () =>
     withPair('copy_lost', async (pair) => {
       const parcels = await pair.planCopy();

@@ -13,7 +13,13 @@ import { ensurePublications, readStreams, streamNames } from '../../src/postgres
 import { ensureSubscription } from '../../src/postgres/subscription.js';
 import type { Side } from '../../src/side.js';
 import type { RunRef } from '../../workflows/lib/run-ref.js';
-import { asDatabase, testDatabase, type TestDatabase, type TestServer } from '../support/postgres.js';
+import {
+  asDatabase,
+  testDatabase,
+  type ServerAddress,
+  type TestDatabase,
+  type TestServer,
+} from '../support/postgres.js';
 
 export const MIGRATION = 'two-streams';
 
@@ -28,7 +34,7 @@ export class StreamPair {
     readonly green: Session,
   ) {}
 
-  static async start(servers: Readonly<Record<Side, TestServer>>, ddl: string): Promise<StreamPair> {
+  static async start(servers: Readonly<Record<Side, TestServer | ServerAddress>>, ddl: string): Promise<StreamPair> {
     const own = {
       blue: await testDatabase(servers.blue, 'streams b'),
       green: await testDatabase(servers.green, 'streams g'),

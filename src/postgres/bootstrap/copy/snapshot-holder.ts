@@ -4,7 +4,7 @@ import { VerdigrisError } from '../../../errors.js';
 import { parseSize } from '../../lag.js';
 import { backendPid } from '../../migrate/step-context.js';
 import { dropSlot, oldestWriter } from '../../replication-slot.js';
-import { judgeRetainedWal, readRetainedWal, retainedWalExceeded } from '../../retained-wal.js';
+import { judgeRetainedWal, lacksSlots, readRetainedWal, retainedWalExceeded, slotsGone } from '../../retained-wal.js';
 import { closeSession, openReplicationSession, openSession, type Session } from '../../session.js';
 import { streamNames } from '../../streams.js';
 import { answerTime, sessionsAtWork } from './blue-load.js';
@@ -134,7 +134,9 @@ async function hold(
   let lost = false;
   for (const holder of holders) holder.once('end', () => (lost = true));
   for (;;) {
-    const { bytes } = await readRetainedWal(blue, names);
+    const wal = await readRetainedWal(blue, names);
+    if (lacksSlots(wal, names)) throw slotsGone(names[0] ?? '', wal);
+    const { bytes } = wal;
     if (judgeRetainedWal(bytes, limit) === 'abort') throw retainedWalExceeded(names[0] ?? '', bytes, limit);
     const { phase, tables } = await watch.look();
     for (const table of tables) report(table);
