@@ -124,6 +124,11 @@ describe('preflight', () => {
       CREATE UNIQUE INDEX index_gone_a ON bad.index_gone (a);
       ALTER TABLE bad.index_gone REPLICA IDENTITY USING INDEX index_gone_a;
       DROP INDEX bad.index_gone_a;
+      CREATE TABLE bad.generated_key (a text, b text GENERATED ALWAYS AS (lower(a)) STORED PRIMARY KEY);
+      CREATE TABLE bad.generated_index (a text PRIMARY KEY, b text NOT NULL GENERATED ALWAYS AS (lower(a)) STORED);
+      CREATE UNIQUE INDEX generated_index_b ON bad.generated_index (a, b);
+      ALTER TABLE bad.generated_index REPLICA IDENTITY USING INDEX generated_index_b;
+      CREATE TABLE bad.generated_beside (a text PRIMARY KEY, b text GENERATED ALWAYS AS (lower(a)) STORED UNIQUE);
       CREATE TABLE bad.parts (a int PRIMARY KEY) PARTITION BY RANGE (a);
       CREATE UNLOGGED TABLE bad.part_1 PARTITION OF bad.parts FOR VALUES FROM (1) TO (2);
       CREATE UNLOGGED TABLE bad.cache (a int PRIMARY KEY);
@@ -160,6 +165,8 @@ describe('preflight', () => {
     const objects = (name: string): string[] => only(findings, name).map(({ object }) => object);
     expect(objects('replica-identity')).toEqual([
       'bad.deferred',
+      'bad.generated_index',
+      'bad.generated_key',
       'bad.index_gone',
       'bad.keyless',
       'bad.no_identity',

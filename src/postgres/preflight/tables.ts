@@ -67,19 +67,36 @@ function judgeIdentity(table: TableInfo): Found[] {
       );
     case 'i':
       return table.key?.kind === 'replicaIdentity'
-        ? []
+        ? judgeGenerated(table)
         : error(
             `${name} names an index as its replica identity that is gone or not valid: UPDATE and DELETE on blue fail once it is published`,
             `ALTER TABLE ${qualified(table.name)} REPLICA IDENTITY USING INDEX ... on blue, with a unique index on NOT NULL columns`,
           );
     case 'd':
       return table.key !== null
-        ? []
+        ? judgeGenerated(table)
         : error(
             `${name} has no primary key (or a deferrable one): UPDATE and DELETE on blue fail once it is published, and rows can be neither backfilled nor compared in parts`,
             makeKey,
           );
   }
+}
+
+/** Generated columns are not published, so rows of blue could not be told apart by them on green. */
+function judgeGenerated(table: TableInfo): Found[] {
+  const generated = (table.key?.columns ?? []).filter(({ name }) =>
+    table.columns.some((column) => column.name === name && column.generated),
+  );
+  if (generated.length === 0) return [];
+  const name = formatTableName(table.name);
+  return [
+    {
+      severity: 'error',
+      object: name,
+      message: `${name} is told by a generated column (${listed(generated.map((column) => column.name))}), which is not replicated: once it is published, UPDATE and DELETE fail, on blue (42P10, PostgreSQL 18 and later) or when green applies them`,
+      remedy: `ALTER TABLE ${qualified(table.name)} REPLICA IDENTITY USING INDEX ... on blue, with a unique index on NOT NULL columns that are not generated, or put "${name}" into "tables.exclude"`,
+    },
+  ];
 }
 
 /** Rows that stay behind although the plan's patterns name their tables. */
