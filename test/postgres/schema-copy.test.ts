@@ -280,6 +280,26 @@ describe('the copy', () => {
     expect(await compare(p)).toEqual([]);
   });
 
+  it('makes keys over periods as they are written, and plain ones whatever their columns are called', async () => {
+    const p = await pair(
+      'pg18',
+      'periods',
+      `CREATE EXTENSION btree_gist;
+       CREATE TABLE public.bookings (room int, during int4range, "a (b), c" int, "select" int, code text,
+         PRIMARY KEY (room, during WITHOUT OVERLAPS), UNIQUE ("a (b), c", "select"), UNIQUE NULLS NOT DISTINCT (code),
+         CONSTRAINT twice UNIQUE (room, "select") INCLUDE (code), CONSTRAINT apart UNIQUE (code, during WITHOUT OVERLAPS));`,
+    );
+    open.push(p);
+    const s = await read(p.blueDatabase);
+    await applyPreData(p.context, s.preData);
+    await buildTogether(p.context, s);
+    const { rows } = await p.green.query(`SELECT relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+       WHERE i.indrelid = 'public.bookings'::regclass`);
+    expect(rows).toHaveLength(1);
+    await applyKeys(p.context, s.keys);
+    expect(await compare(p)).toEqual([]);
+  });
+
   it('builds an INVALID leftover of a concurrent build again', async () => {
     const p = await smallPair();
     const s = await read(p.blueDatabase);

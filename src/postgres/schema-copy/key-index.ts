@@ -12,9 +12,13 @@ import type { KeyStatement } from './schema-statements.js';
  * as its index takes, and the table's other indexes would wait for it.
  */
 
-/** ALTER TABLE ONLY shop.orders ADD CONSTRAINT orders_pkey PRIMARY KEY (id): nothing more than columns. */
-const PLAIN_KEY =
-  /^ALTER TABLE ONLY (?<table>.+?)\s+ADD CONSTRAINT (?<name>.+?) (?<kind>PRIMARY KEY|UNIQUE) (?<columns>\([^()]+\))$/s;
+/** A name as pg_dump writes it. */
+const NAME = '(?:[a-z_][a-z0-9_$]*|"(?:[^"]|"")+")';
+
+/** ALTER TABLE ONLY shop.orders ADD CONSTRAINT orders_pkey PRIMARY KEY (id): nothing more than names of columns. */
+const PLAIN_KEY = new RegExp(
+  `^ALTER TABLE ONLY (?<table>${NAME}\\.${NAME})\\s+ADD CONSTRAINT (?<name>${NAME}) (?<kind>PRIMARY KEY|UNIQUE) (?<columns>\\(${NAME}(?:, ${NAME})*\\))$`,
+);
 
 interface PlainKey {
   readonly table: string;
