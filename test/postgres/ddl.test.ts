@@ -16,7 +16,13 @@ import { asDatabase, testDatabase, withClient, type TestDatabase } from '../supp
 const SCHEMA = `
   CREATE SCHEMA shop; CREATE SCHEMA audit;
   CREATE TYPE shop.state AS ENUM ('new', 'paid');
-  CREATE TABLE shop.orders (id int PRIMARY KEY, state shop.state NOT NULL, note varchar(20) DEFAULT 'x', total int, amount int);
+  CREATE TYPE shop.unit AS ENUM ('kg', 't');
+  CREATE TYPE shop.weight AS (amount numeric, unit shop.unit);
+  CREATE DOMAIN shop.weights AS shop.weight[];
+  CREATE TYPE shop.grade AS ENUM ('a', 'b');
+  CREATE TYPE shop.grades AS RANGE (subtype = shop.grade);
+  CREATE TABLE shop.orders (id int PRIMARY KEY, state shop.state NOT NULL, note varchar(20) DEFAULT 'x', total int, amount int,
+    weights shop.weights, grades shop.grades[]);
   CREATE INDEX orders_total ON shop.orders (total);
   CREATE TABLE shop.lines (id int PRIMARY KEY, order_id int REFERENCES shop.orders);
   CREATE TABLE shop.log (at date NOT NULL, what text) PARTITION BY RANGE (at);
@@ -78,6 +84,8 @@ const CHANGES: readonly [ddl: string, said: RegExp, undo?: string][] = [
     "ALTER TYPE shop.state ADD VALUE 'sent'",
     /type shop\.state of a column was \('new', 'paid'\), is \('new', 'paid', 'sent'\)/,
   ],
+  ["ALTER TYPE shop.unit ADD VALUE 'g'", /type shop\.unit of a column was \('kg', 't'\), is \('kg', 't', 'g'\)/],
+  ["ALTER TYPE shop.grade ADD VALUE 'c'", /type shop\.grade of a column was \('a', 'b'\), is \('a', 'b', 'c'\)/],
   [
     'DROP TABLE shop.lines; CREATE TABLE shop.lines (id int PRIMARY KEY, order_id int REFERENCES shop.orders)',
     /table shop\.lines was dropped and made anew/,
@@ -151,6 +159,8 @@ describe.each(['pg15', 'pg18'] as const)('DDL on %s', (server) => {
     expect(refused).toMatch(/table shop\.lines was dropped and made anew: its rows are not replicated any more/);
     expect(refused).toMatch(/column amount was dropped and made anew: its values are not those of green/);
     expect(refused).toMatch(/type shop\.state .*: green does not have that change/);
+    expect(refused).toMatch(/type shop\.unit .*: green does not have that change/);
+    expect(refused).toMatch(/type shop\.grade .*: green does not have that change/);
     await withSession(databases.blue, { purpose: 'test' }, (own) =>
       own.query(`DELETE FROM verdigris.progress WHERE step = 'schema baseline'`),
     );

@@ -24,7 +24,7 @@ export type FactKind =
   | 'constraint'
   | 'index'
   | 'trigger'
-  /** An enum, domain or composite type that a column uses. */
+  /** An enum, domain or composite type that a column uses, also within another one. */
   | 'type';
 
 export type Fact = readonly [kind: FactKind, name: string, definition: string];
@@ -96,7 +96,7 @@ function inScope<R extends NameRow>(rows: readonly R[], patterns: TablePatterns)
  * PostgreSQL 18 names (the column says it).
  */
 const FACTS = `
-WITH tables AS MATERIALIZED (
+WITH RECURSIVE tables AS MATERIALIZED (
   SELECT c.oid, n.nspname AS schema, c.relname AS name, rn.nspname AS root_schema, r.relname AS root_name,
          c.relkind, c.relispartition, c.relpartbound, c.relreplident
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -106,10 +106,20 @@ WITH tables AS MATERIALIZED (
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
 columns AS MATERIALIZED (
   SELECT a.* FROM pg_attribute a JOIN tables t ON t.oid = a.attrelid WHERE a.attnum > 0 AND NOT a.attisdropped),
-used_types AS (
-  SELECT DISTINCT c.attrelid AS relid, coalesce(nullif(b.typelem, 0), b.oid) AS typid
-    FROM columns c JOIN pg_type t ON t.oid = c.atttypid
-    JOIN pg_type b ON b.oid IN (t.oid, t.typbasetype) WHERE b.typcategory = 'A' OR b.typtype IN ('e', 'd', 'c')),
+used_types (relid, typid) AS (
+  SELECT attrelid, atttypid FROM columns WHERE atttypid >= 16384
+  UNION
+  -- Whatever it is made of, however deep: elements, bases, fields, subtypes.
+  SELECT u.relid, part.typid
+    FROM used_types u JOIN pg_type t ON t.oid = u.typid
+    CROSS JOIN LATERAL (
+      SELECT t.typelem WHERE t.typcategory = 'A'
+      UNION ALL SELECT t.typbasetype WHERE t.typtype = 'd'
+      UNION ALL SELECT a.atttypid FROM pg_attribute a
+                 WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+      UNION ALL SELECT CASE t.typtype WHEN 'r' THEN r.rngsubtype ELSE r.rngtypid END FROM pg_range r
+                 WHERE t.typtype IN ('r', 'm') AND t.oid IN (r.rngtypid, r.rngmultitypid)) part (typid)
+   WHERE part.typid >= 16384),
 of_table (relid, kind, name, definition) AS (
   SELECT oid, 'identity', '', oid::text FROM tables
   UNION ALL SELECT oid, 'table', '', CASE relkind WHEN 'p' THEN 'partitioned by ' || pg_get_partkeydef(oid) ELSE 'ordinary' END
