@@ -22,6 +22,7 @@ import {
   storedSettings,
   versionOrder,
 } from './pair.js';
+import { money } from './money.js';
 import { peerConnection } from './peer-connection.js';
 import { planLint } from './plan-lint.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
@@ -89,6 +90,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   encoding,
   collation,
   settings,
+  money,
   storedSettings,
   extensions,
   roles,
