@@ -1,3 +1,4 @@
+import { restoreEventTriggers, silenceEventTriggers } from './event-triggers.js';
 import { LockWatch, gaveWay, lockNotHad, type Encounter } from './lock-watch.js';
 import { backendPid } from './migrate/step-context.js';
 import { retryOnLock, type LockRetryOptions } from './retry.js';
@@ -9,7 +10,7 @@ const LOCK_TIMEOUT_MS = 500;
 
 /**
  * Runs a short piece of DDL on a session that waits only briefly for locks, again and again with jittered pauses, and
- * has somebody look who is in its way. The work may set a shorter lock_timeout itself.
+ * has somebody look who is in its way. The work may set a shorter lock_timeout itself. Event triggers don't fire for it.
  *
  * @param object what is done to what, for people: `the publication "x" is dropped`
  * @throws VerdigrisError LockNotHad (retryable) that names who holds the lock, when the time is over.
@@ -27,6 +28,7 @@ export async function briefLock<T>(
   });
   const { rows } = await session.query<{ before: string }>(`SELECT current_setting('lock_timeout') AS before`);
   await setLockTimeout(session, String(LOCK_TIMEOUT_MS));
+  const role = await silenceEventTriggers(session);
   try {
     return await retryOnLock(async () => {
       const tried = await watch.during(work);
@@ -40,6 +42,7 @@ export async function briefLock<T>(
     options.signal?.throwIfAborted();
     throw lockNotHad(object, met, error);
   } finally {
+    await restoreEventTriggers(session, role).catch(() => undefined);
     await setLockTimeout(session, rows[0]?.before ?? '2s').catch(() => undefined);
     await watch.close();
   }

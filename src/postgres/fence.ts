@@ -1,11 +1,14 @@
 import { formatTableName, type TableName } from '../plan/table-name.js';
 import { VerdigrisError } from '../errors.js';
 import { briefLock } from './brief-lock.js';
+import { SILENCE_EVENT_TRIGGERS } from './event-triggers.js';
 import { ident, literal, qualified } from './identifier.js';
 import { whoBlocks } from './locks.js';
+import { messageOf } from './migrate/step-failed.js';
 import { retryOnLock } from './retry.js';
 import { inTransaction, type Session } from './session.js';
 import type { Side } from '../side.js';
+import { isConnectionLost, sqlState, TRY_AGAIN } from './sqlstate.js';
 import { FENCE_LOCK, FENCE_OPEN } from './state.js';
 
 /*
@@ -26,7 +29,7 @@ export const TRUNCATE_TRIGGER = '_verdigris_fence_truncate';
 const ARM_LOCK_TIMEOUT_MS = 100;
 
 /** The table's lock keeps its writers waiting: a worker that freezes while it holds it is ended by the server. */
-const SHORT_TRANSACTION = `SET LOCAL lock_timeout = ${ARM_LOCK_TIMEOUT_MS}; SET LOCAL idle_in_transaction_session_timeout = '1s'`;
+const SHORT_TRANSACTION = `SET LOCAL lock_timeout = ${ARM_LOCK_TIMEOUT_MS}; SET LOCAL idle_in_transaction_session_timeout = '1s'; ${SILENCE_EVENT_TRIGGERS}`;
 
 /** How long to go on trying for one table before people are told who is in the way. */
 const ARM_FOR_MS = 15_000;
@@ -57,15 +60,25 @@ export async function armFence(
         { forMs: options.forMs ?? ARM_FOR_MS, signal: options.signal },
       );
     } catch (error) {
-      if (options.signal?.aborted === true || error instanceof VerdigrisError) throw error;
-      throw new VerdigrisError({
-        type: 'PromotionBlocked',
-        message: `the fence can't be put on ${formatTableName(table)}: its lock is not to be had. ${await whoBlocks(session, table)}`,
-        nextStep: 'end that session or wait for it, then resume or approve again',
-        cause: error,
-      });
+      if (options.signal?.aborted === true || error instanceof VerdigrisError || isConnectionLost(error)) throw error;
+      throw await notArmed(session, table, error);
     }
   }
+}
+
+async function notArmed(session: Session, table: TableName, error: unknown): Promise<VerdigrisError> {
+  const what = `the fence can't be put on ${formatTableName(table)}`;
+  const locked = TRY_AGAIN.has(sqlState(error) ?? '');
+  return new VerdigrisError({
+    type: 'PromotionBlocked',
+    message: locked
+      ? `${what}: its lock is not to be had. ${await whoBlocks(session, table)}`
+      : `${what}: ${messageOf(error)}`,
+    nextStep: locked
+      ? 'end that session or wait for it, then resume or approve again'
+      : 'mend what the server says, such as an event trigger that refuses it, then resume or approve again',
+    cause: error,
+  });
 }
 
 /**

@@ -198,6 +198,44 @@ describe('preflight', () => {
     );
   });
 
+  it('refuses event triggers that write rows where they would fire for DDL of a run', async () => {
+    await onBlue(`
+      CREATE TABLE public.ddl_log (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tag text);
+      CREATE FUNCTION public.log_ddl() RETURNS event_trigger LANGUAGE plpgsql AS
+        'BEGIN INSERT  INTO public.ddl_log (tag) VALUES (TG_TAG); END';
+      CREATE FUNCTION public.tell_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN NOTIFY ddl; END';
+      CREATE EVENT TRIGGER log_ddl ON ddl_command_end EXECUTE FUNCTION public.log_ddl();
+      CREATE EVENT TRIGGER tell_ddl ON ddl_command_end EXECUTE FUNCTION public.tell_ddl();
+      ALTER EVENT TRIGGER tell_ddl ENABLE ALWAYS`);
+    undo.push(() =>
+      onBlue(`DROP EVENT TRIGGER log_ddl; DROP EVENT TRIGGER tell_ddl;
+              DROP TABLE public.ddl_log; DROP FUNCTION public.log_ddl(), public.tell_ddl()`),
+    );
+    const found = async (plan: Partial<PlanInput> = {}, databases = {}): Promise<string[]> =>
+      only(await check(plan, databases), 'writing-event-triggers').map(
+        ({ severity, side, object, remedy }) => `${severity} ${side} ${object}: ${remedy.split(';')[0] ?? ''}`,
+      );
+    const migrations: PlanInput['migrations'] = [{ sql: { name: 'more', up: 'SELECT 1', down: 'SELECT 1' } }];
+    expect(await found({ migrations })).toEqual([]);
+
+    const user = `preflight_event_${TAG}`;
+    for (const run of [onBlue, onGreen]) await run(`CREATE ROLE ${user} LOGIN PASSWORD 'secret-of-user'`);
+    undo.push(
+      () => onBlue(`DROP OWNED BY ${user}; DROP ROLE ${user}`),
+      () => onGreen(`DROP OWNED BY ${user}; DROP ROLE ${user}`),
+    );
+    const as = { ...green, config: { ...green.config, user, password: 'secret-of-user' } };
+    const grant = (parameter: string): string =>
+      `error green log_ddl: As a superuser: GRANT SET ON PARAMETER ${parameter} TO "${user}"`;
+    expect(await found({ migrations }, { green: as })).toEqual([grant('session_replication_role')]);
+    await onGreen(`GRANT SET ON PARAMETER session_replication_role TO ${user}`);
+    expect(await found({}, { green: as })).toEqual([]);
+    expect(await found({ migrations }, { green: as })).toEqual([grant('event_triggers')]);
+
+    await onBlue('ALTER EVENT TRIGGER log_ddl ENABLE ALWAYS');
+    expect(await found()).toEqual([expect.stringMatching(/^error blue log_ddl: ALTER EVENT TRIGGER/)]);
+  });
+
   it('a plan that does not fit blue is refused with the place in the plan', async () => {
     const findings = await check({
       migrations: [{ addColumn: { table: 'orders', column: 'total', type: 'integer' } }],

@@ -1,6 +1,7 @@
 import { VerdigrisError } from '../../errors.js';
 import type { AddConstraint } from '../../plan/schema.js';
 import { parseTableName, type TableName } from '../../plan/table-name.js';
+import { SILENCE_EVENT_TRIGGERS } from '../event-triggers.js';
 import { ident, qualified } from '../identifier.js';
 import { BEGIN, type Session } from '../session.js';
 import type { ChangedTable } from './changed-table.js';
@@ -66,6 +67,7 @@ async function definitionOf(session: Session, table: ChangedTable, constraint: A
   const copy = { schema: 'pg_temp', name: table.info.name.name };
   await session.query(BEGIN);
   try {
+    await session.query(SILENCE_EVENT_TRIGGERS);
     await session.query(`SELECT set_config('search_path', $1, true)`, [table.searchPath]);
     await session.query(
       `CREATE TEMPORARY TABLE ${ident(copy.name)} (LIKE ${qualified(table.info.name)} INCLUDING GENERATED)`,

@@ -1,17 +1,20 @@
 import { columnsOf } from '../../plan/expression.js';
 import type { TableInfo } from '../catalog.js';
+import { SILENCE_EVENT_TRIGGERS } from '../event-triggers.js';
 import { ident, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
 
 /**
  * The columns that an expression over a row of the table reads, by PostgreSQL's own account: the dependencies of a
  * temporary view. Sub-selects, aliases and names that hide each other are resolved as they will be when the expression
- * runs. Must run in a transaction whose search_path is that of the table's expressions.
+ * runs. Must run in a transaction whose search_path is that of the table's expressions, and which writes no rows of the
+ * application.
  *
  * @throws the server's error when the expression is wrong.
  */
 export async function columnsRead(session: Session, table: TableInfo, expression: string): Promise<string[]> {
   const view = ident('verdigris_reads');
+  await session.query(SILENCE_EVENT_TRIGGERS);
   await session.query(
     `CREATE TEMPORARY VIEW ${view} AS
        SELECT (${expression}\n) AS value FROM ${qualified(table.name)} AS ${ident(table.name.name)}`,

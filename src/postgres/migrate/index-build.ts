@@ -1,3 +1,4 @@
+import { withoutEventTriggers } from '../event-triggers.js';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { TableName } from '../../plan/table-name.js';
 import { ident } from '../identifier.js';
@@ -50,7 +51,9 @@ export async function buildIndex(
     const sql = build.sql((await isOffline(session)) ? 'plain' : 'concurrently');
     try {
       const watch = { object: build.object, maxBlockingMs: settings.maxBlockingMs };
-      await watched(context, session, watch, () => cancellable(context, session, () => session.query(sql)));
+      await watched(context, session, watch, () =>
+        withoutEventTriggers(session, () => cancellable(context, session, () => session.query(sql))),
+      );
       return 'built';
     } catch (error) {
       await afterFailure(context, build, error, attempt);

@@ -3,6 +3,7 @@ import { VerdigrisError } from '../../errors.js';
 import type { CreateIndex } from '../../plan/schema.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import type { TableInfo } from '../catalog.js';
+import { SILENCE_EVENT_TRIGGERS } from '../event-triggers.js';
 import { ident, qualified } from '../identifier.js';
 import { BEGIN, type Session } from '../session.js';
 
@@ -101,6 +102,7 @@ export async function shapeOf(session: Session, table: TableInfo, index: CreateI
   const copy = { schema: 'pg_temp', name: table.name.name };
   await session.query(BEGIN);
   try {
+    await session.query(SILENCE_EVENT_TRIGGERS);
     await session.query(
       `CREATE TEMPORARY TABLE ${ident(copy.name)} (LIKE ${qualified(table.name)} INCLUDING GENERATED)`,
     );

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../errors.js';
 import { describeBlockers, type Blocker } from '../blockers.js';
+import { SILENCE_EVENT_TRIGGERS, withoutEventTriggers } from '../event-triggers.js';
 import { LockWatch, describeEncounter, gaveWay, type Encounter } from '../lock-watch.js';
 import { inTransaction, type Session } from '../session.js';
 import { TRY_AGAIN, isConnectionLost, sqlState } from '../sqlstate.js';
@@ -27,6 +28,8 @@ export interface ShortLocks {
   readonly tryForMs?: number;
   /** Default MAX_BLOCKING_MS. */
   readonly maxBlockingMs?: number;
+  /** Whether it may write rows of the application, too. Default: it is DDL alone, for which no event trigger fires. */
+  readonly writesRows?: boolean;
 }
 
 /**
@@ -48,6 +51,7 @@ export async function shortLocks<T>(
         String(lockTimeoutMs),
         options.searchPath ?? 'pg_catalog',
       ]);
+      if (options.writesRows !== true) await session.query(SILENCE_EVENT_TRIGGERS);
       return work();
     }),
   );
@@ -79,7 +83,7 @@ export async function aloneWithShortLocks<T>(
         String(options.patience === 'brief' ? lockTimeoutMs : 0),
         options.searchPath ?? 'pg_catalog',
       ]);
-      return work();
+      return options.writesRows === true ? work() : withoutEventTriggers(session, work);
     });
   } finally {
     const { lock = '2s', path = 'pg_catalog' } = before.rows[0] ?? {};

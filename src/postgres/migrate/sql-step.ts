@@ -2,6 +2,7 @@ import { VerdigrisError } from '../../errors.js';
 import { isObject, parseStatements, type Statement } from '../../plan/sql-tree.js';
 import type { SqlStep } from '../../plan/schema.js';
 import type { TableName } from '../../plan/table-name.js';
+import { withoutEventTriggersButOthers } from '../event-triggers.js';
 import { ident } from '../identifier.js';
 import { inTransaction, type Session } from '../session.js';
 import { dropIndex } from './index-build.js';
@@ -42,14 +43,17 @@ export async function runSql(context: StepContext, position: number, step: SqlSt
   const searchPath = await userPath(session);
   const state = known?.state ?? { name: step.name, next: 0, begun: -1 };
   try {
-    if (statements.some(isOutsideTransaction)) await oneByOne(context, statements, object, searchPath, key, state);
-    else {
-      await shortLocks(context, session, { object, searchPath }, async () => {
+    await withoutEventTriggersButOthers(session, async () => {
+      if (statements.some(isOutsideTransaction)) {
+        await oneByOne(context, statements, object, searchPath, key, state);
+        return;
+      }
+      await shortLocks(context, session, { object, searchPath, writesRows: true }, async () => {
         for (const statement of statements) await session.query(statement.text);
         await session.query(`SELECT set_config('search_path', 'pg_catalog', true)`);
         await writeProgress(session, key, { ...state, next: statements.length }, true);
       });
-    }
+    });
   } catch (error) {
     if (context.signal.aborted || isTransient(error)) throw passing(`${object} failed`, error);
     throw stepFailed(`${object} failed`, error, 'correct it in the plan and start again');
@@ -77,7 +81,7 @@ async function oneByOne(
       await outsideTransaction(context, object, statement, searchPath, state.begun === i);
       await writeProgress(session, key, after, last);
     } else {
-      await shortLocks(context, session, { object, searchPath }, async () => {
+      await shortLocks(context, session, { object, searchPath, writesRows: true }, async () => {
         await session.query(statement.text);
         await writeProgress(session, key, after, last);
       });
@@ -105,6 +109,7 @@ async function outsideTransaction(
       object,
       searchPath,
       patience,
+      writesRows: true,
       ...(before === undefined ? {} : { afterFailure: () => dropLeftovers(context, before) }),
     },
     () => session.query(statement.text),

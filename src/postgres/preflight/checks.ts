@@ -8,7 +8,15 @@ import {
   workerProcesses,
 } from './capacity.js';
 import type { PairCheck, SideCheck } from './check.js';
-import { eventTriggers, forcedRowSecurity, replicaTriggers, rowLevelSecurity, rules, swallowedErrors } from './code.js';
+import {
+  eventTriggers,
+  forcedRowSecurity,
+  replicaTriggers,
+  rowLevelSecurity,
+  rules,
+  swallowedErrors,
+  writingEventTriggers,
+} from './code.js';
 import { otherConsumers, otherSubscriptions } from './consumers.js';
 import { largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
 import {
@@ -96,6 +104,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   roles,
   ownership,
   forcedRowSecurity,
+  writingEventTriggers,
   peerConnection,
   standbyOrigin,
   standbyReplay,

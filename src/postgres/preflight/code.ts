@@ -1,6 +1,15 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { ident } from '../identifier.js';
-import { BOTH_SIDES, NEW_GREEN, oneRow, type Found, type PairCheck, type SideCheck } from './check.js';
+import type { Side } from '../../side.js';
+import {
+  BOTH_SIDES,
+  NEW_GREEN,
+  oneRow,
+  type Found,
+  type PairCheck,
+  type SideCheck,
+  type SideContext,
+} from './check.js';
 import { listed } from './finding.js';
 
 /** Checks of code in a database: triggers, rules, policies, functions. */
@@ -67,6 +76,90 @@ export const eventTriggers: SideCheck = {
     }));
   },
 };
+
+/**
+ * Of the event triggers of blue, which green gets: those that write rows and would fire for our DDL. There the rows are
+ * others than blue's under the same keys, or nothing may be written at all.
+ */
+export const writingEventTriggers: PairCheck = {
+  name: 'writing-event-triggers',
+  run: async ({ blue, green }) => {
+    const { rows } = await blue.session.query<{ name: string; event: string; ordinary: boolean }>(
+      `SELECT t.evtname AS name, t.evtevent AS event, t.evtenabled = 'O' AS ordinary
+         FROM pg_event_trigger t JOIN pg_proc p ON p.oid = t.evtfoid
+        WHERE t.evtenabled <> 'D' AND t.evtname !~ '^verdigris_' AND p.prosrc ~* '${WRITES}'
+          AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_event_trigger'::regclass AND e.objid = t.oid AND e.deptype = 'e')
+        ORDER BY 1`,
+    );
+    if (rows.length === 0) return [];
+    const unsilenced = rows.filter(({ ordinary, event }) => !ordinary || event === 'login').map(({ name }) => name);
+    const found: Found[] = unsilenced.length === 0 ? [] : [notSilenced(unsilenced)];
+    const ordinary = rows.map(({ name }) => name).filter((name) => !unsilenced.includes(name));
+    if (ordinary.length === 0) return inPair('blue', found);
+    const rights = await Promise.all(
+      [blue, green].map(async (side) => ({ ...(await maySilence(side)), side: side.side })),
+    );
+    const runsSql = green.plan.migrations.some((step) => 'sql' in step);
+    return [
+      ...inPair('blue', found),
+      ...rights.flatMap(({ side, user, replica, off }) => {
+        if (!replica) return inPair(side, [rightMissing(ordinary, 'session_replication_role', user)]);
+        if (side === 'blue' || !runsSql || off) return [];
+        return inPair(side, [
+          green.version < 17 ? firesForSql(ordinary) : rightMissing(ordinary, 'event_triggers', user),
+        ]);
+      }),
+    ];
+  },
+};
+
+/** In the text of a function; what it calls is not looked into. */
+const WRITES = String.raw`\m(insert\s+into|update\M[^;]*\mset|delete\s+from|merge\s+into|truncate)\M`;
+
+function inPair(side: Side, found: readonly Found[]): (Found & { readonly side: Side })[] {
+  return found.map((one) => ({ ...one, side }));
+}
+
+async function maySilence({
+  session,
+  version,
+}: SideContext): Promise<{ user: string; replica: boolean; off: boolean }> {
+  if (version < 15) return { user: '', replica: true, off: true };
+  return oneRow(
+    session,
+    `SELECT current_user AS user, has_parameter_privilege('session_replication_role', 'SET') AS replica,
+            EXISTS (SELECT FROM pg_settings WHERE name = 'event_triggers' AND has_parameter_privilege(name, 'SET')) AS off`,
+  );
+}
+
+function notSilenced(names: readonly string[]): Found {
+  return {
+    severity: 'error',
+    object: listed(names),
+    message:
+      'these event triggers write rows, and fire in every session (ENABLE ALWAYS or REPLICA, or at a login): on the side that takes no writes they would fail, and on green make rows that blue has not',
+    remedy: 'ALTER EVENT TRIGGER ... ENABLE on blue (those for DDL), or DISABLE, until the run has ended',
+  };
+}
+
+function rightMissing(names: readonly string[], parameter: string, user: string): Found {
+  return {
+    severity: 'error',
+    object: listed(names),
+    message: `these event triggers write rows for DDL, and the user "${user}" may not keep them from firing for that of Verdigris`,
+    remedy: `As a superuser: GRANT SET ON PARAMETER ${parameter} TO ${ident(user)}; or ALTER EVENT TRIGGER ... DISABLE on blue until the run has ended`,
+  };
+}
+
+function firesForSql(names: readonly string[]): Found {
+  return {
+    severity: 'error',
+    object: listed(names),
+    message:
+      'these event triggers write rows for DDL, that of the "sql" steps of the plan included: before PostgreSQL 17 nothing keeps them from firing for it',
+    remedy: 'ALTER EVENT TRIGGER ... DISABLE on blue until the run has ended, or leave the "sql" steps out',
+  };
+}
 
 export const rowLevelSecurity: SideCheck = {
   name: 'row-level-security',

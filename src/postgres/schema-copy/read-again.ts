@@ -1,4 +1,5 @@
 import { parseTableName, type TableName } from '../../plan/table-name.js';
+import { SILENCE_EVENT_TRIGGERS } from '../event-triggers.js';
 import { ident, qualified } from '../identifier.js';
 import { BEGIN, type Session } from '../session.js';
 import { isConnectionLost } from '../sqlstate.js';
@@ -36,6 +37,7 @@ export async function readAgain(green: Session, blue: DescribedObject, fact: str
     await green.query(
       `SELECT set_config('search_path', 'pg_catalog', true), set_config('check_function_bodies', 'off', true)`,
     );
+    await green.query(SILENCE_EVENT_TRIGGERS);
     return await read({ green, blue, fact }, text);
   } catch (error) {
     if (isConnectionLost(error)) throw error;
