@@ -240,6 +240,35 @@ describe('the copy', () => {
     expect((await readUserObjects(p.green)).length).toBeGreaterThan(0);
   });
 
+  it('that meets rows which break their own keys holds the run, and goes on once they are repaired', async () => {
+    const p = await pair(
+      'pg15',
+      'broken rows',
+      `CREATE TABLE public.a (id int PRIMARY KEY, code text UNIQUE, during int4range, EXCLUDE USING gist (during WITH &&));
+       CREATE TABLE public.b (id int PRIMARY KEY, a int REFERENCES public.a);`,
+    );
+    open.push(p);
+    const s = await read(p.blueDatabase);
+    await applyPreData(p.context, s.preData);
+    await p.green.query(`INSERT INTO public.a VALUES (1, 'x', '[1,5)'), (2, 'x', '[10,20)'), (3, 'y', '[4,6)');
+                         INSERT INTO public.b VALUES (1, 1), (2, 9)`);
+    const held = (nextStep: string): unknown =>
+      expect.objectContaining({
+        type: 'BackfillFailed',
+        retryable: false,
+        nextStep: expect.stringMatching(new RegExp(`${nextStep}.*then resume`)) as string,
+      });
+    await expect(applyKeys(p.context, s.keys)).rejects.toEqual(held('unique index|exclusion constraint'));
+    await p.green.query(`UPDATE public.a SET code = 'z' WHERE id = 2`);
+    await expect(applyKeys(p.context, s.keys)).rejects.toEqual(held('exclusion constraint'));
+    await p.green.query(`UPDATE public.a SET during = '[5,6)' WHERE id = 3`);
+    await applyKeys(p.context, s.keys);
+    await expect(applyForeignKeys(p.context, s.foreignKeys)).rejects.toEqual(held('foreign key'));
+    await p.green.query('DELETE FROM public.b WHERE id = 2');
+    await applyForeignKeys(p.context, s.foreignKeys);
+    expect(await compare(p)).toEqual([]);
+  });
+
   it('goes on after a crash at any statement: what is done is skipped, what is not is done', async () => {
     const p = await smallPair();
     const s = await read(p.blueDatabase);

@@ -2,13 +2,18 @@ import { VerdigrisError } from '../../errors.js';
 import { GIVE_ROOM, isTransient, messageOf } from '../migrate/step-failed.js';
 import { isOutOfRoom, sqlState } from '../sqlstate.js';
 
-/** The error of a statement of the schema copy: the object, what PostgreSQL says, and what to do about it. */
+/**
+ * The error of a statement of the schema copy: the object, what PostgreSQL says, and what to do about it. Rows in the way
+ * are of a type that holds the run: they can be repaired, and the copy goes on where it was.
+ */
 export function schemaCopyFailed(statement: string, cause: unknown): VerdigrisError {
   if (cause instanceof VerdigrisError) return cause;
+  const state = sqlState(cause) ?? '';
+  const rows = isOfCatalog(cause) ? undefined : ROWS_IN_THE_WAY[state];
   return new VerdigrisError({
-    type: 'SchemaCopyFailed',
+    type: rows === undefined ? 'SchemaCopyFailed' : 'BackfillFailed',
     message: `green: ${describeStatement(statement)}: ${messageOf(cause)}`,
-    nextStep: NEXT_STEPS[sqlState(cause) ?? ''] ?? (isOutOfRoom(cause) ? GIVE_ROOM : OTHERWISE),
+    nextStep: rows ?? NEXT_STEPS[state] ?? (isOutOfRoom(cause) ? GIVE_ROOM : OTHERWISE),
     retryable: isTransient(cause),
     cause,
   });
@@ -30,11 +35,22 @@ const NEXT_STEPS: Readonly<Record<string, string>> = {
     'the object needs a table that is not moved: include that table, or exclude this one; then start the migration again',
   '53200':
     "give green's server memory, or raise max_locks_per_transaction and restart it (the schema is made in one transaction); the run tries again by itself",
-  '23503':
-    'rows on blue break their own foreign key: repair them on blue, or make the key NOT VALID there; the run tries again',
-  '23505':
-    'rows on blue break their own unique index: repair them on blue (a REINDEX shows which); the run tries again',
 };
+
+/** Such as rows of a blue whose index is damaged, or that were written while triggers were off. */
+const ROWS_IN_THE_WAY: Readonly<Record<string, string>> = {
+  '23503':
+    'rows on blue break their own foreign key: repair them on blue, see that green has the same (or do it there, too), then resume; or roll back',
+  '23505':
+    'rows on blue break their own unique index (a REINDEX on blue shows which): repair them on blue, see that green has the same (or do it there, too), then resume; or roll back',
+  '23P01':
+    'rows on blue break their own exclusion constraint: repair them on blue, see that green has the same (or do it there, too), then resume; or roll back',
+};
+
+/** Two of one name in a catalog are no rows of the application. */
+function isOfCatalog(error: unknown): boolean {
+  return typeof error === 'object' && error !== null && 'schema' in error && error.schema === 'pg_catalog';
+}
 
 /** What a statement makes, without its body: `CREATE TABLE public.orders`, `ALTER TABLE ONLY a.b ADD CONSTRAINT c`. */
 export function describeStatement(statement: string): string {
