@@ -1,5 +1,5 @@
 import { parseDuration } from '../src/plan/duration.js';
-import { fencedTables } from '../src/postgres/catalog.js';
+import { readFencedTables } from '../src/postgres/fenced-tables.js';
 import { lookAtSchema } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropSlots } from '../src/postgres/feed-objects.js';
@@ -130,7 +130,7 @@ async function promote(
     if (!decided) await pools.prepare(from, epoch);
     // Blue is close behind green: what it lacks would only be missed where a loss was accepted.
     if (!decided && from === 'green' && !acceptLoss) await readsGoFirst(ref, environment, session, epoch);
-    const fenced = decided ? [] : fencedTables(await movedTables(session, ref.plan)).map((table) => table.name);
+    const fenced = decided ? [] : await readFencedTables(session, ref.plan.tables);
     const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;
     const promoted = await moveWrites(
       {
@@ -245,7 +245,7 @@ async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean)
     databases,
     migration: run.migration,
     from,
-    fenced: fencedTables(from === 'blue' ? blue : green).map((table) => table.name),
+    fenced: await readFencedTables(from === 'blue' ? onBlue : onGreen, ref.plan.tables),
     wayBack: from === 'blue' ? publishedBackward(blue, green) : undefined,
     acceptLoss,
     signal,

@@ -3,7 +3,7 @@ import { parseDuration } from '../src/plan/duration.js';
 import type { Stage } from '../src/plan/schema.js';
 import { openToWriters } from '../src/postgres/bootstrap/standby/read-only-default.js';
 import { readPromoted } from '../src/postgres/bootstrap/standby/standby-run.js';
-import { fencedTables } from '../src/postgres/catalog.js';
+import { readFencedTables } from '../src/postgres/fenced-tables.js';
 import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
 import { setGreenReads } from '../src/postgres/green-reads.js';
 import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
@@ -24,7 +24,6 @@ import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { weightsFollowRouteOrWarn, WeightsWatch } from './haproxy.js';
 import { unconfirmedOnTheWayBack } from './instances.js';
 import { requestsBefore } from './prometheus-before.js';
-import { movedTables } from './run-tables.js';
 import { notBeforePromotion, openStage, stageKey, STAGE_PATIENCE } from './stage-opening.js';
 import { judge, type Verdict } from './stage-verdict.js';
 import { routerReader, StageMeasurements, type StageBaseline, type StageEvidence } from './stage-measurements.js';
@@ -59,11 +58,10 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         const route = await readRoute(green, ref.plan.name);
         if (route === undefined || route.writesOn !== 'blue') throw notBeforePromotion(route);
         await closeFence(green, route.migration, route.epoch);
-        await armFence(
-          green,
-          fencedTables(await movedTables(green, ref.plan)).map((table) => table.name),
-          { signal, guard: { migration: route.migration, epoch: route.epoch, writesOn: 'blue' } },
-        );
+        await armFence(green, await readFencedTables(green, ref.plan.tables), {
+          signal,
+          guard: { migration: route.migration, epoch: route.epoch, writesOn: 'blue' },
+        });
         // Where a standby was promoted, its read-only default did the fence's work so far.
         if ((await readPromoted(green, run))?.closed === true) await openToWriters(green);
       }),

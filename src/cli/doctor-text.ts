@@ -125,7 +125,7 @@ function endOf({ outcome, endedAt }: NonNullable<Inventory['owner']>): string {
 }
 
 function fenceLine({ fenceOpen, fence }: Inventory): string[] {
-  const counts = (['armed', 'disabled', 'partial', 'absent'] as const).flatMap((state) => {
+  const counts = (['armed', 'disabled', 'partial', 'lost', 'absent'] as const).flatMap((state) => {
     const tables = fence.filter((one) => one.state === state);
     if (tables.length === 0) return [];
     const names = tables.length <= 5 ? ` (${tables.map(({ table }) => table).join(', ')})` : '';

@@ -75,11 +75,6 @@ export function replicatedRoots(tables: readonly TableInfo[]): TableInfo[] {
   return tables.filter((table) => sameTable(table.name, table.root));
 }
 
-/** The tables that need a fence: every ordinary and partitioned table at every level, since a write may name any. */
-export function fencedTables(tables: readonly TableInfo[]): TableInfo[] {
-  return [...tables];
-}
-
 /** The tables that have the rows of one that the plan moves: itself, or its partitions that are no parents. */
 export async function leavesOf(session: Session, root: TableName): Promise<TableInfo[]> {
   const tables = await readTables(session, ALL_TABLES);

@@ -9,7 +9,7 @@ import { retryOnLock } from './retry.js';
 import { inTransaction, type Session } from './session.js';
 import type { Side } from '../side.js';
 import { isConnectionLost, sqlState, TRY_AGAIN } from './sqlstate.js';
-import { FENCE_LOCK, FENCE_OPEN } from './state.js';
+import { FENCE_LOCK, FENCE_OPEN, hasState } from './state.js';
 
 /*
  * The fence: two statement triggers on every ordinary and partitioned table, at every level. The function behind them
@@ -64,6 +64,34 @@ export async function armFence(
       throw await notArmed(session, table, error);
     }
   }
+  await rememberArmed(session, tables);
+}
+
+/** A table that is dropped and made anew has no trigger: what was armed says that it should have one. */
+async function rememberArmed(session: Session, tables: readonly TableName[]): Promise<void> {
+  await session.query(
+    `INSERT INTO verdigris.progress (run_id, step, object, state, done)
+     SELECT run_id, '${ARMED_STEP}', side, $1, true FROM verdigris.owner
+         ON CONFLICT (run_id, step, object) DO UPDATE SET state = excluded.state, updated_at = clock_timestamp()`,
+    [JSON.stringify(tables)],
+  );
+}
+
+const ARMED_STEP = 'fence armed';
+
+/** The tables that were armed last by the run that owns the database, and are there. */
+export async function readArmedBefore(session: Session): Promise<TableName[]> {
+  if (!(await hasState(session))) return [];
+  const { rows } = await session.query<{ state: readonly TableName[] }>(
+    `SELECT p.state FROM verdigris.progress p JOIN verdigris.owner o USING (run_id) WHERE p.step = '${ARMED_STEP}'`,
+  );
+  const names = (rows[0]?.state ?? []).map((table) => ({ ...table, text: qualified(table) }));
+  const { rows: there } = await session.query<{ name: string }>(
+    'SELECT name FROM unnest($1::text[]) AS t (name) WHERE to_regclass(name) IS NOT NULL',
+    [names.map(({ text }) => text)],
+  );
+  const known = new Set(there.map(({ name }) => name));
+  return names.filter(({ text }) => known.has(text)).map(({ schema, name }) => ({ schema, name }));
 }
 
 async function notArmed(session: Session, table: TableName, error: unknown): Promise<VerdigrisError> {

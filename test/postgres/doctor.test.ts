@@ -9,7 +9,8 @@ import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgre
 import { planSchema } from '../../src/plan/schema.js';
 import type { TableName } from '../../src/plan/table-name.js';
 import { run } from '../../src/cli/run.js';
-import { fencedTables, readTables } from '../../src/postgres/catalog.js';
+import { readTables } from '../../src/postgres/catalog.js';
+import { readFencedTables } from '../../src/postgres/fenced-tables.js';
 import { installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
 import { openDecided } from '../../src/postgres/doctor/open.js';
 import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
@@ -136,7 +137,7 @@ class Patient {
   }
 
   async tables(session: Session): Promise<TableName[]> {
-    return fencedTables(await readTables(session, PATTERNS)).map(({ name }) => name);
+    return await readFencedTables(session, PATTERNS);
   }
 
   /** Which sides take a write of the application. */
@@ -588,6 +589,20 @@ describe('verdigris doctor', () => {
     process.env['VERDIGRIS_CONNECTION_DOCTOR_GREEN'] = patient.green.uri;
     expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
     expect(await patient.left('green')).toEqual([]);
+  });
+
+  it('after a promotion tells a table of the closed side that was made anew, and closes it', async () => {
+    const patient = await (await Patient.create()).promoted();
+    await patient.on('blue', (s) => s.query('CREATE TABLE public.anew (LIKE public.accounts INCLUDING ALL)'));
+    await patient.on('blue', (s) => s.query('DROP TABLE public.accounts CASCADE; ALTER TABLE public.anew RENAME TO accounts'));
+    const both = await doctor('--who-is-primary');
+    expect(both).toMatchObject({ code: 1, text: expect.stringContaining('both sides take writes') as string });
+    expect(both.text).toContain('the fence is not in force on public.accounts');
+    expect(await doctor('--close', '--yes')).toMatchObject({
+      code: 0,
+      text: expect.stringMatching(/primary {2}green, epoch \d+: blue is closed/) as string,
+    });
+    expect(await patient.writable()).toEqual(['green']);
   });
 
   it('after a promotion tells a fence that was switched off, is certain with blue away and not with green away', async () => {

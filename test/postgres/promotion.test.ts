@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { tablesync } from '../../src/postgres/bootstrap/tablesync.js';
-import { fencedTables, readTables } from '../../src/postgres/catalog.js';
+import { readTables } from '../../src/postgres/catalog.js';
+import { readFencedTables } from '../../src/postgres/fenced-tables.js';
 import { armFence, closeFence } from '../../src/postgres/fence.js';
 import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { measureLag } from '../../src/postgres/marker.js';
@@ -138,10 +139,7 @@ describe.each([
     await withSession(databases.green, { purpose: 'test' }, async (s) => {
       const route = await readRoute(s, MIGRATION);
       await closeFence(s, MIGRATION, route?.epoch ?? 0);
-      await armFence(
-        s,
-        fencedTables(await readTables(s, PATTERNS)).map((t) => t.name),
-      );
+      await armFence(s, await readFencedTables(s, PATTERNS));
     });
   });
 
@@ -151,8 +149,10 @@ describe.each([
   });
 
   async function move(from: Side): Promise<{ holdMs: number | null; attempts: number }> {
-    const fenced = await withSession(databases[from], { purpose: 'test' }, async (s) =>
-      fencedTables(await readTables(s, PATTERNS)).map((t) => t.name),
+    const fenced = await withSession(
+      databases[from],
+      { purpose: 'test' },
+      async (s) => await readFencedTables(s, PATTERNS),
     );
     const knownTables = await preparePromotion({
       databases,

@@ -1,6 +1,6 @@
 import { VerdigrisError } from '../../errors.js';
 import { otherSide } from '../../side.js';
-import { fencedTables, readTables } from '../catalog.js';
+import { readFencedTables } from '../fenced-tables.js';
 import { armFence } from '../fence.js';
 import { inTransaction, withSession, type Databases } from '../session.js';
 import { readRoute, ROUTE_CHANNEL } from '../state.js';
@@ -40,7 +40,7 @@ export async function closeOvertaken(
       await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
     });
     await session.query('SELECT verdigris.close_fence($1, $2)', [migration, epoch]);
-    const tables = fencedTables(await readTables(session, patterns)).map(({ name }) => name);
+    const tables = await readFencedTables(session, patterns);
     await armFence(session, tables, { guard: { migration, epoch, writesOn: truth } });
   });
 }

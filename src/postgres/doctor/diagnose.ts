@@ -86,7 +86,7 @@ function replicationFindings({ side, slots, subscriptions }: Inventory, found: F
 function fenceFindings(inventory: Inventory, verdict: Verdict): Finding[] {
   const { side, fence, fenceOpen, route } = inventory;
   const findings: Finding[] = [];
-  const broken = fence.filter(({ state }) => state === 'disabled' || state === 'partial');
+  const broken = fence.filter(({ state }) => state !== 'armed' && state !== 'absent');
   const armed = fence.filter(({ state }) => state === 'armed');
   const absent = fence.filter(({ state }) => state === 'absent');
   if (fenceOpen === false && broken.length > 0) {

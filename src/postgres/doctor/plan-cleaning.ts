@@ -184,7 +184,7 @@ function buildLeftovers({ side, invalidIndexes, proofs }: Inventory): CleanActio
 function endActions(inventory: Inventory, end: End, { dropCopy }: CleanOptions): CleanAction[] {
   const { side, upDown, fence, schema, owner, eventTriggers, dependents, copied } = inventory;
   if (end.kind === 'untouched') return [];
-  const fenced = fence.filter(({ state }) => state !== 'absent').length;
+  const fenced = fence.filter(({ state }) => state !== 'absent' && state !== 'lost').length;
   const actions: CleanAction[] = eventTriggers.map((name) => ({ kind: 'dropEventTrigger', side, name }));
   if (side === 'green' && dropCopy !== undefined && copied > 0)
     actions.push({ kind: 'dropCopy', side, objects: copied });

@@ -1,13 +1,16 @@
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { readTables } from '../catalog.js';
-import { FENCE_TRIGGER, TRUNCATE_TRIGGER } from '../fence.js';
+import { FENCE_TRIGGER, readArmedBefore, TRUNCATE_TRIGGER } from '../fence.js';
 import type { Session } from '../session.js';
 import type { Patterns } from './inventory.js';
 
-/** A table and its fence. `partial`: one of the two triggers is gone or is not ours. */
+/**
+ * A table and its fence. `partial`: one of the two triggers is gone or is not ours. `lost`: it was armed, and both are gone:
+ * dropped, or the table was made anew.
+ */
 export interface FencedTable {
   readonly table: string;
-  readonly state: 'armed' | 'disabled' | 'partial' | 'absent';
+  readonly state: 'armed' | 'disabled' | 'partial' | 'lost' | 'absent';
 }
 
 interface TriggerRow extends TableName {
@@ -25,7 +28,13 @@ export async function readFenceTriggers(session: Session, patterns: Patterns): P
       GROUP BY 1, 2`,
     [FENCE_TRIGGER, TRUNCATE_TRIGGER],
   );
-  const states = new Map(rows.map((row) => [formatTableName(row), stateOf(row)]));
+  const states = new Map<string, FencedTable['state']>(rows.map((row) => [formatTableName(row), stateOf(row)]));
+  // Where every fence is gone it was taken away by who may.
+  const wereArmed = states.size === 0 ? [] : await readArmedBefore(session);
+  for (const name of wereArmed) {
+    const table = formatTableName(name);
+    if (!states.has(table)) states.set(table, 'lost');
+  }
   for (const { name } of await readTables(session, patterns)) {
     const table = formatTableName(name);
     if (!states.has(table)) states.set(table, 'absent');

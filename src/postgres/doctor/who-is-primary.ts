@@ -190,7 +190,7 @@ export function isClosed({ fenceOpen, fence }: Inventory): boolean {
 
 function whyOpen(inventory: Inventory): string {
   if (inventory.fenceOpen !== false) return 'its flag is open';
-  const broken = inventory.fence.filter(({ state }) => state === 'disabled' || state === 'partial');
+  const broken = inventory.fence.filter(({ state }) => state !== 'armed' && state !== 'absent');
   if (broken.length === 0) return 'no table has a fence';
   return `the fence is not in force on ${broken
     .slice(0, 5)
