@@ -6,6 +6,7 @@ import { parsePlan } from '../src/plan/parse.js';
 import type { Plan } from '../src/plan/schema.js';
 import { checkGateSources } from '../src/gates/preflight.js';
 import { checkHaproxies } from '../src/haproxy/preflight.js';
+import { checkNotify } from '../src/notify/preflight.js';
 import { checkPgBouncers } from '../src/pgbouncer/preflight.js';
 import { preflight, type PreflightFinding } from '../src/postgres/preflight/preflight.js';
 import { checkTrafficWebhooks } from '../src/webhooks/preflight.js';
@@ -37,6 +38,7 @@ export function preflightActivities(dependencies: ActivityDependencies) {
           ...(await checkGateSources(ref.plan, dependencies.environment, signal)),
           ...(await checkFlagdFile(ref.plan)),
           ...checkTrafficWebhooks(ref.plan, dependencies.environment),
+          ...checkNotify(ref.plan, dependencies.environment),
         ];
         const errors = findings.filter((finding) => finding.severity === 'error');
         if (errors.length > 0) throw preflightFailed(errors);

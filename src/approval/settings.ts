@@ -25,3 +25,19 @@ export function approvalUrl(environment: Environment): string | undefined {
   const url = environment['VERDIGRIS_APPROVAL_URL'];
   return url === undefined || url === '' ? undefined : url;
 }
+
+/** What the links of a notification are made with; undefined where this worker makes none; or why it can't. */
+export function approvalSigning(
+  environment: Environment,
+):
+  { readonly secret: string; readonly base: string } | { readonly why: string; readonly nextStep: string } | undefined {
+  const base = approvalUrl(environment);
+  if (base === undefined) return undefined;
+  try {
+    const secret = approvalSecret(environment);
+    return secret === undefined ? undefined : { secret, base };
+  } catch (error) {
+    if (!(error instanceof VerdigrisError)) throw error;
+    return { why: error.message.split('\nNext step: ')[0] ?? '', nextStep: error.nextStep };
+  }
+}

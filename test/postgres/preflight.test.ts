@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { FLAG_CHECKS } from '../../src/flags/preflight.js';
 import { GATE_CHECKS } from '../../src/gates/preflight.js';
 import { HAPROXY_CHECKS } from '../../src/haproxy/preflight.js';
+import { NOTIFY_CHECKS } from '../../src/notify/preflight.js';
 import { WEBHOOK_CHECKS } from '../../src/webhooks/preflight.js';
 import { PGBOUNCER_CHECKS } from '../../src/pgbouncer/preflight.js';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
@@ -501,6 +502,7 @@ describe('docs/preflight.md', () => {
         ...GATE_CHECKS,
         ...FLAG_CHECKS,
         ...WEBHOOK_CHECKS,
+        ...NOTIFY_CHECKS,
       ].sort(),
     );
   });

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { isUrgent, NOTICE_EVENTS } from '../../src/plan/notice-events.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
 import { happened, type Seen } from '../../workflows/lib/notices.js';
 
@@ -20,6 +21,10 @@ describe('what webhooks are told', () => {
       expect(happened(held, look(run))).toEqual([]);
     },
   );
+
+  it('at once, however much has been sent, is everything but what needs nobody', () => {
+    expect(NOTICE_EVENTS.filter((event) => !isUrgent(event))).toEqual(['phase', 'stage']);
+  });
 
   it('an approval that is asked for is not held, too', () => {
     const run = new MigrationRun({ name: 'n', workflowId: 'w', runId: 'r' }, () => '2026-11-28T00:00:00.000Z');

@@ -5,6 +5,8 @@ import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { notifyActivities } from '../../activities/notify.js';
 import { deliver, DELIVERY_LIMITS, type DeliveryLimits } from '../../src/notify/webhook.js';
+import { checkNotify } from '../../src/notify/preflight.js';
+import { planSchema } from '../../src/plan/schema.js';
 import { redactor } from '../../src/worker/redact.js';
 import { statusOf, until } from '../support/migration.js';
 import { ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
@@ -213,12 +215,74 @@ describe('notifications of a run', () => {
     await run.handle.terminate();
   });
 
+  it('go on with a secret of approvals that is too short: only questions come without links, and it is said why', async () => {
+    const json = await Receiver.start();
+    const run = await runs.begin(
+      sendingTo({
+        VERDIGRIS_CONNECTION_HOOK: json.url,
+        VERDIGRIS_APPROVAL_SECRET: 'too short',
+        VERDIGRIS_APPROVAL_URL: 'https://approve.example',
+      }),
+      {
+        notify: [{ connection: 'hook' }],
+        traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['promote'] } },
+      },
+    );
+    const status = await until(run.handle, 'warned', (s) => s.waiting?.gate === 'promote' && s.warnings.length > 0);
+    expect(status.warnings).toEqual([
+      expect.stringMatching(/without links that approve them: VERDIGRIS_APPROVAL_SECRET is shorter than 32 .*openssl/),
+    ]);
+    const sent = json.requests.map(({ body }) => JSON.parse(body) as { event: string; links?: object[] });
+    expect(sent.map(({ event }) => event)).toEqual(expect.arrayContaining(['phase', 'stage', 'approval']));
+    expect(sent.flatMap(({ links = [] }) => links)).toEqual([]);
+    await run.handle.terminate();
+  });
+
   it('whose webhook the worker does not know are said to be lost, and stop nothing', async () => {
     const run = await runs.begin(sendingTo({}), { notify: [{ connection: 'hook' }] });
     const status = await until(run.handle, 'in standby', (s) => s.phase === 'standby' && s.warnings.length > 0);
     expect(status.warnings.join()).toMatch(/knows no connection "hook"/);
     expect((await statusOf(run.handle)).outcome).toBe('running');
     await run.handle.terminate();
+  });
+});
+
+describe('what is told of a plan', () => {
+  const plan = planSchema.parse({
+    ...{ name: 'told', blue: { connection: 'b' }, green: { connection: 'g' } },
+    notify: [{ connection: 'ops-hook' }, { connection: 'channel', form: 'slack', events: ['promoted'] }],
+  });
+  const at = 'VERDIGRIS_CONNECTION_OPS_HOOK';
+  const known = { [at]: 'https://hook.example/T0P-SECRET', VERDIGRIS_CONNECTION_CHANNEL: 'https://slack.example/x' };
+  const found = (environment: Record<string, string>): string[] =>
+    checkNotify(plan, environment).map(({ severity, check, object, message, remedy }) =>
+      [severity, check, object, message, remedy].join(' | '),
+    );
+
+  it('is refused before anything is touched where the worker does not know where to', () => {
+    expect(found(known)).toEqual([]);
+    expect(found({})).toEqual([
+      expect.stringMatching(
+        /^error \| notify-webhook \| ops-hook \| .*knows no connection.*set VERDIGRIS_CONNECTION_OPS/,
+      ),
+      expect.stringMatching(/^error \| notify-webhook \| channel \| /),
+    ]);
+    const noUrl = found({ ...known, [at]: 'hook.example/T0P-SECRET' });
+    expect(noUrl).toEqual([expect.stringMatching(/is not the URL of a webhook/)]);
+    expect(noUrl.join()).not.toContain('T0P-SECRET');
+  });
+
+  it('has a warning where questions will come without links', () => {
+    const url = { VERDIGRIS_APPROVAL_URL: 'https://approve.example' };
+    expect(found({ ...known, ...url, VERDIGRIS_APPROVAL_SECRET: 'x'.repeat(32) })).toEqual([]);
+    // Nobody asks for links.
+    expect(found({ ...known, VERDIGRIS_APPROVAL_SECRET: 'short' })).toEqual([]);
+    expect(found({ ...known, ...url, VERDIGRIS_APPROVAL_SECRET: 'short' })).toEqual([
+      expect.stringMatching(/^warning \| approval-secret \| .*shorter than 32 characters/),
+    ]);
+    expect(found({ ...known, ...url, VERDIGRIS_APPROVAL_SECRET_FILE: '/nowhere/at/all' })).toEqual([
+      expect.stringMatching(/^warning \| approval-secret \| .*can't be read/),
+    ]);
   });
 });
 

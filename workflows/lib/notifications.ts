@@ -1,7 +1,7 @@
 import { CancellationScope, condition } from '@temporalio/workflow';
-import type { NoticeEvent } from '../../src/plan/notice-events.js';
+import { isUrgent } from '../../src/plan/notice-events.js';
 import type { Notify, Plan } from '../../src/plan/schema.js';
-import type { Delivered } from '../../src/notify/webhook.js';
+import type { Notified } from '../../activities/notify.js';
 import { act } from './activities.js';
 import { failureMessage, isCancelled } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
@@ -23,17 +23,6 @@ const FLUSH_MS = 300_000;
 const GRACE_MS = 30_000;
 /** Notices that may wait for one webhook; the oldest are left out, and that is said. */
 const KEPT = 200;
-
-/** What people must know at once, however much has been sent. There are few of these: each needs a person, or is the last one. */
-const URGENT: ReadonlySet<NoticeEvent> = new Set([
-  'approval',
-  'gateFailed',
-  'held',
-  'promoted',
-  'rollingBack',
-  'rolledBack',
-  'finished',
-]);
 
 /**
  * Tells the plan's webhooks what happens. Each has a lane of its own: in order, one sending at a time, again until it has
@@ -146,7 +135,7 @@ class Lane {
   }
 
   #hasUrgent(): boolean {
-    return this.#waiting.some(({ event, sequence }) => URGENT.has(event) && sequence > this.#tried);
+    return this.#waiting.some(({ event, sequence }) => isUrgent(event) && sequence > this.#tried);
   }
 
   #waitOfMany(): number {
@@ -173,7 +162,9 @@ class Lane {
     let left = notices.length;
     let why = 'the run has ended';
     try {
-      ({ undelivered: left, why } = await this.#deliver(notices));
+      const { warnings = [], ...delivered } = await this.#deliver(notices);
+      ({ undelivered: left, why } = delivered);
+      this.run.warn(warnings);
     } catch (error) {
       if (isCancelled(error)) throw error;
       // The worker can't send at all: another one may, or the same one with what it lacks.
@@ -197,7 +188,7 @@ class Lane {
       ]);
   }
 
-  async #deliver(notices: readonly Notice[]): Promise<Delivered> {
+  async #deliver(notices: readonly Notice[]): Promise<Notified> {
     const { workflowId, runId, name } = this.run.status;
     const summary = `tell ${this.target.connection}: ${notices.map(({ event }) => event).join(', ')}`.slice(0, 120);
     return act(summary).notify(
