@@ -1,3 +1,4 @@
+import { CancelledFailure } from '@temporalio/activity';
 import { isPostgresGate } from '../src/gates/decide-postgres.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
 import type { Confirmed } from '../src/gates/instances.js';
@@ -5,6 +6,8 @@ import type { Stage } from '../src/plan/schema.js';
 import { formatDuration } from '../src/plan/duration.js';
 import { VerdigrisError } from '../src/errors.js';
 import { isInForce, setGreenReads } from '../src/postgres/green-reads.js';
+import type { NotAfter } from '../src/postgres/promote.js';
+import { serverClock } from '../src/postgres/server-clock.js';
 import { writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import { inTransaction, type Session } from '../src/postgres/session.js';
 import { readRoute, type Route } from '../src/postgres/state.js';
@@ -16,6 +19,7 @@ import { blueBeforeStage } from './prometheus-before.js';
 import { refuseAbsentHaproxies, weightsFollowRoute, weightsFollowRouteOrWarn } from './haproxy.js';
 import { followerReader, refuseUndeployed, untilFollowed, type FollowerReader } from './instances.js';
 import type { StageBaseline } from './stage-measurements.js';
+import { onThisMachine } from './temporal-clock.js';
 import { transactionVolume } from './transaction-volume.js';
 
 export const STAGE_PATIENCE: StagePatience = { readMs: 10_000, followMs: 5_000, confirmMs: 10_000, lookMs: 45_000 };
@@ -28,6 +32,12 @@ export interface NotOpen {
   readonly flagsOwed: FlagsOwed | null;
 }
 
+/** What is told by an opening that was cancelled. Plain data. */
+export interface BrokenOff {
+  /** Whether the share of this stage may be in force: then nobody watches it. */
+  readonly hasMoved: boolean;
+}
+
 /** An opening in progress, and the route that it has read or made. */
 interface Opening {
   readonly work: Work;
@@ -37,14 +47,23 @@ interface Opening {
   readonly blue: Session;
   readonly follow: FollowerReader;
   readonly patience: StagePatience;
+  readonly notAfter: NotAfter | undefined;
   inForce: Confirmed;
+  /** From the moment in which blue is told to move the reads: its answer may be lost. */
+  mayHaveMoved: boolean;
+}
+
+interface OpeningLimits {
+  readonly patience?: StagePatience;
+  /** By Temporal's clock, ISO 8601: later than that no reads are moved. Default: no limit. */
+  readonly notAfter?: string | undefined;
 }
 
 /**
  * Sends the reads of a stage's users to green. Where that does not come into effect they are taken back, since nothing
- * watches them yet: the error says so (see NotOpen).
+ * watches them yet: the error says so (see NotOpen). One that is cancelled stops, and says what it has done (BrokenOff).
  *
- * @throws VerdigrisError GateFailed, which names the instances that are too old, or have not confirmed the stage
+ * @throws VerdigrisError GateFailed, when it is too late, or which names the instances that are too old, or have not confirmed the stage
  * @throws VerdigrisError FlagsNotWritten, WeightsNotSet, StaleEpoch
  */
 export async function openStage(
@@ -52,9 +71,10 @@ export async function openStage(
   ref: RunRef,
   stage: Stage,
   environment: Environment,
-  patience: StagePatience = STAGE_PATIENCE,
+  { patience = STAGE_PATIENCE, notAfter: told }: OpeningLimits = {},
 ): Promise<{ routers: number }> {
   const migration = ref.plan.name;
+  const notAfter = told === undefined ? undefined : await onThisMachine(told);
   const begun = performance.now();
   const blue = await work.session('blue', 'stage');
   const route = await readRoute(blue, migration);
@@ -62,18 +82,20 @@ export async function openStage(
   if (performance.now() - begun > patience.readMs) throw routeChanged(stage, 'this worker was held up');
   const { epoch, generation, greenReadPercent } = route;
   const opening: Opening = {
-    ...{ work, ref, stage, environment, patience, blue, inForce: { migration, epoch, generation } },
+    ...{ work, ref, stage, environment, patience, notAfter, blue, inForce: { migration, epoch, generation } },
+    // An opening that was broken off, by a worker that died, may have moved the reads already.
+    mayHaveMoved: greenReadPercent === stage.percent,
     follow: followerReader(blue, ref.plan, environment, work.signal),
   };
   try {
+    refuseLate(opening);
     const measured = await prepare(opening, greenReadPercent);
     await move(opening);
     return await confirm(opening, measured);
   } catch (error) {
-    // An opening that was broken off, by a worker that died, may have moved the reads already.
-    const hasMoved = opening.inForce.generation !== generation || greenReadPercent === stage.percent;
+    const hasMoved = opening.mayHaveMoved;
     // Whoever has ended this one takes the reads back, or opens the stage himself.
-    if (work.signal.aborted) throw error;
+    if (work.signal.aborted) throw brokenOff(error, { hasMoved });
     const details: NotOpen = hasMoved ? await takeBack(opening) : { greenReadPercent, flagsOwed: null };
     throw error instanceof VerdigrisError ? error.withDetails(details) : error;
   }
@@ -108,9 +130,16 @@ async function prepare(opening: Opening, greenReadPercent: number): Promise<Meas
 
 /** Only from the route that was read before the slow work: a worker that was frozen since then is refused. */
 async function move(opening: Opening): Promise<void> {
-  const { work, ref, stage, environment, blue } = opening;
+  const { work, ref, stage, environment, blue, notAfter } = opening;
+  const blueNow = notAfter === undefined ? undefined : await serverClock(blue);
+  refuseLate(opening);
   work.signal.throwIfAborted();
-  const generation = await setGreenReads(blue, opening.inForce, stage.percent);
+  const limit = notAfter === undefined || blueNow === undefined ? null : blueNow() + notAfter.at - performance.now();
+  const { mayHaveMoved } = opening;
+  opening.mayHaveMoved = true;
+  const generation = await setGreenReads(blue, opening.inForce, stage.percent, limit);
+  opening.mayHaveMoved = mayHaveMoved || generation !== undefined;
+  if (generation === undefined) refuseLate(opening);
   if (generation === undefined) throw routeChanged(stage, 'somebody else has changed it meanwhile');
   opening.inForce = { ...opening.inForce, generation };
   await flagsFollowRoute(ref, blue);
@@ -173,6 +202,23 @@ function routeChanged({ percent }: Stage, why: string): VerdigrisError {
     nextStep: 'nothing: the stage is opened again from the route in force',
     retryable: true,
   });
+}
+
+/** The approval of now may not be one later, and its window may have closed. */
+function refuseLate({ stage, notAfter }: Opening): void {
+  if (notAfter === undefined || performance.now() <= notAfter.at) return;
+  throw new VerdigrisError({
+    type: 'GateFailed',
+    message: `stage ${stage.percent} %: it could not be opened before ${notAfter.told}, when its window or its approval ended`,
+    nextStep: 'nothing: the stage waits for the next window, and is asked for again',
+    retryable: true,
+  });
+}
+
+/** What it has found that nobody can try again is news all the same. */
+function brokenOff(error: unknown, told: BrokenOff): unknown {
+  if (error instanceof VerdigrisError && !error.retryable) return error;
+  return new CancelledFailure('the opening was broken off', [told]);
 }
 
 function notConfirmed({ percent }: Stage, behind: readonly string[], what: string): VerdigrisError {

@@ -1,4 +1,5 @@
 import { Context } from '@temporalio/activity';
+import type { NotAfter } from '../src/postgres/promote.js';
 
 /**
  * Temporal's clock: the one by which workflows know the time. This machine's may be hours off, so what a workflow has
@@ -21,4 +22,10 @@ export async function temporalClock(): Promise<() => number> {
     throw new Error('Temporal does not know that this attempt has begun: it is tried again');
   const startedAt = Number(started.seconds) * 1_000 + (started.nanos ?? 0) / 1e6;
   return () => startedAt + performance.now() - asked;
+}
+
+/** A moment by Temporal's clock, ISO 8601, as this machine can tell whether it is over. */
+export async function onThisMachine(told: string): Promise<NotAfter> {
+  const now = await temporalClock();
+  return { told, at: performance.now() + Date.parse(told) - now() };
 }

@@ -70,9 +70,15 @@ export function trafficActivities(dependencies: ActivityDependencies) {
     forecastGates: (ref: RunRef): Promise<{ warnings: string[] }> =>
       perform(dependencies, ref, (work) => forecast(work, ref, dependencies.environment)),
 
-    /** Sends the reads of a stage's users to green, and returns when every live instance does so. */
-    openStage: (ref: RunRef, stage: Stage): Promise<{ routers: number }> =>
-      perform(dependencies, ref, (work) => openStage(work, ref, stage, dependencies.environment, patience)),
+    /**
+     * Sends the reads of a stage's users to green, and returns when every live instance does so.
+     *
+     * @param notAfter ISO 8601: later than that no reads are moved. Default: no limit
+     */
+    openStage: (ref: RunRef, stage: Stage, notAfter?: string): Promise<{ routers: number }> =>
+      perform(dependencies, ref, (work) =>
+        openStage(work, ref, stage, dependencies.environment, { patience, notAfter }),
+      ),
 
     /** Watches the gates of a stage until one fails; otherwise it ends by being cancelled. */
     watchGates: (ref: RunRef, stage: Stage): Promise<readonly Evidence[]> =>

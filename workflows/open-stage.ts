@@ -1,23 +1,39 @@
 import { sleep } from '@temporalio/workflow';
-import type { NotOpen } from '../activities/stage-opening.js';
+import type { BrokenOff, NotOpen } from '../activities/stage-opening.js';
 import type { Stage } from '../src/plan/schema.js';
 import { actOpening } from './lib/activities.js';
-import { applicationFailure, failureMessage, isCancelled } from './lib/failure.js';
+import { applicationFailure, cancelledWith, failureMessage, isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
-import { watched } from './shift-traffic.js';
-import { webhooksLead } from './webhooks-lead.js';
-import { windowOpens } from './windows.js';
+import { allReadsBack, readsGo, watched } from './shift-traffic.js';
+import { stageMayOpenNow, untilStageMayOpenAgain } from './stage-may-open.js';
 
 /** The waits between two openings, twice as long each time: an instance that stays behind must not fill the history. */
 const FIRST_WAIT_MS = 2_000;
 const LONGEST_WAIT_MS = 5 * 60_000;
-/** Where blue could not even be told to take the reads back, nobody watches them. */
-const LONGEST_UNKNOWN_MS = 20_000;
+
+interface Opening {
+  readonly story: Story;
+  readonly ref: RunRef;
+  readonly stage: Stage;
+  readonly summary: string;
+  /** The stage whose gates keep their authority until this one is open; null while all reads are on blue. */
+  inForce: Stage | null;
+  /** Whether it moves reads. One whose share is in force already is only measured anew: nobody is asked for that. */
+  moves: boolean;
+  /** Whether the webhooks lead to this stage already. */
+  isLed: boolean;
+  /** Whether its activity has begun: from then on it may have moved the reads. */
+  hasBegun: boolean;
+}
+
+/** Why a stage is not open. `late`: what led to it must be looked at again. */
+type NotYet = { readonly late: true } | { readonly late: false; readonly why: string; readonly details?: NotOpen };
 
 /**
- * Opens a stage, and returns when it is in effect. What keeps it from that, such as instances that have not confirmed
- * it, is said in the status, with the names; its reads are not on green then, and it is opened again.
+ * Opens a stage that may open (see untilStageMayOpen), and returns when it is in effect. What keeps it from that, such as
+ * instances that have not confirmed it, is said in the status, with the names; its reads are not on green then, and it is
+ * opened again. A pause or a hold stops it: the reads stay where they were, or go back to blue where they had moved.
  *
  * @param before the stage that is in force until then, whose gates keep their authority
  */
@@ -29,44 +45,96 @@ export async function opened(
   before: Stage | null,
 ): Promise<void> {
   const { run } = story;
-  let inForce = before;
+  const moves = before?.percent !== stage.percent;
+  const opening: Opening = {
+    ...{ story, ref, stage, summary, inForce: before, moves, isLed: moves, hasBegun: false },
+  };
   let waitMs = FIRST_WAIT_MS;
   for (;;) {
-    const not = await tried(ref, stage, summary);
+    const not = await attempt(opening);
     if (not === null) break;
-    const { greenReadPercent = run.status.greenReadPercent, flagsOwed = null } = not.details ?? {};
-    if (greenReadPercent === 0) inForce = null;
-    story.webhooks.tell('readsBack', greenReadPercent);
-    run.onFlagsOwed(ref, flagsOwed);
-    run.saw({ greenReadPercent });
-    const waiting = { for: 'gate', why: `${not.why}; it is tried again` } as const;
-    run.waitFor(waiting);
-    const pauseMs = not.details === undefined ? Math.min(waitMs, LONGEST_UNKNOWN_MS) : waitMs;
-    await watched(story, ref, inForce, async () => {
-      await sleep(pauseMs, { summary: `stage ${stage.percent} % is opened again` });
-      await windowOpens(story, ref, 'traffic');
-    });
-    waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS);
-    if (story.webhooks.hears('stage')) await webhooksLead(story, ref, stage, inForce);
-    run.waitFor(waiting);
+    const isThere = !opening.moves && opening.inForce !== null;
+    opening.moves = true;
+    if (not.late) leadBack(opening);
+    else {
+      run.waitFor({ for: 'gate', why: `${not.why}; it is tried again` });
+      await takeNote(opening, not.details);
+      const isAsBefore = await watched(story, ref, opening.inForce, () =>
+        sleep(waitMs, { summary: `stage ${stage.percent} % is opened again` }),
+      );
+      // Its own gate has failed meanwhile: it was opened for that, and judged.
+      if (!isAsBefore && isThere) return;
+      waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS);
+    }
+    await untilStageMayOpenAgain(story, ref, stage, opening.inForce);
+    opening.isLed = true;
+    if (!not.late) run.waitFor({ for: 'gate', why: `${not.why}; it is tried again` });
   }
   run.saw({ greenReadPercent: stage.percent });
   if (waitMs > FIRST_WAIT_MS) run.waitFor(null);
 }
 
-/** @returns why the stage is not in effect, where that can pass; null when it is */
-async function tried(
-  ref: RunRef,
-  stage: Stage,
-  summary: string,
-): Promise<{ readonly why: string; readonly details: NotOpen | undefined } | null> {
+/** One try, as a step: a pause ends it, and it has really stopped by then. @returns null when the stage is open */
+async function attempt(opening: Opening): Promise<NotYet | null> {
+  const { story, ref, stage } = opening;
+  const { resumes } = story.run;
+  return story.step(readsGo(stage), () => tried(opening, resumes), {
+    interrupted: (error) => backIfMoved(opening, error),
+    stopped: async (wait) => {
+      leadBack(opening);
+      while (!(await watched(story, ref, opening.inForce, wait))) continue;
+    },
+  });
+}
+
+async function tried(opening: Opening, resumes: number): Promise<NotYet | null> {
+  const { story, ref, stage, summary, moves } = opening;
+  opening.hasBegun = false;
+  const may = moves ? await stageMayOpenNow(story, ref, stage) : { until: null };
+  // While it was paused, windows have closed, and what the webhooks have said may be so no more.
+  if (may === null || (moves && story.run.resumes !== resumes)) return { late: true };
+  opening.hasBegun = true;
   try {
-    await actOpening(summary).openStage(ref, stage);
+    const activity = actOpening(summary);
+    await (may.until === null ? activity.openStage(ref, stage) : activity.openStage(ref, stage, may.until));
     return null;
   } catch (error) {
     const failure = isCancelled(error) ? undefined : applicationFailure(error);
     if (failure === undefined || failure.nonRetryable === true) throw error;
     const [why = ''] = failureMessage(error).split('\n', 1);
-    return { why, details: failure.details?.[0] as NotOpen | undefined };
+    const details = failure.details?.[0] as NotOpen | undefined;
+    return { late: false, why, ...(details === undefined ? {} : { details }) };
   }
+}
+
+/** A pause has ended the opening. Half open, nobody would watch it for as long as the pause lasts. */
+async function backIfMoved(opening: Opening, error: unknown): Promise<void> {
+  const { story, ref } = opening;
+  if (!opening.hasBegun || cancelledWith<BrokenOff>(error)?.hasMoved === false) return;
+  await allReadsBack(story, ref);
+  Object.assign(opening, { inForce: null, isLed: false, moves: true });
+}
+
+/**
+ * Where the reads are now. Where blue could not even be told to take them back, nobody knows, and nobody watches: then
+ * they go back first, before anything is waited for.
+ */
+async function takeNote(opening: Opening, details: NotOpen | undefined): Promise<void> {
+  const { story, ref, stage } = opening;
+  opening.isLed = false;
+  if (details === undefined || details.greenReadPercent === stage.percent) {
+    await allReadsBack(story, ref);
+    opening.inForce = null;
+    return;
+  }
+  const { greenReadPercent, flagsOwed } = details;
+  if (greenReadPercent === 0) opening.inForce = null;
+  story.webhooks.tell('readsBack', greenReadPercent);
+  story.run.onFlagsOwed(ref, flagsOwed);
+  story.run.saw({ greenReadPercent });
+}
+
+function leadBack(opening: Opening): void {
+  if (opening.isLed) opening.story.webhooks.tell('readsBack', opening.inForce?.percent ?? 0);
+  opening.isLed = false;
 }

@@ -1,15 +1,18 @@
-import { expiredApproval } from './lib/approval-question.js';
+import { askedAnew, expiredApproval } from './lib/approval-question.js';
 import { failureMessage, failureType } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { StepOptions, Story } from './lib/story.js';
+import type { Stage } from '../src/plan/schema.js';
 import { schemaHasStayed } from './guard-schema.js';
 import { moveWrites } from './move-writes.js';
 import { untilGoingOn, watched } from './shift-traffic.js';
 import { verifyAgain } from './verify.js';
 import { webhooksAgree } from './webhooks-lead.js';
-import { hasWindow, windowNow, windowOpens } from './windows.js';
+import { earliest, hasLoadLimit, hasWindow, isQuietNow, windowNow, windowOpens } from './windows.js';
 import { writesBackToBlue } from './writes-back.js';
+
+const APPROVAL = 'approval before writes move to green';
 
 /**
  * Phase 6: writes move from blue to green, all at once. Why no write is lost is told in src/postgres/promote.ts, where
@@ -21,35 +24,45 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
   saga.push({ name: 'writes back to blue', critical: true, undo: () => writesBackToBlue(run, ref) });
 
   const lastStage = ref.plan.traffic.stages.at(-1) ?? null;
-  const whileStopped: StepOptions = { stopped: (wait) => watched(story, ref, lastStage, wait) };
-  await watched(story, ref, lastStage, () => verifyAgain(story, ref));
-  let asked = ref.plan.traffic.approval.before.includes('promote');
-  let why = 'approval before writes move to green';
+  const whileStopped: StepOptions = {
+    stopped: async (wait) => {
+      while (!(await watched(story, ref, lastStage, wait))) continue;
+    },
+  };
+  let why = ref.plan.traffic.approval.before.includes('promote') ? APPROVAL : null;
+  // Once it was asked for, it is needed: one that counts no more is asked for again.
+  let isNeeded = false;
+  // Rows are compared once, and again whenever a gate has failed since.
+  let comparedAt = -1;
   for (;;) {
-    if (asked) await watched(story, ref, lastStage, () => story.approval('promote', why));
-    if (hasWindow(ref, 'promote')) {
-      await watched(story, ref, lastStage, async () => {
-        // What was written while a window was waited for has not been compared yet.
-        if (await windowOpens(story, ref, 'promote')) await verifyAgain(story, ref);
-      });
-    }
-    await untilGoingOn(story, ref, lastStage);
-    await schemaHasStayed(story, ref, whileStopped);
-    await untilGoingOn(story, ref, lastStage);
-    const nobodyIsAsked = !story.webhooks.hears('promoting');
-    const disagreement = nobodyIsAsked ? null : await webhooksAgree(story, ref, lastStage);
-    if (disagreement !== null) {
-      why = disagreement;
+    isNeeded ||= why !== null;
+    const { voided } = run;
+    const isVoid = (): boolean => run.voided !== voided;
+    if (comparedAt !== voided) await watched(story, ref, lastStage, () => verifyAgain(story, ref));
+    comparedAt = voided;
+    if (!isVoid()) await untilItMayBegin(story, ref, lastStage, why, whileStopped);
+    const nobodyIsAsked = isVoid() || !story.webhooks.hears('promoting');
+    const answer = nobodyIsAsked ? null : await webhooksAgree(story, ref, lastStage);
+    if (answer !== null && answer !== 'gate failed') {
+      why = answer.why;
       run.warn([why]);
-      asked = true;
       continue;
     }
+    const lookedAtAgain = isNeeded
+      ? askedAnew(APPROVAL)
+      : 'a gate has failed: all that leads to a promotion is done anew';
     const { resumes } = run;
+    const isQuiet = nobodyIsAsked || isVoid() || (await isStillQuiet(story, ref, lastStage));
+    if (isVoid() || !isQuiet) {
+      if (!nobodyIsAsked && answer === null) story.webhooks.tell('notPromoted');
+      why = isVoid() && isNeeded ? lookedAtAgain : null;
+      continue;
+    }
     try {
       let late: string | null = null;
       const work = async (): Promise<void> => {
         const now = await mayBegin(story, ref);
-        late = now.late ?? whyAskAgain(story, resumes);
+        late = (isVoid() ? lookedAtAgain : now.late) ?? whyAskAgain(story, resumes);
         const isOver = (): boolean => story.isAbandoned;
         if (late === null) await moveWrites(run, ref, 'blue', { notAfter: now.notAfter, isOver });
       };
@@ -57,18 +70,49 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       if (late === null) break;
       run.warn([late]);
       story.webhooks.tell('notPromoted');
-      // A window that has closed is waited for; an approval that is too old is asked for again.
-      asked = run.approvalExpired('promote') !== undefined;
-      why = late;
+      // A window that has closed is waited for; an approval that is too old, or void, is asked for again.
+      const counts = run.isApproved('promote') && run.approvalExpired('promote') === undefined;
+      why = isNeeded && !counts ? late : null;
     } catch (error) {
       // Nothing has happened: writes are on blue as before. Back to the approval, saying what stood in the way.
       if (failureType(error) !== 'PromotionBlocked' && failureType(error) !== 'FenceTampered') throw error;
       why = failureMessage(error);
       run.warn([why]);
       story.webhooks.tell('notPromoted');
-      asked = true;
     }
   }
+}
+
+/** Returns when writes may move: approved where somebody is asked (`why`), inside the window, not paused. Or when a gate has failed. */
+async function untilItMayBegin(
+  story: Story,
+  ref: RunRef,
+  lastStage: Stage | null,
+  why: string | null,
+  whileStopped: StepOptions,
+): Promise<void> {
+  const whileWatched = (work: () => Promise<void>): Promise<boolean> => watched(story, ref, lastStage, work);
+  if (why !== null && !(await whileWatched(() => story.approval('promote', why)))) return;
+  if (hasWindow(ref, 'promote')) {
+    const opens = await whileWatched(async () => {
+      // What was written while a window was waited for has not been compared yet; then the window and the load are as they are.
+      while (await windowOpens(story, ref, 'promote')) await verifyAgain(story, ref);
+    });
+    if (!opens) return;
+  }
+  if (!(await untilGoingOn(story, ref, lastStage))) return;
+  await schemaHasStayed(story, ref, whileStopped);
+  await untilGoingOn(story, ref, lastStage);
+}
+
+/** Webhooks may have kept the promotion waiting for long. */
+async function isStillQuiet(story: Story, ref: RunRef, lastStage: Stage | null): Promise<boolean> {
+  if (!hasLoadLimit(ref)) return true;
+  let quiet = false;
+  await watched(story, ref, lastStage, async () => {
+    quiet = await isQuietNow(story, ref, 'promote');
+  });
+  return quiet;
 }
 
 /**
@@ -86,14 +130,12 @@ interface Beginning {
 
 /** Looked at in the step itself, since a pause may have come between. */
 async function mayBegin({ run }: Story, ref: RunRef): Promise<Beginning> {
-  const ends = [new Date(Date.now() + TRIED_FOR_MS).toISOString()];
+  const triedUntil = new Date(Date.now() + TRIED_FOR_MS).toISOString();
   const expired = run.approvalExpired('promote');
   if (expired !== undefined) return { late: expiredApproval('the promotion', expired), notAfter: expired };
   const window = await windowNow(ref, 'promote');
-  const approved = run.approvedUntil('promote');
-  if (approved !== undefined) ends.push(approved);
-  if (window.closed === null && window.until !== null) ends.push(window.until);
-  return { late: window.closed, notAfter: ends.reduce((a, b) => (Date.parse(a) < Date.parse(b) ? a : b)) };
+  const until = window.closed === null ? window.until : null;
+  return { late: window.closed, notAfter: earliest([until, run.approvedUntil('promote')], triedUntil) };
 }
 
 /** Webhooks that agreed before a pause may not be ready any more. */

@@ -38,33 +38,60 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
 
 /** One stage: opened, timed durably, watched all the time, left when its evidence suffices. */
 async function runStage(story: Story, ref: RunRef, stage: Stage, before: Stage | null): Promise<void> {
-  const { run } = story;
-  const label = `${stage.percent} %`;
-  run.doing(`reads of ${label} of the users go to green`);
-  await opened(story, ref, stage, `${label} of the reads to green`, before);
-
-  run.waitFor({ for: 'stage', why: `stage ${label} lasts ${stage.for}` });
-  await watched(story, ref, stage, () =>
-    sleep(parseDuration(stage.for), { summary: `stage ${label} for ${stage.for}` }),
-  );
-  run.waitFor({ for: 'gate', why: `evidence for stage ${label}` });
-  for (;;) {
-    const verdict = await act(`gates of stage ${label}`).judgeStage(ref, stage);
-    run.keep(verdict.evidence);
-    run.saw({ lagSeconds: verdict.lagSeconds });
-    if (verdict.outcome === 'fail') await onFailedGate(story, ref, stage, verdict.evidence);
-    else if (verdict.outcome !== 'pass') await onMissingEvidence(story, ref, stage, verdict.evidence);
-    else if (await rowsAgree(story, ref, stage)) break;
-    run.waitFor({ for: 'gate', why: `evidence for stage ${label}` });
-  }
-  run.waitFor(null);
-  await untilGoingOn(story, ref, stage);
+  await opened(story, ref, stage, `${stage.percent} % of the reads to green`, before);
+  await untilJudged(story, ref, stage);
+  while (!(await untilGoingOn(story, ref, stage))) continue;
 }
 
-/** Goes no further while the run is paused, or held by something beside the work: the gates keep their authority. */
-export async function untilGoingOn(story: Story, ref: RunRef, stage: Stage | null): Promise<void> {
-  if (story.run.paused || story.isHeld) await watched(story, ref, stage, () => story.untilNotPaused());
+/** What is done while a stage is opened, for people. */
+export function readsGo({ percent }: Stage): string {
+  return `reads of ${percent} % of the users go to green`;
+}
+
+/**
+ * Returns when a stage that is open may be left: it has lasted its time, and then its evidence suffices. Whenever it was
+ * opened again, it has to show both again: what was seen before counts no more.
+ */
+async function untilJudged(story: Story, ref: RunRef, stage: Stage): Promise<void> {
+  for (;;) {
+    const { outcome, evidence } = await judgedOnce(story, ref, stage);
+    if (outcome === 'pass') break;
+    if (outcome === 'fail') await onFailedGate(story, ref, stage, evidence);
+    else await onMissingEvidence(story, ref, stage, evidence);
+  }
+  story.run.waitFor(null);
+}
+
+interface Judged {
+  readonly outcome: Evidence['outcome'];
+  readonly evidence: readonly Evidence[];
+}
+
+async function judgedOnce(story: Story, ref: RunRef, stage: Stage): Promise<Judged> {
+  const { run } = story;
+  const label = `${stage.percent} %`;
+  run.waitFor({ for: 'stage', why: `stage ${label} lasts ${stage.for}` });
+  const failed = await untilGateFails(story, ref, stage, () =>
+    sleep(parseDuration(stage.for), { summary: `stage ${label} for ${stage.for}` }),
+  );
+  if (failed !== null) return { outcome: 'fail', evidence: failed };
+  run.waitFor({ for: 'gate', why: `evidence for stage ${label}` });
+  const verdict = await act(`gates of stage ${label}`).judgeStage(ref, stage);
+  run.keep(verdict.evidence);
+  run.saw({ lagSeconds: verdict.lagSeconds });
+  return verdict.outcome === 'pass' ? rowsCompared(story, ref, stage) : verdict;
+}
+
+/**
+ * Goes no further while the run is paused, or held by something beside the work: the gates keep their authority.
+ *
+ * @returns as `watched`
+ */
+export async function untilGoingOn(story: Story, ref: RunRef, stage: Stage | null): Promise<boolean> {
+  const stands = story.run.paused || story.isHeld;
+  const isAsBefore = !stands || (await watched(story, ref, stage, () => story.untilNotPaused()));
   story.proceed();
+  return isAsBefore;
 }
 
 /** Nothing is known to be wrong, and nothing has been shown to be right: the reads stay where they are, watched, until somebody decides. */
@@ -76,25 +103,26 @@ async function onMissingEvidence(
 ): Promise<void> {
   const missing = counting(evidence, (outcome) => outcome !== 'pass');
   const why = `stage ${stage.percent} % has no sufficient evidence after ${ref.plan.traffic.maxStageDuration}: ${missing}`;
-  await watched(story, ref, stage, () => story.hold(why));
-  await opened(story, ref, stage, `${stage.percent} % of the reads to green, again`, stage);
+  const failed = await untilGateFails(story, ref, stage, () => story.hold(why));
+  if (failed !== null) await onFailedGate(story, ref, stage, failed);
+  else await opened(story, ref, stage, `${stage.percent} % of the reads to green, again`, stage);
 }
 
 /** The gate `rowDifferences`: what was written since the last comparison is the same on both sides. */
-async function rowsAgree(story: Story, ref: RunRef, stage: Stage): Promise<boolean> {
+async function rowsCompared(story: Story, ref: RunRef, stage: Stage): Promise<Judged> {
   const gate = ref.plan.traffic.gates.find((one) => one.metric === 'rowDifferences');
-  if (gate === undefined) return true;
+  if (gate === undefined) return { outcome: 'pass', evidence: [] };
   const pass = story.nextPass();
   story.run.waitFor({ for: 'gate', why: `comparing what has changed on blue and green` });
-  let found: Evidence | undefined;
-  await watched(story, ref, stage, async () => {
+  const compared: Evidence[] = [];
+  const failed = await untilGateFails(story, ref, stage, async () => {
     const summary = 'compare what has changed on blue and green';
-    const compared = await story.step(summary, () => act(summary).verify(ref, 'blue', 'changed', pass));
-    const { examples, scope, notCompared, ...result } = compared;
+    const found = await story.step(summary, () => act(summary).verify(ref, 'blue', 'changed', pass));
+    const { examples, scope, notCompared, ...result } = found;
     story.run.verified({ ...result, scope });
     warnOfColumns(story.run, notCompared);
     const { differingRows, rowsVerified, at } = result;
-    found = {
+    compared.push({
       ...{ at, where: `stage ${stage.percent} %`, metric: gate.metric, windowSeconds: 0 },
       outcome: differingRows <= gate.max ? 'pass' : 'fail',
       because: `${differingRows} of ${rowsVerified} compared rows differ${examples.length === 0 ? '' : `: ${examples.join('; ')}`}`,
@@ -102,56 +130,75 @@ async function rowsAgree(story: Story, ref: RunRef, stage: Stage): Promise<boole
       blue: { requests: 0, errors: 0 },
       onFail: gate.onFail ?? ref.plan.traffic.onFail,
       ...(gate.dryRun === true ? { dryRun: true } : {}),
-    };
+    });
   });
-  // A gate that failed meanwhile has ended the comparison: the stage is judged anew.
-  if (found === undefined) return false;
-  story.run.keep([found]);
-  if (found.outcome === 'pass' || found.dryRun === true) return true;
-  await onFailedGate(story, ref, stage, [found]);
-  return false;
+  if (failed !== null) return { outcome: 'fail', evidence: failed };
+  story.run.keep(compared);
+  const differ = compared.some(({ outcome, dryRun }) => outcome === 'fail' && dryRun !== true);
+  return { outcome: differ ? 'fail' : 'pass', evidence: compared };
 }
 
-/** Does `work` while the gates keep their authority: a gate that fails meanwhile ends it. */
+/**
+ * Does `work` while the gates keep their authority: one that fails meanwhile ends it. Where that does not end the run, the
+ * stage is opened again and judged anew.
+ *
+ * @returns false then: the work is not done, and whatever led to it (an approval, a window, a webhook) is out of date
+ */
 export async function watched(
   story: Story,
   ref: RunRef,
   stage: Stage | null,
   work: () => Promise<void>,
-): Promise<void> {
-  if (stage === null || stage.percent === 0) return work();
-  for (;;) {
-    const waiting = new CancellationScope();
-    const watching = new CancellationScope();
-    const watch = watching.run(() => act(`watch the gates of stage ${stage.percent} %`).watchGates(ref, stage));
-    const failed = watch.then(
-      (evidence) => {
-        waiting.cancel();
-        return evidence;
-      },
-      (error: unknown) => {
-        if (isCancelled(error)) return null;
-        waiting.cancel();
-        throw error;
-      },
-    );
-    // Awaited below, when the work has stopped; until then it must not count as unhandled, which would stop everything.
-    failed.catch(() => undefined);
-    let ended: unknown = null;
-    try {
-      await waiting.run(work);
-    } catch (error) {
-      ended = error;
-    }
-    watching.cancel();
-    // Also when the waiting has ended well: the gate may have failed in that very moment.
-    const evidence = await failed;
-    const gateFailed = evidence !== null && evidence.length > 0;
-    if (ended !== null && !(gateFailed && isCancelled(ended) && !story.isAbandoned)) throw ended;
-    if (!gateFailed) return;
-    story.run.keep(evidence);
-    await onFailedGate(story, ref, stage, evidence);
+): Promise<boolean> {
+  if (stage === null) {
+    await work();
+    return true;
   }
+  const failed = await untilGateFails(story, ref, stage, work);
+  if (failed === null) return true;
+  await onFailedGate(story, ref, stage, failed);
+  await untilJudged(story, ref, stage);
+  return false;
+}
+
+/** Does `work` and watches the gates of a stage. @returns what they say when one of them has ended it; else null */
+async function untilGateFails(
+  story: Story,
+  ref: RunRef,
+  stage: Stage,
+  work: () => Promise<void>,
+): Promise<readonly Evidence[] | null> {
+  if (stage.percent === 0) return work().then(() => null);
+  const waiting = new CancellationScope();
+  const watching = new CancellationScope();
+  const watch = watching.run(() => act(`watch the gates of stage ${stage.percent} %`).watchGates(ref, stage));
+  const failed = watch.then(
+    (evidence) => {
+      waiting.cancel();
+      return evidence;
+    },
+    (error: unknown) => {
+      if (isCancelled(error)) return null;
+      waiting.cancel();
+      throw error;
+    },
+  );
+  // Awaited below, when the work has stopped; until then it must not count as unhandled, which would stop everything.
+  failed.catch(() => undefined);
+  let ended: unknown = null;
+  try {
+    await waiting.run(work);
+  } catch (error) {
+    ended = error;
+  }
+  watching.cancel();
+  // Also when the waiting has ended well: the gate may have failed in that very moment.
+  const evidence = await failed;
+  const gateFailed = evidence !== null && evidence.length > 0;
+  if (ended !== null && !(gateFailed && isCancelled(ended) && !story.isAbandoned)) throw ended;
+  if (!gateFailed) return null;
+  story.run.keep(evidence);
+  return evidence;
 }
 
 /** A gate that failed rolls the run back, or takes the reads back and holds, as it says. The sternest of several counts. */
@@ -165,12 +212,19 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
       'GateFailed',
     );
   }
-  story.webhooks.tell('readsBack', 0);
-  story.run.onReadsBack(ref, await actFast('all reads back to blue').readsToBlue(ref));
-  story.run.saw({ greenReadPercent: 0 });
+  // Who has approved what comes next had seen other numbers.
+  story.run.voidApprovals();
+  await allReadsBack(story, ref);
   await story.hold(`${message}; all reads are on blue`);
   await untilStageMayOpen(story, ref, stage, null);
   await opened(story, ref, stage, `${stage.percent} % of the reads to green, again`, null);
+}
+
+/** All reads back to blue while the run goes on, and the webhooks with them. */
+export async function allReadsBack(story: Story, ref: RunRef): Promise<void> {
+  story.webhooks.tell('readsBack', 0);
+  story.run.onReadsBack(ref, await actFast('all reads back to blue').readsToBlue(ref));
+  story.run.saw({ greenReadPercent: 0 });
 }
 
 /** The rollback does the same, but begins only when everything that runs has stopped. */

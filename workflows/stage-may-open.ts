@@ -1,10 +1,10 @@
 import type { Stage } from '../src/plan/schema.js';
-import { expiredApproval } from './lib/approval-question.js';
+import { askedAnew, expiredApproval } from './lib/approval-question.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 import { untilGoingOn, watched } from './shift-traffic.js';
 import { webhooksLead } from './webhooks-lead.js';
-import { hasWindow, windowNow, windowOpens } from './windows.js';
+import { earliest, hasLoadLimit, hasWindow, isQuietNow, windowNow, windowOpens } from './windows.js';
 
 /**
  * Returns when a stage may be opened at once: approved where the plan asks for that, inside its window, not paused, and led
@@ -13,22 +13,78 @@ import { hasWindow, windowNow, windowOpens } from './windows.js';
  * @param before the stage that is in force, whose gates keep their authority; null while all reads are on blue
  */
 export async function untilStageMayOpen(story: Story, ref: RunRef, stage: Stage, before: Stage | null): Promise<void> {
-  let unanswered = questionsBefore(ref, stage);
-  for (;;) {
-    for (const { gate, why } of unanswered) await watched(story, ref, before, () => story.approval(gate, why));
-    if (hasWindow(ref, 'traffic')) {
-      await watched(story, ref, before, async () => void (await windowOpens(story, ref, 'traffic')));
-    }
-    await untilGoingOn(story, ref, before);
-    unanswered = expiredQuestions(story, ref, stage);
-    if (unanswered.length > 0) continue;
-    if (!story.webhooks.hears('stage')) return;
-    await webhooksLead(story, ref, stage, before);
-    // They may have kept it waiting for days.
-    unanswered = expiredQuestions(story, ref, stage);
-    if (unanswered.length === 0 && (await windowNow(ref, 'traffic')).closed === null) return;
-    story.webhooks.tell('readsBack', before?.percent ?? 0);
+  await untilAnswered(story, ref, stage, before, questionsBefore(ref, stage));
+}
+
+/** The same for one that was not opened when it might: an approval that still counts is not asked for again. */
+export async function untilStageMayOpenAgain(
+  story: Story,
+  ref: RunRef,
+  stage: Stage,
+  before: Stage | null,
+): Promise<void> {
+  await untilAnswered(story, ref, stage, before, openQuestions(story, ref, stage));
+}
+
+/**
+ * The last look, just before a stage is opened. @returns until when that may be, ISO 8601: as long as its approvals count
+ * and its window is open, null without an end; or null when it may not be opened any more
+ */
+export async function stageMayOpenNow(
+  story: Story,
+  ref: RunRef,
+  stage: Stage,
+): Promise<{ readonly until: string | null } | null> {
+  const window = await windowNow(ref, 'traffic');
+  if (window.closed !== null || openQuestions(story, ref, stage).length > 0) return null;
+  const approved = questionsBefore(ref, stage).map(({ gate }) => story.run.approvedUntil(gate));
+  return { until: earliest([...approved, window.until], null) };
+}
+
+async function untilAnswered(
+  story: Story,
+  ref: RunRef,
+  stage: Stage,
+  before: Stage | null,
+  questions: readonly Question[],
+): Promise<void> {
+  let unanswered = questions;
+  while (!(await mayOpen(story, ref, stage, before, unanswered))) unanswered = openQuestions(story, ref, stage);
+}
+
+/** @returns false when something that was so when it was asked for is not so any more */
+async function mayOpen(
+  story: Story,
+  ref: RunRef,
+  stage: Stage,
+  before: Stage | null,
+  unanswered: readonly Question[],
+): Promise<boolean> {
+  const whileWatched = (work: () => Promise<void>): Promise<boolean> => watched(story, ref, before, work);
+  for (const { gate, why } of unanswered) {
+    if (!(await whileWatched(() => story.approval(gate, why)))) return false;
   }
+  if (hasWindow(ref, 'traffic')) {
+    const opens = await whileWatched(async () => void (await windowOpens(story, ref, 'traffic')));
+    if (!opens) return false;
+  }
+  if (!(await untilGoingOn(story, ref, before))) return false;
+  if (openQuestions(story, ref, stage).length > 0) return false;
+  if (!story.webhooks.hears('stage')) return true;
+  if (!(await webhooksLead(story, ref, stage, before))) return false;
+  // They may have kept it waiting for days.
+  const { resumes } = story.run;
+  let quiet = true;
+  if (hasLoadLimit(ref)) {
+    const isAsBefore = await whileWatched(async () => {
+      quiet = await isQuietNow(story, ref, 'traffic');
+    });
+    if (!isAsBefore) return false;
+  }
+  const wasPaused = story.run.resumes !== resumes;
+  if (quiet && !wasPaused && (await stageMayOpenNow(story, ref, stage)) !== null) return true;
+  story.webhooks.tell('readsBack', before?.percent ?? 0);
+  return false;
 }
 
 interface Question {
@@ -50,12 +106,14 @@ function questionsBefore({ plan }: RunRef, stage: Stage): Question[] {
   ];
 }
 
-function expiredQuestions({ run }: Story, ref: RunRef, stage: Stage): Question[] {
-  return questionsBefore(ref, stage).flatMap(({ gate }) => {
+/** What has been asked for before and must be asked for again: it has expired, or a gate has failed since. */
+function openQuestions({ run }: Story, ref: RunRef, stage: Stage): Question[] {
+  return questionsBefore(ref, stage).flatMap(({ gate, why }) => {
+    if (!run.isApproved(gate)) return [{ gate, why: askedAnew(why) }];
     const expired = run.approvalExpired(gate);
     if (expired === undefined) return [];
-    const why = expiredApproval(`"${gate}"`, expired);
-    run.warn([why]);
-    return [{ gate, why }];
+    const late = expiredApproval(`"${gate}"`, expired);
+    run.warn([late]);
+    return [{ gate, why: late }];
   });
 }

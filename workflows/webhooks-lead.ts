@@ -8,28 +8,36 @@ import { watched } from './shift-traffic.js';
 
 /**
  * Has the webhooks lead the reads of a stage to green: before the route does, so that one that refuses has kept
- * everything where it was. Returns when all have followed; until then the run holds, with the reason, and those that
- * have followed already are led back.
+ * everything where it was. The run holds then, with the reason, and those that have followed already are led back.
  *
  * @param before the stage that is in force, whose gates keep their authority
+ * @returns whether all have followed. Else somebody has resumed, or a gate has failed, and what led here is out of date
  */
-export async function webhooksLead(story: Story, ref: RunRef, stage: Stage, before: Stage | null): Promise<void> {
-  for (;;) {
-    const not = await asked(story, ref, 'stage', stage.percent, before);
-    if (not === null) return;
-    story.webhooks.tell('readsBack', before?.percent ?? 0);
-    refuseByPlan(not);
-    await watched(story, ref, before, () => story.hold(not.why));
-  }
+export async function webhooksLead(story: Story, ref: RunRef, stage: Stage, before: Stage | null): Promise<boolean> {
+  const answer = await asked(story, ref, 'stage', stage.percent, before);
+  if (answer === 'gate failed') return false;
+  if (answer === null) return true;
+  story.webhooks.tell('readsBack', before?.percent ?? 0);
+  refuseByPlan(answer);
+  await watched(story, ref, before, () => story.hold(answer.why));
+  return false;
 }
 
-/** Whether the webhooks agree that writes move now. @returns who does not, and why; null when all agree */
-export async function webhooksAgree(story: Story, ref: RunRef, lastStage: Stage | null): Promise<string | null> {
-  const not = await asked(story, ref, 'promoting', story.run.status.greenReadPercent, lastStage);
-  if (not === null) return null;
+/**
+ * Whether the webhooks agree that writes move now.
+ *
+ * @returns who does not, and why; null when all agree; `gate failed` when one has meanwhile, and the stage was judged anew
+ */
+export async function webhooksAgree(
+  story: Story,
+  ref: RunRef,
+  lastStage: Stage | null,
+): Promise<{ readonly why: string } | 'gate failed' | null> {
+  const answer = await asked(story, ref, 'promoting', story.run.status.greenReadPercent, lastStage);
+  if (answer === null) return null;
   story.webhooks.tell('notPromoted');
-  refuseByPlan(not);
-  return not.why;
+  if (answer !== 'gate failed') refuseByPlan(answer);
+  return answer;
 }
 
 async function asked(
@@ -38,12 +46,12 @@ async function asked(
   event: AskingEvent,
   percent: number,
   current: Stage | null,
-): Promise<NotFollowed | null> {
+): Promise<NotFollowed | 'gate failed' | null> {
   const answer: { not: NotFollowed | null } = { not: null };
-  await watched(story, ref, current, async () => {
+  const isAsBefore = await watched(story, ref, current, async () => {
     answer.not = await story.step(`asking the webhooks: ${event}`, () => story.webhooks.ask(event, percent));
   });
-  return answer.not;
+  return isAsBefore ? answer.not : 'gate failed';
 }
 
 function refuseByPlan({ why, rollback }: NotFollowed): void {

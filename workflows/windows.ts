@@ -1,4 +1,4 @@
-import { sleep } from '@temporalio/workflow';
+import { condition, sleep } from '@temporalio/workflow';
 import type { WindowLook } from '../activities/windows.js';
 import type { WindowOf } from '../src/plan/window-times.js';
 import { act } from './lib/activities.js';
@@ -26,13 +26,35 @@ export async function windowOpens(story: Story, ref: RunRef, what: WindowOf): Pr
     if (look?.open === false) {
       waited = true;
       await untilItOpens(story, ref, what, look);
-    } else if ((await isQuiet(story, ref, what, look)) && !story.run.paused && !story.isHeld) return waited;
+    } else if ((await isQuiet(story, ref, what, look?.changesAt ?? NEVER)) && !story.run.paused && !story.isHeld)
+      return waited;
   }
 }
 
 /** Whether something may have to wait at all. */
 export function hasWindow({ plan }: RunRef, what: WindowOf): boolean {
   return plan.windows !== undefined && (plan.windows[what] !== undefined || plan.windows.below !== undefined);
+}
+
+/** Whether the plan says how quiet blue must be. */
+export function hasLoadLimit({ plan }: RunRef): boolean {
+  return plan.windows?.below !== undefined;
+}
+
+/** One look of some seconds whether blue is quiet enough, after which somebody decides whether to wait. */
+export async function isQuietNow(story: Story, ref: RunRef, what: WindowOf): Promise<boolean> {
+  return isQuiet(story, ref, what, new Date(Date.now()).toISOString());
+}
+
+/** The first of these moments, ISO 8601; `otherwise` counts too, and stands alone where none is set. */
+export function earliest<T extends string | null>(
+  moments: readonly (string | null | undefined)[],
+  otherwise: T,
+): string | T {
+  return [...moments, otherwise].reduce<string | T>((first, one) => {
+    if (typeof one !== 'string') return first;
+    return first === null || Date.parse(one) < Date.parse(first) ? one : first;
+  }, otherwise);
 }
 
 /** Why what a window is for may not begin now; or until when it may, ISO 8601, null where the plan has no such window. */
@@ -61,11 +83,13 @@ export async function insideWindows(
     await beside(() => keepWindow(story, ref, what), work);
   } finally {
     story.yieldTo(null, 'window');
+    story.yieldTo(null, 'load');
   }
 }
 
 /** Ends by being cancelled. */
 async function keepWindow(story: Story, ref: RunRef, what: WindowOf): Promise<void> {
+  let begins = false;
   for (;;) {
     const look = await lookAt(ref, what);
     if (look === null) return;
@@ -73,9 +97,13 @@ async function keepWindow(story: Story, ref: RunRef, what: WindowOf): Promise<vo
       const why = closedUntil(ref, what, look);
       story.run.warn([`"${story.run.status.now}" stops at the end of its window, and goes on where it was: ${why}`]);
       story.yieldTo(why, 'window', look.changesAt);
+      story.yieldTo(null, 'load');
       await sleep(timeUntil(look), { summary: why });
-    } else {
+      begins = true;
+    } else if (!begins || (await isQuietBeside(story, ref, what, look))) {
+      begins = false;
       story.yieldTo(null, 'window');
+      story.yieldTo(null, 'load');
       await sleep(timeUntil(look), { summary: `${what} until ${look.changesAtText}` });
     }
   }
@@ -88,12 +116,16 @@ async function untilItOpens(story: Story, ref: RunRef, what: WindowOf, look: Win
   story.run.waitFor(null);
 }
 
-/** Waits until others make few enough transactions on blue. @returns false when the window has ended before. */
-async function isQuiet(story: Story, ref: RunRef, what: WindowOf, look: WindowLook | null): Promise<boolean> {
-  const below = ref.plan.windows?.below?.transactionsPerSecond;
-  if (below === undefined) return true;
-  const why = `${what} waits until others make fewer than ${below} transactions a second on blue`;
-  const until = look?.changesAt ?? NEVER;
+/**
+ * Waits until others make few enough transactions on blue.
+ *
+ * @param until ISO 8601, when it waits no longer
+ * @returns false when they did not until then
+ */
+async function isQuiet(story: Story, ref: RunRef, what: WindowOf, until: string): Promise<boolean> {
+  const limit = loadLimit(ref, what);
+  if (limit === null) return true;
+  const { below, why } = limit;
   const { quiet } = await story.step(`looking at blue's load before ${what}`, async () => {
     story.run.waitFor({ for: 'load', why });
     try {
@@ -103,6 +135,24 @@ async function isQuiet(story: Story, ref: RunRef, what: WindowOf, look: WindowLo
     }
   });
   return quiet;
+}
+
+/** The same beside a step that yields meanwhile: what it goes on with begins anew. A paused run asks blue for nothing. */
+async function isQuietBeside(story: Story, ref: RunRef, what: WindowOf, { changesAt }: WindowLook): Promise<boolean> {
+  const limit = loadLimit(ref, what);
+  if (limit === null) return true;
+  const stands = (): boolean => story.run.paused || story.isHeld;
+  story.yieldTo(limit.why, 'load');
+  story.yieldTo(null, 'window');
+  await condition(() => !stands());
+  const { quiet } = await act(limit.why).awaitQuiet(ref, changesAt, limit.below);
+  return quiet && !stands();
+}
+
+function loadLimit({ plan }: RunRef, what: WindowOf): { readonly below: number; readonly why: string } | null {
+  const below = plan.windows?.below?.transactionsPerSecond;
+  if (below === undefined) return null;
+  return { below, why: `${what} waits until others make fewer than ${below} transactions a second on blue` };
 }
 
 const NEVER = '9999-12-31T00:00:00.000Z';

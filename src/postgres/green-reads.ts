@@ -7,19 +7,23 @@ import { ROUTE_CHANNEL } from './state.js';
  * frozen since then moves nobody. Each setting is a generation of its own, also one that changes no share, so that two
  * workers never take one and the same for theirs.
  *
- * @returns the new generation; undefined when the route has been changed meanwhile: nothing has happened then
+ * @param notAfter ms since 1970 by blue's clock: a worker that was frozen until then moves nobody either. Default: never
+ * @returns the new generation; undefined when the route has been changed meanwhile, or it is too late: nothing has
+ * happened then
  */
 export async function setGreenReads(
   blue: Session,
   { migration, epoch, generation }: Confirmed,
   percent: number,
+  notAfter: number | null = null,
 ): Promise<number | undefined> {
   const { rows } = await blue.query<{ generation: number }>(
     `WITH changed AS (
        UPDATE verdigris.route SET green_read_percent = $4, generation = generation + 1, updated_at = clock_timestamp()
-        WHERE migration = $1 AND epoch = $2 AND generation = $3 AND writes_on = 'blue' RETURNING generation)
+        WHERE migration = $1 AND epoch = $2 AND generation = $3 AND writes_on = 'blue'
+          AND ($5::float8 IS NULL OR extract(epoch FROM clock_timestamp()) * 1000 <= $5::float8) RETURNING generation)
      SELECT generation::float8 AS generation, pg_notify('${ROUTE_CHANNEL}', '') FROM changed`,
-    [migration, epoch, generation, percent],
+    [migration, epoch, generation, percent, notAfter],
   );
   return rows[0]?.generation;
 }

@@ -2,6 +2,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Client } from '@temporalio/client';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { createActivities, type Activities } from '../../activities/index.js';
@@ -152,6 +153,78 @@ describe('a worker that is frozen while it opens a stage', () => {
     held.release();
     expect(await late).toContain('this worker was held up');
     expect(await routeNow()).toMatchObject({ percent: 0 });
+  });
+});
+
+describe('an opening', { timeout: 30_000 }, () => {
+  /** An hour ahead of this machine, whose clock is of no concern. */
+  const temporalNow = (): number => Date.now() + 3_600_000;
+
+  /** What Temporal says of an attempt that has just begun. */
+  function temporal(): Client {
+    const now = temporalNow();
+    const started = { seconds: Math.floor(now / 1_000), nanos: (now % 1_000) * 1e6 };
+    const pendingActivities = [{ activityId: 'test', lastStartedTime: started }];
+    const describe = (): Promise<unknown> => Promise.resolve({ raw: { pendingActivities } });
+    const workflow = { getHandle: () => ({ describe, signal: () => Promise.resolve() }) };
+    const withAbortSignal = (_signal: AbortSignal, work: () => unknown): unknown => work();
+    return { workflow, withAbortSignal } as unknown as Client;
+  }
+
+  const openUntil = (ms: number, asked: Asked = {}): Promise<unknown> =>
+    act((activities, ref) => activities.openStage(ref, stageOf(10), new Date(temporalNow() + ms).toISOString()), {
+      ...asked,
+      context: new MockActivityEnvironment({ activityId: 'test' }, { client: temporal() }),
+    }).catch((error: unknown) => error);
+  const TOO_LATE = {
+    ...{ type: 'GateFailed', nonRetryable: false },
+    message: expect.stringMatching(/stage 10 %: it could not be opened before 20.*Z, when its window or/) as string,
+  };
+
+  it("that comes too late, by Temporal's clock, moves nobody; one that is in time does", async () => {
+    await sides.stage(5);
+    expect(await openUntil(-1)).toMatchObject({ ...TOO_LATE, details: [{ greenReadPercent: 5, flagsOwed: null }] });
+    expect((await routeNow()).percent).toBe(5);
+    await openUntil(10_000);
+    expect((await routeNow()).percent).toBe(10);
+  });
+
+  it('that came too late to go on with what another worker has left half open takes it back', async () => {
+    await sides.stage(10);
+    expect(await openUntil(-1)).toMatchObject({ ...TOO_LATE, details: [{ greenReadPercent: 0 }] });
+    expect((await routeNow()).percent).toBe(0);
+  });
+
+  it('whose worker is frozen just before it moves the reads, until it is too late, moves nobody', async () => {
+    const blue = await proxy();
+    const frozen = blue.stopWhere(({ text }) => text.startsWith('WITH changed AS'), 'before');
+    const late = openUntil(1_500, { port: blue.port });
+    const held = await frozen;
+    await sleep(1_600);
+    held.release();
+    expect(await late).toMatchObject({ ...TOO_LATE, details: [{ greenReadPercent: 0 }] });
+    expect((await routeNow()).percent).toBe(0);
+  });
+
+  it('that is cancelled says whether the reads may have moved', async () => {
+    const brokenOff = async (context: MockActivityEnvironment, opening: Promise<unknown>): Promise<unknown> => {
+      context.cancel();
+      return ((await opening) as { details?: unknown }).details;
+    };
+    const route = await routeNow();
+    await sides.stage(5);
+    await instanceAt('stuck-1', route);
+    const early = new MockActivityEnvironment();
+    const waiting = openStage(10, { context: early }).catch((error: unknown) => error);
+    await sleep(400);
+    expect(await brokenOff(early, waiting)).toEqual([{ hasMoved: false }]);
+    expect((await routeNow()).percent).toBe(5);
+
+    await instanceAt('stuck-1', await routeNow());
+    const late = new MockActivityEnvironment();
+    const moving = openStage(10, { context: late }).catch((error: unknown) => error);
+    while ((await routeNow()).percent !== 10) await sleep(20);
+    expect(await brokenOff(late, moving)).toEqual([{ hasMoved: true }]);
   });
 });
 

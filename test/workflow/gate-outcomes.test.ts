@@ -160,6 +160,194 @@ describe.concurrent('a gate that does not pass', () => {
   });
 });
 
+/** The gates of a stage fail, with `pause`, when the test says so: once. */
+class FailsOnce {
+  #fail: () => void = () => undefined;
+  readonly #fails = new Promise<void>((resolve) => (this.#fail = resolve));
+  #isOver = false;
+
+  fail(): void {
+    this.#fail();
+  }
+
+  readonly watchGates = async (): Promise<Evidence[]> => {
+    if (this.#isOver) return untilCancelled();
+    await Promise.race([this.#fails, untilCancelled()]);
+    this.#isOver = true;
+    return [evidence('fail', { onFail: 'pause' })];
+  };
+}
+
+/** How often an entry is in the log of a run. */
+function times(run: ScriptedRun, entry: string): number {
+  return run.log.filter((one) => one === entry).length;
+}
+
+/** How often a run has begun to wait for a stage to last. */
+async function waits(run: ScriptedRun, summary: string): Promise<number> {
+  const { events } = await run.handle.fetchHistory();
+  const summaries = (events ?? [])
+    .filter((event) => (event.timerStartedEventAttributes ?? null) !== null)
+    .map((event) => Buffer.from(event.userMetadata?.summary?.data ?? []).toString());
+  return summaries.filter((one) => one.includes(summary)).length;
+}
+
+describe.concurrent('a gate that failed and paused the run', () => {
+  const judged = (outcome: Evidence['outcome']) => ({
+    ...{ outcome, lagSeconds: 0 },
+    evidence: [evidence(outcome, { onFail: 'pause' })],
+  });
+  const asked = (run: ScriptedRun, request: string): Promise<MigrationStatus> =>
+    until(run.handle, request, (status) => status.waiting?.request === request);
+  const approve = async (run: ScriptedRun, gate: string, request: string): Promise<void> => {
+    await asked(run, request);
+    await run.handle.executeUpdate(approveUpdate, { args: [{ ...BY, gate, request }] });
+  };
+
+  it('has its stage last its time again, not only show the newest evidence', async () => {
+    let looks = 0;
+    const run = await runs.begin(
+      { judgeStage: () => judged(++looks === 1 ? 'fail' : 'pass') },
+      { traffic: { stages: [{ percent: 1, for: '1s' }], approval: { before: [] } } },
+    );
+    await held(run);
+    await run.handle.executeUpdate(resumeUpdate, { args: [BY] });
+    await run.saw('+watchStandby');
+    expect(looks).toBe(2);
+    expect(await waits(run, 'stage 1 % for 1s')).toBe(2);
+    await run.handle.terminate();
+  });
+
+  it('while the next stage was to be approved has its own judged anew before that is asked again', async () => {
+    const gates = new FailsOnce();
+    const stages = [
+      { percent: 10, for: '1s' },
+      { percent: 50, for: '0s' },
+    ];
+    const run = await runs.begin(
+      { watchGates: gates.watchGates, judgeStage: () => judged('pass') },
+      { traffic: { stages, approval: { before: [50] } } },
+    );
+    await asked(run, 'stage-50-1');
+    gates.fail();
+    await held(run);
+    await run.handle.executeUpdate(resumeUpdate, { args: [BY] });
+    const { waiting } = await asked(run, 'stage-50-2');
+    expect(waiting?.why).toContain('asked anew: a gate has failed since');
+    expect([times(run, '+openStage'), times(run, '+judgeStage')]).toEqual([2, 2]);
+    expect(await waits(run, 'stage 10 % for 1s')).toBe(2);
+    await approve(run, 'stage-50', 'stage-50-2');
+    await run.saw('+openStage', 3);
+    await run.saw('+watchStandby');
+    await run.handle.terminate();
+  });
+
+  it('makes an approval void that was given for what comes next: for a stage, and for the promotion', async () => {
+    const closed = (): object => {
+      const changesAt = new Date(Date.now() + (isOpen ? 3_600_000 : 1_000)).toISOString();
+      return { open: isOpen, changesAt, changesAtText: 'Tue 2026-11-24 01:00 Europe/Berlin' };
+    };
+    let isOpen = true;
+    const begin = (what: 'traffic' | 'promote', gates: FailsOnce): Promise<ScriptedRun> =>
+      runs.begin(
+        { watchGates: gates.watchGates, judgeStage: () => judged('pass'), lookAtWindow: closed },
+        {
+          windows: { [what]: ['daily 01:00-05:00'] },
+          traffic: {
+            stages: [
+              { percent: 10, for: '0s' },
+              { percent: 50, for: '0s' },
+            ],
+            approval: { before: [50, 'promote'] },
+          },
+        },
+      );
+    for (const [what, gate, judgedBefore] of [
+      ['traffic', 'stage-50', 1],
+      ['promote', 'promote', 2],
+    ] as const) {
+      isOpen = true;
+      const gates = new FailsOnce();
+      const run = await begin(what, gates);
+      if (gate === 'promote') await approve(run, 'stage-50', 'stage-50-1');
+      await asked(run, `${gate}-1`);
+      isOpen = false;
+      await approve(run, gate, `${gate}-1`);
+      await until(run.handle, 'waiting', (status) => status.waiting?.for === 'window');
+      gates.fail();
+      await held(run);
+      isOpen = true;
+      await run.handle.executeUpdate(resumeUpdate, { args: [BY] });
+      if (gate === 'promote') await approve(run, 'stage-50', 'stage-50-2');
+      await asked(run, `${gate}-2`);
+      expect(times(run, '+judgeStage'), gate).toBe(judgedBefore + 1);
+      expect(times(run, '+openStage'), gate).toBe(judgedBefore + 1);
+      expect(run.log).not.toContain('+promote');
+      await approve(run, gate, `${gate}-2`);
+      if (gate === 'stage-50') await approve(run, 'promote', 'promote-1');
+      await run.saw('-promote');
+      await run.handle.terminate();
+    }
+  });
+
+  it('while rows were compared has its stage judged anew, and then compared', async () => {
+    const gates = new FailsOnce();
+    let comparing: () => void = () => undefined;
+    const compares = new Promise<void>((resolve) => (comparing = resolve));
+    const run = await runs.begin(
+      {
+        watchGates: gates.watchGates,
+        judgeStage: () => judged('pass'),
+        verify: async (own, _ref, _source, scope) => {
+          if (scope === 'changed' && times(own, '+verify') === 2) {
+            comparing();
+            await untilCancelled();
+          }
+          return { scope, tables: 1, rowsVerified: 1, differingRows: 0, examples: [], at: new Date().toISOString() };
+        },
+      },
+      {
+        traffic: {
+          ...{ stages: [{ percent: 1, for: '0s' }], approval: { before: [] } },
+          gates: [{ metric: 'rowDifferences' as const }],
+        },
+      },
+    );
+    await compares;
+    gates.fail();
+    await held(run);
+    await run.handle.executeUpdate(resumeUpdate, { args: [BY] });
+    await run.saw('+watchStandby');
+    expect(times(run, '+judgeStage')).toBe(2);
+    expect(run.log.lastIndexOf('+judgeStage')).toBeLessThan(run.log.lastIndexOf('+verify'));
+    await run.handle.terminate();
+  });
+
+  it('after the run was paused before the promotion has everything that leads to one done again', async () => {
+    const gates = new FailsOnce();
+    const run = await runs.begin(
+      {
+        watchGates: gates.watchGates,
+        judgeStage: () => judged('pass'),
+        promote: (own, _ref, from) => (times(own, '+promote') === 1 ? untilCancelled() : own.move(from)),
+      },
+      { traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: [] } } },
+    );
+    await run.saw('+promote');
+    const compared = times(run, '+verify');
+    await run.handle.executeUpdate(pauseUpdate, { args: [BY] });
+    await run.saw('+whereWritesAre');
+    gates.fail();
+    await until(run.handle, 'held', (status) => status.waiting?.why.includes('all reads are on blue') === true);
+    await run.handle.executeUpdate(resumeUpdate, { args: [BY] });
+    await run.saw('-promote', 2);
+    expect([times(run, '+judgeStage'), times(run, '+openStage')]).toEqual([2, 2]);
+    expect(times(run, '+verify')).toBe(compared + 1);
+    expect(run.log.lastIndexOf('+judgeStage')).toBeLessThan(run.log.lastIndexOf('+verify'));
+    await run.handle.terminate();
+  });
+});
+
 describe.concurrent('gates while the run stands still', () => {
   const traffic = { stages: [{ percent: 1, for: '0s' }], approval: { before: [] }, onFail: 'rollback' as const };
 

@@ -1,9 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ApplicationFailure } from '@temporalio/activity';
+import { ApplicationFailure, CancelledFailure } from '@temporalio/activity';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { happened } from '../../workflows/lib/notices.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
+import { approveUpdate, pauseUpdate, resumeUpdate } from '../../workflows/messages.js';
 import { statusOf, until } from '../support/migration.js';
 import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 
@@ -93,6 +94,155 @@ describe.concurrent('a stage that an instance does not confirm', () => {
     await expect(run.handle.result()).rejects.toMatchObject({
       cause: { message: expect.stringContaining('gate failed in stage 1 %: errorRate: green is broken') as string },
     });
+  });
+});
+
+describe.concurrent('a stage that could not be opened for long', () => {
+  it('is asked for again when its approval has expired meanwhile; it says until when it may be opened', async () => {
+    let isDeployed = false;
+    const limits: unknown[] = [];
+    const run = await runs.begin(
+      {
+        openStage: (_run, _ref, _stage, notAfter) => {
+          limits.push(notAfter);
+          if (!isDeployed) throw notOpen('stage 10 %: not at version 2.0: old', 0);
+          return { routers: 1 };
+        },
+      },
+      { traffic: { stages: [{ percent: 10, for: '0s' }], approval: { before: [10], validFor: '1s' } } },
+    );
+    const approve = async (request: string): Promise<number> => {
+      await until(run.handle, request, (s) => s.waiting?.request === request);
+      await run.handle.executeUpdate(approveUpdate, { args: [{ ...BACK, gate: 'stage-10', request }] });
+      return Date.now();
+    };
+    const approved = await approve('stage-10-1');
+    await run.saw('-openStage');
+    isDeployed = true;
+    const { waiting } = await until(run.handle, 'asked again', (s) => s.waiting?.request === 'stage-10-2');
+    expect(waiting?.why).toMatch(/counts no more since/);
+    expect(limits).toHaveLength(1);
+    expect(Math.abs(Date.parse(String(limits[0])) - approved - 1_000)).toBeLessThan(900);
+    await approve('stage-10-2');
+    await run.saw('+watchStandby');
+    expect(limits).toHaveLength(2);
+    await run.handle.terminate();
+  });
+
+  it('waits for its next window, also when that has closed in the very last moment', async () => {
+    let looks = 0;
+    const limits: unknown[] = [];
+    const end = new Date(Date.now() + 3_600_000).toISOString();
+    const run = await runs.begin(
+      {
+        lookAtWindow: () => ({
+          // Open when it was waited for, closed at the last look.
+          open: ++looks !== 2,
+          changesAt: looks === 2 || looks === 3 ? new Date(Date.now() + 500).toISOString() : end,
+          changesAtText: 'Tue 2026-11-24 01:00 Europe/Berlin',
+        }),
+        openStage: (_run, _ref, _stage, notAfter) => {
+          limits.push([looks, notAfter]);
+          return { routers: 1 };
+        },
+      },
+      {
+        windows: { traffic: ['daily 01:00-05:00'] },
+        traffic: { stages: [{ percent: 10, for: '0s' }], approval: { before: [] } },
+      },
+    );
+    await run.saw('+watchStandby');
+    expect(limits).toEqual([[4, end]]);
+    await run.handle.terminate();
+  });
+});
+
+describe.concurrent('a pause while a stage is opened', () => {
+  const stages = [
+    { percent: 1, for: '0s' },
+    { percent: 10, for: '0s' },
+  ];
+  /** The first opening of the second stage is stopped, and says so. */
+  function begin(lastWord: (() => Error) | null, more: Overrides = {}): Promise<ScriptedRun> {
+    let tries = 0;
+    const openStage: Overrides['openStage'] = async (_run, _ref, { percent }) => {
+      if (percent === 1 || ++tries > 1) return { routers: 1 };
+      await untilCancelled().catch(() => undefined);
+      if (lastWord !== null) throw lastWord();
+      return { routers: 1 };
+    };
+    return runs.begin({ openStage, ...more }, { traffic: { stages, approval: { before: [] } } });
+  }
+  const hasMoved = (moved: boolean) => (): Error => new CancelledFailure('broken off', [{ hasMoved: moved }]);
+  const paused = (run: ScriptedRun): Promise<unknown> =>
+    until(run.handle, 'paused', (s) => s.waiting?.why === 'paused by message');
+
+  async function pauseInOpening(run: ScriptedRun): Promise<void> {
+    await run.saw('+openStage', 2);
+    await run.handle.executeUpdate(pauseUpdate, { args: [BACK] });
+    await run.saw('-openStage', 2);
+  }
+
+  it('stops it before the reads move: those of the stage before stay, watched, and it is opened on resume', async () => {
+    const run = await begin(hasMoved(false));
+    await pauseInOpening(run);
+    await paused(run);
+    expect(await statusOf(run.handle)).toMatchObject({ greenReadPercent: 1, paused: true });
+    expect(run.log).not.toContain('+readsToBlue');
+    expect(run.log.at(-1)).toBe('+watchGates');
+    await sleep(300);
+    expect(run.log.filter((entry) => entry === '+openStage')).toHaveLength(2);
+    await run.handle.executeUpdate(resumeUpdate, { args: [BACK] });
+    await run.saw('+openStage', 3);
+    await run.saw('+watchStandby');
+    await run.handle.terminate();
+  });
+
+  it.each([
+    ['has moved them', hasMoved(true)],
+    ['can not say it', (): Error => new CancelledFailure('cancelled')],
+    ['dies with its connection', (): Error => notOpen('the connection was lost', 10)],
+  ])('takes the reads back when it %s: nobody would watch them', async (_when, lastWord) => {
+    const run = await begin(lastWord);
+    await pauseInOpening(run);
+    await paused(run);
+    expect(await statusOf(run.handle)).toMatchObject({ greenReadPercent: 0 });
+    expect(run.at('-openStage')).toBeLessThan(run.at('-readsToBlue'));
+    await run.handle.executeUpdate(resumeUpdate, { args: [BACK] });
+    await run.saw('+openStage', 3);
+    await run.saw('+watchStandby');
+    await run.handle.terminate();
+  });
+
+  it('comes too late for one that is open by then: it is a stage like any other, paused', async () => {
+    const run = await begin(null);
+    await pauseInOpening(run);
+    await paused(run);
+    expect(await statusOf(run.handle)).toMatchObject({ greenReadPercent: 10 });
+    expect(run.log).not.toContain('+readsToBlue');
+    await run.handle.executeUpdate(resumeUpdate, { args: [BACK] });
+    await run.saw('+watchStandby');
+    expect(run.log.filter((entry) => entry === '+openStage')).toHaveLength(2);
+    await run.handle.terminate();
+  });
+
+  it('by DDL on blue stops it, too', async () => {
+    let isNoticed = false;
+    const run = await begin(hasMoved(false), {
+      watchSchema: async (own, _ref, side) => {
+        if (side === 'green' || isNoticed) return untilCancelled();
+        await own.saw('+openStage', 2);
+        isNoticed = true;
+        return { what: 'table public.coupons is new' };
+      },
+    });
+    await run.saw('-openStage', 2);
+    await until(run.handle, 'held', (s) => (s.held ?? null) !== null && s.waiting?.for === 'resume');
+    await sleep(300);
+    expect(run.log.filter((entry) => entry === '+openStage')).toHaveLength(2);
+    await run.handle.executeUpdate(resumeUpdate, { args: [BACK] });
+    await run.saw('+watchStandby');
+    await run.handle.terminate();
   });
 });
 

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { WindowLook } from '../../activities/windows.js';
 import { statusOf, until } from '../support/migration.js';
 import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
@@ -187,6 +187,117 @@ describe.concurrent('the windows of a run', () => {
     await run.saw('-promote');
     // Once more at the first of replicate, migrate, the stage and the promotion.
     expect(looks).toBe(5);
+    await run.handle.terminate();
+  });
+
+  it('that open again for a backfill wait until blue is quiet, as the first one does', async () => {
+    const soon = (open: boolean, ms: number): WindowLook => ({
+      ...{ open, changesAt: new Date(Date.now() + ms).toISOString() },
+      changesAtText: 'Tue 2026-11-24 01:00 Europe/Berlin',
+    });
+    let looks = 0;
+    let quiet: (answer: { quiet: boolean; transactionsPerSecond: number }) => void = () => undefined;
+    const run = await runs.begin(
+      {
+        lookAtWindow: (one) => {
+          if (one.log.includes('+backfillTables')) looks += 1;
+          return looks === 1 ? soon(false, 1_000) : soon(true, looks === 0 ? 1_000 : 3_600_000);
+        },
+        awaitQuiet: (one) => {
+          if (!one.log.includes('-backfillTables')) return { quiet: true, transactionsPerSecond: 10 };
+          return new Promise((resolve) => (quiet = resolve));
+        },
+        expandTables: () => ({ tables: ['public.orders'], steps: [] }),
+        backfillTables: (one) =>
+          one.log.filter((entry) => entry === '+backfillTables').length === 1 ? untilCancelled(100) : undefined,
+      },
+      { windows: { migrate: ['daily 01:00-05:00'], below: { transactionsPerSecond: 100 } } },
+    );
+    const status = await until(run.handle, 'waiting for the load', (s) => s.waiting?.for === 'load' && looks > 1);
+    expect(status.waiting?.why).toContain('migrate waits until others make fewer than 100 transactions a second');
+    await sleep(300);
+    const backfills = (): number => run.log.filter((entry) => entry === '+backfillTables').length;
+    expect(backfills()).toBe(1);
+    // A window that has ended meanwhile, or a moment that was not quiet: it looks again.
+    quiet({ quiet: false, transactionsPerSecond: 5_000 });
+    await vi.waitFor(() => expect(looks).toBeGreaterThan(2), 10_000);
+    expect(backfills()).toBe(1);
+    await sleep(300);
+    quiet({ quiet: true, transactionsPerSecond: 10 });
+    await run.saw('+backfillTables', 2);
+    await run.handle.terminate();
+  });
+
+  it('wait until blue is quiet once more when rows have been compared after the wait for the window', async () => {
+    const schedule = new Schedule([0, false]);
+    const order: string[] = [];
+    const run = await runs.begin(
+      {
+        lookAtWindow: () => {
+          if (schedule.changes.length === 1) schedule.changes.push([Date.now() + 2_000, true]);
+          return schedule.look();
+        },
+        awaitQuiet: () => {
+          order.push('quiet');
+          return { quiet: true, transactionsPerSecond: 10 };
+        },
+        verify: (_run, _ref, _source, scope) => {
+          order.push('compared');
+          return { scope, tables: 1, rowsVerified: 1, differingRows: 0, examples: [], at: new Date().toISOString() };
+        },
+        promote: (one, _ref, from) => {
+          order.push('promoted');
+          return one.move(from);
+        },
+      },
+      { windows: { promote: ['daily 01:00-05:00'], below: { transactionsPerSecond: 100 } } },
+    );
+    await run.saw('-promote');
+    expect(order.slice(-4)).toEqual(['quiet', 'compared', 'quiet', 'promoted']);
+    await run.handle.terminate();
+  });
+
+  it('are no reason to begin at any load when webhooks have kept a stage or a promotion waiting', async () => {
+    const order: string[] = [];
+    const busy = new Set(['stage', 'promoting']);
+    const run = await runs.begin(
+      {
+        callWebhook: (_run, _called, _target, { event }) => {
+          order.push(event);
+          return { outcome: 'done' };
+        },
+        awaitQuiet: () => {
+          const last = order.at(-1) ?? '';
+          const quiet = !busy.delete(last);
+          order.push(quiet ? 'quiet' : 'busy');
+          return { quiet, transactionsPerSecond: 10 };
+        },
+        openStage: () => {
+          order.push('opened');
+          return { routers: 1 };
+        },
+        promote: (one, _ref, from) => {
+          order.push('moved');
+          return one.move(from);
+        },
+      },
+      {
+        windows: { below: { transactionsPerSecond: 100 } },
+        traffic: {
+          stages: [{ percent: 10, for: '0s' }],
+          approval: { before: [] },
+          webhooks: [{ connection: 'hook' }],
+        },
+      },
+    );
+    await run.saw('-promote');
+    const told = new Set(['readsBack', 'notPromoted']);
+    // What they are told goes on beside the run, and may be out of date before it begins.
+    const asked = order.filter((event) => !told.has(event));
+    const once = (event: string, then: string): string[] => [
+      ...['quiet', event, 'busy', 'quiet', event, 'quiet', then],
+    ];
+    expect(asked.slice(-14)).toEqual([...once('stage', 'opened'), ...once('promoting', 'moved')]);
     await run.handle.terminate();
   });
 });

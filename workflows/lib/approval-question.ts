@@ -90,3 +90,8 @@ function counts(given: GivenApproval, now: string): boolean {
 export function expiredApproval(what: string, expired: string): string {
   return `the approval of ${what} counts no more since ${expired}: it is asked for again`;
 }
+
+/** Why something is asked for again whose earlier answer would be to other numbers. */
+export function askedAnew(why: string): string {
+  return `${why} (asked anew: a gate has failed since)`;
+}

@@ -1,4 +1,4 @@
-import { ActivityFailure, ApplicationFailure, isCancellation, rootCause } from '@temporalio/workflow';
+import { ActivityFailure, ApplicationFailure, CancelledFailure, isCancellation, rootCause } from '@temporalio/workflow';
 
 /** The failure that an activity ended with: its type and message are what people read. */
 export function applicationFailure(error: unknown): ApplicationFailure | undefined {
@@ -24,4 +24,10 @@ export function isCancelled(error: unknown): boolean {
   if (isCancellation(error)) return true;
   if (!(error instanceof ActivityFailure) || error.retryState !== 'CANCEL_REQUESTED') return false;
   return !(error.cause instanceof ApplicationFailure && error.cause.nonRetryable === true);
+}
+
+/** What an activity that was cancelled has said as its last word; undefined when it could not. Plain data. */
+export function cancelledWith<T>(error: unknown): T | undefined {
+  if (!(error instanceof ActivityFailure) || !(error.cause instanceof CancelledFailure)) return undefined;
+  return error.cause.details?.[0] as T | undefined;
 }

@@ -49,6 +49,8 @@ export class MigrationRun {
   promotionStarted = false;
   /** How often the run was resumed. */
   resumes = 0;
+  /** How often what had been approved was void, since a gate had failed. */
+  voided = 0;
   /** Whether undoing the replication failed: what it needs to be tried again by hand must stay. */
   replicationLeft = false;
   /** The epoch of the route, as the run knows it: raised by each move of the writes. */
@@ -301,6 +303,13 @@ export class MigrationRun {
   approvalExpired(gate: string): string | undefined {
     const until = this.approvedUntil(gate);
     return until !== undefined && Date.parse(until) < Date.parse(this.now()) ? until : undefined;
+  }
+
+  /** A gate has failed. What people have approved so far counts no more, nor an answer to what is asked now. */
+  voidApprovals(): void {
+    this.voided++;
+    this.#approved.clear();
+    if (this.#state.waiting?.for === 'approval') this.waitFor(null);
   }
 
   /** Nobody has answered for long: whoever follows the run is told again. */

@@ -10,12 +10,16 @@ const ASK_AGAIN = '30 days';
 /** The longest time between two reminders of a question: then it is at most some thirty events a month. */
 const LONGEST_PATIENCE_MS = 7 * 86_400_000;
 
-/** What heavy steps give way to: room on blue's disk, and the end of the plan's window. */
-type YieldTo = 'WAL' | 'window';
+/** What heavy steps give way to: room on blue's disk, the end of the plan's window, and blue's load when the next one begins. */
+type YieldTo = 'WAL' | 'window' | 'load';
+
+/** What is said to be waited for meanwhile. */
+const WAITS_FOR = { WAL: 'retry', window: 'window', load: 'load' } as const;
 
 export interface StepOptions {
   readonly yields?: boolean;
   readonly stopped?: (wait: () => Promise<void>) => Promise<void>;
+  readonly interrupted?: (error: unknown) => Promise<void>;
 }
 
 /**
@@ -80,6 +84,7 @@ export class Story {
    * or holds the run until somebody resumes it, as the plan's `onFailure` says.
    *
    * @param options.yields the step is heavy, and stops while something more important needs room (see yieldTo)
+   * @param options.interrupted what is done first when a pause has ended the work: with the error that it ended with
    * @param options.stopped what goes on while the run is paused or held: does the wait. Default: nothing
    */
   async step<T>(now: string, work: () => Promise<T>, options: StepOptions = {}): Promise<T> {
@@ -101,6 +106,7 @@ export class Story {
         if (isCancelled(error)) {
           // A pause cancels the step alone; by the time its activity has stopped, the run may be resumed already.
           if (this.#scope.consideredCancelled || this.#interrupted !== scope) throw error;
+          await options.interrupted?.(error);
         } else if (this.isHeld || this.#holdsAfter(error)) {
           await this.hold(failureMessage(error));
         } else throw error;
@@ -122,7 +128,7 @@ export class Story {
   async #untilNotYielding(): Promise<void> {
     for (let first = this.#firstYield(); first !== undefined; first = this.#firstYield()) {
       const [to, { why, until }] = first;
-      this.run.waitFor({ for: to === 'window' ? 'window' : 'retry', why, ...(until === undefined ? {} : { until }) });
+      this.run.waitFor({ for: WAITS_FOR[to], why, ...(until === undefined ? {} : { until }) });
       await condition(() => this.#yielding.get(to)?.why !== why, ASK_AGAIN, { summary: why });
     }
     this.run.waitFor(null);
