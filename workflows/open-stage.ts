@@ -30,6 +30,11 @@ interface Opening {
 /** Why a stage is not open. `late`: what led to it must be looked at again. */
 type NotYet = { readonly late: true } | { readonly late: false; readonly why: string; readonly details?: NotOpen };
 
+/** What nobody can try again. It ends the story: while somebody is waited for, no gate would watch what it has left. */
+interface Failed {
+  readonly failed: unknown;
+}
+
 /**
  * Opens a stage that may open (see untilStageMayOpen), and returns when it is in effect. What keeps it from that, such as
  * instances that have not confirmed it, is said in the status, with the names; its reads are not on green then, and it is
@@ -78,16 +83,18 @@ export async function opened(
 async function attempt(opening: Opening): Promise<NotYet | null> {
   const { story, ref, stage } = opening;
   const { resumes } = story.run;
-  return story.step(readsGo(stage), () => tried(opening, resumes), {
+  const not = await story.step(readsGo(stage), () => tried(opening, resumes), {
     interrupted: (error) => backIfMoved(opening, error),
     stopped: async (wait) => {
       leadBack(opening);
       while (!(await watched(story, ref, opening.inForce, wait))) continue;
     },
   });
+  if (not !== null && 'failed' in not) throw not.failed;
+  return not;
 }
 
-async function tried(opening: Opening, resumes: number): Promise<NotYet | null> {
+async function tried(opening: Opening, resumes: number): Promise<NotYet | Failed | null> {
   const { story, ref, stage, summary, moves } = opening;
   opening.hasBegun = false;
   const may = moves ? await stageMayOpenNow(story, ref, stage) : { until: null };
@@ -99,8 +106,9 @@ async function tried(opening: Opening, resumes: number): Promise<NotYet | null> 
     await (may.until === null ? activity.openStage(ref, stage) : activity.openStage(ref, stage, may.until));
     return null;
   } catch (error) {
-    const failure = isCancelled(error) ? undefined : applicationFailure(error);
-    if (failure === undefined || failure.nonRetryable === true) throw error;
+    if (isCancelled(error)) throw error;
+    const failure = applicationFailure(error);
+    if (failure === undefined || failure.nonRetryable === true) return { failed: error };
     const [why = ''] = failureMessage(error).split('\n', 1);
     const details = failure.details?.[0] as NotOpen | undefined;
     return { late: false, why, ...(details === undefined ? {} : { details }) };

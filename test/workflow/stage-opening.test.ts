@@ -157,6 +157,21 @@ describe.concurrent('a stage that could not be opened for long', () => {
   });
 });
 
+describe.concurrent('a stage whose opening fails for good', () => {
+  it('rolls the run back at once, whatever the plan says of failures: nobody would watch what it has left', async () => {
+    const run = await runs.begin(
+      {
+        openStage: () => {
+          throw ApplicationFailure.nonRetryable('writes are on green already', 'StaleEpoch');
+        },
+      },
+      { onFailure: 'hold' },
+    );
+    await expect(run.handle.result()).rejects.toMatchObject({ cause: { type: 'MigrationRolledBack' } });
+    expect(run.log).toContain('-readsToBlue');
+  });
+});
+
 describe.concurrent('a pause while a stage is opened', () => {
   const stages = [
     { percent: 1, for: '0s' },

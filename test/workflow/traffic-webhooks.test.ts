@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ApplicationFailure } from '@temporalio/common';
+import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import type { WorkflowFailedError } from '@temporalio/client';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { trafficWebhookActivities } from '../../activities/traffic-webhooks.js';
@@ -236,6 +236,47 @@ describe('webhooks of a run', () => {
       'promoted',
     ]);
     expect(new Set(hook.of('promoting').map(({ key }) => key)).size).toBe(2);
+    await run.handle.terminate();
+  });
+
+  it('are led back by a pause when they have agreed to a stage that is not open yet, and asked anew on resume', async () => {
+    const hook = await receiver();
+    let tries = 0;
+    const openStage: Overrides['openStage'] = async () => {
+      if (++tries > 1) return { routers: 1 };
+      await untilCancelled().catch(() => undefined);
+      throw new CancelledFailure('broken off', [{ hasMoved: false }]);
+    };
+    const run = await begin({ hook }, {}, { openStage });
+    await run.saw('+openStage');
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await saw(hook, () => hook.of('readsBack').length > 0);
+    expect((await statusOf(run.handle)).paused).toBe(true);
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await inStandby(run);
+    expect(hook.events.slice(0, 3)).toEqual(['stage', 'readsBack', 'stage']);
+    expect(new Set(hook.of('stage').map(({ key }) => key)).size).toBe(2);
+    await run.handle.terminate();
+  });
+
+  it('that have refused a stage are not asked for it again before an approval that has expired is given anew', async () => {
+    const hook = await receiver();
+    let refuses = true;
+    hook.answer = ({ body }) => (refuses && body.event === 'stage' ? refusal('not today') : 200);
+    const run = await begin({ hook }, { approval: { before: [10], validFor: '1s' } });
+    const approve = async (request: string): Promise<void> => {
+      await until(run.handle, request, (s) => s.waiting?.request === request);
+      await run.handle.executeUpdate(approveUpdate, { args: [{ ...WHO, gate: 'stage-10', request }] });
+    };
+    await approve('stage-10-1');
+    await until(run.handle, 'held', (s) => s.waiting?.for === 'resume');
+    await sleep(1_100);
+    refuses = false;
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await until(run.handle, 'asked', (s) => s.waiting?.request === 'stage-10-2');
+    expect(hook.of('stage')).toHaveLength(1);
+    await approve('stage-10-2');
+    await inStandby(run);
     await run.handle.terminate();
   });
 
