@@ -1,10 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { formatTableName } from '../src/plan/table-name.js';
 import { copyParcel, type ParcelResult } from '../src/postgres/bootstrap/copy/copy-parcel.js';
 import type { CopyContext } from '../src/postgres/bootstrap/copy/copy-context.js';
 import { readCopyState } from '../src/postgres/bootstrap/copy/copy-state.js';
 import { finishCopy, type FinishResult } from '../src/postgres/bootstrap/copy/finish-copy.js';
 import { followCopy } from '../src/postgres/bootstrap/copy/follow-copy.js';
 import { planCopy } from '../src/postgres/bootstrap/copy/plan-copy.js';
+import type { Parcel } from '../src/postgres/bootstrap/copy/plan-parcels.js';
 import { holdSnapshots } from '../src/postgres/bootstrap/copy/snapshot-holder.js';
 import { vacuumCopied } from '../src/postgres/bootstrap/copy/vacuum-copied.js';
 import { recordEvent } from '../src/postgres/state.js';
@@ -19,6 +21,8 @@ export interface ParcelSummary {
   readonly id: number;
   readonly label: string;
   readonly bytes: number;
+  /** The table of the plan whose rows it has, where it has those of one alone. An older worker does not say. */
+  readonly table?: string;
 }
 
 const LOOK_EVERY_MS = 50;
@@ -34,7 +38,7 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
         const tables = await publishForward(blue, work.run, ref.plan);
         const parcels = await planCopy(contextOf(work, ref), blue, green, tables);
         return {
-          parcels: parcels.map(({ id, label, bytes }) => ({ id, label, bytes })),
+          parcels: parcels.map(summaryOf),
           tables: new Set(parcels.flatMap(({ pieces }) => pieces.map(({ root }) => JSON.stringify(root)))).size,
         };
       }),
@@ -89,6 +93,11 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
         ),
       ),
   };
+}
+
+function summaryOf({ id, label, bytes, pieces }: Parcel): ParcelSummary {
+  const [table, ...others] = new Set(pieces.map(({ root }) => formatTableName(root)));
+  return { id, label, bytes, ...(table === undefined || others.length > 0 ? {} : { table }) };
 }
 
 function contextOf({ databases, run, signal, report }: Work, ref: RunRef): CopyContext {

@@ -275,6 +275,32 @@ describe('a copy', () => {
       [{ addColumn: { table: 'other', column: 'cut', type: 'varchar(5)', up: 'body' } }],
     ));
 
+  it('that is stopped by a row brings the other tables of its parcel, and names a row of each that is stopped', () =>
+    withPair(
+      'copy_beside',
+      async (pair) => {
+        // The larger one comes first.
+        await pair.blue.query(`INSERT INTO small SELECT n, '' FROM generate_series(10001, 15000) n;
+                               UPDATE small SET body = '1234567' WHERE id = 777`);
+        const parcels = await pair.planCopy();
+        pair.hold();
+        await pair.phase('ready');
+        const [bundle, ...rest] = [...parcels].sort((a, b) => b.pieces.length - a.pieces.length);
+        expect(bundle?.pieces.map(({ root }) => root.name)).toEqual(['small', 'other']);
+        const copying = (): Promise<unknown> => pair.copyParcel(bundle?.id ?? -1);
+        await pair.green.query('ALTER TABLE other ADD CONSTRAINT low CHECK (id < 900)');
+        await expect(copying()).rejects.toThrow(
+          /^the copy of table public\.small failed on the row with "id" = 777: .*; the copy of table public\.other failed on the row with "id" = 900: [^]*\nNext step: correct the row/,
+        );
+        await pair.green.query('ALTER TABLE other DROP CONSTRAINT low');
+        await expect(copying()).rejects.toThrow(/^the copy of table public\.small failed on the row with "id" = 777: /);
+        expect([await count(pair, 'small'), await count(pair, 'other')]).toEqual([0, 1000]);
+        await pair.copyAll(rest);
+        expect(await pair.finish()).toEqual({ tables: 2, left: ['public.small'] });
+      },
+      [{ addColumn: { table: 'small', column: 'cut', type: 'varchar(5)', up: 'body' } }],
+    ));
+
   it('that finds no room on green can be tried again, and nothing is half there', () =>
     withPair('copy_full', async (pair) => {
       const parcels = await pair.planCopy();

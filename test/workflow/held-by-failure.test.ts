@@ -3,7 +3,7 @@ import { Worker } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testBundle } from '../support/bundle.js';
 import { statusOf, until } from '../support/migration.js';
-import { ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
+import { ScriptedRuns, slowly, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { pauseUpdate, resumeUpdate, retireUpdate } from '../../workflows/messages.js';
 
@@ -80,6 +80,60 @@ describe.concurrent('a run that compares, fails and is held', () => {
     }
     await completed(run);
     expect((await statusOf(run.handle)).warnings).toHaveLength(2);
+  });
+});
+
+/** A copy of three tables, of which the first is cut in three; its first parcel meets a row that is in the way. */
+function copyOf(copied: number[], alsoFails?: number): Overrides {
+  const tables = ['big', 'big', 'middle', 'big', 'small'];
+  const lost = (): boolean => copied.length > 0;
+  return {
+    planCopy: () => ({ parcels: tables.map((table, id) => ({ id, label: `${table} ${id}`, bytes: 1, table })) }),
+    holdSnapshot: () => (lost() ? 'lost' : untilCancelled()),
+    awaitSnapshot: () => (lost() ? 'lost' : 'ready'),
+    copyParcel: async (_run, _ref, id) => {
+      if (id === 0 || id === alsoFails)
+        throw ApplicationFailure.nonRetryable(`bad row of parcel ${id}`, 'BackfillFailed');
+      await slowly(300);
+      copied.push(id);
+      return { outcome: 'copied', rows: 1, bytes: 1 };
+    },
+    expandTables: () => ({ tables: [], steps: [], beforeSql: 0 }),
+  };
+}
+
+describe.concurrent('a row that stops the copy of its table', () => {
+  const COPY = { bootstrap: { method: 'copy', parallel: 2 } } as const;
+
+  it('lets the parcels of other tables come to their end before the run holds, and begins no other of its own', async () => {
+    const copied: number[] = [];
+    const run = await runs.begin(copyOf(copied), COPY);
+    await until(run.handle, 'told', (s) => s.warnings.includes('bad row of parcel 0'));
+    const held = await until(run.handle, 'held', (s) => s.waiting?.for === 'resume');
+    expect(held.waiting?.why).toBe('bad row of parcel 0');
+    // The second one had begun beside the first.
+    expect(copied.sort()).toEqual([1, 2, 4]);
+    expect(run.log).not.toContain('+finishCopy');
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await completed(run);
+    expect(run.log.filter((entry) => entry === '+finishCopy')).toHaveLength(1);
+    expect(copied).toHaveLength(3);
+  });
+
+  it('is named beside those of other tables', async () => {
+    const run = await runs.begin(copyOf([], 2), COPY);
+    const held = await until(run.handle, 'held', (s) => s.waiting?.for === 'resume');
+    expect(held.waiting?.why).toBe('bad row of parcel 0\nbad row of parcel 2');
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await completed(run);
+  });
+
+  it('ends the copy at once where the plan has such a run rolled back', async () => {
+    const copied: number[] = [];
+    const run = await runs.begin(copyOf(copied), { ...COPY, onFailure: 'rollback' });
+    await expect(run.handle.result()).rejects.toThrow();
+    expect(copied).toEqual([]);
+    expect(run.log.filter((entry) => entry === '+copyParcel').length).toBeLessThanOrEqual(2);
   });
 });
 

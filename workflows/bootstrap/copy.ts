@@ -1,5 +1,8 @@
+import { ApplicationFailure } from '@temporalio/workflow';
+import type { ParcelSummary } from '../../activities/copy-rows.js';
 import { act } from '../lib/activities.js';
 import { beside } from '../lib/beside.js';
+import { failureMessage, failureType, isCancelled } from '../lib/failure.js';
 import { inParallel } from '../lib/in-parallel.js';
 import type { RunRef } from '../lib/run-ref.js';
 import type { Story } from '../lib/story.js';
@@ -9,7 +12,7 @@ import type { Story } from '../lib/story.js';
  * built behind them, while nobody writes green yet; then green follows blue from where the snapshots were taken.
  */
 export async function bootstrapByCopy(story: Story, ref: RunRef): Promise<void> {
-  await story.step('copying the rows', () => copyRows(ref));
+  await story.step('copying the rows', () => copyRows(story, ref));
   await story.step('building keys and indexes', () => act("blue's keys and indexes").buildKeysAndIndexes(ref));
   const { steps, beforeSql } = await story.step('adding columns and triggers', () =>
     act('new columns, up and down triggers').expandTables(ref),
@@ -26,17 +29,47 @@ export async function bootstrapByCopy(story: Story, ref: RunRef): Promise<void> 
  * Copies while the snapshot is held. When the snapshot is lost (its holder died), what is copied stays, and the rest is
  * left to PostgreSQL's own synchronization.
  */
-async function copyRows(ref: RunRef): Promise<void> {
+async function copyRows(story: Story, ref: RunRef): Promise<void> {
   const { parcels } = await act('plan the copy').planCopy(ref);
   const holder = (): Promise<unknown> => act('hold the snapshot').holdSnapshot(ref);
   await beside(holder, async () => {
-    if ((await act('wait for the snapshot').awaitSnapshot(ref)) === 'ready') {
-      await inParallel(parcels, ref.plan.bootstrap.parallel, async ({ id, label }) => {
-        const { outcome } = await act(`copy ${label}`).copyParcel(ref, id);
-        return outcome === 'copied';
-      });
-    }
+    if ((await act('wait for the snapshot').awaitSnapshot(ref)) === 'ready') await copyParcels(story, ref, parcels);
     // Closes the copying, which the holder sees: it ends by itself, sooner than a cancel would reach it.
     await act('finish the copy').finishCopy(ref);
   });
+}
+
+/**
+ * Copies the parcels. A failure after which the run holds is told at once and thrown at the end: the snapshot goes with
+ * the hold, and whatever is not complete by then is left to PostgreSQL's own synchronization. The snapshot has the row
+ * that failed as it was, so nothing more of its table is begun.
+ */
+async function copyParcels(story: Story, ref: RunRef, parcels: readonly ParcelSummary[]): Promise<void> {
+  const failures: unknown[] = [];
+  const failed = new Set<string>();
+  await inParallel(parcels, ref.plan.bootstrap.parallel, async ({ id, label, table }) => {
+    if (table !== undefined && failed.has(table)) return true;
+    try {
+      const { outcome } = await act(`copy ${label}`).copyParcel(ref, id);
+      return outcome === 'copied';
+    } catch (error) {
+      if (isCancelled(error) || !story.holdsAfter(error)) throw error;
+      failures.push(error);
+      if (table !== undefined) failed.add(table);
+      story.run.warn([failureMessage(error)]);
+      return true;
+    }
+  });
+  if (failures.length > 0) throw allOf(failures);
+}
+
+/** So many rows that are in the way are named when the run holds; the warnings have more. */
+const NAMED = 10;
+
+/** What the run holds with. */
+function allOf(failures: readonly unknown[]): unknown {
+  if (failures.length === 1) return failures[0];
+  const more = failures.length > NAMED ? [`and ${failures.length - NAMED} more`] : [];
+  const messages = [...failures.slice(0, NAMED).map(failureMessage), ...more];
+  return ApplicationFailure.nonRetryable(messages.join('\n'), failureType(failures[0]) ?? null);
 }

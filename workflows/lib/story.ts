@@ -107,7 +107,7 @@ export class Story {
           // A pause cancels the step alone; by the time its activity has stopped, the run may be resumed already.
           if (this.#scope.consideredCancelled || this.#interrupted !== scope) throw error;
           await options.interrupted?.(error);
-        } else if (this.isHeld || this.#holdsAfter(error)) {
+        } else if (this.isHeld || this.holdsAfter(error)) {
           await this.hold(failureMessage(error));
         } else throw error;
       } finally {
@@ -119,8 +119,11 @@ export class Story {
     }
   }
 
-  /** A row of the application that is in the way can be corrected, and the work goes on where it was. */
-  #holdsAfter(error: unknown): boolean {
+  /**
+   * Whether the run holds after a failure that ends a step. A row of the application that is in the way can be corrected,
+   * and the work goes on where it was.
+   */
+  holdsAfter(error: unknown): boolean {
     const onFailure = this.run.plan?.onFailure;
     return onFailure === 'hold' || (onFailure === 'auto' && failureType(error) === 'BackfillFailed');
   }

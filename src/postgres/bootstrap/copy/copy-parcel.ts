@@ -27,8 +27,12 @@ const LOOK_AGAIN_MS = 200;
 /** After so long the parcel makes room: a worker whose places are all taken by waiting parcels has none for the holder. */
 const WAIT_FOR_HOLDER_MS = 10_000;
 
+/** Tables of a parcel on whose rows the copy has failed, with the error that names the first of each. */
+type FailedTables = Map<string, VerdigrisError>;
+
 /**
- * Copies the rows of a parcel, piece by piece; pieces that are on green are left alone.
+ * Copies the rows of a parcel, piece by piece; pieces that are on green are left alone. Where a row fails, the other
+ * tables of the parcel are copied all the same.
  *
  * @throws VerdigrisError BackfillFailed that names the row on which an `up` failed; SqlError; ConnectionFailed (retryable)
  *   while nobody holds a snapshot
@@ -39,19 +43,21 @@ export async function copyParcel(context: CopyContext, id: number): Promise<Parc
   try {
     const parcel = await readParcel(green, run.runId, id);
     if (parcel === undefined) return { outcome: 'lost', rows: 0, bytes: 0 };
+    const failed: FailedTables = new Map();
     let heldAt = performance.now();
     for (;;) {
       signal.throwIfAborted();
       const state = await readCopyState(green, run.runId);
       const done = await readPieces(green, run.runId);
-      const left = parcel.pieces.filter(({ key }) => !done.has(key));
-      if (left.length === 0) return result('copied', parcel, done);
+      const left = parcel.pieces.filter(({ key, root }) => !done.has(key) && !failed.has(formatTableName(root)));
+      if (left.length === 0) return result('copied', parcel, done, failed);
       if (state === undefined || state.phase === 'closed' || state.phase === 'lost')
-        return result('lost', parcel, done);
-      const outcome = state.phase === 'planned' ? 'later' : await copyPieces(context, green, parcel, left, state);
-      if (outcome === 'copied') return result('copied', parcel, await readPieces(green, run.runId));
+        return result('lost', parcel, done, failed);
+      const outcome =
+        state.phase === 'planned' ? 'later' : await copyPieces(context, green, parcel, left, state, failed);
+      if (outcome === 'copied') return result('copied', parcel, await readPieces(green, run.runId), failed);
       // While nothing has been copied, the holder that comes next makes new snapshots.
-      if (outcome === 'gone' && done.size > 0) return result('lost', parcel, done);
+      if (outcome === 'gone' && done.size > 0) return result('lost', parcel, done, failed);
       if (outcome === 'again') continue;
       if (outcome === 'later' && state.phase !== 'planned') heldAt = performance.now();
       if (performance.now() - heldAt > WAIT_FOR_HOLDER_MS) throw noHolder(parcel);
@@ -71,14 +77,31 @@ function noHolder(parcel: Parcel): VerdigrisError {
   });
 }
 
+/** @throws VerdigrisError BackfillFailed when a row has failed. */
 function result(
   outcome: ParcelResult['outcome'],
   parcel: Parcel,
   done: ReadonlyMap<string, { rows: number; bytes: number }>,
+  failed: FailedTables,
 ): ParcelResult {
+  if (failed.size > 0) throw allOf([...failed.values()]);
   const mine = parcel.pieces.flatMap(({ key }) => done.get(key) ?? []);
   const sum = (of: 'rows' | 'bytes'): number => mine.reduce((total, piece) => total + piece[of], 0);
   return { outcome, rows: sum('rows'), bytes: sum('bytes') };
+}
+
+/** So many tables at most are named: the others are met again. */
+const NAMED = 10;
+
+function allOf(errors: readonly VerdigrisError[]): unknown {
+  const [first] = errors;
+  if (first === undefined || errors.length === 1) return first;
+  const { type, nextStep } = first;
+  const more = errors.length > NAMED ? [`and rows of ${errors.length - NAMED} more tables`] : [];
+  const message = [...errors.slice(0, NAMED).map(({ message: own }) => own.split('\nNext step: ')[0]), ...more].join(
+    '; ',
+  );
+  return new VerdigrisError({ type, message, nextStep, cause: first.cause });
 }
 
 /** 'gone': the snapshot is; 'later': another one is being made; 'again': in new sessions, at once. */
@@ -88,6 +111,7 @@ async function copyPieces(
   parcel: Parcel,
   pieces: readonly Piece[],
   state: CopyState,
+  failed: FailedTables,
 ): Promise<'copied' | 'gone' | 'later' | 'again'> {
   const { databases, signal } = context;
   const snapshot = state.snapshots[parcel.stream];
@@ -104,7 +128,9 @@ async function copyPieces(
     ours: { pid: backendPid(source) },
     stop: 'terminate',
   });
-  const { result: copied, met } = await watch.during(() => copyAll(context, green, parcel, pieces, state, source));
+  const { result: copied, met } = await watch.during(() =>
+    copyAll(context, green, parcel, pieces, state, source, failed),
+  );
   await watch.close();
   if (copied.status === 'fulfilled') return copied.value;
   signal.throwIfAborted();
@@ -119,6 +145,7 @@ async function copyAll(
   pieces: readonly Piece[],
   state: CopyState,
   source: Session,
+  failed: FailedTables,
 ): Promise<'copied' | 'later' | 'again'> {
   const { databases, plan, signal } = context;
   let target: Session | undefined;
@@ -135,7 +162,13 @@ async function copyAll(
       signal.throwIfAborted();
       const [from, to] = [onBlue.get(formatTableName(piece.source)), onGreen.get(formatTableName(piece.target))];
       if (from === undefined || to === undefined) continue;
-      if (!(await copy.run(piece, from, to))) return 'later';
+      try {
+        if (!(await copy.run(piece, from, to))) return 'later';
+      } catch (error) {
+        if (!(error instanceof VerdigrisError) || error.type !== 'BackfillFailed') throw error;
+        failed.set(formatTableName(piece.root), error);
+        return 'again';
+      }
     }
     fine = true;
     return 'copied';
