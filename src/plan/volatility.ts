@@ -4,8 +4,11 @@ import { isObject, namesOf, partsOf } from './sql-tree.js';
 export interface Impurity {
   /** As it is written: `now()`, `CURRENT_USER`. */
   readonly what: string;
-  /** `volatile`: another value at every call. `stable`: the same within a statement, another one later or elsewhere. */
-  readonly kind: 'volatile' | 'stable';
+  /**
+   * `volatile`: another value at every call. `stable`: the same within a statement, another one later or elsewhere.
+   * `setting`: depends on a setting of the session, the database or the role.
+   */
+  readonly kind: 'volatile' | 'stable' | 'setting';
 }
 
 /** Functions of PostgreSQL and its usual extensions that are VOLATILE (pg_proc.provolatile = 'v'). */
@@ -24,9 +27,21 @@ const STABLE = new Set(
   `now transaction_timestamp statement_timestamp txid_current_snapshot pg_current_snapshot pg_current_xact_id
    pg_current_xact_id_if_assigned current_setting current_database current_schema current_schemas current_query
    inet_client_addr inet_client_port inet_server_addr inet_server_port pg_backend_pid pg_postmaster_start_time
-   pg_conf_load_time version pg_is_in_recovery pg_my_temp_schema has_table_privilege obj_description
+   pg_conf_load_time get_current_ts_config version pg_is_in_recovery pg_my_temp_schema has_table_privilege obj_description
    col_description to_regclass`.split(/\s+/),
 );
+
+/** With so many arguments they name no text search configuration, and take that of `default_text_search_config`. */
+const WITHOUT_CONFIGURATION: ReadonlyMap<string, number> = new Map([
+  ['to_tsvector', 1],
+  ['to_tsquery', 1],
+  ['plainto_tsquery', 1],
+  ['phraseto_tsquery', 1],
+  ['websearch_to_tsquery', 1],
+  ['json_to_tsvector', 2],
+  ['jsonb_to_tsvector', 2],
+  ['ts_headline', 2],
+]);
 
 /** Texts that PostgreSQL reads as a time that is not fixed. */
 const TIME_WORDS = new Set(['now', 'today', 'tomorrow', 'yesterday']);
@@ -55,6 +70,8 @@ function ofFunction(names: readonly string[], args: unknown): Impurity[] {
   const what = `${names.filter((part) => part !== 'pg_catalog').join('.')}()`;
   if (VOLATILE.has(name)) return [{ what, kind: 'volatile' }];
   if (STABLE.has(name)) return [{ what, kind: 'stable' }];
+  if (Array.isArray(args) && args.length === WITHOUT_CONFIGURATION.get(name))
+    return [{ what: `${what} without a text search configuration`, kind: 'setting' }];
   // age(x) counts from today, age(x, y) does not.
   if (name === 'age' && Array.isArray(args) && args.length === 1)
     return [{ what: 'age() of one value', kind: 'stable' }];

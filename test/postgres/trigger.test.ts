@@ -1,9 +1,11 @@
+import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { backfillTable } from '../../src/postgres/migrate/backfill.js';
 import { expandTable } from '../../src/postgres/migrate/expand-table.js';
 import { tablesWithTrigger } from '../../src/postgres/migrate/install-trigger.js';
 import type { Work } from '../../src/postgres/migrate/plan-work.js';
 import { dropTriggers } from '../../src/postgres/migrate/revert.js';
+import { verifyTables } from '../../src/postgres/verify/verify-tables.js';
 import { NO_LAG, ReplicatedPair, workOf } from './replicated-pair.js';
 
 const ODD = 'Größe "x"';
@@ -311,6 +313,84 @@ describe('an expression that can not work', () => {
         .rows,
     ).toEqual([]);
     expect(await tablesWithTrigger(pair.ourGreen)).toEqual([]);
+  });
+});
+
+describe('a database that writes values in another form than our sessions', () => {
+  const SETTINGS = {
+    IntervalStyle: 'iso_8601',
+    bytea_output: 'escape',
+    extra_float_digits: '0',
+    DateStyle: 'German',
+    TimeZone: 'Asia/Kolkata',
+  };
+  const SAID = '1 day 02:00:00 \\x00ff41 0.30000000000000004 2026-01-02 03:04:05+00';
+  const row = (id: number): string =>
+    `INSERT INTO forms VALUES (${id}, '1 day 2 hours', '\\x00ff41', 0.1::float8 + 0.2, '2026-01-02 03:04:05+00')`;
+  let pair: ReplicatedPair;
+  let work: Work;
+
+  beforeAll(async () => {
+    const set = Object.entries(SETTINGS).map(
+      ([name, value]) => `EXECUTE format('ALTER DATABASE %I SET ${name} = %L', current_database(), '${value}');`,
+    );
+    // Before green's apply worker begins, which has the settings of its database.
+    pair = await ReplicatedPair.start(
+      'pg15',
+      'trigger_forms',
+      'CREATE TABLE forms (id int PRIMARY KEY, lasts interval, raw bytea, ratio float8, at timestamptz)',
+      row(1),
+      { blue: '', green: `DO $$ BEGIN ${set.join(' ')} END $$` },
+    );
+    const up = `format('%s %s %s %s', lasts, raw, ratio, at)`;
+    work = await workOf([{ addColumn: { table: 'forms', column: 'said', type: 'text', up } }]);
+    for (const table of work.tables) await expandTable(pair.context(), table);
+    for (const table of work.tables) await backfillTable(pair.context(), table, NO_LAG);
+  });
+  afterAll(() => pair.stop());
+
+  it('has the same derived values by the backfill, by the feed and by the application, and they are verified', async () => {
+    await pair.blue.query(row(2));
+    await pair.caughtUp();
+    const verified = await verifyTables({
+      ...{ source: pair.blueDatabase, target: pair.greenDatabase, direction: 'to_green', runId: 'run', pass: 'forms' },
+      ...{ tables: work.tables.map(({ table }) => table), work, rest: 0, onProgress: () => undefined },
+      signal: new AbortController().signal,
+    });
+    expect(verified).toMatchObject({ derivedChecked: 2, differing: [] });
+    const application = new pg.Client(pair.greenDatabase.config);
+    await application.connect();
+    try {
+      await application.query(row(3));
+      expect((await application.query('SELECT lasts::text FROM forms')).rows[0]).toEqual({ lasts: 'P1DT2H' });
+    } finally {
+      await application.end();
+    }
+    const { rows } = await pair.green.query('SELECT said FROM forms ORDER BY id');
+    expect(rows).toEqual([{ said: SAID }, { said: SAID }, { said: SAID }]);
+  });
+
+  it('has the settings of our sessions in the function of the trigger; one that lacks them is made anew', async () => {
+    const fixed = async (): Promise<{ version: string; name: string; settings: string[] } | undefined> =>
+      (
+        await pair.ourGreen.query<{ version: string; name: string; settings: string[] }>(
+          `SELECT xmin::text AS version, proname AS name,
+                  ARRAY(SELECT c FROM unnest(proconfig) c WHERE c = split_part(c, '=', 1) || '=' || current_setting(split_part(c, '=', 1))
+                         ORDER BY c COLLATE "C") AS settings
+             FROM pg_proc WHERE proname ~ '^up_down_'`,
+        )
+      ).rows[0];
+    const expand = async (): Promise<void> => {
+      for (const table of work.tables) await expandTable(pair.context(), table);
+    };
+    const before = await fixed();
+    const all = ['DateStyle=ISO, YMD', 'IntervalStyle=postgres', 'TimeZone=UTC', 'bytea_output=hex'];
+    expect(before?.settings).toEqual([...all, 'extra_float_digits=1']);
+    await expand();
+    expect(await fixed()).toEqual(before);
+    await pair.green.query(`ALTER FUNCTION verdigris.${before?.name ?? ''}() RESET IntervalStyle`);
+    await expand();
+    expect((await fixed())?.settings).toEqual(before?.settings);
   });
 });
 

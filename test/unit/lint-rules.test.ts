@@ -296,6 +296,31 @@ const CASES: readonly Case[] = [
     accepted: [add({ up: "coalesce(a, 'now()')" })],
   },
   {
+    rule: 'volatile-up',
+    refused: [
+      ...['to_tsvector(a)', 'plainto_tsquery(a)', 'pg_catalog.to_tsquery(a)', 'phraseto_tsquery(a)'].map((up) =>
+        add({ up }),
+      ),
+      ...['websearch_to_tsquery(a)', `jsonb_to_tsvector(a::jsonb, '"all"')`].map((up) => add({ up })),
+    ],
+    place: 'migrations[0].addColumn.up',
+    message: /(tsvector|tsquery)\(\) without a text search configuration depends on default_text_search_config/,
+    instead: /to_tsvector\('english', body\)/,
+    accepted: [
+      add({ up: "to_tsvector('english', a)" }),
+      add({ up: "websearch_to_tsquery('pg_catalog.simple', a)" }),
+      add({ default: "to_tsvector('none')" }),
+    ],
+  },
+  {
+    rule: 'volatile-expression',
+    refused: [index({ where: "to_tsvector(a) @@ 'b'" })],
+    place: 'migrations[0].createIndex.where',
+    message: /default_text_search_config/,
+    instead: /name the configuration/,
+    accepted: [index({ where: "to_tsvector('simple', a) @@ 'b'" })],
+  },
+  {
     rule: 'volatile-expression',
     refused: [index({ where: 'created_at > now()' })],
     place: 'migrations[0].createIndex.where',

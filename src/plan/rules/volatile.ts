@@ -1,6 +1,14 @@
 import type { Rule } from '../rule.js';
-import { impuritiesOf } from '../volatility.js';
+import { impuritiesOf, type Impurity } from '../volatility.js';
 import { allTrees } from './expressions.js';
+
+/** What is wrong with one that depends on a setting, and what helps, wherever it stands. */
+function onSetting({ what }: Impurity): { readonly message: string; readonly instead: string } {
+  return {
+    message: `${what} depends on default_text_search_config, which is not the same in every session`,
+    instead: "name the configuration as its first argument: to_tsvector('english', body)",
+  };
+}
 
 /** Rules on expressions that give another value at another time. */
 
@@ -12,12 +20,15 @@ export const volatileUp: Rule = {
     for (const { place, use, parsed } of expressions) {
       const found = use === 'up' && parsed !== undefined ? impuritiesOf(parsed.node)[0] : undefined;
       if (found === undefined) continue;
-      yield {
-        place,
-        message: `${found.what} gives another value each time that it is computed`,
-        instead:
-          'compute the value from columns of the row, such as created_at or md5(id::text)::uuid; for a value at insertion write "default" instead of "up"',
-      };
+      if (found.kind === 'setting') yield { place, ...onSetting(found) };
+      else {
+        yield {
+          place,
+          message: `${found.what} gives another value each time that it is computed`,
+          instead:
+            'compute the value from columns of the row, such as created_at or md5(id::text)::uuid; for a value at insertion write "default" instead of "up"',
+        };
+      }
     }
   },
 };
@@ -33,11 +44,14 @@ export const volatileExpression: Rule = {
     for (const { place, tree } of allTrees(facts)) {
       const found = elsewhere.has(place) ? undefined : impuritiesOf(tree)[0];
       if (found === undefined) continue;
-      yield {
-        place,
-        message: `${found.what} does not depend on the row`,
-        instead: 'compare with a column or with a fixed value',
-      };
+      if (found.kind === 'setting') yield { place, ...onSetting(found) };
+      else {
+        yield {
+          place,
+          message: `${found.what} does not depend on the row`,
+          instead: 'compare with a column or with a fixed value',
+        };
+      }
     }
   },
 };
@@ -78,7 +92,7 @@ export const timeDefault: Rule = {
   *check({ expressions }) {
     for (const { place, use, parsed } of expressions) {
       if (use !== 'default' || parsed === undefined) continue;
-      const found = impuritiesOf(parsed.node);
+      const found = impuritiesOf(parsed.node).filter(({ kind }) => kind !== 'setting');
       const first = found[0];
       if (first === undefined || found.some(({ kind }) => kind === 'volatile')) continue;
       yield {

@@ -13,6 +13,19 @@ import {
 } from './up-down-trigger.js';
 
 /**
+ * Fixed for the function as they are in our sessions (openSession): the same row must give the same value in the
+ * application's sessions, in the apply worker, in the copy, the backfill and the verification, whatever the database or a
+ * role has set. Without the search_path, which is the table's. As pg_proc.proconfig has them.
+ */
+const SETTINGS = {
+  TimeZone: 'UTC',
+  DateStyle: 'ISO, YMD',
+  IntervalStyle: 'postgres',
+  bytea_output: 'hex',
+  extra_float_digits: '1',
+} as const;
+
+/**
  * Makes the up/down trigger of a table, or brings it up to date; takes no lock when it is there as it should be.
  * Must run in a transaction.
  */
@@ -20,12 +33,11 @@ export async function installTrigger(session: Session, spec: TriggerSpec, search
   const body = triggerBody(spec);
   const name = triggerFunction(spec.table);
   const label = literal(`Verdigris: keeps old and new columns of ${formatTableName(spec.table)} in step`);
-  if ((await installedBody(session, name)) !== body) {
-    // Fixed settings: the same row must give the same value in the application's sessions, in the apply worker and in
-    // the backfill, whatever their time zone and search_path are.
+  if (!(await isInstalled(session, name, body))) {
+    const settings = Object.entries(SETTINGS).map(([setting, value]) => `SET ${setting} = ${literal(value)}`);
     await session.query(
       `CREATE OR REPLACE FUNCTION verdigris.${ident(name)}() RETURNS trigger LANGUAGE plpgsql
-         SET search_path = ${searchPath} SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
+         SET search_path = ${searchPath} ${settings.join(' ')}
          AS ${dollarQuoted(body)}`,
     );
     await session.query(`COMMENT ON FUNCTION verdigris.${ident(name)}() IS ${label}`);
@@ -76,13 +88,13 @@ export async function dropUnusedFunctions(session: Session): Promise<void> {
   for (const { name } of rows) await session.query(`DROP FUNCTION IF EXISTS verdigris.${ident(name)}()`);
 }
 
-async function installedBody(session: Session, name: string): Promise<string | undefined> {
-  const { rows } = await session.query<{ body: string }>(
-    `SELECT p.prosrc AS body FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-      WHERE n.nspname = 'verdigris' AND p.proname = $1`,
-    [name],
+async function isInstalled(session: Session, name: string, body: string): Promise<boolean> {
+  const { rowCount } = await session.query(
+    `SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+      WHERE n.nspname = 'verdigris' AND p.proname = $1 AND p.prosrc = $2 AND p.proconfig @> $3::text[]`,
+    [name, body, Object.entries(SETTINGS).map(([setting, value]) => `${setting}=${value}`)],
   );
-  return rows[0]?.body;
+  return rowCount === 1;
 }
 
 async function isOnTable(session: Session, table: TableName, functionName: string): Promise<boolean> {
