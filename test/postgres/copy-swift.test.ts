@@ -1,8 +1,8 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { readCopyState } from '../../src/postgres/bootstrap/copy/copy-state.js';
 import { copyParcel } from '../../src/postgres/bootstrap/copy/copy-parcel.js';
 import { openPace } from '../../src/postgres/bootstrap/copy/pace.js';
-import { swiftJsonb } from '../../src/postgres/bootstrap/copy/swift-jsonb.js';
+import { castFailsInSample, swiftJsonb } from '../../src/postgres/bootstrap/copy/swift-jsonb.js';
 import { readTables } from '../../src/postgres/catalog.js';
 import { CopyPair } from './copy-pair.js';
 
@@ -35,8 +35,9 @@ async function withNotes(
   pg: 'pg15' | 'pg18',
   texts: readonly string[],
   work: (pair: CopyPair) => Promise<void>,
+  ddl = DDL,
 ): Promise<void> {
-  const pair = await CopyPair.start([pg, 'pg18'], 'copy_swift', DDL, KEY, MIGRATIONS);
+  const pair = await CopyPair.start([pg, 'pg18'], 'copy_swift', ddl, KEY, MIGRATIONS);
   try {
     await insert(pair, [...texts, null]);
     await work(pair);
@@ -112,6 +113,39 @@ describe.each(['pg15', 'pg18'] as const)('JSON that a copy from %s computes', (p
       await insert(pair, ['"\\u0000"']);
       expect(await copied(pair)).toEqual({ rows: CLEAR.length + 2, wrong: 0 });
     });
+  });
+
+  it('is the same for a column whose collation is nondeterministic', async () => {
+    const ddl = `CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+                 CREATE TABLE notes (id int, body text COLLATE loose);`;
+    const work = async (pair: CopyPair): Promise<void> => {
+      expect(await copied(pair)).toEqual({ rows: CLEAR.length + 1, wrong: 0 });
+      expect(await swiftForm(pair)).toBeDefined();
+    };
+    await withNotes(pg, CLEAR, work, ddl);
+  });
+});
+
+describe('the sample in which casts are tried', () => {
+  it('is a small part of a large table, whether it has ever been analyzed or not, partitioned or not', async () => {
+    const ddl = `CREATE TABLE notes (id int, body text) WITH (autovacuum_enabled = false);
+                 CREATE TABLE parts (id int, body text) PARTITION BY LIST (id);
+                 CREATE TABLE parts_1 PARTITION OF parts DEFAULT WITH (autovacuum_enabled = false);`;
+    const work = async (pair: CopyPair): Promise<void> => {
+      const fill = `SELECT n, repeat('x', 1500) FROM generate_series(2, 5001) n`;
+      await pair.blue.query(`INSERT INTO notes ${fill}; INSERT INTO parts ${fill}`);
+      const asked = vi.spyOn(pair.ourBlue, 'query');
+      for (const table of await readTables(pair.ourBlue, pair.plan.tables)) {
+        expect(table.bytes).toBe(0);
+        asked.mockClear();
+        expect(await castFailsInSample(pair.ourBlue, 'verdigris.try_jsonb(body)', table)).toBe(false);
+        const percent = /SYSTEM \(([\d.]+)\)/.exec(asked.mock.calls.map(([sql]) => String(sql)).join('\n'))?.[1];
+        // About 100 of 1,000 blocks.
+        expect(Number(percent)).toBeGreaterThan(5);
+        expect(Number(percent)).toBeLessThan(20);
+      }
+    };
+    await withNotes('pg15', [], work, ddl);
   });
 });
 

@@ -33,7 +33,7 @@ const SAMPLE_BLOCKS = 100;
 export function swiftJsonb(up: string, table: TableInfo): string | undefined {
   const column = columnOf(up, table);
   if (column === undefined) return undefined;
-  const text = `${ident(column)}::pg_catalog.text`;
+  const text = textOf(column);
   return `CASE WHEN ${looksLikeJson(text)} THEN ${text}::pg_catalog.jsonb END`;
 }
 
@@ -41,17 +41,29 @@ export function swiftJsonb(up: string, table: TableInfo): string | undefined {
 export async function castFailsInSample(blue: Session, up: string, table: TableInfo): Promise<boolean> {
   const column = columnOf(up, table);
   if (column === undefined) return true;
-  const text = `${ident(column)}::pg_catalog.text`;
+  const text = textOf(column);
   const { rows } = await blue.query<{ fails: boolean | null }>(
     `SELECT bool_or(${looksLikeJson(text)} AND verdigris.try_jsonb(${text}) IS NULL) AS fails
-       FROM ${qualified(table.name)} TABLESAMPLE SYSTEM (${samplePercent(table)})`,
+       FROM ${qualified(table.name)} TABLESAMPLE SYSTEM (${await samplePercent(blue, table)})`,
   );
   return rows[0]?.fails === true;
 }
 
-function samplePercent({ bytes }: TableInfo): string {
-  const blocks = Math.max(1, bytes / 8_192);
-  return Math.min(100, (SAMPLE_BLOCKS * 100) / blocks).toFixed(6);
+/** As the files are now: statistics may never have been collected, and each row of a sample is a subtransaction. */
+async function samplePercent(blue: Session, { oid }: TableInfo): Promise<string> {
+  const { rows } = await blue.query<{ blocks: number }>(
+    `SELECT coalesce(sum(pg_relation_size(leaf.relid) / current_setting('block_size')::int), 0)::float8 AS blocks
+       FROM (SELECT $1::oid AS relid
+             UNION
+             SELECT tree.relid FROM pg_partition_tree($1::oid) tree) leaf`,
+    [oid],
+  );
+  return Math.min(100, (SAMPLE_BLOCKS * 100) / Math.max(1, rows[0]?.blocks ?? 0)).toFixed(6);
+}
+
+/** Bytewise: PostgreSQL searches no text whose collation is nondeterministic. */
+function textOf(column: string): string {
+  return `(${ident(column)}::pg_catalog.text COLLATE pg_catalog."C")`;
 }
 
 function columnOf(up: string, table: TableInfo): string | undefined {
