@@ -86,7 +86,7 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
 export function warnOfColumns(run: MigrationRun, notCompared: readonly string[] = []): void {
   if (notCompared.length === 0) return;
   run.warn([
-    `not compared, since the other side lacks them, has them with another type or can't compute their "up": ${notCompared.join(', ')}`,
+    `not compared, since the other side lacks them, has them with another type or can't compute their "up", or since their default is no constant or SQL of the plan may write them: ${notCompared.join(', ')}`,
   ]);
 }
 

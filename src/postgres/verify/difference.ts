@@ -6,7 +6,7 @@ import type { KeyValues } from '../migrate/key-range.js';
  *   missing    on the source, not on the target
  *   extra      on the target, not on the source
  *   different  on both, with other values
- *   derived    a derived column on the target is not what the plan's `up` says
+ *   derived    a new column on the target is not what the plan's `up` says, or its default
  *   unsettled  written so often that the two sides could not be seen at the same moment. It is no proof of a difference,
  *              but the row has not been verified, so it counts as one
  */

@@ -22,9 +22,9 @@ export interface TablePair {
   /** SQL of a hash of these columns, and of one of the key. */
   readonly rowHash: string;
   readonly keyHash: string;
-  /** Stored columns of the source that are not compared: missing on the target, or of another type there. */
+  /** Stored columns that are not compared: missing on the target, or of another type there, or new and not known. */
   readonly leftOut: readonly string[];
-  /** What the target's derived columns must not be. Empty while the application writes them. */
+  /** What the target's new columns must not be. Empty while the application writes them. */
   readonly checks: readonly WrongRows[];
   readonly estimatedRows: number;
   /** The table on the source, for its size. */

@@ -7,6 +7,7 @@ import { workOfTable, type Derived, type Work } from '../migrate/plan-work.js';
 import { ident, qualified } from '../identifier.js';
 import { sqlState } from '../sqlstate.js';
 import type { TableSize } from './cut-table.js';
+import { newColumns } from './new-columns.js';
 import type { SideSessions } from './side-sessions.js';
 import { filledValues, tablePair, type TablePair } from './table-pair.js';
 
@@ -36,12 +37,31 @@ export async function readTablePairs(
     const there = thereOn(target, table, sessions.sides.target.side);
     const derived = workOfTable(work, table)?.derived ?? [];
     const incomparable = await incomparableFills(sessions, here, derived, path);
-    pairs.push(tablePair(here, there, derived, sessions.sides.direction, path, incomparable));
+    const pair = tablePair(here, there, derived, sessions.sides.direction, path, incomparable);
+    pairs.push(
+      sessions.sides.direction === 'to_green' ? await withNewColumns(sessions, pair, here, there, work) : pair,
+    );
   }
   const sizes = await readSizes(sessions, pairs);
   return pairs
     .map((pair) => ({ pair, size: sizes.get(pair.sourceOid) ?? { bytes: 0, pages: 0 } }))
     .sort((a, b) => b.size.bytes - a.size.bytes);
+}
+
+/** Adds what the feed can't have written otherwise. Once the writes have moved, the application writes these columns. */
+async function withNewColumns(
+  sessions: SideSessions,
+  pair: TablePair,
+  source: TableInfo,
+  target: TableInfo,
+  work: Work,
+): Promise<TablePair> {
+  const ofTable = workOfTable(work, pair.table);
+  if (ofTable === undefined) return pair;
+  await sessions.prepare(pair.searchPath, 'all');
+  const mayBeWritten = work.steps.some(({ kind }) => kind === 'sql');
+  const added = await sessions.on('target', (session) => newColumns(session, target, ofTable, source, mayBeWritten));
+  return { ...pair, checks: [...pair.checks, ...added.checks], leftOut: [...pair.leftOut, ...added.leftOut] };
 }
 
 /** Filled columns whose `up` one side can't compute: it names a column or a function that the plan makes. */

@@ -48,17 +48,17 @@ export interface Verification {
   readonly differingRows: number;
   /** The first hundred of them, by table and key. */
   readonly differing: readonly Difference[];
-  /** Values of derived columns that were checked against their `up`. */
+  /** Values of new columns that were checked against their `up` or their default. */
   readonly derivedChecked: number;
-  /** Columns that the target lacks, or has with another type: `public.orders.note`. */
+  /** Columns that the target lacks, or has with another type, and new ones that nothing is known of: `public.orders.note`. */
   readonly notCompared: readonly string[];
 }
 
 const DEFAULT_PARALLEL = 2;
 
 /**
- * Compares every table of the two sides row by row while the application writes, and the derived columns of the target
- * with their `up` while blue is written. Reads only, but for the markers and its own cursors.
+ * Compares every table of the two sides row by row while the application writes, and the new columns of the target with
+ * their `up` or their default while blue is written. Reads only, but for the markers and its own cursors.
  *
  * @throws VerdigrisError VerificationFailed when a table can't be compared, ReplicationStalled when the feed stands.
  */
