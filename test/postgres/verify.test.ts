@@ -107,6 +107,13 @@ describe.each([['pg15' as const], ['pg18' as const]])('verification, %s to 18', 
       notCompared: [],
     });
     expect(seen.at(-1)).toMatchObject({ step: 'verify' });
+    const { rows } = await pair.blue.query<{ bytes: string }>(`SELECT pg_table_size('tx')::text AS bytes`);
+    const ofTx = seen.filter(({ object }) => object === 'public.tx');
+    const [early, last] = [ofTx[0], ofTx.at(-1)];
+    expect(last?.bytes).toBeGreaterThan(Number(rows[0]?.bytes) * 0.9);
+    expect(last?.bytes).toBeLessThanOrEqual(Number(rows[0]?.bytes));
+    expect(early?.bytes).toBeLessThan((last?.bytes ?? 0) / 2);
+    expect(last?.bytesPerSecond).toBeGreaterThan(last?.rowsPerSecond ?? Number.POSITIVE_INFINITY);
   });
 
   it('one changed, one deleted and one added row are found with their keys, at both ends of the table, too', async () => {

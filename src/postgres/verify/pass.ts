@@ -1,6 +1,6 @@
 import { RateMeter } from '../migrate/step-context.js';
 import type { Session } from '../session.js';
-import { cutTable, isSmall, PART_SIZE } from './cut-table.js';
+import { cutTable, isSmall, PART_SIZE, type TableSize } from './cut-table.js';
 import { ENOUGH } from './difference.js';
 import { fingerprint, forgetLastPass, isCoveredBy, onGreen, writeLastPass, type Since } from './last-pass.js';
 import { Pace } from './pace.js';
@@ -15,6 +15,7 @@ import type { Verification, VerifyOptions } from './verify-tables.js';
 /** A table in the course of a pass. */
 interface PassTable {
   readonly pair: TablePair;
+  readonly size: TableSize;
   readonly since: Since | undefined;
   readonly cut: TableCut;
   readonly segments: SegmentState[];
@@ -90,6 +91,7 @@ export class Pass {
     const { since } = this.start;
     this.tables.push({
       pair,
+      size,
       since: since !== null && isCoveredBy(since, pair) ? since.began : undefined,
       cut,
       segments: Array.from({ length: segmentsOf(cut) }, (_, number) => {
@@ -118,9 +120,12 @@ export class Pass {
       ...(this.waitingFor === undefined ? [] : [`waits: ${this.waitingFor}`]),
       ...(differingRows === 0 ? [] : [`${differingRows} rows differ`]),
     ];
+    const rates = table.meter?.rates(rows, total) ?? { rowsPerSecond: 0, etaSeconds: null };
+    // What the source's files hold of the rows that have been compared, wide values included.
+    const bytesOf = (count: number): number => Math.round((table.size.bytes * count) / Math.max(1, total));
     this.options.onProgress({
-      ...{ step: 'verify', object: table.pair.object, done: rows, total },
-      ...(table.meter?.rates(rows, total) ?? { rowsPerSecond: 0, etaSeconds: null }),
+      ...{ step: 'verify', object: table.pair.object, done: rows, total, bytes: bytesOf(rows) },
+      ...{ ...rates, bytesPerSecond: bytesOf(rates.rowsPerSecond) },
       ...(notes.length === 0 ? {} : { note: notes.join('; ') }),
     });
   }
