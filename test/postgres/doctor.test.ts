@@ -594,7 +594,9 @@ describe('verdigris doctor', () => {
   it('after a promotion tells a table of the closed side that was made anew, and closes it', async () => {
     const patient = await (await Patient.create()).promoted();
     await patient.on('blue', (s) => s.query('CREATE TABLE public.anew (LIKE public.accounts INCLUDING ALL)'));
-    await patient.on('blue', (s) => s.query('DROP TABLE public.accounts CASCADE; ALTER TABLE public.anew RENAME TO accounts'));
+    await patient.on('blue', (s) =>
+      s.query('DROP TABLE public.accounts CASCADE; ALTER TABLE public.anew RENAME TO accounts'),
+    );
     const both = await doctor('--who-is-primary');
     expect(both).toMatchObject({ code: 1, text: expect.stringContaining('both sides take writes') as string });
     expect(both.text).toContain('the fence is not in force on public.accounts');
