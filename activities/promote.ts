@@ -10,7 +10,7 @@ import { describeMissingRights, missingRights } from '../src/postgres/missing-ri
 import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
 import { poolsOf } from '../src/pgbouncer/from-plan.js';
 import { releaseAll, type Pools } from '../src/postgres/pools.js';
-import { promote as moveWrites, refuseLate, type NotAfter } from '../src/postgres/promote.js';
+import { promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
 import { readDecision } from '../src/postgres/promotion-decision.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
@@ -28,7 +28,7 @@ import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { refuseUndeployed } from './instances.js';
 import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
 import { movedTables, publishedBackward } from './run-tables.js';
-import { temporalClock } from './temporal-clock.js';
+import { onThisMachine } from './temporal-clock.js';
 
 export interface PromotionResult {
   /** How long writes waited; null when that is not known: an earlier attempt had decided, and its worker died. */
@@ -136,6 +136,7 @@ async function promote(
       {
         ...{ databases, migration: run.migration, from, epoch, fenced, knownTables: known, sequenceGap, signal },
         ...begins,
+        ...(from === 'blue' ? { lastLook: () => refuseDdl(work, ref, session) } : {}),
         maxHoldMs: parseDuration(maxHold),
         feedBack: from === 'blue',
         acceptLoss,
@@ -165,12 +166,6 @@ async function promote(
     }
     throw error;
   }
-}
-
-/** A moment by Temporal's clock. */
-async function onThisMachine(told: string): Promise<NotAfter> {
-  const now = await temporalClock();
-  return { told, at: performance.now() + Date.parse(told) - now() };
 }
 
 /** Nobody waits for a promotion that is not tried any more. One that is decided goes on, and opens the new side first. */
@@ -236,8 +231,7 @@ async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean)
   const blue = await movedTables(onBlue, ref.plan);
   const green = await movedTables(onGreen, ref.plan);
   if (from === 'blue') {
-    const watched = { session: onBlue, side: from, runId: run.runId };
-    refuseChangedSchema(await lookAtSchema({ ...watched, patterns: ref.plan.tables }));
+    await refuseDdl(work, ref, onBlue);
     await refuseUnmovedContents(onBlue, onGreen, { runId: run.runId, patterns: ref.plan.tables });
     await refuseMissingRights(onBlue, onGreen);
   } else if (!acceptLoss) await refuseLostWayBack(work);
@@ -250,6 +244,11 @@ async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean)
     acceptLoss,
     signal,
   });
+}
+
+/** Asked at first, and once more right before writers are asked to wait: minutes may lie between. */
+async function refuseDdl({ run }: Work, { plan }: RunRef, blue: Session): Promise<void> {
+  refuseChangedSchema(await lookAtSchema({ session: blue, side: 'blue', runId: run.runId, patterns: plan.tables }));
 }
 
 /** The application would meet "permission denied" with its first request on green. */

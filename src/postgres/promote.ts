@@ -75,6 +75,8 @@ export interface Promotion {
    * behind. Everything else is as always: never are both sides open.
    */
   readonly acceptLoss?: boolean | undefined;
+  /** Done right before writers are asked to wait; what it throws ends the try. Default: nothing. */
+  readonly lastLook?: (() => Promise<void>) | undefined;
   /** Poolers between applications and the databases: paused for the hold, then led to the new side. Default: none. */
   readonly pools?: Pools | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -173,6 +175,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
       await rehearseSlots(sessions, promotion);
     }
     const apart = await areApart(sessions);
+    await promotion.lastLook?.();
 
     await pools.pause(from, decision.epoch);
     const hold = new Hold(promotion.maxHoldMs);

@@ -2,10 +2,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { tablesync } from '../../src/postgres/bootstrap/tablesync.js';
-import { readTables } from '../../src/postgres/catalog.js';
 import { readFencedTables } from '../../src/postgres/fenced-tables.js';
 import { armFence, closeFence } from '../../src/postgres/fence.js';
 import { finishPromotion } from '../../src/postgres/finish-promotion.js';
+import { promotionBlocked } from '../../src/postgres/hold.js';
 import { measureLag } from '../../src/postgres/marker.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
@@ -253,6 +253,21 @@ describe.each([
     expect(asked).toEqual(['pause', 'release']);
     const after = await withSession(databases.blue, { purpose: 'test' }, (s) => readRoute(s, MIGRATION));
     expect(after).toMatchObject({ writesOn: 'blue', epoch: before?.epoch });
+  });
+
+  it('that meets something at its last look is blocked before anybody waits', async () => {
+    const asked: string[] = [];
+    const pools = { ...NO_POOLS, pause: () => Promise.resolve(void asked.push('pause')) };
+    const promotion = {
+      ...{ databases, migration: MIGRATION, from: 'blue' as const, fenced: [], knownTables: [], maxHoldMs: 2_000 },
+      ...{ lockTimeoutMs: 40, sequenceGap: 1_000, feedBack: false, pools },
+      lastLook: () => Promise.reject(promotionBlocked("blue's schema has changed")),
+    };
+    await expect(promote(promotion, { attempts: 2 })).rejects.toMatchObject({
+      type: 'PromotionBlocked',
+      message: expect.stringMatching(/^blue's schema has changed/) as string,
+    });
+    expect(asked).toEqual([]);
   });
 
   it('loses and doubles no write, there and back, with writers at work', async () => {

@@ -108,7 +108,7 @@ export class Story {
           if (this.#scope.consideredCancelled || this.#interrupted !== scope) throw error;
           await options.interrupted?.(error);
         } else if (this.isHeld || this.holdsAfter(error)) {
-          await this.hold(failureMessage(error));
+          await stopped(() => this.hold(failureMessage(error)));
         } else throw error;
       } finally {
         this.#step = null;
