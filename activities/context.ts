@@ -42,6 +42,8 @@ export interface StagePatience {
   /** How long a look takes at least that begins late, since no worker was there: long enough for the means
    *  of `transactionVolume`, of which three in a row are needed. */
   readonly lookMs: number;
+  /** How often Prometheus is asked. */
+  readonly prometheusEveryMs: number;
 }
 
 /** What one run of an activity has at hand. */

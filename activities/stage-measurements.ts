@@ -70,8 +70,23 @@ const LOOK_WITHIN_MS = 2_000;
 /** No question to a server may take longer. */
 const QUESTION_MS = 5_000;
 
+/** What is asked about a stage, and where. */
+export interface StageAsked {
+  readonly stage: Stage;
+  readonly baseline: StageBaseline;
+  readonly environment: Environment;
+  /** The clock by which the stage was opened, ms since 1970. */
+  readonly blueNow: () => number;
+  /** What another worker has seen of it. */
+  readonly before?: StageEvidence | undefined;
+  /** Default: 5,000. */
+  readonly prometheusEveryMs?: number | undefined;
+}
+
 /** Asks every source of a stage's gates, again and again, until it is closed. */
 export class StageMeasurements {
+  private readonly stage: Stage;
+  private readonly baseline: StageBaseline;
   readonly #stop = new AbortController();
   readonly #sessions = new Set<Session>();
   readonly #routers: Repeated<RouterSnapshots>;
@@ -88,13 +103,11 @@ export class StageMeasurements {
   constructor(
     private readonly work: Work,
     private readonly plan: Plan,
-    private readonly stage: Stage,
-    private readonly baseline: StageBaseline,
-    environment: Environment,
-    /** The clock by which the stage was opened, ms since 1970. */
-    blueNow: () => number,
-    before?: StageEvidence,
+    asked: StageAsked,
   ) {
+    const { stage, baseline, environment, blueNow, before, prometheusEveryMs = PROMETHEUS_EVERY_MS } = asked;
+    this.stage = stage;
+    this.baseline = baseline;
     // Of this opening of the stage, not of one before a pause.
     const known = before?.openedAt === baseline.openedAt ? before : undefined;
     this.#slices = new Slices<GateWindow>([], known?.slices);
@@ -140,7 +153,7 @@ export class StageMeasurements {
             windowSeconds: (blueNow() - Date.parse(baseline.openedAt)) / 1_000,
           });
         return [
-          [gate, new Repeated({ ...common, keep: PROMETHEUS_KEPT, everyMs: PROMETHEUS_EVERY_MS, measure })] as const,
+          [gate, new Repeated({ ...common, keep: PROMETHEUS_KEPT, everyMs: prometheusEveryMs, measure })] as const,
         ];
       }),
     );

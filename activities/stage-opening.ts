@@ -22,7 +22,13 @@ import type { StageBaseline } from './stage-measurements.js';
 import { onThisMachine } from './temporal-clock.js';
 import { transactionVolume } from './transaction-volume.js';
 
-export const STAGE_PATIENCE: StagePatience = { readMs: 10_000, followMs: 5_000, confirmMs: 10_000, lookMs: 45_000 };
+export const STAGE_PATIENCE: StagePatience = {
+  readMs: 10_000,
+  followMs: 5_000,
+  confirmMs: 10_000,
+  lookMs: 45_000,
+  prometheusEveryMs: 5_000,
+};
 
 /** What is told with the error of a stage that could not be opened. Plain data. */
 export interface NotOpen {

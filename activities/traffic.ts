@@ -200,7 +200,7 @@ async function* verdicts(
   ref: RunRef,
   stage: Stage,
   environment: Environment,
-  { lookMs }: StagePatience,
+  { lookMs, prometheusEveryMs }: StagePatience,
 ): AsyncGenerator<Verdict & { readonly isLate: boolean }> {
   const { plan } = ref;
   const blue = await work.session('blue', 'gates');
@@ -214,7 +214,10 @@ async function* verdicts(
     yield { ...known.failed, isLate: false };
     return;
   }
-  const measurements = new StageMeasurements(work, plan, stage, baseline.state, environment, blueNow, known);
+  const measurements = new StageMeasurements(work, plan, {
+    ...{ stage, environment, blueNow, before: known, baseline: baseline.state },
+    prometheusEveryMs,
+  });
   const weights = new WeightsWatch(work, ref, environment, 'blue');
   try {
     await measurements.ready();

@@ -11,10 +11,10 @@ import { WorkerProcess } from '../support/worker-process.js';
 /*
  * A worker is killed with SIGKILL at a random moment of each heavy step of the data path, under writes; a new one goes
  * on. Then every row is on green, every computed column is right, and no index is left INVALID.
- * VERDIGRIS_FAULT_ROUNDS says how often each is done (default 3).
+ * VERDIGRIS_FAULT_ROUNDS says how often each is done (default 2).
  */
 
-const ROUNDS = Number(process.env['VERDIGRIS_FAULT_ROUNDS'] ?? 3);
+const ROUNDS = Number(process.env['VERDIGRIS_FAULT_ROUNDS'] ?? 2);
 const ROWS = 300_000;
 
 const SCHEMA = `

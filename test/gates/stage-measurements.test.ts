@@ -139,7 +139,9 @@ describe('the measurements of a stage', () => {
       report: () => undefined,
       session: () => Promise.reject(new Error('no database')),
     };
-    const measurements = new StageMeasurements(work, plan, stage, baseline, environment(), Date.now, before);
+    const measurements = new StageMeasurements(work, plan, {
+      ...{ stage, baseline, environment: environment(), blueNow: Date.now, before, prometheusEveryMs: 1_000 },
+    });
     opened.push(measurements);
     await measurements.ready();
     return measurements;
@@ -150,7 +152,7 @@ describe('the measurements of a stage', () => {
     return judge(plan.traffic, stage, input.at, input);
   };
 
-  /** After three measurements of Prometheus, five seconds apart. */
+  /** After three measurements of Prometheus. */
   async function decided(plan: Plan): Promise<Verdict> {
     const measurements = await measure(plan);
     expect(said(plan, measurements).outcome).not.toMatch(/pass|fail/);
@@ -171,10 +173,12 @@ describe('the measurements of a stage', () => {
       gates: [search, { ...checkout, connection: 'here' }, { ...checkout, connection: 'away' }],
     });
     const [verdict, other] = await Promise.all([decided(plan), decided(turned)]);
-    expect(verdict.evidence.map(({ outcome }) => outcome)).toEqual(['error', 'pass', 'fail']);
+    // The sound one may lack its third answer when the other one has failed.
+    const sound = expect.stringMatching(/^(pass|inconclusive)$/) as string;
+    expect(verdict.evidence.map(({ outcome }) => outcome)).toEqual(['error', sound, 'fail']);
     expect(verdict.evidence[0]?.because).toContain('the worker knows no connection "away"');
     expect(verdict.outcome).toBe('fail');
-    expect(other.evidence.map(({ outcome }) => outcome)).toEqual(['pass', 'fail', 'error']);
+    expect(other.evidence.map(({ outcome }) => outcome)).toEqual([sound, 'fail', 'error']);
   });
 
   test('a gate that is a dry run fails and is shown, and the stage passes', async () => {
@@ -248,7 +252,11 @@ describe('a stage by its activities', () => {
       VERDIGRIS_CONNECTION_B: sides.blue.uri,
       VERDIGRIS_CONNECTION_G: sides.green.uri,
     };
-    const activities = trafficActivities({ environment, redact: (text) => text, patience: { lookMs: 20_000 } });
+    const activities = trafficActivities({
+      environment,
+      redact: (text) => text,
+      patience: { lookMs: 20_000, prometheusEveryMs: 1_000 },
+    });
     return new MockActivityEnvironment().run(() => what(activities, { plan, runId: 'r' }));
   }
 

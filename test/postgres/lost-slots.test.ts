@@ -60,10 +60,9 @@ async function goesOn(of: StreamPair, meanwhile: () => Promise<unknown>): Promis
 
 const broken = expect.objectContaining({ type: 'ReplicationBroken', nonRetryable: true }) as Error;
 
-describe.each([
-  ['pg15', 'pg18'],
-  ['pg18', 'pg15'],
-] as const)('a slot of the feed from %s to %s', (blue, green) => {
+describe('a slot of the feed', () => {
+  const [blue, green] = ['pg15', 'pg18'] as const;
+
   it('that somebody drops ends the run at once, whatever was known and whoever looks', async () => {
     const made = await replicating(blue, green);
     await disableSubscription(made.green, SECOND);

@@ -59,7 +59,7 @@ async function refusalOf(handle: WorkflowHandle, approval: ReturnType<typeof yes
   return String((error as { cause?: Error }).cause?.message);
 }
 
-describe('approvals of a run', () => {
+describe.concurrent('approvals of a run', () => {
   it('by the wrong person, before their time, twice or late: an update is refused with the reason, a signal is kept as ignored', async () => {
     const run = await begin({ before: ['traffic', 'promote'], by: ['ada', 'grace'], quorum: 2 });
     const { handle } = run;

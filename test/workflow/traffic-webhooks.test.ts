@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import type { WorkflowFailedError } from '@temporalio/client';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { trafficWebhookActivities } from '../../activities/traffic-webhooks.js';
 import type { PlanInput } from '../../src/plan/schema.js';
 import { redactor } from '../../src/worker/redact.js';
@@ -20,10 +20,10 @@ const open: WebhookReceiver[] = [];
 beforeAll(async () => {
   runs = await ScriptedRuns.start();
 });
-afterEach(async () => {
+afterAll(async () => {
+  await runs.stop();
   for (const receiver of open.splice(0)) await receiver.close();
 });
-afterAll(() => runs.stop());
 
 async function receiver(): Promise<WebhookReceiver> {
   const started = await WebhookReceiver.start();
@@ -77,7 +77,7 @@ async function saw(hook: WebhookReceiver, wanted: () => boolean): Promise<void> 
   }
 }
 
-describe('webhooks of a run', () => {
+describe.concurrent('webhooks of a run', () => {
   it('are asked before reads and writes move and told after, each intent with a key of its own; no secret is in the history', async () => {
     const hook = await receiver();
     const order: string[] = [];
