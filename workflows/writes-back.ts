@@ -64,7 +64,7 @@ async function untilDone<T>(
     try {
       return await work();
     } catch (error) {
-      blockedBy(run, `${what}: ${failureMessage(error)}`, 'retry');
+      blockedBy(run, `${what}: ${failureMessage(error)}`, 'retry', answerWith(run, 'retire'));
       if ((await answerBeforeNextTry(run, ref, heard, attempt, 'retry')) === 'stays on green') throw givenUp(run);
     }
   }
@@ -84,7 +84,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
         withLoss = true;
         continue;
       }
-      blockedBy(run, failureMessage(error), waits);
+      blockedBy(run, failureMessage(error), waits, answerWith(run, 'rollback', { acceptLoss: true }));
       const answer = await answerBeforeNextTry(run, ref, heard, attempt, waits);
       if (answer === 'accepted' && strands === null) withLoss = true;
       if (answer === 'stays on green') throw givenUp(run);
@@ -93,12 +93,12 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
 }
 
 /** Says why the way back waits; `since` stays while the reason does. */
-function blockedBy(run: MigrationRun, why: string, waits: 'confirmation' | 'retry'): void {
+function blockedBy(run: MigrationRun, why: string, waits: 'confirmation' | 'retry', answer: string): void {
   // From now on answers are heard, also in the middle of a try: one may take minutes.
   run.wayBackBlocked = true;
   const { waiting } = run.status;
   if (waiting?.for === waits && waiting.why === why) return;
-  run.waitFor({ for: waits, why, answer: answerWith(run, 'rollback', { acceptLoss: true }) });
+  run.waitFor({ for: waits, why, answer });
   if (waits === 'confirmation') run.warn([why]);
 }
 
