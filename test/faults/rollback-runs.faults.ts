@@ -7,7 +7,7 @@ import { expectBlueAsBefore, newMigration, quick, rollBackIn, SLOW_STEP } from '
 /* The slower ones of test/e2e/rollback.test.ts. */
 
 describe('a rollback that is asked for by message', () => {
-  it.each(['migrate', 'verify', 'promote'] as const)(
+  it.each(['migrate', 'verify', 'traffic', 'promote'] as const)(
     'in phase %s brings blue back and leaves nothing behind',
     rollBackIn,
   );

@@ -265,7 +265,7 @@ describe.each([
     };
     await expect(promote(promotion, { attempts: 2 })).rejects.toMatchObject({
       type: 'PromotionBlocked',
-      message: expect.stringMatching(/^blue's schema has changed/) as string,
+      message: expect.stringContaining("blue's schema has changed") as string,
     });
     expect(asked).toEqual([]);
   });

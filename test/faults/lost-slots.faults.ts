@@ -8,7 +8,7 @@ import { feedName } from '../../src/postgres/feed.js';
 import { disableSubscription } from '../../src/postgres/subscription.js';
 import { streamNames } from '../../src/postgres/streams.js';
 import type { ServerAddress, TestServer } from '../support/postgres.js';
-import { MIGRATION, StreamPair } from './stream-pair.js';
+import { MIGRATION, StreamPair } from '../postgres/stream-pair.js';
 
 /*
  * A slot that was dropped, or that its server has invalidated, holds no WAL back and sends nothing. It must neither pass
