@@ -292,6 +292,8 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
 
     it.each(Object.keys(ways))('(it %s) is owed to that one by the run, until a worker has told it', async (way) => {
       const plan = planWith();
+      // What this process still owes to one that was frozen earlier is done by that.
+      await readsToBlue(plan);
       await openStage(plan, 10);
       const context = new MockActivityEnvironment();
       const owed = await whileAway(way, async () => {
