@@ -1,4 +1,5 @@
 import { parseDuration } from '../src/plan/duration.js';
+import type { TableName } from '../src/plan/table-name.js';
 import { readFencedTables } from '../src/postgres/fenced-tables.js';
 import { lookAtSchema } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
@@ -126,11 +127,11 @@ async function promote(
     // Tried again for as long as a server was away, it must not move writes hours after it was asked to.
     const begins = decided || notAfter === undefined ? {} : { notAfter: await onThisMachine(notAfter) };
     refuseLate(begins);
-    const known = decided ? [] : await prepare(work, ref, from, acceptLoss);
+    const fenced = decided ? [] : await readFencedTables(session, ref.plan.tables);
+    const known = decided ? [] : await prepare(work, ref, { from, acceptLoss, fenced });
     if (!decided) await pools.prepare(from, epoch);
     // Blue is close behind green: what it lacks would only be missed where a loss was accepted.
     if (!decided && from === 'green' && !acceptLoss) await readsGoFirst(ref, environment, session, epoch);
-    const fenced = decided ? [] : await readFencedTables(session, ref.plan.tables);
     const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;
     const promoted = await moveWrites(
       {
@@ -217,7 +218,11 @@ async function withPools<T>(
   }
 }
 
-async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean): Promise<number[]> {
+async function prepare(
+  work: Work,
+  ref: RunRef,
+  { from, acceptLoss, fenced }: Pick<Asked, 'from' | 'acceptLoss'> & { readonly fenced: readonly TableName[] },
+): Promise<number[]> {
   const { databases, run, signal } = work;
   // Before anything is made, and whether or not a stage has asked: an old version may have been deployed since.
   if (from === 'blue') {
@@ -239,7 +244,7 @@ async function prepare(work: Work, ref: RunRef, from: Side, acceptLoss: boolean)
     databases,
     migration: run.migration,
     from,
-    fenced: await readFencedTables(from === 'blue' ? onBlue : onGreen, ref.plan.tables),
+    fenced,
     wayBack: from === 'blue' ? publishedBackward(blue, green) : undefined,
     acceptLoss,
     signal,

@@ -3,7 +3,7 @@ import type { Side } from '../side.js';
 import { NewestRoute } from './newest-route.js';
 import { openActorSession, type Run } from './ownership.js';
 import { readDecisionAsActor } from './promotion-decision.js';
-import { closeSession, openSession, SHORT_STATEMENTS, type Databases } from './session.js';
+import { closeSession, withSession, type Databases } from './session.js';
 import { hasState, readRoute } from './state.js';
 
 export interface WritesAt {
@@ -23,22 +23,18 @@ const GREEN_MS = 3_000;
  * @throws VerdigrisError WritesUncertain when blue's row is older than what is known
  */
 export async function whereWritesAre(databases: Databases, run: Run, known: number): Promise<WritesAt> {
-  const blue = await openSession(databases.blue, { purpose: 'where are writes', ...SHORT_STATEMENTS });
+  // Whoever decides holds the actor's lock: with it a plain read is certain, and no writer waits for ours.
+  const blue = await openActorSession(databases.blue, 'where are writes');
   try {
-    if (!(await hasState(blue)) || (await readRoute(blue, run.migration)) === undefined) {
-      return await uncontradicted(databases, run, { writesOn: 'blue', epoch: 0 }, known);
-    }
+    const isThere = (await hasState(blue)) && (await readRoute(blue, run.migration)) !== undefined;
+    const { decided, epoch } = isThere
+      ? await readDecisionAsActor(blue, run.migration, 'blue')
+      : { decided: false, epoch: 0 };
+    return decided
+      ? { writesOn: 'green', epoch }
+      : await uncontradicted(databases, run, { writesOn: 'blue', epoch }, known);
   } finally {
     await closeSession(blue);
-  }
-  // Whoever decides holds the actor's lock: with it a plain read is certain, and no writer waits for ours.
-  const actor = await openActorSession(databases.blue, 'where are writes');
-  try {
-    const { decided, epoch } = await readDecisionAsActor(actor, run.migration, 'blue');
-    if (decided) return { writesOn: 'green', epoch };
-    return await uncontradicted(databases, run, { writesOn: 'blue', epoch }, known);
-  } finally {
-    await closeSession(actor);
   }
 }
 
@@ -61,18 +57,13 @@ async function uncontradicted(databases: Databases, run: Run, byBlue: WritesAt, 
 
 /** The epoch in which green has got the writes, by its own row; undefined where it says nothing of the kind. */
 async function epochOfGreen(databases: Databases, { migration }: Run): Promise<number | undefined> {
+  const { green } = databases;
+  const soon = { ...green, config: { ...green.config, connectionTimeoutMillis: GREEN_MS } };
   try {
-    const green = await openSession(
-      { ...databases.green, config: { ...databases.green.config, connectionTimeoutMillis: GREEN_MS } },
-      { purpose: 'where are writes', answerWithinMs: GREEN_MS },
-    );
-    try {
-      if (!(await hasState(green))) return undefined;
-      const route = await readRoute(green, migration);
+    return await withSession(soon, { purpose: 'where are writes', answerWithinMs: GREEN_MS }, async (session) => {
+      const route = (await hasState(session)) ? await readRoute(session, migration) : undefined;
       return route?.writesOn === 'green' ? route.epoch : undefined;
-    } finally {
-      await closeSession(green);
-    }
+    });
   } catch {
     return undefined;
   }
