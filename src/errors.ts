@@ -54,12 +54,15 @@ export interface ErrorOptions {
 export class VerdigrisError extends Error {
   override readonly name = 'VerdigrisError';
   readonly type: ErrorType;
+  /** The message without the next step, also of what it was made of. */
+  readonly what: string;
   readonly nextStep: string;
   readonly retryable: boolean;
   readonly details: unknown;
 
   constructor(options: ErrorOptions) {
     super(`${options.message}\nNext step: ${options.nextStep}`, { cause: options.cause });
+    this.what = options.message.split('\nNext step: ')[0] ?? '';
     this.type = options.type;
     this.nextStep = options.nextStep;
     this.retryable = options.retryable ?? false;

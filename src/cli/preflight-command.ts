@@ -59,12 +59,7 @@ function connections(plan: Plan): ReturnType<typeof databasesOf> {
     return databasesOf(plan, process.env);
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
-    throw new CommandError(
-      error.message.split('\nNext step: ')[0] ?? '',
-      `${error.nextStep} (here it is this shell that needs it)`,
-      EXIT.unusable,
-      error,
-    );
+    throw new CommandError(error.what, `${error.nextStep} (here it is this shell that needs it)`, EXIT.unusable, error);
   }
 }
 

@@ -15,7 +15,15 @@ export async function checkFlagdFile({ name, traffic }: Plan): Promise<Preflight
     return [];
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
-    const message = error.message.split('\nNext step: ')[0] ?? '';
-    return [{ severity: 'error', check: 'flagd-file', side: 'both', object: path, message, remedy: error.nextStep }];
+    return [
+      {
+        severity: 'error',
+        check: 'flagd-file',
+        side: 'both',
+        object: path,
+        message: error.what,
+        remedy: error.nextStep,
+      },
+    ];
   }
 }

@@ -108,6 +108,6 @@ function resolved<T extends HttpEndpoint | HttpEndpoint[]>(find: () => T): { rea
     return { value: find() };
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
-    return { message: error.message.split('\nNext step: ')[0] ?? '', remedy: error.nextStep };
+    return { message: error.what, remedy: error.nextStep };
   }
 }

@@ -44,7 +44,7 @@ export async function obstaclesOf(haproxy: Haproxy, question: Question): Promise
     ];
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
-    return [refusal('haproxy-api', firstLine(error), error.nextStep)];
+    return [refusal('haproxy-api', error.what, error.nextStep)];
   }
 }
 
@@ -58,7 +58,7 @@ async function readBackend(instance: Instance): Promise<Backend | Obstacle> {
     return { servers: await instance.servers(), statistics: await instance.statistics() };
   } catch (error) {
     if (!(error instanceof VerdigrisError) || error.type !== 'WeightsNotSet') throw error;
-    return refusal('haproxy-backend', firstLine(error), 'write the name of its backend, or "listen", into the plan');
+    return refusal('haproxy-backend', error.what, 'write the name of its backend, or "listen", into the plan');
   }
 }
 
@@ -238,8 +238,4 @@ function refusal(check: string, message: string, remedy: string, side: Obstacle[
 
 function warning(check: string, message: string, remedy: string, side: Obstacle['side'] = 'both'): Obstacle {
   return { severity: 'warning', check, side, message, remedy };
-}
-
-function firstLine(error: VerdigrisError): string {
-  return error.message.split('\nNext step: ')[0] ?? '';
 }

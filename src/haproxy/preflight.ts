@@ -38,9 +38,8 @@ export async function checkHaproxies(
     setup = haproxiesOf(plan, environment);
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
-    const message = error.message.split('\nNext step: ')[0] ?? '';
     const found = { severity: 'error', check: 'haproxy-api', side: 'both' } as const;
-    return [{ ...found, object: 'traffic.haproxy', message, remedy: error.nextStep }];
+    return [{ ...found, object: 'traffic.haproxy', message: error.what, remedy: error.nextStep }];
   }
   if (setup === undefined) return [];
   const question = {

@@ -15,9 +15,8 @@ export function checkNotify({ notify = [] }: Plan, environment: Environment): Pr
       return [];
     } catch (error) {
       if (!(error instanceof VerdigrisError)) throw error;
-      const message = error.message.split('\nNext step: ')[0] ?? '';
       const what = { severity: 'error', check: 'notify-webhook', side: 'both' } as const;
-      return [{ ...what, object: connection, message, remedy: error.nextStep }];
+      return [{ ...what, object: connection, message: error.what, remedy: error.nextStep }];
     }
   });
   const asks = notify.some(({ events }) => events === undefined || events.includes('approval'));

@@ -37,9 +37,8 @@ export async function checkPgBouncers(
     setup = pgBouncersOf(plan, environment);
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
-    const message = error.message.split('\nNext step: ')[0] ?? '';
     const found = { severity: 'error', check: 'pgbouncer-console', side: 'both' } as const;
-    return [{ ...found, object: 'traffic.pgbouncer', message, remedy: error.nextStep }];
+    return [{ ...found, object: 'traffic.pgbouncer', message: error.what, remedy: error.nextStep }];
   }
   if (setup === undefined) return [];
   const { instances } = setup;

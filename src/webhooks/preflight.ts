@@ -14,9 +14,8 @@ export function checkTrafficWebhooks({ traffic }: Plan, environment: Environment
       return [];
     } catch (error) {
       if (!(error instanceof VerdigrisError)) throw error;
-      const message = error.message.split('\nNext step: ')[0] ?? '';
       const found = { severity: 'error', check: 'traffic-webhook', side: 'both' } as const;
-      return [{ ...found, object: connection, message, remedy: error.nextStep }];
+      return [{ ...found, object: connection, message: error.what, remedy: error.nextStep }];
     }
   });
 }

@@ -98,9 +98,7 @@ function allOf(errors: readonly VerdigrisError[]): unknown {
   if (first === undefined || errors.length === 1) return first;
   const { type, nextStep } = first;
   const more = errors.length > NAMED ? [`and rows of ${errors.length - NAMED} more tables`] : [];
-  const message = [...errors.slice(0, NAMED).map(({ message: own }) => own.split('\nNext step: ')[0]), ...more].join(
-    '; ',
-  );
+  const message = [...errors.slice(0, NAMED).map(({ what }) => what), ...more].join('; ');
   return new VerdigrisError({ type, message, nextStep, cause: first.cause });
 }
 
