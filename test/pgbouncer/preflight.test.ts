@@ -13,7 +13,8 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
   let pair: PooledPair;
 
   beforeAll(async () => {
-    pair = await PooledPair.create('pooled preflight', { poolers: 1 });
+    // A login that has failed keeps the next ones away for 15 s by default.
+    pair = await PooledPair.create('pooled preflight', { poolers: 1, settings: { server_login_retry: '1' } });
   });
 
   afterAll(async () => pair.close());
