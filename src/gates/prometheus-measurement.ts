@@ -1,6 +1,7 @@
 import type { Gate } from '../plan/schema.js';
 import type { Side } from '../side.js';
 import type { HttpEndpoint } from './http-source.js';
+import { shortened } from './promql-ranges.js';
 import { queryPrometheus, STALE_AFTER_SECONDS, type PrometheusAnswer } from './prometheus-query.js';
 
 export type PrometheusGate = Extract<Gate, { metric: 'prometheus' }>;
@@ -12,7 +13,7 @@ export interface PrometheusMeasurement {
   /** The same on blue, where the query is by side. */
   readonly blue?: PrometheusAnswer;
   readonly blueRequests?: PrometheusAnswer;
-  /** Over the last moments alone: whether the series still live. Only for a window that is longer. */
+  /** Over the last moments alone: whether the series still live. Only where the query looks back further. */
   readonly recent?: PrometheusAnswer;
   /** The query for green as it was sent: for the evidence. */
   readonly query: string;
@@ -68,25 +69,18 @@ export async function measurePrometheus(
 ): Promise<PrometheusMeasurement> {
   const more = scope.signal === undefined ? {} : { signal: scope.signal };
   const clock = await momentOf(endpoint, scope);
-  const askFor = (
-    template: string,
-    side: Side,
-    windowSeconds = scope.windowSeconds,
-  ): PrometheusAnswer | Promise<PrometheusAnswer> =>
-    clock.kind === 'value'
-      ? queryPrometheus(endpoint, fillTemplate(template, { ...scope, windowSeconds }, side), {
-          ...{ ...more, atMs: clock.value * 1_000 },
-        })
-      : clock;
+  const send = (query: string): PrometheusAnswer | Promise<PrometheusAnswer> =>
+    clock.kind === 'value' ? queryPrometheus(endpoint, query, { ...more, atMs: clock.value * 1_000 }) : clock;
+  const askFor = (template: string, side: Side): PrometheusAnswer | Promise<PrometheusAnswer> =>
+    send(fillTemplate(template, scope, side));
   const bySide = mentions(gate.query, 'side') || mentions(gate.requests, 'side');
-  const counted = gate.requests ?? gate.query;
-  const watchesFreshness = scope.windowSeconds > STALE_AFTER_SECONDS && mentions(counted, 'window');
+  const ofNow = recentQuery(gate, scope);
   const [green, requests, blue, blueRequests, recent] = await Promise.all([
     askFor(gate.query, 'green'),
     gate.requests === undefined ? undefined : askFor(gate.requests, 'green'),
     bySide ? askFor(gate.query, 'blue') : undefined,
     bySide && gate.requests !== undefined ? askFor(gate.requests, 'blue') : undefined,
-    watchesFreshness ? askFor(counted, 'green', STALE_AFTER_SECONDS) : undefined,
+    ofNow === undefined ? undefined : send(ofNow),
   ]);
   return {
     green,
@@ -96,6 +90,17 @@ export async function measurePrometheus(
     ...(recent === undefined ? {} : { recent }),
     query: fillTemplate(gate.query, scope, 'green'),
   };
+}
+
+/**
+ * What shows whether the series of a gate still live: its query over the last moments. A range goes on to answer for as long
+ * as it looks back. Undefined where it looks back no further.
+ */
+function recentQuery(gate: PrometheusGate, scope: MeasurementScope): string | undefined {
+  const counted = gate.requests ?? gate.query;
+  const recent = { ...scope, windowSeconds: Math.min(scope.windowSeconds, STALE_AFTER_SECONDS) };
+  const query = shortened(fillTemplate(counted, recent, 'green'), STALE_AFTER_SECONDS);
+  return query === fillTemplate(counted, scope, 'green') ? undefined : query;
 }
 
 /** The moment of evaluation, s since 1970, or why Prometheus does not tell its time. */

@@ -129,6 +129,17 @@ describe.skipIf(program === undefined)('a gate that asks a real Prometheus (skip
     expect(decision.because).toContain('last 2 min');
   });
 
+  test('a fixed range that still holds old samples does not pass when the series have ended', async () => {
+    await expose('level 0\n');
+    const one = gate('avg_over_time(level{of="[15m]"}[15m]) or max(avg_over_time(level[15m]))');
+    const short = gate('max(avg_over_time(level[90s]))');
+    expect(await ask(one, prometheus.url)).toMatchObject({ outcome: 'pass' });
+    expect(await ask(short, prometheus.url)).toMatchObject({ outcome: 'pass' });
+    const decision = await ask(one, prometheus.url, 60, Date.now() + 200_000);
+    expect(decision).toMatchObject({ outcome: 'inconclusive' });
+    expect(decision.because).toContain('within the last 2 min: no series');
+  });
+
   test('one that is frozen is an error within its time, and one that is back is asked again', async () => {
     await expose('lives 0\n');
     await prometheus.freeze();

@@ -23,6 +23,16 @@ type Gates = NonNullable<NonNullable<PlanInput['traffic']>['gates']>;
 const prometheus = (name: string): Gates[number] => ({
   ...{ metric: 'prometheus', name, connection: 'prometheus', query: 'up', min: 1 },
 });
+const asking = (query: string, requests?: string): Partial<PlanInput> => ({
+  traffic: {
+    gates: [
+      {
+        ...{ metric: 'prometheus', name: 'checkout', connection: 'prometheus', query, max: 0.001 },
+        ...(requests === undefined ? {} : { requests }),
+      },
+    ],
+  },
+});
 
 const add = (more: object = {}): Migrations[number] => ({
   addColumn: { table: 'orders', column: 'note', type: 'text', ...more },
@@ -867,6 +877,29 @@ const CASES: readonly Case[] = [
     accepted: { traffic: { gates: [prometheus('checkout'), prometheus('search')] } },
   },
   {
+    rule: 'counts-of-fixed-range',
+    refused: asking(
+      'sum(increase(http_total{side="{{side}}", code=~"[45].."}[5m])) or vector(0)',
+      'sum(increase(http_total{side="{{side}}"}[{{ window }}]))',
+    ),
+    place: 'traffic.gates[0].query',
+    message: /increase counts over \[5m\], which slides/,
+    instead: /write increase\(...\[\{\{window\}\}\]\)/,
+    accepted: asking(
+      'sum(increase(http_total{side="{{side}}", code=~"[45].."}[{{window}}])) or vector(0)',
+      'sum(increase(http_total{side="{{side}}"}[{{window}}]))',
+    ),
+  },
+  {
+    rule: 'range-hides-the-end',
+    severity: 'warning',
+    refused: asking('max_over_time(sum(rate(failed[1m]))[15m:30s])'),
+    place: 'traffic.gates[0].query',
+    message: /\[15m:30s\] looks back further than 2 min over a query/,
+    instead: /rate\(...\[15m\]\)/,
+    accepted: asking('sum(rate(failed[15m]))'),
+  },
+  {
     rule: 'gates-without-stages',
     severity: 'warning',
     refused: { traffic: { stages: [], gates: [{ metric: 'lag', max: '1s' }] } },
@@ -918,6 +951,45 @@ describe.each(CASES)('$rule at $place: $message', (example) => {
 
   it('is not said of the plan that does it right', async () => {
     expect((await lint(partsOf(example.accepted))).filter(({ rule }) => rule === example.rule)).toEqual([]);
+  });
+});
+
+describe('a gate on counts', () => {
+  const fixed = async (query: string, requests: string): Promise<string[]> =>
+    (await lint(asking(query, requests))).map(({ rule, place }) => `${rule} ${place}`);
+  const [query, requests] = ['traffic.gates[0].query', 'traffic.gates[0].requests'].map(
+    (place) => `counts-of-fixed-range ${place}`,
+  );
+
+  it.each([
+    ['increase over minutes', 'sum(increase(failed[5m]))', 'sum(increase(served[5m]))', [query, requests]],
+    ['a rate', 'failed', 'sum(rate(served{path="(a"}[1m]))', [requests]],
+    ['a range of seconds', 'failed', 'increase(served[300])', [requests]],
+    ['a subquery that slides', 'failed', 'sum_over_time(served[1h:1m])', [requests]],
+    ['a bare range', 'failed', 'served[5m]', [requests]],
+  ])('can never decide by %s, and is refused', async (_what, failed, served, found) => {
+    expect(await fixed(failed, served)).toEqual(found);
+  });
+
+  it.each([
+    ['counters as they are', 'sum(failed{code=~"[5m]"}) # [5m]', "sum(served{by='[5m]'})"],
+    ['the stage', 'sum(increase(failed[{{window}}])) or vector(0)', 'sum(increase(served[ {{ window }} ]))'],
+    ['counters that are scraped seldom', 'last_over_time(failed[10m])', 'sum by (a) (max_over_time(served[10m]))'],
+    ['what is added up over the stage', 'failed', 'sum_over_time(sum(increase(served[1m]))[{{window}}:1m])'],
+  ])('is fine with %s', async (_what, failed, served) => {
+    expect(await fixed(failed, served)).toEqual([]);
+  });
+});
+
+describe('a gate on a number', () => {
+  it.each([
+    ['the last minutes', 'sum(rate(failed[2m])) or vector(0)', []],
+    ['a range of a series, which is asked over the last minutes too', 'rate(failed[1h])', []],
+    ['a range where something else answers', 'sum(rate(failed[5m])) or vector(0)', ['range-hides-the-end']],
+    ['the stage where something else answers', 'sum(increase(a[{{window}}])) or vector(0)', ['range-hides-the-end']],
+    ['a subquery over the stage', 'max_over_time(failed[{{window}}:1m])', []],
+  ])('over %s', async (_what, query, rules) => {
+    expect((await lint(asking(query))).map(({ rule }) => rule)).toEqual(rules);
   });
 });
 

@@ -1,5 +1,8 @@
 import { askedIn } from '../../gates/asked-in.js';
+import { rangesOf, type Range } from '../../gates/promql-ranges.js';
+import { STALE_AFTER_SECONDS } from '../../gates/prometheus-query.js';
 import type { Rule } from '../rule.js';
+import type { Gate } from '../schema.js';
 
 /** Rules on what a stage is judged by. */
 
@@ -53,3 +56,72 @@ export const gatesOfOneName: Rule = {
     }
   },
 };
+
+export const countsOfFixedRange: Rule = {
+  name: 'counts-of-fixed-range',
+  severity: 'error',
+  why: 'what is added to the counts from one answer to the next is judged; over a range that slides they stay the same, so the gate would see no request and could never fail',
+  *check({ plan: { traffic } }) {
+    for (const { place, query } of queriesOf(traffic.gates, (gate) => gate.requests !== undefined)) {
+      for (const { text, of } of slidingRanges(query)) {
+        const name = ['', 'rate', 'irate'].includes(of) ? 'increase' : of;
+        yield {
+          place,
+          message: `${of === '' ? '' : `${of} `}counts over ${text}, which slides`,
+          instead: `write ${name}(...[{{window}}]), over the time since the stage opened, in "query" and "requests"; or the counters themselves, without a range`,
+        };
+      }
+    }
+  },
+};
+
+/** Of a counter that only grows, these are such a counter again, however far they look back. */
+const STILL_COUNTERS: readonly string[] = ['last_over_time', 'max_over_time', 'min_over_time'];
+
+/** The ranges over which no count can grow: neither the time of the stage, nor added up over it. */
+function slidingRanges(query: string): Range[] {
+  const ranges = rangesOf(query);
+  const addedUp = ({ from, to }: Range): boolean =>
+    ranges.some((outer) => outer.isSubquery && outer.isWindow && outer.begins <= from && to <= outer.from);
+  return ranges.filter((range) => !range.isWindow && !STILL_COUNTERS.includes(range.of) && !addedUp(range));
+}
+
+export const rangeHidesTheEnd: Rule = {
+  name: 'range-hides-the-end',
+  severity: 'warning',
+  why: 'a range goes on to answer with old samples when the series have ended, and nothing can be asked here that would show it: the gate would pass on what is gone',
+  *check({ plan: { traffic } }) {
+    for (const { place, query } of queriesOf(traffic.gates, (gate) => gate.requests === undefined)) {
+      const answersAnyway = /\bvector\s*\(/.test(query);
+      for (const { text, seconds, isSubquery, isWindow } of rangesOf(query)) {
+        const isLong = (seconds ?? 0) > STALE_AFTER_SECONDS;
+        if (answersAnyway && (isLong || isWindow)) {
+          yield {
+            place,
+            message: `${text} looks back further than 2 min, and vector(...) answers where nothing is measured`,
+            instead:
+              'leave vector(...) out, or give "requests", without vector(...): no request within 2 min holds the stage',
+          };
+        } else if (isSubquery && isLong) {
+          yield {
+            place,
+            message: `${text} looks back further than 2 min over a query`,
+            instead: 'write a range of a series, such as rate(...[15m]), or [{{window}}:15s]',
+          };
+        }
+      }
+    }
+  },
+};
+
+/** The queries of the `prometheus` gates that are meant. */
+function* queriesOf(
+  gates: readonly Gate[],
+  isMeant: (gate: Extract<Gate, { metric: 'prometheus' }>) => boolean,
+): Iterable<{ readonly place: string; readonly query: string }> {
+  for (const [i, gate] of gates.entries()) {
+    if (gate.metric !== 'prometheus' || !isMeant(gate)) continue;
+    yield { place: `traffic.gates[${i}].query`, query: gate.query };
+    if (gate.requests !== undefined) yield { place: `traffic.gates[${i}].requests`, query: gate.requests };
+  }
+}

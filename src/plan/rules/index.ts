@@ -12,7 +12,7 @@ import {
 } from './computed.js';
 import { sameConnection, unknownConnection } from './connections.js';
 import { directTypeChange, dropOrRename, enumValueOnGreen, loosenedConstraint } from './expand.js';
-import { everyGateDryRun, gatesOfOneName, stageWithoutGate } from './gates.js';
+import { countsOfFixedRange, everyGateDryRun, gatesOfOneName, rangeHidesTheEnd, stageWithoutGate } from './gates.js';
 import { haproxyGates, haproxyPercent, haproxyServers, haproxyTwice } from './haproxy.js';
 import { invalidDown, invalidExpression, invalidIndex, notOneValue } from './expressions.js';
 import { keyOnPartitionedTable, primaryKeyNullable, secondPrimaryKey, secondPrimaryKeyInPlan } from './keys.js';
@@ -92,6 +92,8 @@ export const RULES: readonly Rule[] = [
   everyGateDryRun,
   stageWithoutGate,
   gatesOfOneName,
+  countsOfFixedRange,
+  rangeHidesTheEnd,
   gatesWithoutStages,
   unknownApprovalStage,
   quorumOutOfReach,
