@@ -1,3 +1,4 @@
+import { isAtLeast } from '../plan/version.js';
 import type { Session } from '../postgres/session.js';
 
 /** A process of the application that follows the route: a router, or a provider of the flag. */
@@ -65,13 +66,11 @@ export async function unconfirmedInstances(
 
 /** What must be deployed before users are sent to green. */
 export interface Deployment {
-  /** The least version, compared part by part: 1.10 is later than 1.9. */
+  /** The least version: see isAtLeast. */
   readonly minVersion?: string | undefined;
   /** How many instances there must be at least. */
   readonly atLeast?: number | undefined;
 }
-
-const BY_VERSION = new Intl.Collator('en', { numeric: true });
 
 /** What speaks against "the code that works with both schemas is deployed", in words; empty when nothing does. */
 export function deploymentFaults(instances: readonly Instance[], { minVersion, atLeast = 1 }: Deployment): string[] {
@@ -80,8 +79,19 @@ export function deploymentFaults(instances: readonly Instance[], { minVersion, a
     faults.push(`${instances.length} of at least ${atLeast} instances of the application report`);
   }
   if (minVersion === undefined) return faults;
-  const old = instances.filter(({ version }) => version === null || BY_VERSION.compare(version, minVersion) < 0);
-  if (old.length > 0) faults.push(`not at version ${minVersion}: ${listed(old.map(nameOf))}`);
+  const verdicts = instances.map(
+    (one) => [one, one.version === null ? false : isAtLeast(one.version, minVersion)] as const,
+  );
+  const names = (wanted: boolean | undefined): string[] =>
+    verdicts.flatMap(([one, isThere]) => (isThere === wanted ? [nameOf(one)] : []));
+  const [old, unknown] = [names(false), names(undefined)];
+  if (old.length > 0) faults.push(`not at version ${minVersion}: ${listed(old)}`);
+  // What can't be compared is never new enough: old code would read a green that it does not know.
+  if (unknown.length > 0) {
+    faults.push(
+      `with a version that can't be compared with ${minVersion} (write one such as 2.1.0): ${listed(unknown)}`,
+    );
+  }
   return faults;
 }
 

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { DURATION_PATTERN, parseDuration } from './duration.js';
 import { NOTICE_EVENTS } from './notice-events.js';
 import { WEBHOOK_SUBJECTS } from './webhook-events.js';
+import { VERSION_PATTERN } from './version.js';
 import { windows } from './window-schema.js';
 
 /*
@@ -382,10 +383,12 @@ const instances = z
   .strictObject({
     minVersion: z
       .string()
-      .min(1)
       .max(100)
+      .regex(VERSION_PATTERN, 'write a version such as 2.1.0: numbers with dots between them')
       .optional()
-      .describe('The least version of the application, compared part by part: 1.10 is later than 1.9'),
+      .describe(
+        'The least version of the application, in the order of Semantic Versioning: 1.10 after 1.9, 2.1.0-rc.1 before 2.1.0',
+      ),
     atLeast: z.int().min(1).max(100_000).optional().describe('How many instances must report'),
   })
   .refine((i) => i.minVersion !== undefined || i.atLeast !== undefined, 'give "minVersion" or "atLeast"')

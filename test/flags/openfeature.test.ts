@@ -161,13 +161,37 @@ describe('instances', () => {
     const at = (version: string): Parameters<typeof deploymentFaults>[0] => [
       { instance: 'a', version, epoch: 1, generation: 1, ageSeconds: 0 },
     ];
-    for (const version of ['1.10', '1.10.0', '1.11', '2.0']) {
+    for (const version of [
+      '1.10',
+      '1.10.0',
+      'v1.10',
+      '1.010',
+      '1.10+build.7',
+      '1.11',
+      '1.11.0-rc.1',
+      '2.0',
+      '2026.11.5',
+    ]) {
       expect(deploymentFaults(at(version), { minVersion: '1.10' })).toEqual([]);
     }
-    for (const version of ['1.9', '1.9.12', '0.99']) {
+    for (const version of ['1.9', '1.9.12', 'v1.9', '0.99', '1.10.0-rc.1', '1.10-0']) {
       expect(deploymentFaults(at(version), { minVersion: '1.10' })).toEqual([
         `not at version 1.10: a (version ${version})`,
       ]);
+    }
+    for (const version of ['release-2.0', '2.0.0rc1', 'main', '', 'v', '2..0', '2.0 ', 'deadbeef']) {
+      expect(deploymentFaults(at(version), { minVersion: '1.10' })).toEqual([
+        `with a version that can't be compared with 1.10 (write one such as 2.1.0): a (version ${version})`,
+      ]);
+    }
+    for (const minVersion of ['v2.1.0', '2.1.0', '2.1', '2.1.0-rc.2']) {
+      expect(deploymentFaults(at('2.1.0'), { minVersion })).toEqual([]);
+    }
+    // The order of the pre-releases that semver.org gives as its example.
+    const order = ['alpha', 'alpha.1', 'alpha.beta', 'beta', 'beta.2', 'beta.11', 'rc.1'].map((one) => `1.0.0-${one}`);
+    for (const [i, minVersion] of order.entries()) {
+      const later = order.filter((version) => deploymentFaults(at(version), { minVersion }).length === 0);
+      expect(later).toEqual(order.slice(i));
     }
     expect(deploymentFaults([], {})).toEqual(['0 of at least 1 instances of the application report']);
   });

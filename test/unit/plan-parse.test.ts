@@ -88,6 +88,11 @@ describe('a plan of the wrong form', () => {
       { place: 'traffic.approval.before[0]', instead: expect.stringContaining('the percent of a stage') },
     ],
     [
+      'the version of the application has parts that can be compared',
+      { traffic: { instances: { minVersion: 'release-2.1' } } },
+      { place: 'traffic.instances.minVersion', instead: expect.stringContaining('a version such as 2.1.0') },
+    ],
+    [
       'another version is refused',
       { version: 2 },
       { place: 'version', instead: expect.stringContaining('"version": 1') },
