@@ -1,11 +1,21 @@
 import type { Gate } from '../plan/schema.js';
+import type { MirroredCounts } from '../router/metrics-snapshot.js';
 import { baselineOf } from './baseline.js';
 import { neededSample } from './binomial.js';
 import { decideQuantile } from './decide-quantile.js';
 import { endpointsOnGreen } from './endpoints.js';
 import { flawOf, unseenOf } from './flaw.js';
 import { FALSE_ALARM, type Piece, type Pieces } from './persistent-evidence.js';
-import { count, inconclusive, judgeShare, listed, type ShareVerdict } from './share.js';
+import { surelyAbove } from './sequential.js';
+import {
+  count,
+  HITS_TO_FAIL,
+  inconclusive,
+  judgeShare,
+  listed,
+  type ShareQuestion,
+  type ShareVerdict,
+} from './share.js';
 import type { Slices } from './slices.js';
 import type { GateWindow } from './window.js';
 
@@ -159,14 +169,52 @@ function decideFallbackRate(max: number, window: GateWindow, slices: Slices<Gate
   });
 }
 
+/**
+ * All mirrored reads together decide about passing. Any single endpoint may fail it, and keeps it from passing while its
+ * counts show too many, for as long as they come from too few moments to fail: a small one would drown in the sum.
+ */
 function decideMismatchRate(max: number, window: GateWindow, slices: Slices<GateWindow> | undefined): ShareVerdict {
-  const { different, compared } = window.mirrored;
-  return judgeShare({
-    share: max,
-    green: { surely: different, possibly: different, of: compared },
-    what: 'mirrored reads that green answers otherwise than blue',
+  const falseAlarm = FALSE_ALARM / 2;
+  const all = judgeMismatches(max, window.mirrored, {
+    what: MISMATCHES,
+    falseAlarm,
     ...piecesOf('mismatches', slices, ({ mirrored }) => onGreen(mirrored.different, mirrored.compared)),
   });
+  if (all.outcome === 'fail') return all;
+  const endpoints = Object.entries(window.mirrored.endpoints ?? {}).filter(([, { compared }]) => compared > 0);
+  let held: ShareVerdict | undefined;
+  for (const [endpoint, counts] of endpoints) {
+    const { different, compared } = counts;
+    if (different === 0 || different > compared) continue;
+    const one = judgeMismatches(max, counts, {
+      what: `${MISMATCHES}, of the endpoint ${endpoint}`,
+      falseAlarm: falseAlarm / endpoints.length,
+      ...(slices === undefined ? {} : { pieces: mismatchesOfEndpoint(endpoint, slices) }),
+    });
+    if (one.outcome === 'fail') return one;
+    if (different >= HITS_TO_FAIL && surelyAbove(max, different, compared)) held ??= one;
+  }
+  return all.outcome === 'pass' && held !== undefined ? held : all;
+}
+
+const MISMATCHES = 'mirrored reads that green answers otherwise than blue';
+
+function judgeMismatches(
+  max: number,
+  { different, compared }: MirroredCounts,
+  more: Pick<ShareQuestion<GateWindow>, 'what' | 'falseAlarm' | 'pieces'>,
+): ShareVerdict {
+  return judgeShare({ share: max, green: { surely: different, possibly: different, of: compared }, ...more });
+}
+
+function mismatchesOfEndpoint(endpoint: string, slices: Slices<GateWindow>): Pieces<GateWindow> {
+  return {
+    ...{ slices, name: `mismatches of ${endpoint}`, noOutage: true },
+    count: ({ mirrored }) => {
+      const { different, compared } = mirrored.endpoints?.[endpoint] ?? { different: 0, compared: 0 };
+      return onGreen(different, compared);
+    },
+  };
 }
 
 function piecesOf(

@@ -2,6 +2,7 @@ import {
   LATENCY_BUCKETS_MS,
   packLatency,
   type EndpointCounters,
+  type MirroredCounts,
   type RouterMetrics,
   type SideCounters,
 } from '../router/metrics-snapshot.js';
@@ -58,7 +59,16 @@ export function readRouterPage(samples: readonly ExposedSample[]): RouterPage | 
     };
     return { blue: of('blue'), green: of('green') };
   };
-  const mirrored = (outcome: string): number => sum(NAMES.mirrored, { outcome });
+  const mirrored = (outcome: string, labels: Readonly<Record<string, string>> = {}): number =>
+    sum(NAMES.mirrored, { outcome, ...labels });
+  const mirroredNames = new Set(
+    samples.flatMap(({ name, labels }) => (name === NAMES.mirrored ? [labels['endpoint'] ?? ''] : [])),
+  );
+  const mirroredOf = (endpointName: string): MirroredCounts => {
+    const of = (outcome: string): number => mirrored(outcome, { endpoint: endpointName });
+    const different = of('different') + of('failed');
+    return { compared: of('same') + different, different };
+  };
   return {
     epoch: epoch.value,
     generation: generation.value,
@@ -77,6 +87,7 @@ export function readRouterPage(samples: readonly ExposedSample[]): RouterPage | 
         unsettled: mirrored('unsettled'),
         skipped: mirrored('skipped'),
         examples: [],
+        endpoints: Object.fromEntries([...mirroredNames].sort().map((name) => [name, mirroredOf(name)])),
       },
       endpoints: Object.fromEntries([...endpointNames].sort().map((name) => [name, endpoint(name)])),
     },

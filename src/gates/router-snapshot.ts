@@ -43,8 +43,19 @@ export function isRouterMetrics(value: unknown): value is RouterMetrics {
     [reads['blue'], reads['green'], writes['blue'], writes['green']].every(isSideCounters) &&
     [fallbacks['behind'], fallbacks['error'], retriedWrites].every(isCount) &&
     (mirroredReads === undefined ||
-      (isRecord(mirroredReads) && ['same', 'different', 'failed'].every((name) => isCount(mirroredReads[name])))) &&
+      (isRecord(mirroredReads) &&
+        ['same', 'different', 'failed'].every((name) => isCount(mirroredReads[name])) &&
+        areMirrored(mirroredReads['endpoints']))) &&
     (endpoints === undefined || (isRecord(endpoints) && Object.values(endpoints).every(isEndpoint)))
+  );
+}
+
+/** By endpoint; routers of an earlier version don't tell. */
+function areMirrored(value: unknown): boolean {
+  if (value === undefined) return true;
+  return (
+    isRecord(value) &&
+    Object.values(value).every((one) => isRecord(one) && isCount(one['compared']) && isCount(one['different']))
   );
 }
 

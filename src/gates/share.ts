@@ -31,7 +31,7 @@ export interface ShareVerdict {
 }
 
 /** Fewer hits than this fail nothing, however small the limit: one unlucky request may be the first of the stage. */
-const HITS_TO_FAIL = 3;
+export const HITS_TO_FAIL = 3;
 
 /**
  * pass: the share is at most the allowed one with 95 % confidence. fail: it is above it and above blue's, by evidence

@@ -2,6 +2,7 @@ import {
   LATENCY_BUCKETS_MS,
   unpackLatency,
   type EndpointCounters,
+  type MirroredCounts,
   type RouterMetrics,
   type SideCounters,
 } from '../router/metrics-snapshot.js';
@@ -17,6 +18,12 @@ export interface EndpointWindow {
   readonly blueBefore: SideWindow;
 }
 
+/** Reads of blue's that were run on green too. */
+export interface MirroredWindow extends MirroredCounts {
+  /** By endpoint, from routers that tell. */
+  readonly endpoints?: Readonly<Record<string, MirroredCounts>>;
+}
+
 /** What happened between two samples, in all routers together. Only reads: no write goes to green while gates decide. */
 export interface GateWindow {
   readonly seconds: number;
@@ -27,7 +34,7 @@ export interface GateWindow {
   readonly blueBefore: SideWindow;
   readonly fallbacks: Readonly<{ behind: number; error: number }>;
   /** Reads of blue's that were run on green too: how many answers were compared, and how many of them differed. */
-  readonly mirrored: Readonly<{ compared: number; different: number }>;
+  readonly mirrored: MirroredWindow;
   /** By endpoint, from routers that tell. */
   readonly endpoints: Readonly<Record<string, EndpointWindow>>;
   /** Routers that report. With none of them nothing can be said. */
@@ -60,8 +67,8 @@ export function windowBetween(from: RouterSnapshots, to: RouterSnapshots): GateW
       error: total(deltas.map((delta) => delta.fallbacks.error)),
     },
     mirrored: {
-      compared: total(deltas.map((delta) => delta.mirrored.compared)),
-      different: total(deltas.map((delta) => delta.mirrored.different)),
+      ...sumMirrored(deltas.map((delta) => delta.mirrored)),
+      endpoints: sumMirroredEndpoints(deltas.map(({ mirrored: { endpoints = {} } }) => endpoints)),
     },
     endpoints: sumEndpoints(deltas.map((delta) => delta.endpoints)),
     liveInstances: to.live.length,
@@ -106,8 +113,6 @@ interface Delta {
 
 function subtract(now: RouterMetrics, earlier: RouterMetrics | undefined): Delta {
   const before = earlier === undefined || hasFallen(now, earlier) ? undefined : earlier;
-  const then = mirroredOf(before);
-  const mirrored = mirroredOf(now);
   return {
     blue: difference(now.reads.blue, before?.reads.blue),
     green: difference(now.reads.green, before?.reads.green),
@@ -115,15 +120,47 @@ function subtract(now: RouterMetrics, earlier: RouterMetrics | undefined): Delta
       behind: now.fallbacks.behind - (before?.fallbacks.behind ?? 0),
       error: now.fallbacks.error - (before?.fallbacks.error ?? 0),
     },
-    mirrored: { compared: mirrored.compared - then.compared, different: mirrored.different - then.different },
+    mirrored: { ...mirroredSince(mirroredOf(now), mirroredOf(before)), endpoints: mirroredEndpointsSince(now, before) },
     endpoints: endpointsSince(now, before),
   };
 }
 
 /** A mirrored read that failed on green alone is as wrong as one with other rows. */
-function mirroredOf(metrics: RouterMetrics | undefined): GateWindow['mirrored'] {
+function mirroredOf(metrics: RouterMetrics | undefined): MirroredCounts {
   const { same = 0, different = 0, failed = 0 } = metrics?.mirroredReads ?? {};
   return { compared: same + different + failed, different: different + failed };
+}
+
+function mirroredSince(now: MirroredCounts, then: MirroredCounts = NONE_MIRRORED): MirroredCounts {
+  return { compared: now.compared - then.compared, different: now.different - then.different };
+}
+
+const NONE_MIRRORED: MirroredCounts = { compared: 0, different: 0 };
+
+/** Nothing where the router did not tell before. */
+function mirroredEndpointsSince(
+  now: RouterMetrics,
+  before: RouterMetrics | undefined,
+): Readonly<Record<string, MirroredCounts>> {
+  const then = before?.mirroredReads?.endpoints;
+  if (before?.mirroredReads !== undefined && then === undefined) return {};
+  return Object.fromEntries(
+    Object.entries(now.mirroredReads?.endpoints ?? {}).map(([name, counts]) => [
+      name,
+      mirroredSince(counts, then?.[name]),
+    ]),
+  );
+}
+
+function sumMirrored(all: readonly MirroredCounts[]): MirroredCounts {
+  return { compared: total(all.map((one) => one.compared)), different: total(all.map((one) => one.different)) };
+}
+
+function sumMirroredEndpoints(
+  all: readonly Readonly<Record<string, MirroredCounts>>[],
+): Readonly<Record<string, MirroredCounts>> {
+  const names = [...new Set(all.flatMap((one) => Object.keys(one)))].sort();
+  return Object.fromEntries(names.map((name) => [name, sumMirrored(all.flatMap((one) => one[name] ?? []))]));
 }
 
 function hasFallen(now: RouterMetrics, before: RouterMetrics): boolean {

@@ -62,6 +62,12 @@ export interface MirrorExample {
   readonly code?: string;
 }
 
+/** Mirrored reads: how many answers were compared, and how many of them differed, a read that failed on green alone among them. */
+export interface MirroredCounts {
+  readonly compared: number;
+  readonly different: number;
+}
+
 export interface RouterMetrics {
   /** Reads by the side that was tried. */
   readonly reads: Readonly<Record<Side, SideCounters>>;
@@ -75,7 +81,11 @@ export interface RouterMetrics {
   readonly retriedWrites: number;
   /** Reads of blue's that were run on green too and compared. Absent from routers that know no mirrored reads. */
   readonly mirroredReads?: Readonly<
-    Record<'same' | 'different' | 'failed' | 'unsettled' | 'skipped', number> & { examples: readonly MirrorExample[] }
+    Record<'same' | 'different' | 'failed' | 'unsettled' | 'skipped', number> & {
+      examples: readonly MirrorExample[];
+      /** By endpoint. Absent from routers that don't tell. */
+      endpoints?: Readonly<Record<string, MirroredCounts>>;
+    }
   >;
   /** The last word of a router that was closed. */
   readonly ended?: true;

@@ -1,7 +1,7 @@
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { Side } from '../side.js';
 import type { Route } from '../postgres/state.js';
-import type { MirrorExample, RouterMetrics } from './metrics-snapshot.js';
+import type { MirrorExample, MirroredCounts, RouterMetrics } from './metrics-snapshot.js';
 import { RequestCounts, type RequestKind, type RequestOutcome } from './request-counts.js';
 import { RequestCounter, RequestDurations } from './request-series.js';
 
@@ -22,6 +22,7 @@ export class RequestMetrics {
   #retriedCount = 0;
 
   readonly #mirrored = { same: 0, different: 0, failed: 0, unsettled: 0, skipped: 0 };
+  readonly #mirroredEndpoints = new Map<string, MirroredCounts>();
   readonly #examples: MirrorExample[] = [];
 
   readonly #mirroredReads: Counter;
@@ -88,9 +89,15 @@ export class RequestMetrics {
     this.#retriedCount += 1;
   }
 
-  mirrored(endpoint: string, outcome: MirrorOutcome, example?: MirrorExample): void {
+  mirrored(asked: string, outcome: MirrorOutcome, example?: MirrorExample): void {
+    const endpoint = this.#counts.nameOf(asked);
     this.#mirroredReads.inc({ outcome, endpoint });
     this.#mirrored[outcome] += 1;
+    if (outcome !== 'unsettled' && outcome !== 'skipped') {
+      const { compared, different } = this.#mirroredEndpoints.get(endpoint) ?? { compared: 0, different: 0 };
+      const differs = outcome === 'same' ? 0 : 1;
+      this.#mirroredEndpoints.set(endpoint, { compared: compared + 1, different: different + differs });
+    }
     if (example === undefined) return;
     this.#examples.push(example);
     if (this.#examples.length > EXAMPLES) this.#examples.shift();
@@ -112,7 +119,11 @@ export class RequestMetrics {
       endpoints: counts.readsByEndpoint(),
       fallbacks: { ...this.#fallbackCounts },
       retriedWrites: this.#retriedCount,
-      mirroredReads: { ...this.#mirrored, examples: [...this.#examples] },
+      mirroredReads: {
+        ...this.#mirrored,
+        examples: [...this.#examples],
+        endpoints: Object.fromEntries(this.#mirroredEndpoints),
+      },
     };
   }
 }

@@ -49,11 +49,16 @@ export class RequestCounts {
     series.sumMs += ms;
   }
 
+  /** The name under which an endpoint is counted. */
+  nameOf(asked: string): string {
+    if (!this.#known.has(asked) && this.#known.size >= MAX_ENDPOINTS) return OTHER_ENDPOINTS;
+    this.#known.add(asked);
+    return asked;
+  }
+
   /** Off the usual path: of an endpoint that this side has not met, or that is one too many. */
   #seriesOf(side: Side, kind: RequestKind, asked: string): Series {
-    const isKnown = this.#known.has(asked) || this.#known.size < MAX_ENDPOINTS;
-    if (isKnown) this.#known.add(asked);
-    const endpoint = isKnown ? asked : OTHER_ENDPOINTS;
+    const endpoint = this.nameOf(asked);
     const ofSide = this.#series[kind][side];
     const there = ofSide.get(endpoint);
     if (there !== undefined) return there;

@@ -251,3 +251,70 @@ describe('one endpoint of ten', () => {
     }
   });
 });
+
+describe('wrong rows for one endpoint, GET /invoice/:id, which has one read in 4,000', () => {
+  const GATE = { metric: 'mismatchRate', max: 0.001 } as const;
+
+  /** Slices of 400 mirrored reads, of which one in ten has a read of the endpoint. */
+  function stage(count: number, isWrong: (read: number) => boolean): GateInput {
+    const slices = Array.from({ length: count }, (_, number) => {
+      const compared = number % 10 === 0 ? 1 : 0;
+      const different = compared === 1 && isWrong(number / 10) ? 1 : 0;
+      const endpoints = { '/usual': { compared: 399, different: 0 }, 'GET /invoice/:id': { compared, different } };
+      return window({ mirrored: { compared: 400, different, endpoints } });
+    });
+    const sum = (of: (one: GateWindow['mirrored']) => number): number =>
+      slices.reduce((all, { mirrored }) => all + of(mirrored), 0);
+    const rare = {
+      compared: sum(({ endpoints }) => endpoints?.['GET /invoice/:id']?.compared ?? 0),
+      different: sum(({ different }) => different),
+    };
+    const compared = sum((one) => one.compared);
+    const mirrored = {
+      ...{ compared, different: rare.different },
+      endpoints: { '/usual': { compared: compared - rare.compared, different: 0 }, 'GET /invoice/:id': rare },
+    };
+    return { window: window({ mirrored }), slices: new Slices(slices), lagMs: [] };
+  }
+
+  test('all of them fail the gate although their share of all reads is allowed', () => {
+    const decision = decideGate(
+      GATE,
+      stage(120, () => true),
+    );
+    expect(decision.outcome).toBe('fail');
+    expect(decision.because).toContain(
+      '12 of 12 mirrored reads that green answers otherwise than blue, of the endpoint GET /invoice',
+    );
+  });
+
+  test('a few of them in a row keep the stage, until there are enough to fail or to be no fault', () => {
+    const decision = decideGate(
+      GATE,
+      stage(50, () => true),
+    );
+    expect(decision).toMatchObject({ outcome: 'inconclusive' });
+    expect(decision.because).toContain('5 of 5 mirrored reads');
+  });
+
+  test('one unlucky read of a small endpoint is no obstacle, nor is an endpoint with too few reads to pass alone', () => {
+    expect(
+      decideGate(
+        GATE,
+        stage(120, (read) => read === 3),
+      ).outcome,
+    ).toBe('pass');
+    expect(
+      decideGate(
+        GATE,
+        stage(120, () => false),
+      ).outcome,
+    ).toBe('pass');
+  });
+
+  test('of routers that do not tell endpoints only the sum is judged', () => {
+    const { window: all } = stage(120, () => true);
+    const { compared, different } = all.mirrored;
+    expect(decideGate(GATE, { window: window({ mirrored: { compared, different } }), lagMs: [] }).outcome).toBe('pass');
+  });
+});

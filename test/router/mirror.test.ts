@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { RouterMetrics } from '../../src/router/metrics-snapshot.js';
 import { createRouter, type Router, type RouterOptions } from '../../src/router/index.js';
 import { differenceOf, type ResultDigest } from '../../src/router/result-difference.js';
 import { metric, MIGRATION, pause, Sides, until } from './sides.js';
@@ -65,12 +66,13 @@ test('a row that differs is counted, with an example that holds no value', async
     expect(JSON.stringify(logged)).not.toMatch(/777777|secret/);
     // The heartbeat carries it to the gates.
     await until(async () => {
-      const [row] = await sides.sql<{ metrics: { mirroredReads?: { different: number; examples: object[] } } }>(
+      const [row] = await sides.sql<{ metrics: RouterMetrics }>(
         'blue',
         'SELECT metrics FROM verdigris.router WHERE instance = $1',
         [router.instance],
       );
-      return row?.metrics.mirroredReads?.different === 1 && row.metrics.mirroredReads.examples.length === 1;
+      const { different, examples, endpoints } = row?.metrics.mirroredReads ?? {};
+      return different === 1 && examples?.length === 1 && endpoints?.['items']?.different === 1;
     });
   } finally {
     await sides.sql(

@@ -1,6 +1,9 @@
 import { describe, expect, test } from 'vitest';
+import { parseExposition } from '../../src/gates/exposition.js';
+import { readRouterPage } from '../../src/gates/router-page.js';
 import { isRouterMetrics } from '../../src/gates/router-snapshot.js';
 import { windowBetween } from '../../src/gates/window.js';
+import type { Route } from '../../src/postgres/state.js';
 import {
   LATENCY_BUCKETS_MS,
   MAX_ENDPOINTS,
@@ -58,6 +61,46 @@ describe('what a router says of its endpoints', () => {
     metrics.record('green', 'read', '/a', 'error', 1);
     const older = { ...pushed(metrics), endpoints: undefined };
     expect(windowBetween(sample(older as unknown as RouterMetrics), sample(pushed(metrics))).endpoints).toEqual({});
+  });
+
+  test('mirrored reads by endpoint arrive as they were counted, by the heartbeat and by the page alike', async () => {
+    const metrics = new RequestMetrics();
+    metrics.showRoute({ epoch: 1, generation: 1, greenReadPercent: 1, writesOn: 'blue' } as Route);
+    metrics.mirrored('/a', 'same');
+    const before = pushed(metrics);
+    for (const outcome of ['same', 'different', 'failed', 'unsettled', 'skipped'] as const) {
+      metrics.mirrored('/a', outcome);
+      metrics.mirrored('/b', outcome);
+    }
+    const now = pushed(metrics);
+    expect(windowBetween(sample(before), sample(now)).mirrored).toEqual({
+      ...{ compared: 6, different: 4 },
+      endpoints: { '/a': { compared: 3, different: 2 }, '/b': { compared: 3, different: 2 } },
+    });
+    const page = readRouterPage(parseExposition(await metrics.registry.metrics()));
+    expect(page?.metrics.mirroredReads?.endpoints).toEqual(now.mirroredReads?.endpoints);
+  });
+
+  test('mirrored reads of a router that does not tell endpoints count in the sum alone', () => {
+    const metrics = new RequestMetrics();
+    metrics.mirrored('/a', 'different');
+    const [{ mirroredReads, ...rest }, now] = [pushed(metrics), pushed(metrics)];
+    const older: unknown = { ...rest, mirroredReads: { ...mirroredReads, endpoints: undefined } };
+    if (!isRouterMetrics(older)) throw new Error('a snapshot of the version before can be read');
+    metrics.mirrored('/a', 'different');
+    const upgraded = windowBetween(sample(older), sample(pushed(metrics)));
+    expect(upgraded.mirrored).toEqual({ compared: 1, different: 1, endpoints: {} });
+    expect(windowBetween(sample(older), sample(older)).mirrored).toMatchObject({ endpoints: {} });
+    const broken = { ...now.mirroredReads, endpoints: { '/a': { compared: -1, different: 0 } } };
+    expect(isRouterMetrics({ ...now, mirroredReads: broken })).toBe(false);
+  });
+
+  test('mirrored reads of endpoints beyond the most are counted together', () => {
+    const metrics = new RequestMetrics();
+    for (let i = 0; i < 3 * MAX_ENDPOINTS; i++) metrics.mirrored(`/user/${i}`, 'different');
+    const { endpoints = {} } = pushed(metrics).mirroredReads ?? {};
+    expect(Object.keys(endpoints)).toHaveLength(MAX_ENDPOINTS + 1);
+    expect(endpoints[OTHER_ENDPOINTS]).toEqual({ compared: 2 * MAX_ENDPOINTS, different: 2 * MAX_ENDPOINTS });
   });
 
   test('durations are written short, and read as they were', () => {
