@@ -78,7 +78,7 @@ async function judgedOnce(story: Story, ref: RunRef, stage: Stage): Promise<Judg
   run.waitFor({ for: 'gate', why: `evidence for stage ${label}` });
   const verdict = await act(`gates of stage ${label}`).judgeStage(ref, stage);
   run.keep(verdict.evidence);
-  run.saw({ lagSeconds: verdict.lagSeconds });
+  run.sawLag(verdict.lagSeconds, verdict.evidence.at(-1)?.at);
   return verdict.outcome === 'pass' ? rowsCompared(story, ref, stage) : verdict;
 }
 

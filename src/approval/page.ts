@@ -11,7 +11,8 @@ export function questionPage(link: ApprovalLink, run: RunView): string {
       `<p><strong>${escape(why)}</strong></p>`,
       `<p>Question ${escape(link.request)}, asked at ${escape(waiting?.since ?? '')}. ${approvals.length} of ${quorum} have approved.</p>`,
       list(approvals.map(({ by, at, reason }) => `${by} at ${at}: ${reason}`)),
-      '<h2>What is known now</h2>',
+      '<h2>What is known</h2>',
+      '<p>Measurements have the time at which they were made: nothing was measured anew for this page.</p>',
       list(evidence),
       '<form method="post">',
       link.by === undefined

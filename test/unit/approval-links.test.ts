@@ -113,6 +113,8 @@ describe('an approval link', () => {
     expect(response.status).toBe(200);
     expect(page).toContain('approval before &lt;writes&gt; move');
     expect(page).toContain('gate errorRate: pass, 0 of 3000 &quot;failed&quot;');
+    expect(page).toContain('nothing was measured anew for this page');
+    expect(page).not.toContain('known now');
     expect(page).toContain('<form method="post">');
     expect((await ask(rig, 'HEAD')).status).toBe(200);
     expect((await ask(rig, 'PUT')).status).toBe(405);

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { parsePlan } from '../../src/plan/parse.js';
 import type { PlanInput } from '../../src/plan/schema.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
+import { noticeOf } from '../../workflows/lib/notices.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 
 class Clock {
@@ -91,7 +92,7 @@ describe('an approval', () => {
   });
 
   it('is asked with what is known: gates, lag, verification, the way back; also in the current details', () => {
-    const { run } = asked({ by: ['ada'], quorum: 1 });
+    const { run, clock } = asked({ by: ['ada'], quorum: 1 });
     const numbers = { requests: 3_000, errors: 0 };
     const evidence = { at: 'T1', where: 'stage 10 %', windowSeconds: 900, green: numbers, blue: numbers };
     run.keep([
@@ -99,18 +100,33 @@ describe('an approval', () => {
       { ...evidence, metric: 'errorRate', outcome: 'inconclusive', because: 'too few' },
       { ...evidence, metric: 'errorRate', outcome: 'pass', because: '0 of 3000 failed' },
     ]);
+    clock.ms += 60_000;
     run.saw({ lagSeconds: 0.0123 });
+    // A weekend later these are what they were.
+    clock.ms += 2 * 24 * 3_600_000;
     run.verified({ scope: 'all', tables: 3, rowsVerified: 500, differingRows: 0, at: 'T0' });
     expect(run.status.waiting?.evidence).toEqual([
       'writes on blue, reads of 0 % of the users on green',
       'gate errorRate: pass, 0 of 3000 failed (stage 10 %, T1)',
-      'lag: 0.012 s',
+      'lag: 0.012 s (2026-11-23T10:01:00.000Z)',
       'verification: 0 of 500 rows differ (T0)',
-      'rollback: safe, nothing has been touched yet',
+      'rollback: safe, nothing has been touched yet (2026-11-23T10:00:00.000Z)',
     ]);
     const details = renderDetails(run.status);
     expect(details).toContain('Question promote-1; may approve: ada');
     expect(details).toContain('- gate errorRate: pass, 0 of 3000 failed (stage 10 %, T1)');
+    expect(details).toContain('- **Lag** 0.012 s at 2026-11-23T10:01:00.000Z');
+    const notice = noticeOf(1, clock.now(), 'approval', 'approval before promote', run.status);
+    expect(notice).toMatchObject({ lagSeconds: 0.0123, lagAt: '2026-11-23T10:01:00.000Z' });
+    expect(notice.waiting?.evidence).toContain('lag: 0.012 s (2026-11-23T10:01:00.000Z)');
+  });
+
+  it('is asked with the time at which the gates saw the lag, however late the run hears of it', () => {
+    const { run } = asked();
+    run.sawLag(0.5, '2026-11-20T17:00:00.000Z');
+    expect(run.status.waiting?.evidence).toContain('lag: 0.500 s (2026-11-20T17:00:00.000Z)');
+    run.sawLag(null, '2026-11-20T18:00:00.000Z');
+    expect(run.status).toMatchObject({ lagSeconds: null, lagAt: null });
   });
 
   it('that nobody gives is asked for again, in the warnings too', () => {

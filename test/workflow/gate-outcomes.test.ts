@@ -37,8 +37,10 @@ describe.concurrent('a gate that does not pass', () => {
       },
     });
     for (const time of [1, 2]) {
-      const { waiting } = await held(run);
+      const { waiting, lagAt } = await held(run);
       expect(judged).toBe(time);
+      // When the gates saw it, not when the run heard of it.
+      expect(lagAt).toBe(evidence('pass').at);
       expect(waiting?.why).toContain('errorRate: it is inconclusive');
       expect(run.log).not.toContain('+promote');
       expect(run.log).not.toContain('+readsToBlue');

@@ -3,21 +3,27 @@ import type { MigrationStatus } from './status.js';
 
 /**
  * What somebody who approves should know, line by line: the newest answer of each gate with its numbers, lag,
- * verification, and what the way back would cost.
+ * verification, and what the way back would cost. Each with the time of which it is: a question may be open for days, and
+ * nothing is measured anew for it.
  */
 export function approvalEvidence(status: MigrationStatus, evidence: readonly Evidence[]): string[] {
-  const { verification, lagSeconds, rollback } = status;
+  const { verification, rollback } = status;
   return [
     `writes on ${status.writesOn}, reads of ${status.greenReadPercent} % of the users on green`,
     ...newest(evidence).map(
       ({ where, metric, outcome, because, at }) => `gate ${metric}: ${outcome}, ${because} (${where}, ${at})`,
     ),
-    lagSeconds === null ? 'lag: not measured yet' : `lag: ${lagSeconds.toFixed(3)} s`,
+    lagLine(status),
     verification === null
       ? 'verification: not done yet'
       : `verification: ${verification.differingRows} of ${verification.rowsVerified} rows differ (${(verification.again ?? verification).at})`,
-    `rollback: ${rollback.safe ? 'safe' : 'NOT safe'}, ${rollback.loses === undefined ? rollback.why : `it would lose ${rollback.loses}`}`,
+    `rollback: ${rollback.safe ? 'safe' : 'NOT safe'}, ${rollback.loses === undefined ? rollback.why : `it would lose ${rollback.loses}`}${status.rollbackAt === undefined ? '' : ` (${status.rollbackAt})`}`,
   ];
+}
+
+function lagLine({ lagSeconds, lagAt }: MigrationStatus): string {
+  if (lagSeconds === null) return 'lag: not measured yet';
+  return `lag: ${lagSeconds.toFixed(3)} s (${lagAt ?? 'when is not known'})`;
 }
 
 /** The last evidence of each metric, of the last stage that has any. */

@@ -107,7 +107,9 @@ export class MigrationRun {
       writesOn: 'blue',
       greenReadPercent: 0,
       lagSeconds: null,
+      lagAt: null,
       rollback: { safe: true, why: 'nothing has been touched yet' },
+      rollbackAt: now(),
       rollingBack: null,
       verification: null,
       promotion: null,
@@ -120,7 +122,7 @@ export class MigrationRun {
     return { ...this.#state, waiting: this.#waiting() };
   }
 
-  /** With an approval: who has approved so far, and what is known now. */
+  /** With an approval: who has approved so far, and what is known, with the time of each measurement. */
   #waiting(): Waiting | null {
     const { waiting } = this.#state;
     const question = this.#question;
@@ -161,6 +163,11 @@ export class MigrationRun {
 
   saw(facts: Partial<Pick<MigrationStatus, 'lagSeconds' | 'writesOn' | 'greenReadPercent' | 'rollback'>>): void {
     this.#set(facts);
+  }
+
+  /** The lag that the gates of a stage have seen, and when: what says so may reach the run later. */
+  sawLag(lagSeconds: number | null, at: string | undefined): void {
+    this.#set({ lagSeconds, ...(lagSeconds === null || at === undefined ? {} : { lagAt: at }) });
   }
 
   /** Which live instances have not confirmed that reads are back on blue. */
@@ -269,7 +276,12 @@ export class MigrationRun {
   }
 
   #set(change: Partial<Mutable<MigrationStatus>>): void {
-    Object.assign(this.#state, change);
+    const { lagSeconds, rollback } = change;
+    const times = {
+      ...(lagSeconds === undefined ? {} : { lagAt: lagSeconds === null ? null : this.now() }),
+      ...(rollback === undefined ? {} : { rollbackAt: this.now() }),
+    };
+    Object.assign(this.#state, times, change);
     this.onChange();
   }
 

@@ -15,6 +15,8 @@ export interface Notice {
   readonly writesOn: string;
   readonly greenReadPercent: number;
   readonly lagSeconds: number | null;
+  /** ISO 8601, when the lag was measured. */
+  readonly lagAt: string | null;
   readonly rollbackSafe: boolean;
   /** With `approval` and `held`: what is waited for, and the command that answers. */
   readonly waiting?: Waiting;
@@ -72,10 +74,10 @@ export function noticeOf(
   text: string,
   status: MigrationStatus,
 ): Notice {
-  const { phase, writesOn, greenReadPercent, lagSeconds, rollback, waiting } = status;
+  const { phase, writesOn, greenReadPercent, lagSeconds, lagAt = null, rollback, waiting } = status;
   const waits = waiting !== null && (event === 'approval' || event === 'held');
   return {
-    ...{ sequence, event, at, text, phase, writesOn, greenReadPercent, lagSeconds, rollbackSafe: rollback.safe },
+    ...{ sequence, event, at, text, phase, writesOn, greenReadPercent, lagSeconds, lagAt, rollbackSafe: rollback.safe },
     ...(waits ? { waiting } : {}),
   };
 }

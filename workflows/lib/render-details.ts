@@ -10,7 +10,7 @@ export function renderDetails(status: MigrationStatus): string {
     ...heldLines(status),
     `- **Writes** on ${status.writesOn}`,
     `- **Reads on green** ${readsOnGreen(status)}`,
-    ...(status.lagSeconds === null ? [] : [`- **Lag** ${status.lagSeconds.toFixed(3)} s`]),
+    ...lagLine(status),
     `- **Rollback** ${status.rollback.safe ? 'safe' : 'NOT safe'}: ${status.rollback.why}`,
     ...(status.rollback.loses === undefined ? [] : [`- **A rollback would lose** ${status.rollback.loses}`]),
     ...(status.alarms ?? []).map(({ why, next, since }) => `- **Alarm** since ${since}: ${why}. Next step: ${next}`),
@@ -69,6 +69,11 @@ function heldLines({ held }: MigrationStatus): string[] {
 function readsOnGreen(status: MigrationStatus): string {
   const not = notConfirmed(status);
   return `${status.greenReadPercent} % of the users${not === null ? '' : `; that they are back is ${not}`}`;
+}
+
+function lagLine({ lagSeconds, lagAt = null }: MigrationStatus): string[] {
+  if (lagSeconds === null) return [];
+  return [`- **Lag** ${lagSeconds.toFixed(3)} s${lagAt === null ? '' : ` at ${lagAt}`}`];
 }
 
 function verificationLine({ verification }: MigrationStatus): string[] {

@@ -157,8 +157,12 @@ export interface MigrationStatus {
   /** Live instances of the application, and HAProxies, that have not confirmed that reads are back on blue; absent when all had at once. */
   readonly unconfirmed?: readonly string[];
   readonly lagSeconds: number | null;
+  /** ISO 8601, when the lag was measured. A number that nobody looks after gets old. */
+  readonly lagAt?: string | null;
   /** Whether a rollback now would lose nothing, and why. */
   readonly rollback: RollbackSafety;
+  /** ISO 8601, when that was found. */
+  readonly rollbackAt?: string;
   readonly rollingBack: RollbackSummary | null;
   readonly verification: VerificationSummary | null;
   readonly promotion: PromotionSummary | null;
