@@ -4,8 +4,9 @@ import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
 import { dropCopiedSchema } from '../src/postgres/schema-copy/drop-copied-schema.js';
-import { SHORT_STATEMENTS } from '../src/postgres/session.js';
+import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { hasState } from '../src/postgres/state.js';
+import { readStateObjects } from '../src/postgres/doctor/read-state.js';
 import type { Direction, Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { stepContext } from './step-context.js';
@@ -52,7 +53,11 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
         if (await hasState(green)) await dropCopiedSchema(stepContext(work, green, 'green'));
       }),
 
-    /** Gives both databases back; what is left of Verdigris goes, but on a green that is kept. */
+    /**
+     * Gives both databases back; what is left of Verdigris goes, but on a green that is kept. Where green has had the writes
+     * and is dropped, blue keeps the route: a router that was away for all of the rollback believes in green until it hears
+     * of this epoch.
+     */
     releaseDatabases: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
       performWhileBlueServes(dependencies, ref, (work) =>
         onBothSides(async (side) => {
@@ -61,10 +66,17 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
           if (await isInRecovery(session)) return;
           await dropDdlTriggers(session);
           await releaseDatabase(session, work.run, 'rolledBack');
-          if (side === 'blue' || !keepGreen) await dropState(session, work.run);
+          if (side === 'green' && keepGreen) return;
+          await dropState(session, work.run, { keepRoute: side === 'blue' && !keepGreen && (await hasMoved(session)) });
         }),
       ),
   };
+}
+
+/** Whether the run that owns this database has moved the writes, and back again: each move has raised the epoch. */
+async function hasMoved(session: Session): Promise<boolean> {
+  const { owner, route } = await readStateObjects(session);
+  return owner !== null && route !== null && route.epoch > (owner.claimedEpoch ?? 0);
 }
 
 /** Does it on green and on blue; fails with the first error after both have been tried. */

@@ -10,6 +10,7 @@ export const ERROR_TYPES = [
   'PreflightFailed',
   'DatabaseOwned',
   'BlueGivenAway',
+  'NameTaken',
   'SchemaCopyFailed',
   'ReplicationBroken',
   'ReplicationStalled',

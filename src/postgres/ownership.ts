@@ -13,6 +13,7 @@ import {
   type Session,
 } from './session.js';
 import { findGivenAway } from './given-away.js';
+import { forgetRun, isNameTaken, readOtherMigrations } from './other-migrations.js';
 import { ACTOR_LOCK, hasState, installState, readOwner, recordEvent, ROUTE_CHANNEL } from './state.js';
 
 /** A run of a migration, as the databases know it. */
@@ -30,7 +31,7 @@ export interface Run {
  *
  * @param streams over how many streams the tables are spread in each direction, for the whole run.
  * @returns the epoch that the run begins with, the same on both sides.
- * @throws VerdigrisError DatabaseOwned, BlueGivenAway
+ * @throws VerdigrisError DatabaseOwned, BlueGivenAway, NameTaken
  */
 export async function claimDatabases(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
   return withSession(databases.blue, { purpose: 'claim' }, (blue) =>
@@ -38,6 +39,8 @@ export async function claimDatabases(databases: Databases, run: Run, flag: strin
       await refuseOtherOwner(blue, 'blue', run);
       await refuseGivenAway(blue, run);
       await refuseOtherOwner(green, 'green', run);
+      await refuseTakenName(blue, 'blue', run);
+      await refuseTakenName(green, 'green', run);
       await installState(blue, 'blue');
       await installState(green, 'green');
       const epoch = (await ownEpoch(blue, run)) ?? Math.max(await nextEpoch(blue), await nextEpoch(green));
@@ -57,6 +60,7 @@ export async function claimBlue(databases: Databases, run: Run, flag: string, st
   return withSession(databases.blue, { purpose: 'claim' }, async (blue) => {
     await refuseOtherOwner(blue, 'blue', run);
     await refuseGivenAway(blue, run);
+    await refuseTakenName(blue, 'blue', run);
     await installState(blue, 'blue');
     const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue));
     await claim(blue, 'blue', run, { epoch, flag, streams });
@@ -79,6 +83,19 @@ async function refuseGivenAway(session: Session, run: Run): Promise<void> {
     message: `this database can't be blue: ${given.why}`,
     nextStep: given.nextStep,
   });
+}
+
+async function refuseTakenName(session: Session, side: Side, run: Run): Promise<void> {
+  if (!(await isNameTaken(session, run.migration, run.runId))) return;
+  throw new VerdigrisError({ type: 'NameTaken', ...nameTaken(side, run.migration) });
+}
+
+/** Why a name can't be used again, and what to do. */
+export function nameTaken(side: Side, migration: string): { readonly message: string; readonly nextStep: string } {
+  return {
+    message: `${side} knows a migration "${migration}" that has moved the writes to its green: routers of that one would take this run's route for theirs`,
+    nextStep: 'give the plan another name, and the routers of the applications with it',
+  };
 }
 
 async function refuseOtherOwner(session: Session, side: Side, run: Run): Promise<void> {
@@ -155,10 +172,18 @@ export async function releaseDatabase(session: Session, run: Run, outcome: strin
   await recordEvent(session, run.runId, `ended: ${outcome}`);
 }
 
-/** Removes schema verdigris, if this run owns it: the last thing of a rollback. */
-export async function dropState(session: Session, run: Run): Promise<void> {
+/**
+ * Removes schema verdigris, if this run owns it: the last thing of a rollback. It stays, without anything of this run but
+ * its end, where routers of another migration read from it.
+ *
+ * @param keepRoute whether routers may still have to hear where this run has left the writes: then the schema stays, too.
+ */
+export async function dropState(session: Session, run: Run, { keepRoute = false } = {}): Promise<void> {
   const owner = await readOwner(session);
   if (owner === undefined || owner.runId !== run.runId) return;
+  if (keepRoute || (await readOtherMigrations(session, run.migration)).length > 0) {
+    return forgetRun(session, run, { keepRoute });
+  }
   await briefLock(session, 'DROP SCHEMA verdigris', () => session.query('DROP SCHEMA IF EXISTS verdigris CASCADE'));
 }
 

@@ -3,8 +3,10 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { MockActivityEnvironment } from '@temporalio/testing';
 import pg from 'pg';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { rollbackActivities } from '../../activities/rollback.js';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { planSchema } from '../../src/plan/schema.js';
 import type { TableName } from '../../src/plan/table-name.js';
@@ -12,6 +14,7 @@ import { run } from '../../src/cli/run.js';
 import { readTables } from '../../src/postgres/catalog.js';
 import { readFencedTables } from '../../src/postgres/fenced-tables.js';
 import { installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
+import { readFenceTriggers } from '../../src/postgres/doctor/read-fence.js';
 import { openDecided } from '../../src/postgres/doctor/open.js';
 import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
 import { feedName } from '../../src/postgres/feed.js';
@@ -21,7 +24,7 @@ import { installTrigger } from '../../src/postgres/migrate/install-trigger.js';
 import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
 import { waitForMarker, writeMarker } from '../../src/postgres/marker.js';
 import { NewestRoute } from '../../src/postgres/newest-route.js';
-import { claimDatabases, releaseDatabase } from '../../src/postgres/ownership.js';
+import { claimDatabases, dropState, releaseDatabase } from '../../src/postgres/ownership.js';
 import { isReady } from '../../src/postgres/preflight/finding.js';
 import { preflight } from '../../src/postgres/preflight/preflight.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
@@ -30,7 +33,7 @@ import { createPublication } from '../../src/postgres/publication.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
 import { inTransaction, openSession, withSession, type Databases, type Session } from '../../src/postgres/session.js';
-import { readOwner, readRoute } from '../../src/postgres/state.js';
+import { hasState, readOwner, readRoute } from '../../src/postgres/state.js';
 import { ensureSubscription, readSubscription } from '../../src/postgres/subscription.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { leftovers } from '../support/migration.js';
@@ -98,6 +101,10 @@ class Patient {
 
   async promoted(from: Side = 'blue', finish = true): Promise<this> {
     if (from === 'blue') await this.fenced();
+    return this.moved(from, finish);
+  }
+
+  async moved(from: Side, finish = true): Promise<this> {
     const fenced = await this.on(from, (s) => this.tables(s));
     const { databases, migration } = this;
     const wayBack = from === 'blue' ? fenced.map((table) => ({ table })) : undefined;
@@ -171,7 +178,7 @@ class Patient {
       ...{ blue: { connection: 'b' }, green: { connection: 'g' } },
     });
     const { findings } = await preflight({ ...databases, plan, runId: 'run-2' });
-    const given = findings.filter(({ check }) => check === 'given-away');
+    const given = findings.filter(({ check }) => check === 'given-away' || check === 'name-taken');
     try {
       const epoch = await claimDatabases(databases, { runId: 'run-2', migration }, 'flag');
       expect(given).toEqual([]);
@@ -700,6 +707,86 @@ describe('a new run', () => {
       await third.drop();
     }
   });
+
+  it('has a name of its own: routers of a migration that has moved the writes know that one', async () => {
+    const patient = await (await Patient.create()).promoted();
+    const third = await testDatabase('pg18', 'doctor third');
+    try {
+      await patient.ended('completed');
+      const taken = { type: 'NameTaken', message: expect.stringContaining(patient.migration) as string };
+      await expect(patient.next('green', patient.migration, third)).rejects.toMatchObject(taken);
+      expect(await patient.on('green', (s) => readRoute(s, patient.migration))).toMatchObject({ writesOn: 'green' });
+      expect(await patient.next('green', 'another', third)).toBeGreaterThan(0);
+    } finally {
+      await third.drop();
+    }
+  });
+
+  it.each(['rolled back', 'cleaned'])('leaves, when it is %s, the route of the migration before it', async (how) => {
+    const patient = await (await Patient.create()).promoted();
+    const { migration } = patient;
+    const third = await testDatabase('pg18', 'doctor third');
+    const second = { runId: 'run-2', migration: 'second' };
+    try {
+      await patient.ended('completed');
+      const route = await patient.on('green', (s) => readRoute(s, migration));
+      await patient.next('green', 'second', third);
+      await patient.on('green', async (s) => armFence(s, await patient.tables(s)));
+      if (how === 'cleaned') {
+        process.env['VERDIGRIS_CONNECTION_DOCTOR_BLUE'] = patient.green.uri;
+        process.env['VERDIGRIS_CONNECTION_DOCTOR_GREEN'] = third.uri;
+        expect(await doctor('--clean', '--yes')).toMatchObject({
+          code: 0,
+          text: expect.stringContaining(`routers of migration ${migration} read from it`) as string,
+        });
+      } else {
+        await patient.on('green', async (s) => {
+          await releaseDatabase(s, second, 'rolledBack');
+          await dropState(s, second);
+          await dropState(s, second);
+        });
+      }
+      await patient.on('green', async (s) => {
+        expect(await readRoute(s, migration)).toEqual(route);
+        expect(await readRoute(s, 'second')).toBeUndefined();
+        expect((await readFenceTriggers(s, PATTERNS)).map(({ state }) => state)).toEqual(['absent', 'absent']);
+      });
+      expect(await patient.writable()).toEqual(['green']);
+      expect(await patient.next('green', 'third', third)).toBeGreaterThan(0);
+    } finally {
+      await third.drop();
+    }
+  });
+
+  it.each([true, false])(
+    'after a rollback whose green is dropped, promoted before: %s, routers hear where writes are',
+    async (wasPromoted) => {
+      const patient = await (await Patient.create()).fenced();
+      const { migration, green } = patient;
+      if (wasPromoted) {
+        await patient.moved('blue');
+        await patient.promoted('green');
+      }
+      const epoch = await patient.epoch('blue');
+      const plan = planSchema.parse({
+        ...{ version: 1, name: migration, tables: PATTERNS },
+        ...{ blue: { connection: 'doctor_blue' }, green: { connection: 'doctor_green', afterRollback: 'drop' } },
+      });
+      const { undoReplication, releaseDatabases } = rollbackActivities({ environment: process.env, redact: String });
+      const ref = { plan, runId: 'run-1' };
+      for (const undo of [undoReplication, releaseDatabases]) {
+        await new MockActivityEnvironment().run(() => undo(ref, { keepGreen: false }));
+      }
+      expect(
+        await withClient(green.config, (client) => client.query(`SELECT to_regnamespace('verdigris') AS there`)),
+      ).toMatchObject({ rows: [{ there: null }] });
+      const route = await patient.on('blue', async (s) => ((await hasState(s)) ? readRoute(s, migration) : undefined));
+      if (wasPromoted) expect(route).toMatchObject({ epoch, writesOn: 'blue' });
+      else expect(route).toBeUndefined();
+      if (wasPromoted) expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
+      expect(await patient.left('blue')).toEqual([]);
+    },
+  );
 
   it('takes a blue that has its writes back, and not the green that gave them', async () => {
     const patient = await (await Patient.create()).promoted();

@@ -6,6 +6,7 @@ import { ident, qualified } from '../identifier.js';
 import { dropIndex } from '../migrate/index-build.js';
 import { dropTriggers } from '../migrate/revert.js';
 import type { StepContext } from '../migrate/step-context.js';
+import { forgetRun } from '../other-migrations.js';
 import { openActorSession } from '../ownership.js';
 import { dropPublication } from '../publication.js';
 import { dropSlot } from '../replication-slot.js';
@@ -14,7 +15,7 @@ import { closeSession, inTransaction, openSession, type Databases, type Session 
 import { hasState, readOwner, recordEvent } from '../state.js';
 import { dropSubscription } from '../subscription.js';
 import { DOCTOR, type Found } from './inventory.js';
-import type { CleanAction } from './plan-cleaning.js';
+import { migrationOf, type CleanAction } from './plan-cleaning.js';
 
 /** How an action went. */
 export interface CleanResult {
@@ -57,7 +58,7 @@ export async function clean(
   return results;
 }
 
-const LAST: ReadonlySet<CleanAction['kind']> = new Set(['dropSchema', 'endOwnership']);
+const LAST: ReadonlySet<CleanAction['kind']> = new Set(['dropSchema', 'endOwnership', 'forgetRun']);
 
 /** Whoever acts on a database holds the actor's lock: a worker that was frozen in the middle of something loses it. */
 function actor(databases: Databases, side: Side): Promise<Session> {
@@ -130,6 +131,10 @@ async function perform(session: Session, databases: Databases, found: Found, act
     }
     case 'endOwnership':
       return endOwnership(session, runIdOf(found, action.side));
+    case 'forgetRun': {
+      const run = { runId: runIdOf(found, action.side), migration: migrationOf(found) ?? '' };
+      return forgetRun(session, run, { keepRoute: false });
+    }
     case 'dropSchema':
       await briefLock(session, 'DROP SCHEMA verdigris', () => session.query('DROP SCHEMA IF EXISTS verdigris CASCADE'));
       return;

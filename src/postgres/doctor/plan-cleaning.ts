@@ -30,6 +30,7 @@ export type CleanAction =
   | { readonly kind: 'dropFence'; readonly side: Side; readonly tables: number }
   | { readonly kind: 'dropCopy'; readonly side: Side; readonly objects: number }
   | { readonly kind: 'endOwnership'; readonly side: Side }
+  | { readonly kind: 'forgetRun'; readonly side: Side; readonly others: readonly string[] }
   | { readonly kind: 'dropSchema'; readonly side: Side };
 
 /** What stays on purpose. */
@@ -182,7 +183,7 @@ function buildLeftovers({ side, invalidIndexes, proofs }: Inventory): CleanActio
 }
 
 function endActions(inventory: Inventory, end: End, { dropCopy }: CleanOptions): CleanAction[] {
-  const { side, upDown, fence, schema, owner, eventTriggers, dependents, copied } = inventory;
+  const { side, upDown, fence, schema, owner, eventTriggers, dependents, otherMigrations, copied } = inventory;
   if (end.kind === 'untouched') return [];
   const fenced = fence.filter(({ state }) => state !== 'absent' && state !== 'lost').length;
   const actions: CleanAction[] = eventTriggers.map((name) => ({ kind: 'dropEventTrigger', side, name }));
@@ -190,14 +191,18 @@ function endActions(inventory: Inventory, end: End, { dropCopy }: CleanOptions):
     actions.push({ kind: 'dropCopy', side, objects: copied });
   if (upDown.length > 0) actions.push({ kind: 'dropUpDown', side, tables: upDown.length });
   if (end.kind !== 'closed' && fenced > 0) actions.push({ kind: 'dropFence', side, tables: fenced });
-  if (end.kind === 'free' && dependents.length === 0) {
+  if (end.kind === 'free' && dependents.length === 0 && otherMigrations.length === 0) {
     if (schema) actions.push({ kind: 'dropSchema', side });
-  } else if (owner !== null && owner.outcome === null) actions.push({ kind: 'endOwnership', side });
+    return actions;
+  }
+  if (owner !== null && owner.outcome === null) actions.push({ kind: 'endOwnership', side });
+  if (owner !== null && end.kind === 'free' && otherMigrations.length > 0)
+    actions.push({ kind: 'forgetRun', side, others: otherMigrations });
   return actions;
 }
 
 function keptOf(inventory: Inventory, end: End, { dropCopy }: CleanOptions): Kept[] {
-  const { side, dependents, copied, invalidIndexes } = inventory;
+  const { side, dependents, otherMigrations, copied, invalidIndexes } = inventory;
   const kept: Kept[] = [];
   if (end.kind === 'closed' || end.kind === 'untouched') {
     kept.push({ side, what: 'the fence and schema verdigris', why: end.why });
@@ -214,6 +219,13 @@ function keptOf(inventory: Inventory, end: End, { dropCopy }: CleanOptions): Kep
       side,
       what: 'schema verdigris',
       why: `these use it and would go with it: ${dependents.slice(0, 5).join(', ')}`,
+    });
+  }
+  if (end.kind === 'free' && otherMigrations.length > 0) {
+    kept.push({
+      side,
+      what: 'schema verdigris',
+      why: `routers of migration ${otherMigrations.join(', ')} read from it where writes are`,
     });
   }
   if (side === 'green' && end.kind === 'free' && copied > 0 && dropCopy === undefined) {
@@ -253,6 +265,8 @@ export function describeAction(action: CleanAction): string {
       return `${side}: drop the ${action.objects} objects that the run's schema copy made, with their rows`;
     case 'endOwnership':
       return `${side}: write down that the run is over, so that another one may begin`;
+    case 'forgetRun':
+      return `${side}: remove what the run keeps in schema verdigris, which stays for ${action.others.join(', ')}`;
     case 'dropSchema':
       return `${side}: drop schema verdigris`;
   }

@@ -1,6 +1,7 @@
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { tablesWithTrigger } from '../migrate/install-trigger.js';
-import { hasState } from '../state.js';
+import { readOtherMigrations } from '../other-migrations.js';
+import { hasState, readOwner } from '../state.js';
 import type { Session } from '../session.js';
 
 export interface InvalidIndex extends TableName {
@@ -31,6 +32,8 @@ export interface StrayObjects {
   readonly sessions: readonly SessionFound[];
   /** Objects outside schema verdigris that use its functions or tables: they would go with it. */
   readonly dependents: readonly string[];
+  /** Migrations besides the owner's whose routers read from schema verdigris. */
+  readonly otherMigrations: readonly string[];
   /** Objects that the run has written down as made by its copy of the schema. */
   readonly copied: number;
 }
@@ -61,6 +64,7 @@ export async function readStrayObjects(session: Session): Promise<StrayObjects> 
     proofs: proofs.rows,
     sessions: sessions.rows,
     dependents: await readDependents(session),
+    otherMigrations: await readOtherMigrations(session, (await readOwner(session))?.migration ?? ''),
     copied: await countCopied(session),
   };
 }

@@ -46,7 +46,7 @@ import {
 import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
 import { inheritedColumns, patterns, replicaIdentity, tornApart, unmovedRows } from './tables.js';
-import { givenAway, greenEmpty, ownedByAnother } from './target.js';
+import { givenAway, greenEmpty, nameIsFree, ownedByAnother } from './target.js';
 
 /** Every check of one side, in the order of docs/preflight.md. */
 export const SIDE_CHECKS: readonly SideCheck[] = [
@@ -69,6 +69,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   visibility,
   ownedByAnother,
   givenAway,
+  nameIsFree,
   preparedTransactions,
   longTransactions,
   clients,

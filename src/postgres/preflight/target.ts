@@ -1,5 +1,7 @@
 import { readUserObjects, type DatabaseObject } from '../schema-copy/created-objects.js';
 import { findGivenAway } from '../given-away.js';
+import { isNameTaken } from '../other-migrations.js';
+import { nameTaken } from '../ownership.js';
 import { hasState, readOwner } from '../state.js';
 import { BOTH_SIDES, NEW_GREEN, type PairCheck, type SideCheck, type SideContext } from './check.js';
 import { listed } from './finding.js';
@@ -36,6 +38,20 @@ export const givenAway: SideCheck = {
     return [
       { severity: 'error', object: 'verdigris.route', message: `this database can't be blue: ${found.why}`, remedy },
     ];
+  },
+};
+
+/** A name that a finished migration of these databases has: its routers are still there. */
+export const nameIsFree: SideCheck = {
+  name: 'name-taken',
+  sides: BOTH_SIDES,
+  run: async ({ session, side, plan, runId }) => {
+    if (!(await isNameTaken(session, plan.name, runId))) return [];
+    // Blue given away is told by another check, which says what can be done.
+    if (side === 'blue' && (await findGivenAway(session)) !== undefined) return [];
+    const { message, nextStep } = nameTaken(side, plan.name);
+    const remedy = `${nextStep.charAt(0).toUpperCase()}${nextStep.slice(1)}`;
+    return [{ severity: 'error', object: 'verdigris.route', message, remedy }];
   },
 };
 
