@@ -27,6 +27,11 @@ export const ROUTE_CHANNEL = 'verdigris_route';
 export const FENCE_OPEN = 0;
 export const FENCE_CLOSED = 1;
 
+/** How fence_check() takes its lock, as an expression: a void can't be assigned. */
+const TAKE_FENCE_LOCK = `pg_advisory_xact_lock_shared(${FENCE_LOCK})::text`;
+/** Closed when in doubt: NULL is the answer for a sequence that was never set. */
+const FENCE_IS_CLOSED = `pg_sequence_last_value('verdigris.fence') IS DISTINCT FROM ${FENCE_OPEN}`;
+
 /** Name of the constraint and schema in the error fields of a write that met the fence: how a router knows it. */
 export const FENCE_ERROR = { schema: 'verdigris', constraint: 'verdigris_fence' } as const;
 
@@ -81,6 +86,8 @@ CREATE TABLE IF NOT EXISTS verdigris.route (
 );
 GRANT SELECT ON verdigris.route TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS verdigris.fence MINVALUE 0 START 0;
+-- pg_sequence_last_value() is NULL, which is not open, until a value was set.
+SELECT setval('verdigris.fence', last_value) FROM verdigris.fence WHERE NOT is_called;
 ${markerDdl('marker_to_green')}
 ${markerDdl('marker_to_blue')}
 CREATE TABLE IF NOT EXISTS verdigris.progress (
@@ -123,16 +130,20 @@ END $fn$;
 -- transaction that has written is over and that every later writer reads the flag after the decision.
 CREATE OR REPLACE FUNCTION verdigris.fence_check() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+DECLARE
+  held text;
 BEGIN
-  -- An applied TRUNCATE fires this trigger: the rows of a feed are always let in. Who only says to be in replica mode is not.
-  -- Two IFs: in one condition each write of the application would pay for the look into the view.
-  IF TG_OP = 'TRUNCATE' THEN
+  -- The rows of a feed are always let in: an applied TRUNCATE fires this trigger, and so does what a trigger that is
+  -- ENABLE ALWAYS or REPLICA writes for an applied row. Who only says to be in replica mode is not let in. Two IFs: in one
+  -- condition each write of the application would pay for the look into the view.
+  IF current_setting('session_replication_role') = 'replica' THEN
     IF EXISTS (SELECT FROM pg_stat_subscription WHERE pid = pg_backend_pid()) THEN
       RETURN NULL;
     END IF;
   END IF;
-  PERFORM pg_catalog.pg_advisory_xact_lock_shared(${FENCE_LOCK});
-  IF (SELECT last_value FROM verdigris.fence) <> ${FENCE_OPEN} THEN
+  -- Two expressions without a query in them: PL/pgSQL evaluates these by itself, and each write pays for them.
+  held := ${TAKE_FENCE_LOCK};
+  IF ${FENCE_IS_CLOSED} THEN
     -- A caller's EXCEPTION WHEN OTHERS swallows the error, but not what is already on its way to the client: the router
     -- sees by it that the write was refused. INFO is never filtered for clients, and not written to the log.
     RAISE INFO 'verdigris: writes on ${side} are closed'
@@ -142,6 +153,19 @@ BEGIN
             HINT = 'Writes belong to ${otherSide(side)} now, or nobody may write here yet: ask verdigris.route.';
   END IF;
   RETURN NULL;
+END $fn$;
+
+-- Looks up what fence_check() needs, so that the first write of a session finds it. Takes no lock.
+CREATE OR REPLACE FUNCTION verdigris.get_ready() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+DECLARE
+  takes_lock boolean := false;
+  held text;
+BEGIN
+  held := CASE WHEN takes_lock THEN ${TAKE_FENCE_LOCK} END;
+  IF ${FENCE_IS_CLOSED} THEN
+    RETURN;
+  END IF;
 END $fn$;
 
 -- Whether this database shows everything that the other one had flushed at \`upto\`, in the same epoch. latest_end_lsn

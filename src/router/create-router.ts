@@ -259,6 +259,7 @@ class ApplicationRouter implements Router {
     const { epoch, generation, writesOn, greenReadPercent, opening } = route;
     this.#settings.logger.info({ epoch, generation, writesOn, greenReadPercent, opening }, 'router: new route');
     this.#metrics.showRoute(route);
+    if (writesOn !== before.writesOn) this.#pools[writesOn].startSlowly();
     if (route.epoch !== before.epoch || route.greenReadPercent === 0) this.#greenProgress.forget();
     void this.#keepWarm('blue');
     void this.#keepWarm('green');

@@ -32,7 +32,7 @@ export class Primer {
     const deadline = performance.now() + CONNECTION_MS;
     try {
       await connection.become('reader');
-      await this.#plan(connection, LANGUAGE, []);
+      await this.#plan(connection, FENCE, []);
       for (const { text, values } of this.#statements.list()) {
         if (performance.now() > deadline) break;
         await this.#plan(connection, `EXPLAIN ${text}`, [...values]);
@@ -60,5 +60,5 @@ interface AloneQuery extends pg.QueryConfig {
   readonly query_timeout: number;
 }
 
-/** The first function of a session loads the language that the fence is written in, too. */
-const LANGUAGE = `SELECT verdigris.try_jsonb('1')`;
+/** The first call of a session loads the language that the fence is written in, and looks up what it needs. */
+const FENCE = 'SELECT verdigris.get_ready()';

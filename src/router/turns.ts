@@ -11,6 +11,9 @@ export interface Turn {
  */
 export class Turns {
   #free: number;
+  /** Turns that are kept back for now, though nobody has them. */
+  #keptBack = 0;
+  #keptBackUntil: NodeJS.Timeout | undefined;
   readonly #waiting: (() => void)[] = [];
 
   constructor(size: number) {
@@ -51,8 +54,33 @@ export class Turns {
     };
   }
 
+  /**
+   * Keeps back all free turns but `first`: each turn that ends gives one of them back, and after `ms` all come back. Fewer
+   * at a time are sooner done where all would be slow at first.
+   */
+  startSlowly(first: number, ms: number): void {
+    clearTimeout(this.#keptBackUntil);
+    const keptBack = Math.max(0, this.#free - first);
+    this.#free -= keptBack;
+    this.#keptBack += keptBack;
+    this.#keptBackUntil = setTimeout(() => {
+      while (this.#keptBack > 0) this.#giveOneBack();
+    }, ms);
+    this.#keptBackUntil.unref();
+  }
+
+  #giveOneBack(): void {
+    this.#keptBack--;
+    this.#next();
+  }
+
   /** The end of a turn: the next one who waits has it. */
   passOn(): void {
+    if (this.#keptBack > 0) this.#giveOneBack();
+    this.#next();
+  }
+
+  #next(): void {
     const next = this.#waiting.shift();
     if (next === undefined) this.#free++;
     else next();

@@ -13,8 +13,8 @@ export const FENCE_RULES: readonly Mutation[] = [
     edits: [
       edit(
         STATE,
-        'IF (SELECT last_value FROM verdigris.fence) <> ${FENCE_OPEN} THEN',
-        "IF (SELECT writes_on FROM verdigris.route) <> '${side}' THEN",
+        '  IF ${FENCE_IS_CLOSED} THEN\n    -- A caller',
+        "  IF (SELECT writes_on FROM verdigris.route) <> '${side}' THEN\n    -- A caller",
       ),
     ],
     test: inFence('at every level of isolation'),
@@ -24,13 +24,13 @@ export const FENCE_RULES: readonly Mutation[] = [
     edits: [
       edit(
         STATE,
-        '  PERFORM pg_catalog.pg_advisory_xact_lock_shared(${FENCE_LOCK});\n  IF (SELECT last_value FROM verdigris.fence) <> ${FENCE_OPEN} THEN',
-        '  IF (SELECT last_value FROM verdigris.fence) <> ${FENCE_OPEN} THEN',
+        '  held := ${TAKE_FENCE_LOCK};\n  IF ${FENCE_IS_CLOSED} THEN\n    -- A caller',
+        '  IF ${FENCE_IS_CLOSED} THEN\n    -- A caller',
       ),
       edit(
         STATE,
         '  END IF;\n  RETURN NULL;\nEND $fn$;',
-        '  END IF;\n  PERFORM pg_catalog.pg_advisory_xact_lock_shared(${FENCE_LOCK});\n  RETURN NULL;\nEND $fn$;',
+        '  END IF;\n  held := ${TAKE_FENCE_LOCK};\n  RETURN NULL;\nEND $fn$;',
       ),
     ],
     test: inFence('a writer that waited for the lock'),
@@ -59,8 +59,13 @@ export const FENCE_RULES: readonly Mutation[] = [
   },
   {
     rule: 'a TRUNCATE of the feed is let in',
-    edits: [edit(STATE, "IF TG_OP = 'TRUNCATE' THEN", "IF false AND TG_OP = 'TRUNCATE' THEN")],
+    edits: [edit(STATE, "= 'replica' THEN", "= 'replica' AND TG_OP <> 'TRUNCATE' THEN")],
     test: inFence('lets in a TRUNCATE'),
+  },
+  {
+    rule: 'what a trigger writes for a row of the feed is let in',
+    edits: [edit(STATE, "= 'replica' THEN", "= 'replica' AND TG_OP = 'TRUNCATE' THEN")],
+    test: inFence('lets in what a trigger of the application writes'),
   },
   {
     rule: 'the fence works for roles without any right in schema verdigris',

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -92,6 +93,28 @@ describe('the fence', () => {
       await expect.poll(onGreen, { timeout: 10_000 }).toBe(0);
       await blue.query('INSERT INTO public.notes TABLE kept');
     });
+  });
+
+  it('lets in what a trigger of the application writes for an applied row', async () => {
+    const green = <T>(work: (client: pg.Client) => Promise<T>): Promise<T> => rig.on('green', work);
+    await green((client) =>
+      client.query(`
+        CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS $$
+          BEGIN UPDATE public.accounts SET balance = balance WHERE id = 1; RETURN NULL; END $$;
+        CREATE TRIGGER touches AFTER INSERT ON public.notes FOR EACH ROW EXECUTE FUNCTION public.touch();
+        ALTER TABLE public.notes ENABLE ALWAYS TRIGGER touches`),
+    );
+    const id = randomUUID();
+    const onGreen = (): Promise<number | null> =>
+      green(async (client) => (await client.query('SELECT FROM public.notes WHERE reference = $1', [id])).rowCount);
+    try {
+      await rig.on('blue', (blue) => blue.query('INSERT INTO public.notes VALUES ($1)', [id]));
+      await expect.poll(onGreen, { timeout: 10_000 }).toBe(1);
+    } finally {
+      await green((client) => client.query('DROP FUNCTION public.touch() CASCADE'));
+      await rig.on('blue', (blue) => blue.query('DELETE FROM public.notes WHERE reference = $1', [id]));
+      await expect.poll(onGreen, { timeout: 10_000 }).toBe(0);
+    }
   });
 
   it('a writer that waited for the lock sees the flag as it is then', async () => {
