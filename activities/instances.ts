@@ -1,7 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { log } from '@temporalio/activity';
 import { VerdigrisError, type ErrorType } from '../src/errors.js';
-import { deploymentFaults, readInstances, unconfirmedInstances, type Confirmed } from '../src/gates/instances.js';
+import {
+  cutOffFrom,
+  deploymentFaults,
+  readInstances,
+  unconfirmedInstances,
+  type Confirmed,
+} from '../src/gates/instances.js';
 import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
 import { sampleOf } from '../src/gates/router-source.js';
 import type { Plan } from '../src/plan/schema.js';
@@ -62,6 +68,23 @@ export async function refuseUndeployed(
   if (faults.length === 0) return;
   const { name, ...refusal } = what;
   throw new VerdigrisError({ ...refusal, message: `${name}: ${faults.join('; ')}` });
+}
+
+/**
+ * Refuses a promotion while an instance of the application has no connection to green: each of its writes would fail from
+ * the promotion on. Whoever only writes is seen by no gate.
+ *
+ * @throws VerdigrisError PromotionBlocked that names them
+ */
+export async function refuseCutOff(blue: Session, migration: string): Promise<void> {
+  const cutOff = cutOffFrom('green', await readInstances(blue, migration));
+  if (cutOff === undefined) return;
+  throw new VerdigrisError({
+    type: 'PromotionBlocked',
+    message: `these instances of the application have no connection to green: ${cutOff}`,
+    nextStep:
+      'let them reach green (address, pg_hba.conf, firewall, max_connections), or end them; then approve the promotion again',
+  });
 }
 
 /** Who follows a route, at one time. */

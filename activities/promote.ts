@@ -26,7 +26,7 @@ import type { Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
-import { refuseUndeployed } from './instances.js';
+import { refuseCutOff, refuseUndeployed } from './instances.js';
 import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
 import { movedTables, publishedBackward } from './run-tables.js';
 import { onThisMachine } from './temporal-clock.js';
@@ -226,7 +226,9 @@ async function prepare(
   const { databases, run, signal } = work;
   // Before anything is made, and whether or not a stage has asked: an old version may have been deployed since.
   if (from === 'blue') {
-    await refuseUndeployed(await work.session('blue', 'instances', SHORT_STATEMENTS), ref.plan, {
+    const blue = await work.session('blue', 'instances', SHORT_STATEMENTS);
+    await refuseCutOff(blue, run.migration);
+    await refuseUndeployed(blue, ref.plan, {
       ...{ name: 'the promotion', type: 'PromotionBlocked', retryable: false },
       nextStep: 'deploy the application with the code that works with both schemas, then approve the promotion again',
     });

@@ -1,5 +1,6 @@
 import { isAtLeast } from '../plan/version.js';
 import type { Session } from '../postgres/session.js';
+import type { Side } from '../side.js';
 
 /** A process of the application that follows the route: a router, or a provider of the flag. */
 export interface Instance {
@@ -8,6 +9,8 @@ export interface Instance {
   readonly version: string | null;
   readonly epoch: number;
   readonly generation: number;
+  /** Sides that it has no connection to. */
+  readonly lacks: readonly Side[];
   /** How long ago it was heard of, by the database's clock. */
   readonly ageSeconds: number;
 }
@@ -29,11 +32,12 @@ export async function readInstances(
     version: string | null;
     epoch: number;
     generation: number;
+    lacks: Side[];
     age_seconds: number;
   }>(
     // An earlier version's table has no column "version".
     `SELECT r.instance, to_jsonb(r) ->> 'version' AS version, r.epoch::float8 AS epoch,
-            r.generation::float8 AS generation,
+            r.generation::float8 AS generation, coalesce(r.metrics -> 'lacks', '[]') AS lacks,
             extract(epoch FROM clock_timestamp() - r.seen_at)::float8 AS age_seconds
        FROM verdigris.router r
       WHERE r.migration = $1 AND r.seen_at > clock_timestamp() - $2::float8 * interval '1 ms'
@@ -93,6 +97,12 @@ export function deploymentFaults(instances: readonly Instance[], { minVersion, a
     );
   }
   return faults;
+}
+
+/** Names of the instances, with versions where they tell them, that have no connection to a side. */
+export function cutOffFrom(side: Side, instances: readonly Instance[]): string | undefined {
+  const cutOff = instances.filter(({ lacks }) => lacks.includes(side));
+  return cutOff.length === 0 ? undefined : listed(cutOff.map(nameOf));
 }
 
 /** As people look for it. */

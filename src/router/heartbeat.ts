@@ -50,13 +50,22 @@ export class Heartbeat {
     return this.#beats.ask();
   }
 
+  #lacks(): Pick<RouterMetrics, 'lacks'> {
+    const lacks = Object.values(this.#options.links).filter(({ downForMs }) => downForMs > LACKS_AFTER_MS);
+    return lacks.length === 0 ? {} : { lacks: lacks.map(({ side }) => side) };
+  }
+
   async #beat(): Promise<void> {
     const { migration, instance, version, routes, links, metrics, logger } = this.#options;
     const route = routes.current;
     const link = links[route.writesOn];
     if (route.epoch === 0 || !link.isUp || !link.hasState) return;
     try {
-      const counted: RouterMetrics = this.#hasEnded ? { ...metrics.snapshot(), ended: true } : metrics.snapshot();
+      const counted: RouterMetrics = {
+        ...metrics.snapshot(),
+        ...this.#lacks(),
+        ...(this.#hasEnded ? { ended: true } : {}),
+      };
       const beat = [migration, instance, route.epoch, route.generation, JSON.stringify(counted)];
       await (version === undefined ? link.query(BEAT, beat) : link.query(BEAT_WITH_VERSION, [...beat, version]));
     } catch (error) {
@@ -64,6 +73,9 @@ export class Heartbeat {
     }
   }
 }
+
+/** A connection that was lost is made again within this, or something keeps it away. */
+const LACKS_AFTER_MS = 3_000;
 
 const BEAT = 'SELECT verdigris.router_heartbeat($1, $2, $3::bigint, $4::bigint, $5::jsonb)';
 const BEAT_WITH_VERSION = 'SELECT verdigris.router_heartbeat($1, $2, $3::bigint, $4::bigint, $5::jsonb, $6)';

@@ -87,6 +87,8 @@ export interface RouterMetrics {
       endpoints?: Readonly<Record<string, MirroredCounts>>;
     }
   >;
+  /** Sides that this router has had no connection to for a while. Absent when it reaches both. */
+  readonly lacks?: readonly Side[];
   /** The last word of a router that was closed. */
   readonly ended?: true;
 }

@@ -43,6 +43,7 @@ export class SideLink {
   readonly #closing = new AbortController();
   readonly #looks = new Coalesced(() => this.#look());
   #client: pg.Client | undefined;
+  #downSince = performance.now();
   #hasState = false;
   #tail: Promise<unknown> = Promise.resolve();
   #running: Promise<void> = Promise.resolve();
@@ -55,6 +56,11 @@ export class SideLink {
 
   get isUp(): boolean {
     return this.#client !== undefined;
+  }
+
+  /** For how long there has been no connection, ms; 0 while there is one. */
+  get downForMs(): number {
+    return this.isUp ? 0 : performance.now() - this.#downSince;
   }
 
   /** Whether the side has the schema verdigris, as of the last look. */
@@ -178,6 +184,7 @@ export class SideLink {
   #drop(client: pg.Client | undefined): void {
     if (client === undefined || client !== this.#client) return;
     this.#client = undefined;
+    this.#downSince = performance.now();
     // Not awaited: a frozen server never answers the goodbye.
     client.end().catch(() => undefined);
     this.#options.onDown(this.side);

@@ -159,7 +159,7 @@ describe('instances', () => {
 
   it('are compared by version part by part', () => {
     const at = (version: string): Parameters<typeof deploymentFaults>[0] => [
-      { instance: 'a', version, epoch: 1, generation: 1, ageSeconds: 0 },
+      { instance: 'a', version, epoch: 1, generation: 1, lacks: [], ageSeconds: 0 },
     ];
     for (const version of [
       '1.10',

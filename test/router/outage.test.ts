@@ -1,6 +1,10 @@
+import { refuseCutOff } from '../../activities/instances.js';
+import { VerdigrisError } from '../../src/errors.js';
+import { withSession } from '../../src/postgres/session.js';
+import { asDatabase } from '../support/postgres.js';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Router, Transaction } from '../../src/router/index.js';
-import { metric, pause, Sides, until } from './sides.js';
+import { metric, MIGRATION, pause, Sides, until } from './sides.js';
 import { TcpProxy } from './tcp-proxy.js';
 
 let sides: Sides;
@@ -230,6 +234,29 @@ describe('an error on green', () => {
       code: 'WriteTimeout',
     });
     expect(await failedReads(made)).toEqual({ error: 0, refused: 1, instead: 0 });
+  });
+});
+
+describe('an instance that has lost its way to green', () => {
+  test('is named, and keeps writes from moving there, until it has it back', async () => {
+    await greenProxy.down();
+    await router();
+    const mayMove = (): Promise<unknown> =>
+      withSession(asDatabase(sides.blue, 'blue'), { purpose: 'test' }, (blue) =>
+        refuseCutOff(blue, MIGRATION).catch((error: unknown) => error),
+      );
+    await sides.router({ instance: 'reaches both' });
+    await until(async () => (await mayMove()) instanceof VerdigrisError, 10_000);
+    const [cutOff] = await sides.sql<{ instance: string }>(
+      'blue',
+      `SELECT instance FROM verdigris.router WHERE metrics ? 'lacks'`,
+    );
+    expect(await mayMove()).toMatchObject({
+      type: 'PromotionBlocked',
+      what: `these instances of the application have no connection to green: ${cutOff?.instance ?? ''}`,
+    });
+    await greenProxy.listen();
+    await until(async () => (await mayMove()) === undefined);
   });
 });
 
