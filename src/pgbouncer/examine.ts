@@ -3,8 +3,8 @@ import type { Finding } from '../postgres/doctor/diagnose.js';
 import type { Liveness } from '../postgres/doctor/liveness.js';
 import type { Verdict } from '../postgres/doctor/who-is-primary.js';
 import { Console } from './console.js';
-import { Instance } from './instance.js';
-import { parseMark, type Mark } from './mark.js';
+import { Instance, settingsOfPause } from './instance.js';
+import { claimsPauses, parseMark, type Mark } from './mark.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
 
 /** The mark of a run, and the entry that holds it. */
@@ -25,6 +25,8 @@ export type PoolerFound =
       /** Entries that are paused: of the plan, or any. */
       readonly paused: readonly string[];
       readonly marks: readonly FoundMark[];
+      /** The settings of a pause, while they are in force: clients of an entry share one server connection. */
+      readonly quiet: string | null;
       /** How it differs from the file that the run writes; null when it does not, or the file is not to be seen here. */
       readonly differs: string | null;
     };
@@ -50,7 +52,8 @@ async function examineOne(pooler: PgBouncer, setup: PgBouncers | undefined): Pro
       return mark === undefined ? [] : [{ entry: name, ...mark }];
     });
     const paused = rows.filter((row) => row.paused).map(({ name }) => name);
-    const seen = { connection, reached: true, marks } as const;
+    const quiet = settingsOfPause(await console.settings()) ?? null;
+    const seen = { connection, reached: true, marks, quiet } as const;
     if (setup === undefined) return { ...seen, leadsTo: null, knownEntries: false, paused, differs: null };
     const instance = new Instance(pooler, setup);
     try {
@@ -97,6 +100,7 @@ export function diagnosePoolers(
     return [
       ...wrongSide(pooler, verdict, liveness, aliases, moving, finding),
       ...pauses(pooler, liveness, finding),
+      ...settings(pooler, liveness, moving, finding),
       ...(pooler.differs === null
         ? []
         : [
@@ -106,13 +110,7 @@ export function diagnosePoolers(
               'RELOAD it on its admin console; it must include that very file',
             ),
           ]),
-      ...(liveness.state === 'over' ? pooler.marks : []).map(({ entry, state }) =>
-        finding(
-          'leftover',
-          `has the mark of a run that is over (${entry}, ${state})`,
-          `nobody is harmed by it: delete the line ${entry} from the file and RELOAD, or leave it`,
-        ),
-      ),
+      ...(liveness.state === 'over' ? pooler.marks : []).map((mark) => leftMark(mark, finding)),
     ];
   });
 }
@@ -145,12 +143,35 @@ function wrongSide(
   return [say('problem', what, next)];
 }
 
+/** A pause of ours may have ended without its RELOAD, and one that a frozen worker begins late has none. */
+function leftMark(mark: FoundMark, say: Say): Finding {
+  const { entry, state, overtaken } = mark;
+  return say(
+    'leftover',
+    `has the mark of a run that is over (${entry}, ${state}${overtaken === true ? ', overtaken' : ''})`,
+    claimsPauses(mark)
+      ? `RELOAD now, on its admin console: settings of a pause may still be in force. The line ${entry} of the file may then be deleted, with another RELOAD, or left`
+      : `nobody is harmed by it: delete the line ${entry} from the file and RELOAD, or leave it`,
+  );
+}
+
+function settings({ quiet }: Reached, liveness: Liveness, moving: boolean, say: Say): Finding[] {
+  if (quiet === null) return [];
+  const what = `lets the clients of each database share one server connection, as for a pause (${quiet})`;
+  if (liveness.state === 'lives' && moving) {
+    return [say('note', `${what}: the run is moving the writes`, 'nothing: it ends within seconds; look again')];
+  }
+  const when = liveness.state === 'unknown' ? 'when no run lives (--run-is-over): ' : '';
+  return [say('problem', what, `${when}RELOAD, on its admin console, unless it is configured so`)];
+}
+
 function pauses({ paused, marks }: Reached, liveness: Liveness, say: Say): Finding[] {
   const moving = marks.some(({ state }) => state === 'moving');
   const overtaken = marks.some((mark) => mark.overtaken === true);
   if (paused.length === 0) return [];
   const entries = paused.map((entry) => `"${entry}"`).join(', ');
-  const resume = `on its admin console: ${paused.map((entry) => `RESUME ${entry};`).join(' ')}`;
+  // RESUME alone would leave the settings of the pause in force.
+  const resume = `on its admin console: RELOAD; ${paused.map((entry) => `RESUME ${entry};`).join(' ')}`;
   const what = `holds its clients: ${entries} paused`;
   switch (liveness.state) {
     case 'over':

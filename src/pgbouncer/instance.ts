@@ -18,6 +18,19 @@ const NO_LOGIN_WITHIN_MS = 300;
 const SAYS_WITHIN_MS = 200;
 const SERVED_WITHIN_MS = 2_000;
 
+/** What a pause changes for all entries, in this order: see becomeQuiet(). */
+const SETTINGS_OF_PAUSE = [
+  ['server_login_retry', 0],
+  ['min_pool_size', 0],
+  ['max_db_connections', 1],
+] as const;
+
+/** Whether these settings are those of a pause, which RELOAD ends and RESUME does not; in words, or undefined. */
+export function settingsOfPause(settings: ReadonlyMap<string, string>): string | undefined {
+  const isSet = SETTINGS_OF_PAUSE.every(([name, value]) => Number(settings.get(name) ?? NaN) === value);
+  return isSet ? SETTINGS_OF_PAUSE.map(([name, value]) => `${name} = ${value}`).join(', ') : undefined;
+}
+
 /** What a PgBouncer has loaded. */
 export interface Loaded {
   readonly paused: readonly string[];
@@ -190,9 +203,7 @@ export class Instance {
     const control = await this.control();
     this.#mayBePaused = true;
     this.#settings = 'quiet';
-    await control.set('server_login_retry', '0');
-    await control.set('min_pool_size', '0');
-    await control.set('max_db_connections', '1');
+    for (const [name, value] of SETTINGS_OF_PAUSE) await control.set(name, String(value));
   }
 
   /**

@@ -172,7 +172,7 @@ async function entryObstacles(instance: Instance, control: Console, question: Qu
     );
   }
   if (paused.length > 0)
-    found.push(error(`${name}: ${paused.map((entry) => `"${entry}"`).join(', ')} paused`, 'RESUME it'));
+    found.push(error(`${name}: ${paused.map((entry) => `"${entry}"`).join(', ')} paused`, 'RELOAD, then RESUME it'));
   return found;
 }
 

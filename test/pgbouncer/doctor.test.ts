@@ -82,9 +82,9 @@ describe.skipIf(!isThere)('verdigris doctor and the PgBouncers of a plan', () =>
       `PgBouncer pool_1: leads to blue; PAUSED: orders; mark verdigris_${pair.migration}: epoch 7, blue, moving`,
     );
     expect(text).toMatch(
-      /problem +PgBouncer "pool_1" holds its clients: "orders" paused, and no run lives.*\n +next step: .*RESUME orders;/,
+      /problem +PgBouncer "pool_1" holds its clients: "orders" paused, and no run lives.*\n +next step: .*: RELOAD; RESUME orders;/,
     );
-    expect(text).toContain('has the mark of a run that is over');
+    expect(text).toMatch(/has the mark of a run that is over \(.*, moving\)\n +next step: RELOAD now/);
     await admin(0, 'RESUME orders');
     expect(await doctor()).not.toContain('paused, and no run');
   });
@@ -115,4 +115,39 @@ describe.skipIf(!isThere)('verdigris doctor and the PgBouncers of a plan', () =>
       { connection: 'pool_2', reached: true, paused: [], marks: [{ epoch: 8, side: 'green' }] },
     ]);
   });
+
+  it('says that the settings of a pause are left, whether or not it has paused, until a RELOAD ends them', async () => {
+    const instance = await secondLeadsToBlue(9);
+    const left = /problem +PgBouncer "pool_2" lets the clients .* share one server connection.*\n +next step: RELOAD, /;
+    expect(await doctor()).not.toMatch(left);
+    // Its worker dies after this.
+    await instance.becomeQuiet();
+    await instance.close();
+    const text = await doctor();
+    expect(text).toMatch(left);
+    expect(text).toContain('settings of a pause (server_login_retry = 0, min_pool_size = 0, max_db_connections = 1)');
+    await admin(1, 'PAUSE orders');
+    await admin(1, 'RESUME orders');
+    expect(await doctor()).toMatch(left);
+    await admin(1, 'RELOAD');
+    expect(await doctor()).not.toMatch(left);
+  });
+
+  it('says that the mark of a run that was overtaken asks for a RELOAD, and a settled one for nothing', async () => {
+    const next =
+      /"pool_2" has the mark of a run that is over \(.*, settled(?:, overtaken)?\)\n +next step: (RELOAD now|nobody)/;
+    const instance = await secondLeadsToBlue(10);
+    expect(next.exec(await doctor())?.[1]).toBe('nobody');
+    await instance.load({ epoch: 10, side: 'blue', state: 'settled', overtaken: true });
+    await instance.close();
+    expect(next.exec(await doctor())?.[1]).toBe('RELOAD now');
+  });
+
+  async function secondLeadsToBlue(epoch: number): Promise<Instance> {
+    const [, second] = pair.setup.instances;
+    if (second === undefined) throw new Error('there are two');
+    const instance = new Instance(second, pair.setup);
+    await instance.load({ epoch, side: 'blue', state: 'settled' });
+    return instance;
+  }
 });
