@@ -3,6 +3,7 @@ import type { RunRef } from '../workflows/lib/run-ref.js';
 import { VerdigrisError } from '../src/errors.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
 import type { Run } from '../src/postgres/ownership.js';
+import { isPeerFailure } from '../src/postgres/peer-failed.js';
 import {
   openSession,
   closeSession,
@@ -137,7 +138,7 @@ export async function alive<T>(
   } catch (error) {
     const failure = failureOf(error, context.cancellationSignal, dependencies.redact);
     const { attempt } = context.info;
-    const what = needsPerson(causeOf(error));
+    const what = needsPerson(error);
     // A disk may be full for days: told often at first, then about every three minutes.
     if (what !== undefined && !context.cancellationSignal.aborted && (attempt <= 8 || attempt % 8 === 0))
       tellWorkflow(context, [waitsFor(what, failure.message)]);
@@ -153,13 +154,17 @@ function causeOf(error: unknown): unknown {
 }
 
 /** What somebody must bring before trying again can help, where only that is missing. */
-function needsPerson(error: unknown): 'room' | 'TLS' | undefined {
-  if (isOutOfRoom(error)) return 'room';
-  return tlsFault(error) === undefined ? undefined : 'TLS';
+function needsPerson(error: unknown): Lacking | undefined {
+  const cause = causeOf(error);
+  if (isOutOfRoom(cause)) return 'room';
+  if (tlsFault(cause) !== undefined) return 'TLS';
+  return isPeerFailure(error) ? 'access' : undefined;
 }
 
+type Lacking = 'room' | 'TLS' | 'access';
+
 /** What is shown while an activity is tried again until somebody has brought it. */
-function waitsFor(what: 'room' | 'TLS', message: string): Progress {
+function waitsFor(what: Lacking, message: string): Progress {
   const note = message.replace('\nNext step: ', '; ');
   return { step: 'waits', object: `for ${what}`, done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
 }

@@ -42,7 +42,7 @@ export function standbyBootstrapActivities(dependencies: ActivityDependencies) {
         const standby = await standbyRun(work, ref);
         const { blue, green, run } = standby;
         const { position } = await takeOverGreen(standby);
-        await followBlue(standby, position, work.databases.blue.peerConninfo);
+        await followBlue(standby, position, work.databases.blue);
         await recordEvent(blue, run.runId, 'green follows from its promotion', { position });
         const slot = await readPhysicalSlot(blue, green);
         if (slot === undefined) return { position, warnings: [] };

@@ -8,10 +8,16 @@ import type { Database } from './session.js';
 export function withoutSecrets(error: unknown, databases: readonly Database[]): string {
   let text = error instanceof Error ? error.message : String(error);
   for (const secret of databases.flatMap(secretsOf)) text = text.replaceAll(secret, '***');
-  return text
+  return withoutPeer(text)
     .replaceAll(/password\s*=\s*('(?:[^'\\]|\\.)*'|\S+)/gi, 'password=***')
     .replaceAll(/postgres(?:ql)?:\/\/\S+/gi, '***')
     .replaceAll(/connection to server (?:at|on socket) .*? failed:/g, 'connection to server failed:');
+}
+
+/** Whoever could not connect is told of with the names that it came under: `no pg_hba.conf entry for host "10.0.0.7", user "x"`. */
+function withoutPeer(text: string): string {
+  if (!/could not connect|connection to server|could not translate/.test(text)) return text;
+  return text.replaceAll(/\b(user|role|host|host name|address) "[^"]*"/g, '$1 "***"');
 }
 
 /** The longest first: a host may be part of a connection string. */

@@ -1,10 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { briefLock } from './brief-lock.js';
 import { ident, literal } from './identifier.js';
+import { peerFailed } from './peer-failed.js';
 import { KEEP_STATEMENT_OUT_OF_LOG } from './peer-probe.js';
 import { lookUpTables } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
-import { inTransaction, type Session } from './session.js';
+import { inTransaction, type Database, type Session } from './session.js';
 
 export interface SubscriptionOptions {
   readonly name: string;
@@ -16,6 +17,8 @@ export interface SubscriptionOptions {
   readonly publisherVersion: number;
   /** A session on the publisher, to see first whether its tables can be looked up. Default: not looked at */
   readonly publisher?: Session;
+  /** The publisher's database: a login that fails is told with the name of its connection, and without its address. */
+  readonly peer?: Database;
   /** Whether values come in binary form: only where every column has the same type on both sides (binary-feed.ts). */
   readonly binary?: boolean;
 }
@@ -25,7 +28,8 @@ export interface SubscriptionOptions {
  * made here, a crash between the two servers would leave one that nobody knows of. So a try that is cancelled leaves
  * nothing on either server.
  *
- * @throws VerdigrisError LockNotHad (retryable), such as for one of the tables that it fills
+ * @throws VerdigrisError LockNotHad (retryable), such as for one of the tables that it fills; ConnectionFailed (retryable)
+ * when the subscriber's server can't reach the publisher
  */
 export async function ensureSubscription(
   session: Session,
@@ -49,7 +53,9 @@ export async function ensureSubscription(
       });
     },
     patience,
-  );
+  ).catch((error: unknown) => {
+    throw options.peer === undefined ? error : peerFailed(error, options.peer);
+  });
 }
 
 /** The statement. It holds a password. */

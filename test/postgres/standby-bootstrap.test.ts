@@ -211,7 +211,7 @@ async function tryBootstrap(green: EmbeddedPostgres, migration: string, deaths: 
     await awaitReplay(standby);
     await promoteStandby(standby);
     const { position } = await takeOverGreen(standby);
-    await followBlue(standby, position, blueServer.uri('shop'));
+    await followBlue(standby, position, databaseOf(blueServer, 'blue'));
     return position;
   } catch (error) {
     if (error instanceof Killed) return undefined;

@@ -4,6 +4,7 @@ import pg from 'pg';
 import { describe, expect, it, vi } from 'vitest';
 import { alive, failureOf } from '../../activities/context.js';
 import { stepFailed } from '../../src/postgres/migrate/step-failed.js';
+import { peerFailed } from '../../src/postgres/peer-failed.js';
 import { openSession } from '../../src/postgres/session.js';
 import { progressLine } from '../../src/progress.js';
 import type { Progress } from '../../src/postgres/migrate/step-context.js';
@@ -63,6 +64,28 @@ describe('an activity that needs room', () => {
         ...{ type: 'ConnectionFailed', nonRetryable: false },
       });
     }
+  });
+
+  it('is shown like one whose server can not log in to the other one, be it away or refused', async () => {
+    const said =
+      'could not connect to the publisher: connection to server at "10.1.2.3", port 5432 failed: FATAL: no pg_hba.conf entry for host "10.1.2.4", user "repl"';
+    const refusal = Object.assign(new pg.DatabaseError(said, 0, 'error'), { code: '08006' });
+    const peer = {
+      side: 'blue',
+      connection: 'shop_blue',
+      config: {},
+      peerConninfo: 'host=10.1.2.3 user=repl',
+    } as const;
+    const error = peerFailed(refusal, peer);
+    const [line = '', ...more] = await told(error, 1);
+    expect(more).toEqual([]);
+    expect(line).toMatch(
+      /^waits for access: the server of green can't reach blue by the connection "shop_blue": .*pg_hba.*\(08006\); let blue's pg_hba.conf/,
+    );
+    expect(line).not.toMatch(/10\.1\.2|"repl"/);
+    expect(failureOf(error, new AbortController().signal, (text) => text)).toMatchObject({
+      ...{ type: 'ConnectionFailed', nonRetryable: false },
+    });
   });
 
   it('is the only one that is: what is refused ends by itself', async () => {

@@ -4,7 +4,7 @@ import { briefLock } from '../brief-lock.js';
 import { qualified } from '../identifier.js';
 import { parseSize } from '../lag.js';
 import { measureLag } from '../marker.js';
-import { inTransaction, withSession, type Session } from '../session.js';
+import { inTransaction, withSession, type Database, type Session } from '../session.js';
 import { sqlState } from '../sqlstate.js';
 import { streamNames } from '../streams.js';
 import { badRow, cantBeApplied, COPY_ANEW, stuck, type FeedContext, type StuckTable } from '../stuck-feed.js';
@@ -58,6 +58,7 @@ async function copyTables(
     const names = streamNames(run.migration, 'to_green', plan.replicate.streams);
     for (const name of names) {
       await copyTablesOf(
+        databases.blue,
         blue,
         green,
         name,
@@ -98,13 +99,19 @@ async function isStuck(
   return wanted.some((table) => !ready.has(formatTableName(table)));
 }
 
-async function copyTablesOf(blue: Session, green: Session, name: string, mine: readonly TableName[]): Promise<void> {
+async function copyTablesOf(
+  peer: Database,
+  blue: Session,
+  green: Session,
+  name: string,
+  mine: readonly TableName[],
+): Promise<void> {
   if (mine.length === 0) return;
   await unpublish(blue, name, mine);
-  await refresh(blue, green, name);
+  await refresh(peer, blue, green, name);
   await emptyTables(green, mine);
   await publishAgain(blue, name, mine);
-  await refresh(blue, green, name);
+  await refresh(peer, blue, green, name);
 }
 
 /**

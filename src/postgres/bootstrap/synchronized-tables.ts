@@ -2,7 +2,8 @@ import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { briefLock } from '../brief-lock.js';
 import { ident } from '../identifier.js';
 import { lookUpTables, publishedTable } from '../publication.js';
-import type { Session } from '../session.js';
+import { peerFailed } from '../peer-failed.js';
+import type { Database, Session } from '../session.js';
 
 /** How far a table of a subscription is: `i` not begun, `d` rows are copied, `f` and `s` it catches up, `r` ready. */
 export type SyncState = 'i' | 'd' | 'f' | 's' | 'r';
@@ -59,10 +60,16 @@ async function publishedIn(blue: Session, publication: string): Promise<Readonly
   return new Set(rows.map(formatTableName));
 }
 
-/** Tables that the subscription knows already are left as they are, so this may be run again. */
-export async function refresh(blue: Session, green: Session, subscription: string): Promise<void> {
+/**
+ * Tables that the subscription knows already are left as they are, so this may be run again.
+ *
+ * @throws VerdigrisError ConnectionFailed (retryable) when green's server can't reach blue
+ */
+export async function refresh(peer: Database, blue: Session, green: Session, subscription: string): Promise<void> {
   await lookUpTables(blue, subscription);
   await briefLock(green, `ALTER SUBSCRIPTION ${subscription} REFRESH PUBLICATION`, () =>
     green.query(`ALTER SUBSCRIPTION ${ident(subscription)} REFRESH PUBLICATION WITH (copy_data = true)`),
-  );
+  ).catch((error: unknown) => {
+    throw peerFailed(error, peer);
+  });
 }

@@ -32,7 +32,10 @@ export const tablesync: Bootstrap = {
         for (const name of names) {
           await ensureSubscription(
             to,
-            { name, conninfo: source.peerConninfo, copyData: true, enabled: true, publisherVersion, publisher: from },
+            {
+              ...{ name, conninfo: source.peerConninfo, peer: source, publisher: from, publisherVersion },
+              ...{ copyData: true, enabled: true },
+            },
             { signal: context.signal },
           );
         }

@@ -46,15 +46,25 @@ export async function followCopy(context: CopyContext, blue: Session, green: Ses
     const left = state.left.filter((table) => streamOf.get(formatTableName(table)) === stream.name);
     if ((await readSubscription(green, stream.name)) === undefined) {
       await unpublish(blue, stream.name, left);
-      const { peerConninfo: conninfo } = databases.blue;
+      const { blue: peer } = databases;
+      const { peerConninfo: conninfo } = peer;
       await ensureSubscription(
         green,
-        { name: stream.name, conninfo, copyData: false, enabled: true, publisherVersion, publisher: blue, binary },
+        {
+          name: stream.name,
+          conninfo,
+          copyData: false,
+          enabled: true,
+          publisherVersion,
+          publisher: blue,
+          peer,
+          binary,
+        },
         { signal },
       );
     }
     await publishAgain(blue, stream.name, left);
-    if (left.length > 0) await refresh(blue, green, stream.name);
+    if (left.length > 0) await refresh(databases.blue, blue, green, stream.name);
   }
   return waitUntilReady(
     blue,

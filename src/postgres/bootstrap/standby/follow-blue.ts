@@ -1,5 +1,5 @@
 import { majorVersion } from '../../retry.js';
-import type { Session } from '../../session.js';
+import type { Database, Session } from '../../session.js';
 import { enableSubscription, ensureSubscription, switchOffSubscription } from '../../subscription.js';
 import { refuseLateSlots } from './slot-starts.js';
 import type { StandbyRun } from './standby-run.js';
@@ -8,15 +8,16 @@ import type { StandbyRun } from './standby-run.js';
  * Makes the promoted green follow blue from the position at which it left blue's WAL. Subscriptions copy no rows, and
  * are enabled only when their origin stands at that position.
  *
- * @param conninfo how green's server reaches blue.
+ * @param peer blue, which green's server reaches.
  */
-export async function followBlue(standby: StandbyRun, position: string, conninfo: string): Promise<void> {
+export async function followBlue(standby: StandbyRun, position: string, peer: Database): Promise<void> {
   const { blue, green, streams } = standby;
   const publisherVersion = await majorVersion(blue);
   for (const name of streams) {
     if ((await readFollower(green, name, position)) === 'follows') continue;
     await refuseLateSlots({ blue, streams: [name] }, position);
-    const options = { name, conninfo, copyData: false, enabled: false, publisherVersion, publisher: blue };
+    const known = { peer, conninfo: peer.peerConninfo, publisher: blue, publisherVersion };
+    const options = { name, ...known, copyData: false, enabled: false };
     await ensureSubscription(green, options);
     if ((await readFollower(green, name, position)) === 'behind') await advance(green, name, position);
     // The origin's position is in the WAL before the commit that enables: no crash keeps the one without the other.
