@@ -1,17 +1,14 @@
 import { VerdigrisError } from '../errors.js';
 import type { Environment } from '../worker/connections.js';
-import { readSecretFile } from '../worker/secret-file.js';
+import { unlessEmpty, valueOf } from '../worker/secret-file.js';
 
 /** With a shorter secret links could be made by trying. */
 const LEAST_SECRET = 32;
 
 /** What links are signed with: VERDIGRIS_APPROVAL_SECRET, or the file that VERDIGRIS_APPROVAL_SECRET_FILE names. */
 export function approvalSecret(environment: Environment): string | undefined {
-  const file = environment['VERDIGRIS_APPROVAL_SECRET_FILE'];
-  const secret =
-    environment['VERDIGRIS_APPROVAL_SECRET'] ??
-    (file === undefined ? undefined : readSecretFile(file, 'VERDIGRIS_APPROVAL_SECRET_FILE'));
-  if (secret === undefined || secret === '') return undefined;
+  const secret = valueOf('VERDIGRIS_APPROVAL_SECRET', environment);
+  if (secret === undefined) return undefined;
   if (secret.length >= LEAST_SECRET) return secret;
   throw new VerdigrisError({
     type: 'ConnectionUnknown',
@@ -22,8 +19,7 @@ export function approvalSecret(environment: Environment): string | undefined {
 
 /** Where people reach `verdigris approvals serve`: VERDIGRIS_APPROVAL_URL. */
 export function approvalUrl(environment: Environment): string | undefined {
-  const url = environment['VERDIGRIS_APPROVAL_URL'];
-  return url === undefined || url === '' ? undefined : url;
+  return unlessEmpty(environment['VERDIGRIS_APPROVAL_URL']);
 }
 
 /** What the links of a notification are made with; undefined where this worker makes none; or why it can't. */

@@ -3,7 +3,7 @@ import { parse } from 'pg-connection-string';
 import { VerdigrisError } from '../errors.js';
 import { connectionVariable, type Database, type Databases } from '../postgres/session.js';
 import type { Side } from '../side.js';
-import { readSecretFile } from './secret-file.js';
+import { readSecretFile, valueOf } from './secret-file.js';
 
 /*
  * Connections by name. A plan holds names only; the worker reads
@@ -11,6 +11,8 @@ import { readSecretFile } from './secret-file.js';
  *   VERDIGRIS_CONNECTION_<NAME>_FILE   or a file that holds it, as secret stores mount them
  *   VERDIGRIS_CONNECTION_<NAME>_PEER   how the *other* database server reaches this one, where that differs
  *                                      (another network, another user with REPLICATION); default: the same
+ *   VERDIGRIS_CONNECTION_<NAME>_PEER_FILE  or a file that holds that
+ * A variable that is empty is not set.
  */
 
 /** What a plan says of its databases: all that is needed to reach them. */
@@ -26,12 +28,16 @@ export function databasesOf(plan: Connections, environment: Environment): Databa
   };
 }
 
-/** The names of the connections that this environment knows, as they stand in the variables: `SHOP_BLUE`. */
+/**
+ * The names of the connections that this environment knows, as they stand in the variables: `SHOP_BLUE`. What belongs to
+ * one, such as SHOP_BLUE_PEER, makes no connection.
+ */
 export function knownConnections(environment: Environment): string[] {
-  return Object.keys(environment).flatMap((key) => {
-    const name = /^VERDIGRIS_CONNECTION_(.+?)(_SECRET|_TOKEN)?(_FILE|_PEER)?$/.exec(key)?.[1];
-    return name === undefined ? [] : [name];
+  const names = Object.entries(environment).flatMap(([key, value]) => {
+    const name = /^VERDIGRIS_CONNECTION_(.+?)(_FILE)?$/.exec(key)?.[1];
+    return name === undefined || value === undefined || value === '' ? [] : [name];
   });
+  return [...new Set(names)].filter((name) => !/._(SECRET|TOKEN|PEER)$/.test(name));
 }
 
 function databaseOf(side: Side, connection: string, environment: Environment): Database {
@@ -41,7 +47,7 @@ function databaseOf(side: Side, connection: string, environment: Environment): D
     side,
     connection,
     config: clientConfig(uri, variable),
-    peerConninfo: environment[`${variable}_PEER`] ?? uri,
+    peerConninfo: valueOf(`${variable}_PEER`, environment) ?? uri,
   };
 }
 
@@ -74,9 +80,7 @@ export function webhookOf(
       nextStep: 'write https://host/path where the worker runs, and restart it',
     });
   }
-  const secret =
-    environment[`${variable}_SECRET`] ?? readSecret(environment[`${variable}_SECRET_FILE`], `${variable}_SECRET_FILE`);
-  return { url, secret: secret === undefined || secret === '' ? null : secret };
+  return { url, secret: valueOf(`${variable}_SECRET`, environment) ?? null };
 }
 
 /**
@@ -102,18 +106,14 @@ function variableOf(connection: string): string {
 /** What this environment says of a connection. @throws VerdigrisError ConnectionUnknown */
 export function uriOf(what: string, connection: string, environment: Environment): string {
   const variable = variableOf(connection);
-  const uri = environment[variable] ?? readSecret(environment[`${variable}_FILE`], `${variable}_FILE`);
-  if (uri !== undefined && uri !== '') return uri;
-  const known = [...new Set(knownConnections(environment))];
+  const uri = valueOf(variable, environment);
+  if (uri !== undefined) return uri;
+  const known = knownConnections(environment);
   throw new VerdigrisError({
     type: 'ConnectionUnknown',
     message: `${what}: the worker knows no connection "${connection}"; it knows ${known.length === 0 ? 'none' : known.join(', ')}`,
     nextStep: `set ${variable} (a URI) where the worker runs and restart it, or mend the name in the plan`,
   });
-}
-
-function readSecret(file: string | undefined, variable: string): string | undefined {
-  return file === undefined ? undefined : readSecretFile(file, variable);
 }
 
 function clientConfig(uri: string, variable: string): pg.ClientConfig {
@@ -150,7 +150,7 @@ export function secretsOf(environment: Environment): string[] {
     const isSecret = key.startsWith('VERDIGRIS_CONNECTION_') || key.startsWith('VERDIGRIS_APPROVAL_SECRET');
     if (!isSecret || value === undefined || value === '') return [];
     try {
-      const text = key.endsWith('_FILE') ? (readSecret(value, key) ?? '') : value;
+      const text = key.endsWith('_FILE') ? readSecretFile(value, key) : value;
       const encoded = /^[^:]+:\/\/[^:@/]*:([^@]*)@/.exec(text)?.[1];
       return encoded === undefined || encoded === '' ? [text] : [text, encoded, decodeURIComponent(encoded)];
     } catch {

@@ -2,7 +2,7 @@ import { VerdigrisError } from '../errors.js';
 import type { HttpEndpoint } from '../gates/http-source.js';
 import { connectionVariable } from '../postgres/session.js';
 import type { Environment } from './connections.js';
-import { readSecretFile } from './secret-file.js';
+import { valueOf } from './secret-file.js';
 
 /*
  * What answers over HTTP, by name. A plan holds names only; the worker reads
@@ -63,14 +63,6 @@ function withoutUser(variable: string, address: string): Pick<HttpEndpoint, 'url
   if (username === '' && password === '') return { url: url.href };
   const user = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
   return { url: url.href, authorization: `Basic ${Buffer.from(user).toString('base64')}` };
-}
-
-function valueOf(variable: string, environment: Environment): string | undefined {
-  const value = environment[variable];
-  if (value !== undefined && value !== '') return value;
-  const file = environment[`${variable}_FILE`];
-  if (file === undefined || file === '') return undefined;
-  return readSecretFile(file, `${variable}_FILE`);
 }
 
 function notAnAddress(variable: string): VerdigrisError {

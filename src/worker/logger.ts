@@ -2,9 +2,13 @@ import { DefaultLogger, type LogEntry, type LogLevel } from '@temporalio/worker'
 import { pino, type Logger } from 'pino';
 import pretty from 'pino-pretty';
 import type { Redact } from './redact.js';
+import { unlessEmpty } from './secret-file.js';
 
 /** JSON lines for machines, or readable lines on a terminal; never a secret in either. */
-export function createLogger(redact: Redact, level = process.env['VERDIGRIS_LOG_LEVEL'] ?? 'info'): Logger {
+export function createLogger(
+  redact: Redact,
+  level = unlessEmpty(process.env['VERDIGRIS_LOG_LEVEL']) ?? 'info',
+): Logger {
   const options = { level, base: { service: 'verdigris' } };
   const target = process.stdout.isTTY
     ? pretty({ colorize: true, ignore: 'pid,hostname,service', sync: true })

@@ -1,5 +1,24 @@
 import { readFileSync } from 'node:fs';
 import { VerdigrisError } from '../errors.js';
+import type { Environment } from './connections.js';
+
+/**
+ * What a variable holds, or the file that `<variable>_FILE` names. One that is empty counts as not set, as in a compose
+ * file's `${NAME:-}`: it hides no file.
+ *
+ * @throws VerdigrisError ConnectionUnknown
+ */
+export function valueOf(variable: string, environment: Environment): string | undefined {
+  const value = unlessEmpty(environment[variable]);
+  if (value !== undefined) return value;
+  const file = unlessEmpty(environment[`${variable}_FILE`]);
+  return file === undefined ? undefined : unlessEmpty(readSecretFile(file, `${variable}_FILE`));
+}
+
+/** A variable that is empty is not set. */
+export function unlessEmpty(value: string | undefined): string | undefined {
+  return value === '' ? undefined : value;
+}
 
 /**
  * What a secret store has mounted as a file.

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { failureOf } from '../../activities/context.js';
 import { planSchema } from '../../src/plan/schema.js';
-import { databasesOf, secretsOf } from '../../src/worker/connections.js';
+import { approvalSecret, approvalUrl } from '../../src/approval/settings.js';
+import { databasesOf, knownConnections, secretsOf, webhookOf } from '../../src/worker/connections.js';
 import { redactor } from '../../src/worker/redact.js';
 
 const PLAN = planSchema.parse({
@@ -43,6 +44,46 @@ describe('connections by name', () => {
     } finally {
       rmSync(folder, { recursive: true });
     }
+  });
+
+  it('are read from that file, too, where the variable itself is there and empty', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'verdigris-test-'));
+    const write = (name: string, text: string): string => {
+      writeFileSync(join(folder, name), text);
+      return join(folder, name);
+    };
+    try {
+      const secret = 'a secret that is long enough to sign with';
+      const environment = {
+        ...{ VERDIGRIS_CONNECTION_ORDERS_BLUE: '', VERDIGRIS_CONNECTION_ORDERS_BLUE_PEER: '' },
+        VERDIGRIS_CONNECTION_ORDERS_BLUE_FILE: write('blue', 'postgres://a:b@c/d\n'),
+        ...{ VERDIGRIS_CONNECTION_ORDERS_GREEN: 'postgres://a:b@g/d', VERDIGRIS_CONNECTION_ORDERS_GREEN_FILE: '' },
+        VERDIGRIS_CONNECTION_ORDERS_GREEN_PEER_FILE: write('peer', 'postgres://repl:b@p/d'),
+        ...{ VERDIGRIS_CONNECTION_CHAT: 'https://chat.example/x', VERDIGRIS_CONNECTION_CHAT_SECRET: '' },
+        VERDIGRIS_CONNECTION_CHAT_SECRET_FILE: write('secret', 'signs calls'),
+        ...{ VERDIGRIS_APPROVAL_SECRET: '', VERDIGRIS_APPROVAL_URL: '' },
+        VERDIGRIS_APPROVAL_SECRET_FILE: write('approval', secret),
+      };
+      const { blue, green } = databasesOf(PLAN, environment);
+      expect(blue).toMatchObject({ config: { host: 'c' }, peerConninfo: 'postgres://a:b@c/d' });
+      expect(green).toMatchObject({ config: { host: 'g' }, peerConninfo: 'postgres://repl:b@p/d' });
+      expect(webhookOf('chat', environment)).toEqual({ url: 'https://chat.example/x', secret: 'signs calls' });
+      expect(approvalSecret(environment)).toBe(secret);
+      expect(approvalUrl(environment)).toBeUndefined();
+      expect(webhookOf('chat', { ...environment, VERDIGRIS_CONNECTION_CHAT_SECRET_FILE: '' }).secret).toBeNull();
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it('are known by their own variable or its file, not by what belongs to them', () => {
+    expect(
+      knownConnections({
+        ...{ VERDIGRIS_CONNECTION_A: 'x', VERDIGRIS_CONNECTION_A_PEER: 'x', VERDIGRIS_CONNECTION_B_FILE: '/b' },
+        ...{ VERDIGRIS_CONNECTION_C: '', VERDIGRIS_CONNECTION_D_PEER: 'x', VERDIGRIS_CONNECTION_E_SECRET: 'x' },
+        ...{ VERDIGRIS_CONNECTION_F_TOKEN_FILE: '/f', VERDIGRIS_CONNECTION_G_PEER_FILE: '/g' },
+      }),
+    ).toEqual(['A', 'B']);
   });
 
   it('that are unknown are named together with the ones that are known', () => {

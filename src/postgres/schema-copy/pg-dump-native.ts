@@ -13,7 +13,8 @@ export interface NativePgDump {
 
 /** The pg_dump that VERDIGRIS_PG_DUMP names, or the one on PATH; undefined when there is none that runs. */
 export async function findNativePgDump(): Promise<NativePgDump | undefined> {
-  const path = process.env.VERDIGRIS_PG_DUMP ?? 'pg_dump';
+  const named = process.env.VERDIGRIS_PG_DUMP;
+  const path = named === undefined || named === '' ? 'pg_dump' : named;
   const version = await new Promise<string>((resolve) => {
     execFile(path, ['--version'], { timeout: 10_000 }, (error, stdout) => resolve(error === null ? stdout : ''));
   });
