@@ -93,6 +93,33 @@ describe('preflight', () => {
     expect([await contents(blueDb), await contents(greenDb)]).toEqual(before);
   });
 
+  it('refuses a name whose slots another database of the server has, on both sides', async () => {
+    const name = `orders-${TAG}`;
+    const slots = { blue: `verdigris_orders_${TAG}_to_green_2`, green: `verdigris_orders_${TAG}_to_blue` };
+    const others = [await testDatabase('pg15', 'preflight other'), await testDatabase('pg18', 'preflight other')];
+    for (const [i, slot] of [slots.blue, slots.green].entries()) {
+      const other = others[i];
+      if (other === undefined) throw new Error('there are two');
+      undo.push(() => other.drop());
+      await withClient(other.config, (client) =>
+        client.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [slot]),
+      );
+    }
+    const found = only(await check({ name, replicate: { streams: 2 } }), 'slot-names');
+    expect(found.map(({ side, severity, object }) => [side, severity, object])).toEqual([
+      ['blue', 'error', slots.blue],
+      ['green', 'error', slots.green],
+    ]);
+    expect(found[0]?.message).toContain(`"${others[0]?.database}"`);
+    // One of its own database is that of an earlier try.
+    await onBlue(`SELECT pg_create_logical_replication_slot('verdigris_own_${TAG}_to_green', 'pgoutput')`);
+    undo.push(() => onBlue(`SELECT pg_drop_replication_slot('verdigris_own_${TAG}_to_green')`));
+    expect(only(await check({ name: `own-${TAG}` }), 'slot-names')).toEqual([]);
+    expect(only(await check({ name, replicate: { streams: 1 } }), 'slot-names').map(({ side }) => side)).toEqual([
+      'green',
+    ]);
+  });
+
   it('refuses to change columns of a table from which others inherit, partitions aside', async () => {
     await onBlue(`
       CREATE SCHEMA old;

@@ -17,7 +17,7 @@ import {
   swallowedErrors,
   writingEventTriggers,
 } from './code.js';
-import { otherConsumers, otherSubscriptions } from './consumers.js';
+import { otherConsumers, otherSubscriptions, slotNames } from './consumers.js';
 import { largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
 import {
   collation,
@@ -58,6 +58,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   walDisk,
   asynchronousCommit,
   replicationSlots,
+  slotNames,
   replicationOrigins,
   walSenders,
   logicalReplicationWorkers,

@@ -1,3 +1,6 @@
+import { directionTo } from '../feed.js';
+import { otherSide } from '../../side.js';
+import { streamNames } from '../streams.js';
 import { readOtherSubscriptions } from '../unmoved-contents.js';
 import { listed } from './finding.js';
 import { BOTH_SIDES, type Found, type SideCheck } from './check.js';
@@ -20,6 +23,27 @@ export const otherSubscriptions: SideCheck = {
         remedy: 'Drop these subscriptions, or move that feed to green when the migration has ended',
       },
     ];
+  },
+};
+
+/** Slots are of the whole server, and what is looked up and dropped is looked for in this database. */
+export const slotNames: SideCheck = {
+  name: 'slot-names',
+  sides: BOTH_SIDES,
+  run: async ({ session, side, plan }) => {
+    const names = streamNames(plan.name, directionTo(otherSide(side)), plan.replicate.streams);
+    const { rows } = await session.query<{ name: string; database: string | null }>(
+      `SELECT slot_name AS name, database FROM pg_replication_slots
+        WHERE slot_name = ANY ($1) AND database IS DISTINCT FROM current_database() ORDER BY 1`,
+      [names],
+    );
+    return rows.map(({ name, database }): Found => ({
+      severity: 'error',
+      object: name,
+      message: `the server of ${side} has a slot "${name}" already, ${database === null ? 'a physical one' : `of its database "${database}"`}: the run needs one of that name`,
+      remedy:
+        'Give the plan another name: those that differ only in "-" and "_" have the same slots. Or end the run that the slot is of, and see verdigris doctor',
+    }));
   },
 };
 
