@@ -51,14 +51,26 @@ interface Answer {
 }
 
 const MOST_BODY = 8_192;
+/** Of a name that somebody writes; it becomes part of the id of a message. */
+const LONGEST_NAME = 100;
 const PATH = /^\/approve\/([A-Za-z0-9_.-]{1,4000})$/;
 
-export function approvalServer(runs: Runs, secret: string, now: () => number = Date.now): Server {
+export interface ServerOptions {
+  readonly now?: () => number;
+  /** Told, in a line, what nobody who opens a link could mend. It never holds the link. */
+  readonly log?: (line: string) => void;
+}
+
+export function approvalServer(runs: Runs, secret: string, options: ServerOptions = {}): Server {
+  const { now = Date.now, log = () => undefined } = options;
   const server = createServer({ requestTimeout: 10_000, headersTimeout: 5_000 }, (request, response) => {
     answer(runs, secret, now(), request)
-      .catch((error: unknown): Answer => failed(error))
+      .catch((error: unknown): Answer => failed(error, withoutLink(request, log)))
       .then((result) => send(request, response, result))
-      .catch(() => response.destroy());
+      .catch((error: unknown) => {
+        withoutLink(request, log)(`the answer could not be given: ${chainOf(error)}`);
+        response.destroy();
+      });
   });
   server.maxConnections = 200;
   return server;
@@ -99,6 +111,9 @@ async function approve(runs: Runs, link: ApprovalLink, form: ReadonlyMap<string,
       text: `say ${by === '' ? 'who you are ("by") and ' : ''}why ("reason")`,
     };
   }
+  if (Math.max(by.length, personKey(by).length) > LONGEST_NAME) {
+    return { status: 422, title: 'Not approved', text: `say who you are in ${LONGEST_NAME} characters at most` };
+  }
   const approval = { gate: link.gate, request: link.request, by, reason };
   // Pressed twice at once, it is one approval: Temporal answers an update of the same id with the first one's result.
   // One that is given again after it expired is another.
@@ -107,8 +122,9 @@ async function approve(runs: Runs, link: ApprovalLink, form: ReadonlyMap<string,
   return { status: 200, title: 'Approved', text };
 }
 
-function failed(error: unknown): Answer {
+function failed(error: unknown, log: (line: string) => void): Answer {
   if (error instanceof ApprovalRefused) return { status: 409, title: 'Not approved', text: error.message };
+  if (!(error instanceof BadRequest)) log(chainOf(error));
   if (error instanceof RunUnreachable) return { status: error.status, title: 'Not approved', text: error.message };
   if (error instanceof BadRequest) return { status: error.status, title: 'Not approved', text: error.message };
   return {
@@ -116,6 +132,21 @@ function failed(error: unknown): Answer {
     title: 'Not approved',
     text: 'the approval could not be sent; the log of this server says why',
   };
+}
+
+/** A log that the link is kept out of: whoever has it can approve. */
+function withoutLink(request: IncomingMessage, log: (line: string) => void): (line: string) => void {
+  const token = PATH.exec((request.url ?? '').split('?', 1)[0] ?? '')?.[1];
+  return (text) => {
+    const line = text.replaceAll(/\s+/g, ' ');
+    log(token === undefined ? line : line.replaceAll(token, '***'));
+  };
+}
+
+/** What an error says, and what it was made of. */
+function chainOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return `${error.name}: ${error.message}${error.cause === undefined ? '' : `; from ${chainOf(error.cause)}`}`;
 }
 
 function send(request: IncomingMessage, response: ServerResponse, { status, title, text, page }: Answer): void {

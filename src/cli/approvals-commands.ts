@@ -6,6 +6,8 @@ import { linkUrl, signLink } from '../approval/link.js';
 import { ApprovalRefused, approvalServer, RunUnreachable, type Runs } from '../approval/server.js';
 import { approvalSecret, approvalUrl } from '../approval/settings.js';
 import { VerdigrisError } from '../errors.js';
+import { secretsOf } from '../worker/connections.js';
+import { redactor } from '../worker/redact.js';
 import { parseDuration } from '../plan/duration.js';
 import { approveUpdate, statusQuery } from '../../workflows/messages.js';
 import type { ServerFlags } from './start-request.js';
@@ -27,8 +29,10 @@ export interface ServeFlags extends ServerFlags {
 /** `verdigris approvals serve`: the pages behind approval links, until it is asked to stop. */
 export async function serveCommand(terminal: Terminal, flags: ServeFlags): Promise<ExitCode> {
   const secret = requiredSecret();
+  const redact = redactor([secret, ...secretsOf(process.env)]);
+  const log = (line: string): void => terminal.note(`${new Date().toISOString()} ${redact(line)}`);
   return withClient(flags, async (client) => {
-    const server = approvalServer(runsOf(client, flags.timeout), secret);
+    const server = approvalServer(runsOf(client, flags.timeout), secret, { log });
     server.listen(flags.port, flags.host);
     await once(server, 'listening');
     const { address, port } = server.address() as AddressInfo;

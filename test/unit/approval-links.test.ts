@@ -46,12 +46,16 @@ afterEach(() => {
 interface Rig {
   readonly url: string;
   readonly sent: [SentApproval, string][];
+  readonly log: string[];
   run: RunView;
   fails: Error | null;
 }
 
 async function serve(now = NOW): Promise<Rig> {
-  const rig = { url: '', sent: [] as [SentApproval, string][], run: ASKS, fails: null as Error | null };
+  const rig = {
+    ...{ url: '', sent: [] as [SentApproval, string][], log: [] as string[] },
+    ...{ run: ASKS, fails: null as Error | null },
+  };
   const runs: Runs = {
     view: () => (rig.fails instanceof RunUnreachable ? Promise.reject(rig.fails) : Promise.resolve(rig.run)),
     approve: (_workflowId, approval, id) => {
@@ -59,7 +63,7 @@ async function serve(now = NOW): Promise<Rig> {
       return rig.fails === null ? Promise.resolve('approved: promote') : Promise.reject(rig.fails);
     },
   };
-  const server = approvalServer(runs, SECRET, () => now);
+  const server = approvalServer(runs, SECRET, { now: () => now, log: (line) => void rig.log.push(line) });
   servers.push(server);
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -222,6 +226,37 @@ describe('an approval link', () => {
       status: 409,
       text: expect.stringContaining('may not approve') as string,
     });
+  });
+
+  it('that can not be answered is in the log with the cause, and without the link', async () => {
+    const rig = await serve();
+    const token = signLink(LINK, SECRET);
+    rig.fails = new Error('the update failed', { cause: new Error(`deep down, at /approve/${token}`) });
+    expect((await ask(rig, 'POST', token)).status).toBe(500);
+    rig.fails = new RunUnreachable(503, 'no worker has answered', new Error('deadline exceeded'));
+    expect((await ask(rig, 'GET', token)).status).toBe(503);
+    expect(rig.log).toEqual([
+      'Error: the update failed; from Error: deep down, at /approve/***',
+      'RunUnreachable: no worker has answered; from Error: deadline exceeded',
+    ]);
+    rig.fails = new ApprovalRefused('"ada" may not approve this');
+    await ask(rig, 'POST', token);
+    await ask(rig, 'POST', token, 'x'.repeat(20_000));
+    expect(rig.log).toHaveLength(2);
+  });
+
+  it('takes a name of a hundred characters at most', async () => {
+    const rig = await serve();
+    const nobody: ApprovalLink = { ...LINK };
+    Reflect.deleteProperty(nobody, 'by');
+    const token = signLink(nobody, SECRET);
+    // The last is one character that is written out as 18.
+    for (const by of ['a'.repeat(101), '\uFDFA'.repeat(50)]) {
+      const answer = await ask(rig, 'POST', token, { reason: 'go', by });
+      expect(answer).toMatchObject({ status: 422, text: expect.stringContaining('100 characters') as string });
+    }
+    expect(rig.sent).toEqual([]);
+    expect(await ask(rig, 'POST', token, { reason: 'go', by: 'a'.repeat(100) })).toMatchObject({ status: 200 });
   });
 
   it('takes no flood of text', async () => {
