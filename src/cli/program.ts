@@ -55,7 +55,7 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
   withServer(verdigris.command('start <file>'))
     .description('Lint the plan and start its workflow')
     .option('--print', 'print the equal `temporal workflow start` and run nothing')
-    .option('--task-queue <name>', 'task queue of the workers', 'verdigris')
+    .option('--task-queue <name>', 'task queue of the workers (default: VERDIGRIS_TASK_QUEUE, verdigris)')
     .action(async (file: string, flags: StartFlags) => ended(await startCommand(terminal, file, flags)));
   withServer(verdigris.command('status <name>'), true)
     .description('Where the run is, what it waits for, and the command that answers it')

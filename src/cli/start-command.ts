@@ -1,7 +1,8 @@
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
 import { hasErrors } from '../plan/finding.js';
 import { lintPlan } from '../plan/lint.js';
-import { TASK_QUEUE, WORKFLOW_TYPE } from '../../workflows/messages.js';
+import { taskQueueOf } from '../task-queue.js';
+import { WORKFLOW_TYPE } from '../../workflows/messages.js';
 import { tellFindings } from './plan-commands.js';
 import { readPlan } from './read-plan.js';
 import { shellCommand } from './shell-quote.js';
@@ -25,7 +26,7 @@ export async function startCommand(terminal: Terminal, file: string, flags: Star
   if (findings.length > 0) tellFindings(notes, file, findings);
   if ('findings' in parsed || hasErrors(findings)) return EXIT.refused;
 
-  const request = startRequest(parsed.plan, flags.taskQueue ?? TASK_QUEUE);
+  const request = startRequest(parsed.plan, flags.taskQueue ?? taskQueueOf(process.env));
   if (flags.print === true) {
     terminal.out(shellCommand(startWords(request, file, written, flags)));
     return EXIT.done;

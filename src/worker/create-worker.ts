@@ -1,6 +1,6 @@
 import { Worker, type NativeConnection, type WorkflowBundleOption } from '@temporalio/worker';
 import { createActivities } from '../../activities/index.js';
-import { TASK_QUEUE } from '../workflow-names.js';
+import { taskQueueOf } from '../task-queue.js';
 import { bundleWorkflowsApart } from './bundle-workflows.js';
 import type { Environment } from './connections.js';
 import type { Redact } from './redact.js';
@@ -11,7 +11,7 @@ export interface WorkerSettings {
   /** Where connections are looked up by name. */
   readonly environment: Environment;
   readonly redact: Redact;
-  /** Default: `verdigris`, or VERDIGRIS_TASK_QUEUE. */
+  /** Default: VERDIGRIS_TASK_QUEUE, else `verdigris`. */
   readonly taskQueue?: string;
   /** The workflows, bundled before. Default: they are bundled now, which takes a few seconds. */
   readonly workflowBundle?: WorkflowBundleOption;
@@ -22,7 +22,7 @@ export async function createWorker(settings: WorkerSettings): Promise<Worker> {
   return Worker.create({
     connection: settings.connection,
     namespace: settings.namespace,
-    taskQueue: settings.taskQueue ?? settings.environment['VERDIGRIS_TASK_QUEUE'] ?? TASK_QUEUE,
+    taskQueue: settings.taskQueue ?? taskQueueOf(settings.environment),
     workflowBundle: settings.workflowBundle ?? (await bundleWorkflowsApart()),
     activities: createActivities({ environment: settings.environment, redact: settings.redact }),
     // Heartbeats carry cancels: thinned out less than by default, a rollback begins within a second.

@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { summaryOf } from '../../src/cli/describe-plan.js';
 import { run } from '../../src/cli/run.js';
 import { shellCommand } from '../../src/cli/shell-quote.js';
@@ -115,6 +115,19 @@ describe('verdigris start --print', () => {
     const { code, out, note } = await verdigris('start', '--print', await file(REFUSED));
     expect({ code, out }).toEqual({ code: 1, out: '' });
     expect(note).toMatch(/not-null-without-value/);
+  });
+
+  it('starts on the queue of the workers, as VERDIGRIS_TASK_QUEUE says for both', async () => {
+    const plan = await file(planWith());
+    const queue = async (...more: string[]): Promise<string | undefined> =>
+      /--task-queue (\S+)/.exec((await verdigris('start', '--print', plan, ...more)).out)?.[1];
+    expect(await queue()).toBe('verdigris');
+    vi.stubEnv('VERDIGRIS_TASK_QUEUE', 'second');
+    expect(await queue()).toBe('second');
+    expect(await queue('--task-queue', 'third')).toBe('third');
+    vi.stubEnv('VERDIGRIS_TASK_QUEUE', '');
+    expect(await queue()).toBe('verdigris');
+    vi.unstubAllEnvs();
   });
 
   it('prints words that a shell reads as they were meant', () => {
