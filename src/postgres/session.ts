@@ -14,6 +14,8 @@ export interface Database {
   readonly config: pg.ClientConfig;
   /** libpq connection string by which the *other* server reaches this one. Holds the password: never log it. */
   readonly peerConninfo: string;
+  /** Names of parameters of the connection's URI that the worker makes nothing of. */
+  readonly ignoredParameters?: readonly string[];
 }
 
 /** How long a server may take to let a session in, ms. */
@@ -253,7 +255,7 @@ function nextStepFor({ side, connection }: Database, error: unknown): string {
   const variable = `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
   if (isOutOfRoom(error)) return `give ${side} room for it (preflight check "connections")`;
   if (tlsFault(error) === undefined) return `check ${variable} where the worker runs, and that the server accepts it`;
-  return `mend the certificate of ${side}, or the host, sslmode and sslrootcert of ${variable} where the worker runs, and restart it`;
+  return `mend the certificate of ${side}, or the host, sslmode and sslrootcert of ${variable} where the worker runs, and restart it; if they are to stay so for the other server, write them into ${variable}_PEER`;
 }
 
 /**

@@ -3,6 +3,7 @@ import { parse } from 'pg-connection-string';
 import { VerdigrisError } from '../errors.js';
 import { connectionVariable, type Database, type Databases } from '../postgres/session.js';
 import type { Side } from '../side.js';
+import { forLibpq, ignoredParameters } from './connection-uri.js';
 import { readSecretFile, valueOf } from './secret-file.js';
 
 /*
@@ -10,7 +11,8 @@ import { readSecretFile, valueOf } from './secret-file.js';
  *   VERDIGRIS_CONNECTION_<NAME>        a URI: postgres://user:password@host:port/database?sslmode=...
  *   VERDIGRIS_CONNECTION_<NAME>_FILE   or a file that holds it, as secret stores mount them
  *   VERDIGRIS_CONNECTION_<NAME>_PEER   how the *other* database server reaches this one, where that differs
- *                                      (another network, another user with REPLICATION); default: the same
+ *                                      (another network, another user with REPLICATION); default: the same, without
+ *                                      what libpq does not know
  *   VERDIGRIS_CONNECTION_<NAME>_PEER_FILE  or a file that holds that
  * A variable that is empty is not set.
  */
@@ -47,7 +49,8 @@ function databaseOf(side: Side, connection: string, environment: Environment): D
     side,
     connection,
     config: clientConfig(uri, variable),
-    peerConninfo: valueOf(`${variable}_PEER`, environment) ?? uri,
+    peerConninfo: valueOf(`${variable}_PEER`, environment) ?? forLibpq(uri),
+    ignoredParameters: ignoredParameters(uri),
   };
 }
 
@@ -121,9 +124,8 @@ function clientConfig(uri: string, variable: string): pg.ClientConfig {
   let options;
   try {
     options = parse(uri);
-  } catch {
-    // The parser's message may quote the URI.
-    throw notAUri(variable);
+  } catch (error) {
+    throw notParsed(variable, error);
   }
   const { host, port, user, password, database, ssl } = options;
   return {
@@ -132,8 +134,22 @@ function clientConfig(uri: string, variable: string): pg.ClientConfig {
     ...(user === undefined ? {} : { user }),
     ...(password === undefined ? {} : { password }),
     ...(database === null || database === undefined ? {} : { database }),
-    ...(ssl === undefined ? {} : { ssl: ssl as pg.ClientConfig['ssl'] & object }),
+    ...(ssl === undefined ? {} : { ssl: ssl === 'false' ? false : (ssl as pg.ClientConfig['ssl'] & object) }),
   };
+}
+
+/** The parser's own message may quote the URI. It reads the files of certificates, too. */
+function notParsed(variable: string, error: unknown): VerdigrisError {
+  const isFile = error instanceof Error && 'syscall' in error;
+  const lacksAuthority = error instanceof Error && error.message.includes('sslmode=verify-ca requires');
+  if (!isFile && !lacksAuthority) return notAUri(variable);
+  return new VerdigrisError({
+    type: 'ConnectionUnknown',
+    message: isFile
+      ? `a file that sslrootcert, sslcert or sslkey of ${variable} names can't be read by the worker`
+      : `sslmode=verify-ca of ${variable} needs an sslrootcert`,
+    nextStep: `mend ${variable} where the worker runs; what only the other server has goes into ${variable}_PEER`,
+  });
 }
 
 function notAUri(variable: string): VerdigrisError {

@@ -16,6 +16,7 @@ import { preflight } from '../../src/postgres/preflight/preflight.js';
 import { withoutSecrets } from '../../src/postgres/scrub.js';
 import type { Database } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
+import { databasesOf } from '../../src/worker/connections.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 
 const TAG = randomBytes(4).toString('hex');
@@ -91,6 +92,20 @@ describe('preflight', () => {
     expect(errorsOf(findings)).toEqual([]);
     expect(isReady({ findings })).toBe(true);
     expect([await contents(blueDb), await contents(greenDb)]).toEqual(before);
+  });
+
+  it('warns of parameters that the worker makes nothing of; the other server gets by with those that are there', async () => {
+    const environment = {
+      VERDIGRIS_CONNECTION_TEST_BLUE: `${blueDb.uri}?uselibpqcompat=true&sslmode=disable&schema=public&connect_timeout=5`,
+      VERDIGRIS_CONNECTION_TEST_GREEN: `${greenDb.uri}?ssl=0`,
+    };
+    const plan = { blue: { connection: 'test_blue' }, green: { connection: 'test_green' } };
+    const found = await check({}, databasesOf(plan, environment));
+    expect(errorsOf(found)).toEqual([]);
+    const [warned, ...more] = only(found, 'connection-parameters');
+    expect(more).toEqual([]);
+    expect(warned).toMatchObject({ severity: 'warning', side: 'blue', object: 'test_blue' });
+    expect(warned?.message).toMatch(/: schema, connect_timeout$/);
   });
 
   it('refuses a name whose slots another database of the server has, on both sides', async () => {

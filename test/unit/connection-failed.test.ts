@@ -20,7 +20,7 @@ describe('a connection that can not be opened', () => {
       ...{ type: 'ConnectionFailed', retryable: true },
       message:
         `blue: the connection "shop_blue" can't be opened: the server's certificate ${told} (${code})\n` +
-        'Next step: mend the certificate of blue, or the host, sslmode and sslrootcert of VERDIGRIS_CONNECTION_SHOP_BLUE where the worker runs, and restart it',
+        'Next step: mend the certificate of blue, or the host, sslmode and sslrootcert of VERDIGRIS_CONNECTION_SHOP_BLUE where the worker runs, and restart it; if they are to stay so for the other server, write them into VERDIGRIS_CONNECTION_SHOP_BLUE_PEER',
     });
   });
 

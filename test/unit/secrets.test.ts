@@ -86,6 +86,45 @@ describe('connections by name', () => {
     ).toEqual(['A', 'B']);
   });
 
+  it('give the other server what libpq knows, in its words, and tell what the worker makes nothing of', () => {
+    const known = (parameters: string): ReturnType<typeof databasesOf>['blue'] =>
+      databasesOf(PLAN, { ...ENVIRONMENT, VERDIGRIS_CONNECTION_ORDERS_BLUE: `postgres://a:b@c/d${parameters}` }).blue;
+    for (const [parameters, forPeer, ignored] of [
+      ['', '', []],
+      ['?sslmode=verify-full&port=7', '?sslmode=verify-full&port=7', []],
+      ['?sslmode=no-verify', '?sslmode=require', []],
+      ['?uselibpqcompat=true&sslmode=require', '?sslmode=require', []],
+      ['?uselibpqcompat=true', '', []],
+      ['?ssl=true', '?sslmode=require', []],
+      ['?ssl=0', '?sslmode=disable', []],
+      ['?ssl=false', '?sslmode=disable', []],
+      ['?ssl=1&sslmode=no-verify', '?sslmode=require', []],
+      [
+        '?options=-c%20x%3Dy&connect_timeout=3',
+        '?options=-c%20x%3Dy&connect_timeout=3',
+        ['options', 'connect_timeout'],
+      ],
+      ['?schema=public&application_name=x', '?application_name=x', ['schema', 'application_name']],
+    ] as const) {
+      const blue = known(parameters);
+      expect(blue.peerConninfo, parameters).toBe(`postgres://a:b@c/d${forPeer}`);
+      expect(blue.ignoredParameters, parameters).toEqual(ignored);
+    }
+    expect(known('?ssl=false').config.ssl).toBe(false);
+    const peer = 'host=x sslmode=verify-full sslrootcert=/etc/ca.pem';
+    const environment = { ...ENVIRONMENT, VERDIGRIS_CONNECTION_ORDERS_BLUE_PEER: peer };
+    expect(databasesOf(PLAN, environment).blue.peerConninfo).toBe(peer);
+  });
+
+  it('whose certificates can not be read say so, and are not called no URI', () => {
+    const withParameters = (parameters: string) => () =>
+      databasesOf(PLAN, { ...ENVIRONMENT, VERDIGRIS_CONNECTION_ORDERS_BLUE: `postgres://a:b@c/d?${parameters}` });
+    expect(withParameters('sslmode=verify-full&sslrootcert=/none/ca.pem')).toThrow(
+      /^a file that sslrootcert.* of VERDIGRIS_CONNECTION_ORDERS_BLUE names can't be read[\s\S]*_PEER/,
+    );
+    expect(withParameters('uselibpqcompat=true&sslmode=verify-ca')).toThrow(/verify-ca of .* needs an sslrootcert/);
+  });
+
   it('that are unknown are named together with the ones that are known', () => {
     expect(() => databasesOf(PLAN, { VERDIGRIS_CONNECTION_OTHER: 'postgres://x/y' })).toThrow(
       /"orders_blue"; it knows OTHER[\s\S]*VERDIGRIS_CONNECTION_ORDERS_BLUE/,

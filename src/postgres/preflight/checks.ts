@@ -36,6 +36,7 @@ import { planLint } from './plan-lint.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
 import {
   asynchronousCommit,
+  connectionParameters,
   inRecovery,
   readOnlyByDefault,
   serverVersion,
@@ -50,6 +51,7 @@ import { givenAway, greenEmpty, nameIsFree, ownedByAnother } from './target.js';
 
 /** Every check of one side, in the order of docs/preflight.md. */
 export const SIDE_CHECKS: readonly SideCheck[] = [
+  connectionParameters,
   serverVersion,
   inRecovery,
   walLevel,
