@@ -56,7 +56,8 @@ const DDL = `
   CREATE TABLE swapped (id uuid PRIMARY KEY, a numeric, b numeric);
   CREATE TABLE wide (id int PRIMARY KEY, ${Array.from({ length: 1000 }, (_, i) => `w${i} ${['int', 'text', 'numeric', 'bool'][i % 4] ?? ''}`).join(', ')});
   CREATE TABLE late (at timestamptz, amount numeric, who uuid, note text, PRIMARY KEY (amount, at, who));
-  CREATE TABLE moods (m mood, t text COLLATE ignores_case, n int, PRIMARY KEY (m, t, n));
+  CREATE TABLE moods (n mood, t text COLLATE ignores_case, id int, PRIMARY KEY (n, t, id));
+  CREATE TABLE taken_names ("rows" int, total int, parts int, hash int, note text, PRIMARY KEY ("rows", total, parts, hash));
   CREATE TABLE other_parts (id int, region text, body text, PRIMARY KEY (id, region)) PARTITION BY HASH (id);`;
 
 const PARTS = `
@@ -74,6 +75,7 @@ const FILL = `
   INSERT INTO wide (id, w0, w1, w998) SELECT n, n, 'w' || n, n / 7.0 FROM generate_series(1, 50) n;
   INSERT INTO late SELECT timestamptz '2024-01-01' + n * interval '1 s', n % 50 / 4.0, gen_random_uuid(), 'n' || n FROM generate_series(1, ${ROWS}) n;
   INSERT INTO moods SELECT (ARRAY['calm', 'wild'])[1 + n % 2]::mood, chr(97 + n % 26) || 'x', n FROM generate_series(1, ${ROWS}) n;
+  INSERT INTO taken_names SELECT n, n % 7, n % 5, n % 3, 'n' || n FROM generate_series(1, ${ROWS}) n;
   INSERT INTO other_parts SELECT n, 'r' || n % 3, 'b' || n FROM generate_series(1, ${ROWS}) n;`;
 
 describe.each([['pg15' as const], ['pg18' as const]])('planted differences, %s to 18', (server) => {
@@ -140,27 +142,34 @@ describe.each([['pg15' as const], ['pg18' as const]])('planted differences, %s t
       expect(await verify(table)).toMatchObject({ differingRows: 0, rowsVerified: ROWS });
     }
     await pair.green.query(`UPDATE late SET note = note || ' ' WHERE note = 'n1234';
-                            DELETE FROM moods WHERE n = 333; INSERT INTO moods VALUES ('calm', 'ÿ', -1);
-                            UPDATE moods SET t = upper(t) WHERE n = 444;
+                            DELETE FROM moods WHERE id = 333; INSERT INTO moods VALUES ('calm', 'ÿ', -1);
+                            UPDATE moods SET t = upper(t) WHERE id = 444;
                             DELETE FROM other_parts WHERE id = 1; UPDATE other_parts SET body = '' WHERE id = ${ROWS}`);
     expect((await verify('late')).differing).toMatchObject([{ kind: 'different', columns: ['note'] }]);
     const moods = (await verify('moods')).differing.map(({ key, kind }) => `${key} ${kind}`);
-    expect(moods.filter((line) => line.includes('333'))).toEqual(['"m" = wild, "t" = vx, "n" = 333 missing']);
-    expect(moods.filter((line) => line.includes('-1'))).toEqual(['"m" = calm, "t" = ÿ, "n" = -1 extra']);
+    expect(moods.filter((line) => line.includes('333'))).toEqual(['"n" = wild, "t" = vx, "id" = 333 missing']);
+    expect(moods.filter((line) => line.includes('-1'))).toEqual(['"n" = calm, "t" = ÿ, "id" = -1 extra']);
     expect(moods.filter((line) => line.includes('444')).length).toBeGreaterThan(0);
     expect((await verify('other_parts')).differing.map(({ kind }) => kind).sort()).toEqual(['different', 'missing']);
+  });
+
+  it('columns of the key may have any name, those that statements of ours use included', async () => {
+    expect(await verify('taken_names')).toMatchObject({ differingRows: 0, rowsVerified: ROWS });
+    await pair.green.query(`UPDATE taken_names SET note = '' WHERE "rows" = 1234`);
+    const key = '"rows" = 1234, "total" = 2, "parts" = 4, "hash" = 1';
+    expect((await verify('taken_names')).differing).toMatchObject([{ key, columns: ['note'] }]);
   });
 
   it('keys that the two servers put in another order are compared in buckets, by a hash of the key', async () => {
     // Green's labels the other way round: what was the first of blue's ranges is green's last.
     await pair.green
-      .query(`CREATE TYPE mood2 AS ENUM ('calm', 'wild'); ALTER TABLE moods ALTER m TYPE mood2 USING m::text::mood2;
+      .query(`CREATE TYPE mood2 AS ENUM ('calm', 'wild'); ALTER TABLE moods ALTER n TYPE mood2 USING n::text::mood2;
                             ALTER TYPE mood RENAME TO mood_old; ALTER TYPE mood2 RENAME TO mood;`);
     const { differing } = await verify('moods');
     const cut = await pair.green.query<{ state: { by: string } }>(
       `SELECT state FROM verdigris.progress WHERE object = 'public.moods'`,
     );
     expect(cut.rows[0]?.state).toMatchObject({ by: 'buckets' });
-    expect(differing.map(({ key }) => key)).toEqual(expect.arrayContaining(['"m" = wild, "t" = vx, "n" = 333']));
+    expect(differing.map(({ key }) => key)).toEqual(expect.arrayContaining(['"n" = wild, "t" = vx, "id" = 333']));
   });
 });

@@ -66,23 +66,26 @@ async function sampleBounds(
   const wanted = Math.min(PAGES.max, Math.max(PAGES.min, guessedParts * PAGES_OF_PART));
   const percent = Math.min(100, (100 * wanted) / Math.max(1, size.pages));
   const columns = keyList(pair.key);
+  // The columns of the key are in it by their own names: none of these may be one of a user's.
   const { rows } = await sessions.on('source', (session) =>
-    session.query<Record<string, unknown> & { rows: string }>(
+    session.query<Record<string, unknown> & { verdigris_rows: string }>(
       `WITH sample AS MATERIALIZED (
          SELECT ${columns}, row_number() OVER (ORDER BY ${columns}) AS verdigris_n
            ${fromTable(pair)} TABLESAMPLE SYSTEM (${percent})),
-       seen AS (SELECT count(*) AS total FROM sample),
-       cut AS (SELECT total, total * 100 / ${percent}::float8 AS rows,
-                      LEAST(${MAX_PARTS}, total, GREATEST(1, ceil(total * 100 / ${percent}::float8 / ${part.rows}),
-                                                          ceil(${size.bytes}::float8 / ${part.bytes}))) AS parts FROM seen)
-       SELECT ${keyTexts(pair.key)}, cut.rows::bigint::text AS rows
+       seen AS (SELECT count(*) AS verdigris_total FROM sample),
+       cut AS (SELECT verdigris_total, verdigris_total * 100 / ${percent}::float8 AS verdigris_rows,
+                      LEAST(${MAX_PARTS}, verdigris_total,
+                            GREATEST(1, ceil(verdigris_total * 100 / ${percent}::float8 / ${part.rows}),
+                                     ceil(${size.bytes}::float8 / ${part.bytes}))) AS verdigris_parts FROM seen)
+       SELECT ${keyTexts(pair.key)}, verdigris_rows::bigint::text AS verdigris_rows
          FROM cut LEFT JOIN sample
-           ON floor(verdigris_n * parts / total) > floor((verdigris_n - 1) * parts / total) AND verdigris_n < total
+           ON floor(verdigris_n * verdigris_parts / verdigris_total) > floor((verdigris_n - 1) * verdigris_parts / verdigris_total)
+          AND verdigris_n < verdigris_total
         ORDER BY verdigris_n`,
     ),
   );
   const bounds = rows.filter((row) => row['verdigris_k0'] !== null).map((row) => keyInRow(pair.key, row));
-  return { bounds, rows: Number(rows[0]?.rows ?? 0) };
+  return { bounds, rows: Number(rows[0]?.verdigris_rows ?? 0) };
 }
 
 function thinned(bounds: readonly KeyValues[]): KeyValues[] {
@@ -95,8 +98,9 @@ async function sameOrder(sessions: SideSessions, pair: TablePair, keys: readonly
   const names = pair.key.map((_, i) => `k${i}`);
   const typed = pair.key.map(({ type }, i) => `wanted.k${i}::${type}`);
   const { rows } = await sessions.on('target', (session) =>
-    session.query<{ n: number }>(
-      `SELECT verdigris_n::int AS n
+    session.query<{ verdigris_place: number }>(
+      // ORDER BY takes the name of an output for it, before that of a column.
+      `SELECT verdigris_n::int AS verdigris_place
          FROM (SELECT ${keyList(pair.key)}, 0::bigint AS verdigris_n ${fromTable(pair)} WHERE false
                UNION ALL
                SELECT ${typed.join(', ')}, n
@@ -105,5 +109,5 @@ async function sameOrder(sessions: SideSessions, pair: TablePair, keys: readonly
       pair.key.map((_, i) => keys.map((key) => key[i] ?? '')),
     ),
   );
-  return rows.every(({ n }, i) => n === i + 1);
+  return rows.every(({ verdigris_place }, i) => verdigris_place === i + 1);
 }
