@@ -52,6 +52,14 @@ export function isOutOfRoom(error: unknown): boolean {
   return state !== undefined && (state.startsWith('53') || state === '58030');
 }
 
+/** undefined_function, undefined_table, undefined_object, invalid_schema_name. */
+const UNKNOWN_NAMES: ReadonlySet<string> = new Set(['42883', '42P01', '42704', '3F000']);
+
+/** Whether PostgreSQL has not found what a name stands for: the name is wrong, or its schema is not in the search_path. */
+export function isUnknownName(error: unknown): boolean {
+  return UNKNOWN_NAMES.has(sqlState(error) ?? '');
+}
+
 /** The SQLSTATE (or the errno name of a socket error) of what was thrown; undefined when there is none. */
 export function sqlState(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null || !('code' in error)) return undefined;

@@ -5,7 +5,9 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { planSchema, type PlanInput } from '../../src/plan/schema.js';
 import { copyAnew } from '../../src/postgres/bootstrap/copy-anew.js';
+import { refusedRow } from '../../src/postgres/bootstrap/refused-row.js';
 import { openPace } from '../../src/postgres/bootstrap/copy/pace.js';
+import { schemaCopyFailed } from '../../src/postgres/schema-copy/schema-copy-failed.js';
 import { FeedErrors } from '../../src/postgres/stuck-feed.js';
 import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
 import { CopyPair } from './copy-pair.js';
@@ -376,6 +378,55 @@ describe('a copy', () => {
       ).toBe(0);
       await pair.blue.query('ROLLBACK');
     }));
+});
+
+describe('a function that names something without its schema', () => {
+  const NAMES = `
+    CREATE FUNCTION base(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)';
+    CREATE FUNCTION loud(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN base($1); END';
+    CREATE FUNCTION louder(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT base($1)';
+    CREATE TABLE checked (id int, body text, CHECK (loud(body) = body));
+    CREATE TABLE made (id int, body text, made text GENERATED ALWAYS AS (louder(body)) STORED);
+    CREATE TABLE named (id int, ref regclass);`;
+  const NAMED_ROWS = `
+    CREATE TABLE only_here (id int PRIMARY KEY);
+    INSERT INTO checked VALUES (1, 'A'); INSERT INTO made VALUES (1, 'a'); INSERT INTO named VALUES (1, 'made'), (2, 'only_here');
+    ALTER TABLE checked ADD PRIMARY KEY (id); ALTER TABLE made ADD PRIMARY KEY (id); ALTER TABLE named ADD PRIMARY KEY (id);`;
+
+  it('is blamed where green refuses rows or an index for it, and a row is where its value names nothing', async () => {
+    const pair = await CopyPair.start(['pg15', 'pg18'], 'copy_names', NAMES, NAMED_ROWS, [], {
+      tables: { include: ['public.*'], exclude: ['public.only_here'] },
+    });
+    try {
+      const parcels = await pair.planCopy();
+      pair.hold();
+      await pair.phase('ready');
+      const told = await pair.copyAll(parcels).then(
+        () => '',
+        (error: unknown) => String(error),
+      );
+      expect(told).toContain(
+        'the copy of table public.checked failed in a function: function base(text) does not exist',
+      );
+      expect(told).toContain('the copy of table public.made failed in a function: function base(text) does not exist');
+      expect(told).toContain('the copy of table public.named failed on the row with "id" = 2');
+      const databases = { blue: pair.blueDatabase, green: pair.greenDatabase };
+      const refused = async (name: string): Promise<string> =>
+        String(await refusedRow(databases, { schema: 'public', name }, new AbortController().signal));
+      expect(await refused('checked')).toMatch(
+        /rows of table public.checked: function base\(text\).*\n.*ALTER FUNCTION/,
+      );
+      expect(await refused('named')).toContain('"id" = 2');
+      const index = 'CREATE INDEX by_louder ON public.checked USING btree (public.louder(body))';
+      const failed = await pair.ourGreen.query(index).catch((error: unknown) => schemaCopyFailed(index, error));
+      expect(failed).toMatchObject({
+        type: 'SchemaCopyFailed',
+        nextStep: expect.stringContaining('ALTER FUNCTION') as string,
+      });
+    } finally {
+      await pair.stop();
+    }
+  });
 });
 
 describe('rows that green refuses', () => {

@@ -153,6 +153,58 @@ describe('preflight', () => {
     expect(only(await check({ migrations: add('old.parted') }), 'inherited-columns')).toEqual([]);
   });
 
+  it('computes what calls functions of users with an empty search_path, and refuses those that name something without its schema', async () => {
+    await onBlue(`
+      CREATE SCHEMA fx;
+      CREATE FUNCTION fx.base(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)';
+      SET search_path = fx, pg_catalog;
+      CREATE FUNCTION sql_body(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT base($1)';
+      CREATE FUNCTION strict_body(text) RETURNS text IMMUTABLE STRICT LANGUAGE plpgsql AS 'BEGIN RETURN base($1); END';
+      CREATE FUNCTION equal_to(text, text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN base($1) = base($2); END';
+      CREATE OPERATOR === (LEFTARG = text, RIGHTARG = text, FUNCTION = equal_to);
+      CREATE FUNCTION own_path(text) RETURNS text IMMUTABLE LANGUAGE sql SET search_path = fx AS 'SELECT base($1)';
+      CREATE FUNCTION qualified(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT fx.base($1)';
+      CREATE FUNCTION slow(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_catalog.pg_sleep(60); RETURN base($1); END';
+      CREATE FUNCTION refuses(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN IF $1 IS NULL THEN RAISE EXCEPTION $s$no$s$; END IF; RETURN true; END';
+      CREATE DOMAIN loud AS text CHECK (sql_body(VALUE) = VALUE);
+      CREATE TABLE empty (column1 text, t text, g text GENERATED ALWAYS AS (sql_body(t)) STORED, CHECK (refuses(t)));
+      CREATE TABLE "Full" (id int PRIMARY KEY, t text, l loud, CONSTRAINT same CHECK (t === t));
+      CREATE INDEX by_sql ON empty (sql_body(t), t);
+      CREATE INDEX fine ON "Full" (own_path(t), qualified(t));
+      CREATE TABLE parts (id int, t text) PARTITION BY LIST (sql_body(t));
+      CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN ('A');
+      CREATE INDEX on_parts ON parts (sql_body(t));
+      CREATE STATISTICS counted ON sql_body(t), column1 FROM empty;
+      INSERT INTO "Full" VALUES (1, NULL, NULL), (2, 'a', 'A');
+      CREATE INDEX partial ON "Full" (id) WHERE strict_body(t) = 'A';
+      CREATE MATERIALIZED VIEW seen AS SELECT strict_body(t) FROM "Full" WHERE id > 1;
+      ALTER TABLE empty ADD CONSTRAINT takes_long CHECK (slow(t) = 'x') NOT VALID`);
+    undo.push(() => onBlue('DROP SCHEMA fx CASCADE'));
+    const found = only(await check(), 'function-search-path');
+    expect(found.map(({ object }) => object)).toEqual([
+      'constraint same of fx."Full"',
+      'domain fx.loud of fx."Full".l',
+      'generated column fx.empty.g',
+      'index fx.by_sql',
+      'index fx.on_parts',
+      'index fx.partial',
+      'materialized view fx.seen',
+      'partition key of fx.parts',
+      'statistics counted of fx.empty',
+    ]);
+    expect(found.find(({ object }) => object === 'index fx.partial')).toMatchObject({
+      severity: 'error',
+      message: expect.stringContaining('function base(text) does not exist') as string,
+      remedy: expect.stringContaining(
+        'ALTER FUNCTION fx.strict_body(text) SET search_path = pg_catalog, fx, public, pg_temp',
+      ) as string,
+    });
+    for (const signature of ['sql_body(text)', 'strict_body(text)', 'equal_to(text, text)']) {
+      await onBlue(`ALTER FUNCTION fx.${signature} SET search_path = pg_catalog, fx, public, pg_temp`);
+    }
+    expect(only(await check(), 'function-search-path')).toEqual([]);
+  });
+
   it('reports all findings at once, each with its object and a remedy', async () => {
     const role = `preflight_role_${TAG}`;
     await onBlue(`

@@ -5,6 +5,7 @@ import { ALL_TABLES } from '../catalog-pattern.js';
 import { mayBeARow } from '../migrate/failing-row.js';
 import { messageOf } from '../migrate/step-failed.js';
 import { closeSession, type Databases, type Session } from '../session.js';
+import { isNameInFunction, NAME_SCHEMAS } from '../name-in-function.js';
 import { copyFormat } from './copy/copy-format.js';
 import { copyInto, copyOut, copyQuery, NOTHING_COMPUTED } from './copy/copy-query.js';
 import { openSnapshotSession, openTargetSession } from './copy/copy-sessions.js';
@@ -52,6 +53,14 @@ async function refusedOf(
   const failure = await tryToCopy(databases, leaf, table, snapshot, signal);
   // What blue can't read is not green's to refuse; and a lock that was not to be had says nothing of a row.
   if (failure?.side !== 'green' || !mayBeARow(failure.cause)) return undefined;
+  if (isNameInFunction(failure.cause)) {
+    return new VerdigrisError({
+      type: 'BackfillFailed',
+      message: `green refuses the rows of table ${formatTableName(leaf.name)}: ${messageOf(failure.cause)}`,
+      nextStep: NAME_SCHEMAS,
+      cause: failure.cause,
+    });
+  }
   const key = await keyOf(databases, leaf, snapshot, lineOf(failure.cause), signal);
   return new VerdigrisError({
     type: 'BackfillFailed',

@@ -18,6 +18,7 @@ import {
   writingEventTriggers,
 } from './code.js';
 import { otherConsumers, otherSubscriptions, slotNames } from './consumers.js';
+import { functionPaths } from './function-paths.js';
 import { largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
 import {
   collation,
@@ -90,6 +91,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   eventTriggers,
   rowLevelSecurity,
   swallowedErrors,
+  functionPaths,
   otherSubscriptions,
   otherConsumers,
 ];

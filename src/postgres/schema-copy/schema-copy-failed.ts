@@ -1,5 +1,6 @@
 import { VerdigrisError } from '../../errors.js';
 import { GIVE_ROOM, isTransient, messageOf } from '../migrate/step-failed.js';
+import { isNameInFunction } from '../name-in-function.js';
 import { isOutOfRoom, sqlState } from '../sqlstate.js';
 
 /**
@@ -13,7 +14,10 @@ export function schemaCopyFailed(statement: string, cause: unknown): VerdigrisEr
   return new VerdigrisError({
     type: rows === undefined ? 'SchemaCopyFailed' : 'BackfillFailed',
     message: `green: ${describeStatement(statement)}: ${messageOf(cause)}`,
-    nextStep: rows ?? NEXT_STEPS[state] ?? (isOutOfRoom(cause) ? GIVE_ROOM : OTHERWISE),
+    nextStep:
+      rows ??
+      (isNameInFunction(cause) ? SCHEMAS_IN_BODY : NEXT_STEPS[state]) ??
+      (isOutOfRoom(cause) ? GIVE_ROOM : OTHERWISE),
     retryable: isTransient(cause),
     cause,
   });
@@ -21,6 +25,9 @@ export function schemaCopyFailed(statement: string, cause: unknown): VerdigrisEr
 
 const OTHERWISE =
   'change the object on blue so that green takes it, or leave its table out by "tables.exclude"; then start the migration again';
+
+const SCHEMAS_IN_BODY =
+  'a function that the object calls names something without its schema: ALTER FUNCTION ... SET search_path = ... on blue, with the schemas of what it names (preflight check "function-search-path" says which); then start the migration again';
 
 const NEXT_STEPS: Readonly<Record<string, string>> = {
   '42501':

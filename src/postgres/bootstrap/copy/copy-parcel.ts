@@ -96,7 +96,8 @@ const NAMED = 10;
 function allOf(errors: readonly VerdigrisError[]): unknown {
   const [first] = errors;
   if (first === undefined || errors.length === 1) return first;
-  const { type, nextStep } = first;
+  const { type } = first;
+  const nextStep = [...new Set(errors.map((error) => error.nextStep))].join('; ');
   const more = errors.length > NAMED ? [`and rows of ${errors.length - NAMED} more tables`] : [];
   const message = [...errors.slice(0, NAMED).map(({ what }) => what), ...more].join('; ');
   return new VerdigrisError({ type, message, nextStep, cause: first.cause });

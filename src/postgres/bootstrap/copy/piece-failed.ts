@@ -6,6 +6,7 @@ import { describeKey, keyInRow, keyTexts } from '../../migrate/key-range.js';
 import { isTransient, messageOf } from '../../migrate/step-failed.js';
 import { qualified } from '../../identifier.js';
 import type { Session } from '../../session.js';
+import { isNameInFunction, NAME_SCHEMAS } from '../../name-in-function.js';
 import { sqlState } from '../../sqlstate.js';
 import type { CopyContext } from './copy-context.js';
 import type { CopyQuery } from './copy-query.js';
@@ -44,6 +45,14 @@ export async function pieceFailed(failed: FailedPiece, failure: CopyFailure): Pr
       message: `${side}: the copy of table ${name} ran out of something: ${messageOf(cause)}`,
       nextStep: `give ${side} more of it; the parcel is copied again by itself, and nothing of it is half there`,
       retryable: true,
+      cause,
+    });
+  }
+  if (side === 'green' && isNameInFunction(cause)) {
+    return new VerdigrisError({
+      type: 'BackfillFailed',
+      message: `green: the copy of table ${name} failed in a function: ${messageOf(cause)}`,
+      nextStep: NAME_SCHEMAS,
       cause,
     });
   }
