@@ -26,6 +26,11 @@ export interface KeyColumn {
   readonly name: string;
   readonly type: string;
   readonly collation: string | null;
+  /**
+   * The encoding of the database, where the column may hold text and our sessions have another (UTF8): not all of its bytes
+   * need be any text there. Null or absent else.
+   */
+  readonly encoding?: string | null;
 }
 
 export interface TableKey {
@@ -126,6 +131,11 @@ function tableOf(row: TableRow): TableInfo {
 /** Schemas of PostgreSQL itself and ours, as a condition on pg_namespace `n`. */
 export const USER_SCHEMA = `n.nspname <> 'information_schema' AND n.nspname <> 'verdigris' AND n.nspname !~ '^pg_'`;
 
+/** Whether a column may hold letters that UTF8 has not, or that are in no encoding. */
+const ANY_TEXT = `current_setting('server_encoding') <> 'UTF8'
+  AND EXISTS (SELECT FROM pg_type t WHERE t.oid = a.atttypid
+                 AND t.typcategory <> ALL ('{B,D,I,N,T,V}') AND t.typname NOT IN ('uuid', 'bytea'))`;
+
 const TABLES = `
 SELECT c.oid::text, n.nspname AS schema, c.relname AS name, c.relkind, c.relispartition,
        rn.nspname AS root_schema, r.relname AS root_name,
@@ -154,7 +164,9 @@ SELECT c.oid::text, n.nspname AS schema, c.relname AS name, c.relkind, c.relispa
   LEFT JOIN LATERAL (
        SELECT json_build_object('kind', CASE WHEN i.indisreplident AND c.relreplident = 'i' THEN 'replicaIdentity' ELSE 'primary' END,
                 'columns', (SELECT json_agg(json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
-                                                              'collation', co.collname) ORDER BY k.position)
+                                                              'collation', co.collname,
+                                                              'encoding', CASE WHEN ${ANY_TEXT} THEN current_setting('server_encoding') END)
+                                            ORDER BY k.position)
                               FROM unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, position)
                               JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
                               LEFT JOIN pg_collation co ON co.oid = a.attcollation

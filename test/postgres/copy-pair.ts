@@ -55,10 +55,11 @@ export class CopyPair {
     rows: string,
     migrations: PlanInput['migrations'] = [],
     more: Partial<PlanInput> = {},
+    options = '',
   ): Promise<CopyPair> {
     const [blueDb, greenDb] = [
-      await testDatabase(servers[0], `${purpose}_b`),
-      await testDatabase(servers[1], `${purpose}_g`),
+      await testDatabase(servers[0], `${purpose}_b`, options),
+      await testDatabase(servers[1], `${purpose}_g`, options),
     ];
     const [blueDatabase, greenDatabase] = [asDatabase(blueDb, 'blue'), asDatabase(greenDb, 'green')];
     const clients = [new pg.Client(blueDb.config), new pg.Client(greenDb.config)] as const;

@@ -39,8 +39,12 @@ export class ReplicatedPair {
     ddl: string,
     rows = '',
     only: { blue: string; green: string } = { blue: '', green: '' },
+    options = '',
   ): Promise<ReplicatedPair> {
-    const [blueDb, greenDb] = [await testDatabase(server, `${purpose}_b`), await testDatabase('pg18', `${purpose}_g`)];
+    const [blueDb, greenDb] = [
+      await testDatabase(server, `${purpose}_b`, options),
+      await testDatabase('pg18', `${purpose}_g`, options),
+    ];
     const [blueDatabase, greenDatabase] = [asDatabase(blueDb, 'blue'), asDatabase(greenDb, 'green')];
     const clients = [new pg.Client(blueDb.config), new pg.Client(greenDb.config)] as const;
     for (const client of clients) {

@@ -26,8 +26,12 @@ export interface TestDatabase {
   drop(): Promise<void>;
 }
 
-/** Makes an empty database; `purpose` becomes part of its name. The caller drops it. */
-export async function testDatabase(server: TestServer | ServerAddress, purpose: string): Promise<TestDatabase> {
+/** Makes an empty database; `purpose` becomes part of its name, `options` of CREATE DATABASE. The caller drops it. */
+export async function testDatabase(
+  server: TestServer | ServerAddress,
+  purpose: string,
+  options = '',
+): Promise<TestDatabase> {
   const { port, password } = typeof server === 'string' ? inject(server) : server;
   const slug = purpose
     .toLowerCase()
@@ -35,7 +39,9 @@ export async function testDatabase(server: TestServer | ServerAddress, purpose: 
     .slice(0, 40);
   const database = `${slug}_${randomBytes(4).toString('hex')}`;
   const maintenance = { host: '127.0.0.1', port, user: 'postgres', password, database: 'postgres' };
-  await withClient(maintenance, (client) => client.query(`CREATE DATABASE ${ident(database)} TEMPLATE template0`));
+  await withClient(maintenance, (client) =>
+    client.query(`CREATE DATABASE ${ident(database)} TEMPLATE template0 ${options}`),
+  );
   const config = { ...maintenance, database };
   return {
     uri: `postgres://postgres:${password}@127.0.0.1:${port}/${database}`,

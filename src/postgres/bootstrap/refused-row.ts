@@ -8,7 +8,7 @@ import { closeSession, type Databases, type Session } from '../session.js';
 import { isNameInFunction, NAME_SCHEMAS } from '../name-in-function.js';
 import { copyFormat } from './copy/copy-format.js';
 import { copyInto, copyOut, copyQuery, NOTHING_COMPUTED } from './copy/copy-query.js';
-import { openSnapshotSession, openTargetSession } from './copy/copy-sessions.js';
+import { openSnapshotSession, openTargetSession, rawEncoding } from './copy/copy-sessions.js';
 import { CopyFailure, streamRows } from './copy/copy-stream.js';
 import { lineOf, RowSearch } from './copy/piece-failed.js';
 
@@ -87,9 +87,10 @@ async function tryToCopy(
     if (onGreen === undefined) return undefined;
     const { select, columns } = copyQuery(leaf, table.name, onGreen, NOTHING_COMPUTED);
     if (columns.length === 0) return undefined;
-    const format = copyFormat(leaf, onGreen, columns, NOTHING_COMPUTED);
+    const encoding = rawEncoding(source);
+    const format = copyFormat(leaf, onGreen, columns, NOTHING_COMPUTED, encoding);
     await target.query('BEGIN');
-    const [out, into] = [copyOut(select('true'), format), copyInto(table, columns, format)];
+    const [out, into] = [copyOut(select('true'), format, encoding), copyInto(table, columns, format, encoding)];
     await streamRows(source, out, target, into, { signal, onBytes: () => 0 });
     return undefined;
   } catch (error) {

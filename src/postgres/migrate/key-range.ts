@@ -1,9 +1,12 @@
 import type { KeyColumn, TableInfo } from '../catalog.js';
 import { VerdigrisError } from '../../errors.js';
 import { formatTableName } from '../../plan/table-name.js';
-import { ident } from '../identifier.js';
+import { ident, literal } from '../identifier.js';
 
-/** The key of a row, each part in its text form: what cursors and reports hold. Keys have no NULLs. */
+/**
+ * The key of a row, each part in its text form: what cursors and reports hold. Keys have no NULLs. Text that our sessions
+ * may not be able to read is in the form of its bytes, in hexadecimal digits.
+ */
 export type KeyValues = readonly string[];
 
 /** @throws VerdigrisError when rows of the table can't be told apart. */
@@ -26,7 +29,28 @@ export function keyList(key: readonly KeyColumn[], alias?: string): string {
  * of a column for the column if the two had one name.
  */
 export function keyTexts(key: readonly KeyColumn[]): string {
-  return key.map(({ name }, i) => `${ident(name)}::text AS verdigris_k${i}`).join(', ');
+  return key.map((column, i) => `${keyText(column)} AS verdigris_k${i}`).join(', ');
+}
+
+/** Between one encoding and the same nothing is converted. */
+function keyText({ name, encoding }: KeyColumn): string {
+  const text = `${ident(name)}::text`;
+  return isReadable(encoding) ? text : `pg_catalog.encode(pg_catalog.convert_to(${text}, ${nameOf(encoding)}), 'hex')`;
+}
+
+/** SQL of the value of a key's column, from SQL of what keyTexts has given for it. */
+export function keyValue({ type, encoding }: KeyColumn, text: string): string {
+  if (isReadable(encoding)) return `${text}::${type}`;
+  return `pg_catalog.convert_from(pg_catalog.decode(${text}, 'hex'), ${nameOf(encoding)})::${type}`;
+}
+
+function isReadable(encoding: string | null | undefined): encoding is null | undefined {
+  return encoding === null || encoding === undefined;
+}
+
+/** A constant of type name has a collation of its own, which would take the place of the column's in a comparison. */
+function nameOf(encoding: string): string {
+  return `${literal(encoding)}::text::name`;
 }
 
 /** The key in a row of a query with keyTexts. */
@@ -54,7 +78,7 @@ export interface KeyRange {
 export function inRange(key: readonly KeyColumn[], range: KeyRange, parameters: Parameters): string {
   const row = `(${keyList(key)})`;
   const values = (bound: KeyValues): string =>
-    `(${key.map(({ type }, i) => `${parameters.add(bound[i] ?? '')}::text::${type}`).join(', ')})`;
+    `(${key.map((column, i) => keyValue(column, `${parameters.add(bound[i] ?? '')}::text`)).join(', ')})`;
   const conditions = [
     ...(range.after === null ? [] : [`${row} > ${values(range.after)}`]),
     ...(range.upTo === null ? [] : [`${row} <= ${values(range.upTo)}`]),
@@ -64,5 +88,15 @@ export function inRange(key: readonly KeyColumn[], range: KeyRange, parameters: 
 
 /** A key for people: `id = 7` or `order_no = 7, "Pos" = 2`. */
 export function describeKey(key: readonly KeyColumn[], values: KeyValues): string {
-  return key.map(({ name }, i) => `${ident(name)} = ${values[i] ?? ''}`).join(', ');
+  return key.map((column, i) => `${ident(column.name)} = ${readable(column, values[i] ?? '')}`).join(', ');
+}
+
+/** Bytes that are no ASCII as PostgreSQL would take them in an escape string: `M\xfcller`. */
+function readable({ encoding }: KeyColumn, value: string): string {
+  if (isReadable(encoding)) return value;
+  const bytes = [...Buffer.from(value, 'hex')];
+  const plain = (byte: number): boolean => byte >= 0x20 && byte < 0x7f;
+  return bytes
+    .map((byte) => (plain(byte) ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, '0')}`))
+    .join('');
 }

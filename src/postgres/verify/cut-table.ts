@@ -1,5 +1,5 @@
 import { ident } from '../identifier.js';
-import { keyInRow, keyList, keyTexts, type KeyValues } from '../migrate/key-range.js';
+import { keyInRow, keyList, keyTexts, keyValue, type KeyValues } from '../migrate/key-range.js';
 import type { SideSessions } from './side-sessions.js';
 import { uncut, type TableCut } from './table-cut.js';
 import { fromTable, type TablePair } from './table-pair.js';
@@ -96,7 +96,7 @@ function thinned(bounds: readonly KeyValues[]): KeyValues[] {
 /** Whether the target sorts these keys as the source has. The column gives the collation, the keys are values. */
 async function sameOrder(sessions: SideSessions, pair: TablePair, keys: readonly KeyValues[]): Promise<boolean> {
   const names = pair.key.map((_, i) => `k${i}`);
-  const typed = pair.key.map(({ type }, i) => `wanted.k${i}::${type}`);
+  const typed = pair.key.map((column, i) => keyValue(column, `wanted.k${i}`));
   const { rows } = await sessions.on('target', (session) =>
     session.query<{ verdigris_place: number }>(
       // ORDER BY takes the name of an output for it, before that of a column.

@@ -15,7 +15,7 @@ import { ident } from '../identifier.js';
  * So each type gets a way that keeps everything:
  *
  *   integers             as the *seed* of a hash of the column's number: a seed is mixed in with all its 64 bits
- *   text                 bytewise
+ *   text                 bytewise; character(n) as text, which has lost its trailing spaces, and the length with them
  *   uuid, inet, ...      their own hash, which is one of all their bytes
  *   numeric, times       their binary form, which COPY BINARY keeps the same on all versions
  *   anything else        the text of a row of these columns, which tells NULL from '' (json, arrays, floats, enums ...)
@@ -27,6 +27,7 @@ import { ident } from '../identifier.js';
 
 const INTEGER = /^(smallint|integer|bigint)$/;
 const TEXT = /^(text|character varying(\(\d+\))?)$/;
+const CHARACTER = /^character(\(\d+\))?$/;
 const ALL_BYTES_HASHED = /^(boolean|uuid|date|oid|bytea|inet|cidr|macaddr)$/;
 
 /** Types whose binary form tells all their values apart, and the function that makes it. */
@@ -36,7 +37,6 @@ const SEND: readonly (readonly [RegExp, string])[] = [
   [/^timestamp(\(\d\))? without time zone$/, 'timestamp_send'],
   [/^time(\(\d\))? with time zone$/, 'timetz_send'],
   [/^time(\(\d\))? without time zone$/, 'time_send'],
-  [/^character(\(\d+\))?$/, 'bpcharsend'],
 ];
 
 /** The type of a column: all that a hash needs to know of it. */
@@ -56,7 +56,11 @@ export function hashOf(columns: readonly Hashed[]): string {
     const send = SEND.find(([pattern]) => pattern.test(type))?.[1];
     if (INTEGER.test(type)) terms.push(orNull(`pg_catalog.hashint4extended(${seed}, ${column}::bigint)`, seed));
     else if (TEXT.test(type)) terms.push(orNull(`pg_catalog.hashtextextended(${column} COLLATE "C", ${seed})`, seed));
-    else if (ALL_BYTES_HASHED.test(type)) inRecord.push(column);
+    else if (CHARACTER.test(type)) {
+      // Not its binary form, which is in the encoding of our session: that may have no such letter.
+      const seedOfLength = `${seed} + 65536::bigint * pg_catalog.octet_length(${column})`;
+      terms.push(orNull(`pg_catalog.hashtextextended(${column}::text COLLATE "C", ${seedOfLength})`, seed));
+    } else if (ALL_BYTES_HASHED.test(type)) inRecord.push(column);
     else if (send !== undefined) inRecord.push(`pg_catalog.${send}(${column})`);
     else asText.push(column);
   }

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ident } from '../identifier.js';
 import { markerArrived, writeMarker } from '../marker.js';
-import type { KeyValues } from '../migrate/key-range.js';
+import { keyValue, type KeyValues } from '../migrate/key-range.js';
 import { closeSession, openSession, type Session } from '../session.js';
 import type { RowDifference } from './difference.js';
 import type { SideSessions } from './side-sessions.js';
@@ -43,7 +43,7 @@ export async function versions(
   lock = '',
 ): Promise<(Version | undefined)[]> {
   const names = pair.key.map((_, i) => `k${i}`);
-  const where = pair.key.map(({ name, type }, i) => `${ident(name)} = verdigris_wanted.k${i}::${type}`);
+  const where = pair.key.map((column, i) => `${ident(column.name)} = ${keyValue(column, `verdigris_wanted.k${i}`)}`);
   const { rows } = await session.query<Version & { n: number }>(
     `SELECT verdigris_wanted.n::int AS n, found.xmin, found.hash
        FROM unnest(${names.map((_, i) => `$${i + 1}::text[]`).join(', ')}) WITH ORDINALITY AS verdigris_wanted (${names.join(', ')}, n)
@@ -160,7 +160,9 @@ export async function differingColumns(
   key: KeyValues,
 ): Promise<readonly string[]> {
   const [source, target] = await sessions.each(async (session) => {
-    const on = pair.key.map(({ name, type }, i) => `${ident(name)} = $${i + 1}::text::${type}`).join(' AND ');
+    const on = pair.key
+      .map((column, i) => `${ident(column.name)} = ${keyValue(column, `$${i + 1}::text`)}`)
+      .join(' AND ');
     const hashes = pair.columns.map((name) => `md5(ROW(${pair.values[name] ?? ident(name)})::text)`).join(', ');
     const { rows } = await session.query<{ hashes: string[] }>(
       `SELECT ARRAY[${hashes}] AS hashes ${fromTable(pair)} WHERE ${on}`,

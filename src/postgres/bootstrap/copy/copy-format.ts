@@ -38,15 +38,20 @@ const STABLE_TYPES: ReadonlySet<string> = new Set([
   'bit varying',
 ]);
 
-/** The format for one table: binary only when each column that is copied has it on both sides. */
+/**
+ * The format for one table: binary only when each column that is copied has it on both sides.
+ *
+ * @param encoding in which text is to be passed on: in binary rows it is in the session's, whatever the option says.
+ */
 export function copyFormat(
   source: TableInfo,
   target: TableInfo,
   columns: readonly string[],
   computed: ComputedColumns,
+  encoding?: string,
 ): CopyFormat {
   // Without columns binary rows are fine, too, but there is nothing to gain.
-  if (columns.length === 0) return 'text';
+  if (columns.length === 0 || encoding !== undefined) return 'text';
   const types = new Map(source.columns.map(({ name, type }) => [name, type]));
   for (const { column, type } of computed.computed) types.set(column, type);
   const there = new Map(target.columns.map(({ name, type }) => [name, type]));

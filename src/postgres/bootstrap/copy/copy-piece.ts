@@ -6,6 +6,7 @@ import type { Session } from '../../session.js';
 import type { CopyContext } from './copy-context.js';
 import { copyFormat } from './copy-format.js';
 import { copyInto, copyOut, copyQuery, inBlocks, NOTHING_COMPUTED } from './copy-query.js';
+import { rawEncoding } from './copy-sessions.js';
 import { beginPiece, endPiece, readCopyState, type CopyState } from './copy-state.js';
 import { CopyFailure, streamRows } from './copy-stream.js';
 import { castFailed, triesCast } from './swift-jsonb.js';
@@ -78,14 +79,15 @@ export class PieceCopy {
       if (computed !== undefined) await session.query(`SELECT set_config('search_path', $1, true)`, [path]);
     }
     if (query.columns.length === 0) return this.countRows(piece, from, to);
-    const format = copyFormat(from, to, query.columns, columns);
+    const encoding = rawEncoding(source);
+    const format = copyFormat(from, to, query.columns, columns, encoding);
     const sum = { rows: 0, bytes: 0 };
     let range: BlockRange | undefined = await this.firstRange(piece);
     for (; range !== undefined; range = this.nextRange(piece, range)) {
       const part = { ...piece, ...range };
-      const out = copyOut(query.select(inBlocks(part.fromBlock, part.toBlock)), format);
+      const out = copyOut(query.select(inBlocks(part.fromBlock, part.toBlock)), format, encoding);
       try {
-        const into = copyInto(to.name, query.columns, format);
+        const into = copyInto(to.name, query.columns, format, encoding);
         const { rows, bytes } = await this.pace.inTurn(() => this.stream(out, into, piece, sum.bytes));
         sum.rows += rows;
         sum.bytes += bytes;

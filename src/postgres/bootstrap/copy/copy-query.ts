@@ -1,6 +1,6 @@
 import type { TableName } from '../../../plan/table-name.js';
 import type { TableInfo } from '../../catalog.js';
-import { ident, qualified } from '../../identifier.js';
+import { ident, literal, qualified } from '../../identifier.js';
 
 /*
  * The two statements of a copy. New columns are computed on blue by the plan's `up`, so that they cost no second write
@@ -97,14 +97,19 @@ export function copyQuery(
 }
 
 /** `COPY ... FROM STDIN` on green. A table without columns has no list of them. */
-export function copyInto(target: TableName, columns: readonly string[], format: CopyFormat): string {
+export function copyInto(target: TableName, columns: readonly string[], format: CopyFormat, encoding?: string): string {
   const list = columns.length === 0 ? '' : ` (${columns.map(ident).join(', ')})`;
-  return `COPY ${qualified(target)}${list} FROM STDIN WITH (FORMAT ${format})`;
+  return `COPY ${qualified(target)}${list} FROM STDIN WITH (${optionsOf(format, encoding)})`;
 }
 
 /** `COPY (...) TO STDOUT` on blue. */
-export function copyOut(select: string, format: CopyFormat): string {
-  return `COPY (${select}) TO STDOUT WITH (FORMAT ${format})`;
+export function copyOut(select: string, format: CopyFormat, encoding?: string): string {
+  return `COPY (${select}) TO STDOUT WITH (${optionsOf(format, encoding)})`;
+}
+
+/** @param encoding of the text, where it is not the session's: the statement itself is in that one. */
+function optionsOf(format: CopyFormat, encoding: string | undefined): string {
+  return `FORMAT ${format}${encoding === undefined ? '' : `, ENCODING ${literal(encoding)}`}`;
 }
 
 /** The blocks of a piece, as a condition that PostgreSQL answers by a TID range scan. */

@@ -73,9 +73,20 @@ export async function openTargetSession(database: Database, purpose: string, blu
 /** What openSession leaves open of the text forms: of money, which depends on the database's locale, and of xml. */
 const SAME_TEXT = `SELECT set_config('lc_monetary', 'C', false), set_config('xmloption', 'content', false)`;
 
-/** Bytes in no encoding can't be converted: they pass as they are. */
+const encodings = new WeakMap<Session, string>();
+
+/**
+ * The encoding in which text of a session's database is passed on as it is, by option of COPY: both sides have the same,
+ * and not all bytes of all encodings can be converted. Undefined where nothing is converted anyway.
+ */
+export function rawEncoding(session: Session): string | undefined {
+  return encodings.get(session);
+}
+
+/** Bytes in no encoding pass as they are in everything that a session is sent; a client of another one gets none. */
 async function keepEncoding(session: Session, blue: Session): Promise<void> {
   const { rows } = await blue.query<{ encoding: string }>(`SELECT current_setting('server_encoding') AS encoding`);
-  if (rows[0]?.encoding === 'SQL_ASCII')
-    await session.query(`SELECT set_config('client_encoding', 'SQL_ASCII', false)`);
+  const encoding = rows[0]?.encoding ?? 'UTF8';
+  if (encoding === 'SQL_ASCII') await session.query(`SELECT set_config('client_encoding', 'SQL_ASCII', false)`);
+  else if (encoding !== 'UTF8') encodings.set(session, encoding);
 }
