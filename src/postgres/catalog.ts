@@ -28,9 +28,9 @@ export interface KeyColumn {
   readonly collation: string | null;
   /**
    * The encoding of the database, where the column may hold text and our sessions have another (UTF8): not all of its bytes
-   * need be any text there. Null or absent else.
+   * need be any text there. Null else.
    */
-  readonly encoding?: string | null;
+  readonly encoding: string | null;
 }
 
 export interface TableKey {

@@ -164,7 +164,7 @@ describe.each(['pg15', 'pg18'] as const)('the catalog of %s', (server) => {
     });
     expect(table('by_index')?.key).toEqual({
       kind: 'replicaIdentity',
-      columns: [{ name: 'b', type: 'text', collation: 'default' }],
+      columns: [{ name: 'b', type: 'text', collation: 'default', encoding: null }],
     });
     expect(table('keyless')?.key).toBeNull();
     expect(table('deferred')?.key).toBeNull();

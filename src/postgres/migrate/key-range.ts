@@ -35,17 +35,13 @@ export function keyTexts(key: readonly KeyColumn[]): string {
 /** Between one encoding and the same nothing is converted. */
 function keyText({ name, encoding }: KeyColumn): string {
   const text = `${ident(name)}::text`;
-  return isReadable(encoding) ? text : `pg_catalog.encode(pg_catalog.convert_to(${text}, ${nameOf(encoding)}), 'hex')`;
+  return encoding === null ? text : `pg_catalog.encode(pg_catalog.convert_to(${text}, ${nameOf(encoding)}), 'hex')`;
 }
 
 /** SQL of the value of a key's column, from SQL of what keyTexts has given for it. */
 export function keyValue({ type, encoding }: KeyColumn, text: string): string {
-  if (isReadable(encoding)) return `${text}::${type}`;
+  if (encoding === null) return `${text}::${type}`;
   return `pg_catalog.convert_from(pg_catalog.decode(${text}, 'hex'), ${nameOf(encoding)})::${type}`;
-}
-
-function isReadable(encoding: string | null | undefined): encoding is null | undefined {
-  return encoding === null || encoding === undefined;
 }
 
 /** A constant of type name has a collation of its own, which would take the place of the column's in a comparison. */
@@ -93,7 +89,7 @@ export function describeKey(key: readonly KeyColumn[], values: KeyValues): strin
 
 /** Bytes that are no ASCII as PostgreSQL would take them in an escape string: `M\xfcller`. */
 function readable({ encoding }: KeyColumn, value: string): string {
-  if (isReadable(encoding)) return value;
+  if (encoding === null) return value;
   const bytes = [...Buffer.from(value, 'hex')];
   const plain = (byte: number): boolean => byte >= 0x20 && byte < 0x7f;
   return bytes
