@@ -15,6 +15,8 @@ export interface ColumnInfo {
   readonly notNull: boolean;
   /** A stored or virtual generated column: never copied, never replicated, computed on each side. */
   readonly generated: boolean;
+  /** A generated column that is computed whenever it is read. */
+  readonly virtual: boolean;
   /** '' = none, 'a' = GENERATED ALWAYS AS IDENTITY, 'd' = BY DEFAULT. */
   readonly identity: '' | 'a' | 'd';
   readonly hasDefault: boolean;
@@ -156,7 +158,7 @@ SELECT c.oid::text, n.nspname AS schema, c.relname AS name, c.relkind, c.relispa
   LEFT JOIN LATERAL (
        SELECT json_agg(json_build_object(
                 'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'notNull', a.attnotnull,
-                'generated', a.attgenerated <> '', 'identity', a.attidentity,
+                'generated', a.attgenerated <> '', 'virtual', a.attgenerated = 'v', 'identity', a.attidentity,
                 'hasDefault', a.atthasdef AND a.attgenerated = '', 'collation', co.collname) ORDER BY a.attnum) AS list
          FROM pg_attribute a
          LEFT JOIN pg_collation co ON co.oid = a.attcollation

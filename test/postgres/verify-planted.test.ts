@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseTableName } from '../../src/plan/table-name.js';
 import { verifyTables, type Verification } from '../../src/postgres/verify/verify-tables.js';
-import { ReplicatedPair } from './replicated-pair.js';
+import { ReplicatedPair, workOf } from './replicated-pair.js';
 
 /*
  * Values that `=` or a type's own hash takes for the same, and that are not. Each is planted in one row of many, in one
@@ -77,6 +77,60 @@ const FILL = `
   INSERT INTO moods SELECT (ARRAY['calm', 'wild'])[1 + n % 2]::mood, chr(97 + n % 26) || 'x', n FROM generate_series(1, ${ROWS}) n;
   INSERT INTO taken_names SELECT n, n % 7, n % 5, n % 3, 'n' || n FROM generate_series(1, ${ROWS}) n;
   INSERT INTO other_parts SELECT n, 'r' || n % 3, 'b' || n FROM generate_series(1, ${ROWS}) n;`;
+
+describe('generated columns', () => {
+  const GENERATED = `
+    CREATE FUNCTION made(n int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
+    CREATE TABLE generated (id int PRIMARY KEY, n int, note text, twice int GENERATED ALWAYS AS (made(n)) STORED,
+                            long int GENERATED ALWAYS AS (length(note)) STORED, kept int GENERATED ALWAYS AS (n + 1) STORED);`;
+  const ONLY_GREEN = `
+    CREATE OR REPLACE FUNCTION made(n int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT CASE $1 WHEN 7 THEN 0 ELSE $1 * 2 END';
+    ALTER TABLE generated ALTER kept DROP EXPRESSION; UPDATE generated SET kept = 0;
+    ALTER TABLE generated ADD COLUMN later int GENERATED ALWAYS AS (n) VIRTUAL;`;
+
+  it('are compared where both sides generate them, and named where they may rightly differ', async () => {
+    const only = { blue: '', green: ONLY_GREEN };
+    const fill = 'INSERT INTO generated SELECT n, n FROM generate_series(1, 300) n';
+    const pair = await ReplicatedPair.start('pg15', 'generated', GENERATED, fill, only);
+    try {
+      const verify = async (pass: string, migrations: readonly object[]): Promise<Verification> =>
+        verifyTables({
+          source: pair.blueDatabase,
+          target: pair.greenDatabase,
+          direction: 'to_green',
+          signal: new AbortController().signal,
+          runId: 'run',
+          pass,
+          tables: [parseTableName('generated')],
+          work: await workOf(migrations),
+          rest: 0,
+          onProgress: () => undefined,
+        });
+      const difference = { table: 'public.generated', key: '"id" = 7', kind: 'different', columns: ['twice'] };
+      expect(await verify('plain', [])).toMatchObject({
+        differing: [difference],
+        notCompared: ['public.generated.kept'],
+      });
+      await pair.green.query(`SET session_replication_role = replica; UPDATE generated SET note = 'none'`);
+      const filled = await verify('filled', [{ setNotNull: { table: 'generated', column: 'note', up: `'none'` } }]);
+      expect(filled).toMatchObject({
+        differing: [difference],
+        notCompared: ['public.generated.long', 'public.generated.kept'],
+      });
+      await pair.green
+        .query(`ALTER TABLE generated DROP COLUMN twice, ADD COLUMN twice int GENERATED ALWAYS AS (n * 3) STORED;
+                              UPDATE generated SET note = NULL`);
+      const bySql = await verify('sql', [{ sql: { name: 'other', up: 'SELECT 1', down: 'SELECT 1' } }]);
+      expect(bySql).toMatchObject({
+        differingRows: 0,
+        notCompared: ['public.generated.twice', 'public.generated.kept'],
+      });
+      expect((await verify('no sql', [])).differing).toContainEqual({ ...difference, key: '"id" = 8' });
+    } finally {
+      await pair.stop();
+    }
+  });
+});
 
 describe.each([['pg15' as const], ['pg18' as const]])('planted differences, %s to 18', (server) => {
   let pair: ReplicatedPair;

@@ -140,10 +140,15 @@ export function changedTables(work: Work): TableName[] {
   return [...new Map(all.map((table) => [formatTableName(table), table])).values()];
 }
 
-/** The columns that both sides have by the same name and type and that are stored on both: what can be compared. */
+/**
+ * The columns that both sides have by the same name and type and that are stored on both: what can be compared. One that only
+ * one side generates is another column.
+ */
 export function commonColumns(blue: TableInfo, green: TableInfo): string[] {
-  const types = new Map(green.columns.filter((c) => !c.generated).map((c) => [c.name, c.type]));
-  return blue.columns.filter((c) => !c.generated && types.get(c.name) === c.type).map((c) => c.name);
+  const there = new Map(green.columns.filter((c) => !c.virtual).map((c) => [c.name, c]));
+  return blue.columns
+    .filter((c) => !c.virtual && there.get(c.name)?.type === c.type && there.get(c.name)?.generated === c.generated)
+    .map((c) => c.name);
 }
 
 /**

@@ -51,7 +51,7 @@ export function filledValues(table: TableInfo, derived: readonly Derived[]): { c
 
 /**
  * @param searchPath for both sides.
- * @param incomparable filled columns whose `up` one of the sides can't compute.
+ * @param incomparable filled columns whose `up` one of the sides can't compute, and generated ones that may rightly differ.
  * @throws VerdigrisError VerificationFailed when the two can't be compared.
  */
 export function tablePair(
@@ -88,7 +88,7 @@ export function tablePair(
     values: Object.fromEntries([...fills].filter(([name]) => common.has(name))),
     rowHash: hashOf(columns),
     keyHash: hashOf(key),
-    leftOut: source.columns.filter((c) => !c.generated && !common.has(c.name)).map((c) => c.name),
+    leftOut: source.columns.filter((c) => !c.virtual && !common.has(c.name)).map((c) => c.name),
     // Blue's rows arrive on green through the trigger. Green's own rows are the application's.
     checks: direction === 'to_green' ? wrongRows(target, derived) : [],
     estimatedRows: source.estimatedRows,

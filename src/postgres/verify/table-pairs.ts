@@ -7,6 +7,7 @@ import { workOfTable, type Derived, type Work } from '../migrate/plan-work.js';
 import { ident, qualified } from '../identifier.js';
 import { sqlState } from '../sqlstate.js';
 import type { TableSize } from './cut-table.js';
+import { differentlyGenerated } from './generated-columns.js';
 import { newColumns } from './new-columns.js';
 import type { SideSessions } from './side-sessions.js';
 import { filledValues, tablePair, type TablePair } from './table-pair.js';
@@ -37,7 +38,10 @@ export async function readTablePairs(
     const there = thereOn(target, table, sessions.sides.target.side);
     const derived = workOfTable(work, table)?.derived ?? [];
     const incomparable = await incomparableFills(sessions, here, derived, path);
-    const pair = tablePair(here, there, derived, sessions.sides.direction, path, incomparable);
+    const bySql = work.steps.some(({ kind }) => kind === 'sql');
+    const generated = await differentlyGenerated(sessions, here, there, { derived, searchPath: path, bySql });
+    const leftOut = new Set([...incomparable, ...generated]);
+    const pair = tablePair(here, there, derived, sessions.sides.direction, path, leftOut);
     pairs.push(
       sessions.sides.direction === 'to_green' ? await withNewColumns(sessions, pair, here, there, work) : pair,
     );
