@@ -153,6 +153,42 @@ describe('preflight', () => {
     expect(only(await check({ migrations: add('old.parted') }), 'inherited-columns')).toEqual([]);
   });
 
+  it('refuses triggers that fire in every session where the backfill would fire them', async () => {
+    await onBlue(`
+      CREATE SCHEMA audited;
+      CREATE TABLE audited.parts (id int PRIMARY KEY, body text, note text) PARTITION BY RANGE (id);
+      CREATE TABLE audited.part PARTITION OF audited.parts DEFAULT;
+      CREATE TABLE audited.other (id int PRIMARY KEY, body text);
+      CREATE FUNCTION audited.audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+      CREATE TRIGGER any_column AFTER UPDATE ON audited.parts FOR EACH ROW EXECUTE FUNCTION audited.audit();
+      CREATE TRIGGER of_body AFTER UPDATE OF body ON audited.parts FOR EACH ROW EXECUTE FUNCTION audited.audit();
+      CREATE TRIGGER of_note AFTER UPDATE OF note ON audited.part FOR EACH ROW EXECUTE FUNCTION audited.audit();
+      CREATE TRIGGER inserted AFTER INSERT OR DELETE ON audited.parts FOR EACH ROW EXECUTE FUNCTION audited.audit();
+      CREATE TRIGGER ordinary AFTER UPDATE ON audited.parts FOR EACH ROW EXECUTE FUNCTION audited.audit();
+      CREATE TRIGGER elsewhere AFTER UPDATE ON audited.other FOR EACH ROW EXECUTE FUNCTION audited.audit();
+      ALTER TABLE audited.parts ENABLE ALWAYS TRIGGER any_column, ENABLE REPLICA TRIGGER of_body, ENABLE ALWAYS TRIGGER inserted;
+      ALTER TABLE audited.part ENABLE REPLICA TRIGGER of_note;
+      ALTER TABLE audited.other ENABLE ALWAYS TRIGGER elsewhere`);
+    undo.push(() => onBlue('DROP SCHEMA audited CASCADE'));
+    const migrations = [
+      { addColumn: { table: 'audited.parts', column: 'loud', type: 'text', up: 'upper(body)' } },
+      { setNotNull: { table: 'audited.parts', column: 'note', up: `'none'` } },
+    ];
+    const found = async (plan: Partial<PlanInput>): Promise<string[]> =>
+      only(await check(plan), 'replica-triggers').map(({ severity, object }) => `${severity} ${object}`);
+    const all = ['audited.other.elsewhere', 'audited.part.of_note', 'audited.parts.any_column'];
+    const fires = [all[1], all[2]];
+    const named = [...all, 'audited.parts.inserted', 'audited.parts.of_body'];
+    for (const method of ['tablesync', 'standby'] as const) {
+      expect((await found({ migrations, bootstrap: { method } })).sort()).toEqual(
+        named.map((object) => `${fires.includes(object) ? 'error' : 'warning'} ${object}`).sort(),
+      );
+    }
+    const warnings = named.map((object) => `warning ${object}`);
+    expect(await found({ migrations })).toEqual(warnings);
+    expect(await found({ bootstrap: { method: 'tablesync' } })).toEqual(warnings);
+  });
+
   it('computes what calls functions of users with an empty search_path, and refuses those that name something without its schema', async () => {
     await onBlue(`
       CREATE SCHEMA fx;

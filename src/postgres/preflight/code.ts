@@ -1,5 +1,6 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { ident } from '../identifier.js';
+import { planWork } from '../migrate/plan-work.js';
 import type { Side } from '../../side.js';
 import {
   BOTH_SIDES,
@@ -14,27 +15,81 @@ import { listed } from './finding.js';
 
 /** Checks of code in a database: triggers, rules, policies, functions. */
 
+interface ReplicaTrigger {
+  readonly table: number;
+  readonly object: string;
+  readonly enabled: 'A' | 'R';
+  readonly on_update: boolean;
+  /** Of UPDATE OF; none for any. */
+  readonly columns: readonly string[];
+}
+
 export const replicaTriggers: SideCheck = {
   name: 'replica-triggers',
   sides: ['blue'],
-  run: async ({ session, tables }) => {
-    const { rows } = await session.query<{ object: string; enabled: 'A' | 'R' }>(
-      `SELECT t.tgrelid::regclass || '.' || quote_ident(t.tgname) AS object, t.tgenabled AS enabled
+  run: async ({ session, plan, tables }) => {
+    const moved = await tables();
+    const { rows } = await session.query<ReplicaTrigger>(
+      `SELECT t.tgrelid::bigint::float8 AS table, t.tgrelid::regclass || '.' || quote_ident(t.tgname) AS object,
+              t.tgenabled AS enabled, t.tgtype & 16 <> 0 AS on_update,
+              ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::int2[])) AS columns
          FROM pg_trigger t
         WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgenabled IN ('A', 'R') AND t.tgname NOT LIKE '\\_verdigris%'
           AND t.tgrelid = ANY ($1::oid[])
-        ORDER BY 1`,
-      [(await tables()).map(({ oid }) => oid)],
+        ORDER BY 2`,
+      [moved.map(({ oid }) => oid)],
     );
-    return rows.map(({ object, enabled }): Found => ({
-      severity: 'warning',
-      object,
-      message: `the trigger is ENABLE ${enabled === 'A' ? 'ALWAYS' : 'REPLICA'}: it also fires for rows that replication applies, so what it does is done on both sides`,
-      remedy:
-        'See that it may run twice; if not, ALTER TABLE ... ENABLE TRIGGER on blue (an ordinary trigger fires only where the application writes)',
-    }));
+    const backfilled = await backfilledColumns(plan);
+    return rows.map((trigger): Found => {
+      const root = moved.find(({ oid }) => oid === trigger.table)?.root;
+      const written = root === undefined ? undefined : backfilled.get(formatTableName(root));
+      return written !== undefined && firesFor(trigger, written) ? firesForBackfill(trigger) : firesTwice(trigger);
+    });
   },
 };
+
+/**
+ * The columns of blue that the backfill of each table writes. Of the copy nothing is left to be backfilled: there the
+ * triggers are made when the rows are complete.
+ */
+async function backfilledColumns(plan: SideContext['plan']): Promise<ReadonlyMap<string, ReadonlySet<string>>> {
+  if (plan.bootstrap.method === 'copy') return new Map();
+  const { tables } = await planWork(plan);
+  return new Map(
+    tables
+      .filter(({ derived }) => derived.some(({ up }) => up !== undefined))
+      .map(({ table, derived }) => [formatTableName(table), new Set(derived.map(({ column }) => column))]),
+  );
+}
+
+function firesFor({ on_update: onUpdate, columns }: ReplicaTrigger, written: ReadonlySet<string>): boolean {
+  return onUpdate && (columns.length === 0 || columns.some((column) => written.has(column)));
+}
+
+function named({ enabled }: ReplicaTrigger): string {
+  return `ENABLE ${enabled === 'A' ? 'ALWAYS' : 'REPLICA'}`;
+}
+
+/** What it writes on green would not be on blue, and rows that it makes there are in the way of those of the feed. */
+function firesForBackfill(trigger: ReplicaTrigger): Found {
+  return {
+    severity: 'error',
+    object: trigger.object,
+    message: `the trigger is ${named(trigger)} and the plan backfills its table: on green it would fire for every row that is filled, which nobody has written on blue`,
+    remedy:
+      'ALTER TABLE ... ENABLE TRIGGER on blue (an ordinary trigger fires only where the application writes); or take bootstrap.method "copy", which leaves nothing to be backfilled',
+  };
+}
+
+function firesTwice(trigger: ReplicaTrigger): Found {
+  return {
+    severity: 'warning',
+    object: trigger.object,
+    message: `the trigger is ${named(trigger)}: it also fires for rows that replication applies, so what it does is done on both sides`,
+    remedy:
+      'See that it may run twice; if not, ALTER TABLE ... ENABLE TRIGGER on blue (an ordinary trigger fires only where the application writes)',
+  };
+}
 
 export const rules: SideCheck = {
   name: 'rules',
