@@ -24,7 +24,7 @@ import {
   type SequencePosition,
   type SequenceShape,
 } from './sequences.js';
-import type { Session } from './session.js';
+import { BEGIN_READ_COMMITTED, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { FENCE_LOCK } from './state.js';
 import { readSubscription } from './subscription.js';
@@ -85,7 +85,7 @@ export async function prepareHold(sessions: Sessions, promotion: Promotion, befo
  *
  * The route is as it was read then: another worker may have decided while this one waited for the lock, and what follows
  * changes the new side. A plain read is enough here: a decision is made under the lock that we now hold alone, and a
- * commit is visible before its locks are let go. No FOR UPDATE: it would give this transaction an xid, for which the slot
+ * commit is visible before its locks are let go. READ COMMITTED, so that the snapshot is not older than the wait. No FOR UPDATE: it would give this transaction an xid, for which the slot
  * of the way back would wait where both databases are on one server.
  */
 export async function lockOutWriters(main: Session, promotion: PromotionTry, hold: Hold, epoch: number): Promise<void> {
@@ -96,7 +96,7 @@ export async function lockOutWriters(main: Session, promotion: PromotionTry, hol
     `SELECT set_config('transaction_timeout', '${promotion.maxHoldMs}', true) WHERE current_setting('server_version_num')::int >= 170000`,
   ];
   try {
-    const message = ['BEGIN', ...limits, TAKE_FENCE_LOCK, routeSql(promotion, epoch)].join('; ');
+    const message = [BEGIN_READ_COMMITTED, ...limits, TAKE_FENCE_LOCK, routeSql(promotion, epoch)].join('; ');
     const { rowCount } = await hold.query(main, message);
     if (rowCount !== 1) throw new StandsInTheWay('another worker has decided it meanwhile');
   } catch (error) {

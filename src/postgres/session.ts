@@ -52,8 +52,9 @@ export const SHORT_STATEMENTS = { answerWithinMs: 30_000 } as const;
 
 /**
  * Opens a session with the settings that every session of ours has: commits are durable whatever the database's
- * default is, waits for locks are bounded, text forms are fixed, names are resolved in pg_catalog only; and they may
- * write where the default is read-only (a green that is kept from other writers).
+ * default is, waits for locks are bounded, text forms are fixed, names are resolved in pg_catalog only; they may write
+ * where the default is read-only (a green that is kept from other writers); and they are READ COMMITTED. What is read
+ * after a wait for a lock must be what is there then: at a higher level it would be what was there before the wait.
  *
  * @throws VerdigrisError ConnectionFailed, which names the connection, never its address or password.
  */
@@ -74,8 +75,7 @@ export async function openSession(database: Database, options: SessionOptions): 
   if (cutOn !== undefined) cutWhenAborted(client, cutOn, cutAfterMs);
   try {
     await unlessAborted(client.connect(), cutOn);
-    const settings = [String(options.lockTimeoutMs ?? 2_000), String(options.statementTimeoutMs ?? 0)];
-    await answerWithin(CONNECT_WITHIN_MS, client.query(SESSION_SETTINGS, settings), () =>
+    await answerWithin(CONNECT_WITHIN_MS, client.query(sessionSettings(options)), () =>
       noAnswer(database.side, CONNECT_WITHIN_MS),
     );
     openedWith.set(client, { database, answerWithinMs: options.answerWithinMs });
@@ -177,15 +177,23 @@ export const NO_TIMEOUTS = `
    WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout',
                   'transaction_timeout', 'wal_sender_timeout')`;
 
-const SESSION_SETTINGS = `
+/**
+ * One message. Its own level comes first: by a default that is SERIALIZABLE, a standby would refuse the SELECT, and one
+ * that is DEFERRABLE, too, would have it wait.
+ */
+function sessionSettings({ lockTimeoutMs = 2_000, statementTimeoutMs = 0 }: SessionOptions): string {
+  return `
+  SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
   SELECT set_config('synchronous_commit',
                     CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' WHEN 'local' THEN 'on'
                          ELSE current_setting('synchronous_commit') END, false),
-         set_config('lock_timeout', $1, false),
-         set_config('statement_timeout', $2, false),
+         set_config('lock_timeout', '${lockTimeoutMs}', false),
+         set_config('statement_timeout', '${statementTimeoutMs}', false),
          set_config('idle_in_transaction_session_timeout', '0', false),
          set_config('idle_session_timeout', '0', false),
          set_config('default_transaction_read_only', 'off', false),
+         set_config('default_transaction_isolation', 'read committed', false),
+         set_config('default_transaction_deferrable', 'off', false),
          set_config('search_path', 'pg_catalog', false),
          set_config('DateStyle', 'ISO, YMD', false),
          set_config('IntervalStyle', 'postgres', false),
@@ -196,6 +204,7 @@ const SESSION_SETTINGS = `
          set_config('row_security', 'off', false),
          -- Since 17: the server's default would end whatever takes longer, again and again.
          (SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout')`;
+}
 
 /** Runs `work` with a session of its own and closes it whatever happens. */
 export async function withSession<T>(
@@ -220,11 +229,14 @@ export async function closeSession(session: Session): Promise<void> {
   ]);
 }
 
+/** At the level that our waits for locks rely on, whatever the session's default has become. */
+export const BEGIN_READ_COMMITTED = 'BEGIN ISOLATION LEVEL READ COMMITTED';
+
 /**
  * Begins a transaction of several messages: a worker that freezes between two of them is ended by the server, and its locks
  * are in nobody's way any more when another worker does the same (a heartbeat is missed after 3 s at the earliest).
  */
-export const BEGIN = `BEGIN; SET LOCAL idle_in_transaction_session_timeout = '3s'`;
+export const BEGIN = `${BEGIN_READ_COMMITTED}; SET LOCAL idle_in_transaction_session_timeout = '3s'`;
 
 /** Runs `work` in a transaction: COMMIT when it returns, ROLLBACK when it throws. */
 export async function inTransaction<T>(session: Session, work: () => Promise<T>): Promise<T> {

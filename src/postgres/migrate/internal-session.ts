@@ -55,15 +55,14 @@ export async function openInternalSession(context: Pick<StepContext, 'connect'>)
 }
 
 /*
- * Read committed, whatever the database's default: a row that somebody changes while we wait for it is looked at again
- * and gets the value of its new content. Small batches along a key never gain by a scan of the whole table, which
+ * Read committed, as all sessions of ours: a row that somebody changes while we wait for it is looked at again and gets
+ * the value of its new content. Small batches along a key never gain by a scan of the whole table, which
  * missing statistics suggest, nor by compiled expressions, which cost more than a batch. Nor by a plan of its own for each
  * batch: there is only one way along the key.
  */
 const SETTINGS = `
   SELECT set_config('verdigris.internal', 'on', false), set_config('verdigris.backfill', 'on', false),
          set_config('lock_timeout', $1, false), set_config('idle_in_transaction_session_timeout', $2, false),
-         set_config('default_transaction_isolation', 'read committed', false),
          set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false),
          set_config('plan_cache_mode', 'force_generic_plan', false)`;
 

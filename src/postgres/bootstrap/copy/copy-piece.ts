@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { formatTableName } from '../../../plan/table-name.js';
 import type { TableInfo } from '../../catalog.js';
 import { qualified } from '../../identifier.js';
-import type { Session } from '../../session.js';
+import { BEGIN_READ_COMMITTED, type Session } from '../../session.js';
 import type { CopyContext } from './copy-context.js';
 import { copyFormat } from './copy-format.js';
 import { copyInto, copyOut, copyQuery, inBlocks, NOTHING_COMPUTED } from './copy-query.js';
@@ -43,7 +43,7 @@ export class PieceCopy {
   async run(piece: Piece, from: TableInfo, to: TableInfo): Promise<boolean> {
     const { source, target } = this;
     const { runId } = this.context.run;
-    await target.query('BEGIN');
+    await target.query(BEGIN_READ_COMMITTED);
     const now = await readCopyState(target, runId, 'FOR SHARE');
     if (now?.phase !== 'ready' || now.incarnation !== this.state.incarnation) {
       await target.query('ROLLBACK');
