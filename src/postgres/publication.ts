@@ -29,9 +29,14 @@ export function createPublication(
     COMMENT ON PUBLICATION ${ident(name)} IS ${literal(`Verdigris: rows ${direction.replace('_', ' ')}`)}`;
 }
 
-/** A table as CREATE PUBLICATION and ALTER PUBLICATION ... ADD TABLE name it. */
+/**
+ * A table as CREATE PUBLICATION and ALTER PUBLICATION ... ADD TABLE and DROP TABLE name it. ONLY: otherwise a name stands for
+ * the tables that inherit from it in the old way, too, and each of those is named by itself, or is not moved. Of a
+ * partitioned table it leaves nothing out.
+ */
 export function publishedTable({ table, columns }: PublishedTable): string {
-  return columns === undefined ? qualified(table) : `${qualified(table)} (${columns.map(ident).join(', ')})`;
+  const only = `ONLY ${qualified(table)}`;
+  return columns === undefined ? only : `${only} (${columns.map(ident).join(', ')})`;
 }
 
 /**
