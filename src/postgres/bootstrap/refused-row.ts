@@ -4,8 +4,10 @@ import { leavesOf, readTables, sameTable, type TableInfo } from '../catalog.js';
 import { ALL_TABLES } from '../catalog-pattern.js';
 import { mayBeARow } from '../migrate/failing-row.js';
 import { messageOf } from '../migrate/step-failed.js';
+import { ranOut } from '../passing-obstacles.js';
 import { closeSession, type Databases, type Session } from '../session.js';
 import { isNameInFunction, NAME_SCHEMAS } from '../name-in-function.js';
+import { isConnectionLost, isOutOfRoom } from '../sqlstate.js';
 import { copyFormat } from './copy/copy-format.js';
 import { copyInto, copyOut, copyQuery, NOTHING_COMPUTED } from './copy/copy-query.js';
 import { openSnapshotSession, openTargetSession, rawEncoding } from './copy/copy-sessions.js';
@@ -22,6 +24,7 @@ import { lineOf, RowSearch } from './copy/piece-failed.js';
  * Finds the first row of blue that green refuses.
  *
  * @returns BackfillFailed that names it; undefined when there is none, or when it can't be told now.
+ * @throws VerdigrisError SqlError (retryable) when a side has no room for the trial; the error of a connection that is lost.
  */
 export async function refusedRow(
   databases: Databases,
@@ -51,6 +54,7 @@ async function refusedOf(
   signal: AbortSignal,
 ): Promise<VerdigrisError | undefined> {
   const failure = await tryToCopy(databases, leaf, table, snapshot, signal);
+  if (failure !== undefined) refusePassing(failure, leaf);
   // What blue can't read is not green's to refuse; and a lock that was not to be had says nothing of a row.
   if (failure?.side !== 'green' || !mayBeARow(failure.cause)) return undefined;
   if (isNameInFunction(failure.cause)) {
@@ -69,6 +73,12 @@ async function refusedOf(
       'correct the row on blue, then resume: the table is copied again by itself; or roll back and make the "up" expression or the constraint accept it',
     cause: failure.cause,
   });
+}
+
+/** What the trial has met so, PostgreSQL's own synchronization has met, too. */
+function refusePassing({ side, cause }: CopyFailure, { name }: TableInfo): void {
+  if (isOutOfRoom(cause)) throw ranOut(side, `the copy of table ${formatTableName(name)}`, cause);
+  if (isConnectionLost(cause)) throw cause;
 }
 
 async function tryToCopy(

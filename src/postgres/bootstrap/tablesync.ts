@@ -4,6 +4,7 @@ import type { TableName } from '../../plan/table-name.js';
 import { sameTable } from '../catalog.js';
 import { feedName, sourceOf, targetOf } from '../feed.js';
 import { refuseTooMuchWal } from '../lag.js';
+import { refuseNoLink, refuseNoRoom } from '../passing-obstacles.js';
 import { majorVersion } from '../retry.js';
 import { withSession, type Session } from '../session.js';
 import { streamNames } from '../streams.js';
@@ -13,8 +14,11 @@ import { tablesInState } from './synchronized-tables.js';
 import { SyncWatch } from './sync-watch.js';
 import type { Bootstrap, BootstrapContext, BootstrapResult } from './bootstrap.js';
 
-/** After so many errors of the subscription without a table becoming ready, waiting on is pointless. */
-const HOPELESS_ERRORS = 20;
+/**
+ * After so many errors of the subscription, and so long, without a table becoming ready, waiting on is pointless. Many errors
+ * are met in a minute where a link breaks off and on.
+ */
+const HOPELESS = { errors: 20, ms: 600_000 };
 
 /** Of tables that are catching up: a deadlock or a lock that was not to be had passes. */
 const STUCK_ERRORS = 4;
@@ -48,7 +52,8 @@ export const tablesync: Bootstrap = {
 /**
  * Waits until every table of these subscriptions has its first rows, and says how far that is.
  *
- * @throws VerdigrisError BackfillFailed that names the row that green refuses; ReplicationBroken, RetainedWalExceeded
+ * @throws VerdigrisError BackfillFailed that names the row that green refuses; ReplicationBroken, RetainedWalExceeded;
+ * retryable: SqlError where there is no room, ConnectionFailed where the other side is not reached
  */
 export async function waitUntilReady(
   from: Session,
@@ -59,7 +64,9 @@ export async function waitUntilReady(
   const feed = feedName(context.migration, context.direction);
   let errorsAtLastProgress = 0;
   let lookedAt = 0;
+  let progressAt = performance.now();
   let lastNotReady = Number.POSITIVE_INFINITY;
+  const { hopeless = HOPELESS } = context;
   const watch = new SyncWatch(from, to, names);
   for (;;) {
     context.signal.throwIfAborted();
@@ -71,14 +78,17 @@ export async function waitUntilReady(
       lastNotReady = notReady;
       errorsAtLastProgress = errors;
       lookedAt = 0;
+      progressAt = performance.now();
     }
     const since = errors - errorsAtLastProgress;
     // Errors of connections are counted, too, and a look reads a whole table: ever fewer of them.
     if (since >= Math.max(1, 2 * lookedAt)) {
       lookedAt = since;
+      await refuseWhatPasses(to, context);
       await refuseBadRow(to, names, since, context);
     }
-    if (since >= HOPELESS_ERRORS) {
+    if (since >= hopeless.errors && performance.now() - progressAt >= hopeless.ms) {
+      await refuseWhatPasses(to, context);
       throw broken(feed, `${errors} errors, ${notReady} of ${tables} tables are not synchronized`);
     }
     await refuseTooMuchWal(from, feed, context.maxRetainedWal);
@@ -89,6 +99,18 @@ export async function waitUntilReady(
 export interface WhileCatchingUp {
   /** What is wrong with tables whose rows are there, when the changes since can't be applied. */
   readonly whyStuck?: (tables: readonly TableName[]) => Promise<VerdigrisError>;
+  /** When it is given up. Default: HOPELESS. */
+  readonly hopeless?: { readonly errors: number; readonly ms: number };
+}
+
+/** What is asked before a row is blamed, or the feed: nothing of it is wrong, and it goes on by itself. */
+async function refuseWhatPasses(
+  to: Session,
+  { databases, direction, signal }: Pick<BootstrapContext, 'databases' | 'direction' | 'signal'>,
+): Promise<void> {
+  if (direction !== 'to_green') return;
+  await refuseNoRoom(to);
+  await refuseNoLink(databases, signal);
 }
 
 /** PostgreSQL says why a table can't be synchronized only in its log, so the reason is looked for. */
