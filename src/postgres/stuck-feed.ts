@@ -13,6 +13,7 @@ import { changedTables, planWork, type TableWork } from './migrate/plan-work.js'
 import { writeProgress } from './migrate/progress-row.js';
 import { messageOf } from './migrate/step-failed.js';
 import type { Run } from './ownership.js';
+import { refuseNoRoom } from './passing-obstacles.js';
 import { closeSession, type Databases, type Session } from './session.js';
 import { readStreams, streamNames } from './streams.js';
 import { readSubscription } from './subscription.js';
@@ -35,8 +36,16 @@ export interface FeedContext {
   readonly signal: AbortSignal;
 }
 
-/** So many errors at one position: a deadlock or a lock that was not to be had passes. */
+/** So many errors at one position: a deadlock or a lock that was not to be had passes. The last one is met with room enough. */
 const STUCK_ERRORS = 4;
+
+/** Where a stream was first seen to be, and the errors that it had met. */
+interface Standstill {
+  readonly position: string;
+  readonly errors: number;
+  /** The errors when green was seen to have room. */
+  readonly hadRoomAt?: number;
+}
 
 /** Step of verdigris.progress on green: the tables to be copied anew. */
 export const COPY_ANEW = 'copy anew';
@@ -48,20 +57,31 @@ export interface StuckTable extends TableName {
 
 /** Tells a feed that meets the same error again and again from one that is late. */
 export class FeedErrors {
-  private readonly seen = new Map<string, { position: string; errors: number }>();
+  private readonly seen = new Map<string, Standstill>();
 
   constructor(
     private readonly context: FeedContext,
     private readonly blue: Session,
     private readonly green: Session,
+    private readonly stuckErrors = STUCK_ERRORS,
   ) {}
 
   /**
    * A look, while green is late; the first one only counts.
    *
-   * @throws VerdigrisError BackfillFailed that names the row, or the tables, that green can't take.
+   * @throws VerdigrisError BackfillFailed that names the row, or the tables, that green can't take; SqlError (retryable)
+   *   when it has no room.
    */
   async refuse(): Promise<void> {
+    if (await this.isStuck()) throw await stuck(this.context, this.blue, this.green);
+  }
+
+  /**
+   * The same look, for whoever acts on it: green moves while it is only late, and meets no errors while it is slow.
+   *
+   * @throws VerdigrisError SqlError (retryable) when green has no room.
+   */
+  async isStuck(): Promise<boolean> {
     const { context, blue, green } = this;
     for (const name of streamNames(context.run.migration, 'to_green', context.plan.replicate.streams)) {
       const state = await readSubscription(green, name);
@@ -72,8 +92,18 @@ export class FeedErrors {
       const now = { position: rows[0]?.position ?? '', errors: state?.errors ?? 0 };
       const before = this.seen.get(name);
       if (before?.position !== now.position) this.seen.set(name, now);
-      else if (now.errors - before.errors >= STUCK_ERRORS) throw await stuck(context, blue, green);
+      else if (await this.standsStill(name, before, now.errors)) return true;
     }
+    return false;
+  }
+
+  private async standsStill(name: string, before: Standstill, errors: number): Promise<boolean> {
+    const met = errors - before.errors;
+    if (before.hadRoomAt !== undefined) return met >= this.stuckErrors && errors > before.hadRoomAt;
+    if (met < this.stuckErrors - 1) return false;
+    await refuseNoRoom(this.green);
+    this.seen.set(name, { ...before, hadRoomAt: errors });
+    return false;
   }
 }
 

@@ -506,7 +506,7 @@ describe('rows that green refuses', () => {
   }
 
   function anew(): Promise<void> {
-    return copyAnew({ ...pair.context(), markerMs: 500 });
+    return copyAnew({ ...pair.context(), markerMs: 500, stuckErrors: 2 });
   }
 
   async function expectFollowed(): Promise<void> {

@@ -1,13 +1,22 @@
 import { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { briefLock } from '../brief-lock.js';
+import { feedName } from '../feed.js';
 import { qualified } from '../identifier.js';
-import { parseSize } from '../lag.js';
+import { parseSize, refuseBrokenFeed, refuseTooMuchWal } from '../lag.js';
 import { measureLag } from '../marker.js';
 import { inTransaction, withSession, type Database, type Session } from '../session.js';
 import { sqlState } from '../sqlstate.js';
 import { streamNames } from '../streams.js';
-import { badRow, cantBeApplied, COPY_ANEW, stuck, type FeedContext, type StuckTable } from '../stuck-feed.js';
+import {
+  badRow,
+  cantBeApplied,
+  COPY_ANEW,
+  FeedErrors,
+  stuck,
+  type FeedContext,
+  type StuckTable,
+} from '../stuck-feed.js';
 import { FOLLOW_LOCK, takeOver } from './copy/copy-lock.js';
 import { publishAgain, refresh, tablesInState, unpublish } from './synchronized-tables.js';
 import { waitUntilReady } from './tablesync.js';
@@ -39,8 +48,10 @@ export async function copyAnew(context: FeedContext & Reporting): Promise<void> 
 
 interface Reporting {
   readonly report: (progress: object) => void;
-  /** How long green may take for a marker before it counts as stuck, ms. Default 10 s: two tries of an apply worker. */
+  /** How long green may take for a marker before it is looked at what keeps it, ms. Default 10 s: two tries of an apply worker. */
   readonly markerMs?: number;
+  /** So many errors at one position count as stuck. Default: as many as for FeedErrors. */
+  readonly stuckErrors?: number;
 }
 
 async function copyTables(
@@ -86,14 +97,24 @@ async function tablesToCopy(green: Session, runId: string): Promise<StuckTable[]
   return rows.map(({ state }) => state);
 }
 
-/** A try that died has left a table out of its publication: green goes on then, without it. */
+/**
+ * Whether green still can't go on. One that is late, such as after a disk that was full for long, is waited for. A try that
+ * died has left a table out of its publication: green goes on then, without it.
+ */
 async function isStuck(
-  { run, plan, signal, markerMs = MARKER_MS }: FeedContext & Reporting,
+  context: FeedContext & Reporting,
   blue: Session,
   green: Session,
   wanted: readonly StuckTable[],
 ): Promise<boolean> {
-  if (!Number.isFinite(await measureLag(blue, green, 'to_green', markerMs, signal))) return true;
+  const { run, plan, signal, markerMs = MARKER_MS, stuckErrors } = context;
+  const errors = new FeedErrors(context, blue, green, stuckErrors);
+  const feed = feedName(run.migration, 'to_green');
+  do {
+    if (await errors.isStuck()) return true;
+    await refuseBrokenFeed(green, feed, 'to_green');
+    await refuseTooMuchWal(blue, feed, parseSize(plan.replicate.maxRetainedWal));
+  } while (!Number.isFinite(await measureLag(blue, green, 'to_green', markerMs, signal)));
   const names = streamNames(run.migration, 'to_green', plan.replicate.streams);
   const ready = new Set((await tablesInState(green, names, ['r'])).map(formatTableName));
   return wanted.some((table) => !ready.has(formatTableName(table)));
