@@ -1,4 +1,4 @@
-import pg from 'pg';
+import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { changeCopyState, readCopyState, readPieces } from '../../src/postgres/bootstrap/copy/copy-state.js';
 import { Hold } from '../../src/postgres/hold.js';

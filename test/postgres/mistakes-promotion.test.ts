@@ -22,7 +22,7 @@ import { WatchedTry } from '../support/watched-try.js';
 
 const MIGRATION = 'mistakes-promotion';
 
-const LOCKS_WRITERS_OUT = /BEGIN; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/;
+const LOCKS_WRITERS_OUT = /READ COMMITTED; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/;
 
 describe('the hold and the decision', () => {
   let rig: PromotionRig;
