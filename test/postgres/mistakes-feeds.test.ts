@@ -88,7 +88,10 @@ describe('the feed there and the feed back', () => {
     const { from } = attempt;
     const to = otherSide(from);
     const move = rig.move(from);
-    const locking = attempt.stopAt(/READ COMMITTED; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/, 'before');
+    const locking = attempt.stopAt(
+      /READ COMMITTED; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/,
+      'before',
+    );
     const outcome = attempt.run({ maxHoldMs: 10_000 });
     const held = await locking;
     await rig.on(to, async (reader) => {
