@@ -1,3 +1,4 @@
+import { Context } from '@temporalio/activity';
 import { VerdigrisError } from '../src/errors.js';
 import { formatFinding, hasErrors, type Finding } from '../src/plan/finding.js';
 import { checkFlagdFile } from '../src/flags/preflight.js';
@@ -10,6 +11,7 @@ import { checkNotify } from '../src/notify/preflight.js';
 import { checkPgBouncers } from '../src/pgbouncer/preflight.js';
 import { preflight, type PreflightFinding } from '../src/postgres/preflight/preflight.js';
 import { checkTrafficWebhooks } from '../src/webhooks/preflight.js';
+import { workflowIdOf } from '../src/workflow-names.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { alive, perform, type ActivityDependencies } from './context.js';
 
@@ -21,6 +23,7 @@ export function preflightActivities(dependencies: ActivityDependencies) {
       alive(dependencies, async () => {
         const parsed = parsePlan(input);
         if ('findings' in parsed) throw refused('PlanInvalid', parsed.findings);
+        refuseOtherWorkflowId(parsed.plan.name);
         const findings = await lintPlan(parsed.plan);
         if (hasErrors(findings)) throw refused('PlanRefused', findings);
         return { plan: parsed.plan, warnings: findings.map((f) => `${f.place}: ${f.message} (${f.rule})`) };
@@ -45,6 +48,21 @@ export function preflightActivities(dependencies: ActivityDependencies) {
         return { warnings: findings.filter((f) => f.severity === 'warning').map((f) => `${describe(f)} ${f.remedy}`) };
       }),
   };
+}
+
+/**
+ * Under another id two runs of one migration could live, and nobody who asks Temporal whether the run lives would hear
+ * of this one.
+ */
+function refuseOtherWorkflowId(name: string): void {
+  const wanted = workflowIdOf(name);
+  const { workflowId } = Context.current().info.workflowExecution ?? {};
+  if (workflowId === wanted) return;
+  throw new VerdigrisError({
+    type: 'WorkflowIdRefused',
+    message: `the migration "${name}" was started as workflow "${workflowId ?? ''}", nothing was touched: its workflow id must be "${wanted}"`,
+    nextStep: `start it with --workflow-id ${wanted}, as \`verdigris start\` does`,
+  });
 }
 
 function refused(type: 'PlanInvalid' | 'PlanRefused', findings: readonly Finding[]): VerdigrisError {

@@ -5,6 +5,7 @@
 export const ERROR_TYPES = [
   'PlanInvalid',
   'PlanRefused',
+  'WorkflowIdRefused',
   'ConnectionUnknown',
   'ConnectionFailed',
   'PreflightFailed',

@@ -10,8 +10,9 @@ import { innermostMessage, withClient } from './temporal-client.js';
 const ASK_TIMEOUT_MS = 5_000;
 
 /**
- * Whether the run that owns the databases lives: Temporal is asked by the migration's name. When it can't be asked, the
- * run counts as living, unless a person has said by `--run-is-over` that it is not.
+ * Whether the run that owns the databases lives: Temporal is asked by the migration's name. When it can't be asked, or
+ * knows no such workflow although no end is written down, the run counts as living, unless a person has said by
+ * `--run-is-over` that it is not.
  */
 export async function askLiveness(
   found: Found,
@@ -39,8 +40,12 @@ export async function askLiveness(
     // The database's own word is enough: it is the last thing that a run writes.
     return asked.state === 'unknown' && ended !== undefined ? { state: 'over', why: ended } : asked;
   }
-  if (!asked.known && ended === undefined && atWork.length > 0) {
-    return { state: 'lives', why: `${asked.why}, but sessions of a worker are open (${atWork.join(', ')})` };
+  if (!asked.known && ended === undefined) {
+    if (atWork.length > 0)
+      return { state: 'lives', why: `${asked.why}, but sessions of a worker are open (${atWork.join(', ')})` };
+    // It may live in another namespace or on another server: the databases have heard of no end.
+    if (migration !== undefined)
+      return { state: 'unknown', why: `${asked.why}, but the databases belong to a run without an end` };
   }
   return { state: 'over', why: ended === undefined ? asked.why : `${ended}; ${asked.why}` };
 }

@@ -2,7 +2,10 @@ import type { WorkflowStartOptions } from '@temporalio/client';
 import { defineSearchAttributeKey, TypedSearchAttributes } from '@temporalio/common';
 import type { Plan } from '../plan/schema.js';
 import { WORKFLOW_TYPE } from '../../workflows/messages.js';
+import { workflowIdOf } from '../workflow-names.js';
 import { detailsOf, summaryOf } from './describe-plan.js';
+
+export { workflowIdOf };
 
 /** What a run is started with: the same whether this command does it or the printed one. */
 export interface StartRequest {
@@ -14,11 +17,6 @@ export interface StartRequest {
 
 const PHASE = defineSearchAttributeKey('VerdigrisPhase', 'KEYWORD');
 const TRAFFIC = defineSearchAttributeKey('VerdigrisTraffic', 'INT');
-
-/** The id of a migration's workflow: at most one run of it lives. */
-export function workflowIdOf(name: string): string {
-  return name.startsWith('verdigris/') ? name : `verdigris/${name}`;
-}
 
 export function startRequest(plan: Plan, taskQueue: string): StartRequest {
   const workflowId = workflowIdOf(plan.name);

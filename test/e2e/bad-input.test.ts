@@ -14,6 +14,7 @@ afterEach(async () => {
 type Own = Record<string, string>;
 
 interface Case {
+  readonly workflowId?: (name: string) => string;
   readonly plan?: Partial<PlanInput>;
   readonly environment?: (own: Own) => Own;
   readonly prepare?: (migration: Migration) => Promise<unknown>;
@@ -22,6 +23,11 @@ interface Case {
 }
 
 const CASES: Record<string, Case> = {
+  'another workflow id': {
+    workflowId: (name) => `${name}-by-hand`,
+    type: 'WorkflowIdRefused',
+    says: /workflow "t-\w+-\w+-by-hand", nothing was touched[\s\S]*Next step: start it with --workflow-id verdigris\/t-/,
+  },
   'an unknown connection': {
     plan: { blue: { connection: 'app_bleu' } },
     type: 'ConnectionUnknown',
@@ -89,7 +95,7 @@ function wrongPassword(uri: string): string {
 
 describe('bad input gives one clear error with the next step, and nothing is touched', () => {
   it.each(Object.keys(CASES))('%s', async (name) => {
-    const { plan, environment, prepare, type, says } = CASES[name] ?? { type: '', says: /./ };
+    const { workflowId, plan, environment, prepare, type, says } = CASES[name] ?? { type: '', says: /./ };
     const options: MigrationOptions = {
       blue: 'pg15',
       green: 'pg18',
@@ -102,7 +108,7 @@ describe('bad input gives one clear error with the next step, and nothing is tou
     open.push(migration);
     await prepare?.(migration);
     const before = [await leftovers(migration.blue), await leftovers(migration.green)];
-    const handle = await migration.start();
+    const handle = await migration.start(workflowId?.(migration.plan.name));
     const error: unknown = await handle.result().catch((e: unknown) => e);
 
     expect(error).toBeInstanceOf(WorkflowFailedError);

@@ -72,9 +72,15 @@ class Patient {
     return withSession(this.databases[side], { purpose: 'test' }, work);
   }
 
+  async claimed(): Promise<this> {
+    await claimDatabases(this.databases, { runId: 'run-1', migration: this.migration }, 'flag');
+    return this;
+  }
+
   async replicated(): Promise<this> {
     const feed = feedName(this.migration, 'to_green');
-    await claimDatabases(this.databases, { runId: 'run-1', migration: this.migration }, 'flag');
+    await this.claimed();
+    await terminatedRun(this.migration);
     await this.on('blue', async (s) => {
       const tables = (await readTables(s, PATTERNS)).map(({ name }) => ({ table: name }));
       await s.query(createPublication(feed, 'to_green', tables));
@@ -216,6 +222,18 @@ interface Said {
   readonly text: string;
 }
 
+/** Temporal remembers a run of that migration, and its end. */
+async function terminatedRun(migration: string): Promise<void> {
+  const client = await temporalClient();
+  try {
+    const run = { workflowId: `verdigris/${migration}`, taskQueue: 'nobody-serves-this', args: [{}] };
+    const handle = await client.workflow.start('blueGreenMigration', run);
+    await handle.terminate('the test says so');
+  } finally {
+    await client.connection.close();
+  }
+}
+
 async function doctor(...args: string[]): Promise<Said> {
   const said: string[] = [];
   const say = (text: string): number => said.push(text);
@@ -260,7 +278,7 @@ describe('verdigris doctor', () => {
     expect(listed.code).toBe(1);
     for (const part of [
       /primary {2}blue, epoch \d+/,
-      /run {6}is over: Temporal knows no workflow verdigris\/d-/,
+      /run {6}is over: Temporal says that workflow verdigris\/d-\w+ is TERMINATED/,
       /owner +migration "d-.*no end written down/,
       /slot +verdigris_d_\w+_to_green_2, inactive/,
       /subscription +verdigris_d_\w+_to_green, enabled, 1 workers, 3 of 3 tables ready, 0 errors/,
@@ -295,6 +313,19 @@ describe('verdigris doctor', () => {
       text: expect.stringContaining('nothing is left that has to go') as string,
     });
     expect(await patient.writable()).toContain('blue');
+  });
+
+  it('refuses to clean while the databases know of no end of their run, and Temporal of no such workflow', async () => {
+    const patient = await (await Patient.create()).claimed();
+    expect(await doctor('--clean', '--yes')).toMatchObject({
+      code: 1,
+      text: expect.stringMatching(
+        /counts as living: Temporal knows no workflow verdigris\/d-\w+ in namespace \w+, but .* a run without an end/,
+      ) as string,
+    });
+    expect(await patient.left('blue')).toContain('schema verdigris');
+    expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
+    expect(await patient.left('blue')).toEqual([]);
   });
 
   it('refuses to clean while Temporal says that the run lives, or can not be asked; then cleans', async () => {

@@ -86,9 +86,9 @@ export class Migration {
   }
 
   /** Starts the run as an engineer would: by type, task queue and input. */
-  async start(): Promise<WorkflowHandle> {
+  async start(workflowId = `verdigris/${this.plan.name}`): Promise<WorkflowHandle> {
     return this.client.workflow.start('blueGreenMigration', {
-      workflowId: `verdigris/${this.plan.name}`,
+      workflowId,
       taskQueue: this.taskQueue,
       args: [this.plan],
     });
