@@ -169,13 +169,22 @@ function waitsFor(what: Lacking, message: string): Progress {
   return { step: 'waits', object: `for ${what}`, done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
 }
 
+/**
+ * Each telling is some events of the history, of which Temporal allows 51,200, and 10,000 signals: in a run that has so many
+ * by now, progress is in the heartbeats alone.
+ */
+const TOLD_UP_TO_EVENTS = 12_000;
+
 /** Only for people who look on, so a telling that does not arrive is no error. */
 function tellWorkflow(context: Context, progress: readonly Progress[]): void {
   const { workflowExecution } = context.info;
   if (workflowExecution === undefined) return;
-  context.client.workflow
-    .getHandle(workflowExecution.workflowId, workflowExecution.runId)
-    .signal(progressSignal, progress)
+  const handle = context.client.workflow.getHandle(workflowExecution.workflowId, workflowExecution.runId);
+  handle
+    .describe()
+    .then(({ historyLength }) =>
+      historyLength < TOLD_UP_TO_EVENTS ? handle.signal(progressSignal, progress) : undefined,
+    )
     .catch(() => undefined);
 }
 

@@ -2,7 +2,7 @@ import { Context } from '@temporalio/activity';
 import { VerdigrisError } from '../src/errors.js';
 import { formatFinding, hasErrors, type Finding } from '../src/plan/finding.js';
 import { checkFlagdFile } from '../src/flags/preflight.js';
-import { lintPlan } from '../src/plan/lint.js';
+import { isRehearsal, lintPlan } from '../src/plan/lint.js';
 import { parsePlan } from '../src/plan/parse.js';
 import type { Plan } from '../src/plan/schema.js';
 import { checkGateSources } from '../src/gates/preflight.js';
@@ -24,7 +24,7 @@ export function preflightActivities(dependencies: ActivityDependencies) {
         const parsed = parsePlan(input);
         if ('findings' in parsed) throw refused('PlanInvalid', parsed.findings);
         refuseOtherWorkflowId(parsed.plan.name);
-        const findings = await lintPlan(parsed.plan);
+        const findings = await lintPlan(parsed.plan, { rehearsal: isRehearsal(dependencies.environment) });
         if (hasErrors(findings)) throw refused('PlanRefused', findings);
         return { plan: parsed.plan, warnings: findings.map((f) => `${f.place}: ${f.message} (${f.rule})`) };
       }),

@@ -30,6 +30,9 @@ export interface RetainedWal {
 
 /** How long a new level must last before it is told, ms: one that goes to and fro would fill the history. */
 const LEVEL_SETTLED_MS = 5_000;
+/** The same for one that is better than what people were told. */
+const RELIEF_SETTLED_MS = 60_000;
+const SEVERITY: Readonly<Record<WalLevel, number>> = { fine: 0, warn: 1, hold: 2 };
 
 /** Activities of phase 2 that fill green; the schema is copied by activities/copy-schema.ts. */
 export function replicateActivities(dependencies: ActivityDependencies) {
@@ -92,7 +95,8 @@ export function replicateActivities(dependencies: ActivityDependencies) {
           if (level === 'abort') throw retainedWalExceeded(feed, bytes, limit);
           if (level !== last) since = Date.now();
           last = level;
-          if (level !== known && Date.now() - since >= LEVEL_SETTLED_MS) {
+          const settledMs = SEVERITY[level] < SEVERITY[known] ? RELIEF_SETTLED_MS : LEVEL_SETTLED_MS;
+          if (level !== known && Date.now() - since >= settledMs) {
             return {
               level,
               why:

@@ -13,6 +13,7 @@ import { standby } from './standby.js';
 import { verify } from './verify.js';
 import { windowOpens } from './windows.js';
 import { isCancelled } from './lib/failure.js';
+import { lookAtHistory } from './lib/history-room.js';
 import { MigrationRun } from './lib/migration-run.js';
 import { OwedConfirmations } from './lib/owed-confirmations.js';
 import { OwedFlags } from './lib/owed-flags.js';
@@ -47,7 +48,10 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
     if (message === 'pause') story.interrupt();
   });
   const notifications = new Notifications(run, isoNow);
-  publishChanges(run, () => notifications.look());
+  publishChanges(run, () => {
+    lookAtHistory(run);
+    notifications.look();
+  });
 
   try {
     await story.tell(async () => {

@@ -5,6 +5,7 @@ import type { Side } from '../src/side.js';
 import { act } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
+import { restMs, spareHistory } from './lib/history-room.js';
 import type { Alarm } from './lib/status.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { StepOptions, Story } from './lib/story.js';
@@ -45,6 +46,9 @@ async function judge(ref: RunRef): Promise<Acceptance> {
   }
 }
 
+/** Before a watch that has failed is begun again, ms. */
+const AGAIN_MS = 300_000;
+
 /** Waits for a change. A watch that fails says nothing about the run: people are told, and it is begun again. */
 async function changeOf(story: Story, ref: RunRef, side: Side): Promise<string> {
   for (;;) {
@@ -53,7 +57,7 @@ async function changeOf(story: Story, ref: RunRef, side: Side): Promise<string> 
     } catch (error) {
       if (isCancelled(error)) throw error;
       story.run.warn([`DDL on ${side} is not watched: ${failureMessage(error)}`]);
-      await sleep('5 minutes', { summary: `watch ${side} for DDL again` });
+      await sleep(Math.max(AGAIN_MS, restMs()), { summary: `watch ${side} for DDL again` });
     }
   }
 }
@@ -107,7 +111,8 @@ async function tellChanges(story: Story, ref: RunRef, side: Side, meaning: Meani
       if (isCancelled(error)) throw error;
       run.warn([`DDL on ${side} is told, and can't be noted as told: ${failureMessage(error)}`]);
       // The watch would see the same change at once.
-      await sleep('5 minutes', { summary: `watch ${side} for DDL again` });
+      await sleep(AGAIN_MS, { summary: `watch ${side} for DDL again` });
     }
+    await spareHistory();
   }
 }

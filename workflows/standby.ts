@@ -7,6 +7,7 @@ import { act } from './lib/activities.js';
 import { expiredApproval } from './lib/approval-question.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
+import { restMs, spareHistory } from './lib/history-room.js';
 import { inParallel } from './lib/in-parallel.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -84,6 +85,9 @@ async function watchGreen(story: Story, ref: RunRef): Promise<void> {
   await watchGreenSchema(story, ref);
 }
 
+/** How long the feed is not watched between two tries, ms: it may hold back WAL on green meanwhile. */
+const UNWATCHED_MS = 300_000;
+
 /** Watches until it is cancelled. Each change of the feed's health is one return of the activity. */
 export async function watchFeed(run: MigrationRun, ref: RunRef): Promise<never> {
   let known: string = run.finishOwed === null ? 'healthy' : 'unfinished';
@@ -98,6 +102,7 @@ export async function watchFeed(run: MigrationRun, ref: RunRef): Promise<never> 
     );
     if (seen.health === 'healthy') run.allClear('feed');
     else run.alarm('feed', seen.health, seen.why, NEXT[seen.health]);
+    await spareHistory(UNWATCHED_MS);
   }
 }
 
@@ -121,7 +126,7 @@ async function watchOnce(run: MigrationRun, ref: RunRef, known: string): Promise
       const why = `the feed to blue can't be watched: ${failureMessage(error)}`;
       run.sawFeed({ safe: false, why });
       run.alarm('feed', 'unwatched', why, 'mend what it names: the watch is begun again every 5 minutes');
-      await sleep('5 minutes', { summary: 'watch the feed to blue again' });
+      await sleep(Math.max(UNWATCHED_MS, restMs()), { summary: 'watch the feed to blue again' });
     }
   }
 }

@@ -2,6 +2,7 @@ import { ApplicationFailure, condition, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import { act } from './lib/activities.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
+import { spareHistory } from './lib/history-room.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
@@ -79,6 +80,7 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
       if (isCancelled(error)) throw error;
       run.warn([`green and blue can't be compared: ${failureMessage(error)}`]);
     }
+    await spareHistory();
   }
 }
 

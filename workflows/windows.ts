@@ -3,6 +3,7 @@ import type { WindowLook } from '../activities/windows.js';
 import type { WindowOf } from '../src/plan/window-times.js';
 import { act } from './lib/activities.js';
 import { beside } from './lib/beside.js';
+import { spareHistory } from './lib/history-room.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 
@@ -43,7 +44,10 @@ export function hasLoadLimit({ plan }: RunRef): boolean {
 
 /** One look of some seconds whether blue is quiet enough, after which somebody decides whether to wait. */
 export async function isQuietNow(story: Story, ref: RunRef, what: WindowOf): Promise<boolean> {
-  return isQuiet(story, ref, what, new Date(Date.now()).toISOString());
+  const quiet = await isQuiet(story, ref, what, new Date(Date.now()).toISOString());
+  // Whoever waits asks again, and everything that led here with it: a load that goes to and fro would fill the history.
+  if (!quiet) await spareHistory();
+  return quiet;
 }
 
 /** The first of these moments, ISO 8601; `otherwise` counts too, and stands alone where none is set. */

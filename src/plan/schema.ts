@@ -10,10 +10,26 @@ import { windows } from './window-schema.js';
  * which the worker resolves. Only `name`, `blue` and `green` are required.
  */
 
+/** No part of a run lasts longer. */
+const LONGEST = '365d';
+
 const duration = z
   .string()
   .regex(DURATION_PATTERN, 'write a number and a unit, such as 500ms, 5s, 15m, 48h or 2d')
   .describe('A duration: a whole number and one of ms, s, m, h, d');
+
+/** A duration within bounds: none without an end, and none that a clock or a timer can't say. */
+function between(least: string, most: string) {
+  const [leastMs, mostMs] = [parseDuration(least), parseDuration(most)];
+  return duration.refine((text) => isBetween(text, leastMs, mostMs), `write a time from ${least} to ${most}`);
+}
+
+function isBetween(text: string, leastMs: number, mostMs: number): boolean {
+  // What is no duration at all has been said already.
+  if (!DURATION_PATTERN.test(text)) return true;
+  const ms = parseDuration(text);
+  return ms >= leastMs && ms <= mostMs;
+}
 
 const identifier = z
   .string()
@@ -118,7 +134,7 @@ const migration = z.union([
 
 const stage = z.strictObject({
   percent: z.number().min(0).max(100).describe('Share of the users whose reads go to green, in percent'),
-  for: duration.describe('How long the stage lasts at least'),
+  for: between('0s', LONGEST).describe('How long the stage lasts at least'),
 });
 
 const minRequests = z.int().min(1).optional().describe('Wait for at least so many requests on green');
@@ -206,8 +222,8 @@ const gate = z.union([
   z
     .strictObject({
       metric: z.enum(['p50', 'p95', 'p99']),
-      max: duration.optional().describe('Absolute limit on green'),
-      maxIncrease: duration.optional().describe('Limit of green above blue over the same window'),
+      max: between('1ms', '1h').optional().describe('Absolute limit on green'),
+      maxIncrease: between('1ms', '1h').optional().describe('Limit of green above blue over the same window'),
       minRequests,
       ...anyGate,
     })
@@ -215,7 +231,7 @@ const gate = z.union([
     .meta({ anyOf: [{ required: ['max'] }, { required: ['maxIncrease'] }] }),
   z.strictObject({
     metric: z.literal('lag'),
-    max: duration.describe('How far green may be behind blue'),
+    max: between('100ms', '1d').describe('How far green may be behind blue'),
     ...anyGate,
   }),
   z.strictObject({
@@ -233,12 +249,12 @@ const gate = z.union([
   z.strictObject({
     metric: z.literal('blockingLocks'),
     max: z.int().min(0).default(0).describe('Most sessions that may wait, on either side'),
-    longerThan: duration.default('5s').describe('A session counts when it has waited so long for a lock'),
+    longerThan: between('100ms', '1d').default('5s').describe('A session counts when it has waited so long for a lock'),
     ...anyGate,
   }),
   z.strictObject({
     metric: z.literal('longTransactions'),
-    max: duration.describe('How old the oldest open transaction of a client may be, on either side'),
+    max: between('1s', '30d').describe('How old the oldest open transaction of a client may be, on either side'),
     ...anyGate,
   }),
   z.strictObject({
@@ -298,7 +314,7 @@ const pgbouncer = z.strictObject({
     .min(1)
     .max(64)
     .describe('Every PgBouncer that applications go through'),
-  pauseTimeout: duration
+  pauseTimeout: between('10ms', '10m')
     .default('1s')
     .describe('How long running transactions may take to end before a pause, in which all clients wait, is given up'),
 });
@@ -345,13 +361,6 @@ const flagd = z.strictObject({
     .describe('The file that is written for flagd, by the path that the worker sees; nothing else may be in it'),
 });
 
-function isBetween(text: string, leastMs: number, mostMs: number): boolean {
-  // What is no duration at all has been said already.
-  if (!DURATION_PATTERN.test(text)) return true;
-  const ms = parseDuration(text);
-  return ms >= leastMs && ms <= mostMs;
-}
-
 const trafficWebhook = z.strictObject({
   connection: connection.describe(
     'The name of the connection to the webhook; the worker reads its URL from VERDIGRIS_CONNECTION_<NAME>, and what it signs with from VERDIGRIS_CONNECTION_<NAME>_SECRET',
@@ -366,11 +375,8 @@ const trafficWebhook = z.strictObject({
     .meta({ contains: { const: 'rollback' } })
     .default([...WEBHOOK_SUBJECTS])
     .describe('What it is called for'),
-  timeout: duration
-    .refine((text) => isBetween(text, 100, 600_000), 'write a time from 100ms to 10m')
-    .default('10s')
-    .describe('How long one request may take, from 100ms to 10m'),
-  deadline: duration
+  timeout: between('100ms', '10m').default('10s').describe('How long one request may take, from 100ms to 10m'),
+  deadline: between('1s', '30d')
     .default('10m')
     .describe('How long the run waits until what it asks for is effective; one that is told goes on to be told'),
   onRefuse: z
@@ -425,8 +431,10 @@ const traffic = z.strictObject({
         .optional()
         .describe('Who may approve; by default anybody who can send messages to the run'),
       quorum: z.int().min(1).max(20).default(1).describe('How many different people must approve'),
-      validFor: duration.default('24h').describe('An approval that is older than this does not count any more'),
-      remindAfter: duration
+      validFor: between('1s', LONGEST)
+        .default('24h')
+        .describe('An approval that is older than this does not count any more'),
+      remindAfter: between('1s', LONGEST)
         .default('4h')
         .describe(
           'Approvers are told again when nobody has answered for so long, then after twice the time, and so on',
@@ -443,7 +451,7 @@ const traffic = z.strictObject({
       'Names of connections to the metrics pages of routers, for those that write no counters to the database; ' +
         'the worker reads http:// or https:// addresses from VERDIGRIS_CONNECTION_<NAME>',
     ),
-  maxStageDuration: duration
+  maxStageDuration: between('0s', LONGEST)
     .default('4h')
     .describe('A stage that has no sufficient evidence so long after its "for" pauses the run'),
   instances: instances
@@ -519,8 +527,8 @@ export const planSchema = z.strictObject({
         .max(16)
         .default(1)
         .describe('Over how many subscriptions the tables are spread; tables bound by foreign keys stay together'),
-      maxLag: duration.default('1s').describe('The lag below which replication counts as caught up'),
-      holdFor: duration.default('5s').describe('How long the lag must stay there'),
+      maxLag: between('100ms', '1d').default('1s').describe('The lag below which replication counts as caught up'),
+      holdFor: between('0s', '1d').default('5s').describe('How long the lag must stay there'),
       maxRetainedWal: z
         .string()
         .regex(/^[1-9][0-9]*(MB|GB|TB)$/, 'write a size such as 500MB, 20GB or 1TB')
@@ -530,12 +538,14 @@ export const planSchema = z.strictObject({
     .prefault({}),
   backfill: z
     .strictObject({
-      batch: duration.default('250ms').describe('Time that one batch should take; its size follows'),
-      maxLag: duration.default('5s').describe('The backfill waits while green is further behind'),
+      batch: between('1ms', '10m').default('250ms').describe('Time that one batch should take; its size follows'),
+      maxLag: between('100ms', '1d').default('5s').describe('The backfill waits while green is further behind'),
       parallel: z.int().min(1).max(64).default(2).describe('How many ranges, of one table or of several, run at once'),
       besideOthers: z
         .strictObject({
-          batch: duration.default('10ms').describe('Time that one batch should take then, at most that of batch'),
+          batch: between('1ms', '10m')
+            .default('10ms')
+            .describe('Time that one batch should take then, at most that of batch'),
           parallel: z.int().min(1).max(64).default(1).describe('How many ranges run at once then, at most parallel'),
         })
         .prefault({})
@@ -552,7 +562,7 @@ export const planSchema = z.strictObject({
   indexes: z
     .strictObject({
       parallel: z.int().min(1).max(64).default(2).describe('How many indexes are built at once'),
-      maxBlocking: duration
+      maxBlocking: between('100ms', '1h')
         .default('2s')
         .describe('A build that another session has waited for so long is cancelled and tried again'),
       memory: z
@@ -577,7 +587,7 @@ export const planSchema = z.strictObject({
   traffic: traffic.prefault({}),
   promote: z
     .strictObject({
-      maxHold: duration.default('2s').describe('Longest time that writes may be held in one try'),
+      maxHold: between('50ms', '10m').default('2s').describe('Longest time that writes may be held in one try'),
       attempts: z.int().min(1).max(100).default(5),
       sequenceGap: z.int().min(0).default(1000).describe('How many values sequences skip on the new side'),
     })
@@ -593,8 +603,8 @@ export const planSchema = z.strictObject({
     ),
   standby: z
     .strictObject({
-      for: duration.default('48h').describe('How long blue is kept current after the promotion'),
-      verifyEvery: duration.default('1h').describe('How often blue is compared with green in that time'),
+      for: between('1s', LONGEST).default('48h').describe('How long blue is kept current after the promotion'),
+      verifyEvery: between('1s', LONGEST).default('1h').describe('How often blue is compared with green in that time'),
     })
     .prefault({}),
 });

@@ -26,7 +26,10 @@ function isDate(text: string): boolean {
   return !Number.isNaN(time) && new Date(time).toISOString().startsWith(text);
 }
 
-const opening = z.array(window).min(1).optional();
+/** Each opening and each end is some twenty events of a history that must not become full. */
+const MOST_WINDOWS = 24;
+
+const opening = z.array(window).min(1).max(MOST_WINDOWS).optional();
 
 export const windows = z.strictObject({
   timezone: z

@@ -51,6 +51,12 @@ const CASES: Record<string, Case> = {
     type: 'PreflightFailed',
     says: /public\.mine/,
   },
+  'a way back that is gone at once': {
+    plan: { standby: { for: '30s' } },
+    environment: (own) => ({ ...own, VERDIGRIS_REHEARSAL: 'no' }),
+    type: 'PlanRefused',
+    says: /time-too-short[\s\S]*standby\.for/,
+  },
   'a typo in a table': {
     plan: { migrations: [{ addColumn: { table: 'entrys', column: 'x', type: 'int' } }] },
     type: 'PreflightFailed',

@@ -133,7 +133,8 @@ async function newWorker(
     connection,
     namespace,
     taskQueue,
-    environment,
+    // The windows of tests are shorter than people could act in.
+    environment: { VERDIGRIS_REHEARSAL: 'yes', ...environment },
     redact: redactor([]),
     workflowBundle,
   });

@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import type { PlanInput } from '../../src/plan/schema.js';
+import { lintPlan } from '../../src/plan/lint.js';
+import { planSchema, type PlanInput } from '../../src/plan/schema.js';
 import { RULES } from '../../src/plan/rules/index.js';
-import { lint } from './lint-plan.js';
+import { lint, planWith } from './lint-plan.js';
 
 type Migrations = NonNullable<PlanInput['migrations']>;
 
@@ -51,6 +52,8 @@ const change = (more: object = {}): Migrations[number] => ({
 const sql = (up: string, down = 'DROP VIEW public.v', name = 'step'): Migrations[number] => ({
   sql: { name, up, down },
 });
+const longSql = (bytes: number): Migrations[number] =>
+  sql(`CREATE VIEW public.v AS SELECT '${'x'.repeat(bytes)}' AS v`);
 const index = (more: object = {}): Migrations[number] => ({
   createIndex: { table: 'orders', name: 'i', columns: ['total'], ...more },
 });
@@ -933,6 +936,72 @@ const CASES: readonly Case[] = [
     instead: /1, 10, 50, 100/,
     accepted: { traffic: { approval: { before: ['traffic', 50, 'promote', 'retire'] } } },
   },
+  {
+    rule: 'time-too-short',
+    refused: { standby: { for: '59s' } },
+    place: 'standby.for',
+    message: /59s is less than a minute/,
+    instead: /at least "1m".*VERDIGRIS_REHEARSAL/,
+    accepted: { standby: { for: '1m' } },
+  },
+  {
+    rule: 'time-too-short',
+    refused: { standby: { for: '1h', verifyEvery: '30s' } },
+    place: 'standby.verifyEvery',
+    message: /30s is less than a minute/,
+    instead: /at least "1m"/,
+    accepted: { standby: { for: '1h', verifyEvery: '1m' } },
+  },
+  {
+    rule: 'time-too-short',
+    refused: { traffic: { approval: { validFor: '1s' } } },
+    place: 'traffic.approval.validFor',
+    message: /1s is less than a minute/,
+    instead: /"24h"/,
+    accepted: { traffic: { approval: { validFor: '5m' } } },
+  },
+  {
+    rule: 'short-standby',
+    severity: 'warning',
+    refused: { standby: { for: '30m' } },
+    place: 'standby.for',
+    message: /possible for 30 min after/,
+    instead: /"48h"/,
+    accepted: { standby: { for: '1h' } },
+  },
+  {
+    rule: 'too-many-comparisons',
+    refused: { standby: { for: '48h', verifyEvery: '1m' } },
+    place: 'standby.verifyEvery',
+    message: /2880 comparisons; there is room for 2146/,
+    instead: /at least "2m"/,
+    accepted: { standby: { for: '48h', verifyEvery: '2m' } },
+  },
+  {
+    rule: 'too-many-comparisons',
+    refused: { standby: { for: '365d', verifyEvery: '30d' } },
+    place: 'standby.verifyEvery',
+    message: /no room for one/,
+    instead: /shorter "for"/,
+    accepted: { standby: { for: '30d' } },
+    also: ['plan-too-large'],
+  },
+  {
+    rule: 'plan-too-large',
+    refused: { standby: { for: '30d', verifyEvery: '30m' }, migrations: [longSql(30_000)] },
+    place: 'plan',
+    message: /plan of 3\d kB in about 2\d{3} activities \(1440 of them .* history of \d\d MB/,
+    instead: /shorter "standby"/,
+    accepted: { standby: { for: '48h', verifyEvery: '30m' }, migrations: [longSql(30_000)] },
+  },
+  {
+    rule: 'plan-too-large',
+    refused: { standby: { for: '7d', verifyEvery: '30m' }, migrations: [longSql(40_000)] },
+    place: 'plan',
+    message: /336 of them/,
+    instead: /at least "standby": \{ "verifyEvery": "\d+m" \}/,
+    accepted: { standby: { for: '7d', verifyEvery: '30m' }, migrations: [longSql(20_000)] },
+  },
 ];
 
 const partsOf = (what: Case['refused']): Partial<PlanInput> => (Array.isArray(what) ? { migrations: what } : what);
@@ -994,6 +1063,14 @@ describe('a gate on a number', () => {
 });
 
 describe('the lint', () => {
+  it('lets a rehearsal be as short as it likes, and says so', async () => {
+    const plan = planSchema.parse(planWith({ standby: { for: '1s', verifyEvery: '1s' } }));
+    const rules = (rehearsal: boolean): Promise<string[]> =>
+      lintPlan(plan, { rehearsal }).then((found) => found.map(({ rule, severity }) => `${severity} ${rule}`));
+    expect(await rules(false)).toEqual(['error time-too-short', 'error time-too-short', 'warning short-standby']);
+    expect(await rules(true)).toEqual(['warning time-too-short', 'warning time-too-short', 'warning short-standby']);
+  });
+
   it('has a case for every rule, here or where squawk is missing', () => {
     const shown = new Set([...CASES.map(({ rule }) => rule), 'squawk-missing']);
     expect(RULES.map(({ name }) => name).filter((name) => !shown.has(name))).toEqual([]);

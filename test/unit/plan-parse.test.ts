@@ -107,6 +107,51 @@ describe('a plan of the wrong form', () => {
     expect(found[0]).toMatchObject({ severity: 'error', ...expected });
   });
 
+  it.each([
+    [{ replicate: { maxLag: '0s' } }, 'replicate.maxLag', 'from 100ms to 1d'],
+    [{ replicate: { maxLag: '9999d' } }, 'replicate.maxLag', 'from 100ms to 1d'],
+    [{ replicate: { holdFor: '2d' } }, 'replicate.holdFor', 'from 0s to 1d'],
+    [{ backfill: { maxLag: '0s' } }, 'backfill.maxLag', 'from 100ms to 1d'],
+    [{ backfill: { batch: '0ms' } }, 'backfill.batch', 'from 1ms to 10m'],
+    [{ backfill: { besideOthers: { batch: '1h' } } }, 'backfill.besideOthers.batch', 'from 1ms to 10m'],
+    [{ indexes: { maxBlocking: '0s' } }, 'indexes.maxBlocking', 'from 100ms to 1h'],
+    [{ promote: { maxHold: '0s' } }, 'promote.maxHold', 'from 50ms to 10m'],
+    [{ standby: { for: '0s' } }, 'standby.for', 'from 1s to 365d'],
+    [{ standby: { for: '99999999d' } }, 'standby.for', 'from 1s to 365d'],
+    [{ standby: { verifyEvery: '0s' } }, 'standby.verifyEvery', 'from 1s to 365d'],
+    [{ traffic: { approval: { validFor: '0s' } } }, 'traffic.approval.validFor', 'from 1s to 365d'],
+    [{ traffic: { approval: { validFor: '99999999d' } } }, 'traffic.approval.validFor', 'from 1s to 365d'],
+    [{ traffic: { approval: { remindAfter: '0s' } } }, 'traffic.approval.remindAfter', 'from 1s to 365d'],
+    [{ traffic: { maxStageDuration: '9999999d' } }, 'traffic.maxStageDuration', 'from 0s to 365d'],
+    [{ traffic: { stages: [{ percent: 1, for: '366d' }] } }, 'traffic.stages[0].for', 'from 0s to 365d'],
+    [{ traffic: { gates: [{ metric: 'lag', max: '0s' }] } }, 'traffic.gates[0].max', 'from 100ms to 1d'],
+    [{ traffic: { gates: [{ metric: 'p99', max: '0s' }] } }, 'traffic.gates[0].max', 'from 1ms to 1h'],
+    [{ traffic: { gates: [{ metric: 'p50', maxIncrease: '0ms' }] } }, 'traffic.gates[0].maxIncrease', 'from 1ms to 1h'],
+    [
+      { traffic: { gates: [{ metric: 'blockingLocks', longerThan: '0s' }] } },
+      'traffic.gates[0].longerThan',
+      'from 100ms to 1d',
+    ],
+    [{ traffic: { gates: [{ metric: 'longTransactions', max: '0s' }] } }, 'traffic.gates[0].max', 'from 1s to 30d'],
+    [
+      { traffic: { webhooks: [{ connection: 'dns', deadline: '0s' }] } },
+      'traffic.webhooks[0].deadline',
+      'from 1s to 30d',
+    ],
+  ])(
+    '%j is out of bounds: nothing would ever happen, or happen at once, or no clock could say it',
+    (part, place, bounds) => {
+      expect(findings({ ...base, ...part })).toMatchObject([
+        { rule: 'invalid-value', severity: 'error', place, instead: `write a time ${bounds}` },
+      ]);
+    },
+  );
+
+  it('has room for so many windows only as the history has', () => {
+    const times = Array.from({ length: 25 }, (_, i) => `daily 00:00-0${i % 10}:30`);
+    expect(findings({ ...base, windows: { migrate: times } })[0]).toMatchObject({ place: 'windows.migrate' });
+  });
+
   it('gives all findings at once', () => {
     expect(findings({}).map(({ place }) => place)).toEqual(['name', 'blue', 'green']);
   });

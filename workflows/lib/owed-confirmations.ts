@@ -2,6 +2,7 @@ import { CancellationScope, condition } from '@temporalio/workflow';
 import type { RouteStamp } from '../../activities/instances.js';
 import type { ReadsOwed } from '../../activities/traffic.js';
 import { act } from './activities.js';
+import { spareHistory } from './history-room.js';
 import type { MigrationRun } from './migration-run.js';
 import type { RunRef } from './run-ref.js';
 
@@ -64,6 +65,7 @@ export class OwedConfirmations {
           if (unconfirmed === null || !isLatest()) return;
           this.run.sawUnconfirmed(unconfirmed);
           known = unconfirmed;
+          await spareHistory();
         }
       });
     } catch {

@@ -37,6 +37,7 @@ import {
   transactionControl,
   unqualifiedName,
 } from './raw-statements.js';
+import { planTooLarge, shortStandby, timeTooShort, tooManyComparisons } from './times.js';
 import { gatesWithoutStages, stagesBelow100, stagesNotGrowing, unknownApprovalStage } from './traffic.js';
 import { timeDefault, volatileDefault, volatileExpression, volatileUp } from './volatile.js';
 
@@ -105,6 +106,11 @@ export const RULES: readonly Rule[] = [
   haproxyServers,
   haproxyTwice,
   haproxyGates,
+  // Times, and the room of the history.
+  timeTooShort,
+  shortStandby,
+  tooManyComparisons,
+  planTooLarge,
 ];
 
 /** The rules that compare a plan with blue's tables and the worker's connections. */
