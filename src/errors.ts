@@ -32,6 +32,7 @@ export const ERROR_TYPES = [
   'RollbackUnsafe',
   'WritesUncertain',
   'WritesOnGreen',
+  'WorkerBusy',
   'MigrationRolledBack',
   'SqlError',
   'UnexpectedError',

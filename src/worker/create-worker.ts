@@ -1,6 +1,7 @@
 import { Worker, type NativeConnection, type WorkflowBundleOption } from '@temporalio/worker';
 import { createActivities } from '../../activities/index.js';
 import { taskQueueOf } from '../task-queue.js';
+import { activitySlots, ActivitySlots } from './activity-slots.js';
 import { bundleWorkflowsApart } from './bundle-workflows.js';
 import type { Environment } from './connections.js';
 import type { Redact } from './redact.js';
@@ -19,6 +20,7 @@ export interface WorkerSettings {
 
 /** A worker for the workflows and activities of Verdigris. */
 export async function createWorker(settings: WorkerSettings): Promise<Worker> {
+  const slots = activitySlots(settings.environment);
   return Worker.create({
     connection: settings.connection,
     namespace: settings.namespace,
@@ -33,7 +35,8 @@ export async function createWorker(settings: WorkerSettings): Promise<Worker> {
     // Asked to stop, activities are cancelled after this and go on with another worker where they were.
     shutdownGraceTime: '2s',
     shutdownForceTime: '20s',
-    maxConcurrentActivityTaskExecutions: 50,
+    maxConcurrentActivityTaskExecutions: slots,
+    interceptors: { activity: [new ActivitySlots(slots).interceptor] },
     // A run is one workflow of a few hundred events: others are replayed when they wake up. Keeps the worker small.
     maxCachedWorkflows: 20,
     workflowThreadPoolSize: 1,
