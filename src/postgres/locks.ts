@@ -10,37 +10,77 @@ interface BlockerRow {
   query: string | null;
 }
 
-/** What is told of a session `a` of pg_stat_activity. */
+/** What is told of a session `a` of pg_stat_activity: the same in each row, however many locks it holds. */
 const BLOCKER = `a.pid,
             concat_ws(', ', coalesce(nullif(a.application_name, ''), 'no application name'), 'user ' || a.usename,
                       coalesce('client ' || host(a.client_addr), 'local socket'), 'database ' || a.datname) AS who,
-            a.state, extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age, left(a.query, 80) AS query`;
+            a.state, extract(epoch FROM statement_timestamp() - a.xact_start)::float8 AS age, left(a.query, 80) AS query`;
+
+/** What is told of a transaction `x` of pg_prepared_xacts, in the same columns: it has no process. */
+const PREPARED = `
+            NULL::int AS pid, format('prepared transaction %s, user %s, database %s', x.gid, x.owner, x.database) AS who,
+            'to be ended with COMMIT PREPARED or ROLLBACK PREPARED' AS state,
+            extract(epoch FROM statement_timestamp() - x.prepared)::float8 AS age, NULL AS query`;
+
+/** The prepared transactions among the holders of locks `l`: known by the lock that each has on its own id. */
+const PREPARED_HOLDERS = `
+       JOIN pg_locks own ON own.pid IS NULL AND own.virtualtransaction = l.virtualtransaction AND own.locktype = 'transactionid'
+       JOIN pg_prepared_xacts x ON x.transaction = own.transactionid`;
+
+/** Those who hold locks: what `locks` says of `l`, oldest first. */
+function holdersSql(locks: string): string {
+  return `SELECT * FROM (
+       SELECT DISTINCT ${BLOCKER}
+         FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+        WHERE l.granted AND l.pid <> pg_backend_pid() AND ${locks}
+       UNION
+       SELECT ${PREPARED}
+         FROM pg_locks l ${PREPARED_HOLDERS}
+        WHERE l.granted AND l.pid IS NULL AND ${locks}) holder
+      ORDER BY age DESC NULLS LAST LIMIT 3`;
+}
+
+const OF_THIS_DATABASE = 'l.database = (SELECT oid FROM pg_database WHERE datname = current_database())';
+
+/** That a row `l` of pg_locks is about an advisory lock, as pg_advisory_lock(bigint) takes it. */
+export function isAdvisoryLock(key: bigint): string {
+  const [high, low] = [(key >> 32n) & 0xffffffffn, key & 0xffffffffn];
+  return `l.locktype = 'advisory' AND l.objsubid = 1 AND l.classid::bigint = ${high} AND l.objid::bigint = ${low}`;
+}
 
 /** Who holds locks on a table, for people: process, application, client, age of the transaction, start of the query. */
 export async function whoBlocks(session: Session, table: TableName): Promise<string> {
-  const { rows } = await session.query<BlockerRow>(
-    `SELECT ${BLOCKER}
-       FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-      WHERE l.relation = to_regclass($1) AND l.granted AND l.pid <> pg_backend_pid()
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      ORDER BY a.xact_start LIMIT 3`,
-    [qualified(table)],
-  );
+  const { rows } = await session.query<BlockerRow>(holdersSql(`l.relation = to_regclass($1) AND ${OF_THIS_DATABASE}`), [
+    qualified(table),
+  ]);
   return `In the way: ${describe(rows)}.`;
 }
 
 /** Who holds an advisory lock: who has written and keeps the promotion waiting. */
 export async function whoHoldsAdvisoryLock(session: Session, key: bigint): Promise<string> {
-  const { rows } = await session.query<BlockerRow>(
-    `SELECT ${BLOCKER}
-       FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-      WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid()
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND l.classid::bigint = ($1::bigint >> 32) & 4294967295 AND l.objid::bigint = $1::bigint & 4294967295
-      ORDER BY a.xact_start LIMIT 3`,
-    [key.toString()],
-  );
+  const { rows } = await session.query<BlockerRow>(holdersSql(`${isAdvisoryLock(key)} AND ${OF_THIS_DATABASE}`));
   return `Writing longest: ${describe(rows)}.`;
+}
+
+/** Who is behind transactions of pg_locks, by process or, where prepared, by the name that pg_locks has for them. */
+export async function whoChanges(
+  session: Session,
+  changes: readonly { readonly pid: number | null; readonly transaction: string }[],
+): Promise<string> {
+  const { rows } = await session.query<BlockerRow>(
+    `SELECT * FROM (
+       SELECT ${BLOCKER} FROM pg_stat_activity a WHERE a.pid = ANY ($1::int[]) AND a.xact_start IS NOT NULL
+       UNION
+       SELECT ${PREPARED}
+         FROM pg_locks l ${PREPARED_HOLDERS}
+        WHERE l.pid IS NULL AND l.virtualtransaction = ANY ($2::text[])) holder
+      ORDER BY age DESC NULLS LAST LIMIT 3`,
+    [
+      changes.flatMap(({ pid }) => (pid === null ? [] : [pid])),
+      changes.flatMap(({ pid, transaction }) => (pid === null ? [transaction] : [])),
+    ],
+  );
+  return `Changing: ${describe(rows)}.`;
 }
 
 /** Which transactions have written on this server, in any database: a slot waits for all of them. */
@@ -69,9 +109,8 @@ async function writers(session: Session, { olderThanSeconds, everywhere }: Write
           AND ($2 OR (a.datname = current_database() AND a.backend_type = 'client backend'))
           AND a.xact_start < clock_timestamp() - make_interval(secs => $1)
        UNION ALL
-       SELECT NULL, format('prepared transaction %s, database %s', gid, database), NULL,
-              extract(epoch FROM clock_timestamp() - prepared)::float8, NULL
-         FROM pg_prepared_xacts WHERE $2 OR database = current_database()) writer
+       SELECT ${PREPARED}
+         FROM pg_prepared_xacts x WHERE $2 OR x.database = current_database()) writer
       ORDER BY age DESC LIMIT 3`,
     [olderThanSeconds, everywhere],
   );
@@ -94,19 +133,23 @@ export async function openTransactions(
   return rows.length === 0 ? null : describe(rows);
 }
 
+const ALONE = `l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND ${OF_THIS_DATABASE}`;
+
 /**
  * Who has a table to itself, or waits to have it: everybody who only wants to read it waits behind them. And whom these
  * wait for.
  */
 export async function whoLocksReadersOut(session: Session): Promise<string> {
   const { rows } = await session.query<BlockerRow>(
-    `SELECT DISTINCT ${BLOCKER}
-       FROM pg_locks l
-       CROSS JOIN LATERAL (SELECT l.pid UNION SELECT unnest(pg_blocking_pids(l.pid))) AS b (pid)
-       JOIN pg_stat_activity a ON a.pid = b.pid
-      WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid <> pg_backend_pid()
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      ORDER BY age DESC LIMIT 3`,
+    `SELECT * FROM (
+       SELECT DISTINCT ${BLOCKER}
+         FROM pg_locks l
+         CROSS JOIN LATERAL (SELECT l.pid UNION SELECT unnest(pg_blocking_pids(l.pid))) AS b (pid)
+         JOIN pg_stat_activity a ON a.pid = b.pid
+        WHERE ${ALONE} AND l.pid <> pg_backend_pid()
+       UNION
+       SELECT ${PREPARED} FROM pg_locks l ${PREPARED_HOLDERS} WHERE ${ALONE} AND l.pid IS NULL) holder
+      ORDER BY age DESC NULLS LAST LIMIT 3`,
   );
   return `Locking: ${describe(rows)}.`;
 }
@@ -129,7 +172,7 @@ function describe(rows: readonly BlockerRow[]): string {
     const known = [
       who,
       state,
-      `transaction ${(age ?? 0).toFixed(1)} s old`,
+      `transaction ${Math.max(0, age ?? 0).toFixed(1)} s old`,
       query === null || query === '' ? null : `last statement: ${firstWords(query)}`,
     ];
     const text = known.filter((part) => part !== null).join(', ');

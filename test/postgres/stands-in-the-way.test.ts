@@ -2,7 +2,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { VerdigrisError } from '../../src/errors.js';
 import { Hold, StandsInTheWay } from '../../src/postgres/hold.js';
 import { somebodyWaits } from '../../src/postgres/blockers.js';
-import { longWriters, whoBlocks, whoHasWritten, whoHoldsAdvisoryLock } from '../../src/postgres/locks.js';
+import {
+  longWriters,
+  whoBlocks,
+  whoHasWritten,
+  whoHoldsAdvisoryLock,
+  whoLocksReadersOut,
+} from '../../src/postgres/locks.js';
 import { lockOutWriters } from '../../src/postgres/promotion-hold.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { FENCE_LOCK } from '../../src/postgres/state.js';
@@ -89,11 +95,19 @@ describe('who stands in the way of a promotion', () => {
 
   it('can be a prepared transaction, which has no process', async () => {
     await withClient(own.config, async (writer) => {
-      await writer.query("BEGIN; INSERT INTO cards VALUES ('x'); PREPARE TRANSACTION 'in_the_way'");
-      const text = await longWriters(session, { olderThanSeconds: 0, everywhere: false });
-      expect(text).toMatch(
-        new RegExp(`^prepared transaction in_the_way, database ${own.database}, transaction \\d+\\.\\d s old$`),
+      await writer.query(
+        "BEGIN; SELECT pg_advisory_xact_lock_shared(79); LOCK TABLE cards; INSERT INTO cards VALUES ('x')",
       );
+      await writer.query("PREPARE TRANSACTION 'in_the_way'");
+      const prepared = `prepared transaction in_the_way, user postgres, database ${own.database}, to be ended with COMMIT PREPARED or ROLLBACK PREPARED, transaction \\d+\\.\\d s old`;
+      const text = await longWriters(session, { olderThanSeconds: 0, everywhere: false });
+      expect(text).toMatch(new RegExp(`^${prepared}$`));
+      const told = [
+        [await whoHoldsAdvisoryLock(session, 79n), 'Writing longest'],
+        [await whoBlocks(session, { schema: 'public', name: 'cards' }), 'In the way'],
+        [await whoLocksReadersOut(session), 'Locking'],
+      ] as const;
+      for (const [who, lead] of told) expect(who).toMatch(new RegExp(`^${lead}: ${prepared}\\.$`));
       await writer.query("ROLLBACK PREPARED 'in_the_way'");
     });
   });
