@@ -14,7 +14,7 @@ import { wayBack, type Sessions } from './promotion-sessions.js';
 import {
   beyondBounds,
   commonSequences,
-  furtherPosition,
+  carriedPosition,
   gapAtItsRate,
   isSamePosition,
   positionWithGap,
@@ -56,7 +56,7 @@ export async function prepareSequences({ aside, to }: Sessions, promotion: Promo
     const name = qualified(shape.name);
     const [position, other] = [from.get(name), there.get(name)];
     if (position === undefined) return [];
-    const further = furtherPosition(shape, positionWithGap(shape, position, promotion.sequenceGap), other);
+    const further = carriedPosition(shape, positionWithGap(shape, position, promotion.sequenceGap), other);
     return isSamePosition(further, other) ? [] : [further];
   });
   await setPositions(to, moved);
@@ -196,7 +196,7 @@ export async function carrySequencesOver(
     const [position, earlier, there] = [now.get(name), before.from.get(name), before.to.get(name)];
     if (position === undefined || isSamePosition(position, earlier)) return [];
     const gap = gapAtItsRate(shape, earlier, position, elapsed, promotion.sequenceGap);
-    return [furtherPosition(shape, positionWithGap(shape, position, gap), there)];
+    return [carriedPosition(shape, positionWithGap(shape, position, gap), there)];
   });
   over?.throwIfAborted();
   await hold.within(setPositions(sessions.to, carried));

@@ -8,6 +8,8 @@ export interface SequenceShape {
   readonly increment: bigint;
   readonly min: bigint;
   readonly max: bigint;
+  /** CYCLE: at its end it begins again at its other bound. */
+  readonly cycles: boolean;
 }
 
 /** Where a sequence stands, exactly: the two columns of the sequence itself. */
@@ -19,8 +21,16 @@ export interface SequencePosition {
 
 /** The sequences of this database outside of system schemas, schema verdigris and extensions. */
 export async function readSequenceShapes(session: Session): Promise<SequenceShape[]> {
-  const { rows } = await session.query<{ schema: string; name: string; inc: string; min: string; max: string }>(
-    `SELECT n.nspname AS schema, c.relname AS name, s.seqincrement::text AS inc, s.seqmin::text AS min, s.seqmax::text AS max
+  const { rows } = await session.query<{
+    schema: string;
+    name: string;
+    inc: string;
+    min: string;
+    max: string;
+    cycles: boolean;
+  }>(
+    `SELECT n.nspname AS schema, c.relname AS name, s.seqincrement::text AS inc, s.seqmin::text AS min, s.seqmax::text AS max,
+            s.seqcycle AS cycles
        FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'verdigris')
         AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
@@ -31,6 +41,7 @@ export async function readSequenceShapes(session: Session): Promise<SequenceShap
     increment: BigInt(row.inc),
     min: BigInt(row.min),
     max: BigInt(row.max),
+    cycles: row.cycles,
   }));
 }
 
@@ -101,12 +112,36 @@ const UNCALLED_AT_ONCE = 30;
 
 /**
  * Where a sequence of the new side begins: `gap` values beyond the old side's position, for values that sessions have
- * taken from the old one and not stored yet. Within its bounds; a sequence that has no room left gets no gap.
+ * taken from the old one and not stored yet. Within its bounds; a sequence that has no room left gets no gap. One that
+ * cycles goes on at its other bound, where its circle is longer than the gap.
  */
 export function positionWithGap(shape: SequenceShape, position: SequencePosition, gap: number): SequencePosition {
+  const left = stepsLeft(shape, position.lastValue);
+  if (shape.cycles && BigInt(gap) > left) {
+    const beyond = BigInt(gap) - left - 1n;
+    const fits = BigInt(gap) <= stepsLeft(shape, beginning(shape));
+    return fits ? { ...position, lastValue: beginning(shape) + beyond * shape.increment } : position;
+  }
   const moved = position.lastValue + BigInt(gap) * shape.increment;
   const fits = moved >= shape.min && moved <= shape.max;
   return fits ? { ...position, lastValue: moved } : position;
+}
+
+/** How many values come after this one until the bound. */
+function stepsLeft({ increment, min, max }: SequenceShape, value: bigint): bigint {
+  return ((increment > 0n ? max : min) - value) / increment;
+}
+
+/** Where a sequence that cycles begins again. */
+function beginning({ increment, min, max }: SequenceShape): bigint {
+  return increment > 0n ? min : max;
+}
+
+/** How many values lie between two positions of a sequence, in the direction in which it counts. */
+function stepsBetween(shape: SequenceShape, from: bigint, to: bigint): bigint {
+  const steps = (to - from) / shape.increment;
+  if (steps >= 0n || !shape.cycles) return steps;
+  return stepsLeft(shape, from) + 1n + (to - beginning(shape)) / shape.increment;
 }
 
 /** For how long an application that has not heard of a promotion may go on to take values from the old side, s. */
@@ -124,10 +159,22 @@ export function gapAtItsRate(
   least: number,
 ): number {
   if (before === undefined) return least;
-  const taken = Number((now.lastValue - before.lastValue) / shape.increment);
+  const taken = Number(stepsBetween(shape, before.lastValue, now.lastValue));
   const gap = Math.ceil((taken / Math.max(1, elapsedMs)) * 1_000 * HEAD_START_S);
   if (gap <= least || positionWithGap(shape, now, gap).lastValue === now.lastValue) return least;
   return gap;
+}
+
+/**
+ * Where a sequence of the new side goes: never back, in the direction in which it counts. But of one that cycles nobody can
+ * tell what is back, and the old side's position is where its values are. Pure.
+ */
+export function carriedPosition(
+  shape: SequenceShape,
+  old: SequencePosition,
+  there: SequencePosition | undefined,
+): SequencePosition {
+  return shape.cycles ? old : furtherPosition(shape, old, there);
 }
 
 /** Of two positions of a sequence the one that is further on, in the direction in which it counts. Pure. */

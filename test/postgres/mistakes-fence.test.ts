@@ -7,7 +7,7 @@ import { readTableFacts, type TableFacts } from '../../src/postgres/ddl/table-fa
 import { armFence, disarmFence, isFenceOpen, TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
 import { ident } from '../../src/postgres/identifier.js';
 import { refuseChangedSchema } from '../../src/postgres/prepare-promotion.js';
-import { gapAtItsRate, positionWithGap } from '../../src/postgres/sequences.js';
+import { carriedPosition, gapAtItsRate, positionWithGap } from '../../src/postgres/sequences.js';
 import { closeSession, openSession, withSession } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, FENCE_OPEN, readRoute } from '../../src/postgres/state.js';
 import { otherSide, type Side } from '../../src/side.js';
@@ -249,6 +249,17 @@ describe('the fence', () => {
     expect(rows[0]).toEqual({ alone: 1_022, down: -2_043, never: 1_007 });
   });
 
+  it('a sequence that cycles goes on where the old side stands, not where a try before its last round has left it', async () => {
+    for (const side of ['blue', 'green'] as const) {
+      await rig.on(side, (client) => client.query('CREATE SEQUENCE public.round MAXVALUE 9999 CYCLE'));
+      await rig.on(side, (client) => client.query("SELECT setval('public.round', 9500)"));
+    }
+    await rig.on(rig.primary, (client) => client.query("SELECT setval('public.round', 200)"));
+    await rig.moveOn();
+    const { rows } = await rig.on(rig.primary, (client) => client.query("SELECT nextval('public.round')::int AS next"));
+    expect(rows).toEqual([{ next: 1_201 }]);
+  });
+
   it('nothing was lost in all this', async () => {
     await rig.audit();
   });
@@ -256,24 +267,41 @@ describe('the fence', () => {
 
 it('a sequence without room for the gap goes on where it stands, within its bounds', () => {
   const name = { schema: 's', name: 'n' };
-  const shape = { name, increment: 1n, min: 1n, max: 1_000n };
+  const shape = { name, increment: 1n, min: 1n, max: 1_000n, cycles: false };
   expect(positionWithGap(shape, { name, lastValue: 10n, isCalled: true }, 100).lastValue).toBe(110n);
   expect(positionWithGap(shape, { name, lastValue: 950n, isCalled: true }, 100).lastValue).toBe(950n);
-  const down = { name, increment: -5n, min: -1_000n, max: -1n };
+  const down = { name, increment: -5n, min: -1_000n, max: -1n, cycles: false };
   expect(positionWithGap(down, { name, lastValue: -10n, isCalled: true }, 100).lastValue).toBe(-510n);
   expect(positionWithGap(down, { name, lastValue: -900n, isCalled: true }, 100).lastValue).toBe(-900n);
+});
+
+it('a sequence that cycles goes where the old side stands, and on beyond its end', () => {
+  const name = { schema: 's', name: 'n' };
+  const at = (lastValue: bigint) => ({ name, lastValue, isCalled: true });
+  const shape = { name, increment: 1n, min: 1n, max: 9_999n, cycles: true };
+  expect(positionWithGap(shape, at(9_500n), 1_000).lastValue).toBe(501n);
+  expect(positionWithGap(shape, at(8_999n), 1_000).lastValue).toBe(9_999n);
+  // Its circle is shorter than the gap.
+  expect(positionWithGap({ ...shape, max: 100n }, at(50n), 1_000).lastValue).toBe(50n);
+  const down = { name, increment: -5n, min: -1_000n, max: -1n, cycles: true };
+  expect(positionWithGap(down, at(-996n), 100).lastValue).toBe(-496n);
+  // Green stands where a try has left it; blue has begun its next round since.
+  expect(carriedPosition(shape, at(1_200n), at(9_500n))).toEqual(at(1_200n));
+  expect(carriedPosition({ ...shape, cycles: false }, at(1_200n), at(9_500n))).toEqual(at(9_500n));
+  expect(gapAtItsRate(shape, at(9_900n), at(101n), 100, 100)).toBe(100);
+  expect(gapAtItsRate({ ...shape, max: 99_999n }, at(99_900n), at(101n), 100, 100)).toBe(10_000);
 });
 
 it('a sequence skips what is taken from it in five seconds, and what the plan says at least', () => {
   const name = { schema: 's', name: 'n' };
   const at = (lastValue: bigint) => ({ name, lastValue, isCalled: true });
-  const shape = { name, increment: 1n, min: 1n, max: 1_000_000n };
+  const shape = { name, increment: 1n, min: 1n, max: 1_000_000n, cycles: false };
   expect(gapAtItsRate(shape, at(0n), at(800n), 100, 1_000)).toBe(40_000);
   expect(gapAtItsRate(shape, at(0n), at(10n), 100, 1_000)).toBe(1_000);
   expect(gapAtItsRate(shape, undefined, at(800n), 100, 1_000)).toBe(1_000);
   // Without room for it, the plan's gap.
   expect(gapAtItsRate(shape, at(990_000n), at(990_800n), 100, 1_000)).toBe(1_000);
-  const down = { name, increment: -5n, min: -1_000_000n, max: -1n };
+  const down = { name, increment: -5n, min: -1_000_000n, max: -1n, cycles: false };
   expect(gapAtItsRate(down, at(-5n), at(-4_005n), 100, 1_000)).toBe(40_000);
 });
 
