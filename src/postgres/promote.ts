@@ -26,7 +26,7 @@ import { waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
 import { openActors, openSessions, type Sessions } from './promotion-sessions.js';
 import { closeSession, openSession, SHORT_STATEMENTS, withSession, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
-import { FENCE_CLOSED, FENCE_LOCK } from './state.js';
+import { FENCE_CLOSED, FENCE_LOCK, ROUTE_CHANNEL } from './state.js';
 import type { TableName } from '../plan/table-name.js';
 
 /*
@@ -160,9 +160,12 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     const actors = await openActors(databases, from, keep, promotion.signal);
     const decision = await decisionSoFar(actors.main, promotion);
     if (decision.decided) {
+      const told = tellRouters(actors.main);
       await openNewSide(actors.to, promotion.migration, decision.epoch);
       await pools.point(otherSide(from), decision.epoch);
-      return { holdMs: null, steps: {}, epoch: decision.epoch, unreleased: await pools.release() };
+      const unreleased = await pools.release();
+      await told;
+      return { holdMs: null, steps: {}, epoch: decision.epoch, unreleased };
     }
     if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
     refuseLate(promotion);
@@ -180,10 +183,13 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     await pools.pause(from, decision.epoch);
     const hold = new Hold(promotion.maxHoldMs);
     const epoch = await holdAndDecide(sessions, { ...promotion, epoch: decision.epoch, sequences, apart }, hold);
+    const told = tellRouters(sessions.aside);
     await hold.afterDecision('open', () => openNewSide(sessions.to, promotion.migration, epoch));
     const holdMs = hold.elapsed();
     await pools.point(otherSide(from), epoch);
-    return { holdMs, steps: hold.steps, epoch, unreleased: await pools.release() };
+    const unreleased = await pools.release();
+    await told;
+    return { holdMs, steps: hold.steps, epoch, unreleased };
   } finally {
     await Promise.all(open.map(closeSession));
   }
@@ -310,6 +316,19 @@ async function giveUp(main: Session): Promise<void> {
 }
 
 const GIVE_UP_MS = 1_000;
+
+/**
+ * Routers that listen to the old side hear of the decision at once. Not in its transaction: a COMMIT that notifies waits for
+ * the other notifiers of the server, in any database, and would fail at the lock timeout of the hold. Who is not told
+ * hears of it from the new side, from the fence, or at its next look.
+ */
+async function tellRouters(session: Session): Promise<void> {
+  const told = session.query(`SET statement_timeout = ${TELL_WITHIN_MS}; SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
+  const late = (): Error => new Error('no answer');
+  await answerWithin(TELL_WITHIN_MS + 500, told, late).catch(() => undefined);
+}
+
+const TELL_WITHIN_MS = 1_000;
 
 /**
  * Opens the new side. Refused for an epoch that is over, so a late worker opens nothing.

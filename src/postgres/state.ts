@@ -245,6 +245,7 @@ BEGIN
 END $fn$;
 
 -- The decision: in the promotion's transaction on the side that gives writes away, under the exclusive fence lock.
+-- No NOTIFY: its COMMIT would wait for a lock that all notifiers of the server share. Whoever decides tells routers later.
 CREATE OR REPLACE FUNCTION verdigris.decide(of_migration text, expected_epoch bigint, new_side text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $fn$
 DECLARE
@@ -258,7 +259,6 @@ BEGIN
   UPDATE verdigris.route SET writes_on = new_side, epoch = expected_epoch + 1, generation = generation + 1,
          green_read_percent = CASE new_side WHEN 'green' THEN 100 ELSE 0 END, opening = NULL, updated_at = clock_timestamp()
    WHERE migration = of_migration;
-  PERFORM pg_notify('${ROUTE_CHANNEL}', '');
 END $fn$;
 
 -- Opens this side for the epoch that the other side has decided. Running it again changes nothing; an older epoch is
