@@ -137,6 +137,7 @@ async function promote(
       {
         ...{ databases, migration: run.migration, from, epoch, fenced, knownTables: known, sequenceGap, signal },
         ...begins,
+        patterns: ref.plan.tables,
         ...(from === 'blue' ? { lastLook: () => refuseDdl(work, ref, session) } : {}),
         maxHoldMs: parseDuration(maxHold),
         feedBack: from === 'blue',
@@ -247,6 +248,7 @@ async function prepare(
     migration: run.migration,
     from,
     fenced,
+    patterns: ref.plan.tables,
     wayBack: from === 'blue' ? publishedBackward(blue, green) : undefined,
     acceptLoss,
     signal,

@@ -14,6 +14,10 @@ export interface TablePattern {
   /** As it stands in the plan. */
   readonly text: string;
   matches(table: TableName): boolean;
+  /** Whether it matches some table of the schema. */
+  reaches(schema: string): boolean;
+  /** Whether it matches every table of the schema. */
+  covers(schema: string): boolean;
 }
 
 /**
@@ -30,7 +34,13 @@ export function parseTablePattern(text: string): TablePattern {
   }
   const schema = new RegExp(`^${second === undefined ? 'public' : first}$`, 'su');
   const name = new RegExp(`^${second ?? first}$`, 'su');
-  return { text, matches: (table) => schema.test(table.schema) && name.test(table.name) };
+  const reaches = (one: string): boolean => schema.test(one);
+  return {
+    text,
+    matches: (table) => reaches(table.schema) && name.test(table.name),
+    reaches,
+    covers: (one) => (second ?? first) === '.*' && reaches(one),
+  };
 }
 
 /** Splits at the dots outside quotes and turns each part into the source of a regular expression. */
@@ -61,4 +71,12 @@ export function tableFilter(patterns: TablePatterns): (table: TableName) => bool
   const exclude = patterns.exclude.map(parseTablePattern);
   return (table) =>
     include.some((pattern) => pattern.matches(table)) && !exclude.some((pattern) => pattern.matches(table));
+}
+
+/** A question about schemas: whether a table that is made there may be one of them. */
+export function schemaFilter(patterns: TablePatterns): (schema: string) => boolean {
+  const include = patterns.include.map(parseTablePattern);
+  const exclude = patterns.exclude.map(parseTablePattern);
+  return (schema) =>
+    include.some((pattern) => pattern.reaches(schema)) && !exclude.some((pattern) => pattern.covers(schema));
 }

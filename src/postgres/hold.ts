@@ -83,6 +83,12 @@ export class Hold {
     return this.#answer(session, `SET LOCAL statement_timeout = ${this.left()}; ${sql}`);
   }
 
+  /** Several statements in the transaction that is open on the session, in one message. @returns what each answers. */
+  async queriesInTransaction(session: Session, statements: readonly string[]): Promise<QueryResult[]> {
+    const message = [`SET LOCAL statement_timeout = ${this.left()}`, ...statements].join('; ');
+    return (await this.#answers(session, message)).slice(1);
+  }
+
   /** The same with a limit of its own, for something that takes a few milliseconds or is not worth waiting for. */
   async queryAtMost<R extends QueryResultRow = QueryResultRow>(
     session: Session,
@@ -107,9 +113,14 @@ export class Hold {
   }
 
   async #answer<R extends QueryResultRow>(session: Session, sql: string): Promise<QueryResult<R>> {
-    // With several statements in one message, node-postgres answers with a list: the last one is what was asked.
-    const result: unknown = await this.within(session.query<R>(sql));
-    return (Array.isArray(result) ? result.at(-1) : result) as QueryResult<R>;
+    // The last one is what was asked.
+    return (await this.#answers(session, sql)).at(-1) as QueryResult<R>;
+  }
+
+  /** With several statements in one message, node-postgres answers with a list. */
+  async #answers(session: Session, sql: string): Promise<QueryResult[]> {
+    const result: unknown = await this.within(session.query(sql));
+    return (Array.isArray(result) ? result : [result]) as QueryResult[];
   }
 }
 

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import type { TableName } from '../plan/table-name.js';
 import { otherSide, type Side } from '../side.js';
+import type { TablePatterns } from './catalog-pattern.js';
 import { describeDifferences } from './ddl/compare-facts.js';
 import type { SchemaChange } from './ddl/schema-watch.js';
 import { dropSubscriptions, findSubscriptions } from './feed-objects.js';
@@ -27,6 +28,8 @@ export interface Preparation {
   readonly from: Side;
   /** Tables of `from` that get a fence. */
   readonly fenced: readonly TableName[];
+  /** What the plan moves: a table among it that is not fenced is new. Default: every table that is there is known. */
+  readonly patterns?: TablePatterns | undefined;
   /** What the reverse feed will publish on the new side; undefined when no way back is wanted. */
   readonly wayBack: readonly PublishedTable[] | undefined;
   /** The feed to the other side is dead and stays so: it is switched off instead of being asked for everything. */
@@ -59,7 +62,7 @@ export async function preparePromotion(preparation: Preparation): Promise<number
       if (preparation.acceptLoss === true) return switchOff(other, feed, to);
       for (const name of await streamsOfRun(other, feed)) await refuseUnfinishedSync(other, name, to);
     });
-    const known = await readKnownTables(session);
+    const known = await readKnownTables(session, preparation);
     const guard = { migration, epoch: route.epoch, writesOn: from };
     await armFence(session, preparation.fenced, signal === undefined ? { guard } : { signal, guard });
     if (await hasRouters(session, migration)) await sleep(left(announced), undefined, { signal });

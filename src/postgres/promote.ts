@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { otherSide, type Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
 import { answerWithin } from '../timing.js';
+import type { TablePatterns } from './catalog-pattern.js';
 import { Hold, promotionBlocked, StandsInTheWay } from './hold.js';
 import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
@@ -22,7 +23,7 @@ import {
   waitUntilAllIsThere,
   type SequencesBefore,
 } from './promotion-hold.js';
-import { waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
+import { waitForNoUnfencedChanges, waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
 import { openActors, openSessions, type Sessions } from './promotion-sessions.js';
 import { closeSession, openSession, SHORT_STATEMENTS, withSession, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
@@ -34,10 +35,12 @@ import type { TableName } from '../plan/table-name.js';
  *
  *   prepare  the way back is proven, the fence is armed          prepare-promotion.ts
  *            the lag is short, nobody would hold up a slot       promotion-readiness.ts
+ *            or write past the fence
  *   pause    poolers: their clients wait                          pools.ts, with a deadline of its own
  *   hold     lock: every transaction that has written is over    promotion-hold.ts, the server's deadline: hold.ts
  *            (and nobody has decided meanwhile)
  *            catalog: the fence is in force, no table is new   )
+ *            locks: nor is one about to be                     )
  *            marker: the new side has everything               ) at once
  *            sequences: the new side's go beyond the old one's )
  *            slots of the way back; the route's row             (at once if the sides are on servers of their own)
@@ -63,6 +66,8 @@ export interface Promotion {
   readonly fenced: readonly TableName[];
   /** Every table (oid) that was there when the fence was armed: a new one in the hold stops the try. */
   readonly knownTables: readonly number[];
+  /** What the plan moves: a new table that it leaves out stops nothing. Default: all. */
+  readonly patterns?: TablePatterns | undefined;
   /** When it is too late to begin a hold. What is decided is finished. Default: never. */
   readonly notAfter?: NotAfter | undefined;
   /** Longest time that writes wait in one try, ms. */
@@ -177,6 +182,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
       await waitForNoWriters(sessions.to, promotion);
       await rehearseSlots(sessions, promotion);
     }
+    await waitForNoUnfencedChanges(sessions.main, promotion);
     const apart = await areApart(sessions);
     await promotion.lastLook?.();
 

@@ -1,20 +1,21 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import { otherSide } from '../side.js';
+import { ALL_TABLES } from './catalog-pattern.js';
 import { dropSlots, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { TAKE_FENCE_LOCK, unarmedTablesSql } from './fence.js';
 import { promotionBlocked, StandsInTheWay, type Hold } from './hold.js';
 import { literal, qualified } from './identifier.js';
-import { newTablesSql } from './known-tables.js';
-import { whoBlocksApply, whoHasWritten, whoHoldsAdvisoryLock } from './locks.js';
+import { isMoved, newTablesSql, type NewTable } from './known-tables.js';
+import { whoBlocksApply, whoChanges, whoHasWritten, whoHoldsAdvisoryLock } from './locks.js';
 import { markerArrived, writeMarker } from './marker.js';
 import type { Promotion, PromotionTry } from './promote.js';
 import { wayBack, type Sessions } from './promotion-sessions.js';
 import {
   beyondBounds,
-  commonSequences,
   carriedPosition,
+  commonSequences,
   gapAtItsRate,
   isSamePosition,
   positionWithGap,
@@ -28,6 +29,7 @@ import { BEGIN_READ_COMMITTED, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { FENCE_LOCK } from './state.js';
 import { readSubscription } from './subscription.js';
+import { byClients, describeChange, LOCKS_OF_CHANGES, unfencedChanges, type LockRow } from './unfenced-changes.js';
 
 /* What is done while writers wait, in the order of promote.ts. Who stood in the way is asked when they go on. */
 
@@ -73,7 +75,7 @@ const RATE_SEEN_FOR_MS = 100;
 /** Work that needs no hold: plans are cached and catalogs warm when the writers wait. */
 export async function prepareHold(sessions: Sessions, promotion: Promotion, before: SequencesBefore): Promise<void> {
   await dropEarlySlots(sessions.to, promotion);
-  await sessions.main.query(openTablesSql(promotion));
+  await sessions.main.query(`${LOCKS_OF_CHANGES}; ${openTablesSql(promotion)}`);
   // The first function of a session loads the language.
   for (const session of [sessions.main, sessions.to]) await session.query("SELECT verdigris.try_jsonb('1')");
   const left = before.at + RATE_SEEN_FOR_MS - performance.now();
@@ -93,6 +95,8 @@ export async function lockOutWriters(main: Session, promotion: PromotionTry, hol
     `SET LOCAL lock_timeout = ${promotion.lockTimeoutMs}`,
     // A worker that freezes here is ended by the server, and writers go on.
     `SET LOCAL idle_in_transaction_session_timeout = ${promotion.maxHoldMs}`,
+    // Each look must see what is committed by then, whatever the default of the database is.
+    'SET TRANSACTION ISOLATION LEVEL READ COMMITTED',
     `SELECT set_config('transaction_timeout', '${promotion.maxHoldMs}', true) WHERE current_setting('server_version_num')::int >= 170000`,
   ];
   try {
@@ -118,17 +122,17 @@ export async function limitOthers({ aside, to }: Sessions, hold: Hold): Promise<
 }
 
 /**
- * Every table is fenced and none is new: otherwise a write could slip past the decision.
+ * Every table is fenced and none is new, nor will be by a transaction that has not ended: otherwise a write could slip past
+ * the decision. Locks first, then the catalog: what has ended between the two looks is committed, and shows there.
  *
  * @param after a statement that comes before the look, in the same message
  */
 export async function checkFence(main: Session, promotion: Promotion, hold: Hold, after?: string): Promise<void> {
-  const look = openTablesSql(promotion);
-  const { rows } = await hold.queryInTransaction<{ name: string }>(
-    main,
-    after === undefined ? look : `${after}; ${look}`,
-  );
-  const open = rows.map((row) => row.name);
+  const before = after === undefined ? [] : [after];
+  const answers = await hold.queriesInTransaction(main, [...before, LOCKS_OF_CHANGES, openTablesSql(promotion)]);
+  const [locks, tables] = answers.slice(-2).map(({ rows }) => rows as unknown[]);
+  const open = openTables((tables ?? []) as OpenTable[], promotion);
+  await refuseUnfencedChanges(main, promotion, hold, (locks ?? []) as LockRow[]);
   if (open.length === 0) return;
   throw new VerdigrisError({
     type: 'FenceTampered',
@@ -137,8 +141,31 @@ export async function checkFence(main: Session, promotion: Promotion, hold: Hold
   });
 }
 
+/** A table that is new, or (without a root) one whose fence is not in force. */
+type OpenTable = NewTable | { readonly name: string; readonly root_name: null };
+
 function openTablesSql({ fenced, knownTables }: Promotion): string {
-  return `${unarmedTablesSql(fenced)} UNION ALL ${newTablesSql(knownTables)}`;
+  return `SELECT name, NULL AS root_schema, NULL AS root_name FROM (${unarmedTablesSql(fenced)}) AS unarmed UNION ALL ${newTablesSql(knownTables)}`;
+}
+
+/** A new table that the plan leaves out is nobody's business. */
+function openTables(rows: readonly OpenTable[], { patterns = ALL_TABLES }: Promotion): string[] {
+  const moved = isMoved(patterns);
+  return rows.filter((table) => table.root_name === null || moved(table)).map(({ name }) => name);
+}
+
+async function refuseUnfencedChanges(
+  main: Session,
+  promotion: Promotion,
+  hold: Hold,
+  locks: readonly LockRow[],
+): Promise<void> {
+  const suspected = unfencedChanges(locks, promotion);
+  if (suspected.length === 0) return;
+  const changes = await hold.within(byClients(main, suspected));
+  const [change] = changes;
+  if (change === undefined) return;
+  throw new StandsInTheWay(describeChange(promotion, change), undefined, () => whoChanges(main, changes));
 }
 
 /**

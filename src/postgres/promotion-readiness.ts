@@ -2,11 +2,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { otherSide } from '../side.js';
 import { directionTo } from './feed.js';
 import { promotionBlocked } from './hold.js';
-import { longWriters } from './locks.js';
+import { longWriters, whoChanges } from './locks.js';
 import { measureLag } from './marker.js';
 import type { Promotion } from './promote.js';
 import type { Sessions } from './promotion-sessions.js';
 import type { Session } from './session.js';
+import { describeChange, readUnfencedChanges } from './unfenced-changes.js';
 
 /* When it is worth asking writers to wait: what these functions wait for would otherwise be part of the hold. */
 
@@ -40,6 +41,18 @@ export async function waitForNoWriters(to: Session, promotion: Promotion): Promi
     if (look === 99) {
       throw promotionBlocked(`${otherSide(promotion.from)}: ${who} would keep the slot of the way back waiting`);
     }
+    await sleep(100);
+  }
+}
+
+/** Waits until no transaction is about to write past the fence: the hold would only be given up for it. */
+export async function waitForNoUnfencedChanges(from: Session, promotion: Promotion): Promise<void> {
+  for (let look = 0; look < 100; look++) {
+    promotion.signal?.throwIfAborted();
+    const changes = await readUnfencedChanges(from, promotion);
+    const [change] = changes;
+    if (change === undefined) return;
+    if (look === 99) throw promotionBlocked(`${describeChange(promotion, change)}. ${await whoChanges(from, changes)}`);
     await sleep(100);
   }
 }

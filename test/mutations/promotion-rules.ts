@@ -90,6 +90,60 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: inHold('a fence that was switched off'),
   },
   {
+    rule: 'a table that the plan moves and that is not fenced is new, whenever it was made',
+    edits: [
+      edit(
+        'src/postgres/known-tables.ts',
+        'table.of_extension || !moved(table) || isFenced.has(qualified(table))',
+        'table.of_extension || moved(table) || isFenced.has(qualified(table))',
+      ),
+    ],
+    test: inHold('a table of the plan that was made after'),
+  },
+  {
+    rule: 'a transaction that could write past the fence gives up the try',
+    edits: [
+      edit(HOLD, '  const suspected = unfencedChanges(locks, promotion);\n', '  const suspected: never[] = [];\n'),
+    ],
+    test: inHold('a transaction that passes no fence gives up the try'),
+  },
+  {
+    rule: 'nobody is asked to wait while a transaction could write past the fence',
+    edits: [edit(PROMOTE, '    await waitForNoUnfencedChanges(sessions.main, promotion);\n', '')],
+    test: inHold('is not asked of writers while such a transaction lasts'),
+  },
+  {
+    rule: 'a table that is made counts where its schema may be of the plan',
+    edits: [edit('src/postgres/unfenced-changes.ts', ' || locks.some(isOfMovedSchema)', '')],
+    test: { file: 'test/postgres/unfenced-changes.test.ts', name: 'is seen: CREATE TABLE public' },
+  },
+  {
+    rule: 'a table of a schema that the plan leaves out counts when it is attached',
+    edits: [edit('src/postgres/unfenced-changes.ts', 'fenced.some(({ mode }) => mode === ATTACHED_TO) || ', '')],
+    test: { file: 'test/postgres/unfenced-changes.test.ts', name: 'is seen: ALTER TABLE' },
+  },
+  {
+    rule: 'the looks of the hold see what is committed by then',
+    edits: [edit(HOLD, "    'SET TRANSACTION ISOLATION LEVEL READ COMMITTED',\n", '')],
+    test: inHold('REPEATABLE READ by default'),
+  },
+  {
+    rule: 'the COMMIT that decides notifies nobody',
+    edits: [
+      edit(
+        STATE,
+        "green_read_percent = CASE new_side WHEN 'green' THEN 100 ELSE 0 END, opening = NULL, updated_at = clock_timestamp()\n   WHERE migration = of_migration;\n",
+        "green_read_percent = CASE new_side WHEN 'green' THEN 100 ELSE 0 END, opening = NULL, updated_at = clock_timestamp()\n   WHERE migration = of_migration;\n  PERFORM pg_notify('${ROUTE_CHANNEL}', '');\n",
+      ),
+    ],
+    test: inHold('its COMMIT waits for no notifier'),
+  },
+  {
+    rule: 'routers that listen to the old side are told of the decision',
+    edits: [edit(PROMOTE, 'const told = tellRouters(sessions.aside);', 'const told = Promise.resolve();')],
+    test: inHold('its COMMIT waits for no notifier'),
+  },
+  {
     rule: 'the fence is looked at again once the route is locked',
     edits: [
       edit(
@@ -280,6 +334,17 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     rule: 'sequences are carried over in the hold',
     edits: [edit(HOLD, 'setPositions(sessions.to, carried)', 'setPositions(sessions.to, [])')],
     test: inHold('keys that the old side gives out'),
+  },
+  {
+    rule: 'a sequence that cycles goes where the old side stands',
+    edits: [
+      edit(
+        'src/postgres/sequences.ts',
+        'return shape.cycles ? old : furtherPosition(shape, old, there);',
+        'return furtherPosition(shape, old, there);',
+      ),
+    ],
+    test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'a sequence that cycles goes on' },
   },
   {
     rule: 'sequences get a gap in their own direction',

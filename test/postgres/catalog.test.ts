@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { parseTablePattern, tableFilter } from '../../src/postgres/catalog-pattern.js';
+import { parseTablePattern, schemaFilter, tableFilter } from '../../src/postgres/catalog-pattern.js';
 import { readSequences } from '../../src/postgres/catalog-sequences.js';
 import { toCatalogSummary } from '../../src/postgres/catalog-summary.js';
 import { readUnmovedTables } from '../../src/postgres/catalog-unmoved.js';
@@ -67,6 +67,13 @@ describe('patterns', () => {
     const moved = tableFilter({ include: ['shop.*'], exclude: ['shop.audit*'] });
     expect(moved({ schema: 'shop', name: 'orders' })).toBe(true);
     expect(moved({ schema: 'shop', name: 'audit_log' })).toBe(false);
+  });
+
+  it('say of a schema whether one of its tables may be meant', () => {
+    const mayBe = schemaFilter({ include: ['shop.order_*', '*'], exclude: ['public.log', 'staging.*', '"a.b".*'] });
+    expect(['shop', 'public', 'staging', 'other'].map(mayBe)).toEqual([true, true, false, false]);
+    expect(schemaFilter({ include: ['*.*'], exclude: ['*', 'sh*.load_*'] })('public')).toBe(false);
+    expect(schemaFilter({ include: ['*.*'], exclude: ['*', 'sh*.load_*'] })('shop')).toBe(true);
   });
 
   it('a pattern that is none is refused', () => {

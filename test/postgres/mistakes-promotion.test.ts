@@ -14,6 +14,7 @@ import { carryOut } from '../support/promotion-steps.js';
 import { PromotionRig } from '../support/promotion-rig.js';
 import { StatementProxy } from '../support/statement-proxy.js';
 import { WatchedTry } from '../support/watched-try.js';
+import { withClient } from '../support/postgres.js';
 
 /*
  * Mistakes that promotions have been bitten by, in the hold and in the decision: see docs/mistakes.md. Each test fails
@@ -23,6 +24,10 @@ import { WatchedTry } from '../support/watched-try.js';
 const MIGRATION = 'mistakes-promotion';
 
 const LOCKS_WRITERS_OUT = /READ COMMITTED; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/;
+
+/** The lock that a COMMIT takes if its transaction notifies. */
+const HOLDS_NOTIFY =
+  "SELECT FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND objid = 0";
 
 describe('the hold and the decision', () => {
   let rig: PromotionRig;
@@ -204,6 +209,216 @@ describe('the hold and the decision', () => {
       await attempt.close();
       expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
     }
+  });
+
+  it('a table that is new in a schema which the plan leaves out stops nothing, whether it is committed or not', async () => {
+    const patterns = { include: ['*.*'], exclude: ['staging.*'] };
+    for (const side of ['blue', 'green'] as const)
+      await rig.on(side, (client) => client.query('CREATE SCHEMA staging'));
+    for (let move = 0; move < 2; move++) {
+      const attempt = await WatchedTry.prepare(rig, patterns);
+      const { from } = attempt;
+      await rig.on(from, async (loader) => {
+        await loader.query('CREATE TABLE staging.load_1 (id int)');
+        await loader.query('BEGIN; CREATE TABLE staging.load_2 (id int); INSERT INTO staging.load_1 VALUES (1)');
+        expect(await attempt.run()).toMatchObject({ epoch: expect.any(Number) as number });
+        await loader.query('COMMIT');
+      });
+      await carryOut('finish', rig.move(from));
+      await attempt.close();
+    }
+    for (const side of ['blue', 'green'] as const) {
+      await rig.on(side, (client) => client.query('DROP SCHEMA staging CASCADE'));
+    }
+  });
+
+  it('a table of the plan that was made after the tables to fence were read is new, though it was there before the fence', async () => {
+    const { from } = await rig.on(rig.primary, async (client) => {
+      await client.query('CREATE TABLE public.new_one (id int)');
+      return { from: rig.primary };
+    });
+    const attempt = await WatchedTry.prepare(rig, { include: ['public.*'], exclude: [] });
+    expect(await attempt.run()).toMatchObject({ type: 'FenceTampered' });
+    await rig.on(from, (client) => client.query('DROP TABLE public.new_one'));
+    await attempt.close();
+  });
+
+  /** Each writes without passing the fence, and can commit later. */
+  const PAST_THE_FENCE = [
+    [
+      'a table that is made and filled',
+      ['CREATE TABLE public.notes_more (LIKE public.notes INCLUDING ALL)', 'INSERT INTO public.notes_more VALUES'],
+    ],
+    [
+      'triggers that are off while it loads',
+      [
+        'ALTER TABLE public.notes DISABLE TRIGGER ALL',
+        'INSERT INTO public.notes VALUES',
+        'ALTER TABLE public.notes ENABLE ALWAYS TRIGGER _verdigris_fence',
+        'ALTER TABLE public.notes ENABLE ALWAYS TRIGGER _verdigris_fence_truncate',
+      ],
+    ],
+    [
+      'a table that is swapped',
+      [
+        'CREATE TABLE public.notes_new (LIKE public.notes INCLUDING ALL)',
+        'INSERT INTO public.notes_new VALUES',
+        'ALTER TABLE public.notes RENAME TO notes_old',
+        'ALTER TABLE public.notes_new RENAME TO notes',
+      ],
+    ],
+  ] as const;
+
+  for (const direction of ['one way', 'the other way'] as const) {
+    it.each(PAST_THE_FENCE)(`a transaction that passes no fence gives up the try: %s, ${direction}`, async (_, sql) => {
+      const attempt = await WatchedTry.prepare(rig);
+      const { from } = attempt;
+      const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
+      const outcome = attempt.run();
+      const held = await locking;
+      await withClient({ ...rig.databases[from].config, application_name: 'loader' }, async (loader) => {
+        await loader.query('BEGIN');
+        const row = ' (gen_random_uuid())';
+        for (const statement of sql) await loader.query(`${statement}${statement.endsWith('VALUES') ? row : ''}`);
+        held.release();
+        const message = expect.stringMatching(
+          /a transaction that changes .*could write past the fence\. Changing: pid \d+ \(loader, /,
+        );
+        expect(await outcome).toMatchObject({ type: 'PromotionBlocked', message });
+        await loader.query('ROLLBACK');
+      });
+      await attempt.close();
+      expect(await routeOn(from)).toMatchObject({ writesOn: from });
+    });
+
+    it(`a table that is made by a prepared transaction gives up the try, ${direction}`, async () => {
+      const attempt = await WatchedTry.prepare(rig);
+      const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
+      const outcome = attempt.run();
+      const held = await locking;
+      await rig.on(attempt.from, (client) =>
+        client.query("BEGIN; CREATE TABLE public.later (id int); PREPARE TRANSACTION 'makes_later'"),
+      );
+      held.release();
+      const message = expect.stringContaining('Changing: prepared transaction makes_later') as string;
+      expect(await outcome).toMatchObject({ type: 'PromotionBlocked', message });
+      await rig.on(attempt.from, (client) => client.query("ROLLBACK PREPARED 'makes_later'"));
+      await attempt.close();
+    });
+
+    it(`is not asked of writers while such a transaction lasts, ${direction}`, async () => {
+      const attempt = await WatchedTry.prepare(rig);
+      const { from } = attempt;
+      let isAsked = false;
+      const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before').then((held) => {
+        isAsked = true;
+        held.release();
+      });
+      await rig.on(from, async (loader) => {
+        await loader.query('BEGIN; CREATE TABLE public.later (id int)');
+        const outcome = attempt.run();
+        await sleep(1_500);
+        expect(isAsked).toBe(false);
+        await loader.query('ROLLBACK');
+        await locking;
+        expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
+      });
+      await carryOut('finish', rig.move(from));
+      await attempt.close();
+    });
+  }
+
+  it('what goes on beside it and makes no write of a moved table stops nothing: TRUNCATE at the fence, temporary tables', async () => {
+    const attempt = await WatchedTry.prepare(rig);
+    const { from } = attempt;
+    const deciding = attempt.stopAt(/SELECT verdigris\.decide/, 'before');
+    const outcome = attempt.run();
+    const held = await deciding;
+    await rig.on(from, (truncates) =>
+      rig.on(from, async (temporary) => {
+        const refused = truncates.query('TRUNCATE public.upserts').catch((error: unknown) => error);
+        await temporary.query('BEGIN; CREATE TEMP TABLE seen_before (id int); COMMIT');
+        await temporary.query('BEGIN; CREATE TEMP TABLE of_mine ON COMMIT DROP AS SELECT 1 AS id');
+        await until(temporary, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted");
+        held.release();
+        expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
+        expect(await refused).toMatchObject({ code: '25006' });
+        await temporary.query('ROLLBACK');
+      }),
+    );
+    await carryOut('finish', rig.move(from));
+    await attempt.close();
+  });
+
+  it('a database whose transactions are REPEATABLE READ by default shows what was committed while the lock was waited for', async () => {
+    const { from, close } = await repeatableRead();
+    const attempt = await WatchedTry.prepare(rig);
+    const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
+    const outcome = attempt.run({ maxHoldMs: 5_000, lockTimeoutMs: 4_000 });
+    const held = await locking;
+    await rig.on(from, async (writer) => {
+      await writer.query('BEGIN ISOLATION LEVEL READ COMMITTED');
+      await write(writer);
+      await writer.query('CREATE TABLE public.new_one (id int)');
+      held.release();
+      await rig.on(from, (client) => until(client, isWaitingForLock('verdigris promotion')));
+      await writer.query('COMMIT');
+    });
+    expect(await outcome).toMatchObject({ type: 'FenceTampered' });
+    await rig.on(from, (client) => client.query('DROP TABLE public.new_one'));
+    await attempt.close();
+    await close();
+  });
+
+  async function repeatableRead(): Promise<{ from: Side; close: () => Promise<void> }> {
+    const from = rig.primary;
+    const set = (value: string): Promise<void> =>
+      rig.on(from, async (client) => {
+        const database = client.escapeIdentifier(client.database ?? '');
+        await client.query(`ALTER DATABASE ${database} ${value}`);
+      });
+    await set("SET default_transaction_isolation = 'repeatable read'");
+    return { from, close: () => set('RESET default_transaction_isolation') };
+  }
+
+  it('its COMMIT waits for no notifier: heavy NOTIFY traffic of another database of the server', async () => {
+    const attempt = await WatchedTry.prepare(rig);
+    const { from } = attempt;
+    const heard = { blue: 0, green: 0 };
+    const { port } = rig.databases[from].config;
+    const elsewhere = { ...rig.databases[from].config, database: 'postgres' };
+    expect(port).toBeDefined();
+    let isOver = false;
+    // 5 MB each: they are written under the lock that all notifiers of the server share.
+    const notifiers = [1, 2, 3, 4].map(() =>
+      withClient(elsewhere, async (client) => {
+        while (!isOver) {
+          await client.query(
+            "SELECT pg_notify('elsewhere', repeat('x', 2000) || random()) FROM generate_series(1, 10000)",
+          );
+        }
+      }),
+    );
+    await rig.on('blue', (onBlue) =>
+      rig.on('green', async (onGreen) => {
+        onBlue.on('notification', () => heard.blue++);
+        onGreen.on('notification', () => heard.green++);
+        for (const client of [onBlue, onGreen]) await client.query('LISTEN verdigris_route');
+        const committing = attempt.stopAt(/; COMMIT$/, 'before');
+        const outcome = attempt.run({ maxHoldMs: 20_000, lockTimeoutMs: 20 });
+        const held = await committing;
+        const before = { ...heard };
+        await until(onBlue, `${HOLDS_NOTIFY} AND granted`);
+        held.release();
+        expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
+        isOver = true;
+        await Promise.all(notifiers);
+        // Routers that listen to either side hear of it.
+        await expect.poll(() => heard.blue > before.blue && heard.green > before.green, { timeout: 5_000 }).toBe(true);
+      }),
+    );
+    await carryOut('finish', rig.move(from));
+    await attempt.close();
   });
 
   it.each([

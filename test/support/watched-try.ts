@@ -1,3 +1,4 @@
+import type { TablePatterns } from '../../src/postgres/catalog-pattern.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { tryPromotion, type Promoted } from '../../src/postgres/promote.js';
 import type { Databases } from '../../src/postgres/session.js';
@@ -13,18 +14,21 @@ export class WatchedTry {
     private readonly rig: PromotionRig,
     private readonly proxy: StatementProxy,
     private readonly knownTables: readonly number[],
+    private readonly patterns: TablePatterns | undefined,
   ) {}
 
   /** Prepares the promotion away from the rig's primary. */
-  static async prepare(rig: PromotionRig): Promise<WatchedTry> {
+  static async prepare(rig: PromotionRig, patterns?: TablePatterns): Promise<WatchedTry> {
     const from = rig.primary;
     const { migration, tables } = rig.move(from);
     const wayBack = tables.map((table) => ({ table }));
-    const knownTables = await preparePromotion({ databases: rig.databases, migration, from, fenced: tables, wayBack });
+    const knownTables = await preparePromotion({
+      ...{ databases: rig.databases, migration, from, fenced: tables, patterns, wayBack },
+    });
     const old = rig.databases[from];
     const proxy = await StatementProxy.start(Number(old.config.port));
     const databases = { ...rig.databases, [from]: { ...old, config: { ...old.config, port: proxy.port } } };
-    return new WatchedTry(from, databases, rig, proxy, knownTables);
+    return new WatchedTry(from, databases, rig, proxy, knownTables, patterns);
   }
 
   /** Resolves when the try comes to such a statement; it waits there until it is let go. */
@@ -37,6 +41,7 @@ export class WatchedTry {
     const { migration, tables } = this.rig.move(this.from);
     return tryPromotion({
       ...{ databases: this.databases, migration, from: this.from, fenced: tables, knownTables: this.knownTables },
+      patterns: this.patterns,
       ...{ maxHoldMs: 5_000, lockTimeoutMs: 80, sequenceGap: 1_000, feedBack: true, ...limits },
     }).then(
       (promoted) => {
