@@ -25,9 +25,9 @@ const MIGRATION = 'mistakes-promotion';
 
 const LOCKS_WRITERS_OUT = /READ COMMITTED; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/;
 
-/** The lock that a COMMIT takes if its transaction notifies. */
-const HOLDS_NOTIFY =
-  "SELECT FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND objid = 0";
+/** Who waits for the lock that a COMMIT takes if its transaction notifies. */
+const WAITS_FOR_NOTIFY =
+  "SELECT FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND objid = 0 AND NOT granted";
 
 describe('the hold and the decision', () => {
   let rig: PromotionRig;
@@ -385,20 +385,9 @@ describe('the hold and the decision', () => {
     const attempt = await WatchedTry.prepare(rig);
     const { from } = attempt;
     const heard = { blue: 0, green: 0 };
-    const { port } = rig.databases[from].config;
     const elsewhere = { ...rig.databases[from].config, database: 'postgres' };
-    expect(port).toBeDefined();
-    let isOver = false;
-    // 5 MB each: they are written under the lock that all notifiers of the server share.
-    const notifiers = [1, 2, 3, 4].map(() =>
-      withClient(elsewhere, async (client) => {
-        while (!isOver) {
-          await client.query(
-            "SELECT pg_notify('elsewhere', repeat('x', 2000) || random()) FROM generate_series(1, 10000)",
-          );
-        }
-      }),
-    );
+    // Each 10 MB are written under the lock that all notifiers of the server share.
+    const traffic = "SELECT pg_notify('elsewhere', repeat('x', 2000) || i) FROM generate_series(1, 5000) i";
     await rig.on('blue', (onBlue) =>
       rig.on('green', async (onGreen) => {
         onBlue.on('notification', () => heard.blue++);
@@ -408,10 +397,10 @@ describe('the hold and the decision', () => {
         const outcome = attempt.run({ maxHoldMs: 20_000, lockTimeoutMs: 20 });
         const held = await committing;
         const before = { ...heard };
-        await until(onBlue, `${HOLDS_NOTIFY} AND granted`);
+        const notifiers = [1, 2, 3, 4].map(() => withClient(elsewhere, (client) => client.query(traffic)));
+        await rig.on(from, (client) => until(client, WAITS_FOR_NOTIFY));
         held.release();
         expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
-        isOver = true;
         await Promise.all(notifiers);
         // Routers that listen to either side hear of it.
         await expect.poll(() => heard.blue > before.blue && heard.green > before.green, { timeout: 5_000 }).toBe(true);
