@@ -2,7 +2,7 @@ import { Context } from '@temporalio/activity';
 import { VerdigrisError } from '../src/errors.js';
 import { formatFinding, hasErrors, type Finding } from '../src/plan/finding.js';
 import { checkFlagdFile } from '../src/flags/preflight.js';
-import { isRehearsal, lintPlan } from '../src/plan/lint.js';
+import { lintPlan } from '../src/plan/lint.js';
 import { parsePlan } from '../src/plan/parse.js';
 import type { Plan } from '../src/plan/schema.js';
 import { checkGateSources } from '../src/gates/preflight.js';
@@ -23,10 +23,10 @@ export function preflightActivities(dependencies: ActivityDependencies) {
       alive(dependencies, async () => {
         const parsed = parsePlan(input);
         if ('findings' in parsed) throw refused('PlanInvalid', parsed.findings);
-        refuseOtherWorkflowId(parsed.plan.name);
-        const findings = await lintPlan(parsed.plan, { rehearsal: isRehearsal(dependencies.environment) });
+        const findings = await lintPlan(parsed.plan);
         if (hasErrors(findings)) throw refused('PlanRefused', findings);
-        return { plan: parsed.plan, warnings: findings.map((f) => `${f.place}: ${f.message} (${f.rule})`) };
+        const warnings = findings.map((f) => `${f.place}: ${f.message} (${f.rule})`);
+        return { plan: parsed.plan, warnings: [...warnings, ...otherWorkflowId(parsed.plan.name)] };
       }),
 
     /** Every check on both sides; all findings at once. */
@@ -54,15 +54,13 @@ export function preflightActivities(dependencies: ActivityDependencies) {
  * Under another id two runs of one migration could live, and nobody who asks Temporal whether the run lives would hear
  * of this one.
  */
-function refuseOtherWorkflowId(name: string): void {
+function otherWorkflowId(name: string): string[] {
   const wanted = workflowIdOf(name);
   const { workflowId } = Context.current().info.workflowExecution ?? {};
-  if (workflowId === wanted) return;
-  throw new VerdigrisError({
-    type: 'WorkflowIdRefused',
-    message: `the migration "${name}" was started as workflow "${workflowId ?? ''}", nothing was touched: its workflow id must be "${wanted}"`,
-    nextStep: `start it with --workflow-id ${wanted}, as \`verdigris start\` does`,
-  });
+  if (workflowId === wanted) return [];
+  return [
+    `the run was started as workflow "${workflowId ?? ''}" and not as "${wanted}": the commands \`status\`, \`approve\` and the like don't find it by the plan's name, and the doctor can't tell whether it lives; answer it with the Temporal CLI, or roll back and start it with --workflow-id ${wanted}`,
+  ];
 }
 
 function refused(type: 'PlanInvalid' | 'PlanRefused', findings: readonly Finding[]): VerdigrisError {

@@ -53,6 +53,7 @@ async function move({ blue, green }: Sessions): Promise<void> {
     SELECT setval('verdigris.fence', ${FENCE_CLOSED});
     COMMIT`);
   await green.query("SELECT verdigris.open_fence('bench', (SELECT epoch + 1 FROM verdigris.route))");
+  await green.query('NOTIFY verdigris_route');
 }
 
 /** The slowest write, in ms, of the second before the move and of the one that begins with it. */

@@ -5,7 +5,6 @@
 export const ERROR_TYPES = [
   'PlanInvalid',
   'PlanRefused',
-  'WorkflowIdRefused',
   'ConnectionUnknown',
   'ConnectionFailed',
   'PreflightFailed',

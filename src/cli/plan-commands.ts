@@ -1,7 +1,7 @@
 import { formatFinding, hasErrors } from '../plan/finding.js';
 import type { Finding } from '../plan/finding.js';
 import { planJsonSchema } from '../plan/json-schema.js';
-import { isRehearsal, lintConnections, lintPlan } from '../plan/lint.js';
+import { lintConnections, lintPlan } from '../plan/lint.js';
 import { knownConnections } from '../worker/connections.js';
 import { readPlan } from './read-plan.js';
 import type { ExitCode, Terminal } from './terminal.js';
@@ -21,7 +21,7 @@ export async function lintCommand(terminal: Terminal, file: string, options: Lin
     'findings' in parsed
       ? parsed.findings
       : [
-          ...(await lintPlan(parsed.plan, { rehearsal: isRehearsal(process.env) })),
+          ...(await lintPlan(parsed.plan)),
           ...(options.connections === true
             ? await lintConnections(parsed.plan, new Set(knownConnections(process.env)))
             : []),

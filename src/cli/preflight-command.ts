@@ -1,6 +1,6 @@
 import { VerdigrisError } from '../errors.js';
 import { hasErrors } from '../plan/finding.js';
-import { isRehearsal, lintPlan } from '../plan/lint.js';
+import { lintPlan } from '../plan/lint.js';
 import type { Plan } from '../plan/schema.js';
 import { standbyDryRun } from '../postgres/bootstrap/standby/dry-run.js';
 import { isReady, type PreflightFinding } from '../postgres/preflight/finding.js';
@@ -24,8 +24,7 @@ export interface PreflightFlags {
  */
 export async function preflightCommand(terminal: Terminal, file: string, flags: PreflightFlags): Promise<ExitCode> {
   const { parsed } = await readPlan(file);
-  const lint =
-    'findings' in parsed ? parsed.findings : await lintPlan(parsed.plan, { rehearsal: isRehearsal(process.env) });
+  const lint = 'findings' in parsed ? parsed.findings : await lintPlan(parsed.plan);
   if ('findings' in parsed || hasErrors(lint)) {
     tellFindings(terminal, file, lint);
     return EXIT.refused;

@@ -1,6 +1,6 @@
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
 import { hasErrors } from '../plan/finding.js';
-import { isRehearsal, lintPlan } from '../plan/lint.js';
+import { lintPlan } from '../plan/lint.js';
 import { taskQueueOf } from '../task-queue.js';
 import { WORKFLOW_TYPE } from '../../workflows/messages.js';
 import { tellFindings } from './plan-commands.js';
@@ -20,8 +20,7 @@ export interface StartFlags extends ServerFlags {
 /** `verdigris start FILE`: lints the plan and starts its workflow, or prints the command that would. */
 export async function startCommand(terminal: Terminal, file: string, flags: StartFlags): Promise<ExitCode> {
   const { written, parsed } = await readPlan(file);
-  const findings =
-    'findings' in parsed ? parsed.findings : await lintPlan(parsed.plan, { rehearsal: isRehearsal(process.env) });
+  const findings = 'findings' in parsed ? parsed.findings : await lintPlan(parsed.plan);
   // Findings are notes here: what is printed must be the command alone.
   const notes: Terminal = { ...terminal, out: terminal.note };
   if (findings.length > 0) tellFindings(notes, file, findings);

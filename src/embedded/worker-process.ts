@@ -39,8 +39,6 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerProcess
     detached: true,
     env: {
       ...ownTemporalEnvironment(options.temporalAddress),
-      // Windows of seconds, to look at.
-      VERDIGRIS_REHEARSAL: 'yes',
       ...Object.fromEntries(
         Object.entries(options.connections).map(([name, uri]) => [
           `VERDIGRIS_CONNECTION_${connectionVariable(name)}`,

@@ -4,7 +4,6 @@ import type { Finding } from './finding.js';
 import { toFindings } from './rule.js';
 import { CATALOG_RULES, RULES } from './rules/index.js';
 import { unknownConnection } from './rules/connections.js';
-import { timeTooShort } from './rules/times.js';
 import type { Plan } from './schema.js';
 
 /*
@@ -12,28 +11,13 @@ import type { Plan } from './schema.js';
  * runs in the command line, and again as the first step of the workflow.
  */
 
-export interface LintOptions {
-  /** The run only rehearses: times that are too short for people are warned about. */
-  readonly rehearsal?: boolean;
-}
-
-/** Whether the environment says that runs only rehearse, as demos and tests do. */
-export function isRehearsal(environment: Readonly<Record<string, string | undefined>>): boolean {
-  return environment['VERDIGRIS_REHEARSAL'] === 'yes';
-}
-
 /**
  * Judges a plan by itself, without a database. Errors first in the order of the rules; no finding means that the plan
  * may be tried against blue's catalog.
  */
-export async function lintPlan(plan: Plan, { rehearsal = false }: LintOptions = {}): Promise<Finding[]> {
+export async function lintPlan(plan: Plan): Promise<Finding[]> {
   const facts = await readFacts(plan, true);
-  return sorted(
-    RULES.flatMap((rule) => {
-      const mild = rehearsal && rule === timeTooShort;
-      return toFindings(mild ? { ...rule, severity: 'warning' } : rule, rule.check(facts));
-    }),
-  );
+  return sorted(RULES.flatMap((rule) => toFindings(rule, rule.check(facts))));
 }
 
 /**

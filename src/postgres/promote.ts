@@ -167,9 +167,10 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     if (decision.decided) {
       const told = tellRouters(actors.main);
       await openNewSide(actors.to, promotion.migration, decision.epoch);
+      const toldThere = tellRouters(actors.to);
       await pools.point(otherSide(from), decision.epoch);
       const unreleased = await pools.release();
-      await told;
+      await Promise.all([told, toldThere]);
       return { holdMs: null, steps: {}, epoch: decision.epoch, unreleased };
     }
     if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
@@ -192,9 +193,10 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     const told = tellRouters(sessions.aside);
     await hold.afterDecision('open', () => openNewSide(sessions.to, promotion.migration, epoch));
     const holdMs = hold.elapsed();
+    const toldThere = tellRouters(sessions.to);
     await pools.point(otherSide(from), epoch);
     const unreleased = await pools.release();
-    await told;
+    await Promise.all([told, toldThere]);
     return { holdMs, steps: hold.steps, epoch, unreleased };
   } finally {
     await Promise.all(open.map(closeSession));
@@ -324,9 +326,9 @@ async function giveUp(main: Session): Promise<void> {
 const GIVE_UP_MS = 1_000;
 
 /**
- * Routers that listen to the old side hear of the decision at once. Not in its transaction: a COMMIT that notifies waits for
- * the other notifiers of the server, in any database, and would fail at the lock timeout of the hold. Who is not told
- * hears of it from the new side, from the fence, or at its next look.
+ * Routers that listen to a side hear of the decision, or of the opening, at once. Not in its transaction: a COMMIT that
+ * notifies waits for the other notifiers of the server, in any database, and would fail at the lock timeout of the hold. Who
+ * is not told hears of it from the other side, from the fence, or at its next look.
  */
 async function tellRouters(session: Session): Promise<void> {
   const told = session.query(`SET statement_timeout = ${TELL_WITHIN_MS}; SELECT pg_notify('${ROUTE_CHANNEL}', '')`);

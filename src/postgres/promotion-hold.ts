@@ -87,16 +87,15 @@ export async function prepareHold(sessions: Sessions, promotion: Promotion, befo
  *
  * The route is as it was read then: another worker may have decided while this one waited for the lock, and what follows
  * changes the new side. A plain read is enough here: a decision is made under the lock that we now hold alone, and a
- * commit is visible before its locks are let go. READ COMMITTED, so that the snapshot is not older than the wait. No FOR UPDATE: it would give this transaction an xid, for which the slot
- * of the way back would wait where both databases are on one server.
+ * commit is visible before its locks are let go. READ COMMITTED, so that the snapshot is not older than the wait, and each
+ * later look sees what is committed by then. No FOR UPDATE: it would give this transaction an xid, for which the slot of
+ * the way back would wait where both databases are on one server.
  */
 export async function lockOutWriters(main: Session, promotion: PromotionTry, hold: Hold, epoch: number): Promise<void> {
   const limits = [
     `SET LOCAL lock_timeout = ${promotion.lockTimeoutMs}`,
     // A worker that freezes here is ended by the server, and writers go on.
     `SET LOCAL idle_in_transaction_session_timeout = ${promotion.maxHoldMs}`,
-    // Each look must see what is committed by then, whatever the default of the database is.
-    'SET TRANSACTION ISOLATION LEVEL READ COMMITTED',
     `SELECT set_config('transaction_timeout', '${promotion.maxHoldMs}', true) WHERE current_setting('server_version_num')::int >= 170000`,
   ];
   try {

@@ -262,7 +262,7 @@ BEGIN
 END $fn$;
 
 -- Opens this side for the epoch that the other side has decided. Running it again changes nothing; an older epoch is
--- refused, so a worker that was frozen and wakes up late opens nothing.
+-- refused, so a worker that was frozen and wakes up late opens nothing. No NOTIFY, as in decide().
 CREATE OR REPLACE FUNCTION verdigris.open_fence(of_migration text, new_epoch bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $fn$
 DECLARE
@@ -278,7 +278,6 @@ BEGIN
      WHERE migration = of_migration;
   END IF;
   PERFORM setval('verdigris.fence', ${FENCE_OPEN});
-  PERFORM pg_notify('${ROUTE_CHANNEL}', '');
 END $fn$;
 
 -- Closes this side while the other one has the writes. Refused for an epoch that is over, or where writes are here.
@@ -405,4 +404,9 @@ export async function recordEvent(session: Session, runId: string, what: string,
     what,
     JSON.stringify(detail),
   ]);
+}
+
+/** Has routers look at this side's route now; those that do not hear of it look by themselves within seconds. */
+export async function notifyRouters(session: Session): Promise<void> {
+  await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
 }

@@ -21,7 +21,7 @@ const CONNECT_MS = 1_000;
 const GOODBYE_MS = 1_000;
 
 /** Of connections that are all new to the work, these many begin; 100 ms later all others are let in, whatever happened. */
-const SLOW_START = { first: Number(process.env["VG_FIRST"] ?? 4), ms: Number(process.env["VG_MS"] ?? 15) };
+const SLOW_START = { first: Number(process.env['VG_FIRST'] ?? 4), ms: Number(process.env['VG_MS'] ?? 15) };
 
 /** The application's connections to one side. */
 export class SidePool {

@@ -1,7 +1,6 @@
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { Connection } from '@temporalio/client';
 import { NativeConnection, Runtime } from '@temporalio/worker';
-import { isRehearsal } from '../plan/lint.js';
 import { createWorker } from './create-worker.js';
 import { createLogger, temporalLogger } from './logger.js';
 import { knownConnections, secretsOf } from './connections.js';
@@ -21,8 +20,6 @@ async function main(): Promise<void> {
   const { connectionOptions, namespace = 'default' } = loadClientConnectConfig();
   const address = connectionOptions.address ?? 'localhost:7233';
   logger.info({ address, namespace, connections: knownConnections(process.env) }, 'worker starting');
-  if (isRehearsal(process.env))
-    logger.warn('VERDIGRIS_REHEARSAL=yes: plans may have times too short for people to act in');
   const client = await Connection.connect(connectionOptions);
   try {
     await ensureSearchAttributes(client, namespace, logger);

@@ -61,7 +61,7 @@ describe('connections to the side that will take writes', () => {
     await announce();
     await until(arePrimed);
     expect(timesSeen('EXPLAIN INSERT INTO item (id) VALUES ($#) RETURNING id')).toBe(CONNECTIONS);
-    expect(timesSeen("SELECT verdigris.get_ready()")).toBe(CONNECTIONS);
+    expect(timesSeen('SELECT verdigris.get_ready()')).toBe(CONNECTIONS);
     expect(await sides.sql('green', 'SELECT FROM item')).toHaveLength(0);
   });
 

@@ -105,6 +105,7 @@ export class Sides {
 
   async open(side: Side): Promise<void> {
     await this.sql(side, `SELECT verdigris.open_fence('${MIGRATION}', (SELECT epoch + 1 FROM verdigris.route))`);
+    await this.sql(side, 'NOTIFY verdigris_route');
   }
 
   /** Logical replication from blue to green, as a run makes it. */

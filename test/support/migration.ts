@@ -133,8 +133,7 @@ async function newWorker(
     connection,
     namespace,
     taskQueue,
-    // The windows of tests are shorter than people could act in.
-    environment: { VERDIGRIS_REHEARSAL: 'yes', ...environment },
+    environment,
     redact: redactor([]),
     workflowBundle,
   });

@@ -56,7 +56,6 @@ export class WorkerProcess {
       stdio: ['pipe', 'pipe', 'pipe'],
       env: {
         ...ownTemporalEnvironment(address),
-        VERDIGRIS_REHEARSAL: 'yes',
         ...environment,
         ...more,
         ...(bundle === undefined ? {} : { VERDIGRIS_TEST_BUNDLE: bundle }),

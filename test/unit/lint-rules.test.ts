@@ -938,14 +938,16 @@ const CASES: readonly Case[] = [
   },
   {
     rule: 'time-too-short',
+    severity: 'warning',
     refused: { standby: { for: '59s' } },
     place: 'standby.for',
     message: /59s is less than a minute/,
-    instead: /at least "1m".*VERDIGRIS_REHEARSAL/,
+    instead: /at least "1m"/,
     accepted: { standby: { for: '1m' } },
   },
   {
     rule: 'time-too-short',
+    severity: 'warning',
     refused: { standby: { for: '1h', verifyEvery: '30s' } },
     place: 'standby.verifyEvery',
     message: /30s is less than a minute/,
@@ -954,6 +956,7 @@ const CASES: readonly Case[] = [
   },
   {
     rule: 'time-too-short',
+    severity: 'warning',
     refused: { traffic: { approval: { validFor: '1s' } } },
     place: 'traffic.approval.validFor',
     message: /1s is less than a minute/,
@@ -1063,14 +1066,6 @@ describe('a gate on a number', () => {
 });
 
 describe('the lint', () => {
-  it('lets a rehearsal be as short as it likes, and says so', async () => {
-    const plan = planSchema.parse(planWith({ standby: { for: '1s', verifyEvery: '1s' } }));
-    const rules = (rehearsal: boolean): Promise<string[]> =>
-      lintPlan(plan, { rehearsal }).then((found) => found.map(({ rule, severity }) => `${severity} ${rule}`));
-    expect(await rules(false)).toEqual(['error time-too-short', 'error time-too-short', 'warning short-standby']);
-    expect(await rules(true)).toEqual(['warning time-too-short', 'warning time-too-short', 'warning short-standby']);
-  });
-
   it('has a case for every rule, here or where squawk is missing', () => {
     const shown = new Set([...CASES.map(({ rule }) => rule), 'squawk-missing']);
     expect(RULES.map(({ name }) => name).filter((name) => !shown.has(name))).toEqual([]);

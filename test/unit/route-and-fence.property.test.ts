@@ -78,7 +78,15 @@ function inventoryOf(world: World, side: Side): Found['blue'] {
   const inventory: Inventory = {
     ...{ side, version: 18, schema: true, owner, route, fenceOpen: open, settled: exclusive === null },
     ...{ routers: [], events: [], publications: [], slots: [], subscriptions: [], origins: [], upDown: [] },
-    ...{ eventTriggers: [], invalidIndexes: [], proofs: [], sessions: [], dependents: [], otherMigrations: [], copied: 0 },
+    ...{
+      eventTriggers: [],
+      invalidIndexes: [],
+      proofs: [],
+      sessions: [],
+      dependents: [],
+      otherMigrations: [],
+      copied: 0,
+    },
     fence: [{ table: 't', state: armed ? 'armed' : 'disabled' }],
   };
   return { reached: true, inventory };

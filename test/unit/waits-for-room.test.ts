@@ -16,6 +16,7 @@ async function told(error: unknown, attempt: number): Promise<string[]> {
     withAbortSignal: (_: AbortSignal, work: () => Promise<unknown>) => work(),
     workflow: {
       getHandle: () => ({
+        describe: () => Promise.resolve({ historyLength: 100 }),
         signal: (_: unknown, progress: readonly Progress[]) => {
           signals.push(...progress.map(progressLine));
           return Promise.resolve();

@@ -26,10 +26,9 @@ const MOST_HISTORY_BYTES = 30 * 2 ** 20;
 /** What an activity is in the history beside the plan that it is given: results, names, times. */
 const ACTIVITY_BYTES = 3_000;
 
-/** Judged more mildly in a rehearsal: see `lintPlan`. */
 export const timeTooShort: Rule = {
   name: 'time-too-short',
-  severity: 'error',
+  severity: 'warning',
   why: 'nobody can act within such a time: the way back would be gone before it could be asked for, or a question be asked again as soon as it is answered',
   *check({ plan }) {
     const { standby, traffic } = plan;
@@ -44,7 +43,7 @@ function* tooShort(place: string, text: string, usual: string): Iterable<Report>
   yield {
     place,
     message: `${text} is less than a minute`,
-    instead: `write at least "1m"; ${usual} is usual. A rehearsal may be shorter: VERDIGRIS_REHEARSAL=yes, here and for the worker`,
+    instead: `write at least "1m"; ${usual} is usual. Leave it for a rehearsal`,
   };
 }
 

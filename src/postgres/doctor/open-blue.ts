@@ -7,7 +7,7 @@ import { openActorSession } from '../ownership.js';
 import { retryOnLock } from '../retry.js';
 import { moveSequencesBeyondRows } from '../sequences-from-rows.js';
 import { closeSession, inTransaction, openSession, type Database, type Databases, type Session } from '../session.js';
-import { recordEvent, ROUTE_CHANNEL } from '../state.js';
+import { notifyRouters, recordEvent } from '../state.js';
 import { DOCTOR, type Found, type Inventory } from './inventory.js';
 import { refuseLiving, type Liveness } from './liveness.js';
 import { isClosed, mixUp } from './who-is-primary.js';
@@ -112,6 +112,7 @@ export async function openBlue(
     // After the COMMIT, since a flag is not undone with its transaction. Blue's own row says by now that it has the writes:
     // one that is left closed here is opened by `doctor --open`.
     await blue.query('SELECT verdigris.open_fence($1, $2)', [migration, next]);
+    await notifyRouters(blue);
     return next;
   } finally {
     await closeSession(blue);
@@ -142,7 +143,7 @@ async function takeWritesBack(blue: Session, migration: string, runId: string, e
       GREEN_LOST,
     ]);
     await recordEvent(blue, runId, `ended: ${GREEN_LOST}`, { epoch: next });
-    await blue.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
+    await notifyRouters(blue);
     return next;
   });
 }

@@ -1,5 +1,6 @@
 import { readDecision } from '../promotion-decision.js';
 import { withSession, type Databases } from '../session.js';
+import { notifyRouters } from '../state.js';
 import { DOCTOR } from './inventory.js';
 import type { Unopened } from './who-is-primary.js';
 
@@ -15,5 +16,6 @@ export async function openDecided(databases: Databases, migration: string, unope
   await withSession(databases[side], { purpose: `${DOCTOR} open`, statementTimeoutMs: 10_000 }, async (session) => {
     if (decidedElsewhere) await session.query('SELECT verdigris.open_fence($1, $2)', [migration, epoch]);
     else await readDecision(session, migration, side);
+    await notifyRouters(session);
   });
 }
