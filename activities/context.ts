@@ -43,6 +43,11 @@ export interface StagePatience {
   /** How long a look takes at least that begins late, since no worker was there: long enough for the means
    *  of `transactionVolume`, of which three in a row are needed. */
   readonly lookMs: number;
+  /**
+   * A watch that has ended longer ago has missed something: one whose worker has died is begun again after so long, where
+   * there is a worker.
+   */
+  readonly watchedMs: number;
   /** How often Prometheus is asked. */
   readonly prometheusEveryMs: number;
 }

@@ -24,11 +24,13 @@ import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
 import type { Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { perform, type ActivityDependencies, type Work } from './context.js';
+import { perform, type ActivityDependencies, type StagePatience, type Work } from './context.js';
 import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { refuseCutOff, refuseUndeployed } from './instances.js';
 import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
 import { movedTables, publishedBackward } from './run-tables.js';
+import { STAGE_PATIENCE } from './stage-opening.js';
+import { failedMeanwhile, refusedByGates } from './stage-watch.js';
 import { onThisMachine } from './temporal-clock.js';
 
 export interface PromotionResult {
@@ -43,6 +45,7 @@ export interface PromotionResult {
 
 /** Activities of phase 6 and of the way back: see src/postgres/promote.ts for the order and why it is so. */
 export function promoteActivities(dependencies: ActivityDependencies) {
+  const patience = { ...STAGE_PATIENCE, ...dependencies.patience };
   return {
     /**
      * Moves writes from `from` to the other side. Begun again after a crash, it first asks what has been decided.
@@ -50,8 +53,8 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      * @param epoch the one in which it is asked for
      * @param acceptLoss only from green, and only when a person has said so: what blue does not have stays behind
      * @param notAfter ISO 8601: what has not been decided is not begun later than that. Default: no limit
-     * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through, or it is too late; nothing has
-     * happened then.
+     * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through, or it is too late; GateFailed
+     * when a gate of the last stage has failed meanwhile. Nothing has happened then.
      */
     promote: (
       ref: RunRef,
@@ -62,7 +65,14 @@ export function promoteActivities(dependencies: ActivityDependencies) {
     ): Promise<PromotionResult> =>
       perform(dependencies, ref, (work) =>
         withPools(dependencies, ref, work, (pools) =>
-          promote(work, ref, pools, { from, epoch, acceptLoss, notAfter, environment: dependencies.environment }),
+          promote(work, ref, pools, {
+            from,
+            epoch,
+            acceptLoss,
+            notAfter,
+            patience,
+            environment: dependencies.environment,
+          }),
         ),
       ),
 
@@ -110,13 +120,14 @@ interface Asked {
   readonly acceptLoss: boolean;
   readonly notAfter: string | undefined;
   readonly environment: Environment;
+  readonly patience: StagePatience;
 }
 
 async function promote(
   work: Work,
   ref: RunRef,
   pools: Pools,
-  { from, epoch, acceptLoss, notAfter, environment }: Asked,
+  { from, epoch, acceptLoss, notAfter, environment, patience }: Asked,
 ): Promise<PromotionResult> {
   const { databases, run, signal } = work;
   const session = await work.session(from, 'promote', SHORT_STATEMENTS);
@@ -126,6 +137,7 @@ async function promote(
     if (!decided) await releaseAll(pools, signal);
     // Tried again for as long as a server was away, it must not move writes hours after it was asked to.
     const begins = decided || notAfter === undefined ? {} : { notAfter: await onThisMachine(notAfter) };
+    if (!decided && from === 'blue') await refuseFailed(work, ref, environment, patience);
     refuseLate(begins);
     const fenced = decided ? [] : await readFencedTables(session, ref.plan.tables);
     const known = decided ? [] : await prepare(work, ref, { from, acceptLoss, fenced });
@@ -253,6 +265,14 @@ async function prepare(
     acceptLoss,
     signal,
   });
+}
+
+/** What led here (an approval, a window) may have come while no worker watched the last stage. */
+async function refuseFailed(work: Work, ref: RunRef, environment: Environment, patience: StagePatience): Promise<void> {
+  const last = ref.plan.traffic.stages.at(-1);
+  if (last === undefined) return;
+  const evidence = await failedMeanwhile(work, ref, last, environment, patience);
+  if (evidence !== undefined) throw refusedByGates('the promotion', last, evidence, false);
 }
 
 /** Asked at first, and once more right before writers are asked to wait: minutes may lie between. */

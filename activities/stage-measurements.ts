@@ -48,6 +48,8 @@ export interface StageEvidence {
   /** The end of the last complete slice. */
   readonly until: RouterSnapshots;
   readonly slices: SlicesState;
+  /** The last look at the gates, by blue's clock, ISO 8601; left out by versions that did not keep it. */
+  readonly lookedAt?: string;
   /** What the last moments were like; left out by versions that did not keep it. */
   readonly lately?: Lately;
   /** The verdict by which the stage has failed: it stays one, whatever is seen afterwards. */

@@ -8,7 +8,7 @@ import { VerdigrisError } from '../src/errors.js';
 import { isInForce, setGreenReads } from '../src/postgres/green-reads.js';
 import type { NotAfter } from '../src/postgres/promote.js';
 import { serverClock } from '../src/postgres/server-clock.js';
-import { writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
+import { writeProgress } from '../src/postgres/migrate/progress-row.js';
 import { inTransaction, type Session } from '../src/postgres/session.js';
 import { readRoute, type Route } from '../src/postgres/state.js';
 import type { Environment } from '../src/worker/connections.js';
@@ -19,7 +19,9 @@ import { blueBeforeStage } from './prometheus-before.js';
 import { refuseAbsentHaproxies, weightsFollowRoute, weightsFollowRouteOrWarn } from './haproxy.js';
 import { followerReader, refuseUndeployed, untilFollowed, type FollowerReader } from './instances.js';
 import type { StageBaseline } from './stage-measurements.js';
+import { failedMeanwhile, refusedByGates, stageKey } from './stage-watch.js';
 import { onThisMachine } from './temporal-clock.js';
+import type { ReadsOwed } from './traffic.js';
 import { transactionVolume } from './transaction-volume.js';
 
 export const STAGE_PATIENCE: StagePatience = {
@@ -27,6 +29,7 @@ export const STAGE_PATIENCE: StagePatience = {
   followMs: 5_000,
   confirmMs: 10_000,
   lookMs: 45_000,
+  watchedMs: 15_000,
   prometheusEveryMs: 5_000,
 };
 
@@ -36,6 +39,10 @@ export interface NotOpen {
   readonly greenReadPercent: number;
   /** What flagd's file does not say yet, where reads were taken back. */
   readonly flagsOwed: FlagsOwed | null;
+  /** Who does not follow yet, where reads were taken back. Left out when nobody is missing, and by older workers. */
+  readonly readsOwed?: ReadsOwed;
+  /** A gate of the stage in force until now has failed, whatever share is in force. Left out when none has. */
+  readonly gateFailed?: true;
 }
 
 /** What is told by an opening that was cancelled. Plain data. */
@@ -54,6 +61,8 @@ interface Opening {
   readonly follow: FollowerReader;
   readonly patience: StagePatience;
   readonly notAfter: NotAfter | undefined;
+  /** The one that was read. */
+  readonly route: Route;
   inForce: Confirmed;
   /** From the moment in which blue is told to move the reads: its answer may be lost. */
   mayHaveMoved: boolean;
@@ -63,10 +72,12 @@ interface OpeningLimits {
   readonly patience?: StagePatience;
   /** By Temporal's clock, ISO 8601: later than that no reads are moved. Default: no limit. */
   readonly notAfter?: string | undefined;
+  /** The stage whose gates must not have failed. Default: none. */
+  readonly before?: Stage | undefined;
 }
 
 /**
- * Sends the reads of a stage's users to green. Where that does not come into effect they are taken back, since nothing
+ * Sends the reads of a stage's users to green, unless a gate of the stage before has failed. Where that does not come into effect they are taken back, since nothing
  * watches them yet: the error says so (see NotOpen). One that is cancelled stops, and says what it has done (BrokenOff).
  *
  * @throws VerdigrisError GateFailed, when it is too late, or which names the instances that are too old, or have not confirmed the stage
@@ -77,7 +88,7 @@ export async function openStage(
   ref: RunRef,
   stage: Stage,
   environment: Environment,
-  { patience = STAGE_PATIENCE, notAfter: told }: OpeningLimits = {},
+  { patience = STAGE_PATIENCE, notAfter: told, before }: OpeningLimits = {},
 ): Promise<{ routers: number }> {
   const migration = ref.plan.name;
   const notAfter = told === undefined ? undefined : await onThisMachine(told);
@@ -88,12 +99,13 @@ export async function openStage(
   if (performance.now() - begun > patience.readMs) throw routeChanged(stage, 'this worker was held up');
   const { epoch, generation, greenReadPercent } = route;
   const opening: Opening = {
-    ...{ work, ref, stage, environment, patience, notAfter, blue, inForce: { migration, epoch, generation } },
+    ...{ work, ref, stage, environment, patience, notAfter, blue, route, inForce: { migration, epoch, generation } },
     // An opening that was broken off, by a worker that died, may have moved the reads already.
     mayHaveMoved: greenReadPercent === stage.percent,
     follow: followerReader(blue, ref.plan, environment, work.signal),
   };
   try {
+    await refuseFailed(opening, before);
     refuseLate(opening);
     const measured = await prepare(opening, greenReadPercent);
     await move(opening);
@@ -102,9 +114,31 @@ export async function openStage(
     const hasMoved = opening.mayHaveMoved;
     // Whoever has ended this one takes the reads back, or opens the stage himself.
     if (work.signal.aborted) throw brokenOff(error, { hasMoved });
+    if (error instanceof FailedBefore) throw error.told;
     const details: NotOpen = hasMoved ? await takeBack(opening) : { greenReadPercent, flagsOwed: null };
     throw error instanceof VerdigrisError ? error.withDetails(details) : error;
   }
+}
+
+/** A gate of the stage before has failed: the reads are where that has left them, and no business of the opening. */
+class FailedBefore extends Error {
+  constructor(readonly told: VerdigrisError) {
+    super(told.message);
+  }
+}
+
+/** Reads that have moved already were let by an opening that had looked: its stage is watched as soon as it is open. */
+async function refuseFailed(
+  { work, ref, stage, environment, blue, patience, mayHaveMoved }: Opening,
+  before?: Stage,
+): Promise<void> {
+  const isThere = mayHaveMoved && before?.percent !== stage.percent;
+  if (before === undefined || isThere) return;
+  const evidence = await failedMeanwhile(work, ref, before, environment, patience);
+  if (evidence === undefined) return;
+  const route = await readRoute(blue, ref.plan.name);
+  const told: NotOpen = { greenReadPercent: route?.greenReadPercent ?? 0, flagsOwed: null, gateFailed: true };
+  throw new FailedBefore(refusedByGates(`stage ${stage.percent} %`, before, evidence, true).withDetails(told));
 }
 
 interface Measured {
@@ -177,19 +211,18 @@ async function confirm(opening: Opening, measured: Measured): Promise<{ routers:
 }
 
 /** Where the route is still this opening's, the reads go back to blue: all of them, as nobody has judged the stage. */
-async function takeBack({ work, ref, environment, inForce }: Opening): Promise<NotOpen> {
+async function takeBack({ work, ref, environment, inForce, route }: Opening): Promise<NotOpen> {
   // Of its own: what has failed may have been the session.
   const blue = await work.session('blue', 'reads to blue');
-  if ((await setGreenReads(blue, inForce, 0)) === undefined) {
+  const generation = await setGreenReads(blue, inForce, 0);
+  if (generation === undefined) {
     return { greenReadPercent: (await readRoute(blue, inForce.migration))?.greenReadPercent ?? 0, flagsOwed: null };
   }
-  await weightsFollowRouteOrWarn(ref, environment, () => Promise.resolve(blue));
-  return { greenReadPercent: 0, flagsOwed: await flagsFollowRouteOrTell(ref, () => Promise.resolve(blue)) };
-}
-
-/** The row of a stage that is open. */
-export function stageKey({ run }: Work, stage: Stage): ProgressKey {
-  return { runId: run.runId, step: 'stage', object: String(stage.percent) };
+  const unconfirmed = await weightsFollowRouteOrWarn(ref, environment, () => Promise.resolve(blue));
+  const flagsOwed = await flagsFollowRouteOrTell(ref, () => Promise.resolve(blue));
+  const back: NotOpen = { greenReadPercent: 0, flagsOwed };
+  if (unconfirmed.length === 0) return back;
+  return { ...back, readsOwed: { route: { ...route, generation, greenReadPercent: 0 }, unconfirmed } };
 }
 
 /** Reads follow writes once these have moved. */

@@ -5,35 +5,25 @@ import { openToWriters } from '../src/postgres/bootstrap/standby/read-only-defau
 import { readPromoted } from '../src/postgres/bootstrap/standby/standby-run.js';
 import { readFencedTables } from '../src/postgres/fenced-tables.js';
 import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
-import { setGreenReads } from '../src/postgres/green-reads.js';
-import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import { readRoute, hasState, type Route } from '../src/postgres/state.js';
-import { serverClock } from '../src/postgres/server-clock.js';
-import { inTransaction, type Session } from '../src/postgres/session.js';
+import type { Session } from '../src/postgres/session.js';
 import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Environment } from '../src/worker/connections.js';
-import {
-  perform,
-  performWhileBlueServes,
-  type ActivityDependencies,
-  type StagePatience,
-  type Work,
-} from './context.js';
+import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
-import { weightsFollowRouteOrWarn, WeightsWatch } from './haproxy.js';
+import { weightsFollowRouteOrWarn } from './haproxy.js';
 import { unconfirmedOnTheWayBack } from './instances.js';
 import { requestsBefore } from './prometheus-before.js';
-import { notBeforePromotion, openStage, stageKey, STAGE_PATIENCE } from './stage-opening.js';
-import { judge, type Verdict } from './stage-verdict.js';
-import { routerReader, StageMeasurements, type StageBaseline, type StageEvidence } from './stage-measurements.js';
+import { notBeforePromotion, openStage, STAGE_PATIENCE } from './stage-opening.js';
+import type { Verdict } from './stage-verdict.js';
+import { routerReader } from './stage-measurements.js';
+import { verdicts } from './stage-watch.js';
 import { forecastGates, isVolumeGate } from '../src/gates/forecast.js';
 import { volumeBetween } from '../src/gates/postgres-series.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
 import { windowBetween } from '../src/gates/window.js';
 
-/** Time between two looks at the gates. */
-const LOOK_EVERY_MS = 500;
 /** So many looks in a row must pass before a stage ends: a moment is no evidence. */
 const PASSES_TO_END = 2;
 /** How long the traffic is counted for the forecast; for stages that are over within a minute that would be too long. */
@@ -73,11 +63,12 @@ export function trafficActivities(dependencies: ActivityDependencies) {
     /**
      * Sends the reads of a stage's users to green, and returns when every live instance does so.
      *
-     * @param notAfter ISO 8601: later than that no reads are moved. Default: no limit
+     * @param notAfter ISO 8601: later than that no reads are moved. Default, or null: no limit
+     * @param before the stage in force until now: nothing is opened when one of its gates has failed. Default: none is
      */
-    openStage: (ref: RunRef, stage: Stage, notAfter?: string): Promise<{ routers: number }> =>
+    openStage: (ref: RunRef, stage: Stage, notAfter?: string | null, before?: Stage): Promise<{ routers: number }> =>
       perform(dependencies, ref, (work) =>
-        openStage(work, ref, stage, dependencies.environment, { patience, notAfter }),
+        openStage(work, ref, stage, dependencies.environment, { patience, notAfter: notAfter ?? undefined, before }),
       ),
 
     /** Watches the gates of a stage until one fails; otherwise it ends by being cancelled. */
@@ -164,89 +155,10 @@ async function forecast(work: Work, ref: RunRef, environment: Environment): Prom
   };
 }
 
-/**
- * Takes the reads back in the moment of the decision: whatever a failed gate leads to begins with it, and the way through
- * the workflow takes a second or two. Nothing happens when the stage is no longer the one that was judged: a worker that
- * was frozen meanwhile moves nobody.
- */
-async function leaveGreen(
-  blue: Session,
-  ref: RunRef,
-  route: StageBaseline['route'],
-  writeVerdict: () => Promise<void>,
-): Promise<void> {
-  if (route === undefined) return;
-  await inTransaction(blue, async () => {
-    const generation = await setGreenReads(blue, { migration: ref.plan.name, ...route }, 0);
-    if (generation !== undefined) await writeVerdict();
-  });
-}
-
-function evidenceKey({ run }: Work, stage: Stage): ProgressKey {
-  return { runId: run.runId, step: 'stage evidence', object: String(stage.percent) };
-}
-
 async function setPercent(blue: Session, ref: RunRef, epoch: number, percent: number): Promise<number> {
   const { rows } = await blue.query<{ generation: number }>(
     'SELECT verdigris.set_green_read_percent($1, $2, $3)::float8 AS generation',
     [ref.plan.name, epoch, percent],
   );
   return rows[0]?.generation ?? 0;
-}
-
-/** The state of a stage's gates, again and again. What a source does not tell is an error of its gates, not of this. */
-async function* verdicts(
-  work: Work,
-  ref: RunRef,
-  stage: Stage,
-  environment: Environment,
-  { lookMs, prometheusEveryMs }: StagePatience,
-): AsyncGenerator<Verdict & { readonly isLate: boolean }> {
-  const { plan } = ref;
-  const blue = await work.session('blue', 'gates');
-  const baseline = await readProgress<StageBaseline>(blue, stageKey(work, stage));
-  if (baseline === undefined) throw new Error(`stage ${stage.percent} % has not been opened`);
-  const lasts = parseDuration(stage.for) + parseDuration(plan.traffic.maxStageDuration);
-  const blueNow = await serverClock(blue);
-  const late = Math.max(Date.parse(baseline.state.openedAt) + lasts, blueNow() + lookMs);
-  const known = (await readProgress<StageEvidence>(blue, evidenceKey(work, stage)))?.state;
-  if (known?.failed !== undefined && known.openedAt === baseline.state.openedAt) {
-    yield { ...known.failed, isLate: false };
-    return;
-  }
-  const measurements = new StageMeasurements(work, plan, {
-    ...{ stage, environment, blueNow, before: known, baseline: baseline.state },
-    prometheusEveryMs,
-  });
-  const weights = new WeightsWatch(work, ref, environment, 'blue');
-  try {
-    await measurements.ready();
-    for (;;) {
-      work.signal.throwIfAborted();
-      const input = measurements.input();
-      const verdict = weights.judge(judge(plan.traffic, stage, input.at, input), `stage ${stage.percent} %`, input.at);
-      const seen = measurements.newEvidence();
-      // Beside the looks, which blue must not delay. Where it can't be written, a worker that takes over begins anew.
-      if (seen !== undefined) void writeProgress(blue, evidenceKey(work, stage), seen, true).catch(() => undefined);
-      work.report({
-        stage: `${stage.percent} %`,
-        outcome: verdict.outcome,
-        gates: verdict.evidence.map(
-          (e) => `${e.metric} ${e.outcome}${e.dryRun === true ? ' (dry run)' : ''}: ${e.because}`,
-        ),
-      });
-      if (verdict.outcome === 'fail') {
-        const failed = { ...measurements.evidence(), failed: verdict };
-        // Where blue can't be reached, the workflow has the reads taken back, again and again.
-        await leaveGreen(blue, ref, baseline.state.route, () =>
-          writeProgress(blue, evidenceKey(work, stage), failed, true),
-        ).catch(() => undefined);
-      }
-      yield { ...verdict, isLate: blueNow() > late };
-      await sleep(LOOK_EVERY_MS);
-    }
-  } finally {
-    await measurements.close();
-    await weights.close();
-  }
 }

@@ -103,7 +103,9 @@ async function tried(opening: Opening, resumes: number): Promise<NotYet | Failed
   opening.hasBegun = true;
   try {
     const activity = actOpening(summary);
-    await (may.until === null ? activity.openStage(ref, stage) : activity.openStage(ref, stage, may.until));
+    const { inForce } = opening;
+    if (inForce !== null) await activity.openStage(ref, stage, may.until, inForce);
+    else await (may.until === null ? activity.openStage(ref, stage) : activity.openStage(ref, stage, may.until));
     return null;
   } catch (error) {
     if (isCancelled(error)) throw error;
@@ -130,15 +132,18 @@ async function backIfMoved(opening: Opening, error: unknown): Promise<void> {
 async function takeNote(opening: Opening, details: NotOpen | undefined): Promise<void> {
   const { story, ref, stage } = opening;
   opening.isLed = false;
-  if (details === undefined || details.greenReadPercent === stage.percent) {
+  const isKnown = details?.gateFailed === true || details?.greenReadPercent !== stage.percent;
+  if (details === undefined || !isKnown) {
     await allReadsBack(story, ref);
     opening.inForce = null;
     return;
   }
-  const { greenReadPercent, flagsOwed } = details;
-  if (greenReadPercent === 0) opening.inForce = null;
+  const { greenReadPercent, flagsOwed, readsOwed } = details;
+  // Its watch says so, too, at once, and what the plan says is done then.
+  if (greenReadPercent === 0 && details.gateFailed !== true) opening.inForce = null;
   story.webhooks.tell('readsBack', greenReadPercent);
   story.run.onFlagsOwed(ref, flagsOwed);
+  if (readsOwed !== undefined) story.run.onReadsBack(ref, readsOwed);
   story.run.saw({ greenReadPercent });
 }
 

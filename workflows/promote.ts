@@ -1,3 +1,4 @@
+import { sleep } from '@temporalio/workflow';
 import { askedAnew, expiredApproval } from './lib/approval-question.js';
 import { failureMessage, failureType } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -60,13 +61,22 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
     }
     try {
       let late: string | null = null;
+      let gateHasFailed = false;
       const work = async (): Promise<void> => {
         const now = await mayBegin(story, ref);
         late = (isVoid() ? lookedAtAgain : now.late) ?? whyAskAgain(story, resumes);
         const isOver = (): boolean => story.isAbandoned;
-        if (late === null) await moveWrites(run, ref, 'blue', { notAfter: now.notAfter, isOver });
+        const limits = { notAfter: now.notAfter, isOver };
+        if (late === null) gateHasFailed = !(await unlessGateFailed(() => moveWrites(run, ref, 'blue', limits)));
       };
       await story.step('promoting green', work, whileStopped);
+      if (gateHasFailed) {
+        story.webhooks.tell('notPromoted');
+        const summary = 'a gate has failed: its watch says what follows';
+        await watched(story, ref, lastStage, () => sleep(LOOK_AGAIN_MS, { summary }));
+        why = isVoid() && isNeeded ? lookedAtAgain : null;
+        continue;
+      }
       if (late === null) break;
       run.warn([late]);
       story.webhooks.tell('notPromoted');
@@ -80,6 +90,20 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       run.warn([why]);
       story.webhooks.tell('notPromoted');
     }
+  }
+}
+
+/** How long the watch of the last stage gets to say that a gate has failed; it is asked again then. */
+const LOOK_AGAIN_MS = 2_000;
+
+/** Does `work`. @returns false when a gate of the last stage had failed before it could begin: nothing has happened then */
+async function unlessGateFailed(work: () => Promise<void>): Promise<boolean> {
+  try {
+    await work();
+    return true;
+  } catch (error) {
+    if (failureType(error) !== 'GateFailed') throw error;
+    return false;
   }
 }
 

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from '@temporalio/client';
 import { MockActivityEnvironment } from '@temporalio/testing';
+import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { createActivities, type Activities } from '../../activities/index.js';
 import { planSchema, type PlanInput, type Stage } from '../../src/plan/schema.js';
@@ -51,7 +52,7 @@ function act<T>(
   const connections = { VERDIGRIS_CONNECTION_B: blue.href, VERDIGRIS_CONNECTION_G: sides.green.uri };
   const activities = createActivities({
     ...{ environment: { ...connections, ...environment }, redact: (text: string) => text },
-    patience: { readMs: 1_500, followMs: 1_000, confirmMs: 2_000, lookMs: 8_000 },
+    patience: { readMs: 1_500, followMs: 1_000, confirmMs: 2_000, lookMs: 8_000, watchedMs: 1_500 },
   });
   const plan = planSchema.parse({
     ...{ name: MIGRATION, blue: { connection: 'b' }, green: { connection: 'g' } },
@@ -225,6 +226,103 @@ describe('an opening', { timeout: 30_000 }, () => {
     const moving = openStage(10, { context: late }).catch((error: unknown) => error);
     while ((await routeNow()).percent !== 10) await sleep(20);
     expect(await brokenOff(late, moving)).toEqual([{ hasMoved: true }]);
+  });
+});
+
+describe('what the gates of a stage must allow', { timeout: 30_000 }, () => {
+  const traffic: PlanInput['traffic'] = {
+    stages: [{ percent: 10, for: '1s' }],
+    gates: [{ metric: 'longTransactions', max: '1s' }],
+  };
+  const next = (): Promise<unknown> =>
+    act((activities, ref) => activities.openStage(ref, stageOf(50), null, stageOf(10)), { traffic });
+  const judge = (): ReturnType<Activities['judgeStage']> =>
+    act((activities, ref) => activities.judgeStage(ref, stageOf(10)), { traffic });
+  const promote = async (): Promise<unknown> => {
+    const { epoch } = await routeNow();
+    return act((activities, ref) => activities.promote(ref, 'blue', epoch), { traffic });
+  };
+  const refusal = (what: string): object => ({
+    type: 'GateFailed',
+    message: expect.stringMatching(
+      new RegExp(`^${what} is not begun: gate failed in stage 10 % meanwhile: longTransactions: `),
+    ) as string,
+  });
+  const evidence = async (): Promise<{ failed?: object; openedAt: string } | undefined> =>
+    (
+      await sides.sql<{ state: { openedAt: string } }>(
+        'blue',
+        "SELECT state FROM verdigris.progress WHERE step = 'stage evidence'",
+      )
+    )[0]?.state;
+
+  /** As a client that forgets its transaction on green. */
+  async function breakGreen(): Promise<void> {
+    const client = new pg.Client(sides.green.config);
+    await client.connect();
+    closing.push(() => client.end());
+    await client.query('BEGIN; SELECT txid_current()');
+    await sleep(1_500);
+  }
+
+  it('is begun without another look while they are watched', async () => {
+    await openStage(10, { traffic });
+    expect((await judge()).outcome).toBe('pass');
+    const asked = performance.now();
+    await next();
+    expect(performance.now() - asked).toBeLessThan(1_500);
+    expect((await routeNow()).percent).toBe(50);
+  });
+
+  it('is begun when nobody has looked for a while and they have not failed', async () => {
+    await openStage(10, { traffic });
+    await judge();
+    await sleep(1_600);
+    await next();
+    expect((await routeNow()).percent).toBe(50);
+  });
+
+  it.each([
+    ['stage 50 %', next, { details: [{ greenReadPercent: 0, flagsOwed: null, gateFailed: true }] }],
+    ['the promotion', promote, { nonRetryable: true }],
+  ])('is not begun when one fails that nobody has looked at for a while: %s', async (what, begin, more) => {
+    await openStage(10, { traffic });
+    await judge();
+    await breakGreen();
+    await expect(begin()).rejects.toMatchObject({ ...refusal(what), ...more });
+    expect((await routeNow()).percent).toBe(0);
+    expect((await evidence())?.failed).toBeDefined();
+    // Whoever is asked next is told the same, at once.
+    const asked = performance.now();
+    await expect(begin()).rejects.toMatchObject(refusal(what));
+    expect(performance.now() - asked).toBeLessThan(1_500);
+    // Opened anew, the stage begins with a clean sheet.
+    await act((activities, ref) => activities.openStage(ref, stageOf(10)), { traffic });
+    expect((await routeNow()).percent).toBe(10);
+  });
+
+  it('stays refused when a worker that was frozen writes down what it has seen before', async () => {
+    await openStage(10, { traffic });
+    const context = new MockActivityEnvironment();
+    const watch = act((activities, ref) => activities.watchGates(ref, stageOf(10)), { traffic, context });
+    watch.catch(() => undefined);
+    while ((await evidence()) === undefined) await sleep(20);
+    const failed = {
+      outcome: 'fail',
+      lagSeconds: null,
+      evidence: [{ metric: 'p99', outcome: 'fail', because: 'slow' }],
+    };
+    await sides.sql(
+      'blue',
+      `UPDATE verdigris.progress SET state = state || jsonb_build_object('failed', $1::jsonb) WHERE step = 'stage evidence'`,
+      [JSON.stringify(failed)],
+    );
+    context.cancel();
+    await expect(watch).rejects.toThrow();
+    await expect(next()).rejects.toMatchObject({
+      type: 'GateFailed',
+      message: expect.stringContaining('p99: slow') as string,
+    });
   });
 });
 

@@ -1,10 +1,13 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { CancelledFailure } from '@temporalio/common';
-import type pg from 'pg';
+import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { instanceActivities } from '../../activities/instances.js';
 import { trafficActivities } from '../../activities/traffic.js';
@@ -145,6 +148,52 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
       expect(load.reads.filter(({ side, begunAt }) => side === 'failed' && begunAt < decided - 1_000)).toEqual([]);
     }
     process.stdout.write(`HAProxy: reads back on blue ${Math.round(back - decided)} ms after the decision\n`);
+  });
+
+  it("gets no more new connections from the gate's decision on, whenever the run hears of it; flagd's file says so, too", async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'verdigris-decision-'));
+    closing.push(() => rm(folder, { recursive: true, force: true }));
+    const flagd = { path: join(folder, 'flags.json') };
+    const input = planInput();
+    const gates = [{ metric: 'longTransactions' as const, max: '1s' }];
+    const plan = planSchema.parse({ ...input, traffic: { ...input.traffic, gates, flagd } });
+    await openStage(plan, 50);
+    const client = new pg.Client(sides.green.config);
+    await client.connect();
+    closing.push(() => client.end());
+    await client.query('BEGIN; SELECT txid_current()');
+    // The run does nothing with what the watch says.
+    await act(plan, (activities, ref) => activities.watchGates(ref, stageOf(50)));
+    for (const haproxy of haproxies) expect(await haproxy.weights()).toBe('200/0');
+    expect(JSON.parse(await readFile(flagd.path, 'utf8'))).toMatchObject({ metadata: { greenReadPercent: 0 } });
+    const [row] = await sides.sql<{ ms: number }>(
+      'blue',
+      'SELECT (extract(epoch FROM clock_timestamp() - updated_at) * 1000)::float8 AS ms FROM verdigris.route',
+    );
+    process.stdout.write(`HAProxy: no share of green ${Math.round(row?.ms ?? 0)} ms after a gate's decision\n`);
+    expect(row?.ms).toBeLessThan(1_000);
+  });
+
+  it('that is taken back says which HAProxy could not be told', async () => {
+    const [route] = await sides.sql<{ epoch: number; generation: number }>(
+      'blue',
+      'SELECT epoch::int, generation::int FROM verdigris.route',
+    );
+    await sides.sql(
+      'blue',
+      `INSERT INTO verdigris.router (instance, migration, epoch, generation, metrics, seen_at)
+       VALUES ('stuck-1', '${MIGRATION}', ${route?.epoch ?? 0}, ${route?.generation ?? 0}, '{}', now() + interval '1 hour')`,
+    );
+    const opening = openStage(planWith(), 10);
+    opening.catch(() => undefined);
+    await until(async () => (await one(1).weights()) === '180/20');
+    one(1).kill('SIGSTOP');
+    const back = { epoch: route?.epoch, generation: (route?.generation ?? 0) + 2, greenReadPercent: 0 };
+    await expect(opening).rejects.toMatchObject({
+      details: [{ greenReadPercent: 0, readsOwed: { route: back, unconfirmed: ['HAProxy "haproxy_2"'] } }],
+    });
+    one(1).kill('SIGCONT');
+    await until(async () => (await one(1).weights()) === '200/0', 10_000);
   });
 
   it('with "leave", cuts nobody when reads go back', async () => {

@@ -21,13 +21,12 @@ export type Overrides = Partial<{
  */
 export class ScriptedRuns {
   readonly #runs = new Map<string, ScriptedRun>();
+  #down: () => Promise<void> = () => Promise.resolve();
 
   private constructor(
     readonly client: Client,
     private readonly connection: NativeConnection,
     private readonly taskQueue: string,
-    private readonly worker: Worker,
-    private readonly running: Promise<void>,
   ) {}
 
   static async start(): Promise<ScriptedRuns> {
@@ -35,23 +34,36 @@ export class ScriptedRuns {
       logger: { log() {}, trace() {}, debug() {}, info() {}, warn() {}, error() {} },
       shutdownSignals: [],
     });
-    const { address, namespace } = testTemporal();
+    const { address } = testTemporal();
     const connection = await NativeConnection.connect({ address });
     const taskQueue = uniqueTaskQueue('scripted');
-    const runs: { current?: ScriptedRuns } = {};
+    const started = new ScriptedRuns(await temporalClient(), connection, taskQueue);
+    await started.up();
+    return started;
+  }
+
+  /** A worker begins. */
+  async up(): Promise<void> {
     const worker = await Worker.create({
-      connection,
-      namespace,
-      taskQueue,
+      connection: this.connection,
+      namespace: testTemporal().namespace,
+      taskQueue: this.taskQueue,
       workflowBundle: await testBundle(),
-      activities: scriptedActivities((id) => runs.current?.of(id)),
+      activities: scriptedActivities((id) => this.of(id)),
       maxHeartbeatThrottleInterval: '50ms',
       defaultHeartbeatThrottleInterval: '50ms',
       maxConcurrentActivityTaskExecutions: 100,
     });
-    const started = new ScriptedRuns(await temporalClient(), connection, taskQueue, worker, worker.run());
-    runs.current = started;
-    return started;
+    const running = worker.run();
+    this.#down = () => {
+      worker.shutdown();
+      return running;
+    };
+  }
+
+  /** The worker ends; what it was doing is for the next one. */
+  async down(): Promise<void> {
+    await this.#down();
   }
 
   of(workflowId: string): ScriptedRun | undefined {
@@ -79,8 +91,7 @@ export class ScriptedRuns {
   }
 
   async stop(): Promise<void> {
-    this.worker.shutdown();
-    await this.running;
+    await this.down();
     await this.connection.close();
     await this.client.connection.close();
   }

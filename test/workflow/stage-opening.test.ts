@@ -97,6 +97,72 @@ describe.concurrent('a stage that an instance does not confirm', () => {
   });
 });
 
+describe.concurrent('a gate that has failed before the watch could say so', () => {
+  const stages = [
+    { percent: 1, for: '0s' },
+    { percent: 10, for: '0s' },
+  ];
+  const failed = (onFail: 'rollback' | 'pause'): object => ({
+    ...{ at: new Date().toISOString(), where: 'stage 1 %', metric: 'errorRate', windowSeconds: 1 },
+    ...{ outcome: 'fail', because: 'green is broken', onFail },
+    ...{ green: { requests: 9, errors: 9 }, blue: { requests: 9, errors: 0 } },
+  });
+  const refused = (nonRetryable: boolean): ApplicationFailure =>
+    ApplicationFailure.create({
+      ...{ type: 'GateFailed', message: 'it is not begun: gate failed in stage 1 % meanwhile', nonRetryable },
+      details: [{ greenReadPercent: 0, flagsOwed: null, gateFailed: true }],
+    });
+  const count = (run: ScriptedRun, entry: string): number => run.log.filter((one) => one === entry).length;
+
+  it('rolls the run back when the next stage is to open, which says what stage it comes after', async () => {
+    const before: unknown[] = [];
+    const run = await runs.begin(
+      {
+        openStage: (_run, _ref, { percent }, _notAfter, inForce) => {
+          before.push(inForce?.percent);
+          if (percent === 10) throw refused(false);
+          return { routers: 1 };
+        },
+        watchGates: (own) => (count(own, '+openStage') < 2 ? untilCancelled() : [failed('rollback')]),
+      },
+      { traffic: { stages, approval: { before: [] } } },
+    );
+    await expect(run.handle.result()).rejects.toMatchObject({
+      cause: { message: expect.stringContaining('gate failed in stage 1 %: errorRate: green is broken') as string },
+    });
+    expect(before).toEqual([undefined, 1]);
+  });
+
+  it.each(['rollback', 'pause'] as const)('does what it says when writes are to move: %s', async (onFail) => {
+    let isOver = false;
+    const run = await runs.begin({
+      promote: (own, _ref, from) => {
+        if (count(own, '+promote') === 1) throw refused(true);
+        return own.move(from);
+      },
+      watchGates: (own) => {
+        if (isOver || !own.log.includes('-promote')) return untilCancelled();
+        isOver = true;
+        return [failed(onFail)];
+      },
+    });
+    if (onFail === 'rollback') {
+      await expect(run.handle.result()).rejects.toMatchObject({
+        cause: { message: expect.stringContaining('gate failed in stage 1 %: errorRate: green is broken') as string },
+      });
+      expect(count(run, '+promote')).toBe(1);
+      return;
+    }
+    const { waiting } = await until(run.handle, 'held', (status) => status.waiting?.for === 'resume');
+    expect(waiting?.why).toContain('errorRate: green is broken; all reads are on blue');
+    await run.handle.executeUpdate(resumeUpdate, { args: [BACK] });
+    await run.saw('-promote', 2);
+    // Opened, judged and compared anew before that.
+    expect([count(run, '+openStage'), count(run, '+judgeStage')]).toEqual([2, 2]);
+    await run.handle.terminate();
+  });
+});
+
 describe.concurrent('a stage that could not be opened for long', () => {
   it('is asked for again when its approval has expired meanwhile; it says until when it may be opened', async () => {
     let isDeployed = false;
@@ -303,6 +369,29 @@ describe.concurrent('an abort that an instance does not confirm', () => {
     confirms = true;
     await until(run.handle, 'confirmed', (s) => s.unconfirmed?.length === 0);
     expect(renderDetails(await statusOf(run.handle))).not.toContain('not confirmed by');
+    await run.handle.terminate();
+  });
+
+  it('and an opening that was taken back: whom it could not tell is told by the run', async () => {
+    const asked: unknown[] = [];
+    const details = { greenReadPercent: 0, flagsOwed: null, readsOwed: { route: ROUTE, unconfirmed: ['HAProxy "h"'] } };
+    const run = await runs.begin(
+      {
+        openStage: () => {
+          const told = { type: 'GateFailed', message: 'not confirmed', nonRetryable: false, details: [details] };
+          throw ApplicationFailure.create(told);
+        },
+        awaitConfirmed: (_run, _ref, route, known) => {
+          asked.push([route, known]);
+          return untilCancelled();
+        },
+      },
+      PLAN,
+    );
+    const status = await until(run.handle, 'named', (s) => (s.unconfirmed ?? []).length > 0);
+    expect(status).toMatchObject({ greenReadPercent: 0, unconfirmed: ['HAProxy "h"'] });
+    await run.saw('+awaitConfirmed');
+    expect(asked[0]).toMatchObject([{ epoch: 1, generation: 7 }, ['HAProxy "h"']]);
     await run.handle.terminate();
   });
 
