@@ -4,10 +4,11 @@ import { bodyOf, type Link, type ToldRun } from '../src/notify/bodies.js';
 import { deliver, DELIVERY_LIMITS, type Delivered } from '../src/notify/webhook.js';
 import { parseDuration } from '../src/plan/duration.js';
 import type { Notify } from '../src/plan/schema.js';
-import { webhookOf, type Environment } from '../src/worker/connections.js';
+import { webhookOf } from '../src/worker/connections.js';
 import type { Notice } from '../workflows/lib/notices.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { alive, type ActivityDependencies } from './context.js';
+import { temporalClock } from './temporal-clock.js';
 
 /** What has been delivered, and what people should mend although it has kept nothing from being sent. */
 export interface Notified extends Delivered {
@@ -31,8 +32,15 @@ export function notifyActivities(dependencies: ActivityDependencies) {
       alive(dependencies, async (signal) => {
         const { environment } = dependencies;
         const warnings = new Set<string>();
+        const signing = notices.some(asksForApproval) ? approvalSigning(environment) : undefined;
+        if (signing !== undefined && 'why' in signing) {
+          const { why, nextStep } = signing;
+          warnings.add(`questions are sent without links that approve them: ${why}; ${nextStep}`);
+        }
+        const signs = signing !== undefined && 'secret' in signing;
+        const makeLinks = signs ? linkMaker(ref, run, signing, (await temporalClock())()) : () => [];
         const deliveries = notices.map((notice) => {
-          const links = linksFor(ref, run, notice, environment, (why) => warnings.add(why));
+          const links = makeLinks(notice);
           return { key: `${run.runId}-${notice.sequence}`, body: bodyOf(target.form, run, notice, links) };
         });
         const limits = { ...DELIVERY_LIMITS, giveUpAfterMs: forMs };
@@ -42,28 +50,28 @@ export function notifyActivities(dependencies: ActivityDependencies) {
   };
 }
 
+function asksForApproval({ event, waiting }: Notice): boolean {
+  return event === 'approval' && waiting?.gate !== undefined && waiting.request !== undefined;
+}
+
 /**
- * Links that approve what is asked: made here, so that the history never holds one. A question without links is a
+ * Makes links that approve what is asked: here, so that the history never holds one. A question without links is a
  * question all the same.
+ *
+ * @param now Temporal's clock, by which an approval counts, too: this machine's may be hours off
  */
-function linksFor(
+function linkMaker(
   ref: RunRef,
-  run: ToldRun,
-  { event, waiting }: Notice,
-  environment: Environment,
-  warn: (why: string) => void,
-): Link[] {
-  const { gate, request, mayApprove } = waiting ?? {};
-  if (event !== 'approval' || gate === undefined || request === undefined) return [];
-  const signing = approvalSigning(environment);
-  if (signing === undefined) return [];
-  if ('why' in signing) {
-    warn(`questions are sent without links that approve them: ${signing.why}; ${signing.nextStep}`);
-    return [];
-  }
-  const { secret, base } = signing;
-  const expires = Math.floor((Date.now() + parseDuration(ref.plan.traffic.approval.validFor)) / 1_000);
-  const link = { workflowId: run.workflowId, runId: run.runId, gate, request, expires };
-  if (mayApprove === undefined) return [{ url: linkUrl(base, signLink(link, secret)) }];
-  return mayApprove.map((by) => ({ by, url: linkUrl(base, signLink({ ...link, by }, secret)) }));
+  { workflowId, runId }: ToldRun,
+  { secret, base }: { readonly secret: string; readonly base: string },
+  now: number,
+): (notice: Notice) => Link[] {
+  const expires = Math.floor((now + parseDuration(ref.plan.traffic.approval.validFor)) / 1_000);
+  return (notice) => {
+    const { gate, request, mayApprove } = notice.waiting ?? {};
+    if (!asksForApproval(notice) || gate === undefined || request === undefined) return [];
+    const link = { workflowId, runId, gate, request, expires };
+    if (mayApprove === undefined) return [{ url: linkUrl(base, signLink(link, secret)) }];
+    return mayApprove.map((by) => ({ by, url: linkUrl(base, signLink({ ...link, by }, secret)) }));
+  };
 }

@@ -2,8 +2,12 @@ import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import type { Client } from '@temporalio/client';
+import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { notifyActivities } from '../../activities/notify.js';
+import { readLink } from '../../src/approval/link.js';
+import type { ToldRun } from '../../src/notify/bodies.js';
 import { deliver, DELIVERY_LIMITS, type DeliveryLimits } from '../../src/notify/webhook.js';
 import { checkNotify } from '../../src/notify/preflight.js';
 import { planSchema } from '../../src/plan/schema.js';
@@ -11,6 +15,7 @@ import { redactor } from '../../src/worker/redact.js';
 import { statusOf, until } from '../support/migration.js';
 import { ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
 import { approveUpdate, pauseUpdate, resumeUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import type { Notice } from '../../workflows/lib/notices.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 
 let runs: ScriptedRuns;
@@ -236,6 +241,41 @@ describe('notifications of a run', () => {
     expect(sent.map(({ event }) => event)).toEqual(expect.arrayContaining(['phase', 'stage', 'approval']));
     expect(sent.flatMap(({ links = [] }) => links)).toEqual([]);
     await run.handle.terminate();
+  });
+
+  it("have links that expire by Temporal's clock, as approvals do, whatever the worker's says", async () => {
+    const json = await Receiver.start();
+    const secret = 'a secret that is long enough to sign with';
+    const { notify } = notifyActivities({
+      environment: {
+        VERDIGRIS_CONNECTION_HOOK: json.url,
+        VERDIGRIS_APPROVAL_SECRET: secret,
+        VERDIGRIS_APPROVAL_URL: 'https://approve.example',
+      },
+      redact: redactor([]),
+    });
+    const ahead = 3 * 3_600_000;
+    const lastStartedTime = { seconds: Math.floor((Date.now() + ahead) / 1_000), nanos: 0 };
+    const describe = (): Promise<unknown> =>
+      Promise.resolve({ raw: { pendingActivities: [{ activityId: 'test', lastStartedTime }] } });
+    const workflow = { getHandle: () => ({ describe, signal: () => Promise.resolve() }) };
+    const withAbortSignal = (_signal: AbortSignal, work: () => unknown): unknown => work();
+    const client = { workflow, withAbortSignal } as unknown as Client;
+    const plan = planSchema.parse({
+      ...{ name: 'm', blue: { connection: 'b' }, green: { connection: 'g' }, notify: [{ connection: 'hook' }] },
+      traffic: { approval: { before: ['promote'], validFor: '1h' } },
+    });
+    const [target] = plan.notify ?? [];
+    if (target === undefined) throw new Error('the plan names nobody');
+    const run = { name: 'm', workflowId: 'verdigris/m', runId: 'r' };
+    const waiting = { for: 'approval', gate: 'promote', request: 'promote-1', why: 'writes move', since: 'T' } as const;
+    const notice = { sequence: 1, event: 'approval', at: 'T', text: 'approval', waiting } as unknown as Notice;
+    await new MockActivityEnvironment({ activityId: 'test' }, { client }).run(() =>
+      notify({ plan, runId: 'r' }, run as ToldRun, target, [notice]),
+    );
+    const { links = [] } = JSON.parse(json.requests[0]?.body ?? '{}') as { links?: { url: string }[] };
+    const link = readLink(links[0]?.url.split('/').at(-1) ?? '', secret);
+    expect(Math.abs((link?.expires ?? 0) * 1_000 - Date.now() - ahead - 3_600_000)).toBeLessThan(60_000);
   });
 
   it('whose webhook the worker does not know are said to be lost, and stop nothing', async () => {
