@@ -40,6 +40,25 @@ export function windowState(windows: Windows, what: WindowOf, at: number): Windo
   throw new RangeError(`no window of "${what}" opens within ${FURTHEST_DAYS} days: ${texts.join(', ')}`);
 }
 
+const WEEK_MINUTES = 7 * 1_440;
+
+/** How long windows are closed at the longest in an ordinary week, ms: without holidays, and nights in which clocks are set. */
+export function longestClosed(texts: readonly string[]): number {
+  const open = texts
+    .map(parseWindow)
+    .flatMap(({ days, from, to }) => [...days].map((day) => [day * 1_440 + from, day * 1_440 + to] as const))
+    .sort(([a], [b]) => a - b);
+  const [first] = open;
+  if (first === undefined) return 0;
+  // From the last end to the first beginning it goes over the end of the week.
+  let [closedFrom, longest] = [Math.max(...open.map(([, to]) => to)) - WEEK_MINUTES, 0];
+  for (const [from, to] of open) {
+    longest = Math.max(longest, from - closedFrom);
+    closedFrom = Math.max(closedFrom, to);
+  }
+  return longest * 60_000;
+}
+
 type Interval = readonly [opens: number, closes: number];
 
 /** The intervals that are not over yet, by their beginning. */

@@ -929,6 +929,27 @@ const CASES: readonly Case[] = [
     accepted: { traffic: { approval: { by: ['ada', 'grace'], quorum: 2 } } },
   },
   {
+    rule: 'approval-shorter-than-windows',
+    severity: 'warning',
+    refused: { windows: { promote: ['Sat 02:00-04:00'] }, traffic: { approval: { before: ['promote'] } } },
+    place: 'traffic.approval.validFor',
+    message: /counts for 24h, and windows.promote \(Sat 02:00-04:00\) is closed for up to 166 h/,
+    instead: /"validFor": "7d"/,
+    accepted: {
+      windows: { promote: ['Sat 02:00-04:00'], traffic: ['daily 01:00-05:00', 'Mon-Fri 22:00-01:00'] },
+      traffic: { approval: { before: ['traffic', 10, 'promote'], validFor: '7d' } },
+    },
+  },
+  {
+    rule: 'approval-shorter-than-windows',
+    severity: 'warning',
+    refused: { windows: { traffic: ['Mon-Fri 22:00-04:00'] }, traffic: { approval: { before: [10] } } },
+    place: 'traffic.approval.validFor',
+    message: /windows.traffic \(Mon-Fri 22:00-04:00\) is closed for up to 66 h/,
+    instead: /"validFor": "3d"/,
+    accepted: { windows: { traffic: ['daily 22:00-04:00'] }, traffic: { approval: { before: [10] } } },
+  },
+  {
     rule: 'unknown-approval-stage',
     refused: { traffic: { approval: { before: [25, 'promote'] } } },
     place: 'traffic.approval.before[0]',

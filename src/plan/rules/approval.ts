@@ -1,5 +1,8 @@
+import { formatDuration, parseDuration } from '../duration.js';
 import { personKey } from '../person.js';
 import type { Rule } from '../rule.js';
+import type { Plan } from '../schema.js';
+import { longestClosed } from '../window-times.js';
 
 /** Rules on who approves. */
 
@@ -32,5 +35,35 @@ export const quorumOfAnybody: Rule = {
       message: `${quorum} people must approve, and "by" does not say who may`,
       instead: 'name them: "by": ["ada", "grace", "linus"]',
     };
+  },
+};
+
+const DAY_MS = 86_400_000;
+
+/** The windows that something waits for which is approved before. */
+function guarded({ traffic, windows }: Plan): (readonly ['traffic' | 'promote', readonly string[]])[] {
+  const { before } = traffic.approval;
+  const asksForStages = before.some((one) => one === 'traffic' || typeof one === 'number');
+  return [
+    ...(windows?.traffic !== undefined && asksForStages ? [['traffic', windows.traffic] as const] : []),
+    ...(windows?.promote !== undefined && before.includes('promote') ? [['promote', windows.promote] as const] : []),
+  ];
+}
+
+export const approvalShorterThanWindows: Rule = {
+  name: 'approval-shorter-than-windows',
+  severity: 'warning',
+  why: 'an approval that has expired before its window opens is asked for again when it opens, at night perhaps, and again the next time',
+  *check({ plan }) {
+    const validForMs = parseDuration(plan.traffic.approval.validFor);
+    for (const [what, texts] of guarded(plan)) {
+      const closedMs = longestClosed(texts);
+      if (validForMs >= closedMs) continue;
+      yield {
+        place: 'traffic.approval.validFor',
+        message: `an approval counts for ${plan.traffic.approval.validFor}, and windows.${what} (${texts.join(', ')}) is closed for up to ${formatDuration(closedMs)}: what is approved earlier has to be approved again when it opens`,
+        instead: `write "validFor": "${Math.ceil(closedMs / DAY_MS)}d", approve at most ${plan.traffic.approval.validFor} before the window opens, or let it open more often`,
+      };
+    }
   },
 };

@@ -1,5 +1,5 @@
 import type { CatalogRule, Rule } from '../rule.js';
-import { quorumOfAnybody, quorumOutOfReach } from './approval.js';
+import { approvalShorterThanWindows, quorumOfAnybody, quorumOutOfReach } from './approval.js';
 import { columnExists, unknownColumn, unknownTable } from './catalog-names.js';
 import { downMayNotFit, generatedColumn, narrowing, tableWithoutKey, withoutEffect } from './catalog-tables.js';
 import {
@@ -99,6 +99,7 @@ export const RULES: readonly Rule[] = [
   unknownApprovalStage,
   quorumOutOfReach,
   quorumOfAnybody,
+  approvalShorterThanWindows,
   pgbouncerStages,
   pgbouncerEntries,
   pgbouncerTwice,
