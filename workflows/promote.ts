@@ -4,13 +4,23 @@ import { failureMessage, failureType } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { StepOptions, Story } from './lib/story.js';
+import { formatDuration } from '../src/plan/duration.js';
 import type { Stage } from '../src/plan/schema.js';
 import { schemaHasStayed } from './guard-schema.js';
 import { moveWrites } from './move-writes.js';
 import { untilGoingOn, watched } from './shift-traffic.js';
 import { verifyAgain } from './verify.js';
 import { webhooksAgree } from './webhooks-lead.js';
-import { earliest, hasLoadLimit, hasWindow, isQuietNow, windowNow, windowOpens } from './windows.js';
+import {
+  approvedFor,
+  earliest,
+  hasLoadLimit,
+  hasWindow,
+  isQuietNow,
+  windowNow,
+  windowOpens,
+  type Ahead,
+} from './windows.js';
 import { writesBackToBlue } from './writes-back.js';
 
 const APPROVAL = 'approval before writes move to green';
@@ -35,13 +45,14 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
   let isNeeded = false;
   // Rows are compared once, and again whenever a gate has failed since.
   let comparedAt = -1;
+  const ahead = comparison(story, ref);
   for (;;) {
     isNeeded ||= why !== null;
     const { voided } = run;
     const isVoid = (): boolean => run.voided !== voided;
-    if (comparedAt !== voided) await watched(story, ref, lastStage, () => verifyAgain(story, ref));
+    if (comparedAt !== voided) await watched(story, ref, lastStage, ahead.work);
     comparedAt = voided;
-    if (!isVoid()) await untilItMayBegin(story, ref, lastStage, why, whileStopped);
+    if (!isVoid()) await untilItMayBegin(story, ref, lastStage, why, whileStopped, ahead);
     const nobodyIsAsked = isVoid() || !story.webhooks.hears('promoting');
     const answer = nobodyIsAsked ? null : await webhooksAgree(story, ref, lastStage);
     if (answer !== null && answer !== 'gate failed') {
@@ -114,19 +125,43 @@ async function untilItMayBegin(
   lastStage: Stage | null,
   why: string | null,
   whileStopped: StepOptions,
+  ahead: Ahead,
 ): Promise<void> {
   const whileWatched = (work: () => Promise<void>): Promise<boolean> => watched(story, ref, lastStage, work);
-  if (why !== null && !(await whileWatched(() => story.approval('promote', why)))) return;
+  if (why !== null && !(await whileWatched(() => approvedFor(story, ref, 'promote', 'promote', why)))) return;
   if (hasWindow(ref, 'promote')) {
     const opens = await whileWatched(async () => {
       // What was written while a window was waited for has not been compared yet; then the window and the load are as they are.
-      while (await windowOpens(story, ref, 'promote')) await verifyAgain(story, ref);
+      while (await windowOpens(story, ref, 'promote', ahead)) await ahead.work();
     });
     if (!opens) return;
   }
   if (!(await untilGoingOn(story, ref, lastStage))) return;
   await schemaHasStayed(story, ref, whileStopped);
   await untilGoingOn(story, ref, lastStage);
+}
+
+/** The comparison before the promotion, and how long it takes. */
+function comparison(story: Story, ref: RunRef): Ahead {
+  let lastMs = 0;
+  const work = async (): Promise<void> => {
+    const begun = Date.now();
+    await verifyAgain(story, ref);
+    lastMs = Date.now() - begun;
+  };
+  let opening: string | null = null;
+  const waitsFor = (next: string): void => {
+    const isMissed = opening !== null && opening !== next && Date.parse(opening) <= Date.now();
+    if (isMissed) story.run.warn([windowMissed(ref, lastMs)]);
+    opening = next;
+  };
+  return { work, lastMs: () => lastMs, waitsFor };
+}
+
+/** People must read of it: the next window may be a week away. */
+function windowMissed({ plan }: RunRef, tookMs: number): string {
+  const windows = (plan.windows?.promote ?? []).join(', ');
+  return `a window of the promotion (${windows}) has come and gone before writes could move; the last comparison of rows took ${formatDuration(tookMs)}: where that is the reason, let the window be longer, or give the verification less rest (verify.rest)`;
 }
 
 /** Webhooks may have kept the promotion waiting for long. */

@@ -4,7 +4,7 @@ import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 import { untilGoingOn, watched } from './shift-traffic.js';
 import { webhooksLead } from './webhooks-lead.js';
-import { earliest, hasLoadLimit, hasWindow, isQuietNow, windowNow, windowOpens } from './windows.js';
+import { approvedFor, earliest, hasLoadLimit, hasWindow, isQuietNow, windowNow, windowOpens } from './windows.js';
 
 /**
  * Returns when a stage may be opened at once: approved where the plan asks for that, inside its window, not paused, and led
@@ -62,7 +62,7 @@ async function mayOpen(
 ): Promise<boolean> {
   const whileWatched = (work: () => Promise<void>): Promise<boolean> => watched(story, ref, before, work);
   for (const { gate, why } of unanswered) {
-    if (!(await whileWatched(() => story.approval(gate, why)))) return false;
+    if (!(await whileWatched(() => approvedFor(story, ref, 'traffic', gate, why)))) return false;
   }
   if (hasWindow(ref, 'traffic')) {
     const opens = await whileWatched(async () => void (await windowOpens(story, ref, 'traffic')));

@@ -1,4 +1,4 @@
-import { condition, sleep } from '@temporalio/workflow';
+import { condition, patched, sleep } from '@temporalio/workflow';
 import type { WindowLook } from '../activities/windows.js';
 import type { WindowOf } from '../src/plan/window-times.js';
 import { act } from './lib/activities.js';
@@ -15,21 +15,57 @@ import type { Story } from './lib/story.js';
 /** Clocks of workers differ a little: a look that comes a moment too early is not repeated at once. */
 const LEAST_WAIT_MS = 1_000;
 
+/** What is done ahead of an opening, so that as little of it as possible is left for the window. */
+export interface Ahead {
+  readonly work: () => Promise<void>;
+  /** How long it has taken last. */
+  readonly lastMs: () => number;
+  /** Told whenever an opening is waited for, ISO 8601. */
+  readonly waitsFor: (opening: string) => void;
+}
+
+/** Work that takes less is as well done when the window is open. */
+const LEAST_AHEAD_MS = 2_000;
+/** So near to the opening it is not begun for what few changes there are. */
+const NEAR_MS = 60_000;
+
+/**
+ * How long before the opening it is begun next: in time to be over by then, again and again while that is far away, so that
+ * ever less is left; and for the last time so that it ends when the window has just opened.
+ *
+ * @returns null when it is done when the window is open
+ */
+export function aheadBy(remainingMs: number, lastMs: number): number | null {
+  const quarter = remainingMs / 4;
+  if (quarter >= 2 * lastMs) return remainingMs >= NEAR_MS ? quarter : null;
+  return lastMs >= LEAST_AHEAD_MS ? Math.min(remainingMs, 0.75 * lastMs) : null;
+}
+
 /**
  * Waits until a window of the plan is open, blue is quiet enough, and the run is not paused. At once where the plan
- * asks for none of it. @returns whether it has waited for a window
+ * asks for none of it.
+ *
+ * @param ahead what is done while a window is waited for
+ * @returns whether it has waited for a window since that was done last
  */
-export async function windowOpens(story: Story, ref: RunRef, what: WindowOf): Promise<boolean> {
+export async function windowOpens(story: Story, ref: RunRef, what: WindowOf, ahead?: Ahead): Promise<boolean> {
   let waited = false;
   for (;;) {
     await story.untilNotPaused();
     const look = await lookAt(ref, what);
     if (look?.open === false) {
-      waited = true;
-      await untilItOpens(story, ref, what, look);
+      waited = !(await untilItOpens(story, ref, what, look, ahead));
     } else if ((await isQuiet(story, ref, what, look?.changesAt ?? NEVER)) && !story.run.paused && !story.isHeld)
       return waited;
   }
+}
+
+/** Waits for an approval of what then waits for a window: whoever answers is told when that opens. */
+export async function approvedFor(story: Story, ref: RunRef, what: WindowOf, gate: string, why: string): Promise<void> {
+  const isTold = ref.plan.windows?.[what] !== undefined && patched('approvals are asked for with the next window');
+  const look = isTold ? await lookAt(ref, what) : null;
+  const opens = look?.open === false ? { at: look.changesAt, text: look.changesAtText } : null;
+  await story.approval(gate, why, opens);
 }
 
 /** Whether something may have to wait at all. */
@@ -113,11 +149,25 @@ async function keepWindow(story: Story, ref: RunRef, what: WindowOf): Promise<vo
   }
 }
 
-async function untilItOpens(story: Story, ref: RunRef, what: WindowOf, look: WindowLook): Promise<void> {
+/** @returns whether it has ended with what is done ahead, whether or not the window is open then */
+async function untilItOpens(
+  story: Story,
+  ref: RunRef,
+  what: WindowOf,
+  look: WindowLook,
+  ahead?: Ahead,
+): Promise<boolean> {
   const why = closedUntil(ref, what, look);
+  const remaining = timeUntil(look);
+  ahead?.waitsFor(look.changesAt);
+  const by =
+    ahead !== undefined && patched('rows are compared ahead of a window') ? aheadBy(remaining, ahead.lastMs()) : null;
   story.run.waitFor({ for: 'window', why, until: look.changesAt });
-  await sleep(timeUntil(look), { summary: why });
+  if (by === null || by < remaining) await sleep(remaining - (by ?? 0), { summary: why });
   story.run.waitFor(null);
+  if (by === null) return false;
+  await ahead?.work();
+  return true;
 }
 
 /**

@@ -4,8 +4,9 @@ import type { WindowLook } from '../../activities/windows.js';
 import { statusOf, until } from '../support/migration.js';
 import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 import type { PlanInput } from '../../src/plan/schema.js';
-import { pauseUpdate, resumeUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { approveUpdate, pauseUpdate, resumeUpdate, rollbackUpdate } from '../../workflows/messages.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
+import { aheadBy } from '../../workflows/windows.js';
 
 let runs: ScriptedRuns;
 
@@ -257,6 +258,90 @@ describe.concurrent('the windows of a run', () => {
     await run.handle.terminate();
   });
 
+  it('of a promotion find the rows compared: it is begun ahead, in time to end when the window opens', async () => {
+    const opensAt: { at?: number } = {};
+    const compared: [begun: number, ended: number][] = [];
+    const run = await runs.begin(
+      {
+        lookAtWindow: () => {
+          opensAt.at ??= Date.now() + 8_000;
+          const open = Date.now() >= opensAt.at;
+          const changesAt = new Date(open ? Date.now() + 3_600_000 : opensAt.at).toISOString();
+          return { open, changesAt, changesAtText: 'Tue 2026-11-24 01:00 Europe/Berlin' };
+        },
+        verify: async (_run, _ref, _source, scope) => {
+          const begun = Date.now();
+          if (scope === 'changed') await sleep(4_000);
+          if (scope === 'changed') compared.push([begun, Date.now()]);
+          return { scope, tables: 1, rowsVerified: 1, differingRows: 0, examples: [], at: new Date().toISOString() };
+        },
+      },
+      { windows: { promote: ['daily 01:00-05:00'] } },
+    );
+    await run.saw('-promote');
+    const opened = opensAt.at ?? 0;
+    // Once before anything is waited for, and once around the opening: not inside from its beginning.
+    expect(compared.length).toBeGreaterThan(1);
+    for (const [begun] of compared) expect(begun).toBeLessThan(opened);
+    expect(compared.at(-1)?.[1]).toBeGreaterThan(opened);
+    expect((await statusOf(run.handle)).warnings).toEqual([]);
+    await run.handle.terminate();
+  });
+
+  it('of a promotion that close while rows are compared are said to be missed, with how long it took', async () => {
+    const schedule = new Schedule([0, false]);
+    let inside = false;
+    const run = await runs.begin(
+      {
+        lookAtWindow: () => {
+          const { length } = schedule.changes;
+          if (length === 1) schedule.changes.push([Date.now() + 1_500, true]);
+          return schedule.look();
+        },
+        verify: async (_run, _ref, _source, scope) => {
+          const isOpen = schedule.changes.length > 1 && Date.now() >= (schedule.changes[1]?.[0] ?? 0);
+          if (scope === 'changed' && isOpen && !inside) {
+            inside = true;
+            schedule.changes.push([Date.now() + 100, false], [Date.now() + 3_000, true]);
+            await sleep(300);
+          }
+          return { scope, tables: 1, rowsVerified: 1, differingRows: 0, examples: [], at: new Date().toISOString() };
+        },
+      },
+      { windows: { promote: ['daily 01:00-05:00'] } },
+    );
+    const status = await until(run.handle, 'missed', (s) => s.warnings.length > 0);
+    expect(status.warnings.join()).toMatch(
+      /a window of the promotion \(daily 01:00-05:00\) has come and gone .* comparison of rows took \d/,
+    );
+    expect(run.log).not.toContain('+promote');
+    await run.saw('-promote');
+    await run.handle.terminate();
+  });
+
+  it('that open after an approval has ended are named where it is asked for, and in the answer to it', async () => {
+    const DAY = 86_400_000;
+    const opens = new Date(Date.now() + 4 * DAY).toISOString();
+    const changesAtText = 'Sat 2026-11-28 02:00 UTC';
+    const run = await runs.begin(
+      { lookAtWindow: () => ({ open: false, changesAt: opens, changesAtText }) },
+      {
+        windows: { promote: ['Sat 02:00-04:00'] },
+        traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['promote'] } },
+      },
+    );
+    const { waiting } = await until(run.handle, 'asked', (s) => s.waiting?.gate === 'promote');
+    expect(waiting?.evidence).toContain(`window: opens ${changesAtText}`);
+    expect(waiting?.evidence?.at(-1)).toMatch(/^NOT in time: the approval ends at .* before the window opens \(Sat /);
+    const approval = { gate: 'promote', by: 'ada', reason: 'go' };
+    const answer = await run.handle.executeUpdate(approveUpdate, { args: [approval] });
+    expect(answer).toMatch(
+      /^approved: promote; the approval ends at .* before the window opens \(Sat .*\); it is asked for again then/,
+    );
+    expect((await statusOf(run.handle)).warnings.join()).toContain('promote: the approval ends at');
+    await run.handle.terminate();
+  });
+
   it('are no reason to begin at any load when webhooks have kept a stage or a promotion waiting', async () => {
     const order: string[] = [];
     const busy = new Set(['stage', 'promoting']);
@@ -299,5 +384,20 @@ describe.concurrent('the windows of a run', () => {
     ];
     expect(asked.slice(-14)).toEqual([...once('stage', 'opened'), ...once('promoting', 'moved')]);
     await run.handle.terminate();
+  });
+});
+
+describe('what is compared ahead of a window', () => {
+  const HOUR = 3_600_000;
+
+  it.each([
+    [144 * HOUR, 100, 36 * HOUR],
+    [2 * HOUR, 100, HOUR / 2],
+    [30_000, 100, null],
+    [33 * HOUR, 3 * HOUR, 8.25 * HOUR],
+    [5.25 * HOUR, 3 * HOUR, 2.25 * HOUR],
+    [HOUR, 3 * HOUR, HOUR],
+  ])('%d ms before it opens, where it took %d ms, is begun %d ms before', (remaining, lastMs, by) => {
+    expect(aheadBy(remaining, lastMs)).toBe(by);
   });
 });

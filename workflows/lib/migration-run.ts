@@ -31,6 +31,14 @@ export interface RunIdentity {
   readonly runId: string;
 }
 
+/** When a window opens. */
+export interface Opening {
+  /** ISO 8601. */
+  readonly at: string;
+  /** For people, by the clock of the plan's time zone. */
+  readonly text: string;
+}
+
 /** How many entries of evidence and of messages are kept: the answers of queries stay small. */
 const KEPT = 200;
 
@@ -84,6 +92,8 @@ export class MigrationRun {
   readonly #state: Mutable<MigrationStatus>;
   /** The question that is asked now, or was asked last. */
   #question: ApprovalQuestion | null = null;
+  /** When the window opens that what is asked for waits for, as far as that is known. */
+  #opens: Opening | null = null;
   /** The gates whose last question has been answered, and until when each answer counts. */
   readonly #approved = new Map<string, string>();
   readonly #asked = new Map<string, number>();
@@ -132,8 +142,24 @@ export class MigrationRun {
       quorum: question.policy.quorum,
       approvals: question.valid(this.now()),
       ...(question.policy.by === null ? {} : { mayApprove: question.policy.by }),
-      evidence: approvalEvidence(this.#state, this.evidence),
+      evidence: [...approvalEvidence(this.#state, this.evidence), ...this.#opening(question)],
     };
+  }
+
+  /** What an approval of now is worth when the window opens, for people; nothing where that is not waited for. */
+  #opening({ policy }: ApprovalQuestion): string[] {
+    const now = this.now();
+    if (this.#opens === null || Date.parse(this.#opens.at) <= Date.parse(now)) return [];
+    const until = new Date(Date.parse(now) + policy.validForMs).toISOString();
+    return [`window: opens ${this.#opens.text}`, ...this.#endsBefore(until).map((why) => `NOT in time: ${why}`)];
+  }
+
+  /** Why an approval has ended when its window opens, for people; nothing where it has not, as far as is known. */
+  #endsBefore(until: string): string[] {
+    const opens = this.#opens;
+    const now = Date.parse(this.now());
+    if (opens === null || Date.parse(opens.at) <= now || Date.parse(until) >= Date.parse(opens.at)) return [];
+    return [`the approval ends at ${until}, before the window opens (${opens.text}); it is asked for again then`];
   }
 
   get paused(): boolean {
@@ -293,11 +319,12 @@ export class MigrationRun {
   }
 
   /** Asks for an approval. One that was given for an earlier question does not count. */
-  askApproval(gate: string, why: string, answer: string): void {
+  askApproval(gate: string, why: string, answer: string, opens: Opening | null = null): void {
     const request = this.nextRequest(gate);
     const earlier = this.#asked.get(gate) ?? 0;
     this.#asked.set(gate, earlier + 1);
     this.#approved.delete(gate);
+    this.#opens = opens;
     this.#question = new ApprovalQuestion(gate, request, approvalPolicy(this.plan), earlier > 0);
     this.waitFor({ for: 'approval', gate, request, why, answer });
   }
@@ -432,12 +459,12 @@ export class MigrationRun {
       return `noted: ${given.length} of ${policy.quorum} have approved ${gate} (${names})`;
     }
     // The oldest of them is the first that stops counting.
-    this.#approved.set(
-      gate,
-      given.map(({ until }) => until).reduce((a, b) => (a < b ? a : b)),
-    );
+    const until = given.map((one) => one.until).reduce((a, b) => (a < b ? a : b));
+    this.#approved.set(gate, until);
     this.waitFor(null);
-    return policy.quorum === 1 ? `approved: ${gate}` : `approved: ${gate}, by ${names}`;
+    const early = this.#endsBefore(until);
+    this.warn(early.map((why) => `${gate}: ${why}`));
+    return [policy.quorum === 1 ? `approved: ${gate}` : `approved: ${gate}, by ${names}`, ...early].join('; ');
   }
 
   /** Writes down a message that could not be followed: signals can't be refused. */

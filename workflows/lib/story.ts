@@ -1,7 +1,7 @@
 import { CancelledFailure, CancellationScope, condition } from '@temporalio/workflow';
 import { parseDuration } from '../../src/plan/duration.js';
 import { failureMessage, failureType, isCancelled } from './failure.js';
-import type { MigrationRun } from './migration-run.js';
+import type { MigrationRun, Opening } from './migration-run.js';
 import { TrafficWebhooks } from './traffic-webhooks.js';
 
 /** How long one durable wait for a person is; it is begun again until somebody answers. */
@@ -189,11 +189,11 @@ export class Story {
     if (this.isAbandoned) throw new CancelledFailure('the story has been ended');
   }
 
-  /** Waits for an approval by message. */
-  async approval(gate: string, why: string): Promise<void> {
+  /** Waits for an approval by message. @param opens when the window of what is approved opens; null where that is not waited for */
+  async approval(gate: string, why: string, opens: Opening | null = null): Promise<void> {
     await this.untilNotPaused();
     const request = this.run.nextRequest(gate);
-    this.run.askApproval(gate, why, answerWith(this.run, 'approve', { gate, request }));
+    this.run.askApproval(gate, why, answerWith(this.run, 'approve', { gate, request }), opens);
     const approved = (): boolean => this.run.isApproved(gate);
     let patience = Math.max(1_000, parseDuration(this.run.plan?.traffic.approval.remindAfter ?? '7d'));
     const summary = `approve ${gate} (question ${request})`;
