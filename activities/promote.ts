@@ -20,6 +20,7 @@ import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
 import { refuseUnmovedContents } from '../src/postgres/unmoved-contents.js';
 import { whereWritesAre, type WritesAt } from '../src/postgres/where-writes-are.js';
+import { writesOfGreen, type WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
 import type { Environment } from '../src/worker/connections.js';
@@ -101,6 +102,10 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      */
     whereWritesAre: (ref: RunRef, known = 0): Promise<WritesAt> =>
       perform(dependencies, ref, ({ databases, run }) => whereWritesAre(databases, run, known)),
+
+    /** Whether green still has the writes that it has got in this epoch: asked before a way back is given up. */
+    writesOfGreen: (ref: RunRef, epoch: number): Promise<WritesOfGreen> =>
+      perform(dependencies, ref, ({ databases, run }) => writesOfGreen(databases, run.migration, epoch)),
 
     /** Ends the tries of a promotion that has not been decided. */
     withdrawPromotion: (ref: RunRef): Promise<void> =>

@@ -9,6 +9,8 @@ import type { RunRef } from './lib/run-ref.js';
 export interface Limits {
   /** Only for the way back: what blue does not have stays on green. */
   readonly acceptLoss?: boolean;
+  /** Only for the way back: it has been decided, so the new side is opened, however long that takes. */
+  readonly isDecided?: boolean;
   /** ISO 8601: what is not decided by then is not begun any more. The way back has no such limit. */
   readonly notAfter?: string;
   /** Whether what follows the decision need not be waited for: whoever is to go on finishes it first. */
@@ -55,13 +57,13 @@ async function untilDecided(
   run: MigrationRun,
   ref: RunRef,
   from: Side,
-  { acceptLoss = false, notAfter }: Limits,
+  { acceptLoss = false, isDecided = false, notAfter }: Limits,
 ): Promise<PromotionResult> {
   const to = otherSide(from);
   try {
     const summary = `move writes from ${from} to ${to}`;
     // The way back is waited for, with its reason, where messages are heard.
-    const moving = from === 'blue' ? actFast(summary) : actFastUpTo(summary, WAY_BACK_TRIES);
+    const moving = from === 'blue' || isDecided ? actFast(summary) : actFastUpTo(summary, WAY_BACK_TRIES);
     return await (notAfter === undefined
       ? moving.promote(ref, from, run.epoch, acceptLoss)
       : moving.promote(ref, from, run.epoch, acceptLoss, notAfter));

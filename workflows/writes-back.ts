@@ -1,7 +1,9 @@
-import { ApplicationFailure, condition } from '@temporalio/workflow';
+import { ApplicationFailure, condition, patched, sleep } from '@temporalio/workflow';
+import type { WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { act, actFast, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, failureType } from './lib/failure.js';
+import { feedLossOf, isAccepted, LATE, lossInWords, type Loss } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith } from './lib/story.js';
@@ -38,6 +40,7 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
     await untilMoved(run, ref, heard);
   } finally {
     run.wayBackBlocked = false;
+    run.asksToLose({});
     run.waitFor(null);
   }
 }
@@ -45,7 +48,7 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
 /** The answers that have been followed. */
 interface Heard {
   confirmations: number;
-  readonly retireRequest: Message | null;
+  retireRequest: Message | null;
 }
 
 /**
@@ -64,38 +67,111 @@ async function untilDone<T>(
     try {
       return await work();
     } catch (error) {
-      blockedBy(run, `${what}: ${failureMessage(error)}`, 'retry', answerWith(run, 'retire'));
-      if ((await answerBeforeNextTry(run, ref, heard, attempt, 'retry')) === 'stays on green') throw givenUp(run);
+      const blocked = { waits: 'retry', answer: answerWith(run, 'retire'), loss: {} } as const;
+      blockedBy(run, `${what}: ${failureMessage(error)}`, blocked);
+      if ((await answerBeforeNextTry(run, ref, heard, attempt, 'retry')) === 'stays on green') {
+        await giveUp(run, ref, heard);
+      }
     }
   }
 }
 
+/**
+ * Tries it until blue has the writes. A loss is only taken where it was accepted as it is: one that was accepted earlier
+ * is compared with what the try says, and what blue lacks in any case (`strands`) with what was named.
+ */
 async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise<void> {
   let withLoss = false;
   for (let attempt = 0; ; attempt++) {
     // What blue does not have is lost in any case; the feed brings the rest.
-    const strands = run.lossAccepted ? null : run.wouldStrand;
+    const strands = run.wayBackDecided || strandsAreAccepted(run) ? null : run.wouldStrand;
     try {
       if (strands !== null) throw ApplicationFailure.nonRetryable(`a rollback would lose ${strands}`, 'RollbackUnsafe');
-      return await moveWrites(run, ref, 'green', { acceptLoss: withLoss });
+      return await moveWrites(run, ref, 'green', { acceptLoss: withLoss, isDecided: run.wayBackDecided });
     } catch (error) {
+      const decided = await isDecided(run, ref, error);
+      if (decided === true) {
+        openIsOwed(run, failureMessage(error));
+        const answer = await answerBeforeNextTry(run, ref, heard, attempt, 'retry');
+        if (answer === 'stays on green') await giveUp(run, ref, heard);
+        continue;
+      }
       const waits = failureType(error) === 'RollbackUnsafe' ? 'confirmation' : 'retry';
-      if (waits === 'confirmation' && run.lossAccepted && !withLoss) {
+      const loss = strands === null ? (waits === 'retry' ? LATE : feedLossOf(failureMessage(error))) : run.strands;
+      if (wasAccepted(run, heard, loss, waits) && !withLoss && strands === null) {
         withLoss = true;
         continue;
       }
-      blockedBy(run, failureMessage(error), waits, answerWith(run, 'rollback', { acceptLoss: true }));
+      // It may be hours until the next try: by then it may lose nothing, or more than was accepted.
+      if (decided === false) withLoss = false;
+      blockedBy(run, failureMessage(error), {
+        ...{ waits, loss },
+        answer: answerWith(run, 'rollback', { acceptLoss: true }),
+      });
       const answer = await answerBeforeNextTry(run, ref, heard, attempt, waits);
       if (answer === 'accepted' && strands === null) withLoss = true;
-      if (answer === 'stays on green') throw givenUp(run);
+      if (answer === 'stays on green') await giveUp(run, ref, heard);
     }
   }
 }
 
+/** Runs that an earlier version has brought here took any acceptance for every loss. */
+const AS_NAMED = 'a loss is accepted as it was named';
+
+function strandsAreAccepted(run: MigrationRun): boolean {
+  if (!run.lossAccepted || run.wouldStrand === null) return false;
+  return !patched(AS_NAMED) || isAccepted(run.accepted, run.strands);
+}
+
+/** Whether the loss was accepted before the try has named it. What was accepted of another one is no answer to it. */
+function wasAccepted(run: MigrationRun, heard: Heard, loss: Loss, waits: 'confirmation' | 'retry'): boolean {
+  if (!run.lossAccepted) return false;
+  if (!patched(AS_NAMED)) return waits === 'confirmation';
+  heard.confirmations = run.confirmations;
+  return isAccepted(run.accepted, loss);
+}
+
+/** A green that does not answer keeps a try from being made again for no longer than this. */
+const GREEN_ANSWERS_WITHIN = '20 seconds';
+
+/**
+ * Whether green has given the writes to blue although the try has failed: its COMMIT went through, and blue could not be
+ * opened. Undefined where green does not say.
+ */
+async function isDecided(run: MigrationRun, ref: RunRef, error: unknown): Promise<boolean | undefined> {
+  if (run.wayBackDecided) return true;
+  // These two end a try of which nothing has come.
+  if (['RollbackUnsafe', 'PromotionBlocked'].includes(failureType(error) ?? '')) return false;
+  if (!patched('green is asked what has come of a way back that failed')) return undefined;
+  try {
+    const ask = actFastWithin('compensate: has green given the writes away?', GREEN_ANSWERS_WITHIN);
+    return (await ask.writesOfGreen(ref, run.epoch)) === 'gave them away';
+  } catch {
+    return undefined;
+  }
+}
+
+/** Nobody takes writes: the only way is to open blue, and the status says so. */
+function openIsOwed(run: MigrationRun, reason: string): void {
+  run.wayBackDecided = true;
+  run.saw({ writesOn: 'blue', rollback: { safe: false, why: run.onlyForward() } });
+  const answer = run.doctor('--open --yes');
+  blockedBy(run, `${run.onlyForward()}. ${reason}`, { waits: 'retry', answer, loss: {} });
+}
+
+interface Blocked {
+  readonly waits: 'confirmation' | 'retry';
+  /** The command that ends it. */
+  readonly answer: string;
+  /** What that would accept. */
+  readonly loss: Loss;
+}
+
 /** Says why the way back waits; `since` stays while the reason does. */
-function blockedBy(run: MigrationRun, why: string, waits: 'confirmation' | 'retry', answer: string): void {
+function blockedBy(run: MigrationRun, why: string, { waits, answer, loss }: Blocked): void {
   // From now on answers are heard, also in the middle of a try: one may take minutes.
   run.wayBackBlocked = true;
+  run.asksToLose(loss);
   const { waiting } = run.status;
   if (waiting?.for === waits && waiting.why === why) return;
   run.waitFor({ for: waits, why, answer });
@@ -108,6 +184,9 @@ const GUARDED_FROM_S = 40;
 /** So often it is tried every five minutes at least; then once an hour, so that months fit into the history. */
 const OFTEN = 50;
 
+/** While nobody takes writes, so often as the history allows for some days. */
+const LONGEST_OUTAGE_S = 60;
+
 /**
  * Waits before the next try: ever longer, since a blocker that stays for hours must not fill the history. A feed that is
  * mended is found by the next try.
@@ -119,7 +198,8 @@ async function answerBeforeNextTry(
   attempt: number,
   waits: 'confirmation' | 'retry',
 ): Promise<'accepted' | 'stays on green' | null> {
-  const longest = waits === 'confirmation' || attempt >= OFTEN ? 3_600 : 300;
+  const rarely = waits === 'confirmation' || attempt >= OFTEN ? 3_600 : 300;
+  const longest = run.wayBackDecided ? LONGEST_OUTAGE_S : rarely;
   const seconds = Math.min(longest, 5 * 2 ** Math.min(attempt, 10));
   const answered = (): boolean => run.confirmations > heard.confirmations || run.retireRequest !== heard.retireRequest;
   const summary =
@@ -127,11 +207,49 @@ async function answerBeforeNextTry(
   const wait = async (): Promise<void> => {
     await condition(answered, seconds * 1_000, { summary });
   };
-  await (run.wasPromoted && seconds >= GUARDED_FROM_S ? beside(() => watchFeed(run, ref), wait) : wait());
+  // A green that is closed fills no disk.
+  const isGuarded = run.wasPromoted && !run.wayBackDecided && seconds >= GUARDED_FROM_S;
+  await (isGuarded ? beside(() => watchFeed(run, ref), wait) : wait());
   if (run.retireRequest !== heard.retireRequest) return 'stays on green';
   if (run.confirmations === heard.confirmations) return null;
   heard.confirmations = run.confirmations;
   return 'accepted';
+}
+
+/**
+ * Ends the way back, as somebody has asked by `retire`, once green has said that it has the writes. Returns where it has
+ * not: both sides are closed then, and what opens one of them goes on.
+ */
+async function giveUp(run: MigrationRun, ref: RunRef, heard: Heard): Promise<void> {
+  // Where green never had them, nothing of the way back has been tried.
+  if (!run.wasPromoted || !patched('green is asked before a way back is given up')) throw givenUp(run);
+  const writes = run.wayBackDecided ? 'gave them away' : await writesOfGreen(run, ref);
+  if (writes === 'has them') throw givenUp(run);
+  heard.retireRequest = run.retireRequest;
+  run.warn([`\`retire\` was not followed: ${writes === 'not opened' ? notOpened(run) : run.onlyForward()}`]);
+  if (writes === 'gave them away') openIsOwed(run, '`retire` was not followed');
+}
+
+function notOpened(run: MigrationRun): string {
+  return `green has been given the writes and is not open yet: nobody takes writes until it is. A worker that reaches green opens it; so does: ${run.doctor('--open --yes')}`;
+}
+
+/** For as long as it takes: nobody else knows, and a run that has ended opens nothing. */
+async function writesOfGreen(run: MigrationRun, ref: RunRef): Promise<WritesOfGreen> {
+  const ask = 'compensate: does green have the writes?';
+  for (let attempt = 0; ; attempt++) {
+    try {
+      // What can pass by itself is told after the first time.
+      return await (attempt === 0 ? actFastWithin(ask, GREEN_ANSWERS_WITHIN) : actFast(ask)).writesOfGreen(
+        ref,
+        run.epoch,
+      );
+    } catch (error) {
+      const why = `\`retire\` waits until green says whether it has the writes: ended without that, the run may leave both sides closed. ${failureMessage(error)}`;
+      run.waitFor({ for: 'retry', why, answer: run.doctor('--who-is-primary') });
+      if (attempt > 0) await sleep(`${Math.min(300, 5 * 2 ** attempt)} s`, { summary: 'ask green again' });
+    }
+  }
 }
 
 function givenUp(run: MigrationRun): ApplicationFailure {

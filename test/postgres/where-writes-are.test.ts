@@ -2,6 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { withSession, type Databases } from '../../src/postgres/session.js';
 import { refuseWhileGreenServes, whereWritesAre } from '../../src/postgres/where-writes-are.js';
+import { writesOfGreen } from '../../src/postgres/writes-of-green.js';
 import type { Side } from '../../src/side.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 
@@ -67,5 +68,26 @@ describe('where writes are', () => {
     await says('blue', 'blue', epoch + 2);
     expect(await whereWritesAre(databases, RUN, epoch + 1)).toEqual({ writesOn: 'blue', epoch: epoch + 2 });
     await expect(refuseWhileGreenServes(databases, RUN)).resolves.toBeUndefined();
+  });
+});
+
+describe('whether green still has the writes that it was given', () => {
+  const asked = () => writesOfGreen(databases, RUN.migration, epoch + 1);
+
+  it('is what its own row says: not opened yet, has them, gave them away', async () => {
+    await says('blue', 'green', epoch + 1);
+    await says('green', 'blue', epoch);
+    expect(await asked()).toBe('not opened');
+    await says('green', 'green', epoch + 1);
+    expect(await asked()).toBe('has them');
+    // Decided for blue, which could not be opened: its own row is behind.
+    await says('green', 'blue', epoch + 2);
+    expect(await asked()).toBe('gave them away');
+  });
+
+  it('is not answered by guess', async () => {
+    await expect(writesOfGreen(greenAway(), RUN.migration, epoch + 1)).rejects.toMatchObject({
+      type: 'ConnectionFailed',
+    });
   });
 });

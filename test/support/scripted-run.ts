@@ -140,6 +140,12 @@ export class ScriptedRun {
   }
 }
 
+/** Has the workflow go the same way once more, from the history of the run. */
+export async function replayed({ handle }: ScriptedRun): Promise<void> {
+  const workflowBundle = await testBundle();
+  await Worker.runReplayHistory({ workflowBundle }, await handle.fetchHistory(), handle.workflowId);
+}
+
 /** Works until it is cancelled, and needs `ms` to stop then, as an activity that rolls a transaction back. */
 export function untilCancelled(ms = 0): Promise<never> {
   return beating(({ cancelled }) => cancelled.finally(() => sleep(ms)));
@@ -185,6 +191,7 @@ const DEFAULTS: Overrides = {
   awaitConfirmed: () => ({ unconfirmed: [] }),
   promote: (run, _ref, from) => run.move(from),
   whereWritesAre: (run) => ({ writesOn: run.writesOn, epoch: run.epoch }),
+  writesOfGreen: (run) => (run.writesOn === 'green' ? 'has them' : 'gave them away'),
   watchStandby: () => untilCancelled(),
   watchSchema: () => untilCancelled(),
   lookAtSchema: () => ({ what: null }),

@@ -2,7 +2,7 @@ import { WorkflowFailedError } from '@temporalio/client';
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { statusOf, until } from '../support/migration.js';
-import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
 
@@ -16,6 +16,7 @@ afterAll(() => runs.stop());
 
 const WHO = { by: 'grace', reason: 'the test says so' };
 const LOSS = 'about 12 writes';
+const MUCH = 'about 40000 writes';
 
 /** A feed to blue that is dead until `mended`: what the activities answer then. */
 class Feed {
@@ -167,6 +168,88 @@ describe.concurrent('a rollback that would lose writes', () => {
     const report = (await run.handle.result()) as MigrationReport;
     expect(report.outcome).toBe('rolledBack');
     expect(report.rollingBack?.lost).toBeUndefined();
+  });
+
+  it('is not covered by what was accepted of another loss: the feed dies in that moment, and that is asked about', async () => {
+    let told = 0;
+    const run = await runs.begin({
+      promote: (own, _ref, from, _epoch, acceptLoss) => {
+        if (from === 'blue' || acceptLoss === true) return { ...own.move(from), lost: acceptLoss ? MUCH : null };
+        throw ApplicationFailure.nonRetryable(`its slot is gone; a rollback would lose ${MUCH}`, 'RollbackUnsafe');
+      },
+      watchSchema: (_run, _ref, side) =>
+        side === 'blue' || told++ > 0 ? untilCancelled() : { what: "green's schema has changed" },
+      takeSchemaOver: () => ({ onlyOnGreen: ['column public.orders.note'] }),
+    });
+    await until(run.handle, 'told', (s) => s.rollback.loses !== undefined);
+    const answer = await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
+    expect(answer).toMatch(/with the loss of .*column public\.orders\.note/);
+    const { waiting, decisions } = await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
+    expect(waiting?.why).toMatch(/about 40000 writes/);
+    expect(decisions.at(-1)?.accepted).toMatch(/column public\.orders\.note/);
+    expect(run.writesOn).toBe('green');
+    expect(await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] })).toMatch(
+      /with the loss of .*about 40000 writes/,
+    );
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.rollingBack?.lost).toMatch(/^about 40000 writes; what is in column public\.orders\.note/);
+    await replayed(run);
+  });
+
+  it('is not covered by what was accepted of a much smaller one', async () => {
+    const feed = new Feed(true);
+    const run = await runs.begin({
+      ...feed.activities,
+      promote: (own, _ref, from, _epoch, acceptLoss) => {
+        if (from === 'blue' || acceptLoss === true) return { ...own.move(from), lost: acceptLoss ? MUCH : null };
+        throw ApplicationFailure.nonRetryable(`its slot is gone; a rollback would lose ${MUCH}`, 'RollbackUnsafe');
+      },
+    });
+    await until(run.handle, 'told', (s) => s.rollback.loses !== undefined);
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
+    await until(run.handle, 'waiting', (s) => /about 40000 writes/.test(s.waiting?.why ?? ''));
+    expect(run.writesOn).toBe('green');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('rolledBack');
+  });
+
+  it('is not covered by an "acceptLoss" that came while nothing was to be lost', async () => {
+    const run = await runs.begin(new Feed(false).activities);
+    await run.saw('+watchStandby');
+    expect(await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] })).toMatch(
+      /no loss is accepted/,
+    );
+    const { decisions } = await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
+    expect(decisions.at(-1)).not.toHaveProperty('acceptLoss');
+    expect(run.writesOn).toBe('green');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('rolledBack');
+  });
+
+  it('is not covered by an answer that came in the middle of the try that names it', async () => {
+    let tries = 0;
+    let name = (): void => undefined;
+    const named = new Promise<void>((resolve) => (name = resolve));
+    const run = await runs.begin({
+      promote: async (own, _ref, from, _epoch, acceptLoss) => {
+        if (from === 'blue' || acceptLoss === true) return { ...own.move(from), lost: acceptLoss ? MUCH : null };
+        if (tries++ === 0) throw ApplicationFailure.nonRetryable('blue is too far behind', 'PromotionBlocked');
+        await named;
+        throw ApplicationFailure.nonRetryable(`its slot is gone; a rollback would lose ${MUCH}`, 'RollbackUnsafe');
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await until(run.handle, 'blocked', (s) => /too far behind/.test(s.waiting?.why ?? ''));
+    await run.saw('+promote', 4);
+    expect(await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] })).toMatch(
+      /with the loss of what blue does not have by then/,
+    );
+    name();
+    await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
+    expect(run.writesOn).toBe('green');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('rolledBack');
   });
 
   it('may be accepted while blue never catches up: the tries to lose nothing end', async () => {

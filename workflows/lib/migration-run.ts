@@ -7,6 +7,7 @@ import type { Approval, Message, Rollback } from '../messages.js';
 import { approvalEvidence } from './approval-evidence.js';
 import { approvalPolicy, ApprovalQuestion } from './approval-question.js';
 import type { Evidence } from './evidence.js';
+import { lossInWords, withAccepted, type Loss } from './loss.js';
 import type { RunRef } from './run-ref.js';
 import type {
   Alarm,
@@ -65,12 +66,16 @@ export class MigrationRun {
   epoch = 0;
   /** Whether green has been primary in this run. */
   wasPromoted = false;
-  /** Whether somebody has accepted that a rollback loses what only green has. */
+  /** Whether somebody has said "acceptLoss", whatever was named then. */
   lossAccepted = false;
+  /** What has been accepted, as it was named. */
+  accepted: Loss = {};
   /** How often a loss was accepted while the way back was blocked: the tries to lose nothing end then. */
   confirmations = 0;
   /** Whether the way back is blocked now, so that a loss may be accepted although the rollback has begun. */
   wayBackBlocked = false;
+  /** Whether green has given the writes back to blue, which is not open yet: then nobody takes writes. */
+  wayBackDecided = false;
   /** What a rollback has lost, once it has. */
   lost: string | null = null;
   /** Why what follows the last move of the writes is not finished yet; null when it is. */
@@ -100,6 +105,8 @@ export class MigrationRun {
   #feed: RollbackSafety = { safe: true, why: 'blue follows green: writes can go back without a loss' };
   #difference: string | null = null;
   #droppedOnBlue: string | null = null;
+  /** What the way back, which is blocked, asks to have accepted. */
+  #askedLoss: Loss = {};
 
   constructor(
     identity: RunIdentity,
@@ -226,18 +233,42 @@ export class MigrationRun {
     this.#judgeWayBack();
   }
 
-  /** What a rollback would lose although the feed lives, in words; null when nothing is known. */
+  /** What a rollback would lose although the feed lives. */
+  get strands(): Loss {
+    return {
+      ...(this.#difference === null ? {} : { rows: this.#difference }),
+      ...(this.onlyOnGreen === null ? {} : { onlyOnGreen: this.onlyOnGreen }),
+      ...(this.#droppedOnBlue === null ? {} : { droppedOnBlue: this.#droppedOnBlue }),
+    };
+  }
+
+  /** The same in words; null when nothing is known. */
   get wouldStrand(): string | null {
-    const known = [this.#difference, this.onlyOnGreen, this.#droppedOnBlue].filter((one) => one !== null);
-    return known.length === 0 ? null : known.join('; ');
+    return lossInWords(this.strands);
+  }
+
+  /** What the way back that is blocked now asks to have accepted; nothing where no loss is in question. */
+  asksToLose(loss: Loss): void {
+    this.#askedLoss = loss;
+  }
+
+  /** What a loss that is accepted now was named as: by the status, and by the way back that asks for it. */
+  #namedLoss(): Loss {
+    const { loses } = this.#feed;
+    const feed = loses === undefined ? {} : { feed: loses };
+    const byStatus = this.#state.rollback.loses === undefined ? {} : { ...this.strands, ...feed };
+    return this.wayBackBlocked ? withAccepted(byStatus, this.#askedLoss) : byStatus;
   }
 
   /** A feed that lives does not bring what blue has missed, nor what is not published. */
   #judgeWayBack(): void {
-    const loses = this.wouldStrand;
-    if (this.#feed.loses !== undefined || loses === null) return this.#set({ rollback: this.#feed });
-    const why = this.#difference === null ? `there is no way back for ${loses}` : `blue is not what green is: ${loses}`;
-    this.#set({ rollback: { safe: false, why, loses } });
+    const strands = this.wouldStrand;
+    if (strands === null) return this.#set({ rollback: this.#feed });
+    const lost = this.#difference === null ? 'there is no way back for' : 'blue is not what green is:';
+    const why = `${lost} ${strands}`;
+    const { loses } = this.#feed;
+    if (loses === undefined) return this.#set({ rollback: { safe: false, why, loses: strands } });
+    this.#set({ rollback: { safe: false, why: `${this.#feed.why}; ${why}`, loses: `${loses}; ${strands}` } });
   }
 
   verified({ scope, ...found }: VerificationSummary & { readonly scope: 'all' | 'changed' }): void {
@@ -404,19 +435,33 @@ export class MigrationRun {
   /** What is still heard while the run is rolled back: an answer to a way back that is blocked. */
   #refusalInRollback(message: Decision['message'], payload: unknown): string | undefined {
     if (!this.wayBackBlocked) return 'the run is being rolled back';
-    // Whatever blocks it: green serves, or is to be opened by the doctor.
+    if (this.wayBackDecided && (message === 'retire' || message === 'rollback')) return this.onlyForward();
+    // It is followed once green has said that it has the writes.
     if (message === 'retire') return undefined;
     if (message !== 'rollback') return 'the run is being rolled back';
     return acceptsLoss(payload) ? undefined : `the run is being rolled back, and waits. ${HOW_TO_ACCEPT}`;
+  }
+
+  /** Why nothing can be given up, nor lost, any more: blue alone may be opened. */
+  onlyForward(): string {
+    return `green has given the writes to blue, which is not open yet: nobody takes writes until it is. A worker that reaches blue opens it; so does: ${this.doctor('--open --yes')}`;
+  }
+
+  /** The command that asks the databases, or acts on them, without the run. */
+  doctor(flags: string): string {
+    const { blue, green } = this.plan ?? {};
+    return `verdigris doctor --blue ${blue?.connection ?? 'BLUE'} --green ${green?.connection ?? 'GREEN'} ${flags}`;
   }
 
   /** Follows a message that `refusal` has let through. @returns one line about what happens now. */
   follow(message: Decision['message'], payload: Message): string {
     const asked = message === 'approve' ? this.#question : null;
     const acceptLoss = message === 'rollback' && acceptsLoss(payload);
+    const named = acceptLoss ? this.#namedLoss() : {};
+    const accepted = lossInWords(named);
     this.#decide(message, payload, {
       ...(asked === null ? {} : { gate: asked.gate, request: asked.request }),
-      ...(acceptLoss ? { acceptLoss } : {}),
+      ...(accepted === null ? {} : { acceptLoss: true, accepted }),
     });
     switch (message) {
       case 'approve':
@@ -430,17 +475,19 @@ export class MigrationRun {
         return 'resumed';
       case 'rollback':
         if (acceptLoss) this.lossAccepted = true;
+        this.accepted = withAccepted(this.accepted, named);
         if (this.wayBackBlocked) {
           this.confirmations++;
           this.onChange();
-          return 'rolling back, with the loss';
+        } else {
+          this.rollbackRequest = payload;
+          this.#set({ now: `rolling back: ${payload.reason}` });
         }
-        this.rollbackRequest = payload;
-        this.#set({ now: `rolling back: ${payload.reason}` });
-        return 'rolling back';
+        if (!acceptLoss) return 'rolling back';
+        return accepted === null ? NOTHING_ACCEPTED : `rolling back, with the loss of ${accepted}`;
       case 'retire':
         this.retireRequest = payload;
-        if (this.wayBackBlocked) return 'the rollback is given up: writes stay on green';
+        if (this.wayBackBlocked) return GIVES_UP;
         return this.plan?.traffic.approval.before.includes('retire') === true
           ? 'the standby window ends now; the approval "retire" is asked for next'
           : 'the standby window ends now';
@@ -486,7 +533,7 @@ export class MigrationRun {
   #decide(
     message: Decision['message'],
     { by, reason }: Message,
-    more: Pick<Decision, 'gate' | 'request' | 'ignored' | 'acceptLoss'>,
+    more: Pick<Decision, 'gate' | 'request' | 'ignored' | 'acceptLoss' | 'accepted'>,
   ): void {
     const decision: Decision = { message, by, reason, at: this.now(), ...more };
     this.#set({ decisions: [...this.#state.decisions, decision].slice(-KEPT) });
@@ -495,6 +542,12 @@ export class MigrationRun {
 
 const HOW_TO_ACCEPT =
   'Send the rollback with "acceptLoss": true to go back all the same (green is kept, fenced, with its rows), or stay on green';
+
+const NOTHING_ACCEPTED =
+  'rolling back; nothing is known now that would be lost, so no loss is accepted: one that shows up is asked about first';
+
+const GIVES_UP =
+  'the rollback is given up, and writes stay on green, unless green has given them away already: it is asked first';
 
 function acceptsLoss(payload: unknown): boolean {
   return typeof payload === 'object' && payload !== null && (payload as Partial<Rollback>).acceptLoss === true;

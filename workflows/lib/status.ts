@@ -81,6 +81,8 @@ export interface Decision {
   readonly request?: string;
   /** With a rollback: that a loss was accepted. */
   readonly acceptLoss?: true;
+  /** The loss that was accepted, as it was named then. */
+  readonly accepted?: string;
   /** Set when the message could not be followed. */
   readonly ignored?: string;
 }

@@ -1,0 +1,58 @@
+/*
+ * What a rollback would lose, in words, by what makes it so. Whoever accepts a loss accepts what was named then: another
+ * one, or a much larger one, is asked about anew. Pure.
+ */
+
+/**
+ * `feed`: what was written since the feed to blue died. `late`: what blue does not have when the way back is forced.
+ * The others are lost although the feed lives.
+ */
+type LossKind = 'feed' | 'late' | 'rows' | 'onlyOnGreen' | 'droppedOnBlue';
+
+export type Loss = Readonly<Partial<Record<LossKind, string>>>;
+
+/** All of it in one line; null when it is nothing. */
+export function lossInWords(loss: Loss): string | null {
+  const words = Object.values(loss);
+  return words.length === 0 ? null : words.join('; ');
+}
+
+/** What has been accepted once `named` is accepted too: of two counts of a feed's loss the larger one. */
+export function withAccepted(accepted: Loss, named: Loss): Loss {
+  const { feed } = accepted;
+  const isLarger = feed !== undefined && named.feed !== undefined && mostOf(feed) >= mostOf(named.feed);
+  return { ...accepted, ...named, ...(isLarger ? { feed } : {}) };
+}
+
+/** Whether everything that is named now has been accepted. */
+export function isAccepted(accepted: Loss, named: Loss): boolean {
+  return (Object.entries(named) as [LossKind, string][]).every(([kind, words]) => {
+    const before = accepted[kind];
+    if (before === undefined) return false;
+    if (kind === 'late') return true;
+    return kind === 'feed' ? isWithin(before, words) : before === words;
+  });
+}
+
+/** So many writes more, and more than twice as many, are a loss that somebody should hear of first. */
+const CLEARLY_MORE = 1_000;
+
+function isWithin(accepted: string, now: string): boolean {
+  const before = mostOf(accepted);
+  return mostOf(now) <= Math.max(2 * before, before + CLEARLY_MORE);
+}
+
+/** How many writes it may be, by the words of src/postgres/standby-loss.ts: any number where they could not be counted. */
+function mostOf(words: string): number {
+  const found = /\babout (\d+) writes?\b/.exec(words);
+  return found === null ? Number.POSITIVE_INFINITY : Number(found[1]);
+}
+
+/** What a failed try of the way back says that it would lose. */
+export function feedLossOf(message: string): Loss {
+  const [line = ''] = message.split('\n', 1);
+  return { feed: /a rollback would lose (.*)/.exec(line)?.[1] ?? line };
+}
+
+/** What somebody accepts who has the way back forced where it is only late. */
+export const LATE: Loss = { late: 'what blue does not have by then' };
