@@ -1,4 +1,5 @@
 import { briefLock } from './brief-lock.js';
+import { literal } from './identifier.js';
 import { dropPublication } from './publication.js';
 import { dropSlot } from './replication-slot.js';
 import type { LockRetryOptions } from './retry.js';
@@ -18,6 +19,13 @@ export function findSubscriptions(session: Session, feed: string): Promise<strin
     `SELECT subname::text AS name FROM pg_subscription
       WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())`,
   );
+}
+
+/** A statement without parameters: the subscriptions of a feed in this database that are enabled. */
+export function enabledSubscriptionsSql(feed: string): string {
+  return `SELECT subname::text AS name FROM pg_subscription
+           WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subenabled
+             AND (subname = ${literal(feed)} OR subname ~ ${literal(`^${feed}_[0-9]+$`)})`;
 }
 
 /** The slots of a feed in this database. */

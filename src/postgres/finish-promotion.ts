@@ -5,11 +5,20 @@ import { dropSlots, dropSubscriptions, findSlots, findSubscriptions } from './fe
 import { directionTo, feedName } from './feed.js';
 import { disarmFence } from './fence.js';
 import type { LockRetryOptions } from './retry.js';
-import { readRoute } from './state.js';
+import { openActorSession } from './ownership.js';
+import { readRoute, type Route } from './state.js';
 import { waitUntilInactive } from './replication-slot.js';
-import { SHORT_STATEMENTS, withSession, type Databases, type Session, type SessionOptions } from './session.js';
+import {
+  closeSession,
+  SHORT_STATEMENTS,
+  withSession,
+  type Database,
+  type Databases,
+  type Session,
+  type SessionOptions,
+} from './session.js';
 import { streamsOfRun } from './streams.js';
-import { disableSubscriptions, enableSubscription } from './subscription.js';
+import { disableSubscriptions, enableSubscriptionWhere } from './subscription.js';
 
 /**
  * After the decision: the old feed ends, and only then the reverse one begins. Never both: a loop would bring the new
@@ -39,12 +48,9 @@ export async function finishPromotion(
     await stopSubscriptions(newSide, oldFeed, patience);
     await withSession(databases[from], session, async (oldSide) => {
       await endFeed(newSide, oldSide, oldFeed, to, patience);
-      if (options.feedBack) {
-        const newFeed = feedName(migration, directionTo(from));
-        // Whoever waited for this has gone on, and may have moved the writes back.
-        options.signal?.throwIfAborted();
-        for (const name of await streamsOfRun(oldSide, newFeed)) await enableSubscription(oldSide, name, patience);
-      }
+      // Whoever waited for this has gone on, and may have moved the writes back.
+      options.signal?.throwIfAborted();
+      if (options.feedBack) await beginFeedBack(databases[from], { ...route, migration, writesOn: to }, patience);
       await disarmFence(newSide, { migration, epoch: route.epoch, writesOn: to }, options.signal);
     });
   });
@@ -55,6 +61,30 @@ const WRITERS_FIRST_MS = 150;
 
 /** Of the minute that the run waits for the finish: who is in the way is told within it, and it is tried again. */
 const LOCKS_WITHIN_MS = 10_000;
+
+/**
+ * A worker that was frozen since an earlier promotion must not begin it in a later one, whose feed still runs the other
+ * way. So it is begun by who holds the actor's lock, as does who promotes, and only in the epoch of this promotion: the
+ * old side's row stays so until it is begun.
+ */
+async function beginFeedBack(
+  oldSide: Database,
+  { migration, writesOn, epoch }: Pick<Route, 'migration' | 'writesOn' | 'epoch'>,
+  patience: LockRetryOptions,
+): Promise<void> {
+  const actor = await openActorSession(oldSide, 'begin feed back', patience.signal);
+  try {
+    for (const name of await streamsOfRun(actor, feedName(migration, directionTo(oldSide.side)))) {
+      const isSo = { text: ROUTE_IS_STILL, values: [migration, writesOn, epoch] };
+      if (!(await enableSubscriptionWhere(actor, name, isSo, patience))) throw overtaken(oldSide.side, epoch);
+    }
+  } finally {
+    await closeSession(actor);
+  }
+}
+
+const ROUTE_IS_STILL = `
+  SELECT FROM verdigris.route WHERE migration = $1 AND writes_on = $2 AND epoch = $3 FOR SHARE`;
 
 /** All streams of the old feed have stopped, on both servers, before the first of them is dropped. */
 async function endFeed(
@@ -82,6 +112,14 @@ function notPromoted(side: Side): VerdigrisError {
     type: 'StaleEpoch',
     message: `writes are not on ${side}: there is no promotion to be finished`,
     nextStep: 'nothing: whoever moved the route goes on',
+  });
+}
+
+function overtaken(oldSide: Side, epoch: number): VerdigrisError {
+  return new VerdigrisError({
+    type: 'StaleEpoch',
+    message: `${oldSide}: its route is not the one of epoch ${epoch} any more, so the feed to it is not begun for that`,
+    nextStep: 'nothing: writes have been moved since, and whoever moved them goes on',
   });
 }
 

@@ -119,12 +119,17 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
         for (const name of streamNames(migration, direction, streams)) {
           const options = { name, conninfo, copyData: false, enabled: false, publisherVersion };
           await ensureSubscription(session, options, patience);
+          // Somebody may have enabled one that an earlier try has left: it would begin in the hold, beside the feed there.
+          if (!(await disableSubscription(session, name, { ...patience, stopWithinMs: STOPS_WITHIN_MS }))) {
+            throw promotionBlocked(`${from}: a worker of the subscription ${name} does not stop`);
+          }
           await redirectSubscription(session, name, conninfo, patience);
         }
       },
     );
   } catch (error) {
     preparation.signal?.throwIfAborted();
+    if (error instanceof VerdigrisError && error.type === 'PromotionBlocked') throw error;
     if (isLockNotHad(error)) throw await lockedOut(databases[from], error);
     throw promotionBlocked(
       `${from} can't subscribe to ${to}, so there would be no way back: ${withoutSecrets(error, [databases.blue, databases.green])}`,
@@ -149,6 +154,9 @@ async function lockedOut(database: Database, lockNotHad: VerdigrisError): Promis
   const [why = ''] = lockNotHad.message.split('\n', 1);
   return promotionBlocked(`${database.side}: the way back can't be proven: ${why}. ${who}`, lockNotHad);
 }
+
+/** A worker of a subscription whose slot is not there yet ends by itself all the time, ms. */
+const STOPS_WITHIN_MS = 10_000;
 
 /** An address that swallows packets must not keep the promotion waiting for minutes. */
 const REACH_WITHIN_MS = 10_000;

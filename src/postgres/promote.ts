@@ -13,6 +13,7 @@ import {
   carrySequencesOver,
   checkFeedIsOff,
   checkFence,
+  checkWayBackIsOff,
   dropEarlySlots,
   limitOthers,
   lockOutWriters,
@@ -284,7 +285,10 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
     };
     // The fence again, now that the route's row is locked: until here a worker that was frozen since the last promotion
     // could still have disarmed a table, for an epoch that was not over.
-    const decide = (): Promise<void> => checkFence(main, promotion, hold, decideSql(promotion, epoch));
+    const decide = async (): Promise<void> => {
+      await checkFence(main, promotion, hold, decideSql(promotion, epoch));
+      await checkWayBackIsOff(main, promotion, hold);
+    };
     // The last moment to give up: an aborted activity leaves here, before the decision. What is decided is not so before
     // its COMMIT, so the slots may be made meanwhile; on one server they would wait for this transaction.
     await step('slots, decision', async () => {

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import { otherSide } from '../side.js';
 import { ALL_TABLES } from './catalog-pattern.js';
-import { dropSlots, findSubscriptions } from './feed-objects.js';
+import { dropSlots, enabledSubscriptionsSql, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { TAKE_FENCE_LOCK, unarmedTablesSql } from './fence.js';
 import { promotionBlocked, StandsInTheWay, type Hold } from './hold.js';
@@ -202,6 +202,20 @@ export async function checkFeedIsOff(sessions: Sessions, promotion: Promotion, h
       throw new StandsInTheWay(`the feed ${name} to ${to} has been switched on again`);
     }
   }
+}
+
+/**
+ * The feed back begins when the one there has ended. One that is enabled now would begin with its slot, and bring the new
+ * side's updates back to it as old values. In the transaction that decides, so it holds up to its COMMIT.
+ */
+export async function checkWayBackIsOff(main: Session, promotion: Promotion, hold: Hold): Promise<void> {
+  if (!promotion.feedBack) return;
+  const { rows } = await hold.queryInTransaction<{ name: string }>(main, enabledSubscriptionsSql(wayBack(promotion)));
+  const [enabled] = rows;
+  if (enabled === undefined) return;
+  throw new StandsInTheWay(
+    `the subscription ${enabled.name} on ${promotion.from} has been enabled: it is to begin when the feed to ${otherSide(promotion.from)} has ended`,
+  );
 }
 
 /**

@@ -168,6 +168,30 @@ export async function enableSubscription(session: Session, name: string, patienc
   if (state?.enabled === false) await alter(session, name, 'ENABLE', patience);
 }
 
+/**
+ * The same, if a statement finds its one row in the transaction that enables it: a row that it locks stays as it is until
+ * then.
+ *
+ * @returns whether it has found it
+ * @throws VerdigrisError LockNotHad (retryable)
+ */
+export async function enableSubscriptionWhere(
+  session: Session,
+  name: string,
+  condition: { readonly text: string; readonly values: readonly unknown[] },
+  patience?: LockRetryOptions,
+): Promise<boolean> {
+  const enable = (): Promise<boolean> =>
+    inTransaction(session, async () => {
+      const { rowCount } = await session.query(condition.text, [...condition.values]);
+      if (rowCount !== 1) return false;
+      const state = await readSubscription(session, name);
+      if (state?.enabled === false) await session.query(`ALTER SUBSCRIPTION ${ident(name)} ENABLE`);
+      return true;
+    });
+  return briefLock(session, `ALTER SUBSCRIPTION ${name} ENABLE`, enable, patience);
+}
+
 /** Has a subscription stop, whether or not it is enabled. Its workers may still run: see disableSubscription(). */
 export async function switchOffSubscription(
   session: Session,

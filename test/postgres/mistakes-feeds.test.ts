@@ -10,8 +10,9 @@ import { installState } from '../../src/postgres/state.js';
 import { enableSubscription, ensureSubscription, readSubscription } from '../../src/postgres/subscription.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { asDatabase, testDatabase } from '../support/postgres.js';
-import { carryOut } from '../support/promotion-steps.js';
+import { carryOut, STEPS } from '../support/promotion-steps.js';
 import { PromotionRig } from '../support/promotion-rig.js';
+import { StatementProxy } from '../support/statement-proxy.js';
 import { WatchedTry } from '../support/watched-try.js';
 
 /*
@@ -134,6 +135,84 @@ describe('the feed there and the feed back', () => {
     await prepare(databases[to].peerConninfo);
     await expect(prepare(nowhere)).rejects.toEqual(unreachable);
   });
+
+  const enable = (side: Side) =>
+    rig.on(side, (dba) => dba.query(`ALTER SUBSCRIPTION "${feedTo(side)}" ENABLE`).then(() => undefined));
+
+  it('the feed back that somebody has enabled is off before writers are asked to wait', async () => {
+    const from = rig.primary;
+    const { migration, tables, databases } = rig.move(from);
+    const wayBack = tables.map((table) => ({ table }));
+    const prepare = () => preparePromotion({ databases, migration, from, fenced: tables, wayBack });
+    await prepare();
+    await enable(from);
+    await prepare();
+    expect(await subscription(from)).toMatchObject({ enabled: false, workers: 0 });
+  });
+
+  it('one that is enabled in the hold ends the try: both feeds would be on at once', async () => {
+    const attempt = await WatchedTry.prepare(rig);
+    const deciding = attempt.stopAt(/verdigris\.decide/, 'before');
+    const outcome = attempt.run({ maxHoldMs: 10_000 });
+    const held = await deciding;
+    await enable(attempt.from);
+    held.release();
+    expect(await outcome).toMatchObject({
+      type: 'PromotionBlocked',
+      message: expect.stringMatching(/the subscription .* has been enabled/) as string,
+    });
+    await attempt.close();
+    expect(rig.primary).toBe(attempt.from);
+    await rig.moveOn();
+    await follows(attempt.from);
+    await rig.audit();
+    await rig.writers.pause();
+  });
+
+  it('a worker that was frozen since an earlier promotion begins no feed in a later one', async () => {
+    const { from } = await frozenBeforeFeedBack(async ({ from, wake }) => {
+      const other = otherSide(from);
+      await carryOut('finish', rig.move(from));
+      await rig.moveOn();
+      expect(rig.primary).toBe(from);
+      const { migration, tables, databases } = rig.move(from);
+      const wayBack = tables.map((table) => ({ table }));
+      await preparePromotion({ databases, migration, from, fenced: tables, wayBack });
+      expect(await wake()).toMatchObject({ type: 'StaleEpoch' });
+      expect(await subscription(from)).toMatchObject({ enabled: false, workers: 0 });
+      expect(await subscription(other)).toMatchObject({ enabled: true });
+    });
+    await rig.moveOn();
+    await follows(from);
+    await rig.audit();
+    await rig.writers.pause();
+  });
+
+  /** Writes have moved, and the worker that finishes it is frozen when the old feed has ended. */
+  async function frozenBeforeFeedBack(
+    work: (frozen: { readonly from: Side; readonly wake: () => Promise<unknown> }) => Promise<void>,
+  ): Promise<{ from: Side }> {
+    const from = rig.primary;
+    await rig.moveOn(['promote']);
+    const proxy = await StatementProxy.start(Number(rig.databases[from].config.port));
+    try {
+      const config = { ...rig.databases[from].config, port: proxy.port };
+      const databases = { ...rig.databases, [from]: { ...rig.databases[from], config } };
+      const dropped = proxy.stopWhere(({ text }) => text.includes('pg_drop_replication_slot'), 'after');
+      const outcome = STEPS.finish({ ...rig.move(from), databases }).catch((error: unknown) => error);
+      const held = await dropped;
+      await work({
+        from,
+        wake: () => {
+          held.release();
+          return outcome;
+        },
+      });
+      return { from };
+    } finally {
+      await proxy.close();
+    }
+  }
 });
 
 it('with origin = none a change that came by replication does not go back, even if both feeds were on', async () => {
