@@ -1,8 +1,12 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../src/errors.js';
 import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { dropFence } from '../src/postgres/fence.js';
 import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/feed-objects.js';
 import { feedName } from '../src/postgres/feed.js';
 import { SHORT_STATEMENTS } from '../src/postgres/session.js';
+import { isAway } from '../src/postgres/standby.js';
+import { readOwner } from '../src/postgres/state.js';
 import { releaseDatabase } from '../src/postgres/ownership.js';
 import { dropTriggers } from '../src/postgres/migrate/revert.js';
 import { stepContext } from './step-context.js';
@@ -16,18 +20,24 @@ export function retireActivities(dependencies: ActivityDependencies) {
     /**
      * Removes replication and triggers. Blue is left as it is, with its fence closed: whoever still writes there is
      * told so. Schema verdigris stays on both sides: routers read from it where writes are.
+     *
+     * @returns what is left on a blue that stays out of reach, for people; null when nothing is
      */
-    retire: (ref: RunRef): Promise<void> =>
+    retire: (ref: RunRef): Promise<string | null> =>
       perform(dependencies, ref, async (work) => {
         const { run, session, signal } = work;
         // While blue still follows green, and would answer rightly.
         await refuseReadsOnBlueOf(ref, dependencies.environment, await session('green', 'retire'));
         const back = feedName(run.migration, 'to_blue');
+        const there = feedName(run.migration, 'to_green');
         const retireGreen = async (): Promise<void> => {
           const green = await session('green', 'retire');
+          // Done by an earlier attempt; another run may have taken it over since.
+          const owner = await readOwner(green);
+          if (owner !== undefined && (owner.runId !== run.runId || owner.outcome !== null)) return;
           await dropDdlTriggers(green);
           // Only where the promotion was never finished.
-          await dropSubscriptions(green, feedName(run.migration, 'to_green'));
+          await dropSubscriptions(green, there);
           await dropSlots(green, back, 2_000);
           await dropPublications(green, back);
           await dropFence(green, signal);
@@ -38,15 +48,75 @@ export function retireActivities(dependencies: ActivityDependencies) {
           const blue = await session('blue', 'retire', SHORT_STATEMENTS);
           await dropDdlTriggers(blue);
           await dropSubscriptions(blue, back);
-          await dropSlots(blue, feedName(run.migration, 'to_green'), 2_000);
-          await dropPublications(blue, feedName(run.migration, 'to_green'));
+          await dropSlots(blue, there, 2_000);
+          await dropPublications(blue, there);
           await releaseDatabase(blue, run, 'completed');
         };
         // Blue's subscriber first, so that nothing holds green's slot; but a blue that is gone must not keep green,
         // which serves, from getting rid of a slot that fills its disk.
-        const blueDone = await Promise.allSettled([retireBlue()]);
+        const first = await failureOf(retireBlue);
         await retireGreen();
-        for (const result of blueDone) if (result.status === 'rejected') throw result.reason;
+        const away = await untilBlueAnswers(first, retireBlue, {
+          withinMs: BLUE_ANSWERS_WITHIN_MS,
+          signal,
+          onAway: (why) => work.report(waitsForBlue(why)),
+        });
+        return away && leftOnBlue(away, back, there);
       }),
   };
+}
+
+/** A restart of its server, or a failover, takes less. A blue that is gone for good must not keep the run for ever. */
+const BLUE_ANSWERS_WITHIN_MS = 600_000;
+
+/** Time between two tries, ms. */
+const AGAIN_MS = 5_000;
+
+interface Patience {
+  readonly withinMs: number;
+  readonly againMs?: number;
+  readonly signal: AbortSignal;
+  readonly onAway: (why: string) => void;
+}
+
+/**
+ * Has blue's part done again while blue is out of reach. What somebody must mend is thrown, as ever. Timed by the process:
+ * a worker that takes over has the whole time.
+ *
+ * @param first what the first try has failed by; null when it has not
+ * @returns why blue is out of reach when the time is over; null when its part is done
+ */
+export async function untilBlueAnswers(
+  first: unknown,
+  retireBlue: () => Promise<void>,
+  { withinMs, againMs = AGAIN_MS, signal, onAway }: Patience,
+): Promise<string | null> {
+  const until = performance.now() + withinMs;
+  for (let error = first; error !== null; error = await failureOf(retireBlue)) {
+    signal.throwIfAborted();
+    if (!isAway(error) || (error instanceof VerdigrisError && !error.retryable)) throw error;
+    const [why = ''] = (error instanceof Error ? error.message : String(error)).split('\n', 1);
+    if (performance.now() > until) return why;
+    onAway(why);
+    await sleep(againMs, undefined, { signal });
+  }
+  return null;
+}
+
+async function failureOf(work: () => Promise<void>): Promise<unknown> {
+  try {
+    await work();
+    return null;
+  } catch (error) {
+    return error ?? new Error('it failed');
+  }
+}
+
+function waitsForBlue(why: string): object {
+  const note = `${why}; green's part is done, and after 10 minutes the run ends without blue's`;
+  return { step: 'waits', object: 'for blue', done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
+}
+
+function leftOnBlue(why: string, back: string, there: string): string {
+  return `blue is out of reach (${why}), so what the run has there is left: subscription ${back} (its further streams, too), what there is of publication and slot ${there}, the event triggers of schema verdigris, and the run's claim. Blue stays fenced. When it is back: verdigris doctor --clean`;
 }

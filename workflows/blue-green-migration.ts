@@ -72,7 +72,7 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
     await CancellationScope.nonCancellable(() => confirmations.settled());
     const unwritten = await CancellationScope.nonCancellable(() => flags.settled());
     if (unwritten !== null) run.warn([`flagd's file: ${unwritten}`]);
-    run.end('completed', 'completed: green is the primary, blue is left fenced and intact');
+    run.end('completed', `completed: green is the primary, ${run.leftOnBlue ?? 'blue is left fenced and intact'}`);
   } catch (error) {
     await CancellationScope.nonCancellable(() => {
       // Before a promotion everything goes back at once, and one call says so.

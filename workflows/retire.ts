@@ -16,7 +16,8 @@ export async function retire(story: Story, ref: RunRef): Promise<void> {
   await CancellationScope.nonCancellable(async () => {
     for (;;) {
       try {
-        await act('remove replication, leave blue fenced').retire(ref);
+        // An earlier version's activity says nothing.
+        run.leftOnBlue = (await act('remove replication, leave blue fenced').retire(ref)) ?? null;
         return;
       } catch (error) {
         // Green serves and blue is closed: nothing is moved because tidying up failed.
@@ -24,5 +25,6 @@ export async function retire(story: Story, ref: RunRef): Promise<void> {
       }
     }
   });
+  if (run.leftOnBlue !== null) run.warn([run.leftOnBlue]);
   run.saw({ rollback: { safe: false, why: 'the run is over: blue is no longer kept current' }, lagSeconds: null });
 }

@@ -2,7 +2,7 @@ import { WorkflowFailedError } from '@temporalio/client';
 import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { statusOf, until } from '../support/migration.js';
-import { ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
 import type { Side } from '../../src/side.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
@@ -74,5 +74,19 @@ describe.concurrent('what follows a decision can not be finished', () => {
     expect(rollingBack?.undone).toContain('writes back to blue');
     expect(rollingBack?.notUndone).toEqual(['what follows the move of the writes: the other side is lost']);
     for (const name of ['undoReplication', 'removeFence', 'releaseDatabases']) run.at(`-${name}`);
+  });
+});
+
+describe.concurrent('a blue that is gone for good', () => {
+  it('does not keep a retirement: the run completes, and says what is left there', async () => {
+    const left = 'blue is out of reach (it is away), so what the run has there is left: subscription s';
+    const run = await runs.begin({ retire: () => left });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.outcome).toBe('completed');
+    expect(report.now).toBe(`completed: green is the primary, ${left}`);
+    expect((await statusOf(run.handle)).warnings).toContain(left);
+    await replayed(run);
   });
 });

@@ -82,6 +82,8 @@ export class MigrationRun {
   finishOwed: string | null = null;
   /** Tables and columns that green has had since the promotion, in words: what is in them can't go back; null without any. */
   onlyOnGreen: string | null = null;
+  /** What the retirement has left on a blue that was out of reach; null when nothing. */
+  leftOnBlue: string | null = null;
   /** From here on replication is taken down: no way back. */
   retiring = false;
   /** Told after each change; set by the workflow. */
