@@ -3,7 +3,7 @@ import type { WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { act, actFast, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, failureType } from './lib/failure.js';
-import { feedLossOf, isAccepted, LATE, lossInWords, type Loss } from './lib/loss.js';
+import { feedLossOf, isAccepted, LATE, type Loss } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith } from './lib/story.js';
