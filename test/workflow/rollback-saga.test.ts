@@ -216,7 +216,9 @@ describe.concurrent('compensation runs to its end', () => {
       },
       writesOfGreen: () => (opened ? 'has them' : 'not opened'),
     });
-    await until(run.handle, 'blocked', (s) => /^finishing what was decided/.test(s.waiting?.why ?? ''));
+    await until(run.handle, 'blocked', (s) =>
+      /^finishing what was decided.*refuses the login/.test(s.waiting?.why ?? ''),
+    );
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     const told = await until(run.handle, 'refused', (s) => s.warnings.some((one) => /was not followed/.test(one)));
     expect(told.warnings.at(-1)).toMatch(/green has been given the writes and is not open yet/);
