@@ -1,8 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { lintPlan } from '../../src/plan/lint.js';
-import { planSchema, type PlanInput } from '../../src/plan/schema.js';
+import type { PlanInput } from '../../src/plan/schema.js';
 import { RULES } from '../../src/plan/rules/index.js';
-import { lint, planWith } from './lint-plan.js';
+import { lint } from './lint-plan.js';
 
 type Migrations = NonNullable<PlanInput['migrations']>;
 
