@@ -43,13 +43,7 @@ export const POOLER_RULES: readonly Mutation[] = [
   },
   {
     rule: 'a pause closes no connection that is being opened',
-    edits: [
-      edit(
-        'src/pgbouncer/instance.ts',
-        "    await control.set('min_pool_size', '0');\n    await control.set('max_db_connections', '1');\n",
-        '',
-      ),
-    ],
+    edits: [edit('src/pgbouncer/instance.ts', "  ['min_pool_size', 0],\n  ['max_db_connections', 1],\n", '')],
     test: { file: 'test/pgbouncer/logins.test.ts', name: 'refuses nobody' },
   },
   {

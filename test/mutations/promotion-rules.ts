@@ -124,7 +124,14 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'the looks of the hold see what is committed by then',
-    edits: [edit(HOLD, "    'SET TRANSACTION ISOLATION LEVEL READ COMMITTED',\n", '')],
+    edits: [
+      edit(HOLD, '[BEGIN_READ_COMMITTED, ...limits', "['BEGIN', ...limits"),
+      edit(
+        'src/postgres/session.ts',
+        "         set_config('default_transaction_isolation', 'read committed', false),\n",
+        '',
+      ),
+    ],
     test: inHold('REPEATABLE READ by default'),
   },
   {

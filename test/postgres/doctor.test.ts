@@ -766,7 +766,7 @@ describe('a new run', () => {
       if (how === 'cleaned') {
         process.env['VERDIGRIS_CONNECTION_DOCTOR_BLUE'] = patient.green.uri;
         process.env['VERDIGRIS_CONNECTION_DOCTOR_GREEN'] = third.uri;
-        expect(await doctor('--clean', '--yes')).toMatchObject({
+        expect(await doctor('--clean', '--yes', '--run-is-over', 'second')).toMatchObject({
           code: 0,
           text: expect.stringContaining(`routers of migration ${migration} read from it`) as string,
         });

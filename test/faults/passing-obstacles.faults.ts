@@ -9,7 +9,7 @@ import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { closeSession, openSession } from '../../src/postgres/session.js';
 import { COPY_ANEW, FeedErrors } from '../../src/postgres/stuck-feed.js';
 import { ensureSubscription } from '../../src/postgres/subscription.js';
-import { CopyPair } from './copy-pair.js';
+import { CopyPair } from '../postgres/copy-pair.js';
 
 const DDL = 'CREATE TABLE item (id int PRIMARY KEY, body text); CREATE TABLE other (id int PRIMARY KEY);';
 const ROWS = `INSERT INTO item SELECT n, 'body ' || n FROM generate_series(1, 1000) n;

@@ -10,7 +10,7 @@ import { openPace } from '../../src/postgres/bootstrap/copy/pace.js';
 import { schemaCopyFailed } from '../../src/postgres/schema-copy/schema-copy-failed.js';
 import { FeedErrors } from '../../src/postgres/stuck-feed.js';
 import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
-import { CopyPair } from './copy-pair.js';
+import { CopyPair } from '../postgres/copy-pair.js';
 
 /** `big` is cut into three parcels, the small ones share another. */
 const DDL = `
@@ -73,10 +73,14 @@ interface Worker {
 /** Another worker, as a process of its own. */
 function worker(pair: CopyPair, parcel: number): Worker {
   const { databases, run, plan } = pair.context();
-  const child = spawn(process.execPath, ['--import', 'tsx', fileURLToPath(new URL('copy-child.ts', import.meta.url))], {
-    env: { ...process.env, COPY_ORDER: JSON.stringify({ databases, run, plan, parcel }) },
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
+  const child = spawn(
+    process.execPath,
+    ['--import', 'tsx', fileURLToPath(new URL('../postgres/copy-child.ts', import.meta.url))],
+    {
+      env: { ...process.env, COPY_ORDER: JSON.stringify({ databases, run, plan, parcel }) },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    },
+  );
   const ended = once(child, 'exit');
   let text = '';
   const seen = async (pattern: RegExp): Promise<string> => {
