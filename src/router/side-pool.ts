@@ -20,8 +20,8 @@ const CONNECT_MS = 1_000;
 /** A server that is frozen never answers the goodbye, and its connections would keep the process from ending. */
 const GOODBYE_MS = 1_000;
 
-/** Of connections that are all new to the work, these many begin; 100 ms later all others are let in, whatever happened. */
-const SLOW_START = { first: Number(process.env['VG_FIRST'] ?? 4), ms: Number(process.env['VG_MS'] ?? 15) };
+/** Of connections that are all new to the work, these many begin; 15 ms later all others are let in, whatever happened. */
+const SLOW_START = { first: 4, ms: 15 };
 
 /** The application's connections to one side. */
 export class SidePool {
