@@ -5,7 +5,7 @@ import { feedName } from '../src/postgres/feed.js';
 import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
 import { dropCopiedSchema } from '../src/postgres/schema-copy/drop-copied-schema.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
-import { hasState } from '../src/postgres/state.js';
+import { hasState, readOwner } from '../src/postgres/state.js';
 import { readStateObjects } from '../src/postgres/doctor/read-state.js';
 import type { Direction, Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -64,6 +64,9 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
           const session = await work.session(side, 'release');
           // A standby that was never promoted gets it from blue.
           if (await isInRecovery(session)) return;
+          // A run whose claim was refused has nothing here: what is here is the owner's.
+          const owner = await readOwner(session);
+          if (owner !== undefined && owner.runId !== work.run.runId) return;
           await dropDdlTriggers(session);
           await releaseDatabase(session, work.run, 'rolledBack');
           if (side === 'green' && keepGreen) return;

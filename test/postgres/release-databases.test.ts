@@ -1,0 +1,68 @@
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { rollbackActivities } from '../../activities/rollback.js';
+import { planSchema, type Plan } from '../../src/plan/schema.js';
+import { installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
+import { claimDatabases } from '../../src/postgres/ownership.js';
+import { withSession, type Databases } from '../../src/postgres/session.js';
+import { hasState } from '../../src/postgres/state.js';
+import type { Side } from '../../src/side.js';
+import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+
+let own: Record<Side, TestDatabase>;
+let databases: Databases;
+
+beforeAll(async () => {
+  own = { blue: await testDatabase('pg15', 'release blue'), green: await testDatabase('pg18', 'release green') };
+  databases = { blue: asDatabase(own.blue, 'blue'), green: asDatabase(own.green, 'green') };
+});
+
+afterAll(() => Promise.all([own.blue.drop(), own.green.drop()]));
+
+function planOf(name: string): Plan {
+  return planSchema.parse({ name, blue: { connection: 'app_blue' }, green: { connection: 'app_green' } });
+}
+
+/** The last undoing of a run's rollback. */
+async function release(name: string): Promise<void> {
+  const environment = {
+    VERDIGRIS_CONNECTION_APP_BLUE: own.blue.uri,
+    VERDIGRIS_CONNECTION_APP_GREEN: own.green.uri,
+  };
+  const { releaseDatabases } = rollbackActivities({ environment, redact: String });
+  await new MockActivityEnvironment().run(() =>
+    releaseDatabases({ plan: planOf(name), runId: `run of ${name}` }, { keepGreen: false }),
+  );
+}
+
+const SIDES = ['blue', 'green'] as const;
+
+async function onBoth<T>(ask: (side: Side) => Promise<T>): Promise<T[]> {
+  return Promise.all(SIDES.map(ask));
+}
+
+function triggersOn(side: Side): Promise<number> {
+  return withSession(databases[side], { purpose: 'test' }, async (session) => {
+    const { rows } = await session.query("SELECT FROM pg_event_trigger WHERE evtname LIKE 'verdigris%'");
+    return rows.length;
+  });
+}
+
+describe('giving both databases back', () => {
+  it('leaves those of another run, whose claim has won, with what notes its DDL', async () => {
+    await claimDatabases(databases, { runId: 'run of winner', migration: 'winner' }, 'use-green-db');
+    await onBoth((side) => withSession(databases[side], { purpose: 'test' }, installDdlTriggers));
+    expect(await onBoth(triggersOn)).toEqual([2, 2]);
+
+    const loser = { runId: 'run of loser', migration: 'loser' };
+    await expect(claimDatabases(databases, loser, 'use-green-db')).rejects.toMatchObject({ type: 'DatabaseOwned' });
+    await release('loser');
+    expect(await onBoth(triggersOn)).toEqual([2, 2]);
+
+    await release('winner');
+    expect(await onBoth(triggersOn)).toEqual([0, 0]);
+    expect(await onBoth((side) => withSession(databases[side], { purpose: 'test' }, hasState))).toEqual([false, false]);
+    // Begun again: the worker had died before it could say so.
+    await release('winner');
+  });
+});
