@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Context } from '@temporalio/activity';
-import type { Client, WorkflowHandle } from '@temporalio/client';
+import type { Client, WorkflowHandle, WorkflowOptions } from '@temporalio/client';
 import { NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { createActivities, type Activities } from '../../activities/index.js';
 import { parsePlan } from '../../src/plan/parse.js';
@@ -14,6 +14,9 @@ import { temporalClient, testTemporal, uniqueTaskQueue } from './temporal.js';
 export type Overrides = Partial<{
   [Name in keyof Activities]: (run: ScriptedRun, ...args: Parameters<Activities[Name]>) => unknown;
 }>;
+
+/** What whoever starts a run may set. */
+export type Timeouts = Pick<WorkflowOptions, 'workflowExecutionTimeout' | 'workflowRunTimeout'>;
 
 /**
  * Runs of the real workflow on a real server, with activities that touch nothing and write down when they begin and
@@ -71,7 +74,7 @@ export class ScriptedRuns {
   }
 
   /** Begins a run. By default it goes on to its standby window without an approval, and stays there. */
-  async begin(overrides: Overrides = {}, plan: Partial<PlanInput> = {}): Promise<ScriptedRun> {
+  async begin(overrides: Overrides = {}, plan: Partial<PlanInput> = {}, timeouts: Timeouts = {}): Promise<ScriptedRun> {
     const name = `s-${randomUUID().slice(0, 8)}`;
     const workflowId = `verdigris/${name}`;
     const run = new ScriptedRun(overrides);
@@ -85,7 +88,7 @@ export class ScriptedRuns {
       standby: { for: '1h', verifyEvery: '1h' },
       ...plan,
     };
-    const options = { workflowId, taskQueue: this.taskQueue, args: [input] };
+    const options = { workflowId, taskQueue: this.taskQueue, args: [input], ...timeouts };
     run.handle = await this.client.workflow.start('blueGreenMigration', options);
     return run;
   }
