@@ -1,4 +1,5 @@
 import { ApplicationFailure, CancelledFailure, Context } from '@temporalio/activity';
+import type { WorkflowExecutionDescription } from '@temporalio/client';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { VerdigrisError } from '../src/errors.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
@@ -77,19 +78,28 @@ export function watching(signal: AbortSignal, answerWithinMs = 10_000): Limits {
 /** How often an activity says that it lives; well below every heartbeat timeout. */
 const HEARTBEAT_MS = 500;
 
+/** What an activity ends with when its worker does not know a connection. */
+type OnUnknown = (error: VerdigrisError) => VerdigrisError | Promise<VerdigrisError>;
+
+/** Another worker may know it, or this one soon: it is restarted with the variable, its secret is mounted again. */
+const WAITS: OnUnknown = (error) => error.tryingAgain();
+
 /**
  * Runs an activity: heartbeats, so that a dead worker is noticed and a cancel arrives; closes its sessions; and turns
  * errors into failures that say what to do, without secrets.
+ *
+ * @param onUnknown default: it is tried again
  */
 export async function perform<T>(
   dependencies: ActivityDependencies,
   ref: RunRef,
   work: (work: Work) => Promise<T>,
+  onUnknown = WAITS,
 ): Promise<T> {
   const sessions: Session[] = [];
   return alive(dependencies, async (signal, report) => {
-    const databases = databasesOf(ref.plan, dependencies.environment);
     try {
+      const databases = databasesOf(ref.plan, dependencies.environment);
       return await work({
         databases,
         run: { runId: ref.runId, migration: ref.plan.name },
@@ -101,6 +111,8 @@ export async function perform<T>(
           return session;
         },
       });
+    } catch (error) {
+      throw isUnknown(error) ? await onUnknown(error) : error;
     } finally {
       await Promise.all(sessions.map(closeSession));
     }
@@ -137,20 +149,29 @@ export async function alive<T>(
     if (news !== undefined) tellWorkflow(context, news);
   };
   const timer = setInterval(beat, HEARTBEAT_MS);
+  const goesOn = setTimeout(() => tellThatItGoesOn(context), GOES_ON_AFTER_MS);
   try {
     beat();
     return await work(context.cancellationSignal, (next) => board.report(next));
   } catch (error) {
     const failure = failureOf(error, context.cancellationSignal, dependencies.redact);
-    const { attempt } = context.info;
     const what = needsPerson(error);
-    // A disk may be full for days: told often at first, then about every three minutes.
-    if (what !== undefined && !context.cancellationSignal.aborted && (attempt <= 8 || attempt % 8 === 0))
+    if (what !== undefined && !context.cancellationSignal.aborted && isTold(context.info.attempt))
       tellWorkflow(context, [waitsFor(what, failure.message)]);
     throw failure;
   } finally {
     clearInterval(timer);
+    clearTimeout(goesOn);
   }
+}
+
+/** A disk may be full for days: told often at first, then about every three minutes. */
+function isTold(attempt: number): boolean {
+  return attempt <= 8 || attempt % 8 === 0;
+}
+
+function isUnknown(error: unknown): error is VerdigrisError {
+  return error instanceof VerdigrisError && error.type === 'ConnectionUnknown';
 }
 
 /** What an error of ours was made of. */
@@ -163,6 +184,7 @@ function needsPerson(error: unknown): Lacking | undefined {
   const cause = causeOf(error);
   if (isOutOfRoom(cause)) return 'room';
   if (tlsFault(cause) !== undefined) return 'TLS';
+  if (isUnknown(error)) return error.retryable ? 'access' : undefined;
   return isPeerFailure(error) ? 'access' : undefined;
 }
 
@@ -180,17 +202,38 @@ function waitsFor(what: Lacking, message: string): Progress {
  */
 const TOLD_UP_TO_EVENTS = 12_000;
 
-/** Only for people who look on, so a telling that does not arrive is no error. */
-function tellWorkflow(context: Context, progress: readonly Progress[]): void {
+/**
+ * Only for people who look on, so a telling that does not arrive is no error.
+ *
+ * @param isMeant whether it is told of such a run. Default: always
+ */
+function tellWorkflow(
+  context: Context,
+  progress: readonly Progress[],
+  isMeant: (run: WorkflowExecutionDescription) => boolean = () => true,
+): void {
   const { workflowExecution } = context.info;
   if (workflowExecution === undefined) return;
   const handle = context.client.workflow.getHandle(workflowExecution.workflowId, workflowExecution.runId);
   handle
     .describe()
-    .then(({ historyLength }) =>
-      historyLength < TOLD_UP_TO_EVENTS ? handle.signal(progressSignal, progress) : undefined,
+    .then((run) =>
+      run.historyLength < TOLD_UP_TO_EVENTS && isMeant(run) ? handle.signal(progressSignal, progress) : undefined,
     )
     .catch(() => undefined);
+}
+
+/** An attempt that goes on for so long has what the one before lacked. */
+const GOES_ON_AFTER_MS = 3_000;
+
+/** The attempt before has said that it waits for a connection, and a watch may say nothing for days. */
+function tellThatItGoesOn(context: Context): void {
+  const { attempt, activityId } = context.info;
+  if (attempt === 1 || !isTold(attempt - 1)) return;
+  tellWorkflow(context, [], ({ raw }) => {
+    const mine = raw.pendingActivities?.find((pending) => pending.activityId === activityId);
+    return mine?.lastFailure?.applicationFailureInfo?.type === 'ConnectionUnknown';
+  });
 }
 
 /** The failure that an error becomes: its type from the catalogue, whether trying again can help, no secrets. */

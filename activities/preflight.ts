@@ -31,22 +31,30 @@ export function preflightActivities(dependencies: ActivityDependencies) {
 
     /** Every check on both sides; all findings at once. */
     preflight: (ref: RunRef): Promise<{ warnings: string[] }> =>
-      perform(dependencies, ref, async ({ databases, run, report, signal }) => {
-        report({ checking: 'both databases' });
-        const { findings: ofDatabases } = await preflight({ ...databases, plan: ref.plan, runId: run.runId });
-        const findings = [
-          ...ofDatabases,
-          ...(await checkPgBouncers(ref.plan, databases, dependencies.environment)),
-          ...(await checkHaproxies(ref.plan, databases, dependencies.environment)),
-          ...(await checkGateSources(ref.plan, dependencies.environment, signal)),
-          ...(await checkFlagdFile(ref.plan)),
-          ...checkTrafficWebhooks(ref.plan, dependencies.environment),
-          ...checkNotify(ref.plan, dependencies.environment),
-        ];
-        const errors = findings.filter((finding) => finding.severity === 'error');
-        if (errors.length > 0) throw preflightFailed(errors);
-        return { warnings: findings.filter((f) => f.severity === 'warning').map((f) => `${describe(f)} ${f.remedy}`) };
-      }),
+      perform(
+        dependencies,
+        ref,
+        async ({ databases, run, report, signal }) => {
+          report({ checking: 'both databases' });
+          const { findings: ofDatabases } = await preflight({ ...databases, plan: ref.plan, runId: run.runId });
+          const findings = [
+            ...ofDatabases,
+            ...(await checkPgBouncers(ref.plan, databases, dependencies.environment)),
+            ...(await checkHaproxies(ref.plan, databases, dependencies.environment)),
+            ...(await checkGateSources(ref.plan, dependencies.environment, signal)),
+            ...(await checkFlagdFile(ref.plan)),
+            ...checkTrafficWebhooks(ref.plan, dependencies.environment),
+            ...checkNotify(ref.plan, dependencies.environment),
+          ];
+          const errors = findings.filter((finding) => finding.severity === 'error');
+          if (errors.length > 0) throw preflightFailed(errors);
+          return {
+            warnings: findings.filter((f) => f.severity === 'warning').map((f) => `${describe(f)} ${f.remedy}`),
+          };
+        },
+        // Nothing is touched yet: whoever has started the run hears at once of a name that is wrong.
+        (error) => error,
+      ),
   };
 }
 

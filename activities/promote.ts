@@ -64,17 +64,21 @@ export function promoteActivities(dependencies: ActivityDependencies) {
       acceptLoss = false,
       notAfter?: string,
     ): Promise<PromotionResult> =>
-      perform(dependencies, ref, (work) =>
-        withPools(dependencies, ref, work, (pools) =>
-          promote(work, ref, pools, {
-            from,
-            epoch,
-            acceptLoss,
-            notAfter,
-            patience,
-            environment: dependencies.environment,
-          }),
-        ),
+      perform(
+        dependencies,
+        ref,
+        (work) =>
+          withPools(dependencies, ref, work, (pools) =>
+            promote(work, ref, pools, {
+              from,
+              epoch,
+              acceptLoss,
+              notAfter,
+              patience,
+              environment: dependencies.environment,
+            }),
+          ),
+        (error) => waitsUntil(error, notAfter),
       ),
 
     /**
@@ -117,6 +121,17 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         await withPools(dependencies, ref, work, (pools) => releaseAll(pools, work.signal));
       }),
   };
+}
+
+/**
+ * The gates are not watched while a promotion is tried: what its worker lacks is waited for no longer than a server that is
+ * away. Whether an earlier try has decided is asked by whoever hears of it.
+ */
+async function waitsUntil(error: VerdigrisError, notAfter: string | undefined): Promise<VerdigrisError> {
+  if (notAfter === undefined) return error.tryingAgain();
+  const { told, at } = await onThisMachine(notAfter);
+  if (performance.now() <= at) return error.tryingAgain();
+  return promotionBlocked(`it could not begin before ${told}: ${error.what}; ${error.nextStep}`);
 }
 
 interface Asked {

@@ -73,8 +73,17 @@ export class VerdigrisError extends Error {
 
   /** The same error, with facts for machines. */
   withDetails(details: unknown): VerdigrisError {
-    const { type, nextStep, retryable, cause } = this;
+    return this.#with({ details });
+  }
+
+  /** The same error, where trying again can help after all. */
+  tryingAgain(): VerdigrisError {
+    return this.#with({ retryable: true });
+  }
+
+  #with(change: Pick<ErrorOptions, 'details' | 'retryable'>): VerdigrisError {
+    const { type, nextStep, retryable, details, cause } = this;
     const message = this.message.slice(0, -`\nNext step: ${nextStep}`.length);
-    return new VerdigrisError({ type, message, nextStep, retryable, details, cause });
+    return new VerdigrisError({ type, message, nextStep, retryable, details, cause, ...change });
   }
 }

@@ -111,7 +111,10 @@ async function tried(opening: Opening, resumes: number): Promise<NotYet | Failed
     if (isCancelled(error)) throw error;
     const failure = applicationFailure(error);
     if (failure === undefined || failure.nonRetryable === true) return { failed: error };
-    const [why = ''] = failureMessage(error).split('\n', 1);
+    const [reason = '', next = ''] = failureMessage(error).split('\nNext step: ', 2);
+    const [line = ''] = reason.split('\n', 1);
+    // It is the worker that lacks something: nowhere else is said what.
+    const why = failure.type === 'ConnectionUnknown' ? `${line}; ${next}` : line;
     const details = failure.details?.[0] as NotOpen | undefined;
     return { late: false, why, ...(details === undefined ? {} : { details }) };
   }

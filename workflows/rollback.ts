@@ -50,6 +50,8 @@ export async function rollBack(
   });
   const isBack = (): boolean => run.status.writesOn === 'blue' && notConfirmed(run.status) === null;
   const result = await saga.compensate(failureMessage, (soFar) => {
+    // What an undoing had to wait for.
+    run.progress([]);
     if (trafficBackMs === null && isBack() && run.status.greenReadPercent === 0) trafficBackMs = Date.now() - started;
     run.rollingBack(summary(soFar));
   });

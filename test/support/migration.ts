@@ -104,11 +104,11 @@ export class Migration {
     writeFileSync(new URL(`../histories/${name}.json`, import.meta.url), `${history}\n`);
   }
 
-  /** Ends the worker as a deployment does, and begins another one. */
-  async replaceWorker(): Promise<void> {
+  /** Ends the worker as a deployment does, and begins another one. @param environment its variables. Default: as before */
+  async replaceWorker(environment = this.environment): Promise<void> {
     this.worker.shutdown();
     await this.#running;
-    this.worker = await newWorker(this.connection, testTemporal().namespace, this.taskQueue, this.environment);
+    this.worker = await newWorker(this.connection, testTemporal().namespace, this.taskQueue, environment);
     this.#running = this.worker.run();
   }
 

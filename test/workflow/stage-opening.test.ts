@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { happened } from '../../workflows/lib/notices.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
-import { approveUpdate, pauseUpdate, resumeUpdate } from '../../workflows/messages.js';
+import { approveUpdate, pauseUpdate, resumeUpdate, rollbackUpdate } from '../../workflows/messages.js';
 import { statusOf, until } from '../support/migration.js';
 import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 
@@ -220,6 +220,30 @@ describe.concurrent('a stage that could not be opened for long', () => {
     await run.saw('+watchStandby');
     expect(limits).toEqual([[4, end]]);
     await run.handle.terminate();
+  });
+});
+
+describe.concurrent('a stage that a worker is to open which does not know a connection', () => {
+  it('is said to wait for that, with what to do, all reads on blue, and opened by another one', async () => {
+    const stages = [{ percent: 10, for: '0s' }];
+    let tries = 0;
+    const run = await runs.begin(
+      {
+        openStage: () => {
+          if (++tries > 1) return { routers: 1 };
+          const message = 'blue: the worker knows no connection "b"\nNext step: set VERDIGRIS_CONNECTION_B';
+          throw ApplicationFailure.create({ type: 'ConnectionUnknown', message, nonRetryable: false });
+        },
+      },
+      { traffic: { stages, approval: { before: [] } } },
+    );
+    const { waiting, outcome } = await until(run.handle, 'waiting', (s) => s.waiting?.for === 'gate');
+    expect(waiting?.why).toMatch(/no connection "b"; set VERDIGRIS_CONNECTION_B; it is tried again$/);
+    expect(outcome).toBe('running');
+    await until(run.handle, 'open', (s) => s.phase === 'standby');
+    expect(run.log.slice(run.at('+openStage'), run.at('+openStage', run.at('-openStage')))).toContain('-readsToBlue');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [BACK] });
+    await run.handle.result();
   });
 });
 

@@ -59,7 +59,11 @@ export function actOpening(summary: string): Activities {
     ...POLICY,
     retry: {
       ...POLICY.retry,
-      nonRetryableErrorTypes: ['GateFailed', 'FlagsNotWritten', 'WeightsNotSet', 'ConnectionFailed'],
+      nonRetryableErrorTypes: [
+        ...['GateFailed', 'FlagsNotWritten', 'WeightsNotSet', 'ConnectionFailed'],
+        // The gates of the stage in force are watched meanwhile.
+        'ConnectionUnknown',
+      ],
     },
     summary,
   });
