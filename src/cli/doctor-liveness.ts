@@ -1,6 +1,8 @@
+import type { Client, WorkflowExecutionDescription } from '@temporalio/client';
 import { WorkflowNotFoundError } from '@temporalio/common';
 import { migrationOf } from '../postgres/doctor/plan-cleaning.js';
 import type { Found } from '../postgres/doctor/inventory.js';
+import type { OwnerFound } from '../postgres/doctor/read-state.js';
 import type { Liveness } from '../postgres/doctor/liveness.js';
 import type { ServerFlags } from './start-request.js';
 import { workflowIdOf } from './start-request.js';
@@ -11,8 +13,8 @@ const ASK_TIMEOUT_MS = 5_000;
 
 /**
  * Whether the run that owns the databases lives: Temporal is asked by the migration's name. When it can't be asked, or
- * knows no such workflow although no end is written down, the run counts as living, unless a person has said by
- * `--run-is-over` that it is not.
+ * knows no such workflow, or only other runs of it, although no end is written down, the run counts as living, unless a
+ * person has said by `--run-is-over` that it is not.
  */
 export async function askLiveness(
   found: Found,
@@ -35,7 +37,7 @@ export async function askLiveness(
   if (name === undefined) {
     return { state: 'unknown', why: 'no migration is known here whose workflow Temporal could be asked for' };
   }
-  const asked = await askTemporal(name, flags);
+  const asked = await askTemporal(name, runsWithoutEnd(found), flags);
   if (asked.state !== 'over') {
     // The database's own word is enough: it is the last thing that a run writes.
     return asked.state === 'unknown' && ended !== undefined ? { state: 'over', why: ended } : asked;
@@ -43,37 +45,56 @@ export async function askLiveness(
   if (!asked.known && ended === undefined) {
     if (atWork.length > 0)
       return { state: 'lives', why: `${asked.why}, but sessions of a worker are open (${atWork.join(', ')})` };
-    // It may live in another namespace or on another server: the databases have heard of no end.
+    // It may live in another namespace, on another server or under another id: the databases have heard of no end.
     if (migration !== undefined)
       return { state: 'unknown', why: `${asked.why}, but the databases belong to a run without an end` };
   }
   return { state: 'over', why: ended === undefined ? asked.why : `${ended}; ${asked.why}` };
 }
 
-type Asked = (Liveness & { readonly known?: boolean }) & { readonly known: boolean };
+/** `known`: it is the word on the very runs that the databases belong to. */
+type Asked = Liveness & { readonly known: boolean };
 
-async function askTemporal(name: string, flags: ServerFlags): Promise<Asked> {
+async function askTemporal(name: string, owners: readonly string[], flags: ServerFlags): Promise<Asked> {
   const workflowId = workflowIdOf(name);
   try {
-    return await withClient(flags, async (client) => {
-      try {
-        const { status } = await client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () =>
-          client.workflow.getHandle(workflowId).describe(),
-        );
-        const state = LIVING.has(status.name) ? 'lives' : 'over';
-        return { state, known: true, why: `Temporal says that workflow ${workflowId} is ${status.name}` };
-      } catch (error) {
-        if (!(error instanceof WorkflowNotFoundError)) throw error;
-        const namespace = client.options.namespace;
-        return {
-          state: 'over',
-          known: false,
-          why: `Temporal knows no workflow ${workflowId} in namespace ${namespace}`,
-        };
-      }
-    });
+    return await withClient(flags, (client) =>
+      client.withDeadline(Date.now() + ASK_TIMEOUT_MS, () => askClient(client, workflowId, owners)),
+    );
   } catch (error) {
     return { state: 'unknown', known: false, why: `Temporal could not be asked: ${innermostMessage(error)}` };
+  }
+}
+
+async function askClient(client: Client, workflowId: string, owners: readonly string[]): Promise<Asked> {
+  const latest = await describeRun(client, workflowId);
+  if (latest === undefined) {
+    const why = `Temporal knows no workflow ${workflowId} in namespace ${client.options.namespace}`;
+    return { state: 'over', known: false, why };
+  }
+  const why = `Temporal says that workflow ${workflowId} is ${latest.status.name}`;
+  // Also when an earlier run owns the databases: after a reset its successor goes on for it.
+  if (LIVING.has(latest.status.name)) return { state: 'lives', known: true, why };
+  const ended = [latest.runId, latest.raw.workflowExecutionInfo?.firstRunId];
+  for (const owner of owners) {
+    // One run of an id lives at a time. So each that Temporal knows of is over, when the latest one is.
+    if (ended.includes(owner) || (await describeRun(client, workflowId, owner)) !== undefined) continue;
+    return { state: 'over', known: false, why: `${why}, which is another run than ${owner}` };
+  }
+  return { state: 'over', known: owners.length > 0, why };
+}
+
+/** Undefined where Temporal knows of no such run. */
+async function describeRun(
+  client: Client,
+  workflowId: string,
+  runId?: string,
+): Promise<WorkflowExecutionDescription | undefined> {
+  try {
+    return await client.workflow.getHandle(workflowId, runId).describe();
+  } catch (error) {
+    if (error instanceof WorkflowNotFoundError) return undefined;
+    throw error;
   }
 }
 
@@ -87,13 +108,22 @@ function sessionsOfWorkers(found: Found): string[] {
   });
 }
 
+/** The runs that the databases belong to, of which they know no end. As a rule it is one, or none. */
+function runsWithoutEnd(found: Found): string[] {
+  return ownersOf(found).flatMap(({ runId, outcome }) => (outcome === null ? [runId] : []));
+}
+
 /** What a run that ended in order has written down on every side that still knows it. */
 function writtenDownEnd(found: Found): string | undefined {
-  const owners = (['blue', 'green'] as const).flatMap((side) => {
-    const one = found[side];
-    return one.reached && one.inventory.owner !== null ? [one.inventory.owner] : [];
-  });
+  const owners = ownersOf(found);
   const [first] = owners;
   if (first === undefined || owners.some(({ outcome }) => outcome === null)) return undefined;
   return `run ${first.runId} has ended: ${first.outcome ?? ''}`;
+}
+
+function ownersOf(found: Found): OwnerFound[] {
+  return (['blue', 'green'] as const).flatMap((side) => {
+    const one = found[side];
+    return one.reached && one.inventory.owner !== null ? [one.inventory.owner] : [];
+  });
 }
