@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { doctorCall } from '../src/doctor-call.js';
 import { VerdigrisError } from '../src/errors.js';
 import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { dropFence } from '../src/postgres/fence.js';
@@ -61,7 +62,8 @@ export function retireActivities(dependencies: ActivityDependencies) {
           signal,
           onAway: (why) => work.report(waitsForBlue(why)),
         });
-        return away && leftOnBlue(away, back, there);
+        const cleaning = doctorCall({ blue: ref.plan.blue.connection, green: ref.plan.green.connection }, '--clean');
+        return away && leftOnBlue(away, back, there, cleaning);
       }),
   };
 }
@@ -117,6 +119,6 @@ function waitsForBlue(why: string): object {
   return { step: 'waits', object: 'for blue', done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
 }
 
-function leftOnBlue(why: string, back: string, there: string): string {
-  return `blue is out of reach (${why}), so what the run has there is left: subscription ${back} (its further streams, too), what there is of publication and slot ${there}, the event triggers of schema verdigris, and the run's claim. Blue stays fenced. When it is back: verdigris doctor --clean`;
+function leftOnBlue(why: string, back: string, there: string, cleaning: string): string {
+  return `blue is out of reach (${why}), so what the run has there is left: subscription ${back} (its further streams, too), what there is of publication and slot ${there}, the event triggers of schema verdigris, and the run's claim. Blue stays fenced. When it is back: ${cleaning}`;
 }

@@ -36,6 +36,6 @@ export async function findGivenAway(session: Session): Promise<GivenAway | undef
   const of = migration === null ? '' : ` (${side ?? 'a side'} of migration "${migration}", which has ended)`;
   return {
     why: `${gaveAway ? `it has given its writes to ${writesOn} at epoch ${epoch ?? ''}` : 'its fence is closed'}${of}: opened again, two databases would take writes`,
-    nextStep: `as "blue" of the plan name the database that has the writes: verdigris doctor --who-is-primary says which. If this one is to take them all the same: verdigris doctor --clean --yes --release-${side ?? 'blue'} ${migration ?? 'NAME'}`,
+    nextStep: `as "blue" of the plan name the database that has the writes: verdigris doctor plan.json --who-is-primary, with the plan of that migration, says which. If this one is to take them all the same: verdigris doctor plan.json --clean --yes --release-${side ?? 'blue'} ${migration ?? 'NAME'}`,
   };
 }

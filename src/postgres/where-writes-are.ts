@@ -1,3 +1,4 @@
+import { doctorCall } from '../doctor-call.js';
 import { VerdigrisError } from '../errors.js';
 import type { Side } from '../side.js';
 import { NewestRoute } from './newest-route.js';
@@ -80,11 +81,11 @@ export async function refuseWhileGreenServes(databases: Databases, { migration }
   try {
     const route = await newest.read();
     if (route?.side !== 'green') return;
+    const names = { blue: databases.blue.connection, green: databases.green.connection };
     throw new VerdigrisError({
       type: 'WritesOnGreen',
       message: `green has the writes (epoch ${route.epoch}), and this would take away what it needs`,
-      nextStep:
-        'was the workflow reset to a point before the promotion? Ask `verdigris doctor --who-is-primary`, end the run, and let `verdigris doctor --clean` remove what is left',
+      nextStep: `was the workflow reset to a point before the promotion? Ask \`${doctorCall(names, '--who-is-primary')}\`, end the run, and let \`${doctorCall(names, '--clean')}\` remove what is left`,
     });
   } finally {
     await newest.close();

@@ -1,5 +1,6 @@
 import type { FlagsOwed } from '../../activities/flags.js';
 import type { ReadsOwed } from '../../activities/traffic.js';
+import { doctorCall } from '../../src/doctor-call.js';
 import type { Plan } from '../../src/plan/schema.js';
 import { isProgress } from '../../src/progress.js';
 import type { Side } from '../../src/side.js';
@@ -452,7 +453,7 @@ export class MigrationRun {
   /** The command that asks the databases, or acts on them, without the run. */
   doctor(flags: string): string {
     const { blue, green } = this.plan ?? {};
-    return `verdigris doctor --blue ${blue?.connection ?? 'BLUE'} --green ${green?.connection ?? 'GREEN'} ${flags}`;
+    return doctorCall({ blue: blue?.connection ?? 'BLUE', green: green?.connection ?? 'GREEN' }, flags);
   }
 
   /** Follows a message that `refusal` has let through. @returns one line about what happens now. */

@@ -14,7 +14,7 @@ export function refuseLiving(liveness: Liveness): { readonly why: string; readon
     case 'lives':
       return {
         why: `the run lives: ${liveness.why}`,
-        next: 'roll it back (verdigris rollback NAME), or terminate it first',
+        next: 'roll it back (verdigris rollback NAME --by WHO --reason WHY), or terminate it first',
       };
     case 'unknown':
       return {
