@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../errors.js';
+import type { Plan } from '../plan/schema.js';
 import { ALL_TABLES } from '../postgres/catalog-pattern.js';
 import { clean } from '../postgres/doctor/clean.js';
 import { closeOvertaken } from '../postgres/doctor/close.js';
@@ -6,8 +7,14 @@ import { diagnose } from '../postgres/doctor/diagnose.js';
 import { examine, type Found, type Patterns } from '../postgres/doctor/inventory.js';
 import { openDecided } from '../postgres/doctor/open.js';
 import { openBlue, planOpeningBlue } from '../postgres/doctor/open-blue.js';
-import { describeAction, migrationOf, planCleaning, type CleanOptions } from '../postgres/doctor/plan-cleaning.js';
-import { judge, whoIsPrimary } from '../postgres/doctor/who-is-primary.js';
+import {
+  describeAction,
+  migrationOf,
+  planCleaning,
+  type CleanOptions,
+  type CleanPlan,
+} from '../postgres/doctor/plan-cleaning.js';
+import { judge, whoIsPrimary, withoutHandedOn } from '../postgres/doctor/who-is-primary.js';
 import { diagnosePoolers, examineConsoles, examinePoolers } from '../pgbouncer/examine.js';
 import { pgBouncersOf } from '../pgbouncer/from-plan.js';
 import type { PgBouncer, PgBouncers } from '../pgbouncer/pgbouncer.js';
@@ -16,10 +23,12 @@ import { otherSide } from '../side.js';
 import { connectionConfig, databasesOf, secretsOf } from '../worker/connections.js';
 import { redactor } from '../worker/redact.js';
 import { askLiveness } from './doctor-liveness.js';
+import { lookAtReads, readsUnseen, writeFlagsBack, type ReadsLed } from './doctor-reads.js';
 import { renderCleanPlan, renderExamination, renderKept, renderVerdict } from './doctor-text.js';
 import { tellFindings } from './plan-commands.js';
 import { readPlan } from './read-plan.js';
-import type { ServerFlags } from './start-request.js';
+import { shellQuote } from './shell-quote.js';
+import { serverFlags, type ServerFlags } from './start-request.js';
 import { CommandError, EXIT, type ExitCode, type Terminal } from './terminal.js';
 
 export interface DoctorFlags extends ServerFlags {
@@ -44,6 +53,7 @@ interface Patient {
   readonly databases: Databases;
   readonly patterns: Patterns;
   readonly name: string | undefined;
+  readonly plan: Plan | undefined;
   /** Of the plan; undefined when it names none. */
   readonly poolers: PgBouncers | undefined;
   /** Those that are named on the command line. */
@@ -56,7 +66,6 @@ interface Patient {
  */
 export async function doctorCommand(inner: Terminal, file: string | undefined, flags: DoctorFlags): Promise<ExitCode> {
   const redact = redactor(secretsOf(process.env));
-  const terminal = { out: (text: string) => inner.out(redact(text)), note: (text: string) => inner.note(redact(text)) };
   const modes = [flags.whoIsPrimary, flags.clean, flags.open, flags.close].filter((flag) => flag === true);
   if (modes.length > 1) {
     throw new CommandError('--who-is-primary, --clean, --open and --close are different things', 'give one of them');
@@ -64,8 +73,18 @@ export async function doctorCommand(inner: Terminal, file: string | undefined, f
   if (flags.greenIsGone !== undefined && flags.open !== true) {
     throw new CommandError('--green-is-gone says what --open may do', 'write --open --green-is-gone NAME');
   }
-  const patient = await patientOf(terminal, file, flags);
+  const through = (change: (text: string) => string): Terminal => ({
+    out: (text) => inner.out(change(redact(text))),
+    note: (text) => inner.note(change(redact(text))),
+  });
+  const patient = await patientOf(
+    through((text) => text),
+    file,
+    flags,
+  );
   if (patient === undefined) return EXIT.unusable;
+  const complete = completer(patient.databases, file, flags);
+  const terminal = through(complete);
   try {
     if (flags.whoIsPrimary === true) return await tellPrimary(terminal, patient, flags);
     if (flags.open === true) {
@@ -78,9 +97,18 @@ export async function doctorCommand(inner: Terminal, file: string | undefined, f
     return await tellExamination(terminal, patient, flags);
   } catch (error) {
     if (error instanceof CommandError) throw error;
-    const message = redact(error instanceof Error ? error.message : String(error));
+    const message = complete(redact(error instanceof Error ? error.message : String(error)));
     throw new CommandError(message, 'run verdigris doctor again to see what is there now', EXIT.refused);
   }
+}
+
+/** Makes next steps run as they stand: by the databases that were asked about, and the Temporal server. */
+function completer({ blue, green }: Databases, file: string | undefined, flags: DoctorFlags): (text: string) => string {
+  const about = file === undefined || file === '-' ? ['--blue', blue.connection, '--green', green.connection] : [file];
+  const words = [...about, ...serverFlags(flags)].map(shellQuote).join(' ');
+  // Most of what is said is said as JSON, too: there a quote or backslash of a file's name is escaped.
+  const inserted = flags.json === true ? JSON.stringify(words).slice(1, -1) : words;
+  return (text) => text.replaceAll(/(?<=verdigris doctor )(?=--(?!blue))/g, () => `${inserted} `);
 }
 
 async function patientOf(
@@ -105,6 +133,7 @@ async function patientOf(
         databases: databasesOf(connections, process.env),
         patterns: ALL_TABLES,
         name: undefined,
+        plan: undefined,
         poolers: undefined,
         consoles,
       };
@@ -116,7 +145,8 @@ async function patientOf(
     }
     const { plan } = parsed;
     const poolers = pgBouncersOf(plan, process.env);
-    return { databases: databasesOf(plan, process.env), patterns: plan.tables, name: plan.name, poolers, consoles };
+    const databases = databasesOf(plan, process.env);
+    return { databases, patterns: plan.tables, name: plan.name, plan, poolers, consoles };
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
     throw new CommandError(error.message.split('\n')[0] ?? '', error.nextStep, EXIT.unusable);
@@ -130,8 +160,9 @@ async function tellPrimary(terminal: Terminal, { databases }: Patient, flags: Do
 }
 
 async function tellExamination(terminal: Terminal, patient: Patient, flags: DoctorFlags): Promise<ExitCode> {
-  const found = await examine(patient.databases, patient.patterns);
-  const verdict = judge(found);
+  const both = await examine(patient.databases, patient.patterns);
+  const verdict = judge(both);
+  const found = withoutHandedOn(both);
   const liveness = await askLiveness(found, flags, patient.name);
   const poolers = [
     ...(patient.poolers === undefined ? [] : await examinePoolers(patient.poolers)),
@@ -224,24 +255,35 @@ async function close(terminal: Terminal, { databases, patterns }: Patient, flags
 
 async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags): Promise<ExitCode> {
   const { databases } = patient;
-  const found = await examine(databases, patient.patterns);
+  const both = await examine(databases, patient.patterns);
+  const verdict = judge(both);
+  const found = withoutHandedOn(both);
   const liveness = await askLiveness(found, flags, patient.name);
-  const plan = planCleaning(found, judge(found), liveness, cleanOptions(flags));
-  if (plan.refused) {
-    terminal.out(flags.json === true ? JSON.stringify(plan, null, 2) : renderCleanPlan(plan));
-    return EXIT.refused;
-  }
+  const bare = planCleaning(found, verdict, liveness, cleanOptions(flags));
+  if (bare.refused) return refuse(terminal, flags, bare);
+  const reads = await readsOf(patient, found, bare);
+  if (reads.refused) return refuse(terminal, flags, reads);
+  const plan = { ...bare, kept: [...bare.kept, ...(patient.plan === undefined ? readsUnseen(found) : [])] };
+  const path = reads.flags?.path;
   if (flags.yes !== true) {
     terminal.out(
       flags.json === true
-        ? JSON.stringify({ dryRun: true, run: liveness, ...plan }, null, 2)
-        : `run ${liveness.why}\n${renderCleanPlan(plan)}${plan.actions.length === 0 ? '' : '\nadd --yes to do it'}`,
+        ? JSON.stringify({ dryRun: true, run: liveness, flagd: path, ...plan }, null, 2)
+        : `run ${liveness.why}\n${renderCleanPlan(plan, path)}${plan.actions.length === 0 ? '' : '\nadd --yes to do it'}`,
     );
     return isAway(found) ? EXIT.refused : EXIT.done;
   }
+  // Before anything is done: from the end of the feed on, green's rows are old.
+  const written = reads.flags === undefined ? undefined : await writeFlagsBack(reads.flags);
+  if (written?.failed === true) {
+    const next = 'mend that, and clean up then: until it is written, its users read as before';
+    return refuse(terminal, flags, { refused: true, why: written.what, next });
+  }
+  if (written !== undefined && flags.json !== true) terminal.out(`done    ${written.what}`);
   const results = await clean(databases, found, plan.actions);
-  if (flags.json === true) terminal.out(JSON.stringify({ dryRun: false, results, kept: plan.kept }, null, 2));
-  else {
+  if (flags.json === true) {
+    terminal.out(JSON.stringify({ dryRun: false, flagd: path, results, kept: plan.kept }, null, 2));
+  } else {
     for (const { action, failed } of results) {
       terminal.out(
         `${failed === null ? 'done  ' : 'FAILED'}  ${describeAction(action)}${failed === null ? '' : `: ${failed}`}`,
@@ -252,9 +294,24 @@ async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags)
   return isAway(found) || results.some(({ failed }) => failed !== null) ? EXIT.refused : EXIT.done;
 }
 
+function refuse(terminal: Terminal, { json }: DoctorFlags, refusal: Extract<CleanPlan, { refused: true }>): ExitCode {
+  terminal.out(json === true ? JSON.stringify(refusal, null, 2) : renderCleanPlan(refusal));
+  return EXIT.refused;
+}
+
+/** What is led past the route: looked at only where something of the run is left. */
+async function readsOf(
+  { plan }: Patient,
+  found: Found,
+  { actions }: Extract<CleanPlan, { refused: false }>,
+): Promise<ReadsLed> {
+  if (plan === undefined || actions.length === 0) return { refused: false };
+  return lookAtReads(plan, found, process.env);
+}
+
 /** A side that is away may hold leftovers that nobody has seen. */
 function isAway({ blue, green }: Found): boolean {
-  return !blue.reached || !green.reached;
+  return [blue, green].some((one) => !one.reached && one.handedOn === undefined);
 }
 
 function cleanOptions(flags: DoctorFlags): CleanOptions {

@@ -60,7 +60,9 @@ export function renderVerdict(verdict: Verdict): string {
 }
 
 function renderSide(found: SideFound): string[] {
-  if (!found.reached) return [`${found.side} (out of reach: ${found.why})`];
+  if (!found.reached) {
+    return [`${found.side} (${found.handedOn === undefined ? `out of reach: ${found.why}` : found.why})`];
+  }
   const lines = objectLines(found.inventory);
   const { side, version } = found.inventory;
   return [`${side} (PostgreSQL ${version})${lines.length === 0 ? ': nothing of Verdigris' : ''}`, ...lines];
@@ -150,11 +152,16 @@ function renderFindings(findings: readonly Finding[]): string[] {
   );
 }
 
-/** What a cleaning would do, or why it is refused. */
-export function renderCleanPlan(plan: CleanPlan): string {
+/**
+ * What a cleaning would do, or why it is refused.
+ *
+ * @param flagsFile the file for flagd that is written first
+ */
+export function renderCleanPlan(plan: CleanPlan, flagsFile?: string): string {
   if (plan.refused) return `refused: ${plan.why}\nnext step: ${plan.next}`;
   return [
     ...(plan.actions.length === 0 ? ['nothing is left that has to go'] : ['would be done, in this order:']),
+    ...(flagsFile === undefined ? [] : [`  write the file for flagd, ${flagsFile}: everybody where writes are`]),
     ...plan.actions.map((action) => `  ${describeAction(action)}`),
     ...renderKept(plan),
   ].join('\n');

@@ -37,6 +37,14 @@ export async function refuseUnwritable(path: string, migration: string): Promise
   });
 }
 
+/** Whether there is a file that a run of this migration has written. */
+export async function isWrittenFor(path: string, migration: string): Promise<boolean> {
+  return readOurs(path, migration).then(
+    (there) => there !== undefined,
+    () => false,
+  );
+}
+
 async function explained<T>(path: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();

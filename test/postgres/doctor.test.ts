@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -8,7 +8,7 @@ import pg from 'pg';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { rollbackActivities } from '../../activities/rollback.js';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
-import { planSchema } from '../../src/plan/schema.js';
+import { planSchema, type PlanInput } from '../../src/plan/schema.js';
 import type { TableName } from '../../src/plan/table-name.js';
 import { run } from '../../src/cli/run.js';
 import { readTables } from '../../src/postgres/catalog.js';
@@ -17,8 +17,9 @@ import { installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
 import { readFenceTriggers } from '../../src/postgres/doctor/read-fence.js';
 import { openDecided } from '../../src/postgres/doctor/open.js';
 import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
+import { writeFlagdFile } from '../../src/flags/flagd-file.js';
 import { feedName } from '../../src/postgres/feed.js';
-import { armFence, closeFence, TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
+import { armFence, closeFence, dropFence, TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
 import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { installTrigger } from '../../src/postgres/migrate/install-trigger.js';
 import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
@@ -30,12 +31,13 @@ import { preflight } from '../../src/postgres/preflight/preflight.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { tryPromotion } from '../../src/postgres/promote.js';
 import { createPublication } from '../../src/postgres/publication.js';
-import { ensureSlot } from '../../src/postgres/replication-slot.js';
+import { dropSlot, ensureSlot } from '../../src/postgres/replication-slot.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
 import { inTransaction, openSession, withSession, type Databases, type Session } from '../../src/postgres/session.js';
 import { hasState, readOwner, readRoute } from '../../src/postgres/state.js';
 import { ensureSubscription, readSubscription } from '../../src/postgres/subscription.js';
 import { otherSide, type Side } from '../../src/side.js';
+import { configOf, findHaproxy, TestHaproxy } from '../support/haproxy.js';
 import { leftovers } from '../support/migration.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 import { temporalClient, testTemporal } from '../support/temporal.js';
@@ -50,6 +52,8 @@ const INSERT = 'INSERT INTO public.accounts SELECT coalesce(max(id), 0) + 1, 0 F
 class Patient {
   readonly migration = `d-${randomUUID().slice(0, 8)}`;
   readonly databases: Databases;
+  /** Of the run that owns the databases. */
+  runId: string = randomUUID();
 
   private constructor(
     readonly blue: TestDatabase,
@@ -73,14 +77,14 @@ class Patient {
   }
 
   async claimed(): Promise<this> {
-    await claimDatabases(this.databases, { runId: 'run-1', migration: this.migration }, 'flag');
+    await claimDatabases(this.databases, { runId: this.runId, migration: this.migration }, 'flag');
     return this;
   }
 
   async replicated(): Promise<this> {
     const feed = feedName(this.migration, 'to_green');
+    this.runId = await terminatedRun(this.migration);
     await this.claimed();
-    await terminatedRun(this.migration);
     await this.on('blue', async (s) => {
       const tables = (await readTables(s, PATTERNS)).map(({ name }) => ({ table: name }));
       await s.query(createPublication(feed, 'to_green', tables));
@@ -172,7 +176,7 @@ class Patient {
   /** Writes down on both sides how the run ended, as its last step does. */
   async ended(outcome: string): Promise<void> {
     for (const side of ['blue', 'green'] as const) {
-      await this.on(side, (s) => releaseDatabase(s, { runId: 'run-1', migration: this.migration }, outcome));
+      await this.on(side, (s) => releaseDatabase(s, { runId: this.runId, migration: this.migration }, outcome));
     }
   }
 
@@ -223,24 +227,47 @@ interface Said {
 }
 
 /** Temporal remembers a run of that migration, and its end. */
-async function terminatedRun(migration: string): Promise<void> {
+async function terminatedRun(migration: string): Promise<string> {
   const client = await temporalClient();
   try {
     const run = { workflowId: `verdigris/${migration}`, taskQueue: 'nobody-serves-this', args: [{}] };
     const handle = await client.workflow.start('blueGreenMigration', run);
     await handle.terminate('the test says so');
+    return handle.firstExecutionRunId;
   } finally {
     await client.connection.close();
   }
 }
 
-async function doctor(...args: string[]): Promise<Said> {
+const BY_NAMES = ['--blue', 'doctor_blue', '--green', 'doctor_green'];
+
+/** As `verdigris` is typed. */
+async function typed(...words: string[]): Promise<Said> {
   const said: string[] = [];
   const say = (text: string): number => said.push(text);
-  const connections = ['--blue', 'doctor_blue', '--green', 'doctor_green'];
-  const where = ['--address', testTemporal().address];
-  const code = await run(['doctor', ...connections, ...where, ...args], { out: say, note: say });
+  const code = await run(words, { out: say, note: say });
   return { code, text: said.join('\n') };
+}
+
+function doctor(...args: string[]): Promise<Said> {
+  return typed('doctor', ...BY_NAMES, '--address', testTemporal().address, ...args);
+}
+
+/** The same with a plan of the patient in a file. */
+async function doctorOf(
+  { migration }: Patient,
+  traffic: NonNullable<PlanInput['traffic']>,
+  ...args: string[]
+): Promise<Said> {
+  const folder = await mkdtemp(join(tmpdir(), 'doctor-'));
+  try {
+    const file = join(folder, 'plan.json');
+    const sides = { blue: { connection: 'doctor_blue' }, green: { connection: 'doctor_green' } };
+    await writeFile(file, JSON.stringify({ name: migration, ...sides, traffic }));
+    return await typed('doctor', file, '--address', testTemporal().address, ...args);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 }
 
 describe('verdigris doctor', () => {
@@ -257,7 +284,7 @@ describe('verdigris doctor', () => {
       // As a build leaves it whose session was ended.
       await writeProgress(
         s,
-        { runId: 'run-1', step: 'createIndex', object: 'public.accounts broken' },
+        { runId: patient.runId, step: 'createIndex', object: 'public.accounts broken' },
         { ours: true },
         false,
       );
@@ -324,6 +351,28 @@ describe('verdigris doctor', () => {
       ) as string,
     });
     expect(await patient.left('blue')).toContain('schema verdigris');
+    expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
+    expect(await patient.left('blue')).toEqual([]);
+  });
+
+  it('refuses to clean where Temporal knows of the end of another run only, unless it is told that ours is over', async () => {
+    const patient = await (await Patient.create()).claimed();
+    const earlier = await terminatedRun(patient.migration);
+    expect(earlier).not.toBe(patient.runId);
+    const refused = await doctor('--clean', '--yes');
+    expect(refused.code).toBe(1);
+    expect(refused.text).toMatch(
+      /counts as living: .* is TERMINATED, which is another run than \S+, but .* a run without an end/,
+    );
+    expect(refused.text).toContain(patient.runId);
+    expect(refused.text).toContain('--run-is-over');
+    expect(await patient.left('blue')).toContain('schema verdigris');
+    await patient.on('green', async () => {
+      expect(await doctor('--clean', '--yes')).toMatchObject({
+        code: 1,
+        text: expect.stringContaining('but sessions of a worker are open') as string,
+      });
+    });
     expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
     expect(await patient.left('blue')).toEqual([]);
   });
@@ -437,7 +486,7 @@ describe('verdigris doctor', () => {
     await patient.on('green', (session) =>
       applyPreData(
         {
-          ...{ runId: 'run-1', session, signal: new AbortController().signal, onProgress: () => undefined },
+          ...{ runId: patient.runId, session, signal: new AbortController().signal, onProgress: () => undefined },
           connect: (purpose) => openSession(patient.databases.green, { purpose }),
         },
         ['CREATE SCHEMA copied', 'CREATE TABLE copied.one (id int)', 'CREATE TABLE copied.two (id int)'],
@@ -572,7 +621,7 @@ describe('verdigris doctor', () => {
     expect(asked?.text).toContain(`decided for green at epoch ${epoch}, not open yet: nobody takes writes`);
     expect(await doctor('--clean', '--yes')).toMatchObject({
       code: 1,
-      text: expect.stringContaining('doctor --open --yes') as string,
+      text: expect.stringMatching(/doctor --blue \S+ --green \S+ --address \S+ --open --yes/) as string,
     });
     expect(await doctor('--open')).toMatchObject({
       code: 0,
@@ -687,7 +736,9 @@ describe('verdigris doctor', () => {
       text: expect.stringContaining('neither side knows a run') as string,
     });
     await patient.replicated();
-    await patient.on('blue', (s) => releaseDatabase(s, { runId: 'run-1', migration: patient.migration }, 'rolledBack'));
+    await patient.on('blue', (s) =>
+      releaseDatabase(s, { runId: patient.runId, migration: patient.migration }, 'rolledBack'),
+    );
     const { blue, green } = patient;
     process.env['VERDIGRIS_CONNECTION_DOCTOR_BLUE'] = green.uri;
     process.env['VERDIGRIS_CONNECTION_DOCTOR_GREEN'] = blue.uri;
@@ -701,7 +752,163 @@ describe('verdigris doctor', () => {
   });
 });
 
+describe('verdigris doctor --clean while a stage leads reads to green', () => {
+  const STAGE = { stages: [{ percent: 50, for: '1h' }], gates: [{ metric: 'lag' as const, max: '5s' }] };
+
+  async function inStage(): Promise<Patient> {
+    const patient = await (await Patient.create()).fenced();
+    const epoch = await patient.epoch('blue');
+    await patient.on('blue', (s) =>
+      s.query('SELECT verdigris.set_green_read_percent($1, $2, 50)', [patient.migration, epoch]),
+    );
+    return patient;
+  }
+
+  it("writes flagd's file back before the feed ends, and is refused where the file is not", async () => {
+    const patient = await inStage();
+    const folder = await mkdtemp(join(tmpdir(), 'doctor-'));
+    const path = join(folder, 'flags.json');
+    const plan = { ...STAGE, flagd: { path } };
+    try {
+      const left = await patient.left('green');
+      const elsewhere = await doctorOf(patient, plan, '--clean', '--yes');
+      expect(elsewhere.code).toBe(1);
+      expect(elsewhere.text).toMatch(/refused: flagd leads 50 % of its users to green, .* is not here/);
+      expect(await patient.left('green')).toEqual(left);
+
+      const route = await patient.on('blue', (s) => readRoute(s, patient.migration));
+      if (route === undefined) throw new Error('it has a route');
+      await writeFlagdFile(path, { run: patient.runId, route });
+      expect(await readFile(path, 'utf8')).toContain('fractional');
+      expect((await doctorOf(patient, plan, '--clean')).text).toContain(`write the file for flagd, ${path}`);
+      expect(await readFile(path, 'utf8')).toContain('fractional');
+      const cleaned = await doctorOf(patient, plan, '--clean', '--yes');
+      expect(cleaned.text).not.toContain('FAILED');
+      expect(cleaned.code).toBe(0);
+      expect(cleaned.text).toContain('everybody on blue');
+      const { flags } = JSON.parse(await readFile(path, 'utf8')) as { flags: Record<string, object> };
+      expect(Object.values(flags)[0]).toMatchObject({ defaultVariant: 'blue' });
+      expect(Object.values(flags)[0]).not.toHaveProperty('targeting');
+      expect([await patient.left('blue'), await patient.left('green')]).toEqual([[], []]);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  it('without a plan says what it does not see; routers go back where the schema has to stay', async () => {
+    const patient = await inStage();
+    await patient.on('blue', (s) => s.query(`CREATE VIEW public.parsed AS SELECT verdigris.try_jsonb('1') AS value`));
+    const cleaned = await doctor('--clean', '--yes');
+    expect(cleaned.text).not.toContain('FAILED');
+    expect(cleaned.text).toMatch(/green: 50 % of the reads, where a HAProxy or flagd shares them: .*give the plan/);
+    expect(await patient.left('blue')).toContain('schema verdigris');
+    const route = await patient.on('blue', (s) => readRoute(s, patient.migration));
+    expect(route).toMatchObject({ writesOn: 'blue', greenReadPercent: 0 });
+  });
+
+  it.skipIf(findHaproxy() === undefined)(
+    'is refused while a HAProxy of the plan leads there, or can not be asked, and names the command',
+    async () => {
+      const patient = await inStage();
+      const haproxy = await TestHaproxy.start(configOf({ blue: patient.blue.port, green: patient.green.port }));
+      const plan = { ...STAGE, haproxy: { backend: 'reads', instances: ['doctor_haproxy'] } };
+      try {
+        expect((await doctorOf(patient, plan, '--clean', '--yes')).text).toContain(
+          'VERDIGRIS_CONNECTION_DOCTOR_HAPROXY',
+        );
+        process.env['VERDIGRIS_CONNECTION_DOCTOR_HAPROXY'] = haproxy.uri;
+        await haproxy.ask('set server reads/blue weight 100; set server reads/green weight 100');
+        const refused = await doctorOf(patient, plan, '--clean', '--yes');
+        expect(refused.code).toBe(1);
+        expect(refused.text).toContain('HAProxy "doctor_haproxy" gives green the weight 100, and has 0 connections');
+        expect((await patient.left('green')).some((what) => what.startsWith('subscription'))).toBe(true);
+        // The command that it names puts it right.
+        const [, command = ''] = /echo '([^']+)' \| socat/.exec(refused.text) ?? [];
+        await haproxy.ask(command);
+        expect(await haproxy.weights()).toBe('200/0');
+        expect(await doctorOf(patient, plan, '--clean', '--yes')).toMatchObject({ code: 0 });
+        expect([await patient.left('blue'), await patient.left('green')]).toEqual([[], []]);
+      } finally {
+        delete process.env['VERDIGRIS_CONNECTION_DOCTOR_HAPROXY'];
+        await haproxy.stop();
+      }
+    },
+  );
+});
+
+describe('the commands that the doctor names', () => {
+  it('run as they stand: with the plan or the names that it was given', async () => {
+    const patient = await (await Patient.create()).fenced();
+    await patient.on('blue', async (s) => {
+      await armFence(s, await patient.tables(s));
+      await s.query(`SELECT setval('verdigris.fence', 1)`);
+    });
+    expect((await doctorOf(patient, {}, '--who-is-primary')).text).toMatch(
+      /where none does: verdigris doctor \/\S+\/plan\.json --address \S+ --open --yes/,
+    );
+    const json = await doctor('--json');
+    expect(() => JSON.parse(json.text) as unknown).not.toThrow();
+    expect(json.text).toMatch(/verdigris doctor --blue doctor_blue --green doctor_green --address \S+ --open --yes/);
+    const [, words = ''] = /where none does: verdigris (.*)/.exec((await doctor('--who-is-primary')).text) ?? [];
+    expect(await typed(...words.split(' '))).toMatchObject({ code: 0 });
+    expect(await patient.writable()).toEqual(['blue']);
+  });
+});
+
 describe('a new run', () => {
+  it('that has taken green over as its blue keeps nobody from cleaning up the blue before it, and is not touched', async () => {
+    const patient = await (await Patient.create()).promoted();
+    const { migration } = patient;
+    const third = await testDatabase('pg18', 'doctor third');
+    try {
+      // As a retirement ends whose blue was away.
+      await patient.on('green', async (s) => {
+        await dropSlot(s, feedName(migration, 'to_blue'));
+        await s.query(`DROP PUBLICATION ${feedName(migration, 'to_blue')}`);
+        await dropFence(s);
+        await releaseDatabase(s, { runId: patient.runId, migration }, 'completed');
+      });
+      await patient.next('green', 'another', third);
+      await patient.on('green', async (s) => {
+        await s.query(`CREATE PUBLICATION ${feedName('another', 'to_green')}`);
+        await ensureSlot(s, feedName('another', 'to_green'));
+        await armFence(s, await patient.tables(s));
+      });
+      const before = await patient.left('green');
+      const route = await patient.on('green', (s) => readRoute(s, 'another'));
+
+      const asked = await doctor('--who-is-primary');
+      expect(asked.code).toBe(1);
+      expect(asked.text).toContain(`green has been handed on from migration "${migration}" to "another"`);
+      await patient.on('green', async () => {
+        const listed = await doctor();
+        expect(listed.text).toContain('green (it belongs to migration "another" by now)');
+        expect(listed.text).not.toMatch(/another_to_green/);
+        const cleaned = await doctor('--clean', '--yes');
+        expect(cleaned.text).not.toContain('FAILED');
+        expect(cleaned.code).toBe(0);
+      });
+      expect((await patient.left('blue')).filter((what) => !/^(schema|trigger) /.test(what))).toEqual([]);
+      expect(await patient.on('blue', readOwner)).toMatchObject({ runId: patient.runId, outcome: 'cleaned' });
+      expect(await patient.left('green')).toEqual(before);
+      expect(await patient.on('green', readOwner)).toMatchObject({ migration: 'another', outcome: null });
+      expect(await patient.on('green', (s) => readRoute(s, 'another'))).toEqual(route);
+      expect(await patient.writable()).toEqual(['green']);
+
+      // By name it can be had back, as a database of its own; names that are mixed up are refused.
+      const exchanged = ['--blue', 'doctor_green', '--green', 'doctor_blue', '--address', testTemporal().address];
+      expect(await typed('doctor', ...exchanged, '--clean', '--yes')).toMatchObject({ code: 1 });
+      expect(await doctor('--clean', '--yes', '--release-blue', 'another')).toMatchObject({ code: 1 });
+      expect(await doctor('--clean', '--yes', '--release-blue', migration)).toMatchObject({ code: 0 });
+      expect(await patient.left('blue')).toEqual([]);
+      expect(await patient.left('green')).toEqual(before);
+      // What is left there would hinder the drop of the database.
+      await patient.on('green', (s) => dropSlot(s, feedName('another', 'to_green')));
+    } finally {
+      await third.drop();
+    }
+  });
+
   it('never takes a retired blue for its blue, cleaned or not; the primary green it does, and what is released by name', async () => {
     const patient = await (await Patient.create()).promoted();
     const { migration } = patient;
@@ -718,7 +925,7 @@ describe('a new run', () => {
       }
       expect(await patient.writable()).toEqual(['green']);
       expect(await patient.on('blue', (s) => readRoute(s, migration))).toEqual(before);
-      expect(await patient.on('blue', readOwner)).toMatchObject({ runId: 'run-1', outcome: 'completed' });
+      expect(await patient.on('blue', readOwner)).toMatchObject({ runId: patient.runId, outcome: 'completed' });
 
       // The flag alone is enough.
       await patient.on('blue', (s) => s.query(`UPDATE verdigris.route SET writes_on = 'blue'`));
@@ -804,7 +1011,7 @@ describe('a new run', () => {
         ...{ blue: { connection: 'doctor_blue' }, green: { connection: 'doctor_green', afterRollback: 'drop' } },
       });
       const { undoReplication, releaseDatabases } = rollbackActivities({ environment: process.env, redact: String });
-      const ref = { plan, runId: 'run-1' };
+      const ref = { plan, runId: patient.runId };
       for (const undo of [undoReplication, releaseDatabases]) {
         await new MockActivityEnvironment().run(() => undo(ref, { keepGreen: false }));
       }
@@ -866,7 +1073,7 @@ describe('when green is lost for good after the promotion', () => {
     expect((await openBlue()).text).toMatch(
       /lose everything that was written on green after \d{4}-.* UTC by green's clock, .* up to [0-9A-F]+\/[0-9A-F]+ of its WAL/,
     );
-    expect((await doctor('--open', '--yes')).text).toContain(`doctor --open --green-is-gone ${migration}`);
+    expect((await doctor('--open', '--yes')).text).toMatch(`doctor --blue .* --open --green-is-gone ${migration}`);
     expect(await doctor('--open', '--yes', '--green-is-gone', 'another')).toMatchObject({ code: 1 });
     const client = await temporalClient();
     try {
@@ -910,7 +1117,9 @@ describe('when green is lost for good after the promotion', () => {
     const returned = await doctor('--who-is-primary');
     expect(returned.code).toBe(1);
     expect(returned.text).toMatch(/primary {2}blue, but both sides take writes: .*green: its flag is open/);
-    expect(returned.text).toContain('close green at once (stop what writes there; verdigris doctor --close --yes)');
+    expect(returned.text).toMatch(
+      /close green at once \(stop what writes there; verdigris doctor --blue .* --close --yes\)/,
+    );
     const routers = new NewestRoute(patient.databases, migration);
     expect(await routers.read()).toEqual({ side: 'blue', epoch });
     await routers.close();

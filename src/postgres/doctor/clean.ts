@@ -51,6 +51,8 @@ export async function clean(
       });
       if (failed !== null) failedSides.add(action.side);
       results.push({ action, failed });
+      // Whoever reads on green would read what never changes again.
+      if (failed !== null && action.kind === 'takeReadsBack') break;
     }
   } finally {
     await Promise.all([...sessions.values()].map(closeSession));
@@ -96,6 +98,9 @@ async function perform(session: Session, databases: Databases, found: Found, act
         `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND application_name = $2`,
         [action.pid, `verdigris ${action.purpose}`],
       );
+      return;
+    case 'takeReadsBack':
+      await session.query('SELECT verdigris.set_green_read_percent($1, $2, 0)', [migrationOf(found), action.epoch]);
       return;
     case 'dropSubscription':
       return dropSubscription(session, action.name);

@@ -18,7 +18,9 @@ export function diagnose(found: Found, verdict: Verdict, liveness: Liveness): Fi
   const sides = (['blue', 'green'] as const).map((side) => found[side]);
   return [
     ...sides.flatMap((side): Finding[] =>
-      side.reached ? [] : [{ severity: 'problem', side: side.side, what: `can't be reached: ${side.why}`, next: AWAY }],
+      side.reached || side.handedOn !== undefined
+        ? []
+        : [{ severity: 'problem', side: side.side, what: `can't be reached: ${side.why}`, next: AWAY }],
     ),
     ...verdictFinding(verdict),
     ...ownersDiffer(found),

@@ -18,7 +18,13 @@ export interface Inventory extends StateObjects, ReplicationObjects, StrayObject
 /** One side as the doctor found it. */
 export type SideFound =
   | { readonly reached: true; readonly inventory: Inventory }
-  | { readonly reached: false; readonly side: Side; readonly why: string };
+  | {
+      readonly reached: false;
+      readonly side: Side;
+      readonly why: string;
+      /** It answers, but is of no concern to the run asked about: the name of the later migration that it belongs to. */
+      readonly handedOn?: string;
+    };
 
 /** Both sides. */
 export type Found = Readonly<Record<Side, SideFound>>;

@@ -1,5 +1,5 @@
-import type { Side } from '../../side.js';
-import type { Found, Inventory } from './inventory.js';
+import { otherSide, type Side } from '../../side.js';
+import type { Found, Inventory, SideFound } from './inventory.js';
 import { refuseLiving, type Liveness } from './liveness.js';
 import { GREEN_LOST } from './open-blue.js';
 import { hasBeenPrimary, mixUp, type Verdict } from './who-is-primary.js';
@@ -14,6 +14,7 @@ export interface CleanOptions {
 
 export type CleanAction =
   | { readonly kind: 'endSession'; readonly side: Side; readonly pid: number; readonly purpose: string }
+  | { readonly kind: 'takeReadsBack'; readonly side: Side; readonly percent: number; readonly epoch: number }
   | { readonly kind: 'dropSubscription'; readonly side: Side; readonly name: string }
   | { readonly kind: 'dropSlot'; readonly side: Side; readonly name: string }
   | { readonly kind: 'dropPublication'; readonly side: Side; readonly name: string }
@@ -45,7 +46,7 @@ export type CleanPlan =
   | { readonly refused: false; readonly actions: readonly CleanAction[]; readonly kept: readonly Kept[] };
 
 /**
- * What removes the leftovers of a run that is over, in the order in which it must be done: subscribers before the slots
+ * What removes the leftovers of a run that is over, of what belongs to its migration (`withoutHandedOn`), in the order in which it must be done: subscribers before the slots
  * that they hold, everything that names schema verdigris before the schema. The fence of a side goes only where that
  * can't leave both sides open. Pure.
  */
@@ -64,6 +65,7 @@ export function planCleaning(found: Found, verdict: Verdict, liveness: Liveness,
       ...forAll(({ side, sessions }) =>
         sessions.map(({ pid, purpose }) => ({ kind: 'endSession', side, pid, purpose })),
       ),
+      ...forAll(readsToBlue),
       ...forAll(({ side, subscriptions }) =>
         subscriptions.map(({ name }) => ({ kind: 'dropSubscription', side, name })),
       ),
@@ -74,13 +76,16 @@ export function planCleaning(found: Found, verdict: Verdict, liveness: Liveness,
     ],
     kept: [
       ...(['blue', 'green'] as const).flatMap((side): Kept[] =>
-        found[side].reached
-          ? []
-          : [{ side, what: 'everything', why: "it can't be reached: run this again when it is back" }],
+        found[side].reached ? [] : [{ side, what: 'everything', why: whyAway(found[side]) }],
       ),
       ...ends.flatMap(({ inventory, end }) => keptOf(inventory, end, options)),
     ],
   };
+}
+
+function whyAway(one: SideFound): string {
+  const isHandedOn = !one.reached && one.handedOn !== undefined;
+  return isHandedOn ? one.why : "it can't be reached: run this again when it is back";
 }
 
 function refuse(
@@ -154,6 +159,10 @@ type End =
 function endOf(inventory: Inventory, found: Found, verdict: Verdict, { release }: CleanOptions): End {
   const { side } = inventory;
   if (!inventory.schema) return { kind: 'free' };
+  const later = migrationAfter(inventory, found);
+  if (later !== undefined) {
+    return release[side] === undefined ? { kind: 'closed', why: whyClosed(inventory, later) } : { kind: 'free' };
+  }
   if (verdict.kind !== 'certain') {
     return { kind: 'untouched', why: `who is primary is not certain: ${verdict.why}` };
   }
@@ -161,16 +170,30 @@ function endOf(inventory: Inventory, found: Found, verdict: Verdict, { release }
     return side === 'green' || isOnlyWitness(inventory, found) ? { kind: 'primary' } : { kind: 'free' };
   }
   if (release[side] !== undefined || !hasBeenPrimary(inventory, verdict.epoch ?? 0)) return { kind: 'free' };
-  return {
-    kind: 'closed',
-    why: `writes are on ${verdict.primary}: without its fence ${side} would take writes as well. To open it all the same: --release-${side} ${inventory.owner?.migration ?? 'NAME'}`,
-  };
+  return { kind: 'closed', why: whyClosed(inventory, verdict.primary) };
+}
+
+function whyClosed({ side, owner }: Inventory, writesOn: string): string {
+  return `writes are on ${writesOn}: without its fence ${side} would take writes as well. To open it all the same: --release-${side} ${owner?.migration ?? 'NAME'}`;
+}
+
+/** The later migration that has what this side has given its writes to. */
+function migrationAfter({ side, route }: Inventory, found: Found): string | undefined {
+  const other = found[otherSide(side)];
+  if (other.reached || other.handedOn === undefined || route?.writesOn !== other.side) return undefined;
+  return `the databases of migration "${other.handedOn}"`;
 }
 
 /** Blue was opened without green: a green that comes back still says that it has the writes, unless it was closed. */
 function isOnlyWitness({ owner, route }: Inventory, { green }: Found): boolean {
   if (owner?.outcome !== GREEN_LOST || route === null) return false;
   return !green.reached || (green.inventory.route !== null && green.inventory.route.epoch < route.epoch);
+}
+
+/** Routers go on by the route for as long as its schema is there, which may be for ever. */
+function readsToBlue({ side, route }: Inventory): CleanAction[] {
+  if (side !== 'blue' || route === null || route.writesOn !== 'blue' || route.greenReadPercent === 0) return [];
+  return [{ kind: 'takeReadsBack', side, percent: route.greenReadPercent, epoch: route.epoch }];
 }
 
 function buildLeftovers({ side, invalidIndexes, proofs }: Inventory): CleanAction[] {
@@ -245,6 +268,8 @@ export function describeAction(action: CleanAction): string {
   switch (action.kind) {
     case 'endSession':
       return `${side}: end the session ${action.pid} (${action.purpose}) of a worker of the run`;
+    case 'takeReadsBack':
+      return `${side}: take back the ${action.percent} % of the reads that are on green`;
     case 'dropSubscription':
       return `${side}: drop subscription ${action.name}`;
     case 'dropSlot':
