@@ -181,11 +181,12 @@ function said(issue: z.core.$ZodIssue): string {
 
 function insteadOf(issue: z.core.$ZodIssue, value: unknown, path: Path, expected: z.core.$ZodType | undefined): string {
   const name = String(path.at(-1) ?? 'plan');
+  // "1" is near to 1 as a text, and no number.
+  if (name === 'version') return 'write "version": 1, the only version that this Verdigris reads';
   if (issue.code === 'invalid_value' && typeof value === 'string') {
     const near = nearest(value, issue.values.map(String));
     if (near !== undefined) return `write "${near}"`;
   }
-  if (name === 'version') return 'write "version": 1, the only version that this Verdigris reads';
   const description = expected instanceof z.ZodType ? expected.description : undefined;
   const example = EXAMPLES[name];
   // The schema's own words: "write a number and a unit, such as …".

@@ -98,6 +98,11 @@ describe('a plan of the wrong form', () => {
       { place: 'version', instead: expect.stringContaining('"version": 1') },
     ],
     [
+      'a version in quotes is refused, with the number that it must be',
+      { version: '1' },
+      { place: 'version', instead: expect.stringContaining('"version": 1') },
+    ],
+    [
       'a name that PostgreSQL would cut is refused, counted in bytes',
       { migrations: [{ addColumn: { table: 't', column: 'ü'.repeat(32), type: 'int' } }] },
       { place: 'migrations[0].addColumn.column', instead: expect.stringContaining('63 bytes') },
