@@ -21,12 +21,16 @@ export function progressLine(progress: Progress): string {
 /** Whether a value is progress: what comes from outside is looked at first. */
 export function isProgress(value: unknown): value is Progress {
   if (typeof value !== 'object' || value === null) return false;
-  const { step, object, done, total, rowsPerSecond, etaSeconds } = value as Partial<Record<keyof Progress, unknown>>;
+  const { step, object, done, total, rowsPerSecond, etaSeconds, bytes, bytesPerSecond, note } = value as Partial<
+    Record<keyof Progress, unknown>
+  >;
   return (
     typeof step === 'string' &&
     typeof object === 'string' &&
-    [done, total, rowsPerSecond].every((n) => typeof n === 'number') &&
-    (etaSeconds === null || typeof etaSeconds === 'number')
+    [done, total, rowsPerSecond].every(Number.isFinite) &&
+    [bytes, bytesPerSecond].every((n) => n === undefined || Number.isFinite(n)) &&
+    (etaSeconds === null || Number.isFinite(etaSeconds)) &&
+    (note === undefined || typeof note === 'string')
   );
 }
 

@@ -1,5 +1,6 @@
 import { defineSearchAttributeKey } from '@temporalio/common';
 import { setCurrentDetails, upsertSearchAttributes } from '@temporalio/workflow';
+import { failureMessage } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
 import { renderDetails } from './render-details.js';
 import type { MigrationStatus } from './status.js';
@@ -13,7 +14,7 @@ const LAG = defineSearchAttributeKey('VerdigrisLagSeconds', 'DOUBLE');
 export function publishChanges(run: MigrationRun, told: () => void): void {
   let last: Attributes | undefined;
   const publish = (): void => {
-    setCurrentDetails(renderDetails(run.status));
+    setCurrentDetails(detailsOf(run.status));
     told();
     const next = attributesOf(run.status);
     if (last !== undefined && same(last, next)) return;
@@ -27,6 +28,15 @@ export function publishChanges(run: MigrationRun, told: () => void): void {
   };
   run.onChange = publish;
   publish();
+}
+
+/** The text is for people. An error here would fail every task of the run from now on: no rollback would be heard. */
+function detailsOf(status: MigrationStatus): string {
+  try {
+    return renderDetails(status);
+  } catch (error) {
+    return `## ${status.phase}\n\nNo details: ${failureMessage(error)}. The query \`status\` has them.`;
+  }
 }
 
 interface Attributes {
