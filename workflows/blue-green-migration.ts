@@ -31,8 +31,8 @@ import { Story } from './lib/story.js';
  * failure (fails with type `MigrationRolledBack`), cancelled (Temporal cancel: rolled back, then closed as cancelled).
  */
 export async function blueGreenMigration(input: PlanInput): Promise<MigrationReport> {
-  const { workflowId, firstExecutionRunId } = workflowInfo();
-  const run = new MigrationRun({ name: nameOf(input), workflowId, runId: firstExecutionRunId }, isoNow);
+  const { workflowId, firstExecutionRunId, namespace } = workflowInfo();
+  const run = new MigrationRun({ name: nameOf(input), workflowId, runId: firstExecutionRunId, namespace }, isoNow);
   const story = new Story(run);
   const saga = new Saga();
   const flags = new OwedFlags(run);

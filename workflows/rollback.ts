@@ -79,7 +79,7 @@ export async function rollBack(
     nonRetryable: true,
     message: clean
       ? `rolled back: ${reason}`
-      : `rolled back because of: ${reason}\nNot undone: ${result.notUndone.join('; ')}\nNext step: mend what these say, then remove what is left by hand.`,
+      : `rolled back because of: ${reason}\nNot undone: ${result.notUndone.join('; ')}\nNext step: mend what these say, then let this remove what is left: ${run.doctor('--clean')}`,
     details: [done],
   });
 }

@@ -1,10 +1,11 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
+import type { MessageName } from '../../workflows/lib/status.js';
 import { linkCommand, serveCommand } from './approvals-commands.js';
 import type { LinkFlags, ServeFlags } from './approvals-commands.js';
 import { doctorCommand } from './doctor-command.js';
 import type { DoctorFlags } from './doctor-command.js';
 import { messageCommand } from './message-command.js';
-import type { MessageFlags, MessageName } from './message-command.js';
+import type { MessageFlags } from './message-command.js';
 import { DURATION_PATTERN } from '../plan/duration.js';
 import { lintCommand, schemaCommand, showCommand } from './plan-commands.js';
 import type { LintOptions } from './plan-commands.js';

@@ -104,7 +104,7 @@ async function refuseOtherOwner(session: Session, side: Side, run: Run): Promise
   throw new VerdigrisError({
     type: 'DatabaseOwned',
     message: `${side} belongs to another run: migration "${owner.migration}", run ${owner.runId}`,
-    nextStep: `let that run end or roll it back (workflow verdigris/${owner.migration}); only one run may move a database`,
+    nextStep: `let that run end or roll it back (workflow verdigris/${owner.migration}); only one run may move a database. If that workflow is gone: verdigris doctor plan.json --clean`,
   });
 }
 

@@ -5,12 +5,17 @@ import { bundleWorkflowCode, DefaultLogger } from '@temporalio/worker';
 
 /** Bundles the workflow code: TypeScript in a checkout, JavaScript in an installed package. */
 export async function bundleWorkflows(): Promise<{ code: string }> {
-  const source = fileURLToPath(new URL('../../workflows/index.ts', import.meta.url));
-  const compiled = fileURLToPath(new URL('../../workflows/index.js', import.meta.url));
   return bundleWorkflowCode({
-    workflowsPath: existsSync(source) ? source : compiled,
+    workflowsPath: workflowModule('index'),
+    workflowInterceptorModules: [workflowModule('interceptors')],
     logger: new DefaultLogger('WARN'),
   });
+}
+
+function workflowModule(name: string): string {
+  const source = fileURLToPath(new URL(`../../workflows/${name}.ts`, import.meta.url));
+  const compiled = fileURLToPath(new URL(`../../workflows/${name}.js`, import.meta.url));
+  return existsSync(source) ? source : compiled;
 }
 
 /**

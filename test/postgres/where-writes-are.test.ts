@@ -33,6 +33,16 @@ function greenAway(): Databases {
   return { ...databases, green: { ...databases.green, config: { host: '127.0.0.1', port: 1, user: 'nobody' } } };
 }
 
+it('is for one run at a time: another is refused, with what to do where the first is no more', async () => {
+  const other = claimDatabases(databases, { runId: 'run-2', migration: 'other' }, 'use-green-db');
+  await expect(other).rejects.toMatchObject({
+    type: 'DatabaseOwned',
+    message: expect.stringMatching(
+      /workflow verdigris\/where-test.* If that workflow is gone: verdigris doctor plan\.json --clean$/,
+    ) as string,
+  });
+});
+
 describe('where writes are', () => {
   beforeEach(async () => {
     await says('blue', 'blue', epoch);

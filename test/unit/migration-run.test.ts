@@ -3,6 +3,7 @@ import { happened, type Seen } from '../../workflows/lib/notices.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 import { heldFor } from '../../workflows/lib/status.js';
+import { answerWith } from '../../workflows/lib/story.js';
 
 const WHO = { by: 'ada', reason: 'looks good' };
 
@@ -109,6 +110,31 @@ describe('the status of a run', () => {
     expect(text).toContain('temporal workflow update execute ...');
     expect(text).toContain('▶ **promote**');
     expect(text).toContain('**Writes** on blue');
+  });
+
+  it.each([
+    ['failed', '✗'],
+    ['rolledBack', '✗'],
+    ['cancelled', '✗'],
+    ['completed', '✓'],
+  ] as const)('marks the phase in which it has ended as %s with %s', (outcome, mark) => {
+    const run = newRun();
+    run.enter('preflight');
+    run.enter('promote');
+    run.end(outcome, 'over');
+    const text = renderDetails(run.status);
+    expect(text).toContain('- ✓ preflight');
+    expect(text).toContain(`- ${mark} promote (`);
+  });
+
+  it('has commands that name the namespace of the run, unless it is the one that is asked anyway', () => {
+    const identity = { name: 'orders', workflowId: 'verdigris/orders', runId: 'r1' };
+    const answer = (more: object): string =>
+      answerWith(new MigrationRun({ ...identity, ...more }, () => '2026-11-29T00:00:00Z'), 'resume');
+    const plain = `temporal workflow update execute --workflow-id 'verdigris/orders' --name resume --input '{"by":"YOUR NAME","reason":"WHY"}'`;
+    expect(answer({})).toBe(plain);
+    expect(answer({ namespace: 'default' })).toBe(plain);
+    expect(answer({ namespace: 'prod.x1y2z' })).toBe(plain.replace('execute', "execute --namespace 'prod.x1y2z'"));
   });
 });
 

@@ -126,6 +126,7 @@ describe.concurrent('compensation runs to its end', () => {
     await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
     const error = await failureOf(run);
     expect(error.cause?.message).toMatch(/Not undone: undo the schema changes on green: a view is in the way/);
+    expect(error.cause?.message).toMatch(/Next step: .*: verdigris doctor --blue b --green g --clean$/);
     for (const name of ['promote', 'removeFence', 'undoReplication', 'releaseDatabases']) run.at(`-${name}`);
     expect((await statusOf(run.handle)).outcome).toBe('failed');
   });

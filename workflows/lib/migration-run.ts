@@ -14,6 +14,7 @@ import type {
   Alarm,
   Decision,
   Held,
+  MessageName,
   MigrationStatus,
   Outcome,
   Phase,
@@ -31,6 +32,8 @@ export interface RunIdentity {
   readonly name: string;
   readonly workflowId: string;
   readonly runId: string;
+  /** Temporal's namespace. Default: `default`. */
+  readonly namespace?: string;
 }
 
 /** When a window opens. */
@@ -396,7 +399,7 @@ export class MigrationRun {
   // -- messages -----------------------------------------------------------------------------------------------------
 
   /** Why a message can't be followed now; undefined when it can. Used by validators, so it changes nothing. */
-  refusal(message: Decision['message'], payload: unknown): string | undefined {
+  refusal(message: MessageName, payload: unknown): string | undefined {
     const malformed = malformedMessage(payload, message === 'approve' ? ['gate', 'by', 'reason'] : ['by', 'reason']);
     if (malformed !== undefined) return malformed;
     if (this.#state.outcome !== 'running') return `the run has ended (${this.#state.outcome})`;
@@ -436,7 +439,7 @@ export class MigrationRun {
   }
 
   /** What is still heard while the run is rolled back: an answer to a way back that is blocked. */
-  #refusalInRollback(message: Decision['message'], payload: unknown): string | undefined {
+  #refusalInRollback(message: MessageName, payload: unknown): string | undefined {
     if (!this.wayBackBlocked) return 'the run is being rolled back';
     if (this.wayBackDecided && (message === 'retire' || message === 'rollback')) return this.onlyForward();
     // It is followed once green has said that it has the writes.
@@ -457,7 +460,7 @@ export class MigrationRun {
   }
 
   /** Follows a message that `refusal` has let through. @returns one line about what happens now. */
-  follow(message: Decision['message'], payload: Message): string {
+  follow(message: MessageName, payload: Message): string {
     const asked = message === 'approve' ? this.#question : null;
     const acceptLoss = message === 'rollback' && acceptsLoss(payload);
     const named = acceptLoss ? this.#namedLoss() : {};
@@ -518,7 +521,7 @@ export class MigrationRun {
   }
 
   /** Writes down a message that could not be followed: signals can't be refused. */
-  ignore(message: Decision['message'], payload: unknown, why: string): void {
+  ignore(message: string, payload: unknown, why: string): void {
     const { by, reason, gate, request } = (
       typeof payload === 'object' && payload !== null ? payload : {}
     ) as Partial<Approval>;
@@ -534,7 +537,7 @@ export class MigrationRun {
   }
 
   #decide(
-    message: Decision['message'],
+    message: string,
     { by, reason }: Message,
     more: Pick<Decision, 'gate' | 'request' | 'ignored' | 'acceptLoss' | 'accepted'>,
   ): void {

@@ -1,14 +1,14 @@
-import { ApplicationFailure, setHandler } from '@temporalio/workflow';
+import { ApplicationFailure, patched, setDefaultSignalHandler, setHandler } from '@temporalio/workflow';
 import type { SignalDefinition, UpdateDefinition } from '@temporalio/common';
 import * as messages from '../messages.js';
 import type { Message } from '../messages.js';
 import type { MigrationRun } from './migration-run.js';
-import type { Decision } from './status.js';
+import type { MessageName } from './status.js';
 
 /** Told after a message was followed. */
-export type OnMessage = (message: Decision['message']) => void;
+export type OnMessage = (message: MessageName) => void;
 
-const DESCRIPTIONS: Readonly<Record<Decision['message'], string>> = {
+const DESCRIPTIONS: Readonly<Record<MessageName, string>> = {
   approve:
     'Lets the run go on. {"gate": "promote", "by": "who", "reason": "why"}; the gate is in status.waiting. With "request" ' +
     'from there, the approval counts for this very question only; needed when the gate is asked for again',
@@ -19,6 +19,8 @@ const DESCRIPTIONS: Readonly<Record<Decision['message'], string>> = {
   retire:
     'Ends the standby window now; where the plan asks for an approval before the retirement, that is asked for next. {"by", "reason"}',
 };
+
+const NO_SUCH_MESSAGE = `there is no message of that name: send ${Object.keys(DESCRIPTIONS).join(', ')}`;
 
 /** Installs every message and query; called before the first await, so no message is lost. */
 export function registerMessages(run: MigrationRun, onMessage: OnMessage): void {
@@ -37,9 +39,14 @@ export function registerMessages(run: MigrationRun, onMessage: OnMessage): void 
   setHandler(messages.evidenceQuery, () => run.evidence, {
     description: 'Why stages and phases went on, held or failed',
   });
+  // Last: it is given what has come for nobody so far.
+  setDefaultSignalHandler((name: string, payload?: unknown) => {
+    // An earlier version has told nobody, so nothing has followed from it.
+    if (patched('signals of unknown names are told')) run.ignore(name, payload, NO_SUCH_MESSAGE);
+  });
 
   function command<M extends Message>(
-    name: Decision['message'],
+    name: MessageName,
     update: UpdateDefinition<string, [M]>,
     signal: SignalDefinition<[M]>,
   ): void {

@@ -94,7 +94,13 @@ function phaseLine(status: MigrationStatus, phase: Phase): string {
   if (times === undefined) return `- – ${phase}`;
   if (times.finishedAt === null) return `- ▶ **${phase}** since ${times.startedAt}`;
   const seconds = (Date.parse(times.finishedAt) - Date.parse(times.startedAt)) / 1000;
-  return `- ✓ ${phase} (${seconds.toFixed(1)} s)`;
+  return `- ${endedIn(status) === phase ? '✗' : '✓'} ${phase} (${seconds.toFixed(1)} s)`;
+}
+
+/** The phase in which the run has ended without going through it; null when it goes on, or is completed. */
+function endedIn({ outcome, phases }: MigrationStatus): Phase | null {
+  if (outcome === 'running' || outcome === 'completed') return null;
+  return phases.at(-1)?.phase ?? null;
 }
 
 function rollbackLines({ rollingBack }: MigrationStatus): string[] {

@@ -70,9 +70,13 @@ export interface PhaseTimes {
   readonly finishedAt: string | null;
 }
 
+/** What can be sent to a run. */
+export type MessageName = 'approve' | 'pause' | 'resume' | 'rollback' | 'retire';
+
 /** Somebody's message to the run, or one that was ignored and why. */
 export interface Decision {
-  readonly message: 'approve' | 'pause' | 'resume' | 'rollback' | 'retire';
+  /** A MessageName; of one that was ignored, whatever name it had. */
+  readonly message: string;
   readonly by: string;
   readonly reason: string;
   readonly at: string;
@@ -142,6 +146,8 @@ export interface MigrationStatus {
   readonly name: string;
   readonly workflowId: string;
   readonly runId: string;
+  /** Temporal's namespace in which the run is. */
+  readonly namespace?: string;
   readonly outcome: Outcome;
   /** The phase that runs; during a rollback the phase in which it was asked for. */
   readonly phase: Phase;

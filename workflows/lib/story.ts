@@ -212,6 +212,9 @@ export function answerWith(
   message: string,
   more: { readonly gate?: string; readonly request?: string; readonly acceptLoss?: true } = {},
 ): string {
+  const { workflowId, namespace = 'default' } = run.status;
   const input = { ...more, by: 'YOUR NAME', reason: 'WHY' };
-  return `temporal workflow update execute --workflow-id '${run.status.workflowId}' --name ${message} --input '${JSON.stringify(input)}'`;
+  // Without it the command would ask another namespace, where a rehearsal may wait for the same.
+  const where = namespace === 'default' ? '' : ` --namespace '${namespace}'`;
+  return `temporal workflow update execute${where} --workflow-id '${workflowId}' --name ${message} --input '${JSON.stringify(input)}'`;
 }
