@@ -15,7 +15,9 @@ import { FENCE_LOCK } from './state.js';
  *
  * A LOCK TABLE ... IN SHARE ROW EXCLUSIVE MODE as a mutex is told from an ALTER TABLE by the transaction id that the latter
  * has. A temporary table that is new can't be seen either: its schema, which its maker has locked, tells. Who has passed
- * the fence is waited for by the fence's lock; who waits at it (a TRUNCATE has its table to itself by then) is refused.
+ * the fence is waited for by the fence's lock; who waits at it (a TRUNCATE has its table to itself by then) is refused. But
+ * only the statement is refused where a savepoint or an EXCEPTION takes the error: one that waits at another table's fence
+ * may have written already.
  */
 
 export interface UnfencedChange {
@@ -43,6 +45,8 @@ export interface LockRow {
 
 /** The lock of a table that gets a partition or a child. */
 const ATTACHED_TO = 'ShareUpdateExclusiveLock';
+/** The lock of a table that is written. */
+const WRITTEN = 'RowExclusiveLock';
 
 /**
  * The locks of transactions that change tables. One look into pg_locks: it takes the locks of the lock tables each time.
@@ -56,7 +60,7 @@ export const LOCKS_OF_CHANGES = `
        AND (locktype = 'transactionid' AND granted AND mode = 'ExclusiveLock'
             OR database = (SELECT oid FROM pg_database WHERE datname = current_database())
                AND (locktype = 'relation' AND granted AND relation >= 16384
-                      AND mode IN ('${ATTACHED_TO}', 'ShareRowExclusiveLock', 'AccessExclusiveLock')
+                      AND mode IN ('${WRITTEN}', '${ATTACHED_TO}', 'ShareRowExclusiveLock', 'AccessExclusiveLock')
                     OR locktype = 'object' AND granted AND classid = 'pg_namespace'::regclass
                     OR ${isAdvisoryLock(FENCE_LOCK)})))
   SELECT l.pid, l.virtualtransaction AS transaction, l.locktype, l.mode, l.granted,
@@ -70,7 +74,7 @@ export const LOCKS_OF_CHANGES = `
          SELECT n.nspname FROM pg_namespace n WHERE l.locktype = 'object' AND n.oid = l.objid OFFSET 0) n ON true
    WHERE l.virtualtransaction IN (SELECT virtualtransaction FROM locks WHERE locktype = 'transactionid')
      AND l.virtualtransaction IN (SELECT virtualtransaction FROM locks
-                                   WHERE locktype = 'relation' AND mode <> '${ATTACHED_TO}')`;
+                                   WHERE locktype = 'relation' AND mode NOT IN ('${WRITTEN}', '${ATTACHED_TO}'))`;
 
 /** What the locks say: one change for each transaction that could write past the fence. */
 export function unfencedChanges(
@@ -103,7 +107,8 @@ function changeOf(
   if (atFence?.granted === true) return undefined;
   const relations = locks.filter(({ locktype }) => locktype === 'relation');
   const [fenced, others] = [relations.filter(isOfFenced), relations.filter((lock) => !isOfFenced(lock))];
-  const altered = fenced.find(({ mode }) => isAltered(mode, atFence !== undefined));
+  const isRefused = atFence !== undefined && isAllOfOneStatement(fenced);
+  const altered = fenced.find(({ mode }) => isAltered(mode, isRefused));
   const made = others.find(isTableAlone);
   const isComing = fenced.some(({ mode }) => mode === ATTACHED_TO) || locks.some(isOfMovedSchema);
   const table = altered ?? (isComing ? made : undefined);
@@ -121,9 +126,16 @@ function changeOf(
 
 const SYSTEM_SCHEMA = /^(pg_.*|information_schema|verdigris)$/s;
 
-/** TRUNCATE and LOCK TABLE have their table alone while they wait at the fence, where their transaction ends. */
-function isAltered(mode: string, waitsAtFence: boolean): boolean {
-  return mode === 'ShareRowExclusiveLock' || (mode === 'AccessExclusiveLock' && !waitsAtFence);
+function isAltered(mode: string, isRefused: boolean): boolean {
+  return mode === 'ShareRowExclusiveLock' || (mode === 'AccessExclusiveLock' && !isRefused);
+}
+
+/**
+ * Whether the statement that waits at the fence explains the locks: a TRUNCATE, or a write of the one table that its
+ * transaction has locked before. Else that table may have been altered and written, and the wait is for another one.
+ */
+function isAllOfOneStatement(fenced: readonly LockRow[]): boolean {
+  return fenced.every(({ mode }) => mode !== WRITTEN) || new Set(fenced.map(nameOf)).size === 1;
 }
 
 /** Not an index, a view or a materialized one, which has no rows of ours; nor a temporary table. */

@@ -123,6 +123,11 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: { file: 'test/postgres/unfenced-changes.test.ts', name: 'is seen: ALTER TABLE' },
   },
   {
+    rule: 'who waits at the fence of one table may have written another one',
+    edits: [edit('src/postgres/unfenced-changes.ts', ' && isAllOfOneStatement(fenced)', '')],
+    test: { file: 'test/postgres/unfenced-changes.test.ts', name: 'waits at the fence' },
+  },
+  {
     rule: 'the looks of the hold see what is committed by then',
     edits: [
       edit(HOLD, '[BEGIN_READ_COMMITTED, ...limits', "['BEGIN', ...limits"),

@@ -291,6 +291,29 @@ describe('the hold and the decision', () => {
       expect(await routeOn(from)).toMatchObject({ writesOn: from });
     });
 
+    it(`a transaction that has written an altered table, and waits at the fence of another one, gives up the try, ${direction}`, async () => {
+      const attempt = await WatchedTry.prepare(rig);
+      const { from } = attempt;
+      const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'after');
+      const outcome = attempt.run();
+      const held = await locking;
+      await rig.on(from, async (loader) => {
+        await loader.query('BEGIN; ALTER TABLE public.notes DISABLE TRIGGER ALL, ADD COLUMN z int');
+        await loader.query('INSERT INTO public.notes VALUES (gen_random_uuid()); SAVEPOINT before');
+        const refused = loader.query('UPDATE public.accounts SET balance = balance').catch(() => undefined);
+        await sleep(50);
+        held.release();
+        const message = expect.stringMatching(
+          /a transaction that changes .*notes.* could write past the fence/,
+        ) as string;
+        expect(await outcome).toMatchObject({ type: 'PromotionBlocked', message });
+        await refused;
+        await loader.query('ROLLBACK');
+      });
+      await attempt.close();
+      expect(await routeOn(from)).toMatchObject({ writesOn: from });
+    });
+
     it(`a table that is made by a prepared transaction gives up the try, ${direction}`, async () => {
       const attempt = await WatchedTry.prepare(rig);
       const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');

@@ -20,6 +20,8 @@ const TABLES = `
   CREATE TABLE staging.child (id int PRIMARY KEY, v text)`;
 
 const NEW = 'a table that is new';
+const WRITES_ALTERED =
+  'ALTER TABLE public.t DISABLE TRIGGER ALL, ADD COLUMN z int; INSERT INTO public.t VALUES (-1); SAVEPOINT s';
 
 /** A transaction, and the table whose rows it could bring past the fence. */
 const WRITES: readonly [string, string][] = [
@@ -128,6 +130,12 @@ describe.each(['pg15', 'pg18'] as const)('a transaction that could write past th
         ['TRUNCATE staging.load', 'TRUNCATE public.t', []],
         ['CREATE TABLE public.x (id int)', 'INSERT INTO public.t VALUES (-1)', [NEW]],
         ['ALTER TABLE public.t DISABLE TRIGGER ALL', 'TRUNCATE public.events', ['"public"."t"']],
+        ['SELECT 1', 'TRUNCATE public.t, public.events', []],
+        // Nothing tells it from the next ones.
+        ['LOCK TABLE public.t', 'UPDATE public.events SET at = at', ['"public"."t"']],
+        // Altered under the lock of a TRUNCATE, and written: only the write of the other table is refused.
+        [WRITES_ALTERED, 'INSERT INTO public.events VALUES (1, 1)', ['"public"."t"']],
+        [WRITES_ALTERED, 'TRUNCATE public.events', ['"public"."t"']],
       ] as const) {
         await withClient(own.config, async (client) => {
           await client.query(`BEGIN; ${before}`);
