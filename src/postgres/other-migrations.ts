@@ -1,7 +1,7 @@
 import { briefLock } from './brief-lock.js';
 import { dropFence } from './fence.js';
 import { inTransaction, type Session } from './session.js';
-import { hasState } from './state.js';
+import { FENCE_OPEN, hasState } from './state.js';
 
 /*
  * Schema verdigris outlives a run that has moved the writes: applications' routers read from it where they are. So one
@@ -38,7 +38,8 @@ export async function isNameTaken(session: Session, migration: string, runId: st
 
 /**
  * Takes away what a run that has ended keeps in a schema verdigris that has to stay, and its triggers: what dropping the
- * schema would take away. Can be run again.
+ * schema would take away. A flag that is closed goes with the route, or the database could never be blue again: without
+ * triggers it keeps nobody out. Can be run again.
  *
  * @param keepRoute whether the run's own route row stays, too.
  */
@@ -53,7 +54,13 @@ export async function forgetRun(
       await session.query('TRUNCATE verdigris.marker_to_green, verdigris.marker_to_blue');
       await session.query('DELETE FROM verdigris.progress WHERE run_id = $1', [runId]);
       await session.query('DELETE FROM verdigris.router WHERE migration = $1', [migration]);
-      if (!keepRoute) await session.query('DELETE FROM verdigris.route WHERE migration = $1', [migration]);
+      if (keepRoute) return;
+      await session.query('DELETE FROM verdigris.route WHERE migration = $1', [migration]);
+      // Not that of a run which has begun meanwhile.
+      await session.query(
+        `SELECT setval('verdigris.fence', ${FENCE_OPEN}) FROM (SELECT FROM verdigris.owner WHERE run_id = $1 FOR UPDATE) AS o`,
+        [runId],
+      );
     }),
   );
 }

@@ -990,7 +990,35 @@ describe('a new run', () => {
         expect((await readFenceTriggers(s, PATTERNS)).map(({ state }) => state)).toEqual(['absent', 'absent']);
       });
       expect(await patient.writable()).toEqual(['green']);
+      if (how === 'cleaned') {
+        expect(await doctor('--clean', '--yes')).toMatchObject({
+          code: 0,
+          text: expect.stringContaining('nothing is left that has to go') as string,
+        });
+      }
       expect(await patient.next('green', 'third', third)).toBeGreaterThan(0);
+    } finally {
+      await third.drop();
+    }
+  });
+
+  it('takes a blue that was released by name, though routers of a migration before it read there', async () => {
+    const patient = await (await Patient.create()).claimed();
+    const { migration } = patient;
+    const third = await testDatabase('pg18', 'doctor third');
+    try {
+      const earlier = `INSERT INTO verdigris.route (migration, writes_on) VALUES ('earlier', 'green')`;
+      await patient.on('blue', (s) => s.query(earlier));
+      await patient.promoted();
+      await patient.ended('completed');
+      await expect(patient.next('blue', 'another', third)).rejects.toMatchObject({ type: 'BlueGivenAway' });
+      expect(await doctor('--clean', '--yes', '--release-blue', migration)).toMatchObject({
+        code: 0,
+        text: expect.stringContaining('routers of migration earlier read from it') as string,
+      });
+      expect(await patient.on('blue', (s) => readRoute(s, 'earlier'))).toMatchObject({ writesOn: 'green' });
+      expect(await patient.next('blue', 'another', third)).toBeGreaterThan(0);
+      expect(await patient.writable()).toContain('blue');
     } finally {
       await third.drop();
     }

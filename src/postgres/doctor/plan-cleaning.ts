@@ -133,7 +133,13 @@ function refuseOptions(
 }
 
 function hasAnyState({ blue, green }: Found): boolean {
-  return [blue, green].some((side) => side.reached && side.inventory.schema);
+  return [blue, green].some((side) => side.reached && side.inventory.schema && !isForgotten(side.inventory));
+}
+
+/** Cleaned before: schema verdigris is there for other migrations alone, and nothing keeps anybody from writing. */
+function isForgotten({ owner, route, otherMigrations, fence, fenceOpen }: Inventory): boolean {
+  if (owner === null || owner.outcome === null || route !== null || otherMigrations.length === 0) return false;
+  return fenceOpen === true && fence.every(({ state }) => state === 'absent');
 }
 
 /** The migration that owns the databases, where one of them says so. */
@@ -158,7 +164,7 @@ type End =
 
 function endOf(inventory: Inventory, found: Found, verdict: Verdict, { release }: CleanOptions): End {
   const { side } = inventory;
-  if (!inventory.schema) return { kind: 'free' };
+  if (!inventory.schema || isForgotten(inventory)) return { kind: 'free' };
   const later = migrationAfter(inventory, found);
   if (later !== undefined) {
     return release[side] === undefined ? { kind: 'closed', why: whyClosed(inventory, later) } : { kind: 'free' };
@@ -219,7 +225,7 @@ function endActions(inventory: Inventory, end: End, { dropCopy }: CleanOptions):
     return actions;
   }
   if (owner !== null && owner.outcome === null) actions.push({ kind: 'endOwnership', side });
-  if (owner !== null && end.kind === 'free' && otherMigrations.length > 0)
+  if (owner !== null && end.kind === 'free' && otherMigrations.length > 0 && !isForgotten(inventory))
     actions.push({ kind: 'forgetRun', side, others: otherMigrations });
   return actions;
 }
