@@ -17,6 +17,7 @@ import { claimDatabases, type Run } from '../../src/postgres/ownership.js';
 import type { StepContext } from '../../src/postgres/migrate/step-context.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
 import { ensurePublications } from '../../src/postgres/streams.js';
+import type { Side } from '../../src/side.js';
 import { asDatabase, testDatabase, type TestDatabase, type TestServer } from '../support/postgres.js';
 import { contextOn } from './replicated-pair.js';
 
@@ -55,11 +56,12 @@ export class CopyPair {
     rows: string,
     migrations: PlanInput['migrations'] = [],
     more: Partial<PlanInput> = {},
-    options = '',
+    options: string | Readonly<Record<Side, string>> = '',
   ): Promise<CopyPair> {
+    const optionsOf = (side: Side): string => (typeof options === 'string' ? options : options[side]);
     const [blueDb, greenDb] = [
-      await testDatabase(servers[0], `${purpose}_b`, options),
-      await testDatabase(servers[1], `${purpose}_g`, options),
+      await testDatabase(servers[0], `${purpose}_b`, optionsOf('blue')),
+      await testDatabase(servers[1], `${purpose}_g`, optionsOf('green')),
     ];
     const [blueDatabase, greenDatabase] = [asDatabase(blueDb, 'blue'), asDatabase(greenDb, 'green')];
     const clients = [new pg.Client(blueDb.config), new pg.Client(greenDb.config)] as const;

@@ -1,10 +1,14 @@
 import { describe, expect, it } from 'vitest';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { parseTableName } from '../../src/plan/table-name.js';
 import { readTables } from '../../src/postgres/catalog.js';
+import { readCopyState } from '../../src/postgres/bootstrap/copy/copy-state.js';
 import { copyFormat } from '../../src/postgres/bootstrap/copy/copy-format.js';
 import { NOTHING_COMPUTED } from '../../src/postgres/bootstrap/copy/copy-query.js';
+import { verifyTables } from '../../src/postgres/verify/verify-tables.js';
 import type { TestServer } from '../support/postgres.js';
 import { CopyPair } from './copy-pair.js';
+import { workOf } from './replicated-pair.js';
 
 const WIDE = Array.from({ length: 1_000 }, (_, i) => `c${i} int`).join(', ');
 
@@ -215,6 +219,61 @@ describe('a copy is followed', () => {
         'SELECT subbinary FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())',
       );
       expect(found).toEqual([{ subbinary: binary }]);
+    } finally {
+      await pair.stop();
+    }
+  });
+});
+
+describe('a blue whose answers are not those of green', () => {
+  const ROWS = `INSERT INTO docs SELECT n, CASE n % 3 WHEN 0 THEN 'added' WHEN 1 THEN 'STRASSE, ÄÖÜ' ELSE '{"n": 1}' END FROM generate_series(1, 300) n;
+                INSERT INTO plain SELECT id, body FROM docs;
+                ALTER TABLE docs ADD PRIMARY KEY (id); ALTER TABLE plain ADD PRIMARY KEY (id);`;
+  const json = { table: 'plain', column: 'parsed', type: 'jsonb', up: 'verdigris.try_jsonb(body)' };
+  it.each([
+    ['text search of another version', 'pg15', '', { type: 'tsvector', up: `to_tsvector('english', body)` }, 'added'],
+    ['letters by another locale', 'pg18', `LOCALE 'C'`, { type: 'text', up: 'lower(body)' }, 'ÄÖÜ'],
+  ] as const)('leaves them to green: %s', async (_name, server, locale, column, body) => {
+    const migrations = [{ addColumn: { table: 'docs', column: 'made', ...column } }, { addColumn: json }];
+    const pair = await CopyPair.start(
+      [server, 'pg18'],
+      'copy_answers',
+      'CREATE TABLE docs (id int, body text); CREATE TABLE plain (id int, body text);',
+      ROWS,
+      migrations,
+      {},
+      { blue: locale, green: locale === '' ? '' : `LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'` },
+    );
+    try {
+      const answer = `SELECT (${column.up})::text AS value FROM (SELECT body FROM docs WHERE body LIKE '%${body}%' LIMIT 1) d`;
+      const parcels = await pair.planCopy();
+      // What is the same everywhere is computed by blue all the same.
+      const state = await readCopyState(pair.ourGreen, pair.run.runId);
+      expect(Object.keys(state?.computed ?? {})).toEqual(['public.plain']);
+      const holder = pair.hold();
+      await pair.phase('ready');
+      await pair.copyAll(parcels);
+      await pair.finish();
+      holder.stop();
+      await holder.ended;
+      await pair.addKeys('ALTER TABLE docs ADD PRIMARY KEY (id); ALTER TABLE plain ADD PRIMARY KEY (id)');
+      await pair.follow();
+      await pair.caughtUp();
+      const [onBlue, onGreen] = [await pair.blue.query(answer), await pair.green.query(answer)];
+      expect(onBlue.rows).not.toEqual(onGreen.rows);
+      const verification = await verifyTables({
+        source: pair.blueDatabase,
+        target: pair.greenDatabase,
+        direction: 'to_green',
+        signal: new AbortController().signal,
+        runId: pair.run.runId,
+        pass: 'one',
+        tables: ['docs', 'plain'].map(parseTableName),
+        work: await workOf(migrations),
+        rest: 0,
+        onProgress: () => undefined,
+      });
+      expect(verification).toMatchObject({ differingRows: 0, rowsVerified: 600, notCompared: [] });
     } finally {
       await pair.stop();
     }

@@ -91,7 +91,7 @@ describe('generated columns', () => {
   it('are compared where both sides generate them, and named where they may rightly differ', async () => {
     const only = { blue: '', green: ONLY_GREEN };
     const fill = 'INSERT INTO generated SELECT n, n FROM generate_series(1, 300) n';
-    const pair = await ReplicatedPair.start('pg15', 'generated', GENERATED, fill, only);
+    const pair = await ReplicatedPair.start('pg18', 'generated', GENERATED, fill, only);
     try {
       const verify = async (pass: string, migrations: readonly object[]): Promise<Verification> =>
         verifyTables({
@@ -126,6 +126,60 @@ describe('generated columns', () => {
         notCompared: ['public.generated.twice', 'public.generated.kept'],
       });
       expect((await verify('no sql', [])).differing).toContainEqual({ ...difference, key: '"id" = 8' });
+    } finally {
+      await pair.stop();
+    }
+  });
+});
+
+describe('what two versions may rightly compute differently', () => {
+  const DDL = `
+    CREATE FUNCTION loud(note text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)';
+    CREATE TABLE docs (id int PRIMARY KEY, n int, note text,
+      ts tsvector GENERATED ALWAYS AS (to_tsvector('english', note)) STORED, shout text GENERATED ALWAYS AS (loud(note)) STORED,
+      next int GENERATED ALWAYS AS (n + 1) STORED, label text GENERATED ALWAYS AS (coalesce(note, 'none') || '!') STORED);
+    CREATE TABLE keyed (id int, low text GENERATED ALWAYS AS (lower('K' || id::text)) STORED, note text, hint text, PRIMARY KEY (low));`;
+  const FILL = `INSERT INTO docs (id, n, note) SELECT n, n, 'added ' || n FROM generate_series(1, 300) n;
+                INSERT INTO keyed (id, note) SELECT n, 'added' FROM generate_series(1, 300) n`;
+  const MIGRATIONS = [{ setNotNull: { table: 'keyed', column: 'hint', up: `to_tsvector('english', note)::text` } }];
+
+  it('is named and not compared, and planted differences in what they compute alike are found', async () => {
+    const pair = await ReplicatedPair.start('pg15', 'rightly', DDL, FILL);
+    try {
+      const verify = async (pass: string): Promise<Verification> =>
+        verifyTables({
+          source: pair.blueDatabase,
+          target: pair.greenDatabase,
+          direction: 'to_green',
+          signal: new AbortController().signal,
+          runId: 'run',
+          pass,
+          tables: ['docs', 'keyed'].map(parseTableName),
+          work: await workOf(MIGRATIONS),
+          rest: 0,
+          onProgress: () => undefined,
+        });
+      const sql = 'SELECT count(DISTINCT ts)::int AS n, min(ts::text) AS ts FROM docs';
+      expect((await pair.blue.query(sql)).rows).not.toEqual((await pair.green.query(sql)).rows);
+      await pair.green.query(`SET session_replication_role = replica;
+                              UPDATE keyed SET hint = to_tsvector('english', note)::text`);
+      const notCompared = ['public.docs.ts', 'public.docs.shout', 'public.keyed.hint'];
+      expect(await verify('as it is')).toMatchObject({
+        differingRows: 0,
+        rowsVerified: 600,
+        notCompared: expect.arrayContaining(notCompared) as string[],
+      });
+      await pair.green.query(`
+        ALTER TABLE docs DROP COLUMN next, DROP COLUMN label;
+        ALTER TABLE docs ADD COLUMN next int GENERATED ALWAYS AS (CASE id WHEN 7 THEN 0 ELSE n + 1 END) STORED,
+          ADD COLUMN label text GENERATED ALWAYS AS (CASE id WHEN 8 THEN '' ELSE coalesce(note, 'none') || '!' END) STORED;
+        UPDATE keyed SET note = '' WHERE low = 'k9'`);
+      const { differing } = await verify('planted');
+      expect([...differing].sort((a, b) => (a.key < b.key ? -1 : 1))).toEqual([
+        { table: 'public.docs', key: '"id" = 7', kind: 'different', columns: ['next'] },
+        { table: 'public.docs', key: '"id" = 8', kind: 'different', columns: ['label'] },
+        { table: 'public.keyed', key: '"low" = k9', kind: 'different', columns: ['note'] },
+      ]);
     } finally {
       await pair.stop();
     }

@@ -13,25 +13,51 @@ import type { Session } from '../session.js';
  * @throws the server's error when the expression is wrong.
  */
 export async function columnsRead(session: Session, table: TableInfo, expression: string): Promise<string[]> {
+  const rows = await inView<{ name: string }>(
+    session,
+    table,
+    expression,
+    `SELECT a.attname AS name
+       FROM pg_rewrite r
+       JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+       JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.attnum > 0
+      WHERE r.ev_class = $1::regclass AND d.refobjid = $2::oid
+      GROUP BY a.attname, a.attnum ORDER BY a.attnum`,
+    [table.oid],
+  );
+  return (await readsWholeRow(table, expression))
+    ? table.columns.map(({ name }) => name)
+    : rows.map(({ name }) => name);
+}
+
+/**
+ * The expression as PostgreSQL has parsed it (pg_node_tree), with the view around it. In a transaction as columnsRead.
+ *
+ * @throws the server's error when the expression is wrong.
+ */
+export async function expressionTree(session: Session, table: TableInfo, expression: string): Promise<string> {
+  const sql = 'SELECT ev_action::text AS tree FROM pg_rewrite WHERE ev_class = $1::regclass';
+  const [row] = await inView<{ tree: string }>(session, table, expression, sql);
+  return row?.tree ?? '';
+}
+
+/** Asks the catalog about a temporary view of the expression, whose name is the first parameter. */
+async function inView<T extends object>(
+  session: Session,
+  table: TableInfo,
+  expression: string,
+  sql: string,
+  parameters: readonly unknown[] = [],
+): Promise<T[]> {
   const view = ident('verdigris_reads');
   await session.query(SILENCE_EVENT_TRIGGERS);
   await session.query(
     `CREATE TEMPORARY VIEW ${view} AS
        SELECT (${expression}\n) AS value FROM ${qualified(table.name)} AS ${ident(table.name.name)}`,
   );
-  const { rows } = await session.query<{ name: string }>(
-    `SELECT a.attname AS name
-       FROM pg_rewrite r
-       JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
-       JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.attnum > 0
-      WHERE r.ev_class = 'pg_temp.verdigris_reads'::regclass AND d.refobjid = $1::oid
-      GROUP BY a.attname, a.attnum ORDER BY a.attnum`,
-    [table.oid],
-  );
+  const { rows } = await session.query<T>(sql, [`pg_temp.${view}`, ...parameters]);
   await session.query(`DROP VIEW pg_temp.${view}`);
-  return (await readsWholeRow(table, expression))
-    ? table.columns.map(({ name }) => name)
-    : rows.map(({ name }) => name);
+  return rows;
 }
 
 /** A reference to the row as a value (`to_jsonb(orders)`, `orders.*`) depends on no column by name. */

@@ -3,8 +3,11 @@ import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { readTables, type TableInfo } from '../catalog.js';
 import { ALL_TABLES } from '../catalog-pattern.js';
 import { expressionPath } from '../migrate/changed-table.js';
+import { expressionTree } from '../migrate/expression-reads.js';
 import { workOfTable, type Derived, type Work } from '../migrate/plan-work.js';
 import { ident, qualified } from '../identifier.js';
+import { answersBy, isSameEverywhere } from '../same-answers.js';
+import { inTransaction } from '../session.js';
 import { sqlState } from '../sqlstate.js';
 import type { TableSize } from './cut-table.js';
 import { differentlyGenerated } from './generated-columns.js';
@@ -28,6 +31,8 @@ export async function readTablePairs(
     const all = await readTables(session, ALL_TABLES);
     return new Map(all.map((info) => [formatTableName(info.name), info]));
   });
+  const [ofSource, ofTarget] = await sessions.each(answersBy);
+  const alike = ofSource === ofTarget;
   const paths = new Map<string, string>();
   const pairs: TablePair[] = [];
   for (const table of tables) {
@@ -37,9 +42,9 @@ export async function readTablePairs(
     const here = thereOn(source, table, sessions.sides.source.side);
     const there = thereOn(target, table, sessions.sides.target.side);
     const derived = workOfTable(work, table)?.derived ?? [];
-    const incomparable = await incomparableFills(sessions, here, derived, path);
+    const incomparable = await incomparableFills(sessions, { here, there, derived, path, alike });
     const bySql = work.steps.some(({ kind }) => kind === 'sql');
-    const generated = await differentlyGenerated(sessions, here, there, { derived, searchPath: path, bySql });
+    const generated = await differentlyGenerated(sessions, here, there, { derived, searchPath: path, bySql, alike });
     const leftOut = new Set([...incomparable, ...generated]);
     const pair = tablePair(here, there, derived, sessions.sides.direction, path, leftOut);
     pairs.push(
@@ -68,25 +73,40 @@ async function withNewColumns(
   return { ...pair, checks: [...pair.checks, ...added.checks], leftOut: [...pair.leftOut, ...added.leftOut] };
 }
 
-/** Filled columns whose `up` one side can't compute: it names a column or a function that the plan makes. */
+interface Fills {
+  readonly here: TableInfo;
+  readonly there: TableInfo;
+  readonly derived: readonly Derived[];
+  readonly path: string;
+  /** Whether the same expression gives the same on both servers, whatever it is. */
+  readonly alike: boolean;
+}
+
+/**
+ * Filled columns whose `up` one side can't compute: it names a column or a function that the plan makes. And those of which the
+ * two sides need not compute the same.
+ */
 async function incomparableFills(
   sessions: SideSessions,
-  table: TableInfo,
-  derived: readonly Derived[],
-  searchPath: string,
+  { here, there, derived, path, alike }: Fills,
 ): Promise<ReadonlySet<string>> {
   const incomparable = new Set<string>();
-  for (const { column, value } of filledValues(table, derived)) {
-    await sessions.prepare(searchPath, 'all');
-    await sessions.each(async (session) => {
-      try {
+  for (const { column, value } of filledValues(here, derived)) {
+    await sessions.prepare(path, 'all');
+    try {
+      await sessions.each(async (session) => {
         // Planned only.
-        await session.query(`EXPLAIN SELECT ${value} FROM ${qualified(table.name)} AS ${ident(table.name.name)}`);
-      } catch (error) {
-        if (!(sqlState(error) ?? '').startsWith('42')) throw error;
-        incomparable.add(column);
-      }
-    });
+        await session.query(`EXPLAIN SELECT ${value} FROM ${qualified(here.name)} AS ${ident(here.name.name)}`);
+      });
+      if (alike) continue;
+      const same = await sessions.on('target', (session) =>
+        inTransaction(session, async () => isSameEverywhere(session, await expressionTree(session, there, value))),
+      );
+      if (!same) incomparable.add(column);
+    } catch (error) {
+      if (!(sqlState(error) ?? '').startsWith('42')) throw error;
+      incomparable.add(column);
+    }
   }
   return incomparable;
 }

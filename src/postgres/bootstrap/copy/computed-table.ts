@@ -1,7 +1,8 @@
 import { inTransaction, type Session } from '../../session.js';
 import { isTransient } from '../../migrate/step-failed.js';
-import { columnsRead } from '../../migrate/expression-reads.js';
+import { columnsRead, expressionTree } from '../../migrate/expression-reads.js';
 import { readTable } from '../../migrate/changed-table.js';
+import { isSameEverywhere } from '../../same-answers.js';
 import type { TableWork } from '../../migrate/plan-work.js';
 import type { TableInfo } from '../../catalog.js';
 import { copyQuery, type ComputedColumn, type ComputedColumns, type ConstantColumn } from './copy-query.js';
@@ -47,6 +48,22 @@ export async function computedTable(
   const computed: ComputedColumn[] = [];
   for (const column of columns.computed) computed.push(await withSwiftForm(blue, info, column));
   return { columns: { ...columns, computed }, searchPath };
+}
+
+/**
+ * Whether green gives the same values for a table's new columns as a blue of another version or locale. Green's are those
+ * that count: its trigger computes them from then on, and the verification compares with its answer.
+ */
+export async function isSameOnGreen(green: Session, work: TableWork): Promise<boolean> {
+  const { info, searchPath } = await readTable(green, work.table);
+  return inTransaction(green, async () => {
+    await green.query(`SELECT set_config('search_path', $1, true)`, [searchPath]);
+    for (const { up } of work.derived) {
+      if (up === undefined) continue;
+      if (!(await isSameEverywhere(green, await expressionTree(green, info, up)))) return false;
+    }
+    return true;
+  });
 }
 
 async function withSwiftForm(blue: Session, table: TableInfo, column: ComputedColumn): Promise<ComputedColumn> {

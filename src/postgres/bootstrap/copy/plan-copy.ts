@@ -5,7 +5,8 @@ import { planWork } from '../../migrate/plan-work.js';
 import type { StepContext } from '../../migrate/step-context.js';
 import type { Session } from '../../session.js';
 import { readStreams } from '../../streams.js';
-import { computedTable, type ComputedTable } from './computed-table.js';
+import { answersBy } from '../../same-answers.js';
+import { computedTable, isSameOnGreen, type ComputedTable } from './computed-table.js';
 import { sourceTables } from './copied-tables.js';
 import type { CopyContext } from './copy-context.js';
 import { readCopyState, readParcels, storeCopy } from './copy-state.js';
@@ -13,7 +14,7 @@ import { planParcels, type Parcel } from './plan-parcels.js';
 
 /**
  * Decides what is copied how, once: green gets the plan's new columns, and the tables are cut into parcels. Where blue
- * can't compute the new columns, green's trigger must be there before the rows.
+ * can't compute the new columns as green would, green's trigger must be there before the rows.
  *
  * @param tables those of blue; their publications are there.
  */
@@ -27,9 +28,11 @@ export async function planCopy(
   const session = green.session;
   if ((await readCopyState(session, run.runId)) === undefined) {
     const computed: Record<string, ComputedTable> = {};
+    const alike = (await answersBy(blue)) === (await answersBy(session));
     for (const work of (await planWork(plan)).tables) {
       await expandColumns(green, work);
-      const onBlue = await computedTable(blue, session, work);
+      const same = alike || (await isSameOnGreen(session, work));
+      const onBlue = same ? await computedTable(blue, session, work) : undefined;
       if (onBlue === undefined) await expandTable(green, work);
       else computed[formatTableName(work.table)] = onBlue;
     }
