@@ -25,7 +25,7 @@ export const DATA_RULES: readonly Mutation[] = [
   },
   {
     rule: 'an update from blue recomputes only what reads a changed column',
-    edits: [edit(TRIGGER, 'return [when(changed, assignUp(spec, c))];', 'return [assignUp(spec, c)];')],
+    edits: [edit(TRIGGER, "return [when(conditions.join(' OR '), assignUp(spec, c))];", 'return [assignUp(spec, c)];')],
     test: inTrigger('up/down triggers, pg18'),
   },
   {

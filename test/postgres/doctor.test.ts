@@ -279,7 +279,7 @@ describe('verdigris doctor', () => {
       await s.query('ALTER TABLE public.accounts ADD COLUMN doubled int');
       const integer = { type: 'integer', collation: null };
       const column = { column: 'doubled', kind: 'compute' as const, up: 'balance * 2', reads: ['balance'], ...integer };
-      const spec = { table, columns: [column], types: new Map([['balance', integer]]) };
+      const spec = { table, columns: [column], key: [], types: new Map([['balance', integer]]) };
       await inTransaction(s, () => installTrigger(s, spec, 'pg_catalog'));
       // As a build leaves it whose session was ended.
       await writeProgress(

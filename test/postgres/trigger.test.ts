@@ -14,6 +14,8 @@ const TEXT = '{"b":1,"a":2}';
 const DDL = `
   CREATE TYPE mood AS ENUM ('calm', 'wild');
   CREATE FUNCTION shout(value text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper(value) || ''!''';
+  CREATE DOMAIN level AS int DEFAULT 5;
+  CREATE TABLE sized (id int, area int, body text, n int, PRIMARY KEY (area, id));
   CREATE TABLE transactions (id bigint PRIMARY KEY, payload text, found int, note text, n int NOT NULL DEFAULT 0);
   CREATE SCHEMA shop;
   CREATE TABLE shop."Order Items" (
@@ -24,6 +26,7 @@ const DDL = `
   CREATE TABLE event_2 PARTITION OF event FOR VALUES FROM ('2026-07-01') TO ('2027-01-01');`;
 
 const ROWS = `
+  INSERT INTO sized SELECT n, 1, repeat('x', 10 + n) FROM generate_series(1, 3) n;
   INSERT INTO transactions (id, payload, note) VALUES (1, '${TEXT}', 'old'), (2, 'not json', NULL);
   INSERT INTO shop."Order Items" VALUES (1, '{"a": 1}', 'wild');
   INSERT INTO event VALUES (1, '2026-02-01', 'x'), (2, '2026-08-01', 'y');`;
@@ -70,6 +73,8 @@ const MIGRATIONS = [
       default: `'calm'`,
     },
   },
+  { addColumn: { table: 'sized', column: 'size', type: 'int', default: '0', up: 'length(body)' } },
+  { addColumn: { table: 'sized', column: 'level', type: 'level', up: 'length(body) * 2' } },
   { addColumn: { table: 'event', column: 'loud', type: 'text', up: 'shout(body)' } },
 ];
 
@@ -166,6 +171,22 @@ describe.each([['pg15' as const], ['pg18' as const]])('up/down triggers, %s to 1
     await writeOnBlue('UPDATE transactions SET id = 3 WHERE id = -3');
   });
 
+  it('so is one whose new columns have their defaults still, and what has another value stays', async () => {
+    await pair.green.query(
+      `BEGIN; SET LOCAL session_replication_role = replica; ALTER TABLE sized DISABLE TRIGGER verdigris_up_down;
+       UPDATE sized SET size = 0, level = 5 WHERE id < 3; UPDATE sized SET size = 77, level = 77 WHERE id = 3;
+       ALTER TABLE sized ENABLE ALWAYS TRIGGER verdigris_up_down; COMMIT`,
+    );
+    await writeOnBlue('UPDATE sized SET n = 1; UPDATE sized SET area = 0 WHERE id IN (1, 3)');
+    expect((await pair.green.query('SELECT id, size, level FROM sized ORDER BY id')).rows).toEqual([
+      { id: 1, size: 11, level: 22 },
+      { id: 2, size: 0, level: 5 },
+      { id: 3, size: 77, level: 77 },
+    ]);
+    await writeOnBlue('UPDATE sized SET id = 20 WHERE id = 2; UPDATE sized SET area = 1, id = 2 WHERE id = 20');
+    expect(await green('SELECT size, level FROM sized WHERE id = 2')).toEqual({ size: 12, level: 24 });
+  });
+
   it('a second expand takes no lock and changes nothing', async () => {
     await pair.green.query('BEGIN; LOCK TABLE transactions IN ROW EXCLUSIVE MODE');
     const results = [];
@@ -179,7 +200,7 @@ describe.each([['pg15' as const], ['pg18' as const]])('up/down triggers, %s to 1
       `SELECT tgrelid::regclass::text AS name, tgenabled FROM pg_trigger WHERE tgname = 'verdigris_up_down' ORDER BY 1`,
     );
     expect(rows).toEqual(
-      ['event', 'event_1', 'event_1_1', 'event_2', 'shop."Order Items"', 'transactions'].map((name) => ({
+      ['event', 'event_1', 'event_1_1', 'event_2', 'shop."Order Items"', 'sized', 'transactions'].map((name) => ({
         name,
         tgenabled: 'A',
       })),
@@ -274,7 +295,7 @@ describe.each([['pg15' as const], ['pg18' as const]])('up/down triggers, %s to 1
 
     it('at the end the triggers go and the columns stay', async () => {
       const dropped = await dropTriggers(pair.context());
-      expect(dropped).toHaveLength(3);
+      expect(dropped).toHaveLength(4);
       expect(await dropTriggers(pair.context())).toEqual([]);
       expect(await tablesWithTrigger(pair.ourGreen)).toEqual([]);
       expect(await green(`SELECT count(*)::int AS n FROM pg_proc WHERE proname LIKE 'up\\_down\\_%'`)).toEqual({

@@ -81,6 +81,7 @@ export async function addedColumns(context: StepContext, work: TableWork): Promi
 /** What the trigger must know, from the plan and the catalog; refuses expressions that could not work in it. */
 async function triggerSpec(session: Session, table: TableInfo, derived: readonly Derived[]): Promise<TriggerSpec> {
   const columns: TriggerColumn[] = [];
+  const ofDomains = await domainDefaults(session, table);
   for (const item of derived) {
     const { type, collation } = columnOf(table, item.column);
     const name = `"${item.column}" of table ${formatTableName(table.name)}`;
@@ -92,9 +93,25 @@ async function triggerSpec(session: Session, table: TableInfo, derived: readonly
       columnOf(table, item.down.column);
       await checkedReads(session, table, item.down.column, item.down.expression, `down of column ${name}`);
     }
-    columns.push({ ...item, type, collation, reads: reads.filter((read) => read !== item.column) });
+    const fallback = item.default ?? ofDomains.get(item.column);
+    const reading = reads.filter((read) => read !== item.column);
+    const column = { ...item, type, collation, reads: reading };
+    columns.push(fallback === undefined ? column : { ...column, default: fallback });
   }
-  return { table: table.name, columns, types: new Map(table.columns.map((column) => [column.name, column])) };
+  const types = new Map(table.columns.map((column) => [column.name, column]));
+  return { table: table.name, columns, key: table.key?.columns.map(({ name }) => name) ?? [], types };
+}
+
+/** What columns that were given no default have by their domain. */
+async function domainDefaults(session: Session, { oid }: TableInfo): Promise<ReadonlyMap<string, string>> {
+  const { rows } = await session.query<{ name: string; value: string }>(
+    `SELECT a.attname AS name, coalesce(pg_get_expr(t.typdefaultbin, 0), quote_literal(t.typdefault)) AS value
+       FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+      WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.atthasdef
+        AND t.typtype = 'd' AND t.typdefault IS NOT NULL`,
+    [oid],
+  );
+  return new Map(rows.map(({ name, value }) => [name, value]));
 }
 
 async function checkedReads(

@@ -9,7 +9,8 @@ import { differs, isSame, type Comparable } from './value-comparison.js';
  * fires in every session, the apply worker's included. What it does depends on who writes:
  *
  *   blue, by replication    new := up(old) on INSERT, and on UPDATE only when a column that `up` reads has changed or
- *                           new is NULL: an unrelated update must not reset what is in the new column
+ *                           new is NULL: an unrelated update must not reset what is in the new column. One that has its
+ *                           default is computed when the key has changed, too
  *   Verdigris               new := up(old) where new is NULL; never down(): it would rewrite the original text
  *                           ({"b":1,"a":2} becomes {"a": 2, "b": 1}). The trigger's condition spares the call where
  *                           no new column is NULL; an update by the backfill that would change none is left out
@@ -32,6 +33,8 @@ export interface TriggerSpec {
   readonly table: TableName;
   /** In the plan's order. */
   readonly columns: readonly TriggerColumn[];
+  /** The columns of the key along which rows are backfilled. */
+  readonly key: readonly string[];
   /** Of every column that is compared: inputs of `up` and targets of `down`. */
   readonly types: ReadonlyMap<string, Comparable>;
 }
@@ -76,8 +79,12 @@ export function triggerBody(spec: TriggerSpec): string {
   const replicaUpdate = ups.flatMap((c) => {
     if (c.kind === 'fill') return [when(isNull(c), assignUp(spec, c))];
     // A row that was not backfilled yet: an update of its key may put it where the backfill has been.
-    const changed = c.reads.length === 0 ? isNull(c) : `${isNull(c)} OR ${inputsChanged(spec, c)}`;
-    return [when(changed, assignUp(spec, c))];
+    const conditions = [isNull(c), ...c.reads.map((name) => changed(spec, name))];
+    if (c.default !== undefined && spec.key.length > 0) {
+      const keyChanged = spec.key.map((name) => changed(spec, name)).join(' OR ');
+      conditions.push(`(${keyChanged}) AND NOT (${wasGiven(c)})`);
+    }
+    return [when(conditions.join(' OR '), assignUp(spec, c))];
   });
   const insert = [
     ...downs.map((c) => when(`${wasGiven(c)} AND NOT (${targetGiven(c)} AND ${agrees(spec, c)})`, assignDown(spec, c))),
