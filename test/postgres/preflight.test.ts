@@ -284,6 +284,8 @@ describe('preflight', () => {
       onBlue(`DROP SUBSCRIPTION other_feed_${TAG}; DROP PUBLICATION somebody_elses; DROP TRIGGER fires ON public.orders; DROP SCHEMA bad CASCADE;
               DROP OWNED BY ${role}; DROP ROLE ${role}; SELECT lo_unlink(oid) FROM pg_largeobject_metadata`),
     );
+    await onBlue('CREATE TABLE bad.twice AS SELECT 1 AS a FROM generate_series(1, 2)');
+    await expect(onBlue('CREATE UNIQUE INDEX CONCURRENTLY left_over ON bad.twice (a)')).rejects.toThrow('unique');
     await onBlue(`SELECT pg_create_logical_replication_slot('cdc_${TAG}', 'pgoutput')`);
     undo.push(() => onBlue(`SELECT pg_drop_replication_slot('cdc_${TAG}')`));
     await withClient(blueDb.config, async (client) => {
@@ -301,12 +303,16 @@ describe('preflight', () => {
       'bad.index_gone',
       'bad.keyless',
       'bad.no_identity',
+      'bad.twice',
       'bad.whole_row',
     ]);
     expect(only(findings, 'unmoved-rows').map(({ severity, object }) => `${severity} ${object}`)).toEqual([
       'error bad.part_1',
       'warning bad.cache',
       'info bad.summary',
+    ]);
+    expect(only(findings, 'invalid-indexes').map(({ severity, object }) => `${severity} ${object}`)).toEqual([
+      'warning bad.left_over',
     ]);
     expect(objects('torn-apart')).toEqual(['bad.refers.refers_a_fkey', 'bad.over_left_out']);
     expect(objects('table-patterns')).toEqual(['public.oders']);

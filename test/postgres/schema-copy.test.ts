@@ -341,6 +341,17 @@ describe('the copy', () => {
     expect(rows).toEqual([{ indisvalid: true }]);
   });
 
+  it('is the same as a blue that has an INVALID index, which no dump brings; one on green is missing', async () => {
+    const p = await smallPair();
+    await p.blue.query('INSERT INTO public.a VALUES (1, 1), (2, 1)');
+    const failed = p.blue.query('CREATE UNIQUE INDEX CONCURRENTLY left_over ON public.a (v)');
+    await expect(failed).rejects.toMatchObject({ code: '23505' });
+    await applyAll(p.context, await read(p.blueDatabase));
+    expect(await compare(p)).toEqual([]);
+    await p.green.query("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'public.b_a'::regclass");
+    expect(await compare(p)).toMatchObject([{ severity: 'error', kind: 'index', object: 'public.b_a' }]);
+  });
+
   it('stops a build of an index when it is cancelled', async () => {
     const p = await smallPair();
     const s = await read(p.blueDatabase);

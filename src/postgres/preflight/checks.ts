@@ -47,7 +47,7 @@ import {
 } from './server.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
-import { inheritedColumns, patterns, replicaIdentity, tornApart, unmovedRows } from './tables.js';
+import { inheritedColumns, invalidIndexes, patterns, replicaIdentity, tornApart, unmovedRows } from './tables.js';
 import { givenAway, greenEmpty, nameIsFree, ownedByAnother } from './target.js';
 
 /** Every check of one side, in the order of docs/preflight.md. */
@@ -82,6 +82,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   inheritedColumns,
   replicaIdentity,
   unmovedRows,
+  invalidIndexes,
   tornApart,
   largeObjects,
   sequenceRoom,

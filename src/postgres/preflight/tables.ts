@@ -4,7 +4,7 @@ import { readUnmovedTables } from '../catalog-unmoved.js';
 import { qualified } from '../identifier.js';
 import { planWork } from '../migrate/plan-work.js';
 import type { TableInfo } from '../catalog.js';
-import type { Found, SideCheck } from './check.js';
+import { NEW_GREEN, type Found, type SideCheck } from './check.js';
 import { listed } from './finding.js';
 
 /** Checks of the tables that the plan moves. */
@@ -155,6 +155,31 @@ export const unmovedRows: SideCheck = {
           ];
       }
     }),
+};
+
+/** What a failed CREATE INDEX or REINDEX CONCURRENTLY has left, or one that is still at work. */
+export const invalidIndexes: SideCheck = {
+  name: 'invalid-indexes',
+  sides: ['blue'],
+  methods: NEW_GREEN,
+  run: async ({ session, tables }) => {
+    const { rows } = await session.query<{ object: string }>(
+      `SELECT i.indexrelid::regclass::text AS object FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+        WHERE NOT i.indisvalid AND c.relkind <> 'p' AND i.indrelid = ANY ($1::oid[]) ORDER BY 1`,
+      [(await tables()).map(({ oid }) => oid)],
+    );
+    if (rows.length === 0) return [];
+    return [
+      {
+        severity: 'warning',
+        object: listed(rows.map(({ object }) => object)),
+        message:
+          'these indexes are INVALID: what CREATE INDEX or REINDEX CONCURRENTLY leaves behind when it fails, or while it runs. No query uses them, and green does not get them',
+        remedy:
+          'REINDEX INDEX CONCURRENTLY on blue before the run, if green is to have them; DROP INDEX CONCURRENTLY, if not. Let one that is being built end first',
+      },
+    ];
+  },
 };
 
 type Edge = 'foreign key' | 'view' | 'inheritance' | 'foreign key of another table';

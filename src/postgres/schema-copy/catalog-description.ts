@@ -97,6 +97,7 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
       JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
      WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'c') AND ${USER_RELATION}`,
+  // Without what a failed or running CONCURRENTLY has left: no dump has it, and no query uses it.
   index: `
     SELECT ${name('n.nspname')} || '.' || ${name('ic.relname')} AS object, ${RELATION} AS relation,
            json_build_object('valid', i.indisvalid, 'unique', i.indisunique, 'primary', i.indisprimary, 'replica identity', i.indisreplident,
@@ -105,7 +106,7 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
       FROM pg_index i
       JOIN pg_class ic ON ic.oid = i.indexrelid
       JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE ${USER_RELATION}`,
+     WHERE (i.indisvalid OR c.relkind = 'p') AND ${USER_RELATION}`,
   // NOT NULL constraints ('n') are in this catalog since 18, and in pg_attribute always. Children follow their parents.
   constraint: `
     SELECT ${RELATION} || '.' || ${name('k.conname')} AS object, ${RELATION} AS relation,
