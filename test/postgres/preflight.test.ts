@@ -400,6 +400,24 @@ describe('green', () => {
     expect(only(await check(), 'green-empty')).toMatchObject([{ object: 'function tools.f()' }]);
   });
 
+  it('has default privileges: what they give and take away is named before anything is copied', async () => {
+    const role = `default_role_${TAG}`;
+    const defaults = `ALTER DEFAULT PRIVILEGES`;
+    await onGreen(`CREATE ROLE ${role};
+      ${defaults} IN SCHEMA public GRANT SELECT ON TABLES TO ${role}; ${defaults} REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC`);
+    undo.push(() =>
+      onGreen(`${defaults} GRANT EXECUTE ON FUNCTIONS TO PUBLIC; DROP OWNED BY ${role}; DROP ROLE ${role}`),
+    );
+    const found = async (): Promise<string[]> =>
+      only(await check(), 'default-privileges').map(({ severity, object }) => `${severity} ${object}`);
+    expect(await found()).toEqual([`warning tables: ${role}`]);
+    await onBlue(`CREATE FUNCTION public.one() RETURNS int LANGUAGE sql AS 'SELECT 1'`);
+    undo.push(() => onBlue('DROP FUNCTION public.one()'));
+    expect(await found()).toEqual(['error public.one()', `warning tables: ${role}`]);
+    await onBlue('REVOKE EXECUTE ON FUNCTION public.one() FROM PUBLIC');
+    expect(await found()).toEqual([`warning tables: ${role}`]);
+  });
+
   it('may hold what this very run has made, and the copy of a run that has ended is called so', async () => {
     await withClient(greenDb.config, (client) => installState(client, 'green'));
     undo.push(() => onGreen('DROP SCHEMA verdigris CASCADE; DROP TABLE IF EXISTS public.orders'));

@@ -352,6 +352,21 @@ describe('the copy', () => {
     expect(await compare(p)).toMatchObject([{ severity: 'error', kind: 'index', object: 'public.b_a' }]);
   });
 
+  it('may be granted more by default privileges of green, which are told; what they take away is a difference', async () => {
+    const p = await smallPair();
+    await p.green.query(`
+      ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO ${ROLE};
+      ALTER DEFAULT PRIVILEGES REVOKE USAGE ON TYPES FROM PUBLIC`);
+    await p.blue.query("CREATE TYPE public.mood AS ENUM ('a')");
+    await applyAll(p.context, await read(p.blueDatabase));
+    expect((await compare(p)).map(({ severity, kind, object }) => `${severity} ${kind} ${object}`)).toEqual([
+      'warning table public.a',
+      'warning table public.b',
+      'warning table public.secret',
+      'error type public.mood',
+    ]);
+  });
+
   it('stops a build of an index when it is cancelled', async () => {
     const p = await smallPair();
     const s = await read(p.blueDatabase);

@@ -18,6 +18,7 @@ import {
   writingEventTriggers,
 } from './code.js';
 import { otherConsumers, otherSubscriptions, slotNames } from './consumers.js';
+import { defaultPrivileges } from './default-privileges.js';
 import { functionPaths } from './function-paths.js';
 import { largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
 import {
@@ -110,6 +111,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   extensions,
   roles,
   ownership,
+  defaultPrivileges,
   forcedRowSecurity,
   writingEventTriggers,
   peerConnection,

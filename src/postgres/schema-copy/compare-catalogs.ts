@@ -139,6 +139,18 @@ function isOnlyToldOf(object: DescribedObject, fact: string): boolean {
   return fact === PARTITION_IDENTITY || (isMadeByItself(object) && OWNERSHIP.has(fact));
 }
 
+/** Green's own default privileges grant more on what is made there: the application misses nothing. */
+function isMoreGranted(blue: DescribedObject, green: DescribedObject, fact: string): boolean {
+  if (fact !== 'grants' || blue.kind === 'column') return false;
+  const there = new Set(entriesOf(green.facts[fact]));
+  return entriesOf(blue.facts[fact]).every((entry) => there.has(entry) || there.has(`${entry} grantable`));
+}
+
+/** An empty list is null. */
+function entriesOf(grants: unknown): readonly string[] {
+  return Array.isArray(grants) ? grants.map(String) : [];
+}
+
 function differentFacts(blue: DescribedObject, green: DescribedObject, ownersAndGrants: boolean): CatalogDifference[] {
   const { kind, object } = blue;
   return Object.keys(blue.facts)
@@ -148,7 +160,7 @@ function differentFacts(blue: DescribedObject, green: DescribedObject, ownersAnd
     .map((name): CatalogDifference => {
       const [is, was] = [shown(green.facts[name]), shown(blue.facts[name])];
       return {
-        severity: isOnlyToldOf(blue, name) ? 'warning' : 'error',
+        severity: isOnlyToldOf(blue, name) || isMoreGranted(blue, green, name) ? 'warning' : 'error',
         kind,
         object,
         difference: `${name} is ${is} on green and ${was} on blue`,
