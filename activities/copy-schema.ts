@@ -11,7 +11,7 @@ import { applyRest } from '../src/postgres/schema-copy/apply-post-data.js';
 import { buildTogether } from '../src/postgres/schema-copy/build-together.js';
 import { applyKeys } from '../src/postgres/schema-copy/apply-keys.js';
 import { applySecondaryIndexes } from '../src/postgres/schema-copy/apply-indexes.js';
-import { refreshMaterializedViews } from '../src/postgres/schema-copy/materialized-views.js';
+import { refreshMaterializedViews, unpopulatedViews } from '../src/postgres/schema-copy/materialized-views.js';
 import { excludedRelations } from '../src/postgres/schema-copy/excluded-relations.js';
 import { canGiveOwnership } from '../src/postgres/schema-copy/ownership-given.js';
 import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
@@ -57,8 +57,8 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         await applySecondaryIndexes(context, statements.secondaryIndexes, settings);
         await applyForeignKeys(context, statements.foreignKeys, settings);
         await applyRest(context, statements.rest);
-        await refreshMaterializedViews(context);
         const blue = await work.session('blue', 'schema');
+        await refreshMaterializedViews(context, await unpopulatedViews(blue));
         const differences = await compareCatalogs(blue, green, ref.plan);
         const errors = differences.filter((found) => found.severity === 'error');
         if (errors.length > 0) throw schemasDiffer(errors);

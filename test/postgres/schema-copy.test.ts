@@ -10,7 +10,7 @@ import { applyRest } from '../../src/postgres/schema-copy/apply-post-data.js';
 import { applySecondaryIndexes } from '../../src/postgres/schema-copy/apply-indexes.js';
 import { readUserObjects } from '../../src/postgres/schema-copy/created-objects.js';
 import { dropCopiedSchema } from '../../src/postgres/schema-copy/drop-copied-schema.js';
-import { refreshMaterializedViews } from '../../src/postgres/schema-copy/materialized-views.js';
+import { refreshMaterializedViews, unpopulatedViews } from '../../src/postgres/schema-copy/materialized-views.js';
 import { excludedRelations } from '../../src/postgres/schema-copy/excluded-relations.js';
 import { findNativePgDump } from '../../src/postgres/schema-copy/pg-dump-native.js';
 import { dumpArguments, dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
@@ -365,6 +365,35 @@ describe('the copy', () => {
       'warning table public.secret',
       'error type public.mood',
     ]);
+  });
+
+  it('leaves a materialized view that blue has not populated, and holds the run for one that can be filled no more', async () => {
+    const p = await pair(
+      'pg15',
+      'views',
+      `CREATE TABLE public.t (v int);
+       CREATE MATERIALIZED VIEW public.a_late AS SELECT 1 / v AS x FROM public.t WITH NO DATA;
+       CREATE MATERIALIZED VIEW public.broken AS SELECT 1 / v AS x FROM public.t;
+       CREATE MATERIALIZED VIEW public.total AS SELECT count(*) FROM public.t;`,
+    );
+    open.push(p);
+    await applyAll(p.context, await read(p.blueDatabase));
+    await p.green.query('INSERT INTO public.t VALUES (0)');
+    const refresh = async (): Promise<string[]> =>
+      (await refreshMaterializedViews(p.context, await unpopulatedViews(p.blue))).map(({ name }) => name);
+    await expect(refresh()).rejects.toMatchObject({
+      type: 'BackfillFailed',
+      retryable: false,
+      message: expect.stringContaining(
+        'green: REFRESH MATERIALIZED VIEW "public"."broken": division by zero',
+      ) as string,
+    });
+    await p.blue.query('REFRESH MATERIALIZED VIEW public.broken WITH NO DATA');
+    expect(await refresh()).toEqual(['total']);
+    await p.blue.query('REFRESH MATERIALIZED VIEW public.broken');
+    await p.green.query('UPDATE public.t SET v = 1');
+    expect(await refresh()).toEqual(['broken', 'total']);
+    expect(await compare(p)).toEqual([]);
   });
 
   it('stops a build of an index when it is cancelled', async () => {

@@ -140,7 +140,7 @@ export const unmovedRows: SideCheck = {
             {
               severity: 'info',
               object,
-              message: `${object} is a materialized view: it is refreshed on green once, after the rows have been copied`,
+              message: `${object} is a materialized view: where it is populated it is refreshed on green once, after the rows have been copied`,
               remedy: 'Let whatever refreshes it on blue do so on green, too, before reads move',
             },
           ];

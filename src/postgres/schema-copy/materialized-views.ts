@@ -1,19 +1,37 @@
+import { VerdigrisError } from '../../errors.js';
 import type { TableName } from '../../plan/table-name.js';
 import { qualified } from '../identifier.js';
-import { USER_SCHEMA } from '../catalog.js';
+import { USER_SCHEMA, sameTable } from '../catalog.js';
 import { aloneWithShortLocks } from '../migrate/short-locks.js';
 import type { StepContext } from '../migrate/step-context.js';
+import { isTransient, messageOf } from '../migrate/step-failed.js';
+import type { Session } from '../session.js';
 import { schemaCopyFailed } from './schema-copy-failed.js';
+
+/** The materialized views of blue that hold nothing, not even no rows: WITH NO DATA. Nobody can read them there. */
+export async function unpopulatedViews(blue: Session): Promise<TableName[]> {
+  const { rows } = await blue.query<TableName>(
+    `SELECT n.nspname AS schema, c.relname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE c.relkind = 'm' AND NOT c.relispopulated AND ${USER_SCHEMA}`,
+  );
+  return rows;
+}
 
 /**
  * Fills the materialized views of a database, those first that others read. A schema dump leaves them empty, and rows
  * of theirs are never replicated: so once before reads are sent to green, and whenever the application does it.
  *
+ * @param left the views that stay as they are: those that are not populated on blue
  * @returns the views that were refreshed.
+ * @throws VerdigrisError BackfillFailed that names a view whose query fails.
  */
-export async function refreshMaterializedViews(context: StepContext): Promise<TableName[]> {
+export async function refreshMaterializedViews(
+  context: StepContext,
+  left: readonly TableName[] = [],
+): Promise<TableName[]> {
   const { session } = context;
-  const { rows } = await session.query<TableName>(MATERIALIZED_VIEWS);
+  const { rows: views } = await session.query<TableName>(MATERIALIZED_VIEWS);
+  const rows = views.filter((view) => !left.some((other) => sameTable(view, other)));
   for (const [i, view] of rows.entries()) {
     const statement = `REFRESH MATERIALIZED VIEW ${qualified(view)}`;
     try {
@@ -22,7 +40,7 @@ export async function refreshMaterializedViews(context: StepContext): Promise<Ta
       );
     } catch (error) {
       context.signal.throwIfAborted();
-      throw schemaCopyFailed(statement, error);
+      throw refreshFailed(statement, error);
     }
     context.onProgress({
       step: 'materialized views',
@@ -34,6 +52,20 @@ export async function refreshMaterializedViews(context: StepContext): Promise<Ta
     });
   }
   return rows.map(({ schema, name }) => ({ schema, name }));
+}
+
+/**
+ * Such as a row by which its query divides, or one too many for a unique index: blue has the view from before. That can
+ * be mended, so the run holds; to go on would lead reads to a view that can't be read.
+ */
+function refreshFailed(statement: string, cause: unknown): VerdigrisError {
+  if (cause instanceof VerdigrisError || isTransient(cause)) return schemaCopyFailed(statement, cause);
+  return new VerdigrisError({
+    type: 'BackfillFailed',
+    message: `green: ${statement}: ${messageOf(cause)}`,
+    nextStep: `try it on blue, and mend what its query meets (rows on blue, a function on both sides, a right of green's user on green); or, if nobody reads the view, ${statement} WITH NO DATA on blue, which leaves it so on green, too; then resume; or roll back`,
+    cause,
+  });
 }
 
 /** A view reads others through its rewrite rule; how deep it stands is the length of the longest way down. */
