@@ -400,6 +400,19 @@ describe('green', () => {
     expect(only(await check(), 'green-empty')).toMatchObject([{ object: 'function tools.f()' }]);
   });
 
+  it('has an extension in the schema in which blue has it', async () => {
+    await onBlue('CREATE SCHEMA "Ext"; CREATE EXTENSION btree_gist SCHEMA "Ext"');
+    undo.push(() => onBlue('DROP SCHEMA "Ext" CASCADE'));
+    expect(only(await check(), 'extensions').filter(({ severity }) => severity === 'error')).toEqual([]);
+    await onGreen('CREATE EXTENSION btree_gist SCHEMA public');
+    undo.push(() => onGreen('DROP EXTENSION btree_gist; DROP SCHEMA IF EXISTS "Ext"'));
+    const [found] = only(await check(), 'extensions');
+    expect(found).toMatchObject({ severity: 'error', side: 'green', object: 'btree_gist' });
+    const statements = (found?.remedy ?? '').slice('On green: '.length).split('; or ')[0] ?? '';
+    await onGreen(statements);
+    expect(only(await check(), 'extensions').filter(({ severity }) => severity === 'error')).toEqual([]);
+  });
+
   it('has default privileges: what they give and take away is named before anything is copied', async () => {
     const role = `default_role_${TAG}`;
     const defaults = `ALTER DEFAULT PRIVILEGES`;

@@ -153,24 +153,27 @@ export const extensions: PairCheck = {
   name: 'extensions',
   methods: NEW_GREEN,
   run: async ({ blue, green }) => {
-    const { rows: used } = await blue.session.query<{ name: string; version: string }>(
-      `SELECT extname AS name, extversion AS version FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1`,
+    const { rows: used } = await blue.session.query<{ name: string; version: string; schema: string }>(
+      `SELECT extname AS name, extversion AS version, extnamespace::regnamespace::text AS schema FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1`,
     );
     const { rows: offered } = await green.session.query<{
       name: string;
       version: string;
       installed: boolean;
       trusted: boolean;
+      /** Quoted; null while it is not installed. */
+      schema: string | null;
     }>(
       `SELECT e.name, coalesce(e.installed_version, e.default_version) AS version, e.installed_version IS NOT NULL AS installed,
-              coalesce(bool_or(v.trusted), false) AS trusted
+              coalesce(bool_or(v.trusted), false) AS trusted,
+              (SELECT x.extnamespace::regnamespace::text FROM pg_extension x WHERE x.extname = e.name) AS schema
          FROM pg_available_extensions e
          LEFT JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version
         WHERE e.name = ANY ($1) GROUP BY 1, 2, 3`,
       [used.map(({ name }) => name)],
     );
     const onGreen = new Map(offered.map((extension) => [extension.name, extension]));
-    return used.flatMap(({ name, version }) => {
+    return used.flatMap(({ name, version, schema }) => {
       const other = onGreen.get(name);
       if (other === undefined) {
         return {
@@ -188,6 +191,15 @@ export const extensions: PairCheck = {
           object: name,
           message: `green's user may not install the extension ${name}: only a superuser may`,
           remedy: `As a superuser on green: CREATE EXTENSION ${ident(name)}, in the schema in which it is on blue`,
+        };
+      }
+      if (other.schema !== null && other.schema !== schema) {
+        return {
+          side: 'green' as const,
+          severity: 'error' as const,
+          object: name,
+          message: `the extension ${name} is in the schema ${schema} on blue and in ${other.schema} on green: what blue's schema calls by that name would not be found`,
+          remedy: `On green: CREATE SCHEMA IF NOT EXISTS ${schema}; ALTER EXTENSION ${ident(name)} SET SCHEMA ${schema}; or DROP EXTENSION ${ident(name)}, if nothing uses it yet`,
         };
       }
       if (other.version === version) return [];
