@@ -11,10 +11,11 @@ import { PGBOUNCER_CHECKS } from '../../src/pgbouncer/preflight.js';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { planSchema, type PlanInput } from '../../src/plan/schema.js';
 import { OTHER_FINDINGS, PAIR_CHECKS, SIDE_CHECKS } from '../../src/postgres/preflight/checks.js';
+import { mayMakeEventTriggers } from '../../src/postgres/preflight/code.js';
 import { isReady, type PreflightFinding } from '../../src/postgres/preflight/finding.js';
 import { preflight } from '../../src/postgres/preflight/preflight.js';
 import { withoutSecrets } from '../../src/postgres/scrub.js';
-import type { Database } from '../../src/postgres/session.js';
+import { closeSession, openSession, type Database } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
 import { databasesOf } from '../../src/worker/connections.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
@@ -398,6 +399,25 @@ describe('green', () => {
     await onBlue('CREATE SCHEMA tools; CREATE FUNCTION tools.f() RETURNS int LANGUAGE sql RETURN 1');
     undo.push(() => onBlue('DROP SCHEMA tools CASCADE'));
     expect(only(await check(), 'green-empty')).toMatchObject([{ object: 'function tools.f()' }]);
+  });
+
+  it('must let its user make the event triggers of blue, enabled or not', async () => {
+    await onBlue(`
+      CREATE FUNCTION public.watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RETURN; END';
+      CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION public.watch(); ALTER EVENT TRIGGER watch DISABLE`);
+    undo.push(() => onBlue('DROP FUNCTION public.watch() CASCADE'));
+    const user = `preflight_watch_${TAG}`;
+    await onGreen(`CREATE ROLE ${user} LOGIN PASSWORD 'secret-of-user'`);
+    undo.push(() => onGreen(`DROP OWNED BY ${user}; DROP ROLE ${user}`));
+    const as = { ...green, config: { ...green.config, user, password: 'secret-of-user' } };
+    const found = async (): Promise<PreflightFinding[]> => only(await check({}, { green: as }), 'event-trigger-rights');
+    expect(await found()).toMatchObject([{ severity: 'error', side: 'green', object: 'watch' }]);
+    expect(only(await check(), 'event-trigger-rights')).toEqual([]);
+    // Where one may who is no superuser by name, it is found out without making any.
+    const session = await openSession(green, { purpose: 'test' });
+    undo.push(() => closeSession(session));
+    expect(await mayMakeEventTriggers(session)).toBe(true);
+    expect((await session.query('SELECT FROM pg_event_trigger')).rowCount).toBe(0);
   });
 
   it('has an extension in the schema in which blue has it', async () => {

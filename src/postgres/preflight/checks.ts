@@ -9,6 +9,7 @@ import {
 } from './capacity.js';
 import type { PairCheck, SideCheck } from './check.js';
 import {
+  eventTriggerRights,
   eventTriggers,
   forcedRowSecurity,
   replicaTriggers,
@@ -113,6 +114,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   ownership,
   defaultPrivileges,
   forcedRowSecurity,
+  eventTriggerRights,
   writingEventTriggers,
   peerConnection,
   standbyOrigin,

@@ -2,6 +2,8 @@ import { formatTableName } from '../../plan/table-name.js';
 import { ident } from '../identifier.js';
 import { planWork } from '../migrate/plan-work.js';
 import type { Side } from '../../side.js';
+import type { Session } from '../session.js';
+import { sqlState } from '../sqlstate.js';
 import {
   BOTH_SIDES,
   NEW_GREEN,
@@ -131,6 +133,45 @@ export const eventTriggers: SideCheck = {
     }));
   },
 };
+
+/** A dump has those of blue, the disabled ones too, and makes them after the rows. */
+export const eventTriggerRights: PairCheck = {
+  name: 'event-trigger-rights',
+  methods: NEW_GREEN,
+  run: async ({ blue, green }) => {
+    const { rows } = await blue.session.query<{ name: string }>(
+      `SELECT evtname AS name FROM pg_event_trigger t
+        WHERE evtname !~ '^verdigris_'
+          AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_event_trigger'::regclass AND e.objid = t.oid AND e.deptype = 'e')
+        ORDER BY 1`,
+    );
+    if (rows.length === 0 || green.isSuperuser || (await mayMakeEventTriggers(green.session))) return [];
+    return inPair('green', [
+      {
+        severity: 'error',
+        object: listed(rows.map(({ name }) => name)),
+        message:
+          "blue has these event triggers, and green's user may not make any: the copy of the schema would fail after the rows",
+        remedy:
+          "Let green's connection log in as a superuser (on managed services: their own administrator role); or DROP EVENT TRIGGER on blue until the run has ended: a disabled one is copied, too",
+      },
+    ]);
+  },
+};
+
+/** The role is looked at first, and the function is not there: nothing is made. Managed services let others make them, too. */
+export async function mayMakeEventTriggers(session: Session): Promise<boolean> {
+  try {
+    await session.query(
+      'CREATE EVENT TRIGGER verdigris_probe ON ddl_command_end EXECUTE FUNCTION pg_catalog.verdigris_is_not_there()',
+    );
+  } catch (error) {
+    if (sqlState(error) === '42883') return true;
+    if (sqlState(error) === '42501') return false;
+    throw error;
+  }
+  throw new Error('an event trigger was made of a function that is not there');
+}
 
 /**
  * Of the event triggers of blue, which green gets: those that write rows and would fire for our DDL. There the rows are
