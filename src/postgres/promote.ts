@@ -24,7 +24,7 @@ import {
   waitUntilAllIsThere,
   type SequencesBefore,
 } from './promotion-hold.js';
-import { waitForNoUnfencedChanges, waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
+import { TooFarBehind, waitForNoUnfencedChanges, waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
 import { openActors, openSessions, type Sessions } from './promotion-sessions.js';
 import { closeSession, openSession, SHORT_STATEMENTS, withSession, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
@@ -131,12 +131,18 @@ export async function promote(
       if (!(error instanceof VerdigrisError && error.type === 'PromotionBlocked')) throw error;
       promotion.signal?.throwIfAborted();
       onBlocked?.(attempt, error.message);
+      const isLast = attempt >= attempts || isLate(promotion) || isForTheRunToTell(promotion, error);
       // A try that lost against another worker's decision is finished by the next one, whatever its number.
-      if ((attempt >= attempts || isLate(promotion)) && !(await isDecided(promotion))) throw error;
+      if (isLast && !(await isDecided(promotion))) throw error;
     }
     // The writers that our request made wait must drain before the next one.
     await sleep(100 + Math.random() * 200);
   }
+}
+
+/** A way back that blue is too far behind for: the run says so, guards green's WAL, and hears whether a loss is accepted. */
+function isForTheRunToTell({ from }: Promotion, error: VerdigrisError): boolean {
+  return from === 'green' && error instanceof TooFarBehind;
 }
 
 async function isDecided({ databases, migration, from }: Promotion): Promise<boolean> {

@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../errors.js';
 import { otherSide } from '../side.js';
-import { directionTo } from './feed.js';
+import { directionTo, feedName } from './feed.js';
 import { promotionBlocked } from './hold.js';
-import { longWriters, whoChanges } from './locks.js';
+import { longWriters, whoBlocksApply, whoChanges } from './locks.js';
 import { measureLag } from './marker.js';
 import type { Promotion } from './promote.js';
 import type { Sessions } from './promotion-sessions.js';
@@ -11,21 +12,36 @@ import { describeChange, readUnfencedChanges } from './unfenced-changes.js';
 
 /* When it is worth asking writers to wait: what these functions wait for would otherwise be part of the hold. */
 
+/** The new side is behind, and has not come close within one try. */
+export class TooFarBehind extends VerdigrisError {}
+
 /** Asks for the hold only when the new side is close behind: the marker's round trip is part of the hold. */
-export async function waitForShortLag(sessions: Pick<Sessions, 'aside' | 'to'>, promotion: Promotion): Promise<void> {
-  const direction = directionTo(otherSide(promotion.from));
+export async function waitForShortLag(
+  sessions: Pick<Sessions, 'aside' | 'to'>,
+  promotion: Promotion,
+  withinMs = CATCHES_UP_WITHIN_MS,
+): Promise<void> {
+  const to = otherSide(promotion.from);
+  const direction = directionTo(to);
+  const until = performance.now() + withinMs;
   let best = Number.POSITIVE_INFINITY;
-  for (let look = 0; look < 100; look++) {
+  for (let look = 0; look < 100 && performance.now() < until; look++) {
     promotion.signal?.throwIfAborted();
-    const lag = await measureLag(sessions.aside, sessions.to, direction, 5_000, promotion.signal);
+    const longest = Math.min(5_000, until - performance.now());
+    const lag = await measureLag(sessions.aside, sessions.to, direction, longest, promotion.signal);
     if (lag < SHORT_LAG_MS) return;
     best = Math.min(best, lag);
     await sleep(100);
   }
-  throw promotionBlocked(
-    `${otherSide(promotion.from)} is too far behind: a marker took ${Math.round(best)} ms at best, ${SHORT_LAG_MS} ms are asked for`,
+  const took = Number.isFinite(best) ? `took ${Math.round(best)} ms at best` : 'did not arrive';
+  const blocked = promotionBlocked(
+    `${to} is too far behind: a marker ${took}, ${SHORT_LAG_MS} ms are asked for. ${await whoBlocksApply(sessions.to, feedName(promotion.migration, direction))}`,
   );
+  throw new TooFarBehind({ type: 'PromotionBlocked', message: blocked.what, nextStep: blocked.nextStep });
 }
+
+/** An apply that stands still does not go on by being waited for: then who is in the way is told, ms. */
+const CATCHES_UP_WITHIN_MS = 15_000;
 
 /** A marker's round trip above this means a backlog, and the hold would have to wait for it. */
 const SHORT_LAG_MS = 20;
