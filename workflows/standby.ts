@@ -97,13 +97,19 @@ export async function watchFeed(run: MigrationRun, ref: RunRef): Promise<never> 
     run.saw({ lagSeconds: seen.lagSeconds });
     run.sawFeed(
       seen.rollbackSafe
-        ? { safe: true, why: 'blue follows green: writes can go back without a loss' }
+        ? { safe: true, why: whyItIsSafe(seen) }
         : { safe: false, why: seen.why, ...(seen.loses === null ? {} : { loses: seen.loses }) },
     );
     if (seen.health === 'healthy') run.allClear('feed');
     else run.alarm('feed', seen.health, seen.why, NEXT[seen.health]);
     await spareHistory(UNWATCHED_MS);
   }
+}
+
+/** One that is late loses nothing, but not at once. */
+function whyItIsSafe({ health, why }: StandbyState): string {
+  if (health === 'lagging') return `${why}; a rollback waits until it has caught up, and loses nothing then`;
+  return 'blue follows green: writes can go back without a loss';
 }
 
 /** What people can do about a feed that is not as it should be. */

@@ -25,6 +25,8 @@ export interface BlueIdentity {
 /** The last moment at which blue had everything. */
 export interface Confirmed extends GreenPosition {
   readonly blue: BlueIdentity;
+  /** Errors that its subscriptions had met by then; not known where an earlier version has written it. */
+  readonly errors?: number;
   /** Set when the feed was dropped by us, since it held back too much WAL. */
   readonly dropped?: true;
 }

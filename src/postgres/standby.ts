@@ -85,9 +85,11 @@ export async function lookAtStandby(
     if (broken !== undefined) return gone('broken', broken);
     // Read before the marker is written: what comes before it, blue has when the marker arrives.
     const position = await readGreenPosition(green, feed);
+    const errors = await countErrors(blue, names);
     const lag = await measureLag(green, blue, 'to_blue', Math.max(10_000, limits.maxLagMs), signal);
     const lagSeconds = Number.isFinite(lag) ? lag / 1_000 : null;
-    if (lagSeconds !== null) await writeConfirmed(green, run.runId, { ...position, blue: identity });
+    if (lagSeconds !== null) await writeConfirmed(green, run.runId, { ...position, blue: identity, errors });
+    else if (failsAgain(confirmed, errors, await countErrors(blue, names))) return gone('broken', FAILS_AGAIN);
     // Nothing is lost by going back late: the promotion waits until blue has everything.
     const alive = { rollbackSafe: true, lagSeconds, loses: null };
     if (lag > limits.maxLagMs) return { health: 'lagging', why: await describeLag(blue, names, lagSeconds), ...alive };
@@ -117,6 +119,9 @@ export function outOfReach(error: unknown, retaining?: string): StandbyState {
 const DROPPED =
   'blue did not keep up and the feed held back too much WAL on green: the feed was dropped, blue is no longer current';
 
+const FAILS_AGAIN =
+  "blue refuses a change that was made on green: the feed meets the same error again and again, and stands still (see blue's server log)";
+
 const SLOT_GONE = 'the feed from green to blue is gone (its slot on green): blue is no longer current';
 
 /** Why blue does not have, and will not get, everything that is on green; undefined while the feed lives. */
@@ -124,6 +129,7 @@ export async function whyFeedIsDead(
   green: Session,
   openBlue: () => Promise<Session>,
   run: Run,
+  signal?: AbortSignal,
 ): Promise<string | undefined> {
   const names = await streamsOfRun(green, feedName(run.migration, 'to_blue'));
   const confirmed = await readConfirmed(green, run.runId);
@@ -131,7 +137,30 @@ export async function whyFeedIsDead(
   const wal = await readRetainedWal(green, names);
   if (lacksSlots(wal, names)) return SLOT_GONE;
   const blue = await openBlue();
-  return (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, await readBlueIdentity(blue));
+  const broken = (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, await readBlueIdentity(blue));
+  if (broken !== undefined) return broken;
+  const errors = await countErrors(blue, names);
+  // Only where it has met some since blue had everything: it costs the time of a marker that does not arrive.
+  if (errors - (confirmed?.errors ?? errors) < PASSING_ERRORS) return undefined;
+  if (Number.isFinite(await measureLag(green, blue, 'to_blue', APPLY_TRIES_WITHIN_MS, signal))) return undefined;
+  return failsAgain(confirmed, errors, await countErrors(blue, names)) ? FAILS_AGAIN : undefined;
+}
+
+/** Time in which an apply worker that fails is begun again: every 5 s by default (wal_retrieve_retry_interval). */
+const APPLY_TRIES_WITHIN_MS = 10_000;
+
+/** A connection that was cut, or a deadlock, is one error. */
+const PASSING_ERRORS = 2;
+
+/** Whether a feed whose marker does not arrive fails each time it is begun: it has done so since, and does so now. */
+function failsAgain(confirmed: Confirmed | undefined, before: number, now: number): boolean {
+  return now > before && now - (confirmed?.errors ?? before) >= PASSING_ERRORS;
+}
+
+async function countErrors(blue: Session, names: readonly string[]): Promise<number> {
+  let errors = 0;
+  for (const name of names) errors += (await readSubscription(blue, name))?.errors ?? 0;
+  return errors;
 }
 
 function replacedSince(confirmed: Confirmed | undefined, now: BlueIdentity): string | undefined {
@@ -151,8 +180,7 @@ async function brokenSubscription(blue: Session, names: readonly string[]): Prom
 }
 
 async function describeLag(blue: Session, names: readonly string[], lagSeconds: number | null): Promise<string> {
-  let errors = 0;
-  for (const name of names) errors += (await readSubscription(blue, name))?.errors ?? 0;
+  const errors = await countErrors(blue, names);
   const met = errors > 0 ? `; its subscriptions have met ${errors} errors: see blue's server log` : '';
   return `blue is ${lagSeconds === null ? 'far' : `${lagSeconds.toFixed(1)} s`} behind green${met}`;
 }
