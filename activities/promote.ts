@@ -4,8 +4,9 @@ import { readFencedTables } from '../src/postgres/fenced-tables.js';
 import { lookAtSchema } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropSlots } from '../src/postgres/feed-objects.js';
-import { openActorSession } from '../src/postgres/ownership.js';
+import { openActorSession, type Run } from '../src/postgres/ownership.js';
 import { finishPromotion } from '../src/postgres/finish-promotion.js';
+import { feedGoesOn, noteForced, wasForced } from '../src/postgres/forced-way-back.js';
 import { promotionBlocked } from '../src/postgres/hold.js';
 import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
 import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
@@ -160,7 +161,7 @@ async function promote(
     if (!decided && from === 'blue') await refuseFailed(work, ref, environment, patience);
     refuseLate(begins);
     const fenced = decided ? [] : await readFencedTables(session, ref.plan.tables);
-    const known = decided ? [] : await prepare(work, ref, { from, acceptLoss, fenced });
+    const known = decided ? [] : await prepare(work, ref, { from, epoch, acceptLoss, fenced });
     if (!decided) await pools.prepare(from, epoch);
     // Blue is close behind green: what it lacks would only be missed where a loss was accepted.
     if (!decided && from === 'green' && !acceptLoss) await readsGoFirst(ref, environment, session, epoch);
@@ -182,8 +183,7 @@ async function promote(
     if (unreleased.length > 0) work.report({ attempt: attempts, notReleased: unreleased.map(({ pooler }) => pooler) });
     const result = {
       ...{ holdMs, attempts, epoch: promoted.epoch, at: new Date().toISOString() },
-      // Green is closed now, so this is the last count.
-      lost: acceptLoss ? await describeLoss(session, run.runId, feedName(run.migration, 'to_blue')) : null,
+      lost: from === 'green' ? await whatWasLost(session, run, promoted.epoch) : null,
     };
     const what = `writes moved from ${from} to ${otherSide(from)}`;
     await recordEvent(await work.session(otherSide(from), 'event', SHORT_STATEMENTS), run.runId, what, {
@@ -196,10 +196,20 @@ async function promote(
     await withdrawOpening(session, run.migration, from, epoch).catch(() => undefined);
     await releaseUndecided(work, pools, from);
     if (from === 'green') {
+      // What is still owed then, the next try does.
+      if (acceptLoss && !signal.aborted) await feedGoesOn(databases, run, session, signal).catch(() => undefined);
       await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights', SHORT_STATEMENTS));
     }
     throw error;
   }
+}
+
+/**
+ * Null where green had been closed by a try without a loss, whatever was accepted when blue was opened. Green is closed
+ * now, so this is the last count.
+ */
+async function whatWasLost(green: Session, { runId, migration }: Run, epoch: number): Promise<string | null> {
+  return (await wasForced(green, runId, epoch)) ? describeLoss(green, runId, feedName(migration, 'to_blue')) : null;
 }
 
 /** Nobody waits for a promotion that is not tried any more. One that is decided goes on, and opens the new side first. */
@@ -254,7 +264,14 @@ async function withPools<T>(
 async function prepare(
   work: Work,
   ref: RunRef,
-  { from, acceptLoss, fenced }: Pick<Asked, 'from' | 'acceptLoss'> & { readonly fenced: readonly TableName[] },
+  {
+    from,
+    epoch,
+    acceptLoss,
+    fenced,
+  }: Omit<Asked, 'notAfter' | 'environment' | 'patience'> & {
+    readonly fenced: readonly TableName[];
+  },
 ): Promise<number[]> {
   const { databases, run, signal } = work;
   // Before anything is made, and whether or not a stage has asked: an old version may have been deployed since.
@@ -274,7 +291,12 @@ async function prepare(
     await refuseDdl(work, ref, onBlue);
     await refuseUnmovedContents(onBlue, onGreen, { runId: run.runId, patterns: ref.plan.tables });
     await refuseMissingRights(onBlue, onGreen);
-  } else if (!acceptLoss) await refuseLostWayBack(work);
+  } else if (acceptLoss) {
+    await noteForced(onGreen, onBlue, run, epoch);
+  } else {
+    await feedGoesOn(databases, run, onGreen, signal);
+    await refuseLostWayBack(work);
+  }
   return preparePromotion({
     databases,
     migration: run.migration,
@@ -307,12 +329,12 @@ async function refuseMissingRights(blue: Session, green: Session): Promise<void>
 }
 
 /** Going back without the reverse feed loses what was written on green since it died: somebody must accept that. */
-async function refuseLostWayBack({ session, run }: Work): Promise<void> {
+async function refuseLostWayBack({ session, run, signal }: Work): Promise<void> {
   const [green, blue] = [
     await session('green', 'way back', SHORT_STATEMENTS),
     await session('blue', 'way back', SHORT_STATEMENTS),
   ];
-  const why = await whyFeedIsDead(green, () => Promise.resolve(blue), run);
+  const why = await whyFeedIsDead(green, () => Promise.resolve(blue), run, signal);
   if (why === undefined) return;
   const loses = await describeLoss(green, run.runId, feedName(run.migration, 'to_blue'));
   throw new VerdigrisError({

@@ -83,7 +83,8 @@ async function beginFeedBack(
   }
 }
 
-const ROUTE_IS_STILL = `
+/** For enableSubscriptionWhere(): a migration, the side that has the writes, and the epoch. */
+export const ROUTE_IS_STILL = `
   SELECT FROM verdigris.route WHERE migration = $1 AND writes_on = $2 AND epoch = $3 FOR SHARE`;
 
 /** All streams of the old feed have stopped, on both servers, before the first of them is dropped. */

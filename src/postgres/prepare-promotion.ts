@@ -10,7 +10,7 @@ import { directionTo, feedName } from './feed.js';
 import { armFence } from './fence.js';
 import { promotionBlocked } from './hold.js';
 import { readKnownTables } from './known-tables.js';
-import { longWriters, whoLocksReadersOut } from './locks.js';
+import { longWriters, whoBlocksApply, whoLocksReadersOut } from './locks.js';
 import { probePeer } from './peer-probe.js';
 import { lookUpTables, type PublishedTable } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
@@ -173,7 +173,9 @@ async function refuseLongWriters(session: Session, side: Side): Promise<void> {
 async function switchOff(session: Session, feed: string, side: Side): Promise<void> {
   for (const name of await findSubscriptions(session, feed)) {
     if (await disableSubscription(session, name)) continue;
-    throw promotionBlocked(`${side}: a worker of the feed ${name} does not stop`);
+    throw promotionBlocked(
+      `${side}: a worker of the feed ${name} does not stop. ${await whoBlocksApply(session, feed)}`,
+    );
   }
 }
 
