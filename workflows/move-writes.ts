@@ -47,7 +47,7 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
 }
 
 /** About half a minute of a blue that does not answer. */
-const WAY_BACK_TRIES = 10;
+export const WAY_BACK_TRIES = 10;
 
 /**
  * One promotion. Whatever ends its activity (a pause, a cancel, an error), it may have come after the decision: then

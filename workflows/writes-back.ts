@@ -1,15 +1,15 @@
 import { ApplicationFailure, condition, patched, sleep } from '@temporalio/workflow';
 import type { WritesOfGreen } from '../src/postgres/writes-of-green.js';
-import { act, actFast, actFastWithin } from './lib/activities.js';
+import { act, actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, failureType } from './lib/failure.js';
-import { feedLossOf, isAccepted, LATE, type Loss } from './lib/loss.js';
+import { feedLossOf, isAccepted, isHelpedByLoss, LATE, lossInWords, type Loss } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith } from './lib/story.js';
 import type { Message } from './messages.js';
 import { finishMove } from './finish-move.js';
-import { moveWrites } from './move-writes.js';
+import { moveWrites, WAY_BACK_TRIES } from './move-writes.js';
 import { watchFeed } from './standby.js';
 
 /**
@@ -32,7 +32,7 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
     run.wasPromoted = true;
     // What was decided is finished first: green may not be open yet, and without the reverse feed there is no way back.
     await untilDone(run, ref, heard, 'finishing what was decided: green must be open, and blue must follow it', () =>
-      actFast('compensate: finish what was decided').promote(ref, 'blue', epoch),
+      actFastUpTo('compensate: finish what was decided', WAY_BACK_TRIES).promote(ref, 'blue', epoch),
     );
     // Where that can't be had, the way back says what it loses.
     await finishMove(run, ref, 'blue', 'compensate: the feed to blue');
@@ -97,7 +97,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
         continue;
       }
       const waits = failureType(error) === 'RollbackUnsafe' ? 'confirmation' : 'retry';
-      const loss = strands === null ? (waits === 'retry' ? LATE : feedLossOf(failureMessage(error))) : run.strands;
+      const loss = strands === null ? lossOf(error, waits) : run.strands;
       if (wasAccepted(run, heard, loss, waits) && !withLoss && strands === null) {
         withLoss = true;
         continue;
@@ -106,10 +106,10 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
       if (decided === false) withLoss = false;
       blockedBy(run, failureMessage(error), {
         ...{ waits, loss },
-        answer: answerWith(run, 'rollback', { acceptLoss: true }),
+        answer: asksNothing(loss) ? answerWith(run, 'retire') : answerWith(run, 'rollback', { acceptLoss: true }),
       });
       const answer = await answerBeforeNextTry(run, ref, heard, attempt, waits);
-      if (answer === 'accepted' && strands === null) withLoss = true;
+      if (answer === 'accepted' && strands === null && !asksNothing(loss)) withLoss = true;
       if (answer === 'stays on green') await giveUp(run, ref, heard);
     }
   }
@@ -123,9 +123,21 @@ function strandsAreAccepted(run: MigrationRun): boolean {
   return !patched(AS_NAMED) || isAccepted(run.accepted, run.strands);
 }
 
+/** What would have to be accepted for the next try: nothing where one with a loss would fail as well. */
+function lossOf(error: unknown, waits: 'confirmation' | 'retry'): Loss {
+  const message = failureMessage(error);
+  if (waits === 'confirmation') return feedLossOf(message);
+  if (isHelpedByLoss(failureType(error), message) || !patched('a loss is asked for only where it helps')) return LATE;
+  return {};
+}
+
+function asksNothing(loss: Loss): boolean {
+  return lossInWords(loss) === null;
+}
+
 /** Whether the loss was accepted before the try has named it. What was accepted of another one is no answer to it. */
 function wasAccepted(run: MigrationRun, heard: Heard, loss: Loss, waits: 'confirmation' | 'retry'): boolean {
-  if (!run.lossAccepted) return false;
+  if (!run.lossAccepted || asksNothing(loss)) return false;
   if (!patched(AS_NAMED)) return waits === 'confirmation';
   heard.confirmations = run.confirmations;
   return isAccepted(run.accepted, loss);

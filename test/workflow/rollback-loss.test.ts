@@ -267,4 +267,50 @@ describe.concurrent('a rollback that would lose writes', () => {
     expect(report.rollingBack?.lost).toBe(LOSS);
     expect(run.writesOn).toBe('blue');
   });
+
+  it('is not asked for where a forced try would be blocked as well: what is in the way passes, and nothing is lost', async () => {
+    let isBlocked = true;
+    const withLoss: boolean[] = [];
+    const run = await runs.begin({
+      promote: (own, _ref, from, _epoch, acceptLoss) => {
+        if (from === 'blue') return own.move(from);
+        withLoss.push(acceptLoss === true);
+        if (isBlocked) throw ApplicationFailure.nonRetryable('writers did not end within 80 ms', 'PromotionBlocked');
+        return { ...own.move(from), lost: acceptLoss === true ? LOSS : null };
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const { waiting } = await until(run.handle, 'blocked', (s) => /writers did not end/.test(s.waiting?.why ?? ''));
+    expect(waiting?.answer).toMatch(/--name retire /);
+    expect(await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] })).toMatch(
+      /no loss is accepted/,
+    );
+    await run.saw('-promote', 3);
+    isBlocked = false;
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.rollingBack?.lost).toBeUndefined();
+    expect(withLoss).not.toContain(true);
+    await replayed(run);
+  });
+
+  it('once accepted, is taken although a try with it was blocked: each one says anew what it would lose', async () => {
+    let forced = 0;
+    const run = await runs.begin({
+      promote: (own, _ref, from, _epoch, acceptLoss) => {
+        if (from === 'blue') return own.move(from);
+        if (acceptLoss !== true) throw ApplicationFailure.nonRetryable('blue is too far behind', 'PromotionBlocked');
+        if (forced++ === 0) throw ApplicationFailure.nonRetryable('writers did not end', 'PromotionBlocked');
+        return { ...own.move(from), lost: LOSS };
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await until(run.handle, 'blocked', (s) => /too far behind/.test(s.waiting?.why ?? ''));
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.rollingBack?.lost).toBe(LOSS);
+    expect(forced).toBe(2);
+    await replayed(run);
+  });
 });

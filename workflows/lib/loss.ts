@@ -54,5 +54,18 @@ export function feedLossOf(message: string): Loss {
   return { feed: /a rollback would lose (.*)/.exec(line)?.[1] ?? line };
 }
 
+/** What is in the way of a forced try as well: a server that is away, a lock, a fence, a pooler. */
+const IN_ANY_WAY = ['ConnectionFailed', 'LockNotHad', 'FenceTampered', 'PoolNotReleased'];
+
+/** Whether a try that has failed so may go through with a loss: one that is blocked only where blue does not follow. */
+export function isHelpedByLoss(type: string | undefined, message: string): boolean {
+  if (type === 'PromotionBlocked') return IS_BEHIND.test(message);
+  return type === undefined || !IN_ANY_WAY.includes(type);
+}
+
+/** The words of src/postgres for that. */
+const IS_BEHIND =
+  /\b(is too far behind|did not catch up within|has no subscription|the feed \S+ is (not through|disabled))\b/;
+
 /** What somebody accepts who has the way back forced where it is only late. */
 export const LATE: Loss = { late: 'what blue does not have by then' };
