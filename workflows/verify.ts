@@ -88,7 +88,7 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
 export function warnOfColumns(run: MigrationRun, notCompared: readonly string[] = []): void {
   if (notCompared.length === 0) return;
   run.warn([
-    `not compared, since the other side lacks them, has them with another type or can't compute their "up", or since their default is no constant or SQL of the plan may write them: ${notCompared.join(', ')}`,
+    `not compared, since the other side lacks them, has them with another type or can't compute their "up", since two versions or locales may compute them differently, or since their default is no constant or SQL of the plan may write them: ${notCompared.join(', ')}`,
   ]);
 }
 
