@@ -252,6 +252,26 @@ describe.each([['pg15' as const], ['pg18' as const]])('indexes on %s', (server) 
       await orphan.end();
     });
 
+    it('a build is not stopped for an ANALYZE that waits for it', async () => {
+      const [holder, other] = [new pg.Client(db.config), new pg.Client(db.config)];
+      await Promise.all([holder.connect(), other.connect()]);
+      await holder.query('BEGIN; UPDATE t SET a = a WHERE id = 1');
+      const seen: Progress[] = [];
+      const indexes = await indexesOf({ table: 't', name: 'by_a', columns: ['a'] });
+      const building = createIndexes(context(seen), indexes, { parallel: 1, maxBlockingMs: 100 });
+      while (!seen.some(({ note }) => note?.includes('waits for pid') === true)) await sleep(20);
+      // Behind the build: it would go through as soon as that is stopped.
+      let analyzed = false;
+      const analyzing = other.query('ANALYZE t').then(() => (analyzed = true));
+      await sleep(1_500);
+      const stopped = analyzed;
+      await holder.query('ROLLBACK');
+      await Promise.all([building, analyzing]);
+      expect(stopped).toBe(false);
+      expect((await definition('by_a'))?.valid).toBe(true);
+      await Promise.all([holder.end(), other.end()]);
+    });
+
     it('several indexes of one table are built side by side', async () => {
       await app.query(SLOW);
       const indexes = await indexesOf(...['one', 'two'].map((name) => ({ table: 't', name, columns: ['(slow(id))'] })));

@@ -50,7 +50,8 @@ export async function buildIndex(
     // Looked at before each try: a worker that wakes up late must not stop the apply worker a second time.
     const sql = build.sql((await isOffline(session)) ? 'plain' : 'concurrently');
     try {
-      const watch = { object: build.object, maxBlockingMs: settings.maxBlockingMs };
+      // Offline, whoever waits is a VACUUM or ANALYZE of somebody's schedule.
+      const watch = { object: build.object, maxBlockingMs: settings.maxBlockingMs, isUnused: isOffline };
       await watched(context, session, watch, () =>
         withoutEventTriggers(session, () => cancellable(context, session, () => session.query(sql))),
       );

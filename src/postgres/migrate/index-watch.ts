@@ -16,6 +16,8 @@ export interface WatchedBuild {
    * application has waited for so long, the build is cancelled. Null: it may go on, nobody uses the table.
    */
   readonly maxBlockingMs: number | null;
+  /** Whether nobody of the application can be there to wait: asked when somebody does. */
+  readonly isUnused?: (session: Session) => Promise<boolean>;
 }
 
 /**
@@ -42,7 +44,7 @@ export async function watched<T>(
 async function watchBuild(
   context: StepContext,
   pid: number,
-  { object, maxBlockingMs }: WatchedBuild,
+  { object, maxBlockingMs, isUnused }: WatchedBuild,
   over: AbortSignal,
 ): Promise<Encounter> {
   const lookEveryMs = Math.min(LOOK_EVERY_MS, Math.max(50, (maxBlockingMs ?? LOOK_EVERY_MS) / 2));
@@ -54,7 +56,7 @@ async function watchBuild(
     waitedFor = await report.next(session);
     // The feed counts: it waits for a build when blue empties the table.
     const waiting = maxBlockingMs === null ? [] : await heldUpBy(session, { pid }, maxBlockingMs / 1_000, true);
-    if (waiting.length > 0) {
+    if (waiting.length > 0 && (await isUnused?.(session)) !== true) {
       heldUp = waiting;
       await stop(session);
     }
