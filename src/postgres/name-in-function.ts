@@ -1,4 +1,4 @@
-import { isUnknownName } from './sqlstate.js';
+import { isUnknownName, isUnknownSetting } from './sqlstate.js';
 
 /*
  * Bodies of functions are mostly read when they run: one that names something without its schema works where the
@@ -17,5 +17,12 @@ export function isNameInFunction(error: unknown): boolean {
 }
 
 /** What to do about it when rows are refused: both sides apply rows, one after the other. */
-export const NAME_SCHEMAS =
+export function mendFunction(error: unknown): string {
+  return isUnknownSetting(error) ? GIVE_SETTING : NAME_SCHEMAS;
+}
+
+const GIVE_SETTING =
+  'no row is to blame: an expression of the table (a CHECK, a generated column, a domain) calls a function that reads a setting which only sessions of the application have. ALTER DATABASE ... SET it on green and on blue, or write current_setting(..., true) there, then resume';
+
+const NAME_SCHEMAS =
   'no row is to blame: an expression of the table (a CHECK, a generated column, a domain) calls a function that names something without its schema. ALTER FUNCTION ... SET search_path = ... on green and on blue, with the schemas of what it names, then resume';

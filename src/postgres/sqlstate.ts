@@ -60,6 +60,12 @@ export function isUnknownName(error: unknown): boolean {
   return UNKNOWN_NAMES.has(sqlState(error) ?? '');
 }
 
+/** Whether current_setting() has not found a setting, as one of the application's own that each of its sessions makes. */
+export function isUnknownSetting(error: unknown): boolean {
+  // The message is in the server's language; the file of its source is not.
+  return sqlState(error) === '42704' && error instanceof Error && 'file' in error && error.file === 'guc.c';
+}
+
 /** The SQLSTATE (or the errno name of a socket error) of what was thrown; undefined when there is none. */
 export function sqlState(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null || !('code' in error)) return undefined;

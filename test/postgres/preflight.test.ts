@@ -10,10 +10,12 @@ import { WEBHOOK_CHECKS } from '../../src/webhooks/preflight.js';
 import { PGBOUNCER_CHECKS } from '../../src/pgbouncer/preflight.js';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { planSchema, type PlanInput } from '../../src/plan/schema.js';
+import { isNameInFunction, mendFunction } from '../../src/postgres/name-in-function.js';
 import { OTHER_FINDINGS, PAIR_CHECKS, SIDE_CHECKS } from '../../src/postgres/preflight/checks.js';
 import { mayMakeEventTriggers } from '../../src/postgres/preflight/code.js';
 import { isReady, type PreflightFinding } from '../../src/postgres/preflight/finding.js';
 import { preflight } from '../../src/postgres/preflight/preflight.js';
+import { schemaCopyFailed } from '../../src/postgres/schema-copy/schema-copy-failed.js';
 import { withoutSecrets } from '../../src/postgres/scrub.js';
 import { closeSession, openSession, type Database } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
@@ -240,6 +242,27 @@ describe('preflight', () => {
       await onBlue(`ALTER FUNCTION fx.${signature} SET search_path = pg_catalog, fx, public, pg_temp`);
     }
     expect(only(await check(), 'function-search-path')).toEqual([]);
+  });
+
+  it('tells a setting that only the application makes from a name without its schema', async () => {
+    await onBlue(`
+      CREATE SCHEMA fy;
+      CREATE FUNCTION fy.tenant() RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN current_setting('app.tenant'); END $$;
+      CREATE TABLE fy.t (id int PRIMARY KEY, name text, CONSTRAINT own CHECK (name = fy.tenant()))`);
+    undo.push(() => onBlue('DROP SCHEMA fy CASCADE'));
+    expect(only(await check(), 'function-search-path')).toMatchObject([
+      {
+        severity: 'error',
+        object: 'constraint own of fy.t',
+        remedy: expect.stringMatching(/^ALTER DATABASE /) as string,
+      },
+    ]);
+    await withClient(blueDb.config, async (client) => {
+      const error: unknown = await client.query('SELECT fy.tenant()').catch((thrown: unknown) => thrown);
+      expect(isNameInFunction(error)).toBe(true);
+      expect(mendFunction(error)).toContain('ALTER DATABASE');
+      expect(schemaCopyFailed('CREATE INDEX i ON fy.t (name)', error).nextStep).toContain('ALTER DATABASE');
+    });
   });
 
   it('reports all findings at once, each with its object and a remedy', async () => {

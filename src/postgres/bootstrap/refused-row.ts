@@ -6,7 +6,7 @@ import { mayBeARow } from '../migrate/failing-row.js';
 import { messageOf } from '../migrate/step-failed.js';
 import { ranOut } from '../passing-obstacles.js';
 import { closeSession, type Databases, type Session } from '../session.js';
-import { isNameInFunction, NAME_SCHEMAS } from '../name-in-function.js';
+import { isNameInFunction, mendFunction } from '../name-in-function.js';
 import { isConnectionLost, isOutOfRoom } from '../sqlstate.js';
 import { copyFormat } from './copy/copy-format.js';
 import { copyInto, copyOut, copyQuery, NOTHING_COMPUTED } from './copy/copy-query.js';
@@ -61,7 +61,7 @@ async function refusedOf(
     return new VerdigrisError({
       type: 'BackfillFailed',
       message: `green refuses the rows of table ${formatTableName(leaf.name)}: ${messageOf(failure.cause)}`,
-      nextStep: NAME_SCHEMAS,
+      nextStep: mendFunction(failure.cause),
       cause: failure.cause,
     });
   }

@@ -2,7 +2,7 @@ import { expressionPath } from '../migrate/changed-table.js';
 import { USER_SCHEMA } from '../catalog.js';
 import { ident, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
-import { isConnectionLost, isUnknownName, sqlState } from '../sqlstate.js';
+import { isConnectionLost, isUnknownName, isUnknownSetting, sqlState } from '../sqlstate.js';
 import { NEW_GREEN, type Found, type SideCheck } from './check.js';
 import { listed } from './finding.js';
 
@@ -55,7 +55,17 @@ export const functionPaths: SideCheck = {
   },
 };
 
-async function judge(session: Session, { object, functions }: Caller, why: string): Promise<Found> {
+async function judge(session: Session, { object, functions }: Caller, error: Error): Promise<Found> {
+  const why = `${sqlState(error) ?? ''}: ${error.message}`;
+  if (isUnknownSetting(error)) {
+    return {
+      severity: 'error',
+      object,
+      message: `${object} calls ${listed(functions.map(({ signature }) => signature))}, which reads a setting that only sessions of the application have: where indexes are built, views refreshed and rows copied and applied, it fails (${why})`,
+      remedy:
+        'ALTER DATABASE ... SET it on blue and on green, or write current_setting(..., true) into the function, which gives NULL where there is none',
+    };
+  }
   const alter: string[] = [];
   for (const { signature, schema } of functions) {
     alter.push(`ALTER FUNCTION ${signature} SET search_path = ${await expressionPath(session, schema)}`);
@@ -72,7 +82,7 @@ async function judge(session: Session, { object, functions }: Caller, why: strin
  * What PostgreSQL does not find when the expression is computed with an empty search_path. To plan any query on a table it
  * reads the functions of all its indexes and statistics: then only what fails without the table, too, is to blame.
  */
-async function unknownName(session: Session, caller: Caller): Promise<string | undefined> {
+async function unknownName(session: Session, caller: Caller): Promise<Error | undefined> {
   if (caller.query !== null) return unknownIn(session, ofView(caller.query));
   const why = await unknownIn(session, overRows(caller, tableOf(caller)));
   if (why === undefined) return undefined;
@@ -82,7 +92,7 @@ async function unknownName(session: Session, caller: Caller): Promise<string | u
 }
 
 /** Any other error says nothing. */
-async function unknownIn(session: Session, sql: string): Promise<string | undefined> {
+async function unknownIn(session: Session, sql: string): Promise<Error | undefined> {
   await session.query(
     `BEGIN READ ONLY; SET LOCAL search_path = ''; SET LOCAL statement_timeout = ${EVALUATE_MS}; SET LOCAL lock_timeout = ${EVALUATE_MS}`,
   );
@@ -91,7 +101,7 @@ async function unknownIn(session: Session, sql: string): Promise<string | undefi
     return undefined;
   } catch (error) {
     if (isConnectionLost(error)) throw error;
-    return isUnknownName(error) && error instanceof Error ? `${sqlState(error) ?? ''}: ${error.message}` : undefined;
+    return isUnknownName(error) && error instanceof Error ? error : undefined;
   } finally {
     await session.query('ROLLBACK');
   }

@@ -1,7 +1,7 @@
 import { VerdigrisError } from '../../errors.js';
 import { GIVE_ROOM, isTransient, messageOf } from '../migrate/step-failed.js';
 import { isNameInFunction } from '../name-in-function.js';
-import { isOutOfRoom, sqlState } from '../sqlstate.js';
+import { isOutOfRoom, isUnknownSetting, sqlState } from '../sqlstate.js';
 
 /**
  * The error of a statement of the schema copy: the object, what PostgreSQL says, and what to do about it. Rows in the way
@@ -16,7 +16,7 @@ export function schemaCopyFailed(statement: string, cause: unknown): VerdigrisEr
     message: `green: ${describeStatement(statement)}: ${messageOf(cause)}`,
     nextStep:
       rows ??
-      (isNameInFunction(cause) ? SCHEMAS_IN_BODY : NEXT_STEPS[state]) ??
+      (isNameInFunction(cause) ? ofFunction(cause) : NEXT_STEPS[state]) ??
       (isOutOfRoom(cause) ? GIVE_ROOM : OTHERWISE),
     retryable: isTransient(cause),
     cause,
@@ -25,6 +25,13 @@ export function schemaCopyFailed(statement: string, cause: unknown): VerdigrisEr
 
 const OTHERWISE =
   'change the object on blue so that green takes it, or leave its table out by "tables.exclude"; then start the migration again';
+
+function ofFunction(cause: unknown): string {
+  return isUnknownSetting(cause) ? SETTING_IN_BODY : SCHEMAS_IN_BODY;
+}
+
+const SETTING_IN_BODY =
+  'a function that the object calls reads a setting which only sessions of the application have: ALTER DATABASE ... SET it on green, or write current_setting(..., true) into the function on blue; then start the migration again';
 
 const SCHEMAS_IN_BODY =
   'a function that the object calls names something without its schema: ALTER FUNCTION ... SET search_path = ... on blue, with the schemas of what it names (preflight check "function-search-path" says which); then start the migration again';

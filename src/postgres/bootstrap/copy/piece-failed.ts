@@ -6,7 +6,7 @@ import { describeKey, keyInRow, keyTexts } from '../../migrate/key-range.js';
 import { isTransient, messageOf } from '../../migrate/step-failed.js';
 import { qualified } from '../../identifier.js';
 import type { Session } from '../../session.js';
-import { isNameInFunction, NAME_SCHEMAS } from '../../name-in-function.js';
+import { isNameInFunction, mendFunction } from '../../name-in-function.js';
 import { sqlState } from '../../sqlstate.js';
 import type { CopyContext } from './copy-context.js';
 import type { CopyQuery } from './copy-query.js';
@@ -52,7 +52,7 @@ export async function pieceFailed(failed: FailedPiece, failure: CopyFailure): Pr
     return new VerdigrisError({
       type: 'BackfillFailed',
       message: `green: the copy of table ${name} failed in a function: ${messageOf(cause)}`,
-      nextStep: NAME_SCHEMAS,
+      nextStep: mendFunction(cause),
       cause,
     });
   }
