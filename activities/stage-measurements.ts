@@ -38,6 +38,8 @@ export interface StageBaseline {
   readonly postgres?: PostgresSamples;
   /** Transactions a second of both sides before the first reads moved. */
   readonly volumeBefore?: number;
+  /** When they were counted, by blue's clock, ms since 1970; left out by versions that did not keep it. */
+  readonly volumeBeforeAtMs?: number;
   /** Blue's numbers for the `prometheus` gates that compare with them, by their place in the plan. */
   readonly prometheusBefore?: BlueNumbers;
 }
@@ -174,7 +176,7 @@ export class StageMeasurements {
 
   /** All that is known now. */
   input(): GateInput & { readonly at: string } {
-    const { sample: opened, postgres: atOpening, volumeBefore } = this.baseline;
+    const { sample: opened, postgres: atOpening, volumeBefore, volumeBeforeAtMs } = this.baseline;
     const now = this.#routers.values.at(-1);
     const failures: Partial<Record<GateSource, string>> = {};
     const failed = (source: GateSource, why: string | undefined): void => {
@@ -192,7 +194,7 @@ export class StageMeasurements {
       lagMs: this.#lagSeries(),
       ...(this.#postgres === undefined || atOpening === undefined || this.#postgres.values.length === 0
         ? {}
-        : { postgres: { atOpening, samples: this.#postgres.values, volumeBefore } }),
+        : { postgres: { atOpening, samples: this.#postgres.values, volumeBefore, volumeBeforeAtMs } }),
       prometheus: new Map([...this.#prometheus].map(([gate, source]) => [gate, this.#seriesOf(gate, source)])),
       failures,
     };

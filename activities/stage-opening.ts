@@ -22,7 +22,7 @@ import type { StageBaseline } from './stage-measurements.js';
 import { failedMeanwhile, refusedByGates, stageKey } from './stage-watch.js';
 import { onThisMachine } from './temporal-clock.js';
 import type { ReadsOwed } from './traffic.js';
-import { transactionVolume } from './transaction-volume.js';
+import { transactionVolume, type VolumeBefore } from './transaction-volume.js';
 
 export const STAGE_PATIENCE: StagePatience = {
   readMs: 10_000,
@@ -143,7 +143,7 @@ async function refuseFailed(
 
 interface Measured {
   readonly green: Session | undefined;
-  readonly volumeBefore: number | undefined;
+  readonly volumeBefore: VolumeBefore | undefined;
   readonly prometheusBefore: StageBaseline['prometheusBefore'];
 }
 
@@ -200,7 +200,8 @@ async function confirm(opening: Opening, measured: Measured): Promise<{ routers:
     sample: { at, live, stale, unreadable },
     route: { epoch: inForce.epoch, generation: inForce.generation },
     ...(green === undefined ? {} : { postgres: await readPostgres({ blue, green }, ref.plan.name) }),
-    ...(volumeBefore === undefined ? {} : { volumeBefore }),
+    ...(volumeBefore === undefined ? {} : { volumeBefore: volumeBefore.perSecond }),
+    ...(volumeBefore?.atMs === undefined ? {} : { volumeBeforeAtMs: volumeBefore.atMs }),
     ...(prometheusBefore === undefined ? {} : { prometheusBefore }),
   };
   await inTransaction(blue, async () => {

@@ -8,8 +8,11 @@ import type { Session } from '../src/postgres/session.js';
 import type { Side } from '../src/side.js';
 import type { Work } from './context.js';
 
-interface VolumeBefore {
+/** Transactions a second before the first reads moved. Plain data. */
+export interface VolumeBefore {
   readonly perSecond: number;
+  /** By blue's clock, ms since 1970; left out by versions that did not keep it. */
+  readonly atMs?: number;
 }
 
 /**
@@ -21,17 +24,19 @@ export async function transactionVolume(
   sessions: Readonly<Record<Side, Session>>,
   plan: Plan,
   greenReadPercent: number,
-): Promise<number | undefined> {
+): Promise<VolumeBefore | undefined> {
   if (!plan.traffic.gates.some((gate) => gate.metric === 'transactionVolume')) return undefined;
   const key: ProgressKey = { runId: run.runId, step: 'stage', object: 'transactions before' };
   const known = await readProgress<VolumeBefore>(sessions.blue, key);
-  if (known !== undefined) return known.state.perSecond;
+  if (known !== undefined) return known.state;
   if (greenReadPercent > 0) return undefined;
   report({ counting: 'the transactions of now, to compare with them later' });
   const from = await readPostgres(sessions, plan.name);
   await sleep(VOLUME_SECONDS * 1_000 + 100, undefined, { signal });
-  const perSecond = volumeBetween(from, await readPostgres(sessions, plan.name), VOLUME_SECONDS);
+  const to = await readPostgres(sessions, plan.name);
+  const perSecond = volumeBetween(from, to, VOLUME_SECONDS);
   if (perSecond === undefined) return undefined;
-  await writeProgress(sessions.blue, key, { perSecond } satisfies VolumeBefore, true);
-  return perSecond;
+  const volume: VolumeBefore = { perSecond, atMs: to.blue.atMs };
+  await writeProgress(sessions.blue, key, volume, true);
+  return volume;
 }

@@ -23,6 +23,8 @@ export function asksSessions(gate: Gate): boolean {
 export const VOLUME_SECONDS = 10;
 /** Below this rate, transactions a second, a drop says nothing. */
 export const LEAST_VOLUME = 1;
+/** Later than this after the rate was measured, a drop may be the hour of the day. */
+const COMPARABLE_MS = 3_600_000;
 
 /** Answers the gates that ask the two servers. */
 export function decidePostgres(gate: PostgresGate, series: PostgresSeries): ShareVerdict {
@@ -103,18 +105,26 @@ function decideConflicts(max: number, { atOpening, samples }: PostgresSeries): S
   return { outcome: since <= max ? 'pass' : 'fail', because };
 }
 
-function decideVolume(maxDrop: number, { samples, volumeBefore }: PostgresSeries): ShareVerdict {
+function decideVolume(
+  maxDrop: number,
+  { atOpening, samples, volumeBefore, volumeBeforeAtMs }: PostgresSeries,
+): ShareVerdict {
   if (volumeBefore === undefined) return inconclusive('the transactions a second before the first stage are not known');
   const before = volumeBefore.toFixed(1);
   if (volumeBefore < LEAST_VOLUME)
     return inconclusive(`there were ${before} transactions a second before the first stage: too few to miss any`);
-  return decideGauge({
+  const verdict = decideGauge({
     what: 'the transactions a second',
     values: ratesOf(samples),
     isKept: (rate) => rate >= volumeBefore * (1 - maxDrop),
     describe: (rate) =>
       `${rate.toFixed(1)} transactions a second on both sides, ${before} before the first stage; a drop of ${percent(maxDrop)} is allowed`,
   });
+  const ageMs = (samples.at(-1)?.blue.atMs ?? 0) - (volumeBeforeAtMs ?? atOpening.blue.atMs);
+  if (verdict.outcome !== 'fail' || ageMs <= COMPARABLE_MS) return verdict;
+  return inconclusive(
+    `${verdict.because}; but that was ${formatDuration(ageMs)} ago: it may be the hour of the day, so it fails nothing`,
+  );
 }
 
 /** The newest rates, each a mean over VOLUME_SECONDS that does not overlap with the others. */

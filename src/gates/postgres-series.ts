@@ -30,6 +30,8 @@ export interface PostgresSeries {
   readonly samples: readonly PostgresSamples[];
   /** Transactions a second of both sides before the first reads moved; undefined where it was not measured. */
   readonly volumeBefore: number | undefined;
+  /** When that was, by blue's clock, ms since 1970; left out where it is not known: then it is older than the stage. */
+  readonly volumeBeforeAtMs?: number | undefined;
 }
 
 /** Transactions a second of both sides between two moments; undefined when they are too close for a rate. */

@@ -141,6 +141,24 @@ describe('the servers themselves', () => {
     expect(decidePostgres(gate, series(at(0), 0)).outcome).toBe('inconclusive');
     expect(decidePostgres(gate, series(at(90))).outcome).toBe('inconclusive');
   });
+
+  test('transactions that are missing hours after the others were counted hold, and fail nothing', () => {
+    const gate = { metric: 'transactionVolume', maxDrop: 0.5 } as const;
+    const HOUR = 3_600_000;
+    /** Measurements that begin so long after the stage was opened. */
+    const after = (ms: number) =>
+      series(
+        Array.from({ length: 31 }, (_, i) => sample({ atMs: ms + i * 2_000, transactions: i * 80 })),
+        100,
+      );
+    expect(decidePostgres(gate, { ...after(0), volumeBeforeAtMs: -0.9 * HOUR }).outcome).toBe('fail');
+    const atNight = decidePostgres(gate, { ...after(0), volumeBeforeAtMs: -10 * HOUR });
+    expect(atNight.outcome).toBe('inconclusive');
+    expect(atNight.because).toContain('that was 10 h ago: it may be the hour of the day');
+    // While an approval or a window is waited for; when it was counted was not kept.
+    expect(decidePostgres(gate, after(0.5 * HOUR)).outcome).toBe('fail');
+    expect(decidePostgres(gate, after(2 * HOUR)).outcome).toBe('inconclusive');
+  });
 });
 
 describe('the forecast', () => {

@@ -315,6 +315,22 @@ describe('a stage by its activities', () => {
     expect(outcome).toBe('pass');
   });
 
+  test('keeps when the transactions of before were counted', async () => {
+    await sides.reset();
+    await sides.sql(
+      'blue',
+      `INSERT INTO verdigris.progress (run_id, step, object, state, done)
+       VALUES ('r', 'stage', 'transactions before', '{"perSecond": 40, "atMs": 1234}', true)`,
+    );
+    await open(planWith({ gates: [{ metric: 'transactionVolume', maxDrop: 0.5 }] }), 20);
+    const kept = await sides.sql(
+      'blue',
+      `SELECT state -> 'volumeBefore' AS volume, state -> 'volumeBeforeAtMs' AS at
+         FROM verdigris.progress WHERE run_id = 'r' AND step = 'stage' AND object = '20'`,
+    );
+    expect(kept).toEqual([{ volume: 40, at: 1234 }]);
+  });
+
   test('is told beforehand what its gates will not have enough of, by the metrics pages and by Prometheus', async () => {
     answers.numbers = { count_blue_300s: '600' };
     const share = { metric: 'prometheus', name: 'orders', connection: 'here', query: 'failed', max: 0.005 } as const;
