@@ -7,11 +7,8 @@ import { isPostgresGate } from '../src/gates/decide-postgres.js';
 import { holdOf, latelyAfter, NOTHING_YET, type Lately } from '../src/gates/lately.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
 import type { PostgresSamples } from '../src/gates/postgres-series.js';
-import {
-  measurePrometheus,
-  type PrometheusMeasurement,
-  type PrometheusSeries,
-} from '../src/gates/prometheus-measurement.js';
+import type { PrometheusMeasurement, PrometheusSeries } from '../src/gates/prometheus-measurement.js';
+import { measureStage } from '../src/gates/prometheus-stage.js';
 import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
 import { readRouterSnapshots } from '../src/gates/router-source.js';
 import { scrapeRouters } from '../src/gates/scrape-source.js';
@@ -151,11 +148,14 @@ export class StageMeasurements {
     this.#prometheus = new Map(
       gates.flatMap((gate) => {
         if (gate.metric !== 'prometheus') return [];
-        const measure = (): Promise<PrometheusMeasurement> =>
-          measurePrometheus(httpEndpoint(`the gate "${gate.name}"`, gate.connection, environment), gate, {
-            ...{ migration: name, stage: stage.percent, signal },
-            windowSeconds: (blueNow() - Date.parse(baseline.openedAt)) / 1_000,
-          });
+        let before: PrometheusMeasurement | undefined;
+        const measure = async (): Promise<PrometheusMeasurement> => {
+          const endpoint = httpEndpoint(`the gate "${gate.name}"`, gate.connection, environment);
+          const windowSeconds = (blueNow() - Date.parse(baseline.openedAt)) / 1_000;
+          const scope = { migration: name, stage: stage.percent, signal, windowSeconds };
+          before = await measureStage(endpoint, gate, scope, { before, blueBefore: this.#blueBefore(gate) });
+          return before;
+        };
         return [
           [gate, new Repeated({ ...common, keep: PROMETHEUS_KEPT, everyMs: prometheusEveryMs, measure })] as const,
         ];
@@ -230,12 +230,16 @@ export class StageMeasurements {
     return pending > Math.max(MARKER_EVERY_MS, arrived.at(-1) ?? 0) ? [...arrived, pending] : arrived;
   }
 
+  #blueBefore(gate: Gate): number | undefined {
+    if (!leavesBlueTooFew(this.stage.percent)) return undefined;
+    return this.baseline.prometheusBefore?.[this.plan.traffic.gates.indexOf(gate)]?.value;
+  }
+
   #seriesOf(gate: Gate, { values, failure }: Repeated<PrometheusMeasurement>): PrometheusSeries {
-    const blueBefore = leavesBlueTooFew(this.stage.percent)
-      ? this.baseline.prometheusBefore?.[this.plan.traffic.gates.indexOf(gate)]?.value
-      : undefined;
+    const blueBefore = this.#blueBefore(gate);
     return {
       measured: values,
+      leavesBlueTooFew: leavesBlueTooFew(this.stage.percent),
       ...(failure === undefined ? {} : { failure }),
       ...(blueBefore === undefined ? {} : { blueBefore }),
     };

@@ -1,7 +1,13 @@
 import { PART_OF_GREEN } from './baseline.js';
 import { decideGauge } from './decide-gauge.js';
 import type { Piece, Pieces } from './persistent-evidence.js';
-import type { PrometheusGate, PrometheusMeasurement, PrometheusSeries } from './prometheus-measurement.js';
+import { excessOf, valueOf } from './prometheus-limits.js';
+import type {
+  CountsAtOpening,
+  PrometheusGate,
+  PrometheusMeasurement,
+  PrometheusSeries,
+} from './prometheus-measurement.js';
 import type { PrometheusAnswer } from './prometheus-query.js';
 import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
 import { Slices } from './slices.js';
@@ -13,37 +19,94 @@ export function decidePrometheus(gate: PrometheusGate, series: PrometheusSeries)
   if (now === undefined) return inconclusive('Prometheus has not been asked yet');
   const trouble = troubleIn(gate, now, blueBefore);
   if (trouble !== undefined) return trouble;
-  return gate.requests === undefined ? decideValue(gate, series) : decideCounts(gate, now, measured);
+  if (gate.requests === undefined) return decideValue(gate, series);
+  const opening = now.opening === undefined ? undefined : troubleAtOpening(now.opening);
+  return opening ?? decideCounts(gate, { ...series, measured: sinceOpening(measured, now.opening) });
 }
 
 /** What keeps a measurement from meaning anything. Blue may have no reads any more: then it is not asked about now. */
 function troubleIn(
   gate: PrometheusGate,
-  { green, requests, blue, recent }: PrometheusMeasurement,
+  { green, requests, blue, recent, requestsBefore }: PrometheusMeasurement,
   blueBefore: number | undefined,
 ): ShareVerdict | undefined {
   const needsBlue = gate.maxIncrease !== undefined && blueBefore === undefined;
-  const needed = [green, requests, recent, needsBlue ? blue : undefined];
+  const needed = [green, requests, recent, needsBlue ? blue : undefined, requestsBefore];
   for (const answer of needed) {
     if (answer?.kind === 'failed') return { outcome: 'error', because: answer.why };
   }
-  if (recent !== undefined && gate.requests !== undefined && recent.kind === 'value' && recent.value <= 0) {
-    return inconclusive('no requests within the last 2 min: what the query says is old');
-  }
+  const isOld =
+    (gate.requests !== undefined && recent?.kind === 'value' && recent.value <= 0) ||
+    (requestsBefore !== undefined && countOf(requestsBefore) === valueOf(requests));
+  if (isOld) return inconclusive('no requests within the last 2 min: what the query says is old');
   for (const answer of needed) {
-    if (answer?.kind !== 'unclear') continue;
+    if (answer?.kind !== 'unclear' || (answer === requestsBefore && answer.isEmpty)) continue;
     if (answer === recent) return inconclusive(`within the last 2 min: ${answer.why}`);
+    if (answer === requestsBefore) return inconclusive(`two minutes ago: ${answer.why}`);
     return inconclusive(answer === blue ? `on blue, which green is compared with: ${answer.why}` : answer.why);
   }
   return undefined;
 }
 
-/** Counts: a share of requests, judged as every other share. Prometheus extrapolates, so counts are rounded apart. */
-function decideCounts(
-  gate: PrometheusGate,
-  now: PrometheusMeasurement,
+/** Without the counts of the opening, what was counted before would be taken for the stage's. */
+function troubleAtOpening(opening: CountsAtOpening): ShareVerdict | undefined {
+  const answers = Object.values(opening);
+  for (const answer of answers) {
+    if (answer.kind === 'failed') return { outcome: 'error', because: answer.why };
+  }
+  for (const answer of answers) {
+    if (answer.kind === 'unclear' && answer.isEmpty !== true) {
+      return inconclusive(`when the stage opened: ${answer.why}`);
+    }
+  }
+  return undefined;
+}
+
+/** A counter that has not been raised yet has no series. */
+function countOf(answer: PrometheusAnswer | undefined): number | undefined {
+  return answer?.kind === 'unclear' && answer.isEmpty === true ? 0 : valueOf(answer);
+}
+
+/** What was counted since the stage opened, of counters that are asked for as they are. */
+function sinceOpening(
   series: readonly PrometheusMeasurement[],
-): ShareVerdict {
+  opening: CountsAtOpening | undefined,
+): readonly PrometheusMeasurement[] {
+  if (opening === undefined) return series;
+  const [green, blue] = [sideSince(opening.green, opening.requests), sideSince(opening.blue, opening.blueRequests)];
+  return series.map((one) => {
+    const [hits, requests] = green(one.green, one.requests);
+    const [blueHits, blueRequests] = blue(one.blue, one.blueRequests);
+    return {
+      ...one,
+      ...(hits === undefined ? {} : { green: hits }),
+      ...(requests === undefined ? {} : { requests }),
+      ...(blueHits === undefined ? {} : { blue: blueHits }),
+      ...(blueRequests === undefined ? {} : { blueRequests }),
+    };
+  });
+}
+
+type Counts = readonly [hits: PrometheusAnswer | undefined, requests: PrometheusAnswer | undefined];
+
+/** Takes what one side had counted from its counts, oldest first, until they begin anew. */
+function sideSince(hits: PrometheusAnswer | undefined, requests: PrometheusAnswer | undefined) {
+  let before = { hits: countOf(hits) ?? 0, of: countOf(requests) ?? 0 };
+  const less = (answer: PrometheusAnswer | undefined, count: number): PrometheusAnswer | undefined =>
+    answer?.kind === 'value' && answer.value >= 0
+      ? { kind: 'value', value: Math.max(0, answer.value - count) }
+      : answer;
+  return (hitsNow: PrometheusAnswer | undefined, requestsNow: PrometheusAnswer | undefined): Counts => {
+    if ((valueOf(requestsNow) ?? Infinity) < before.of * PART_THAT_FELL) before = { hits: 0, of: 0 };
+    return [less(hitsNow, before.hits), less(requestsNow, before.of)];
+  };
+}
+
+/** Counts: a share of requests, judged as every other share. Prometheus extrapolates, so counts are rounded apart. */
+function decideCounts(gate: PrometheusGate, series: PrometheusSeries): ShareVerdict {
+  const { measured } = series;
+  const now = measured.at(-1);
+  if (now === undefined) return inconclusive('Prometheus has not been asked yet');
   const [hits, requests] = [valueOf(now.green), valueOf(now.requests)];
   if (hits === undefined || requests === undefined) return inconclusive('Prometheus has given no numbers');
   if (hits < 0 || requests < 0) return inconclusive(`${hits} of ${requests} requests can't be`);
@@ -51,26 +114,43 @@ function decideCounts(
     return inconclusive(`the query counts more, ${hits}, than there were requests, ${requests}`);
   }
   const of = Math.floor(requests);
-  const [blueHits, blueRequests] = [valueOf(now.blue), valueOf(now.blueRequests)];
+  const blue = blueOf(now);
+  const isBeside = blue !== undefined && blue.of > 0 && blue.of >= of * PART_OF_GREEN;
   const verdict = judgeShare({
     share: gate.max ?? 0,
     green: { surely: Math.min(of, Math.floor(hits)), possibly: Math.min(of, Math.ceil(hits)), of },
-    ...(blueHits === undefined || blueRequests === undefined || blueHits < 0 || blueHits > blueRequests
-      ? {}
-      : {
-          blue: {
-            hits: Math.ceil(blueHits),
-            of: Math.ceil(blueRequests),
-            isBeside: blueRequests > 0 && blueRequests >= of * PART_OF_GREEN,
-          },
-        }),
+    ...(blue === undefined ? {} : { blue: { ...blue, isBeside } }),
     what: `requests on green, "${gate.name}"`,
-    pieces: piecesOf(gate, series),
+    pieces: piecesOf(gate, measured, isBeside),
   });
+  if (verdict.outcome === 'fail' && blue === undefined && series.leavesBlueTooFew !== true) {
+    const unseen = blueUnseen(now);
+    if (unseen !== undefined) return unseen;
+  }
   if (gate.minRequests === undefined || of >= gate.minRequests || verdict.outcome === 'fail') return verdict;
   return inconclusive(
     `${count(of)} of the ${count(gate.minRequests)} requests that the plan asks for; ${verdict.because}`,
   );
+}
+
+/** What blue has counted; undefined where it is not asked about, or nothing can be concluded. */
+function blueOf({ blue, blueRequests }: PrometheusMeasurement): { hits: number; of: number } | undefined {
+  const [hits, of] = [countOf(blue), valueOf(blueRequests)].map((n) => (n === undefined ? n : Math.ceil(n)));
+  return hits === undefined || of === undefined || hits < 0 || hits > of ? undefined : { hits, of };
+}
+
+/** A trouble of both sides looks like one of green's while blue is not seen: then nobody is blamed. */
+function blueUnseen({ blue, blueRequests }: PrometheusMeasurement): ShareVerdict | undefined {
+  if (blueRequests === undefined) return undefined;
+  const onBlue = (why: string): string => `green may be worse, but on blue, which it is compared with: ${why}`;
+  const answers = [blueRequests, blue];
+  for (const answer of answers) {
+    if (answer?.kind === 'failed') return { outcome: 'error', because: onBlue(answer.why) };
+  }
+  for (const answer of answers) {
+    if (answer?.kind === 'unclear') return inconclusive(onBlue(answer.why));
+  }
+  return inconclusive(onBlue('the query counts what there were no requests for'));
 }
 
 /** With fewer requests than this part of those before, Prometheus has begun anew, or its targets have. */
@@ -81,23 +161,35 @@ const PART_THAT_FELL = 1 / 2;
  * Each counts since the stage opened; Prometheus extrapolates, so one may be a little below the one before: then nothing
  * was added. One that is far below begins anew.
  */
-function piecesOf(gate: PrometheusGate, series: readonly PrometheusMeasurement[]): Pieces<Piece> {
+function piecesOf(gate: PrometheusGate, series: readonly PrometheusMeasurement[], isBeside: boolean): Pieces<Piece> {
   let green: Counted = { hits: 0, of: 0 };
   let blue: Counted = { hits: 0, of: 0 };
   const slices = new Slices<Piece>();
+  let piece = NOTHING;
+  let answers = 0;
   for (const measured of series) {
     const [ofGreen, ofBlue] = [
       grownFrom(green, measured.green, measured.requests),
       grownFrom(blue, measured.blue, measured.blueRequests),
     ];
-    slices.append({
-      ...{ surely: ofGreen.added.hits, of: ofGreen.added.of },
-      ...{ blueHits: ofBlue.added.hits, blueOf: ofBlue.added.of },
-    });
+    piece = {
+      ...{ surely: piece.surely + ofGreen.added.hits, of: piece.of + ofGreen.added.of },
+      ...{ blueHits: piece.blueHits + ofBlue.added.hits, blueOf: piece.blueOf + ofBlue.added.of },
+    };
+    answers += 1;
     [green, blue] = [ofGreen.now, ofBlue.now];
+    const isHalf = isBeside && (piece.of === 0) !== (piece.blueOf === 0);
+    if (isHalf && answers < ANSWERS_OF_A_PIECE) continue;
+    slices.append(piece);
+    [piece, answers] = [NOTHING, 0];
   }
-  return { slices, name: gate.name, count: (piece) => piece };
+  if (answers > 0) slices.current = piece;
+  return { slices, name: gate.name, count: (one) => one };
 }
+
+const NOTHING: Piece = { surely: 0, of: 0, blueHits: 0, blueOf: 0 };
+/** Prometheus reads the two sides at different moments, a minute apart at most: a piece has what was added to both. */
+const ANSWERS_OF_A_PIECE = 12;
 
 interface Counted {
   readonly hits: number;
@@ -121,32 +213,35 @@ function grownFrom(
   return { now, added: { of, hits: Math.min(of, now.hits - before.hits) } };
 }
 
-/** A number without a sample behind it. */
+/**
+ * A number without a sample behind it. One sample that is beyond the limit stays in the answers until the next one is taken, and
+ * for as long as a range looks back: so it fails only when what has come since then is beyond the limit by itself.
+ */
 function decideValue(gate: PrometheusGate, { measured, blueBefore }: PrometheusSeries): ShareVerdict {
-  const { min = -Infinity, max = Infinity, maxIncrease = Infinity } = gate;
-  const blue = blueBefore ?? valueOf(measured.at(-1)?.blue);
+  const { min, max, maxIncrease } = gate;
+  const now = measured.at(-1);
+  const blue = blueBefore ?? valueOf(now?.blue);
   const limits = [
-    ...(gate.min === undefined ? [] : [`at least ${min}`]),
-    ...(gate.max === undefined ? [] : [`at most ${max}`]),
-    ...(gate.maxIncrease === undefined
+    ...(min === undefined ? [] : [`at least ${min}`]),
+    ...(max === undefined ? [] : [`at most ${max}`]),
+    ...(maxIncrease === undefined
       ? []
       : [`at most ${maxIncrease} above blue's ${blue}${blueBefore === undefined ? '' : ' before the stage'}`]),
   ];
-  const excess = (one: PrometheusMeasurement): number => {
-    const value = valueOf(one.green) ?? NaN;
-    const increase =
-      gate.maxIncrease === undefined ? 0 : value - (blueBefore ?? valueOf(one.blue) ?? NaN) - maxIncrease;
-    return Math.max(gate.max === undefined ? 0 : value - max, gate.min === undefined ? 0 : min - value, increase);
-  };
-  const value = valueOf(measured.at(-1)?.green);
-  return decideGauge({
+  const value = valueOf(now?.green);
+  const verdict = decideGauge({
     what: `"${gate.name}"`,
-    values: measured.map(excess),
+    values: measured.map((one) => excessOf(gate, one, blueBefore)),
     isKept: (beyond) => beyond <= 0,
     describe: () => `"${gate.name}" is ${value}; ${limits.join(' and ')} is allowed`,
   });
+  if (verdict.outcome !== 'fail') return verdict;
+  const later = now?.later;
+  if (later !== undefined && excessOf(gate, later, blueBefore) > 0) return verdict;
+  const since = later === undefined ? 'it may be one moment' : `what came after it is ${saidOf(later.green)}`;
+  return inconclusive(`${verdict.because}; but ${since}: it fails when that stays beyond the limit by itself`);
 }
 
-function valueOf(answer: PrometheusAnswer | undefined): number | undefined {
-  return answer?.kind === 'value' ? answer.value : undefined;
+function saidOf(answer: PrometheusAnswer): string {
+  return answer.kind === 'value' ? String(Number(answer.value.toPrecision(3))) : `not known yet (${answer.why})`;
 }

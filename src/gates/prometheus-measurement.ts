@@ -17,7 +17,22 @@ export interface PrometheusMeasurement {
   readonly recent?: PrometheusAnswer;
   /** The query for green as it was sent: for the evidence. */
   readonly query: string;
+  /** The moment of all answers by Prometheus' clock, s since 1970. Only where it is told. */
+  readonly at?: number;
+  /** What counters that are asked for as they are had counted when the stage opened: prometheus-stage.ts. */
+  readonly opening?: CountsAtOpening;
+  /** The requests on green a while ago, where their counter is asked for as it is. */
+  readonly requestsBefore?: PrometheusAnswer;
+  /** Since when green's number has been beyond its limits at each look, by Prometheus' clock, s. */
+  readonly beyondSince?: number;
+  /** The numbers of what has come since then, the first moment left out. */
+  readonly later?: Pick<PrometheusMeasurement, 'green' | 'blue'>;
 }
+
+/** What a gate's counters were; one that is not a counter as it is, is left out. */
+export type CountsAtOpening = Partial<
+  Readonly<Record<'green' | 'requests' | 'blue' | 'blueRequests', PrometheusAnswer>>
+>;
 
 /** What Prometheus has told one gate. */
 export interface PrometheusSeries {
@@ -27,6 +42,8 @@ export interface PrometheusSeries {
   readonly failure?: string;
   /** Blue's number from before a stage that leaves it too few reads for one of its own. */
   readonly blueBefore?: number;
+  /** The stage leaves blue too few reads to be compared with. */
+  readonly leavesBlueTooFew?: boolean;
 }
 
 export interface MeasurementScope {
@@ -35,11 +52,13 @@ export interface MeasurementScope {
   readonly windowSeconds: number;
   /** Evaluation time, ms since 1970. Default: now, by the clock of Prometheus. */
   readonly atMs?: number;
+  /** Nothing that is older than this, s, is taken up. Default: as old as the query says. */
+  readonly lookBackSeconds?: number;
   readonly signal?: AbortSignal;
 }
 
 /** Rates need two samples, and Prometheus takes one a minute or more often. */
-const SHORTEST_WINDOW_SECONDS = 15;
+export const SHORTEST_WINDOW_SECONDS = 15;
 
 /** A query with the names between double braces filled in. None of the values can hold a quote. */
 export function fillTemplate(
@@ -67,13 +86,17 @@ export async function measurePrometheus(
   gate: PrometheusGate,
   scope: MeasurementScope,
 ): Promise<PrometheusMeasurement> {
-  const more = scope.signal === undefined ? {} : { signal: scope.signal };
+  const { lookBackSeconds = Infinity } = scope;
+  const more = {
+    ...(scope.signal === undefined ? {} : { signal: scope.signal }),
+    lookBackSeconds: Math.min(lookBackSeconds, STALE_AFTER_SECONDS),
+  };
   const clock = await momentOf(endpoint, scope);
   const send = (query: string): PrometheusAnswer | Promise<PrometheusAnswer> =>
     clock.kind === 'value' ? queryPrometheus(endpoint, query, { ...more, atMs: clock.value * 1_000 }) : clock;
   const askFor = (template: string, side: Side): PrometheusAnswer | Promise<PrometheusAnswer> =>
-    send(fillTemplate(template, scope, side));
-  const bySide = mentions(gate.query, 'side') || mentions(gate.requests, 'side');
+    send(queryOf(template, scope, side));
+  const bySide = isBySide(gate);
   const ofNow = recentQuery(gate, scope);
   const [green, requests, blue, blueRequests, recent] = await Promise.all([
     askFor(gate.query, 'green'),
@@ -88,8 +111,21 @@ export async function measurePrometheus(
     ...(blue === undefined ? {} : { blue }),
     ...(blueRequests === undefined ? {} : { blueRequests }),
     ...(recent === undefined ? {} : { recent }),
-    query: fillTemplate(gate.query, scope, 'green'),
+    query: queryOf(gate.query, scope, 'green'),
+    ...(clock.kind === 'value' ? { at: clock.value } : {}),
   };
+}
+
+/** Whether a gate is asked for blue as well. */
+export function isBySide(gate: PrometheusGate): boolean {
+  return mentions(gate.query, 'side') || mentions(gate.requests, 'side');
+}
+
+/** A query as it is sent: it looks back no further than it may. */
+function queryOf(template: string, scope: MeasurementScope, side: Side): string {
+  const { lookBackSeconds = Infinity, windowSeconds } = scope;
+  const filled = fillTemplate(template, { ...scope, windowSeconds: Math.min(windowSeconds, lookBackSeconds) }, side);
+  return lookBackSeconds === Infinity ? filled : shortened(filled, lookBackSeconds);
 }
 
 /**
@@ -99,8 +135,8 @@ export async function measurePrometheus(
 function recentQuery(gate: PrometheusGate, scope: MeasurementScope): string | undefined {
   const counted = gate.requests ?? gate.query;
   const recent = { ...scope, windowSeconds: Math.min(scope.windowSeconds, STALE_AFTER_SECONDS) };
-  const query = shortened(fillTemplate(counted, recent, 'green'), STALE_AFTER_SECONDS);
-  return query === fillTemplate(counted, scope, 'green') ? undefined : query;
+  const query = shortened(queryOf(counted, recent, 'green'), STALE_AFTER_SECONDS);
+  return query === queryOf(counted, scope, 'green') ? undefined : query;
 }
 
 /** The moment of evaluation, s since 1970, or why Prometheus does not tell its time. */

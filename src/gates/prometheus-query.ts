@@ -5,13 +5,15 @@ import { ask, type HttpEndpoint } from './http-source.js';
 export type PrometheusAnswer =
   | { readonly kind: 'value'; readonly value: number }
   /** It has answered, and nothing can be concluded from it. */
-  | { readonly kind: 'unclear'; readonly why: string }
+  | { readonly kind: 'unclear'; readonly why: string; /** It knows no series of that kind. */ readonly isEmpty?: true }
   /** It has not answered, or refused. */
   | { readonly kind: 'failed'; readonly why: string };
 
 export interface QueryOptions {
   /** Evaluation time, ms since 1970. Default: now, by the clock of Prometheus, since a worker's may be hours off. */
   readonly atMs?: number | undefined;
+  /** Samples that are older than this, s, are none. Default: STALE_AFTER_SECONDS. */
+  readonly lookBackSeconds?: number | undefined;
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
 }
@@ -27,7 +29,7 @@ export const STALE_AFTER_SECONDS = 120;
 export async function queryPrometheus(
   endpoint: HttpEndpoint,
   query: string,
-  { atMs, timeoutMs = TIMEOUT_MS, signal }: QueryOptions = {},
+  { atMs, lookBackSeconds = STALE_AFTER_SECONDS, timeoutMs = TIMEOUT_MS, signal }: QueryOptions = {},
 ): Promise<PrometheusAnswer> {
   try {
     const { status, body } = await ask(endpoint, {
@@ -36,7 +38,7 @@ export async function queryPrometheus(
         query,
         ...(atMs === undefined ? {} : { time: (atMs / 1_000).toFixed(3) }),
         timeout: `${timeoutMs}ms`,
-        lookback_delta: `${STALE_AFTER_SECONDS}s`,
+        lookback_delta: `${lookBackSeconds}s`,
       },
       timeoutMs,
       maxBytes: MAX_BYTES,
@@ -69,7 +71,9 @@ export function readAnswer(name: string, status: number, body: string): Promethe
     return failed(`the query has a ${String(type)} as its answer: write one with a number`);
   }
   if (type === 'scalar') return valueOf(result);
-  if (result.length === 0) return unclear('no series: nothing matches the query, or it has no samples any more');
+  if (result.length === 0) {
+    return { ...unclear('no series: nothing matches the query, or it has no samples any more'), isEmpty: true };
+  }
   if (result.length > 1) {
     return unclear(`${result.length} series: write a query with one number, with sum(...) around it for example`);
   }
@@ -97,7 +101,7 @@ function failed(why: string): PrometheusAnswer {
   return { kind: 'failed', why };
 }
 
-function unclear(why: string): PrometheusAnswer {
+function unclear(why: string): Extract<PrometheusAnswer, { kind: 'unclear' }> {
   return { kind: 'unclear', why };
 }
 

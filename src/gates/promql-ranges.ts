@@ -44,6 +44,19 @@ export function shortened(query: string, seconds: number): string {
   );
 }
 
+/** Of a counter that only grows, these are such a counter again, however far they look back. */
+const STILL_COUNTERS: readonly string[] = ['last_over_time', 'max_over_time', 'min_over_time'];
+
+/** Whether what is handed over is as large as the counter itself: whatever was counted before anybody looked is in it. */
+export function isStillCounter({ of }: Range): boolean {
+  return STILL_COUNTERS.includes(of);
+}
+
+/** Whether a query gives counters as they are, and not what was added over a range. */
+export function countsFromTheStart(query: string): boolean {
+  return rangesOf(query).every(isStillCounter);
+}
+
 /** As long as the query, with blanks in place of what stands in quotes or behind `#`. */
 function withoutTexts(query: string): string {
   return query.replaceAll(/"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`|#[^\n]*/g, (text) => ' '.repeat(text.length));

@@ -1,5 +1,5 @@
 import { askedIn } from '../../gates/asked-in.js';
-import { rangesOf, type Range } from '../../gates/promql-ranges.js';
+import { isStillCounter, rangesOf, type Range } from '../../gates/promql-ranges.js';
 import { STALE_AFTER_SECONDS } from '../../gates/prometheus-query.js';
 import type { Rule } from '../rule.js';
 import type { Gate } from '../schema.js';
@@ -75,15 +75,12 @@ export const countsOfFixedRange: Rule = {
   },
 };
 
-/** Of a counter that only grows, these are such a counter again, however far they look back. */
-const STILL_COUNTERS: readonly string[] = ['last_over_time', 'max_over_time', 'min_over_time'];
-
 /** The ranges over which no count can grow: neither the time of the stage, nor added up over it. */
 function slidingRanges(query: string): Range[] {
   const ranges = rangesOf(query);
   const addedUp = ({ from, to }: Range): boolean =>
     ranges.some((outer) => outer.isSubquery && outer.isWindow && outer.begins <= from && to <= outer.from);
-  return ranges.filter((range) => !range.isWindow && !STILL_COUNTERS.includes(range.of) && !addedUp(range));
+  return ranges.filter((range) => !range.isWindow && !isStillCounter(range) && !addedUp(range));
 }
 
 export const rangeHidesTheEnd: Rule = {
