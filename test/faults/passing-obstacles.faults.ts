@@ -128,6 +128,25 @@ describe("PostgreSQL's own synchronization of tables", () => {
       await expect(waiting).rejects.toMatchObject({ type: 'ReplicationBroken', retryable: false });
       expect(performance.now() - started).toBeGreaterThan(8_000);
     }));
+
+  it('goes on when the errors are over and a table that is being copied takes long', () =>
+    withPair('sync_over', async (pair) => {
+      await pair.green.query(`CREATE SEQUENCE tries`);
+      await pair.green.query(
+        whenWritten(`IF EXISTS (SELECT FROM pg_stat_subscription WHERE pid = pg_backend_pid()) THEN
+                       IF NEW.id = 1 AND nextval('public.tries') <= 3 THEN RAISE EXCEPTION 'only three times'; END IF;
+                       IF NEW.id <= 250 THEN PERFORM pg_sleep(0.1); END IF;
+                     END IF;`),
+      );
+      const [name, conninfo] = [feedOf(pair), pair.blueDatabase.peerConninfo];
+      await ensureSubscription(pair.ourGreen, { name, conninfo, copyData: true, enabled: true, publisherVersion: 15 });
+      await waitUntilReady(pair.ourBlue, pair.ourGreen, [name], {
+        ...pair.context(),
+        ...{ migration: pair.run.migration, direction: 'to_green', maxRetainedWal: 1e12 },
+        hopeless: { errors: 2, ms: 18_000 },
+      });
+      await expectSame(pair);
+    }));
 });
 
 describe('a feed that is late', () => {

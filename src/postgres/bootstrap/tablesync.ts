@@ -15,8 +15,9 @@ import { SyncWatch } from './sync-watch.js';
 import type { Bootstrap, BootstrapContext, BootstrapResult } from './bootstrap.js';
 
 /**
- * After so many errors of the subscription, and so long, without a table becoming ready, waiting on is pointless. Many errors
- * are met in a minute where a link breaks off and on.
+ * After so many errors of the subscription, and so long, without a table becoming ready, waiting on is pointless once it
+ * meets another one. Many errors are met in a minute where a link breaks off and on; when they are over, a large table
+ * that is being copied takes longer than this.
  */
 const HOPELESS = { errors: 20, ms: 600_000 };
 
@@ -63,6 +64,7 @@ export async function waitUntilReady(
 ): Promise<BootstrapResult> {
   const feed = feedName(context.migration, context.direction);
   let errorsAtLastProgress = 0;
+  let lastErrors = 0;
   let lookedAt = 0;
   let progressAt = performance.now();
   let lastNotReady = Number.POSITIVE_INFINITY;
@@ -81,13 +83,15 @@ export async function waitUntilReady(
       progressAt = performance.now();
     }
     const since = errors - errorsAtLastProgress;
+    const hasMetAnother = errors > lastErrors;
+    lastErrors = errors;
     // Errors of connections are counted, too, and a look reads a whole table: ever fewer of them.
     if (since >= Math.max(1, 2 * lookedAt)) {
       lookedAt = since;
       await refuseWhatPasses(to, context);
       await refuseBadRow(to, names, since, context);
     }
-    if (since >= hopeless.errors && performance.now() - progressAt >= hopeless.ms) {
+    if (hasMetAnother && since >= hopeless.errors && performance.now() - progressAt >= hopeless.ms) {
       await refuseWhatPasses(to, context);
       throw broken(feed, `${errors} errors, ${notReady} of ${tables} tables are not synchronized`);
     }
