@@ -1,4 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { sendAsText } from '../src/postgres/binary-feed.js';
+import { changesTypes } from '../src/postgres/ddl/compare-facts.js';
 import { installDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import {
   acceptSchema,
@@ -8,6 +10,7 @@ import {
   takeOverFollowing,
   takeOverServing,
   type Acceptance,
+  type SchemaChange,
   type Watched,
 } from '../src/postgres/ddl/schema-watch.js';
 import { sqlState } from '../src/postgres/sqlstate.js';
@@ -49,10 +52,13 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
           const began = performance.now();
           const signature = await readCatalogSignature(watched.session);
           if (signature !== quiet) {
-            const what = await lookUnlessBusy(watched);
-            if (typeof what === 'string') return { what };
+            const change = await lookUnlessBusy(watched);
+            if (typeof change?.what === 'string') {
+              if (side === 'blue' && changesTypes(change.differences)) await feedAsTextSoon(work, ref, watched);
+              return { what: change.what };
+            }
             // Without a baseline nothing has been compared yet.
-            if (what === null) quiet = signature;
+            if (change !== undefined) quiet = signature;
           }
           const took = performance.now() - began;
           work.report({ side, lookMs: Math.round(took) });
@@ -68,12 +74,15 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
 
     /** The run is to go on: whether it can with blue's schema as it is now. */
     acceptSchema: (ref: RunRef): Promise<Acceptance> =>
-      perform(dependencies, ref, async (work) =>
-        acceptSchema(
-          await watchedBy(work, ref, 'blue'),
-          await work.session('green', 'schema watch', watching(work.signal, LOOK_WITHIN_MS)),
-        ),
-      ),
+      perform(dependencies, ref, async (work) => {
+        const watched = await watchedBy(work, ref, 'blue');
+        const green = await work.session('green', 'schema watch', watching(work.signal, LOOK_WITHIN_MS));
+        // Always: of a type that was changed and taken back nothing is seen any more but its rows in the feed.
+        await sendAsText({ blue: watched.session, green }, work.run, ref.plan.replicate.streams, {
+          signal: work.signal,
+        });
+        return acceptSchema(watched, green);
+      }),
 
     /**
      * In the standby window nothing is held: what has changed on a side was told.
@@ -95,10 +104,27 @@ async function watchedBy(work: Work, ref: RunRef, side: Side): Promise<Watched> 
   return { session, side, runId: ref.runId, patterns: ref.plan.tables };
 }
 
-/** DDL that runs right now holds locks that the catalog's functions ask for, or drops what is being read: the next look sees it. */
-async function lookUnlessBusy(watched: Watched): Promise<string | null | undefined> {
+/** What it is about is to be told without delay. */
+const AS_TEXT_WITHIN_MS = 3_000;
+
+/**
+ * A feed in binary form stands still at once where a type has changed, and the lag fails its gate before anybody resumes.
+ * Where this can't be done now, the resume does it.
+ */
+async function feedAsTextSoon(work: Work, ref: RunRef, { session: blue }: Watched): Promise<void> {
   try {
-    return (await isWatched(watched)) ? (await lookAtSchema(watched)).what : undefined;
+    const green = await work.session('green', 'schema watch', watching(work.signal, AS_TEXT_WITHIN_MS));
+    const patience = { forMs: AS_TEXT_WITHIN_MS, signal: work.signal };
+    await sendAsText({ blue, green }, work.run, ref.plan.replicate.streams, patience);
+  } catch {
+    work.signal.throwIfAborted();
+  }
+}
+
+/** DDL that runs right now holds locks that the catalog's functions ask for, or drops what is being read: the next look sees it. */
+async function lookUnlessBusy(watched: Watched): Promise<SchemaChange | undefined> {
+  try {
+    return (await isWatched(watched)) ? await lookAtSchema(watched) : undefined;
   } catch (error) {
     if (BUSY.has(sqlState(error) ?? '')) return undefined;
     throw error;

@@ -201,10 +201,25 @@ export async function switchOffSubscription(
   await alter(session, name, 'DISABLE', patience);
 }
 
+/**
+ * Has values of a subscription come as text, if they come in binary form: its worker begins anew with what has not been
+ * applied.
+ *
+ * @throws VerdigrisError LockNotHad (retryable)
+ */
+export async function takeAsText(session: Session, name: string, patience?: LockRetryOptions): Promise<void> {
+  const { rowCount } = await session.query(
+    `SELECT FROM pg_subscription
+      WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subname = $1 AND subbinary`,
+    [name],
+  );
+  if (rowCount === 1) await alter(session, name, 'SET (binary = false)', patience);
+}
+
 async function alter(
   session: Session,
   name: string,
-  what: 'ENABLE' | 'DISABLE',
+  what: 'ENABLE' | 'DISABLE' | 'SET (binary = false)',
   patience?: LockRetryOptions,
 ): Promise<void> {
   await briefLock(

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseTableName } from '../../src/plan/table-name.js';
+import { sendAsText } from '../../src/postgres/binary-feed.js';
 import { readTables } from '../../src/postgres/catalog.js';
 import { readCopyState } from '../../src/postgres/bootstrap/copy/copy-state.js';
 import { copyFormat } from '../../src/postgres/bootstrap/copy/copy-format.js';
@@ -197,10 +198,11 @@ describe('a copy is followed', () => {
   const FILL_ODD = `INSERT INTO plain SELECT n, 'good' FROM generate_series(1, 100) n; ALTER TABLE plain ADD PRIMARY KEY (id);`;
   const RAW = [{ sql: { name: 'raw', up: 'ALTER TABLE plain ALTER id TYPE bigint', down: 'SELECT 1' } }];
   it.each([
-    ['in binary form where all types allow it', TABLE, FILL, [], true],
-    ['as text where a type has another number in each database', ODD, FILL_ODD, [], false],
-    ['as text where raw SQL of the plan may change a type', TABLE, FILL, RAW, false],
-  ] as const)('%s', async (_name, ddl, rows, migrations, binary) => {
+    ['in binary form where all types allow it', TABLE, FILL, [], true, false],
+    ['as text where a type has another number in each database', ODD, FILL_ODD, [], false, false],
+    ['as text where raw SQL of the plan may change a type', TABLE, FILL, RAW, false, false],
+    ["as text where somebody's DDL was noticed before", TABLE, FILL, [], false, true],
+  ] as const)('%s', async (_name, ddl, rows, migrations, binary, noticed) => {
     const pair = await CopyPair.start(['pg15', 'pg18'], 'copy_binary', ddl, rows, [...migrations]);
     try {
       const parcels = await pair.planCopy();
@@ -211,6 +213,7 @@ describe('a copy is followed', () => {
       holder.stop();
       await holder.ended;
       await pair.addKeys('ALTER TABLE plain ADD PRIMARY KEY (id)');
+      if (noticed) await sendAsText({ blue: pair.ourBlue, green: pair.ourGreen }, pair.run, 1);
       await pair.follow();
       await pair.blue.query('UPDATE plain SET id = id + 1000 WHERE id <= 10; DELETE FROM plain WHERE id = 11');
       await pair.caughtUp();

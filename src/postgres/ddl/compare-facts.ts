@@ -34,6 +34,11 @@ function byKey(facts: readonly Fact[]): Map<string, Fact> {
   return new Map(facts.map((fact) => [`${fact[0]}\0${fact[1]}`, fact]));
 }
 
+/** Whether rows that were written before may not be of the type that their column has now. Pure. */
+export function changesTypes(differences: readonly Difference[]): boolean {
+  return differences.some(({ kind, before, after }) => kind === 'column' && before !== null && after !== null);
+}
+
 /** Differences for people, a line each. A type that several tables use is told once. */
 export function describeDifferences(differences: readonly Difference[]): string[] {
   return [...new Set(differences.filter(isNews(differences)).map(describe))];

@@ -1,7 +1,6 @@
 import { formatTableName } from '../../../plan/table-name.js';
-import type { Plan } from '../../../plan/schema.js';
 import { VerdigrisError } from '../../../errors.js';
-import { isBinarySafe } from '../../binary-feed.js';
+import { isBinarySafe, isToBeText } from '../../binary-feed.js';
 import { readTables } from '../../catalog.js';
 import { parseSize } from '../../lag.js';
 import { majorVersion } from '../../retry.js';
@@ -40,7 +39,7 @@ export async function followCopy(context: CopyContext, blue: Session, green: Ses
     ),
   );
   const publisherVersion = await majorVersion(blue);
-  const binary = state.left.length === 0 && (await canBeBinary(plan, blue, green));
+  const binary = state.left.length === 0 && (await canBeBinary(context, blue, green));
   for (const stream of streams) {
     signal.throwIfAborted();
     const left = state.left.filter((table) => streamOf.get(formatTableName(table)) === stream.name);
@@ -82,9 +81,9 @@ export async function followCopy(context: CopyContext, blue: Session, green: Ses
   );
 }
 
-/** Text is dearer, but goes into columns of other types, which raw SQL may make. */
-async function canBeBinary(plan: Plan, blue: Session, green: Session): Promise<boolean> {
-  if (plan.migrations.some((step) => 'sql' in step)) return false;
+/** Text is dearer, but goes into columns of other types, which raw SQL may make, or somebody's DDL. */
+async function canBeBinary({ plan, run }: CopyContext, blue: Session, green: Session): Promise<boolean> {
+  if (plan.migrations.some((step) => 'sql' in step) || (await isToBeText(blue, run))) return false;
   return isBinarySafe(await readTables(blue, plan.tables), await readTables(green, plan.tables));
 }
 
