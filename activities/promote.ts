@@ -10,7 +10,7 @@ import { feedGoesOn, noteForced, wasForced } from '../src/postgres/forced-way-ba
 import { promotionBlocked } from '../src/postgres/hold.js';
 import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
 import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
-import { poolsOf } from '../src/pgbouncer/from-plan.js';
+import { poolsOf, type Heard } from '../src/pgbouncer/from-plan.js';
 import { releaseAll, type Pools } from '../src/postgres/pools.js';
 import { promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
 import { readDecision } from '../src/postgres/promotion-decision.js';
@@ -43,6 +43,10 @@ export interface PromotionResult {
   readonly at: string;
   /** What stayed behind on green, in words: only where a loss was accepted. */
   readonly lost: string | null;
+  /** Whose clients may be refused on the new side, as seen before the move. */
+  readonly mayBeRefused?: readonly string[];
+  /** Clients of poolers that got no connection to the new side. */
+  readonly unserved?: readonly string[];
 }
 
 /** Activities of phase 6 and of the way back: see src/postgres/promote.ts for the order and why it is so. */
@@ -69,15 +73,22 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         dependencies,
         ref,
         (work) =>
-          withPools(dependencies, ref, work, (pools) =>
-            promote(work, ref, pools, {
-              from,
-              epoch,
-              acceptLoss,
-              notAfter,
-              patience,
-              environment: dependencies.environment,
-            }),
+          withClientsTold(work, from, (heard) =>
+            withPools(
+              dependencies,
+              ref,
+              work,
+              (pools) =>
+                promote(work, ref, pools, {
+                  from,
+                  epoch,
+                  acceptLoss,
+                  notAfter,
+                  patience,
+                  environment: dependencies.environment,
+                }),
+              heard,
+            ),
           ),
         (error) => waitsUntil(error, notAfter),
       ),
@@ -246,14 +257,37 @@ async function dropEarlySlots({ databases, run, signal }: Work, from: Side): Pro
   }
 }
 
+/** Adds what the poolers tell of their clients during the move. */
+async function withClientsTold(
+  { report }: Work,
+  from: Side,
+  move: (heard: Heard) => Promise<PromotionResult>,
+): Promise<PromotionResult> {
+  const mayBeRefused: string[] = [];
+  const unserved: string[] = [];
+  const result = await move({
+    mayBeRefused: (what) => {
+      mayBeRefused.push(what);
+      report({ mayBeRefused });
+    },
+    unserved: (what, side) => void (side === from || unserved.push(what)),
+  });
+  return {
+    ...result,
+    ...(mayBeRefused.length === 0 ? {} : { mayBeRefused }),
+    ...(unserved.length === 0 ? {} : { unserved }),
+  };
+}
+
 /** The poolers of the plan, for as long as the work lasts. */
 async function withPools<T>(
   { environment }: ActivityDependencies,
   { plan }: RunRef,
   { databases }: Work,
   work: (pools: Pools) => Promise<T>,
+  heard?: Heard,
 ): Promise<T> {
-  const pools = poolsOf(plan, databases, environment);
+  const pools = poolsOf(plan, databases, environment, heard);
   try {
     return await work(pools);
   } finally {

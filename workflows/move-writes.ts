@@ -25,7 +25,7 @@ export interface Limits {
 export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, limits: Limits = {}): Promise<void> {
   const to = otherSide(from);
   run.promotionStarted = true;
-  const { lost, ...promoted } = await untilDecided(run, ref, from, limits);
+  const { lost, mayBeRefused = [], unserved = [], ...promoted } = await untilDecided(run, ref, from, limits);
   await CancellationScope.nonCancellable(async () => {
     run.promoted({ from, to, ...promoted });
     run.epoch = promoted.epoch;
@@ -33,6 +33,7 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
     const left = [lost ?? null, to === 'blue' ? run.wouldStrand : null].filter((one) => one !== null);
     run.lost = left.length === 0 ? null : left.join('; ');
     run.onMoved();
+    clientsOfPoolers(run, to, mayBeRefused, unserved);
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });
     const next = `end the feed to ${to}${to === 'green' ? ', begin the one to blue' : ''}`;
     const isFinished = await finishMove(run, ref, from, next, limits.isOver);
@@ -44,6 +45,23 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
           : { safe: true, why: 'writes are on blue' },
     });
   });
+}
+
+/** Nobody but the application sees it otherwise: such clients have no router, and no gate looks after the promotion. */
+function clientsOfPoolers(
+  run: MigrationRun,
+  to: Side,
+  mayBeRefused: readonly string[],
+  unserved: readonly string[],
+): void {
+  run.warn(mayBeRefused);
+  if (unserved.length === 0) {
+    run.allClear('clients');
+    return;
+  }
+  const back = to === 'green' ? '; `rollback` leads them back' : '';
+  const next = `see the log of that PgBouncer, and mend what ${to} refuses them for${back}`;
+  run.alarm('clients', to, unserved.join('; '), next);
 }
 
 /** About half a minute of a blue that does not answer. */

@@ -14,6 +14,8 @@ export interface ShownDatabase {
   readonly host: string | null;
   readonly port: number;
   readonly database: string;
+  /** As whom all its clients come; null: each as itself. */
+  readonly forcedUser: string | null;
   readonly paused: boolean;
 }
 
@@ -69,6 +71,7 @@ export class Console {
       host: row['host'] === null ? null : text(row['host']),
       port: Number(row['port']),
       database: text(row['database']),
+      forcedUser: text(row['force_user']) || null,
       paused: Number(row['paused']) === 1,
     }));
   }

@@ -7,9 +7,18 @@ import type { Databases } from '../postgres/session.js';
 import { otherSide, type Side } from '../side.js';
 import { connectionConfig, type Environment } from '../worker/connections.js';
 import { obstaclesOf } from './obstacles.js';
+import { loginTroubles } from './logins.js';
 import { pgBouncerPools } from './pgbouncer-pools.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { identityOf } from '../postgres/identity.js';
+
+/** Hears what stops nothing, and what people should know. */
+export interface Heard {
+  /** Before a move: users who may not get into the other side. */
+  mayBeRefused(what: string): void;
+  /** After a pause: clients that have got no connection to the side that they were led to. */
+  unserved(what: string, side: Side): void;
+}
 
 /** The PgBouncers of a plan; undefined when it names none. @throws VerdigrisError ConnectionUnknown */
 export function pgBouncersOf({ name, traffic }: Plan, environment: Environment): PgBouncers | undefined {
@@ -29,14 +38,18 @@ export function pgBouncersOf({ name, traffic }: Plan, environment: Environment):
   };
 }
 
-/** The poolers of a plan, as its promotion needs them: none, or its PgBouncers. The caller closes them. */
-export function poolsOf(plan: Plan, databases: Databases, environment: Environment): Pools {
+/**
+ * The poolers of a plan, as its promotion needs them: none, or its PgBouncers. The caller closes them.
+ *
+ * @param heard told what stops nothing
+ */
+export function poolsOf(plan: Plan, databases: Databases, environment: Environment, heard?: Heard): Pools {
   const setup = pgBouncersOf(plan, environment);
-  return setup === undefined ? NO_POOLS : poolsBefore(setup, databases);
+  return setup === undefined ? NO_POOLS : poolsBefore(setup, databases, heard);
 }
 
 /** PgBouncers before these two databases. */
-export function poolsBefore(setup: PgBouncers, databases: Databases): Pools {
+export function poolsBefore(setup: PgBouncers, databases: Databases, heard?: Heard): Pools {
   const route = new NewestRoute(databases, setup.migration);
   const identities = new Map<Side, Promise<string>>();
   const identity = (side: Side): Promise<string> => {
@@ -50,9 +63,19 @@ export function poolsBefore(setup: PgBouncers, databases: Databases): Pools {
       openTransactions(await route.session(side), pids, olderThanMs / 1_000),
     obstacles: async (instance, to) => {
       const sides = [{ side: to, identity: identity(to) }];
-      const found = await obstaclesOf(instance, { setup, sides, leadsTo: otherSide(to) });
+      const found = await obstaclesOf(instance, {
+        ...{ setup, sides, leadsTo: otherSide(to) },
+        loginTroubles: async (users) => {
+          const [blue, green] = [await route.session('blue'), await route.session('green')];
+          return loginTroubles({ blue, green }, to, users);
+        },
+      });
+      // The others have been told by the preflight.
+      for (const { check, message, remedy } of found)
+        if (check === 'pgbouncer-logins') heard?.mayBeRefused(`${message}. ${remedy}`);
       return found.filter(({ severity }) => severity === 'error').map(({ message, remedy }) => `${message}. ${remedy}`);
     },
+    unserved: (what, side) => heard?.unserved(what, side),
     close: () => route.close(),
   });
 }

@@ -4,7 +4,7 @@ import { VerdigrisError } from '../errors.js';
 import { promotionBlocked } from '../postgres/hold.js';
 import type { WritesAre } from '../postgres/pools.js';
 import type { Side } from '../side.js';
-import { Console, type ShownDatabase } from './console.js';
+import { Console, type ShownDatabase, type ShownPool } from './console.js';
 import { EntryFile } from './entry.js';
 import { claimsPauses, markName, markValue, parseMark, type Mark } from './mark.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
@@ -47,6 +47,7 @@ export class Instance {
   #mayBePaused = false;
   /** As far as this worker knows: `quiet` since becomeQuiet(), `configured` since RELOAD. */
   #settings: 'unknown' | 'quiet' | 'configured' = 'unknown';
+  #unserved: readonly ShownPool[] = [];
 
   /** @param turn of the worker, the same for all that it pauses together. Default: a new one. */
   constructor(
@@ -64,6 +65,13 @@ export class Instance {
       this.#control = undefined;
       throw error;
     }
+  }
+
+  /** Whose clients waited when a pause was over, and got no server connection: they wait on, or were sent away. Told once. */
+  takeUnserved(): readonly ShownPool[] {
+    const unserved = this.#unserved;
+    this.#unserved = [];
+    return unserved;
   }
 
   /** Forgets the sessions: the next step opens new ones. */
@@ -357,16 +365,23 @@ export class Instance {
     if (this.#mayBePaused) await control.set('min_pool_size', '0');
   }
 
-  /** Returns when no client waits for a first server connection: the pools have been able to log in. */
+  /**
+   * Returns when no client waits for a first server connection: the pools have been able to log in, or have sent their
+   * clients away, which leaves them without one.
+   */
   async #served(): Promise<void> {
     const control = await this.control();
     const deadline = Date.now() + SERVED_WITHIN_MS;
-    while (Date.now() < deadline) {
-      const pools = await control.pools();
-      const waits = pools.some(
-        (pool) => this.setup.databases.includes(pool.database) && pool.clientsWaiting > 0 && pool.servers === 0,
+    const asked = new Set<string>();
+    for (;;) {
+      const empty = (await control.pools()).filter(
+        ({ database, servers }) => this.setup.databases.includes(database) && servers === 0,
       );
-      if (!waits) return;
+      for (const pool of empty) if (pool.clientsWaiting > 0) asked.add(keyOf(pool));
+      const unserved = empty.filter((pool) => asked.has(keyOf(pool)));
+      this.#unserved = unserved;
+      const goesOn = unserved.some(({ clientsWaiting, serversInLogin }) => clientsWaiting > 0 || serversInLogin > 0);
+      if (!goesOn || Date.now() >= deadline) return;
       await sleep(5);
     }
   }
@@ -407,6 +422,10 @@ export class Instance {
       cause,
     });
   }
+}
+
+function keyOf({ database, user }: ShownPool): string {
+  return JSON.stringify([database, user]);
 }
 
 function isSameTarget(a: ShownDatabase, b: ShownDatabase): boolean {

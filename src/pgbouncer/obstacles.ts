@@ -2,9 +2,10 @@ import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { VerdigrisError } from '../errors.js';
-import type { Side } from '../side.js';
+import { otherSide, type Side } from '../side.js';
 import type { Console } from './console.js';
 import type { Instance } from './instance.js';
+import type { LoginTrouble } from './logins.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { identityThrough } from './reach.js';
 
@@ -24,6 +25,8 @@ export interface Question {
   readonly sides: readonly { readonly side: Side; readonly identity: Promise<string> }[];
   /** Where its entries must lead now. */
   readonly leadsTo: Side;
+  /** What keeps users from logging in to the other side; nobody is tried. */
+  readonly loginTroubles: (users: readonly string[]) => Promise<readonly LoginTrouble[]>;
 }
 
 /** RECONNECT after a RELOAD that changes a host is documented from 1.9 on; 1.18 is the oldest that is tested with. */
@@ -43,6 +46,7 @@ export async function obstaclesOf(instance: Instance, question: Question): Promi
     settingObstacles(instance, control, question.setup),
     entryObstacles(instance, control, question),
     fileObstacles(instance),
+    loginObstacles(instance, control, question),
     ...question.sides.map((side) => reachObstacles(instance, question.setup, side)),
   ];
   const found = await Promise.allSettled(checks);
@@ -237,6 +241,34 @@ async function reachObstacles(
     ];
   } catch (error) {
     return [failed('pgbouncer-reach', error)];
+  }
+}
+
+/** The users who come through its entries now: that they may log in to the other side is shown for the console's user only. */
+async function loginObstacles({ pooler }: Instance, control: Console, question: Question): Promise<Obstacle[]> {
+  const { databases, aliases } = question.setup;
+  const target = (await control.databases()).find(({ name }) => name === aliases[otherSide(question.leadsTo)]);
+  if (target === undefined || target.forcedUser !== null) return [];
+  const users = (await control.pools())
+    .filter(({ database, user }) => databases.includes(database) && user !== pooler.config.user)
+    .map(({ user }) => user);
+  if (users.length === 0) return [];
+  const warning = (message: string, remedy: string): Obstacle => ({
+    severity: 'warning',
+    check: 'pgbouncer-logins',
+    message,
+    remedy,
+  });
+  try {
+    const troubles = await question.loginTroubles([...new Set(users)]);
+    return troubles.map(({ why, remedy }) =>
+      warning(`clients of PgBouncer "${pooler.connection}" may be refused: ${why}`, remedy),
+    );
+  } catch (error) {
+    const { message, remedy } = failed('pgbouncer-logins', error);
+    return [
+      warning(`whether clients of PgBouncer "${pooler.connection}" may log in can't be looked at: ${message}`, remedy),
+    ];
   }
 }
 

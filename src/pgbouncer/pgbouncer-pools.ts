@@ -17,6 +17,8 @@ export interface DatabasesAsked {
   readonly openTransactions?: (side: Side, pids: readonly number[], olderThanMs: number) => Promise<string | null>;
   /** What stops this PgBouncer from being led to the other side; empty when nothing does. Asked by prepare(). */
   readonly obstacles?: (instance: Instance, to: Side) => Promise<readonly string[]>;
+  /** Hears of entries whose clients have got no server connection after they were led to a side. */
+  readonly unserved?: (what: string, side: Side) => void;
   readonly close?: () => Promise<void>;
 }
 
@@ -229,6 +231,7 @@ class PgBouncerPools implements Pools {
       try {
         await instance.settle(wanted, this.#ours.has(instance));
         this.#ours.delete(instance);
+        this.#tellUnserved(instance, wanted);
         return [];
       } catch (error) {
         await instance.close();
@@ -238,6 +241,16 @@ class PgBouncerPools implements Pools {
         if (attempt >= 2) return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
       }
     }
+  }
+
+  #tellUnserved(instance: Instance, { side }: WritesAre): void {
+    const unserved = instance.takeUnserved();
+    if (unserved.length === 0) return;
+    const whose = unserved.map(({ database, user }) => `"${database}" (user "${user}")`).join(', ');
+    this.asked.unserved?.(
+      `clients of ${whose} have got no connection to ${side} through PgBouncer "${instance.pooler.connection}"`,
+      side,
+    );
   }
 
   /** It does not run. When it starts it is not paused, and leads where its file says. */

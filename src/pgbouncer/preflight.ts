@@ -5,7 +5,8 @@ import { withSession, type Databases } from '../postgres/session.js';
 import type { Environment } from '../worker/connections.js';
 import { pgBouncersOf } from './from-plan.js';
 import { Instance } from './instance.js';
-import { obstaclesOf } from './obstacles.js';
+import { loginTroubles } from './logins.js';
+import { obstaclesOf, type Question } from './obstacles.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { identityOf } from '../postgres/identity.js';
 
@@ -21,6 +22,7 @@ export const PGBOUNCER_CHECKS = [
   'pgbouncer-file',
   'pgbouncer-limits',
   'pgbouncer-reach',
+  'pgbouncer-logins',
 ] as const;
 
 /**
@@ -42,13 +44,20 @@ export async function checkPgBouncers(
   }
   if (setup === undefined) return [];
   const { instances } = setup;
+  const look = { purpose: 'preflight', statementTimeoutMs: 10_000 };
   const sides = (['blue', 'green'] as const).map((side) => ({
     side,
-    identity: withSession(databases[side], { purpose: 'preflight', statementTimeoutMs: 10_000 }, identityOf),
+    identity: withSession(databases[side], look, identityOf),
   }));
   // A side that can't be reached is in the findings of each PgBouncer.
   for (const { identity } of sides) identity.catch(() => undefined);
-  const question = { setup, sides, leadsTo: 'blue' } as const;
+  const question: Question = {
+    ...{ setup, sides, leadsTo: 'blue' },
+    loginTroubles: (users) =>
+      withSession(databases.blue, look, (blue) =>
+        withSession(databases.green, look, (green) => loginTroubles({ blue, green }, 'green', users)),
+      ),
+  };
   const found = await Promise.all(
     instances.map(async (pooler) => {
       const instance = new Instance(pooler, question.setup);

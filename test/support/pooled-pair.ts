@@ -40,6 +40,8 @@ export interface PooledOptions {
   readonly poolers?: number;
   readonly pauseTimeoutMs?: number;
   readonly settings?: Readonly<Record<string, string>>;
+  /** More who may come, with a password or its verifier; the test makes and drops their roles. */
+  readonly users?: Readonly<Record<string, string>>;
 }
 
 /** The settings that a pause changes, as they are now. */
@@ -93,7 +95,7 @@ export class PooledPair {
       Array.from({ length: options.poolers ?? 2 }, () =>
         startPgBouncer({
           databases: text,
-          users: { [user]: 'secret' },
+          users: { [user]: 'secret', ...options.users },
           adminUsers: [user],
           ...(options.settings === undefined ? {} : { settings: options.settings }),
         }),
@@ -157,6 +159,18 @@ export class PooledPair {
         };
       },
     };
+  }
+
+  /** Returns when SHOW POOLS has a client of that user in this column (`cl_waiting`). */
+  async pgbouncerSees(pooler: number, user: string, column: string): Promise<void> {
+    await withClient({ ...this.clientOf(pooler), database: 'pgbouncer' }, async (admin) => {
+      await expect
+        .poll(async () => {
+          const { rows } = await admin.query<Record<string, string>>('SHOW POOLS');
+          return rows.some((row) => row['database'] === 'orders' && row['user'] === user && Number(row[column]) > 0);
+        })
+        .toBe(true);
+    });
   }
 
   async whereWritesAre(): Promise<WritesAre> {

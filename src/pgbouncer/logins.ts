@@ -1,0 +1,88 @@
+import { ident } from '../postgres/identifier.js';
+import type { Session } from '../postgres/session.js';
+import { otherSide, type Side } from '../side.js';
+
+/** Why a user of PgBouncer's clients may not get into a side, and what to do about it. */
+export interface LoginTrouble {
+  readonly why: string;
+  readonly remedy: string;
+}
+
+/** A role as one side has it. */
+interface Role {
+  readonly name: string;
+  readonly login: boolean;
+  /** VALID UNTIL a moment that is over. */
+  readonly over: boolean;
+  /** What tells one password from another; null without one, or where it may not be read. */
+  readonly password: string | null;
+}
+
+/**
+ * Whether users who get into the other side would get into this one, as far as the catalogs tell: nobody logs in. Passwords
+ * are compared where both sides let their hashes be read, and leave no server.
+ */
+export async function loginTroubles(
+  sessions: Readonly<Record<Side, Session>>,
+  side: Side,
+  users: readonly string[],
+): Promise<LoginTrouble[]> {
+  const from = otherSide(side);
+  const [blue, green] = [await mayReadPasswords(sessions.blue), await mayReadPasswords(sessions.green)];
+  const comparable = blue && green;
+  const [here, there] = [
+    await readRoles(sessions[from], users, comparable),
+    await readRoles(sessions[side], users, comparable),
+  ];
+  return [...here.values()].filter(({ login }) => login).flatMap((role) => troubleOf(role, there.get(role.name), side));
+}
+
+function troubleOf(here: Role, there: Role | undefined, side: Side): LoginTrouble[] {
+  const [from, name] = [otherSide(side), ident(here.name)];
+  if (there === undefined || !there.login) {
+    const make = there === undefined ? `CREATE ROLE ${name} LOGIN, as it is on ${from}` : `ALTER ROLE ${name} LOGIN`;
+    return [{ why: `${side} has no role "${here.name}" that may log in`, remedy: `On ${side}: ${make}` }];
+  }
+  if (there.over && !here.over) {
+    return [
+      {
+        why: `the password of the role "${here.name}" is valid on ${side} until a moment that is over`,
+        remedy: `On ${side}: ALTER ROLE ${name} VALID UNTIL '...', as it is on ${from}`,
+      },
+    ];
+  }
+  if (here.password === null || here.password === there.password) return [];
+  const remedy = `On ${side}: ALTER ROLE ${name} PASSWORD '...', with the SCRAM-SHA-256$... or md5... that pg_dumpall --roles-only writes for ${from}`;
+  if (there.password === null) return [{ why: `the role "${here.name}" has no password on ${side}`, remedy }];
+  return [
+    {
+      why: `the role "${here.name}" has another password verifier on ${side} than on ${from}: it is another password, or the same one with another salt, which a PgBouncer whose auth_file has the verifier can't log in with`,
+      remedy: `${remedy}; nothing where the password is the same and auth_file has it as plain text`,
+    },
+  ];
+}
+
+async function mayReadPasswords(session: Session): Promise<boolean> {
+  const { rows } = await session.query<{ may: boolean }>(
+    `SELECT has_column_privilege('pg_catalog.pg_authid', 'rolname', 'SELECT')
+        AND has_column_privilege('pg_catalog.pg_authid', 'rolpassword', 'SELECT') AS may`,
+  );
+  return rows[0]?.may === true;
+}
+
+async function readRoles(
+  session: Session,
+  users: readonly string[],
+  withPasswords: boolean,
+): Promise<ReadonlyMap<string, Role>> {
+  const password = withPasswords
+    ? `(SELECT encode(sha256(convert_to(a.rolpassword, 'UTF8')), 'hex') FROM pg_catalog.pg_authid a WHERE a.rolname = r.rolname)`
+    : 'NULL::text';
+  const { rows } = await session.query<Role>(
+    `SELECT r.rolname::text AS name, r.rolcanlogin AS login, coalesce(r.rolvaliduntil <= now(), false) AS over,
+            ${password} AS password
+       FROM pg_catalog.pg_roles r WHERE r.rolname = ANY ($1) ORDER BY 1`,
+    [users],
+  );
+  return new Map(rows.map((role) => [role.name, role]));
+}

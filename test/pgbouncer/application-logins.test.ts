@@ -1,0 +1,154 @@
+import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
+import { poolsBefore } from '../../src/pgbouncer/from-plan.js';
+import { pgBouncerPools } from '../../src/pgbouncer/pgbouncer-pools.js';
+import { checkPgBouncers } from '../../src/pgbouncer/preflight.js';
+import { parsePlan } from '../../src/plan/parse.js';
+import { ident, literal } from '../../src/postgres/identifier.js';
+import { openSession } from '../../src/postgres/session.js';
+import type { Side } from '../../src/side.js';
+import { loginTroubles } from '../../src/pgbouncer/logins.js';
+import { PooledPair } from '../support/pooled-pair.js';
+import { withClient } from '../support/postgres.js';
+
+const isThere = findPgBouncer() !== undefined;
+if (!isThere) process.stdout.write('SKIPPED logins of applications behind PgBouncer: pgbouncer is not installed\n');
+
+/** As pg_authid has it. */
+function verifierOf(password: string): string {
+  const salt = randomBytes(16);
+  const salted = pbkdf2Sync(password, salt, 4096, 32, 'sha256');
+  const key = (name: string): Buffer => createHmac('sha256', salted).update(name).digest();
+  const stored = createHash('sha256').update(key('Client Key')).digest('base64');
+  return `SCRAM-SHA-256$4096:${salt.toString('base64')}$${stored}:${key('Server Key').toString('base64')}`;
+}
+
+describe.skipIf(!isThere)('applications whose users PgBouncer knows by their verifiers', () => {
+  const app = `app_${randomBytes(4).toString('hex')}`;
+  const verifier = verifierOf('of the application');
+  let pair: PooledPair;
+
+  async function on(side: Side, sql: string): Promise<void> {
+    await withClient(pair.databases[side].config, (client) => client.query(sql));
+  }
+
+  async function clientOfApp(): Promise<pg.Client> {
+    const client = new pg.Client({ ...pair.clientOf(0), user: app, password: 'of the application' });
+    client.on('error', () => undefined);
+    await client.connect();
+    await client.query('SELECT 1');
+    return client;
+  }
+
+  beforeAll(async () => {
+    pair = await PooledPair.create('pooled app logins', { poolers: 1, users: { [app]: verifier } });
+    for (const side of ['blue', 'green'] as const) await on(side, `CREATE ROLE ${ident(app)}`);
+  });
+
+  beforeEach(async () => {
+    for (const side of ['blue', 'green'] as const)
+      await on(side, `ALTER ROLE ${ident(app)} LOGIN VALID UNTIL 'infinity' PASSWORD ${literal(verifier)}`);
+  });
+
+  afterAll(async () => {
+    for (const side of ['blue', 'green'] as const) await on(side, `DROP ROLE IF EXISTS ${ident(app)}`);
+    await pair.close();
+  });
+
+  async function warnings(): Promise<string[]> {
+    const { port, user, password } = pair.clientOf(0);
+    const instances = [{ connection: 'pool', file: pair.poolers[0]?.file ?? '' }];
+    const parsed = parsePlan({
+      ...{ name: pair.migration, blue: { connection: 'a' }, green: { connection: 'b' } },
+      traffic: { stages: [], pgbouncer: { databases: ['orders'], instances, pauseTimeout: '1s' } },
+    });
+    if (!('plan' in parsed)) throw new Error('the plan is not one');
+    const environment = { VERDIGRIS_CONNECTION_POOL: `postgres://${user}:${password}@127.0.0.1:${port}/pgbouncer` };
+    const found = await checkPgBouncers(parsed.plan, pair.databases, environment);
+    const said = found.map(({ severity, check, message, remedy }) => `${severity} ${check}: ${message}. ${remedy}`);
+    expect(said.join()).not.toContain(verifier);
+    return said;
+  }
+
+  it('warns of one that green may refuse: another salt, no password, no LOGIN, VALID UNTIL', async () => {
+    const client = await clientOfApp();
+    expect(await warnings()).toEqual([]);
+    for (const [change, why] of [
+      [`PASSWORD 'of the application'`, `the role "${app}" has another password verifier on green than on blue`],
+      ['PASSWORD NULL', `the role "${app}" has no password on green`],
+      ['NOLOGIN', `green has no role "${app}" that may log in`],
+      [`VALID UNTIL '2001-01-01'`, `the password of the role "${app}" is valid on green until a moment that is over`],
+    ] as const) {
+      await on('green', `ALTER ROLE ${ident(app)} LOGIN PASSWORD ${literal(verifier)}`);
+      await on('green', `ALTER ROLE ${ident(app)} ${change}`);
+      expect(await warnings(), change).toEqual([
+        expect.stringContaining(`warning pgbouncer-logins: clients of PgBouncer "pool" may be refused: ${why}`),
+      ]);
+    }
+    await client.end();
+  });
+
+  it('compares no passwords where one side does not let them be read', async () => {
+    await on('green', `ALTER ROLE ${ident(app)} PASSWORD 'of the application'`);
+    const { user } = pair;
+    const green = { ...pair.databases.green, config: { ...pair.databases.green.config, user, password: 'secret' } };
+    const sessions = {
+      blue: await openSession(pair.databases.blue, { purpose: 'test' }),
+      green: await openSession(green, { purpose: 'test' }),
+    };
+    expect(await loginTroubles(sessions, 'green', [app])).toEqual([]);
+    await on('green', `ALTER ROLE ${ident(app)} NOLOGIN`);
+    expect(await loginTroubles(sessions, 'green', [app])).toHaveLength(1);
+    await Promise.all([sessions.blue.end(), sessions.green.end()]);
+  });
+
+  it('says so before the pause, too, and refuses nothing', async () => {
+    const client = await clientOfApp();
+    await on('green', `ALTER ROLE ${ident(app)} PASSWORD 'of the application'`);
+    const told: string[] = [];
+    const pools = poolsBefore(pair.setup, pair.databases, {
+      mayBeRefused: (what) => void told.push(what),
+      unserved: () => undefined,
+    });
+    await pools.prepare('blue', (await pair.whereWritesAre()).epoch);
+    expect(told).toEqual([expect.stringContaining(`the role "${app}" has another password verifier on green`)]);
+    await pools.release();
+    await pools.close();
+    await client.end();
+  });
+
+  it('tells of clients that get no connection after the pause, and of nobody else', async () => {
+    const told: string[] = [];
+    const pools = pgBouncerPools(pair.setup, { unserved: (what, side) => void told.push(`${side}: ${what}`) });
+    let { epoch } = await pair.whereWritesAre();
+    const move = async (from: Side, to: Side): Promise<string> => {
+      const client = await clientOfApp();
+      await pools.pause(from, epoch);
+      const answer = client.query('SELECT 1').then(
+        () => 'served',
+        () => 'refused',
+      );
+      // It waits already when the pause ends.
+      await pair.pgbouncerSees(0, app, 'cl_waiting');
+      epoch += 1;
+      await pools.point(to, epoch);
+      expect(await pools.release()).toEqual([]);
+      // A client that was there waits on; new ones are refused.
+      const said = await Promise.race([answer, sleep(500, 'waits')]);
+      await client.end().catch(() => undefined);
+      return said;
+    };
+    expect(await move('blue', 'green')).toBe('served');
+    expect(await move('green', 'blue')).toBe('served');
+    expect(told).toEqual([]);
+    await on('green', `ALTER ROLE ${ident(app)} PASSWORD 'of the application'`);
+    expect(await move('blue', 'green')).not.toBe('served');
+    expect(told).toEqual([
+      `green: clients of "orders" (user "${app}") have got no connection to green through PgBouncer "pgbouncer_1"`,
+    ]);
+    await pools.close();
+  });
+});
