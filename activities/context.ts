@@ -214,13 +214,12 @@ function tellWorkflow(
 ): void {
   const { workflowExecution } = context.info;
   if (workflowExecution === undefined) return;
-  const handle = context.client.workflow.getHandle(workflowExecution.workflowId, workflowExecution.runId);
-  handle
-    .describe()
-    .then((run) =>
-      run.historyLength < TOLD_UP_TO_EVENTS && isMeant(run) ? handle.signal(progressSignal, progress) : undefined,
-    )
-    .catch(() => undefined);
+  const tell = async (): Promise<void> => {
+    const handle = context.client.workflow.getHandle(workflowExecution.workflowId, workflowExecution.runId);
+    const run = await handle.describe();
+    if (run.historyLength < TOLD_UP_TO_EVENTS && isMeant(run)) await handle.signal(progressSignal, progress);
+  };
+  tell().catch(() => undefined);
 }
 
 /** An attempt that goes on for so long has what the one before lacked. */

@@ -1003,13 +1003,13 @@ describe('a new run', () => {
   });
 
   it('takes a blue that was released by name, though routers of a migration before it read there', async () => {
-    const patient = await (await Patient.create()).claimed();
+    const patient = await (await Patient.create()).fenced();
     const { migration } = patient;
     const third = await testDatabase('pg18', 'doctor third');
     try {
       const earlier = `INSERT INTO verdigris.route (migration, writes_on) VALUES ('earlier', 'green')`;
       await patient.on('blue', (s) => s.query(earlier));
-      await patient.promoted();
+      await patient.moved('blue');
       await patient.ended('completed');
       await expect(patient.next('blue', 'another', third)).rejects.toMatchObject({ type: 'BlueGivenAway' });
       expect(await doctor('--clean', '--yes', '--release-blue', migration)).toMatchObject({
