@@ -108,7 +108,10 @@ function changeOf(
   const relations = locks.filter(({ locktype }) => locktype === 'relation');
   const [fenced, others] = [relations.filter(isOfFenced), relations.filter((lock) => !isOfFenced(lock))];
   const isRefused = atFence !== undefined && isAllOfOneStatement(fenced);
-  const altered = fenced.find(({ mode }) => isAltered(mode, isRefused));
+  // One whose rows are at stake is named rather than one that is emptied.
+  const written = new Set(fenced.filter(({ mode }) => mode === WRITTEN).map(nameOf));
+  const allAltered = fenced.filter(({ mode }) => isAltered(mode, isRefused));
+  const altered = allAltered.find((lock) => written.has(nameOf(lock))) ?? allAltered[0];
   const made = others.find(isTableAlone);
   const isComing = fenced.some(({ mode }) => mode === ATTACHED_TO) || locks.some(isOfMovedSchema);
   const table = altered ?? (isComing ? made : undefined);
