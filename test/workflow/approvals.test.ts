@@ -101,11 +101,11 @@ describe.concurrent('approvals of a run', () => {
   });
 
   it('that have expired before the promotion could begin are asked for again', async () => {
-    const run = await begin({ before: ['promote'], validFor: '1s' });
+    const run = await begin({ before: ['promote'], validFor: '4s' });
     await asks(run, 'promote');
     await run.handle.executeUpdate(pauseUpdate, { args: [yes('ada', '')] });
     await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] });
-    await sleep(1_100);
+    await sleep(4_100);
     await run.handle.executeUpdate(resumeUpdate, { args: [yes('ada', '')] });
     await asks(run, 'promote', 'promote-2');
     expect((await statusOf(run.handle)).waiting?.why).toMatch(/counts no more since/);
