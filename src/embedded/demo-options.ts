@@ -7,7 +7,8 @@ export type RollbackPhase = (typeof ROLLBACK_PHASES)[number];
 
 export interface DemoOptions {
   readonly rows: number;
-  readonly rate: number;
+  /** Requests a second. Default: 1,000, or as many as the machine can take beside everything else. */
+  readonly rate?: number;
   readonly stage: string;
   readonly standby: string;
   readonly rollback?: RollbackPhase;
@@ -20,7 +21,9 @@ export function demoOptions(argv: readonly string[]): DemoOptions {
   return new Command('npm run demo --')
     .description('Moves a shop under live load from PostgreSQL 15 to 18, and prints what the application saw of it')
     .addOption(count('--rows <n>', 'orders, and as many transactions, in the shop', 200_000))
-    .addOption(count('--rate <n>', 'requests a second; 30 % of them write', 1_000))
+    .addOption(
+      count('--rate <n>', 'requests a second; 30 % of them write (default: 1000, less where the machine is slow)'),
+    )
     .addOption(duration('--stage <duration>', 'how long each stage of the traffic shift lasts at least', '5s'))
     .addOption(duration('--standby <duration>', 'how long blue is kept current after the promotion', '10s'))
     .addOption(new Option('--rollback <phase>', 'ask for a rollback in this phase').choices(ROLLBACK_PHASES))
@@ -30,7 +33,7 @@ export function demoOptions(argv: readonly string[]): DemoOptions {
     .opts<DemoOptions>();
 }
 
-function count(flags: string, description: string, value: number): Option {
+function count(flags: string, description: string, value?: number): Option {
   return new Option(flags, description).default(value).argParser((text) => {
     const number = Number(text);
     if (!Number.isSafeInteger(number) || number < 1) throw new InvalidArgumentError('Give a whole number above 0.');

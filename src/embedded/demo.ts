@@ -1,4 +1,5 @@
 import { writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { styleText } from 'node:util';
 import type { MigrationStatus } from '../../workflows/lib/status.js';
@@ -22,6 +23,13 @@ import type { Window } from './shop/measurements.js';
 
 /** The load alone, to compare with; its first seconds warm it up. */
 const BEFORE_MS = 6_000;
+/** Unless the command line says another one. */
+const RATE = 1_000;
+/** Fewer requests prove nothing to the gates in a few seconds. */
+const LEAST_RATE = 125;
+/** The application alone must leave so much to two servers more, to the copy, and to everything that compares. */
+const LEAST_IDLE = 0.25;
+const LONGEST_WRITE_ALONE_MS = 250;
 /** Load after the end of the run, on the side that serves then. */
 const AFTER_MS = 3_000;
 
@@ -46,12 +54,14 @@ try {
 }
 
 async function demo(): Promise<number> {
-  const plan = shortPlan(options);
-  const environment = await startEnvironment(lifeCycle, { plan, rows: options.rows, rate: options.rate }, say);
+  const rate = options.rate ?? RATE;
+  const plan = shortPlan({ ...options, rate });
+  const environment = await startEnvironment(lifeCycle, { plan, rows: options.rows, rate }, say);
   const commands = new MigrationCommands(environment.cliPath, environment.temporal.address, plan.name);
   const webUi = `${environment.temporal.uiUrl ?? ''}/namespaces/default/workflows/${encodeURIComponent(commands.workflowId)}`;
   say(`\nWeb UI: ${webUi}\nMeasuring the application alone for ${BEFORE_MS / 1_000} s ...`);
-  await sleep(BEFORE_MS);
+  if (options.rate === undefined) await findRate(environment);
+  else await sleep(BEFORE_MS);
 
   const ended = await migrate(environment, commands);
   await sleep(AFTER_MS);
@@ -64,6 +74,35 @@ async function demo(): Promise<number> {
   if (options.keep === true) await keep();
   await lifeCycle.stop();
   return broken.length === 0 ? 0 : 1;
+}
+
+/** Halves the load until this machine has room for a migration beside it: what is shown is no overload. */
+async function findRate({ shop, planFile }: Environment): Promise<void> {
+  for (let rate = RATE; ;) {
+    await sleep(BEFORE_MS / 2);
+    const [since, before] = [Date.now(), cpuTimes()];
+    await sleep(BEFORE_MS / 2);
+    const after = cpuTimes();
+    const idle = (after.idle - before.idle) / Math.max(1, after.all - before.all);
+    const longest = await shop.ask({ ask: 'longestWrite', from: since, to: Date.now() });
+    if ((idle >= LEAST_IDLE && longest <= LONGEST_WRITE_ALONE_MS) || rate / 2 < LEAST_RATE) return;
+    rate /= 2;
+    say(
+      `The application alone leaves ${Math.round(idle * 100)} % of this machine, and waits up to ${Math.round(longest)} ms for a write: ${rate} requests a second`,
+    );
+    await shop.ask({ ask: 'rate', rate });
+    writeFileSync(planFile, `${JSON.stringify(shortPlan({ ...options, rate }), null, 2)}\n`);
+  }
+}
+
+/** Of all processors since the machine was started. */
+function cpuTimes(): { readonly idle: number; readonly all: number } {
+  const times = cpus().map(({ times: { user, nice, sys, idle, irq } }) => ({
+    idle,
+    all: user + nice + sys + idle + irq,
+  }));
+  const sum = (of: (one: (typeof times)[number]) => number): number => times.reduce((total, one) => total + of(one), 0);
+  return { idle: sum(({ idle }) => idle), all: sum(({ all }) => all) };
 }
 
 /** Until Ctrl-C, which stops everything first. */

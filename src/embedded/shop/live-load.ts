@@ -24,6 +24,7 @@ export class LiveLoad {
   readonly #inFlight = new Set<Promise<void>>();
   readonly #schema = new KnownSchema();
   #timer: NodeJS.Timeout | undefined;
+  #ratePerSecond = 0;
 
   constructor(
     private readonly database: ShopDatabase,
@@ -32,6 +33,7 @@ export class LiveLoad {
   ) {}
 
   start(ratePerSecond: number): void {
+    this.#ratePerSecond = ratePerSecond;
     const startedAt = performance.now();
     let last = startedAt;
     let due = 0;
@@ -39,10 +41,14 @@ export class LiveLoad {
       const now = performance.now();
       // Connections are opened a few at a time, as when an application is deployed.
       const warmth = Math.min(1, (now - startedAt) / WARM_UP_MS);
-      due += (Math.min(now - last, MAX_BACKLOG_MS) / 1_000) * ratePerSecond * warmth;
+      due += (Math.min(now - last, MAX_BACKLOG_MS) / 1_000) * this.#ratePerSecond * warmth;
       last = now;
       for (; due >= 1; due--) this.#send();
     }, TICK_MS);
+  }
+
+  setRate(ratePerSecond: number): void {
+    this.#ratePerSecond = ratePerSecond;
   }
 
   /** Sends no more and waits for the answers that are still to come. */

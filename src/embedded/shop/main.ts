@@ -62,6 +62,10 @@ async function answer(request: ShopRequest): Promise<unknown> {
   switch (request.ask) {
     case 'statistics':
       return measurements.statistics();
+    case 'rate':
+      load.setRate(request.rate);
+      measurements.forget();
+      return null;
     case 'window':
       measurements.enter(request.window);
       return null;

@@ -43,20 +43,33 @@ const SECONDS_KEPT = 4 * 3_600;
 export class Measurements {
   readonly #startedAt = performance.now();
   #window: Window = 'before';
-  readonly #requests: Record<Window, number> = { before: 0, during: 0, after: 0 };
-  readonly #failed: Record<Window, number> = { before: 0, during: 0, after: 0 };
-  readonly #reads: Record<Side, number> = { blue: 0, green: 0 };
-  readonly #writes: Record<Side, number> = { blue: 0, green: 0 };
-  readonly #failures = new Map<string, number>();
-  readonly #latency = { blue: new LatencyHistogram(), green: new LatencyHistogram() };
-  readonly #maxWrite: Record<Window, number> = { before: 0, during: 0, after: 0 };
+  #requests: Record<Window, number> = { before: 0, during: 0, after: 0 };
+  #failed: Record<Window, number> = { before: 0, during: 0, after: 0 };
+  #reads: Record<Side, number> = { blue: 0, green: 0 };
+  #writes: Record<Side, number> = { blue: 0, green: 0 };
+  #failures = new Map<string, number>();
+  #latency = { blue: new LatencyHistogram(), green: new LatencyHistogram() };
+  #maxWrite: Record<Window, number> = { before: 0, during: 0, after: 0 };
   readonly #maxWriteBySecond = new Map<number, number>();
-  readonly #downtime = new WriteDowntime();
+  #downtime = new WriteDowntime();
   #lastAcknowledged: number | undefined;
   #longestGap = 0;
 
   enter(window: Window): void {
     this.#window = window;
+  }
+
+  /** Begins anew. The longest writes by second are kept: whoever asks names the time. */
+  forget(): void {
+    this.#requests = { before: 0, during: 0, after: 0 };
+    this.#failed = { before: 0, during: 0, after: 0 };
+    this.#reads = { blue: 0, green: 0 };
+    this.#writes = { blue: 0, green: 0 };
+    this.#failures = new Map();
+    this.#latency = { blue: new LatencyHistogram(), green: new LatencyHistogram() };
+    this.#maxWrite = { before: 0, during: 0, after: 0 };
+    this.#downtime = new WriteDowntime();
+    this.#longestGap = 0;
   }
 
   record(result: RequestResult): void {

@@ -4,6 +4,8 @@ import type { ShopStatistics, Window } from './measurements.js';
 /** What the shop's parent process asks of it. */
 export type ShopRequest =
   | { readonly ask: 'statistics' }
+  /** From now on so many requests a second; what was measured until now is forgotten. */
+  | { readonly ask: 'rate'; readonly rate: number }
   /** A part of the run begins: counters of the error rate go there from now on. */
   | { readonly ask: 'window'; readonly window: Window }
   /** The longest write between two moments, in milliseconds since 1970. */
@@ -14,6 +16,7 @@ export type ShopRequest =
 export interface ShopAnswers {
   readonly statistics: ShopStatistics;
   readonly window: null;
+  readonly rate: null;
   readonly longestWrite: number;
   readonly audit: AuditResult;
 }
