@@ -28,7 +28,7 @@ const RATE = 1_000;
 /** Fewer requests prove nothing to the gates in a few seconds. */
 const LEAST_RATE = 125;
 /** The application alone must leave so much to two servers more, to the copy, and to everything that compares. */
-const LEAST_IDLE = 0.25;
+const LEAST_IDLE = 0.5;
 const LONGEST_WRITE_ALONE_MS = 250;
 /** Load after the end of the run, on the side that serves then. */
 const AFTER_MS = 3_000;
