@@ -30,7 +30,7 @@ const WAY_BACK = [
 const UNTIL_SEQUENCES = [
   point('the first table is armed', 'from', 'prepare promotion', /ENABLE ALWAYS TRIGGER/),
   point('before the lock', 'from', 'promotion', /pg_advisory_xact_lock\(/, 'before'),
-  point('writers are locked out', 'from', 'promotion', /^BEGIN .*pg_advisory_xact_lock\(/),
+  point('writers are locked out', 'from', 'promotion', /^SET statement_timeout = #; BEGIN .*pg_advisory_xact_lock\(/),
   // Sessions have no limit of their own before the hold: what comes next is the marker of the hold.
   point('before the marker', 'from', 'promotion marker', /^SET statement_timeout = .*; SELECT$/),
   point('sequences are carried over', 'to', 'promotion', /SELECT setval\(to_regclass/),
