@@ -4,8 +4,8 @@ import { ROUTE_IS_STILL } from './finish-promotion.js';
 import { forgetProgress, readProgress, writeProgress, type ProgressKey } from './migrate/progress-row.js';
 import type { Run } from './ownership.js';
 import { readDecisionAsActor } from './promotion-decision.js';
-import { openActors } from './promotion-sessions.js';
-import { closeSession, type Databases, type Session } from './session.js';
+import { keptSessions, openActors } from './promotion-sessions.js';
+import type { Databases, Session } from './session.js';
 import { enableSubscriptionWhere } from './subscription.js';
 
 /*
@@ -48,12 +48,7 @@ export async function wasForced(green: Session, runId: string, epoch: number): P
 export async function feedGoesOn(databases: Databases, run: Run, green: Session, signal: AbortSignal): Promise<void> {
   const forced = await readForced(green, run.runId);
   if (forced === undefined) return;
-  const open: Session[] = [];
-  const keep = async (opening: Promise<Session>): Promise<Session> => {
-    const session = await opening;
-    open.push(session);
-    return session;
-  };
+  const { keep, closeAll } = keptSessions();
   try {
     const actors = await openActors(databases, 'green', keep, signal);
     const { decided, epoch } = await readDecisionAsActor(actors.main, run.migration, 'green');
@@ -64,7 +59,7 @@ export async function feedGoesOn(databases: Databases, run: Run, green: Session,
     }
     await forgetProgress(actors.main, forcedKey(run.runId));
   } finally {
-    await Promise.all(open.map(closeSession));
+    await closeAll();
   }
 }
 

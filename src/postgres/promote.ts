@@ -25,7 +25,7 @@ import {
   type SequencesBefore,
 } from './promotion-hold.js';
 import { TooFarBehind, waitForNoUnfencedChanges, waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
-import { openActors, openSessions, type Sessions } from './promotion-sessions.js';
+import { keptSessions, openActors, openSessions, type Sessions } from './promotion-sessions.js';
 import { closeSession, openSession, SHORT_STATEMENTS, withSession, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { FENCE_CLOSED, FENCE_LOCK, ROUTE_CHANNEL } from './state.js';
@@ -162,12 +162,7 @@ async function isDecided({ databases, migration, from }: Promotion): Promise<boo
  */
 export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
   const { databases, from, pools = NO_POOLS } = promotion;
-  const open: Session[] = [];
-  const keep = async (opening: Promise<Session>): Promise<Session> => {
-    const session = await opening;
-    open.push(session);
-    return session;
-  };
+  const { keep, closeAll } = keptSessions();
   try {
     const actors = await openActors(databases, from, keep, promotion.signal);
     const decision = await decisionSoFar(actors.main, promotion);
@@ -206,7 +201,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     await Promise.all([told, toldThere]);
     return { holdMs, steps: hold.steps, epoch, unreleased };
   } finally {
-    await Promise.all(open.map(closeSession));
+    await closeAll();
   }
 }
 

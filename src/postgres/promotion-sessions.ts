@@ -3,7 +3,7 @@ import { directionTo, feedName } from './feed.js';
 import { literal } from './identifier.js';
 import { holdsActorLock, openActorSession } from './ownership.js';
 import type { Promotion } from './promote.js';
-import { openSession, SHORT_STATEMENTS, type Databases, type Session } from './session.js';
+import { closeSession, openSession, SHORT_STATEMENTS, type Databases, type Session } from './session.js';
 import { streamsOfRun } from './streams.js';
 
 /** Sessions of one try: `main` holds the transaction, `aside` writes the marker and reads, `to` is the new side. */
@@ -26,6 +26,21 @@ export interface SlotSession {
 
 /** Has a session closed at the end of the try. */
 export type Keep = (opening: Promise<Session>) => Promise<Session>;
+
+/** The sessions of one try, and their end. */
+export function keptSessions(): { readonly keep: Keep; readonly closeAll: () => Promise<void> } {
+  const open: Session[] = [];
+  return {
+    keep: async (opening) => {
+      const session = await opening;
+      open.push(session);
+      return session;
+    },
+    closeAll: async () => {
+      await Promise.all(open.map(closeSession));
+    },
+  };
+}
 
 /** These two hold the actors' locks: to end the holder of a late worker's lock is to end its promotion. */
 export async function openActors(databases: Databases, from: Side, keep: Keep, signal?: AbortSignal): Promise<Actors> {
