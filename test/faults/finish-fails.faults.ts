@@ -6,7 +6,7 @@ import type { Side } from '../../src/side.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { rollbackUpdate } from '../../workflows/messages.js';
 
-/* A server or a pooler is lost right after a decision, and stays away: test/workflow/finish-owed.test.ts has what is refused. */
+/* A server or a pooler is lost right after a decision, and stays away: test/long/finish-owed.long.ts has what is refused. */
 
 let runs: ScriptedRuns;
 

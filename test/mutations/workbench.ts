@@ -54,7 +54,8 @@ export class Workbench {
   async run({ file, name }: TestOf, environment: Readonly<Record<string, string>>): Promise<TestRun> {
     const report = join(this.root, 'mutation-report.json');
     rmSync(report, { force: true });
-    const config = file.endsWith('.faults.ts') ? 'vitest.faults.config.ts' : 'vitest.config.ts';
+    const suite = /\.(faults|long)\.ts$/.exec(file)?.[1];
+    const config = suite === undefined ? 'vitest.config.ts' : `vitest.${suite}.config.ts`;
     const child = spawn(
       process.execPath,
       [

@@ -40,7 +40,7 @@ export async function testDatabase(
   const database = `${slug}_${randomBytes(4).toString('hex')}`;
   const maintenance = { host: '127.0.0.1', port, user: 'postgres', password, database: 'postgres' };
   await withClient(maintenance, (client) =>
-    client.query(`CREATE DATABASE ${ident(database)} TEMPLATE template0 ${options}`),
+    client.query(`CREATE DATABASE ${ident(database)} TEMPLATE template0 STRATEGY file_copy ${options}`),
   );
   const config = { ...maintenance, database };
   return {

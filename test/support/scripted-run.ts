@@ -53,8 +53,8 @@ export class ScriptedRuns {
       taskQueue: this.taskQueue,
       workflowBundle: await testBundle(),
       activities: scriptedActivities((id) => this.of(id)),
-      maxHeartbeatThrottleInterval: '50ms',
-      defaultHeartbeatThrottleInterval: '50ms',
+      maxHeartbeatThrottleInterval: '300ms',
+      defaultHeartbeatThrottleInterval: '300ms',
       maxConcurrentActivityTaskExecutions: 100,
     });
     const running = worker.run();
@@ -162,7 +162,7 @@ export async function slowly(ms: number): Promise<void> {
 /** Heartbeats while it works, so that it hears of a cancel. */
 async function beating<T>(work: (context: Context) => Promise<T>): Promise<T> {
   const context = Context.current();
-  const beat = setInterval(() => context.heartbeat(), 20);
+  const beat = setInterval(() => context.heartbeat(), 100);
   try {
     return await work(context);
   } finally {

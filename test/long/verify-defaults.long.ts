@@ -4,7 +4,7 @@ import { backfillTable } from '../../src/postgres/migrate/backfill.js';
 import { expandTable } from '../../src/postgres/migrate/expand-table.js';
 import type { Work } from '../../src/postgres/migrate/plan-work.js';
 import { verifyTables, type Verification, type VerifyOptions } from '../../src/postgres/verify/verify-tables.js';
-import { NO_LAG, ReplicatedPair, workOf } from './replicated-pair.js';
+import { NO_LAG, ReplicatedPair, workOf } from '../postgres/replicated-pair.js';
 
 /*
  * New columns without an `up`: their default, or NULL, is what every row has as long as only the feed writes green.

@@ -3,8 +3,8 @@ import { parseTableName } from '../../src/plan/table-name.js';
 import { backfillTable } from '../../src/postgres/migrate/backfill.js';
 import { expandTable } from '../../src/postgres/migrate/expand-table.js';
 import { verifyTables, type Verification } from '../../src/postgres/verify/verify-tables.js';
-import { CopyPair } from './copy-pair.js';
-import { NO_LAG, ReplicatedPair, workOf } from './replicated-pair.js';
+import { CopyPair } from '../postgres/copy-pair.js';
+import { NO_LAG, ReplicatedPair, workOf } from '../postgres/replicated-pair.js';
 
 /** Encodings of databases, and bytes in them: such as UTF8 has no letter for, or that are in no encoding. */
 const ENCODINGS = [

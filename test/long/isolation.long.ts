@@ -11,7 +11,7 @@ import { FENCE_LOCK, readRoute } from '../../src/postgres/state.js';
 import { joinDatabases } from '../support/join-databases.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 import { carryOut } from '../support/promotion-steps.js';
-import { CopyPair } from './copy-pair.js';
+import { CopyPair } from '../postgres/copy-pair.js';
 
 const MIGRATION = 'isolation-test';
 const TABLE = { schema: 'public', name: 'account' };
