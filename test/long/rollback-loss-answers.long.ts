@@ -1,8 +1,8 @@
-import { WorkflowFailedError } from '@temporalio/client';
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { statusOf, until } from '../support/migration.js';
-import { replayed, ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
+import { failureOf } from '../support/run-end.js';
+import { replayed, ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
 
@@ -40,12 +40,6 @@ class Feed {
       undoReplication: (_run, _ref, keep) => this.keptGreen.push(keep.keepGreen),
     };
   }
-}
-
-async function failureOf(run: ScriptedRun): Promise<WorkflowFailedError> {
-  const error: unknown = await run.handle.result().catch((e: unknown) => e);
-  expect(error).toBeInstanceOf(WorkflowFailedError);
-  return error as WorkflowFailedError;
 }
 
 describe.concurrent('a rollback that would lose writes', () => {

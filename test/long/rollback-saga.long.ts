@@ -1,0 +1,140 @@
+import { ApplicationFailure } from '@temporalio/common';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { until } from '../support/migration.js';
+import { failureOf, resultOf } from '../support/run-end.js';
+import { rollBackByCancel, rollBackByFailure, rollBackByMessage, RUNNING } from '../support/running-phases.js';
+import { replayed, ScriptedRuns } from '../support/scripted-run.js';
+import { retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
+
+let runs: ScriptedRuns;
+
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+});
+
+afterAll(() => runs.stop());
+
+const WHO = { by: 'grace', reason: 'the test says so' };
+
+describe.concurrent('compensation begins when the running activities have really stopped', () => {
+  it('in every phase, asked for by message', () => rollBackByMessage(runs, RUNNING));
+
+  it('in every phase, by a cancel', () => rollBackByCancel(runs, RUNNING));
+
+  it('in every phase, after a failure beside the running activity', () => rollBackByFailure(runs, RUNNING));
+});
+
+describe.concurrent('compensation runs to its end', () => {
+  it('but takes nothing away that writes on green need, when they are to stay there', async () => {
+    const run = await runs.begin({
+      promote: (own, _ref, from) => {
+        if (from === 'blue') return own.move(from);
+        throw ApplicationFailure.nonRetryable('permission denied', 'SqlError');
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.cancel();
+    await until(run.handle, 'blocked', (s) => s.waiting?.why === 'permission denied');
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    const error = await failureOf(run);
+    expect(error.cause?.message).toMatch(/writes back to blue: writes stay on green/);
+    expect(error.cause?.message).toMatch(/release both databases: left as it is, since writes are not back/);
+    expect(run.log.filter((entry) => /undoReplication|releaseDatabases|removeFence/.test(entry))).toEqual([]);
+  });
+
+  it('and is not ended by `retire` once green has given the writes away: blue is opened', async () => {
+    let isAway = true;
+    const run = await runs.begin({
+      promote: (own, _ref, from) => {
+        // Decided, and the new side can't be opened.
+        const moved = own.move(from);
+        if (from === 'green' && isAway) throw ApplicationFailure.nonRetryable('blue is away', 'ConnectionFailed');
+        return moved;
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const told = await until(run.handle, 'told', (s) => /nobody takes writes.*blue is away/.test(s.waiting?.why ?? ''));
+    expect(told).toMatchObject({ writesOn: 'blue', rollback: { safe: false } });
+    expect(told.waiting?.answer).toMatch(/^verdigris doctor --blue b --green g --open --yes$/);
+    await expect(run.handle.executeUpdate(retireUpdate, { args: [WHO] })).rejects.toMatchObject({
+      cause: { message: expect.stringMatching(/green has given the writes to blue.*doctor/) as string },
+    });
+    await expect(
+      run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] }),
+    ).rejects.toMatchObject({ cause: { message: expect.stringMatching(/nobody takes writes/) as string } });
+    isAway = false;
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    run.at('-releaseDatabases');
+    await replayed(run);
+  });
+
+  it('also where `retire` came while nobody knew what has come of the try: green is asked first', async () => {
+    let answers = false;
+    let isAway = true;
+    const run = await runs.begin({
+      promote: (own, _ref, from) => {
+        const moved = own.move(from);
+        if (from === 'green' && isAway) throw ApplicationFailure.nonRetryable('blue is away', 'ConnectionFailed');
+        return moved;
+      },
+      writesOfGreen: (own, _ref, epoch) => {
+        expect(epoch).toBe(2);
+        if (!answers) throw ApplicationFailure.nonRetryable('green is away', 'ConnectionFailed');
+        return own.writesOn === 'green' ? 'has them' : 'gave them away';
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await until(run.handle, 'blocked', (s) => s.waiting?.why === 'blue is away');
+    expect(await run.handle.executeUpdate(retireUpdate, { args: [WHO] })).toMatch(/unless green has given them away/);
+    const waits = await until(run.handle, 'asks', (s) => /waits until green says/.test(s.waiting?.why ?? ''));
+    expect(waits.waiting?.answer).toMatch(/--who-is-primary$/);
+    answers = true;
+    const told = await until(run.handle, 'refused', (s) => s.warnings.some((one) => /was not followed/.test(one)));
+    expect(told.outcome).toBe('running');
+    isAway = false;
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    await replayed(run);
+  });
+
+  it('nor by one that comes while green, which has been given the writes, is not open', async () => {
+    let opened = false;
+    let promotions = 0;
+    const run = await runs.begin({
+      promote: (own, _ref, from) => {
+        if (from === 'blue' && !opened) {
+          if (promotions++ === 0) own.move(from);
+          throw ApplicationFailure.nonRetryable('green refuses the login', 'ConnectionFailed');
+        }
+        return own.move(from);
+      },
+      writesOfGreen: () => (opened ? 'has them' : 'not opened'),
+    });
+    await until(run.handle, 'blocked', (s) =>
+      /^finishing what was decided.*refuses the login/.test(s.waiting?.why ?? ''),
+    );
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    const told = await until(run.handle, 'refused', (s) => s.warnings.some((one) => /was not followed/.test(one)));
+    expect(told.warnings.at(-1)).toMatch(/green has been given the writes and is not open yet/);
+    expect(told.outcome).toBe('running');
+    opened = true;
+    await failureOf(run);
+    expect(run.writesOn).toBe('blue');
+  });
+
+  it('and is not misled by a blue that was restored: it waits, and green keeps what it needs', async () => {
+    const run = await runs.begin({
+      whereWritesAre: (_own, _ref, known) => {
+        expect(known).toBe(2);
+        throw ApplicationFailure.nonRetryable('green says that it has them since epoch 2', 'WritesUncertain');
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.cancel();
+    await until(run.handle, 'blocked', (s) => /since epoch 2/.test(s.waiting?.why ?? ''));
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    await failureOf(run);
+    expect(run.log.filter((entry) => /undoReplication|releaseDatabases|removeFence/.test(entry))).toEqual([]);
+  });
+});
