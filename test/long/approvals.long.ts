@@ -1,0 +1,114 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { asks, beginAsking, refusalOf, yes } from '../support/asked-approvals.js';
+import { statusOf, until } from '../support/migration.js';
+import { ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
+import {
+  approveSignal,
+  approveUpdate,
+  pauseUpdate,
+  resumeUpdate,
+  retireUpdate,
+  rollbackUpdate,
+} from '../../workflows/messages.js';
+
+let runs: ScriptedRuns;
+
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+});
+afterAll(() => runs.stop());
+
+describe.concurrent('approvals of a run', () => {
+  it('that have expired before the promotion could begin are asked for again', async () => {
+    const run = await beginAsking(runs, { before: ['promote'], validFor: '4s' });
+    await asks(run, 'promote');
+    await run.handle.executeUpdate(pauseUpdate, { args: [yes('ada', '')] });
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] });
+    await sleep(4_100);
+    await run.handle.executeUpdate(resumeUpdate, { args: [yes('ada', '')] });
+    await asks(run, 'promote', 'promote-2');
+    expect((await statusOf(run.handle)).waiting?.why).toMatch(/counts no more since/);
+    expect(run.log).not.toContain('+promote');
+    // Sent twice, the first one's second copy comes now.
+    await run.handle.signal(approveSignal, yes('ada', 'promote'));
+    const told = await until(run.handle, 'ignored', (s) => s.decisions.at(-1)?.ignored !== undefined);
+    expect(told.decisions.at(-1)?.ignored).toMatch(/send it with "request": "promote-2"/);
+    expect(run.log).not.toContain('+promote');
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote', 'promote-2')] });
+    await run.saw('-promote');
+    await run.handle.terminate();
+  });
+
+  it('that nobody gives are asked for again, and gates keep their authority meanwhile', async () => {
+    const stages = [
+      { percent: 1, for: '0s' },
+      { percent: 10, for: '0s' },
+    ];
+    let fail: (evidence: unknown) => void = () => undefined;
+    let watches = 0;
+    const run = await beginAsking(
+      runs,
+      { before: [10], remindAfter: '1s' },
+      {
+        watchGates: () => {
+          watches += 1;
+          if (watches === 1) return untilCancelled();
+          return Promise.race([untilCancelled(), new Promise((resolve) => (fail = resolve))]);
+        },
+      },
+      stages,
+    );
+    await asks(run, 'stage-10');
+    const told = await until(run.handle, 'reminded', (s) => (s.waiting?.reminders ?? 0) > 0);
+    expect(told.warnings.join()).toMatch(/nobody has answered the question stage-10-1/);
+    const numbers = { requests: 100, errors: 50 };
+    fail([
+      {
+        at: 'T',
+        where: 'stage 1 %',
+        metric: 'errorRate',
+        outcome: 'fail',
+        because: '50 of 100 failed',
+        windowSeconds: 1,
+        green: numbers,
+        blue: numbers,
+      },
+    ]);
+    await expect(run.handle.result()).rejects.toMatchObject({ cause: { type: 'MigrationRolledBack' } });
+    expect(run.log).toContain('+readsToBlue');
+  });
+
+  it('that have expired before a stage could open, or the retirement begin, are asked for again', async () => {
+    const run = await beginAsking(runs, { before: [1, 'retire'], validFor: '1s' });
+    const { handle } = run;
+    const expire = async (gate: string): Promise<void> => {
+      await asks(run, gate);
+      await handle.executeUpdate(pauseUpdate, { args: [yes('ada', '')] });
+      await handle.executeUpdate(approveUpdate, { args: [yes('ada', gate)] });
+      await sleep(1_100);
+      await handle.executeUpdate(resumeUpdate, { args: [yes('ada', '')] });
+      await asks(run, gate, `${gate}-2`);
+      expect((await statusOf(handle)).waiting?.why).toMatch(/counts no more since/);
+    };
+    await expire('stage-1');
+    expect(run.log).not.toContain('+openStage');
+    await handle.executeUpdate(approveUpdate, { args: [yes('ada', 'stage-1', 'stage-1-2')] });
+    await until(handle, 'in standby', (s) => s.waiting?.for === 'standby');
+    await handle.executeUpdate(retireUpdate, { args: [yes('ada', '')] });
+    await expire('retire');
+    expect(run.log).not.toContain('+retire');
+    await handle.executeUpdate(approveUpdate, { args: [yes('ada', 'retire', 'retire-2')] });
+    expect(await handle.result()).toMatchObject({ outcome: 'completed' });
+  });
+
+  it('end with the question when the run is rolled back while it waits', async () => {
+    const run = await beginAsking(runs, { before: ['traffic'] });
+    await asks(run, 'traffic');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ by: 'ada', reason: 'no' }] });
+    expect(await refusalOf(run.handle, yes('ada', 'traffic')).catch((e: unknown) => String(e))).toMatch(
+      /rolled back|completed|ended/,
+    );
+    expect(await run.handle.result()).toMatchObject({ outcome: 'rolledBack' });
+  });
+});
