@@ -1,84 +1,34 @@
 import { createHmac } from 'node:crypto';
-import { once } from 'node:events';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import type { Client } from '@temporalio/client';
 import { MockActivityEnvironment } from '@temporalio/testing';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { notifyActivities } from '../../activities/notify.js';
 import { readLink } from '../../src/approval/link.js';
 import type { ToldRun } from '../../src/notify/bodies.js';
-import { deliver, DELIVERY_LIMITS, type DeliveryLimits } from '../../src/notify/webhook.js';
+import { deliver, DELIVERY_LIMITS } from '../../src/notify/webhook.js';
 import { checkNotify } from '../../src/notify/preflight.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { redactor } from '../../src/worker/redact.js';
 import { statusOf, until } from '../support/migration.js';
-import { ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
-import { approveUpdate, pauseUpdate, resumeUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { NoticeReceiver, QUICK, sendingTo, TWO_DELIVERIES } from '../support/notice-receiver.js';
+import { ScriptedRuns } from '../support/scripted-run.js';
+import { approveUpdate, rollbackUpdate } from '../../workflows/messages.js';
 import type { Notice } from '../../workflows/lib/notices.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 
 let runs: ScriptedRuns;
-const servers: Server[] = [];
 
 beforeAll(async () => {
   runs = await ScriptedRuns.start();
 });
-afterEach(() => {
-  for (const server of servers.splice(0)) server.close().closeAllConnections();
-});
 afterAll(() => runs.stop());
-
-interface Request {
-  readonly key: string;
-  readonly signature: string;
-  readonly body: string;
-}
-
-class Receiver {
-  readonly requests: Request[] = [];
-  /** How the next requests are answered; 200 when nothing is left. */
-  readonly answers: (number | 'hang')[] = [];
-  url = '';
-
-  static async start(): Promise<Receiver> {
-    const receiver = new Receiver();
-    const server = createServer((request, response) => void receiver.#take(request, response));
-    servers.push(server);
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    receiver.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/hook/T0P-SECRET-PATH`;
-    return receiver;
-  }
-
-  async #take(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    let body = '';
-    for await (const chunk of request as AsyncIterable<Buffer>) body += chunk.toString();
-    const { headers } = request;
-    this.requests.push({
-      key: String(headers['idempotency-key']),
-      signature: String(headers['x-verdigris-signature']),
-      body,
-    });
-    const answer = this.answers.shift() ?? 200;
-    if (answer === 'hang') return;
-    response.writeHead(answer, answer === 302 ? { location: '/elsewhere' } : {}).end('ignored');
-  }
-}
 
 const HOOK_KEY = 'the key of the hook that signs';
 
-function sendingTo(environment: Record<string, string>): Overrides {
-  const { notify } = notifyActivities({ environment, redact: redactor([]) });
-  return { notify: (_run, ...args) => notify(...args) };
-}
-
-const QUICK: DeliveryLimits = { timeoutMs: 300, giveUpAfterMs: 2_000, firstPauseMs: 10, longestPauseMs: 50 };
-
 describe('notifications of a run', () => {
   it('arrive in order, at least once, signed, and as lines for Slack; the address is nowhere in the history', async () => {
-    const json = await Receiver.start();
-    const slack = await Receiver.start();
+    const json = await NoticeReceiver.start();
+    const slack = await NoticeReceiver.start();
     json.answers.push(500, 302);
     const run = await runs.begin(
       sendingTo({
@@ -176,75 +126,8 @@ describe('notifications of a run', () => {
     expect(taken).toEqual(taken.map((_, i) => i + 1));
   });
 
-  it('to a receiver that takes nothing end with the run: the last ones are tried for minutes, then it says so', async () => {
-    const tried: [string | undefined, number | undefined][] = [];
-    const run = await runs.begin(
-      {
-        notify: (_run, _ref, _told, _target, notices, forMs) => {
-          tried.push([notices.at(-1)?.event, forMs]);
-          return { undelivered: notices.length, why: 'it answers 503' };
-        },
-      },
-      { notify: [{ connection: 'hook' }] },
-    );
-    await until(run.handle, 'in standby', (s) => s.phase === 'standby');
-    await run.handle.executeUpdate(rollbackUpdate, { args: [{ by: 'ada', reason: 'enough' }] });
-    const report = (await run.handle.result()) as MigrationReport;
-    expect(report.outcome).toBe('rolledBack');
-    const [event, forMs] = tried.at(-1) ?? [];
-    expect(event).toBe('rolledBack');
-    expect(forMs).toBeGreaterThan(240_000);
-    expect(report.warnings.at(-1)).toMatch(
-      /the webhook hook has not been told everything: the run has ended before \d+ notices could be delivered: it answers 503/,
-    );
-  });
-
-  it('that are urgent are sent at once, also when there have been many', async () => {
-    const held: number[] = [];
-    const run = await runs.begin(
-      {
-        notify: (_run, _ref, _told, _target, notices) => {
-          held.push(...notices.filter(({ event }) => event === 'held').map(({ sequence }) => sequence));
-          return { undelivered: 0, why: '' };
-        },
-        verify: () => untilCancelled(),
-      },
-      { notify: [{ connection: 'hook' }] },
-    );
-    for (let times = 1; times <= 30; times++) {
-      await run.saw('+verify', times);
-      await run.handle.executeUpdate(pauseUpdate, { args: [{ by: 'ada', reason: 'a look' }] });
-      await expect.poll(() => held.length, { timeout: 15_000, interval: 5 }).toBe(times);
-      await run.handle.executeUpdate(resumeUpdate, { args: [{ by: 'ada', reason: 'a look' }] });
-    }
-    await run.handle.terminate();
-  });
-
-  it('go on with a secret of approvals that is too short: only questions come without links, and it is said why', async () => {
-    const json = await Receiver.start();
-    const run = await runs.begin(
-      sendingTo({
-        VERDIGRIS_CONNECTION_HOOK: json.url,
-        VERDIGRIS_APPROVAL_SECRET: 'too short',
-        VERDIGRIS_APPROVAL_URL: 'https://approve.example',
-      }),
-      {
-        notify: [{ connection: 'hook' }],
-        traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['promote'] } },
-      },
-    );
-    const status = await until(run.handle, 'warned', (s) => s.waiting?.gate === 'promote' && s.warnings.length > 0);
-    expect(status.warnings).toEqual([
-      expect.stringMatching(/without links that approve them: VERDIGRIS_APPROVAL_SECRET is shorter than 32 .*openssl/),
-    ]);
-    const sent = json.requests.map(({ body }) => JSON.parse(body) as { event: string; links?: object[] });
-    expect(sent.map(({ event }) => event)).toEqual(expect.arrayContaining(['phase', 'stage', 'approval']));
-    expect(sent.flatMap(({ links = [] }) => links)).toEqual([]);
-    await run.handle.terminate();
-  });
-
   it("have links that expire by Temporal's clock, as approvals do, whatever the worker's says", async () => {
-    const json = await Receiver.start();
+    const json = await NoticeReceiver.start();
     const secret = 'a secret that is long enough to sign with';
     const { notify } = notifyActivities({
       environment: {
@@ -327,42 +210,24 @@ describe('what is told of a plan', () => {
 });
 
 describe('a delivery', () => {
-  const two = [
-    { key: 'r-1', body: '{"n":1}' },
-    { key: 'r-2', body: '{"n":2}' },
-  ];
   const never = new AbortController().signal;
 
   it('is sent again after a hang, an error and a redirect, and the next one waits for it', async () => {
-    const receiver = await Receiver.start();
+    const receiver = await NoticeReceiver.start();
     receiver.answers.push('hang', 503, 302, 429, 200, 200);
-    expect(await deliver({ url: receiver.url, secret: null }, two, { ...QUICK, giveUpAfterMs: 20_000 }, never)).toEqual(
-      { undelivered: 0, why: '' },
-    );
+    expect(
+      await deliver({ url: receiver.url, secret: null }, TWO_DELIVERIES, { ...QUICK, giveUpAfterMs: 20_000 }, never),
+    ).toEqual({ undelivered: 0, why: '' });
     expect(receiver.requests.map(({ key }) => key)).toEqual(['r-1', 'r-1', 'r-1', 'r-1', 'r-1', 'r-2']);
     expect(receiver.requests[0]?.signature).toBe('undefined');
   });
 
-  it.each([
-    [500, 'it answers 500'],
-    [302, 'it answers with a redirect (302), which is not followed'],
-    ['hang' as const, 'no answer within 0.3 s'],
-  ])('that meets %s for good is given up, with the reason and without the address', async (answer, why) => {
-    const receiver = await Receiver.start();
-    receiver.answers.push(...Array.from({ length: 500 }, () => answer));
-    expect(await deliver({ url: receiver.url, secret: null }, two, { ...QUICK, giveUpAfterMs: 700 }, never)).toEqual({
-      undelivered: 2,
-      why,
-    });
-    expect(new Set(receiver.requests.map(({ key }) => key))).toEqual(new Set(['r-1']));
-  });
-
   it('to nobody is given up too', async () => {
-    const receiver = await Receiver.start();
-    servers.pop()?.close();
+    const receiver = await NoticeReceiver.start();
+    receiver.close();
     const { undelivered, why } = await deliver(
       { url: receiver.url, secret: null },
-      two,
+      TWO_DELIVERIES,
       { ...QUICK, giveUpAfterMs: 200 },
       never,
     );
