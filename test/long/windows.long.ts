@@ -55,6 +55,7 @@ describe.concurrent('the windows of a run', () => {
 
   it('that open again for a backfill wait until blue is quiet, as the first one does', async () => {
     let looks = 0;
+    let asked = 0;
     let quiet: (answer: { quiet: boolean; transactionsPerSecond: number }) => void = () => undefined;
     const run = await runs.begin(
       {
@@ -64,6 +65,7 @@ describe.concurrent('the windows of a run', () => {
         },
         awaitQuiet: (one) => {
           if (!one.log.includes('-backfillTables')) return { quiet: true, transactionsPerSecond: 10 };
+          asked += 1;
           return new Promise((resolve) => (quiet = resolve));
         },
         expandTables: () => ({ tables: ['public.orders'], steps: [] }),
@@ -74,6 +76,7 @@ describe.concurrent('the windows of a run', () => {
     );
     const status = await until(run.handle, 'waiting for the load', (s) => s.waiting?.for === 'load' && looks > 1);
     expect(status.waiting?.why).toContain('migrate waits until others make fewer than 100 transactions a second');
+    await vi.waitFor(() => expect(asked).toBe(1), 10_000);
     await sleep(300);
     const backfills = (): number => run.log.filter((entry) => entry === '+backfillTables').length;
     expect(backfills()).toBe(1);
@@ -81,6 +84,7 @@ describe.concurrent('the windows of a run', () => {
     quiet({ quiet: false, transactionsPerSecond: 5_000 });
     await vi.waitFor(() => expect(looks).toBeGreaterThan(2), 10_000);
     expect(backfills()).toBe(1);
+    await vi.waitFor(() => expect(asked).toBe(2), 10_000);
     await sleep(300);
     quiet({ quiet: true, transactionsPerSecond: 10 });
     await run.saw('+backfillTables', 2);

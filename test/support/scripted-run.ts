@@ -120,7 +120,7 @@ export class ScriptedRun {
 
   /** Waits until an entry is in the log. */
   async saw(entry: string, times = 1): Promise<void> {
-    const deadline = Date.now() + 60_000;
+    const deadline = Date.now() + 55_000;
     while (this.log.filter((one) => one === entry).length < times) {
       if (Date.now() > deadline) throw new Error(`never ${entry}: ${this.log.join(' ')}`);
       await sleep(5);
