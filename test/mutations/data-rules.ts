@@ -200,7 +200,7 @@ export const DATA_RULES: readonly Mutation[] = [
         'await CancellationScope.cancellable(() => {\n      // Before a promotion',
       ),
     ],
-    test: { file: 'test/e2e/rollback.test.ts', name: 'a rollback by cancel' },
+    test: { file: 'test/long/rollback.long.ts', name: 'a rollback by cancel' },
   },
   {
     rule: 'no requests are no pass',

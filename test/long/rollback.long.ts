@@ -1,0 +1,50 @@
+import { WorkflowFailedError } from '@temporalio/client';
+import { describe, expect, it } from 'vitest';
+import { LEDGER_MIGRATIONS, LedgerApplication } from '../support/ledger-application.js';
+import { leftovers, statusOf, until } from '../support/migration.js';
+import { expectBlueAsBefore, longStage, newMigration, rollBackIn } from '../support/rolled-back-run.js';
+
+/* In phases migrate, verify, traffic and promote, by the verification, and by a gate: test/faults/rollback-runs.faults.ts. */
+
+describe('a rollback that is asked for by message', () => {
+  it.each(['replicate'] as const)('in phase %s brings blue back and leaves nothing behind', rollBackIn);
+});
+
+describe('a rollback that is forced by a failure', () => {
+  it('of a migration step fails the run with what was undone', async () => {
+    const broken = {
+      sql: { name: 'broken', up: 'SELECT 1 / (SELECT count(*) - count(*) FROM public.entries)', down: 'SELECT 1' },
+    };
+    const migration = await newMigration({ migrations: [...LEDGER_MIGRATIONS, broken] });
+    const application = await LedgerApplication.start(migration);
+    const handle = await migration.start();
+    const error: unknown = await handle.result().catch((e: unknown) => e);
+    await application.stop();
+    await migration.record(handle, 'failed-migrate');
+
+    expect(error).toBeInstanceOf(WorkflowFailedError);
+    expect((error as WorkflowFailedError).cause).toMatchObject({ type: 'MigrationRolledBack' });
+    expect(String((error as WorkflowFailedError).cause?.message)).toMatch(/division by zero/);
+    expect((await statusOf(handle)).rollingBack?.undone.length).toBeGreaterThan(0);
+    await expectBlueAsBefore(migration, application);
+    expect(await leftovers(migration.green)).toEqual([]);
+  });
+});
+
+describe('a rollback by cancel', () => {
+  it('undoes everything, then closes as cancelled', async () => {
+    const migration = await newMigration({ traffic: longStage() });
+    const application = await LedgerApplication.start(migration);
+    const handle = await migration.start();
+    await until(handle, 'reading from green', (s) => s.greenReadPercent === 50);
+    await handle.cancel();
+    const error: unknown = await handle.result().catch((e: unknown) => e);
+    await application.stop();
+    await migration.record(handle, 'cancelled');
+
+    expect((error as WorkflowFailedError).cause?.name).toBe('CancelledFailure');
+    expect((await handle.describe()).status.name).toBe('CANCELLED');
+    await expectBlueAsBefore(migration, application);
+    expect(await leftovers(migration.green)).toEqual([]);
+  });
+});
