@@ -13,12 +13,11 @@ import { installTrigger } from '../../src/postgres/migrate/install-trigger.js';
 import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
 import { releaseDatabase } from '../../src/postgres/ownership.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
-import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
-import { inTransaction, openSession } from '../../src/postgres/session.js';
+import { inTransaction } from '../../src/postgres/session.js';
 import { readOwner } from '../../src/postgres/state.js';
 import { otherSide } from '../../src/side.js';
 import { temporalClient, testTemporal } from '../support/temporal.js';
-import { Patient, type Said, terminatedRun, doctor, closePatients } from '../support/doctor-patient.js';
+import { Patient, type Said, doctor, closePatients } from '../support/doctor-patient.js';
 
 afterEach(closePatients);
 
@@ -92,41 +91,6 @@ describe('verdigris doctor', () => {
       text: expect.stringContaining('nothing is left that has to go') as string,
     });
     expect(await patient.writable()).toContain('blue');
-  });
-
-  it('refuses to clean while the databases know of no end of their run, and Temporal of no such workflow', async () => {
-    const patient = await (await Patient.create()).claimed();
-    expect(await doctor('--clean', '--yes')).toMatchObject({
-      code: 1,
-      text: expect.stringMatching(
-        /counts as living: Temporal knows no workflow verdigris\/d-\w+ in namespace \w+, but .* a run without an end/,
-      ) as string,
-    });
-    expect(await patient.left('blue')).toContain('schema verdigris');
-    expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
-    expect(await patient.left('blue')).toEqual([]);
-  });
-
-  it('refuses to clean where Temporal knows of the end of another run only, unless it is told that ours is over', async () => {
-    const patient = await (await Patient.create()).claimed();
-    const earlier = await terminatedRun(patient.migration);
-    expect(earlier).not.toBe(patient.runId);
-    const refused = await doctor('--clean', '--yes');
-    expect(refused.code).toBe(1);
-    expect(refused.text).toMatch(
-      /counts as living: .* is TERMINATED, which is another run than \S+, but .* a run without an end/,
-    );
-    expect(refused.text).toContain(patient.runId);
-    expect(refused.text).toContain('--run-is-over');
-    expect(await patient.left('blue')).toContain('schema verdigris');
-    await patient.on('green', async () => {
-      expect(await doctor('--clean', '--yes')).toMatchObject({
-        code: 1,
-        text: expect.stringContaining('but sessions of a worker are open') as string,
-      });
-    });
-    expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
-    expect(await patient.left('blue')).toEqual([]);
   });
 
   it('refuses to clean while Temporal says that the run lives, or can not be asked; then cleans', async () => {
@@ -221,45 +185,6 @@ describe('verdigris doctor', () => {
     });
   });
 
-  it('opens a green that has been primary only when it is released by the name of its migration', async () => {
-    const patient = await (await Patient.create()).promoted();
-    await patient.promoted('green');
-    const wrong = await doctor('--clean', '--yes', '--release-green', 'another-one');
-    expect(wrong).toMatchObject({ code: 1, text: expect.stringContaining(`(it is "${patient.migration}")`) as string });
-    expect(await patient.writable()).toEqual(['blue']);
-    expect(await doctor('--clean', '--yes', '--release-green', patient.migration)).toMatchObject({ code: 0 });
-    expect(await patient.writable()).toEqual(['blue', 'green']);
-    expect([await patient.left('blue'), await patient.left('green')]).toEqual([[], []]);
-  });
-
-  it("drops the run's copy when told so, what others have made in it stays and keeps the schema; never from a green that took writes", async () => {
-    const patient = await (await Patient.create()).fenced();
-    const { migration } = patient;
-    await patient.on('green', (session) =>
-      applyPreData(
-        {
-          ...{ runId: patient.runId, session, signal: new AbortController().signal, onProgress: () => undefined },
-          connect: (purpose) => openSession(patient.databases.green, { purpose }),
-        },
-        ['CREATE SCHEMA copied', 'CREATE TABLE copied.one (id int)', 'CREATE TABLE copied.two (id int)'],
-      ),
-    );
-    expect((await doctor()).text).toMatch(/copy +3 objects made by the run's schema copy/);
-    expect((await doctor('--clean')).text).toMatch(/green: 3 objects .*--drop-copy d-/);
-    expect(await doctor('--clean', '--yes', '--drop-copy', 'other')).toMatchObject({ code: 1 });
-    await patient.on('green', (s) => s.query('CREATE VIEW copied.theirs AS SELECT 1 AS n'));
-    const partly = await doctor('--clean', '--yes', '--drop-copy', migration);
-    expect(partly.code).toBe(1);
-    expect(partly.text).toMatch(/FAILED {2}green: drop the 3 objects .*these are not empty and stay: copied/);
-    // What says whose the rest is stays until nothing is left.
-    expect(await patient.left('green')).toEqual(expect.arrayContaining(['schema verdigris', 'schema copied']));
-    expect(await patient.writable()).toContain('blue');
-
-    const promoted = await (await Patient.create()).promoted();
-    const refused = await doctor('--clean', '--yes', '--drop-copy', promoted.migration);
-    expect(refused).toMatchObject({ code: 1, text: expect.stringContaining('its rows may be nowhere else') as string });
-  });
-
   it('removes the event triggers of the run, and no others', async () => {
     const patient = await (await Patient.create()).replicated();
     for (const side of ['blue', 'green'] as const) {
@@ -282,21 +207,6 @@ describe('verdigris doctor', () => {
       expect(rows).toEqual([{ evtname: 'theirs' }]);
     }
     await patient.on('green', (s) => s.query('CREATE TABLE public.later (id int)'));
-  });
-
-  it('keeps schema verdigris where objects of others use it, names them, and removes it when they are gone', async () => {
-    const patient = await (await Patient.create()).replicated();
-    await patient.on('green', (s) => s.query(`CREATE VIEW public.parsed AS SELECT verdigris.try_jsonb('1') AS value`));
-    const kept = await doctor('--clean', '--yes');
-    expect(kept).toMatchObject({ code: 0 });
-    expect(kept.text).toMatch(
-      /green: schema verdigris: these use it and would go with it: (rule .*|view )public\.parsed/,
-    );
-    expect(await patient.left('green')).toEqual(['schema verdigris']);
-    expect((await patient.on('green', readOwner))?.outcome).toBe('cleaned');
-    await patient.on('green', (s) => s.query('DROP VIEW public.parsed'));
-    expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
-    expect(await patient.left('green')).toEqual([]);
   });
 
   it('answers in JSON whatever it is asked', async () => {
@@ -397,21 +307,6 @@ describe('verdigris doctor', () => {
     expect(await patient.writable()).toEqual([]);
   });
 
-  it('opens a side again that was closed without a decision', async () => {
-    const patient = await (await Patient.create()).fenced();
-    await patient.on('blue', async (s) => {
-      await armFence(s, await patient.tables(s));
-      await s.query(`SELECT setval('verdigris.fence', 1)`);
-    });
-    expect(await doctor('--who-is-primary')).toMatchObject({
-      code: 1,
-      text: expect.stringContaining('without a decision') as string,
-    });
-    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 1 });
-    expect(await doctor('--open', '--yes')).toMatchObject({ code: 0 });
-    expect(await patient.writable()).toEqual(['blue']);
-  });
-
   it('with a side away says what is certain, cleans the other one, and never says a password', async () => {
     const patient = await (await Patient.create()).fenced();
     patient.away('green');
@@ -428,57 +323,6 @@ describe('verdigris doctor', () => {
     process.env['VERDIGRIS_CONNECTION_DOCTOR_GREEN'] = patient.green.uri;
     expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
     expect(await patient.left('green')).toEqual([]);
-  });
-
-  it('after a promotion tells a table of the closed side that was made anew, and closes it', async () => {
-    const patient = await (await Patient.create()).promoted();
-    await patient.on('blue', (s) => s.query('CREATE TABLE public.anew (LIKE public.accounts INCLUDING ALL)'));
-    await patient.on('blue', (s) =>
-      s.query('DROP TABLE public.accounts CASCADE; ALTER TABLE public.anew RENAME TO accounts'),
-    );
-    const both = await doctor('--who-is-primary');
-    expect(both).toMatchObject({ code: 1, text: expect.stringContaining('both sides take writes') as string });
-    expect(both.text).toContain('the fence is not in force on public.accounts');
-    expect(await doctor('--close', '--yes')).toMatchObject({
-      code: 0,
-      text: expect.stringMatching(/primary {2}green, epoch \d+: blue is closed/) as string,
-    });
-    expect(await patient.writable()).toEqual(['green']);
-  });
-
-  it('after a promotion tells a fence that was switched off, is certain with blue away and not with green away', async () => {
-    const patient = await (await Patient.create()).promoted();
-    await patient.on('blue', (s) => s.query('ALTER TABLE public.accounts DISABLE TRIGGER _verdigris_fence'));
-    const both = await doctor('--who-is-primary');
-    expect(both).toMatchObject({ code: 1, text: expect.stringContaining('both sides take writes') as string });
-    expect(both.text).toContain('the fence is not in force on public.accounts');
-    expect(await doctor('--clean', '--yes', '--release-blue', patient.migration)).toMatchObject({ code: 1 });
-    expect((await patient.left('blue')).length).toBeGreaterThan(0);
-    expect(await doctor('--close', '--yes')).toMatchObject({
-      code: 0,
-      text: expect.stringMatching(/primary {2}green, epoch \d+: blue is closed/) as string,
-    });
-    expect((await doctor('--close', '--yes')).text).toContain('nothing is to be closed');
-    expect(await patient.writable()).toEqual(['green']);
-
-    patient.away('blue');
-    expect(await doctor('--who-is-primary')).toMatchObject({
-      code: 0,
-      text: expect.stringMatching(/^primary {2}green/) as string,
-    });
-    process.env['VERDIGRIS_CONNECTION_DOCTOR_BLUE'] = patient.blue.uri;
-    patient.away('green');
-    const asked = await doctor('--who-is-primary');
-    expect(asked?.code).toBe(1);
-    expect(asked.text).toMatch(/blue has given the writes to green at epoch \d+ and is closed; green can't be reached/);
-    expect((await doctor('--clean', '--yes')).text).toContain(
-      'blue: the fence and schema verdigris: who is primary is not certain',
-    );
-    expect(await patient.left('blue')).toContain('schema verdigris');
-    expect((await patient.left('blue')).filter((what) => /^(slot|subscription|publication) /.test(what))).toEqual([]);
-    expect(await patient.writable()).toEqual(['green']);
-    patient.away('blue');
-    expect(await doctor()).toMatchObject({ code: 2 });
   });
 
   it('touches nothing where the names are mixed up, or where nothing of Verdigris is', async () => {

@@ -1,0 +1,73 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { armFence } from '../../src/postgres/fence.js';
+import { Patient, doctor, closePatients } from '../support/doctor-patient.js';
+
+afterEach(closePatients);
+
+describe('verdigris doctor, of a fence that is not as the decision left it', () => {
+  it('opens a side again that was closed without a decision', async () => {
+    const patient = await (await Patient.create()).fenced();
+    await patient.on('blue', async (s) => {
+      await armFence(s, await patient.tables(s));
+      await s.query(`SELECT setval('verdigris.fence', 1)`);
+    });
+    expect(await doctor('--who-is-primary')).toMatchObject({
+      code: 1,
+      text: expect.stringContaining('without a decision') as string,
+    });
+    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 1 });
+    expect(await doctor('--open', '--yes')).toMatchObject({ code: 0 });
+    expect(await patient.writable()).toEqual(['blue']);
+  });
+
+  it('after a promotion tells a table of the closed side that was made anew, and closes it', async () => {
+    const patient = await (await Patient.create()).promoted();
+    await patient.on('blue', (s) => s.query('CREATE TABLE public.anew (LIKE public.accounts INCLUDING ALL)'));
+    await patient.on('blue', (s) =>
+      s.query('DROP TABLE public.accounts CASCADE; ALTER TABLE public.anew RENAME TO accounts'),
+    );
+    const both = await doctor('--who-is-primary');
+    expect(both).toMatchObject({ code: 1, text: expect.stringContaining('both sides take writes') as string });
+    expect(both.text).toContain('the fence is not in force on public.accounts');
+    expect(await doctor('--close', '--yes')).toMatchObject({
+      code: 0,
+      text: expect.stringMatching(/primary {2}green, epoch \d+: blue is closed/) as string,
+    });
+    expect(await patient.writable()).toEqual(['green']);
+  });
+
+  it('after a promotion tells a fence that was switched off, is certain with blue away and not with green away', async () => {
+    const patient = await (await Patient.create()).promoted();
+    await patient.on('blue', (s) => s.query('ALTER TABLE public.accounts DISABLE TRIGGER _verdigris_fence'));
+    const both = await doctor('--who-is-primary');
+    expect(both).toMatchObject({ code: 1, text: expect.stringContaining('both sides take writes') as string });
+    expect(both.text).toContain('the fence is not in force on public.accounts');
+    expect(await doctor('--clean', '--yes', '--release-blue', patient.migration)).toMatchObject({ code: 1 });
+    expect((await patient.left('blue')).length).toBeGreaterThan(0);
+    expect(await doctor('--close', '--yes')).toMatchObject({
+      code: 0,
+      text: expect.stringMatching(/primary {2}green, epoch \d+: blue is closed/) as string,
+    });
+    expect((await doctor('--close', '--yes')).text).toContain('nothing is to be closed');
+    expect(await patient.writable()).toEqual(['green']);
+
+    patient.away('blue');
+    expect(await doctor('--who-is-primary')).toMatchObject({
+      code: 0,
+      text: expect.stringMatching(/^primary {2}green/) as string,
+    });
+    process.env['VERDIGRIS_CONNECTION_DOCTOR_BLUE'] = patient.blue.uri;
+    patient.away('green');
+    const asked = await doctor('--who-is-primary');
+    expect(asked?.code).toBe(1);
+    expect(asked.text).toMatch(/blue has given the writes to green at epoch \d+ and is closed; green can't be reached/);
+    expect((await doctor('--clean', '--yes')).text).toContain(
+      'blue: the fence and schema verdigris: who is primary is not certain',
+    );
+    expect(await patient.left('blue')).toContain('schema verdigris');
+    expect((await patient.left('blue')).filter((what) => /^(slot|subscription|publication) /.test(what))).toEqual([]);
+    expect(await patient.writable()).toEqual(['green']);
+    patient.away('blue');
+    expect(await doctor()).toMatchObject({ code: 2 });
+  });
+});
