@@ -164,7 +164,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
         'hold.queryInTransaction(main, decideSql(promotion, epoch)).then(() => undefined)',
       ),
     ],
-    test: { file: 'test/postgres/promotion-faults.test.ts', name: 'frozen before it disarms the fence' },
+    test: { file: 'test/long/promotion-frozen.long.ts', name: 'frozen before it disarms the fence' },
   },
   {
     rule: 'while a try runs, the lock and the row are taken before the route is believed',

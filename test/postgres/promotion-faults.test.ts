@@ -1,67 +1,22 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { PromotionRig } from '../support/promotion-rig.js';
-import type { MovePoint } from '../support/promotion-actor.js';
+import { afterAll, beforeAll, describe, it } from 'vitest';
+import { MovedRig } from '../support/moved-rig.js';
 
 /* The quick part of test/faults/promotion-kill-points.faults.ts: the points on both sides of the decision. */
 
-describe('a promotion whose worker fails', () => {
-  let rig: PromotionRig;
-  let points: MovePoint[];
+describe('a promotion whose worker is killed', () => {
+  let moved: MovedRig;
 
   beforeAll(async () => {
-    rig = await PromotionRig.create('promotion faults');
-    points = await rig.record();
-    await rig.moveOn();
+    moved = await MovedRig.create('promotion faults');
   });
 
-  afterAll(() => rig.close());
-
-  const find = (text: RegExp, session = /./): MovePoint => {
-    const point = points.find((one) => text.test(one.text) && session.test(one.session));
-    if (point === undefined) throw new Error(`no point ${text.source}`);
-    return point;
-  };
+  afterAll(() => moved.rig.close());
 
   it.each([
     ['kill', 'before', /verdigris\.decide/],
     ['kill', 'after', /; COMMIT$/],
-    ['freeze', 'before', /; COMMIT$/],
     ['kill', 'before', /SELECT verdigris\.open_fence/],
-  ] as const)('%s %s %s: another worker ends it, and every write is there once', async (fault, when, text) => {
-    if (rig.primary === 'green') await rig.moveOn();
-    expect(await rig.fault(fault, find(text), when)).toBe(true);
-    await rig.audit();
-  });
-
-  it('frozen before it disarms the fence and woken in the hold of the way back: the way back is refused, not unfenced', async () => {
-    if (rig.primary === 'green') await rig.moveOn();
-    const [late, back] = [await rig.actor(), await rig.actor()];
-    expect(await late.run('promote', rig.move('blue'))).toBe('done');
-    // Before the transaction that disarms the first table, whose guard would hold the route's row.
-    const disarming = points.findIndex(({ text }) => /DISABLE TRIGGER/.test(text));
-    const begin = points.slice(0, disarming).findLast(({ text, to }) => text.startsWith('BEGIN') && to === 'green');
-    if (begin === undefined) throw new Error('nothing is disarmed');
-    const stopped = late.stopAt(begin, 'before');
-    const lateOutcome = late.run('finish', rig.move('blue'));
-    const held = await stopped;
-    late.freeze();
-    await rig.moveOn(['finish']);
-
-    const decide = find(/verdigris\.decide/);
-    const inHold = back.stopAt({ ...decide, text: decide.text.replace("'green'", "'blue'"), to: 'green' }, 'before');
-    // A writer that waits at the fence has its table locked, and keeps it from being disarmed.
-    await rig.writers.pause();
-    const backOutcome = back.run('promote', { ...rig.move('green'), maxHoldMs: 10_000 });
-    const deciding = await Promise.race([inHold, backOutcome]);
-    if (typeof deciding === 'string') throw new Error(`it did not come to the decision: ${deciding}`);
-    held.release();
-    late.thaw();
-    expect(await lateOutcome).toBe('done');
-    deciding.release();
-    expect(await backOutcome).toMatch(/the fence is not in force/);
-    await Promise.all([late.kill(), back.kill()]);
-    await rig.audit();
-    await rig.moveOn();
-    await rig.audit();
-  });
+  ] as const)('%s %s %s: another worker ends it, and every write is there once', (fault, when, text) =>
+    moved.endsWell(fault, when, text),
+  );
 });
