@@ -1,0 +1,177 @@
+import { fork, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { CancelledFailure } from '@temporalio/common';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { bring } from '../../src/haproxy/bring.js';
+import { haproxiesOf } from '../../src/haproxy/from-plan.js';
+import type { ShareReader } from '../../src/haproxy/share.js';
+import { tsxArguments } from '../../src/embedded/tsx-process.js';
+import { until } from '../router/sides.js';
+import { findHaproxy } from '../support/haproxy.js';
+import { HaproxyStages } from '../support/haproxy-stages.js';
+import { RuntimeApiProxy } from '../support/runtime-api-proxy.js';
+
+const isThere = findHaproxy() !== undefined;
+if (!isThere) process.stdout.write('SKIPPED stages behind HAProxy: haproxy is not installed\n');
+
+describe.skipIf(!isThere)('a stage behind HAProxy', () => {
+  let stages: HaproxyStages;
+
+  beforeAll(async () => {
+    stages = await HaproxyStages.create('haproxy_stage');
+  }, 60_000);
+
+  afterEach(() => stages.reset());
+
+  afterAll(() => stages.drop());
+
+  it('is put right after a HAProxy was restarted in the middle of it, and passes only while it is in force', async () => {
+    const plan = stages.planWith();
+    await stages.openStage(plan, 50);
+    const context = new MockActivityEnvironment();
+    const watch = stages.watchGates(plan, 50, context);
+    const ended = watch.then(
+      () => 'a gate failed',
+      (error: unknown) => error,
+    );
+    await stages.one(1).restart();
+    const took = await until(async () => (await stages.one(1).weights()) === '100/100', 10_000);
+    process.stdout.write(`HAProxy: weights set again ${Math.round(took)} ms after a restart\n`);
+    expect(await stages.one(0).weights()).toBe('100/100');
+    context.cancel();
+    expect(await ended).toBeInstanceOf(CancelledFailure);
+
+    expect((await stages.judgeStage(plan, 50)).outcome).toBe('pass');
+    await stages.one(1).stopProcess();
+    const verdict = await stages.judgeStage(plan, 50);
+    expect(verdict.outcome).toBe('inconclusive');
+    expect(verdict.evidence.at(-1)).toMatchObject({
+      metric: 'haproxy',
+      outcome: 'inconclusive',
+      because: expect.stringContaining('"haproxy_2"') as string,
+    });
+    await stages.one(1).restart();
+  });
+
+  it('does not count while green takes no connections there', async () => {
+    const plan = stages.planWith();
+    await stages.openStage(plan, 50);
+    await stages.one(0).ask('set server reads/green state maint');
+    expect((await stages.judgeStage(plan, 50)).outcome).toBe('inconclusive');
+    await expect(stages.openStage(plan, 100)).rejects.toMatchObject({
+      type: 'WeightsNotSet',
+      message: expect.stringContaining('into maintenance or drain') as string,
+      nonRetryable: false,
+    });
+    // No gate watches a stage that is not in effect: all reads went to blue, of the other HAProxy too.
+    for (const haproxy of stages.haproxies)
+      expect(await haproxy.shares(stages.reader, 20)).toEqual({ blue: 20, green: 0 });
+    expect(await stages.percentInForce()).toBe(0);
+  });
+
+  it('is not opened while one of two is out of reach; an abort goes to the other one at once, and to this one when it can', async () => {
+    const plan = stages.planWith();
+    await stages.openStage(plan, 10);
+    stages.one(1).kill('SIGSTOP');
+    await expect(stages.openStage(plan, 50)).rejects.toMatchObject({
+      type: 'ConnectionFailed',
+      message: expect.stringContaining('HAProxy "haproxy_2" can\'t be asked: no answer within 1000 ms') as string,
+      nonRetryable: false,
+    });
+    expect(await stages.percentInForce()).toBe(10);
+    expect(await stages.one(0).weights()).toBe('180/20');
+
+    const decided = performance.now();
+    const back = stages.readsToBlue(plan);
+    await until(async () => (await stages.one(0).weights()) === '200/0', 2_000);
+    expect(performance.now() - decided).toBeLessThan(1_000);
+    await back;
+    // Neither waits for the one that is frozen.
+    expect(performance.now() - decided).toBeLessThan(3_000);
+    stages.one(1).kill('SIGCONT');
+    await until(async () => (await stages.one(1).weights()) === '200/0', 10_000);
+  });
+
+  describe('opened by a worker that dies', () => {
+    /** A worker of its own that talks to the second HAProxy through a proxy. */
+    async function begin(
+      percent: number,
+      proxy: RuntimeApiProxy,
+    ): Promise<{ child: ChildProcess; outcome: Promise<string> }> {
+      const [flags, script] = [tsxArguments(new URL('../support/stage-child.ts', import.meta.url)), ''];
+      const child = fork(flags[2] ?? script, [], { execArgv: flags.slice(0, 2), stdio: 'ignore' });
+      stages.closeLater(async () => void child.kill('SIGKILL'));
+      await once(child, 'message');
+      const outcome = once(child, 'message').then(([message]) => String(message));
+      outcome.catch(() => undefined);
+      const own = { ...stages.environment, VERDIGRIS_CONNECTION_HAPROXY_2: proxy.uri };
+      child.send({ plan: stages.planInput(), percent, environment: own });
+      return { child, outcome };
+    }
+
+    async function proxied(): Promise<RuntimeApiProxy> {
+      const proxy = await RuntimeApiProxy.start(stages.one(1).socket);
+      stages.closeLater(() => proxy.close());
+      return proxy;
+    }
+
+    it.each(['before', 'after'] as const)(
+      '%s the second HAProxy was told: another one goes on, and aborts',
+      async (when) => {
+        for (const next of ['goes on', 'aborts'] as const) {
+          const proxy = await proxied();
+          const met = proxy.stopAt((command) => command.startsWith('set server'), when);
+          const { child } = await begin(50, proxy);
+          await met;
+          child.kill('SIGKILL');
+          await once(child, 'exit');
+          await until(async () => (await stages.one(0).weights()) === '100/100');
+          expect(await stages.one(1).weights()).toBe(when === 'before' ? '200/0' : '100/100');
+
+          if (next === 'goes on') await stages.openStage(stages.planWith(), 50);
+          else await stages.readsToBlue(stages.planWith());
+          for (const haproxy of stages.haproxies)
+            expect(await haproxy.weights()).toBe(next === 'goes on' ? '100/100' : '200/0');
+          await stages.readsToBlue(stages.planWith());
+        }
+      },
+    );
+
+    it('one whose answer about the share is from before it was frozen asks again, and gives green nothing', async () => {
+      const proxy = await proxied();
+      const path = proxy.uri.replace('tcp://127.0.0.1:', '');
+      const haproxy = { connection: 'haproxy_2', address: { host: '127.0.0.1', port: Number(path) } };
+      const setup = haproxiesOf(stages.planWith(), stages.environment);
+      if (setup === undefined) throw new Error('the plan has no HAProxy');
+      const answers = [
+        async () => sleep(2_700, { percent: 50, stamp: 'before' }),
+        async () => Promise.resolve({ percent: 0, stamp: 'after' }),
+      ];
+      let asked = 0;
+      const share: ShareReader = async () => {
+        const answer = answers[Math.min(asked++, 1)];
+        if (answer === undefined) throw new Error('nothing to answer');
+        return answer();
+      };
+      expect(await bring(setup, haproxy, share)).toEqual({ percent: 0, wasOther: false });
+      expect(proxy.commands.filter((command) => command.startsWith('set'))).toEqual([]);
+      expect(asked).toBeGreaterThan(2);
+    });
+
+    it('one that was frozen before it told a HAProxy, and wakes up after an abort, gives green nothing', async () => {
+      const proxy = await proxied();
+      const met = proxy.stopAt((command) => command.startsWith('set server'), 'before');
+      const { child, outcome } = await begin(50, proxy);
+      await met;
+      child.kill('SIGSTOP');
+      await stages.readsToBlue(stages.planWith());
+      for (const haproxy of stages.haproxies) expect(await haproxy.weights()).toBe('200/0');
+      child.kill('SIGCONT');
+      // Its command was lost: it fails, is tried again as an activity is, and finds the route of now.
+      expect(await outcome).toContain('haproxy_2');
+      for (const haproxy of stages.haproxies) expect(await haproxy.weights()).toBe('200/0');
+    });
+  });
+});
