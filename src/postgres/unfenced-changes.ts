@@ -17,7 +17,7 @@ import { FENCE_LOCK } from './state.js';
  * has. A temporary table that is new can't be seen either: its schema, which its maker has locked, tells. Who has passed
  * the fence is waited for by the fence's lock; who waits at it (a TRUNCATE has its table to itself by then) is refused. But
  * only the statement is refused where a savepoint or an EXCEPTION takes the error: one that waits at another table's fence
- * may have written already.
+ * may have written already, or write afterwards.
  */
 
 export interface UnfencedChange {
@@ -111,7 +111,8 @@ function changeOf(
   // One whose rows are at stake is named rather than one that is emptied.
   const written = new Set(fenced.filter(({ mode }) => mode === WRITTEN).map(nameOf));
   const allAltered = fenced.filter(({ mode }) => isAltered(mode, isRefused));
-  const altered = allAltered.find((lock) => written.has(nameOf(lock))) ?? allAltered[0];
+  const isAtStake = (lock: LockRow): boolean => lock.mode === 'ShareRowExclusiveLock' || written.has(nameOf(lock));
+  const altered = allAltered.find(isAtStake) ?? allAltered[0];
   const made = others.find(isTableAlone);
   const isComing = fenced.some(({ mode }) => mode === ATTACHED_TO) || locks.some(isOfMovedSchema);
   const table = altered ?? (isComing ? made : undefined);
@@ -134,11 +135,12 @@ function isAltered(mode: string, isRefused: boolean): boolean {
 }
 
 /**
- * Whether the statement that waits at the fence explains the locks: a TRUNCATE, or a write of the one table that its
- * transaction has locked before. Else that table may have been altered and written, and the wait is for another one.
+ * Whether the statement that waits at the fence explains the locks: a TRUNCATE, or a write, of the one table that its
+ * transaction has locked. With several, one of them may have been altered, and be written when the statement is refused:
+ * a TRUNCATE of several tables, or partitions, is taken for that, too, and costs a try.
  */
 function isAllOfOneStatement(fenced: readonly LockRow[]): boolean {
-  return fenced.every(({ mode }) => mode !== WRITTEN) || new Set(fenced.map(nameOf)).size === 1;
+  return new Set(fenced.map(nameOf)).size <= 1;
 }
 
 /** Not an index, a view or a materialized one, which has no rows of ours; nor a temporary table. */

@@ -20,6 +20,8 @@ const TABLES = `
   CREATE TABLE staging.child (id int PRIMARY KEY, v text)`;
 
 const NEW = 'a table that is new';
+const ANY_FENCED: unknown = expect.stringMatching(/^"public"\."(t|events|events_1)"$/);
+const ALTERS = 'ALTER TABLE public.t DISABLE TRIGGER ALL, ADD COLUMN z int; SAVEPOINT s';
 const WRITES_ALTERED =
   'ALTER TABLE public.t DISABLE TRIGGER ALL, ADD COLUMN z int; INSERT INTO public.t VALUES (-1); SAVEPOINT s';
 
@@ -130,12 +132,15 @@ describe.each(['pg15', 'pg18'] as const)('a transaction that could write past th
         ['TRUNCATE staging.load', 'TRUNCATE public.t', []],
         ['CREATE TABLE public.x (id int)', 'INSERT INTO public.t VALUES (-1)', [NEW]],
         ['ALTER TABLE public.t DISABLE TRIGGER ALL', 'TRUNCATE public.events', ['"public"."t"']],
-        ['SELECT 1', 'TRUNCATE public.t, public.events', []],
-        // Nothing tells it from the next ones.
+        // Nothing tells these from the next ones.
+        ['SELECT 1', 'TRUNCATE public.t, public.events', [ANY_FENCED]],
         ['LOCK TABLE public.t', 'UPDATE public.events SET at = at', ['"public"."t"']],
         // Altered under the lock of a TRUNCATE, and written: only the write of the other table is refused.
         [WRITES_ALTERED, 'INSERT INTO public.events VALUES (1, 1)', ['"public"."t"']],
         [WRITES_ALTERED, 'TRUNCATE public.events', ['"public"."t"']],
+        // To be written when the TRUNCATE is refused.
+        [ALTERS, 'TRUNCATE public.events', [ANY_FENCED]],
+        ['DROP TRIGGER _verdigris_fence ON public.t; SAVEPOINT s', 'TRUNCATE public.events_1', [ANY_FENCED]],
       ] as const) {
         await withClient(own.config, async (client) => {
           await client.query(`BEGIN; ${before}`);
