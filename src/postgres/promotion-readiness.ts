@@ -7,6 +7,7 @@ import { longWriters, whoBlocksApply, whoChanges } from './locks.js';
 import { measureLag } from './marker.js';
 import type { Promotion } from './promote.js';
 import type { Sessions } from './promotion-sessions.js';
+import { distanceOfHold, distanceOfMarker, measureRoundTrips, type RoundTrips } from './round-trips.js';
 import type { Session } from './session.js';
 import { describeChange, readUnfencedChanges } from './unfenced-changes.js';
 
@@ -15,35 +16,72 @@ import { describeChange, readUnfencedChanges } from './unfenced-changes.js';
 /** The new side is behind, and has not come close within one try. */
 export class TooFarBehind extends VerdigrisError {}
 
-/** Asks for the hold only when the new side is close behind: the marker's round trip is part of the hold. */
+/**
+ * Asks for the hold only when the new side is close behind: the marker's round trip is part of the hold. What the worker's
+ * distance adds to it is no backlog, and is allowed where the hold still ends within maxHold.
+ */
 export async function waitForShortLag(
   sessions: Pick<Sessions, 'aside' | 'to'>,
   promotion: Promotion,
   withinMs = CATCHES_UP_WITHIN_MS,
 ): Promise<void> {
-  const to = otherSide(promotion.from);
-  const direction = directionTo(to);
+  const direction = directionTo(otherSide(promotion.from));
   const until = performance.now() + withinMs;
   let best = Number.POSITIVE_INFINITY;
+  let nearest: RoundTrips | undefined;
   for (let look = 0; look < 100 && performance.now() < until; look++) {
     promotion.signal?.throwIfAborted();
     const longest = Math.min(5_000, until - performance.now());
     const lag = await measureLag(sessions.aside, sessions.to, direction, longest, promotion.signal);
     if (lag < SHORT_LAG_MS) return;
     best = Math.min(best, lag);
+    nearest = shorter(await measureRoundTrips(sessions.aside, sessions.to), nearest);
+    if (!isTooFar(nearest, promotion) && lag < SHORT_LAG_MS + distanceOfMarker(nearest)) return;
     await sleep(100);
+  }
+  throw await notClose(sessions.to, promotion, best, nearest);
+}
+
+function shorter(one: RoundTrips, other = one): RoundTrips {
+  return { from: Math.min(one.from, other.from), to: Math.min(one.to, other.to) };
+}
+
+/** Whether the hold would be given up for its round trips alone. */
+function isTooFar(roundTrips: RoundTrips, { maxHoldMs }: Promotion): boolean {
+  return distanceOfHold(roundTrips) > maxHoldMs;
+}
+
+async function notClose(
+  session: Session,
+  promotion: Promotion,
+  best: number,
+  roundTrips: RoundTrips | undefined,
+): Promise<VerdigrisError> {
+  const { from, migration, maxHoldMs } = promotion;
+  const to = otherSide(from);
+  let beside = '';
+  if (roundTrips !== undefined) {
+    const ways = `${Math.round(roundTrips.from)} ms to ${from}, ${Math.round(roundTrips.to)} ms to ${to}`;
+    const distance = distanceOfMarker(roundTrips);
+    // No loss may be offered for this: what is on the new side is as new as can be.
+    if (isTooFar(roundTrips, promotion) && best < SHORT_LAG_MS + distance) {
+      return promotionBlocked(
+        `the worker is too far from the databases: by its round trips (${ways}) alone writers would wait for up to ${Math.round(distanceOfHold(roundTrips))} ms, and promote.maxHold is ${maxHoldMs} ms. ${to} is close behind: run the worker nearer to both`,
+      );
+    }
+    beside = ` beside the ${Math.round(distance)} ms of its round trips (${ways})`;
   }
   const took = Number.isFinite(best) ? `took ${Math.round(best)} ms at best` : 'did not arrive';
   const blocked = promotionBlocked(
-    `${to} is too far behind: a marker ${took}, ${SHORT_LAG_MS} ms are asked for. ${await whoBlocksApply(sessions.to, feedName(promotion.migration, direction))}`,
+    `${to} is too far behind: a marker ${took}, ${SHORT_LAG_MS} ms are asked for${beside}. ${await whoBlocksApply(session, feedName(migration, directionTo(to)))}`,
   );
-  throw new TooFarBehind({ type: 'PromotionBlocked', message: blocked.what, nextStep: blocked.nextStep });
+  return new TooFarBehind({ type: 'PromotionBlocked', message: blocked.what, nextStep: blocked.nextStep });
 }
 
 /** An apply that stands still does not go on by being waited for: then who is in the way is told, ms. */
 const CATCHES_UP_WITHIN_MS = 15_000;
 
-/** A marker's round trip above this means a backlog, and the hold would have to wait for it. */
+/** A marker that takes longer than this, beside the distance, means a backlog, and the hold would have to wait for it. */
 const SHORT_LAG_MS = 20;
 
 /**

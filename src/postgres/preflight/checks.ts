@@ -20,6 +20,7 @@ import {
 } from './code.js';
 import { otherConsumers, otherSubscriptions, slotNames } from './consumers.js';
 import { defaultPrivileges } from './default-privileges.js';
+import { distance } from './distance.js';
 import { functionPaths } from './function-paths.js';
 import { largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
 import {
@@ -117,6 +118,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   eventTriggerRights,
   writingEventTriggers,
   peerConnection,
+  distance,
   standbyOrigin,
   standbyReplay,
   standbyPrivileges,
