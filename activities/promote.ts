@@ -1,3 +1,4 @@
+import { Context } from '@temporalio/activity';
 import { parseDuration } from '../src/plan/duration.js';
 import type { TableName } from '../src/plan/table-name.js';
 import { readFencedTables } from '../src/postgres/fenced-tables.js';
@@ -25,6 +26,7 @@ import { writesOfGreen, type WritesOfGreen } from '../src/postgres/writes-of-gre
 import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
 import type { Environment } from '../src/worker/connections.js';
+import { isHelpedByLoss } from '../workflows/lib/loss.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type StagePatience, type Work } from './context.js';
 import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
@@ -205,14 +207,27 @@ async function promote(
   } catch (error) {
     // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
     await withdrawOpening(session, run.migration, from, epoch).catch(() => undefined);
-    await releaseUndecided(work, pools, from);
-    if (from === 'green') {
-      // What is still owed then, the next try does.
-      if (acceptLoss && !signal.aborted) await feedGoesOn(databases, run, session, signal).catch(() => undefined);
-      await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights', SHORT_STATEMENTS));
+    try {
+      await releaseUndecided(work, pools, from);
+    } finally {
+      if (from === 'green') {
+        // What is still owed then, the next try does.
+        if (acceptLoss && !signal.aborted) await feedGoesOn(databases, run, session, signal).catch(() => undefined);
+        await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights', SHORT_STATEMENTS));
+      }
     }
-    throw error;
+    throw from === 'green' && !acceptLoss ? await withLossNamed(error, session, run) : error;
   }
+}
+
+/** Where a loss may be accepted for it, it says how much that would be now: no more than that is accepted. */
+async function withLossNamed(error: unknown, green: Session, { runId, migration }: Run): Promise<unknown> {
+  if (!(error instanceof VerdigrisError) || error.type !== 'PromotionBlocked') return error;
+  if (!isHelpedByLoss(error.type, error.message)) return error;
+  const loses = await describeLoss(green, runId, feedName(migration, 'to_blue')).catch(() => null);
+  if (loses === null) return error;
+  const message = `${error.what.replace(/\.$/, '')}; forced now, a rollback would lose ${loses}`;
+  return new VerdigrisError({ type: error.type, message, nextStep: error.nextStep, cause: error });
 }
 
 /**
@@ -326,6 +341,7 @@ async function prepare(
     await refuseUnmovedContents(onBlue, onGreen, { runId: run.runId, patterns: ref.plan.tables });
     await refuseMissingRights(onBlue, onGreen);
   } else if (acceptLoss) {
+    refuseAgain();
     await noteForced(onGreen, onBlue, run, epoch);
   } else {
     await feedGoesOn(databases, run, onGreen, signal);
@@ -340,6 +356,20 @@ async function prepare(
     wayBack: from === 'blue' ? publishedBackward(blue, green) : undefined,
     acceptLoss,
     signal,
+  });
+}
+
+/**
+ * A try with a loss whose worker has died, or that has lost a connection, is begun again by Temporal, maybe hours later:
+ * by then it may lose nothing, or much more than was accepted. The run tries it without a loss first, and compares.
+ */
+function refuseAgain(): void {
+  if (Context.current().info.attempt === 1) return;
+  throw new VerdigrisError({
+    type: 'PromotionBlocked',
+    message: 'the try with the loss that was accepted was interrupted: what it would lose now is looked at first',
+    nextStep:
+      'nothing: the run tries it without a loss, and asks again where it would lose much more than was accepted',
   });
 }
 

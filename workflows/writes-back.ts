@@ -3,7 +3,7 @@ import type { WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { act, actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, failureType } from './lib/failure.js';
-import { feedLossOf, isAccepted, isHelpedByLoss, LATE, lossInWords, type Loss } from './lib/loss.js';
+import { countedLateLossOf, feedLossOf, isAccepted, isHelpedByLoss, LATE, lossInWords, type Loss } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith } from './lib/story.js';
@@ -103,7 +103,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
         continue;
       }
       // It may be hours until the next try: by then it may lose nothing, or more than was accepted.
-      if (decided === false) withLoss = false;
+      if (decided === false || (withLoss && patched(COMPARED))) withLoss = false;
       blockedBy(run, failureMessage(error), {
         ...{ waits, loss },
         answer: asksNothing(loss) ? answerWith(run, 'retire') : answerWith(run, 'rollback', { acceptLoss: true }),
@@ -114,6 +114,9 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
     }
   }
 }
+
+/** Runs of an earlier version went on with the loss where green did not say what had come of a try. */
+const COMPARED = 'each try with a loss comes after one without';
 
 /** Runs that an earlier version has brought here took any acceptance for every loss. */
 const AS_NAMED = 'a loss is accepted as it was named';
@@ -127,7 +130,10 @@ function strandsAreAccepted(run: MigrationRun): boolean {
 function lossOf(error: unknown, waits: 'confirmation' | 'retry'): Loss {
   const message = failureMessage(error);
   if (waits === 'confirmation') return feedLossOf(message);
-  if (isHelpedByLoss(failureType(error), message) || !patched('a loss is asked for only where it helps')) return LATE;
+  if (isHelpedByLoss(failureType(error), message) || !patched('a loss is asked for only where it helps')) {
+    const counted = countedLateLossOf(message);
+    return counted !== null && patched('what blue lacks is counted') ? counted : LATE;
+  }
   return {};
 }
 

@@ -4,10 +4,12 @@
  */
 
 /**
- * `feed`: what was written since the feed to blue died. `late`: what blue does not have when the way back is forced.
- * The others are lost although the feed lives.
+ * `feed`: what was written since the feed to blue died. `behind`: what blue, whose feed lives, does not have yet. `late`:
+ * the same, where it is not counted. The others are lost although the feed lives.
  */
-type LossKind = 'feed' | 'late' | 'rows' | 'onlyOnGreen' | 'droppedOnBlue';
+type LossKind = Counted | 'late' | 'rows' | 'onlyOnGreen' | 'droppedOnBlue';
+
+type Counted = 'feed' | 'behind';
 
 export type Loss = Readonly<Partial<Record<LossKind, string>>>;
 
@@ -17,11 +19,15 @@ export function lossInWords(loss: Loss): string | null {
   return words.length === 0 ? null : words.join('; ');
 }
 
-/** What has been accepted once `named` is accepted too: of two counts of a feed's loss the larger one. */
+/** What has been accepted once `named` is accepted too: of two counts the larger one. */
 export function withAccepted(accepted: Loss, named: Loss): Loss {
-  const { feed } = accepted;
-  const isLarger = feed !== undefined && named.feed !== undefined && mostOf(feed) >= mostOf(named.feed);
-  return { ...accepted, ...named, ...(isLarger ? { feed } : {}) };
+  const both = { ...accepted, ...named };
+  return { ...both, ...larger('feed', accepted, named), ...larger('behind', accepted, named) };
+}
+
+function larger(kind: Counted, accepted: Loss, named: Loss): Loss {
+  const [before, now] = [accepted[kind], named[kind]];
+  return before !== undefined && now !== undefined && mostOf(before) >= mostOf(now) ? { [kind]: before } : {};
 }
 
 /** Whether everything that is named now has been accepted. */
@@ -30,7 +36,7 @@ export function isAccepted(accepted: Loss, named: Loss): boolean {
     const before = accepted[kind];
     if (before === undefined) return false;
     if (kind === 'late') return true;
-    return kind === 'feed' ? isWithin(before, words) : before === words;
+    return kind === 'feed' || kind === 'behind' ? isWithin(before, words) : before === words;
   });
 }
 
@@ -50,8 +56,21 @@ function mostOf(words: string): number {
 
 /** What a failed try of the way back says that it would lose. */
 export function feedLossOf(message: string): Loss {
-  const [line = ''] = message.split('\n', 1);
-  return { feed: /a rollback would lose (.*)/.exec(line)?.[1] ?? line };
+  return { feed: namedIn(message) ?? firstLine(message) };
+}
+
+/** What a try that is blocked since blue is late says that it would lose if it were forced; null where it does not say. */
+export function countedLateLossOf(message: string): Loss | null {
+  const behind = namedIn(message);
+  return behind === undefined ? null : { behind };
+}
+
+function namedIn(message: string): string | undefined {
+  return /a rollback would lose (.*)/.exec(firstLine(message))?.[1];
+}
+
+function firstLine(message: string): string {
+  return message.split('\n', 1)[0] ?? '';
 }
 
 /** What is in the way of a forced try as well: a server that is away, a lock, a fence, a pooler. */
@@ -67,5 +86,5 @@ export function isHelpedByLoss(type: string | undefined, message: string): boole
 const IS_BEHIND =
   /\b(is too far behind|did not catch up within|has no subscription|the feed \S+ is (not through|disabled))\b/;
 
-/** What somebody accepts who has the way back forced where it is only late. */
+/** What somebody accepts who has the way back forced where it is only late, and nobody says by how much. */
 export const LATE: Loss = { late: 'what blue does not have by then' };
