@@ -35,7 +35,7 @@ import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
 import { movedTables, publishedBackward } from './run-tables.js';
 import { STAGE_PATIENCE } from './stage-opening.js';
 import { failedMeanwhile, refusedByGates } from './stage-watch.js';
-import { onThisMachine } from './temporal-clock.js';
+import { clockOfActivity, onThisMachine } from './temporal-clock.js';
 
 export interface PromotionResult {
   /** How long writes waited; null when that is not known: an earlier attempt had decided, and its worker died. */
@@ -62,7 +62,8 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      * @param acceptLoss only from green, and only when a person has said so: what blue does not have stays behind
      * @param notAfter ISO 8601: what has not been decided is not begun later than that. Default: no limit
      * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through, or it is too late; GateFailed
-     * when a gate of the last stage has failed meanwhile. Nothing has happened then.
+     * when a gate of the last stage has failed meanwhile. Nothing has happened then. PoolNotReleased, for good only when it
+     * is too late: clients of a pooler may wait (withdrawPromotion).
      */
     promote: (
       ref: RunRef,
@@ -88,6 +89,8 @@ export function promoteActivities(dependencies: ActivityDependencies) {
                   notAfter,
                   patience,
                   environment: dependencies.environment,
+                }).catch(async (error: unknown) => {
+                  throw await releasedUntil(error, notAfter);
                 }),
               heard,
             ),
@@ -125,14 +128,26 @@ export function promoteActivities(dependencies: ActivityDependencies) {
     writesOfGreen: (ref: RunRef, epoch: number): Promise<WritesOfGreen> =>
       perform(dependencies, ref, ({ databases, run }) => writesOfGreen(databases, run.migration, epoch)),
 
-    /** Ends the tries of a promotion that has not been decided. */
-    withdrawPromotion: (ref: RunRef): Promise<void> =>
+    /**
+     * Ends the tries of a promotion that has not been decided.
+     *
+     * @returns which poolers could not be released for a minute, and why; null when all are
+     */
+    withdrawPromotion: (ref: RunRef): Promise<string | null> =>
       perform(dependencies, ref, async (work) => {
+        const sinceAsked = clockOfActivity();
         const blue = await work.session('blue', 'withdraw promotion', SHORT_STATEMENTS);
         const route = await readRoute(blue, ref.plan.name);
-        if (route === undefined) return;
+        if (route === undefined) return null;
         await withdrawOpening(blue, ref.plan.name, 'blue', route.epoch);
-        await withPools(dependencies, ref, work, (pools) => releaseAll(pools, work.signal));
+        try {
+          await withPools(dependencies, ref, work, (pools) => releaseAll(pools, work.signal));
+          return null;
+        } catch (error) {
+          // Nothing else that is to be undone needs a pooler.
+          if (!isOfPoolers(error) || work.signal.aborted || sinceAsked() < POOLERS_WITHIN_MS) throw error;
+          return error.message.replace('\nNext step: ', '; ');
+        }
       }),
   };
 }
@@ -146,6 +161,24 @@ async function waitsUntil(error: VerdigrisError, notAfter: string | undefined): 
   const { told, at } = await onThisMachine(notAfter);
   if (performance.now() <= at) return error.tryingAgain();
   return promotionBlocked(`it could not begin before ${told}: ${error.what}; ${error.nextStep}`);
+}
+
+/**
+ * Nor are they while a pooler is out of reach whose clients may wait: it is tried again no longer than the promotion is,
+ * and then left to the run, which goes on with it while it watches the gates.
+ */
+export async function releasedUntil(error: unknown, notAfter: string | undefined): Promise<unknown> {
+  if (notAfter === undefined || !(error instanceof VerdigrisError) || error.type !== 'PoolNotReleased') return error;
+  const { at } = await onThisMachine(notAfter);
+  return performance.now() <= at ? error : error.asLastWord();
+}
+
+/** How long a pooler that is out of reach keeps the next compensation from being begun. */
+const POOLERS_WITHIN_MS = 60_000;
+
+/** One that is out of reach, or that this worker does not know. */
+function isOfPoolers(error: unknown): error is VerdigrisError {
+  return error instanceof VerdigrisError && (error.type === 'PoolNotReleased' || error.type === 'ConnectionUnknown');
 }
 
 interface Asked {

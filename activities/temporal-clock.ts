@@ -29,3 +29,10 @@ export async function onThisMachine(told: string): Promise<NotAfter> {
   const now = await temporalClock();
   return { told, at: performance.now() + Date.parse(told) - now() };
 }
+
+/** How long ago the activity was asked for, all its attempts included, ms: between two of them by Temporal's clock alone. */
+export function clockOfActivity(): () => number {
+  const { scheduledTimestampMs, currentAttemptScheduledTimestampMs } = Context.current().info;
+  const begun = performance.now();
+  return () => currentAttemptScheduledTimestampMs - scheduledTimestampMs + performance.now() - begun;
+}

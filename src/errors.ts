@@ -81,6 +81,11 @@ export class VerdigrisError extends Error {
     return this.#with({ retryable: true });
   }
 
+  /** The same error, where it has been tried for long enough. */
+  asLastWord(): VerdigrisError {
+    return this.#with({ retryable: false });
+  }
+
   #with(change: Pick<ErrorOptions, 'details' | 'retryable'>): VerdigrisError {
     const { type, nextStep, retryable, details, cause } = this;
     const message = this.message.slice(0, -`\nNext step: ${nextStep}`.length);

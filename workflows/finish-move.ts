@@ -1,3 +1,4 @@
+import type { Duration } from '@temporalio/common';
 import { CancellationScope, condition, sleep } from '@temporalio/workflow';
 import { otherSide, type Side } from '../src/side.js';
 import { act, actFastWithin } from './lib/activities.js';
@@ -7,7 +8,7 @@ import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 
 /** How long it is tried: after the first time people are told, after the second one the run goes on without it. */
-const TRIES = ['1 minute', '4 minutes'] as const;
+const TRIES: readonly Duration[] = ['1 minute', '4 minutes'];
 
 /** The longest wait before it is tried again when it was refused, ms. */
 const LONGEST_PAUSE_MS = 3_600_000;
@@ -17,6 +18,7 @@ const LONGEST_PAUSE_MS = 3_600_000;
  * is lost must not keep the run here: it goes on, with `finishOwed` saying why.
  *
  * @param isOver when it need not be waited for any more
+ * @param tries how long each of them may take
  * @returns whether it is finished
  */
 export async function finishMove(
@@ -25,8 +27,9 @@ export async function finishMove(
   from: Side,
   summary: string,
   isOver: () => boolean = () => false,
+  tries = TRIES,
 ): Promise<boolean> {
-  for (const within of TRIES) {
+  for (const within of tries) {
     try {
       run.onFlagsOwed(ref, await until(isOver, () => actFastWithin(summary, within).finishPromotion(ref, from)));
       finished(run);

@@ -1,6 +1,7 @@
 import { sleep } from '@temporalio/workflow';
 import { askedAnew, expiredApproval } from './lib/approval-question.js';
-import { failureMessage, failureType } from './lib/failure.js';
+import { act } from './lib/activities.js';
+import { failureMessage, failureType, isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { StepOptions, Story } from './lib/story.js';
@@ -73,12 +74,16 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
     try {
       let late: string | null = null;
       let gateHasFailed = false;
+      let poolersLeft: string | null = null;
       const work = async (): Promise<void> => {
         const now = await mayBegin(story, ref);
         late = (isVoid() ? lookedAtAgain : now.late) ?? whyAskAgain(story, resumes);
         const isOver = (): boolean => story.isAbandoned;
         const limits = { notAfter: now.notAfter, isOver };
-        if (late === null) gateHasFailed = !(await unlessGateFailed(() => moveWrites(run, ref, 'blue', limits)));
+        if (late !== null) return;
+        gateHasFailed = !(await unlessGateFailed(async () => {
+          poolersLeft = await poolersLeftBy(() => moveWrites(run, ref, 'blue', limits));
+        }));
       };
       await story.step('promoting green', work, whileStopped);
       if (gateHasFailed) {
@@ -86,6 +91,13 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
         const summary = 'a gate has failed: its watch says what follows';
         await watched(story, ref, lastStage, () => sleep(LOOK_AGAIN_MS, { summary }));
         why = isVoid() && isNeeded ? lookedAtAgain : null;
+        continue;
+      }
+      if (poolersLeft !== null) {
+        why = poolersLeft;
+        run.warn([why]);
+        story.webhooks.tell('notPromoted');
+        await untilPoolersGoOn(story, ref, lastStage);
         continue;
       }
       if (late === null) break;
@@ -116,6 +128,35 @@ async function unlessGateFailed(work: () => Promise<void>): Promise<boolean> {
     if (failureType(error) !== 'GateFailed') throw error;
     return false;
   }
+}
+
+/** Does `work`. @returns what it says when it has ended with poolers whose clients may wait; nothing else has happened then */
+async function poolersLeftBy(work: () => Promise<void>): Promise<string | null> {
+  try {
+    await work();
+    return null;
+  } catch (error) {
+    if (failureType(error) !== 'PoolNotReleased' || isCancelled(error)) throw error;
+    return failureMessage(error);
+  }
+}
+
+/** The longest time between two tries of that, ms. */
+const POOLERS_AGAIN_MS = 300_000;
+
+/** The next promotion may wait for an approval for days: their clients go on as soon as that can be, and gates are watched. */
+async function untilPoolersGoOn(story: Story, ref: RunRef, lastStage: Stage | null): Promise<void> {
+  const { run } = story;
+  const letGo = async (): Promise<void> => {
+    for (let pauseMs = 5_000; ; pauseMs = Math.min(pauseMs * 2, POOLERS_AGAIN_MS)) {
+      const left = await act('let clients of the poolers go on').withdrawPromotion(ref);
+      if (typeof left !== 'string') return;
+      if (run.status.waiting?.why !== left) run.waitFor({ for: 'retry', why: left });
+      await sleep(pauseMs, { summary: 'poolers: try again' });
+    }
+  };
+  while (!(await watched(story, ref, lastStage, letGo))) continue;
+  run.waitFor(null);
 }
 
 /** Returns when writes may move: approved where somebody is asked (`why`), inside the window, not paused. Or when a gate has failed. */

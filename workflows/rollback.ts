@@ -59,6 +59,7 @@ export async function rollBack(
   trafficBackMs ??= isBack() ? Date.now() - started : null;
   const unwritten = await owed.flags.settled();
   if (unwritten !== null) result.notUndone.push(`flagd's file: ${unwritten}`);
+  if (run.poolersLeft !== null) result.notUndone.push(`end the tries of the promotion: ${run.poolersLeft}`);
   if (run.finishOwed !== null) result.notUndone.push(`what follows the move of the writes: ${run.finishOwed}`);
   const done = { ...summary(result), finishedAt: new Date(Date.now()).toISOString() };
   run.rollingBack(done);

@@ -26,7 +26,10 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
     run.writesOn(writesOn);
     run.epoch = epoch;
     if (writesOn === 'blue') {
-      await act('compensate: end the tries of the promotion').withdrawPromotion(ref);
+      run.waitFor({ for: 'retry', why: 'ending the tries of the promotion, so that clients of poolers go on' });
+      // As of an earlier version: undefined.
+      const left: unknown = await act('compensate: end the tries of the promotion').withdrawPromotion(ref);
+      run.poolersLeft = typeof left === 'string' ? left : null;
       return;
     }
     run.wasPromoted = true;
@@ -83,6 +86,8 @@ async function untilDone<T>(
 async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise<void> {
   let withLoss = false;
   for (let attempt = 0; ; attempt++) {
+    // What kept blue from following green may have passed.
+    if (attempt > 0 && !withLoss) await finishIfOwed(run, ref);
     // What blue does not have is lost in any case; the feed brings the rest.
     const strands = run.wayBackDecided || strandsAreAccepted(run) ? null : run.wouldStrand;
     try {
@@ -104,7 +109,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
       }
       // It may be hours until the next try: by then it may lose nothing, or more than was accepted.
       if (decided === false || (withLoss && patched(COMPARED))) withLoss = false;
-      blockedBy(run, failureMessage(error), {
+      blockedBy(run, `${failureMessage(error)}${owedIn(run)}`, {
         ...{ waits, loss },
         answer: asksNothing(loss) ? answerWith(run, 'retire') : answerWith(run, 'rollback', { acceptLoss: true }),
       });
@@ -117,6 +122,18 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
 
 /** Runs of an earlier version went on with the loss where green did not say what had come of a try. */
 const COMPARED = 'each try with a loss comes after one without';
+
+/** Without the feed to blue each try would lose what was written since the promotion, though green has all of it. */
+async function finishIfOwed(run: MigrationRun, ref: RunRef): Promise<void> {
+  if (run.finishOwed === null || run.wayBackDecided) return;
+  if (!patched('what is owed after the promotion is tried on in the way back')) return;
+  await finishMove(run, ref, 'blue', 'compensate: the feed to blue, which is still owed', undefined, ['1 minute']);
+}
+
+/** Who is asked for a loss should know that it may end without. */
+function owedIn({ finishOwed }: MigrationRun): string {
+  return finishOwed === null ? '' : `; the feed to blue is still owed, and tried again before each try: ${finishOwed}`;
+}
 
 /** Runs that an earlier version has brought here took any acceptance for every loss. */
 const AS_NAMED = 'a loss is accepted as it was named';

@@ -84,6 +84,8 @@ export class MigrationRun {
   lost: string | null = null;
   /** Why what follows the last move of the writes is not finished yet; null when it is. */
   finishOwed: string | null = null;
+  /** Poolers that a promotion which was given up has left as they were, and why; null without any. */
+  poolersLeft: string | null = null;
   /** Tables and columns that green has had since the promotion, in words: what is in them can't go back; null without any. */
   onlyOnGreen: string | null = null;
   /** What the retirement has left on a blue that was out of reach; null when nothing. */
