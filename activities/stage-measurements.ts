@@ -7,7 +7,7 @@ import { isPostgresGate } from '../src/gates/decide-postgres.js';
 import { holdOf, latelyAfter, NOTHING_YET, type Lately } from '../src/gates/lately.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
 import type { PostgresSamples } from '../src/gates/postgres-series.js';
-import type { PrometheusMeasurement, PrometheusSeries } from '../src/gates/prometheus-measurement.js';
+import type { KnownCounts, PrometheusMeasurement, PrometheusSeries } from '../src/gates/prometheus-measurement.js';
 import { measureStage } from '../src/gates/prometheus-stage.js';
 import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
 import { readRouterSnapshots } from '../src/gates/router-source.js';
@@ -51,6 +51,8 @@ export interface StageEvidence {
   readonly lookedAt?: string;
   /** What the last moments were like; left out by versions that did not keep it. */
   readonly lately?: Lately;
+  /** The counters of `prometheus` gates, by the place of these in the plan; left out by versions that did not keep them. */
+  readonly counters?: Readonly<Record<number, KnownCounts>>;
   /** The verdict by which the stage has failed: it stays one, whatever is seen afterwards. */
   readonly failed?: Verdict;
 }
@@ -94,6 +96,7 @@ export class StageMeasurements {
   readonly #lag: Repeated<number>;
   readonly #postgres: Repeated<PostgresSamples> | undefined;
   readonly #prometheus: ReadonlyMap<Gate, Repeated<PrometheusMeasurement>>;
+  #counters: Readonly<Record<number, KnownCounts>>;
   readonly #slices: Slices<GateWindow>;
   #sliceFrom: RouterSnapshots;
   /** Up to the end of the last complete slice. */
@@ -114,6 +117,7 @@ export class StageMeasurements {
     this.#slices = new Slices<GateWindow>([], known?.slices);
     this.#sliceFrom = known?.until ?? baseline.sample;
     this.#lately = known?.lately ?? NOTHING_YET;
+    this.#counters = known?.counters ?? {};
     this.#keptSlices = this.#slices.complete;
     const { name, traffic } = plan;
     const gates = askedIn(traffic.gates, stage);
@@ -148,12 +152,18 @@ export class StageMeasurements {
     this.#prometheus = new Map(
       gates.flatMap((gate) => {
         if (gate.metric !== 'prometheus') return [];
+        const place = traffic.gates.indexOf(gate);
+        const kept = known?.counters?.[place];
         let before: PrometheusMeasurement | undefined;
         const measure = async (): Promise<PrometheusMeasurement> => {
           const endpoint = httpEndpoint(`the gate "${gate.name}"`, gate.connection, environment);
           const windowSeconds = (blueNow() - Date.parse(baseline.openedAt)) / 1_000;
           const scope = { migration: name, stage: stage.percent, signal, windowSeconds };
-          before = await measureStage(endpoint, gate, scope, { before, blueBefore: this.#blueBefore(gate) });
+          before = await measureStage(endpoint, gate, scope, { before, kept, blueBefore: this.#blueBefore(gate) });
+          const { opening, counted } = before;
+          if (opening !== undefined && counted !== undefined) {
+            this.#counters = { ...this.#counters, [place]: { opening, counted } };
+          }
           return before;
         };
         return [
@@ -215,6 +225,7 @@ export class StageMeasurements {
       until: { at, live, stale, unreadable },
       slices: this.#slices.state(),
       lately: this.#lately,
+      ...(Object.keys(this.#counters).length === 0 ? {} : { counters: this.#counters }),
     };
   }
 

@@ -11,6 +11,7 @@ import type {
 import type { PrometheusAnswer } from './prometheus-query.js';
 import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
 import { Slices } from './slices.js';
+import { countedAfter, countOf, type SideCounted, type StageCounted } from './stage-counts.js';
 
 /** Answers `prometheus` from what has been measured. */
 export function decidePrometheus(gate: PrometheusGate, series: PrometheusSeries): ShareVerdict {
@@ -62,44 +63,42 @@ function troubleAtOpening(opening: CountsAtOpening): ShareVerdict | undefined {
   return undefined;
 }
 
-/** A counter that has not been raised yet has no series. */
-function countOf(answer: PrometheusAnswer | undefined): number | undefined {
-  return answer?.kind === 'unclear' && answer.isEmpty === true ? 0 : valueOf(answer);
-}
-
 /** What was counted since the stage opened, of counters that are asked for as they are. */
 function sinceOpening(
   series: readonly PrometheusMeasurement[],
   opening: CountsAtOpening | undefined,
 ): readonly PrometheusMeasurement[] {
   if (opening === undefined) return series;
-  const [green, blue] = [sideSince(opening.green, opening.requests), sideSince(opening.blue, opening.blueRequests)];
+  let counted: StageCounted | undefined;
   return series.map((one) => {
-    const [hits, requests] = green(one.green, one.requests);
-    const [blueHits, blueRequests] = blue(one.blue, one.blueRequests);
+    counted = one.counted ?? countedAfter(counted, opening, one);
+    const { green, blue } = counted;
+    const [hits, blueHits] = [since(one.green, opening.green, green), since(one.blue, opening.blue, blue)];
     return {
       ...one,
       ...(hits === undefined ? {} : { green: hits }),
-      ...(requests === undefined ? {} : { requests }),
       ...(blueHits === undefined ? {} : { blue: blueHits }),
-      ...(blueRequests === undefined ? {} : { blueRequests }),
+      ...(one.requests === undefined || green === undefined ? {} : { requests: instead(one.requests, green.of) }),
+      ...(one.blueRequests === undefined || blue === undefined
+        ? {}
+        : { blueRequests: instead(one.blueRequests, blue.of) }),
     };
   });
 }
 
-type Counts = readonly [hits: PrometheusAnswer | undefined, requests: PrometheusAnswer | undefined];
+/** Hits of counters as they are; where the requests are no such counter, what they were at the opening is taken off. */
+function since(
+  answer: PrometheusAnswer | undefined,
+  opened: PrometheusAnswer | undefined,
+  counted: SideCounted | undefined,
+): PrometheusAnswer | undefined {
+  if (answer === undefined || opened === undefined) return answer;
+  return instead(answer, counted?.hits ?? Math.max(0, (valueOf(answer) ?? 0) - (countOf(opened) ?? 0)));
+}
 
-/** Takes what one side had counted from its counts, oldest first, until they begin anew. */
-function sideSince(hits: PrometheusAnswer | undefined, requests: PrometheusAnswer | undefined) {
-  let before = { hits: countOf(hits) ?? 0, of: countOf(requests) ?? 0 };
-  const less = (answer: PrometheusAnswer | undefined, count: number): PrometheusAnswer | undefined =>
-    answer?.kind === 'value' && answer.value >= 0
-      ? { kind: 'value', value: Math.max(0, answer.value - count) }
-      : answer;
-  return (hitsNow: PrometheusAnswer | undefined, requestsNow: PrometheusAnswer | undefined): Counts => {
-    if ((valueOf(requestsNow) ?? Infinity) < before.of * PART_THAT_FELL) before = { hits: 0, of: 0 };
-    return [less(hitsNow, before.hits), less(requestsNow, before.of)];
-  };
+/** What can't be, and what says nothing, stays as it is. */
+function instead(answer: PrometheusAnswer, value: number): PrometheusAnswer {
+  return answer.kind === 'value' && answer.value >= 0 ? { kind: 'value', value } : answer;
 }
 
 /** Counts: a share of requests, judged as every other share. Prometheus extrapolates, so counts are rounded apart. */
@@ -229,9 +228,12 @@ function decideValue(gate: PrometheusGate, { measured, blueBefore }: PrometheusS
       : [`at most ${maxIncrease} above blue's ${blue}${blueBefore === undefined ? '' : ' before the stage'}`]),
   ];
   const value = valueOf(now?.green);
+  const excess = measured.map((one) => excessOf(gate, one, blueBefore));
+  // An answer that tells no number has not kept the limits: it keeps from passing, and not from failing.
+  const isBeyond = (excess.at(-1) ?? NaN) > 0;
   const verdict = decideGauge({
     what: `"${gate.name}"`,
-    values: measured.map((one) => excessOf(gate, one, blueBefore)),
+    values: isBeyond ? excess.slice(-ANSWERS_THAT_FAIL).filter((one) => !Number.isNaN(one)) : excess,
     isKept: (beyond) => beyond <= 0,
     describe: () => `"${gate.name}" is ${value}; ${limits.join(' and ')} is allowed`,
   });
@@ -241,6 +243,9 @@ function decideValue(gate: PrometheusGate, { measured, blueBefore }: PrometheusS
   const since = later === undefined ? 'it may be one moment' : `what came after it is ${saidOf(later.green)}`;
   return inconclusive(`${verdict.because}; but ${since}: it fails when that stays beyond the limit by itself`);
 }
+
+/** Two minutes of answers: what is older than that is not of the same moment. */
+const ANSWERS_THAT_FAIL = 24;
 
 function saidOf(answer: PrometheusAnswer): string {
   return answer.kind === 'value' ? String(Number(answer.value.toPrecision(3))) : `not known yet (${answer.why})`;

@@ -3,6 +3,7 @@ import type { Side } from '../side.js';
 import type { HttpEndpoint } from './http-source.js';
 import { shortened } from './promql-ranges.js';
 import { queryPrometheus, STALE_AFTER_SECONDS, type PrometheusAnswer } from './prometheus-query.js';
+import type { StageCounted } from './stage-counts.js';
 
 export type PrometheusGate = Extract<Gate, { metric: 'prometheus' }>;
 
@@ -21,10 +22,14 @@ export interface PrometheusMeasurement {
   readonly at?: number;
   /** What counters that are asked for as they are had counted when the stage opened: prometheus-stage.ts. */
   readonly opening?: CountsAtOpening;
+  /** What such counters have counted since then. */
+  readonly counted?: StageCounted;
   /** The requests on green a while ago, where their counter is asked for as it is. */
   readonly requestsBefore?: PrometheusAnswer;
-  /** Since when green's number has been beyond its limits at each look, by Prometheus' clock, s. */
+  /** Since when green's number has been beyond its limits at each look that told one, by Prometheus' clock, s. */
   readonly beyondSince?: number;
+  /** The last look that told so, by the same clock. */
+  readonly beyondAt?: number;
   /** The numbers of what has come since then, the first moment left out. */
   readonly later?: Pick<PrometheusMeasurement, 'green' | 'blue'>;
 }
@@ -33,6 +38,9 @@ export interface PrometheusMeasurement {
 export type CountsAtOpening = Partial<
   Readonly<Record<'green' | 'requests' | 'blue' | 'blueRequests', PrometheusAnswer>>
 >;
+
+/** What is known of a gate's counters in its stage: a worker that takes over goes on from it. */
+export type KnownCounts = Pick<PrometheusMeasurement, 'opening' | 'counted'>;
 
 /** What Prometheus has told one gate. */
 export interface PrometheusSeries {

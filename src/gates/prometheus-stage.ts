@@ -5,6 +5,7 @@ import {
   measurePrometheus,
   SHORTEST_WINDOW_SECONDS,
   type CountsAtOpening,
+  type KnownCounts,
   type MeasurementScope,
   type PrometheusGate,
   type PrometheusMeasurement,
@@ -12,6 +13,7 @@ import {
 import { countsFromTheStart, rangesOf } from './promql-ranges.js';
 import { queryPrometheus, STALE_AFTER_SECONDS, type PrometheusAnswer } from './prometheus-query.js';
 import type { HttpEndpoint } from './http-source.js';
+import { countedAfter } from './stage-counts.js';
 import type { Side } from '../side.js';
 
 /*
@@ -32,6 +34,8 @@ const OPENING_LOOK_BACK_SECONDS = 3_600;
 export interface KnownOfStage {
   /** The measurement before this one; undefined for the first one of a worker. */
   readonly before: PrometheusMeasurement | undefined;
+  /** What another worker has known of its counters. */
+  readonly kept?: KnownCounts | undefined;
   /** Blue's number from before a stage that leaves it too few reads. */
   readonly blueBefore?: number | undefined;
 }
@@ -63,8 +67,10 @@ async function measureValue(
   const isBeyond = (one: PrometheusMeasurement): boolean => excessOf(gate, one, blueBefore) > 0;
   const now = await inStage(scope.windowSeconds);
   const { at } = now;
-  if (at === undefined || !isBeyond(now)) return now;
-  let since = before?.beyondSince ?? at;
+  if (at === undefined || Number.isNaN(excessOf(gate, now, blueBefore))) return { ...now, ...beyondOf(before) };
+  if (!isBeyond(now)) return now;
+  const isOld = before?.beyondAt === undefined || at - before.beyondAt > STALE_AFTER_SECONDS;
+  let since = (isOld ? undefined : before.beyondSince) ?? at;
   if (before === undefined) {
     const ages = Array.from({ length: EARLIER.looks }, (_, i) => (i + 1) * EARLIER.everySeconds);
     const earlier = await Promise.all(
@@ -76,11 +82,18 @@ async function measureValue(
     since = at - (kept === -1 ? earlier.length : kept) * EARLIER.everySeconds;
   }
   const laterSeconds = Math.floor(at - since - MOMENT_SECONDS);
-  if (laterSeconds < laterNeeded(gate.query, scope)) return { ...now, beyondSince: since };
+  const beyond = { beyondSince: since, beyondAt: at };
+  if (laterSeconds < laterNeeded(gate.query, scope)) return { ...now, ...beyond };
   const { green, blue } = await measurePrometheus(endpoint, gate, {
     ...{ ...scope, atMs: at * 1_000, lookBackSeconds: laterSeconds },
   });
-  return { ...now, beyondSince: since, later: { green, ...(blue === undefined ? {} : { blue }) } };
+  return { ...now, ...beyond, later: { green, ...(blue === undefined ? {} : { blue }) } };
+}
+
+/** An answer that tells no number has not kept the limits: what was known before it stays. */
+function beyondOf(before: PrometheusMeasurement | undefined): Partial<PrometheusMeasurement> {
+  const { beyondSince, beyondAt } = before ?? {};
+  return beyondSince === undefined || beyondAt === undefined ? {} : { beyondSince, beyondAt };
 }
 
 /** Over how many seconds what came later is judged, at least. A range of a query is not shortened. */
@@ -102,11 +115,16 @@ async function measureCounts(
   gate: PrometheusGate,
   requests: string,
   scope: MeasurementScope,
-  { before }: KnownOfStage,
+  { before, kept }: KnownOfStage,
 ): Promise<PrometheusMeasurement> {
   const now = await measurePrometheus(endpoint, gate, scope);
   const { at } = now;
-  if (at === undefined) return now;
+  const { opening: opened, counted } = before ?? kept ?? {};
+  const known: KnownCounts = {
+    ...(opened === undefined ? {} : { opening: opened }),
+    ...(counted === undefined ? {} : { counted }),
+  };
+  if (at === undefined) return { ...now, ...known };
   const askedAt = (age: number, lookBackSeconds: number) => {
     const windowSeconds = Math.min(scope.windowSeconds, STALE_AFTER_SECONDS);
     const options = {
@@ -114,30 +132,81 @@ async function measureCounts(
       lookBackSeconds,
       ...(scope.signal === undefined ? {} : { signal: scope.signal }),
     };
-    return (template: string, side: Side): Promise<PrometheusAnswer> | undefined =>
+    return (template: string, side: Side): ReturnType<Ask> =>
       countsFromTheStart(template)
         ? queryPrometheus(endpoint, fillTemplate(template, { ...scope, windowSeconds }, side), options)
         : undefined;
   };
-  const isAsked = before?.opening !== undefined && Object.values(before.opening).every(({ kind }) => kind !== 'failed');
   const ofOpening = askedAt(scope.windowSeconds, OPENING_LOOK_BACK_SECONDS);
   const ofBefore = askedAt(STALE_AFTER_SECONDS, STALE_AFTER_SECONDS);
   const [opening, requestsBefore] = await Promise.all([
-    isAsked ? before.opening : countsAtOpening(gate, requests, ofOpening),
+    opened !== undefined && isTold(opened)
+      ? opened
+      : openingOf(gate, requests, { ofOpening, ofNow: askedAt(0, STALE_AFTER_SECONDS), now }),
     scope.windowSeconds > STALE_AFTER_SECONDS ? ofBefore(requests, 'green') : undefined,
   ]);
   return {
     ...now,
-    ...(opening === undefined ? {} : { opening }),
+    opening,
+    ...(isTold(opening) ? { counted: countedAfter(counted, opening, now) } : {}),
     ...(requestsBefore === undefined ? {} : { requestsBefore }),
   };
 }
 
-async function countsAtOpening(
+/** Otherwise it is asked again. */
+function isTold(opening: CountsAtOpening): boolean {
+  return Object.values(opening).every(({ kind }) => kind !== 'failed');
+}
+
+type Ask = (template: string, side: Side) => Promise<PrometheusAnswer> | undefined;
+
+/** Prometheus has this series of whatever it reads, where it reads anything itself. */
+const ANYTHING = 'count(up)';
+
+/**
+ * What the counters were when the stage opened. One without a series had counted nothing, unless Prometheus knows nothing at
+ * all of that moment: then it may have been any number, and what is added from now on counts.
+ */
+async function openingOf(
   gate: PrometheusGate,
   requests: string,
-  ask: (template: string, side: Side) => Promise<PrometheusAnswer> | undefined,
+  { ofOpening, ofNow, now }: { readonly ofOpening: Ask; readonly ofNow: Ask; readonly now: PrometheusMeasurement },
 ): Promise<CountsAtOpening> {
+  const opening = await countsAtOpening(gate, requests, ofOpening);
+  const answers = Object.values(opening);
+  if (answers.length === 0 || !answers.every(isNothing)) return opening;
+  const [then, today] = await Promise.all([ofOpening(ANYTHING, 'green'), ofNow(ANYTHING, 'green')]);
+  const failed = [then, today].find((one) => one?.kind === 'failed');
+  if (failed !== undefined) return Object.fromEntries(Object.keys(opening).map((name) => [name, failed]));
+  // Where it never has this series, its absence says nothing.
+  return isEmpty(then) && !isEmpty(today) ? fromNow(opening, now) : opening;
+}
+
+function isEmpty(answer: PrometheusAnswer | undefined): boolean {
+  return answer?.kind === 'unclear' && answer.isEmpty === true;
+}
+
+/** No series, or 0, which `or vector(0)` says without one. */
+function isNothing(answer: PrometheusAnswer): boolean {
+  return isEmpty(answer) || (answer.kind === 'value' && answer.value === 0);
+}
+
+/** What is not known now is asked for again. */
+function fromNow(opening: CountsAtOpening, now: PrometheusMeasurement): CountsAtOpening {
+  const names = ['green', 'requests', 'blue', 'blueRequests'] as const;
+  return Object.fromEntries(
+    names.flatMap((name) => {
+      const answer = opening[name] === undefined ? undefined : now[name];
+      if (answer === undefined) return [];
+      const isKnown = answer.kind === 'value' || isEmpty(answer);
+      return [[name, isKnown ? answer : { kind: 'failed' as const, why: LOST }]];
+    }),
+  );
+}
+
+const LOST = 'Prometheus does not know any more what was counted when the stage opened';
+
+async function countsAtOpening(gate: PrometheusGate, requests: string, ask: Ask): Promise<CountsAtOpening> {
   const bySide = isBySide(gate);
   const asked = {
     ...{ green: ask(gate.query, 'green'), requests: ask(requests, 'green') },
