@@ -33,7 +33,14 @@ describe('counters as they are, of several instances', () => {
 
   test('pass nothing by what those that were not restarted had counted before the stage', () => {
     const answers = [
-      ...([[100, 100_010], [110, 100_200], [99, 90_200], [77, 70_250], [50, 49_000], [50, 49_010]] as const), // prettier-ignore
+      ...([
+        [100, 100_010],
+        [110, 100_200],
+        [99, 90_200],
+        [77, 70_250],
+        [50, 49_000],
+        [50, 49_010],
+      ] as const),
     ];
     for (let n = 1; n <= answers.length; n++) expect(said(...answers.slice(0, n)).outcome).not.toBe('pass');
     expect(said(...answers).because).toContain('of 210 requests on green');
@@ -46,9 +53,21 @@ describe('counters as they are, of several instances', () => {
 
   test('of which Prometheus misses some for a moment add what was added meanwhile, and not what comes back', () => {
     // One of a hundred, twice; then sixty at once, which come back one after the other.
-    const once = [[110, 100_200], [109, 99_200], [109, 99_250], [110, 100_300], [109, 99_350], [110, 100_400]] as const; // prettier-ignore
+    const once = [
+      [110, 100_200],
+      [109, 99_200],
+      [109, 99_250],
+      [110, 100_300],
+      [109, 99_350],
+      [110, 100_400],
+    ] as const;
     expect(said(...once).because).toContain('10 of 400 requests');
-    const many = [[50, 40_400], [70, 60_400], [90, 80_400], [110, 100_440]] as const; // prettier-ignore
+    const many = [
+      [50, 40_400],
+      [70, 60_400],
+      [90, 80_400],
+      [110, 100_440],
+    ] as const;
     expect(said(...once, ...many).because).toContain('10 of 440 requests');
   });
 });

@@ -50,7 +50,12 @@ describe('a number that stays beyond its limit', () => {
   });
 
   test("fails though blue's, which it is compared with, is missing now and then", async () => {
-    const { outcomes } = await looks(rise, 40, () => 900, (n) => (n % 6 === 5 ? undefined : 100)); // prettier-ignore
+    const { outcomes } = await looks(
+      rise,
+      40,
+      () => 900,
+      (n) => (n % 6 === 5 ? undefined : 100),
+    );
     expect(outcomes).toContain('fail');
   });
 
