@@ -8,6 +8,12 @@ import { isTransient, messageOf } from '../migrate/step-failed.js';
 import type { Session } from '../session.js';
 import { schemaCopyFailed } from './schema-copy-failed.js';
 
+interface MaterializedView extends TableName {
+  readonly oid: string;
+  /** The materialized views that read it, through whatever lies between. */
+  readonly readBy: readonly string[];
+}
+
 /** The materialized views of blue that hold nothing, not even no rows: WITH NO DATA. Nobody can read them there. */
 export async function unpopulatedViews(blue: Session): Promise<TableName[]> {
   const { rows } = await blue.query<TableName>(
@@ -21,8 +27,8 @@ export async function unpopulatedViews(blue: Session): Promise<TableName[]> {
  * Fills the materialized views of a database, those first that others read. A schema dump leaves them empty, and rows
  * of theirs are never replicated: so once before reads are sent to green, and whenever the application does it.
  *
- * @param left the views that stay as they are: those that are not populated on blue
- * @returns the views that were refreshed.
+ * @param left the views that are not populated on blue. They are not here either, but while others are filled from them.
+ * @returns the views that are filled then.
  * @throws VerdigrisError BackfillFailed that names a view whose query fails.
  */
 export async function refreshMaterializedViews(
@@ -30,18 +36,12 @@ export async function refreshMaterializedViews(
   left: readonly TableName[] = [],
 ): Promise<TableName[]> {
   const { session } = context;
-  const { rows: views } = await session.query<TableName>(MATERIALIZED_VIEWS);
-  const rows = views.filter((view) => !left.some((other) => sameTable(view, other)));
+  const { rows: views } = await session.query<MaterializedView>(MATERIALIZED_VIEWS);
+  const filled = views.filter((view) => !left.some((other) => sameTable(view, other)));
+  const isFilled = (oid: string): boolean => filled.some((view) => view.oid === oid);
+  const rows = views.filter(({ oid, readBy }) => isFilled(oid) || readBy.some(isFilled));
   for (const [i, view] of rows.entries()) {
-    const statement = `REFRESH MATERIALIZED VIEW ${qualified(view)}`;
-    try {
-      await aloneWithShortLocks(context, session, { object: statement, patience: 'brief' }, () =>
-        session.query(statement),
-      );
-    } catch (error) {
-      context.signal.throwIfAborted();
-      throw refreshFailed(statement, error);
-    }
+    await refresh(context, `REFRESH MATERIALIZED VIEW ${qualified(view)}`);
     context.onProgress({
       step: 'materialized views',
       object: view.name,
@@ -51,7 +51,22 @@ export async function refreshMaterializedViews(
       etaSeconds: null,
     });
   }
-  return rows.map(({ schema, name }) => ({ schema, name }));
+  for (const view of rows.filter(({ oid }) => !isFilled(oid))) {
+    await refresh(context, `REFRESH MATERIALIZED VIEW ${qualified(view)} WITH NO DATA`);
+  }
+  return filled.map(({ schema, name }) => ({ schema, name }));
+}
+
+async function refresh(context: StepContext, statement: string): Promise<void> {
+  const { session, signal } = context;
+  try {
+    await aloneWithShortLocks(context, session, { object: statement, patience: 'brief' }, () =>
+      session.query(statement),
+    );
+  } catch (error) {
+    signal.throwIfAborted();
+    throw refreshFailed(statement, error);
+  }
 }
 
 /**
@@ -63,7 +78,7 @@ function refreshFailed(statement: string, cause: unknown): VerdigrisError {
   return new VerdigrisError({
     type: 'BackfillFailed',
     message: `green: ${statement}: ${messageOf(cause)}`,
-    nextStep: `try it on blue, and mend what its query meets (rows on blue, a function on both sides, a right of green's user on green); or, if nobody reads the view, ${statement} WITH NO DATA on blue, which leaves it so on green, too; then resume; or roll back`,
+    nextStep: `try it on blue, and mend what its query meets (rows on blue, a function on both sides, a right of green's user on green); or, if nobody reads the view, nor another one that is filled from it, ${statement} WITH NO DATA on blue, which leaves it so on green, too; then resume; or roll back`,
     cause,
   });
 }
@@ -79,12 +94,17 @@ WITH RECURSIVE reads AS (
   SELECT c.oid AS view, 0 AS depth FROM pg_class c WHERE c.relkind IN ('m', 'v') AND c.oid >= 16384
   UNION
   SELECT reads.view, depth.depth + 1 FROM depth JOIN reads ON reads.relation = depth.view WHERE depth.depth < 100
+), below AS (
+  SELECT c.oid AS view, c.oid AS relation FROM pg_class c WHERE c.relkind = 'm'
+  UNION
+  SELECT below.view, reads.relation FROM below JOIN reads ON reads.view = below.relation
 )
-SELECT n.nspname AS schema, c.relname AS name
+SELECT c.oid::text AS oid, n.nspname AS schema, c.relname AS name,
+       ARRAY(SELECT below.view::text FROM below WHERE below.relation = c.oid) AS "readBy"
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN depth ON depth.view = c.oid
  WHERE c.relkind = 'm' AND ${USER_SCHEMA}
    AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
- GROUP BY 1, 2
- ORDER BY max(depth.depth), 1, 2`;
+ GROUP BY c.oid, n.nspname, c.relname
+ ORDER BY max(depth.depth), n.nspname, c.relname`;
