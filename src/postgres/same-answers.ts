@@ -87,8 +87,13 @@ interface TypeRow {
  * Whether an expression is made of parts alone that give the same on every server, whatever its version and locale.
  *
  * @param tree as the catalog has it (pg_node_tree): every name in it is resolved, casts that nobody wrote included.
+ * @param onOther asks the other server for the tree of the same expression. Default: nobody knows how it has read constants.
  */
-export async function isSameEverywhere(session: Session, tree: string): Promise<boolean> {
+export async function isSameEverywhere(
+  session: Session,
+  tree: string,
+  onOther?: () => Promise<string>,
+): Promise<boolean> {
   // Within names such characters have a backslash before them.
   const nodes = [...tree.matchAll(/(?<!\\)\{([A-Z]+)/g)].map(([, node = '']) => node);
   if (!nodes.every((node) => NODES.has(node))) return false;
@@ -97,9 +102,23 @@ export async function isSameEverywhere(session: Session, tree: string): Promise<
   const isPlain = ({ name, isEnum }: TypeRow): boolean => isEnum || PLAIN.has(name);
   if (![...types.values()].every(isPlain)) return false;
   if (namesOf('resulttype').some((name) => NOT_FROM_TEXT.test(name))) return false;
-  if (namesOf('consttype').includes(ZONED)) return false;
   if (!namesOf('minmaxtype').every((name) => ORDERED.has(name))) return false;
-  return (await readCalls(session, tree)).every(isKnown);
+  if (!(await readCalls(session, tree)).every(isKnown)) return false;
+  const zoned = oidsOf(tree, 'consttype').filter((oid) => types.get(oid)?.name === ZONED);
+  return zoned.length === 0 || (onOther !== undefined && sameConstants(zoned, tree, await onOther()));
+}
+
+/** Whether two servers have read the text of these types' constants as the same values: then it is of no moment how. */
+function sameConstants(types: readonly string[], one: string, other: string): boolean {
+  const [here, there] = [one, other].map((tree) => constantsOf(types, tree));
+  return JSON.stringify(here) === JSON.stringify(there);
+}
+
+const CONSTANT = /(?<!\\)\{CONST :consttype (\d+) [^{}]*?:constisnull (\w+) [^{}]*?:constvalue ([^{}]*)\}/g;
+
+/** The bytes of their values. PostgreSQL's own types have the same numbers on all servers. */
+function constantsOf(types: readonly string[], tree: string): string[][] {
+  return [...tree.matchAll(CONSTANT)].map((found) => found.slice(1)).filter(([type = '']) => types.includes(type));
 }
 
 function isKnown({ schema, name, operator, isCast, arguments: types, deterministic }: Call): boolean {

@@ -57,7 +57,9 @@ export async function differentlyGenerated(
     const isAnother = mayBeAnother && one?.expression !== two?.expression;
     const readsFilled = one?.reads.some((column) => filled.has(column)) === true;
     const sameValues = (): Promise<boolean> =>
-      sessions.on('target', (session) => isSameEverywhere(session, two?.tree ?? ''));
+      sessions.on('target', (session) =>
+        isSameEverywhere(session, two?.tree ?? '', () => Promise.resolve(one?.tree ?? '')),
+      );
     if (isAnother || readsFilled || !(alike || inKey.has(name) || (await sameValues()))) differing.push(name);
   }
   return differing;

@@ -99,9 +99,12 @@ async function incomparableFills(
         await session.query(`EXPLAIN SELECT ${value} FROM ${qualified(here.name)} AS ${ident(here.name.name)}`);
       });
       if (alike) continue;
-      const same = await sessions.on('target', (session) =>
-        inTransaction(session, async () => isSameEverywhere(session, await expressionTree(session, there, value))),
-      );
+      const treeOn = (side: 'source' | 'target'): Promise<string> =>
+        sessions.on(side, (session) =>
+          inTransaction(session, () => expressionTree(session, side === 'source' ? here : there, value)),
+        );
+      const tree = await treeOn('target');
+      const same = await sessions.on('target', (session) => isSameEverywhere(session, tree, () => treeOn('source')));
       if (!same) incomparable.add(column);
     } catch (error) {
       if (!(sqlState(error) ?? '').startsWith('42')) throw error;
