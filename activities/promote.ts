@@ -11,6 +11,7 @@ import { feedGoesOn, noteForced, wasForced } from '../src/postgres/forced-way-ba
 import { promotionBlocked } from '../src/postgres/hold.js';
 import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
 import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
+import type { ClientPool } from '../src/pgbouncer/client-pools.js';
 import { poolsOf, type Heard } from '../src/pgbouncer/from-plan.js';
 import { releaseAll, type Pools } from '../src/postgres/pools.js';
 import { promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
@@ -49,6 +50,8 @@ export interface PromotionResult {
   readonly mayBeRefused?: readonly string[];
   /** Clients of poolers that got no connection to the new side. */
   readonly unserved?: readonly string[];
+  /** The same, to be looked at again. */
+  readonly unservedPools?: readonly ClientPool[];
 }
 
 /** Activities of phase 6 and of the way back: see src/postgres/promote.ts for the order and why it is so. */
@@ -313,17 +316,22 @@ async function withClientsTold(
 ): Promise<PromotionResult> {
   const mayBeRefused: string[] = [];
   const unserved: string[] = [];
+  const unservedPools: ClientPool[] = [];
   const result = await move({
     mayBeRefused: (what) => {
       mayBeRefused.push(what);
       report({ mayBeRefused });
     },
-    unserved: (what, side) => void (side === from || unserved.push(what)),
+    unserved: (what, side, pools) => {
+      if (side === from) return;
+      unserved.push(what);
+      unservedPools.push(...pools);
+    },
   });
   return {
     ...result,
     ...(mayBeRefused.length === 0 ? {} : { mayBeRefused }),
-    ...(unserved.length === 0 ? {} : { unserved }),
+    ...(unserved.length === 0 ? {} : { unserved, unservedPools }),
   };
 }
 

@@ -1,4 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { unservedOf, type ClientPool } from '../src/pgbouncer/client-pools.js';
+import { pgBouncersOf } from '../src/pgbouncer/from-plan.js';
 import { parseDuration } from '../src/plan/duration.js';
 import { parseSize } from '../src/postgres/lag.js';
 import {
@@ -17,6 +19,8 @@ import { perform, watching, type ActivityDependencies, type Work } from './conte
 
 /** Time between two looks at the feed. */
 const LOOK_EVERY_MS = 1_000;
+/** Time between two looks at the pools of PgBouncer. An idle server connection stays for longer. */
+const POOLS_EVERY_MS = 15_000;
 
 /**
  * How long a new state must last before it is told, ms: each telling is a few events of the history, and a feed that goes
@@ -46,6 +50,16 @@ export function standbyActivities(dependencies: ActivityDependencies) {
           return await watch(work, ref, known, weights);
         } finally {
           await weights.close();
+        }
+      }),
+
+    /** Returns when each of these pools has been seen with a server connection since writes are on green. */
+    awaitServed: (ref: RunRef, pools: readonly ClientPool[]): Promise<void> =>
+      perform(dependencies, ref, async ({ signal }) => {
+        const setup = pgBouncersOf(ref.plan, dependencies.environment);
+        if (setup === undefined) return;
+        for (let left = await unservedOf(setup, pools); left.length > 0; left = await unservedOf(setup, left)) {
+          await sleep(POOLS_EVERY_MS, undefined, { signal });
         }
       }),
   };

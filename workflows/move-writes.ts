@@ -25,10 +25,17 @@ export interface Limits {
 export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, limits: Limits = {}): Promise<void> {
   const to = otherSide(from);
   run.promotionStarted = true;
-  const { lost, mayBeRefused = [], unserved = [], ...promoted } = await untilDecided(run, ref, from, limits);
+  const {
+    lost,
+    mayBeRefused = [],
+    unserved = [],
+    unservedPools = [],
+    ...promoted
+  } = await untilDecided(run, ref, from, limits);
   await CancellationScope.nonCancellable(async () => {
     run.promoted({ from, to, ...promoted });
     run.epoch = promoted.epoch;
+    run.unservedPools = unservedPools;
     if (to === 'green') run.wasPromoted = true;
     const left = [lost ?? null, to === 'blue' ? run.wouldStrand : null].filter((one) => one !== null);
     run.lost = left.length === 0 ? null : left.join('; ');

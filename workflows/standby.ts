@@ -26,7 +26,10 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
   const feed = ({ run }: Story): Promise<never> => watchFeed(run, ref);
   // A run that an earlier version has brought here looks at green alone.
   const blue = patched('blue is watched for DDL in the standby window') ? [watchBlueSchema] : [];
-  const looks = [feed, compareRegularly, watchGreen, ...blue, ...(run.finishOwed === null ? [] : [finishLater])];
+  const owed = run.finishOwed === null ? [] : [finishLater];
+  const isAlarm = run.unservedPools.length > 0;
+  const clients = isAlarm && patched('clients of poolers are looked at until they are served') ? [untilServed] : [];
+  const looks = [feed, compareRegularly, watchGreen, ...blue, ...owed, ...clients];
   const watch = (): Promise<void> =>
     inParallel(looks, looks.length, async (look) => {
       await look(story, ref);
@@ -83,6 +86,17 @@ async function watchGreen(story: Story, ref: RunRef): Promise<void> {
     return;
   }
   await watchGreenSchema(story, ref);
+}
+
+/** Ends the alarm when clients have been let in, or have only come late. */
+async function untilServed({ run }: Story, ref: RunRef): Promise<void> {
+  try {
+    await act('do clients of poolers have connections to green?').awaitServed(ref, run.unservedPools);
+    run.allClear('clients');
+  } catch (error) {
+    if (isCancelled(error)) throw error;
+    run.warn([`whether clients of poolers have got connections since is not known: ${failureMessage(error)}`]);
+  }
 }
 
 /** How long the feed is not watched between two tries, ms: it may hold back WAL on green meanwhile. */

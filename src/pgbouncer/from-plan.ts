@@ -6,6 +6,7 @@ import { NO_POOLS, type Pools } from '../postgres/pools.js';
 import type { Databases } from '../postgres/session.js';
 import { otherSide, type Side } from '../side.js';
 import { connectionConfig, type Environment } from '../worker/connections.js';
+import type { ClientPool } from './client-pools.js';
 import { obstaclesOf } from './obstacles.js';
 import { loginTroubles } from './logins.js';
 import { pgBouncerPools } from './pgbouncer-pools.js';
@@ -17,7 +18,7 @@ export interface Heard {
   /** Before a move: users who may not get into the other side. */
   mayBeRefused(what: string): void;
   /** After a pause: clients that have got no connection to the side that they were led to. */
-  unserved(what: string, side: Side): void;
+  unserved(what: string, side: Side, pools: readonly ClientPool[]): void;
 }
 
 /** The PgBouncers of a plan; undefined when it names none. @throws VerdigrisError ConnectionUnknown */
@@ -75,7 +76,7 @@ export function poolsBefore(setup: PgBouncers, databases: Databases, heard?: Hea
         if (check === 'pgbouncer-logins') heard?.mayBeRefused(`${message}. ${remedy}`);
       return found.filter(({ severity }) => severity === 'error').map(({ message, remedy }) => `${message}. ${remedy}`);
     },
-    unserved: (what, side) => heard?.unserved(what, side),
+    unserved: (what, side, pools) => heard?.unserved(what, side, pools),
     close: () => route.close(),
   });
 }

@@ -2,6 +2,7 @@ import { VerdigrisError } from '../errors.js';
 import { promotionBlocked } from '../postgres/hold.js';
 import { notReleased, type Pools, type Unreleased, type WritesAre } from '../postgres/pools.js';
 import { otherSide, type Side } from '../side.js';
+import type { ClientPool } from './client-pools.js';
 import { isNotRunning } from './console.js';
 import { Instance } from './instance.js';
 import { claimsPauses } from './mark.js';
@@ -18,7 +19,7 @@ export interface DatabasesAsked {
   /** What stops this PgBouncer from being led to the other side; empty when nothing does. Asked by prepare(). */
   readonly obstacles?: (instance: Instance, to: Side) => Promise<readonly string[]>;
   /** Hears of entries whose clients have got no server connection after they were led to a side. */
-  readonly unserved?: (what: string, side: Side) => void;
+  readonly unserved?: (what: string, side: Side, pools: readonly ClientPool[]) => void;
   readonly close?: () => Promise<void>;
 }
 
@@ -247,9 +248,11 @@ class PgBouncerPools implements Pools {
     const unserved = instance.takeUnserved();
     if (unserved.length === 0) return;
     const whose = unserved.map(({ database, user }) => `"${database}" (user "${user}")`).join(', ');
+    const pooler = instance.pooler.connection;
     this.asked.unserved?.(
-      `clients of ${whose} have got no connection to ${side} through PgBouncer "${instance.pooler.connection}"`,
+      `clients of ${whose} have got no connection to ${side} through PgBouncer "${pooler}"`,
       side,
+      unserved.map(({ database, user }) => ({ pooler, database, user })),
     );
   }
 

@@ -1,6 +1,7 @@
 import type { FlagsOwed } from '../../activities/flags.js';
 import type { ReadsOwed } from '../../activities/traffic.js';
 import { doctorCall } from '../../src/doctor-call.js';
+import type { ClientPool } from '../../src/pgbouncer/client-pools.js';
 import type { Plan } from '../../src/plan/schema.js';
 import { isProgress } from '../../src/progress.js';
 import type { Side } from '../../src/side.js';
@@ -86,6 +87,8 @@ export class MigrationRun {
   finishOwed: string | null = null;
   /** Poolers that a promotion which was given up has left as they were, and why; null without any. */
   poolersLeft: string | null = null;
+  /** Whose clients had no connection when writes had moved, as far as poolers say. */
+  unservedPools: readonly ClientPool[] = [];
   /** Tables and columns that green has had since the promotion, in words: what is in them can't go back; null without any. */
   onlyOnGreen: string | null = null;
   /** What the retirement has left on a blue that was out of reach; null when nothing. */
