@@ -8,6 +8,9 @@ import { StatementProxy, type Held, type When } from './statement-proxy.js';
 
 /** One try of a promotion in this process, which can be stopped at any statement to the side that gives writes away. */
 export class WatchedTry {
+  private end: (outcome: Promoted | Error) => void = () => undefined;
+  private readonly over = new Promise<Promoted | Error>((resolve) => (this.end = resolve));
+
   private constructor(
     readonly from: Side,
     private readonly databases: Databases,
@@ -31,15 +34,20 @@ export class WatchedTry {
     return new WatchedTry(from, databases, rig, proxy, knownTables, patterns);
   }
 
-  /** Resolves when the try comes to such a statement; it waits there until it is let go. */
+  /** Resolves when the try comes to such a statement; it waits there until it is let go. @throws when it ends before. */
   stopAt(text: RegExp, when: When): Promise<Held> {
-    return this.proxy.stopWhere((point) => text.test(point.text), when);
+    const stop = this.proxy.stopWhere((point) => text.test(point.text), when);
+    const early = this.over.then((outcome): never => {
+      const why = outcome instanceof Error ? outcome.message : 'promoted';
+      throw new Error(`the try has ended before ${text}: ${why}`);
+    });
+    return Promise.race([stop, early]);
   }
 
   /** Tries. @returns what it came to, also when that is an error. */
   run(limits: { readonly maxHoldMs?: number; readonly lockTimeoutMs?: number } = {}): Promise<Promoted | Error> {
     const { migration, tables } = this.rig.move(this.from);
-    return tryPromotion({
+    const outcome = tryPromotion({
       ...{ databases: this.databases, migration, from: this.from, fenced: tables, knownTables: this.knownTables },
       patterns: this.patterns,
       ...{ maxHoldMs: 5_000, lockTimeoutMs: 80, sequenceGap: 1_000, feedBack: true, ...limits },
@@ -50,6 +58,8 @@ export class WatchedTry {
       },
       (error: unknown) => (error instanceof Error ? error : new Error(String(error))),
     );
+    void outcome.then(this.end);
+    return outcome;
   }
 
   async close(): Promise<void> {
