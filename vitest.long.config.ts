@@ -1,9 +1,17 @@
 import { defineConfig } from 'vitest/config';
+import { VERSION_VARIABLE } from './test/support/tested-version.js';
+
+/** Tests of `npm test` that hold for both versions of PostgreSQL, and run there on one. */
+const EITHER = [
+  ...['copy-swift', 'ddl', 'index-build', 'inheritance', 'migrate'],
+  ...['same-answers', 'schema-copy', 'verify', 'verify-planted'],
+];
 
 /** `npm run test:long`: tests like those of `npm test`, of what is rarer or takes longer to run. */
 export default defineConfig({
   test: {
-    include: ['test/long/**/*.long.ts'],
+    include: ['test/long/**/*.long.ts', ...EITHER.map((name) => `test/postgres/${name}.test.ts`)],
+    env: { [VERSION_VARIABLE]: 'other' },
     globalSetup: ['test/support/global-setup.ts'],
     pool: 'forks',
     maxWorkers: 3,

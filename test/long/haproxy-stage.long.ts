@@ -27,6 +27,10 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
 
   afterAll(() => stages.drop());
 
+  it.each([0.5, 50, 100])('is the share of new connections that it says, at each HAProxy: %s percent', (percent) =>
+    stages.givesItsShare(percent),
+  );
+
   it('is put right after a HAProxy was restarted in the middle of it, and passes only while it is in force', async () => {
     const plan = stages.planWith();
     await stages.openStage(plan, 50);

@@ -13,6 +13,7 @@ import { installState } from '../../src/postgres/state.js';
 import { isOffline } from '../../src/postgres/offline.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 import { contextOn, workOf } from './replicated-pair.js';
+import { testedVersion } from '../support/tested-version.js';
 
 const LONG = 'i'.repeat(63);
 
@@ -28,7 +29,7 @@ const SLOW = `CREATE FUNCTION slow(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE
 /** From now on green has a feed, which gets nothing: indexes are built CONCURRENTLY. */
 const GO_ONLINE = `CREATE SUBSCRIPTION verdigris_test CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)`;
 
-describe.each([['pg15' as const], ['pg18' as const]])('indexes on %s', (server) => {
+describe.each([testedVersion('pg18')])('indexes on %s', (server) => {
   let db: TestDatabase;
   let session: Session;
   let app: pg.Client;

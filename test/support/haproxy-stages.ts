@@ -1,5 +1,6 @@
 import { MockActivityEnvironment } from '@temporalio/testing';
 import type pg from 'pg';
+import { expect } from 'vitest';
 import { trafficActivities } from '../../activities/traffic.js';
 import { planSchema, type Plan, type PlanInput } from '../../src/plan/schema.js';
 import { MIGRATION, Sides } from '../router/sides.js';
@@ -89,6 +90,17 @@ export class HaproxyStages {
       patience: { confirmMs: 3_000, lookMs: 8_000 },
     });
     return context.run(() => what(activities, { plan, runId: 'r' }));
+  }
+
+  /** Opens a stage, and counts where 200 new connections of each HAProxy are led. */
+  async givesItsShare(percent: number): Promise<void> {
+    await this.openStage(this.planWith(), percent);
+    for (const { blue, green } of await Promise.all(this.haproxies.map((one) => one.shares(this.reader, 200)))) {
+      expect(blue + green).toBe(200);
+      if (percent === 0 || percent === 100) expect(green).toBe(percent * 2);
+      // HAProxy takes turns: one round of all weights is 200 connections, and may begin anywhere.
+      else expect(Math.abs(green - percent * 2)).toBeLessThanOrEqual(1);
+    }
   }
 
   openStage(plan: Plan, percent: number): Promise<{ routers: number }> {

@@ -8,7 +8,7 @@ import type { TableWork } from '../../src/postgres/migrate/plan-work.js';
 import type { Progress, StepContext } from '../../src/postgres/migrate/step-context.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
-import { NO_LAG, workOf } from './replicated-pair.js';
+import { NO_LAG, workOf } from '../postgres/replicated-pair.js';
 
 /*
  * On a server of its own: one test kills it, and what others do there is seen by the backfill.
