@@ -1,10 +1,10 @@
 import { defineConfig } from 'vitest/config';
 import { VERSION_VARIABLE } from './test/support/tested-version.js';
 
-/** Tests of `npm test` that hold for both versions of PostgreSQL, and run there on one. */
+/** Tests of `npm test` that hold for several versions of PostgreSQL, and run there on one. */
 const EITHER = [
-  ...['copy-swift', 'ddl', 'index-build', 'inheritance', 'migrate'],
-  ...['same-answers', 'schema-copy', 'verify', 'verify-planted'],
+  ...['copy', 'copy-swift', 'ddl', 'index-build', 'inheritance', 'migrate'],
+  ...['promotion', 'same-answers', 'schema-copy', 'verify', 'verify-planted'],
 ];
 
 /** `npm run test:long`: tests like those of `npm test`, of what is rarer or takes longer to run. */

@@ -10,7 +10,7 @@ const DECISION = 'src/postgres/promotion-decision.ts';
 const STATE = 'src/postgres/state.ts';
 
 const inHold = (name: string) => ({ file: 'test/postgres/mistakes-promotion.test.ts', name });
-const inFeeds = (name: string) => ({ file: 'test/postgres/mistakes-feeds.test.ts', name });
+const inFeeds = (name: string) => ({ file: 'test/long/mistakes-feeds.long.ts', name });
 const inCrash = (name: string) => ({ file: 'test/faults/mistakes/crash.faults.ts', name });
 
 const MARKER_STEP = '            : waitUntilAllIsThere(sessions, promotion, hold, over),\n';

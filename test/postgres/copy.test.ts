@@ -10,6 +10,7 @@ import { verifyTables } from '../../src/postgres/verify/verify-tables.js';
 import type { TestServer } from '../support/postgres.js';
 import { CopyPair } from './copy-pair.js';
 import { workOf } from './replicated-pair.js';
+import { testedPairs } from '../support/tested-version.js';
 
 const WIDE = Array.from({ length: 1_000 }, (_, i) => `c${i} int`).join(', ');
 
@@ -136,11 +137,11 @@ async function wrong(pair: CopyPair): Promise<number> {
   return (rows[0]?.n ?? -1) + (types[0]?.n ?? -1);
 }
 
-const PAIRS: readonly (readonly [TestServer, TestServer])[] = [
-  ['pg15', 'pg15'],
+const PAIRS = testedPairs<readonly [TestServer, TestServer]>([
   ['pg15', 'pg18'],
+  ['pg15', 'pg15'],
   ['pg18', 'pg18'],
-];
+]);
 
 describe('the format of a copy', () => {
   it('is binary where every type has the same binary form on all versions, else text', async () => {

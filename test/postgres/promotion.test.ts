@@ -17,7 +17,8 @@ import { withSession, type Databases } from '../../src/postgres/session.js';
 import { readRoute } from '../../src/postgres/state.js';
 import { ensurePublications, streamNames } from '../../src/postgres/streams.js';
 import { otherSide, type Side } from '../../src/side.js';
-import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+import { asDatabase, testDatabase, type TestDatabase, type TestServer } from '../support/postgres.js';
+import { testedPairs } from '../support/tested-version.js';
 
 const MIGRATION = 'promotion-test';
 const PATTERNS = { include: ['public.*'], exclude: [] };
@@ -99,11 +100,13 @@ class Writers {
   }
 }
 
-describe.each([
-  ['pg15', 'pg18', 1],
+const COMBINATIONS = testedPairs<readonly [TestServer, TestServer, 1 | 2]>([
   ['pg15', 'pg18', 2],
+  ['pg15', 'pg18', 1],
   ['pg18', 'pg18', 2],
-] as const)('promotion %s -> %s, streams: %i', (blueServer, greenServer, streams) => {
+]);
+
+describe.each(COMBINATIONS)('promotion %s -> %s, streams: %i', (blueServer, greenServer, streams) => {
   let blue: TestDatabase;
   let green: TestDatabase;
   let databases: Databases;

@@ -8,7 +8,7 @@ import type { TableWork } from '../../src/postgres/migrate/plan-work.js';
 import type { Progress } from '../../src/postgres/migrate/step-context.js';
 import type { Loads } from '../../src/postgres/load.js';
 import { LoadMeter } from '../../src/postgres/load.js';
-import { NO_LAG, ReplicatedPair, workOf } from './replicated-pair.js';
+import { NO_LAG, ReplicatedPair, workOf } from '../postgres/replicated-pair.js';
 
 const ROWS = 30_000;
 

@@ -4,8 +4,8 @@ import { withSession } from '../../src/postgres/session.js';
 import { asDatabase } from '../support/postgres.js';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Router, Transaction } from '../../src/router/index.js';
-import { metric, MIGRATION, pause, Sides, until } from './sides.js';
-import { TcpProxy } from './tcp-proxy.js';
+import { metric, MIGRATION, pause, Sides, until } from '../router/sides.js';
+import { TcpProxy } from '../router/tcp-proxy.js';
 
 let sides: Sides;
 let blueProxy: TcpProxy;
