@@ -129,9 +129,10 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
           const met = proxy.stopAt((command) => command.startsWith('set server'), when);
           const { child } = await begin(50, proxy);
           await met;
+          // Both are told at once: the first one may come later.
+          await until(async () => (await stages.one(0).weights()) === '100/100');
           child.kill('SIGKILL');
           await once(child, 'exit');
-          await until(async () => (await stages.one(0).weights()) === '100/100');
           expect(await stages.one(1).weights()).toBe(when === 'before' ? '200/0' : '100/100');
 
           if (next === 'goes on') await stages.openStage(stages.planWith(), 50);
