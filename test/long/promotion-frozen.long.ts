@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { MovedRig } from '../support/moved-rig.js';
 
-/* The most telling points of test/faults/promotion-freeze-points.faults.ts. */
+/* The most telling points of test/faults/promotion-freeze-points.faults.ts, and one more of promotion-kill-points.faults.ts. */
 
-describe('a promotion whose worker is frozen', () => {
+describe('a promotion whose worker is harmed', () => {
   let moved: MovedRig;
 
   beforeAll(async () => {
@@ -12,9 +12,11 @@ describe('a promotion whose worker is frozen', () => {
 
   afterAll(() => moved.rig.close());
 
-  it.each([['freeze', 'before', /; COMMIT$/]] as const)(
-    '%s %s %s: another worker ends it, and every write is there once',
-    (fault, when, text) => moved.endsWell(fault, when, text),
+  it.each([
+    ['kill', 'before', /SELECT verdigris\.open_fence/],
+    ['freeze', 'before', /; COMMIT$/],
+  ] as const)('%s %s %s: another worker ends it, and every write is there once', (fault, when, text) =>
+    moved.endsWell(fault, when, text),
   );
 
   it('frozen before it disarms the fence and woken in the hold of the way back: the way back is refused, not unfenced', async () => {

@@ -44,7 +44,7 @@ export const POOLER_RULES: readonly Mutation[] = [
   {
     rule: 'a pause closes no connection that is being opened',
     edits: [edit('src/pgbouncer/instance.ts', "  ['min_pool_size', 0],\n  ['max_db_connections', 1],\n", '')],
-    test: { file: 'test/pgbouncer/logins.test.ts', name: 'refuses nobody' },
+    test: { file: 'test/long/logins.long.ts', name: 'refuses nobody' },
   },
   {
     rule: 'a worker that was overtaken leaves the pause of the other one alone',

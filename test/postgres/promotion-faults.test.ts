@@ -15,7 +15,6 @@ describe('a promotion whose worker is killed', () => {
   it.each([
     ['kill', 'before', /verdigris\.decide/],
     ['kill', 'after', /; COMMIT$/],
-    ['kill', 'before', /SELECT verdigris\.open_fence/],
   ] as const)('%s %s %s: another worker ends it, and every write is there once', (fault, when, text) =>
     moved.endsWell(fault, when, text),
   );
