@@ -1,8 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { parseTableName } from '../../src/plan/table-name.js';
 import { backfillTable } from '../../src/postgres/migrate/backfill.js';
 import { expandTable } from '../../src/postgres/migrate/expand-table.js';
-import { verifyTables, type Verification } from '../../src/postgres/verify/verify-tables.js';
+import type { Verification } from '../../src/postgres/verify/verify-tables.js';
 import { CopyPair } from '../postgres/copy-pair.js';
 import { NO_LAG, ReplicatedPair, workOf } from '../postgres/replicated-pair.js';
 
@@ -84,19 +83,7 @@ describe.each(ENCODINGS)('a database in %s', (encoding, hex) => {
         expect(await backfillTable(pair.context(), table, { ...NO_LAG, parallel: 2 })).toMatchObject({ written: ROWS });
       }
       const verify = (pass: string): Promise<Verification> =>
-        verifyTables({
-          source: pair.blueDatabase,
-          target: pair.greenDatabase,
-          direction: 'to_green',
-          signal: new AbortController().signal,
-          runId: 'run',
-          pass,
-          tables: ['people', 'plain', 'short'].map(parseTableName),
-          work,
-          partSize: { rows: 500, bytes: 32 * 1024 },
-          rest: 0,
-          onProgress: () => undefined,
-        });
+        pair.verify({ pass, tables: ['people', 'plain', 'short'], work, partSize: { rows: 500, bytes: 32 * 1024 } });
       expect(await verify('one')).toMatchObject({ differingRows: 0, rowsVerified: 2 * ROWS + 1 });
       await pair.green.query(
         `SET session_replication_role = replica; UPDATE people SET body = body || '!' WHERE n = 1234; DELETE FROM short`,

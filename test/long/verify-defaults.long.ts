@@ -1,10 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { parseTableName } from '../../src/plan/table-name.js';
 import { backfillTable } from '../../src/postgres/migrate/backfill.js';
 import { expandTable } from '../../src/postgres/migrate/expand-table.js';
 import type { Work } from '../../src/postgres/migrate/plan-work.js';
-import { verifyTables, type Verification, type VerifyOptions } from '../../src/postgres/verify/verify-tables.js';
-import { NO_LAG, ReplicatedPair, workOf } from '../postgres/replicated-pair.js';
+import type { Verification } from '../../src/postgres/verify/verify-tables.js';
+import { NO_LAG, ReplicatedPair, workOf, type Comparison } from '../postgres/replicated-pair.js';
 
 /*
  * New columns without an `up`: their default, or NULL, is what every row has as long as only the feed writes green.
@@ -74,20 +73,8 @@ describe('new columns without "up", 15 to 18', () => {
   });
   afterAll(() => pair.stop());
 
-  function verify(options: Partial<VerifyOptions> = {}): Promise<Verification> {
-    return verifyTables({
-      source: pair.blueDatabase,
-      target: pair.greenDatabase,
-      direction: 'to_green',
-      signal: new AbortController().signal,
-      runId: 'run',
-      pass: `pass ${++passes}`,
-      tables: ['tx', 'part'].map(parseTableName),
-      work,
-      rest: 0,
-      onProgress: () => undefined,
-      ...options,
-    });
+  function verify(options: Partial<Comparison> = {}): Promise<Verification> {
+    return pair.verify({ pass: `pass ${++passes}`, tables: ['tx', 'part'], work, ...options });
   }
 
   /** Changes green behind the back of everybody; returns how it is undone. */

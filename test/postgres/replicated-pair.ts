@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { planSchema, type Plan } from '../../src/plan/schema.js';
-import { formatTableName } from '../../src/plan/table-name.js';
+import { formatTableName, parseTableName } from '../../src/plan/table-name.js';
 import { readTables, replicatedRoots } from '../../src/postgres/catalog.js';
 import { ident } from '../../src/postgres/identifier.js';
 import { waitForMarker, writeMarker } from '../../src/postgres/marker.js';
@@ -12,9 +12,14 @@ import { dropSlot, ensureSlot } from '../../src/postgres/replication-slot.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
 import { dropSubscription, ensureSubscription } from '../../src/postgres/subscription.js';
+import { verifyTables, type Verification, type VerifyOptions } from '../../src/postgres/verify/verify-tables.js';
 import { asDatabase, testDatabase, type TestDatabase, type TestServer } from '../support/postgres.js';
 
 const ALL = { include: ['*.*'], exclude: [] };
+
+/** A pass over tables by their names; all else has a default. */
+export type Comparison = Partial<Omit<VerifyOptions, 'tables'>> &
+  Pick<VerifyOptions, 'pass' | 'work'> & { readonly tables: readonly string[] };
 
 /** Blue and green of one test, joined by real logical replication. */
 export class ReplicatedPair {
@@ -159,6 +164,18 @@ export class ReplicatedPair {
   /** A context for steps on green; `seen` takes what they report. */
   context(seen: Progress[] = [], signal: AbortSignal = new AbortController().signal, runId = 'run'): StepContext {
     return contextOn(this.greenDatabase, this.ourGreen, seen, signal, runId);
+  }
+
+  /** Compares tables, without rests and towards green where nothing else is asked for. */
+  verify({ tables, direction = 'to_green', ...asked }: Comparison): Promise<Verification> {
+    const sides = [this.blueDatabase, this.greenDatabase] as const;
+    const [source, target] = direction === 'to_green' ? sides : ([sides[1], sides[0]] as const);
+    return verifyTables({
+      ...{ source, target, direction, runId: 'run', rest: 0, onProgress: () => undefined },
+      signal: new AbortController().signal,
+      tables: tables.map(parseTableName),
+      ...asked,
+    });
   }
 
   async stop(): Promise<void> {

@@ -11,7 +11,8 @@ import { lookAtStandby, whyFeedIsDead, type StandbyState } from '../../src/postg
 import { describeLoss, lossBetween, replacedBlue } from '../../src/postgres/standby-loss.js';
 import { readSubscription } from '../../src/postgres/subscription.js';
 import { LinkProxy } from '../support/link-proxy.js';
-import { PromotionRig } from '../support/promotion-rig.js';
+import type { PromotionRig } from '../support/promotion-rig.js';
+import { StandbyRig } from '../support/standby-rig.js';
 
 const MIGRATION = 'rollback-loss';
 const RUN = { runId: 'run', migration: MIGRATION };
@@ -22,21 +23,17 @@ async function retainedWal(green: Session): Promise<number> {
 }
 
 describe('a feed to blue that has died', () => {
+  let standby: StandbyRig;
   let rig: PromotionRig;
   let blue: Session;
   let green: Session;
 
   beforeAll(async () => {
-    rig = await PromotionRig.create('rollback loss');
-    await rig.moveOn();
-    blue = await openSession(rig.databases.blue, { purpose: 'test' });
-    green = await openSession(rig.databases.green, { purpose: 'test' });
+    standby = await StandbyRig.create('rollback loss');
+    ({ rig, blue, green } = standby);
   });
 
-  afterAll(async () => {
-    await Promise.all([blue, green].map(closeSession));
-    await rig.close();
-  });
+  afterAll(() => standby.close());
 
   const look = (maxRetainedWal = 1e12): Promise<StandbyState> =>
     lookAtStandby(

@@ -8,8 +8,8 @@ import type { Progress } from '../../src/postgres/migrate/step-context.js';
 import { compareChanged } from '../../src/postgres/verify/compare-changed.js';
 import { SideSessions } from '../../src/postgres/verify/side-sessions.js';
 import { readTablePairs } from '../../src/postgres/verify/table-pairs.js';
-import { verifyTables, type Verification, type VerifyOptions } from '../../src/postgres/verify/verify-tables.js';
-import { ReplicatedPair, workOf } from './replicated-pair.js';
+import type { Verification } from '../../src/postgres/verify/verify-tables.js';
+import { ReplicatedPair, workOf, type Comparison } from './replicated-pair.js';
 
 const ROWS = 6_000;
 const TABLES = ['tx', 'named', 'part'];
@@ -43,21 +43,9 @@ describe('verification of what has changed, 15 to 18', () => {
   });
   afterAll(() => pair.stop());
 
-  function verify(options: Partial<VerifyOptions> = {}, tables: readonly string[] = TABLES): Promise<Verification> {
-    return verifyTables({
-      source: pair.blueDatabase,
-      target: pair.greenDatabase,
-      direction: 'to_green',
-      signal: new AbortController().signal,
-      runId: 'run',
-      pass: `pass ${++passes}`,
-      tables: tables.map(parseTableName),
-      work,
-      partSize: { rows: 500, bytes: 64 * 1024 },
-      rest: 0,
-      onProgress: () => undefined,
-      ...options,
-    });
+  function verify(options: Partial<Comparison> = {}, tables: readonly string[] = TABLES): Promise<Verification> {
+    const partSize = { rows: 500, bytes: 64 * 1024 };
+    return pair.verify({ pass: `pass ${++passes}`, tables, work, partSize, ...options });
   }
 
   async function onGreen(sql: string): Promise<void> {

@@ -1,6 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { parseTableName } from '../../src/plan/table-name.js';
-import { verifyTables, type Verification } from '../../src/postgres/verify/verify-tables.js';
+import type { Verification } from '../../src/postgres/verify/verify-tables.js';
 import { ReplicatedPair, workOf } from './replicated-pair.js';
 import { testedVersion } from '../support/tested-version.js';
 
@@ -95,18 +94,7 @@ describe('generated columns', () => {
     const pair = await ReplicatedPair.start('pg18', 'generated', GENERATED, fill, only);
     try {
       const verify = async (pass: string, migrations: readonly object[]): Promise<Verification> =>
-        verifyTables({
-          source: pair.blueDatabase,
-          target: pair.greenDatabase,
-          direction: 'to_green',
-          signal: new AbortController().signal,
-          runId: 'run',
-          pass,
-          tables: [parseTableName('generated')],
-          work: await workOf(migrations),
-          rest: 0,
-          onProgress: () => undefined,
-        });
+        pair.verify({ pass, tables: ['generated'], work: await workOf(migrations) });
       const difference = { table: 'public.generated', key: '"id" = 7', kind: 'different', columns: ['twice'] };
       expect(await verify('plain', [])).toMatchObject({
         differing: [difference],
@@ -148,18 +136,7 @@ describe('what two versions may rightly compute differently', () => {
     const pair = await ReplicatedPair.start('pg15', 'rightly', DDL, FILL);
     try {
       const verify = async (pass: string): Promise<Verification> =>
-        verifyTables({
-          source: pair.blueDatabase,
-          target: pair.greenDatabase,
-          direction: 'to_green',
-          signal: new AbortController().signal,
-          runId: 'run',
-          pass,
-          tables: ['docs', 'keyed'].map(parseTableName),
-          work: await workOf(MIGRATIONS),
-          rest: 0,
-          onProgress: () => undefined,
-        });
+        pair.verify({ pass, tables: ['docs', 'keyed'], work: await workOf(MIGRATIONS) });
       const sql = 'SELECT count(DISTINCT ts)::int AS n, min(ts::text) AS ts FROM docs';
       expect((await pair.blue.query(sql)).rows).not.toEqual((await pair.green.query(sql)).rows);
       await pair.green.query(`SET session_replication_role = replica;
@@ -197,19 +174,8 @@ describe.each([testedVersion('pg15')])('planted differences, %s to 18', (server)
   afterAll(() => pair.stop());
 
   function verify(table: string, bytes = 16 * 1024): Promise<Verification> {
-    return verifyTables({
-      source: pair.blueDatabase,
-      target: pair.greenDatabase,
-      direction: 'to_green',
-      signal: new AbortController().signal,
-      runId: 'run',
-      pass: `pass ${++passes}`,
-      tables: [parseTableName(table)],
-      work: { tables: [], steps: [] },
-      partSize: { rows: 250, bytes },
-      rest: 0,
-      onProgress: () => undefined,
-    });
+    const work = { tables: [], steps: [] };
+    return pair.verify({ pass: `pass ${++passes}`, tables: [table], work, partSize: { rows: 250, bytes } });
   }
 
   it('every kind of difference is found, in its row and column, in a table cut in parts and in one statement', async () => {

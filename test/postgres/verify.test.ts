@@ -1,13 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { parseTableName } from '../../src/plan/table-name.js';
 import { backfillTable } from '../../src/postgres/migrate/backfill.js';
 import { expandTable } from '../../src/postgres/migrate/expand-table.js';
 import type { Work } from '../../src/postgres/migrate/plan-work.js';
 import type { Progress } from '../../src/postgres/migrate/step-context.js';
-import { verifyTables, type Verification, type VerifyOptions } from '../../src/postgres/verify/verify-tables.js';
-import { NO_LAG, ReplicatedPair, workOf } from './replicated-pair.js';
+import type { Verification } from '../../src/postgres/verify/verify-tables.js';
+import { NO_LAG, ReplicatedPair, workOf, type Comparison } from './replicated-pair.js';
 import { testedVersion } from '../support/tested-version.js';
 
 const ROWS = 30_000;
@@ -66,23 +65,12 @@ describe.each([testedVersion('pg15')])('verification, %s to 18', (server) => {
 
   function verify(
     tables: readonly string[] = TABLES,
-    options: Partial<VerifyOptions> & { seen?: Progress[] } = {},
+    options: Partial<Comparison> & { seen?: Progress[] } = {},
   ): Promise<Verification> {
-    const direction = options.direction ?? 'to_green';
-    const [source, target] =
-      direction === 'to_green' ? [pair.blueDatabase, pair.greenDatabase] : [pair.greenDatabase, pair.blueDatabase];
-    return verifyTables({
-      source,
-      target,
-      direction,
-      signal: new AbortController().signal,
-      runId: 'run',
-      pass: `pass ${++passes}`,
-      tables: tables.map(parseTableName),
-      work,
+    return pair.verify({
+      ...{ pass: `pass ${++passes}`, tables, work },
       // So small that the tables of a test have many parts and segments.
       partSize: { rows: 1_000, bytes: 64 * 1024 },
-      rest: 0,
       onProgress: (progress) => options.seen?.push(progress),
       ...options,
     });
