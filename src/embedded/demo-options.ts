@@ -33,6 +33,25 @@ export function demoOptions(argv: readonly string[]): DemoOptions {
     .opts<DemoOptions>();
 }
 
+export interface DevOptions {
+  readonly rows: number;
+  readonly rate: number;
+  readonly stage: string;
+  readonly standby: string;
+}
+
+/** The same for `npm run dev`. */
+export function devOptions(argv: readonly string[]): DevOptions {
+  return new Command('npm run dev --')
+    .description('Starts Temporal with its Web UI, both databases, a worker and the shop under load, until Ctrl-C')
+    .addOption(count('--rows <n>', 'orders, and as many transactions, in the shop', 200_000))
+    .addOption(count('--rate <n>', 'requests a second; 30 % of them write', 100))
+    .addOption(duration('--stage <duration>', 'how long each stage of the traffic shift lasts at least', '30s'))
+    .addOption(duration('--standby <duration>', 'how long blue is kept current after the promotion', '10m'))
+    .parse([...argv])
+    .opts<DevOptions>();
+}
+
 function count(flags: string, description: string, value?: number): Option {
   return new Option(flags, description).default(value).argParser((text) => {
     const number = Number(text);

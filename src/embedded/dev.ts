@@ -1,7 +1,8 @@
-import { parseArgs, styleText } from 'node:util';
+import { styleText } from 'node:util';
 import { fileURLToPath } from 'node:url';
 import { MigrationCommands } from './commands.js';
 import { SEED_PLAN, shortPlan } from './demo-plan.js';
+import { devOptions } from './demo-options.js';
 import { EmbeddedError } from './embedded-error.js';
 import { startEnvironment, type Environment } from './environment.js';
 import { Interrupted, LifeCycle } from './life-cycle.js';
@@ -11,14 +12,7 @@ import { Interrupted, LifeCycle } from './life-cycle.js';
  * happens then is up to whoever reads the commands that it prints.
  */
 
-const { values: options } = parseArgs({
-  options: {
-    rows: { type: 'string', default: '200000' },
-    rate: { type: 'string', default: '100' },
-    stage: { type: 'string', default: '30s' },
-    standby: { type: 'string', default: '10m' },
-  },
-});
+const options = devOptions(process.argv);
 
 const say = (line: string): void => console.log(line);
 const lifeCycle = new LifeCycle(say);
@@ -31,12 +25,8 @@ lifeCycle.onSignal(() => {
 });
 
 try {
-  const plan = shortPlan({ stage: options.stage, standby: options.standby, rate: Number(options.rate) });
-  const environment = await startEnvironment(
-    lifeCycle,
-    { plan, rows: Number(options.rows), rate: Number(options.rate) },
-    say,
-  );
+  const plan = shortPlan({ stage: options.stage, standby: options.standby, rate: options.rate });
+  const environment = await startEnvironment(lifeCycle, { plan, rows: options.rows, rate: options.rate }, say);
   say(welcome(environment, plan.name));
   await asked;
   await lifeCycle.stop();

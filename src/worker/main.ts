@@ -1,5 +1,5 @@
 import { loadClientConnectConfig } from '@temporalio/envconfig';
-import { Connection } from '@temporalio/client';
+import { Connection, type ConnectionOptions } from '@temporalio/client';
 import { NativeConnection, Runtime } from '@temporalio/worker';
 import { createWorker } from './create-worker.js';
 import { createLogger, temporalLogger } from './logger.js';
@@ -19,8 +19,12 @@ async function main(): Promise<void> {
 
   const { connectionOptions, namespace = 'default' } = loadClientConnectConfig();
   const address = connectionOptions.address ?? 'localhost:7233';
-  logger.info({ address, namespace, connections: knownConnections(process.env) }, 'worker starting');
-  const client = await Connection.connect(connectionOptions);
+  const connections = knownConnections(process.env);
+  logger.info({ address, namespace, connections }, 'worker starting');
+  if (connections.length === 0) {
+    logger.warn('no database is known here: give each one as VERDIGRIS_CONNECTION_<NAME> (docs/connections.md)');
+  }
+  const client = await connect(connectionOptions, address);
   try {
     await ensureSearchAttributes(client, namespace, logger);
   } finally {
@@ -35,6 +39,16 @@ async function main(): Promise<void> {
     logger.info('worker stopped');
   } finally {
     await connection.close();
+  }
+}
+
+async function connect(options: ConnectionOptions, address: string): Promise<Connection> {
+  try {
+    return await Connection.connect(options);
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    const next = 'start it, or say where it is: TEMPORAL_ADDRESS, or a profile of the Temporal CLI (TEMPORAL_PROFILE)';
+    throw new Error(`no Temporal server answers at ${address} (${why}); next step: ${next}`, { cause: error });
   }
 }
 
