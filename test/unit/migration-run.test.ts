@@ -112,6 +112,27 @@ describe('the status of a run', () => {
     expect(text).toContain('**Writes** on blue');
   });
 
+  it('has no step for its headline that is over while approval is waited for', () => {
+    const run = newRun();
+    run.enter('promote');
+    run.doing('comparing what has changed since');
+    run.askApproval('promote', 'approval before writes move to green', 'temporal workflow update execute ...');
+    expect(renderDetails(run.status)).toMatch(/^## orders: waiting for approval\n/);
+    run.waitFor(null);
+    expect(renderDetails(run.status)).toMatch(/^## orders: comparing what has changed since\n/);
+  });
+
+  it('is not rendered with a lag that was measured before the writes moved', () => {
+    const run = newRun();
+    run.saw({ lagSeconds: 0.25 });
+    expect(renderDetails(run.status)).toContain('**Lag** 0.250 s');
+    const at = new Date(Date.parse(run.status.lagAt ?? '') + 30_000).toISOString();
+    run.promoted({ from: 'blue', to: 'green', holdMs: 20, attempts: 1, epoch: 2, at });
+    expect(renderDetails(run.status)).not.toContain('**Lag**');
+    for (let second = 0; second < 60; second++) run.saw({ lagSeconds: 0.5 });
+    expect(renderDetails(run.status)).toContain('**Lag** 0.500 s');
+  });
+
   it.each([
     ['failed', '✗'],
     ['rolledBack', '✗'],

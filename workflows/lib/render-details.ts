@@ -35,7 +35,10 @@ export function renderDetails(status: MigrationStatus): string {
 }
 
 function headline(status: MigrationStatus): string {
-  return `${status.name}: ${status.outcome === 'running' ? status.now : status.outcome}`;
+  const { outcome, waiting, now } = status;
+  if (outcome !== 'running') return `${status.name}: ${outcome}`;
+  // The step before the question is over; its name would say that something is under way.
+  return `${status.name}: ${waiting?.for === 'approval' ? 'waiting for approval' : now}`;
 }
 
 function waitingLines(status: MigrationStatus): string[] {
@@ -71,8 +74,9 @@ function readsOnGreen(status: MigrationStatus): string {
   return `${status.greenReadPercent} % of the users${not === null ? '' : `; that they are back is ${not}`}`;
 }
 
-function lagLine({ lagSeconds, lagAt = null }: MigrationStatus): string[] {
-  if (lagSeconds === null) return [];
+/** What was measured before writes moved is of the other direction. */
+function lagLine({ lagSeconds, lagAt = null, promotion }: MigrationStatus): string[] {
+  if (lagSeconds === null || (promotion !== null && lagAt !== null && lagAt < promotion.at)) return [];
   return [`- **Lag** ${lagSeconds.toFixed(3)} s${lagAt === null ? '' : ` at ${lagAt}`}`];
 }
 

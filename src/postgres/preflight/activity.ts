@@ -62,7 +62,7 @@ export const longTransactions: SideCheck = {
 export const clients: SideCheck = {
   name: 'clients',
   sides: ['blue'],
-  run: async ({ session }) => {
+  run: async ({ session, plan: { traffic } }) => {
     const { rows } = await session.query<{ who: string; connections: number }>(
       `SELECT coalesce(nullif(application_name, ''), 'no application_name') || ' as ' || coalesce(usename, '?') AS who,
               count(*)::int AS connections
@@ -76,7 +76,7 @@ export const clients: SideCheck = {
         severity: 'info',
         object: 'pg_stat_activity',
         message: `clients that are connected now: ${listed(rows.map(({ who, connections }) => `${who} (${connections})`))}`,
-        remedy: 'See that each of them uses the router, or is meant to be refused when writes have moved',
+        remedy: `See that each of them ${traffic.pgbouncer === undefined ? 'uses the router' : "uses the router or one of the plan's PgBouncers"}, or is meant to be refused when writes have moved`,
       },
     ];
   },
