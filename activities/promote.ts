@@ -14,7 +14,7 @@ import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/p
 import type { ClientPool } from '../src/pgbouncer/client-pools.js';
 import { poolsOf, type Heard } from '../src/pgbouncer/from-plan.js';
 import { releaseAll, type Pools } from '../src/postgres/pools.js';
-import { promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
+import { notOpened, promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
 import { readDecision } from '../src/postgres/promotion-decision.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
@@ -65,7 +65,8 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      * @param acceptLoss only from green, and only when a person has said so: what blue does not have stays behind
      * @param notAfter ISO 8601: what has not been decided is not begun later than that. Default: no limit
      * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through, or it is too late; GateFailed
-     * when a gate of the last stage has failed meanwhile. Nothing has happened then. PoolNotReleased, for good only when it
+     * when a gate of the last stage has failed meanwhile. Nothing has happened then. NotOpened (retryable) when it has been
+     * decided: nobody takes writes until the new side is open. PoolNotReleased, for good only when it
      * is too late: clients of a pooler may wait (withdrawPromotion).
      */
     promote: (
@@ -202,7 +203,7 @@ async function promote(
   const { databases, run, signal } = work;
   const session = await work.session(from, 'promote', SHORT_STATEMENTS);
   try {
-    const { decided } = await readDecision(session, run.migration, from);
+    const { decided, epoch: now } = await readDecision(session, run.migration, from);
     // A worker that was killed in its hold has left them paused.
     if (!decided) await releaseAll(pools, signal);
     // Tried again for as long as a server was away, it must not move writes hours after it was asked to.
@@ -227,7 +228,9 @@ async function promote(
         pools,
       },
       { attempts: of, onBlocked: (attempt, blocked) => work.report({ attempt, of, blocked }) },
-    );
+    ).catch((error: unknown) => {
+      throw decided ? notOpened(now, error) : error;
+    });
     const { steps, holdMs, attempts, unreleased } = promoted;
     if (unreleased.length > 0) work.report({ attempt: attempts, notReleased: unreleased.map(({ pooler }) => pooler) });
     const result = {

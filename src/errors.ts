@@ -25,6 +25,7 @@ export const ERROR_TYPES = [
   'WebhookRefused',
   'WebhookNotDelivered',
   'PromotionBlocked',
+  'NotOpened',
   'PoolNotReleased',
   'FenceTampered',
   'StaleEpoch',

@@ -2,7 +2,8 @@ import { CancellationScope } from '@temporalio/workflow';
 import type { PromotionResult } from '../activities/promote.js';
 import { otherSide, type Side } from '../src/side.js';
 import { finishMove } from './finish-move.js';
-import { actFast, actFastUpTo } from './lib/activities.js';
+import { actFast, actFastToDecision, actFastUpTo } from './lib/activities.js';
+import { failureMessage, failureType } from './lib/failure.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 
@@ -88,16 +89,45 @@ async function untilDecided(
   try {
     const summary = `move writes from ${from} to ${to}`;
     // The way back is waited for, with its reason, where messages are heard.
-    const moving = from === 'blue' || isDecided ? actFast(summary) : actFastUpTo(summary, WAY_BACK_TRIES);
+    const wayBack = isDecided ? actFast : (what: string) => actFastUpTo(what, WAY_BACK_TRIES);
+    const moving = from === 'blue' ? actFastToDecision(summary) : wayBack(summary);
     return await (notAfter === undefined
       ? moving.promote(ref, from, run.epoch, acceptLoss)
       : moving.promote(ref, from, run.epoch, acceptLoss, notAfter));
   } catch (error) {
     if (from === 'green') throw error;
-    return CancellationScope.nonCancellable(async () => {
-      const { writesOn } = await actFast('has it been decided?').whereWritesAre(ref);
-      if (writesOn !== to) throw error;
-      return actFast('open the new side').promote(ref, from, run.epoch);
-    });
+    return CancellationScope.nonCancellable(() => untilOpened(run, ref, error));
   }
+}
+
+/** The end of a promotion whose activity has ended with an error. @throws the same where nothing has been decided */
+async function untilOpened(run: MigrationRun, ref: RunRef, error: unknown): Promise<PromotionResult> {
+  if (failureType(error) === 'NotOpened') return openedWhileTold(run, ref, error);
+  const { writesOn } = await actFast('has it been decided?').whereWritesAre(ref);
+  if (writesOn !== 'green') throw error;
+  try {
+    return await actFastToDecision(OPEN).promote(ref, 'blue', run.epoch);
+  } catch (failed) {
+    if (failureType(failed) !== 'NotOpened') throw failed;
+    return openedWhileTold(run, ref, failed);
+  }
+}
+
+const OPEN = 'open the new side';
+
+/** For as long as it takes. Nobody takes writes meanwhile, so people are told, with what else opens green. */
+async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): Promise<PromotionResult> {
+  const [reason = ''] = failureMessage(error).split('\n', 1);
+  const why = notOpened(run);
+  run.saw({ writesOn: 'green', rollback: { safe: false, why } });
+  run.waitFor({ for: 'retry', why: `${why}. ${reason}`, answer: run.doctor('--open --yes') });
+  try {
+    return await actFast(OPEN).promote(ref, 'blue', run.epoch);
+  } finally {
+    run.waitFor(null);
+  }
+}
+
+export function notOpened(run: MigrationRun): string {
+  return `green has been given the writes and is not open yet: nobody takes writes until it is. A worker that reaches green opens it; so does: ${run.doctor('--open --yes')}`;
 }

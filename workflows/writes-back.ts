@@ -9,7 +9,7 @@ import type { RunRef } from './lib/run-ref.js';
 import { answerWith } from './lib/story.js';
 import type { Message } from './messages.js';
 import { finishMove } from './finish-move.js';
-import { moveWrites, WAY_BACK_TRIES } from './move-writes.js';
+import { moveWrites, notOpened, WAY_BACK_TRIES } from './move-writes.js';
 import { watchFeed } from './standby.js';
 
 /**
@@ -263,10 +263,6 @@ async function giveUp(run: MigrationRun, ref: RunRef, heard: Heard): Promise<voi
   heard.retireRequest = run.retireRequest;
   run.warn([`\`retire\` was not followed: ${writes === 'not opened' ? notOpened(run) : run.onlyForward()}`]);
   if (writes === 'gave them away') openIsOwed(run, '`retire` was not followed');
-}
-
-function notOpened(run: MigrationRun): string {
-  return `green has been given the writes and is not open yet: nobody takes writes until it is. A worker that reaches green opens it; so does: ${run.doctor('--open --yes')}`;
 }
 
 /** For as long as it takes: nobody else knows, and a run that has ended opens nothing. */

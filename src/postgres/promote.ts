@@ -27,7 +27,7 @@ import {
 import { TooFarBehind, waitForNoUnfencedChanges, waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
 import { keptSessions, openActors, openSessions, type Sessions } from './promotion-sessions.js';
 import { closeSession, openSession, SHORT_STATEMENTS, withSession, type Databases, type Session } from './session.js';
-import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
+import { LOCK_NOT_AVAILABLE, sqlState, STALE_EPOCH } from './sqlstate.js';
 import { FENCE_CLOSED, FENCE_LOCK, ROUTE_CHANNEL } from './state.js';
 import type { TableName } from '../plan/table-name.js';
 
@@ -117,7 +117,7 @@ const LOCK_TIMEOUTS_MS = [20, 40, 80] as const;
  * Moves writes to the other side, in as many tries as it takes, up to `attempts`.
  *
  * @throws VerdigrisError PromotionBlocked when the last try did not go through either: nothing has happened then, and
- * the message says who stood in the way. StaleEpoch when the run is no longer in charge.
+ * the message says who stood in the way. StaleEpoch when the run is no longer in charge. NotOpened as tryPromotion().
  */
 export async function promote(
   promotion: Promotion,
@@ -158,7 +158,8 @@ async function isDecided({ databases, migration, from }: Promotion): Promise<boo
  * One try to move writes to the other side. Either it throws and nothing has happened, or writes are on the new side.
  * Run again after a crash at any point, it finishes what was decided or starts anew.
  *
- * @throws VerdigrisError PromotionBlocked when somebody stands in the way, StaleEpoch when the run is no longer in charge.
+ * @throws VerdigrisError PromotionBlocked when somebody stands in the way, StaleEpoch when the run is no longer in charge;
+ * NotOpened after a decision, where the new side can't be opened yet.
  */
 export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
   const { databases, from, pools = NO_POOLS } = promotion;
@@ -346,25 +347,39 @@ const TELL_WITHIN_MS = 1_000;
 /**
  * Opens the new side. Refused for an epoch that is over, so a late worker opens nothing.
  *
- * @throws VerdigrisError ConnectionFailed (retryable) without an answer: nobody takes writes until it is tried again, and
- * a cut connection is not noticed for minutes.
+ * @throws VerdigrisError NotOpened (retryable), also without an answer: a cut connection is not noticed for minutes
  */
 async function openNewSide(to: Session, migration: string, epoch: number): Promise<void> {
   const opened = to.query(
     `SET statement_timeout = ${OPEN_WITHIN_MS}; SELECT verdigris.open_fence(${literal(migration)}, ${epoch})`,
   );
-  await answerWithin(OPEN_WITHIN_MS + 1_000, opened, () => noAnswerToOpening(epoch));
+  try {
+    await answerWithin(OPEN_WITHIN_MS + 1_000, opened, () => new Error('it did not answer: is the network cut?'));
+  } catch (error) {
+    throw notOpened(epoch, error);
+  }
 }
 
 /** Opening a side takes a few milliseconds, unless its disk or somebody with its route's row is in the way. */
 const OPEN_WITHIN_MS = 3_000;
 
-function noAnswerToOpening(epoch: number): VerdigrisError {
+/**
+ * What ends a try after the decision: nobody takes writes until the new side is open, which must be told as such. An epoch
+ * that is over is told as itself: whoever has moved the route on has opened a side.
+ */
+export function notOpened(epoch: number, error: unknown): unknown {
+  const isOurs = error instanceof VerdigrisError;
+  if (sqlState(error) === STALE_EPOCH || (isOurs && (error.type === 'StaleEpoch' || error.type === 'NotOpened'))) {
+    return error;
+  }
+  const why = isOurs ? error.what : error instanceof Error ? error.message : String(error);
   return new VerdigrisError({
-    type: 'ConnectionFailed',
-    message: `the new side did not answer when it was to be opened for epoch ${epoch}: is the network cut?`,
-    nextStep: 'it is tried again; until then writes wait',
+    type: 'NotOpened',
+    message: `the new side can't be opened for epoch ${epoch}: ${why}`,
+    nextStep:
+      'it is tried again, and nobody takes writes until it is open; `verdigris doctor --open --yes` opens it from a machine that reaches it',
     retryable: true,
+    cause: isOurs ? error.cause : error,
   });
 }
 

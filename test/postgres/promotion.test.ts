@@ -350,6 +350,17 @@ describe.each(COMBINATIONS)('promotion %s -> %s, streams: %i', (blueServer, gree
     expect(after?.writesOn).toBe('green');
   });
 
+  it('tells a new side that can not be opened as such: nobody takes writes until it is', async () => {
+    await withSession(databases.green, { purpose: 'test' }, async (holder) => {
+      await holder.query('BEGIN; SELECT FROM verdigris.route FOR UPDATE');
+      const opening = tryPromotion({
+        ...{ databases, migration: MIGRATION, from: 'blue', fenced: [], knownTables: [] },
+        ...{ maxHoldMs: 2_000, lockTimeoutMs: 40, sequenceGap: 1_000, feedBack: true },
+      });
+      await expect(opening).rejects.toMatchObject({ type: 'NotOpened', retryable: true });
+    });
+  });
+
   it('refuses to open a side for an epoch that is over', async () => {
     await withSession(databases.blue, { purpose: 'test' }, async (s) => {
       const decision = await readDecision(s, MIGRATION, 'blue');

@@ -29,6 +29,21 @@ export function actFast(summary: string): Activities {
   });
 }
 
+/** The same, until it is decided and the new side can't be opened: the run tells that, and goes on with it. */
+export function actFastToDecision(summary: string): Activities {
+  return proxyActivities<Activities>({
+    ...POLICY,
+    heartbeatTimeout: '3s',
+    retry: {
+      initialInterval: '200ms',
+      backoffCoefficient: 1.5,
+      maximumInterval: '5s',
+      nonRetryableErrorTypes: ['NotOpened'],
+    },
+    summary,
+  });
+}
+
 /** The same, given up after so many tries with what the last one has met: the run says it, and begins it again. */
 export function actFastUpTo(summary: string, maximumAttempts: number): Activities {
   return proxyActivities<Activities>({

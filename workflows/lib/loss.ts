@@ -74,7 +74,7 @@ function firstLine(message: string): string {
 }
 
 /** What is in the way of a forced try as well: a server that is away, a lock, a fence, a pooler. */
-const IN_ANY_WAY = ['ConnectionFailed', 'LockNotHad', 'FenceTampered', 'PoolNotReleased'];
+const IN_ANY_WAY = ['ConnectionFailed', 'LockNotHad', 'FenceTampered', 'NotOpened', 'PoolNotReleased'];
 
 /** Whether a try that has failed so may go through with a loss: one that is blocked only where blue does not follow. */
 export function isHelpedByLoss(type: string | undefined, message: string): boolean {

@@ -1,0 +1,88 @@
+import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { statusOf, until } from '../support/migration.js';
+import { resultOf } from '../support/run-end.js';
+import { replayed, ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
+import type { MigrationStatus } from '../../workflows/lib/status.js';
+import { rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
+
+let runs: ScriptedRuns;
+
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+});
+
+afterAll(() => runs.stop());
+
+const WHO = { by: 'grace', reason: 'the test says so' };
+
+/** Blue's COMMIT goes through, and green can't be opened for as long as it is away. */
+class Away {
+  isAway = true;
+
+  readonly promote: NonNullable<Overrides['promote']> = (run, _ref, from) => {
+    const promoted = run.move(from);
+    if (from === 'blue' && this.isAway) throw notOpened();
+    return promoted;
+  };
+}
+
+function notOpened(): ApplicationFailure {
+  const message = "the new side can't be opened for epoch 2: no answer\nNext step: it is tried again";
+  return ApplicationFailure.create({ type: 'NotOpened', message, nonRetryable: false });
+}
+
+function told({ handle }: ScriptedRun): Promise<MigrationStatus> {
+  return until(handle, 'told', ({ waiting }) =>
+    /^green has been given the writes and is not open/.test(waiting?.why ?? ''),
+  );
+}
+
+const OPEN = 'verdigris doctor --blue b --green g --open --yes';
+
+describe.concurrent('green could not be opened after the decision', () => {
+  it('it is told at once, with the command that opens it; the run goes on when it is open', async () => {
+    const green = new Away();
+    const run = await runs.begin({ promote: green.promote });
+    const { waiting, writesOn, rollback } = await told(run);
+    expect(waiting).toMatchObject({ for: 'retry', answer: OPEN });
+    expect(waiting?.why).toMatch(/ --open --yes\. the new side can't be opened for epoch 2: no answer$/);
+    expect(writesOn).toBe('green');
+    expect(rollback.safe).toBe(false);
+    await run.saw('+promote', 3);
+    green.isAway = false;
+    const after = await until(run.handle, 'in standby', (s) => s.phase === 'standby' && s.rollback.safe);
+    expect(after.waiting?.answer).not.toBe(OPEN);
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    await replayed(run);
+  });
+
+  it('a rollback that is asked for meanwhile waits for it, and says why', async () => {
+    const green = new Away();
+    const run = await runs.begin({ promote: green.promote });
+    await told(run);
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect((await statusOf(run.handle)).waiting).toMatchObject({ for: 'retry', answer: OPEN });
+    green.isAway = false;
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(run.writesOn).toBe('blue');
+  });
+
+  it('also where a rollback has ended the activity in the instant of the decision', async () => {
+    const green = new Away();
+    const run = await runs.begin({
+      promote: async (own, ref, from, ...more) => {
+        if (own.writesOn === 'green' || from === 'green') return green.promote(own, ref, from, ...more);
+        await untilCancelled().catch(() => own.move('blue'));
+        throw new CancelledFailure('cancelled');
+      },
+    });
+    await run.saw('+promote');
+    await run.handle.signal(rollbackSignal, WHO);
+    expect((await told(run)).waiting?.answer).toBe(OPEN);
+    green.isAway = false;
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(run.writesOn).toBe('blue');
+  });
+});
