@@ -113,9 +113,13 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         await weightsFollowRouteOrWarn(ref, dependencies.environment, () =>
           work.session(otherSide(from), 'weights', SHORT_STATEMENTS),
         );
-        await finishPromotion(databases, ref.plan.name, from, { feedBack: from === 'blue', signal });
-        // A pooler that was out of reach at the promotion still has its clients wait, or leads to the old side.
-        await withPools(dependencies, ref, work, (pools) => releaseAll(pools, signal));
+        // A pooler that was out of reach at the promotion still has its clients wait, or leads to the old side: neither of
+        // these waits for what is in the way of the other one.
+        const ended = await Promise.allSettled([
+          withPools(dependencies, ref, work, (pools) => releaseAll(pools, signal)),
+          finishPromotion(databases, ref.plan.name, from, { feedBack: from === 'blue', signal }),
+        ]);
+        for (const one of ended) if (one.status === 'rejected') throw one.reason;
         return flagsFollowRouteOrTell(ref, () => work.session(otherSide(from), 'flags', SHORT_STATEMENTS));
       }),
 
