@@ -1,5 +1,5 @@
 import type { Duration } from '@temporalio/common';
-import { CancellationScope, condition, sleep } from '@temporalio/workflow';
+import { CancellationScope, condition, patched, sleep } from '@temporalio/workflow';
 import { otherSide, type Side } from '../src/side.js';
 import { act, actFastWithin } from './lib/activities.js';
 import { applicationFailure, failureMessage, isCancelled } from './lib/failure.js';
@@ -59,6 +59,16 @@ export async function finishLater({ run }: Story, ref: RunRef): Promise<void> {
       await sleep(pauseMs, { summary: 'finish the promotion: try again' });
     }
   }
+}
+
+/**
+ * At the end of a rollback: the other compensations have done most of what may have been in its way. Before both databases
+ * are released, since poolers are led by the route.
+ */
+export async function finishWayBack(run: MigrationRun, ref: RunRef): Promise<void> {
+  if (run.finishOwed === null || run.status.writesOn !== 'blue') return;
+  if (!patched('what is owed after the way back is tried once more')) return;
+  await finishMove(run, ref, 'green', 'compensate: what is still owed after the way back', undefined, ['1 minute']);
 }
 
 function finished(run: MigrationRun): void {

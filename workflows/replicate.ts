@@ -1,6 +1,7 @@
 import { bootstrapByCopy } from './bootstrap/copy.js';
 import { bootstrapByStandby } from './bootstrap/standby.js';
 import { bootstrapByTablesync } from './bootstrap/tablesync.js';
+import { finishWayBack } from './finish-move.js';
 import { act, actBounded } from './lib/activities.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
@@ -16,7 +17,10 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
 
   saga.push({
     name: 'release both databases',
-    undo: () => actBounded('compensate: release both databases').releaseDatabases(ref, keepsGreen(story)),
+    undo: async () => {
+      await finishWayBack(run, ref);
+      await actBounded('compensate: release both databases').releaseDatabases(ref, keepsGreen(story));
+    },
   });
   const { epoch } = await story.step('claiming both databases', () => act('claim both databases').claimDatabases(ref));
   run.epoch = epoch;

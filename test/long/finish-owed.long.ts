@@ -75,6 +75,17 @@ describe.concurrent('what follows a decision can not be finished', () => {
     expect(rollingBack?.notUndone).toEqual(['what follows the move of the writes: the other side is lost']);
     for (const name of ['undoReplication', 'removeFence', 'releaseDatabases']) run.at(`-${name}`);
   });
+
+  it('on the way back, until the other compensations have done it: the run is rolled back, and nothing is left', async () => {
+    const run = await runs.begin(refusing('green', 1));
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report).toMatchObject({ outcome: 'rolledBack', rollingBack: { notUndone: [] } });
+    // The databases still say where writes are.
+    expect(run.at('+finishPromotion', run.at('-undoReplication'))).toBeLessThan(run.at('+releaseDatabases'));
+    await replayed(run);
+  });
 });
 
 describe.concurrent('a blue that is gone for good', () => {
