@@ -1,4 +1,4 @@
-import { Context } from '@temporalio/activity';
+import { ApplicationFailure, Context } from '@temporalio/activity';
 import { parseDuration } from '../src/plan/duration.js';
 import type { TableName } from '../src/plan/table-name.js';
 import { readFencedTables } from '../src/postgres/fenced-tables.js';
@@ -27,9 +27,10 @@ import { writesOfGreen, type WritesOfGreen } from '../src/postgres/writes-of-gre
 import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
 import type { Environment } from '../src/worker/connections.js';
+import type { Redact } from '../src/worker/redact.js';
 import { isHelpedByLoss } from '../workflows/lib/loss.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { perform, type ActivityDependencies, type StagePatience, type Work } from './context.js';
+import { failureOf, perform, type ActivityDependencies, type StagePatience, type Work } from './context.js';
 import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { refuseCutOff, refuseUndeployed } from './instances.js';
 import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
@@ -93,6 +94,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
                   notAfter,
                   patience,
                   environment: dependencies.environment,
+                  redact: dependencies.redact,
                 }).catch(async (error: unknown) => {
                   throw await releasedUntil(error, notAfter);
                 }),
@@ -195,6 +197,7 @@ interface Asked {
   readonly acceptLoss: boolean;
   readonly notAfter: string | undefined;
   readonly environment: Environment;
+  readonly redact: Redact;
   readonly patience: StagePatience;
 }
 
@@ -202,7 +205,7 @@ async function promote(
   work: Work,
   ref: RunRef,
   pools: Pools,
-  { from, epoch, acceptLoss, notAfter, environment, patience }: Asked,
+  { from, epoch, acceptLoss, notAfter, environment, redact, patience }: Asked,
 ): Promise<PromotionResult> {
   const { databases, run, signal } = work;
   const session = await work.session(from, 'promote', SHORT_STATEMENTS);
@@ -250,8 +253,9 @@ async function promote(
   } catch (error) {
     // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
     await withdrawOpening(session, run.migration, from, epoch).catch(() => undefined);
+    let isUndecided = false;
     try {
-      await releaseUndecided(work, pools, from);
+      isUndecided = await releaseUndecided(work, pools, from);
     } finally {
       if (from === 'green') {
         // What is still owed then, the next try does.
@@ -259,8 +263,19 @@ async function promote(
         await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights', SHORT_STATEMENTS));
       }
     }
-    throw from === 'green' && !acceptLoss ? await withLossNamed(error, session, run) : error;
+    if (from === 'green' && !acceptLoss) throw await withLossNamed(error, session, run);
+    throw acceptLoss && isUndecided ? asLastWord(error, signal, redact) : error;
   }
+}
+
+/**
+ * What a try with a loss has met, which would not be begun again (refuseAgain): so it is for the run to tell, in its own
+ * words. Only where nothing has been decided: what has is gone on with.
+ */
+function asLastWord(error: unknown, signal: AbortSignal, redact: Redact): unknown {
+  const failure = failureOf(error, signal, redact);
+  if (!(failure instanceof ApplicationFailure) || failure.nonRetryable === true) return error;
+  return ApplicationFailure.nonRetryable(failure.message, failure.type, ...(failure.details ?? []));
 }
 
 /** Where a loss may be accepted for it, it says how much that would be now: no more than that is accepted. */
@@ -281,21 +296,26 @@ async function whatWasLost(green: Session, { runId, migration }: Run, epoch: num
   return (await wasForced(green, runId, epoch)) ? describeLoss(green, runId, feedName(migration, 'to_blue')) : null;
 }
 
-/** Nobody waits for a promotion that is not tried any more. One that is decided goes on, and opens the new side first. */
-async function releaseUndecided(work: Work, pools: Pools, from: Side): Promise<void> {
+/**
+ * Nobody waits for a promotion that is not tried any more. One that is decided goes on, and opens the new side first.
+ *
+ * @returns whether it is known that nothing has been decided
+ */
+async function releaseUndecided(work: Work, pools: Pools, from: Side): Promise<boolean> {
   try {
     const { decided } = await readDecision(
       await work.session(from, 'promotion given up', SHORT_STATEMENTS),
       work.run.migration,
       from,
     );
-    if (decided) return;
+    if (decided) return false;
   } catch (error) {
     // Without an answer nobody knows. But a writer who holds the lock has not met a closed fence.
-    if (sqlState(error) !== LOCK_NOT_AVAILABLE) return;
+    if (sqlState(error) !== LOCK_NOT_AVAILABLE) return false;
   }
   await releaseAll(pools, work.signal);
   await dropEarlySlots(work, from).catch(() => undefined);
+  return true;
 }
 
 /** A slot that a try has left would keep green's WAL until the next one, which may wait for an approval for days. */
@@ -366,7 +386,7 @@ async function prepare(
     epoch,
     acceptLoss,
     fenced,
-  }: Omit<Asked, 'notAfter' | 'environment' | 'patience'> & {
+  }: Pick<Asked, 'from' | 'epoch' | 'acceptLoss'> & {
     readonly fenced: readonly TableName[];
   },
 ): Promise<number[]> {

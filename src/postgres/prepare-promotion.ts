@@ -34,7 +34,7 @@ export interface Preparation {
   readonly wayBack: readonly PublishedTable[] | undefined;
   /** The feed to the other side is dead and stays so: it is switched off instead of being asked for everything. */
   readonly acceptLoss?: boolean | undefined;
-  /** How long to go on trying for each lock that the way back needs, ms. Default: LOCKS_WITHIN_MS. */
+  /** How long to go on trying for each lock of a subscription, or that the way back needs, ms. Default: LOCKS_WITHIN_MS. */
   readonly locksWithinMs?: number;
   readonly signal?: AbortSignal | undefined;
 }
@@ -59,7 +59,7 @@ export async function preparePromotion(preparation: Preparation): Promise<number
     await withSession(databases[to], { purpose: 'prepare promotion', ...SHORT_STATEMENTS }, async (other) => {
       await refuseLongWriters(other, to);
       const feed = feedName(migration, directionTo(to));
-      if (preparation.acceptLoss === true) return switchOff(other, feed, to);
+      if (preparation.acceptLoss === true) return switchOff(other, feed, to, patienceOf(preparation));
       for (const name of await streamsOfRun(other, feed)) await refuseUnfinishedSync(other, name, to);
     });
     const known = await readKnownTables(session, preparation);
@@ -78,10 +78,7 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
   const { databases, migration, from } = preparation;
   const to = otherSide(from);
   const direction = directionTo(from);
-  const patience: LockRetryOptions = {
-    forMs: preparation.locksWithinMs ?? LOCKS_WITHIN_MS,
-    signal: preparation.signal,
-  };
+  const patience = patienceOf(preparation);
   const { streams, forward } = await withSession(
     databases[from],
     { purpose: 'way back', ...SHORT_STATEMENTS },
@@ -141,6 +138,10 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
 /** Then people are told who is in the way: as long as for the fence, ms. */
 const LOCKS_WITHIN_MS = 15_000;
 
+function patienceOf({ locksWithinMs = LOCKS_WITHIN_MS, signal }: Preparation): LockRetryOptions {
+  return { forMs: locksWithinMs, signal };
+}
+
 function isLockNotHad(error: unknown): error is VerdigrisError {
   return error instanceof VerdigrisError && error.type === 'LockNotHad';
 }
@@ -170,9 +171,9 @@ async function refuseLongWriters(session: Session, side: Side): Promise<void> {
   if (who !== null) throw promotionBlocked(`${side}: ${who} would keep writers waiting`);
 }
 
-async function switchOff(session: Session, feed: string, side: Side): Promise<void> {
+async function switchOff(session: Session, feed: string, side: Side, patience: LockRetryOptions): Promise<void> {
   for (const name of await findSubscriptions(session, feed)) {
-    if (await disableSubscription(session, name)) continue;
+    if (await disableSubscription(session, name, patience)) continue;
     throw promotionBlocked(
       `${side}: a worker of the feed ${name} does not stop. ${await whoBlocksApply(session, feed)}`,
     );

@@ -38,6 +38,29 @@ describe('a way back that Temporal or a person tries again', () => {
     await rig.audit();
   });
 
+  it('says what it has met itself, as its last word: who is in the way is named', async () => {
+    await rig.on('blue', async (holder) => {
+      await holder.query(`BEGIN; ALTER SUBSCRIPTION "${FEED}" SET (synchronous_commit = on)`);
+      await expect(standby.promoteBack(true)).rejects.toMatchObject({
+        ...{ type: 'LockNotHad', nonRetryable: true },
+        message: expect.stringMatching(/it waited for .*pid \d+ \(.*ALTER SUBSCRIPTION/) as string,
+      });
+      await holder.query('ROLLBACK');
+    });
+    await rig.on('green', async (holder) => {
+      await holder.query('BEGIN; LOCK TABLE verdigris.progress IN SHARE MODE');
+      await expect(standby.promoteBack(true)).rejects.toMatchObject({
+        ...{ type: 'SqlError', nonRetryable: true },
+        message: expect.stringMatching(/lock timeout \(55P03\)/) as string,
+      });
+      await holder.query('ROLLBACK');
+    });
+    // The first one has noted that it was about to switch the feed off; it goes on.
+    await expect.poll(async () => (await readSubscription(blue, FEED))?.enabled).toBe(true);
+    expect(await readRoute(green, NAME)).toMatchObject({ writesOn: 'green' });
+    await rig.audit();
+  });
+
   it('names what it would lose where blue does not catch up', async () => {
     await lookAtStandby(
       green,
