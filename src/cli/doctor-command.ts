@@ -14,8 +14,8 @@ import {
   type CleanOptions,
   type CleanPlan,
 } from '../postgres/doctor/plan-cleaning.js';
-import { judge, whoIsPrimary, withoutHandedOn } from '../postgres/doctor/who-is-primary.js';
-import { diagnosePoolers, examineConsoles, examinePoolers } from '../pgbouncer/examine.js';
+import { judge, whoIsPrimary, withoutHandedOn, type Verdict } from '../postgres/doctor/who-is-primary.js';
+import { diagnosePoolers, examineConsoles, examinePoolers, type PoolerFound } from '../pgbouncer/examine.js';
 import { pgBouncersOf } from '../pgbouncer/from-plan.js';
 import type { PgBouncer, PgBouncers } from '../pgbouncer/pgbouncer.js';
 import type { Databases } from '../postgres/session.js';
@@ -24,7 +24,7 @@ import { connectionConfig, databasesOf, secretsOf } from '../worker/connections.
 import { redactor } from '../worker/redact.js';
 import { askLiveness } from './doctor-liveness.js';
 import { lookAtReads, readsUnseen, writeFlagsBack, type ReadsLed } from './doctor-reads.js';
-import { renderCleanPlan, renderExamination, renderKept, renderVerdict } from './doctor-text.js';
+import { renderCleanPlan, renderExamination, renderFindings, renderKept, renderVerdict } from './doctor-text.js';
 import { tellFindings } from './plan-commands.js';
 import { readPlan } from './read-plan.js';
 import { shellQuote } from './shell-quote.js';
@@ -164,10 +164,7 @@ async function tellExamination(terminal: Terminal, patient: Patient, flags: Doct
   const verdict = judge(both);
   const found = withoutHandedOn(both);
   const liveness = await askLiveness(found, flags, patient.name);
-  const poolers = [
-    ...(patient.poolers === undefined ? [] : await examinePoolers(patient.poolers)),
-    ...(await examineConsoles(patient.consoles)),
-  ];
+  const poolers = await poolersOf(patient);
   const findings = [
     ...diagnose(found, verdict, liveness),
     ...diagnosePoolers(poolers, verdict, liveness, patient.poolers?.aliases),
@@ -181,14 +178,19 @@ async function tellExamination(terminal: Terminal, patient: Patient, flags: Doct
   return findings.some(({ severity }) => severity !== 'note') ? EXIT.refused : EXIT.done;
 }
 
-async function open(terminal: Terminal, { databases }: Patient, flags: DoctorFlags): Promise<ExitCode> {
+async function poolersOf({ poolers, consoles }: Patient): Promise<PoolerFound[]> {
+  return [...(poolers === undefined ? [] : await examinePoolers(poolers)), ...(await examineConsoles(consoles))];
+}
+
+async function open(terminal: Terminal, patient: Patient, flags: DoctorFlags): Promise<ExitCode> {
+  const { databases } = patient;
   const { found, verdict } = await whoIsPrimary(databases);
   const migration = migrationOf(found);
   if (verdict.kind !== 'nobody' || migration === undefined) {
     terminal.out(
       `${renderVerdict(verdict)}\nnothing is to be opened: --open only finishes a decision that is half done`,
     );
-    return verdict.kind === 'certain' ? EXIT.done : EXIT.refused;
+    return verdict.kind === 'certain' ? poolersFollow(terminal, patient, found, verdict, flags) : EXIT.refused;
   }
   terminal.out(renderVerdict(verdict));
   if (flags.yes !== true) {
@@ -200,7 +202,30 @@ async function open(terminal: Terminal, { databases }: Patient, flags: DoctorFla
   terminal.out(renderVerdict(after.verdict));
   if (after.verdict.kind !== 'certain') return EXIT.refused;
   terminal.out('next step: a run that lives goes on by itself; for one that is over: verdigris doctor --clean');
-  return EXIT.done;
+  if (patient.plan === undefined && patient.consoles.length === 0) {
+    terminal.out(
+      `next step: see that no PgBouncer is paused, and that each leads to ${verdict.side} (--pgbouncer NAME)`,
+    );
+  }
+  return poolersFollow(terminal, patient, after.found, after.verdict, flags);
+}
+
+/** A side that is open helps nobody whose PgBouncer is paused, or leads to the other one. Says what is wrong with them. */
+async function poolersFollow(
+  terminal: Terminal,
+  patient: Patient,
+  both: Found,
+  verdict: Verdict,
+  flags: DoctorFlags,
+): Promise<ExitCode> {
+  const poolers = await poolersOf(patient);
+  if (poolers.length === 0) return EXIT.done;
+  const liveness = await askLiveness(withoutHandedOn(both), flags, patient.name);
+  const findings = diagnosePoolers(poolers, verdict, liveness, patient.poolers?.aliases);
+  const wrong = findings.filter(({ severity }) => severity !== 'note');
+  if (wrong.length === 0) return EXIT.done;
+  terminal.out(renderFindings(wrong).join('\n'));
+  return EXIT.refused;
 }
 
 /** Green is lost for good, a person says. */

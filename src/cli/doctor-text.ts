@@ -144,7 +144,7 @@ function row(kind: string, text: string): string {
   return `  ${kind.padEnd(14)}${text}`;
 }
 
-function renderFindings(findings: readonly Finding[]): string[] {
+export function renderFindings(findings: readonly Finding[]): string[] {
   if (findings.length === 0) return ['nothing is wrong'];
   return findings.map(
     ({ severity, side, what, next }) =>

@@ -1,9 +1,13 @@
+import { writeFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { promoteActivities } from '../../activities/promote.js';
 import { run } from '../../src/cli/run.js';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
-import { planSchema } from '../../src/plan/schema.js';
+import { planSchema, type PlanInput } from '../../src/plan/schema.js';
 import type { Side } from '../../src/side.js';
 import { DEATHS, killWorkerAt } from '../support/pooled-death.js';
 import { PooledPair } from '../support/pooled-pair.js';
@@ -14,9 +18,13 @@ if (!isThere) process.stdout.write('SKIPPED a half-done promotion behind PgBounc
 
 describe.skipIf(!isThere)('a promotion behind PgBouncer whose worker has died right after the decision', () => {
   let pair: PooledPair;
+  let folder = '';
+  let file = '';
 
   beforeAll(async () => {
     pair = await PooledPair.create('pooled half done', { poolers: 1 });
+    folder = await mkdtemp(join(tmpdir(), 'verdigris-half-done-'));
+    file = join(folder, 'plan.json');
     const uri = (side: Side): string => {
       const { host, port, user, password, database } = pair.databases[side].config;
       return `postgres://${String(user)}:${String(password)}@${String(host)}:${String(port)}/${String(database)}`;
@@ -32,33 +40,55 @@ describe.skipIf(!isThere)('a promotion behind PgBouncer whose worker has died ri
 
   afterAll(async () => {
     for (const name of ['H_BLUE', 'H_GREEN', 'H_POOL']) delete process.env[`VERDIGRIS_CONNECTION_${name}`];
+    await rm(folder, { recursive: true, force: true });
     await pair.close();
   });
 
-  async function doctor(...args: string[]): Promise<{ code: number; text: string }> {
+  interface Said {
+    readonly code: number;
+    readonly text: string;
+  }
+
+  async function doctorOf(about: readonly string[], ...args: string[]): Promise<Said> {
     const lines: string[] = [];
     const say = (text: string): void => void lines.push(text);
-    const about = ['--blue', 'h_blue', '--green', 'h_green', '--run-is-over', pair.migration];
-    const code = await run(['doctor', ...about, ...args], { out: say, note: say });
+    const code = await run(['doctor', ...about, '--run-is-over', pair.migration, ...args], { out: say, note: say });
     return { code, text: lines.join('\n') };
   }
 
-  async function finish(): Promise<void> {
-    const { finishPromotion } = promoteActivities({ environment: process.env, redact: (text) => text });
-    const plan = planSchema.parse({
+  function doctor(...args: string[]): Promise<Said> {
+    return doctorOf(['--blue', 'h_blue', '--green', 'h_green'], ...args);
+  }
+
+  function plan(): PlanInput {
+    return {
       ...{ name: pair.migration, blue: { connection: 'h_blue' }, green: { connection: 'h_green' } },
       traffic: {
+        stages: [{ percent: 100, for: '1h' }],
+        gates: [{ metric: 'lag', max: '5s' }],
         pgbouncer: {
           databases: ['orders'],
           instances: [{ connection: 'h_pool', file: pair.poolers[0]?.file ?? '' }],
         },
       },
-    });
-    await new MockActivityEnvironment().run(() => finishPromotion({ plan, runId: 'run' }, 'blue'));
+    };
   }
 
-  it('is opened by the doctor', async () => {
-    expect((await doctor('--open', '--yes')).text).toMatch(/primary +green, epoch \d+/);
+  async function finish(): Promise<void> {
+    const { finishPromotion } = promoteActivities({ environment: process.env, redact: (text) => text });
+    const ref = { plan: planSchema.parse(plan()), runId: 'run' };
+    await new MockActivityEnvironment().run(() => finishPromotion(ref, 'blue'));
+  }
+
+  it('is opened by the doctor, which says that its clients still wait, and what for', async () => {
+    const { code, text } = await doctor('--pgbouncer', 'h_pool', '--open', '--yes');
+    expect(text).toMatch(/primary +green, epoch \d+/);
+    expect(text).toMatch(/PgBouncer "h_pool" holds its clients: "orders" paused.*\n.*RELOAD; RESUME orders;/);
+    expect(code).toBe(1);
+    writeFileSync(file, JSON.stringify(plan()));
+    const again = await doctorOf([file], '--open', '--yes');
+    expect(again.text).toMatch(/PgBouncer "h_pool" leads to blue, and writes are on green/);
+    expect(again.code).toBe(1);
   });
 
   it('lets its clients go on although something is in the way of ending the old feed', async () => {
