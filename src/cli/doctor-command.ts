@@ -2,7 +2,7 @@ import { VerdigrisError } from '../errors.js';
 import type { Plan } from '../plan/schema.js';
 import { ALL_TABLES } from '../postgres/catalog-pattern.js';
 import { clean } from '../postgres/doctor/clean.js';
-import { closeOvertaken } from '../postgres/doctor/close.js';
+import { closeOvertaken, tablesToArm } from '../postgres/doctor/close.js';
 import { diagnose } from '../postgres/doctor/diagnose.js';
 import { examine, type Found, type Patterns } from '../postgres/doctor/inventory.js';
 import { openDecided } from '../postgres/doctor/open.js';
@@ -252,7 +252,7 @@ async function openWithoutGreen(
   return EXIT.done;
 }
 
-async function close(terminal: Terminal, { databases, patterns }: Patient, flags: DoctorFlags): Promise<ExitCode> {
+async function close(terminal: Terminal, { databases, plan }: Patient, flags: DoctorFlags): Promise<ExitCode> {
   const { found, verdict } = await whoIsPrimary(databases);
   const migration = migrationOf(found);
   if (verdict.kind !== 'both' || migration === undefined) {
@@ -267,16 +267,25 @@ async function close(terminal: Terminal, { databases, patterns }: Patient, flags
     return EXIT.refused;
   }
   if (flags.yes !== true) {
+    const tables = await tablesToArm(databases, side, plan?.tables);
     terminal.out(
-      `would close ${side}, since writes belong to ${verdict.truth} at epoch ${verdict.epoch}; add --yes to do it`,
+      `would close ${side}, since writes belong to ${verdict.truth} at epoch ${verdict.epoch}, and stop the writers of ${inWords(tables)}; add --yes to do it`,
     );
     return EXIT.done;
   }
-  await closeOvertaken(databases, migration, verdict, patterns);
+  await closeOvertaken(databases, migration, verdict, plan?.tables);
   const after = await whoIsPrimary(databases);
   terminal.out(renderVerdict(after.verdict));
   return after.verdict.kind === 'certain' ? EXIT.done : EXIT.refused;
 }
+
+function inWords(tables: readonly string[]): string {
+  const more = tables.length - LISTED;
+  return `${tables.slice(0, LISTED).join(', ')}${more > 0 ? ` and ${more} more tables` : ''}`;
+}
+
+/** More names than that say less. */
+const LISTED = 100;
 
 async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags): Promise<ExitCode> {
   const { databases } = patient;

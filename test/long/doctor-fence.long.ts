@@ -36,6 +36,17 @@ describe('verdigris doctor, of a fence that is not as the decision left it', () 
     expect(await patient.writable()).toEqual(['green']);
   });
 
+  it('closes only what the run has fenced, where no plan says what that is: writers of the rest go on', async () => {
+    const patient = await (await Patient.create()).promoted();
+    await patient.on('blue', (s) => s.query('CREATE SCHEMA audit; CREATE TABLE audit.log (id int)'));
+    await patient.on('blue', (s) => s.query('ALTER TABLE public.accounts DISABLE TRIGGER _verdigris_fence'));
+    const asked = await doctor('--close');
+    expect(asked.text).toMatch(/would close blue, .* stop the writers of public\.accounts, public\.entries; add --yes/);
+    expect(await doctor('--close', '--yes')).toMatchObject({ code: 0 });
+    expect(await patient.writable()).toEqual(['green']);
+    await patient.on('blue', (s) => s.query('INSERT INTO audit.log VALUES (1)'));
+  });
+
   it('after a promotion tells a fence that was switched off, is certain with blue away and not with green away', async () => {
     const patient = await (await Patient.create()).promoted();
     await patient.on('blue', (s) => s.query('ALTER TABLE public.accounts DISABLE TRIGGER _verdigris_fence'));
