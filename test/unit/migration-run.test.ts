@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { linesOf } from '../../src/cli/status-command.js';
 import { happened, type Seen } from '../../workflows/lib/notices.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
@@ -49,6 +50,20 @@ describe('messages to a run', () => {
       expect(run.refusal('pause', payload), JSON.stringify(payload)).toMatch(/send/);
     }
     expect(run.refusal('pause', WHO)).toBeUndefined();
+  });
+
+  it('is paused no more when it is rolled back: nobody is told to resume', () => {
+    const run = newRun();
+    run.follow('pause', WHO);
+    run.follow('rollback', WHO);
+    run.rollingBack({
+      ...{ reason: 'ada', startedAt: 'now', finishedAt: null, trafficBackMs: null },
+      ...{ undone: [], notUndone: [] },
+    });
+    run.waitFor({ for: 'retry', why: 'blue is away' });
+    expect(renderDetails(run.status)).not.toContain('Paused');
+    expect(linesOf(run.status)).not.toContain('paused');
+    expect(run.refusal('resume', WHO)).toMatch(/is being rolled back/);
   });
 
   it('pauses once, resumes only what is paused', () => {

@@ -298,8 +298,9 @@ export class MigrationRun {
     this.#set({ held: held && { ...held, since: this.now() } });
   }
 
+  /** A run that is rolled back is paused no more: nothing of the rollback waits for a `resume`, which is refused. */
   rollingBack(summary: RollbackSummary): void {
-    this.#set({ rollingBack: summary });
+    this.#set({ rollingBack: summary, paused: false });
   }
 
   warn(warnings: readonly string[]): void {
