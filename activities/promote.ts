@@ -5,7 +5,7 @@ import { readFencedTables } from '../src/postgres/fenced-tables.js';
 import { lookAtSchema } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropSlots } from '../src/postgres/feed-objects.js';
-import { openActorSession, type Run } from '../src/postgres/ownership.js';
+import type { Run } from '../src/postgres/ownership.js';
 import { finishPromotion } from '../src/postgres/finish-promotion.js';
 import { feedGoesOn, noteForced, wasForced } from '../src/postgres/forced-way-back.js';
 import { promotionBlocked } from '../src/postgres/hold.js';
@@ -15,10 +15,11 @@ import type { ClientPool } from '../src/pgbouncer/client-pools.js';
 import { poolsOf, type Heard } from '../src/pgbouncer/from-plan.js';
 import { releaseAll, type Pools } from '../src/postgres/pools.js';
 import { notOpened, promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
-import { readDecision } from '../src/postgres/promotion-decision.js';
+import { readDecision, readDecisionAsActor } from '../src/postgres/promotion-decision.js';
+import { keptSessions, openActors } from '../src/postgres/promotion-sessions.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
-import { closeSession, SHORT_STATEMENTS, withSession, type Session } from '../src/postgres/session.js';
+import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
 import { refuseUnmovedContents } from '../src/postgres/unmoved-contents.js';
@@ -321,17 +322,15 @@ async function releaseUndecided(work: Work, pools: Pools, from: Side): Promise<b
 /** A slot that a try has left would keep green's WAL until the next one, which may wait for an approval for days. */
 async function dropEarlySlots({ databases, run, signal }: Work, from: Side): Promise<void> {
   if (from !== 'blue') return;
-  const green = await openActorSession(databases.green, 'promotion given up', signal);
+  const { keep, closeAll } = keptSessions();
   try {
-    // Behind the actor's lock nobody decides any more; what was decided meanwhile needs its slots.
-    const { decided } = await withSession(
-      databases.blue,
-      { purpose: 'promotion given up', ...SHORT_STATEMENTS },
-      (blue) => readDecision(blue, run.migration, 'blue'),
-    );
-    if (!decided) await dropSlots(green, feedName(run.migration, 'to_blue'), 0);
+    // A late attempt must not take away what another one of the same epoch is about to need: behind the locks of both actors
+    // nobody decides any more, and no COMMIT is on its way. What was decided meanwhile needs its slots.
+    const actors = await openActors(databases, 'blue', keep, signal);
+    const { decided } = await readDecisionAsActor(actors.main, run.migration, 'blue');
+    if (!decided) await dropSlots(actors.to, feedName(run.migration, 'to_blue'), 0);
   } finally {
-    await closeSession(green);
+    await closeAll();
   }
 }
 
