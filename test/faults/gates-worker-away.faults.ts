@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { trafficActivities } from '../../activities/traffic.js';
 import type { RunRef } from '../../workflows/lib/run-ref.js';
 import { MIGRATION, Sides } from '../router/sides.js';
-import { until } from '../support/migration.js';
+import { asks } from '../support/asked-approvals.js';
 import { ScriptedRuns, type Overrides } from '../support/scripted-run.js';
 
 let sides: Sides;
@@ -58,7 +58,7 @@ describe('an approval that comes while no worker is there', { timeout: 90_000 },
         onFail: 'rollback',
       },
     });
-    await until(run.handle, 'asked', (status) => status.waiting?.request === 'stage-50-1');
+    await asks(run, 'stage-50');
     await runs.down();
     const client = new pg.Client(sides.green.config);
     await client.connect();

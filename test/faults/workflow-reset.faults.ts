@@ -1,9 +1,8 @@
-import { randomUUID } from 'node:crypto';
-import { WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
-import type Long from 'long';
+import { WorkflowFailedError } from '@temporalio/client';
 import { describe, expect, it } from 'vitest';
 import { LEDGER_SCHEMA } from '../support/ledger-application.js';
 import { Migration, rowsOf, until } from '../support/migration.js';
+import { resetBefore } from '../support/reset.js';
 
 /*
  * `temporal workflow reset` after the promotion: the workflow's memory is that of an earlier moment, in which writes were on
@@ -33,7 +32,7 @@ describe('a run that is reset in its standby window', () => {
         const handle = await migration.start();
         await until(handle, 'standing by', (s) => s.waiting?.for === 'standby' && s.rollback.safe);
         const [before] = await rowsOf(migration.green, ROWS);
-        await resetBefore(migration, handle, activity);
+        await resetBefore(handle, activity);
 
         const error: unknown = await migration.client.workflow
           .getHandle(handle.workflowId)
@@ -55,21 +54,3 @@ describe('a run that is reset in its standby window', () => {
     },
   );
 });
-
-/** Has the run go on from before an activity was first asked for, and forget what came after. */
-async function resetBefore(migration: Migration, handle: WorkflowHandle, activity: string): Promise<void> {
-  const { events } = await handle.fetchHistory();
-  let task: Long | null | undefined;
-  for (const event of events ?? []) {
-    if (event.workflowTaskCompletedEventAttributes) task = event.eventId;
-    if (event.activityTaskScheduledEventAttributes?.activityType?.name === activity) break;
-  }
-  const { runId } = await handle.describe();
-  await migration.client.workflowService.resetWorkflowExecution({
-    namespace: migration.client.options.namespace,
-    workflowExecution: { workflowId: handle.workflowId, runId },
-    reason: 'the test resets it',
-    workflowTaskFinishEventId: task ?? null,
-    requestId: randomUUID(),
-  });
-}

@@ -1,5 +1,6 @@
 import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { asks, isQuestion } from '../support/asked-approvals.js';
 import { until } from '../support/migration.js';
 import type { Evidence } from '../../workflows/lib/evidence.js';
 import type { MigrationStatus } from '../../workflows/lib/status.js';
@@ -144,8 +145,8 @@ describe.concurrent('a gate that does not pass', () => {
       },
       { traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['traffic', 1] } } },
     );
-    const approve = async (gate: string, request: string): Promise<void> => {
-      await until(run.handle, request, (status) => status.waiting?.request === request);
+    const approve = async (gate: string, nth: string): Promise<void> => {
+      const request = await asks(run, gate, nth);
       await run.handle.executeUpdate(approveUpdate, { args: [{ ...BY, gate, request }] });
     };
     await approve('traffic', 'traffic-1');
@@ -153,7 +154,7 @@ describe.concurrent('a gate that does not pass', () => {
     await held(run);
     await run.handle.executeUpdate(resumeUpdate, { args: [BY] });
     await approve('traffic', 'traffic-2');
-    await until(run.handle, 'asked again', (status) => status.waiting?.request === 'stage-1-2');
+    await asks(run, 'stage-1', 'stage-1-2');
     expect(run.log.filter((entry) => entry === '+openStage')).toHaveLength(1);
     await approve('stage-1', 'stage-1-2');
     await run.saw('+openStage', 2);
@@ -199,10 +200,10 @@ describe.concurrent('a gate that failed and paused the run', () => {
     ...{ outcome, lagSeconds: 0 },
     evidence: [evidence(outcome, { onFail: 'pause' })],
   });
-  const asked = (run: ScriptedRun, request: string): Promise<MigrationStatus> =>
-    until(run.handle, request, (status) => status.waiting?.request === request);
-  const approve = async (run: ScriptedRun, gate: string, request: string): Promise<void> => {
-    await asked(run, request);
+  const asked = (run: ScriptedRun, nth: string): Promise<MigrationStatus> =>
+    until(run.handle, nth, (status) => isQuestion(status.waiting, nth));
+  const approve = async (run: ScriptedRun, gate: string, nth: string): Promise<void> => {
+    const request = await asks(run, gate, nth);
     await run.handle.executeUpdate(approveUpdate, { args: [{ ...BY, gate, request }] });
   };
 

@@ -5,6 +5,7 @@ import { happened } from '../../workflows/lib/notices.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { approveUpdate, pauseUpdate, resumeUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { asks, isQuestion } from '../support/asked-approvals.js';
 import { statusOf, until } from '../support/migration.js';
 import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 
@@ -177,15 +178,15 @@ describe.concurrent('a stage that could not be opened for long', () => {
       },
       { traffic: { stages: [{ percent: 10, for: '0s' }], approval: { before: [10], validFor: '1s' } } },
     );
-    const approve = async (request: string): Promise<number> => {
-      await until(run.handle, request, (s) => s.waiting?.request === request);
+    const approve = async (nth: string): Promise<number> => {
+      const request = await asks(run, 'stage-10', nth);
       await run.handle.executeUpdate(approveUpdate, { args: [{ ...BACK, gate: 'stage-10', request }] });
       return Date.now();
     };
     const approved = await approve('stage-10-1');
     await run.saw('-openStage');
     isDeployed = true;
-    const { waiting } = await until(run.handle, 'asked again', (s) => s.waiting?.request === 'stage-10-2');
+    const { waiting } = await until(run.handle, 'asked again', (s) => isQuestion(s.waiting, 'stage-10-2'));
     expect(waiting?.why).toMatch(/counts no more since/);
     expect(limits).toHaveLength(1);
     expect(Math.abs(Date.parse(String(limits[0])) - approved - 1_000)).toBeLessThan(900);

@@ -1,7 +1,7 @@
 import { WorkflowFailedError } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { statusOf, until } from '../support/migration.js';
-import { replayed, ScriptedRuns, type Timeouts } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, type StartOptions } from '../support/scripted-run.js';
 import type { PlanInput } from '../../src/plan/schema.js';
 import { retireUpdate } from '../../workflows/messages.js';
 
@@ -16,7 +16,7 @@ afterAll(() => runs.stop());
 const WHO = { by: 'grace', reason: 'the test says so' };
 
 describe.concurrent('a run that is started with a time-out of Temporal', () => {
-  const REFUSED: Record<string, [Timeouts, Partial<PlanInput>]> = {
+  const REFUSED: Record<string, [StartOptions, Partial<PlanInput>]> = {
     'of the execution': [{ workflowExecutionTimeout: '50m' }, {}],
     'of the run': [{ workflowRunTimeout: '50m' }, {}],
     'that is shorter than its windows': [

@@ -7,6 +7,7 @@ import type { PlanInput } from '../../src/plan/schema.js';
 import { redactor } from '../../src/worker/redact.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { approveUpdate, pauseUpdate, resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { asks } from '../support/asked-approvals.js';
 import { statusOf, until } from '../support/migration.js';
 import { ScriptedRuns, slowly, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 import { isSigned, refusal, WebhookReceiver } from '../support/webhook-receiver.js';
@@ -264,8 +265,8 @@ describe.concurrent('webhooks of a run', () => {
     let refuses = true;
     hook.answer = ({ body }) => (refuses && body.event === 'stage' ? refusal('not today') : 200);
     const run = await begin({ hook }, { approval: { before: [10], validFor: '1s' } });
-    const approve = async (request: string): Promise<void> => {
-      await until(run.handle, request, (s) => s.waiting?.request === request);
+    const approve = async (nth: string): Promise<void> => {
+      const request = await asks(run, 'stage-10', nth);
       await run.handle.executeUpdate(approveUpdate, { args: [{ ...WHO, gate: 'stage-10', request }] });
     };
     await approve('stage-10-1');
@@ -273,7 +274,7 @@ describe.concurrent('webhooks of a run', () => {
     await sleep(1_100);
     refuses = false;
     await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
-    await until(run.handle, 'asked', (s) => s.waiting?.request === 'stage-10-2');
+    await asks(run, 'stage-10', 'stage-10-2');
     expect(hook.of('stage')).toHaveLength(1);
     await approve('stage-10-2');
     await inStandby(run);

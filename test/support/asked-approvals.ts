@@ -1,9 +1,10 @@
 import { WorkflowUpdateFailedError, type WorkflowHandle } from '@temporalio/client';
 import { expect } from 'vitest';
 import type { PlanInput } from '../../src/plan/schema.js';
+import type { Waiting } from '../../workflows/lib/status.js';
 import { approveUpdate } from '../../workflows/messages.js';
 import { until } from './migration.js';
-import type { Overrides, ScriptedRun, ScriptedRuns } from './scripted-run.js';
+import type { Overrides, ScriptedRun, ScriptedRuns, StartOptions } from './scripted-run.js';
 
 /* Runs that ask for approvals, and what is sent to them. */
 
@@ -14,12 +15,20 @@ export async function beginAsking(
   approval: ApprovalPlan,
   overrides: Overrides = {},
   stages = [{ percent: 1, for: '0s' }],
+  start: StartOptions = {},
 ): Promise<ScriptedRun> {
-  return runs.begin(overrides, { traffic: { stages, approval } });
+  return runs.begin(overrides, { traffic: { stages, approval } }, start);
 }
 
-export async function asks(run: ScriptedRun, gate: string, request = `${gate}-1`): Promise<void> {
-  await until(run.handle, `asked for ${request}`, (s) => s.waiting?.gate === gate && s.waiting.request === request);
+/** Whether that is the question which is meant by, say, `promote-2`: its id ends with what only this run has. */
+export function isQuestion(waiting: Waiting | null, nth: string): boolean {
+  return waiting?.request?.replace(/-[0-9a-f]{6}$/, '') === nth && waiting.request !== nth;
+}
+
+/** Waits for a question. @returns its id */
+export async function asks(run: ScriptedRun, gate: string, nth = `${gate}-1`): Promise<string> {
+  const { waiting } = await until(run.handle, `asked for ${nth}`, (s) => isQuestion(s.waiting, nth));
+  return waiting?.request ?? '';
 }
 
 export const yes = (

@@ -16,7 +16,9 @@ export type Overrides = Partial<{
 }>;
 
 /** What whoever starts a run may set. */
-export type Timeouts = Pick<WorkflowOptions, 'workflowExecutionTimeout' | 'workflowRunTimeout'>;
+export type StartOptions = Partial<
+  Pick<WorkflowOptions, 'workflowId' | 'workflowExecutionTimeout' | 'workflowRunTimeout'>
+>;
 
 /**
  * Runs of the real workflow on a real server, with activities that touch nothing and write down when they begin and
@@ -73,10 +75,17 @@ export class ScriptedRuns {
     return this.#runs.get(workflowId);
   }
 
-  /** Begins a run. By default it goes on to its standby window without an approval, and stays there. */
-  async begin(overrides: Overrides = {}, plan: Partial<PlanInput> = {}, timeouts: Timeouts = {}): Promise<ScriptedRun> {
+  /**
+   * Begins a run, the next one of an earlier workflow where its id is given. By default it goes on to its standby window without an
+   * approval, and stays there.
+   */
+  async begin(
+    overrides: Overrides = {},
+    plan: Partial<PlanInput> = {},
+    start: StartOptions = {},
+  ): Promise<ScriptedRun> {
     const name = `s-${randomUUID().slice(0, 8)}`;
-    const workflowId = `verdigris/${name}`;
+    const { workflowId = `verdigris/${name}` } = start;
     const run = new ScriptedRun(overrides);
     this.#runs.set(workflowId, run);
     const input: PlanInput = {
@@ -88,7 +97,7 @@ export class ScriptedRuns {
       standby: { for: '1h', verifyEvery: '1h' },
       ...plan,
     };
-    const options = { workflowId, taskQueue: this.taskQueue, args: [input], ...timeouts };
+    const options = { ...start, workflowId, taskQueue: this.taskQueue, args: [input] };
     run.handle = await this.client.workflow.start('blueGreenMigration', options);
     return run;
   }

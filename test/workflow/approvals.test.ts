@@ -2,11 +2,12 @@ import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { run as cli } from '../../src/cli/run.js';
 import { serveCommand } from '../../src/cli/approvals-commands.js';
-import { asks, beginAsking, refusalOf, yes } from '../support/asked-approvals.js';
+import { asks, beginAsking, isQuestion, refusalOf, yes } from '../support/asked-approvals.js';
 import { statusOf, until } from '../support/migration.js';
-import { ScriptedRuns } from '../support/scripted-run.js';
+import { resetBefore } from '../support/reset.js';
+import { replayed, ScriptedRuns } from '../support/scripted-run.js';
 import { testTemporal } from '../support/temporal.js';
-import { approveSignal, approveUpdate, retireUpdate, type Message } from '../../workflows/messages.js';
+import { approveSignal, approveUpdate, retireUpdate, rollbackUpdate, type Message } from '../../workflows/messages.js';
 
 let runs: ScriptedRuns;
 const ends: AbortController[] = [];
@@ -24,12 +25,12 @@ describe.concurrent('approvals of a run', () => {
   it('by the wrong person, before their time, twice or late: an update is refused with the reason, a signal is kept as ignored', async () => {
     const run = await beginAsking(runs, { before: ['traffic', 'promote'], by: ['ada', 'grace'], quorum: 2 });
     const { handle } = run;
-    await asks(run, 'traffic');
+    const traffic = await asks(run, 'traffic');
 
     const wrong: [what: ReturnType<typeof yes>, why: RegExp][] = [
       [yes('mallory', 'traffic'), /may not approve this: the plan names ada, grace/],
       [yes('ada', 'promote'), /waits for the approval "traffic", not "promote"/],
-      [yes('ada', 'traffic', 'traffic-0'), /answers another question/],
+      [yes('ada', 'traffic', traffic.replace('-1-', '-0-')), /answers another question/],
     ];
     for (const [approval, why] of wrong) {
       expect(await refusalOf(handle, approval)).toMatch(why);
@@ -38,12 +39,12 @@ describe.concurrent('approvals of a run', () => {
     expect(await handle.executeUpdate(approveUpdate, { args: [yes('ada', 'traffic')] })).toMatch(/^noted: 1 of 2/);
     expect(await refusalOf(handle, yes('Ada', 'traffic'))).toMatch(/has approved this already/);
     await handle.signal(approveSignal, yes(' ADA', 'traffic'));
-    await handle.signal(approveSignal, yes('grace', 'traffic', 'traffic-1'));
+    await handle.signal(approveSignal, yes('grace', 'traffic', traffic));
 
-    await asks(run, 'promote');
+    const promote = await asks(run, 'promote');
     // Late: the question is over. The same words would have been right a moment ago.
-    expect(await refusalOf(handle, yes('grace', 'traffic', 'traffic-1'))).toMatch(/waits for the approval "promote"/);
-    await handle.signal(approveSignal, yes('grace', 'traffic', 'traffic-1'));
+    expect(await refusalOf(handle, yes('grace', 'traffic', traffic))).toMatch(/waits for the approval "promote"/);
+    await handle.signal(approveSignal, yes('grace', 'traffic', traffic));
     const status = await until(handle, 'all told', (s) => s.decisions.length === 7);
     expect(status.decisions.map((d) => [d.by, d.ignored ?? 'followed'])).toEqual([
       ['mallory', expect.stringMatching(/may not/)],
@@ -56,7 +57,7 @@ describe.concurrent('approvals of a run', () => {
     ]);
     expect(run.log).not.toContain('+promote');
     for (const by of ['ada', 'grace'])
-      await handle.executeUpdate(approveUpdate, { args: [yes(by, 'promote', 'promote-1')] });
+      await handle.executeUpdate(approveUpdate, { args: [yes(by, 'promote', promote)] });
     await until(handle, 'promoted', (s) => s.phase === 'standby');
     await handle.terminate();
   });
@@ -78,6 +79,48 @@ describe.concurrent('approvals of a run', () => {
     await handle.executeUpdate(approveUpdate, { args: [yes('grace', 'retire')] });
     expect(await handle.result()).toMatchObject({ outcome: 'completed' });
     expect(run.log).toContain('+retire');
+  });
+});
+
+describe.concurrent('the command that a question has shown', () => {
+  it("answers no question of the next run of that name; without the question's id an approval counts as before", async () => {
+    const first = await beginAsking(runs, { before: ['promote'] });
+    const shown = await asks(first, 'promote');
+    expect((await statusOf(first.handle)).waiting?.answer).toContain(`"request":"${shown}"`);
+    await first.handle.executeUpdate(rollbackUpdate, { args: [{ by: 'ada', reason: 'the plan is to be mended' }] });
+    await first.handle.result();
+
+    const { workflowId } = first.handle;
+    const next = await beginAsking(runs, { before: ['promote'] }, {}, undefined, { workflowId });
+    const asked = await asks(next, 'promote');
+    const refused = `that answers another question ("${shown}"); the run asks "${asked}" now`;
+    expect(await refusalOf(next.handle, yes('ada', 'promote', shown))).toContain(refused);
+    await next.handle.signal(approveSignal, yes('ada', 'promote', shown));
+    const told = await until(next.handle, 'ignored', (s) => s.decisions.length === 1);
+    expect(told.decisions[0]?.ignored).toBe(refused);
+    expect(await refusalOf(next.handle, yes('ada', 'promote', 'promote-1'))).toContain(`the run asks "${asked}" now`);
+    expect(next.log).not.toContain('+promote');
+    await next.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] });
+    await next.saw('-promote');
+    await replayed(next);
+    await next.handle.terminate();
+  });
+
+  it('answers no question that the run asks anew after a reset', async () => {
+    const run = await beginAsking(runs, { before: ['promote'] });
+    const shown = await asks(run, 'promote');
+    await resetBefore(run.handle, 'openStage');
+    const reset = runs.client.workflow.getHandle(run.handle.workflowId);
+    const { waiting } = await until(
+      reset,
+      'asked anew',
+      (s) => isQuestion(s.waiting, 'promote-1') && s.waiting?.request !== shown,
+    );
+    expect(await refusalOf(reset, yes('ada', 'promote', shown))).toContain(`the run asks "${waiting?.request}" now`);
+    await reset.executeUpdate(approveUpdate, { args: [yes('ada', 'promote', waiting?.request)] });
+    await run.saw('-promote');
+    await replayed(run);
+    await reset.terminate();
   });
 });
 

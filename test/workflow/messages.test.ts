@@ -87,22 +87,25 @@ describe('messages to a live run', () => {
 
     // The promotion meets a transaction that has written and does not end: back to the approval, which says so.
     await until(handle, 'waiting for the approval of the promotion', (s) => s.waiting?.gate === 'promote');
-    await withClient(migration.blue.config, async (client) => {
+    const again = await withClient(migration.blue.config, async (client) => {
       await client.query(
         "SET application_name = 'night job'; BEGIN; UPDATE accounts SET balance = balance WHERE id = 1",
       );
 
       await handle.executeUpdate(approveUpdate, { args: [{ gate: 'promote', ...WHO }] });
-      const again = await until(handle, 'asked again', (s) => s.waiting?.gate === 'promote' && s.warnings.length > 0);
-      expect(again.waiting?.why).toMatch(/night job/);
-      expect(again.writesOn).toBe('blue');
+      const asked = await until(handle, 'asked again', (s) => s.waiting?.gate === 'promote' && s.warnings.length > 0);
+      expect(asked.waiting?.why).toMatch(/night job/);
+      expect(asked.writesOn).toBe('blue');
       await client.query('ROLLBACK');
+      return asked;
     });
     const query = await temporal('workflow', 'query', ...id, '--type', 'status', '-o', 'json');
     expect(query.stdout).toContain('"promote"');
     const metadata = await temporal('workflow', 'metadata', ...id);
     expect(metadata.stdout).toMatch(/approve before|approval/);
-    await handle.executeUpdate(approveUpdate, { args: [{ gate: 'promote', request: 'promote-2', ...WHO }] });
+    await handle.executeUpdate(approveUpdate, {
+      args: [{ gate: 'promote', request: again.waiting?.request ?? '', ...WHO }],
+    });
 
     await until(handle, 'in the standby window', (s) => s.phase === 'standby' && s.waiting?.for === 'standby');
     await handle.executeUpdate(retireUpdate, { args: [WHO] });

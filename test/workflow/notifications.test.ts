@@ -65,7 +65,11 @@ describe('notifications of a run', () => {
     expect(events.at(-1)).toBe('rolledBack');
     const question = bodies.find(({ event }) => event === 'approval');
     expect(question).toMatchObject({
-      waiting: { gate: 'promote', request: 'promote-1', evidence: expect.any(Array) as unknown[] },
+      waiting: {
+        gate: 'promote',
+        request: expect.stringMatching(/^promote-1-[0-9a-f]{6}$/) as string,
+        evidence: expect.any(Array) as unknown[],
+      },
       links: [{ by: 'ada', url: expect.stringMatching(/^https:\/\/approve\.example\/approve\//) as string }],
     });
     for (const { signature, body } of json.requests) {
@@ -74,7 +78,9 @@ describe('notifications of a run', () => {
     }
 
     const lines = slack.requests.map(({ body }) => (JSON.parse(body) as { text: string }).text);
-    expect(lines[0]).toMatch(/approval: approval before writes move to green \(question promote-1\)\n• writes on blue/);
+    expect(lines[0]).toMatch(
+      /approval: approval before writes move to green \(question promote-1-[0-9a-f]{6}\)\n• writes on blue/,
+    );
     expect(lines[0]).toContain('May approve: ada');
     // A link that is made out to ada is not for a whole channel.
     expect(lines.join()).not.toContain('approve.example');
@@ -89,7 +95,7 @@ describe('notifications of a run', () => {
         (event.activityTaskScheduledEventAttributes?.input?.payloads ?? []).map(({ data }) => Buffer.from(data ?? [])),
       ),
     ).toString();
-    expect(payloads).toContain('promote-1');
+    expect(payloads).toMatch(/"promote-1-[0-9a-f]{6}"/);
     for (const secret of ['T0P-SECRET-PATH', HOOK_KEY, 'approve.example']) expect(payloads).not.toContain(secret);
   });
 

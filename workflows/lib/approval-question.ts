@@ -40,7 +40,7 @@ export class ApprovalQuestion {
 
   constructor(
     readonly gate: string,
-    /** The id of the question: `promote-2` is the second time that the promotion is asked for. */
+    /** The id of the question: `promote-2-5b1e0c` is the second time that the promotion is asked for. */
     readonly request: string,
     readonly policy: ApprovalPolicy,
     /** Whether the gate has been asked for before: then an answer must say which question it is for. */

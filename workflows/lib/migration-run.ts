@@ -356,14 +356,28 @@ export class MigrationRun {
 
   // -- approvals ----------------------------------------------------------------------------------------------------
 
-  /** The id that the next question for a gate has. */
-  nextRequest(gate: string): string {
-    return `${gate}-${(this.#asked.get(gate) ?? 0) + 1}`;
+  /**
+   * The id that the next question for a gate has.
+   *
+   * @param mark what the questions of other runs of this name have not. Default: none, as in runs of earlier versions
+   */
+  nextRequest(gate: string, mark?: string): string {
+    const nth = `${gate}-${(this.#asked.get(gate) ?? 0) + 1}`;
+    return mark === undefined ? nth : `${nth}-${mark}`;
   }
 
-  /** Asks for an approval. One that was given for an earlier question does not count. */
-  askApproval(gate: string, why: string, answer: string, opens: Opening | null = null): void {
-    const request = this.nextRequest(gate);
+  /**
+   * Asks for an approval. One that was given for an earlier question does not count.
+   *
+   * @param opens when the window of what is approved opens; null where that is not waited for
+   */
+  askApproval(
+    gate: string,
+    why: string,
+    answer: string,
+    opens: Opening | null = null,
+    request = this.nextRequest(gate),
+  ): void {
     const earlier = this.#asked.get(gate) ?? 0;
     this.#asked.set(gate, earlier + 1);
     this.#approved.delete(gate);

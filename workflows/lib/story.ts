@@ -1,4 +1,4 @@
-import { CancelledFailure, CancellationScope, condition } from '@temporalio/workflow';
+import { CancelledFailure, CancellationScope, condition, patched, uuid4 } from '@temporalio/workflow';
 import { parseDuration } from '../../src/plan/duration.js';
 import { failureMessage, failureType, isCancelled } from './failure.js';
 import type { MigrationRun, Opening } from './migration-run.js';
@@ -9,6 +9,9 @@ const ASK_AGAIN = '30 days';
 
 /** The longest time between two reminders of a question: then it is at most some thirty events a month. */
 const LONGEST_PATIENCE_MS = 7 * 86_400_000;
+
+/** Hexadecimal digits: one in sixteen million is the same by chance, and it can still be read out. */
+const MARK_LENGTH = 6;
 
 /** What heavy steps give way to: room on blue's disk, the end of the plan's window, and blue's load when the next one begins. */
 type YieldTo = 'WAL' | 'window' | 'load';
@@ -192,8 +195,8 @@ export class Story {
   /** Waits for an approval by message. @param opens when the window of what is approved opens; null where that is not waited for */
   async approval(gate: string, why: string, opens: Opening | null = null): Promise<void> {
     await this.untilNotPaused();
-    const request = this.run.nextRequest(gate);
-    this.run.askApproval(gate, why, answerWith(this.run, 'approve', { gate, request }), opens);
+    const request = this.run.nextRequest(gate, markOfQuestion());
+    this.run.askApproval(gate, why, answerWith(this.run, 'approve', { gate, request }), opens, request);
     const approved = (): boolean => this.run.isApproved(gate);
     let patience = Math.max(1_000, parseDuration(this.run.plan?.traffic.approval.remindAfter ?? '7d'));
     const summary = `approve ${gate} (question ${request})`;
@@ -204,6 +207,15 @@ export class Story {
     }
     this.run.waitFor(null);
   }
+}
+
+/**
+ * Has a question be another one than the same question of an earlier run of this name, or of this run before it was
+ * reset: an answer that was meant for that one is refused. Drawn anew for each, since a reset keeps the run's first id.
+ * Undefined in a run that has asked without.
+ */
+function markOfQuestion(): string | undefined {
+  return patched('questions are those of their run') ? uuid4().slice(0, MARK_LENGTH) : undefined;
 }
 
 /** The command that answers, ready to be copied. */
