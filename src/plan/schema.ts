@@ -206,7 +206,7 @@ const prometheusGate = z
   )
   .refine((g) => g.requests !== undefined || g.minRequests === undefined, '"minRequests" needs "requests"')
   .refine(
-    (g) => g.maxIncrease === undefined || g.query.includes('{{side}}'),
+    (g) => g.maxIncrease === undefined || /\{\{\s*side\s*\}\}/.test(g.query),
     '"maxIncrease" needs {{side}} in the query: it is asked for green and for blue',
   )
   .meta({ anyOf: ['max', 'min', 'maxIncrease'].map((limit) => ({ required: [limit] })) });

@@ -152,6 +152,16 @@ describe('a plan of the wrong form', () => {
     },
   );
 
+  it('compares a query with blue only where it names the side, however that is spaced', () => {
+    const found = (query: string): Finding[] =>
+      findings({
+        ...base,
+        traffic: { gates: [{ metric: 'prometheus', name: 'p99', connection: 'p', query, maxIncrease: 50 }] },
+      });
+    for (const side of ['{{side}}', '{{ side }}', '{{side }}']) expect(found(`p99{side="${side}"}`), side).toEqual([]);
+    expect(found('p99{side="green"}')[0]?.instead).toMatch(/"maxIncrease" needs \{\{side\}\}/);
+  });
+
   it('has room for so many windows only as the history has', () => {
     const times = Array.from({ length: 25 }, (_, i) => `daily 00:00-0${i % 10}:30`);
     expect(findings({ ...base, windows: { migrate: times } })[0]).toMatchObject({ place: 'windows.migrate' });
