@@ -5,6 +5,7 @@ import { checkFlagdFile } from '../src/flags/preflight.js';
 import { lintPlan } from '../src/plan/lint.js';
 import { parsePlan } from '../src/plan/parse.js';
 import type { Plan } from '../src/plan/schema.js';
+import { checkWindows } from '../src/plan/window-preflight.js';
 import { checkGateSources } from '../src/gates/preflight.js';
 import { checkHaproxies } from '../src/haproxy/preflight.js';
 import { checkNotify } from '../src/notify/preflight.js';
@@ -14,6 +15,7 @@ import { checkTrafficWebhooks } from '../src/webhooks/preflight.js';
 import { workflowIdOf } from '../src/workflow-names.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { alive, perform, type ActivityDependencies } from './context.js';
+import { temporalClock } from './temporal-clock.js';
 
 /** Activities of phase 1: they look, and change nothing. */
 export function preflightActivities(dependencies: ActivityDependencies) {
@@ -39,6 +41,7 @@ export function preflightActivities(dependencies: ActivityDependencies) {
           const { findings: ofDatabases } = await preflight({ ...databases, plan: ref.plan, runId: run.runId });
           const findings = [
             ...ofDatabases,
+            ...(ref.plan.windows === undefined ? [] : checkWindows(ref.plan, (await temporalClock())())),
             ...(await checkPgBouncers(ref.plan, databases, dependencies.environment)),
             ...(await checkHaproxies(ref.plan, databases, dependencies.environment)),
             ...(await checkGateSources(ref.plan, dependencies.environment, signal)),

@@ -2,6 +2,7 @@ import { VerdigrisError } from '../errors.js';
 import { hasErrors } from '../plan/finding.js';
 import { lintPlan } from '../plan/lint.js';
 import type { Plan } from '../plan/schema.js';
+import { checkWindows } from '../plan/window-preflight.js';
 import { standbyDryRun } from '../postgres/bootstrap/standby/dry-run.js';
 import { isReady, type PreflightFinding } from '../postgres/preflight/finding.js';
 import { checkGateSources } from '../gates/preflight.js';
@@ -35,6 +36,7 @@ export async function preflightCommand(terminal: Terminal, file: string, flags: 
   const report = {
     findings: [
       ...findings,
+      ...checkWindows(plan, Date.now()),
       ...(await checkPgBouncers(plan, databases, process.env)),
       ...(await checkHaproxies(plan, databases, process.env)),
       ...(await checkGateSources(plan, process.env)),

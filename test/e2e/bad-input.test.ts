@@ -21,6 +21,13 @@ interface Case {
   readonly says: RegExp;
 }
 
+function dateIn(days: number): string {
+  return new Date(Date.now() + days * 86_400_000).toISOString().slice(0, 10);
+}
+
+/** Today's: a row of dates a week apart has no other one. */
+const WEEKDAY = new Date().toUTCString().slice(0, 3);
+
 const CASES: Record<string, Case> = {
   'an unknown connection': {
     plan: { blue: { connection: 'app_bleu' } },
@@ -63,6 +70,16 @@ const CASES: Record<string, Case> = {
     },
     type: 'PlanInvalid',
     says: /migrations\[0\]\.changeType\.down/,
+  },
+  'a window that never opens': {
+    plan: {
+      windows: {
+        promote: [`${WEEKDAY} 01:00-02:00`],
+        holidays: Array.from({ length: 120 }, (_, week) => dateIn(7 * week)),
+      },
+    },
+    type: 'PreflightFailed',
+    says: /windows\.promote: no window of "promote" opens within 800 days[\s\S]*holidays/,
   },
   'a table without a key': {
     prepare: (migration) => withClient(migration.blue.config, (c) => c.query('CREATE TABLE public.keyless (v int)')),

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { FLAG_CHECKS } from '../../src/flags/preflight.js';
 import { GATE_CHECKS } from '../../src/gates/preflight.js';
+import { WINDOW_CHECKS } from '../../src/plan/window-preflight.js';
 import { HAPROXY_CHECKS } from '../../src/haproxy/preflight.js';
 import { NOTIFY_CHECKS } from '../../src/notify/preflight.js';
 import { WEBHOOK_CHECKS } from '../../src/webhooks/preflight.js';
@@ -709,6 +710,7 @@ describe('docs/preflight.md', () => {
         ...OTHER_FINDINGS,
         ...PGBOUNCER_CHECKS,
         ...HAPROXY_CHECKS,
+        ...WINDOW_CHECKS,
         ...GATE_CHECKS,
         ...FLAG_CHECKS,
         ...WEBHOOK_CHECKS,

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { formatInstant, instantOf } from '../../src/plan/local-time.js';
 import { parsePlan } from '../../src/plan/parse.js';
 import type { Windows } from '../../src/plan/schema.js';
+import { checkWindows } from '../../src/plan/window-preflight.js';
 import { windowState, type WindowState } from '../../src/plan/window-times.js';
 import { parseWindow } from '../../src/plan/window-text.js';
 
@@ -274,3 +275,47 @@ describe('the state of windows', () => {
     );
   });
 });
+
+describe('the preflight of windows', () => {
+  const MONDAYS = daysFrom('2026-11-30', 7, 120);
+
+  function found(windows: Partial<Windows>, at = '2026-11-25T12:00Z'): string[] {
+    const parsed = parsePlan({ name: 'orders', blue: { connection: 'b' }, green: { connection: 'g' }, windows });
+    if (!('plan' in parsed)) throw new Error(JSON.stringify(parsed.findings));
+    return checkWindows(parsed.plan, Date.parse(at)).map((f) => `${f.severity} ${f.object}: ${f.message}`);
+  }
+
+  it('refuses one that never opens, and no other', () => {
+    expect(found({})).toEqual([]);
+    const windows = { timezone: 'Europe/Berlin', promote: ['Mon 01:00-02:00'], traffic: ['daily 01:00-02:00'] };
+    expect(found(windows)).toEqual([]);
+    expect(found({ ...windows, holidays: MONDAYS })).toEqual([
+      'error windows.promote: no window of "promote" opens within 800 days: Mon 01:00-02:00',
+    ]);
+  });
+
+  it('warns, with the date, of one that is closed for more than two weeks: from now on, or when it has ended', () => {
+    const migrate = ['Mon 01:00-02:00'];
+    expect(found({ migrate, holidays: MONDAYS.slice(0, 1) })).toEqual([]);
+    expect(found({ migrate, holidays: MONDAYS.slice(0, 3) })).toEqual([
+      'warning windows.migrate: it is closed for 25 days, until Mon 2026-12-21 01:00 UTC',
+    ]);
+    const open = '2026-11-30T01:30Z';
+    const closedLater = { holidays: MONDAYS.slice(1, 4) };
+    expect(found({ migrate, ...closedLater }, open)).toEqual([
+      'warning windows.migrate: it is open until Mon 2026-11-30 02:00 UTC, and closed then for 27 days, until Mon 2026-12-28 01:00 UTC',
+    ]);
+    expect(found({ migrate, holidays: MONDAYS.slice(1) }, open)).toEqual([
+      'warning windows.migrate: it is open until Mon 2026-11-30 02:00 UTC; after that, no window of "migrate" opens within 800 days: Mon 01:00-02:00',
+    ]);
+    // The copy begins in the window that is open.
+    expect(found({ replicate: migrate, ...closedLater }, open)).toEqual([]);
+    expect(found({ promote: ['daily 00:00-24:00'] }, open)).toEqual([]);
+  });
+});
+
+/** So many dates, so many days apart. */
+function daysFrom(first: string, apart: number, count: number): string[] {
+  const from = Date.parse(`${first}T00:00:00Z`);
+  return Array.from({ length: count }, (_, i) => new Date(from + i * apart * 86_400_000).toISOString().slice(0, 10));
+}
