@@ -218,7 +218,7 @@ export async function refuseReadsOnGreenOf({ plan }: RunRef, environment: Enviro
 export async function refuseReadsOnBlueOf({ plan }: RunRef, environment: Environment, green: Session): Promise<void> {
   const setup = haproxiesOf(plan, environment);
   if (setup === undefined) return;
-  for (const warning of await refuseReadsOnBlue(setup, shareReader(green, plan.name))) {
+  for (const warning of await refuseReadsOnBlue(setup, shareReader(green, plan.name), databasesOf(plan, environment))) {
     log.warn(warning, { migration: plan.name });
   }
 }

@@ -3,7 +3,7 @@ import type { Side } from '../side.js';
 import { pause } from '../timing.js';
 import type { Haproxies, Haproxy } from './haproxy.js';
 import { ask } from './runtime-api.js';
-import { serversOf, statisticsOf, type ShownServer, type ShownStatistics } from './shown.js';
+import { isTable, serversOf, statisticsOf, type ShownServer, type ShownStatistics } from './shown.js';
 import { weightsOf } from './weights.js';
 
 const SIDES: readonly Side[] = ['blue', 'green'];
@@ -22,6 +22,7 @@ export class Instance {
   async servers(): Promise<ShownServer[]> {
     const text = await ask(this.haproxy, `show servers state ${this.setup.backend}`);
     const servers = serversOf(text);
+    if (servers.length === 0 && isTable(text)) throw this.failed(`has no server in "${this.setup.backend}"`);
     if (servers.length === 0) throw this.failed(`has no backend "${this.setup.backend}": ${firstLine(text)}`);
     return servers;
   }

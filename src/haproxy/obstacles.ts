@@ -1,10 +1,10 @@
 import { VerdigrisError } from '../errors.js';
 import type { PreflightFinding } from '../postgres/preflight/finding.js';
-import type { Databases } from '../postgres/session.js';
+import { connectionVariable, type Databases } from '../postgres/session.js';
 import type { Side } from '../side.js';
 import type { Haproxies, Haproxy } from './haproxy.js';
 import { Instance } from './instance.js';
-import { whereLeads, type Leads, type whoIsThere } from './reach.js';
+import { whereLeads, type whoIsThere } from './reach.js';
 import { ask } from './runtime-api.js';
 import type { ShownServer, ShownStatistics } from './shown.js';
 
@@ -24,12 +24,15 @@ const TESTED_FROM = '2.6';
 /** Algorithms that share connections by the weights of the moment. `random` is shown as `unknown`. */
 const BY_WEIGHT = ['roundrobin', 'leastconn', 'random', 'unknown'];
 
+const LEVELS = ['user', 'operator', 'admin'];
+
 /** All that keeps one HAProxy from sharing reads between blue and green. Looks only. */
 export async function obstaclesOf(haproxy: Haproxy, question: Question): Promise<Obstacle[]> {
   const instance = new Instance(haproxy, question.setup);
   try {
     const level = (await ask(haproxy, 'show cli level')).trim();
     const version = /^Version: ([0-9.]+)/m.exec(await ask(haproxy, 'show info'))?.[1];
+    if (!LEVELS.includes(level) || version === undefined) return [noRuntimeApi(haproxy)];
     const tables = await ask(haproxy, 'show table');
     const found = [...ofVersion(version), ...ofLevel(level)];
     const backend = await readBackend(instance);
@@ -40,7 +43,7 @@ export async function obstaclesOf(haproxy: Haproxy, question: Question): Promise
       ...ofTables(question.setup, tables),
       ...ofOthers(question.setup, backend),
       ...ofBoth(question.setup, backend, question.reaches100),
-      ...(await ofAddresses(question, backend.servers)),
+      ...(await ofAddresses(question, haproxy, backend.servers)),
     ];
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
@@ -62,11 +65,20 @@ async function readBackend(instance: Instance): Promise<Backend | Obstacle> {
   }
 }
 
-function* ofVersion(version: string | undefined): Generator<Obstacle> {
-  if (version !== undefined && version.localeCompare(TESTED_FROM, 'en', { numeric: true }) >= 0) return;
+/** Something else answers: its page of statistics, the socket of its master process, another program. */
+function noRuntimeApi({ connection }: Haproxy): Obstacle {
+  return refusal(
+    'haproxy-api',
+    'what answers there is not the runtime API of a HAProxy',
+    `let VERDIGRIS_CONNECTION_${connectionVariable(connection)} lead to a "stats socket" of its configuration: not to its page of statistics, nor to the socket of its master process (-S)`,
+  );
+}
+
+function* ofVersion(version: string): Generator<Obstacle> {
+  if (version.localeCompare(TESTED_FROM, 'en', { numeric: true }) >= 0) return;
   yield warning(
     'haproxy-version',
-    `it is version ${version ?? 'unknown'}, and ${TESTED_FROM} is the oldest that was tested`,
+    `it is version ${version}, and ${TESTED_FROM} is the oldest that was tested`,
     `install ${TESTED_FROM} or later`,
   );
 }
@@ -156,7 +168,8 @@ function* ofBoth(setup: Haproxies, { servers, statistics }: Backend, reaches100:
   );
 }
 
-function* ofWeights(side: Side, { name, weight, configuredWeight }: ShownServer): Generator<Obstacle> {
+function* ofWeights(side: Side, server: ShownServer): Generator<Obstacle> {
+  const { name, weight, configuredWeight, isDisabledByConfiguration } = server;
   const isRight = (one: number): boolean => (side === 'green' ? one === 0 : one > 0);
   const wanted = side === 'green' ? '0' : 'more than 0';
   if (!isRight(weight)) {
@@ -172,6 +185,14 @@ function* ofWeights(side: Side, { name, weight, configuredWeight }: ShownServer)
       'haproxy-restart',
       `its configuration gives the server "${name}" the weight ${configuredWeight}, which it has again after every restart: it must be ${wanted}`,
       side === 'green' ? 'write "weight 0" on its line' : 'write "weight 200" on its line',
+      side,
+    );
+  }
+  if (isDisabledByConfiguration) {
+    yield refusal(
+      'haproxy-restart',
+      `its configuration has the server "${name}" "disabled", as it is again after every restart`,
+      'take "disabled" off its line',
       side,
     );
   }
@@ -204,16 +225,14 @@ function* ofHealth(side: Side, { name, isUp, isHeld }: ShownServer, status: stri
 
 async function ofAddresses(
   { setup, databases, known }: Question,
+  haproxy: Haproxy,
   servers: readonly ShownServer[],
 ): Promise<Obstacle[]> {
   const found = await Promise.all(
     (['blue', 'green'] as const).map(async (side) => {
       const server = servers.find(({ name }) => name === setup.servers[side]);
       if (server === undefined) return [];
-      const leads: Leads =
-        server.address === undefined
-          ? { to: 'unknown', why: 'its address is not shown' }
-          : await whereLeads(databases[side], server.address, known);
+      const leads = await whereLeads(databases, side, server, known, haproxy.address);
       if (leads.to === 'its side' || leads.to === 'a standby of its side') return [];
       if (leads.to !== 'unknown') {
         return [

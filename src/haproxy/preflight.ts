@@ -1,10 +1,9 @@
-import { VerdigrisError } from '../errors.js';
 import type { Plan } from '../plan/schema.js';
 import type { PreflightFinding } from '../postgres/preflight/finding.js';
-import type { Databases } from '../postgres/session.js';
+import { connectionVariable, type Databases } from '../postgres/session.js';
 import type { Environment } from '../worker/connections.js';
 import { haproxiesOf } from './from-plan.js';
-import type { Haproxies } from './haproxy.js';
+import type { Haproxies, Haproxy } from './haproxy.js';
 import { obstaclesOf } from './obstacles.js';
 import { whoIsThere } from './reach.js';
 
@@ -24,6 +23,8 @@ export const HAPROXY_CHECKS = [
   'haproxy-reach',
 ] as const;
 
+const NOT_ASKED = { severity: 'error', check: 'haproxy-api', side: 'both' } as const;
+
 /**
  * Whether the plan's HAProxies can share reads between blue and green: each is asked everything at once. Looks only; a
  * plan without HAProxies has no findings.
@@ -33,14 +34,10 @@ export async function checkHaproxies(
   databases: Databases,
   environment: Environment,
 ): Promise<PreflightFinding[]> {
-  let setup: Haproxies | undefined;
-  try {
-    setup = haproxiesOf(plan, environment);
-  } catch (error) {
-    if (!(error instanceof VerdigrisError)) throw error;
-    const found = { severity: 'error', check: 'haproxy-api', side: 'both' } as const;
-    return [{ ...found, object: 'traffic.haproxy', message: error.what, remedy: error.nextStep }];
-  }
+  const unknown: PreflightFinding[] = [];
+  const setup = haproxiesOf(plan, environment, ({ what, nextStep }) =>
+    unknown.push({ ...NOT_ASKED, object: 'traffic.haproxy', message: what, remedy: nextStep }),
+  );
   if (setup === undefined) return [];
   const question = {
     ...{ setup, databases, known: await whoIsThere(databases) },
@@ -52,5 +49,17 @@ export async function checkHaproxies(
       return obstacles.map((obstacle) => ({ ...obstacle, object: haproxy.connection }));
     }),
   );
-  return found.flat();
+  return [...unknown, ...sameAddress(setup), ...found.flat()];
+}
+
+/** Another one is left out then, which would go on sharing as before: a run would never know of it. */
+function sameAddress({ instances }: Haproxies): PreflightFinding[] {
+  const text = ({ address }: Haproxy): string => JSON.stringify(address);
+  return instances.flatMap((haproxy, i) => {
+    const other = instances.slice(0, i).find((earlier) => text(earlier) === text(haproxy));
+    if (other === undefined) return [];
+    const message = `its runtime API is that of "${other.connection}", too: they are one process`;
+    const remedy = `let VERDIGRIS_CONNECTION_${connectionVariable(haproxy.connection)} lead to another HAProxy, or take one of the names out of the plan`;
+    return [{ ...NOT_ASKED, object: haproxy.connection, message, remedy }];
+  });
 }

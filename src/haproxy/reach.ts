@@ -1,9 +1,13 @@
+import { lookup } from 'node:dns/promises';
+import { networkInterfaces } from 'node:os';
 import pg from 'pg';
 import { VerdigrisError } from '../errors.js';
 import { identityOf } from '../postgres/identity.js';
 import type { Database, Databases, Session } from '../postgres/session.js';
 import { withSession } from '../postgres/session.js';
 import { otherSide, type Side } from '../side.js';
+import type { RuntimeAddress } from './haproxy.js';
+import type { ShownServer } from './shown.js';
 
 /** What tells a server from others. A physical standby has the cluster of its primary, and is another process. */
 interface Whoever {
@@ -34,26 +38,37 @@ export async function whoIsThere(databases: Databases): Promise<ReadonlyMap<Side
 }
 
 /**
- * Where the address leads that HAProxy has for a side: asked from the worker, as the plan's user of that side, since
- * HAProxy itself passes on to it only what its weight lets through.
+ * Where the address leads that HAProxy has for a side: asked from the worker, as the plan's user of that side, or as the
+ * other side's where that one is not let in, since HAProxy itself passes on to it only what its weight lets through.
+ *
+ * @param api where that HAProxy's runtime API listens: an address of its own machine is somebody else's here
  */
 export async function whereLeads(
-  database: Database,
-  address: { readonly host: string; readonly port: number },
+  databases: Databases,
+  side: Side,
+  { address }: Pick<ShownServer, 'address'>,
   known: ReadonlyMap<Side, Whoever>,
+  api: RuntimeAddress,
 ): Promise<Leads> {
-  const [own, other] = [known.get(database.side), known.get(otherSide(database.side))];
-  if (own === undefined) return { to: 'unknown', why: `${database.side} itself does not answer` };
+  if (address === undefined) return { to: 'unknown', why: 'its address is not shown' };
+  if (isLoopback(address.host) && !(await isHere(api)))
+    return { to: 'unknown', why: "it is an address of HAProxy's own machine, which this one is not" };
+  const [own, other] = [known.get(side), known.get(otherSide(side))];
+  if (own === undefined) return { to: 'unknown', why: `${side} itself does not answer` };
   let there: Whoever;
   try {
-    there = await at(database, address);
+    there = await at(databases[side], address).catch((error: unknown) =>
+      at(databases[otherSide(side)], address).catch(() => {
+        throw error;
+      }),
+    );
   } catch (error) {
     const why = error instanceof VerdigrisError || error instanceof Error ? (error.message.split('\n')[0] ?? '') : '';
     return { to: 'unknown', why };
   }
   if (there.identity === own.identity) return { to: 'its side' };
   if (there.identity === other?.identity) return { to: 'the other side' };
-  if (there.cluster === undefined)
+  if (there.cluster === undefined || own.cluster === undefined)
     return { to: 'unknown', why: 'this role may not ask for the identifier of the cluster' };
   // Green that is a copy of blue's cluster has the same identifier: a standby of which, it does not say.
   if (own.cluster === other?.cluster && there.cluster === own.cluster) {
@@ -61,6 +76,18 @@ export async function whereLeads(
   }
   if (there.cluster === own.cluster) return { to: 'a standby of its side' };
   return { to: there.cluster === other?.cluster ? 'a standby of the other side' : 'somewhere else' };
+}
+
+function isLoopback(host: string): boolean {
+  return host === '::1' || /^(::ffff:)?127\./i.test(host);
+}
+
+/** Whether a HAProxy runs on this machine: by a socket in its file system, or by an address of its own. */
+async function isHere(api: RuntimeAddress): Promise<boolean> {
+  if ('path' in api) return true;
+  const addresses = await lookup(api.host, { all: true }).catch(() => []);
+  const own = Object.values(networkInterfaces()).flatMap((all) => (all ?? []).map(({ address }) => address));
+  return addresses.some(({ address }) => isLoopback(address) || own.includes(address));
 }
 
 async function at(database: Database, address: { readonly host: string; readonly port: number }): Promise<Whoever> {

@@ -1,7 +1,9 @@
 import { VerdigrisError } from '../errors.js';
 import { bring, notAll } from './bring.js';
+import type { Databases } from '../postgres/session.js';
 import type { Haproxies, Haproxy } from './haproxy.js';
 import { Instance } from './instance.js';
+import { whereLeads, whoIsThere, type Leads } from './reach.js';
 import { isNotRunning } from './runtime-api.js';
 import type { ShareReader } from './share.js';
 import type { ShownServer } from './shown.js';
@@ -39,17 +41,27 @@ export async function refuseReadsOnGreen(setup: Haproxies, share: ShareReader): 
  * would answer with ever older rows.
  *
  * @param share says 100 %
- * @returns warnings: those that do not run, and could not be looked at
+ * @returns warnings: those that do not run, and servers that could not be looked at
  * @throws VerdigrisError WeightsNotSet; `retryable` where connections only have to end
  */
-export async function refuseReadsOnBlue(setup: Haproxies, share: ShareReader): Promise<string[]> {
+export async function refuseReadsOnBlue(setup: Haproxies, share: ShareReader, databases: Databases): Promise<string[]> {
   const warnings: string[] = [];
+  let known: ReturnType<typeof whoIsThere> | undefined;
+  const leads = async (server: ShownServer, haproxy: Haproxy): Promise<Leads> =>
+    whereLeads(databases, 'blue', server, await (known ??= whoIsThere(databases)), haproxy.address);
   await onAll(setup, async (instance, haproxy) => {
     try {
       const servers = await instance.servers();
       const blue = servers.find(({ name }) => name === setup.servers.blue);
       const why = whyBlueAgain(setup, servers);
       if (why !== undefined) throw configured(haproxy, why);
+      for (const server of othersThan(setup.servers.green, servers)) {
+        const there = await leads(server, haproxy);
+        if (there.to === 'its side') throw configured(haproxy, leadsToBlue(server));
+        if (there.to === 'a standby of its side')
+          throw configured(haproxy, `${leadsToBlue(server)}: to a standby of it`);
+        if (there.to === 'unknown') warnings.push(unseen(haproxy, server, there.why));
+      }
       if (blue === undefined) return;
       await bring(setup, haproxy, share);
       const open = await instance.connectionsTo('blue');
@@ -72,7 +84,23 @@ function whyBlueAgain({ servers: { blue, green } }: Haproxies, servers: readonly
   if (onBlue.configuredWeight > 0)
     return `its configuration gives the server "${blue}" the weight ${onBlue.configuredWeight}`;
   const again = servers.find(({ name, address }) => name !== blue && isSame(address, onBlue.address));
-  return again === undefined ? undefined : `its server "${again.name}" leads to blue, too`;
+  return again === undefined ? undefined : leadsToBlue(again);
+}
+
+function leadsToBlue({ name }: ShownServer): string {
+  return `its server "${name}" leads to blue, too`;
+}
+
+function unseen({ connection }: Haproxy, { name }: ShownServer, why: string): string {
+  return `HAProxy "${connection}": whether its server "${name}" leads to blue could not be seen: ${why}`;
+}
+
+/** Those that would get connections after a restart: `backup` ones when green fails. */
+function othersThan(green: string, servers: readonly ShownServer[]): ShownServer[] {
+  return servers.filter(
+    ({ name, configuredWeight, isDisabledByConfiguration }) =>
+      name !== green && configuredWeight > 0 && !isDisabledByConfiguration,
+  );
 }
 
 function isSame(a: ShownServer['address'], b: ShownServer['address']): boolean {

@@ -12,8 +12,10 @@ export interface ShownServer {
   readonly configuredWeight: number;
   /** By its health checks, or by having none. */
   readonly isUp: boolean;
-  /** Somebody has put it into maintenance or drains it. */
+  /** Somebody has put it, or one that it tracks, into maintenance or drains it; or its name has no address now. */
   readonly isHeld: boolean;
+  /** Its line in the configuration says `disabled`: held after every restart, whatever it is now. */
+  readonly isDisabledByConfiguration: boolean;
   /** Undefined for a name that is not resolved, and for a Unix socket. */
   readonly address: { readonly host: string; readonly port: number } | undefined;
 }
@@ -35,6 +37,14 @@ export interface ShownStatistics {
 /** Operational states in which a server takes connections: starting, running. */
 const TAKES_CONNECTIONS = ['1', '2'];
 
+/**
+ * What `srv_admin_state` is made of: forced (1) or inherited (2) maintenance, forced (8) or inherited (16) drain, a name
+ * without an address (32). The others hold nothing, and stay for as long as the process lives: `disabled` in the
+ * configuration (4), and another host name than there (64).
+ */
+const HELD = 1 | 2 | 8 | 16 | 32;
+const DISABLED = 4;
+
 export function serversOf(text: string): ShownServer[] {
   return rowsOf(text, ' ').map((row) => {
     const [host, port] = [row('srv_addr'), Number(row('srv_port'))];
@@ -44,7 +54,8 @@ export function serversOf(text: string): ShownServer[] {
       weight: Number(row('srv_uweight')),
       configuredWeight: Number(row('srv_iweight')),
       isUp: TAKES_CONNECTIONS.includes(row('srv_op_state')),
-      isHeld: row('srv_admin_state') !== '0',
+      isHeld: (Number(row('srv_admin_state')) & HELD) !== 0,
+      isDisabledByConfiguration: (Number(row('srv_admin_state')) & DISABLED) !== 0,
       address: isAddress ? { host, port } : undefined,
     };
   });
@@ -59,6 +70,11 @@ export function statisticsOf(text: string): ShownStatistics[] {
     mode: row('mode'),
     algorithm: row('algo'),
   }));
+}
+
+/** Whether the text is a table, also one without rows. */
+export function isTable(text: string): boolean {
+  return /^# /m.test(text);
 }
 
 /** None when there is no such table in the text. */

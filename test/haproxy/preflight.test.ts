@@ -1,6 +1,12 @@
 import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { Haproxies, RuntimeAddress } from '../../src/haproxy/haproxy.js';
 import { checkHaproxies } from '../../src/haproxy/preflight.js';
+import { whereLeads, whoIsThere, type Leads } from '../../src/haproxy/reach.js';
+import { refuseReadsOnBlue } from '../../src/haproxy/reads-on.js';
+import { serversOf } from '../../src/haproxy/shown.js';
 import { parsePlan } from '../../src/plan/parse.js';
 import type { PlanInput } from '../../src/plan/schema.js';
 import type { Databases } from '../../src/postgres/session.js';
@@ -42,13 +48,17 @@ describe.skipIf(!isThere)('the preflight of HAProxy', () => {
     more: Partial<NonNullable<Traffic['haproxy']>> = {},
     stages: Traffic['stages'] = [{ percent: 100, for: '1m' }],
     uri = haproxy.uri,
+    others: Record<string, string> = {},
   ): Promise<string[]> {
     const parsed = parsePlan({
       ...{ name: 'shop', blue: { connection: 'a' }, green: { connection: 'b' } },
       traffic: { stages, haproxy: { backend: 'reads', instances: ['haproxy'], ...more } },
     });
     if (!('plan' in parsed)) throw new Error('the plan is not one');
-    const found = await checkHaproxies(parsed.plan, databases, { VERDIGRIS_CONNECTION_HAPROXY: uri });
+    const found = await checkHaproxies(parsed.plan, databases, {
+      VERDIGRIS_CONNECTION_HAPROXY: uri,
+      ...Object.fromEntries(Object.entries(others).map(([name, other]) => [`VERDIGRIS_CONNECTION_${name}`, other])),
+    });
     const text = found.map(({ message, remedy }) => `${message} ${remedy}`).join();
     expect(text).not.toContain(String(blue.config.password));
     expect(text).not.toContain(haproxy.socket);
@@ -83,6 +93,53 @@ describe.skipIf(!isThere)('the preflight of HAProxy', () => {
     expect(await findings({}, [], 'tcp://127.0.0.1:1')).toEqual(['error haproxy-api both']);
     await haproxy.restart('operator');
     expect(await findings()).toEqual(['error haproxy-level both']);
+  });
+
+  it('refuses what is no runtime API, such as the page of statistics, with one error that says so', async () => {
+    const page = createServer((_request, response) => response.writeHead(400).end('Bad request'));
+    const port = await new Promise<number>((resolve) =>
+      page.listen(0, '127.0.0.1', () => resolve((page.address() as AddressInfo).port)),
+    );
+    expect(await findings({}, [], `tcp://127.0.0.1:${port}`)).toEqual(['error haproxy-api both']);
+    page.close();
+  });
+
+  it('tells each HAProxy that it does not know, and looks at the others; two of one address are one', async () => {
+    await haproxy.ask('set server reads/green weight 20');
+    expect(await findings({ instances: ['other', 'haproxy', 'another'] })).toEqual([
+      'error haproxy-api both',
+      'error haproxy-api both',
+      'error haproxy-weights green',
+    ]);
+    await haproxy.restart();
+    expect(await findings({ instances: ['haproxy', 'again'] }, [], haproxy.uri, { AGAIN: haproxy.uri })).toEqual([
+      'error haproxy-api both',
+    ]);
+  });
+
+  it('takes a server that is disabled in the configuration for held after a restart, and for what it is now', async () => {
+    await configured(right.replace('weight 0', 'weight 0 disabled'));
+    expect(await findings()).toEqual(['error haproxy-health green', 'error haproxy-restart green']);
+    await haproxy.ask('set server reads/green state ready');
+    expect(await findings()).toEqual(['error haproxy-restart green']);
+  });
+
+  it('takes a server for held by what holds it, not by another host name than the configuration has', () => {
+    const held = (adminState: number): boolean[] =>
+      serversOf(`1\n# srv_name srv_addr srv_op_state srv_admin_state\nblue 127.0.0.1 2 ${adminState}\n`).map(
+        ({ isHeld }) => isHeld,
+      );
+    for (const flags of [1, 2, 8, 16, 32, 65]) expect(held(flags), String(flags)).toEqual([true]);
+    for (const flags of [0, 4, 64]) expect(held(flags), String(flags)).toEqual([false]);
+  });
+
+  it("can't be asked where the server of a HAProxy on another machine is at its own 127.0.0.1", async () => {
+    const address = { host: '127.0.0.1', port: blue.port };
+    const known = await whoIsThere(databases);
+    const leads = (api: RuntimeAddress): Promise<Leads> => whereLeads(databases, 'green', { address }, known, api);
+    for (const api of [{ path: '/run/haproxy.sock' }, { host: 'localhost', port: 1 }])
+      expect(await leads(api)).toEqual({ to: 'the other side' });
+    expect(await leads({ host: '192.0.2.1', port: 9_999 })).toMatchObject({ to: 'unknown' });
   });
 
   it('refuses a backend or server that is not there, or is not for PostgreSQL', async () => {
@@ -131,10 +188,41 @@ describe.skipIf(!isThere)('the preflight of HAProxy', () => {
   it('refuses servers that lead to the other side', async () => {
     await configured(configOf({ blue: green.port, green: blue.port }));
     // The plan's user of each side is not the other one's, and is asked all the same.
-    const found = await findings();
-    expect(found.every((one) => / haproxy-reach (blue|green)$/.test(one))).toBe(true);
-    expect(found).toHaveLength(2);
+    expect(await findings()).toEqual(['error haproxy-reach blue', 'error haproxy-reach green']);
     await configured(configOf({ blue: blue.port, green: blue.port }));
-    expect(await findings()).toHaveLength(1);
+    expect(await findings()).toEqual(['error haproxy-reach green']);
+  });
+
+  describe('before blue is left as it is', () => {
+    const green100 = (): Promise<{ percent: number; stamp: string }> => Promise.resolve({ percent: 100, stamp: '2/1' });
+    const onGreen = (): string => `  server green 127.0.0.1:${green.port} weight 200\n`;
+
+    /** Why it may not be; what could not be seen otherwise. */
+    async function refusal(): Promise<string> {
+      const setup: Haproxies = {
+        ...{ migration: 'shop', backend: 'reads', servers: { blue: 'blue', green: 'green' }, openConnections: 'cut' },
+        instances: [{ connection: 'haproxy', address: { path: haproxy.socket } }],
+      };
+      return refuseReadsOnBlue(setup, green100, databases).then(
+        (warnings) => warnings.join(),
+        (error: unknown) => String(error),
+      );
+    }
+
+    it('no server may lead to it after a restart, whatever it is called and by which name of it', async () => {
+      await configured(onGreen());
+      expect(await refusal()).toBe('');
+      // The server "blue" is gone, and its way out has been forgotten.
+      await configured(`${onGreen()}  server blue_again 127.0.0.1:${blue.port} backup\n`);
+      expect(await refusal()).toMatch(/its server "blue_again" leads to blue, too/);
+      await configured(
+        `${onGreen()}  server blue 127.0.0.1:${blue.port} weight 0\n  server again 127.0.0.2:${blue.port} backup\n`,
+      );
+      expect(await refusal()).toMatch(/its server "again" leads to blue, too|could not be seen/);
+      await configured(`${onGreen()}  server away 127.0.0.1:1 backup\n`);
+      expect(await refusal()).toMatch(/^HAProxy "haproxy": whether its server "away" leads to blue could not be seen/);
+      await configured(`${onGreen()}  server green_again 127.0.0.1:${green.port} backup\n`);
+      expect(await refusal()).toBe('');
+    });
   });
 });
