@@ -157,7 +157,7 @@ function* ofBoth(setup: Haproxies, { servers, statistics }: Backend, reaches100:
         side,
       );
     }
-    yield* ofWeights(side, server);
+    yield* ofWeights(setup, side, server);
     yield* ofHealth(side, server, counted.status);
   }
   if (!reaches100 || statistics.some(({ isBackup, name }) => isBackup && name !== setup.servers.green)) return;
@@ -168,7 +168,7 @@ function* ofBoth(setup: Haproxies, { servers, statistics }: Backend, reaches100:
   );
 }
 
-function* ofWeights(side: Side, server: ShownServer): Generator<Obstacle> {
+function* ofWeights({ backend }: Haproxies, side: Side, server: ShownServer): Generator<Obstacle> {
   const { name, weight, configuredWeight, isDisabledByConfiguration } = server;
   const isRight = (one: number): boolean => (side === 'green' ? one === 0 : one > 0);
   const wanted = side === 'green' ? '0' : 'more than 0';
@@ -176,7 +176,7 @@ function* ofWeights(side: Side, server: ShownServer): Generator<Obstacle> {
     yield refusal(
       'haproxy-weights',
       `the server "${name}" has the weight ${weight} now, before anything has moved: it must be ${wanted}`,
-      `set server .../${name} weight ${side === 'green' ? 0 : 200}, on its runtime API`,
+      `"set server ${backend}/${name} weight ${side === 'green' ? 0 : 200}" on its runtime API`,
       side,
     );
   }

@@ -1,6 +1,6 @@
 import { VerdigrisError } from '../errors.js';
-import { bring, notAll } from './bring.js';
 import type { Databases } from '../postgres/session.js';
+import { bring, notAll } from './bring.js';
 import type { Haproxies, Haproxy } from './haproxy.js';
 import { Instance } from './instance.js';
 import { whereLeads, whoIsThere, type Leads } from './reach.js';
