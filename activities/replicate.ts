@@ -5,6 +5,8 @@ import { tablesync } from '../src/postgres/bootstrap/tablesync.js';
 import { describePhysicalSlot, readAbandonedSlot } from '../src/postgres/bootstrap/standby/physical-slot.js';
 import { feedName } from '../src/postgres/feed.js';
 import { parseSize, refuseLostSlots, waitUntilCaughtUp } from '../src/postgres/lag.js';
+import { refuseMistakes } from '../src/postgres/migrate/plan-trial.js';
+import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { claimBlue, claimDatabases } from '../src/postgres/ownership.js';
 import { ensureSlot } from '../src/postgres/replication-slot.js';
 import { judgeRetainedWal, lacksSlots, readRetainedWal, retainedWalExceeded } from '../src/postgres/retained-wal.js';
@@ -15,7 +17,7 @@ import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import { streamNames } from '../src/postgres/streams.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, performWhileBlueServes, watching, type ActivityDependencies } from './context.js';
-import { publishForward } from './run-tables.js';
+import { movedTables, publishForward } from './run-tables.js';
 
 const DIRECTION = 'to_green';
 
@@ -44,10 +46,16 @@ export function replicateActivities(dependencies: ActivityDependencies) {
         return { epoch: await claim(databases, run, ref.plan.traffic.flag, ref.plan.replicate.streams) };
       }),
 
-    /** Publications, then slots, then rows. In this order: a slot that is older than its publication fails on PG 15. */
+    /** The plan is tried on green's empty tables; then publications, then slots, then rows. In this order: a slot that is older than its publication fails on PG 15. */
     copyRows: (ref: RunRef): Promise<{ tables: number }> =>
       performWhileBlueServes(dependencies, ref, async ({ databases, run, session, signal, report }) => {
         const blue = await session('blue', 'replicate');
+        await refuseMistakes({
+          session: await session('green', 'try the plan'),
+          blue,
+          moved: await movedTables(blue, ref.plan),
+          work: await planWork(ref.plan),
+        });
         await publishForward(blue, run, ref.plan);
         for (const slot of streamNames(run.migration, DIRECTION, ref.plan.replicate.streams)) {
           await ensureSlot(blue, slot, { signal, onWait: (waitingFor) => report({ slot, waitingFor }) });

@@ -51,6 +51,15 @@ export interface Route {
   readonly opening: Side | null;
 }
 
+/** NULL for text that is not JSON: for "up" of a text column that becomes jsonb. */
+export const TRY_JSONB = `CREATE OR REPLACE FUNCTION verdigris.try_jsonb(value text) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog AS $fn$
+BEGIN
+  RETURN value::jsonb;
+EXCEPTION WHEN data_exception THEN
+  RETURN NULL;
+END $fn$;`;
+
 /** Makes the schema, or brings it up to date. Safe to run again at any time; `side` is what this database is. */
 export async function installState(session: Session, side: Side): Promise<void> {
   await session.query(stateDdl(side));
@@ -117,14 +126,7 @@ CREATE TABLE IF NOT EXISTS verdigris.event (
   detail jsonb NOT NULL DEFAULT '{}'
 );
 
--- NULL for text that is not JSON: for "up" of a text column that becomes jsonb.
-CREATE OR REPLACE FUNCTION verdigris.try_jsonb(value text) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog AS $fn$
-BEGIN
-  RETURN value::jsonb;
-EXCEPTION WHEN data_exception THEN
-  RETURN NULL;
-END $fn$;
+${TRY_JSONB}
 
 -- The fence. The lock is taken before the flag is read: whoever holds the lock alone (the promotion) knows that every
 -- transaction that has written is over and that every later writer reads the flag after the decision.

@@ -229,6 +229,44 @@ describe('a copy is followed', () => {
   });
 });
 
+describe('a plan that green refuses', () => {
+  it('is refused before the copy is planned, with all of its mistakes; green is as it was', async () => {
+    const pair = await CopyPair.start(
+      ['pg15', 'pg18'],
+      'copy_refused',
+      'CREATE TABLE docs (id int, body text); CREATE TABLE users (id int, code int)',
+      'ALTER TABLE docs ADD PRIMARY KEY (id); ALTER TABLE users ADD PRIMARY KEY (id)',
+      [
+        { createIndex: { table: 'docs', name: 'docs_body', columns: ['body'], method: 'gin' } },
+        {
+          addConstraint: {
+            table: 'docs',
+            name: 'docs_user',
+            foreignKey: { columns: ['id'], references: { table: 'users', columns: ['code'] } },
+          },
+        },
+        // The key is blue's, and comes to green behind the rows.
+        {
+          addConstraint: {
+            table: 'docs',
+            name: 'docs_right',
+            foreignKey: { columns: ['id'], references: { table: 'users', columns: ['id'] } },
+          },
+        },
+      ],
+    );
+    try {
+      const error: unknown = await pair.planCopy().catch((e: unknown) => e);
+      expect(error).toMatchObject({ type: 'MigrationStepFailed', retryable: false });
+      expect(String(error)).toMatch(/index "docs_body".*42704.*constraint "docs_user".*42830/);
+      expect(String(error)).not.toContain('docs_right');
+      expect(await readCopyState(pair.ourGreen, pair.run.runId)).toBeUndefined();
+    } finally {
+      await pair.stop();
+    }
+  });
+});
+
 describe('a blue whose answers are not those of green', () => {
   const ROWS = `INSERT INTO docs SELECT n, CASE n % 3 WHEN 0 THEN 'added' WHEN 1 THEN 'STRASSE, ÄÖÜ' ELSE '{"n": 1}' END FROM generate_series(1, 300) n;
                 INSERT INTO plain SELECT id, body FROM docs;

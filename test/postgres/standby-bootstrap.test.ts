@@ -100,6 +100,50 @@ describe('preflight of a standby', () => {
     await onServer(cluster.blue, 'SELECT pg_reload_conf()');
   });
 
+  it('refuses a plan that PostgreSQL would refuse when the standby is no standby any more', async () => {
+    await cluster.replayed(first);
+    const green = databaseOf(first, 'green');
+    const add = { table: 'notes', column: 'tags', type: 'jsonb' };
+    const wrong = planOf('standby-preflight', {
+      migrations: [
+        { addColumn: { ...add, type: 'jsonbb' } },
+        { addColumn: { ...add, table: 'entries', up: 'uppper(amount)' } },
+        { createIndex: { table: 'accounts', name: 'a', columns: ['balance'], method: 'gin' } },
+      ],
+    });
+    const errors = errorsOf(await find(green, wrong));
+    expect(errors).toEqual([
+      'plan-on-blue: the new columns of table public.notes',
+      'plan-on-blue: new column "tags" of table public.entries',
+      'plan-on-blue: index "a" on table public.accounts',
+    ]);
+    const right = planOf('standby-preflight', {
+      migrations: [
+        { addColumn: { ...add, up: 'verdigris.try_jsonb(body)' } },
+        { createIndex: { table: 'notes', name: 'notes_tags', columns: ['tags'], method: 'gin' } },
+      ],
+    });
+    const names = 'SELECT nspname::text AS name FROM pg_namespace ORDER BY 1';
+    const before = await onServer(cluster.blue, names);
+    const findings = await find(green, right);
+    expect(findings.filter(({ check }) => check === 'plan-on-blue')).toEqual([]);
+    expect(errorsOf(findings)).toEqual([]);
+    expect(await onServer(cluster.blue, names)).toEqual(before);
+  });
+
+  it('warns of a plan that it could not try', async () => {
+    const plan = planOf('standby-preflight', {
+      migrations: [{ createIndex: { table: 'notes', name: 'n', columns: ['body'], method: 'gin' } }],
+    });
+    const application = new pg.Client({ connectionString: cluster.blue.uri('shop') });
+    await application.connect();
+    await application.query('BEGIN; LOCK TABLE notes IN ACCESS EXCLUSIVE MODE');
+    const findings = await find(databaseOf(first, 'green'), plan).finally(() => application.end());
+    const [found] = findings.filter(({ check }) => check === 'plan-on-blue');
+    expect(found).toMatchObject({ severity: 'warning', side: 'blue' });
+    expect(found?.remedy).toContain('GRANT TEMPORARY ON DATABASE "shop" TO "postgres"');
+  });
+
   it('names this method when green is a standby and the plan has another one', async () => {
     const findings = await find(databaseOf(first, 'green'), planOf('x', { bootstrap: { method: 'tablesync' } }));
     const found = findings.find(({ check }) => check === 'in-recovery');

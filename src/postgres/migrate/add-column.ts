@@ -6,6 +6,8 @@ import { ident, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
 import type { NewColumn } from './plan-work.js';
 
+type NamedTable = Pick<TableInfo, 'name' | 'columns' | 'oid'>;
+
 /**
  * Adds the columns that are not there yet, all in one statement: one lock, and no rewrite, since every column is
  * nullable and its default constant. Must run in a transaction.
@@ -13,7 +15,11 @@ import type { NewColumn } from './plan-work.js';
  * @returns the names of the columns that were added now.
  * @throws VerdigrisError MigrationStepFailed when a column is there with another type.
  */
-export async function addColumns(session: Session, table: TableInfo, columns: readonly NewColumn[]): Promise<string[]> {
+export async function addColumns(
+  session: Session,
+  table: NamedTable,
+  columns: readonly NewColumn[],
+): Promise<string[]> {
   const there = new Set(table.columns.map(({ name }) => name));
   for (const column of columns.filter(({ name }) => there.has(name))) await checkType(session, table, column);
   const missing = columns.filter(({ name }) => !there.has(name));
@@ -37,7 +43,7 @@ export async function dropColumns(session: Session, table: TableName, columns: r
 }
 
 /** PostgreSQL itself says what the plan's type is called: "varchar(20)" is "character varying(20)". */
-async function checkType(session: Session, table: TableInfo, column: NewColumn): Promise<void> {
+async function checkType(session: Session, table: NamedTable, column: NewColumn): Promise<void> {
   await session.query(`CREATE TEMPORARY TABLE verdigris_type (value ${column.type}) ON COMMIT DROP`);
   const { rows } = await session.query<{ type: string }>(
     `SELECT format_type(atttypid, atttypmod) AS type FROM pg_attribute

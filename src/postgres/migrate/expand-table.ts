@@ -114,7 +114,12 @@ async function domainDefaults(session: Session, { oid }: TableInfo): Promise<Rea
   return new Map(rows.map(({ name, value }) => [name, value]));
 }
 
-async function checkedReads(
+/**
+ * The columns that an expression reads, once the server has found that the target column could take its value.
+ *
+ * @throws VerdigrisError MigrationStepFailed
+ */
+export async function checkedReads(
   session: Session,
   table: TableInfo,
   target: string,

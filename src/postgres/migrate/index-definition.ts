@@ -13,9 +13,14 @@ export interface IndexTarget {
   readonly name: string;
 }
 
+/** A table whose columns are known by name. */
+export interface WithColumns {
+  readonly columns: readonly { readonly name: string }[];
+}
+
 /** The statement that makes the index. `how` stands where CONCURRENTLY or ONLY would. */
 export function createIndexSql(
-  table: TableInfo,
+  table: WithColumns,
   index: CreateIndex,
   target: IndexTarget,
   how: 'concurrently' | 'only' | 'plain',
@@ -31,7 +36,7 @@ export function createIndexSql(
 }
 
 /** An item that is exactly the name of a column is that column, odd names included; anything else is SQL. */
-function element(table: TableInfo, item: string): string {
+function element(table: WithColumns, item: string): string {
   return table.columns.some(({ name }) => name === item) ? ident(item) : `${item}\n`;
 }
 

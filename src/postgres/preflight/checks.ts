@@ -37,6 +37,7 @@ import {
 import { money } from './money.js';
 import { peerConnection } from './peer-connection.js';
 import { planLint } from './plan-lint.js';
+import { planOnBlue } from './plan-on-blue.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
 import {
   asynchronousCommit,
@@ -82,6 +83,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   clients,
   patterns,
   planLint,
+  planOnBlue,
   inheritedColumns,
   replicaIdentity,
   unmovedRows,

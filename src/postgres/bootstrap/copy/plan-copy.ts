@@ -1,6 +1,7 @@
 import { formatTableName } from '../../../plan/table-name.js';
 import { readTables, type TableInfo } from '../../catalog.js';
 import { expandColumns, expandTable } from '../../migrate/expand-table.js';
+import { refuseMistakes } from '../../migrate/plan-trial.js';
 import { planWork } from '../../migrate/plan-work.js';
 import type { StepContext } from '../../migrate/step-context.js';
 import type { Session } from '../../session.js';
@@ -16,6 +17,7 @@ import { planParcels, type Parcel } from './plan-parcels.js';
  * Decides what is copied how, once: green gets the plan's new columns, and the tables are cut into parcels. Where blue
  * can't compute the new columns as green would, green's trigger must be there before the rows.
  *
+ * @throws VerdigrisError MigrationStepFailed for what green would refuse of the plan, before a row is copied.
  * @param tables those of blue; their publications are there.
  */
 export async function planCopy(
@@ -29,13 +31,16 @@ export async function planCopy(
   if ((await readCopyState(session, run.runId)) === undefined) {
     const computed: Record<string, ComputedTable> = {};
     const alike = (await answersBy(blue)) === (await answersBy(session));
-    for (const work of (await planWork(plan)).tables) {
+    const { tables: changed, steps } = await planWork(plan);
+    for (const work of changed) {
       await expandColumns(green, work);
       const same = alike || (await isSameOnGreen(session, work));
       const onBlue = same ? await computedTable(blue, session, work) : undefined;
       if (onBlue === undefined) await expandTable(green, work);
       else computed[formatTableName(work.table)] = onBlue;
     }
+    // What is made behind the rows is refused before them; the columns stand already.
+    await refuseMistakes({ session, blue, moved: tables, work: { tables: [], steps } });
     const streams = await readStreams(blue, run.migration, 'to_green', plan.replicate.streams);
     const sources = await sourceTables(blue, tables, await readTables(session, plan.tables), streams);
     await storeCopy(session, run.runId, planParcels(sources, plan.bootstrap.parallel), computed);
