@@ -78,3 +78,32 @@ function createdBy(node: Node): string | undefined {
   if ('CreateSchemaStmt' in node) return objectKey('schema', node.CreateSchemaStmt.schemaname ?? '');
   return undefined;
 }
+
+/** What a plan's `up` statements make that was surely not there before, by its key; the value is the place that makes it. */
+export interface MadeByPlan {
+  readonly tables: ReadonlyMap<string, string>;
+  readonly types: ReadonlyMap<string, string>;
+  readonly functions: ReadonlyMap<string, string>;
+}
+
+export function madeByPlan(raw: readonly RawSql[]): MadeByPlan {
+  const tables = new Map<string, string>();
+  const types = new Map<string, string>();
+  const functions = new Map<string, string>();
+  for (const { place, statements } of raw.filter(({ direction }) => direction === 'up')) {
+    for (const { node } of statements) {
+      if ('CreateStmt' in node && node.CreateStmt.if_not_exists !== true) {
+        tables.set(relationKey(node.CreateStmt.relation), place);
+      } else if ('CreateTableAsStmt' in node && node.CreateTableAsStmt.if_not_exists !== true) {
+        tables.set(relationKey(node.CreateTableAsStmt.into?.rel), place);
+      } else if ('CreateEnumStmt' in node) types.set(nameKey(node.CreateEnumStmt.typeName), place);
+      else if ('CreateRangeStmt' in node) types.set(nameKey(node.CreateRangeStmt.typeName), place);
+      else if ('CompositeTypeStmt' in node) types.set(relationKey(node.CompositeTypeStmt.typevar), place);
+      else if ('CreateDomainStmt' in node) types.set(nameKey(node.CreateDomainStmt.domainname), place);
+      else if ('CreateFunctionStmt' in node && node.CreateFunctionStmt.replace !== true) {
+        functions.set(nameKey(node.CreateFunctionStmt.funcname), place);
+      }
+    }
+  }
+  return { tables, types, functions };
+}

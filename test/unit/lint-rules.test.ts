@@ -72,6 +72,9 @@ const haproxy = (more: object = {}) => ({
   haproxy: { backend: 'reads', instances: ['lb'], ...more },
   gates: [{ metric: 'lag' as const, max: '1s' }],
 });
+const LEVEL = "CREATE TYPE public.level AS ENUM ('low', 'high')";
+const RANK = "CREATE FUNCTION public.rank(t text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'";
+const NEW_TABLE = 'CREATE TABLE public.fresh (id bigint PRIMARY KEY, a text)';
 const VIEW = 'CREATE VIEW public.v AS SELECT 1 AS x';
 
 const CASES: readonly Case[] = [
@@ -258,6 +261,45 @@ const CASES: readonly Case[] = [
     message: /"note", which only migrations\[1\]\.addColumn adds/,
     instead: /move migrations\[1\] before migrations\[0\]/,
     accepted: [add(), key({ unique: ['note'] })],
+  },
+  {
+    rule: 'made-too-late',
+    refused: [sql(LEVEL, 'DROP TYPE public.level'), add({ type: 'public.level[]' })],
+    place: 'migrations[1].addColumn.type',
+    message: /type public\.level is made only by migrations\[0\]\.sql\.up/,
+    instead: /on blue before the run/,
+    accepted: [add({ type: 'public.level' }), sql(LEVEL.replace('level', 'another'), 'DROP TYPE public.another')],
+  },
+  {
+    rule: 'made-too-late',
+    refused: [add({ up: "coalesce(a, 'low')::level" }), sql(LEVEL, 'DROP TYPE public.level')],
+    place: 'migrations[0].addColumn.up',
+    message: /type public\.level/,
+    instead: /on blue before the run/,
+    // Of a table elsewhere nobody knows which "level" it would be.
+    accepted: [add({ table: 'shop.orders', up: 'a::level' }), sql(LEVEL, 'DROP TYPE public.level')],
+  },
+  {
+    rule: 'made-too-late',
+    refused: [sql(NEW_TABLE, 'DROP TABLE public.fresh'), add({ table: 'fresh', up: 'a' })],
+    place: 'migrations[1].addColumn.table',
+    message: /table public\.fresh is made only by migrations\[0\]/,
+    instead: /CREATE TABLE/,
+    accepted: [
+      sql(NEW_TABLE, 'DROP TABLE public.fresh'),
+      index({ table: 'fresh', columns: ['a'] }),
+      check({ table: 'fresh', check: 'public.rank(a) > 0' }),
+      sql(`${RANK}; ${LEVEL}`, 'DROP FUNCTION public.rank; DROP TYPE public.level', 'more'),
+    ],
+  },
+  {
+    rule: 'function-made-too-late',
+    severity: 'warning',
+    refused: [sql(RANK, 'DROP FUNCTION public.rank'), add({ up: 'rank(a)' })],
+    place: 'migrations[1].addColumn.up',
+    message: /function public\.rank is made only by migrations\[0\]\.sql\.up/,
+    instead: /on blue before the run/,
+    accepted: [sql(RANK.replace('CREATE', 'CREATE OR REPLACE'), 'SELECT 1'), add({ up: 'public.rank(a)' })],
   },
   {
     rule: 'not-null-without-value',

@@ -16,6 +16,7 @@ import { countsOfFixedRange, everyGateDryRun, gatesOfOneName, rangeHidesTheEnd, 
 import { haproxyGates, haproxyPercent, haproxyServers, haproxyTwice } from './haproxy.js';
 import { invalidDown, invalidExpression, invalidIndex, notOneValue } from './expressions.js';
 import { keyOnPartitionedTable, primaryKeyNullable, secondPrimaryKey, secondPrimaryKeyInPlan } from './keys.js';
+import { functionMadeTooLate, madeTooLate } from './made-too-late.js';
 import { duplicateName, invalidTableName, reservedSchema, tableNotMoved } from './names.js';
 import { notNullWithoutValue, upMayBeNull } from './not-null.js';
 import { pgbouncerEntries, pgbouncerStages, pgbouncerTwice } from './pgbouncer.js';
@@ -64,6 +65,8 @@ export const RULES: readonly Rule[] = [
   disconnectedColumn,
   downTarget,
   usedBeforeAdded,
+  madeTooLate,
+  functionMadeTooLate,
   notNullWithoutValue,
   upMayBeNull,
   narrowingInPlan,
