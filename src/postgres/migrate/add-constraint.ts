@@ -11,6 +11,8 @@ import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from './index-settings.js'
 import { addKeyConstraint, dropKeyConstraint, dropKeyNotNull } from './key-constraint.js';
 import { forgetProgress, readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { planByHash } from './plan-by-hash.js';
+import { isOrphan } from './recheck-foreign-keys.js';
+import { CORRECT_ROWS, keysOfRows, rowsInTheWay } from './rows-in-the-way.js';
 import { shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
 import { isTransient, passing, stepFailed } from './step-failed.js';
@@ -21,7 +23,7 @@ import { isTransient, passing, stepFailed } from './step-failed.js';
  * before. When rows violate it, it is removed again: left in place it would stop the replication at the next row of that
  * kind.
  *
- * @throws VerdigrisError MigrationStepFailed
+ * @throws VerdigrisError MigrationStepFailed; BackfillFailed when rows violate it
  */
 export async function addConstraint(
   context: StepContext,
@@ -47,7 +49,8 @@ export async function addConstraint(
     if (context.signal.aborted || isTransient(error) || (error instanceof VerdigrisError && error.retryable))
       throw passing(`${object} can't be added`, error);
     await dropOurs(context, name, constraint);
-    throw stepFailed(`${object} can't be added`, error, nextStep(constraint, sqlState(error), name));
+    if (ROWS_VIOLATE.has(sqlState(error) ?? '')) throw await violated(context, table, constraint, object, error);
+    throw stepFailed(`${object} can't be added`, error, 'correct it in the plan');
   }
   const state = (await readProgress<ConstraintState>(session, key))?.state ?? { ours: false };
   await writeProgress(session, key, state, true);
@@ -104,32 +107,48 @@ async function refuseViolated(
 ): Promise<void> {
   const { check } = constraint;
   if (check === undefined) return;
-  let violated = 0;
+  let keys: readonly string[];
   try {
-    await shortLocks(context, context.session, { object, searchPath: table.searchPath }, async () => {
-      const { rowCount } = await context.session.query(
-        `SELECT FROM ${qualified(table.info.name)} AS ${ident(table.info.name.name)} WHERE NOT (${check}\n) LIMIT 1`,
-      );
-      violated = rowCount ?? 0;
-    });
+    keys = await keysOfRows(context, table, violates(table.info.name, constraint), object);
   } catch (error) {
     if (context.signal.aborted || isTransient(error)) throw passing(`${object} can't be added`, error);
     throw stepFailed(`${object} is refused by PostgreSQL`, error, 'correct the expression in the plan');
   }
-  if (violated === 0) return;
-  throw new VerdigrisError({
-    type: 'MigrationStepFailed',
-    message: `${object} can't be added: rows violate it`,
-    nextStep: nextStep(constraint, '23514', table.info.name),
-  });
+  if (keys.length > 0) throw rowsViolate(table.info.name, constraint, object, keys);
 }
 
-function nextStep(constraint: AddConstraint, state: string | undefined, table: TableName): string {
-  if (state === '23514') {
-    return `find the rows by SELECT * FROM ${formatTableName(table)} WHERE NOT (${constraint.check ?? ''}), correct them on blue and start again`;
-  }
-  if (state === '23503') return 'correct the rows without a counterpart on blue and start again';
-  return 'correct it in the plan';
+/** check_violation, foreign_key_violation. */
+const ROWS_VIOLATE: ReadonlySet<string> = new Set(['23514', '23503']);
+
+/** The error of a validation that has met rows which violate the constraint. They are named where they are found again. */
+async function violated(
+  context: StepContext,
+  table: ChangedTable,
+  constraint: AddConstraint,
+  object: string,
+  cause: unknown,
+): Promise<VerdigrisError> {
+  const condition = violates(table.info.name, constraint);
+  const keys = await keysOfRows(context, table, condition, object).catch(() => []);
+  context.signal.throwIfAborted();
+  return rowsViolate(table.info.name, constraint, object, keys, cause);
+}
+
+/** The rows that violate a check or a foreign key, as a condition. */
+function violates(table: TableName, { check, foreignKey }: AddConstraint): string {
+  return foreignKey === undefined ? `NOT (${check ?? 'true'}\n)` : isOrphan(table.name, foreignKey);
+}
+
+function rowsViolate(
+  table: TableName,
+  constraint: AddConstraint,
+  object: string,
+  keys: readonly string[],
+  cause?: unknown,
+): VerdigrisError {
+  const why = constraint.check === undefined ? 'rows have no counterpart' : 'rows violate it';
+  const find = `find them by SELECT * FROM ${formatTableName(table)} WHERE ${violates(table, constraint).replace(/\n\)$/, ')')}`;
+  return rowsInTheWay(`${object} can't be added: ${why}`, keys, { nextStep: `${find}; ${CORRECT_ROWS}`, cause });
 }
 
 /**

@@ -1,7 +1,8 @@
-import { VerdigrisError } from '../../errors.js';
+import type { VerdigrisError } from '../../errors.js';
 import type { CreateIndex } from '../../plan/schema.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { BUILD_TRIES, type Build } from './index-build.js';
+import { CORRECT_ROWS, rowsInTheWay } from './rows-in-the-way.js';
 import { stepFailed } from './step-failed.js';
 
 /** What people are told when an index of the plan can't be built. */
@@ -39,10 +40,9 @@ function duplicates(
 ): VerdigrisError {
   const columns = index.columns.join(', ');
   const where = index.where === undefined ? '' : ` WHERE ${index.where}`;
-  return new VerdigrisError({
-    type: 'MigrationStepFailed',
-    message: `unique ${what} can't be built: several rows have the same value of ${columns}`,
-    nextStep: `find them by SELECT ${columns}, count(*) FROM ${formatTableName(table)}${where} GROUP BY ${index.columns.map((_, i) => i + 1).join(', ')} HAVING count(*) > 1, correct them on blue and start again`,
+  const find = `find them by SELECT ${columns}, count(*) FROM ${formatTableName(table)}${where} GROUP BY ${index.columns.map((_, i) => i + 1).join(', ')} HAVING count(*) > 1`;
+  return rowsInTheWay(`unique ${what} can't be built: several rows have the same value of ${columns}`, [], {
+    nextStep: `${find}; ${CORRECT_ROWS}`,
     cause,
   });
 }

@@ -1,4 +1,4 @@
-import type { Plan } from '../../plan/schema.js';
+import type { AddConstraint, Plan } from '../../plan/schema.js';
 import { formatTableName, parseTableName, type TableName } from '../../plan/table-name.js';
 import { ident, qualified } from '../identifier.js';
 import { cancellable, type StepContext } from './step-context.js';
@@ -45,7 +45,7 @@ export async function recheckForeignKeys(
 interface ForeignKeyCheck {
   readonly table: TableName;
   readonly constraint: string;
-  /** FROM ... WHERE of the rows that have no counterpart. With a NULL in it a key refers to nothing (MATCH SIMPLE). */
+  /** FROM ... WHERE of the rows that have no counterpart. */
   readonly orphans: string;
 }
 
@@ -54,11 +54,18 @@ function foreignKeysOf({ migrations }: Pick<Plan, 'migrations'>): ForeignKeyChec
     if (!('addConstraint' in migration) || migration.addConstraint.foreignKey === undefined) return [];
     const { name: constraint, foreignKey } = migration.addConstraint;
     const table = parseTableName(migration.addConstraint.table);
-    const parent = parseTableName(foreignKey.references.table);
-    const pairs = foreignKey.columns.map((column, i) => [ident(column), ident(foreignKey.references.columns[i] ?? '')]);
-    const given = pairs.map(([column]) => `child.${column} IS NOT NULL`).join(' AND ');
-    const equal = pairs.map(([column, referenced]) => `parent.${referenced} = child.${column}`).join(' AND ');
-    const orphans = `FROM ${qualified(table)} child WHERE ${given} AND NOT EXISTS (SELECT FROM ${qualified(parent)} parent WHERE ${equal})`;
+    const orphans = `FROM ${qualified(table)} child WHERE ${isOrphan('child', foreignKey)}`;
     return [{ table, constraint, orphans }];
   });
+}
+
+/** Whether a row has no counterpart, as a condition. With a NULL in it a key refers to nothing (MATCH SIMPLE). */
+export function isOrphan(row: string, { columns, references }: NonNullable<AddConstraint['foreignKey']>): string {
+  const child = ident(row);
+  const pairs = columns.map((column, i) => [ident(column), ident(references.columns[i] ?? '')]);
+  const given = pairs.map(([column]) => `${child}.${column} IS NOT NULL`).join(' AND ');
+  const equal = pairs
+    .map(([column, referenced]) => `verdigris_parent.${referenced} = ${child}.${column}`)
+    .join(' AND ');
+  return `${given} AND NOT EXISTS (SELECT FROM ${qualified(parseTableName(references.table))} verdigris_parent WHERE ${equal})`;
 }

@@ -1,10 +1,12 @@
 import { createHash } from 'node:crypto';
-import { VerdigrisError } from '../../errors.js';
+import type { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { ident, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
-import { columnOf, readTable } from './changed-table.js';
+import { sqlState } from '../sqlstate.js';
+import { columnOf, readTable, type ChangedTable } from './changed-table.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
+import { CORRECT_ROWS, keysOfRows, rowsInTheWay } from './rows-in-the-way.js';
 import { shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
 import { isTransient, passing, stepFailed } from './step-failed.js';
@@ -22,17 +24,18 @@ export interface NotNullState {
  * Sets NOT NULL without reading the table under a lock: a check constraint is added NOT VALID, validated while the table
  * is in use, taken by PostgreSQL as the proof for SET NOT NULL, and dropped. Each part is skipped when it is done.
  *
- * @throws VerdigrisError MigrationStepFailed when there are rows with NULL.
+ * @throws VerdigrisError BackfillFailed when there are rows with NULL; MigrationStepFailed
  */
 export async function setNotNull(context: StepContext, table: TableName, column: string): Promise<void> {
   const { session } = context;
-  const { info, searchPath } = await readTable(session, table);
+  const changed = await readTable(session, table);
+  const { info, searchPath } = changed;
   const object = `NOT NULL of column "${column}" of table ${formatTableName(table)}`;
   const key = notNullKey(context.runId, table, column);
   const check = proofName(table, column);
   const locks = { object, searchPath };
   if (!columnOf(info, column).notNull) {
-    await refuseNulls(context, table, column, object);
+    await refuseNulls(context, changed, column, object);
     try {
       if (!(await hasConstraint(session, table, check))) {
         await shortLocks(context, session, locks, () =>
@@ -53,7 +56,13 @@ export async function setNotNull(context: StepContext, table: TableName, column:
     } catch (error) {
       if (context.signal.aborted || isTransient(error)) throw passing(`${object} can't be set`, error);
       await dropProof(context, table, check, object);
-      throw stepFailed(`${object} can't be set`, error, NULLS_NEXT_STEP);
+      // A row that has come since the look.
+      if (sqlState(error) === '23514') {
+        const keys = await nullRows(context, changed, column, object).catch(() => []);
+        context.signal.throwIfAborted();
+        throw nullsInTheWay(object, keys, error);
+      }
+      throw stepFailed(`${object} can't be set`, error, 'see what PostgreSQL says, and correct the plan');
     }
   } else if ((await readProgress(session, key)) === undefined) {
     const state: NotNullState = { ours: false };
@@ -64,21 +73,25 @@ export async function setNotNull(context: StepContext, table: TableName, column:
   context.onProgress({ step: 'notNull', object, done: 1, total: 1, rowsPerSecond: 0, etaSeconds: 0 });
 }
 
-const NULLS_NEXT_STEP = 'give the column an "up" that is never NULL, or leave its NOT NULL out of the plan';
-
 /** Before anything is made: a NOT VALID check would stop the replication at the next update of such a row. */
-async function refuseNulls(context: StepContext, table: TableName, column: string, object: string): Promise<void> {
-  const { session } = context;
-  let nulls = 0;
-  await shortLocks(context, session, { object }, async () => {
-    const { rowCount } = await session.query(`SELECT FROM ${qualified(table)} WHERE ${ident(column)} IS NULL LIMIT 1`);
-    nulls = rowCount ?? 0;
-  });
-  if (nulls === 0) return;
-  throw new VerdigrisError({
-    type: 'MigrationStepFailed',
-    message: `${object} can't be set: there are rows in which it is NULL`,
-    nextStep: NULLS_NEXT_STEP,
+async function refuseNulls(context: StepContext, table: ChangedTable, column: string, object: string): Promise<void> {
+  const keys = await nullRows(context, table, column, object);
+  if (keys.length > 0) throw nullsInTheWay(object, keys);
+}
+
+function nullRows(
+  context: StepContext,
+  table: ChangedTable,
+  column: string,
+  object: string,
+): Promise<readonly string[]> {
+  return keysOfRows(context, table, `${ident(column)} IS NULL`, object);
+}
+
+function nullsInTheWay(object: string, keys: readonly string[], cause?: unknown): VerdigrisError {
+  return rowsInTheWay(`${object} can't be set: there are rows in which it is NULL`, keys, {
+    nextStep: `${CORRECT_ROWS}: give the column an "up" that is never NULL, or leave its NOT NULL out`,
+    cause,
   });
 }
 
