@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Session } from './session.js';
-import { CANCELED, LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
+import { backendPid } from './migrate/step-context.js';
+import { closeSession, openBeside, type Session } from './session.js';
+import { sqlState } from './sqlstate.js';
 
 /** What a logical slot is doing. Source: pg_replication_slots. */
 export interface SlotState {
@@ -9,48 +10,114 @@ export interface SlotState {
   readonly retainedBytes: number;
   /** `reserved`, `extended`, `unreserved` or `lost`. */
   readonly walStatus: string | null;
+  /** False while a session still waits for the point from which it can send: it goes if that session does. */
+  readonly complete: boolean;
 }
 
 /** The state of a slot; undefined when there is none of that name in this database. */
 export async function readSlot(session: Session, name: string): Promise<SlotState | undefined> {
-  const { rows } = await session.query<{ active: boolean; retained: string; wal_status: string | null }>(
-    `SELECT active, wal_status,
+  const { rows } = await session.query<{
+    active: boolean;
+    retained: string;
+    wal_status: string | null;
+    complete: boolean;
+  }>(
+    `SELECT active, wal_status, confirmed_flush_lsn IS NOT NULL AS complete,
             coalesce(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn), 0)::bigint::text AS retained
        FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()`,
     [name],
   );
   const row = rows[0];
-  return row && { active: row.active, retainedBytes: Number(row.retained), walStatus: row.wal_status };
+  return (
+    row && {
+      active: row.active,
+      retainedBytes: Number(row.retained),
+      walStatus: row.wal_status,
+      complete: row.complete,
+    }
+  );
 }
 
-/** How long one try to make a slot waits; a try that runs out leaves none. */
-const SLOT_TRY_MS = 3_000;
+/** duplicate_object: another session has begun it meanwhile. */
+const DUPLICATE_OBJECT = '42710';
+/** How often whoever waits for a slot hears who keeps it from being made. */
+const WATCH_EVERY_MS = 1_000;
+
+/** Who waits for a slot that is being made. */
+export interface SlotWatch {
+  /** Another session on the same server. */
+  readonly session: Session;
+  readonly signal?: AbortSignal | undefined;
+  readonly onWait?: ((forWhom: string) => void) | undefined;
+}
 
 /**
- * Makes a logical slot for pgoutput unless it is there. PostgreSQL waits for every open transaction that has an xid,
- * so it is tried in short pieces, between which a cancel is heard and people are told who is waited for.
+ * Makes a logical slot for pgoutput unless it is there. PostgreSQL waits two or three times in a row for every transaction
+ * that has an xid then: with a limit, writers that follow each other would keep it from ever being made, as each try
+ * begins with nothing. So it is made without one, on a session of its own.
+ *
+ * @throws the signal's reason when it is aborted; no half-made slot is left then.
  */
 export async function ensureSlot(
   session: Session,
   name: string,
-  options: { readonly signal?: AbortSignal; readonly onWait?: (forWhom: string) => void } = {},
+  options: Omit<SlotWatch, 'session'> = {},
 ): Promise<void> {
-  try {
-    for (;;) {
-      options.signal?.throwIfAborted();
-      if ((await readSlot(session, name)) !== undefined) return;
-      await session.query(`SET statement_timeout = ${SLOT_TRY_MS}`);
+  for (;;) {
+    options.signal?.throwIfAborted();
+    const slot = await readSlot(session, name);
+    if (slot?.complete === true) return;
+    if (slot === undefined) {
       try {
-        await session.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [name]);
+        await makeSlot(session, name, options);
         return;
       } catch (error) {
-        // Waiting for a transaction counts as waiting for a lock.
-        if (sqlState(error) !== CANCELED && sqlState(error) !== LOCK_NOT_AVAILABLE) throw error;
-        options.onWait?.(await oldestWriter(session));
+        if (sqlState(error) !== DUPLICATE_OBJECT) throw error;
+        continue;
       }
     }
+    // The server still makes it for a worker that has died: what that has waited for need not be waited for again.
+    options.onWait?.(await oldestWriter(session));
+    await sleep(WATCH_EVERY_MS, undefined, { signal: options.signal });
+  }
+}
+
+async function makeSlot(session: Session, name: string, options: Omit<SlotWatch, 'session'>): Promise<void> {
+  // Waiting for a transaction counts as waiting for a lock.
+  const maker = await openBeside(session, { purpose: 'make slot', lockTimeoutMs: 0 });
+  try {
+    const making = maker.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [name]);
+    await whileSlotIsMade(making, maker, { session, ...options });
   } finally {
-    await session.query('SET statement_timeout = 0').catch(() => undefined);
+    await closeSession(maker);
+  }
+}
+
+/**
+ * Waits for the statement that makes a slot, however long it takes, and says for whom. When the signal is aborted the
+ * statement's session is ended, and the slot with it: closing a session does not reach a server that waits.
+ */
+export async function whileSlotIsMade<T>(
+  making: Promise<T>,
+  maker: Session,
+  { session, signal, onWait }: SlotWatch,
+): Promise<T> {
+  let over = false;
+  const made = making.finally(() => {
+    over = true;
+  });
+  made.catch(() => undefined);
+  try {
+    for (;;) {
+      signal?.throwIfAborted();
+      await Promise.race([made, sleep(WATCH_EVERY_MS, undefined, { signal })]);
+      if (over) return await made;
+      onWait?.(await oldestWriter(session));
+    }
+  } catch (error) {
+    if (!over) await session.query('SELECT pg_terminate_backend($1, 5000)', [backendPid(maker)]);
+    signal?.throwIfAborted();
+    throw error;
   }
 }
 

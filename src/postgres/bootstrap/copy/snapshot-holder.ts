@@ -2,8 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../../errors.js';
 import { parseSize } from '../../lag.js';
-import { backendPid } from '../../migrate/step-context.js';
-import { dropSlot, oldestWriter } from '../../replication-slot.js';
+import { dropSlot, whileSlotIsMade } from '../../replication-slot.js';
 import { judgeRetainedWal, lacksSlots, readRetainedWal, retainedWalExceeded, slotsGone } from '../../retained-wal.js';
 import { closeSession, openReplicationSession, openSession, type Session } from '../../session.js';
 import { streamNames } from '../../streams.js';
@@ -98,26 +97,12 @@ async function exportSnapshot(context: CopyContext, blue: Session, holder: Sessi
   const making = holder.query<{ snapshot_name: string }>(
     `CREATE_REPLICATION_SLOT "${name}" LOGICAL pgoutput (SNAPSHOT 'export')`,
   );
-  let over = false;
-  const made = making.finally(() => {
-    over = true;
+  const { rows } = await whileSlotIsMade(making, holder, {
+    session: blue,
+    signal: context.signal,
+    onWait: (waitingFor) => context.report({ slot: name, waitingFor }),
   });
-  made.catch(() => undefined);
-  try {
-    for (;;) {
-      context.signal.throwIfAborted();
-      await Promise.race([made, sleep(WATCH_EVERY_MS, undefined, { signal: context.signal })]);
-      if (over) break;
-      context.report({ slot: name, waitingFor: await oldestWriter(blue) });
-    }
-    const { rows } = await made;
-    if (rows[0] !== undefined) return rows[0].snapshot_name;
-  } catch (error) {
-    // A slot that is not complete goes with its session; closing it does not reach a server that waits.
-    if (!over) await blue.query('SELECT pg_terminate_backend($1, 5000)', [backendPid(holder)]);
-    context.signal.throwIfAborted();
-    throw error;
-  }
+  if (rows[0] !== undefined) return rows[0].snapshot_name;
   throw snapshotGone(name);
 }
 

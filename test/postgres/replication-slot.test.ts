@@ -1,0 +1,61 @@
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { dropSlot, ensureSlot, readSlot } from '../../src/postgres/replication-slot.js';
+import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
+import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+
+describe.each([['pg15' as const], ['pg18' as const]])('a slot on %s that waits for a writer', (server) => {
+  let db: TestDatabase;
+  let session: Session;
+  let writer: pg.Client;
+  let name: string;
+
+  beforeAll(async () => {
+    db = await testDatabase(server, 'slot');
+    name = `slot_${db.database}`.slice(0, 60);
+    session = await openSession(asDatabase(db, 'blue'), { purpose: 'test' });
+    writer = new pg.Client(db.config);
+    await writer.connect();
+  });
+  afterAll(async () => {
+    await closeSession(session);
+    await writer.end();
+    await db.drop();
+  });
+  beforeEach(() => writer.query('BEGIN; SELECT pg_current_xact_id()'));
+  afterEach(async () => {
+    await writer.query('ROLLBACK');
+    await dropSlot(session, name);
+  });
+
+  it('says for whom, and leaves nothing when it is given up', async () => {
+    const abort = new AbortController();
+    const seen: string[] = [];
+    const making = ensureSlot(session, name, {
+      signal: abort.signal,
+      onWait: (whom) => {
+        seen.push(whom);
+        abort.abort(new Error('given up'));
+      },
+    });
+    await expect(making).rejects.toThrow('given up');
+    expect(seen).toEqual([expect.stringMatching(/^pid \d+ .*, transaction since /)]);
+    expect(await readSlot(session, name)).toBeUndefined();
+  });
+
+  it('that a session of a dead worker still makes is there only when it is complete', async () => {
+    const dead = new pg.Client(db.config);
+    await dead.connect();
+    const itsOwn = dead.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [name]);
+    await expect.poll(() => readSlot(session, name)).toMatchObject({ complete: false });
+    let made = false;
+    const ensured = ensureSlot(session, name).then(() => (made = true));
+    await sleep(300);
+    expect(made).toBe(false);
+    await writer.query('ROLLBACK');
+    await Promise.all([ensured, itsOwn]);
+    expect(await readSlot(session, name)).toMatchObject({ complete: true });
+    await dead.end();
+  });
+});
