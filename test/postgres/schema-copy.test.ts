@@ -27,6 +27,8 @@ import { oddSchema } from './schema-copy-fixture.js';
 import { testedPairs, testedVersion } from '../support/tested-version.js';
 
 const ROLE = `odd_role_${randomBytes(4).toString('hex')}`;
+/** Made after ROLE. */
+const LATER_ROLE = `${ROLE}_later`;
 const RUN = 'run-1';
 const EVERYTHING = { include: ['*.*'], exclude: [] as string[] };
 
@@ -46,7 +48,7 @@ async function pair(from: TestServer, purpose: string, blueSql: string, to: Test
   for (const { config } of [blueDb, greenDb]) {
     await withClient(config, (client) =>
       client.query(
-        `DO $$ BEGIN CREATE ROLE ${ROLE}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$`,
+        `DO $$ BEGIN CREATE ROLE ${ROLE}; CREATE ROLE ${LATER_ROLE}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$`,
       ),
     );
   }
@@ -103,7 +105,7 @@ afterEach(async () => {
 afterAll(async () => {
   for (const server of ['pg15', 'pg18'] as const) {
     const db = await testDatabase(server, 'role');
-    await withClient(db.config, (client) => client.query(`DROP ROLE IF EXISTS ${ROLE}`));
+    await withClient(db.config, (client) => client.query(`DROP ROLE IF EXISTS ${ROLE}, ${LATER_ROLE}`));
     await db.drop();
   }
 });
@@ -353,6 +355,35 @@ describe('the copy', () => {
     expect(await compare(p)).toEqual([]);
     await p.green.query("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'public.b_a'::regclass");
     expect(await compare(p)).toMatchObject([{ severity: 'error', kind: 'index', object: 'public.b_a' }]);
+  });
+
+  it('is the same whatever the order of the roles of a policy, and whoever granted what on blue', async () => {
+    const p = await pair(
+      'pg15',
+      'roles',
+      `CREATE TABLE public.a (id int PRIMARY KEY, v int);
+       CREATE POLICY two ON public.a TO ${LATER_ROLE}, ${ROLE} USING (v > 0);
+       GRANT UPDATE (v), SELECT (v) ON public.a TO ${ROLE} WITH GRANT OPTION;
+       GRANT SELECT ON public.a TO ${ROLE} WITH GRANT OPTION;
+       GRANT UPDATE (v) ON public.a TO ${LATER_ROLE} WITH GRANT OPTION;
+       SET ROLE ${ROLE};
+       GRANT UPDATE (v), SELECT (v) ON public.a TO ${LATER_ROLE};
+       GRANT SELECT ON public.a TO ${LATER_ROLE};
+       RESET ROLE;
+       GRANT SELECT ON public.a TO ${LATER_ROLE}`,
+    );
+    open.push(p);
+    await applyAll(p.context, await read(p.blueDatabase));
+    expect(await compare(p)).toEqual([]);
+    await p.green.query(
+      `ALTER POLICY two ON public.a TO ${ROLE}; REVOKE UPDATE (v) ON public.a FROM ${LATER_ROLE} CASCADE;
+       REVOKE SELECT ON public.a FROM ${LATER_ROLE} CASCADE`,
+    );
+    expect((await compare(p)).map(({ severity, kind, object }) => `${severity} ${kind} ${object}`)).toEqual([
+      'error table public.a',
+      'error column public.a.v',
+      'error policy public.a.two',
+    ]);
   });
 
   it('may be granted more by default privileges of green, which are told; what they take away is a difference', async () => {

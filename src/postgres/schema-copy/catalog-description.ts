@@ -45,12 +45,20 @@ export function relationOf(oid: string): string {
 /** A condition: the relation `c` in the schema `n` is somebody's own, and stays. */
 export const USER_RELATION = `${USER_SCHEMA} AND c.relpersistence <> 't' AND ${notOfExtension('pg_class', 'c.oid')}`;
 
-/** MAINTAIN came with 17: GRANT ALL of an older dump gives it, too. */
+/**
+ * Who may do what, whoever has granted it: what holders of a grant option have granted comes from the owner on green.
+ * MAINTAIN came with 17: GRANT ALL of an older dump gives it, too.
+ */
 function acl(list: string, kind: string, owner: string): string {
   return `(SELECT json_agg(entry ORDER BY entry) FROM (
-            SELECT concat_ws(' ', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee) END, a.privilege_type,
-                             CASE WHEN a.is_grantable THEN 'grantable' END) AS entry
-              FROM aclexplode(coalesce(${list}, acldefault('${kind}', ${owner}))) a WHERE a.privilege_type <> 'MAINTAIN') g)`;
+            SELECT concat_ws(' ', ${role('a.grantee')}, a.privilege_type, CASE WHEN bool_or(a.is_grantable) THEN 'grantable' END) AS entry
+              FROM aclexplode(coalesce(${list}, acldefault('${kind}', ${owner}))) a WHERE a.privilege_type <> 'MAINTAIN'
+             GROUP BY a.grantee, a.privilege_type) g)`;
+}
+
+/** The name of a role that may stand for everybody. */
+function role(oid: string): string {
+  return `CASE ${oid} WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(${oid}) END`;
 }
 
 /** A fact of a column: null before 17, where only the parent of a partition has it. */
@@ -89,7 +97,7 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
                                             THEN a.attidentity END,
              'generated', a.attgenerated, 'has default', a.atthasdef,
              'collation', CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END,
-             'grants', (SELECT json_agg(g::text ORDER BY g::text) FROM unnest(a.attacl) g),
+             'grants', ${acl('a.attacl', 'c', 'c.relowner')},
              'comment', col_description(c.oid, a.attnum)) AS facts,
            json_build_object('default', pg_get_expr(d.adbin, d.adrelid)) AS text
       FROM pg_attribute a
@@ -129,10 +137,11 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
       FROM pg_rewrite r
       JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE r.rulename <> '_RETURN' AND ${USER_RELATION}`,
+  // A dump writes the roles of a policy in the order in which they were made, not in that of CREATE POLICY.
   policy: `
     SELECT ${RELATION} || '.' || ${name('p.polname')} AS object, ${RELATION} AS relation,
            json_build_object('command', p.polcmd, 'permissive', p.polpermissive,
-             'roles', (SELECT json_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(r) END ORDER BY 1) FROM unnest(p.polroles) r)) AS facts,
+             'roles', (SELECT json_agg(role ORDER BY role) FROM (SELECT ${role('r')} AS role FROM unnest(p.polroles) r) named)) AS facts,
            json_build_object('using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid)) AS text
       FROM pg_policy p
       JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
