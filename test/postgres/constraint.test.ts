@@ -240,4 +240,34 @@ describe.each([['pg15' as const], ['pg18' as const]])('constraints on %s', (serv
     const { rows } = await app.query<{ no: number }>(orphans?.query ?? '');
     expect(rows.map(({ no }) => no).sort()).toEqual([2000, 2002]);
   });
+
+  it('orphans are rows of the table itself, and only rows of the other one itself are referenced', async () => {
+    await app.query(`
+      CREATE TABLE heirs (own int) INHERITS (t); INSERT INTO heirs (no, parent) VALUES (3000, 97);
+      CREATE TABLE heirs_of_parent () INHERITS (parent); INSERT INTO heirs_of_parent (id) VALUES (96);
+      CREATE TABLE parted (no int, parent int) PARTITION BY LIST (no);
+      CREATE TABLE parted_1 PARTITION OF parted DEFAULT`);
+    const key = (table: string): object => ({
+      addConstraint: {
+        ...{ table, name: `${table}_f` },
+        foreignKey: { columns: ['parent'], references: { table: 'parent', columns: ['id'] } },
+      },
+    });
+    const migrations = [key('t'), key('parted')];
+    try {
+      for (const step of (await workOf(migrations)).steps) await runStep(context, step);
+      expect(await recheckForeignKeys(context, planOf(migrations))).toEqual([]);
+      await app.query(
+        `SET session_replication_role = replica;
+         INSERT INTO t (no, parent) VALUES (3001, 96); INSERT INTO parted VALUES (1, 96), (2, 96);
+         RESET session_replication_role`,
+      );
+      expect(await recheckForeignKeys(context, planOf(migrations))).toMatchObject([
+        { constraint: 't_f', rows: 1 },
+        { constraint: 'parted_f', rows: 2 },
+      ]);
+    } finally {
+      await app.query('DROP TABLE heirs, heirs_of_parent, parted');
+    }
+  });
 });

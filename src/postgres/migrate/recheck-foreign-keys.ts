@@ -1,6 +1,7 @@
 import type { AddConstraint, Plan } from '../../plan/schema.js';
 import { formatTableName, parseTableName, type TableName } from '../../plan/table-name.js';
 import { ident, qualified } from '../identifier.js';
+import type { Session } from '../session.js';
 import { cancellable, type StepContext } from './step-context.js';
 
 /** Rows of a table that a foreign key of the plan should refuse. */
@@ -29,7 +30,7 @@ export async function recheckForeignKeys(
 ): Promise<readonly OrphanedRows[]> {
   const { session } = context;
   const found: OrphanedRows[] = [];
-  for (const { table, constraint, orphans } of foreignKeysOf(plan)) {
+  for (const { table, constraint, orphans } of await foreignKeysOf(session, plan)) {
     const object = `foreign key ${constraint} of ${formatTableName(table)}`;
     context.onProgress({ step: 'constraint', object, done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null });
     const { rows } = await cancellable(context, session, () =>
@@ -49,23 +50,48 @@ interface ForeignKeyCheck {
   readonly orphans: string;
 }
 
-function foreignKeysOf({ migrations }: Pick<Plan, 'migrations'>): ForeignKeyCheck[] {
-  return migrations.flatMap((migration): ForeignKeyCheck[] => {
-    if (!('addConstraint' in migration) || migration.addConstraint.foreignKey === undefined) return [];
+async function foreignKeysOf(session: Session, { migrations }: Pick<Plan, 'migrations'>): Promise<ForeignKeyCheck[]> {
+  const checks: ForeignKeyCheck[] = [];
+  for (const migration of migrations) {
+    if (!('addConstraint' in migration) || migration.addConstraint.foreignKey === undefined) continue;
     const { name: constraint, foreignKey } = migration.addConstraint;
     const table = parseTableName(migration.addConstraint.table);
-    const orphans = `FROM ${qualified(table)} child WHERE ${isOrphan('child', foreignKey)}`;
-    return [{ table, constraint, orphans }];
-  });
+    const [from, referenced] = [
+      await rowsOf(session, table),
+      await rowsOf(session, parseTableName(foreignKey.references.table)),
+    ];
+    checks.push({
+      table,
+      constraint,
+      orphans: `FROM ${from} child WHERE ${isOrphan('child', foreignKey, referenced)}`,
+    });
+  }
+  return checks;
 }
 
-/** Whether a row has no counterpart, as a condition. With a NULL in it a key refers to nothing (MATCH SIMPLE). */
-export function isOrphan(row: string, { columns, references }: NonNullable<AddConstraint['foreignKey']>): string {
+/** As a foreign key sees them: rows of tables that inherit in the old way are neither bound by it nor referenced. */
+async function rowsOf(session: Session, table: TableName): Promise<string> {
+  const { rowCount } = await session.query(`SELECT FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'p'`, [
+    qualified(table),
+  ]);
+  return `${rowCount === 1 ? '' : 'ONLY '}${qualified(table)}`;
+}
+
+/**
+ * Whether a row has no counterpart, as a condition. With a NULL in it a key refers to nothing (MATCH SIMPLE).
+ *
+ * @param referenced what has the counterparts, as SQL. Default: the table that is referenced, and what inherits from it
+ */
+export function isOrphan(
+  row: string,
+  { columns, references }: NonNullable<AddConstraint['foreignKey']>,
+  referenced = qualified(parseTableName(references.table)),
+): string {
   const child = ident(row);
   const pairs = columns.map((column, i) => [ident(column), ident(references.columns[i] ?? '')]);
   const given = pairs.map(([column]) => `${child}.${column} IS NOT NULL`).join(' AND ');
   const equal = pairs
-    .map(([column, referenced]) => `verdigris_parent.${referenced} = ${child}.${column}`)
+    .map(([column, counterpart]) => `verdigris_parent.${counterpart} = ${child}.${column}`)
     .join(' AND ');
-  return `${given} AND NOT EXISTS (SELECT FROM ${qualified(parseTableName(references.table))} verdigris_parent WHERE ${equal})`;
+  return `${given} AND NOT EXISTS (SELECT FROM ${referenced} verdigris_parent WHERE ${equal})`;
 }
