@@ -193,6 +193,40 @@ describe('preflight', () => {
     expect(await found({ bootstrap: { method: 'tablesync' } })).toEqual(warnings);
   });
 
+  it('refuses triggers that fire for applied rows where they would write, or make them other rows', async () => {
+    const bodies: Readonly<Record<string, string>> = {
+      audits: 'INSERT INTO applied.log (what) VALUES (NEW.body); RETURN NULL',
+      stamps: 'NEW.at := now(); RETURN NEW',
+      stamps_otherwise: 'IF TG_OP <> $$DELETE$$ THEN NEW.at = clock_timestamp(); END IF; RETURN NEW',
+      counts: 'NEW.n := NEW.n + 1; RETURN NEW',
+      selects: 'SELECT now() INTO NEW.at; RETURN NEW',
+      tells: 'PERFORM pg_notify($$a$$, now()::text); RETURN NEW',
+      compares: 'IF NEW.n = OLD.n THEN PERFORM pg_notify($$a$$, now()::text); END IF; RETURN NEW',
+      normalizes: 'NEW.body := lower(NEW.body); RETURN NEW',
+      knows:
+        'IF current_setting($$session_replication_role$$) <> $$replica$$ THEN DELETE FROM applied.log; END IF; RETURN NEW',
+      of_statements: 'INSERT INTO applied.log (what) VALUES ($$all$$); RETURN NULL',
+    };
+    const made = Object.entries(bodies).map(([name, body]) => {
+      const each = name === 'of_statements' ? 'STATEMENT' : 'ROW';
+      return `CREATE FUNCTION applied.${name}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN ${body}; END';
+        CREATE TRIGGER ${name} ${name === 'audits' ? 'AFTER' : 'BEFORE'} INSERT OR UPDATE ON applied.notes FOR EACH ${each} EXECUTE FUNCTION applied.${name}();
+        ALTER TABLE applied.notes ENABLE ${name === 'stamps' ? 'REPLICA' : 'ALWAYS'} TRIGGER ${name};`;
+    });
+    await onBlue(`CREATE SCHEMA applied; CREATE TABLE applied.log (id serial PRIMARY KEY, what text);
+      CREATE TABLE applied.notes (id int PRIMARY KEY, body text, at timestamptz, n int); ${made.join('\n')}`);
+    undo.push(() => onBlue('DROP SCHEMA applied CASCADE'));
+    for (const method of ['copy', 'tablesync'] as const) {
+      const found = only(await check({ bootstrap: { method } }), 'replica-triggers').filter(({ object }) =>
+        object?.startsWith('applied.'),
+      );
+      expect(found.map(({ severity, object }) => `${severity} ${object ?? ''}`).sort()).toEqual([
+        ...['audits', 'counts', 'selects', 'stamps', 'stamps_otherwise'].map((name) => `error applied.notes.${name}`),
+        ...['compares', 'knows', 'normalizes', 'of_statements', 'tells'].map((name) => `warning applied.notes.${name}`),
+      ]);
+    }
+  });
+
   it('computes what calls functions of users with an empty search_path, and refuses those that name something without its schema', async () => {
     await onBlue(`
       CREATE SCHEMA fx;

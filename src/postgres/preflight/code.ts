@@ -17,11 +17,21 @@ import { listed } from './finding.js';
 
 /** Checks of code in a database: triggers, rules, policies, functions. */
 
+/** In the text of a function; what it calls is not looked into. */
+const WRITES = String.raw`\m(insert\s+into|update\M[^;]*\mset|delete\s+from|merge\s+into|truncate)\M`;
+/** A BEFORE trigger that changes the row: `=` compares as well, unless it stands where a statement begins. */
+const NEW_ROW = String.raw`new\M(\s*\.\s*("[^"]+"|\w+))?\s*`;
+const ASSIGNS = String.raw`\m${NEW_ROW}:=|(;|\m(then|else|begin|loop))\s*${NEW_ROW}=|\minto\s+(strict\s+)?new\M`;
+/** Not a function of the row alone: the time, a random or a next value, what was there and something more. */
+const EACH_TIME_ANOTHER = String.raw`\m(?:now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random|gen_random_uuid|uuidv[47]|uuid_generate_v\w+|nextval|txid_current|pg_current_xact_id)\s*\(|\m(?:current_(?:date|time|timestamp|user|role)|localtime|localtimestamp|session_user)\M|\mnew\.(\w+)\s*:?=\s*new\.\1\s*(?:[-+*/]|\|\|)`;
+
 interface ReplicaTrigger {
   readonly table: number;
   readonly object: string;
   readonly enabled: 'A' | 'R';
   readonly on_update: boolean;
+  /** What it would do to rows that are applied, by the text of its function; null where nothing is seen. */
+  readonly harm: 'writes' | 'assigns' | null;
   /** Of UPDATE OF; none for any. */
   readonly columns: readonly string[];
 }
@@ -34,8 +44,11 @@ export const replicaTriggers: SideCheck = {
     const { rows } = await session.query<ReplicaTrigger>(
       `SELECT t.tgrelid::bigint::float8 AS table, t.tgrelid::regclass || '.' || quote_ident(t.tgname) AS object,
               t.tgenabled AS enabled, t.tgtype & 16 <> 0 AS on_update,
+              CASE WHEN t.tgtype & 1 = 0 OR p.prosrc ~* 'session_replication_role' THEN NULL
+                   WHEN p.prosrc ~* '${WRITES}' THEN 'writes'
+                   WHEN t.tgtype & 2 <> 0 AND p.prosrc ~* '${ASSIGNS}' AND p.prosrc ~* '${EACH_TIME_ANOTHER}' THEN 'assigns' END AS harm,
               ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::int2[])) AS columns
-         FROM pg_trigger t
+         FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
         WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgenabled IN ('A', 'R') AND t.tgname NOT LIKE '\\_verdigris%'
           AND t.tgrelid = ANY ($1::oid[])
         ORDER BY 2`,
@@ -83,13 +96,32 @@ function firesForBackfill(trigger: ReplicaTrigger): Found {
   };
 }
 
+/** Apply fires row triggers only. A function that looks at session_replication_role tells itself what to leave out. */
 function firesTwice(trigger: ReplicaTrigger): Found {
+  if (trigger.harm !== null) return harmsApplied(trigger, trigger.harm);
   return {
     severity: 'warning',
     object: trigger.object,
     message: `the trigger is ${named(trigger)}: it also fires for rows that replication applies, so what it does is done on both sides`,
     remedy:
       'See that it may run twice; if not, ALTER TABLE ... ENABLE TRIGGER on blue (an ordinary trigger fires only where the application writes)',
+  };
+}
+
+const HARMS: Readonly<Record<'writes' | 'assigns', string>> = {
+  writes:
+    'for each row that replication applies on green it writes there what blue has written and sends as well: the same key twice stops the feed, another one is a row too many',
+  assigns:
+    'it gives each row that replication applies on green values of its own (the time, a random or a next value), so those are not the rows of blue',
+};
+
+function harmsApplied(trigger: ReplicaTrigger, harm: 'writes' | 'assigns'): Found {
+  return {
+    severity: 'error',
+    object: trigger.object,
+    message: `the trigger is ${named(trigger)}: ${HARMS[harm]}`,
+    remedy:
+      'ALTER TABLE ... ENABLE TRIGGER on blue until the run has ended (an ordinary trigger fires only where the application writes)',
   };
 }
 
@@ -208,9 +240,6 @@ export const writingEventTriggers: PairCheck = {
     ];
   },
 };
-
-/** In the text of a function; what it calls is not looked into. */
-const WRITES = String.raw`\m(insert\s+into|update\M[^;]*\mset|delete\s+from|merge\s+into|truncate)\M`;
 
 function inPair(side: Side, found: readonly Found[]): (Found & { readonly side: Side })[] {
   return found.map((one) => ({ ...one, side }));
