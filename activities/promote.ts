@@ -1,6 +1,7 @@
 import { ApplicationFailure, Context } from '@temporalio/activity';
 import { parseDuration } from '../src/plan/duration.js';
 import type { TableName } from '../src/plan/table-name.js';
+import { tableFilter } from '../src/postgres/catalog-pattern.js';
 import { readFencedTables } from '../src/postgres/fenced-tables.js';
 import { lookAtSchema } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
@@ -19,6 +20,13 @@ import { readDecision, readDecisionAsActor } from '../src/postgres/promotion-dec
 import { keptSessions, openActors } from '../src/postgres/promotion-sessions.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
+import {
+  firstPartitions,
+  maybeEmptied,
+  readPartitionFiles,
+  rememberedFiles,
+  rememberFiles,
+} from '../src/postgres/partition-files.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
@@ -69,7 +77,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through, or it is too late; GateFailed
      * when a gate of the last stage has failed meanwhile. Nothing has happened then. NotOpened (retryable) when it has been
      * decided: nobody takes writes until the new side is open. PoolNotReleased, for good only when it
-     * is too late: clients of a pooler may wait (withdrawPromotion).
+     * is too late: clients of a pooler may wait (withdrawPromotion). PartitionEmptied when rows are to be compared again first.
      */
     promote: (
       ref: RunRef,
@@ -134,6 +142,20 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      */
     whereWritesAre: (ref: RunRef, known = 0): Promise<WritesAt> =>
       perform(dependencies, ref, ({ databases, run }) => whereWritesAre(databases, run, known)),
+
+    /**
+     * Looks, before writes go back, for partitions of green that may have been emptied since rows were compared: TRUNCATE of
+     * one is not replicated. What comes later stops the move of the writes.
+     *
+     * @returns the first of them
+     */
+    maybeEmptied: (ref: RunRef): Promise<readonly string[]> =>
+      perform(dependencies, ref, async ({ session, run }) => {
+        const green = await session('green', 'emptied partitions', SHORT_STATEMENTS);
+        const { partitions, files } = await maybeEmptied(green, run.runId, tableFilter(ref.plan.tables));
+        await rememberFiles(green, run.runId, 'looked at', files);
+        return firstPartitions(partitions);
+      }),
 
     /** Whether green still has the writes that it has got in this epoch: asked before a way back is given up. */
     writesOfGreen: (ref: RunRef, epoch: number): Promise<WritesOfGreen> =>
@@ -229,6 +251,7 @@ async function promote(
         ...{ databases, migration: run.migration, from, epoch, fenced, knownTables: known, sequenceGap, signal },
         ...begins,
         patterns: ref.plan.tables,
+        comparedFiles: decided ? undefined : await rememberedFiles(session, run.runId, reliedOn(from)),
         ...(from === 'blue' ? { lastLook: () => refuseDdl(work, ref, session) } : {}),
         maxHoldMs: parseDuration(maxHold),
         feedBack: from === 'blue',
@@ -407,6 +430,7 @@ async function prepare(
     await refuseDdl(work, ref, onBlue);
     await refuseUnmovedContents(onBlue, onGreen, { runId: run.runId, patterns: ref.plan.tables });
     await refuseMissingRights(onBlue, onGreen);
+    await rememberFilesOfGreen(onGreen, ref);
   } else if (acceptLoss) {
     refuseAgain();
     await noteForced(onGreen, onBlue, run, epoch);
@@ -424,6 +448,18 @@ async function prepare(
     acceptLoss,
     signal,
   });
+}
+
+/** Until green is open, only the feed empties something there. A worker that was frozen wakes up with what it has read before. */
+async function rememberFilesOfGreen(green: Session, { plan, runId }: RunRef): Promise<void> {
+  const files = await readPartitionFiles(green, tableFilter(plan.tables));
+  if ((await readRoute(green, plan.name))?.writesOn === 'green') return;
+  await rememberFiles(green, runId, 'compared', files);
+}
+
+/** What a side must not have emptied since: the way back names what it has, and somebody accepts it. */
+function reliedOn(from: Side): 'compared' | 'looked at' {
+  return from === 'blue' ? 'compared' : 'looked at';
 }
 
 /**

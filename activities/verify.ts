@@ -1,7 +1,9 @@
 import { copyAnew } from '../src/postgres/bootstrap/copy-anew.js';
 import { replicatedRoots } from '../src/postgres/catalog.js';
 import { VerdigrisError } from '../src/errors.js';
+import { tableFilter } from '../src/postgres/catalog-pattern.js';
 import { directionTo } from '../src/postgres/feed.js';
+import { firstPartitions, maybeEmptied } from '../src/postgres/partition-files.js';
 import { measureLag } from '../src/postgres/marker.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { FeedErrors } from '../src/postgres/stuck-feed.js';
@@ -21,6 +23,8 @@ export interface VerificationResult extends VerificationSummary {
   readonly notCompared?: readonly string[];
   /** The first differing rows, a line each: table, key, what differs. */
   readonly examples: readonly string[];
+  /** Partitions of blue that may have been emptied, where green has rows too many. */
+  readonly emptied?: readonly string[];
 }
 
 /** How many differing rows go into the history. */
@@ -63,6 +67,10 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           signal: work.signal,
           onProgress: work.report,
         });
+        const emptied =
+          source === 'blue' && found.differing.some(({ kind }) => kind === 'extra')
+            ? (await maybeEmptied(from, work.run.runId, tableFilter(ref.plan.tables))).partitions
+            : [];
         return {
           scope: found.scope,
           tables: found.tables,
@@ -71,6 +79,7 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           at: new Date().toISOString(),
           notCompared: firstOf(found.notCompared),
           examples: found.differing.slice(0, EXAMPLES).map(describeDifference),
+          ...(emptied.length === 0 ? {} : { emptied: firstPartitions(emptied) }),
         };
       }),
   };

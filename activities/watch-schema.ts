@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sendAsText } from '../src/postgres/binary-feed.js';
 import { changesTypes } from '../src/postgres/ddl/compare-facts.js';
@@ -13,6 +14,8 @@ import {
   type SchemaChange,
   type Watched,
 } from '../src/postgres/ddl/schema-watch.js';
+import { tableFilter } from '../src/postgres/catalog-pattern.js';
+import { firstPartitions, maybeEmptied } from '../src/postgres/partition-files.js';
 import { sqlState } from '../src/postgres/sqlstate.js';
 import { readCatalogSignature } from '../src/postgres/ddl/table-facts.js';
 import type { Side } from '../src/side.js';
@@ -24,6 +27,22 @@ const LOOK_EVERY_MS = 3_000;
 const SHARE = 30;
 /** How long one statement of a look may take, ms: thousands of tables take some seconds. */
 const LOOK_WITHIN_MS = 60_000;
+
+/** The shortest time between two tellings of emptied partitions, ms: a job may empty some every minute, for weeks. */
+const EMPTIED_EVERY_MS: Readonly<Record<Side, number>> = { blue: 3_600_000, green: 60_000 };
+
+export interface SchemaNews {
+  readonly what: string;
+  /** Only where nothing else has changed. */
+  readonly emptied?: Emptied;
+}
+
+export interface Emptied {
+  /** The first partitions that may have been emptied since rows were compared. */
+  readonly partitions: readonly string[];
+  /** Another one when there are others, or one was emptied again. */
+  readonly mark: string;
+}
 
 export interface TakenOver {
   readonly onlyOnGreen: readonly string[];
@@ -42,10 +61,16 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
         return { eventTriggers };
       }),
 
-    /** Returns when somebody has changed the schema of a side: what has changed, in one line. */
-    watchSchema: (ref: RunRef, side: Side): Promise<{ what: string }> =>
+    /**
+     * Returns when somebody has changed the schema of a side: what has changed, in one line. Also when a partition may have
+     * been emptied since rows were compared.
+     *
+     * @param told what is known already of emptied partitions: `emptied.mark` of the last time
+     */
+    watchSchema: (ref: RunRef, side: Side, told?: string): Promise<SchemaNews> =>
       perform(dependencies, ref, async (work) => {
         const watched = await watchedBy(work, ref, side);
+        const begun = performance.now();
         let quiet = '';
         for (;;) {
           work.signal.throwIfAborted();
@@ -57,8 +82,11 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
               if (side === 'blue' && changesTypes(change.differences)) await feedAsTextSoon(work, ref, watched);
               return { what: change.what };
             }
+            const emptied = change && (await newlyEmptied(watched, told));
+            const isDue = typeof told !== 'string' || performance.now() - begun >= EMPTIED_EVERY_MS[side];
+            if (emptied !== undefined && isDue) return emptied;
             // Without a baseline nothing has been compared yet.
-            if (change !== undefined) quiet = signature;
+            if (change !== undefined && emptied === undefined) quiet = signature;
           }
           const took = performance.now() - began;
           work.report({ side, lookMs: Math.round(took) });
@@ -102,6 +130,23 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
 async function watchedBy(work: Work, ref: RunRef, side: Side): Promise<Watched> {
   const session = await work.session(side, 'schema watch', watching(work.signal, LOOK_WITHIN_MS));
   return { session, side, runId: ref.runId, patterns: ref.plan.tables };
+}
+
+/** Partitions that may have been emptied since rows were compared; undefined without any, or where that is known. */
+async function newlyEmptied(
+  { session, side, runId, patterns }: Watched,
+  told: string | undefined,
+): Promise<SchemaNews | undefined> {
+  const { partitions, files } = await maybeEmptied(session, runId, tableFilter(patterns));
+  if (partitions.length === 0) return undefined;
+  const seen = partitions.map((name) => [name, files[name]]);
+  const mark = createHash('sha256').update(JSON.stringify(seen)).digest('base64url').slice(0, 16);
+  if (mark === told) return undefined;
+  const named = firstPartitions(partitions);
+  return {
+    what: `${side}: ${named.join(', ')} may have been emptied since rows were compared (TRUNCATE, or VACUUM FULL or CLUSTER, which leave the same trace)`,
+    emptied: { partitions: named, mark },
+  };
 }
 
 /** What it is about is to be told without delay. */

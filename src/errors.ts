@@ -19,6 +19,7 @@ export const ERROR_TYPES = [
   'LockNotHad',
   'BackfillFailed',
   'VerificationFailed',
+  'PartitionEmptied',
   'GateFailed',
   'FlagsNotWritten',
   'WeightsNotSet',

@@ -1,11 +1,12 @@
 import { condition, sleep } from '@temporalio/workflow';
-import type { TakenOver } from '../activities/watch-schema.js';
+import type { SchemaNews, TakenOver } from '../activities/watch-schema.js';
 import type { Acceptance } from '../src/postgres/ddl/schema-watch.js';
 import type { Side } from '../src/side.js';
 import { act } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
 import { restMs, spareHistory } from './lib/history-room.js';
+import type { MigrationRun } from './lib/migration-run.js';
 import type { Alarm } from './lib/status.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { StepOptions, Story } from './lib/story.js';
@@ -24,8 +25,18 @@ export async function whileSchemaStays(story: Story, ref: RunRef, work: () => Pr
 }
 
 async function guardSchema(story: Story, ref: RunRef): Promise<never> {
+  let told: string | undefined;
   for (;;) {
-    let why = await changeOf(story, ref, 'blue');
+    const { what, emptied } = await changeOf(story, ref, 'blue', told);
+    if (emptied !== undefined) {
+      told = emptied.mark;
+      story.run.warn([
+        `${what}. TRUNCATE of one partition is not replicated: the next comparison holds the run if green still has rows of it`,
+      ]);
+      await spareHistory();
+      continue;
+    }
+    let why = what;
     for (;;) {
       await story.holdUntilResumed(why);
       const { refused, accepted } = await judge(ref);
@@ -50,10 +61,10 @@ async function judge(ref: RunRef): Promise<Acceptance> {
 const AGAIN_MS = 300_000;
 
 /** Waits for a change. A watch that fails says nothing about the run: people are told, and it is begun again. */
-async function changeOf(story: Story, ref: RunRef, side: Side): Promise<string> {
+async function changeOf(story: Story, ref: RunRef, side: Side, told?: string): Promise<SchemaNews> {
   for (;;) {
     try {
-      return (await act(`watch ${side} for DDL`).watchSchema(ref, side)).what;
+      return await act(`watch ${side} for DDL`).watchSchema(ref, side, told);
     } catch (error) {
       if (isCancelled(error)) throw error;
       story.run.warn([`DDL on ${side} is not watched: ${failureMessage(error)}`]);
@@ -91,6 +102,13 @@ export function watchBlueSchema(story: Story, ref: RunRef): Promise<never> {
   });
 }
 
+/** Blue may still have rows that green has no more: a comparison, which is due now, tells. */
+function tellEmptied(run: MigrationRun, what: string, partitions: readonly string[]): void {
+  run.sawEmptied(partitions);
+  const why = `${what}. TRUNCATE of one partition is not replicated: a rollback may bring its rows back`;
+  run.alarm('rows', 'emptied', why, 'wait for the comparison with blue, which begins now; DELETE in place of TRUNCATE');
+}
+
 interface Meaning {
   readonly about: Alarm['about'];
   readonly means: string;
@@ -99,8 +117,16 @@ interface Meaning {
 
 async function tellChanges(story: Story, ref: RunRef, side: Side, meaning: Meaning): Promise<never> {
   const { run } = story;
+  let told: string | undefined;
   for (;;) {
-    const what = await changeOf(story, ref, side);
+    const { what, emptied } = await changeOf(story, ref, side, told);
+    if (emptied !== undefined) {
+      told = emptied.mark;
+      // Blue, which follows, is compared with green.
+      if (side === 'green') tellEmptied(run, what, emptied.partitions);
+      await spareHistory();
+      continue;
+    }
     run.alarm(meaning.about, what, `${what}. ${meaning.means}`, meaning.next);
     try {
       // A worker of an earlier version says nothing, or less.

@@ -44,7 +44,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
   let why = ref.plan.traffic.approval.before.includes('promote') ? APPROVAL : null;
   // Once it was asked for, it is needed: one that counts no more is asked for again.
   let isNeeded = false;
-  // Rows are compared once, and again whenever a gate has failed since.
+  // Rows are compared once, and again whenever a gate has failed since, or a partition may have been emptied.
   let comparedAt = -1;
   const ahead = comparison(story, ref);
   for (;;) {
@@ -75,6 +75,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       let late: string | null = null;
       let gateHasFailed = false;
       let poolersLeft: string | null = null;
+      let emptied: string | null = null;
       const work = async (): Promise<void> => {
         const now = await mayBegin(story, ref);
         late = (isVoid() ? lookedAtAgain : now.late) ?? whyAskAgain(story, resumes);
@@ -82,7 +83,9 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
         const limits = { notAfter: now.notAfter, isOver };
         if (late !== null) return;
         gateHasFailed = !(await unlessGateFailed(async () => {
-          poolersLeft = await poolersLeftBy(() => moveWrites(run, ref, 'blue', limits));
+          emptied = await emptiedMeanwhile(async () => {
+            poolersLeft = await poolersLeftBy(() => moveWrites(run, ref, 'blue', limits));
+          });
         }));
       };
       await story.step('promoting green', work, whileStopped);
@@ -91,6 +94,14 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
         const summary = 'a gate has failed: its watch says what follows';
         await watched(story, ref, lastStage, () => sleep(LOOK_AGAIN_MS, { summary }));
         why = isVoid() && isNeeded ? lookedAtAgain : null;
+        continue;
+      }
+      if (emptied !== null) {
+        // What was approved still is: rows are compared once more, and it is tried again.
+        run.warn([emptied]);
+        story.webhooks.tell('notPromoted');
+        comparedAt = -1;
+        why = null;
         continue;
       }
       if (poolersLeft !== null) {
@@ -137,6 +148,17 @@ async function poolersLeftBy(work: () => Promise<void>): Promise<string | null> 
     return null;
   } catch (error) {
     if (failureType(error) !== 'PoolNotReleased' || isCancelled(error)) throw error;
+    return failureMessage(error);
+  }
+}
+
+/** Does `work`. @returns what it says when a partition may have been emptied since rows were compared; nothing has happened then */
+async function emptiedMeanwhile(work: () => Promise<void>): Promise<string | null> {
+  try {
+    await work();
+    return null;
+  } catch (error) {
+    if (failureType(error) !== 'PartitionEmptied') throw error;
     return failureMessage(error);
   }
 }

@@ -88,9 +88,11 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
   for (let attempt = 0; ; attempt++) {
     // What kept blue from following green may have passed.
     if (attempt > 0 && !withLoss) await finishIfOwed(run, ref);
-    // What blue does not have is lost in any case; the feed brings the rest.
-    const strands = run.wayBackDecided || strandsAreAccepted(run) ? null : run.wouldStrand;
+    let strands: string | null = null;
     try {
+      await lookForEmptied(run, ref);
+      // What blue does not have is lost in any case; the feed brings the rest.
+      strands = run.wayBackDecided || strandsAreAccepted(run) ? null : run.wouldStrand;
       if (strands !== null) throw ApplicationFailure.nonRetryable(`a rollback would lose ${strands}`, 'RollbackUnsafe');
       return await moveWrites(run, ref, 'green', { acceptLoss: withLoss, isDecided: run.wayBackDecided });
     } catch (error) {
@@ -122,6 +124,13 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
 
 /** Runs of an earlier version went on with the loss where green did not say what had come of a try. */
 const COMPARED = 'each try with a loss comes after one without';
+
+/** A partition that was emptied on green a moment ago: no watch has told it yet. What comes after this look stops the try. */
+async function lookForEmptied(run: MigrationRun, ref: RunRef): Promise<void> {
+  if (run.wayBackDecided || !patched('emptied partitions are looked for before writes go back')) return;
+  const look = actFastWithin('compensate: has green emptied partitions?', GREEN_ANSWERS_WITHIN);
+  run.sawEmptied(await look.maybeEmptied(ref));
+}
 
 /** Without the feed to blue each try would lose what was written since the promotion, though green has all of it. */
 async function finishIfOwed(run: MigrationRun, ref: RunRef): Promise<void> {
@@ -175,8 +184,8 @@ const GREEN_ANSWERS_WITHIN = '20 seconds';
  */
 async function isDecided(run: MigrationRun, ref: RunRef, error: unknown): Promise<boolean | undefined> {
   if (run.wayBackDecided) return true;
-  // These two end a try of which nothing has come.
-  if (['RollbackUnsafe', 'PromotionBlocked'].includes(failureType(error) ?? '')) return false;
+  // These end a try of which nothing has come.
+  if (['RollbackUnsafe', 'PromotionBlocked', 'PartitionEmptied'].includes(failureType(error) ?? '')) return false;
   if (!patched('green is asked what has come of a way back that failed')) return undefined;
   try {
     const ask = actFastWithin('compensate: has green given the writes away?', GREEN_ANSWERS_WITHIN);

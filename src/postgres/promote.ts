@@ -6,6 +6,7 @@ import type { TablePatterns } from './catalog-pattern.js';
 import { Hold, promotionBlocked, StandsInTheWay } from './hold.js';
 import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
+import type { PartitionFiles } from './partition-files.js';
 import { NO_POOLS, type Pools, type Unreleased } from './pools.js';
 import { readDecision, readDecisionAsActor, type Decision } from './promotion-decision.js';
 import {
@@ -40,7 +41,8 @@ import type { TableName } from '../plan/table-name.js';
  *   pause    poolers: their clients wait                          pools.ts, with a deadline of its own
  *   hold     lock: every transaction that has written is over    promotion-hold.ts, the server's deadline: hold.ts
  *            (and nobody has decided meanwhile)
- *            catalog: the fence is in force, no table is new   )
+ *            catalog: the fence is in force, no table is new,  )
+ *            no partition was emptied unseen                   )
  *            locks: nor is one about to be                     )
  *            marker: the new side has everything               ) at once
  *            sequences: the new side's go beyond the old one's )
@@ -67,6 +69,8 @@ export interface Promotion {
   readonly fenced: readonly TableName[];
   /** Every table (oid) that was there when the fence was armed: a new one in the hold stops the try. */
   readonly knownTables: readonly number[];
+  /** The files of the partitions of `from` as rows were compared: another one in the hold stops the try. Default: any. */
+  readonly comparedFiles?: PartitionFiles | undefined;
   /** What the plan moves: a new table that it leaves out stops nothing. Default: all. */
   readonly patterns?: TablePatterns | undefined;
   /** When it is too late to begin a hold. What is decided is finished. Default: never. */

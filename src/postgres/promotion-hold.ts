@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import { otherSide } from '../side.js';
-import { ALL_TABLES } from './catalog-pattern.js';
+import { ALL_TABLES, tableFilter } from './catalog-pattern.js';
 import { dropSlots, enabledSubscriptionsSql, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { TAKE_FENCE_LOCK, unarmedTablesSql } from './fence.js';
@@ -10,6 +10,7 @@ import { literal, qualified } from './identifier.js';
 import { isMoved, newTablesSql, type NewTable } from './known-tables.js';
 import { whoBlocksApply, whoChanges, whoHasWritten, whoHoldsAdvisoryLock } from './locks.js';
 import { markerArrived, writeMarker } from './marker.js';
+import { PARTITION_FILES, partitionFiles, refuseOtherFiles, type PartitionFile } from './partition-files.js';
 import type { Promotion, PromotionTry } from './promote.js';
 import { wayBack, type Sessions } from './promotion-sessions.js';
 import {
@@ -75,7 +76,7 @@ const RATE_SEEN_FOR_MS = 100;
 /** Work that needs no hold: plans are cached and catalogs warm when the writers wait. */
 export async function prepareHold(sessions: Sessions, promotion: Promotion, before: SequencesBefore): Promise<void> {
   await dropEarlySlots(sessions.to, promotion);
-  await sessions.main.query(`${LOCKS_OF_CHANGES}; ${openTablesSql(promotion)}`);
+  await sessions.main.query(`${LOCKS_OF_CHANGES}; ${openTablesSql(promotion)}; ${PARTITION_FILES}`);
   // The first function of a session loads the language.
   for (const session of [sessions.main, sessions.to]) await session.query("SELECT verdigris.try_jsonb('1')");
   const left = before.at + RATE_SEEN_FOR_MS - performance.now();
@@ -122,22 +123,31 @@ export async function limitOthers({ aside, to }: Sessions, hold: Hold): Promise<
 
 /**
  * Every table is fenced and none is new, nor will be by a transaction that has not ended: otherwise a write could slip past
- * the decision. Locks first, then the catalog: what has ended between the two looks is committed, and shows there.
+ * the decision. No partition has been emptied since rows were compared: the other side may still have its rows. Locks first, then the catalog: what has ended between the two looks is committed, and shows there.
  *
  * @param after a statement that comes before the look, in the same message
  */
 export async function checkFence(main: Session, promotion: Promotion, hold: Hold, after?: string): Promise<void> {
   const before = after === undefined ? [] : [after];
-  const answers = await hold.queriesInTransaction(main, [...before, LOCKS_OF_CHANGES, openTablesSql(promotion)]);
-  const [locks, tables] = answers.slice(-2).map(({ rows }) => rows as unknown[]);
+  const looks = [LOCKS_OF_CHANGES, openTablesSql(promotion), PARTITION_FILES];
+  const answers = await hold.queriesInTransaction(main, [...before, ...looks]);
+  const [locks, tables, files] = answers.slice(-looks.length).map(({ rows }) => rows as unknown[]);
   const open = openTables((tables ?? []) as OpenTable[], promotion);
   await refuseUnfencedChanges(main, promotion, hold, (locks ?? []) as LockRow[]);
-  if (open.length === 0) return;
+  if (open.length === 0) return refuseEmptied(promotion, (files ?? []) as PartitionFile[]);
   throw new VerdigrisError({
     type: 'FenceTampered',
     message: `${promotion.from}: the fence is not in force on ${open.slice(0, 5).join(', ')}: a table is new, or its trigger was disabled`,
     nextStep: 'undo that change (or add the table to the plan and start again), then approve the promotion again',
   });
+}
+
+function refuseEmptied(
+  { from, comparedFiles, patterns = ALL_TABLES }: Promotion,
+  rows: readonly PartitionFile[],
+): void {
+  if (comparedFiles === undefined) return;
+  refuseOtherFiles(from, comparedFiles, partitionFiles(rows, tableFilter(patterns)));
 }
 
 /** A table that is new, or (without a root) one whose fence is not in force. */

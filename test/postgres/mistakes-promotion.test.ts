@@ -9,6 +9,7 @@ import { readDecision } from '../../src/postgres/promotion-decision.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { withSession } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, readRoute } from '../../src/postgres/state.js';
+import { readPartitionFiles } from '../../src/postgres/partition-files.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { carryOut } from '../support/promotion-steps.js';
 import { PromotionRig } from '../support/promotion-rig.js';
@@ -209,6 +210,34 @@ describe('the hold and the decision', () => {
       await attempt.close();
       expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
     }
+  });
+
+  it('a partition that was emptied since rows were compared stops it, also right before the lock; what was emptied before does not', async () => {
+    const parted = `CREATE TABLE public.parted (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE public.part PARTITION OF public.parted DEFAULT`;
+    for (const side of ['blue', 'green'] as const) await rig.on(side, (client) => client.query(parted));
+    const from = rig.primary;
+    await rig.on(from, (client) => client.query('TRUNCATE public.part'));
+    const comparedFiles = await rig.ours(from, (session) => readPartitionFiles(session, () => true));
+    expect(Object.keys(comparedFiles)).toEqual(['public.part']);
+    const attempt = await WatchedTry.prepare(rig);
+    const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
+    const outcome = attempt.run({ comparedFiles });
+    const held = await locking;
+    await rig.on(from, (client) => client.query('TRUNCATE public.part'));
+    held.release();
+    expect(await outcome).toMatchObject({
+      type: 'PartitionEmptied',
+      message: expect.stringMatching(/public\.part may/) as string,
+    });
+    expect(rig.primary).toBe(from);
+    await attempt.close();
+    const again = await WatchedTry.prepare(rig);
+    const compared = await rig.ours(from, (session) => readPartitionFiles(session, () => true));
+    expect(await again.run({ comparedFiles: compared })).toMatchObject({ epoch: expect.any(Number) as number });
+    await carryOut('finish', rig.move(from));
+    await again.close();
+    for (const side of ['blue', 'green'] as const)
+      await rig.on(side, (client) => client.query('DROP TABLE public.parted'));
   });
 
   it('a table that is new in a schema which the plan leaves out stops nothing, whether it is committed or not', async () => {

@@ -204,6 +204,7 @@ const DEFAULTS: Overrides = {
   promote: (run, _ref, from) => run.move(from),
   whereWritesAre: (run) => ({ writesOn: run.writesOn, epoch: run.epoch }),
   writesOfGreen: (run) => (run.writesOn === 'green' ? 'has them' : 'gave them away'),
+  maybeEmptied: () => [],
   watchStandby: () => untilCancelled(),
   watchSchema: () => untilCancelled(),
   lookAtSchema: () => ({ what: null }),

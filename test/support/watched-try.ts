@@ -1,6 +1,6 @@
 import type { TablePatterns } from '../../src/postgres/catalog-pattern.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
-import { tryPromotion, type Promoted } from '../../src/postgres/promote.js';
+import { tryPromotion, type Promoted, type PromotionTry } from '../../src/postgres/promote.js';
 import type { Databases } from '../../src/postgres/session.js';
 import { otherSide, type Side } from '../../src/side.js';
 import type { PromotionRig } from './promotion-rig.js';
@@ -45,7 +45,9 @@ export class WatchedTry {
   }
 
   /** Tries. @returns what it came to, also when that is an error. */
-  run(limits: { readonly maxHoldMs?: number; readonly lockTimeoutMs?: number } = {}): Promise<Promoted | Error> {
+  run(
+    limits: Partial<Pick<PromotionTry, 'maxHoldMs' | 'lockTimeoutMs' | 'comparedFiles'>> = {},
+  ): Promise<Promoted | Error> {
     const { migration, tables } = this.rig.move(this.from);
     const outcome = tryPromotion({
       ...{ databases: this.databases, migration, from: this.from, fenced: tables, knownTables: this.knownTables },

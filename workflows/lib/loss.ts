@@ -7,7 +7,7 @@
  * `feed`: what was written since the feed to blue died. `behind`: what blue, whose feed lives, does not have yet. `late`:
  * the same, where it is not counted. The others are lost although the feed lives.
  */
-type LossKind = Counted | 'late' | 'rows' | 'onlyOnGreen' | 'droppedOnBlue';
+type LossKind = Counted | 'late' | 'rows' | 'onlyOnGreen' | 'droppedOnBlue' | 'emptied';
 
 type Counted = 'feed' | 'behind';
 
@@ -73,8 +73,15 @@ function firstLine(message: string): string {
   return message.split('\n', 1)[0] ?? '';
 }
 
-/** What is in the way of a forced try as well: a server that is away, a lock, a fence, a pooler. */
-const IN_ANY_WAY = ['ConnectionFailed', 'LockNotHad', 'FenceTampered', 'NotOpened', 'PoolNotReleased'];
+/** What is in the way of a forced try as well: a server that is away, a lock, a fence, what is to be looked at first, a pooler. */
+const IN_ANY_WAY = [
+  'ConnectionFailed',
+  'LockNotHad',
+  'FenceTampered',
+  'NotOpened',
+  'PartitionEmptied',
+  'PoolNotReleased',
+];
 
 /** Whether a try that has failed so may go through with a loss: one that is blocked only where blue does not follow. */
 export function isHelpedByLoss(type: string | undefined, message: string): boolean {

@@ -116,6 +116,8 @@ export class MigrationRun {
   #feed: RollbackSafety = { safe: true, why: 'blue follows green: writes can go back without a loss' };
   #difference: string | null = null;
   #droppedOnBlue: string | null = null;
+  #emptied: string | null = null;
+  #comparisonDue = false;
   /** What the way back, which is blocked, asks to have accepted. */
   #askedLoss: Loss = {};
 
@@ -244,12 +246,33 @@ export class MigrationRun {
     this.#judgeWayBack();
   }
 
+  /** Partitions of green that may have been emptied since blue was compared with it: that is to be done without waiting. */
+  sawEmptied(partitions: readonly string[]): void {
+    this.#comparisonDue ||= partitions.length > 0;
+    this.#emptied =
+      partitions.length === 0
+        ? null
+        : `what TRUNCATE may have removed from ${partitions.join(', ')} on green since rows were compared: blue may still have it`;
+    this.#judgeWayBack();
+  }
+
+  /** A comparison of blue with green begins: it sees what was emptied before. */
+  comparing(): void {
+    this.#comparisonDue = false;
+  }
+
+  /** Whether blue is to be compared with green before the next time comes. */
+  get isComparisonDue(): boolean {
+    return this.#comparisonDue;
+  }
+
   /** What a rollback would lose although the feed lives. */
   get strands(): Loss {
     return {
       ...(this.#difference === null ? {} : { rows: this.#difference }),
       ...(this.onlyOnGreen === null ? {} : { onlyOnGreen: this.onlyOnGreen }),
       ...(this.#droppedOnBlue === null ? {} : { droppedOnBlue: this.#droppedOnBlue }),
+      ...(this.#emptied === null ? {} : { emptied: this.#emptied }),
     };
   }
 

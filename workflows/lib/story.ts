@@ -19,6 +19,8 @@ type YieldTo = 'WAL' | 'window' | 'load';
 /** What is said to be waited for meanwhile. */
 const WAITS_FOR = { WAL: 'retry', window: 'window', load: 'load' } as const;
 
+const MENDED_BY_HAND = ['BackfillFailed', 'PartitionEmptied'];
+
 export interface StepOptions {
   readonly yields?: boolean;
   readonly stopped?: (wait: () => Promise<void>) => Promise<void>;
@@ -124,11 +126,11 @@ export class Story {
 
   /**
    * Whether the run holds after a failure that ends a step. A row of the application that is in the way can be corrected,
-   * and the work goes on where it was.
+   * and so can a partition that was emptied on one side; the work goes on where it was.
    */
   holdsAfter(error: unknown): boolean {
     const onFailure = this.run.plan?.onFailure;
-    return onFailure === 'hold' || (onFailure === 'auto' && failureType(error) === 'BackfillFailed');
+    return onFailure === 'hold' || (onFailure === 'auto' && MENDED_BY_HAND.includes(failureType(error) ?? ''));
   }
 
   async #untilNotYielding(): Promise<void> {

@@ -1,6 +1,7 @@
 import type { Side } from '../../side.js';
 import { tableFilter, type TablePatterns } from '../catalog-pattern.js';
 import { readProgress, writeProgress, type ProgressKey } from '../migrate/progress-row.js';
+import { readPartitionFiles, rememberedFiles, rememberFiles } from '../partition-files.js';
 import type { Session } from '../session.js';
 import { inTransaction } from '../session.js';
 import { hasState, recordEvent } from '../state.js';
@@ -41,7 +42,13 @@ function factsKey({ runId, side }: Watched): ProgressKey {
 
 /** Writes down how the schema is now, unless that was done before: what changes from here on is noticed. */
 export async function beginSchemaWatch(watched: Watched): Promise<void> {
-  if ((await readBaseline(watched)) === undefined) await writeBaseline(watched);
+  const { session, runId, patterns } = watched;
+  const isBegun = (await readBaseline(watched)) !== undefined;
+  // Of a run that an earlier version has begun nobody knows what was emptied since.
+  if (!isBegun && (await rememberedFiles(session, runId, 'compared')) === undefined) {
+    await rememberFiles(session, runId, 'compared', await readPartitionFiles(session, tableFilter(patterns)));
+  }
+  if (!isBegun) await writeBaseline(watched);
 }
 
 /** Whether the run has come so far that its schema is watched. */

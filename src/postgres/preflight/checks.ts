@@ -51,7 +51,15 @@ import {
 } from './server.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
-import { inheritedColumns, invalidIndexes, patterns, replicaIdentity, tornApart, unmovedRows } from './tables.js';
+import {
+  inheritedColumns,
+  invalidIndexes,
+  partitions,
+  patterns,
+  replicaIdentity,
+  tornApart,
+  unmovedRows,
+} from './tables.js';
 import { givenAway, greenEmpty, nameIsFree, ownedByAnother } from './target.js';
 
 /** Every check of one side, in the order of docs/preflight.md. */
@@ -93,6 +101,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   sequenceRoom,
   scheduledJobs,
   replicaTriggers,
+  partitions,
   rules,
   eventTriggers,
   rowLevelSecurity,

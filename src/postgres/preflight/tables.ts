@@ -3,7 +3,7 @@ import { parseTablePattern } from '../catalog-pattern.js';
 import { readUnmovedTables } from '../catalog-unmoved.js';
 import { qualified } from '../identifier.js';
 import { planWork } from '../migrate/plan-work.js';
-import type { TableInfo } from '../catalog.js';
+import { sameTable, type TableInfo } from '../catalog.js';
 import { NEW_GREEN, type Found, type SideCheck } from './check.js';
 import { listed } from './finding.js';
 
@@ -37,6 +37,25 @@ export const patterns: SideCheck = {
         object: 'tables',
         message: 'the plan moves no table: "tables" of the plan leaves none over, or blue has none',
         remedy: 'See that blue is the right database, and mend "tables.include" and "tables.exclude"',
+      },
+    ];
+  },
+};
+
+/** See src/postgres/partition-files.ts: how it is noticed when somebody does it all the same. */
+export const partitions: SideCheck = {
+  name: 'partitions',
+  sides: ['blue'],
+  run: async ({ tables }) => {
+    const roots = (await tables()).filter(({ kind, name, root }) => kind === 'partitioned' && sameTable(name, root));
+    if (roots.length === 0) return [];
+    return [
+      {
+        severity: 'info',
+        object: listed(roots.map(({ name }) => formatTableName(name))),
+        message:
+          'TRUNCATE of one partition is not replicated, in neither direction: the other side would keep its rows',
+        remedy: 'Let jobs that empty partitions DELETE, or wait, until the run has ended',
       },
     ];
   },

@@ -1,5 +1,6 @@
 import { writeProgress } from '../migrate/progress-row.js';
 import type { Session } from '../session.js';
+import type { PartitionFiles } from '../partition-files.js';
 import type { Difference } from './difference.js';
 import { LISTED } from './difference.js';
 import type { LastPass, Since } from './last-pass.js';
@@ -16,6 +17,8 @@ export interface PassStart {
   readonly began: Since;
   /** The pass whose results it builds on; null when it compares everything. */
   readonly since: LastPass | null;
+  /** The files of the source's partitions then; not known where an earlier version has begun it. */
+  readonly files?: PartitionFiles;
 }
 
 /** How far a segment is. */

@@ -1,5 +1,6 @@
 import { RateMeter } from '../migrate/step-context.js';
-import type { Session } from '../session.js';
+import { rememberFiles } from '../partition-files.js';
+import { withSession, type Session } from '../session.js';
 import { cutTable, isSmall, PART_SIZE, type TableSize } from './cut-table.js';
 import { ENOUGH } from './difference.js';
 import { fingerprint, forgetLastPass, isCoveredBy, onGreen, writeLastPass, type Since } from './last-pass.js';
@@ -55,6 +56,7 @@ export class Pass {
     );
     await this.inLanes(segments, (sessions, { table, number }) => this.verify(sessions, table, number));
     const found = this.result();
+    await this.rememberFiles(found.differingRows === 0);
     await onGreen(this.options, (green) => this.remember(green, found.differingRows === 0));
     return found;
   }
@@ -144,6 +146,19 @@ export class Pass {
       derivedChecked,
       notCompared: tables.flatMap(({ pair }) => pair.leftOut.map((name) => `${pair.object}.${name}`)),
     };
+  }
+
+  /**
+   * What was emptied before the pass began, it has seen. What it has found of blue must be mended before the run goes on: it
+   * is looked for again. What it has found of green is told, and what comes later is told beside it.
+   */
+  private async rememberFiles(equal: boolean): Promise<void> {
+    const { files } = this.start;
+    const { source, direction, runId } = this.options;
+    if (files === undefined || (!equal && direction === 'to_green')) return;
+    await withSession(source, { purpose: 'verify progress' }, (session) =>
+      rememberFiles(session, runId, 'compared', files),
+    );
   }
 
   /** What the next pass over changed rows builds on. */

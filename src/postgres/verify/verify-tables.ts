@@ -1,7 +1,8 @@
 import { VerdigrisError } from '../../errors.js';
-import type { TableName } from '../../plan/table-name.js';
+import { formatTableName, type TableName } from '../../plan/table-name.js';
 import type { Work } from '../migrate/plan-work.js';
 import type { OnProgress } from '../migrate/step-context.js';
+import { readPartitionFiles } from '../partition-files.js';
 import { closeSession, openSession } from '../session.js';
 import type { PartSize } from './cut-table.js';
 import type { Difference } from './difference.js';
@@ -104,11 +105,15 @@ async function sameHashes(sessions: SideSessions): Promise<void> {
 }
 
 async function beginPass(sessions: SideSessions, progress: PassProgress, options: VerifyOptions): Promise<PassStart> {
+  const moved = new Set(options.tables.map(formatTableName));
+  const files = await sessions.on('source', (session) =>
+    readPartitionFiles(session, (root) => moved.has(formatTableName(root))),
+  );
   const [source, target] = await sessions.each(momentOf);
   const [blue, green] = options.source.side === 'blue' ? [source, target] : [target, source];
   const began: Since = { blue, green };
   const since = options.scope === 'changed' ? await baseOf(options, began) : null;
-  const start = { began, since };
+  const start = { began, since, files };
   await progress.begin(start);
   return start;
 }
