@@ -4,7 +4,7 @@ import { ident } from '../identifier.js';
 /*
  * One 64-bit hash of a row. Two rows that differ in anything that can be read must have different hashes, on every
  * supported version. The extended hash functions of types are kept as they are from version to version, since the rows
- * of hash partitions lie where they say (pg_dump restores partitions by it, pg_upgrade does not move a row). But
+ * of hash partitions lie where they say (pg_upgrade does not move a row; only enums are hashed by OIDs, which differ). But
  * they only promise that *equal* values have equal hashes, and many different values have equal hashes by design:
  *
  *   numeric              1.0 and 1.00, 5 and -5, NaN and Infinity

@@ -42,7 +42,7 @@ export async function planCopy(
     // What is made behind the rows is refused before them; the columns stand already.
     await refuseMistakes({ session, blue, moved: tables, work: { tables: [], steps } });
     const streams = await readStreams(blue, run.migration, 'to_green', plan.replicate.streams);
-    const sources = await sourceTables(blue, tables, await readTables(session, plan.tables), streams);
+    const sources = await sourceTables(blue, tables, await readTables(session, plan.tables), streams, alike);
     await storeCopy(session, run.runId, planParcels(sources, plan.bootstrap.parallel), computed);
   }
   return readParcels(session, run.runId);
