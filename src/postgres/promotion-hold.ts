@@ -134,7 +134,8 @@ export async function checkFence(main: Session, promotion: Promotion, hold: Hold
   const [locks, tables, files] = answers.slice(-looks.length).map(({ rows }) => rows as unknown[]);
   const open = openTables((tables ?? []) as OpenTable[], promotion);
   await refuseUnfencedChanges(main, promotion, hold, (locks ?? []) as LockRow[]);
-  if (open.length === 0) return refuseEmptied(promotion, (files ?? []) as PartitionFile[]);
+  refuseEmptied(promotion, (files ?? []) as PartitionFile[]);
+  if (open.length === 0) return;
   throw new VerdigrisError({
     type: 'FenceTampered',
     message: `${promotion.from}: the fence is not in force on ${open.slice(0, 5).join(', ')}: a table is new, or its trigger was disabled`,

@@ -80,6 +80,11 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: inHold('a fence that was switched off'),
   },
   {
+    rule: 'a partition that was emptied since rows were compared is seen inside the hold',
+    edits: [edit(HOLD, '  if (comparedFiles === undefined) return;', '  if (comparedFiles !== null) return;')],
+    test: inHold('a partition that was emptied since'),
+  },
+  {
     rule: 'the server ends a frozen worker that asks what was decided',
     edits: [edit(DECISION, '`${BEGIN}; SET LOCAL lock_timeout', '`BEGIN; SET LOCAL lock_timeout')],
     test: inHold('a worker that freezes while it asks'),
