@@ -5,7 +5,7 @@ export interface Blocker {
   readonly pid: number;
   readonly application: string;
   readonly user: string;
-  /** `client backend`, `autovacuum worker`, `logical replication worker` ... */
+  /** `client backend`, `autovacuum worker`, `logical replication worker` ..., or one that prevents wraparound. */
   readonly kind: string;
   /** Age of its transaction. */
   readonly ageSeconds: number;
@@ -21,9 +21,20 @@ export interface HeldUp extends Blocker {
   readonly waitSeconds: number;
 }
 
+/** The kind of a worker that gives way to whoever waits for its lock for long enough. */
+export const AUTOVACUUM = 'autovacuum worker';
+
+/** Whether a row `a` of pg_stat_activity is a vacuum that gives way to nobody. */
+export const PREVENTS_WRAPAROUND = `(a.backend_type = '${AUTOVACUUM}' AND a.query LIKE '%(to prevent wraparound)')`;
+
+/** Without pg_monitor a role does not see the kind of others' sessions, only that an autovacuum has no user. */
+const KIND = `CASE WHEN ${PREVENTS_WRAPAROUND} THEN '${AUTOVACUUM} that prevents wraparound and yields to nobody'
+              WHEN a.backend_type IS NULL AND a.usesysid IS NULL THEN '${AUTOVACUUM}'
+              ELSE coalesce(a.backend_type, 'client backend') END`;
+
 /** What is told of a session `a` of pg_stat_activity; of other users' it is less without pg_monitor. */
 const TOLD = `a.pid, coalesce(nullif(a.application_name, ''), 'no application name') AS application,
-         coalesce(a.usename, '')::text AS user, coalesce(a.backend_type, 'client backend') AS kind,
+         coalesce(a.usename, '')::text AS user, ${KIND} AS kind,
          coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS "ageSeconds",
          coalesce(extract(epoch FROM clock_timestamp() - a.query_start), 0)::float8 AS "statementSeconds",
          coalesce(rtrim(regexp_replace(regexp_replace(

@@ -1,3 +1,4 @@
+import { autovacuumYields, LockTimeouts } from './autovacuum.js';
 import { restoreEventTriggers, silenceEventTriggers } from './event-triggers.js';
 import { LockWatch, gaveWay, lockNotHad, type Encounter } from './lock-watch.js';
 import { backendPid } from './migrate/step-context.js';
@@ -10,7 +11,7 @@ const LOCK_TIMEOUT_MS = 500;
 
 /**
  * Runs a short piece of DDL on a session that waits only briefly for locks, again and again with jittered pauses, and
- * has somebody look who is in its way. The work may set a shorter lock_timeout itself. Event triggers don't fire for it.
+ * has somebody look who is in its way. Event triggers don't fire for it. An autovacuum in its way yields.
  *
  * @param object what is done to what, for people: `the publication "x" is dropped`
  * @throws VerdigrisError LockNotHad (retryable) that names who holds the lock, when the time is over.
@@ -21,17 +22,62 @@ export async function briefLock<T>(
   work: () => Promise<T>,
   options: LockRetryOptions = {},
 ): Promise<T> {
-  let met: Encounter = { waitedFor: [], heldUp: [] };
+  return briefLocks(session, (lock) => lock(object, work, options));
+}
+
+/** briefLock() on the session of briefLocks(). The work is told how long this try may wait for its lock, ms. */
+export type BriefLock = <T>(
+  object: string,
+  work: (tryMs: number) => Promise<T>,
+  options?: LockRetryOptions,
+) => Promise<T>;
+
+/**
+ * For pieces of DDL one after the other: the session is made ready for all of them once.
+ *
+ * @param tryMs how long one try waits for its lock, ms. Longer where nothing but an autovacuum is in the way
+ */
+export async function briefLocks<T>(
+  session: Session,
+  work: (lock: BriefLock) => Promise<T>,
+  tryMs = LOCK_TIMEOUT_MS,
+): Promise<T> {
   const watch = new LockWatch({
     connect: () => openBeside(session, { purpose: 'watch locks' }),
     ours: { pid: backendPid(session) },
   });
-  const { rows } = await session.query<{ before: string }>(`SELECT current_setting('lock_timeout') AS before`);
-  await setLockTimeout(session, String(LOCK_TIMEOUT_MS));
-  const role = await silenceEventTriggers(session);
+  const before = await makeReady(session, tryMs);
+  try {
+    return await work((object, piece, options = {}) => lockBriefly({ session, watch, tryMs }, object, piece, options));
+  } finally {
+    await restore(session, before).catch(() => undefined);
+    await watch.close();
+  }
+}
+
+interface Ready {
+  readonly session: Session;
+  readonly watch: LockWatch;
+  readonly tryMs: number;
+}
+
+async function lockBriefly<T>(
+  { session, watch, tryMs }: Ready,
+  object: string,
+  work: (tryMs: number) => Promise<T>,
+  options: LockRetryOptions,
+): Promise<T> {
+  let met: Encounter = { waitedFor: [], heldUp: [] };
+  let current = tryMs;
+  const timeouts = new LockTimeouts(session, tryMs);
+  const wait = async (ms: number): Promise<void> => {
+    if (ms !== current) await session.query(`SELECT set_config('lock_timeout', $1, false)`, [String(ms)]);
+    current = ms;
+  };
   try {
     return await retryOnLock(async () => {
-      const tried = await watch.during(work);
+      await wait(await timeouts.next(met.waitedFor));
+      const tried = await watch.during(() => work(current));
       if (tried.result.status === 'fulfilled') return tried.result.value;
       met = tried.met;
       const error: unknown = tried.result.reason;
@@ -42,9 +88,7 @@ export async function briefLock<T>(
     options.signal?.throwIfAborted();
     throw lockNotHad(object, met, error);
   } finally {
-    await restoreEventTriggers(session, role).catch(() => undefined);
-    await setLockTimeout(session, rows[0]?.before ?? '2s').catch(() => undefined);
-    await watch.close();
+    await wait(tryMs).catch(() => undefined);
   }
 }
 
@@ -57,6 +101,27 @@ class HeldOthersUp extends Error {
   }
 }
 
-async function setLockTimeout(session: Session, value: string): Promise<void> {
-  await session.query(`SELECT set_config('lock_timeout', $1, false)`, [value]);
+/** What a session had before it was made ready. */
+interface Before {
+  readonly lock: string;
+  readonly deadlock: string;
+  readonly role: string;
+}
+
+async function makeReady(session: Session, tryMs: number): Promise<Before> {
+  const { rows } = await session.query<{ lock: string; deadlock: string }>(
+    `SELECT current_setting('lock_timeout') AS lock, current_setting('deadlock_timeout') AS deadlock`,
+  );
+  await session.query(`SELECT set_config('lock_timeout', $1, false), ${autovacuumYields(false)}`, [String(tryMs)]);
+  const { lock = '2s', deadlock = '1s' } = rows[0] ?? {};
+  return { lock, deadlock, role: await silenceEventTriggers(session) };
+}
+
+async function restore(session: Session, { lock, deadlock, role }: Before): Promise<void> {
+  await restoreEventTriggers(session, role).catch(() => undefined);
+  await session.query(
+    `SELECT set_config('lock_timeout', $1, false),
+            (SELECT set_config('deadlock_timeout', $2, false) WHERE current_setting('deadlock_timeout') <> $2)`,
+    [lock, deadlock],
+  );
 }

@@ -1,14 +1,13 @@
 import { formatTableName, type TableName } from '../plan/table-name.js';
 import { VerdigrisError } from '../errors.js';
-import { briefLock } from './brief-lock.js';
-import { SILENCE_EVENT_TRIGGERS } from './event-triggers.js';
+import { briefLocks, type BriefLock } from './brief-lock.js';
 import { ident, literal, qualified } from './identifier.js';
 import { whoBlocks } from './locks.js';
 import { messageOf } from './migrate/step-failed.js';
-import { retryOnLock } from './retry.js';
+import type { LockRetryOptions } from './retry.js';
 import { inTransaction, type Session } from './session.js';
 import type { Side } from '../side.js';
-import { isConnectionLost, sqlState, TRY_AGAIN } from './sqlstate.js';
+import { isConnectionLost } from './sqlstate.js';
 import { FENCE_LOCK, FENCE_OPEN, hasState } from './state.js';
 
 /*
@@ -25,11 +24,11 @@ import { FENCE_LOCK, FENCE_OPEN, hasState } from './state.js';
 export const FENCE_TRIGGER = '_verdigris_fence';
 export const TRUNCATE_TRIGGER = '_verdigris_fence_truncate';
 
-/** How long arming one table may make its writers wait, in one try. */
-const ARM_LOCK_TIMEOUT_MS = 100;
+/** How long the fence of one table may make its writers wait, in one try. */
+const TRY_MS = 100;
 
 /** The table's lock keeps its writers waiting: a worker that freezes while it holds it is ended by the server. */
-const SHORT_TRANSACTION = `SET LOCAL lock_timeout = ${ARM_LOCK_TIMEOUT_MS}; SET LOCAL idle_in_transaction_session_timeout = '1s'; ${SILENCE_EVENT_TRIGGERS}`;
+const SHORT_TRANSACTION = `SET LOCAL idle_in_transaction_session_timeout = '1s'`;
 
 /** How long to go on trying for one table before people are told who is in the way. */
 const ARM_FOR_MS = 15_000;
@@ -45,26 +44,57 @@ export async function armFence(
   tables: readonly TableName[],
   options: { readonly signal?: AbortSignal; readonly forMs?: number; readonly guard?: RouteGuard } = {},
 ): Promise<void> {
-  for (const table of tables) {
-    options.signal?.throwIfAborted();
+  const { signal, forMs = ARM_FOR_MS, guard } = options;
+  await eachTable(session, tables, signal, async (table, briefLock) => {
     const state = await fenceState(session, table);
-    if (state === 'armed') continue;
+    if (state === 'armed') return;
     try {
-      await retryOnLock(
-        () =>
-          inTransaction(session, async () => {
-            await session.query(SHORT_TRANSACTION);
-            await refuseOtherRoute(session, options.guard);
-            await session.query(state === 'absent' ? armTable(table) : rearmTable(table));
-          }),
-        { forMs: options.forMs ?? ARM_FOR_MS, signal: options.signal },
-      );
+      const statements = state === 'absent' ? armTable(table) : rearmTable(table);
+      await briefLock(...changed(session, table, guard, statements), { forMs, signal });
     } catch (error) {
-      if (options.signal?.aborted === true || error instanceof VerdigrisError || isConnectionLost(error)) throw error;
+      const isOther = error instanceof VerdigrisError && error.type !== 'LockNotHad';
+      if (signal?.aborted === true || isOther || isConnectionLost(error)) throw error;
       throw await notArmed(session, table, error);
     }
-  }
+  });
   await rememberArmed(session, tables);
+}
+
+/** One table after the other, on a session that is made ready for short locks once. */
+async function eachTable<Table extends TableName>(
+  session: Session,
+  tables: readonly Table[],
+  signal: AbortSignal | undefined,
+  work: (table: Table, briefLock: BriefLock) => Promise<void>,
+): Promise<void> {
+  if (tables.length === 0) return;
+  await briefLocks(
+    session,
+    async (briefLock) => {
+      for (const table of tables) {
+        signal?.throwIfAborted();
+        await work(table, briefLock);
+      }
+    },
+    TRY_MS,
+  );
+}
+
+/** What briefLock() does to change a table's fence: what it is, for people, and a transaction. */
+function changed(
+  session: Session,
+  table: TableName,
+  guard: RouteGuard | undefined,
+  statements: string,
+): [string, (tryMs: number) => Promise<void>] {
+  const change = (tryMs: number): Promise<void> =>
+    inTransaction(session, async () => {
+      await session.query(SHORT_TRANSACTION);
+      if (tryMs > TRY_MS) await session.query(haveAutovacuumYield(table));
+      await refuseOtherRoute(session, guard);
+      await session.query(statements);
+    });
+  return [`the fence of ${formatTableName(table)}`, change];
 }
 
 /** A table that is dropped and made anew has no trigger: what was armed says that it should have one. */
@@ -96,7 +126,7 @@ export async function readArmedBefore(session: Session): Promise<TableName[]> {
 
 async function notArmed(session: Session, table: TableName, error: unknown): Promise<VerdigrisError> {
   const what = `the fence can't be put on ${formatTableName(table)}`;
-  const locked = TRY_AGAIN.has(sqlState(error) ?? '');
+  const locked = error instanceof VerdigrisError;
   return new VerdigrisError({
     type: 'PromotionBlocked',
     message: locked
@@ -155,6 +185,11 @@ export function rearmTable(table: TableName): string {
     ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(TRUNCATE_TRIGGER)};`;
 }
 
+/** Waits for an autovacuum as another one would: writers don't queue behind that. While it is held, none begins. */
+function haveAutovacuumYield(table: TableName): string {
+  return `LOCK TABLE ONLY ${qualified(table)} IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout = ${TRY_MS}`;
+}
+
 type FenceState = 'armed' | 'disabled' | 'absent';
 
 async function fenceState(session: Session, table: TableName): Promise<FenceState> {
@@ -182,48 +217,62 @@ export function unarmedTablesSql(tables: readonly TableName[]): string {
 
 /**
  * Switches the fence's triggers off, so that writes no longer pay for them. DISABLE takes a lock that readers don't
- * mind; DROP, which stops them too, is left to the end of the run.
+ * mind; DROP, which stops them too, is left to the end of the run. A table whose lock is not to be had stays as it is: that
+ * costs its writers something and does no harm.
+ *
+ * @param patience how long to go on trying for all of them together
+ * @returns which tables are still armed, and who is in the way; null when none is
  */
-export async function disarmFence(session: Session, guard: RouteGuard, signal?: AbortSignal): Promise<void> {
-  await eachFencedTable(
-    session,
-    guard,
-    signal,
-    (t, trigger) => `ALTER TABLE ONLY ${t} DISABLE TRIGGER ${ident(trigger)}`,
-  );
+export async function disarmFence(
+  session: Session,
+  guard: RouteGuard,
+  { forMs = DISARM_FOR_MS, signal }: LockRetryOptions = {},
+): Promise<string | null> {
+  const deadline = performance.now() + forMs;
+  const notHad: string[] = [];
+  await eachTable(session, await readTriggers(session, 'enabled'), signal, async (table, briefLock) => {
+    const statements = table.triggers.map(
+      (name) => `ALTER TABLE ONLY ${qualified(table)} DISABLE TRIGGER ${ident(name)}`,
+    );
+    const left = Math.max(0, deadline - performance.now());
+    try {
+      await briefLock(...changed(session, table, guard, statements.join(';')), { forMs: left, signal });
+    } catch (error) {
+      if (!(error instanceof VerdigrisError) || error.type !== 'LockNotHad') throw error;
+      notHad.push(error.what);
+    }
+  });
+  const [first, ...others] = notHad;
+  if (first === undefined) return null;
+  return others.length === 0 ? first : `${first}; and ${others.length} more tables`;
 }
+
+/** How long to go on trying to disarm, ms. */
+const DISARM_FOR_MS = 60_000;
 
 /** Removes the fence's triggers. The lock stops readers as well, so each try is short. */
 export async function dropFence(session: Session, signal?: AbortSignal): Promise<void> {
-  await eachFencedTable(session, undefined, signal, (t, trigger) => `DROP TRIGGER IF EXISTS ${ident(trigger)} ON ${t}`);
+  await eachTable(session, await readTriggers(session, 'any'), signal, async (table, briefLock) => {
+    const statements = table.triggers.map((name) => `DROP TRIGGER IF EXISTS ${ident(name)} ON ${qualified(table)}`);
+    await briefLock(...changed(session, table, undefined, statements.join(';')), { signal });
+  });
 }
 
-async function eachFencedTable(
-  session: Session,
-  guard: RouteGuard | undefined,
-  signal: AbortSignal | undefined,
-  statement: (table: string, trigger: string) => string,
-): Promise<void> {
-  const { rows } = await session.query<{ schema: string; name: string; triggers: string[] }>(
+interface FencedTable extends TableName {
+  /** Names of its triggers of the fence. */
+  readonly triggers: readonly string[];
+}
+
+async function readTriggers(session: Session, which: 'enabled' | 'any'): Promise<FencedTable[]> {
+  const { rows } = await session.query<FencedTable>(
     `SELECT n.nspname AS schema, c.relname AS name, array_agg(t.tgname::text ORDER BY t.tgname) AS triggers
        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE t.tgname IN ('${FENCE_TRIGGER}', '${TRUNCATE_TRIGGER}') AND NOT t.tgisinternal
+        AND ($1 OR t.tgenabled <> 'D')
       GROUP BY 1, 2 ORDER BY 1, 2`,
+    [which === 'any'],
   );
-  for (const row of rows) {
-    signal?.throwIfAborted();
-    await briefLock(
-      session,
-      `the fence of ${formatTableName(row)}`,
-      () =>
-        inTransaction(session, async () => {
-          await session.query(SHORT_TRANSACTION);
-          await refuseOtherRoute(session, guard);
-          await session.query(row.triggers.map((trigger) => statement(qualified(row), trigger)).join(';'));
-        }),
-      { signal },
-    );
-  }
+  return rows;
 }
 
 /** Whether writes are let through: the flag alone, whatever the triggers. */

@@ -24,14 +24,21 @@ import { disableSubscriptions, enableSubscriptionWhere } from './subscription.js
  * After the decision: the old feed ends, and only then the reverse one begins. Never both: a loop would bring the new
  * side's updates back to it as old values. Looks before it acts, so it can be run again after a crash at any point.
  *
+ * @returns which tables of the new side are still armed, and who is in the way: the feeds are as they should be all the
+ * same. Null when none is, and where the fence was to be kept
  * @throws VerdigrisError ReplicationBroken (retryable) while a worker of the old feed still runs; LockNotHad (retryable)
  */
 export async function finishPromotion(
   databases: Databases,
   migration: string,
   from: Side,
-  options: { readonly feedBack: boolean; readonly signal?: AbortSignal | undefined },
-): Promise<void> {
+  options: {
+    readonly feedBack: boolean;
+    /** The new side is about to give the writes away: its fence stays as it is. Default false. */
+    readonly keepFence?: boolean;
+    readonly signal?: AbortSignal | undefined;
+  },
+): Promise<string | null> {
   const to = otherSide(from);
   const oldFeed = feedName(migration, directionTo(to));
   await sleep(WRITERS_FIRST_MS, undefined, { signal: options.signal });
@@ -41,17 +48,18 @@ export async function finishPromotion(
     ...(options.signal === undefined ? {} : { cutOn: options.signal }),
   };
   const patience = { forMs: LOCKS_WITHIN_MS, signal: options.signal };
-  await withSession(databases[to], session, async (newSide) => {
+  return withSession(databases[to], session, async (newSide) => {
     const route = await readRoute(newSide, migration);
     if (route?.writesOn !== to) throw notPromoted(to);
     // An old side that is away must not bring anything when it comes back.
     await stopSubscriptions(newSide, oldFeed, patience);
-    await withSession(databases[from], session, async (oldSide) => {
+    return withSession(databases[from], session, async (oldSide) => {
       await endFeed(newSide, oldSide, oldFeed, to, patience);
       // Whoever waited for this has gone on, and may have moved the writes back.
       options.signal?.throwIfAborted();
       if (options.feedBack) await beginFeedBack(databases[from], { ...route, migration, writesOn: to }, patience);
-      await disarmFence(newSide, { migration, epoch: route.epoch, writesOn: to }, options.signal);
+      if (options.keepFence === true) return null;
+      return disarmFence(newSide, { migration, epoch: route.epoch, writesOn: to }, patience);
     });
   });
 }

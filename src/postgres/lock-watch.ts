@@ -12,7 +12,7 @@ import {
 } from './blockers.js';
 import { keepLooking, type Unseen } from './keep-looking.js';
 import { closeSession, type Session } from './session.js';
-import { CANCELED, sqlState } from './sqlstate.js';
+import { CANCELED, LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 
 /**
  * How long a session of the application may wait for a statement of ours, whatever it does: then ours is cancelled.
@@ -59,7 +59,7 @@ export interface LockWatchOptions {
 /** Looks on while sessions of ours take locks, and stops them when they hold up the application. */
 export class LockWatch {
   private session: Session | undefined;
-  /** Whether somebody was in the way of the last try: then the next one is looked at from its beginning. */
+  /** Whether somebody was in the way of the last try, seen or not: then the next one is looked at from its beginning. */
   private expects = false;
 
   constructor(private readonly options: LockWatchOptions) {}
@@ -70,7 +70,9 @@ export class LockWatch {
     const watching = this.watch(over.signal);
     const [result] = await Promise.allSettled([work()]);
     over.abort();
-    return { result, met: await watching };
+    const met = await watching;
+    this.expects ||= result.status === 'rejected' && sqlState(result.reason) === LOCK_NOT_AVAILABLE;
+    return { result, met };
   }
 
   async close(): Promise<void> {

@@ -1,4 +1,5 @@
 import type { TableName } from '../plan/table-name.js';
+import { PREVENTS_WRAPAROUND } from './blockers.js';
 import { qualified } from './identifier.js';
 import type { Session } from './session.js';
 
@@ -13,7 +14,8 @@ interface BlockerRow {
 /** What is told of a session `a` of pg_stat_activity: the same in each row, however many locks it holds. */
 const BLOCKER = `a.pid,
             concat_ws(', ', coalesce(nullif(a.application_name, ''), 'no application name'), 'user ' || a.usename,
-                      coalesce('client ' || host(a.client_addr), 'local socket'), 'database ' || a.datname) AS who,
+                      coalesce('client ' || host(a.client_addr), 'local socket'), 'database ' || a.datname,
+                      CASE WHEN ${PREVENTS_WRAPAROUND} THEN 'a vacuum that prevents wraparound and yields to nobody' END) AS who,
             a.state, extract(epoch FROM statement_timestamp() - a.xact_start)::float8 AS age, left(a.query, 80) AS query`;
 
 /** What is told of a transaction `x` of pg_prepared_xacts, in the same columns: it has no process. */

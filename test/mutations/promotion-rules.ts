@@ -259,8 +259,8 @@ export const PROMOTION_RULES: readonly Mutation[] = [
       edit(FINISH, '      await endFeed(newSide, oldSide, oldFeed, to, patience);\n', ''),
       edit(
         FINISH,
-        '      await disarmFence(newSide, {',
-        '      await endFeed(newSide, oldSide, oldFeed, to, patience);\n      await disarmFence(newSide, {',
+        '      return disarmFence(newSide, {',
+        '      await endFeed(newSide, oldSide, oldFeed, to, patience);\n      return disarmFence(newSide, {',
       ),
     ],
     test: inFeeds('the reverse feed does not begin'),

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../errors.js';
+import { autovacuumYields, LockTimeouts } from '../autovacuum.js';
 import { describeBlockers, type Blocker } from '../blockers.js';
 import { SILENCE_EVENT_TRIGGERS, withoutEventTriggers } from '../event-triggers.js';
 import { LockWatch, describeEncounter, gaveWay, type Encounter } from '../lock-watch.js';
@@ -47,10 +48,10 @@ export async function shortLocks<T>(
 ): Promise<T> {
   return againAndAgain(context, session, options, (lockTimeoutMs) =>
     inTransaction(session, async () => {
-      await session.query(`SELECT set_config('lock_timeout', $1, true), set_config('search_path', $2, true)`, [
-        String(lockTimeoutMs),
-        options.searchPath ?? 'pg_catalog',
-      ]);
+      await session.query(
+        `SELECT set_config('lock_timeout', $1, true), set_config('search_path', $2, true), ${autovacuumYields(true)}`,
+        [String(lockTimeoutMs), options.searchPath ?? 'pg_catalog'],
+      );
       if (options.writesRows !== true) await session.query(SILENCE_EVENT_TRIGGERS);
       return work();
     }),
@@ -74,21 +75,26 @@ export async function aloneWithShortLocks<T>(
   options: AloneLocks,
   work: () => Promise<T>,
 ): Promise<T> {
-  const before = await session.query<{ lock: string; path: string }>(
-    `SELECT current_setting('lock_timeout') AS lock, current_setting('search_path') AS path`,
+  const before = await session.query<{ lock: string; path: string; deadlock: string }>(
+    `SELECT current_setting('lock_timeout') AS lock, current_setting('search_path') AS path,
+            current_setting('deadlock_timeout') AS deadlock`,
   );
   try {
     return await againAndAgain(context, session, options, async (lockTimeoutMs) => {
-      await session.query(`SELECT set_config('lock_timeout', $1, false), set_config('search_path', $2, false)`, [
-        String(options.patience === 'brief' ? lockTimeoutMs : 0),
-        options.searchPath ?? 'pg_catalog',
-      ]);
+      await session.query(
+        `SELECT set_config('lock_timeout', $1, false), set_config('search_path', $2, false), ${autovacuumYields(false)}`,
+        [String(options.patience === 'brief' ? lockTimeoutMs : 0), options.searchPath ?? 'pg_catalog'],
+      );
       return options.writesRows === true ? work() : withoutEventTriggers(session, work);
     });
   } finally {
-    const { lock = '2s', path = 'pg_catalog' } = before.rows[0] ?? {};
+    const { lock = '2s', path = 'pg_catalog', deadlock } = before.rows[0] ?? {};
     await session
-      .query(`SELECT set_config('lock_timeout', $1, false), set_config('search_path', $2, false)`, [lock, path])
+      .query(
+        `SELECT set_config('lock_timeout', $1, false), set_config('search_path', $2, false),
+                (SELECT set_config('deadlock_timeout', $3, false) WHERE current_setting('deadlock_timeout') <> $3)`,
+        [lock, path, deadlock],
+      )
       .catch(() => undefined);
   }
 }
@@ -102,6 +108,7 @@ async function againAndAgain<T>(
   const deadline = performance.now() + (options.tryForMs ?? TRY_FOR_MS);
   let met: Encounter = { waitedFor: [], heldUp: [] };
   let waysGiven = 0;
+  const timeouts = new LockTimeouts(session, LOCK_TIMEOUT_MS);
   const watch = new LockWatch({
     connect: () => context.connect('watch locks'),
     ours: { pid: backendPid(session) },
@@ -111,7 +118,7 @@ async function againAndAgain<T>(
   try {
     for (let tries = 1; ; tries++) {
       context.signal.throwIfAborted();
-      const timeout = onlyAutovacuum(met.waitedFor) ? await untilAutovacuumYields(session) : LOCK_TIMEOUT_MS;
+      const timeout = await timeouts.next(met.waitedFor);
       const tried = await watch.during(() => cancellable(context, session, () => attempt(timeout)));
       if (tried.result.status === 'fulfilled') return tried.result.value;
       const error: unknown = tried.result.reason;
@@ -138,21 +145,6 @@ function pauseMs(tries: number, waysGiven: number): number {
 function waiting(object: string, waitsFor: readonly Blocker[]): Progress {
   const note = `waits for ${describeBlockers(waitsFor)}`;
   return { step: 'locks', object, done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
-}
-
-function onlyAutovacuum(blockers: readonly Blocker[]): boolean {
-  return blockers.length > 0 && blockers.every((blocker) => blocker.kind === 'autovacuum worker');
-}
-
-/**
- * PostgreSQL cancels an autovacuum for whoever has waited for deadlock_timeout: with a shorter lock_timeout we would
- * wait for the end of the vacuum of a large table.
- */
-async function untilAutovacuumYields(session: Session): Promise<number> {
-  const { rows } = await session.query<{ ms: number }>(
-    `SELECT setting::int AS ms FROM pg_settings WHERE name = 'deadlock_timeout'`,
-  );
-  return (rows[0]?.ms ?? 1_000) + 200;
 }
 
 function lockNotHad(object: string, met: Encounter, cause: unknown): VerdigrisError {
