@@ -114,11 +114,13 @@ export function promoteActivities(dependencies: ActivityDependencies) {
       ),
 
     /**
-     * Ends the feed to the side that takes writes now and begins the one back.
+     * Ends the feed to the side that takes writes now and begins the one back. A fence that can't be switched off there, since
+     * somebody locks a table, is left to `switchFenceOff`, or to `removeFence` on the way back.
      *
+     * @param goesBack writes are about to leave that side again: its fence is kept. Default: false
      * @returns what flagd's file does not say yet; null when nothing is missing
      */
-    finishPromotion: (ref: RunRef, from: Side): Promise<FlagsOwed | null> =>
+    finishPromotion: (ref: RunRef, from: Side, goesBack = false): Promise<FlagsOwed | null> =>
       perform(dependencies, ref, async (work) => {
         const { databases, signal } = work;
         await weightsFollowRouteOrWarn(ref, dependencies.environment, () =>
@@ -126,11 +128,14 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         );
         // A pooler that was out of reach at the promotion still has its clients wait, or leads to the old side: neither of
         // these waits for what is in the way of the other one.
-        const ended = await Promise.allSettled([
+        const after = { feedBack: from === 'blue', keepFence: goesBack, signal };
+        const [released, finished] = await Promise.allSettled([
           withPools(dependencies, ref, work, (pools) => releaseAll(pools, signal)),
-          finishPromotion(databases, ref.plan.name, from, { feedBack: from === 'blue', signal }),
+          finishPromotion(databases, ref.plan.name, from, after),
         ]);
-        for (const one of ended) if (one.status === 'rejected') throw one.reason;
+        if (released.status === 'rejected') throw released.reason;
+        if (finished.status === 'rejected') throw finished.reason;
+        if (finished.value !== null) work.report({ stillArmed: finished.value });
         return flagsFollowRouteOrTell(ref, () => work.session(otherSide(from), 'flags', SHORT_STATEMENTS));
       }),
 

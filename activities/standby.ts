@@ -2,7 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { unservedOf, type ClientPool } from '../src/pgbouncer/client-pools.js';
 import { pgBouncersOf } from '../src/pgbouncer/from-plan.js';
 import { parseDuration } from '../src/plan/duration.js';
+import { switchFenceOff } from '../src/postgres/finish-promotion.js';
 import { parseSize } from '../src/postgres/lag.js';
+import type { Progress } from '../src/postgres/migrate/step-context.js';
 import {
   isAway,
   lookAtStandby,
@@ -39,6 +41,15 @@ const SETTLED_AFTER_MS: Readonly<Record<StandbyHealth, number>> = {
 /** How often people are told anew what a rollback would lose, ms, once the feed is dead. */
 const COUNT_AGAIN_MS = 600_000;
 
+/** How long green's fence is tried to be switched off, ms: its tables' writers wait for 0.1 s a try. */
+const FENCE_WITHIN_MS = 2_000;
+/** Then its writers go on paying for it for so long, ms: that is less than what they would wait for more tries. */
+const FENCE_AGAIN_MS = 60_000;
+
+function stillArmed(note: string): Progress {
+  return { step: 'locks', object: "green's fence", done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
+}
+
 /** Activities of phase 7. */
 export function standbyActivities(dependencies: ActivityDependencies) {
   return {
@@ -50,6 +61,18 @@ export function standbyActivities(dependencies: ActivityDependencies) {
           return await watch(work, ref, known, weights);
         } finally {
           await weights.close();
+        }
+      }),
+
+    /** Switches green's fence off where the end of the promotion could not, since somebody locked a table: until it is off. */
+    switchFenceOff: (ref: RunRef): Promise<void> =>
+      perform(dependencies, ref, async ({ databases, signal, report }) => {
+        const patience = { forMs: FENCE_WITHIN_MS, signal };
+        for (;;) {
+          const armed = await switchFenceOff(databases.green, ref.plan.name, patience);
+          if (armed === null) return;
+          report(stillArmed(armed));
+          await sleep(FENCE_AGAIN_MS, undefined, { signal });
         }
       }),
 

@@ -1,5 +1,6 @@
 import type { Duration } from '@temporalio/common';
 import { CancellationScope, condition, patched, sleep } from '@temporalio/workflow';
+import type { FlagsOwed } from '../activities/flags.js';
 import { otherSide, type Side } from '../src/side.js';
 import { act, actFastWithin } from './lib/activities.js';
 import { applicationFailure, failureMessage, isCancelled } from './lib/failure.js';
@@ -13,12 +14,19 @@ const TRIES: readonly Duration[] = ['1 minute', '4 minutes'];
 /** The longest wait before it is tried again when it was refused, ms. */
 const LONGEST_PAUSE_MS = 3_600_000;
 
+export interface FinishOptions {
+  /** Whether it need not be waited for any more. */
+  readonly isOver?: () => boolean;
+  /** How long each try may take. Default: TRIES */
+  readonly tries?: readonly Duration[];
+  /** Writes are about to leave the new side again: its fence is kept. Default: false */
+  readonly goesBack?: boolean;
+}
+
 /**
  * What follows the decision: the old feed off, then the one back on; poolers and flags follow. A server or a pooler that
  * is lost must not keep the run here: it goes on, with `finishOwed` saying why.
  *
- * @param isOver when it need not be waited for any more
- * @param tries how long each of them may take
  * @returns whether it is finished
  */
 export async function finishMove(
@@ -26,12 +34,13 @@ export async function finishMove(
   ref: RunRef,
   from: Side,
   summary: string,
-  isOver: () => boolean = () => false,
-  tries = TRIES,
+  { isOver = () => false, tries = TRIES, goesBack = false }: FinishOptions = {},
 ): Promise<boolean> {
   for (const within of tries) {
     try {
-      run.onFlagsOwed(ref, await until(isOver, () => actFastWithin(summary, within).finishPromotion(ref, from)));
+      const finish = (): Promise<FlagsOwed | null> =>
+        actFastWithin(summary, within).finishPromotion(ref, from, goesBack);
+      run.onFlagsOwed(ref, await until(isOver, finish));
       finished(run);
       return true;
     } catch (error) {
@@ -68,7 +77,8 @@ export async function finishLater({ run }: Story, ref: RunRef): Promise<void> {
 export async function finishWayBack(run: MigrationRun, ref: RunRef): Promise<void> {
   if (run.finishOwed === null || run.status.writesOn !== 'blue') return;
   if (!patched('what is owed after the way back is tried once more')) return;
-  await finishMove(run, ref, 'green', 'compensate: what is still owed after the way back', undefined, ['1 minute']);
+  const summary = 'compensate: what is still owed after the way back';
+  await finishMove(run, ref, 'green', summary, { tries: ['1 minute'] });
 }
 
 function finished(run: MigrationRun): void {

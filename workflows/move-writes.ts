@@ -44,7 +44,7 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
     clientsOfPoolers(run, to, mayBeRefused, unserved);
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });
     const next = `end the feed to ${to}${to === 'green' ? ', begin the one to blue' : ''}`;
-    const isFinished = await finishMove(run, ref, from, next, limits.isOver);
+    const isFinished = await finishMove(run, ref, from, next, limits);
     if (to === 'green' && !isFinished) return;
     run.saw({
       rollback:

@@ -29,7 +29,8 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
   const owed = run.finishOwed === null ? [] : [finishLater];
   const isAlarm = run.unservedPools.length > 0;
   const clients = isAlarm && patched('clients of poolers are looked at until they are served') ? [untilServed] : [];
-  const looks = [feed, compareRegularly, watchGreen, ...blue, ...owed, ...clients];
+  const fence = patched("green's fence is switched off in the standby window") ? [untilFenceIsOff] : [];
+  const looks = [feed, compareRegularly, watchGreen, ...blue, ...owed, ...clients, ...fence];
   const watch = (): Promise<void> =>
     inParallel(looks, looks.length, async (look) => {
       await look(story, ref);
@@ -86,6 +87,17 @@ async function watchGreen(story: Story, ref: RunRef): Promise<void> {
     return;
   }
   await watchGreenSchema(story, ref);
+}
+
+/** Nothing, as a rule: the end of the promotion has done it, unless somebody locked a table. */
+async function untilFenceIsOff({ run }: Story, ref: RunRef): Promise<void> {
+  try {
+    await act("green's fence, where it could not be switched off").switchFenceOff(ref);
+  } catch (error) {
+    if (isCancelled(error)) throw error;
+    const until = 'until the retirement its writers pay for it';
+    run.warn([`green's fence is not switched off everywhere, and ${until}: ${failureMessage(error)}`]);
+  }
 }
 
 /** Ends the alarm when clients have been let in, or have only come late. */

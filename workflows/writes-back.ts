@@ -38,7 +38,7 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
       actFastUpTo('compensate: finish what was decided', WAY_BACK_TRIES).promote(ref, 'blue', epoch),
     );
     // Where that can't be had, the way back says what it loses.
-    await finishMove(run, ref, 'blue', 'compensate: the feed to blue');
+    await finishMove(run, ref, 'blue', 'compensate: the feed to blue', { goesBack: true });
     run.waitFor(null);
     await untilMoved(run, ref, heard);
   } finally {
@@ -136,7 +136,8 @@ async function lookForEmptied(run: MigrationRun, ref: RunRef): Promise<void> {
 async function finishIfOwed(run: MigrationRun, ref: RunRef): Promise<void> {
   if (run.finishOwed === null || run.wayBackDecided) return;
   if (!patched('what is owed after the promotion is tried on in the way back')) return;
-  await finishMove(run, ref, 'blue', 'compensate: the feed to blue, which is still owed', undefined, ['1 minute']);
+  const summary = 'compensate: the feed to blue, which is still owed';
+  await finishMove(run, ref, 'blue', summary, { tries: ['1 minute'], goesBack: true });
 }
 
 /** Who is asked for a loss should know that it may end without. */

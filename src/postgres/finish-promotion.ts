@@ -64,6 +64,26 @@ export async function finishPromotion(
   });
 }
 
+/**
+ * Switches the fence of the side off that takes writes, where finishPromotion() could not. Nothing is left to be done when
+ * the writes have been moved since.
+ *
+ * @param forMs how long to go on trying, ms
+ * @returns which of its tables are still armed, and who is in the way; null when none is
+ */
+export async function switchFenceOff(
+  database: Database,
+  migration: string,
+  { forMs, signal }: { readonly forMs: number; readonly signal: AbortSignal },
+): Promise<string | null> {
+  const { side } = database;
+  return withSession(database, { purpose: 'switch fence off', ...SHORT_STATEMENTS, cutOn: signal }, async (session) => {
+    const route = await readRoute(session, migration);
+    if (route?.writesOn !== side) return null;
+    return disarmFence(session, { migration, epoch: route.epoch, writesOn: side }, { forMs, signal });
+  });
+}
+
 /** The writers that have waited catch up first: for as long they have the processors of both servers to themselves. */
 const WRITERS_FIRST_MS = 150;
 

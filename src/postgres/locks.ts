@@ -139,9 +139,9 @@ const ALONE = `l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND ${
 
 /**
  * Who has a table to itself, or waits to have it: everybody who only wants to read it waits behind them. And whom these
- * wait for.
+ * wait for. Null when nobody does.
  */
-export async function whoLocksReadersOut(session: Session): Promise<string> {
+export async function whoLocksReadersOut(session: Session): Promise<string | null> {
   const { rows } = await session.query<BlockerRow>(
     `SELECT * FROM (
        SELECT DISTINCT ${BLOCKER}
@@ -153,7 +153,7 @@ export async function whoLocksReadersOut(session: Session): Promise<string> {
        SELECT ${PREPARED} FROM pg_locks l ${PREPARED_HOLDERS} WHERE ${ALONE} AND l.pid IS NULL) holder
       ORDER BY age DESC NULLS LAST LIMIT 3`,
   );
-  return `Locking: ${describe(rows)}.`;
+  return rows.length === 0 ? null : `Locking: ${describe(rows)}.`;
 }
 
 /** Who holds what the workers of a feed wait for. */

@@ -87,24 +87,19 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
       return { streams: count, forward: await readStreams(session, migration, directionTo(to), count) };
     },
   );
-  const publisherVersion = await withSession(
-    databases[to],
-    { purpose: 'way back', ...SHORT_STATEMENTS },
-    async (session) => {
-      const spec = { migration, direction, tables, streams, like: forward };
-      // An earlier try has made it, and tables have changed on both sides since. The subscriptions go first: they are made
-      // anew for as long as the publications are.
-      if (await publishesOther(session, spec)) {
-        await withSession(databases[from], { purpose: 'way back', ...SHORT_STATEMENTS }, (old) =>
-          dropSubscriptions(old, feedName(migration, direction)),
-        );
-        await dropUnused(session, spec);
-      }
-      await ensurePublications(session, spec);
-      for (const name of streamNames(migration, direction, streams)) await lookUpTables(session, name, patience);
-      return majorVersion(session);
-    },
-  );
+  const spec = { migration, direction, tables, streams, like: forward };
+  const dropStale = (old: Session): Promise<void> => dropSubscriptions(old, feedName(migration, direction), patience);
+  const publisherVersion = await unlessLockedOut(databases[to], async (session) => {
+    // An earlier try has made it, and tables have changed on both sides since. The subscriptions go first: they are made
+    // anew for as long as the publications are.
+    if (await publishesOther(session, spec)) {
+      await unlessLockedOut(databases[from], dropStale);
+      await dropUnused(session, spec, patience);
+    }
+    await ensurePublications(session, spec, patience);
+    for (const name of streamNames(migration, direction, streams)) await lookUpTables(session, name, patience);
+    return majorVersion(session);
+  });
   const conninfo = databases[to].peerConninfo;
   try {
     await withSession(
@@ -146,6 +141,15 @@ function isLockNotHad(error: unknown): error is VerdigrisError {
   return error instanceof VerdigrisError && error.type === 'LockNotHad';
 }
 
+/** Does what needs locks of a side. @throws VerdigrisError PromotionBlocked, with who is in the way, where one is not had */
+async function unlessLockedOut<T>(database: Database, work: (session: Session) => Promise<T>): Promise<T> {
+  try {
+    return await withSession(database, { purpose: 'way back', ...SHORT_STATEMENTS }, work);
+  } catch (error) {
+    throw isLockNotHad(error) ? await lockedOut(database, error) : error;
+  }
+}
+
 /**
  * CREATE SUBSCRIPTION looks at every table of its publication, so it waits behind whoever wants one of them alone, and who
  * is waited for by them is told, too.
@@ -153,7 +157,8 @@ function isLockNotHad(error: unknown): error is VerdigrisError {
 async function lockedOut(database: Database, lockNotHad: VerdigrisError): Promise<VerdigrisError> {
   const who = await withSession(database, { purpose: 'way back', ...SHORT_STATEMENTS }, whoLocksReadersOut);
   const [why = ''] = lockNotHad.message.split('\n', 1);
-  return promotionBlocked(`${database.side}: the way back can't be proven: ${why}. ${who}`, lockNotHad);
+  const what = `${database.side}: the way back can't be proven: ${why}`;
+  return promotionBlocked(who === null ? what : `${what}. ${who}`, lockNotHad);
 }
 
 /** A worker of a subscription whose slot is not there yet ends by itself all the time, ms. */

@@ -6,6 +6,7 @@ import { compareNames } from './catalog.js';
 import { feedName, sourceOf } from './feed.js';
 import { ident } from './identifier.js';
 import { createPublication, type PublishedTable } from './publication.js';
+import type { LockRetryOptions } from './retry.js';
 import type { Session } from './session.js';
 import { readStreamCount } from './state.js';
 import { readTableBytes, readTableLinks, spreadTables, type TableLink } from './stream-groups.js';
@@ -57,9 +58,13 @@ export async function streamsOfRun(session: Session, feed: string): Promise<stri
  * Makes the publications of a feed on its source, unless they are there. All or none, in one transaction: were some
  * left by a crash, the rest might be made later by other sizes, with a table in two of them or in none.
  *
- * @throws VerdigrisError ReplicationBroken when some are there and others are not.
+ * @throws VerdigrisError ReplicationBroken when some are there and others are not; LockNotHad (retryable)
  */
-export async function ensurePublications(source: Session, spec: StreamsSpec): Promise<void> {
+export async function ensurePublications(
+  source: Session,
+  spec: StreamsSpec,
+  patience?: LockRetryOptions,
+): Promise<void> {
   const names = streamNames(spec.migration, spec.direction, spec.streams);
   const { rows } = await source.query<{ name: string }>(
     'SELECT pubname AS name FROM pg_publication WHERE pubname = ANY ($1)',
@@ -67,7 +72,7 @@ export async function ensurePublications(source: Session, spec: StreamsSpec): Pr
   );
   if (rows.length === names.length) return;
   if (rows.length > 0) throw incomplete(spec.direction, names, rows);
-  await briefLock(source, `CREATE PUBLICATION ${names.join(', ')}`, async () => {
+  const make = async (): Promise<void> => {
     const bytes = await readTableBytes(source);
     const spread = spreadTables(
       spec.tables.map(({ table }) => ({ table, bytes: bytes.get(formatTableName(table)) ?? 0 })),
@@ -85,7 +90,8 @@ export async function ensurePublications(source: Session, spec: StreamsSpec): Pr
       ),
     );
     await source.query(statements.join(';'));
-  });
+  };
+  await briefLock(source, `CREATE PUBLICATION ${names.join(', ')}`, make, patience);
 }
 
 /**
@@ -112,11 +118,10 @@ export async function publishesOther(source: Session, spec: StreamsSpec): Promis
 }
 
 /** Removes the publications of a feed that nobody uses yet, all or none. */
-export async function dropUnused(source: Session, spec: StreamsSpec): Promise<void> {
+export async function dropUnused(source: Session, spec: StreamsSpec, patience?: LockRetryOptions): Promise<void> {
   const names = streamNames(spec.migration, spec.direction, spec.streams);
-  await briefLock(source, `DROP PUBLICATION ${names.join(', ')}`, () =>
-    source.query(`DROP PUBLICATION IF EXISTS ${names.map(ident).join(', ')}`),
-  );
+  const drop = (): Promise<unknown> => source.query(`DROP PUBLICATION IF EXISTS ${names.map(ident).join(', ')}`);
+  await briefLock(source, `DROP PUBLICATION ${names.join(', ')}`, drop, patience);
 }
 
 /**
