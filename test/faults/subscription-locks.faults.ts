@@ -191,27 +191,31 @@ describe.each([['pg15' as const], ['pg18' as const]])(
 describe('a promotion whose way back can not be proven, since a table is locked', () => {
   let rig: PromotionRig;
   let holder: pg.Client;
+  let onGreen: pg.Client;
 
   beforeEach(async () => {
     rig = await PromotionRig.create('way back locked');
     await rig.writers.pause();
     holder = new pg.Client({ ...rig.databases.blue.config, application_name: 'nightly report' });
-    await holder.connect();
+    onGreen = new pg.Client({ ...rig.databases.green.config, application_name: 'nightly report' });
+    await Promise.all([holder.connect(), onGreen.connect()]);
   });
 
   afterEach(async () => {
-    await holder.end();
+    await Promise.all([holder.end(), onGreen.end()]);
     await rig.close();
   });
 
+  const prepare = (): Promise<unknown> => {
+    const { migration, tables, databases, from } = rig.move('blue');
+    return preparePromotion({
+      ...{ databases, migration, from, fenced: tables, locksWithinMs: BRIEFLY.forMs },
+      wayBack: tables.map((table) => ({ table })),
+    });
+  };
+
   it('is blocked, with who locks it; it says nothing of a side that can not be reached', async () => {
     const { rows } = await holder.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
-    const { migration, tables, databases, from } = rig.move('blue');
-    const prepare = (): Promise<unknown> =>
-      preparePromotion({
-        ...{ databases, migration, from, fenced: tables, locksWithinMs: BRIEFLY.forMs },
-        wayBack: tables.map((table) => ({ table })),
-      });
     await holder.query('BEGIN; LOCK TABLE public.notes IN ACCESS EXCLUSIVE MODE');
     const blocked: unknown = await prepare().catch((error: unknown) => error);
     expect(blocked).toMatchObject({
@@ -224,6 +228,30 @@ describe('a promotion whose way back can not be proven, since a table is locked'
     });
     expect((blocked as Error).message).not.toContain("can't subscribe");
     await holder.query('ROLLBACK');
+    await prepare();
+  });
+
+  it.each([
+    ['a vacuum of somebody is at work on green', 'CREATE PUBLICATION', 'SHARE UPDATE EXCLUSIVE', ''],
+    ['green has a table to somebody alone', 'the tables of the publication', 'ACCESS EXCLUSIVE', ' Locking: pid'],
+  ])('is blocked within the time for its locks where %s, with who it is', async (_, what, mode, more) => {
+    // The publications are there already where it is the look at their tables that waits.
+    if (more !== '') await prepare();
+    const { rows } = await onGreen.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+    await onGreen.query(`BEGIN; LOCK TABLE public.notes IN ${mode} MODE`);
+    const began = performance.now();
+    const outcome = prepare().catch((error: unknown) => error);
+    const blocked = await Promise.race([outcome, sleep(20_000, 'waits on')]);
+    expect(blocked).toMatchObject({
+      ...{ type: 'PromotionBlocked', retryable: false },
+      message: expect.stringMatching(
+        new RegExp(
+          `green: the way back can't be proven: ${what} .*it waited for ${holds(rows[0]?.pid ?? 0, 'BEGIN; LOCK TABLE')}${more === '' ? '\n' : `\\.${more}`}`,
+        ),
+      ) as string,
+    });
+    expect(performance.now() - began).toBeLessThan(8_000);
+    await onGreen.query('ROLLBACK');
     await prepare();
   });
 });
