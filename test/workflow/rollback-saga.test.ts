@@ -10,7 +10,7 @@ import {
   rollBackByFailure,
   rollBackByMessage,
 } from '../support/running-phases.js';
-import { ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
 import { pauseUpdate, retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
 
 let runs: ScriptedRuns;
@@ -99,6 +99,43 @@ describe.concurrent('compensation runs to its end', () => {
     expect(report.outcome).toBe('rolledBack');
     expect(run.log.filter((entry) => entry === '+undoReplication')).toHaveLength(1);
     run.at('-releaseDatabases');
+  });
+});
+
+describe.concurrent('the fence of green', () => {
+  it('is tried to be switched off in the standby window; a rollback begins when that has stopped, and keeps it', async () => {
+    const finished: unknown[] = [];
+    const run = await runs.begin({
+      switchFenceOff: () => untilCancelled(300),
+      finishPromotion: (_run, _ref, from, goesBack) => {
+        finished.push([from, goesBack]);
+        return null;
+      },
+    });
+    await run.saw('+switchFenceOff');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(run.at('-switchFenceOff')).toBeLessThan(run.at('+whereWritesAre'));
+    expect(finished).toEqual([
+      ['blue', false],
+      ['blue', true],
+      ['green', false],
+    ]);
+    await replayed(run);
+  });
+
+  it('that can not be switched off is a warning: the run goes on in its standby window', async () => {
+    const run = await runs.begin({
+      switchFenceOff: () => {
+        throw ApplicationFailure.nonRetryable('must be owner of table notes', 'SqlError');
+      },
+    });
+    await run.saw('-switchFenceOff');
+    const status = await until(run.handle, 'warned', (s) => s.warnings.some((one) => one.includes('owner of table')));
+    expect(status).toMatchObject({ phase: 'standby', outcome: 'running' });
+    expect(status.alarms ?? []).toEqual([]);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('completed');
   });
 });
 
