@@ -131,7 +131,7 @@ describe.each([[15 as const], [18 as const]])('an autovacuum on PostgreSQL %s', 
         );
       const works: readonly (readonly [string, number, () => Promise<unknown>])[] = [
         ['arm', FENCE_MS, () => armFence(session, [T])],
-        ['disarm', FENCE_MS, () => disarmFence(session, ROUTE)],
+        ['disarm', FENCE_MS, async () => expect(await disarmFence(session, ROUTE)).toBeNull()],
         ['arm again', FENCE_MS, () => armFence(session, [T], { guard: ROUTE })],
         ['publish', FENCE_MS, () => ensurePublications(session, SPEC)],
         ['drop the fence', FENCE_MS, () => dropFence(session)],
