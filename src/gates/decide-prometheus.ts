@@ -11,7 +11,8 @@ import type {
 import type { PrometheusAnswer } from './prometheus-query.js';
 import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
 import { Slices } from './slices.js';
-import { countedAfter, countOf, type SideCounted, type StageCounted } from './stage-counts.js';
+import { countedAfter, countOf, judgedCounts, type StageCounted } from './stage-counts.js';
+import type { Counters } from './stage-parts.js';
 
 /** Answers `prometheus` from what has been measured. */
 export function decidePrometheus(gate: PrometheusGate, series: PrometheusSeries): ShareVerdict {
@@ -21,8 +22,8 @@ export function decidePrometheus(gate: PrometheusGate, series: PrometheusSeries)
   const trouble = troubleIn(gate, now, blueBefore);
   if (trouble !== undefined) return trouble;
   if (gate.requests === undefined) return decideValue(gate, series);
-  const opening = now.opening === undefined ? undefined : troubleAtOpening(now.opening);
-  return opening ?? decideCounts(gate, { ...series, measured: sinceOpening(measured, now.opening) });
+  if (now.opening === undefined) return decideCounts(gate, series, now, piecesOf(gate, measured));
+  return troubleAtOpening(now.opening) ?? decideSinceOpening(gate, series, now.opening);
 }
 
 /** What keeps a measurement from meaning anything. Blue may have no reads any more: then it is not asked about now. */
@@ -63,34 +64,62 @@ function troubleAtOpening(opening: CountsAtOpening): ShareVerdict | undefined {
   return undefined;
 }
 
-/** What was counted since the stage opened, of counters that are asked for as they are. */
-function sinceOpening(
-  series: readonly PrometheusMeasurement[],
-  opening: CountsAtOpening | undefined,
-): readonly PrometheusMeasurement[] {
-  if (opening === undefined) return series;
-  let counted: StageCounted | undefined;
-  return series.map((one) => {
+/** Counters that are asked for as they are: what was counted since the stage opened. A pass is by what is surely of the stage. */
+function decideSinceOpening(gate: PrometheusGate, series: PrometheusSeries, opening: CountsAtOpening): ShareVerdict {
+  let counted: StageCounted = {};
+  const measured = series.measured.map((one) => {
     counted = one.counted ?? countedAfter(counted, opening, one);
-    const { green, blue } = counted;
-    const [hits, blueHits] = [since(one.green, opening.green, green), since(one.blue, opening.blue, blue)];
-    return {
-      ...one,
-      ...(hits === undefined ? {} : { green: hits }),
-      ...(blueHits === undefined ? {} : { blue: blueHits }),
-      ...(one.requests === undefined || green === undefined ? {} : { requests: instead(one.requests, green.of) }),
-      ...(one.blueRequests === undefined || blue === undefined
-        ? {}
-        : { blueRequests: instead(one.blueRequests, blue.of) }),
-    };
+    return withCounts(one, opening, counted);
   });
+  const now = series.measured.at(-1);
+  if (now === undefined) return inconclusive('Prometheus has not been asked yet');
+  const pieces = piecesOf(gate, measured);
+  const ofAll = decideCounts(gate, series, measured.at(-1) ?? now, pieces);
+  if (counted.green === undefined) return ofAll;
+  const { sure, doubted, isKnown } = judgedCounts(counted.green);
+  const blue = counted.blue && judgedCounts(counted.blue).sure;
+  const by = (green: Counters): ShareVerdict =>
+    decideCounts(gate, series, withCounts(now, opening, { green, blue }), pieces);
+  const verdict = by(sure);
+  if (verdict.outcome === 'fail') return verdict;
+  if (ofAll.outcome === 'fail') return ofAll;
+  const besides =
+    doubted.of === 0
+      ? ''
+      : `; ${count(doubted.hits)} of ${count(doubted.of)} more may be of before the stage, which increase(...[{{window}}]) could tell`;
+  if (verdict.outcome !== 'pass') return { ...verdict, because: `${verdict.because}${besides}` };
+  if (!isKnown) {
+    return inconclusive(
+      `${verdict.because}; but what is of the stage shows when requests were counted for two minutes without falls${besides}`,
+    );
+  }
+  const isPass = by({ hits: sure.hits + doubted.hits, of: sure.of + doubted.of }).outcome === 'pass';
+  return isPass ? verdict : inconclusive(`${verdict.because}${besides}, and with them it does not pass`);
+}
+
+/** The counts of a measurement, by what was counted since the stage opened. */
+function withCounts(
+  one: PrometheusMeasurement,
+  opening: CountsAtOpening,
+  { green, blue }: { readonly green?: Counters | undefined; readonly blue?: Counters | undefined },
+): PrometheusMeasurement {
+  const [hits, blueHits] = [since(one.green, opening.green, green), since(one.blue, opening.blue, blue)];
+  return {
+    ...one,
+    ...(hits === undefined ? {} : { green: hits }),
+    ...(blueHits === undefined ? {} : { blue: blueHits }),
+    ...(one.requests === undefined || green === undefined ? {} : { requests: instead(one.requests, green.of) }),
+    ...(one.blueRequests === undefined || blue === undefined
+      ? {}
+      : { blueRequests: instead(one.blueRequests, blue.of) }),
+  };
 }
 
 /** Hits of counters as they are; where the requests are no such counter, what they were at the opening is taken off. */
 function since(
   answer: PrometheusAnswer | undefined,
   opened: PrometheusAnswer | undefined,
-  counted: SideCounted | undefined,
+  counted: Counters | undefined,
 ): PrometheusAnswer | undefined {
   if (answer === undefined || opened === undefined) return answer;
   return instead(answer, counted?.hits ?? Math.max(0, (valueOf(answer) ?? 0) - (countOf(opened) ?? 0)));
@@ -101,11 +130,18 @@ function instead(answer: PrometheusAnswer, value: number): PrometheusAnswer {
   return answer.kind === 'value' && answer.value >= 0 ? { kind: 'value', value } : answer;
 }
 
-/** Counts: a share of requests, judged as every other share. Prometheus extrapolates, so counts are rounded apart. */
-function decideCounts(gate: PrometheusGate, series: PrometheusSeries): ShareVerdict {
-  const { measured } = series;
-  const now = measured.at(-1);
-  if (now === undefined) return inconclusive('Prometheus has not been asked yet');
+/**
+ * Counts: a share of requests, judged as every other share. Prometheus extrapolates, so counts are rounded apart.
+ *
+ * @param now what was counted in all
+ * @param pieces what was added, piece by piece
+ */
+function decideCounts(
+  gate: PrometheusGate,
+  series: PrometheusSeries,
+  now: PrometheusMeasurement,
+  pieces: PiecesBy,
+): ShareVerdict {
   const [hits, requests] = [valueOf(now.green), valueOf(now.requests)];
   if (hits === undefined || requests === undefined) return inconclusive('Prometheus has given no numbers');
   if (hits < 0 || requests < 0) return inconclusive(`${hits} of ${requests} requests can't be`);
@@ -120,7 +156,7 @@ function decideCounts(gate: PrometheusGate, series: PrometheusSeries): ShareVerd
     green: { surely: Math.min(of, Math.floor(hits)), possibly: Math.min(of, Math.ceil(hits)), of },
     ...(blue === undefined ? {} : { blue: { ...blue, isBeside } }),
     what: `requests on green, "${gate.name}"`,
-    pieces: piecesOf(gate, measured, isBeside),
+    pieces: pieces(isBeside),
   });
   if (verdict.outcome === 'fail' && blue === undefined && series.leavesBlueTooFew !== true) {
     const unseen = blueUnseen(now);
@@ -155,12 +191,24 @@ function blueUnseen({ blue, blueRequests }: PrometheusMeasurement): ShareVerdict
 /** With fewer requests than this part of those before, Prometheus has begun anew, or its targets have. */
 const PART_THAT_FELL = 1 / 2;
 
+type PiecesBy = (isBeside: boolean) => Pieces<Piece>;
+
+/** The pieces of a series, cut when they are asked for: what is made of them is not made again. */
+function piecesOf(gate: PrometheusGate, series: readonly PrometheusMeasurement[]): PiecesBy {
+  const known = new Map<boolean, Pieces<Piece>>();
+  return (isBeside) => {
+    const pieces = known.get(isBeside) ?? cut(gate, series, isBeside);
+    known.set(isBeside, pieces);
+    return pieces;
+  };
+}
+
 /**
  * What was counted from one measurement to the next; the first has what was counted before anybody looked, as one piece.
  * Each counts since the stage opened; Prometheus extrapolates, so one may be a little below the one before: then nothing
  * was added. One that is far below begins anew.
  */
-function piecesOf(gate: PrometheusGate, series: readonly PrometheusMeasurement[], isBeside: boolean): Pieces<Piece> {
+function cut(gate: PrometheusGate, series: readonly PrometheusMeasurement[], isBeside: boolean): Pieces<Piece> {
   let green: Counted = { hits: 0, of: 0 };
   let blue: Counted = { hits: 0, of: 0 };
   const slices = new Slices<Piece>();

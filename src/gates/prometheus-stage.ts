@@ -1,4 +1,4 @@
-import { excessOf } from './prometheus-limits.js';
+import { excessOf, valueOf } from './prometheus-limits.js';
 import {
   fillTemplate,
   isBySide,
@@ -137,7 +137,8 @@ async function measureCounts(
         ? queryPrometheus(endpoint, fillTemplate(template, { ...scope, windowSeconds }, side), options)
         : undefined;
   };
-  const ofOpening = askedAt(scope.windowSeconds, OPENING_LOOK_BACK_SECONDS);
+  const ofOpening = (before: number): ReturnType<typeof askedAt> =>
+    askedAt(scope.windowSeconds + before, OPENING_LOOK_BACK_SECONDS);
   const ofBefore = askedAt(STALE_AFTER_SECONDS, STALE_AFTER_SECONDS);
   const [opening, requestsBefore] = await Promise.all([
     opened !== undefined && isTold(opened)
@@ -148,7 +149,7 @@ async function measureCounts(
   return {
     ...now,
     opening,
-    ...(isTold(opening) ? { counted: countedAfter(counted, opening, now) } : {}),
+    ...(isTold(opening) ? { counted: countedAfter(counted, opening, now, at - scope.windowSeconds) } : {}),
     ...(requestsBefore === undefined ? {} : { requestsBefore }),
   };
 }
@@ -164,22 +165,52 @@ type Ask = (template: string, side: Side) => Promise<PrometheusAnswer> | undefin
 const ANYTHING = 'count(up)';
 
 /**
- * What the counters were when the stage opened. One without a series had counted nothing, unless Prometheus knows nothing at
- * all of that moment: then it may have been any number, and what is added from now on counts.
+ * Counters only grow: where the sum was larger shortly before the stage opened, Prometheus missed one of them in that moment,
+ * and it comes back with its past. After a restart the sum was larger, too: then the first answer of the stage is a fall.
+ */
+const BEFORE_OPENING_SECONDS = [0, 15, 30, 60, STALE_AFTER_SECONDS];
+
+/**
+ * What the counters were when the stage opened, the largest of several moments. One without a series had counted nothing,
+ * unless Prometheus knows nothing at all of the opening: then it may have been any number, and what is added from now on
+ * counts.
  */
 async function openingOf(
   gate: PrometheusGate,
   requests: string,
-  { ofOpening, ofNow, now }: { readonly ofOpening: Ask; readonly ofNow: Ask; readonly now: PrometheusMeasurement },
+  {
+    ofOpening,
+    ofNow,
+    now,
+  }: { readonly ofOpening: (before: number) => Ask; readonly ofNow: Ask; readonly now: PrometheusMeasurement },
 ): Promise<CountsAtOpening> {
-  const opening = await countsAtOpening(gate, requests, ofOpening);
+  const opening = largest(
+    await Promise.all(BEFORE_OPENING_SECONDS.map((before) => countsAtOpening(gate, requests, ofOpening(before)))),
+  );
   const answers = Object.values(opening);
   if (answers.length === 0 || !answers.every(isNothing)) return opening;
-  const [then, today] = await Promise.all([ofOpening(ANYTHING, 'green'), ofNow(ANYTHING, 'green')]);
+  const [then, today] = await Promise.all([ofOpening(0)(ANYTHING, 'green'), ofNow(ANYTHING, 'green')]);
   const failed = [then, today].find((one) => one?.kind === 'failed');
   if (failed !== undefined) return Object.fromEntries(Object.keys(opening).map((name) => [name, failed]));
   // Where it never has this series, its absence says nothing.
   return isEmpty(then) && !isEmpty(today) ? fromNow(opening, now) : opening;
+}
+
+/** Of each counter the largest answer. What was no number in the moment of the opening itself stays none. */
+function largest([opening = {}, ...earlier]: readonly CountsAtOpening[]): CountsAtOpening {
+  const names = ['green', 'requests', 'blue', 'blueRequests'] as const;
+  return Object.fromEntries(
+    names.flatMap((name): [string, PrometheusAnswer][] => {
+      const answer = opening[name];
+      if (answer === undefined) return [];
+      const others = earlier.map((one) => one[name]);
+      const isNumber = answer.kind === 'value' || isEmpty(answer);
+      const failed = others.find((one) => one?.kind === 'failed');
+      if (!isNumber || failed !== undefined) return [[name, isNumber && failed !== undefined ? failed : answer]];
+      const most = Math.max(...[answer, ...others].map((one) => valueOf(one) ?? -Infinity));
+      return [[name, most === -Infinity ? answer : { kind: 'value', value: most }]];
+    }),
+  );
 }
 
 function isEmpty(answer: PrometheusAnswer | undefined): boolean {

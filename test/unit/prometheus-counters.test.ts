@@ -6,6 +6,7 @@ import type { PrometheusGate, PrometheusMeasurement } from '../../src/gates/prom
 import type { PrometheusAnswer } from '../../src/gates/prometheus-query.js';
 import { measureStage } from '../../src/gates/prometheus-stage.js';
 import type { ShareVerdict } from '../../src/gates/share.js';
+import { countedAfter, type StageCounted } from '../../src/gates/stage-counts.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { databasesOf } from '../../src/worker/connections.js';
 import { StubPrometheus } from '../support/stub-prometheus.js';
@@ -69,6 +70,181 @@ describe('counters as they are, of several instances', () => {
       [110, 100_440],
     ] as const;
     expect(said(...once, ...many).because).toContain('10 of 440 requests');
+  });
+});
+
+describe('counters as they are, of which only the sum is known', () => {
+  const strict: PrometheusGate = { ...gate, max: 0.001 };
+  type Counts = readonly [failed: number, all: number];
+  /** What is said each quarter of a minute, and asked each five seconds, of a stage in which Prometheus reads its targets every so many seconds. */
+  function saidOf(
+    counts: (second: number) => Counts,
+    { every = 15, until = 900, opened = [0, 0] as Counts },
+  ): Map<number, ShareVerdict> {
+    const opening = { green: value(opened[0]), requests: value(opened[1]) };
+    const measured: PrometheusMeasurement[] = [];
+    const said = new Map<number, ShareVerdict>();
+    const openedAt = 1_800_000_000;
+    let counted: StageCounted | undefined;
+    for (let second = 5; second <= until; second += 5) {
+      const [failed, all] = counts(Math.floor(second / every) * every).map(Math.round);
+      const one = {
+        ...{ green: value(failed ?? 0), requests: value(all ?? 0), query: 'q', opening },
+        at: openedAt + second,
+      };
+      counted = countedAfter(counted, opening, one, openedAt);
+      measured.push({ ...one, counted });
+      if (second % 15 === 0) said.set(second, decidePrometheus(strict, { measured: [...measured] }));
+    }
+    return said;
+  }
+  const secondsOf = (said: Map<number, ShareVerdict>, outcome: string): number[] =>
+    [...said].filter(([, verdict]) => verdict.outcome === outcome).map(([second]) => second);
+  const judged = (said: Map<number, ShareVerdict>): number =>
+    Number(/of ([\d,]+) requests/.exec([...said.values()].at(-1)?.because ?? '')?.[1]?.replaceAll(',', ''));
+  const INTERVALS = [5, 15, 60];
+
+  test.each(INTERVALS)('pass by what is added, read every %i s, whatever the stage before was like', (every) => {
+    // The share of the traffic grows to fifty times what it was: the first reading has some of before.
+    for (const before of [0.2, 1, 10]) {
+      const said = saidOf((s) => [0, 40_000 + (s === 0 ? 0 : 10 * s + before * 7)], { every, opened: [0, 40_000] });
+      expect(secondsOf(said, 'pass')[0]).toBeLessThanOrEqual(365);
+      expect(secondsOf(said, 'pass').at(-1)).toBe(900);
+    }
+  });
+
+  test.each(INTERVALS)('pass nothing by an instance that comes with its past, read every %i s', (every) => {
+    const opened: Counts = [0, 40_000];
+    for (const comes of [5, 50, 300]) {
+      const bad = saidOf((s) => [s / 100, (s < comes ? 40_000 : 60_000) + s / 2], { every, opened });
+      expect(secondsOf(bad, 'pass')).toEqual([]);
+      expect(judged(bad)).toBeLessThan(460);
+      // Nor is it blamed on green that it was broken before the stage.
+      const well = saidOf((s) => [s < comes ? 0 : 2_000, (s < comes ? 40_000 : 60_000) + 10 * s], { every, opened });
+      expect(secondsOf(well, 'fail')).toEqual([]);
+      expect(secondsOf(well, 'pass')).toEqual([]);
+      expect(well.get(900)?.because).toMatch(/of before the stage, which increase/);
+    }
+  });
+
+  test.each(INTERVALS)('pass nothing by labels that change, read every %i s, and go on to count', (every) => {
+    for (const from of [5, 60, 300]) {
+      const once = (s: number): Counts => [s / 100, 60_000 + s / 2];
+      const isTwice = (s: number): boolean => s >= from && s < from + Math.max(35, every);
+      const said = saidOf((s) => (isTwice(s) ? (once(s).map((n) => 2 * n) as unknown as Counts) : once(s)), {
+        ...{ every, opened: [0, 60_000] as Counts, until: 1_200 },
+      });
+      expect(secondsOf(said, 'pass')).toEqual([]);
+      expect(judged(said)).toBeLessThan(620);
+      expect(secondsOf(said, 'fail').length).toBeGreaterThan(0);
+      // What green did wrong before it was mended keeps it for minutes, not for ever.
+      const mended = (s: number): Counts => [2_000, 60_000 + 10 * s];
+      const well = saidOf((s) => (isTwice(s) ? (mended(s).map((n) => 2 * n) as unknown as Counts) : mended(s)), {
+        ...{ every, opened: [2_000, 60_000] as Counts },
+      });
+      expect(secondsOf(well, 'fail')).toEqual([]);
+      expect(secondsOf(well, 'pass').at(-1)).toBe(900);
+    }
+  });
+
+  test.each(INTERVALS)('fail a green that a deployment has broken, read every %i s', (every) => {
+    for (const deployed of [60, 600]) {
+      const broken = (s: number): Counts => [(s - deployed) / 2, 10 * (s - deployed)];
+      const said = saidOf((s) => (s < deployed ? [0, 10 * s] : broken(s)), { every, until: deployed + 600 });
+      expect(secondsOf(said, 'pass').filter((s) => s >= deployed + every)).toEqual([]);
+      expect(secondsOf(said, 'fail')[0]).toBeLessThanOrEqual(deployed + 540);
+      expect(judged(said)).toBeGreaterThan(10 * (deployed + 600) * 0.75);
+    }
+  });
+
+  test.each(INTERVALS)('fail a green that dies again and again, read every %i s', (every) => {
+    for (const begins of [0, 600]) {
+      const dying = (s: number): Counts => [2 * ((s - begins) % 75), 10 * ((s - begins) % 75)];
+      const said = saidOf((s) => (s < begins ? [0, 10 * s] : dying(s)), {
+        every,
+        until: begins + (every === 60 ? 3_000 : 300),
+      });
+      expect(secondsOf(said, 'pass').filter((s) => s >= begins + every + 60)).toEqual([]);
+      // Of one life there are several readings, or less than two.
+      expect(secondsOf(said, 'fail').length).toBeGreaterThan(0);
+    }
+  });
+
+  test('are not silenced when the traffic grows after a restart, and the counter that fell was large', () => {
+    const said = saidOf((s) => (s < 120 ? [0, 90_000 + s] : [(s - 120) / 2, 10 * (s - 120)]), {
+      ...{ every: 60, opened: [0, 90_000] as Counts },
+    });
+    expect(secondsOf(said, 'pass')).toEqual([]);
+    expect(secondsOf(said, 'fail')[0]).toBeLessThanOrEqual(720);
+  });
+
+  test.each(INTERVALS)('miss nothing by single readings that are missed, every %i s', (every) => {
+    // One instance of ten, which has failed a tenth of its requests before it was mended.
+    const missed = (s: number): boolean => Math.floor(s / every) % 13 === 7;
+    const said = saidOf((s) => (missed(s) ? [18_000, 180_000 + 9 * s] : [20_000, 200_000 + 10 * s]), {
+      ...{ every, opened: [20_000, 200_000] as Counts, until: 1_200 },
+    });
+    expect(secondsOf(said, 'fail')).toEqual([]);
+    expect(secondsOf(said, 'pass').at(-1)).toBe(1_200);
+    expect(judged(said)).toBeLessThanOrEqual(12_000);
+    expect(judged(said)).toBeGreaterThan(9_000);
+  });
+
+  test('are told by two Prometheus in turns, of which one has read a little earlier', () => {
+    let look = 0;
+    const turns =
+      (failed: number) =>
+      (s: number): Counts => {
+        const told = s - (look++ % 2 === 0 ? 15 : 0);
+        return [Math.max(0, failed * told), 20_000 + 10 * told];
+      };
+    const opened: Counts = [0, 20_000];
+    const well = saidOf(turns(0), { every: 5, opened });
+    expect(secondsOf(well, 'pass')[0]).toBeLessThanOrEqual(450);
+    expect(judged(well)).toBeLessThanOrEqual(9_000);
+    look = 0;
+    const bad = saidOf(turns(0.1), { every: 5, opened });
+    expect(secondsOf(bad, 'pass')).toEqual([]);
+    expect(secondsOf(bad, 'fail').length).toBeGreaterThan(0);
+  });
+
+  test('pass nothing while some are missed at most readings', () => {
+    // None to four of twenty, others at each look: what goes and what comes back is one number.
+    const said = saidOf((s) => [s / 200, 400_000 + 3 * s - 20_000 * (((s / 5) * 7) % 5)], {
+      ...{ every: 5, opened: [0, 400_000] as Counts, until: 1_800 },
+    });
+    expect(secondsOf(said, 'pass')).toEqual([]);
+  });
+
+  test('have their errors counted when the traffic has grown to twenty times what it was', () => {
+    const said = saidOf((s) => (s < 600 ? [0, 2 * s] : [(s - 600) / 2, 1_200 + 40 * (s - 600)]), { until: 1_200 });
+    expect(secondsOf(said, 'pass')).toEqual([]);
+    expect(secondsOf(said, 'fail')[0]).toBeLessThanOrEqual(900);
+    const well = saidOf((s) => [0, s < 600 ? 2 * s : 1_200 + 40 * (s - 600)], { until: 1_200 });
+    expect(secondsOf(well, 'pass')[0]).toBeLessThanOrEqual(900);
+  });
+
+  test('go on for a worker that comes later, also from what a version without parts has kept', () => {
+    const opening = { green: value(0), requests: value(0) };
+    const at = (second: number): PrometheusMeasurement => ({
+      ...{ green: value(0), requests: value(10 * second), query: 'q', opening, at: 1_800_000_000 + second },
+    });
+    const looked = (from: number, until: number, before?: StageCounted): StageCounted => {
+      let counted = before;
+      for (let s = from; s <= until; s += 5) counted = countedAfter(counted, opening, at(s), 1_800_000_000);
+      return JSON.parse(JSON.stringify(counted)) as StageCounted;
+    };
+    const outcomeOf = (second: number, counted: StageCounted): ShareVerdict =>
+      decidePrometheus(strict, { measured: [{ ...at(second), counted }] });
+    // Nobody has looked for ten minutes.
+    const gap = looked(1_000, 1_000, looked(5, 400));
+    expect(outcomeOf(1_000, gap)).toMatchObject({ outcome: 'pass' });
+    expect(outcomeOf(1_000, gap).because).toContain('0 of 10,000 requests');
+    const old: StageCounted = {
+      green: { hits: 0, of: 4_000, last: { hits: 0, of: 4_000 }, fallen: [{ hits: 0, of: 50 }] },
+    };
+    expect(outcomeOf(500, looked(405, 500, old)).outcome).toBe('inconclusive');
+    expect(outcomeOf(600, looked(405, 600, old))).toMatchObject({ outcome: 'pass' });
   });
 });
 
@@ -147,6 +323,38 @@ describe('what counters were when the stage opened', () => {
     prometheus.remembersFrom = prometheus.now;
     prometheus.answer = (query, at) => (query === 'count(up)' ? undefined : before(query, at));
     expect((await new Looks(prometheus).look()).because).toContain('110 of 100,200 requests');
+  });
+
+  test('is the largest sum of the two minutes before: an instance that was missed in that moment comes back', async () => {
+    for (const missed of [1, 2]) {
+      const prometheus = StubPrometheus.stub();
+      const opened = prometheus.now - 5;
+      prometheus.answer = (query, at) => {
+        if (query === 'count(up)') return 3;
+        const instances = at >= opened - 20 && at < opened + 10 ? 2 - missed : 2;
+        const all = 20_000 * instances + Math.max(0, at - opened);
+        return instances === 0 ? undefined : query === 'sum(all)' ? all : 0;
+      };
+      const looks = new Looks(prometheus);
+      looks.windowSeconds = 5;
+      for (let look = 0; look < 40; look++) expect((await looks.look()).outcome).not.toBe('pass');
+      expect(looks.measured.at(-1)?.opening).toEqual({ green: value(0), requests: value(40_000) });
+      expect((await looks.look()).because).toContain('0 of 205 requests');
+    }
+  });
+
+  test('is asked again while one of the moments is not answered', async () => {
+    const prometheus = stage();
+    const before = prometheus.answer;
+    let refused = true;
+    prometheus.answer = (query, at) => {
+      if (refused && at < prometheus.now - 100) throw new Error('no answer');
+      return before(query, at);
+    };
+    const looks = new Looks(prometheus);
+    expect((await looks.look()).outcome).toBe('error');
+    refused = false;
+    expect((await looks.look()).because).toContain('10 of 200 requests');
   });
 
   test('is written down with the evidence of the stage', async () => {

@@ -1,0 +1,231 @@
+/*
+ * What was counted in a stage, in parts of a minute in which there were requests. A series that appears with its past (it
+ * was missed when the stage opened, or has got other labels) brings the requests of hours in one answer, and nothing in
+ * the sum shows whence they are. But a part with far more than those around it is not what the stage usually has.
+ */
+
+export interface Counters {
+  readonly hits: number;
+  readonly of: number;
+}
+
+/** A part that is over, or the one that is not yet. Plain data. */
+export interface Part extends Counters {
+  /** By Prometheus' clock, s. */
+  readonly from: number;
+  readonly to: number;
+  /** What was taken for something that comes back, or falls again, and is no more than usual: it may be of the stage. */
+  readonly back: Counters;
+  /** The most that one answer has added. */
+  readonly most: Counters;
+  /** By how many requests each answer has risen, with what came back. */
+  readonly rises: readonly number[];
+  /** How many answers were falls. */
+  readonly falls: number;
+}
+
+export interface Parts {
+  /** What is judged for good: of the parts that have enough others behind them, and of before there were parts. */
+  readonly sure: Counters;
+  readonly doubted: Counters;
+  /** The last ones that are over, oldest first. The newest of them, as many as judge one, are not judged for good. */
+  readonly over: readonly Part[];
+  readonly current?: Part;
+}
+
+/** Prometheus reads its targets once a minute or more often: each part has what one reading brought. */
+const PART_SECONDS = 60;
+/** A part is judged by so many before it and behind it. */
+const NEIGHBOURS = 5;
+/** With fewer on one side of it, one series after the other may have appeared there: then by all of them together. */
+const NEIGHBOURS_THAT_SPEAK = 3;
+/** What is usual is known from so many parts. */
+const PARTS_KNOWN = 2;
+/** A part with more than so many times what is usual is none of the stage's requests. */
+const TIMES_USUAL = 10;
+/** The same for each further minute in which nobody has asked. */
+const TIMES_LATER = 2;
+/** So few are no jump: without an error they pass no gate with a limit up to 10 %. */
+const FEW = 28;
+/** What was taken for something that comes back keeps its errors for so many parts. */
+const BACK_PARTS = 3;
+/** A part in which one answer falls for so many that rise, or fewer: what it has counted may be what comes back. */
+const RISES_OF_A_FALL = 2;
+/** What falls again is as large as what has come, but for what was counted meanwhile. */
+const AS_LARGE = 0.1;
+
+/** One answer: by how many requests it has risen, what of that was added, what may have come back, and whether it has fallen. */
+interface Step {
+  readonly from: number;
+  readonly at: number;
+  readonly rise: number;
+  readonly added: Counters;
+  readonly back: Counters;
+  readonly hasFallen: boolean;
+}
+
+/** Puts an answer into its part. @returns whether it makes this part a jump, by what is known now */
+export function partsAfter(
+  parts: Parts,
+  { from, at, rise, added, back, hasFallen }: Step,
+): { parts: Parts; isJump: boolean } {
+  const begun = parts.current ?? { from, to: from, ...NOTHING, back: NOTHING, most: NOTHING, rises: [], falls: 0 };
+  const current: Part = {
+    ...{ from: begun.from, to: at, ...plus(begun, added), back: plus(begun.back, back) },
+    most: added.of > begun.most.of ? added : begun.most,
+    rises: rise > 0 ? [...begun.rises, rise] : begun.rises,
+    falls: begun.falls + (hasFallen ? 1 : 0),
+  };
+  const usual = usualAMinute(parts);
+  const isJump = added.of > 0 && usual !== undefined && exceeds(current, usual);
+  if (at - current.from < PART_SECONDS) return { parts: { ...parts, current }, isJump };
+  const { sure, doubted, over } = parts;
+  if (current.of === 0 && current.hits === 0 && current.back.of === 0)
+    return { parts: { sure, doubted, over }, isJump };
+  return { parts: withOver({ sure, doubted, over: [...over, current] }), isJump };
+}
+
+/** What is judged for good is added up; those before what is not are kept to judge by. */
+function withOver({ sure, doubted, over }: Parts): Parts {
+  const done = over.length - NEIGHBOURS - 1;
+  const part = over[done];
+  if (part === undefined) return { sure, doubted, over };
+  const isDoubted = isTorn(part) || isJump(over, done, part);
+  return {
+    sure: isDoubted ? sure : plus(sure, part),
+    doubted: isDoubted ? plus(doubted, part) : doubted,
+    over: over.slice(-2 * NEIGHBOURS),
+  };
+}
+
+export interface Judged {
+  /** Of the stage. */
+  readonly sure: Counters;
+  /** It may be of before it: its requests pass nothing, and its errors keep from passing. */
+  readonly doubted: Counters;
+  /** Whether there is enough to tell one from the other. */
+  readonly isKnown: boolean;
+}
+
+/** What may be concluded from, with the hindsight of now. */
+export function judgedParts(parts: Parts): Judged {
+  const { over, current } = parts;
+  const all = current === undefined ? over : [...over, current];
+  let { sure, doubted } = parts;
+  all.forEach((part, i) => {
+    if (i >= over.length - NEIGHBOURS) {
+      if ((part !== current && isTorn(part)) || isJump(over, i, part)) doubted = plus(doubted, part);
+      else sure = plus(sure, part);
+    }
+    if (i >= all.length - 1 - BACK_PARTS) doubted = plus(doubted, part.back);
+  });
+  return { sure, doubted, isKnown: over.filter(isSteady).length >= PARTS_KNOWN };
+}
+
+/** Requests a minute by the last parts that are over; undefined while there are too few of them. */
+export function usualAMinute({ over }: Parts): number | undefined {
+  const seen = over.filter(isSteady);
+  return seen.length < PARTS_KNOWN ? undefined : medianRate(seen.slice(-NEIGHBOURS));
+}
+
+/**
+ * Requests a minute that are no more than growth, by all that is known so far; undefined while nothing is. Where what is
+ * usual is taken for what comes back, the small rises tell it: what comes back is large, and not in every answer.
+ */
+export function growthAMinute(parts: Parts): number | undefined {
+  const { over, current } = parts;
+  const last = usualAMinute(parts) === undefined && current !== undefined ? [...over, current] : over;
+  const few = last.slice(-NEIGHBOURS);
+  const paces = few
+    .filter(({ rises }) => rises.length > 0)
+    .map((part) => (lowerOf(part.rises, 1 / 4) * part.rises.length) / minutesOf(part));
+  const known = [usualAMinute(parts) ?? medianRate(few), paces.length === 0 ? undefined : lowerOf(paces, 1 / 2)];
+  const numbers = known.filter((one) => one !== undefined);
+  return numbers.length === 0 ? undefined : Math.max(...numbers);
+}
+
+/** The requests of so many minutes, if one of them has so many times the usual ones. */
+export function allowed(usual: number, times: number, minutes: number): number {
+  return usual * (times + TIMES_LATER * Math.max(0, minutes - 1));
+}
+
+/**
+ * A rise that falls again was none of the stage: labels that change show each series twice for a while.
+ *
+ * @param growth what may be growth, and falls by a restart; undefined while nobody knows
+ * @returns the parts without it; undefined where nothing has come that is as large as what falls
+ */
+export function takenBack(parts: Parts, fell: Counters, growth: number | undefined): Parts | undefined {
+  const { over, current } = parts;
+  const all = current === undefined ? over : [...over, current];
+  const place = all.findLastIndex(
+    ({ most }, i) =>
+      i >= all.length - 1 - BACK_PARTS &&
+      most.of > Math.max(FEW, growth ?? 0) &&
+      Math.abs(fell.of - most.of) <= most.of * AS_LARGE,
+  );
+  const part = all[place];
+  if (part === undefined) return undefined;
+  const less = { hits: Math.min(part.hits, part.most.hits), of: part.most.of };
+  const without: Part = {
+    ...{ ...part, hits: part.hits - less.hits, of: part.of - less.of, most: NOTHING },
+    back: growth === undefined ? plus(part.back, less) : part.back,
+  };
+  return place === over.length
+    ? { ...parts, current: without }
+    : { ...parts, over: over.map((one, i) => (i === place ? without : one)) };
+}
+
+/** Whether a part has far more than those before it, and those behind it. */
+function isJump(over: readonly Part[], place: number, part: Part): boolean {
+  const before = over.slice(0, place).filter(isSteady).slice(-NEIGHBOURS);
+  const behind = over
+    .slice(place + 1)
+    .filter(hasRequests)
+    .slice(0, NEIGHBOURS);
+  const speak = [before, behind].filter(({ length }) => length >= NEIGHBOURS_THAT_SPEAK);
+  const usual = (speak.length === 0 ? [[...before, ...behind]] : speak).map((some) => medianRate(some) ?? Infinity);
+  return exceeds(part, Math.max(...usual));
+}
+
+function exceeds(part: Part, usual: number): boolean {
+  return part.of > Math.max(FEW, allowed(usual, TIMES_USUAL, minutesOf(part)));
+}
+
+/** Undefined without requests. */
+function medianRate(parts: readonly Part[]): number | undefined {
+  const rates = parts.filter(hasRequests).map((part) => part.of / minutesOf(part));
+  return rates.length === 0 ? undefined : lowerOf(rates, 1 / 2);
+}
+
+/** The number below which a part of them lies, the lower one of two. */
+function lowerOf(numbers: readonly number[], part: number): number {
+  return numbers.toSorted((a, b) => a - b)[Math.floor((numbers.length - 1) * part)] ?? NaN;
+}
+
+function isTorn({ falls, rises }: Part): boolean {
+  return falls * RISES_OF_A_FALL >= Math.max(1, rises.length);
+}
+
+function isSteady(part: Part): boolean {
+  return hasRequests(part) && !isTorn(part);
+}
+
+function hasRequests({ of }: Part): boolean {
+  return of > 0;
+}
+
+function minutesOf({ from, to }: Part): number {
+  return Math.max(1, (to - from) / PART_SECONDS);
+}
+
+const NOTHING: Counters = { hits: 0, of: 0 };
+
+/** Where a version that kept no parts has counted, that is taken as it is. */
+export function noParts(counted: Counters): Parts {
+  return { sure: { hits: counted.hits, of: counted.of }, doubted: NOTHING, over: [] };
+}
+
+function plus(one: Counters, other: Counters): Counters {
+  return { hits: one.hits + other.hits, of: one.of + other.of };
+}
