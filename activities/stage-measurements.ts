@@ -17,6 +17,7 @@ import { windowBetween, type GateWindow } from '../src/gates/window.js';
 import { parseDuration } from '../src/plan/duration.js';
 import type { Gate, Plan, Stage } from '../src/plan/schema.js';
 import { measureLag } from '../src/postgres/marker.js';
+import { serverClock } from '../src/postgres/server-clock.js';
 import { closeSession, openSession, type Session } from '../src/postgres/session.js';
 import type { Side } from '../src/side.js';
 import type { Environment } from '../src/worker/connections.js';
@@ -123,7 +124,7 @@ export class StageMeasurements {
     const gates = askedIn(traffic.gates, stage);
     const { signal } = this.#stop;
     const common = { keep: KEPT, silentAfterMs: SILENT_AFTER_MS, signal };
-    const readRouters = routerReader(plan, environment, baseline.sample, signal);
+    const readRouters = routerReader(plan, environment, baseline.sample, signal, blueNow);
     this.#routers = new Repeated({
       ...{ ...common, keep: 1, everyMs: ROUTERS_EVERY_MS },
       measure: this.#withSessions('gates', readRouters),
@@ -305,18 +306,28 @@ export class StageMeasurements {
 
 type OpenSession = (side: Side) => Promise<Session>;
 
-/** Reads the routers' counters: what they write to blue, or their metrics pages where the plan names these. */
+/**
+ * Reads the routers' counters: what they write to blue, or their metrics pages where the plan names these. Either is of a
+ * moment by blue's clock: the clocks of two workers may be hours apart.
+ *
+ * @param blueNow blue's clock, ms since 1970. Default: it is read with the first of the pages
+ */
 export function routerReader(
   { name, traffic }: Plan,
   environment: Environment,
   before: RouterSnapshots | undefined,
   signal: AbortSignal,
+  blueNow?: () => number,
 ): (session: (side: 'blue') => Promise<Session>) => Promise<RouterSnapshots> {
   const { scrape } = traffic;
   if (scrape === undefined) return async (session) => readRouterSnapshots(await session('blue'), name);
   const targets = scrape.flatMap((connection) => httpEndpoints('traffic.scrape', connection, environment));
   let last = before;
-  return async () => (last = await scrapeRouters(targets, last, signal));
+  let now = blueNow;
+  return async (session) => {
+    now ??= await serverClock(await session('blue'));
+    return (last = await scrapeRouters(targets, last, signal, now));
+  };
 }
 
 /** By the largest limit, where there are several. */

@@ -16,16 +16,18 @@ type Scraped =
  * its requests up to then are known.
  *
  * @param before the last answers
+ * @param now the clock that what was seen is kept by, ms since 1970. Default: this machine's
  */
 export async function scrapeRouters(
   targets: readonly HttpEndpoint[],
   before: RouterSnapshots | undefined,
   signal?: AbortSignal,
+  now: () => number = Date.now,
 ): Promise<RouterSnapshots> {
   const scraped = await Promise.all(targets.map((target) => scrape(target, signal)));
   const missing = new Set(scraped.flatMap((one) => (one.kind === 'live' ? [] : [one.instance])));
   return {
-    at: new Date().toISOString(),
+    at: new Date(now()).toISOString(),
     live: scraped.flatMap((one) => (one.kind === 'live' ? [one.snapshot] : [])),
     stale: [...(before?.live ?? []), ...(before?.stale ?? [])].filter(({ instance }) => missing.has(instance)),
     unreadable: scraped.flatMap((one) => (one.kind === 'unreadable' ? [`${one.instance}: ${one.why}`] : [])),

@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { Verdict } from '../../activities/stage-verdict.js';
 import type { Plan } from '../../src/plan/schema.js';
 import { until } from '../router/sides.js';
@@ -95,6 +95,35 @@ describe('a stage by its activities', () => {
     const { outcome, evidence } = await staged.judged(plan, 50);
     expect(evidence[0]?.because).toBe('"seconds" is 32; at most 5 above blue\'s 30 is allowed');
     expect(outcome).toBe('pass');
+  });
+
+  test('is opened and measured by the clock of blue, whatever that of the worker says', async () => {
+    const plan = planWith({ gates: [{ metric: 'errorRate', max: 0.001 }], maxStageDuration: '1s' });
+    const keptOf = async (step: string, field: string): Promise<number> => {
+      const [row] = await staged.sides.sql<{ seconds: number }>(
+        'blue',
+        `SELECT extract(epoch FROM (state #>> '{${field}}')::timestamptz - clock_timestamp())::float8 AS seconds
+           FROM verdigris.progress WHERE run_id = 'r' AND step = '${step}' AND object = '30'`,
+      );
+      return row?.seconds ?? NaN;
+    };
+    try {
+      for (const hours of [1, -1]) {
+        await staged.sides.reset();
+        vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + hours * 3_600_000 });
+        await staged.open(plan, 30);
+        expect(Math.abs(await keptOf('stage', 'openedAt'))).toBeLessThan(5);
+        expect(Math.abs(await keptOf('stage', 'sample,at'))).toBeLessThan(5);
+        vi.useRealTimers();
+      }
+      // Another worker, with a clock that is right, goes on from an opening an hour ago by the first one's.
+      await router.reads(3_000, 0);
+      const { evidence } = await staged.judged(plan, 30);
+      expect(evidence[0]?.because).toContain('0 of 3,000');
+      expect(Math.abs(await keptOf('stage evidence', 'until,at'))).toBeLessThan(10);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   test('keeps when the transactions of before were counted', async () => {
