@@ -58,7 +58,7 @@ export function countsFromTheStart(query: string): boolean {
 }
 
 /** As long as the query, with blanks in place of what stands in quotes or behind `#`. */
-function withoutTexts(query: string): string {
+export function withoutTexts(query: string): string {
   return query.replaceAll(/"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`|#[^\n]*/g, (text) => ' '.repeat(text.length));
 }
 

@@ -935,6 +935,15 @@ const CASES: readonly Case[] = [
     ),
   },
   {
+    rule: 'counts-recorded-over-range',
+    severity: 'warning',
+    refused: asking('sum(job:errors:increase5m{side="{{side}}"})', 'sum(job:requests:increase5m{side="{{side}}"})'),
+    place: 'traffic.gates[0].requests',
+    message: /job:requests:increase5m is no counter/,
+    instead: /increase\(...\[\{\{window\}\}\]\)/,
+    accepted: asking('sum(job:errors:total{of="job:errors:rate5m"})', 'sum(job:requests:total)'),
+  },
+  {
     rule: 'range-hides-the-end',
     severity: 'warning',
     refused: asking('max_over_time(sum(rate(failed[1m]))[15m:30s])'),
@@ -1112,6 +1121,32 @@ describe('a gate on counts', () => {
     ['what is added up over the stage', 'failed', 'sum_over_time(sum(increase(served[1m]))[{{window}}:1m])'],
   ])('is fine with %s', async (_what, failed, served) => {
     expect(await fixed(failed, served)).toEqual([]);
+  });
+});
+
+describe('a gate on counts of a recording rule', () => {
+  const warned = async (query: string): Promise<boolean> =>
+    (await lint(asking('failed', query))).some(({ rule }) => rule === 'counts-recorded-over-range');
+
+  it.each(['job:requests:rate5m', 'sum(path:requests:sum_irate1m)', 'a:b:delta90s + c'])(
+    'is warned of %s',
+    async (query) => {
+      expect(await warned(query)).toBe(true);
+    },
+  );
+
+  it.each([
+    'job:requests:total',
+    'sum(rate5m)',
+    'increase(job:requests:sum[{{window}}])',
+    'sum_over_time(job:requests:increase1m[{{window}}:1m])',
+  ])('is fine with %s', async (query) => {
+    expect(await warned(query)).toBe(false);
+  });
+
+  it('is fine where the number itself is judged', async () => {
+    const findings = await lint(asking('sum(job:errors:rate5m) / sum(job:requests:rate5m)'));
+    expect(findings.map(({ rule }) => rule)).not.toContain('counts-recorded-over-range');
   });
 });
 

@@ -1,5 +1,5 @@
 import { askedIn } from '../../gates/asked-in.js';
-import { isStillCounter, rangesOf, type Range } from '../../gates/promql-ranges.js';
+import { isStillCounter, rangesOf, withoutTexts, type Range } from '../../gates/promql-ranges.js';
 import { STALE_AFTER_SECONDS } from '../../gates/prometheus-query.js';
 import type { Rule } from '../rule.js';
 import type { Gate } from '../schema.js';
@@ -82,6 +82,31 @@ function slidingRanges(query: string): Range[] {
     ranges.some((outer) => outer.isSubquery && outer.isWindow && outer.begins <= from && to <= outer.from);
   return ranges.filter((range) => !range.isWindow && !isStillCounter(range) && !addedUp(range));
 }
+
+/** What recording rules are called that say what a range has: `job:errors:increase5m`, `job:requests:sum_rate1m`. */
+const RECORDED_OVER_A_RANGE = /\b[a-zA-Z_][\w:]*:(?:\w+_)?(?:i?rate|increase|delta)\d+(?:ms|[smhdwy])\b/g;
+
+export const countsRecordedOverRange: Rule = {
+  name: 'counts-recorded-over-range',
+  severity: 'warning',
+  why: 'by its name it is recorded over a range that slides: what one minute adds to it another takes off, so the gate would see hardly any request and could never fail',
+  *check({ plan: { traffic } }) {
+    for (const { place, query } of queriesOf(traffic.gates, (gate) => gate.requests !== undefined)) {
+      const ofStage = rangesOf(query).filter(({ isWindow }) => isWindow);
+      const found = [...withoutTexts(query).matchAll(RECORDED_OVER_A_RANGE)].filter(
+        ({ index }) => !ofStage.some(({ begins, from }) => begins <= index && index < from),
+      );
+      for (const name of new Set(found.map(([text]) => text))) {
+        yield {
+          place,
+          message: `${name} is no counter: it says what its range has`,
+          instead:
+            'ask the counters that it is recorded from: increase(...[{{window}}]), over the time since the stage opened, in "query" and "requests"',
+        };
+      }
+    }
+  },
+};
 
 export const rangeHidesTheEnd: Rule = {
   name: 'range-hides-the-end',

@@ -12,7 +12,14 @@ import {
 } from './computed.js';
 import { sameConnection, unknownConnection } from './connections.js';
 import { directTypeChange, dropOrRename, enumValueOnGreen, loosenedConstraint } from './expand.js';
-import { countsOfFixedRange, everyGateDryRun, gatesOfOneName, rangeHidesTheEnd, stageWithoutGate } from './gates.js';
+import {
+  countsOfFixedRange,
+  countsRecordedOverRange,
+  everyGateDryRun,
+  gatesOfOneName,
+  rangeHidesTheEnd,
+  stageWithoutGate,
+} from './gates.js';
 import { haproxyGates, haproxyPercent, haproxyServers, haproxyTwice } from './haproxy.js';
 import { invalidDown, invalidExpression, invalidIndex, notOneValue } from './expressions.js';
 import { keyOnPartitionedTable, primaryKeyNullable, secondPrimaryKey, secondPrimaryKeyInPlan } from './keys.js';
@@ -97,6 +104,7 @@ export const RULES: readonly Rule[] = [
   stageWithoutGate,
   gatesOfOneName,
   countsOfFixedRange,
+  countsRecordedOverRange,
   rangeHidesTheEnd,
   gatesWithoutStages,
   unknownApprovalStage,
