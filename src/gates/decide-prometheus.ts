@@ -77,12 +77,16 @@ function decideSinceOpening(gate: PrometheusGate, series: PrometheusSeries, open
   const ofAll = decideCounts(gate, series, measured.at(-1) ?? now, pieces);
   if (counted.green === undefined) return ofAll;
   const { sure, doubted, isKnown } = judgedCounts(counted.green);
-  const blue = counted.blue && judgedCounts(counted.blue).sure;
+  // All of blue's: without them, a trouble of both sides would be blamed on green.
+  const { blue } = counted;
   const by = (green: Counters): ShareVerdict =>
     decideCounts(gate, series, withCounts(now, opening, { green, blue }), pieces);
   const verdict = by(sure);
-  if (verdict.outcome === 'fail') return verdict;
-  if (ofAll.outcome === 'fail') return ofAll;
+  const failed = [verdict, ofAll].find(({ outcome }) => outcome === 'fail');
+  if (failed !== undefined && blue !== undefined && judgedCounts(blue).isTorn) {
+    return inconclusive(`${failed.because}; but blue's counters, which green is compared with, fall again and again`);
+  }
+  if (failed !== undefined) return failed;
   const besides =
     doubted.of === 0
       ? ''

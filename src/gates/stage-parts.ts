@@ -105,6 +105,8 @@ export interface Judged {
   readonly doubted: Counters;
   /** Whether there is enough to tell one from the other. */
   readonly isKnown: boolean;
+  /** Whether the sum falls so often that nothing is known of it. */
+  readonly isTorn: boolean;
 }
 
 /** What may be concluded from, with the hindsight of now. */
@@ -119,7 +121,8 @@ export function judgedParts(parts: Parts): Judged {
     }
     if (i >= all.length - 1 - BACK_PARTS) doubted = plus(doubted, part.back);
   });
-  return { sure, doubted, isKnown: over.filter(isSteady).length >= PARTS_KNOWN };
+  const steady = over.filter(isSteady).length;
+  return { sure, doubted, isKnown: steady >= PARTS_KNOWN, isTorn: over.length > 0 && steady === 0 };
 }
 
 /** Requests a minute by the last parts that are over; undefined while there are too few of them. */

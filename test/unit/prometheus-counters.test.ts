@@ -216,6 +216,23 @@ describe('counters as they are, of which only the sum is known', () => {
     expect(secondsOf(said, 'pass')).toEqual([]);
   });
 
+  test("blame no trouble of both sides on green while blue's targets are missed at most readings", () => {
+    const opening = { green: value(0), requests: value(0), blue: value(0), blueRequests: value(400_000) };
+    const bySide: PrometheusGate = { ...strict, query: 'failed{side="{{side}}"}', requests: 'all{side="{{side}}"}' };
+    let counted: StageCounted | undefined;
+    const measured: PrometheusMeasurement[] = [];
+    for (let second = 5; second <= 900; second += 5) {
+      const missed = 20_000 * (((second / 5) * 7) % 5);
+      const one = {
+        ...{ green: value(second / 5), requests: value(10 * second), query: 'q', opening },
+        ...{ blue: value(second), blueRequests: value(400_000 + 50 * second - missed), at: 1_800_000_000 + second },
+      };
+      counted = countedAfter(counted, opening, one, 1_800_000_000);
+      measured.push({ ...one, counted });
+      expect(decidePrometheus(bySide, { measured: [...measured] }).outcome).toBe('inconclusive');
+    }
+  });
+
   test('have their errors counted when the traffic has grown to twenty times what it was', () => {
     const said = saidOf((s) => (s < 600 ? [0, 2 * s] : [(s - 600) / 2, 1_200 + 40 * (s - 600)]), { until: 1_200 });
     expect(secondsOf(said, 'pass')).toEqual([]);
