@@ -381,7 +381,7 @@ export function notOpened(epoch: number, error: unknown): unknown {
     type: 'NotOpened',
     message: `the new side can't be opened for epoch ${epoch}: ${why}`,
     nextStep:
-      'it is tried again, and nobody takes writes until it is open; `verdigris doctor --open --yes` opens it from a machine that reaches it',
+      'it is tried again, and nobody takes writes until it is open; the status has the command of the doctor that opens it from a machine that reaches it',
     retryable: true,
     cause: isOurs ? error.cause : error,
   });
