@@ -3,8 +3,9 @@ import { VERSION_VARIABLE } from './test/support/tested-version.js';
 
 /** Tests of `npm test` that hold for several versions of PostgreSQL, and run there on one. */
 const EITHER = [
-  ...['copy', 'copy-swift', 'ddl', 'index-build', 'inheritance', 'migrate'],
-  ...['promotion', 'same-answers', 'schema-copy', 'verify', 'verify-planted'],
+  ...['constraint', 'copy', 'copy-swift', 'ddl', 'forced-row-security', 'index-build', 'inheritance', 'migrate'],
+  ...['plan-trial', 'promotion', 'replication-slot', 'same-answers', 'schema-copy', 'streams', 'unfenced-changes'],
+  ...['verify', 'verify-planted'],
 ];
 
 /** `npm run test:long`: tests like those of `npm test`, of what is rarer or takes longer to run. */

@@ -11,7 +11,7 @@ export function testedVersion(usual: TestServer): TestServer {
   return usual === 'pg15' ? 'pg18' : 'pg15';
 }
 
-/** Of a test's combinations of versions the first one in `npm test`, the others in `npm run test:long`. */
+/** Of a test's combinations of versions the first one in `npm test`, the others, where there are any, in `npm run test:long`. */
 export function testedPairs<T>(combinations: readonly [T, ...T[]]): readonly T[] {
   return isOther() ? combinations.slice(1) : combinations.slice(0, 1);
 }
