@@ -9,6 +9,7 @@ const PREPARE = 'src/postgres/prepare-promotion.ts';
 const DECISION = 'src/postgres/promotion-decision.ts';
 const STATE = 'src/postgres/state.ts';
 
+const inLongHold = (name: string) => ({ file: 'test/long/mistakes-promotion.long.ts', name });
 const inHold = (name: string) => ({ file: 'test/postgres/mistakes-promotion.test.ts', name });
 const inFeeds = (name: string) => ({ file: 'test/long/mistakes-feeds.long.ts', name });
 const inCrash = (name: string) => ({ file: 'test/faults/mistakes/crash.faults.ts', name });
@@ -87,7 +88,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   {
     rule: 'the server ends a frozen worker that asks what was decided',
     edits: [edit(DECISION, '`${BEGIN}; SET LOCAL lock_timeout', '`BEGIN; SET LOCAL lock_timeout')],
-    test: inHold('a worker that freezes while it asks'),
+    test: inLongHold('a worker that freezes while it asks'),
   },
   {
     rule: 'a table that is new stops the promotion',
@@ -142,7 +143,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
         '',
       ),
     ],
-    test: inHold('REPEATABLE READ by default'),
+    test: inLongHold('REPEATABLE READ by default'),
   },
   {
     rule: 'the COMMIT that decides notifies nobody',
@@ -153,12 +154,12 @@ export const PROMOTION_RULES: readonly Mutation[] = [
         "green_read_percent = CASE new_side WHEN 'green' THEN 100 ELSE 0 END, opening = NULL, updated_at = clock_timestamp()\n   WHERE migration = of_migration;\n  PERFORM pg_notify('${ROUTE_CHANNEL}', '');\n",
       ),
     ],
-    test: inHold('its COMMIT waits for no notifier'),
+    test: inLongHold('its COMMIT waits for no notifier'),
   },
   {
     rule: 'routers that listen to the old side are told of the decision',
     edits: [edit(PROMOTE, 'const told = tellRouters(sessions.aside);', 'const told = Promise.resolve();')],
-    test: inHold('its COMMIT waits for no notifier'),
+    test: inLongHold('its COMMIT waits for no notifier'),
   },
   {
     rule: 'the fence is looked at again once the route is locked',

@@ -12,23 +12,18 @@ import { FENCE_CLOSED, readRoute } from '../../src/postgres/state.js';
 import { readPartitionFiles } from '../../src/postgres/partition-files.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { carryOut } from '../support/promotion-steps.js';
+import { transactionsPastTheFence } from '../support/past-the-fence.js';
 import { PromotionRig } from '../support/promotion-rig.js';
 import { StatementProxy } from '../support/statement-proxy.js';
-import { WatchedTry } from '../support/watched-try.js';
+import { LOCKS_WRITERS_OUT, WatchedTry } from '../support/watched-try.js';
 import { withClient } from '../support/postgres.js';
 
 /*
  * Mistakes that promotions have been bitten by, in the hold and in the decision: see docs/mistakes.md. Each test fails
- * when its rule is taken out of the code (npm run test:mutations).
+ * when its rule is taken out of the code (npm run test:mutations). Rarer ones: test/long/mistakes-promotion.long.ts.
  */
 
 const MIGRATION = 'mistakes-promotion';
-
-const LOCKS_WRITERS_OUT = /READ COMMITTED; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/;
-
-/** Who waits for the lock that a COMMIT takes if its transaction notifies. */
-const WAITS_FOR_NOTIFY =
-  "SELECT FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND objid = 0 AND NOT granted";
 
 describe('the hold and the decision', () => {
   let rig: PromotionRig;
@@ -94,27 +89,6 @@ describe('the hold and the decision', () => {
     await rig.writers.pause();
   });
 
-  it('keys that the old side gives out until the last moment stay behind, however many', async () => {
-    const attempt = await WatchedTry.prepare(rig);
-    const { from } = attempt;
-    const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
-    const outcome = attempt.run();
-    const held = await locking;
-    const next = (side: Side, count: number) =>
-      rig.on(side, async (client) => {
-        const sql = `SELECT max(nextval('public.entries_id_seq'))::int AS last FROM generate_series(1, ${count})`;
-        return (await client.query<{ last: number }>(sql)).rows[0]?.last ?? 0;
-      });
-    const last = await next(from, 5_000);
-    held.release();
-    expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
-    expect(await next(otherSide(from), 1)).toBeGreaterThanOrEqual(last + 1_000);
-    await carryOut('finish', rig.move(from));
-    await attempt.close();
-    await rig.audit();
-    await rig.writers.pause();
-  });
-
   it('a writer that does not end costs the others no more than the time for which the lock is asked', async () => {
     const attempt = await WatchedTry.prepare(rig);
     const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
@@ -165,28 +139,6 @@ describe('the hold and the decision', () => {
     expect(await routeOn(from)).toMatchObject({ writesOn: from });
   });
 
-  it('a worker that freezes while it asks what was decided is ended by the server, and writers go on', async () => {
-    const attempt = await WatchedTry.prepare(rig);
-    const { from } = attempt;
-    const database = rig.databases[from];
-    const proxy = await StatementProxy.start(Number(database.config.port));
-    const through = { ...database, config: { ...database.config, port: proxy.port } };
-    // With the fence's lock in its hands.
-    const frozen = proxy.stopWhere(({ text }) => /verdigris\.route[\s\S]*FOR UPDATE/.test(text), 'before');
-    const asking = withSession(through, { purpose: 'test' }, (session) =>
-      readDecision(session, MIGRATION, from, 1),
-    ).catch((error: unknown) => error);
-    const held = await frozen;
-    await rig.on(from, async (writer) => {
-      await writer.query("SET statement_timeout = '8s'");
-      await write(writer);
-    });
-    held.release();
-    await asking;
-    await proxy.close();
-    await attempt.close();
-  });
-
   it('a fence that was switched off, or a table that is new, stops the promotion before anything is decided', async () => {
     for (const [tamper, undo] of [
       [
@@ -211,6 +163,19 @@ describe('the hold and the decision', () => {
       expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
     }
   });
+
+  it('a table of the plan that was made after the tables to fence were read is new, though it was there before the fence', async () => {
+    const { from } = await rig.on(rig.primary, async (client) => {
+      await client.query('CREATE TABLE public.new_one (id int)');
+      return { from: rig.primary };
+    });
+    const attempt = await WatchedTry.prepare(rig, { include: ['public.*'], exclude: [] });
+    expect(await attempt.run()).toMatchObject({ type: 'FenceTampered' });
+    await rig.on(from, (client) => client.query('DROP TABLE public.new_one'));
+    await attempt.close();
+  });
+
+  transactionsPastTheFence(() => rig, 'one way');
 
   it('a partition that was emptied since rows were compared stops it, also right before the lock; what was emptied before does not', async () => {
     const parted = `CREATE TABLE public.parted (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE public.part PARTITION OF public.parted DEFAULT`;
@@ -238,228 +203,6 @@ describe('the hold and the decision', () => {
     await again.close();
     for (const side of ['blue', 'green'] as const)
       await rig.on(side, (client) => client.query('DROP TABLE public.parted'));
-  });
-
-  it('a table that is new in a schema which the plan leaves out stops nothing, whether it is committed or not', async () => {
-    const patterns = { include: ['*.*'], exclude: ['staging.*'] };
-    for (const side of ['blue', 'green'] as const)
-      await rig.on(side, (client) => client.query('CREATE SCHEMA staging'));
-    for (let move = 0; move < 2; move++) {
-      const attempt = await WatchedTry.prepare(rig, patterns);
-      const { from } = attempt;
-      await rig.on(from, async (loader) => {
-        await loader.query('CREATE TABLE staging.load_1 (id int)');
-        await loader.query('BEGIN; CREATE TABLE staging.load_2 (id int); INSERT INTO staging.load_1 VALUES (1)');
-        expect(await attempt.run()).toMatchObject({ epoch: expect.any(Number) as number });
-        await loader.query('COMMIT');
-      });
-      await carryOut('finish', rig.move(from));
-      await attempt.close();
-    }
-    for (const side of ['blue', 'green'] as const) {
-      await rig.on(side, (client) => client.query('DROP SCHEMA staging CASCADE'));
-    }
-  });
-
-  it('a table of the plan that was made after the tables to fence were read is new, though it was there before the fence', async () => {
-    const { from } = await rig.on(rig.primary, async (client) => {
-      await client.query('CREATE TABLE public.new_one (id int)');
-      return { from: rig.primary };
-    });
-    const attempt = await WatchedTry.prepare(rig, { include: ['public.*'], exclude: [] });
-    expect(await attempt.run()).toMatchObject({ type: 'FenceTampered' });
-    await rig.on(from, (client) => client.query('DROP TABLE public.new_one'));
-    await attempt.close();
-  });
-
-  /** Each writes without passing the fence, and can commit later. */
-  const PAST_THE_FENCE = [
-    [
-      'a table that is made and filled',
-      ['CREATE TABLE public.notes_more (LIKE public.notes INCLUDING ALL)', 'INSERT INTO public.notes_more VALUES'],
-    ],
-    [
-      'triggers that are off while it loads',
-      [
-        'ALTER TABLE public.notes DISABLE TRIGGER ALL',
-        'INSERT INTO public.notes VALUES',
-        'ALTER TABLE public.notes ENABLE ALWAYS TRIGGER _verdigris_fence',
-        'ALTER TABLE public.notes ENABLE ALWAYS TRIGGER _verdigris_fence_truncate',
-      ],
-    ],
-    [
-      'a table that is swapped',
-      [
-        'CREATE TABLE public.notes_new (LIKE public.notes INCLUDING ALL)',
-        'INSERT INTO public.notes_new VALUES',
-        'ALTER TABLE public.notes RENAME TO notes_old',
-        'ALTER TABLE public.notes_new RENAME TO notes',
-      ],
-    ],
-  ] as const;
-
-  for (const direction of ['one way', 'the other way'] as const) {
-    it.each(PAST_THE_FENCE)(`a transaction that passes no fence gives up the try: %s, ${direction}`, async (_, sql) => {
-      const attempt = await WatchedTry.prepare(rig);
-      const { from } = attempt;
-      const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
-      const outcome = attempt.run();
-      const held = await locking;
-      await withClient({ ...rig.databases[from].config, application_name: 'loader' }, async (loader) => {
-        await loader.query('BEGIN');
-        const row = ' (gen_random_uuid())';
-        for (const statement of sql) await loader.query(`${statement}${statement.endsWith('VALUES') ? row : ''}`);
-        held.release();
-        const message = expect.stringMatching(
-          /a transaction that changes .*could write past the fence\. Changing: pid \d+ \(loader, /,
-        );
-        expect(await outcome).toMatchObject({ type: 'PromotionBlocked', message });
-        await loader.query('ROLLBACK');
-      });
-      await attempt.close();
-      expect(await routeOn(from)).toMatchObject({ writesOn: from });
-    });
-
-    it(`a transaction that has written an altered table, and waits at the fence of another one, gives up the try, ${direction}`, async () => {
-      const attempt = await WatchedTry.prepare(rig);
-      const { from } = attempt;
-      const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'after');
-      const outcome = attempt.run();
-      const held = await locking;
-      await rig.on(from, async (loader) => {
-        await loader.query('BEGIN; ALTER TABLE public.notes DISABLE TRIGGER ALL, ADD COLUMN z int');
-        await loader.query('INSERT INTO public.notes VALUES (gen_random_uuid()); SAVEPOINT before');
-        const refused = loader.query('UPDATE public.accounts SET balance = balance').catch(() => undefined);
-        await sleep(50);
-        held.release();
-        const message = expect.stringMatching(
-          /a transaction that changes .*notes.* could write past the fence/,
-        ) as string;
-        expect(await outcome).toMatchObject({ type: 'PromotionBlocked', message });
-        await refused;
-        await loader.query('ROLLBACK');
-      });
-      await attempt.close();
-      expect(await routeOn(from)).toMatchObject({ writesOn: from });
-    });
-
-    it(`a table that is made by a prepared transaction gives up the try, ${direction}`, async () => {
-      const attempt = await WatchedTry.prepare(rig);
-      const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
-      const outcome = attempt.run();
-      const held = await locking;
-      await rig.on(attempt.from, (client) =>
-        client.query("BEGIN; CREATE TABLE public.later (id int); PREPARE TRANSACTION 'makes_later'"),
-      );
-      held.release();
-      const message = expect.stringContaining('Changing: prepared transaction makes_later') as string;
-      expect(await outcome).toMatchObject({ type: 'PromotionBlocked', message });
-      await rig.on(attempt.from, (client) => client.query("ROLLBACK PREPARED 'makes_later'"));
-      await attempt.close();
-    });
-
-    it(`is not asked of writers while such a transaction lasts, ${direction}`, async () => {
-      const attempt = await WatchedTry.prepare(rig);
-      const { from } = attempt;
-      let isAsked = false;
-      const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before').then((held) => {
-        isAsked = true;
-        held.release();
-      });
-      await rig.on(from, async (loader) => {
-        await loader.query('BEGIN; CREATE TABLE public.later (id int)');
-        const outcome = attempt.run();
-        await sleep(1_500);
-        expect(isAsked).toBe(false);
-        await loader.query('ROLLBACK');
-        await locking;
-        expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
-      });
-      await carryOut('finish', rig.move(from));
-      await attempt.close();
-    });
-  }
-
-  it('what goes on beside it and makes no write of a moved table stops nothing: TRUNCATE at the fence, temporary tables', async () => {
-    const attempt = await WatchedTry.prepare(rig);
-    const { from } = attempt;
-    const deciding = attempt.stopAt(/SELECT verdigris\.decide/, 'before');
-    const outcome = attempt.run();
-    const held = await deciding;
-    await rig.on(from, (truncates) =>
-      rig.on(from, async (temporary) => {
-        const refused = truncates.query('TRUNCATE public.upserts').catch((error: unknown) => error);
-        await temporary.query('BEGIN; CREATE TEMP TABLE seen_before (id int); COMMIT');
-        await temporary.query('BEGIN; CREATE TEMP TABLE of_mine ON COMMIT DROP AS SELECT 1 AS id');
-        await until(temporary, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted");
-        held.release();
-        expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
-        expect(await refused).toMatchObject({ code: '25006' });
-        await temporary.query('ROLLBACK');
-      }),
-    );
-    await carryOut('finish', rig.move(from));
-    await attempt.close();
-  });
-
-  it('a database whose transactions are REPEATABLE READ by default shows what was committed while the lock was waited for', async () => {
-    const { from, close } = await repeatableRead();
-    const attempt = await WatchedTry.prepare(rig);
-    const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
-    const outcome = attempt.run({ maxHoldMs: 5_000, lockTimeoutMs: 4_000 });
-    const held = await locking;
-    await rig.on(from, async (writer) => {
-      await writer.query('BEGIN ISOLATION LEVEL READ COMMITTED');
-      await write(writer);
-      await writer.query('CREATE TABLE public.new_one (id int)');
-      held.release();
-      await rig.on(from, (client) => until(client, isWaitingForLock('verdigris promotion')));
-      await writer.query('COMMIT');
-    });
-    expect(await outcome).toMatchObject({ type: 'FenceTampered' });
-    await rig.on(from, (client) => client.query('DROP TABLE public.new_one'));
-    await attempt.close();
-    await close();
-  });
-
-  async function repeatableRead(): Promise<{ from: Side; close: () => Promise<void> }> {
-    const from = rig.primary;
-    const set = (value: string): Promise<void> =>
-      rig.on(from, async (client) => {
-        const database = client.escapeIdentifier(client.database ?? '');
-        await client.query(`ALTER DATABASE ${database} ${value}`);
-      });
-    await set("SET default_transaction_isolation = 'repeatable read'");
-    return { from, close: () => set('RESET default_transaction_isolation') };
-  }
-
-  it('its COMMIT waits for no notifier: heavy NOTIFY traffic of another database of the server', async () => {
-    const attempt = await WatchedTry.prepare(rig);
-    const { from } = attempt;
-    const heard = { blue: 0, green: 0 };
-    const elsewhere = { ...rig.databases[from].config, database: 'postgres' };
-    // Each 10 MB are written under the lock that all notifiers of the server share.
-    const traffic = "SELECT pg_notify('elsewhere', repeat('x', 2000) || i) FROM generate_series(1, 5000) i";
-    await rig.on('blue', (onBlue) =>
-      rig.on('green', async (onGreen) => {
-        onBlue.on('notification', () => heard.blue++);
-        onGreen.on('notification', () => heard.green++);
-        for (const client of [onBlue, onGreen]) await client.query('LISTEN verdigris_route');
-        const committing = attempt.stopAt(/; COMMIT$/, 'before');
-        const outcome = attempt.run({ maxHoldMs: 20_000, lockTimeoutMs: 20 });
-        const held = await committing;
-        const before = { ...heard };
-        const notifiers = [1, 2, 3, 4].map(() => withClient(elsewhere, (client) => client.query(traffic)));
-        await rig.on(from, (client) => until(client, WAITS_FOR_NOTIFY));
-        held.release();
-        expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
-        await Promise.all(notifiers);
-        // Routers that listen to either side hear of it.
-        await expect.poll(() => heard.blue > before.blue && heard.green > before.green, { timeout: 5_000 }).toBe(true);
-      }),
-    );
-    await carryOut('finish', rig.move(from));
-    await attempt.close();
   });
 
   it.each([

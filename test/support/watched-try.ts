@@ -6,6 +6,9 @@ import { otherSide, type Side } from '../../src/side.js';
 import type { PromotionRig } from './promotion-rig.js';
 import { StatementProxy, type Held, type When } from './statement-proxy.js';
 
+/** The statement by which a promotion begins its hold. */
+export const LOCKS_WRITERS_OUT = /READ COMMITTED; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/;
+
 /** One try of a promotion in this process, which can be stopped at any statement to the side that gives writes away. */
 export class WatchedTry {
   private end: (outcome: Promoted | Error) => void = () => undefined;
