@@ -1,7 +1,9 @@
 import { afterEach, describe, expect, it } from 'vitest';
+import { releaseDatabase } from '../../src/postgres/ownership.js';
 import { readOwner } from '../../src/postgres/state.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
 import { openSession } from '../../src/postgres/session.js';
+import { otherSide } from '../../src/side.js';
 import { Patient, terminatedRun, doctor, closePatients } from '../support/doctor-patient.js';
 
 afterEach(closePatients);
@@ -94,5 +96,57 @@ describe('verdigris doctor --clean', () => {
     await patient.on('green', (s) => s.query('DROP VIEW public.parsed'));
     expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
     expect(await patient.left('green')).toEqual([]);
+  });
+
+  it('keeps a green fenced that has been primary, when writes are back on blue', async () => {
+    const patient = await (await Patient.create()).promoted();
+    await patient.promoted('green');
+    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
+    expect(await patient.writable()).toEqual(['blue']);
+    expect(await patient.left('blue')).toEqual([]);
+    expect(await doctor('--who-is-primary')).toMatchObject({
+      code: 0,
+      text: expect.stringMatching(/^primary {2}blue/) as string,
+    });
+  });
+
+  it('with a side away says what is certain, cleans the other one, and never says a password', async () => {
+    const patient = await (await Patient.create()).fenced();
+    patient.away('green');
+    expect(await doctor('--who-is-primary')).toMatchObject({
+      code: 0,
+      text: expect.stringMatching(/^primary {2}blue/) as string,
+    });
+    const cleaned = await doctor('--clean', '--yes');
+    expect(cleaned.code).toBe(1);
+    expect(cleaned.text).not.toContain('FAILED');
+    expect(cleaned.text).not.toContain('secret-word');
+    expect(await patient.left('blue')).toEqual([]);
+
+    process.env['VERDIGRIS_CONNECTION_DOCTOR_GREEN'] = patient.green.uri;
+    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
+    expect(await patient.left('green')).toEqual([]);
+  });
+
+  it('touches nothing where the names are mixed up, or where nothing of Verdigris is', async () => {
+    const patient = await Patient.create();
+    expect(await doctor('--who-is-primary')).toMatchObject({
+      code: 1,
+      text: expect.stringContaining('neither side knows a run') as string,
+    });
+    await patient.replicated();
+    await patient.on('blue', (s) =>
+      releaseDatabase(s, { runId: patient.runId, migration: patient.migration }, 'rolledBack'),
+    );
+    const { blue, green } = patient;
+    process.env['VERDIGRIS_CONNECTION_DOCTOR_BLUE'] = green.uri;
+    process.env['VERDIGRIS_CONNECTION_DOCTOR_GREEN'] = blue.uri;
+    const left = await patient.left('blue');
+    const mixed = await doctor('--clean', '--yes');
+    expect(mixed).toMatchObject({
+      code: 1,
+      text: expect.stringContaining(`given as blue is the ${otherSide('blue')} of`) as string,
+    });
+    expect(await patient.left('blue')).toEqual(left);
   });
 });

@@ -11,11 +11,9 @@ import { armFence } from '../../src/postgres/fence.js';
 import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { installTrigger } from '../../src/postgres/migrate/install-trigger.js';
 import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
-import { releaseDatabase } from '../../src/postgres/ownership.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { inTransaction } from '../../src/postgres/session.js';
 import { readOwner } from '../../src/postgres/state.js';
-import { otherSide } from '../../src/side.js';
 import { temporalClient, testTemporal } from '../support/temporal.js';
 import { Patient, type Said, doctor, closePatients } from '../support/doctor-patient.js';
 
@@ -173,18 +171,6 @@ describe('verdigris doctor', () => {
     expect(await doctor('--close', '--yes')).toMatchObject({ code: 1 });
   });
 
-  it('keeps a green fenced that has been primary, when writes are back on blue', async () => {
-    const patient = await (await Patient.create()).promoted();
-    await patient.promoted('green');
-    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
-    expect(await patient.writable()).toEqual(['blue']);
-    expect(await patient.left('blue')).toEqual([]);
-    expect(await doctor('--who-is-primary')).toMatchObject({
-      code: 0,
-      text: expect.stringMatching(/^primary {2}blue/) as string,
-    });
-  });
-
   it('removes the event triggers of the run, and no others', async () => {
     const patient = await (await Patient.create()).replicated();
     for (const side of ['blue', 'green'] as const) {
@@ -305,45 +291,5 @@ describe('verdigris doctor', () => {
     if (verdict.kind !== 'nobody') throw new Error('it was half done');
     await expect(openDecided(patient.databases, patient.migration, verdict)).rejects.toMatchObject({ code: 'VDEPO' });
     expect(await patient.writable()).toEqual([]);
-  });
-
-  it('with a side away says what is certain, cleans the other one, and never says a password', async () => {
-    const patient = await (await Patient.create()).fenced();
-    patient.away('green');
-    expect(await doctor('--who-is-primary')).toMatchObject({
-      code: 0,
-      text: expect.stringMatching(/^primary {2}blue/) as string,
-    });
-    const cleaned = await doctor('--clean', '--yes');
-    expect(cleaned.code).toBe(1);
-    expect(cleaned.text).not.toContain('FAILED');
-    expect(cleaned.text).not.toContain('secret-word');
-    expect(await patient.left('blue')).toEqual([]);
-
-    process.env['VERDIGRIS_CONNECTION_DOCTOR_GREEN'] = patient.green.uri;
-    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
-    expect(await patient.left('green')).toEqual([]);
-  });
-
-  it('touches nothing where the names are mixed up, or where nothing of Verdigris is', async () => {
-    const patient = await Patient.create();
-    expect(await doctor('--who-is-primary')).toMatchObject({
-      code: 1,
-      text: expect.stringContaining('neither side knows a run') as string,
-    });
-    await patient.replicated();
-    await patient.on('blue', (s) =>
-      releaseDatabase(s, { runId: patient.runId, migration: patient.migration }, 'rolledBack'),
-    );
-    const { blue, green } = patient;
-    process.env['VERDIGRIS_CONNECTION_DOCTOR_BLUE'] = green.uri;
-    process.env['VERDIGRIS_CONNECTION_DOCTOR_GREEN'] = blue.uri;
-    const left = await patient.left('blue');
-    const mixed = await doctor('--clean', '--yes');
-    expect(mixed).toMatchObject({
-      code: 1,
-      text: expect.stringContaining(`given as blue is the ${otherSide('blue')} of`) as string,
-    });
-    expect(await patient.left('blue')).toEqual(left);
   });
 });
