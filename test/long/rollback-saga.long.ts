@@ -25,6 +25,39 @@ describe.concurrent('compensation begins when the running activities have really
 });
 
 describe.concurrent('compensation runs to its end', () => {
+  it('also where blue is lost before what was decided is finished: it says so, and hears `retire`', async () => {
+    const run = await runs.begin({
+      promote: (own, _ref, from) => {
+        if (own.writesOn === 'blue') return own.move(from);
+        // As of a server that is away: tried again by Temporal, without end where nobody bounds it.
+        throw ApplicationFailure.create({ type: 'ConnectionFailed', message: 'blue is away', nonRetryable: false });
+      },
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await until(run.handle, 'told', (s) => /^finishing what was decided.*blue is away/.test(s.waiting?.why ?? ''));
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect((await failureOf(run)).cause?.message).toMatch(/writes stay on green/);
+    expect(run.writesOn).toBe('green');
+  });
+
+  it('however long it is refused: what somebody mends does not end it', async () => {
+    let isMended = false;
+    const refusing = <T>(work: () => T): T => {
+      if (isMended) return work();
+      throw ApplicationFailure.nonRetryable('password authentication failed', 'ConnectionFailed');
+    };
+    const run = await runs.begin({
+      whereWritesAre: (own) => refusing(() => ({ writesOn: own.writesOn, epoch: own.epoch })),
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await until(run.handle, 'blocked', (s) => /^asking the databases.*password/.test(s.waiting?.why ?? ''));
+    isMended = true;
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(run.writesOn).toBe('blue');
+  });
+
   it('but takes nothing away that writes on green need, when they are to stay there', async () => {
     const run = await runs.begin({
       promote: (own, _ref, from) => {

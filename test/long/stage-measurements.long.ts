@@ -1,5 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { StageEvidence } from '../../activities/stage-measurements.js';
+import type { Verdict } from '../../activities/stage-verdict.js';
+import type { Plan } from '../../src/plan/schema.js';
 import { until } from '../router/sides.js';
 import { MeasuredStages, said } from '../support/measured-stages.js';
 import { StageByActivities } from '../support/stage-by-activities.js';
@@ -20,6 +22,30 @@ describe('the measurements of a stage', () => {
     measured = new MeasuredStages(sources);
   });
   afterEach(() => measured.close());
+
+  /** After three measurements of Prometheus. */
+  async function decided(plan: Plan): Promise<Verdict> {
+    const measurements = await measured.measure(plan);
+    expect(said(plan, measurements).outcome).not.toMatch(/pass|fail/);
+    const has = ({ outcome }: { outcome: string }): boolean => outcome !== 'inconclusive';
+    await until(() => [said(plan, measurements), ...said(plan, measurements).evidence].every(has), 30_000);
+    return said(plan, measurements);
+  }
+
+  const checkout = { metric: 'prometheus', name: 'checkout', query: 'failed', max: 0.01 } as const;
+  const search = { metric: 'prometheus', name: 'search', connection: 'here', query: 'slow', max: 1 } as const;
+
+  test('a gate that is a dry run fails and is shown, and the stage passes', async () => {
+    answers.numbers = { failed: '50', slow: '0' };
+    const plan = planWith({ gates: [search, { ...checkout, connection: 'here', dryRun: true }] });
+    const counts = planWith({ gates: [search, { ...checkout, connection: 'here' }] });
+    const [verdict, counted] = await Promise.all([decided(plan), decided(counts)]);
+    expect(verdict).toMatchObject({
+      outcome: 'pass',
+      evidence: [{ outcome: 'pass' }, { metric: 'prometheus: checkout', outcome: 'fail', dryRun: true }],
+    });
+    expect(counted.outcome).toBe('fail');
+  });
 
   test('a good sample passes no more when the application has lost green, nor at another worker, until it reaches it again', async () => {
     const plan = planWith({ gates: [{ metric: 'errorRate', max: 0.001 }] });
@@ -49,6 +75,17 @@ describe('a stage by its activities', () => {
     staged = await StageByActivities.create(sources, 'stage_measured');
   });
   afterAll(() => staged.sides.drop());
+
+  test('that leaves blue enough compares with blue of now', async () => {
+    await staged.sides.reset();
+    const plan = planWith({ gates: [RISE], maxStageDuration: '1s' });
+    answers.numbers = { seconds_blue: '10', seconds_green: '12' };
+    await staged.open(plan, 50);
+    answers.numbers = { seconds_blue: '30', seconds_green: '32' };
+    const { outcome, evidence } = await staged.judged(plan, 50);
+    expect(evidence[0]?.because).toBe('"seconds" is 32; at most 5 above blue\'s 30 is allowed');
+    expect(outcome).toBe('pass');
+  });
 
   test('that leaves blue no reads compares green with blue as Prometheus showed it before, and waits until the metrics pages confirm it', async () => {
     const plan = planWith({ gates: [RISE], maxStageDuration: '1s' });
