@@ -79,11 +79,4 @@ describe('a PostgreSQL server of our own', () => {
     expect(existsSync(server.dataDirectory)).toBe(false);
     await server.stop();
   });
-
-  it('can be frozen as a whole and still be stopped', async () => {
-    const server = await startPostgres({ version: 15, settings: { fsync: 'off' } });
-    server.kill('SIGSTOP', 'all');
-    await server.stop();
-    expect(existsSync(server.dataDirectory)).toBe(false);
-  });
 });

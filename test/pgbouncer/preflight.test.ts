@@ -1,10 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
-import { checkPgBouncers } from '../../src/pgbouncer/preflight.js';
-import { parsePlan } from '../../src/plan/parse.js';
 import { PooledPair } from '../support/pooled-pair.js';
-import { withClient } from '../support/postgres.js';
+import { poolerAdmin, poolerFindings } from '../support/pooler-preflight.js';
 
 const isThere = findPgBouncer() !== undefined;
 if (!isThere) process.stdout.write('SKIPPED the preflight of PgBouncer: pgbouncer is not installed\n');
@@ -19,26 +17,8 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
 
   afterAll(async () => pair.close());
 
-  async function findings(more: { file?: string; connection?: string; pauseTimeout?: string } = {}): Promise<string[]> {
-    const { port, user, password } = pair.clientOf(0);
-    const file = more.file ?? pair.poolers[0]?.file ?? '';
-    const { connection = 'pool', pauseTimeout = '1s' } = more;
-    const parsed = parsePlan({
-      ...{ name: pair.migration, blue: { connection: 'a' }, green: { connection: 'b' } },
-      traffic: { stages: [], pgbouncer: { databases: ['orders'], instances: [{ connection, file }], pauseTimeout } },
-    });
-    if (!('plan' in parsed)) throw new Error('the plan is not one');
-    const environment = { VERDIGRIS_CONNECTION_POOL: `postgres://${user}:${password}@127.0.0.1:${port}/pgbouncer` };
-    const found = await checkPgBouncers(parsed.plan, pair.databases, environment);
-    expect(found.map(({ message, remedy }) => `${message} ${remedy}`).join()).not.toContain('secret');
-    return found.map(({ severity, check }) => `${severity} ${check}`).sort();
-  }
-
-  async function admin(...commands: string[]): Promise<void> {
-    await withClient({ ...pair.clientOf(0), database: 'pgbouncer' }, async (console) => {
-      for (const command of commands) await console.query(command);
-    });
-  }
+  const findings = (more?: Parameters<typeof poolerFindings>[1]): Promise<string[]> => poolerFindings(pair, more);
+  const admin = (...commands: string[]): Promise<void> => poolerAdmin(pair, ...commands);
 
   it('finds nothing where all is well, and leaves the file as it is', async () => {
     const before = readFileSync(pair.poolers[0]?.file ?? '', 'utf8');
@@ -68,27 +48,5 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
     await pair.poolers[0]?.stopProcess();
     expect(await findings()).toEqual(['error pgbouncer-console']);
     await pair.poolers[0]?.restart();
-  });
-
-  it('refuses a way to green that leads nowhere, or to blue, and a pause', async () => {
-    const file = pair.poolers[0]?.file ?? '';
-    const right = readFileSync(file, 'utf8');
-    const blue = /^orders_blue = (.*)$/m.exec(right)?.[1] ?? '';
-    for (const [entry, found] of [
-      ['host=127.0.0.1 port=1 dbname=nowhere', ['error pgbouncer-reach']],
-      [blue, ['error pgbouncer-entries', 'error pgbouncer-reach']],
-    ] as const) {
-      writeFileSync(file, right.replace(/^orders_green = .*$/m, `orders_green = ${entry}`));
-      // A server that is not there takes its time to be found out: asked once.
-      if (entry === blue) expect(await findings()).toContain('error pgbouncer-file');
-      await admin('RELOAD');
-      expect(await findings()).toEqual(found);
-    }
-    writeFileSync(file, right);
-    await admin('RELOAD', 'PAUSE orders');
-    // A server connection of the wrong entry may be there for a moment yet.
-    await expect.poll(() => findings(), { timeout: 10_000 }).toEqual(['error pgbouncer-entries']);
-    await admin('RESUME orders');
-    expect(await findings()).toEqual([]);
   });
 });

@@ -132,41 +132,6 @@ test('a green that hangs slows no caller, and no more reads are mirrored than ar
   await proxy.down();
 });
 
-test('a green that freezes keeps no slot, and close() does not wait for it', async () => {
-  const name = 'router of the frozen green';
-  const router = await mirroring({
-    mirror: { share: 1, concurrency: 1 },
-    green: { ...sides.green.config, application_name: name },
-  });
-  const frozen = new Set<number>();
-  /** Its link is left alone where it is only the mirror that is frozen. */
-  const freeze = async (last: string): Promise<void> => {
-    const text = 'SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND query LIKE $2';
-    for (const { pid } of await sides.sql<{ pid: number }>('green', text, [name, last])) {
-      process.kill(pid, 'SIGSTOP');
-      frozen.add(pid);
-    }
-  };
-  try {
-    await router.read('u', ALL);
-    await judged(router, 1);
-    await freeze('ROLLBACK');
-    await router.read('u', ALL);
-    await judged(router, 2);
-    expect(await outcomes(router, 'skipped')).toBe(1);
-    await router.read('u', ALL);
-    await judged(router, 3);
-    expect(await outcomes(router, 'same')).toBe(2);
-    await freeze('%');
-    await router.read('u', ALL);
-    const started = performance.now();
-    await router.close();
-    expect(performance.now() - started).toBeLessThan(2_000);
-  } finally {
-    for (const pid of frozen) process.kill(pid, 'SIGCONT');
-  }
-});
-
 test('several statements in one text pass', async () => {
   const router = await mirroring();
   await router.read('u', 'SELECT 1; SELECT 2');

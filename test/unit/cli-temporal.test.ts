@@ -146,18 +146,6 @@ describe('a run that is not there', () => {
   });
 });
 
-it('a server that is not there is said with its address', async () => {
-  const { code, note } = await (async () => {
-    const notes: string[] = [];
-    const ended = await run(['status', 'x', '--address', '127.0.0.1:1'], {
-      out: () => undefined,
-      note: (t) => notes.push(t),
-    });
-    return { code: ended, note: notes.join('\n') };
-  })();
-  expect([code, note]).toEqual([2, expect.stringContaining('no Temporal server answers at 127.0.0.1:1')]);
-});
-
 describe('a run that a worker serves', () => {
   it('is shown, watched, approved and refused', async () => {
     const { name, path, taskQueue } = await planFile();

@@ -1,0 +1,19 @@
+import { afterAll, beforeAll, describe, it } from 'vitest';
+import { MovedRig } from '../support/moved-rig.js';
+
+/* Right after the decision; right before it: test/postgres/promotion-faults.test.ts. */
+
+describe('a promotion whose worker is killed', () => {
+  let moved: MovedRig;
+
+  beforeAll(async () => {
+    moved = await MovedRig.create('promotion faults');
+  });
+
+  afterAll(() => moved.rig.close());
+
+  it.each([['kill', 'after', /; COMMIT$/]] as const)(
+    '%s %s %s: another worker ends it, and every write is there once',
+    (fault, when, text) => moved.endsWell(fault, when, text),
+  );
+});
