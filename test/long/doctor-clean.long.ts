@@ -97,7 +97,9 @@ describe('verdigris doctor --clean', () => {
     expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
     expect(await patient.left('green')).toEqual([]);
   });
+});
 
+describe('verdigris doctor', () => {
   it('keeps a green fenced that has been primary, when writes are back on blue', async () => {
     const patient = await (await Patient.create()).promoted();
     await patient.promoted('green');
