@@ -1,5 +1,4 @@
 import { AUTOVACUUM, type Blocker } from './blockers.js';
-import { MAX_BLOCKING_MS } from './lock-watch.js';
 import type { Session } from './session.js';
 
 /*
@@ -33,10 +32,14 @@ export function autovacuumYields(local: boolean): string {
 export class LockTimeouts {
   #longer = 0;
 
-  /** @param briefMs that of every other try, ms */
+  /**
+   * @param briefMs that of every other try, ms
+   * @param longestMs of a longer one: where the autovacuum would yield only later, all tries are brief
+   */
   constructor(
     private readonly session: Session,
     private readonly briefMs: number,
+    private readonly longestMs: number,
   ) {}
 
   /**
@@ -49,7 +52,7 @@ export class LockTimeouts {
     if (!onlyAutovacuum || this.#longer === LONGER_TRIES) return this.briefMs;
     const yieldsAfter = await yieldsAfterMs(this.session);
     const longer = yieldsAfter + ENDS_WITHIN_MS;
-    if (yieldsAfter < this.briefMs || longer > MAX_BLOCKING_MS) return this.briefMs;
+    if (yieldsAfter < this.briefMs || longer > this.longestMs) return this.briefMs;
     this.#longer++;
     return longer;
   }

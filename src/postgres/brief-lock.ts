@@ -1,8 +1,8 @@
 import { autovacuumYields, LockTimeouts } from './autovacuum.js';
 import { restoreEventTriggers, silenceEventTriggers } from './event-triggers.js';
-import { LockWatch, gaveWay, lockNotHad, type Encounter } from './lock-watch.js';
+import { LockWatch, MAX_BLOCKING_MS, gaveWay, lockNotHad, type Encounter } from './lock-watch.js';
 import { backendPid } from './migrate/step-context.js';
-import { retryOnLock, type LockRetryOptions } from './retry.js';
+import { RETRY_FOR_MS, retryOnLock, type LockRetryOptions } from './retry.js';
 import { openBeside, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, TRY_AGAIN, sqlState } from './sqlstate.js';
 
@@ -32,15 +32,19 @@ export type BriefLock = <T>(
   options?: LockRetryOptions,
 ) => Promise<T>;
 
-/**
- * For pieces of DDL one after the other: the session is made ready for all of them once.
- *
- * @param tryMs how long one try waits for its lock, ms. Longer where nothing but an autovacuum is in the way
- */
+/** How long one try may wait for its lock, ms. */
+export interface TryLimits {
+  /** Default 500. */
+  readonly tryMs: number;
+  /** Where nothing but an autovacuum is in the way, if that yields within it; never more than all tries have. Default MAX_BLOCKING_MS. */
+  readonly longestMs: number;
+}
+
+/** For pieces of DDL one after the other: the session is made ready for all of them once. */
 export async function briefLocks<T>(
   session: Session,
   work: (lock: BriefLock) => Promise<T>,
-  tryMs = LOCK_TIMEOUT_MS,
+  { tryMs = LOCK_TIMEOUT_MS, longestMs = MAX_BLOCKING_MS }: Partial<TryLimits> = {},
 ): Promise<T> {
   const watch = new LockWatch({
     connect: () => openBeside(session, { purpose: 'watch locks' }),
@@ -48,28 +52,29 @@ export async function briefLocks<T>(
   });
   const before = await makeReady(session, tryMs);
   try {
-    return await work((object, piece, options = {}) => lockBriefly({ session, watch, tryMs }, object, piece, options));
+    return await work((object, piece, options = {}) =>
+      lockBriefly({ session, watch, tryMs, longestMs }, object, piece, options),
+    );
   } finally {
     await restore(session, before).catch(() => undefined);
     await watch.close();
   }
 }
 
-interface Ready {
+interface Ready extends TryLimits {
   readonly session: Session;
   readonly watch: LockWatch;
-  readonly tryMs: number;
 }
 
 async function lockBriefly<T>(
-  { session, watch, tryMs }: Ready,
+  { session, watch, tryMs, longestMs }: Ready,
   object: string,
   work: (tryMs: number) => Promise<T>,
   options: LockRetryOptions,
 ): Promise<T> {
   let met: Encounter = { waitedFor: [], heldUp: [] };
   let current = tryMs;
-  const timeouts = new LockTimeouts(session, tryMs);
+  const timeouts = new LockTimeouts(session, tryMs, Math.min(longestMs, options.forMs ?? RETRY_FOR_MS));
   const wait = async (ms: number): Promise<void> => {
     if (ms !== current) await session.query(`SELECT set_config('lock_timeout', $1, false)`, [String(ms)]);
     current = ms;

@@ -76,7 +76,8 @@ async function eachTable<Table extends TableName>(
         await work(table, briefLock);
       }
     },
-    TRY_MS,
+    // A longer one keeps no writer waiting: see haveAutovacuumYield().
+    { tryMs: TRY_MS, longestMs: Infinity },
   );
 }
 

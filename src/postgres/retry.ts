@@ -2,8 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { TRY_AGAIN, sqlState } from './sqlstate.js';
 import type { Session } from './session.js';
 
+/** How long to go on trying, where nothing else is said. */
+export const RETRY_FOR_MS = 60_000;
+
 export interface LockRetryOptions {
-  /** How long to go on trying. Default 60 s. */
+  /** How long to go on trying. Default RETRY_FOR_MS. */
   readonly forMs?: number;
   readonly signal?: AbortSignal | undefined;
   /** Told about each failed try. */
@@ -17,7 +20,7 @@ export interface LockRetryOptions {
  * @throws the last error when the time is over.
  */
 export async function retryOnLock<T>(work: () => Promise<T>, options: LockRetryOptions = {}): Promise<T> {
-  const deadline = Date.now() + (options.forMs ?? 60_000);
+  const deadline = Date.now() + (options.forMs ?? RETRY_FOR_MS);
   for (let attempt = 1; ; attempt++) {
     try {
       return await work();

@@ -152,6 +152,24 @@ describe.each([[15 as const], [18 as const]])('an autovacuum on PostgreSQL %s', 
     }
   });
 
+  it('gives way where the server has a longer deadlock_timeout than the application may be kept waiting', async () => {
+    await app.query(`ALTER DATABASE ${db.database} SET deadlock_timeout = '4s'`);
+    const { session, database } = await ours('migrator');
+    try {
+      await letVacuum(SLOWLY);
+      const { failed, took, longestWrite } = await timed(() => armFence(session, [T]));
+      expect(failed).toBeUndefined();
+      expect(took).toBeLessThan(10_000);
+      expect(longestWrite).toBeLessThan(FENCE_MS);
+      await vacuumIsAtWork();
+      await shortLocks(contextOn(database, session), session, { object: 'table t', tryForMs: 10_000 }, () =>
+        session.query('ALTER TABLE public.t ADD COLUMN b int'),
+      );
+    } finally {
+      await closeSession(session);
+    }
+  });
+
   it('is named as one that yields to nobody where it prevents wraparound, and keeps no writer waiting', async () => {
     const { session } = await ours('migrator');
     try {

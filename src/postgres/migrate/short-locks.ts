@@ -105,10 +105,12 @@ async function againAndAgain<T>(
   options: ShortLocks & Pick<Partial<AloneLocks>, 'afterFailure'>,
   attempt: (lockTimeoutMs: number) => Promise<T>,
 ): Promise<T> {
-  const deadline = performance.now() + (options.tryForMs ?? TRY_FOR_MS);
+  const tryForMs = options.tryForMs ?? TRY_FOR_MS;
+  const deadline = performance.now() + tryForMs;
   let met: Encounter = { waitedFor: [], heldUp: [] };
   let waysGiven = 0;
-  const timeouts = new LockTimeouts(session, LOCK_TIMEOUT_MS);
+  // However long a try is: whom it holds up, the watch protects.
+  const timeouts = new LockTimeouts(session, LOCK_TIMEOUT_MS, tryForMs);
   const watch = new LockWatch({
     connect: () => context.connect('watch locks'),
     ours: { pid: backendPid(session) },
