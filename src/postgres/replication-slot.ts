@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../errors.js';
 import { backendPid } from './migrate/step-context.js';
 import { closeSession, openBeside, type Session } from './session.js';
 import { sqlState } from './sqlstate.js';
@@ -57,6 +58,7 @@ export interface SlotWatch {
  * begins with nothing. So it is made without one, on a session of its own.
  *
  * @throws the signal's reason when it is aborted; no half-made slot is left then.
+ * @throws VerdigrisError NameTaken when the server has another slot of that name.
  */
 export async function ensureSlot(
   session: Session,
@@ -73,6 +75,7 @@ export async function ensureSlot(
         return;
       } catch (error) {
         if (sqlState(error) !== DUPLICATE_OBJECT) throw error;
+        await refuseTakenName(session, name, error);
         continue;
       }
     }
@@ -80,6 +83,29 @@ export async function ensureSlot(
     options.onWait?.(await oldestWriter(session));
     await sleep(WATCH_EVERY_MS, undefined, { signal: options.signal });
   }
+}
+
+/** Slots are of the whole server: one of another database, or a physical one, never becomes ours. */
+async function refuseTakenName(session: Session, name: string, cause: unknown): Promise<void> {
+  const { rows } = await session.query<{ database: string | null }>(
+    `SELECT database FROM pg_replication_slots
+      WHERE slot_name = $1 AND database IS DISTINCT FROM current_database()`,
+    [name],
+  );
+  const [other] = rows;
+  if (other === undefined) return;
+  throw new VerdigrisError({
+    type: 'NameTaken',
+    message: `the server has a slot "${name}" already, ${describeOwner(other.database)}: the run needs one of that name`,
+    nextStep:
+      'give the plan another name: those that differ only in "-" and "_" have the same slots; or end the run that the slot is of, and see verdigris doctor',
+    cause,
+  });
+}
+
+/** Whose a slot of the server is, for people. @param database null for a physical slot */
+export function describeOwner(database: string | null): string {
+  return database === null ? 'a physical one' : `of its database "${database}"`;
 }
 
 async function makeSlot(session: Session, name: string, options: Omit<SlotWatch, 'session'>): Promise<void> {

@@ -60,3 +60,44 @@ describe.each([testedVersion('pg15')])('a slot on %s that waits for a writer', (
     await dead.end();
   });
 });
+
+describe('a slot whose name the server has given to another one', () => {
+  let db: TestDatabase;
+  let other: TestDatabase;
+  let session: Session;
+  let elsewhere: Session;
+
+  beforeAll(async () => {
+    db = await testDatabase('pg15', 'slot_name');
+    other = await testDatabase('pg15', 'slot_elsewhere');
+    session = await openSession(asDatabase(db, 'blue'), { purpose: 'test' });
+    elsewhere = await openSession(asDatabase(other, 'blue'), { purpose: 'test' });
+  });
+  afterAll(async () => {
+    await closeSession(session);
+    await closeSession(elsewhere);
+    await db.drop();
+    await other.drop();
+  });
+
+  it.each([
+    [
+      'of another database',
+      `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`,
+      /of its database ".*slot_else/,
+    ],
+    ['a physical one', 'SELECT pg_create_physical_replication_slot($1)', /a physical one/],
+  ])('is refused: %s', async (_, make, whose) => {
+    const name = `taken_${db.database}`.slice(0, 60);
+    await elsewhere.query(make, [name]);
+    try {
+      const making = ensureSlot(session, name, { signal: AbortSignal.timeout(5_000) });
+      await expect(making).rejects.toMatchObject({
+        type: 'NameTaken',
+        message: expect.stringMatching(whose) as string,
+      });
+    } finally {
+      await elsewhere.query('SELECT pg_drop_replication_slot($1)', [name]);
+    }
+  });
+});

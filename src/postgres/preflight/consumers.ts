@@ -1,5 +1,6 @@
 import { directionTo } from '../feed.js';
 import { otherSide } from '../../side.js';
+import { describeOwner } from '../replication-slot.js';
 import { streamNames } from '../streams.js';
 import { readOtherSubscriptions } from '../unmoved-contents.js';
 import { listed } from './finding.js';
@@ -40,7 +41,7 @@ export const slotNames: SideCheck = {
     return rows.map(({ name, database }): Found => ({
       severity: 'error',
       object: name,
-      message: `the server of ${side} has a slot "${name}" already, ${database === null ? 'a physical one' : `of its database "${database}"`}: the run needs one of that name`,
+      message: `the server of ${side} has a slot "${name}" already, ${describeOwner(database)}: the run needs one of that name`,
       remedy:
         'Give the plan another name: those that differ only in "-" and "_" have the same slots. Or end the run that the slot is of, and see verdigris doctor',
     }));
