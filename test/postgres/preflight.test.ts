@@ -231,6 +231,50 @@ describe('preflight', () => {
     }
   });
 
+  it('only warns of triggers that write nothing but tables which the plan leaves out and green has', async () => {
+    const bodies: Readonly<Record<string, string>> = {
+      audits:
+        'INSERT INTO kept.audit (what) VALUES (NEW.body) ON CONFLICT (id) DO UPDATE SET what = NEW.body; RETURN NULL',
+      of_any_schema: 'UPDATE ONLY Audit SET what = NEW.body; RETURN NULL',
+      comments: '/* TRUNCATE kept.notes */ RETURN NULL -- DELETE FROM kept.notes\n',
+      caches: 'DELETE FROM kept.cache; RETURN NULL',
+      stamps: 'DELETE FROM kept.cache; NEW.at := now(); RETURN NEW',
+      and_moved: 'INSERT INTO kept.audit (what) VALUES (NEW.body); DELETE FROM kept."Moved" m; RETURN NULL',
+      dynamic: 'EXECUTE format($$INSERT INTO kept.%I VALUES (1)$$, TG_ARGV[0]); RETURN NULL',
+      pieces:
+        'INSERT INTO kept.audit (what) VALUES (NEW.body); EXECUTE $$DELETE $$ || $$FROM kept.notes$$; RETURN NULL',
+      through_view: 'INSERT INTO kept.seen VALUES (NEW.id); RETURN NULL',
+      several: 'TRUNCATE kept.audit, kept."Moved"; RETURN NULL',
+      not_there: 'INSERT INTO kept.later VALUES (1); RETURN NULL',
+    };
+    const made = Object.entries(bodies).map(
+      ([name, body]) => `CREATE FUNCTION kept.${name}() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN ${body}; END $f$;
+        CREATE TRIGGER ${name} ${name === 'stamps' ? 'BEFORE' : 'AFTER'} INSERT ON kept.notes FOR EACH ROW EXECUTE FUNCTION kept.${name}();
+        ALTER TABLE kept.notes ENABLE ALWAYS TRIGGER ${name};`,
+    );
+    await onBlue(`CREATE SCHEMA kept; CREATE TABLE kept.audit (id serial PRIMARY KEY, what text);
+      CREATE TABLE kept."Moved" (id int PRIMARY KEY); CREATE UNLOGGED TABLE kept.cache (id int PRIMARY KEY);
+      CREATE VIEW kept.seen AS SELECT id FROM kept."Moved";
+      CREATE TABLE kept.notes (id int PRIMARY KEY, body text, at timestamptz); ${made.join('\n')}`);
+    undo.push(() => onBlue('DROP SCHEMA kept CASCADE'));
+    const severities = async (method: 'standby' | 'copy'): Promise<Record<string, string>> => {
+      const found = only(
+        await check({ bootstrap: { method }, tables: { exclude: ['kept.audit'] } }),
+        'replica-triggers',
+      ).filter(({ object }) => object?.startsWith('kept.'));
+      return Object.fromEntries(found.map(({ severity, object = '' }) => [object.split('.')[2], severity]));
+    };
+    const errors = Object.fromEntries(
+      ['and_moved', 'dynamic', 'not_there', 'pieces', 'several', 'stamps', 'through_view'].map((name) => [
+        name,
+        'error',
+      ]),
+    );
+    const copied = { ...errors, comments: 'warning', caches: 'warning' };
+    expect(await severities('standby')).toEqual({ ...copied, audits: 'warning', of_any_schema: 'warning' });
+    expect(await severities('copy')).toEqual({ ...copied, audits: 'error', of_any_schema: 'error' });
+  });
+
   it('computes what calls functions of users with an empty search_path, and refuses those that name something without its schema', async () => {
     await onBlue(`
       CREATE SCHEMA fx;

@@ -1,4 +1,5 @@
 import { formatTableName } from '../../plan/table-name.js';
+import { harms, type Harm, type WritingCode } from './applied-harm.js';
 import { ident } from '../identifier.js';
 import { planWork } from '../migrate/plan-work.js';
 import type { Side } from '../../side.js';
@@ -25,13 +26,14 @@ const ASSIGNS = String.raw`\m${NEW_ROW}:=|(;|\m(then|else|begin|loop))\s*${NEW_R
 /** Not a function of the row alone: the time, a random or a next value, what was there and something more. */
 const EACH_TIME_ANOTHER = String.raw`\m(?:now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random|gen_random_uuid|uuidv[47]|uuid_generate_v\w+|nextval|txid_current|pg_current_xact_id)\s*\(|\m(?:current_(?:date|time|timestamp|user|role)|localtime|localtimestamp|session_user)\M|\mnew\.(\w+)\s*:?=\s*new\.\1\s*(?:[-+*/]|\|\|)`;
 
-interface ReplicaTrigger {
+/** Apply fires row triggers only. A function that looks at session_replication_role tells itself what to leave out. */
+const FOR_APPLIED = `t.tgtype & 1 <> 0 AND p.prosrc !~* 'session_replication_role'`;
+
+interface ReplicaTrigger extends WritingCode {
   readonly table: number;
   readonly object: string;
   readonly enabled: 'A' | 'R';
   readonly on_update: boolean;
-  /** What it would do to rows that are applied, by the text of its function; null where nothing is seen. */
-  readonly harm: 'writes' | 'assigns' | null;
   /** Of UPDATE OF; none for any. */
   readonly columns: readonly string[];
 }
@@ -44,21 +46,23 @@ export const replicaTriggers: SideCheck = {
     const { rows } = await session.query<ReplicaTrigger>(
       `SELECT t.tgrelid::bigint::float8 AS table, t.tgrelid::regclass || '.' || quote_ident(t.tgname) AS object,
               t.tgenabled AS enabled, t.tgtype & 16 <> 0 AS on_update,
-              CASE WHEN t.tgtype & 1 = 0 OR p.prosrc ~* 'session_replication_role' THEN NULL
-                   WHEN p.prosrc ~* '${WRITES}' THEN 'writes'
-                   WHEN t.tgtype & 2 <> 0 AND p.prosrc ~* '${ASSIGNS}' AND p.prosrc ~* '${EACH_TIME_ANOTHER}' THEN 'assigns' END AS harm,
+              l.lanname::text AS language, CASE WHEN ${FOR_APPLIED} AND p.prosrc ~* '${WRITES}' THEN p.prosrc END AS text,
+              ${FOR_APPLIED} AND t.tgtype & 2 <> 0 AND p.prosrc ~* '${ASSIGNS}' AND p.prosrc ~* '${EACH_TIME_ANOTHER}' AS assigns,
               ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::int2[])) AS columns
-         FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+         FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_language l ON l.oid = p.prolang
         WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgenabled IN ('A', 'R') AND t.tgname NOT LIKE '\\_verdigris%'
           AND t.tgrelid = ANY ($1::oid[])
         ORDER BY 2`,
       [moved.map(({ oid }) => oid)],
     );
     const backfilled = await backfilledColumns(plan);
+    const harmOf = await harms(session, plan, rows, new Set(moved.map(({ oid }) => oid)));
     return rows.map((trigger): Found => {
       const root = moved.find(({ oid }) => oid === trigger.table)?.root;
       const written = root === undefined ? undefined : backfilled.get(formatTableName(root));
-      return written !== undefined && firesFor(trigger, written) ? firesForBackfill(trigger) : firesTwice(trigger);
+      return written !== undefined && firesFor(trigger, written)
+        ? firesForBackfill(trigger)
+        : firesTwice(trigger, harmOf(trigger));
     });
   },
 };
@@ -96,9 +100,8 @@ function firesForBackfill(trigger: ReplicaTrigger): Found {
   };
 }
 
-/** Apply fires row triggers only. A function that looks at session_replication_role tells itself what to leave out. */
-function firesTwice(trigger: ReplicaTrigger): Found {
-  if (trigger.harm !== null) return harmsApplied(trigger, trigger.harm);
+function firesTwice(trigger: ReplicaTrigger, harm: Harm | null): Found {
+  if (harm !== null) return harmsApplied(trigger, harm);
   return {
     severity: 'warning',
     object: trigger.object,
@@ -108,14 +111,16 @@ function firesTwice(trigger: ReplicaTrigger): Found {
   };
 }
 
-const HARMS: Readonly<Record<'writes' | 'assigns', string>> = {
+const HARMS: Readonly<Record<Harm, string>> = {
   writes:
     'for each row that replication applies on green it writes there what blue has written and sends as well: the same key twice stops the feed, another one is a row too many',
+  'writes missing':
+    'for each row that replication applies on green it writes a table that the plan leaves out: green has none of them, so the first row stops the feed',
   assigns:
     'it gives each row that replication applies on green values of its own (the time, a random or a next value), so those are not the rows of blue',
 };
 
-function harmsApplied(trigger: ReplicaTrigger, harm: 'writes' | 'assigns'): Found {
+function harmsApplied(trigger: ReplicaTrigger, harm: Harm): Found {
   return {
     severity: 'error',
     object: trigger.object,
