@@ -61,18 +61,19 @@ class Deaths {
   }
 }
 
-/** The session of a process: once it is dead, it does nothing any more. */
+/**
+ * The session of a process: once it is dead, it does nothing any more. The session itself, since others are opened beside
+ * it: what they do, such as a slot, is there when the next statement of this one has run.
+ */
 function mortal(session: Session, side: Side, deaths: Deaths): Session {
-  return new Proxy(session, {
-    get: (target, key: keyof Session) => {
-      if (key !== 'query') return target[key];
-      return async (text: string, values?: unknown[]) => {
-        if (deaths.dead) throw new Killed();
-        const result = await target.query(text, values);
-        deaths.ran(`${side}: ${text}`);
-        if (deaths.dead) throw new Killed();
-        return result;
-      };
+  const query = session.query.bind(session) as (text: string, values?: unknown[]) => Promise<unknown>;
+  return Object.assign(session, {
+    query: async (text: string, values?: unknown[]) => {
+      if (deaths.dead) throw new Killed();
+      const result = await query(text, values);
+      deaths.ran(`${side}: ${text}`);
+      if (deaths.dead) throw new Killed();
+      return result;
     },
   });
 }
