@@ -1,4 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { WorkflowHandle } from '@temporalio/client';
+import proto from '@temporalio/proto';
 import { afterEach, describe, expect, it } from 'vitest';
 import { LEDGER_MIGRATIONS, LEDGER_SCHEMA } from '../support/ledger-application.js';
 import { Migration, statusOf, until } from '../support/migration.js';
@@ -28,6 +30,13 @@ async function holding(migration: Migration): Promise<unknown[]> {
   const sides = [migration.blue.config, migration.green.config];
   const found = await Promise.all(sides.map((config) => withClient(config, (client) => client.query(HOLDING))));
   return found.flatMap(({ rows }) => rows as unknown[]);
+}
+
+/** How many activities have been told to end and work on: whatever is looked at between two of their statements is free. */
+async function ending(handle: WorkflowHandle): Promise<number> {
+  const { raw } = await handle.describe();
+  const { PENDING_ACTIVITY_STATE_CANCEL_REQUESTED: told } = proto.temporal.api.enums.v1.PendingActivityState;
+  return (raw.pendingActivities ?? []).filter(({ state }) => state === told).length;
 }
 
 describe('a paused run', () => {
@@ -69,6 +78,7 @@ describe('a paused run', () => {
       await handle.executeUpdate(pauseUpdate, { args: [WHO] });
       paused.push((await statusOf(handle)).phase);
       // What was running rolls back; then nothing of ours is left, at any look.
+      await expect.poll(() => ending(handle), { timeout: 20_000, interval: 50 }).toBe(0);
       await expect.poll(() => holding(migration), { timeout: 20_000, interval: 100 }).toEqual([]);
       for (let look = 0; look < 5; look++) {
         await sleep(150);
