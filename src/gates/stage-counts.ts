@@ -117,23 +117,28 @@ function after(before: SideCounted, now: Required<CountersAt>, opened: Required<
     usual === undefined ? undefined : allowed(usual, TIMES_GROWTH, (at - from) / 60);
   if (hits < 0 || of < 0) {
     const fell = { hits: Math.max(0, -hits), of: Math.max(0, -of), at };
-    const hasFallen = fell.of === 0 || fell.of > FALL_OF_ONE_READING * grownAMinute(now, opened);
-    const without = takenBack(parts, fell, growthBy(usualAMinute(parts)));
+    const usual = usualAMinute(parts);
+    const growth = Math.max(grownAMinute(now, opened), usual ?? 0);
+    const hasFallen = fell.of === 0 || fell.of > FALL_OF_ONE_READING * growth;
+    const without = takenBack(parts, fell, growthBy(usual));
+    const step = { from, at, rise: 0, added: NOTHING, back: NOTHING, hasFallen };
+    const { parts: then, told } = partsAfter(without ?? parts, step);
     return {
-      ...{ hits: before.hits, of: before.of, last: now },
+      ...{ hits: before.hits + told.hits, of: before.of + told.of, last: now, parts: then },
       fallen: without === undefined ? [...before.fallen, fell].slice(-FALLS_KEPT) : before.fallen,
-      parts: partsAfter(without ?? parts, { from, at, rise: 0, added: NOTHING, back: NOTHING, hasFallen }).parts,
     };
   }
   const mayBeGrowth = of <= (growthBy(growthAMinute(parts)) ?? Infinity);
   const { added, fallen } = withoutReturned({ hits, of }, before.fallen, at, mayBeGrowth);
   const back = mayBeGrowth ? minus({ hits, of }, added) : NOTHING;
-  const { parts: then, isJump } = partsAfter(parts, { from, at, rise: of, added, back, hasFallen: false });
-  const counts = isJump ? NOTHING : added;
-  return { hits: before.hits + counts.hits, of: before.of + counts.of, last: now, fallen, parts: then };
+  const { parts: then, told } = partsAfter(parts, { from, at, rise: of, added, back, hasFallen: false });
+  return { hits: before.hits + told.hits, of: before.of + told.of, last: now, fallen, parts: then };
 }
 
-/** By how many requests a minute the sum has grown since the stage opened: falls and what comes back cancel each other. */
+/**
+ * By how many requests a minute the sum has grown since the stage opened: falls and what comes back cancel each other.
+ * Negative when an instance with a past has gone for good.
+ */
 function grownAMinute(now: Required<CountersAt>, opened: Required<CountersAt>): number {
   return (now.of - opened.of) / Math.max(GROWN_OVER_MINUTES, (now.at - opened.at) / 60);
 }

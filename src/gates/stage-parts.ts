@@ -1,7 +1,8 @@
 /*
  * What was counted in a stage, in parts of a minute in which there were requests. A series that appears with its past (it
  * was missed when the stage opened, or has got other labels) brings the requests of hours in one answer, and nothing in
- * the sum shows whence they are. But a part with far more than those around it is not what the stage usually has.
+ * the sum shows whence they are. But it comes once: a part with far more than all but a few others is doubted until as
+ * many like it have come, which a batch each ten minutes does, and a load that has grown.
  */
 
 export interface Counters {
@@ -22,26 +23,32 @@ export interface Part extends Counters {
   readonly rises: readonly number[];
   /** How many answers were falls. */
   readonly falls: number;
+  /** What has come since it had far more than any other: one moment, which lasts a minute. */
+  readonly held?: Counters & { readonly since: number };
 }
 
 export interface Parts {
-  /** What is judged for good: of the parts that have enough others behind them, and of before there were parts. */
+  /** What is judged for good: of parts that are none of the largest, and of before there were parts. */
   readonly sure: Counters;
   readonly doubted: Counters;
-  /** The last ones that are over, oldest first. The newest of them, as many as judge one, are not judged for good. */
+  /** The largest ones of before the newest, largest first; left out by versions that did not keep them. */
+  readonly largest?: readonly Part[];
+  /** The last ones that are over, oldest first. The newest of them are not judged for good: what they have may fall again. */
   readonly over: readonly Part[];
   readonly current?: Part;
 }
 
 /** Prometheus reads its targets once a minute or more often: each part has what one reading brought. */
 const PART_SECONDS = 60;
-/** A part is judged by so many before it and behind it. */
-const NEIGHBOURS = 5;
-/** With fewer on one side of it, one series after the other may have appeared there: then by all of them together. */
-const NEIGHBOURS_THAT_SPEAK = 3;
+/** So many of the last ones tell what is usual. */
+const NEWEST = 5;
+/** Passes: so many others have as much, or all where there are fewer. A past comes once, for each instance that comes. */
+const LIKE_IT_TO_PASS = 2;
+/** Is told answer by answer: another has as much, of before it. */
+const LIKE_IT_TO_FAIL = 1;
 /** What is usual is known from so many parts. */
 const PARTS_KNOWN = 2;
-/** A part with more than so many times what is usual is none of the stage's requests. */
+/** A part has as much as another that has more than so many times less. */
 const TIMES_USUAL = 10;
 /** The same for each further minute in which nobody has asked. */
 const TIMES_LATER = 2;
@@ -64,38 +71,54 @@ interface Step {
   readonly hasFallen: boolean;
 }
 
-/** Puts an answer into its part. @returns whether it makes this part a jump, by what is known now */
+/** Puts an answer into its part. @returns what of it is known to have happened at its moment, or of a held minute that is over */
 export function partsAfter(
   parts: Parts,
   { from, at, rise, added, back, hasFallen }: Step,
-): { parts: Parts; isJump: boolean } {
+): { parts: Parts; told: Counters } {
   const begun = parts.current ?? { from, to: from, ...NOTHING, back: NOTHING, most: NOTHING, rises: [], falls: 0 };
-  const current: Part = {
-    ...{ from: begun.from, to: at, ...plus(begun, added), back: plus(begun.back, back) },
+  const grown: Part = {
+    ...begun,
+    ...{ to: at, ...plus(begun, added), back: plus(begun.back, back) },
     most: added.of > begun.most.of ? added : begun.most,
     rises: rise > 0 ? [...begun.rises, rise] : begun.rises,
     falls: begun.falls + (hasFallen ? 1 : 0),
   };
-  const usual = usualAMinute(parts);
-  const isJump = added.of > 0 && usual !== undefined && exceeds(current, usual);
-  if (at - current.from < PART_SECONDS) return { parts: { ...parts, current }, isJump };
-  const { sure, doubted, over } = parts;
-  if (current.of === 0 && current.hits === 0 && current.back.of === 0)
-    return { parts: { sure, doubted, over }, isJump };
-  return { parts: withOver({ sure, doubted, over: [...over, current] }), isJump };
+  const { held: before = isAlone(parts, grown) ? { ...NOTHING, since: at } : undefined } = begun;
+  const current = before === undefined ? grown : { ...grown, held: { ...before, ...plus(before, added) } };
+  const told = current.held ?? added;
+  const { sure, doubted, largest, over } = parts;
+  const known = { sure, doubted, ...(largest === undefined ? {} : { largest }) };
+  if (at - (current.held?.since ?? current.from) < PART_SECONDS)
+    return { parts: { ...parts, current }, told: current.held === undefined ? added : NOTHING };
+  if (current.of === 0 && current.hits === 0 && current.back.of === 0) return { parts: { ...known, over }, told };
+  return { parts: withOver({ ...known, over: [...over, current] }), told };
 }
 
-/** What is judged for good is added up; those before what is not are kept to judge by. */
-function withOver({ sure, doubted, over }: Parts): Parts {
-  const done = over.length - NEIGHBOURS - 1;
-  const part = over[done];
-  if (part === undefined) return { sure, doubted, over };
-  const isDoubted = isTorn(part) || isJump(over, done, part);
+/** Whether a part that is not over has far more than any of before it. */
+function isAlone(parts: Parts, part: Part): boolean {
+  const before = unjudged(parts).filter(isSteady);
+  return before.length >= PARTS_KNOWN && exceeds(part, asMuchAs(before, LIKE_IT_TO_FAIL));
+}
+
+/** What is judged for good is added up: all but the largest, of which some may be doubted. */
+function withOver({ sure, doubted, largest = [], over }: Parts): Parts {
+  const kept = over.slice(-2 * NEWEST);
+  const part = over.at(-NEWEST - 1);
+  if (part === undefined) return { sure, doubted, largest, over };
+  if (isTorn(part)) return { sure, doubted: plus(doubted, part), largest, over: kept };
+  const sorted = [...largest, part].toSorted((a, b) => rateOf(b) - rateOf(a));
+  const small = sorted.slice(LIKE_IT_TO_PASS + 1);
   return {
-    sure: isDoubted ? sure : plus(sure, part),
-    doubted: isDoubted ? plus(doubted, part) : doubted,
-    over: over.slice(-2 * NEIGHBOURS),
+    sure: small.reduce<Counters>(plus, sure),
+    doubted,
+    largest: sorted.slice(0, LIKE_IT_TO_PASS + 1),
+    over: kept,
   };
+}
+
+function unjudged({ largest = [], over }: Parts): readonly Part[] {
+  return [...largest, ...over.slice(-NEWEST)];
 }
 
 export interface Judged {
@@ -112,15 +135,16 @@ export interface Judged {
 /** What may be concluded from, with the hindsight of now. */
 export function judgedParts(parts: Parts): Judged {
   const { over, current } = parts;
-  const all = current === undefined ? over : [...over, current];
+  const done = unjudged(parts);
   let { sure, doubted } = parts;
-  all.forEach((part, i) => {
-    if (i >= over.length - NEIGHBOURS) {
-      if ((part !== current && isTorn(part)) || isJump(over, i, part)) doubted = plus(doubted, part);
-      else sure = plus(sure, part);
-    }
-    if (i >= all.length - 1 - BACK_PARTS) doubted = plus(doubted, part.back);
-  });
+  for (const part of current === undefined ? done : [...done, current]) {
+    const others = done.filter((other) => other !== part && isSteady(other));
+    const isDoubted = (part !== current && isTorn(part)) || exceeds(part, asMuchAs(others, LIKE_IT_TO_PASS));
+    if (isDoubted) doubted = plus(doubted, part);
+    else sure = plus(sure, part);
+  }
+  for (const { back } of [...over, ...(current === undefined ? [] : [current])].slice(-1 - BACK_PARTS))
+    doubted = plus(doubted, back);
   const steady = over.filter(isSteady).length;
   return { sure, doubted, isKnown: steady >= PARTS_KNOWN, isTorn: over.length > 0 && steady === 0 };
 }
@@ -128,7 +152,7 @@ export function judgedParts(parts: Parts): Judged {
 /** Requests a minute by the last parts that are over; undefined while there are too few of them. */
 export function usualAMinute({ over }: Parts): number | undefined {
   const seen = over.filter(isSteady);
-  return seen.length < PARTS_KNOWN ? undefined : medianRate(seen.slice(-NEIGHBOURS));
+  return seen.length < PARTS_KNOWN ? undefined : medianRate(seen.slice(-NEWEST));
 }
 
 /**
@@ -138,7 +162,7 @@ export function usualAMinute({ over }: Parts): number | undefined {
 export function growthAMinute(parts: Parts): number | undefined {
   const { over, current } = parts;
   const last = usualAMinute(parts) === undefined && current !== undefined ? [...over, current] : over;
-  const few = last.slice(-NEIGHBOURS);
+  const few = last.slice(-NEWEST);
   const paces = few
     .filter(({ rises }) => rises.length > 0)
     .map((part) => (lowerOf(part.rises, 1 / 4) * part.rises.length) / minutesOf(part));
@@ -173,22 +197,17 @@ export function takenBack(parts: Parts, fell: Counters, growth: number | undefin
   const without: Part = {
     ...{ ...part, hits: part.hits - less.hits, of: part.of - less.of, most: NOTHING },
     back: growth === undefined ? plus(part.back, less) : part.back,
+    ...(part.held === undefined ? {} : { held: { ...part.held, ...lessThan(part.held, less) } }),
   };
   return place === over.length
     ? { ...parts, current: without }
     : { ...parts, over: over.map((one, i) => (i === place ? without : one)) };
 }
 
-/** Whether a part has far more than those before it, and those behind it. */
-function isJump(over: readonly Part[], place: number, part: Part): boolean {
-  const before = over.slice(0, place).filter(isSteady).slice(-NEIGHBOURS);
-  const behind = over
-    .slice(place + 1)
-    .filter(hasRequests)
-    .slice(0, NEIGHBOURS);
-  const speak = [before, behind].filter(({ length }) => length >= NEIGHBOURS_THAT_SPEAK);
-  const usual = (speak.length === 0 ? [[...before, ...behind]] : speak).map((some) => medianRate(some) ?? Infinity);
-  return exceeds(part, Math.max(...usual));
+/** Requests a minute that so many have, or more; all of them where there are fewer, and any number where there are none. */
+function asMuchAs(parts: readonly Part[], many: number): number {
+  const rates = parts.map(rateOf).toSorted((a, b) => b - a);
+  return rates[Math.min(many, rates.length) - 1] ?? Infinity;
 }
 
 function exceeds(part: Part, usual: number): boolean {
@@ -197,7 +216,7 @@ function exceeds(part: Part, usual: number): boolean {
 
 /** Undefined without requests. */
 function medianRate(parts: readonly Part[]): number | undefined {
-  const rates = parts.filter(hasRequests).map((part) => part.of / minutesOf(part));
+  const rates = parts.filter(hasRequests).map(rateOf);
   return rates.length === 0 ? undefined : lowerOf(rates, 1 / 2);
 }
 
@@ -218,6 +237,10 @@ function hasRequests({ of }: Part): boolean {
   return of > 0;
 }
 
+function rateOf(part: Part): number {
+  return part.of / minutesOf(part);
+}
+
 function minutesOf({ from, to }: Part): number {
   return Math.max(1, (to - from) / PART_SECONDS);
 }
@@ -227,6 +250,10 @@ const NOTHING: Counters = { hits: 0, of: 0 };
 /** Where a version that kept no parts has counted, that is taken as it is. */
 export function noParts(counted: Counters): Parts {
   return { sure: { hits: counted.hits, of: counted.of }, doubted: NOTHING, over: [] };
+}
+
+function lessThan(one: Counters, by: Counters): Counters {
+  return { hits: Math.max(0, one.hits - by.hits), of: Math.max(0, one.of - by.of) };
 }
 
 function plus(one: Counters, other: Counters): Counters {
