@@ -241,6 +241,61 @@ describe('counters as they are, of which only the sum is known', () => {
     expect(secondsOf(well, 'pass')[0]).toBeLessThanOrEqual(900);
   });
 
+  test.each(INTERVALS)('are judged by batches that come every few minutes, read every %i s', (every) => {
+    for (const minutes of [2, 5, 10]) {
+      const batches = (s: number): number => Math.floor(s / (60 * minutes) + 0.4);
+      const until = 5 * 60 * minutes + 60;
+      const opened: Counts = [0, 40_000];
+      const all = (s: number): number => 40_000 + s / 2 + 3_000 * batches(s);
+      const said = saidOf((s) => [3_000 * batches(s), all(s)], { every, until, opened });
+      expect(secondsOf(said, 'pass')).toEqual([]);
+      expect(secondsOf(said, 'fail').length).toBeGreaterThan(0);
+      const well = saidOf((s) => [0, all(s)], { every, until, opened });
+      expect(secondsOf(well, 'pass').at(-1)).toBe(until - (until % 15));
+      // Two are not known to be any.
+      expect(secondsOf(well, 'pass')[0]).toBeGreaterThan(60 * minutes * 2);
+    }
+  });
+
+  test.each(INTERVALS)('fail a green that breaks as the traffic grows a hundredfold, read every %i s', (every) => {
+    for (const grows of [300, 330]) {
+      const since = (s: number): number => Math.max(0, s - grows);
+      const said = saidOf((s) => [50 * since(s), 0.5 * Math.min(s, grows) + 50 * since(s)], { every, until: 600 });
+      expect(secondsOf(said, 'fail')[0]).toBeLessThanOrEqual(grows + (every === 60 ? 270 : 105));
+      const well = saidOf((s) => [0, 0.5 * Math.min(s, grows) + 50 * since(s)], { every, until: 600 });
+      expect(secondsOf(well, 'pass')[0]).toBeLessThanOrEqual(grows + 240);
+    }
+  });
+
+  test.each(INTERVALS)(
+    'fail nothing by errors of before the stage, however many instances come within a minute, read every %i s',
+    (every) => {
+      for (const many of [1, 3, 12]) {
+        for (const comes of [310, 350]) {
+          const come = (s: number): number =>
+            Math.max(0, Math.min(many, Math.ceil((s - comes) / Math.max(5, 60 / many))));
+          const said = saidOf((s) => [18_000 * come(s), 40_000 + 10 * s + 20_000 * come(s)], {
+            ...{ every, opened: [0, 40_000] as Counts },
+          });
+          expect(secondsOf(said, 'fail')).toEqual([]);
+          expect(said.get(900)?.because).toMatch(/of before the stage, which increase/);
+        }
+      }
+    },
+  );
+
+  test('are told by two Prometheus in turns after an instance was taken away', () => {
+    let look = 0;
+    const said = saidOf(
+      (s) => {
+        const told = Math.floor(((look++ % 2 === 0 ? s : s - 30) + 60) / 60) * 60;
+        return [0, 120_000 + 10 * told - (s < 200 ? 0 : 30_000)];
+      },
+      { every: 5, opened: [0, 120_000] },
+    );
+    expect(secondsOf(said, 'pass').at(-1)).toBe(900);
+  });
+
   test('go on for a worker that comes later, also from what a version without parts has kept', () => {
     const opening = { green: value(0), requests: value(0) };
     const at = (second: number): PrometheusMeasurement => ({
