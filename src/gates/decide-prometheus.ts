@@ -11,7 +11,7 @@ import type {
 import type { PrometheusAnswer } from './prometheus-query.js';
 import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
 import { Slices } from './slices.js';
-import { countedAfter, countOf, judgedCounts, type StageCounted } from './stage-counts.js';
+import { countedAfter, countOf, isCountedLater, judgedCounts, type StageCounted } from './stage-counts.js';
 import type { Counters } from './stage-parts.js';
 
 /** Answers `prometheus` from what has been measured. */
@@ -83,8 +83,12 @@ function decideSinceOpening(gate: PrometheusGate, series: PrometheusSeries, open
     decideCounts(gate, series, withCounts(now, opening, { green, blue }), pieces);
   const verdict = by(sure);
   const failed = [verdict, ofAll].find(({ outcome }) => outcome === 'fail');
-  if (failed !== undefined && blue !== undefined && judgedCounts(blue).isTorn) {
-    return inconclusive(`${failed.because}; but blue's counters, which green is compared with, fall again and again`);
+  if (failed !== undefined && blue !== undefined) {
+    const { because } = failed;
+    const blues = "blue's counters, which green is compared with,";
+    if (judgedCounts(blue).isTorn) return inconclusive(`${because}; but ${blues} fall again and again`);
+    if (isCountedLater(blue))
+      return inconclusive(`${because}; but ${blues} have just risen by far more than ever before`);
   }
   if (failed !== undefined) return failed;
   const besides =

@@ -4,6 +4,7 @@ import { STALE_AFTER_SECONDS, type PrometheusAnswer } from './prometheus-query.j
 import {
   allowed,
   growthAMinute,
+  isHeld,
   judgedParts,
   noParts,
   partsAfter,
@@ -21,8 +22,9 @@ import {
  *
  * - What is no more than usual is of the stage, also after a fall: a restart silences nothing. Only a whole fall that comes
  *   back at once is not.
- * - What is far more than usual can't be of the stage: it is what has fallen and comes back, or a past. It passes nothing.
- *   What is not known to come back is doubted: its requests don't count, its errors keep from passing.
+ * - What is far more than usual is what has fallen and comes back, or a past, until it has come again: a past comes once.
+ *   What is not known to come back is doubted: its requests pass nothing, its errors keep from passing, and all of a minute
+ *   is one slice to fail by.
  * - Where the sum falls again and again, nobody can tell one from the other: that passes nothing, either.
  */
 
@@ -31,7 +33,7 @@ interface CountersAt extends Counters {
   readonly at?: number;
 }
 
-/** What one side has counted: all that is not taken for a past as it comes. Plain data: it is kept with the stage's evidence. */
+/** What one side has counted: a minute of far more than any before it counts when it is over. Plain data: it is kept with the stage's evidence. */
 export interface SideCounted extends Counters {
   /** The counters as they were at the last answer. */
   readonly last: CountersAt;
@@ -83,6 +85,11 @@ export function countedAfter(
 /** What may be concluded from: what is surely of the stage, what is doubted, and whether it is known what is usual. */
 export function judgedCounts({ hits, of, parts }: SideCounted): Judged {
   return judgedParts(parts ?? noParts({ hits, of }));
+}
+
+/** Whether some of what came within the last minute is not counted yet. */
+export function isCountedLater({ parts }: SideCounted): boolean {
+  return parts !== undefined && isHeld(parts);
 }
 
 type Answers = readonly [hits: PrometheusAnswer | undefined, requests: PrometheusAnswer | undefined];

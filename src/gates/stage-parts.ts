@@ -23,7 +23,7 @@ export interface Part extends Counters {
   readonly rises: readonly number[];
   /** How many answers were falls. */
   readonly falls: number;
-  /** What has come since it had far more than any other: one moment, which lasts a minute. */
+  /** What has come since it had far more than any other, by Prometheus' clock, s: one moment, which lasts a minute. */
   readonly held?: Counters & { readonly since: number };
 }
 
@@ -42,13 +42,13 @@ export interface Parts {
 const PART_SECONDS = 60;
 /** So many of the last ones tell what is usual. */
 const NEWEST = 5;
-/** Passes: so many others have as much, or all where there are fewer. A past comes once, for each instance that comes. */
+/** A part may pass a gate when so many others have as much, or all where there are fewer. */
 const LIKE_IT_TO_PASS = 2;
-/** Is told answer by answer: another has as much, of before it. */
+/** It may fail one answer by answer when so many of before it have: until then it is one moment, and one slice. */
 const LIKE_IT_TO_FAIL = 1;
 /** What is usual is known from so many parts. */
 const PARTS_KNOWN = 2;
-/** A part has as much as another that has more than so many times less. */
+/** A part with more than so many times what another has is not like it. */
 const TIMES_USUAL = 10;
 /** The same for each further minute in which nobody has asked. */
 const TIMES_LATER = 2;
@@ -71,7 +71,7 @@ interface Step {
   readonly hasFallen: boolean;
 }
 
-/** Puts an answer into its part. @returns what of it is known to have happened at its moment, or of a held minute that is over */
+/** Puts an answer into its part. @returns what may be told of it now: nothing while a minute is held, then all of that minute */
 export function partsAfter(
   parts: Parts,
   { from, at, rise, added, back, hasFallen }: Step,
@@ -119,6 +119,11 @@ function withOver({ sure, doubted, largest = [], over }: Parts): Parts {
 
 function unjudged({ largest = [], over }: Parts): readonly Part[] {
   return [...largest, ...over.slice(-NEWEST)];
+}
+
+/** Whether something far larger than any minute before has come within the last one. */
+export function isHeld({ current }: Parts): boolean {
+  return current?.held !== undefined;
 }
 
 export interface Judged {
