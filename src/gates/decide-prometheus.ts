@@ -11,8 +11,8 @@ import type {
 import type { PrometheusAnswer } from './prometheus-query.js';
 import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
 import { Slices } from './slices.js';
-import { countedAfter, countOf, isCountedLater, judgedCounts, type StageCounted } from './stage-counts.js';
-import type { Counters } from './stage-parts.js';
+import { countedAfter, countOf, judgedCounts, type StageCounted } from './stage-counts.js';
+import { sumOf, type Counters } from './stage-parts.js';
 
 /** Answers `prometheus` from what has been measured. */
 export function decidePrometheus(gate: PrometheusGate, series: PrometheusSeries): ShareVerdict {
@@ -74,21 +74,16 @@ function decideSinceOpening(gate: PrometheusGate, series: PrometheusSeries, open
   const now = series.measured.at(-1);
   if (now === undefined) return inconclusive('Prometheus has not been asked yet');
   const pieces = piecesOf(gate, measured);
-  const ofAll = decideCounts(gate, series, measured.at(-1) ?? now, pieces);
-  if (counted.green === undefined) return ofAll;
+  if (counted.green === undefined) return decideCounts(gate, series, measured.at(-1) ?? now, pieces);
   const { sure, doubted, isKnown } = judgedCounts(counted.green);
   // All of blue's: without them, a trouble of both sides would be blamed on green.
   const { blue } = counted;
   const by = (green: Counters): ShareVerdict =>
     decideCounts(gate, series, withCounts(now, opening, { green, blue }), pieces);
   const verdict = by(sure);
-  const failed = [verdict, ofAll].find(({ outcome }) => outcome === 'fail');
-  if (failed !== undefined && blue !== undefined) {
-    const { because } = failed;
-    const blues = "blue's counters, which green is compared with,";
-    if (judgedCounts(blue).isTorn) return inconclusive(`${because}; but ${blues} fall again and again`);
-    if (isCountedLater(blue))
-      return inconclusive(`${because}; but ${blues} have just risen by far more than ever before`);
+  const failed = [verdict, by(counted.green)].find(({ outcome }) => outcome === 'fail');
+  if (failed !== undefined && blue !== undefined && judgedCounts(blue).isTorn) {
+    return inconclusive(`${failed.because}; but blue's counters, which green is compared with, fall again and again`);
   }
   if (failed !== undefined) return failed;
   const besides =
@@ -101,7 +96,7 @@ function decideSinceOpening(gate: PrometheusGate, series: PrometheusSeries, open
       `${verdict.because}; but what is of the stage shows when requests were counted for two minutes without falls${besides}`,
     );
   }
-  const isPass = by({ hits: sure.hits + doubted.hits, of: sure.of + doubted.of }).outcome === 'pass';
+  const isPass = by(sumOf(sure, doubted)).outcome === 'pass';
   return isPass ? verdict : inconclusive(`${verdict.because}${besides}, and with them it does not pass`);
 }
 

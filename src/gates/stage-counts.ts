@@ -4,7 +4,6 @@ import { STALE_AFTER_SECONDS, type PrometheusAnswer } from './prometheus-query.j
 import {
   allowed,
   growthAMinute,
-  isHeld,
   judgedParts,
   noParts,
   partsAfter,
@@ -23,8 +22,8 @@ import {
  * - What is no more than usual is of the stage, also after a fall: a restart silences nothing. Only a whole fall that comes
  *   back at once is not.
  * - What is far more than usual is what has fallen and comes back, or a past, until it has come again: a past comes once.
- *   What is not known to come back is doubted: its requests pass nothing, its errors keep from passing, and all of a minute
- *   is one slice to fail by.
+ *   What is not known to come back is doubted: its requests pass nothing, its errors keep from passing, and those of a
+ *   minute fail nothing.
  * - Where the sum falls again and again, nobody can tell one from the other: that passes nothing, either.
  */
 
@@ -33,7 +32,7 @@ interface CountersAt extends Counters {
   readonly at?: number;
 }
 
-/** What one side has counted: a minute of far more than any before it counts when it is over. Plain data: it is kept with the stage's evidence. */
+/** What one side has counted: all but the first minute of far more than any before. Plain data: it is kept with the stage's evidence. */
 export interface SideCounted extends Counters {
   /** The counters as they were at the last answer. */
   readonly last: CountersAt;
@@ -87,11 +86,6 @@ export function judgedCounts({ hits, of, parts }: SideCounted): Judged {
   return judgedParts(parts ?? noParts({ hits, of }));
 }
 
-/** Whether some of what came within the last minute is not counted yet. */
-export function isCountedLater({ parts }: SideCounted): boolean {
-  return parts !== undefined && isHeld(parts);
-}
-
 type Answers = readonly [hits: PrometheusAnswer | undefined, requests: PrometheusAnswer | undefined];
 
 function sideAfter(
@@ -129,17 +123,18 @@ function after(before: SideCounted, now: Required<CountersAt>, opened: Required<
     const hasFallen = fell.of === 0 || fell.of > FALL_OF_ONE_READING * growth;
     const without = takenBack(parts, fell, growthBy(usual));
     const step = { from, at, rise: 0, added: NOTHING, back: NOTHING, hasFallen };
-    const { parts: then, told } = partsAfter(without ?? parts, step);
     return {
-      ...{ hits: before.hits + told.hits, of: before.of + told.of, last: now, parts: then },
+      ...{ hits: before.hits, of: before.of, last: now },
       fallen: without === undefined ? [...before.fallen, fell].slice(-FALLS_KEPT) : before.fallen,
+      parts: partsAfter(without ?? parts, step).parts,
     };
   }
   const mayBeGrowth = of <= (growthBy(growthAMinute(parts)) ?? Infinity);
   const { added, fallen } = withoutReturned({ hits, of }, before.fallen, at, mayBeGrowth);
   const back = mayBeGrowth ? minus({ hits, of }, added) : NOTHING;
-  const { parts: then, told } = partsAfter(parts, { from, at, rise: of, added, back, hasFallen: false });
-  return { hits: before.hits + told.hits, of: before.of + told.of, last: now, fallen, parts: then };
+  const { parts: then, isHeld } = partsAfter(parts, { from, at, rise: of, added, back, hasFallen: false });
+  const counts = isHeld ? NOTHING : added;
+  return { hits: before.hits + counts.hits, of: before.of + counts.of, last: now, fallen, parts: then };
 }
 
 /**

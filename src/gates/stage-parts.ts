@@ -23,8 +23,8 @@ export interface Part extends Counters {
   readonly rises: readonly number[];
   /** How many answers were falls. */
   readonly falls: number;
-  /** What has come since it had far more than any other, by Prometheus' clock, s: one moment, which lasts a minute. */
-  readonly held?: Counters & { readonly since: number };
+  /** Since when it has far more than any before it, by Prometheus' clock, s: a minute from then on fails nothing. */
+  readonly heldSince?: number;
 }
 
 export interface Parts {
@@ -44,7 +44,7 @@ const PART_SECONDS = 60;
 const NEWEST = 5;
 /** A part may pass a gate when so many others have as much, or all where there are fewer. */
 const LIKE_IT_TO_PASS = 2;
-/** It may fail one answer by answer when so many of before it have: until then it is one moment, and one slice. */
+/** It may fail one when so many of before it have, or when it goes on for more than a minute. */
 const LIKE_IT_TO_FAIL = 1;
 /** What is usual is known from so many parts. */
 const PARTS_KNOWN = 2;
@@ -71,28 +71,27 @@ interface Step {
   readonly hasFallen: boolean;
 }
 
-/** Puts an answer into its part. @returns what may be told of it now: nothing while a minute is held, then all of that minute */
+/** Puts an answer into its part. @returns whether it is of a held minute */
 export function partsAfter(
   parts: Parts,
   { from, at, rise, added, back, hasFallen }: Step,
-): { parts: Parts; told: Counters } {
+): { parts: Parts; isHeld: boolean } {
   const begun = parts.current ?? { from, to: from, ...NOTHING, back: NOTHING, most: NOTHING, rises: [], falls: 0 };
   const grown: Part = {
-    ...begun,
-    ...{ to: at, ...plus(begun, added), back: plus(begun.back, back) },
+    ...{ from: begun.from, to: at, ...sumOf(begun, added), back: sumOf(begun.back, back) },
     most: added.of > begun.most.of ? added : begun.most,
     rises: rise > 0 ? [...begun.rises, rise] : begun.rises,
     falls: begun.falls + (hasFallen ? 1 : 0),
   };
-  const { held: before = isAlone(parts, grown) ? { ...NOTHING, since: at } : undefined } = begun;
-  const current = before === undefined ? grown : { ...grown, held: { ...before, ...plus(before, added) } };
-  const told = current.held ?? added;
-  const { sure, doubted, largest, over } = parts;
-  const known = { sure, doubted, ...(largest === undefined ? {} : { largest }) };
-  if (at - (current.held?.since ?? current.from) < PART_SECONDS)
-    return { parts: { ...parts, current }, told: current.held === undefined ? added : NOTHING };
-  if (current.of === 0 && current.hits === 0 && current.back.of === 0) return { parts: { ...known, over }, told };
-  return { parts: withOver({ ...known, over: [...over, current] }), told };
+  const heldSince = begun.heldSince ?? (isAlone(parts, grown) ? at : undefined);
+  const current = heldSince === undefined ? grown : { ...grown, heldSince };
+  const isOver = at - (heldSince ?? current.from) >= PART_SECONDS;
+  const isHeld = heldSince !== undefined && !isOver;
+  if (!isOver) return { parts: { ...parts, current }, isHeld };
+  const { sure, doubted, largest = [], over } = parts;
+  const isEmpty = current.of === 0 && current.hits === 0 && current.back.of === 0;
+  const known = { sure, doubted, largest, over: isEmpty ? over : [...over, current] };
+  return { parts: isEmpty ? known : withOver(known), isHeld };
 }
 
 /** Whether a part that is not over has far more than any of before it. */
@@ -106,11 +105,11 @@ function withOver({ sure, doubted, largest = [], over }: Parts): Parts {
   const kept = over.slice(-2 * NEWEST);
   const part = over.at(-NEWEST - 1);
   if (part === undefined) return { sure, doubted, largest, over };
-  if (isTorn(part)) return { sure, doubted: plus(doubted, part), largest, over: kept };
+  if (isTorn(part)) return { sure, doubted: sumOf(doubted, part), largest, over: kept };
   const sorted = [...largest, part].toSorted((a, b) => rateOf(b) - rateOf(a));
   const small = sorted.slice(LIKE_IT_TO_PASS + 1);
   return {
-    sure: small.reduce<Counters>(plus, sure),
+    sure: small.reduce<Counters>(sumOf, sure),
     doubted,
     largest: sorted.slice(0, LIKE_IT_TO_PASS + 1),
     over: kept,
@@ -119,11 +118,6 @@ function withOver({ sure, doubted, largest = [], over }: Parts): Parts {
 
 function unjudged({ largest = [], over }: Parts): readonly Part[] {
   return [...largest, ...over.slice(-NEWEST)];
-}
-
-/** Whether something far larger than any minute before has come within the last one. */
-export function isHeld({ current }: Parts): boolean {
-  return current?.held !== undefined;
 }
 
 export interface Judged {
@@ -145,11 +139,11 @@ export function judgedParts(parts: Parts): Judged {
   for (const part of current === undefined ? done : [...done, current]) {
     const others = done.filter((other) => other !== part && isSteady(other));
     const isDoubted = (part !== current && isTorn(part)) || exceeds(part, asMuchAs(others, LIKE_IT_TO_PASS));
-    if (isDoubted) doubted = plus(doubted, part);
-    else sure = plus(sure, part);
+    if (isDoubted) doubted = sumOf(doubted, part);
+    else sure = sumOf(sure, part);
   }
   for (const { back } of [...over, ...(current === undefined ? [] : [current])].slice(-1 - BACK_PARTS))
-    doubted = plus(doubted, back);
+    doubted = sumOf(doubted, back);
   const steady = over.filter(isSteady).length;
   return { sure, doubted, isKnown: steady >= PARTS_KNOWN, isTorn: over.length > 0 && steady === 0 };
 }
@@ -201,8 +195,7 @@ export function takenBack(parts: Parts, fell: Counters, growth: number | undefin
   const less = { hits: Math.min(part.hits, part.most.hits), of: part.most.of };
   const without: Part = {
     ...{ ...part, hits: part.hits - less.hits, of: part.of - less.of, most: NOTHING },
-    back: growth === undefined ? plus(part.back, less) : part.back,
-    ...(part.held === undefined ? {} : { held: { ...part.held, ...lessThan(part.held, less) } }),
+    back: growth === undefined ? sumOf(part.back, less) : part.back,
   };
   return place === over.length
     ? { ...parts, current: without }
@@ -257,10 +250,6 @@ export function noParts(counted: Counters): Parts {
   return { sure: { hits: counted.hits, of: counted.of }, doubted: NOTHING, over: [] };
 }
 
-function lessThan(one: Counters, by: Counters): Counters {
-  return { hits: Math.max(0, one.hits - by.hits), of: Math.max(0, one.of - by.of) };
-}
-
-function plus(one: Counters, other: Counters): Counters {
+export function sumOf(one: Counters, other: Counters): Counters {
   return { hits: one.hits + other.hits, of: one.of + other.of };
 }

@@ -233,33 +233,6 @@ describe('counters as they are, of which only the sum is known', () => {
     }
   });
 
-  test('blame no trouble of both sides on green while what blue has of it is not counted yet', () => {
-    const opening = { green: value(0), requests: value(0), blue: value(0), blueRequests: value(0) };
-    const bySide: PrometheusGate = { ...strict, query: 'failed{side="{{side}}"}', requests: 'all{side="{{side}}"}' };
-    // A surge of which most fail; blue has a tenth of the requests. Green's have not been counted for long enough to be waited for.
-    let counted: StageCounted | undefined;
-    const measured: PrometheusMeasurement[] = [];
-    for (let second = 5; second <= 600; second += 5) {
-      const surge = 60 * Math.max(0, second - 300);
-      const [hits, of] = [5.4 * surge, 18 * second + 9 * surge];
-      const one = {
-        ...{
-          green: value(hits),
-          requests: value(of),
-          blue: value(0.6 * surge),
-          blueRequests: value(2 * second + surge),
-        },
-        ...{ query: 'q', opening, at: 1_800_000_000 + second },
-      };
-      counted = {
-        ...countedAfter(counted, opening, one, 1_800_000_000),
-        green: { hits, of, last: { hits, of }, fallen: [] },
-      };
-      measured.push({ ...one, counted });
-      expect(decidePrometheus(bySide, { measured: [...measured] }).outcome).not.toBe('fail');
-    }
-  });
-
   test('have their errors counted when the traffic has grown to twenty times what it was', () => {
     const said = saidOf((s) => (s < 600 ? [0, 2 * s] : [(s - 600) / 2, 1_200 + 40 * (s - 600)]), { until: 1_200 });
     expect(secondsOf(said, 'pass')).toEqual([]);
