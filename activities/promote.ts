@@ -21,6 +21,7 @@ import { keptSessions, openActors } from '../src/postgres/promotion-sessions.js'
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
 import {
+  comparedPartitions,
   firstPartitions,
   maybeEmptied,
   readPartitionFiles,
@@ -245,6 +246,9 @@ async function promote(
     const begins = decided || notAfter === undefined ? {} : { notAfter: await onThisMachine(notAfter) };
     if (!decided && from === 'blue') await refuseFailed(work, ref, environment, patience);
     refuseLate(begins);
+    const isMoved = tableFilter(ref.plan.tables);
+    const relied = decided ? undefined : await rememberedFiles(session, run.runId, reliedOn(from));
+    const partitions = await comparedPartitions(session, from, relied, isMoved);
     const fenced = decided ? [] : await readFencedTables(session, ref.plan.tables);
     const known = decided ? [] : await prepare(work, ref, { from, epoch, acceptLoss, fenced });
     if (!decided) await pools.prepare(from, epoch);
@@ -256,7 +260,7 @@ async function promote(
         ...{ databases, migration: run.migration, from, epoch, fenced, knownTables: known, sequenceGap, signal },
         ...begins,
         patterns: ref.plan.tables,
-        comparedFiles: decided ? undefined : await rememberedFiles(session, run.runId, reliedOn(from)),
+        comparedPartitions: partitions,
         ...(from === 'blue' ? { lastLook: () => refuseDdl(work, ref, session) } : {}),
         maxHoldMs: parseDuration(maxHold),
         feedBack: from === 'blue',

@@ -13,8 +13,9 @@ import type { Session } from './session.js';
 /** The file of each partition that is not its first one, by its formatted name. */
 export type PartitionFiles = Readonly<Record<string, number>>;
 
-/** A row of PARTITION_FILES. */
+/** A partition with its topmost parent and its file, which is not its first one. */
 export interface PartitionFile {
+  readonly oid: number;
   readonly schema: string;
   readonly name: string;
   readonly root_schema: string;
@@ -22,28 +23,48 @@ export interface PartitionFile {
   readonly file: number;
 }
 
-/** The first file of a table has its oid for a number: most partitions never get another one. */
-export const PARTITION_FILES = `
-  SELECT n.nspname::text AS schema, c.relname::text AS name, rn.nspname::text AS root_schema, r.relname::text AS root_name,
-         c.relfilenode::int8::float8 AS file
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_class r ON r.oid = pg_partition_root(c.oid) JOIN pg_namespace rn ON rn.oid = r.relnamespace
-   WHERE c.relispartition AND c.relkind = 'r' AND c.relfilenode <> c.oid`;
+/**
+ * The files of partitions as rows of PartitionFile. The first file of a table has its oid for a number: many partitions
+ * never get another one, but all that pg_restore -j or pg_repack has made have.
+ *
+ * @param known left out, before anything else is asked of them: where nothing has happened no row is left
+ */
+export function partitionFilesSql(known: readonly Pick<PartitionFile, 'oid' | 'file'>[] = []): string {
+  const [oids, files] = [known.map(({ oid }) => oid).join(','), known.map(({ file }) => file).join(',')];
+  return `
+  SELECT c.oid::int8::float8 AS oid, n.nspname::text AS schema, c.relname::text AS name, rn.nspname::text AS root_schema,
+         r.relname::text AS root_name, c.relfilenode::int8::float8 AS file
+    FROM (SELECT p.oid, p.relname, p.relnamespace, p.relfilenode FROM pg_class p
+           WHERE p.relispartition AND p.relkind = 'r' AND p.relfilenode <> p.oid
+             AND NOT EXISTS (SELECT FROM unnest('{${oids}}'::oid[], '{${files}}'::oid[]) AS known (oid, file)
+                              WHERE known.oid = p.oid AND known.file = p.relfilenode)
+          OFFSET 0) AS c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_class r ON r.oid = pg_partition_root(c.oid) JOIN pg_namespace rn ON rn.oid = r.relnamespace`;
+}
+
+/** Those of partitions whose topmost parent is moved. Pure. */
+export function ofMoved(rows: readonly PartitionFile[], isMoved: (root: TableName) => boolean): PartitionFile[] {
+  return rows.filter(({ root_schema: schema, root_name: name }) => isMoved({ schema, name }));
+}
 
 /** @param isMoved whether the plan moves a topmost parent */
-export function partitionFiles(rows: readonly PartitionFile[], isMoved: (root: TableName) => boolean): PartitionFiles {
-  return Object.fromEntries(
-    rows
-      .filter(({ root_schema: schema, root_name: name }) => isMoved({ schema, name }))
-      .map((row) => [formatTableName(row), row.file]),
-  );
+export async function readPartitions(
+  session: Session,
+  isMoved: (root: TableName) => boolean,
+): Promise<readonly PartitionFile[]> {
+  return ofMoved((await session.query<PartitionFile>(partitionFilesSql())).rows, isMoved);
+}
+
+function filesOf(partitions: readonly PartitionFile[]): PartitionFiles {
+  return Object.fromEntries(partitions.map((partition) => [formatTableName(partition), partition.file]));
 }
 
 export async function readPartitionFiles(
   session: Session,
   isMoved: (root: TableName) => boolean,
 ): Promise<PartitionFiles> {
-  return partitionFiles((await session.query<PartitionFile>(PARTITION_FILES)).rows, isMoved);
+  return filesOf(await readPartitions(session, isMoved));
 }
 
 /** The partitions that have another file now, in order. Pure. */
@@ -77,15 +98,30 @@ export async function rememberedFiles(
   return (await readProgress<PartitionFiles>(session, keyOf(runId, as)))?.state;
 }
 
+export interface MaybeEmptied {
+  /** In order. */
+  readonly partitions: readonly string[];
+  /** Their topmost parents. */
+  readonly roots: readonly TableName[];
+  /** The files of all partitions as they are now. */
+  readonly files: PartitionFiles;
+}
+
 /** The partitions of a side that may have been emptied since its rows were compared. */
 export async function maybeEmptied(
   session: Session,
   runId: string,
   isMoved: (root: TableName) => boolean,
-): Promise<{ readonly partitions: readonly string[]; readonly files: PartitionFiles }> {
+): Promise<MaybeEmptied> {
   const compared = await rememberedFiles(session, runId, 'compared');
-  const files = await readPartitionFiles(session, isMoved);
-  return { files, partitions: compared === undefined ? [] : withOtherFiles(compared, files) };
+  const all = await readPartitions(session, isMoved);
+  const files = filesOf(all);
+  const partitions = compared === undefined ? [] : withOtherFiles(compared, files);
+  const emptied = new Set(partitions);
+  const roots = all
+    .filter((partition) => emptied.has(formatTableName(partition)))
+    .map(({ root_schema: schema, root_name: name }) => ({ schema, name }));
+  return { files, partitions, roots: [...new Map(roots.map((root) => [formatTableName(root), root])).values()] };
 }
 
 const NAMED = 10;
@@ -97,16 +133,33 @@ export function firstPartitions(partitions: readonly string[]): readonly string[
 }
 
 /**
+ * The partitions of a side before its writes move, none of which has been emptied since rows were compared.
+ *
+ * @param relied undefined where an earlier version has begun the run: then undefined is returned, and nothing is refused
+ * @throws VerdigrisError PartitionEmptied
+ */
+export async function comparedPartitions(
+  session: Session,
+  side: string,
+  relied: PartitionFiles | undefined,
+  isMoved: (root: TableName) => boolean,
+): Promise<readonly PartitionFile[] | undefined> {
+  if (relied === undefined) return undefined;
+  const partitions = await readPartitions(session, isMoved);
+  refuseEmptied(side, withOtherFiles(relied, filesOf(partitions)));
+  return partitions;
+}
+
+/**
  * A partition may have been emptied since both sides were compared: writes do not move then.
  *
  * @throws VerdigrisError PartitionEmptied
  */
-export function refuseOtherFiles(side: string, before: PartitionFiles, now: PartitionFiles): void {
-  const partitions = withOtherFiles(before, now);
+export function refuseEmptied(side: string, partitions: readonly string[]): void {
   if (partitions.length === 0) return;
   throw new VerdigrisError({
     type: 'PartitionEmptied',
     message: `${side}: ${firstPartitions(partitions).join(', ')} may have been emptied since rows were compared: TRUNCATE of one partition is not replicated`,
-    nextStep: 'nothing: it is looked at again before writes move',
+    nextStep: 'nothing: the rows of these are compared again before writes move',
   });
 }

@@ -6,7 +6,7 @@ import type { TablePatterns } from './catalog-pattern.js';
 import { Hold, promotionBlocked, StandsInTheWay } from './hold.js';
 import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
-import type { PartitionFiles } from './partition-files.js';
+import type { PartitionFile } from './partition-files.js';
 import { NO_POOLS, type Pools, type Unreleased } from './pools.js';
 import { readDecision, readDecisionAsActor, type Decision } from './promotion-decision.js';
 import {
@@ -18,6 +18,7 @@ import {
   dropEarlySlots,
   limitOthers,
   lockOutWriters,
+  lookForEmptied,
   makeSlotsOfTheWayBack,
   prepareHold,
   prepareSequences,
@@ -69,8 +70,8 @@ export interface Promotion {
   readonly fenced: readonly TableName[];
   /** Every table (oid) that was there when the fence was armed: a new one in the hold stops the try. */
   readonly knownTables: readonly number[];
-  /** The files of the partitions of `from` as rows were compared: another one in the hold stops the try. Default: any. */
-  readonly comparedFiles?: PartitionFiles | undefined;
+  /** The partitions of `from` with the files of which rows were compared: another file stops the try. Default: any. */
+  readonly comparedPartitions?: readonly PartitionFile[] | undefined;
   /** What the plan moves: a new table that it leaves out stops nothing. Default: all. */
   readonly patterns?: TablePatterns | undefined;
   /** When it is too late to begin a hold. What is decided is finished. Default: never. */
@@ -193,6 +194,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     await waitForNoUnfencedChanges(sessions.main, promotion);
     const apart = await areApart(sessions);
     await promotion.lastLook?.();
+    await lookForEmptied(sessions, promotion);
 
     await pools.pause(from, decision.epoch);
     const hold = new Hold(promotion.maxHoldMs);

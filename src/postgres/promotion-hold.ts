@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
+import { formatTableName } from '../plan/table-name.js';
 import { otherSide } from '../side.js';
 import { ALL_TABLES, tableFilter } from './catalog-pattern.js';
 import { dropSlots, enabledSubscriptionsSql, findSubscriptions } from './feed-objects.js';
@@ -10,7 +11,7 @@ import { literal, qualified } from './identifier.js';
 import { isMoved, newTablesSql, type NewTable } from './known-tables.js';
 import { whoBlocksApply, whoChanges, whoHasWritten, whoHoldsAdvisoryLock } from './locks.js';
 import { markerArrived, writeMarker } from './marker.js';
-import { PARTITION_FILES, partitionFiles, refuseOtherFiles, type PartitionFile } from './partition-files.js';
+import { ofMoved, partitionFilesSql, refuseEmptied, type PartitionFile } from './partition-files.js';
 import type { Promotion, PromotionTry } from './promote.js';
 import { wayBack, type Sessions } from './promotion-sessions.js';
 import {
@@ -76,7 +77,7 @@ const RATE_SEEN_FOR_MS = 100;
 /** Work that needs no hold: plans are cached and catalogs warm when the writers wait. */
 export async function prepareHold(sessions: Sessions, promotion: Promotion, before: SequencesBefore): Promise<void> {
   await dropEarlySlots(sessions.to, promotion);
-  await sessions.main.query(`${LOCKS_OF_CHANGES}; ${openTablesSql(promotion)}; ${PARTITION_FILES}`);
+  await sessions.main.query(`${LOCKS_OF_CHANGES}; ${openTablesSql(promotion)}; ${otherFilesSql(promotion)}`);
   // The first function of a session loads the language.
   for (const session of [sessions.main, sessions.to]) await session.query("SELECT verdigris.try_jsonb('1')");
   const left = before.at + RATE_SEEN_FOR_MS - performance.now();
@@ -129,12 +130,12 @@ export async function limitOthers({ aside, to }: Sessions, hold: Hold): Promise<
  */
 export async function checkFence(main: Session, promotion: Promotion, hold: Hold, after?: string): Promise<void> {
   const before = after === undefined ? [] : [after];
-  const looks = [LOCKS_OF_CHANGES, openTablesSql(promotion), PARTITION_FILES];
+  const looks = [LOCKS_OF_CHANGES, openTablesSql(promotion), otherFilesSql(promotion)];
   const answers = await hold.queriesInTransaction(main, [...before, ...looks]);
   const [locks, tables, files] = answers.slice(-looks.length).map(({ rows }) => rows as unknown[]);
   const open = openTables((tables ?? []) as OpenTable[], promotion);
   await refuseUnfencedChanges(main, promotion, hold, (locks ?? []) as LockRow[]);
-  refuseEmptied(promotion, (files ?? []) as PartitionFile[]);
+  refuseOtherFiles(promotion, (files ?? []) as PartitionFile[]);
   if (open.length === 0) return;
   throw new VerdigrisError({
     type: 'FenceTampered',
@@ -143,12 +144,25 @@ export async function checkFence(main: Session, promotion: Promotion, hold: Hold
   });
 }
 
-function refuseEmptied(
-  { from, comparedFiles, patterns = ALL_TABLES }: Promotion,
+/**
+ * The same look at partitions while nobody waits for it: what has happened by now needs no hold.
+ *
+ * @throws VerdigrisError PartitionEmptied
+ */
+export async function lookForEmptied({ main }: Sessions, promotion: Promotion): Promise<void> {
+  refuseOtherFiles(promotion, (await main.query<PartitionFile>(otherFilesSql(promotion))).rows);
+}
+
+function otherFilesSql({ comparedPartitions }: Promotion): string {
+  return partitionFilesSql(comparedPartitions);
+}
+
+function refuseOtherFiles(
+  { from, comparedPartitions, patterns = ALL_TABLES }: Promotion,
   rows: readonly PartitionFile[],
 ): void {
-  if (comparedFiles === undefined) return;
-  refuseOtherFiles(from, comparedFiles, partitionFiles(rows, tableFilter(patterns)));
+  if (comparedPartitions === undefined) return;
+  refuseEmptied(from, ofMoved(rows, tableFilter(patterns)).map(formatTableName).sort());
 }
 
 /** A table that is new, or (without a root) one whose fence is not in force. */

@@ -82,7 +82,9 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'a partition that was emptied since rows were compared is seen inside the hold',
-    edits: [edit(HOLD, '  if (comparedFiles === undefined) return;', '  if (comparedFiles !== null) return;')],
+    edits: [
+      edit(HOLD, '  if (comparedPartitions === undefined) return;', '  if (comparedPartitions !== null) return;'),
+    ],
     test: inHold('a partition that was emptied since'),
   },
   {

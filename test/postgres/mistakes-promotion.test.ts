@@ -9,7 +9,8 @@ import { readDecision } from '../../src/postgres/promotion-decision.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { withSession } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, readRoute } from '../../src/postgres/state.js';
-import { readPartitionFiles } from '../../src/postgres/partition-files.js';
+import { readPartitions, type PartitionFile } from '../../src/postgres/partition-files.js';
+import { NO_POOLS } from '../../src/postgres/pools.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { carryOut } from '../support/promotion-steps.js';
 import { transactionsPastTheFence } from '../support/past-the-fence.js';
@@ -181,24 +182,35 @@ describe('the hold and the decision', () => {
     const parted = `CREATE TABLE public.parted (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE public.part PARTITION OF public.parted DEFAULT`;
     for (const side of ['blue', 'green'] as const) await rig.on(side, (client) => client.query(parted));
     const from = rig.primary;
+    const read = (): Promise<readonly PartitionFile[]> =>
+      rig.ours(from, (session) => readPartitions(session, () => true));
     await rig.on(from, (client) => client.query('TRUNCATE public.part'));
-    const comparedFiles = await rig.ours(from, (session) => readPartitionFiles(session, () => true));
-    expect(Object.keys(comparedFiles)).toEqual(['public.part']);
+    const comparedPartitions = await read();
+    expect(comparedPartitions).toMatchObject([{ name: 'part', root_name: 'parted' }]);
     const attempt = await WatchedTry.prepare(rig);
     const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
-    const outcome = attempt.run({ comparedFiles });
+    const outcome = attempt.run({ comparedPartitions });
     const held = await locking;
     await rig.on(from, (client) => client.query('TRUNCATE public.part'));
     held.release();
-    expect(await outcome).toMatchObject({
+    const emptied = {
       type: 'PartitionEmptied',
       message: expect.stringMatching(/public\.part may/) as string,
-    });
+    };
+    expect(await outcome).toMatchObject(emptied);
     expect(rig.primary).toBe(from);
     await attempt.close();
+    // What a look can tell keeps nobody waiting.
+    const early = await WatchedTry.prepare(rig);
+    let paused = 0;
+    const pools = { ...NO_POOLS, pause: () => Promise.resolve(void paused++) };
+    expect(await early.run({ comparedPartitions, pools })).toMatchObject(emptied);
+    expect(paused).toBe(0);
+    await early.close();
     const again = await WatchedTry.prepare(rig);
-    const compared = await rig.ours(from, (session) => readPartitionFiles(session, () => true));
-    expect(await again.run({ comparedFiles: compared })).toMatchObject({ epoch: expect.any(Number) as number });
+    expect(await again.run({ comparedPartitions: await read() })).toMatchObject({
+      epoch: expect.any(Number) as number,
+    });
     await carryOut('finish', rig.move(from));
     await again.close();
     for (const side of ['blue', 'green'] as const)

@@ -49,7 +49,7 @@ export class WatchedTry {
 
   /** Tries. @returns what it came to, also when that is an error. */
   run(
-    limits: Partial<Pick<PromotionTry, 'maxHoldMs' | 'lockTimeoutMs' | 'comparedFiles'>> = {},
+    limits: Partial<Pick<PromotionTry, 'maxHoldMs' | 'lockTimeoutMs' | 'comparedPartitions' | 'pools'>> = {},
   ): Promise<Promoted | Error> {
     const { migration, tables } = this.rig.move(this.from);
     const outcome = tryPromotion({
