@@ -1,9 +1,10 @@
 import { copyAnew } from '../src/postgres/bootstrap/copy-anew.js';
 import { replicatedRoots } from '../src/postgres/catalog.js';
 import { VerdigrisError } from '../src/errors.js';
+import { formatTableName } from '../src/plan/table-name.js';
 import { tableFilter } from '../src/postgres/catalog-pattern.js';
 import { directionTo } from '../src/postgres/feed.js';
-import { firstPartitions, maybeEmptied } from '../src/postgres/partition-files.js';
+import { firstPartitions, maybeEmptied, type MaybeEmptied } from '../src/postgres/partition-files.js';
 import { measureLag } from '../src/postgres/marker.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { FeedErrors } from '../src/postgres/stuck-feed.js';
@@ -38,8 +39,15 @@ export function verifyActivities(dependencies: ActivityDependencies) {
      * were written since the last pass that found no difference, and that none is missing or left over.
      *
      * @param pass names it: called again by the same name, after a pause or by another worker, it goes on where it was
+     * @param only `emptied`: the tables alone of which partitions may have been emptied since they were compared. Default: all
      */
-    verify: (ref: RunRef, source: Side, scope: VerifyScope, pass: string): Promise<VerificationResult> =>
+    verify: (
+      ref: RunRef,
+      source: Side,
+      scope: VerifyScope,
+      pass: string,
+      only?: 'emptied',
+    ): Promise<VerificationResult> =>
       perform(dependencies, ref, async (work) => {
         const target = otherSide(source);
         // Later green serves reads, from which no table may be missing.
@@ -52,13 +60,19 @@ export function verifyActivities(dependencies: ActivityDependencies) {
         ];
         const errors = mends ? new FeedErrors(feed, from, to) : undefined;
         const tables = await movedTables(await work.session('blue', 'verify', watching(work.signal, 60_000)), ref.plan);
+        const lookForEmptied = (): Promise<MaybeEmptied> =>
+          maybeEmptied(from, work.run.runId, tableFilter(ref.plan.tables));
+        const all = replicatedRoots(tables).map((table) => table.name);
+        const emptiedRoots =
+          only === 'emptied' ? new Set((await lookForEmptied()).roots.map(formatTableName)) : undefined;
         const found = await verifyTables({
           source: work.databases[source],
           target: work.databases[target],
           direction: directionTo(target),
           runId: work.run.runId,
           pass,
-          tables: replicatedRoots(tables).map((table) => table.name),
+          tables: all.filter((name) => emptiedRoots?.has(formatTableName(name)) ?? true),
+          isPartial: emptiedRoots !== undefined,
           work: await planWork(ref.plan),
           scope,
           parallel: ref.plan.verify.parallel,
@@ -69,7 +83,7 @@ export function verifyActivities(dependencies: ActivityDependencies) {
         });
         const emptied =
           source === 'blue' && found.differing.some(({ kind }) => kind === 'extra')
-            ? (await maybeEmptied(from, work.run.runId, tableFilter(ref.plan.tables))).partitions
+            ? (await lookForEmptied()).partitions
             : [];
         return {
           scope: found.scope,

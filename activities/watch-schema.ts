@@ -37,6 +37,13 @@ export interface SchemaNews {
   readonly emptied?: Emptied;
 }
 
+export interface SchemaLook {
+  /** What has changed, in one line; null when nothing has. */
+  readonly what: string | null;
+  /** The first partitions that may have been emptied since rows were compared. */
+  readonly emptied?: readonly string[];
+}
+
 export interface Emptied {
   /** The first partitions that may have been emptied since rows were compared. */
   readonly partitions: readonly string[];
@@ -94,11 +101,14 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
         }
       }),
 
-    /** One look at blue, before something that must not meet a changed schema. */
-    lookAtSchema: (ref: RunRef): Promise<{ what: string | null }> =>
-      perform(dependencies, ref, async (work) => ({
-        what: (await lookAtSchema(await watchedBy(work, ref, 'blue'))).what,
-      })),
+    /** One look at blue, before something that must not meet a changed schema, nor rows that are to be compared first. */
+    lookAtSchema: (ref: RunRef): Promise<SchemaLook> =>
+      perform(dependencies, ref, async (work) => {
+        const watched = await watchedBy(work, ref, 'blue');
+        const { what } = await lookAtSchema(watched);
+        const { partitions } = await maybeEmptied(watched.session, ref.runId, tableFilter(ref.plan.tables));
+        return { what, ...(partitions.length === 0 ? {} : { emptied: firstPartitions(partitions) }) };
+      }),
 
     /** The run is to go on: whether it can with blue's schema as it is now. */
     acceptSchema: (ref: RunRef): Promise<Acceptance> =>

@@ -1,5 +1,5 @@
 import { condition, sleep } from '@temporalio/workflow';
-import type { SchemaNews, TakenOver } from '../activities/watch-schema.js';
+import type { SchemaLook, SchemaNews, TakenOver } from '../activities/watch-schema.js';
 import type { Acceptance } from '../src/postgres/ddl/schema-watch.js';
 import type { Side } from '../src/side.js';
 import { act } from './lib/activities.js';
@@ -76,12 +76,14 @@ async function changeOf(story: Story, ref: RunRef, side: Side, told?: string): P
 /**
  * The last look, before writes move. What it finds the watch finds within seconds, and holds the run; where the watch does
  * not, the promotion itself refuses. Whoever goes on waits for the hold.
+ *
+ * @returns the first partitions of blue that may have been emptied since rows were compared
  */
-export async function schemaHasStayed(story: Story, ref: RunRef, options: StepOptions): Promise<void> {
-  const look = (): Promise<{ what: string | null }> => act('DDL on blue?').lookAtSchema(ref);
-  const { what } = await story.step("a last look at blue's schema", look, options);
-  if (what === null) return;
-  await condition(() => story.isHeld, '20s', { summary: 'until the watch has noticed it' });
+export async function schemaHasStayed(story: Story, ref: RunRef, options: StepOptions): Promise<readonly string[]> {
+  const look = (): Promise<SchemaLook> => act('DDL on blue?').lookAtSchema(ref);
+  const { what, emptied = [] } = await story.step("a last look at blue's schema", look, options);
+  if (what !== null) await condition(() => story.isHeld, '20s', { summary: 'until the watch has noticed it' });
+  return emptied;
 }
 
 /** In the standby window: DDL on green, which serves, is not replicated to blue and may stop the way back. It only warns. */
@@ -106,7 +108,12 @@ export function watchBlueSchema(story: Story, ref: RunRef): Promise<never> {
 function tellEmptied(run: MigrationRun, what: string, partitions: readonly string[]): void {
   run.sawEmptied(partitions);
   const why = `${what}. TRUNCATE of one partition is not replicated: a rollback may bring its rows back`;
-  run.alarm('rows', 'emptied', why, 'wait for the comparison with blue, which begins now; DELETE in place of TRUNCATE');
+  run.alarm(
+    'rows',
+    'emptied',
+    why,
+    'wait for the comparison with blue, which begins within ten minutes; DELETE in place of TRUNCATE',
+  );
 }
 
 interface Meaning {

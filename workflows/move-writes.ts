@@ -4,6 +4,7 @@ import { otherSide, type Side } from '../src/side.js';
 import { finishMove } from './finish-move.js';
 import { actFast, actFastToDecision, actFastUpTo } from './lib/activities.js';
 import { failureMessage, failureType } from './lib/failure.js';
+import { lossInWords } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 
@@ -38,8 +39,9 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
     run.epoch = promoted.epoch;
     run.unservedPools = unservedPools;
     if (to === 'green') run.wasPromoted = true;
-    const left = [lost ?? null, to === 'blue' ? run.wouldStrand : null].filter((one) => one !== null);
+    const left = [lost ?? null, to === 'blue' ? lossInWords(run.strandedOnGreen) : null].filter((one) => one !== null);
     run.lost = left.length === 0 ? null : left.join('; ');
+    run.hasAgain = to === 'blue' ? lossInWords(run.broughtBack) : null;
     run.onMoved();
     clientsOfPoolers(run, to, mayBeRefused, unserved);
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });

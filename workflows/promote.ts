@@ -1,4 +1,4 @@
-import { sleep } from '@temporalio/workflow';
+import { patched, sleep } from '@temporalio/workflow';
 import { askedAnew, expiredApproval } from './lib/approval-question.js';
 import { act } from './lib/activities.js';
 import { failureMessage, failureType, isCancelled } from './lib/failure.js';
@@ -10,7 +10,7 @@ import type { Stage } from '../src/plan/schema.js';
 import { schemaHasStayed } from './guard-schema.js';
 import { moveWrites } from './move-writes.js';
 import { untilGoingOn, watched } from './shift-traffic.js';
-import { verifyAgain } from './verify.js';
+import { verifyAgain, verifyEmptied } from './verify.js';
 import { webhooksAgree } from './webhooks-lead.js';
 import {
   approvedFor,
@@ -46,6 +46,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
   let isNeeded = false;
   // Rows are compared once, and again whenever a gate has failed since, or a partition may have been emptied.
   let comparedAt = -1;
+  let emptiedInARow = 0;
   const ahead = comparison(story, ref);
   for (;;) {
     isNeeded ||= why !== null;
@@ -89,6 +90,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
         }));
       };
       await story.step('promoting green', work, whileStopped);
+      if (emptied === null) emptiedInARow = 0;
       if (gateHasFailed) {
         story.webhooks.tell('notPromoted');
         const summary = 'a gate has failed: its watch says what follows';
@@ -100,8 +102,20 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
         // What was approved still is: rows are compared once more, and it is tried again.
         run.warn([emptied]);
         story.webhooks.tell('notPromoted');
-        comparedAt = -1;
         why = null;
+        if (!patched('only tables whose partitions may have been emptied are compared again')) {
+          comparedAt = -1;
+          continue;
+        }
+        const isOften = ++emptiedInARow >= EMPTIED_TRIES;
+        const [what = ''] = String(emptied).split('\n', 1);
+        const heldFor = `${what}. That was so in ${EMPTIED_TRIES} tries in a row: ${STOP_THE_JOB}`;
+        const stays = await watched(story, ref, lastStage, async () => {
+          if (isOften) await story.hold(heldFor);
+          await verifyEmptied(story, ref);
+        });
+        if (isOften) emptiedInARow = 0;
+        if (!stays && isVoid() && isNeeded) why = lookedAtAgain;
         continue;
       }
       if (poolersLeft !== null) {
@@ -126,6 +140,12 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
     }
   }
 }
+
+/** After so many tries in a row that a partition with another file has ended, somebody is to stop what does that. */
+const EMPTIED_TRIES = 3;
+
+const STOP_THE_JOB =
+  'stop the job that gives partitions other files (TRUNCATE, VACUUM FULL, CLUSTER, pg_repack) until writes have moved, then resume';
 
 /** How long the watch of the last stage gets to say that a gate has failed; it is asked again then. */
 const LOOK_AGAIN_MS = 2_000;
@@ -200,7 +220,9 @@ async function untilItMayBegin(
     if (!opens) return;
   }
   if (!(await untilGoingOn(story, ref, lastStage))) return;
-  await schemaHasStayed(story, ref, whileStopped);
+  const emptied = await schemaHasStayed(story, ref, whileStopped);
+  // Nobody need be asked, nor wait, for what is known now.
+  if (emptied.length > 0 && !(await whileWatched(() => verifyEmptied(story, ref)))) return;
   await untilGoingOn(story, ref, lastStage);
 }
 

@@ -67,7 +67,8 @@ export async function rollBack(
   const clean = result.notUndone.length === 0;
   const kept = run.lost === null ? '' : ` but ${run.lost}, which green keeps, fenced`;
   const not = notConfirmed(run.status);
-  const blueServes = `blue serves everything${kept}${not === null ? '' : `; ${not}`}`;
+  const again = run.hasAgain === null ? '' : `, also ${run.hasAgain}`;
+  const blueServes = `blue serves everything${kept}${again}${not === null ? '' : `; ${not}`}`;
   if (clean && asked !== null) return run.end('rolledBack', `rolled back: ${blueServes}`);
   if (clean && cancelled) {
     run.end('cancelled', `cancelled: rolled back, ${blueServes}`);

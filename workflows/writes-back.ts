@@ -1,8 +1,8 @@
-import { ApplicationFailure, condition, patched, sleep } from '@temporalio/workflow';
+import { ApplicationFailure, condition, patched, sleep, uuid4 } from '@temporalio/workflow';
 import type { WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { act, actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
-import { failureMessage, failureType } from './lib/failure.js';
+import { failureMessage, failureType, isCancelled, isUnanswered } from './lib/failure.js';
 import { countedLateLossOf, feedLossOf, isAccepted, isHelpedByLoss, LATE, lossInWords, type Loss } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -11,6 +11,7 @@ import type { Message } from './messages.js';
 import { finishMove } from './finish-move.js';
 import { moveWrites, notOpened, WAY_BACK_TRIES } from './move-writes.js';
 import { watchFeed } from './standby.js';
+import { differing } from './verify.js';
 
 /**
  * The compensation of the promotion: the same promotion with the sides exchanged. It is tried until it goes through.
@@ -125,11 +126,46 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
 /** Runs of an earlier version went on with the loss where green did not say what had come of a try. */
 const COMPARED = 'each try with a loss comes after one without';
 
-/** A partition that was emptied on green a moment ago: no watch has told it yet. What comes after this look stops the try. */
+/**
+ * A partition that was emptied on green a moment ago: no watch has told it yet. What comes after this look stops the try.
+ * Nobody is asked where a comparison of these tables finds nothing that blue would bring back.
+ */
 async function lookForEmptied(run: MigrationRun, ref: RunRef): Promise<void> {
   if (run.wayBackDecided || !patched('emptied partitions are looked for before writes go back')) return;
   const look = actFastWithin('compensate: has green emptied partitions?', GREEN_ANSWERS_WITHIN);
-  run.sawEmptied(await look.maybeEmptied(ref));
+  try {
+    run.sawEmptied(await look.maybeEmptied(ref));
+  } catch (error) {
+    if (isCancelled(error) || !patched(NO_ANSWER)) throw error;
+    const what = `green does not say whether partitions were emptied: ${failureMessage(error)}`;
+    throw ApplicationFailure.nonRetryable(what, 'ConnectionFailed');
+  }
+  const emptied = run.broughtBack;
+  if (asksNothing(emptied) || isAccepted(run.accepted, emptied)) return;
+  if (!patched('partitions that may have been emptied are compared in the way back')) return;
+  if (await isEmptiedOnBoth(run, ref)) run.sawEmptied([]);
+}
+
+/** Runs of an earlier version asked whoever waited for a green that says nothing to accept a loss. */
+const NO_ANSWER = 'what ends without an answer asks for no loss';
+
+/** The tables of these partitions keep nobody waiting for longer. */
+const COMPARED_WITHIN = '1 minute';
+
+/** Whether blue has the same rows as green in the tables of which partitions may have been emptied. */
+async function isEmptiedOnBoth(run: MigrationRun, ref: RunRef): Promise<boolean> {
+  const compare = actFastWithin('compensate: compare tables whose partitions may have been emptied', COMPARED_WITHIN);
+  try {
+    const pass = `way back ${uuid4()}`;
+    const { differingRows, examples } = await compare.verify(ref, 'green', 'changed', pass, 'emptied');
+    const why = `${differing(differingRows)} between green and blue: ${examples.join('; ')}`;
+    run.sawEmptiedRows(differingRows === 0 ? null : why);
+    return differingRows === 0;
+  } catch (error) {
+    if (isCancelled(error)) throw error;
+    run.warn([`green and blue can't be compared before writes go back: ${failureMessage(error)}`]);
+    return false;
+  }
 }
 
 /** Without the feed to blue each try would lose what was written since the promotion, though green has all of it. */
@@ -157,6 +193,7 @@ function strandsAreAccepted(run: MigrationRun): boolean {
 function lossOf(error: unknown, waits: 'confirmation' | 'retry'): Loss {
   const message = failureMessage(error);
   if (waits === 'confirmation') return feedLossOf(message);
+  if (isUnanswered(error) && patched(NO_ANSWER)) return {};
   if (isHelpedByLoss(failureType(error), message) || !patched('a loss is asked for only where it helps')) {
     const counted = countedLateLossOf(message);
     return counted !== null && patched('what blue lacks is counted') ? counted : LATE;

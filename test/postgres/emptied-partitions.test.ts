@@ -6,7 +6,13 @@ import { watchSchemaActivities, type SchemaNews } from '../../activities/watch-s
 import { tableFilter } from '../../src/postgres/catalog-pattern.js';
 import { armFence } from '../../src/postgres/fence.js';
 import { measureLag } from '../../src/postgres/marker.js';
-import { readPartitionFiles, rememberFiles } from '../../src/postgres/partition-files.js';
+import {
+  maybeEmptied,
+  partitionFilesSql,
+  readPartitionFiles,
+  readPartitions,
+  rememberFiles,
+} from '../../src/postgres/partition-files.js';
 import { FENCE_CLOSED, FENCE_OPEN } from '../../src/postgres/state.js';
 import type { Side } from '../../src/side.js';
 import { testedVersion } from '../support/tested-version.js';
@@ -14,6 +20,8 @@ import { StreamPair } from './stream-pair.js';
 
 const DDL = `
   CREATE TABLE plain (id int PRIMARY KEY);
+  CREATE TABLE late (id int PRIMARY KEY) PARTITION BY RANGE (id);
+  CREATE TABLE late_1 PARTITION OF late DEFAULT;
   CREATE TABLE event (id int, month int, PRIMARY KEY (id, month)) PARTITION BY LIST (month);
   CREATE TABLE event_1 PARTITION OF event FOR VALUES IN (1);
   CREATE TABLE event_2 PARTITION OF event FOR VALUES IN (2) PARTITION BY RANGE (id);
@@ -30,7 +38,7 @@ describe.each([testedVersion('pg15')])('TRUNCATE of one partition, which is not 
 
   beforeAll(async () => {
     pair = await StreamPair.start({ blue: server, green: 'pg18' }, DDL);
-    await pair.publish(['plain', 'event']);
+    await pair.publish(['plain', 'late', 'event']);
     await pair.replicate();
     const { dependencies } = pair;
     activities = {
@@ -82,8 +90,46 @@ describe.each([testedVersion('pg15')])('TRUNCATE of one partition, which is not 
     }
   });
 
+  it('has only its table compared again, and only the files of that one are remembered', async () => {
+    const names = ['public.event_2_high', 'public.event_2_low'];
+    await pair.blue.query('TRUNCATE public.event_2');
+    await pair.green.query('TRUNCATE public.event_2');
+    await pair.blue.query('VACUUM FULL public.late_1');
+    expect(await verified('blue')).toMatchObject({ tables: 3, differingRows: 0 });
+    await pair.blue.query(`TRUNCATE public.event; ${ROWS}`);
+    expect(await lookedAt()).toEqual(['public.event_1', ...names]);
+    expect(await act(() => activities.lookAtSchema(pair.ref))).toEqual({
+      what: null,
+      emptied: ['public.event_1', ...names],
+    });
+    expect(await verified('blue', 'emptied')).toMatchObject({ tables: 1, rowsVerified: 18, differingRows: 0 });
+    expect(await lookedAt()).toEqual([]);
+    expect(await act(() => activities.lookAtSchema(pair.ref))).toEqual({ what: null });
+    // Rows that are only on green are found as often as it is asked, and spoil nothing that was compared before.
+    await pair.blue.query('TRUNCATE public.event_2');
+    for (let i = 0; i < 2; i++) {
+      expect(await verified('blue', 'emptied')).toMatchObject({ tables: 1, differingRows: 9, emptied: names });
+    }
+    expect(await lookedAt()).toEqual(names);
+    await pair.green.query('TRUNCATE public.event_2');
+    expect(await verified('blue')).toMatchObject({ scope: 'changed', differingRows: 0 });
+    await pair.blue.query(`TRUNCATE public.event; ${ROWS}`);
+    expect(await verified('blue', 'emptied')).toMatchObject({ tables: 1, differingRows: 0 });
+  });
+
+  it('sends no row of a file that is known to whoever looks while writers wait', async () => {
+    const known = await readPartitions(pair.blue, () => true);
+    expect(known.length).toBeGreaterThan(3);
+    const others = async (): Promise<string[]> =>
+      (await pair.blue.query<{ name: string }>(partitionFilesSql(known))).rows.map(({ name }) => name);
+    expect(await others()).toEqual([]);
+    await pair.blue.query('VACUUM FULL public.late_1');
+    expect(await others()).toEqual(['late_1']);
+    expect(await verified('blue', 'emptied')).toMatchObject({ tables: 1, differingRows: 0 });
+  });
+
   it('on green is seen before writes go back, whether a watch has told it or not', async () => {
-    await pair.replicateBack(['plain', 'event']);
+    await pair.replicateBack(['plain', 'late', 'event']);
     const everything = tableFilter(pair.ref.plan.tables);
     // As the promotion does.
     await rememberFiles(pair.green, 'run-1', 'compared', await readPartitionFiles(pair.green, everything));
@@ -94,18 +140,32 @@ describe.each([testedVersion('pg15')])('TRUNCATE of one partition, which is not 
     expect(await rowsOn('blue')).toBe(18);
     expect(await act(() => activities.maybeEmptied(pair.ref))).toEqual(['public.event_1']);
     expect(await noticed('green')).toMatchObject({ emptied: { partitions: ['public.event_1'] } });
+    // Blue would bring its rows back: found as often as it is asked.
+    for (let i = 0; i < 2; i++)
+      expect(await verified('green', 'emptied')).toMatchObject({ tables: 1, differingRows: 9 });
+    expect(await act(() => activities.maybeEmptied(pair.ref))).toEqual(['public.event_1']);
     // From now on the comparison tells it.
     expect(await verified('green')).toMatchObject({ differingRows: 9 });
     expect(await act(() => activities.maybeEmptied(pair.ref))).toEqual([]);
+    // Nothing is brought back of what leaves the same trace.
+    for (const table of ['event_2_low', 'late_1']) await pair.green.query(`VACUUM FULL public.${table}`);
+    expect(await act(() => activities.maybeEmptied(pair.ref))).toEqual(['public.event_2_low', 'public.late_1']);
+    await pair.blue.query('DELETE FROM public.event WHERE month = 1');
+    expect(await verified('green', 'emptied')).toMatchObject({ tables: 2, differingRows: 0 });
+    expect(await act(() => activities.maybeEmptied(pair.ref))).toEqual([]);
   });
+
+  async function lookedAt(): Promise<readonly string[]> {
+    return (await maybeEmptied(pair.blue, 'run-1', tableFilter(pair.ref.plan.tables))).partitions;
+  }
 
   function act<T>(work: () => Promise<T>): Promise<T> {
     return new MockActivityEnvironment().run(work) as Promise<T>;
   }
 
-  function verified(source: Side): Promise<VerificationResult> {
+  function verified(source: Side, only?: 'emptied'): Promise<VerificationResult> {
     passes += 1;
-    return act(() => activities.verify(pair.ref, source, 'changed', `pass ${passes}`));
+    return act(() => activities.verify(pair.ref, source, 'changed', `pass ${passes}`, only));
   }
 
   function noticed(side: Side, told?: string): Promise<SchemaNews> {

@@ -1,4 +1,11 @@
-import { ActivityFailure, ApplicationFailure, CancelledFailure, isCancellation, rootCause } from '@temporalio/workflow';
+import {
+  ActivityFailure,
+  ApplicationFailure,
+  CancelledFailure,
+  isCancellation,
+  rootCause,
+  TimeoutFailure,
+} from '@temporalio/workflow';
 
 /** The failure that an activity ended with: its type and message are what people read. */
 export function applicationFailure(error: unknown): ApplicationFailure | undefined {
@@ -13,6 +20,11 @@ export function failureType(error: unknown): string | undefined {
 
 export function failureMessage(error: unknown): string {
   return applicationFailure(error)?.message ?? rootCause(error) ?? String(error);
+}
+
+/** Whether an activity has ended without an answer: nobody knows what is in its way. */
+export function isUnanswered(error: unknown): boolean {
+  return error instanceof ActivityFailure && error.cause instanceof TimeoutFailure;
 }
 
 /**

@@ -81,8 +81,10 @@ export class MigrationRun {
   wayBackBlocked = false;
   /** Whether green has given the writes back to blue, which is not open yet: then nobody takes writes. */
   wayBackDecided = false;
-  /** What a rollback has lost, once it has. */
+  /** What a rollback has lost, once it has: green keeps it. */
   lost: string | null = null;
+  /** What blue may have again after a rollback although green had removed it; null when nothing. */
+  hasAgain: string | null = null;
   /** Why what follows the last move of the writes is not finished yet; null when it is. */
   finishOwed: string | null = null;
   /** Poolers that a promotion which was given up has left as they were, and why; null without any. */
@@ -116,7 +118,8 @@ export class MigrationRun {
   #feed: RollbackSafety = { safe: true, why: 'blue follows green: writes can go back without a loss' };
   #difference: string | null = null;
   #droppedOnBlue: string | null = null;
-  #emptied: string | null = null;
+  #emptied: readonly string[] = [];
+  #emptiedRows: string | null = null;
   #comparisonDue = false;
   /** What the way back, which is blocked, asks to have accepted. */
   #askedLoss: Loss = {};
@@ -249,10 +252,14 @@ export class MigrationRun {
   /** Partitions of green that may have been emptied since blue was compared with it: that is to be done without waiting. */
   sawEmptied(partitions: readonly string[]): void {
     this.#comparisonDue ||= partitions.length > 0;
-    this.#emptied =
-      partitions.length === 0
-        ? null
-        : `what TRUNCATE may have removed from ${partitions.join(', ')} on green since rows were compared: blue may still have it`;
+    this.#emptied = partitions;
+    if (partitions.length === 0) this.#emptiedRows = null;
+    this.#judgeWayBack();
+  }
+
+  /** Rows of these that are not the same on blue, in words. */
+  sawEmptiedRows(why: string | null): void {
+    this.#emptiedRows = why;
     this.#judgeWayBack();
   }
 
@@ -261,19 +268,36 @@ export class MigrationRun {
     this.#comparisonDue = false;
   }
 
+  /** That comparison has failed. */
+  compareAgain(): void {
+    this.#comparisonDue = true;
+  }
+
   /** Whether blue is to be compared with green before the next time comes. */
   get isComparisonDue(): boolean {
     return this.#comparisonDue;
   }
 
-  /** What a rollback would lose although the feed lives. */
-  get strands(): Loss {
+  /** What a rollback would leave on green although the feed lives. */
+  get strandedOnGreen(): Loss {
+    const rows = [this.#difference, this.#emptiedRows].filter((one) => one !== null);
     return {
-      ...(this.#difference === null ? {} : { rows: this.#difference }),
+      ...(rows.length === 0 ? {} : { rows: rows.join('; ') }),
       ...(this.onlyOnGreen === null ? {} : { onlyOnGreen: this.onlyOnGreen }),
       ...(this.#droppedOnBlue === null ? {} : { droppedOnBlue: this.#droppedOnBlue }),
-      ...(this.#emptied === null ? {} : { emptied: this.#emptied }),
     };
+  }
+
+  /** What a rollback would bring back, since blue may still have it: green keeps nothing of it. */
+  get broughtBack(): Loss {
+    if (this.#emptied.length === 0) return {};
+    const from = `from ${this.#emptied.join(', ')} on green since rows were compared`;
+    return { emptied: `what TRUNCATE may have removed ${from}: blue may still have it` };
+  }
+
+  /** What a rollback would lose although the feed lives. */
+  get strands(): Loss {
+    return { ...this.strandedOnGreen, ...this.broughtBack };
   }
 
   /** The same in words; null when nothing is known. */
@@ -298,7 +322,7 @@ export class MigrationRun {
   #judgeWayBack(): void {
     const strands = this.wouldStrand;
     if (strands === null) return this.#set({ rollback: this.#feed });
-    const lost = this.#difference === null ? 'there is no way back for' : 'blue is not what green is:';
+    const lost = this.strands.rows === undefined ? 'there is no way back for' : 'blue is not what green is:';
     const why = `${lost} ${strands}`;
     const { loses } = this.#feed;
     if (loses === undefined) return this.#set({ rollback: { safe: false, why, loses: strands } });
@@ -310,6 +334,12 @@ export class MigrationRun {
     const earlier = this.#state.verification;
     const again = { ...(earlier ?? found), differingRows, again: { rowsVerified, at } };
     this.#set({ verification: scope === 'changed' ? again : found });
+  }
+
+  /** Some tables were compared again: how many rows were compared in all stays as it was told. */
+  verifiedInPart(differingRows: number): void {
+    const { verification } = this.#state;
+    if (verification !== null) this.#set({ verification: { ...verification, differingRows } });
   }
 
   promoted(promotion: PromotionSummary): void {
@@ -465,12 +495,17 @@ export class MigrationRun {
           : 'the run is not paused';
       case 'rollback':
         if (this.retiring) return 'replication has been taken down: there is no way back any more';
-        return this.#state.rollback.loses === undefined || acceptsLoss(payload)
+        return this.#state.rollback.loses === undefined || this.#isForTheWayBackToSay || acceptsLoss(payload)
           ? malformedAcceptance(payload)
           : `a rollback would lose ${this.#state.rollback.loses}. ${HOW_TO_ACCEPT}`;
       case 'retire':
         return this.#refusalToRetire();
     }
+  }
+
+  /** Whether all that it may lose are partitions that may have been emptied: it compares them first, and asks where it must. */
+  get #isForTheWayBackToSay(): boolean {
+    return this.#feed.loses === undefined && Object.keys(this.strands).join() === 'emptied';
   }
 
   /** A window ends once. What comes before the retirement then is not for this message to answer. */
@@ -590,7 +625,7 @@ export class MigrationRun {
 }
 
 const HOW_TO_ACCEPT =
-  'Send the rollback with "acceptLoss": true to go back all the same (green is kept, fenced, with its rows), or stay on green';
+  'Send the rollback with "acceptLoss": true to go back all the same (what only green has, it keeps, fenced), or stay on green';
 
 const NOTHING_ACCEPTED =
   'rolling back; nothing is known now that would be lost, so no loss is accepted: one that shows up is asked about first';

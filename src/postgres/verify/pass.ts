@@ -1,5 +1,5 @@
 import { RateMeter } from '../migrate/step-context.js';
-import { rememberFiles } from '../partition-files.js';
+import { rememberedFiles, rememberFiles } from '../partition-files.js';
 import { withSession, type Session } from '../session.js';
 import { cutTable, isSmall, PART_SIZE, type TableSize } from './cut-table.js';
 import { ENOUGH } from './difference.js';
@@ -154,15 +154,17 @@ export class Pass {
    */
   private async rememberFiles(equal: boolean): Promise<void> {
     const { files } = this.start;
-    const { source, direction, runId } = this.options;
-    if (files === undefined || (!equal && direction === 'to_green')) return;
-    await withSession(source, { purpose: 'verify progress' }, (session) =>
-      rememberFiles(session, runId, 'compared', files),
-    );
+    const { source, direction, runId, isPartial = false } = this.options;
+    if (files === undefined || (!equal && (isPartial || direction === 'to_green'))) return;
+    await withSession(source, { purpose: 'verify progress' }, async (session) => {
+      const others = isPartial ? await rememberedFiles(session, runId, 'compared') : {};
+      await rememberFiles(session, runId, 'compared', { ...others, ...files });
+    });
   }
 
   /** What the next pass over changed rows builds on. */
   private async remember(green: Session, equal: boolean): Promise<void> {
+    if (this.options.isPartial === true) return;
     if (!equal) return forgetLastPass(green, this.options.runId);
     const tables = Object.fromEntries(this.tables.map(({ pair }) => [pair.object, fingerprint(pair)]));
     return writeLastPass(green, this.options.runId, { began: this.start.began, tables });

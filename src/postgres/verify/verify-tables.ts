@@ -25,6 +25,11 @@ export interface VerifyOptions extends Sides {
   readonly pass: string;
   /** Ordinary tables and the topmost of partitioned ones. */
   readonly tables: readonly TableName[];
+  /**
+   * Whether there are others, which are left as they were compared before: then later passes build on nothing of this one,
+   * but that partitions of its tables have not been emptied where it has found no difference. Default: false
+   */
+  readonly isPartial?: boolean;
   readonly work: Work;
   readonly onProgress: OnProgress;
   /** Default `all`. `changed` becomes `all` where no earlier pass is known that it could build on. */
