@@ -15,9 +15,7 @@ import { otherSide, type Side } from '../../src/side.js';
 import { carryOut } from '../support/promotion-steps.js';
 import { transactionsPastTheFence } from '../support/past-the-fence.js';
 import { PromotionRig } from '../support/promotion-rig.js';
-import { StatementProxy } from '../support/statement-proxy.js';
 import { LOCKS_WRITERS_OUT, WatchedTry } from '../support/watched-try.js';
-import { withClient } from '../support/postgres.js';
 
 /*
  * Mistakes that promotions have been bitten by, in the hold and in the decision: see docs/mistakes.md. Each test fails
