@@ -8,6 +8,7 @@ import type { SchemaChange } from './ddl/schema-watch.js';
 import { dropSubscriptions, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { armFence } from './fence.js';
+import { ROUTE_IS_STILL } from './finish-promotion.js';
 import { promotionBlocked } from './hold.js';
 import { readKnownTables } from './known-tables.js';
 import { longWriters, whoBlocksApply, whoLocksReadersOut } from './locks.js';
@@ -18,7 +19,13 @@ import { withoutSecrets } from './scrub.js';
 import { SHORT_STATEMENTS, withSession, type Database, type Databases, type Session } from './session.js';
 import { readRoute, readStreamCount, ROUTE_CHANNEL } from './state.js';
 import { dropUnused, ensurePublications, publishesOther, readStreams, streamNames, streamsOfRun } from './streams.js';
-import { disableSubscription, ensureSubscription, readSubscription, redirectSubscription } from './subscription.js';
+import {
+  disableSubscription,
+  disableSubscriptionWhere,
+  ensureSubscription,
+  readSubscription,
+  redirectSubscription,
+} from './subscription.js';
 
 /** What is made before writers are asked to wait. */
 export interface Preparation {
@@ -54,7 +61,7 @@ export async function preparePromotion(preparation: Preparation): Promise<number
     if (route?.writesOn !== from) throw promotionBlocked(`writes are not on ${from}`);
     const announced = performance.now();
     await announceOpening(session, migration, from, route.epoch);
-    if (preparation.wayBack !== undefined) await proveWayBack(preparation, preparation.wayBack);
+    if (preparation.wayBack !== undefined) await proveWayBack(preparation, preparation.wayBack, route.epoch);
     await refuseLongWriters(session, from);
     await withSession(databases[to], { purpose: 'prepare promotion', ...SHORT_STATEMENTS }, async (other) => {
       await refuseLongWriters(other, to);
@@ -74,7 +81,7 @@ export async function preparePromotion(preparation: Preparation): Promise<number
  * Publications on the new side, disabled subscriptions on the old one, which is seen to reach the new one each time.
  * Their slots are made in the hold, not here.
  */
-async function proveWayBack(preparation: Preparation, tables: readonly PublishedTable[]): Promise<void> {
+async function proveWayBack(preparation: Preparation, tables: readonly PublishedTable[], epoch: number): Promise<void> {
   const { databases, migration, from } = preparation;
   const to = otherSide(from);
   const direction = directionTo(from);
@@ -111,8 +118,15 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
         for (const name of streamNames(migration, direction, streams)) {
           const options = { name, conninfo, copyData: false, enabled: false, publisherVersion };
           await ensureSubscription(session, options, patience);
-          // Somebody may have enabled one that an earlier try has left: it would begin in the hold, beside the feed there.
-          if (!(await disableSubscription(session, name, { ...patience, stopWithinMs: STOPS_WITHIN_MS }))) {
+          // Somebody may have enabled one that an earlier try has left: it would begin in the hold, beside the feed there. A
+          // worker that comes too late meets the feed that another one has begun, and leaves it on.
+          const isSo = { text: ROUTE_IS_STILL, values: [migration, from, epoch] };
+          const is = await disableSubscriptionWhere(session, name, isSo, {
+            ...patience,
+            stopWithinMs: STOPS_WITHIN_MS,
+          });
+          if (is === 'not so') throw promotionBlocked(`writes are not on ${from} any more`);
+          if (is === 'still runs') {
             throw promotionBlocked(`${from}: a worker of the subscription ${name} does not stop`);
           }
           await redirectSubscription(session, name, conninfo, patience);

@@ -259,6 +259,36 @@ export async function disableSubscription(
 }
 
 /**
+ * The same, if a statement finds its one row in the transaction that disables it: a row that it locks stays as it is until
+ * then. Otherwise it is left as it is.
+ *
+ * @throws VerdigrisError LockNotHad (retryable)
+ */
+export async function disableSubscriptionWhere(
+  session: Session,
+  name: string,
+  condition: { readonly text: string; readonly values: readonly unknown[] },
+  { stopWithinMs = 30_000, ...patience }: DisableOptions = {},
+): Promise<'stopped' | 'still runs' | 'not so'> {
+  const disable = (): Promise<boolean> =>
+    inTransaction(session, async () => {
+      const { rowCount } = await session.query(condition.text, [...condition.values]);
+      if (rowCount !== 1) return false;
+      await session.query(`ALTER SUBSCRIPTION ${ident(name)} DISABLE`);
+      return true;
+    });
+  const started = Date.now();
+  for (;;) {
+    const state = await readSubscription(session, name);
+    if (state === undefined || (!state.enabled && state.workers === 0)) return 'stopped';
+    if (state.enabled && !(await briefLock(session, `ALTER SUBSCRIPTION ${name} DISABLE`, disable, patience)))
+      return 'not so';
+    if (Date.now() - started > stopWithinMs) return 'still runs';
+    await sleep(5);
+  }
+}
+
+/**
  * The same for several, which stop side by side: all are switched off before the first one is waited for. In turn, since
  * each has limits of its own for the session's locks.
  */
