@@ -15,6 +15,8 @@ describe('a promotion whose worker is harmed', () => {
   it.each([
     ['kill', 'before', /SELECT verdigris\.open_fence/],
     ['freeze', 'before', /; COMMIT$/],
+    // While it prepares: what it goes on with must not take the feed back away that the other one has begun.
+    ['freeze', 'before', /^SELECT pg_notify/],
   ] as const)('%s %s %s: another worker ends it, and every write is there once', (fault, when, text) =>
     moved.endsWell(fault, when, text),
   );
