@@ -6,6 +6,7 @@ import {
   growthAMinute,
   judgedParts,
   noParts,
+  NOTHING,
   partsAfter,
   takenBack,
   usualAMinute,
@@ -172,8 +173,6 @@ function withoutReturned(
   });
   return { added, fallen: left.toReversed() };
 }
-
-const NOTHING: Counters = { hits: 0, of: 0 };
 
 /** s; infinite where it is not known when it fell. */
 function ageOf(fall: CountersAt, at: number): number {

@@ -243,7 +243,7 @@ function minutesOf({ from, to }: Part): number {
   return Math.max(1, (to - from) / PART_SECONDS);
 }
 
-const NOTHING: Counters = { hits: 0, of: 0 };
+export const NOTHING: Counters = { hits: 0, of: 0 };
 
 /** Where a version that kept no parts has counted, that is taken as it is. */
 export function noParts(counted: Counters): Parts {

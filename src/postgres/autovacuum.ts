@@ -28,6 +28,11 @@ export function autovacuumYields(local: boolean): string {
             WHERE has_parameter_privilege('deadlock_timeout', 'SET'))`;
 }
 
+/** An expression that gives deadlock_timeout back what it had, a parameter such as `$2`: only where it was set, which needs the right. */
+export function autovacuumYieldsAsBefore(had: string): string {
+  return `(SELECT set_config('deadlock_timeout', ${had}, false) WHERE current_setting('deadlock_timeout') <> ${had})`;
+}
+
 /** The lock_timeout of one try after the other for one lock: longer when nothing but an autovacuum was in the way. */
 export class LockTimeouts {
   #longer = 0;

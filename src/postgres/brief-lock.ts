@@ -1,4 +1,4 @@
-import { autovacuumYields, LockTimeouts } from './autovacuum.js';
+import { autovacuumYields, autovacuumYieldsAsBefore, LockTimeouts } from './autovacuum.js';
 import { restoreEventTriggers, silenceEventTriggers } from './event-triggers.js';
 import { LockWatch, MAX_BLOCKING_MS, gaveWay, lockNotHad, type Encounter } from './lock-watch.js';
 import { backendPid } from './migrate/step-context.js';
@@ -124,9 +124,8 @@ async function makeReady(session: Session, tryMs: number): Promise<Before> {
 
 async function restore(session: Session, { lock, deadlock, role }: Before): Promise<void> {
   await restoreEventTriggers(session, role).catch(() => undefined);
-  await session.query(
-    `SELECT set_config('lock_timeout', $1, false),
-            (SELECT set_config('deadlock_timeout', $2, false) WHERE current_setting('deadlock_timeout') <> $2)`,
-    [lock, deadlock],
-  );
+  await session.query(`SELECT set_config('lock_timeout', $1, false), ${autovacuumYieldsAsBefore('$2')}`, [
+    lock,
+    deadlock,
+  ]);
 }

@@ -8,7 +8,7 @@ import type { LockRetryOptions } from './retry.js';
 import { inTransaction, type Session } from './session.js';
 import type { Side } from '../side.js';
 import { isConnectionLost } from './sqlstate.js';
-import { FENCE_LOCK, FENCE_OPEN, hasState } from './state.js';
+import { FENCE_LOCK, FENCE_OPEN, hasState, ROUTE_IS_STILL } from './state.js';
 
 /*
  * The fence: two statement triggers on every ordinary and partitioned table, at every level. The function behind them
@@ -152,10 +152,7 @@ export interface RouteGuard {
 
 async function refuseOtherRoute(session: Session, guard: RouteGuard | undefined): Promise<void> {
   if (guard === undefined) return;
-  const { rowCount } = await session.query(
-    'SELECT FROM verdigris.route WHERE migration = $1 AND epoch = $2 AND writes_on = $3 FOR SHARE',
-    [guard.migration, guard.epoch, guard.writesOn],
-  );
+  const { rowCount } = await session.query(ROUTE_IS_STILL, [guard.migration, guard.writesOn, guard.epoch]);
   if (rowCount === 1) return;
   throw new VerdigrisError({
     type: 'StaleEpoch',

@@ -6,7 +6,7 @@ import { directionTo, feedName } from './feed.js';
 import { disarmFence } from './fence.js';
 import type { LockRetryOptions } from './retry.js';
 import { openActorSession } from './ownership.js';
-import { readRoute, type Route } from './state.js';
+import { readRoute, ROUTE_IS_STILL, type Route } from './state.js';
 import { waitUntilInactive } from './replication-slot.js';
 import {
   closeSession,
@@ -110,10 +110,6 @@ async function beginFeedBack(
     await closeSession(actor);
   }
 }
-
-/** For enableSubscriptionWhere(): a migration, the side that has the writes, and the epoch. */
-export const ROUTE_IS_STILL = `
-  SELECT FROM verdigris.route WHERE migration = $1 AND writes_on = $2 AND epoch = $3 FOR SHARE`;
 
 /** All streams of the old feed have stopped, on both servers, before the first of them is dropped. */
 async function endFeed(

@@ -1,11 +1,11 @@
 import { feedName } from './feed.js';
 import { enabledSubscriptionsSql } from './feed-objects.js';
-import { ROUTE_IS_STILL } from './finish-promotion.js';
 import { forgetProgress, readProgress, writeProgress, type ProgressKey } from './migrate/progress-row.js';
 import type { Run } from './ownership.js';
 import { readDecisionAsActor } from './promotion-decision.js';
 import { keptSessions, openActors } from './promotion-sessions.js';
 import type { Databases, Session } from './session.js';
+import { ROUTE_IS_STILL } from './state.js';
 import { enableSubscriptionWhere } from './subscription.js';
 
 /*

@@ -8,7 +8,6 @@ import type { SchemaChange } from './ddl/schema-watch.js';
 import { dropSubscriptions, findSubscriptions } from './feed-objects.js';
 import { directionTo, feedName } from './feed.js';
 import { armFence } from './fence.js';
-import { ROUTE_IS_STILL } from './finish-promotion.js';
 import { promotionBlocked } from './hold.js';
 import { readKnownTables } from './known-tables.js';
 import { longWriters, whoBlocksApply, whoLocksReadersOut } from './locks.js';
@@ -17,7 +16,7 @@ import { lookUpTables, type PublishedTable } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
 import { withoutSecrets } from './scrub.js';
 import { SHORT_STATEMENTS, withSession, type Database, type Databases, type Session } from './session.js';
-import { readRoute, readStreamCount, ROUTE_CHANNEL } from './state.js';
+import { readRoute, readStreamCount, ROUTE_CHANNEL, ROUTE_IS_STILL } from './state.js';
 import { dropUnused, ensurePublications, publishesOther, readStreams, streamNames, streamsOfRun } from './streams.js';
 import {
   disableSubscription,

@@ -324,6 +324,13 @@ DO $do$ BEGIN
 END $do$;`;
 }
 
+/**
+ * One row while a route is as it was, and it stays so until the transaction ends: a migration, the side that has the writes,
+ * and the epoch.
+ */
+export const ROUTE_IS_STILL = `
+  SELECT FROM verdigris.route WHERE migration = $1 AND writes_on = $2 AND epoch = $3 FOR SHARE`;
+
 /** Reads the route of a migration; undefined when this database knows none. `forUpdate` locks the row. */
 export async function readRoute(session: Session, migration: string, forUpdate = false): Promise<Route | undefined> {
   const { rows } = await session.query<RouteRow>(

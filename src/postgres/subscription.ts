@@ -181,15 +181,26 @@ export async function enableSubscriptionWhere(
   condition: { readonly text: string; readonly values: readonly unknown[] },
   patience?: LockRetryOptions,
 ): Promise<boolean> {
-  const enable = (): Promise<boolean> =>
+  return alterWhere(session, name, 'ENABLE', condition, patience);
+}
+
+/** Where a subscription is that already, it stays so. @returns whether the condition holds */
+async function alterWhere(
+  session: Session,
+  name: string,
+  what: 'ENABLE' | 'DISABLE',
+  condition: { readonly text: string; readonly values: readonly unknown[] },
+  patience?: LockRetryOptions,
+): Promise<boolean> {
+  const change = (): Promise<boolean> =>
     inTransaction(session, async () => {
       const { rowCount } = await session.query(condition.text, [...condition.values]);
       if (rowCount !== 1) return false;
       const state = await readSubscription(session, name);
-      if (state?.enabled === false) await session.query(`ALTER SUBSCRIPTION ${ident(name)} ENABLE`);
+      if (state?.enabled === (what === 'DISABLE')) await session.query(`ALTER SUBSCRIPTION ${ident(name)} ${what}`);
       return true;
     });
-  return briefLock(session, `ALTER SUBSCRIPTION ${name} ENABLE`, enable, patience);
+  return briefLock(session, `ALTER SUBSCRIPTION ${name} ${what}`, change, patience);
 }
 
 /** Has a subscription stop, whether or not it is enabled. Its workers may still run: see disableSubscription(). */
@@ -246,16 +257,8 @@ export async function disableSubscription(
   name: string,
   options: DisableOptions = {},
 ): Promise<boolean> {
-  const { stopWithinMs = 30_000 } = options;
-  const started = Date.now();
-  for (;;) {
-    const state = await readSubscription(session, name);
-    if (state === undefined) return true;
-    if (state.enabled) await switchOffSubscription(session, name, options);
-    else if (state.workers === 0) return true;
-    if (Date.now() - started > stopWithinMs) return false;
-    await sleep(5);
-  }
+  const switchOff = (): Promise<boolean> => switchOffSubscription(session, name, options).then(() => true);
+  return (await untilStopped(session, name, switchOff, options)) === 'stopped';
 }
 
 /**
@@ -268,21 +271,26 @@ export async function disableSubscriptionWhere(
   session: Session,
   name: string,
   condition: { readonly text: string; readonly values: readonly unknown[] },
-  { stopWithinMs = 30_000, ...patience }: DisableOptions = {},
-): Promise<'stopped' | 'still runs' | 'not so'> {
-  const disable = (): Promise<boolean> =>
-    inTransaction(session, async () => {
-      const { rowCount } = await session.query(condition.text, [...condition.values]);
-      if (rowCount !== 1) return false;
-      await session.query(`ALTER SUBSCRIPTION ${ident(name)} DISABLE`);
-      return true;
-    });
+  options: DisableOptions = {},
+): Promise<Stopped> {
+  const switchOff = (): Promise<boolean> => alterWhere(session, name, 'DISABLE', condition, options);
+  return untilStopped(session, name, switchOff, options);
+}
+
+type Stopped = 'stopped' | 'still runs' | 'not so';
+
+/** Switches a subscription off for as long as it is enabled, until it has stopped. @param switchOff false: it is left on */
+async function untilStopped(
+  session: Session,
+  name: string,
+  switchOff: () => Promise<boolean>,
+  { stopWithinMs = 30_000 }: DisableOptions,
+): Promise<Stopped> {
   const started = Date.now();
   for (;;) {
     const state = await readSubscription(session, name);
     if (state === undefined || (!state.enabled && state.workers === 0)) return 'stopped';
-    if (state.enabled && !(await briefLock(session, `ALTER SUBSCRIPTION ${name} DISABLE`, disable, patience)))
-      return 'not so';
+    if (state.enabled && !(await switchOff())) return 'not so';
     if (Date.now() - started > stopWithinMs) return 'still runs';
     await sleep(5);
   }

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readDecision } from '../../src/postgres/promotion-decision.js';
@@ -10,6 +9,7 @@ import { PromotionRig } from '../support/promotion-rig.js';
 import { carryOut } from '../support/promotion-steps.js';
 import { StatementProxy } from '../support/statement-proxy.js';
 import { LOCKS_WRITERS_OUT, WatchedTry } from '../support/watched-try.js';
+import { isWaitingForLock, untilRow } from '../support/wait-for-row.js';
 
 /* The rarer mistakes of promotions: see docs/mistakes.md and test/postgres/mistakes-promotion.test.ts. */
 
@@ -34,17 +34,6 @@ describe('the hold and the decision', () => {
 
   const write = (client: pg.Client): Promise<unknown> =>
     client.query('INSERT INTO public.accounts VALUES ($1, 0)', [++account]);
-
-  const isWaitingForLock = (session: string): string =>
-    `SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = '${session}' AND wait_event = 'advisory'`;
-
-  async function until(client: pg.Client, sql: string): Promise<void> {
-    for (let look = 0; look < 1_000; look++) {
-      if ((await client.query(sql)).rowCount !== 0) return;
-      await sleep(10);
-    }
-    throw new Error(`not so after 10 s: ${sql}`);
-  }
 
   it('keys that the old side gives out until the last moment stay behind, however many', async () => {
     const attempt = await WatchedTry.prepare(rig);
@@ -124,7 +113,7 @@ describe('the hold and the decision', () => {
         const refused = truncates.query('TRUNCATE public.upserts').catch((error: unknown) => error);
         await temporary.query('BEGIN; CREATE TEMP TABLE seen_before (id int); COMMIT');
         await temporary.query('BEGIN; CREATE TEMP TABLE of_mine ON COMMIT DROP AS SELECT 1 AS id');
-        await until(temporary, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted");
+        await untilRow(temporary, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted");
         held.release();
         expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
         expect(await refused).toMatchObject({ code: '25006' });
@@ -146,7 +135,7 @@ describe('the hold and the decision', () => {
       await write(writer);
       await writer.query('CREATE TABLE public.new_one (id int)');
       held.release();
-      await rig.on(from, (client) => until(client, isWaitingForLock('verdigris promotion')));
+      await rig.on(from, (client) => untilRow(client, isWaitingForLock('verdigris promotion')));
       await writer.query('COMMIT');
     });
     expect(await outcome).toMatchObject({ type: 'FenceTampered' });
@@ -183,7 +172,7 @@ describe('the hold and the decision', () => {
         const held = await committing;
         const before = { ...heard };
         const notifiers = [1, 2, 3, 4].map(() => withClient(elsewhere, (client) => client.query(traffic)));
-        await rig.on(from, (client) => until(client, WAITS_FOR_NOTIFY));
+        await rig.on(from, (client) => untilRow(client, WAITS_FOR_NOTIFY));
         held.release();
         expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
         await Promise.all(notifiers);

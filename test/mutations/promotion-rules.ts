@@ -271,7 +271,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   {
     rule: 'a feed counts as stopped when its worker is gone, not when it is disabled',
     edits: [
-      edit('src/postgres/subscription.ts', 'else if (state.workers === 0) return true;', 'else return true;'),
+      edit('src/postgres/subscription.ts', '(!state.enabled && state.workers === 0)', '!state.enabled'),
       edit(FINISH, '!stopped || idle.includes(false)', '!stopped'),
       edit(FINISH, 'waitUntilInactive(oldSide, name, 30_000)', 'waitUntilInactive(oldSide, name, 0)'),
       edit(FINISH, '  await dropSubscriptions(newSide, feed, patience);\n  await dropSlots(oldSide, feed);\n', ''),

@@ -16,6 +16,7 @@ import { carryOut } from '../support/promotion-steps.js';
 import { transactionsPastTheFence } from '../support/past-the-fence.js';
 import { PromotionRig } from '../support/promotion-rig.js';
 import { LOCKS_WRITERS_OUT, WatchedTry } from '../support/watched-try.js';
+import { isWaitingForLock, untilRow } from '../support/wait-for-row.js';
 
 /*
  * Mistakes that promotions have been bitten by, in the hold and in the decision: see docs/mistakes.md. Each test fails
@@ -50,17 +51,6 @@ describe('the hold and the decision', () => {
     });
   }
 
-  const isWaitingForLock = (session: string): string =>
-    `SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = '${session}' AND wait_event = 'advisory'`;
-
-  async function until(client: pg.Client, sql: string): Promise<void> {
-    for (let look = 0; look < 1_000; look++) {
-      if ((await client.query(sql)).rowCount !== 0) return;
-      await sleep(10);
-    }
-    throw new Error(`not so after 10 s: ${sql}`);
-  }
-
   it('the stop position is taken after the last writer has ended: what it commits in between is waited for', async () => {
     const attempt = await WatchedTry.prepare(rig);
     const { from } = attempt;
@@ -72,7 +62,7 @@ describe('the hold and the decision', () => {
       await write(writer);
       await whileApplyStands(otherSide(from), async (release) => {
         held.release();
-        await rig.on(from, (client) => until(client, isWaitingForLock('verdigris promotion')));
+        await rig.on(from, (client) => untilRow(client, isWaitingForLock('verdigris promotion')));
         // Long enough for a marker that is written too early to come through.
         await sleep(100);
         await writer.query('COMMIT');

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../errors.js';
-import { autovacuumYields, LockTimeouts } from '../autovacuum.js';
+import { autovacuumYields, autovacuumYieldsAsBefore, LockTimeouts } from '../autovacuum.js';
 import { describeBlockers, type Blocker } from '../blockers.js';
 import { SILENCE_EVENT_TRIGGERS, withoutEventTriggers } from '../event-triggers.js';
 import { LockWatch, describeEncounter, gaveWay, type Encounter } from '../lock-watch.js';
@@ -91,8 +91,7 @@ export async function aloneWithShortLocks<T>(
     const { lock = '2s', path = 'pg_catalog', deadlock } = before.rows[0] ?? {};
     await session
       .query(
-        `SELECT set_config('lock_timeout', $1, false), set_config('search_path', $2, false),
-                (SELECT set_config('deadlock_timeout', $3, false) WHERE current_setting('deadlock_timeout') <> $3)`,
+        `SELECT set_config('lock_timeout', $1, false), set_config('search_path', $2, false), ${autovacuumYieldsAsBefore('$3')}`,
         [lock, path, deadlock],
       )
       .catch(() => undefined);
