@@ -9,6 +9,8 @@ import { pause } from '../timing.js';
 
 /** Both sides are closed for a few milliseconds in a promotion: look again soon, but not all at once. */
 const CLOSED_PAUSE_MS = [2, 5] as const;
+/** How long to wait for what a side has announced to be read from it. */
+const READING_MS = 25;
 /** How long to wait for the news that a side is open before it is tried all the same. */
 const OPENING_MS = [20, 30] as const;
 /** For how long a fence that was met holds back the requests behind, unless there is news of the route. */
@@ -133,6 +135,8 @@ export class HeldRequests {
     const routes = this.#routes;
     // A side that is silent must not hold anybody up.
     if (routes.news === since) await Promise.race([routes.refresh(), pause(...CLOSED_PAUSE_MS)]);
+    // News that was only heard of: this side, which has just answered, says in a moment where writes went.
+    if (routes.news !== since && routes.current.writesOn === met) await routes.reread(met, READING_MS);
     if (routes.isAboutToOpen(routes.current.writesOn)) {
       const [from, to] = OPENING_MS;
       await routes.opened(routes.current.writesOn, from + Math.random() * (to - from));

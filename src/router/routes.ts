@@ -112,6 +112,12 @@ export class Routes {
     await within(Promise.allSettled(this.#links.map((link) => link.look())), REFRESH_MS, undefined);
   }
 
+  /** Looks at one side now; returns after `ms` at the latest, and never fails. */
+  async reread(side: Side, ms: number): Promise<void> {
+    const looks = this.#links.filter((link) => link.side === side).map((link) => link.look());
+    await within(Promise.allSettled(looks), ms, undefined);
+  }
+
   /**
    * A write that started under the route `before` was taken by `side`, which that route did not name. Whoever reads
    * after this write must find it, so the route is brought up to date before the write is answered.

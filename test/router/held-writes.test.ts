@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
   CommitOutcomeUnknownError,
   TransactionAbortedError,
@@ -7,6 +7,7 @@ import {
   WriteTimeoutError,
   type Router,
 } from '../../src/router/index.js';
+import { SideLink } from '../../src/router/side-link.js';
 import { isUncovered, parseToken } from '../../src/router/token.js';
 import { TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
 import type { Side } from '../../src/side.js';
@@ -69,6 +70,27 @@ describe('a write that meets the fence is run again on the other side, unseen', 
       expect([await ids('blue'), await ids('green')]).toEqual([[], [2]]);
     },
   );
+
+  test('a transaction, once, when the route that was announced takes a while to be read', async () => {
+    const { query } = SideLink.prototype;
+    const late = vi.spyOn(SideLink.prototype, 'query').mockImplementation(async function (this: SideLink, ...asked) {
+      await pause(12);
+      return query.apply(this, asked);
+    });
+    try {
+      let runs = 0;
+      const moved = router.transaction('u', {}, async (tx) => {
+        runs += 1;
+        await tx.query('SELECT count(*) FROM item');
+        if (runs === 1) await moveWritesToGreen();
+        await tx.query(INSERT, [2]);
+        return tx.side;
+      });
+      expect([await moved, runs]).toEqual(['green', 2]);
+    } finally {
+      late.mockRestore();
+    }
+  });
 
   test('a transaction whose function swallows the error', async () => {
     await moveFencesOnly();
