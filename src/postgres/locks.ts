@@ -87,7 +87,12 @@ export async function whoChanges(
 
 /** Which transactions have written on this server, in any database: a slot waits for all of them. */
 export async function whoHasWritten(session: Session): Promise<string> {
-  return `Writing longest on its server: ${describe(await writers(session, { olderThanSeconds: 0, everywhere: true }))}.`;
+  return `Writing longest on its server: ${await writingLongest(session)}.`;
+}
+
+/** The oldest three of them, prepared ones too, in words. */
+export async function writingLongest(session: Session): Promise<string> {
+  return describe(await writers(session, { olderThanSeconds: 0, everywhere: true }));
 }
 
 /** Transactions that have written and are older than that, and prepared ones; null where there is none. */

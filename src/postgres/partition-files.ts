@@ -24,7 +24,8 @@ export interface PartitionFile {
 }
 
 /**
- * The files of partitions as rows of PartitionFile. The first file of a table has its oid for a number: many partitions
+ * The files of partitions as rows of PartitionFile, those of tables that no run moves left out: unlogged and temporary
+ * ones, and those of extensions. The first file of a table has its oid for a number: many partitions
  * never get another one, but all that pg_restore -j or pg_repack has made have.
  *
  * @param known left out, before anything else is asked of them: where nothing has happened no row is left
@@ -35,12 +36,14 @@ export function partitionFilesSql(known: readonly Pick<PartitionFile, 'oid' | 'f
   SELECT c.oid::int8::float8 AS oid, n.nspname::text AS schema, c.relname::text AS name, rn.nspname::text AS root_schema,
          r.relname::text AS root_name, c.relfilenode::int8::float8 AS file
     FROM (SELECT p.oid, p.relname, p.relnamespace, p.relfilenode FROM pg_class p
-           WHERE p.relispartition AND p.relkind = 'r' AND p.relfilenode <> p.oid
+           WHERE p.relispartition AND p.relkind = 'r' AND p.relpersistence = 'p' AND p.relfilenode <> p.oid
              AND NOT EXISTS (SELECT FROM unnest('{${oids}}'::oid[], '{${files}}'::oid[]) AS known (oid, file)
                               WHERE known.oid = p.oid AND known.file = p.relfilenode)
           OFFSET 0) AS c
     JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_class r ON r.oid = pg_partition_root(c.oid) JOIN pg_namespace rn ON rn.oid = r.relnamespace`;
+    JOIN pg_class r ON r.oid = pg_partition_root(c.oid) JOIN pg_namespace rn ON rn.oid = r.relnamespace
+   WHERE r.relpersistence = 'p' AND NOT EXISTS (SELECT FROM pg_depend d
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = r.oid AND d.deptype = 'e')`;
 }
 
 /** Those of partitions whose topmost parent is moved. Pure. */

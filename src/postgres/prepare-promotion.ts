@@ -65,7 +65,10 @@ export async function preparePromotion(preparation: Preparation): Promise<number
     await withSession(databases[to], { purpose: 'prepare promotion', ...SHORT_STATEMENTS }, async (other) => {
       await refuseLongWriters(other, to);
       const feed = feedName(migration, directionTo(to));
-      if (preparation.acceptLoss === true) return switchOff(other, feed, to, patienceOf(preparation));
+      if (preparation.acceptLoss === true) {
+        await refuseMoved(session, preparation, route.epoch);
+        return switchOff(other, feed, to, patienceOf(preparation));
+      }
       for (const name of await streamsOfRun(other, feed)) await refuseUnfinishedSync(other, name, to);
     });
     const known = await readKnownTables(session, preparation);
@@ -94,7 +97,12 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
     },
   );
   const spec = { migration, direction, tables, streams, like: forward };
-  const dropStale = (old: Session): Promise<void> => dropSubscriptions(old, feedName(migration, direction), patience);
+  const dropStale = async (old: Session): Promise<void> => {
+    const feed = feedName(migration, direction);
+    for (const name of await findSubscriptions(old, feed)) await keepDisabled(old, name, preparation, epoch);
+    await refuseMoved(old, preparation, epoch);
+    await dropSubscriptions(old, feed, patience);
+  };
   const publisherVersion = await unlessLockedOut(databases[to], async (session) => {
     // An earlier try has made it, and tables have changed on both sides since. The subscriptions go first: they are made
     // anew for as long as the publications are.
@@ -117,17 +125,7 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
         for (const name of streamNames(migration, direction, streams)) {
           const options = { name, conninfo, copyData: false, enabled: false, publisherVersion };
           await ensureSubscription(session, options, patience);
-          // Somebody may have enabled one that an earlier try has left: it would begin in the hold, beside the feed there. A
-          // worker that comes too late meets the feed that another one has begun, and leaves it on.
-          const isSo = { text: ROUTE_IS_STILL, values: [migration, from, epoch] };
-          const is = await disableSubscriptionWhere(session, name, isSo, {
-            ...patience,
-            stopWithinMs: STOPS_WITHIN_MS,
-          });
-          if (is === 'not so') throw promotionBlocked(`writes are not on ${from} any more`);
-          if (is === 'still runs') {
-            throw promotionBlocked(`${from}: a worker of the subscription ${name} does not stop`);
-          }
+          await keepDisabled(session, name, preparation, epoch);
           await redirectSubscription(session, name, conninfo, patience);
         }
       },
@@ -141,6 +139,35 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
       error,
     );
   }
+}
+
+/**
+ * Somebody may have enabled one that an earlier try has left: it would begin in the hold, beside the feed there. A worker
+ * that comes too late meets the feed that another one has begun, and leaves it on.
+ *
+ * @throws VerdigrisError PromotionBlocked
+ */
+async function keepDisabled(session: Session, name: string, preparation: Preparation, epoch: number): Promise<void> {
+  const { from } = preparation;
+  const isSo = { text: ROUTE_IS_STILL, values: stillRoute(preparation, epoch) };
+  const options = { ...patienceOf(preparation), stopWithinMs: STOPS_WITHIN_MS };
+  const is = await disableSubscriptionWhere(session, name, isSo, options);
+  if (is === 'not so') throw hasMoved(from);
+  if (is === 'still runs') throw promotionBlocked(`${from}: a worker of the subscription ${name} does not stop`);
+}
+
+/** @throws VerdigrisError PromotionBlocked where another worker has moved writes since this one has begun */
+async function refuseMoved(session: Session, preparation: Preparation, epoch: number): Promise<void> {
+  const { rowCount } = await session.query(ROUTE_IS_STILL, stillRoute(preparation, epoch));
+  if (rowCount === 0) throw hasMoved(preparation.from);
+}
+
+function stillRoute({ migration, from }: Preparation, epoch: number): unknown[] {
+  return [migration, from, epoch];
+}
+
+function hasMoved(from: Side): VerdigrisError {
+  return promotionBlocked(`writes are not on ${from} any more`);
 }
 
 /** Then people are told who is in the way: as long as for the fence, ms. */

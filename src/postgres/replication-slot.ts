@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
+import { writingLongest } from './locks.js';
 import { backendPid } from './migrate/step-context.js';
 import { closeSession, openBeside, type Session } from './session.js';
 import { sqlState } from './sqlstate.js';
@@ -80,7 +81,7 @@ export async function ensureSlot(
       }
     }
     // The server still makes it for a worker that has died: what that has waited for need not be waited for again.
-    options.onWait?.(await oldestWriter(session));
+    options.onWait?.(await writingLongest(session));
     await sleep(WATCH_EVERY_MS, undefined, { signal: options.signal });
   }
 }
@@ -138,22 +139,13 @@ export async function whileSlotIsMade<T>(
       signal?.throwIfAborted();
       await Promise.race([made, sleep(WATCH_EVERY_MS, undefined, { signal })]);
       if (over) return await made;
-      onWait?.(await oldestWriter(session));
+      onWait?.(await writingLongest(session));
     }
   } catch (error) {
     if (!over) await session.query('SELECT pg_terminate_backend($1, 5000)', [backendPid(maker)]);
     signal?.throwIfAborted();
     throw error;
   }
-}
-
-/** Who keeps a slot from being made: the oldest transaction that has an xid, in one line for people. */
-export async function oldestWriter(session: Session): Promise<string> {
-  const { rows } = await session.query<{ who: string }>(
-    `SELECT format('pid %s (%s), transaction since %s', pid, coalesce(nullif(application_name, ''), 'no application name'), xact_start) AS who
-       FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 1`,
-  );
-  return rows[0]?.who ?? 'nobody any more';
 }
 
 /**

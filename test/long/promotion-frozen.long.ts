@@ -53,4 +53,33 @@ describe('a promotion whose worker is harmed', () => {
     await rig.moveOn();
     await rig.audit();
   });
+
+  it('frozen before it looks at what is published for the way back, and woken when another one with other tables has moved writes: the feed stays', async () => {
+    const { rig } = moved;
+    if (rig.primary === 'green') await rig.moveOn();
+    const late = await rig.actor();
+    const feed = (): Promise<unknown[]> =>
+      rig.ours('blue', async (blue) => {
+        const { rows } = await blue.query(
+          `SELECT oid, subname, subenabled FROM pg_subscription
+            WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+        );
+        return rows;
+      });
+    const move = rig.move('blue');
+    const stopped = late.stopAt(moved.find(/FROM pg_publication p JOIN pg_publication_rel/), 'before');
+    const outcome = late.run('promote', { ...move, tables: move.tables.slice(1) });
+    const held = await Promise.race([stopped, outcome]);
+    if (typeof held === 'string') throw new Error(`it did not come there: ${held}`);
+    late.freeze();
+    await rig.moveOn();
+    const living = await feed();
+    expect(living).toMatchObject([{ subenabled: true }]);
+    held.release();
+    late.thaw();
+    expect(await outcome).toMatch(/writes are not on blue any more/);
+    await late.kill();
+    expect(await feed()).toEqual(living);
+    await rig.audit();
+  });
 });

@@ -9,7 +9,7 @@ import { expandTable } from '../../src/postgres/migrate/expand-table.js';
 import { changedTables, commonColumns, planWork, reverseColumns } from '../../src/postgres/migrate/plan-work.js';
 import { dropTriggers, revertMigrations } from '../../src/postgres/migrate/revert.js';
 import { describeStep, runStep } from '../../src/postgres/migrate/run-step.js';
-import { shortLocks } from '../../src/postgres/migrate/short-locks.js';
+import { aloneWithShortLocks, shortLocks } from '../../src/postgres/migrate/short-locks.js';
 import type { StepContext } from '../../src/postgres/migrate/step-context.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
@@ -265,6 +265,18 @@ describe.each([testedVersion('pg18')])('migrations on %s', (server) => {
     expect(Math.max(...waits)).toBeLessThan(900);
     await holder.end();
   });
+
+  it.each(['brief', 'patient'] as const)(
+    'looks for a circle early only where its wait is short: %s',
+    async (patience) => {
+      const read = async (): Promise<unknown> => (await session.query('SHOW deadlock_timeout')).rows[0];
+      const before = await read();
+      const during = await aloneWithShortLocks(context, session, { object: 'x', patience }, read);
+      // A wait without a limit goes on after its only look, so it must not be early.
+      expect(during).toEqual(patience === 'brief' ? { deadlock_timeout: '20ms' } : before);
+      expect(await read()).toEqual(before);
+    },
+  );
 
   it('materialized views that come empty are filled, in the order of what they read', async () => {
     await app.query(`CREATE MATERIALIZED VIEW b AS SELECT count(*) FROM orders WITH NO DATA;

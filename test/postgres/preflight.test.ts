@@ -238,6 +238,9 @@ describe('preflight', () => {
       of_any_schema: 'UPDATE ONLY Audit SET what = NEW.body; RETURN NULL',
       comments: '/* TRUNCATE kept.notes */ RETURN NULL -- DELETE FROM kept.notes\n',
       caches: 'DELETE FROM kept.cache; RETURN NULL',
+      guards: "IF NEW.id < 0 THEN RAISE EXCEPTION 'cannot delete from %: posted', TG_TABLE_NAME; END IF; RETURN NULL",
+      says: "RAISE NOTICE E'it''s so: \\'truncate is not allowed'; RAISE NOTICE $m$delete from x$m$; RETURN NULL",
+      remote: "PERFORM dblink_exec('log', 'INSERT INTO log VALUES (1)'); RETURN NULL",
       stamps: 'DELETE FROM kept.cache; NEW.at := now(); RETURN NEW',
       and_moved: 'INSERT INTO kept.audit (what) VALUES (NEW.body); DELETE FROM kept."Moved" m; RETURN NULL',
       dynamic: 'EXECUTE format($$INSERT INTO kept.%I VALUES (1)$$, TG_ARGV[0]); RETURN NULL',
@@ -265,12 +268,12 @@ describe('preflight', () => {
       return Object.fromEntries(found.map(({ severity, object = '' }) => [object.split('.')[2], severity]));
     };
     const errors = Object.fromEntries(
-      ['and_moved', 'dynamic', 'not_there', 'pieces', 'several', 'stamps', 'through_view'].map((name) => [
+      ['and_moved', 'dynamic', 'not_there', 'pieces', 'remote', 'several', 'stamps', 'through_view'].map((name) => [
         name,
         'error',
       ]),
     );
-    const copied = { ...errors, comments: 'warning', caches: 'warning' };
+    const copied = { ...errors, comments: 'warning', caches: 'warning', guards: 'warning', says: 'warning' };
     expect(await severities('standby')).toEqual({ ...copied, audits: 'warning', of_any_schema: 'warning' });
     expect(await severities('copy')).toEqual({ ...copied, audits: 'error', of_any_schema: 'error' });
   });

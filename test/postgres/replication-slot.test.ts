@@ -41,8 +41,29 @@ describe.each([testedVersion('pg15')])('a slot on %s that waits for a writer', (
       },
     });
     await expect(making).rejects.toThrow('given up');
-    expect(seen).toEqual([expect.stringMatching(/^pid \d+ .*, transaction since /)]);
+    expect(seen).toEqual([expect.stringMatching(/^pid \d+ .*, transaction \d+\.\d s old/)]);
     expect(await readSlot(session, name)).toBeUndefined();
+  });
+
+  it('says that it waits for a prepared transaction, which has no session', async () => {
+    const gid = `stuck ${name}`;
+    await writer.query(`PREPARE TRANSACTION '${gid}'`);
+    const abort = new AbortController();
+    const seen: string[] = [];
+    const making = ensureSlot(session, name, {
+      signal: abort.signal,
+      onWait: (whom) => {
+        seen.push(whom);
+        abort.abort(new Error('given up'));
+      },
+    });
+    try {
+      await expect(making).rejects.toThrow('given up');
+      expect(seen).toEqual([expect.stringContaining(`prepared transaction ${gid}`)]);
+      expect(seen[0]).toContain('ROLLBACK PREPARED');
+    } finally {
+      await writer.query(`ROLLBACK PREPARED '${gid}'`);
+    }
   });
 
   it('that a session of a dead worker still makes is there only when it is complete', async () => {

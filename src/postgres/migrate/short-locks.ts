@@ -79,11 +79,14 @@ export async function aloneWithShortLocks<T>(
     `SELECT current_setting('lock_timeout') AS lock, current_setting('search_path') AS path,
             current_setting('deadlock_timeout') AS deadlock`,
   );
+  // Who waits without a limit looks for a circle once, and late: had it looked early, whoever closes one would give up.
+  const brief = options.patience === 'brief';
   try {
     return await againAndAgain(context, session, options, async (lockTimeoutMs) => {
       await session.query(
-        `SELECT set_config('lock_timeout', $1, false), set_config('search_path', $2, false), ${autovacuumYields(false)}`,
-        [String(options.patience === 'brief' ? lockTimeoutMs : 0), options.searchPath ?? 'pg_catalog'],
+        `SELECT set_config('lock_timeout', $1, false), set_config('search_path', $2, false)
+                ${brief ? `, ${autovacuumYields(false)}` : ''}`,
+        [String(brief ? lockTimeoutMs : 0), options.searchPath ?? 'pg_catalog'],
       );
       return options.writesRows === true ? work() : withoutEventTriggers(session, work);
     });
