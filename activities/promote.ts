@@ -57,7 +57,7 @@ export interface PromotionResult {
   readonly at: string;
   /** What stayed behind on green, in words: only where a loss was accepted. */
   readonly lost: string | null;
-  /** Whose clients may be refused on the new side, as seen before the move. */
+  /** Clients of poolers that may be refused after the move, as seen before it. */
   readonly mayBeRefused?: readonly string[];
   /** Clients of poolers that got no connection to the new side. */
   readonly unserved?: readonly string[];

@@ -13,9 +13,12 @@ import { pgBouncerPools } from './pgbouncer-pools.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { identityOf } from '../postgres/identity.js';
 
+/** Checks whose warnings are told again before a move, since who comes may have changed. The preflight has told the others. */
+const TOLD_AGAIN = ['pgbouncer-logins', 'pgbouncer-entries'];
+
 /** Hears what stops nothing, and what people should know. */
 export interface Heard {
-  /** Before a move: users who may not get into the other side. */
+  /** Before a move: clients who may be refused after it, by the other side or where they are left behind. */
   mayBeRefused(what: string): void;
   /** After a pause: clients that have got no connection to the side that they were led to. */
   unserved(what: string, side: Side, pools: readonly ClientPool[]): void;
@@ -71,9 +74,8 @@ export function poolsBefore(setup: PgBouncers, databases: Databases, heard?: Hea
           return loginTroubles({ blue, green }, to, users);
         },
       });
-      // The others have been told by the preflight.
-      for (const { check, message, remedy } of found)
-        if (check === 'pgbouncer-logins') heard?.mayBeRefused(`${message}. ${remedy}`);
+      for (const { severity, check, message, remedy } of found)
+        if (severity === 'warning' && TOLD_AGAIN.includes(check)) heard?.mayBeRefused(`${message}. ${remedy}`);
       return found.filter(({ severity }) => severity === 'error').map(({ message, remedy }) => `${message}. ${remedy}`);
     },
     unserved: (what, side, pools) => heard?.unserved(what, side, pools),

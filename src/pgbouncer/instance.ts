@@ -31,6 +31,14 @@ export function settingsOfPause(settings: ReadonlyMap<string, string>): string |
   return isSet ? SETTINGS_OF_PAUSE.map(([name, value]) => `${name} = ${value}`).join(', ') : undefined;
 }
 
+/** Where an entry `*` leads clients of names that have no entry. */
+export interface Fallback {
+  readonly host: string | null;
+  readonly port: number;
+  /** Undefined: the name that the client gives. */
+  readonly database: string | undefined;
+}
+
 /** What a PgBouncer has loaded. */
 export interface Loaded {
   readonly paused: readonly string[];
@@ -167,7 +175,7 @@ export class Instance {
 
   /** What it shows otherwise than its file says, in words; undefined when they agree. Looks only. */
   async differsFromFile(): Promise<string | undefined> {
-    const entries = new EntryFile(await readFile(this.pooler.file, 'utf8'));
+    const entries = await this.entries();
     const rows = await (await this.control()).databases();
     for (const name of [...this.setup.databases, this.setup.aliases.blue, this.setup.aliases.green]) {
       if (!entries.has(name)) return `the file has no entry "${name}"`;
@@ -185,15 +193,28 @@ export class Instance {
 
   /** Entries whose own limits stand above those that becomeQuiet() changes for all. Looks at the file only. */
   async ownLimits(): Promise<readonly string[]> {
-    const entries = new EntryFile(await readFile(this.pooler.file, 'utf8'));
+    const entries = await this.entries();
     const has = (database: string, name: string): boolean => Number(entries.parameter(database, name) ?? 0) > 0;
     return this.setup.databases.filter((name) => has(name, 'min_pool_size') || has(name, 'max_db_connections'));
+  }
+
+  /** Its file, as it is now. */
+  async entries(): Promise<EntryFile> {
+    return new EntryFile(await readFile(this.pooler.file, 'utf8'));
+  }
+
+  /** The entry `*` of its file; undefined when it has none. Looks at the file only. */
+  async fallback(): Promise<Fallback | undefined> {
+    const entries = await this.entries();
+    if (!entries.has('*')) return undefined;
+    const of = (key: string): string | undefined => entries.parameter('*', key);
+    return { host: of('host') ?? null, port: Number(of('port') ?? 5432), database: of('dbname') };
   }
 
   /** Whether its file says that no pause of ours can be open and that it leads where writes are. */
   async isUntouched({ side, epoch }: WritesAre): Promise<boolean> {
     try {
-      const entries = new EntryFile(await readFile(this.pooler.file, 'utf8'));
+      const entries = await this.entries();
       const mark = parseMark(entries.parameter(markName(this.setup.migration), 'dbname'));
       return mark === undefined || isSameMark(mark, { side, epoch, state: 'settled' });
     } catch {
@@ -428,7 +449,8 @@ function keyOf({ database, user }: ShownPool): string {
   return JSON.stringify([database, user]);
 }
 
-function isSameTarget(a: ShownDatabase, b: ShownDatabase): boolean {
+/** Whether two entries lead to one database, by what is written. */
+export function isSameTarget(a: ShownDatabase, b: ShownDatabase): boolean {
   return a.host === b.host && a.port === b.port && a.database === b.database;
 }
 

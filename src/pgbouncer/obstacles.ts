@@ -5,6 +5,7 @@ import { VerdigrisError } from '../errors.js';
 import { otherSide, type Side } from '../side.js';
 import type { Console } from './console.js';
 import type { Instance } from './instance.js';
+import { leftBehind } from './left-behind.js';
 import type { LoginTrouble } from './logins.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { identityThrough } from './reach.js';
@@ -177,7 +178,22 @@ async function entryObstacles(instance: Instance, control: Console, question: Qu
   }
   if (paused.length > 0)
     found.push(error(`${name}: ${paused.map((entry) => `"${entry}"`).join(', ')} paused`, 'RELOAD, then RESUME it'));
-  return found;
+  // A file that can't be read is told of by another check.
+  const fallback = await instance.fallback().catch(() => undefined);
+  const left = leftBehind(question.setup, question.leadsTo, rows, fallback);
+  return [...found, ...left.map((entry) => staysBehind(instance.pooler, entry, question.leadsTo))];
+}
+
+/** Its clients find a fence where they write, and later rows that are not kept current. */
+function staysBehind({ connection, file }: Instance['pooler'], entry: string, side: Side): Obstacle {
+  const isAny = entry === '*';
+  const clients = isAny ? 'clients that come by a name without an entry of its own (*)' : `clients of "${entry}"`;
+  return {
+    severity: 'warning',
+    check: 'pgbouncer-entries',
+    message: `${clients} stay on ${side} when the writes move: this entry of PgBouncer "${connection}" leads there, and is not in traffic.pgbouncer.databases`,
+    remedy: `Add ${isAny ? 'each name that is in use' : 'it'} to traffic.pgbouncer.databases, with an entry in ${file}; in a run that has begun, lead it to ${otherSide(side)} by hand once writes are there. Nothing, where nobody comes by it`,
+  };
 }
 
 async function fileObstacles(instance: Instance): Promise<Obstacle[]> {

@@ -2,7 +2,8 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
 import { PooledPair } from '../support/pooled-pair.js';
-import { poolerAdmin, poolerFindings } from '../support/pooler-preflight.js';
+import { poolsBefore } from '../../src/pgbouncer/from-plan.js';
+import { poolerAdmin, poolerFindings, whatPreflightSays } from '../support/pooler-preflight.js';
 
 const isThere = findPgBouncer() !== undefined;
 if (!isThere) process.stdout.write('SKIPPED the preflight of PgBouncer: pgbouncer is not installed\n');
@@ -48,5 +49,40 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
     await pair.poolers[0]?.stopProcess();
     expect(await findings()).toEqual(['error pgbouncer-console']);
     await pair.poolers[0]?.restart();
+  });
+
+  it('warns of entries that lead to blue and would stay there, and of no others; before the pause, too', async () => {
+    const file = pair.poolers[0]?.file ?? '';
+    const right = readFileSync(file, 'utf8');
+    const blue = /^orders_blue = (.*) pool_size=1$/m.exec(right)?.[1] ?? '';
+    const address = blue.replace(/ dbname=.*$/, '');
+    const withEntries = async (...entries: string[]): Promise<void> => {
+      writeFileSync(file, `${right}${entries.join('\n')}\n`);
+      await admin('RELOAD');
+    };
+    await withEntries(
+      `reports = ${address} dbname=another`,
+      'elsewhere = host=127.0.0.1 port=1',
+      '* = host=127.0.0.1 port=1',
+    );
+    expect(await findings()).toEqual([]);
+    await withEntries(`orders_jobs = ${blue} pool_size=2`, `* = ${address}`);
+    const said = await whatPreflightSays(pair);
+    expect(said.map(({ severity, check, message }) => `${severity} ${check}: ${message}`)).toEqual([
+      expect.stringContaining('warning pgbouncer-entries: clients of "orders_jobs" stay on blue'),
+      expect.stringContaining('warning pgbouncer-entries: clients that come by a name without an entry of its own (*)'),
+    ]);
+    const told: string[] = [];
+    const pools = poolsBefore(pair.setup, pair.databases, {
+      mayBeRefused: (what) => void told.push(what),
+      unserved: () => undefined,
+    });
+    await pools.prepare('blue', (await pair.whereWritesAre()).epoch);
+    expect(told).toHaveLength(2);
+    expect(told[0]).toContain('"orders_jobs" stay on blue');
+    await pools.release();
+    await pools.close();
+    writeFileSync(file, right);
+    await admin('RELOAD');
   });
 });

@@ -1,14 +1,22 @@
 import { expect } from 'vitest';
 import { parsePlan } from '../../src/plan/parse.js';
 import { checkPgBouncers } from '../../src/pgbouncer/preflight.js';
+import type { PreflightFinding } from '../../src/postgres/preflight/finding.js';
 import type { PooledPair } from './pooled-pair.js';
 import { withClient } from './postgres.js';
 
+interface Asked {
+  readonly file?: string;
+  readonly connection?: string;
+  readonly pauseTimeout?: string;
+}
+
 /** What the preflight finds of the pair's first PgBouncer: severities and checks, sorted. */
-export async function poolerFindings(
-  pair: PooledPair,
-  more: { file?: string; connection?: string; pauseTimeout?: string } = {},
-): Promise<string[]> {
+export async function poolerFindings(pair: PooledPair, more: Asked = {}): Promise<string[]> {
+  return (await whatPreflightSays(pair, more)).map(({ severity, check }) => `${severity} ${check}`).sort();
+}
+
+export async function whatPreflightSays(pair: PooledPair, more: Asked = {}): Promise<PreflightFinding[]> {
   const { port, user, password } = pair.clientOf(0);
   const file = more.file ?? pair.poolers[0]?.file ?? '';
   const { connection = 'pool', pauseTimeout = '1s' } = more;
@@ -20,7 +28,7 @@ export async function poolerFindings(
   const environment = { VERDIGRIS_CONNECTION_POOL: `postgres://${user}:${password}@127.0.0.1:${port}/pgbouncer` };
   const found = await checkPgBouncers(parsed.plan, pair.databases, environment);
   expect(found.map(({ message, remedy }) => `${message} ${remedy}`).join()).not.toContain('secret');
-  return found.map(({ severity, check }) => `${severity} ${check}`).sort();
+  return found;
 }
 
 /** Commands to the console of the pair's first PgBouncer. */

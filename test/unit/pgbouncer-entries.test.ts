@@ -1,5 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { EntryFile } from '../../src/pgbouncer/entry.js';
+import type { ShownDatabase } from '../../src/pgbouncer/console.js';
+import type { Fallback } from '../../src/pgbouncer/instance.js';
+import { leftBehind } from '../../src/pgbouncer/left-behind.js';
 import { markValue, parseMark } from '../../src/pgbouncer/mark.js';
 
 const FILE = `; who looks after this: the shop team
@@ -79,5 +82,37 @@ describe('entries of PgBouncer', () => {
     const longest = { epoch: Number.MAX_SAFE_INTEGER, side: 'green', state: 'moving', token: '1a2b3c4d' } as const;
     expect(/dbname=(.*)/.exec(markValue({ ...longest, overtaken: true }))?.[1]?.length).toBeLessThan(64);
     expect(parseMark('postgres')).toBeUndefined();
+  });
+});
+
+describe('entries that are left behind when the writes move', () => {
+  const setup = {
+    ...{ migration: 'm', instances: [], pauseTimeoutMs: 1_000 },
+    ...{ databases: ['orders'], aliases: { blue: 'orders_blue', green: 'orders_green' } },
+  };
+  const row = (name: string, host: string | null, database: string, port = 5432): ShownDatabase => ({
+    ...{ name, host, port, database },
+    ...{ forcedUser: null, paused: false },
+  });
+  const shown = [
+    ...[row('orders', 'b', 'shop'), row('orders_blue', 'b', 'shop'), row('orders_green', 'g', 'shop')],
+    ...[row('jobs', 'b', 'shop'), row('on_green', 'g', 'shop'), row('other', 'b', 'hr'), row('port', 'b', 'shop', 1)],
+    ...[row('socket', null, 'shop'), row('verdigris_m', '127.0.0.1', 'epoch_1_blue_settled', 1)],
+  ];
+
+  it('are those that lead to the side that has them, but for those of the plan', () => {
+    expect(leftBehind(setup, 'blue', shown, undefined)).toEqual(['jobs']);
+    expect(leftBehind(setup, 'green', shown, undefined)).toEqual(['on_green']);
+  });
+
+  it('include * where it may lead there', () => {
+    const any = (fallback: Fallback, rows = shown): boolean => leftBehind(setup, 'blue', rows, fallback).includes('*');
+    expect(any({ host: 'b', port: 5432, database: undefined })).toBe(true);
+    expect(any({ host: 'b', port: 5432, database: 'shop' })).toBe(true);
+    expect(any({ host: 'b', port: 5432, database: 'hr' })).toBe(false);
+    expect(any({ host: 'g', port: 5432, database: undefined })).toBe(false);
+    expect(any({ host: 'b', port: 6432, database: undefined })).toBe(false);
+    // Who names that database comes by its entry.
+    expect(any({ host: 'b', port: 5432, database: undefined }, [...shown, row('shop', 'g', 'shop')])).toBe(false);
   });
 });
