@@ -87,6 +87,17 @@ export class Console {
     }));
   }
 
+  /** Who has come by which entry and is there now. */
+  async clients(): Promise<{ readonly database: string; readonly user: string }[]> {
+    const rows = await this.#show('CLIENTS');
+    return rows.map((row) => ({ database: text(row['database']), user: text(row['user']) }));
+  }
+
+  /** Names of the users of its auth_file; later versions also have those that were looked up. */
+  async users(): Promise<string[]> {
+    return (await this.#show('USERS')).map((row) => text(row['name']));
+  }
+
   /** How connections of these entries are pooled: as their pools say, else their entry, else the general setting. */
   async poolModes(databases: readonly string[], general: string): Promise<string[]> {
     const [pools, entries] = [await this.#show('POOLS'), await this.#show('DATABASES')];

@@ -12,9 +12,10 @@ import { loginTroubles } from './logins.js';
 import { pgBouncerPools } from './pgbouncer-pools.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { identityOf } from '../postgres/identity.js';
+import { lookupTroubles } from './user-lookup.js';
 
 /** Checks whose warnings are told again before a move, since who comes may have changed. The preflight has told the others. */
-const TOLD_AGAIN = ['pgbouncer-logins', 'pgbouncer-entries'];
+const TOLD_AGAIN = ['pgbouncer-logins', 'pgbouncer-auth-query', 'pgbouncer-entries'];
 
 /** Hears what stops nothing, and what people should know. */
 export interface Heard {
@@ -73,6 +74,9 @@ export function poolsBefore(setup: PgBouncers, databases: Databases, heard?: Hea
           const [blue, green] = [await route.session('blue'), await route.session('green')];
           return loginTroubles({ blue, green }, to, users);
         },
+        // By sessions of its own: it becomes another role.
+        lookupTroubles: (lookup, users) => lookupTroubles(databases, to, lookup, users),
+        copiesSchema: false,
       });
       for (const { severity, check, message, remedy } of found)
         if (severity === 'warning' && TOLD_AGAIN.includes(check)) heard?.mayBeRefused(`${message}. ${remedy}`);

@@ -4,6 +4,7 @@ import { otherSide, type Side } from '../side.js';
 
 /** Why a user of PgBouncer's clients may not get into a side, and what to do about it. */
 export interface LoginTrouble {
+  readonly user: string;
   readonly why: string;
   readonly remedy: string;
 }
@@ -38,14 +39,15 @@ export async function loginTroubles(
 }
 
 function troubleOf(here: Role, there: Role | undefined, side: Side): LoginTrouble[] {
-  const [from, name] = [otherSide(side), ident(here.name)];
+  const [from, user, name] = [otherSide(side), here.name, ident(here.name)];
   if (there === undefined || !there.login) {
     const make = there === undefined ? `CREATE ROLE ${name} LOGIN, as it is on ${from}` : `ALTER ROLE ${name} LOGIN`;
-    return [{ why: `${side} has no role "${here.name}" that may log in`, remedy: `On ${side}: ${make}` }];
+    return [{ user, why: `${side} has no role "${here.name}" that may log in`, remedy: `On ${side}: ${make}` }];
   }
   if (there.over && !here.over) {
     return [
       {
+        user,
         why: `the password of the role "${here.name}" is valid on ${side} until a moment that is over`,
         remedy: `On ${side}: ALTER ROLE ${name} VALID UNTIL '...', as it is on ${from}`,
       },
@@ -53,9 +55,10 @@ function troubleOf(here: Role, there: Role | undefined, side: Side): LoginTroubl
   }
   if (here.password === null || here.password === there.password) return [];
   const remedy = `On ${side}: ALTER ROLE ${name} PASSWORD '...', with the SCRAM-SHA-256$... or md5... that pg_dumpall --roles-only writes for ${from}`;
-  if (there.password === null) return [{ why: `the role "${here.name}" has no password on ${side}`, remedy }];
+  if (there.password === null) return [{ user, why: `the role "${here.name}" has no password on ${side}`, remedy }];
   return [
     {
+      user,
       why: `the role "${here.name}" has another password verifier on ${side} than on ${from}: it is another password, or the same one with another salt, which a PgBouncer whose auth_file has the verifier can't log in with`,
       remedy: `${remedy}; nothing where the password is the same and auth_file has it as plain text`,
     },

@@ -3,12 +3,14 @@ import { access } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { VerdigrisError } from '../errors.js';
 import { otherSide, type Side } from '../side.js';
+import { authQueryObstacles } from './auth-query.js';
 import type { Console } from './console.js';
 import type { Instance } from './instance.js';
 import { leftBehind } from './left-behind.js';
 import type { LoginTrouble } from './logins.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { identityThrough } from './reach.js';
+import type { LookupTrouble, UserLookup } from './user-lookup.js';
 
 /** Something that stops a PgBouncer from taking part in a promotion, or that somebody should know. */
 export interface Obstacle {
@@ -28,6 +30,10 @@ export interface Question {
   readonly leadsTo: Side;
   /** What keeps users from logging in to the other side; nobody is tried. */
   readonly loginTroubles: (users: readonly string[]) => Promise<readonly LoginTrouble[]>;
+  /** How the other side answers to what looks these users up. */
+  readonly lookupTroubles: (lookup: UserLookup, users: readonly string[]) => Promise<readonly LookupTrouble[]>;
+  /** Whether the run is yet to copy blue's schema to green. */
+  readonly copiesSchema: boolean;
 }
 
 /** RECONNECT after a RELOAD that changes a host is documented from 1.9 on; 1.18 is the oldest that is tested with. */
@@ -48,6 +54,7 @@ export async function obstaclesOf(instance: Instance, question: Question): Promi
     entryObstacles(instance, control, question),
     fileObstacles(instance),
     loginObstacles(instance, control, question),
+    authQueryObstacles(instance, control, question),
     ...question.sides.map((side) => reachObstacles(instance, question.setup, side)),
   ];
   const found = await Promise.allSettled(checks);

@@ -9,6 +9,7 @@ import { loginTroubles } from './logins.js';
 import { obstaclesOf, type Question } from './obstacles.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { identityOf } from '../postgres/identity.js';
+import { lookupTroubles } from './user-lookup.js';
 
 /** The checks of a PgBouncer, by name; docs/preflight.md has a row for each. */
 export const PGBOUNCER_CHECKS = [
@@ -23,6 +24,7 @@ export const PGBOUNCER_CHECKS = [
   'pgbouncer-limits',
   'pgbouncer-reach',
   'pgbouncer-logins',
+  'pgbouncer-auth-query',
 ] as const;
 
 /**
@@ -57,6 +59,8 @@ export async function checkPgBouncers(
       withSession(databases.blue, look, (blue) =>
         withSession(databases.green, look, (green) => loginTroubles({ blue, green }, 'green', users)),
       ),
+    lookupTroubles: (lookup, users) => lookupTroubles(databases, 'green', lookup, users),
+    copiesSchema: plan.bootstrap.method !== 'standby',
   };
   const found = await Promise.all(
     instances.map(async (pooler) => {

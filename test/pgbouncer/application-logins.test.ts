@@ -1,4 +1,4 @@
-import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -13,18 +13,10 @@ import type { Side } from '../../src/side.js';
 import { loginTroubles } from '../../src/pgbouncer/logins.js';
 import { PooledPair } from '../support/pooled-pair.js';
 import { withClient } from '../support/postgres.js';
+import { verifierOf } from '../support/scram-verifier.js';
 
 const isThere = findPgBouncer() !== undefined;
 if (!isThere) process.stdout.write('SKIPPED logins of applications behind PgBouncer: pgbouncer is not installed\n');
-
-/** As pg_authid has it. */
-function verifierOf(password: string): string {
-  const salt = randomBytes(16);
-  const salted = pbkdf2Sync(password, salt, 4096, 32, 'sha256');
-  const key = (name: string): Buffer => createHmac('sha256', salted).update(name).digest();
-  const stored = createHash('sha256').update(key('Client Key')).digest('base64');
-  return `SCRAM-SHA-256$4096:${salt.toString('base64')}$${stored}:${key('Server Key').toString('base64')}`;
-}
 
 describe.skipIf(!isThere)('applications whose users PgBouncer knows by their verifiers', () => {
   const app = `app_${randomBytes(4).toString('hex')}`;

@@ -1,0 +1,206 @@
+import { VerdigrisError } from '../errors.js';
+import { ident } from '../postgres/identifier.js';
+import { sqlState } from '../postgres/sqlstate.js';
+import { otherSide } from '../side.js';
+import type { Console, ShownDatabase } from './console.js';
+import type { Instance } from './instance.js';
+import type { Obstacle, Question } from './obstacles.js';
+import type { LookupTrouble, UserLookup } from './user-lookup.js';
+
+const CHECK = 'pgbouncer-auth-query';
+/** With these, PgBouncer looks nobody up in a database. */
+const LOOKS_NOBODY_UP = ['any', 'pam'];
+/** So many users are named. */
+const NAMED = 10;
+
+/** The entries whose users are looked up in the same way. */
+interface Lookup extends UserLookup {
+  readonly entries: readonly string[];
+}
+
+/** What is asked of one PgBouncer. */
+interface Asked {
+  readonly instance: Instance;
+  readonly control: Console;
+  readonly question: Question;
+  readonly settings: ReadonlyMap<string, string>;
+  readonly shown: readonly ShownDatabase[];
+}
+
+/**
+ * Users whom PgBouncer looks up in the database (auth_query) are looked up on the other side after a move: whether that
+ * answers as this one does. An error only on the way to green, and where it is shown that users who get in would not any more.
+ */
+export async function authQueryObstacles(
+  instance: Instance,
+  control: Console,
+  question: Question,
+): Promise<readonly Obstacle[]> {
+  const settings = await control.settings();
+  if (LOOKS_NOBODY_UP.includes(settings.get('auth_type') ?? '')) return [];
+  const asked = { instance, control, question, settings, shown: await control.databases() };
+  const { lookups, elsewhere } = await lookupsOf(asked);
+  const found = await Promise.all(lookups.map((lookup) => ofLookup(asked, lookup)));
+  return [...found.flat(), ...elsewhere.flatMap((entry) => asksElsewhere(asked, entry))];
+}
+
+/** How the users of the moved entries are looked up, and entries that are asked instead of them (auth_dbname). */
+async function lookupsOf({
+  instance,
+  question,
+  settings,
+}: Asked): Promise<{ lookups: readonly Lookup[]; elsewhere: readonly string[] }> {
+  const { databases } = question.setup;
+  // A file that can't be read is told of by another check.
+  const file = await instance.entries().catch(() => undefined);
+  const lookups = new Map<string, Lookup>();
+  const elsewhere = new Set<string>();
+  for (const entry of databases) {
+    const of = (key: string): string => file?.parameter(entry, key) ?? settings.get(key) ?? '';
+    const [authUser, query, dbname] = [of('auth_user'), of('auth_query'), of('auth_dbname')];
+    if (authUser === '' || query === '') continue;
+    if (dbname !== '' && !databases.includes(dbname)) {
+      elsewhere.add(dbname);
+      continue;
+    }
+    const key = JSON.stringify([authUser, query]);
+    lookups.set(key, { authUser, query, entries: [...(lookups.get(key)?.entries ?? []), entry] });
+  }
+  return { lookups: [...lookups.values()], elsewhere: [...elsewhere] };
+}
+
+/** Users of whom the same is to be said. */
+interface Group extends Pick<LookupTrouble, 'kind' | 'why'> {
+  /** Whether they get in now, and only by the query. */
+  readonly isCertain: boolean;
+  readonly users: string[];
+}
+
+async function ofLookup(asked: Asked, lookup: Lookup): Promise<Obstacle[]> {
+  const { question } = asked;
+  const { all, present } = await usersOf(asked, lookup);
+  // Without clients it is seen all the same whether the query can be run.
+  const users = all.length === 0 ? [lookup.authUser] : all;
+  try {
+    const troubles = await question.lookupTroubles(lookup, users);
+    if (troubles.length === 0) return [];
+    const roles = (await question.loginTroubles(users)).map(({ user }) => user);
+    const inFile = await usersOfFile(asked);
+    const groups: Group[] = [];
+    for (const { user, kind, why, isKnown } of troubles) {
+      // A query that fails does so for whoever comes; of one user alone it matters whether he still does.
+      const comes = kind === 'no row' ? present.includes(user) : all.includes(user);
+      const isCertain = isKnown && comes && !inFile.includes(user);
+      // What is wrong with the role is said by pgbouncer-logins.
+      const isSaid = kind === 'other password' || (kind === 'no row' && !isCertain);
+      if (isSaid && roles.includes(user)) continue;
+      const group = groups.find((one) => one.kind === kind && one.why === why && one.isCertain === isCertain);
+      if (group === undefined) groups.push({ kind, why, isCertain, users: [user] });
+      else group.users.push(user);
+    }
+    return groups.map((group) => obstacleOf(asked, lookup, group));
+  } catch (error) {
+    const why = error instanceof VerdigrisError ? error.what : (sqlState(error) ?? 'no answer');
+    return [untried(asked, lookup, why)];
+  }
+}
+
+/** Those who have come by these entries, and of them who is there now; but for those who are in its auth_file for certain. */
+async function usersOf(
+  { instance, control, shown }: Asked,
+  { authUser, entries }: Lookup,
+): Promise<{ all: readonly string[]; present: readonly string[] }> {
+  const others = [authUser, instance.pooler.config.user, NOBODY_YET];
+  const namesOf = (rows: readonly { database: string; user: string }[], databases: readonly string[]): string[] =>
+    rows.filter(({ database, user }) => databases.includes(database) && !others.includes(user)).map(({ user }) => user);
+  const present = namesOf(await control.clients(), entries);
+  // A pool of an entry with a user of its own is called by that one, whoever comes by it.
+  const unforced = shown.filter(({ forcedUser }) => forcedUser === null).map(({ name }) => name);
+  const pooled = namesOf(
+    await control.pools(),
+    entries.filter((entry) => unforced.includes(entry)),
+  );
+  return { all: [...new Set([...present, ...pooled])].sort(), present };
+}
+
+/** A client that is being looked up. */
+const NOBODY_YET = '(nouser)';
+
+/** In later versions also those that were looked up: who is among them may be in the file or not. */
+async function usersOfFile({ control, settings }: Asked): Promise<readonly string[]> {
+  return (settings.get('auth_file') ?? '') === '' ? [] : await control.users();
+}
+
+function obstacleOf(asked: Asked, lookup: Lookup, { kind, why, isCertain, users }: Group): Obstacle {
+  const { instance, question } = asked;
+  const side = otherSide(question.leadsTo);
+  const [query, role] = [`auth_query of PgBouncer "${instance.pooler.connection}"`, `"${lookup.authUser}"`];
+  const names = listed(users);
+  // Where the run has not copied the schema yet, what is missing may come with it.
+  const mayCome = kind === 'fails' && question.copiesSchema;
+  const severity = isCertain && side === 'green' && !mayCome ? 'error' : 'warning';
+  const said = { severity, check: CHECK } as const;
+  const refused = isCertain ? `: new logins of ${names} are refused after the move` : '';
+  switch (kind) {
+    case 'untried':
+      return untried(asked, lookup, why);
+    case 'no role':
+      return {
+        ...{ ...said, message: `${query} is asked as ${role}, and ${why} on ${side}${refused}` },
+        remedy: `On ${side}: CREATE ROLE ${ident(lookup.authUser)} LOGIN, as it is on ${question.leadsTo}`,
+      };
+    case 'fails':
+      return {
+        ...{
+          ...said,
+          message: `${query} fails on ${side} as ${role}, and does not on ${question.leadsTo}: ${why}${refused}`,
+        },
+        remedy: mayCome
+          ? `Nothing, where schemas of ${question.leadsTo} have what is missing: the run copies them, and asks again before the pause. Else make it on ${side}`
+          : `On ${side}: make what the query needs as it is on ${question.leadsTo} (a function, its owner, EXECUTE for ${role})`,
+      };
+    case 'no row':
+      return {
+        ...{ ...said, message: `${query} finds ${names} on ${question.leadsTo}, and not on ${side}${refused}` },
+        remedy: `On ${side}: make the role, or the row that the query reads, as it is on ${question.leadsTo}`,
+      };
+    case 'other password':
+      return {
+        severity: 'warning',
+        check: CHECK,
+        message: `${query} has another password for ${names} on ${side} than on ${question.leadsTo}, or the same one with another salt`,
+        remedy: `Nothing, where it is the same password; else ALTER ROLE ... PASSWORD on ${side}`,
+      };
+  }
+}
+
+function untried({ instance, question }: Asked, { authUser }: Lookup, why: string): Obstacle {
+  const side = otherSide(question.leadsTo);
+  return {
+    severity: 'warning',
+    check: CHECK,
+    message: `whether ${side} answers auth_query of PgBouncer "${instance.pooler.connection}" as ${question.leadsTo} does can't be tried: ${why}`,
+    remedy: `See that "${authUser}" may run the query on ${side} with the same answers. It is tried where the users of both connections may become that role (GRANT ${ident(authUser)} TO ...), and the query only reads`,
+  };
+}
+
+/** An entry that is asked in place of the moved ones, and goes on asking the server that the writes leave. */
+function asksElsewhere({ instance, question, shown }: Asked, entry: string): Obstacle[] {
+  const { setup, leadsTo } = question;
+  const [row, there] = [entry, setup.aliases[leadsTo]].map((name) => shown.find((one) => one.name === name));
+  if (row === undefined || there === undefined || row.host !== there.host || row.port !== there.port) return [];
+  return [
+    {
+      severity: 'warning',
+      check: CHECK,
+      message: `PgBouncer "${instance.pooler.connection}" looks its users up in "${entry}" (auth_dbname), which leads to the server of ${leadsTo} and stays there when the writes move`,
+      remedy: `Lead "${entry}" to the server of ${otherSide(leadsTo)} by hand once writes are there: without an answer nobody can log in`,
+    },
+  ];
+}
+
+function listed(users: readonly string[]): string {
+  const more = users.length > NAMED ? ` and ${users.length - NAMED} more` : '';
+  const named = users.slice(0, NAMED).map((user) => `"${user}"`);
+  return `${named.join(', ')}${more}`;
+}
