@@ -2,7 +2,10 @@ import { createHmac } from 'node:crypto';
 
 /** Where requests go. */
 export interface Webhook {
+  /** Without user and password: fetch refuses an address that has them. */
   readonly url: string;
+  /** The header Authorization, where the receiver takes one. */
+  readonly authorization?: string;
   /** What the body is signed with; null sends it unsigned. */
   readonly secret: string | null;
 }
@@ -36,6 +39,7 @@ export async function signedPost<T>(
         'content-type': 'application/json',
         'user-agent': 'verdigris',
         'idempotency-key': delivery.key,
+        ...(webhook.authorization === undefined ? {} : { authorization: webhook.authorization }),
         ...(webhook.secret === null
           ? {}
           : { 'x-verdigris-signature': sign(delivery.body, webhook.secret, Date.now()) }),

@@ -2,8 +2,10 @@ import type pg from 'pg';
 import { parse } from 'pg-connection-string';
 import { VerdigrisError } from '../errors.js';
 import { connectionVariable, type Database, type Databases } from '../postgres/session.js';
+import type { Webhook } from '../notify/signed-post.js';
 import type { Side } from '../side.js';
 import { forLibpq, ignoredParameters } from './connection-uri.js';
+import { withoutUser } from './http-endpoints.js';
 import { readSecretFile, valueOf } from './secret-file.js';
 
 /*
@@ -69,21 +71,19 @@ export function connectionConfig(what: string, connection: string, environment: 
  *
  * @throws VerdigrisError ConnectionUnknown
  */
-export function webhookOf(
-  connection: string,
-  environment: Environment,
-  what = 'notify',
-): { url: string; secret: string | null } {
+export function webhookOf(connection: string, environment: Environment, what = 'notify'): Webhook {
   const url = uriOf(what, connection, environment);
   const variable = variableOf(connection);
-  if (!/^https?:\/\/[^/]/.test(url) || !URL.canParse(url)) {
+  const address = /^https?:\/\/[^/]/.test(url) ? withoutUser(url) : undefined;
+  if (address === undefined) {
     throw new VerdigrisError({
       type: 'ConnectionUnknown',
       message: `${variable} is not the URL of a webhook`,
-      nextStep: 'write https://host/path where the worker runs, and restart it',
+      nextStep:
+        'write https://host/path or https://user:password@host/path where the worker runs, with special characters percent-encoded, and restart it',
     });
   }
-  return { url, secret: valueOf(`${variable}_SECRET`, environment) ?? null };
+  return { ...address, secret: valueOf(`${variable}_SECRET`, environment) ?? null };
 }
 
 /**
@@ -91,9 +91,9 @@ export function webhookOf(
  *
  * @throws VerdigrisError ConnectionUnknown
  */
-export function signingWebhookOf(connection: string, environment: Environment): { url: string; secret: string } {
-  const { url, secret } = webhookOf(connection, environment, 'traffic.webhooks');
-  if (secret !== null) return { url, secret };
+export function signingWebhookOf(connection: string, environment: Environment): Webhook {
+  const webhook = webhookOf(connection, environment, 'traffic.webhooks');
+  if (webhook.secret !== null) return webhook;
   const variable = `${variableOf(connection)}_SECRET`;
   throw new VerdigrisError({
     type: 'ConnectionUnknown',
@@ -167,10 +167,24 @@ export function secretsOf(environment: Environment): string[] {
     if (!isSecret || value === undefined || value === '') return [];
     try {
       const text = key.endsWith('_FILE') ? readSecretFile(value, key) : value;
-      const encoded = /^[^:]+:\/\/[^:@/]*:([^@]*)@/.exec(text)?.[1];
-      return encoded === undefined || encoded === '' ? [text] : [text, encoded, decodeURIComponent(encoded)];
+      return [text, ...passwordsIn(text)];
     } catch {
       return [];
     }
   });
+}
+
+function passwordsIn(text: string): string[] {
+  const encoded = /^[^:]+:\/\/[^:@/]*:([^@]*)@/.exec(text)?.[1] ?? '';
+  const address = withoutUser(text);
+  const sent = address?.authorization === undefined ? [] : [address.url, address.authorization];
+  return encoded === '' ? sent : [encoded, decoded(encoded), ...sent];
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }

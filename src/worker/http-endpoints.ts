@@ -30,11 +30,15 @@ export function httpEndpoints(what: string, connection: string, environment: Env
     });
   }
   const token = valueOf(`${variable}_TOKEN`, environment);
-  return addresses.map((address, i) => ({
-    name: addresses.length === 1 ? connection : `${connection} (address ${i + 1} of ${addresses.length})`,
-    ...withoutUser(variable, address),
-    ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
-  }));
+  return addresses.map((address, i) => {
+    const endpoint = withoutUser(address);
+    if (endpoint === undefined) throw notAnAddress(variable);
+    return {
+      name: addresses.length === 1 ? connection : `${connection} (address ${i + 1} of ${addresses.length})`,
+      ...endpoint,
+      ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+    };
+  });
 }
 
 /** The one address of a connection. @throws VerdigrisError ConnectionUnknown */
@@ -48,21 +52,23 @@ export function httpEndpoint(what: string, connection: string, environment: Envi
   });
 }
 
-/** fetch refuses an address with a user in it: it goes into a header. */
-function withoutUser(variable: string, address: string): Pick<HttpEndpoint, 'url' | 'authorization'> {
-  let url;
+/**
+ * fetch refuses an address with a user in it: it goes into a header.
+ *
+ * @returns undefined for what is no http:// or https:// address, also by a % in user or password that encodes nothing
+ */
+export function withoutUser(address: string): Pick<HttpEndpoint, 'url' | 'authorization'> | undefined {
   try {
-    url = new URL(address);
+    const url = new URL(address);
+    if (url.protocol !== 'http:' && url.protocol !== 'https:') return undefined;
+    const [username, password] = [decodeURIComponent(url.username), decodeURIComponent(url.password)];
+    url.username = '';
+    url.password = '';
+    if (username === '' && password === '') return { url: url.href };
+    return { url: url.href, authorization: `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}` };
   } catch {
-    throw notAnAddress(variable);
+    return undefined;
   }
-  if (url.protocol !== 'http:' && url.protocol !== 'https:') throw notAnAddress(variable);
-  const { username, password } = url;
-  url.username = '';
-  url.password = '';
-  if (username === '' && password === '') return { url: url.href };
-  const user = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
-  return { url: url.href, authorization: `Basic ${Buffer.from(user).toString('base64')}` };
 }
 
 function notAnAddress(variable: string): VerdigrisError {

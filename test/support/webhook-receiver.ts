@@ -6,6 +6,8 @@ import type { AddressInfo } from 'node:net';
 export interface Received {
   readonly key: string;
   readonly signature: string;
+  /** The header Authorization; null without one. */
+  readonly authorization: string | null;
   readonly text: string;
   readonly body: ReceivedBody;
 }
@@ -84,6 +86,7 @@ export class WebhookReceiver {
     const received = {
       key: String(headers['idempotency-key']),
       signature: String(headers['x-verdigris-signature']),
+      authorization: headers.authorization ?? null,
       text,
       body: JSON.parse(text) as ReceivedBody,
     };

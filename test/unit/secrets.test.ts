@@ -153,6 +153,20 @@ describe('secrets', () => {
     );
   });
 
+  it('in the address of a webhook are cut out, also in the forms in which they are sent', () => {
+    const environment = {
+      VERDIGRIS_CONNECTION_HOOK: 'https://me:s%C3%A9cret@hook.example/p4th',
+      VERDIGRIS_CONNECTION_BROKEN: 'https://me:half%word@hook.example/',
+    };
+    const { url, authorization = '' } = webhookOf('hook', environment);
+    expect({ url, authorization }).toEqual({
+      url: 'https://hook.example/p4th',
+      authorization: `Basic ${Buffer.from('me:sécret').toString('base64')}`,
+    });
+    const text = `tried ${url} with ${authorization}, sécret, s%C3%A9cret and half%word`;
+    expect(redactor(secretsOf(environment))(text)).toBe('tried *** with ***, ***, *** and ***');
+  });
+
   it('never reach the failure that an error becomes', () => {
     const error = Object.assign(new Error('could not connect: password=other-secret'), { code: '42601' });
     const failure = failureOf(error, new AbortController().signal, redact);

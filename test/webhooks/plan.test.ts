@@ -64,5 +64,10 @@ describe('traffic.webhooks of a plan', () => {
     ]);
     expect(unsigned.join()).not.toContain('T0P-SECRET');
     expect(found({ [at]: 'https://dns.example/', [`${at}_SECRET`]: 'x'.repeat(32) })).toEqual([]);
+    expect(found({ [at]: 'https://me:s%C3%A9cret@dns.example/', [`${at}_SECRET`]: 'x'.repeat(32) })).toEqual([]);
+    // No call of it could be sent.
+    const malformed = found({ [at]: 'https://me:50%T0P-SECRET@dns.example/', [`${at}_SECRET`]: 'x'.repeat(32) });
+    expect(malformed).toEqual([expect.stringMatching(/is not the URL of a webhook.*percent-encoded/)]);
+    expect(malformed.join()).not.toContain('T0P-SECRET');
   });
 });

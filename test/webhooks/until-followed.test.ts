@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest';
+import type { Webhook } from '../../src/notify/signed-post.js';
 import { deliveryOf, type WebhookCall } from '../../src/webhooks/call.js';
 import {
   PAUSES,
@@ -7,6 +8,7 @@ import {
   type Followed,
   type Pauses,
 } from '../../src/webhooks/until-followed.js';
+import { signingWebhookOf } from '../../src/worker/connections.js';
 import { isSigned, refusal, WebhookReceiver, type Reply } from '../support/webhook-receiver.js';
 
 const SECRET = 'the key that calls are signed with';
@@ -51,6 +53,25 @@ function call(
 }
 
 describe('a call of a webhook', () => {
+  it('is sent with the user and the password of its URL, and without them with none', async () => {
+    const receiver = await answering();
+    receiver.answer = ({ authorization }) => (authorization === `Basic ${btoa('deploy:p@ss:word%')}` ? 200 : 401);
+    const at = 'VERDIGRIS_CONNECTION_DNS';
+    const webhookAt = (url: string): Webhook => signingWebhookOf('dns', { [at]: url, [`${at}_SECRET`]: SECRET });
+    const callTo = (url: string): Promise<Followed> =>
+      untilFollowed(webhookAt(url), deliveryOf(RUN, CALL), ASKS, NEVER, undefined, QUICK);
+    const withUser = receiver.url.replace('://', '://deploy:p%40ss%3Aword%25@');
+    expect(await callTo(withUser)).toEqual({ outcome: 'done' });
+    expect(await callTo(receiver.url)).toEqual({ outcome: 'failed', why: 'it answers 401' });
+    expect(receiver.requests.map(({ authorization }) => authorization === null)).toEqual([false, true]);
+    await receiver.close();
+    const late = await untilFollowed(webhookAt(withUser), deliveryOf(RUN, CALL), { ...ASKS, forMs: 0 }, NEVER);
+    expect(late).toEqual({
+      outcome: 'late',
+      why: expect.stringMatching(/^it can't be reached \([A-Z_]+\)$/) as string,
+    });
+  });
+
   it('is sent again after an error, a hang, a cut and too many requests: the same bytes with the same key, signed', async () => {
     const receiver = await answering(503, 'hang', 'cut', 429, 408, { status: 409 }, 204);
     const waits: string[] = [];

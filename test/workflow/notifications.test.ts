@@ -190,6 +190,10 @@ describe('what is told of a plan', () => {
 
   it('is refused before anything is touched where the worker does not know where to', () => {
     expect(found(known)).toEqual([]);
+    expect(found({ ...known, [at]: 'https://me:word@hook.example/' })).toEqual([]);
+    expect(found({ ...known, [at]: 'https://me:50%@hook.example/' })).toEqual([
+      expect.stringMatching(/is not the URL of a webhook/),
+    ]);
     expect(found({})).toEqual([
       expect.stringMatching(
         /^error \| notify-webhook \| ops-hook \| .*knows no connection.*set VERDIGRIS_CONNECTION_OPS/,
