@@ -5,8 +5,10 @@ import { haproxiesOf } from '../src/haproxy/from-plan.js';
 import type { Haproxies, Haproxy } from '../src/haproxy/haproxy.js';
 import { refuseAway, refuseReadsOnBlue, refuseReadsOnGreen } from '../src/haproxy/reads-on.js';
 import { shareReader, shareReaderOf } from '../src/haproxy/share.js';
+import { startedAnew } from '../src/haproxy/started-anew.js';
 import { bringOrWarn } from '../src/haproxy/take-back.js';
 import type { Plan } from '../src/plan/schema.js';
+import { endSharePeriod } from '../src/postgres/green-reads.js';
 import { closeSession, openSession, type Session } from '../src/postgres/session.js';
 import { hasState, readRoute } from '../src/postgres/state.js';
 import type { Side } from '../src/side.js';
@@ -63,6 +65,24 @@ export async function weightsFollowRouteOrWarn(
     haproxyNames(plan),
     setup.instances.filter(({ connection }) => notYet?.connections.includes(connection) !== true),
   );
+}
+
+/**
+ * After reads were taken back: HAProxies that may have left a process behind which still reads on green. Never a reason to fail.
+ *
+ * @returns warnings for people
+ */
+export async function haproxiesStartedAnew(
+  { plan, runId }: RunRef,
+  environment: Environment,
+  blue: Session,
+): Promise<readonly string[]> {
+  const setup = haproxiesOf(plan, environment, () => undefined);
+  if (setup === undefined) return [];
+  const period = await endSharePeriod(blue, runId).catch(() => undefined);
+  const warnings = period === undefined ? [] : await startedAnew(setup, period);
+  for (const warning of warnings) tell(plan.name, warning);
+  return warnings;
 }
 
 /** The plan's HAProxies by the names that people are told, beside those of instances of the application. */

@@ -16,7 +16,12 @@ import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { StagePatience, Work } from './context.js';
 import { flagsFollowRoute, flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { blueBeforeStage } from './prometheus-before.js';
-import { refuseAbsentHaproxies, weightsFollowRoute, weightsFollowRouteOrWarn } from './haproxy.js';
+import {
+  haproxiesStartedAnew,
+  refuseAbsentHaproxies,
+  weightsFollowRoute,
+  weightsFollowRouteOrWarn,
+} from './haproxy.js';
 import { followerReader, refuseUndeployed, untilFollowed, type FollowerReader } from './instances.js';
 import type { StageBaseline } from './stage-measurements.js';
 import { failedMeanwhile, refusedByGates, stageKey } from './stage-watch.js';
@@ -221,9 +226,11 @@ async function takeBack({ work, ref, environment, inForce, route }: Opening): Pr
   }
   const unconfirmed = await weightsFollowRouteOrWarn(ref, environment, () => Promise.resolve(blue));
   const flagsOwed = await flagsFollowRouteOrTell(ref, () => Promise.resolve(blue));
+  const warnings = await haproxiesStartedAnew(ref, environment, blue);
   const back: NotOpen = { greenReadPercent: 0, flagsOwed };
-  if (unconfirmed.length === 0) return back;
-  return { ...back, readsOwed: { route: { ...route, generation, greenReadPercent: 0 }, unconfirmed } };
+  if (unconfirmed.length === 0 && warnings.length === 0) return back;
+  const inForceNow = { ...route, generation, greenReadPercent: 0 };
+  return { ...back, readsOwed: { route: inForceNow, unconfirmed, ...(warnings.length === 0 ? {} : { warnings }) } };
 }
 
 /** Reads follow writes once these have moved. */

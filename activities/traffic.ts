@@ -12,7 +12,7 @@ import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Environment } from '../src/worker/connections.js';
 import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
-import { weightsFollowRouteOrWarn } from './haproxy.js';
+import { haproxiesStartedAnew, weightsFollowRouteOrWarn } from './haproxy.js';
 import { unconfirmedOnTheWayBack } from './instances.js';
 import { requestsBefore } from './prometheus-before.js';
 import { notBeforePromotion, openStage, STAGE_PATIENCE } from './stage-opening.js';
@@ -35,6 +35,8 @@ export interface ReadsOwed extends Partial<FlagsOwed> {
   readonly route: Route;
   /** HAProxies that could not be told, and live instances that have not confirmed it. */
   readonly unconfirmed?: readonly string[];
+  /** What people should know all the same. Left out where there is nothing, and by older workers. */
+  readonly warnings?: readonly string[];
 }
 
 /** Activities of phase 5. */
@@ -111,9 +113,13 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         const away = await weightsFollowRouteOrWarn(ref, environment, () => Promise.resolve(blue));
         const flags = await flagsFollowRouteOrTell(ref, () => Promise.resolve(blue));
         const inForce = { ...route, generation, greenReadPercent: 0 };
-        const unconfirmed = [...away, ...(await unconfirmedOnTheWayBack(blue, ref, environment, inForce, work))];
-        if (unconfirmed.length === 0) return flags;
-        return { route: inForce, ...flags, unconfirmed };
+        const [warnings, behind] = await Promise.all([
+          haproxiesStartedAnew(ref, environment, blue),
+          unconfirmedOnTheWayBack(blue, ref, environment, inForce, work),
+        ]);
+        const unconfirmed = [...away, ...behind];
+        if (unconfirmed.length === 0 && warnings.length === 0) return flags;
+        return { route: inForce, ...flags, unconfirmed, ...(warnings.length === 0 ? {} : { warnings }) };
       }),
 
     /** Takes the fence off blue; green's goes with its tables, or stays where they are kept. */

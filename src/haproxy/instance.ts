@@ -32,6 +32,12 @@ export class Instance {
     return statisticsOf(await ask(this.haproxy, `show stat ${this.setup.backend} 6 -1`));
   }
 
+  /** How long its process has been running, s; undefined where it does not say. */
+  async runsFor(): Promise<number | undefined> {
+    const seconds = /^Uptime_sec: ([0-9]+)$/m.exec(await ask(this.haproxy, 'show info'))?.[1];
+    return seconds === undefined ? undefined : Number(seconds);
+  }
+
   /** How many connections a side has through it now. */
   async connectionsTo(side: Side): Promise<number> {
     const row = (await this.statistics()).find(({ name }) => name === this.setup.servers[side]);

@@ -37,3 +37,40 @@ export async function isInForce(blue: Session, { migration, epoch, generation }:
   );
   return rowCount === 1;
 }
+
+/** While green had a share of the reads, by blue's clock. */
+export interface SharePeriod {
+  /** How long ago its first stage came into effect, s. */
+  readonly beganAgo: number;
+  /** How long ago it was seen that the reads are back on blue, s. */
+  readonly endedAgo: number;
+}
+
+/** Step of verdigris.progress: when the reads went back last, and since when green had a share then. */
+const READS_BACK = 'reads back';
+
+/**
+ * The period that has ended now that the reads are back on blue, or ended last: only one is kept, and asking again changes
+ * nothing before another stage is opened.
+ *
+ * @returns undefined where no stage of this run was ever open
+ */
+export async function endSharePeriod(blue: Session, runId: string): Promise<SharePeriod | undefined> {
+  await blue.query(
+    `INSERT INTO verdigris.progress (run_id, step, object, state, done)
+     SELECT $1, $2, 'green', jsonb_build_object('since', min(opened.at)), true
+       FROM (SELECT (state ->> 'openedAt')::timestamptz AS at FROM verdigris.progress
+              WHERE run_id = $1 AND step = 'stage') AS opened
+      WHERE opened.at > coalesce((SELECT max(updated_at) FROM verdigris.progress WHERE run_id = $1 AND step = $2), '-infinity')
+     HAVING count(*) > 0
+     ON CONFLICT (run_id, step, object) DO UPDATE SET state = excluded.state, updated_at = clock_timestamp()`,
+    [runId, READS_BACK],
+  );
+  const { rows } = await blue.query<SharePeriod>(
+    `SELECT extract(epoch FROM clock_timestamp() - (state ->> 'since')::timestamptz)::float8 AS "beganAgo",
+            extract(epoch FROM clock_timestamp() - updated_at)::float8 AS "endedAgo"
+       FROM verdigris.progress WHERE run_id = $1 AND step = $2`,
+    [runId, READS_BACK],
+  );
+  return rows[0];
+}

@@ -60,6 +60,27 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
     process.stdout.write(`HAProxy: reads back on blue ${Math.round(back - decided)} ms after the decision\n`);
   });
 
+  it('that is taken back warns of a HAProxy that was reloaded in it: what the process before leads to green is not cut', async () => {
+    const plan = stages.planWith();
+    // Other tests have opened stages in the same run.
+    await stages.readsToBlue(plan);
+    await stages.openStage(plan, 100);
+    const kept = await stages.one(1).connect(stages.reader);
+    stages.closeLater(() => kept.end().catch(() => undefined));
+    expect(await sideOf(kept)).toBe('green');
+    await sleep(1_200);
+    await stages.one(1).reload();
+    const warnings = [expect.stringContaining('HAProxy "haproxy_2" was started while green had a share') as string];
+    expect(await stages.readsToBlue(plan)).toMatchObject({ unconfirmed: [], warnings });
+    expect(await stages.one(1).weights()).toBe('200/0');
+    expect(await sideOf(kept)).toBe('green');
+    // A step that comes later says the same; a reload after it is nobody's news.
+    expect(await stages.readsToBlue(plan)).toMatchObject({ unconfirmed: [], warnings });
+    await sleep(1_200);
+    await stages.one(1).reload();
+    expect(await stages.readsToBlue(plan)).toBeNull();
+  });
+
   it("gets no more new connections from the gate's decision on, whenever the run hears of it; flagd's file says so, too", async () => {
     const folder = await mkdtemp(join(tmpdir(), 'verdigris-decision-'));
     stages.closeLater(() => rm(folder, { recursive: true, force: true }));

@@ -354,7 +354,7 @@ describe.concurrent('a pause while a stage is opened', () => {
 
 describe.concurrent('an abort that an instance does not confirm', () => {
   const PLAN = { traffic: { stages: [{ percent: 10, for: '1h' }], approval: { before: [] } } };
-  const owed = { route: ROUTE, unconfirmed: ['stuck-1'] };
+  const owed = { route: ROUTE, unconfirmed: ['stuck-1'], warnings: ['HAProxy "h" was started meanwhile'] };
 
   it('names it in the status until it does, and goes on meanwhile', async () => {
     let confirms = false;
@@ -383,6 +383,7 @@ describe.concurrent('an abort that an instance does not confirm', () => {
     const held = await until(run.handle, 'held', (s) => s.waiting?.for === 'resume');
     expect(held).toMatchObject({ greenReadPercent: 0, unconfirmed: ['stuck-1'] });
     expect(held.warnings.join()).toContain('these instances have not confirmed it: stuck-1');
+    expect(held.warnings).toContain('HAProxy "h" was started meanwhile');
     expect(renderDetails(held)).toContain('0 % of the users; that they are back is not confirmed by stuck-1');
     const before = { status: { ...held, greenReadPercent: 10 }, evidence: [] };
     expect(happened(before, { status: held, evidence: [] })).toContainEqual([

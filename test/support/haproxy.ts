@@ -35,6 +35,8 @@ export function configOf({ blue, green }: Ports, listen: readonly string[] = ['b
 /** A HAProxy of the test's own before two databases; stop() leaves nothing behind. */
 export class TestHaproxy {
   #child: ChildProcess | undefined;
+  /** Those that a reload has left behind with their connections. */
+  readonly #leaving: ChildProcess[] = [];
 
   private constructor(
     readonly port: number,
@@ -108,14 +110,25 @@ export class TestHaproxy {
     this.#child?.kill(signal);
   }
 
-  /** Ends the process at once; restart() brings it back. */
+  /** Ends the process at once, and those before it; restart() brings it back. */
   async stopProcess(): Promise<void> {
-    const child = this.#child;
+    const children = [...this.#leaving.splice(0), ...(this.#child === undefined ? [] : [this.#child])];
     this.#child = undefined;
-    if (child === undefined) return;
-    if (!hasEnded(child)) child.kill('SIGCONT');
-    await endProcess(child, [{ signal: 'SIGKILL', graceMs: 2_000 }]);
-    if (child.pid !== undefined) release(child.pid);
+    for (const child of children) {
+      if (!hasEnded(child)) child.kill('SIGCONT');
+      await endProcess(child, [{ signal: 'SIGKILL', graceMs: 2_000 }]);
+      if (child.pid !== undefined) release(child.pid);
+    }
+  }
+
+  /** Another process takes over from the one that runs, which goes on with the connections that it has. */
+  async reload(): Promise<void> {
+    const before = this.#child;
+    if (before?.pid === undefined) throw new Error('HAProxy does not run');
+    this.#leaving.push(before);
+    await this.#launch('admin', ['-sf', String(before.pid)]);
+    const isNew = new RegExp(`^Pid: ${this.#child?.pid}$`, 'm');
+    while (!isNew.test(await this.ask('show info'))) await sleep(10);
   }
 
   /** @param level what its runtime API lets everybody do */
@@ -129,7 +142,7 @@ export class TestHaproxy {
     removeScratchFolder(this.folder);
   }
 
-  async #launch(level = 'admin'): Promise<void> {
+  async #launch(level = 'admin', more: readonly string[] = []): Promise<void> {
     const program = findHaproxy();
     if (program === undefined) throw new Error('haproxy is not installed');
     const config = join(this.folder, 'haproxy.cfg');
@@ -148,7 +161,7 @@ listen reads
   bind 127.0.0.1:${this.port}
 ${this.listen}`,
     );
-    const child = spawn(program, ['-db', '-f', config], { stdio: 'ignore', detached: true });
+    const child = spawn(program, ['-db', '-f', config, ...more], { stdio: 'ignore', detached: true });
     child.on('error', () => undefined);
     this.#child = child;
     if (child.pid !== undefined) guard({ pid: child.pid, signal: 'SIGKILL', graceMs: 1_000 });

@@ -23,6 +23,7 @@ export class OwedConfirmations {
     const names = owed?.unconfirmed ?? [];
     this.#asking?.scope.cancel();
     this.run.sawUnconfirmed(names);
+    this.run.warn(owed?.warnings ?? []);
     if (owed === null || owed === undefined || names.length === 0) return;
     const { epoch, generation } = owed.route;
     this.run.warn([
