@@ -2,6 +2,7 @@ import { parseDuration } from '../src/plan/duration.js';
 import { planSchema } from '../src/plan/schema.js';
 import { formatTableName } from '../src/plan/table-name.js';
 import { copyAnew } from '../src/postgres/bootstrap/copy-anew.js';
+import { awaitsRows } from '../src/postgres/bootstrap/copy/awaited-rows.js';
 import { analyzeTables, staleTables } from '../src/postgres/migrate/analyze.js';
 import { backfillTables, type BackfillResult } from '../src/postgres/migrate/backfill.js';
 import { expandTable } from '../src/postgres/migrate/expand-table.js';
@@ -53,12 +54,19 @@ export function migrateActivities(dependencies: ActivityDependencies) {
     backfillTables: (ref: RunRef, tables: readonly string[]): Promise<readonly BackfillResult[]> =>
       performWhileBlueServes(dependencies, ref, (work) => backfill(ref, tables, work)),
 
-    /** One of the later steps: indexes, a constraint, NOT NULL, raw SQL. */
-    applyMigration: (ref: RunRef, index: number): Promise<void> =>
+    /**
+     * One of the later steps: indexes, a constraint, NOT NULL, raw SQL.
+     *
+     * @param when `copied`: green does not follow blue yet, and a step that needs rows which are still to come is left to
+     * phase 3. Default `following`
+     */
+    applyMigration: (ref: RunRef, index: number, when: 'copied' | 'following' = 'following'): Promise<void> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
         const step = (await planWork(ref.plan)).steps[index];
-        const context = stepContext(work, await work.session('green', 'migrate'), 'green');
-        if (step !== undefined) await runStep(context, step, await buildSettings(work, ref));
+        if (step === undefined) return;
+        const green = await work.session('green', 'migrate');
+        if (when === 'copied' && (await awaitsRows(green, work.run.runId, step))) return;
+        await runStep(stepContext(work, green, 'green'), step, await buildSettings(work, ref));
       }),
 
     /** Rows that a foreign key of the plan should refuse, a line a key: the apply worker does not check what it writes. */

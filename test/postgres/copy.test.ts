@@ -3,11 +3,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseTableName } from '../../src/plan/table-name.js';
 import { sendAsText } from '../../src/postgres/binary-feed.js';
 import { readTables } from '../../src/postgres/catalog.js';
-import { readCopyState } from '../../src/postgres/bootstrap/copy/copy-state.js';
+import { awaitsRows } from '../../src/postgres/bootstrap/copy/awaited-rows.js';
+import { changeCopyState, readCopyState, storeCopy } from '../../src/postgres/bootstrap/copy/copy-state.js';
 import { copyFormat } from '../../src/postgres/bootstrap/copy/copy-format.js';
 import { NOTHING_COMPUTED } from '../../src/postgres/bootstrap/copy/copy-query.js';
 import { verifyTables } from '../../src/postgres/verify/verify-tables.js';
-import type { TestServer } from '../support/postgres.js';
+import { closeSession, openSession } from '../../src/postgres/session.js';
+import { installState } from '../../src/postgres/state.js';
+import { asDatabase, testDatabase, type TestServer } from '../support/postgres.js';
 import { CopyPair } from './copy-pair.js';
 import { workOf } from './replicated-pair.js';
 import { testedPairs } from '../support/tested-version.js';
@@ -263,6 +266,44 @@ describe('a plan that green refuses', () => {
       expect(await readCopyState(pair.ourGreen, pair.run.runId)).toBeUndefined();
     } finally {
       await pair.stop();
+    }
+  });
+});
+
+describe('a foreign key of the plan', () => {
+  it('waits for the rows of whatever table the copy has left, at any level of it; no other step does', async () => {
+    const db = await testDatabase('pg18', 'copy_awaited');
+    const session = await openSession(asDatabase(db, 'green'), { purpose: 'test' });
+    try {
+      await installState(session, 'green');
+      await session.query(
+        `CREATE TABLE public.users (id int); CREATE TABLE public.orders (id int);
+         CREATE TABLE public.part (id int) PARTITION BY RANGE (id);
+         CREATE TABLE public.half PARTITION OF public.part DEFAULT PARTITION BY RANGE (id);
+         CREATE TABLE public.leaf PARTITION OF public.half DEFAULT`,
+      );
+      const step = async (table: string, to?: string): Promise<boolean> => {
+        const references = { table: to ?? 'users', columns: ['id'] };
+        const what = to === undefined ? { check: 'id > 0' } : { foreignKey: { columns: ['id'], references } };
+        const { steps } = await workOf([{ addConstraint: { table, name: 'c', ...what } }]);
+        if (steps[0] === undefined) throw new Error('no step');
+        return awaitsRows(session, 'run', steps[0]);
+      };
+      expect(await step('users', 'part')).toBe(false);
+      await storeCopy(session, 'run', [], {});
+      expect(await step('users', 'part')).toBe(false);
+      const left = [parseTableName('part')];
+      await changeCopyState(session, 'run', (now) => Promise.resolve({ ...now, phase: 'closed', left }), {
+        signal: new AbortController().signal,
+      });
+      expect(await step('users', 'part')).toBe(true);
+      expect(await step('users', 'leaf')).toBe(true);
+      expect(await step('half', 'users')).toBe(true);
+      expect(await step('users', 'orders')).toBe(false);
+      expect(await step('part')).toBe(false);
+    } finally {
+      await closeSession(session);
+      await db.drop();
     }
   });
 });

@@ -17,9 +17,10 @@ export async function bootstrapByCopy(story: Story, ref: RunRef): Promise<void> 
   const { steps, beforeSql } = await story.step('adding columns and triggers', () =>
     act('new columns, up and down triggers').expandTables(ref),
   );
-  // What a raw SQL step builds upon or changes is not known, so it and what comes after it wait for phase 3.
+  // What a raw SQL step builds upon or changes is not known, so it and what comes after it wait for phase 3. So does a
+  // foreign key of tables whose rows PostgreSQL is still to copy.
   for (const [index, name] of steps.slice(0, beforeSql)) {
-    await story.step(name, () => act(name).applyMigration(ref, index));
+    await story.step(name, () => act(name).applyMigration(ref, index, 'copied'));
   }
   await story.step('vacuuming what was copied', () => act('VACUUM ANALYZE of new tables').vacuumCopied(ref));
   await story.step('following blue', () => act('subscribe to blue').followCopy(ref));
