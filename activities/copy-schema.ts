@@ -56,7 +56,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         const settings = await buildSettings(work, ref);
         await applySecondaryIndexes(context, statements.secondaryIndexes, settings);
         await applyForeignKeys(context, statements.foreignKeys, settings);
-        await applyRest(context, statements.rest);
+        await applyRest(context, statements);
         const blue = await work.session('blue', 'schema');
         await refreshMaterializedViews(context, await unpopulatedViews(blue));
         const differences = await compareCatalogs(blue, green, ref.plan);

@@ -65,3 +65,18 @@ it('foreign keys from and to a table that is left to PostgreSQL are made behind 
   expect(await rowsOf(migration.green, 'SELECT sum(length)::int FROM parents')).toEqual([{ sum: 5050 }]);
   expect(await validated(migration, 'items_parents', 'parents_roots')).toHaveLength(2);
 });
+
+it('constraints that blue has by the same names, not validated, are those of the plan on green', async () => {
+  const migration = await migrationOf(
+    `CREATE TABLE parents (id int PRIMARY KEY);
+     CREATE TABLE items (id int PRIMARY KEY, parent int);
+     INSERT INTO parents VALUES (1);
+     INSERT INTO items SELECT n, 1 FROM generate_series(1, 100) n;
+     ALTER TABLE items ADD CONSTRAINT items_parents FOREIGN KEY (parent) REFERENCES parents NOT VALID;
+     ALTER TABLE items ADD CONSTRAINT items_positive CHECK (id > 0) NOT VALID;`,
+    [foreignKey('items', 'parents'), { addConstraint: { table: 'items', name: 'items_positive', check: 'id > 0' } }],
+  );
+  const handle = await migration.start();
+  expect(((await handle.result()) as MigrationReport).outcome).toBe('completed');
+  expect(await validated(migration, 'items_parents', 'items_positive')).toHaveLength(2);
+});

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { addConstraint } from '../../src/postgres/migrate/add-constraint.js';
 import type { StepContext } from '../../src/postgres/migrate/step-context.js';
 import { compareCatalogs, type CatalogDifference } from '../../src/postgres/schema-copy/compare-catalogs.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
@@ -92,7 +93,7 @@ async function applyAll(context: StepContext, statements: SchemaStatements): Pro
   await applyKeys(context, statements.keys);
   await applySecondaryIndexes(context, statements.secondaryIndexes);
   await applyForeignKeys(context, statements.foreignKeys);
-  await applyRest(context, statements.rest);
+  await applyRest(context, statements);
 }
 
 const compare = (p: Pair, tables = EVERYTHING): Promise<CatalogDifference[]> =>
@@ -287,10 +288,10 @@ describe('the copy', () => {
     await applySecondaryIndexes(p.context, all);
     await applyForeignKeys(
       p.context,
-      foreignKeys.map(({ table, add }) => ({ table, add, validate: null })),
+      foreignKeys.map((key) => ({ ...key, validate: null })),
     );
     await applyForeignKeys(p.context, foreignKeys);
-    await applyRest(p.context, s.rest);
+    await applyRest(p.context, s);
     expect(await compare(p)).toEqual([]);
   });
 
@@ -310,7 +311,7 @@ describe('the copy', () => {
     await applyKeys(p.context, s.keys);
     await applySecondaryIndexes(p.context, s.secondaryIndexes);
     await applyForeignKeys(p.context, s.foreignKeys);
-    await applyRest(p.context, s.rest);
+    await applyRest(p.context, s);
     expect(await compare(p)).toEqual([]);
   });
 
@@ -445,7 +446,7 @@ describe('the copy', () => {
     });
     await applySecondaryIndexes(p.context, s.secondaryIndexes);
     await applyForeignKeys(p.context, s.foreignKeys);
-    await applyRest(p.context, s.rest);
+    await applyRest(p.context, s);
     expect(await compare(p)).toEqual([]);
   });
 
@@ -518,6 +519,65 @@ describe('the copy', () => {
     expect(differences.map(({ kind, object }) => `${kind} ${object}`)).toEqual([
       'column public.dog.bark',
       'index public.alone',
+    ]);
+  });
+
+  it('leaves constraints as they are that steps of the plan have made before those of blue', async () => {
+    const p = await pair(
+      'pg15',
+      'planned',
+      `CREATE TABLE parents (id int PRIMARY KEY); INSERT INTO parents VALUES (1);
+       CREATE TABLE items (id int, parent int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+       CREATE TABLE items_rest PARTITION OF items DEFAULT;
+       CREATE TABLE notes (id int PRIMARY KEY, parent int, other int REFERENCES parents);
+       ALTER TABLE items ADD CONSTRAINT items_id CHECK (id > 0) NOT VALID, ADD CONSTRAINT items_other CHECK (id < 9) NOT VALID;
+       ALTER TABLE items ADD CONSTRAINT items_parent FOREIGN KEY (parent) REFERENCES parents;
+       ALTER TABLE notes ADD CONSTRAINT notes_parent FOREIGN KEY (parent) REFERENCES parents NOT VALID;
+       COMMENT ON CONSTRAINT notes_parent ON notes IS 'of blue'`,
+    );
+    open.push(p);
+    const s = await read(p.blueDatabase);
+    await applyPreData(p.context, s.preData);
+    await applyKeys(p.context, s.keys);
+    const toParents = {
+      columns: ['parent'],
+      references: { table: 'parents', columns: ['id'] },
+      onDelete: 'NO ACTION' as const,
+      onUpdate: 'NO ACTION' as const,
+    };
+    const planned = [
+      { table: 'items', name: 'items_id', check: 'id > 0' },
+      { table: 'items', name: 'items_parent', foreignKey: toParents },
+      { table: 'notes', name: 'notes_parent', foreignKey: toParents },
+    ];
+    for (const constraint of planned) {
+      await addConstraint(p.context, { schema: 'public', name: constraint.table }, constraint);
+    }
+    for (let times = 0; times < 2; times++) {
+      await applyForeignKeys(p.context, s.foreignKeys);
+      await applyRest(p.context, s);
+    }
+    const migrations = planned.map((constraint) => ({ addConstraint: constraint }));
+    expect(await compareCatalogs(p.blue, p.green, { tables: EVERYTHING, migrations })).toEqual([]);
+    // What no step has validated is blue's as it is there.
+    const { rows } = await p.green.query(
+      `SELECT conname, convalidated FROM pg_constraint WHERE conrelid IN ('public.items'::regclass, 'public.notes'::regclass) AND contype IN ('c', 'f')
+        ORDER BY conname COLLATE "C"`,
+    );
+    expect(rows).toEqual([
+      { conname: 'items_id', convalidated: true },
+      { conname: 'items_other', convalidated: false },
+      { conname: 'items_parent', convalidated: true },
+      { conname: 'notes_other_fkey', convalidated: true },
+      { conname: 'notes_parent', convalidated: true },
+    ]);
+    await p.green.query('ALTER TABLE public.notes DROP CONSTRAINT notes_parent');
+    await p.green.query(
+      `ALTER TABLE public.notes ADD CONSTRAINT notes_parent FOREIGN KEY (other) REFERENCES public.parents`,
+    );
+    expect(await compareCatalogs(p.blue, p.green, { tables: EVERYTHING, migrations })).toMatchObject([
+      { object: 'public.notes.notes_parent', difference: expect.stringMatching(/^comment is/) as string },
+      { object: 'public.notes.notes_parent', difference: expect.stringMatching(/^definition is/) as string },
     ]);
   });
 
@@ -660,7 +720,8 @@ COMMENT ON EXTENSION citext IS 'x';
        CREATE INDEX late_x ON s.late USING btree (x);
        ALTER TABLE ONLY s.t ADD CONSTRAINT fk FOREIGN KEY (b) REFERENCES s.u(id);
        ALTER TABLE ONLY s.t ADD CONSTRAINT fk_unchecked FOREIGN KEY (b) REFERENCES s.u(id) NOT VALID;
-       ALTER TABLE s.p ADD CONSTRAINT fk_p FOREIGN KEY (b) REFERENCES s.u(id);`,
+       ALTER TABLE s.p ADD CONSTRAINT fk_p FOREIGN KEY (b) REFERENCES s.u(id);
+       ALTER TABLE s.t ADD CONSTRAINT positive CHECK ((b > 0)) NOT VALID;`,
     );
     const table = { schema: 's', name: 't' };
     expect(statements.keys).toEqual({
@@ -679,16 +740,19 @@ COMMENT ON EXTENSION citext IS 'x';
     expect(statements.foreignKeys).toEqual([
       {
         table,
+        name: 'fk',
         add: 'ALTER TABLE ONLY s.t ADD CONSTRAINT fk FOREIGN KEY (b) REFERENCES s.u(id) NOT VALID',
         validate: 'ALTER TABLE ONLY "s"."t" VALIDATE CONSTRAINT "fk"',
       },
       {
         table,
+        name: 'fk_unchecked',
         add: 'ALTER TABLE ONLY s.t ADD CONSTRAINT fk_unchecked FOREIGN KEY (b) REFERENCES s.u(id) NOT VALID',
         validate: null,
       },
       {
         table: { schema: 's', name: 'p' },
+        name: 'fk_p',
         add: 'ALTER TABLE s.p ADD CONSTRAINT fk_p FOREIGN KEY (b) REFERENCES s.u(id)',
         validate: null,
       },
@@ -696,6 +760,10 @@ COMMENT ON EXTENSION citext IS 'x';
     expect(statements.rest).toEqual([
       'CREATE MATERIALIZED VIEW s.late AS SELECT 1 AS x WITH NO DATA',
       'CREATE INDEX late_x ON s.late USING btree (x)',
+      'ALTER TABLE s.t ADD CONSTRAINT positive CHECK ((b > 0)) NOT VALID',
+    ]);
+    expect(statements.checks).toEqual([
+      { table, name: 'positive', add: 'ALTER TABLE s.t ADD CONSTRAINT positive CHECK ((b > 0)) NOT VALID' },
     ]);
   });
 });

@@ -49,12 +49,17 @@ export async function refuseAnotherConstraint(
   object: string,
 ): Promise<void> {
   const expected = await definitionOf(session, table, constraint);
-  if (found.definition.replace(/ NOT VALID$/, '') === expected) return;
+  if (withoutNotValid(found.definition) === expected) return;
   throw new VerdigrisError({
     type: 'MigrationStepFailed',
     message: `${object}: there is another constraint of that name: ${found.definition}; the plan says ${expected}`,
     nextStep: 'give the new constraint another name in the plan',
   });
+}
+
+/** A definition of pg_get_constraintdef, whether the constraint has been validated or not. */
+export function withoutNotValid(definition: string): string {
+  return definition.replace(/ NOT VALID$/, '');
 }
 
 /**
@@ -83,7 +88,8 @@ async function definitionOf(session: Session, table: ChangedTable, constraint: A
   }
 }
 
-async function foreignKeyDefinition(
+/** A foreign key as pg_get_constraintdef writes it. */
+export async function foreignKeyDefinition(
   session: Session,
   { columns, references, onDelete, onUpdate }: NonNullable<AddConstraint['foreignKey']>,
 ): Promise<string> {

@@ -5,17 +5,19 @@ import { planByHash } from '../migrate/plan-by-hash.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { applyOnce, applyStatements, readApplied } from './apply-post-data.js';
 import { byTable, largestFirst } from './by-table.js';
+import { withoutThoseOfPlan } from './constraints-of-plan.js';
 import type { ForeignKeyStatements } from './schema-statements.js';
 
 /**
  * Foreign keys, added first and validated then: only the validation reads the tables, and it lets writers go on.
- * Several tables are validated at once, the largest first.
+ * Several tables are validated at once, the largest first. One that a step of the plan has made stays as it is.
  */
 export async function applyForeignKeys(
   context: StepContext,
-  foreignKeys: readonly ForeignKeyStatements[],
+  all: readonly ForeignKeyStatements[],
   settings: IndexSettings = DEFAULT_INDEX_SETTINGS,
 ): Promise<void> {
+  const foreignKeys = await withoutThoseOfPlan(context, all);
   await applyStatements(
     context,
     'foreign keys',

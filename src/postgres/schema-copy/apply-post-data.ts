@@ -3,8 +3,10 @@ import { shortLocks } from '../migrate/short-locks.js';
 import { writeProgress } from '../migrate/progress-row.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { SCHEMA_STEP } from './apply-pre-data.js';
+import { withoutThoseOfPlan } from './constraints-of-plan.js';
 import { objectsMade, readUserObjects, type DatabaseObject } from './created-objects.js';
 import { describeStatement, schemaCopyFailed } from './schema-copy-failed.js';
+import type { SchemaStatements } from './schema-statements.js';
 
 /*
  * The statements after the rows. Each one runs in a transaction of its own that also writes down that it was run: a
@@ -21,9 +23,18 @@ export interface StatementState {
   readonly undo: string | null;
 }
 
-/** Triggers, rules, policies, statistics, comments, default privileges. */
-export async function applyRest(context: StepContext, statements: readonly string[]): Promise<void> {
-  await applyStatements(context, 'rest', statements);
+/** Triggers, rules, policies, statistics, comments, default privileges; checks that no step of the plan has made. */
+export async function applyRest(
+  context: StepContext,
+  { rest, checks }: Pick<SchemaStatements, 'rest' | 'checks'>,
+): Promise<void> {
+  const missing = await withoutThoseOfPlan(context, checks);
+  const left = new Set(checks.filter((check) => !missing.includes(check)).map(({ add }) => add));
+  await applyStatements(
+    context,
+    'rest',
+    rest.filter((statement) => !left.has(statement)),
+  );
 }
 
 /** Runs the statements of a group that this run has not run yet, in their order. */

@@ -1,5 +1,6 @@
 import type { Migration, Plan } from '../../plan/schema.js';
 import { formatTableName, parseTableName } from '../../plan/table-name.js';
+import { withoutNotValid } from '../migrate/constraint-definition.js';
 import { majorVersion } from '../retry.js';
 import type { Session } from '../session.js';
 import { describeCatalog, PARTITION_IDENTITY, relationOf, type DescribedObject } from './catalog-description.js';
@@ -50,9 +51,10 @@ export async function compareCatalogs(
     wanted.has(key) || isAdded(object) || isMadeByItself(object) ? [] : [onlyOnGreen(object)],
   );
   const changed: CatalogDifference[] = [];
-  for (const [key, object] of wanted) {
+  for (const [key, asOnBlue] of wanted) {
     const other = found.get(key);
     if (other === undefined) continue;
+    const object = isAdded(asOnBlue) && isValid(other) ? validated(asOnBlue) : asOnBlue;
     const facts = differentFacts(object, other, ownersAndGrants);
     changed.push(
       ...(notNull.has(key) ? facts.filter(({ difference }) => !difference.startsWith('not null is true')) : facts),
@@ -122,6 +124,17 @@ function missingOnGreen({ kind, object }: DescribedObject): CatalogDifference {
 
 function onlyOnGreen({ kind, object }: DescribedObject): CatalogDifference {
   return { severity: 'warning', kind, object, difference: 'is on green and not on blue' };
+}
+
+/** A constraint that has been validated. */
+function isValid({ kind, facts }: DescribedObject): boolean {
+  return kind === 'constraint' && facts.validated === true;
+}
+
+/** A constraint of blue as it is on green when a step of the plan has made or validated it. */
+function validated(constraint: DescribedObject): DescribedObject {
+  const definition = withoutNotValid(constraint.text.definition ?? '');
+  return { ...constraint, facts: { ...constraint.facts, validated: true }, text: { definition } };
 }
 
 /** `public` is in every new database, and whoever made green may have given it to somebody; blue may have dropped it. */

@@ -3,10 +3,15 @@ import { type Statement, parseStatements } from '../../plan/sql-tree.js';
 import { ident, qualified } from '../identifier.js';
 import { keepOfPostData, keepOfPreData } from './dump-filter.js';
 
-/** A foreign key in two halves: one takes locks for a moment, the other reads both tables without stopping writers. */
-export interface ForeignKeyStatements {
+/** What adds a constraint to a table. */
+export interface ConstraintStatement {
   readonly table: TableName;
+  readonly name: string;
   readonly add: string;
+}
+
+/** A foreign key in two halves: one takes locks for a moment, the other reads both tables without stopping writers. */
+export interface ForeignKeyStatements extends ConstraintStatement {
   /** Null where PostgreSQL refuses NOT VALID (partitioned tables), or where blue's own key is not validated either. */
   readonly validate: string | null;
 }
@@ -46,6 +51,8 @@ export interface SchemaStatements {
   readonly foreignKeys: readonly ForeignKeyStatements[];
   /** Triggers, rules, policies, statistics, comments, default privileges and what else is left. */
   readonly rest: readonly string[];
+  /** What of `rest` adds a check: one that blue has not validated, all others come with their tables. */
+  readonly checks: readonly ConstraintStatement[];
 }
 
 /** Takes what pg_dump writes for --section=pre-data apart into statements that can be run one by one. */
@@ -77,9 +84,11 @@ function groupPostData(statements: readonly Statement[]): PostData {
   const attach: string[] = [];
   const foreignKeys: ForeignKeyStatements[] = [];
   const rest: string[] = [];
+  const checks: ConstraintStatement[] = [];
   for (const statement of statements) {
     const { node, text } = statement;
     const command = alterTableCommand(statement);
+    if (command?.kind === 'check') checks.push({ ...constraintOf(command), add: text });
     if ('IndexStmt' in node) {
       const { idxname: name = '', relation } = node.IndexStmt;
       const table = { schema: relation?.schemaname ?? '', name: relation?.relname ?? '' };
@@ -88,7 +97,7 @@ function groupPostData(statements: readonly Statement[]): PostData {
       else if (lateViews.has(key(table.schema, table.name))) rest.push(text);
       else if (relation?.inh !== true) parents.push({ table, name, create: text });
       else indexes.push({ table, name, create: text });
-    } else if (command === undefined) rest.push(text);
+    } else if (command === undefined || command.kind === 'check') rest.push(text);
     else if (command.kind === 'foreignKey') foreignKeys.push(foreignKey(command, text));
     else if (command.kind === 'key') {
       const table = { schema: command.schema, name: command.relation };
@@ -97,7 +106,7 @@ function groupPostData(statements: readonly Statement[]): PostData {
     else if (keyIndexes.has(key(command.schema, command.relation))) join.push(text);
     else attach.push(text);
   }
-  return { keys: { create: keys, join }, secondaryIndexes: { parents, indexes, attach }, foreignKeys, rest };
+  return { keys: { create: keys, join }, secondaryIndexes: { parents, indexes, attach }, foreignKeys, rest, checks };
 }
 
 interface AlterTable {
@@ -107,7 +116,7 @@ interface AlterTable {
 
 type AlterTableCommand = AlterTable &
   (
-    | { readonly kind: 'key'; readonly constraint: string }
+    | { readonly kind: 'key' | 'check'; readonly constraint: string }
     | { readonly kind: 'foreignKey'; readonly canBeLeftForLater: boolean; readonly constraint: string }
     | { readonly kind: 'replicaIdentity'; readonly index: string }
     | { readonly kind: 'attachIndex' }
@@ -130,6 +139,7 @@ function alterTableCommand({ node }: Statement): AlterTableCommand | undefined {
   if (contype === 'CONSTR_PRIMARY' || contype === 'CONSTR_UNIQUE' || contype === 'CONSTR_EXCLUSION') {
     return { kind: 'key', constraint, ...names };
   }
+  if (contype === 'CONSTR_CHECK') return { kind: 'check', constraint, ...names };
   if (contype !== 'CONSTR_FOREIGN') return undefined;
   // pg_dump writes ONLY for every table but partitioned ones, where NOT VALID is refused before PostgreSQL 18.
   const partitioned = relation?.inh === true;
@@ -137,13 +147,21 @@ function alterTableCommand({ node }: Statement): AlterTableCommand | undefined {
 }
 
 function foreignKey(command: AlterTableCommand & { readonly kind: 'foreignKey' }, text: string): ForeignKeyStatements {
-  const table = { schema: command.schema, name: command.relation };
-  if (!command.canBeLeftForLater) return { table, add: text, validate: null };
+  const constraint = constraintOf(command);
+  if (!command.canBeLeftForLater) return { ...constraint, add: text, validate: null };
   return {
-    table,
+    ...constraint,
     add: `${text} NOT VALID`,
-    validate: `ALTER TABLE ONLY ${qualified(table)} VALIDATE CONSTRAINT ${ident(command.constraint)}`,
+    validate: `ALTER TABLE ONLY ${qualified(constraint.table)} VALIDATE CONSTRAINT ${ident(constraint.name)}`,
   };
+}
+
+function constraintOf({
+  schema,
+  relation,
+  constraint,
+}: AlterTable & { readonly constraint: string }): Omit<ConstraintStatement, 'add'> {
+  return { table: { schema, name: relation }, name: constraint };
 }
 
 /** Indexes that belong to a key or are a replica identity, as schema and name. */
