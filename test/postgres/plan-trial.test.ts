@@ -30,7 +30,9 @@ const KEYS = `
   ALTER TABLE users ADD PRIMARY KEY (id); ALTER TABLE orders ADD PRIMARY KEY (id); ALTER TABLE part ADD PRIMARY KEY (id, region, day);
   ALTER TABLE orders ADD CONSTRAINT orders_user FOREIGN KEY (user_id) REFERENCES users (id);
   CREATE UNIQUE INDEX users_later ON users (code) WHERE code > 0;
+  ALTER TABLE orders ADD CONSTRAINT orders_user_later FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE NOT VALID;
   CREATE INDEX orders_note ON orders (note);
+  CREATE INDEX orders_shout ON orders (shout(note)) WHERE note <> '';
   CREATE INDEX left_out_id ON other.left_out (id);`;
 
 const index = (more: object): Migrations[number] => ({
@@ -89,11 +91,31 @@ const MISTAKES: Record<string, [Migrations, RegExp]> = {
     [index({ name: 'orders_note', unique: true })],
     /index "orders_note".*and another one/,
   ],
+  'the name of an index of the same table on an expression': [
+    [index({ name: 'orders_note', columns: ['lower(note)'] })],
+    /index "orders_note".*and another one/,
+  ],
+  'the name of an index of the same table with another condition': [
+    [index({ name: 'orders_shout', columns: ['shout(note)'], where: "note <> 'a'" })],
+    /index "orders_shout".*and another one/,
+  ],
+  'the name of an index of an old column for one of a new column': [
+    [add({}), index({ name: 'orders_note', columns: ['fresh'] })],
+    /index "orders_note".*and another one/,
+  ],
   'the name of a view': [[index({ name: 'taken_view' })], /relation "taken_view"/],
   'the name of an index for a key': [[constraint({ name: 'orders_note', unique: ['id'] })], /"orders_note".*taken/],
   'the name of another constraint': [
     [constraint({ name: 'orders_user', ...refers(['id'], 'users', ['id']) })],
     /"orders_user".*FOREIGN KEY \(user_id\)/,
+  ],
+  'the name of a foreign key to another table': [
+    [constraint({ name: 'orders_user', ...refers(['user_id'], 'orders', ['id']) })],
+    /"orders_user".*REFERENCES public\.users\(id\)/,
+  ],
+  'the name of a foreign key with another action': [
+    [constraint({ name: 'orders_user_later', ...refers(['user_id'], 'users', ['id']) })],
+    /"orders_user_later".*ON DELETE CASCADE NOT VALID/,
   ],
 };
 
@@ -126,7 +148,12 @@ const FINE: Record<string, Migrations> = {
   ],
   'names of its own index and constraint, and of a table that is left out': [
     index({ name: 'orders_note' }),
+    index({ name: 'orders_shout', columns: ['shout( note )'], where: "(note != '')" }),
     constraint({ name: 'orders_user', ...refers(['user_id'], 'users', ['id']) }),
+    constraint({
+      name: 'orders_user_later',
+      foreignKey: { columns: ['user_id'], references: { table: 'users', columns: ['id'] }, onDelete: 'CASCADE' },
+    }),
     index({ name: 'left_out_id' }),
   ],
   'a check of the whole row, whose type is not that of the copy': [constraint({ check: 'right_total(orders)' })],

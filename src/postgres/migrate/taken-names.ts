@@ -1,8 +1,12 @@
 import type { AddConstraint, CreateIndex } from '../../plan/schema.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
-import { sameTable } from '../catalog.js';
+import { sameTable, type TableInfo } from '../catalog.js';
 import { qualified } from '../identifier.js';
 import type { Session } from '../session.js';
+import { isConnectionLost, sqlState } from '../sqlstate.js';
+import { expressionPath } from './changed-table.js';
+import { foreignKeyDefinition, withoutNotValid } from './constraint-definition.js';
+import { findIndex, shapeOf } from './index-definition.js';
 import type { Mistake, TrialInput } from './plan-trial.js';
 import type { Step } from './plan-work.js';
 
@@ -58,7 +62,47 @@ async function holderOfIndexName(
   const is = `it is an index of table ${formatTableName(on)} on blue`;
   if (index === undefined || !sameTable(on, table)) return is;
   const wanted = [index.method, index.unique, index.columns.length, index.columns.length + index.include.length];
-  return found?.shape?.every((part, i) => part === wanted[i]) === true ? undefined : `${is}, and another one`;
+  const isLike = found?.shape?.every((part, i) => part === wanted[i]) === true;
+  return isLike && !(await isAnother(blue, moved, table, index)) ? undefined : `${is}, and another one`;
+}
+
+/**
+ * Whether blue's index of that name is surely not the plan's, as PostgreSQL reads both: the plan's is made on an empty copy
+ * of its table, which is rolled back.
+ */
+async function isAnother(
+  blue: Session,
+  moved: readonly TableInfo[],
+  table: TableName,
+  index: CreateIndex,
+): Promise<boolean> {
+  const info = moved.find(({ name }) => sameTable(name, table));
+  if (info === undefined) return false;
+  try {
+    return await onPath(blue, await expressionPath(blue, table.schema), async () => {
+      const found = await findIndex(blue, table.schema, index.name);
+      return found !== undefined && found.shape !== (await shapeOf(blue, info, index));
+    });
+  } catch (error) {
+    if (isConnectionLost(error)) throw error;
+    // Of a column that blue lacks it has no index. Any other error says nothing, such as that of a missing privilege.
+    return sqlState(error) === UNDEFINED_COLUMN;
+  }
+}
+
+const UNDEFINED_COLUMN = '42703';
+
+/** Names are read, and written, by that search_path meanwhile. */
+async function onPath<T>(session: Session, path: string, work: () => Promise<T>): Promise<T> {
+  const { rows } = await session.query<{ before: string }>(
+    `SELECT current_setting('search_path') AS before, set_config('search_path', $1, false)`,
+    [path],
+  );
+  try {
+    return await work();
+  } finally {
+    await session.query(`SELECT set_config('search_path', $1, false)`, [rows[0]?.before ?? 'pg_catalog']);
+  }
 }
 
 async function findRelation(session: Session, schema: string, name: string): Promise<FoundRelation | undefined> {
@@ -95,9 +139,12 @@ async function holderOfConstraintName(
   if (found === undefined) {
     return key === undefined ? undefined : holderOfIndexName(input, table, name, undefined);
   }
-  const kind = check !== undefined ? 'c' : foreignKey !== undefined ? 'f' : unique !== undefined ? 'u' : 'p';
-  const columns = foreignKey?.columns ?? key;
-  const same =
-    kind === found.kind && (check !== undefined || JSON.stringify(columns) === JSON.stringify(found.columns));
-  return same ? undefined : `blue has a constraint of that name: ${found.definition}`;
+  const is = `blue has a constraint of that name: ${found.definition}`;
+  if (foreignKey !== undefined) {
+    const wanted = await foreignKeyDefinition(input.blue, foreignKey);
+    return withoutNotValid(found.definition) === wanted ? undefined : is;
+  }
+  const kind = check !== undefined ? 'c' : unique !== undefined ? 'u' : 'p';
+  const same = kind === found.kind && (check !== undefined || JSON.stringify(key) === JSON.stringify(found.columns));
+  return same ? undefined : is;
 }
