@@ -56,6 +56,25 @@ describe.concurrent('a run that compares, fails and is held', () => {
     expect(run.log).not.toContain('+undoReplication');
   });
 
+  it('asks again for orphans of a new foreign key once they are corrected, and rolls nothing back by default', async () => {
+    const references = { table: 'users', columns: ['id'] };
+    const orphans = ['1 rows of public.orders violate the foreign key orders_user'];
+    const run = await runs.begin(
+      { recheckForeignKeys: () => orphans.splice(0) },
+      {
+        migrations: [
+          { addConstraint: { table: 'orders', name: 'orders_user', foreignKey: { columns: ['user_id'], references } } },
+        ],
+      },
+    );
+    const held = await until(run.handle, 'held', (s) => s.phase === 'promote' && s.waiting?.for === 'resume');
+    expect(held.waiting?.why).toMatch(/orders_user\nNext step: correct these rows on blue .*, then resume/);
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await completed(run);
+    expect(run.log.filter((entry) => entry === '+recheckForeignKeys')).toHaveLength(2);
+    expect(run.log).not.toContain('+undoReplication');
+  });
+
   it('tells the columns that were not compared', async () => {
     const run = await runs.begin({ verify: () => ({ ...found(0), notCompared: ['public.orders.note'] }) });
     await completed(run);
