@@ -696,6 +696,39 @@ describe('a connection', () => {
     expect(errors.filter((name) => name.startsWith('check-failed'))).toEqual([]);
     expect(JSON.stringify(findings)).not.toContain('secret-of-user');
   });
+
+  it('of a user that may make nothing in a schema which green has is refused; schemas that the copy makes or leaves out are not asked about', async () => {
+    const user = `preflight_maker_${TAG}`;
+    await onGreen(`CREATE ROLE ${user} LOGIN PASSWORD 'x'; GRANT CREATE ON DATABASE ${greenDb.database} TO ${user};
+      CREATE SCHEMA "Shop"; CREATE SCHEMA audit; CREATE SCHEMA theirs`);
+    undo.push(() =>
+      onGreen(`DROP SCHEMA "Shop"; DROP SCHEMA audit; DROP SCHEMA theirs; DROP OWNED BY ${user}; DROP ROLE ${user}`),
+    );
+    await onBlue(`CREATE SCHEMA "Shop"; CREATE FUNCTION "Shop".one() RETURNS int LANGUAGE sql RETURN 1;
+      CREATE SCHEMA audit; CREATE TABLE audit.log (id serial PRIMARY KEY); CREATE SCHEMA theirs;
+      CREATE SCHEMA made; CREATE TABLE made.item (id int PRIMARY KEY)`);
+    undo.push(() => onBlue('DROP SCHEMA "Shop", audit, theirs, made CASCADE'));
+    const as = { ...green, config: { ...green.config, user, password: 'x' } };
+    const found = async (plan: Partial<PlanInput>): Promise<PreflightFinding[]> =>
+      only(await check(plan, { green: as }), 'schema-privileges');
+    const tables = { exclude: ['audit.*'] };
+    expect(await found({ tables, bootstrap: { method: 'standby' } })).toEqual([]);
+    const [all, ...more] = await found({ tables });
+    expect(more).toEqual([]);
+    expect(all).toMatchObject({ severity: 'error', side: 'green', object: '"Shop", "public"' });
+    expect(await found({})).toMatchObject([{ object: '"Shop", "audit", "public"' }]);
+    await onGreen((all?.remedy ?? '').slice('On green: '.length));
+    expect(await found({ tables })).toEqual([]);
+    // By ownership of the database, or of a role that it is a member of, as well.
+    await onGreen(
+      `REVOKE ALL ON SCHEMA public, "Shop" FROM ${user}; ALTER DATABASE ${greenDb.database} OWNER TO ${user}`,
+    );
+    undo.push(() => onGreen(`ALTER DATABASE ${greenDb.database} OWNER TO postgres`));
+    expect(await found({ tables })).toMatchObject([{ object: '"Shop"' }]);
+    await onGreen(`CREATE ROLE ${user}_of; GRANT ${user}_of TO ${user}; ALTER SCHEMA "Shop" OWNER TO ${user}_of`);
+    undo.push(() => onGreen(`ALTER SCHEMA "Shop" OWNER TO postgres; DROP ROLE ${user}_of`));
+    expect(await found({ tables })).toEqual([]);
+  });
 });
 
 describe('connections', () => {

@@ -39,6 +39,7 @@ import { peerConnection } from './peer-connection.js';
 import { planLint } from './plan-lint.js';
 import { planOnBlue } from './plan-on-blue.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
+import { schemaPrivileges } from './schema-privileges.js';
 import {
   asynchronousCommit,
   connectionParameters,
@@ -122,6 +123,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   money,
   storedSettings,
   extensions,
+  schemaPrivileges,
   roles,
   ownership,
   defaultPrivileges,
