@@ -236,7 +236,7 @@ async function openWithoutGreen(
   confirmed: string,
 ): Promise<ExitCode> {
   const found = await examine(databases, patterns);
-  const plan = await planOpeningBlue(databases, found, await askLiveness(found, flags, name), confirmed);
+  const plan = await planOpeningBlue(databases, found, await askLiveness(found, flags, name), confirmed, patterns);
   if (plan.refused) {
     terminal.out(`refused: ${plan.why}\nnext step: ${plan.next}`);
     return EXIT.refused;

@@ -15,6 +15,8 @@ import { probePeer } from './peer-probe.js';
 import { lookUpTables, type PublishedTable } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
 import { withoutSecrets } from './scrub.js';
+import { refuseWithheldSequences } from './sequence-rights.js';
+import { commonSequences, readSequenceShapes } from './sequences.js';
 import { SHORT_STATEMENTS, withSession, type Database, type Databases, type Session } from './session.js';
 import { readRoute, readStreamCount, ROUTE_CHANNEL, ROUTE_IS_STILL } from './state.js';
 import { dropUnused, ensurePublications, publishesOther, readStreams, streamNames, streamsOfRun } from './streams.js';
@@ -60,7 +62,10 @@ export async function preparePromotion(preparation: Preparation): Promise<number
     if (route?.writesOn !== from) throw promotionBlocked(`writes are not on ${from}`);
     const announced = performance.now();
     await announceOpening(session, migration, from, route.epoch);
-    if (preparation.wayBack !== undefined) await proveWayBack(preparation, preparation.wayBack, route.epoch);
+    if (preparation.wayBack !== undefined) {
+      await refuseWithheld(preparation, session);
+      await proveWayBack(preparation, preparation.wayBack, route.epoch);
+    }
     await refuseLongWriters(session, from);
     await withSession(databases[to], { purpose: 'prepare promotion', ...SHORT_STATEMENTS }, async (other) => {
       await refuseLongWriters(other, to);
@@ -77,6 +82,18 @@ export async function preparePromotion(preparation: Preparation): Promise<number
     if (await hasRouters(session, migration)) await sleep(left(announced), undefined, { signal });
     return known;
   });
+}
+
+/** Writes would come back with their sequences. A GRANT that the preflight has seen may be gone, and sequences are new. */
+async function refuseWithheld({ databases, from }: Preparation, session: Session): Promise<void> {
+  const options = { purpose: 'way back', ...SHORT_STATEMENTS };
+  const there = await withSession(databases[otherSide(from)], options, readSequenceShapes);
+  const carried = commonSequences(await readSequenceShapes(session), there);
+  await refuseWithheldSequences(
+    session,
+    from,
+    carried.map(({ name }) => name),
+  );
 }
 
 /**

@@ -14,6 +14,7 @@ import { markerArrived, writeMarker } from './marker.js';
 import { ofMoved, partitionFilesSql, refuseEmptied, type PartitionFile } from './partition-files.js';
 import type { Promotion, PromotionTry } from './promote.js';
 import { wayBack, type Sessions } from './promotion-sessions.js';
+import { refuseWithheldSequences } from './sequence-rights.js';
 import {
   beyondBounds,
   carriedPosition,
@@ -48,9 +49,13 @@ export interface SequencesBefore {
 /**
  * Moves all sequences of the new side beyond the old one's. In the hold only those are moved again that have gone on
  * since: a database may have thousands.
+ *
+ * @throws VerdigrisError PromotionBlocked
  */
 export async function prepareSequences({ aside, to }: Sessions, promotion: Promotion): Promise<SequencesBefore> {
   const shapes = commonSequences(await readSequenceShapes(aside), await readSequenceShapes(to));
+  const names = shapes.map(({ name }) => name);
+  await refuseWithheldSequences(to, otherSide(promotion.from), names);
   const at = performance.now();
   const from = byName(await readPositions(aside, shapes));
   const refused = beyondBounds(shapes, from, otherSide(promotion.from));

@@ -697,6 +697,32 @@ describe('a connection', () => {
     expect(JSON.stringify(findings)).not.toContain('secret-of-user');
   });
 
+  it('of a user that may read a sequence and not set it is refused: a rollback would; one that the plan leaves out is not asked about', async () => {
+    const user = `preflight_counts_${TAG}`;
+    await onBlue(`CREATE ROLE ${user} LOGIN PASSWORD 'x'; CREATE SEQUENCE public."Counter"; CREATE SCHEMA audit;
+      CREATE TABLE audit.log (id serial PRIMARY KEY); CREATE SEQUENCE audit.own;
+      GRANT SELECT ON SEQUENCE public."Counter" TO ${user}`);
+    undo.push(() =>
+      onBlue(`DROP SEQUENCE public."Counter"; DROP SCHEMA audit CASCADE; DROP OWNED BY ${user}; DROP ROLE ${user}`),
+    );
+    const as = { ...blue, config: { ...blue.config, user, password: 'x' } };
+    const found = async (plan: Partial<PlanInput>): Promise<PreflightFinding[]> =>
+      only(await check(plan, { blue: as }), 'sequence-privileges');
+    const [counter, ...more] = await found({ tables: { exclude: ['audit.*'] } });
+    expect(more).toEqual([]);
+    expect(counter).toMatchObject({
+      severity: 'error',
+      object: '"public"."Counter"',
+      remedy: `GRANT SELECT, UPDATE ON SEQUENCE "public"."Counter" TO "${user}"`,
+    });
+    await onBlue(counter?.remedy ?? '');
+    expect(await found({ tables: { exclude: ['audit.*'] } })).toEqual([]);
+    const [all] = await found({});
+    expect(all?.object).toBe('"audit"."log_id_seq", "audit"."own"');
+    await onBlue(all?.remedy ?? '');
+    expect(await found({})).toEqual([]);
+  });
+
   it('of a user that may make nothing in a schema which green has is refused; schemas that the copy makes or leaves out are not asked about', async () => {
     const user = `preflight_maker_${TAG}`;
     await onGreen(`CREATE ROLE ${user} LOGIN PASSWORD 'x'; GRANT CREATE ON DATABASE ${greenDb.database} TO ${user};

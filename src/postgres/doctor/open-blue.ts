@@ -1,14 +1,16 @@
 import pg from 'pg';
 import { VerdigrisError } from '../../errors.js';
+import { readSequences } from '../catalog-sequences.js';
 import { dropSubscriptions } from '../feed-objects.js';
 import { feedName } from '../feed.js';
 import { TAKE_FENCE_LOCK } from '../fence.js';
 import { openActorSession } from '../ownership.js';
 import { retryOnLock } from '../retry.js';
+import { readWithheldSequences } from '../sequence-rights.js';
 import { moveSequencesBeyondRows } from '../sequences-from-rows.js';
 import { closeSession, inTransaction, openSession, type Database, type Databases, type Session } from '../session.js';
 import { notifyRouters, recordEvent } from '../state.js';
-import { DOCTOR, type Found, type Inventory } from './inventory.js';
+import { DOCTOR, type Found, type Inventory, type Patterns } from './inventory.js';
 import { refuseLiving, type Liveness } from './liveness.js';
 import { isClosed, mixUp } from './who-is-primary.js';
 
@@ -23,6 +25,9 @@ export const GREEN_LOST = 'greenLost';
 /** How many values sequences skip: green has given out some that blue has never heard of. */
 const SEQUENCE_GAP = 1_000;
 
+/** How many sequences are named. */
+const SHOWN = 8;
+
 /** A worker that has heard from green within this has a connection to it, ms; PostgreSQL gives one up after as long. */
 const STILL_HEARS_MS = 60_000;
 
@@ -36,18 +41,22 @@ export type OpenBluePlan =
       readonly epoch: number;
       /** What blue does not have, in words. */
       readonly loses: string;
+      /** Which tables the run moved, as far as is known: their sequences go on beyond the rows. */
+      readonly patterns: Patterns;
     };
 
 /**
  * Whether blue may be opened without green, and what would be lost. Changes nothing.
  *
  * @param confirmed the name of the migration, by which a person says that its green is gone
+ * @param patterns which tables the run moved; all where no plan says otherwise
  */
 export async function planOpeningBlue(
   databases: Databases,
   found: Found,
   liveness: Liveness,
   confirmed: string,
+  patterns: Patterns,
 ): Promise<OpenBluePlan> {
   const { blue } = found;
   if (!blue.reached) return refused(`blue can't be reached: ${blue.why}`, 'bring blue back first');
@@ -83,8 +92,15 @@ export async function planOpeningBlue(
         'mend the connection from here; if green has died this minute, ask again when blue has noticed',
       );
     }
+    const withheld = await readWithheldSequences(session, await readSequences(session, patterns));
+    if (withheld !== undefined) {
+      return refused(
+        `the user "${withheld.user}" may not set sequences of blue (${withheld.names.slice(0, SHOWN).join(', ')}): they would give values out again that rows of green have`,
+        `on blue: ${withheld.grants}; then ask again`,
+      );
+    }
     const loses = await whatBlueLacks(session, owner.migration);
-    return { refused: false, migration: owner.migration, runId: owner.runId, epoch: route.epoch, loses };
+    return { refused: false, migration: owner.migration, runId: owner.runId, epoch: route.epoch, loses, patterns };
   } finally {
     await closeSession(session);
   }
@@ -100,14 +116,14 @@ export async function planOpeningBlue(
  */
 export async function openBlue(
   databases: Databases,
-  { migration, runId, epoch, loses }: Extract<OpenBluePlan, { refused: false }>,
+  { migration, runId, epoch, loses, patterns }: Extract<OpenBluePlan, { refused: false }>,
 ): Promise<number> {
   // Whoever acts on blue still loses its session.
   const blue = await openActorSession(databases.blue, `${DOCTOR} open`);
   try {
     await recordEvent(blue, runId, 'green is gone: blue is to be opened', { epoch, loses });
     await dropSubscriptions(blue, feedName(migration, 'to_blue'));
-    await moveSequencesBeyondRows(blue, SEQUENCE_GAP);
+    await moveSequencesBeyondRows(blue, SEQUENCE_GAP, patterns);
     const next = await retryOnLock(() => takeWritesBack(blue, migration, runId, epoch));
     // After the COMMIT, since a flag is not undone with its transaction. Blue's own row says by now that it has the writes:
     // one that is left closed here is opened by `doctor --open`.

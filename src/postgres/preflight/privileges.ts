@@ -1,5 +1,7 @@
 import { formatTableName } from '../../plan/table-name.js';
+import { readSequences } from '../catalog-sequences.js';
 import { ident } from '../identifier.js';
+import { readWithheldSequences } from '../sequence-rights.js';
 import { BOTH_SIDES, oneRow, type Found, type SideCheck } from './check.js';
 import { listed } from './finding.js';
 
@@ -109,25 +111,21 @@ export const tableOwnership: SideCheck = {
   },
 };
 
+/** Green gets the positions of blue's sequences, and with a way back after the promotion blue those of green's. */
 export const sequencePrivileges: SideCheck = {
   name: 'sequence-privileges',
   sides: ['blue'],
-  run: async ({ session, isSuperuser }) => {
+  run: async ({ session, isSuperuser, plan }) => {
     if (isSuperuser) return [];
-    const { rows } = await session.query<{ name: string; user: string }>(
-      `SELECT format('%I.%I', n.nspname, c.relname) AS name, current_user AS user
-         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind = 'S' AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'verdigris')
-          AND NOT (has_sequence_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
-        ORDER BY 1`,
-    );
-    if (rows.length === 0) return [];
+    const withheld = await readWithheldSequences(session, await readSequences(session, plan.tables));
+    if (withheld === undefined) return [];
+    const { user, names, grants } = withheld;
     return [
       {
         severity: 'error',
-        object: listed(rows.map(({ name }) => name)),
-        message: 'these sequences may not be read: green would hand out their values a second time',
-        remedy: `GRANT SELECT ON ALL SEQUENCES IN SCHEMA ... TO ${ident(rows[0]?.user ?? '')}`,
+        object: listed(names),
+        message: `the user "${user}" may not both read and set ${names.length} sequences: green would hand out their values a second time, or blue after a rollback`,
+        remedy: grants,
       },
     ];
   },
