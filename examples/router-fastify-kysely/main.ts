@@ -1,9 +1,9 @@
 import { createRouter } from 'verdigris/router';
 import { application } from './application.js';
 
-const { BLUE_URL, GREEN_URL, MIGRATION = 'shop', TOKEN_SECRET, PORT = '3000' } = process.env;
-if (BLUE_URL === undefined || GREEN_URL === undefined || TOKEN_SECRET === undefined) {
-  throw new Error('BLUE_URL, GREEN_URL and TOKEN_SECRET are needed');
+const { BLUE_URL, GREEN_URL, MIGRATION, TOKEN_SECRET, PORT = '3000' } = process.env;
+if (BLUE_URL === undefined || GREEN_URL === undefined || MIGRATION === undefined || TOKEN_SECRET === undefined) {
+  throw new Error('BLUE_URL, GREEN_URL, TOKEN_SECRET and MIGRATION, the name of the plan, are needed');
 }
 
 const router = createRouter({

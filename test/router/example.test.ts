@@ -1,14 +1,19 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
+import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { pause, Sides, until } from './sides.js';
+import { MIGRATION, pause, Sides, until } from './sides.js';
 import { TcpProxy } from './tcp-proxy.js';
 
 /* The example of docs/router.md as a process of its own, which nothing may end but the signal. */
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-const MAIN = 'examples/router-fastify-kysely/main.ts';
+const EXAMPLE = join(ROOT, 'examples/router-fastify-kysely');
+const TSX = pathToFileURL(join(ROOT, 'node_modules/tsx/dist/loader.mjs')).href;
 
 let sides: Sides;
 let blueProxy: TcpProxy;
@@ -43,16 +48,20 @@ function through(proxy: TcpProxy, uri: string): string {
   return url.href;
 }
 
-async function serve(): Promise<Service> {
-  const child = spawn(process.execPath, ['--import', 'tsx', MAIN], {
-    cwd: ROOT,
-    env: {
-      ...process.env,
-      BLUE_URL: through(blueProxy, sides.blue.uri),
-      GREEN_URL: through(greenProxy, sides.green.uri),
-      TOKEN_SECRET: 'a secret of the test, long enough',
-      PORT: '0',
-    },
+/** What the example is told. */
+function settings(): Readonly<Record<string, string>> {
+  return {
+    MIGRATION,
+    BLUE_URL: through(blueProxy, sides.blue.uri),
+    GREEN_URL: through(greenProxy, sides.green.uri),
+    TOKEN_SECRET: 'a secret of the test, long enough',
+  };
+}
+
+async function serve(folder = EXAMPLE, told = settings()): Promise<Service> {
+  const child = spawn(process.execPath, ['--import', TSX, join(folder, 'main.ts')], {
+    cwd: folder === EXAMPLE ? ROOT : folder,
+    env: { ...process.env, ...told, PORT: '0' },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';
@@ -80,7 +89,42 @@ async function request({ address }: Service, method: string, path: string, token
   return { status: response.status, body, token: response.headers.get('x-write-token') ?? undefined };
 }
 
+/** The packages that its README installs, as they are here. */
+async function install(folder: string): Promise<void> {
+  const packages = join(folder, 'node_modules');
+  await mkdir(join(packages, 'verdigris'), { recursive: true });
+  for (const name of ['fastify', 'kysely']) await symlink(join(ROOT, 'node_modules', name), join(packages, name));
+  await symlink(join(ROOT, 'src'), join(packages, 'verdigris/src'));
+  const exported = { name: 'verdigris', type: 'module', exports: { './router': './src/router/index.ts' } };
+  await writeFile(join(packages, 'verdigris/package.json'), JSON.stringify(exported));
+}
+
 describe('the example with Fastify and Kysely', () => {
+  test('runs in a copy of its folder by the commands of its README, and follows the migration that they name', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'example-'));
+    try {
+      await cp(EXAMPLE, folder, { recursive: true });
+      const readme = await readFile(join(folder, 'README.md'), 'utf8');
+      const commands = (/```sh\n([\s\S]*?)```/.exec(readme)?.[1] ?? '').split('\n');
+      const run = commands.find((line) => line.endsWith('npx tsx main.ts')) ?? '';
+      for (const line of commands.slice(
+        0,
+        commands.findIndex((line) => line.startsWith('npm install')),
+      )) {
+        await promisify(execFile)('sh', ['-c', line], { cwd: folder });
+      }
+      await install(folder);
+      const named = [...run.matchAll(/\b([A-Z_]+)=/g)].map(([, name = '']) => name);
+      const told = settings();
+      const service = await serve(folder, Object.fromEntries(named.map((name) => [name, told[name] ?? ''])));
+      expect((await request(service, 'POST', '/items/7/bump')).body).toEqual({ id: 7, value: 1 });
+      const known = 'SELECT count(*)::int AS n FROM verdigris.router';
+      await until(async () => (await sides.sql<{ n: number }>('blue', known))[0]?.n === 1, 10_000);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
   test('starts with both sides down, serves when blue is there, outlives the loss of every connection, and ends well', async () => {
     await Promise.all([blueProxy.down(), greenProxy.down()]);
     const service = await serve();
