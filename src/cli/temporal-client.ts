@@ -1,7 +1,7 @@
 import { Client, Connection, isGrpcServiceError } from '@temporalio/client';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import type { ServerFlags } from './start-request.js';
-import { CommandError } from './terminal.js';
+import { CommandError, EXIT } from './terminal.js';
 
 /** How long a server may take to answer the first call. */
 const CONNECT_TIMEOUT_MS = 5_000;
@@ -10,16 +10,14 @@ const CONNECT_TIMEOUT_MS = 5_000;
  * Runs `work` with a client of the Temporal server that the flags, else the environment and the profile say, as the
  * official CLI reads them; closes the connection whatever happens.
  *
- * @throws CommandError when no server answers there.
+ * @throws CommandError when no server answers there, or it refuses this client.
  */
 export async function withClient<T>(flags: ServerFlags, work: (client: Client) => Promise<T>): Promise<T> {
-  const { connectionOptions, namespace = 'default' } = loadClientConnectConfig(
-    flags.profile === undefined ? {} : { profile: flags.profile },
-  );
+  const { connectionOptions } = loadClientConnectConfig(profileOf(flags));
   const address = flags.address ?? connectionOptions.address ?? 'localhost:7233';
   const connection = await connect({ ...connectionOptions, address, connectTimeout: CONNECT_TIMEOUT_MS }, address);
   try {
-    return await work(new Client({ connection, namespace: flags.namespace ?? namespace }));
+    return await work(new Client({ connection, namespace: namespaceOf(flags) }));
   } finally {
     await connection.close().catch(() => undefined);
   }
@@ -29,14 +27,30 @@ async function connect(options: Parameters<typeof Connection.connect>[0], addres
   try {
     return await Connection.connect(options);
   } catch (error) {
-    throw new CommandError(
-      `no Temporal server answers at ${address}`,
-      'start one (npm run dev, or temporal server start-dev), or say where it is: --address, TEMPORAL_ADDRESS or a profile of the temporal CLI',
-      2,
+    throw notConnected(address, error);
+  }
+}
+
+function notConnected(address: string, error: unknown): CommandError {
+  const why = innermostMessage(error);
+  if (hasStatus(error, REFUSED)) {
+    return new CommandError(
+      `the Temporal server at ${address} refuses this client (${why})`,
+      'see that TEMPORAL_API_KEY, or the certificate and key of TEMPORAL_TLS_... or of the profile, are still good, and for this address and namespace',
+      EXIT.unusable,
       error,
     );
   }
+  return new CommandError(
+    `no Temporal server answers at ${address} (${why})`,
+    'say where it is (--address, TEMPORAL_ADDRESS or a profile of the temporal CLI), and see to its TLS; or start one: npm run dev, or temporal server start-dev --db-filename FILE, which still has its runs when it is started again',
+    EXIT.unusable,
+    error,
+  );
 }
+
+/** Codes of gRPC of a server that answers, and knows the client not or not as somebody who may. */
+const REFUSED = new Set([7, 16]); // PERMISSION_DENIED, UNAUTHENTICATED
 
 /** Names of gRPC status codes that mean that nobody answered in time. */
 const NO_ANSWER = new Set([1, 4]); // CANCELLED, DEADLINE_EXCEEDED
@@ -45,9 +59,25 @@ const NO_ANSWER = new Set([1, 4]); // CANCELLED, DEADLINE_EXCEEDED
 export function isNoAnswer(error: unknown): boolean {
   for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
     if (cause.name === 'WorkflowUpdateRPCTimeoutOrCancelledError') return true;
-    if (isGrpcServiceError(cause) && NO_ANSWER.has(cause.code)) return true;
+  }
+  return hasStatus(error, NO_ANSWER);
+}
+
+/** Whether the error, or what it was made of, has one of these status codes of gRPC. */
+function hasStatus(error: unknown, codes: ReadonlySet<number>): boolean {
+  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
+    if (isGrpcServiceError(cause) && codes.has(cause.code)) return true;
   }
   return false;
+}
+
+/** The namespace that the flags, else the environment and the profile say. */
+export function namespaceOf(flags: ServerFlags): string {
+  return flags.namespace ?? loadClientConnectConfig(profileOf(flags)).namespace ?? 'default';
+}
+
+function profileOf({ profile }: ServerFlags): { profile?: string } {
+  return profile === undefined ? {} : { profile };
 }
 
 /** The innermost message of an error: what the server, or the workflow, has said. */
