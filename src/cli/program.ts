@@ -35,7 +35,7 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
     .option('--json', 'findings as JSON')
     .option(
       '--connections',
-      'also ask whether VERDIGRIS_CONNECTION_<NAME> is set here for blue, green, gates and webhooks',
+      'also ask whether VERDIGRIS_CONNECTION_<NAME> is set here for every connection of the plan',
     )
     .action(async (file: string, flags: LintOptions) => ended(await lintCommand(terminal, file, flags)));
   plan

@@ -304,6 +304,24 @@ describe('the lint against a catalog', () => {
     ]);
   });
 
+  it('judges the connections of PgBouncers and HAProxies, too', async () => {
+    const instances = ['pool_1', 'pool_2'].map((connection) => ({
+      connection,
+      file: `/etc/pgbouncer/${connection}.ini`,
+    }));
+    const traffic = {
+      pgbouncer: { databases: ['orders'], instances },
+      haproxy: { backend: 'reads', instances: ['lb'] },
+    };
+    const plan = planSchema.parse(planWith({ traffic }));
+    const known = new Set([...CONNECTIONS, 'POOL_1']);
+    expect((await lintConnections(plan, known)).map(({ place }) => place)).toEqual([
+      'traffic.pgbouncer.instances[1].connection',
+      'traffic.haproxy.instances[0]',
+    ]);
+    expect(await lintConnections(plan, new Set([...known, 'POOL_2', 'LB']))).toEqual([]);
+  });
+
   it('judges the connections of gates and metrics pages, too', async () => {
     const gate = { metric: 'prometheus' as const, name: 'up', connection: 'prometheus', query: 'up', min: 1 };
     const plan = planSchema.parse(planWith({ traffic: { gates: [gate], scrape: ['pages'] } }));

@@ -24,7 +24,7 @@ export const sameConnection: Rule = {
 export const unknownConnection: CatalogRule = {
   name: 'unknown-connection',
   severity: 'error',
-  why: 'the worker could not reach the database, what a gate asks, or the webhook',
+  why: 'the worker could not reach the database, the PgBouncer or HAProxy, what a gate asks, or the webhook',
   *check({ plan }, _catalog, connections) {
     const known = new Set([...connections].map(connectionVariable));
     const named = [
@@ -36,6 +36,14 @@ export const unknownConnection: CatalogRule = {
       ...(plan.traffic.scrape ?? []).map((connection, i) => ({ place: `traffic.scrape[${i}]`, connection })),
       ...(plan.traffic.webhooks ?? []).map(({ connection }, i) => ({
         place: `traffic.webhooks[${i}].connection`,
+        connection,
+      })),
+      ...(plan.traffic.pgbouncer?.instances ?? []).map(({ connection }, i) => ({
+        place: `traffic.pgbouncer.instances[${i}].connection`,
+        connection,
+      })),
+      ...(plan.traffic.haproxy?.instances ?? []).map((connection, i) => ({
+        place: `traffic.haproxy.instances[${i}]`,
         connection,
       })),
       ...(plan.notify ?? []).map(({ connection }, i) => ({ place: `notify[${i}].connection`, connection })),
