@@ -21,6 +21,26 @@ function fieldsOf(schema: unknown): string[] {
   );
 }
 
+describe('docs/gates.md', () => {
+  const gates = readFileSync(new URL('../../docs/gates.md', import.meta.url), 'utf8');
+  const smallest: Readonly<Record<string, object>> = {
+    ...{ errorRate: { max: 0.1 }, fallbackRate: { max: 0.1 }, mismatchRate: { max: 0.1 }, lag: { max: '1s' } },
+    ...{ p50: { max: '1s' }, p95: { max: '1s' }, p99: { max: '1s' }, blockingLocks: {}, conflicts: {} },
+    ...{ longTransactions: { max: '1m' }, retainedWal: { max: '1GB' }, transactionVolume: { maxDrop: 0.1 } },
+    ...{ rowDifferences: {}, prometheus: { name: 'n', connection: 'c', query: 'q', requests: 'r', max: 0.1 } },
+  };
+
+  it('names the gates that take minRequests, and no other', () => {
+    const section = /^## minRequests\n\n([^#]*)/m.exec(gates)?.[1] ?? '';
+    const taken = Object.keys(smallest).filter((metric) => {
+      const gate = { metric, ...smallest[metric] };
+      expect(parsePlan({ ...base, traffic: { gates: [gate] } })).toHaveProperty('plan');
+      return 'plan' in parsePlan({ ...base, traffic: { gates: [{ ...gate, minRequests: 10 }] } });
+    });
+    expect(Object.keys(smallest).filter((metric) => section.includes(`\`${metric}\``))).toEqual(taken);
+  });
+});
+
 describe('docs/plan.md', () => {
   it.each([...new Set(fieldsOf(planJsonSchema()))])('describes the field %s', (field) => {
     expect(text).toMatch(new RegExp(`\`[^\`]*\\b${field.replace('$', '')}\\b[^\`]*\``));
