@@ -9,10 +9,11 @@ import { VerdigrisError } from '../errors.js';
 import { secretsOf } from '../worker/connections.js';
 import { redactor } from '../worker/redact.js';
 import { parseDuration } from '../plan/duration.js';
-import { approveUpdate, statusQuery } from '../../workflows/messages.js';
+import { personKey } from '../plan/person.js';
+import { approveUpdate, planQuery, statusQuery } from '../../workflows/messages.js';
 import type { ServerFlags } from './start-request.js';
 import { workflowIdOf } from './start-request.js';
-import { readStatus } from './status-command.js';
+import { queryRun, readStatus } from './status-command.js';
 import { innermostMessage, isNoAnswer, withClient } from './temporal-client.js';
 import type { ExitCode, Terminal } from './terminal.js';
 import { CommandError, EXIT } from './terminal.js';
@@ -38,7 +39,9 @@ export async function serveCommand(terminal: Terminal, flags: ServeFlags): Promi
     const { address, port } = server.address() as AddressInfo;
     terminal.out(`approval links are answered at http://${address.includes(':') ? `[${address}]` : address}:${port}`);
     if (approvalUrl(process.env) === undefined) {
-      terminal.note('VERDIGRIS_APPROVAL_URL is not set: notifications carry no links');
+      terminal.note(
+        'VERDIGRIS_APPROVAL_URL is not set here: `verdigris approvals link` needs --url. Notifications carry links where the workers have it',
+      );
     }
     await stopped(flags.signal);
     server.close();
@@ -58,7 +61,8 @@ async function stopped(signal?: AbortSignal): Promise<void> {
 export interface LinkFlags extends ServerFlags {
   /** Whom the link is made out to. */
   readonly for?: string;
-  readonly validFor: string;
+  /** From now on. Default: `validFor` of the plan. */
+  readonly validFor?: string;
   readonly url?: string;
   readonly timeout: number;
 }
@@ -74,7 +78,10 @@ export async function linkCommand(terminal: Terminal, name: string, flags: LinkF
     );
   }
   const workflowId = workflowIdOf(name);
-  const status = await withClient(flags, (client) => readStatus(client, workflowId, flags.timeout));
+  const { status, validFor } = await withClient(flags, async (client) => ({
+    status: await readStatus(client, workflowId, flags.timeout),
+    validFor: flags.validFor ?? (await readValidFor(client, workflowId, flags.timeout)),
+  }));
   const { waiting } = status;
   if (waiting?.for !== 'approval' || waiting.gate === undefined || waiting.request === undefined) {
     throw new CommandError(
@@ -90,6 +97,13 @@ export async function linkCommand(terminal: Terminal, name: string, flags: LinkF
       EXIT.refused,
     );
   }
+  if (flags.for !== undefined && !mayApprove(flags.for, waiting.mayApprove)) {
+    throw new CommandError(
+      `the plan does not name "${flags.for}" among those who may approve`,
+      `give --for, one of: ${(waiting.mayApprove ?? []).join(', ')}`,
+      EXIT.refused,
+    );
+  }
   const token = signLink(
     {
       workflowId,
@@ -97,13 +111,27 @@ export async function linkCommand(terminal: Terminal, name: string, flags: LinkF
       gate: waiting.gate,
       request: waiting.request,
       ...(flags.for === undefined ? {} : { by: flags.for }),
-      expires: Math.floor((Date.now() + parseDuration(flags.validFor)) / 1_000),
+      expires: Math.floor((Date.now() + parseDuration(validFor)) / 1_000),
     },
     secret,
   );
   terminal.out(linkUrl(base, token));
   return EXIT.done;
 }
+
+/** @param people of the plan; undefined where anybody may */
+function mayApprove(who: string, people: readonly string[] | undefined): boolean {
+  return people === undefined || people.some((one) => personKey(one) === personKey(who));
+}
+
+/** How long the question may be answered by the plan. */
+async function readValidFor(client: Client, workflowId: string, timeout: number): Promise<string> {
+  const plan = await queryRun(client, workflowId, planQuery, timeout);
+  return plan?.traffic.approval.validFor ?? VALID_FOR;
+}
+
+/** The plan's own default, while the run has not read its plan. */
+const VALID_FOR = '24h';
 
 function requiredSecret(): string {
   const secret = orCommandError(() => approvalSecret(process.env));

@@ -85,7 +85,7 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
   withServer(approvals.command('link <name>'), true)
     .description('Print a link that approves what the run asks now')
     .option('--for <who>', 'whom it is made out to')
-    .addOption(new Option('--valid-for <duration>', 'such as 1h').default('24h').argParser(duration))
+    .addOption(new Option('--valid-for <duration>', 'such as 1h (default: validFor of the plan)').argParser(duration))
     .option('--url <base>', 'where the links are answered (default: VERDIGRIS_APPROVAL_URL)')
     .action(async (name: string, flags: LinkFlags) => ended(await linkCommand(terminal, name, flags)));
   for (const [message, description] of Object.entries(MESSAGES) as [Exclude<MessageName, 'approve'>, string][]) {

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from '@temporalio/client';
-import { WorkflowNotFoundError } from '@temporalio/common';
+import { WorkflowNotFoundError, type QueryDefinition } from '@temporalio/common';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 import { progressLine } from '../progress.js';
 import { heldFor, notConfirmed, type MigrationStatus } from '../../workflows/lib/status.js';
@@ -83,10 +83,20 @@ function unlessNoAnswer(error: unknown): undefined {
 }
 
 /** The status of a run. @throws CommandError when nobody answers for it. */
-export async function readStatus(client: Client, workflowId: string, timeout: number): Promise<MigrationStatus> {
+export function readStatus(client: Client, workflowId: string, timeout: number): Promise<MigrationStatus> {
+  return queryRun(client, workflowId, statusQuery, timeout);
+}
+
+/** What a run answers to a query within `timeout` seconds. @throws CommandError when nobody answers for it. */
+export async function queryRun<T>(
+  client: Client,
+  workflowId: string,
+  query: QueryDefinition<T>,
+  timeout: number,
+): Promise<T> {
   try {
     return await client.withDeadline(Date.now() + timeout * 1_000, () =>
-      client.workflow.getHandle(workflowId).query(statusQuery),
+      client.workflow.getHandle(workflowId).query(query),
     );
   } catch (error) {
     if (error instanceof WorkflowNotFoundError) throw noSuchWorkflow(workflowId, error);

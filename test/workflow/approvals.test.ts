@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { linkUrl, readLink, signLink, type ApprovalLink } from '../../src/approval/link.js';
 import { run as cli } from '../../src/cli/run.js';
 import { serveCommand } from '../../src/cli/approvals-commands.js';
 import { asks, beginAsking, isQuestion, refusalOf, yes } from '../support/asked-approvals.js';
@@ -129,29 +130,39 @@ describe('a signed link to a run', () => {
     const secret = randomBytes(32).toString('hex');
     vi.stubEnv('VERDIGRIS_APPROVAL_SECRET', secret);
     const { address } = testTemporal();
-    const run = await beginAsking(runs, { before: ['promote'], by: ['ada', 'grace'], quorum: 2 });
+    const run = await beginAsking(runs, { before: ['promote'], by: ['ada', 'grace'], quorum: 2, validFor: '2h' });
     await asks(run, 'promote');
 
     const end = new AbortController();
     ends.push(end);
     const said: string[] = [];
-    const terminal = { out: (text: string) => said.push(text), note: () => undefined };
+    const noted: string[] = [];
+    const terminal = { out: (text: string) => said.push(text), note: (text: string) => noted.push(text) };
     const flags = { address, host: '127.0.0.1', port: 0, timeout: 10, signal: end.signal };
     const serving = serveCommand(terminal, flags);
     await vi.waitFor(() => expect(said).not.toEqual([]));
+    expect(noted).toEqual([expect.stringMatching(/is not set here: .* needs --url/)]);
     const base = /http:\S+/.exec(said[0] ?? '')?.[0] ?? '';
 
-    const linkFor = async (who: string): Promise<string> => {
+    const link = async (who: string, ...more: string[]): Promise<[number, string]> => {
       const out: string[] = [];
       const code = await cli(
-        ['approvals', 'link', run.handle.workflowId, '--for', who, '--url', base, '--address', address],
+        ['approvals', 'link', run.handle.workflowId, '--for', who, '--url', base, '--address', address, ...more],
         { out: (text) => out.push(text), note: (text) => out.push(text) },
       );
-      expect(code).toBe(0);
-      return out.join('');
+      return [code, out.join('')];
     };
-    const links = await Promise.all(['ada', 'grace', 'mallory'].map(linkFor));
-    const [ada = '', grace = '', mallory = ''] = links;
+    const tokenOf = (url: string): string => url.split('/').at(-1) ?? 'none';
+    const expiresIn = (url: string): number => (readLink(tokenOf(url), secret)?.expires ?? 0) - Date.now() / 1_000;
+    const [[, ada], [, grace]] = await Promise.all([link('ada'), link('grace')]);
+    // As long as the plan says that an approval counts, unless another time is given.
+    expect(Math.abs(expiresIn(ada) - 2 * 3_600)).toBeLessThan(60);
+    expect(Math.abs(expiresIn((await link('ada', '--valid-for', '10m'))[1]) - 600)).toBeLessThan(60);
+    expect((await link(' GRACE '))[0]).toBe(0);
+    expect(await link('mallory')).toEqual([1, expect.stringMatching(/does not name "mallory"[\s\S]*: ada, grace/)]);
+    // As somebody would make one who has the secret.
+    const mallory = linkUrl(base, signLink({ ...claimsOf(ada, secret), by: 'mallory' }, secret));
+    const links = [ada, grace, mallory];
     const post = async (url: string): Promise<[number, string]> => {
       const response = await fetch(url, {
         method: 'POST',
@@ -178,11 +189,16 @@ describe('a signed link to a run', () => {
       ['grace', undefined],
     ]);
     const history = JSON.stringify(await run.handle.fetchHistory());
-    const tokens = links.map((link) => link.split('/').at(-1) ?? 'none');
-    for (const text of [secret, ...tokens]) expect(history).not.toContain(text);
+    for (const text of [secret, ...links.map(tokenOf)]) expect(history).not.toContain(text);
     await run.handle.terminate();
     expect((await post(grace))[0]).toBeGreaterThanOrEqual(410);
     end.abort();
     expect(await serving).toBe(0);
   });
+
+  function claimsOf(url: string, secret: string): ApprovalLink {
+    const claims = readLink(url.split('/').at(-1) ?? '', secret);
+    if (claims === undefined) throw new Error('it is none of ours');
+    return claims;
+  }
 });
