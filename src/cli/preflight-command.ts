@@ -42,8 +42,10 @@ export async function preflightCommand(terminal: Terminal, file: string, flags: 
       ...(await checkGateSources(plan, process.env)),
     ],
   };
+  const notLookedAt = leftToWorker(plan);
   const steps = plan.bootstrap.method === 'standby' ? standbyDryRun(plan) : [];
-  if (flags.json === true) terminal.out(JSON.stringify({ ready: isReady(report), ...report, steps }, null, 2));
+  if (flags.json === true)
+    terminal.out(JSON.stringify({ ready: isReady(report), ...report, steps, notLookedAt }, null, 2));
   else {
     for (const finding of report.findings) terminal.out(`${formatPreflight(finding)}\n`);
     if (steps.length > 0) terminal.out(`${formatSteps(plan)}\n`);
@@ -52,8 +54,20 @@ export async function preflightCommand(terminal: Terminal, file: string, flags: 
         ? `${file}: a run could begin. Nothing was touched`
         : `${file}: a run would be refused. Nothing was touched. The checks: docs/preflight.md`,
     );
+    if (notLookedAt.length > 0) {
+      terminal.out(`not looked at here, but when a run begins, where its worker is: ${notLookedAt.join(', ')}`);
+    }
   }
   return isReady(report) ? EXIT.done : EXIT.refused;
+}
+
+/** What of the plan only the worker can be asked about: its file, its secrets, its way to others. */
+function leftToWorker({ traffic, notify = [] }: Plan): string[] {
+  return [
+    ...(traffic.flagd === undefined ? [] : [`flagd's file ${traffic.flagd.path}`]),
+    ...(traffic.webhooks ?? []).map(({ connection }) => `webhook ${connection}`),
+    ...notify.map(({ connection }) => `notifications to ${connection}`),
+  ];
 }
 
 function connections(plan: Plan): ReturnType<typeof databasesOf> {

@@ -1,7 +1,11 @@
 import { createServer, type Socket } from 'node:net';
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { run as verdigris } from '../../src/cli/run.js';
 import { FLAG_CHECKS } from '../../src/flags/preflight.js';
 import { GATE_CHECKS } from '../../src/gates/preflight.js';
 import { WINDOW_CHECKS } from '../../src/plan/window-preflight.js';
@@ -490,6 +494,33 @@ describe('preflight', () => {
     expect(
       only(findings, 'plan').some(({ severity, object }) => severity === 'error' && object.startsWith('migrations[0]')),
     ).toBe(true);
+  });
+});
+
+describe('verdigris preflight', () => {
+  it('says at its end what of the plan only the worker looks at', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'preflight-'));
+    undo.push(() => rm(folder, { recursive: true }));
+    vi.stubEnv('VERDIGRIS_CONNECTION_TEST_BLUE', blueDb.uri);
+    vi.stubEnv('VERDIGRIS_CONNECTION_TEST_GREEN', greenDb.uri);
+    undo.push(() => Promise.resolve(vi.unstubAllEnvs()));
+    const said = async (plan: Partial<PlanInput>, ...more: string[]): Promise<string> => {
+      const file = join(folder, 'plan.json');
+      const sides = { blue: { connection: 'test_blue' }, green: { connection: 'test_green' } };
+      await writeFile(file, JSON.stringify({ name: 'preflight', ...sides, ...plan }));
+      const out: string[] = [];
+      const terminal = { out: (text: string) => out.push(text), note: (text: string) => out.push(text) };
+      expect(await verdigris(['preflight', file, ...more], terminal)).toBe(0);
+      return out.join('\n');
+    };
+    expect(await said({})).not.toContain('not looked at');
+    const traffic = { flagd: { path: '/etc/flagd/flags.json' }, webhooks: [{ connection: 'dns' }] };
+    const plan = { traffic, notify: [{ connection: 'chat' }] };
+    expect(await said(plan)).toMatch(
+      /a run could begin.*\nnot looked at here, .*: flagd's file \/etc\/flagd\/flags\.json, webhook dns, notifications to chat$/,
+    );
+    const { notLookedAt } = JSON.parse(await said(plan, '--json')) as { notLookedAt: unknown };
+    expect(notLookedAt).toHaveLength(3);
   });
 });
 
