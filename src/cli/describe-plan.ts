@@ -1,4 +1,5 @@
 import type { Migration, Plan } from '../plan/schema.js';
+import { shellQuote } from './shell-quote.js';
 
 /*
  * A plan in words: what the Web UI shows of a run from its first second on.
@@ -18,7 +19,7 @@ export function summaryOf(plan: Plan): string {
 }
 
 /** Markdown: the steps, the stages, what waits for an approval and how to give it. */
-export function detailsOf(plan: Plan, workflowId: string): string {
+export function detailsOf(plan: Plan, workflowId: string, namespace: string): string {
   const shown = plan.migrations.slice(0, STEPS_SHOWN).map((migration, i) => `${i + 1}. ${stepInWords(migration)}`);
   const more = plan.migrations.length - shown.length;
   return [
@@ -37,20 +38,22 @@ export function detailsOf(plan: Plan, workflowId: string): string {
     ),
     '',
     '### Approvals',
-    ...approvals(plan, workflowId),
+    ...approvals(plan, workflowId, namespace),
     '',
     `After the promotion blue follows green for ${plan.standby.for}; until then a rollback loses nothing.`,
   ].join('\n');
 }
 
-function approvals(plan: Plan, workflowId: string): string[] {
+function approvals(plan: Plan, workflowId: string, namespace: string): string[] {
   const gates = plan.traffic.approval.before.map((point) => (typeof point === 'number' ? `stage-${point}` : point));
   if (gates.length === 0) return ['None: the run goes on by itself.'];
+  // Another namespace may have a rehearsal of the same name, which waits for the same.
+  const where = namespace === 'default' ? '' : ` --namespace ${shellQuote(namespace)}`;
   return [
     `The run waits before: ${gates.join(', ')}. Answer with:`,
     '',
     '```',
-    `temporal workflow update execute --workflow-id ${workflowId} --name approve --input '{"gate":"${gates[0] ?? ''}","by":"<you>","reason":"<why>"}'`,
+    `temporal workflow update execute${where} --workflow-id ${workflowId} --name approve --input '{"gate":"${gates[0] ?? ''}","by":"<you>","reason":"<why>"}'`,
     '```',
   ];
 }

@@ -8,7 +8,7 @@ import { readPlan } from './read-plan.js';
 import { shellCommand } from './shell-quote.js';
 import type { ServerFlags } from './start-request.js';
 import { startOptions, startRequest, startWords } from './start-request.js';
-import { innermostMessage, withClient } from './temporal-client.js';
+import { innermostMessage, namespaceOf, withClient } from './temporal-client.js';
 import type { ExitCode, Terminal } from './terminal.js';
 import { CommandError, EXIT } from './terminal.js';
 
@@ -26,7 +26,7 @@ export async function startCommand(terminal: Terminal, file: string, flags: Star
   if (findings.length > 0) tellFindings(notes, file, findings);
   if ('findings' in parsed || hasErrors(findings)) return EXIT.refused;
 
-  const request = startRequest(parsed.plan, flags.taskQueue ?? taskQueueOf(process.env));
+  const request = startRequest(parsed.plan, flags.taskQueue ?? taskQueueOf(process.env), namespaceOf(flags));
   if (flags.print === true) {
     terminal.out(shellCommand(startWords(request, file, written, flags)));
     return EXIT.done;

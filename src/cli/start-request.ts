@@ -18,9 +18,10 @@ export interface StartRequest {
 const PHASE = defineSearchAttributeKey('VerdigrisPhase', 'KEYWORD');
 const TRAFFIC = defineSearchAttributeKey('VerdigrisTraffic', 'INT');
 
-export function startRequest(plan: Plan, taskQueue: string): StartRequest {
+/** @param namespace the one in which the run is started: its commands name it */
+export function startRequest(plan: Plan, taskQueue: string, namespace: string): StartRequest {
   const workflowId = workflowIdOf(plan.name);
-  return { workflowId, taskQueue, summary: summaryOf(plan), details: detailsOf(plan, workflowId) };
+  return { workflowId, taskQueue, summary: summaryOf(plan), details: detailsOf(plan, workflowId, namespace) };
 }
 
 /** The request as the client takes it. The plan goes in as it was written; the workflow fills the defaults in. */

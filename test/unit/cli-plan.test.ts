@@ -130,6 +130,18 @@ describe('verdigris start --print', () => {
     vi.unstubAllEnvs();
   });
 
+  it('names the namespace in the command of its details, so that it answers no run of the same name in another one', async () => {
+    const plan = await file(planWith({ traffic: { approval: { before: ['promote'] } } }));
+    const details = async (...more: string[]): Promise<string> =>
+      (await verdigris('start', '--print', plan, ...more)).out.split('--static-details')[1] ?? '';
+    expect(await details()).toContain('temporal workflow update execute --workflow-id verdigris/orders ');
+    const named = 'temporal workflow update execute --namespace prod --workflow-id verdigris/orders ';
+    expect(await details('--namespace', 'prod')).toContain(named);
+    vi.stubEnv('TEMPORAL_NAMESPACE', 'prod');
+    expect(await details()).toContain(named);
+    vi.unstubAllEnvs();
+  });
+
   it('prints words that a shell reads as they were meant', () => {
     fc.assert(
       fc.property(
