@@ -6,7 +6,7 @@ import { valueOf } from './secret-file.js';
 
 /*
  * What answers over HTTP, by name. A plan holds names only; the worker reads
- *   VERDIGRIS_CONNECTION_<NAME>              https://prometheus.example/prefix, or https://user:password@...;
+ *   VERDIGRIS_CONNECTION_<NAME>              http:// or https://prometheus.example/prefix, or https://user:password@...;
  *                                            several addresses are separated by spaces or commas
  *   VERDIGRIS_CONNECTION_<NAME>_FILE         or a file that holds it
  *   VERDIGRIS_CONNECTION_<NAME>_TOKEN        a bearer token, sent to each of the addresses
@@ -26,7 +26,7 @@ export function httpEndpoints(what: string, connection: string, environment: Env
     throw new VerdigrisError({
       type: 'ConnectionUnknown',
       message: `${what}: the worker knows no connection "${connection}"`,
-      nextStep: `set ${variable} (an https:// address) where the worker runs and restart it, or mend the name in the plan`,
+      nextStep: `set ${variable} (an http:// or https:// address) where the worker runs and restart it, or mend the name in the plan`,
     });
   }
   const token = valueOf(`${variable}_TOKEN`, environment);
@@ -75,6 +75,6 @@ function notAnAddress(variable: string): VerdigrisError {
   return new VerdigrisError({
     type: 'ConnectionUnknown',
     message: `${variable} is not an http:// or https:// address`,
-    nextStep: 'write https://user:password@host:port/path, with special characters percent-encoded',
+    nextStep: 'write http:// or https://user:password@host:port/path, with special characters percent-encoded',
   });
 }
