@@ -105,7 +105,8 @@ export async function doctorCommand(inner: Terminal, file: string | undefined, f
 /** Makes next steps run as they stand: by the databases that were asked about, and the Temporal server. */
 function completer({ blue, green }: Databases, file: string | undefined, flags: DoctorFlags): (text: string) => string {
   const about = file === undefined || file === '-' ? ['--blue', blue.connection, '--green', green.connection] : [file];
-  const words = [...about, ...serverFlags(flags)].map(shellQuote).join(' ');
+  const consoles = flags.pgbouncer === undefined ? [] : ['--pgbouncer', ...flags.pgbouncer];
+  const words = [...about, ...consoles, ...serverFlags(flags)].map(shellQuote).join(' ');
   // Most of what is said is said as JSON, too: there a quote or backslash of a file's name is escaped.
   const inserted = flags.json === true ? JSON.stringify(words).slice(1, -1) : words;
   return (text) => text.replaceAll(/(?<=verdigris doctor )(?=--(?!blue))/g, () => `${inserted} `);

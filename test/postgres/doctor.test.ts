@@ -1,7 +1,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { run } from '../../src/cli/run.js';
 import { installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
 import { openDecided } from '../../src/postgres/doctor/open.js';
@@ -275,6 +275,12 @@ describe('verdigris doctor', () => {
       code: 0,
       text: expect.stringContaining('would open green') as string,
     });
+    // Without them the next command would not look at these.
+    vi.stubEnv('VERDIGRIS_CONNECTION_POOL_1', 'postgres://admin@127.0.0.1:1/pgbouncer');
+    expect((await doctor('--clean', '--yes', '--pgbouncer', 'pool_1')).text).toMatch(
+      /doctor --blue \S+ --green \S+ --pgbouncer pool_1 --address \S+ --open --yes/,
+    );
+    vi.unstubAllEnvs();
     expect(await patient.writable()).toEqual([]);
 
     const { verdict } = await whoIsPrimary(patient.databases);
