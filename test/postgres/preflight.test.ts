@@ -25,6 +25,7 @@ import { withoutSecrets } from '../../src/postgres/scrub.js';
 import { closeSession, openSession, type Database } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
 import { databasesOf } from '../../src/worker/connections.js';
+import { ofDatabase, statementsOfRole } from '../support/documented-role.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 
 const TAG = randomBytes(4).toString('hex');
@@ -726,6 +727,43 @@ describe('a connection', () => {
     ]);
     expect(errors.filter((name) => name.startsWith('check-failed'))).toEqual([]);
     expect(JSON.stringify(findings)).not.toContain('secret-of-user');
+  });
+
+  it('of the role of docs/connections.md has no error, and each of its statements is needed', async () => {
+    const [role, owner] = [`preflight_role_${TAG}`, `preflight_app_${TAG}`] as const;
+    // Before PostgreSQL 16 none but a superuser may subscribe.
+    const newer = await testDatabase('pg18', 'preflight role');
+    undo.push(() => newer.drop());
+    const inNewer = (sql: string): Promise<unknown> => withClient(newer.config, (client) => client.query(sql));
+    await inNewer(`CREATE ROLE ${owner}; GRANT CREATE ON SCHEMA public TO ${owner};
+      SET ROLE ${owner}; CREATE TABLE public.orders (id serial PRIMARY KEY); RESET ROLE; CREATE SEQUENCE public.invoice_no`);
+    const as = (database: TestDatabase, side: 'blue' | 'green'): Database => {
+      const own = asDatabase(database, side);
+      const peerConninfo = own.peerConninfo.replace(/user=\S+ password=\S+/, `user=${role} password=x`);
+      return { ...own, config: { ...own.config, user: role, password: 'x' }, peerConninfo };
+    };
+    const databases = { blue: as(newer, 'blue'), green: as(greenDb, 'green') };
+    const gates = [{ metric: 'longTransactions' as const, max: '1m' }];
+    const names = { role, owner, password: 'x' };
+    const made = statementsOfRole('blue', { ...names, database: newer.database });
+    const onGreens = ofDatabase(statementsOfRole('green', { ...names, database: greenDb.database }));
+    undo.push(() => onGreen(`DROP OWNED BY ${role}; DROP ROLE ${role}; DROP ROLE ${owner}`));
+    undo.push(() => inNewer(`DROP OWNED BY ${role}; DROP OWNED BY ${owner}`));
+    await inNewer(made.join('; '));
+    await onGreen(onGreens.join('; '));
+    const errors = async (): Promise<string[]> => errorsOf(await check({ traffic: { gates } }, databases));
+    expect(await errors()).toEqual([]);
+
+    const taken = [
+      ...made.map((statement) => ({ statement, run: inNewer })),
+      ...onGreens.map((statement) => ({ statement, run: onGreen })),
+    ].filter(({ statement }) => statement.startsWith('GRANT '));
+    expect(taken.length).toBeGreaterThan(8);
+    for (const { statement, run } of taken) {
+      await run(statement.replace(/^GRANT (.*) TO (\S+)$/, 'REVOKE $1 FROM $2'));
+      expect([statement, (await errors()).length > 0]).toEqual([statement, true]);
+      await run(statement);
+    }
   });
 
   it('of a user that may read a sequence and not set it is refused: a rollback would; one that the plan leaves out is not asked about', async () => {
