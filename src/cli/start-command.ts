@@ -26,7 +26,7 @@ export async function startCommand(terminal: Terminal, file: string, flags: Star
   if (findings.length > 0) tellFindings(notes, file, findings);
   if ('findings' in parsed || hasErrors(findings)) return EXIT.refused;
 
-  const request = startRequest(parsed.plan, flags.taskQueue ?? taskQueueOf(process.env), namespaceOf(flags));
+  const request = startRequest(parsed.plan, flags.taskQueue ?? taskQueueOf(process.env), namespaceIn(flags));
   if (flags.print === true) {
     terminal.out(shellCommand(startWords(request, file, written, flags)));
     return EXIT.done;
@@ -41,6 +41,16 @@ export async function startCommand(terminal: Terminal, file: string, flags: Star
     }
   });
   return EXIT.done;
+}
+
+/** A command is printed for other machines, too: what a profile says that only they have is not known here. */
+function namespaceIn(flags: StartFlags): string {
+  try {
+    return namespaceOf(flags);
+  } catch (error) {
+    if (flags.print !== true) throw error;
+    return 'default';
+  }
 }
 
 function startFailed(error: unknown, name: string, workflowId: string): CommandError {

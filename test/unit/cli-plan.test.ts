@@ -137,6 +137,8 @@ describe('verdigris start --print', () => {
     expect(await details()).toContain('temporal workflow update execute --workflow-id verdigris/orders ');
     const named = 'temporal workflow update execute --namespace prod --workflow-id verdigris/orders ';
     expect(await details('--namespace', 'prod')).toContain(named);
+    // That machine may know the profile.
+    expect(await details('--profile', 'elsewhere')).toContain('update execute --workflow-id verdigris/orders ');
     vi.stubEnv('TEMPORAL_NAMESPACE', 'prod');
     expect(await details()).toContain(named);
     vi.unstubAllEnvs();
