@@ -170,23 +170,27 @@ export function promoteActivities(dependencies: ActivityDependencies) {
     /**
      * Ends the tries of a promotion that has not been decided.
      *
+     * @param goesOn the run does, and is to promote later: what a try has left on green keeps no WAL until then. Default:
+     * false, as in a rollback, which removes it with everything else
      * @returns which poolers could not be released for a minute, and why; null when all are
      */
-    withdrawPromotion: (ref: RunRef): Promise<string | null> =>
+    withdrawPromotion: (ref: RunRef, goesOn = false): Promise<string | null> =>
       perform(dependencies, ref, async (work) => {
         const sinceAsked = clockOfActivity();
         const blue = await work.session('blue', 'withdraw promotion', SHORT_STATEMENTS);
         const route = await readRoute(blue, ref.plan.name);
         if (route === undefined) return null;
         await withdrawOpening(blue, ref.plan.name, 'blue', route.epoch);
+        let left: string | null = null;
         try {
           await withPools(dependencies, ref, work, (pools) => releaseAll(pools, work.signal));
-          return null;
         } catch (error) {
           // Nothing else that is to be undone needs a pooler.
           if (!isOfPoolers(error) || work.signal.aborted || sinceAsked() < POOLERS_WITHIN_MS) throw error;
-          return error.message.replace('\nNext step: ', '; ');
+          left = error.message.replace('\nNext step: ', '; ');
         }
+        if (goesOn) await dropEarlySlots(work, 'blue').catch(() => undefined);
+        return left;
       }),
   };
 }

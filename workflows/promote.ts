@@ -41,6 +41,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       while (!(await watched(story, ref, lastStage, wait))) continue;
     },
   };
+  const whileTried: StepOptions = { ...whileStopped, interrupted: () => afterInterruption(story, ref, lastStage) };
   let why = ref.plan.traffic.approval.before.includes('promote') ? APPROVAL : null;
   // Once it was asked for, it is needed: one that counts no more is asked for again.
   let isNeeded = false;
@@ -89,7 +90,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
           });
         }));
       };
-      await story.step('promoting green', work, whileStopped);
+      await story.step('promoting green', work, whileTried);
       if (emptied === null) emptiedInARow = 0;
       if (gateHasFailed) {
         story.webhooks.tell('notPromoted');
@@ -191,7 +192,7 @@ async function untilPoolersGoOn(story: Story, ref: RunRef, lastStage: Stage | nu
   const { run } = story;
   const letGo = async (): Promise<void> => {
     for (let pauseMs = 5_000; ; pauseMs = Math.min(pauseMs * 2, POOLERS_AGAIN_MS)) {
-      const left = await act('let clients of the poolers go on').withdrawPromotion(ref);
+      const left = await act('let clients of the poolers go on').withdrawPromotion(ref, true);
       if (typeof left !== 'string') return;
       if (run.status.waiting?.why !== left) run.waitFor({ for: 'retry', why: left });
       await sleep(pauseMs, { summary: 'poolers: try again' });
@@ -199,6 +200,16 @@ async function untilPoolersGoOn(story: Story, ref: RunRef, lastStage: Stage | nu
   };
   while (!(await watched(story, ref, lastStage, letGo))) continue;
   run.waitFor(null);
+}
+
+/**
+ * A pause, or DDL, has ended the tries. Their worker may have died in its hold, and the next try comes with the resume:
+ * until then nobody else would let the clients of the poolers go on.
+ */
+async function afterInterruption(story: Story, ref: RunRef, lastStage: Stage | null): Promise<void> {
+  if (!patched('clients of poolers go on when the tries of a promotion are interrupted')) return;
+  story.run.waitFor({ for: 'retry', why: 'ending the tries of the promotion, so that clients of poolers go on' });
+  await untilPoolersGoOn(story, ref, lastStage);
 }
 
 /** Returns when writes may move: approved where somebody is asked (`why`), inside the window, not paused. Or when a gate has failed. */

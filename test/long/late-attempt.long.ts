@@ -13,6 +13,7 @@ import { closeSession, type Database, type Session } from '../../src/postgres/se
 import { FENCE_CLOSED, readRoute } from '../../src/postgres/state.js';
 import { streamNames } from '../../src/postgres/streams.js';
 import { PromotionRig } from '../support/promotion-rig.js';
+import type { RunRef } from '../../workflows/lib/run-ref.js';
 
 describe('an attempt of a promotion that gives up while another one of the same epoch decides', () => {
   let rig: PromotionRig;
@@ -30,15 +31,8 @@ describe('an attempt of a promotion that gives up while another one of the same 
 
   /** The activity: it fails at the latest when it can't announce its try, since the route's row is locked. */
   function lateAttempt(epoch: number): Promise<unknown> {
-    const { databases } = rig;
-    const environment = {
-      VERDIGRIS_CONNECTION_B: uriOf(databases.blue),
-      VERDIGRIS_CONNECTION_G: uriOf(databases.green),
-    };
-    const { migration } = rig.move('blue');
-    const plan = planSchema.parse({ name: migration, blue: { connection: 'b' }, green: { connection: 'g' } });
-    const { promote } = promoteActivities({ environment, redact: (text) => text });
-    return new MockActivityEnvironment().run(() => promote({ plan, runId: 'run' }, 'blue', epoch));
+    const { ref, activities } = activitiesOf(rig);
+    return new MockActivityEnvironment().run(() => activities.promote(ref, 'blue', epoch));
   }
 
   it('leaves the slot of the way back alone', async () => {
@@ -66,6 +60,36 @@ describe('an attempt of a promotion that gives up while another one of the same 
     expect(await rig.ours('green', (s) => findSlots(s, feedName(migration, 'to_blue')))).toHaveLength(1);
   });
 });
+
+describe('the tries of a promotion that are ended', () => {
+  it('leave no slot of the way back on green where the run is to promote later', async () => {
+    const rig = await PromotionRig.create('ended tries');
+    try {
+      const { migration } = rig.move('blue');
+      const { ref, activities } = activitiesOf(rig);
+      const slots = (): Promise<string[]> => rig.ours('green', (s) => findSlots(s, feedName(migration, 'to_blue')));
+      for (const slot of streamNames(migration, 'to_blue', 1)) {
+        await rig.ours('green', (s) => s.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [slot]));
+      }
+      const end = (goesOn: boolean): Promise<unknown> =>
+        new MockActivityEnvironment().run(() => activities.withdrawPromotion(ref, goesOn));
+      expect(await end(false)).toBeNull();
+      expect(await slots()).toHaveLength(1);
+      expect(await end(true)).toBeNull();
+      expect(await slots()).toEqual([]);
+    } finally {
+      await rig.close();
+    }
+  });
+});
+
+function activitiesOf(rig: PromotionRig): { ref: RunRef; activities: ReturnType<typeof promoteActivities> } {
+  const { databases } = rig;
+  const environment = { VERDIGRIS_CONNECTION_B: uriOf(databases.blue), VERDIGRIS_CONNECTION_G: uriOf(databases.green) };
+  const { migration } = rig.move('blue');
+  const plan = planSchema.parse({ name: migration, blue: { connection: 'b' }, green: { connection: 'g' } });
+  return { ref: { plan, runId: 'run' }, activities: promoteActivities({ environment, redact: (text) => text }) };
+}
 
 function uriOf({ config }: Database): string {
   return `postgres://${config.user ?? ''}:${String(config.password)}@127.0.0.1:${config.port ?? 0}/${config.database ?? ''}`;

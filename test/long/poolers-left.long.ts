@@ -1,9 +1,9 @@
 import { WorkflowFailedError } from '@temporalio/client';
-import { ApplicationFailure } from '@temporalio/common';
+import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { inPhase, statusOf, until } from '../support/migration.js';
 import { replayed, ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
-import { approveUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { approveUpdate, pauseUpdate, resumeUpdate, rollbackUpdate } from '../../workflows/messages.js';
 
 let runs: ScriptedRuns;
 
@@ -54,6 +54,32 @@ describe.concurrent('a pooler that is lost while a promotion is tried', () => {
     expect(asked.waiting?.why).toMatch(/pooler_1/);
     expect(tries).toBe(1);
     await run.handle.executeUpdate(approveUpdate, { args: [{ ...WHO, gate: 'promote' }] });
+    await until(run.handle, 'promoted', inPhase('standby'));
+    expect(run.writesOn).toBe('green');
+    await replayed(run);
+  });
+
+  it('is released while the run is paused, when the try that a pause has ended could not, and the gates are watched', async () => {
+    let tries = 0;
+    let left: string | null = LEFT;
+    const run = await runs.begin({
+      promote: async (own, _ref, from) => {
+        if (tries++ > 0) return own.move(from);
+        // What it has met on its way out is not told.
+        await untilCancelled().catch(() => undefined);
+        throw new CancelledFailure('cancelled');
+      },
+      withdrawPromotion: (_run, _ref, goesOn) => (goesOn === true ? left : 'the run goes on'),
+    });
+    await run.saw('+promote');
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await until(run.handle, 'told', (s) => s.paused && s.waiting?.for === 'retry' && s.waiting.why === LEFT);
+    const opened = (entry: string): number => run.log.filter((one) => one === entry).length;
+    expect(opened('+watchGates')).toBe(opened('-watchGates') + 1);
+    left = null;
+    await until(run.handle, 'paused', (s) => s.paused && s.waiting?.why === 'paused by message');
+    expect(tries).toBe(1);
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
     await until(run.handle, 'promoted', inPhase('standby'));
     expect(run.writesOn).toBe('green');
     await replayed(run);
