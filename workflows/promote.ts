@@ -36,12 +36,9 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
   saga.push({ name: 'writes back to blue', critical: true, undo: () => writesBackToBlue(run, ref) });
 
   const lastStage = ref.plan.traffic.stages.at(-1) ?? null;
-  const whileStopped: StepOptions = {
-    stopped: async (wait) => {
-      while (!(await watched(story, ref, lastStage, wait))) continue;
-    },
+  const whileStopped = async (wait: () => Promise<void>): Promise<void> => {
+    while (!(await watched(story, ref, lastStage, wait))) continue;
   };
-  const whileTried: StepOptions = { ...whileStopped, interrupted: () => afterInterruption(story, ref, lastStage) };
   let why = ref.plan.traffic.approval.before.includes('promote') ? APPROVAL : null;
   // Once it was asked for, it is needed: one that counts no more is asked for again.
   let isNeeded = false;
@@ -55,7 +52,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
     const isVoid = (): boolean => run.voided !== voided;
     if (comparedAt !== voided) await watched(story, ref, lastStage, ahead.work);
     comparedAt = voided;
-    if (!isVoid()) await untilItMayBegin(story, ref, lastStage, why, whileStopped, ahead);
+    if (!isVoid()) await untilItMayBegin(story, ref, lastStage, why, { stopped: whileStopped }, ahead);
     const nobodyIsAsked = isVoid() || !story.webhooks.hears('promoting');
     const answer = nobodyIsAsked ? null : await webhooksAgree(story, ref, lastStage);
     if (answer !== null && answer !== 'gate failed') {
@@ -67,9 +64,10 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       ? askedAnew(APPROVAL)
       : 'a gate has failed: all that leads to a promotion is done anew';
     const { resumes } = run;
-    const isQuiet = nobodyIsAsked || isVoid() || (await isStillQuiet(story, ref, lastStage));
+    const ready = readyWebhooks(story);
+    const isQuiet = nobodyIsAsked || isVoid() || (await isStillQuiet(story, ref, lastStage, ready));
     if (isVoid() || !isQuiet) {
-      if (!nobodyIsAsked && answer === null) story.webhooks.tell('notPromoted');
+      if (!nobodyIsAsked && answer === null) ready.goBack();
       why = isVoid() && isNeeded ? lookedAtAgain : null;
       continue;
     }
@@ -90,10 +88,19 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
           });
         }));
       };
-      await story.step('promoting green', work, whileTried);
+      await story.step('promoting green', work, {
+        interrupted: () => {
+          ready.goBackWhileStopped();
+          return afterInterruption(story, ref, lastStage);
+        },
+        stopped: (wait) => {
+          ready.goBackWhileStopped();
+          return whileStopped(wait);
+        },
+      });
       if (emptied === null) emptiedInARow = 0;
       if (gateHasFailed) {
-        story.webhooks.tell('notPromoted');
+        ready.goBack();
         const summary = 'a gate has failed: its watch says what follows';
         await watched(story, ref, lastStage, () => sleep(LOOK_AGAIN_MS, { summary }));
         why = isVoid() && isNeeded ? lookedAtAgain : null;
@@ -102,7 +109,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       if (emptied !== null) {
         // What was approved still is: rows are compared once more, and it is tried again.
         run.warn([emptied]);
-        story.webhooks.tell('notPromoted');
+        ready.goBack();
         why = null;
         if (!patched('only tables whose partitions may have been emptied are compared again')) {
           comparedAt = -1;
@@ -122,13 +129,13 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       if (poolersLeft !== null) {
         why = poolersLeft;
         run.warn([why]);
-        story.webhooks.tell('notPromoted');
+        ready.goBack();
         await untilPoolersGoOn(story, ref, lastStage);
         continue;
       }
       if (late === null) break;
       run.warn([late]);
-      story.webhooks.tell('notPromoted');
+      ready.goBack();
       // A window that has closed is waited for; an approval that is too old, or void, is asked for again.
       const counts = run.isApproved('promote') && run.approvalExpired('promote') === undefined;
       why = isNeeded && !counts ? late : null;
@@ -137,7 +144,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       if (failureType(error) !== 'PromotionBlocked' && failureType(error) !== 'FenceTampered') throw error;
       why = failureMessage(error);
       run.warn([why]);
-      story.webhooks.tell('notPromoted');
+      ready.goBack();
     }
   }
 }
@@ -260,12 +267,37 @@ function windowMissed({ plan }: RunRef, tookMs: number): string {
   return `a window of the promotion (${windows}) has come and gone before writes could move; the last comparison of rows took ${formatDuration(tookMs)}: where that is the reason, let the window be longer, or give the verification less rest (verify.rest)`;
 }
 
+/** The webhooks that have agreed to a promotion, and are ready for it. */
+interface Ready {
+  /** Told once that writes stay on blue for now. */
+  readonly goBack: () => void;
+  /** The same as soon as the run stands: a pause may last for days. */
+  readonly goBackWhileStopped: () => void;
+}
+
+function readyWebhooks({ webhooks }: Story): Ready {
+  let isTold = false;
+  const goBack = (): void => {
+    if (!isTold) webhooks.tell('notPromoted');
+    isTold = true;
+  };
+  const goBackWhileStopped = (): void => {
+    if (webhooks.hears('notPromoted') && patched('webhooks that are ready go back when a promotion is stopped'))
+      goBack();
+  };
+  return { goBack, goBackWhileStopped };
+}
+
 /** Webhooks may have kept the promotion waiting for long. */
-async function isStillQuiet(story: Story, ref: RunRef, lastStage: Stage | null): Promise<boolean> {
+async function isStillQuiet(story: Story, ref: RunRef, lastStage: Stage | null, ready: Ready): Promise<boolean> {
   if (!hasLoadLimit(ref)) return true;
+  const stopped = (wait: () => Promise<void>): Promise<void> => {
+    ready.goBackWhileStopped();
+    return wait();
+  };
   let quiet = false;
   await watched(story, ref, lastStage, async () => {
-    quiet = await isQuietNow(story, ref, 'promote');
+    quiet = await isQuietNow(story, ref, 'promote', { stopped });
   });
   return quiet;
 }

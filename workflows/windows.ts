@@ -5,7 +5,7 @@ import { act } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { spareHistory } from './lib/history-room.js';
 import type { RunRef } from './lib/run-ref.js';
-import type { Story } from './lib/story.js';
+import type { StepOptions, Story } from './lib/story.js';
 
 /*
  * Work begins inside the plan's windows, and while blue is quiet enough. What waits here is the story: a rollback ends
@@ -79,8 +79,13 @@ export function hasLoadLimit({ plan }: RunRef): boolean {
 }
 
 /** One look of some seconds whether blue is quiet enough, after which somebody decides whether to wait. */
-export async function isQuietNow(story: Story, ref: RunRef, what: WindowOf): Promise<boolean> {
-  const quiet = await isQuiet(story, ref, what, new Date(Date.now()).toISOString());
+export async function isQuietNow(
+  story: Story,
+  ref: RunRef,
+  what: WindowOf,
+  options: StepOptions = {},
+): Promise<boolean> {
+  const quiet = await isQuiet(story, ref, what, new Date(Date.now()).toISOString(), options);
   // Whoever waits asks again, and everything that led here with it: a load that goes to and fro would fill the history.
   if (!quiet) await spareHistory();
   return quiet;
@@ -176,18 +181,25 @@ async function untilItOpens(
  * @param until ISO 8601, when it waits no longer
  * @returns false when they did not until then
  */
-async function isQuiet(story: Story, ref: RunRef, what: WindowOf, until: string): Promise<boolean> {
+async function isQuiet(
+  story: Story,
+  ref: RunRef,
+  what: WindowOf,
+  until: string,
+  options: StepOptions = {},
+): Promise<boolean> {
   const limit = loadLimit(ref, what);
   if (limit === null) return true;
   const { below, why } = limit;
-  const { quiet } = await story.step(`looking at blue's load before ${what}`, async () => {
+  const look = async (): Promise<{ quiet: boolean }> => {
     story.run.waitFor({ for: 'load', why });
     try {
       return await act(why).awaitQuiet(ref, until, below);
     } finally {
       story.run.waitFor(null);
     }
-  });
+  };
+  const { quiet } = await story.step(`looking at blue's load before ${what}`, look, options);
   return quiet;
 }
 

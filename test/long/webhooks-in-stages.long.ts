@@ -9,7 +9,14 @@ import type { MigrationReport } from '../../workflows/lib/report.js';
 import { approveUpdate, pauseUpdate, resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 import { asks } from '../support/asked-approvals.js';
 import { statusOf, until } from '../support/migration.js';
-import { ScriptedRuns, slowly, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
+import {
+  replayed,
+  ScriptedRuns,
+  slowly,
+  untilCancelled,
+  type Overrides,
+  type ScriptedRun,
+} from '../support/scripted-run.js';
 import { isSigned, refusal, WebhookReceiver } from '../support/webhook-receiver.js';
 
 const KEY = 'the key that the hook is called with';
@@ -40,6 +47,7 @@ async function begin(
   traffic: PlanInput['traffic'] = {},
   overrides: Overrides = {},
   hook: Partial<Hook> = {},
+  windows?: PlanInput['windows'],
 ): Promise<ScriptedRun> {
   const environment = Object.fromEntries(
     Object.entries(receivers).flatMap(([name, { url }]) => [
@@ -57,6 +65,7 @@ async function begin(
         webhooks: Object.keys(receivers).map((connection) => ({ connection, timeout: '2s', ...hook })),
         ...traffic,
       },
+      ...(windows === undefined ? {} : { windows }),
     },
   );
 }
@@ -218,6 +227,27 @@ describe.concurrent('webhooks of a run', () => {
     await run.handle.terminate();
   });
 
+  it('go back while the run is paused, also where it looks once more whether blue is quiet after they have agreed', async () => {
+    const hook = await receiver();
+    let looks = 0;
+    const awaitQuiet: Overrides['awaitQuiet'] = () => {
+      const hasAgreed = hook.events.at(-1) === 'promoting';
+      return hasAgreed && ++looks === 1 ? untilCancelled() : { quiet: true };
+    };
+    const run = await begin({ hook }, {}, { awaitQuiet }, {}, { below: { transactionsPerSecond: 1_000 } });
+    await saw(hook, () => looks > 0);
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await saw(hook, () => hook.events.includes('notPromoted'));
+    expect((await statusOf(run.handle)).paused).toBe(true);
+    expect(run.log).not.toContain('+promote');
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await inStandby(run);
+    await saw(hook, () => hook.events.includes('promoted'));
+    expect(hook.events).toEqual(['stage', 'promoting', 'notPromoted', 'promoting', 'promoted']);
+    await replayed(run);
+    await run.handle.terminate();
+  });
+
   it('are asked again when the run was paused between their agreement and the promotion', async () => {
     const hook = await receiver();
     let tries = 0;
@@ -226,17 +256,15 @@ describe.concurrent('webhooks of a run', () => {
     await run.saw('+promote');
     await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
     await run.saw('-promote');
+    // The pause may last for days: nobody stays ready for so long.
+    await saw(hook, () => hook.events.includes('notPromoted'));
+    expect((await statusOf(run.handle)).paused).toBe(true);
     await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
     await inStandby(run);
     await saw(hook, () => hook.events.includes('promoted'));
-    // Whether they hear that it waits depends on how soon they are asked again.
-    expect(hook.events.filter((event) => event !== 'notPromoted')).toEqual([
-      'stage',
-      'promoting',
-      'promoting',
-      'promoted',
-    ]);
+    expect(hook.events).toEqual(['stage', 'promoting', 'notPromoted', 'promoting', 'promoted']);
     expect(new Set(hook.of('promoting').map(({ key }) => key)).size).toBe(2);
+    await replayed(run);
     await run.handle.terminate();
   });
 
