@@ -97,6 +97,8 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
           ready.goBackWhileStopped();
           return whileStopped(wait);
         },
+        ends: (error) =>
+          isBlocked(error) && patched('a promotion that is blocked is approved anew, also where failures hold'),
       });
       if (emptied === null) emptiedInARow = 0;
       if (gateHasFailed) {
@@ -141,12 +143,17 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       why = isNeeded && !counts ? late : null;
     } catch (error) {
       // Nothing has happened: writes are on blue as before. Back to the approval, saying what stood in the way.
-      if (failureType(error) !== 'PromotionBlocked' && failureType(error) !== 'FenceTampered') throw error;
+      if (!isBlocked(error)) throw error;
       why = failureMessage(error);
       run.warn([why]);
       ready.goBack();
     }
   }
+}
+
+/** Whether something stood in the way of all tries, which somebody is to remove before the promotion is approved again. */
+function isBlocked(error: unknown): boolean {
+  return ['PromotionBlocked', 'FenceTampered'].includes(failureType(error) ?? '');
 }
 
 /** After so many tries in a row that a partition with another file has ended, somebody is to stop what does that. */

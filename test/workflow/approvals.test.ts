@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { linkUrl, readLink, signLink, type ApprovalLink } from '../../src/approval/link.js';
 import { run as cli } from '../../src/cli/run.js';
@@ -8,7 +9,14 @@ import { statusOf, until } from '../support/migration.js';
 import { resetBefore } from '../support/reset.js';
 import { replayed, ScriptedRuns } from '../support/scripted-run.js';
 import { testTemporal } from '../support/temporal.js';
-import { approveSignal, approveUpdate, retireUpdate, rollbackUpdate, type Message } from '../../workflows/messages.js';
+import {
+  approveSignal,
+  approveUpdate,
+  resumeUpdate,
+  retireUpdate,
+  rollbackUpdate,
+  type Message,
+} from '../../workflows/messages.js';
 
 let runs: ScriptedRuns;
 const ends: AbortController[] = [];
@@ -23,6 +31,32 @@ afterEach(() => {
 afterAll(() => runs.stop());
 
 describe.concurrent('approvals of a run', () => {
+  it('of a promotion that was blocked is asked for anew also where failures hold the run: no resume uses it again', async () => {
+    let tries = 0;
+    const run = await runs.begin(
+      {
+        promote: (own, _ref, from) => {
+          if (tries++ > 0) return own.move(from);
+          throw ApplicationFailure.nonRetryable('pid 7 writes since an hour', 'PromotionBlocked');
+        },
+      },
+      { onFailure: 'hold', traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['promote'] } } },
+    );
+    await asks(run, 'promote');
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] });
+    const again = await asks(run, 'promote', 'promote-2');
+    expect((await statusOf(run.handle)).waiting?.why).toBe('pid 7 writes since an hour');
+    await expect(run.handle.executeUpdate(resumeUpdate, { args: [yes('ada', '')] })).rejects.toMatchObject({
+      cause: { message: expect.stringMatching(/not paused/) as string },
+    });
+    expect(tries).toBe(1);
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote', again)] });
+    await run.saw('+watchStandby');
+    expect(run.writesOn).toBe('green');
+    await replayed(run);
+    await run.handle.terminate();
+  });
+
   it('by the wrong person, before their time, twice or late: an update is refused with the reason, a signal is kept as ignored', async () => {
     const run = await beginAsking(runs, { before: ['traffic', 'promote'], by: ['ada', 'grace'], quorum: 2 });
     const { handle } = run;

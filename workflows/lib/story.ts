@@ -25,6 +25,7 @@ export interface StepOptions {
   readonly yields?: boolean;
   readonly stopped?: (wait: () => Promise<void>) => Promise<void>;
   readonly interrupted?: (error: unknown) => Promise<void>;
+  readonly ends?: (error: unknown) => boolean;
 }
 
 /**
@@ -91,6 +92,7 @@ export class Story {
    * @param options.yields the step is heavy, and stops while something more important needs room (see yieldTo)
    * @param options.interrupted what is done first when a pause has ended the work: with the error that it ended with
    * @param options.stopped what goes on while the run is paused or held: does the wait. Default: nothing
+   * @param options.ends whether a failure ends the step although the plan has failures hold the run. Default: none does
    */
   async step<T>(now: string, work: () => Promise<T>, options: StepOptions = {}): Promise<T> {
     for (;;) {
@@ -112,7 +114,7 @@ export class Story {
           // A pause cancels the step alone; by the time its activity has stopped, the run may be resumed already.
           if (this.#scope.consideredCancelled || this.#interrupted !== scope) throw error;
           await options.interrupted?.(error);
-        } else if (this.isHeld || this.holdsAfter(error)) {
+        } else if (this.isHeld || (this.holdsAfter(error) && options.ends?.(error) !== true)) {
           await stopped(() => this.hold(failureMessage(error)));
         } else throw error;
       } finally {
