@@ -14,6 +14,8 @@ import type { RunRef } from './lib/run-ref.js';
 import { answerWith, type Story } from './lib/story.js';
 import { compareRegularly } from './verify.js';
 
+const APPROVAL = 'approval before replication is taken down and the way back ends';
+
 /** Phase 7: blue follows green for the standby window, so that a rollback loses nothing. The feed is watched. */
 export async function standby(story: Story, ref: RunRef): Promise<void> {
   const { run } = story;
@@ -23,7 +25,7 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
     for: 'standby',
     why: `blue is kept current until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`,
   });
-  const feed = ({ run }: Story): Promise<never> => watchFeed(run, ref);
+  const feed = ({ run }: Story): Promise<never> => watchFeed(run, ref, feedAlarm(run));
   // A run that an earlier version has brought here looks at green alone.
   const blue = patched('blue is watched for DDL in the standby window') ? [watchBlueSchema] : [];
   const owed = run.finishOwed === null ? [] : [finishLater];
@@ -39,6 +41,11 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
   // The feed is watched as long as it is there: also while an approval is waited for, or the run is paused. Whatever comes
   // next, a rollback included, begins when both have really stopped.
   await beside(watch, () => untilRetirement(story, ref, ends));
+  // Until they had, a pause was accepted, and an approval may have ended: the one step that can't be taken back waits.
+  const waits = (): boolean => run.paused || run.approvalExpired('retire') !== undefined;
+  while (waits() && patched('what comes while the watch of the standby window ends keeps the retirement')) {
+    await beside(watch, () => untilRetirementIsApproved(story, ref));
+  }
   run.waitFor(null);
 }
 
@@ -56,14 +63,13 @@ async function untilRetirement(story: Story, ref: RunRef, ends: number): Promise
 async function untilRetirementIsApproved(story: Story, ref: RunRef): Promise<void> {
   const { run } = story;
   const isAsked = ref.plan.traffic.approval.before.includes('retire');
-  let why = 'approval before replication is taken down and the way back ends';
   for (;;) {
-    if (isAsked) await story.approval('retire', why);
-    await story.untilNotPaused();
     const expired = run.approvalExpired('retire');
-    if (expired === undefined) return;
-    why = expiredApproval('the retirement', expired);
-    run.warn([why]);
+    if (expired !== undefined) run.warn([expiredApproval('the retirement', expired)]);
+    const why = expired === undefined ? APPROVAL : expiredApproval('the retirement', expired);
+    if (isAsked && (expired !== undefined || !run.isApproved('retire'))) await story.approval('retire', why);
+    await story.untilNotPaused();
+    if (run.approvalExpired('retire') === undefined) return;
   }
 }
 
@@ -114,9 +120,13 @@ async function untilServed({ run }: Story, ref: RunRef): Promise<void> {
 /** How long the feed is not watched between two tries, ms: it may hold back WAL on green meanwhile. */
 const UNWATCHED_MS = 300_000;
 
-/** Watches until it is cancelled. Each change of the feed's health is one return of the activity. */
-export async function watchFeed(run: MigrationRun, ref: RunRef): Promise<never> {
-  let known: string = run.finishOwed === null ? 'healthy' : 'unfinished';
+/**
+ * Watches until it is cancelled. Each change of the feed's health is one return of the activity.
+ *
+ * @param told the health that people have been told of: another one is news. Default: that it is well
+ */
+export async function watchFeed(run: MigrationRun, ref: RunRef, told = 'healthy'): Promise<never> {
+  let known = run.finishOwed === null ? told : 'unfinished';
   for (;;) {
     const seen = await watchOnce(run, ref, known);
     known = seen.health;
@@ -130,6 +140,11 @@ export async function watchFeed(run: MigrationRun, ref: RunRef): Promise<never> 
     else run.alarm('feed', seen.health, seen.why, NEXT[seen.health]);
     await spareHistory(UNWATCHED_MS);
   }
+}
+
+/** What a watch that has ended has told last; undefined while the feed was well. */
+function feedAlarm({ status: { alarms = [] } }: MigrationRun): string | undefined {
+  return alarms.find(({ about }) => about === 'feed')?.state;
 }
 
 /** One that is late loses nothing, but not at once. */

@@ -40,6 +40,22 @@ describe.concurrent('approvals of a run', () => {
     await run.handle.terminate();
   });
 
+  it('that expire while the watch of the standby window ends are asked for again before the retirement', async () => {
+    const run = await beginAsking(
+      runs,
+      { before: ['retire'], validFor: '1s' },
+      { watchStandby: () => untilCancelled(1_500) },
+    );
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(retireUpdate, { args: [yes('ada', '')] });
+    await asks(run, 'retire');
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'retire')] });
+    await asks(run, 'retire', 'retire-2');
+    expect((await statusOf(run.handle)).waiting?.why).toMatch(/the retirement counts no more since/);
+    expect(run.log).not.toContain('+retire');
+    await run.handle.terminate();
+  });
+
   it('that nobody gives are asked for again, and gates keep their authority meanwhile', async () => {
     const stages = [
       { percent: 1, for: '0s' },

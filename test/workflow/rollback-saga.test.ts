@@ -10,8 +10,8 @@ import {
   rollBackByFailure,
   rollBackByMessage,
 } from '../support/running-phases.js';
-import { replayed, ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
-import { pauseUpdate, retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
+import { replayed, ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
+import { pauseUpdate, resumeUpdate, retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
 
 let runs: ScriptedRuns;
 
@@ -152,6 +152,26 @@ describe.concurrent('a rollback that comes in the same instant', () => {
 });
 
 describe.concurrent('a run that is paused', () => {
+  it('while the watch of its standby window ends is not retired before the resume, and may be rolled back until then', async () => {
+    const overrides: Overrides = { watchStandby: () => untilCancelled(400) };
+    const [resumed, back] = [await runs.begin(overrides), await runs.begin(overrides)];
+    for (const run of [resumed, back]) {
+      await run.saw('+watchStandby');
+      await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+      await sleep(100);
+      await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+      await until(run.handle, 'paused', (s) => s.waiting?.why === 'paused by message');
+      await run.saw('+watchStandby', 2);
+      expect(run.log).not.toContain('+retire');
+    }
+    await back.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect((await resultOf(back)).outcome).toBe('rolledBack');
+    expect(back.writesOn).toBe('blue');
+    await resumed.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    expect((await resultOf(resumed)).outcome).toBe('completed');
+    await replayed(resumed);
+  });
+
   it('is rolled back by a cancel', async () => {
     const run = await runs.begin({ verify: () => untilCancelled() });
     await run.saw('+verify');
