@@ -12,6 +12,7 @@ import { inParallel } from './lib/in-parallel.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith, type Story } from './lib/story.js';
+import { whileNotPaused } from './lib/while-not-paused.js';
 import { compareRegularly } from './verify.js';
 
 const APPROVAL = 'approval before replication is taken down and the way back ends';
@@ -98,7 +99,8 @@ async function watchGreen(story: Story, ref: RunRef): Promise<void> {
 /** Nothing, as a rule: the end of the promotion has done it, unless somebody locked a table. */
 async function untilFenceIsOff({ run }: Story, ref: RunRef): Promise<void> {
   try {
-    await act("green's fence, where it could not be switched off").switchFenceOff(ref);
+    const summary = "green's fence, where it could not be switched off";
+    await whileNotPaused(run, () => act(summary).switchFenceOff(ref));
   } catch (error) {
     if (isCancelled(error)) throw error;
     const until = 'until the retirement its writers pay for it';

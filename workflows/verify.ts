@@ -1,4 +1,5 @@
 import { ApplicationFailure, condition, patched, sleep } from '@temporalio/workflow';
+import type { VerificationResult } from '../activities/verify.js';
 import { parseDuration } from '../src/plan/duration.js';
 import { act } from './lib/activities.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
@@ -6,6 +7,7 @@ import { spareHistory } from './lib/history-room.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
+import { whileNotPaused } from './lib/while-not-paused.js';
 
 /** Phase 4: every row of blue is on green, and every derived column is what `up` says. */
 export async function verify(story: Story, ref: RunRef): Promise<void> {
@@ -92,12 +94,11 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
     await condition(() => !run.paused);
     const wasDue = run.isComparisonDue;
     run.comparing();
+    const pass = story.nextPass();
     try {
-      const {
-        examples,
-        notCompared = [],
-        ...result
-      } = await act('compare green and blue').verify(ref, 'green', 'changed', story.nextPass());
+      const compare = (): Promise<VerificationResult> =>
+        act('compare green and blue').verify(ref, 'green', 'changed', pass);
+      const { examples, notCompared = [], ...result } = await whileNotPaused(run, compare);
       run.verified(result);
       warnOfColumns(run, notCompared);
       const why = `${differing(result.differingRows)} between green and blue: ${examples.join('; ')}`;

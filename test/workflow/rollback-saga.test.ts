@@ -152,6 +152,37 @@ describe.concurrent('a rollback that comes in the same instant', () => {
 });
 
 describe.concurrent('a run that is paused', () => {
+  it('in its standby window neither compares nor asks for locks; both go on with the resume, and the feed is watched', async () => {
+    const passes: string[] = [];
+    const run = await runs.begin(
+      {
+        verify: (_run, _ref, source, scope, pass) => {
+          if (source === 'green') passes.push(pass);
+          return source === 'green' && passes.length === 1
+            ? untilCancelled()
+            : { ...{ scope, tables: 1, rowsVerified: 1, differingRows: 0, examples: [] }, at: '2026-11-29T00:00:00Z' };
+        },
+        switchFenceOff: () => untilCancelled(),
+      },
+      { standby: { for: '1h', verifyEvery: '1s' } },
+    );
+    const count = (entry: string): number => run.log.filter((one) => one === entry).length;
+    await until(run.handle, 'compares', () => passes.length === 1);
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await until(run.handle, 'stopped', () => count('-verify') === count('+verify') && count('-switchFenceOff') === 1);
+    await sleep(1_200);
+    expect([passes.length, count('+switchFenceOff'), count('+watchStandby'), count('-watchStandby')]).toEqual([
+      1, 1, 1, 0,
+    ]);
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await run.saw('+switchFenceOff', 2);
+    await until(run.handle, 'goes on', () => passes.length === 2);
+    expect(passes[1]).toBe(passes[0]);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('completed');
+    await replayed(run);
+  });
+
   it('while the watch of its standby window ends is not retired before the resume, and may be rolled back until then', async () => {
     const overrides: Overrides = { watchStandby: () => untilCancelled(400) };
     const [resumed, back] = [await runs.begin(overrides), await runs.begin(overrides)];
