@@ -27,7 +27,7 @@ export function retireActivities(dependencies: ActivityDependencies) {
     retire: (ref: RunRef): Promise<string | null> =>
       perform(dependencies, ref, async (work) => {
         const { run, session, signal } = work;
-        // While blue still follows green, and would answer rightly.
+        // Looked at before, while writes could still go back: a HAProxy may have been restarted since. Blue still answers rightly.
         await refuseReadsOnBlueOf(ref, dependencies.environment, await session('green', 'retire'));
         const back = feedName(run.migration, 'to_blue');
         const there = feedName(run.migration, 'to_green');

@@ -16,7 +16,7 @@ import {
 import { closeSession, openSession, type Session } from '../src/postgres/session.js';
 import type { Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { WeightsWatch } from './haproxy.js';
+import { refuseReadsOnBlueOf, WeightsWatch } from './haproxy.js';
 import { perform, watching, type ActivityDependencies, type Work } from './context.js';
 
 /** Time between two looks at the feed. */
@@ -75,6 +75,16 @@ export function standbyActivities(dependencies: ActivityDependencies) {
           await sleep(FENCE_AGAIN_MS, undefined, { signal });
         }
       }),
+
+    /**
+     * Looks whether nobody reads on blue through a HAProxy any more, nor would after a restart of one.
+     *
+     * @throws ApplicationFailure WeightsNotSet, ConnectionFailed, ConnectionUnknown: which HAProxy may still lead there, and why
+     */
+    readsHaveLeftBlue: (ref: RunRef): Promise<void> =>
+      perform(dependencies, ref, async ({ session, signal }) =>
+        refuseReadsOnBlueOf(ref, dependencies.environment, await session('green', 'reads on blue', watching(signal))),
+      ),
 
     /** Returns when each of these pools has been seen with a server connection since writes are on green. */
     awaitServed: (ref: RunRef, pools: readonly ClientPool[]): Promise<void> =>

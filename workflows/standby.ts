@@ -13,6 +13,7 @@ import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith, type Story } from './lib/story.js';
 import { whileNotPaused } from './lib/while-not-paused.js';
+import { untilReadsHaveLeftBlue } from './reads-leave-blue.js';
 import { compareRegularly } from './verify.js';
 
 const APPROVAL = 'approval before replication is taken down and the way back ends';
@@ -60,7 +61,7 @@ async function untilRetirement(story: Story, ref: RunRef, ends: number): Promise
   await untilRetirementIsApproved(story, ref);
 }
 
-/** Whoever ends the window does not approve the retirement with it. An approval that expires in a pause is asked for again. */
+/** Whoever ends the window does not approve the retirement with it. An approval that expires in a pause, or while reads leave blue, is asked for again. */
 async function untilRetirementIsApproved(story: Story, ref: RunRef): Promise<void> {
   const { run } = story;
   const isAsked = ref.plan.traffic.approval.before.includes('retire');
@@ -70,6 +71,7 @@ async function untilRetirementIsApproved(story: Story, ref: RunRef): Promise<voi
     const why = expired === undefined ? APPROVAL : expiredApproval('the retirement', expired);
     if (isAsked && (expired !== undefined || !run.isApproved('retire'))) await story.approval('retire', why);
     await story.untilNotPaused();
+    await untilReadsHaveLeftBlue(story, ref);
     if (run.approvalExpired('retire') === undefined) return;
   }
 }

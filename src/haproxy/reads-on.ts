@@ -64,9 +64,9 @@ export async function refuseReadsOnBlue(setup: Haproxies, share: ShareReader, da
       }
       if (blue === undefined) return;
       await bring(setup, haproxy, share);
-      const open = await instance.connectionsTo('blue');
-      if (open > 0)
-        throw instance.failed(`still has ${open} connections to blue, which will not be kept current: they must end`);
+      // Without their number: people are told of each new reason, and not of each connection that ends.
+      if ((await instance.connectionsTo('blue')) > 0)
+        throw instance.failed('still has connections to blue, which will not be kept current: they must end');
     } catch (error) {
       if (!isNotRunning(error)) throw error;
       warnings.push(`HAProxy "${haproxy.connection}" does not run: see that its configuration leads to green alone`);

@@ -68,7 +68,10 @@ export function actFastWithin(summary: string, within: Duration): Activities {
   });
 }
 
-/** For a stage: what keeps it from opening is for the run to say, and to try again. Everything else is tried as above. */
+/**
+ * For a stage, and for the last reads on blue: what keeps it from opening, or them there, is for the run to say, and to try
+ * again. Everything else is tried as above.
+ */
 export function actOpening(summary: string): Activities {
   return proxyActivities<Activities>({
     ...POLICY,

@@ -512,6 +512,7 @@ export class MigrationRun {
   #refusalToRetire(): string | undefined {
     const { phase, waiting } = this.#state;
     if (phase !== 'standby' || this.retiring) return 'the run is not in its standby window';
+    if (waiting?.for === 'resume') return `the standby window has ended, and the run waits: ${waiting.why}`;
     if (waiting?.for !== 'approval') return undefined;
     return `the standby window has ended, and the run waits for the approval "${waiting.gate ?? ''}": send approve`;
   }

@@ -1,0 +1,79 @@
+import { ApplicationFailure } from '@temporalio/common';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { PlanInput } from '../../src/plan/schema.js';
+import type { MigrationReport } from '../../workflows/lib/report.js';
+import { resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { statusOf, until } from '../support/migration.js';
+import { replayed, ScriptedRuns, type ScriptedRun } from '../support/scripted-run.js';
+
+let runs: ScriptedRuns;
+
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+});
+
+afterAll(() => runs.stop());
+
+const WHO = { by: 'grace', reason: 'the test says so' };
+const LEFT = 'HAProxy "haproxy_1" still has connections to blue, which will not be kept current: they must end';
+
+/** The pool that keeps connections to blue. */
+interface Pool {
+  hasLeft: boolean;
+  /** How often it was looked at. */
+  looks: number;
+}
+
+/** A run whose standby window is over, while a pool still has connections to blue. */
+async function begin(): Promise<{ run: ScriptedRun; pool: Pool }> {
+  const pool: Pool = { hasLeft: false, looks: 0 };
+  const readsHaveLeftBlue = (): void => {
+    pool.looks += 1;
+    if (!pool.hasLeft) throw ApplicationFailure.retryable(`${LEFT}\nNext step: mend it`, 'WeightsNotSet');
+  };
+  const traffic: PlanInput['traffic'] = {
+    stages: [{ percent: 1, for: '0s' }],
+    approval: { before: [] },
+    haproxy: { backend: 'reads', instances: ['haproxy_1'] },
+  };
+  return { pool, run: await runs.begin({ readsHaveLeftBlue }, { traffic, standby: { for: '1s' } }) };
+}
+
+/** It is told, and until it is over the standby window lasts. */
+async function isWaitedFor({ handle, log }: ScriptedRun): Promise<void> {
+  const { phase, waiting, rollback, warnings } = await until(handle, 'told', (s) => s.waiting?.for === 'resume');
+  expect(waiting?.why).toContain(`the retirement waits: ${LEFT}`);
+  expect(waiting?.answer).toContain('--name resume');
+  expect(warnings.at(-1)).toBe(waiting?.why);
+  expect({ phase, safe: rollback.safe }).toEqual({ phase: 'standby', safe: true });
+  expect(log).not.toContain('+retire');
+  expect(log).toContain('+watchStandby');
+  expect(log).not.toContain('-watchStandby');
+}
+
+describe.concurrent('a retirement that waits for reads behind HAProxy to leave blue', () => {
+  it('is told and looked at again, while the feed is watched; it goes on when nobody reads there any more', async () => {
+    const { run, pool } = await begin();
+    await isWaitedFor(run);
+    const { looks } = pool;
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await expect.poll(() => pool.looks, { timeout: 3_000 }).toBeGreaterThan(looks);
+    await expect(run.handle.executeUpdate(retireUpdate, { args: [WHO] })).rejects.toMatchObject({
+      cause: { message: expect.stringContaining('the standby window has ended, and the run waits') as string },
+    });
+    pool.hasLeft = true;
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
+    await replayed(run);
+  });
+
+  it('may be rolled back meanwhile: nothing has been taken down', async () => {
+    const { run } = await begin();
+    await isWaitedFor(run);
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('rolledBack');
+    expect((await statusOf(run.handle)).writesOn).toBe('blue');
+    expect(run.log).not.toContain('+retire');
+    await replayed(run);
+  });
+});

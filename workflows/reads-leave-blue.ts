@@ -1,0 +1,45 @@
+import { condition, patched } from '@temporalio/workflow';
+import { actOpening } from './lib/activities.js';
+import { failureMessage, isCancelled } from './lib/failure.js';
+import { spareHistory } from './lib/history-room.js';
+import type { RunRef } from './lib/run-ref.js';
+import { answerWith, type Story } from './lib/story.js';
+import { whileNotPaused } from './lib/while-not-paused.js';
+
+/** The waits between two looks, twice as long each time: a pool may keep its connections for days. */
+const FIRST_WAIT_MS = 5_000;
+const LONGEST_WAIT_MS = 3_600_000;
+
+/**
+ * Returns when nobody reads on blue through a HAProxy, nor would after a restart: retired, blue would answer with ever
+ * older rows. What keeps reads there is told, and looked at again, at once on `resume`. Called while the feed is watched,
+ * and writes can still go back.
+ */
+export async function untilReadsHaveLeftBlue(story: Story, ref: RunRef): Promise<void> {
+  if (ref.plan.traffic.haproxy === undefined) return;
+  if (!patched('reads leave blue while the standby window is watched')) return;
+  const { run } = story;
+  for (let waitMs = FIRST_WAIT_MS; ; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
+    await story.untilNotPaused();
+    const { resumes } = run;
+    const left = await whyReadsAreOnBlue(story, ref);
+    if (left === null) break;
+    const why = `the retirement waits: ${left}`;
+    run.warn([why]);
+    if (run.status.waiting?.why !== why) run.waitFor({ for: 'resume', why, answer: answerWith(run, 'resume') });
+    const isAsked = (): boolean => run.paused || run.resumes > resumes;
+    await condition(isAsked, waitMs, { summary: 'do reads still go to blue? Look again' });
+    await spareHistory();
+  }
+  run.waitFor(null);
+}
+
+async function whyReadsAreOnBlue({ run }: Story, ref: RunRef): Promise<string | null> {
+  try {
+    await whileNotPaused(run, () => actOpening('do reads still go to blue?').readsHaveLeftBlue(ref));
+    return null;
+  } catch (error) {
+    if (isCancelled(error)) throw error;
+    return failureMessage(error);
+  }
+}
