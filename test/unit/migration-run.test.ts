@@ -66,6 +66,25 @@ describe('messages to a run', () => {
     expect(run.refusal('resume', WHO)).toMatch(/is being rolled back/);
   });
 
+  it('says that it is paused while nothing else is waited for', () => {
+    const run = newRun();
+    run.follow('pause', WHO);
+    expect(run.status.waiting).toBeNull();
+    expect(renderDetails(run.status)).toContain('**Paused**: resume before it goes on');
+    run.follow('resume', WHO);
+    expect(renderDetails(run.status)).not.toContain('Paused');
+  });
+
+  it('waits for what has held it in its pause when it is paused no more', () => {
+    const run = newRun();
+    run.follow('pause', WHO);
+    run.waitFor({ for: 'resume', why: 'paused by message', answer: 'resume' });
+    run.hold({ why: 'table coupons is new', answer: 'resume' });
+    expect(run.status.waiting?.why).toBe('paused by message');
+    run.follow('resume', WHO);
+    expect(run.status.waiting).toMatchObject({ for: 'resume', why: 'table coupons is new' });
+  });
+
   it('pauses once, resumes only what is paused', () => {
     const run = newRun();
     expect(run.refusal('resume', WHO)).toMatch(/not paused/);

@@ -346,6 +346,13 @@ export class MigrationRun {
     this.#set({ promotion, writesOn: promotion.to, greenReadPercent: promotion.to === 'green' ? 100 : 0 });
   }
 
+  /** What a run that is paused no more waits for: it may have been held meanwhile. */
+  #stillHeld(): Partial<Pick<MigrationStatus, 'waiting'>> {
+    const { waiting, held = null } = this.#state;
+    if (waiting?.for !== 'resume' || held === null) return {};
+    return { waiting: { ...waiting, why: held.why } };
+  }
+
   /** Held by something beside the work; null when that is over. */
   hold(held: Omit<Held, 'since'> | null): void {
     this.#set({ held: held && { ...held, since: this.now() } });
@@ -556,7 +563,7 @@ export class MigrationRun {
         return 'pausing: the current work stops where it can go on later';
       case 'resume':
         this.resumes++;
-        this.#set({ paused: false });
+        this.#set({ paused: false, ...this.#stillHeld() });
         return 'resumed';
       case 'rollback':
         if (acceptLoss) this.lossAccepted = true;

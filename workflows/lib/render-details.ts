@@ -43,9 +43,10 @@ function headline(status: MigrationStatus): string {
 
 function waitingLines(status: MigrationStatus): string[] {
   const { waiting } = status;
-  if (waiting === null) return [];
+  const paused = status.paused && waiting?.for !== 'resume' ? ['**Paused**: resume before it goes on', ''] : [];
+  if (waiting === null) return paused;
   return [
-    ...(status.paused && waiting.for !== 'resume' ? ['**Paused**: resume before it goes on', ''] : []),
+    ...paused,
     `**Waits since ${waiting.since}**: ${waiting.why}`,
     ...approvalLines(waiting),
     ...(waiting.answer === undefined ? [] : ['', 'Answer with:', '', '```', waiting.answer, '```']),
