@@ -295,7 +295,7 @@ export async function withdrawOpening(session: Session, migration: string, from:
 }
 
 /** @throws VerdigrisError PromotionBlocked with what DDL has changed on blue's tables since the run relies on them. */
-export function refuseChangedSchema({ differences }: SchemaChange): void {
+export function refuseChangedSchema({ differences }: Pick<SchemaChange, 'differences'>): void {
   if (differences.length === 0) return;
   throw new VerdigrisError({
     type: 'PromotionBlocked',

@@ -208,6 +208,41 @@ describe.each([testedVersion('pg15')])('DDL on %s', (server) => {
     expect(await takeOverFollowing(watched, 'both')).toEqual([...dropped, 'table shop.rest']);
   });
 
+  it('is told and accepted however much was noted before it, also of what is left out', async () => {
+    const times = (n: number, ddl: string): Promise<unknown> =>
+      asApplication(`DO $$ BEGIN FOR i IN 1..${n} LOOP\nEXECUTE format('${ddl}', i);\nEND LOOP;\nEND $$`);
+    await times(250, 'CREATE VIEW shop.v_%s AS SELECT 1');
+    expect(await what()).toMatch(/CREATE VIEW \(view shop\.v_1\).*; and 242 more/);
+    expect((await accept()).refused).toBeNull();
+    expect(await what()).toBeNull();
+
+    await times(1_100, 'ALTER TABLE audit.trail ALTER id SET STATISTICS %s');
+    expect(await what()).toBeNull();
+    await asApplication("CREATE FUNCTION shop.f() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    expect(await what()).toMatch(/^blue's schema has changed: CREATE FUNCTION \(function shop\.f\(\)\) \(by/);
+
+    const next = { ...watched, runId: 'next' };
+    await beginSchemaWatch(next);
+    expect((await lookAtSchema(next)).what).toBeNull();
+    expect((await accept()).refused).toBeNull();
+  });
+
+  it('is told when its transaction ends, later than one whose DDL was noted after it', async () => {
+    await withClient(database.config, async (client) => {
+      await client.query('BEGIN; CREATE VIEW shop.late AS SELECT 1');
+      await asApplication('CREATE VIEW shop.early AS SELECT 1');
+      expect(await what()).toMatch(/view shop\.early/);
+      expect((await accept()).refused).toBeNull();
+      const quiet = await readCatalogSignature(session);
+      expect(await what()).toBeNull();
+      await client.query('COMMIT');
+      expect(await readCatalogSignature(session)).not.toBe(quiet);
+    });
+    expect(await what()).toMatch(/: CREATE VIEW \(view shop\.late\) \(by/);
+    expect((await accept()).refused).toBeNull();
+    expect(await what()).toBeNull();
+  });
+
   it('never fails because of the event trigger, and is noticed without one', async () => {
     await asApplication('CREATE ROLE ddl_nobody_X'.replace('X', server)).catch(() => undefined);
     await asApplication(

@@ -334,7 +334,7 @@ describe('a database with settings of its own', () => {
       await withSession(asDatabase(own, 'blue'), { purpose: 'test' }, async (session) => {
         const look = (): Promise<TableFacts> => readTableFacts(session, { include: ['public.*'], exclude: [] });
         const refuse = (before: TableFacts, now: TableFacts): void =>
-          refuseChangedSchema({ differences: compareFacts(before, now), others: [], what: null });
+          refuseChangedSchema({ differences: compareFacts(before, now) });
         await session.query(
           'CREATE TABLE public.kept (id int PRIMARY KEY, n int); CREATE TABLE public.other (id int PRIMARY KEY)',
         );

@@ -64,19 +64,65 @@ export async function dropDdlTriggers(session: Session): Promise<void> {
   );
 }
 
-/** What was noted after the entry `since`, oldest first; nothing where no trigger could be made. */
-export async function readNotedDdl(session: Session, since: number): Promise<NotedDdl[]> {
-  const { rows: there } = await session.query<{ there: boolean }>(
-    `SELECT to_regclass('verdigris.ddl') IS NOT NULL AS there`,
+/** Which notes are known already. */
+export interface KnownNotes {
+  /** The last one. */
+  readonly noted: number;
+  /**
+   * An int8multirange: ids before that one which were not there yet. Whoever has taken one of them may commit later. A
+   * baseline of an earlier version has none.
+   */
+  readonly late?: string;
+}
+
+/** How far before the last note one is waited for that commits later than it: bounds what a baseline keeps. */
+const LATE_WITHIN = 10_000;
+
+/** The notes that are there now, as known. */
+export async function readKnownNotes(session: Session): Promise<KnownNotes> {
+  if (!(await hasNotes(session))) return { noted: 0 };
+  const { rows } = await session.query<Required<KnownNotes>>(
+    `SELECT coalesce(max(id), 0)::float8 AS noted,
+            coalesce(int8multirange(int8range(greatest(max(id) - $1, 0) + 1, max(id))) - range_agg(int8range(id, id + 1)),
+                     '{}')::text AS late
+       FROM verdigris.ddl WHERE id > (SELECT max(id) - $1::bigint FROM verdigris.ddl)`,
+    [LATE_WITHIN],
   );
-  if (there[0]?.there !== true) return [];
-  const { rows } = await session.query<NotedDdl>(
-    `SELECT id::float8, to_char(at AT TIME ZONE 'UTC', 'HH24:MI:SS') AS at, tag, object_type AS "objectType", object,
-            schema_name AS schema, coalesce(object_name, '') AS name, role::text, application
-       FROM verdigris.ddl WHERE id > $1 ORDER BY id LIMIT 200`,
-    [since],
-  );
-  return rows;
+  return rows[0] ?? { noted: 0 };
+}
+
+/** How many notes there are. Their sequence goes on when a note is written, which is seen only when its transaction ends. */
+export async function countNotes(session: Session): Promise<number> {
+  if (!(await hasNotes(session))) return 0;
+  const { rows } = await session.query<{ count: number }>('SELECT count(*)::float8 AS count FROM verdigris.ddl');
+  return rows[0]?.count ?? 0;
+}
+
+/** How many notes are read at a time: an ETL job may write thousands an hour. */
+const PAGE = 1_000;
+
+/** What was noted beyond what is known, oldest first; nothing where no trigger could be made. */
+export async function* readNotedDdl(session: Session, { noted, late = '{}' }: KnownNotes): AsyncGenerator<NotedDdl> {
+  if (!(await hasNotes(session))) return;
+  let after = noted - LATE_WITHIN;
+  for (;;) {
+    const { rows } = await session.query<NotedDdl>(NOTED, [noted, late, after, PAGE]);
+    yield* rows;
+    if (rows.length < PAGE) return;
+    after = rows.at(-1)?.id ?? after;
+  }
+}
+
+const NOTED = `
+SELECT id::float8, to_char(at AT TIME ZONE 'UTC', 'HH24:MI:SS') AS at, tag, object_type AS "objectType", object,
+       schema_name AS schema, coalesce(object_name, '') AS name, role::text, application
+  FROM verdigris.ddl
+ WHERE (id > $1 OR id <@ $2::int8multirange) AND id > $3
+ ORDER BY id LIMIT $4`;
+
+async function hasNotes(session: Session): Promise<boolean> {
+  const { rows } = await session.query<{ there: boolean }>(`SELECT to_regclass('verdigris.ddl') IS NOT NULL AS there`);
+  return rows[0]?.there === true;
 }
 
 /**

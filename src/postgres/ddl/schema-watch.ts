@@ -6,7 +6,8 @@ import type { Session } from '../session.js';
 import { inTransaction } from '../session.js';
 import { hasState, recordEvent } from '../state.js';
 import { compareFacts, describeDifferences, unacceptable, type Difference } from './compare-facts.js';
-import { readNotedDdl, type NotedDdl } from './event-trigger.js';
+import { readKnownNotes, type KnownNotes } from './event-trigger.js';
+import { readNotedNews, type NotedNews } from './noted-news.js';
 import { readFactHashes, readTableFacts, type Fact, type TableFacts } from './table-facts.js';
 
 /*
@@ -15,11 +16,9 @@ import { readFactHashes, readTableFacts, type Fact, type TableFacts } from './ta
  */
 
 /** What every look is compared with; kept in verdigris.progress of the side. */
-interface Baseline {
+interface Baseline extends KnownNotes {
   /** Hash of the facts of each table. */
   readonly tables: Readonly<Record<string, string>>;
-  /** The last note that is known already. */
-  readonly noted: number;
 }
 
 /** The facts themselves: read only when a hash is another one. */
@@ -67,22 +66,20 @@ async function writeBaseline(watched: Watched): Promise<void> {
   await inTransaction(session, async () => {
     await session.query('SET TRANSACTION ISOLATION LEVEL REPEATABLE READ');
     const [hashes, facts] = [await readFactHashes(session, patterns), await readTableFacts(session, patterns)];
-    const noted = (await readNotedDdl(session, 0)).at(-1)?.id ?? 0;
+    const known = await readKnownNotes(session);
     const tables = Object.fromEntries(hashes);
     await writeProgress(session, factsKey(watched), Object.fromEntries(facts) satisfies BaselineFacts, true);
-    await writeProgress(session, baselineKey(watched), { tables, noted } satisfies Baseline, true);
+    await writeProgress(session, baselineKey(watched), { tables, ...known } satisfies Baseline, true);
   });
 }
 
 export interface SchemaChange {
   readonly differences: readonly Difference[];
-  /** Notes about what the comparison does not look at: views, functions, sequences, types that no column uses. */
-  readonly others: readonly NotedDdl[];
   /** One line for people; null when nothing has changed. */
   readonly what: string | null;
 }
 
-const NOTHING: SchemaChange = { differences: [], others: [], what: null };
+const NOTHING: SchemaChange = { differences: [], what: null };
 
 /** Compares the schema with the baseline. Without one (the run has not come so far) nothing has changed. */
 export async function lookAtSchema(watched: Watched): Promise<SchemaChange> {
@@ -90,27 +87,13 @@ export async function lookAtSchema(watched: Watched): Promise<SchemaChange> {
   if (baseline === undefined) return NOTHING;
   const { session, patterns } = watched;
   const hashes = await readFactHashes(session, patterns);
-  const noted = await readNotedDdl(session, baseline.noted);
-  const leftOut = tableFilter({ include: patterns.exclude, exclude: [] });
-  const others = noted.filter(
-    ({ objectType, schema, name }) => !COMPARED.has(objectType) && (schema === null || !leftOut({ schema, name })),
-  );
+  const noted = await readNotedNews(session, baseline, patterns);
   const differences = isSame(baseline, hashes)
     ? []
     : compareFacts(await baselineFacts(watched), await readTableFacts(session, patterns));
-  if (differences.length === 0 && others.length === 0) return NOTHING;
-  return { differences, others, what: describe(watched.side, differences, others, noted) };
+  if (differences.length === 0 && noted.others.length === 0) return NOTHING;
+  return { differences, what: describe(watched.side, differences, noted) };
 }
-
-/** What the comparison of facts sees by itself: a note about it only says who it was. */
-const COMPARED: ReadonlySet<string> = new Set([
-  'table',
-  'table column',
-  'table constraint',
-  'index',
-  'trigger',
-  'default value',
-]);
 
 function isSame(baseline: Baseline, hashes: ReadonlyMap<string, string>): boolean {
   const tables = Object.keys(baseline.tables);
@@ -124,23 +107,10 @@ async function baselineFacts(watched: Watched): Promise<TableFacts> {
 
 const MOST_LINES = 8;
 
-function describe(
-  side: Side,
-  differences: readonly Difference[],
-  others: readonly NotedDdl[],
-  noted: readonly NotedDdl[],
-): string {
-  const lines = [
-    ...describeDifferences(differences),
-    ...new Set(others.map(({ tag, objectType, object }) => `${tag} (${objectType} ${object})`)),
-  ];
+function describe(side: Side, differences: readonly Difference[], { others, authors }: NotedNews): string {
+  const lines = [...describeDifferences(differences), ...others];
   const more = lines.length - MOST_LINES;
-  const who = [...new Set(noted.map(({ role, application }) => byWhom(role, application)))].slice(0, 3).join(', ');
-  return `${side}'s schema has changed: ${lines.slice(0, MOST_LINES).join('; ')}${more > 0 ? `; and ${more} more` : ''}${who === '' ? '' : ` (${who})`}`;
-}
-
-function byWhom(role: string, application: string): string {
-  return application === '' ? `by ${role}` : `by ${role}, application "${application}"`;
+  return `${side}'s schema has changed: ${lines.slice(0, MOST_LINES).join('; ')}${more > 0 ? `; and ${more} more` : ''}${authors.length === 0 ? '' : ` (${authors.join(', ')})`}`;
 }
 
 export interface Acceptance {

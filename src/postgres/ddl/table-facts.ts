@@ -2,6 +2,7 @@ import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { tableFilter, type TablePatterns } from '../catalog-pattern.js';
 import { USER_SCHEMA } from '../catalog.js';
 import type { Session } from '../session.js';
+import { countNotes } from './event-trigger.js';
 
 /*
  * What DDL can change about the tables that a plan moves, as short facts: each has a kind, a name and a definition. Two
@@ -56,7 +57,7 @@ export async function readTableFacts(session: Session, patterns: TablePatterns):
  */
 export async function readCatalogSignature(session: Session): Promise<string> {
   const { rows } = await session.query<{ signature: string }>(SIGNATURE);
-  return rows[0]?.signature ?? '';
+  return `${rows[0]?.signature ?? ''} ${await countNotes(session)}`;
 }
 
 /** Objects of users have oids from 16384 on. Temporary tables come and go, so they are left out. */
@@ -74,10 +75,9 @@ catalog_rows (of, xmin) AS (
   UNION ALL SELECT 'e', xmin FROM pg_enum
   UNION ALL SELECT 't', xmin FROM pg_type WHERE typtype IN ('e', 'd') AND oid >= 16384
   UNION ALL SELECT 'n', xmin FROM pg_namespace WHERE nspname !~ '^pg_')
-SELECT concat_ws(' ', pg_sequence_last_value(to_regclass('verdigris.ddl_id_seq')),
-                 (SELECT string_agg(format('%s %s %s', of, n, hash), ',' ORDER BY of)
-                    FROM (SELECT of, count(*) AS n, sum(hashint8extended(xmin::text::bigint, 0)::numeric) AS hash
-                            FROM catalog_rows GROUP BY of) sums)) AS signature`;
+SELECT string_agg(format('%s %s %s', of, n, hash), ',' ORDER BY of) AS signature
+  FROM (SELECT of, count(*) AS n, sum(hashint8extended(xmin::text::bigint, 0)::numeric) AS hash
+          FROM catalog_rows GROUP BY of) sums`;
 
 interface NameRow extends TableName {
   readonly root_schema: string;
