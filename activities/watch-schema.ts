@@ -28,13 +28,18 @@ const SHARE = 30;
 /** How long one statement of a look may take, ms: thousands of tables take some seconds. */
 const LOOK_WITHIN_MS = 60_000;
 
-/** The shortest time between two tellings of emptied partitions, ms: a job may empty some every minute, for weeks. */
-const EMPTIED_EVERY_MS: Readonly<Record<Side, number>> = { blue: 3_600_000, green: 60_000 };
+/**
+ * The shortest time between two tellings of what holds nothing (emptied partitions, DDL where the plan moves nothing), ms: a
+ * job may do that every minute, for weeks.
+ */
+const TOLD_EVERY_MS: Readonly<Record<Side, number>> = { blue: 3_600_000, green: 60_000 };
 
 export interface SchemaNews {
   readonly what: string;
   /** Only where nothing else has changed. */
   readonly emptied?: Emptied;
+  /** Only where nothing has changed but where the plan moves nothing: another one when there is more. */
+  readonly aside?: string;
 }
 
 export interface SchemaLook {
@@ -73,11 +78,14 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
      * been emptied since rows were compared.
      *
      * @param told what is known already of emptied partitions: `emptied.mark` of the last time
+     * @param toldAside what is known already of DDL where the plan moves nothing: `aside` of the last time
      */
-    watchSchema: (ref: RunRef, side: Side, told?: string): Promise<SchemaNews> =>
+    watchSchema: (ref: RunRef, side: Side, told?: string, toldAside?: string): Promise<SchemaNews> =>
       perform(dependencies, ref, async (work) => {
         const watched = await watchedBy(work, ref, side);
         const begun = performance.now();
+        const isDue = (before: unknown): boolean =>
+          typeof before !== 'string' || performance.now() - begun >= TOLD_EVERY_MS[side];
         let quiet = '';
         for (;;) {
           work.signal.throwIfAborted();
@@ -90,10 +98,11 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
               return { what: change.what };
             }
             const emptied = change && (await newlyEmptied(watched, told));
-            const isDue = typeof told !== 'string' || performance.now() - begun >= EMPTIED_EVERY_MS[side];
-            if (emptied !== undefined && isDue) return emptied;
+            if (emptied !== undefined && isDue(told)) return emptied;
+            const aside = change?.aside?.mark === toldAside ? undefined : change?.aside;
+            if (aside && isDue(toldAside)) return { what: aside.what, aside: aside.mark };
             // Without a baseline nothing has been compared yet.
-            if (change !== undefined && emptied === undefined) quiet = signature;
+            if (change !== undefined && emptied === undefined && !aside) quiet = signature;
           }
           const took = performance.now() - began;
           work.report({ side, lookMs: Math.round(took) });

@@ -60,11 +60,19 @@ async function judge(ref: RunRef): Promise<Acceptance> {
 /** Before a watch that has failed is begun again, ms. */
 const AGAIN_MS = 300_000;
 
-/** Waits for a change. A watch that fails says nothing about the run: people are told, and it is begun again. */
+/**
+ * Waits for a change. A watch that fails says nothing about the run: people are told, and it is begun again. So they are of
+ * DDL where the plan moves nothing, such as views of others: the other side may need them, and no feed does.
+ */
 async function changeOf(story: Story, ref: RunRef, side: Side, told?: string): Promise<SchemaNews> {
+  let toldAside: string | undefined;
   for (;;) {
     try {
-      return await act(`watch ${side} for DDL`).watchSchema(ref, side, told);
+      const news = await act(`watch ${side} for DDL`).watchSchema(ref, side, told, toldAside);
+      if (news.aside === undefined) return news;
+      toldAside = news.aside;
+      story.run.warn([`${news.what}. The other side does not have it: make it there as well, if somebody needs it`]);
+      await spareHistory();
     } catch (error) {
       if (isCancelled(error)) throw error;
       story.run.warn([`DDL on ${side} is not watched: ${failureMessage(error)}`]);

@@ -1,4 +1,7 @@
+import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { watchSchemaActivities, type SchemaNews } from '../../activities/watch-schema.js';
+import { planSchema } from '../../src/plan/schema.js';
 import { armFence, dropFence } from '../../src/postgres/fence.js';
 import { dropDdlTriggers, installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
 import {
@@ -241,6 +244,45 @@ describe.each([testedVersion('pg15')])('DDL on %s', (server) => {
     expect(await what()).toMatch(/: CREATE VIEW \(view shop\.late\) \(by/);
     expect((await accept()).refused).toBeNull();
     expect(await what()).toBeNull();
+  });
+
+  it('where the plan moves nothing does not hold the run: tables come and go, what green may need is told once', async () => {
+    const tables = { include: ['shop.orders', 'shop.lines', 'shop.log'], exclude: [] };
+    const narrow: Watched = { ...watched, runId: 'narrow', patterns: tables };
+    const plan = planSchema.parse({ name: 'ddl', blue: { connection: 'b' }, green: { connection: 'g' }, tables });
+    const environment = { VERDIGRIS_CONNECTION_B: database.uri, VERDIGRIS_CONNECTION_G: other.uri };
+    const activities = watchSchemaActivities({ environment, redact: (text) => text });
+    const noticed = (toldAside?: string): Promise<SchemaNews> =>
+      new MockActivityEnvironment().run(() =>
+        activities.watchSchema({ plan, runId: 'narrow' }, 'blue', undefined, toldAside),
+      );
+    await beginSchemaWatch(narrow);
+    await asApplication(
+      'CREATE TABLE shop.scratch (id serial, n int GENERATED ALWAYS AS IDENTITY); ALTER SEQUENCE shop.scratch_id_seq CACHE 5; ' +
+        'CREATE TABLE audit."Staged" (id serial); CREATE TABLE audit.gone (id serial); DROP TABLE audit.gone; DROP TABLE shop.scratch',
+    );
+    expect(await lookAtSchema(narrow)).toEqual({ differences: [], what: null, aside: null });
+
+    await asApplication('CREATE SCHEMA etl; CREATE VIEW etl.sums AS SELECT 1; CREATE SEQUENCE audit.alone');
+    const { what: said, aside } = await noticed();
+    expect(said).toBe(
+      'DDL on blue where the plan moves nothing: CREATE SEQUENCE (sequence audit.alone); CREATE VIEW (view etl.sums); CREATE SCHEMA (schema etl)',
+    );
+    expect((await lookAtSchema(narrow)).what).toBeNull();
+    const again = noticed(aside);
+    await asApplication('DROP VIEW etl.sums; CREATE VIEW etl.sums AS SELECT 1');
+    await asApplication('CREATE SEQUENCE shop.lines_no OWNED BY shop.lines.id');
+    expect((await again).what).toMatch(
+      /^blue's schema has changed: CREATE SEQUENCE \(sequence shop\.lines_no\).*DROP VIEW \(view etl\.sums\).* \(by/,
+    );
+    expect((await acceptSchema(narrow, green)).refused).toBeNull();
+    await asApplication('DROP VIEW etl.sums');
+    expect(await acceptSchema(narrow, green)).toEqual({
+      refused: null,
+      accepted: 'DDL on blue where the plan moves nothing: DROP VIEW (view etl.sums)',
+    });
+    expect(await lookAtSchema(narrow)).toEqual({ differences: [], what: null, aside: null });
+    expect((await accept()).refused).toBeNull();
   });
 
   it('never fails because of the event trigger, and is noticed without one', async () => {

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { statusOf, until } from '../support/migration.js';
-import { ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 
@@ -128,6 +128,27 @@ describe.concurrent('DDL on blue', () => {
     await run.saw('+watchStandby');
     await run.handle.cancel();
     await run.handle.result().catch(() => undefined);
+  });
+
+  it('where the plan moves nothing is told, and holds nothing; it is not told again', async () => {
+    const what = 'DDL on blue where the plan moves nothing: CREATE VIEW (view etl.v)';
+    const known: unknown[] = [];
+    const run = await runs.begin({
+      watchSchema: (_run, _ref, side, _told, toldAside) => {
+        if (side === 'green') return untilCancelled();
+        known.push(toldAside);
+        return toldAside === undefined ? { what, aside: 'a' } : untilCancelled();
+      },
+    });
+    await run.saw('+watchStandby');
+    const status = await statusOf(run.handle);
+    expect(status.held ?? null).toBeNull();
+    expect(status.warnings.filter((warning) => warning.startsWith(what))).toHaveLength(1);
+    expect(run.log).not.toContain('+acceptSchema');
+    expect(known.slice(0, 2)).toEqual([undefined, 'a']);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
+    await replayed(run);
   });
 
   it('on green, in the standby window, is told and holds nothing', async () => {

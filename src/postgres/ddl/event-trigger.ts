@@ -1,3 +1,4 @@
+import type { TableName } from '../../plan/table-name.js';
 import { briefLock } from '../brief-lock.js';
 import { inTransaction, type Session } from '../session.js';
 import { sqlState } from '../sqlstate.js';
@@ -20,6 +21,9 @@ export interface NotedDdl {
   readonly name: string;
   readonly role: string;
   readonly application: string;
+  /** Of a sequence: whether it is there no more; and the topmost table of the column that owns it now. */
+  readonly isGone: boolean;
+  readonly ownedBy: TableName | null;
 }
 
 const TRIGGERS = ['verdigris_ddl', 'verdigris_ddl_drop'] as const;
@@ -115,10 +119,23 @@ export async function* readNotedDdl(session: Session, { noted, late = '{}' }: Kn
 
 const NOTED = `
 SELECT id::float8, to_char(at AT TIME ZONE 'UTC', 'HH24:MI:SS') AS at, tag, object_type AS "objectType", object,
-       schema_name AS schema, coalesce(object_name, '') AS name, role::text, application
-  FROM verdigris.ddl
- WHERE (id > $1 OR id <@ $2::int8multirange) AND id > $3
- ORDER BY id LIMIT $4`;
+       schema_name AS schema, coalesce(object_name, '') AS name, role::text, application,
+       object_type = 'sequence' AND sequence.oid IS NULL AS "isGone", owner.name AS "ownedBy"
+  FROM (SELECT * FROM verdigris.ddl
+         WHERE (id > $1 OR id <@ $2::int8multirange) AND id > $3
+         ORDER BY id LIMIT $4) note
+  LEFT JOIN LATERAL (
+       SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relname = CASE object_type WHEN 'sequence' THEN (parse_ident(object))[2] END
+          AND n.nspname = schema_name AND c.relkind = 'S' OFFSET 0) sequence ON true
+  LEFT JOIN LATERAL (
+       SELECT json_build_object('schema', rn.nspname, 'name', r.relname) AS name
+         FROM pg_depend d
+         JOIN pg_class r ON r.oid = coalesce(pg_partition_root(d.refobjid), d.refobjid)
+         JOIN pg_namespace rn ON rn.oid = r.relnamespace
+        WHERE d.classid = 'pg_class'::regclass AND d.objid = sequence.oid AND d.objsubid = 0
+          AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i') OFFSET 0) owner ON true
+ ORDER BY id`;
 
 async function hasNotes(session: Session): Promise<boolean> {
   const { rows } = await session.query<{ there: boolean }>(`SELECT to_regclass('verdigris.ddl') IS NOT NULL AS there`);

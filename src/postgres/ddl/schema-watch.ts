@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { Side } from '../../side.js';
 import { tableFilter, type TablePatterns } from '../catalog-pattern.js';
 import { readProgress, writeProgress, type ProgressKey } from '../migrate/progress-row.js';
@@ -77,9 +78,19 @@ export interface SchemaChange {
   readonly differences: readonly Difference[];
   /** One line for people; null when nothing has changed. */
   readonly what: string | null;
+  /** What has changed only where the plan moves nothing; null when nothing has, or when `what` says it. */
+  readonly aside: Aside | null;
 }
 
-const NOTHING: SchemaChange = { differences: [], what: null };
+/** DDL that can't harm the run. */
+export interface Aside {
+  /** One line for people. */
+  readonly what: string;
+  /** Another one when there is more. */
+  readonly mark: string;
+}
+
+const NOTHING: SchemaChange = { differences: [], what: null, aside: null };
 
 /** Compares the schema with the baseline. Without one (the run has not come so far) nothing has changed. */
 export async function lookAtSchema(watched: Watched): Promise<SchemaChange> {
@@ -91,8 +102,8 @@ export async function lookAtSchema(watched: Watched): Promise<SchemaChange> {
   const differences = isSame(baseline, hashes)
     ? []
     : compareFacts(await baselineFacts(watched), await readTableFacts(session, patterns));
-  if (differences.length === 0 && noted.others.length === 0) return NOTHING;
-  return { differences, what: describe(watched.side, differences, noted) };
+  if (differences.length === 0 && noted.others.length === 0) return { ...NOTHING, aside: asideOf(watched.side, noted) };
+  return { differences, what: describe(watched.side, differences, noted), aside: null };
 }
 
 function isSame(baseline: Baseline, hashes: ReadonlyMap<string, string>): boolean {
@@ -107,10 +118,21 @@ async function baselineFacts(watched: Watched): Promise<TableFacts> {
 
 const MOST_LINES = 8;
 
-function describe(side: Side, differences: readonly Difference[], { others, authors }: NotedNews): string {
-  const lines = [...describeDifferences(differences), ...others];
+function describe(side: Side, differences: readonly Difference[], { others, aside, authors }: NotedNews): string {
+  const lines = [...describeDifferences(differences), ...others, ...aside];
+  return `${side}'s schema has changed: ${firstOf(lines)}${authors.length === 0 ? '' : ` (${authors.join(', ')})`}`;
+}
+
+function firstOf(lines: readonly string[]): string {
   const more = lines.length - MOST_LINES;
-  return `${side}'s schema has changed: ${lines.slice(0, MOST_LINES).join('; ')}${more > 0 ? `; and ${more} more` : ''}${authors.length === 0 ? '' : ` (${authors.join(', ')})`}`;
+  return `${lines.slice(0, MOST_LINES).join('; ')}${more > 0 ? `; and ${more} more` : ''}`;
+}
+
+function asideOf(side: Side, { aside }: NotedNews): Aside | null {
+  if (aside.length === 0) return null;
+  const mark = createHash('sha256').update(JSON.stringify(aside)).digest('base64url').slice(0, 16);
+  // The latest are the news.
+  return { what: `DDL on ${side} where the plan moves nothing: ${firstOf([...aside].reverse())}`, mark };
 }
 
 export interface Acceptance {
@@ -125,10 +147,10 @@ export interface Acceptance {
  * green as well, is taken over into the baseline; anything else is refused.
  */
 export async function acceptSchema(blue: Watched, green: Session): Promise<Acceptance> {
-  const { differences, what } = await lookAtSchema(blue);
+  const { differences, what, aside } = await lookAtSchema(blue);
   if (what === null) {
     await writeBaseline(blue);
-    return { refused: null, accepted: null };
+    return { refused: null, accepted: aside?.what ?? null };
   }
   const refused = differences.length === 0 ? [] : unacceptable(differences, await readTableFacts(green, blue.patterns));
   if (refused.length > 0) {
