@@ -450,6 +450,29 @@ describe('preflight', () => {
     );
   });
 
+  it('refuses to move a table without the rows of those that inherit from it; empty ones are a warning', async () => {
+    await onBlue(`
+      CREATE SCHEMA heirs;
+      CREATE TABLE heirs.event (id int PRIMARY KEY);
+      CREATE TABLE heirs.event_1 (PRIMARY KEY (id)) INHERITS (heirs.event);
+      CREATE TABLE heirs.event_1_a (PRIMARY KEY (id)) INHERITS (heirs.event_1);
+      CREATE TABLE heirs.event_2 (PRIMARY KEY (id)) INHERITS (heirs.event);
+      INSERT INTO heirs.event_1_a VALUES (1)`);
+    undo.push(() => onBlue('DROP SCHEMA heirs CASCADE'));
+    const torn = async (exclude: string[]): Promise<string[]> =>
+      only(await check({ tables: { include: ['*.*'], exclude } }), 'torn-apart').map(
+        ({ severity, object, message }) => `${severity} ${object}: ${message}`,
+      );
+    expect(await torn(['heirs.event_*'])).toEqual([
+      expect.stringMatching(/^error heirs\.event: .* without heirs\.event_1_a, which inherit/),
+      expect.stringMatching(/^warning heirs\.event: .* without heirs\.event_1, heirs\.event_2, .* empty now/),
+    ]);
+    await onBlue('TRUNCATE heirs.event_1_a');
+    expect(await torn(['heirs.event_*'])).toEqual([expect.stringMatching(/^warning heirs\.event: /)]);
+    expect(await torn([])).toEqual([]);
+    expect(await torn(['heirs.*'])).toEqual([]);
+  });
+
   it('refuses event triggers that write rows where they would fire for DDL of a run', async () => {
     await onBlue(`
       CREATE TABLE public.ddl_log (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tag text);

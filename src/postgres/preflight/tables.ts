@@ -3,6 +3,7 @@ import { parseTablePattern } from '../catalog-pattern.js';
 import { readUnmovedTables } from '../catalog-unmoved.js';
 import { qualified } from '../identifier.js';
 import { planWork } from '../migrate/plan-work.js';
+import type { Session } from '../session.js';
 import { sameTable, type TableInfo } from '../catalog.js';
 import { NEW_GREEN, type Found, type SideCheck } from './check.js';
 import { listed } from './finding.js';
@@ -203,28 +204,61 @@ export const invalidIndexes: SideCheck = {
 
 type Edge = 'foreign key' | 'view' | 'inheritance' | 'foreign key of another table';
 
+interface Torn {
+  readonly kind: Edge;
+  readonly object: string;
+  readonly needs: string;
+}
+
 /** What would be torn apart by leaving tables on blue. */
 export const tornApart: SideCheck = {
   name: 'torn-apart',
   sides: ['blue'],
   run: async ({ session, tables }) => {
     const moved = (await tables()).map(({ oid }) => oid);
-    const { rows } = await session.query<{ kind: Edge; object: string; needs: string }>(TORN_APART, [moved]);
-    return rows.map(({ kind, object, needs }): Found => {
-      const stays = kind === 'foreign key of another table';
-      return {
-        severity: stays ? 'warning' : 'error',
-        object,
-        message: stays
-          ? `${object} stays on blue and its foreign key refers to ${needs}, which moves: after the promotion the key is checked against the standby's rows`
-          : `the ${kind} ${object} needs ${needs}, which the plan does not move: it can't be made on green`,
-        remedy: stays
-          ? `Include ${object}, or drop its foreign key`
-          : `Include ${needs} in "tables", or drop the ${kind} on blue`,
-      };
-    });
+    const { rows } = await session.query<Torn>(TORN_APART, [moved]);
+    return [...rows.map(judgeTorn), ...(await withoutChildren(session, moved))];
   },
 };
+
+function judgeTorn({ kind, object, needs }: Torn): Found {
+  const stays = kind === 'foreign key of another table';
+  return {
+    severity: stays ? 'warning' : 'error',
+    object,
+    message: stays
+      ? `${object} stays on blue and its foreign key refers to ${needs}, which moves: after the promotion the key is checked against the standby's rows`
+      : `the ${kind} ${object} needs ${needs}, which the plan does not move: it can't be made on green`,
+    remedy: stays
+      ? `Include ${object}, or drop its foreign key`
+      : `Include ${needs} in "tables", or drop the ${kind} on blue`,
+  };
+}
+
+/** Reads of a parent give the rows of its children, too. Each is published, copied and compared by itself, or not at all. */
+async function withoutChildren(session: Session, moved: readonly number[]): Promise<Found[]> {
+  const { rows } = await session.query<{ parent: string; child: string; readable: boolean }>(CHILDREN_LEFT, [moved]);
+  const [lacking, empty] = [new Map<string, string[]>(), new Map<string, string[]>()];
+  for (const { parent, child, readable } of rows) {
+    const group = readable && (await isEmpty(session, child)) ? empty : lacking;
+    group.set(parent, [...(group.get(parent) ?? []), child]);
+  }
+  const found = (severity: Found['severity'], now: string) => (entry: readonly [string, readonly string[]]) => {
+    const [parent, children] = entry;
+    return {
+      severity,
+      object: parent,
+      message: `the plan moves ${parent} without ${listed(children)}, which inherit from it${now}: reads of ${parent} on green would lack their rows`,
+      remedy: `Include these tables in "tables", or end the inheritance on blue (ALTER TABLE ... NO INHERIT ${parent})`,
+    };
+  };
+  return [...[...lacking].map(found('error', '')), ...[...empty].map(found('warning', ' and are empty now'))];
+}
+
+async function isEmpty(session: Session, table: string): Promise<boolean> {
+  const { rows } = await session.query<{ empty: boolean }>(`SELECT NOT EXISTS (SELECT FROM ONLY ${table}) AS empty`);
+  return rows[0]?.empty === true;
+}
 
 /** Columns that the plan gives to a parent reach its children too, whose rows neither trigger nor backfill would fill. */
 export const inheritedColumns: SideCheck = {
@@ -277,3 +311,15 @@ UNION ALL
 SELECT 'inheritance', i.inhrelid::regclass::text, i.inhparent::regclass::text
   FROM pg_inherits i WHERE i.inhrelid IN (SELECT oid FROM moved) AND i.inhparent IN (SELECT oid FROM kept)
 ORDER BY 1, 2`;
+
+/** At whatever depth; partitions go with their topmost parent. */
+const CHILDREN_LEFT = `
+WITH RECURSIVE heirs (parent, child) AS (
+  SELECT inhparent, inhrelid FROM pg_inherits WHERE inhparent = ANY ($1::oid[])
+  UNION SELECT h.parent, i.inhrelid FROM heirs h JOIN pg_inherits i ON i.inhparent = h.child)
+SELECT h.parent::regclass::text AS parent, h.child::regclass::text AS child,
+       has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+       AND NOT row_security_active(c.oid) AS readable
+  FROM heirs h JOIN pg_class c ON c.oid = h.child
+ WHERE c.relkind = 'r' AND NOT c.relispartition AND c.relpersistence = 'p' AND c.oid <> ALL ($1::oid[])
+ ORDER BY 1, 2`;
