@@ -473,6 +473,30 @@ describe('preflight', () => {
     expect(await torn(['heirs.*'])).toEqual([]);
   });
 
+  it('refuses policies and rules that need a table which the plan leaves out; a standby brings it along', async () => {
+    await onBlue(`
+      CREATE SCHEMA tenancy;
+      CREATE TABLE tenancy.members (id int PRIMARY KEY, name text);
+      CREATE TABLE public.docs (id int PRIMARY KEY);
+      CREATE POLICY "of members" ON public.docs
+        USING (EXISTS (SELECT FROM tenancy.members m WHERE m.id = docs.id AND m.name = current_user));
+      CREATE POLICY own ON public.docs USING (id = 1);
+      CREATE RULE noted AS ON DELETE TO public.docs DO ALSO INSERT INTO tenancy.members VALUES (old.id)`);
+    undo.push(() => onBlue('DROP TABLE public.docs; DROP SCHEMA tenancy CASCADE'));
+    const tables = { include: ['public.*'], exclude: [] };
+    const torn = async (plan: Partial<PlanInput>): Promise<string[]> =>
+      only(await check({ tables, ...plan }), 'torn-apart').map(({ severity, message }) => `${severity}: ${message}`);
+    expect(await torn({})).toEqual([
+      expect.stringMatching(/^error: the policy "of members" on (public\.)?docs needs tenancy\.members, .* can't be made/),
+      expect.stringMatching(/^error: the rule noted on (public\.)?docs needs tenancy\.members, .* can't be made/),
+    ]);
+    expect(await torn({ bootstrap: { method: 'standby' } })).toEqual([
+      expect.stringMatching(/^warning: the policy "of members" .* stays as it is when green is promoted/),
+      expect.stringMatching(/^warning: the rule noted .* stays as it is when green is promoted/),
+    ]);
+    expect(await torn({ tables: { include: ['*.*'], exclude: [] } })).toEqual([]);
+  });
+
   it('refuses event triggers that write rows where they would fire for DDL of a run', async () => {
     await onBlue(`
       CREATE TABLE public.ddl_log (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tag text);

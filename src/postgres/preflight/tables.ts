@@ -202,7 +202,7 @@ export const invalidIndexes: SideCheck = {
   },
 };
 
-type Edge = 'foreign key' | 'view' | 'inheritance' | 'foreign key of another table';
+type Edge = 'foreign key' | 'view' | 'policy' | 'rule' | 'inheritance' | 'foreign key of another table';
 
 interface Torn {
   readonly kind: Edge;
@@ -214,24 +214,37 @@ interface Torn {
 export const tornApart: SideCheck = {
   name: 'torn-apart',
   sides: ['blue'],
-  run: async ({ session, tables }) => {
+  run: async ({ session, plan, tables }) => {
     const moved = (await tables()).map(({ oid }) => oid);
     const { rows } = await session.query<Torn>(TORN_APART, [moved]);
-    return [...rows.map(judgeTorn), ...(await withoutChildren(session, moved))];
+    const isStandby = plan.bootstrap.method === 'standby';
+    return [...rows.map((torn) => judgeTorn(torn, isStandby)), ...(await withoutChildren(session, moved))];
   },
 };
 
-function judgeTorn({ kind, object, needs }: Torn): Found {
-  const stays = kind === 'foreign key of another table';
+function judgeTorn({ kind, object, needs }: Torn, isStandby: boolean): Found {
+  const [include, drop] = [`Include ${needs} in "tables"`, `drop the ${kind} on blue`];
+  if (kind === 'foreign key of another table') {
+    return {
+      severity: 'warning',
+      object,
+      message: `${object} stays on blue and its foreign key refers to ${needs}, which moves: after the promotion the key is checked against the standby's rows`,
+      remedy: `Include ${object}, or drop its foreign key`,
+    };
+  }
+  if (isStandby && (kind === 'policy' || kind === 'rule')) {
+    return {
+      severity: 'warning',
+      object,
+      message: `the ${kind} ${object} needs ${needs}, which the plan does not move: on green that table stays as it is when green is promoted, with what is written there since`,
+      remedy: `${include}, or see that the ${kind} is right with it`,
+    };
+  }
   return {
-    severity: stays ? 'warning' : 'error',
+    severity: 'error',
     object,
-    message: stays
-      ? `${object} stays on blue and its foreign key refers to ${needs}, which moves: after the promotion the key is checked against the standby's rows`
-      : `the ${kind} ${object} needs ${needs}, which the plan does not move: it can't be made on green`,
-    remedy: stays
-      ? `Include ${object}, or drop its foreign key`
-      : `Include ${needs} in "tables", or drop the ${kind} on blue`,
+    message: `the ${kind} ${object} needs ${needs}, which the plan does not move: it can't be made on green`,
+    remedy: `${include}, or ${drop}`,
   };
 }
 
@@ -307,6 +320,16 @@ SELECT DISTINCT 'view', v.oid::regclass::text, d.refobjid::regclass::text
   JOIN pg_namespace n ON n.oid = v.relnamespace
  WHERE d.refobjid IN (SELECT oid FROM kept) AND n.nspname <> 'verdigris'
    AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = v.oid AND e.deptype = 'e')
+UNION ALL
+SELECT DISTINCT 'policy', quote_ident(p.polname) || ' on ' || p.polrelid::regclass, d.refobjid::regclass::text
+  FROM pg_policy p
+  JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
+ WHERE p.polrelid IN (SELECT oid FROM moved) AND d.refobjid IN (SELECT oid FROM kept)
+UNION ALL
+SELECT DISTINCT 'rule', quote_ident(r.rulename) || ' on ' || r.ev_class::regclass, d.refobjid::regclass::text
+  FROM pg_rewrite r
+  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+ WHERE r.ev_class IN (SELECT oid FROM moved) AND d.refobjid IN (SELECT oid FROM kept)
 UNION ALL
 SELECT 'inheritance', i.inhrelid::regclass::text, i.inhparent::regclass::text
   FROM pg_inherits i WHERE i.inhrelid IN (SELECT oid FROM moved) AND i.inhparent IN (SELECT oid FROM kept)
