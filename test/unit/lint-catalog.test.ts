@@ -151,6 +151,22 @@ const CASES: readonly {
     },
   },
   {
+    rule: 'unknown-column',
+    refused: { migrations: [add({ up: "to_jsonb(orders) ->> 'id'" })] },
+    place: 'migrations[0].addColumn.up',
+    message: /"orders" is the whole row of public\.orders/,
+    instead: /name the columns that "up" needs/,
+    accepted: { migrations: [key('orders', { check: 'right_total(orders)' })] },
+  },
+  {
+    rule: 'unknown-column',
+    refused: { migrations: [{ createIndex: { table: 'orders', name: 'i', columns: ['orders'] } }] },
+    place: 'migrations[0].createIndex.columns[0]',
+    message: /public\.orders has no column "orders"/,
+    instead: /the columns are id, total/,
+    accepted: { migrations: [{ createIndex: { table: 'orders', name: 'i', columns: ['(right_total(orders))'] } }] },
+  },
+  {
     rule: 'column-exists',
     refused: { migrations: [add({ column: 'note' })] },
     place: 'migrations[0].addColumn.column',

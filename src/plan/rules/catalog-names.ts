@@ -83,12 +83,22 @@ export const unknownColumn: CatalogRule = {
   severity: 'error',
   why: 'PostgreSQL would refuse the step in the middle of the run',
   *check(facts, catalog) {
-    for (const { key, place, column } of columnUses(facts)) {
+    for (const { key, place, column, readBy } of columnUses(facts)) {
       const table = catalog.tables.find((candidate) => formatTableName(candidate) === key);
       if (table === undefined) continue;
       // Whether a column of the plan is added in time is what used-before-added asks.
       const known = [...table.columns.map(({ name }) => name), ...columnsOfPlan(facts, key)];
       if (known.includes(column)) continue;
+      // A row as one value: what only green computes may read it.
+      if (column === table.name && readBy !== undefined) {
+        if (readBy !== 'up' && readBy !== 'down') continue;
+        yield {
+          place,
+          message: `"${column}" is the whole row of ${key}, which has the columns of the plan on green and not on blue`,
+          instead: `name the columns that "${readBy}" needs`,
+        };
+        continue;
+      }
       const near = nearest(column, known);
       yield {
         place,

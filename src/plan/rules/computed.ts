@@ -1,3 +1,4 @@
+import type { ExpressionUse } from '../expressions.js';
 import type { PlanFacts } from '../facts.js';
 import type { Report, Rule } from '../rule.js';
 import { readTableName } from '../steps.js';
@@ -130,6 +131,8 @@ export interface ColumnUse {
   readonly key: string;
   readonly place: string;
   readonly column: string;
+  /** The expression that reads it, an index's included; undefined where a step names the column itself. */
+  readonly readBy?: ExpressionUse | 'index';
 }
 
 /** Every column that a step names or reads, but not those that it adds. */
@@ -139,9 +142,14 @@ export function columnUses({ plan, steps, expressions, indexElements }: PlanFact
     const migration = plan.migrations[index];
     if (migration === undefined) return [];
     const use = (at: string, column: string): ColumnUse => ({ index, key, place: at, column });
-    const read = [...expressions, ...indexElements]
+    const read = [
+      ...expressions.map((e) => ({ ...e, readBy: e.use })),
+      ...indexElements.map((e) => ({ ...e, readBy: e.parsed?.column === null ? ('index' as const) : undefined })),
+    ]
       .filter((e) => e.index === index)
-      .flatMap((e) => (e.parsed?.columns ?? []).map((column) => use(e.place, column)));
+      .flatMap(({ place: at, parsed, readBy }) =>
+        (parsed?.columns ?? []).map((column) => ({ ...use(at, column), ...(readBy && { readBy }) })),
+      );
     if ('addColumn' in migration) {
       const filled = expressions.find((e) => e.index === index && e.use === 'down');
       return [...read, ...(filled?.target === undefined ? [] : [use(filled.place, filled.target)])];
