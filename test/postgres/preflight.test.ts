@@ -487,7 +487,9 @@ describe('preflight', () => {
     const torn = async (plan: Partial<PlanInput>): Promise<string[]> =>
       only(await check({ tables, ...plan }), 'torn-apart').map(({ severity, message }) => `${severity}: ${message}`);
     expect(await torn({})).toEqual([
-      expect.stringMatching(/^error: the policy "of members" on (public\.)?docs needs tenancy\.members, .* can't be made/),
+      expect.stringMatching(
+        /^error: the policy "of members" on (public\.)?docs needs tenancy\.members, .* can't be made/,
+      ),
       expect.stringMatching(/^error: the rule noted on (public\.)?docs needs tenancy\.members, .* can't be made/),
     ]);
     expect(await torn({ bootstrap: { method: 'standby' } })).toEqual([
@@ -495,6 +497,24 @@ describe('preflight', () => {
       expect.stringMatching(/^warning: the rule noted .* stays as it is when green is promoted/),
     ]);
     expect(await torn({ tables: { include: ['*.*'], exclude: [] } })).toEqual([]);
+  });
+
+  it('refuses hypertables, as the catalog of TimescaleDB names them', async () => {
+    await onBlue(`
+      CREATE SCHEMA _timescaledb_catalog; CREATE SCHEMA _timescaledb_internal;
+      CREATE TABLE _timescaledb_catalog.hypertable (id int PRIMARY KEY, schema_name name, table_name name);
+      CREATE SCHEMA metric;
+      CREATE TABLE metric."Cpu" (at timestamptz PRIMARY KEY);
+      CREATE TABLE metric.host (id int PRIMARY KEY);
+      CREATE TABLE _timescaledb_internal._hyper_1_1_chunk (PRIMARY KEY (at)) INHERITS (metric."Cpu");
+      INSERT INTO _timescaledb_catalog.hypertable VALUES (1, 'metric', 'Cpu'), (2, 'metric', 'gone')`);
+    undo.push(() => onBlue('DROP SCHEMA metric, _timescaledb_catalog, _timescaledb_internal CASCADE'));
+    const found = async (exclude: string[]): Promise<string[]> =>
+      only(await check({ tables: { include: ['*.*'], exclude } }), 'hypertables').map(
+        ({ severity, object }) => `${severity} ${object}`,
+      );
+    expect(await found([])).toEqual(['error metric."Cpu"']);
+    expect(await found(['metric."Cpu"', '_timescaledb_internal.*'])).toEqual([]);
   });
 
   it('refuses event triggers that write rows where they would fire for DDL of a run', async () => {

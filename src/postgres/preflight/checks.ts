@@ -22,7 +22,7 @@ import { otherConsumers, otherSubscriptions, slotNames } from './consumers.js';
 import { defaultPrivileges } from './default-privileges.js';
 import { distance } from './distance.js';
 import { functionPaths } from './function-paths.js';
-import { largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
+import { hypertables, largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
 import {
   collation,
   encoding,
@@ -101,6 +101,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   largeObjects,
   sequenceRoom,
   scheduledJobs,
+  hypertables,
   replicaTriggers,
   partitions,
   rules,

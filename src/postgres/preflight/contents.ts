@@ -2,6 +2,7 @@ import { readSequences } from '../catalog-sequences.js';
 import { formatTableName } from '../../plan/table-name.js';
 import { countLargeObjects } from '../unmoved-contents.js';
 import type { Found, SideCheck } from './check.js';
+import { listed } from './finding.js';
 
 /** Checks of what a database holds beside the rows of its tables. */
 
@@ -68,5 +69,36 @@ export const scheduledJobs: SideCheck = {
       remedy:
         'Make the partitions of the whole run beforehand, pause jobs that do DDL, and plan when jobs are switched on on green',
     }));
+  },
+};
+
+/** TimescaleDB keeps the rows of such a table in tables of its own, its chunks, and what it knows of them in its catalog. */
+export const hypertables: SideCheck = {
+  name: 'hypertables',
+  sides: ['blue'],
+  run: async ({ session, tables }) => {
+    const { rows: there } = await session.query<{ there: boolean }>(
+      `SELECT to_regclass('_timescaledb_catalog.hypertable') IS NOT NULL AS there`,
+    );
+    if (there[0]?.there !== true) return [];
+    const { rows } = await session.query<{ object: string }>(
+      `SELECT c.oid::regclass::text AS object
+         FROM _timescaledb_catalog.hypertable h
+         JOIN pg_namespace n ON n.nspname = h.schema_name
+         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = h.table_name
+        WHERE c.oid = ANY ($1::oid[]) ORDER BY 1`,
+      [(await tables()).map(({ oid }) => oid)],
+    );
+    if (rows.length === 0) return [];
+    return [
+      {
+        severity: 'error',
+        object: listed(rows.map(({ object }) => object)),
+        message:
+          'hypertables of TimescaleDB are not supported: each of their chunks would be moved as a table by itself, without what the catalog of TimescaleDB says of it, and a chunk that is made during the run is a new table, which holds the run',
+        remedy:
+          'Leave them and "_timescaledb_internal.*" out ("tables.exclude"), and move them in a way that TimescaleDB has for it',
+      },
+    ];
   },
 };
