@@ -4,7 +4,7 @@ import { ALL_TABLES } from '../postgres/catalog-pattern.js';
 import { clean } from '../postgres/doctor/clean.js';
 import { closeOvertaken, tablesToArm } from '../postgres/doctor/close.js';
 import { diagnose } from '../postgres/doctor/diagnose.js';
-import { examine, type Found, type Patterns } from '../postgres/doctor/inventory.js';
+import { examine, isAway, type Found, type Patterns } from '../postgres/doctor/inventory.js';
 import { openDecided } from '../postgres/doctor/open.js';
 import { openBlue, planOpeningBlue } from '../postgres/doctor/open-blue.js';
 import {
@@ -306,7 +306,7 @@ async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags)
         ? JSON.stringify({ dryRun: true, run: liveness, flagd: path, ...plan }, null, 2)
         : `run ${liveness.why}\n${renderCleanPlan(plan, path)}${plan.actions.length === 0 ? '' : '\nadd --yes to do it'}`,
     );
-    return isAway(found) ? EXIT.refused : EXIT.done;
+    return isOneAway(found) ? EXIT.refused : EXIT.done;
   }
   // Before anything is done: from the end of the feed on, green's rows are old.
   const written = reads.flags === undefined ? undefined : await writeFlagsBack(reads.flags);
@@ -326,7 +326,7 @@ async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags)
     }
     terminal.out([...(results.length === 0 ? ['nothing is left that has to go'] : []), ...renderKept(plan)].join('\n'));
   }
-  return isAway(found) || results.some(({ failed }) => failed !== null) ? EXIT.refused : EXIT.done;
+  return isOneAway(found) || results.some(({ failed }) => failed !== null) ? EXIT.refused : EXIT.done;
 }
 
 function refuse(terminal: Terminal, { json }: DoctorFlags, refusal: Extract<CleanPlan, { refused: true }>): ExitCode {
@@ -345,8 +345,8 @@ async function readsOf(
 }
 
 /** A side that is away may hold leftovers that nobody has seen. */
-function isAway({ blue, green }: Found): boolean {
-  return [blue, green].some((one) => !one.reached && one.handedOn === undefined);
+function isOneAway({ blue, green }: Found): boolean {
+  return isAway(blue) || isAway(green);
 }
 
 function cleanOptions(flags: DoctorFlags): CleanOptions {

@@ -104,7 +104,8 @@ const LIVING: ReadonlySet<string> = new Set(['RUNNING', 'CONTINUED_AS_NEW', 'PAU
 function sessionsOfWorkers(found: Found): string[] {
   return (['blue', 'green'] as const).flatMap((side) => {
     const one = found[side];
-    return one.reached ? one.inventory.sessions.map(({ pid, purpose }) => `${side} pid ${pid}: ${purpose}`) : [];
+    const sessions = one.reached ? one.inventory.sessions : (one.standby?.sessions ?? []);
+    return sessions.map(({ pid, purpose }) => `${side} pid ${pid}: ${purpose}`);
   });
 }
 

@@ -1,5 +1,5 @@
 import { formatBytes, type Finding } from '../postgres/doctor/diagnose.js';
-import type { Found, Inventory, SideFound } from '../postgres/doctor/inventory.js';
+import { isAway, type Found, type Inventory, type SideFound } from '../postgres/doctor/inventory.js';
 import type { PoolerFound } from '../pgbouncer/examine.js';
 import type { Liveness } from '../postgres/doctor/liveness.js';
 import { describeAction, type CleanPlan } from '../postgres/doctor/plan-cleaning.js';
@@ -61,7 +61,7 @@ export function renderVerdict(verdict: Verdict): string {
 
 function renderSide(found: SideFound): string[] {
   if (!found.reached) {
-    return [`${found.side} (${found.handedOn === undefined ? `out of reach: ${found.why}` : found.why})`];
+    return [`${found.side} (${isAway(found) ? `out of reach: ${found.why}` : found.why})`];
   }
   const lines = objectLines(found.inventory);
   const { side, version } = found.inventory;

@@ -189,6 +189,44 @@ describe('the timeline history of a promoted standby', () => {
   });
 });
 
+describe('verdigris doctor of a run whose green is a physical standby', () => {
+  it('knows blue as primary, and cleans up before the promotion and right after it', async () => {
+    const ref = refOf('given-up', 'run-0');
+    await cluster.activity(first, (d) => replicateActivities(d).claimDatabases(ref));
+    await cluster.activity(first, (d) => standbyBootstrapActivities(d).prepareStandby(ref));
+    await cluster.replayed(first);
+    expect(await doctor([cluster.blue, first], '--who-is-primary')).toMatchObject({
+      code: 0,
+      text: expect.stringMatching(/^primary {2}blue, epoch \d+: green is a physical standby of it/) as string,
+    });
+    const over = ['--run-is-over', 'given-up'];
+    const listed = await doctor([cluster.blue, first], ...over);
+    expect(listed.text).toContain('green (it is a physical standby of blue');
+    expect(listed.text).not.toContain("can't be reached");
+    expect(await doctor([first, cluster.blue], '--clean', '--yes', ...over)).toMatchObject(MIXED_UP);
+    expect(await doctor([cluster.blue, first], '--clean', '--yes', ...over)).toMatchObject({ code: 0 });
+    expect(await traces(cluster.blue)).toEqual({ schemas: 0, publications: 0, slots: 0 });
+    await cluster.replayed(first);
+    expect(await traces(first)).toEqual({ schemas: 0, publications: 0, slots: 0 });
+    expect(await standbyIsPromoted(first)).toBe(false);
+
+    const again = refOf('given-up', 'run-1');
+    await cluster.activity(first, (d) => replicateActivities(d).claimDatabases(again));
+    await cluster.activity(first, (d) => standbyBootstrapActivities(d).prepareStandby(again));
+    await cluster.activity(first, (d) => standbyBootstrapActivities(d).promoteStandby(again));
+    expect(await doctor([cluster.blue, first], '--who-is-primary')).toMatchObject(BLUE_IS_PRIMARY);
+    expect(await doctor([first, cluster.blue], '--clean', '--yes', ...over)).toMatchObject(MIXED_UP);
+    const cleaned = await doctor([cluster.blue, first], '--clean', '--yes', ...over);
+    expect(cleaned.code).toBe(0);
+    expect(cleaned.text).toContain('green: default_transaction_read_only = on: ');
+    expect(cleaned.text).toMatch(/can not follow it again.*pg_basebackup/);
+    for (const server of [cluster.blue, first]) {
+      expect(await traces(server)).toEqual({ schemas: 0, publications: 0, slots: 0 });
+    }
+    expect(await contents(first)).toEqual(await contents(cluster.blue));
+  });
+});
+
 describe('bootstrap standby', () => {
   it('rolled back before the promotion leaves the standby as it was; afterwards it says what can not be undone', async () => {
     await onServer(cluster.blue, `DELETE FROM notes WHERE id > 90`);
@@ -209,6 +247,11 @@ describe('bootstrap standby', () => {
       standbyBootstrapActivities(d).followFromPromotion(again),
     );
     expect(warnings.join()).toContain(`SELECT pg_drop_replication_slot('standby_2')`);
+    await doctorKnowsBlueAsPrimary(second);
+    expect(await onServer(second, `SELECT FROM verdigris.event WHERE what = 'claimed green'`)).toHaveLength(1);
+    // As an earlier version has left it.
+    await onServer(second, `BEGIN READ WRITE; DELETE FROM verdigris.event WHERE what = 'claimed green'; COMMIT`);
+    await doctorKnowsBlueAsPrimary(second);
     const notUndone = await rollBack(second, again);
     expect(notUndone.join('\n')).toMatch(/can not follow blue again.*pg_basebackup/);
     expect(notUndone.join('\n')).toContain(`SELECT pg_drop_replication_slot('standby_2')`);
@@ -232,6 +275,54 @@ describe('bootstrap standby', () => {
     expect(await onServer(second, 'SELECT FROM pg_subscription')).toEqual([]);
   });
 });
+
+const MIXED_UP = { code: 1, text: expect.stringContaining('exchange the two names') as string };
+const BLUE_IS_PRIMARY = {
+  code: 0,
+  text: expect.stringMatching(
+    /^primary {2}blue, epoch \d+: green has no fence yet, but nobody has been told/,
+  ) as string,
+};
+
+/** Once green is no standby any more, and before it is fenced. */
+async function doctorKnowsBlueAsPrimary(green: EmbeddedPostgres): Promise<void> {
+  const servers = [cluster.blue, green] as const;
+  expect(await doctor(servers, '--who-is-primary')).toMatchObject(BLUE_IS_PRIMARY);
+  expect(await doctor(servers, '--close', '--yes')).toMatchObject({
+    code: 0,
+    text: expect.stringContaining('nothing is to be closed') as string,
+  });
+  const plan = await doctor(servers, '--clean', '--run-is-over', 'given-up');
+  expect(plan.code).toBe(0);
+  expect(plan.text).toContain('green: drop schema verdigris');
+  expect(plan.text).toContain('ALTER SYSTEM RESET default_transaction_read_only');
+}
+
+/** As it is typed, with these servers as blue and green. */
+async function doctor(
+  [blue, green]: readonly [EmbeddedPostgres, EmbeddedPostgres],
+  ...words: readonly string[]
+): Promise<{ code: number; text: string }> {
+  vi.stubEnv('VERDIGRIS_CONNECTION_SICK_BLUE', blue.uri('shop'));
+  vi.stubEnv('VERDIGRIS_CONNECTION_SICK_GREEN', green.uri('shop'));
+  const lines: string[] = [];
+  const say = (text: string): number => lines.push(text);
+  const about = ['--blue', 'sick_blue', '--green', 'sick_green'];
+  const code = await verdigris(['doctor', ...about, ...words], { out: say, note: say });
+  vi.unstubAllEnvs();
+  return { code, text: lines.join('\n') };
+}
+
+/** What there is of a run on a server. */
+async function traces(server: EmbeddedPostgres): Promise<object | undefined> {
+  const [found] = await onServer(
+    server,
+    `SELECT (SELECT count(*)::int FROM pg_namespace WHERE nspname = 'verdigris') AS schemas,
+            (SELECT count(*)::int FROM pg_publication) AS publications,
+            (SELECT count(*)::int FROM pg_replication_slots WHERE slot_type = 'logical') AS slots`,
+  );
+  return found;
+}
 
 /** The compensations in the order of the saga. */
 async function rollBack(green: EmbeddedPostgres, ref: RunRef): Promise<string[]> {

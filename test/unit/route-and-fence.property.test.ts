@@ -86,6 +86,9 @@ function inventoryOf(world: World, side: Side): Found['blue'] {
       dependents: [],
       otherMigrations: [],
       copied: 0,
+      inRecovery: false,
+      byStandby: false,
+      closedByDefault: false,
     },
     fence: [{ table: 't', state: armed ? 'armed' : 'disabled' }],
   };

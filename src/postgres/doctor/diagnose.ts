@@ -1,6 +1,6 @@
 import { otherSide, type Side } from '../../side.js';
 import type { Liveness } from './liveness.js';
-import type { Found, Inventory } from './inventory.js';
+import { isAway, type Found, type Inventory } from './inventory.js';
 import type { Verdict } from './who-is-primary.js';
 import { isClosed } from './who-is-primary.js';
 
@@ -18,9 +18,9 @@ export function diagnose(found: Found, verdict: Verdict, liveness: Liveness): Fi
   const sides = (['blue', 'green'] as const).map((side) => found[side]);
   return [
     ...sides.flatMap((side): Finding[] =>
-      side.reached || side.handedOn !== undefined
-        ? []
-        : [{ severity: 'problem', side: side.side, what: `can't be reached: ${side.why}`, next: AWAY }],
+      !side.reached && isAway(side)
+        ? [{ severity: 'problem', side: side.side, what: `can't be reached: ${side.why}`, next: AWAY }]
+        : [],
     ),
     ...verdictFinding(verdict),
     ...ownersDiffer(found),

@@ -2,13 +2,14 @@ import type { Side } from '../../side.js';
 import { ALL_TABLES, type TablePatterns } from '../catalog-pattern.js';
 import { readFenceTriggers, type FencedTable } from './read-fence.js';
 import { readReplication, type ReplicationObjects } from './read-replication.js';
+import { greenAsItIs, readStandbyTraces, type StandbyTraces } from './read-standby.js';
 import { readStateObjects, type StateObjects } from './read-state.js';
 import { readStrayObjects, type StrayObjects } from './read-strays.js';
 import { majorVersion } from '../retry.js';
 import { closeSession, openSession, type Database, type Databases, type Session } from '../session.js';
 
 /** Everything of ours that one database holds. */
-export interface Inventory extends StateObjects, ReplicationObjects, StrayObjects {
+export interface Inventory extends StateObjects, ReplicationObjects, StrayObjects, StandbyTraces {
   readonly side: Side;
   readonly version: number;
   /** Every table that could have a fence, with the state of it. */
@@ -24,6 +25,8 @@ export type SideFound =
       readonly why: string;
       /** It answers, but is of no concern to the run asked about: the name of the later migration that it belongs to. */
       readonly handedOn?: string;
+      /** It answers, but is a physical standby of blue: it takes no writes, and what it shows is blue's. */
+      readonly standby?: Pick<StandbyTraces, 'closedByDefault'> & Pick<StrayObjects, 'sessions'>;
     };
 
 /** Both sides. */
@@ -41,14 +44,19 @@ export async function examine(databases: Databases, patterns: Patterns = ALL_TAB
     examineSide(databases.blue, databases.green, patterns),
     examineSide(databases.green, databases.blue, patterns),
   ]);
-  return { blue, green };
+  return { blue, green: await greenAsItIs(databases, blue, green, LOOK) };
+}
+
+/** Nobody answers there: what is on it is not known. */
+export function isAway(one: SideFound): boolean {
+  return !one.reached && one.handedOn === undefined && one.standby === undefined;
 }
 
 async function examineSide(database: Database, other: Database, patterns: Patterns): Promise<SideFound> {
   const { side } = database;
   let session: Session | undefined;
   try {
-    session = await openSession(database, { purpose: DOCTOR, statementTimeoutMs: LOOK_TIMEOUT_MS });
+    session = await openSession(database, LOOK);
     return { reached: true, inventory: await readInventory(session, side, patterns, () => systemOf(other)) };
   } catch (error) {
     return { reached: false, side, why: (error instanceof Error ? error.message : String(error)).split('\n')[0] ?? '' };
@@ -58,7 +66,7 @@ async function examineSide(database: Database, other: Database, patterns: Patter
 }
 
 /** A server that is frozen must not keep the doctor from telling about the other one. */
-const LOOK_TIMEOUT_MS = 20_000;
+const LOOK = { purpose: DOCTOR, statementTimeoutMs: 20_000 } as const;
 
 async function readInventory(
   session: Session,
@@ -72,6 +80,7 @@ async function readInventory(
     ...(await readStateObjects(session)),
     ...(await readReplication(session, otherSystem)),
     ...(await readStrayObjects(session)),
+    ...(await readStandbyTraces(session)),
     fence: await readFenceTriggers(session, patterns),
   };
 }
@@ -85,7 +94,7 @@ export interface Subscriber {
 
 async function systemOf(database: Database): Promise<Subscriber | null> {
   try {
-    const session = await openSession(database, { purpose: DOCTOR, statementTimeoutMs: LOOK_TIMEOUT_MS });
+    const session = await openSession(database, LOOK);
     try {
       const { rows } = await session.query<Subscriber>(
         `SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system,

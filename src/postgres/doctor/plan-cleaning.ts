@@ -75,17 +75,28 @@ export function planCleaning(found: Found, verdict: Verdict, liveness: Liveness,
       ...ends.flatMap(({ inventory, end }) => endActions(inventory, end, options)),
     ],
     kept: [
-      ...(['blue', 'green'] as const).flatMap((side): Kept[] =>
-        found[side].reached ? [] : [{ side, what: 'everything', why: whyAway(found[side]) }],
-      ),
+      ...keptUnreached(found.blue),
+      ...keptUnreached(found.green),
       ...ends.flatMap(({ inventory, end }) => keptOf(inventory, end, options)),
     ],
   };
 }
 
-function whyAway(one: SideFound): string {
-  const isHandedOn = !one.reached && one.handedOn !== undefined;
-  return isHandedOn ? one.why : "it can't be reached: run this again when it is back";
+function keptUnreached(one: SideFound): Kept[] {
+  if (one.reached) return [];
+  const { side, standby } = one;
+  // What goes on blue goes there with it.
+  if (standby !== undefined) return standby.closedByDefault ? [closedByDefault(side)] : [];
+  const why = one.handedOn === undefined ? "it can't be reached: run this again when it is back" : one.why;
+  return [{ side, what: 'everything', why }];
+}
+
+function closedByDefault(side: Side): Kept {
+  return {
+    side,
+    what: 'default_transaction_read_only = on',
+    why: 'the run has set it, so that nobody writes there by mistake; to take it back: ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf()',
+  };
 }
 
 function refuse(
@@ -261,6 +272,12 @@ function keptOf(inventory: Inventory, end: End, { dropCopy }: CleanOptions): Kep
     const why = `the run's copy; to drop it as well, now, while it is known what was made: --drop-copy ${inventory.owner?.migration ?? 'NAME'}`;
     kept.push({ side, what: `${copied} objects (tables with their rows, and what belongs to them)`, why });
   }
+  if (side === 'green' && inventory.byStandby && end.kind === 'free') {
+    const why =
+      'it was a physical standby of blue, and can not follow it again: make it one anew before the next run (pg_basebackup, or pg_rewind), or remove it';
+    kept.push({ side, what: 'all its rows', why });
+  }
+  if (side === 'green' && inventory.closedByDefault) kept.push(closedByDefault(side));
   for (const { schema, name, ours } of invalidIndexes) {
     if (!ours)
       kept.push({ side, what: `index ${schema}.${name}`, why: 'it is INVALID, but it is not known to be of this run' });

@@ -53,8 +53,14 @@ export function judge(found: Found): Verdict {
   const mixedUp = mixUp(found);
   if (mixedUp !== undefined) return mixedUp;
   if (blue.reached && green.reached) return judgeBoth(blue.inventory, green.inventory);
-  if (blue.reached) return judgeOne(blue.inventory, green);
+  if (blue.reached) {
+    const isStandby = !green.reached && green.standby !== undefined;
+    return isStandby ? judgeBesideStandby(blue.inventory) : judgeOne(blue.inventory, green);
+  }
   if (green.reached) return judgeOne(green.inventory, blue);
+  if (green.standby !== undefined) {
+    return unknown("blue can't be reached, and green is a physical standby of it", 'bring blue back and ask again');
+  }
   return unknown('neither side can be reached', 'bring one of them back and ask again');
 }
 
@@ -184,6 +190,25 @@ function judgeOneRow(blue: Inventory, green: Inventory): Verdict {
   );
 }
 
+/** Green is a physical standby of blue: nobody writes there. */
+function judgeBesideStandby({ route, settled, ...blue }: Inventory): Verdict {
+  if (route === null) {
+    return unknown(
+      'green is a physical standby of blue, and blue knows no run of Verdigris',
+      'nothing of Verdigris keeps anybody from writing on blue: ask those who run the application',
+    );
+  }
+  if (route.writesOn !== 'blue') {
+    return unknown(
+      `blue has given the writes to green at epoch ${route.epoch}, but the connection given as green leads to a physical standby of blue`,
+      'mend that connection: it has to lead to the green that was given the writes',
+    );
+  }
+  if (!settled) return underWay('blue');
+  if (isClosed(blue)) return closedWithoutDecision('blue', route.epoch);
+  return certain('blue', route.epoch, 'green is a physical standby of it, which takes no writes');
+}
+
 /** The other side is away: only a side that still has the writes by its own row is certain. */
 function judgeOne(here: Inventory, away: SideFound): Verdict {
   const absent = otherSide(here.side);
@@ -222,7 +247,7 @@ function newest(blue: Route, green: Route): Route | undefined {
 }
 
 /** Whether the fence keeps applications out: the flag is closed and every trigger that is there is in force. */
-export function isClosed({ fenceOpen, fence }: Inventory): boolean {
+export function isClosed({ fenceOpen, fence }: Pick<Inventory, 'fenceOpen' | 'fence'>): boolean {
   const armed = fence.filter(({ state }) => state !== 'absent');
   return fenceOpen === false && armed.length > 0 && armed.every(({ state }) => state === 'armed');
 }

@@ -4,7 +4,7 @@ import { writeProgress } from '../../migrate/progress-row.js';
 import { dropPublication } from '../../publication.js';
 import { briefLock } from '../../brief-lock.js';
 import { inTransaction, type Session } from '../../session.js';
-import { installState, recordEvent } from '../../state.js';
+import { installState, readRoute, recordEvent } from '../../state.js';
 import { readPromotionPosition } from './promotion-position.js';
 import { readIdentity } from './recovery.js';
 import { promotedKey, readPromoted, requireAsked, type PromotedStandby, type StandbyRun } from './standby-run.js';
@@ -32,11 +32,14 @@ export async function takeOverGreen(standby: StandbyRun): Promise<PromotedStandb
       `UPDATE verdigris.owner SET side = 'green' WHERE run_id = $1 AND outcome IS NULL`,
       [run.runId],
     );
-    if (rowCount !== 1) throw notOurs();
+    const route = await readRoute(green, run.migration);
+    if (rowCount !== 1 || route === undefined) throw notOurs();
     await green.query('DELETE FROM verdigris.progress');
     await green.query('DELETE FROM verdigris.event');
     await green.query('DELETE FROM verdigris.router');
     await writeProgress(green, promotedKey(run), promoted, true);
+    // No write can have moved before: the epoch is that of the claim, by which it is known that green has never been primary.
+    await recordEvent(green, run.runId, 'claimed green', { epoch: route.epoch });
     await recordEvent(green, run.runId, 'promoted: no standby any more', { position: promoted.position });
   });
   return promoted;
