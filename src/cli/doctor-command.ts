@@ -97,7 +97,9 @@ export async function doctorCommand(inner: Terminal, file: string | undefined, f
     return await tellExamination(terminal, patient, flags);
   } catch (error) {
     if (error instanceof CommandError) throw error;
-    const message = complete(redact(error instanceof Error ? error.message : String(error)));
+    const told = (text: string): string => complete(redact(text));
+    if (error instanceof VerdigrisError) throw new CommandError(told(error.what), told(error.nextStep), EXIT.refused);
+    const message = told(error instanceof Error ? error.message : String(error));
     throw new CommandError(message, 'run verdigris doctor again to see what is there now', EXIT.refused);
   }
 }

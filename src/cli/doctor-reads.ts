@@ -8,9 +8,8 @@ import { Instance } from '../haproxy/instance.js';
 import { isNotRunning } from '../haproxy/runtime-api.js';
 import { weightsOf } from '../haproxy/weights.js';
 import type { Plan } from '../plan/schema.js';
-import type { Found } from '../postgres/doctor/inventory.js';
+import { routeInForce, type Found } from '../postgres/doctor/inventory.js';
 import type { Kept } from '../postgres/doctor/plan-cleaning.js';
-import type { Route } from '../postgres/state.js';
 import { otherSide, type Side } from '../side.js';
 import type { Environment } from '../worker/connections.js';
 
@@ -77,15 +76,6 @@ export function readsUnseen(found: Found): Kept[] {
 }
 
 /** The route of the newest epoch; blue's, which alone has the percentage, where both have the same. */
-function routeInForce(found: Found): Route | undefined {
-  return (['blue', 'green'] as const)
-    .flatMap((side) => {
-      const one = found[side];
-      return one.reached && one.inventory.route !== null ? [one.inventory.route] : [];
-    })
-    .sort((a, b) => b.epoch - a.epoch)[0];
-}
-
 function runOf({ blue, green }: Found): string | undefined {
   return [blue, green].flatMap((one) => (one.reached ? [one.inventory.owner?.runId] : [])).find((run) => run);
 }

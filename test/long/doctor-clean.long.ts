@@ -1,5 +1,11 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
+import { clean } from '../../src/postgres/doctor/clean.js';
+import { examine } from '../../src/postgres/doctor/inventory.js';
+import { planCleaning } from '../../src/postgres/doctor/plan-cleaning.js';
+import { judge } from '../../src/postgres/doctor/who-is-primary.js';
 import { releaseDatabase } from '../../src/postgres/ownership.js';
+import { keptSessions, openActors } from '../../src/postgres/promotion-sessions.js';
 import { readOwner } from '../../src/postgres/state.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
 import { openSession } from '../../src/postgres/session.js';
@@ -97,7 +103,57 @@ describe('verdigris doctor --clean', () => {
     expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
     expect(await patient.left('green')).toEqual([]);
   });
+
+  it('does nothing where a worker has moved the writes since the look, there or back', async () => {
+    const patient = await (await Patient.create()).fenced();
+    for (const from of ['blue', 'green'] as const) {
+      const cleanUp = await planned(patient);
+      await patient.moved(from);
+      const left = [await patient.left('blue'), await patient.left('green')];
+      await expect(cleanUp()).rejects.toMatchObject({
+        type: 'StaleEpoch',
+        message: expect.stringContaining(`writes on ${from}, epoch`) as string,
+      });
+      expect([await patient.left('blue'), await patient.left('green')]).toEqual(left);
+      expect(await patient.writable()).toEqual([otherSide(from)]);
+    }
+    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
+    expect(await patient.writable()).toEqual(['blue']);
+  });
+
+  it('waits for the try of a promotion that is under way, and does nothing where it has decided', async () => {
+    const patient = await (await Patient.create()).fenced();
+    const cleanUp = await planned(patient);
+    const left = await patient.left('green');
+    const { keep, closeAll } = keptSessions();
+    try {
+      await openActors(patient.databases, 'blue', keep);
+      const cleaning = expect(cleanUp()).rejects.toMatchObject({ type: 'StaleEpoch' });
+      await sleep(500);
+      await patient.decide('blue');
+      await closeAll();
+      await cleaning;
+    } finally {
+      await closeAll();
+    }
+    expect(await patient.left('green')).toEqual(left);
+    expect(await doctor('--open', '--yes')).toMatchObject({ code: 0 });
+    expect(await patient.writable()).toEqual(['green']);
+  });
 });
+
+/** What a cleaning would do now, and how it is done later. */
+async function planned({ databases, migration }: Patient): Promise<() => Promise<unknown>> {
+  const found = await examine(databases);
+  const plan = planCleaning(
+    found,
+    judge(found),
+    { state: 'over', why: `${migration} was terminated` },
+    { release: {} },
+  );
+  if (plan.refused) throw new Error(plan.why);
+  return () => clean(databases, found, plan.actions);
+}
 
 describe('verdigris doctor', () => {
   it('keeps a green fenced that has been primary, when writes are back on blue', async () => {

@@ -1,5 +1,5 @@
 import { VerdigrisError } from '../../errors.js';
-import type { Side } from '../../side.js';
+import { otherSide, type Side } from '../../side.js';
 import { briefLock } from '../brief-lock.js';
 import { dropFence } from '../fence.js';
 import { ident, qualified } from '../identifier.js';
@@ -8,14 +8,16 @@ import { dropTriggers } from '../migrate/revert.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { forgetRun } from '../other-migrations.js';
 import { openActorSession } from '../ownership.js';
+import { keptSessions, type Keep } from '../promotion-sessions.js';
 import { dropPublication } from '../publication.js';
 import { dropSlot } from '../replication-slot.js';
 import { dropCopiedSchema } from '../schema-copy/drop-copied-schema.js';
-import { closeSession, inTransaction, openSession, type Databases, type Session } from '../session.js';
+import { inTransaction, openSession, type Databases, type Session } from '../session.js';
 import { hasState, readOwner, recordEvent } from '../state.js';
 import { dropSubscription } from '../subscription.js';
-import { DOCTOR, type Found } from './inventory.js';
+import { DOCTOR, routeInForce, type Found, type Inventory } from './inventory.js';
 import { migrationOf, type CleanAction } from './plan-cleaning.js';
+import { readStateObjects } from './read-state.js';
 
 /** How an action went. */
 export interface CleanResult {
@@ -30,22 +32,35 @@ export const CLEANED = 'cleaned';
 /**
  * Does what planCleaning() has planned, each side even if the other one fails. Every action looks before it acts, so it
  * can be run again. Schema verdigris, which says whose the rest is, goes only when everything else on its side is gone.
+ *
+ * The plan is as old as the look that it was made by, and a worker that Temporal takes for dead may have moved the writes
+ * since. So whoever acts for the run is waited for, or ended, and only then it is seen whether the plan still holds.
+ * Every action is done by the session that holds its side's lock: whoever ends that session ends the cleaning of its side.
+ *
+ * @throws VerdigrisError, and nothing has been done: StaleEpoch when writes or reads have moved since the look;
+ * DatabaseOwned when another run has begun since; LockNotHad within 15 s; ConnectionFailed
  */
 export async function clean(
   databases: Databases,
   found: Found,
   actions: readonly CleanAction[],
 ): Promise<CleanResult[]> {
-  const sessions = new Map<Side, Session>();
+  if (actions.length === 0) return [];
+  const { keep, closeAll } = keptSessions();
   const failedSides = new Set<Side>();
   const results: CleanResult[] = [];
   try {
+    const actors = await holdActors(databases, found, keep);
+    for (const [side, actor] of actors) {
+      await refuseOtherRun(actor, found, side);
+      await refuseMoved(actor, found, side);
+    }
     for (const action of actions) {
       const failed = await attempt(async () => {
         if (LAST.has(action.kind) && failedSides.has(action.side))
           throw new Error('something before it failed on this side');
-        const session = sessions.get(action.side) ?? (await actor(databases, action.side));
-        sessions.set(action.side, session);
+        const session = actors.get(action.side);
+        if (session === undefined) throw new Error('it was not reached');
         await refuseOtherRun(session, found, action.side);
         await perform(session, databases, found, action);
       });
@@ -55,16 +70,39 @@ export async function clean(
       if (failed !== null && action.kind === 'takeReadsBack') break;
     }
   } finally {
-    await Promise.all([...sessions.values()].map(closeSession));
+    await closeAll();
   }
   return results;
 }
 
 const LAST: ReadonlySet<CleanAction['kind']> = new Set(['dropSchema', 'endOwnership', 'forgetRun']);
 
-/** Whoever acts on a database holds the actor's lock: a worker that was frozen in the middle of something loses it. */
-function actor(databases: Databases, side: Side): Promise<Session> {
-  return openActorSession(databases[side], `${DOCTOR} clean`);
+/**
+ * Whoever moves writes holds the actors' locks of both sides, so nobody does once these are held. In the promotion's order:
+ * the side that has the writes first.
+ */
+async function holdActors(databases: Databases, found: Found, keep: Keep): Promise<Map<Side, Session>> {
+  const first = routeInForce(found)?.writesOn ?? 'blue';
+  const actors = new Map<Side, Session>();
+  for (const side of [first, otherSide(first)]) {
+    if (found[side].reached) actors.set(side, await keep(openActor(databases, side)));
+  }
+  return actors;
+}
+
+async function openActor(databases: Databases, side: Side): Promise<Session> {
+  try {
+    return await openActorSession(databases[side], `${DOCTOR} clean`);
+  } catch (error) {
+    if (!(error instanceof VerdigrisError && error.type === 'LockNotHad')) throw error;
+    throw new VerdigrisError({
+      type: 'LockNotHad',
+      message: error.what,
+      nextStep:
+        'nothing has been removed; see pg_locks (locktype advisory) for its pid, end it there, and run this again',
+      cause: error,
+    });
+  }
 }
 
 async function attempt(work: () => Promise<void>): Promise<string | null> {
@@ -88,6 +126,27 @@ async function refuseOtherRun(session: Session, found: Found, side: Side): Promi
     message: `${side} belongs to run ${now} now, which has begun meanwhile`,
     nextStep: 'nothing: its objects are in use',
   });
+}
+
+/** What was planned by a look at a route is right for that route only: another one's fence may keep applications out. */
+async function refuseMoved(actor: Session, found: Found, side: Side): Promise<void> {
+  const one = found[side];
+  if (!one.reached) return;
+  const now = await readStateObjects(actor);
+  const [before, after] = [standing(one.inventory), standing(now)];
+  if (now.settled && before === after) return;
+  throw new VerdigrisError({
+    type: 'StaleEpoch',
+    message: `${side} is not any more as it was looked at: it had ${before}, it has ${after}. Nothing has been removed`,
+    nextStep: 'a worker was at work meanwhile: stop it, then run this again, which goes by what is there then',
+  });
+}
+
+function standing({ route, fenceOpen, settled }: Pick<Inventory, 'route' | 'fenceOpen' | 'settled'>): string {
+  if (!settled) return 'a promotion in its last step';
+  const flag = fenceOpen === null ? 'no flag' : fenceOpen ? 'an open flag' : 'a closed flag';
+  if (route === null) return `no route and ${flag}`;
+  return `writes on ${route.writesOn}, epoch ${route.epoch}, ${route.greenReadPercent} % of the reads on green, and ${flag}`;
 }
 
 async function perform(session: Session, databases: Databases, found: Found, action: CleanAction): Promise<void> {

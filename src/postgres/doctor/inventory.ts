@@ -6,6 +6,7 @@ import { greenAsItIs, readStandbyTraces, type StandbyTraces } from './read-stand
 import { readStateObjects, type StateObjects } from './read-state.js';
 import { readStrayObjects, type StrayObjects } from './read-strays.js';
 import { majorVersion } from '../retry.js';
+import type { Route } from '../state.js';
 import { closeSession, openSession, type Database, type Databases, type Session } from '../session.js';
 
 /** Everything of ours that one database holds. */
@@ -45,6 +46,13 @@ export async function examine(databases: Databases, patterns: Patterns = ALL_TAB
     examineSide(databases.green, databases.blue, patterns),
   ]);
   return { blue, green: await greenAsItIs(databases, blue, green, LOOK) };
+}
+
+/** The route of the newest epoch; blue's, which alone has the share of the reads, where both have the same. */
+export function routeInForce({ blue, green }: Found): Route | undefined {
+  return [blue, green]
+    .flatMap((one) => (one.reached && one.inventory.route !== null ? [one.inventory.route] : []))
+    .sort((a, b) => b.epoch - a.epoch)[0];
 }
 
 /** Nobody answers there: what is on it is not known. */
