@@ -204,6 +204,10 @@ describe('verdigris doctor of a run whose green is a physical standby', () => {
     expect(listed.text).toContain('green (it is a physical standby of blue');
     expect(listed.text).not.toContain("can't be reached");
     expect(await doctor([first, cluster.blue], '--clean', '--yes', ...over)).toMatchObject(MIXED_UP);
+    expect(await doctor([AWAY, first], '--who-is-primary')).toMatchObject({
+      code: 1,
+      text: expect.stringContaining("blue can't be reached, and green is a physical standby of it") as string,
+    });
     expect(await doctor([cluster.blue, first], '--clean', '--yes', ...over)).toMatchObject({ code: 0 });
     expect(await traces(cluster.blue)).toEqual({ schemas: 0, publications: 0, slots: 0 });
     await cluster.replayed(first);
@@ -276,6 +280,7 @@ describe('bootstrap standby', () => {
   });
 });
 
+const AWAY = { uri: () => 'postgres://nobody@127.0.0.1:1/none' };
 const MIXED_UP = { code: 1, text: expect.stringContaining('exchange the two names') as string };
 const BLUE_IS_PRIMARY = {
   code: 0,
@@ -300,11 +305,11 @@ async function doctorKnowsBlueAsPrimary(green: EmbeddedPostgres): Promise<void> 
 
 /** As it is typed, with these servers as blue and green. */
 async function doctor(
-  [blue, green]: readonly [EmbeddedPostgres, EmbeddedPostgres],
+  [blue, green]: readonly Pick<EmbeddedPostgres, 'uri'>[],
   ...words: readonly string[]
 ): Promise<{ code: number; text: string }> {
-  vi.stubEnv('VERDIGRIS_CONNECTION_SICK_BLUE', blue.uri('shop'));
-  vi.stubEnv('VERDIGRIS_CONNECTION_SICK_GREEN', green.uri('shop'));
+  vi.stubEnv('VERDIGRIS_CONNECTION_SICK_BLUE', blue?.uri('shop') ?? '');
+  vi.stubEnv('VERDIGRIS_CONNECTION_SICK_GREEN', green?.uri('shop') ?? '');
   const lines: string[] = [];
   const say = (text: string): number => lines.push(text);
   const about = ['--blue', 'sick_blue', '--green', 'sick_green'];
