@@ -5,7 +5,7 @@ import { failureMessage, failureType, isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { StepOptions, Story } from './lib/story.js';
-import { formatDuration } from '../src/plan/duration.js';
+import { formatDuration, parseDuration } from '../src/plan/duration.js';
 import type { Stage } from '../src/plan/schema.js';
 import { schemaHasStayed } from './guard-schema.js';
 import { moveWrites } from './move-writes.js';
@@ -236,7 +236,15 @@ async function untilItMayBegin(
   ahead: Ahead,
 ): Promise<void> {
   const whileWatched = (work: () => Promise<void>): Promise<boolean> => watched(story, ref, lastStage, work);
-  if (why !== null && !(await whileWatched(() => approvedFor(story, ref, 'promote', 'promote', why)))) return;
+  if (why !== null) {
+    const askedAt = Date.now();
+    if (!(await whileWatched(() => approvedFor(story, ref, 'promote', 'promote', why)))) return;
+    // What was written while people thought it over has not been compared yet.
+    const isOld =
+      patched('rows are compared again after a long wait for the approval') &&
+      Date.now() - askedAt > parseDuration(ref.plan.promote.comparedWithin);
+    if (isOld && !(await whileWatched(ahead.work))) return;
+  }
   if (hasWindow(ref, 'promote')) {
     const opens = await whileWatched(async () => {
       // What was written while a window was waited for has not been compared yet; then the window and the load are as they are.

@@ -590,6 +590,9 @@ export const planSchema = z.strictObject({
       maxHold: between('50ms', '10m').default('2s').describe('Longest time that writes may be held in one try'),
       attempts: z.int().min(1).max(100).default(5),
       sequenceGap: z.int().min(0).default(1000).describe('How many values sequences skip on the new side'),
+      comparedWithin: between('1s', LONGEST)
+        .default('10m')
+        .describe('How long the approval may take until rows that have changed since are compared again'),
     })
     .prefault({}),
   windows: windows.optional().describe('When the steps of a run may begin; a rollback never waits'),

@@ -10,7 +10,7 @@ import { pause } from '../timing.js';
 /** Both sides are closed for a few milliseconds in a promotion: look again soon, but not all at once. */
 const CLOSED_PAUSE_MS = [2, 5] as const;
 /** How long to wait for what a side has announced to be read from it. */
-const READING_MS = 25;
+const READING_MS = 50;
 /** How long to wait for the news that a side is open before it is tried all the same. */
 const OPENING_MS = [20, 30] as const;
 /** For how long a fence that was met holds back the requests behind, unless there is news of the route. */

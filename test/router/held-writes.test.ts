@@ -74,7 +74,7 @@ describe('a write that meets the fence is run again on the other side, unseen', 
   test('a transaction, once, when the route that was announced takes a while to be read', async () => {
     const { query } = SideLink.prototype;
     const late = vi.spyOn(SideLink.prototype, 'query').mockImplementation(async function (this: SideLink, ...asked) {
-      await pause(12);
+      await pause(8);
       return query.apply(this, asked);
     });
     try {

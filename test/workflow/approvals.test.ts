@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { linkUrl, readLink, signLink, type ApprovalLink } from '../../src/approval/link.js';
@@ -7,7 +8,7 @@ import { serveCommand } from '../../src/cli/approvals-commands.js';
 import { asks, beginAsking, isQuestion, refusalOf, yes } from '../support/asked-approvals.js';
 import { statusOf, until } from '../support/migration.js';
 import { resetBefore } from '../support/reset.js';
-import { replayed, ScriptedRuns } from '../support/scripted-run.js';
+import { replayed, type ScriptedRun, ScriptedRuns } from '../support/scripted-run.js';
 import { testTemporal } from '../support/temporal.js';
 import {
   approveSignal,
@@ -55,6 +56,25 @@ describe.concurrent('approvals of a run', () => {
     expect(run.writesOn).toBe('green');
     await replayed(run);
     await run.handle.terminate();
+  });
+
+  it('that takes its time has what was written meanwhile compared before writes move', async () => {
+    const approval = { before: ['promote' as const] };
+    const begin = (comparedWithin: string): Promise<ScriptedRun> =>
+      runs.begin({}, { traffic: { stages: [{ percent: 1, for: '0s' }], approval }, promote: { comparedWithin } });
+    const both = await Promise.all([begin('1s'), begin('10m')]);
+    const [slow, quick] = await Promise.all(
+      both.map(async (run) => {
+        await asks(run, 'promote');
+        await sleep(1_500);
+        await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] });
+        await run.saw('+promote');
+        await replayed(run);
+        await run.handle.terminate();
+        return run.log.filter((entry) => entry === '+verify').length;
+      }),
+    );
+    expect([slow, quick]).toEqual([3, 2]);
   });
 
   it('by the wrong person, before their time, twice or late: an update is refused with the reason, a signal is kept as ignored', async () => {
