@@ -39,6 +39,10 @@ async function moveWritesToGreen(): Promise<void> {
   await sides.open('green');
 }
 
+/** The server's process behind a router that has one connection. */
+async function backendOf(narrow: Router): Promise<number | undefined> {
+  return (await narrow.read<{ pid: number }>(undefined, 'SELECT pg_backend_pid() AS pid')).rows[0]?.pid;
+}
 /** Fences as after a promotion, without a word in the route: the fence alone is the news. */
 async function moveFencesOnly(): Promise<void> {
   await sides.setFence('blue', 'closed');
@@ -375,6 +379,27 @@ describe('nothing is run again whose outcome is unknown', () => {
     await expect(work).rejects.toThrow(TransactionAbortedError);
     expect(await ids('blue')).toEqual([]);
     expect(await ids('green')).toEqual([]);
+  });
+});
+
+describe('an error of class 08 that a statement has raised is no lost connection', () => {
+  test('as is a wrong number of values', async () => {
+    const narrow = await sides.router({ blue: { ...sides.blue.config, max: 1 } });
+    const before = await backendOf(narrow);
+    const write = narrow.write('u', 'UPDATE item SET value = $1 WHERE id = $2', [1]);
+    await expect(write).rejects.toMatchObject({ code: '08P01', severity: 'ERROR' });
+    expect(await backendOf(narrow)).toBe(before);
+  });
+
+  test('a function may go back to a savepoint after it, and commit', async () => {
+    await router.transaction('u', {}, async (tx) => {
+      await tx.query('SAVEPOINT before_it');
+      await tx
+        .query("DO $$ BEGIN RAISE 'the foreign server is away' USING ERRCODE = '08006'; END $$")
+        .catch(() => tx.query('ROLLBACK TO before_it'));
+      await tx.query(INSERT, [1]);
+    });
+    expect(await ids('blue')).toEqual([1]);
   });
 });
 

@@ -1,0 +1,43 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Router } from '../../src/router/index.js';
+import { metric, Sides, until } from './sides.js';
+
+let sides: Sides;
+
+beforeAll(async () => {
+  sides = await Sides.create('failed on green');
+  await sides.sql('blue', 'INSERT INTO item SELECT g, 0 FROM generate_series(1, 10) g');
+  await sides.replicate();
+  await sides.claim();
+  await sides.stage(100);
+});
+
+afterAll(() => sides.drop());
+
+const READ = 'SELECT value FROM item WHERE id = 1';
+
+async function readingGreen(): Promise<Router> {
+  // Of the session: a green that is behind for a moment, with nothing of this user, is asked all the same.
+  const made = await sides.router({ consistency: 'session' });
+  await until(async () => (await made.read('u', READ)).side === 'green');
+  return made;
+}
+
+/** How green's reads failed, and how many blue has answered instead. */
+async function failedReads(made: Router): Promise<{ error: number; refused: number; instead: number }> {
+  const requests = 'verdigris_router_requests_total';
+  return {
+    error: await metric(made, requests, { side: 'green', outcome: 'error' }),
+    refused: await metric(made, requests, { side: 'green', outcome: 'refused' }),
+    instead: await metric(made, 'verdigris_router_fallbacks_total', { reason: 'error' }),
+  };
+}
+
+test("a statement that fails with class 08 on both sides is the application's own", async () => {
+  const made = await readingGreen();
+  for (let i = 0; i < 4; i++) {
+    await expect(made.read('u', 'SELECT $1::int, $2::int', [1])).rejects.toMatchObject({ code: '08P01' });
+  }
+  expect(await failedReads(made)).toEqual({ error: 0, refused: 4, instead: 0 });
+  expect((await made.read('u', READ)).side).toBe('green');
+});
