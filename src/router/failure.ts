@@ -75,6 +75,7 @@ export function isStatementsOwn(error: unknown): boolean {
 
 /** Whether the error counts against the side: not what the statement or the application's own code caused. */
 export function countsAgainstSide(error: unknown): boolean {
+  if (error instanceof FunctionFailure) return countsAgainstSide(error.cause);
   if (error instanceof pg.DatabaseError) return !isStatementsOwn(error);
   return isLinkFailure(error) || error instanceof NothingSent;
 }
@@ -86,16 +87,26 @@ export function mayBeGreens(error: unknown): boolean {
 
 /** Whether two errors are the same one on two sides: then the statement is wrong, not a side. */
 export function isSameFailure(one: unknown, other: unknown): boolean {
+  if (isLinkFailure(saidBySide(one)) || isLinkFailure(saidBySide(other))) return false;
   const [mine, yours] = [originOf(one), originOf(other)];
-  if (isLinkFailure(mine) || isLinkFailure(yours)) return false;
   const state = sqlState(mine);
   if (state !== undefined) return state === sqlState(yours);
   return mine instanceof Error && yours instanceof Error && mine.message === yours.message;
 }
 
-/** Of a transaction that went on after an error, that error. */
+/** What the server or its connection said; undefined for what the application's function has made up by itself. */
+export function saidBySide(error: unknown): unknown {
+  // Of a transaction that went on after an error, that error.
+  return error instanceof TransactionAbortedError || error instanceof FunctionFailure ? error.cause : error;
+}
+
 function originOf(error: unknown): unknown {
-  return error instanceof TransactionAbortedError ? error.cause : error;
+  return saidBySide(error) ?? thrownOf(error);
+}
+
+/** What the caller gets: of a function's failure, what the function has thrown. */
+export function thrownOf(error: unknown): unknown {
+  return error instanceof FunctionFailure ? error.thrown : error;
 }
 
 /** A side didn't answer in time, or there is no connection to it. */
@@ -103,11 +114,30 @@ export class LinkDownError extends Error {
   override readonly name = 'LinkDownError';
 }
 
+/**
+ * The function of a transaction has thrown something of its own. Whatever that looks like (the code of a network error, an
+ * error of another database), it says nothing of this connection and of this side; only `cause` does.
+ */
+export class FunctionFailure extends Error {
+  override readonly name = 'FunctionFailure';
+
+  /**
+   * @param thrown what the caller gets.
+   * @param cause what a statement of the transaction had failed with, if that is behind it.
+   */
+  constructor(
+    readonly thrown: unknown,
+    cause: unknown,
+  ) {
+    super('the function of a transaction has failed', { cause });
+  }
+}
+
 /** A read failed on green for a reason that may be green's: blue answers it. */
 export class SideFailure extends Error {
   override readonly name = 'SideFailure';
 
-  /** @param thrown what the caller would get: the application's function may have made another error of the server's. */
+  /** @param thrown what the whole read failed with: the application's function may have made another error of the server's. */
   constructor(
     cause: unknown,
     readonly thrown: unknown = cause,

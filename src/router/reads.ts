@@ -2,14 +2,16 @@ import type pg from 'pg';
 import type { Side } from '../side.js';
 import { READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 import type { Breaker } from './breaker.js';
-import { RouterError, TransactionAbortedError, WriteTimeoutError } from './errors.js';
+import { RouterError, WriteTimeoutError } from './errors.js';
 import {
   countsAgainstSide,
   isLinkFailure,
   isSameFailure,
   isStatementsOwn,
   NothingSent,
+  saidBySide,
   SideFailure,
+  thrownOf,
 } from './failure.js';
 import type { HeldRequest, HeldRequests, RunsAgain } from './held-requests.js';
 import type { RouterLogger } from './logger.js';
@@ -83,7 +85,7 @@ export class Reads {
       if (greens !== undefined && isAway(greens.cause)) greenBreaker.failed();
       if (greens === undefined) {
         metrics.record('green', 'read', endpoint, 'refused', performance.now() - started);
-        throw error;
+        throw thrownOf(error);
       }
       failure = greens;
     }
@@ -97,10 +99,9 @@ export class Reads {
   async #insteadOfGreen<T>(endpoint: string, work: ReadWork<T>, failure: SideFailure, greenMs: number): Promise<T> {
     let isOwn = false;
     try {
-      return await this.#onWritesSide(endpoint, work, performance.now());
-    } catch (error) {
-      isOwn = isSameFailure(failure.thrown, error) || (isStatementsOwn(failure.cause) && !hasAnswered(error));
-      throw error;
+      return await this.#onWritesSide(endpoint, work, performance.now(), (error) => {
+        isOwn = isSameFailure(failure.thrown, error) || (isStatementsOwn(failure.cause) && !hasAnswered(error));
+      });
     } finally {
       this.#recordFailure(endpoint, failure.cause, isOwn, greenMs);
     }
@@ -119,7 +120,13 @@ export class Reads {
     );
   }
 
-  async #onWritesSide<T>(endpoint: string, work: ReadWork<T>, started: number): Promise<T> {
+  /** @param onFailure told what the read failed with, before the caller gets it. */
+  async #onWritesSide<T>(
+    endpoint: string,
+    work: ReadWork<T>,
+    started: number,
+    onFailure?: (error: unknown) => void,
+  ): Promise<T> {
     const { held, metrics } = this.#options;
     const request: HeldRequest<T> = {
       kind: 'read',
@@ -133,7 +140,8 @@ export class Reads {
       return await held.run(request, started);
     } catch (error) {
       outcome = countsAgainstSide(error) ? 'error' : 'refused';
-      throw error;
+      onFailure?.(error);
+      throw thrownOf(error);
     } finally {
       metrics.record(request.tried, 'read', endpoint, outcome, performance.now() - started);
     }
@@ -149,8 +157,7 @@ function failureOfGreen(error: unknown, kind: ReadWork<unknown>['kind']): SideFa
 
 /** Whether this is what blue said of a read, and not that blue could not be asked: then nobody knows whose fault it was. */
 function hasAnswered(error: unknown): boolean {
-  const isSilent = isAway(error) || error instanceof WriteTimeoutError;
-  return !isSilent && !(error instanceof TransactionAbortedError && isAway(error.cause));
+  return !isAway(saidBySide(error)) && !(error instanceof WriteTimeoutError);
 }
 
 function isAway(cause: unknown): boolean {

@@ -2,7 +2,7 @@ import type pg from 'pg';
 import type { Side } from '../side.js';
 import { commit } from './commit.js';
 import { TransactionAbortedError, TransactionControlError } from './errors.js';
-import { FenceMet, isFence, isLinkFailure, NothingSent, timedOutAtFence } from './failure.js';
+import { FenceMet, FunctionFailure, isFence, isLinkFailure, NothingSent, timedOutAtFence } from './failure.js';
 import { fencesMet } from './fence-notice.js';
 import { hasSucceeded } from './recent-statements.js';
 import { hasSeveralWithCommit, type CommitPosition } from './statement.js';
@@ -52,7 +52,8 @@ const isControl = rememberingMisses((text) => CONTROL.test(text));
  * function or on the server: it must not commit on the side that writes have left.
  *
  * @throws FenceMet, NothingSent: nothing was done.
- * @throws TransactionAbortedError, TransactionControlError, CommitOutcomeUnknownError, and what the function throws.
+ * @throws TransactionAbortedError, TransactionControlError, CommitOutcomeUnknownError, and the errors of statements.
+ * @throws FunctionFailure with what else the function throws.
  */
 export async function runTransaction<T>(
   client: pg.PoolClient,
@@ -71,10 +72,12 @@ export async function runTransaction<T>(
     await transaction.finish();
     // Without a statement that succeeded since, the transaction has failed: what it is now is told a moment after the error.
     const waited = transaction.timeoutAtFence;
-    await rollback(client, error);
+    await rollback(client, transaction.lastError);
     const { obstacle } = transaction;
     if (obstacle === undefined && waited !== undefined) throw new FenceMet(waited, 'waited');
-    throw obstacle instanceof TransactionAbortedError && !isLinkFailure(error) ? error : (obstacle ?? error);
+    if (obstacle === undefined || (obstacle instanceof TransactionAbortedError && !isLinkFailure(error)))
+      throw transaction.failureBy(error);
+    throw obstacle;
   }
   const { obstacle } = transaction;
   if (obstacle !== undefined) {
@@ -120,6 +123,8 @@ class OpenTransaction implements Transaction {
   #hasEscaped = false;
   /** The last error of a statement. */
   lastError: unknown;
+  /** The errors of statements, once there is one. */
+  #errors: WeakSet<Error> | undefined;
   /** The error of the statement that did not wait at the fence; none once the function has gone on after it. */
   timeoutAtFence: Error | undefined;
 
@@ -136,6 +141,21 @@ class OpenTransaction implements Transaction {
     const metFence = this.#fence !== undefined || fencesMet(this.#client) !== this.#fencesBefore;
     if (this.#hasEscaped) return new TransactionControlError('transaction');
     return metFence ? new FenceMet(this.#fence ?? new Error('its error was swallowed on the server')) : undefined;
+  }
+
+  /**
+   * What it means that the function has thrown this: the error of a statement is the server's, as is what the function has
+   * wrapped it in; anything else is the function's own, and its connection is lost only if a statement has found it so.
+   */
+  failureBy(thrown: unknown): unknown {
+    if (this.#isOfStatement(thrown)) return thrown;
+    if (isLinkFailure(this.lastError)) return new FunctionFailure(thrown, this.lastError);
+    const cause = thrown instanceof Error && this.#isOfStatement(thrown.cause) ? thrown.cause : undefined;
+    return new FunctionFailure(thrown, cause);
+  }
+
+  #isOfStatement(error: unknown): boolean {
+    return error instanceof Error && this.#errors?.has(error) === true;
   }
 
   query<R extends pg.QueryResultRow>(query: string | pg.QueryConfig, values?: unknown[]): Promise<pg.QueryResult<R>> {
@@ -178,7 +198,11 @@ class OpenTransaction implements Transaction {
       hasSucceeded(this.#client, query, values);
       return result;
     } catch (error) {
-      if (error instanceof Error) Error.captureStackTrace(error);
+      if (error instanceof Error) {
+        Error.captureStackTrace(error);
+        this.#errors ??= new WeakSet();
+        this.#errors.add(error);
+      }
       this.lastError = error;
       if (isFence(error)) this.#fence = error;
       if (error instanceof Error && timedOutAtFence(error)) this.timeoutAtFence = error;

@@ -8,7 +8,7 @@ import {
   TransactionAbortedError,
   TransactionControlError,
 } from './errors.js';
-import { countsAgainstSide } from './failure.js';
+import { countsAgainstSide, thrownOf } from './failure.js';
 import type { HeldRequest, HeldRequests, RunsAgain } from './held-requests.js';
 import { LSN_ZERO } from './lsn.js';
 import type { RequestMetrics } from './metrics.js';
@@ -71,7 +71,7 @@ export class Writes {
       outcome = isFailure(error) ? 'error' : 'refused';
       // It may have been done: what was known of the user's last write no longer holds.
       if (user !== undefined && error instanceof CommitOutcomeUnknownError) this.#forget(user, error.side, epoch);
-      throw error;
+      throw thrownOf(error);
     } finally {
       metrics.record(request.tried, 'write', endpoint, outcome, performance.now() - started);
     }

@@ -33,6 +33,23 @@ async function failedReads(made: Router): Promise<{ error: number; refused: numb
   };
 }
 
+test("a network error of the function's own is not green's: nothing runs again, and green is read on", async () => {
+  const made = await readingGreen();
+  const away = Object.assign(new Error('the cache is away'), { code: 'ECONNREFUSED' });
+  const ran: string[] = [];
+  for (const thrown of [away, new TypeError('fetch failed', { cause: away }), away, away]) {
+    const read = made.transaction('u', { readOnly: true }, async (tx) => {
+      ran.push(tx.side);
+      await tx.query(READ);
+      throw thrown;
+    });
+    await expect(read).rejects.toBe(thrown);
+  }
+  expect(ran).toEqual(['green', 'green', 'green', 'green']);
+  expect(await failedReads(made)).toEqual({ error: 0, refused: 4, instead: 0 });
+  expect((await made.read('u', READ)).side).toBe('green');
+});
+
 test("a statement that fails with class 08 on both sides is the application's own", async () => {
   const made = await readingGreen();
   for (let i = 0; i < 4; i++) {

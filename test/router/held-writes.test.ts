@@ -1,3 +1,4 @@
+import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
   CommitOutcomeUnknownError,
@@ -43,6 +44,19 @@ async function moveWritesToGreen(): Promise<void> {
 async function backendOf(narrow: Router): Promise<number | undefined> {
   return (await narrow.read<{ pid: number }>(undefined, 'SELECT pg_backend_pid() AS pid')).rows[0]?.pid;
 }
+
+async function outcomesOfWrites(of: Router): Promise<{ error: number; refused: number }> {
+  const requests = 'verdigris_router_requests_total';
+  return {
+    error: await metric(of, requests, { kind: 'write', outcome: 'error' }),
+    refused: await metric(of, requests, { kind: 'write', outcome: 'refused' }),
+  };
+}
+
+function refusedBy(what: string): Error {
+  return Object.assign(new Error(`${what} is away`), { code: 'ECONNREFUSED' });
+}
+
 /** Fences as after a promotion, without a word in the route: the fence alone is the news. */
 async function moveFencesOnly(): Promise<void> {
   await sides.setFence('blue', 'closed');
@@ -427,6 +441,40 @@ describe("a transaction is the function's and nobody else's", () => {
     expect(await ids('blue')).toEqual([]);
     expect(await metric(router, 'verdigris_router_requests_total', { outcome: 'error' })).toBe(0);
     expect(await metric(router, 'verdigris_router_requests_total', { outcome: 'refused' })).toBe(1);
+  });
+
+  test.each([
+    ['a network error', refusedBy('a cache')],
+    ['a request that failed', new TypeError('fetch failed', { cause: refusedBy('a service') })],
+    ['the end of another database', Object.assign(new pg.DatabaseError('shut down', 0, 'error'), { code: '57P01' })],
+  ])("%s of the function's own ends no connection and counts against no side", async (_, thrown) => {
+    const narrow = await sides.router({ blue: { ...sides.blue.config, max: 1 } });
+    const before = await backendOf(narrow);
+    const work = narrow.transaction('u', {}, async (tx) => {
+      await tx.query(INSERT, [1]);
+      throw thrown;
+    });
+    await expect(work).rejects.toBe(thrown);
+    expect(await backendOf(narrow)).toBe(before);
+    expect(await ids('blue')).toEqual([]);
+    expect(await outcomesOfWrites(narrow)).toEqual({ error: 0, refused: 1 });
+  });
+
+  test("a statement's error that the function wraps counts as the statement's own does", async () => {
+    const narrow = await sides.router({ blue: { ...sides.blue.config, max: 1 } });
+    const before = await backendOf(narrow);
+    const wrapped = async (text: string): Promise<unknown> =>
+      narrow
+        .transaction('u', {}, (tx) =>
+          tx.query(text).catch((cause: unknown) => Promise.reject(new Error('wrapped', { cause }))),
+        )
+        .catch((error: unknown) => error);
+    expect(await wrapped('SELECT 1 / 0')).toMatchObject({ message: 'wrapped', cause: { code: '22012' } });
+    expect(await outcomesOfWrites(narrow)).toEqual({ error: 0, refused: 1 });
+    expect(await backendOf(narrow)).toBe(before);
+    expect(await wrapped('SELECT pg_terminate_backend(pg_backend_pid())')).toMatchObject({ message: 'wrapped' });
+    expect(await outcomesOfWrites(narrow)).toEqual({ error: 1, refused: 1 });
+    expect(await backendOf(narrow)).not.toBe(before);
   });
 
   test('an error of a deferred constraint at COMMIT is the error that the caller sees', async () => {
