@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import { CommitOutcomeUnknownError } from './errors.js';
-import { countsAgainstSide, mayBeGreens, SideFailure } from './failure.js';
+import { countsAgainstSide, mayBeGreens, saidBySide, SideFailure } from './failure.js';
 import { runTransaction, type IsolationLevel, type TransactionFunction } from './transaction.js';
 
 /**
@@ -30,8 +30,9 @@ export async function readTransactionOnGreen<T>(
     return value;
   } catch (error) {
     // Nothing was written, so a COMMIT whose outcome is unknown is only one more failure of green.
-    const isGreens = countsAgainstSide(error) || error instanceof CommitOutcomeUnknownError;
-    const cause = sideError ?? (isGreens ? error : undefined);
+    const said = saidBySide(error);
+    const isGreens = countsAgainstSide(said) || error instanceof CommitOutcomeUnknownError;
+    const cause = sideError ?? (isGreens ? said : undefined);
     throw cause === undefined ? error : new SideFailure(cause, error);
   }
 }

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Router } from '../../src/router/index.js';
-import { metric, Sides, until } from './sides.js';
+import { metric, pause, Sides, until } from './sides.js';
 
 let sides: Sides;
 
@@ -57,4 +57,17 @@ test("a statement that fails with class 08 on both sides is the application's ow
   }
   expect(await failedReads(made)).toEqual({ error: 0, refused: 4, instead: 0 });
   expect((await made.read('u', READ)).side).toBe('green');
+});
+
+test('a connection to green that is lost before a read-only transaction ends is no error: blue answers', async () => {
+  const made = await readingGreen();
+  const ran: string[] = [];
+  await made.transaction('u', { readOnly: true }, async (tx) => {
+    ran.push(tx.side);
+    const { rows } = await tx.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+    if (tx.side === 'green') await sides.sql('green', 'SELECT pg_terminate_backend($1)', [rows[0]?.pid]);
+    await pause(100);
+  });
+  expect(ran).toEqual(['green', 'blue']);
+  expect(await failedReads(made)).toEqual({ error: 1, refused: 0, instead: 1 });
 });
