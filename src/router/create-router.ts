@@ -85,6 +85,7 @@ class ApplicationRouter implements Router {
       greenPool: this.#pools.green,
       greenLink: this.#links.green,
       greenBreaker,
+      writeTimeoutMs: settings.writeTimeoutMs,
       metrics: this.#metrics,
       logger,
     });

@@ -173,3 +173,10 @@ export class NothingSent extends Error {
     super('the connection was lost before the request was sent', { cause });
   }
 }
+
+/** All connections to a side were in use for as long as a request may wait for one: the side itself is not away. */
+export class AllInUse extends NothingSent {
+  constructor(forMs: number) {
+    super(new Error(`all connections were in use for ${Math.round(forMs)} ms`));
+  }
+}

@@ -4,6 +4,7 @@ import { READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 import type { Breaker } from './breaker.js';
 import { RouterError, WriteTimeoutError } from './errors.js';
 import {
+  AllInUse,
   countsAgainstSide,
   isLinkFailure,
   isSameFailure,
@@ -41,17 +42,23 @@ export interface ReadsOptions {
   readonly greenPool: SidePool;
   readonly greenLink: SideLink;
   readonly greenBreaker: Breaker;
+  readonly writeTimeoutMs: number;
   readonly metrics: RequestMetrics;
   readonly logger: RouterLogger;
 }
+
+/** Blue answers a read that has waited so long for a free connection to green; to open one takes no longer either. */
+const TURN_ON_GREEN_MS = 1_000;
 
 /** Runs reads: on green where that is right, and on the side that has writes whenever green can't. */
 export class Reads {
   readonly #options: ReadsOptions;
   readonly #whileGreenLives: WhileAlive;
+  readonly #turnOnGreenMs: number;
 
   constructor(options: ReadsOptions) {
     this.#options = options;
+    this.#turnOnGreenMs = Math.min(options.writeTimeoutMs, TURN_ON_GREEN_MS);
     this.#whileGreenLives = new WhileAlive(options.greenLink);
   }
 
@@ -76,13 +83,13 @@ export class Reads {
     const { metrics, greenPool, greenBreaker } = this.#options;
     let failure: SideFailure;
     try {
-      const value = await greenPool.use('reader', work.onGreen, this.#whileGreenLives);
+      const value = await greenPool.use('reader', work.onGreen, this.#whileGreenLives, this.#turnOnGreenMs);
       greenBreaker.succeeded();
       metrics.record('green', 'read', endpoint, 'ok', performance.now() - started);
       return value;
     } catch (error) {
       const greens = failureOfGreen(error, work.kind);
-      if (greens !== undefined && isAway(greens.cause)) greenBreaker.failed();
+      if (greens !== undefined && isAway(greens.cause) && !(greens.cause instanceof AllInUse)) greenBreaker.failed();
       if (greens === undefined) {
         metrics.record('green', 'read', endpoint, 'refused', performance.now() - started);
         throw thrownOf(error);

@@ -3,7 +3,7 @@ import pg from 'pg';
 import type { Side } from '../side.js';
 import { sqlState } from '../postgres/sqlstate.js';
 import { Connection, type Role } from './connection.js';
-import { canConnectLater, isLinkFailure, NothingSent } from './failure.js';
+import { AllInUse, canConnectLater, isLinkFailure, NothingSent } from './failure.js';
 import { watchFence } from './fence-notice.js';
 import { KeptConnections } from './kept-connections.js';
 import type { RouterLogger } from './logger.js';
@@ -76,6 +76,7 @@ export class SidePool {
    *
    * @param alive keeps the caller from waiting for a side that is silent. Default: it waits.
    * @param giveUpAfterMs how long to wait for a free connection. Default: for ever.
+   * @throws AllInUse when none became free by then.
    * @throws NothingSent when no connection is to be had and trying later can help.
    * @throws LinkDownError when the side is found silent.
    */
@@ -162,7 +163,7 @@ export class SidePool {
   ): Promise<T> {
     const turn = this.#turns.take();
     try {
-      const granted = giveUpAfterMs === Infinity ? turn.granted : orNothingSent(turn.granted, giveUpAfterMs);
+      const granted = giveUpAfterMs === Infinity ? turn.granted : orAllInUse(turn.granted, giveUpAfterMs);
       await (alive?.wait(granted) ?? granted);
     } catch (error) {
       turn.giveBack();
@@ -261,11 +262,11 @@ export class SidePool {
   }
 }
 
-async function orNothingSent(granted: Promise<void>, ms: number): Promise<void> {
+async function orAllInUse(granted: Promise<void>, ms: number): Promise<void> {
   const isGranted = await within(
     granted.then(() => true),
     ms,
     false,
   );
-  if (!isGranted) throw new NothingSent(new Error(`all connections were in use for ${Math.round(ms)} ms`));
+  if (!isGranted) throw new AllInUse(ms);
 }

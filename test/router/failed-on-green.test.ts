@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { Router } from '../../src/router/index.js';
+import type { Router, RouterOptions } from '../../src/router/index.js';
 import { metric, pause, Sides, until } from './sides.js';
 
 let sides: Sides;
@@ -16,9 +16,9 @@ afterAll(() => sides.drop());
 
 const READ = 'SELECT value FROM item WHERE id = 1';
 
-async function readingGreen(): Promise<Router> {
+async function readingGreen(options: Partial<RouterOptions> = {}): Promise<Router> {
   // Of the session: a green that is behind for a moment, with nothing of this user, is asked all the same.
-  const made = await sides.router({ consistency: 'session' });
+  const made = await sides.router({ consistency: 'session', ...options });
   await until(async () => (await made.read('u', READ)).side === 'green');
   return made;
 }
@@ -70,4 +70,27 @@ test('a connection to green that is lost before a read-only transaction ends is 
   });
   expect(ran).toEqual(['green', 'blue']);
   expect(await failedReads(made)).toEqual({ error: 1, refused: 0, instead: 1 });
+});
+
+test('a read waits a second for a free connection to green, then blue answers: an error of a green that is not away', async () => {
+  const made = await readingGreen({ green: { ...sides.green.config, max: 1 } });
+  let release: () => void = () => undefined;
+  const released = new Promise<void>((resolve) => (release = resolve));
+  const sidesOfInner: string[] = [];
+  // It reads within itself, too, and would wait for itself.
+  const holding = made.transaction('u', { readOnly: true }, async (tx) => {
+    await tx.query(READ);
+    sidesOfInner.push((await made.read('u', READ)).side);
+    await released;
+    throw new Error('no success that makes up for the failures');
+  });
+  const started = performance.now();
+  const answers = await Promise.all([1, 2, 3, 4].map(() => made.read('u', READ)));
+  expect(performance.now() - started).toBeLessThan(3_000);
+  expect(answers.map(({ side }) => side)).toEqual(['blue', 'blue', 'blue', 'blue']);
+  release();
+  await expect(holding).rejects.toThrow('no success');
+  expect(sidesOfInner).toEqual(['blue']);
+  expect(await failedReads(made)).toEqual({ error: 5, refused: 1, instead: 5 });
+  expect((await made.read('u', READ)).side).toBe('green');
 });
