@@ -22,9 +22,13 @@ import { mayCommitByItself, sendStatement, sendWrite, type Statement } from './s
 import { formatToken, parseToken } from './token.js';
 import { TokenStore } from './token-store.js';
 import { runTransaction, type TransactionFunction } from './transaction.js';
+import { within } from '../timing.js';
 import { Writes } from './writes.js';
 
 const DEFAULT_ENDPOINT = 'default';
+
+/** So long the first requests wait for both sides; later one of them is enough to go by, since the other may be away. */
+const FIRST_LOOK_MS = 1_000;
 
 /** Makes a router and starts to look for the route at once; requests wait for the first look. */
 export function createRouter(options: RouterOptions): Router {
@@ -127,9 +131,13 @@ class ApplicationRouter implements Router {
   start(): void {
     this.#metrics.showRoute(this.#routes.current);
     this.#routes.onChange((route, before) => this.#routeChanged(route, before));
-    const tries = [this.#links.blue.start(), this.#links.green.start()];
-    this.#firstLook = Promise.all(tries).then(() => undefined);
-    this.#ready = this.#firstLook.then(() => Promise.race([this.#links.blue.seen, this.#links.green.seen]));
+    const { blue, green } = this.#links;
+    const tries = Promise.all([blue.start(), green.start()]);
+    const oneIsSeen = Promise.race([blue.seen, green.seen]);
+    this.#firstLook = within(tries, FIRST_LOOK_MS, undefined).then(async () => {
+      await Promise.race([tries, oneIsSeen]);
+    });
+    this.#ready = this.#firstLook.then(() => oneIsSeen);
     this.#heartbeat.start();
   }
 

@@ -29,6 +29,8 @@ const ANSWER_MS = 300;
 /** After a pause of this process itself, the answer may lie unread in the socket: read it before giving up. */
 const GRACE_MS = 100;
 const RECONNECT_MS = { first: 50, longest: 1_000 };
+/** For one try. The application may let its pools wait longer, but a side that drops packets must be heard of when it is back. */
+const CONNECT_MS = { default: 1_000, longest: 3_000 };
 
 /**
  * The router's own connection to a side, beside the pool: it hears of changes of the route, asks small questions without
@@ -121,11 +123,12 @@ export class SideLink {
   }
 
   async #connect(): Promise<void> {
+    const { config } = this.#options;
     const client = new pg.Client({
       application_name: 'verdigris router',
-      connectionTimeoutMillis: 1_000,
       keepAlive: true,
-      ...this.#options.config,
+      ...config,
+      connectionTimeoutMillis: Math.min(config.connectionTimeoutMillis || CONNECT_MS.default, CONNECT_MS.longest),
     });
     client.on('error', () => this.#drop(client));
     client.on('end', () => this.#drop(client));
@@ -133,7 +136,13 @@ export class SideLink {
       this.#options.onHeard?.(this.side);
       this.look().catch(() => undefined);
     });
-    await client.connect();
+    const giveUp = (): void => void client.connection.stream.destroy();
+    this.#closing.signal.addEventListener('abort', giveUp, { once: true });
+    try {
+      await client.connect();
+    } finally {
+      this.#closing.signal.removeEventListener('abort', giveUp);
+    }
     if (this.#closing.signal.aborted) {
       await client.end();
       return;

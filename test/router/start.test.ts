@@ -1,0 +1,52 @@
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { Sides } from './sides.js';
+import { TcpProxy } from './tcp-proxy.js';
+
+/*
+ * A process that starts while a side takes connections and never answers, as behind a firewall that drops packets, with
+ * a pool that waits long for a connection.
+ */
+
+const PATIENT = { connectionTimeoutMillis: 10_000 };
+
+let sides: Sides;
+let proxy: TcpProxy;
+
+beforeAll(async () => {
+  sides = await (await Sides.create('start')).claim();
+});
+
+beforeEach(() => sides.reset());
+
+afterEach(() => proxy.down());
+
+afterAll(() => sides.drop());
+
+async function silent(port: number): Promise<number> {
+  proxy = new TcpProxy(port);
+  await proxy.listen();
+  proxy.freeze();
+  return proxy.port;
+}
+
+test('green: it serves from blue after a second, and ends as soon', async () => {
+  const green = { ...sides.green.config, ...PATIENT, port: await silent(sides.green.port) };
+  const started = performance.now();
+  const router = await sides.router({ green });
+  expect((await router.read(undefined, 'SELECT 1')).side).toBe('blue');
+  const read = performance.now();
+  expect(read - started).toBeLessThan(2_000);
+  await router.close();
+  expect(performance.now() - read).toBeLessThan(2_000);
+});
+
+test('blue, after a promotion: it goes to green', async () => {
+  await sides.decide('green');
+  await sides.open('green');
+  const blue = { ...sides.blue.config, ...PATIENT, port: await silent(sides.blue.port) };
+  const started = performance.now();
+  const router = await sides.router({ blue });
+  expect((await router.write('u', 'INSERT INTO item VALUES (1)')).side).toBe('green');
+  expect((await router.read(undefined, 'SELECT 1')).side).toBe('green');
+  expect(performance.now() - started).toBeLessThan(2_000);
+});
