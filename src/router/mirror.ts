@@ -52,6 +52,9 @@ const TRIES = 3;
 
 const READS = new RegExp(`^${LEADING}(?:select|with|table|values)\\b`, 'i');
 
+/** Asked by another session, a lock answers otherwise, and the mirror would hold it for a while. */
+const LOCKS = /\bpg_(?:try_)?advisory_/i;
+
 interface Verdict {
   readonly outcome: MirrorOutcome;
   readonly difference?: ResultDifference;
@@ -78,7 +81,7 @@ export class Mirror {
     if (routes.current.epoch === 0 || routes.current.writesOn !== 'blue') return undefined;
     if (!greenLink.isUp || greenBreaker.isOpen) return undefined;
     const text = typeof query === 'string' ? query : query.text;
-    if (!READS.test(text)) return undefined;
+    if (!READS.test(text) || LOCKS.test(text)) return undefined;
     // The caller may use its array again.
     const statement = { query, values: values && [...values] };
     this.#running += 1;
@@ -162,10 +165,10 @@ export class Mirror {
       await send(client, BEGIN, undefined);
       try {
         const digest = digestOf(await send(client, query, values));
-        await send(client, 'ROLLBACK', undefined);
+        await send(client, END, undefined);
         return digest;
       } catch (error) {
-        if (!isLinkFailure(error)) await send(client, 'ROLLBACK', undefined);
+        if (!isLinkFailure(error)) await send(client, END, undefined);
         throw error;
       }
     });
@@ -184,6 +187,9 @@ function digestOfCaller(blue: pg.QueryResult | undefined): ResultDigest | undefi
 }
 
 const BEGIN = `BEGIN TRANSACTION READ ONLY; SET LOCAL statement_timeout = ${STATEMENT_MS}`;
+
+/** A function that is read may take locks of the session: they outlive its transaction. */
+const END = 'ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()';
 
 /** A side that is away, or a read that writes, says nothing about what green would answer. */
 function ofFailure(error: unknown): Verdict {

@@ -132,6 +132,25 @@ test('a green that hangs slows no caller, and no more reads are mirrored than ar
   await proxy.down();
 });
 
+test('a read that takes an advisory lock keeps it for the application alone', async () => {
+  const leads = (answer: string): string =>
+    `CREATE OR REPLACE FUNCTION leads() RETURNS boolean LANGUAGE sql AS 'SELECT ${answer}'`;
+  await sides.sql('blue', leads('pg_try_advisory_lock_shared(7)'));
+  await sides.sql('green', leads('NOT pg_try_advisory_lock_shared(7)'));
+  const router = await mirroring({ blue: { ...sides.blue.config, max: 1 } });
+  await router.read('u', 'SELECT leads()');
+  // Blue's connections have been asked too, since the answers differ.
+  await judged(router, 1);
+  expect(await outcomes(router, 'different')).toBe(1);
+  const held = `SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 7
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`;
+  expect(await sides.sql('blue', held)).toHaveLength(1);
+  expect(await sides.sql('green', held)).toHaveLength(0);
+  await router.read('u', 'SELECT pg_try_advisory_lock(8)');
+  await pause(100);
+  expect(await metric(router, 'verdigris_router_mirrored_reads_total')).toBe(1);
+});
+
 test('several statements in one text pass', async () => {
   const router = await mirroring();
   await router.read('u', 'SELECT 1; SELECT 2');
