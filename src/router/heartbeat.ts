@@ -28,6 +28,8 @@ export class Heartbeat {
   readonly #beats = new Coalesced(() => this.#beat());
   #timer: NodeJS.Timeout | undefined;
   #hasEnded = false;
+  /** Beats in a row that could not be written. */
+  #failures = 0;
 
   constructor(options: HeartbeatOptions) {
     this.#options = options;
@@ -68,11 +70,19 @@ export class Heartbeat {
       };
       const beat = [migration, instance, route.epoch, route.generation, JSON.stringify(counted)];
       await (version === undefined ? link.query(BEAT, beat) : link.query(BEAT_WITH_VERSION, [...beat, version]));
+      this.#failures = 0;
     } catch (error) {
-      logger.debug({ side: link.side, code: sqlState(error) }, 'router: the heartbeat was not written');
+      this.#failures += 1;
+      const failed = { side: link.side, code: sqlState(error) };
+      if (this.#failures === TOLD_AFTER)
+        logger.warn(failed, 'router: no heartbeat is written: this instance counts as gone');
+      else logger.debug(failed, 'router: the heartbeat was not written');
     }
   }
 }
+
+/** An instance that a run does not hear of is in no gate, so somebody has to know. One or two may be lost with a connection. */
+const TOLD_AFTER = 3;
 
 /** A connection that was lost is made again within this, or something keeps it away. */
 const LACKS_AFTER_MS = 3_000;

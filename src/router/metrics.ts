@@ -2,7 +2,7 @@ import { Counter, Gauge, Registry } from 'prom-client';
 import type { Side } from '../side.js';
 import type { Route } from '../postgres/state.js';
 import type { MirrorExample, MirroredCounts, RouterMetrics } from './metrics-snapshot.js';
-import { RequestCounts, type RequestKind, type RequestOutcome } from './request-counts.js';
+import { asJsonb, RequestCounts, type RequestKind, type RequestOutcome } from './request-counts.js';
 import { RequestCounter, RequestDurations } from './request-series.js';
 
 /** Why blue had to answer a read of green's cohort. */
@@ -99,7 +99,7 @@ export class RequestMetrics {
       this.#mirroredEndpoints.set(endpoint, { compared: compared + 1, different: different + differs });
     }
     if (example === undefined) return;
-    this.#examples.push(example);
+    this.#examples.push({ ...example, endpoint, statement: asJsonb(example.statement) });
     if (this.#examples.length > EXAMPLES) this.#examples.shift();
   }
 

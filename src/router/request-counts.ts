@@ -51,9 +51,10 @@ export class RequestCounts {
 
   /** The name under which an endpoint is counted. */
   nameOf(asked: string): string {
-    if (!this.#known.has(asked) && this.#known.size >= MAX_ENDPOINTS) return OTHER_ENDPOINTS;
-    this.#known.add(asked);
-    return asked;
+    const name = this.#known.has(asked) ? asked : asJsonb(asked);
+    if (!this.#known.has(name) && this.#known.size >= MAX_ENDPOINTS) return OTHER_ENDPOINTS;
+    this.#known.add(name);
+    return name;
   }
 
   /** Off the usual path: of an endpoint that this side has not met, or that is one too many. */
@@ -96,6 +97,11 @@ export class RequestCounts {
     }
     return total;
   }
+}
+
+/** The text as jsonb takes it: without NUL, and without half of a surrogate pair. */
+export function asJsonb(text: string): string {
+  return text.replaceAll(/[\0\p{Surrogate}]/gu, '\ufffd');
 }
 
 function countersOf(series: Series | undefined): EndpointCounters {

@@ -4,6 +4,7 @@ import { readRouterSnapshots, type RouterSample } from '../../src/gates/router-s
 import { windowBetween } from '../../src/gates/window.js';
 import { withSession } from '../../src/postgres/session.js';
 import { createRouter } from '../../src/router/index.js';
+import type { RouterMetrics } from '../../src/router/metrics-snapshot.js';
 import { Routes } from '../../src/router/routes.js';
 import { asDatabase } from '../support/postgres.js';
 import { metric, MIGRATION, pause, Sides, until } from './sides.js';
@@ -166,6 +167,33 @@ describe('what a router reports', () => {
     } finally {
       await sides.sql('blue', `DROP OWNED BY ${role}; DROP ROLE ${role}`);
     }
+  });
+
+  test('an endpoint of any name at all keeps nobody from hearing of the instance', async () => {
+    const router = await sides.router();
+    await router.read(undefined, 'SELECT 1', undefined, { endpoint: '/a\0b\ud800' });
+    await until(async () => {
+      const [row] = await sides.sql<{ metrics: RouterMetrics }>(
+        'blue',
+        'SELECT metrics FROM verdigris.router WHERE instance = $1',
+        [router.instance],
+      );
+      return row?.metrics.endpoints?.['/a\ufffdb\ufffd']?.blue.requests === 1;
+    });
+  });
+
+  test('a heartbeat that can not be written again and again is a warning, once', async () => {
+    const warned: object[] = [];
+    const logger = { debug: () => undefined, info: () => undefined, warn: (facts: object) => void warned.push(facts) };
+    await sides.router({ logger, heartbeatIntervalMs: 20 });
+    await sides.sql('blue', 'ALTER TABLE verdigris.router RENAME TO router_away');
+    try {
+      await until(() => warned.length > 0);
+      await pause(100);
+    } finally {
+      await sides.sql('blue', 'ALTER TABLE verdigris.router_away RENAME TO router');
+    }
+    expect(warned).toEqual([{ side: 'blue', code: '42P01' }]);
   });
 
   test('the metrics name sides and endpoints, and no user', async () => {
