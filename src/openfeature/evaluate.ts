@@ -1,5 +1,5 @@
 import type { Route } from '../postgres/state.js';
-import { inCohort } from '../router/cohort.js';
+import { inCohort, isNobody } from '../router/cohort.js';
 import type { Side } from '../side.js';
 
 /** Why a user is where he is, in OpenFeature's words. */
@@ -20,6 +20,6 @@ export function evaluate(route: Route, user: string | undefined, isReliable: boo
   if (!isReliable) return { variant: 'blue', reason: 'STALE' };
   if (writesOn === 'green') return { variant: 'green', reason: 'STATIC' };
   if (greenReadPercent === 0) return { variant: 'blue', reason: 'STATIC' };
-  if (user === undefined || user === '') return { variant: 'blue', reason: 'DEFAULT' };
+  if (isNobody(user)) return { variant: 'blue', reason: 'DEFAULT' };
   return { variant: inCohort(flag, user, greenReadPercent) ? 'green' : 'blue', reason: 'SPLIT' };
 }

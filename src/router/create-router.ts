@@ -4,6 +4,7 @@ import type { Route } from '../postgres/state.js';
 import type { Side } from '../side.js';
 import { BluePosition } from './blue-position.js';
 import { Breaker } from './breaker.js';
+import { isNobody } from './cohort.js';
 import { GreenProgress } from './green-progress.js';
 import { Heartbeat } from './heartbeat.js';
 import { HeldRequests } from './held-requests.js';
@@ -157,7 +158,7 @@ class ApplicationRouter implements Router {
   ): Promise<RoutedResult<R>> {
     const statement = { query, values };
     return this.#whenStarted(() =>
-      this.#reads.run<RoutedResult<R>>(user, endpoint, {
+      this.#reads.run<RoutedResult<R>>(someone(user), endpoint, {
         kind: 'statement',
         onGreen: (client) => sendStatement(client, 'green', statement),
         onWritesSide: (client, side) => this.#readWhereWritesAre<R>(client, side, endpoint, statement),
@@ -174,7 +175,7 @@ class ApplicationRouter implements Router {
   ): Promise<RoutedResult<R>> {
     const statement = { query, values };
     return this.#whenStarted(() =>
-      this.#writes.run<RoutedResult<R>>(user, endpoint, {
+      this.#writes.run<RoutedResult<R>>(someone(user), endpoint, {
         runsAgain: () => (mayCommitByItself(statement) ? 'not safe' : 'yes'),
         send: (client, side, wantsPosition) => sendWrite<R>(client, side, statement, wantsPosition),
         positionCosts: 'a round trip',
@@ -191,7 +192,7 @@ class ApplicationRouter implements Router {
     if (!readOnly) {
       const again = this.#settings.retryTransactions ? 'yes' : 'not wanted';
       return this.#whenStarted(() =>
-        this.#writes.run(user, endpoint, {
+        this.#writes.run(someone(user), endpoint, {
           runsAgain: () => again,
           send: (client, side, wantsPosition) => runTransaction(client, side, mode, wantsPosition, work),
           positionCosts: 'nothing',
@@ -199,7 +200,7 @@ class ApplicationRouter implements Router {
       );
     }
     return this.#whenStarted(() =>
-      this.#reads.run(user, endpoint, {
+      this.#reads.run(someone(user), endpoint, {
         kind: 'function',
         onGreen: (client) => readTransactionOnGreen(client, isolation, work),
         onWritesSide: async (client, side) => (await runTransaction(client, side, mode, false, work)).value,
@@ -209,13 +210,13 @@ class ApplicationRouter implements Router {
   }
 
   exportToken(user: string): string | undefined {
-    const token = this.#tokens.toExport(user);
+    const token = isNobody(user) ? undefined : this.#tokens.toExport(user);
     return token && formatToken(token);
   }
 
   importToken(user: string, text: string): boolean {
     const token = parseToken(text);
-    if (token === undefined) return false;
+    if (token === undefined || isNobody(user)) return false;
     this.#tokens.import(user, token);
     return true;
   }
@@ -286,4 +287,9 @@ class ApplicationRouter implements Router {
     await this.#pools[side].keepWarm(isNext ? this.#pools[writesOn].connections : 0);
     if (side !== writesOn && opening === side) await this.#pools[side].prime(`${epoch}/${generation}`);
   }
+}
+
+/** An empty id is no user: all requests without one would be one user's. */
+function someone(user: string | undefined): string | undefined {
+  return isNobody(user) ? undefined : user;
 }

@@ -30,7 +30,7 @@ export interface Router {
   /** Name of this process in `verdigris.router`. */
   readonly instance: string;
   /**
-   * Runs one statement that reads, for a user; undefined is nobody in particular, who reads where writes are.
+   * Runs one statement that reads, for a user; undefined, or an empty id, is nobody in particular, who reads where writes are.
    *
    * @throws what the statement throws on the side that has writes.
    */
@@ -61,7 +61,7 @@ export interface Router {
   transaction<T>(user: string | undefined, options: TransactionOptions, work: TransactionFunction<T>): Promise<T>;
   /** Where the user's last write is, to be carried to another process; undefined when nothing is known. */
   exportToken(user: string): string | undefined;
-  /** Takes over a token from another process. @returns false for text that is no token, which is ignored. */
+  /** Takes over a token from another process. @returns false, having taken nothing, for text that is no token and for nobody. */
   importToken(user: string, token: string): boolean;
   /** Ends the connections, once those in use are free. */
   close(): Promise<void>;

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { isUncovered, parseToken } from '../../src/router/token.js';
-import type { Router } from '../../src/router/index.js';
+import { inCohort, type Router } from '../../src/router/index.js';
 import { metric, pause, Sides, until } from './sides.js';
 
 let sides: Sides;
@@ -169,6 +169,14 @@ test('a token that is none is refused and changes nothing', async () => {
 test('users outside the cohort and nobody in particular read blue', async () => {
   const router = await onGreen(await sides.router());
   expect((await router.read(undefined, VALUE, [1])).side).toBe('blue');
+  for (const nobody of ['', null as unknown as string]) {
+    await router.write(nobody, BUMP, [1]);
+    expect(router.exportToken(nobody)).toBeUndefined();
+    expect((await router.read(nobody, VALUE, [1])).side).toBe('blue');
+    expect(inCohort('use-green-db', nobody, 100)).toBe(false);
+  }
+  expect(await metric(router, 'verdigris_router_fallbacks_total')).toBe(0);
+  await until(async () => (await router.read('u', VALUE, [1])).side === 'green');
   await sides.stage(0);
   await until(() => router.route().greenReadPercent === 0);
   expect((await router.read('u', VALUE, [1])).side).toBe('blue');
