@@ -16,6 +16,7 @@ import {
   checkFence,
   checkWayBackIsOff,
   dropEarlySlots,
+  flushWhatHasArrived,
   limitOthers,
   lockOutWriters,
   lookForEmptied,
@@ -47,7 +48,8 @@ import type { TableName } from '../plan/table-name.js';
  *            locks: nor is one about to be                     )
  *            marker: the new side has everything               ) at once
  *            sequences: the new side's go beyond the old one's )
- *            slots of the way back; the route's row             (at once if the sides are on servers of their own)
+ *            slots of the way back, or without one a flush: the new side's disk has everything;
+ *            the route's row                                    (at once if the sides are on servers of their own)
  *   decide   route and flag in one COMMIT: the point of no return
  *   open     the new side takes writes, poolers lead there and go on
  *   finish   the old feed off, then the reverse one on           finish-promotion.ts
@@ -288,8 +290,9 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
         (over) => carrySequencesOver(sessions, promotion, sequences, hold, over),
       ),
     );
-    const makeSlots = async (): Promise<void> => {
+    const secure = async (): Promise<void> => {
       if (promotion.feedBack) await makeSlotsOfTheWayBack(sessions, promotion, hold);
+      await flushWhatHasArrived(sessions, promotion, hold);
     };
     // The fence again, now that the route's row is locked: until here a worker that was frozen since the last promotion
     // could still have disarmed a table, for an epoch that was not over.
@@ -300,8 +303,8 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
     // The last moment to give up: an aborted activity leaves here, before the decision. What is decided is not so before
     // its COMMIT, so the slots may be made meanwhile; on one server they would wait for this transaction.
     await step('slots, decision', async () => {
-      if (promotion.apart) await hold.atOnce(makeSlots, decide);
-      else await makeSlots().then(decide);
+      if (promotion.apart) await hold.atOnce(secure, decide);
+      else await secure().then(decide);
     });
   } catch (error) {
     await giveUp(main);

@@ -85,6 +85,7 @@ export async function prepareHold(sessions: Sessions, promotion: Promotion, befo
   await sessions.main.query(`${LOCKS_OF_CHANGES}; ${openTablesSql(promotion)}; ${otherFilesSql(promotion)}`);
   // The first function of a session loads the language.
   for (const session of [sessions.main, sessions.to]) await session.query("SELECT verdigris.try_jsonb('1')");
+  if (!promotion.feedBack) await writeAtNewSide(sessions, promotion);
   const left = before.at + RATE_SEEN_FOR_MS - performance.now();
   if (before.shapes.length > 0 && left > 0) await sleep(left, undefined, { signal: promotion.signal });
 }
@@ -306,6 +307,22 @@ const REHEARSAL = `
 function slotNotMade({ to }: Sessions, promotion: Promotion, error: unknown): StandsInTheWay {
   const why = `the slot of the way back can't be made on ${otherSide(promotion.from)} in time`;
   return new StandsInTheWay(why, error, () => whoHasWritten(to));
+}
+
+/**
+ * Apply workers commit without a flush (a subscription's `synchronous_commit` is off): what the marker has shown may not be
+ * on the new side's disk for up to three times its `wal_writer_delay`, and a crash before it is open would take it back.
+ * A commit of ours flushes whatever is before it, and waits for a synchronous standby. Not beside slots: to make one
+ * flushes, too (PostgreSQL's ReplicationSlotReserveWal()).
+ */
+export async function flushWhatHasArrived(sessions: Sessions, promotion: Promotion, hold: Hold): Promise<void> {
+  if (promotion.feedBack) return;
+  await hold.within(writeAtNewSide(sessions, promotion));
+}
+
+/** Any row would do. This one goes nowhere: the feed in its direction has ended. */
+async function writeAtNewSide({ to }: Sessions, { from }: Promotion): Promise<void> {
+  await writeMarker(to, directionTo(from));
 }
 
 /**

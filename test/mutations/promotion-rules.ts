@@ -329,6 +329,11 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: inCrash('green is killed right after the promotion'),
   },
   {
+    rule: 'what has arrived is on the disk of the new side before it is decided',
+    edits: [edit(PROMOTE, '      await flushWhatHasArrived(sessions, promotion, hold);\n', '')],
+    test: inCrash('blue is killed in the way back'),
+  },
+  {
     rule: 'commits of ours are durable whatever the default of the database is',
     edits: [edit('src/postgres/session.ts', "WHEN 'off' THEN 'on' WHEN 'local' THEN 'on'", "WHEN 'local' THEN 'on'")],
     test: inCrash('blue is killed right after the decision'),

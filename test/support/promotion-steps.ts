@@ -10,13 +10,15 @@ import { readDecision } from '../../src/postgres/promotion-decision.js';
 import { withSession, type Databases } from '../../src/postgres/session.js';
 import type { Side } from '../../src/side.js';
 
-/** One move of the writes from a side to the other one, with a feed back in both directions. */
+/** One move of the writes from a side to the other one, by default with a feed back in both directions. */
 export interface Move {
   readonly databases: Databases;
   readonly migration: string;
   readonly from: Side;
   readonly tables: readonly TableName[];
   readonly maxHoldMs: number;
+  /** Whether the old side is to follow the new one: not so in a rollback. Default: true. */
+  readonly feedBack?: boolean;
   /** PgBouncers that lead the way of the writes. */
   readonly pgbouncers?: PgBouncers;
 }
@@ -25,7 +27,7 @@ const ATTEMPTS = 10;
 
 /** The activities `promote` and `finishPromotion` without Temporal, so that a process of its own does them in a second. */
 export const STEPS = {
-  async promote({ databases, migration, from, tables, maxHoldMs, pgbouncers }: Move): Promise<void> {
+  async promote({ databases, migration, from, tables, maxHoldMs, feedBack = true, pgbouncers }: Move): Promise<void> {
     const pools = pgbouncers === undefined ? NO_POOLS : poolsBefore(pgbouncers, databases);
     await withSession(databases[from], { purpose: 'promote' }, async (session) => {
       let epoch = 0;
@@ -34,14 +36,14 @@ export const STEPS = {
         const { decided } = decision;
         epoch = decision.epoch;
         if (!decided) await releaseAll(pools);
-        const wayBack = tables.map((table) => ({ table }));
+        const wayBack = feedBack ? tables.map((table) => ({ table })) : undefined;
         const knownTables = decided
           ? []
           : await preparePromotion({ databases, migration, from, fenced: tables, wayBack });
         if (!decided) await pools.prepare(from, epoch);
         const fenced = decided ? [] : tables;
         const promotion = { databases, migration, from, fenced, knownTables, maxHoldMs, pools };
-        await promote({ ...promotion, sequenceGap: 1_000, feedBack: true }, { attempts: ATTEMPTS });
+        await promote({ ...promotion, sequenceGap: 1_000, feedBack }, { attempts: ATTEMPTS });
       } catch (error) {
         await withdrawOpening(session, migration, from, epoch).catch(() => undefined);
         const decision = await readDecision(session, migration, from).catch(() => undefined);
@@ -53,8 +55,8 @@ export const STEPS = {
     });
   },
 
-  async finish({ databases, migration, from, pgbouncers }: Move): Promise<void> {
-    await finishPromotion(databases, migration, from, { feedBack: true });
+  async finish({ databases, migration, from, feedBack = true, pgbouncers }: Move): Promise<void> {
+    await finishPromotion(databases, migration, from, { feedBack });
     if (pgbouncers === undefined) return;
     const pools = poolsBefore(pgbouncers, databases);
     await releaseAll(pools).finally(() => pools.close());

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { dropSlots } from '../../../src/postgres/feed-objects.js';
 import { feedName } from '../../../src/postgres/feed.js';
 import { isFenceOpen } from '../../../src/postgres/fence.js';
 import { measureLag } from '../../../src/postgres/marker.js';
@@ -9,7 +10,8 @@ import { withSession, type Session } from '../../../src/postgres/session.js';
 import { FENCE_CLOSED, readRoute } from '../../../src/postgres/state.js';
 import { readSubscription } from '../../../src/postgres/subscription.js';
 import type { Side } from '../../../src/side.js';
-import { carryOut } from '../../support/promotion-steps.js';
+import { carryOut, STEPS } from '../../support/promotion-steps.js';
+import { StatementProxy } from '../../support/statement-proxy.js';
 import { CrashPair } from './crash-pair.js';
 
 /* Mistakes that only servers of one's own can show, since they crash or wait for a replica: see docs/mistakes.md. */
@@ -18,6 +20,23 @@ const START_MS = 120_000;
 
 const ours = <T>(pair: CrashPair, side: Side, work: (session: Session) => Promise<T>): Promise<T> =>
   withSession(pair.databases[side], { purpose: 'test' }, work);
+
+/** Ordinary writes of a side, a row each, until it is closed. */
+const writes = (pair: CrashPair, side: Side): Promise<void> =>
+  pair.on(side, async (client) => {
+    for (let id = 1; ; id++) {
+      try {
+        await client.query('INSERT INTO public.kept VALUES ($1)', [id]);
+      } catch (error) {
+        if (error instanceof pg.DatabaseError && error.code === '25006') return;
+        throw error;
+      }
+      await sleep(1);
+    }
+  });
+
+const rows = (pair: CrashPair, side: Side): Promise<unknown[]> =>
+  pair.on(side, async (client) => (await client.query('SELECT id FROM public.kept ORDER BY id')).rows);
 
 describe('green is killed right after the promotion, before a checkpoint', () => {
   let pair: CrashPair;
@@ -30,17 +49,7 @@ describe('green is killed right after the promotion, before a checkpoint', () =>
 
   it('its first write reaches blue all the same, and no row that came from blue goes back', async () => {
     // Ordinary writes of blue, between the proof of the way back and the hold too.
-    const writing = pair.on('blue', async (client) => {
-      for (let id = 1; ; id++) {
-        try {
-          await client.query('INSERT INTO public.kept VALUES ($1)', [id]);
-        } catch (error) {
-          if (error instanceof pg.DatabaseError && error.code === '25006') return;
-          throw error;
-        }
-        await sleep(1);
-      }
-    });
+    const writing = writes(pair, 'blue');
     await sleep(200);
     await carryOut('promote', pair.move);
     await writing;
@@ -52,11 +61,45 @@ describe('green is killed right after the promotion, before a checkpoint', () =>
       ours(pair, 'blue', (blue) => measureLag(green, blue, 'to_blue', 15_000)),
     );
     expect(lag).toBeLessThan(15_000);
-    const rows = (side: Side): Promise<unknown[]> =>
-      pair.on(side, async (client) => (await client.query('SELECT id FROM public.kept ORDER BY id')).rows);
-    expect(await rows('blue')).toEqual(await rows('green'));
+    expect(await rows(pair, 'blue')).toEqual(await rows(pair, 'green'));
     const feed = feedName(pair.migration, 'to_blue');
     expect((await ours(pair, 'blue', (session) => readSubscription(session, feed)))?.errors).toBe(0);
+  }, 120_000);
+});
+
+describe('blue is killed in the way back, between the decision and its opening', () => {
+  let pair: CrashPair;
+
+  beforeAll(async () => {
+    pair = await CrashPair.start('mistakes-crash-back');
+  }, START_MS);
+
+  afterAll(() => pair.stop());
+
+  it('it has every row of green all the same, by what is on its own disk', async () => {
+    await carryOut('promote', pair.move);
+    await carryOut('finish', pair.move);
+    const back = { ...pair.move, from: 'green', feedBack: false } as const;
+    const proxy = await StatementProxy.start(pair.servers.blue.port);
+    try {
+      const blue = { ...pair.databases.blue, config: { ...pair.databases.blue.config, port: proxy.port } };
+      const opening = proxy.stopWhere(({ text }) => text.includes('verdigris.open_fence'), 'before');
+      const writing = writes(pair, 'green');
+      await sleep(200);
+      const tried = STEPS.promote({ ...back, databases: { ...pair.databases, blue } }).catch((error: unknown) => error);
+      const held = await opening;
+      await writing;
+      // The feed would bring the rows once more.
+      await ours(pair, 'green', (green) => dropSlots(green, feedName(pair.migration, 'to_blue'), 0));
+      await pair.crash('blue');
+      held.release();
+      expect(await tried).toMatchObject({ type: 'NotOpened' });
+    } finally {
+      await proxy.close();
+    }
+    await carryOut('promote', back);
+    expect(await ours(pair, 'blue', isFenceOpen)).toBe(true);
+    expect(await rows(pair, 'blue')).toEqual(await rows(pair, 'green'));
   }, 120_000);
 });
 
