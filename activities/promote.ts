@@ -31,7 +31,7 @@ import {
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
-import { refuseUnmovedContents } from '../src/postgres/unmoved-contents.js';
+import { refuseUnmovedContents, unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import { whereWritesAre, type WritesAt } from '../src/postgres/where-writes-are.js';
 import { writesOfGreen, type WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { VerdigrisError } from '../src/errors.js';
@@ -162,6 +162,12 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         await rememberFiles(green, run.runId, 'looked at', files);
         return firstPartitions(partitions);
       }),
+
+    /** What green holds that is not replicated to blue, asked before writes go back, in words; empty when it is nothing. */
+    unmovedOnGreen: (ref: RunRef): Promise<readonly string[]> =>
+      perform(dependencies, ref, async ({ session }) =>
+        unmovedOnGreen(await session('green', 'unmoved contents', SHORT_STATEMENTS)),
+      ),
 
     /** Whether green still has the writes that it has got in this epoch: asked before a way back is given up. */
     writesOfGreen: (ref: RunRef, epoch: number): Promise<WritesOfGreen> =>

@@ -18,7 +18,9 @@ import { tableFilter } from '../src/postgres/catalog-pattern.js';
 import { firstPartitions, maybeEmptied } from '../src/postgres/partition-files.js';
 import { sqlState } from '../src/postgres/sqlstate.js';
 import { readCatalogSignature } from '../src/postgres/ddl/table-facts.js';
+import { unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import type { Side } from '../src/side.js';
+import type { Session } from '../src/postgres/session.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, watching, type ActivityDependencies, type Work } from './context.js';
 
@@ -29,8 +31,8 @@ const SHARE = 30;
 const LOOK_WITHIN_MS = 60_000;
 
 /**
- * The shortest time between two tellings of what holds nothing (emptied partitions, DDL where the plan moves nothing), ms: a
- * job may do that every minute, for weeks.
+ * The shortest time between two tellings of what holds nothing (emptied partitions, DDL where the plan moves nothing, what is
+ * not replicated), ms: a job may empty some, or make large objects that go again, every minute, for weeks.
  */
 const TOLD_EVERY_MS: Readonly<Record<Side, number>> = { blue: 3_600_000, green: 60_000 };
 
@@ -40,6 +42,8 @@ export interface SchemaNews {
   readonly emptied?: Emptied;
   /** Only where nothing has changed but where the plan moves nothing: another one when there is more. */
   readonly aside?: string;
+  /** Only of green: what it holds now that is not replicated to blue, where that is not what is known. */
+  readonly unmoved?: readonly string[];
 }
 
 export interface SchemaLook {
@@ -75,21 +79,31 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
 
     /**
      * Returns when somebody has changed the schema of a side: what has changed, in one line. Also when a partition may have
-     * been emptied since rows were compared.
+     * been emptied since rows were compared, or green holds something that is not replicated, or no more.
      *
      * @param told what is known already of emptied partitions: `emptied.mark` of the last time
      * @param toldAside what is known already of DDL where the plan moves nothing: `aside` of the last time
+     * @param unmoved the same of what is not replicated: `unmoved` of the last time
      */
-    watchSchema: (ref: RunRef, side: Side, told?: string, toldAside?: string): Promise<SchemaNews> =>
+    watchSchema: (
+      ref: RunRef,
+      side: Side,
+      told?: string,
+      toldAside?: string,
+      unmoved?: readonly string[],
+    ): Promise<SchemaNews> =>
       perform(dependencies, ref, async (work) => {
         const watched = await watchedBy(work, ref, side);
         const begun = performance.now();
-        const isDue = (before: unknown): boolean =>
-          typeof before !== 'string' || performance.now() - begun >= TOLD_EVERY_MS[side];
+        // What was never told is told at once.
+        const isDue = (known: unknown): boolean =>
+          (known ?? null) === null || performance.now() - begun >= TOLD_EVERY_MS[side];
         let quiet = '';
         for (;;) {
           work.signal.throwIfAborted();
           const began = performance.now();
+          const contents = side === 'green' ? await newlyUnmoved(watched.session, unmoved) : undefined;
+          if (contents !== undefined && isDue(unmoved)) return contents;
           const signature = await readCatalogSignature(watched.session);
           if (signature !== quiet) {
             const change = await lookUnlessBusy(watched);
@@ -166,6 +180,17 @@ async function newlyEmptied(
     what: `${side}: ${named.join(', ')} may have been emptied since rows were compared (TRUNCATE, or VACUUM FULL or CLUSTER, which leave the same trace)`,
     emptied: { partitions: named, mark },
   };
+}
+
+/** What green holds that is not replicated; undefined where that is known. */
+async function newlyUnmoved(green: Session, known: readonly string[] | undefined): Promise<SchemaNews | undefined> {
+  const unmoved = await unmovedOnGreen(green);
+  if (unmoved.join() === (known ?? []).join()) return undefined;
+  const what =
+    unmoved.length === 0
+      ? 'green holds nothing any more that is not replicated to blue'
+      : `green holds what is not replicated to blue: ${unmoved.join('; ')}`;
+  return { what, unmoved };
 }
 
 /** What it is about is to be told without delay. */

@@ -64,11 +64,17 @@ const AGAIN_MS = 300_000;
  * Waits for a change. A watch that fails says nothing about the run: people are told, and it is begun again. So they are of
  * DDL where the plan moves nothing, such as views of others: the other side may need them, and no feed does.
  */
-async function changeOf(story: Story, ref: RunRef, side: Side, told?: string): Promise<SchemaNews> {
+async function changeOf(
+  story: Story,
+  ref: RunRef,
+  side: Side,
+  told?: string,
+  unmoved?: readonly string[],
+): Promise<SchemaNews> {
   let toldAside: string | undefined;
   for (;;) {
     try {
-      const news = await act(`watch ${side} for DDL`).watchSchema(ref, side, told, toldAside);
+      const news = await act(`watch ${side} for DDL`).watchSchema(ref, side, told, toldAside, unmoved);
       if (news.aside === undefined) return news;
       toldAside = news.aside;
       story.run.warn([`${news.what}. The other side does not have it: make it there as well, if somebody needs it`]);
@@ -124,6 +130,14 @@ function tellEmptied(run: MigrationRun, what: string, partitions: readonly strin
   );
 }
 
+/** What the way back leaves on green although the feed lives. */
+function tellUnmoved(run: MigrationRun, what: string, contents: readonly string[]): void {
+  run.sawUnmoved(contents);
+  if (contents.length === 0) return run.allClear('contents');
+  const next = 'take it from green until the run is retired, or accept its loss (`rollback` with "acceptLoss")';
+  run.alarm('contents', what, `${what}. A rollback leaves it there`, next);
+}
+
 interface Meaning {
   readonly about: Alarm['about'];
   readonly means: string;
@@ -133,8 +147,15 @@ interface Meaning {
 async function tellChanges(story: Story, ref: RunRef, side: Side, meaning: Meaning): Promise<never> {
   const { run } = story;
   let told: string | undefined;
+  let known: readonly string[] | undefined;
   for (;;) {
-    const { what, emptied } = await changeOf(story, ref, side, told);
+    const { what, emptied, unmoved } = await changeOf(story, ref, side, told, known);
+    if (unmoved !== undefined) {
+      known = unmoved;
+      tellUnmoved(run, what, unmoved);
+      await spareHistory();
+      continue;
+    }
     if (emptied !== undefined) {
       told = emptied.mark;
       // Blue, which follows, is compared with green.

@@ -92,6 +92,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
     let strands: string | null = null;
     try {
       await lookForEmptied(run, ref);
+      await lookForUnmoved(run, ref);
       // What blue does not have is lost in any case; the feed brings the rest.
       strands = run.wayBackDecided || strandsAreAccepted(run) ? null : run.wouldStrand;
       if (strands !== null) throw ApplicationFailure.nonRetryable(`a rollback would lose ${strands}`, 'RollbackUnsafe');
@@ -144,6 +145,19 @@ async function lookForEmptied(run: MigrationRun, ref: RunRef): Promise<void> {
   if (asksNothing(emptied) || isAccepted(run.accepted, emptied)) return;
   if (!patched('partitions that may have been emptied are compared in the way back')) return;
   if (await isEmptiedOnBoth(run, ref)) run.sawEmptied([]);
+}
+
+/** What green has come to hold that is not replicated: before a promotion blue is asked the same. */
+async function lookForUnmoved(run: MigrationRun, ref: RunRef): Promise<void> {
+  if (run.wayBackDecided || !patched('what is not replicated is looked for before writes go back')) return;
+  const look = actFastWithin('compensate: does green hold what is not replicated?', GREEN_ANSWERS_WITHIN);
+  try {
+    run.sawUnmoved(await look.unmovedOnGreen(ref));
+  } catch (error) {
+    if (isCancelled(error)) throw error;
+    const what = `green does not say whether it holds what is not replicated: ${failureMessage(error)}`;
+    throw ApplicationFailure.nonRetryable(what, 'ConnectionFailed');
+  }
 }
 
 /** Runs of an earlier version asked whoever waited for a green that says nothing to accept a loss. */

@@ -27,6 +27,19 @@ export async function countLargeObjects(session: Session): Promise<bigint> {
   return BigInt(rows[0]?.count ?? 0);
 }
 
+/**
+ * What green, which serves, has come to hold that is not replicated to blue: a rollback leaves it there. In words that stay
+ * as they are for as long as it is so, since a loss is accepted as it was named.
+ */
+export async function unmovedOnGreen(green: Session): Promise<string[]> {
+  const names = await readOtherSubscriptions(green);
+  const { rows } = await green.query<{ some: boolean }>('SELECT EXISTS (SELECT FROM pg_largeobject_metadata) AS some');
+  return [
+    ...(names.length === 0 ? [] : [`what comes to green by subscriptions to other databases (${names.join(', ')})`]),
+    ...(rows[0]?.some === true ? ['the large objects of green'] : []),
+  ];
+}
+
 /** Writes down which sequences green has before the plan's steps: one that they drop is missed by nobody. */
 export async function rememberSequences(green: Session, runId: string): Promise<void> {
   if ((await readProgress(green, copiedKey(runId))) !== undefined) return;

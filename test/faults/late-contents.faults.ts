@@ -1,7 +1,43 @@
 import { expect, it } from 'vitest';
-import { approveSignal, resumeSignal } from '../../workflows/messages.js';
+import { approveSignal, resumeSignal, rollbackUpdate } from '../../workflows/messages.js';
 import { rowsOf, statusOf, until } from '../support/migration.js';
 import { newMigration, quick, WHO } from '../support/rolled-back-run.js';
+
+const SUBSCRIBE = `CREATE SUBSCRIPTION orders_in CONNECTION 'dbname=nowhere' PUBLICATION orders
+  WITH (connect = false, slot_name = NONE, enabled = false)`;
+
+it(
+  'what green has come to hold in the standby window keeps writes there until it is gone',
+  { timeout: 240_000 },
+  async () => {
+    const migration = await newMigration({ traffic: { ...quick(), approval: { before: [] } } });
+    const onGreen = (sql: string): Promise<unknown> => rowsOf(migration.green, sql);
+    const handle = await migration.start();
+    try {
+      await until(handle, 'in its standby window', (s) => s.waiting?.for === 'standby');
+      await onGreen('SELECT lo_create(4711)');
+      const { rollback } = await until(handle, 'told', (s) => s.rollback.loses !== undefined);
+      expect(rollback).toMatchObject({ safe: false, loses: 'the large objects of green' });
+      await expect(handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toThrow();
+
+      // Whether or not the watch has seen it: the way back looks itself.
+      await onGreen(SUBSCRIBE);
+      await handle.cancel();
+      const { waiting } = await until(handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
+      expect(waiting?.why).toMatch(/by subscriptions to other databases \(orders_in\); the large objects of green/);
+      expect((await statusOf(handle)).writesOn).toBe('green');
+      await onGreen('DROP SUBSCRIPTION orders_in');
+      await onGreen('SELECT lo_unlink(4711)');
+      await handle.result().catch(() => undefined);
+      const { writesOn, rollingBack } = await statusOf(handle);
+      expect(writesOn).toBe('blue');
+      expect(rollingBack?.lost).toBeUndefined();
+      expect(rollingBack?.notUndone).toEqual([]);
+    } finally {
+      await handle.terminate().catch(() => undefined);
+    }
+  },
+);
 
 it(
   'what blue has come to hold since the preflight keeps writes there until it is mended',

@@ -115,6 +115,51 @@ describe.concurrent('a rollback that would lose writes', () => {
     expect((await statusOf(run.handle)).rollingBack?.lost).toMatch(/^what is in table public\.coupons/);
   });
 
+  it('since green holds what is not replicated: it is refused until that is accepted; the feed is used, and green is kept', async () => {
+    const feed = new Feed(false);
+    feed.mended = true;
+    const objects = ['the large objects of green'];
+    const known: unknown[] = [];
+    const run = await runs.begin({
+      ...feed.activities,
+      watchSchema: (_run, _ref, side, _told, unmoved) => {
+        if (side === 'blue' || known.push(unmoved) > 1) return untilCancelled();
+        return { what: 'green holds what is not replicated to blue: the large objects of green', unmoved: objects };
+      },
+      unmovedOnGreen: () => objects,
+    });
+    const status = await until(run.handle, 'told', (s) => s.rollback.loses !== undefined);
+    expect(status.rollback).toEqual({
+      ...{ safe: false, why: 'there is no way back for the large objects of green' },
+      loses: 'the large objects of green',
+    });
+    expect(status.alarms).toMatchObject([{ about: 'contents' }]);
+    await expect.poll(() => known.at(-1), { timeout: 10_000 }).toEqual(objects);
+    await expect(run.handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toThrow();
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.outcome).toBe('rolledBack');
+    expect(report.rollingBack?.lost).toBe('the large objects of green');
+    expect(feed.keptGreen).toEqual([true]);
+    await replayed(run);
+  });
+
+  it('since green holds what is not replicated, as the way back finds: it waits, and goes on once that has gone', async () => {
+    const feed = new Feed(false);
+    feed.mended = true;
+    let subscriptions = ['what comes to green by subscriptions to other databases (orders_in)'];
+    const run = await runs.begin({ ...feed.activities, unmovedOnGreen: () => subscriptions });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const { waiting } = await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
+    expect(waiting?.why).toMatch(/a rollback would lose what comes to green by .*\(orders_in\)/);
+    expect(run.writesOn).toBe('green');
+    subscriptions = [];
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.outcome).toBe('rolledBack');
+    expect(report.rollingBack?.lost).toBeUndefined();
+  });
+
   it('since rows differ: it waits for the confirmation also where the feed lives, and green is kept', async () => {
     const feed = new Feed(false);
     feed.mended = true;

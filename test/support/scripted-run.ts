@@ -205,6 +205,7 @@ const DEFAULTS: Overrides = {
   whereWritesAre: (run) => ({ writesOn: run.writesOn, epoch: run.epoch }),
   writesOfGreen: (run) => (run.writesOn === 'green' ? 'has them' : 'gave them away'),
   maybeEmptied: () => [],
+  unmovedOnGreen: () => [],
   watchStandby: () => untilCancelled(),
   watchSchema: () => untilCancelled(),
   lookAtSchema: () => ({ what: null }),

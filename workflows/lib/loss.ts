@@ -7,7 +7,7 @@
  * `feed`: what was written since the feed to blue died. `behind`: what blue, whose feed lives, does not have yet. `late`:
  * the same, where it is not counted. The others are lost although the feed lives.
  */
-type LossKind = Counted | 'late' | 'rows' | 'onlyOnGreen' | 'droppedOnBlue' | 'emptied';
+type LossKind = Counted | 'late' | 'rows' | 'onlyOnGreen' | 'unmoved' | 'droppedOnBlue' | 'emptied';
 
 type Counted = 'feed' | 'behind';
 

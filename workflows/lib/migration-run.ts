@@ -117,6 +117,7 @@ export class MigrationRun {
   readonly #asked = new Map<string, number>();
   #feed: RollbackSafety = { safe: true, why: 'blue follows green: writes can go back without a loss' };
   #difference: string | null = null;
+  #unmoved: string | null = null;
   #droppedOnBlue: string | null = null;
   #emptied: readonly string[] = [];
   #emptiedRows: string | null = null;
@@ -242,6 +243,12 @@ export class MigrationRun {
     this.#judgeWayBack();
   }
 
+  /** What green has come to hold that neither feed nor fence knows of; empty when it is nothing. */
+  sawUnmoved(contents: readonly string[]): void {
+    this.#unmoved = contents.length === 0 ? null : contents.join('; ');
+    this.#judgeWayBack();
+  }
+
   /** What was dropped on blue since the promotion: the feed does not bring it back. */
   sawDroppedOnBlue(dropped: readonly string[]): void {
     this.#droppedOnBlue =
@@ -284,6 +291,7 @@ export class MigrationRun {
     return {
       ...(rows.length === 0 ? {} : { rows: rows.join('; ') }),
       ...(this.onlyOnGreen === null ? {} : { onlyOnGreen: this.onlyOnGreen }),
+      ...(this.#unmoved === null ? {} : { unmoved: this.#unmoved }),
       ...(this.#droppedOnBlue === null ? {} : { droppedOnBlue: this.#droppedOnBlue }),
     };
   }
