@@ -1,6 +1,7 @@
 import { formatTableName, type TableName } from '../plan/table-name.js';
 import { VerdigrisError } from '../errors.js';
 import { briefLocks, type BriefLock } from './brief-lock.js';
+import { withoutEventTriggers } from './event-triggers.js';
 import { ident, literal, qualified } from './identifier.js';
 import { whoBlocks } from './locks.js';
 import { messageOf } from './migrate/step-failed.js';
@@ -255,6 +256,25 @@ export async function dropFence(session: Session, signal?: AbortSignal): Promise
     await briefLock(...changed(session, table, undefined, statements.join(';')), { signal });
   });
 }
+
+/**
+ * Does what a closed fence would refuse, in the transaction that is open on the session: the fence's function is another one
+ * in it until the work is done. Nobody else sees that: for all others the fence is in force, and no table is locked. When
+ * the work throws, the transaction must be rolled back.
+ */
+export async function pastTheFence(session: Session, work: () => Promise<void>): Promise<void> {
+  if (await isFenceOpen(session)) return work();
+  const { rows } = await session.query<{ definition: string }>(
+    `SELECT pg_get_functiondef('verdigris.fence_check()'::regprocedure) AS definition`,
+  );
+  const [{ definition } = { definition: '' }] = rows;
+  await withoutEventTriggers(session, () => session.query(LET_THROUGH));
+  await work();
+  await withoutEventTriggers(session, () => session.query(definition));
+}
+
+const LET_THROUGH = `
+  CREATE OR REPLACE FUNCTION verdigris.fence_check() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`;
 
 interface FencedTable extends TableName {
   /** Names of its triggers of the fence. */

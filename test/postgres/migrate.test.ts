@@ -11,8 +11,9 @@ import { dropTriggers, revertMigrations } from '../../src/postgres/migrate/rever
 import { describeStep, runStep } from '../../src/postgres/migrate/run-step.js';
 import { aloneWithShortLocks, shortLocks } from '../../src/postgres/migrate/short-locks.js';
 import type { StepContext } from '../../src/postgres/migrate/step-context.js';
+import { armFence } from '../../src/postgres/fence.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
-import { installState } from '../../src/postgres/state.js';
+import { FENCE_CLOSED, FENCE_OPEN, installState } from '../../src/postgres/state.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 import { contextOn, NO_LAG, planOf, workOf } from './replicated-pair.js';
 import { testedVersion } from '../support/tested-version.js';
@@ -223,6 +224,45 @@ describe.each([testedVersion('pg18')])('migrations on %s', (server) => {
       /begins or ends a transaction/,
     );
     await expect(steps({ sql: { name: 'x', up: 'CREATE', down: 'SELECT 1' } })).rejects.toThrow(/is not SQL/);
+  });
+
+  it('a "down" changes rows behind a closed fence, which is in force for all others', async () => {
+    const step = {
+      sql: {
+        name: 'statuses',
+        up: `CREATE TABLE status (id int PRIMARY KEY); INSERT INTO status VALUES (1), (2);
+             CREATE TABLE status_name (id int REFERENCES status ON DELETE CASCADE); INSERT INTO status_name VALUES (1)`,
+        down: 'DELETE FROM status; TRUNCATE status_name; SELECT pg_sleep(0.5); DROP TABLE status_name, status',
+      },
+    };
+    const fence = async (): Promise<unknown[]> =>
+      (await app.query(`SELECT pg_get_functiondef('verdigris.fence_check()'::regprocedure) AS text`)).rows;
+    await steps(step);
+    await armFence(
+      session,
+      ['orders', 'status', 'status_name'].map((name) => ({ schema: 'public', name })),
+    );
+    await app.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED})`);
+    try {
+      const before = await fence();
+      let over = false;
+      const reverting = workOf([step])
+        .then((work) => revertMigrations(context, work))
+        .finally(() => (over = true));
+      const refused: unknown[] = [];
+      while (!over) {
+        refused.push(await app.query('DELETE FROM orders').catch((error: unknown) => error));
+        await sleep(20);
+      }
+      expect(await reverting).toEqual(['SQL step "statuses"']);
+      expect(refused.length).toBeGreaterThan(5);
+      for (const one of refused) expect(one).toMatchObject({ code: '25006' });
+      expect(await fence()).toEqual(before);
+      await expect(app.query('DELETE FROM orders')).rejects.toMatchObject({ code: '25006' });
+      expect((await app.query(`SELECT to_regclass('status') AS t`)).rows).toEqual([{ t: null }]);
+    } finally {
+      await app.query(`SELECT setval('verdigris.fence', ${FENCE_OPEN})`);
+    }
   });
 
   it('SQL outside a transaction goes on behind the last statement that was done', async () => {

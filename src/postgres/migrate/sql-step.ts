@@ -3,6 +3,7 @@ import { isObject, parseStatements, type Statement } from '../../plan/sql-tree.j
 import type { SqlStep } from '../../plan/schema.js';
 import type { TableName } from '../../plan/table-name.js';
 import { withoutEventTriggersButOthers } from '../event-triggers.js';
+import { pastTheFence } from '../fence.js';
 import { ident } from '../identifier.js';
 import { inTransaction, type Session } from '../session.js';
 import { dropIndex } from './index-build.js';
@@ -45,11 +46,11 @@ export async function runSql(context: StepContext, position: number, step: SqlSt
   try {
     await withoutEventTriggersButOthers(session, async () => {
       if (statements.some(isOutsideTransaction)) {
-        await oneByOne(context, statements, object, searchPath, key, state);
+        await oneByOne(context, statements, object, searchPath, key, state, half);
         return;
       }
       await shortLocks(context, session, { object, searchPath, writesRows: true }, async () => {
-        for (const statement of statements) await session.query(statement.text);
+        await runStatements(session, statements, half);
         await session.query(`SELECT set_config('search_path', 'pg_catalog', true)`);
         await writeProgress(session, key, { ...state, next: statements.length }, true);
       });
@@ -68,6 +69,7 @@ async function oneByOne(
   searchPath: string,
   key: ProgressKey,
   from: SqlState,
+  half: SqlHalf,
 ): Promise<void> {
   const { session } = context;
   let state = from;
@@ -82,12 +84,23 @@ async function oneByOne(
       await writeProgress(session, key, after, last);
     } else {
       await shortLocks(context, session, { object, searchPath, writesRows: true }, async () => {
-        await session.query(statement.text);
+        await runStatements(session, [statement], half);
         await writeProgress(session, key, after, last);
       });
     }
     state = after;
   }
+}
+
+/**
+ * Statements of a step, in the transaction that is open on the session. A `down` is run on a green that is fenced once the
+ * stages have begun, and may change rows of what it takes away.
+ */
+async function runStatements(session: Session, statements: readonly Statement[], half: SqlHalf): Promise<void> {
+  const work = async (): Promise<void> => {
+    for (const { text } of statements) await session.query(text);
+  };
+  await (half === 'down' ? pastTheFence(session, work) : work());
 }
 
 async function outsideTransaction(
