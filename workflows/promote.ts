@@ -6,7 +6,7 @@ import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { StepOptions, Story } from './lib/story.js';
 import { formatDuration, parseDuration } from '../src/plan/duration.js';
-import type { Stage } from '../src/plan/schema.js';
+import type { Plan, Stage } from '../src/plan/schema.js';
 import { schemaHasStayed } from './guard-schema.js';
 import { moveWrites } from './move-writes.js';
 import { untilGoingOn, watched } from './shift-traffic.js';
@@ -240,9 +240,11 @@ async function untilItMayBegin(
     const askedAt = Date.now();
     if (!(await whileWatched(() => approvedFor(story, ref, 'promote', 'promote', why)))) return;
     // What was written while people thought it over has not been compared yet.
+    // A run that an older worker has begun has no defaults of settings that came later.
+    const { comparedWithin = '10m' }: Partial<Plan['promote']> = ref.plan.promote;
     const isOld =
       patched('rows are compared again after a long wait for the approval') &&
-      Date.now() - askedAt > parseDuration(ref.plan.promote.comparedWithin);
+      Date.now() - askedAt > parseDuration(comparedWithin);
     if (isOld && !(await whileWatched(ahead.work))) return;
   }
   if (hasWindow(ref, 'promote')) {

@@ -25,20 +25,29 @@ export interface SequenceInfo {
  * sequence on its own always moves: nothing in the catalog says for sure who calls it.
  */
 export async function readSequences(session: Session, patterns: TablePatterns): Promise<SequenceInfo[]> {
-  const moved = tableFilter(patterns);
-  const excluded = patterns.exclude.map(parseTablePattern);
-  const { rows } = await session.query<SequenceRow>(SEQUENCES);
-  const sequences = rows
-    .filter((row) => {
-      const root = rootOf(row);
-      return root === null ? !excluded.some((pattern) => pattern.matches(row)) : moved(root);
-    })
-    .sort(compareNames);
+  const sequences = await readMoved(session, patterns);
   const values = await readValues(
     session,
     sequences.filter((row) => row.readable),
   );
   return sequences.map((row) => sequenceOf(row, values.get(row.oid)));
+}
+
+/** The names of the same, without a look at their values. */
+export async function readMovedSequences(session: Session, patterns: TablePatterns): Promise<TableName[]> {
+  return (await readMoved(session, patterns)).map(({ schema, name }) => ({ schema, name }));
+}
+
+async function readMoved(session: Session, patterns: TablePatterns): Promise<SequenceRow[]> {
+  const moved = tableFilter(patterns);
+  const excluded = patterns.exclude.map(parseTablePattern);
+  const { rows } = await session.query<SequenceRow>(SEQUENCES);
+  return rows
+    .filter((row) => {
+      const root = rootOf(row);
+      return root === null ? !excluded.some((pattern) => pattern.matches(row)) : moved(root);
+    })
+    .sort(compareNames);
 }
 
 interface SequenceRow extends TableName {

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import type { TableName } from '../plan/table-name.js';
 import { otherSide, type Side } from '../side.js';
+import { readCarriedSequences } from './carried-sequences.js';
 import type { TablePatterns } from './catalog-pattern.js';
 import { describeDifferences } from './ddl/compare-facts.js';
 import type { SchemaChange } from './ddl/schema-watch.js';
@@ -16,7 +17,6 @@ import { lookUpTables, type PublishedTable } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
 import { withoutSecrets } from './scrub.js';
 import { refuseWithheldSequences } from './sequence-rights.js';
-import { commonSequences, readSequenceShapes } from './sequences.js';
 import { SHORT_STATEMENTS, withSession, type Database, type Databases, type Session } from './session.js';
 import { readRoute, readStreamCount, ROUTE_CHANNEL, ROUTE_IS_STILL } from './state.js';
 import { dropUnused, ensurePublications, publishesOther, readStreams, streamNames, streamsOfRun } from './streams.js';
@@ -85,10 +85,11 @@ export async function preparePromotion(preparation: Preparation): Promise<number
 }
 
 /** Writes would come back with their sequences. A GRANT that the preflight has seen may be gone, and sequences are new. */
-async function refuseWithheld({ databases, from }: Preparation, session: Session): Promise<void> {
+async function refuseWithheld({ databases, from, patterns }: Preparation, session: Session): Promise<void> {
   const options = { purpose: 'way back', ...SHORT_STATEMENTS };
-  const there = await withSession(databases[otherSide(from)], options, readSequenceShapes);
-  const carried = commonSequences(await readSequenceShapes(session), there);
+  const carried = await withSession(databases[otherSide(from)], options, (there) =>
+    readCarriedSequences(session, there, patterns),
+  );
   await refuseWithheldSequences(
     session,
     from,

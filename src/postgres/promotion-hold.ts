@@ -7,6 +7,7 @@ import { dropSlots, enabledSubscriptionsSql, findSubscriptions } from './feed-ob
 import { directionTo, feedName } from './feed.js';
 import { TAKE_FENCE_LOCK, unarmedTablesSql } from './fence.js';
 import { promotionBlocked, StandsInTheWay, type Hold } from './hold.js';
+import { readCarriedSequences } from './carried-sequences.js';
 import { literal, qualified } from './identifier.js';
 import { isMoved, newTablesSql, type NewTable } from './known-tables.js';
 import { whoBlocksApply, whoChanges, whoHasWritten, whoHoldsAdvisoryLock } from './locks.js';
@@ -18,12 +19,10 @@ import { refuseWithheldSequences } from './sequence-rights.js';
 import {
   beyondBounds,
   carriedPosition,
-  commonSequences,
   gapAtItsRate,
   isSamePosition,
   positionWithGap,
   readPositions,
-  readSequenceShapes,
   setPositions,
   type SequencePosition,
   type SequenceShape,
@@ -53,7 +52,7 @@ export interface SequencesBefore {
  * @throws VerdigrisError PromotionBlocked
  */
 export async function prepareSequences({ aside, to }: Sessions, promotion: Promotion): Promise<SequencesBefore> {
-  const shapes = commonSequences(await readSequenceShapes(aside), await readSequenceShapes(to));
+  const shapes = await readCarriedSequences(aside, to, promotion.patterns);
   const names = shapes.map(({ name }) => name);
   await refuseWithheldSequences(to, otherSide(promotion.from), names);
   const at = performance.now();

@@ -44,6 +44,7 @@ export function isLinkFailure(error: unknown): boolean {
  */
 function isRaisedByStatement(error: unknown): boolean {
   if (!(error instanceof pg.DatabaseError) || error.code?.startsWith('08') !== true) return false;
+  if (error.code === RESOLUTION_UNKNOWN) return false;
   return error.routine !== undefined && error.severity !== 'FATAL' && error.severity !== 'PANIC';
 }
 
@@ -56,6 +57,9 @@ export function wasNeverSent(error: unknown): boolean {
 export function canConnectLater(error: unknown): boolean {
   return isLinkFailure(error) || sqlState(error) === TOO_MANY_CONNECTIONS;
 }
+
+/** transaction_resolution_unknown: what an extension may say that commits elsewhere as well. */
+const RESOLUTION_UNKNOWN = '08007';
 
 /** statement_completion_unknown: what a pooler may say. */
 const COMPLETION_UNKNOWN = '40003';
@@ -176,7 +180,11 @@ export class NothingSent extends Error {
 
 /** All connections to a side were in use for as long as a request may wait for one: the side itself is not away. */
 export class AllInUse extends NothingSent {
-  constructor(forMs: number) {
+  /** @param isStuck none was given back meanwhile: whoever has them waits for this side, or for more of them */
+  constructor(
+    forMs: number,
+    readonly isStuck: boolean,
+  ) {
     super(new Error(`all connections were in use for ${Math.round(forMs)} ms`));
   }
 }

@@ -118,7 +118,9 @@ export class Reads {
     const { metrics, logger } = this.#options;
     // A read that writes is refused on green before the promotion, which says nothing about green.
     const isWrite = sqlState(cause) === READ_ONLY;
-    metrics.record('green', 'read', endpoint, isOwn || isWrite ? 'refused' : 'error', greenMs);
+    // More was asked of this process at once than its pool has connections for: on blue it would have waited longer.
+    const isBusy = cause instanceof AllInUse && !cause.isStuck;
+    metrics.record('green', 'read', endpoint, isOwn || isWrite || isBusy ? 'refused' : 'error', greenMs);
     if (isOwn) return;
     metrics.fallback('error', endpoint);
     logger.warn(

@@ -163,7 +163,7 @@ export class SidePool {
   ): Promise<T> {
     const turn = this.#turns.take();
     try {
-      const granted = giveUpAfterMs === Infinity ? turn.granted : orAllInUse(turn.granted, giveUpAfterMs);
+      const granted = giveUpAfterMs === Infinity ? turn.granted : orAllInUse(this.#turns, turn.granted, giveUpAfterMs);
       await (alive?.wait(granted) ?? granted);
     } catch (error) {
       turn.giveBack();
@@ -262,11 +262,12 @@ export class SidePool {
   }
 }
 
-async function orAllInUse(granted: Promise<void>, ms: number): Promise<void> {
+async function orAllInUse(turns: Turns, granted: Promise<void>, ms: number): Promise<void> {
+  const before = turns.ended;
   const isGranted = await within(
     granted.then(() => true),
     ms,
     false,
   );
-  if (!isGranted) throw new AllInUse(ms);
+  if (!isGranted) throw new AllInUse(ms, turns.ended === before);
 }

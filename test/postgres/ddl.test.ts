@@ -285,6 +285,34 @@ describe.each([testedVersion('pg15')])('DDL on %s', (server) => {
     expect((await accept()).refused).toBeNull();
   });
 
+  it('of a function that moved tables call holds the run, wherever the function is', async () => {
+    const narrow: Watched = {
+      ...watched,
+      runId: 'called',
+      patterns: { include: ['shop.orders'], exclude: [] },
+    };
+    await asApplication(
+      `CREATE SCHEMA helper; CREATE FUNCTION helper."Touch"() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW;END'; 
+       CREATE FUNCTION helper.next_no(int) RETURNS int LANGUAGE sql AS 'SELECT $1';
+       CREATE FUNCTION helper.unused() RETURNS int LANGUAGE sql AS 'SELECT 1';
+       CREATE TRIGGER touch BEFORE UPDATE ON shop.orders FOR EACH ROW EXECUTE FUNCTION helper."Touch"();
+       CREATE TRIGGER touch BEFORE UPDATE ON shop.lines FOR EACH ROW EXECUTE FUNCTION helper."Touch"();
+       ALTER TABLE shop.orders ADD COLUMN no int DEFAULT helper.next_no(1)`,
+    );
+    await beginSchemaWatch(narrow);
+    const news = async (): Promise<string | null> => (await lookAtSchema(narrow)).what;
+    await asApplication(`CREATE OR REPLACE FUNCTION helper.unused() RETURNS int LANGUAGE sql AS 'SELECT 2'`);
+    expect(await news()).toBeNull();
+    await asApplication(
+      `CREATE OR REPLACE FUNCTION helper."Touch"() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD;END'`,
+    );
+    expect(await news()).toMatch(/^blue's schema has changed: CREATE FUNCTION \(function helper\."Touch"\(\)\)/);
+    await asApplication(`CREATE OR REPLACE FUNCTION helper.next_no(int) RETURNS int LANGUAGE sql AS 'SELECT $1 + 1'`);
+    expect(await news()).toMatch(/function helper\.next_no\((pg_catalog\.)?int(4|eger)\)/);
+    await asApplication('ALTER TABLE shop.orders DROP COLUMN no; DROP SCHEMA helper CASCADE');
+    expect((await accept()).refused).toBeNull();
+  });
+
   it('never fails because of the event trigger, and is noticed without one', async () => {
     await asApplication('CREATE ROLE ddl_nobody_X'.replace('X', server)).catch(() => undefined);
     await asApplication(

@@ -54,13 +54,13 @@ describe.each([testedVersion('pg15')])('a slot on %s that waits for a writer', (
       signal: abort.signal,
       onWait: (whom) => {
         seen.push(whom);
-        abort.abort(new Error('given up'));
+        // Three are named, and other tests on this server may have written for longer.
+        if (whom.includes(gid) || seen.length === 20) abort.abort(new Error('given up'));
       },
     });
     try {
       await expect(making).rejects.toThrow('given up');
-      expect(seen).toEqual([expect.stringContaining(`prepared transaction ${gid}`)]);
-      expect(seen[0]).toContain('ROLLBACK PREPARED');
+      expect(seen.at(-1)).toMatch(new RegExp(`prepared transaction ${gid}.*ROLLBACK PREPARED`));
     } finally {
       await writer.query(`ROLLBACK PREPARED '${gid}'`);
     }

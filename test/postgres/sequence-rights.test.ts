@@ -1,4 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { readCarriedSequences } from '../../src/postgres/carried-sequences.js';
+import type { TablePatterns } from '../../src/postgres/catalog-pattern.js';
 import { examine } from '../../src/postgres/doctor/inventory.js';
 import { openBlue, planOpeningBlue } from '../../src/postgres/doctor/open-blue.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
@@ -56,6 +58,8 @@ const SELECT_ONLY = `
   GRANT USAGE ON SCHEMA "Odd one" TO ${ROLE};
   GRANT SELECT ON SEQUENCE "Odd one"."Invoice no", public.spare TO ${ROLE}`;
 
+const WITHOUT = { include: ['*.*'], exclude: ['"Odd one".*', 'public.spare'] };
+
 const GRANT = `GRANT SELECT, UPDATE ON SEQUENCE "Odd one"."Invoice no", "public"."spare" TO "${ROLE}"`;
 
 describe('sequences that the user of a side may read and not set', () => {
@@ -72,6 +76,9 @@ describe('sequences that the user of a side may read and not set', () => {
     await sql('blue', SELECT_ONLY);
     const prepared = (): Promise<unknown> => preparePromotion({ ...base, databases, wayBack: [ORDERS] });
     await expect(prepared()).rejects.toMatchObject(refusal('blue'));
+    // Nobody was asked for rights on what the plan leaves out.
+    const narrow = preparePromotion({ ...base, databases, wayBack: [ORDERS], patterns: WITHOUT });
+    await expect(narrow).rejects.toThrow('green has no subscription');
     await sql('blue', GRANT);
     // What is looked at after the way back: this pair has no feed.
     await expect(prepared()).rejects.toThrow('green has no subscription');
@@ -81,6 +88,18 @@ describe('sequences that the user of a side may read and not set', () => {
     await sql('green', SELECT_ONLY);
     const promotion = { ...base, databases, knownTables: [], maxHoldMs: 2_000, lockTimeoutMs: 40, sequenceGap: 1_000 };
     await expect(tryPromotion({ ...promotion, feedBack: true })).rejects.toMatchObject(refusal('green'));
+    // Blue's may not even be read now.
+    await sql('blue', `REVOKE ALL ON SEQUENCE "Odd one"."Invoice no", public.spare FROM ${ROLE}`);
+    const carried = (patterns?: TablePatterns): Promise<unknown[]> =>
+      withSession(databases.blue, { purpose: 'test' }, (blue) =>
+        withSession(databases.green, { purpose: 'test' }, (green) => readCarriedSequences(blue, green, patterns)),
+      );
+    expect(await carried(WITHOUT)).toEqual([]);
+    expect(await carried({ include: ['*.*'], exclude: [] })).toHaveLength(2);
+    await sql('blue', GRANT);
+    await sql('green', GRANT);
+    // A table that is moved may take its values from one.
+    expect(await carried(WITHOUT)).toHaveLength(2);
   });
 
   it('keep blue from being opened without green, unless the plan leaves them out', async () => {

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import type { ActivityDependencies } from '../../activities/context.js';
 import { planSchema } from '../../src/plan/schema.js';
@@ -21,7 +22,8 @@ import {
   type TestServer,
 } from '../support/postgres.js';
 
-export const MIGRATION = 'two-streams';
+/** Slots are of the whole server, which several test files share. */
+export const MIGRATION = `two-streams-${randomUUID().slice(0, 8)}`;
 
 const STREAMS = 2;
 

@@ -72,6 +72,19 @@ test('a connection to green that is lost before a read-only transaction ends is 
   expect(await failedReads(made)).toEqual({ error: 1, refused: 0, instead: 1 });
 });
 
+test('a read that waits in vain since the pool is busy, not stuck, is answered by blue and no error of green', async () => {
+  const made = await readingGreen({ green: { ...sides.green.config, max: 1 } });
+  const slow = (): Promise<unknown> =>
+    made.transaction('u', { readOnly: true }, async (tx) => {
+      await tx.query(READ);
+      await pause(700);
+    });
+  const busy = [slow(), slow()];
+  expect((await made.read('u', READ)).side).toBe('blue');
+  await Promise.all(busy);
+  expect(await failedReads(made)).toEqual({ error: 0, refused: 1, instead: 1 });
+});
+
 test('a read waits a second for a free connection to green, then blue answers: an error of a green that is not away', async () => {
   const made = await readingGreen({ green: { ...sides.green.config, max: 1 } });
   let release: () => void = () => undefined;

@@ -405,6 +405,11 @@ describe('an error of class 08 that a statement has raised is no lost connection
     expect(await backendOf(narrow)).toBe(before);
   });
 
+  test('but the outcome is unknown where the server says so by 08007', async () => {
+    const write = router.write('u', "DO $$ BEGIN RAISE 'it may be' USING ERRCODE = '08007'; END $$");
+    await expect(write).rejects.toThrow(CommitOutcomeUnknownError);
+  });
+
   test('a function may go back to a savepoint after it, and commit', async () => {
     await router.transaction('u', {}, async (tx) => {
       await tx.query('SAVEPOINT before_it');

@@ -5,7 +5,7 @@ import type { Client, WorkflowHandle, WorkflowOptions } from '@temporalio/client
 import { NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { createActivities, type Activities } from '../../activities/index.js';
 import { parsePlan } from '../../src/plan/parse.js';
-import type { PlanInput } from '../../src/plan/schema.js';
+import type { Plan, PlanInput } from '../../src/plan/schema.js';
 import type { Side } from '../../src/side.js';
 import { testBundle } from './bundle.js';
 import { temporalClient, testTemporal, uniqueTaskQueue } from './temporal.js';
@@ -118,6 +118,13 @@ export class ScriptedRun {
 
   constructor(readonly overrides: Overrides) {}
 
+  /** The plan with its defaults, as a run reads it at its beginning. */
+  lint(input: unknown): { plan: Plan; warnings: string[] } {
+    const parsed = parsePlan(input);
+    if ('findings' in parsed) throw new Error(JSON.stringify(parsed.findings));
+    return { plan: parsed.plan, warnings: [] };
+  }
+
   get handle(): WorkflowHandle {
     if (this.#handle === undefined) throw new Error('the run has not been started');
     return this.#handle;
@@ -181,11 +188,7 @@ async function beating<T>(work: (context: Context) => Promise<T>): Promise<T> {
 
 /** What the script does by itself. */
 const DEFAULTS: Overrides = {
-  lintPlan: (_run, input) => {
-    const parsed = parsePlan(input);
-    if ('findings' in parsed) throw new Error(JSON.stringify(parsed.findings));
-    return { plan: parsed.plan, warnings: [] };
-  },
+  lintPlan: (run, input) => run.lint(input),
   preflight: () => ({ warnings: [] }),
   claimDatabases: (run) => ({ epoch: run.epoch }),
   completeSchema: () => ({ warnings: [] }),

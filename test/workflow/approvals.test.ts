@@ -62,6 +62,20 @@ describe.concurrent('approvals of a run', () => {
     const approval = { before: ['promote' as const] };
     const begin = (comparedWithin: string): Promise<ScriptedRun> =>
       runs.begin({}, { traffic: { stages: [{ percent: 1, for: '0s' }], approval }, promote: { comparedWithin } });
+    // Its plan was read by a version that did not know the setting.
+    const older = await runs.begin(
+      {
+        lintPlan: (own, input) => {
+          const { plan } = own.lint(input);
+          return { plan: { ...plan, promote: { ...plan.promote, comparedWithin: undefined } }, warnings: [] };
+        },
+      },
+      { traffic: { stages: [{ percent: 1, for: '0s' }], approval } },
+    );
+    await asks(older, 'promote');
+    await older.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] });
+    await older.saw('+promote');
+    await older.handle.terminate();
     const both = await Promise.all([begin('1s'), begin('10m')]);
     const [slow, quick] = await Promise.all(
       both.map(async (run) => {
