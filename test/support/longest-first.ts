@@ -3,14 +3,21 @@ import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 /** Those that take longest, by what was measured: begun first, they do not go on alone at the end. */
 const LONGEST = [
-  'worker-frozen',
-  'promotion-freeze-points',
-  'many-tables',
   'worker-killed',
+  'promotion-freeze-points',
+  'worker-frozen',
   'promotion-kill-points',
   'killed-workers',
   'links',
+  'processes',
+  'workflow-reset',
+  'blocked-way-back',
+  'rollback-runs',
   'rollback-moments',
+  'odd-servers',
+  'finish-fails',
+  'traffic-webhooks',
+  'unknown-connection',
   'pgbouncer',
   'pgbouncer-struck',
 ];
