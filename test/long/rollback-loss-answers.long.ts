@@ -122,7 +122,7 @@ describe.concurrent('a rollback that would lose writes', () => {
     const known: unknown[] = [];
     const run = await runs.begin({
       ...feed.activities,
-      watchSchema: (_run, _ref, side, _told, unmoved) => {
+      watchSchema: (_run, _ref, side, _told, _toldAside, unmoved) => {
         if (side === 'blue' || known.push(unmoved) > 1) return untilCancelled();
         return { what: 'green holds what is not replicated to blue: the large objects of green', unmoved: objects };
       },
