@@ -3,7 +3,7 @@ import type { WorkflowHandle } from '@temporalio/client';
 import proto from '@temporalio/proto';
 import { afterEach, describe, expect, it } from 'vitest';
 import { LEDGER_MIGRATIONS, LEDGER_SCHEMA } from '../support/ledger-application.js';
-import { Migration, statusOf, until } from '../support/migration.js';
+import { Migration, rowsOf, statusOf, until } from '../support/migration.js';
 import { withClient } from '../support/postgres.js';
 import { approveUpdate, pauseUpdate, resumeUpdate, retireUpdate } from '../../workflows/messages.js';
 import { PHASES, type Phase } from '../../workflows/lib/status.js';
@@ -17,11 +17,14 @@ afterEach(async () => {
 
 const WHO = { by: 'ada', reason: 'lunch' };
 
-/** Sessions of ours that hold a lock or are in a transaction for longer than a look takes. Replication goes on: it is the server's own. */
+/**
+ * Sessions of ours that hold a lock or are in a transaction for longer than a look takes, the one that keeps an exported
+ * snapshot among them. Replication goes on: it is the server's own, and in no transaction.
+ */
 const HOLDING = `
   SELECT application_name AS name, state, left(query, 60) AS query
     FROM pg_stat_activity a
-   WHERE datname = current_database() AND backend_type = 'client backend' AND application_name LIKE 'verdigris%'
+   WHERE datname = current_database() AND backend_type IN ('client backend', 'walsender') AND application_name LIKE 'verdigris%'
      AND (state LIKE 'idle in transaction%' OR clock_timestamp() - xact_start > interval '2 seconds'
           OR EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.granted
                        AND (l.locktype = 'advisory' OR (l.locktype = 'relation' AND l.mode <> 'AccessShareLock'))))`;
@@ -89,5 +92,45 @@ describe('a paused run', () => {
     expect(new Set(paused).size, paused.join()).toBeGreaterThanOrEqual(4);
     await handle.executeUpdate(retireUpdate, { args: [WHO] });
     expect(((await handle.result()) as MigrationReport).outcome).toBe('completed');
+  });
+
+  it('in the middle of a copy lets its snapshot go; what was not copied comes by tablesync', async () => {
+    const migration = await Migration.create({
+      ...{ blue: 'pg15', green: 'pg18', purpose: 'pause copy' },
+      schema: `CREATE TABLE big (id int PRIMARY KEY, text text); CREATE TABLE small (id int PRIMARY KEY);
+               INSERT INTO big SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 40000) n;
+               INSERT INTO small SELECT generate_series(1, 100)`,
+      plan: {
+        bootstrap: { method: 'copy', maxRate: '4MB' },
+        traffic: { stages: [], approval: { before: [] } },
+        standby: { for: '1s' },
+      },
+    });
+    open.push(migration);
+    const handle = await migration.start();
+    const snapshots = async (): Promise<number> => {
+      const { rows } = await withClient(migration.blue.config, (client) =>
+        client.query<{ n: number }>(
+          `SELECT count(*)::int AS n FROM pg_stat_activity
+            WHERE datname = current_database() AND backend_type = 'walsender' AND state LIKE 'idle in transaction%'`,
+        ),
+      );
+      return rows[0]?.n ?? 0;
+    };
+    await expect.poll(snapshots, { timeout: 30_000, interval: 20 }).toBeGreaterThan(0);
+    expect((await holding(migration)).length).toBeGreaterThan(0);
+    await handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    expect((await statusOf(handle)).phase).toBe('replicate');
+    await expect.poll(() => ending(handle), { timeout: 20_000, interval: 50 }).toBe(0);
+    await expect.poll(() => holding(migration), { timeout: 20_000, interval: 100 }).toEqual([]);
+    for (let look = 0; look < 5; look++) {
+      await sleep(150);
+      expect(await holding(migration)).toEqual([]);
+    }
+    expect(await snapshots()).toBe(0);
+    await handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    const report = (await handle.result()) as MigrationReport;
+    expect(report).toMatchObject({ outcome: 'completed', verification: { differingRows: 0 } });
+    expect(await rowsOf(migration.green, 'SELECT count(*)::int AS n FROM big')).toEqual([{ n: 40_000 }]);
   });
 });

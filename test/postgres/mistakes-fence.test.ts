@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { compareFacts } from '../../src/postgres/ddl/compare-facts.js';
 import { readTableFacts, type TableFacts } from '../../src/postgres/ddl/table-facts.js';
 import { armFence, disarmFence, isFenceOpen, TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
+import { readFencedTables } from '../../src/postgres/fenced-tables.js';
 import { ident } from '../../src/postgres/identifier.js';
 import { refuseChangedSchema } from '../../src/postgres/prepare-promotion.js';
 import { carriedPosition, gapAtItsRate, positionWithGap } from '../../src/postgres/sequences.js';
@@ -51,6 +52,40 @@ describe('the fence', () => {
     await rig.on('green', async (superuser) => {
       await expect(write(superuser)).rejects.toMatchObject(FENCED);
       await expect(superuser.query('TRUNCATE public.notes')).rejects.toMatchObject(FENCED);
+    });
+  });
+
+  it('is closed to each way to write, by the name of a partition and of its parent', async () => {
+    await rig.on('green', async (client) => {
+      await client.query(`
+        CREATE TABLE public.parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE public.parted_low PARTITION OF public.parted FOR VALUES FROM (0) TO (10);
+        CREATE TABLE public.parted_high PARTITION OF public.parted FOR VALUES FROM (10) TO (20);
+        INSERT INTO public.parted VALUES (1), (11)`);
+      const patterns = { include: ['public.*'], exclude: [] };
+      await rig.ours('green', async (session) => armFence(session, await readFencedTables(session, patterns)));
+      try {
+        for (const table of ['public.parted', 'public.parted_low']) {
+          for (const statement of [
+            `INSERT INTO ${table} VALUES (2)`,
+            `INSERT INTO ${table} VALUES (1) ON CONFLICT (id) DO UPDATE SET id = 3`,
+            `WITH made AS (INSERT INTO ${table} VALUES (2) RETURNING id) SELECT id FROM made`,
+            `UPDATE ${table} SET id = 2 WHERE id = 1`,
+            `UPDATE ${table} SET id = id`,
+            `DELETE FROM ${table}`,
+            `TRUNCATE ${table}`,
+            `COPY ${table} FROM PROGRAM 'echo 2'`,
+            `MERGE INTO ${table} t USING (VALUES (2)) v (id) ON t.id = v.id WHEN NOT MATCHED THEN INSERT VALUES (v.id)`,
+          ]) {
+            await expect(client.query(statement), statement).rejects.toMatchObject(FENCED);
+          }
+        }
+        // Its row would go to another partition.
+        await expect(client.query('UPDATE public.parted SET id = 12 WHERE id = 1')).rejects.toMatchObject(FENCED);
+        expect((await client.query('SELECT id FROM public.parted ORDER BY id')).rows).toEqual([{ id: 1 }, { id: 11 }]);
+      } finally {
+        await client.query('DROP TABLE public.parted');
+      }
     });
   });
 

@@ -276,16 +276,19 @@ describe.each(COMBINATIONS)('promotion %s -> %s, streams: %i', (blueServer, gree
   it('loses and doubles no write, there and back, with writers at work', async () => {
     const writers = new Writers(databases, 12);
     await sleep(500);
+    const holds: number[] = [];
     for (const from of ['blue', 'green', 'blue'] as const) {
       const { holdMs } = await move(from);
       expect(holdMs).not.toBeNull();
-      expect(holdMs).toBeLessThan(2_000);
+      holds.push(holdMs ?? 0);
       // Nothing of the old feed is left in any stream: both at once would bring old values back.
       expect(await feedsOf(from)).toEqual({ enabled: streams, disabled: 0, slots: 0 });
       expect(await feedsOf(otherSide(from))).toEqual({ enabled: 0, disabled: 0, slots: streams });
       await sleep(500);
     }
     await writers.stop();
+    // Other tests run beside them; some 20 ms where nothing does.
+    expect(Math.min(...holds)).toBeLessThan(200);
     expect(writers.errors).toEqual([]);
     expect(writers.retried).toBeGreaterThan(0);
 

@@ -54,6 +54,11 @@ export async function movesUnderLoad(blueServer: TestServer, greenServer: TestSe
        FROM entries`,
   );
   expect(green).toEqual({ without_metadata: 0, wrong_json: 0, index: 1, nullable: 'NO', constraint: 1 });
+  // Without statistics the first plans after the promotion are guesses.
+  const unknown = `SELECT c.oid::regclass::text AS table FROM pg_class c
+                    WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
+                      AND NOT EXISTS (SELECT FROM pg_stats s WHERE s.schemaname = 'public' AND s.tablename = c.relname)`;
+  expect(await rowsOf(migration.green, unknown)).toEqual([]);
   expect(await replicationObjects(migration)).toEqual([]);
   await expect(
     withClient(migration.blue.config, (client) => client.query('UPDATE accounts SET balance = 0')),
