@@ -893,6 +893,19 @@ describe('a connection', () => {
   });
 });
 
+it('names sessions that hold advisory locks, which green does not know', async () => {
+  const locks = async (): Promise<unknown[]> => only(await check(), 'advisory-locks');
+  await withClient({ ...blue.config, application_name: 'the leader' }, async (client) => {
+    await client.query('BEGIN; SELECT pg_advisory_xact_lock(7)');
+    expect(await locks()).toEqual([]);
+    await client.query('COMMIT; SELECT pg_advisory_lock(7), pg_advisory_lock_shared(8)');
+    expect(await locks()).toMatchObject([
+      { severity: 'warning', side: 'blue', object: 'the leader, user postgres: 2' },
+    ]);
+  });
+  expect(await locks()).toEqual([]);
+});
+
 describe('connections', () => {
   it('of the server, the database and the user must be enough for the plan, with their numbers', async () => {
     const user = `preflight_user_${TAG}`;

@@ -22,7 +22,7 @@ import { otherConsumers, otherSubscriptions, slotNames } from './consumers.js';
 import { defaultPrivileges } from './default-privileges.js';
 import { distance } from './distance.js';
 import { functionPaths } from './function-paths.js';
-import { hypertables, largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
+import { advisoryLocks, hypertables, largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
 import {
   collation,
   encoding,
@@ -100,6 +100,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   tornApart,
   largeObjects,
   sequenceRoom,
+  advisoryLocks,
   scheduledJobs,
   hypertables,
   replicaTriggers,

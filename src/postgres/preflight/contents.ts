@@ -51,6 +51,32 @@ export const sequenceRoom: SideCheck = {
   },
 };
 
+/** Of a session that is in no transaction: those that a transaction holds end with it. */
+export const advisoryLocks: SideCheck = {
+  name: 'advisory-locks',
+  sides: ['blue'],
+  run: async ({ session }) => {
+    const { rows } = await session.query<{ who: string; locks: number }>(
+      `SELECT coalesce(nullif(a.application_name, ''), 'no application name') || ', user ' || a.usename AS who, count(*)::int AS locks
+         FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+        WHERE l.locktype = 'advisory' AND l.granted AND a.state = 'idle' AND a.application_name NOT LIKE 'verdigris%'
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        GROUP BY 1 ORDER BY 1`,
+    );
+    if (rows.length === 0) return [];
+    return [
+      {
+        severity: 'warning',
+        object: listed(rows.map(({ who, locks }) => `${who}: ${locks}`)),
+        message:
+          'these sessions hold advisory locks, which are of one server: while writes move, one process can hold the lock on blue and another one the same lock on green',
+        remedy:
+          'See that two at once do no harm (a leader that is elected, a job that runs once), or stop what needs them for the promotion',
+      },
+    ];
+  },
+};
+
 /** Extensions that run something by the clock, on each server for itself. */
 const SCHEDULERS = ['pg_cron', 'pg_partman', 'pgagent', 'pg_timetable', 'pg_background', 'timescaledb'];
 
