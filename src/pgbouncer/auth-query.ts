@@ -40,8 +40,14 @@ export async function authQueryObstacles(
   if (LOOKS_NOBODY_UP.includes(settings.get('auth_type') ?? '')) return [];
   const asked = { instance, control, question, settings, shown: await control.databases() };
   const { lookups, elsewhere } = await lookupsOf(asked);
-  const found = await Promise.all(lookups.map((lookup) => ofLookup(asked, lookup)));
-  return [...found.flat(), ...elsewhere.flatMap((entry) => asksElsewhere(asked, entry))];
+  const inFile = lookups.length === 0 ? [] : await usersOfFile(asked);
+  const comers = await Promise.all(lookups.map((lookup) => comersOf(asked, lookup, inFile)));
+  // From here on nothing is asked of the console, nor of the sessions of others.
+  const found = Promise.all(comers.map((one) => ofLookup(asked, one))).then((all) => all.flat());
+  const said = elsewhere.flatMap((entry) => asksElsewhere(asked, entry));
+  if (question.later === undefined) return [...(await found), ...said];
+  question.later(found);
+  return said;
 }
 
 /** How the users of the moved entries are looked up, and entries that are asked instead of them (auth_dbname). */
@@ -69,34 +75,55 @@ async function lookupsOf({
   return { lookups: [...lookups.values()], elsewhere: [...elsewhere] };
 }
 
-/** Users of whom the same is to be said. */
-interface Group extends Pick<LookupTrouble, 'kind' | 'why'> {
-  /** Whether they get in now, and only by the query. */
-  readonly isCertain: boolean;
-  readonly users: string[];
+/** Who is looked up so. */
+interface Comers {
+  readonly lookup: Lookup;
+  /** Those who are connected first. */
+  readonly users: readonly string[];
+  /** Of them, those who have come by themselves. Without clients it is seen all the same whether the query can be run. */
+  readonly all: readonly string[];
+  readonly present: readonly string[];
+  /** Of them, those who may be in the auth_file. */
+  readonly inFile: readonly string[];
+  /** Of whose roles pgbouncer-logins tells. */
+  readonly told: readonly string[];
 }
 
-async function ofLookup(asked: Asked, lookup: Lookup): Promise<Obstacle[]> {
-  const { question } = asked;
+async function comersOf(asked: Asked, lookup: Lookup, inFile: readonly string[]): Promise<Comers> {
   const { all, present } = await usersOf(asked, lookup);
-  // Without clients it is seen all the same whether the query can be run.
   const users = all.length === 0 ? [lookup.authUser] : all;
+  // That it fails is told by pgbouncer-logins.
+  const troubles = await asked.question.loginTroubles(users).catch(() => []);
+  return { lookup, users, all, present, inFile, told: troubles.map(({ user }) => user) };
+}
+
+/** Users of whom the same is to be said. */
+interface Group extends Pick<LookupTrouble, 'kind' | 'why'> {
+  readonly users: string[];
+  /** Of them, those who get in now, and only by the query. */
+  readonly certain: string[];
+}
+
+/** Never rejects. */
+async function ofLookup(asked: Asked, comers: Comers): Promise<Obstacle[]> {
+  const { lookup, users, all, present, inFile, told } = comers;
   try {
-    const troubles = await question.lookupTroubles(lookup, users);
-    if (troubles.length === 0) return [];
-    const roles = (await question.loginTroubles(users)).map(({ user }) => user);
-    const inFile = await usersOfFile(asked);
     const groups: Group[] = [];
-    for (const { user, kind, why, isKnown } of troubles) {
+    for (const { user, kind, why, isKnown } of await asked.question.lookupTroubles(lookup, users)) {
       // A query that fails does so for whoever comes; of one user alone it matters whether he still does.
       const comes = kind === 'no row' ? present.includes(user) : all.includes(user);
       const isCertain = isKnown && comes && !inFile.includes(user);
       // What is wrong with the role is said by pgbouncer-logins.
       const isSaid = kind === 'other password' || (kind === 'no row' && !isCertain);
-      if (isSaid && roles.includes(user)) continue;
-      const group = groups.find((one) => one.kind === kind && one.why === why && one.isCertain === isCertain);
-      if (group === undefined) groups.push({ kind, why, isCertain, users: [user] });
-      else group.users.push(user);
+      if (isSaid && told.includes(user)) continue;
+      // What is said without naming users is said once.
+      const namesUsers = kind === 'no row' || kind === 'other password';
+      const isSame = (one: Group): boolean =>
+        one.kind === kind && one.why === why && (!namesUsers || one.certain.length > 0 === isCertain);
+      const group = groups.find(isSame) ?? { kind, why, users: [], certain: [] };
+      if (!groups.includes(group)) groups.push(group);
+      group.users.push(user);
+      if (isCertain) group.certain.push(user);
     }
     return groups.map((group) => obstacleOf(asked, lookup, group));
   } catch (error) {
@@ -120,7 +147,7 @@ async function usersOf(
     await control.pools(),
     entries.filter((entry) => unforced.includes(entry)),
   );
-  return { all: [...new Set([...present, ...pooled])].sort(), present };
+  return { all: [...new Set([...present.sort(), ...pooled.sort()])], present };
 }
 
 /** A client that is being looked up. */
@@ -131,16 +158,17 @@ async function usersOfFile({ control, settings }: Asked): Promise<readonly strin
   return (settings.get('auth_file') ?? '') === '' ? [] : await control.users();
 }
 
-function obstacleOf(asked: Asked, lookup: Lookup, { kind, why, isCertain, users }: Group): Obstacle {
+function obstacleOf(asked: Asked, lookup: Lookup, { kind, why, users, certain }: Group): Obstacle {
   const { instance, question } = asked;
   const side = otherSide(question.leadsTo);
   const [query, role] = [`auth_query of PgBouncer "${instance.pooler.connection}"`, `"${lookup.authUser}"`];
   const names = listed(users);
+  const isCertain = certain.length > 0;
   // Where the run has not copied the schema yet, what is missing may come with it.
   const mayCome = kind === 'fails' && question.copiesSchema;
   const severity = isCertain && side === 'green' && !mayCome ? 'error' : 'warning';
   const said = { severity, check: CHECK } as const;
-  const refused = isCertain ? `: new logins of ${names} are refused after the move` : '';
+  const refused = isCertain ? `: new logins of ${listed(certain)} are refused after the move` : '';
   switch (kind) {
     case 'untried':
       return untried(asked, lookup, why);

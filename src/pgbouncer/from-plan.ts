@@ -7,7 +7,7 @@ import type { Databases } from '../postgres/session.js';
 import { otherSide, type Side } from '../side.js';
 import { connectionConfig, type Environment } from '../worker/connections.js';
 import type { ClientPool } from './client-pools.js';
-import { obstaclesOf } from './obstacles.js';
+import { obstaclesOf, type Obstacle } from './obstacles.js';
 import { loginTroubles } from './logins.js';
 import { pgBouncerPools } from './pgbouncer-pools.js';
 import type { PgBouncers } from './pgbouncer.js';
@@ -62,6 +62,12 @@ export function poolsBefore(setup: PgBouncers, databases: Databases, heard?: Hea
     identities.set(side, known);
     return known;
   };
+  const closed = new AbortController();
+  const tell = (found: readonly Obstacle[]): void => {
+    if (closed.signal.aborted) return;
+    for (const { severity, check, message, remedy } of found)
+      if (severity === 'warning' && TOLD_AGAIN.includes(check)) heard?.mayBeRefused(`${message}. ${remedy}`);
+  };
   return pgBouncerPools(setup, {
     whereWritesAre: () => route.read(),
     openTransactions: async (side, pids, olderThanMs) =>
@@ -75,14 +81,18 @@ export function poolsBefore(setup: PgBouncers, databases: Databases, heard?: Hea
           return loginTroubles({ blue, green }, to, users);
         },
         // By sessions of its own: it becomes another role.
-        lookupTroubles: (lookup, users) => lookupTroubles(databases, to, lookup, users),
+        lookupTroubles: (lookup, users) => lookupTroubles(databases, to, lookup, users, closed.signal),
+        // The way back waits for nothing that can't stop it.
+        ...(to === 'blue' ? { later: (warnings) => void warnings.then(tell) } : {}),
         copiesSchema: false,
       });
-      for (const { severity, check, message, remedy } of found)
-        if (severity === 'warning' && TOLD_AGAIN.includes(check)) heard?.mayBeRefused(`${message}. ${remedy}`);
+      tell(found);
       return found.filter(({ severity }) => severity === 'error').map(({ message, remedy }) => `${message}. ${remedy}`);
     },
     unserved: (what, side, pools) => heard?.unserved(what, side, pools),
-    close: () => route.close(),
+    close: () => {
+      closed.abort();
+      return route.close();
+    },
   });
 }

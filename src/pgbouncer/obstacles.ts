@@ -32,6 +32,11 @@ export interface Question {
   readonly loginTroubles: (users: readonly string[]) => Promise<readonly LoginTrouble[]>;
   /** How the other side answers to what looks these users up. */
   readonly lookupTroubles: (lookup: UserLookup, users: readonly string[]) => Promise<readonly LookupTrouble[]>;
+  /**
+   * Takes what only warns and may take seconds, where nobody is to wait for it: it never rejects. Without this it is waited for
+   * and among what is found.
+   */
+  readonly later?: (warnings: Promise<readonly Obstacle[]>) => void;
   /** Whether the run is yet to copy blue's schema to green. */
   readonly copiesSchema: boolean;
 }

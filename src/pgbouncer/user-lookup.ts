@@ -1,6 +1,6 @@
 import { ident } from '../postgres/identifier.js';
-import { SHORT_STATEMENTS, withSession, type Database, type Databases, type Session } from '../postgres/session.js';
-import { sqlState } from '../postgres/sqlstate.js';
+import { BEGIN, withSession, type Database, type Databases, type Session } from '../postgres/session.js';
+import { CANCELED, isConnectionLost, READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 import { otherSide, type Side } from '../side.js';
 
 /*
@@ -29,14 +29,22 @@ export interface LookupTrouble {
 type Answer =
   | { readonly is: 'row'; readonly password: string | null }
   | { readonly is: 'no row' }
-  | { readonly is: 'no role' | 'fails' | 'untried'; readonly why: string };
+  | { readonly is: 'no role' | 'fails'; readonly why: string }
+  /** `holdsForAll`: whoever else is asked for gets the same answer, or waits as long for it. */
+  | { readonly is: 'untried'; readonly why: string; readonly holdsForAll?: boolean };
 
-const SESSION = { purpose: 'user lookup', statementTimeoutMs: 5_000, ...SHORT_STATEMENTS } as const;
+/** After this nobody more is asked for, on either side. */
+const ASKED_FOR_MS = 3_000;
+/** So nothing takes longer than ASKED_FOR_MS and one statement, on a server that answers. */
+const SESSION = { purpose: 'user lookup', statementTimeoutMs: 2_000, answerWithinMs: 5_000 } as const;
 
 /**
- * Runs the query on both sides as PgBouncer would, read only. Passwords leave no server: what is compared are hashes.
+ * Runs the query on both sides as PgBouncer would, read only, for some seconds at most: users who are not asked for by then
+ * are `untried`. Passwords leave no server: what is compared are hashes.
  *
  * @param side the one that will be asked after the move
+ * @param users those who matter most first
+ * @param cutOn ends it anywhere
  * @throws VerdigrisError ConnectionFailed
  */
 export async function lookupTroubles(
@@ -44,11 +52,12 @@ export async function lookupTroubles(
   side: Side,
   lookup: UserLookup,
   users: readonly string[],
+  cutOn?: AbortSignal,
 ): Promise<LookupTrouble[]> {
   const from = otherSide(side);
   const [here, there] = await Promise.all([
-    askAll(databases[from], lookup, users),
-    askAll(databases[side], lookup, users),
+    askAll(databases[from], lookup, users, cutOn),
+    askAll(databases[side], lookup, users, cutOn),
   ]);
   return users.flatMap((user, i) => troubleOf({ user, from, side }, here[i], there[i]));
 }
@@ -77,20 +86,37 @@ function troubleOf(
   }
 }
 
-async function askAll(database: Database, lookup: UserLookup, users: readonly string[]): Promise<Answer[]> {
-  return withSession(database, SESSION, async (session) => {
+/** In one transaction, which is never committed. Each user is asked for from the same savepoint: nothing of one is left for the next. */
+async function askAll(
+  database: Database,
+  { authUser, query }: UserLookup,
+  users: readonly string[],
+  cutOn: AbortSignal | undefined,
+): Promise<Answer[]> {
+  return withSession(database, { ...SESSION, ...(cutOn === undefined ? {} : { cutOn }) }, async (session) => {
+    const until = performance.now() + ASKED_FOR_MS;
+    const refused = await become(session, authUser);
+    if (refused !== undefined) return users.map(() => refused);
+    await session.query('SAVEPOINT asked');
     const answers: Answer[] = [];
-    for (const user of users) answers.push(await ask(session, lookup, user));
+    for (const user of users) {
+      const answer = performance.now() < until ? await ask(session, query, user) : NO_TIME_LEFT;
+      answers.push(answer);
+      if (answer.is === 'untried' && answer.holdsForAll === true) return users.map((_, i) => answers[i] ?? answer);
+      await session.query('ROLLBACK TO SAVEPOINT asked');
+    }
     return answers;
   });
 }
 
-/** In a transaction of its own, which is rolled back: the session becomes itself again. */
-async function ask(session: Session, { authUser, query }: UserLookup, user: string): Promise<Answer> {
-  await session.query('BEGIN READ ONLY');
+const NO_TIME_LEFT = {
+  is: 'untried',
+  why: `not all users were asked for within ${ASKED_FOR_MS / 1_000} s`,
+  holdsForAll: true,
+} as const;
+
+async function ask(session: Session, query: string, user: string): Promise<Answer> {
   try {
-    const missing = await become(session, authUser);
-    if (missing !== undefined) return missing;
     const { rows } = await session.query<{ password: string | null }>(
       `SELECT encode(sha256(convert_to(found.password::text, 'UTF8')), 'hex') AS password
          FROM (${query.replace(/;\s*$/, '')}
@@ -102,16 +128,18 @@ async function ask(session: Session, { authUser, query }: UserLookup, user: stri
     return row === undefined ? { is: 'no row' } : { is: 'row', password: row.password };
   } catch (error) {
     const state = sqlState(error);
-    return { is: state !== undefined && isOfQuery(state) ? 'fails' : 'untried', why: wordsFor(state) };
-  } finally {
-    await session.query('ROLLBACK').catch(() => undefined);
+    if (state === undefined || isConnectionLost(error)) throw error;
+    if (isOfQuery(state)) return { is: 'fails', why: wordsFor(state) };
+    return { is: 'untried', why: wordsFor(state), holdsForAll: FOR_ALL.includes(state) };
   }
 }
 
 /** With the settings of a new session of a role that has none of its own. */
 async function become(session: Session, role: string): Promise<Answer | undefined> {
+  await session.query(
+    `${BEGIN}; SET TRANSACTION READ ONLY; SET LOCAL search_path = "$user", public; SET LOCAL row_security = on`,
+  );
   try {
-    await session.query(`SET LOCAL search_path = "$user", public; SET LOCAL row_security = on`);
     await session.query(`SET LOCAL ROLE ${ident(role)}`);
     return undefined;
   } catch (error) {
@@ -124,6 +152,10 @@ async function become(session: Session, role: string): Promise<Answer | undefine
 
 const INVALID_PARAMETER_VALUE = '22023';
 const INSUFFICIENT_PRIVILEGE = '42501';
+
+const LOCK_NOT_AVAILABLE = '55P03';
+/** A statement that took too long, a table that is locked, a query that writes. */
+const FOR_ALL: readonly string[] = [CANCELED, LOCK_NOT_AVAILABLE, READ_ONLY];
 
 /** What PgBouncer would meet as well: names and privileges, schemas, and what a function raises. */
 function isOfQuery(state: string): boolean {

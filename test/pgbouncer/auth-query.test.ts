@@ -20,8 +20,11 @@ const SIDES: readonly Side[] = ['blue', 'green'];
 
 describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_query', () => {
   const id = randomBytes(4).toString('hex');
-  const [app, asks] = [`app_${id}`, `lookup_${id}`];
-  const verifiers = { [app]: verifierOf('of the application'), [asks]: verifierOf('of the lookup') };
+  const [app, another, asks, filed] = [`app_${id}`, `jobs_${id}`, `lookup_${id}`, `filed_${id}`];
+  const verifiers = {
+    ...{ [app]: verifierOf('of the application'), [another]: verifierOf('of the application') },
+    ...{ [asks]: verifierOf('of the lookup'), [filed]: verifierOf('of the application') },
+  };
   const lookup: UserLookup = { authUser: asks, query: 'SELECT * FROM lookup.user_lookup($1);' };
   /** As it is usually made; PgBouncer is given what it returns. */
   const FUNCTION = `
@@ -40,10 +43,10 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
     await withClient(pair.databases[side].config, (session) => session.query(sql));
   }
 
-  async function come(): Promise<pg.Client> {
+  async function come(user = app): Promise<pg.Client> {
     const coming = new pg.Client({
       ...pair.clientOf(0),
-      user: app,
+      user,
       password: 'of the application',
       connectionTimeoutMillis: 5_000,
     });
@@ -60,6 +63,12 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
     expect(words.join()).not.toContain('SCRAM');
     return words.filter((line) => line.includes(' pgbouncer-auth-query: '));
   }
+
+  /** A function of that side that does so before it answers as the usual one. */
+  const slowly = (first: string): string => `
+    CREATE OR REPLACE FUNCTION lookup.user_lookup(name text, OUT uname text, OUT phash text) RETURNS SETOF record
+      LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog
+      AS $$ BEGIN ${first}; RETURN QUERY SELECT usename::text, passwd FROM pg_shadow WHERE usename = name; END $$`;
 
   async function prepare(): Promise<string[]> {
     const told: string[] = [];
@@ -78,7 +87,7 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
 
   beforeAll(async () => {
     pair = await PooledPair.create('pooled lookups', {
-      ...{ poolers: 1, users: { [asks]: 'of the lookup' } },
+      ...{ poolers: 1, users: { [asks]: 'of the lookup', [filed]: 'of the application' } },
       settings: { auth_user: asks, auth_query: lookup.query, server_login_retry: '0' },
     });
     entries = readFileSync(pair.poolers[0]?.file ?? '', 'utf8');
@@ -100,7 +109,8 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
   });
 
   afterAll(async () => {
-    for (const side of SIDES) await on(side, `${GONE} DROP ROLE IF EXISTS ${ident(app)}, ${ident(asks)}`);
+    for (const side of SIDES)
+      await on(side, `${GONE} DROP ROLE IF EXISTS ${[app, another, asks, filed].map(ident).join(', ')}`);
     await pair.close();
   });
 
@@ -201,5 +211,78 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
     expect(String(refused)).toContain('the query fails (P0001)');
     expect(JSON.stringify([refused, String(refused), (refused as Error).stack])).not.toMatch(/SCRAM|no entry/);
     expect((await said()).join()).toContain('the query fails (P0001)');
+  });
+
+  it('are asked for as long as it takes seconds, and no longer when the first one waits in vain', async () => {
+    const users = Array.from({ length: 100 }, (_, i) => (i === 0 ? app : `user_${i}`));
+    const seconds = async (first: string): Promise<{ took: number; kinds: (string | undefined)[] }> => {
+      await on('green', slowly(first));
+      const began = performance.now();
+      const found = await lookupTroubles(pair.databases, 'green', lookup, users);
+      const kinds = users.map((name) => found.find(({ user }) => user === name)?.kind);
+      return { took: (performance.now() - began) / 1_000, kinds };
+    };
+    const slow = await seconds('PERFORM pg_sleep(0.1)');
+    expect(slow.kinds.slice(0, 3)).toEqual([undefined, undefined, undefined]);
+    expect(slow.kinds.at(-1)).toBe('untried');
+    expect(slow.took).toBeLessThan(5);
+    const stuck = await seconds('PERFORM pg_sleep(10)');
+    expect(new Set(stuck.kinds)).toEqual(new Set(['untried']));
+    expect(stuck.took).toBeLessThan(4);
+  });
+
+  it('and nothing of one lookup is left for the next one: not a failure, not a setting', async () => {
+    await on(
+      'green',
+      slowly(`IF name = 'user_1' THEN RAISE 'no'; END IF;
+              IF current_setting('lookup.seen', true) = 'yes' THEN RAISE 'seen'; END IF;
+              PERFORM set_config('lookup.seen', 'yes', true)`),
+    );
+    const found = await lookupTroubles(pair.databases, 'green', lookup, ['user_1', app, 'user_2', another]);
+    expect(found.map(({ user, kind }) => [user, kind])).toEqual([['user_1', 'fails']]);
+  });
+
+  it('and what holds for all is told once, whoever of them is in auth_file', async () => {
+    const others = await Promise.all([come(another), come(filed)]);
+    await on('green', slowly('UPDATE public.accounts SET balance = 0 WHERE false'));
+    expect(await prepare()).toEqual([expect.stringContaining("can't be tried: on green, the query fails (25006)")]);
+    for (const other of others) await other.end();
+  });
+
+  it('and the way back waits for none of it, and tells of it when it knows', async () => {
+    const told: string[] = [];
+    const pools = poolsBefore(pair.setup, pair.databases, {
+      mayBeRefused: (what) => void told.push(what),
+      unserved: () => undefined,
+    });
+    const { epoch } = await pair.whereWritesAre();
+    await pools.pause('blue', epoch);
+    await pools.point('green', epoch + 1);
+    await pools.release();
+    await on('blue', slowly(`PERFORM pg_sleep(0.5); IF name = '${app}' THEN name := 'nobody'; END IF`));
+    await pools.prepare('green', epoch + 1);
+    expect(told).toEqual([]);
+    await expect.poll(() => told, { timeout: 10_000 }).toHaveLength(1);
+    expect(told[0]).toContain(`finds "${app}" on green, and not on blue: new logins`);
+    await pools.prepare('green', epoch + 1);
+    await pools.release();
+    // What is still asked for when all is over is broken off.
+    await pools.close();
+    await withClient(pair.databases.blue.config, (session) =>
+      expect
+        .poll(
+          async () =>
+            (await session.query(`SELECT FROM pg_stat_activity WHERE application_name = 'verdigris user lookup'`))
+              .rowCount,
+          { timeout: 10_000 },
+        )
+        .toBe(0),
+    );
+    expect(told).toHaveLength(1);
+    const after = pgBouncerPools(pair.setup);
+    await after.pause('green', epoch + 1);
+    await after.point('blue', epoch + 2);
+    await after.release();
+    await after.close();
   });
 });
