@@ -29,7 +29,8 @@ interface Asked {
 
 /**
  * Users whom PgBouncer looks up in the database (auth_query) are looked up on the other side after a move: whether that
- * answers as this one does. An error only on the way to green, and where it is shown that users who get in would not any more.
+ * answers as this one does. An error only on the way to green, and where it is shown
+ * that users who get in would not any more: none of those who are connected, or whoever comes.
  */
 export async function authQueryObstacles(
   instance: Instance,
@@ -108,13 +109,17 @@ interface Group extends Pick<LookupTrouble, 'kind' | 'why'> {
 async function ofLookup(asked: Asked, comers: Comers): Promise<Obstacle[]> {
   const { lookup, users, all, present, inFile, told } = comers;
   try {
+    const { known, troubles } = await asked.question.compareLookups(lookup, users);
+    // A single user may be missing because nobody needs them there; that none is found is the fault of what the query reads.
+    const isFound = (user: string): boolean => !troubles.some((one) => one.user === user && one.kind === 'no row');
+    const nobodyFound = !present.some((user) => known.includes(user) && isFound(user));
     const groups: Group[] = [];
-    for (const { user, kind, why, isKnown } of await asked.question.lookupTroubles(lookup, users)) {
+    for (const { user, kind, why } of troubles) {
       // A query that fails does so for whoever comes; of one user alone it matters whether he still does.
       const comes = kind === 'no row' ? present.includes(user) : all.includes(user);
-      const isCertain = isKnown && comes && !inFile.includes(user);
+      const isCertain = known.includes(user) && comes && !inFile.includes(user);
       // What is wrong with the role is said by pgbouncer-logins.
-      const isSaid = kind === 'other password' || (kind === 'no row' && !isCertain);
+      const isSaid = kind === 'other password' || (kind === 'no row' && !(isCertain && nobodyFound));
       if (isSaid && told.includes(user)) continue;
       // What is said without naming users is said once.
       const namesUsers = kind === 'no row' || kind === 'other password';
@@ -125,7 +130,7 @@ async function ofLookup(asked: Asked, comers: Comers): Promise<Obstacle[]> {
       group.users.push(user);
       if (isCertain) group.certain.push(user);
     }
-    return groups.map((group) => obstacleOf(asked, lookup, group));
+    return groups.map((group) => obstacleOf(asked, lookup, group, group.kind !== 'no row' || nobodyFound));
   } catch (error) {
     const why = error instanceof VerdigrisError ? error.what : (sqlState(error) ?? 'no answer');
     return [untried(asked, lookup, why)];
@@ -158,7 +163,8 @@ async function usersOfFile({ control, settings }: Asked): Promise<readonly strin
   return (settings.get('auth_file') ?? '') === '' ? [] : await control.users();
 }
 
-function obstacleOf(asked: Asked, lookup: Lookup, { kind, why, users, certain }: Group): Obstacle {
+/** @param stops whether what is certain of these users is reason enough not to move */
+function obstacleOf(asked: Asked, lookup: Lookup, { kind, why, users, certain }: Group, stops: boolean): Obstacle {
   const { instance, question } = asked;
   const side = otherSide(question.leadsTo);
   const [query, role] = [`auth_query of PgBouncer "${instance.pooler.connection}"`, `"${lookup.authUser}"`];
@@ -166,7 +172,7 @@ function obstacleOf(asked: Asked, lookup: Lookup, { kind, why, users, certain }:
   const isCertain = certain.length > 0;
   // Where the run has not copied the schema yet, what is missing may come with it.
   const mayCome = kind === 'fails' && question.copiesSchema;
-  const severity = isCertain && side === 'green' && !mayCome ? 'error' : 'warning';
+  const severity = stops && isCertain && side === 'green' && !mayCome ? 'error' : 'warning';
   const said = { severity, check: CHECK } as const;
   const refused = isCertain ? `: new logins of ${listed(certain)} are refused after the move` : '';
   switch (kind) {

@@ -12,7 +12,7 @@ import { loginTroubles } from './logins.js';
 import { pgBouncerPools } from './pgbouncer-pools.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { identityOf } from '../postgres/identity.js';
-import { lookupTroubles } from './user-lookup.js';
+import { compareLookups } from './user-lookup.js';
 
 /** Checks whose warnings are told again before a move, since who comes may have changed. The preflight has told the others. */
 const TOLD_AGAIN = ['pgbouncer-logins', 'pgbouncer-auth-query', 'pgbouncer-entries'];
@@ -81,7 +81,7 @@ export function poolsBefore(setup: PgBouncers, databases: Databases, heard?: Hea
           return loginTroubles({ blue, green }, to, users);
         },
         // By sessions of its own: it becomes another role.
-        lookupTroubles: (lookup, users) => lookupTroubles(databases, to, lookup, users, closed.signal),
+        compareLookups: (lookup, users) => compareLookups(databases, to, lookup, users, closed.signal),
         // The way back waits for nothing that can't stop it.
         ...(to === 'blue' ? { later: (warnings) => void warnings.then(tell) } : {}),
         copiesSchema: false,

@@ -10,7 +10,7 @@ import { leftBehind } from './left-behind.js';
 import type { LoginTrouble } from './logins.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { identityThrough } from './reach.js';
-import type { LookupTrouble, UserLookup } from './user-lookup.js';
+import type { LookupsCompared, UserLookup } from './user-lookup.js';
 
 /** Something that stops a PgBouncer from taking part in a promotion, or that somebody should know. */
 export interface Obstacle {
@@ -31,7 +31,7 @@ export interface Question {
   /** What keeps users from logging in to the other side; nobody is tried. */
   readonly loginTroubles: (users: readonly string[]) => Promise<readonly LoginTrouble[]>;
   /** How the other side answers to what looks these users up. */
-  readonly lookupTroubles: (lookup: UserLookup, users: readonly string[]) => Promise<readonly LookupTrouble[]>;
+  readonly compareLookups: (lookup: UserLookup, users: readonly string[]) => Promise<LookupsCompared>;
   /**
    * Takes what only warns and may take seconds, where nobody is to wait for it: it never rejects. Without this it is waited for
    * and among what is found.

@@ -9,7 +9,7 @@ import { loginTroubles } from './logins.js';
 import { obstaclesOf, type Question } from './obstacles.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { identityOf } from '../postgres/identity.js';
-import { lookupTroubles } from './user-lookup.js';
+import { compareLookups } from './user-lookup.js';
 
 /** The checks of a PgBouncer, by name; docs/preflight.md has a row for each. */
 export const PGBOUNCER_CHECKS = [
@@ -59,7 +59,7 @@ export async function checkPgBouncers(
       withSession(databases.blue, look, (blue) =>
         withSession(databases.green, look, (green) => loginTroubles({ blue, green }, 'green', users)),
       ),
-    lookupTroubles: (lookup, users) => lookupTroubles(databases, 'green', lookup, users),
+    compareLookups: (lookup, users) => compareLookups(databases, 'green', lookup, users),
     copiesSchema: plan.bootstrap.method !== 'standby',
   };
   const found = await Promise.all(

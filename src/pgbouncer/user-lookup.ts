@@ -20,10 +20,14 @@ export interface LookupTrouble {
   readonly user: string;
   /** `fails`: the query itself does. `no role`: there is no auth_user. `untried`: nothing is known. */
   readonly kind: 'no row' | 'no role' | 'fails' | 'other password' | 'untried';
-  /** Whether the side that has the writes answers for this user. */
-  readonly isKnown: boolean;
   /** In words, without anything that a server has said: its message may quote what the query reads. */
   readonly why: string;
+}
+
+export interface LookupsCompared {
+  /** The users whom the side that has the writes answers for. */
+  readonly known: readonly string[];
+  readonly troubles: readonly LookupTrouble[];
 }
 
 type Answer =
@@ -47,19 +51,22 @@ const SESSION = { purpose: 'user lookup', statementTimeoutMs: 2_000, answerWithi
  * @param cutOn ends it anywhere
  * @throws VerdigrisError ConnectionFailed
  */
-export async function lookupTroubles(
+export async function compareLookups(
   databases: Databases,
   side: Side,
   lookup: UserLookup,
   users: readonly string[],
   cutOn?: AbortSignal,
-): Promise<LookupTrouble[]> {
+): Promise<LookupsCompared> {
   const from = otherSide(side);
   const [here, there] = await Promise.all([
     askAll(databases[from], lookup, users, cutOn),
     askAll(databases[side], lookup, users, cutOn),
   ]);
-  return users.flatMap((user, i) => troubleOf({ user, from, side }, here[i], there[i]));
+  return {
+    known: users.filter((_, i) => here[i]?.is === 'row'),
+    troubles: users.flatMap((user, i) => troubleOf({ user, from, side }, here[i], there[i])),
+  };
 }
 
 function troubleOf(
@@ -68,21 +75,20 @@ function troubleOf(
   there: Answer | undefined,
 ): LookupTrouble[] {
   if (here === undefined || there === undefined) return [];
-  const isKnown = here.is === 'row';
   if (here.is !== 'row' && here.is !== 'no row') {
-    return [{ user, kind: 'untried', isKnown, why: `on ${from}, ${here.why}` }];
+    return [{ user, kind: 'untried', why: `on ${from}, ${here.why}` }];
   }
   switch (there.is) {
     case 'untried':
-      return [{ user, kind: 'untried', isKnown, why: `on ${side}, ${there.why}` }];
+      return [{ user, kind: 'untried', why: `on ${side}, ${there.why}` }];
     case 'no role':
     case 'fails':
-      return [{ user, kind: there.is, isKnown, why: there.why }];
+      return [{ user, kind: there.is, why: there.why }];
     case 'no row':
-      return isKnown ? [{ user, kind: 'no row', isKnown, why: '' }] : [];
+      return here.is === 'row' ? [{ user, kind: 'no row', why: '' }] : [];
     case 'row':
       if (here.is !== 'row' || here.password === there.password) return [];
-      return [{ user, kind: 'other password', isKnown, why: '' }];
+      return [{ user, kind: 'other password', why: '' }];
   }
 }
 

@@ -5,8 +5,9 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
 import { poolsBefore } from '../../src/pgbouncer/from-plan.js';
 import { pgBouncerPools } from '../../src/pgbouncer/pgbouncer-pools.js';
-import { lookupTroubles, type UserLookup } from '../../src/pgbouncer/user-lookup.js';
+import { compareLookups, type LookupTrouble, type UserLookup } from '../../src/pgbouncer/user-lookup.js';
 import { ident, literal } from '../../src/postgres/identifier.js';
+import type { Databases } from '../../src/postgres/session.js';
 import type { Side } from '../../src/side.js';
 import { PooledPair } from '../support/pooled-pair.js';
 import { poolerAdmin, whatPreflightSays } from '../support/pooler-preflight.js';
@@ -62,6 +63,14 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
     const words = found.map(({ severity, check, message, remedy }) => `${severity} ${check}: ${message}. ${remedy}`);
     expect(words.join()).not.toContain('SCRAM');
     return words.filter((line) => line.includes(' pgbouncer-auth-query: '));
+  }
+
+  async function troubles(
+    databases: Databases,
+    users: readonly string[],
+    authUser = asks,
+  ): Promise<readonly LookupTrouble[]> {
+    return (await compareLookups(databases, 'green', { ...lookup, authUser }, users)).troubles;
   }
 
   /** A function of that side that does so before it answers as the usual one. */
@@ -179,19 +188,16 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
     await client?.end();
     client = undefined;
     await on('green', GONE);
-    const [role, other] = await lookupTroubles(pair.databases, 'green', lookup, [asks, app]);
-    expect([role?.isKnown, other?.isKnown]).toEqual([false, true]);
+    expect((await compareLookups(pair.databases, 'green', lookup, [asks, app])).known).toEqual([app]);
     await on('green', FUNCTION);
     await on('green', `ALTER ROLE ${ident(app)} PASSWORD 'of the application'`);
-    expect(await lookupTroubles(pair.databases, 'green', lookup, [app, asks])).toEqual([
-      { user: app, kind: 'other password', isKnown: true, why: '' },
-    ]);
+    expect(await troubles(pair.databases, [app, asks])).toEqual([{ user: app, kind: 'other password', why: '' }]);
     const { user } = pair;
     const green = { ...pair.databases.green, config: { ...pair.databases.green.config, user, password: 'secret' } };
-    expect(await lookupTroubles({ ...pair.databases, green }, 'green', lookup, [app])).toMatchObject([
+    expect(await troubles({ ...pair.databases, green }, [app])).toMatchObject([
       { kind: 'untried', why: `on green, the user of the connection may not become "${asks}" (SET ROLE)` },
     ]);
-    expect(await lookupTroubles(pair.databases, 'green', { ...lookup, authUser: 'nobody' }, [app])).toMatchObject([
+    expect(await troubles(pair.databases, [app], 'nobody')).toMatchObject([
       { kind: 'untried', why: 'on blue, there is no role "nobody"' },
     ]);
   });
@@ -213,12 +219,27 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
     expect((await said()).join()).toContain('the query fails (P0001)');
   });
 
+  it('and one of several whom green does not have is a warning: who is missed there is for people to say', async () => {
+    const other = await come(another);
+    await on('green', slowly(`IF name = '${another}' THEN name := 'nobody'; END IF`));
+    const missed = `finds "${another}" on blue, and not on green: new logins of "${another}" are refused after the move`;
+    expect(await said()).toEqual([expect.stringMatching(new RegExp(`^warning .*${missed}`))]);
+    expect(await prepare()).toEqual([expect.stringContaining(missed)]);
+    // Those who are in auth_file, and whom nobody looks up, don't count.
+    const fromFile = await come(filed);
+    await on('blue', slowly(`IF name = '${filed}' THEN name := 'nobody'; END IF`));
+    await on('green', slowly(`name := 'nobody'`));
+    expect(await said()).toEqual([expect.stringMatching(`^error .*finds "${app}", "${another}" on blue`)]);
+    await expect(prepare()).rejects.toThrow(`finds "${app}", "${another}" on blue, and not on green`);
+    await Promise.all([other.end(), fromFile.end()]);
+  });
+
   it('are asked for as long as it takes seconds, and no longer when the first one waits in vain', async () => {
     const users = Array.from({ length: 100 }, (_, i) => (i === 0 ? app : `user_${i}`));
     const seconds = async (first: string): Promise<{ took: number; kinds: (string | undefined)[] }> => {
       await on('green', slowly(first));
       const began = performance.now();
-      const found = await lookupTroubles(pair.databases, 'green', lookup, users);
+      const found = await troubles(pair.databases, users);
       const kinds = users.map((name) => found.find(({ user }) => user === name)?.kind);
       return { took: (performance.now() - began) / 1_000, kinds };
     };
@@ -238,7 +259,7 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
               IF current_setting('lookup.seen', true) = 'yes' THEN RAISE 'seen'; END IF;
               PERFORM set_config('lookup.seen', 'yes', true)`),
     );
-    const found = await lookupTroubles(pair.databases, 'green', lookup, ['user_1', app, 'user_2', another]);
+    const found = await troubles(pair.databases, ['user_1', app, 'user_2', another]);
     expect(found.map(({ user, kind }) => [user, kind])).toEqual([['user_1', 'fails']]);
   });
 
