@@ -5,11 +5,13 @@ import { otherSide } from '../side.js';
 import type { Console, ShownDatabase } from './console.js';
 import type { Instance } from './instance.js';
 import type { Obstacle, Question } from './obstacles.js';
-import type { LookupTrouble, UserLookup } from './user-lookup.js';
+import { SALTED, type LookupsCompared, type LookupTrouble, type UserLookup } from './user-lookup.js';
 
 const CHECK = 'pgbouncer-auth-query';
 /** With these, PgBouncer looks nobody up in a database. */
 const LOOKS_NOBODY_UP = ['any', 'pam'];
+/** With these it logs in to servers by the verifier of a client's own login, whatever salt the server has then. */
+const KEEPS_VERIFIERS = ['scram-sha-256', 'md5'];
 /** So many users are named. */
 const NAMED = 10;
 
@@ -84,6 +86,8 @@ interface Comers {
   /** Of them, those who have come by themselves. Without clients it is seen all the same whether the query can be run. */
   readonly all: readonly string[];
   readonly present: readonly string[];
+  /** Of these, those as whom PgBouncer logs in to the other side, by the password that the query has found. */
+  readonly asThemselves: readonly string[];
   /** Of them, those who may be in the auth_file. */
   readonly inFile: readonly string[];
   /** Of whose roles pgbouncer-logins tells. */
@@ -91,11 +95,13 @@ interface Comers {
 }
 
 async function comersOf(asked: Asked, lookup: Lookup, inFile: readonly string[]): Promise<Comers> {
-  const { all, present } = await usersOf(asked, lookup);
+  const { all, present, asThemselves } = await usersOf(asked, lookup);
   const users = all.length === 0 ? [lookup.authUser] : all;
-  // That it fails is told by pgbouncer-logins.
-  const troubles = await asked.question.loginTroubles(users).catch(() => []);
-  return { lookup, users, all, present, inFile, told: troubles.map(({ user }) => user) };
+  // pgbouncer-logins tells when that fails, and looks at nobody where PgBouncer logs in as a user of its own.
+  const troubles = isForced(asked, aliasOfOther(asked))
+    ? []
+    : await asked.question.loginTroubles(users).catch(() => []);
+  return { lookup, users, all, present, asThemselves, inFile, told: troubles.map(({ user }) => user) };
 }
 
 /** Users of whom the same is to be said. */
@@ -105,32 +111,58 @@ interface Group extends Pick<LookupTrouble, 'kind' | 'why'> {
   readonly certain: string[];
 }
 
+/** What follows from the answers for those who come. */
+interface Judgement {
+  /** Whether this user gets in now, and only by the query. */
+  isCertain(trouble: LookupTrouble): boolean;
+  /** Whether what is certain of some users is reason enough not to move. */
+  stops(kind: LookupTrouble['kind']): boolean;
+}
+
+function judged({ all, present, asThemselves, inFile }: Comers, { known, troubles }: LookupsCompared): Judgement {
+  // A query that fails does so for whoever comes; of one user alone it matters whether they are still there.
+  const whoOf = { 'no row': present, 'other password': asThemselves };
+  const isCertain = ({ user, kind }: LookupTrouble): boolean =>
+    known.includes(user) && !inFile.includes(user) && (isOfUser(kind) ? whoOf[kind] : all).includes(user);
+  const troubleOf = (user: string): LookupTrouble | undefined => troubles.find((one) => one.user === user);
+  // A single user may be missing because nobody needs them there; that all are is the fault of what the query reads.
+  const found = present.filter((user) => known.includes(user) && troubleOf(user)?.kind !== 'no row');
+  return {
+    isCertain,
+    stops: (kind) => {
+      if (kind === 'no row') return found.length === 0;
+      if (kind !== 'other password') return true;
+      return found.map(troubleOf).every((one) => one?.kind === kind && isCertain(one));
+    },
+  };
+}
+
+/** Whether it is said of users by their names. */
+function isOfUser(kind: LookupTrouble['kind']): kind is 'no row' | 'other password' {
+  return kind === 'no row' || kind === 'other password';
+}
+
 /** Never rejects. */
 async function ofLookup(asked: Asked, comers: Comers): Promise<Obstacle[]> {
-  const { lookup, users, all, present, inFile, told } = comers;
+  const { lookup, users, told } = comers;
   try {
-    const { known, troubles } = await asked.question.compareLookups(lookup, users);
-    // A single user may be missing because nobody needs them there; that none is found is the fault of what the query reads.
-    const isFound = (user: string): boolean => !troubles.some((one) => one.user === user && one.kind === 'no row');
-    const nobodyFound = !present.some((user) => known.includes(user) && isFound(user));
+    const compared = await asked.question.compareLookups(lookup, users);
+    const judgement = judged(comers, compared);
     const groups: Group[] = [];
-    for (const { user, kind, why } of troubles) {
-      // A query that fails does so for whoever comes; of one user alone it matters whether he still does.
-      const comes = kind === 'no row' ? present.includes(user) : all.includes(user);
-      const isCertain = known.includes(user) && comes && !inFile.includes(user);
+    for (const trouble of compared.troubles) {
+      const { user, kind, why } = trouble;
+      const isCertain = judgement.isCertain(trouble);
       // What is wrong with the role is said by pgbouncer-logins.
-      const isSaid = kind === 'other password' || (kind === 'no row' && !(isCertain && nobodyFound));
-      if (isSaid && told.includes(user)) continue;
+      if (isOfUser(kind) && !(isCertain && judgement.stops(kind)) && told.includes(user)) continue;
       // What is said without naming users is said once.
-      const namesUsers = kind === 'no row' || kind === 'other password';
       const isSame = (one: Group): boolean =>
-        one.kind === kind && one.why === why && (!namesUsers || one.certain.length > 0 === isCertain);
+        one.kind === kind && one.why === why && (!isOfUser(kind) || one.certain.length > 0 === isCertain);
       const group = groups.find(isSame) ?? { kind, why, users: [], certain: [] };
       if (!groups.includes(group)) groups.push(group);
       group.users.push(user);
       if (isCertain) group.certain.push(user);
     }
-    return groups.map((group) => obstacleOf(asked, lookup, group, group.kind !== 'no row' || nobodyFound));
+    return groups.map((group) => obstacleOf(asked, lookup, group, judgement.stops(group.kind)));
   } catch (error) {
     const why = error instanceof VerdigrisError ? error.what : (sqlState(error) ?? 'no answer');
     return [untried(asked, lookup, why)];
@@ -139,20 +171,33 @@ async function ofLookup(asked: Asked, comers: Comers): Promise<Obstacle[]> {
 
 /** Those who have come by these entries, and of them who is there now; but for those who are in its auth_file for certain. */
 async function usersOf(
-  { instance, control, shown }: Asked,
+  asked: Asked,
   { authUser, entries }: Lookup,
-): Promise<{ all: readonly string[]; present: readonly string[] }> {
+): Promise<Pick<Comers, 'all' | 'present' | 'asThemselves'>> {
+  const { instance, control, settings } = asked;
   const others = [authUser, instance.pooler.config.user, NOBODY_YET];
   const namesOf = (rows: readonly { database: string; user: string }[], databases: readonly string[]): string[] =>
     rows.filter(({ database, user }) => databases.includes(database) && !others.includes(user)).map(({ user }) => user);
-  const present = namesOf(await control.clients(), entries);
+  const clients = await control.clients();
+  const present = namesOf(clients, entries);
   // A pool of an entry with a user of its own is called by that one, whoever comes by it.
-  const unforced = shown.filter(({ forcedUser }) => forcedUser === null).map(({ name }) => name);
-  const pooled = namesOf(
-    await control.pools(),
-    entries.filter((entry) => unforced.includes(entry)),
-  );
-  return { all: [...new Set([...present.sort(), ...pooled.sort()])], present };
+  const unforced = entries.filter((entry) => !isForced(asked, entry));
+  const pooled = namesOf(await control.pools(), unforced);
+  const byVerifier = KEEPS_VERIFIERS.includes(settings.get('auth_type') ?? '') && !isForced(asked, aliasOfOther(asked));
+  return {
+    all: [...new Set([...present.sort(), ...pooled.sort()])],
+    present,
+    asThemselves: byVerifier ? namesOf(clients, unforced) : [],
+  };
+}
+
+/** Whether all who come by this entry go on as one user. */
+function isForced({ shown }: Asked, name: string): boolean {
+  return shown.some((entry) => entry.name === name && entry.forcedUser !== null);
+}
+
+function aliasOfOther({ question: { setup, leadsTo } }: Asked): string {
+  return setup.aliases[otherSide(leadsTo)];
 }
 
 /** A client that is being looked up. */
@@ -198,13 +243,17 @@ function obstacleOf(asked: Asked, lookup: Lookup, { kind, why, users, certain }:
         ...{ ...said, message: `${query} finds ${names} on ${question.leadsTo}, and not on ${side}${refused}` },
         remedy: `On ${side}: make the role, or the row that the query reads, as it is on ${question.leadsTo}`,
       };
-    case 'other password':
+    case 'other password': {
+      const from = question.leadsTo;
+      const salted = why === SALTED ? ' until the user logs in to PgBouncer anew' : '';
       return {
-        severity: 'warning',
-        check: CHECK,
-        message: `${query} has another password for ${names} on ${side} than on ${question.leadsTo}, or the same one with another salt`,
-        remedy: `Nothing, where it is the same password; else ALTER ROLE ... PASSWORD on ${side}`,
+        ...{
+          ...said,
+          message: `${query} has another password for ${names} on ${side} than on ${from}${why}${isCertain ? `: clients that are connected get no connection to ${side}${salted}` : ''}`,
+        },
+        remedy: `On ${side}: ALTER ROLE ... PASSWORD '...' (or the row that the query reads) with the verifier that ${from} has, SCRAM-SHA-256$... or md5..., as pg_dumpall --roles-only writes it: PgBouncer logs in by what a client has proved with that one${severity === 'error' ? '' : '. Nothing, where the password is the same and PgBouncer logs in as another user, or without a password'}`,
       };
+    }
   }
 }
 

@@ -59,7 +59,7 @@ function troubleOf(here: Role, there: Role | undefined, side: Side): LoginTroubl
   return [
     {
       user,
-      why: `the role "${here.name}" has another password verifier on ${side} than on ${from}: it is another password, or the same one with another salt, which a PgBouncer whose auth_file has the verifier can't log in with`,
+      why: `the role "${here.name}" has another password verifier on ${side} than on ${from}: it is another password, or the same one with another salt, which a PgBouncer that has the verifier (auth_file, auth_query) can't log in with`,
       remedy: `${remedy}; nothing where the password is the same and auth_file has it as plain text`,
     },
   ];

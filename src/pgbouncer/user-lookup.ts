@@ -31,7 +31,8 @@ export interface LookupsCompared {
 }
 
 type Answer =
-  | { readonly is: 'row'; readonly password: string | null }
+  /** `isSalted`: another verifier may be one of the same password. */
+  | { readonly is: 'row'; readonly password: string | null; readonly isSalted: boolean }
   | { readonly is: 'no row' }
   | { readonly is: 'no role' | 'fails'; readonly why: string }
   /** `holdsForAll`: whoever else is asked for gets the same answer, or waits as long for it. */
@@ -88,7 +89,7 @@ function troubleOf(
       return here.is === 'row' ? [{ user, kind: 'no row', why: '' }] : [];
     case 'row':
       if (here.is !== 'row' || here.password === there.password) return [];
-      return [{ user, kind: 'other password', why: '' }];
+      return [{ user, kind: 'other password', why: here.isSalted || there.isSalted ? SALTED : '' }];
   }
 }
 
@@ -123,15 +124,16 @@ const NO_TIME_LEFT = {
 
 async function ask(session: Session, query: string, user: string): Promise<Answer> {
   try {
-    const { rows } = await session.query<{ password: string | null }>(
-      `SELECT encode(sha256(convert_to(found.password::text, 'UTF8')), 'hex') AS password
+    const { rows } = await session.query<{ password: string | null; isSalted: boolean }>(
+      `SELECT encode(sha256(convert_to(found.password::text, 'UTF8')), 'hex') AS password,
+              coalesce(found.password::text LIKE 'SCRAM-SHA-256$%', false) AS "isSalted"
          FROM (${query.replace(/;\s*$/, '')}
               ) AS found (name, password)
         WHERE found.name IS NOT NULL`,
       [user],
     );
     const row = rows.at(-1);
-    return row === undefined ? { is: 'no row' } : { is: 'row', password: row.password };
+    return row === undefined ? { is: 'no row' } : { is: 'row', ...row };
   } catch (error) {
     const state = sqlState(error);
     if (state === undefined || isConnectionLost(error)) throw error;
@@ -155,6 +157,9 @@ async function become(session: Session, role: string): Promise<Answer | undefine
     return { is: 'untried', why: `the user of the connection may not become "${role}" (SET ROLE)` };
   }
 }
+
+/** What is said of another password that may be none. */
+export const SALTED = ', or the same one with another salt';
 
 const INVALID_PARAMETER_VALUE = '22023';
 const INSUFFICIENT_PRIVILEGE = '42501';

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
@@ -61,7 +62,7 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
   async function said(): Promise<string[]> {
     const found = await whatPreflightSays(pair);
     const words = found.map(({ severity, check, message, remedy }) => `${severity} ${check}: ${message}. ${remedy}`);
-    expect(words.join()).not.toContain('SCRAM');
+    expect(words.join()).not.toContain('SCRAM-SHA-256$4096');
     return words.filter((line) => line.includes(' pgbouncer-auth-query: '));
   }
 
@@ -106,8 +107,10 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
   });
 
   beforeEach(async () => {
-    const own = `ALTER ROLE ${ident(app)} LOGIN PASSWORD ${literal(verifiers[app] ?? '')}`;
-    for (const side of SIDES) await on(side, `${own}; ${GONE} ${FUNCTION}`);
+    const own = [app, another].map(
+      (name) => `ALTER ROLE ${ident(name)} LOGIN PASSWORD ${literal(verifiers[name] ?? '')}`,
+    );
+    for (const side of SIDES) await on(side, `${own.join('; ')}; ${GONE} ${FUNCTION}`);
     client = await come();
   });
 
@@ -191,7 +194,9 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
     expect((await compareLookups(pair.databases, 'green', lookup, [asks, app])).known).toEqual([app]);
     await on('green', FUNCTION);
     await on('green', `ALTER ROLE ${ident(app)} PASSWORD 'of the application'`);
-    expect(await troubles(pair.databases, [app, asks])).toEqual([{ user: app, kind: 'other password', why: '' }]);
+    expect(await troubles(pair.databases, [app, asks])).toEqual([
+      { user: app, kind: 'other password', why: ', or the same one with another salt' },
+    ]);
     const { user } = pair;
     const green = { ...pair.databases.green, config: { ...pair.databases.green.config, user, password: 'secret' } };
     expect(await troubles({ ...pair.databases, green }, [app])).toMatchObject([
@@ -232,6 +237,61 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
     expect(await said()).toEqual([expect.stringMatching(`^error .*finds "${app}", "${another}" on blue`)]);
     await expect(prepare()).rejects.toThrow(`finds "${app}", "${another}" on blue, and not on green`);
     await Promise.all([other.end(), fromFile.end()]);
+  });
+
+  describe('with another salt on green', () => {
+    const why = (user: string): string =>
+      `has another password for "${user}" on green than on blue, or the same one with another salt: clients that are connected get no connection to green until the user logs in to PgBouncer anew`;
+
+    it('get no connection there when they are connected, until they log in anew', async () => {
+      await on('green', `ALTER ROLE ${ident(app)} PASSWORD 'of the application'`);
+      const pools = pgBouncerPools(pair.setup);
+      const { epoch } = await pair.whereWritesAre();
+      await pools.pause('blue', epoch);
+      await pools.point('green', epoch + 1);
+      await pools.release();
+      const answer = client?.query('SELECT 1').then(
+        () => 'served',
+        () => 'refused',
+      );
+      expect(await Promise.race([answer, sleep(1_000, 'waits')])).not.toBe('served');
+      // A login that fails with the old one may still be under way.
+      const anew = (): Promise<string> =>
+        come().then(
+          (coming) => coming.end().then(() => 'served'),
+          () => 'refused',
+        );
+      await expect.poll(anew, { timeout: 10_000 }).toBe('served');
+      await pools.pause('green', epoch + 1);
+      await pools.point('blue', epoch + 2);
+      await pools.release();
+      await pools.close();
+    });
+
+    it('end the try when it is so of all who are connected, and are a warning else', async () => {
+      const other = await come(another);
+      await on('green', `ALTER ROLE ${ident(app)} PASSWORD 'of the application'`);
+      expect((await prepare()).join()).toContain(`the role "${app}" has another password verifier on green`);
+      await on('green', `ALTER ROLE ${ident(another)} PASSWORD 'of the application'`);
+      const both = why(`${app}", "${another}`);
+      expect((await said()).join()).toContain(`error pgbouncer-auth-query: auth_query of PgBouncer "pool" ${both}`);
+      await expect(prepare()).rejects.toThrow(both);
+      await other.end();
+    });
+
+    it('are a warning where PgBouncer logs in as a user of its own', async () => {
+      await on('green', `ALTER ROLE ${ident(app)} PASSWORD 'of the application'`);
+      const forced = `user=${pair.user} password=secret`;
+      const anewWith = async (text: string): Promise<void> => {
+        await client?.end().catch(() => undefined);
+        writeFileSync(pair.poolers[0]?.file ?? '', text);
+        await pair.poolers[0]?.restart();
+        client = await come();
+      };
+      await anewWith(entries.replace(/^orders_green = .*$/m, `$& ${forced}`));
+      expect(await said()).toEqual([expect.stringMatching(/^warning .*has another password .*Nothing, where/)]);
+      await anewWith(entries);
+    });
   });
 
   it('are asked for as long as it takes seconds, and no longer when the first one waits in vain', async () => {
