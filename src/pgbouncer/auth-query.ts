@@ -119,7 +119,10 @@ interface Judgement {
   stops(kind: LookupTrouble['kind']): boolean;
 }
 
-function judged({ all, present, asThemselves, inFile }: Comers, { known, troubles }: LookupsCompared): Judgement {
+function judged(
+  { all, present, asThemselves, inFile }: Comers,
+  { known, troubles, mayTrust }: LookupsCompared,
+): Judgement {
   // A query that fails does so for whoever comes; of one user alone it matters whether they are still there.
   const whoOf = { 'no row': present, 'other password': asThemselves };
   const isCertain = ({ user, kind }: LookupTrouble): boolean =>
@@ -132,7 +135,7 @@ function judged({ all, present, asThemselves, inFile }: Comers, { known, trouble
     stops: (kind) => {
       if (kind === 'no row') return found.length === 0;
       if (kind !== 'other password') return true;
-      return found.map(troubleOf).every((one) => one?.kind === kind && isCertain(one));
+      return !mayTrust && found.map(troubleOf).every((one) => one?.kind === kind && isCertain(one));
     },
   };
 }

@@ -28,6 +28,8 @@ export interface LookupsCompared {
   /** The users whom the side that has the writes answers for. */
   readonly known: readonly string[];
   readonly troubles: readonly LookupTrouble[];
+  /** The other side lets some in without a password, so another one need not matter. False where that is not told. */
+  readonly mayTrust: boolean;
 }
 
 type Answer =
@@ -60,14 +62,31 @@ export async function compareLookups(
   cutOn?: AbortSignal,
 ): Promise<LookupsCompared> {
   const from = otherSide(side);
-  const [here, there] = await Promise.all([
+  const [here, there, mayTrust] = await Promise.all([
     askAll(databases[from], lookup, users, cutOn),
     askAll(databases[side], lookup, users, cutOn),
+    letsInWithoutPassword(databases[side], cutOn),
   ]);
   return {
     known: users.filter((_, i) => here[i]?.is === 'row'),
     troubles: users.flatMap((user, i) => troubleOf({ user, from, side }, here[i], there[i])),
+    mayTrust,
   };
+}
+
+/** By pg_hba.conf, which superusers alone may read: managed services let nobody in so. */
+async function letsInWithoutPassword(database: Database, cutOn: AbortSignal | undefined): Promise<boolean> {
+  return withSession(database, { ...SESSION, ...(cutOn === undefined ? {} : { cutOn }) }, async (session) => {
+    try {
+      const { rowCount } = await session.query(
+        "SELECT FROM pg_hba_file_rules WHERE type LIKE 'host%' AND auth_method IN ('trust', 'cert') LIMIT 1",
+      );
+      return rowCount === 1;
+    } catch (error) {
+      if (sqlState(error) !== INSUFFICIENT_PRIVILEGE) throw error;
+      return false;
+    }
+  });
 }
 
 function troubleOf(

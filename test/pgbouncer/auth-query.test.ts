@@ -276,6 +276,18 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
       const both = why(`${app}", "${another}`);
       expect((await said()).join()).toContain(`error pgbouncer-auth-query: auth_query of PgBouncer "pool" ${both}`);
       await expect(prepare()).rejects.toThrow(both);
+      // A green that asks some for no password: what it is for them can't be told by their verifiers.
+      const file = await withClient(pair.databases.green.config, async (session) => {
+        const { rows } = await session.query<{ hba_file: string }>('SHOW hba_file');
+        return rows[0]?.hba_file ?? '';
+      });
+      const before = readFileSync(file, 'utf8');
+      try {
+        writeFileSync(file, `${before}\nhost nowhere nobody 127.0.0.1/32 trust\n`);
+        expect((await said()).join()).toContain(`warning pgbouncer-auth-query: auth_query of PgBouncer "pool" ${both}`);
+      } finally {
+        writeFileSync(file, before);
+      }
       await other.end();
     });
 
