@@ -284,7 +284,7 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
       const before = readFileSync(file, 'utf8');
       try {
         writeFileSync(file, `${before}\nhost nowhere nobody 127.0.0.1/32 trust\n`);
-        expect((await said()).join()).toContain(`warning pgbouncer-auth-query: auth_query of PgBouncer "pool" ${both}`);
+        expect((await prepare()).join()).toContain(`the role "${app}" has another password verifier on green`);
       } finally {
         writeFileSync(file, before);
       }
