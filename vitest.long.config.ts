@@ -5,7 +5,7 @@ import { VERSION_VARIABLE } from './test/support/tested-version.js';
 const EITHER = [
   ...['constraint', 'copy', 'copy-swift', 'ddl', 'forced-row-security', 'index-build', 'inheritance', 'migrate'],
   ...['plan-trial', 'promotion', 'replication-slot', 'same-answers', 'schema-copy', 'streams', 'unfenced-changes'],
-  ...['verify', 'verify-planted'],
+  ...['verify', 'verify-planted', 'copy-anew'],
 ];
 
 /** `npm run test:long`: tests like those of `npm test`, of what is rarer or takes longer to run. */

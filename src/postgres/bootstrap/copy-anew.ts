@@ -2,6 +2,7 @@ import { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { briefLock } from '../brief-lock.js';
 import { feedName } from '../feed.js';
+import { pastTheFence } from '../fence.js';
 import { qualified } from '../identifier.js';
 import { parseSize, refuseBrokenFeed, refuseTooMuchWal } from '../lag.js';
 import { measureLag } from '../marker.js';
@@ -155,15 +156,26 @@ async function emptyTables(green: Session, tables: readonly TableName[]): Promis
   const isReplica = await actAsReplica(green);
   try {
     if (!rows.some(({ referenced }) => referenced)) {
-      await briefLock(green, `TRUNCATE ${names.join(', ')}`, () => green.query(`TRUNCATE ${names.join(', ')}`));
+      const truncate = `TRUNCATE ${names.join(', ')}`;
+      await briefLock(green, truncate, () => unfenced(green, [truncate]));
     } else if (isReplica) {
-      await inTransaction(green, async () => {
-        for (const name of names) await green.query(`DELETE FROM ${name}`);
-      });
+      await unfenced(
+        green,
+        names.map((name) => `DELETE FROM ${name}`),
+      );
     } else throw notAllowed(names);
   } finally {
     if (isReplica) await green.query('RESET session_replication_role');
   }
+}
+
+/** Once green is compared it takes writes of nobody but the feed, whose workers fill the table again. */
+function unfenced(green: Session, statements: readonly string[]): Promise<void> {
+  return inTransaction(green, () =>
+    pastTheFence(green, async () => {
+      for (const statement of statements) await green.query(statement);
+    }),
+  );
 }
 
 async function actAsReplica(green: Session): Promise<boolean> {
