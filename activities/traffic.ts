@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseDuration } from '../src/plan/duration.js';
+import { VerdigrisError } from '../src/errors.js';
 import type { Stage } from '../src/plan/schema.js';
 import { openToWriters } from '../src/postgres/bootstrap/standby/read-only-default.js';
 import { readPromoted } from '../src/postgres/bootstrap/standby/standby-run.js';
@@ -43,7 +44,7 @@ export interface ReadsOwed extends Partial<FlagsOwed> {
 export function trafficActivities(dependencies: ActivityDependencies) {
   const patience = { ...STAGE_PATIENCE, ...dependencies.patience };
   return {
-    /** Closes green for application writes, then puts the fence on its tables: before any traffic goes there. */
+    /** Closes green for application writes, then puts the fence on its tables: before it is compared, and again before traffic goes there. */
     fenceGreen: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async ({ run, session, signal }) => {
         const green = await session('green', 'fence');
@@ -53,6 +54,8 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         await armFence(green, await readFencedTables(green, ref.plan.tables), {
           signal,
           guard: { migration: route.migration, epoch: route.epoch, writesOn: 'blue' },
+        }).catch((error: unknown) => {
+          throw waitsForLock(error) ? error.tryingAgain() : error;
         });
         // Where a standby was promoted, its read-only default did the fence's work so far.
         if ((await readPromoted(green, run))?.closed === true) await openToWriters(green);
@@ -128,6 +131,12 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         dropFence(await session('blue', 'remove fence'), signal),
       ),
   };
+}
+
+/** Nobody waits for green yet, and what is in the way passes: a large transaction that is being applied, a VACUUM. */
+function waitsForLock(error: unknown): error is VerdigrisError {
+  if (!(error instanceof VerdigrisError)) return false;
+  return error.cause instanceof VerdigrisError && error.cause.type === 'LockNotHad';
 }
 
 async function forecast(work: Work, ref: RunRef, environment: Environment): Promise<{ warnings: string[] }> {

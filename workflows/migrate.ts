@@ -1,3 +1,5 @@
+import { patched } from '@temporalio/workflow';
+import { fenceGreen } from './fence-green.js';
 import { act, actBounded } from './lib/activities.js';
 import { keepsGreen } from './replicate.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -8,10 +10,14 @@ import { insideWindows } from './windows.js';
 /** Stops while blue's disk needs room, and goes on where it was. */
 const HEAVY = { yields: true };
 
-/** Phase 3: green gets the new schema while it follows blue: columns and triggers, backfill, then the other steps. */
+/**
+ * Phase 3: green gets the new schema while it follows blue: columns and triggers, backfill, then the other steps. Then nothing
+ * of ours writes rows there any more, and green is closed for everybody: what is compared next is what blue has sent.
+ */
 export async function migrate(story: Story, ref: RunRef, saga: Saga): Promise<void> {
   story.run.enter('migrate');
   await insideWindows(story, ref, 'migrate', () => migrateGreen(story, ref, saga));
+  if (patched('green is fenced before it is compared')) await fenceGreen(story, ref, saga);
 }
 
 async function migrateGreen(story: Story, ref: RunRef, saga: Saga): Promise<void> {

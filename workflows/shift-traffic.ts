@@ -1,7 +1,8 @@
 import { ApplicationFailure, CancellationScope, patched, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import type { Stage } from '../src/plan/schema.js';
-import { act, actBounded, actFast } from './lib/activities.js';
+import { fenceGreen } from './fence-green.js';
+import { act, actFast } from './lib/activities.js';
 import type { Evidence } from './lib/evidence.js';
 import { isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -17,11 +18,7 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
   const { traffic } = ref.plan;
   run.enter('traffic');
   story.webhooks.begin(ref.plan, saga);
-  saga.push({
-    name: 'take the fence off both sides',
-    undo: () => actBounded('compensate: remove the fence').removeFence(ref),
-  });
-  await story.step('closing green for writes', () => act('fence green').fenceGreen(ref));
+  await fenceGreen(story, ref, saga);
   saga.push({ name: 'all reads back to blue', undo: () => readsBack(story, ref) });
   const { warnings } = await story.step('counting the reads of now', () =>
     act('which gates can decide').forecastGates(ref),

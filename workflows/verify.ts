@@ -65,7 +65,7 @@ function inPasses(story: Story, ref: RunRef, scope: 'all' | 'changed', only?: 'e
     if (emptied.length > 0) throw stillThere(result.differingRows, examples, emptied);
     throw ApplicationFailure.nonRetryable(
       `${differing(result.differingRows)} between blue and green: ${examples.join('; ')}\n` +
-        'Next step: find out what wrote to green or kept the rows from arriving; mend it and resume where the run is held, else start again after the rollback.',
+        'Next step: find out what wrote to green or kept the rows from arriving; mend it and resume where the run is held (docs/ddl.md says how to write on green past the fence), else start again after the rollback.',
       'VerificationFailed',
     );
   };

@@ -48,7 +48,8 @@ const STOPPED: readonly [phase: Phase, activity: string, overrides: () => Overri
   ['replicate', 'copySchema', () => ({ copySchema: once<unknown>(lostWhenCancelled, undefined) })],
   ['migrate', 'expandTables', () => ({ expandTables: once<unknown>(lostWhenCancelled, { tables: [], steps: [] }) })],
   ['verify', 'verify', () => ({ verify: once<unknown>(lostWhenCancelled, VERIFIED) })],
-  ['traffic', 'fenceGreen', () => ({ fenceGreen: once<unknown>(lostWhenCancelled, undefined) })],
+  ['migrate', 'fenceGreen', () => ({ fenceGreen: once<unknown>(lostWhenCancelled, undefined) })],
+  ['traffic', 'forecastGates', () => ({ forecastGates: once<unknown>(lostWhenCancelled, { warnings: [] }) })],
 ];
 
 describe.concurrent('an activity that loses its connection while it is stopped', () => {

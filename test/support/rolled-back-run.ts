@@ -37,6 +37,21 @@ export async function expectBlueAsBefore(migration: Migration, application: Ledg
   await withClient(migration.blue.config, (client) => client.query('UPDATE accounts SET balance = balance'));
 }
 
+/** Green takes writes of nobody but the feed. */
+export async function expectGreenClosed(migration: Migration): Promise<void> {
+  const statements = [
+    'INSERT INTO accounts (id, balance) VALUES (999999, 0)',
+    'UPDATE accounts SET balance = balance',
+    'DELETE FROM entries',
+    'TRUNCATE entries',
+  ];
+  await withClient(migration.green.config, async (client) => {
+    for (const statement of statements) {
+      await expect(client.query(statement), statement).rejects.toMatchObject({ code: '25006' });
+    }
+  });
+}
+
 export function quick(): NonNullable<PlanInput['traffic']> {
   return { stages: [{ percent: 100, for: '1s' }], gates: [{ metric: 'lag', max: '2s' }] };
 }
@@ -48,6 +63,8 @@ export function longStage(): PlanInput['traffic'] {
 interface Moment {
   readonly plan: Partial<PlanInput>;
   readonly reached: (status: MigrationStatus) => boolean;
+  /** What is looked at then. */
+  readonly look?: (migration: Migration) => Promise<void>;
 }
 
 const PHASES = {
@@ -56,21 +73,27 @@ const PHASES = {
     reached: (s) => s.phase === 'replicate' && s.waiting?.for === 'lag',
   },
   migrate: { plan: { migrations: [...LEDGER_MIGRATIONS, SLOW_STEP] }, reached: (s) => s.now.includes('slow') },
-  verify: { plan: { verify: { parallel: 1, rest: 0.97 } }, reached: inPhase('verify') },
-  traffic: { plan: { traffic: longStage() }, reached: (s) => s.greenReadPercent === 50 },
+  verify: {
+    plan: { verify: { parallel: 1, rest: 0.97 } },
+    reached: inPhase('verify'),
+    look: expectGreenClosed,
+  },
+  traffic: { plan: { traffic: longStage() }, reached: (s) => s.greenReadPercent === 50, look: expectGreenClosed },
   promote: {
     plan: { traffic: { ...quick(), approval: { before: ['promote'] } } },
     reached: (s) => s.waiting?.gate === 'promote',
+    look: expectGreenClosed,
   },
 } as const satisfies Record<string, Moment>;
 
 /** A rollback by message in this phase brings blue back and leaves nothing behind. */
 export async function rollBackIn(phase: keyof typeof PHASES): Promise<void> {
-  const { plan, reached }: Moment = PHASES[phase];
+  const { plan, reached, look }: Moment = PHASES[phase];
   const migration = await newMigration(plan, phase === 'verify');
   const application = await LedgerApplication.start(migration);
   const handle = await migration.start();
   await until(handle, `in phase ${phase}`, reached);
+  await look?.(migration);
   await handle.executeUpdate(rollbackUpdate, { args: [WHO] });
   const report = (await handle.result()) as MigrationReport;
   await application.stop();

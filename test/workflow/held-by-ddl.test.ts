@@ -60,7 +60,7 @@ describe.concurrent('DDL on blue', () => {
     run.at('-verify');
     await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
     await until(run.handle, 'refused', (s) => /can not go on/.test(s.held?.why ?? ''));
-    expect(run.log).not.toContain('+fenceGreen');
+    expect(run.log).not.toContain('+forecastGates');
     await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
     await run.saw('+watchStandby');
     const status = await statusOf(run.handle);

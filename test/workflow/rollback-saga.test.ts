@@ -70,6 +70,18 @@ describe.concurrent('compensation runs to its end', () => {
 });
 
 describe.concurrent('the fence of green', () => {
+  it('is closed before anything is compared, and again before traffic goes there; it is taken off once', async () => {
+    const run = await runs.begin({ judgeStage: () => untilCancelled() });
+    await run.saw('+judgeStage');
+    expect(run.at('-fenceGreen')).toBeLessThan(run.at('+verify'));
+    run.at('-fenceGreen', run.at('-verify'));
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const report = await resultOf(run);
+    expect(report.rollingBack?.undone.filter((name) => name.includes('fence'))).toHaveLength(1);
+    expect(run.log.filter((entry) => entry === '+removeFence')).toHaveLength(1);
+    await replayed(run);
+  });
+
   it('is tried to be switched off in the standby window; a rollback begins when that has stopped, and keeps it', async () => {
     const finished: unknown[] = [];
     const run = await runs.begin({

@@ -21,6 +21,11 @@ export class Saga {
     return this.#stack.length === 0;
   }
 
+  /** Whether a compensation of this name waits to be run. */
+  has(name: string): boolean {
+    return this.#stack.some((one) => one.name === name);
+  }
+
   /** Call before the step that it undoes. */
   push(compensation: Compensation): void {
     this.#stack.push(compensation);

@@ -93,8 +93,8 @@ async function oneByOne(
 }
 
 /**
- * Statements of a step, in the transaction that is open on the session. A `down` is run on a green that is fenced once the
- * stages have begun, and may change rows of what it takes away.
+ * Statements of a step, in the transaction that is open on the session. A `down` is run on a green that may be fenced
+ * already, and may change rows of what it takes away.
  */
 async function runStatements(session: Session, statements: readonly Statement[], half: SqlHalf): Promise<void> {
   const work = async (): Promise<void> => {

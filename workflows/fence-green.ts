@@ -1,0 +1,17 @@
+import { act, actBounded } from './lib/activities.js';
+import type { RunRef } from './lib/run-ref.js';
+import type { Saga } from './lib/saga.js';
+import type { Story } from './lib/story.js';
+
+const TAKE_OFF = 'take the fence off both sides';
+
+/**
+ * From here on nobody but the feed writes to green, until writes move. Done again it arms what has come to green since, such
+ * as a table that somebody has made there after DDL on blue.
+ */
+export async function fenceGreen(story: Story, ref: RunRef, saga: Saga): Promise<void> {
+  if (!saga.has(TAKE_OFF)) {
+    saga.push({ name: TAKE_OFF, undo: () => actBounded('compensate: remove the fence').removeFence(ref) });
+  }
+  await story.step('closing green for writes', () => act('fence green').fenceGreen(ref));
+}
