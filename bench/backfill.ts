@@ -1,11 +1,10 @@
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { Command, Option } from 'commander';
 import pg from 'pg';
 import { startPostgres, type EmbeddedPostgres } from '../src/embedded/postgres-server.js';
@@ -18,6 +17,7 @@ import { closeSession, openSession, type Database } from '../src/postgres/sessio
 import { installState } from '../src/postgres/state.js';
 import type { WriterSample } from './backfill-writer.js';
 import { countOption, parseCount } from './data/options.js';
+import { runProgram } from './data/program.js';
 
 /*
  * Filling a new column of a live table: Verdigris, a plain batched UPDATE (50,000 ids each, autocommit) and pgroll (the
@@ -31,7 +31,8 @@ import { countOption, parseCount } from './data/options.js';
 
 const UP = `jsonb_build_object('status', status, 'currency', currency, 'channel', payload::jsonb ->> 'channel')`;
 
-export type BackfillContender = 'verdigris' | 'plain UPDATE' | 'pgroll';
+const CONTENDERS = ['verdigris', 'plain UPDATE', 'pgroll'] as const;
+export type BackfillContender = (typeof CONTENDERS)[number];
 
 export interface BackfillBenchOptions {
   /** Rows of the table with the writer. */
@@ -44,8 +45,10 @@ export interface BackfillBenchOptions {
   /** Sizes at which the rate is measured without a writer. */
   readonly sizes: readonly number[];
   readonly writesPerSecond: number;
-  /** Path of pgroll's binary; left out without it. */
+  /** Path of pgroll's binary, a relative one as from here; left out without it, or when it is empty. */
   readonly pgroll?: string | undefined;
+  /** Ends another tool that is running. Default: nothing does. */
+  readonly signal?: AbortSignal;
   readonly log: (line: string) => void;
 }
 
@@ -81,7 +84,10 @@ export interface BackfillBenchmark {
   readonly leftOut: readonly string[];
 }
 
-/** Runs the whole benchmark on a server of its own; nothing is left behind. */
+/**
+ * Runs the whole benchmark on a server of its own; nothing is left behind. A contender beside Verdigris that fails is left
+ * out of the later rounds, and takes no figure of the others with it.
+ */
 export async function benchBackfill(options: BackfillBenchOptions): Promise<BackfillBenchmark> {
   const server = await startPostgres({
     version: 18,
@@ -89,19 +95,27 @@ export async function benchBackfill(options: BackfillBenchOptions): Promise<Back
     settings: { shared_buffers: '1GB', max_wal_size: '8GB' },
   });
   try {
-    const leftOut = options.pgroll === undefined ? ['pgroll is left out: set PGROLL_BIN to its binary'] : [];
-    leftOut.forEach(options.log);
-    const contenders: BackfillContender[] = ['verdigris', 'plain UPDATE'];
-    if (options.pgroll !== undefined) contenders.push('pgroll');
+    const leftOut = new Map<BackfillContender, string>();
+    const leaveOut = (contender: BackfillContender, why: string): void => {
+      leftOut.set(contender, `${contender} is left out: ${why}`);
+      options.log(`${contender} is left out: ${why}`);
+    };
+    if ((options.pgroll ?? '') === '') leaveOut('pgroll', 'set PGROLL_BIN to its binary');
     const live: BackfillRun[] = [];
     const liveRounds = options.live === false ? 0 : options.rounds;
     if (liveRounds > 0) await makeSeed(server, options.rows);
     for (let round = 0; round < liveRounds; round++) {
       // Another order in each round: whoever comes first meets another server.
-      for (const contender of round % 2 === 0 ? contenders : [...contenders].reverse()) {
-        const run = await liveRun(server, contender, options);
-        live.push(run);
-        options.log(describeLive(run));
+      for (const contender of round % 2 === 0 ? CONTENDERS : [...CONTENDERS].reverse()) {
+        if (leftOut.has(contender)) continue;
+        try {
+          const run = await liveRun(server, contender, options);
+          live.push(run);
+          options.log(describeLive(run));
+        } catch (error) {
+          if (contender === 'verdigris' || options.signal?.aborted === true) throw error;
+          leaveOut(contender, error instanceof Error ? error.message : String(error));
+        }
       }
     }
     const growth: GrowthRun[] = [];
@@ -113,7 +127,7 @@ export async function benchBackfill(options: BackfillBenchOptions): Promise<Back
         options.log(`${rows} rows without a writer: ${run.rowsPerSecond} rows/s`);
       }
     }
-    return { live, growth, leftOut };
+    return { live, growth, leftOut: [...leftOut.values()] };
   } finally {
     await server.stop();
   }
@@ -167,14 +181,7 @@ async function liveRun(
 ): Promise<BackfillRun> {
   return onCopy(server, options.rows, async (database) => {
     const prepared = await prepare(contender, server, database, options);
-    const writer = startWriter(server.uri(database), options);
-    await sleep(6_000);
-    const from = wallClock();
-    const start = performance.now();
-    await prepared();
-    const seconds = (performance.now() - start) / 1_000;
-    const to = wallClock();
-    const samples = await writer.stop();
+    const { seconds, before, during } = await besideWriter(server.uri(database), options, prepared);
     const after = await onServer(server, database, async (client) => {
       const { rows } = await client.query<{ missing: string; bytes: string }>(
         `SELECT count(*) FILTER (WHERE id <= ${options.rows}) AS missing, pg_total_relation_size('public.transactions') AS bytes
@@ -187,13 +194,37 @@ async function liveRun(
       rows: options.rows,
       seconds,
       rowsPerSecond: Math.round(options.rows / seconds),
-      // The first seconds warm the writer's connections.
-      before: latencyOf(samples.filter(([due]) => due >= from - 4_000 && due < from)),
-      during: latencyOf(samples.filter(([due]) => due >= from && due < to)),
+      before,
+      during,
       missing: Number(after?.missing ?? 0),
       bytes: Number(after?.bytes ?? 0),
     };
   });
+}
+
+/** Does the work while the application writes, and ends the application whatever becomes of it: its database is dropped next. */
+async function besideWriter(
+  uri: string,
+  options: BackfillBenchOptions,
+  work: () => Promise<void>,
+): Promise<Pick<BackfillRun, 'seconds' | 'before' | 'during'>> {
+  const writer = startWriter(uri, options);
+  try {
+    await sleep(6_000);
+    const from = wallClock();
+    await work();
+    const to = wallClock();
+    const samples = await writer.stop();
+    return {
+      seconds: (to - from) / 1_000,
+      // The first seconds warm the writer's connections.
+      before: latencyOf(samples.filter(([due]) => due >= from - 4_000 && due < from)),
+      during: latencyOf(samples.filter(([due]) => due >= from && due < to)),
+    };
+  } catch (error) {
+    await writer.stop().catch(() => undefined);
+    throw error;
+  }
 }
 
 async function growthRun(server: EmbeddedPostgres, rows: number, lanes: number): Promise<GrowthRun> {
@@ -213,7 +244,7 @@ async function prepare(
   options: BackfillBenchOptions,
 ): Promise<() => Promise<void>> {
   if (contender === 'verdigris') return prepareVerdigris(server, database, options.lanes);
-  if (contender === 'pgroll') return preparePgroll(server, database, options.pgroll ?? '');
+  if (contender === 'pgroll') return preparePgroll(server, database, options);
   return () =>
     onServer(server, database, async (client) => {
       await client.query('ALTER TABLE public.transactions ADD COLUMN metadata jsonb');
@@ -259,23 +290,31 @@ async function prepareVerdigris(server: EmbeddedPostgres, name: string, lanes: n
   };
 }
 
-async function preparePgroll(server: EmbeddedPostgres, database: string, binary: string): Promise<() => Promise<void>> {
-  const folder = mkdtempSync(join(tmpdir(), 'bench-pgroll-'));
+async function preparePgroll(
+  server: EmbeddedPostgres,
+  database: string,
+  options: BackfillBenchOptions,
+): Promise<() => Promise<void>> {
+  const { pgroll: binary = '', signal = new AbortController().signal } = options;
   const uri = `${server.uri(database)}?sslmode=disable`;
   const pgroll = (...args: string[]): Promise<unknown> =>
-    promisify(execFile)(binary, [...args, '--postgres-url', uri], { cwd: folder });
-  await pgroll('init');
-  await pgroll('baseline', '00_base', folder, '--yes');
+    runProgram(binary, [...args, '--postgres-url', uri], { signal, watched: false });
   const column = { name: 'metadata', type: 'jsonb', nullable: false };
+  const folder = mkdtempSync(join(tmpdir(), 'bench-pgroll-'));
+  const remove = (): void => rmSync(folder, { recursive: true, force: true });
   const file = join(folder, '01_add_metadata.json');
-  writeFileSync(file, JSON.stringify({ operations: [{ add_column: { table: 'transactions', up: UP, column } }] }));
-  return async () => {
-    try {
-      await pgroll('start', file);
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
-    }
-  };
+  try {
+    await pgroll('init');
+    await pgroll('baseline', '00_base', folder, '--yes');
+    writeFileSync(file, JSON.stringify({ operations: [{ add_column: { table: 'transactions', up: UP, column } }] }));
+  } catch (error) {
+    remove();
+    throw error;
+  }
+  return () =>
+    pgroll('start', file)
+      .then(() => undefined)
+      .finally(remove);
 }
 
 function startWriter(uri: string, options: BackfillBenchOptions): { stop: () => Promise<WriterSample[]> } {

@@ -46,7 +46,8 @@ export async function measureBackfill(bench: Bench): Promise<BackfillPart> {
     lanes: LANES,
     sizes: [...new Set([...SIZES, rows])].filter((size) => size <= rows).sort((a, b) => a - b),
     writesPerSecond: WRITES_PER_SECOND,
-    pgroll: peers.includes('pgroll') && pgroll !== '' ? pgroll : undefined,
+    pgroll: peers.includes('pgroll') ? pgroll : undefined,
+    signal: bench.signal,
     log: (line) => bench.say(`backfill: ${line}`),
   });
   try {

@@ -1,0 +1,52 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, relative } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { benchBackfill, type BackfillBenchmark, type BackfillBenchOptions } from '../../bench/backfill.js';
+
+/*
+ * The benchmark of the backfill with few rows: not for its figures, but for what becomes of them.
+ */
+
+const folder = mkdtempSync(join(tmpdir(), 'bench-backfill-test-'));
+
+afterAll(() => {
+  rmSync(folder, { recursive: true, force: true });
+});
+
+/** A program in the place of pgroll; its path is relative, as people give it. */
+function program(script: string): string {
+  const file = join(folder, 'pgroll');
+  writeFileSync(file, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+  return relative(process.cwd(), file);
+}
+
+function bench(options: Partial<BackfillBenchOptions>): Promise<BackfillBenchmark> {
+  return benchBackfill({
+    ...{ rows: 2_000, rounds: 1, lanes: 2, sizes: [], writesPerSecond: 50 },
+    log: (line) => process.stdout.write(`${line}\n`),
+    ...options,
+  });
+}
+
+describe('the benchmark of the backfill', () => {
+  it('leaves out a pgroll that fails in its measured part, says why, and keeps the figures of the others', async () => {
+    const pgroll = program('[ "$1" != start ] || { echo "Error: $4 says no" >&2; exit 3; }');
+    const { live, leftOut } = await bench({ rounds: 2, pgroll });
+    expect(live.map(({ contender }) => contender)).toEqual([
+      ...['verdigris', 'plain UPDATE'],
+      ...['plain UPDATE', 'verdigris'],
+    ]);
+    expect(leftOut).toHaveLength(1);
+    // The address without its password.
+    expect(leftOut[0]).toMatch(
+      /^pgroll is left out: .* start failed \(exit 3\): Error: postgres(ql)?:\/\/\*{3}@.* says no$/,
+    );
+  });
+
+  it.each([undefined, ''])('says of a pgroll that was not given how to give it: %j', async (pgroll) => {
+    const { live, leftOut } = await bench({ live: false, pgroll });
+    expect(live).toEqual([]);
+    expect(leftOut).toEqual(['pgroll is left out: set PGROLL_BIN to its binary']);
+  });
+});
