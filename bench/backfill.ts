@@ -9,9 +9,12 @@ import { Command, Option } from 'commander';
 import pg from 'pg';
 import { startPostgres, type EmbeddedPostgres } from '../src/embedded/postgres-server.js';
 import { planSchema } from '../src/plan/schema.js';
-import { backfillTables } from '../src/postgres/migrate/backfill.js';
+import { LoadMeter } from '../src/postgres/load.js';
+import { measureLag } from '../src/postgres/marker.js';
+import { backfillTables, type BackfillOptions } from '../src/postgres/migrate/backfill.js';
 import { expandTable } from '../src/postgres/migrate/expand-table.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
+import { runStep } from '../src/postgres/migrate/run-step.js';
 import type { StepContext } from '../src/postgres/migrate/step-context.js';
 import { closeSession, openSession, type Database } from '../src/postgres/session.js';
 import { installState } from '../src/postgres/state.js';
@@ -23,7 +26,11 @@ import { runProgram } from './data/program.js';
  * Filling a new column of a live table: Verdigris, a plain batched UPDATE (50,000 ids each, autocommit) and pgroll (the
  * binary that PGROLL_BIN names), in turn on the same server, each on a fresh copy of the same rows, while an application
  * writes 500 transactions a second. The column is `metadata jsonb NOT NULL`, computed from three others. Times are of
- * the whole step: the new column, what keeps it filled, and the rows. Then the rate without a writer at growing sizes.
+ * the whole step: the new column, what keeps it filled, the rows, and NOT NULL, which the plain UPDATE can't set while
+ * the application leaves it NULL in its rows. Then the rate without a writer at growing sizes.
+ *
+ * Of Verdigris it is what its activities do, with the markers by which they measure the lag; but both sides are one
+ * database, so nothing is ever behind, and there is neither Temporal nor a worker.
  *
  *   npx tsx bench/backfill.ts --rows 1M --rounds 3 --sizes none
  *   npx tsx bench/backfill.ts --no-writer --rounds 1 --sizes 1M,5M,20M
@@ -67,8 +74,10 @@ export interface BackfillRun {
   readonly rowsPerSecond: number;
   readonly before: WriterLatency;
   readonly during: WriterLatency;
-  /** Rows that it left without a value. */
+  /** Rows of the start that it left without a value. */
   readonly missing: number;
+  /** Whether the column is NOT NULL at the end, as it was asked for. */
+  readonly notNull: boolean;
   readonly bytes: number;
 }
 
@@ -180,26 +189,34 @@ async function liveRun(
   options: BackfillBenchOptions,
 ): Promise<BackfillRun> {
   return onCopy(server, options.rows, async (database) => {
-    const prepared = await prepare(contender, server, database, options);
-    const { seconds, before, during } = await besideWriter(server.uri(database), options, prepared);
-    const after = await onServer(server, database, async (client) => {
-      const { rows } = await client.query<{ missing: string; bytes: string }>(
-        `SELECT count(*) FILTER (WHERE id <= ${options.rows}) AS missing, pg_total_relation_size('public.transactions') AS bytes
-           FROM public.transactions WHERE ${contender === 'pgroll' ? '_pgroll_new_metadata' : 'metadata'} IS NULL`,
-      );
-      return rows[0];
-    });
+    const { beside, after } = await prepare(contender, server, database, options);
+    const measured = await besideWriter(server.uri(database), options, beside);
+    const since = performance.now();
+    await after?.();
+    const seconds = measured.seconds + (after === undefined ? 0 : (performance.now() - since) / 1_000);
+    const table = await onServer(server, database, (client) => lookAt(client, options.rows));
+    if (!table.notNull && contender !== 'plain UPDATE') throw new Error('the column is not NOT NULL at the end');
     return {
       contender,
       rows: options.rows,
+      ...measured,
       seconds,
       rowsPerSecond: Math.round(options.rows / seconds),
-      before,
-      during,
-      missing: Number(after?.missing ?? 0),
-      bytes: Number(after?.bytes ?? 0),
+      ...table,
     };
   });
+}
+
+async function lookAt(client: pg.Client, rows: number): Promise<Pick<BackfillRun, 'missing' | 'notNull' | 'bytes'>> {
+  const { rows: found } = await client.query<{ missing: string; notNull: boolean; bytes: string }>(
+    `SELECT (SELECT count(*) FROM public.transactions WHERE metadata IS NULL AND id <= $1) AS missing,
+            attnotnull AS "notNull", pg_total_relation_size(attrelid) AS bytes
+       FROM pg_attribute WHERE attrelid = 'public.transactions'::regclass AND attname = 'metadata'`,
+    [rows],
+  );
+  const [table] = found;
+  if (table === undefined) throw new Error('the table has no column metadata at the end');
+  return { missing: Number(table.missing), notNull: table.notNull, bytes: Number(table.bytes) };
 }
 
 /** Does the work while the application writes, and ends the application whatever becomes of it: its database is dropped next. */
@@ -229,11 +246,19 @@ async function besideWriter(
 
 async function growthRun(server: EmbeddedPostgres, rows: number, lanes: number): Promise<GrowthRun> {
   return onCopy(server, rows, async (database) => {
-    const run = await prepareVerdigris(server, database, lanes);
+    const { beside: run } = await prepareVerdigris(server, database, lanes);
     const start = performance.now();
     await run();
     return { rows, rowsPerSecond: Math.round((rows * 1_000) / (performance.now() - start)) };
   });
+}
+
+/** What is measured of a contender. */
+interface Prepared {
+  /** Beside the application. */
+  readonly beside: () => Promise<void>;
+  /** What an application that writes as before has to be gone for: its time counts, too. */
+  readonly after?: () => Promise<void>;
 }
 
 /** Does what comes before the application is started, and returns what is measured. */
@@ -242,21 +267,21 @@ async function prepare(
   server: EmbeddedPostgres,
   database: string,
   options: BackfillBenchOptions,
-): Promise<() => Promise<void>> {
+): Promise<Prepared> {
   if (contender === 'verdigris') return prepareVerdigris(server, database, options.lanes);
   if (contender === 'pgroll') return preparePgroll(server, database, options);
-  return () =>
-    onServer(server, database, async (client) => {
-      await client.query('ALTER TABLE public.transactions ADD COLUMN metadata jsonb');
-      for (let id = 0; id < options.rows; id += 50_000) {
-        await client.query(
-          `UPDATE public.transactions SET metadata = ${UP} WHERE id > ${id} AND id <= ${id + 50_000} AND metadata IS NULL`,
-        );
-      }
-    });
+  const update = async (client: pg.Client): Promise<void> => {
+    await client.query('ALTER TABLE public.transactions ADD COLUMN metadata jsonb');
+    for (let id = 0; id < options.rows; id += 50_000) {
+      await client.query(
+        `UPDATE public.transactions SET metadata = ${UP} WHERE id > ${id} AND id <= ${id + 50_000} AND metadata IS NULL`,
+      );
+    }
+  };
+  return { beside: () => onServer(server, database, update) };
 }
 
-async function prepareVerdigris(server: EmbeddedPostgres, name: string, lanes: number): Promise<() => Promise<void>> {
+async function prepareVerdigris(server: EmbeddedPostgres, name: string, lanes: number): Promise<Prepared> {
   const database: Database = {
     side: 'green',
     connection: 'bench',
@@ -269,7 +294,7 @@ async function prepareVerdigris(server: EmbeddedPostgres, name: string, lanes: n
     green: { connection: 'bench' },
     migrations: [{ addColumn: { table: 'transactions', column: 'metadata', type: 'jsonb', up: UP, notNull: true } }],
   });
-  const { tables } = await planWork(plan);
+  const { tables, steps } = await planWork(plan);
   const session = await openSession(database, { purpose: 'bench' });
   await installState(session, 'green');
   const context: StepContext = {
@@ -279,26 +304,41 @@ async function prepareVerdigris(server: EmbeddedPostgres, name: string, lanes: n
     signal: new AbortController().signal,
     onProgress: () => undefined,
   };
-  return async () => {
+  // Both sides are this database: the markers and the look at the load cost what they cost.
+  const blue = await openSession(database, { purpose: 'bench lag' });
+  const green = await openSession(database, { purpose: 'bench lag' });
+  let own = 0;
+  const load = new LoadMeter({ blue, green }, () => own);
+  const options: BackfillOptions = {
+    ...{ batchMs: 250, parallel: lanes, maxLagSeconds: 5 },
+    lagSeconds: async () => (await measureLag(blue, green, 'to_green', 60_000)) / 1_000,
+    pauseAbove: { load: () => load.measure() },
+    onTransaction: () => {
+      own += 1;
+    },
+  };
+  const beside = async (): Promise<void> => {
     try {
       for (const table of tables) await expandTable(context, table);
-      const limits = { batchMs: 250, parallel: lanes, maxLagSeconds: 5, lagSeconds: () => Promise.resolve(0) };
-      await backfillTables(context, tables, limits);
+      await backfillTables(context, tables, options);
+      for (const step of steps) await runStep(context, step);
     } finally {
-      await closeSession(session);
+      for (const each of [session, blue, green]) await closeSession(each);
     }
   };
+  return { beside };
 }
 
 async function preparePgroll(
   server: EmbeddedPostgres,
   database: string,
   options: BackfillBenchOptions,
-): Promise<() => Promise<void>> {
+): Promise<Prepared> {
   const { pgroll: binary = '', signal = new AbortController().signal } = options;
   const uri = `${server.uri(database)}?sslmode=disable`;
-  const pgroll = (...args: string[]): Promise<unknown> =>
-    runProgram(binary, [...args, '--postgres-url', uri], { signal, watched: false });
+  const pgroll = async (...args: string[]): Promise<void> => {
+    await runProgram(binary, [...args, '--postgres-url', uri], { signal, watched: false });
+  };
   const column = { name: 'metadata', type: 'jsonb', nullable: false };
   const folder = mkdtempSync(join(tmpdir(), 'bench-pgroll-'));
   const remove = (): void => rmSync(folder, { recursive: true, force: true });
@@ -311,10 +351,11 @@ async function preparePgroll(
     remove();
     throw error;
   }
-  return () =>
-    pgroll('start', file)
-      .then(() => undefined)
-      .finally(remove);
+  return {
+    beside: () => pgroll('start', file).finally(remove),
+    // It ends the old shape of the table by design, and with it the writes of whoever does not know the column.
+    after: () => pgroll('complete'),
+  };
 }
 
 function startWriter(uri: string, options: BackfillBenchOptions): { stop: () => Promise<WriterSample[]> } {
@@ -368,7 +409,7 @@ function wallClock(): number {
 
 function describeLive(run: BackfillRun): string {
   const ms = ({ p50, p99, max }: WriterLatency): string => `${p50} / ${p99} / ${max}`;
-  return `${run.contender.padEnd(12)} ${String(run.rowsPerSecond).padStart(7)} rows/s, writer p50/p99/max ms before ${ms(run.before)}, during ${ms(run.during)} (${run.during.transactions} transactions, ${run.during.failed} failed), ${run.missing} rows left NULL, ${Math.round(run.bytes / 1024 / 1024)} MiB`;
+  return `${run.contender.padEnd(12)} ${String(run.rowsPerSecond).padStart(7)} rows/s, writer p50/p99/max ms before ${ms(run.before)}, during ${ms(run.during)} (${run.during.transactions} transactions, ${run.during.failed} failed), ${run.missing} rows left NULL, ${run.notNull ? 'NOT NULL' : 'nullable'}, ${Math.round(run.bytes / 1024 / 1024)} MiB`;
 }
 
 /** Sizes such as `1M,5M`; `none` is the empty choice. */

@@ -24,6 +24,8 @@ export interface BackfillStanding {
   readonly failedWrites: number | null;
   /** Rows of the start that it left without a value. */
   readonly rowsLeft: number | null;
+  /** Whether the column was NOT NULL at the end of each run. */
+  readonly notNull: boolean;
   readonly tableBytes: number | null;
   readonly missing?: string;
 }
@@ -75,6 +77,7 @@ export function backfillPart({ live, growth, leftOut }: BackfillBenchmark): Back
         p99During: median(own.map(({ during }) => during.p99)),
         failedWrites: own.reduce((sum, { during }) => sum + during.failed, 0),
         rowsLeft: Math.max(...own.map(({ missing }) => missing)),
+        notNull: own.every(({ notNull }) => notNull),
         tableBytes: median(own.map(({ bytes }) => bytes)),
       };
     }),

@@ -104,7 +104,7 @@ function byHandLine(runs: readonly Run[]): string {
 
 function backfillTable(standings: readonly BackfillStanding[]): string {
   return table(
-    ['', 'time', 'rows/s', 'writer: p99 before', 'p99 during', 'failed writes', 'rows left NULL', 'table'],
+    ['', 'time', 'rows/s', 'writer: p99 before', 'p99 during', 'failed writes', 'rows left NULL', 'NOT NULL', 'table'],
     standings.map((one) => [
       one.contestant,
       seconds(one.seconds),
@@ -113,6 +113,7 @@ function backfillTable(standings: readonly BackfillStanding[]): string {
       milliseconds(one.p99During),
       whole(one.failedWrites),
       whole(one.rowsLeft),
+      one.notNull ? 'yes' : 'no',
       mebibytes(one.tableBytes),
     ]),
   );

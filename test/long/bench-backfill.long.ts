@@ -37,11 +37,20 @@ describe('the benchmark of the backfill', () => {
       ...['verdigris', 'plain UPDATE'],
       ...['plain UPDATE', 'verdigris'],
     ]);
+    // The whole change was measured: who leaves the column nullable has not done it.
+    expect(live.map(({ notNull }) => notNull)).toEqual([true, false, false, true]);
     expect(leftOut).toHaveLength(1);
     // The address without its password.
     expect(leftOut[0]).toMatch(
       /^pgroll is left out: .* start failed \(exit 3\): Error: postgres(ql)?:\/\/\*{3}@.* says no$/,
     );
+  });
+
+  it('leaves out a pgroll that does not come to the end of its change, or has changed nothing', async () => {
+    const half = await bench({ pgroll: program('[ "$1" != complete ] || exit 4') });
+    expect(half.leftOut).toEqual([expect.stringMatching(/^pgroll is left out: .* complete failed \(exit 4\)$/)]);
+    const none = await bench({ pgroll: program('exit 0') });
+    expect(none.leftOut).toEqual(['pgroll is left out: column "metadata" does not exist']);
   });
 
   it.each([undefined, ''])('says of a pgroll that was not given how to give it: %j', async (pgroll) => {

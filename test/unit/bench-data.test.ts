@@ -170,7 +170,7 @@ describe('the targets', () => {
     const latency = { transactions: 1, p50: 1, p99: 5, max: 5, failed: 0 };
     const live = (contender: 'verdigris' | 'pgroll', rowsPerSecond: number, p99: number) => ({
       ...{ contender, rows: 10, seconds: 1, rowsPerSecond, before: latency, during: { ...latency, p99 } },
-      ...{ missing: 0, bytes: 1 },
+      ...{ missing: 0, notNull: true, bytes: 1 },
     });
     const measured = backfillPart({
       live: [live('verdigris', 200, 4), live('pgroll', 100, 8)],
