@@ -4,7 +4,7 @@ import type { DataResult } from './result.js';
 import type { Run, Standing } from './rounds.js';
 import { median } from './statistics.js';
 import { targetsOf } from './targets.js';
-import type { VerificationPart } from './verify.js';
+import type { VerificationPart, VerificationPhase } from './verify.js';
 
 /** The whole result as Markdown: readable in a terminal, and ready for the documentation. */
 export function report(result: DataResult): string {
@@ -33,7 +33,7 @@ export function report(result: DataResult): string {
     ...(application === undefined
       ? []
       : ['## The application on blue during the copy', applicationTable(application.standings)]),
-    ...(verification === undefined ? [] : ['## Verification', phaseLine(verification), methodsTable(verification)]),
+    ...(verification === undefined ? [] : ['## Verification', ...phaseLines(verification), methodsTable(verification)]),
     '## Targets',
     table(['target', 'measured', ''], targets),
   ]
@@ -149,9 +149,15 @@ function applicationTable(standings: readonly ApplicationStanding[]): string {
   );
 }
 
-function phaseLine({ phase }: VerificationPart): string {
-  if (phase.runs === 0) return 'As a phase: not measured, no run of Verdigris came so far.';
-  return `As a phase of a run, with the rests of the plan's default: ${whole(phase.rows)} rows in ${seconds(phase.seconds)}, ${whole(phase.rowsPerSecond)} rows/s.`;
+function phaseLines({ phase, phaseWithChange }: VerificationPart): string[] {
+  const measured = ({ rows, seconds: time, rowsPerSecond, runs }: VerificationPhase): string =>
+    runs === 0
+      ? 'not measured, no run of Verdigris came so far.'
+      : `${whole(rows)} rows in ${seconds(time)}, ${whole(rowsPerSecond)} rows/s.`;
+  return [
+    `As a phase of a run, with the rests of the plan's default: ${measured(phase)}`,
+    `The same with the seed's change, two computed columns compared with their expressions: ${measured(phaseWithChange)}`,
+  ];
 }
 
 function methodsTable({ methods, rowsOfMethods }: VerificationPart): string {

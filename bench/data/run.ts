@@ -86,9 +86,13 @@ async function measure(bench: Bench, args: readonly string[], save: (result: Dat
   // The verification is a phase of the copy's runs: whoever asks for it alone gets those runs without the peers.
   const copy = asked('copy') || asked('verify') ? await measureCopy(bench) : undefined;
   if (copy !== undefined && asked('copy')) add({ copy });
-  if (asked('change')) add({ change: await measureChange(bench) });
+  const change = asked('change') ? await measureChange(bench) : undefined;
+  if (change !== undefined) add({ change });
   if (asked('application')) add({ application: await measureApplication(bench) });
-  if (copy !== undefined && asked('verify')) add({ verification: await measureVerificationPart(bench, ownRuns(copy)) });
+  if (copy !== undefined && asked('verify')) {
+    const runs = { copy: ownRuns(copy), change: change === undefined ? [] : ownRuns(change) };
+    add({ verification: await measureVerificationPart(bench, runs) });
+  }
   if (asked('backfill')) add({ backfill: await measureBackfill(bench) });
   return result;
 }

@@ -10,6 +10,7 @@ import type { DataResult } from '../../bench/data/result.js';
 import { standingsOf, type Run } from '../../bench/data/rounds.js';
 import { median, orderOfRound, ratio } from '../../bench/data/statistics.js';
 import { targetsOf } from '../../bench/data/targets.js';
+import { phaseOf } from '../../bench/data/verify.js';
 import { parsePlan } from '../../src/plan/parse.js';
 
 function exitCode(...args: string[]): number | undefined {
@@ -164,6 +165,18 @@ describe('the targets', () => {
       change: part([run('Verdigris', 5, 1), run('pgcopydb + by hand', 10, 1)], 'Verdigris', 'pgcopydb + by hand'),
     });
     expect(targets.map(({ met }) => met)).toEqual([false, true, false, null, null, null, false]);
+  });
+
+  it.each([
+    { cpuSecondsPerMillion: 0.91, met: true, measured: '1,098,901 rows compared' },
+    // A row of blue and its row of green are one row that is verified.
+    { cpuSecondsPerMillion: 1.6, met: false, measured: '625,000 rows compared' },
+  ])('of the verification count rows compared: $measured', ({ cpuSecondsPerMillion, met, measured }) => {
+    const phase = phaseOf([]);
+    const methods = [{ method: 'all', rowsPerSecond: 1, cpuSecondsPerMillion, ratio: 1 }];
+    const verification = { phase, phaseWithChange: phase, methods, rowsOfMethods: 1_000 };
+    const [target] = targetsOf({ ...base, verification }).filter((one) => one.target.startsWith('verification'));
+    expect(target).toMatchObject({ met, measured });
   });
 
   it('of the backfill are held against pgroll, and against its own rate at other sizes', () => {
