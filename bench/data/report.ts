@@ -80,7 +80,7 @@ function whereTimeGoes(runs: readonly Run[]): string {
   const shown = Object.entries(phases).map(([phase, time]) => `${phase} ${seconds(time)}`);
   return [
     `Where a run of Verdigris spends its ${seconds(run.seconds)} (${seconds(secondsWithoutPreflight)} without preflight): ${shown.join(', ')}. ` +
-      `The worker alone: ${mebibytes(memory?.own ?? null)} at its peak, ${mebibytes(memory?.atStart ?? null)} when it was ready.`,
+      `The worker alone: ${megabytes(memory?.own ?? null)} at its peak, ${megabytes(memory?.atStart ?? null)} when it was ready.`,
     table(
       ['activity', 'count', 'from', 'to', 'sum'],
       activities.map((one) => [
@@ -192,6 +192,11 @@ function milliseconds(value: number | null): string {
 
 function mebibytes(bytes: number | null): string {
   return bytes === null ? '' : `${Math.round(bytes / 2 ** 20).toLocaleString('en')} MiB`;
+}
+
+/** Rounded up: what is above a limit is never shown as being at it. */
+function megabytes(bytes: number | null): string {
+  return bytes === null ? '' : `${Math.ceil(bytes / 1e6).toLocaleString('en')} MB`;
 }
 
 function gibibytes(bytes: number): string {

@@ -168,6 +168,15 @@ describe('the targets', () => {
   });
 
   it.each([
+    { bytes: 299_999_999, met: true, measured: '300 MB' },
+    { bytes: 300_000_000, met: false, measured: '300 MB' },
+    { bytes: 289 * 2 ** 20, met: false, measured: '304 MB' },
+  ])("of the worker's memory are in MB, not in MiB: $bytes bytes", ({ bytes, met, measured }) => {
+    const [target] = targetsOf({ ...base, copy: part([run('Verdigris', 1, bytes)], 'Verdigris') }).slice(-1);
+    expect(target).toMatchObject({ met, measured });
+  });
+
+  it.each([
     { cpuSecondsPerMillion: 0.91, met: true, measured: '1,098,901 rows compared' },
     // A row of blue and its row of green are one row that is verified.
     { cpuSecondsPerMillion: 1.6, met: false, measured: '625,000 rows compared' },
