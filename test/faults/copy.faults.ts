@@ -9,6 +9,7 @@ import { refusedRow } from '../../src/postgres/bootstrap/refused-row.js';
 import { openPace } from '../../src/postgres/bootstrap/copy/pace.js';
 import { schemaCopyFailed } from '../../src/postgres/schema-copy/schema-copy-failed.js';
 import { FeedErrors } from '../../src/postgres/stuck-feed.js';
+import type { Side } from '../../src/side.js';
 import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
 import { CopyPair } from '../postgres/copy-pair.js';
 
@@ -55,8 +56,8 @@ async function count(pair: CopyPair, table: string): Promise<number> {
   return (await pair.green.query<{ n: number }>(`SELECT count(*)::int AS n FROM ${table}`)).rows[0]?.n ?? -1;
 }
 
-async function endBackends(pair: CopyPair, name: string): Promise<number> {
-  const { rowCount } = await pair.blue.query(
+async function endBackends(pair: CopyPair, name: string, side: Side = 'blue'): Promise<number> {
+  const { rowCount } = await pair[side].query(
     `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1`,
     [name],
   );
@@ -157,6 +158,24 @@ describe('a copy', () => {
       expect(await pair.finish()).toEqual({ tables: 2, left: ['public.big'] });
       expect([await count(pair, 'big'), await count(pair, 'small')]).toEqual([0, 1000]);
       expect((await pair.copyParcel(second?.id ?? -1)).outcome).toBe('lost');
+      await followed(pair);
+    }));
+
+  it('keeps its snapshot when the holder loses its session on green, and hears there that it is closed', () =>
+    withPair('copy_green', async (pair) => {
+      const parcels = await pair.planCopy();
+      const holder = pair.hold();
+      await pair.phase('ready');
+      const [first] = parcels;
+      expect((await pair.copyParcel(first?.id ?? -1)).outcome).toBe('copied');
+      for (let restart = 0; restart < 2; restart++) {
+        await expect.poll(() => endBackends(pair, 'verdigris copy holder', 'green'), { timeout: 5_000 }).toBe(1);
+      }
+      const results = await pair.copyAll(parcels);
+      expect(results.map(({ outcome }) => outcome)).toEqual(parcels.map(() => 'copied'));
+      expect(await pair.finish()).toEqual({ tables: 3, left: [] });
+      expect(await holder.ended).toBe('released');
+      expect(await count(pair, 'big')).toBe(22_000);
       await followed(pair);
     }));
 

@@ -26,18 +26,17 @@ export class CopyWatch {
   private pieces: readonly Piece[] = [];
   private readonly told = new Set<string>();
 
-  constructor(
-    private readonly green: Session,
-    private readonly runId: string,
-  ) {}
+  constructor(private readonly runId: string) {}
 
-  /** Tables that are being copied or have been finished since the last look. */
-  async look(): Promise<{ readonly phase: CopyState['phase'] | undefined; readonly tables: readonly Progress[] }> {
-    const state = await readCopyState(this.green, this.runId);
+  /** Tables that are being copied or have been finished since the last look, whatever session that one had. */
+  async look(
+    green: Session,
+  ): Promise<{ readonly phase: CopyState['phase'] | undefined; readonly tables: readonly Progress[] }> {
+    const state = await readCopyState(green, this.runId);
     if (this.pieces.length === 0) {
-      this.pieces = (await readParcels(this.green, this.runId)).flatMap(({ pieces }) => pieces);
+      this.pieces = (await readParcels(green, this.runId)).flatMap(({ pieces }) => pieces);
     }
-    const counts = await this.count();
+    const counts = await this.count(green);
     const copied = [...counts].map(
       ([table, count]) => [table, { rows: count.rows, bytes: count.doneBytes, share: shareOf(count) }] as const,
     );
@@ -61,8 +60,8 @@ export class CopyWatch {
     return { phase: state?.phase, tables };
   }
 
-  private async count(): Promise<Map<string, TableCount>> {
-    const done = await readPieces(this.green, this.runId);
+  private async count(green: Session): Promise<Map<string, TableCount>> {
+    const done = await readPieces(green, this.runId);
     const counts = new Map<string, TableCount>();
     for (const piece of this.pieces) {
       const table = formatTableName(piece.root);
@@ -75,26 +74,26 @@ export class CopyWatch {
         estimatedRows: before.estimatedRows + piece.estimatedRows,
       });
     }
-    for (const running of await this.running()) {
-      const count = counts.get(formatTableName(running));
+    for (const part of await running(green)) {
+      const count = counts.get(formatTableName(part));
       if (count === undefined) continue;
-      count.rows += Number(running.rows);
+      count.rows += Number(part.rows);
       // What green reads is about what blue holds; never more than there is.
-      count.doneBytes = Math.min(count.totalBytes * 0.999, count.doneBytes + Number(running.bytes));
+      count.doneBytes = Math.min(count.totalBytes * 0.999, count.doneBytes + Number(part.bytes));
     }
     return counts;
   }
+}
 
-  private async running(): Promise<{ schema: string; name: string; rows: string; bytes: string }[]> {
-    const { rows } = await this.green.query<{ schema: string; name: string; rows: string; bytes: string }>(
-      `SELECT n.nspname AS schema, c.relname AS name, sum(p.tuples_processed)::text AS rows, sum(p.bytes_processed)::text AS bytes
-         FROM pg_stat_progress_copy p
-         JOIN pg_class part ON part.oid = p.relid
-         JOIN pg_class c ON c.oid = coalesce(pg_partition_root(part.oid), part.oid)
-         JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE p.datname = current_database() AND p.command = 'COPY FROM'
-        GROUP BY 1, 2`,
-    );
-    return rows;
-  }
+async function running(green: Session): Promise<{ schema: string; name: string; rows: string; bytes: string }[]> {
+  const { rows } = await green.query<{ schema: string; name: string; rows: string; bytes: string }>(
+    `SELECT n.nspname AS schema, c.relname AS name, sum(p.tuples_processed)::text AS rows, sum(p.bytes_processed)::text AS bytes
+       FROM pg_stat_progress_copy p
+       JOIN pg_class part ON part.oid = p.relid
+       JOIN pg_class c ON c.oid = coalesce(pg_partition_root(part.oid), part.oid)
+       JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE p.datname = current_database() AND p.command = 'COPY FROM'
+      GROUP BY 1, 2`,
+  );
+  return rows;
 }

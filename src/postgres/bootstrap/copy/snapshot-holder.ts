@@ -4,18 +4,20 @@ import { VerdigrisError } from '../../../errors.js';
 import { parseSize } from '../../lag.js';
 import { dropSlot, whileSlotIsMade } from '../../replication-slot.js';
 import { judgeRetainedWal, lacksSlots, readRetainedWal, retainedWalExceeded, slotsGone } from '../../retained-wal.js';
-import { closeSession, openReplicationSession, openSession, type Session } from '../../session.js';
+import { closeSession, openReplicationSession, openSession, SHORT_STATEMENTS, type Session } from '../../session.js';
 import { streamNames } from '../../streams.js';
 import { answerTime, sessionsAtWork } from './blue-load.js';
 import type { CopyContext } from './copy-context.js';
 import { HOLDER_LOCK, STREAM_LOCK, takeOver } from './copy-lock.js';
 import { CopyWatch } from './copy-watch.js';
 import { changeCopyState, readCopyState, readPieces } from './copy-state.js';
+import { GreenInSight } from './green-in-sight.js';
 
 /*
  * A slot that is made over a replication connection exports a snapshot: what the database held at the very position
  * where the slot begins. Parcels read that snapshot, so a row is either in it or comes by the slot, and never both. The
- * snapshot lives as long as the connection sends no further command, so it is held open until every parcel is done.
+ * snapshot lives as long as the connection sends no further command, so it is held open until every parcel is done. Green
+ * is only asked whether it is: its sessions may be lost meanwhile.
  */
 
 const WATCH_EVERY_MS = 1_000;
@@ -39,9 +41,11 @@ export async function holdSnapshots(context: CopyContext): Promise<'released' | 
     opened.push(await session);
     return session;
   };
+  const openGreen = (): Promise<Session> =>
+    opens(openSession(databases.green, { purpose: 'copy holder', ...SHORT_STATEMENTS }));
   try {
     const blue = await opens(openSession(databases.blue, { purpose: 'copy holder' }));
-    const green = await opens(openSession(databases.green, { purpose: 'copy holder' }));
+    const green = await openGreen();
     await takeOver(blue, HOLDER_LOCK, signal);
     const holders: Session[] = [];
     for (const i of names.keys()) {
@@ -85,7 +89,10 @@ export async function holdSnapshots(context: CopyContext): Promise<'released' | 
       { signal },
     );
     if (ready?.incarnation !== incarnation) return 'lost';
-    return await hold(context, blue, green, holders, names);
+    const inSight = new GreenInSight(green, openGreen, (why) =>
+      context.report({ snapshots: 'held', greenIsAway: why }),
+    );
+    return await hold(context, blue, inSight, holders, names);
   } finally {
     await Promise.all(opened.map(closeSession));
   }
@@ -109,13 +116,13 @@ async function exportSnapshot(context: CopyContext, blue: Session, holder: Sessi
 async function hold(
   context: CopyContext,
   blue: Session,
-  green: Session,
+  green: GreenInSight,
   holders: readonly Session[],
   names: readonly string[],
 ): Promise<'released' | 'lost'> {
   const { run, plan, signal, report } = context;
   const limit = parseSize(plan.replicate.maxRetainedWal);
-  const watch = new CopyWatch(green, run.runId);
+  const watch = new CopyWatch(run.runId);
   let lost = false;
   for (const holder of holders) holder.once('end', () => (lost = true));
   for (;;) {
@@ -123,16 +130,17 @@ async function hold(
     if (lacksSlots(wal, names)) throw slotsGone(names[0] ?? '', wal);
     const { bytes } = wal;
     if (judgeRetainedWal(bytes, limit) === 'abort') throw retainedWalExceeded(names[0] ?? '', bytes, limit);
-    const { phase, tables } = await watch.look();
-    for (const table of tables) report(table);
-    if (phase === 'closed') return 'released';
-    if (phase === 'lost') return 'lost';
+    const seen = await green.ask((session) => watch.look(session));
+    for (const table of seen?.tables ?? []) report(table);
+    if (seen?.phase === 'closed') return 'released';
+    if (seen?.phase === 'lost') return 'lost';
     // Tried again, it decides between new snapshots, while nothing has been copied, and none.
     if (lost) throw connectionLost();
     const next = performance.now() + WATCH_EVERY_MS;
     while (performance.now() < next && !lost) {
       await sleep(CLOSED_EVERY_MS, undefined, { signal });
-      if ((await readCopyState(green, run.runId))?.phase !== 'ready') break;
+      if (seen === undefined) continue;
+      if ((await green.ask((session) => readCopyState(session, run.runId)))?.phase !== 'ready') break;
     }
   }
 }
