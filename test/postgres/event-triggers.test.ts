@@ -10,6 +10,7 @@ import { columnsRead } from '../../src/postgres/migrate/expression-reads.js';
 import { shortLocks } from '../../src/postgres/migrate/short-locks.js';
 import { runSql } from '../../src/postgres/migrate/sql-step.js';
 import type { StepContext } from '../../src/postgres/migrate/step-context.js';
+import { stepFailed } from '../../src/postgres/migrate/step-failed.js';
 import { refreshMaterializedViews } from '../../src/postgres/schema-copy/materialized-views.js';
 import { closeSession, inTransaction, openSession, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
@@ -87,7 +88,7 @@ describe.each(['pg15', 'pg18'] as const)('an event trigger that writes down DDL,
       searchPath: '',
       sql: () => 'CREATE INDEX by_body ON public.orders (body)',
       accept: () => undefined,
-      failed: (error: unknown) => new Error('not built', { cause: error }),
+      failed: (error: unknown) => stepFailed('not built', error, 'see why'),
     };
     await buildIndex(context, build, DEFAULT_INDEX_SETTINGS);
     expect(await logged()).toEqual([]);

@@ -1,14 +1,16 @@
 import { withoutEventTriggers } from '../event-triggers.js';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { VerdigrisError } from '../../errors.js';
 import type { TableName } from '../../plan/table-name.js';
 import { ident } from '../identifier.js';
 import { isOffline } from '../offline.js';
 import type { Session } from '../session.js';
-import { isConnectionLost, sqlState } from '../sqlstate.js';
+import { CANCELED, isConnectionLost, sqlState } from '../sqlstate.js';
 import { findIndex, type FoundIndex } from './index-definition.js';
 import type { IndexSettings } from './index-settings.js';
 import { watched } from './index-watch.js';
 import { aloneWithShortLocks } from './short-locks.js';
+import { messageOf } from './step-failed.js';
 import { cancellable, type StepContext } from './step-context.js';
 
 /** One index on one table that has rows: the plan's, or blue's. */
@@ -24,10 +26,10 @@ export interface Build {
   /** Throws when the index that is there under the name is not this one. */
   readonly accept: (found: FoundIndex) => void;
   /** What to tell when it can't be built. */
-  readonly failed: (error: unknown, why: 'duplicates' | 'in the way' | 'refused') => Error;
+  readonly failed: (error: unknown, why: 'duplicates' | 'in the way' | 'refused') => VerdigrisError;
 }
 
-/** A build that holds up the application is cancelled and tried again so often. */
+/** A build that holds up the application is cancelled and tried again so often, before its activity is. */
 export const BUILD_TRIES = 5;
 
 /**
@@ -107,16 +109,31 @@ async function afterFailure(context: StepContext, build: Build, error: unknown, 
   const state = sqlState(error);
   const another = isNameTaken(error);
   if (cleared && (another || LOST_RACE.has(state ?? '')) && attempt < BUILD_TRIES) {
+    if (state === CANCELED) tellThatItGaveWay(context, build, error);
     // Whoever had the name first is done with it; whoever was held up gets a pause.
     await sleep(another ? 0 : 1_000 + Math.random() * 2_000, undefined, { signal: context.signal });
     return;
   }
   if (state === '23505' && !another) throw build.failed(error, 'duplicates');
-  throw build.failed(error, state === '57014' ? 'in the way' : 'refused');
+  // Nothing is wrong with the index: whoever was held up is gone some time, and a rollback would cost all that is there.
+  if (state === CANCELED) throw build.failed(error, 'in the way').tryingAgain();
+  throw build.failed(error, 'refused');
+}
+
+function tellThatItGaveWay(context: StepContext, build: Build, error: unknown): void {
+  context.onProgress({
+    step: 'index',
+    object: build.object,
+    done: 0,
+    total: 0,
+    rowsPerSecond: 0,
+    etaSeconds: null,
+    note: `gave way, and is tried again: ${messageOf(error)}`,
+  });
 }
 
 /** Cancelled by the watcher, deadlock, lock_timeout. */
-const LOST_RACE: ReadonlySet<string> = new Set(['57014', '40P01', '55P03']);
+const LOST_RACE: ReadonlySet<string> = new Set([CANCELED, '40P01', '55P03']);
 
 /**
  * Another session made the index meanwhile: 42P07 when it was done before, a duplicate in pg_class when it was building

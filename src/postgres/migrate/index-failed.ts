@@ -5,6 +5,10 @@ import { BUILD_TRIES, type Build } from './index-build.js';
 import { CORRECT_ROWS, rowsInTheWay } from './rows-in-the-way.js';
 import { stepFailed } from './step-failed.js';
 
+/** The next step of a build that has given way too often. */
+export const TRIED_AGAIN =
+  'nothing: it is tried again by itself; to have it sooner, let those whom it names end, or pause the run until a quieter time';
+
 /** What people are told when an index of the plan can't be built. */
 export function planIndexFailed(
   table: TableName,
@@ -20,7 +24,7 @@ export function planIndexFailed(
         return stepFailed(
           `${what} was given up ${BUILD_TRIES} times, since it held up other sessions`,
           error,
-          'run it at a quieter time',
+          TRIED_AGAIN,
         );
       case 'refused':
         return stepFailed(

@@ -1,12 +1,15 @@
+import { VerdigrisError } from '../../errors.js';
 import { closeSession } from '../session.js';
+import { CANCELED, sqlState } from '../sqlstate.js';
 import { giveIndexMemory, type IndexSettings } from './index-settings.js';
 import type { StepContext } from './step-context.js';
 
 /**
  * Works off pieces in their order, `settings.parallel` at a time, each lane on a session of its own that has the memory
- * for building indexes and waits for locks as long as it takes. The first piece that fails ends the others at once.
+ * for building indexes and waits for locks as long as it takes. The first piece that fails ends the others at once; one
+ * that has given way to others of the server does not: what the other lanes have built for hours would be lost with it.
  *
- * @throws the error of that piece.
+ * @throws the error of that piece; of the first that gave way, when all others are done.
  */
 export async function inLanes<Piece>(
   context: StepContext,
@@ -16,6 +19,7 @@ export async function inLanes<Piece>(
   work: (context: StepContext, piece: Piece) => Promise<void>,
 ): Promise<void> {
   const left = [...pieces];
+  const gaveWay: unknown[] = [];
   const stop = new AbortController();
   const signal = AbortSignal.any([context.signal, stop.signal]);
   const lane = async (number: number): Promise<void> => {
@@ -25,7 +29,10 @@ export async function inLanes<Piece>(
       await giveIndexMemory(session, settings);
       for (let piece = left.shift(); piece !== undefined; piece = left.shift()) {
         signal.throwIfAborted();
-        await work({ ...context, session, signal }, piece);
+        await work({ ...context, session, signal }, piece).catch((error: unknown) => {
+          if (!hasGivenWay(error)) throw error;
+          gaveWay.push(error);
+        });
       }
     } finally {
       await closeSession(session);
@@ -41,4 +48,9 @@ export async function inLanes<Piece>(
   const outcomes = await Promise.allSettled(lanes);
   context.signal.throwIfAborted();
   if (outcomes.some(({ status }) => status === 'rejected')) throw stop.signal.reason;
+  if (gaveWay.length > 0) throw gaveWay[0];
+}
+
+function hasGivenWay(error: unknown): boolean {
+  return error instanceof VerdigrisError && error.retryable && sqlState(error.cause) === CANCELED;
 }

@@ -1,6 +1,7 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { isOffline } from '../offline.js';
 import { buildIndex, type Build } from '../migrate/index-build.js';
+import { TRIED_AGAIN } from '../migrate/index-failed.js';
 import { inLanes } from '../migrate/index-lanes.js';
 import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from '../migrate/index-settings.js';
 import type { StepContext } from '../migrate/step-context.js';
@@ -58,6 +59,6 @@ export function indexBuild({ table, name, create }: IndexStatement): Build {
     sql: (how) => (how === 'plain' ? create : concurrently(create)),
     // Whether it is blue's index, the comparison of the catalogs says.
     accept: () => undefined,
-    failed: (error) => schemaCopyFailed(create, error),
+    failed: (error, why) => schemaCopyFailed(create, error, why === 'in the way' ? TRIED_AGAIN : undefined),
   };
 }

@@ -1,6 +1,7 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { qualified } from '../identifier.js';
 import type { Build } from '../migrate/index-build.js';
+import { TRIED_AGAIN } from '../migrate/index-failed.js';
 import { concurrently } from './schema-statements.js';
 import type { Session } from '../session.js';
 import { schemaCopyFailed } from './schema-copy-failed.js';
@@ -45,7 +46,7 @@ export function keyIndexBuild(key: KeyStatement): Build | undefined {
     searchPath: '',
     sql: (how) => (how === 'plain' ? sql : concurrently(sql)),
     accept: () => undefined,
-    failed: (error) => schemaCopyFailed(key.create, error),
+    failed: (error, why) => schemaCopyFailed(key.create, error, why === 'in the way' ? TRIED_AGAIN : undefined),
   };
 }
 

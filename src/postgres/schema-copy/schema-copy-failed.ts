@@ -6,8 +6,10 @@ import { isOutOfRoom, isUnknownSetting, sqlState } from '../sqlstate.js';
 /**
  * The error of a statement of the schema copy: the object, what PostgreSQL says, and what to do about it. Rows in the way
  * are of a type that holds the run: they can be repaired, and the copy goes on where it was.
+ *
+ * @param nextStep default: by what PostgreSQL says
  */
-export function schemaCopyFailed(statement: string, cause: unknown): VerdigrisError {
+export function schemaCopyFailed(statement: string, cause: unknown, nextStep?: string): VerdigrisError {
   if (cause instanceof VerdigrisError) return cause;
   const state = sqlState(cause) ?? '';
   const rows = isOfCatalog(cause) ? undefined : ROWS_IN_THE_WAY[state];
@@ -15,6 +17,7 @@ export function schemaCopyFailed(statement: string, cause: unknown): VerdigrisEr
     type: rows === undefined ? 'SchemaCopyFailed' : 'BackfillFailed',
     message: `green: ${describeStatement(statement)}: ${messageOf(cause)}`,
     nextStep:
+      nextStep ??
       rows ??
       (isNameInFunction(cause) ? ofFunction(cause) : NEXT_STEPS[state]) ??
       (isOutOfRoom(cause) ? GIVE_ROOM : OTHERWISE),
