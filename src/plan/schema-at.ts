@@ -1,7 +1,8 @@
 import { z } from 'zod';
 
-/** What stands inside defaults and optionals: the schema that a value is checked by. */
+/** What stands inside defaults, optionals and before transforms: the schema that a value is checked by. */
 export function unwrap(schema: z.core.$ZodType): z.core.$ZodType {
+  if (schema instanceof z.ZodPipe) return unwrap(schema.def.in);
   if (
     schema instanceof z.ZodOptional ||
     schema instanceof z.ZodDefault ||

@@ -561,7 +561,14 @@ export const planSchema = z.strictObject({
     .prefault({}),
   indexes: z
     .strictObject({
-      parallel: z.int().min(1).max(64).default(2).describe('How many indexes are built at once'),
+      // Its default is filled in below: whether the plan names it decides what is the other one's.
+      parallel: z.int().min(1).max(64).optional().describe('How many indexes are built at once').meta({ default: 2 }),
+      parallelOffline: z
+        .int()
+        .min(1)
+        .max(64)
+        .optional()
+        .describe('How many while nobody uses green; by default parallel where the plan names it, else 4'),
       maxBlocking: between('100ms', '1h')
         .default('2s')
         .describe('A build that another session has waited for so long is cancelled and tried again'),
@@ -571,6 +578,13 @@ export const planSchema = z.strictObject({
         .optional()
         .describe("maintenance_work_mem of each build; by default a share of green's shared_buffers"),
     })
+    // While nobody uses green's tables there is nobody to spare: four builds keep its processors busy, when one of them
+    // merges or writes what it has sorted. A number that somebody has named is a limit at all times.
+    .transform((indexes) => ({
+      ...indexes,
+      parallel: indexes.parallel ?? 2,
+      parallelOffline: indexes.parallelOffline ?? indexes.parallel ?? 4,
+    }))
     .prefault({}),
   verify: z
     .strictObject({

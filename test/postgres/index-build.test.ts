@@ -3,6 +3,7 @@ import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { VerdigrisError } from '../../src/errors.js';
 import { createIndexes } from '../../src/postgres/migrate/create-index.js';
+import { indexSettings } from '../../src/postgres/migrate/index-settings.js';
 import { leafIndexName } from '../../src/postgres/migrate/index-definition.js';
 import type { IndexWork } from '../../src/postgres/migrate/plan-work.js';
 import type { Progress, StepContext } from '../../src/postgres/migrate/step-context.js';
@@ -273,21 +274,31 @@ describe.each([testedVersion('pg18')])('indexes on %s', (server) => {
       await Promise.all([holder.end(), other.end()]);
     });
 
-    it('several indexes of one table are built side by side', async () => {
+    /** How many indexes of one table are built at once, of four, with such a plan. */
+    async function together(indexes: object): Promise<number> {
       await app.query(SLOW);
-      const indexes = await indexesOf(...['one', 'two'].map((name) => ({ table: 't', name, columns: ['(slow(id))'] })));
-      let together = 0;
-      const building = createIndexes(context(), indexes);
+      const names = ['one', 'two', 'three', 'four'];
+      const builds = await indexesOf(...names.map((name) => ({ table: 't', name, columns: ['(slow(id))'] })));
+      let most = 0;
+      const building = createIndexes(context(), builds, indexSettings({ indexes }));
       const look = setInterval(() => {
         void app
           .query<{ n: number }>(
             'SELECT count(DISTINCT pid)::int AS n FROM pg_stat_progress_create_index WHERE datname = current_database()',
           )
-          .then(({ rows }) => (together = Math.max(together, rows[0]?.n ?? 0)));
+          .then(({ rows }) => (most = Math.max(most, rows[0]?.n ?? 0)));
       }, 50);
       await building.finally(() => clearInterval(look));
-      await app.query('DROP INDEX one, two; DROP FUNCTION slow(int)');
-      expect(together).toBe(2);
+      await app.query(`DROP INDEX ${names.join(', ')}; DROP FUNCTION slow(int)`);
+      return most;
+    }
+
+    it('several indexes of one table are built side by side', async () => {
+      expect(await together({})).toBeGreaterThan(2);
+    });
+
+    it('no more indexes are built at once than the plan says', async () => {
+      expect(await together({ parallel: 1 })).toBe(1);
     });
   });
 

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { Finding } from '../../src/plan/finding.js';
 import { formatFinding } from '../../src/plan/finding.js';
 import { parsePlan } from '../../src/plan/parse.js';
+import { indexSettings } from '../../src/postgres/migrate/index-settings.js';
 
 const base = { name: 'orders', blue: { connection: 'orders_blue' }, green: { connection: 'orders_green' } };
 
@@ -203,5 +204,39 @@ describe('a plan of the right form', () => {
         promote: { attempts: 5 },
       },
     });
+  });
+});
+
+describe('how many indexes are built at once', () => {
+  const read = (indexes: unknown): object | undefined => {
+    const parsed = parsePlan({ ...base, indexes });
+    return 'plan' in parsed ? parsed.plan.indexes : undefined;
+  };
+
+  it.each([
+    [{}, { parallel: 2, parallelOffline: 4 }],
+    [{ parallel: 1 }, { parallel: 1, parallelOffline: 1 }],
+    [{ parallel: 8 }, { parallel: 8, parallelOffline: 8 }],
+    [{ parallelOffline: 3 }, { parallel: 2, parallelOffline: 3 }],
+    [
+      { parallel: 1, parallelOffline: 6 },
+      { parallel: 1, parallelOffline: 6 },
+    ],
+  ])('%j: a number that is named is a limit also while nobody uses green', (written, expected) => {
+    const indexes = read(written);
+    expect(indexes).toMatchObject(expected);
+    expect(read(indexes)).toEqual(indexes);
+  });
+
+  it('is taken as named in a plan that an older worker has parsed', () => {
+    const indexes = { parallel: 2, maxBlocking: '2s' };
+    expect(indexSettings({ indexes })).toEqual({ parallel: 2, parallelOffline: 2, maxBlockingMs: 2_000 });
+  });
+
+  it.each([
+    [{ paralel: 1 }, { rule: 'unknown-field', place: 'indexes.paralel', instead: 'write "parallel"' }],
+    [{ parallel: 0 }, { rule: 'invalid-value', place: 'indexes.parallel' }],
+  ])('%j is refused like any other setting', (indexes, expected) => {
+    expect(findings({ ...base, indexes })).toMatchObject([expected]);
   });
 });

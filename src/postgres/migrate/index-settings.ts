@@ -1,5 +1,6 @@
 import { parseDuration } from '../../plan/duration.js';
-import type { Plan } from '../../plan/schema.js';
+import type { z } from 'zod';
+import { planSchema } from '../../plan/schema.js';
 import { parseSize } from '../lag.js';
 import type { Session } from '../session.js';
 
@@ -7,6 +8,8 @@ import type { Session } from '../session.js';
 export interface IndexSettings {
   /** How many at once, each on a session of its own. */
   readonly parallel: number;
+  /** The same while nobody uses green's tables. Default: `parallel` */
+  readonly parallelOffline?: number;
   /** A build that another session has waited for so long is cancelled and tried again. */
   readonly maxBlockingMs: number;
   /** maintenance_work_mem of each build; without it a share of the server's shared_buffers. */
@@ -15,26 +18,26 @@ export interface IndexSettings {
   readonly oneProcess?: true;
 }
 
-export const DEFAULT_INDEX_SETTINGS: IndexSettings = { parallel: 2, maxBlockingMs: 2_000 };
-
-export function indexSettings({ indexes }: Pick<Plan, 'indexes'>): IndexSettings {
-  return {
-    parallel: indexes.parallel,
-    maxBlockingMs: parseDuration(indexes.maxBlocking),
-    ...(indexes.memory === undefined ? {} : { memoryBytes: parseSize(indexes.memory) }),
-  };
-}
+export const DEFAULT_INDEX_SETTINGS: IndexSettings = { parallel: 2, parallelOffline: 4, maxBlockingMs: 2_000 };
 
 /**
- * While nobody uses green's tables there is nobody to spare: more builds at once keep all its processors busy, when one
- * of them merges or writes what it has sorted.
+ * The settings of a plan. One that an older worker has parsed has `parallel` alone, named or not: it is taken as named,
+ * which at worst builds fewer indexes at once than could be.
  */
-const PARALLEL_OFFLINE = 4;
+export function indexSettings(plan: { readonly indexes: z.input<typeof planSchema.shape.indexes> }): IndexSettings {
+  const { parallel, parallelOffline, maxBlocking, memory } = planSchema.shape.indexes.parse(plan.indexes);
+  return {
+    parallel,
+    parallelOffline,
+    maxBlockingMs: parseDuration(maxBlocking),
+    ...(memory === undefined ? {} : { memoryBytes: parseSize(memory) }),
+  };
+}
 
 /** The settings for builds on tables that nobody uses yet. */
 export function whileOffline(settings: IndexSettings): IndexSettings {
   if (settings.oneProcess) return settings;
-  return { ...settings, parallel: Math.max(settings.parallel, PARALLEL_OFFLINE) };
+  return { ...settings, parallel: settings.parallelOffline ?? settings.parallel };
 }
 
 /** Above this a sort gains nothing: its runs are merged from disk at the speed of the disk. */

@@ -130,7 +130,8 @@ const LEAST_SESSIONS = 6;
 
 /** Sessions at the widest step of the plan: a lane reads or writes, and has its locks watched; the guards run beside. */
 function widest({ bootstrap, backfill, indexes, verify }: SideContext['plan']): number {
-  const copies = bootstrap.method === 'copy' ? bootstrap.parallel : 0;
+  // Indexes are built while nobody uses green with this method only.
+  const copies = bootstrap.method === 'copy' ? Math.max(bootstrap.parallel, indexes.parallelOffline) : 0;
   return 2 * Math.max(copies, backfill.parallel, indexes.parallel, verify.parallel) + LEAST_SESSIONS;
 }
 
