@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
+import { CopyPair } from '../postgres/copy-pair.js';
 import { FaultRun, type FaultRunOptions } from '../support/fault-run.js';
 import { NO_OTHER_CLOCK, shiftedClock, startOddServer, whyNoDisk } from '../support/odd-server.js';
 import { recordOutcome } from '../support/outcome-table.js';
@@ -61,6 +62,41 @@ describe('a disk that is full for a while', async () => {
     process.stdout.write(`full disk: ${why}\n`);
     recordOutcome({ fault: 'a disk is full', point: 'a whole run', outcome: why, seconds: 0 });
   }
+
+  it.skipIf(why !== undefined)(
+    "green's, in the copy: what is copied stays, and the rest is copied from the same snapshot when there is room again",
+    { timeout: 300_000 },
+    async () => {
+      const server = await smallDisk(18);
+      const ddl = 'CREATE TABLE big (id int, body text NOT NULL);';
+      const rows = `INSERT INTO big SELECT n, repeat(md5(n::text), 58) FROM generate_series(1, 22000) n;
+        ALTER TABLE big ADD PRIMARY KEY (id)`;
+      const green = { port: server.port, password: server.password };
+      const bootstrap = { method: 'copy', maxRate: '10MB' } as const;
+      const pair = await CopyPair.start(['pg15', green], 'copy_no_room', ddl, rows, [], { bootstrap });
+      open.push(() => pair.stop());
+      const began = performance.now();
+      const parcels = await pair.planCopy();
+      const holder = pair.hold();
+      await pair.phase('ready');
+      const [first, ...others] = parcels;
+      expect((await pair.copyParcel(first?.id ?? -1)).outcome).toBe('copied');
+      const outcomes = await whileFull(server, () => Promise.allSettled(others.map(({ id }) => pair.copyParcel(id))));
+      expect(outcomes.map(({ status }) => status)).toEqual(others.map(() => 'rejected'));
+      await pair.reachGreenAgain();
+      expect((await pair.copyAll(parcels)).map(({ outcome }) => outcome)).toEqual(parcels.map(() => 'copied'));
+      expect(await pair.finish()).toEqual({ tables: 1, left: [] });
+      expect(await holder.ended).toBe('released');
+      expect(await pair.differences()).toEqual([]);
+      const seconds = (performance.now() - began) / 1_000;
+      recordOutcome({
+        fault: "green's disk is full",
+        point: 'the copy',
+        outcome: 'copied from the same snapshot',
+        seconds,
+      });
+    },
+  );
 
   it.skipIf(why !== undefined)(
     "green's, before the promotion: nothing moves until there is room again, and no write is lost",

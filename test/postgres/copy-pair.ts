@@ -18,7 +18,13 @@ import type { StepContext } from '../../src/postgres/migrate/step-context.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
 import { ensurePublications } from '../../src/postgres/streams.js';
 import type { Side } from '../../src/side.js';
-import { asDatabase, testDatabase, type TestDatabase, type TestServer } from '../support/postgres.js';
+import {
+  asDatabase,
+  testDatabase,
+  type ServerAddress,
+  type TestDatabase,
+  type TestServer,
+} from '../support/postgres.js';
 import { contextOn } from './replicated-pair.js';
 
 /** Blue with rows and green with empty tables, for copies. */
@@ -33,9 +39,9 @@ export class CopyPair {
     readonly blueDatabase: Database,
     readonly greenDatabase: Database,
     readonly blue: pg.Client,
-    readonly green: pg.Client,
+    public green: pg.Client,
     readonly ourBlue: Session,
-    readonly ourGreen: Session,
+    public ourGreen: Session,
     readonly run: Run,
     migrations: PlanInput['migrations'],
     more: Partial<PlanInput>,
@@ -50,7 +56,7 @@ export class CopyPair {
   }
 
   static async start(
-    servers: readonly [TestServer, TestServer],
+    servers: readonly [TestServer | ServerAddress, TestServer | ServerAddress],
     purpose: string,
     ddl: string,
     rows: string,
@@ -105,6 +111,15 @@ export class CopyPair {
       streams: this.plan.replicate.streams,
     });
     return planCopy(this.context(), this.ourBlue, this.onGreen(), tables);
+  }
+
+  /** The test's own sessions on green, after its server has restarted. */
+  async reachGreenAgain(): Promise<void> {
+    await Promise.allSettled([this.green.end(), closeSession(this.ourGreen)]);
+    this.green = new pg.Client(this.greenDatabase.config);
+    this.green.on('error', () => undefined);
+    await this.green.connect();
+    this.ourGreen = await openSession(this.greenDatabase, { purpose: 'test' });
   }
 
   private onGreen(): StepContext {
