@@ -12,6 +12,7 @@ import type { Session } from '../src/postgres/session.js';
 import type { Difference } from '../src/postgres/verify/difference.js';
 import { verifyTables, type VerifyScope } from '../src/postgres/verify/verify-tables.js';
 import { otherSide, type Side } from '../src/side.js';
+import { NAMED } from '../workflows/lib/differing-rows.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { VerificationSummary } from '../workflows/lib/status.js';
 import { perform, watching, type ActivityDependencies } from './context.js';
@@ -22,14 +23,14 @@ export interface VerificationResult extends VerificationSummary {
   readonly scope: VerifyScope;
   /** Columns that were left out, the first of them. An older worker does not say. */
   readonly notCompared?: readonly string[];
-  /** The first differing rows, a line each: table, key, what differs. */
+  /** The first differing rows, up to a hundred, a line each: table, key, what differs. An older worker has ten. */
   readonly examples: readonly string[];
   /** Partitions of blue that may have been emptied, where green has rows too many. */
   readonly emptied?: readonly string[];
 }
 
-/** How many differing rows go into the history. */
-const EXAMPLES = 10;
+/** So much of the history the rows that no message names may take, in characters: a standby window may have hundreds of comparisons. */
+const EXAMPLES_LENGTH = 20_000;
 
 /** Activities of phase 4. */
 export function verifyActivities(dependencies: ActivityDependencies) {
@@ -92,7 +93,7 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           differingRows: found.differingRows,
           at: new Date().toISOString(),
           notCompared: firstOf(found.notCompared),
-          examples: found.differing.slice(0, EXAMPLES).map(describeDifference),
+          examples: examplesOf(found.differing),
           ...(emptied.length === 0 ? {} : { emptied: firstPartitions(emptied) }),
         };
       }),
@@ -136,6 +137,12 @@ function whileFollowing(
       retryable: true,
     });
   };
+}
+
+/** Lines for the history. A line may be long: a key of text, or the names of a thousand columns. */
+function examplesOf(differing: readonly Difference[]): string[] {
+  let length = 0;
+  return differing.map(describeDifference).filter((line, i) => (length += line.length) <= EXAMPLES_LENGTH || i < NAMED);
 }
 
 function describeDifference({ table, key, kind, columns }: Difference): string {

@@ -3,6 +3,7 @@ import { parseDuration } from '../src/plan/duration.js';
 import type { Stage } from '../src/plan/schema.js';
 import { fenceGreen } from './fence-green.js';
 import { act, actFast } from './lib/activities.js';
+import { nameRows } from './lib/differing-rows.js';
 import type { Evidence } from './lib/evidence.js';
 import { isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -133,7 +134,7 @@ async function rowsCompared(story: Story, ref: RunRef, stage: Stage): Promise<Ju
     compared.push({
       ...{ at, where: `stage ${stage.percent} %`, metric: gate.metric, windowSeconds: 0 },
       outcome: differingRows <= gate.max ? 'pass' : 'fail',
-      because: `${differingRows} of ${rowsVerified} compared rows differ${examples.length === 0 ? '' : `: ${examples.join('; ')}`}`,
+      because: `${differingRows} of ${rowsVerified} compared rows differ${examples.length === 0 ? '' : `: ${nameRows(examples)}`}`,
       green: { requests: 0, errors: 0 },
       blue: { requests: 0, errors: 0 },
       onFail: gate.onFail ?? ref.plan.traffic.onFail,

@@ -2,6 +2,7 @@ import { ApplicationFailure, condition, patched, sleep } from '@temporalio/workf
 import type { VerificationResult } from '../activities/verify.js';
 import { parseDuration } from '../src/plan/duration.js';
 import { act } from './lib/activities.js';
+import { nameRows } from './lib/differing-rows.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
 import { spareHistory } from './lib/history-room.js';
 import type { MigrationRun } from './lib/migration-run.js';
@@ -64,7 +65,7 @@ function inPasses(story: Story, ref: RunRef, scope: 'all' | 'changed', only?: 'e
     pass = story.nextPass();
     if (emptied.length > 0) throw stillThere(result.differingRows, examples, emptied);
     throw ApplicationFailure.nonRetryable(
-      `${differing(result.differingRows)} between blue and green: ${examples.join('; ')}\n` +
+      `${differing(result.differingRows)} between blue and green: ${nameRows(examples)}\n` +
         'Next step: find out what wrote to green or kept the rows from arriving; mend it and resume where the run is held (docs/ddl.md says how to write on green past the fence), else start again after the rollback.',
       'VerificationFailed',
     );
@@ -74,7 +75,7 @@ function inPasses(story: Story, ref: RunRef, scope: 'all' | 'changed', only?: 'e
 /** TRUNCATE of one partition does not reach green: nothing is wrong with the run, and somebody can mend it. */
 export function stillThere(rows: number, examples: readonly string[], emptied: readonly string[]): ApplicationFailure {
   return ApplicationFailure.nonRetryable(
-    `${differing(rows)} between blue and green: ${examples.join('; ')}. ${emptied.join(', ')} may have been emptied on blue: TRUNCATE of one partition is not replicated\n` +
+    `${differing(rows)} between blue and green: ${nameRows(examples)}. ${emptied.join(', ')} may have been emptied on blue: TRUNCATE of one partition is not replicated\n` +
       "Next step: where blue's partition is still empty, TRUNCATE it on green, too, else DELETE the rows that are only there (docs/ddl.md says how, past the fence); then resume, and rows are compared again.",
     'PartitionEmptied',
   );
@@ -101,7 +102,7 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
       const { examples, notCompared = [], ...result } = await whileNotPaused(run, compare);
       run.verified(result);
       warnOfColumns(run, notCompared);
-      const why = `${differing(result.differingRows)} between green and blue: ${examples.join('; ')}`;
+      const why = `${differing(result.differingRows)} between green and blue: ${nameRows(examples)}`;
       run.sawDifference(result.differingRows === 0 ? null : why);
       // What was emptied meanwhile, the next one tells.
       const isDue = run.isComparisonDue;

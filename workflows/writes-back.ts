@@ -2,6 +2,7 @@ import { ApplicationFailure, condition, patched, sleep, uuid4 } from '@temporali
 import type { WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { act, actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
+import { nameRows } from './lib/differing-rows.js';
 import { failureMessage, failureType, isCancelled, isUnanswered } from './lib/failure.js';
 import { countedLateLossOf, feedLossOf, isAccepted, isHelpedByLoss, LATE, lossInWords, type Loss } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
@@ -172,7 +173,7 @@ async function isEmptiedOnBoth(run: MigrationRun, ref: RunRef): Promise<boolean>
   try {
     const pass = `way back ${uuid4()}`;
     const { differingRows, examples } = await compare.verify(ref, 'green', 'changed', pass, 'emptied');
-    const why = `${differing(differingRows)} between green and blue: ${examples.join('; ')}`;
+    const why = `${differing(differingRows)} between green and blue: ${nameRows(examples)}`;
     run.sawEmptiedRows(differingRows === 0 ? null : why);
     return differingRows === 0;
   } catch (error) {

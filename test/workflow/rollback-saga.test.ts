@@ -69,6 +69,33 @@ describe.concurrent('compensation runs to its end', () => {
   });
 });
 
+describe.concurrent('rows that differ', () => {
+  it('are named in the failure, ten of them; its history names all that were listed when green is gone', async () => {
+    const examples = Array.from({ length: 25 }, (_, i) => `public.t "id" = ${i + 100}: missing`);
+    const result = {
+      scope: 'all',
+      tables: 1,
+      rowsVerified: 25,
+      differingRows: 25,
+      examples,
+      at: '2026-01-01T00:00:00Z',
+    };
+    const run = await runs.begin({ verify: () => result });
+    const message = (await failureOf(run)).cause?.message ?? '';
+    run.at('-undoReplication');
+    expect(message).toMatch(/^rolled back: 25 rows differ between blue and green: public\.t "id" = 100: missing; /);
+    expect(message).toContain(`109: missing; 15 more in the run's history, in the result of this comparison`);
+    expect(message).not.toContain('"id" = 110');
+    const { events } = await run.handle.fetchHistory();
+    const results = (events ?? []).map(({ activityTaskCompletedEventAttributes: done }) =>
+      Buffer.from(done?.result?.payloads?.[0]?.data ?? []).toString(),
+    );
+    const [found] = results.filter((one) => one.includes('differingRows'));
+    for (const example of examples) expect(found).toContain(JSON.stringify(example));
+    expect((await statusOf(run.handle)).verification).not.toHaveProperty('examples');
+  });
+});
+
 describe.concurrent('the fence of green', () => {
   it('is closed before anything is compared, and again before traffic goes there; it is taken off once', async () => {
     const run = await runs.begin({ judgeStage: () => untilCancelled() });
