@@ -11,7 +11,7 @@ import type { PublishedTable } from '../../src/postgres/publication.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { closeSession, openSession, type Databases, type Session } from '../../src/postgres/session.js';
 import { ensurePublications, readStreams, streamNames } from '../../src/postgres/streams.js';
-import { ensureSubscription } from '../../src/postgres/subscription.js';
+import { disableSubscriptions, ensureSubscription } from '../../src/postgres/subscription.js';
 import type { Side } from '../../src/side.js';
 import type { RunRef } from '../../workflows/lib/run-ref.js';
 import {
@@ -80,6 +80,11 @@ export class StreamPair {
       report: (progress) => told.push(progress),
     });
     return told;
+  }
+
+  /** Green takes nothing any more, and blue's slots keep everything. */
+  async disable(): Promise<void> {
+    await disableSubscriptions(this.green, streamNames(MIGRATION, 'to_green', STREAMS));
   }
 
   /** The feed from green to blue, as a promotion leaves it; but in binary form, where that may be. */

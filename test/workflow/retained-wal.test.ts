@@ -1,0 +1,89 @@
+import { ApplicationFailure } from '@temporalio/common';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { RetainedWal, WalLevel } from '../../activities/replicate.js';
+import type { MigrationStatus } from '../../workflows/lib/status.js';
+import { until } from '../support/migration.js';
+import { failureOf } from '../support/run-end.js';
+import { replayed, ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
+
+let runs: ScriptedRuns;
+
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+});
+
+afterAll(() => runs.stop());
+
+/** The WAL that blue keeps is as much as the test says. */
+class Wal {
+  #now: WalLevel | 'too much' = 'fine';
+  #changed: () => void = () => undefined;
+
+  is(level: WalLevel | 'too much'): void {
+    this.#now = level;
+    this.#changed();
+  }
+
+  get activities(): Overrides {
+    return {
+      watchRetainedWal: async (_run, _ref, known): Promise<RetainedWal> => {
+        const changed = new Promise<void>((resolve) => (this.#changed = resolve));
+        if (this.#now === known) await Promise.race([changed, untilCancelled()]);
+        if (this.#now === 'too much') throw ApplicationFailure.nonRetryable('21 GB of WAL', 'RetainedWalExceeded');
+        return { level: this.#now, why: `the WAL is ${this.#now}` };
+      },
+    };
+  }
+}
+
+const walAlarm = ({ alarms = [] }: MigrationStatus): string | undefined =>
+  alarms.find(({ about }) => about === 'WAL')?.state;
+
+const times = (run: ScriptedRun, entry: string): number => run.log.filter((one) => one === entry).length;
+
+describe.concurrent('WAL that blue keeps for green', () => {
+  it.each(['backfillTables', 'verify'] as const)(
+    'warns, has %s give way while it is nearly too much, and lets it go on after that',
+    async (heavy) => {
+      const wal = new Wal();
+      let calls = 0;
+      const run = await runs.begin({
+        ...wal.activities,
+        expandTables: () => ({ tables: ['public.t'], steps: [] }),
+        [heavy]: () => (calls++ === 0 ? untilCancelled(200) : RESULTS[heavy]),
+      });
+      await run.saw(`+${heavy}`);
+      wal.is('warn');
+      const warned = await until(run.handle, 'warned', (s) => walAlarm(s) === 'warn');
+      expect(warned.warnings).toContain('the WAL is warn');
+      expect(warned.waiting).toBeNull();
+      expect(times(run, `-${heavy}`)).toBe(0);
+      wal.is('hold');
+      await run.saw(`-${heavy}`);
+      const held = await until(run.handle, 'held', (s) => s.waiting?.why === 'the WAL is hold');
+      expect(walAlarm(held)).toBe('hold');
+      expect(times(run, `+${heavy}`)).toBe(1);
+      wal.is('fine');
+      await run.saw(`-${heavy}`, 2);
+      await until(run.handle, 'fine again', (s) => walAlarm(s) === undefined && s.waiting?.for !== 'retry');
+      await run.handle.cancel();
+      await run.handle.result().catch(() => undefined);
+      await replayed(run);
+    },
+  );
+
+  it('ends the run at the limit, and the slots that keep it go', async () => {
+    const wal = new Wal();
+    const run = await runs.begin({ ...wal.activities, verify: () => untilCancelled(200) });
+    await run.saw('+verify');
+    wal.is('too much');
+    expect((await failureOf(run)).cause?.message).toMatch(/^rolled back: 21 GB of WAL/);
+    expect(run.at('-verify')).toBeLessThan(run.at('+undoReplication'));
+    run.at('-undoReplication');
+  });
+});
+
+const RESULTS = {
+  backfillTables: undefined,
+  verify: { scope: 'all', tables: 1, rowsVerified: 1, differingRows: 0, examples: [], at: new Date().toISOString() },
+};
