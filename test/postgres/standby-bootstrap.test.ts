@@ -144,6 +144,35 @@ describe('preflight of a standby', () => {
     expect(found?.remedy).toContain('GRANT TEMPORARY ON DATABASE "shop" TO "postgres"');
   });
 
+  it('names the rights that green lacks, as they are granted on blue, and nothing once they are', async () => {
+    await onServer(cluster.blue, `CREATE ROLE lesser LOGIN PASSWORD 'lesser'`);
+    const green = databaseOf(first, 'green');
+    const lesser = { ...green, config: { ...green.config, user: 'lesser', password: 'lesser' } };
+    const lacking = async (): Promise<readonly PreflightFinding[]> => {
+      await cluster.replayed(first);
+      const findings = await find(lesser);
+      return findings.filter(({ check, severity }) => check === 'standby-privileges' && severity === 'error');
+    };
+    const functions = [
+      'pg_promote(boolean, integer)',
+      'pg_read_file(text, bigint, bigint, boolean)',
+      'pg_replication_origin_advance(text, pg_lsn)',
+    ];
+    const before = await lacking();
+    expect(before.map(({ object }) => object)).toEqual([...functions, 'CREATE SUBSCRIPTION']);
+    for (const { remedy } of before) {
+      const grant = /GRANT .*$/.exec(remedy)?.[0];
+      if (grant !== undefined) await onServer(cluster.blue, grant);
+    }
+    const left = await lacking();
+    expect(left.map(({ object, remedy }) => `${object}: ${remedy}`)).toEqual([
+      'CREATE SUBSCRIPTION: Before PostgreSQL 16 only a superuser may',
+    ]);
+    await onServer(cluster.blue, 'ALTER ROLE lesser SUPERUSER');
+    expect(await lacking()).toEqual([]);
+    await onServer(cluster.blue, 'DROP OWNED BY lesser; DROP ROLE lesser');
+  });
+
   it('names this method when green is a standby and the plan has another one', async () => {
     const findings = await find(databaseOf(first, 'green'), planOf('x', { bootstrap: { method: 'tablesync' } }));
     const found = findings.find(({ check }) => check === 'in-recovery');

@@ -255,3 +255,24 @@ describe.each(testedPairs([{ blue: 'pg15', green: 'pg18' }] as const))('the way 
     expect(await pair.replicationObjects('blue')).toEqual([]);
   });
 });
+
+describe('large transactions', () => {
+  it.each([
+    { blue: 'pg15', green: 'pg18', streaming: 't' },
+    { blue: 'pg18', green: 'pg18', streaming: 'p' },
+    { blue: 'pg18', green: 'pg15', streaming: 'true' },
+  ] as const)('are applied while they run, in parallel where both can: $blue -> $green', async (servers) => {
+    const own = await StreamPair.start(servers, 'CREATE TABLE t (id int PRIMARY KEY)');
+    try {
+      await own.publish(['t']);
+      await own.replicate();
+      const { rows } = await own.green.query(
+        `SELECT DISTINCT substream::text AS streaming FROM pg_subscription
+          WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+      );
+      expect(rows).toEqual([{ streaming: servers.streaming }]);
+    } finally {
+      await own.stop();
+    }
+  });
+});
