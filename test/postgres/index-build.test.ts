@@ -300,6 +300,19 @@ describe.each([testedVersion('pg18')])('indexes on %s', (server) => {
     it('no more indexes are built at once than the plan says', async () => {
       expect(await together({ parallel: 1 })).toBe(1);
     });
+
+    it('is told how far each of several is', async () => {
+      await app.query(SLOW.replace('0.01', '0.03'));
+      const indexes = await indexesOf(...['one', 'two'].map((name) => ({ table: 't', name, columns: ['(slow(id))'] })));
+      const seen: Progress[] = [];
+      await createIndexes(context(seen), indexes);
+      await app.query('DROP INDEX one, two; DROP FUNCTION slow(int)');
+      const early = seen.filter(({ done, total, etaSeconds }) => done > 0 && done < total && etaSeconds !== null);
+      expect(new Set(early.map(({ object }) => object))).toEqual(new Set(['one', 'two']));
+      expect(early.some(({ bytes = 0, bytesPerSecond = 0 }) => bytes > 0 && bytesPerSecond > 0)).toBe(true);
+      // Some hundred kilobytes in a second and a half: no rate is told before there is one.
+      for (const { bytesPerSecond = 0 } of seen) expect(bytesPerSecond).toBeLessThan(100e6);
+    });
   });
 
   const KINDS: [kind: string, index: object][] = [

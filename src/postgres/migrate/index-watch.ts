@@ -120,10 +120,11 @@ class BuildReport {
   }
 
   private progressOf(row: BuildRow, wait: string): Progress {
-    if (row.phase !== this.phase) this.meter = new RateMeter(0);
-    this.phase = row.phase;
     const inTuples = Number(row.tuples_total) > 0;
     const done = Number(inTuples ? row.tuples_done : row.blocks_done);
+    // What was done before the first look at a phase took nobody knows how long.
+    if (row.phase !== this.phase) this.meter = new RateMeter(done);
+    this.phase = row.phase;
     const total = Number(inTuples ? row.tuples_total : row.blocks_total);
     const perSecond = this.meter.rates(done, total).rowsPerSecond;
     return {
