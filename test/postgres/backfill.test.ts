@@ -101,6 +101,11 @@ describe('backfill', () => {
     expect(await one('SELECT count(*)::int AS v FROM audit')).toBe(await auditOnBlue());
     expect(seen.at(-1)).toMatchObject({ step: 'backfill', object: 'public.big' });
     expect(seen.at(-1)?.done).toBe(result.rows);
+    const early = seen.find(({ done, total, etaSeconds }) => done < total && etaSeconds !== null);
+    expect(early?.rowsPerSecond).toBeGreaterThan(0);
+    expect(early?.bytes).toBeGreaterThan(0);
+    expect(early?.bytes).toBeLessThan(seen.at(-1)?.bytes ?? 0);
+    expect(early?.bytesPerSecond).toBeGreaterThan(early?.rowsPerSecond ?? Infinity);
   });
 
   async function auditOnBlue(): Promise<number | undefined> {

@@ -4,6 +4,7 @@ import { copyParcel } from '../../src/postgres/bootstrap/copy/copy-parcel.js';
 import { openPace } from '../../src/postgres/bootstrap/copy/pace.js';
 import { castFailsInSample, swiftJsonb } from '../../src/postgres/bootstrap/copy/swift-jsonb.js';
 import { readTables } from '../../src/postgres/catalog.js';
+import { isProgress } from '../../src/progress.js';
 import { CopyPair } from './copy-pair.js';
 import { testedVersion } from '../support/tested-version.js';
 
@@ -162,6 +163,12 @@ describe('an "up" that is more than the function', () => {
   });
 });
 
+/** Takes two seconds for 20,000 rows. */
+const SLOW_ROWS = `
+  CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END';
+  CREATE TRIGGER slow BEFORE INSERT ON public.notes FOR EACH ROW WHEN (NEW.id % 200 = 0) EXECUTE FUNCTION public.slow();
+  ALTER TABLE public.notes ENABLE ALWAYS TRIGGER slow`;
+
 describe('a copy beside others', () => {
   it('is made of many small statements, and brings the same rows', async () => {
     const pair = await CopyPair.start(['pg15', 'pg18'], 'copy_small', DDL, KEY, [], {
@@ -181,6 +188,37 @@ describe('a copy beside others', () => {
       expect(await pair.differences()).toEqual([]);
       // 8 MB at 20 MB/s.
       expect(seconds).toBeGreaterThan(0.3);
+    } finally {
+      await pair.stop();
+    }
+  });
+
+  it('tells of each table how far it is: rows, bytes, rates and the time that is left', async () => {
+    const pair = await CopyPair.start(['pg15', 'pg18'], 'copy_told', DDL, KEY, [], {
+      bootstrap: { method: 'copy', pace: 'full' },
+    });
+    try {
+      await pair.blue.query(
+        `INSERT INTO notes SELECT n, repeat('x', 400) FROM generate_series(1, 20000) n; ANALYZE notes`,
+      );
+      await pair.green.query(SLOW_ROWS);
+      const parcels = await pair.planCopy();
+      const told: object[] = [];
+      const holder = pair.hold(told);
+      await pair.phase('ready');
+      await pair.copyAll(parcels);
+      await expect.poll(() => told.filter(isProgress).at(-1)?.done, { timeout: 5_000 }).toBe(20_000);
+      holder.stop();
+      const notes = told.filter(isProgress).filter(({ object }) => object === 'public.notes');
+      const early = notes.find(({ etaSeconds, total, done }) => etaSeconds !== null && done < total);
+      expect(early?.step).toBe('copy');
+      // 20,000 rows, of 9 MB, in some two seconds.
+      expect(early?.rowsPerSecond).toBeGreaterThan(1_000);
+      expect(early?.rowsPerSecond).toBeLessThan(40_000);
+      expect(early?.bytesPerSecond).toBeGreaterThan(500_000);
+      expect(early?.bytes).toBeGreaterThan(0);
+      expect(early?.bytes).toBeLessThan(notes.at(-1)?.bytes ?? 0);
+      expect(early?.etaSeconds).toBeLessThan(20);
     } finally {
       await pair.stop();
     }

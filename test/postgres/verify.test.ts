@@ -103,6 +103,10 @@ describe.each([testedVersion('pg15')])('verification, %s to 18', (server) => {
     expect(last?.bytes).toBeLessThanOrEqual(Number(rows[0]?.bytes));
     expect(early?.bytes).toBeLessThan((last?.bytes ?? 0) / 2);
     expect(last?.bytesPerSecond).toBeGreaterThan(last?.rowsPerSecond ?? Number.POSITIVE_INFINITY);
+    expect(early?.done).toBeLessThan(early?.total ?? 0);
+    expect(early?.rowsPerSecond).toBeGreaterThan(0);
+    expect(early?.etaSeconds).not.toBeNull();
+    expect(last).toMatchObject({ done: ROWS, total: ROWS, etaSeconds: 0 });
   });
 
   it('one changed, one deleted and one added row are found with their keys, at both ends of the table, too', async () => {
