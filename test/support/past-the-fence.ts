@@ -113,11 +113,7 @@ export function transactionsPastTheFence(rig: () => PromotionRig, direction: 'on
       expect(isAsked).toBe(false);
       await loader.query('ROLLBACK');
       await locking;
-      const ended = await outcome;
-      if (!(ended instanceof Error)) return;
-      // A slot waits for whoever writes on its server in any database, such as other tests.
-      expect(ended.message).toMatch(/the slot of the way back can't be made/);
-      await carryOut('promote', rig().move(from));
+      expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
     });
     await carryOut('finish', rig().move(from));
     await attempt.close();

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { TablePatterns } from '../../src/postgres/catalog-pattern.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { tryPromotion, type Promoted, type PromotionTry } from '../../src/postgres/promote.js';
@@ -52,11 +53,12 @@ export class WatchedTry {
     limits: Partial<Pick<PromotionTry, 'maxHoldMs' | 'lockTimeoutMs' | 'comparedPartitions' | 'pools'>> = {},
   ): Promise<Promoted | Error> {
     const { migration, tables } = this.rig.move(this.from);
-    const outcome = tryPromotion({
+    const promotion = {
       ...{ databases: this.databases, migration, from: this.from, fenced: tables, knownTables: this.knownTables },
       patterns: this.patterns,
       ...{ maxHoldMs: 5_000, lockTimeoutMs: 80, sequenceGap: 1_000, feedBack: true, ...limits },
-    }).then(
+    };
+    const outcome = unlessOthersWrite(promotion).then(
       (promoted) => {
         this.rig.primary = otherSide(this.from);
         return promoted;
@@ -69,5 +71,18 @@ export class WatchedTry {
 
   async close(): Promise<void> {
     await this.proxy.close();
+  }
+}
+
+/** A slot waits for whoever writes on its server in any database, such as other tests: tried again then, as an activity would. */
+async function unlessOthersWrite(promotion: PromotionTry): Promise<Promoted> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await tryPromotion(promotion);
+    } catch (error) {
+      if (tries === 8 || !(error instanceof Error) || !/slot of the way back can't be made/.test(error.message))
+        throw error;
+      await sleep(100);
+    }
   }
 }
