@@ -4,6 +4,7 @@ import { VerdigrisError } from '../src/errors.js';
 import type { Stage } from '../src/plan/schema.js';
 import { openToWriters } from '../src/postgres/bootstrap/standby/read-only-default.js';
 import { readPromoted } from '../src/postgres/bootstrap/standby/standby-run.js';
+import { isLockNotHad } from '../src/postgres/lock-watch.js';
 import { readFencedTables } from '../src/postgres/fenced-tables.js';
 import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
 import { readRoute, hasState, type Route } from '../src/postgres/state.js';
@@ -135,8 +136,7 @@ export function trafficActivities(dependencies: ActivityDependencies) {
 
 /** Nobody waits for green yet, and what is in the way passes: a large transaction that is being applied, a VACUUM. */
 function waitsForLock(error: unknown): error is VerdigrisError {
-  if (!(error instanceof VerdigrisError)) return false;
-  return error.cause instanceof VerdigrisError && error.cause.type === 'LockNotHad';
+  return error instanceof VerdigrisError && isLockNotHad(error.cause);
 }
 
 async function forecast(work: Work, ref: RunRef, environment: Environment): Promise<{ warnings: string[] }> {

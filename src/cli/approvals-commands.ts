@@ -10,6 +10,7 @@ import { secretsOf } from '../worker/connections.js';
 import { redactor } from '../worker/redact.js';
 import { parseDuration } from '../plan/duration.js';
 import { personKey } from '../plan/person.js';
+import { approvalPolicy } from '../../workflows/lib/approval-question.js';
 import { approveUpdate, planQuery, statusQuery } from '../../workflows/messages.js';
 import type { ServerFlags } from './start-request.js';
 import { workflowIdOf } from './start-request.js';
@@ -78,9 +79,12 @@ export async function linkCommand(terminal: Terminal, name: string, flags: LinkF
     );
   }
   const workflowId = workflowIdOf(name);
-  const { status, validFor } = await withClient(flags, async (client) => ({
+  const { status, validForMs } = await withClient(flags, async (client) => ({
     status: await readStatus(client, workflowId, flags.timeout),
-    validFor: flags.validFor ?? (await readValidFor(client, workflowId, flags.timeout)),
+    validForMs:
+      flags.validFor === undefined
+        ? approvalPolicy(await queryRun(client, workflowId, planQuery, flags.timeout)).validForMs
+        : parseDuration(flags.validFor),
   }));
   const { waiting } = status;
   if (waiting?.for !== 'approval' || waiting.gate === undefined || waiting.request === undefined) {
@@ -111,7 +115,7 @@ export async function linkCommand(terminal: Terminal, name: string, flags: LinkF
       gate: waiting.gate,
       request: waiting.request,
       ...(flags.for === undefined ? {} : { by: flags.for }),
-      expires: Math.floor((Date.now() + parseDuration(validFor)) / 1_000),
+      expires: Math.floor((Date.now() + validForMs) / 1_000),
     },
     secret,
   );
@@ -123,15 +127,6 @@ export async function linkCommand(terminal: Terminal, name: string, flags: LinkF
 function mayApprove(who: string, people: readonly string[] | undefined): boolean {
   return people === undefined || people.some((one) => personKey(one) === personKey(who));
 }
-
-/** How long the question may be answered by the plan. */
-async function readValidFor(client: Client, workflowId: string, timeout: number): Promise<string> {
-  const plan = await queryRun(client, workflowId, planQuery, timeout);
-  return plan?.traffic.approval.validFor ?? VALID_FOR;
-}
-
-/** The plan's own default, while the run has not read its plan. */
-const VALID_FOR = '24h';
 
 function requiredSecret(): string {
   const secret = orCommandError(() => approvalSecret(process.env));

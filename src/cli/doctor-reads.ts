@@ -75,7 +75,6 @@ export function readsUnseen(found: Found): Kept[] {
   ];
 }
 
-/** The route of the newest epoch; blue's, which alone has the percentage, where both have the same. */
 function runOf({ blue, green }: Found): string | undefined {
   return [blue, green].flatMap((one) => (one.reached ? [one.inventory.owner?.runId] : [])).find((run) => run);
 }

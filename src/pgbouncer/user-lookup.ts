@@ -1,6 +1,13 @@
 import { ident } from '../postgres/identifier.js';
-import { BEGIN, withSession, type Database, type Databases, type Session } from '../postgres/session.js';
-import { CANCELED, isConnectionLost, READ_ONLY, sqlState } from '../postgres/sqlstate.js';
+import {
+  BEGIN,
+  withSession,
+  type Database,
+  type Databases,
+  type Session,
+  type SessionOptions,
+} from '../postgres/session.js';
+import { CANCELED, isConnectionLost, LOCK_NOT_AVAILABLE, READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 import { otherSide, type Side } from '../side.js';
 
 /*
@@ -28,7 +35,7 @@ export interface LookupsCompared {
   /** The users whom the side that has the writes answers for. */
   readonly known: readonly string[];
   readonly troubles: readonly LookupTrouble[];
-  /** The other side lets some in without a password, so another one need not matter. False where that is not told. */
+  /** The other side lets some in without a password, so another one need not matter. False where nothing depends on it. */
   readonly mayTrust: boolean;
 }
 
@@ -62,21 +69,20 @@ export async function compareLookups(
   cutOn?: AbortSignal,
 ): Promise<LookupsCompared> {
   const from = otherSide(side);
-  const [here, there, mayTrust] = await Promise.all([
-    askAll(databases[from], lookup, users, cutOn),
-    askAll(databases[side], lookup, users, cutOn),
-    letsInWithoutPassword(databases[side], cutOn),
+  const options = { ...SESSION, ...(cutOn === undefined ? {} : { cutOn }) };
+  const [here, there] = await Promise.all([
+    askAll(databases[from], options, lookup, users),
+    askAll(databases[side], options, lookup, users),
   ]);
-  return {
-    known: users.filter((_, i) => here[i]?.is === 'row'),
-    troubles: users.flatMap((user, i) => troubleOf({ user, from, side }, here[i], there[i])),
-    mayTrust,
-  };
+  const known = users.filter((_, i) => here[i]?.is === 'row');
+  const troubles = users.flatMap((user, i) => troubleOf({ user, from, side }, here[i], there[i]));
+  const matters = troubles.some(({ kind }) => kind === 'other password');
+  return { known, troubles, mayTrust: matters && (await letsInWithoutPassword(databases[side], options)) };
 }
 
 /** By pg_hba.conf, which superusers alone may read: managed services let nobody in so. */
-async function letsInWithoutPassword(database: Database, cutOn: AbortSignal | undefined): Promise<boolean> {
-  return withSession(database, { ...SESSION, ...(cutOn === undefined ? {} : { cutOn }) }, async (session) => {
+async function letsInWithoutPassword(database: Database, options: SessionOptions): Promise<boolean> {
+  return withSession(database, options, async (session) => {
     try {
       const { rowCount } = await session.query(
         "SELECT FROM pg_hba_file_rules WHERE type LIKE 'host%' AND auth_method IN ('trust', 'cert') LIMIT 1",
@@ -115,11 +121,11 @@ function troubleOf(
 /** In one transaction, which is never committed. Each user is asked for from the same savepoint: nothing of one is left for the next. */
 async function askAll(
   database: Database,
+  options: SessionOptions,
   { authUser, query }: UserLookup,
   users: readonly string[],
-  cutOn: AbortSignal | undefined,
 ): Promise<Answer[]> {
-  return withSession(database, { ...SESSION, ...(cutOn === undefined ? {} : { cutOn }) }, async (session) => {
+  return withSession(database, options, async (session) => {
     const until = performance.now() + ASKED_FOR_MS;
     const refused = await become(session, authUser);
     if (refused !== undefined) return users.map(() => refused);
@@ -183,7 +189,6 @@ export const SALTED = ', or the same one with another salt';
 const INVALID_PARAMETER_VALUE = '22023';
 const INSUFFICIENT_PRIVILEGE = '42501';
 
-const LOCK_NOT_AVAILABLE = '55P03';
 /** A statement that took too long, a table that is locked, a query that writes. */
 const FOR_ALL: readonly string[] = [CANCELED, LOCK_NOT_AVAILABLE, READ_ONLY];
 

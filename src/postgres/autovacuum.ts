@@ -10,8 +10,10 @@ import type { Session } from './session.js';
  * A vacuum that prevents wraparound yields to nobody.
  */
 
-/** Shorter than each of our tries, ms. In a circle it is all the more we who give up, never the application, since
- * whoever looks for one did so in a try that ends before the others look. */
+/**
+ * Shorter than each of our tries, ms. In a circle it is all the more we who give up, never the application, since whoever
+ * looks for one did so in a try that ends before the others look.
+ */
 const YIELDS_AFTER_MS = 20;
 
 /** What a vacuum needs to end when it was cancelled, ms. */

@@ -3,6 +3,7 @@ import { VerdigrisError } from '../errors.js';
 import { briefLocks, type BriefLock } from './brief-lock.js';
 import { withoutEventTriggers } from './event-triggers.js';
 import { ident, literal, qualified } from './identifier.js';
+import { isLockNotHad } from './lock-watch.js';
 import { whoBlocks } from './locks.js';
 import { messageOf } from './migrate/step-failed.js';
 import type { LockRetryOptions } from './retry.js';
@@ -237,7 +238,7 @@ export async function disarmFence(
     try {
       await briefLock(...changed(session, table, guard, statements.join(';')), { forMs: left, signal });
     } catch (error) {
-      if (!(error instanceof VerdigrisError) || error.type !== 'LockNotHad') throw error;
+      if (!isLockNotHad(error)) throw error;
       notHad.push(error.what);
     }
   });

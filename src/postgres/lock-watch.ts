@@ -152,6 +152,10 @@ export function gaveWay(error: unknown, met: Encounter): boolean {
   return wasStopped(met) && sqlState(error) === CANCELED;
 }
 
+export function isLockNotHad(error: unknown): error is VerdigrisError {
+  return error instanceof VerdigrisError && error.type === 'LockNotHad';
+}
+
 /** What is thrown where a lock was not had, or nothing but ours was in the application's way. */
 export function lockNotHad(object: string, met: Encounter, cause: unknown): VerdigrisError {
   return new VerdigrisError({

@@ -1,6 +1,7 @@
 import { formatTableName, type TableName } from '../plan/table-name.js';
 import { VerdigrisError } from '../errors.js';
 import { readProgress, writeProgress, type ProgressKey } from './migrate/progress-row.js';
+import { notOfExtension } from './schema-copy/catalog-description.js';
 import type { Session } from './session.js';
 
 /*
@@ -25,8 +26,8 @@ export interface PartitionFile {
 
 /**
  * The files of partitions as rows of PartitionFile, those of tables that no run moves left out: unlogged and temporary
- * ones, and those of extensions. The first file of a table has its oid for a number: many partitions
- * never get another one, but all that pg_restore -j or pg_repack has made have.
+ * ones, and those of extensions. The first file of a table has its oid for a number: many partitions never get another
+ * one, but all that pg_restore -j or pg_repack has made have.
  *
  * @param known left out, before anything else is asked of them: where nothing has happened no row is left
  */
@@ -42,8 +43,7 @@ export function partitionFilesSql(known: readonly Pick<PartitionFile, 'oid' | 'f
           OFFSET 0) AS c
     JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_class r ON r.oid = pg_partition_root(c.oid) JOIN pg_namespace rn ON rn.oid = r.relnamespace
-   WHERE r.relpersistence = 'p' AND NOT EXISTS (SELECT FROM pg_depend d
-                    WHERE d.classid = 'pg_class'::regclass AND d.objid = r.oid AND d.deptype = 'e')`;
+   WHERE r.relpersistence = 'p' AND ${notOfExtension('pg_class', 'r.oid')}`;
 }
 
 /** Those of partitions whose topmost parent is moved. Pure. */

@@ -11,6 +11,7 @@ import { directionTo, feedName } from './feed.js';
 import { armFence } from './fence.js';
 import { promotionBlocked } from './hold.js';
 import { readKnownTables } from './known-tables.js';
+import { isLockNotHad } from './lock-watch.js';
 import { longWriters, whoBlocksApply, whoLocksReadersOut } from './locks.js';
 import { probePeer } from './peer-probe.js';
 import { lookUpTables, type PublishedTable } from './publication.js';
@@ -193,10 +194,6 @@ const LOCKS_WITHIN_MS = 15_000;
 
 function patienceOf({ locksWithinMs = LOCKS_WITHIN_MS, signal }: Preparation): LockRetryOptions {
   return { forMs: locksWithinMs, signal };
-}
-
-function isLockNotHad(error: unknown): error is VerdigrisError {
-  return error instanceof VerdigrisError && error.type === 'LockNotHad';
 }
 
 /** Does what needs locks of a side. @throws VerdigrisError PromotionBlocked, with who is in the way, where one is not had */

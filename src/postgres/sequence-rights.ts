@@ -2,6 +2,7 @@ import { VerdigrisError } from '../errors.js';
 import type { TableName } from '../plan/table-name.js';
 import type { Side } from '../side.js';
 import { ident, qualified } from './identifier.js';
+import { listed } from './preflight/finding.js';
 import type { Session } from './session.js';
 
 /*
@@ -69,12 +70,9 @@ export async function refuseWithheldSequences(
   const withheld = await readWithheldSequences(session, sequences);
   if (withheld === undefined) return;
   const { user, names, grants } = withheld;
-  const more = names.length > SHOWN ? ` and ${names.length - SHOWN} more` : '';
   throw new VerdigrisError({
     type: 'PromotionBlocked',
-    message: `the promotion could not go through: the user "${user}" of ${side} may not set the sequences ${names.slice(0, SHOWN).join(', ')}${more}, which go where the writes go`,
+    message: `the promotion could not go through: the user "${user}" of ${side} may not set the sequences ${listed(names)}, which go where the writes go`,
     nextStep: `on ${side}: ${grants}; then approve the promotion again (a rollback is tried again by itself); writes go on as before`,
   });
 }
-
-const SHOWN = 8;

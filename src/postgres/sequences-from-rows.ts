@@ -1,5 +1,5 @@
 import type { TablePatterns } from './catalog-pattern.js';
-import { readSequences } from './catalog-sequences.js';
+import { readMovedSequences } from './catalog-sequences.js';
 import { ident, qualified } from './identifier.js';
 import type { TableName } from '../plan/table-name.js';
 import { furtherPosition, positionWithGap, readPositions, readSequenceShapes, setPositions } from './sequences.js';
@@ -14,12 +14,12 @@ interface FilledColumn {
 }
 
 /**
- * Moves those sequences of a closed side that the patterns move beyond the values that its rows have, and `gap` further, where the side that gave
- * them can't be asked any more: rows arrive by the feed, sequences do not. Values that were taken and not stored, and
- * sequences that fill no integer column, can only be met by the gap. None goes back.
+ * Moves those sequences of a closed side that the patterns move beyond the values that its rows have, and `gap` further,
+ * where the side that gave them can't be asked any more: rows arrive by the feed, sequences do not. Values that were taken
+ * and not stored, and sequences that fill no integer column, can only be met by the gap. None goes back.
  */
 export async function moveSequencesBeyondRows(session: Session, gap: number, patterns: TablePatterns): Promise<void> {
-  const moves = new Set((await readSequences(session, patterns)).map(qualified));
+  const moves = new Set((await readMovedSequences(session, patterns)).map(qualified));
   const shapes = (await readSequenceShapes(session)).filter(({ name }) => moves.has(qualified(name)));
   const positions = new Map((await readPositions(session, shapes)).map((one) => [qualified(one.name), one]));
   const columns = await readFilledColumns(session);

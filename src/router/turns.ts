@@ -10,8 +10,7 @@ export interface Turn {
  * own: with one limit for both, a moment of overload would send every caller to the end of the queue again and again.
  */
 export class Turns {
-  /** How many turns have ended. */
-  ended = 0;
+  #ended = 0;
   #free: number;
   /** Turns that are kept back for now, though nobody has them. */
   #keptBack = 0;
@@ -20,6 +19,11 @@ export class Turns {
 
   constructor(size: number) {
     this.#free = size;
+  }
+
+  /** How many turns have ended. */
+  get ended(): number {
+    return this.#ended;
   }
 
   /** Whether somebody waits for a turn. */
@@ -78,7 +82,7 @@ export class Turns {
 
   /** The end of a turn: the next one who waits has it. */
   passOn(): void {
-    this.ended++;
+    this.#ended++;
     if (this.#keptBack > 0) this.#giveOneBack();
     this.#next();
   }

@@ -12,11 +12,7 @@ let blueProxy: TcpProxy;
 let greenProxy: TcpProxy;
 
 beforeAll(async () => {
-  sides = await Sides.create('outage');
-  await sides.sql('blue', 'INSERT INTO item SELECT g, 0 FROM generate_series(1, 10) g');
-  await sides.replicate();
-  await sides.claim();
-  await sides.stage(100);
+  sides = await Sides.readByAll('outage');
 });
 
 afterAll(() => sides.drop());

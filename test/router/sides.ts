@@ -41,6 +41,16 @@ export class Sides {
     return sides;
   }
 
+  /** With ten rows, which green has from blue, and every user's reads on green. */
+  static async readByAll(purpose: string): Promise<Sides> {
+    const sides = await Sides.create(purpose);
+    await sides.sql('blue', 'INSERT INTO item SELECT g, 0 FROM generate_series(1, 10) g');
+    await sides.replicate();
+    await sides.claim();
+    await sides.stage(100);
+    return sides;
+  }
+
   /** The schema verdigris, an owner and a route at epoch 1 on both sides; green's fence closed. */
   async claim(): Promise<this> {
     for (const side of ['blue', 'green'] as const) {

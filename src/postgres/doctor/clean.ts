@@ -4,6 +4,7 @@ import { briefLock } from '../brief-lock.js';
 import { dropFence } from '../fence.js';
 import { ident, qualified } from '../identifier.js';
 import { dropIndex } from '../migrate/index-build.js';
+import { isLockNotHad } from '../lock-watch.js';
 import { dropTriggers } from '../migrate/revert.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { forgetRun } from '../other-migrations.js';
@@ -94,7 +95,7 @@ async function openActor(databases: Databases, side: Side): Promise<Session> {
   try {
     return await openActorSession(databases[side], `${DOCTOR} clean`);
   } catch (error) {
-    if (!(error instanceof VerdigrisError && error.type === 'LockNotHad')) throw error;
+    if (!isLockNotHad(error)) throw error;
     throw new VerdigrisError({
       type: 'LockNotHad',
       message: error.what,

@@ -1,6 +1,6 @@
 import pg from 'pg';
 import { VerdigrisError } from '../../errors.js';
-import { readSequences } from '../catalog-sequences.js';
+import { readMovedSequences } from '../catalog-sequences.js';
 import { dropSubscriptions } from '../feed-objects.js';
 import { feedName } from '../feed.js';
 import { TAKE_FENCE_LOCK } from '../fence.js';
@@ -92,7 +92,7 @@ export async function planOpeningBlue(
         'mend the connection from here; if green has died this minute, ask again when blue has noticed',
       );
     }
-    const withheld = await readWithheldSequences(session, await readSequences(session, patterns));
+    const withheld = await readWithheldSequences(session, await readMovedSequences(session, patterns));
     if (withheld !== undefined) {
       return refused(
         `the user "${withheld.user}" may not set sequences of blue (${withheld.names.slice(0, SHOWN).join(', ')}): they would give values out again that rows of green have`,

@@ -11,7 +11,7 @@ import type { IndexSettings } from './index-settings.js';
 import { watched } from './index-watch.js';
 import { aloneWithShortLocks } from './short-locks.js';
 import { messageOf } from './step-failed.js';
-import { cancellable, type StepContext } from './step-context.js';
+import { cancellable, noted, type StepContext } from './step-context.js';
 
 /** One index on one table that has rows: the plan's, or blue's. */
 export interface Build {
@@ -78,15 +78,7 @@ async function isThere(context: StepContext, build: Build): Promise<boolean> {
       await dropIndex(context, context.session, build.table.schema, build.name);
       return false;
     }
-    context.onProgress({
-      step: 'index',
-      object: build.object,
-      done: 0,
-      total: 0,
-      rowsPerSecond: 0,
-      etaSeconds: null,
-      note: 'another session builds it: waits for it',
-    });
+    context.onProgress(noted('index', build.object, 'another session builds it: waits for it'));
     await sleep(500, undefined, { signal: context.signal });
   }
 }
@@ -109,7 +101,9 @@ async function afterFailure(context: StepContext, build: Build, error: unknown, 
   const state = sqlState(error);
   const another = isNameTaken(error);
   if (cleared && (another || LOST_RACE.has(state ?? '')) && attempt < BUILD_TRIES) {
-    if (state === CANCELED) tellThatItGaveWay(context, build, error);
+    if (state === CANCELED) {
+      context.onProgress(noted('index', build.object, `gave way, and is tried again: ${messageOf(error)}`));
+    }
     // Whoever had the name first is done with it; whoever was held up gets a pause.
     await sleep(another ? 0 : 1_000 + Math.random() * 2_000, undefined, { signal: context.signal });
     return;
@@ -118,18 +112,6 @@ async function afterFailure(context: StepContext, build: Build, error: unknown, 
   // Nothing is wrong with the index: whoever was held up is gone some time, and a rollback would cost all that is there.
   if (state === CANCELED) throw build.failed(error, 'in the way').tryingAgain();
   throw build.failed(error, 'refused');
-}
-
-function tellThatItGaveWay(context: StepContext, build: Build, error: unknown): void {
-  context.onProgress({
-    step: 'index',
-    object: build.object,
-    done: 0,
-    total: 0,
-    rowsPerSecond: 0,
-    etaSeconds: null,
-    note: `gave way, and is tried again: ${messageOf(error)}`,
-  });
 }
 
 /** Cancelled by the watcher, deadlock, lock_timeout. */

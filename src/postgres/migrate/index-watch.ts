@@ -3,7 +3,7 @@ import { blockersOf, describeBlockers, heldUpBy, type Blocker, type HeldUp } fro
 import { keepLooking } from '../keep-looking.js';
 import { GaveWay, gaveWay, type Encounter } from '../lock-watch.js';
 import { closeSession, type Session } from '../session.js';
-import { RateMeter, backendPid, type Progress, type StepContext } from './step-context.js';
+import { RateMeter, backendPid, noted, type Progress, type StepContext } from './step-context.js';
 
 const LOOK_EVERY_MS = 500;
 
@@ -115,7 +115,8 @@ class BuildReport {
     const blockers = await blockersOf(session, { pid: this.pid });
     if (row !== undefined) this.context.onProgress(this.progressOf(row, describeWait(row, blockers)));
     // Waits for its table before it has begun: a plain build behind a vacuum or behind the build of a dead worker.
-    else if (blockers.length > 0) this.context.onProgress(this.waiting(`waits for ${describeBlockers(blockers)}`));
+    else if (blockers.length > 0)
+      this.context.onProgress(noted('index', this.object, `waits for ${describeBlockers(blockers)}`));
     return blockers;
   }
 
@@ -143,10 +144,6 @@ class BuildReport {
   private eta(share: number): number | null {
     const elapsed = (performance.now() - this.started) / 1_000;
     return share < 0.01 ? null : Math.round((elapsed * (1 - share)) / share);
-  }
-
-  private waiting(note: string): Progress {
-    return { step: 'index', object: this.object, done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
   }
 }
 

@@ -1,12 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../errors.js';
 import { autovacuumYields, autovacuumYieldsAsBefore, LockTimeouts } from '../autovacuum.js';
-import { describeBlockers, type Blocker } from '../blockers.js';
+import { describeBlockers } from '../blockers.js';
 import { SILENCE_EVENT_TRIGGERS, withoutEventTriggers } from '../event-triggers.js';
 import { LockWatch, describeEncounter, gaveWay, type Encounter } from '../lock-watch.js';
 import { inTransaction, type Session } from '../session.js';
 import { TRY_AGAIN, isConnectionLost, sqlState } from '../sqlstate.js';
-import { backendPid, cancellable, type Progress, type StepContext } from './step-context.js';
+import { backendPid, cancellable, noted, type StepContext } from './step-context.js';
 
 /**
  * How long a DDL statement may queue for its lock: everybody who comes after queues behind it. Below deadlock_timeout
@@ -117,7 +117,7 @@ async function againAndAgain<T>(
     connect: () => context.connect('watch locks'),
     ours: { pid: backendPid(session) },
     ...(options.maxBlockingMs === undefined ? {} : { maxBlockingMs: options.maxBlockingMs }),
-    onWait: (waitsFor) => context.onProgress(waiting(options.object, waitsFor)),
+    onWait: (waitsFor) => context.onProgress(noted('locks', options.object, `waits for ${describeBlockers(waitsFor)}`)),
   });
   try {
     for (let tries = 1; ; tries++) {
@@ -144,11 +144,6 @@ async function againAndAgain<T>(
 function pauseMs(tries: number, waysGiven: number): number {
   if (waysGiven > 0) return 500 + Math.random() * Math.min(4_000, 500 * 2 ** waysGiven);
   return 50 + Math.random() * Math.min(2_000, 100 * 2 ** tries);
-}
-
-function waiting(object: string, waitsFor: readonly Blocker[]): Progress {
-  const note = `waits for ${describeBlockers(waitsFor)}`;
-  return { step: 'locks', object, done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
 }
 
 function lockNotHad(object: string, met: Encounter, cause: unknown): VerdigrisError {

@@ -21,6 +21,11 @@ export interface Progress {
   readonly note?: string;
 }
 
+/** Progress of work that stands, or of which no figure is known: why, in words. */
+export function noted(step: string, object: string, note: string): Progress {
+  return { step, object, done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
+}
+
 export type OnProgress = (progress: Progress) => void;
 
 /** What every step works with. */

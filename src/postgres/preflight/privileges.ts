@@ -1,5 +1,5 @@
 import { formatTableName } from '../../plan/table-name.js';
-import { readSequences } from '../catalog-sequences.js';
+import { readMovedSequences } from '../catalog-sequences.js';
 import { ident } from '../identifier.js';
 import { readWithheldSequences } from '../sequence-rights.js';
 import { BOTH_SIDES, oneRow, type Found, type SideCheck } from './check.js';
@@ -117,7 +117,7 @@ export const sequencePrivileges: SideCheck = {
   sides: ['blue'],
   run: async ({ session, isSuperuser, plan }) => {
     if (isSuperuser) return [];
-    const withheld = await readWithheldSequences(session, await readSequences(session, plan.tables));
+    const withheld = await readWithheldSequences(session, await readMovedSequences(session, plan.tables));
     if (withheld === undefined) return [];
     const { user, names, grants } = withheld;
     return [
