@@ -33,5 +33,5 @@ export async function freshWorker(bench: Bench, name: string): Promise<BenchWork
 }
 
 function workers(): number[] {
-  return processesOf(process.pid).filter((pid) => describeProcess(pid).command.includes('src/worker/main.ts'));
+  return processesOf(process.pid).filter((pid) => describeProcess(pid).command.includes('src/worker/from-source.js'));
 }

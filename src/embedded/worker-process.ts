@@ -1,13 +1,13 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { connectionVariable } from '../postgres/session.js';
 import { EmbeddedError } from './embedded-error.js';
 import { guard, release } from './guardian.js';
 import { lastLines } from './last-lines.js';
 import { endProcess, hasEnded } from './process-end.js';
 import { ownTemporalEnvironment } from './temporal-environment.js';
-import { tsxArguments } from './tsx-process.js';
 
 export interface WorkerOptions {
   readonly temporalAddress: string;
@@ -17,8 +17,8 @@ export interface WorkerOptions {
   readonly logFile: string;
 }
 
-/** As `npm run worker` does: a small young generation keeps a worker some 50 MB smaller, whatever it copies. */
-const SMALL_HEAP = '--max-semi-space-size=1';
+/** What `npm run worker` runs: a small young generation keeps a worker some 50 MB smaller, whatever it copies. */
+const WORKER = ['--max-semi-space-size=1', fileURLToPath(new URL('../worker/from-source.js', import.meta.url))];
 /** The bundle of the workflow code is built at the start. */
 const READY_TIMEOUT_MS = 60_000;
 
@@ -32,9 +32,8 @@ export interface WorkerProcess {
 
 /** Starts a worker as `npm run worker` does, with the connections of the embedded databases. */
 export async function startWorker(options: WorkerOptions): Promise<WorkerProcess> {
-  const main = new URL('../worker/main.ts', import.meta.url);
   const output = openSync(options.logFile, 'a');
-  const child = spawn(process.execPath, [SMALL_HEAP, ...tsxArguments(main)], {
+  const child = spawn(process.execPath, WORKER, {
     stdio: ['ignore', output, output],
     detached: true,
     env: {
