@@ -45,7 +45,9 @@ describe('a worker from a checkout', () => {
     await writeFile(join(checkout, 'src/worker/added.ts'), 'export const added: number = 7;\n');
     const after = await compile();
     expect(after).not.toBe(before);
-    expect(await readFile(join(after, 'src/worker/added.js'), 'utf8')).toBe('const added = 7;\nexport {\n  added\n};\n');
+    expect(await readFile(join(after, 'src/worker/added.js'), 'utf8')).toBe(
+      'const added = 7;\nexport {\n  added\n};\n',
+    );
 
     const longAgo = new Date(Date.now() - 8 * 24 * 3_600_000);
     utimesSync(before, longAgo, longAgo);
