@@ -5,6 +5,7 @@ import type { Side } from '../side.js';
 import type { BluePosition } from './blue-position.js';
 import type { Breaker } from './breaker.js';
 import { isLinkFailure, NothingSent } from './failure.js';
+import { firstWords } from './first-words.js';
 import type { GreenProgress } from './green-progress.js';
 import type { RouterLogger } from './logger.js';
 import type { MirrorOutcome, RequestMetrics } from './metrics.js';
@@ -14,7 +15,6 @@ import { send } from './send.js';
 import type { SideLink } from './side-link.js';
 import type { SidePool } from './side-pool.js';
 import type { Statement } from './statement.js';
-import { LEADING } from './supported.js';
 import { pause } from '../timing.js';
 
 /** Reads on blue that are run on green too, and whose answers are compared. */
@@ -50,7 +50,7 @@ export const MIRROR_ANSWER_MS = STATEMENT_MS + 500;
 const CATCH_UP_MS = 1_000;
 const TRIES = 3;
 
-const READS = new RegExp(`^${LEADING}(?:select|with|table|values)\\b`, 'i');
+const READS = /(?:select|with|table|values)\b/iy;
 
 /** Asked by another session, a lock answers otherwise, and the mirror would hold it for a while. */
 const LOCKS = /\bpg_(?:try_)?advisory_/i;
@@ -81,7 +81,7 @@ export class Mirror {
     if (routes.current.epoch === 0 || routes.current.writesOn !== 'blue') return undefined;
     if (!greenLink.isUp || greenBreaker.isOpen) return undefined;
     const text = typeof query === 'string' ? query : query.text;
-    if (!READS.test(text) || LOCKS.test(text)) return undefined;
+    if (firstWords(READS, text) === null || LOCKS.test(text)) return undefined;
     // The caller may use its array again.
     const statement = { query, values: values && [...values] };
     this.#running += 1;

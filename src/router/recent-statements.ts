@@ -1,12 +1,12 @@
 import type pg from 'pg';
-import { LEADING } from './supported.js';
+import { firstWords } from './first-words.js';
 
 /** How many different statements are remembered, and how long a text or a value of one may be. */
 const MOST = 64;
 const LONGEST = { text: 10_000, value: 1_000 };
 
 /** What can be planned without being run. */
-const PLANNABLE = new RegExp(`^${LEADING}(?:select|insert|update|delete|merge|with|values)\\b`, 'i');
+const PLANNABLE = /(?:select|insert|update|delete|merge|with|values)\b/iy;
 
 /** A statement that the application has run, with values that it once had. */
 export interface RecentStatement {
@@ -36,7 +36,7 @@ export class RecentStatements {
       known.usedAt = this.#uses;
       return;
     }
-    if (text.length > LONGEST.text || !PLANNABLE.test(text)) return;
+    if (text.length > LONGEST.text || firstWords(PLANNABLE, text) === null) return;
     const bound = values ?? (typeof query === 'string' ? undefined : (query.values as unknown[] | undefined)) ?? [];
     // Only without values can a text be several statements; a quoted semicolon counts, too.
     if (bound.length === 0 && /;\s*\S/.test(text)) return;

@@ -4,11 +4,12 @@ import { POSITION } from './blue-position.js';
 import { CommitOutcomeUnknownError, TransactionControlError } from './errors.js';
 import { FenceMet, isLinkFailure, NothingSent, wasNeverSent } from './failure.js';
 import { fencesMet } from './fence-notice.js';
+import { firstWords } from './first-words.js';
 import { parseLsn, type Lsn } from './lsn.js';
 import { hasSucceeded } from './recent-statements.js';
 import type { RoutedResult } from './router.js';
 import { answerOf } from './send.js';
-import { LEADING, refuseUnsupported } from './supported.js';
+import { refuseUnsupported } from './supported.js';
 
 /** A statement as node-postgres takes it. */
 export interface Statement {
@@ -16,24 +17,32 @@ export interface Statement {
   readonly values: unknown[] | undefined;
 }
 
-/** A quoted `; commit` counts too: then something is not run again that could have been. */
-const HOLDS_COMMIT = new RegExp(`(?:^|;)${LEADING}(?:commit|end|prepare\\s+transaction)\\b`, 'i');
+const COMMITS = /(?:commit|end|prepare\s+transaction)\b/iy;
 
-const COMMITS_BY_ITSELF = new RegExp(`^${LEADING}(call|do)\\b`, 'i');
+const COMMITS_BY_ITSELF = /(?:call|do)\b/iy;
 
 /**
  * Whether a text may commit in its middle: a procedure, a DO block, or several statements with a COMMIT among them. What
  * was committed before it met the fence would be done twice if it were run again.
  */
 export function mayCommitByItself(statement: Statement): boolean {
-  return COMMITS_BY_ITSELF.test(textOf(statement.query)) || hasSeveralWithCommit(statement);
+  return firstWords(COMMITS_BY_ITSELF, textOf(statement.query)) !== null || hasSeveralWithCommit(statement);
 }
 
 /** Only a text without values can be several statements: the others are sent by the extended protocol. */
 export function hasSeveralWithCommit({ query, values }: Statement): boolean {
   const bound = values ?? (typeof query === 'string' ? undefined : query.values);
   if (bound !== undefined && bound.length > 0) return false;
-  return HOLDS_COMMIT.test(textOf(query));
+  return holdsCommit(textOf(query));
+}
+
+/** A quoted `; commit` counts too: then something is not run again that could have been. */
+function holdsCommit(text: string): boolean {
+  if (firstWords(COMMITS, text) !== null) return true;
+  for (let at = text.indexOf(';'); at !== -1; at = text.indexOf(';', at + 1)) {
+    if (firstWords(COMMITS, text, at) !== null) return true;
+  }
+  return false;
 }
 
 /** Where a commit is in the log; `unknown` when it is not sure to be flushed there. */

@@ -4,11 +4,12 @@ import { commit } from './commit.js';
 import { TransactionAbortedError, TransactionControlError } from './errors.js';
 import { FenceMet, FunctionFailure, isFence, isLinkFailure, NothingSent, timedOutAtFence } from './failure.js';
 import { fencesMet } from './fence-notice.js';
+import { firstWords } from './first-words.js';
 import { hasSucceeded } from './recent-statements.js';
 import { hasSeveralWithCommit, type CommitPosition } from './statement.js';
 import { rememberingMisses } from './seen-texts.js';
 import { answerOf } from './send.js';
-import { LEADING, refuseUnsupported } from './supported.js';
+import { refuseUnsupported } from './supported.js';
 
 /** A transaction as the application's function sees it. */
 export interface Transaction {
@@ -37,13 +38,11 @@ const ISOLATION: Readonly<Record<IsolationLevel, string>> = {
 };
 
 /** Savepoints are the function's own; what begins or ends the transaction is not. */
-const CONTROL = new RegExp(
-  `^${LEADING}(begin|start\\s+transaction|commit|end|abort|prepare\\s+transaction|rollback(?!\\s+((work|transaction)\\s+)?to\\b))\\b`,
-  'i',
-);
+const CONTROL =
+  /(?:begin|start\s+transaction|commit|end|abort|prepare\s+transaction|rollback(?!\s+(?:(?:work|transaction)\s+)?to\b))\b/iy;
 
 /** Whether a text begins or ends a transaction by its first words. */
-const isControl = rememberingMisses((text) => CONTROL.test(text));
+const isControl = rememberingMisses((text) => firstWords(CONTROL, text) !== null);
 
 /**
  * Runs the application's function in a transaction: BEGIN, the function, COMMIT; ROLLBACK when it throws.

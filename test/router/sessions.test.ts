@@ -183,6 +183,29 @@ describe('what lives in a session', () => {
     await router.write('u', "INSERT INTO item (id) SELECT 5 WHERE 'copy' <> 'from stdin'");
     expect(await ids('blue')).toEqual([5]);
   });
+
+  test('words behind a comment in the middle of a statement pass', async () => {
+    await sides.sql('blue', 'INSERT INTO item VALUES (1, 7)');
+    const marked = '/* GET /items */ SELECT id, CASE WHEN value > 0 THEN 1 ELSE 0 /* none */ END AS paid FROM item';
+    const { rows } = await router.transaction('u', {}, (tx) => tx.query(marked));
+    expect(rows).toEqual([{ id: 1, paid: 1 }]);
+    await router.read('u', '/* q */ WITH discard AS (SELECT 1 AS n) SELECT n FROM /* the one above */ discard');
+    await moveFencesOnly();
+    const upsert = '/* POST /items */ INSERT INTO item VALUES (1, 1) ON CONFLICT (id) /* seen */ DO NOTHING';
+    expect((await router.write('u', upsert)).side).toBe('green');
+  });
+
+  test.each(['/* a /* b */ */ COMMIT', '-- done\rCOMMIT', '; COMMIT'])(
+    'a COMMIT behind a comment or an empty statement is refused: %j',
+    async (text) => {
+      const work = router.transaction('u', {}, async (tx) => {
+        await tx.query(INSERT, [1]);
+        await tx.query(text);
+      });
+      await expect(work).rejects.toThrow(TransactionControlError);
+      expect(await ids('blue')).toEqual([]);
+    },
+  );
 });
 
 describe('holds are bounded', () => {

@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { firstWordAt } from '../../src/router/first-words.js';
 import { mayCommitByItself } from '../../src/router/statement.js';
+import { refuseUnsupported } from '../../src/router/supported.js';
 
 describe('a write that may commit in its middle', () => {
   it.each(['CALL chunks()', ' do $$ begin end $$', 'INSERT INTO t VALUES (1); COMMIT; INSERT INTO t VALUES (2)'])(
@@ -18,11 +20,58 @@ describe('a write that may commit in its middle', () => {
   });
 
   it.each([
+    '/* a /* b */ */ CALL p()',
+    '-- note\rCALL p()',
+    '; CALL p()',
+    "INSERT INTO t VALUES (1);; -- and\n /* then */ COMMIT; SELECT 'x'",
+  ])('is not run again: what a comment or an empty statement leads, %j', (query) => {
+    expect(mayCommitByItself({ query, values: undefined })).toBe(true);
+  });
+
+  it.each([
+    '/* POST /orders */ INSERT INTO t VALUES (1) ON CONFLICT (id) /* seen */ DO NOTHING',
+    '/* a */ SELECT 1; /* b */ SELECT CASE WHEN true THEN 1 /* c */ END',
+    '/* a /* b */ CALL p() */ SELECT 1',
+    '-- note CALL p()',
     'INSERT INTO t VALUES (1)',
     'INSERT INTO t VALUES (1);',
     "UPDATE t SET note = 'commit; now'",
     'SELECT called()',
   ])('is not what others are: %s', (query) => {
     expect(mayCommitByItself({ query, values: query.includes('note') ? [1] : undefined })).toBe(false);
+  });
+});
+
+describe('the first word of a text', () => {
+  it.each([
+    ['SELECT 1', 'SELECT 1'],
+    [' \t\n\v\f\rSELECT 1', 'SELECT 1'],
+    ['-- a\n--\r\n; SELECT 1', 'SELECT 1'],
+    ['/**/SELECT 1', 'SELECT 1'],
+    ['/*/ a */SELECT 1', 'SELECT 1'],
+    ['/***/SELECT 1', 'SELECT 1'],
+    ['/* a /* b */ -- c */SELECT 1', 'SELECT 1'],
+    ['(SELECT 1)', '(SELECT 1)'],
+    ['- 1', '- 1'],
+    ['/ 2', '/ 2'],
+    ['-- a', ''],
+    ['/* a /* b */', ''],
+    [' ; ', ''],
+    ['', ''],
+  ])('of %j is where PostgreSQL begins to read: %j', (text, rest) => {
+    expect(text.slice(firstWordAt(text))).toBe(rest);
+  });
+
+  it('is found behind any number of comments in no time', () => {
+    for (const [comments, withinMs] of [
+      [25, 100],
+      [50_000, 500],
+    ] as const) {
+      const text = `${'/* ------ */\n'.repeat(comments)}SELECT 1 /* more */`;
+      const begun = performance.now();
+      refuseUnsupported(text);
+      expect(mayCommitByItself({ query: text, values: undefined })).toBe(false);
+      expect(performance.now() - begun).toBeLessThan(withinMs);
+    }
   });
 });
