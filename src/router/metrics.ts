@@ -79,13 +79,13 @@ export class RequestMetrics {
     this.#counts.record(side, kind, endpoint, outcome, ms);
   }
 
-  fallback(reason: FallbackReason, endpoint: string): void {
-    this.#fallbacks.inc({ reason, endpoint });
+  fallback(reason: FallbackReason, asked: string): void {
+    this.#fallbacks.inc({ reason, endpoint: this.#counts.nameOf(asked) });
     this.#fallbackCounts[reason] += 1;
   }
 
-  retried(endpoint: string): void {
-    this.#retried.inc({ endpoint });
+  retried(asked: string): void {
+    this.#retried.inc({ endpoint: this.#counts.nameOf(asked) });
     this.#retriedCount += 1;
   }
 

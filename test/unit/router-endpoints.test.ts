@@ -56,6 +56,21 @@ describe('what a router says of its endpoints', () => {
     expect(JSON.stringify(endpoints).length).toBeLessThan(16_000);
   });
 
+  test('of fallbacks and writes that were run again, too', async () => {
+    const metrics = new RequestMetrics();
+    for (let i = 0; i < 1_000; i++) {
+      metrics.fallback('behind', `/orders/${i}`);
+      metrics.retried(`/orders/${i}`);
+    }
+    for (const name of ['fallbacks', 'retried_writes']) {
+      const metric = metrics.registry.getSingleMetric(`verdigris_router_${name}_total`);
+      const { values = [] } = (await metric?.get()) ?? {};
+      expect(values).toHaveLength(MAX_ENDPOINTS + 1);
+      const others = values.find(({ labels }) => labels['endpoint'] === OTHER_ENDPOINTS);
+      expect(others?.value).toBe(1_000 - MAX_ENDPOINTS);
+    }
+  });
+
   test('a router that told nothing before is not asked about what it counted then', () => {
     const metrics = new RequestMetrics();
     metrics.record('green', 'read', '/a', 'error', 1);
