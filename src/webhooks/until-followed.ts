@@ -45,7 +45,7 @@ export async function untilFollowed(
   const deadline = performance.now() + limits.forMs;
   let pause = pauses.firstMs;
   for (;;) {
-    const answer = await callOnce(webhook, delivery, limits.timeoutMs, signal);
+    const answer = await callOnce(webhook, delivery, limits, signal);
     signal.throwIfAborted();
     if (answer.is === 'done') return { outcome: 'done' };
     if (limits.mayRefuse && (answer.is === 'refused' || answer.is === 'failed')) {
@@ -63,8 +63,13 @@ export async function untilFollowed(
   }
 }
 
-async function callOnce(webhook: Webhook, delivery: Delivery, timeoutMs: number, signal: AbortSignal): Promise<Answer> {
-  const answer = await signedPost(webhook, delivery, timeoutMs, signal, readAnswer);
+async function callOnce(
+  webhook: Webhook,
+  delivery: Delivery,
+  { timeoutMs, mayRefuse }: CallLimits,
+  signal: AbortSignal,
+): Promise<Answer> {
+  const answer = await signedPost(webhook, delivery, timeoutMs, signal, (response) => readAnswer(response, mayRefuse));
   return 'unanswered' in answer ? { is: 'again', why: answer.unanswered, retryAfterMs: null } : answer;
 }
 

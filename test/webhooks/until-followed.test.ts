@@ -142,6 +142,30 @@ describe('a call of a webhook', () => {
     });
   });
 
+  it('is refused behind a byte order mark, or a long report', async () => {
+    const report = { checks: 'x'.repeat(40_000), refused: 'the replica is 40 min late' };
+    for (const body of [`\ufeff${JSON.stringify({ refused: report.refused })}`, JSON.stringify(report)]) {
+      expect(await call(await answering({ status: 200, body }), ASKS)).toEqual({
+        outcome: 'refused',
+        why: report.refused,
+      });
+    }
+  });
+
+  it.each([
+    [{ status: 200, body: `{"refused": 'no'}` }, 'begins like JSON and is none'],
+    [{ status: 200, body: `{"checks":"${'x'.repeat(1_100_000)}","refused":"no"}` }, 'has more than 1 MB'],
+  ])('that nobody can tell from a refusal does not pass for followed', async (reply, why) => {
+    const receiver = await answering(reply);
+    expect(await call(receiver, ASKS)).toEqual({
+      outcome: 'failed',
+      why: `whether it refuses can't be read in its answer, which ${why}`,
+    });
+    expect(receiver.requests).toHaveLength(1);
+    // What has happened can't be refused, and is told.
+    expect(await call(await answering(reply), TELLS)).toEqual({ outcome: 'done' });
+  });
+
   it.each([
     [400, 'it answers 400'],
     [401, 'it answers 401'],
