@@ -31,7 +31,11 @@ const DEFAULT_ENDPOINT = 'default';
 /** So long the first requests wait for both sides; later one of them is enough to go by, since the other may be away. */
 const FIRST_LOOK_MS = 1_000;
 
-/** Makes a router and starts to look for the route at once; requests wait for the first look. */
+/**
+ * Makes a router and starts to look for the route at once; requests wait for the first look.
+ *
+ * @throws RangeError for options that make no sense, and for a registry that has an open router's metrics.
+ */
 export function createRouter(options: RouterOptions): Router {
   const router = new ApplicationRouter(settingsOf(options));
   router.start();
@@ -225,6 +229,7 @@ class ApplicationRouter implements Router {
     await this.#heartbeat.end();
     await Promise.all([this.#links.blue.close(), this.#links.green.close()]);
     await Promise.all([this.#pools.blue.close(), this.#pools.green.close(), this.#mirror?.close()]);
+    this.#metrics.withdraw();
   }
 
   #readWhereWritesAre<R extends pg.QueryResultRow>(

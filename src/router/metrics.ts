@@ -17,6 +17,7 @@ const EXAMPLES = 5;
 /** What happens, for Prometheus, and for the gates by way of the router's heartbeat. */
 export class RequestMetrics {
   readonly registry: Registry;
+  readonly #own = new Registry();
   readonly #counts = new RequestCounts();
   readonly #fallbackCounts = { behind: 0, error: 0 };
   #retriedCount = 0;
@@ -33,11 +34,15 @@ export class RequestMetrics {
   readonly #percent: Gauge;
   readonly #writesOn: Gauge;
 
-  constructor(registry: Registry = new Registry()) {
-    this.registry = registry;
-    const registers = [registry];
-    new RequestCounter(registry, this.#counts);
-    new RequestDurations(registry, this.#counts);
+  /**
+   * @param given the application's registry; without one the metrics have one of their own
+   * @throws RangeError when it has another router's metrics
+   */
+  constructor(given?: Registry) {
+    this.registry = given ?? this.#own;
+    const registers = [this.#own];
+    new RequestCounter(this.#own, this.#counts);
+    new RequestDurations(this.#own, this.#counts);
     this.#fallbacks = new Counter({
       name: 'verdigris_router_fallbacks_total',
       help: "Reads of green's users that blue answered. reason: behind (green had not caught up), error",
@@ -73,6 +78,26 @@ export class RequestMetrics {
       labelNames: ['side'],
       registers,
     });
+    if (given !== undefined) this.#publish(given);
+  }
+
+  #publish(given: Registry): void {
+    const metrics = this.#own.getMetricsAsArray().map(({ name }) => [name, this.#own.getSingleMetric(name)] as const);
+    if (metrics.some(([name]) => given.getSingleMetric(name) !== undefined)) {
+      throw new RangeError(
+        'the registry has the metrics of another router: give each router a registry of its own, or close the other one first',
+      );
+    }
+    for (const [, metric] of metrics) if (metric !== undefined) given.registerMetric(metric);
+  }
+
+  /** Takes the metrics out of the application's registry, for the router that comes after this one. */
+  withdraw(): void {
+    if (this.registry === this.#own) return;
+    for (const { name } of this.#own.getMetricsAsArray()) {
+      const isOurs = this.registry.getSingleMetric(name) === this.#own.getSingleMetric(name);
+      if (isOurs) this.registry.removeSingleMetric(name);
+    }
   }
 
   record(side: Side, kind: RequestKind, endpoint: string, outcome: RequestOutcome, ms: number): void {

@@ -33,7 +33,7 @@ export interface RouterOptions {
   readonly maxTokens?: number;
   /** A share of blue's reads that is run on green too, to compare the answers. Default: none. */
   readonly mirror?: MirrorOptions;
-  /** Where the metrics go. Default: a registry of the router's own. */
+  /** Where the metrics go until the router is closed; for one router at a time. Default: a registry of its own. */
   readonly registry?: Registry;
   /** Default: none. */
   readonly logger?: RouterLogger;

@@ -1,3 +1,4 @@
+import { Counter, Registry } from 'prom-client';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { holdOf, NOTHING_YET } from '../../src/gates/lately.js';
 import { readRouterSnapshots, type RouterSample } from '../../src/gates/router-source.js';
@@ -204,6 +205,27 @@ describe('what a router reports', () => {
     expect(text).toContain(`verdigris_router_route_epoch ${router.route().epoch}`);
     expect(text).not.toContain('secret');
     expect(await metric(router, 'verdigris_router_writes_on', { side: 'blue' })).toBe(1);
+  });
+
+  test("the application's registry takes one router at a time, and keeps what is the application's", async () => {
+    const registry = new Registry();
+    new Counter({ name: 'orders_total', help: 'orders', registers: [registry] }).inc();
+    const first = await sides.router({ registry });
+    await expect(sides.router({ registry })).rejects.toThrow(/^the registry has the metrics of another router/);
+    await expect(sides.router({ registry })).rejects.toThrow(RangeError);
+    await first.read('u', 'SELECT 1');
+    expect(await registry.metrics()).toContain('verdigris_router_requests_total{side="blue"');
+    await first.close();
+    expect((await registry.getMetricsAsJSON()).map(({ name }) => name)).toEqual(['orders_total']);
+
+    const second = await sides.router({ registry });
+    await second.read('u', 'SELECT 1');
+    expect(await metric(second, 'verdigris_router_requests_total')).toBe(1);
+    // Closed late, when somebody else has cleared the registry and a third router is in it.
+    registry.clear();
+    const third = await sides.router({ registry });
+    await second.close();
+    expect(await metric(third, 'verdigris_router_writes_on', { side: 'blue' })).toBe(1);
   });
 });
 
