@@ -1,17 +1,19 @@
-import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/feed-objects.js';
+import { dropPublications, dropSlots, dropSubscriptions, findSubscriptions } from '../src/postgres/feed-objects.js';
 import { isInRecovery } from '../src/postgres/bootstrap/standby/recovery.js';
 import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
 import { dropCopiedSchema } from '../src/postgres/schema-copy/drop-copied-schema.js';
+import { dropSlot } from '../src/postgres/replication-slot.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { hasState, readOwner } from '../src/postgres/state.js';
+import { findSyncSlots, noteSubscribers } from '../src/postgres/sync-slots.js';
 import { readStateObjects } from '../src/postgres/doctor/read-state.js';
 import type { Direction, Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { stepContext } from './step-context.js';
 import { refuseReadsOnGreenOf } from './haproxy.js';
-import { performWhileBlueServes, type ActivityDependencies } from './context.js';
+import { performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 
 export interface Keep {
   /** Green's tables stay, fenced: it has been primary, and may hold values that blue can't. */
@@ -26,6 +28,8 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
     /** Drops subscriptions, slots and publications on both sides, and on green what the copy made. */
     undoReplication: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
+        // What DROP SUBSCRIPTION may leave on blue can't be told from others' any more when the subscriptions are gone.
+        const noted = await failureOf(noteFollowers(work, ref.plan.name));
         // Subscribers first: a slot that is in use can't be dropped. But blue's slot goes even if green is away: it would
         // hold back WAL until the disk is full, with nobody left to watch it.
         const subscriptions = await failureOf(
@@ -43,9 +47,12 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
               await dropSlots(session, feedName(ref.plan.name, direction));
               await dropPublications(session, feedName(ref.plan.name, direction));
             }
+            // Without the slots of the feed no worker of it begins another one.
+            for (const slot of await findSyncSlots(session, work.run.runId)) await dropSlot(session, slot);
           }),
         );
-        if (subscriptions !== undefined || slots !== undefined) throw subscriptions ?? slots;
+        const failed = subscriptions ?? slots ?? noted;
+        if (failed !== undefined) throw failed;
         await refuseReadsOnGreenOf(ref, dependencies.environment, await work.session('blue', 'undo replication'));
         // Green's tables are its own where it was a physical standby: no copy made them.
         if (keepGreen || ref.plan.bootstrap.method === 'standby') return;
@@ -74,6 +81,14 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
         }),
       ),
   };
+}
+
+/** Green's subscriptions, as far as it answers; blue knows of those that were made since it is told of them. */
+async function noteFollowers(work: Work, migration: string): Promise<void> {
+  const green = await work.session('green', 'undo replication', SHORT_STATEMENTS);
+  if (await isInRecovery(green)) return;
+  const names = await findSubscriptions(green, feedName(migration, 'to_green'));
+  if (names.length > 0) await noteSubscribers(await work.session('blue', 'undo replication'), green, names);
 }
 
 /** Whether the run that owns this database has moved the writes, and back again: each move has raised the epoch. */

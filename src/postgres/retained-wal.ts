@@ -1,5 +1,6 @@
 import { VerdigrisError } from '../errors.js';
 import type { Session } from './session.js';
+import { findSyncSlots } from './sync-slots.js';
 
 /** What the slots of a feed hold back on their server. */
 export interface RetainedWal {
@@ -11,14 +12,15 @@ export interface RetainedWal {
   readonly slots: number;
 }
 
-/** Reads what the slots of these names hold back in this database. */
+/** Reads what the slots of these names hold back in this database. Those of the first copy of their tables hold WAL, too. */
 export async function readRetainedWal(session: Session, names: readonly string[]): Promise<RetainedWal> {
   const { rows } = await session.query<{ bytes: string; wal_status: string | null; slots: number }>(
     `SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)), 0)::bigint::text AS bytes,
-            (array_agg(wal_status ORDER BY array_position('{lost,unreserved,extended,reserved}', wal_status)))[1] AS wal_status,
-            count(*)::int AS slots
-       FROM pg_replication_slots WHERE slot_name = ANY ($1) AND database = current_database()`,
-    [names],
+            (array_agg(wal_status ORDER BY array_position('{lost,unreserved,extended,reserved}', wal_status))
+               FILTER (WHERE slot_name = ANY ($1::name[])))[1] AS wal_status,
+            count(*) FILTER (WHERE slot_name = ANY ($1::name[]))::int AS slots
+       FROM pg_replication_slots WHERE slot_name = ANY ($1::name[] || $2::name[]) AND database = current_database()`,
+    [names, await findSyncSlots(session)],
   );
   return { bytes: Number(rows[0]?.bytes ?? 0), walStatus: rows[0]?.wal_status ?? null, slots: rows[0]?.slots ?? 0 };
 }

@@ -6,6 +6,7 @@ import { KEEP_STATEMENT_OUT_OF_LOG } from './peer-probe.js';
 import { lookUpTables } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
 import { inTransaction, type Database, type Session } from './session.js';
+import { noteSubscribers } from './sync-slots.js';
 
 export interface SubscriptionOptions {
   readonly name: string;
@@ -15,7 +16,10 @@ export interface SubscriptionOptions {
   readonly copyData: boolean;
   readonly enabled: boolean;
   readonly publisherVersion: number;
-  /** A session on the publisher, to see first whether its tables can be looked up. Default: not looked at */
+  /**
+   * A session on the publisher: its tables are looked up first, and it hears of the subscription, whose synchronization will
+   * make slots there. Default: neither
+   */
   readonly publisher?: Session;
   /** The publisher's database: a login that fails is told with the name of its connection, and without its address. */
   readonly peer?: Database;
@@ -49,6 +53,8 @@ export async function ensureSubscription(
       await inTransaction(session, async () => {
         await session.query(KEEP_STATEMENT_OUT_OF_LOG);
         await session.query(statement);
+        // Its workers begin with the COMMIT.
+        if (options.publisher !== undefined) await noteSubscribers(options.publisher, session, [name]);
         await session.query(`COMMENT ON SUBSCRIPTION ${ident(name)} IS 'Verdigris'`);
       });
     },

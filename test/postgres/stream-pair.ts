@@ -27,6 +27,12 @@ export const MIGRATION = `two-streams-${randomUUID().slice(0, 8)}`;
 
 const STREAMS = 2;
 
+interface Replicating {
+  /** Where green's server reaches blue. Default: itself */
+  readonly blueOnPort?: number;
+  readonly signal?: AbortSignal;
+}
+
 /** Blue and green with the same tables, claimed by a run of two streams, with a session of ours on each. */
 export class StreamPair {
   private constructor(
@@ -66,17 +72,23 @@ export class StreamPair {
     });
   }
 
-  /** Fills green by tablesync, as a run does. @returns what was told meanwhile. */
-  async replicate(): Promise<readonly object[]> {
-    const told: object[] = [];
+  async makeSlots(): Promise<void> {
     for (const name of streamNames(MIGRATION, 'to_green', STREAMS)) await ensureSlot(this.blue, name);
+  }
+
+  /** Fills green by tablesync, as a run does. @returns what was told meanwhile. */
+  async replicate({ blueOnPort, signal }: Replicating = {}): Promise<readonly object[]> {
+    const { blue, green } = this.databases;
+    const port = (conninfo: string): string => conninfo.replace(/port=\d+/, `port=${blueOnPort ?? this.own.blue.port}`);
+    const told: object[] = [];
+    await this.makeSlots();
     await tablesync.run({
-      databases: this.databases,
+      databases: { blue: { ...blue, peerConninfo: port(blue.peerConninfo) }, green },
       migration: MIGRATION,
       direction: 'to_green',
       streams: STREAMS,
       maxRetainedWal: 1e12,
-      signal: new AbortController().signal,
+      signal: signal ?? new AbortController().signal,
       report: (progress) => told.push(progress),
     });
     return told;
@@ -119,6 +131,22 @@ export class StreamPair {
       environment: { VERDIGRIS_CONNECTION_B: this.own.blue.uri, VERDIGRIS_CONNECTION_G: this.own.green.uri },
       redact: (text) => text,
     };
+  }
+
+  /** The same where nobody answers at the address of a side. */
+  dependenciesWithout(side: Side): ActivityDependencies {
+    const nobody = {
+      [side === 'blue' ? 'VERDIGRIS_CONNECTION_B' : 'VERDIGRIS_CONNECTION_G']: 'postgres://n@127.0.0.1:1/n',
+    };
+    return { ...this.dependencies, environment: { ...this.dependencies.environment, ...nobody } };
+  }
+
+  configOf(side: Side): pg.ClientConfig {
+    return this.own[side].config;
+  }
+
+  portOf(side: Side): number {
+    return this.own[side].port;
   }
 
   get ref(): RunRef {

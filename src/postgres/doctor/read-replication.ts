@@ -1,5 +1,6 @@
 import type { Session } from '../session.js';
 import { readSubscription, type SubscriptionState } from '../subscription.js';
+import { findSyncSlots } from '../sync-slots.js';
 import type { Subscriber } from './inventory.js';
 
 export interface SlotFound {
@@ -74,10 +75,12 @@ async function readSlots(session: Session, otherSystem: () => Promise<Subscriber
       WHERE database = current_database() AND (slot_name LIKE 'verdigris\\_%' OR slot_name ~ '^pg_[0-9]+_sync_')
       ORDER BY 1`,
   );
-  const syncs = rows.some(({ name }) => SYNC_SLOT.test(name)) ? await otherSystem() : null;
+  const hasSyncs = rows.some(({ name }) => SYNC_SLOT.test(name));
+  const syncs = hasSyncs ? await otherSystem() : null;
+  const writtenDown = new Set(hasSyncs ? await findSyncSlots(session) : []);
   return rows.flatMap((row) => {
     const sync = SYNC_SLOT.exec(row.name);
-    if (sync !== null && !isOurs(sync, syncs)) return [];
+    if (sync !== null && !isOurs(sync, syncs) && !writtenDown.has(row.name)) return [];
     const origin = sync === null ? ('run' as const) : ('tablesync' as const);
     const { name, active, retained, wal_status: walStatus } = row;
     return [{ name, active, retainedBytes: Number(retained), walStatus, origin }];
