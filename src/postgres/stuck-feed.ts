@@ -15,6 +15,7 @@ import { messageOf } from './migrate/step-failed.js';
 import type { Run } from './ownership.js';
 import { refuseNoRoom } from './passing-obstacles.js';
 import { closeSession, type Databases, type Session } from './session.js';
+import { SlotReaders } from './slot-readers.js';
 import { readStreams, streamNames } from './streams.js';
 import { readSubscription } from './subscription.js';
 
@@ -58,19 +59,24 @@ export interface StuckTable extends TableName {
 /** Tells a feed that meets the same error again and again from one that is late. */
 export class FeedErrors {
   private readonly seen = new Map<string, Standstill>();
+  private readonly names: readonly string[];
+  private readonly readers: SlotReaders;
 
   constructor(
     private readonly context: FeedContext,
     private readonly blue: Session,
     private readonly green: Session,
     private readonly stuckErrors = STUCK_ERRORS,
-  ) {}
+  ) {
+    this.names = streamNames(context.run.migration, 'to_green', context.plan.replicate.streams);
+    this.readers = new SlotReaders(blue, green, this.names);
+  }
 
   /**
    * A look, while green is late; the first one only counts.
    *
    * @throws VerdigrisError BackfillFailed that names the row, or the tables, that green can't take; SqlError (retryable)
-   *   when it has no room.
+   *   when it has no room; ReplicationBroken when somebody else reads from a slot.
    */
   async refuse(): Promise<void> {
     if (await this.isStuck()) throw await stuck(this.context, this.blue, this.green);
@@ -79,11 +85,12 @@ export class FeedErrors {
   /**
    * The same look, for whoever acts on it: green moves while it is only late, and meets no errors while it is slow.
    *
-   * @throws VerdigrisError SqlError (retryable) when green has no room.
+   * @throws VerdigrisError SqlError (retryable) when green has no room; ReplicationBroken when somebody else reads from a slot.
    */
   async isStuck(): Promise<boolean> {
-    const { context, blue, green } = this;
-    for (const name of streamNames(context.run.migration, 'to_green', context.plan.replicate.streams)) {
+    const { blue, green } = this;
+    await this.readers.refuseOthers();
+    for (const name of this.names) {
       const state = await readSubscription(green, name);
       const { rows } = await blue.query<{ position: string }>(
         'SELECT confirmed_flush_lsn::text AS position FROM pg_replication_slots WHERE slot_name = $1',

@@ -7,6 +7,7 @@ import { refuseTooMuchWal } from '../lag.js';
 import { refuseNoLink, refuseNoRoom } from '../passing-obstacles.js';
 import { majorVersion } from '../retry.js';
 import { withSession, type Session } from '../session.js';
+import { SlotReaders } from '../slot-readers.js';
 import { streamNames } from '../streams.js';
 import { ensureSubscription, readSubscription } from '../subscription.js';
 import { refusedRow } from './refused-row.js';
@@ -20,6 +21,9 @@ import type { Bootstrap, BootstrapContext, BootstrapResult } from './bootstrap.j
  * that is being copied takes longer than this.
  */
 const HOPELESS = { errors: 20, ms: 600_000 };
+
+/** How often it is looked who reads from the slots, ms. */
+const READERS_EVERY_MS = 3_000;
 
 /** Of tables that are catching up: a deadlock or a lock that was not to be had passes. */
 const STUCK_ERRORS = 4;
@@ -70,6 +74,8 @@ export async function waitUntilReady(
   let lastNotReady = Number.POSITIVE_INFINITY;
   const { hopeless = HOPELESS } = context;
   const watch = new SyncWatch(from, to, names);
+  const readers = new SlotReaders(from, to, names);
+  let readersSeenAt = performance.now();
   for (;;) {
     context.signal.throwIfAborted();
     const { tables, notReady, errors } = await readStates(to, names);
@@ -96,6 +102,10 @@ export async function waitUntilReady(
       throw broken(feed, `${errors} errors, ${notReady} of ${tables} tables are not synchronized`);
     }
     await refuseTooMuchWal(from, feed, context.maxRetainedWal);
+    if (performance.now() - readersSeenAt >= READERS_EVERY_MS) {
+      await readers.refuseOthers();
+      readersSeenAt = performance.now();
+    }
     await sleep(200);
   }
 }

@@ -5,7 +5,9 @@ import { parseSize } from '../../lag.js';
 import { dropSlot, whileSlotIsMade } from '../../replication-slot.js';
 import { judgeRetainedWal, lacksSlots, readRetainedWal, retainedWalExceeded, slotsGone } from '../../retained-wal.js';
 import { closeSession, openReplicationSession, openSession, SHORT_STATEMENTS, type Session } from '../../session.js';
+import { readByAnother, readSlotReader } from '../../slot-readers.js';
 import { streamNames } from '../../streams.js';
+import { readSubscription } from '../../subscription.js';
 import { answerTime, sessionsAtWork } from './blue-load.js';
 import type { CopyContext } from './copy-context.js';
 import { HOLDER_LOCK, STREAM_LOCK, takeOver } from './copy-lock.js';
@@ -130,6 +132,7 @@ async function hold(
     if (lacksSlots(wal, names)) throw slotsGone(names[0] ?? '', wal);
     const { bytes } = wal;
     if (judgeRetainedWal(bytes, limit) === 'abort') throw retainedWalExceeded(names[0] ?? '', bytes, limit);
+    await refuseOthers(blue, green, names);
     const seen = await green.ask((session) => watch.look(session));
     for (const table of seen?.tables ?? []) report(table);
     if (seen?.phase === 'closed') return 'released';
@@ -142,6 +145,16 @@ async function hold(
       if (seen === undefined) continue;
       if ((await green.ask((session) => readCopyState(session, run.runId)))?.phase !== 'ready') break;
     }
+  }
+}
+
+/** Green has no subscription before the copying has been closed: whoever reads from a slot takes what green was to get. */
+async function refuseOthers(blue: Session, green: GreenInSight, names: readonly string[]): Promise<void> {
+  for (const name of names) {
+    const reader = await readSlotReader(blue, name);
+    if (reader === undefined) continue;
+    const isOthers = await green.ask(async (session) => (await readSubscription(session, name)) === undefined);
+    if (isOthers === true) throw readByAnother(name, reader);
   }
 }
 
