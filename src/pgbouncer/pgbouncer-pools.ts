@@ -5,7 +5,7 @@ import { otherSide, type Side } from '../side.js';
 import type { ClientPool } from './client-pools.js';
 import { isNotRunning } from './console.js';
 import { Instance } from './instance.js';
-import { claimsPauses } from './mark.js';
+import { claimsPauses, markName, type Mark } from './mark.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { Turn } from './turn.js';
 import { within } from '../timing.js';
@@ -169,6 +169,7 @@ class PgBouncerPools implements Pools {
     const { connection } = instance.pooler;
     const { paused, mark, leadsTo } = await instance.look();
     instance.refuseOthersTurn(mark);
+    await this.#refuseEarlierRun(instance, mark, epoch);
     if (paused.length > 0 && !claimsPauses(mark)) {
       throw promotionBlocked(`"${paused.join('", "')}" is paused on PgBouncer "${connection}", and not by Verdigris`);
     }
@@ -182,6 +183,19 @@ class PgBouncerPools implements Pools {
       if (error instanceof VerdigrisError && error.type === 'StaleEpoch') throw error;
       throw blockedBy(error);
     }
+  }
+
+  /**
+   * A mark of a later epoch than the databases have is no decision of this run: one of an earlier run of the name has begun by
+   * a clock that was ahead. Nobody goes on there, so people are told.
+   */
+  async #refuseEarlierRun({ pooler }: Instance, mark: Mark | undefined, epoch: number): Promise<void> {
+    if (mark?.state !== 'settled' || mark.epoch <= epoch) return;
+    const now = await this.asked.whereWritesAre?.().catch(() => undefined);
+    if (now === undefined || now.epoch > epoch) return;
+    throw promotionBlocked(
+      `PgBouncer "${pooler.connection}" has the mark of an earlier run of this name, of epoch ${mark.epoch}, as a clock that was ahead makes it; this run is at epoch ${epoch}. Remove the entry "${markName(this.setup.migration)}" from ${pooler.file} and RELOAD`,
+    );
   }
 
   /** Whoever was frozen since it announced the pause must not pause for writes that others have moved. */

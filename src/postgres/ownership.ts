@@ -43,7 +43,7 @@ export async function claimDatabases(databases: Databases, run: Run, flag: strin
       await refuseTakenName(green, 'green', run);
       await installState(blue, 'blue');
       await installState(green, 'green');
-      const epoch = (await ownEpoch(blue, run)) ?? Math.max(await nextEpoch(blue), await nextEpoch(green));
+      const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue, green));
       const begin = { epoch, flag, streams };
       await claim(blue, 'blue', run, begin);
       await claim(green, 'green', run, begin);
@@ -118,14 +118,27 @@ async function ownEpoch(session: Session, run: Run): Promise<number | undefined>
 }
 
 /**
- * An epoch above every earlier one. Routers never go back to a lower epoch, and a rollback removes the rows that
- * remember them, so epochs start from the clock in seconds.
+ * An epoch above every earlier one. Routers and PgBouncer's file never go back to a lower epoch, and a rollback removes the
+ * rows that remember them, so epochs start from the clock in seconds: blue's alone, which is the same server in a later run of
+ * the name. One of green that was ahead would be missing when it has been put right, or in another green.
  */
-async function nextEpoch(session: Session): Promise<number> {
-  const { rows } = await session.query<{ epoch: number }>(
-    `SELECT GREATEST(floor(extract(epoch FROM clock_timestamp())), (SELECT max(epoch) + 1 FROM verdigris.route))::float8 AS epoch`,
+async function nextEpoch(blue: Session, green?: Session): Promise<number> {
+  const { rows } = await blue.query<{ epoch: number }>(
+    'SELECT floor(extract(epoch FROM clock_timestamp()))::float8 AS epoch',
   );
-  return rows[0]?.epoch ?? 1;
+  return Math.max(
+    rows[0]?.epoch ?? 1,
+    1 + (await highestEpoch(blue)),
+    green === undefined ? 0 : 1 + (await highestEpoch(green)),
+  );
+}
+
+/** Of any migration that the database knows; 0 where it knows none. */
+async function highestEpoch(session: Session): Promise<number> {
+  const { rows } = await session.query<{ epoch: number }>(
+    'SELECT coalesce(max(epoch), 0)::float8 AS epoch FROM verdigris.route',
+  );
+  return rows[0]?.epoch ?? 0;
 }
 
 /** What a run begins with, the same on both sides. */

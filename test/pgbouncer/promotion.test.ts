@@ -1,7 +1,9 @@
+import { readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
+import { Instance } from '../../src/pgbouncer/instance.js';
 import { pgBouncerPools } from '../../src/pgbouncer/pgbouncer-pools.js';
 import { poolsBefore } from '../../src/pgbouncer/from-plan.js';
 import { releaseAll, type Pools } from '../../src/postgres/pools.js';
@@ -9,6 +11,7 @@ import { findPgbench } from '../support/pgbench.js';
 import { PooledPair } from '../support/pooled-pair.js';
 import { killWorkerAt } from '../support/pooled-death.js';
 import { carryOut, STEPS } from '../support/promotion-steps.js';
+import { withClient } from '../support/postgres.js';
 import { StatementProxy } from '../support/statement-proxy.js';
 
 const missing = findPgBouncer() === undefined ? 'pgbouncer' : findPgbench() === undefined ? 'pgbench' : undefined;
@@ -98,6 +101,26 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     await carryOut('finish', pair.move('green'));
     await pair.expectSettled('blue', [1]);
     await pair.poolers[0]?.restart();
+    await pair.expectSettled('blue');
+  });
+
+  it('says which mark an earlier run has left whose clock was ahead, and goes on when it is removed', async () => {
+    const { epoch } = await pair.whereWritesAre();
+    const [pooler] = pair.setup.instances;
+    if (pooler === undefined) throw new Error('there is no PgBouncer');
+    const before = await readFile(pooler.file, 'utf8');
+    const instance = new Instance(pooler, pair.setup);
+    await instance.load({ side: 'blue', epoch: epoch + 3_600, state: 'settled' });
+    await instance.close();
+    await expect(STEPS.promote(pair.move('blue'))).rejects.toMatchObject({
+      type: 'PromotionBlocked',
+      message: expect.stringContaining(`the mark of an earlier run of this name, of epoch ${epoch + 3_600}`) as string,
+    });
+    await writeFile(pooler.file, before.replaceAll(/^verdigris_.*\n/gm, ''));
+    await withClient({ ...pair.clientOf(0), database: 'pgbouncer' }, (admin) => admin.query('RELOAD'));
+    for (const from of ['blue', 'green'] as const) {
+      for (const step of ['promote', 'finish'] as const) await carryOut(step, pair.move(from));
+    }
     await pair.expectSettled('blue');
   });
 

@@ -8,6 +8,7 @@ import {
   workerProcesses,
 } from './capacity.js';
 import type { PairCheck, SideCheck } from './check.js';
+import { clocks } from './clocks.js';
 import {
   eventTriggerRights,
   eventTriggers,
@@ -134,6 +135,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   writingEventTriggers,
   peerConnection,
   distance,
+  clocks,
   standbyOrigin,
   standbyReplay,
   standbyPrivileges,
