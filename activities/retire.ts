@@ -5,10 +5,10 @@ import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { dropFence } from '../src/postgres/fence.js';
 import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/feed-objects.js';
 import { feedName } from '../src/postgres/feed.js';
-import { SHORT_STATEMENTS } from '../src/postgres/session.js';
+import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { isAway } from '../src/postgres/standby.js';
 import { readOwner } from '../src/postgres/state.js';
-import { releaseDatabase } from '../src/postgres/ownership.js';
+import { releaseDatabase, type Run } from '../src/postgres/ownership.js';
 import { dropTriggers } from '../src/postgres/migrate/revert.js';
 import { stepContext } from './step-context.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -33,9 +33,7 @@ export function retireActivities(dependencies: ActivityDependencies) {
         const there = feedName(run.migration, 'to_green');
         const retireGreen = async (): Promise<void> => {
           const green = await session('green', 'retire');
-          // Done by an earlier attempt; another run may have taken it over since.
-          const owner = await readOwner(green);
-          if (owner !== undefined && (owner.runId !== run.runId || owner.outcome !== null)) return;
+          if (await isOver(green, run)) return;
           await dropDdlTriggers(green);
           // Only where the promotion was never finished.
           await dropSubscriptions(green, there);
@@ -47,6 +45,7 @@ export function retireActivities(dependencies: ActivityDependencies) {
         };
         const retireBlue = async (): Promise<void> => {
           const blue = await session('blue', 'retire', SHORT_STATEMENTS);
+          if (await isOver(blue, run)) return;
           await dropDdlTriggers(blue);
           await dropSubscriptions(blue, back);
           await dropSlots(blue, there, 2_000);
@@ -66,6 +65,12 @@ export function retireActivities(dependencies: ActivityDependencies) {
         return away && leftOnBlue(away, back, there, cleaning);
       }),
   };
+}
+
+/** Done by an earlier attempt; another run may have taken the database over since. */
+async function isOver(session: Session, run: Run): Promise<boolean> {
+  const owner = await readOwner(session);
+  return owner !== undefined && (owner.runId !== run.runId || owner.outcome !== null);
 }
 
 /** A restart of its server, or a failover, takes less. A blue that is gone for good must not keep the run for ever. */

@@ -1,5 +1,7 @@
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ActivityDependencies } from '../../activities/context.js';
+import { retireActivities } from '../../activities/retire.js';
 import { rollbackActivities } from '../../activities/rollback.js';
 import { planSchema, type Plan } from '../../src/plan/schema.js';
 import { installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
@@ -23,13 +25,17 @@ function planOf(name: string): Plan {
   return planSchema.parse({ name, blue: { connection: 'app_blue' }, green: { connection: 'app_green' } });
 }
 
-/** The last undoing of a run's rollback. */
-async function release(name: string): Promise<void> {
+function dependencies(): ActivityDependencies {
   const environment = {
     VERDIGRIS_CONNECTION_APP_BLUE: own.blue.uri,
     VERDIGRIS_CONNECTION_APP_GREEN: own.green.uri,
   };
-  const { releaseDatabases } = rollbackActivities({ environment, redact: String });
+  return { environment, redact: String };
+}
+
+/** The last undoing of a run's rollback. */
+async function release(name: string): Promise<void> {
+  const { releaseDatabases } = rollbackActivities(dependencies());
   await new MockActivityEnvironment().run(() =>
     releaseDatabases({ plan: planOf(name), runId: `run of ${name}` }, { keepGreen: false }),
   );
@@ -64,5 +70,14 @@ describe('giving both databases back', () => {
     expect(await onBoth((side) => withSession(databases[side], { purpose: 'test' }, hasState))).toEqual([false, false]);
     // Begun again: the worker had died before it could say so.
     await release('winner');
+  });
+
+  it('a retirement that is begun again leaves what another run, which has claimed blue since, has there', async () => {
+    await claimDatabases(databases, { runId: 'run of later', migration: 'later' }, 'use-green-db');
+    await onBoth((side) => withSession(databases[side], { purpose: 'test' }, installDdlTriggers));
+    const { retire } = retireActivities(dependencies());
+    await new MockActivityEnvironment().run(() => retire({ plan: planOf('earlier'), runId: 'run of earlier' }));
+    expect(await onBoth(triggersOn)).toEqual([2, 2]);
+    await release('later');
   });
 });
