@@ -1,12 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type pg from 'pg';
 import { afterEach, describe, expect, it } from 'vitest';
 import { feedName } from '../../src/postgres/feed.js';
+import { literal } from '../../src/postgres/identifier.js';
 import { measureLag } from '../../src/postgres/marker.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { readSlotReader, SlotReaders } from '../../src/postgres/slot-readers.js';
 import { installState } from '../../src/postgres/state.js';
-import { disableSubscription, enableSubscription, ensureSubscription } from '../../src/postgres/subscription.js';
+import {
+  disableSubscription,
+  enableSubscription,
+  ensureSubscription,
+  readSubscription,
+} from '../../src/postgres/subscription.js';
 import { FeedErrors } from '../../src/postgres/stuck-feed.js';
 import { LinkProxy } from '../support/link-proxy.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
@@ -19,6 +24,8 @@ const ANOTHER = {
   type: 'ReplicationBroken',
   message: expect.stringMatching(/read by another subscriber .*from 127.0.0.1/) as string,
 };
+
+const WITHIN = { timeout: 20_000, interval: 20 };
 
 const open: (() => Promise<unknown>)[] = [];
 
@@ -106,11 +113,9 @@ describe('a slot that somebody else reads from', () => {
     await expect.poll(() => readSlotReader(pair.blue, FEED)).toBeDefined();
     const before = await readSlotReader(pair.blue, FEED);
     link.swallow('toServer');
-    await withClient(pair.configOf('green'), (client: pg.Client) =>
-      client.query(
-        `SELECT pg_terminate_backend(pid) FROM pg_stat_subscription WHERE pid IS NOT NULL AND subname = '${FEED}'`,
-      ),
-    );
+    // Its worker begins anew and gets through now, but the slot is taken by the one before.
+    await pair.green.query(`ALTER SUBSCRIPTION ${FEED} CONNECTION ${literal(pair.databases.blue.peerConninfo)}`);
+    await expect.poll(async () => (await readSubscription(pair.green, FEED))?.applyPid ?? null, WITHIN).toBeNull();
     const readers = new SlotReaders(pair.blue, pair.green, [FEED]);
     await looks({ refuse: () => readers.refuseOthers() }, 8_000);
     expect(await readSlotReader(pair.blue, FEED)).toMatchObject({ pid: before?.pid });

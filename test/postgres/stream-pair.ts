@@ -141,10 +141,6 @@ export class StreamPair {
     return { ...this.dependencies, environment: { ...this.dependencies.environment, ...nobody } };
   }
 
-  configOf(side: Side): pg.ClientConfig {
-    return this.own[side].config;
-  }
-
   portOf(side: Side): number {
     return this.own[side].port;
   }
