@@ -9,6 +9,7 @@ import { measureApplication } from './application.js';
 import { measureBackfill } from './backfill.js';
 import type { Bench } from './bench.js';
 import { dumpAndRestore, pgcopydb, pgcopydbAndByHand, verdigris } from './contestants.js';
+import { wrongIn } from './correctness.js';
 import { BENCH_DATABASE, sizeOnDisk } from './data-set.js';
 import { describeMachine } from './machine.js';
 import { dataOptions, exitCodeOf, type DataOptions, type Part, type Peer } from './options.js';
@@ -18,7 +19,7 @@ import { measureInRounds, type Rounds } from './rounds.js';
 import { SERVER_SETTINGS, startServers, withClient } from './servers.js';
 import { measureVerificationPart } from './verify.js';
 
-/** `npm run bench -- data`: the exit code is 0 when it could measure, whatever it measured. */
+/** `npm run bench -- data`: the exit code is 1 when it could not measure, or Verdigris did something wrong; never for a speed. */
 export async function dataBenchmark(args: readonly string[]): Promise<number> {
   let options: DataOptions;
   try {
@@ -43,7 +44,9 @@ export async function dataBenchmark(args: readonly string[]): Promise<number> {
     });
     say(`\n${report(result)}\n`);
     await lifeCycle.stop();
-    return 0;
+    const wrong = wrongIn(result);
+    for (const line of wrong) console.error(`WRONG: ${line}`);
+    return wrong.length === 0 ? 0 : 1;
   } catch (error) {
     const interrupted = error instanceof Interrupted || lifeCycle.ending;
     if (!interrupted) console.error(error instanceof EmbeddedError ? error.message : error);

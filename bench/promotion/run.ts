@@ -7,12 +7,13 @@ import { describeMachine } from '../data/machine.js';
 import { exitCodeOf } from '../data/options.js';
 import { SERVER_SETTINGS } from '../data/servers.js';
 import { CONTEST, type Bench } from './contest.js';
+import { wrongIn } from './correctness.js';
 import { promotionOptions, type PromotionOptions } from './options.js';
 import { startPairServers } from './pair.js';
 import { report } from './report.js';
 import type { PromotionResult } from './result.js';
 
-/** `npm run bench -- promotion`: the exit code is 0 when it could measure, whatever it measured. */
+/** `npm run bench -- promotion`: the exit code is 1 when it could not measure, or an audit found something wrong; never for a speed. */
 export async function promotionBenchmark(args: readonly string[]): Promise<number> {
   let options: PromotionOptions;
   try {
@@ -39,7 +40,9 @@ export async function promotionBenchmark(args: readonly string[]): Promise<numbe
     });
     console.log(`\n${report(result)}\n`);
     await lifeCycle.stop();
-    return 0;
+    const wrong = wrongIn(result);
+    for (const line of wrong) console.error(`WRONG: ${line}`);
+    return wrong.length === 0 ? 0 : 1;
   } catch (error) {
     const interrupted = stopping.signal.aborted || error instanceof Interrupted || lifeCycle.ending;
     if (!interrupted) console.error(error instanceof EmbeddedError ? error.message : error);

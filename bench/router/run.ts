@@ -11,7 +11,7 @@ import type { Side } from '../../src/side.js';
 import { compiledRouter } from '../compiled-router.js';
 import { exitCodeOf } from '../data/options.js';
 import { routerOptions, type RouterBenchOptions } from './options.js';
-import { exitCodeFor, verdictOf, WORKLOADS, type Overhead, type Workload } from './targets.js';
+import { verdictOf, WORKLOADS, type Overhead, type Workload } from './targets.js';
 
 /*
  * What the router costs beside a plain pg.Pool: the same statements on the same server in the same process, with the
@@ -217,7 +217,7 @@ function signed(n: number): string {
   return `${n < 0 ? '-' : '+'}${Math.abs(n).toFixed(1)}`;
 }
 
-/** `npm run bench -- router`: the exit code is 1 when a target is missed. */
+/** `npm run bench -- router`: the exit code is 0 when it could measure. A request that fails ends it; a missed target is printed. */
 export async function routerBenchmark(args: readonly string[]): Promise<number> {
   let options: RouterBenchOptions;
   try {
@@ -234,7 +234,7 @@ export async function routerBenchmark(args: readonly string[]): Promise<number> 
     if (options.json !== undefined) {
       await writeFile(options.json, `${JSON.stringify({ ...options, all: compared }, null, 2)}\n`);
     }
-    return exitCodeFor(compared);
+    return 0;
   } finally {
     await Promise.all([green.stop(), blue.stop()]);
   }

@@ -20,8 +20,3 @@ export function verdictOf({ workload, throughput, moreMicroseconds }: Overhead):
   if (workload === 'strict on green') return '-';
   return throughput >= TARGET.throughput && moreMicroseconds <= TARGET.microseconds ? 'met' : 'missed';
 }
-
-/** The exit code: 1 when a target is missed. */
-export function exitCodeFor(measured: readonly Overhead[]): number {
-  return measured.some((one) => verdictOf(one) === 'missed') ? 1 : 0;
-}

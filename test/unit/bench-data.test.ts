@@ -3,6 +3,7 @@ import { benchmarkNamed } from '../../bench/benchmarks.js';
 import { summed } from '../../bench/data/activity-times.js';
 import { standingOf, type ApplicationRun } from '../../bench/data/application.js';
 import { backfillPart, backfillTargets } from '../../bench/data/backfill.js';
+import { wrongIn } from '../../bench/data/correctness.js';
 import { dataOptions, defaultRounds, exitCodeOf, PARTS, PEERS } from '../../bench/data/options.js';
 import { benchPlan, seedSteps } from '../../bench/data/plan.js';
 import { table } from '../../bench/data/report.js';
@@ -203,6 +204,29 @@ describe('the targets', () => {
       leftOut: [],
     });
     expect(backfillTargets(measured).map(({ met }) => met)).toEqual([true, true, true, false]);
+    expect(wrongIn({ ...base, backfill: measured })).toEqual([]);
+    const standings = measured.standings.map((one) => ({ ...one, failedWrites: 3, rowsLeft: 1, notNull: false }));
+    // pgroll's are told in the table.
+    expect(wrongIn({ ...base, backfill: { ...measured, standings } })).toEqual([
+      'backfill: 3 failed writes',
+      'backfill: 1 rows without a value',
+      'backfill: the column is nullable at the end',
+    ]);
+  });
+
+  it('that are missed are no failure of the command; rows that differ are', () => {
+    const slow = part(
+      [run('Verdigris', 10.5, 400 * 2 ** 20), run('pgcopydb clone', 10, 1)],
+      'Verdigris',
+      'pgcopydb clone',
+    );
+    expect(wrongIn({ ...base, copy: slow })).toEqual([]);
+    const missing = new Map([
+      ['Verdigris', '2 rows differ after copy-1'],
+      ['pgcopydb clone', 'not installed'],
+    ]);
+    const copy = { standings: standingsOf(['Verdigris', 'pgcopydb clone'], [], missing), runs: [] };
+    expect(wrongIn({ ...base, copy })).toEqual(['copy: 2 rows differ after copy-1']);
   });
 });
 

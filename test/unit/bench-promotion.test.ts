@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { benchmarkNamed } from '../../bench/benchmarks.js';
 import { exitCodeOf } from '../../bench/data/options.js';
+import { wrongIn } from '../../bench/promotion/correctness.js';
 import { OUTCOME, type LoadResult } from '../../bench/promotion/load-messages.js';
 import { whatWasSeen } from '../../bench/promotion/measure.js';
 import type { Move } from '../../bench/promotion/move.js';
@@ -131,5 +132,17 @@ describe('the benchmark of the promotion', () => {
     const moves = [move(5_000), { ...move(12_000), from: 'green' as const }];
     const met = targetsOf({ measured: [measured('router', moves, audit)] }).map((target) => target.met);
     expect(met).toEqual(met.map((__, i) => i !== line));
+    expect(wrongIn({ measured: [measured('router', moves, audit)] })).toHaveLength(1);
+    expect(wrongIn({ measured: [measured('manual', moves, audit)] })).toEqual([]);
+  });
+
+  it('fails for what is wrong, never for a hold that is long', () => {
+    const slow = measured('router', [move(5_000, 900)]);
+    expect(targetsOf({ measured: [slow] }).some(({ met }) => met === false)).toBe(true);
+    expect(wrongIn({ measured: [slow] })).toEqual([]);
+    const there = measured('pgbouncer', [], { failedButThere: 2 });
+    expect(wrongIn({ measured: [slow, there] })).toEqual([
+      'pgbouncer: 2 writes not acknowledged, and there all the same',
+    ]);
   });
 });
