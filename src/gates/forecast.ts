@@ -25,7 +25,21 @@ type ShareGate = RequestGate | PrometheusGate;
 
 /** What the gates of a plan can't decide with the traffic of now, a line each with the numbers; empty when they can. */
 export function forecastGates(plan: Plan, now: TrafficNow): string[] {
-  return [...ofRouters(plan, now), ...ofPrometheus(plan, now), ...ofServers(plan, now)];
+  return [...ofRouters(plan, now), ...ofPrometheus(plan, now), ...ofServers(plan, now), ...ofAnswers(plan, now)];
+}
+
+/** Whatever has failed or was late is counted; a view, a function or an index that gives wrong rows answers in time. */
+function ofAnswers({ traffic }: Plan, { routers, window }: TrafficNow): string[] {
+  const counts = traffic.gates.filter(({ dryRun }) => dryRun !== true);
+  const isCompared = counts.some(({ metric }) => metric === 'mismatchRate');
+  const isByRouters = routers > 0 || traffic.gates.some(isRequestGate);
+  if (isCompared || !isByRouters || traffic.stages.every(({ percent }) => percent === 0)) return [];
+  const mirrors = (window?.mirrored.compared ?? 0) > 0;
+  const rows = counts.some(({ metric }) => metric === 'rowDifferences') ? ' (rowDifferences compares tables)' : '';
+  return [
+    `no gate compares what green answers with what blue does${rows}: wrong rows of a view or a function would pass every stage; ` +
+      `${mirrors ? 'the routers mirror reads already: ' : 'set the option "mirror" of the routers, and '}add the gate { "metric": "mismatchRate", "max": 0.001 }`,
+  ];
 }
 
 function ofRouters(plan: Plan, now: TrafficNow): string[] {

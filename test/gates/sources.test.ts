@@ -17,6 +17,10 @@ function plan(traffic: object): Plan {
   return parsed.plan;
 }
 
+const UNCOMPARED = expect.stringMatching(
+  /^no gate compares what green answers with what blue does: .* set the option "mirror" of the routers, and add the gate/,
+) as string;
+
 describe('the metrics pages of routers', () => {
   let pages: MetricsPage[];
   beforeAll(async () => {
@@ -174,12 +178,31 @@ describe('the forecast', () => {
     );
     expect(first).toContain("it can't pass before maxStageDuration (4h)");
     const busy = { ...empty, blue: { ...empty.blue, requests: 5_000 } };
-    expect(forecastGates(plan({ gates }), { routers: 1, window: busy })).toEqual([]);
+    expect(forecastGates(plan({ gates }), { routers: 1, window: busy })).toEqual([UNCOMPARED]);
+  });
+
+  test('says that no gate would see wrong rows, as long as none does', () => {
+    const busy = { ...empty, blue: { ...empty.blue, requests: 5_000 }, mirrored: { compared: 500, different: 0 } };
+    const mismatches = { metric: 'mismatchRate', max: 0.01 };
+    const told = (own: object[], stages = [{ percent: 1, for: '15m' }]): string[] =>
+      forecastGates(plan({ gates: own, stages }), { routers: 1, window: busy });
+    expect(told(gates)).toEqual([
+      expect.stringMatching(/wrong rows .* the routers mirror reads already: add the gate/),
+    ]);
+    expect(told([...gates, { ...mismatches, dryRun: true }])).toHaveLength(1);
+    expect(told([...gates, { metric: 'rowDifferences', max: 0 }])).toEqual([
+      expect.stringContaining('(rowDifferences compares tables)'),
+    ]);
+    expect(told([...gates, mismatches])).toEqual([]);
+    expect(told(gates, [{ percent: 0, for: '15m' }])).toEqual([]);
+    // Whoever reads without a router can mirror nothing.
+    expect(forecastGates(plan({ gates: [{ metric: 'lag', max: '1s' }] }), { routers: 0 })).toEqual([]);
   });
 
   test('says that nobody reads, and that no router mirrors', () => {
     expect(forecastGates(plan({ gates }), { routers: 2, window: empty })).toEqual([
       "the routers have had no read within 5 s: errorRate can't decide",
+      UNCOMPARED,
     ]);
     const window = { ...empty, blue: { ...empty.blue, requests: 5_000 } };
     const mismatches = plan({ gates: [{ metric: 'mismatchRate', max: 0.01 }] });

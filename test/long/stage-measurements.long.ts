@@ -119,6 +119,7 @@ describe('a stage by its activities', () => {
       expect.stringContaining(
         'stage 10 % for 1m at 2 requests a second gives 12 on green; prometheus: orders max 0.005',
       ),
+      expect.stringContaining('no gate compares what green answers with what blue does'),
     ]);
   });
 });
