@@ -1,3 +1,4 @@
+import { patched } from '@temporalio/workflow';
 import type { Stage } from '../src/plan/schema.js';
 import { askedAnew, expiredApproval } from './lib/approval-question.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -74,17 +75,30 @@ async function mayOpen(
   if (!(await webhooksLead(story, ref, stage, before))) return false;
   // They may have kept it waiting for days.
   const { resumes } = story.run;
+  const leadBack = once(() => story.webhooks.tell('readsBack', before?.percent ?? 0));
   let quiet = true;
   if (hasLoadLimit(ref)) {
+    const stopped = (wait: () => Promise<void>): Promise<void> => {
+      if (patched('webhooks lead back as soon as a pause stops a stage at its look at the load')) leadBack();
+      return wait();
+    };
     const isAsBefore = await whileWatched(async () => {
-      quiet = await isQuietNow(story, ref, 'traffic');
+      quiet = await isQuietNow(story, ref, 'traffic', { stopped });
     });
     if (!isAsBefore) return false;
   }
   const wasPaused = story.run.resumes !== resumes;
   if (quiet && !wasPaused && (await stageMayOpenNow(story, ref, stage)) !== null) return true;
-  story.webhooks.tell('readsBack', before?.percent ?? 0);
+  leadBack();
   return false;
+}
+
+function once(work: () => void): () => void {
+  let isDone = false;
+  return () => {
+    if (!isDone) work();
+    isDone = true;
+  };
 }
 
 interface Question {

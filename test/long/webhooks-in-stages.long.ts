@@ -248,6 +248,27 @@ describe.concurrent('webhooks of a run', () => {
     await run.handle.terminate();
   });
 
+  it('are led back once, and at once, by a pause where a stage that they lead to looks once more whether blue is quiet', async () => {
+    const hook = await receiver();
+    let looks = 0;
+    const awaitQuiet: Overrides['awaitQuiet'] = () => {
+      const hasAgreed = hook.events.at(-1) === 'stage';
+      return hasAgreed && ++looks === 1 ? untilCancelled() : { quiet: true };
+    };
+    const run = await begin({ hook }, {}, { awaitQuiet }, {}, { below: { transactionsPerSecond: 1_000 } });
+    await saw(hook, () => looks > 0);
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await saw(hook, () => hook.events.includes('readsBack'));
+    expect((await statusOf(run.handle)).paused).toBe(true);
+    expect(run.log).not.toContain('+openStage');
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await inStandby(run);
+    await saw(hook, () => hook.events.includes('promoted'));
+    expect(hook.events).toEqual(['stage', 'readsBack', 'stage', 'promoting', 'promoted']);
+    await replayed(run);
+    await run.handle.terminate();
+  });
+
   it('are asked again when the run was paused between their agreement and the promotion', async () => {
     const hook = await receiver();
     let tries = 0;
