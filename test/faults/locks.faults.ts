@@ -110,15 +110,36 @@ describe.each([['pg15' as const], ['pg18' as const]])('locks on %s', (server) =>
     expect((await app.query('SELECT b FROM t LIMIT 1')).rowCount).toBe(1);
   });
 
-  it('DDL that keeps the application waiting each time is given up, and says whom', async () => {
+  it('raw SQL that keeps the application waiting each time is given up for now, says whom it held up, and is done when it can be', async () => {
+    const step = { name: 'x', up: 'ALTER TABLE t ADD COLUMN b int; SELECT pg_sleep(3)', down: 'SELECT 1' } as never;
+    let over = false;
+    const reads = (async (): Promise<void> => {
+      while (!over) await app.query('SELECT FROM t LIMIT 1');
+    })();
+    const failure: unknown = await runSql(context, 0, step, 'up')
+      .catch((error: unknown) => error)
+      .finally(() => (over = true));
+    await reads;
+    expect(failure).toMatchObject({ type: 'MigrationStepFailed', retryable: true });
+    expect(String(failure)).toMatch(/SQL step "x" \(up\): given up 5 times, .*SELECT FROM t\) has waited for it/);
+    expect(seen.map(({ note }) => note ?? '').join('\n')).toMatch(/gave way, and is tried again: .*SELECT FROM t/);
+    // As the next try of its activity.
+    await runSql(context, 0, step, 'up');
+    expect((await app.query('SELECT b FROM t LIMIT 1')).rowCount).toBe(1);
+  });
+
+  it('DDL that keeps the application waiting each time is given up for now, and says whom', async () => {
     const stubborn = longestRead(() =>
       shortLocks(context, session, { object: 'table t', maxBlockingMs: 200 }, () =>
         session.query('LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(30)'),
       ),
     );
-    await expect(stubborn).rejects.toThrow(
-      /table t: given up 5 times, .* it was stopped, since pid \d+ \(the shop, user postgres: SELECT FROM t\) has waited for it for \d+\.\d s/,
-    );
+    await expect(stubborn).rejects.toMatchObject({
+      retryable: true,
+      message: expect.stringMatching(
+        /table t: given up 5 times, .* it was stopped, since pid \d+ \(the shop, user postgres: SELECT FROM t\) has waited for it for \d+\.\d s/,
+      ) as string,
+    });
   });
 
   it.each([

@@ -18,7 +18,7 @@ const LOCK_TIMEOUT_MS = 500;
 /** How long to go on trying before a person is asked. */
 const TRY_FOR_MS = 120_000;
 
-/** Each time the application has stood still for MAX_BLOCKING_MS: it is not asked to do so again and again. */
+/** Each time the application has stood still for MAX_BLOCKING_MS: it gets a longer rest before it is asked to do so again. */
 const WAYS_GIVEN = 5;
 
 export interface ShortLocks {
@@ -38,7 +38,7 @@ export interface ShortLocks {
  * has waited for it too long; tried again with growing, jittered pauses. The work must lock its table first and nothing
  * before it.
  *
- * @throws VerdigrisError MigrationStepFailed that names who holds the lock, after two minutes, or who was held up.
+ * @throws VerdigrisError MigrationStepFailed (retryable) that names who holds the lock, after two minutes, or who was held up.
  */
 export async function shortLocks<T>(
   context: StepContext,
@@ -130,7 +130,8 @@ async function againAndAgain<T>(
       if (isConnectionLost(error)) throw error;
       await options.afterFailure?.();
       if (gaveWay(error, met)) {
-        if (++waysGiven >= WAYS_GIVEN) throw gaveUp(options.object, met, error);
+        if (++waysGiven >= WAYS_GIVEN) throw gaveWayTooOften(options.object, met, error);
+        context.onProgress(noted('locks', options.object, `gave way, and is tried again: ${describeEncounter(met)}`));
       } else if (!TRY_AGAIN.has(sqlState(error) ?? '')) throw error;
       else if (performance.now() > deadline && tries > 2) throw lockNotHad(options.object, met, error);
       await sleep(pauseMs(tries, waysGiven), undefined, { signal: context.signal });
@@ -156,11 +157,14 @@ function lockNotHad(object: string, met: Encounter, cause: unknown): VerdigrisEr
   });
 }
 
-function gaveUp(object: string, met: Encounter, cause: unknown): VerdigrisError {
+/** Nothing is wrong with it: whoever was held up is gone some time, and a rollback would cost all that is there. */
+function gaveWayTooOften(object: string, met: Encounter, cause: unknown): VerdigrisError {
   return new VerdigrisError({
     type: 'MigrationStepFailed',
     message: `${object}: given up ${WAYS_GIVEN} times, since it held up the application: ${describeEncounter(met)}`,
-    nextStep: 'run it at a quieter time, or write it so that it takes no such lock; nothing has been changed',
+    nextStep:
+      'nothing: it is tried again by itself, and nothing has been changed; to have it sooner, let those whom it names end, or pause the run until a quieter time. What holds others up each time is to be written so that it takes no such lock: roll back and start again then',
+    retryable: true,
     cause,
   });
 }
