@@ -32,6 +32,7 @@ import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordEvent } from '../src/postgres/state.js';
 import { refuseUnmovedContents, unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
+import { readLastPass, type Since } from '../src/postgres/verify/last-pass.js';
 import { whereWritesAre, type WritesAt } from '../src/postgres/where-writes-are.js';
 import { writesOfGreen, type WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { VerdigrisError } from '../src/errors.js';
@@ -78,7 +79,8 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through, or it is too late; GateFailed
      * when a gate of the last stage has failed meanwhile. Nothing has happened then. NotOpened (retryable) when it has been
      * decided: nobody takes writes until the new side is open. PoolNotReleased, for good only when it
-     * is too late: clients of a pooler may wait (withdrawPromotion). PartitionEmptied when rows are to be compared again first.
+     * is too late: clients of a pooler may wait (withdrawPromotion). PartitionEmptied and ServerReplaced when rows
+     * are to be compared again first.
      */
     promote: (
       ref: RunRef,
@@ -271,6 +273,7 @@ async function promote(
         ...begins,
         patterns: ref.plan.tables,
         comparedPartitions: partitions,
+        ...(decided || from === 'green' ? {} : { comparedOn: await comparedServers(work) }),
         ...(from === 'blue' ? { lastLook: () => refuseDdl(work, ref, session) } : {}),
         maxHoldMs: parseDuration(maxHold),
         feedBack: from === 'blue',
@@ -474,6 +477,12 @@ async function rememberFilesOfGreen(green: Session, { plan, runId }: RunRef): Pr
   const files = await readPartitionFiles(green, tableFilter(plan.tables));
   if ((await readRoute(green, plan.name))?.writesOn === 'green') return;
   await rememberFiles(green, runId, 'compared', files);
+}
+
+/** Green's record of it goes back with green: an older comparison tells other servers as well. */
+async function comparedServers({ run, session }: Work): Promise<Since | undefined> {
+  const green = await session('green', 'compared', SHORT_STATEMENTS);
+  return (await readLastPass(green, run.runId))?.began;
 }
 
 /** What a side must not have emptied since: the way back names what it has, and somebody accepts it. */

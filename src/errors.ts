@@ -20,6 +20,7 @@ export const ERROR_TYPES = [
   'BackfillFailed',
   'VerificationFailed',
   'PartitionEmptied',
+  'ServerReplaced',
   'GateFailed',
   'FlagsNotWritten',
   'WeightsNotSet',

@@ -144,6 +144,8 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
     } catch (error) {
       // Nothing has happened: writes are on blue as before. Back to the approval, saying what stood in the way.
       if (!isBlocked(error)) throw error;
+      // Whoever approves it then knows that all rows were compared again.
+      if (isOfOtherServer(error)) comparedAt = -1;
       why = failureMessage(error);
       run.warn([why]);
       ready.goBack();
@@ -153,7 +155,12 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
 
 /** Whether something stood in the way of all tries, which somebody is to remove before the promotion is approved again. */
 function isBlocked(error: unknown): boolean {
-  return ['PromotionBlocked', 'FenceTampered'].includes(failureType(error) ?? '');
+  return ['PromotionBlocked', 'FenceTampered'].includes(failureType(error) ?? '') || isOfOtherServer(error);
+}
+
+/** Whether a side was failed over or restored since rows were compared. */
+function isOfOtherServer(error: unknown): boolean {
+  return failureType(error) === 'ServerReplaced';
 }
 
 /** After so many tries in a row that a partition with another file has ended, somebody is to stop what does that. */

@@ -27,17 +27,25 @@ import {
   waitUntilAllIsThere,
   type SequencesBefore,
 } from './promotion-hold.js';
-import { TooFarBehind, waitForNoUnfencedChanges, waitForNoWriters, waitForShortLag } from './promotion-readiness.js';
+import {
+  refuseReplaced,
+  TooFarBehind,
+  waitForNoUnfencedChanges,
+  waitForNoWriters,
+  waitForShortLag,
+} from './promotion-readiness.js';
 import { keptSessions, openActors, openSessions, type Sessions } from './promotion-sessions.js';
 import { closeSession, openSession, SHORT_STATEMENTS, withSession, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState, STALE_EPOCH } from './sqlstate.js';
 import { FENCE_CLOSED, FENCE_LOCK, ROUTE_CHANNEL } from './state.js';
 import type { TableName } from '../plan/table-name.js';
+import type { Since } from './verify/last-pass.js';
 
 /*
  * The promotion: one transaction on the side that gives writes away decides. In its order:
  *
  *   prepare  the way back is proven, the fence is armed          prepare-promotion.ts
+ *            the servers are those on which rows were compared,
  *            the lag is short, nobody would hold up a slot       promotion-readiness.ts
  *            or write past the fence
  *   pause    poolers: their clients wait                          pools.ts, with a deadline of its own
@@ -74,6 +82,8 @@ export interface Promotion {
   readonly knownTables: readonly number[];
   /** The partitions of `from` with the files of which rows were compared: another file stops the try. Default: any. */
   readonly comparedPartitions?: readonly PartitionFile[] | undefined;
+  /** The servers on which rows were compared: another one stops the try. Default: any. */
+  readonly comparedOn?: Since | undefined;
   /** What the plan moves: a new table that it leaves out stops nothing. Default: all. */
   readonly patterns?: TablePatterns | undefined;
   /** When it is too late to begin a hold. What is decided is finished. Default: never. */
@@ -186,6 +196,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
     refuseLate(promotion);
     const sessions = await openSessions(actors, promotion, keep);
+    await refuseReplaced(sessions, promotion);
     const sequences = await prepareSequences(sessions, promotion);
     if (promotion.acceptLoss !== true) await waitForShortLag(sessions, promotion);
     await prepareHold(sessions, promotion, sequences);

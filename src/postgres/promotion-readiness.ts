@@ -8,10 +8,31 @@ import { measureLag } from './marker.js';
 import type { Promotion } from './promote.js';
 import type { Sessions } from './promotion-sessions.js';
 import { distanceOfHold, distanceOfMarker, measureRoundTrips, type RoundTrips } from './round-trips.js';
+import { readServerPosition } from './server-position.js';
 import type { Session } from './session.js';
+import { whyOthers } from './verify/last-pass.js';
 import { describeChange, readUnfencedChanges } from './unfenced-changes.js';
 
 /* When it is worth asking writers to wait: what these functions wait for would otherwise be part of the hold. */
+
+/**
+ * Whoever has replaced a server may lack rows that were compared, and nothing brings them: the slot on blue is beyond them.
+ * Asked on the sessions of the hold, which end with their servers, so nobody can be replaced later unseen.
+ *
+ * @throws VerdigrisError ServerReplaced
+ */
+export async function refuseReplaced({ main, to }: Sessions, { from, comparedOn }: Promotion): Promise<void> {
+  if (comparedOn === undefined) return;
+  const [old, other] = await Promise.all([readServerPosition(main), readServerPosition(to)]);
+  const why = whyOthers(comparedOn, from === 'blue' ? { blue: old, green: other } : { blue: other, green: old });
+  if (why === undefined) return;
+  throw new VerdigrisError({
+    type: 'ServerReplaced',
+    message: `${why} since rows were compared: it may lack some of them`,
+    nextStep:
+      'nothing: all rows are compared again, and the promotion is asked for anew; see that the application, too, has the server that it is to have',
+  });
+}
 
 /** The new side is behind, and has not come close within one try. */
 export class TooFarBehind extends VerdigrisError {}

@@ -1,4 +1,5 @@
 import { readProgress, writeProgress, type ProgressKey } from './migrate/progress-row.js';
+import { walPosition, type ServerPosition } from './server-position.js';
 import type { Session } from './session.js';
 
 /*
@@ -15,16 +16,9 @@ export interface GreenPosition {
   readonly at: string;
 }
 
-/** Which server blue was then: a restored or failed-over blue is another one, and may have less. */
-export interface BlueIdentity {
-  readonly system: string;
-  readonly timeline: string;
-  readonly lsn: string;
-}
-
 /** The last moment at which blue had everything. */
 export interface Confirmed extends GreenPosition {
-  readonly blue: BlueIdentity;
+  readonly blue: ServerPosition;
   /** Errors that its subscriptions had met by then; not known where an earlier version has written it. */
   readonly errors?: number;
   /** Set when the feed was dropped by us, since it held back too much WAL. */
@@ -62,27 +56,6 @@ export async function readGreenPosition(green: Session, feed: string): Promise<G
   return rows[0] ?? { lsn: '0/0', writes: null, at: 'unknown' };
 }
 
-export async function readBlueIdentity(blue: Session): Promise<BlueIdentity> {
-  const { rows } = await blue.query<BlueIdentity>(
-    `SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system,
-            substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) AS timeline,
-            pg_current_wal_insert_lsn()::text AS lsn`,
-  );
-  return rows[0] ?? { system: '', timeline: '', lsn: '0/0' };
-}
-
-/** Why blue is not the server any more that had everything; undefined when it is. */
-export function replacedBlue(before: BlueIdentity, now: BlueIdentity): string | undefined {
-  if (now.system !== before.system) return 'blue is another server than it was';
-  if (now.timeline !== before.timeline) return 'blue was failed over or restored (its timeline has changed)';
-  return position(now.lsn) < position(before.lsn) ? 'blue was restored to an earlier state' : undefined;
-}
-
-function position(lsn: string): bigint {
-  const [high, low] = lsn.split('/');
-  return (BigInt(`0x${high ?? '0'}`) << 32n) + BigInt(`0x${low ?? '0'}`);
-}
-
 /** What a rollback now would lose, in words: the best that green's records say. */
 export async function describeLoss(green: Session, runId: string, feed: string): Promise<string> {
   const confirmed = await readConfirmed(green, runId);
@@ -95,7 +68,7 @@ export async function describeLoss(green: Session, runId: string, feed: string):
 
 /** The words for what was written between two moments. Pure. */
 export function lossBetween(confirmed: GreenPosition, now: GreenPosition): string {
-  const wal = formatSize(Number(position(now.lsn) - position(confirmed.lsn)));
+  const wal = formatSize(Number(walPosition(now.lsn) - walPosition(confirmed.lsn)));
   const since = `${confirmed.at} UTC`;
   // Counters that went backwards were reset, or lost in a crash of green.
   if (confirmed.writes === null || now.writes === null || now.writes < confirmed.writes) {

@@ -4,18 +4,10 @@ import { feedName } from './feed.js';
 import { measureLag } from './marker.js';
 import type { Run } from './ownership.js';
 import { judgeRetainedWal, lacksSlots, readRetainedWal } from './retained-wal.js';
+import { readServerPosition, whyReplaced, type ServerPosition } from './server-position.js';
 import type { Session } from './session.js';
 import { isConnectionLost } from './sqlstate.js';
-import {
-  describeLoss,
-  readBlueIdentity,
-  readConfirmed,
-  readGreenPosition,
-  replacedBlue,
-  writeConfirmed,
-  type BlueIdentity,
-  type Confirmed,
-} from './standby-loss.js';
+import { describeLoss, readConfirmed, readGreenPosition, writeConfirmed, type Confirmed } from './standby-loss.js';
 import { streamsOfRun } from './streams.js';
 import { readSubscription } from './subscription.js';
 
@@ -80,7 +72,7 @@ export async function lookAtStandby(
 
   async function lookAtBlue(): Promise<StandbyState> {
     const blue = await openBlue();
-    const identity = await readBlueIdentity(blue);
+    const identity = await readServerPosition(blue);
     const broken = (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, identity);
     if (broken !== undefined) return gone('broken', broken);
     // Read before the marker is written: what comes before it, blue has when the marker arrives.
@@ -137,7 +129,7 @@ export async function whyFeedIsDead(
   const wal = await readRetainedWal(green, names);
   if (lacksSlots(wal, names)) return SLOT_GONE;
   const blue = await openBlue();
-  const broken = (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, await readBlueIdentity(blue));
+  const broken = (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, await readServerPosition(blue));
   if (broken !== undefined) return broken;
   const errors = await countErrors(blue, names);
   // Only where it has met some since blue had everything: it costs the time of a marker that does not arrive.
@@ -163,8 +155,8 @@ async function countErrors(blue: Session, names: readonly string[]): Promise<num
   return errors;
 }
 
-function replacedSince(confirmed: Confirmed | undefined, now: BlueIdentity): string | undefined {
-  const replaced = confirmed === undefined ? undefined : replacedBlue(confirmed.blue, now);
+function replacedSince(confirmed: Confirmed | undefined, now: ServerPosition): string | undefined {
+  const replaced = confirmed === undefined ? undefined : whyReplaced('blue', confirmed.blue, now);
   return replaced && `${replaced}: what it had not received by then may be missing for good`;
 }
 

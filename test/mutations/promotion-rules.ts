@@ -88,6 +88,11 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: inHold('a partition that was emptied since'),
   },
   {
+    rule: 'a server that has replaced the one on which rows were compared ends the try',
+    edits: [edit(PROMOTE, '    await refuseReplaced(sessions, promotion);\n', '')],
+    test: inHold('failed over since rows were compared'),
+  },
+  {
     rule: 'the server ends a frozen worker that asks what was decided',
     edits: [edit(DECISION, '`${BEGIN}; SET LOCAL lock_timeout', '`BEGIN; SET LOCAL lock_timeout')],
     test: inLongHold('a worker that freezes while it asks'),

@@ -11,6 +11,7 @@ import { withSession } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, readRoute } from '../../src/postgres/state.js';
 import { readPartitions, type PartitionFile } from '../../src/postgres/partition-files.js';
 import { NO_POOLS } from '../../src/postgres/pools.js';
+import { momentOf } from '../../src/postgres/verify/last-pass.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { carryOut } from '../support/promotion-steps.js';
 import { transactionsPastTheFence } from '../support/past-the-fence.js';
@@ -203,6 +204,25 @@ describe('the hold and the decision', () => {
     await again.close();
     for (const side of ['blue', 'green'] as const)
       await rig.on(side, (client) => client.query('DROP TABLE public.parted'));
+  });
+
+  it.each(['blue', 'green'] as const)('%s was failed over since rows were compared: nothing moves', async (side) => {
+    const moments = {
+      blue: await rig.ours('blue', momentOf),
+      green: await rig.ours('green', momentOf),
+    };
+    const attempt = await WatchedTry.prepare(rig);
+    const comparedOn = { ...moments, [side]: { ...moments[side], timeline: '000000FF' } };
+    expect(await attempt.run({ comparedOn })).toMatchObject({
+      type: 'ServerReplaced',
+      message: expect.stringContaining(`${side} was failed over or restored`) as string,
+    });
+    await attempt.close();
+    expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
+    const same = await WatchedTry.prepare(rig);
+    expect(await same.run({ comparedOn: moments })).toMatchObject({ epoch: expect.any(Number) as number });
+    await carryOut('finish', rig.move(same.from));
+    await same.close();
   });
 
   it.each([

@@ -6,9 +6,10 @@ import { NO_POOLS } from '../../src/postgres/pools.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { promote } from '../../src/postgres/promote.js';
 import { readRetainedWal } from '../../src/postgres/retained-wal.js';
+import { whyReplaced } from '../../src/postgres/server-position.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { lookAtStandby, whyFeedIsDead, type StandbyState } from '../../src/postgres/standby.js';
-import { describeLoss, lossBetween, replacedBlue } from '../../src/postgres/standby-loss.js';
+import { describeLoss, lossBetween } from '../../src/postgres/standby-loss.js';
 import { readSubscription } from '../../src/postgres/subscription.js';
 import { LinkProxy } from '../support/link-proxy.js';
 import type { PromotionRig } from '../support/promotion-rig.js';
@@ -162,9 +163,9 @@ describe('what a rollback would lose', () => {
 
   it('knows a blue that is another server, another timeline, or behind what it was', () => {
     const blue = { system: '7', timeline: '00000001', lsn: '0/20' };
-    expect(replacedBlue(blue, { ...blue, lsn: '0/30' })).toBeUndefined();
-    expect(replacedBlue(blue, { ...blue, system: '8' })).toMatch(/another server/);
-    expect(replacedBlue(blue, { ...blue, timeline: '00000002' })).toMatch(/timeline/);
-    expect(replacedBlue(blue, { ...blue, lsn: '0/1F' })).toMatch(/earlier state/);
+    expect(whyReplaced('blue', blue, { ...blue, lsn: '0/30' })).toBeUndefined();
+    expect(whyReplaced('blue', blue, { ...blue, system: '8' })).toMatch(/another server/);
+    expect(whyReplaced('blue', blue, { ...blue, timeline: '00000002' })).toMatch(/timeline/);
+    expect(whyReplaced('blue', blue, { ...blue, lsn: '0/1F' })).toMatch(/earlier state/);
   });
 });

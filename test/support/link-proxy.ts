@@ -12,11 +12,13 @@ export class LinkProxy {
   #delayMs = 0;
   #port = 0;
   #isRefusing = false;
+  #target: number;
 
   private constructor(target: number) {
+    this.#target = target;
     this.#server = net.createServer({ allowHalfOpen: true }, (client) => {
       if (this.#isRefusing) return void client.resetAndDestroy();
-      const server = net.connect({ port: target, host: '127.0.0.1', allowHalfOpen: true });
+      const server = net.connect({ port: this.#target, host: '127.0.0.1', allowHalfOpen: true });
       const wire = new Wire(client, server, () => this.#wires.delete(wire));
       this.#wires.add(wire);
       this.#apply(wire);
@@ -48,6 +50,12 @@ export class LinkProxy {
   /** Resets every connection, and new ones as they come. */
   refuse(): void {
     this.#isRefusing = true;
+    this.cut();
+  }
+
+  /** The address is another server's from now on: every connection is reset, and new ones go there. */
+  leadTo(target: number): void {
+    this.#target = target;
     this.cut();
   }
 

@@ -50,7 +50,9 @@ export class WatchedTry {
 
   /** Tries. @returns what it came to, also when that is an error. */
   run(
-    limits: Partial<Pick<PromotionTry, 'maxHoldMs' | 'lockTimeoutMs' | 'comparedPartitions' | 'pools'>> = {},
+    limits: Partial<
+      Pick<PromotionTry, 'maxHoldMs' | 'lockTimeoutMs' | 'comparedPartitions' | 'comparedOn' | 'pools'>
+    > = {},
   ): Promise<Promoted | Error> {
     const { migration, tables } = this.rig.move(this.from);
     const promotion = {

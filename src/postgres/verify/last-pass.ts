@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { forgetProgress, readProgress, writeProgress, type ProgressKey } from '../migrate/progress-row.js';
+import { SERVER_POSITION, whyReplaced, type ServerPosition } from '../server-position.js';
 import { withSession, type Session } from '../session.js';
 import type { Side } from '../../side.js';
 import type { Sides } from './side-sessions.js';
@@ -10,13 +11,20 @@ import type { TablePair } from './table-pair.js';
  * kept on green, whichever side is written.
  */
 
-/** A moment in the life of a server: every transaction below is over, and what it wrote is visible. */
+/**
+ * A moment in the life of a server: every transaction below is over, and what it wrote is visible. One that has replaced it
+ * may lack what was compared. An earlier version has written down nothing but its timeline.
+ */
 export interface Moment {
   /** pg_snapshot_xmin, with its epoch, as text. */
   readonly xid: string;
-  /** Of the WAL: another one means that the server was replaced by a replica, which may lack what was compared. */
   readonly timeline: string;
+  readonly system?: string;
+  readonly lsn?: string;
 }
+
+/** The same, with all that is known now. */
+export type MomentNow = Moment & ServerPosition;
 
 /** Where a comparison of changed rows begins. */
 export type Since = Readonly<Record<Side, Moment>>;
@@ -30,18 +38,22 @@ export interface LastPass {
 /** Ages of transactions are known up to two billion. Half of that leaves time to compare. */
 const OLDEST_AGE = 1_000_000_000n;
 
-export async function momentOf(session: Session): Promise<Moment> {
-  const { rows } = await session.query<Moment>(
-    `SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS xid,
-            left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline`,
+export async function momentOf(session: Session): Promise<MomentNow> {
+  const { rows } = await session.query<MomentNow>(
+    `SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS xid, ${SERVER_POSITION}`,
   );
-  return rows[0] ?? { xid: '0', timeline: '' };
+  return rows[0] ?? { xid: '0', system: '', timeline: '', lsn: '0/0' };
 }
 
-/** Whether what was written after `then` can be told from the rows. */
-export function canTellSince(then: Moment, now: Moment): boolean {
+/** Whether what was written on a side after `then` can be told from its rows. */
+export function canTellSince(side: Side, then: Moment, now: MomentNow): boolean {
   const age = BigInt(now.xid) - BigInt(then.xid);
-  return then.timeline === now.timeline && age >= 0n && age < OLDEST_AGE;
+  return whyReplaced(side, then, now) === undefined && age >= 0n && age < OLDEST_AGE;
+}
+
+/** Why what was compared then says nothing of the servers that are there now; undefined where they are the same. */
+export function whyOthers(then: Since, now: Readonly<Record<Side, ServerPosition>>): string | undefined {
+  return whyReplaced('blue', then.blue, now.blue) ?? whyReplaced('green', then.green, now.green);
 }
 
 /** How a table was compared: what its rows were compared by, and what its derived columns were held against. */

@@ -57,7 +57,7 @@ export class PassProgress {
     private readonly session: Session,
     private readonly runId: string,
     private readonly step: string,
-    private readonly known: ReadonlyMap<string, object>,
+    private readonly known: Map<string, object>,
   ) {}
 
   /** Cursors of other passes are forgotten: rows have been written since. */
@@ -81,6 +81,12 @@ export class PassProgress {
 
   begin(start: PassStart): Promise<void> {
     return this.write(PASS, start, false);
+  }
+
+  /** The pass is to begin anew. */
+  async forget(): Promise<void> {
+    this.known.clear();
+    await this.session.query('DELETE FROM verdigris.progress WHERE run_id = $1 AND step = $2', [this.runId, this.step]);
   }
 
   cutOf(table: string): TableCut | undefined {

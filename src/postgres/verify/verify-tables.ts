@@ -4,9 +4,18 @@ import type { Work } from '../migrate/plan-work.js';
 import type { OnProgress } from '../migrate/step-context.js';
 import { readPartitionFiles } from '../partition-files.js';
 import { closeSession, openSession } from '../session.js';
+import type { Side } from '../../side.js';
 import type { PartSize } from './cut-table.js';
 import type { Difference } from './difference.js';
-import { canTellSince, momentOf, onGreen, readLastPass, type LastPass, type Since } from './last-pass.js';
+import {
+  canTellSince,
+  momentOf,
+  onGreen,
+  readLastPass,
+  whyOthers,
+  type LastPass,
+  type MomentNow,
+} from './last-pass.js';
 import { PassProgress, type PassStart } from './pass-progress.js';
 import { Pass } from './pass.js';
 import { HASH_PROBE } from './row-hash.js';
@@ -79,7 +88,8 @@ export async function verifyTables(options: VerifyOptions): Promise<Verification
     await sameHashes(first);
     const pairs = await readTablePairs(first, options.tables, options.work);
     const progress = await PassProgress.open(cursors, options.runId, options.pass);
-    const start = progress.start() ?? (await beginPass(first, progress, options));
+    const now = await momentsOf(first, options);
+    const start = (await begun(progress, now)) ?? (await beginPass(first, progress, now, options));
     while (lanes.length < Math.min(options.parallel ?? DEFAULT_PARALLEL, Math.max(1, pairs.length * ROOM_FOR_LANES))) {
       lanes.push(await SideSessions.open({ ...options, signal }));
     }
@@ -109,22 +119,38 @@ async function sameHashes(sessions: SideSessions): Promise<void> {
   });
 }
 
-async function beginPass(sessions: SideSessions, progress: PassProgress, options: VerifyOptions): Promise<PassStart> {
+async function momentsOf(sessions: SideSessions, options: VerifyOptions): Promise<Record<Side, MomentNow>> {
+  const [source, target] = await sessions.each(momentOf);
+  return options.source.side === 'blue' ? { blue: source, green: target } : { blue: target, green: source };
+}
+
+/** The pass that another try has begun. A server that has been replaced since may lack rows that were compared. */
+async function begun(progress: PassProgress, now: Record<Side, MomentNow>): Promise<PassStart | undefined> {
+  const start = progress.start();
+  if (start === undefined || whyOthers(start.began, now) === undefined) return start;
+  await progress.forget();
+  return undefined;
+}
+
+async function beginPass(
+  sessions: SideSessions,
+  progress: PassProgress,
+  began: Record<Side, MomentNow>,
+  options: VerifyOptions,
+): Promise<PassStart> {
   const moved = new Set(options.tables.map(formatTableName));
   const files = await sessions.on('source', (session) =>
     readPartitionFiles(session, (root) => moved.has(formatTableName(root))),
   );
-  const [source, target] = await sessions.each(momentOf);
-  const [blue, green] = options.source.side === 'blue' ? [source, target] : [target, source];
-  const began: Since = { blue, green };
   const since = options.scope === 'changed' ? await baseOf(options, began) : null;
   const start = { began, since, files };
   await progress.begin(start);
   return start;
 }
 
-async function baseOf(options: VerifyOptions, now: Since): Promise<LastPass | null> {
+async function baseOf(options: VerifyOptions, now: Record<Side, MomentNow>): Promise<LastPass | null> {
   const last = await onGreen(options, (green) => readLastPass(green, options.runId));
   if (last === undefined) return null;
-  return canTellSince(last.began.blue, now.blue) && canTellSince(last.began.green, now.green) ? last : null;
+  const { blue, green } = last.began;
+  return canTellSince('blue', blue, now.blue) && canTellSince('green', green, now.green) ? last : null;
 }

@@ -1,0 +1,173 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, describe, expect, it } from 'vitest';
+import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
+import { FaultRun } from '../support/fault-run.js';
+import { LinkProxy } from '../support/link-proxy.js';
+import { recordOutcome } from '../support/outcome-table.js';
+import { startStandby } from '../support/physical-standby.js';
+import { withClient } from '../support/postgres.js';
+import type { PlanInput } from '../../src/plan/schema.js';
+import type { Side } from '../../src/side.js';
+
+/*
+ * One side is failed over to a replica under the same address while the promotion waits for its approval: after rows were
+ * compared, and before writes move.
+ */
+
+const SETTINGS = { fsync: 'off', wal_keep_size: '256MB' };
+const PLAN: Partial<PlanInput> = {
+  traffic: {
+    stages: [{ percent: 100, for: '1s' }],
+    gates: [{ metric: 'lag', max: '10s' }],
+    approval: { before: ['promote'] },
+  },
+  // Moved all the same, it would end as completed.
+  standby: { for: '3s' },
+};
+
+const open: (() => Promise<unknown>)[] = [];
+
+afterEach(async () => {
+  for (const close of open.splice(0).reverse()) await close();
+}, 120_000);
+
+/** A side whose address can lead to a replica of it. */
+class Failover {
+  private constructor(
+    private readonly server: EmbeddedPostgres,
+    private readonly address: LinkProxy,
+  ) {}
+
+  static async of(side: Side): Promise<Failover> {
+    const server = await startPostgres({
+      version: side === 'blue' ? 15 : 18,
+      name: `first-${side}`,
+      settings: SETTINGS,
+    });
+    open.push(() => server.stop());
+    const address = await LinkProxy.start(server.port);
+    open.push(() => address.close());
+    return new Failover(server, address);
+  }
+
+  get reached(): { port: number; password: string } {
+    return { port: this.address.port, password: this.server.password };
+  }
+
+  async replica(): Promise<EmbeddedPostgres> {
+    const replica = await startStandby(this.server, { name: 'replica', slot: 'replica', settings: SETTINGS });
+    // It ends after the run, whose databases are on it by then.
+    open.unshift(() => replica.stop());
+    return replica;
+  }
+
+  /** The replica gets nothing any more. */
+  async leaveBehind(replica: EmbeddedPostgres): Promise<void> {
+    await asked(replica, "ALTER SYSTEM SET primary_conninfo = ''");
+    await asked(replica, 'SELECT pg_reload_conf()');
+    await until(replica, 'SELECT count(*) = 0 AS is FROM pg_stat_wal_receiver');
+  }
+
+  async caughtUp(replica: EmbeddedPostgres): Promise<void> {
+    const [row] = await asked<{ lsn: string }>(this.server, 'SELECT pg_current_wal_flush_lsn()::text AS lsn');
+    await until(replica, `SELECT pg_last_wal_replay_lsn() >= '${row?.lsn ?? ''}' AS is`);
+  }
+
+  /** The server is gone, and its address leads to the replica. */
+  async to(replica: EmbeddedPostgres): Promise<void> {
+    this.server.kill('SIGQUIT');
+    await asked(replica, 'SELECT pg_promote(true)');
+    this.address.leadTo(replica.port);
+  }
+}
+
+async function asked<Row extends object>(server: EmbeddedPostgres, sql: string): Promise<Row[]> {
+  return withClient({ connectionString: server.uri() }, async (client) => (await client.query<Row>(sql)).rows);
+}
+
+async function until(server: EmbeddedPostgres, sql: string): Promise<void> {
+  for (let look = 0; look < 600; look++) {
+    const [row] = await asked<{ is: boolean }>(server, sql);
+    if (row?.is === true) return;
+    await sleep(50);
+  }
+  throw new Error(`never: ${sql}`);
+}
+
+/** Blue needs to keep nothing any more of what it has written by now: green has said that it has it. */
+async function confirmed(run: FaultRun): Promise<void> {
+  await withClient(run.own.blue.config, async (client) => {
+    const { rows } = await client.query<{ lsn: string }>('SELECT pg_current_wal_flush_lsn()::text AS lsn');
+    for (;;) {
+      const { rows: slots } = await client.query<{ is: boolean | null }>(
+        'SELECT bool_and(confirmed_flush_lsn >= $1) AS is FROM pg_replication_slots WHERE database = current_database()',
+        [rows[0]?.lsn],
+      );
+      if (slots[0]?.is === true) return;
+      await sleep(50);
+    }
+  });
+}
+
+function told(fault: string, outcome: string, began: number): void {
+  recordOutcome({ fault, point: 'approval of the promotion', outcome, seconds: (performance.now() - began) / 1_000 });
+}
+
+describe('a failover between the last comparison of rows and the promotion', () => {
+  it(
+    "green's, to a replica that lacks rows which green had confirmed: all rows are compared again, and writes stay on blue",
+    { timeout: 600_000 },
+    async () => {
+      const began = performance.now();
+      const failover = await Failover.of('green');
+      const run = await FaultRun.create({
+        purpose: 'failed over',
+        green: failover.reached,
+        plan: PLAN,
+      });
+      open.push(() => run.close());
+      await run.start();
+      await run.watch('at the approval', (status) => status.waiting?.gate === 'promote');
+      const replica = await failover.replica();
+      await failover.leaveBehind(replica);
+      // These writes are on green and not on the replica; blue sends them only once.
+      await sleep(1_000);
+      await confirmed(run);
+      await failover.to(replica);
+      await run.approve('promote');
+      const { outcome } = await run.ended();
+      expect(outcome).toMatch(/^failed: .*differ between blue and green/s);
+      expect((await run.look())?.warnings.join('\n')).toContain('green was failed over or restored');
+      expect(await run.audit('blue', 'is not followed')).toEqual([]);
+      told('green fails over', 'all rows compared again, rolled back', began);
+    },
+  );
+
+  it(
+    "blue's, to a replica, which has no slots: the run ends, and writes stay on blue",
+    { timeout: 600_000 },
+    async () => {
+      const began = performance.now();
+      const failover = await Failover.of('blue');
+      const run = await FaultRun.create({
+        purpose: 'failed over',
+        blue: failover.reached,
+        plan: PLAN,
+      });
+      open.push(() => run.close());
+      await run.start();
+      await run.watch('at the approval', (status) => status.waiting?.gate === 'promote');
+      const replica = await failover.replica();
+      await run.writers?.pause();
+      await failover.caughtUp(replica);
+      await failover.to(replica);
+      run.writers?.resume();
+      await run.approve('promote');
+      const { outcome } = await run.ended();
+      expect(outcome).toMatch(/^failed: .*a slot of the feed .* was dropped/s);
+      expect(await run.refusesWrites('blue')).toBe(false);
+      expect(await run.audit('blue', 'is not followed')).toEqual([]);
+      told('blue fails over', 'rolled back: its slots are gone', began);
+    },
+  );
+});
