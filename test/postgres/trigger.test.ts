@@ -156,6 +156,24 @@ describe.each([['pg15' as const], ['pg18' as const]])('up/down triggers, %s to 1
     });
   });
 
+  it('an update from blue that leaves a value out of line alone, and so does not send it, leaves what was computed from it', async () => {
+    await writeOnBlue(`ALTER TABLE sized ALTER COLUMN body SET STORAGE EXTERNAL;
+                       INSERT INTO sized VALUES (9, 1, repeat('x', 100000))`);
+    // Something else than "up" says shows whether it is computed again.
+    await pair.green.query(
+      `BEGIN; SET LOCAL session_replication_role = replica; ALTER TABLE sized DISABLE TRIGGER verdigris_up_down;
+       UPDATE sized SET level = 7 WHERE id = 9;
+       ALTER TABLE sized ENABLE ALWAYS TRIGGER verdigris_up_down; COMMIT`,
+    );
+    await writeOnBlue('UPDATE sized SET n = 5 WHERE id = 9');
+    expect(await green('SELECT n, size, level, length(body) AS body FROM sized WHERE id = 9')).toEqual({
+      ...{ n: 5, size: 100_000, level: 7, body: 100_000 },
+    });
+    await writeOnBlue(`UPDATE sized SET body = body || 'x' WHERE id = 9`);
+    expect(await green('SELECT size, level FROM sized WHERE id = 9')).toEqual({ size: 100_001, level: 200_002 });
+    await writeOnBlue('DELETE FROM sized WHERE id = 9');
+  });
+
   it('a row that was not backfilled when blue changed its key is completed', async () => {
     await pair.green.query(
       `BEGIN; SET LOCAL session_replication_role = replica; ALTER TABLE transactions DISABLE TRIGGER verdigris_up_down;
