@@ -12,5 +12,5 @@ export interface ApplicationOptions {
 
 const { databases, migration, file } = JSON.parse(process.argv[2] ?? '{}') as ApplicationOptions;
 process.on('disconnect', () => process.exit());
-await AuditedWriters.start(databases, migration, { journal: new AuditJournal(file) });
+await AuditedWriters.start(databases, migration, { journal: new AuditJournal(file), isPartitioned: true });
 process.send?.('ready');

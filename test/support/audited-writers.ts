@@ -17,6 +17,18 @@ export const AUDIT_SCHEMA = `
   CREATE INDEX ON operations (reference);
   CREATE TABLE notes (reference uuid PRIMARY KEY)`;
 
+/** What whole runs have besides: rows that are written through the table and through its partitions, and move between these. */
+export const PARTITIONED_SCHEMA = `
+  CREATE TABLE events (reference uuid, part int, n int NOT NULL, PRIMARY KEY (reference, part)) PARTITION BY LIST (part);
+  CREATE TABLE events_1 PARTITION OF events FOR VALUES IN (1);
+  CREATE TABLE events_2 PARTITION OF events FOR VALUES IN (2)`;
+
+/** All tables of whole runs. */
+export const ALL_AUDIT_TABLES = [...AUDIT_TABLES, 'events'];
+
+/** Each level of a partitioned table has a fence of its own. */
+export const FENCED_AUDIT_TABLES = [...ALL_AUDIT_TABLES, 'events_1', 'events_2'];
+
 export const AUDIT_ROWS = `
   INSERT INTO accounts SELECT g, 1000 FROM generate_series(1, 100) g;
   INSERT INTO counters SELECT g, 0 FROM generate_series(1, 10) g`;
@@ -24,6 +36,8 @@ export const AUDIT_ROWS = `
 export interface WritersOptions {
   readonly writers?: number;
   readonly journal?: AuditJournal;
+  /** Whether PARTITIONED_SCHEMA is there. Default: false. */
+  readonly isPartitioned?: boolean;
 }
 
 /**
@@ -44,6 +58,7 @@ export class AuditedWriters {
   private constructor(
     private readonly router: Router,
     private readonly journal: AuditJournal,
+    private readonly isPartitioned: boolean,
     writers: number,
   ) {
     this.#loops = Array.from({ length: writers }, (_, n) => this.#loop(n));
@@ -52,7 +67,7 @@ export class AuditedWriters {
   static async start(
     databases: Databases,
     migration: string,
-    { writers = 6, journal = new AuditJournal() }: WritersOptions = {},
+    { writers = 6, journal = new AuditJournal(), isPartitioned = false }: WritersOptions = {},
   ): Promise<AuditedWriters> {
     const pool = (database: Database): object => ({ ...database.config, max: writers + 2 });
     const router = createRouter({
@@ -63,7 +78,7 @@ export class AuditedWriters {
       heartbeatIntervalMs: 300,
     });
     await router.ready();
-    return new AuditedWriters(router, journal, writers);
+    return new AuditedWriters(router, journal, isPartitioned, writers);
   }
 
   get acknowledged(): number {
@@ -74,7 +89,7 @@ export class AuditedWriters {
     for (let n = writer; !this.#isStopped; n++) {
       if (!this.#isPaused) {
         this.#busy++;
-        await this.#write(n % 4);
+        await this.#write(n % (this.isPartitioned ? 5 : 4));
         this.#busy--;
       }
       await sleep(8);
@@ -86,7 +101,8 @@ export class AuditedWriters {
     if (kind === 0) return void (await this.#insert('entries', reference, () => this.#transfer(reference)));
     if (kind === 1) return void (await this.#insert('operations', reference, () => this.#send(COUNT, reference)));
     if (kind === 2) return void (await this.#insert('operations', reference, () => this.#send(UPSERT, reference)));
-    await this.#note(reference);
+    if (kind === 3) return this.#note(reference);
+    await this.#event(reference);
   }
 
   async #insert(table: ReferencedTable, reference: string, write: () => Promise<unknown>): Promise<boolean> {
@@ -145,6 +161,22 @@ export class AuditedWriters {
     );
   }
 
+  /** A row of a partition: it is updated, moved to the other partition, and stays or is deleted, by this name or that. */
+  async #event(reference: string): Promise<void> {
+    const part = 1 + Math.floor(Math.random() * 2);
+    const named = (): string => (Math.random() < 0.5 ? `events_${part}` : 'events');
+    const write = (sql: string) => (): Promise<unknown> => this.router.write(undefined, sql, [reference]);
+    const insert = write(`INSERT INTO ${named()} VALUES ($1, ${part}, 0)`);
+    if (!(await this.#insert('events', reference, insert))) return;
+    const stays = { done: 'there', failed: 'there' } as const;
+    const raise = write(`UPDATE ${named()} SET n = n + 1 WHERE reference = $1`);
+    if (Math.random() < 0.5) return void (await this.#told('events', reference, stays, raise));
+    const move = write(`UPDATE events SET part = ${3 - part} WHERE reference = $1`);
+    if (!(await this.#told('events', reference, stays, move)) || Math.random() < 0.5) return;
+    const remove = write('DELETE FROM events WHERE reference = $1');
+    await this.#told('events', reference, { done: 'gone', failed: 'there' }, remove);
+  }
+
   /** Returns when no write is under way. */
   async pause(): Promise<void> {
     this.#isPaused = true;
@@ -176,8 +208,8 @@ const UPSERT = `
   INSERT INTO upserts AS u VALUES ($2, 1) ON CONFLICT (id) DO UPDATE SET n = u.n + 1`;
 
 /** Number and sum of the rows of every table: equal on two sides when they are equal row by row. */
-export async function auditedContents(session: Session): Promise<unknown> {
-  const sums = AUDIT_TABLES.map(
+export async function auditedContents(session: Session, tables = AUDIT_TABLES): Promise<unknown> {
+  const sums = tables.map(
     (table) =>
       `(SELECT json_build_array(count(*), sum(hashtextextended(t::text, 0))::text) FROM public.${table} t) AS ${table}`,
   );

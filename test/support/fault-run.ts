@@ -10,7 +10,15 @@ import { testBundleFile } from './bundle.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import type { MigrationStatus, Phase } from '../../workflows/lib/status.js';
 import { approveSignal, rollbackSignal, statusQuery } from '../../workflows/messages.js';
-import { auditedContents, AUDIT_ROWS, AUDIT_SCHEMA, AUDIT_TABLES, AuditedWriters } from './audited-writers.js';
+import {
+  ALL_AUDIT_TABLES,
+  auditedContents,
+  AUDIT_ROWS,
+  AUDIT_SCHEMA,
+  AuditedWriters,
+  FENCED_AUDIT_TABLES,
+  PARTITIONED_SCHEMA,
+} from './audited-writers.js';
 import type { AuditJournal } from './audit-journal.js';
 import { BothOpenWatcher } from './both-open-watcher.js';
 import { LinkProxy } from './link-proxy.js';
@@ -93,7 +101,9 @@ export class FaultRun {
   static async create(options: FaultRunOptions): Promise<FaultRun> {
     const blue = await testDatabase(options.blue ?? 'pg15', `${options.purpose} blue`);
     const green = await testDatabase(options.green ?? 'pg18', `${options.purpose} green`);
-    await withClient(blue.config, (client) => client.query(`${AUDIT_SCHEMA}; ${AUDIT_ROWS}; ${options.schema ?? ''}`));
+    await withClient(blue.config, (client) =>
+      client.query(`${AUDIT_SCHEMA}; ${PARTITIONED_SCHEMA}; ${AUDIT_ROWS}; ${options.schema ?? ''}`),
+    );
     const databases = { blue: asDatabase(blue, 'blue'), green: asDatabase(green, 'green') };
     const seen: Record<Side, Point[]> = { blue: [], green: [] };
     const statements = {
@@ -153,7 +163,10 @@ export class FaultRun {
       first,
       writers === 0
         ? undefined
-        : await AuditedWriters.start(routed, plan.name, journal === undefined ? { writers } : { writers, journal }),
+        : await AuditedWriters.start(routed, plan.name, {
+            ...{ writers, isPartitioned: true },
+            ...(journal === undefined ? {} : { journal }),
+          }),
       taskQueue,
       routed,
       seen,
@@ -227,7 +240,7 @@ export class FaultRun {
   /** Reads go to green. From here on it is watched that never both sides are open; until now only the bootstrap writes green. */
   async inTraffic(): Promise<MigrationStatus> {
     const status = await this.until('reading from green', (now) => now.greenReadPercent > 0);
-    this.#watcher ??= BothOpenWatcher.startPatient(this.databases, AUDIT_TABLES.length);
+    this.#watcher ??= BothOpenWatcher.startPatient(this.databases, FENCED_AUDIT_TABLES.length);
     return status;
   }
 
@@ -340,7 +353,10 @@ export class FaultRun {
       withSession(this.databases[other], { purpose: 'audit' }, async (to) => {
         const lag = await measureLag(from, to, directionTo(other), 30_000);
         if (!(lag < 30_000)) return [`${other} does not follow`];
-        const [one, two] = [JSON.stringify(await auditedContents(from)), JSON.stringify(await auditedContents(to))];
+        const [one, two] = [
+          JSON.stringify(await auditedContents(from, ALL_AUDIT_TABLES)),
+          JSON.stringify(await auditedContents(to, ALL_AUDIT_TABLES)),
+        ];
         return one === two ? [] : [`the sides differ: ${one} and ${two}`];
       }),
     );
