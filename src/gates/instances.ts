@@ -5,6 +5,8 @@ import type { Side } from '../side.js';
 /** A process of the application that follows the route: a router, or a provider of the flag. */
 export interface Instance {
   readonly instance: string;
+  /** What the application calls the process: routers and providers of one process may share it. */
+  readonly name: string;
   /** What the application calls its version; null when it does not tell. */
   readonly version: string | null;
   readonly epoch: number;
@@ -29,6 +31,7 @@ export async function readInstances(
 ): Promise<Instance[]> {
   const { rows } = await session.query<{
     instance: string;
+    name: string;
     version: string | null;
     epoch: number;
     generation: number;
@@ -36,7 +39,7 @@ export async function readInstances(
     age_seconds: number;
   }>(
     // An earlier version's table has no column "version".
-    `SELECT r.instance, to_jsonb(r) ->> 'version' AS version, r.epoch::float8 AS epoch,
+    `SELECT r.instance, coalesce(r.metrics ->> 'name', r.instance) AS name, to_jsonb(r) ->> 'version' AS version, r.epoch::float8 AS epoch,
             r.generation::float8 AS generation, coalesce(r.metrics -> 'lacks', '[]') AS lacks,
             extract(epoch FROM clock_timestamp() - r.seen_at)::float8 AS age_seconds
        FROM verdigris.router r
@@ -72,16 +75,15 @@ export async function unconfirmedInstances(
 export interface Deployment {
   /** The least version: see isAtLeast. */
   readonly minVersion?: string | undefined;
-  /** How many instances there must be at least. */
+  /** How many instances there must be at least; those of one name count as one. */
   readonly atLeast?: number | undefined;
 }
 
 /** What speaks against "the code that works with both schemas is deployed", in words; empty when nothing does. */
 export function deploymentFaults(instances: readonly Instance[], { minVersion, atLeast = 1 }: Deployment): string[] {
   const faults: string[] = [];
-  if (instances.length < atLeast) {
-    faults.push(`${instances.length} of at least ${atLeast} instances of the application report`);
-  }
+  const reporting = new Set(instances.map(({ name }) => name)).size;
+  if (reporting < atLeast) faults.push(`${reporting} of at least ${atLeast} instances of the application report`);
   if (minVersion === undefined) return faults;
   const verdicts = instances.map(
     (one) => [one, one.version === null ? false : isAtLeast(one.version, minVersion)] as const,

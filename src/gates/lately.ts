@@ -90,7 +90,7 @@ export interface Presence {
   readonly window: GateWindow;
   readonly opened: RouterSnapshots;
   readonly now: RouterSnapshots;
-  /** How many instances the plan asks for. */
+  /** How many instances the plan asks for; those of one name count as one. */
   readonly atLeast?: number | undefined;
 }
 
@@ -117,9 +117,8 @@ function withoutGreen({ lately, now }: Presence): string | undefined {
 
 /** Routers of the stage that no longer report, and have no successors: they may read on, unseen. */
 function withoutRouters({ lately, opened, now, atLeast = 0 }: Presence): string | undefined {
-  if (now.live.length < atLeast) {
-    return `${now.live.length} of at least ${atLeast} instances of the application report`;
-  }
+  const reporting = new Set(now.live.map(({ instance, metrics }) => metrics.name ?? instance)).size;
+  if (reporting < atLeast) return `${reporting} of at least ${atLeast} instances of the application report`;
   const silent = silentSince(opened, now).filter(({ ageSeconds }) => ageSeconds <= HOLDS_SECONDS);
   const successors = now.live.filter(({ instance }) => lately.appeared[instance] !== undefined);
   if (silent.length <= successors.length) return undefined;

@@ -8,8 +8,8 @@ import {
   type ResolutionDetails,
 } from '@openfeature/server-sdk';
 import type pg from 'pg';
+import { instanceName } from '../router/instance-name.js';
 import { SILENT, type RouterLogger } from '../router/logger.js';
-import { instanceName } from '../router/options.js';
 import { evaluate } from './evaluate.js';
 import { RouteWatch } from './route-watch.js';
 
@@ -24,7 +24,7 @@ export interface VerdigrisProviderOptions {
   readonly flag?: string;
   /** Version of the application, shown beside this process in `verdigris.router`. */
   readonly version?: string;
-  /** Name of this process in `verdigris.router`. Default: host, process id and a random part. */
+  /** Name of this process; `verdigris.router` has it with a random part behind it. Default: host and process id. */
   readonly instance?: string;
   /** How often the route is looked at besides the notifications, in ms. Default 500. */
   readonly pollIntervalMs?: number;
@@ -46,7 +46,7 @@ export class VerdigrisProvider implements Provider {
   readonly metadata = { name: 'verdigris' } as const;
   readonly runsOn = 'server';
   readonly events = new OpenFeatureEventEmitter();
-  /** Name of this process in `verdigris.router`. */
+  /** Name of this provider in `verdigris.router`: begins with the one that it was given. */
   readonly instance: string;
   readonly #flag: string;
   readonly #watch: RouteWatch;
@@ -54,9 +54,10 @@ export class VerdigrisProvider implements Provider {
   #isStale = false;
 
   constructor(options: VerdigrisProviderOptions) {
-    const { migration, blue, green, flag = 'use-green-db', instance = instanceName() } = options;
+    const { migration, blue, green, flag = 'use-green-db' } = options;
     if (migration === '') throw new RangeError('the provider needs the name of the migration');
-    this.instance = instance;
+    const instance = instanceName(options.instance);
+    this.instance = instance.unique;
     this.#flag = flag;
     this.#watch = new RouteWatch({
       ...{ migration, blue, green, instance, version: options.version },

@@ -2,6 +2,7 @@ import type pg from 'pg';
 import type { Route } from '../postgres/state.js';
 import { Heartbeat } from '../router/heartbeat.js';
 import type { RouterLogger } from '../router/logger.js';
+import type { InstanceName } from '../router/instance-name.js';
 import { RequestMetrics } from '../router/metrics.js';
 import { Routes } from '../router/routes.js';
 import { SideLink } from '../router/side-link.js';
@@ -12,7 +13,7 @@ export interface RouteWatchOptions {
   readonly migration: string;
   readonly blue: pg.ClientConfig;
   readonly green: pg.ClientConfig;
-  readonly instance: string;
+  readonly instance: InstanceName;
   readonly version: string | undefined;
   readonly pollIntervalMs: number;
   readonly heartbeatIntervalMs: number;

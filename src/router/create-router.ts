@@ -62,7 +62,7 @@ class ApplicationRouter implements Router {
   constructor(settings: RouterSettings) {
     const { migration, instance, logger } = settings;
     this.#settings = settings;
-    this.instance = instance;
+    this.instance = instance.unique;
     this.#metrics = new RequestMetrics(settings.registry);
     this.metrics = this.#metrics.registry;
     this.#routes = new Routes(migration);

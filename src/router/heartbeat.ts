@@ -1,5 +1,6 @@
 import { sqlState } from '../postgres/sqlstate.js';
 import { Coalesced } from './coalesced.js';
+import type { InstanceName } from './instance-name.js';
 import type { RouterLogger } from './logger.js';
 import type { RequestMetrics } from './metrics.js';
 import type { RouterMetrics } from './metrics-snapshot.js';
@@ -9,7 +10,7 @@ import type { Side } from '../side.js';
 
 export interface HeartbeatOptions {
   readonly migration: string;
-  readonly instance: string;
+  readonly instance: InstanceName;
   /** Version of the application. */
   readonly version?: string;
   readonly intervalMs: number;
@@ -66,9 +67,10 @@ export class Heartbeat {
       const counted: RouterMetrics = {
         ...metrics.snapshot(),
         ...this.#lacks(),
+        ...(instance.given === undefined ? {} : { name: instance.given }),
         ...(this.#hasEnded ? { ended: true } : {}),
       };
-      const beat = [migration, instance, route.epoch, route.generation, JSON.stringify(counted)];
+      const beat = [migration, instance.unique, route.epoch, route.generation, JSON.stringify(counted)];
       await (version === undefined ? link.query(BEAT, beat) : link.query(BEAT_WITH_VERSION, [...beat, version]));
       this.#failures = 0;
     } catch (error) {

@@ -89,6 +89,8 @@ export interface RouterMetrics {
   >;
   /** Sides that this router has had no connection to for a while. Absent when it reaches both. */
   readonly lacks?: readonly Side[];
+  /** What the application calls the process, which may have several routers and providers. Absent where it gives no name. */
+  readonly name?: string;
   /** The last word of a router that was closed. */
   readonly ended?: true;
 }

@@ -1,7 +1,6 @@
-import { randomBytes } from 'node:crypto';
-import { hostname } from 'node:os';
 import type pg from 'pg';
 import type { Registry } from 'prom-client';
+import { instanceName, type InstanceName } from './instance-name.js';
 import { SILENT, type RouterLogger } from './logger.js';
 import type { MirrorOptions } from './mirror.js';
 import type { Consistency } from './read-routing.js';
@@ -13,7 +12,7 @@ export interface RouterOptions {
   readonly blue: pg.PoolConfig;
   /** The new database. It may be down or empty: nothing goes there before a run says so. */
   readonly green: pg.PoolConfig;
-  /** Name of this process in `verdigris.router`. Default: host, process id and a random part. */
+  /** Name of this process; `verdigris.router` has it with a random part behind it. Default: host and process id. */
   readonly instance?: string;
   /** Version of the application, shown beside this process in `verdigris.router`. Default: none. */
   readonly version?: string;
@@ -39,14 +38,13 @@ export interface RouterOptions {
   readonly logger?: RouterLogger;
 }
 
-export type RouterSettings = Required<Omit<RouterOptions, 'registry' | 'mirror' | 'version'>> &
-  Pick<RouterOptions, 'registry' | 'mirror' | 'version'>;
+export type RouterSettings = Required<Omit<RouterOptions, 'registry' | 'mirror' | 'version' | 'instance'>> &
+  Pick<RouterOptions, 'registry' | 'mirror' | 'version'> & { readonly instance: InstanceName };
 
 /** Fills in the defaults. @throws RangeError for a number that makes no sense. */
 export function settingsOf(options: RouterOptions): RouterSettings {
   if (options.migration === '') throw new RangeError('the router needs the name of the migration');
   const settings = {
-    instance: instanceName(),
     pollIntervalMs: 500,
     heartbeatIntervalMs: 1_000,
     writeTimeoutMs: 10_000,
@@ -56,6 +54,7 @@ export function settingsOf(options: RouterOptions): RouterSettings {
     maxTokens: 100_000,
     logger: SILENT,
     ...definedOnly(options),
+    instance: instanceName(options.instance),
   };
   for (const name of [
     'pollIntervalMs',
@@ -75,11 +74,6 @@ export function settingsOf(options: RouterOptions): RouterSettings {
     throw new RangeError(`mirror.concurrency is ${concurrency}: give a positive integer`);
   }
   return settings;
-}
-
-/** A name that no other process has, and that tells people which one it is. */
-export function instanceName(): string {
-  return `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`;
 }
 
 function definedOnly(options: RouterOptions): RouterOptions {

@@ -27,7 +27,7 @@ export interface Router {
   route(): Route;
   /** The metrics' registry. */
   readonly metrics: Registry;
-  /** Name of this process in `verdigris.router`. */
+  /** Name of this router in `verdigris.router`: begins with the one that it was given. */
   readonly instance: string;
   /**
    * Runs one statement that reads, for a user; undefined, or an empty id, is nobody in particular, who reads where writes are.

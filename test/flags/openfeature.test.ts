@@ -1,6 +1,9 @@
 import { OpenFeature, ProviderEvents, type Client } from '@openfeature/server-sdk';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { deploymentFaults, readInstances, unconfirmedInstances } from '../../src/gates/instances.js';
+import { holdOf, NOTHING_YET } from '../../src/gates/lately.js';
+import { readRouterSnapshots, type RouterSample } from '../../src/gates/router-source.js';
+import { windowBetween } from '../../src/gates/window.js';
 import { withSession } from '../../src/postgres/session.js';
 import { VerdigrisProvider, type VerdigrisProviderOptions } from '../../src/openfeature/index.js';
 import { inCohort } from '../../src/router/cohort.js';
@@ -146,20 +149,39 @@ describe('instances', () => {
     expect(await onBlue((blue) => unconfirmedInstances(blue, route, 9_000))).toEqual([]);
 
     const live = await onBlue((blue) => readInstances(blue, MIGRATION, 9_000));
-    expect(live.map(({ instance, version }) => [instance, version])).toEqual([
+    expect(live.map(({ name, version }) => [name, version])).toEqual([
       ['flags', '2.1.0'],
       ['quiet', null],
       ['router', '2.1.0'],
     ]);
     expect(deploymentFaults(live, { minVersion: '2.1.0', atLeast: 4 })).toEqual([
       '3 of at least 4 instances of the application report',
-      'not at version 2.1.0: quiet',
+      expect.stringMatching(/^not at version 2.1.0: quiet-[0-9a-f]{6}$/),
     ]);
+  });
+
+  it('of one name, a router and a provider of a process, do not write over each other, and count as one', async () => {
+    await client({ instance: 'pod' });
+    const router = await sides.router({ instance: 'pod' });
+    for (let n = 0; n < 100; n++) await router.read(undefined, 'SELECT 1');
+    const snapshots = (): Promise<RouterSample> => onBlue((blue) => readRouterSnapshots(blue, MIGRATION));
+    const reads = ({ live }: RouterSample): number[] => live.map(({ metrics }) => metrics.reads.blue.requests).sort();
+    await until(async () => reads(await snapshots()).join() === '0,100');
+    const opened = await snapshots();
+    await new Promise((resolve) => setTimeout(resolve, 1_100));
+    const now = await snapshots();
+    expect(windowBetween(opened, now)).toMatchObject({ blue: { requests: 0 }, liveInstances: 2 });
+    const live = await onBlue((blue) => readInstances(blue, MIGRATION));
+    expect(live.map(({ name }) => name)).toEqual(['pod', 'pod']);
+    const told = '1 of at least 2 instances of the application report';
+    expect(deploymentFaults(live, { atLeast: 2 })).toEqual([told]);
+    const presence = { lately: NOTHING_YET, window: windowBetween(opened, now), opened, now };
+    expect(holdOf({ ...presence, atLeast: 2 })).toBe(told);
   });
 
   it('are compared by version part by part', () => {
     const at = (version: string): Parameters<typeof deploymentFaults>[0] => [
-      { instance: 'a', version, epoch: 1, generation: 1, lacks: [], ageSeconds: 0 },
+      { instance: 'a', name: 'a', version, epoch: 1, generation: 1, lacks: [], ageSeconds: 0 },
     ];
     for (const version of [
       '1.10',

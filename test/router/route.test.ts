@@ -140,11 +140,13 @@ describe('what a router reports', () => {
         );
       });
       const sample = await readRouterSnapshots(session, MIGRATION);
-      expect(sample.live.map((router) => router.instance)).toEqual(['a', 'b']);
-      expect(sample.unconfirmed(epoch, generation + 1)).toEqual(['a', 'b']);
+      const names = routers.map(({ instance }) => instance);
+      expect(names).toEqual([expect.stringMatching(/^a-[0-9a-f]{6}$/), expect.stringMatching(/^b-[0-9a-f]{6}$/)]);
+      expect(sample.live.map((router) => router.instance)).toEqual(names);
+      expect(sample.unconfirmed(epoch, generation + 1)).toEqual(names);
       await sides.sql(
         'blue',
-        "UPDATE verdigris.router SET seen_at = now() - interval '6 s', instance = 'gone' WHERE instance = 'b'",
+        "UPDATE verdigris.router SET seen_at = now() - interval '6 s', instance = 'gone' WHERE instance LIKE 'b-%'",
       );
       const later = await readRouterSnapshots(session, MIGRATION);
       expect(later.stale.map((router) => router.instance)).toEqual(['gone']);
@@ -162,7 +164,8 @@ describe('what a router reports', () => {
       await sides.stage(10);
       await until(() => router.route().greenReadPercent === 10);
       await until(
-        async () => (await sides.sql('blue', "SELECT FROM verdigris.router WHERE instance = 'plain'")).length === 1,
+        async () =>
+          (await sides.sql('blue', "SELECT FROM verdigris.router WHERE instance LIKE 'plain-%'")).length === 1,
       );
       await router.close();
     } finally {
