@@ -8,9 +8,12 @@ import {
   unconfirmedInstances,
   type Confirmed,
 } from '../src/gates/instances.js';
+import { describeFollowers, readOtherFollowers } from '../src/gates/other-followers.js';
 import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
 import { sampleOf } from '../src/gates/router-source.js';
 import type { Plan } from '../src/plan/schema.js';
+import { ALL_TABLES, tableFilter } from '../src/postgres/catalog-pattern.js';
+import { readTables } from '../src/postgres/catalog.js';
 import { hasState, readRoute } from '../src/postgres/state.js';
 import type { Session } from '../src/postgres/session.js';
 import type { Environment } from '../src/worker/connections.js';
@@ -84,6 +87,24 @@ export async function refuseCutOff(blue: Session, migration: string): Promise<vo
     message: `these instances of the application have no connection to green: ${cutOff}`,
     nextStep:
       'let them reach green (address, pg_hba.conf, firewall, max_connections), or end them; then approve the promotion again',
+  });
+}
+
+/**
+ * Refuses a promotion while an instance that follows an earlier migration writes to blue: none of its sides would take its
+ * writes any more. Where the plan leaves tables out, these may be what it writes to: the preflight has warned of it.
+ *
+ * @throws VerdigrisError PromotionBlocked that names them
+ */
+export async function refuseOtherFollowers(blue: Session, { name, tables }: Plan): Promise<void> {
+  const writers = (await readOtherFollowers(blue, name)).filter(({ hasWritten }) => hasWritten);
+  if (writers.length === 0) return;
+  const isMoved = tableFilter(tables);
+  if (!(await readTables(blue, ALL_TABLES)).every(({ root }) => isMoved(root))) return;
+  throw new VerdigrisError({
+    type: 'PromotionBlocked',
+    message: `these instances of the application write to blue, and follow an earlier migration of it: ${describeFollowers(writers)}`,
+    nextStep: `end them (close()), or deploy them with migration: "${name}" and the databases of this plan; then approve the promotion again`,
   });
 }
 

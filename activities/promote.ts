@@ -43,7 +43,7 @@ import { isHelpedByLoss } from '../workflows/lib/loss.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { failureOf, perform, type ActivityDependencies, type StagePatience, type Work } from './context.js';
 import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
-import { refuseCutOff, refuseUndeployed } from './instances.js';
+import { refuseCutOff, refuseOtherFollowers, refuseUndeployed } from './instances.js';
 import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
 import { movedTables, publishedBackward } from './run-tables.js';
 import { STAGE_PATIENCE } from './stage-opening.js';
@@ -439,6 +439,7 @@ async function prepare(
   if (from === 'blue') {
     const blue = await work.session('blue', 'instances', SHORT_STATEMENTS);
     await refuseCutOff(blue, run.migration);
+    await refuseOtherFollowers(blue, ref.plan);
     await refuseUndeployed(blue, ref.plan, {
       ...{ name: 'the promotion', type: 'PromotionBlocked', retryable: false },
       nextStep: 'deploy the application with the code that works with both schemas, then approve the promotion again',

@@ -1,6 +1,8 @@
 import { asksSessions } from '../../gates/decide-postgres.js';
+import { describeFollowers, readOtherFollowers } from '../../gates/other-followers.js';
 import { gateLabel } from '../../gates/gate-label.js';
 import { formatDuration } from '../../plan/duration.js';
+import { hasState } from '../state.js';
 import { listed } from './finding.js';
 import { BOTH_SIDES, oneRow, type Found, type SideCheck } from './check.js';
 
@@ -77,6 +79,25 @@ export const clients: SideCheck = {
         object: 'pg_stat_activity',
         message: `clients that are connected now: ${listed(rows.map(({ who, connections }) => `${who} (${connections})`))}`,
         remedy: `See that each of them ${traffic.pgbouncer === undefined ? 'uses the router' : "uses the router or one of the plan's PgBouncers"}, or is meant to be refused when writes have moved`,
+      },
+    ];
+  },
+};
+
+/** Who follows an earlier migration goes on when this one has moved the writes, and finds no side that takes its own. */
+export const otherRouters: SideCheck = {
+  name: 'other-routers',
+  sides: ['blue'],
+  run: async ({ session, plan }) => {
+    if (!(await hasState(session))) return [];
+    const followers = await readOtherFollowers(session, plan.name);
+    if (followers.length === 0) return [];
+    return [
+      {
+        severity: 'warning',
+        object: 'verdigris.router',
+        message: `instances of the application follow an earlier migration of this database, and would not follow "${plan.name}": ${describeFollowers(followers)}; what they write to tables of this plan fails from its promotion on`,
+        remedy: `Deploy the application with migration: "${plan.name}" and the databases of this plan in its routers and providers, and end those that are left (close()), before the promotion`,
       },
     ];
   },

@@ -1,4 +1,4 @@
-import { clients, longTransactions, preparedTransactions, visibility } from './activity.js';
+import { clients, longTransactions, otherRouters, preparedTransactions, visibility } from './activity.js';
 import {
   connections,
   logicalReplicationWorkers,
@@ -91,6 +91,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   preparedTransactions,
   longTransactions,
   clients,
+  otherRouters,
   patterns,
   planLint,
   planOnBlue,
