@@ -98,9 +98,9 @@ async function comersOf(asked: Asked, lookup: Lookup, inFile: readonly string[])
   const { all, present, asThemselves } = await usersOf(asked, lookup);
   const users = all.length === 0 ? [lookup.authUser] : all;
   // pgbouncer-logins tells when that fails, and looks at nobody where PgBouncer logs in as a user of its own.
-  const troubles = isForced(asked, aliasOfOther(asked))
-    ? []
-    : await asked.question.loginTroubles(users).catch(() => []);
+  const troubles = stayThemselves(asked, lookup.entries)
+    ? await asked.question.loginTroubles(users).catch(() => [])
+    : [];
   return { lookup, users, all, present, asThemselves, inFile, told: troubles.map(({ user }) => user) };
 }
 
@@ -199,6 +199,11 @@ function isForced({ shown }: Asked, name: string): boolean {
   return shown.some((entry) => entry.name === name && entry.forcedUser !== null);
 }
 
+/** Whether some who are connected would go on as themselves: they keep the user that they came as, whatever user= the entry gets. */
+function stayThemselves(asked: Asked, entries: readonly string[]): boolean {
+  return !isForced(asked, aliasOfOther(asked)) || entries.some((entry) => !isForced(asked, entry));
+}
+
 function aliasOfOther({ question: { setup, leadsTo } }: Asked): string {
   return setup.aliases[otherSide(leadsTo)];
 }
@@ -254,10 +259,17 @@ function obstacleOf(asked: Asked, lookup: Lookup, { kind, why, users, certain }:
           ...said,
           message: `${query} has another password for ${names} on ${side} than on ${from}${why}${isCertain ? `: clients that are connected get no connection to ${side}${salted}` : ''}`,
         },
-        remedy: `On ${side}: ALTER ROLE ... PASSWORD '...' (or the row that the query reads) with the verifier that ${from} has, SCRAM-SHA-256$... or md5..., as pg_dumpall --roles-only writes it: PgBouncer logs in by what a client has proved with that one${severity === 'error' ? '' : '. Nothing, where the password is the same and PgBouncer logs in as another user, or without a password'}`,
+        remedy: `On ${side}: ALTER ROLE ... PASSWORD '...' (or the row that the query reads) with the verifier that ${from} has, SCRAM-SHA-256$... or md5..., as pg_dumpall --roles-only writes it: PgBouncer logs in by what a client has proved with that one${severity === 'error' ? '' : nothingElse(asked, lookup)}`,
       };
     }
   }
+}
+
+/** When another password need not matter. */
+function nothingElse(asked: Asked, { entries }: Lookup): string {
+  return isForced(asked, aliasOfOther(asked)) && stayThemselves(asked, entries)
+    ? '. Nothing for those who log in to PgBouncer after the move: it logs in as the user= of that side then'
+    : '. Nothing, where the password is the same and PgBouncer logs in as another user, or without a password';
 }
 
 function untried({ instance, question }: Asked, { authUser }: Lookup, why: string): Obstacle {

@@ -4,7 +4,7 @@ import { dirname } from 'node:path';
 import { VerdigrisError } from '../errors.js';
 import { otherSide, type Side } from '../side.js';
 import { authQueryObstacles } from './auth-query.js';
-import type { Console } from './console.js';
+import type { Console, ShownDatabase } from './console.js';
 import type { Instance } from './instance.js';
 import { leftBehind } from './left-behind.js';
 import type { LoginTrouble } from './logins.js';
@@ -193,7 +193,35 @@ async function entryObstacles(instance: Instance, control: Console, question: Qu
   // A file that can't be read is told of by another check.
   const fallback = await instance.fallback().catch(() => undefined);
   const left = leftBehind(question.setup, question.leadsTo, rows, fallback);
-  return [...found, ...left.map((entry) => staysBehind(instance.pooler, entry, question.leadsTo))];
+  return [
+    ...found,
+    ...(question.leadsTo === 'blue' ? keptUser(instance.pooler, question.setup, rows) : []),
+    ...left.map((entry) => staysBehind(instance.pooler, entry, question.leadsTo)),
+  ];
+}
+
+/**
+ * A running PgBouncer does not let go of the user= of an entry ("losing forced user not supported"): one that an entry has
+ * got with green's address is that of its new clients on blue, too, after a rollback.
+ */
+function keptUser(
+  { connection }: Instance['pooler'],
+  { databases, aliases }: PgBouncers,
+  rows: readonly ShownDatabase[],
+): Obstacle[] {
+  const forcedOf = (entry: string): string | null => rows.find(({ name }) => name === entry)?.forcedUser ?? null;
+  const user = forcedOf(aliases.green);
+  if (user === null || forcedOf(aliases.blue) !== null) return [];
+  const getIt = databases.filter((entry) => forcedOf(entry) !== user).map((entry) => `"${entry}"`);
+  if (getIt.length === 0) return [];
+  return [
+    {
+      severity: 'warning',
+      check: 'pgbouncer-entries',
+      message: `"${aliases.green}" of PgBouncer "${connection}" has a user= and "${aliases.blue}" has none: new clients of ${getIt.join(', ')} would come to blue as "${user}" after a rollback, since PgBouncer does not let go of it; and those who are connected at the promotion come to green as the user that they are now`,
+      remedy: `Give "${aliases.blue}" and ${getIt.join(', ')} the user= and password= by which clients come to blue; or take them off "${aliases.green}", and make the roles of the clients on green. Nothing, where both servers let in all of these users`,
+    },
+  ];
 }
 
 /** Its clients find a fence where they write, and later rows that are not kept current. */
@@ -272,14 +300,25 @@ async function reachObstacles(
   }
 }
 
-/** The users who come through its entries now: that they may log in to the other side is shown for the console's user only. */
+/**
+ * The users as whom it would log in to the other side: that they may is shown for the console's user, and for the user= of
+ * that side's entry (reachObstacles). A client keeps the pool that it got when it came: one that came as itself goes on as
+ * itself, whatever user= its entry gets; and an entry that has one keeps it where the other side's has none.
+ */
 async function loginObstacles({ pooler }: Instance, control: Console, question: Question): Promise<Obstacle[]> {
   const { databases, aliases } = question.setup;
-  const target = (await control.databases()).find(({ name }) => name === aliases[otherSide(question.leadsTo)]);
-  if (target === undefined || target.forcedUser !== null) return [];
-  const users = (await control.pools())
-    .filter(({ database, user }) => databases.includes(database) && user !== pooler.config.user)
-    .map(({ user }) => user);
+  const shown = await control.databases();
+  const target = shown.find(({ name }) => name === aliases[otherSide(question.leadsTo)]);
+  if (target === undefined) return [];
+  const forced = new Map(
+    shown.filter(({ name }) => databases.includes(name)).map(({ name, forcedUser }) => [name, forcedUser]),
+  );
+  const pools = (await control.pools()).filter(({ database }) => databases.includes(database));
+  const comeAs =
+    target.forcedUser === null
+      ? [...pools.map(({ user }) => user), ...[...forced.values()].filter((user) => user !== null)]
+      : pools.filter(({ database, user }) => user !== forced.get(database)).map(({ user }) => user);
+  const users = comeAs.filter((user) => user !== pooler.config.user);
   if (users.length === 0) return [];
   const warning = (message: string, remedy: string): Obstacle => ({
     severity: 'warning',

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -95,6 +96,108 @@ describe.skipIf(!isThere)('applications whose users PgBouncer knows by their ver
     await on('green', `ALTER ROLE ${ident(app)} NOLOGIN`);
     expect(await loginTroubles(sessions, 'green', [app])).toHaveLength(1);
     await Promise.all([sessions.blue.end(), sessions.green.end()]);
+  });
+
+  describe("whose side has a user= of green's", () => {
+    const other = `${app}_green`;
+    const asOther = `user=${other} password=other`;
+
+    beforeAll(async () => {
+      for (const side of ['blue', 'green'] as const)
+        await on(side, `CREATE ROLE ${ident(other)} LOGIN PASSWORD 'other'`);
+    });
+
+    afterAll(async () => {
+      for (const side of ['blue', 'green'] as const) await on(side, `DROP ROLE ${ident(other)}`);
+    });
+
+    /** One whose password PgBouncer knows: with a verifier it would log in to servers by the keys of that one, whatever user= says. */
+    async function anotherClient(): Promise<pg.Client> {
+      const client = new pg.Client(pair.clientOf(0));
+      client.on('error', () => undefined);
+      await client.connect();
+      return client;
+    }
+
+    /** Runs with these parameters more in the entries. A user= goes away by a restart only. */
+    async function withUsers(more: Readonly<Record<string, string>>, work: () => Promise<void>): Promise<void> {
+      const pooler = pair.poolers[0];
+      if (pooler === undefined) throw new Error('there is no PgBouncer');
+      const before = readFileSync(pooler.file, 'utf8');
+      const restart = async (text: string): Promise<void> => {
+        writeFileSync(pooler.file, text);
+        await pooler.restart();
+      };
+      const added = Object.entries(more).reduce(
+        (text, [entry, users]) => text.replace(new RegExp(`^${entry} = .*$`, 'm'), `$& ${users}`),
+        before,
+      );
+      await restart(added);
+      try {
+        await work();
+      } finally {
+        await restart(before);
+      }
+    }
+
+    async function whoIs(client: pg.Client): Promise<string> {
+      const { rows } = await client.query<{ who: string }>('SELECT current_user::text AS who');
+      return rows[0]?.who ?? '';
+    }
+
+    it('only: those who are connected go on as themselves, and new ones come back to blue as that user', async () => {
+      await withUsers({ orders_green: asOther }, async () => {
+        const client = await clientOfApp();
+        const kept = expect.stringContaining(
+          `warning pgbouncer-entries: "orders_green" of PgBouncer "pool" has a user= and "orders_blue" has none: new clients of "orders" would come to blue as "${other}" after a rollback`,
+        ) as string;
+        expect(await warnings()).toEqual([kept]);
+        await on('green', `ALTER ROLE ${ident(app)} NOLOGIN`);
+        const refused = expect.stringContaining(`may be refused: green has no role "${app}" that may log in`) as string;
+        expect(await warnings()).toEqual([kept, refused]);
+        await on('green', `ALTER ROLE ${ident(app)} LOGIN`);
+
+        const pools = pgBouncerPools(pair.setup);
+        const { epoch } = await pair.whereWritesAre();
+        const move = async (from: Side, to: Side, since: number): Promise<void> => {
+          await pools.pause(from, since);
+          await pools.point(to, since + 1);
+          expect(await pools.release()).toEqual([]);
+        };
+        await move('blue', 'green', epoch);
+        expect(await whoIs(client)).toBe(app);
+        const second = await anotherClient();
+        expect(await whoIs(second)).toBe(other);
+        await move('green', 'blue', epoch + 1);
+        const third = await anotherClient();
+        expect(await whoIs(third)).toBe(other);
+        await Promise.all([client, second, third].map((one) => one.end()));
+        await pools.close();
+      });
+    });
+
+    it('and one of blue: who is connected gets it with the address, and nobody is warned of', async () => {
+      const own = `user=${app} password='of the application'`;
+      const more = { orders: own, orders_blue: own, orders_green: asOther };
+      await withUsers(more, async () => {
+        const client = await anotherClient();
+        await on('green', `ALTER ROLE ${ident(app)} NOLOGIN`);
+        expect(await warnings()).toEqual([]);
+        const pools = pgBouncerPools(pair.setup);
+        const { epoch } = await pair.whereWritesAre();
+        expect(await whoIs(client)).toBe(app);
+        await pools.pause('blue', epoch);
+        await pools.point('green', epoch + 1);
+        expect(await pools.release()).toEqual([]);
+        expect(await whoIs(client)).toBe(other);
+        await pools.pause('green', epoch + 1);
+        await pools.point('blue', epoch + 2);
+        expect(await pools.release()).toEqual([]);
+        expect(await whoIs(client)).toBe(app);
+        await client.end();
+        await pools.close();
+      });
+    });
   });
 
   it('says so before the pause, too, and refuses nothing', async () => {

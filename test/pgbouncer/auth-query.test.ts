@@ -291,8 +291,8 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
       await other.end();
     });
 
-    it('are a warning where PgBouncer logs in as a user of its own', async () => {
-      await on('green', `ALTER ROLE ${ident(app)} PASSWORD 'of the application'`);
+    it('are a warning where PgBouncer logs in as a user of its own: who is connected goes on as before', async () => {
+      await on('green', slowly("RETURN QUERY SELECT user_lookup.name, 'md5 of another'; RETURN"));
       const forced = `user=${pair.user} password=secret`;
       const anewWith = async (text: string): Promise<void> => {
         await client?.end().catch(() => undefined);
@@ -301,8 +301,20 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
         client = await come();
       };
       await anewWith(entries.replace(/^orders_green = .*$/m, `$& ${forced}`));
-      expect(await said()).toEqual([expect.stringMatching(/^warning .*has another password .*Nothing, where/)]);
-      await anewWith(entries);
+      try {
+        const told = /^warning .*has another password .*Nothing for those who log in to PgBouncer after the move/;
+        expect(await said()).toEqual([expect.stringMatching(told)]);
+        // What is wrong with the role is said of the role.
+        await on('green', `ALTER ROLE ${ident(app)} PASSWORD 'of the application'`);
+        expect(await said()).toEqual([]);
+        const found = await whatPreflightSays(pair);
+        expect(found.map(({ severity, check }) => `${severity} ${check}`).sort()).toEqual([
+          'warning pgbouncer-entries',
+          'warning pgbouncer-logins',
+        ]);
+      } finally {
+        await anewWith(entries);
+      }
     });
   });
 
