@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 /**
@@ -10,14 +10,15 @@ import { basename, dirname, join } from 'node:path';
  * @param options.newFileMode of a file that is not there yet; without it the file must be there.
  * @param options.syncFirst brings the text to the disk before it takes the file's place: after a crash of the machine
  *   there is the old text or the new one, never an empty file.
+ * @param options.stillIs what the file must hold right before; something else is a ChangedMeanwhile, and the file stays.
  * @returns what brings the change to the disk; a crash of the machine before it may bring the old text back.
  */
 export async function replaceFile(
   path: string,
   text: string,
-  options: { readonly newFileMode?: number; readonly syncFirst?: boolean } = {},
+  options: { readonly newFileMode?: number; readonly syncFirst?: boolean; readonly stillIs?: string } = {},
 ): Promise<() => Promise<void>> {
-  const { newFileMode, syncFirst = false } = options;
+  const { newFileMode, syncFirst = false, stillIs } = options;
   const before = await stat(path).catch((error: unknown) => {
     if (newFileMode !== undefined && isAbsent(error)) return undefined;
     throw error;
@@ -32,6 +33,7 @@ export async function replaceFile(
     if (before !== undefined) await handle.chown(before.uid, before.gid).catch(() => undefined);
     if (syncFirst) await handle.sync();
     await handle.close();
+    if (stillIs !== undefined && (await readFile(path, 'utf8')) !== stillIs) throw new ChangedMeanwhile(path);
     await rename(draft, path);
   } catch (error) {
     await handle.close().catch(() => undefined);
@@ -44,6 +46,54 @@ export async function replaceFile(
       await opened.sync().finally(() => opened.close());
     }
   };
+}
+
+/** Somebody else has written the file since it was read. */
+class ChangedMeanwhile extends Error {
+  override readonly name = 'ChangedMeanwhile';
+
+  constructor(path: string) {
+    super(`${path} has been changed by somebody else`);
+  }
+}
+
+/** What this process does to a file that it changes, by its path: one change after the other. */
+const changes = new Map<string, Promise<unknown>>();
+/** Others change it now and then, not all the time. */
+const CHANGE_TRIES = 10;
+
+/**
+ * Changes a file that other processes change as well: what they have written since it was read is changed, and not taken
+ * back. Between the last look and the rename nothing keeps another process out: some microseconds.
+ *
+ * @param change makes the new text of the old one; may be asked several times, and what it throws ends it
+ * @returns what brings the change to the disk, as replaceFile() does
+ */
+export function changeFile(path: string, change: (text: string) => string): Promise<() => Promise<void>> {
+  const changed = (changes.get(path) ?? Promise.resolve()).then(() => changeNow(path, change));
+  const over = changed.then(
+    () => undefined,
+    () => undefined,
+  );
+  changes.set(path, over);
+  void over.then(() => {
+    if (changes.get(path) === over) changes.delete(path);
+  });
+  return changed;
+}
+
+async function changeNow(path: string, change: (text: string) => string): Promise<() => Promise<void>> {
+  for (let left = CHANGE_TRIES; ; left--) {
+    const before = await readFile(path, 'utf8');
+    const text = change(before);
+    if (text === before) return () => Promise.resolve();
+    await removeDrafts(path);
+    try {
+      return await replaceFile(path, text, { stillIs: before });
+    } catch (error) {
+      if (!(error instanceof ChangedMeanwhile) || left === 1) throw error;
+    }
+  }
 }
 
 export function isAbsent(error: unknown): boolean {

@@ -32,6 +32,7 @@ export interface ShownPool {
 
 /** No answer of the console takes longer, but PAUSE's. */
 const ANSWER_MS = 5_000;
+const CONNECT_MS = 3_000;
 
 /** A session with the admin console of one PgBouncer: simple commands, no SQL, no bound values. */
 export class Console {
@@ -43,14 +44,17 @@ export class Console {
     private readonly socket: Socket,
   ) {}
 
-  /** @throws VerdigrisError ConnectionFailed; `retryable` when nothing is wrong with the user or the password. */
-  static async open(pooler: PgBouncer, withinMs = 3_000): Promise<Console> {
+  /**
+   * @param options.migration whose worker it is, for others to see (withSessions). Default: only looks
+   * @throws VerdigrisError ConnectionFailed; `retryable` when nothing is wrong with the user or the password.
+   */
+  static async open(pooler: PgBouncer, { migration }: { readonly migration?: string } = {}): Promise<Console> {
     const socket = new Socket();
     const client = new pg.Client({
       ...pooler.config,
       database: 'pgbouncer',
-      application_name: 'verdigris pools',
-      connectionTimeoutMillis: withinMs,
+      application_name: applicationOf(migration),
+      connectionTimeoutMillis: CONNECT_MS,
       keepAlive: true,
       stream: () => socket,
     });
@@ -91,6 +95,17 @@ export class Console {
   async clients(): Promise<{ readonly database: string; readonly user: string }[]> {
     const rows = await this.#show('CLIENTS');
     return rows.map((row) => ({ database: text(row['database']), user: text(row['user']) }));
+  }
+
+  /** Those of these migrations that have a session with the console: a worker of theirs is at it. */
+  async withSessions(migrations: readonly string[]): Promise<string[]> {
+    const rows = await this.#show('CLIENTS');
+    const names = rows.map((row) => text(row['application_name']));
+    return migrations.filter((migration) => {
+      const name = applicationOf(migration);
+      // With application_name_add_host there is an address behind it.
+      return names.some((one) => one === name || one.startsWith(`${name} - `));
+    });
   }
 
   /** Names of the users of its auth_file; later versions also have those that were looked up. */
@@ -175,6 +190,10 @@ export class Console {
       return new Error(`the console did not answer ${command.split(' ')[0] ?? ''} within ${ANSWER_MS} ms`);
     });
   }
+}
+
+function applicationOf(migration: string | undefined): string {
+  return migration === undefined ? 'verdigris pools' : `verdigris pools ${migration}`;
 }
 
 /** Whether nothing listens there: the process has ended, and reads its files again when it starts. */

@@ -6,10 +6,10 @@ import type { WritesAre } from '../postgres/pools.js';
 import type { Side } from '../side.js';
 import { Console, type ShownDatabase, type ShownPool } from './console.js';
 import { EntryFile } from './entry.js';
-import { claimsPauses, markName, markValue, parseMark, type Mark } from './mark.js';
+import { claimsPauses, markName, markValue, movingOthers, parseMark, type Mark } from './mark.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
 import { Turn } from './turn.js';
-import { removeDrafts, replaceFile } from '../replace-file.js';
+import { changeFile } from '../replace-file.js';
 import { within } from '../timing.js';
 
 /** How long to wait for a moment in which no server connection is logging in, and how long for clients to be served. */
@@ -17,6 +17,8 @@ const NO_LOGIN_WITHIN_MS = 300;
 /** While the clients of others wait: an answer takes a millisecond, and one that does not come is not waited for. */
 const SAYS_WITHIN_MS = 200;
 const SERVED_WITHIN_MS = 2_000;
+/** Longer than a promotion keeps its clients waiting. */
+const OTHERS_PAUSE_MS = 5_000;
 
 /** What a pause changes for all entries, in this order: see becomeQuiet(). */
 const SETTINGS_OF_PAUSE = [
@@ -66,7 +68,7 @@ export class Instance {
 
   /** The session for everything but PAUSE: it is there before PAUSE is sent, so that RESUME never has to wait for one. */
   async control(): Promise<Console> {
-    this.#control ??= Console.open(this.pooler);
+    this.#control ??= Console.open(this.pooler, { migration: this.setup.migration });
     try {
       return await this.#control;
     } catch (error) {
@@ -129,26 +131,26 @@ export class Instance {
 
   /** Only the file. @throws VerdigrisError StaleEpoch, PromotionBlocked as load() does; PoolNotReleased */
   async write(mark: Mark): Promise<() => Promise<void>> {
-    const { file } = this.pooler;
     try {
-      const before = await readFile(file, 'utf8');
-      const entries = new EntryFile(before);
-      const name = markName(this.setup.migration);
-      const known = parseMark(entries.parameter(name, 'dbname'));
-      if (known !== undefined && known.epoch > mark.epoch) throw this.#tooLate(known, mark);
-      // One of an epoch that is over has no pause left to keep.
-      if (known?.epoch === mark.epoch) this.refuseOthersTurn(known);
-      for (const database of this.setup.databases) entries.point(database, this.setup.aliases[mark.side]);
-      const signed = this.#signed(mark);
-      entries.set(name, markValue(this.#leavesLateOne(known) ? { ...signed, overtaken: true } : signed));
-      const text = entries.toString();
-      if (text === before) return () => Promise.resolve();
-      await removeDrafts(file);
-      return await replaceFile(file, text);
+      return await changeFile(this.pooler.file, (text) => this.#marked(text, mark));
     } catch (error) {
       if (error instanceof VerdigrisError) throw error;
       throw this.#notWritten(error);
     }
+  }
+
+  /** The text of the file with this mark, and with the entries where it says. */
+  #marked(text: string, mark: Mark): string {
+    const entries = new EntryFile(text);
+    const name = markName(this.setup.migration);
+    const known = parseMark(entries.parameter(name, 'dbname'));
+    if (known !== undefined && known.epoch > mark.epoch) throw this.#tooLate(known, mark);
+    // One of an epoch that is over has no pause left to keep.
+    if (known?.epoch === mark.epoch) this.refuseOthersTurn(known);
+    for (const database of this.setup.databases) entries.point(database, this.setup.aliases[mark.side]);
+    const signed = this.#signed(mark);
+    entries.set(name, markValue(this.#leavesLateOne(known) ? { ...signed, overtaken: true } : signed));
+    return entries.toString();
   }
 
   #signed(mark: Mark): Mark {
@@ -257,10 +259,15 @@ export class Instance {
   /** Opens the sessions that PAUSE will be sent on: one for each entry, since each waits for its own answer. */
   async openPauses(): Promise<void> {
     this.#dropPauses();
-    for (const opened of await Promise.allSettled(this.setup.databases.map(() => Console.open(this.pooler)))) {
+    for (const opened of await Promise.allSettled(this.#openForEach())) {
       if (opened.status === 'rejected') throw opened.reason;
       this.#pauses.push(opened.value);
     }
+  }
+
+  #openForEach(): Promise<Console>[] {
+    const { databases, migration } = this.setup;
+    return databases.map(() => Console.open(this.pooler, { migration }));
   }
 
   /**
@@ -290,6 +297,32 @@ export class Instance {
     throw promotionBlocked(
       `PgBouncer "${this.pooler.connection}" is in the hands of another worker, which has announced a pause since`,
     );
+  }
+
+  /**
+   * Refuses while the promotion of another migration is under way here: RELOAD and the settings of a pause are of the whole
+   * process. A mark alone, which a run that is gone may have left, does not count. Looks only.
+   *
+   * @param overWithinMs how long it may take to be over
+   * @throws VerdigrisError PromotionBlocked
+   */
+  async refuseOtherPromotions(overWithinMs: number): Promise<void> {
+    const deadline = performance.now() + overWithinMs;
+    for (;;) {
+      const others = await this.#othersAtWork();
+      if (others.length === 0) return;
+      if (performance.now() >= deadline) throw this.#inOtherPromotion(others);
+      await sleep(100);
+    }
+  }
+
+  /** Other migrations that have announced a pause, and have somebody at it, or the settings of a pause in force. */
+  async #othersAtWork(): Promise<readonly string[]> {
+    const control = await this.control();
+    const moving = movingOthers(await control.databases(), this.setup.migration);
+    if (moving.length === 0) return [];
+    const isPause = this.#settings !== 'quiet' && settingsOfPause(await control.settings()) !== undefined;
+    return isPause ? moving : control.withSessions(moving);
   }
 
   /**
@@ -381,9 +414,23 @@ export class Instance {
 
   async #reload(): Promise<void> {
     const control = await this.control();
+    await this.#letOthersPause(control);
     await control.reload();
     this.#settings = 'configured';
     if (this.#mayBePaused) await control.set('min_pool_size', '0');
+  }
+
+  /**
+   * Returns when no pause of another migration is in force, which a RELOAD would take the settings of; or after a while: one that
+   * is left behind ends so. Whose own clients may be waiting does not wait.
+   */
+  async #letOthersPause(control: Console): Promise<void> {
+    if (this.#mayBePaused || this.#settings === 'quiet') return;
+    const deadline = performance.now() + OTHERS_PAUSE_MS;
+    while (movingOthers(await control.databases(), this.setup.migration).length > 0) {
+      if (settingsOfPause(await control.settings()) === undefined || performance.now() > deadline) return;
+      await sleep(20);
+    }
   }
 
   /**
@@ -417,6 +464,12 @@ export class Instance {
       message: `PgBouncer "${this.pooler.connection}" is at epoch ${known.epoch} (${known.side}); this worker acts for epoch ${mine.epoch}`,
       nextStep: 'nothing: whoever moved the writes since goes on',
     });
+  }
+
+  #inOtherPromotion(migrations: readonly string[]): VerdigrisError {
+    return promotionBlocked(
+      `PgBouncer "${this.pooler.connection}" is in the promotion of another migration, "${migrations.join('", "')}" (if no run of it lives: RELOAD, on its admin console, ends the settings of its pause)`,
+    );
   }
 
   #silent(ms: number): VerdigrisError {

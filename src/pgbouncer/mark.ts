@@ -21,9 +21,22 @@ export interface Mark {
   readonly overtaken?: boolean;
 }
 
+const PREFIX = 'verdigris_';
+
 /** Name of the mark's entry. */
 export function markName(migration: string): string {
-  return `verdigris_${migration}`;
+  return `${PREFIX}${migration}`;
+}
+
+/** Other migrations that have announced a pause, by the entries that a PgBouncer shows. */
+export function movingOthers(
+  shown: readonly { readonly name: string; readonly database: string }[],
+  migration: string,
+): string[] {
+  return shown
+    .filter(({ name, database }) => name.startsWith(PREFIX) && parseMark(database)?.state === 'moving')
+    .map(({ name }) => name.slice(PREFIX.length))
+    .filter((other) => other !== migration);
 }
 
 /** Nothing listens at port 1: whoever connects to the mark is told that there is no server. */

@@ -25,6 +25,8 @@ export interface DatabasesAsked {
 
 /** How often release() looks whether writes have been moved meanwhile. */
 const ROUNDS = 5;
+/** A promotion that goes well is over sooner. Nobody's clients wait meanwhile but its own. */
+const OTHERS_OVER_WITHIN_MS = 10_000;
 /** How long all are waited for that load where to go: they do within milliseconds. */
 const POINTED_WITHIN_MS = 500;
 
@@ -65,7 +67,7 @@ class PgBouncerPools implements Pools {
     const live = await this.#reach(from);
     this.#want({ side: from, epoch });
     this.#turn.announce();
-    await allDone(live.map((instance) => this.#prove(instance, from, epoch)));
+    await allDone(live.map((instance) => this.#prove(instance, from, epoch, OTHERS_OVER_WITHIN_MS)));
     const { obstacles } = this.asked;
     if (obstacles === undefined) return;
     const found = (await Promise.all(live.map((instance) => obstacles(instance, otherSide(from))))).flat();
@@ -164,8 +166,12 @@ class PgBouncerPools implements Pools {
     return reached.flat();
   }
 
-  /** Shows that it loads what we write, before anybody has to wait: the entries lead where they did. */
-  async #prove(instance: Instance, from: Side, epoch: number): Promise<void> {
+  /**
+   * Shows that it loads what we write, before anybody has to wait: the entries lead where they did.
+   *
+   * @param othersOverWithinMs how long the promotion of another migration, on the way to green, is waited for
+   */
+  async #prove(instance: Instance, from: Side, epoch: number, othersOverWithinMs = 0): Promise<void> {
     const { connection } = instance.pooler;
     const { paused, mark, leadsTo } = await instance.look();
     instance.refuseOthersTurn(mark);
@@ -178,7 +184,11 @@ class PgBouncerPools implements Pools {
       throw promotionBlocked(`PgBouncer "${connection}" leads to ${where}, while writes are on ${from}`);
     }
     try {
+      // The way back waits for nobody else's promotion: no longer than a pause of it lasts.
+      if (from === 'blue') await instance.refuseOtherPromotions(othersOverWithinMs);
       await instance.load({ side: from, epoch, state: 'moving' });
+      // Of two that announce at once, at least one sees the other.
+      if (from === 'blue') await instance.refuseOtherPromotions(0);
     } catch (error) {
       if (error instanceof VerdigrisError && error.type === 'StaleEpoch') throw error;
       throw blockedBy(error);
