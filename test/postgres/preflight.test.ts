@@ -117,6 +117,31 @@ describe('preflight', () => {
     expect(warned?.message).toMatch(/: schema, connect_timeout$/);
   });
 
+  it('warns of limits of time that hold for what PostgreSQL itself runs for a feed, until they are gone for its user', async () => {
+    expect(only(await check(), 'feed-timeouts')).toEqual([]);
+    await onBlue(`ALTER DATABASE ${blueDb.database} SET statement_timeout = '30s'`);
+    undo.push(() => onBlue(`ALTER DATABASE ${blueDb.database} RESET statement_timeout`));
+    await onGreen(`ALTER DATABASE ${greenDb.database} SET transaction_timeout = '1min'`);
+    undo.push(() => onGreen(`ALTER DATABASE ${greenDb.database} RESET transaction_timeout`));
+    const found = only(await check(), 'feed-timeouts');
+    expect(
+      found.map(({ severity, side, object, message }) => [severity, side, object, message.split(' also ')[0]]),
+    ).toEqual([
+      ['warning', 'blue', 'statement_timeout', 'the statement_timeout of 30 s that user "postgres" has on blue'],
+      ['warning', 'green', 'transaction_timeout', 'the transaction_timeout of 60 s that user "postgres" has on green'],
+    ]);
+    for (const { side, remedy } of found) {
+      const statement = remedy.split(', until')[0] ?? '';
+      await (side === 'blue' ? onBlue(statement) : onGreen(statement));
+      undo.push(() =>
+        side === 'blue'
+          ? onBlue(statement.replace(/ SET (\w+) = 0/, ' RESET $1'))
+          : onGreen(statement.replace(/ SET (\w+) = 0/, ' RESET $1')),
+      );
+    }
+    expect(only(await check(), 'feed-timeouts')).toEqual([]);
+  });
+
   it('refuses a name whose slots another database of the server has, on both sides', async () => {
     const name = `orders-${TAG}`;
     const slots = { blue: `verdigris_orders_${TAG}_to_green_2`, green: `verdigris_orders_${TAG}_to_blue` };

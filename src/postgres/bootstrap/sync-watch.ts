@@ -18,6 +18,7 @@ export class SyncWatch {
   private readonly rates = new TableRates();
   private expected: ReadonlyMap<string, number> | undefined;
   private shown = new Map<string, Progress>();
+  private readonly copied = new Map<string, { readonly bytes: number; readonly begunAnew: number }>();
 
   constructor(
     private readonly source: Session,
@@ -34,6 +35,8 @@ export class SyncWatch {
       const estimated = this.expected.get(name) ?? 0;
       const share = estimated > Number(rows) ? Number(rows) / estimated : undefined;
       running.set(name, { rows: Number(rows), bytes: Number(bytes), share, total: estimated });
+      const { bytes: before = 0, begunAnew = 0 } = this.copied.get(name) ?? {};
+      this.copied.set(name, { bytes: Number(bytes), begunAnew: begunAnew + (Number(bytes) < before ? 1 : 0) });
     }
     const rates = this.rates.look(running, now);
     const progress = [...running]
@@ -51,6 +54,11 @@ export class SyncWatch {
       .map((last): Progress => ({ ...last, total: last.done, etaSeconds: 0 }));
     this.shown = new Map(progress.map((one) => [one.object, one]));
     return [...finished, ...progress];
+  }
+
+  /** A table whose copy was seen to begin anew so often. */
+  begunAnew(times: number): string | undefined {
+    return [...this.copied].find(([, { begunAnew }]) => begunAnew >= times)?.[0];
   }
 
   /** A worker copies into the table that it subscribes to: of a partitioned one it may be the parent or a leaf. */

@@ -1,12 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../errors.js';
-import type { TableName } from '../../plan/table-name.js';
+import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { sameTable } from '../catalog.js';
 import { feedName, sourceOf, targetOf } from '../feed.js';
+import { copyTimeout, endTimeout, limitOf, type FeedTimeout } from '../feed-timeouts.js';
 import { refuseTooMuchWal } from '../lag.js';
 import { refuseNoLink, refuseNoRoom } from '../passing-obstacles.js';
 import { majorVersion } from '../retry.js';
-import { withSession, type Session } from '../session.js';
+import { withSession, type Databases, type Session } from '../session.js';
 import { SlotReaders } from '../slot-readers.js';
 import { streamNames } from '../streams.js';
 import { ensureSubscription, readSubscription } from '../subscription.js';
@@ -95,8 +96,10 @@ export async function waitUntilReady(
     if (since >= Math.max(1, 2 * lookedAt)) {
       lookedAt = since;
       await refuseWhatPasses(to, context);
-      await refuseBadRow(to, names, since, context);
+      await refuseBadRow(from, to, names, since, context);
     }
+    // A worker that is ended counts no error.
+    if (since === 0) await refuseEndedWorker(from, to, watch, context);
     if (hasMetAnother && since >= hopeless.errors && performance.now() - progressAt >= hopeless.ms) {
       await refuseWhatPasses(to, context);
       throw broken(feed, `${errors} errors, ${notReady} of ${tables} tables are not synchronized`);
@@ -129,20 +132,66 @@ async function refuseWhatPasses(
 
 /** PostgreSQL says why a table can't be synchronized only in its log, so the reason is looked for. */
 async function refuseBadRow(
+  from: Session,
   to: Session,
   names: readonly string[],
   errors: number,
   { databases, direction, signal, whyStuck }: Omit<BootstrapContext, 'streams'> & WhileCatchingUp,
 ): Promise<void> {
   if (direction !== 'to_green') return;
+  const limit = await copyTimeout(databases, from, to);
   for (const table of await tablesInState(to, names, ['d'])) {
-    const refused = await refusedRow(databases, table, signal);
+    const refused = await refusedInTime(databases, table, limit, signal);
     // Where it has become complete meanwhile, its rows were in the way of the trial.
     const still = refused === undefined ? [] : await tablesInState(to, names, ['d']);
     if (refused !== undefined && still.some((one) => sameTable(one, table))) throw refused;
   }
   const catchingUp = await tablesInState(to, names, ['f', 's']);
   if (errors >= STUCK_ERRORS && catchingUp.length > 0 && whyStuck !== undefined) throw await whyStuck(catchingUp);
+}
+
+/**
+ * A trial takes about as long as PostgreSQL's own copy: one that is not over when that one is ended has shown why it never
+ * ends. Without a limit the whole table is tried.
+ */
+async function refusedInTime(
+  databases: Databases,
+  table: TableName,
+  limit: FeedTimeout | undefined,
+  signal: AbortSignal,
+): Promise<VerdigrisError | undefined> {
+  if (limit === undefined) return refusedRow(databases, table, signal);
+  const over = AbortSignal.timeout(limit.ms);
+  try {
+    return await refusedRow(databases, table, AbortSignal.any([signal, over]));
+  } catch (error) {
+    signal.throwIfAborted();
+    if (over.aborted) return copyIsEnded(formatTableName(table), limit);
+    throw error;
+  }
+}
+
+/** So often a table is begun anew before it is told: a worker that was ended once may have been ended by somebody. */
+const ENDED_AGAIN = 3;
+
+async function refuseEndedWorker(
+  from: Session,
+  to: Session,
+  watch: SyncWatch,
+  { databases, direction }: Pick<BootstrapContext, 'databases' | 'direction'>,
+): Promise<void> {
+  const table = direction === 'to_green' ? watch.begunAnew(ENDED_AGAIN) : undefined;
+  const limit = table === undefined ? undefined : await copyTimeout(databases, from, to);
+  if (table !== undefined && limit !== undefined) throw copyIsEnded(table, limit);
+}
+
+/** Of a type that holds the run: with the limit gone, PostgreSQL copies the table by itself. */
+function copyIsEnded(table: string, limit: FeedTimeout): VerdigrisError {
+  return new VerdigrisError({
+    type: 'BackfillFailed',
+    message: `PostgreSQL's own copy of table ${table} can't end: it takes longer than ${limitOf(limit)}, and is begun anew each time`,
+    nextStep: `on ${limit.side}: ${endTimeout(limit)}; then resume: the table is copied by itself; or roll back`,
+  });
 }
 
 /** All streams together. */

@@ -22,6 +22,7 @@ import {
 import { otherConsumers, otherSubscriptions, slotNames } from './consumers.js';
 import { defaultPrivileges } from './default-privileges.js';
 import { distance } from './distance.js';
+import { feedTimeouts } from './feed-timeouts.js';
 import { functionPaths } from './function-paths.js';
 import { advisoryLocks, hypertables, largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
 import {
@@ -74,6 +75,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   walRetention,
   walDisk,
   asynchronousCommit,
+  feedTimeouts,
   replicationSlots,
   slotNames,
   replicationOrigins,
