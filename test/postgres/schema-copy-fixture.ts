@@ -15,6 +15,8 @@ CREATE EXTENSION btree_gist;
 CREATE TYPE shop.status AS ENUM ('new', 'in; progress', 'it''s done');
 CREATE TYPE shop.money_amount AS (amount numeric, currency text);
 CREATE DOMAIN shop.email AS text COLLATE "C" CONSTRAINT has_at CHECK (VALUE ~ '@') NOT NULL;
+CREATE DOMAIN shop.tags AS text[] CHECK (cardinality(VALUE) < 9);
+CREATE DOMAIN public.tags AS shop.tags;
 CREATE TYPE shop.span AS RANGE (subtype = int4);
 CREATE COLLATION shop.german (provider = icu, locale = 'de');
 
@@ -26,6 +28,11 @@ EXCEPTION WHEN division_by_zero THEN RAISE NOTICE 'a; $$ b'; RETURN NEW;
 END $body$;
 CREATE FUNCTION shop.two(a int, VARIADIC b text[] DEFAULT '{}') RETURNS TABLE (x int, y text) LANGUAGE sql STABLE
   BEGIN ATOMIC SELECT 1, 'one;'; SELECT a, b[1]; END;
+-- Words that are reserved in later versions only: 15 and 16 write them as they are.
+CREATE FUNCTION shop.with_json("json" jsonb, "system_user" text DEFAULT 'a') RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION shop.of_json() RETURNS TABLE (id int, "json" text) LANGUAGE sql AS $$SELECT 1, 'a'$$;
+CREATE FUNCTION shop."json_value"(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
+CREATE TABLE shop."json" (id serial PRIMARY KEY, "system_user" text CHECK ("system_user" <> ''));
 CREATE PROCEDURE shop.proc(INOUT a int) LANGUAGE plpgsql AS 'BEGIN a := a + 1; END';
 CREATE FUNCTION shop.twice(x int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2 * x; ';
 CREATE AGGREGATE shop.total(int) (SFUNC = int4pl, STYPE = int, INITCOND = '0');

@@ -15,20 +15,38 @@ export interface DescribedObject {
   readonly text: Readonly<Record<string, string | null>>;
 }
 
-/** Describes everything that a schema copy copies. */
+/** Describes everything that a schema copy copies. All names in it are to be quoted: see allQuoted. */
 export async function describeCatalog(session: Session): Promise<DescribedObject[]> {
   const described: DescribedObject[] = [];
   for (const [kind, sql] of Object.entries(DESCRIPTIONS)) {
     const { rows } = await session.query<Omit<DescribedObject, 'kind'>>(sql);
-    described.push(...rows.map((row) => ({ kind, ...row })));
+    described.push(...rows.map(({ object, ...row }) => ({ kind, object: withoutNeedlessQuotes(object), ...row })));
   }
   return described;
+}
+
+/** Has the server quote every name while `work` reads: by itself it quotes those that its own version reserves. */
+export async function allQuoted<T>(session: Session, work: () => Promise<T>): Promise<T> {
+  await session.query(`SELECT set_config('quote_all_identifiers', 'on', false)`);
+  try {
+    return await work();
+  } finally {
+    await session.query(`SELECT set_config('quote_all_identifiers', 'off', false)`).catch(() => undefined);
+  }
+}
+
+/** Names as formatTableName writes them, whatever the server has quoted. */
+export function withoutNeedlessQuotes(names: string): string {
+  return names.replaceAll(/"([a-z_][a-z0-9_$]*)"/g, '$1');
 }
 
 /** A condition: the object is no member of an extension. */
 export function notOfExtension(catalog: string, oid: string): string {
   return `NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = '${catalog}'::regclass AND e.objid = ${oid} AND e.deptype = 'e')`;
 }
+
+/** A condition: the type `t` is not the array type that comes with another one. A domain has the category of its base. */
+export const NO_ARRAY_OF_ANOTHER = `(t.typcategory <> 'A' OR t.typtype = 'd')`;
 
 /** A name as formatTableName writes it. quote_ident would also quote words that are reserved in one version only. */
 function name(column: string): string {
@@ -177,11 +195,11 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
              'subtype', (SELECT r.rngsubtype::regtype::text FROM pg_range r WHERE r.rngtypid = t.oid),
              'checks', (SELECT json_agg(k.conname ORDER BY k.conname) FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'),
              'owner', pg_get_userbyid(t.typowner), 'grants', ${acl('t.typacl', 'T', 't.typowner')}) AS facts,
-           json_build_object('default', t.typdefault,
+           json_build_object('default', pg_get_expr(t.typdefaultbin, 0),
              'checks', (SELECT string_agg(pg_get_constraintdef(k.oid), ' ' ORDER BY k.conname) FROM pg_constraint k
                          WHERE k.contypid = t.oid AND k.contype = 'c')) AS text
       FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_type', 't.oid')} AND t.typcategory <> 'A'
+     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_type', 't.oid')} AND ${NO_ARRAY_OF_ANOTHER}
        AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))`,
   statistics: `
     SELECT ${name('n.nspname')} || '.' || ${name('s.stxname')} AS object, ${relationOf('s.stxrelid')} AS relation, '{}'::json AS facts,

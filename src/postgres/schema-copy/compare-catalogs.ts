@@ -3,7 +3,14 @@ import { formatTableName, parseTableName } from '../../plan/table-name.js';
 import { withoutNotValid } from '../migrate/constraint-definition.js';
 import { majorVersion } from '../retry.js';
 import type { Session } from '../session.js';
-import { describeCatalog, PARTITION_IDENTITY, relationOf, type DescribedObject } from './catalog-description.js';
+import {
+  allQuoted,
+  describeCatalog,
+  PARTITION_IDENTITY,
+  relationOf,
+  withoutNeedlessQuotes,
+  type DescribedObject,
+} from './catalog-description.js';
 import { readUserObjects } from './created-objects.js';
 import { excludedRelations } from './excluded-relations.js';
 import { canGiveOwnership } from './ownership-given.js';
@@ -35,7 +42,9 @@ export async function compareCatalogs(
 ): Promise<CatalogDifference[]> {
   const sameVersion = (await majorVersion(blue)) === (await majorVersion(green));
   const ownersAndGrants = await canGiveOwnership(blue, green);
-  const [onBlue, onGreen] = await Promise.all([describeAll(blue), describeAll(green)]);
+  const [onBlue = [], onGreen = []] = await Promise.all(
+    [blue, green].map((session) => allQuoted(session, () => describeAll(session))),
+  );
   const excluded = new Set((await excludedRelations(blue, plan.tables)).map(formatTableName));
   const wanted = new Map(
     onBlue.filter(({ relation, object }) => !excluded.has(relation ?? object)).map((object) => [keyOf(object), object]),
@@ -72,7 +81,10 @@ async function describeAll(session: Session): Promise<DescribedObject[]> {
     ...described,
     ...others
       .filter(({ type }) => !DESCRIBED_TYPES.has(type))
-      .map(({ type, identity }) => ({ kind: type, object: identity, relation: null, facts: {}, text: {} })),
+      .map(({ type, identity }) => ({
+        ...{ kind: type, object: withoutNeedlessQuotes(identity) },
+        ...{ relation: null, facts: {}, text: {} },
+      })),
   ];
 }
 

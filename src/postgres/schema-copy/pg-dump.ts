@@ -88,6 +88,8 @@ export function dumpArguments(section: 'pre-data' | 'post-data', options: DumpOp
     '--schema-only',
     `--section=${section}`,
     '--encoding=UTF8',
+    // A server quotes what its own version reserves. The dump is read by the parser of another one, and run on a third.
+    '--quote-all-identifiers',
     '--no-publications',
     '--no-subscriptions',
     // Labels belong to providers that a new server may not have.

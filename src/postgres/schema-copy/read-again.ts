@@ -35,7 +35,8 @@ export async function readAgain(green: Session, blue: DescribedObject, fact: str
   await green.query(BEGIN);
   try {
     await green.query(
-      `SELECT set_config('search_path', 'pg_catalog', true), set_config('check_function_bodies', 'off', true)`,
+      `SELECT set_config('search_path', 'pg_catalog', true), set_config('check_function_bodies', 'off', true),
+              set_config('quote_all_identifiers', 'on', true)`,
     );
     await green.query(SILENCE_EVENT_TRIGGERS);
     return await read({ green, blue, fact }, text);
@@ -125,7 +126,7 @@ const READERS: Readonly<Record<string, ReadAgain>> = {
     return written(
       green,
       fact === 'default'
-        ? `(SELECT typdefault FROM pg_type WHERE oid = 'pg_temp.${SHAPE}'::regtype)`
+        ? `(SELECT pg_get_expr(typdefaultbin, 0) FROM pg_type WHERE oid = 'pg_temp.${SHAPE}'::regtype)`
         : // Made in the order in which they are written.
           `(SELECT string_agg(pg_get_constraintdef(oid), ' ' ORDER BY oid) FROM pg_constraint
              WHERE contypid = 'pg_temp.${SHAPE}'::regtype AND contype = 'c')`,

@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../../errors.js';
+import { withoutNeedlessQuotes } from './catalog-description.js';
 import { GIVE_ROOM, isTransient, messageOf } from '../migrate/step-failed.js';
 import { isNameInFunction } from '../name-in-function.js';
 import { isOutOfRoom, isUnknownSetting, sqlState } from '../sqlstate.js';
@@ -71,7 +72,7 @@ function isOfCatalog(error: unknown): boolean {
 
 /** What a statement makes, without its body: `CREATE TABLE public.orders`, `ALTER TABLE ONLY a.b ADD CONSTRAINT c`. */
 export function describeStatement(statement: string): string {
-  const line = statement.replaceAll(/\s+/g, ' ').trim();
+  const line = withoutNeedlessQuotes(statement).replaceAll(/\s+/g, ' ').trim();
   const end =
     / (?:\(|AS |USING |PRIMARY KEY|UNIQUE|FOREIGN KEY|CHECK|EXCLUDE|RETURNS )|\(/.exec(line)?.index ?? line.length;
   return line.slice(0, Math.min(end, 200));

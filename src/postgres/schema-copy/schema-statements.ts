@@ -1,5 +1,6 @@
 import type { TableName } from '../../plan/table-name.js';
-import { type Statement, parseStatements } from '../../plan/sql-tree.js';
+import { type Statement, parseStatements, SqlSyntaxError } from '../../plan/sql-tree.js';
+import { VerdigrisError } from '../../errors.js';
 import { ident, qualified } from '../identifier.js';
 import { keepOfPostData, keepOfPreData } from './dump-filter.js';
 
@@ -57,12 +58,28 @@ export interface SchemaStatements {
 
 /** Takes what pg_dump writes for --section=pre-data apart into statements that can be run one by one. */
 export async function readPreDataStatements(preData: string): Promise<SchemaStatements['preData']> {
-  return keepOfPreData(await parseStatements(withoutMetaCommands(preData)));
+  return keepOfPreData(await statementsOf('pre-data', preData));
 }
 
 /** The same for --section=post-data; each of its statements is run in a transaction of ours. */
 export async function readPostDataStatements(postData: string): Promise<PostData> {
-  return groupPostData(keepOfPostData(await parseStatements(withoutMetaCommands(postData))));
+  return groupPostData(keepOfPostData(await statementsOf('post-data', postData)));
+}
+
+/** @throws VerdigrisError SchemaCopyFailed: the same dump would be written again. */
+async function statementsOf(section: 'pre-data' | 'post-data', dump: string): Promise<Statement[]> {
+  try {
+    return await parseStatements(withoutMetaCommands(dump));
+  } catch (error) {
+    if (!(error instanceof SqlSyntaxError)) throw error;
+    throw new VerdigrisError({
+      type: 'SchemaCopyFailed',
+      message: `blue: the schema as pg_dump writes it (${section}) is no SQL of PostgreSQL 18: ${error.message}`,
+      nextStep:
+        'change the object on blue that has these words, or leave its table out by "tables.exclude"; then start the migration again',
+      cause: error,
+    });
+  }
 }
 
 /** psql's \restrict and \unrestrict, whose key is new in each dump: only lines with that very key are taken out. */
