@@ -1,5 +1,6 @@
 import type { Session } from '../session.js';
 import { USER_SCHEMA } from '../catalog.js';
+import { NO_ARRAY_OF_ANOTHER } from './catalog-description.js';
 
 /** An object of a database, as pg_identify_object names it; the address is for good within one database. */
 export interface DatabaseObject {
@@ -45,7 +46,7 @@ WITH made (classid, objid, nspid) AS (
   UNION ALL SELECT 'pg_proc'::regclass, oid, pronamespace FROM pg_proc
   -- Without the row types of tables and the array types that come with each type.
   UNION ALL SELECT 'pg_type'::regclass, t.oid, t.typnamespace FROM pg_type t
-             WHERE t.typcategory <> 'A' AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+             WHERE ${NO_ARRAY_OF_ANOTHER} AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
   UNION ALL SELECT 'pg_operator'::regclass, oid, oprnamespace FROM pg_operator
   UNION ALL SELECT 'pg_opfamily'::regclass, oid, opfnamespace FROM pg_opfamily
   UNION ALL SELECT 'pg_opclass'::regclass, oid, opcnamespace FROM pg_opclass
