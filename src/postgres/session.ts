@@ -52,7 +52,7 @@ export const SHORT_STATEMENTS = { answerWithinMs: 30_000 } as const;
 
 /**
  * Opens a session with the settings that every session of ours has: commits are durable whatever the database's
- * default is, waits for locks are bounded, text forms are fixed, names are resolved in pg_catalog only; they may write
+ * default is, waits for locks are bounded, text forms and the reading of strings are fixed, names are resolved in pg_catalog only; they may write
  * where the default is read-only (a green that is kept from other writers); and they are READ COMMITTED. What is read
  * after a wait for a lock must be what is there then: at a higher level it would be what was there before the wait.
  *
@@ -202,6 +202,7 @@ function sessionSettings({ lockTimeoutMs = 2_000, statementTimeoutMs = 0 }: Sess
          set_config('extra_float_digits', '1', false),
          set_config('client_min_messages', 'warning', false),
          set_config('row_security', 'off', false),
+         set_config('standard_conforming_strings', 'on', false),
          -- Since 17: the server's default would end whatever takes longer, again and again.
          (SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout')`;
 }

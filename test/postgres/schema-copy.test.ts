@@ -130,6 +130,32 @@ describe.each([testedVersion('pg15')])('a copy from %s to 18', (server) => {
     expect((await refreshMaterializedViews(p.context)).map(({ name }) => name)).toEqual(['plain_summary', 'summary']);
   });
 
+  it('says the same about backslashes where blue reads them in strings by default', async () => {
+    const p = await pair(
+      server,
+      'strings',
+      `CREATE TABLE public.a (id int PRIMARY KEY, v text CHECK (v ~ E'^\\\\d+$') DEFAULT E'\\\\');
+       CREATE VIEW public.b AS SELECT id, v ~ E'^\\\\d+$' AS fits FROM public.a`,
+    );
+    open.push(p);
+    await withClient(p.blueDb.config, (client) =>
+      client.query(`ALTER DATABASE ${p.blueDb.database} SET standard_conforming_strings = off`),
+    );
+    const native = await read(p.blueDatabase);
+    process.env.VERDIGRIS_PG_DUMP = '/there/is/none';
+    const wasm = await read(p.blueDatabase).finally(() => delete process.env.VERDIGRIS_PG_DUMP);
+    for (const { preData } of [native, wasm]) {
+      expect(preData.join()).toContain(String.raw`~ '^\d+$'`);
+      expect(preData.join()).toContain(String.raw`DEFAULT '\'`);
+    }
+    await applyAll(p.context, native);
+    await p.green.query(`INSERT INTO public.a VALUES (1, '12')`);
+    expect((await p.green.query('SELECT fits FROM public.b')).rows).toEqual([{ fits: true }]);
+    const blue = await openSession(p.blueDatabase, { purpose: 'test' });
+    expect(await compare({ ...p, blue })).toEqual([]);
+    await closeSession(blue);
+  });
+
   it('is taken back completely, and only that', async () => {
     const p = await pair(server, 'undo', oddSchema(ROLE));
     open.push(p);
@@ -676,13 +702,22 @@ function withoutVersions(statements: SchemaStatements): unknown {
   return JSON.parse(
     JSON.stringify(statements)
       .replaceAll(/ {2,}TO /g, ' TO ')
-      .replaceAll(/ALTER (VIEW|MATERIALIZED VIEW|SEQUENCE) ([^"]+) OWNER TO/g, 'ALTER TABLE $2 OWNER TO'),
+      .replaceAll(/ALTER (VIEW|MATERIALIZED VIEW|SEQUENCE) ((?:\\"|[^"])+?) OWNER TO/g, 'ALTER TABLE $2 OWNER TO'),
   ) as unknown;
 }
 
 describe('a dump', () => {
   /** A section in which there is nothing. */
   const SETTINGS = 'SET statement_timeout = 0;';
+
+  it('that is no SQL to the parser ends the run at once, since the next one would be the same', async () => {
+    await expect(
+      statementsOf(`${SETTINGS}\nCREATE FUNCTION shop.f(json jsonb) RETURNS int`, SETTINGS),
+    ).rejects.toMatchObject({
+      ...{ type: 'SchemaCopyFailed', retryable: false },
+      message: expect.stringMatching(/^blue: the schema as pg_dump writes it \(pre-data\) .* near "jsonb"/) as string,
+    });
+  });
 
   it('is freed of what only its own server understands', async () => {
     const { preData } = await statementsOf(

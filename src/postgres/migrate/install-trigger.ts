@@ -23,6 +23,7 @@ const SETTINGS = {
   IntervalStyle: 'postgres',
   bytea_output: 'hex',
   extra_float_digits: '1',
+  standard_conforming_strings: 'on',
 } as const;
 
 /**

@@ -42,6 +42,8 @@ export function libpqEnvironment(database: Database): Record<string, string> | u
     PGSSLMODE: typeof ssl === 'object' && ssl !== null ? 'require' : 'disable',
     PGCONNECT_TIMEOUT: '10',
     PGAPPNAME: DUMP_APPLICATION,
+    // Green reads the dump in sessions of ours: backslashes in it must be what they are there.
+    PGOPTIONS: '-c standard_conforming_strings=on',
   };
 }
 
