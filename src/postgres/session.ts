@@ -190,7 +190,6 @@ function sessionSettings({ lockTimeoutMs = 2_000, statementTimeoutMs = 0 }: Sess
          set_config('lock_timeout', '${lockTimeoutMs}', false),
          set_config('statement_timeout', '${statementTimeoutMs}', false),
          set_config('idle_in_transaction_session_timeout', '0', false),
-         set_config('idle_session_timeout', '0', false),
          set_config('default_transaction_read_only', 'off', false),
          set_config('default_transaction_isolation', 'read committed', false),
          set_config('default_transaction_deferrable', 'off', false),
@@ -203,8 +202,9 @@ function sessionSettings({ lockTimeoutMs = 2_000, statementTimeoutMs = 0 }: Sess
          set_config('client_min_messages', 'warning', false),
          set_config('row_security', 'off', false),
          set_config('standard_conforming_strings', 'on', false),
-         -- Since 17: the server's default would end whatever takes longer, again and again.
-         (SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout')`;
+         -- Since 14 and 17: a server of any version must get as far as to tell which one it is.
+         (SELECT count(set_config(name, '0', false)) FROM pg_catalog.pg_settings
+           WHERE name IN ('idle_session_timeout', 'transaction_timeout'))`;
 }
 
 /** Runs `work` with a session of its own and closes it whatever happens. */

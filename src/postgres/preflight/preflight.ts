@@ -6,6 +6,7 @@ import { closeSession, connectionVariable, openSession, type Database, type Sess
 import { oneRow, type BootstrapMethod, type SideContext } from './check.js';
 import { PAIR_CHECKS, SIDE_CHECKS } from './checks.js';
 import type { PreflightFinding, PreflightReport } from './finding.js';
+import { OLDEST, serverVersion } from './server.js';
 
 export type { PreflightFinding, PreflightReport } from './finding.js';
 
@@ -37,7 +38,8 @@ export async function preflight(input: PreflightInput): Promise<PreflightReport>
     const bySide = await Promise.all(
       [blue, green].map((side) => ('context' in side ? checkSide(input, side.context) : [side.finding])),
     );
-    const ofPair = 'context' in blue && 'context' in green ? await checkPair(input, blue.context, green.context) : [];
+    const areAsked = 'context' in blue && 'context' in green && [blue, green].every(({ context }) => isKnown(context));
+    const ofPair = areAsked ? await checkPair(input, blue.context, green.context) : [];
     return { findings: [...bySide.flat(), ...ofPair].sort(bySeverity) };
   } finally {
     await Promise.all(sessions.map(closeSession));
@@ -83,6 +85,7 @@ async function checkSide(input: PreflightInput, context: SideContext): Promise<P
   for (const { name, sides, methods, run } of SIDE_CHECKS) {
     input.signal?.throwIfAborted();
     if (!sides.includes(context.side) || !isAsked(input, methods)) continue;
+    if (!isKnown(context) && name !== serverVersion.name) continue;
     try {
       findings.push(...(await run(context)).map((found) => ({ check: name, side: context.side, ...found })));
     } catch (error) {
@@ -90,6 +93,11 @@ async function checkSide(input: PreflightInput, context: SideContext): Promise<P
     }
   }
   return findings;
+}
+
+/** What else an older server lacks is no news, and some questions it would not understand. */
+function isKnown({ version }: SideContext): boolean {
+  return version >= OLDEST;
 }
 
 function isAsked({ plan }: PreflightInput, methods: readonly BootstrapMethod[] | undefined): boolean {

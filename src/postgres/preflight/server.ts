@@ -4,7 +4,7 @@ import { BOTH_SIDES, oneRow, type Found, type SideCheck, type SideContext } from
 /** Checks of a server's version, role and settings. */
 
 /** pg_stat_subscription_stats, column lists and the rest that Verdigris works with came with 15. */
-const OLDEST = 15;
+export const OLDEST = 15;
 
 export const serverVersion: SideCheck = {
   name: 'server-version',
