@@ -3,6 +3,7 @@ import pg from 'pg';
 import type { Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
 import { isConnectionLost, isOutOfRoom, sqlState } from './sqlstate.js';
+import { processOf, refuseSharedConnection } from './shared-connection.js';
 import { answerWithin } from '../timing.js';
 import { tlsFault } from './tls-fault.js';
 
@@ -75,20 +76,59 @@ export async function openSession(database: Database, options: SessionOptions): 
   if (cutOn !== undefined) cutWhenAborted(client, cutOn, cutAfterMs);
   try {
     await unlessAborted(client.connect(), cutOn);
-    await answerWithin(CONNECT_WITHIN_MS, client.query(sessionSettings(options)), () =>
+    const pid = await answerWithin(CONNECT_WITHIN_MS, setUp(client, database, options), () =>
       noAnswer(database.side, CONNECT_WITHIN_MS),
     );
-    openedWith.set(client, { database, answerWithinMs: options.answerWithinMs });
+    openedWith.set(client, { database, answerWithinMs: options.answerWithinMs, pid });
     return client;
   } catch (error) {
     const closed = client.end().catch(() => undefined);
     cutOn?.throwIfAborted();
     await closed;
-    throw connectionFailed(database, error);
+    throw error instanceof VerdigrisError ? error : connectionFailed(database, error);
   }
 }
 
-const openedWith = new WeakMap<Session, { readonly database: Database; readonly answerWithinMs: number | undefined }>();
+interface OpenedWith {
+  readonly database: Database;
+  readonly answerWithinMs: number | undefined;
+  /** The server's process. */
+  readonly pid: number;
+}
+
+const openedWith = new WeakMap<Session, OpenedWith>();
+
+/**
+ * Makes the session's settings, in one message. Where it is not at the server itself they are not made before it is known
+ * that the connection is this session's alone: the next client of a pool would have them, such as our search_path.
+ *
+ * @returns the server's process.
+ * @throws VerdigrisError ConnectionFailed when clients share the connection.
+ */
+async function setUp(client: pg.Client, database: Database, options: SessionOptions): Promise<number> {
+  const direct = await processOf(client, sessionSettings(options, toldProcess(client)));
+  if (direct !== undefined) return direct;
+  await refuseSharedConnection(client, database);
+  const pooled = await processOf(client, sessionSettings(options, undefined));
+  if (pooled === undefined) throw new Error('the settings of a session were not made');
+  return pooled;
+}
+
+/** The process that the server has named at the login: a pooler names one that the server does not know. */
+function toldProcess(client: pg.Client): number | undefined {
+  return 'processID' in client && typeof client.processID === 'number' ? client.processID : undefined;
+}
+
+/** The server's process of a session, by which others cancel its statements and see whom it waits for. */
+export function serverProcess(session: Session): number {
+  return openedWith.get(session)?.pid ?? toldProcess(session) ?? 0;
+}
+
+/** Whether a session goes through something that speaks PostgreSQL's protocol itself, such as PgBouncer. */
+export function isThroughPooler(session: Session): boolean {
+  const told = toldProcess(session);
+  return told !== undefined && told !== serverProcess(session);
+}
 
 /** Has each statement wait for its answer for so long at most. node-postgres' own limit leaves the connection as it is. */
 function cutWhenSilent(client: pg.Client, side: Side, ms: number): void {
@@ -180,11 +220,14 @@ export const NO_TIMEOUTS = `
 /**
  * One message. Its own level comes first: by a default that is SERIALIZABLE, a standby would refuse the SELECT, and one
  * that is DEFERRABLE, too, would have it wait.
+ *
+ * @param pid sets nothing in any other process of the server. Default: in whichever it is
  */
-function sessionSettings({ lockTimeoutMs = 2_000, statementTimeoutMs = 0 }: SessionOptions): string {
+function sessionSettings({ lockTimeoutMs = 2_000, statementTimeoutMs = 0 }: SessionOptions, pid?: number): string {
   return `
   SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-  SELECT set_config('synchronous_commit',
+  SELECT pg_catalog.pg_backend_pid() AS pid,
+         set_config('synchronous_commit',
                     CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' WHEN 'local' THEN 'on'
                          ELSE current_setting('synchronous_commit') END, false),
          set_config('lock_timeout', '${lockTimeoutMs}', false),
@@ -204,7 +247,8 @@ function sessionSettings({ lockTimeoutMs = 2_000, statementTimeoutMs = 0 }: Sess
          set_config('standard_conforming_strings', 'on', false),
          -- Since 14 and 17: a server of any version must get as far as to tell which one it is.
          (SELECT count(set_config(name, '0', false)) FROM pg_catalog.pg_settings
-           WHERE name IN ('idle_session_timeout', 'transaction_timeout'))`;
+           WHERE name IN ('idle_session_timeout', 'transaction_timeout'))
+   WHERE ${pid === undefined ? 'true' : `pg_catalog.pg_backend_pid() = ${pid}`}`;
 }
 
 /** Runs `work` with a session of its own and closes it whatever happens. */

@@ -2,6 +2,12 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
 import { PooledPair } from '../support/pooled-pair.js';
+import { planSchema } from '../../src/plan/schema.js';
+import { isReady, type PreflightReport } from '../../src/postgres/preflight/finding.js';
+import { preflight } from '../../src/postgres/preflight/preflight.js';
+import { backendPid } from '../../src/postgres/migrate/step-context.js';
+import { withSession, type Database } from '../../src/postgres/session.js';
+import { withClient } from '../support/postgres.js';
 import { poolsBefore } from '../../src/pgbouncer/from-plan.js';
 import { poolerAdmin, poolerFindings, whatPreflightSays } from '../support/pooler-preflight.js';
 
@@ -84,5 +90,60 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
     await pools.close();
     writeFileSync(file, right);
     await admin('RELOAD');
+  });
+
+  describe('of a connection of the worker that leads through one', () => {
+    const through = (entry: string): Database => {
+      const { connection, peerConninfo } = pair.databases.blue;
+      const config = { ...pair.clientOf(0), database: entry };
+      return { side: 'blue', connection, config, peerConninfo };
+    };
+    const settings = async (entry: string): Promise<unknown> =>
+      withClient({ ...pair.clientOf(0), database: entry }, async (application) => {
+        const { rows } = await application.query(
+          `SELECT current_setting('search_path') AS path, current_setting('lock_timeout') AS patience,
+                  current_setting('row_security') AS policies`,
+        );
+        return rows;
+      });
+    const found = (blue: Database): Promise<PreflightReport> => {
+      const plan = planSchema.parse({ name: pair.migration, blue: { connection: 'b' }, green: { connection: 'g' } });
+      return preflight({ blue, green: pair.databases.green, plan, runId: 'run-1', reachWithinMs: 1_000 });
+    };
+
+    it('refuses one that clients share, and leaves nothing of ours to the application', async () => {
+      const before = await settings('orders_blue');
+      const report = await found(through('orders_blue'));
+      expect(await settings('orders_blue')).toEqual(before);
+      expect(isReady(report)).toBe(false);
+      expect(report.findings.filter(({ check }) => check === 'connection')).toEqual([
+        {
+          ...{ severity: 'error', check: 'connection', side: 'blue', object: 'test_blue' },
+          message: expect.stringContaining(
+            'the connection "test_blue" leads through a pooler that gives one',
+          ) as string,
+          remedy: expect.stringMatching(
+            /^Write the address of the server itself into VERDIGRIS_CONNECTION_TEST_BLUE /,
+          ) as string,
+        },
+      ]);
+    });
+
+    it('only warns of one that each client has for itself: its statements are cancelled by the process of the server', async () => {
+      await admin("SET pool_mode = 'session'", 'RECONNECT');
+      try {
+        const database = through('orders');
+        await withSession(database, { purpose: 'test' }, async (session) => {
+          const { rows } = await session.query('SELECT pg_backend_pid() AS pid');
+          expect(rows).toEqual([{ pid: backendPid(session) }]);
+        });
+        const { findings } = await found(database);
+        expect(findings.filter(({ check }) => check === 'connection' || check === 'pooler')).toEqual([
+          expect.objectContaining({ severity: 'warning', check: 'pooler', side: 'blue', object: 'test_blue' }),
+        ]);
+      } finally {
+        await admin('RELOAD');
+      }
+    });
   });
 });

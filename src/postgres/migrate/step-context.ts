@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Session } from '../session.js';
-import { closeSession } from '../session.js';
+import { closeSession, serverProcess } from '../session.js';
 
 /** How far a step is: what heartbeats and logs show. */
 export interface Progress {
@@ -85,10 +85,8 @@ async function cancelUntil(connect: StepContext['connect'], pid: number, over: (
   }
 }
 
-/** The server's process of a session. node-postgres keeps it since the connection was made; its types don't say so. */
-export function backendPid(session: Session): number {
-  return 'processID' in session && typeof session.processID === 'number' ? session.processID : 0;
-}
+/** The server's process of a session. */
+export const backendPid = serverProcess;
 
 /** Rows a second and the time that is left, from what has been done since it was made. */
 export class RateMeter {

@@ -40,6 +40,7 @@ import { money } from './money.js';
 import { peerConnection } from './peer-connection.js';
 import { planLint } from './plan-lint.js';
 import { planOnBlue } from './plan-on-blue.js';
+import { pooler } from './pooler.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
 import { schemaPrivileges } from './schema-privileges.js';
 import {
@@ -68,6 +69,7 @@ import { givenAway, greenEmpty, nameIsFree, ownedByAnother } from './target.js';
 /** Every check of one side, in the order of docs/preflight.md. */
 export const SIDE_CHECKS: readonly SideCheck[] = [
   connectionParameters,
+  pooler,
   serverVersion,
   inRecovery,
   walLevel,
