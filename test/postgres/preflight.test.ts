@@ -498,6 +498,27 @@ describe('preflight', () => {
     expect(await torn(['heirs.*'])).toEqual([]);
   });
 
+  it('refuses a default that takes values of a sequence of a table which the plan leaves out', async () => {
+    await onBlue(`
+      CREATE SCHEMA serial;
+      CREATE TABLE serial.old (id serial PRIMARY KEY);
+      CREATE TABLE serial.new (id int PRIMARY KEY DEFAULT nextval('serial.old_id_seq'))`);
+    undo.push(() => onBlue('DROP SCHEMA serial CASCADE'));
+    const torn = async (exclude: string[]): Promise<PreflightFinding[]> =>
+      only(await check({ tables: { include: ['*.*'], exclude } }), 'torn-apart');
+    expect(await torn(['serial.old'])).toEqual([
+      expect.objectContaining({
+        severity: 'error',
+        object: 'serial.new.id (serial.old_id_seq)',
+        remedy: 'Include serial.old in "tables", or ALTER SEQUENCE ... OWNED BY NONE on blue: it goes along then',
+      }),
+    ]);
+    expect(await torn([])).toEqual([]);
+    expect(await torn(['serial.*'])).toEqual([]);
+    await onBlue('ALTER SEQUENCE serial.old_id_seq OWNED BY NONE');
+    expect(await torn(['serial.old'])).toEqual([]);
+  });
+
   it('refuses policies and rules that need a table which the plan leaves out; a standby brings it along', async () => {
     await onBlue(`
       CREATE SCHEMA tenancy;
@@ -711,6 +732,20 @@ describe('green', () => {
   it('must not be blue', async () => {
     const findings = await check({}, { green: { ...asDatabase(blueDb, 'green') } });
     expect(errorsOf(findings)).toContain('same-database both');
+  });
+
+  it('is told to order by another locale than blue, of ICU too', async () => {
+    const icu = async (server: 'pg15' | 'pg18', locale: string): Promise<TestDatabase> => {
+      const db = await testDatabase(server, 'icu', `LOCALE_PROVIDER icu ICU_LOCALE '${locale}'`);
+      undo.push(() => db.drop());
+      return db;
+    };
+    const german = asDatabase(await icu('pg18', 'de'), 'blue');
+    const [english, same] = [await icu('pg18', 'en-US'), await icu('pg18', 'de')];
+    const [found, ...more] = only(await check({}, { blue: german, green: asDatabase(english, 'green') }), 'collation');
+    expect(more).toEqual([]);
+    expect(found?.message).toMatch(/provider i, locale en-US.* than on blue \(.*provider i, locale de,/);
+    expect(only(await check({}, { blue: german, green: asDatabase(same, 'green') }), 'collation')).toEqual([]);
   });
 
   it('must not be older than blue', async () => {

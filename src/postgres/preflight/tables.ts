@@ -202,7 +202,7 @@ export const invalidIndexes: SideCheck = {
   },
 };
 
-type Edge = 'foreign key' | 'view' | 'policy' | 'rule' | 'inheritance' | 'foreign key of another table';
+type Edge = 'foreign key' | 'view' | 'policy' | 'rule' | 'default' | 'inheritance' | 'foreign key of another table';
 
 interface Torn {
   readonly kind: Edge;
@@ -223,7 +223,9 @@ export const tornApart: SideCheck = {
 };
 
 function judgeTorn({ kind, object, needs }: Torn, isStandby: boolean): Found {
-  const [include, drop] = [`Include ${needs} in "tables"`, `drop the ${kind} on blue`];
+  const include = `Include ${needs} in "tables"`;
+  const drop =
+    kind === 'default' ? 'ALTER SEQUENCE ... OWNED BY NONE on blue: it goes along then' : `drop the ${kind} on blue`;
   if (kind === 'foreign key of another table') {
     return {
       severity: 'warning',
@@ -330,6 +332,15 @@ SELECT DISTINCT 'rule', quote_ident(r.rulename) || ' on ' || r.ev_class::regclas
   FROM pg_rewrite r
   JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
  WHERE r.ev_class IN (SELECT oid FROM moved) AND d.refobjid IN (SELECT oid FROM kept)
+UNION ALL
+SELECT DISTINCT 'default', a.adrelid::regclass || '.' || quote_ident(c.attname) || ' (' || d.refobjid::regclass || ')',
+       o.refobjid::regclass::text
+  FROM pg_attrdef a
+  JOIN pg_attribute c ON c.attrelid = a.adrelid AND c.attnum = a.adnum
+  JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid AND d.refclassid = 'pg_class'::regclass
+  JOIN pg_depend o ON o.classid = 'pg_class'::regclass AND o.objid = d.refobjid AND o.refclassid = 'pg_class'::regclass
+                  AND o.refobjsubid > 0 AND o.deptype IN ('a', 'i')
+ WHERE a.adrelid IN (SELECT oid FROM moved) AND o.refobjid IN (SELECT oid FROM kept)
 UNION ALL
 SELECT 'inheritance', i.inhrelid::regclass::text, i.inhparent::regclass::text
   FROM pg_inherits i WHERE i.inhrelid IN (SELECT oid FROM moved) AND i.inhparent IN (SELECT oid FROM kept)
