@@ -58,14 +58,19 @@ interface Locale {
   readonly ctype: string;
   readonly provider: string;
   readonly version: string | null;
+  /** Of ICU and of PostgreSQL's own provider: what they order by; null with libc. */
+  readonly locale: string | null;
+  /** Somebody's own, of ICU. */
+  readonly rules: string | null;
 }
 
 function readLocale({ session }: SideContext): Promise<Locale> {
   return oneRow(
     session,
     `SELECT pg_encoding_to_char(encoding) AS encoding, datcollate AS collate, datctype AS ctype, datlocprovider AS provider,
-            datcollversion AS version
-       FROM pg_database WHERE datname = current_database()`,
+            datcollversion AS version, coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') AS locale,
+            to_jsonb(d) ->> 'daticurules' AS rules
+       FROM pg_database d WHERE datname = current_database()`,
   );
 }
 
@@ -92,8 +97,13 @@ export const collation: PairCheck = {
   methods: NEW_GREEN,
   run: async ({ blue, green }) => {
     const [a, b] = [await readLocale(blue), await readLocale(green)];
-    const shown = ({ collate, ctype, provider, version }: Locale): string =>
-      `${collate}/${ctype}, provider ${provider}${version === null ? '' : `, version ${version}`}`;
+    const shown = ({ collate, ctype, provider, ...more }: Locale): string => {
+      const { locale, version, rules } = more;
+      const known = Object.entries({ locale, version, rules }).filter(([, value]) => value !== null);
+      return [`${collate}/${ctype}, provider ${provider}`, ...known.map(([what, value]) => `${what} ${value}`)].join(
+        ', ',
+      );
+    };
     if (shown(a) === shown(b)) return [];
     return [
       {
