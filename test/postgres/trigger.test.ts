@@ -361,10 +361,11 @@ describe('a database that writes values in another form than our sessions', () =
     extra_float_digits: '0',
     DateStyle: 'German',
     TimeZone: 'Asia/Kolkata',
+    standard_conforming_strings: 'off',
   };
-  const SAID = '1 day 02:00:00 \\x00ff41 0.30000000000000004 2026-01-02 03:04:05+00';
+  const SAID = '1 day 02:00:00 \\x00ff41 0.30000000000000004 2026-01-02 03:04:05+00 \\d';
   const row = (id: number): string =>
-    `INSERT INTO forms VALUES (${id}, '1 day 2 hours', '\\x00ff41', 0.1::float8 + 0.2, '2026-01-02 03:04:05+00')`;
+    `INSERT INTO forms VALUES (${id}, '1 day 2 hours', E'\\\\x00ff41', 0.1::float8 + 0.2, '2026-01-02 03:04:05+00')`;
   let pair: ReplicatedPair;
   let work: Work;
 
@@ -380,7 +381,7 @@ describe('a database that writes values in another form than our sessions', () =
       row(1),
       { blue: '', green: `DO $$ BEGIN ${set.join(' ')} END $$` },
     );
-    const up = `format('%s %s %s %s', lasts, raw, ratio, at)`;
+    const up = `format('%s %s %s %s \\d', lasts, raw, ratio, at)`;
     work = await workOf([{ addColumn: { table: 'forms', column: 'said', type: 'text', up } }]);
     for (const table of work.tables) await expandTable(pair.context(), table);
     for (const table of work.tables) await backfillTable(pair.context(), table, NO_LAG);
@@ -419,7 +420,7 @@ describe('a database that writes values in another form than our sessions', () =
     };
     const before = await fixed();
     const all = ['DateStyle=ISO, YMD', 'IntervalStyle=postgres', 'TimeZone=UTC', 'bytea_output=hex'];
-    expect(before?.settings).toEqual([...all, 'extra_float_digits=1']);
+    expect(before?.settings).toEqual([...all, 'extra_float_digits=1', 'standard_conforming_strings=on']);
     await expand();
     expect(await fixed()).toEqual(before);
     await pair.green.query(`ALTER FUNCTION verdigris.${before?.name ?? ''}() RESET IntervalStyle`);
