@@ -1,8 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Context } from '@temporalio/activity';
+import { IllegalStateError } from '@temporalio/common';
+import { WorkflowNotFoundError } from '@temporalio/client';
 import { formatTableName } from '../src/plan/table-name.js';
 import { copyParcel, type ParcelResult } from '../src/postgres/bootstrap/copy/copy-parcel.js';
 import type { CopyContext } from '../src/postgres/bootstrap/copy/copy-context.js';
 import { readCopyState } from '../src/postgres/bootstrap/copy/copy-state.js';
+import type { HolderAttempt } from '../src/postgres/bootstrap/copy/held-snapshots.js';
 import { finishCopy, type FinishResult } from '../src/postgres/bootstrap/copy/finish-copy.js';
 import { followCopy } from '../src/postgres/bootstrap/copy/follow-copy.js';
 import { planCopy } from '../src/postgres/bootstrap/copy/plan-copy.js';
@@ -10,6 +14,7 @@ import type { Parcel } from '../src/postgres/bootstrap/copy/plan-parcels.js';
 import { holdSnapshots } from '../src/postgres/bootstrap/copy/snapshot-holder.js';
 import { vacuumCopied } from '../src/postgres/bootstrap/copy/vacuum-copied.js';
 import { recordEvent } from '../src/postgres/state.js';
+import { answerWithin } from '../src/timing.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { buildSettings } from './build-settings.js';
 import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
@@ -45,7 +50,9 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
 
     /** Makes the slots with their snapshots and holds them until it is cancelled. */
     holdSnapshot: (ref: RunRef): Promise<'released' | 'lost'> =>
-      performWhileBlueServes(dependencies, ref, (work) => holdSnapshots(contextOf(work, ref))),
+      performWhileBlueServes(dependencies, ref, (work) =>
+        holdSnapshots(contextOf(work, ref), attemptOf(Context.current())),
+      ),
 
     /** Returns when parcels can be copied, or will not be any more. */
     awaitSnapshot: (ref: RunRef): Promise<'ready' | 'lost'> =>
@@ -102,4 +109,32 @@ function summaryOf({ id, label, bytes, pieces }: Parcel): ParcelSummary {
 
 function contextOf({ databases, run, signal, report }: Work, ref: RunRef): CopyContext {
   return { databases, run, plan: ref.plan, signal, report };
+}
+
+/** An answer of Temporal that takes longer is none, ms. */
+const ANSWER_WITHIN_MS = 5_000;
+
+function attemptOf(context: Context): HolderAttempt {
+  const { attempt, workflowExecution } = context.info;
+  return {
+    isAnother: attempt > 1,
+    endedBy: () => {
+      const { workerShutdown, cancelRequested, paused, reset, notFound, timedOut } = context.cancellationDetails ?? {};
+      if (cancelRequested === true || paused === true || reset === true) return 'run';
+      if (workerShutdown === true) return 'worker';
+      return notFound === true || timedOut === true ? 'silence' : 'run';
+    },
+    doesRunGoOn: async () => {
+      if (workflowExecution === undefined) return false;
+      try {
+        const { workflowId, runId } = workflowExecution;
+        const asked = context.client.workflow.getHandle(workflowId, runId).describe();
+        const { status } = await answerWithin(ANSWER_WITHIN_MS, asked, () => new Error('Temporal does not answer'));
+        return status.name === 'RUNNING' || status.name === 'PAUSED';
+      } catch (error) {
+        // The second one: the worker has closed its connection.
+        return error instanceof WorkflowNotFoundError || error instanceof IllegalStateError ? false : undefined;
+      }
+    },
+  };
 }

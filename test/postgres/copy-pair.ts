@@ -10,6 +10,7 @@ import { finishCopy, type FinishResult } from '../../src/postgres/bootstrap/copy
 import { followCopy } from '../../src/postgres/bootstrap/copy/follow-copy.js';
 import { planCopy } from '../../src/postgres/bootstrap/copy/plan-copy.js';
 import type { Parcel } from '../../src/postgres/bootstrap/copy/plan-parcels.js';
+import type { HolderAttempt } from '../../src/postgres/bootstrap/copy/held-snapshots.js';
 import { holdSnapshots } from '../../src/postgres/bootstrap/copy/snapshot-holder.js';
 import { qualified } from '../../src/postgres/identifier.js';
 import { waitForMarker, writeMarker } from '../../src/postgres/marker.js';
@@ -127,9 +128,12 @@ export class CopyPair {
   }
 
   /** Begins to hold the snapshots; the result is what the holder ends with. */
-  hold(seen: object[] = []): { stop: () => void; ended: Promise<'released' | 'lost' | 'cancelled'> } {
+  hold(
+    seen: object[] = [],
+    attempt?: HolderAttempt,
+  ): { stop: () => void; ended: Promise<'released' | 'lost' | 'cancelled'> } {
     const abort = new AbortController();
-    const ended = holdSnapshots(this.context(abort.signal, seen)).catch((error: unknown) => {
+    const ended = holdSnapshots(this.context(abort.signal, seen), attempt).catch((error: unknown) => {
       if (abort.signal.aborted) return 'cancelled' as const;
       throw error;
     });

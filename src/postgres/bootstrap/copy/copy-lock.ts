@@ -11,6 +11,8 @@ const SPACE = 0x76_65_72_64;
 /** Parcels count from 0. */
 export const HOLDER_LOCK = -1;
 export const FOLLOW_LOCK = -2;
+/** Shared: of whoever watches over snapshots that an earlier attempt holds. */
+const WATCHER_LOCK = -3;
 /** Of the replication connection of stream 1; -11 of stream 2 and so on. */
 export const STREAM_LOCK = -10;
 
@@ -25,6 +27,18 @@ export async function takeOver(session: Session, number: number, signal: AbortSi
     await session.query(endHolders(`l.objid::bigint = ${number} & 4294967295`));
     await sleep(50);
   }
+}
+
+/** Shows whoever holds the snapshots, for as long as the session lives, that somebody goes on with them. */
+export async function showWatching(session: Session): Promise<void> {
+  await session.query(`SELECT pg_advisory_lock_shared(${SPACE}, ${WATCHER_LOCK})`);
+}
+
+export async function isWatched(session: Session): Promise<boolean> {
+  const { rowCount } = await session.query(
+    `SELECT FROM pg_locks l WHERE ${inOurSpace(`l.objid::bigint = ${WATCHER_LOCK} & 4294967295`)}`,
+  );
+  return rowCount !== 0;
 }
 
 /** Ends every session in this database that copies a parcel. */
@@ -45,7 +59,12 @@ export async function endSession(watch: Session, session: Session, pid: number):
 
 function endHolders(which: string): string {
   return `SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
-           WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
+           WHERE ${inOurSpace(which)} AND l.pid <> pg_catalog.pg_backend_pid()`;
+}
+
+/** Of pg_locks `l`: held locks of a copy in this database. */
+function inOurSpace(which: string): string {
+  return `l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
              AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
              AND l.classid::bigint = ${SPACE} AND ${which}`;
 }

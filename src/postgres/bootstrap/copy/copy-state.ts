@@ -28,6 +28,8 @@ export interface CopyState {
   readonly incarnation: string;
   /** Name of the exported snapshot of each stream. */
   readonly snapshots: Readonly<Record<string, string>>;
+  /** The sessions on blue that hold them. An older worker does not say. */
+  readonly holders?: readonly Holder[];
   /** By name: tables of the plan whose new columns blue computes. Those of others are computed by green's trigger. */
   readonly computed: Readonly<Record<string, ComputedTable>>;
   /** How long blue took to answer before rows were copied, ms; where the copy is to give way to others. */
@@ -36,6 +38,13 @@ export interface CopyState {
   readonly othersWork?: boolean;
   /** Once closed: tables (topmost parents) that have not been copied whole. */
   readonly left: readonly TableName[];
+}
+
+/** A session on blue. Process numbers are used again, so its beginning belongs to it. */
+export interface Holder {
+  readonly pid: number;
+  /** pg_stat_activity.backend_start, UTC, to the microsecond. */
+  readonly since: string;
 }
 
 export interface PieceDone {
