@@ -3,7 +3,7 @@ import type { WorkflowExecutionDescription } from '@temporalio/client';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { VerdigrisError } from '../src/errors.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
-import type { Run } from '../src/postgres/ownership.js';
+import { whileOwned, type Run } from '../src/postgres/ownership.js';
 import { isPeerFailure } from '../src/postgres/peer-failed.js';
 import {
   openSession,
@@ -63,6 +63,16 @@ export interface Work {
   readonly report: (progress: object) => void;
   /** Opens a session that is closed when the activity ends, however it ends. */
   readonly session: (side: Side, purpose: string, limits?: Limits) => Promise<Session>;
+  /**
+   * Acts on a side only while it is this run's, or nobody's, by a session that whoever claims it next ends first: see
+   * whileOwned(). One at a time on each side. Undefined where it is another run's.
+   */
+  readonly asOwner: <T>(
+    side: Side,
+    purpose: string,
+    act: (session: Session) => Promise<T>,
+    limits?: Limits,
+  ) => Promise<T | undefined>;
 }
 
 type Limits = Omit<SessionOptions, 'purpose'>;
@@ -100,9 +110,10 @@ export async function perform<T>(
   return alive(dependencies, async (signal, report) => {
     try {
       const databases = databasesOf(ref.plan, dependencies.environment);
+      const run = { runId: ref.runId, migration: ref.plan.name };
       return await work({
         databases,
-        run: { runId: ref.runId, migration: ref.plan.name },
+        run,
         signal,
         report,
         session: async (side, purpose, limits = {}) => {
@@ -110,6 +121,8 @@ export async function perform<T>(
           sessions.push(session);
           return session;
         },
+        asOwner: (side, purpose, act, limits = {}) =>
+          whileOwned(databases[side], run, purpose, act, { signal, limits }),
       });
     } catch (error) {
       throw isUnknown(error) ? await onUnknown(error) : error;

@@ -97,9 +97,11 @@ export function migrateActivities(dependencies: ActivityDependencies) {
     /** The compensation: the plan's changes are taken back, the last one first. */
     undoMigrations: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
-        const green = await work.session('green', 'undo migrations');
-        if (keepGreen || !(await hasState(green))) return;
-        await revertMigrations(stepContext(work, green, 'green'), await planWork(ref.plan));
+        if (keepGreen) return;
+        await work.asOwner('green', 'undo migrations', async (green) => {
+          if (!(await hasState(green))) return;
+          await revertMigrations(stepContext(work, green, 'green'), await planWork(ref.plan));
+        });
       }),
   };
 }

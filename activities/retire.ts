@@ -8,7 +8,7 @@ import { feedName } from '../src/postgres/feed.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { isAway } from '../src/postgres/standby.js';
 import { readOwner } from '../src/postgres/state.js';
-import { releaseDatabase, type Run } from '../src/postgres/ownership.js';
+import { releaseDatabase } from '../src/postgres/ownership.js';
 import { dropTriggers } from '../src/postgres/migrate/revert.js';
 import { stepContext } from './step-context.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -26,32 +26,37 @@ export function retireActivities(dependencies: ActivityDependencies) {
      */
     retire: (ref: RunRef): Promise<string | null> =>
       perform(dependencies, ref, async (work) => {
-        const { run, session, signal } = work;
+        const { run, session, asOwner, signal } = work;
         // Looked at before, while writes could still go back: a HAProxy may have been restarted since. Blue still answers rightly.
         await refuseReadsOnBlueOf(ref, dependencies.environment, await session('green', 'retire'));
         const back = feedName(run.migration, 'to_blue');
         const there = feedName(run.migration, 'to_green');
-        const retireGreen = async (): Promise<void> => {
-          const green = await session('green', 'retire');
-          if (await isOver(green, run)) return;
-          await dropDdlTriggers(green);
-          // Only where the promotion was never finished.
-          await dropSubscriptions(green, there);
-          await dropSlots(green, back, 2_000);
-          await dropPublications(green, back);
-          await dropFence(green, signal);
-          await dropTriggers(stepContext(work, green, 'green'));
-          await releaseDatabase(green, run, 'completed');
-        };
-        const retireBlue = async (): Promise<void> => {
-          const blue = await session('blue', 'retire', SHORT_STATEMENTS);
-          if (await isOver(blue, run)) return;
-          await dropDdlTriggers(blue);
-          await dropSubscriptions(blue, back);
-          await dropSlots(blue, there, 2_000);
-          await dropPublications(blue, there);
-          await releaseDatabase(blue, run, 'completed');
-        };
+        const retireGreen = (): Promise<unknown> =>
+          asOwner('green', 'retire', async (green) => {
+            if (await isOver(green)) return;
+            await dropDdlTriggers(green);
+            // Only where the promotion was never finished.
+            await dropSubscriptions(green, there);
+            await dropSlots(green, back, 2_000);
+            await dropPublications(green, back);
+            await dropFence(green, signal);
+            await dropTriggers(stepContext(work, green, 'green'));
+            await releaseDatabase(green, run, 'completed');
+          });
+        const retireBlue = (): Promise<unknown> =>
+          asOwner(
+            'blue',
+            'retire',
+            async (blue) => {
+              if (await isOver(blue)) return;
+              await dropDdlTriggers(blue);
+              await dropSubscriptions(blue, back);
+              await dropSlots(blue, there, 2_000);
+              await dropPublications(blue, there);
+              await releaseDatabase(blue, run, 'completed');
+            },
+            SHORT_STATEMENTS,
+          );
         // Blue's subscriber first, so that nothing holds green's slot; but a blue that is gone must not keep green,
         // which serves, from getting rid of a slot that fills its disk.
         const first = await failureOf(retireBlue);
@@ -67,10 +72,10 @@ export function retireActivities(dependencies: ActivityDependencies) {
   };
 }
 
-/** Done by an earlier attempt; another run may have taken the database over since. */
-async function isOver(session: Session, run: Run): Promise<boolean> {
+/** Done by an earlier attempt. */
+async function isOver(session: Session): Promise<boolean> {
   const owner = await readOwner(session);
-  return owner !== undefined && (owner.runId !== run.runId || owner.outcome !== null);
+  return owner !== undefined && owner.outcome !== null;
 }
 
 /** A restart of its server, or a failover, takes less. A blue that is gone for good must not keep the run for ever. */
@@ -95,7 +100,7 @@ interface Patience {
  */
 export async function untilBlueAnswers(
   first: unknown,
-  retireBlue: () => Promise<void>,
+  retireBlue: () => Promise<unknown>,
   { withinMs, againMs = AGAIN_MS, signal, onAway }: Patience,
 ): Promise<string | null> {
   const until = performance.now() + withinMs;
@@ -110,7 +115,7 @@ export async function untilBlueAnswers(
   return null;
 }
 
-async function failureOf(work: () => Promise<void>): Promise<unknown> {
+async function failureOf(work: () => Promise<unknown>): Promise<unknown> {
   try {
     await work();
     return null;

@@ -6,7 +6,7 @@ import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
 import { dropCopiedSchema } from '../src/postgres/schema-copy/drop-copied-schema.js';
 import { dropSlot } from '../src/postgres/replication-slot.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
-import { hasState, readOwner } from '../src/postgres/state.js';
+import { hasState } from '../src/postgres/state.js';
 import { findSyncSlots, noteSubscribers } from '../src/postgres/sync-slots.js';
 import { readStateObjects } from '../src/postgres/doctor/read-state.js';
 import type { Direction, Side } from '../src/side.js';
@@ -22,42 +22,53 @@ export interface Keep {
 
 const DIRECTIONS: readonly Direction[] = ['to_green', 'to_blue'];
 
-/** The compensations that no other file has: each looks before it acts, and each side is cleaned even if the other is away. */
+/**
+ * The compensations that no other file has: each looks before it acts, leaves a side alone that is another run's by then, and
+ * each side is cleaned even if the other is away.
+ */
 export function rollbackActivities(dependencies: ActivityDependencies) {
   return {
     /** Drops subscriptions, slots and publications on both sides, and on green what the copy made. */
     undoReplication: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
+        const { asOwner, run } = work;
         // What DROP SUBSCRIPTION may leave on blue can't be told from others' any more when the subscriptions are gone.
         const noted = await failureOf(noteFollowers(work, ref.plan.name));
         // Subscribers first: a slot that is in use can't be dropped. But blue's slot goes even if green is away: it would
         // hold back WAL until the disk is full, with nobody left to watch it.
-        const subscriptions = await failureOf(
-          onBothSides(async (side) => {
-            const session = await work.session(side, 'undo replication', SHORT_STATEMENTS);
-            if (await isInRecovery(session)) return;
-            for (const direction of DIRECTIONS) await dropSubscriptions(session, feedName(ref.plan.name, direction));
-          }),
-        );
-        const slots = await failureOf(
-          onBothSides(async (side) => {
-            const session = await work.session(side, 'undo replication', SHORT_STATEMENTS);
-            if (await isInRecovery(session)) return;
-            for (const direction of DIRECTIONS) {
-              await dropSlots(session, feedName(ref.plan.name, direction));
-              await dropPublications(session, feedName(ref.plan.name, direction));
-            }
-            // Without the slots of the feed no worker of it begins another one.
-            for (const slot of await findSyncSlots(session, work.run.runId)) await dropSlot(session, slot);
-          }),
-        );
+        const undo = (act: (session: Session) => Promise<void>): Promise<unknown> =>
+          failureOf(
+            onBothSides((side) =>
+              asOwner(
+                side,
+                'undo replication',
+                async (session) => {
+                  if (!(await isInRecovery(session))) await act(session);
+                },
+                SHORT_STATEMENTS,
+              ),
+            ),
+          );
+        const feeds = DIRECTIONS.map((direction) => feedName(ref.plan.name, direction));
+        const subscriptions = await undo(async (session) => {
+          for (const feed of feeds) await dropSubscriptions(session, feed);
+        });
+        const slots = await undo(async (session) => {
+          for (const feed of feeds) {
+            await dropSlots(session, feed);
+            await dropPublications(session, feed);
+          }
+          // Without the slots of the feed no worker of it begins another one.
+          for (const slot of await findSyncSlots(session, run.runId)) await dropSlot(session, slot);
+        });
         const failed = subscriptions ?? slots ?? noted;
         if (failed !== undefined) throw failed;
         await refuseReadsOnGreenOf(ref, dependencies.environment, await work.session('blue', 'undo replication'));
         // Green's tables are its own where it was a physical standby: no copy made them.
         if (keepGreen || ref.plan.bootstrap.method === 'standby') return;
-        const green = await work.session('green', 'undo replication');
-        if (await hasState(green)) await dropCopiedSchema(stepContext(work, green, 'green'));
+        await asOwner('green', 'undo replication', async (green) => {
+          if (await hasState(green)) await dropCopiedSchema(stepContext(work, green, 'green'));
+        });
       }),
 
     /**
@@ -67,18 +78,19 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
      */
     releaseDatabases: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
       performWhileBlueServes(dependencies, ref, (work) =>
-        onBothSides(async (side) => {
-          const session = await work.session(side, 'release');
-          // A standby that was never promoted gets it from blue.
-          if (await isInRecovery(session)) return;
+        onBothSides((side) =>
           // A run whose claim was refused has nothing here: what is here is the owner's.
-          const owner = await readOwner(session);
-          if (owner !== undefined && owner.runId !== work.run.runId) return;
-          await dropDdlTriggers(session);
-          await releaseDatabase(session, work.run, 'rolledBack');
-          if (side === 'green' && keepGreen) return;
-          await dropState(session, work.run, { keepRoute: side === 'blue' && !keepGreen && (await hasMoved(session)) });
-        }),
+          work.asOwner(side, 'release', async (session) => {
+            // A standby that was never promoted gets it from blue.
+            if (await isInRecovery(session)) return;
+            await dropDdlTriggers(session);
+            await releaseDatabase(session, work.run, 'rolledBack');
+            if (side === 'green' && keepGreen) return;
+            await dropState(session, work.run, {
+              keepRoute: side === 'blue' && !keepGreen && (await hasMoved(session)),
+            });
+          }),
+        ),
       ),
   };
 }
@@ -98,7 +110,7 @@ async function hasMoved(session: Session): Promise<boolean> {
 }
 
 /** Does it on green and on blue; fails with the first error after both have been tried. */
-async function onBothSides(undo: (side: Side) => Promise<void>): Promise<void> {
+async function onBothSides(undo: (side: Side) => Promise<unknown>): Promise<void> {
   const results = await Promise.allSettled([undo('green'), undo('blue')]);
   const failed = results.find((result) => result.status === 'rejected');
   if (failed !== undefined) throw failed.reason;

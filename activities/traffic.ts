@@ -128,9 +128,9 @@ export function trafficActivities(dependencies: ActivityDependencies) {
 
     /** Takes the fence off blue; green's goes with its tables, or stays where they are kept. */
     removeFence: (ref: RunRef): Promise<void> =>
-      performWhileBlueServes(dependencies, ref, async ({ session, signal }) =>
-        dropFence(await session('blue', 'remove fence'), signal),
-      ),
+      performWhileBlueServes(dependencies, ref, async ({ asOwner, signal }) => {
+        await asOwner('blue', 'remove fence', (blue) => dropFence(blue, signal));
+      }),
   };
 }
 

@@ -11,10 +11,11 @@ import {
   type Database,
   type Databases,
   type Session,
+  type SessionOptions,
 } from './session.js';
 import { findGivenAway } from './given-away.js';
 import { forgetRun, isNameTaken, readOtherMigrations } from './other-migrations.js';
-import { ACTOR_LOCK, hasState, installState, readOwner, recordEvent, ROUTE_CHANNEL } from './state.js';
+import { ACTOR_LOCK, FENCE_OPEN, hasState, installState, readOwner, recordEvent, ROUTE_CHANNEL } from './state.js';
 
 /** A run of a migration, as the databases know it. */
 export interface Run {
@@ -27,20 +28,24 @@ export interface Run {
 /**
  * Makes this run the owner of both databases: the second lock against two migrations at once, after the workflow id.
  * A database that another living run owns is refused, and so is a blue that has given its writes away; one whose run has
- * ended is taken over as it is: nothing here opens a fence.
+ * ended is taken over as it is: nothing here opens a fence. Whoever still acts for that one is ended first: see whileOwned().
  *
  * @param streams over how many streams the tables are spread in each direction, for the whole run.
  * @returns the epoch that the run begins with, the same on both sides.
  * @throws VerdigrisError DatabaseOwned, BlueGivenAway, NameTaken
  */
 export async function claimDatabases(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
-  return withSession(databases.blue, { purpose: 'claim' }, (blue) =>
+  await withSession(databases.blue, { purpose: 'claim' }, (blue) =>
     withSession(databases.green, { purpose: 'claim' }, async (green) => {
       await refuseOtherOwner(blue, 'blue', run);
       await refuseGivenAway(blue, run);
       await refuseOtherOwner(green, 'green', run);
       await refuseTakenName(blue, 'blue', run);
       await refuseTakenName(green, 'green', run);
+    }),
+  );
+  return asActor(databases.blue, 'claim', (blue) =>
+    asActor(databases.green, 'claim', async (green) => {
       await installState(blue, 'blue');
       await installState(green, 'green');
       const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue, green));
@@ -57,10 +62,12 @@ export async function claimDatabases(databases: Databases, run: Run, flag: strin
  * all others, so only blue is claimed. Green is taken over when it has been promoted.
  */
 export async function claimBlue(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
-  return withSession(databases.blue, { purpose: 'claim' }, async (blue) => {
+  await withSession(databases.blue, { purpose: 'claim' }, async (blue) => {
     await refuseOtherOwner(blue, 'blue', run);
     await refuseGivenAway(blue, run);
     await refuseTakenName(blue, 'blue', run);
+  });
+  return asActor(databases.blue, 'claim', async (blue) => {
     await installState(blue, 'blue');
     const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue));
     await claim(blue, 'blue', run, { epoch, flag, streams });
@@ -186,18 +193,71 @@ export async function releaseDatabase(session: Session, run: Run, outcome: strin
 }
 
 /**
- * Removes schema verdigris, if this run owns it: the last thing of a rollback. It stays, without anything of this run but
+ * Removes schema verdigris, if this run owns it, or it was installed and never claimed: the last thing of a rollback. It stays, without anything of this run but
  * its end, where routers of another migration read from it.
  *
  * @param keepRoute whether routers may still have to hear where this run has left the writes: then the schema stays, too.
  */
 export async function dropState(session: Session, run: Run, { keepRoute = false } = {}): Promise<void> {
   const owner = await readOwner(session);
-  if (owner === undefined || owner.runId !== run.runId) return;
+  if (owner === undefined ? !(await isUnclaimed(session)) : owner.runId !== run.runId) return;
   if (keepRoute || (await readOtherMigrations(session, run.migration)).length > 0) {
     return forgetRun(session, run, { keepRoute });
   }
   await briefLock(session, 'DROP SCHEMA verdigris', () => session.query('DROP SCHEMA IF EXISTS verdigris CASCADE'));
+}
+
+/** Installed by a claim that went no further: it says nothing of any run, and keeps nobody from writing. */
+async function isUnclaimed(session: Session): Promise<boolean> {
+  if (!(await hasState(session))) return false;
+  const { rowCount } = await session.query(
+    `SELECT FROM verdigris.fence
+      WHERE last_value = ${FENCE_OPEN}
+        AND NOT EXISTS (SELECT FROM verdigris.owner) AND NOT EXISTS (SELECT FROM verdigris.route)
+        AND NOT EXISTS (SELECT FROM verdigris.event WHERE what LIKE 'claimed%')
+        AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgfoid = to_regprocedure('verdigris.fence_check()'))`,
+  );
+  return rowCount === 1;
+}
+
+/**
+ * Acts on a database for a run, while it is that run's or nobody's. The next run's objects have the same names, and a worker
+ * that was frozen may wake up when that one has begun. So it acts by a session that holds the actor's lock, and looks
+ * whose the database is behind it: whoever claims the database takes that lock first, and ends the session by that.
+ *
+ * @param limits default: none
+ * @returns undefined when the database is another run's: nothing is done then
+ * @throws what openActorSession() throws
+ */
+export async function whileOwned<T>(
+  database: Database,
+  run: Run,
+  purpose: string,
+  act: (session: Session) => Promise<T>,
+  { signal, limits }: { readonly signal?: AbortSignal; readonly limits?: SessionLimits } = {},
+): Promise<T | undefined> {
+  const work = async (session: Session): Promise<T | undefined> => {
+    const owner = await readOwner(session);
+    return owner === undefined || owner.runId === run.runId ? act(session) : undefined;
+  };
+  return asActor(database, purpose, work, signal, limits);
+}
+
+type SessionLimits = Omit<SessionOptions, 'purpose'>;
+
+async function asActor<T>(
+  database: Database,
+  purpose: string,
+  work: (session: Session) => Promise<T>,
+  signal?: AbortSignal,
+  limits: SessionLimits = {},
+): Promise<T> {
+  const session = await openActorSession(database, purpose, signal, limits);
+  try {
+    return await work(session);
+  } finally {
+    await closeSession(session);
+  }
 }
 
 /**
@@ -207,8 +267,13 @@ export async function dropState(session: Session, run: Run, { keepRoute = false 
  *
  * @throws VerdigrisError LockNotHad (retryable) when nobody lets go of it; the signal's reason when it is aborted.
  */
-export async function openActorSession(database: Database, purpose: string, signal?: AbortSignal): Promise<Session> {
-  const session = await openSession(database, { purpose, ...SHORT_STATEMENTS });
+export async function openActorSession(
+  database: Database,
+  purpose: string,
+  signal?: AbortSignal,
+  limits: SessionLimits = SHORT_STATEMENTS,
+): Promise<Session> {
+  const session = await openSession(database, { purpose, ...limits });
   try {
     const started = Date.now();
     for (;;) {

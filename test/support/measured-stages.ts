@@ -37,6 +37,7 @@ export class MeasuredStages {
       signal: new AbortController().signal,
       report: () => undefined,
       session: () => Promise.reject(new Error('no database')),
+      asOwner: () => Promise.reject(new Error('no database')),
     };
     const measurements = new StageMeasurements(work, plan, {
       stage: STAGE,

@@ -445,6 +445,7 @@ describe('what counters were when the stage opened', () => {
       ...{ databases: databasesOf(plan, environment), run: { runId: 'r', migration: plan.name } },
       ...{ signal: new AbortController().signal, report: () => undefined },
       session: () => Promise.reject(new Error('no database')),
+      asOwner: () => Promise.reject(new Error('no database')),
     };
     const stageOf = async (before?: StageEvidence): Promise<{ because: string; evidence: StageEvidence }> => {
       const measurements = new StageMeasurements(work, plan, {

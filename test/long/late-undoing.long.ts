@@ -1,0 +1,122 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { createActivities, type Activities } from '../../activities/index.js';
+import { planSchema } from '../../src/plan/schema.js';
+import { feedName } from '../../src/postgres/feed.js';
+import { findSlots } from '../../src/postgres/feed-objects.js';
+import { armFence, unarmedTablesSql } from '../../src/postgres/fence.js';
+import { claimDatabases } from '../../src/postgres/ownership.js';
+import { withSession, type Databases, type Session } from '../../src/postgres/session.js';
+import { hasState } from '../../src/postgres/state.js';
+import type { RunRef } from '../../workflows/lib/run-ref.js';
+import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+import { StatementProxy, type Point } from '../support/statement-proxy.js';
+
+/*
+ * A worker that is frozen while it undoes what a run has made, and wakes up when the next run of that plan has begun: that
+ * one's objects have the same names. Another worker has done it all meanwhile.
+ */
+
+const NAME = 'late-undoing';
+const TABLES = [
+  { schema: 'public', name: 'one' },
+  { schema: 'public', name: 'two' },
+];
+
+let own: Record<'blue' | 'green', TestDatabase>;
+let databases: Databases;
+let proxy: StatementProxy;
+
+beforeAll(async () => {
+  own = { blue: await testDatabase('pg18', 'late blue'), green: await testDatabase('pg18', 'late green') };
+  databases = { blue: asDatabase(own.blue, 'blue'), green: asDatabase(own.green, 'green') };
+  proxy = await StatementProxy.start(own.blue.port);
+  await onBlue((blue) => blue.query('CREATE TABLE public.one (id int); CREATE TABLE public.two (id int)'));
+});
+
+afterAll(async () => {
+  await proxy.close();
+  await onBlue(async (blue) => {
+    for (const name of await findSlots(blue, feedName(NAME, 'to_green')))
+      await blue.query('SELECT pg_drop_replication_slot($1)', [name]);
+  });
+  await Promise.all([own.blue.drop(), own.green.drop()]);
+});
+
+function onBlue<T>(work: (session: Session) => Promise<T>): Promise<T> {
+  return withSession(databases.blue, { purpose: 'test' }, work);
+}
+
+function worker(blue: string): Activities {
+  const environment = { VERDIGRIS_CONNECTION_B: blue, VERDIGRIS_CONNECTION_G: own.green.uri };
+  return createActivities({ environment, redact: String });
+}
+
+/** Blue is behind the proxy that can stop it. */
+function frozenWorker(): Activities {
+  return worker(own.blue.uri.replace(`:${own.blue.port}/`, `:${proxy.port}/`));
+}
+
+let runs = 0;
+
+/** Owns both databases, and has a slot and a fence on blue. */
+async function begin(): Promise<RunRef> {
+  const plan = planSchema.parse({ name: NAME, blue: { connection: 'b' }, green: { connection: 'g' } });
+  const ref: RunRef = { plan, runId: `run ${++runs}` };
+  const epoch = await claimDatabases(databases, { runId: ref.runId, migration: NAME }, 'flag');
+  await onBlue(async (blue) => {
+    await blue.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [feedName(NAME, 'to_green')]);
+    await armFence(blue, TABLES, { guard: { migration: NAME, epoch, writesOn: 'blue' } });
+  });
+  return ref;
+}
+
+async function rollBack(ref: RunRef): Promise<void> {
+  const { removeFence, undoReplication, releaseDatabases } = worker(own.blue.uri);
+  const undo = new MockActivityEnvironment();
+  await undo.run(() => removeFence(ref));
+  await undo.run(() => undoReplication(ref, { keepGreen: false }));
+  await undo.run(() => releaseDatabases(ref, { keepGreen: false }));
+}
+
+const isHere = {
+  'before it has the lock': ({ text }: Point) => text.includes('pg_try_advisory_lock'),
+  'at the slot': ({ text }: Point) => text.includes('pg_drop_replication_slot'),
+  // In its transaction it would be ended by the server.
+  'between two tables': ({ session, text }: Point) => session === 'verdigris remove fence' && text.startsWith('BEGIN'),
+  'at the schema': ({ text }: Point) => text.includes('DROP SCHEMA'),
+  'at the claim': ({ text }: Point) => text.includes('UPDATE verdigris.owner SET outcome'),
+} as const;
+
+type Undoing = (activities: Activities, ref: RunRef) => Promise<unknown>;
+
+const undoings: readonly (readonly [string, keyof typeof isHere, Undoing])[] = [
+  ['the feed', 'at the slot', (a, ref) => a.undoReplication(ref, { keepGreen: false })],
+  ['the fence', 'between two tables', (a, ref) => a.removeFence(ref)],
+  ['the claim', 'at the claim', (a, ref) => a.releaseDatabases(ref, { keepGreen: false })],
+  ['the schema', 'at the schema', (a, ref) => a.releaseDatabases(ref, { keepGreen: false })],
+  ['the feed', 'before it has the lock', (a, ref) => a.undoReplication(ref, { keepGreen: false })],
+];
+
+describe('a worker that is frozen in the undoing', () => {
+  it.each(undoings)('of %s, %s, takes nothing of the next run', { timeout: 120_000 }, async (_, where, undo) => {
+    const first = await begin();
+    const stopped = proxy.stopWhere(isHere[where], 'before');
+    const late = new MockActivityEnvironment().run(() => undo(frozenWorker(), first)).catch((error: unknown) => error);
+    const held = await stopped;
+    await rollBack(first);
+    const second = await begin();
+    held.release();
+    await Promise.race([late, sleep(20_000)]);
+    try {
+      await onBlue(async (blue) => {
+        expect(await hasState(blue)).toBe(true);
+        expect(await findSlots(blue, feedName(NAME, 'to_green'))).toHaveLength(1);
+        expect((await blue.query(unarmedTablesSql(TABLES))).rows).toEqual([]);
+      });
+    } finally {
+      await rollBack(second);
+    }
+  });
+});
