@@ -4,9 +4,9 @@ import { clean } from '../../src/postgres/doctor/clean.js';
 import { examine } from '../../src/postgres/doctor/inventory.js';
 import { planCleaning } from '../../src/postgres/doctor/plan-cleaning.js';
 import { judge } from '../../src/postgres/doctor/who-is-primary.js';
-import { releaseDatabase } from '../../src/postgres/ownership.js';
+import { claimBlue, releaseDatabase } from '../../src/postgres/ownership.js';
 import { keptSessions, openActors } from '../../src/postgres/promotion-sessions.js';
-import { readOwner } from '../../src/postgres/state.js';
+import { installState, readOwner } from '../../src/postgres/state.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
 import { openSession } from '../../src/postgres/session.js';
 import { otherSide } from '../../src/side.js';
@@ -48,6 +48,21 @@ describe('verdigris doctor --clean', () => {
     });
     expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
     expect(await patient.left('blue')).toEqual([]);
+  });
+
+  it('removes what a claim that died between the two sides has installed on green, also when blue was cleaned before', async () => {
+    const patient = await Patient.create();
+    const run = { runId: patient.runId, migration: patient.migration };
+    await claimBlue(patient.databases, run, 'flag');
+    await patient.on('green', (s) => installState(s, 'green'));
+    expect((await doctor('--clean', '--run-is-over', patient.migration)).text).toContain(
+      'green: drop schema verdigris',
+    );
+    expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
+    expect([await patient.left('blue'), await patient.left('green')]).toEqual([[], []]);
+    await patient.on('green', (s) => installState(s, 'green'));
+    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
+    expect(await patient.left('green')).toEqual([]);
   });
 
   it('opens a green that has been primary only when it is released by the name of its migration', async () => {

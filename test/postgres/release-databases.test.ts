@@ -5,9 +5,9 @@ import { retireActivities } from '../../activities/retire.js';
 import { rollbackActivities } from '../../activities/rollback.js';
 import { planSchema, type Plan } from '../../src/plan/schema.js';
 import { installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
-import { claimDatabases } from '../../src/postgres/ownership.js';
+import { claimBlue, claimDatabases } from '../../src/postgres/ownership.js';
 import { withSession, type Databases } from '../../src/postgres/session.js';
-import { hasState } from '../../src/postgres/state.js';
+import { hasState, installState } from '../../src/postgres/state.js';
 import type { Side } from '../../src/side.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 
@@ -79,5 +79,13 @@ describe('giving both databases back', () => {
     await new MockActivityEnvironment().run(() => retire({ plan: planOf('earlier'), runId: 'run of earlier' }));
     expect(await onBoth(triggersOn)).toEqual([2, 2]);
     await release('later');
+  });
+
+  it('takes away what a claim has installed on green that died before it had green', async () => {
+    const run = { runId: 'run of half', migration: 'half' };
+    await claimBlue(databases, run, 'use-green-db');
+    await withSession(databases.green, { purpose: 'test' }, (green) => installState(green, 'green'));
+    await release('half');
+    expect(await onBoth((side) => withSession(databases[side], { purpose: 'test' }, hasState))).toEqual([false, false]);
   });
 });

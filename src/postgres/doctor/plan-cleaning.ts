@@ -144,7 +144,19 @@ function refuseOptions(
 }
 
 function hasAnyState({ blue, green }: Found): boolean {
-  return [blue, green].some((side) => side.reached && side.inventory.schema && !isForgotten(side.inventory));
+  return [blue, green].some((side) => side.reached && side.inventory.schema && !isFree(side.inventory));
+}
+
+/** Schema verdigris says nothing of the run, and keeps nobody from writing. */
+function isFree(inventory: Inventory): boolean {
+  return isForgotten(inventory) || isUnclaimed(inventory);
+}
+
+/** Installed by a claim that went no further: no run has ever had this database. */
+function isUnclaimed({ owner, events, otherMigrations, fence, fenceOpen }: Inventory): boolean {
+  if (owner !== null || otherMigrations.length > 0 || events.some(({ what }) => what.startsWith('claimed')))
+    return false;
+  return fenceOpen === true && fence.every(({ state }) => state === 'absent');
 }
 
 /** Cleaned before: schema verdigris is there for other migrations alone, and nothing keeps anybody from writing. */
@@ -175,7 +187,7 @@ type End =
 
 function endOf(inventory: Inventory, found: Found, verdict: Verdict, { release }: CleanOptions): End {
   const { side } = inventory;
-  if (!inventory.schema || isForgotten(inventory)) return { kind: 'free' };
+  if (!inventory.schema || isFree(inventory)) return { kind: 'free' };
   const later = migrationAfter(inventory, found);
   if (later !== undefined) {
     return release[side] === undefined ? { kind: 'closed', why: whyClosed(inventory, later) } : { kind: 'free' };
