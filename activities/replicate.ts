@@ -34,7 +34,7 @@ export interface RetainedWal {
 const LEVEL_SETTLED_MS = 5_000;
 /** The same for one that is better than what people were told. */
 const RELIEF_SETTLED_MS = 60_000;
-const SEVERITY: Readonly<Record<WalLevel, number>> = { fine: 0, warn: 1, hold: 2 };
+const SEVERITY: Readonly<Record<WalLevel | 'unwatched', number>> = { unwatched: 0, fine: 0, warn: 1, hold: 2 };
 
 /** Activities of phase 2 that fill green; the schema is copied by activities/copy-schema.ts. */
 export function replicateActivities(dependencies: ActivityDependencies) {
@@ -73,8 +73,8 @@ export function replicateActivities(dependencies: ActivityDependencies) {
         return result;
       }),
 
-    /** Watches the WAL that blue keeps for green; returns when its level is no longer `known`, fails at the limit, or when a slot is gone. */
-    watchRetainedWal: (ref: RunRef, known: WalLevel): Promise<RetainedWal> =>
+    /** Watches the WAL that blue keeps for green; returns when its level is no longer `known` (of an unwatched one at once), fails at the limit, or when a slot is gone. */
+    watchRetainedWal: (ref: RunRef, known: WalLevel | 'unwatched'): Promise<RetainedWal> =>
       perform(dependencies, ref, async ({ run, session, signal, report }) => {
         const blue = await session('blue', 'retained WAL', watching(signal));
         const names = streamNames(run.migration, DIRECTION, ref.plan.replicate.streams);
@@ -87,7 +87,7 @@ export function replicateActivities(dependencies: ActivityDependencies) {
           names,
         );
         let since = Date.now();
-        let last = known;
+        let last: typeof known = known;
         for (;;) {
           signal.throwIfAborted();
           const wal = await readRetainedWal(blue, names);
@@ -104,7 +104,7 @@ export function replicateActivities(dependencies: ActivityDependencies) {
           if (level !== last) since = Date.now();
           last = level;
           const settledMs = SEVERITY[level] < SEVERITY[known] ? RELIEF_SETTLED_MS : LEVEL_SETTLED_MS;
-          if (level !== known && Date.now() - since >= settledMs) {
+          if (level !== 'unwatched' && level !== known && Date.now() - since >= settledMs) {
             return {
               level,
               why:

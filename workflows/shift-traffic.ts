@@ -1,11 +1,14 @@
 import { ApplicationFailure, CancellationScope, patched, sleep } from '@temporalio/workflow';
+import type { Verdict } from '../activities/stage-verdict.js';
+import type { ReadsOwed } from '../activities/traffic.js';
 import { parseDuration } from '../src/plan/duration.js';
 import type { Stage } from '../src/plan/schema.js';
 import { fenceGreen } from './fence-green.js';
-import { act, actFast } from './lib/activities.js';
+import { act, actFast, actFastUpTo } from './lib/activities.js';
 import { nameRows } from './lib/differing-rows.js';
 import type { Evidence } from './lib/evidence.js';
-import { isCancelled } from './lib/failure.js';
+import { failureMessage, isCancelled, mayPass } from './lib/failure.js';
+import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
@@ -20,7 +23,12 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
   run.enter('traffic');
   story.webhooks.begin(ref.plan, saga);
   await fenceGreen(story, ref, saga);
-  saga.push({ name: 'all reads back to blue', undo: () => readsBack(story, ref) });
+  saga.push({
+    name: 'all reads back to blue',
+    undo: () => readsBack(story, ref),
+    // Who still reads on green needs its columns, and the feed to it.
+    critical: () => (patched('what readers of green need stays until they are back') ? 'reads are not back' : null),
+  });
   const { warnings } = await story.step('counting the reads of now', () =>
     act('which gates can decide').forecastGates(ref),
   );
@@ -74,10 +82,34 @@ async function judgedOnce(story: Story, ref: RunRef, stage: Stage): Promise<Judg
   );
   if (failed !== null) return { outcome: 'fail', evidence: failed };
   run.waitFor({ for: 'gate', why: `evidence for stage ${label}` });
-  const verdict = await act(`gates of stage ${label}`).judgeStage(ref, stage);
+  const verdict = await verdictOf(story, ref, stage);
   run.keep(verdict.evidence);
   run.sawLag(verdict.lagSeconds, verdict.evidence.at(-1)?.at);
   return verdict.outcome === 'pass' ? rowsCompared(story, ref, stage) : verdict;
+}
+
+/** A look at the gates that fails for good holds the run like any step, where the plan says so. */
+const HOLDS = 'gates that can not be looked at hold the run where failures do';
+
+async function verdictOf(story: Story, ref: RunRef, stage: Stage): Promise<Verdict> {
+  const label = `${stage.percent} %`;
+  for (;;) {
+    try {
+      return await act(`gates of stage ${label}`).judgeStage(ref, stage);
+    } catch (error) {
+      if (isCancelled(error) || !story.holdsAfter(error) || !patched(HOLDS)) throw error;
+      await holdUnwatched(story, stage, error);
+    }
+  }
+}
+
+async function holdUnwatched(story: Story, { percent }: Stage, error: unknown): Promise<void> {
+  const { waiting } = story.run.status;
+  await story.hold(
+    `the gates of stage ${percent} % are not watched, and its reads stay where they are: ${failureMessage(error)}`,
+  );
+  // What is begun again then does not say it anew.
+  if (waiting?.for === 'stage' || waiting?.for === 'gate') story.run.waitFor(waiting);
 }
 
 /**
@@ -170,6 +202,8 @@ export async function watched(
   return false;
 }
 
+const AGAIN = 'again';
+
 /** Does `work` and watches the gates of a stage. @returns what they say when one of them has ended it; else null */
 async function untilGateFails(
   story: Story,
@@ -202,7 +236,13 @@ async function untilGateFails(
   }
   watching.cancel();
   // Also when the waiting has ended well: the gate may have failed in that very moment.
-  const evidence = await failed;
+  const evidence = await failed.catch(async (error: unknown) => {
+    const isWorkStopped = ended === null || isCancelled(ended);
+    if (story.isAbandoned || !isWorkStopped || !story.holdsAfter(error) || !patched(HOLDS)) throw error;
+    await holdUnwatched(story, stage, error);
+    return ended === null ? null : AGAIN;
+  });
+  if (evidence === AGAIN) return untilGateFails(story, ref, stage, work);
   const gateFailed = evidence !== null && evidence.length > 0;
   if (ended !== null && !(gateFailed && isCancelled(ended) && !story.isAbandoned)) throw ended;
   if (!gateFailed) return null;
@@ -241,7 +281,9 @@ async function readsBackAtOnce(story: Story, ref: RunRef): Promise<void> {
   // A promotion that has been tried is taken back as one, by "rollingBack" and what follows it.
   story.webhooks.tell(story.run.promotionStarted ? 'readsBack' : 'rolledBack', 0);
   try {
-    story.run.onReadsBack(ref, await actFast('all reads back to blue').readsToBlue(ref));
+    const summary = 'all reads back to blue';
+    const activities = patched(SAYS_WHY) ? actFastUpTo(summary, TRIES) : actFast(summary);
+    story.run.onReadsBack(ref, await activities.readsToBlue(ref));
     story.run.saw({ greenReadPercent: 0 });
   } catch (error) {
     // It is the gate that people must read of; the rollback tries again.
@@ -259,6 +301,35 @@ function counting(evidence: readonly Evidence[], wanted: (outcome: Evidence['out
 
 async function readsBack(story: Story, ref: RunRef): Promise<void> {
   story.webhooks.tell('rolledBack');
-  story.run.onReadsBack(ref, await actFast('compensate: all reads back to blue').readsToBlue(ref));
+  story.run.onReadsBack(ref, await untilReadsAreBack(story.run, ref));
   if (story.run.status.writesOn === 'blue') story.run.saw({ greenReadPercent: 0 });
 }
+
+const SAYS_WHY = 'a rollback says why reads can not be taken back';
+/** Then people are told. */
+const TRIES = 5;
+
+/**
+ * For as long as blue does not answer: its route sends readers to green for as long as nobody has changed it, so nothing
+ * that they need may be taken away before.
+ */
+async function untilReadsAreBack(run: MigrationRun, ref: RunRef): Promise<ReadsOwed | null> {
+  const summary = 'compensate: all reads back to blue';
+  if (!patched(SAYS_WHY)) return actFast(summary).readsToBlue(ref);
+  for (let attempt = 0; ; attempt++) {
+    try {
+      const owed = await actFastUpTo(summary, TRIES).readsToBlue(ref);
+      run.waitFor(null);
+      return owed;
+    } catch (error) {
+      if (isCancelled(error) || !mayPass(error)) throw error;
+      const why = `reads can't be taken back to blue, so the rollback waits: ${failureMessage(error)}`;
+      run.waitFor({ for: 'retry', why, answer: run.doctor('--who-is-primary') });
+      const seconds = attempt >= OFTEN ? 3_600 : Math.min(300, 5 * 2 ** attempt);
+      await sleep(seconds * 1_000, { summary: 'all reads back to blue: try again' });
+    }
+  }
+}
+
+/** So often it is tried every five minutes at least; then once an hour, so that months fit into the history. */
+const OFTEN = 50;

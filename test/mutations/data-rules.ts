@@ -177,7 +177,7 @@ export const DATA_RULES: readonly Mutation[] = [
   },
   {
     rule: 'what writes still need is not taken down when they are not back',
-    edits: [edit('workflows/lib/saga.ts', 'if (next.critical === true) {', 'if (next.name === undefined) {')],
+    edits: [edit('workflows/lib/saga.ts', 'if (why !== null) {', 'if (next.name === undefined) {')],
     test: inSaga('stops below a critical failure'),
   },
   {

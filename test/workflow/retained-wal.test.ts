@@ -81,6 +81,21 @@ describe.concurrent('WAL that blue keeps for green', () => {
     expect(run.at('-verify')).toBeLessThan(run.at('+undoReplication'));
     run.at('-undoReplication');
   });
+
+  it('that blue does not let us watch ends no run that failures hold: it is told', async () => {
+    const refused = (): never => {
+      throw ApplicationFailure.nonRetryable('blue: the password or the user is wrong (28P01)', 'ConnectionFailed');
+    };
+    const plan = { onFailure: 'hold' } as const;
+    const run = await runs.begin({ watchRetainedWal: refused, verify: refused }, plan);
+    const held = await until(run.handle, 'held', (s) => s.waiting?.for === 'resume' && walAlarm(s) === 'unwatched');
+    expect(held.waiting?.why).toContain('28P01');
+    expect(times(run, '+undoReplication')).toBe(0);
+    await run.handle.cancel();
+    await run.handle.result().catch(() => undefined);
+    run.at('-undoReplication');
+    await replayed(run);
+  });
 });
 
 const RESULTS = {

@@ -22,6 +22,11 @@ export function failureMessage(error: unknown): string {
   return applicationFailure(error)?.message ?? rootCause(error) ?? String(error);
 }
 
+/** Whether what an activity has failed by may pass by itself: it was given up, not refused. */
+export function mayPass(error: unknown): boolean {
+  return error instanceof ActivityFailure && error.retryState !== 'NON_RETRYABLE_FAILURE';
+}
+
 /** Whether an activity has ended without an answer: nobody knows what is in its way. */
 export function isUnanswered(error: unknown): boolean {
   return error instanceof ActivityFailure && error.cause instanceof TimeoutFailure;

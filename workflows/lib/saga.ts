@@ -3,8 +3,11 @@ export interface Compensation {
   /** For people: `drop replication`, `reads back to blue`. */
   readonly name: string;
   readonly undo: () => Promise<void>;
-  /** When this one fails, the ones below it must not run: they would take away what it still needs. */
-  readonly critical?: boolean;
+  /**
+   * When this one fails, the ones below it must not run: they would take away what it still needs. Says why, for people;
+   * null when it is not so.
+   */
+  readonly critical?: () => string | null;
 }
 
 export interface SagaResult {
@@ -45,10 +48,9 @@ export class Saga {
         result.undone.push(next.name);
       } catch (error) {
         result.notUndone.push(`${next.name}: ${describe(error)}`);
-        if (next.critical === true) {
-          result.notUndone.push(
-            ...this.#stack.reverse().map((rest) => `${rest.name}: left as it is, since writes are not back`),
-          );
+        const why = next.critical?.() ?? null;
+        if (why !== null) {
+          result.notUndone.push(...this.#stack.reverse().map((rest) => `${rest.name}: left as it is, since ${why}`));
           this.#stack.length = 0;
         }
       }
