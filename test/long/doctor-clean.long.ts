@@ -61,7 +61,7 @@ describe('verdigris doctor --clean', () => {
     expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
     expect([await patient.left('blue'), await patient.left('green')]).toEqual([[], []]);
     await patient.on('green', (s) => installState(s, 'green'));
-    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
+    expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
     expect(await patient.left('green')).toEqual([]);
   });
 
