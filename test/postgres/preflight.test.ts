@@ -716,10 +716,45 @@ describe('green', () => {
     expect(finding?.message).toContain('an earlier run of "preflight" ended (rolled back)');
   });
 
+  it('is never to be dropped while it has the writes, or before somebody has looked at what it had of them', async () => {
+    await withClient(greenDb.config, (client) => installState(client, 'green'));
+    undo.push(() => onGreen('DROP SCHEMA verdigris CASCADE; DROP TABLE IF EXISTS public.orders'));
+    await onGreen(`CREATE TABLE public.orders (id bigint PRIMARY KEY);
+      INSERT INTO verdigris.owner (run_id, migration, side, outcome) VALUES ('earlier', 'f1', 'green', 'completed');
+      INSERT INTO verdigris.event (run_id, what, detail) VALUES ('earlier', 'claimed green', '{"epoch": 7}');
+      INSERT INTO verdigris.route (migration, epoch, writes_on) VALUES ('f1', 8, 'green')`);
+    const told = async (sql = 'SELECT'): Promise<string> => {
+      await onGreen(sql);
+      const found = only(await check(), 'green-empty');
+      return found.map(({ message, remedy }) => `${message}. ${remedy}`).join();
+    };
+    const HAS_THE_WRITES =
+      /green is the database that has the writes.*"f1".* Drop nothing of it: it can only be "blue"/;
+    expect(await told()).toMatch(HAS_THE_WRITES);
+    expect(await told(`UPDATE verdigris.owner SET outcome = 'cleaned'`)).toMatch(HAS_THE_WRITES);
+    const back = `UPDATE verdigris.route SET epoch = 9, writes_on = 'blue'; UPDATE verdigris.owner SET outcome = 'rolledBack'`;
+    expect(await told(back)).toMatch(
+      /had the writes for a while and was kept.* See first that nothing of it is missed/,
+    );
+    expect(await told(`UPDATE verdigris.route SET epoch = 7`)).toMatch(/its copy is still here\. Drop that copy/);
+    // As blue of its last run, it has the writes unless it gave them away.
+    expect(await told(`UPDATE verdigris.owner SET side = 'blue'; SELECT setval('verdigris.fence', 0)`)).toMatch(
+      HAS_THE_WRITES,
+    );
+    expect(await told(`UPDATE verdigris.route SET writes_on = 'green'`)).toMatch(/has given its writes away/);
+  });
+
   it('or blue may belong to another run that lives', async () => {
     await withClient(greenDb.config, (client) => installState(client, 'green'));
     undo.push(() => onGreen('DROP SCHEMA verdigris CASCADE'));
-    await onGreen(`INSERT INTO verdigris.owner (run_id, migration, side) VALUES ('other-run', 'other', 'green')`);
+    await onGreen(`INSERT INTO verdigris.owner (run_id, migration, side) VALUES ('other-run', 'other', 'green');
+      CREATE FUNCTION verdigris.note() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RETURN; END';
+      CREATE EVENT TRIGGER verdigris_ddl ON ddl_command_end EXECUTE FUNCTION verdigris.note();
+      CREATE TABLE public.orders (id bigint PRIMARY KEY)`);
+    undo.push(() => onGreen('DROP TABLE public.orders'));
+    // Nobody is told to drop what that run needs.
+    const found = await check();
+    expect([...only(found, 'green-empty'), ...only(found, 'event-triggers')]).toEqual([]);
     expect(only(await check(), 'owned-by-another-run')).toMatchObject([
       {
         severity: 'error',

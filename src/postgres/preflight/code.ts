@@ -158,7 +158,7 @@ export const eventTriggers: SideCheck = {
   run: async ({ session }) => {
     const { rows } = await session.query<{ name: string; function: string }>(
       `SELECT evtname AS name, evtfoid::regproc::text AS function FROM pg_event_trigger t
-        WHERE evtenabled <> 'D'
+        WHERE evtenabled <> 'D' AND evtname !~ '^verdigris_'
           AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_event_trigger'::regclass AND e.objid = t.oid AND e.deptype = 'e')`,
     );
     return rows.map(({ name, function: called }): Found => ({

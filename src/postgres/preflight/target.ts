@@ -2,8 +2,10 @@ import { readUserObjects, type DatabaseObject } from '../schema-copy/created-obj
 import { findGivenAway } from '../given-away.js';
 import { isNameTaken } from '../other-migrations.js';
 import { nameTaken } from '../ownership.js';
-import { hasState, readOwner } from '../state.js';
-import { BOTH_SIDES, NEW_GREEN, type PairCheck, type SideCheck, type SideContext } from './check.js';
+import { readStateObjects } from '../doctor/read-state.js';
+import type { Session } from '../session.js';
+import { hasState, readOwner, type Owner } from '../state.js';
+import { BOTH_SIDES, NEW_GREEN, type Found, type PairCheck, type SideCheck, type SideContext } from './check.js';
 import { listed } from './finding.js';
 
 export const ownedByAnother: SideCheck = {
@@ -60,31 +62,60 @@ export const greenEmpty: PairCheck = {
   name: 'green-empty',
   methods: NEW_GREEN,
   run: async ({ blue, green }) => {
-    const owner = (await hasState(green.session)) ? await readOwner(green.session) : undefined;
-    // Activities run again: what a first try of this very run has made is no surprise.
-    if (owner?.runId === green.runId) return [];
+    const owner = await readOwner(green.session);
+    // Activities run again: what a first try of this very run has made is no surprise. What belongs to a run that lives is
+    // told by another check, and nobody is to drop it.
+    if (owner?.runId === green.runId || owner?.outcome === null) return [];
     const objects = (await readUserObjects(green.session)).filter(
       ({ type }) => type !== 'schema' && type !== 'extension',
     );
     const relations = objects.filter(({ type }) => RELATIONS.has(type));
     const clashing = relations.length > 0 ? relations : await alsoOnBlue(blue, objects);
     if (clashing.length === 0) return [];
-    const leftover = owner?.outcome !== undefined && owner.outcome !== null;
-    return [
-      {
-        side: 'green',
-        severity: 'error',
-        object: listed(clashing.map(({ type, identity }) => `${type} ${identity}`)),
-        message: leftover
-          ? `green is not empty: an earlier run of "${owner.migration}" ended (${owner.outcome}) and its copy is still here`
-          : `green is not empty: it has ${clashing.length} objects that Verdigris has not made`,
-        remedy: leftover
-          ? 'Drop that copy (DROP SCHEMA ... CASCADE, or give a new database): rows of it are out of date'
-          : 'Give an empty database: CREATE DATABASE, or drop what is there if nobody needs it',
-      },
-    ];
+    const object = listed(clashing.map(({ type, identity }) => `${type} ${identity}`));
+    const told = owner === undefined ? ofNobody(clashing.length) : await ofEndedRun(green.session, owner);
+    return [{ side: 'green', severity: 'error', object, ...told }];
   },
 };
+
+type Told = Pick<Found, 'message' | 'remedy'>;
+
+function ofNobody(count: number): Told {
+  return {
+    message: `green is not empty: it has ${count} objects that no run of Verdigris is known to have made`,
+    remedy: 'Give an empty database: CREATE DATABASE, or drop what is there if nobody needs it',
+  };
+}
+
+/** What a run that has ended has left may be the database that has the writes: it is never told to be dropped then. */
+async function ofEndedRun(session: Session, { migration, side, outcome }: Owner): Promise<Told> {
+  const { owner, route } = await readStateObjects(session);
+  const was = `it was ${side} of "${migration}", which has ended (${outcome ?? ''})`;
+  const isGivenAway = side === 'blue' && (await findGivenAway(session)) !== undefined;
+  if (side === 'blue' ? !isGivenAway : route?.writesOn === 'green') {
+    return {
+      message: `green is the database that has the writes, by what it says itself: ${was}`,
+      remedy: `Drop nothing of it: it can only be "blue" of a next plan, with an empty database as "green". verdigris doctor plan.json --who-is-primary, with the plan of "${migration}", says where writes are`,
+    };
+  }
+  if (isGivenAway) {
+    return {
+      message: `green is not empty: ${was}, and has given its writes away`,
+      remedy: 'Give an empty database; or drop what is there, when nobody needs the database as it was before that run',
+    };
+  }
+  if (route !== null && route.epoch > (owner?.claimedEpoch ?? 0)) {
+    return {
+      message: `green is not empty: ${was}; it had the writes for a while and was kept, since it may hold what blue can't`,
+      remedy:
+        'See first that nothing of it is missed (values of new columns, and what the report of that run says was lost); then drop it, or give an empty database',
+    };
+  }
+  return {
+    message: `green is not empty: an earlier run of "${migration}" ended (${outcome ?? ''}) and its copy is still here`,
+    remedy: 'Drop that copy (DROP SCHEMA ... CASCADE, or give a new database): rows of it are out of date',
+  };
+}
 
 const RELATIONS = new Set(['table', 'view', 'materialized view', 'sequence', 'foreign table']);
 
