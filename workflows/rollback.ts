@@ -1,5 +1,5 @@
 import { ApplicationFailure, CancelledFailure, isCancellation } from '@temporalio/workflow';
-import { applicationFailure, failureMessage } from './lib/failure.js';
+import { applicationFailure, failureMessage, oneLine, shownFailure } from './lib/failure.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { OwedConfirmations } from './lib/owed-confirmations.js';
 import type { OwedFlags } from './lib/owed-flags.js';
@@ -22,7 +22,8 @@ export async function rollBack(
   const asked = run.rollbackRequest;
   if (saga.isEmpty && asked === null && !cancelled) {
     // Nothing was begun: the first error is all there is to say.
-    run.end('failed', firstLine(failureMessage(error)));
+    const why = failureMessage(error);
+    run.end('failed', oneLine(why), shownFailure(why));
     throw applicationFailure(error) ?? ApplicationFailure.nonRetryable(failureMessage(error), 'UnexpectedError');
   }
   const reason =

@@ -3,7 +3,7 @@ import type { Client } from '@temporalio/client';
 import { WorkflowNotFoundError, type QueryDefinition } from '@temporalio/common';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 import { progressLine } from '../progress.js';
-import { heldFor, notConfirmed, type MigrationStatus } from '../../workflows/lib/status.js';
+import { doesNow, heldFor, notConfirmed, type MigrationStatus } from '../../workflows/lib/status.js';
 import { statusQuery } from '../../workflows/messages.js';
 import { noSuchWorkflow } from './message-command.js';
 import type { ServerFlags } from './start-request.js';
@@ -54,7 +54,7 @@ export function linesOf(status: MigrationStatus): string[] {
   const { waiting, rollingBack, promotion, verification } = status;
   const not = notConfirmed(status);
   return [
-    `${status.phase}: ${status.now}`,
+    `${status.phase}: ${status.outcome === 'running' ? doesNow(status) : status.now}`,
     ...status.progress.map(progressLine),
     `reads on green ${status.greenReadPercent} %, writes on ${status.writesOn}`,
     ...(not === null ? [] : [`reads are back on blue, ${not}`]),
@@ -68,6 +68,7 @@ export function linesOf(status: MigrationStatus): string[] {
       ? []
       : [`waits: ${waiting.why}${waiting.answer === undefined ? '' : `\n          answer with: ${waiting.answer}`}`]),
     ...status.warnings.map((warning) => `warning: ${warning}`),
+    ...(status.failure === undefined ? [] : [status.failure.replaceAll('\n', '\n          ')]),
     ...(status.outcome === 'running' ? [] : [`ended: ${status.outcome}`]),
   ];
 }

@@ -1,6 +1,7 @@
 import { WorkflowFailedError } from '@temporalio/client';
 import { expect } from 'vitest';
 import type { PlanInput } from '../../src/plan/schema.js';
+import { statusQuery } from '../../workflows/messages.js';
 import { LEDGER_SCHEMA } from './ledger-application.js';
 import { leftovers, Migration, type MigrationOptions } from './migration.js';
 import { withClient } from './postgres.js';
@@ -134,4 +135,9 @@ export async function isRefused(name: string): Promise<void> {
   expect(cause?.message).toMatch(/Next step: /);
   expect(cause?.message).not.toMatch(/not-the-password|postgres:\/\/\w/);
   expect([await leftovers(migration.blue), await leftovers(migration.green)]).toEqual(before);
+  // Whoever asks the run later hears the same.
+  const { now, failure = '' } = await handle.query(statusQuery);
+  expect(failure).toMatch(says);
+  expect(failure).toMatch(/Next step: /);
+  expect(now).not.toMatch(/:$|\n/);
 }

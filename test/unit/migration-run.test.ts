@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { linesOf } from '../../src/cli/status-command.js';
 import { happened, type Seen } from '../../workflows/lib/notices.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
+import { oneLine, shownFailure } from '../../workflows/lib/failure.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 import { heldFor } from '../../workflows/lib/status.js';
 import { answerWith } from '../../workflows/lib/story.js';
@@ -154,6 +155,67 @@ describe('the status of a run', () => {
     expect(renderDetails(run.status)).toMatch(/^## orders: waiting for approval\n/);
     run.waitFor(null);
     expect(renderDetails(run.status)).toMatch(/^## orders: comparing what has changed since\n/);
+  });
+
+  it('has what it waits for as its headline where it goes no further: held, paused, before a window', () => {
+    const run = newRun();
+    const heading = (): string[] => [
+      renderDetails(run.status).split('\n', 1)[0]?.replace('## orders: ', '') ?? '',
+      linesOf(run.status)[0]?.replace('promote: ', '') ?? '',
+    ];
+    const both = (text: string): string[] => [text, text];
+    run.enter('promote');
+    run.doing('comparing what has changed since');
+    expect(heading()).toEqual(both('comparing what has changed since'));
+    run.waitFor({ for: 'window', why: 'promote waits until Sun 22:19: only Sun 22:14-22:16' });
+    expect(heading()).toEqual(both('promote waits until Sun 22:19: only Sun 22:14-22:16'));
+    run.waitFor({ for: 'resume', why: `gate failed (errors)\n${'x'.repeat(500)}`, answer: 'resume' });
+    expect(heading()).toEqual(both('held: gate failed (errors)'));
+    run.waitFor(null);
+    run.hold({ why: `table ${'t'.repeat(500)}`, answer: 'resume' });
+    expect(heading()[0]).toMatch(/^held: table t{100,160} \.\.\.$/);
+    run.hold(null);
+    run.follow('pause', WHO);
+    expect(heading()).toEqual(both('pausing: comparing what has changed since'));
+    run.waitFor({ for: 'resume', why: 'paused by message', answer: 'resume' });
+    expect(heading()).toEqual(both('paused'));
+    run.askApproval('promote', 'approval before writes move to green', 'answer');
+    expect(heading()).toEqual(both('paused, and waiting for approval'));
+  });
+
+  it('says why a run was refused, and the next step: in its details, in watch and to webhooks; in one line what it does', () => {
+    const message = [
+      'the databases are not ready, nothing was touched:',
+      '- green: public.a: green is not empty (green-empty)',
+      '  Give an empty database',
+      '- both: chat: no such connection (notify-connection)',
+      '  Set it',
+      'Next step: follow the remedy of each, then start again',
+    ].join('\n');
+    const run = newRun();
+    const before = { status: run.status, evidence: [] };
+    run.end('failed', oneLine(message), shownFailure(message));
+    expect(run.status.now).toBe(
+      'the databases are not ready, nothing was touched: green: public.a: green is not empty (green-empty) (and 1 more)',
+    );
+    const webhook = happened(before, { status: run.status, evidence: [] }).join();
+    for (const text of [renderDetails(run.status), linesOf(run.status).join('\n'), webhook]) {
+      expect(text).toMatch(
+        /green is not empty[^]*Give an empty[^]*no such connection[^]*Set it[^]*Next step:[^]*start again/,
+      );
+    }
+    expect(renderDetails(run.status)).toMatch(/^## orders: failed\n\nthe databases are not ready/);
+  });
+
+  it('shows of many findings as many as there is room for, and the next step', () => {
+    const many = Array.from({ length: 400 }, (_, i) => `- blue: public.t${i}: the table has no key (keys)`).join('\n');
+    const shown = shownFailure(`not ready:\n${many}\nNext step: mend them`);
+    expect(shown.length).toBeLessThan(4_200);
+    expect(shown).toMatch(
+      /^not ready:\n- blue: public\.t0[^]*\n\.\.\. and \d+ more lines, [^\n]*\nNext step: mend them$/,
+    );
+    expect(shownFailure('x'.repeat(9_000)).length).toBeLessThan(4_200);
+    expect(oneLine('no list\nNext step: none')).toBe('no list');
   });
 
   it('is not rendered with a lag that was measured before the writes moved', () => {

@@ -22,6 +22,38 @@ export function failureMessage(error: unknown): string {
   return applicationFailure(error)?.message ?? rootCause(error) ?? String(error);
 }
 
+/** How much of a failure's message the status keeps, characters: its details are to stay readable. */
+const SHOWN = 4_000;
+
+/** What of a failure's message is shown with the status: its findings, as many as there is room for, and the next step. */
+export function shownFailure(message: string): string {
+  if (message.length <= SHOWN) return message;
+  const at = message.lastIndexOf(NEXT_STEP);
+  const nextStep = at < 0 ? '' : message.slice(at).slice(0, SHOWN / 4);
+  const lines = message.slice(0, at < 0 ? undefined : at).split('\n');
+  const shown: string[] = [];
+  let room = SHOWN - nextStep.length;
+  for (const line of lines) {
+    room -= line.length + 1;
+    if (room < 0) break;
+    shown.push(line);
+  }
+  // A single line that is longer than all of it.
+  if (shown.length === 0) return `${message.slice(0, SHOWN - nextStep.length)} ...${nextStep}`;
+  return `${shown.join('\n')}\n... and ${lines.length - shown.length} more lines, in the failure of the workflow${nextStep}`;
+}
+
+const NEXT_STEP = '\nNext step: ';
+
+/** A failure in one line: where its message is a list, the first of it. */
+export function oneLine(message: string): string {
+  const [head = '', ...rest] = message.split('\n');
+  if (!head.endsWith(':')) return head;
+  const found = rest.filter((line) => !line.startsWith(' ') && !line.startsWith('Next step: '));
+  const more = found.length > 1 ? ` (and ${found.length - 1} more)` : '';
+  return `${head} ${found[0]?.replace(/^- /, '') ?? ''}${more}`;
+}
+
 /** Whether what an activity has failed by may pass by itself: it was given up, not refused. */
 export function mayPass(error: unknown): boolean {
   return error instanceof ActivityFailure && error.retryState !== 'NON_RETRYABLE_FAILURE';

@@ -398,9 +398,10 @@ export class MigrationRun {
     this.onChange();
   }
 
-  end(outcome: Outcome, now: string): void {
+  /** @param failure what it has failed by before it had begun anything */
+  end(outcome: Outcome, now: string, failure?: string): void {
     this.#endPhase();
-    this.#set({ outcome, now, waiting: null, alarms: [] });
+    this.#set({ outcome, now, waiting: null, alarms: [], ...(failure === undefined ? {} : { failure }) });
   }
 
   writesOn(side: Side): void {

@@ -9,7 +9,7 @@ export interface Notice {
   readonly event: NoticeEvent;
   /** ISO 8601. */
   readonly at: string;
-  /** One line for people. */
+  /** One line for people; of a run that was refused every finding, and the next step. */
   readonly text: string;
   readonly phase: string;
   readonly writesOn: string;
@@ -61,7 +61,8 @@ export function happened(before: Seen | null, { status, evidence }: Seen): [Noti
     told.push(['rollingBack', `rolling back: ${rollingBack.reason}`]);
   }
   if (status.outcome !== 'running' && status.outcome !== earlier?.outcome) {
-    told.push([rollingBack === null ? 'finished' : 'rolledBack', status.now]);
+    // Whoever has only this to read is to know what to mend.
+    told.push([rollingBack === null ? 'finished' : 'rolledBack', status.failure ?? status.now]);
   }
   return told;
 }

@@ -1,11 +1,12 @@
 import { progressLine } from '../../src/progress.js';
-import { heldFor, notConfirmed, PHASES, type MigrationStatus, type Phase, type Waiting } from './status.js';
+import { doesNow, heldFor, notConfirmed, PHASES, type MigrationStatus, type Phase, type Waiting } from './status.js';
 
 /** The current details of a run, in the Markdown that the Web UI shows: lists and code, since its tables have no padding. */
 export function renderDetails(status: MigrationStatus): string {
   return [
     `## ${headline(status)}`,
     '',
+    ...endLines(status),
     ...waitingLines(status),
     ...heldLines(status),
     `- **Writes** on ${status.writesOn}`,
@@ -35,10 +36,14 @@ export function renderDetails(status: MigrationStatus): string {
 }
 
 function headline(status: MigrationStatus): string {
-  const { outcome, waiting, now } = status;
-  if (outcome !== 'running') return `${status.name}: ${outcome}`;
-  // The step before the question is over; its name would say that something is under way.
-  return `${status.name}: ${waiting?.for === 'approval' ? 'waiting for approval' : now}`;
+  const { name, outcome } = status;
+  return `${name}: ${outcome === 'running' ? doesNow(status) : outcome}`;
+}
+
+/** How it has ended; a list of findings as it is, with a paragraph of its own for the next step. */
+function endLines({ outcome, now, failure }: MigrationStatus): string[] {
+  if (outcome === 'running') return [];
+  return [failure === undefined ? now : failure.replace('\nNext step: ', '\n\n**Next step:** '), ''];
 }
 
 function waitingLines(status: MigrationStatus): string[] {

@@ -154,6 +154,11 @@ export interface MigrationStatus {
   readonly phases: readonly PhaseTimes[];
   /** One line: what happens now. */
   readonly now: string;
+  /**
+   * Of a run that has failed before it had begun anything: every finding, and the next step; lines of text, at most some
+   * 4,000 characters. What has forced a rollback is in `rollingBack`.
+   */
+  readonly failure?: string;
   /** How far the current work is, table by table; a few seconds to minutes old. Heartbeats have it fresher. */
   readonly progress: readonly Progress[];
   readonly waiting: Waiting | null;
@@ -179,6 +184,24 @@ export interface MigrationStatus {
   readonly alarms?: readonly Alarm[];
   /** Warnings that a person should see, such as those of the preflight, and every alarm that there was. */
   readonly warnings: readonly string[];
+}
+
+/** What the run does in one line, for a heading: what it waits for, where it goes no further. The step before is over then. */
+export function doesNow({ now, waiting, held, paused, rollingBack }: MigrationStatus): string {
+  if (rollingBack !== null) return now;
+  if (waiting?.for === 'approval') return paused ? 'paused, and waiting for approval' : 'waiting for approval';
+  if (waiting?.for === 'window' || waiting?.for === 'load') return inShort(waiting.why);
+  if (paused) return waiting?.for === 'resume' ? 'paused' : `pausing: ${now}`;
+  const why = waiting?.for === 'resume' ? waiting.why : held?.why;
+  return why === undefined ? now : `held: ${inShort(why)}`;
+}
+
+/** Characters of a heading: what is longer is told in full below it. */
+const HEADING = 160;
+
+function inShort(text: string): string {
+  const [line = ''] = text.split('\n', 1);
+  return line.length <= HEADING ? line : `${line.slice(0, HEADING)} ...`;
 }
 
 /** The instances that may still read on green although reads are back on blue, for people; null when there are none. */
