@@ -1,4 +1,5 @@
 import { act, actBounded } from './lib/activities.js';
+import { isKept } from './replicate.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
@@ -11,7 +12,11 @@ const TAKE_OFF = 'take the fence off both sides';
  */
 export async function fenceGreen(story: Story, ref: RunRef, saga: Saga): Promise<void> {
   if (!saga.has(TAKE_OFF)) {
-    saga.push({ name: TAKE_OFF, undo: () => actBounded('compensate: remove the fence').removeFence(ref) });
+    saga.push({
+      name: TAKE_OFF,
+      told: () => (isKept(story) ? 'take the fence off blue; green stays closed: it has had the writes' : TAKE_OFF),
+      undo: () => actBounded('compensate: remove the fence').removeFence(ref),
+    });
   }
   await story.step('closing green for writes', () => act('fence green').fenceGreen(ref));
 }

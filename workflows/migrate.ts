@@ -1,7 +1,7 @@
 import { patched } from '@temporalio/workflow';
 import { fenceGreen } from './fence-green.js';
 import { act, actBounded } from './lib/activities.js';
-import { keepsGreen } from './replicate.js';
+import { isKept, keepsGreen } from './replicate.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
@@ -21,8 +21,10 @@ export async function migrate(story: Story, ref: RunRef, saga: Saga): Promise<vo
 }
 
 async function migrateGreen(story: Story, ref: RunRef, saga: Saga): Promise<void> {
+  const name = 'undo the schema changes on green';
   saga.push({
-    name: 'undo the schema changes on green',
+    name,
+    told: () => (isKept(story) ? 'green keeps the schema changes and their triggers: it has had the writes' : name),
     undo: () => actBounded('compensate: undo the schema changes').undoMigrations(ref, keepsGreen(story)),
   });
   const { tables, steps, beforeSql } = await story.step('adding columns and triggers', () =>

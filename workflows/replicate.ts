@@ -30,6 +30,7 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
 
   saga.push({
     name: keepsGreenName(ref),
+    told: () => (isKept(story) ? 'drop replication; green keeps its rows: it has had the writes' : keepsGreenName(ref)),
     undo: async () => {
       const keep = keepsGreen(story);
       run.replicationLeft = true;
@@ -66,7 +67,10 @@ function keepsGreenName(ref: RunRef): string {
  * when a rollback has lost something, which is nowhere else.
  */
 export function keepsGreen(story: Story): { keepGreen: boolean } {
-  const { run } = story;
-  const kept = run.plan?.green.afterRollback === 'keep' || run.lost !== null;
-  return { keepGreen: run.replicationLeft || (run.wasPromoted && kept) };
+  return { keepGreen: story.run.replicationLeft || isKept(story) };
+}
+
+/** Whether green is kept as it is, closed, since it has had the writes. */
+export function isKept({ run }: Story): boolean {
+  return run.wasPromoted && (run.plan?.green.afterRollback === 'keep' || run.lost !== null);
 }

@@ -55,7 +55,7 @@ export function renderVerdict(verdict: Verdict): string {
     case 'both':
       return `primary  ${verdict.truth}, but both sides take writes: ${verdict.why}\n         next step: ${verdict.next}`;
     case 'unknown':
-      return `primary  not certain: ${verdict.why}\n         next step: ${verdict.next}`;
+      return `primary  ${verdict.noRun === true ? 'not for Verdigris to say' : 'not certain'}: ${verdict.why}\n         next step: ${verdict.next}`;
   }
 }
 

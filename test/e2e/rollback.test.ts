@@ -1,7 +1,10 @@
 import { describe, expect, it } from 'vitest';
+import { diagnose } from '../../src/postgres/doctor/diagnose.js';
+import { examine } from '../../src/postgres/doctor/inventory.js';
+import { judge } from '../../src/postgres/doctor/who-is-primary.js';
 import { LedgerApplication } from '../support/ledger-application.js';
 import { leftovers, until } from '../support/migration.js';
-import { withClient } from '../support/postgres.js';
+import { asDatabase, withClient } from '../support/postgres.js';
 import { expectBlueAsBefore, newMigration, WHO } from '../support/rolled-back-run.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { rollbackSignal } from '../../workflows/messages.js';
@@ -32,5 +35,25 @@ describe('a rollback that is asked for by message', () => {
     const left = await leftovers(migration.green);
     expect(left.filter((what) => /publication|slot|subscription/.test(what))).toEqual([]);
     expect(left).toContain('relation entries');
+
+    // What green has kept is not said to be undone, and is nothing that is wrong.
+    const { undone = [] } = report.rollingBack ?? {};
+    expect(undone).toEqual(
+      expect.arrayContaining([
+        'take the fence off blue; green stays closed: it has had the writes',
+        'green keeps the schema changes and their triggers: it has had the writes',
+        'drop replication; green keeps its rows: it has had the writes',
+      ]),
+    );
+    expect(undone.join()).not.toMatch(/undo the schema|both sides|copied to green/);
+    const found = await examine({
+      blue: asDatabase(migration.blue, 'blue'),
+      green: asDatabase(migration.green, 'green'),
+    });
+    const findings = diagnose(found, judge(found), { state: 'over', why: 'the test says so' });
+    expect(findings.filter(({ severity }) => severity !== 'note')).toEqual([]);
+    expect(findings.map(({ what }) => what)).toContainEqual(
+      expect.stringMatching(/^kept with the green .*: up\/down trigger of/),
+    );
   });
 });

@@ -195,6 +195,24 @@ describe('verdigris doctor', () => {
     await patient.on('green', (s) => s.query('CREATE TABLE public.later (id int)'));
   });
 
+  it('frightens nobody where no run is under way: there never was one, or it has ended and was cleaned', async () => {
+    const patient = await Patient.create();
+    expect((await doctor()).text).toMatch(/^primary {2}not for Verdigris to say: neither side knows a run/);
+    await patient.replicated();
+    // Routers of an earlier migration read there, so the schema stays, with how the last run ended.
+    await patient.on('blue', (s) => s.query(`INSERT INTO verdigris.route (migration) VALUES ('earlier')`));
+    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
+    const { code, text } = await doctor();
+    expect(code).toBe(0);
+    expect(text).toMatch(/^primary {2}not for Verdigris to say: .*that of "d-\w+" has ended \(cleaned\)\n/);
+    // A side that is closed without a word of any run is another matter.
+    await patient.on('blue', async (s) => {
+      await armFence(s, await patient.tables(s));
+      await s.query(`SELECT setval('verdigris.fence', 1)`);
+    });
+    expect((await doctor()).text).toMatch(/^primary {2}not certain: /);
+  });
+
   it('answers in JSON whatever it is asked', async () => {
     const patient = await (await Patient.create()).fenced();
     const json = async (...args: string[]): Promise<Record<string, unknown>> =>

@@ -23,11 +23,24 @@ describe('the rollback saga', () => {
     expect(saga.isEmpty).toBe(true);
   });
 
+  it('says what was done where that is not what a name says, and only then', async () => {
+    const saga = new Saga();
+    const told = (): string => 'green is kept';
+    saga.push({ name: 'drop green', told, undo: () => Promise.reject(new Error('no')) });
+    saga.push({ name: 'drop green', told, undo: () => Promise.resolve() });
+    const result = await saga.compensate(describeError, () => undefined);
+    expect(result).toEqual({ undone: ['green is kept'], notUndone: ['drop green: no'] });
+  });
+
   it('stops below a critical failure: writes that are not back still need what is there', async () => {
     const done: string[] = [];
     const saga = new Saga();
     saga.push({ name: 'drop replication', undo: () => Promise.resolve(void done.push('replication')) });
-    saga.push({ name: 'writes back', critical: () => 'writes are not back', undo: () => Promise.reject(new Error('blue is gone')) });
+    saga.push({
+      name: 'writes back',
+      critical: () => 'writes are not back',
+      undo: () => Promise.reject(new Error('blue is gone')),
+    });
     const result = await saga.compensate(describeError, () => undefined);
     expect(done).toEqual([]);
     expect(result.undone).toEqual([]);

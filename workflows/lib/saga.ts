@@ -3,6 +3,8 @@ export interface Compensation {
   /** For people: `drop replication`, `reads back to blue`. */
   readonly name: string;
   readonly undo: () => Promise<void>;
+  /** What is said once it is done, where it has done something else than its name says. Default: the name. */
+  readonly told?: () => string;
   /**
    * When this one fails, the ones below it must not run: they would take away what it still needs. Says why, for people;
    * null when it is not so.
@@ -45,7 +47,7 @@ export class Saga {
     for (let next = this.#stack.pop(); next !== undefined; next = this.#stack.pop()) {
       try {
         await next.undo();
-        result.undone.push(next.name);
+        result.undone.push(next.told?.() ?? next.name);
       } catch (error) {
         result.notUndone.push(`${next.name}: ${describe(error)}`);
         const why = next.critical?.() ?? null;

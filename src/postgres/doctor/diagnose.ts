@@ -2,7 +2,7 @@ import { otherSide, type Side } from '../../side.js';
 import type { Liveness } from './liveness.js';
 import { isAway, type Found, type Inventory } from './inventory.js';
 import type { Verdict } from './who-is-primary.js';
-import { isClosed } from './who-is-primary.js';
+import { hasBeenPrimary, isClosed } from './who-is-primary.js';
 
 /** Something that is not as it should be, and what to do about it. */
 export interface Finding {
@@ -52,7 +52,7 @@ function sideFindings(inventory: Inventory, found: Found, verdict: Verdict, live
     ...replicationFindings(inventory, found),
     ...fenceFindings(inventory, verdict),
     ...buildFindings(inventory),
-    ...(liveness.state === 'over' ? leftoverFindings(inventory) : []),
+    ...(liveness.state === 'over' ? leftoverFindings(inventory, isKeptGreen(inventory, verdict)) : []),
   ];
 }
 
@@ -127,19 +127,31 @@ function buildFindings({ side, invalidIndexes }: Inventory): Finding[] {
     }));
 }
 
+/** A green that had the writes and was rolled back is kept as it was then, closed: it may hold values that blue can't. */
+function isKeptGreen(inventory: Inventory, verdict: Verdict): boolean {
+  const { side, owner } = inventory;
+  if (side !== 'green' || owner?.outcome !== 'rolledBack' || !isClosed(inventory)) return false;
+  return verdict.kind === 'certain' && verdict.primary === 'blue' && hasBeenPrimary(inventory, verdict.epoch ?? 0);
+}
+
 /** What nothing needs when the run is over. */
-function leftoverFindings(inventory: Inventory): Finding[] {
+function leftoverFindings(inventory: Inventory, isKept: boolean): Finding[] {
   const { side, owner, subscriptions, slots, publications, upDown, eventTriggers, proofs, sessions } = inventory;
+  const triggers = upDown.map((table) => `up/down trigger of ${table}`);
   const left = [
     ...subscriptions.map(({ name }) => `subscription ${name}`),
     ...slots.map(({ name }) => `slot ${name}`),
     ...publications.map(({ name }) => `publication ${name}`),
-    ...upDown.map((table) => `up/down trigger of ${table}`),
+    ...(isKept ? [] : triggers),
     ...eventTriggers.map((name) => `event trigger ${name}`),
     ...proofs.map(({ name, schema, table }) => `constraint ${name} of ${schema}.${table}`),
     ...sessions.map(({ pid, purpose }) => `session ${pid} (${purpose})`),
   ];
   const findings: Finding[] = [];
+  if (isKept && triggers.length > 0) {
+    const what = `kept with the green of a run that was rolled back, which has had the writes: ${list(triggers)}`;
+    findings.push({ severity: 'note', side, what, next: 'nothing: they go with what is there, when nobody needs it' });
+  }
   if (left.length > 0) {
     findings.push({ severity: 'leftover', side, what: `left by a run that is over: ${list(left)}`, next: CLEAN });
   }

@@ -22,7 +22,13 @@ export type Verdict =
   | Unopened
   /** Applications can write on both sides. */
   | { readonly kind: 'both'; readonly truth: Side; readonly epoch: number; readonly why: string; readonly next: string }
-  | { readonly kind: 'unknown'; readonly why: string; readonly next: string };
+  | {
+      readonly kind: 'unknown';
+      readonly why: string;
+      readonly next: string;
+      /** No side has a word of a run that is under way: it is not Verdigris that keeps anybody from writing. */
+      readonly noRun?: true;
+    };
 
 export interface Unopened {
   readonly kind: 'nobody';
@@ -169,10 +175,7 @@ function judgeOneRow(blue: Inventory, green: Inventory): Verdict {
   const other = knows === blue ? green : blue;
   const { route } = knows;
   if (route === null) {
-    return unknown(
-      'neither side knows a run of Verdigris',
-      'nothing of Verdigris keeps anybody from writing on either side: ask those who run the application',
-    );
+    return noRunKnown(blue, green);
   }
   if (route.writesOn === knows.side) {
     if (!knows.settled) return underWay(knows.side);
@@ -188,6 +191,22 @@ function judgeOneRow(blue: Inventory, green: Inventory): Verdict {
     `blue has given the writes to green at epoch ${route.epoch} and is closed, but green knows no run`,
     'somebody has removed schema verdigris there, or this is another database: nothing is opened by guess',
   );
+}
+
+/** Neither side has had a run, or both have nothing of it left but how it ended. */
+function noRunKnown(blue: Inventory, green: Inventory): Verdict {
+  const ended = blue.owner ?? green.owner;
+  const isOver =
+    ended === null
+      ? ''
+      : ` that is under way; that of "${ended.migration}" has ended (${ended.outcome ?? 'unknown how'})`;
+  const verdict = unknown(
+    `neither side knows a run of Verdigris${isOver}`,
+    'nothing of Verdigris keeps anybody from writing on either side: ask those who run the application',
+  );
+  // A side that is closed without a word of any run is nothing to be calm about.
+  const isCalm = ![blue, green].some((one) => isClosed(one) || (one.owner !== null && one.owner.outcome === null));
+  return isCalm ? { ...verdict, noRun: true } : verdict;
 }
 
 /** Green is a physical standby of blue: nobody writes there. */
