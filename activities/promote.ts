@@ -30,13 +30,14 @@ import {
 } from '../src/postgres/partition-files.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
-import { readRoute, recordEvent } from '../src/postgres/state.js';
+import { readRoute, recordMove } from '../src/postgres/state.js';
 import { refuseUnmovedContents, unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import { readLastPass, type Since } from '../src/postgres/verify/last-pass.js';
 import { whereWritesAre, type WritesAt } from '../src/postgres/where-writes-are.js';
 import { writesOfGreen, type WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { VerdigrisError } from '../src/errors.js';
 import { otherSide, type Side } from '../src/side.js';
+import { within } from '../src/timing.js';
 import type { Environment } from '../src/worker/connections.js';
 import type { Redact } from '../src/worker/redact.js';
 import { isHelpedByLoss } from '../workflows/lib/loss.js';
@@ -232,6 +233,9 @@ function isOfPoolers(error: unknown): error is VerdigrisError {
   return error instanceof VerdigrisError && (error.type === 'PoolNotReleased' || error.type === 'ConnectionUnknown');
 }
 
+/** How long the side that has given the writes away may take to write that down. */
+const OLD_SIDE_MS = 2_000;
+
 interface Asked {
   readonly from: Side;
   readonly epoch: number;
@@ -290,11 +294,10 @@ async function promote(
       ...{ holdMs, attempts, epoch: promoted.epoch, at: new Date().toISOString() },
       lost: from === 'green' ? await whatWasLost(session, run, promoted.epoch) : null,
     };
-    const what = `writes moved from ${from} to ${otherSide(from)}`;
-    await recordEvent(await work.session(otherSide(from), 'event', SHORT_STATEMENTS), run.runId, what, {
-      ...result,
-      steps,
-    });
+    const moved = { ...result, steps };
+    await recordMove(await work.session(otherSide(from), 'event', SHORT_STATEMENTS), run.runId, from, moved);
+    // Of a rollback green's record alone is left: blue's goes with its schema. Nothing waits for a side that is away by now.
+    await within(recordMove(session, run.runId, from, moved), OLD_SIDE_MS, undefined).catch(() => undefined);
     return result;
   } catch (error) {
     // Whatever ended it: unless it has been decided, nobody is about to open anything any more.

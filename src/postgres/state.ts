@@ -415,6 +415,24 @@ export async function recordEvent(session: Session, runId: string, what: string,
   ]);
 }
 
+/**
+ * Writes down that the writes have moved, once for each epoch: an earlier attempt may have done it, or died before, and a
+ * rollback begins by finishing what was decided, which may have been weeks ago.
+ */
+export async function recordMove(
+  session: Session,
+  runId: string,
+  from: Side,
+  detail: { readonly epoch: number },
+): Promise<void> {
+  await session.query(
+    `INSERT INTO verdigris.event (run_id, what, detail) SELECT $1, $2, $3::jsonb
+      WHERE NOT EXISTS (SELECT FROM verdigris.event e
+                         WHERE e.run_id = $1 AND e.what = $2 AND e.detail -> 'epoch' = $3::jsonb -> 'epoch')`,
+    [runId, `writes moved from ${from} to ${otherSide(from)}`, JSON.stringify(detail)],
+  );
+}
+
 /** Has routers look at this side's route now; those that do not hear of it look by themselves within seconds. */
 export async function notifyRouters(session: Session): Promise<void> {
   await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);

@@ -36,6 +36,13 @@ describe('a rollback that is asked for by message', () => {
     expect(left.filter((what) => /publication|slot|subscription/.test(what))).toEqual([]);
     expect(left).toContain('relation entries');
 
+    // Each move of the writes is written down once, also on the side that has given them away.
+    const moves = `SELECT what, detail ->> 'holdMs' IS NOT NULL AS measured FROM verdigris.event WHERE what ~ 'moved' ORDER BY id`;
+    expect((await withClient(migration.green.config, (client) => client.query(moves))).rows).toEqual([
+      { what: 'writes moved from blue to green', measured: true },
+      { what: 'writes moved from green to blue', measured: true },
+    ]);
+
     // What green has kept is not said to be undone, and is nothing that is wrong.
     const { undone = [] } = report.rollingBack ?? {};
     expect(undone).toEqual(
