@@ -1,5 +1,5 @@
 #!/usr/bin/env node
 import { run } from './run.js';
-import { PROCESS_TERMINAL } from './terminal.js';
+import { processTerminal } from './terminal.js';
 
-process.exitCode = await run(process.argv.slice(2), PROCESS_TERMINAL);
+process.exitCode = await run(process.argv.slice(2), processTerminal());

@@ -1,4 +1,4 @@
-import { WorkflowUpdateFailedError } from '@temporalio/client';
+import { WorkflowUpdateFailedError, type Client } from '@temporalio/client';
 import { WorkflowNotFoundError } from '@temporalio/common';
 import type { Approval, Message } from '../../workflows/messages.js';
 import { approveUpdate, pauseUpdate, resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
@@ -42,6 +42,7 @@ export async function messageCommand(
     try {
       terminal.out(await client.withDeadline(Date.now() + flags.timeout * 1_000, send));
     } catch (error) {
+      if (error instanceof WorkflowNotFoundError) throw await ended(client, workflowId, error);
       throw messageFailed(error, message, workflowId, payload, flags);
     }
   });
@@ -55,7 +56,6 @@ function messageFailed(
   payload: object,
   flags: MessageFlags,
 ): CommandError {
-  if (error instanceof WorkflowNotFoundError) return noSuchWorkflow(workflowId, error);
   if (error instanceof WorkflowUpdateFailedError) {
     return new CommandError(
       innermostMessage(error),
@@ -84,9 +84,27 @@ function messageFailed(
   );
 }
 
+/** Temporal takes no message for a run that has ended, as for one that never was. */
+async function ended(client: Client, workflowId: string, cause: unknown): Promise<CommandError> {
+  const status = await client.workflow
+    .getHandle(workflowId)
+    .describe()
+    .then(
+      ({ status: { name } }) => name,
+      () => undefined,
+    );
+  if (status === undefined || status === 'RUNNING') return noSuchWorkflow(workflowId, cause);
+  return new CommandError(
+    `${workflowId} has ended (${status.toLowerCase()}): it takes no messages any more`,
+    `see how it ended: verdigris status ${workflowId}`,
+    EXIT.refused,
+    cause,
+  );
+}
+
 export function noSuchWorkflow(workflowId: string, cause: unknown): CommandError {
   return new CommandError(
-    `there is no running workflow ${workflowId}`,
+    `there is no workflow ${workflowId}`,
     'see which there are: temporal workflow list --query \'WorkflowType="blueGreenMigration"\'; the name is the plan\'s "name"',
     EXIT.unusable,
     cause,

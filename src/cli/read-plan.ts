@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import type { Finding } from '../plan/finding.js';
 import { parsePlan } from '../plan/parse.js';
 import type { Plan } from '../plan/schema.js';
@@ -22,15 +23,27 @@ export async function readPlan(file: string): Promise<ReadPlan> {
 }
 
 async function readText(file: string): Promise<string> {
-  try {
-    return await readFile(file === '-' ? '/dev/stdin' : file, 'utf8');
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined;
-    throw new CommandError(
-      code === 'ENOENT' ? `there is no file ${file}` : `${file} can't be read: ${message(error)}`,
-      'give the path of a plan, or - for standard input; examples/ has some to begin with',
-    );
+  const places = file === '-' ? ['/dev/stdin'] : [...new Set(foldersOfUser().map((folder) => resolve(folder, file)))];
+  for (const place of places) {
+    try {
+      return await readFile(place, 'utf8');
+    } catch (error) {
+      if (error instanceof Error && 'code' in error && error.code === 'ENOENT') continue;
+      throw notRead(`${place} can't be read: ${message(error)}`);
+    }
   }
+  throw notRead(`there is no file ${places.join(', nor ')}`);
+}
+
+/** Where a relative path may begin: `npm run` changes to the folder of the package, and tells where the user was. */
+function foldersOfUser(): string[] {
+  const { INIT_CWD: user, npm_package_json: manifest } = process.env;
+  const here = process.cwd();
+  return user !== undefined && manifest !== undefined && dirname(manifest) === here ? [user, here] : [here];
+}
+
+function notRead(what: string): CommandError {
+  return new CommandError(what, 'give the path of a plan, or - for standard input; examples/ has some to begin with');
 }
 
 function parseJson(file: string, text: string): unknown {

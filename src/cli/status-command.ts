@@ -44,6 +44,7 @@ export async function watchCommand(terminal: Terminal, name: string, flags: Stat
       last = lines;
       if (seen !== undefined && seen.outcome !== 'running')
         return seen.outcome === 'completed' ? EXIT.done : EXIT.refused;
+      if (terminal.isClosed?.() === true) return EXIT.done;
       await sleep(POLL_MS);
     }
   });

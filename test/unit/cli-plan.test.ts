@@ -1,4 +1,5 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -50,6 +51,43 @@ describe('verdigris plan lint', () => {
       /^error: not-null-without-value\n {2}place {4}migrations\[0\]\.addColumn\.notNull\n {2}what .*\n {2}why .*\n {2}instead .*"up"/,
     );
     expect(out).toMatch(/1 error; the plan is refused/);
+  });
+
+  it('proposes no value that a column of another type could not take', async () => {
+    const plan = planWith({ migrations: [{ setNotNull: { table: 'orders', column: 'details' } }] });
+    const { out } = await verdigris('plan', 'lint', await file(plan));
+    expect(out).toContain(`"up": "coalesce(details, <a value of the column's type>)"`);
+  });
+
+  it('looks for a file where the user is, though npm has changed to the folder of the package', async () => {
+    await file(planWith(), 'mine.json');
+    vi.stubEnv('INIT_CWD', folder);
+    vi.stubEnv('npm_package_json', join(process.cwd(), 'package.json'));
+    try {
+      expect(await verdigris('plan', 'lint', 'mine.json')).toMatchObject({ code: 0 });
+      // As before: by its name in the package.
+      expect(await verdigris('plan', 'lint', 'examples/seed.json')).toMatchObject({ code: 0 });
+      const { note } = await verdigris('plan', 'lint', 'none.json');
+      expect(note).toContain(
+        `there is no file ${join(folder, 'none.json')}, nor ${join(process.cwd(), 'none.json')}\n`,
+      );
+      // A script that has changed to a folder itself means that one.
+      vi.stubEnv('npm_package_json', '/elsewhere/package.json');
+      expect((await verdigris('plan', 'lint', 'mine.json')).note).toContain(
+        `there is no file ${join(process.cwd(), 'mine.json')}\n`,
+      );
+    } finally {
+      vi.unstubAllEnvs();
+    }
+  });
+
+  it('ends quietly, with what it has done, when nobody reads what it says any more', async () => {
+    const main = spawn(process.execPath, ['--import', 'tsx', 'src/cli/main.ts', 'plan', 'schema']);
+    main.stdout.destroy();
+    let said = '';
+    main.stderr.on('data', (data: Buffer) => (said += data.toString()));
+    const [code] = (await once(main, 'close')) as [number | null];
+    expect({ code, said }).toEqual({ code: 0, said: '' });
   });
 
   it('ends with 0 when there are warnings alone, and tells them', async () => {

@@ -115,6 +115,13 @@ describe('a run that no worker serves', () => {
       note: expect.stringMatching(/no worker has answered within 1 s\nnext step: start a worker/) as string,
     });
     await client.workflow.getHandle(workflowId).terminate();
+    // One that has ended is not one that never was.
+    expect(await verdigris('rollback', name, ...WHO)).toMatchObject({
+      code: 1,
+      note: expect.stringMatching(
+        /verdigris\/cli-\w+ has ended \(terminated\): it takes no messages any more\nnext step: .*verdigris status/,
+      ) as string,
+    });
   });
 });
 
@@ -131,7 +138,7 @@ describe('a run that is not there', () => {
     expect(await verdigris(...args)).toMatchObject({
       code: 2,
       note: expect.stringMatching(
-        /there is no running workflow verdigris\/none\nnext step: .*temporal workflow list/,
+        /there is no workflow verdigris\/none\nnext step: .*temporal workflow list/,
       ) as string,
     });
   });
@@ -182,7 +189,7 @@ describe('a run that a worker serves', () => {
         const { code, out } = await watched;
         expect(code).toBe(0);
         expect(out.split('\n').map((line) => line.slice(10))).toEqual([
-          'promote: waiting for an approval',
+          'promote: waiting for approval',
           'reads on green 100 %, writes on blue',
           'waits: approval before promote',
           'answer with: temporal …',

@@ -28,7 +28,7 @@ export const notNullWithoutValue: Rule = {
         yield {
           place: `migrations[${i}].setNotNull`,
           message: `"${column}" becomes NOT NULL on green, and nothing says what rows get that have NULL on blue`,
-          instead: `add "up", such as "up": "coalesce(${column}, '')"`,
+          instead: `add "up", such as "up": "coalesce(${column}, <a value of the column's type>)"`,
         };
       } else if ('addConstraint' in migration) {
         for (const column of migration.addConstraint.primaryKey ?? []) {
