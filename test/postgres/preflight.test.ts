@@ -760,6 +760,7 @@ describe('green', () => {
         severity: 'error',
         side: 'green',
         message: expect.stringContaining('migration "other", run other-run') as string,
+        remedy: expect.stringMatching(/--clean, with the plan of that migration; --drop-copy other in/) as string,
       },
     ]);
   });

@@ -19,7 +19,7 @@ export const ownedByAnother: SideCheck = {
         severity: 'error',
         object: 'verdigris.owner',
         message: `${side} belongs to another run: migration "${owner.migration}", run ${owner.runId}`,
-        remedy: `Let that run end or roll it back (workflow verdigris/${owner.migration}); only one run may move a database. If that workflow is gone: verdigris doctor plan.json --clean, with the plan of that migration`,
+        remedy: `Let that run end or roll it back (workflow verdigris/${owner.migration}); only one run may move a database. If that workflow is gone: verdigris doctor plan.json --clean, with the plan of that migration${side === 'green' ? `; --drop-copy ${owner.migration} in the same call drops what it has copied to green` : ''}`,
       },
     ];
   },
