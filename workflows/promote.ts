@@ -33,7 +33,11 @@ const APPROVAL = 'approval before writes move to green';
 export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<void> {
   const { run } = story;
   run.enter('promote');
-  saga.push({ name: 'writes back to blue', critical: () => 'writes are not back', undo: () => writesBackToBlue(run, ref) });
+  saga.push({
+    name: 'writes back to blue',
+    critical: () => 'writes are not back',
+    undo: () => writesBackToBlue(run, ref),
+  });
 
   const lastStage = ref.plan.traffic.stages.at(-1) ?? null;
   const whileStopped = async (wait: () => Promise<void>): Promise<void> => {
