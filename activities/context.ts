@@ -169,13 +169,18 @@ export async function alive<T>(
   } catch (error) {
     const failure = failureOf(error, context.cancellationSignal, dependencies.redact);
     const what = needsPerson(error);
-    if (what !== undefined && !context.cancellationSignal.aborted && isTold(context.info.attempt))
-      tellWorkflow(context, [waitsFor(what, failure.message)]);
+    if (what !== undefined && !context.cancellationSignal.aborted) tellThatItWaits(what, failure.message);
     throw failure;
   } finally {
     clearInterval(timer);
     clearTimeout(goesOn);
   }
+}
+
+/** Has the status say what is waited for, by an attempt that ends and is begun again. @param message without secrets */
+export function tellThatItWaits(what: string, message: string): void {
+  const context = Context.current();
+  if (isTold(context.info.attempt)) tellWorkflow(context, [waitsFor(what, message)]);
 }
 
 /** A disk may be full for days: told often at first, then about every three minutes. */
@@ -204,7 +209,7 @@ function needsPerson(error: unknown): Lacking | undefined {
 type Lacking = 'room' | 'TLS' | 'access';
 
 /** What is shown while an activity is tried again until somebody has brought it. */
-function waitsFor(what: Lacking, message: string): Progress {
+function waitsFor(what: string, message: string): Progress {
   const note = message.replace('\nNext step: ', '; ');
   return { step: 'waits', object: `for ${what}`, done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
 }

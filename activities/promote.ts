@@ -14,7 +14,7 @@ import { describeMissingRights, missingRights } from '../src/postgres/missing-ri
 import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
 import type { ClientPool } from '../src/pgbouncer/client-pools.js';
 import { poolsOf, type Heard } from '../src/pgbouncer/from-plan.js';
-import { releaseAll, type Pools } from '../src/postgres/pools.js';
+import { PoolerAway, releaseAll, type Pools } from '../src/postgres/pools.js';
 import { notOpened, promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
 import { readDecision, readDecisionAsActor } from '../src/postgres/promotion-decision.js';
 import { keptSessions, openActors } from '../src/postgres/promotion-sessions.js';
@@ -42,7 +42,14 @@ import type { Environment } from '../src/worker/connections.js';
 import type { Redact } from '../src/worker/redact.js';
 import { isHelpedByLoss } from '../workflows/lib/loss.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { failureOf, perform, type ActivityDependencies, type StagePatience, type Work } from './context.js';
+import {
+  failureOf,
+  perform,
+  tellThatItWaits,
+  type ActivityDependencies,
+  type StagePatience,
+  type Work,
+} from './context.js';
 import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
 import { refuseCutOff, refuseOtherFollowers, refuseUndeployed } from './instances.js';
 import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
@@ -77,7 +84,8 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      * @param epoch the one in which it is asked for
      * @param acceptLoss only from green, and only when a person has said so: what blue does not have stays behind
      * @param notAfter ISO 8601: what has not been decided is not begun later than that. Default: no limit
-     * @throws ApplicationFailure PromotionBlocked when `attempts` tries did not go through, or it is too late; GateFailed
+     * @throws ApplicationFailure ConnectionFailed (retryable) while a pooler is away and `notAfter` has not come;
+     * PromotionBlocked when `attempts` tries did not go through, or it is too late; GateFailed
      * when a gate of the last stage has failed meanwhile. Nothing has happened then. NotOpened (retryable) when it has been
      * decided: nobody takes writes until the new side is open. PoolNotReleased, for good only when it
      * is too late: clients of a pooler may wait (withdrawPromotion). PartitionEmptied and ServerReplaced when rows
@@ -109,7 +117,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
                   environment: dependencies.environment,
                   redact: dependencies.redact,
                 }).catch(async (error: unknown) => {
-                  throw await releasedUntil(error, notAfter);
+                  throw await awaited(error, work, dependencies.redact, notAfter);
                 }),
               heard,
             ),
@@ -213,6 +221,32 @@ async function waitsUntil(error: VerdigrisError, notAfter: string | undefined): 
   const { told, at } = await onThisMachine(notAfter);
   if (performance.now() <= at) return error.tryingAgain();
   return promotionBlocked(`it could not begin before ${told}: ${error.what}; ${error.nextStep}`);
+}
+
+/** A pooler that is away is asked again after so long, ms: a restart takes a second or two. */
+const POOLER_AGAIN_MS = 1_000;
+
+/**
+ * A pooler that is away before anybody waits is waited for until it is too late, and the status says so. Each look judges the
+ * gates and the route anew.
+ */
+async function awaited(
+  error: unknown,
+  { signal }: Work,
+  redact: Redact,
+  notAfter: string | undefined,
+): Promise<unknown> {
+  if (notAfter === undefined || !(error instanceof PoolerAway)) return releasedUntil(error, notAfter);
+  const { told, at } = await onThisMachine(notAfter);
+  const { cause } = error;
+  if (!(cause instanceof VerdigrisError)) return error;
+  // The last one to know what is away says it.
+  if (performance.now() + POOLER_AGAIN_MS > at)
+    return promotionBlocked(`it could not begin before ${told}: ${cause.what}`);
+  if (signal.aborted) return cause;
+  const message = redact(cause.message);
+  tellThatItWaits('a pooler', message);
+  return ApplicationFailure.create({ type: cause.type, message, nonRetryable: false, nextRetryDelay: POOLER_AGAIN_MS });
 }
 
 /**

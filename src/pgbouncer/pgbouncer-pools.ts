@@ -1,6 +1,6 @@
 import { VerdigrisError } from '../errors.js';
 import { promotionBlocked } from '../postgres/hold.js';
-import { notReleased, type Pools, type Unreleased, type WritesAre } from '../postgres/pools.js';
+import { notReleased, PoolerAway, type Pools, type Unreleased, type WritesAre } from '../postgres/pools.js';
 import { otherSide, type Side } from '../side.js';
 import type { ClientPool } from './client-pools.js';
 import { isNotRunning } from './console.js';
@@ -8,6 +8,7 @@ import { Instance } from './instance.js';
 import { claimsPauses, markName, type Mark } from './mark.js';
 import type { PgBouncers } from './pgbouncer.js';
 import { Turn } from './turn.js';
+import { tlsFault } from '../postgres/tls-fault.js';
 import { within } from '../timing.js';
 
 /** What the pools ask of the databases; each may be left out. */
@@ -154,16 +155,27 @@ class PgBouncerPools implements Pools {
     const reached = await Promise.all(
       this.#instances.map(async (instance) => {
         try {
-          await instance.look();
+          await this.#look(instance, from);
           return [instance];
         } catch (error) {
           await instance.close();
           if (from === 'green' && isNotRunning(error)) return [];
-          throw blockedBy(error);
+          throw from === 'blue' && isAway(error) ? awayBy(error) : blockedBy(error);
         }
       }),
     );
     return reached.flat();
+  }
+
+  /** A session that has ended says nothing of a PgBouncer that was restarted: on the way to green a new one does. */
+  async #look(instance: Instance, from: Side): Promise<void> {
+    try {
+      await instance.look();
+    } catch (error) {
+      if (from === 'green' || error instanceof VerdigrisError) throw error;
+      await instance.close();
+      await instance.look();
+    }
   }
 
   /**
@@ -314,6 +326,18 @@ function overtaken(now: number, epoch: number): VerdigrisError {
 function blockedBy(error: unknown): VerdigrisError {
   if (error instanceof VerdigrisError && error.type === 'PromotionBlocked') return error;
   return promotionBlocked(firstLine(error), error);
+}
+
+/** Whether waiting can help: not where the user, its password or TLS is refused. */
+function isAway(error: unknown): boolean {
+  if (!(error instanceof VerdigrisError) || error.type !== 'ConnectionFailed') return false;
+  return error.retryable && tlsFault(error.cause) === undefined;
+}
+
+function awayBy(error: unknown): PoolerAway {
+  const { message, nextStep } = blockedBy(error);
+  const what = message.split('\nNext step: ', 1).join();
+  return new PoolerAway({ type: 'PromotionBlocked', message: what, nextStep, cause: error });
 }
 
 function firstLine(error: unknown): string {

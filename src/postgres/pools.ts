@@ -23,14 +23,14 @@ export interface Pools {
    * Shows, while everything runs, that each pooler is reached, has loaded the file that is written, and reaches the other
    * side. Asked once, before the first try.
    *
-   * @throws VerdigrisError PromotionBlocked
+   * @throws VerdigrisError PromotionBlocked; PoolerAway on the way to green
    */
   prepare(from: Side, epoch: number): Promise<void>;
   /**
    * When this returns, no transaction of an application runs through any pooler and none begins: clients wait. All or none:
    * when it throws, every pooler has been resumed.
    *
-   * @throws VerdigrisError PromotionBlocked, naming what stands in the way; PoolNotReleased when one could not be resumed.
+   * @throws VerdigrisError PromotionBlocked, naming what stands in the way (PoolerAway as in prepare); PoolNotReleased when one could not be resumed.
    */
   pause(from: Side, epoch: number): Promise<void>;
   /** Points every pooler at `side`, paused or not. One that can't be reached is left to release(). Never throws. */
@@ -54,6 +54,9 @@ export const NO_POOLS: Pools = {
   release: () => Promise.resolve([]),
   close: () => Promise.resolve(),
 };
+
+/** A pooler is out of reach while nobody is paused: it may be back within seconds, and waiting keeps no client from going on. */
+export class PoolerAway extends VerdigrisError {}
 
 /** How long to go on before the failure is shown: it is tried again after that all the same. */
 const RELEASE_FOR_MS = 5_000;

@@ -7,7 +7,7 @@ import { Hold, promotionBlocked, StandsInTheWay } from './hold.js';
 import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
 import type { PartitionFile } from './partition-files.js';
-import { NO_POOLS, type Pools, type Unreleased } from './pools.js';
+import { NO_POOLS, PoolerAway, type Pools, type Unreleased } from './pools.js';
 import { readDecision, readDecisionAsActor, type Decision } from './promotion-decision.js';
 import {
   areApart,
@@ -134,7 +134,8 @@ const LOCK_TIMEOUTS_MS = [20, 40, 80] as const;
  * Moves writes to the other side, in as many tries as it takes, up to `attempts`.
  *
  * @throws VerdigrisError PromotionBlocked when the last try did not go through either: nothing has happened then, and
- * the message says who stood in the way. StaleEpoch when the run is no longer in charge. NotOpened as tryPromotion().
+ * the message says who stood in the way; PoolerAway at once where `notAfter` says how long to wait for it. StaleEpoch when
+ * the run is no longer in charge. NotOpened as tryPromotion().
  */
 export async function promote(
   promotion: Promotion,
@@ -148,7 +149,11 @@ export async function promote(
       if (!(error instanceof VerdigrisError && error.type === 'PromotionBlocked')) throw error;
       promotion.signal?.throwIfAborted();
       onBlocked?.(attempt, error.message);
-      const isLast = attempt >= attempts || isLate(promotion) || isForTheRunToTell(promotion, error);
+      const isLast =
+        attempt >= attempts ||
+        isLate(promotion) ||
+        isForTheRunToTell(promotion, error) ||
+        isWaitedFor(promotion, error);
       // A try that lost against another worker's decision is finished by the next one, whatever its number.
       if (isLast && !(await isDecided(promotion))) throw error;
     }
@@ -160,6 +165,11 @@ export async function promote(
 /** A way back that blue is too far behind for: the run says so, guards green's WAL, and hears whether a loss is accepted. */
 function isForTheRunToTell({ from }: Promotion, error: VerdigrisError): boolean {
   return from === 'green' && error instanceof TooFarBehind;
+}
+
+/** A pooler that is away is waited for by whoever knows until when: tries are for what passes within a second. */
+function isWaitedFor({ notAfter }: Promotion, error: VerdigrisError): boolean {
+  return notAfter !== undefined && error instanceof PoolerAway;
 }
 
 async function isDecided({ databases, migration, from }: Promotion): Promise<boolean> {
