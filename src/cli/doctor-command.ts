@@ -44,6 +44,7 @@ export interface DoctorFlags extends ServerFlags {
   readonly releaseBlue?: string;
   readonly releaseGreen?: string;
   readonly dropCopy?: string;
+  readonly dropTriggers?: string;
   readonly runIsOver?: string;
   readonly pgbouncer?: readonly string[];
 }
@@ -358,5 +359,6 @@ function cleanOptions(flags: DoctorFlags): CleanOptions {
       ...(flags.releaseGreen === undefined ? {} : { green: flags.releaseGreen }),
     },
     ...(flags.dropCopy === undefined ? {} : { dropCopy: flags.dropCopy }),
+    ...(flags.dropTriggers === undefined ? {} : { dropTriggers: flags.dropTriggers }),
   };
 }

@@ -111,6 +111,7 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
     .option('--release-blue <migration>', 'with --clean: also open blue, although writes are on green')
     .option('--release-green <migration>', 'with --clean: also open green, although writes are on blue')
     .option('--drop-copy <migration>', "with --clean: also drop the run's copy on green, rows included")
+    .option('--drop-triggers <migration>', 'with --clean: also drop up/down triggers that fill NOT NULL columns')
     .option('--run-is-over <migration>', 'the run is over and its workers are stopped, whatever Temporal can say')
     .option('--json', 'everything as JSON')
     .action(async (file: string | undefined, flags: DoctorFlags) => ended(await doctorCommand(terminal, file, flags)));

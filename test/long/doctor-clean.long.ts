@@ -5,10 +5,11 @@ import { examine } from '../../src/postgres/doctor/inventory.js';
 import { planCleaning } from '../../src/postgres/doctor/plan-cleaning.js';
 import { judge } from '../../src/postgres/doctor/who-is-primary.js';
 import { claimBlue, releaseDatabase } from '../../src/postgres/ownership.js';
+import { installTrigger } from '../../src/postgres/migrate/install-trigger.js';
 import { keptSessions, openActors } from '../../src/postgres/promotion-sessions.js';
 import { installState, readOwner } from '../../src/postgres/state.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
-import { openSession } from '../../src/postgres/session.js';
+import { inTransaction, openSession } from '../../src/postgres/session.js';
 import { otherSide } from '../../src/side.js';
 import { Patient, terminatedRun, doctor, closePatients } from '../support/doctor-patient.js';
 
@@ -74,6 +75,28 @@ describe('verdigris doctor --clean', () => {
     expect(await doctor('--clean', '--yes', '--release-green', patient.migration)).toMatchObject({ code: 0 });
     expect(await patient.writable()).toEqual(['blue', 'green']);
     expect([await patient.left('blue'), await patient.left('green')]).toEqual([[], []]);
+  });
+
+  it('keeps the triggers that fill NOT NULL columns for writers, names the columns, and drops them when told so', async () => {
+    const patient = await (await Patient.create()).promoted();
+    const writes = 'INSERT INTO public.accounts (id, balance) SELECT max(id) + 1, 0 FROM public.accounts';
+    await patient.on('green', async (s) => {
+      await s.query(`ALTER TABLE public.accounts ADD region text, ADD note text, ADD kind text DEFAULT 'a' NOT NULL`);
+      const text = { type: 'text', collation: null };
+      const columns = ['region', 'note', 'kind'].map((column) => ({
+        ...{ column, kind: 'compute' as const, up: `'eu'`, reads: [], ...text },
+      }));
+      const spec = { table: { schema: 'public', name: 'accounts' }, columns, key: ['id'], types: new Map() };
+      await inTransaction(s, () => installTrigger(s, spec, 'public'));
+      await s.query(`UPDATE public.accounts SET region = 'eu'; ALTER TABLE public.accounts ALTER region SET NOT NULL`);
+    });
+    const planned = await doctor('--clean');
+    expect(planned.text).toMatch(/stays:[^]*up\/down triggers of 1 tables.*: public\.accounts\.region\. When/);
+    expect(planned.text).not.toContain('drop the up/down triggers');
+    expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
+    await patient.on('green', (s) => s.query(writes));
+    expect(await doctor('--clean', '--yes', '--drop-triggers', patient.migration)).toMatchObject({ code: 0 });
+    await patient.on('green', (s) => expect(s.query(writes)).rejects.toThrow(/"region".*not-null/));
   });
 
   it("drops the run's copy when told so, what others have made in it stays and keeps the schema; never from a green that took writes", async () => {

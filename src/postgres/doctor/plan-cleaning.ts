@@ -10,6 +10,8 @@ export interface CleanOptions {
   readonly release: Readonly<Partial<Record<Side, string>>>;
   /** Also drop what the run's schema copy has made on green, rows included. */
   readonly dropCopy?: string;
+  /** Also drop up/down triggers that the application's writes may need. */
+  readonly dropTriggers?: string;
 }
 
 export type CleanAction =
@@ -57,7 +59,11 @@ export function planCleaning(found: Found, verdict: Verdict, liveness: Liveness,
     const one = found[side];
     return one.reached ? [one.inventory] : [];
   });
-  const ends = sides.map((inventory) => ({ inventory, end: endOf(inventory, found, verdict, options) }));
+  const ends = sides.map((inventory) => ({
+    inventory,
+    end: endOf(inventory, found, verdict, options),
+    needed: areTriggersNeeded(inventory, verdict, options),
+  }));
   const forAll = (actions: (inventory: Inventory) => CleanAction[]): CleanAction[] => sides.flatMap(actions);
   return {
     refused: false,
@@ -72,12 +78,13 @@ export function planCleaning(found: Found, verdict: Verdict, liveness: Liveness,
       ...forAll(({ side, slots }) => slots.map(({ name }) => ({ kind: 'dropSlot', side, name }))),
       ...forAll(({ side, publications }) => publications.map(({ name }) => ({ kind: 'dropPublication', side, name }))),
       ...forAll(buildLeftovers),
-      ...ends.flatMap(({ inventory, end }) => endActions(inventory, end, options)),
+      ...ends.flatMap(({ inventory, end, needed }) => endActions(inventory, end, needed, options)),
     ],
     kept: [
       ...keptUnreached(found.blue),
       ...keptUnreached(found.green),
       ...ends.flatMap(({ inventory, end }) => keptOf(inventory, end, options)),
+      ...ends.flatMap(({ inventory, needed }) => (needed ? [keptTriggers(inventory)] : [])),
     ],
   };
 }
@@ -122,14 +129,14 @@ function refuse(
 function refuseOptions(
   found: Found,
   verdict: Verdict,
-  { release, dropCopy }: CleanOptions,
+  { release, dropCopy, dropTriggers }: CleanOptions,
 ): { why: string; next: string } | undefined {
   const migration = migrationOf(found);
-  const given = [release.blue, release.green, dropCopy].filter((name) => name !== undefined);
+  const given = [release.blue, release.green, dropCopy, dropTriggers].filter((name) => name !== undefined);
   if (given.some((name) => name !== migration)) {
     return {
       why: `the confirmation is not the name of the migration${migration === undefined ? ': none is known here' : ` (it is "${migration}")`}`,
-      next: 'write the name of the migration whose side you release: it is asked so that no other one is hit',
+      next: 'write the name of the migration that is cleaned up: it is asked so that no other one is hit',
     };
   }
   const { green } = found;
@@ -219,6 +226,20 @@ function isOnlyWitness({ owner, route }: Inventory, { green }: Found): boolean {
   return !green.reached || (green.inventory.route !== null && green.inventory.route.epoch < route.epoch);
 }
 
+/** Whether code that writes only the old columns would be refused where writes are, were the up/down triggers gone. */
+function areTriggersNeeded({ side, onlyFilled }: Inventory, verdict: Verdict, { dropTriggers }: CleanOptions): boolean {
+  const takesWrites = verdict.kind === 'certain' && verdict.primary === side;
+  return takesWrites && onlyFilled.length > 0 && dropTriggers === undefined;
+}
+
+function keptTriggers({ side, upDown, onlyFilled, owner }: Inventory): Kept {
+  return {
+    side,
+    what: `the up/down triggers of ${upDown.length} tables, and schema verdigris with their functions`,
+    why: `writes are here, and NOT NULL columns without a default are filled by them alone where code leaves them out: ${onlyFilled.join(', ')}. When all code writes these: --drop-triggers ${owner?.migration ?? 'NAME'}`,
+  };
+}
+
 /** Routers go on by the route for as long as its schema is there, which may be for ever. */
 function readsToBlue({ side, route }: Inventory): CleanAction[] {
   if (side !== 'blue' || route === null || route.writesOn !== 'blue' || route.greenReadPercent === 0) return [];
@@ -234,16 +255,17 @@ function buildLeftovers({ side, invalidIndexes, proofs }: Inventory): CleanActio
   ];
 }
 
-function endActions(inventory: Inventory, end: End, { dropCopy }: CleanOptions): CleanAction[] {
+/** @param needed whether the application's writes may need the up/down triggers, which stay then */
+function endActions(inventory: Inventory, end: End, needed: boolean, { dropCopy }: CleanOptions): CleanAction[] {
   const { side, upDown, fence, schema, owner, eventTriggers, dependents, otherMigrations, copied } = inventory;
   if (end.kind === 'untouched') return [];
   const fenced = fence.filter(({ state }) => state !== 'absent' && state !== 'lost').length;
   const actions: CleanAction[] = eventTriggers.map((name) => ({ kind: 'dropEventTrigger', side, name }));
   if (side === 'green' && dropCopy !== undefined && copied > 0)
     actions.push({ kind: 'dropCopy', side, objects: copied });
-  if (upDown.length > 0) actions.push({ kind: 'dropUpDown', side, tables: upDown.length });
+  if (upDown.length > 0 && !needed) actions.push({ kind: 'dropUpDown', side, tables: upDown.length });
   if (end.kind !== 'closed' && fenced > 0) actions.push({ kind: 'dropFence', side, tables: fenced });
-  if (end.kind === 'free' && dependents.length === 0 && otherMigrations.length === 0) {
+  if (end.kind === 'free' && !needed && dependents.length === 0 && otherMigrations.length === 0) {
     if (schema) actions.push({ kind: 'dropSchema', side });
     return actions;
   }

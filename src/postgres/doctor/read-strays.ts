@@ -1,5 +1,5 @@
 import { formatTableName, type TableName } from '../../plan/table-name.js';
-import { tablesWithTrigger } from '../migrate/install-trigger.js';
+import { columnsOnlyFilled, tablesWithTrigger } from '../migrate/install-trigger.js';
 import { readOtherMigrations } from '../other-migrations.js';
 import { hasState, readOwner } from '../state.js';
 import type { Session } from '../session.js';
@@ -24,6 +24,8 @@ export interface SessionFound {
 export interface StrayObjects {
   /** Tables with an up/down trigger; of partitioned ones the topmost. */
   readonly upDown: readonly string[];
+  /** Columns that an INSERT must give once those triggers are gone: NOT NULL and without a default. */
+  readonly onlyFilled: readonly string[];
   readonly eventTriggers: readonly string[];
   readonly invalidIndexes: readonly InvalidIndex[];
   /** Check constraints that prove NOT NULL while it is being set. */
@@ -59,6 +61,7 @@ export async function readStrayObjects(session: Session): Promise<StrayObjects> 
   );
   return {
     upDown: (await tablesWithTrigger(session)).map(formatTableName),
+    onlyFilled: await columnsOnlyFilled(session),
     eventTriggers: eventTriggers.rows.map(({ name }) => name),
     invalidIndexes: await readInvalidIndexes(session),
     proofs: proofs.rows,

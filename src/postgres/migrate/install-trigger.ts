@@ -79,6 +79,28 @@ export async function tablesWithTrigger(session: Session): Promise<TableName[]> 
   return rows;
 }
 
+/**
+ * Columns that are NOT NULL, have no default, and are filled by an up/down trigger where a write leaves them out: `public.t.c`.
+ * The trigger's condition names every column that it fills.
+ */
+export async function columnsOnlyFilled(session: Session): Promise<string[]> {
+  const { rows } = await session.query<TableName & { column: string }>(
+    `SELECT DISTINCT n.nspname AS schema, c.relname AS name, a.attname AS column
+       FROM pg_trigger t
+       JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+       JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace
+       JOIN pg_depend d ON d.classid = 'pg_trigger'::regclass AND d.objid = t.oid
+                       AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND a.attnum > 0
+       JOIN pg_type ty ON ty.oid = a.atttypid
+      WHERE t.tgname = $1 AND t.tgparentid = 0 AND pn.nspname = 'verdigris'
+        AND (a.attnotnull OR ty.typnotnull) AND NOT a.atthasdef AND a.attidentity = '' AND ty.typdefault IS NULL
+      ORDER BY 1, 2, 3`,
+    [TRIGGER_NAME],
+  );
+  return rows.map(({ schema, name, column }) => `${formatTableName({ schema, name })}.${column}`);
+}
+
 /** Functions of triggers whose table somebody has dropped. */
 export async function dropUnusedFunctions(session: Session): Promise<void> {
   const { rows } = await session.query<{ name: string }>(
