@@ -3,6 +3,8 @@ import type { WindowLook } from '../activities/windows.js';
 import type { WindowOf } from '../src/plan/window-times.js';
 import { act } from './lib/activities.js';
 import { beside } from './lib/beside.js';
+import type { Opening } from './lib/migration-run.js';
+import { isCancelled } from './lib/failure.js';
 import { spareHistory } from './lib/history-room.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { StepOptions, Story } from './lib/story.js';
@@ -64,8 +66,38 @@ export async function windowOpens(story: Story, ref: RunRef, what: WindowOf, ahe
 export async function approvedFor(story: Story, ref: RunRef, what: WindowOf, gate: string, why: string): Promise<void> {
   const isTold = ref.plan.windows?.[what] !== undefined && patched('approvals are asked for with the next window');
   const look = isTold ? await lookAt(ref, what) : null;
-  const opens = look?.open === false ? { at: look.changesAt, text: look.changesAtText } : null;
-  await story.approval(gate, why, opens);
+  let opens = look && openingOf(look);
+  const ask = (): Promise<void> => story.approval(gate, why, () => opens);
+  if (look === null || !patched('whoever approves late is told of the window of then')) return ask();
+  const saw = (opening: Opening | null): void => {
+    opens = opening;
+    story.run.sawOpening(opening);
+  };
+  await beside(() => followWindow(ref, what, look, saw), ask);
+}
+
+function openingOf({ open, changesAt, changesAtText }: WindowLook): Opening | null {
+  return open ? null : { at: changesAt, text: changesAtText };
+}
+
+/** A question may be open for days. Ends by being cancelled, or where nobody can say how the window is. */
+async function followWindow(
+  ref: RunRef,
+  what: WindowOf,
+  first: WindowLook,
+  saw: (opens: Opening | null) => void,
+): Promise<void> {
+  for (let look: WindowLook | null = first; look !== null;) {
+    await sleep(timeUntil(look), { summary: `${what}: its window ${look.open ? 'closes' : 'opens'}` });
+    try {
+      look = await lookAt(ref, what);
+    } catch (error) {
+      if (isCancelled(error)) throw error;
+      // It fails the run once it is asked what may begin: not while people think it over.
+      look = null;
+    }
+    saw(look && openingOf(look));
+  }
 }
 
 /** Whether something may have to wait at all. */

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { linesOf } from '../../src/cli/status-command.js';
+import { planSchema } from '../../src/plan/schema.js';
 import { happened, type Seen } from '../../workflows/lib/notices.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
 import { oneLine, shownFailure } from '../../workflows/lib/failure.js';
@@ -17,6 +18,29 @@ function newRun(): MigrationRun {
 }
 
 describe('messages to a run', () => {
+  it('asks before the retirement with the NOT NULL columns that nothing fills from then on', () => {
+    const run = newRun();
+    const table = 'public.orders';
+    run.plan = planSchema.parse({
+      ...{ version: 1, name: 'orders', blue: { connection: 'b' }, green: { connection: 'g' } },
+      migrations: [
+        { addColumn: { table, column: 'region', type: 'text', up: `'eu'`, notNull: true } },
+        { addColumn: { table, column: 'kind', type: 'text', up: `'a'`, default: `'a'`, notNull: true } },
+        { addColumn: { table, column: 'free', type: 'text', up: `'a'` } },
+        {
+          changeType: { table, column: 'a', newColumn: 'b', type: 'int', up: 'a::int', down: 'b::text', notNull: true },
+        },
+        { setNotNull: { table, column: 'note', up: `''` } },
+      ],
+    });
+    run.askApproval('retire', 'why', 'answer');
+    expect(run.status.waiting?.evidence?.at(-1)).toMatch(
+      /code that leaves out public\.orders\.region, public\.orders\.b, public\.orders\.note \(NOT NULL\) is refused/,
+    );
+    run.askApproval('promote', 'why', 'answer');
+    expect(run.status.waiting?.evidence?.join()).not.toContain('triggers:');
+  });
+
   it('refuses an approval that nobody waits for', () => {
     expect(newRun().refusal('approve', { gate: 'promote', ...WHO })).toMatch(/waits for no approval/);
   });

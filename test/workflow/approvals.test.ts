@@ -131,6 +131,21 @@ describe.concurrent('approvals of a run', () => {
     await handle.terminate();
   });
 
+  it('of some are not shown as given when they have ended, though nobody sends anything', async () => {
+    const run = await beginAsking(runs, { before: ['promote'], quorum: 2, validFor: '2s' });
+    await asks(run, 'promote');
+    expect(await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] })).toMatch(/^noted: 1 of 2/);
+    expect((await statusOf(run.handle)).waiting?.approvals).toMatchObject([{ by: 'ada' }]);
+    await until(run.handle, 'ended', (s) => s.waiting?.approvals?.length === 0, 10_000);
+    expect(await run.handle.executeUpdate(approveUpdate, { args: [yes('grace', 'promote')] })).toMatch(
+      /^noted: 1 of 2/,
+    );
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] });
+    await run.saw('+promote');
+    await replayed(run);
+    await run.handle.terminate();
+  });
+
   it('before the retirement are asked for when the window ends, also by message: whoever ends it has not approved', async () => {
     const run = await beginAsking(runs, { before: ['retire'], by: ['ada', 'grace'], quorum: 2 });
     const { handle } = run;

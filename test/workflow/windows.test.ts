@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { statusOf, until } from '../support/migration.js';
-import { ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
 import { beginInWindow, Schedule, soon } from '../support/window-schedule.js';
 import { approveUpdate, pauseUpdate, resumeUpdate, rollbackUpdate } from '../../workflows/messages.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
@@ -146,6 +146,42 @@ describe.concurrent('the windows of a run', () => {
       /^approved: promote; the approval ends at .* before the window opens \(Sat .*\); it is asked for again then/,
     );
     expect((await statusOf(run.handle)).warnings.join()).toContain('promote: the approval ends at');
+    await run.handle.terminate();
+  });
+});
+
+describe.concurrent('a question that outlives a window', () => {
+  const asking = {
+    windows: { promote: ['Sat 02:00-04:00'] },
+    traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['promote' as const], validFor: '1h' } },
+  };
+
+  it.each([false, true])('says when it opens next, also when it was asked while that was open (%s)', async (open) => {
+    const later = 'Sat 2026-12-05 02:00 UTC';
+    const next = new Date(Date.now() + 86_400_000).toISOString();
+    let looks = 0;
+    const run = await runs.begin(
+      {
+        lookAtWindow: () => {
+          if (++looks > 1) return { open: false, changesAt: next, changesAtText: later };
+          return { open, changesAt: new Date(Date.now() + 2_000).toISOString(), changesAtText: 'Sat 02:00 UTC' };
+        },
+      },
+      asking,
+    );
+    const { waiting } = await until(run.handle, 'asked', (s) => s.waiting?.gate === 'promote');
+    const evidence = waiting?.evidence?.join() ?? '';
+    expect(evidence.includes('window: opens Sat 02:00 UTC')).toBe(!open);
+    const told = await until(
+      run.handle,
+      'told',
+      (s) => s.waiting?.evidence?.includes(`window: opens ${later}`) === true,
+    );
+    expect(told.waiting?.evidence?.at(-1)).toMatch(/^NOT in time: /);
+    const approval = { gate: 'promote', by: 'ada', reason: 'go' };
+    expect(await run.handle.executeUpdate(approveUpdate, { args: [approval] })).toContain(`opens (${later})`);
+    await until(run.handle, 'waits for it', (s) => s.waiting?.for === 'window');
+    await replayed(run);
     await run.handle.terminate();
   });
 });

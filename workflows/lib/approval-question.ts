@@ -37,6 +37,7 @@ export function approvalPolicy(plan: Plan | null): ApprovalPolicy {
  */
 export class ApprovalQuestion {
   readonly #given = new Map<string, GivenApproval>();
+  #times = 0;
 
   constructor(
     readonly gate: string,
@@ -72,8 +73,14 @@ export class ApprovalQuestion {
   /** Takes an approval that `refusal` has let through. @returns whether enough people have approved now. */
   give({ by, reason }: Approval, now: string): boolean {
     const until = new Date(Date.parse(now) + this.policy.validForMs).toISOString();
+    this.#times += 1;
     this.#given.set(personKey(by), { by: by.trim(), reason, at: now, until });
     return this.valid(now).length >= this.policy.quorum;
+  }
+
+  /** How often somebody has approved. */
+  get given(): number {
+    return this.#times;
   }
 
   /** The approvals that still count. */

@@ -10,6 +10,7 @@ import { approvalEvidence } from './approval-evidence.js';
 import { approvalPolicy, ApprovalQuestion } from './approval-question.js';
 import type { Evidence } from './evidence.js';
 import { lossInWords, withAccepted, type Loss } from './loss.js';
+import { retirementEvidence } from './retirement-evidence.js';
 import type { RunRef } from './run-ref.js';
 import type {
   Alarm,
@@ -166,7 +167,11 @@ export class MigrationRun {
       quorum: question.policy.quorum,
       approvals: question.valid(this.now()),
       ...(question.policy.by === null ? {} : { mayApprove: question.policy.by }),
-      evidence: [...approvalEvidence(this.#state, this.evidence), ...this.#opening(question)],
+      evidence: [
+        ...approvalEvidence(this.#state, this.evidence),
+        ...(question.gate === 'retire' ? retirementEvidence(this.plan) : []),
+        ...this.#opening(question),
+      ],
     };
   }
 
@@ -453,6 +458,23 @@ export class MigrationRun {
     this.#opens = opens;
     this.#question = new ApprovalQuestion(gate, request, approvalPolicy(this.plan), earlier > 0);
     this.waitFor({ for: 'approval', gate, request, why, answer });
+  }
+
+  /** The window of what is asked for has changed: when it opens next; null while it is open. */
+  sawOpening(opens: Opening | null): void {
+    this.#opens = opens;
+    this.onChange();
+  }
+
+  /** Approvals that some people have given, while more are waited for: how often, and when the first ends that counts now. */
+  get partlyApproved(): { readonly times: number; readonly until: string | undefined } {
+    const ends = this.#question?.valid(this.now()).map(({ until }) => until) ?? [];
+    return { times: this.#question?.given ?? 0, until: ends.sort()[0] };
+  }
+
+  /** One of them counts no more: whoever follows the run sees how many do. */
+  approvalsLapsed(): void {
+    this.onChange();
   }
 
   isApproved(gate: string): boolean {

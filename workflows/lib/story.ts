@@ -196,14 +196,23 @@ export class Story {
     if (this.isAbandoned) throw new CancelledFailure('the story has been ended');
   }
 
-  /** Waits for an approval by message. @param opens when the window of what is approved opens; null where that is not waited for */
-  async approval(gate: string, why: string, opens: Opening | null = null): Promise<void> {
+  /**
+   * Waits for an approval by message.
+   *
+   * @param opens when the window of what is approved opens, asked when the question is; null where that is not waited for
+   */
+  async approval(gate: string, why: string, opens: () => Opening | null = () => null): Promise<void> {
     await this.untilNotPaused();
     const request = this.run.nextRequest(gate, markOfQuestion());
-    this.run.askApproval(gate, why, answerWith(this.run, 'approve', { gate, request }), opens, request);
+    this.run.askApproval(gate, why, answerWith(this.run, 'approve', { gate, request }), opens(), request);
     const approved = (): boolean => this.run.isApproved(gate);
     let patience = Math.max(1_000, parseDuration(this.run.plan?.traffic.approval.remindAfter ?? '7d'));
     const summary = `approve ${gate} (question ${request})`;
+    if (patched('approvals that have ended are not shown as given')) {
+      await this.#untilApproved(approved, patience, summary);
+      this.run.waitFor(null);
+      return;
+    }
     while (!(await condition(approved, patience, { summary }))) {
       this.run.remindOfApproval();
       // Twice as long each time, so that a question that nobody answers does not fill the history.
@@ -211,7 +220,28 @@ export class Story {
     }
     this.run.waitFor(null);
   }
+
+  /** Reminds, ever more rarely; and wakes when an approval ends before enough people have given theirs, since a query has no clock. */
+  async #untilApproved(approved: () => boolean, patience: number, summary: string): Promise<void> {
+    let remindAt = Date.now() + patience;
+    for (;;) {
+      const { times, until } = this.run.partlyApproved;
+      const lapsesAt = until === undefined ? Infinity : Date.parse(until) + 1;
+      const waits = Math.max(LEAST_WAIT_MS, Math.min(remindAt, lapsesAt) - Date.now());
+      await condition(() => approved() || this.run.partlyApproved.times !== times, waits, { summary });
+      if (approved()) return;
+      if (Date.now() >= lapsesAt) this.run.approvalsLapsed();
+      if (Date.now() < remindAt) continue;
+      this.run.remindOfApproval();
+      // Twice as long each time, so that a question that nobody answers does not fill the history.
+      patience = Math.min(patience * 2, LONGEST_PATIENCE_MS);
+      remindAt = Date.now() + patience;
+    }
+  }
 }
+
+/** How long the shown approvals may be late. */
+const LEAST_WAIT_MS = 1_000;
 
 /**
  * Has a question be another one than the same question of an earlier run of this name, or of this run before it was
