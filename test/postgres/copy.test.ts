@@ -237,9 +237,11 @@ describe('a plan that green refuses', () => {
     const pair = await CopyPair.start(
       ['pg15', 'pg18'],
       'copy_refused',
-      'CREATE TABLE docs (id int, body text); CREATE TABLE users (id int, code int)',
-      'ALTER TABLE docs ADD PRIMARY KEY (id); ALTER TABLE users ADD PRIMARY KEY (id)',
+      'CREATE TABLE docs (id int, body text); CREATE TABLE users (id int, code int); CREATE TABLE more (id int)',
+      'ALTER TABLE docs ADD PRIMARY KEY (id); ALTER TABLE users ADD PRIMARY KEY (id); ALTER TABLE more ADD PRIMARY KEY (id)',
       [
+        { addColumn: { table: 'more', column: 'size', type: 'integr' } },
+        { addColumn: { table: 'users', column: 'name', type: 'text', up: 'nosuchfunc(id)' } },
         { createIndex: { table: 'docs', name: 'docs_body', columns: ['body'], method: 'gin' } },
         {
           addConstraint: {
@@ -261,7 +263,9 @@ describe('a plan that green refuses', () => {
     try {
       const error: unknown = await pair.planCopy().catch((e: unknown) => e);
       expect(error).toMatchObject({ type: 'MigrationStepFailed', retryable: false });
-      expect(String(error)).toMatch(/index "docs_body".*42704.*constraint "docs_user".*42830/);
+      expect(String(error)).toMatch(
+        /columns of table public\.more: .*42704.*column "name".*42883.*index "docs_body".*42704.*"docs_user".*42830/,
+      );
       expect(String(error)).not.toContain('docs_right');
       expect(await readCopyState(pair.ourGreen, pair.run.runId)).toBeUndefined();
     } finally {

@@ -103,6 +103,51 @@ describe('preflight', () => {
     expect([await contents(blueDb), await contents(greenDb)]).toEqual(before);
   });
 
+  it('tries the plan on blue, tells all that is refused at once, and leaves nothing behind', async () => {
+    await onBlue('CREATE TABLE public.notes (id int PRIMARY KEY, body text)');
+    undo.push(() => onBlue('DROP TABLE public.notes'));
+    const like = await testDatabase('pg15', 'preflight like blue');
+    undo.push(() => like.drop());
+    const before = await contents(blueDb);
+    const on = { table: 'public.orders' };
+    const plan: Partial<PlanInput> = {
+      migrations: [
+        { addColumn: { table: 'public.notes', column: 'size', type: 'integr' } },
+        { addColumn: { ...on, column: 'ids', type: 'int', up: 'ARRAY[id]' } },
+        { addColumn: { ...on, column: 'name', type: 'text', up: 'nosuchfunc(total)' } },
+        { addConstraint: { ...on, name: 'positive', check: `total > 'x'` } },
+      ],
+    };
+    const told = async (of: Database): Promise<string[]> =>
+      only(await check(plan, { green: of }), 'plan-trial').map(
+        ({ severity, side, object, message }) =>
+          `${severity} ${side} ${object} ${/\((\w{5})\)/.exec(message)?.[1] ?? ''}`,
+      );
+    const mistakes = [
+      'blue the new columns of table public.notes 42704',
+      'blue new column "ids" of table public.orders 42804',
+      'blue new column "name" of table public.orders 42883',
+      'blue constraint "positive" on table public.orders 22P02',
+    ];
+    expect((await told(asDatabase(like, 'green'))).sort()).toEqual(mistakes.map((one) => `error ${one}`).sort());
+    // A newer green may know types and functions that blue does not; what is of the wrong type stays so.
+    const [type = '', , func = ''] = mistakes;
+    expect((await told(green)).sort()).toEqual(
+      mistakes.map((one) => `${[type, func].includes(one) ? 'warning' : 'error'} ${one}`).sort(),
+    );
+    expect(await contents(blueDb)).toEqual(before);
+  });
+
+  it('says which of the plan it has not tried', async () => {
+    await withClient(blueDb.config, async (client) => {
+      await client.query('BEGIN; LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE');
+      const plan = { migrations: [{ addColumn: { table: 'public.orders', column: 'a', type: 'int' } }] };
+      expect(only(await check(plan), 'plan-trial')).toMatchObject([
+        { severity: 'warning', message: expect.stringContaining('not all of the plan could be tried') as string },
+      ]);
+    });
+  });
+
   it('warns of parameters that the worker makes nothing of; the other server gets by with those that are there', async () => {
     const environment = {
       VERDIGRIS_CONNECTION_TEST_BLUE: `${blueDb.uri}?uselibpqcompat=true&sslmode=disable&schema=public&connect_timeout=5`,

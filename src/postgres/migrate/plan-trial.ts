@@ -34,6 +34,8 @@ export interface Mistake {
   readonly object: string;
   /** What PostgreSQL says, with its SQLSTATE. */
   readonly message: string;
+  /** The SQLSTATE; undefined where it is no server that refuses it. */
+  readonly state?: string | undefined;
 }
 
 export interface Trial {
@@ -70,7 +72,7 @@ export async function tryPlan(input: TrialInput): Promise<Trial> {
       const message = error instanceof NotTried ? undefined : mistakeIn(error);
       if (message === undefined) untried ??= error instanceof NotTried ? error.cause : error;
       else {
-        mistakes.push({ object: attempt.object, message });
+        mistakes.push({ object: attempt.object, message, state: sqlState(causeOf(error)) });
         if (attempt.isOfColumns) broken.add(key);
       }
     }
@@ -353,9 +355,13 @@ async function orNotTried<T>(work: () => Promise<T>): Promise<T> {
 /** SQLSTATE classes by which PostgreSQL refuses a text for what it says: data, features, syntax and names, limits. */
 const REFUSED: ReadonlySet<string> = new Set(['22', '0A', '42', '54']);
 
+function causeOf(error: unknown): unknown {
+  return error instanceof VerdigrisError && error.cause !== undefined ? error.cause : error;
+}
+
 /** What PostgreSQL has against the plan; undefined where the error may have another reason. */
 function mistakeIn(error: unknown): string | undefined {
-  const cause = error instanceof VerdigrisError && error.cause !== undefined ? error.cause : error;
+  const cause = causeOf(error);
   if (cause instanceof VerdigrisError) return cause.what;
   const state = sqlState(cause) ?? '';
   // A privilege may be missing here and not there; and the type of the copy's rows is not that of the table's.

@@ -39,7 +39,7 @@ import {
 import { money } from './money.js';
 import { peerConnection } from './peer-connection.js';
 import { planLint } from './plan-lint.js';
-import { planOnBlue } from './plan-on-blue.js';
+import { planOnBlue, planTrial } from './plan-on-blue.js';
 import { pooler } from './pooler.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
 import { schemaPrivileges } from './schema-privileges.js';
@@ -125,6 +125,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   sameDatabase,
   versionOrder,
   greenEmpty,
+  planTrial,
   encoding,
   collation,
   settings,

@@ -31,16 +31,16 @@ export async function planCopy(
   if ((await readCopyState(session, run.runId)) === undefined) {
     const computed: Record<string, ComputedTable> = {};
     const alike = (await answersBy(blue)) === (await answersBy(session));
-    const { tables: changed, steps } = await planWork(plan);
-    for (const work of changed) {
-      await expandColumns(green, work);
-      const same = alike || (await isSameOnGreen(session, work));
-      const onBlue = same ? await computedTable(blue, session, work) : undefined;
-      if (onBlue === undefined) await expandTable(green, work);
-      else computed[formatTableName(work.table)] = onBlue;
+    const work = await planWork(plan);
+    // All that green refuses is told at once, before anything is made.
+    await refuseMistakes({ session, blue, moved: tables, work });
+    for (const changed of work.tables) {
+      await expandColumns(green, changed);
+      const same = alike || (await isSameOnGreen(session, changed));
+      const onBlue = same ? await computedTable(blue, session, changed) : undefined;
+      if (onBlue === undefined) await expandTable(green, changed);
+      else computed[formatTableName(changed.table)] = onBlue;
     }
-    // What is made behind the rows is refused before them; the columns stand already.
-    await refuseMistakes({ session, blue, moved: tables, work: { tables: [], steps } });
     const streams = await readStreams(blue, run.migration, 'to_green', plan.replicate.streams);
     const sources = await sourceTables(blue, tables, await readTables(session, plan.tables), streams, alike);
     await storeCopy(session, run.runId, planParcels(sources, plan.bootstrap.parallel), computed);
