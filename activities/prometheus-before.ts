@@ -1,6 +1,6 @@
 import { leavesBlueTooFew } from '../src/gates/baseline.js';
 import type { HttpEndpoint } from '../src/gates/http-source.js';
-import { fillTemplate, requestsPerSecond, type PrometheusGate } from '../src/gates/prometheus-measurement.js';
+import { fillTemplate, requestsPerSecondNow, type PrometheusGate } from '../src/gates/prometheus-measurement.js';
 import { queryPrometheus } from '../src/gates/prometheus-query.js';
 import { VerdigrisError } from '../src/errors.js';
 import type { Gate, Plan } from '../src/plan/schema.js';
@@ -58,7 +58,7 @@ export async function requestsBefore(
     traffic.gates.map(async (gate) => {
       const endpoint = gate.metric === 'prometheus' ? endpointOf(gate, environment) : undefined;
       if (gate.metric !== 'prometheus' || endpoint === undefined) return [];
-      const perSecond = await requestsPerSecond(endpoint, gate, scope);
+      const perSecond = await requestsPerSecondNow(endpoint, gate, scope);
       return perSecond === undefined ? [] : [[gate, perSecond] as const];
     }),
   );

@@ -27,5 +27,6 @@ export function decideGauge({ values, isKept, describe, what }: GaugeQuestion): 
   if (isWhole && !newest.some(isKept)) {
     return { outcome: 'fail', because: `${describe(now)}, for ${GAUGES_IN_A_ROW} measurements in a row` };
   }
-  return inconclusive(`${describe(now)}; it fails after ${GAUGES_IN_A_ROW} measurements in a row`);
+  const inARow = values.length - 1 - values.findLastIndex((value) => !Number.isFinite(value) || isKept(value));
+  return inconclusive(`${describe(now)}; it fails after ${GAUGES_IN_A_ROW} measurements in a row, ${inARow} so far`);
 }

@@ -171,3 +171,19 @@ export async function requestsPerSecond(
   if (blue?.kind !== 'value') return undefined;
   return (blue.value + (green?.kind === 'value' ? green.value : 0)) / scope.windowSeconds;
 }
+
+/** The same of now: an application that has been scraped for less than the window has fewer in it, and the last minute may have all. */
+export async function requestsPerSecondNow(
+  endpoint: HttpEndpoint,
+  gate: PrometheusGate,
+  scope: MeasurementScope,
+): Promise<number | undefined> {
+  const [long, short] = await Promise.all([
+    requestsPerSecond(endpoint, gate, scope),
+    requestsPerSecond(endpoint, gate, { ...scope, windowSeconds: Math.min(scope.windowSeconds, LAST_SECONDS) }),
+  ]);
+  return long === undefined ? short : Math.max(long, short ?? 0);
+}
+
+/** Where Prometheus reads so rarely that a minute has no two samples, it has no number for it, and the longer window counts. */
+const LAST_SECONDS = 60;

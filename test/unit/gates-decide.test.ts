@@ -238,6 +238,7 @@ describe('lag and fallbacks', () => {
     const lag: Gate = { metric: 'lag', max: '1s' };
     const never = Number.POSITIVE_INFINITY;
     expect(decide(lag, {}, [20, never, never]).outcome).toBe('inconclusive');
+    expect(decide(lag, {}, [20, never, never]).because).toContain('after 3 measurements in a row, 2 so far');
     const stands = decide(lag, {}, [20, never, never, never]);
     expect(stands.outcome).toBe('fail');
     expect(stands.because).toContain('the marker has not arrived on green within 17 s');

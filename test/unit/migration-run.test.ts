@@ -166,7 +166,8 @@ describe('the status of a run', () => {
     run.askApproval('promote', 'approval before writes move to green', 'temporal workflow update execute ...');
     const text = renderDetails(run.status);
     expect(text).toContain('approval before writes move to green');
-    expect(text).toContain('temporal workflow update execute ...');
+    const short = `verdigris approve 'orders' promote --request promote-1 --by 'YOUR NAME' --reason 'WHY'`;
+    expect(text).toContain(`${short}\n# or\ntemporal workflow update execute ...`);
     expect(text).toContain('▶ **promote**');
     expect(text).toContain('**Writes** on blue');
   });

@@ -1,6 +1,10 @@
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { decidePrometheus } from '../../src/gates/decide-prometheus.js';
-import type { PrometheusGate, PrometheusMeasurement } from '../../src/gates/prometheus-measurement.js';
+import {
+  requestsPerSecondNow,
+  type PrometheusGate,
+  type PrometheusMeasurement,
+} from '../../src/gates/prometheus-measurement.js';
 import { measureStage } from '../../src/gates/prometheus-stage.js';
 import { StubPrometheus } from '../support/stub-prometheus.js';
 
@@ -70,5 +74,27 @@ describe('a number that stays beyond its limit', () => {
     expect(outcomes).toContain('fail');
     const good = await looks(level, 40, (n) => (n % 3 === 2 ? undefined : 100));
     expect(good.outcomes).not.toContain('pass');
+  });
+});
+
+describe('the requests of now', () => {
+  const gate: PrometheusGate = {
+    ...{ metric: 'prometheus', name: 'errors', connection: 'p', max: 0.01 },
+    query: 'sum(increase(errors_total{side="{{side}}"}[{{window}}]))',
+    requests: 'sum(increase(requests_total{side="{{side}}"}[{{window}}]))',
+  };
+
+  test.each([
+    ['90 s of 8 a second', 8 * 90, 8 * 60, 8],
+    ['5 min of 8 a second', 8 * 300, 8 * 60, 8],
+    ['5 min, a quiet minute', 8 * 300, 0, 8],
+    ['a Prometheus that reads once a minute', 8 * 300, undefined, 8],
+    ['less than a minute', undefined, 8 * 30, 4],
+    ['nothing', undefined, undefined, undefined],
+  ])('are those that Prometheus has seen: %s', async (_, long, short, perSecond) => {
+    const prometheus = StubPrometheus.stub();
+    prometheus.answer = (query) => (query.includes('green') ? 0 : query.includes('[300s]') ? long : short);
+    const scope = { migration: 'shop', stage: 0, windowSeconds: 300 };
+    expect(await requestsPerSecondNow({ name: 'p', url: 'http://prometheus.test' }, gate, scope)).toBe(perSecond);
   });
 });

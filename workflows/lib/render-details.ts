@@ -1,4 +1,5 @@
 import { progressLine } from '../../src/progress.js';
+import { workflowIdOf } from '../../src/workflow-names.js';
 import { doesNow, heldFor, notConfirmed, PHASES, type MigrationStatus, type Phase, type Waiting } from './status.js';
 
 /** The current details of a run, in the Markdown that the Web UI shows: lists and code, since its tables have no padding. */
@@ -54,9 +55,19 @@ function waitingLines(status: MigrationStatus): string[] {
     ...paused,
     `**Waits since ${waiting.since}**: ${waiting.why}`,
     ...approvalLines(waiting),
-    ...(waiting.answer === undefined ? [] : ['', 'Answer with:', '', '```', waiting.answer, '```']),
+    ...(waiting.answer === undefined
+      ? []
+      : ['', 'Answer with:', '', '```', ...shortAnswer(status), waiting.answer, '```']),
     '',
   ];
+}
+
+/** The same by the project's own command line, where that finds the run by its name: it is shorter, and easier to write by hand. */
+function shortAnswer({ name, workflowId, namespace = 'default', waiting }: MigrationStatus): string[] {
+  const { gate, request } = waiting ?? {};
+  if (gate === undefined || request === undefined || workflowId !== workflowIdOf(name)) return [];
+  const where = namespace === 'default' ? '' : ` --namespace '${namespace}'`;
+  return [`verdigris approve '${name}' ${gate} --request ${request}${where} --by 'YOUR NAME' --reason 'WHY'`, '# or'];
 }
 
 /** Who has approved, who may, and what is known: whoever approves should not have to look for it. */
