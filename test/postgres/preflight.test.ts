@@ -139,6 +139,11 @@ describe('preflight', () => {
   });
 
   it('says which of the plan it has not tried', async () => {
+    const index = { createIndex: { table: 'public.orders', name: 'i', columns: ['total'] } };
+    const sql = { sql: { name: 'more', up: 'SELECT 1', down: 'SELECT 1' } };
+    expect(only(await check({ migrations: [index, sql, index] }), 'plan-trial')).toMatchObject([
+      { severity: 'info', message: expect.stringMatching(/"more" is not tried, nor are the 1 indexes/) as string },
+    ]);
     await withClient(blueDb.config, async (client) => {
       await client.query('BEGIN; LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE');
       const plan = { migrations: [{ addColumn: { table: 'public.orders', column: 'a', type: 'int' } }] };

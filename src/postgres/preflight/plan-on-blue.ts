@@ -57,7 +57,10 @@ export const planTrial: PairCheck = {
       };
     });
     const when = 'when green has been given its schema, before the first row';
-    return [...found, ...(await notTried(blue, untried, when))].map((one) => ({ side: 'blue' as const, ...one }));
+    return [...found, ...(await notTried(blue, untried, when)), ...behindSql(blue)].map((one) => ({
+      side: 'blue' as const,
+      ...one,
+    }));
   },
 };
 
@@ -85,6 +88,23 @@ async function extensionsOf({ session }: SideContext): Promise<ReadonlySet<strin
     `SELECT extname || ' ' || extversion AS name FROM pg_extension`,
   );
   return new Set(rows.map(({ name }) => name));
+}
+
+/** Raw SQL may make or change what the steps behind it need, so neither it nor they can be tried. */
+function behindSql({ plan: { migrations } }: SideContext): Found[] {
+  const first = migrations.findIndex((migration) => 'sql' in migration);
+  const step = migrations[first];
+  if (step === undefined || !('sql' in step)) return [];
+  const behind = migrations.slice(first + 1).filter((one) => 'createIndex' in one || 'addConstraint' in one).length;
+  const also = behind === 0 ? '' : `, nor are the ${behind} indexes and constraints behind it`;
+  return [
+    {
+      severity: 'info',
+      object: `migrations[${first}].sql`,
+      message: `the step "${step.sql.name}" is not tried${also}: a mistake in it comes out in the run`,
+      remedy: 'Rehearse the plan on a copy',
+    },
+  ];
 }
 
 /** @param when mistakes of what could not be tried come out */
