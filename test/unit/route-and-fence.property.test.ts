@@ -77,7 +77,16 @@ function inventoryOf(world: World, side: Side): Found['blue'] {
   const owner = { runId: 'r', migration: 'm', side, claimedAt: '', endedAt: null, outcome: null, claimedEpoch: 1 };
   const inventory: Inventory = {
     ...{ side, version: 18, schema: true, owner, route, fenceOpen: open, settled: exclusive === null },
-    ...{ routers: [], events: [], publications: [], slots: [], subscriptions: [], origins: [], upDown: [], onlyFilled: [] },
+    ...{
+      routers: [],
+      events: [],
+      publications: [],
+      slots: [],
+      subscriptions: [],
+      origins: [],
+      upDown: [],
+      onlyFilled: [],
+    },
     ...{
       eventTriggers: [],
       invalidIndexes: [],
