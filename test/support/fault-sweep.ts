@@ -31,6 +31,17 @@ export interface FaultOutcome {
 }
 
 /**
+ * Those that are not as they should be. A point may be met in no later move where something took its time in the first one
+ * only: what was said again, and the session that watches a lock that is not had at once.
+ */
+export function wrong(outcomes: readonly FaultOutcome[]): FaultOutcome[] {
+  const mayStayAway = (point: string): boolean => / \(\d+\)$/.test(point) || / watch locks: /.test(point);
+  return outcomes.filter(
+    ({ outcome, point }) => outcome !== 'right' && !(outcome === 'not reached' && mayStayAway(point)),
+  );
+}
+
+/**
  * Puts the fault at every point of the move and of the way back, before and after each statement; at every n-th by default.
  * A point that a move did not come by (a wait was shorter, a table was armed still) has a second chance in a later one.
  */
