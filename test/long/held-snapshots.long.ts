@@ -112,7 +112,7 @@ it('a session with the same process number that began at another time is not the
 
 it('what is kept for the next attempt ends when the run is over, and is kept while Temporal does not answer', () =>
   withPair('held_over', async (pair) => {
-    let goesOn: boolean | undefined;
+    let goesOn: boolean | undefined = undefined;
     let asked = 0;
     await givenUp(pair, {
       doesRunGoOn: () => {
