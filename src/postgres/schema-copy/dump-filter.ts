@@ -35,8 +35,19 @@ function keep(statement: Statement): string[] {
   // set_config('search_path', ...): every name in a dump is qualified, and our transactions have an empty one.
   if ('SelectStmt' in node) return [];
   if ('CommentStmt' in node && node.CommentStmt.objtype === 'OBJECT_EXTENSION') return [];
-  if (isOurEventTrigger(text)) return [];
+  if (isDefaultOfPublic(statement) || isOurEventTrigger(text)) return [];
   return setsColumnOptions(statement) ? withoutPrivateOptions(text) : [text];
+}
+
+/**
+ * The comment that every new database has, which only the owner of `public` may write. pg_dump leaves it out by itself, but
+ * not where it quotes all names.
+ */
+function isDefaultOfPublic({ node }: Statement): boolean {
+  if (!('CommentStmt' in node) || node.CommentStmt.objtype !== 'OBJECT_SCHEMA') return false;
+  const { object, comment } = node.CommentStmt;
+  const name = object !== undefined && 'String' in object ? object.String.sval : undefined;
+  return name === 'public' && comment === 'standard public schema';
 }
 
 /** Ours watch blue; a dump has them although it leaves schema verdigris out. */
