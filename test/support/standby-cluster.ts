@@ -66,18 +66,24 @@ export class StandbyCluster {
     return onServer(this.blue, `SELECT FROM pg_replication_slots WHERE slot_type = 'logical'`);
   }
 
-  /** Waits until a standby has everything of blue. */
+  /**
+   * Waits until a standby has all that blue has committed. Not pg_current_wal_insert_lsn(): that can lie past the last
+   * flushed byte, which a standby never reaches while blue is idle. 30 s are enough for a walreceiver that tries again (5 s).
+   */
   async replayed(server: EmbeddedPostgres): Promise<void> {
-    const [now] = await onServer<{ lsn: string }>(this.blue, 'SELECT pg_current_wal_insert_lsn()::text AS lsn');
-    for (let look = 0; look < 500; look++) {
-      const [row] = await onServer<{ there: boolean }>(
+    const [now] = await onServer<{ lsn: string }>(this.blue, 'SELECT pg_current_wal_flush_lsn()::text AS lsn');
+    const until = Date.now() + 30_000;
+    for (;;) {
+      const [row] = await onServer<{ there: boolean; stands: string }>(
         server,
-        `SELECT pg_last_wal_replay_lsn() >= '${now?.lsn ?? ''}' AS there`,
+        `SELECT pg_last_wal_replay_lsn() >= '${now?.lsn ?? ''}' AS there,
+                format('replayed %s, received %s, walreceiver %s', pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(),
+                       coalesce((SELECT status FROM pg_stat_wal_receiver), 'away')) AS stands`,
       );
       if (row?.there === true) return;
+      if (Date.now() > until) throw new Error(`the standby does not follow to ${now?.lsn ?? ''}: ${row?.stands ?? ''}`);
       await sleep(20);
     }
-    throw new Error('the standby does not follow');
   }
 
   /** One activity as a worker runs it, with this green. */
