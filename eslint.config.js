@@ -38,6 +38,17 @@ export default tseslint.config(
       ],
     },
   },
+  {
+    // A machine's clock can be set in the middle of a wait.
+    files: ['src/postgres/**', 'src/pgbouncer/**', 'src/haproxy/**'],
+    ignores: ['src/postgres/server-clock.ts'],
+    rules: {
+      'no-restricted-properties': [
+        'error',
+        { object: 'Date', property: 'now', message: 'Measure time by performance.now(), which nobody sets.' },
+      ],
+    },
+  },
   { files: ['src/cli/**', 'src/embedded/**', 'bench/**'], rules: { 'no-console': 'off' } },
   prettier,
 );

@@ -289,7 +289,8 @@ async function promote(
   const { databases, run, signal } = work;
   const session = await work.session(from, 'promote', SHORT_STATEMENTS);
   try {
-    const { decided, epoch: now } = await readDecision(session, run.migration, from);
+    // Writers need not wait for it, as they would beside a try that is announced still: its worker may have been killed.
+    const { decided, epoch: now } = await askDecision(databases[from], run.migration, { signal });
     // A worker that was killed in its hold has left them paused.
     if (!decided) await releaseAll(pools, signal);
     // Tried again for as long as a server was away, it must not move writes hours after it was asked to.

@@ -86,7 +86,7 @@ export function replicateActivities(dependencies: ActivityDependencies) {
           feed,
           names,
         );
-        let since = Date.now();
+        let since = performance.now();
         let last: typeof known = known;
         for (;;) {
           signal.throwIfAborted();
@@ -101,10 +101,10 @@ export function replicateActivities(dependencies: ActivityDependencies) {
           const level = told ? 'warn' : ofFeed;
           report({ retainedBytes: bytes, limit, level });
           if (level === 'abort') throw retainedWalExceeded(feed, bytes, limit);
-          if (level !== last) since = Date.now();
+          if (level !== last) since = performance.now();
           last = level;
           const settledMs = SEVERITY[level] < SEVERITY[known] ? RELIEF_SETTLED_MS : LEVEL_SETTLED_MS;
-          if (level !== 'unwatched' && level !== known && Date.now() - since >= settledMs) {
+          if (level !== 'unwatched' && level !== known && performance.now() - since >= settledMs) {
             return {
               level,
               why:

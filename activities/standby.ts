@@ -103,22 +103,22 @@ async function watch(work: Work, ref: RunRef, known: string, weights: WeightsWat
     maxLagMs: Math.max(5_000, parseDuration(ref.plan.replicate.maxLag)),
     maxRetainedWal: parseSize(ref.plan.replicate.maxRetainedWal),
   };
-  const begun = Date.now();
+  const begun = performance.now();
   const until = begun + 3_600_000;
   const links = new StandbyLinks(work);
   let last: string = known;
-  let since = Date.now();
+  let since = performance.now();
   try {
     for (;;) {
       work.signal.throwIfAborted();
       const state = await look(work, links, ref, limits);
       const { health, lagSeconds } = state;
       work.report({ health, lagSeconds, ...(weights.why === undefined ? {} : { weights: weights.why }) });
-      if (state.health !== last) since = Date.now();
+      if (state.health !== last) since = performance.now();
       last = state.health;
-      const settled = Date.now() - since >= SETTLED_AFTER_MS[state.health];
+      const settled = performance.now() - since >= SETTLED_AFTER_MS[state.health];
       const again = state.loses === null ? until : Math.min(until, begun + COUNT_AGAIN_MS);
-      if ((state.health !== known && settled) || Date.now() > again) return state;
+      if ((state.health !== known && settled) || performance.now() > again) return state;
       await sleep(LOOK_EVERY_MS, undefined, { signal: work.signal });
     }
   } finally {

@@ -4,7 +4,7 @@ import { act, actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { nameRows } from './lib/differing-rows.js';
 import { failureMessage, failureType, isCancelled, isUnanswered } from './lib/failure.js';
-import { countedLateLossOf, feedLossOf, isAccepted, isHelpedByLoss, LATE, lossInWords, type Loss } from './lib/loss.js';
+import { countedLateLossOf, feedLossOf, isAccepted, isHelpedByLoss, LATE, lossInWords, wasHeldToBeHelped, type Loss } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith } from './lib/story.js';
@@ -209,11 +209,16 @@ function lossOf(error: unknown, waits: 'confirmation' | 'retry'): Loss {
   const message = failureMessage(error);
   if (waits === 'confirmation') return feedLossOf(message);
   if (isUnanswered(error) && patched(NO_ANSWER)) return {};
-  if (isHelpedByLoss(failureType(error), message) || !patched('a loss is asked for only where it helps')) {
+  if (isHelped(failureType(error), message)) {
     const counted = countedLateLossOf(message);
     return counted !== null && patched('what blue lacks is counted') ? counted : LATE;
   }
   return {};
+}
+
+function isHelped(type: string | undefined, message: string): boolean {
+  if (isHelpedByLoss(type, message) || !patched('a loss is asked for only where it helps')) return true;
+  return wasHeldToBeHelped(type, message) && !patched('a loss helps only a blue that is behind');
 }
 
 function asksNothing(loss: Loss): boolean {

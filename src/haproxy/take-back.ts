@@ -68,10 +68,10 @@ interface Owed {
 
 /** Until it is told, somebody else in this process tells it, or the time is over. */
 async function keepTrying({ setup, haproxy, later, mine }: Owed): Promise<void> {
-  const until = Date.now() + TRY_FOR_MS;
+  const until = performance.now() + TRY_FOR_MS;
   let afterMs = TRY_AFTER_MS;
   const key = keyOf(setup, haproxy);
-  while (Date.now() < until) {
+  while (performance.now() < until) {
     await new Promise<void>((resolve) => setTimeout(resolve, afterMs).unref());
     afterMs = Math.min(1.5 * afterMs, TRY_AT_LEAST_EVERY_MS);
     if (owed.get(key) !== mine) return;

@@ -275,13 +275,13 @@ export async function openActorSession(
 ): Promise<Session> {
   const session = await openSession(database, { purpose, ...limits });
   try {
-    const started = Date.now();
+    const started = performance.now();
     for (;;) {
       const { rows } = await session.query<{ held: boolean }>(`SELECT pg_try_advisory_lock(${ACTOR_LOCK}) AS held`);
       if (rows[0]?.held === true) return session;
       signal?.throwIfAborted();
-      if (Date.now() - started > ACTOR_LOCK_WITHIN_MS) throw actorLockNotHad(database.side);
-      if (Date.now() - started > 2_000) {
+      if (performance.now() - started > ACTOR_LOCK_WITHIN_MS) throw actorLockNotHad(database.side);
+      if (performance.now() - started > 2_000) {
         await session.query(
           `SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE ${IS_ACTOR_LOCK} AND l.pid <> pg_backend_pid()`,
         );

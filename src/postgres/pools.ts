@@ -67,11 +67,11 @@ const RELEASE_FOR_MS = 5_000;
  * @throws VerdigrisError PoolNotReleased (retryable): clients of a paused pooler wait.
  */
 export async function releaseAll(pools: Pools, signal?: AbortSignal): Promise<void> {
-  const deadline = Date.now() + RELEASE_FOR_MS;
+  const deadline = performance.now() + RELEASE_FOR_MS;
   for (;;) {
     const unreleased = await pools.release();
     if (unreleased.length === 0) return;
-    if (signal?.aborted === true || Date.now() > deadline) throw notReleased(unreleased);
+    if (signal?.aborted === true || performance.now() > deadline) throw notReleased(unreleased);
     await sleep(200);
   }
 }

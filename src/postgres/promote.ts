@@ -8,7 +8,7 @@ import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
 import type { PartitionFile } from './partition-files.js';
 import { NO_POOLS, PoolerAway, type Pools, type Unreleased } from './pools.js';
-import { readDecision, readDecisionAsActor, type Decision } from './promotion-decision.js';
+import { askDecision, readDecision, readDecisionAsActor, type Decision } from './promotion-decision.js';
 import {
   areApart,
   carrySequencesOver,
@@ -35,7 +35,7 @@ import {
   waitForShortLag,
 } from './promotion-readiness.js';
 import { keptSessions, openActors, openSessions, type Sessions } from './promotion-sessions.js';
-import { closeSession, openSession, SHORT_STATEMENTS, withSession, type Databases, type Session } from './session.js';
+import { closeSession, openSession, SHORT_STATEMENTS, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState, STALE_EPOCH } from './sqlstate.js';
 import { FENCE_CLOSED, FENCE_LOCK, ROUTE_CHANNEL } from './state.js';
 import type { TableName } from '../plan/table-name.js';
@@ -172,13 +172,14 @@ function isWaitedFor({ notAfter }: Promotion, error: VerdigrisError): boolean {
   return notAfter !== undefined && error instanceof PoolerAway;
 }
 
-async function isDecided({ databases, migration, from }: Promotion): Promise<boolean> {
-  const decision = await withSession(
-    databases[from],
-    { purpose: 'promotion outcome', ...SHORT_STATEMENTS },
-    (session) => readDecision(session, migration, from),
-  );
-  return decision.decided;
+/** Whether another worker has decided what this one could not: a writer who keeps its lock from us has met no closed fence. */
+async function isDecided({ databases, migration, from, signal }: Promotion): Promise<boolean> {
+  try {
+    return (await askDecision(databases[from], migration, { signal, tries: LOOKS_AT_DECISION })).decided;
+  } catch (error) {
+    if (sqlState(error) !== LOCK_NOT_AVAILABLE) throw error;
+    return false;
+  }
 }
 
 /**
@@ -415,7 +416,7 @@ export function notOpened(epoch: number, error: unknown): unknown {
 
 /** The COMMIT's answer was lost: ask the database, for as long as it takes, with a session of its own. */
 async function decisionAfterLostAnswer(promotion: Promotion, lost: unknown): Promise<number> {
-  const deadline = Date.now() + 60_000;
+  const deadline = performance.now() + 60_000;
   for (;;) {
     try {
       const session = await openSession(promotion.databases[promotion.from], {
@@ -432,7 +433,7 @@ async function decisionAfterLostAnswer(promotion: Promotion, lost: unknown): Pro
       }
     } catch (error) {
       if (error instanceof VerdigrisError && error.type === 'PromotionBlocked') throw error;
-      if (Date.now() > deadline) throw error;
+      if (performance.now() > deadline) throw error;
       await sleep(200);
     }
   }

@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import type { Side } from '../side.js';
 import { isFenceOpen, TAKE_FENCE_LOCK } from './fence.js';
-import { BEGIN, type Session } from './session.js';
+import { openActorSession } from './ownership.js';
+import { BEGIN, closeSession, type Database, type Session } from './session.js';
 import { FENCE_OPEN, readRoute } from './state.js';
 
 export interface Decision {
@@ -60,6 +61,20 @@ export async function readDecisionAsActor(
   const isDecided = route.writesOn !== from;
   if (isDecided || (await isFenceOpen(actor))) return { decided: isDecided, epoch: route.epoch };
   return readDecision(actor, migration, from, tries);
+}
+
+/** The same by a session of its own: whoever holds the actor's lock is waited for, and ended then (openActorSession()). */
+export async function askDecision(
+  database: Database,
+  migration: string,
+  { signal, tries }: { readonly signal?: AbortSignal | undefined; readonly tries?: number } = {},
+): Promise<Decision> {
+  const actor = await openActorSession(database, 'promotion outcome', signal);
+  try {
+    return await readDecisionAsActor(actor, migration, database.side, tries);
+  } finally {
+    await closeSession(actor);
+  }
 }
 
 /** About 15 s: a COMMIT that hangs on a replica must have its time. */

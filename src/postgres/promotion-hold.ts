@@ -21,6 +21,7 @@ import {
   carriedPosition,
   gapAtItsRate,
   isSamePosition,
+  leastGap,
   positionWithGap,
   readPositions,
   setPositions,
@@ -64,7 +65,8 @@ export async function prepareSequences({ aside, to }: Sessions, promotion: Promo
     const name = qualified(shape.name);
     const [position, other] = [from.get(name), there.get(name)];
     if (position === undefined) return [];
-    const further = carriedPosition(shape, positionWithGap(shape, position, promotion.sequenceGap), other);
+    const gap = leastGap(shape, position, promotion.sequenceGap);
+    const further = carriedPosition(shape, positionWithGap(shape, position, gap), other);
     return isSamePosition(further, other) ? [] : [further];
   });
   await setPositions(to, moved);
@@ -265,7 +267,8 @@ export async function carrySequencesOver(
     const name = qualified(shape.name);
     const [position, earlier, there] = [now.get(name), before.from.get(name), before.to.get(name)];
     if (position === undefined || isSamePosition(position, earlier)) return [];
-    const gap = gapAtItsRate(shape, earlier, position, elapsed, promotion.sequenceGap);
+    const least = leastGap(shape, position, promotion.sequenceGap);
+    const gap = gapAtItsRate(shape, earlier, position, elapsed, least);
     return [carriedPosition(shape, positionWithGap(shape, position, gap), there)];
   });
   over?.throwIfAborted();

@@ -153,7 +153,7 @@ export async function whileSlotIsMade<T>(
  * terminated: a slot left behind would keep WAL until the disk is full.
  */
 export async function dropSlot(session: Session, name: string, patienceMs = 5_000): Promise<void> {
-  const started = Date.now();
+  const started = performance.now();
   for (;;) {
     try {
       await session.query(
@@ -163,9 +163,9 @@ export async function dropSlot(session: Session, name: string, patienceMs = 5_00
       );
       return;
     } catch (error) {
-      if (sqlState(error) !== '55006' || Date.now() - started > patienceMs + 10_000) throw error;
+      if (sqlState(error) !== '55006' || performance.now() - started > patienceMs + 10_000) throw error;
     }
-    if (Date.now() - started > patienceMs) {
+    if (performance.now() - started > patienceMs) {
       await session.query('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1', [
         name,
       ]);
@@ -176,11 +176,11 @@ export async function dropSlot(session: Session, name: string, patienceMs = 5_00
 
 /** Waits until no walsender holds the slot. @returns false when one still does after `timeoutMs`. */
 export async function waitUntilInactive(session: Session, name: string, timeoutMs: number): Promise<boolean> {
-  const started = Date.now();
+  const started = performance.now();
   for (;;) {
     const slot = await readSlot(session, name);
     if (slot === undefined || !slot.active) return true;
-    if (Date.now() - started > timeoutMs) return false;
+    if (performance.now() - started > timeoutMs) return false;
     await sleep(5);
   }
 }

@@ -20,12 +20,12 @@ export interface LockRetryOptions {
  * @throws the last error when the time is over.
  */
 export async function retryOnLock<T>(work: () => Promise<T>, options: LockRetryOptions = {}): Promise<T> {
-  const deadline = Date.now() + (options.forMs ?? RETRY_FOR_MS);
+  const deadline = performance.now() + (options.forMs ?? RETRY_FOR_MS);
   for (let attempt = 1; ; attempt++) {
     try {
       return await work();
     } catch (error) {
-      if (!TRY_AGAIN.has(sqlState(error) ?? '') || Date.now() > deadline) throw error;
+      if (!TRY_AGAIN.has(sqlState(error) ?? '') || performance.now() > deadline) throw error;
       options.signal?.throwIfAborted();
       options.onRetry?.(attempt);
       // Full jitter: several of us never march in step, and the application's queue gets time to drain.

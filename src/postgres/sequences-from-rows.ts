@@ -2,7 +2,7 @@ import type { TablePatterns } from './catalog-pattern.js';
 import { readMovedSequences } from './catalog-sequences.js';
 import { ident, qualified } from './identifier.js';
 import type { TableName } from '../plan/table-name.js';
-import { furtherPosition, positionWithGap, readPositions, readSequenceShapes, setPositions } from './sequences.js';
+import { furtherPosition, leastGap, positionWithGap, readPositions, readSequenceShapes, setPositions } from './sequences.js';
 import type { SequencePosition, SequenceShape } from './sequences.js';
 import type { Session } from './session.js';
 
@@ -32,7 +32,7 @@ export async function moveSequencesBeyondRows(session: Session, gap: number, pat
       const stored = await readFurthestValue(session, shape, column);
       if (stored !== undefined) furthest = furtherPosition(shape, stored, furthest);
     }
-    moved.push(positionWithGap(shape, furthest, gap));
+    moved.push(positionWithGap(shape, furthest, leastGap(shape, furthest, gap)));
   }
   await setPositions(session, moved);
 }

@@ -10,6 +10,8 @@ export interface SequenceShape {
   readonly max: bigint;
   /** CYCLE: at its end it begins again at its other bound. */
   readonly cycles: boolean;
+  /** CACHE: how many values a session takes at once, and keeps for itself. */
+  readonly cache: number;
 }
 
 /** Where a sequence stands, exactly: the two columns of the sequence itself. */
@@ -28,9 +30,10 @@ export async function readSequenceShapes(session: Session): Promise<SequenceShap
     min: string;
     max: string;
     cycles: boolean;
+    cache: number;
   }>(
     `SELECT n.nspname AS schema, c.relname AS name, s.seqincrement::text AS inc, s.seqmin::text AS min, s.seqmax::text AS max,
-            s.seqcycle AS cycles
+            s.seqcycle AS cycles, s.seqcache::float8 AS cache
        FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'verdigris')
         AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
@@ -42,6 +45,7 @@ export async function readSequenceShapes(session: Session): Promise<SequenceShap
     min: BigInt(row.min),
     max: BigInt(row.max),
     cycles: row.cycles,
+    cache: row.cache,
   }));
 }
 
@@ -51,7 +55,8 @@ export function commonSequences(from: readonly SequenceShape[], to: readonly Seq
   return from.flatMap((shape) => {
     const other = there.get(qualified(shape.name));
     if (other === undefined) return [];
-    return [{ ...shape, min: larger(shape.min, other.min), max: other.max < shape.max ? other.max : shape.max }];
+    const bounds = { min: larger(shape.min, other.min), max: other.max < shape.max ? other.max : shape.max };
+    return [{ ...shape, ...bounds, cache: Math.max(shape.cache, other.cache) }];
   });
 }
 
@@ -125,6 +130,19 @@ export function positionWithGap(shape: SequenceShape, position: SequencePosition
   const moved = position.lastValue + BigInt(gap) * shape.increment;
   const fits = moved >= shape.min && moved <= shape.max;
   return fits ? { ...position, lastValue: moved } : position;
+}
+
+/** So many sessions may take values from the old side, each its whole cache, before they hear of a promotion. */
+const CACHING_SESSIONS = 10;
+
+/**
+ * How many values the new side's sequence skips at least: `asked`, or more where sessions take them by the cache (what they
+ * have taken is in no table, and no `setval` takes it from them), as long as there is room for that.
+ */
+export function leastGap(shape: SequenceShape, position: SequencePosition, asked: number): number {
+  const cached = shape.cache > 1 ? CACHING_SESSIONS * shape.cache : 0;
+  if (cached <= asked || positionWithGap(shape, position, cached).lastValue === position.lastValue) return asked;
+  return cached;
 }
 
 /** How many values come after this one until the bound. */

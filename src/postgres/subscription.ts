@@ -292,12 +292,12 @@ async function untilStopped(
   switchOff: () => Promise<boolean>,
   { stopWithinMs = 30_000 }: DisableOptions,
 ): Promise<Stopped> {
-  const started = Date.now();
+  const started = performance.now();
   for (;;) {
     const state = await readSubscription(session, name);
     if (state === undefined || (!state.enabled && state.workers === 0)) return 'stopped';
     if (state.enabled && !(await switchOff())) return 'not so';
-    if (Date.now() - started > stopWithinMs) return 'still runs';
+    if (performance.now() - started > stopWithinMs) return 'still runs';
     await sleep(5);
   }
 }
@@ -314,9 +314,9 @@ export async function disableSubscriptions(
   for (const name of names) {
     if ((await readSubscription(session, name))?.enabled === true) await switchOffSubscription(session, name, patience);
   }
-  const until = Date.now() + stopWithinMs;
+  const until = performance.now() + stopWithinMs;
   for (const name of names) {
-    if (!(await disableSubscription(session, name, { ...patience, stopWithinMs: until - Date.now() }))) return false;
+    if (!(await disableSubscription(session, name, { ...patience, stopWithinMs: until - performance.now() }))) return false;
   }
   return true;
 }

@@ -8,7 +8,7 @@ import { armFence, disarmFence, isFenceOpen, TAKE_FENCE_LOCK } from '../../src/p
 import { readFencedTables } from '../../src/postgres/fenced-tables.js';
 import { ident } from '../../src/postgres/identifier.js';
 import { refuseChangedSchema } from '../../src/postgres/prepare-promotion.js';
-import { carriedPosition, gapAtItsRate, positionWithGap } from '../../src/postgres/sequences.js';
+import { carriedPosition, gapAtItsRate, leastGap, positionWithGap } from '../../src/postgres/sequences.js';
 import { closeSession, openSession, withSession } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, FENCE_OPEN, readRoute } from '../../src/postgres/state.js';
 import { otherSide, type Side } from '../../src/side.js';
@@ -295,6 +295,29 @@ describe('the fence', () => {
     expect(rows).toEqual([{ next: 1_201 }]);
   });
 
+  it('values that sessions of the old side take by the cache are not given out by the new side, nor after the way back', async () => {
+    for (const side of ['blue', 'green'] as const) {
+      await rig.on(side, (client) => client.query('CREATE SEQUENCE public.cached CACHE 2000'));
+    }
+    const takes = `SELECT nextval('public.cached')::int AS id FROM generate_series(1, 1500)`;
+    const ids = async (client: pg.Client): Promise<number[]> =>
+      (await client.query<{ id: number }>(takes)).rows.map(({ id }) => id);
+    const taken: number[] = [];
+    await rig.on(rig.primary, async (late) => {
+      taken.push(...(await ids(late)));
+      await rig.moveOn();
+      // It has not heard of the move. What it takes anew comes from where its side stands.
+      for (let i = 0; i < 2; i++) {
+        taken.push(...(await ids(late)));
+        await rig.on(rig.primary, async (client) => taken.push(...(await ids(client))));
+      }
+      await rig.moveOn();
+      await rig.on(rig.primary, async (client) => taken.push(...(await ids(client))));
+      taken.push(...(await ids(late)));
+    });
+    expect(new Set(taken).size).toBe(taken.length);
+  });
+
   it('nothing was lost in all this', async () => {
     await rig.audit();
   });
@@ -302,10 +325,10 @@ describe('the fence', () => {
 
 it('a sequence without room for the gap goes on where it stands, within its bounds', () => {
   const name = { schema: 's', name: 'n' };
-  const shape = { name, increment: 1n, min: 1n, max: 1_000n, cycles: false };
+  const shape = { name, increment: 1n, min: 1n, max: 1_000n, cycles: false, cache: 1 };
   expect(positionWithGap(shape, { name, lastValue: 10n, isCalled: true }, 100).lastValue).toBe(110n);
   expect(positionWithGap(shape, { name, lastValue: 950n, isCalled: true }, 100).lastValue).toBe(950n);
-  const down = { name, increment: -5n, min: -1_000n, max: -1n, cycles: false };
+  const down = { name, increment: -5n, min: -1_000n, max: -1n, cycles: false, cache: 1 };
   expect(positionWithGap(down, { name, lastValue: -10n, isCalled: true }, 100).lastValue).toBe(-510n);
   expect(positionWithGap(down, { name, lastValue: -900n, isCalled: true }, 100).lastValue).toBe(-900n);
 });
@@ -313,12 +336,12 @@ it('a sequence without room for the gap goes on where it stands, within its boun
 it('a sequence that cycles goes where the old side stands, and on beyond its end', () => {
   const name = { schema: 's', name: 'n' };
   const at = (lastValue: bigint) => ({ name, lastValue, isCalled: true });
-  const shape = { name, increment: 1n, min: 1n, max: 9_999n, cycles: true };
+  const shape = { name, increment: 1n, min: 1n, max: 9_999n, cycles: true, cache: 1 };
   expect(positionWithGap(shape, at(9_500n), 1_000).lastValue).toBe(501n);
   expect(positionWithGap(shape, at(8_999n), 1_000).lastValue).toBe(9_999n);
   // Its circle is shorter than the gap.
   expect(positionWithGap({ ...shape, max: 100n }, at(50n), 1_000).lastValue).toBe(50n);
-  const down = { name, increment: -5n, min: -1_000n, max: -1n, cycles: true };
+  const down = { name, increment: -5n, min: -1_000n, max: -1n, cycles: true, cache: 1 };
   expect(positionWithGap(down, at(-996n), 100).lastValue).toBe(-496n);
   // Green stands where a try has left it; blue has begun its next round since.
   expect(carriedPosition(shape, at(1_200n), at(9_500n))).toEqual(at(1_200n));
@@ -330,13 +353,18 @@ it('a sequence that cycles goes where the old side stands, and on beyond its end
 it('a sequence skips what is taken from it in five seconds, and what the plan says at least', () => {
   const name = { schema: 's', name: 'n' };
   const at = (lastValue: bigint) => ({ name, lastValue, isCalled: true });
-  const shape = { name, increment: 1n, min: 1n, max: 1_000_000n, cycles: false };
+  const shape = { name, increment: 1n, min: 1n, max: 1_000_000n, cycles: false, cache: 1 };
   expect(gapAtItsRate(shape, at(0n), at(800n), 100, 1_000)).toBe(40_000);
   expect(gapAtItsRate(shape, at(0n), at(10n), 100, 1_000)).toBe(1_000);
   expect(gapAtItsRate(shape, undefined, at(800n), 100, 1_000)).toBe(1_000);
   // Without room for it, the plan's gap.
   expect(gapAtItsRate(shape, at(990_000n), at(990_800n), 100, 1_000)).toBe(1_000);
-  const down = { name, increment: -5n, min: -1_000_000n, max: -1n, cycles: false };
+  // Ten sessions may take as many at once; where there is no room for that, the plan's gap again.
+  expect(leastGap(shape, at(5n), 1_000)).toBe(1_000);
+  expect(leastGap({ ...shape, cache: 20 }, at(5n), 1_000)).toBe(1_000);
+  expect(leastGap({ ...shape, cache: 5_000 }, at(5n), 1_000)).toBe(50_000);
+  expect(leastGap({ ...shape, cache: 5_000 }, at(990_000n), 1_000)).toBe(1_000);
+  const down = { name, increment: -5n, min: -1_000_000n, max: -1n, cycles: false, cache: 1 };
   expect(gapAtItsRate(down, at(-5n), at(-4_005n), 100, 1_000)).toBe(40_000);
 });
 

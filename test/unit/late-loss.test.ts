@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 import { lossBetween } from '../../src/postgres/standby-loss.js';
-import { countedLateLossOf, isAccepted, LATE, withAccepted, type Loss } from '../../workflows/lib/loss.js';
+import { countedLateLossOf, isAccepted, isHelpedByLoss, LATE, withAccepted, type Loss } from '../../workflows/lib/loss.js';
 
 /** What a try that blue is too late for says; null where it can't be counted. */
 function behind(writes: number | null): Loss {
@@ -32,4 +32,13 @@ it('what was accepted while nobody could count it is no answer to a count, nor t
   expect(isAccepted(withAccepted({}, LATE), LATE)).toBe(true);
   expect(isAccepted(withAccepted({}, behind(10)), { feed: behind(10).behind ?? '' })).toBe(false);
   expect(countedLateLossOf('blue is too far behind\nNext step: a rollback would lose 7')).toBeNull();
+});
+
+it('helps a try that is blocked where blue does not follow, and no other', () => {
+  expect(isHelpedByLoss('PromotionBlocked', 'blue did not catch up within 15 s')).toBe(true);
+  expect(isHelpedByLoss('PromotionBlocked', 'writers did not end. Writing longest: pid 7')).toBe(false);
+  const lock = 'PostgreSQL refused: canceling statement due to lock timeout (55P03)';
+  for (const type of ['SqlError', 'ConnectionFailed', 'StaleEpoch', 'UnexpectedError', undefined]) {
+    expect(isHelpedByLoss(type, lock), type).toBe(false);
+  }
 });

@@ -73,6 +73,11 @@ function firstLine(message: string): string {
   return message.split('\n', 1)[0] ?? '';
 }
 
+/** Whether a try that has failed so may go through with a loss: one that is blocked only where blue does not follow. */
+export function isHelpedByLoss(type: string | undefined, message: string): boolean {
+  return type === 'PromotionBlocked' && IS_BEHIND.test(message);
+}
+
 /** What is in the way of a forced try as well: a server that is away, a lock, a fence, what is to be looked at first, a pooler. */
 const IN_ANY_WAY = [
   'ConnectionFailed',
@@ -83,10 +88,9 @@ const IN_ANY_WAY = [
   'PoolNotReleased',
 ];
 
-/** Whether a try that has failed so may go through with a loss: one that is blocked only where blue does not follow. */
-export function isHelpedByLoss(type: string | undefined, message: string): boolean {
-  if (type === 'PromotionBlocked') return IS_BEHIND.test(message);
-  return type === undefined || !IN_ANY_WAY.includes(type);
+/** As isHelpedByLoss() for runs that began to wait under an earlier version: whatever is not known to be of no help. */
+export function wasHeldToBeHelped(type: string | undefined, message: string): boolean {
+  return type === 'PromotionBlocked' ? IS_BEHIND.test(message) : type === undefined || !IN_ANY_WAY.includes(type);
 }
 
 /** The words of src/postgres for that. */

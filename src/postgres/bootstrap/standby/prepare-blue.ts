@@ -44,14 +44,14 @@ export async function awaitReplay(standby: StandbyRun): Promise<void> {
   const target = (await readIntent(blue, run))?.target;
   if (target === undefined) throw new Error('the slots on blue are made before green is waited for');
   const first = (await readReplay(green, target)).behindBytes;
-  let lastStreaming = Date.now();
+  let lastStreaming = performance.now();
   for (;;) {
     signal.throwIfAborted();
     const { behindBytes, streaming, paused } = await readReplay(green, target);
     if (behindBytes === 0) return;
     standby.report(progress('replay', Math.max(0, first - behindBytes), first, 'bytes of WAL until the promotion'));
-    if (streaming) lastStreaming = Date.now();
-    if (paused || Date.now() - lastStreaming > NOT_STREAMING_MS) throw stalled(paused);
+    if (streaming) lastStreaming = performance.now();
+    if (paused || performance.now() - lastStreaming > NOT_STREAMING_MS) throw stalled(paused);
     await refuseTooMuchWal(blue, feedName(run.migration, 'to_green'), standby.maxRetainedWal);
     await sleep(50);
   }
