@@ -199,7 +199,8 @@ const LEFTOVERS = `
   UNION ALL SELECT 'type ' || t.oid::regtype FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
              WHERE n.nspname = 'public' AND t.typtype IN ('e', 'd')
   UNION ALL SELECT 'function ' || p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-             WHERE n.nspname = 'public'`;
+             WHERE n.nspname = 'public'
+  ORDER BY what`;
 
 /** Runs a query as the superuser and returns its rows. */
 export async function rowsOf<R extends pg.QueryResultRow>(database: TestDatabase, sql: string): Promise<R[]> {
