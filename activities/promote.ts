@@ -16,7 +16,7 @@ import type { ClientPool } from '../src/pgbouncer/client-pools.js';
 import { poolsOf, type Heard } from '../src/pgbouncer/from-plan.js';
 import { PoolerAway, releaseAll, type Pools } from '../src/postgres/pools.js';
 import { notOpened, promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
-import { readDecision, readDecisionAsActor } from '../src/postgres/promotion-decision.js';
+import { askDecision, readDecision, readDecisionAsActor } from '../src/postgres/promotion-decision.js';
 import { keptSessions, openActors } from '../src/postgres/promotion-sessions.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';

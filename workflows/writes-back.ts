@@ -4,7 +4,16 @@ import { act, actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { nameRows } from './lib/differing-rows.js';
 import { failureMessage, failureType, isCancelled, isUnanswered } from './lib/failure.js';
-import { countedLateLossOf, feedLossOf, isAccepted, isHelpedByLoss, LATE, lossInWords, wasHeldToBeHelped, type Loss } from './lib/loss.js';
+import {
+  countedLateLossOf,
+  feedLossOf,
+  isAccepted,
+  isHelpedByLoss,
+  LATE,
+  lossInWords,
+  wasHeldToBeHelped,
+  type Loss,
+} from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith } from './lib/story.js';

@@ -2,7 +2,14 @@ import type { TablePatterns } from './catalog-pattern.js';
 import { readMovedSequences } from './catalog-sequences.js';
 import { ident, qualified } from './identifier.js';
 import type { TableName } from '../plan/table-name.js';
-import { furtherPosition, leastGap, positionWithGap, readPositions, readSequenceShapes, setPositions } from './sequences.js';
+import {
+  furtherPosition,
+  leastGap,
+  positionWithGap,
+  readPositions,
+  readSequenceShapes,
+  setPositions,
+} from './sequences.js';
 import type { SequencePosition, SequenceShape } from './sequences.js';
 import type { Session } from './session.js';
 

@@ -316,7 +316,8 @@ export async function disableSubscriptions(
   }
   const until = performance.now() + stopWithinMs;
   for (const name of names) {
-    if (!(await disableSubscription(session, name, { ...patience, stopWithinMs: until - performance.now() }))) return false;
+    if (!(await disableSubscription(session, name, { ...patience, stopWithinMs: until - performance.now() })))
+      return false;
   }
   return true;
 }

@@ -1,5 +1,5 @@
 import { describe, it } from 'vitest';
-import { pairsOfSteps, strikeWorker } from '../support/worker-steps.js';
+import { strikesOfSteps, strikeWorker } from '../support/worker-steps.js';
 
 /*
  * The worker of a whole run is frozen, and woken when another one has gone on, at boundaries between two steps of the
@@ -7,9 +7,9 @@ import { pairsOfSteps, strikeWorker } from '../support/worker-steps.js';
  */
 
 describe('freeze the worker', () => {
-  it.each(pairsOfSteps(3))(
+  it.each(strikesOfSteps(3, 1))(
     'when %s, and on the way back when %s: the run goes on, no write is lost or doubled, never are both sides open',
     { timeout: 1_200_000 },
-    (_, __, pair) => strikeWorker('freeze', pair),
+    (_, __, strikes) => strikeWorker('freeze', strikes),
   );
 });

@@ -2,11 +2,11 @@ import { describe, expect, it } from 'vitest';
 import type { Side } from '../../src/side.js';
 import { FaultRun } from '../support/fault-run.js';
 import { STEP_POINTS, trapAt, type StepPoint } from '../support/move-points.js';
-import { pairsOfSteps, strikeWorker } from '../support/worker-steps.js';
+import { strikesOfSteps, strikeWorker } from '../support/worker-steps.js';
 
 /*
- * The worker of a whole run is killed at every boundary between two steps of the promotion and of the way back: one of
- * each in a run. VERDIGRIS_FAULT_POINTS=n takes every n-th.
+ * The worker of a whole run is killed at every boundary between two steps of the promotion and of the way back: two of
+ * each in a run, so the one that goes on is killed as well. VERDIGRIS_FAULT_POINTS=n takes every n-th.
  */
 
 it('every point lies on the way of a run there and back', { timeout: 1_200_000 }, async () => {
@@ -32,9 +32,9 @@ it('every point lies on the way of a run there and back', { timeout: 1_200_000 }
 });
 
 describe('kill the worker', () => {
-  it.each(pairsOfSteps(1))(
+  it.each(strikesOfSteps(1, 2))(
     'when %s, and on the way back when %s: the run goes on, no write is lost or doubled, never are both sides open',
     { timeout: 1_200_000 },
-    (_, __, pair) => strikeWorker('kill', pair),
+    (_, __, strikes) => strikeWorker('kill', strikes),
   );
 });

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'vitest';
+import type { Side } from '../../src/side.js';
 import { isTaken } from './fault-points.js';
 import { FaultRun } from './fault-run.js';
 import { STEP_POINTS, trapAt, type StepPoint } from './move-points.js';
@@ -7,34 +8,47 @@ import { recordOutcome } from './outcome-table.js';
 
 const { promotion: THERE, 'way back': BACK } = STEP_POINTS;
 
-interface Pair {
-  readonly there: StepPoint;
-  readonly back: StepPoint;
+/** Where the worker of one run is struck: at each point of a way in turn. */
+interface Strikes {
+  readonly there: readonly StepPoint[];
+  readonly back: readonly StepPoint[];
 }
 
-const PAIRS = Array.from({ length: Math.max(THERE.length, BACK.length) }, (_, n) => ({
-  there: THERE[n % THERE.length],
-  back: BACK[n % BACK.length],
-})).filter((pair): pair is Pair => pair.there !== undefined && pair.back !== undefined);
+type NamedStrikes = readonly [string, string, Strikes];
 
-/** Boundaries between two steps, one of the promotion and one of the way back for each run: every n-th by default. */
-export function pairsOfSteps(everyByDefault: number): (readonly [string, string, Pair])[] {
-  return PAIRS.filter((_, n) => isTaken(n, everyByDefault)).map((pair) => [pair.there.name, pair.back.name, pair]);
+/**
+ * Boundaries between two steps, `eachWay` of the promotion and as many of the way back for each run: every n-th run by default.
+ * The second of a way lies half the way behind the first, so that whoever goes on comes by it.
+ */
+export function strikesOfSteps(everyByDefault: number, eachWay: 1 | 2): NamedStrikes[] {
+  const runs = Math.ceil(Math.max(THERE.length, BACK.length) / eachWay);
+  const along = (points: readonly StepPoint[], n: number): readonly StepPoint[] =>
+    (eachWay === 1 ? [points[n % points.length]] : [points[n], points[n + runs]]).filter((one) => one !== undefined);
+  return Array.from({ length: runs }, (_, n) => ({ there: along(THERE, n), back: along(BACK, n) }))
+    .filter((_, n) => isTaken(n, everyByDefault))
+    .map((strikes) => [namesOf(strikes.there), namesOf(strikes.back), strikes]);
 }
 
-/** A whole run whose worker is struck once on its way there and once on its way back. */
-export async function strikeWorker(fault: 'kill' | 'freeze', { there, back }: Pair): Promise<void> {
+function namesOf(points: readonly StepPoint[]): string {
+  return points.map(({ name }) => name).join(', then when ');
+}
+
+/** A whole run whose worker is struck on its way there and on its way back. */
+export async function strikeWorker(fault: 'kill' | 'freeze', { there, back }: Strikes): Promise<void> {
   const run = await FaultRun.create({ purpose: `${fault} worker` });
   const started = performance.now();
-  let part = `promotion: ${there.name}`;
+  let part = 'promotion';
+  let points = there;
   let outcome = 'wrong';
   const told = (): void => {
     const seconds = (performance.now() - started) / 1_000;
-    recordOutcome({ fault: `worker ${fault}`, point: part, outcome, seconds });
-    process.stdout.write(`worker ${fault}, ${part}: ${outcome}, ${seconds.toFixed(0)} s ${run.notes.join(', ')}\n`);
+    for (const { name } of points)
+      recordOutcome({ fault: `worker ${fault}`, point: `${part}: ${name}`, outcome, seconds });
+    const where = `${part}: ${namesOf(points)}`;
+    process.stdout.write(`worker ${fault}, ${where}: ${outcome}, ${seconds.toFixed(0)} s ${run.notes.join(', ')}\n`);
   };
   try {
-    const inPromotion = run.stopWhere(...trapAt(there, 'blue'));
+    const inPromotion = aim(run, there, 'blue');
     await run.start();
     await run.prepareWorker();
     await run.inTraffic();
@@ -43,9 +57,8 @@ export async function strikeWorker(fault: 'kill' | 'freeze', { there, back }: Pa
     outcome = 'right';
     told();
 
-    part = `way back: ${back.name}`;
-    outcome = 'wrong';
-    const onTheWayBack = run.stopWhere(...trapAt(back, 'green'));
+    [part, points, outcome] = ['way back', back, 'wrong'];
+    const onTheWayBack = aim(run, back, 'green');
     await run.prepareWorker();
     await run.rollBack();
     const ending = run.ended();
@@ -62,21 +75,37 @@ export async function strikeWorker(fault: 'kill' | 'freeze', { there, back }: Pa
   }
 }
 
-/** Strikes the worker at the point, has another one go on, and wakes the frozen one when that has been done. */
-async function strike<T>(
-  run: FaultRun,
-  fault: 'kill' | 'freeze',
-  at: ReturnType<FaultRun['stopWhere']>,
-  goesOn: () => Promise<T>,
-): Promise<T> {
-  const held = await Promise.race([at, sleep(400_000, undefined, { ref: false })]);
+type Held = Awaited<ReturnType<FaultRun['stopWhere']>>;
+
+/** The next point where the worker is stopped; `next` is the same for those behind it. */
+interface Aim {
+  readonly held: Promise<Held>;
+  readonly next: (() => Aim) | undefined;
+}
+
+function aim(run: FaultRun, [first, ...others]: readonly StepPoint[], from: Side): Aim {
+  if (first === undefined) throw new Error('there is no point to strike at');
+  return {
+    held: run.stopWhere(...trapAt(first, from)),
+    next: others.length === 0 ? undefined : () => aim(run, others, from),
+  };
+}
+
+/** Strikes the worker at each point, has another one go on, and wakes the frozen one when that has been done. */
+async function strike<T>(run: FaultRun, fault: 'kill' | 'freeze', at: Aim, goesOn: () => Promise<T>): Promise<T> {
+  const held = await Promise.race([at.held, sleep(400_000, undefined, { ref: false })]);
   if (held === undefined) throw new Error('the worker did not come to the point');
   const struck = run.worker;
   if (fault === 'kill') {
     // What it was about to send is never sent, what it was about to be told never arrives.
     await struck.kill();
+    const next = at.next?.();
     await run.replaceWorker();
-    return goesOn();
+    const going = goesOn();
+    if (next === undefined) return going;
+    // It answers what the run asks meanwhile.
+    going.catch(() => undefined);
+    return strike(run, fault, next, () => going);
   }
   struck.freeze();
   await run.replaceWorker();

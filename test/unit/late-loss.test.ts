@@ -1,6 +1,13 @@
 import { expect, it } from 'vitest';
 import { lossBetween } from '../../src/postgres/standby-loss.js';
-import { countedLateLossOf, isAccepted, isHelpedByLoss, LATE, withAccepted, type Loss } from '../../workflows/lib/loss.js';
+import {
+  countedLateLossOf,
+  isAccepted,
+  isHelpedByLoss,
+  LATE,
+  withAccepted,
+  type Loss,
+} from '../../workflows/lib/loss.js';
 
 /** What a try that blue is too late for says; null where it can't be counted. */
 function behind(writes: number | null): Loss {
