@@ -15,7 +15,16 @@ import {
 } from './session.js';
 import { findGivenAway } from './given-away.js';
 import { forgetRun, isNameTaken, readOtherMigrations } from './other-migrations.js';
-import { ACTOR_LOCK, FENCE_OPEN, hasState, installState, readOwner, recordEvent, ROUTE_CHANNEL } from './state.js';
+import {
+  ACTOR_LOCK,
+  FENCE_OPEN,
+  hasState,
+  installState,
+  readOwner,
+  recordEvent,
+  ROUTE_CHANNEL,
+  type Owner,
+} from './state.js';
 
 /** A run of a migration, as the databases know it. */
 export interface Run {
@@ -223,11 +232,12 @@ async function isUnclaimed(session: Session): Promise<boolean> {
 /**
  * Acts on a database for a run, while it is that run's or nobody's. The next run's objects have the same names, and a worker
  * that was frozen may wake up when that one has begun. So it acts by a session that holds the actor's lock, and looks
- * whose the database is behind it: whoever claims the database takes that lock first, and ends the session by that.
+ * whose the database is behind it: whoever claims the database takes that lock first, and ends the session by that. It
+ * looks before it ends whoever holds the lock, too: that may be the run whose database it is.
  *
  * @param limits default: none
  * @returns undefined when the database is another run's: nothing is done then
- * @throws what openActorSession() throws
+ * @throws VerdigrisError LockNotHad (retryable) when nobody lets go of the lock; the signal's reason when it is aborted.
  */
 export async function whileOwned<T>(
   database: Database,
@@ -236,23 +246,26 @@ export async function whileOwned<T>(
   act: (session: Session) => Promise<T>,
   { signal, limits }: { readonly signal?: AbortSignal; readonly limits?: SessionLimits } = {},
 ): Promise<T | undefined> {
-  const work = async (session: Session): Promise<T | undefined> => {
-    const owner = await readOwner(session);
-    return owner === undefined || owner.runId === run.runId ? act(session) : undefined;
-  };
-  return asActor(database, purpose, work, signal, limits);
+  return withSession(database, { purpose, ...limits }, async (session) => {
+    const otherOwner = async (): Promise<Owner | undefined> => {
+      const owner = await readOwner(session);
+      return owner?.runId === run.runId ? undefined : owner;
+    };
+    // Once that one has ended, a claim of our own may hold the lock. What is being dropped can't be read.
+    const isAnothers = (): Promise<boolean> =>
+      otherOwner().then(
+        (other) => other?.outcome === null,
+        () => false,
+      );
+    const isHad = await takeActorLock(session, database.side, { signal, unless: isAnothers });
+    return isHad && (await otherOwner()) === undefined ? act(session) : undefined;
+  });
 }
 
 type SessionLimits = Omit<SessionOptions, 'purpose'>;
 
-async function asActor<T>(
-  database: Database,
-  purpose: string,
-  work: (session: Session) => Promise<T>,
-  signal?: AbortSignal,
-  limits: SessionLimits = {},
-): Promise<T> {
-  const session = await openActorSession(database, purpose, signal, limits);
+async function asActor<T>(database: Database, purpose: string, work: (session: Session) => Promise<T>): Promise<T> {
+  const session = await openActorSession(database, purpose, undefined, {});
   try {
     return await work(session);
   } finally {
@@ -261,9 +274,7 @@ async function asActor<T>(
 }
 
 /**
- * Opens a session that holds the actor's lock of a database: only one worker acts on it at a time. A worker that is
- * frozen still holds it; Temporal has given the task to us, so its session is ended, and the epoch keeps what it may
- * still do from mattering.
+ * Opens a session that holds the actor's lock of a database: only one worker acts on it at a time.
  *
  * @throws VerdigrisError LockNotHad (retryable) when nobody lets go of it; the signal's reason when it is aborted.
  */
@@ -275,22 +286,40 @@ export async function openActorSession(
 ): Promise<Session> {
   const session = await openSession(database, { purpose, ...limits });
   try {
-    const started = performance.now();
-    for (;;) {
-      const { rows } = await session.query<{ held: boolean }>(`SELECT pg_try_advisory_lock(${ACTOR_LOCK}) AS held`);
-      if (rows[0]?.held === true) return session;
-      signal?.throwIfAborted();
-      if (performance.now() - started > ACTOR_LOCK_WITHIN_MS) throw actorLockNotHad(database.side);
-      if (performance.now() - started > 2_000) {
-        await session.query(
-          `SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE ${IS_ACTOR_LOCK} AND l.pid <> pg_backend_pid()`,
-        );
-      }
-      await sleep(100);
-    }
+    await takeActorLock(session, database.side, { signal });
+    return session;
   } catch (error) {
     await closeSession(session);
     throw error;
+  }
+}
+
+interface ActorLockOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Asked while another session holds the lock: that one is left alone when it is so. Default: never */
+  readonly unless?: () => Promise<boolean>;
+}
+
+/**
+ * Has a session hold the actor's lock of its database. A worker that is frozen still holds it; Temporal has given the task
+ * to us, so its session is ended, and the epoch keeps what it may still do from mattering.
+ *
+ * @returns whether it has the lock; false only by `unless`
+ */
+async function takeActorLock(session: Session, side: Side, { signal, unless }: ActorLockOptions): Promise<boolean> {
+  const started = performance.now();
+  for (;;) {
+    const { rows } = await session.query<{ held: boolean }>(`SELECT pg_try_advisory_lock(${ACTOR_LOCK}) AS held`);
+    if (rows[0]?.held === true) return true;
+    signal?.throwIfAborted();
+    if ((await unless?.()) === true) return false;
+    if (performance.now() - started > ACTOR_LOCK_WITHIN_MS) throw actorLockNotHad(side);
+    if (performance.now() - started > 2_000) {
+      await session.query(
+        `SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE ${IS_ACTOR_LOCK} AND l.pid <> pg_backend_pid()`,
+      );
+    }
+    await sleep(100);
   }
 }
 

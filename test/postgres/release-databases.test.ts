@@ -5,8 +5,14 @@ import { retireActivities } from '../../activities/retire.js';
 import { rollbackActivities } from '../../activities/rollback.js';
 import { planSchema, type Plan } from '../../src/plan/schema.js';
 import { installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
-import { claimBlue, claimDatabases } from '../../src/postgres/ownership.js';
-import { withSession, type Databases } from '../../src/postgres/session.js';
+import {
+  claimBlue,
+  claimDatabases,
+  openActorSession,
+  releaseDatabase,
+  whileOwned,
+} from '../../src/postgres/ownership.js';
+import { closeSession, withSession, type Databases } from '../../src/postgres/session.js';
 import { hasState, installState } from '../../src/postgres/state.js';
 import type { Side } from '../../src/side.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
@@ -79,6 +85,25 @@ describe('giving both databases back', () => {
     await new MockActivityEnvironment().run(() => retire({ plan: planOf('earlier'), runId: 'run of earlier' }));
     expect(await onBoth(triggersOn)).toEqual([2, 2]);
     await release('later');
+  });
+
+  it('does not end whoever acts for another run; but a claim of its own, which is frozen', async () => {
+    const winner = { runId: 'run of actor', migration: 'actor' };
+    const loser = { runId: 'run of late', migration: 'late' };
+    const act = (): Promise<string | undefined> =>
+      whileOwned(databases.green, loser, 'test', () => Promise.resolve('acted'));
+    await claimDatabases(databases, winner, 'use-green-db');
+    const actor = await openActorSession(databases.green, 'test');
+    try {
+      expect(await act()).toBeUndefined();
+      expect((await actor.query('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
+      await withSession(databases.green, { purpose: 'test' }, (green) => releaseDatabase(green, winner, 'completed'));
+      expect(await act()).toBeUndefined();
+      await expect(actor.query('SELECT 1 AS one')).rejects.toThrow();
+    } finally {
+      await closeSession(actor);
+      await release('actor');
+    }
   });
 
   it('takes away what a claim has installed on green that died before it had green', async () => {
