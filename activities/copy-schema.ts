@@ -14,6 +14,11 @@ import { applySecondaryIndexes } from '../src/postgres/schema-copy/apply-indexes
 import { refreshMaterializedViews, unpopulatedViews } from '../src/postgres/schema-copy/materialized-views.js';
 import { excludedRelations } from '../src/postgres/schema-copy/excluded-relations.js';
 import { canGiveOwnership } from '../src/postgres/schema-copy/ownership-given.js';
+import {
+  describeSystemGrants,
+  differentSystemGrants,
+  readSystemObjects,
+} from '../src/postgres/schema-copy/system-grants.js';
 import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
 import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { VerdigrisError } from '../src/errors.js';
@@ -63,13 +68,15 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         const errors = differences.filter((found) => found.severity === 'error');
         if (errors.length > 0) throw schemasDiffer(errors);
         const rights = describeMissingRights(await missingRights(blue, green));
-        return { warnings: [...rights, ...differences.map(describeDifference)].slice(0, 20) };
+        const ofSystem = describeSystemGrants(await differentSystemGrants(blue, green));
+        return { warnings: [...rights, ...ofSystem, ...differences.map(describeDifference)].slice(0, 20) };
       }),
   };
 }
 
 async function readPreData(work: Work, ref: RunRef): Promise<SchemaStatements['preData']> {
-  return readPreDataStatements(await dumpSchema(work.databases.blue, 'pre-data', await dumpOptions(work, ref)));
+  const dump = await dumpSchema(work.databases.blue, 'pre-data', await dumpOptions(work, ref));
+  return readPreDataStatements(dump, await readSystemObjects(await work.session('blue', 'schema')));
 }
 
 /** What is made after the rows; the other half of the schema is there. */

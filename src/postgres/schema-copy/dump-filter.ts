@@ -1,4 +1,6 @@
-import type { Statement } from '../../plan/sql-tree.js';
+import type { Node } from 'libpg-query';
+import { namesOf, type Statement } from '../../plan/sql-tree.js';
+import { keyOfSystemObject, type SystemObjects } from './system-grants.js';
 
 /*
  * What of a dump is run on green. pg_dump writes for psql and for a new, empty server of its own version: settings of a
@@ -6,9 +8,14 @@ import type { Statement } from '../../plan/sql-tree.js';
  * itself. The rest is taken as it is.
  */
 
-/** The statements of pre-data that are run, as they are run. */
-export function keepOfPreData(statements: readonly Statement[]): string[] {
+/**
+ * The statements of pre-data that are run, as they are run.
+ *
+ * @param system what green's user may own or not: grants on it that are refused are left out
+ */
+export function keepOfPreData(statements: readonly Statement[], system: SystemObjects): string[] {
   return statements.flatMap((statement) => {
+    if (isGrantOn(statement, system)) return [unlessRefused(statement.text)];
     const { node, text } = statement;
     if ('VariableSetStmt' in node) {
       // For the transaction only: the session outlives it.
@@ -53,6 +60,35 @@ function isDefaultOfPublic({ node }: Statement): boolean {
 /** Ours watch blue; a dump has them although it leaves schema verdigris out. */
 function isOurEventTrigger(text: string): boolean {
   return /^(CREATE EVENT TRIGGER|ALTER EVENT TRIGGER|COMMENT ON EVENT TRIGGER) "?verdigris_/.test(text);
+}
+
+function isGrantOn({ node }: Statement, system: SystemObjects): boolean {
+  if (!('GrantStmt' in node)) return false;
+  const [object] = node.GrantStmt.objects ?? [];
+  const names = grantedNames(object);
+  const name = names.at(-1);
+  return name !== undefined && system.has(keyOfSystemObject(names.at(-2) ?? null, name));
+}
+
+/** The name of what a GRANT is on, in its parts. */
+function grantedNames(object: Node | undefined): string[] {
+  if (object === undefined) return [];
+  if ('RangeVar' in object)
+    return [object.RangeVar.schemaname, object.RangeVar.relname].filter((name) => name !== undefined);
+  if ('ObjectWithArgs' in object) return namesOf(object.ObjectWithArgs.objname);
+  if ('List' in object) return namesOf(object.List.items);
+  return namesOf([object]);
+}
+
+/**
+ * Only the owner of a built-in object or of a member of an extension may grant on it, which another user than a superuser
+ * hardly is. What green lacks for it is told when both schemas are compared; a version may also have done away with the object.
+ */
+function unlessRefused(grant: string): string {
+  return `DO $verdigris$ BEGIN
+${grant};
+EXCEPTION WHEN insufficient_privilege OR undefined_function OR undefined_table THEN NULL;
+END $verdigris$`;
 }
 
 function setsColumnOptions({ node }: Statement): boolean {

@@ -3,6 +3,7 @@ import { type Statement, parseStatements, SqlSyntaxError } from '../../plan/sql-
 import { VerdigrisError } from '../../errors.js';
 import { ident, qualified } from '../identifier.js';
 import { keepOfPostData, keepOfPreData } from './dump-filter.js';
+import type { SystemObjects } from './system-grants.js';
 
 /** What adds a constraint to a table. */
 export interface ConstraintStatement {
@@ -56,9 +57,16 @@ export interface SchemaStatements {
   readonly checks: readonly ConstraintStatement[];
 }
 
-/** Takes what pg_dump writes for --section=pre-data apart into statements that can be run one by one. */
-export async function readPreDataStatements(preData: string): Promise<SchemaStatements['preData']> {
-  return keepOfPreData(await statementsOf('pre-data', preData));
+/**
+ * Takes what pg_dump writes for --section=pre-data apart into statements that can be run one by one.
+ *
+ * @param system objects of the server and of extensions: a GRANT on one of them may be refused
+ */
+export async function readPreDataStatements(
+  preData: string,
+  system: SystemObjects = new Set(),
+): Promise<SchemaStatements['preData']> {
+  return keepOfPreData(await statementsOf('pre-data', preData), system);
 }
 
 /** The same for --section=post-data; each of its statements is run in a transaction of ours. */
