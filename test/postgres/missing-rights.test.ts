@@ -42,7 +42,7 @@ afterAll(async () => {
 });
 
 it('a role that is connected to blue and unknown on green is told', async () => {
-  expect(await missingRights(blue, green)).toEqual([{ role, absent: true, rights: [] }]);
+  expect(await missingRights(blue, green)).toEqual([{ role, absent: true, rights: [], owned: [] }]);
   expect(describeMissingRights(await missingRights(blue, green))[0]).toContain(`CREATE ROLE ${ident(role)} LOGIN`);
 });
 
@@ -72,6 +72,63 @@ it('nothing is missing when they are granted, whichever way: by a role that it i
     expect(missing).toBeUndefined();
   } finally {
     await green.query(`DROP OWNED BY ${group}; DROP ROLE ${group}`);
+  }
+});
+
+it('CREATE and TEMPORARY count where they were given to the role or its group, not where everybody has them', async () => {
+  const [onBlue, onGreen] = own.map(({ database }) => ident(database));
+  await green.query(`GRANT INSERT ON public.orders TO ${role}; GRANT SELECT ON "Odd one"."Or ders" TO ${role}`);
+  await blue.query('GRANT CREATE ON SCHEMA public TO PUBLIC');
+  expect(await missingRights(blue, green)).toEqual([]);
+  const group = `${role}_makers`;
+  await blue.query(`CREATE ROLE ${group}; GRANT ${group} TO ${role}; GRANT CREATE ON SCHEMA "Odd one" TO ${group};
+    GRANT CREATE, TEMPORARY ON DATABASE ${onBlue} TO ${role}`);
+  await green.query(`REVOKE TEMPORARY ON DATABASE ${onGreen} FROM PUBLIC`);
+  try {
+    const [missing] = await missingRights(blue, green);
+    expect(missing?.rights.toSorted((a, b) => a.on.localeCompare(b.on))).toEqual([
+      { on: `DATABASE ${own[1].database}`, privileges: ['CREATE', 'TEMPORARY'] },
+      { on: 'SCHEMA "Odd one"', privileges: ['CREATE'] },
+    ]);
+    await green.query(
+      (missing?.rights ?? [])
+        .map(({ on, privileges }) => `GRANT ${privileges.join(', ')} ON ${on} TO ${role}`)
+        .join('; '),
+    );
+    expect(await missingRights(blue, green)).toEqual([]);
+  } finally {
+    await blue.query(`REVOKE CREATE ON SCHEMA public FROM PUBLIC; DROP OWNED BY ${group}; DROP ROLE ${group};
+      REVOKE ALL ON DATABASE ${onBlue} FROM ${role}`);
+    await green.query(`REVOKE ALL ON DATABASE ${onGreen} FROM ${role}; REVOKE CREATE ON SCHEMA "Odd one" FROM ${role}`);
+  }
+});
+
+it('an owner on blue that is none on green is told, until it is a member of the owner there', async () => {
+  const mover = `${role}_mover`;
+  await blue.query(`ALTER TABLE public.orders OWNER TO ${role}`);
+  await green.query(
+    `CREATE ROLE ${mover}; ALTER TABLE public.orders OWNER TO ${mover}; GRANT ALL ON public.orders TO ${role}`,
+  );
+  try {
+    const missing = await missingRights(blue, green);
+    expect(missing).toEqual([
+      {
+        role,
+        absent: false,
+        rights: [],
+        owned: [{ relation: 'public.orders', owner: mover, ownerIsSuperuser: false }],
+      },
+    ]);
+    expect(describeMissingRights(missing)[0]).toContain(`GRANT ${ident(mover)} TO ${ident(role)}`);
+    await green.query(`GRANT ${mover} TO ${role}`);
+    expect(await missingRights(blue, green)).toEqual([]);
+    await green.query(`REVOKE ${mover} FROM ${role}; ALTER TABLE public.orders OWNER TO ${role}`);
+    expect(await missingRights(blue, green)).toEqual([]);
+  } finally {
+    await blue.query(`ALTER TABLE public.orders OWNER TO postgres; GRANT SELECT, INSERT ON public.orders TO ${role}`);
+    await green.query(
+      `ALTER TABLE public.orders OWNER TO postgres; GRANT SELECT, INSERT ON public.orders TO ${role}; DROP ROLE ${mover}`,
+    );
   }
 });
 
