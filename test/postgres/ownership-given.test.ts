@@ -4,6 +4,7 @@ import { compareCatalogs } from '../../src/postgres/schema-copy/compare-catalogs
 import { canGiveOwnership } from '../../src/postgres/schema-copy/ownership-given.js';
 import { dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
 import { readPreDataStatements } from '../../src/postgres/schema-copy/schema-statements.js';
+import { differentSystemGrants, readSystemObjects } from '../../src/postgres/schema-copy/system-grants.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
@@ -78,12 +79,25 @@ it('not what somebody else than the owner has granted, nor what belongs to a rol
 
 it('and then the copy that it makes has the owners and the grants of blue', async () => {
   await installState(mover, 'green');
+  // Nobody but a superuser may repeat the grants; the REVOKE is a warning of PostgreSQL's, and changes nothing.
+  for (const session of [blue, green]) await session.query('CREATE EXTENSION postgres_fdw');
+  await blue.query(`GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO ${READER};
+    GRANT SELECT (rolname) ON pg_catalog.pg_authid TO ${READER}; GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(text, boolean) TO ${READER};
+    REVOKE EXECUTE ON FUNCTION pg_catalog.pg_jit_available() FROM PUBLIC`);
   const dump = await dumpSchema(asDatabase(own[0], 'blue'), 'pre-data', { exclude: [], ownersAndGrants: true });
   const context = {
     ...{ runId: 'given', session: mover, connect: () => Promise.reject(new Error('no other session')) },
     ...{ signal: new AbortController().signal, onProgress: () => undefined },
   };
-  await applyPreData(context, await readPreDataStatements(dump));
+  await applyPreData(context, await readPreDataStatements(dump, await readSystemObjects(blue)));
+  const ofSystem = (await differentSystemGrants(blue, mover)).map(({ statement }) => statement);
+  expect(ofSystem.toSorted()).toEqual([
+    `GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(pg_catalog.text,boolean) TO "${READER}"`,
+    `GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO "${READER}"`,
+    'REVOKE EXECUTE ON FUNCTION pg_catalog.pg_jit_available() FROM PUBLIC',
+  ]);
+  await green.query(ofSystem.join('; '));
+  expect(await differentSystemGrants(blue, mover)).toEqual([]);
   const differences = await compareCatalogs(blue, mover, { tables: { include: ['*.*'], exclude: [] }, migrations: [] });
   const rights = differences.filter(({ difference }) => /owner|grants/.test(difference));
   // Green's own schema public, which no copy makes.

@@ -9,6 +9,7 @@ import {
 } from './capacity.js';
 import type { PairCheck, SideCheck } from './check.js';
 import { clocks } from './clocks.js';
+import { databaseRights } from './database-rights.js';
 import {
   eventTriggerRights,
   eventTriggers,
@@ -29,7 +30,6 @@ import {
   collation,
   encoding,
   extensions,
-  ownership,
   roles,
   sameDatabase,
   settings,
@@ -37,6 +37,7 @@ import {
   versionOrder,
 } from './pair.js';
 import { money } from './money.js';
+import { ownership } from './owners-and-grants.js';
 import { peerConnection } from './peer-connection.js';
 import { planLint } from './plan-lint.js';
 import { planOnBlue, planTrial } from './plan-on-blue.js';
@@ -53,6 +54,7 @@ import {
   walLevel,
   walRetention,
 } from './server.js';
+import { systemGrants } from './system-grants.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
 import {
@@ -135,6 +137,8 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   schemaPrivileges,
   roles,
   ownership,
+  databaseRights,
+  systemGrants,
   defaultPrivileges,
   forcedRowSecurity,
   eventTriggerRights,

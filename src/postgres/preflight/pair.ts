@@ -239,35 +239,17 @@ export const roles: PairCheck = {
     );
     const { rows: there } = await green.session.query<{ name: string }>('SELECT rolname AS name FROM pg_roles');
     const known = new Set(there.map(({ name }) => name));
+    const grantsAreCopied = await canGiveOwnership(blue.session, green.session);
     return used
       .filter(({ name }) => !known.has(name))
       .map(({ name, policy, login }) => ({
         side: 'green' as const,
-        // Owners and grants are copied by a superuser only; policies name their roles in any case.
-        severity: green.isSuperuser || policy ? ('error' as const) : ('warning' as const),
+        // Where grants are copied a role that is missing ends the copy; policies name their roles in any case.
+        severity: grantsAreCopied || policy ? ('error' as const) : ('warning' as const),
         object: name,
         message: `the role "${name}" owns objects on blue or is granted some, and green has no such role`,
         remedy: `On green: CREATE ROLE ${ident(name)}${login ? ' LOGIN' : ''}, with the password and memberships that it has on blue (pg_dumpall --roles-only)`,
       }));
-  },
-};
-
-export const ownership: PairCheck = {
-  name: 'owners-and-grants',
-  methods: NEW_GREEN,
-  run: async ({ blue, green }) => {
-    if (await canGiveOwnership(blue.session, green.session)) return [];
-    return [
-      {
-        side: 'green',
-        severity: 'warning',
-        object: 'owners and grants',
-        message:
-          "green's user is no superuser and may not become every role that owns something on blue: everything on green will belong to it, and grants are not copied",
-        remedy:
-          'On green, make the roles that own something on blue, with CREATE on schema public, and grant them to this user; or give green the grants of blue before reads move there',
-      },
-    ];
   },
 };
 

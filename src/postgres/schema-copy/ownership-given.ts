@@ -6,49 +6,111 @@ import { notOfExtension, USER_RELATION } from './catalog-description.js';
 /**
  * Whether green can get blue's owners and grants: from a superuser always; from another user when everything on blue
  * belongs to roles that this user may become on green, as a managed service has it. Otherwise all belongs to green's user.
+ */
+export async function canGiveOwnership(blue: Session, green: Session): Promise<boolean> {
+  return (await ownershipObstacles(blue, green)).length === 0;
+}
+
+/** A reason for which owners and grants are not copied. */
+export type OwnershipObstacle =
+  /** Green's user may not become a role that owns something on blue. */
+  | ({ readonly kind: 'owner' } & OwnerOnBlue & BecomingOnGreen)
+  /** A role owns something in a schema that green has already, and may make nothing there. */
+  | { readonly kind: 'create'; readonly role: string; readonly schema: string }
+  /** Green's schema public belongs to a role that is none of green's user: what blue has changed in it can't be repeated. */
+  | {
+      readonly kind: 'public';
+      /** The owner of blue's database, where it is one of the owners and green's schema belongs to whoever owns its database. */
+      readonly databaseOwner: string | null;
+    }
+  /** Somebody who is not the owner has granted something: a role that is none can't repeat it as that one. */
+  | { readonly kind: 'grant'; readonly grants: readonly ForeignGrant[]; readonly count: number };
+
+interface OwnerOnBlue {
+  readonly role: string;
+  /** On blue. */
+  readonly superuser: boolean;
+  readonly count: number;
+  /** Some of what it owns, such as `table public.orders`. */
+  readonly objects: readonly string[];
+}
+
+interface BecomingOnGreen {
+  /** Green has no such role. */
+  readonly absent: boolean;
+  /** A GRANT that says nothing of it would not let the user inherit and become the role: it is a member without that already, or NOINHERIT. */
+  readonly needsOptions: boolean;
+}
+
+export interface ForeignGrant {
+  /** As SQL names it after ON. */
+  readonly on: string;
+  readonly privilege: string;
+  readonly grantor: string;
+  readonly owner: string;
+  /** Null for PUBLIC. */
+  readonly grantee: string | null;
+}
+
+/**
+ * Why green can't get blue's owners and grants, each reason by itself; empty when it can.
  *
  * Source: ALTER ... OWNER TO asks for membership in the new owner, who needs CREATE on the schema; GRANT is the owner's.
  */
-export async function canGiveOwnership(blue: Session, green: Session): Promise<boolean> {
+export async function ownershipObstacles(blue: Session, green: Session): Promise<OwnershipObstacle[]> {
   const { rows } = await green.query<{ superuser: boolean }>(
     'SELECT rolsuper AS superuser FROM pg_roles WHERE rolname = current_user',
   );
-  if (rows[0]?.superuser === true) return true;
-  const { owners, schemas, foreign } = await ownersOf(blue);
-  if (foreign || owners.length === 0) return false;
-  return mayBecome(green, owners, schemas);
+  if (rows[0]?.superuser === true) return [];
+  const onBlue = await oneRow<OnBlue>(blue, OWNERS, []);
+  const { owners, made, foreign, foreignCount, databaseOwner } = onBlue;
+  const names = owners.map(({ role }) => role);
+  const onGreen = await oneRow<OnGreen>(green, mayNot((await majorVersion(green)) >= 16 ? 'SET' : 'MEMBER'), [
+    names,
+    JSON.stringify(made),
+  ]);
+  const becoming = new Map(onGreen.roles.map((role) => [role.role, role]));
+  const obstacles: OwnershipObstacle[] = owners.flatMap((owner) => {
+    const found = becoming.get(owner.role);
+    return found === undefined ? [] : [{ kind: 'owner' as const, ...owner, ...found }];
+  });
+  obstacles.push(...onGreen.schemas.map((schema) => ({ kind: 'create' as const, ...schema })));
+  if (onGreen.publicOwner !== null && !onGreen.ownsPublic) {
+    const ofDatabase = onGreen.publicOwner === 'pg_database_owner' && names.includes(databaseOwner);
+    obstacles.push({ kind: 'public', databaseOwner: ofDatabase ? databaseOwner : null });
+  }
+  if (foreignCount > 0) obstacles.push({ kind: 'grant', grants: foreign, count: foreignCount });
+  return obstacles;
 }
 
-interface Owners {
-  readonly owners: readonly string[];
+interface OnBlue {
+  readonly owners: readonly OwnerOnBlue[];
   /** Who has made something in which schema. */
-  readonly schemas: readonly { readonly owner: string; readonly schema: string }[];
-  /** Somebody who is not the owner has granted something: only a superuser can repeat that. */
-  readonly foreign: boolean;
-}
-
-async function ownersOf(blue: Session): Promise<Owners> {
-  const { rows } = await blue.query<Owners>(OWNERS);
-  return rows[0] ?? { owners: [], schemas: [], foreign: true };
+  readonly made: readonly { readonly role: string; readonly schema: string }[];
+  readonly foreign: readonly ForeignGrant[];
+  readonly foreignCount: number;
+  readonly databaseOwner: string;
 }
 
 /** A standard's `public` belongs to pg_database_owner, whoever that is. Objects without a schema have owners that are recorded. */
 const OWNERS = `
   WITH owned AS (
-    SELECT c.relowner AS owner, c.relnamespace AS schema, c.relacl AS acl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    SELECT 'pg_class'::regclass AS class, c.oid, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
+           c.relowner AS owner, c.relnamespace AS schema, c.relacl AS acl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') AND ${USER_RELATION}
      UNION ALL
-    SELECT p.proowner, p.pronamespace, p.proacl FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    SELECT 'pg_proc'::regclass, p.oid, 'ROUTINE', p.proowner, p.pronamespace, p.proacl FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
      WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')}
      UNION ALL
-    SELECT t.typowner, t.typnamespace, t.typacl FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+    SELECT 'pg_type'::regclass, t.oid, 'TYPE', t.typowner, t.typnamespace, t.typacl FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
      WHERE ${USER_SCHEMA} AND t.typrelid = 0 AND t.typelem = 0 AND ${notOfExtension('pg_type', 't.oid')}
      UNION ALL
-    SELECT n.nspowner, NULL, n.nspacl FROM pg_namespace n WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_namespace', 'n.oid')}
+    SELECT 'pg_namespace'::regclass, n.oid, 'SCHEMA', n.nspowner, NULL, n.nspacl FROM pg_namespace n
+     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_namespace', 'n.oid')}
      UNION ALL
-    SELECT d.defaclrole, NULL, NULL FROM pg_default_acl d
+    SELECT 'pg_default_acl'::regclass, d.oid, '', d.defaclrole, NULL, NULL FROM pg_default_acl d
      UNION ALL
-    SELECT s.refobjid, NULL, NULL FROM pg_shdepend s
+    SELECT s.classid::regclass, s.objid, '', s.refobjid, NULL, NULL FROM pg_shdepend s
      WHERE s.refclassid = 'pg_authid'::regclass AND s.deptype = 'o'
        AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = s.classid AND e.objid = s.objid AND e.deptype = 'e')
@@ -56,25 +118,55 @@ const OWNERS = `
        AND NOT (s.classid = 'pg_class'::regclass AND (SELECT relnamespace FROM pg_class WHERE oid = s.objid) = to_regnamespace('verdigris'))
        AND s.classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass, 'pg_class'::regclass, 'pg_namespace'::regclass,
                              'pg_publication'::regclass, 'pg_event_trigger'::regclass)
+  ), given AS (
+    SELECT o.kind, o.class, o.oid, o.owner, a.* FROM owned o, aclexplode(o.acl) a WHERE a.grantor <> o.owner
   )
-  SELECT (SELECT coalesce(json_agg(DISTINCT pg_get_userbyid(owner)), '[]') FROM owned
-           WHERE pg_get_userbyid(owner) <> 'pg_database_owner') AS owners,
-         (SELECT coalesce(json_agg(DISTINCT jsonb_build_object('owner', pg_get_userbyid(owner), 'schema', n.nspname)), '[]')
-            FROM owned JOIN pg_namespace n ON n.oid = owned.schema) AS schemas,
-         EXISTS (SELECT FROM owned, aclexplode(owned.acl) a WHERE a.grantor <> owned.owner) AS foreign`;
+  SELECT (SELECT coalesce(json_agg(json_build_object(
+                   'role', pg_get_userbyid(g.owner), 'superuser', coalesce((SELECT rolsuper FROM pg_roles WHERE oid = g.owner), false),
+                   'count', g.count,
+                   'objects', (SELECT json_agg(i.type || ' ' || i.identity)
+                                 FROM (SELECT class, oid FROM owned WHERE owner = g.owner ORDER BY class, oid LIMIT 3) o,
+                                      pg_identify_object(o.class, o.oid, 0) i)) ORDER BY pg_get_userbyid(g.owner)), '[]')
+            FROM (SELECT owner, count(*)::int AS count FROM owned WHERE pg_get_userbyid(owner) <> 'pg_database_owner' GROUP BY owner) g) AS owners,
+         (SELECT coalesce(json_agg(DISTINCT jsonb_build_object('role', pg_get_userbyid(owner), 'schema', n.nspname)), '[]')
+            FROM owned JOIN pg_namespace n ON n.oid = owned.schema) AS made,
+         (SELECT coalesce(json_agg(json_build_object(
+                   'on', g.kind || ' ' || (pg_identify_object(g.class, g.oid, 0)).identity, 'privilege', g.privilege_type,
+                   'grantor', pg_get_userbyid(g.grantor), 'owner', pg_get_userbyid(g.owner),
+                   'grantee', CASE WHEN g.grantee <> 0 THEN pg_get_userbyid(g.grantee) END)), '[]')
+            FROM (SELECT * FROM given ORDER BY class, oid, grantee, privilege_type LIMIT 3) g) AS foreign,
+         (SELECT count(*)::int FROM given) AS "foreignCount",
+         (SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()) AS "databaseOwner"`;
 
-async function mayBecome(green: Session, owners: readonly string[], schemas: Owners['schemas']): Promise<boolean> {
-  const right = (await majorVersion(green)) >= 16 ? 'SET' : 'MEMBER';
-  const { rows } = await green.query<{ roles: number; schemas: number; owns: boolean }>(
-    `SELECT (SELECT count(*)::int FROM pg_roles WHERE rolname = ANY ($1) AND pg_has_role(oid, '${right}')
-                                                  AND pg_has_role(oid, 'USAGE')) AS roles,
-            (SELECT count(*)::int FROM jsonb_to_recordset($2::jsonb) AS made (owner text, schema text)
-               JOIN pg_namespace n ON n.nspname = made.schema JOIN pg_roles r ON r.rolname = made.owner
-              WHERE NOT has_schema_privilege(r.oid, n.oid, 'CREATE')) AS schemas,
-            -- What blue has changed in it is repeated.
-            (SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'public') AS owns`,
-    [owners, JSON.stringify(schemas)],
-  );
-  const found = rows[0];
-  return found?.roles === owners.length && found.schemas === 0 && found.owns !== false;
+interface OnGreen {
+  readonly roles: readonly ({ readonly role: string } & BecomingOnGreen)[];
+  readonly schemas: readonly { readonly role: string; readonly schema: string }[];
+  /** Null where green has no schema public. */
+  readonly publicOwner: string | null;
+  readonly ownsPublic: boolean;
+}
+
+/** What stands in the way on green. @param right what ALTER ... OWNER TO asks for: SET, MEMBER before PostgreSQL 16 */
+function mayNot(right: 'SET' | 'MEMBER'): string {
+  return `
+    SELECT (SELECT coalesce(json_agg(json_build_object(
+                     'role', wanted.role, 'absent', r.oid IS NULL,
+                     'needsOptions', coalesce(pg_has_role(r.oid, 'MEMBER'), false) OR NOT me.rolinherit) ORDER BY wanted.role), '[]')
+              FROM unnest($1::text[]) AS wanted (role) LEFT JOIN pg_roles r ON r.rolname = wanted.role
+              JOIN pg_roles me ON me.rolname = current_user
+             WHERE r.oid IS NULL OR NOT pg_has_role(r.oid, '${right}') OR NOT pg_has_role(r.oid, 'USAGE')) AS roles,
+           (SELECT coalesce(json_agg(json_build_object('role', made.role, 'schema', made.schema) ORDER BY made.schema, made.role), '[]')
+              FROM jsonb_to_recordset($2::jsonb) AS made (role text, schema text)
+              JOIN pg_namespace n ON n.nspname = made.schema JOIN pg_roles r ON r.rolname = made.role
+             WHERE NOT has_schema_privilege(r.oid, n.oid, 'CREATE')) AS schemas,
+           (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'public') AS "publicOwner",
+           -- What blue has changed in it is repeated.
+           coalesce((SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'public'), true) AS "ownsPublic"`;
+}
+
+async function oneRow<Row extends object>(session: Session, sql: string, values: unknown[]): Promise<Row> {
+  const { rows } = await session.query<Row>(sql, values);
+  const row = rows[0];
+  if (row === undefined) throw new Error('a query without FROM returned no row');
+  return row;
 }
