@@ -165,6 +165,29 @@ export const DATA_RULES: readonly Mutation[] = [
     test: { file: 'test/postgres/preflight.test.ts', name: 'preflight' },
   },
   {
+    rule: 'an owner from whom policies would hide rows on green is refused',
+    edits: [
+      edit('src/postgres/preflight/owners-and-grants.ts', '      ...(await hiddenRows(pair, user, mend)),\n', ''),
+    ],
+    test: { file: 'test/postgres/preflight-rights.test.ts', name: 'an owner that passes by policies' },
+  },
+  {
+    rule: 'whoever owns something on blue and not on green is told before writes move',
+    edits: [edit('src/postgres/missing-rights.ts', '&& !each.owns && isOwner', '&& false && isOwner')],
+    test: { file: 'test/postgres/missing-rights.test.ts', name: 'an owner on blue that is none on green' },
+  },
+  {
+    rule: 'a refused grant on an object of the server does not end the copy of the schema',
+    edits: [
+      edit(
+        'src/postgres/schema-copy/dump-filter.ts',
+        '    if (isGrantOn(statement, system)) return [unlessRefused(statement.text)];\n',
+        '',
+      ),
+    ],
+    test: { file: 'test/unit/dump-filter.test.ts', name: 'a grant on an object of the server' },
+  },
+  {
     rule: 'the rollback goes on after a compensation that fails',
     edits: [
       edit(

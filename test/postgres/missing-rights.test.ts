@@ -41,6 +41,14 @@ afterAll(async () => {
   for (const database of own) await database.drop();
 });
 
+/** Green has the role, with the rights that it has on blue. */
+async function sameOnGreen(): Promise<void> {
+  await green.query(`
+    DO $$ BEGIN CREATE ROLE ${role} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$; GRANT USAGE ON SCHEMA "Odd one" TO ${role};
+    GRANT SELECT, INSERT ON public.orders TO ${role}; GRANT SELECT ON public.open_orders, "Odd one"."Or ders" TO ${role};
+    GRANT USAGE ON SEQUENCE public.numbers TO ${role}`);
+}
+
 it('a role that is connected to blue and unknown on green is told', async () => {
   expect(await missingRights(blue, green)).toEqual([{ role, absent: true, rights: [], owned: [] }]);
   expect(describeMissingRights(await missingRights(blue, green))[0]).toContain(`CREATE ROLE ${ident(role)} LOGIN`);
@@ -77,7 +85,7 @@ it('nothing is missing when they are granted, whichever way: by a role that it i
 
 it('CREATE and TEMPORARY count where they were given to the role or its group, not where everybody has them', async () => {
   const [onBlue, onGreen] = own.map(({ database }) => ident(database));
-  await green.query(`GRANT INSERT ON public.orders TO ${role}; GRANT SELECT ON "Odd one"."Or ders" TO ${role}`);
+  await sameOnGreen();
   await blue.query('GRANT CREATE ON SCHEMA public TO PUBLIC');
   expect(await missingRights(blue, green)).toEqual([]);
   const group = `${role}_makers`;
@@ -105,6 +113,7 @@ it('CREATE and TEMPORARY count where they were given to the role or its group, n
 
 it('an owner on blue that is none on green is told, until it is a member of the owner there', async () => {
   const mover = `${role}_mover`;
+  await sameOnGreen();
   await blue.query(`ALTER TABLE public.orders OWNER TO ${role}`);
   await green.query(
     `CREATE ROLE ${mover}; ALTER TABLE public.orders OWNER TO ${mover}; GRANT ALL ON public.orders TO ${role}`,
