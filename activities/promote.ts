@@ -10,7 +10,7 @@ import type { Run } from '../src/postgres/ownership.js';
 import { finishPromotion } from '../src/postgres/finish-promotion.js';
 import { feedGoesOn, noteForced, wasForced } from '../src/postgres/forced-way-back.js';
 import { promotionBlocked } from '../src/postgres/hold.js';
-import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
+import { describeMissingRights, inTheWay, missingRights } from '../src/postgres/missing-rights.js';
 import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
 import type { ClientPool } from '../src/pgbouncer/client-pools.js';
 import { poolsOf, type Heard } from '../src/pgbouncer/from-plan.js';
@@ -556,9 +556,9 @@ async function refuseDdl({ run }: Work, { plan }: RunRef, blue: Session): Promis
   refuseChangedSchema(await lookAtSchema({ session: blue, side: 'blue', runId: run.runId, patterns: plan.tables }));
 }
 
-/** The application would meet "permission denied" with its first request on green. */
+/** The application would meet "permission denied" with its first request on green, or fewer rows. */
 async function refuseMissingRights(blue: Session, green: Session): Promise<void> {
-  const missing = describeMissingRights(await missingRights(blue, green));
+  const missing = describeMissingRights(inTheWay(await missingRights(blue, green)));
   if (missing.length > 0) throw promotionBlocked(missing.join('; '));
 }
 

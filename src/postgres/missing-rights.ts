@@ -24,6 +24,8 @@ export interface Owned {
   /** On green. */
   readonly owner: string;
   readonly ownerIsSuperuser: boolean;
+  /** Policies for rows would apply to the role on green, by which an owner passes. */
+  readonly isRestricted: boolean;
 }
 
 export interface Right {
@@ -54,10 +56,32 @@ export async function missingRights(blue: Session, green: Session): Promise<Miss
     );
     const owned = ownedHere
       .filter((each) => each.role === role && !each.owns && isOwner.has(each.relation))
-      .map(({ relation, owner, ownerIsSuperuser }) => ({ relation, owner, ownerIsSuperuser }));
+      .map(({ relation, owner, ownerIsSuperuser, isRestricted }) => ({
+        ...{ relation, owner, ownerIsSuperuser, isRestricted },
+      }));
     return { role, absent: false, rights, owned };
   });
-  return missing.filter(({ absent, rights, owned }) => absent || rights.length > 0 || owned.length > 0);
+  return missing.filter(isAnything);
+}
+
+function isAnything({ absent, rights, owned }: MissingRights): boolean {
+  return absent || rights.length > 0 || owned.length > 0;
+}
+
+/**
+ * What of it the application would meet with its first requests: an error, or rows that are missing. What it can't make,
+ * change or refresh keeps no writes on blue: whoever runs green may mean it so.
+ */
+export function inTheWay(missing: readonly MissingRights[]): MissingRights[] {
+  return missing
+    .map(({ rights, owned, ...role }) => ({
+      ...role,
+      rights: rights
+        .map(({ on, privileges }) => ({ on, privileges: privileges.filter((one) => one !== 'CREATE') }))
+        .filter(({ privileges }) => privileges.length > 0),
+      owned: owned.filter(({ isRestricted }) => isRestricted),
+    }))
+    .filter(isAnything);
 }
 
 /** A right on all columns has that on some of them. */
@@ -179,7 +203,8 @@ async function readOwned(session: Session, roles: readonly string[]): Promise<Ow
 /** Sequences need no owner to be used. */
 const OWNED = `
   SELECT role.rolname::text AS role, ${RELATION} AS relation, o.rolname::text AS owner, o.rolsuper AS "ownerIsSuperuser",
-         pg_has_role(role.oid, c.relowner, 'USAGE') AS owns
+         pg_has_role(role.oid, c.relowner, 'USAGE') AS owns,
+         c.relrowsecurity AND NOT c.relforcerowsecurity AND NOT role.rolbypassrls AS "isRestricted"
     FROM pg_roles role, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
    WHERE role.rolname = ANY ($1)
      AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND ${USER_RELATION}
@@ -218,8 +243,9 @@ function describeOwned(role: string, owned: readonly Owned[]): string[] {
   const more = owned.length > NAMED ? ` and ${owned.length - NAMED} more` : '';
   const owners = [...new Set(owned.filter((one) => !one.ownerIsSuperuser).map(({ owner }) => owner))];
   const asMember = owners.map((owner) => `GRANT ${ident(owner)} TO ${ident(role)}`).join('; ');
+  const policies = owned.some(({ isRestricted }) => isRestricted) ? 'policies for rows would apply to it, and ' : '';
   const each = `GRANT ${ident(role)} TO the user of green's connection and ALTER TABLE ... OWNER TO ${ident(role)} for each`;
   return [
-    `the role "${role}" is connected to blue and is there an owner of what it does not own on green (${names.join(', ')}${more}): policies for rows would apply to it, and it could neither change nor refresh them: ${asMember === '' ? each : `${asMember}; or ${each}`}`,
+    `the role "${role}" is connected to blue and is there an owner of what it does not own on green (${names.join(', ')}${more}): ${policies}it could neither change nor refresh them: ${asMember === '' ? each : `${asMember}; or ${each}`}`,
   ];
 }

@@ -1,7 +1,7 @@
 import pg from 'pg';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { ident } from '../../src/postgres/identifier.js';
-import { describeMissingRights, missingRights } from '../../src/postgres/missing-rights.js';
+import { describeMissingRights, inTheWay, missingRights } from '../../src/postgres/missing-rights.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 
@@ -98,6 +98,9 @@ it('CREATE and TEMPORARY count where they were given to the role or its group, n
       { on: `DATABASE ${own[1].database}`, privileges: ['CREATE', 'TEMPORARY'] },
       { on: 'SCHEMA "Odd one"', privileges: ['CREATE'] },
     ]);
+    expect(inTheWay(missing === undefined ? [] : [missing])).toEqual([
+      { role, absent: false, rights: [{ on: `DATABASE ${own[1].database}`, privileges: ['TEMPORARY'] }], owned: [] },
+    ]);
     await green.query(
       (missing?.rights ?? [])
         .map(({ on, privileges }) => `GRANT ${privileges.join(', ')} ON ${on} TO ${role}`)
@@ -125,9 +128,13 @@ it('an owner on blue that is none on green is told, until it is a member of the 
         role,
         absent: false,
         rights: [],
-        owned: [{ relation: 'public.orders', owner: mover, ownerIsSuperuser: false }],
+        owned: [{ relation: 'public.orders', owner: mover, ownerIsSuperuser: false, isRestricted: false }],
       },
     ]);
+    expect(inTheWay(missing)).toEqual([]);
+    await green.query('ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY');
+    const [restricted] = inTheWay(await missingRights(blue, green));
+    expect(restricted?.owned).toMatchObject([{ relation: 'public.orders', isRestricted: true }]);
     expect(describeMissingRights(missing)[0]).toContain(`GRANT ${ident(mover)} TO ${ident(role)}`);
     await green.query(`GRANT ${mover} TO ${role}`);
     expect(await missingRights(blue, green)).toEqual([]);
@@ -136,7 +143,8 @@ it('an owner on blue that is none on green is told, until it is a member of the 
   } finally {
     await blue.query(`ALTER TABLE public.orders OWNER TO postgres; GRANT SELECT, INSERT ON public.orders TO ${role}`);
     await green.query(
-      `ALTER TABLE public.orders OWNER TO postgres; GRANT SELECT, INSERT ON public.orders TO ${role}; DROP ROLE ${mover}`,
+      `ALTER TABLE public.orders OWNER TO postgres; ALTER TABLE public.orders DISABLE ROW LEVEL SECURITY;
+       GRANT SELECT, INSERT ON public.orders TO ${role}; DROP ROLE ${mover}`,
     );
   }
 });
