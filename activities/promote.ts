@@ -9,6 +9,7 @@ import { dropSlots } from '../src/postgres/feed-objects.js';
 import type { Run } from '../src/postgres/ownership.js';
 import { finishPromotion } from '../src/postgres/finish-promotion.js';
 import { feedGoesOn, noteForced, wasForced } from '../src/postgres/forced-way-back.js';
+import { refuseFullIdentity } from '../src/postgres/full-identity.js';
 import { promotionBlocked } from '../src/postgres/hold.js';
 import { describeMissingRights, inTheWay, missingRights } from '../src/postgres/missing-rights.js';
 import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
@@ -487,10 +488,12 @@ async function prepare(
   const onGreen = await work.session('green', 'catalog', SHORT_STATEMENTS);
   const blue = await movedTables(onBlue, ref.plan);
   const green = await movedTables(onGreen, ref.plan);
+  const published = publishedBackward(blue, green);
   if (from === 'blue') {
     await refuseDdl(work, ref, onBlue);
     await refuseUnmovedContents(onBlue, onGreen, { runId: run.runId, patterns: ref.plan.tables });
     await refuseMissingRights(onBlue, onGreen);
+    refuseFullIdentity(published, green);
     await rememberFilesOfGreen(onGreen, ref);
   } else if (acceptLoss) {
     refuseAgain();
@@ -505,7 +508,7 @@ async function prepare(
     from,
     fenced,
     patterns: ref.plan.tables,
-    wayBack: from === 'blue' ? publishedBackward(blue, green) : undefined,
+    wayBack: from === 'blue' ? published : undefined,
     acceptLoss,
     signal,
   });

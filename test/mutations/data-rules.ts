@@ -156,13 +156,9 @@ export const DATA_RULES: readonly Mutation[] = [
   {
     rule: 'a table whose updates would fail on green is refused',
     edits: [
-      edit(
-        'src/postgres/preflight/tables.ts',
-        "    case 'f':\n      return error(",
-        "    case 'f':\n      return [];\n    case 'never':\n      return error(",
-      ),
+      edit('src/postgres/preflight/replica-identity.ts', '  if (isWidened) {\n', '  if (isWidened !== isWidened) {\n'),
     ],
-    test: { file: 'test/postgres/preflight.test.ts', name: 'preflight' },
+    test: { file: 'test/postgres/preflight.test.ts', name: 'REPLICA IDENTITY FULL' },
   },
   {
     rule: 'an owner from whom policies would hide rows on green is refused',

@@ -38,6 +38,7 @@ const orders: CatalogTable = {
 };
 const items: CatalogTable = { ...orders, schema: 'shop', name: 'Order Items' };
 const parts: CatalogTable = { ...orders, name: 'parts', key: ['id'], replicaIdentity: 'i', partitioned: true };
+const whole: CatalogTable = { ...orders, name: 'whole', replicaIdentity: 'f' };
 const byIndex: CatalogTable = { ...orders, name: 'by_index', replicaIdentity: 'i' };
 const log: CatalogTable = { ...orders, name: 'log', key: null };
 
@@ -191,6 +192,15 @@ const CASES: readonly {
     message: /public\.orders has a primary key already, \(id\)/,
     instead: /"unique"/,
     accepted: { migrations: [key('orders', { unique: ['total'] }), key('by_index', { primaryKey: ['total'] })] },
+  },
+  {
+    rule: 'second-primary-key',
+    refused: { migrations: [key('whole', { primaryKey: ['total'] })] },
+    tables: [whole],
+    place: 'migrations[0].addConstraint.primaryKey',
+    message: /public\.whole has a primary key already, \(id\)/,
+    instead: /"unique"/,
+    accepted: { migrations: [key('whole', { unique: ['total'] })] },
   },
   {
     rule: 'key-on-partitioned-table',

@@ -55,8 +55,8 @@ export const secondPrimaryKey: CatalogRule = {
   *check(facts, catalog) {
     for (const { key, kind, place } of keySteps(facts)) {
       const table = tableOf(catalog, key);
-      // With a replica identity of its own nobody has said whether there is a primary key besides.
-      if (kind !== 'primaryKey' || table === undefined || table.key === null || table.replicaIdentity !== 'd') continue;
+      // With an index of its own as replica identity nobody has said whether there is a primary key besides.
+      if (kind !== 'primaryKey' || table === undefined || table.key === null || table.replicaIdentity === 'i') continue;
       yield {
         place: `${place}.primaryKey`,
         message: `${key} has a primary key already, (${table.key.join(', ')})`,

@@ -44,6 +44,7 @@ import { planOnBlue, planTrial } from './plan-on-blue.js';
 import { pooler } from './pooler.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
 import { schemaPrivileges } from './schema-privileges.js';
+import { replicaIdentity } from './replica-identity.js';
 import {
   asynchronousCommit,
   connectionParameters,
@@ -57,15 +58,7 @@ import {
 import { systemGrants } from './system-grants.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
-import {
-  inheritedColumns,
-  invalidIndexes,
-  partitions,
-  patterns,
-  replicaIdentity,
-  tornApart,
-  unmovedRows,
-} from './tables.js';
+import { inheritedColumns, invalidIndexes, partitions, patterns, tornApart, unmovedRows } from './tables.js';
 import { givenAway, greenEmpty, nameIsFree, ownedByAnother } from './target.js';
 
 /** Every check of one side, in the order of docs/preflight.md. */

@@ -4,7 +4,7 @@ import { readUnmovedTables } from '../catalog-unmoved.js';
 import { qualified } from '../identifier.js';
 import { planWork } from '../migrate/plan-work.js';
 import type { Session } from '../session.js';
-import { sameTable, type TableInfo } from '../catalog.js';
+import { sameTable } from '../catalog.js';
 import { NEW_GREEN, type Found, type SideCheck } from './check.js';
 import { listed } from './finding.js';
 
@@ -62,63 +62,6 @@ export const partitions: SideCheck = {
   },
 };
 
-export const replicaIdentity: SideCheck = {
-  name: 'replica-identity',
-  sides: ['blue'],
-  run: async ({ tables }) => (await tables()).flatMap(judgeIdentity),
-};
-
-function judgeIdentity(table: TableInfo): Found[] {
-  const name = formatTableName(table.name);
-  const makeKey = `ALTER TABLE ${qualified(table.name)} ADD PRIMARY KEY (...) on blue, or put "${name}" into "tables.exclude"`;
-  const error = (message: string, remedy: string): Found[] => [{ severity: 'error', object: name, message, remedy }];
-  switch (table.replicaIdentity) {
-    case 'f':
-      return error(
-        `${name} has REPLICA IDENTITY FULL: after the promotion every UPDATE on green would fail, since green publishes only blue's columns (42P10)`,
-        table.key === null
-          ? makeKey
-          : `ALTER TABLE ${qualified(table.name)} REPLICA IDENTITY DEFAULT on blue: the table has a primary key`,
-      );
-    case 'n':
-      return error(
-        `${name} has REPLICA IDENTITY NOTHING: once it is published, UPDATE and DELETE on blue fail`,
-        table.key === null ? makeKey : `ALTER TABLE ${qualified(table.name)} REPLICA IDENTITY DEFAULT on blue`,
-      );
-    case 'i':
-      return table.key?.kind === 'replicaIdentity'
-        ? judgeGenerated(table)
-        : error(
-            `${name} names an index as its replica identity that is gone or not valid: UPDATE and DELETE on blue fail once it is published`,
-            `ALTER TABLE ${qualified(table.name)} REPLICA IDENTITY USING INDEX ... on blue, with a unique index on NOT NULL columns`,
-          );
-    case 'd':
-      return table.key !== null
-        ? judgeGenerated(table)
-        : error(
-            `${name} has no primary key (or a deferrable one): UPDATE and DELETE on blue fail once it is published, and rows can be neither backfilled nor compared in parts`,
-            makeKey,
-          );
-  }
-}
-
-/** Generated columns are not published, so rows of blue could not be told apart by them on green. */
-function judgeGenerated(table: TableInfo): Found[] {
-  const generated = (table.key?.columns ?? []).filter(({ name }) =>
-    table.columns.some((column) => column.name === name && column.generated),
-  );
-  if (generated.length === 0) return [];
-  const name = formatTableName(table.name);
-  return [
-    {
-      severity: 'error',
-      object: name,
-      message: `${name} is told by a generated column (${listed(generated.map((column) => column.name))}), which is not replicated: once it is published, UPDATE and DELETE fail, on blue (42P10, PostgreSQL 18 and later) or when green applies them`,
-      remedy: `ALTER TABLE ${qualified(table.name)} REPLICA IDENTITY USING INDEX ... on blue, with a unique index on NOT NULL columns that are not generated, or put "${name}" into "tables.exclude"`,
-    },
-  ];
-}
-
 /** Rows that stay behind although the plan's patterns name their tables. */
 export const unmovedRows: SideCheck = {
   name: 'unmoved-rows',
@@ -170,7 +113,8 @@ export const unmovedRows: SideCheck = {
               severity: 'warning',
               object,
               message: `${object} belongs to the extension ${extension ?? ''}: rows that you have put there are not moved`,
-              remedy: 'Carry them over by hand, if they are needed on green',
+              remedy:
+                'If they are needed on green: CREATE EXTENSION there and put them in before the run begins, since indexes and generated columns that need them are made behind the rows. An extension with rows of its own is no obstacle to an empty green',
             },
           ];
       }
