@@ -1,3 +1,5 @@
+import { formatTableName, type TableName } from '../src/plan/table-name.js';
+import { listed } from '../src/postgres/preflight/finding.js';
 import { compareCatalogs, type CatalogDifference } from '../src/postgres/schema-copy/compare-catalogs.js';
 import { dumpSchema, type DumpOptions } from '../src/postgres/schema-copy/pg-dump.js';
 import {
@@ -27,6 +29,18 @@ import { buildSettings } from './build-settings.js';
 import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 import { stepContext } from './step-context.js';
 
+/** Materialized views that green has got filled: their rows are not replicated, so that is what they hold from then on. */
+export interface FilledViews {
+  /** Their names, for people. */
+  readonly views: string;
+  /** ISO 8601. */
+  readonly at: string;
+}
+
+function filledNow(views: readonly TableName[]): FilledViews {
+  return { views: listed(views.map(formatTableName)), at: new Date().toISOString() };
+}
+
 /** Activities of phase 2 that give green blue's schema: before the rows what they need, after them the rest. */
 export function copySchemaActivities(dependencies: ActivityDependencies) {
   return {
@@ -53,7 +67,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
       }),
 
     /** Secondary indexes, foreign keys, triggers; then both catalogs are compared. */
-    completeSchema: (ref: RunRef): Promise<{ warnings: string[] }> =>
+    completeSchema: (ref: RunRef): Promise<{ warnings: string[]; filled?: FilledViews }> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
         const statements = await readPostData(work, ref);
         const green = await work.session('green', 'schema');
@@ -63,13 +77,15 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         await applyForeignKeys(context, statements.foreignKeys, settings);
         await applyRest(context, statements);
         const blue = await work.session('blue', 'schema');
-        await refreshMaterializedViews(context, await unpopulatedViews(blue));
+        const views = await refreshMaterializedViews(context, await unpopulatedViews(blue));
+        const filled = views.length === 0 ? {} : { filled: filledNow(views) };
         const differences = await compareCatalogs(blue, green, ref.plan);
         const errors = differences.filter((found) => found.severity === 'error');
         if (errors.length > 0) throw schemasDiffer(errors);
         const rights = describeMissingRights(await missingRights(blue, green));
         const ofSystem = describeSystemGrants(await differentSystemGrants(blue, green));
-        return { warnings: [...rights, ...ofSystem, ...differences.map(describeDifference)].slice(0, 20) };
+        const warnings = [...rights, ...ofSystem, ...differences.map(describeDifference)].slice(0, 20);
+        return { warnings, ...filled };
       }),
   };
 }

@@ -4,6 +4,7 @@ import { pgBouncersOf } from '../src/pgbouncer/from-plan.js';
 import { parseDuration } from '../src/plan/duration.js';
 import { switchFenceOff } from '../src/postgres/finish-promotion.js';
 import { parseSize } from '../src/postgres/lag.js';
+import { describeReader, readOtherReaders } from '../src/postgres/other-readers.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
 import {
   isAway,
@@ -84,6 +85,16 @@ export function standbyActivities(dependencies: ActivityDependencies) {
     readsHaveLeftBlue: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async ({ session, signal }) =>
         refuseReadsOnBlueOf(ref, dependencies.environment, await session('green', 'reads on blue', watching(signal))),
+      ),
+
+    /** Who else reads blue by replication, in words. A connection that this worker does not know is not waited for. */
+    otherReaders: (ref: RunRef): Promise<string[]> =>
+      perform(
+        dependencies,
+        ref,
+        async ({ session, signal }) =>
+          (await readOtherReaders(await session('blue', 'other readers', watching(signal)))).map(describeReader),
+        (error) => error,
       ),
 
     /** Returns when each of these pools has been seen with a server connection since writes are on green. */

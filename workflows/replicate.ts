@@ -42,9 +42,10 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
   else {
     await story.step('copying the schema', () => act('copy the schema to green').copySchema(ref));
     await (method === 'copy' ? bootstrapByCopy(story, ref) : bootstrapByTablesync(story, ref));
-    const { warnings } = await story.step('completing the schema', () =>
+    const { warnings, filled } = await story.step('completing the schema', () =>
       act('foreign keys, triggers and what else is left of the schema').completeSchema(ref),
     );
+    run.filledViews = filled ?? null;
     run.warn(warnings);
   }
   run.waitFor({ for: 'lag', why: `lag below ${ref.plan.replicate.maxLag} for ${ref.plan.replicate.holdFor}` });

@@ -13,6 +13,7 @@ import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith, type Story } from './lib/story.js';
 import { whileNotPaused } from './lib/while-not-paused.js';
+import { nameReadersOfBlue } from './readers-of-blue.js';
 import { untilReadsHaveLeftBlue } from './reads-leave-blue.js';
 import { compareRegularly } from './verify.js';
 
@@ -69,7 +70,10 @@ async function untilRetirementIsApproved(story: Story, ref: RunRef): Promise<voi
     const expired = run.approvalExpired('retire');
     if (expired !== undefined) run.warn([expiredApproval('the retirement', expired)]);
     const why = expired === undefined ? APPROVAL : expiredApproval('the retirement', expired);
-    if (isAsked && (expired !== undefined || !run.isApproved('retire'))) await story.approval('retire', why);
+    const isOpen = expired !== undefined || !run.isApproved('retire');
+    if (!isAsked || isOpen) await nameReadersOfBlue(story, ref);
+    if (isAsked && isOpen) await story.approval('retire', why);
+    else if (!isAsked) run.warn(run.readersOfBlue);
     await story.untilNotPaused();
     await untilReadsHaveLeftBlue(story, ref);
     if (run.approvalExpired('retire') === undefined) return;

@@ -62,6 +62,23 @@ describe('preflight of a standby', () => {
     expect(said).not.toContain(cluster.blue.password);
   });
 
+  it('names the other replicas of blue, by their slots or as they call themselves, and never green itself', async () => {
+    const replicas = async (): Promise<string[]> =>
+      (await find(databaseOf(first, 'green')))
+        .filter(({ check }) => check === 'replicas')
+        .map(({ message }) => message.split(' reads ')[0] ?? '');
+    await expect.poll(replicas).toEqual(['the physical slot "standby_2" ("walreceiver" at 127.0.0.1)']);
+    await onServer(second, `ALTER SYSTEM SET primary_slot_name = ''`);
+    await onServer(second, 'SELECT pg_reload_conf()');
+    await expect
+      .poll(replicas, { timeout: 20_000 })
+      .toEqual(['the physical slot "standby_2" (not connected)', '"walreceiver" at 127.0.0.1 (connected)']);
+    await onServer(second, 'ALTER SYSTEM RESET primary_slot_name');
+    await onServer(second, `ALTER SYSTEM SET primary_slot_name = 'standby_2'`);
+    await onServer(second, 'SELECT pg_reload_conf()');
+    await expect.poll(replicas, { timeout: 20_000 }).toHaveLength(1);
+  });
+
   it('refuses another cluster, another database and a server that is no standby', async () => {
     const other = databaseOf(cluster.blue, 'green', 'other');
     expect(errorsOf(await find(other))).toContain('standby-origin: pg_is_in_recovery()');

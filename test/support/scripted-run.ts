@@ -210,6 +210,7 @@ const DEFAULTS: Overrides = {
   maybeEmptied: () => [],
   unmovedOnGreen: () => [],
   watchStandby: () => untilCancelled(),
+  otherReaders: () => [],
   watchSchema: () => untilCancelled(),
   lookAtSchema: () => ({ what: null }),
   acceptSchema: () => ({ refused: null, accepted: null }),

@@ -41,6 +41,24 @@ describe('messages to a run', () => {
     expect(run.status.waiting?.evidence?.join()).not.toContain('triggers:');
   });
 
+  it('asks before the retirement with who else reads blue, and before that with what materialized views hold', () => {
+    const run = newRun();
+    run.filledViews = { views: 'shop.summary', at: '2026-11-02T10:00:00.000Z' };
+    run.readersOfBlue = ['readers of blue: the slot "cdc" (pgoutput, connected)'];
+    const evidence = (gate: string): string => {
+      run.askApproval(gate, 'why', 'answer');
+      return run.status.waiting?.evidence?.join('\n') ?? '';
+    };
+    for (const gate of ['traffic', 'promote']) {
+      expect(evidence(gate)).toContain(
+        'on green shop.summary hold what they were filled with at 2026-11-02T10:00:00.000Z',
+      );
+      expect(evidence(gate)).not.toContain('readers of blue');
+    }
+    expect(evidence('retire')).toContain('readers of blue: the slot "cdc" (pgoutput, connected)');
+    expect(evidence('retire')).not.toContain('materialized views');
+  });
+
   it('refuses an approval that nobody waits for', () => {
     expect(newRun().refusal('approve', { gate: 'promote', ...WHO })).toMatch(/waits for no approval/);
   });

@@ -1,3 +1,4 @@
+import type { FilledViews } from '../../activities/copy-schema.js';
 import type { Evidence } from './evidence.js';
 import type { MigrationStatus } from './status.js';
 
@@ -33,4 +34,12 @@ function newest(evidence: readonly Evidence[]): Evidence[] {
   const byMetric = new Map<string, Evidence>();
   for (const one of evidence) if (one.where === last.where) byMetric.set(one.metric, one);
   return [...byMetric.values()];
+}
+
+/** What readers of green will find in its materialized views. When they were refreshed since, PostgreSQL does not know. */
+export function viewsEvidence(filled: FilledViews | null): string[] {
+  if (filled === null) return [];
+  return [
+    `materialized views: on green ${filled.views} hold what they were filled with at ${filled.at}, where nobody has refreshed them since (REFRESH MATERIALIZED VIEW on green)`,
+  ];
 }

@@ -1,3 +1,4 @@
+import type { FilledViews } from '../../activities/copy-schema.js';
 import type { FlagsOwed } from '../../activities/flags.js';
 import type { ReadsOwed } from '../../activities/traffic.js';
 import { doctorCall } from '../../src/doctor-call.js';
@@ -6,7 +7,7 @@ import type { Plan } from '../../src/plan/schema.js';
 import { isProgress } from '../../src/progress.js';
 import type { Side } from '../../src/side.js';
 import type { Approval, Message, Rollback } from '../messages.js';
-import { approvalEvidence } from './approval-evidence.js';
+import { approvalEvidence, viewsEvidence } from './approval-evidence.js';
 import { approvalPolicy, ApprovalQuestion } from './approval-question.js';
 import type { Evidence } from './evidence.js';
 import { lossInWords, withAccepted, type Loss } from './loss.js';
@@ -94,6 +95,10 @@ export class MigrationRun {
   unservedPools: readonly ClientPool[] = [];
   /** Tables and columns that green has had since the promotion, in words: what is in them can't go back; null without any. */
   onlyOnGreen: string | null = null;
+  /** The materialized views that the copy has filled on green; null without any, or where an earlier version has not said so. */
+  filledViews: FilledViews | null = null;
+  /** Who else reads blue by replication, in words; empty while nobody has looked, or when nobody does. */
+  readersOfBlue: readonly string[] = [];
   /** What the retirement has left on a blue that was out of reach; null when nothing. */
   leftOnBlue: string | null = null;
   /** From here on replication is taken down: no way back. */
@@ -169,7 +174,9 @@ export class MigrationRun {
       ...(question.policy.by === null ? {} : { mayApprove: question.policy.by }),
       evidence: [
         ...approvalEvidence(this.#state, this.evidence),
-        ...(question.gate === 'retire' ? retirementEvidence(this.plan) : []),
+        ...(question.gate === 'retire'
+          ? [...retirementEvidence(this.plan), ...this.readersOfBlue]
+          : viewsEvidence(this.filledViews)),
         ...this.#opening(question),
       ],
     };

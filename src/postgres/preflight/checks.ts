@@ -45,6 +45,7 @@ import { pooler } from './pooler.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
 import { schemaPrivileges } from './schema-privileges.js';
 import { replicaIdentity } from './replica-identity.js';
+import { replicas } from './replicas.js';
 import {
   asynchronousCommit,
   connectionParameters,
@@ -136,6 +137,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   forcedRowSecurity,
   eventTriggerRights,
   writingEventTriggers,
+  replicas,
   peerConnection,
   distance,
   clocks,

@@ -48,6 +48,10 @@ export const slotNames: SideCheck = {
   },
 };
 
+/** A slot on green that is older than the promotion would send once more what blue's sends: the feed is decoded, too. */
+const HAND_OVER =
+  'Leave it on blue while the standby window lasts: every row of green comes there, and a rollback needs nothing. Before `retire`: publication and slot on green, stop it on blue, start it on green without a snapshot (docs/what-if.md). No slot on green before writes move: it would send every change a second time. Drop it if nobody uses it';
+
 export const otherConsumers: SideCheck = {
   name: 'other-consumers',
   sides: BOTH_SIDES,
@@ -66,7 +70,9 @@ export const otherConsumers: SideCheck = {
         object: name,
         message: `somebody else reads ${side} through the slot "${name}" (${plugin ?? 'no plugin'}, ${active ? 'connected' : 'not connected'})${side === 'blue' ? ': it does not move to green by itself' : ''}`,
         remedy:
-          'Plan its hand-over (Debezium, DMS, another subscriber): a new slot on green before writes move; drop it if nobody uses it',
+          side === 'blue'
+            ? HAND_OVER
+            : 'Drop it if nobody uses it: it keeps WAL, and sends every row that the run brings to green',
       })),
       ...(publications.length === 0
         ? []
