@@ -437,8 +437,6 @@ describe('preflight', () => {
       CREATE SCHEMA bad;
       CREATE TABLE bad.keyless (a int);
       CREATE TABLE bad.deferred (a int PRIMARY KEY DEFERRABLE);
-      CREATE TABLE bad.whole_row (a int PRIMARY KEY);
-      ALTER TABLE bad.whole_row REPLICA IDENTITY FULL;
       CREATE TABLE bad.no_identity (a int PRIMARY KEY);
       ALTER TABLE bad.no_identity REPLICA IDENTITY NOTHING;
       CREATE TABLE bad.index_gone (a int NOT NULL);
@@ -494,7 +492,6 @@ describe('preflight', () => {
       'bad.keyless',
       'bad.no_identity',
       'bad.twice',
-      'bad.whole_row',
     ]);
     expect(only(findings, 'unmoved-rows').map(({ severity, object }) => `${severity} ${object}`)).toEqual([
       'error bad.part_1',
@@ -523,6 +520,112 @@ describe('preflight', () => {
         (a, b) => 'ewi'.indexOf(a.charAt(0)) - 'ewi'.indexOf(b.charAt(0)),
       ),
     );
+  });
+
+  it('REPLICA IDENTITY FULL is refused only where the way back could not publish all columns, and says what other consumers lose', async () => {
+    await onBlue(`
+      CREATE SCHEMA whole;
+      CREATE TABLE whole.as_it_is (id int PRIMARY KEY, a text);
+      CREATE TABLE whole.widened (id int PRIMARY KEY, a text);
+      CREATE TABLE whole.filled (id int PRIMARY KEY, a text);
+      CREATE TABLE whole.by_hand (id int PRIMARY KEY, a text);
+      CREATE TABLE whole.renamed (id int PRIMARY KEY, a text);
+      CREATE TABLE whole.parts (id int PRIMARY KEY, a text) PARTITION BY RANGE (id);
+      CREATE TABLE whole.part_1 PARTITION OF whole.parts FOR VALUES FROM (1) TO (9);
+      CREATE TABLE whole.generated (id int PRIMARY KEY, a text, b text GENERATED ALWAYS AS (lower(a)) STORED);
+      CREATE TABLE whole.keyless (id int);
+      CREATE TABLE whole.ordinary (id int PRIMARY KEY, a text)`);
+    undo.push(() => onBlue('DROP SCHEMA whole CASCADE'));
+    const full = ['as_it_is', 'widened', 'filled', 'by_hand', 'renamed', 'part_1', 'generated', 'keyless'];
+    for (const name of full) await onBlue(`ALTER TABLE whole.${name} REPLICA IDENTITY FULL`);
+    const added = (table: string) => ({ addColumn: { table: `whole.${table}`, column: 'more', type: 'int' } });
+    const found = only(
+      await check({
+        migrations: [
+          ...['widened', 'parts', 'ordinary'].map(added),
+          { setNotNull: { table: 'whole.filled', column: 'a', up: `''` } },
+          {
+            sql: {
+              name: 'by hand',
+              up: 'ALTER TABLE whole.by_hand ADD COLUMN c int; ALTER TABLE whole.renamed RENAME COLUMN a TO d',
+              down: 'ALTER TABLE whole.by_hand DROP COLUMN c; ALTER TABLE whole.renamed RENAME COLUMN d TO a',
+            },
+          },
+        ],
+      }),
+      'replica-identity',
+    );
+    const why = (name: string): string => found.find(({ object }) => object === `whole.${name}`)?.message ?? 'nothing';
+    expect(found.map(({ object }) => object)).toEqual(
+      ['by_hand', 'generated', 'keyless', 'part_1', 'renamed', 'widened'].map((name) => `whole.${name}`),
+    );
+    for (const name of ['by_hand', 'part_1', 'renamed', 'widened']) expect(why(name)).toContain('gives it columns');
+    expect(why('generated')).toContain('generated columns (b)');
+    expect(why('keyless')).toContain('no primary key');
+    expect(found.find(({ object }) => object === 'whole.widened')?.remedy).toMatch(
+      /REPLICA IDENTITY DEFAULT on blue.*other-consumers.*gets none from then on/,
+    );
+    expect(only(await check(), 'replica-identity').map(({ object }) => object)).toEqual([
+      'whole.generated',
+      'whole.keyless',
+    ]);
+  });
+
+  it('names physical replicas of blue, which nobody writes after the retirement', async () => {
+    const slot = `replica_${TAG}`;
+    await onBlue(`SELECT pg_create_physical_replication_slot('${slot}')`);
+    undo.push(() => onBlue(`SELECT pg_drop_replication_slot('${slot}')`));
+    expect(only(await check(), 'replicas').filter(({ object }) => object === slot)).toEqual([
+      expect.objectContaining({
+        severity: 'warning',
+        side: 'blue',
+        message: expect.stringContaining(`the physical slot "${slot}" (not connected) reads blue's WAL`) as string,
+        remedy: expect.stringContaining('before `retire`') as string,
+      }),
+    ]);
+  });
+
+  it('says of a consumer of blue when to hand it over', async () => {
+    const slot = `cdc_late_${TAG}`;
+    await onBlue(`SELECT pg_create_logical_replication_slot('${slot}', 'pgoutput')`);
+    undo.push(() => onBlue(`SELECT pg_drop_replication_slot('${slot}')`));
+    const [finding] = only(await check(), 'other-consumers').filter(({ object }) => object === slot);
+    expect(finding?.remedy).toMatch(
+      /Before `retire`: publication and slot on green.*No slot on green before writes move/,
+    );
+  });
+
+  it('names what the dump leaves out: security labels by provider, tablespaces with what is in them', async () => {
+    const space = `space_${TAG}`;
+    await withClient(blueDb.config, async (client) => {
+      await client.query('SET allow_in_place_tablespaces = on; SET allow_system_table_mods = on');
+      await client.query(`CREATE TABLESPACE ${space} LOCATION ''`);
+      await client.query(`CREATE TABLE public.apart (id int PRIMARY KEY) TABLESPACE ${space}`);
+      await client.query(
+        `INSERT INTO pg_seclabel VALUES ('public.apart'::regclass, 'pg_class'::regclass, 0, 'anon', 'MASKED'),
+                                        ('public.apart'::regclass, 'pg_class'::regclass, 1, 'anon', 'MASKED')`,
+      );
+    });
+    undo.push(
+      () => onBlue(`DROP TABLESPACE ${space}`),
+      () => onBlue(`SET allow_system_table_mods = on; DELETE FROM pg_seclabel; DROP TABLE public.apart`),
+    );
+    const findings = await check();
+    expect(only(findings, 'security-labels')).toEqual([
+      expect.objectContaining({
+        severity: 'warning',
+        object: 'anon',
+        message: expect.stringContaining('blue has 2 security labels of anon') as string,
+      }),
+    ]);
+    expect(only(findings, 'tablespaces')).toEqual([
+      expect.objectContaining({
+        severity: 'info',
+        object: space,
+        message: expect.stringMatching(/^1 tables and indexes .*: (public\.)?apart\)/) as string,
+      }),
+    ]);
+    expect(only(await check({ bootstrap: { method: 'standby' } }), 'security-labels')).toEqual([]);
   });
 
   it('refuses to move a table without the rows of those that inherit from it; empty ones are a warning', async () => {
@@ -989,6 +1092,44 @@ describe('a connection', () => {
     }
   });
 
+  it('of a user that is no superuser can not make what only one may: all of it is named at once', async () => {
+    const user = `preflight_plain_${TAG}`;
+    await onGreen(`CREATE ROLE ${user} LOGIN PASSWORD 'secret-of-user'`);
+    undo.push(() => onGreen(`DROP ROLE ${user}`));
+    await onBlue(`
+      CREATE SCHEMA odd;
+      CREATE OPERATOR CLASS odd.by_abs FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 3 =, FUNCTION 1 btint4cmp(int, int);
+      CREATE FUNCTION odd.quick(int) RETURNS int LANGUAGE internal IMMUTABLE STRICT AS 'int4abs';
+      CREATE FUNCTION odd.silent() RETURNS int LANGUAGE sql LEAKPROOF RETURN 1;
+      CREATE FUNCTION odd.usual() RETURNS int LANGUAGE sql RETURN 1;
+      CREATE AGGREGATE odd.total (int) (SFUNC = int4pl, STYPE = int);
+      CREATE TYPE odd.mood AS ENUM ('a');
+      CREATE DOMAIN odd.short AS text CHECK (length(VALUE) < 9);
+      CREATE FOREIGN DATA WRAPPER odd_wrapper;
+      COMMENT ON SCHEMA public IS 'ours'`);
+    undo.push(() =>
+      onBlue(
+        `DROP FOREIGN DATA WRAPPER odd_wrapper; DROP SCHEMA odd CASCADE; COMMENT ON SCHEMA public IS 'standard public schema'`,
+      ),
+    );
+    const as = { ...green, config: { ...green.config, user, password: 'secret-of-user' } };
+    const found = only(await check({}, { green: as }), 'superuser-objects');
+    expect(found.map(({ severity, object }) => `${severity} ${object}`)).toEqual([
+      'error odd.quick(integer), odd.silent()',
+      'error odd.by_abs',
+      'error odd.by_abs',
+      'error public',
+      'warning odd_wrapper',
+    ]);
+    // What it says is what PostgreSQL says.
+    const refused = (sql: string): Promise<unknown> =>
+      expect(withClient(as.config, (client) => client.query(sql))).rejects.toMatchObject({ code: '42501' });
+    await refused(`CREATE FUNCTION pg_temp.quick(int) RETURNS int LANGUAGE internal AS 'int4abs'`);
+    await refused(`CREATE FUNCTION pg_temp.silent() RETURNS int LANGUAGE sql LEAKPROOF RETURN 1`);
+    await refused(`COMMENT ON SCHEMA public IS 'ours'`);
+    expect(only(await check(), 'superuser-objects')).toEqual([]);
+  });
+
   it('of a user that may read a sequence and not set it is refused: a rollback would; one that the plan leaves out is not asked about', async () => {
     const user = `preflight_counts_${TAG}`;
     await onBlue(`CREATE ROLE ${user} LOGIN PASSWORD 'x'; CREATE SEQUENCE public."Counter"; CREATE SCHEMA audit;
@@ -1105,6 +1246,7 @@ describe('a server', () => {
         max_logical_replication_workers: '0',
         max_worker_processes: '1',
         max_connections: '10',
+        max_locks_per_transaction: '10',
         max_slot_wal_keep_size: '100MB',
         synchronous_commit: 'off',
         default_transaction_read_only: 'on',
@@ -1144,6 +1286,20 @@ describe('a server', () => {
     );
     expect(only(findings, 'settings').map(({ object }) => object)).toContain('TimeZone');
     expect(findings.filter(({ check: name }) => name === 'check-failed')).toEqual([]);
+  });
+
+  it('whose table of locks is clearly too small for all tables in one transaction is warned of', async () => {
+    const config = { ...greenDb.config, port: small.port, password: small.password, database: 'postgres' };
+    const small15: Database = { side: 'green', connection: 'small', config, peerConninfo: small.uri() };
+    const found = async (): Promise<PreflightFinding[]> => only(await check({}, { green: small15 }), 'schema-locks');
+    expect(await found()).toEqual([]);
+    await onBlue(`CREATE SCHEMA wide; DO $$ BEGIN
+      FOR n IN 1..150 LOOP EXECUTE format('CREATE TABLE wide.t%s (id int PRIMARY KEY, body text)', n); END LOOP; END $$`);
+    undo.push(() => onBlue('DROP SCHEMA wide CASCADE'));
+    expect(await found()).toEqual([
+      expect.objectContaining({ severity: 'warning', side: 'green', object: 'max_locks_per_transaction' }),
+    ]);
+    expect(only(await check(), 'schema-locks')).toEqual([]);
   });
 });
 

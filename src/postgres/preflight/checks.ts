@@ -36,6 +36,7 @@ import {
   storedSettings,
   versionOrder,
 } from './pair.js';
+import { securityLabels, tablespaces } from './left-out.js';
 import { money } from './money.js';
 import { ownership } from './owners-and-grants.js';
 import { peerConnection } from './peer-connection.js';
@@ -43,6 +44,7 @@ import { planLint } from './plan-lint.js';
 import { planOnBlue, planTrial } from './plan-on-blue.js';
 import { pooler } from './pooler.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
+import { schemaLocks } from './schema-locks.js';
 import { schemaPrivileges } from './schema-privileges.js';
 import { replicaIdentity } from './replica-identity.js';
 import { replicas } from './replicas.js';
@@ -57,6 +59,7 @@ import {
   walRetention,
 } from './server.js';
 import { systemGrants } from './system-grants.js';
+import { superuserObjects } from './superuser-objects.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
 import { inheritedColumns, invalidIndexes, partitions, patterns, tornApart, unmovedRows } from './tables.js';
@@ -98,6 +101,8 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   inheritedColumns,
   replicaIdentity,
   unmovedRows,
+  securityLabels,
+  tablespaces,
   invalidIndexes,
   tornApart,
   largeObjects,
@@ -129,6 +134,8 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   storedSettings,
   extensions,
   schemaPrivileges,
+  schemaLocks,
+  superuserObjects,
   roles,
   ownership,
   databaseRights,
