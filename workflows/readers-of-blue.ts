@@ -4,8 +4,8 @@ import { failureMessage, isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 
-/** So often blue is asked: one that is away for good must not keep the retirement. */
-const TRIES = 3;
+/** So often blue is asked: one that is away for good keeps the retirement for less than a minute, also where it is frozen. */
+const TRIES = 2;
 
 /** At most so many are named: a question stays readable. */
 const NAMED = 8;
