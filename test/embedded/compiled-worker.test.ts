@@ -1,11 +1,12 @@
 import { execFile } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, utimesSync } from 'node:fs';
-import { cp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, utimesSync } from 'node:fs';
+import { chmod, cp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { isNobodyServed, NOBODY } from '../support/nobody.js';
 
 const run = promisify(execFile);
 const HERE = fileURLToPath(new URL('../..', import.meta.url));
@@ -23,8 +24,8 @@ describe('a worker from a checkout', () => {
   afterAll(() => rm(checkout, { recursive: true, force: true }));
 
   /** The folder with the JavaScript. */
-  const compile = async (): Promise<string> => {
-    const { stdout } = await run(process.execPath, [join(checkout, 'src/worker/compile.js')]);
+  const compile = async (as = {}): Promise<string> => {
+    const { stdout } = await run(process.execPath, [join(checkout, 'src/worker/compile.js')], as);
     return stdout.trim();
   };
   const compiled = (): string[] => readdirSync(join(checkout, '.cache', 'worker'));
@@ -68,5 +69,44 @@ describe('a worker from a checkout', () => {
     } finally {
       await rm(broken);
     }
+  });
+
+  describe.skipIf(!isNobodyServed)('that this user may not write', () => {
+    beforeAll(() => chmod(checkout, 0o555));
+    afterAll(() => chmod(checkout, 0o755));
+
+    it.skipIf(process.getuid?.() !== 0)('is served from what another user has compiled', async () => {
+      const folder = await compile();
+      const old = join(checkout, '.cache/worker/old');
+      mkdirSync(old);
+      const longAgo = new Date(Date.now() - 8 * 24 * 3_600_000);
+      for (const one of [old, folder]) utimesSync(one, longAgo, longAgo);
+      expect(await compile(NOBODY)).toBe(folder);
+      // A folder that both may write: what is asked for is not swept, whoever has made it.
+      await run('chmod', ['-R', 'a+w', join(checkout, '.cache')]);
+      expect(await compile(NOBODY)).toBe(folder);
+      expect(existsSync(join(folder, 'src/worker/main.js'))).toBe(true);
+    });
+
+    it('is not compiled beforehand where there is no place for it, nor is what the user may not read', async () => {
+      await chmod(checkout, 0o755);
+      await rm(join(checkout, '.cache'), { recursive: true });
+      await chmod(checkout, 0o555);
+      const bare = await run(process.execPath, [join(checkout, 'src/worker/compile.js')], NOBODY);
+      expect(bare).toEqual({ stdout: '', stderr: expect.stringMatching(/^EACCES: .*\.cache/) });
+      if (process.getuid?.() !== 0) return;
+      const folder = await compile();
+      await chmod(folder, 0o700);
+      expect(await compile(NOBODY)).toBe('');
+      expect(await compile()).toBe(folder);
+    });
+  });
+
+  it('says what is missing where only what a compiled worker needs is installed', async () => {
+    await rm(join(checkout, 'node_modules'));
+    await expect(run(process.execPath, [join(checkout, 'src/worker/from-source.js')])).rejects.toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('worker failed: esbuild is not installed. Next step: npm ci'),
+    });
   });
 });
