@@ -4,7 +4,7 @@ import { POSITION } from './blue-position.js';
 import { CommitOutcomeUnknownError, TransactionControlError } from './errors.js';
 import { FenceMet, isLinkFailure, NothingSent, wasNeverSent } from './failure.js';
 import { fencesMet } from './fence-notice.js';
-import { firstWords } from './first-words.js';
+import { firstWords, followSemicolon } from './first-words.js';
 import { parseLsn, type Lsn } from './lsn.js';
 import { hasSucceeded } from './recent-statements.js';
 import type { RoutedResult } from './router.js';
@@ -18,6 +18,9 @@ export interface Statement {
 }
 
 const COMMITS = /(?:commit|end|prepare\s+transaction)\b/iy;
+
+/** The same, found wherever it is. */
+const COMMITS_ANYWHERE = /\b(?:commit|end|prepare\s+transaction)\b/gi;
 
 const COMMITS_BY_ITSELF = /(?:call|do)\b/iy;
 
@@ -38,11 +41,7 @@ export function hasSeveralWithCommit({ query, values }: Statement): boolean {
 
 /** A quoted `; commit` counts too: then something is not run again that could have been. */
 function holdsCommit(text: string): boolean {
-  if (firstWords(COMMITS, text) !== null) return true;
-  for (let at = text.indexOf(';'); at !== -1; at = text.indexOf(';', at + 1)) {
-    if (firstWords(COMMITS, text, at) !== null) return true;
-  }
-  return false;
+  return firstWords(COMMITS, text) !== null || followSemicolon(COMMITS_ANYWHERE, text);
 }
 
 /** Where a commit is in the log; `unknown` when it is not sure to be flushed there. */

@@ -1,5 +1,6 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { firstWordAt } from '../../src/router/first-words.js';
+import { firstWordAt, firstWords } from '../../src/router/first-words.js';
 import { mayCommitByItself } from '../../src/router/statement.js';
 import { refuseUnsupported } from '../../src/router/supported.js';
 
@@ -24,6 +25,8 @@ describe('a write that may commit in its middle', () => {
     '-- note\rCALL p()',
     '; CALL p()',
     "INSERT INTO t VALUES (1);; -- and\n /* then */ COMMIT; SELECT 'x'",
+    "INSERT INTO t VALUES ('; /* '); COMMIT",
+    "INSERT INTO t VALUES ('; -- '); COMMIT",
   ])('is not run again: what a comment or an empty statement leads, %j', (query) => {
     expect(mayCommitByItself({ query, values: undefined })).toBe(true);
   });
@@ -40,6 +43,34 @@ describe('a write that may commit in its middle', () => {
   ])('is not what others are: %s', (query) => {
     expect(mayCommitByItself({ query, values: query.includes('note') ? [1] : undefined })).toBe(false);
   });
+});
+
+describe('a COMMIT behind a semicolon', () => {
+  const WORDS = [';', '/*', '*/', '--', '-', '/', '*', '\n', '\r', ' ', "'", 'x', 'Commit', 'end', 'ends', 'prepare'];
+  const COMMITS = /(?:commit|end|prepare\s+transaction)\b/iy;
+
+  it('is found where a look at each semicolon finds it', () => {
+    fc.assert(
+      fc.property(fc.array(fc.constantFrom(...WORDS, 'prepare\ttransaction'), { maxLength: 24 }), (words) => {
+        const text = `x${words.join('')}`;
+        const isFound = Array.from(text.matchAll(/;/g)).some(({ index }) => firstWords(COMMITS, text, index) !== null);
+        expect(mayCommitByItself({ query: text, values: undefined })).toBe(isFound);
+      }),
+      { numRuns: 3_000 },
+    );
+  });
+
+  it.each([';', ';\n', ';/*', ';-- x ', ';/* x */', '/*;', ';prepare '])(
+    'is looked for in no time, however often a text has %j',
+    (part) => {
+      for (const close of ['', '*/'.repeat(50_000)]) {
+        const text = `INSERT INTO t VALUES ('${part.repeat(50_000)}${close} x end')`;
+        const begun = performance.now();
+        expect(mayCommitByItself({ query: text, values: undefined })).toBe(false);
+        expect(performance.now() - begun).toBeLessThan(500);
+      }
+    },
+  );
 });
 
 describe('the first word of a text', () => {
