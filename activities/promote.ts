@@ -15,7 +15,7 @@ import { describeMissingRights, inTheWay, missingRights } from '../src/postgres/
 import { preparePromotion, refuseChangedSchema, withdrawOpening } from '../src/postgres/prepare-promotion.js';
 import type { ClientPool } from '../src/pgbouncer/client-pools.js';
 import { poolsOf, type Heard } from '../src/pgbouncer/from-plan.js';
-import { PoolerAway, releaseAll, type Pools } from '../src/postgres/pools.js';
+import { PoolerAwaited, PoolerTaken, releaseAll, type Pools } from '../src/postgres/pools.js';
 import { notOpened, promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
 import { askDecision, readDecision, readDecisionAsActor } from '../src/postgres/promotion-decision.js';
 import { keptSessions, openActors } from '../src/postgres/promotion-sessions.js';
@@ -85,10 +85,10 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      * @param epoch the one in which it is asked for
      * @param acceptLoss only from green, and only when a person has said so: what blue does not have stays behind
      * @param notAfter ISO 8601: what has not been decided is not begun later than that. Default: no limit
-     * @throws ApplicationFailure ConnectionFailed (retryable) while a pooler is away and `notAfter` has not come;
-     * PromotionBlocked when `attempts` tries did not go through, or it is too late; GateFailed
-     * when a gate of the last stage has failed meanwhile. Nothing has happened then. NotOpened (retryable) when it has been
-     * decided: nobody takes writes until the new side is open. PoolNotReleased, for good only when it
+     * @throws ApplicationFailure ConnectionFailed, PromotionBlocked (both retryable) while a pooler is away, or in another
+     * promotion, and `notAfter` has not come; PromotionBlocked when `attempts` tries did not go through, or it is too late;
+     * GateFailed when a gate of the last stage has failed meanwhile. Nothing has happened then. NotOpened (retryable) when it
+     * has been decided: nobody takes writes until the new side is open. PoolNotReleased, for good only when it
      * is too late: clients of a pooler may wait (withdrawPromotion). PartitionEmptied and ServerReplaced when rows
      * are to be compared again first.
      */
@@ -118,7 +118,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
                   environment: dependencies.environment,
                   redact: dependencies.redact,
                 }).catch(async (error: unknown) => {
-                  throw await awaited(error, work, dependencies.redact, notAfter);
+                  throw await awaited(error, work.signal, dependencies.redact, notAfter);
                 }),
               heard,
             ),
@@ -226,28 +226,30 @@ async function waitsUntil(error: VerdigrisError, notAfter: string | undefined): 
 
 /** A pooler that is away is asked again after so long, ms: a restart takes a second or two. */
 const POOLER_AGAIN_MS = 1_000;
+/** And one that another promotion is at, ms: between these, so that two that have met there do not meet again. */
+const TURN_AGAIN_MS = [200, 1_000] as const;
 
 /**
- * A pooler that is away before anybody waits is waited for until it is too late, and the status says so. Each look judges the
- * gates and the route anew.
+ * A pooler that is away, or that another promotion is at, before anybody waits is waited for until it is too late, and the
+ * status says so. Each look judges the gates and the route anew.
  */
-async function awaited(
+export async function awaited(
   error: unknown,
-  { signal }: Work,
+  signal: AbortSignal,
   redact: Redact,
   notAfter: string | undefined,
 ): Promise<unknown> {
-  if (notAfter === undefined || !(error instanceof PoolerAway)) return releasedUntil(error, notAfter);
+  if (notAfter === undefined || !(error instanceof PoolerAwaited)) return releasedUntil(error, notAfter);
   const { told, at } = await onThisMachine(notAfter);
-  const { cause } = error;
-  if (!(cause instanceof VerdigrisError)) return error;
-  // The last one to know what is away says it.
-  if (performance.now() + POOLER_AGAIN_MS > at)
-    return promotionBlocked(`it could not begin before ${told}: ${cause.what}`);
-  if (signal.aborted) return cause;
-  const message = redact(cause.message);
+  const why = error.cause instanceof VerdigrisError ? error.cause : error;
+  const [from, to] = TURN_AGAIN_MS;
+  const restMs = error instanceof PoolerTaken ? Math.round(from + Math.random() * (to - from)) : POOLER_AGAIN_MS;
+  // The last one to know what is in the way says it.
+  if (performance.now() + restMs > at) return promotionBlocked(`it could not begin before ${told}: ${why.what}`);
+  if (signal.aborted) return why.tryingAgain();
+  const message = redact(why.message);
   tellThatItWaits('a pooler', message);
-  return ApplicationFailure.create({ type: cause.type, message, nonRetryable: false, nextRetryDelay: POOLER_AGAIN_MS });
+  return ApplicationFailure.create({ type: why.type, message, nonRetryable: false, nextRetryDelay: restMs });
 }
 
 /**

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import { promotionBlocked } from '../postgres/hold.js';
-import type { WritesAre } from '../postgres/pools.js';
+import { PoolerTaken, type WritesAre } from '../postgres/pools.js';
 import type { Side } from '../side.js';
 import { Console, type ShownDatabase, type ShownPool } from './console.js';
 import { EntryFile } from './entry.js';
@@ -10,7 +10,7 @@ import { claimsPauses, markName, markValue, movingOthers, parseMark, type Mark }
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
 import { Turn } from './turn.js';
 import { changeFile } from '../replace-file.js';
-import { within } from '../timing.js';
+import { pause, within } from '../timing.js';
 
 /** How long to wait for a moment in which no server connection is logging in, and how long for clients to be served. */
 const NO_LOGIN_WITHIN_MS = 300;
@@ -304,7 +304,7 @@ export class Instance {
    * process. A mark alone, which a run that is gone may have left, does not count. Looks only.
    *
    * @param overWithinMs how long it may take to be over
-   * @throws VerdigrisError PromotionBlocked
+   * @throws PoolerTaken
    */
   async refuseOtherPromotions(overWithinMs: number): Promise<void> {
     const deadline = performance.now() + overWithinMs;
@@ -312,7 +312,7 @@ export class Instance {
       const others = await this.#othersAtWork();
       if (others.length === 0) return;
       if (performance.now() >= deadline) throw this.#inOtherPromotion(others);
-      await sleep(100);
+      await pause(50, 150);
     }
   }
 
@@ -466,10 +466,12 @@ export class Instance {
     });
   }
 
-  #inOtherPromotion(migrations: readonly string[]): VerdigrisError {
-    return promotionBlocked(
-      `PgBouncer "${this.pooler.connection}" is in the promotion of another migration, "${migrations.join('", "')}" (if no run of it lives: RELOAD, on its admin console, ends the settings of its pause)`,
-    );
+  #inOtherPromotion(migrations: readonly string[]): PoolerTaken {
+    return new PoolerTaken({
+      type: 'PromotionBlocked',
+      message: `PgBouncer "${this.pooler.connection}" is in the promotion of another migration, "${migrations.join('", "')}" (if no run of it lives: RELOAD, on its admin console, ends the settings of its pause)`,
+      nextStep: 'wait: its turn comes when that promotion is over',
+    });
   }
 
   #silent(ms: number): VerdigrisError {

@@ -1,6 +1,13 @@
 import { VerdigrisError } from '../errors.js';
 import { promotionBlocked } from '../postgres/hold.js';
-import { notReleased, PoolerAway, type Pools, type Unreleased, type WritesAre } from '../postgres/pools.js';
+import {
+  notReleased,
+  PoolerAway,
+  PoolerTaken,
+  type Pools,
+  type Unreleased,
+  type WritesAre,
+} from '../postgres/pools.js';
 import { otherSide, type Side } from '../side.js';
 import type { ClientPool } from './client-pools.js';
 import { isNotRunning } from './console.js';
@@ -26,8 +33,11 @@ export interface DatabasesAsked {
 
 /** How often release() looks whether writes have been moved meanwhile. */
 const ROUNDS = 5;
-/** A promotion that goes well is over sooner. Nobody's clients wait meanwhile but its own. */
-const OTHERS_OVER_WITHIN_MS = 10_000;
+/**
+ * How long a look waits for promotions of other migrations: most are over sooner, and nobody's clients wait but theirs.
+ * Whoever asks comes again, and looks at all else anew.
+ */
+const OTHERS_OVER_WITHIN_MS = 3_000;
 /** How long all are waited for that load where to go: they do within milliseconds. */
 const POINTED_WITHIN_MS = 500;
 
@@ -67,8 +77,16 @@ class PgBouncerPools implements Pools {
   async prepare(from: Side, epoch: number): Promise<void> {
     const live = await this.#reach(from);
     this.#want({ side: from, epoch });
+    await allDone(live.map((instance) => this.#refuseUnready(instance, from, epoch)));
+    if (from === 'blue') await this.#untilOthersAreOver(live);
     this.#turn.announce();
-    await allDone(live.map((instance) => this.#prove(instance, from, epoch, OTHERS_OVER_WITHIN_MS)));
+    try {
+      await allDone(live.map((instance) => this.#prove(instance, from, epoch)));
+    } catch (error) {
+      // Whose turn it is must not meet a mark of one that waits.
+      if (error instanceof PoolerTaken) await this.release();
+      throw error;
+    }
     const { obstacles } = this.asked;
     if (obstacles === undefined) return;
     const found = (await Promise.all(live.map((instance) => obstacles(instance, otherSide(from))))).flat();
@@ -178,12 +196,8 @@ class PgBouncerPools implements Pools {
     }
   }
 
-  /**
-   * Shows that it loads what we write, before anybody has to wait: the entries lead where they did.
-   *
-   * @param othersOverWithinMs how long the promotion of another migration, on the way to green, is waited for
-   */
-  async #prove(instance: Instance, from: Side, epoch: number, othersOverWithinMs = 0): Promise<void> {
+  /** @throws VerdigrisError PromotionBlocked when it is in other hands, or leads elsewhere. Looks only. */
+  async #refuseUnready(instance: Instance, from: Side, epoch: number): Promise<void> {
     const { connection } = instance.pooler;
     const { paused, mark, leadsTo } = await instance.look();
     instance.refuseOthersTurn(mark);
@@ -195,9 +209,28 @@ class PgBouncerPools implements Pools {
       const where = leadsTo ?? 'neither blue nor green';
       throw promotionBlocked(`PgBouncer "${connection}" leads to ${where}, while writes are on ${from}`);
     }
+  }
+
+  /**
+   * Waits a while for promotions of other migrations. Nothing is announced meanwhile: of two that hold one PgBouncer each and
+   * wait for the other's, neither would come to its end.
+   *
+   * @throws PoolerTaken
+   */
+  async #untilOthersAreOver(live: readonly Instance[]): Promise<void> {
+    try {
+      await allDone(live.map((instance) => instance.refuseOtherPromotions(OTHERS_OVER_WITHIN_MS)));
+    } catch (error) {
+      throw blockedBy(error);
+    }
+  }
+
+  /** Shows that it loads what we write, before anybody has to wait: the entries lead where they did. */
+  async #prove(instance: Instance, from: Side, epoch: number): Promise<void> {
+    await this.#refuseUnready(instance, from, epoch);
     try {
       // The way back waits for nobody else's promotion: no longer than a pause of it lasts.
-      if (from === 'blue') await instance.refuseOtherPromotions(othersOverWithinMs);
+      if (from === 'blue') await instance.refuseOtherPromotions(0);
       await instance.load({ side: from, epoch, state: 'moving' });
       // Of two that announce at once, at least one sees the other.
       if (from === 'blue') await instance.refuseOtherPromotions(0);

@@ -23,14 +23,14 @@ export interface Pools {
    * Shows, while everything runs, that each pooler is reached, has loaded the file that is written, and reaches the other
    * side. Asked once, before the first try.
    *
-   * @throws VerdigrisError PromotionBlocked; PoolerAway on the way to green
+   * @throws VerdigrisError PromotionBlocked; PoolerAwaited on the way to green, with nothing announced where others are
    */
   prepare(from: Side, epoch: number): Promise<void>;
   /**
    * When this returns, no transaction of an application runs through any pooler and none begins: clients wait. All or none:
    * when it throws, every pooler has been resumed.
    *
-   * @throws VerdigrisError PromotionBlocked, naming what stands in the way (PoolerAway as in prepare); PoolNotReleased when one could not be resumed.
+   * @throws VerdigrisError PromotionBlocked, naming what stands in the way (PoolerAwaited as in prepare); PoolNotReleased when one could not be resumed.
    */
   pause(from: Side, epoch: number): Promise<void>;
   /** Points every pooler at `side`, paused or not. One that can't be reached is left to release(). Never throws. */
@@ -55,8 +55,14 @@ export const NO_POOLS: Pools = {
   close: () => Promise.resolve(),
 };
 
-/** A pooler is out of reach while nobody is paused: it may be back within seconds, and waiting keeps no client from going on. */
-export class PoolerAway extends VerdigrisError {}
+/** A pooler can't be paused now, while nobody is: that passes by itself, and waiting keeps no client from going on. */
+export abstract class PoolerAwaited extends VerdigrisError {}
+
+/** It is out of reach: it may be back within seconds. */
+export class PoolerAway extends PoolerAwaited {}
+
+/** It is in the promotion of another migration. The own mark is settled where this is thrown, so none waits for the other. */
+export class PoolerTaken extends PoolerAwaited {}
 
 /** How long to go on before the failure is shown: it is tried again after that all the same. */
 const RELEASE_FOR_MS = 5_000;

@@ -7,7 +7,7 @@ import { Hold, promotionBlocked, StandsInTheWay } from './hold.js';
 import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
 import type { PartitionFile } from './partition-files.js';
-import { NO_POOLS, PoolerAway, type Pools, type Unreleased } from './pools.js';
+import { NO_POOLS, PoolerAwaited, type Pools, type Unreleased } from './pools.js';
 import { askDecision, readDecision, readDecisionAsActor, type Decision } from './promotion-decision.js';
 import {
   areApart,
@@ -134,8 +134,8 @@ const LOCK_TIMEOUTS_MS = [20, 40, 80] as const;
  * Moves writes to the other side, in as many tries as it takes, up to `attempts`.
  *
  * @throws VerdigrisError PromotionBlocked when the last try did not go through either: nothing has happened then, and
- * the message says who stood in the way; PoolerAway at once where `notAfter` says how long to wait for it. StaleEpoch when
- * the run is no longer in charge. NotOpened as tryPromotion().
+ * the message says who stood in the way; PoolerAwaited at once where `notAfter` says how long to wait for it. StaleEpoch
+ * when the run is no longer in charge. NotOpened as tryPromotion().
  */
 export async function promote(
   promotion: Promotion,
@@ -167,9 +167,9 @@ function isForTheRunToTell({ from }: Promotion, error: VerdigrisError): boolean 
   return from === 'green' && error instanceof TooFarBehind;
 }
 
-/** A pooler that is away is waited for by whoever knows until when: tries are for what passes within a second. */
+/** A pooler that is away or taken is waited for by whoever knows until when: tries are for what passes within a second. */
 function isWaitedFor({ notAfter }: Promotion, error: VerdigrisError): boolean {
-  return notAfter !== undefined && error instanceof PoolerAway;
+  return notAfter !== undefined && error instanceof PoolerAwaited;
 }
 
 /** Whether another worker has decided what this one could not: a writer who keeps its lock from us has met no closed fence. */

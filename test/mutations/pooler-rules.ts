@@ -57,4 +57,21 @@ export const POOLER_RULES: readonly Mutation[] = [
     ],
     test: { file: 'test/pgbouncer/turns.test.ts', name: 'leaves the pause of the other one alone' },
   },
+  {
+    rule: 'who has announced a promotion beside another one takes that back',
+    edits: [edit(POOLS, '      if (error instanceof PoolerTaken) await this.release();\n', '')],
+    test: { file: 'test/pgbouncer/two-migrations.test.ts', name: 'stands in the way of none' },
+  },
+  {
+    rule: 'who waits for the promotion of another migration has announced nothing',
+    edits: [
+      edit(POOLS, "    if (from === 'blue') await this.#untilOthersAreOver(live);\n", ''),
+      edit(
+        POOLS,
+        "      if (from === 'blue') await instance.refuseOtherPromotions(0);\n      await instance.load({ side: from",
+        "      if (from === 'blue') await instance.refuseOtherPromotions(OTHERS_OVER_WITHIN_MS);\n      await instance.load({ side: from",
+      ),
+    ],
+    test: { file: 'test/pgbouncer/two-migrations.test.ts', name: 'announce nothing anywhere while they wait' },
+  },
 ];

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
+import type pg from 'pg';
 import { startPgBouncer, type EmbeddedPgBouncer } from '../../src/embedded/pgbouncer.js';
 import { ident } from '../../src/postgres/identifier.js';
 import { Migration } from './migration.js';
@@ -9,6 +10,8 @@ import { withClient } from './postgres.js';
 export interface PooledMigration {
   readonly pooler: EmbeddedPgBouncer;
   readonly migration: Migration;
+  /** How to reach its admin console. */
+  readonly console: pg.ClientConfig;
   readonly close: () => Promise<void>;
 }
 
@@ -47,6 +50,7 @@ export async function pooledMigration(purpose: string): Promise<PooledMigration>
   return {
     pooler,
     migration,
+    console,
     close: async () => {
       const servers = [blue, green].map(({ config }) => ({ ...config, database: 'postgres' }));
       await pooler.stop();

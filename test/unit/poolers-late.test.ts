@@ -1,11 +1,18 @@
 import type { Client } from '@temporalio/client';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { describe, expect, it } from 'vitest';
-import { releasedUntil } from '../../activities/promote.js';
+import { awaited } from '../../activities/promote.js';
 import { VerdigrisError } from '../../src/errors.js';
-import { notReleased } from '../../src/postgres/pools.js';
+import { notReleased, PoolerAway, PoolerTaken } from '../../src/postgres/pools.js';
 
 const LOST = notReleased([{ pooler: 'pooler_1', why: 'it does not answer' }]);
+
+const CANNOT_OPEN = 'its console can not be opened';
+const AWAY = new PoolerAway({
+  ...{ type: 'PromotionBlocked', message: `it could not go through: ${CANNOT_OPEN}`, nextStep: 'approve again' },
+  cause: new VerdigrisError({ type: 'ConnectionFailed', message: CANNOT_OPEN, nextStep: 'start it', retryable: true }),
+});
+const TAKEN = new PoolerTaken({ type: 'PromotionBlocked', message: 'another one is at it', nextStep: 'wait' });
 
 /** What a promotion ends with that has met this, asked for until so many ms from now. */
 async function endsWith(error: Error, ms: number | undefined): Promise<unknown> {
@@ -16,7 +23,8 @@ async function endsWith(error: Error, ms: number | undefined): Promise<unknown> 
   const client = { workflow: { getHandle: () => ({ describe }) }, withAbortSignal } as unknown as Client;
   const context = new MockActivityEnvironment({ activityId: 'test' }, { client });
   const notAfter = ms === undefined ? undefined : new Date(begun + ms).toISOString();
-  return context.run(() => releasedUntil(error, notAfter));
+  const { signal } = new AbortController();
+  return context.run(() => awaited(error, signal, (text) => text, notAfter));
 }
 
 describe('a pooler that can not be released in the try of a promotion', () => {
@@ -33,5 +41,36 @@ describe('a pooler that can not be released in the try of a promotion', () => {
   it('is what this is about: nothing else is given up', async () => {
     const other = new VerdigrisError({ type: 'ConnectionFailed', message: 'away', nextStep: 'wait', retryable: true });
     expect(await endsWith(other, -1)).toBe(other);
+  });
+});
+
+describe('a pooler that is away, or in another promotion, before anybody waits', () => {
+  it('is waited for as long as the promotion may begin, by tries that are not those of the plan', async () => {
+    const [away, taken] = [await endsWith(AWAY, 60_000), await endsWith(TAKEN, 60_000)];
+    expect(away).toMatchObject({ type: 'ConnectionFailed', nonRetryable: false, nextRetryDelay: 1_000 });
+    expect(taken).toMatchObject({ type: 'PromotionBlocked', nonRetryable: false, message: TAKEN.message });
+  });
+
+  it('is waited for by a rest of its own where two promotions have met', async () => {
+    const rests = await Promise.all(Array.from({ length: 20 }, () => endsWith(TAKEN, 60_000)));
+    const ms = rests.map((one) => (one as { nextRetryDelay: number }).nextRetryDelay);
+    expect(Math.min(...ms)).toBeGreaterThanOrEqual(200);
+    expect(Math.max(...ms)).toBeLessThanOrEqual(1_000);
+    expect(new Set(ms).size).toBeGreaterThan(1);
+  });
+
+  it('is named when it is too late', async () => {
+    for (const [error, what] of [
+      [AWAY, CANNOT_OPEN],
+      [TAKEN, 'another one is at it'],
+    ] as const) {
+      const late = await endsWith(error, -1);
+      expect(late).toMatchObject({ type: 'PromotionBlocked', retryable: false });
+      expect(String(late)).toMatch(new RegExp(`it could not begin before .*: ${what}`));
+    }
+  });
+
+  it('is waited for by nobody who knows no such time', async () => {
+    expect(await endsWith(TAKEN, undefined)).toBe(TAKEN);
   });
 });
