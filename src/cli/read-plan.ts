@@ -15,7 +15,7 @@ export interface ReadPlan {
 /**
  * Reads a plan from a file, or from standard input for `-`.
  *
- * @throws CommandError when there is no such file, or when it is not JSON.
+ * @throws CommandError when there is no such file, or two that differ, or when it is not JSON.
  */
 export async function readPlan(file: string): Promise<ReadPlan> {
   const written = parseJson(file, await readText(file));
@@ -24,15 +24,28 @@ export async function readPlan(file: string): Promise<ReadPlan> {
 
 async function readText(file: string): Promise<string> {
   const places = file === '-' ? ['/dev/stdin'] : [...new Set(foldersOfUser().map((folder) => resolve(folder, file)))];
-  for (const place of places) {
-    try {
-      return await readFile(place, 'utf8');
-    } catch (error) {
-      if (error instanceof Error && 'code' in error && error.code === 'ENOENT') continue;
-      throw notRead(`${place} can't be read: ${message(error)}`);
-    }
+  const found = await Promise.all(places.map(readWhereThere));
+  const texts = found.filter((one) => typeof one === 'string');
+  const [text] = texts;
+  if (text === undefined)
+    throw found.find((one) => one instanceof CommandError) ?? notRead(`there is no file ${places.join(', nor ')}`);
+  // Who types a path means the first, a script of the package the second.
+  if (texts.some((other) => other !== text))
+    throw new CommandError(`${places.join(' and ')} are two plans`, 'give the whole path of the one that is meant');
+  return text;
+}
+
+/** Undefined where there is no such file; why it is none where it is a folder. */
+async function readWhereThere(place: string): Promise<string | CommandError | undefined> {
+  try {
+    return await readFile(place, 'utf8');
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
+    const why = notRead(`${place} can't be read: ${message(error)}`);
+    if (code === 'EISDIR') return why;
+    throw why;
   }
-  throw notRead(`there is no file ${places.join(', nor ')}`);
 }
 
 /** Where a relative path may begin: `npm run` changes to the folder of the package, and tells where the user was. */

@@ -1,8 +1,8 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { summaryOf } from '../../src/cli/describe-plan.js';
@@ -28,6 +28,7 @@ async function verdigris(...args: string[]): Promise<{ code: number; out: string
 
 async function file(content: unknown, name = 'plan.json'): Promise<string> {
   const path = join(folder, name);
+  await mkdir(dirname(path), { recursive: true });
   await writeFile(path, typeof content === 'string' ? content : JSON.stringify(content));
   return path;
 }
@@ -77,6 +78,33 @@ describe('verdigris plan lint', () => {
         `there is no file ${join(process.cwd(), 'mine.json')}\n`,
       );
     } finally {
+      vi.unstubAllEnvs();
+    }
+  });
+
+  it('refuses a path by which the user and the package each have a plan of their own', async () => {
+    const [user, ofPackage] = [join(folder, 'user'), join(folder, 'package')];
+    const mine = await file(planWith(), 'user/plan.json');
+    const theirs = await file(REFUSED, 'package/plan.json');
+    vi.stubEnv('INIT_CWD', user);
+    vi.stubEnv('npm_package_json', join(ofPackage, 'package.json'));
+    const cwd = vi.spyOn(process, 'cwd').mockReturnValue(ofPackage);
+    try {
+      const { code, note } = await verdigris('plan', 'lint', 'plan.json');
+      expect([code, note]).toEqual([2, expect.stringContaining(`${mine} and ${theirs} are two plans\n`)]);
+      expect(await verdigris('plan', 'lint', mine)).toMatchObject({ code: 0 });
+      // One and the same.
+      await rm(theirs);
+      await symlink(mine, theirs);
+      expect(await verdigris('plan', 'lint', 'plan.json')).toMatchObject({ code: 0 });
+      // A folder is no plan.
+      await rm(mine);
+      await mkdir(mine);
+      await rm(theirs);
+      await writeFile(theirs, JSON.stringify(planWith()));
+      expect(await verdigris('plan', 'lint', 'plan.json')).toMatchObject({ code: 0 });
+    } finally {
+      cwd.mockRestore();
       vi.unstubAllEnvs();
     }
   });
