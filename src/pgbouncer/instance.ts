@@ -245,13 +245,13 @@ export class Instance {
    */
   async untilNobodyLogsIn(answersWithinMs: number): Promise<void> {
     const control = await this.control();
-    const deadline = Date.now() + NO_LOGIN_WITHIN_MS;
+    const deadline = performance.now() + NO_LOGIN_WITHIN_MS;
     for (;;) {
       const pools = await within(control.pools(), answersWithinMs, undefined);
       if (pools === undefined) throw this.#silent(answersWithinMs);
       const ours = pools.filter((pool) => this.setup.databases.includes(pool.database));
       const isBusy = ours.some((pool) => pool.serversInLogin > 0 || (pool.servers === 0 && pool.clientsWaiting > 0));
-      if (!isBusy || Date.now() > deadline) return;
+      if (!isBusy || performance.now() > deadline) return;
       await sleep(2);
     }
   }
@@ -439,7 +439,7 @@ export class Instance {
    */
   async #served(): Promise<void> {
     const control = await this.control();
-    const deadline = Date.now() + SERVED_WITHIN_MS;
+    const deadline = performance.now() + SERVED_WITHIN_MS;
     const asked = new Set<string>();
     for (;;) {
       const empty = (await control.pools()).filter(
@@ -449,7 +449,7 @@ export class Instance {
       const unserved = empty.filter((pool) => asked.has(keyOf(pool)));
       this.#unserved = unserved;
       const goesOn = unserved.some(({ clientsWaiting, serversInLogin }) => clientsWaiting > 0 || serversInLogin > 0);
-      if (!goesOn || Date.now() >= deadline) return;
+      if (!goesOn || performance.now() >= deadline) return;
       await sleep(5);
     }
   }
