@@ -14,7 +14,7 @@ import {
 } from '../src/postgres/session.js';
 import { isConnectionLost, isOutOfRoom, sqlState, STALE_EPOCH, TRY_AGAIN } from '../src/postgres/sqlstate.js';
 import { tlsFault } from '../src/postgres/tls-fault.js';
-import { refuseWhileGreenServes } from '../src/postgres/where-writes-are.js';
+import { refuseWhileBlueServes, refuseWhileGreenServes } from '../src/postgres/where-writes-are.js';
 import type { Side } from '../src/side.js';
 import { databasesOf, type Environment } from '../src/worker/connections.js';
 import type { Redact } from '../src/worker/redact.js';
@@ -145,6 +145,25 @@ export function performWhileBlueServes<T>(
 ): Promise<T> {
   return perform(dependencies, ref, async (own) => {
     await refuseWhileGreenServes(own.databases, own.run);
+    return work(own);
+  });
+}
+
+/**
+ * The same for what is only right while green serves: it watches the way back, or ends it. A side that does not answer
+ * keeps nobody.
+ *
+ * @param epoch the one in which green has got the writes
+ * @throws ApplicationFailure WritesOnBlue
+ */
+export function performWhileGreenServes<T>(
+  dependencies: ActivityDependencies,
+  ref: RunRef,
+  epoch: number,
+  work: (work: Work) => Promise<T>,
+): Promise<T> {
+  return perform(dependencies, ref, async (own) => {
+    await refuseWhileBlueServes(own.databases, own.run, epoch);
     return work(own);
   });
 }

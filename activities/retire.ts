@@ -7,13 +7,14 @@ import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/
 import { feedName } from '../src/postgres/feed.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { isAway } from '../src/postgres/standby.js';
-import { readOwner } from '../src/postgres/state.js';
+import { readOwner, readRoute } from '../src/postgres/state.js';
+import { refuseGivenBack } from '../src/postgres/where-writes-are.js';
 import { releaseDatabase } from '../src/postgres/ownership.js';
 import { dropTriggers } from '../src/postgres/migrate/revert.js';
 import { stepContext } from './step-context.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { refuseReadsOnBlueOf } from './haproxy.js';
-import { perform, type ActivityDependencies } from './context.js';
+import { performWhileGreenServes, type ActivityDependencies } from './context.js';
 
 /** Activities of phase 8. */
 export function retireActivities(dependencies: ActivityDependencies) {
@@ -22,11 +23,14 @@ export function retireActivities(dependencies: ActivityDependencies) {
      * Removes replication and triggers. Blue is left as it is, with its fence closed: whoever still writes there is
      * told so. Schema verdigris stays on both sides: routers read from it where writes are.
      *
+     * @param epoch the one in which green has got the writes. Default: not asked, as by an earlier version
      * @returns what is left on a blue that stays out of reach, for people; null when nothing is
+     * @throws ApplicationFailure WritesOnBlue where they have been given back since: without its fence green would be open
+     * beside blue
      */
-    retire: (ref: RunRef): Promise<string | null> =>
-      perform(dependencies, ref, async (work) => {
-        const { run, session, asOwner, signal } = work;
+    retire: (ref: RunRef, epoch = Infinity): Promise<string | null> =>
+      performWhileGreenServes(dependencies, ref, epoch, async (work) => {
+        const { databases, run, session, asOwner, signal } = work;
         // Looked at before, while writes could still go back: a HAProxy may have been restarted since. Blue still answers rightly.
         await refuseReadsOnBlueOf(ref, dependencies.environment, await session('green', 'retire'));
         const back = feedName(run.migration, 'to_blue');
@@ -34,6 +38,8 @@ export function retireActivities(dependencies: ActivityDependencies) {
         const retireGreen = (): Promise<unknown> =>
           asOwner('green', 'retire', async (green) => {
             if (await isOver(green)) return;
+            const route = await readRoute(green, run.migration);
+            if (route !== undefined) refuseGivenBack(databases, { side: route.writesOn, epoch: route.epoch }, epoch);
             await dropDdlTriggers(green);
             // Only where the promotion was never finished.
             await dropSubscriptions(green, there);

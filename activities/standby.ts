@@ -18,7 +18,7 @@ import { closeSession, openSession, type Session } from '../src/postgres/session
 import type { Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { refuseReadsOnBlueOf, WeightsWatch } from './haproxy.js';
-import { perform, watching, type ActivityDependencies, type Work } from './context.js';
+import { perform, performWhileGreenServes, watching, type ActivityDependencies, type Work } from './context.js';
 
 /** Time between two looks at the feed. */
 const LOOK_EVERY_MS = 1_000;
@@ -54,9 +54,14 @@ function stillArmed(note: string): Progress {
 /** Activities of phase 7. */
 export function standbyActivities(dependencies: ActivityDependencies) {
   return {
-    /** Watches the feed from green to blue; returns when its health is no longer `known`, or every hour with the lag. */
-    watchStandby: (ref: RunRef, known: string): Promise<StandbyState> =>
-      perform(dependencies, ref, async (work) => {
+    /**
+     * Watches the feed from green to blue; returns when its health is no longer `known`, or every hour with the lag.
+     *
+     * @param epoch the one in which green has got the writes. Default: not asked, as by an earlier version
+     * @throws ApplicationFailure WritesOnBlue where they have been given back since
+     */
+    watchStandby: (ref: RunRef, known: string, epoch = Infinity): Promise<StandbyState> =>
+      performWhileGreenServes(dependencies, ref, epoch, async (work) => {
         const weights = new WeightsWatch(work, ref, dependencies.environment, 'green', LOOK_EVERY_MS);
         try {
           return await watch(work, ref, known, weights);

@@ -34,6 +34,7 @@ export const ERROR_TYPES = [
   'RollbackUnsafe',
   'WritesUncertain',
   'WritesOnGreen',
+  'WritesOnBlue',
   'WorkerBusy',
   'MigrationRolledBack',
   'SqlError',

@@ -1,6 +1,6 @@
-import { CancellationScope } from '@temporalio/workflow';
+import { CancellationScope, patched } from '@temporalio/workflow';
 import { act } from './lib/activities.js';
-import { failureMessage } from './lib/failure.js';
+import { failureMessage, failureType } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 
@@ -17,9 +17,14 @@ export async function retire(story: Story, ref: RunRef): Promise<void> {
     for (;;) {
       try {
         // An earlier version's activity says nothing.
-        run.leftOnBlue = (await act('remove replication, leave blue fenced').retire(ref)) ?? null;
+        run.leftOnBlue = (await act('remove replication, leave blue fenced').retire(ref, run.epoch)) ?? null;
         return;
       } catch (error) {
+        if (failureType(error) === 'WritesOnBlue' && patched('a retirement ends where blue has the writes')) {
+          // The workflow was reset to a point before a rollback: what that has left is undone.
+          run.retiring = false;
+          throw error;
+        }
         // Green serves and blue is closed: nothing is moved because tidying up failed.
         await story.hold(`the retirement could not be finished: ${failureMessage(error)}`);
       }

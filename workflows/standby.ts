@@ -175,7 +175,7 @@ const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy'>, string>> = {
 async function watchOnce(run: MigrationRun, ref: RunRef, known: string): Promise<StandbyState> {
   for (;;) {
     try {
-      return await act('watch the feed to blue').watchStandby(ref, known);
+      return await act('watch the feed to blue').watchStandby(ref, known, run.epoch);
     } catch (error) {
       if (isCancelled(error)) throw error;
       const why = `the feed to blue can't be watched: ${failureMessage(error)}`;

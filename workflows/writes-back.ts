@@ -1,4 +1,5 @@
 import { ApplicationFailure, condition, patched, sleep, uuid4 } from '@temporalio/workflow';
+import type { WritesAt } from '../src/postgres/where-writes-are.js';
 import type { WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { act, actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
@@ -31,12 +32,8 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
   if (!run.promotionStarted) return;
   const heard = { confirmations: run.confirmations, retireRequest: run.retireRequest };
   try {
-    const { writesOn, epoch } = await untilDone(run, ref, heard, 'asking the databases where writes are', () =>
-      actFastWithin('compensate: where are writes?', '1 minute').whereWritesAre(ref, run.epoch),
-    );
-    run.writesOn(writesOn);
-    run.epoch = epoch;
-    if (writesOn === 'blue') {
+    let at = await untilKnown(run, ref, heard);
+    if (isOpenBlue(at)) {
       run.waitFor({ for: 'retry', why: 'ending the tries of the promotion, so that clients of poolers go on' });
       // As of an earlier version: undefined.
       const left: unknown = await act('compensate: end the tries of the promotion').withdrawPromotion(ref);
@@ -44,18 +41,60 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
       return;
     }
     run.wasPromoted = true;
-    // What was decided is finished first: green may not be open yet, and without the reverse feed there is no way back.
-    await untilDone(run, ref, heard, 'finishing what was decided: green must be open, and blue must follow it', () =>
-      actFastUpTo('compensate: finish what was decided', WAY_BACK_TRIES).promote(ref, 'blue', epoch),
-    );
-    // Where that can't be had, the way back says what it loses.
-    await finishMove(run, ref, 'blue', 'compensate: the feed to blue', { goesBack: true });
-    run.waitFor(null);
+    if (at.writesOn === 'green') {
+      const known = at;
+      // What was decided is finished first: green may not be open yet, and without the reverse feed there is no way back.
+      at = await untilDone(
+        run,
+        ref,
+        heard,
+        'finishing what was decided: green must be open, and blue must follow it',
+        () => finishDecided(run, ref, known),
+      );
+    }
+    if (at.writesOn === 'green') {
+      // Where that can't be had, the way back says what it loses.
+      await finishMove(run, ref, 'blue', 'compensate: the feed to blue', { goesBack: true });
+      run.waitFor(null);
+    } else {
+      openIsOwed(run, 'The way back was decided before, as the databases say');
+    }
     await untilMoved(run, ref, heard);
   } finally {
     run.wayBackBlocked = false;
     run.asksToLose({});
     run.waitFor(null);
+  }
+}
+
+async function untilKnown(run: MigrationRun, ref: RunRef, heard: Heard): Promise<WritesAt> {
+  const at = await untilDone(run, ref, heard, 'asking the databases where writes are', () => whereWritesAre(run, ref));
+  run.writesOn(at.writesOn);
+  run.epoch = at.epoch;
+  return at;
+}
+
+function whereWritesAre(run: MigrationRun, ref: RunRef): Promise<WritesAt> {
+  return actFastWithin('compensate: where are writes?', '1 minute').whereWritesAre(ref, run.epoch);
+}
+
+function isOpenBlue({ writesOn, isOpen }: WritesAt): boolean {
+  return writesOn === 'blue' && (isOpen !== false || !patched(GIVEN_BACK));
+}
+
+/** Its workflow was reset, as a rule. Runs of an earlier version finished the promotion before, without end. */
+const GIVEN_BACK = 'a way back that was decided before is finished';
+
+/** @returns where writes are by then: blue, where a way back that was decided before shows only now */
+async function finishDecided(run: MigrationRun, ref: RunRef, at: WritesAt): Promise<WritesAt> {
+  try {
+    await actFastUpTo('compensate: finish what was decided', WAY_BACK_TRIES).promote(ref, 'blue', at.epoch);
+    return at;
+  } catch (error) {
+    if (failureType(error) !== 'StaleEpoch' || !patched(GIVEN_BACK)) throw error;
+    const now = await whereWritesAre(run, ref);
+    if (now.writesOn === 'green') throw error;
+    return now;
   }
 }
 

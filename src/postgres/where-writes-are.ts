@@ -3,22 +3,26 @@ import { VerdigrisError } from '../errors.js';
 import type { Side } from '../side.js';
 import { NewestRoute } from './newest-route.js';
 import { openActorSession, type Run } from './ownership.js';
+import type { WritesAre } from './pools.js';
 import { readDecisionAsActor } from './promotion-decision.js';
 import { closeSession, withSession, type Databases } from './session.js';
-import { hasState, readRoute } from './state.js';
+import { hasState, readRoute, type Route } from './state.js';
 
 export interface WritesAt {
   readonly writesOn: Side;
   readonly epoch: number;
+  /** False where green has given the writes back and blue's own row does not say so yet: it is opened by the way back. */
+  readonly isOpen?: false;
 }
 
-/** Green is asked only to contradict, and a green that does not answer keeps nobody for longer than this, ms. */
+/** A green that does not answer keeps nobody for longer than this, ms. */
 const GREEN_MS = 3_000;
 
 /**
  * Where writes are, by the databases alone. Blue decides: it gives the writes away in a COMMIT of its own. But a blue that
  * was restored, or failed over to a replica that lacked that COMMIT, still says of itself what was true before it; so what
- * green says, and what the run has seen, must not contradict it.
+ * green says, and what the run has seen, must not contradict it. Of a way back that is decided green's row alone knows
+ * until blue is open.
  *
  * @param known the epoch that the run has seen; no row that is true has one below it
  * @throws VerdigrisError WritesUncertain when blue's row is older than what is known
@@ -31,24 +35,24 @@ export async function whereWritesAre(databases: Databases, run: Run, known: numb
     const { decided, epoch } = isThere
       ? await readDecisionAsActor(blue, run.migration, 'blue')
       : { decided: false, epoch: 0 };
-    return decided
-      ? { writesOn: 'green', epoch }
-      : await uncontradicted(databases, run, { writesOn: 'blue', epoch }, known);
+    const onGreen = await routeOfGreen(databases, run);
+    if (!decided) return uncontradicted({ writesOn: 'blue', epoch }, onGreen, known);
+    const isGivenBack = onGreen?.writesOn === 'blue' && onGreen.epoch === epoch + 1;
+    return isGivenBack ? { writesOn: 'blue', epoch: onGreen.epoch, isOpen: false } : { writesOn: 'green', epoch };
   } finally {
     await closeSession(blue);
   }
 }
 
-async function uncontradicted(databases: Databases, run: Run, byBlue: WritesAt, known: number): Promise<WritesAt> {
-  const onGreen = await epochOfGreen(databases, run);
-  const newest = Math.max(known, onGreen ?? 0);
-  if (newest <= byBlue.epoch) return byBlue;
+function uncontradicted(byBlue: WritesAt, onGreen: Route | undefined, known: number): WritesAt {
+  const since = onGreen?.writesOn === 'green' ? onGreen.epoch : 0;
+  if (Math.max(known, since) <= byBlue.epoch) return byBlue;
   throw new VerdigrisError({
     type: 'WritesUncertain',
     message:
       `blue says that it has the writes since epoch ${byBlue.epoch}, but ` +
-      (onGreen !== undefined && onGreen > byBlue.epoch
-        ? `green says that it has them since epoch ${onGreen}`
+      (since > byBlue.epoch
+        ? `green says that it has them since epoch ${since}`
         : `this run has moved them on to epoch ${known}`) +
       ': blue was restored, or has failed over to a server that lacks what was decided',
     nextStep:
@@ -56,15 +60,14 @@ async function uncontradicted(databases: Databases, run: Run, byBlue: WritesAt, 
   });
 }
 
-/** The epoch in which green has got the writes, by its own row; undefined where it says nothing of the kind. */
-async function epochOfGreen(databases: Databases, { migration }: Run): Promise<number | undefined> {
+/** Green's own row; undefined where it does not answer, or knows none. */
+async function routeOfGreen(databases: Databases, { migration }: Run): Promise<Route | undefined> {
   const { green } = databases;
   const soon = { ...green, config: { ...green.config, connectionTimeoutMillis: GREEN_MS } };
   try {
-    return await withSession(soon, { purpose: 'where are writes', answerWithinMs: GREEN_MS }, async (session) => {
-      const route = (await hasState(session)) ? await readRoute(session, migration) : undefined;
-      return route?.writesOn === 'green' ? route.epoch : undefined;
-    });
+    return await withSession(soon, { purpose: 'where are writes', answerWithinMs: GREEN_MS }, async (session) =>
+      (await hasState(session)) ? await readRoute(session, migration) : undefined,
+    );
   } catch {
     return undefined;
   }
@@ -77,16 +80,47 @@ async function epochOfGreen(databases: Databases, { migration }: Run): Promise<n
  * @throws VerdigrisError WritesOnGreen
  */
 export async function refuseWhileGreenServes(databases: Databases, { migration }: Run): Promise<void> {
+  const route = await newestRoute(databases, migration);
+  if (route?.side !== 'green') return;
+  const names = { blue: databases.blue.connection, green: databases.green.connection };
+  throw new VerdigrisError({
+    type: 'WritesOnGreen',
+    message: `green has the writes (epoch ${route.epoch}), and this would take away what it needs`,
+    nextStep: `was the workflow reset to a point before the promotion? Ask \`${doctorCall(names, '--who-is-primary')}\`, end the run, and let \`${doctorCall(names, '--clean')}\` remove what is left`,
+  });
+}
+
+/**
+ * For what is only right while green serves: it watches the way back, or ends it. A run in its standby window may be wrong
+ * about that, too: its workflow was reset to a point before a rollback. A blue that was restored says of itself what was
+ * true before the promotion: its epoch is below the one in which green has got the writes.
+ *
+ * @param since that epoch, as the run knows it
+ * @throws VerdigrisError WritesOnBlue
+ */
+export async function refuseWhileBlueServes(databases: Databases, { migration }: Run, since: number): Promise<void> {
+  const route = await newestRoute(databases, migration);
+  if (route !== undefined) refuseGivenBack(databases, route, since);
+}
+
+/** The same by one row; of green's, read behind the lock of its actor, it stays true: nobody else decides meanwhile. */
+export function refuseGivenBack(databases: Databases, { side, epoch }: WritesAre, since: number): void {
+  if (side === 'blue' && epoch > since) throw writesOnBlue(databases, epoch);
+}
+
+function writesOnBlue(databases: Databases, epoch: number): VerdigrisError {
+  const names = { blue: databases.blue.connection, green: databases.green.connection };
+  return new VerdigrisError({
+    type: 'WritesOnBlue',
+    message: `writes have been given back to blue (epoch ${epoch}): there is no way back to be watched or ended, and green's fence stays`,
+    nextStep: `was the workflow reset to a point before a rollback? Ask \`${doctorCall(names, '--who-is-primary')}\`; what that rollback has left, \`retire\` or the end of the window has the run undo`,
+  });
+}
+
+async function newestRoute(databases: Databases, migration: string): Promise<WritesAre | undefined> {
   const newest = new NewestRoute(databases, migration);
   try {
-    const route = await newest.read();
-    if (route?.side !== 'green') return;
-    const names = { blue: databases.blue.connection, green: databases.green.connection };
-    throw new VerdigrisError({
-      type: 'WritesOnGreen',
-      message: `green has the writes (epoch ${route.epoch}), and this would take away what it needs`,
-      nextStep: `was the workflow reset to a point before the promotion? Ask \`${doctorCall(names, '--who-is-primary')}\`, end the run, and let \`${doctorCall(names, '--clean')}\` remove what is left`,
-    });
+    return await newest.read();
   } finally {
     await newest.close();
   }

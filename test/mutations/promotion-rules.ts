@@ -410,4 +410,16 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     ],
     test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'opens, closes and decides nothing' },
   },
+  {
+    rule: 'the way back ends only where green serves',
+    edits: [
+      edit('activities/context.ts', '    await refuseWhileBlueServes(own.databases, own.run, epoch);\n', ''),
+      edit(
+        'activities/retire.ts',
+        'if (route !== undefined) refuseGivenBack',
+        'if (route === undefined) refuseGivenBack',
+      ),
+    ],
+    test: { file: 'test/postgres/retirement-refused.test.ts', name: 'is refused once writes are back on blue' },
+  },
 ];

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { withSession, type Databases } from '../../src/postgres/session.js';
-import { refuseWhileGreenServes, whereWritesAre } from '../../src/postgres/where-writes-are.js';
+import { refuseWhileBlueServes, refuseWhileGreenServes, whereWritesAre } from '../../src/postgres/where-writes-are.js';
 import { writesOfGreen } from '../../src/postgres/writes-of-green.js';
 import type { Side } from '../../src/side.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
@@ -78,6 +78,33 @@ describe('where writes are', () => {
     await says('blue', 'blue', epoch + 2);
     expect(await whereWritesAre(databases, RUN, epoch + 1)).toEqual({ writesOn: 'blue', epoch: epoch + 2 });
     await expect(refuseWhileGreenServes(databases, RUN)).resolves.toBeUndefined();
+  });
+
+  it('is a blue that is still to be opened where green alone knows that it has given them back', async () => {
+    await says('blue', 'green', epoch + 1);
+    await says('green', 'blue', epoch + 2);
+    const found = { writesOn: 'blue', epoch: epoch + 2, isOpen: false };
+    for (const known of [0, epoch + 1]) expect(await whereWritesAre(databases, RUN, known)).toEqual(found);
+    const byBlue = { writesOn: 'green', epoch: epoch + 1 };
+    expect(await whereWritesAre(greenAway(), RUN, epoch + 1)).toEqual(byBlue);
+    // No decision of this promotion's: as of another run that has claimed green.
+    await says('green', 'blue', epoch + 3);
+    expect(await whereWritesAre(databases, RUN, epoch + 1)).toEqual(byBlue);
+  });
+
+  it('is asked before the way back is watched or ended: a blue that has them again refuses, one that was restored does not', async () => {
+    const asked = (of = databases): Promise<void> => refuseWhileBlueServes(of, RUN, epoch + 1);
+    await says('blue', 'green', epoch + 1);
+    await says('green', 'green', epoch + 1);
+    await asked();
+    await says('blue', 'blue', epoch);
+    await asked();
+    await asked(greenAway());
+    await says('blue', 'green', epoch + 1);
+    await says('green', 'blue', epoch + 2);
+    await expect(asked()).rejects.toMatchObject({ type: 'WritesOnBlue', retryable: false });
+    await says('blue', 'blue', epoch + 2);
+    await expect(asked(greenAway())).rejects.toMatchObject({ type: 'WritesOnBlue' });
   });
 });
 

@@ -1,0 +1,72 @@
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { retireActivities } from '../../activities/retire.js';
+import { planSchema } from '../../src/plan/schema.js';
+import { armFence, unarmedTablesSql } from '../../src/postgres/fence.js';
+import { claimDatabases } from '../../src/postgres/ownership.js';
+import { withSession, type Databases, type Session } from '../../src/postgres/session.js';
+import { FENCE_CLOSED, readOwner } from '../../src/postgres/state.js';
+import type { Side } from '../../src/side.js';
+import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+
+const MIGRATION = 'retire-refused';
+const TABLES = [{ schema: 'public', name: 'notes' }];
+
+let own: Record<Side, TestDatabase>;
+let databases: Databases;
+let epoch: number;
+
+beforeAll(async () => {
+  own = { blue: await testDatabase('pg15', 'refused blue'), green: await testDatabase('pg18', 'refused green') };
+  databases = { blue: asDatabase(own.blue, 'blue'), green: asDatabase(own.green, 'green') };
+  epoch = await claimDatabases(databases, { runId: 'run', migration: MIGRATION }, 'flag');
+  await on('green', async (green) => {
+    await green.query(`CREATE TABLE public.notes (id int); SELECT setval('verdigris.fence', ${FENCE_CLOSED})`);
+    await armFence(green, TABLES);
+  });
+});
+
+afterAll(() => Promise.all([own.blue.drop(), own.green.drop()]));
+
+function on<T>(side: Side, work: (session: Session) => Promise<T>): Promise<T> {
+  return withSession(databases[side], { purpose: 'test' }, work);
+}
+
+async function says(side: Side, writesOn: Side, at: number): Promise<void> {
+  await on(side, (session) => session.query('UPDATE verdigris.route SET writes_on = $1, epoch = $2', [writesOn, at]));
+}
+
+function retire(): Promise<unknown> {
+  const environment = { VERDIGRIS_CONNECTION_B: own.blue.uri, VERDIGRIS_CONNECTION_G: own.green.uri };
+  const plan = planSchema.parse({ name: MIGRATION, blue: { connection: 'b' }, green: { connection: 'g' } });
+  const activities = retireActivities({ environment, redact: (text) => text });
+  return new MockActivityEnvironment().run(() => activities.retire({ plan, runId: 'run' }, epoch + 1));
+}
+
+describe('a retirement', () => {
+  it.each([
+    ['blue is open', 'blue', 2],
+    ['green alone has decided it', 'green', 1],
+  ] as const)('is refused once writes are back on blue, and green stays fenced: %s', async (_, ofBlue, later) => {
+    await says('blue', ofBlue, epoch + later);
+    await says('green', 'blue', epoch + 2);
+    await expect(retire()).rejects.toMatchObject({ type: 'WritesOnBlue', nonRetryable: true });
+    await on('green', async (green) => {
+      expect((await green.query(unarmedTablesSql(TABLES))).rows).toEqual([]);
+      expect((await readOwner(green))?.outcome).toBeNull();
+    });
+    await expect(on('green', (green) => green.query('INSERT INTO public.notes VALUES (1)'))).rejects.toMatchObject({
+      code: '25006',
+    });
+  });
+
+  it('goes on where green has them, also beside a blue that was restored', async () => {
+    await says('blue', 'blue', epoch);
+    await says('green', 'green', epoch + 1);
+    expect(await retire()).toBeNull();
+    await on('green', async (green) => {
+      expect((await green.query(unarmedTablesSql(TABLES))).rows).toHaveLength(1);
+      expect((await readOwner(green))?.outcome).toBe('completed');
+    });
+  });
+});

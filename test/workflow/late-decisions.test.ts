@@ -1,0 +1,84 @@
+import { ApplicationFailure } from '@temporalio/common';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { failureOf, resultOf } from '../support/run-end.js';
+import { replayed, ScriptedRuns, type ScriptedRun } from '../support/scripted-run.js';
+import { retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
+
+/* What the databases say of the writes is not what the run has seen: its workflow was reset, or a late worker has decided. */
+
+let runs: ScriptedRuns;
+
+beforeAll(async () => {
+  runs = await ScriptedRuns.start();
+});
+
+afterAll(() => runs.stop());
+
+const WHO = { by: 'grace', reason: 'the test says so' };
+
+function asked(run: ScriptedRun, entry: string): number {
+  return run.log.filter((one) => one === entry).length;
+}
+
+describe.concurrent('a run in its standby window whose writes are back on blue', () => {
+  it('is not completed by a retirement: what the rollback has left is undone, and the run says so', async () => {
+    const epochs: unknown[] = [];
+    const run = await runs.begin({
+      retire: (own, _ref, epoch) => {
+        epochs.push(epoch);
+        if (own.writesOn === 'green') return null;
+        throw ApplicationFailure.nonRetryable('writes have been given back to blue (epoch 3)', 'WritesOnBlue');
+      },
+    });
+    await run.saw('+watchStandby');
+    run.move('green');
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    const error = await failureOf(run);
+    expect(error.cause?.message).toMatch(/^rolled back: writes have been given back to blue/);
+    expect(epochs).toEqual([2]);
+    expect(asked(run, '+promote')).toBe(1);
+    run.at('-releaseDatabases', run.at('-undoReplication', run.at('-retire')));
+    await replayed(run);
+  });
+});
+
+describe.concurrent('a way back that was decided before', () => {
+  it('is finished first where blue is still to be opened', async () => {
+    const run = await runs.begin({
+      // Blue's row is behind.
+      whereWritesAre: (own) =>
+        own.writesOn === 'blue' && own.log.filter((one) => one === '+promote').length === 1
+          ? { writesOn: 'blue', epoch: own.epoch, isOpen: false }
+          : { writesOn: own.writesOn, epoch: own.epoch },
+    });
+    await run.saw('+watchStandby');
+    run.move('green');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(run.log).not.toContain('+withdrawPromotion');
+    expect(asked(run, '+promote')).toBe(2);
+    run.at('+undoReplication', run.at('-finishPromotion', run.at('-promote', run.at('-whereWritesAre'))));
+    await replayed(run);
+  });
+
+  it('also where it shows only when green refuses to be opened', async () => {
+    const run = await runs.begin({
+      promote: (own, _ref, from) => {
+        if (own.writesOn === 'green' || from === 'green') return own.move(from);
+        if (own.epoch === 1) return own.move('blue');
+        throw ApplicationFailure.nonRetryable('verdigris: epoch 2 is over, the route is at 3', 'StaleEpoch');
+      },
+      whereWritesAre: (own) =>
+        asked(own, '+whereWritesAre') === 1
+          ? { writesOn: 'green', epoch: 2 }
+          : { writesOn: 'blue', epoch: own.epoch, isOpen: false },
+    });
+    await run.saw('+watchStandby');
+    run.move('green');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(asked(run, '+whereWritesAre')).toBe(2);
+    run.at('-finishPromotion', run.at('-promote', run.at('-whereWritesAre', run.at('-whereWritesAre') + 1)));
+    await replayed(run);
+  });
+});
