@@ -6,7 +6,8 @@ import { readFencedTables } from '../src/postgres/fenced-tables.js';
 import { lookAtSchema } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropSlots } from '../src/postgres/feed-objects.js';
-import type { Run } from '../src/postgres/ownership.js';
+import { openActorSession, type Run } from '../src/postgres/ownership.js';
+import { beginTries, endTries, type Tries } from '../src/postgres/ended-tries.js';
 import { finishPromotion } from '../src/postgres/finish-promotion.js';
 import { feedGoesOn, noteForced, wasForced } from '../src/postgres/forced-way-back.js';
 import { refuseFullIdentity } from '../src/postgres/full-identity.js';
@@ -29,7 +30,7 @@ import {
   rememberedFiles,
   rememberFiles,
 } from '../src/postgres/partition-files.js';
-import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
+import { closeSession, SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordMove } from '../src/postgres/state.js';
 import { refuseUnmovedContents, unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
@@ -191,6 +192,8 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      * @param goesOn the run does, and is to promote later: what a try has left on green keeps no WAL until then. Default:
      * false, as in a rollback, which removes it with everything else
      * @returns which poolers could not be released for a minute, and why; null when all are
+     * @throws ApplicationFailure WritesOnGreen where a try of a worker that Temporal has not heard of has decided meanwhile;
+     * not where the run goes on: its next promotion finishes that
      */
     withdrawPromotion: (ref: RunRef, goesOn = false): Promise<string | null> =>
       perform(dependencies, ref, async (work) => {
@@ -198,6 +201,8 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         const blue = await work.session('blue', 'withdraw promotion', SHORT_STATEMENTS);
         const route = await readRoute(blue, ref.plan.name);
         if (route === undefined) return null;
+        await endTries(blue, await beginTries(blue, work.run));
+        if (!goesOn) await refuseDecided(work);
         await withdrawOpening(blue, ref.plan.name, 'blue', route.epoch);
         let left: string | null = null;
         try {
@@ -262,6 +267,22 @@ export async function releasedUntil(error: unknown, notAfter: string | undefined
   return performance.now() <= at ? error : error.asLastWord();
 }
 
+/** Behind the lock of blue's actor: a try that had begun is over then, and what it has decided shows. */
+async function refuseDecided({ databases, run, signal }: Work): Promise<void> {
+  const blue = await openActorSession(databases.blue, 'withdraw promotion', signal);
+  try {
+    const { decided, epoch } = await readDecisionAsActor(blue, run.migration, 'blue');
+    if (!decided) return;
+    throw new VerdigrisError({
+      type: 'WritesOnGreen',
+      message: `green has been given the writes meanwhile (epoch ${epoch}), by a worker that Temporal has not heard of`,
+      nextStep: 'nothing: the way back begins anew, and finishes what was decided first',
+    });
+  } finally {
+    await closeSession(blue);
+  }
+}
+
 /** How long a pooler that is out of reach keeps the next compensation from being begun. */
 const POOLERS_WITHIN_MS = 60_000;
 
@@ -291,7 +312,9 @@ async function promote(
 ): Promise<PromotionResult> {
   const { databases, run, signal } = work;
   const session = await work.session(from, 'promote', SHORT_STATEMENTS);
+  let tries: Tries | undefined;
   try {
+    if (from === 'blue') tries = await beginTries(session, run);
     // Writers need not wait for it, as they would beside a try that is announced still: its worker may have been killed.
     const { decided, epoch: now } = await askDecision(databases[from], run.migration, { signal });
     // A worker that was killed in its hold has left them paused.
@@ -311,7 +334,7 @@ async function promote(
     const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;
     const promoted = await moveWrites(
       {
-        ...{ databases, migration: run.migration, from, epoch, fenced, knownTables: known, sequenceGap, signal },
+        ...{ databases, migration: run.migration, from, epoch, tries, fenced, knownTables: known, sequenceGap, signal },
         ...begins,
         patterns: ref.plan.tables,
         comparedPartitions: partitions,
@@ -338,6 +361,8 @@ async function promote(
     await within(recordMove(session, run.runId, from, moved), OLD_SIDE_MS, undefined).catch(() => undefined);
     return result;
   } catch (error) {
+    // An earlier attempt that Temporal has not heard of may be between two tries: nobody waits for it any more.
+    if (tries !== undefined && isLastWord(error, signal, redact)) await endTries(session, tries).catch(() => undefined);
     // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
     await withdrawOpening(session, run.migration, from, epoch).catch(() => undefined);
     let isUndecided = false;
@@ -361,8 +386,14 @@ async function promote(
  */
 function asLastWord(error: unknown, signal: AbortSignal, redact: Redact): unknown {
   const failure = failureOf(error, signal, redact);
-  if (!(failure instanceof ApplicationFailure) || failure.nonRetryable === true) return error;
+  if (!(failure instanceof ApplicationFailure) || isLastWord(failure, signal, redact)) return error;
   return ApplicationFailure.nonRetryable(failure.message, failure.type, ...(failure.details ?? []));
+}
+
+/** Whether Temporal begins the activity no more after it. */
+function isLastWord(error: unknown, signal: AbortSignal, redact: Redact): boolean {
+  const failure = failureOf(error, signal, redact);
+  return failure instanceof ApplicationFailure && failure.nonRetryable === true;
 }
 
 /** Where a loss may be accepted for it, it says how much that would be now: no more than that is accepted. */

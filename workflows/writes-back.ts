@@ -33,12 +33,9 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
   const heard = { confirmations: run.confirmations, retireRequest: run.retireRequest };
   try {
     let at = await untilKnown(run, ref, heard);
-    if (isOpenBlue(at)) {
-      run.waitFor({ for: 'retry', why: 'ending the tries of the promotion, so that clients of poolers go on' });
-      // As of an earlier version: undefined.
-      const left: unknown = await act('compensate: end the tries of the promotion').withdrawPromotion(ref);
-      run.poolersLeft = typeof left === 'string' ? left : null;
-      return;
+    while (isOpenBlue(at)) {
+      if (await endsTries(run, ref)) return;
+      at = await untilKnown(run, ref, heard);
     }
     run.wasPromoted = true;
     if (at.writesOn === 'green') {
@@ -84,6 +81,20 @@ function isOpenBlue({ writesOn, isOpen }: WritesAt): boolean {
 
 /** Its workflow was reset, as a rule. Runs of an earlier version finished the promotion before, without end. */
 const GIVEN_BACK = 'a way back that was decided before is finished';
+
+/** @returns false where a try that nobody has heard of has moved the writes to green meanwhile */
+async function endsTries(run: MigrationRun, ref: RunRef): Promise<boolean> {
+  run.waitFor({ for: 'retry', why: 'ending the tries of the promotion, so that clients of poolers go on' });
+  try {
+    // As of an earlier version: undefined.
+    const left: unknown = await act('compensate: end the tries of the promotion').withdrawPromotion(ref);
+    run.poolersLeft = typeof left === 'string' ? left : null;
+    return true;
+  } catch (error) {
+    if (failureType(error) === 'WritesOnGreen' && patched('a late decision is gone back from')) return false;
+    throw error;
+  }
+}
 
 /** @returns where writes are by then: blue, where a way back that was decided before shows only now */
 async function finishDecided(run: MigrationRun, ref: RunRef, at: WritesAt): Promise<WritesAt> {

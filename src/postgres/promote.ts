@@ -3,6 +3,7 @@ import { otherSide, type Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
 import { answerWithin } from '../timing.js';
 import type { TablePatterns } from './catalog-pattern.js';
+import { refuseEnded, type Tries } from './ended-tries.js';
 import { Hold, promotionBlocked, StandsInTheWay } from './hold.js';
 import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
@@ -76,6 +77,8 @@ export interface Promotion {
   readonly from: Side;
   /** The epoch in which it was asked for; a worker that wakes up in a later one moves nothing. Default: any. */
   readonly epoch?: number | undefined;
+  /** Those that it is tried by, so that none moves anything once the run has ended them. Default: nobody ends them. */
+  readonly tries?: Tries | undefined;
   /** Tables whose fence must be in force on `from`. */
   readonly fenced: readonly TableName[];
   /** Every table (oid) that was there when the fence was armed: a new one in the hold stops the try. */
@@ -135,7 +138,7 @@ const LOCK_TIMEOUTS_MS = [20, 40, 80] as const;
  *
  * @throws VerdigrisError PromotionBlocked when the last try did not go through either: nothing has happened then, and
  * the message says who stood in the way; PoolerAwaited at once where `notAfter` says how long to wait for it. StaleEpoch
- * when the run is no longer in charge. NotOpened as tryPromotion().
+ * when the run is no longer in charge, or has ended these tries. NotOpened as tryPromotion().
  */
 export async function promote(
   promotion: Promotion,
@@ -205,6 +208,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
       return { holdMs: null, steps: {}, epoch: decision.epoch, unreleased };
     }
     if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
+    if (promotion.tries !== undefined) await refuseEnded(actors.main, promotion.tries);
     refuseLate(promotion);
     const sessions = await openSessions(actors, promotion, keep);
     await refuseReplaced(sessions, promotion);

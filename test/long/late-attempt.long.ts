@@ -4,11 +4,13 @@ import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { promoteActivities } from '../../activities/promote.js';
 import { planSchema } from '../../src/plan/schema.js';
+import { beginTries, endTries, refuseEnded } from '../../src/postgres/ended-tries.js';
 import { feedName } from '../../src/postgres/feed.js';
 import { findSlots } from '../../src/postgres/feed-objects.js';
 import { TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
 import { openActorSession } from '../../src/postgres/ownership.js';
 import { preparePromotion, withdrawOpening } from '../../src/postgres/prepare-promotion.js';
+import { promote } from '../../src/postgres/promote.js';
 import { closeSession, type Database, type Session } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, readRoute } from '../../src/postgres/state.js';
 import { streamNames } from '../../src/postgres/streams.js';
@@ -83,11 +85,91 @@ describe('the tries of a promotion that are ended', () => {
   });
 });
 
+describe('an attempt that Temporal has not heard of for too long, between two tries', () => {
+  it('moves nothing once the run has ended the tries; the next promotion of the run does', async () => {
+    const rig = await PromotionRig.create('ended attempt');
+    try {
+      const { ref, activities } = activitiesOf(rig);
+      const { databases, migration, tables, maxHoldMs } = rig.move('blue');
+      const wayBack = tables.map((table) => ({ table }));
+      const attempt = async (onBlocked: () => void): Promise<unknown> => {
+        const tries = await rig.ours('blue', (blue) => beginTries(blue, ref));
+        const knownTables = await preparePromotion({ databases, migration, from: 'blue', fenced: tables, wayBack });
+        return promote(
+          {
+            ...{ databases, migration, from: 'blue', tries, fenced: tables, knownTables, maxHoldMs },
+            ...{ sequenceGap: 1_000, feedBack: true },
+          },
+          { attempts: 100, onBlocked },
+        );
+      };
+      await rig.writers.pause();
+      await rig.on('blue', async (writer) => {
+        let isBlocked = (): void => undefined;
+        const blocked = new Promise<void>((resolve) => (isBlocked = resolve));
+        // Behind the fence that the attempt has armed.
+        await preparePromotion({ databases, migration, from: 'blue', fenced: tables, wayBack });
+        await writer.query(`BEGIN; UPDATE ${tables[0]?.name ?? ''} SET id = id`);
+        const late = attempt(isBlocked).catch((error: unknown) => error);
+        await blocked;
+        expect(await new MockActivityEnvironment().run(() => activities.withdrawPromotion(ref))).toBeNull();
+        await writer.query('COMMIT');
+        expect(await late).toMatchObject({ type: 'StaleEpoch', retryable: true });
+      });
+      expect(await rig.ours('blue', (blue) => readRoute(blue, migration))).toMatchObject({ writesOn: 'blue' });
+      rig.writers.resume();
+      await attempt(() => undefined);
+      await rig.moveOn(['finish']);
+      await rig.audit();
+    } finally {
+      await rig.close();
+    }
+  });
+
+  it('is told by who withdraws the promotion where it has decided; tries are ended once, however late and often', async () => {
+    const rig = await PromotionRig.create('late decision');
+    try {
+      const { ref, activities } = activitiesOf(rig);
+      await rig.ours('blue', async (blue) => {
+        const [first, late] = [await beginTries(blue, ref), await beginTries(blue, ref)];
+        await refuseEnded(blue, first);
+        await endTries(blue, first);
+        await expect(refuseEnded(blue, late)).rejects.toMatchObject({ type: 'StaleEpoch' });
+        const next = await beginTries(blue, ref);
+        await endTries(blue, late);
+        await refuseEnded(blue, next);
+        await endTries(blue, next);
+        await expect(refuseEnded(blue, next)).rejects.toMatchObject({ type: 'StaleEpoch' });
+      });
+      const withdraw = (goesOn: boolean): Promise<unknown> =>
+        new MockActivityEnvironment().run(() => activities.withdrawPromotion(ref, goesOn));
+      // An attempt whose end is the promotion's: what it can't move, people must mend.
+      await rig.ours('blue', async (blue) => {
+        const { epoch = 0 } = (await readRoute(blue, rig.move('blue').migration)) ?? {};
+        const before = await beginTries(blue, ref);
+        await blue.query('SELECT lo_create(4711)');
+        const blocked = new MockActivityEnvironment().run(() => activities.promote(ref, 'blue', epoch));
+        await expect(blocked).rejects.toMatchObject({ type: 'PromotionBlocked', nonRetryable: true });
+        await blue.query('SELECT lo_unlink(4711)');
+        await expect(refuseEnded(blue, before)).rejects.toMatchObject({ type: 'StaleEpoch' });
+      });
+      await rig.moveOn();
+      await expect(withdraw(false)).rejects.toMatchObject({ type: 'WritesOnGreen', nonRetryable: true });
+      expect(await withdraw(true)).toBeNull();
+      await rig.audit();
+    } finally {
+      await rig.close();
+    }
+  });
+});
+
 function activitiesOf(rig: PromotionRig): { ref: RunRef; activities: ReturnType<typeof promoteActivities> } {
   const { databases } = rig;
   const environment = { VERDIGRIS_CONNECTION_B: uriOf(databases.blue), VERDIGRIS_CONNECTION_G: uriOf(databases.green) };
   const { migration } = rig.move('blue');
-  const plan = planSchema.parse({ name: migration, blue: { connection: 'b' }, green: { connection: 'g' } });
+  const plan = planSchema.parse({
+    ...{ name: migration, blue: { connection: 'b' }, green: { connection: 'g' }, traffic: { stages: [] } },
+  });
   return { ref: { plan, runId: 'run' }, activities: promoteActivities({ environment, redact: (text) => text }) };
 }
 

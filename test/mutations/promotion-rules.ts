@@ -411,6 +411,13 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: { file: 'test/postgres/mistakes-fence.test.ts', name: 'opens, closes and decides nothing' },
   },
   {
+    rule: 'a try that its run has ended moves nothing',
+    edits: [
+      edit(PROMOTE, '    if (promotion.tries !== undefined) await refuseEnded(actors.main, promotion.tries);\n', ''),
+    ],
+    test: { file: 'test/long/late-attempt.long.ts', name: 'moves nothing once the run has ended the tries' },
+  },
+  {
     rule: 'the way back ends only where green serves',
     edits: [
       edit('activities/context.ts', '    await refuseWhileBlueServes(own.databases, own.run, epoch);\n', ''),

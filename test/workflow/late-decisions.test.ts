@@ -1,8 +1,8 @@
-import { ApplicationFailure } from '@temporalio/common';
+import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { failureOf, resultOf } from '../support/run-end.js';
-import { replayed, ScriptedRuns, type ScriptedRun } from '../support/scripted-run.js';
-import { retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { replayed, ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
+import { retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
 
 /* What the databases say of the writes is not what the run has seen: its workflow was reset, or a late worker has decided. */
 
@@ -79,6 +79,30 @@ describe.concurrent('a way back that was decided before', () => {
     expect((await resultOf(run)).outcome).toBe('rolledBack');
     expect(asked(run, '+whereWritesAre')).toBe(2);
     run.at('-finishPromotion', run.at('-promote', run.at('-whereWritesAre', run.at('-whereWritesAre') + 1)));
+    await replayed(run);
+  });
+});
+
+describe.concurrent('a promotion that a late worker decides while it is withdrawn', () => {
+  it('is finished, and gone back from', async () => {
+    const run = await runs.begin({
+      promote: async (own, _ref, from) => {
+        if (from === 'green' || own.writesOn === 'green') return own.move(from);
+        await untilCancelled().catch(() => undefined);
+        throw new CancelledFailure('cancelled');
+      },
+      withdrawPromotion: (own) => {
+        own.move('blue');
+        throw ApplicationFailure.nonRetryable('green has been given the writes meanwhile (epoch 2)', 'WritesOnGreen');
+      },
+    });
+    await run.saw('+promote');
+    await run.handle.signal(rollbackSignal, WHO);
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(run.writesOn).toBe('blue');
+    expect(run.epoch).toBe(3);
+    expect(asked(run, '+withdrawPromotion')).toBe(1);
+    run.at('+undoReplication', run.at('-finishPromotion', run.at('-withdrawPromotion')));
     await replayed(run);
   });
 });
