@@ -1,9 +1,10 @@
-import { CancellationScope } from '@temporalio/workflow';
+import { CancellationScope, patched, sleep } from '@temporalio/workflow';
 import type { PromotionResult } from '../activities/promote.js';
+import type { WritesAt } from '../src/postgres/where-writes-are.js';
 import { otherSide, type Side } from '../src/side.js';
 import { finishMove } from './finish-move.js';
 import { actFast, actFastToDecision, actFastUpTo } from './lib/activities.js';
-import { failureMessage, failureType } from './lib/failure.js';
+import { failureMessage, failureType, mayPass } from './lib/failure.js';
 import { lossInWords } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -105,13 +106,36 @@ async function untilDecided(
 /** The end of a promotion whose activity has ended with an error. @throws the same where nothing has been decided */
 async function untilOpened(run: MigrationRun, ref: RunRef, error: unknown): Promise<PromotionResult> {
   if (failureType(error) === 'NotOpened') return openedWhileTold(run, ref, error);
-  const { writesOn } = await actFast('has it been decided?').whereWritesAre(ref);
+  const { writesOn } = await untilAnswered(run, ref);
   if (writesOn !== 'green') throw error;
   try {
     return await actFastToDecision(OPEN).promote(ref, 'blue', run.epoch);
   } catch (failed) {
     if (failureType(failed) !== 'NotOpened') throw failed;
     return openedWhileTold(run, ref, failed);
+  }
+}
+
+/** A blue that is away says nothing, and whatever comes next needs its answer: people are told what is waited for. */
+async function untilAnswered(run: MigrationRun, ref: RunRef): Promise<WritesAt> {
+  const ask = 'has it been decided?';
+  if (!patched('a blue that does not say what was decided is told')) return actFast(ask).whereWritesAre(ref);
+  let isTold = false;
+  for (let attempt = 0; ; attempt++) {
+    try {
+      const at = await actFastUpTo(ask, 5).whereWritesAre(ref);
+      if (isTold) run.waitFor(null);
+      return at;
+    } catch (error) {
+      if (!mayPass(error)) throw error;
+      const [reason = ''] = failureMessage(error).split('\n', 1);
+      const why = `blue does not say whether the promotion was decided, and nothing is undone before it does: ${reason}`;
+      if (!isTold || run.status.waiting?.why !== why) {
+        run.waitFor({ for: 'retry', why, answer: run.doctor('--who-is-primary') });
+      }
+      isTold = true;
+      await sleep(`${Math.min(300, 5 * 2 ** Math.min(attempt, 10))} s`, { summary: 'ask blue again' });
+    }
   }
 }
 

@@ -1,9 +1,9 @@
-import { ApplicationFailure } from '@temporalio/common';
+import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { until } from '../support/migration.js';
 import { failureOf, resultOf } from '../support/run-end.js';
 import { rollBackByCancel, rollBackByFailure, rollBackByMessage, RUNNING } from '../support/running-phases.js';
-import { replayed, ScriptedRuns } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
 import { retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 
 let runs: ScriptedRuns;
@@ -39,6 +39,31 @@ describe.concurrent('compensation runs to its end', () => {
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     expect((await failureOf(run)).cause?.message).toMatch(/writes stay on green/);
     expect(run.writesOn).toBe('green');
+  });
+
+  it('also where blue is lost in the tries of the promotion: it says what it waits for', async () => {
+    let isAway = true;
+    const run = await runs.begin({
+      promote: async (own, _ref, from) => {
+        if (from === 'green') return own.move(from);
+        await untilCancelled().catch(() => undefined);
+        throw new CancelledFailure('cancelled');
+      },
+      whereWritesAre: (own) => {
+        if (!isAway) return { writesOn: own.writesOn, epoch: own.epoch };
+        throw ApplicationFailure.create({ type: 'ConnectionFailed', message: 'blue is away', nonRetryable: false });
+      },
+    });
+    await run.saw('+promote');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const { waiting } = await until(run.handle, 'told', (s) =>
+      /^blue does not say whether the promotion was decided.*blue is away/.test(s.waiting?.why ?? ''),
+    );
+    expect(waiting).toMatchObject({ for: 'retry', answer: 'verdigris doctor --blue b --green g --who-is-primary' });
+    isAway = false;
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(run.writesOn).toBe('blue');
+    await replayed(run);
   });
 
   it('however long it is refused: what somebody mends does not end it', async () => {
