@@ -42,26 +42,45 @@ export async function finishPromotion(
   const to = otherSide(from);
   const oldFeed = feedName(migration, directionTo(to));
   await sleep(WRITERS_FIRST_MS, undefined, { signal: options.signal });
-  const session: SessionOptions = {
-    purpose: 'finish promotion',
-    ...SHORT_STATEMENTS,
-    ...(options.signal === undefined ? {} : { cutOn: options.signal }),
-  };
+  const limits = { ...SHORT_STATEMENTS, ...(options.signal === undefined ? {} : { cutOn: options.signal }) };
   const patience = { forMs: LOCKS_WITHIN_MS, signal: options.signal };
-  return withSession(databases[to], session, async (newSide) => {
-    const route = await readRoute(newSide, migration);
-    if (route?.writesOn !== to) throw notPromoted(to);
+  const route = await asActor(databases[to], limits, patience, async (newSide) => {
+    const found = await readRoute(newSide, migration);
+    if (found?.writesOn !== to) throw notPromoted(to);
     // An old side that is away must not bring anything when it comes back.
     await stopSubscriptions(newSide, oldFeed, patience);
-    return withSession(databases[from], session, async (oldSide) => {
+    await asActor(databases[from], limits, patience, async (oldSide) => {
       await endFeed(newSide, oldSide, oldFeed, to, patience);
       // Whoever waited for this has gone on, and may have moved the writes back.
       options.signal?.throwIfAborted();
-      if (options.feedBack) await beginFeedBack(databases[from], { ...route, migration, writesOn: to }, patience);
-      if (options.keepFence === true) return null;
-      return disarmFence(newSide, { migration, epoch: route.epoch, writesOn: to }, patience);
+      if (options.feedBack) await beginFeedBack(oldSide, from, found, patience);
     });
+    return found;
   });
+  if (options.keepFence === true) return null;
+  return withSession(databases[to], { purpose: PURPOSE, ...limits }, (newSide) =>
+    disarmFence(newSide, { migration, epoch: route.epoch, writesOn: to }, patience),
+  );
+}
+
+const PURPOSE = 'finish promotion';
+
+/**
+ * What has the names of this feed may be another one's by the time at which a frozen worker wakes up: whoever moves the
+ * writes, undoes the run, or claims its databases takes these locks first, and ends the sessions by that.
+ */
+async function asActor<T>(
+  database: Database,
+  limits: Omit<SessionOptions, 'purpose'>,
+  { signal }: LockRetryOptions,
+  work: (actor: Session) => Promise<T>,
+): Promise<T> {
+  const actor = await openActorSession(database, PURPOSE, signal, limits);
+  try {
+    return await work(actor);
+  } finally {
+    await closeSession(actor);
+  }
 }
 
 /**
@@ -96,18 +115,14 @@ const LOCKS_WITHIN_MS = 10_000;
  * old side's row stays so until it is begun.
  */
 async function beginFeedBack(
-  oldSide: Database,
-  { migration, writesOn, epoch }: Pick<Route, 'migration' | 'writesOn' | 'epoch'>,
+  actor: Session,
+  oldSide: Side,
+  { migration, writesOn, epoch }: Route,
   patience: LockRetryOptions,
 ): Promise<void> {
-  const actor = await openActorSession(oldSide, 'begin feed back', patience.signal);
-  try {
-    for (const name of await streamsOfRun(actor, feedName(migration, directionTo(oldSide.side)))) {
-      const isSo = { text: ROUTE_IS_STILL, values: [migration, writesOn, epoch] };
-      if (!(await enableSubscriptionWhere(actor, name, isSo, patience))) throw overtaken(oldSide.side, epoch);
-    }
-  } finally {
-    await closeSession(actor);
+  for (const name of await streamsOfRun(actor, feedName(migration, directionTo(oldSide)))) {
+    const isSo = { text: ROUTE_IS_STILL, values: [migration, writesOn, epoch] };
+    if (!(await enableSubscriptionWhere(actor, name, isSo, patience))) throw overtaken(oldSide, epoch);
   }
 }
 

@@ -8,13 +8,14 @@ import { findSlots } from '../../src/postgres/feed-objects.js';
 import { armFence, unarmedTablesSql } from '../../src/postgres/fence.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { withSession, type Databases, type Session } from '../../src/postgres/session.js';
-import { hasState } from '../../src/postgres/state.js';
+import { hasState, readRoute } from '../../src/postgres/state.js';
+import type { Side } from '../../src/side.js';
 import type { RunRef } from '../../workflows/lib/run-ref.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 import { StatementProxy, type Point } from '../support/statement-proxy.js';
 
 /*
- * A worker that is frozen while it undoes what a run has made, and wakes up when the next run of that plan has begun: that
+ * A worker that is frozen while it undoes what a run has made, or ends its feed after a promotion, and wakes up when the next run of that plan has begun: that
  * one's objects have the same names. Another worker has done it all meanwhile.
  */
 
@@ -89,6 +90,24 @@ const isHere = {
   'at the claim': ({ text }: Point) => text.includes('UPDATE verdigris.owner SET outcome'),
 } as const;
 
+/** As if writes had been moved to that side by now. */
+async function says(writesOn: Side, epoch: number): Promise<void> {
+  for (const side of ['blue', 'green'] as const) {
+    await withSession(databases[side], { purpose: 'test' }, (session) =>
+      session.query('UPDATE verdigris.route SET writes_on = $1, epoch = $2', [writesOn, epoch]),
+    );
+  }
+}
+
+/** What is there of the run that has begun last. */
+async function expectUntouched(): Promise<void> {
+  await onBlue(async (blue) => {
+    expect(await hasState(blue)).toBe(true);
+    expect(await findSlots(blue, feedName(NAME, 'to_green'))).toHaveLength(1);
+    expect((await blue.query(unarmedTablesSql(TABLES))).rows).toEqual([]);
+  });
+}
+
 type Undoing = (activities: Activities, ref: RunRef) => Promise<unknown>;
 
 const undoings: readonly (readonly [string, keyof typeof isHere, Undoing])[] = [
@@ -110,11 +129,29 @@ describe('a worker that is frozen in the undoing', () => {
     held.release();
     await Promise.race([late, sleep(20_000)]);
     try {
-      await onBlue(async (blue) => {
-        expect(await hasState(blue)).toBe(true);
-        expect(await findSlots(blue, feedName(NAME, 'to_green'))).toHaveLength(1);
-        expect((await blue.query(unarmedTablesSql(TABLES))).rows).toEqual([]);
-      });
+      await expectUntouched();
+    } finally {
+      await rollBack(second);
+    }
+  });
+});
+
+describe('a worker that is frozen in the end of a promotion', () => {
+  it('before it drops the slot of the old feed, drops none of the next run', { timeout: 120_000 }, async () => {
+    const first = await begin();
+    const { epoch = 0 } = (await onBlue((blue) => readRoute(blue, NAME))) ?? {};
+    await says('green', epoch + 1);
+    const stopped = proxy.stopWhere(isHere['at the slot'], 'before');
+    const finish = (): Promise<unknown> => frozenWorker().finishPromotion(first, 'blue');
+    const late = new MockActivityEnvironment().run(finish).catch((error: unknown) => error);
+    const held = await stopped;
+    await says('blue', epoch + 2);
+    await rollBack(first);
+    const second = await begin();
+    held.release();
+    await Promise.race([late, sleep(20_000)]);
+    try {
+      await expectUntouched();
     } finally {
       await rollBack(second);
     }

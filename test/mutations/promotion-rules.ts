@@ -16,6 +16,7 @@ const inCrash = (name: string) => ({ file: 'test/faults/mistakes/crash.faults.ts
 
 const MARKER_STEP = '            : waitUntilAllIsThere(sessions, promotion, hold, over),\n';
 const SLOTS = '      if (promotion.feedBack) await makeSlotsOfTheWayBack(sessions, promotion, hold);\n';
+const FEED_BACK = '      if (options.feedBack) await beginFeedBack(oldSide, from, found, patience);\n';
 const LOCK = '[lockOutWriters(main, promotion, hold, epoch), limitOthers(sessions, hold)]);\n    });\n';
 
 export const PROMOTION_RULES: readonly Mutation[] = [
@@ -265,11 +266,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     edits: [
       edit(FINISH, '    await stopSubscriptions(newSide, oldFeed, patience);\n', ''),
       edit(FINISH, '      await endFeed(newSide, oldSide, oldFeed, to, patience);\n', ''),
-      edit(
-        FINISH,
-        '      return disarmFence(newSide, {',
-        '      await endFeed(newSide, oldSide, oldFeed, to, patience);\n      return disarmFence(newSide, {',
-      ),
+      edit(FINISH, FEED_BACK, `${FEED_BACK}      await endFeed(newSide, oldSide, oldFeed, to, patience);\n`),
     ],
     test: inFeeds('the reverse feed does not begin'),
   },
@@ -428,5 +425,17 @@ export const PROMOTION_RULES: readonly Mutation[] = [
       ),
     ],
     test: { file: 'test/postgres/retirement-refused.test.ts', name: 'is refused once writes are back on blue' },
+  },
+  {
+    rule: 'who ends the old feed holds the locks of both actors',
+    edits: [
+      edit(
+        FINISH,
+        'await openActorSession(database, PURPOSE, signal, limits)',
+        'await openSession(database, { purpose: PURPOSE, ...limits })',
+      ),
+      edit(FINISH, "import { openActorSession } from './ownership.js';", "import { openSession } from './session.js';"),
+    ],
+    test: { file: 'test/long/late-undoing.long.ts', name: 'drops none of the next run' },
   },
 ];

@@ -49,7 +49,7 @@ const FROM_DECISION = [
   point('the slot of the old feed is dropped', 'from', 'finish promotion', /pg_drop_replication_slot/),
 ];
 
-const FEED_ON = point('the feed back is on', 'from', 'begin feed back', /^COMMIT$/);
+const FEED_ON = point('the feed back is on', 'from', 'finish promotion', /^COMMIT$/);
 
 const DISARMED = point('the first table is disarmed', 'to', 'finish promotion', /DISABLE TRIGGER/);
 
