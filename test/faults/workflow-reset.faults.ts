@@ -1,13 +1,17 @@
 import { WorkflowFailedError } from '@temporalio/client';
+import pg from 'pg';
 import { describe, expect, it } from 'vitest';
 import { LEDGER_SCHEMA } from '../support/ledger-application.js';
 import { Migration, rowsOf, until } from '../support/migration.js';
 import { resetBefore } from '../support/reset.js';
+import { retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 
 /*
  * `temporal workflow reset` after the promotion: the workflow's memory is that of an earlier moment, in which writes were on
  * blue. What it would do then takes away the database that serves.
  */
+
+const WHO = { by: 'grace', reason: 'the test says so' };
 
 const ROWS = 'SELECT count(*)::int AS n FROM accounts';
 
@@ -49,6 +53,50 @@ describe('a run that is reset in its standby window', () => {
           rowsOf(migration.blue, `INSERT INTO accounts (id, balance) VALUES (987655, 0)`),
         ).rejects.toMatchObject({ code: '25006' });
       } finally {
+        await migration.close();
+      }
+    },
+  );
+});
+
+describe('a run that is reset to its standby window when a rollback has given the writes back', () => {
+  it(
+    'is not completed by a retirement: green stays fenced, and the rollback is finished',
+    { timeout: 240_000 },
+    async () => {
+      const migration = await Migration.create({
+        ...{ blue: 'pg15', green: 'pg18', purpose: 'reset back', schema: LEDGER_SCHEMA },
+        plan: { standby: { for: '1h' }, traffic: { stages: [{ percent: 0, for: '0s' }], approval: { before: [] } } },
+      });
+      const reader = new pg.Client(migration.blue.config);
+      try {
+        const handle = await migration.start();
+        await until(handle, 'standing by', (s) => s.waiting?.for === 'standby' && s.rollback.safe);
+        // The fence of blue can't go before this ends.
+        await reader.connect();
+        await reader.query('BEGIN; SELECT FROM accounts');
+        await handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+        await until(handle, 'writes are back', (s) => s.writesOn === 'blue' && s.rollingBack !== null);
+        await rowsOf(migration.blue, 'INSERT INTO accounts (id, balance) VALUES (987654, 0)');
+        await resetBefore(handle, 'watchStandby');
+
+        const again = migration.client.workflow.getHandle(handle.workflowId);
+        const told = await until(again, 'told', ({ alarms = [] }) =>
+          alarms.some(({ why }) => /given back to blue/.test(why)),
+        );
+        expect(told).toMatchObject({ phase: 'standby', writesOn: 'green', rollback: { safe: false } });
+        await again.executeUpdate(retireUpdate, { args: [WHO] });
+        await until(again, 'rolling back', (s) => s.rollingBack !== null);
+        await reader.query('COMMIT');
+        const error: unknown = await again.result().catch((e: unknown) => e);
+        expect(String((error as WorkflowFailedError).cause?.message)).toMatch(
+          /^rolled back: writes have been given back/,
+        );
+        await rowsOf(migration.blue, 'INSERT INTO accounts (id, balance) VALUES (987655, 0)');
+        const onGreen = rowsOf(migration.green, 'INSERT INTO accounts (id, balance) VALUES (987656, 0)');
+        await expect(onGreen).rejects.toMatchObject({ code: '25006' });
+      } finally {
+        await reader.end();
         await migration.close();
       }
     },

@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { WorkflowHandle } from '@temporalio/client';
+import { temporal } from '@temporalio/proto';
 import type Long from 'long';
 
-/** Has the run go on from before an activity was first asked for, and forget what came after. */
+/** Has the run go on from before an activity was first asked for, and forget what came after, messages included. */
 export async function resetBefore(handle: WorkflowHandle, activity: string): Promise<void> {
   const { events } = await handle.fetchHistory();
   let task: Long | null | undefined;
@@ -16,6 +17,7 @@ export async function resetBefore(handle: WorkflowHandle, activity: string): Pro
     workflowExecution: { workflowId: handle.workflowId, runId },
     reason: 'the test resets it',
     workflowTaskFinishEventId: task ?? null,
+    resetReapplyType: temporal.api.enums.v1.ResetReapplyType.RESET_REAPPLY_TYPE_NONE,
     requestId: randomUUID(),
   });
 }
