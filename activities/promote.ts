@@ -6,7 +6,7 @@ import { readFencedTables } from '../src/postgres/fenced-tables.js';
 import { lookAtSchema } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropSlots } from '../src/postgres/feed-objects.js';
-import { openActorSession, type Run } from '../src/postgres/ownership.js';
+import type { Run } from '../src/postgres/ownership.js';
 import { beginTries, endTries, type Tries } from '../src/postgres/ended-tries.js';
 import { finishPromotion } from '../src/postgres/finish-promotion.js';
 import { feedGoesOn, noteForced, wasForced } from '../src/postgres/forced-way-back.js';
@@ -30,7 +30,7 @@ import {
   rememberedFiles,
   rememberFiles,
 } from '../src/postgres/partition-files.js';
-import { closeSession, SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
+import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordMove } from '../src/postgres/state.js';
 import { refuseUnmovedContents, unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
@@ -269,18 +269,13 @@ export async function releasedUntil(error: unknown, notAfter: string | undefined
 
 /** Behind the lock of blue's actor: a try that had begun is over then, and what it has decided shows. */
 async function refuseDecided({ databases, run, signal }: Work): Promise<void> {
-  const blue = await openActorSession(databases.blue, 'withdraw promotion', signal);
-  try {
-    const { decided, epoch } = await readDecisionAsActor(blue, run.migration, 'blue');
-    if (!decided) return;
-    throw new VerdigrisError({
-      type: 'WritesOnGreen',
-      message: `green has been given the writes meanwhile (epoch ${epoch}), by a worker that Temporal has not heard of`,
-      nextStep: 'nothing: the way back begins anew, and finishes what was decided first',
-    });
-  } finally {
-    await closeSession(blue);
-  }
+  const { decided, epoch } = await askDecision(databases.blue, run.migration, { signal });
+  if (!decided) return;
+  throw new VerdigrisError({
+    type: 'WritesOnGreen',
+    message: `green has been given the writes meanwhile (epoch ${epoch}), by a worker that Temporal has not heard of`,
+    nextStep: 'nothing: the way back begins anew, and finishes what was decided first',
+  });
 }
 
 /** How long a pooler that is out of reach keeps the next compensation from being begun. */
