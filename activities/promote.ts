@@ -18,7 +18,7 @@ import type { ClientPool } from '../src/pgbouncer/client-pools.js';
 import { poolsOf, type Heard } from '../src/pgbouncer/from-plan.js';
 import { PoolerAwaited, PoolerTaken, releaseAll, type Pools } from '../src/postgres/pools.js';
 import { notOpened, promote as moveWrites, refuseLate } from '../src/postgres/promote.js';
-import { askDecision, readDecision, readDecisionAsActor } from '../src/postgres/promotion-decision.js';
+import { askDecision, readDecision, readDecisionAsActor, type Decision } from '../src/postgres/promotion-decision.js';
 import { keptSessions, openActors } from '../src/postgres/promotion-sessions.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
@@ -310,8 +310,7 @@ async function promote(
   let tries: Tries | undefined;
   try {
     if (from === 'blue') tries = await beginTries(session, run);
-    // Writers need not wait for it, as they would beside a try that is announced still: its worker may have been killed.
-    const { decided, epoch: now } = await askDecision(databases[from], run.migration, { signal });
+    const { decided, epoch: now } = await decisionSoFar(work, session, from);
     // A worker that was killed in its hold has left them paused.
     if (!decided) await releaseAll(pools, signal);
     // Tried again for as long as a server was away, it must not move writes hours after it was asked to.
@@ -373,6 +372,16 @@ async function promote(
     if (from === 'green' && !acceptLoss) throw await withLossNamed(error, session, run);
     throw acceptLoss && isUndecided ? asLastWord(error, signal, redact) : error;
   }
+}
+
+/**
+ * What an earlier attempt has decided. Where its try is announced still, its worker may have been killed in it: then
+ * whoever acts is ended, so that writers need not wait for the answer.
+ */
+async function decisionSoFar({ databases, run, signal }: Work, session: Session, from: Side): Promise<Decision> {
+  const route = await readRoute(session, run.migration);
+  if (route === undefined || route.opening === null) return readDecision(session, run.migration, from);
+  return askDecision(databases[from], run.migration, { signal });
 }
 
 /**
