@@ -67,7 +67,11 @@ async function begin(): Promise<RunRef> {
   const ref: RunRef = { plan, runId: `run ${++runs}` };
   const epoch = await claimDatabases(databases, { runId: ref.runId, migration: NAME }, 'flag');
   await onBlue(async (blue) => {
+    // It waits for the transactions of whoever writes on this server meanwhile.
+    await blue.query("SET lock_timeout = '60s'");
     await blue.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [feedName(NAME, 'to_green')]);
+  });
+  await onBlue(async (blue) => {
     await armFence(blue, TABLES, { guard: { migration: NAME, epoch, writesOn: 'blue' } });
   });
   return ref;

@@ -273,32 +273,36 @@ describe.each(COMBINATIONS)('promotion %s -> %s, streams: %i', (blueServer, gree
     expect(asked).toEqual([]);
   });
 
-  it('that a writer stands in the way of ends with its tries and says who it is', async () => {
-    const fenced = ['accounts', 'entries'].map((name) => ({ schema: 'public', name }));
-    const wayBack = fenced.map((table) => ({ table }));
-    const move = { databases, migration: MIGRATION, from: 'blue' as const, fenced };
-    const knownTables = await preparePromotion({ ...move, wayBack });
-    const writer = new pg.Client(databases.blue.config);
-    await writer.connect();
-    try {
-      // It has passed the armed fence, and stays.
-      const { rows } = await writer.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
-      await writer.query("BEGIN; INSERT INTO entries (reference, account) VALUES ('stays', 1)");
-      const started = performance.now();
-      const promoted = promote(
-        { ...move, knownTables, maxHoldMs: 2_000, sequenceGap: 1_000, feedBack: true },
-        { attempts: 2 },
-      );
-      await expect(promoted).rejects.toMatchObject({
-        type: 'PromotionBlocked',
-        message: expect.stringMatching(new RegExp(`writers did not end.* pid ${rows[0]?.pid}\\b`)) as string,
-      });
-      // Each request for the lock has writers wait.
-      expect(performance.now() - started).toBeLessThan(8_000);
-    } finally {
-      await writer.end();
-    }
-  });
+  // On one server nobody would be asked to wait: the slot of the way back waits for that writer before.
+  it.skipIf(blueServer === greenServer)(
+    'that a writer stands in the way of ends with its tries and says who it is',
+    async () => {
+      const fenced = ['accounts', 'entries'].map((name) => ({ schema: 'public', name }));
+      const wayBack = fenced.map((table) => ({ table }));
+      const move = { databases, migration: MIGRATION, from: 'blue' as const, fenced };
+      const knownTables = await preparePromotion({ ...move, wayBack });
+      const writer = new pg.Client(databases.blue.config);
+      await writer.connect();
+      try {
+        // It has passed the armed fence, and stays.
+        const { rows } = await writer.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+        await writer.query("BEGIN; INSERT INTO entries (reference, account) VALUES ('stays', 1)");
+        const started = performance.now();
+        const promoted = promote(
+          { ...move, knownTables, maxHoldMs: 2_000, sequenceGap: 1_000, feedBack: true },
+          { attempts: 2 },
+        );
+        await expect(promoted).rejects.toMatchObject({
+          type: 'PromotionBlocked',
+          message: expect.stringMatching(new RegExp(`writers did not end.* pid ${rows[0]?.pid}\\b`)) as string,
+        });
+        // Each request for the lock has writers wait.
+        expect(performance.now() - started).toBeLessThan(8_000);
+      } finally {
+        await writer.end();
+      }
+    },
+  );
 
   it('loses and doubles no write, there and back, with writers at work', async () => {
     const writers = new Writers(databases, 12);
