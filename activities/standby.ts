@@ -85,10 +85,12 @@ export function standbyActivities(dependencies: ActivityDependencies) {
     /**
      * Looks whether nobody reads on blue through a HAProxy any more, nor would after a restart of one.
      *
-     * @throws ApplicationFailure WeightsNotSet, ConnectionFailed, ConnectionUnknown: which HAProxy may still lead there, and why
+     * @param epoch the one in which green has got the writes. Default: not asked, as by an earlier version
+     * @throws ApplicationFailure WeightsNotSet, ConnectionFailed, ConnectionUnknown: which HAProxy may still lead there, and
+     * why; WritesOnBlue where the writes have been given back since: reads are right there
      */
-    readsHaveLeftBlue: (ref: RunRef): Promise<void> =>
-      perform(dependencies, ref, async ({ session, signal }) =>
+    readsHaveLeftBlue: (ref: RunRef, epoch = Infinity): Promise<void> =>
+      performWhileGreenServes(dependencies, ref, epoch, async ({ session, signal }) =>
         refuseReadsOnBlueOf(ref, dependencies.environment, await session('green', 'reads on blue', watching(signal))),
       ),
 

@@ -40,6 +40,26 @@ describe.concurrent('a run in its standby window whose writes are back on blue',
     run.at('-releaseDatabases', run.at('-undoReplication', run.at('-retire')));
     await replayed(run);
   });
+
+  it('waits for no reads to leave blue through HAProxy before that', async () => {
+    const givenBack = ApplicationFailure.nonRetryable('writes have been given back to blue (epoch 3)', 'WritesOnBlue');
+    const run = await runs.begin(
+      { readsHaveLeftBlue: () => Promise.reject(givenBack) },
+      {
+        traffic: {
+          stages: [{ percent: 1, for: '0s' }],
+          approval: { before: [] },
+          haproxy: { backend: 'reads', instances: ['haproxy_1'] },
+        },
+      },
+    );
+    await run.saw('+watchStandby');
+    run.move('green');
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect((await failureOf(run)).cause?.message).toMatch(/^rolled back: writes have been given back to blue/);
+    expect(run.log).not.toContain('+retire');
+    await replayed(run);
+  });
 });
 
 describe.concurrent('a way back that was decided before', () => {

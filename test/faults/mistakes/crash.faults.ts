@@ -5,9 +5,9 @@ import { dropSlots } from '../../../src/postgres/feed-objects.js';
 import { feedName } from '../../../src/postgres/feed.js';
 import { isFenceOpen } from '../../../src/postgres/fence.js';
 import { measureLag } from '../../../src/postgres/marker.js';
-import { readDecision } from '../../../src/postgres/promotion-decision.js';
+import { askDecision, readDecision } from '../../../src/postgres/promotion-decision.js';
 import { withSession, type Session } from '../../../src/postgres/session.js';
-import { FENCE_CLOSED, readRoute } from '../../../src/postgres/state.js';
+import { ACTOR_LOCK, FENCE_CLOSED, readRoute } from '../../../src/postgres/state.js';
 import { readSubscription } from '../../../src/postgres/subscription.js';
 import type { Side } from '../../../src/side.js';
 import { carryOut, STEPS } from '../../support/promotion-steps.js';
@@ -143,6 +143,7 @@ describe('blue waits for a replica that does not answer while it commits the dec
       await sleep(300);
       const decides = new pg.Client({ ...databases.blue.config, application_name: 'decides' });
       await decides.connect();
+      await decides.query(`SELECT pg_advisory_lock(${ACTOR_LOCK})`);
       await decides.query(`BEGIN; SELECT verdigris.decide('${migration}', ${epoch}, 'green')`);
       const committed = decides.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED}); COMMIT`);
       const waits = "SELECT FROM pg_stat_activity WHERE application_name = 'decides' AND wait_event = 'SyncRep'";
@@ -153,13 +154,17 @@ describe('blue waits for a replica that does not answer while it commits the dec
       const asked = ours(pair, 'blue', (session) => readDecision(session, migration, 'blue')).then(
         (decision) => (answer = decision),
       );
-      await sleep(500);
+      // Whoever takes over does not end it after its two seconds: the decision would be on blue alone.
+      const taken = askDecision(databases.blue, migration).then((decision) => (answer = decision));
+      await sleep(4_000);
       expect(answer).toBeUndefined();
+      expect((await admin.query(waits)).rowCount).toBe(1);
       await admin.query('ALTER SYSTEM RESET synchronous_standby_names');
       await admin.query('SELECT pg_reload_conf()');
       await committed;
-      expect(await asked).toEqual({ decided: true, epoch: epoch + 1 });
       await decides.end();
+      const decided = { decided: true, epoch: epoch + 1 };
+      expect(await Promise.all([asked, taken])).toEqual([decided, decided]);
     });
   }, 60_000);
 });
