@@ -1104,6 +1104,7 @@ describe('a connection', () => {
       CREATE FUNCTION odd.usual() RETURNS int LANGUAGE sql RETURN 1;
       CREATE AGGREGATE odd.total (int) (SFUNC = int4pl, STYPE = int);
       CREATE TYPE odd.mood AS ENUM ('a');
+      CREATE TYPE odd.span AS RANGE (subtype = int4);
       CREATE DOMAIN odd.short AS text CHECK (length(VALUE) < 9);
       CREATE FOREIGN DATA WRAPPER odd_wrapper;
       COMMENT ON SCHEMA public IS 'ours'`);

@@ -1,5 +1,5 @@
 import { USER_SCHEMA } from '../catalog.js';
-import { NO_ARRAY_OF_ANOTHER, notOfExtension } from '../schema-copy/catalog-description.js';
+import { NO_ARRAY_OF_ANOTHER, notOfExtension, notPartOfAnother } from '../schema-copy/catalog-description.js';
 import { canGiveOwnership } from '../schema-copy/ownership-given.js';
 import type { Session } from '../session.js';
 import { NEW_GREEN, type Found, type PairCheck } from './check.js';
@@ -75,9 +75,8 @@ const DEFAULT_PRIVILEGES = `
 const OPEN_TO_PUBLIC = {
   functions: `
     SELECT p.oid::regprocedure::text AS object FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')}
+     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')} AND ${notPartOfAnother('pg_proc', 'p.oid')}
        AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)
-       AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid AND i.deptype = 'i')
      ORDER BY 1`,
   types: `
     SELECT t.oid::regtype::text AS object FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace

@@ -1,5 +1,6 @@
 import { NEW_GREEN, type PairCheck, type SideContext } from './check.js';
 import { USER_SCHEMA } from '../catalog.js';
+import { notOfExtension, notPartOfAnother } from '../schema-copy/catalog-description.js';
 import { listed } from './finding.js';
 
 /** What of blue only a superuser can make: the copy of the schema would end at the first of them, one in each run. */
@@ -64,10 +65,6 @@ async function commentOnPublic({ session: blue }: SideContext, { session: green 
   return refused.length === 0 ? [] : [{ kind: COMMENT, objects: ['public'] }];
 }
 
-function notOfExtension(catalog: string, oid: string): string {
-  return `NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = '${catalog}'::regclass AND e.objid = ${oid} AND e.deptype = 'e')`;
-}
-
 /** Of the schemas of users, and no members of extensions: those come with theirs. */
 function made(kind: string, catalog: string, object: string, from: string, where = 'true'): string {
   return `SELECT '${kind}' AS kind, ${object} AS object FROM ${from} WHERE ${where} AND ${notOfExtension(catalog, 'o.oid')}`;
@@ -87,7 +84,8 @@ SELECT kind, array_agg(DISTINCT object ORDER BY object) AS objects FROM (
       'pg_proc',
       'o.oid::regprocedure::text',
       `pg_proc o ${inSchema('pronamespace')} JOIN pg_language l ON l.oid = o.prolang LEFT JOIN pg_aggregate a ON a.aggfnoid = o.oid`,
-      `CASE WHEN o.prokind = 'a' THEN 'internal'::regtype IN (a.aggtranstype, a.aggmtranstype) ELSE NOT l.lanpltrusted OR o.proleakproof END`,
+      `CASE WHEN o.prokind = 'a' THEN 'internal'::regtype IN (a.aggtranstype, a.aggmtranstype) ELSE NOT l.lanpltrusted OR o.proleakproof END
+         AND ${notPartOfAnother('pg_proc', 'o.oid')}`,
     ),
     made(
       'base types',

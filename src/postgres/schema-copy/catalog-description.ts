@@ -45,6 +45,14 @@ export function notOfExtension(catalog: string, oid: string): string {
   return `NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = '${catalog}'::regclass AND e.objid = ${oid} AND e.deptype = 'e')`;
 }
 
+/**
+ * A condition: the object did not come with another one, as the constructors of a range type, which belong to the first
+ * superuser whoever has made the type, and its multirange type.
+ */
+export function notPartOfAnother(catalog: string, oid: string): string {
+  return `NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = '${catalog}'::regclass AND i.objid = ${oid} AND i.deptype = 'i')`;
+}
+
 /** A condition: the type `t` is not the array type that comes with another one. A domain has the category of its base. */
 export const NO_ARRAY_OF_ANOTHER = `(t.typcategory <> 'A' OR t.typtype = 'd')`;
 
@@ -185,9 +193,7 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
       FROM pg_proc p
       JOIN pg_namespace n ON n.oid = p.pronamespace
       JOIN pg_language l ON l.oid = p.prolang
-     -- Constructors of range types are made by their types.
-     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')}
-       AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid AND i.deptype = 'i')`,
+     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')} AND ${notPartOfAnother('pg_proc', 'p.oid')}`,
   type: `
     SELECT t.oid::regtype::text AS object, NULL AS relation,
            json_build_object('type', t.typtype, 'not null', t.typnotnull, 'base', nullif(format_type(t.typbasetype, t.typtypmod), '-'),
