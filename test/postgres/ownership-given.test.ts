@@ -30,7 +30,10 @@ beforeAll(async () => {
     GRANT CREATE ON DATABASE "${own[0].database}" TO ${OWNER}; GRANT CREATE ON SCHEMA public TO ${OWNER}; SET ROLE ${OWNER};
     CREATE TYPE public.mood AS ENUM ('a'); CREATE TABLE public.a (id int PRIMARY KEY, m public.mood); CREATE SCHEMA shop;
     CREATE FUNCTION shop.one() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE shop.b (id bigserial PRIMARY KEY);
-    GRANT SELECT, INSERT ON public.a TO ${READER}; GRANT USAGE ON SCHEMA shop TO ${READER}; RESET ROLE`);
+    CREATE TYPE shop.span AS RANGE (subtype = int4); GRANT SELECT, INSERT ON public.a TO ${READER};
+    GRANT USAGE ON SCHEMA shop TO ${READER}; RESET ROLE;
+    CREATE TYPE shop.period AS RANGE (subtype = date); ALTER TYPE shop.period OWNER TO ${OWNER};
+    REVOKE USAGE ON TYPE shop.period FROM PUBLIC`);
   const asMover = { ...own[1].config, user: MOVER, password: 'x' };
   mover = await openSession({ ...asDatabase(own[1], 'green'), config: asMover }, { purpose: 'test' });
 });

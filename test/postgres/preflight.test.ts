@@ -856,6 +856,12 @@ describe('green', () => {
     expect(await found()).toEqual(['error public.one()', `warning tables: ${role}`]);
     await onBlue('REVOKE EXECUTE ON FUNCTION public.one() FROM PUBLIC');
     expect(await found()).toEqual([`warning tables: ${role}`]);
+    // The multirange type of a range can be given to nobody by itself.
+    await onBlue('CREATE TYPE public.span AS RANGE (subtype = int4); REVOKE USAGE ON TYPE public.span FROM PUBLIC');
+    undo.push(() => onBlue('DROP TYPE public.span'));
+    await onGreen(`${defaults} REVOKE USAGE ON TYPES FROM PUBLIC`);
+    undo.push(() => onGreen(`${defaults} GRANT USAGE ON TYPES TO PUBLIC`));
+    expect(await found()).toEqual([`warning tables: ${role}`]);
   });
 
   it('may hold what this very run has made, and the copy of a run that has ended is called so', async () => {

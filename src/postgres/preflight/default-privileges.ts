@@ -80,7 +80,7 @@ const OPEN_TO_PUBLIC = {
      ORDER BY 1`,
   types: `
     SELECT t.oid::regtype::text AS object FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_type', 't.oid')} AND ${NO_ARRAY_OF_ANOTHER}
+     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_type', 't.oid')} AND ${notPartOfAnother('pg_type', 't.oid')} AND ${NO_ARRAY_OF_ANOTHER}
        AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
        AND EXISTS (SELECT FROM aclexplode(coalesce(t.typacl, acldefault('T', t.typowner))) a WHERE a.grantee = 0)
      ORDER BY 1`,

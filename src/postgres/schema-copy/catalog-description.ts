@@ -194,13 +194,15 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
       JOIN pg_namespace n ON n.oid = p.pronamespace
       JOIN pg_language l ON l.oid = p.prolang
      WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')} AND ${notPartOfAnother('pg_proc', 'p.oid')}`,
+  // Before 17 the multirange type of a range keeps owner and grants of its own, which no statement of a dump changes.
   type: `
     SELECT t.oid::regtype::text AS object, NULL AS relation,
            json_build_object('type', t.typtype, 'not null', t.typnotnull, 'base', nullif(format_type(t.typbasetype, t.typtypmod), '-'),
              'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
              'subtype', (SELECT r.rngsubtype::regtype::text FROM pg_range r WHERE r.rngtypid = t.oid),
              'checks', (SELECT json_agg(k.conname ORDER BY k.conname) FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'),
-             'owner', pg_get_userbyid(t.typowner), 'grants', ${acl('t.typacl', 'T', 't.typowner')}) AS facts,
+             'owner', CASE WHEN t.typtype <> 'm' THEN pg_get_userbyid(t.typowner) END,
+             'grants', CASE WHEN t.typtype <> 'm' THEN ${acl('t.typacl', 'T', 't.typowner')} END) AS facts,
            json_build_object('default', pg_get_expr(t.typdefaultbin, 0),
              'checks', (SELECT string_agg(pg_get_constraintdef(k.oid), ' ' ORDER BY k.conname) FROM pg_constraint k
                          WHERE k.contypid = t.oid AND k.contype = 'c')) AS text

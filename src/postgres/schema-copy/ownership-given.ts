@@ -1,7 +1,7 @@
 import { USER_SCHEMA } from '../catalog.js';
 import { majorVersion } from '../retry.js';
 import type { Session } from '../session.js';
-import { notOfExtension, USER_RELATION } from './catalog-description.js';
+import { notOfExtension, notPartOfAnother, USER_RELATION } from './catalog-description.js';
 
 /**
  * Whether green can get blue's owners and grants: from a superuser always; from another user when everything on blue
@@ -100,10 +100,10 @@ const OWNERS = `
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') AND ${USER_RELATION}
      UNION ALL
     SELECT 'pg_proc'::regclass, p.oid, 'ROUTINE', p.proowner, p.pronamespace, p.proacl FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')}
+     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')} AND ${notPartOfAnother('pg_proc', 'p.oid')}
      UNION ALL
     SELECT 'pg_type'::regclass, t.oid, 'TYPE', t.typowner, t.typnamespace, t.typacl FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-     WHERE ${USER_SCHEMA} AND t.typrelid = 0 AND t.typelem = 0 AND ${notOfExtension('pg_type', 't.oid')}
+     WHERE ${USER_SCHEMA} AND t.typrelid = 0 AND t.typelem = 0 AND ${notOfExtension('pg_type', 't.oid')} AND ${notPartOfAnother('pg_type', 't.oid')}
      UNION ALL
     SELECT 'pg_namespace'::regclass, n.oid, 'SCHEMA', n.nspowner, NULL, n.nspacl FROM pg_namespace n
      WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_namespace', 'n.oid')}
