@@ -856,7 +856,7 @@ describe('green', () => {
     expect(await found()).toEqual(['error public.one()', `warning tables: ${role}`]);
     await onBlue('REVOKE EXECUTE ON FUNCTION public.one() FROM PUBLIC');
     expect(await found()).toEqual([`warning tables: ${role}`]);
-    // The multirange type of a range can be given to nobody by itself.
+    // The multirange type of a range goes with it on 18.
     await onBlue('CREATE TYPE public.span AS RANGE (subtype = int4); REVOKE USAGE ON TYPE public.span FROM PUBLIC');
     undo.push(() => onBlue('DROP TYPE public.span'));
     await onGreen(`${defaults} REVOKE USAGE ON TYPES FROM PUBLIC`);

@@ -194,7 +194,7 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
       JOIN pg_namespace n ON n.oid = p.pronamespace
       JOIN pg_language l ON l.oid = p.prolang
      WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')} AND ${notPartOfAnother('pg_proc', 'p.oid')}`,
-  // Before 17 the multirange type of a range keeps owner and grants of its own, which no statement of a dump changes.
+  // On 15 the multirange type of a range has owner and grants of its own, which no statement of a dump changes.
   type: `
     SELECT t.oid::regtype::text AS object, NULL AS relation,
            json_build_object('type', t.typtype, 'not null', t.typnotnull, 'base', nullif(format_type(t.typbasetype, t.typtypmod), '-'),

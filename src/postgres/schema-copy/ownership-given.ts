@@ -92,7 +92,10 @@ interface OnBlue {
   readonly databaseOwner: string;
 }
 
-/** A standard's `public` belongs to pg_database_owner, whoever that is. Objects without a schema have owners that are recorded. */
+/**
+ * A standard's `public` belongs to pg_database_owner, whoever that is. Objects without a schema have owners that are recorded;
+ * those of extensions are in no dump.
+ */
 const OWNERS = `
   WITH owned AS (
     SELECT 'pg_class'::regclass AS class, c.oid, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
@@ -117,7 +120,8 @@ const OWNERS = `
        AND NOT (s.classid = 'pg_namespace'::regclass AND s.objid = to_regnamespace('verdigris'))
        AND NOT (s.classid = 'pg_class'::regclass AND (SELECT relnamespace FROM pg_class WHERE oid = s.objid) = to_regnamespace('verdigris'))
        AND s.classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass, 'pg_class'::regclass, 'pg_namespace'::regclass,
-                             'pg_publication'::regclass, 'pg_event_trigger'::regclass)
+                             'pg_publication'::regclass, 'pg_event_trigger'::regclass,
+                             'pg_extension'::regclass, 'pg_largeobject'::regclass)
   ), given AS (
     SELECT o.kind, o.class, o.oid, o.owner, a.* FROM owned o, aclexplode(o.acl) a WHERE a.grantor <> o.owner
   )
