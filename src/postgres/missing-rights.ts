@@ -1,5 +1,6 @@
 import { USER_SCHEMA } from './catalog.js';
 import { ident } from './identifier.js';
+import { mayHideRows } from './row-policies.js';
 import { RELATION, USER_RELATION } from './schema-copy/catalog-description.js';
 import type { Session } from './session.js';
 
@@ -24,7 +25,7 @@ export interface Owned {
   /** On green. */
   readonly owner: string;
   readonly ownerIsSuperuser: boolean;
-  /** Policies for rows would apply to the role on green, by which an owner passes. */
+  /** Policies for rows, by which an owner passes, would apply to the role on green, and may hide rows. */
   readonly isRestricted: boolean;
 }
 
@@ -204,7 +205,8 @@ async function readOwned(session: Session, roles: readonly string[]): Promise<Ow
 const OWNED = `
   SELECT role.rolname::text AS role, ${RELATION} AS relation, o.rolname::text AS owner, o.rolsuper AS "ownerIsSuperuser",
          pg_has_role(role.oid, c.relowner, 'USAGE') AS owns,
-         c.relrowsecurity AND NOT c.relforcerowsecurity AND NOT role.rolbypassrls AS "isRestricted"
+         c.relrowsecurity AND NOT c.relforcerowsecurity AND NOT role.rolbypassrls
+           AND ${mayHideRows('role.oid')} AS "isRestricted"
     FROM pg_roles role, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
    WHERE role.rolname = ANY ($1)
      AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND ${USER_RELATION}

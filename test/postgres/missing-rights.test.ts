@@ -135,6 +135,11 @@ it('an owner on blue that is none on green is told, until it is a member of the 
     await green.query('ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY');
     const [restricted] = inTheWay(await missingRights(blue, green));
     expect(restricted?.owned).toMatchObject([{ relation: 'public.orders', isRestricted: true }]);
+    // A policy that shows and takes every row hides none, unless a restrictive one stands beside it.
+    await green.query(`CREATE POLICY everything ON public.orders TO ${role} USING (true)`);
+    expect(inTheWay(await missingRights(blue, green))).toEqual([]);
+    await green.query('CREATE POLICY few ON public.orders AS RESTRICTIVE USING (id > 0)');
+    expect(inTheWay(await missingRights(blue, green))).toHaveLength(1);
     expect(describeMissingRights(missing)[0]).toContain(`GRANT ${ident(mover)} TO ${ident(role)}`);
     await green.query(`GRANT ${mover} TO ${role}`);
     expect(await missingRights(blue, green)).toEqual([]);
@@ -144,6 +149,7 @@ it('an owner on blue that is none on green is told, until it is a member of the 
     await blue.query(`ALTER TABLE public.orders OWNER TO postgres; GRANT SELECT, INSERT ON public.orders TO ${role}`);
     await green.query(
       `ALTER TABLE public.orders OWNER TO postgres; ALTER TABLE public.orders DISABLE ROW LEVEL SECURITY;
+       DROP POLICY IF EXISTS everything ON public.orders; DROP POLICY IF EXISTS few ON public.orders;
        GRANT SELECT, INSERT ON public.orders TO ${role}; DROP ROLE ${mover}`,
     );
   }

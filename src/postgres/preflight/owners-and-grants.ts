@@ -1,6 +1,7 @@
 import { USER_SCHEMA } from '../catalog.js';
 import { formatTableName } from '../../plan/table-name.js';
 import { ident } from '../identifier.js';
+import { mayHideRows } from '../row-policies.js';
 import { notOfExtension, USER_RELATION } from '../schema-copy/catalog-description.js';
 import { type OwnershipObstacle, ownershipObstacles } from '../schema-copy/ownership-given.js';
 import type { Session } from '../session.js';
@@ -151,21 +152,13 @@ async function hiddenRows({ blue, green }: PairContext, user: string, mend: stri
   ];
 }
 
-/**
- * Roles that log in and have the rights of the owner; our own user is asked about only where it is the owner. A policy that
- * shows and takes every row hides none, unless there are restrictive ones.
- */
+/** Roles that log in and have the rights of the owner; our own user is asked about only where it is the owner. */
 const PASSED_BY = `
   SELECT c.oid::text, array_agg(r.rolname::text ORDER BY r.rolname) AS roles
     FROM pg_class c JOIN pg_roles r ON pg_has_role(r.oid, c.relowner, 'USAGE')
    WHERE c.relrowsecurity AND NOT c.relforcerowsecurity AND c.oid = ANY ($1::oid[])
      AND r.rolcanlogin AND NOT r.rolsuper AND NOT r.rolbypassrls AND (r.oid = c.relowner OR r.rolname <> current_user)
-     AND (EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND NOT p.polpermissive)
-          OR NOT EXISTS (SELECT FROM pg_policy p, unnest(p.polroles) AS named
-                          WHERE p.polrelid = c.oid AND p.polpermissive AND p.polcmd = '*'
-                            AND CASE named WHEN 0 THEN true ELSE pg_has_role(r.oid, named, 'USAGE') END
-                            AND pg_get_expr(p.polqual, p.polrelid) = 'true'
-                            AND coalesce(pg_get_expr(p.polwithcheck, p.polrelid), 'true') = 'true'))
+     AND ${mayHideRows('r.oid')}
    GROUP BY c.oid ORDER BY c.oid`;
 
 /** Views that read with the rights of an owner to whom policies apply: on green they belong to the owner of the tables. */
