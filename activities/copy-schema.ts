@@ -104,7 +104,7 @@ async function dumpOptions(work: Work, ref: RunRef): Promise<DumpOptions> {
   const blue = await work.session('blue', 'schema');
   return {
     exclude: await excludedRelations(blue, ref.plan.tables),
-    ownersAndGrants: await canGiveOwnership(blue, await work.session('green', 'schema')),
+    ownersAndGrants: await canGiveOwnership(blue, await work.session('green', 'schema'), ref.plan.tables),
     signal: work.signal,
   };
 }

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { ALL_TABLES } from '../../src/postgres/catalog-pattern.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
 import { compareCatalogs } from '../../src/postgres/schema-copy/compare-catalogs.js';
 import { canGiveOwnership } from '../../src/postgres/schema-copy/ownership-given.js';
@@ -54,34 +55,36 @@ afterAll(async () => {
 });
 
 it('a superuser can give everything to anybody', async () => {
-  expect(await canGiveOwnership(blue, green)).toBe(true);
+  expect(await canGiveOwnership(blue, green, ALL_TABLES)).toBe(true);
 });
 
 it('another user only what it may become, where the owners may make something', async () => {
-  expect(await canGiveOwnership(blue, mover)).toBe(false);
+  expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(false);
   await green.query(`GRANT ${OWNER} TO ${MOVER}`);
   // It owns a table in public on blue, and may make none there on green.
-  expect(await canGiveOwnership(blue, mover)).toBe(false);
+  expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(false);
   await green.query(`GRANT CREATE ON SCHEMA public TO ${OWNER}`);
   // Blue's public may have been changed: only its owner could repeat that.
-  expect(await canGiveOwnership(blue, mover)).toBe(false);
+  expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(false);
   await green.query(`ALTER SCHEMA public OWNER TO ${OWNER}`);
-  expect(await canGiveOwnership(blue, mover)).toBe(true);
+  expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(true);
 });
 
 it('not what somebody else than the owner has granted, nor what belongs to a role that green does not know', async () => {
   await blue.query(`CREATE ROLE ${OTHER}; GRANT SELECT ON public.a TO ${OTHER} WITH GRANT OPTION;
     SET ROLE ${OTHER}; GRANT SELECT ON public.a TO ${READER}; RESET ROLE`);
-  expect(await canGiveOwnership(blue, mover)).toBe(false);
+  expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(false);
   await blue.query(`REVOKE SELECT ON public.a FROM ${OTHER} CASCADE`);
-  expect(await canGiveOwnership(blue, mover)).toBe(true);
+  expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(true);
   await blue.query(`CREATE TABLE public.c (id int); ALTER TABLE public.c OWNER TO ${OTHER}`);
-  expect(await canGiveOwnership(blue, mover)).toBe(false);
+  expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(false);
+  const withoutIt = { include: ['*.*'], exclude: ['public.c'] };
+  expect(await canGiveOwnership(blue, mover, withoutIt)).toBe(true);
   await blue.query('DROP TABLE public.c');
   // No dump says whose an extension is, and large objects are not copied.
   await blue.query(`GRANT CREATE ON DATABASE "${own[0].database}" TO ${OTHER}; GRANT CREATE ON SCHEMA public TO ${OTHER};
     SET ROLE ${OTHER}; CREATE EXTENSION citext; SELECT lo_create(0); RESET ROLE`);
-  expect(await canGiveOwnership(blue, mover)).toBe(true);
+  expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(true);
   await blue.query(`DROP OWNED BY ${OTHER}`);
 });
 

@@ -864,6 +864,23 @@ describe('green', () => {
     expect(await found()).toEqual([`warning tables: ${role}`]);
   });
 
+  it('must have the roles that the copy names: not those of tables that the plan leaves out, nor the owner of an extension', async () => {
+    const role = `preflight_named_${TAG}`;
+    await onBlue(`CREATE ROLE ${role}; CREATE SCHEMA audit; CREATE TABLE audit.log (id int PRIMARY KEY);
+      GRANT SELECT ON audit.log TO ${role}; CREATE POLICY own ON audit.log TO ${role} USING (id > 0)`);
+    undo.push(() => onBlue(`DROP SCHEMA audit CASCADE; DROP OWNED BY ${role}; DROP ROLE ${role}`));
+    const found = async (plan: Partial<PlanInput> = {}): Promise<string[]> =>
+      only(await check(plan), 'roles').map(({ severity, object }) => `${severity} ${object}`);
+    const tables = { exclude: ['audit.*'] };
+    expect(await found()).toEqual([`error ${role}`]);
+    expect(await found({ tables })).toEqual([]);
+    await onBlue(`GRANT CREATE ON DATABASE ${blueDb.database} TO ${role}; GRANT CREATE ON SCHEMA audit TO ${role};
+      SET ROLE ${role}; CREATE EXTENSION citext SCHEMA audit; RESET ROLE; REVOKE CREATE ON SCHEMA audit FROM ${role}`);
+    expect(await found({ tables })).toEqual([]);
+    await onBlue(`GRANT SELECT ON public.orders TO ${role}`);
+    expect(await found({ tables })).toEqual([`error ${role}`]);
+  });
+
   it('may hold what this very run has made, and the copy of a run that has ended is called so', async () => {
     await withClient(greenDb.config, (client) => installState(client, 'green'));
     undo.push(() => onGreen('DROP SCHEMA verdigris CASCADE; DROP TABLE IF EXISTS public.orders'));

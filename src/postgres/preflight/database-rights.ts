@@ -49,7 +49,11 @@ export const databaseRights: PairCheck = {
         remedy: `On green, as a superuser or the owner of the database: ${statements.join('; ')}${first}`,
       });
     }
-    if (onBlue.openPublic && !onGreen.openPublic && !(await canGiveOwnership(blue.session, green.session))) {
+    if (
+      onBlue.openPublic &&
+      !onGreen.openPublic &&
+      !(await canGiveOwnership(blue.session, green.session, blue.plan.tables))
+    ) {
       found.push({
         side: 'green',
         severity: 'warning',

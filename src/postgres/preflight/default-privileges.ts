@@ -25,7 +25,7 @@ export const defaultPrivileges: PairCheck = {
     const { rows } = await green.session.query<DefaultPrivileges>(DEFAULT_PRIVILEGES);
     const more = rows.filter(({ grantees }) => grantees.length > 0);
     const found: Found[] = more.length === 0 ? [] : [grantsMore(more)];
-    const grantsAreCopied = await canGiveOwnership(blue.session, green.session);
+    const grantsAreCopied = await canGiveOwnership(blue.session, green.session, blue.plan.tables);
     for (const { kind, closed } of rows) {
       if (!closed || (kind !== 'functions' && kind !== 'types')) continue;
       const open = await openToPublic(blue.session, kind);

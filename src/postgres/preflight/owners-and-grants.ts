@@ -20,7 +20,7 @@ export const ownership: PairCheck = {
   name: 'owners-and-grants',
   methods: NEW_GREEN,
   run: async (pair) => {
-    const obstacles = await ownershipObstacles(pair.blue.session, pair.green.session);
+    const obstacles = await ownershipObstacles(pair.blue.session, pair.green.session, pair.blue.plan.tables);
     if (obstacles.length === 0) return [];
     const { user, database } = await oneRow<{ user: string; database: string }>(
       pair.green.session,

@@ -1,3 +1,4 @@
+import { excludedRelations, notExcluded } from '../schema-copy/excluded-relations.js';
 import { canGiveOwnership } from '../schema-copy/ownership-given.js';
 import { ident } from '../identifier.js';
 import { listed } from './finding.js';
@@ -232,14 +233,22 @@ export const roles: PairCheck = {
       `SELECT r.rolname AS name, bool_or(d.deptype = 'r') AS policy, bool_or(r.rolcanlogin) AS login
          FROM pg_shdepend d
          JOIN pg_roles r ON r.oid = d.refobjid
+         LEFT JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
+         LEFT JOIN pg_class c ON c.oid = CASE d.classid WHEN 'pg_class'::regclass THEN d.objid ELSE p.polrelid END
+         LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE d.refclassid = 'pg_authid'::regclass AND r.rolname !~ '^pg_'
           AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND d.deptype IN ('o', 'a', 'r')
+          -- A dump says nothing of whose extensions and their members are, and has no large objects.
+          AND d.classid NOT IN ('pg_extension'::regclass, 'pg_largeobject'::regclass)
+          AND NOT (d.deptype = 'o' AND EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e'))
+          AND ${notExcluded('$1')}
         GROUP BY 1 ORDER BY 1`,
+      [JSON.stringify(await excludedRelations(blue.session, blue.plan.tables))],
     );
     const { rows: there } = await green.session.query<{ name: string }>('SELECT rolname AS name FROM pg_roles');
     const known = new Set(there.map(({ name }) => name));
-    const grantsAreCopied = await canGiveOwnership(blue.session, green.session);
+    const grantsAreCopied = await canGiveOwnership(blue.session, green.session, blue.plan.tables);
     return used
       .filter(({ name }) => !known.has(name))
       .map(({ name, policy, login }) => ({

@@ -1,5 +1,5 @@
 import { USER_SCHEMA } from '../catalog.js';
-import { excludedRelations } from '../schema-copy/excluded-relations.js';
+import { excludedRelations, notExcluded } from '../schema-copy/excluded-relations.js';
 import { NEW_GREEN, oneRow, type PairCheck, type SideContext } from './check.js';
 
 /**
@@ -43,8 +43,7 @@ async function locksOfSchema({ session, plan }: SideContext): Promise<number> {
     `SELECT coalesce(sum(CASE WHEN c.reltoastrelid <> 0 THEN 3 ELSE 1 END), 0)::int AS locks
        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE c.relkind IN ('r', 'p', 'f', 'S', 'v', 'm') AND c.relpersistence <> 't' AND ${USER_SCHEMA}
-        AND NOT EXISTS (SELECT FROM jsonb_to_recordset($1::jsonb) AS excluded (schema text, name text)
-                         WHERE excluded.schema = n.nspname AND excluded.name = c.relname)`,
+        AND ${notExcluded('$1')}`,
     [JSON.stringify(excluded)],
   );
   return locks;

@@ -1,6 +1,6 @@
 import { USER_SCHEMA } from '../catalog.js';
 import { ident } from '../identifier.js';
-import { excludedRelations } from '../schema-copy/excluded-relations.js';
+import { excludedRelations, notExcluded } from '../schema-copy/excluded-relations.js';
 import { NEW_GREEN, type PairCheck, type SideContext } from './check.js';
 import { listed } from './finding.js';
 
@@ -48,6 +48,5 @@ const COPIED_SCHEMAS = `
    WHERE d.refclassid = 'pg_namespace'::regclass AND d.deptype = 'n' AND ${USER_SCHEMA}
      AND d.classid NOT IN ('pg_extension'::regclass, 'pg_statistic_ext'::regclass)
      AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')
-     AND NOT EXISTS (SELECT FROM jsonb_to_recordset($1::jsonb) AS excluded (schema text, name text)
-                      WHERE excluded.schema = n.nspname AND excluded.name = c.relname)
+     AND ${notExcluded('$1')}
    ORDER BY 1`;

@@ -8,7 +8,7 @@ export const systemGrants: PairCheck = {
   methods: NEW_GREEN,
   run: async ({ blue, green }) => {
     if (green.isSuperuser) return [];
-    const grantsAreCopied = await canGiveOwnership(blue.session, green.session);
+    const grantsAreCopied = await canGiveOwnership(blue.session, green.session, blue.plan.tables);
     const different = await differentSystemGrants(blue.session, green.session);
     const missing = different.filter(({ own }) => !(grantsAreCopied && own));
     return describeSystemGrants(missing).map((message) => ({

@@ -41,7 +41,7 @@ export async function compareCatalogs(
   plan: Pick<Plan, 'tables' | 'migrations'>,
 ): Promise<CatalogDifference[]> {
   const sameVersion = (await majorVersion(blue)) === (await majorVersion(green));
-  const ownersAndGrants = await canGiveOwnership(blue, green);
+  const ownersAndGrants = await canGiveOwnership(blue, green, plan.tables);
   const [onBlue = [], onGreen = []] = await Promise.all(
     [blue, green].map((session) => allQuoted(session, () => describeAll(session))),
   );

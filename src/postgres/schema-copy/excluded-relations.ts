@@ -17,3 +17,12 @@ export async function excludedRelations(blue: Session, patterns: TablePatterns):
   );
   return [...tables, ...sequences.map(({ schema, name }) => ({ schema, name }))];
 }
+
+/**
+ * A condition: the relation `c` in the schema `n` is none of those that excludedRelations has returned.
+ * @param excluded a parameter of the query, with them as JSON
+ */
+export function notExcluded(excluded: string): string {
+  return `NOT EXISTS (SELECT FROM jsonb_to_recordset(${excluded}::jsonb) AS excluded (schema text, name text)
+                       WHERE excluded.schema = n.nspname AND excluded.name = c.relname)`;
+}

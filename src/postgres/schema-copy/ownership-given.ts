@@ -1,14 +1,16 @@
+import type { TablePatterns } from '../catalog-pattern.js';
 import { USER_SCHEMA } from '../catalog.js';
 import { majorVersion } from '../retry.js';
 import type { Session } from '../session.js';
 import { notOfExtension, notPartOfAnother, USER_RELATION } from './catalog-description.js';
+import { excludedRelations, notExcluded } from './excluded-relations.js';
 
 /**
  * Whether green can get blue's owners and grants: from a superuser always; from another user when everything on blue
  * belongs to roles that this user may become on green, as a managed service has it. Otherwise all belongs to green's user.
  */
-export async function canGiveOwnership(blue: Session, green: Session): Promise<boolean> {
-  return (await ownershipObstacles(blue, green)).length === 0;
+export async function canGiveOwnership(blue: Session, green: Session, tables: TablePatterns): Promise<boolean> {
+  return (await ownershipObstacles(blue, green, tables)).length === 0;
 }
 
 /** A reason for which owners and grants are not copied. */
@@ -53,16 +55,21 @@ export interface ForeignGrant {
 }
 
 /**
- * Why green can't get blue's owners and grants, each reason by itself; empty when it can.
+ * Why green can't get blue's owners and grants, each reason by itself; empty when it can. Whose the tables are that the
+ * plan leaves out is not asked.
  *
  * Source: ALTER ... OWNER TO asks for membership in the new owner, who needs CREATE on the schema; GRANT is the owner's.
  */
-export async function ownershipObstacles(blue: Session, green: Session): Promise<OwnershipObstacle[]> {
+export async function ownershipObstacles(
+  blue: Session,
+  green: Session,
+  tables: TablePatterns,
+): Promise<OwnershipObstacle[]> {
   const { rows } = await green.query<{ superuser: boolean }>(
     'SELECT rolsuper AS superuser FROM pg_roles WHERE rolname = current_user',
   );
   if (rows[0]?.superuser === true) return [];
-  const onBlue = await oneRow<OnBlue>(blue, OWNERS, []);
+  const onBlue = await oneRow<OnBlue>(blue, OWNERS, [JSON.stringify(await excludedRelations(blue, tables))]);
   const { owners, made, foreign, foreignCount, databaseOwner } = onBlue;
   const names = owners.map(({ role }) => role);
   const onGreen = await oneRow<OnGreen>(green, mayNot((await majorVersion(green)) >= 16 ? 'SET' : 'MEMBER'), [
@@ -100,7 +107,7 @@ const OWNERS = `
   WITH owned AS (
     SELECT 'pg_class'::regclass AS class, c.oid, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
            c.relowner AS owner, c.relnamespace AS schema, c.relacl AS acl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') AND ${USER_RELATION}
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') AND ${USER_RELATION} AND ${notExcluded('$1')}
      UNION ALL
     SELECT 'pg_proc'::regclass, p.oid, 'ROUTINE', p.proowner, p.pronamespace, p.proacl FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
      WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_proc', 'p.oid')} AND ${notPartOfAnother('pg_proc', 'p.oid')}
