@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { ALL_TABLES } from '../../src/postgres/catalog-pattern.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
 import { compareCatalogs } from '../../src/postgres/schema-copy/compare-catalogs.js';
-import { canGiveOwnership } from '../../src/postgres/schema-copy/ownership-given.js';
+import { canGiveOwnership, ownershipObstacles } from '../../src/postgres/schema-copy/ownership-given.js';
 import { dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
 import { readPreDataStatements } from '../../src/postgres/schema-copy/schema-statements.js';
 import { differentSystemGrants, readSystemObjects } from '../../src/postgres/schema-copy/system-grants.js';
@@ -68,6 +68,15 @@ it('another user only what it may become, where the owners may make something', 
   expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(false);
   await green.query(`ALTER SCHEMA public OWNER TO ${OWNER}`);
   expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(true);
+  // The right to make something in it is none to give it to its owner.
+  await green.query(`CREATE SCHEMA shop; GRANT USAGE, CREATE ON SCHEMA shop TO ${OWNER}, ${MOVER}`);
+  expect(await ownershipObstacles(blue, mover, ALL_TABLES)).toEqual([
+    { kind: 'schema', schema: 'shop', owner: OWNER, ownerOnGreen: 'postgres' },
+  ]);
+  await expect(mover.query(`ALTER SCHEMA shop OWNER TO ${OWNER}`)).rejects.toMatchObject({ code: '42501' });
+  await green.query(`ALTER SCHEMA shop OWNER TO ${OWNER}`);
+  expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(true);
+  await green.query('DROP SCHEMA shop');
 });
 
 it('not what somebody else than the owner has granted, nor what belongs to a role that green does not know', async () => {

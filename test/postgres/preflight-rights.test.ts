@@ -65,6 +65,10 @@ function statementsIn(remedy: string | undefined): string {
 }
 
 it('why owners and grants are not copied is told with the statements that mend it', async () => {
+  await onBlue(`CREATE SCHEMA gis AUTHORIZATION ${APP}`);
+  await onGreen(`CREATE SCHEMA gis; GRANT USAGE, CREATE ON SCHEMA gis TO ${APP}, ${USER}`);
+  undo.push(() => onBlue('DROP SCHEMA gis'));
+  undo.push(() => onGreen('DROP SCHEMA gis'));
   const [first, ...more] = await findings('owners-and-grants');
   expect(more).toEqual([]);
   expect(first).toMatchObject({ severity: 'warning', side: 'green' });
@@ -75,6 +79,7 @@ it('why owners and grants are not copied is told with the statements that mend i
     `GRANT "${APP}" TO "${USER}"`,
     `GRANT CREATE ON SCHEMA "public" TO "${APP}"`,
     `ALTER SCHEMA public OWNER TO "${USER}"`,
+    `ALTER SCHEMA "gis" OWNER TO "${APP}"`,
   ]);
   undo.push(() =>
     onGreen(

@@ -1130,10 +1130,12 @@ describe('a connection', () => {
       CREATE TYPE odd.span AS RANGE (subtype = int4);
       CREATE DOMAIN odd.short AS text CHECK (length(VALUE) < 9);
       CREATE FOREIGN DATA WRAPPER odd_wrapper;
-      COMMENT ON SCHEMA public IS 'ours'`);
+      COMMENT ON SCHEMA public IS 'ours'; COMMENT ON SCHEMA odd IS 'ours, too'; CREATE SCHEMA plain`);
+    await onGreen('CREATE SCHEMA odd; CREATE SCHEMA plain');
+    undo.push(() => onGreen('DROP SCHEMA odd, plain'));
     undo.push(() =>
       onBlue(
-        `DROP FOREIGN DATA WRAPPER odd_wrapper; DROP SCHEMA odd CASCADE; COMMENT ON SCHEMA public IS 'standard public schema'`,
+        `DROP FOREIGN DATA WRAPPER odd_wrapper; DROP SCHEMA odd, plain CASCADE; COMMENT ON SCHEMA public IS 'standard public schema'`,
       ),
     );
     const as = { ...green, config: { ...green.config, user, password: 'secret-of-user' } };
@@ -1142,7 +1144,7 @@ describe('a connection', () => {
       'error odd.quick(integer), odd.silent()',
       'error odd.by_abs',
       'error odd.by_abs',
-      'error public',
+      'error odd, public',
       'warning odd_wrapper',
     ]);
     // What it says is what PostgreSQL says.

@@ -104,6 +104,13 @@ function explain(obstacle: OwnershipObstacle, { user, database, version }: Green
         ],
       };
     }
+    case 'schema': {
+      const { schema, owner, ownerOnGreen } = obstacle;
+      return {
+        reason: `green's schema ${ident(schema)} belongs to "${ownerOnGreen}", and on blue to "${owner}": "${user}" may not give it away`,
+        statements: [`ALTER SCHEMA ${ident(schema)} OWNER TO ${ident(owner)}`],
+      };
+    }
     case 'grant': {
       const { grants, count } = obstacle;
       const more = count > grants.length ? ` (and ${count - grants.length} more)` : '';

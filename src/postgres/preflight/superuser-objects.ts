@@ -10,7 +10,7 @@ export const superuserObjects: PairCheck = {
   run: async ({ blue, green }) => {
     if (green.isSuperuser) return [];
     const { rows } = await blue.session.query<{ kind: string; objects: string[] }>(SUPERUSER_OBJECTS);
-    const found = [...rows, ...(await foreignServers(blue, green)), ...(await commentOnPublic(blue, green))];
+    const found = [...rows, ...(await foreignServers(blue, green)), ...(await schemaComments(blue, green))];
     return found.map(({ kind, objects }) => ({
       side: 'green',
       // Some managed services let others make these.
@@ -21,7 +21,7 @@ export const superuserObjects: PairCheck = {
         kind === FOREIGN_SERVERS
           ? 'On green: GRANT USAGE ON FOREIGN DATA WRAPPER ... to it'
           : kind === COMMENT
-            ? 'On green: ALTER SCHEMA public OWNER TO it, or a role that it is in; or on blue: COMMENT ON SCHEMA public IS NULL'
+            ? 'On green: ALTER SCHEMA ... OWNER TO it, or a role that it is in; or on blue: COMMENT ON SCHEMA ... IS NULL'
             : 'Give the run a superuser of green; or drop them on blue, or make them members of an extension that green has',
     }));
   },
@@ -29,7 +29,7 @@ export const superuserObjects: PairCheck = {
 
 const WRAPPERS = 'foreign data wrappers';
 const FOREIGN_SERVERS = 'foreign servers of a wrapper that it may not use';
-const COMMENT = 'a comment on a schema that it does not own';
+const COMMENT = 'comments on schemas that it does not own';
 
 interface Refused {
   readonly kind: string;
@@ -53,16 +53,18 @@ async function foreignServers({ session: blue }: SideContext, { session: green }
   return objects.length === 0 ? [] : [{ kind: FOREIGN_SERVERS, objects }];
 }
 
-/** The standard one is left out of the dump. */
-async function commentOnPublic({ session: blue }: SideContext, { session: green }: SideContext): Promise<Refused[]> {
-  const { rows: own } = await blue.query(
-    `SELECT FROM pg_namespace n WHERE n.nspname = 'public' AND obj_description(n.oid, 'pg_namespace') <> 'standard public schema'`,
+/** Of schemas that green has already. The standard one of public is left out of the dump. */
+async function schemaComments({ session: blue }: SideContext, { session: green }: SideContext): Promise<Refused[]> {
+  const { rows: commented } = await blue.query<{ schema: string }>(
+    `SELECT n.nspname AS schema FROM pg_namespace n
+      WHERE obj_description(n.oid, 'pg_namespace') <> CASE n.nspname WHEN 'public' THEN 'standard public schema' ELSE '' END
+        AND ${USER_SCHEMA} AND ${notOfExtension('pg_namespace', 'n.oid')}`,
   );
-  if (own.length === 0) return [];
-  const { rows: refused } = await green.query(
-    `SELECT FROM pg_namespace WHERE nspname = 'public' AND NOT pg_has_role(nspowner, 'USAGE')`,
+  const { rows: refused } = await green.query<{ schema: string }>(
+    `SELECT nspname AS schema FROM pg_namespace WHERE nspname = ANY ($1) AND NOT pg_has_role(nspowner, 'USAGE') ORDER BY 1`,
+    [commented.map(({ schema }) => schema)],
   );
-  return refused.length === 0 ? [] : [{ kind: COMMENT, objects: ['public'] }];
+  return refused.length === 0 ? [] : [{ kind: COMMENT, objects: refused.map(({ schema }) => schema) }];
 }
 
 /** Of the schemas of users, and no members of extensions: those come with theirs. */

@@ -25,6 +25,8 @@ export type OwnershipObstacle =
       /** The owner of blue's database, where it is one of the owners and green's schema belongs to whoever owns its database. */
       readonly databaseOwner: string | null;
     }
+  /** Another schema that green has already belongs neither to its owner on blue nor to a role that green's user has: no ALTER SCHEMA ... OWNER TO. */
+  | ({ readonly kind: 'schema' } & ForeignSchema)
   /** Somebody who is not the owner has granted something: a role that is none can't repeat it as that one. */
   | { readonly kind: 'grant'; readonly grants: readonly ForeignGrant[]; readonly count: number };
 
@@ -42,6 +44,13 @@ interface BecomingOnGreen {
   readonly absent: boolean;
   /** A GRANT that says nothing of it would not let the user inherit and become the role: it is a member without that already, or NOINHERIT. */
   readonly needsOptions: boolean;
+}
+
+interface ForeignSchema {
+  readonly schema: string;
+  /** On blue. */
+  readonly owner: string;
+  readonly ownerOnGreen: string;
 }
 
 export interface ForeignGrant {
@@ -70,11 +79,12 @@ export async function ownershipObstacles(
   );
   if (rows[0]?.superuser === true) return [];
   const onBlue = await oneRow<OnBlue>(blue, OWNERS, [JSON.stringify(await excludedRelations(blue, tables))]);
-  const { owners, made, foreign, foreignCount, databaseOwner } = onBlue;
+  const { owners, schemas, made, foreign, foreignCount, databaseOwner } = onBlue;
   const names = owners.map(({ role }) => role);
   const onGreen = await oneRow<OnGreen>(green, mayNot((await majorVersion(green)) >= 16 ? 'SET' : 'MEMBER'), [
     names,
     JSON.stringify(made),
+    JSON.stringify(schemas),
   ]);
   const becoming = new Map(onGreen.roles.map((role) => [role.role, role]));
   const obstacles: OwnershipObstacle[] = owners.flatMap((owner) => {
@@ -86,12 +96,15 @@ export async function ownershipObstacles(
     const ofDatabase = onGreen.publicOwner === 'pg_database_owner' && names.includes(databaseOwner);
     obstacles.push({ kind: 'public', databaseOwner: ofDatabase ? databaseOwner : null });
   }
+  obstacles.push(...onGreen.foreignSchemas.map((schema) => ({ kind: 'schema' as const, ...schema })));
   if (foreignCount > 0) obstacles.push({ kind: 'grant', grants: foreign, count: foreignCount });
   return obstacles;
 }
 
 interface OnBlue {
   readonly owners: readonly OwnerOnBlue[];
+  /** Without public. */
+  readonly schemas: readonly { readonly schema: string; readonly owner: string }[];
   /** Who has made something in which schema. */
   readonly made: readonly { readonly role: string; readonly schema: string }[];
   readonly foreign: readonly ForeignGrant[];
@@ -139,6 +152,9 @@ const OWNERS = `
                                  FROM (SELECT class, oid FROM owned WHERE owner = g.owner ORDER BY class, oid LIMIT 3) o,
                                       pg_identify_object(o.class, o.oid, 0) i)) ORDER BY pg_get_userbyid(g.owner)), '[]')
             FROM (SELECT owner, count(*)::int AS count FROM owned WHERE pg_get_userbyid(owner) <> 'pg_database_owner' GROUP BY owner) g) AS owners,
+         (SELECT coalesce(json_agg(json_build_object('schema', n.nspname, 'owner', pg_get_userbyid(n.nspowner))), '[]')
+            FROM owned JOIN pg_namespace n ON n.oid = owned.oid
+           WHERE owned.class = 'pg_namespace'::regclass AND n.nspname <> 'public') AS schemas,
          (SELECT coalesce(json_agg(DISTINCT jsonb_build_object('role', pg_get_userbyid(owner), 'schema', n.nspname)), '[]')
             FROM owned JOIN pg_namespace n ON n.oid = owned.schema) AS made,
          (SELECT coalesce(json_agg(json_build_object(
@@ -152,6 +168,7 @@ const OWNERS = `
 interface OnGreen {
   readonly roles: readonly ({ readonly role: string } & BecomingOnGreen)[];
   readonly schemas: readonly { readonly role: string; readonly schema: string }[];
+  readonly foreignSchemas: readonly ForeignSchema[];
   /** Null where green has no schema public. */
   readonly publicOwner: string | null;
   readonly ownsPublic: boolean;
@@ -170,6 +187,10 @@ function mayNot(right: 'SET' | 'MEMBER'): string {
               FROM jsonb_to_recordset($2::jsonb) AS made (role text, schema text)
               JOIN pg_namespace n ON n.nspname = made.schema JOIN pg_roles r ON r.rolname = made.role
              WHERE NOT has_schema_privilege(r.oid, n.oid, 'CREATE')) AS schemas,
+           (SELECT coalesce(json_agg(json_build_object('schema', theirs.schema, 'owner', theirs.owner,
+                                                       'ownerOnGreen', pg_get_userbyid(n.nspowner)) ORDER BY theirs.schema), '[]')
+              FROM jsonb_to_recordset($3::jsonb) AS theirs (schema text, owner text) JOIN pg_namespace n ON n.nspname = theirs.schema
+             WHERE pg_get_userbyid(n.nspowner) <> theirs.owner AND NOT pg_has_role(n.nspowner, 'USAGE')) AS "foreignSchemas",
            (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'public') AS "publicOwner",
            -- What blue has changed in it is repeated.
            coalesce((SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'public'), true) AS "ownsPublic"`;
