@@ -194,6 +194,21 @@ it('rights on the database, its owner and its limit are compared in both directi
   expect(await findings('database-rights', null)).toEqual([]);
 });
 
+it('of roles that green lacks only those are named that the statements for the database name', async () => {
+  const [owner, reader] = [`${OTHER}_admin`, `${OTHER}_reader`];
+  // What a superuser owns need not belong to one on green, and what everybody may do need not be given.
+  await onBlue(`CREATE ROLE ${owner} SUPERUSER; CREATE ROLE ${reader}; ALTER DATABASE ${blueDb.database} OWNER TO ${owner};
+    GRANT CONNECT ON DATABASE ${blueDb.database} TO ${reader}; ALTER DATABASE ${blueDb.database} CONNECTION LIMIT 40`);
+  undo.push(() =>
+    onBlue(`ALTER DATABASE ${blueDb.database} CONNECTION LIMIT -1; ALTER DATABASE ${blueDb.database} OWNER TO postgres;
+      REVOKE ALL ON DATABASE ${blueDb.database} FROM ${reader}; DROP ROLE ${owner}, ${reader}`),
+  );
+  const remedy = async (): Promise<string | undefined> => (await findings('database-rights', null))[0]?.remedy;
+  expect(await remedy()).toMatch(/: ALTER DATABASE "\w+" CONNECTION LIMIT 40$/);
+  await onBlue(`GRANT CREATE ON DATABASE ${blueDb.database} TO ${reader}`);
+  expect(await remedy()).toContain(`(roles that green has not yet: "${reader}")`);
+});
+
 it('that everybody may make something in public on blue is a warning where grants are not copied', async () => {
   await onBlue('GRANT CREATE ON SCHEMA public TO PUBLIC');
   undo.push(() => onBlue('REVOKE CREATE ON SCHEMA public FROM PUBLIC'));

@@ -37,7 +37,8 @@ export const databaseRights: PairCheck = {
     const found: Omit<PreflightFinding, 'check'>[] = [];
     const statements = statementsFor(onBlue, onGreen);
     if (statements.length > 0) {
-      const absent = missingRoles(onBlue, onGreen);
+      const named = statements.map(({ role }) => role).filter((role) => role !== null);
+      const absent = [...new Set(named)].filter((role) => !onGreen.roles.includes(role));
       const first =
         absent.length === 0 ? '' : ` (roles that green has not yet: ${absent.map((role) => `"${role}"`).join(', ')})`;
       found.push({
@@ -46,7 +47,7 @@ export const databaseRights: PairCheck = {
         object: onGreen.database,
         message:
           'the database has another owner, other rights or another limit of connections on green than on blue: no dump of a schema carries them',
-        remedy: `On green, as a superuser or the owner of the database: ${statements.join('; ')}${first}`,
+        remedy: `On green, as a superuser or the owner of the database: ${statements.map(({ sql }) => sql).join('; ')}${first}`,
       });
     }
     if (
@@ -68,17 +69,23 @@ export const databaseRights: PairCheck = {
   },
 };
 
+interface Statement {
+  readonly sql: string;
+  /** Whom it names; null for PUBLIC and nobody. */
+  readonly role: string | null;
+}
+
 /** What gives green's database the rights of blue's. */
-function statementsFor(blue: DatabaseRights, green: DatabaseRights): string[] {
+function statementsFor(blue: DatabaseRights, green: DatabaseRights): Statement[] {
   const database = ident(green.database);
-  const statements: string[] = [];
+  const statements: Statement[] = [];
   // A superuser passes by all rights, and what it owns on blue need not belong to one on green.
   if (
     !blue.ownerIsSuperuser &&
     blue.owner !== green.owner &&
     !(blue.owner === blue.user && green.owner === green.user)
   ) {
-    statements.push(`ALTER DATABASE ${database} OWNER TO ${ident(blue.owner)}`);
+    statements.push({ sql: `ALTER DATABASE ${database} OWNER TO ${ident(blue.owner)}`, role: blue.owner });
   }
   const lacking = withoutNeedless(blue).filter((one) => one.grantee !== green.owner && !has(green, one));
   // A role that only green knows is none of the application.
@@ -90,10 +97,16 @@ function statementsFor(blue: DatabaseRights, green: DatabaseRights): string[] {
       !has(blue, { ...one, grantee: null }),
   );
   statements.push(
-    ...lacking.map(({ privilege, grantee }) => `GRANT ${privilege} ON DATABASE ${database} TO ${roleOf(grantee)}`),
-    ...open.map(({ privilege, grantee }) => `REVOKE ${privilege} ON DATABASE ${database} FROM ${roleOf(grantee)}`),
+    ...lacking.map(({ privilege, grantee: role }) => ({
+      ...{ sql: `GRANT ${privilege} ON DATABASE ${database} TO ${roleOf(role)}`, role },
+    })),
+    ...open.map(({ privilege, grantee: role }) => ({
+      ...{ sql: `REVOKE ${privilege} ON DATABASE ${database} FROM ${roleOf(role)}`, role },
+    })),
   );
-  if (blue.limit !== green.limit) statements.push(`ALTER DATABASE ${database} CONNECTION LIMIT ${blue.limit}`);
+  if (blue.limit !== green.limit) {
+    statements.push({ sql: `ALTER DATABASE ${database} CONNECTION LIMIT ${blue.limit}`, role: null });
+  }
   return statements;
 }
 
@@ -104,11 +117,6 @@ function withoutNeedless(side: DatabaseRights): DatabaseGrant[] {
 
 function has({ grants }: DatabaseRights, { privilege, grantee }: DatabaseGrant): boolean {
   return grants.some((grant) => grant.privilege === privilege && grant.grantee === grantee);
-}
-
-function missingRoles(blue: DatabaseRights, green: DatabaseRights): string[] {
-  const named = [blue.owner, ...blue.grants.map(({ grantee }) => grantee)];
-  return [...new Set(named)].filter((role): role is string => role !== null && !green.roles.includes(role));
 }
 
 function roleOf(grantee: string | null): string {
