@@ -1314,6 +1314,24 @@ describe('a server', () => {
     expect(findings.filter(({ check: name }) => name === 'check-failed')).toEqual([]);
   });
 
+  it('whose first superuser has another name than that of blue lacks an owner', async () => {
+    const config = { ...greenDb.config, port: small.port, password: small.password, database: 'postgres' };
+    const user = `small_admin_${TAG}`;
+    const asUser = { ...config, user, password: 'secret-of-user' };
+    const write = (as: typeof config, sql: string): Promise<unknown> =>
+      withClient(as, (client) => client.query(`BEGIN READ WRITE; ${sql}; COMMIT`));
+    await write(config, `CREATE ROLE ${user} SUPERUSER LOGIN PASSWORD 'secret-of-user'`);
+    undo.push(() => write(config, `DROP ROLE ${user}`));
+    const database: Database = { side: 'green', connection: 'small', config: asUser, peerConninfo: small.uri() };
+    const found = async (plan: Partial<PlanInput> = {}): Promise<string[]> =>
+      only(await check(plan, { green: database }), 'roles').map(({ severity, object }) => `${severity} ${object}`);
+    expect(await found()).toEqual([]);
+    await write(asUser, 'ALTER ROLE postgres RENAME TO root');
+    undo.push(() => write(asUser, 'ALTER ROLE root RENAME TO postgres'));
+    expect(await found()).toEqual(['error postgres']);
+    expect(await found({ tables: { exclude: ['public.*'] } })).toEqual([]);
+  });
+
   it('whose table of locks is clearly too small for all tables in one transaction is warned of', async () => {
     const config = { ...greenDb.config, port: small.port, password: small.password, database: 'postgres' };
     const small15: Database = { side: 'green', connection: 'small', config, peerConninfo: small.uri() };

@@ -1,5 +1,5 @@
 import { excludedRelations, notExcluded } from '../schema-copy/excluded-relations.js';
-import { canGiveOwnership } from '../schema-copy/ownership-given.js';
+import { canGiveOwnership, firstSuperuserNamed } from '../schema-copy/ownership-given.js';
 import { ident } from '../identifier.js';
 import { listed } from './finding.js';
 import { NEW_GREEN, oneRow, type PairCheck, type SideContext } from './check.js';
@@ -249,7 +249,8 @@ export const roles: PairCheck = {
     const { rows: there } = await green.session.query<{ name: string }>('SELECT rolname AS name FROM pg_roles');
     const known = new Set(there.map(({ name }) => name));
     const grantsAreCopied = await canGiveOwnership(blue.session, green.session, blue.plan.tables);
-    return used
+    const first = grantsAreCopied ? await firstSuperuserNamed(blue.session, blue.plan.tables) : null;
+    return [...used, ...(first === null ? [] : [{ name: first, policy: false, login: true }])]
       .filter(({ name }) => !known.has(name))
       .map(({ name, policy, login }) => ({
         side: 'green' as const,

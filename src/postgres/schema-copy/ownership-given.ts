@@ -116,8 +116,7 @@ interface OnBlue {
  * A standard's `public` belongs to pg_database_owner, whoever that is. Objects without a schema have owners that are recorded;
  * those of extensions are in no dump.
  */
-const OWNERS = `
-  WITH owned AS (
+const OWNED = `
     SELECT 'pg_class'::regclass AS class, c.oid, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
            c.relowner AS owner, c.relnamespace AS schema, c.relacl AS acl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') AND ${USER_RELATION} AND ${notExcluded('$1')}
@@ -141,7 +140,10 @@ const OWNERS = `
        AND NOT (s.classid = 'pg_class'::regclass AND (SELECT relnamespace FROM pg_class WHERE oid = s.objid) = to_regnamespace('verdigris'))
        AND s.classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass, 'pg_class'::regclass, 'pg_namespace'::regclass,
                              'pg_publication'::regclass, 'pg_event_trigger'::regclass,
-                             'pg_extension'::regclass, 'pg_largeobject'::regclass)
+                             'pg_extension'::regclass, 'pg_largeobject'::regclass)`;
+
+const OWNERS = `
+  WITH owned AS (${OWNED}
   ), given AS (
     SELECT o.kind, o.class, o.oid, o.owner, a.* FROM owned o, aclexplode(o.acl) a WHERE a.grantor <> o.owner
   )
@@ -194,6 +196,21 @@ function mayNot(right: 'SET' | 'MEMBER'): string {
            (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'public') AS "publicOwner",
            -- What blue has changed in it is repeated.
            coalesce((SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'public'), true) AS "ownsPublic"`;
+}
+
+/**
+ * The first superuser of blue's server, where something that is copied with its owner and grants names it; else null.
+ * PostgreSQL records of every other role what depends on it, and of this one nothing (oid 10, BOOTSTRAP_SUPERUSERID).
+ */
+export async function firstSuperuserNamed(blue: Session, tables: TablePatterns): Promise<string | null> {
+  const { rows } = await blue.query<{ name: string }>(
+    `WITH owned AS (${OWNED})
+     SELECT rolname AS name FROM pg_roles
+      WHERE oid = 10 AND (EXISTS (SELECT FROM owned WHERE owner = 10)
+                          OR EXISTS (SELECT FROM owned, aclexplode(owned.acl) a WHERE 10 IN (a.grantee, a.grantor)))`,
+    [JSON.stringify(await excludedRelations(blue, tables))],
+  );
+  return rows[0]?.name ?? null;
 }
 
 async function oneRow<Row extends object>(session: Session, sql: string, values: unknown[]): Promise<Row> {
