@@ -36,6 +36,10 @@ export async function createWorker(settings: WorkerSettings): Promise<Worker> {
     shutdownGraceTime: '2s',
     shutdownForceTime: '20s',
     maxConcurrentActivityTaskExecutions: slots,
+    // Each poll of a worker that is frozen takes one more attempt with it, which costs its heartbeat timeout: with ten, as by
+    // default, both sides could stay closed for 40 s after a decision. Two are enough for the few tasks of a migration.
+    activityTaskPollerBehavior: { type: 'simple-maximum', maximum: Math.min(2, slots) },
+    workflowTaskPollerBehavior: { type: 'simple-maximum', maximum: 2 },
     interceptors: { activity: [new ActivitySlots(slots).interceptor] },
     // A run is one workflow of a few hundred events: others are replayed when they wake up. Keeps the worker small.
     maxCachedWorkflows: 20,
