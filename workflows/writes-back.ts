@@ -277,7 +277,7 @@ function lossOf(error: unknown, waits: 'confirmation' | 'retry'): Loss {
 
 function isHelped(type: string | undefined, message: string): boolean {
   if (isHelpedByLoss(type, message) || !patched('a loss is asked for only where it helps')) return true;
-  return wasHeldToBeHelped(type, message) && !patched('a loss helps only a blue that is behind');
+  return wasHeldToBeHelped(type) && !patched('a loss helps only a blue that is behind');
 }
 
 function asksNothing(loss: Loss): boolean {

@@ -1,10 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, it } from 'vitest';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
-import { progressLine } from '../../src/progress.js';
 import { approveUpdate } from '../../workflows/messages.js';
 import { inPhase, until } from '../support/migration.js';
-import { pooledMigration, type PooledMigration } from '../support/pooled-migration.js';
+import {
+  isPromotedWithOneApproval,
+  pooledMigration,
+  waitsForPooler,
+  type PooledMigration,
+} from '../support/pooled-migration.js';
 
 const isThere = findPgBouncer() !== undefined;
 if (!isThere) process.stdout.write('SKIPPED a PgBouncer that is away: pgbouncer is not installed\n');
@@ -27,16 +31,9 @@ describe.skipIf(!isThere)('a PgBouncer that is restarted when a promotion has be
     await pooler.stopProcess();
     await handle.executeUpdate(approveUpdate, { args: [{ ...WHO, gate: 'promote' }] });
     const isTold = /waits for a pooler: the admin console of PgBouncer "pooler_1" can't be opened/;
-    const answered = await until(
-      handle,
-      'told, or asked again',
-      (s) => s.waiting?.for === 'approval' || s.progress.some((one) => isTold.test(progressLine(one))),
-      60_000,
-    );
-    expect(answered.waiting).toBeNull();
+    await waitsForPooler(handle, isTold);
     await sleep(2_000);
     await pooler.restart();
-    const { decisions } = await until(handle, 'promoted', inPhase('standby'), 60_000);
-    expect(decisions.filter(({ message }) => message === 'approve')).toHaveLength(1);
+    await isPromotedWithOneApproval(handle);
   });
 });

@@ -1,13 +1,17 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, it } from 'vitest';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
 import { Console } from '../../src/pgbouncer/console.js';
 import { markName, markValue } from '../../src/pgbouncer/mark.js';
-import { progressLine } from '../../src/progress.js';
 import { approveUpdate } from '../../workflows/messages.js';
 import { inPhase, until } from '../support/migration.js';
-import { pooledMigration, type PooledMigration } from '../support/pooled-migration.js';
+import {
+  isPromotedWithOneApproval,
+  pooledMigration,
+  waitsForPooler,
+  type PooledMigration,
+} from '../support/pooled-migration.js';
 
 const isThere = findPgBouncer() !== undefined;
 if (!isThere) process.stdout.write('SKIPPED a PgBouncer in another promotion: pgbouncer is not installed\n');
@@ -38,17 +42,10 @@ describe.skipIf(!isThere)(
       await handle.executeUpdate(approveUpdate, { args: [{ ...WHO, gate: 'promote' }] });
       const approved = performance.now();
       const isTold = /waits for a pooler: PgBouncer "pooler_1" is in the promotion of another migration, "other"/;
-      const answered = await until(
-        handle,
-        'told, or asked again',
-        (s) => s.waiting?.for === 'approval' || s.progress.some((one) => isTold.test(progressLine(one))),
-        60_000,
-      );
-      expect(answered.waiting).toBeNull();
+      await waitsForPooler(handle, isTold);
       await sleep(Math.max(0, OTHER_LASTS_MS - (performance.now() - approved)));
       other.close();
-      const { decisions } = await until(handle, 'promoted', inPhase('standby'), 60_000);
-      expect(decisions.filter(({ message }) => message === 'approve')).toHaveLength(1);
+      await isPromotedWithOneApproval(handle);
     });
   },
 );

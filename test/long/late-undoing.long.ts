@@ -12,7 +12,7 @@ import { hasState, readRoute } from '../../src/postgres/state.js';
 import type { Side } from '../../src/side.js';
 import type { RunRef } from '../../workflows/lib/run-ref.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
-import { StatementProxy, type Point } from '../support/statement-proxy.js';
+import { StatementProxy, type Held, type Point } from '../support/statement-proxy.js';
 
 /*
  * A worker that is frozen while it undoes what a run has made, or ends its feed after a promotion, and wakes up when the next run of that plan has begun: that
@@ -122,6 +122,18 @@ const undoings: readonly (readonly [string, keyof typeof isHere, Undoing])[] = [
   ['the feed', 'before it has the lock', (a, ref) => a.undoReplication(ref, { keepGreen: false })],
 ];
 
+/** The frozen worker goes on when the next run owns what it was at, and takes nothing of it. */
+async function wakesInTheNextRun(held: Held, late: Promise<unknown>): Promise<void> {
+  const next = await begin();
+  held.release();
+  await Promise.race([late, sleep(20_000)]);
+  try {
+    await expectUntouched();
+  } finally {
+    await rollBack(next);
+  }
+}
+
 describe('a worker that is frozen in the undoing', () => {
   it.each(undoings)('of %s, %s, takes nothing of the next run', { timeout: 120_000 }, async (_, where, undo) => {
     const first = await begin();
@@ -129,14 +141,7 @@ describe('a worker that is frozen in the undoing', () => {
     const late = new MockActivityEnvironment().run(() => undo(frozenWorker(), first)).catch((error: unknown) => error);
     const held = await stopped;
     await rollBack(first);
-    const second = await begin();
-    held.release();
-    await Promise.race([late, sleep(20_000)]);
-    try {
-      await expectUntouched();
-    } finally {
-      await rollBack(second);
-    }
+    await wakesInTheNextRun(held, late);
   });
 });
 
@@ -151,13 +156,6 @@ describe('a worker that is frozen in the end of a promotion', () => {
     const held = await stopped;
     await says('blue', epoch + 2);
     await rollBack(first);
-    const second = await begin();
-    held.release();
-    await Promise.race([late, sleep(20_000)]);
-    try {
-      await expectUntouched();
-    } finally {
-      await rollBack(second);
-    }
+    await wakesInTheNextRun(held, late);
   });
 });

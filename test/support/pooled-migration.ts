@@ -1,9 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
+import type { WorkflowHandle } from '@temporalio/client';
 import type pg from 'pg';
+import { expect } from 'vitest';
 import { startPgBouncer, type EmbeddedPgBouncer } from '../../src/embedded/pgbouncer.js';
 import { ident } from '../../src/postgres/identifier.js';
-import { Migration } from './migration.js';
+import { progressLine } from '../../src/progress.js';
+import { inPhase, Migration, until } from './migration.js';
 import { withClient } from './postgres.js';
 
 /** A migration whose writes move by a PgBouncer, `pooler_1`, when that has been approved. */
@@ -58,4 +61,20 @@ export async function pooledMigration(purpose: string): Promise<PooledMigration>
       for (const config of servers) await withClient(config, (client) => client.query(`DROP ROLE ${ident(user)}`));
     },
   };
+}
+
+/** The approved promotion waits for a pooler, and says so by `isTold`; nobody is asked again. */
+export async function waitsForPooler(handle: WorkflowHandle, isTold: RegExp): Promise<void> {
+  const answered = await until(
+    handle,
+    'told, or asked again',
+    (s) => s.waiting?.for === 'approval' || s.progress.some((one) => isTold.test(progressLine(one))),
+    60_000,
+  );
+  expect(answered.waiting).toBeNull();
+}
+
+export async function isPromotedWithOneApproval(handle: WorkflowHandle): Promise<void> {
+  const { decisions } = await until(handle, 'promoted', inPhase('standby'), 60_000);
+  expect(decisions.filter(({ message }) => message === 'approve')).toHaveLength(1);
 }

@@ -78,8 +78,9 @@ export function isHelpedByLoss(type: string | undefined, message: string): boole
   return type === 'PromotionBlocked' && IS_BEHIND.test(message);
 }
 
-/** What is in the way of a forced try as well: a server that is away, a lock, a fence, what is to be looked at first, a pooler. */
+/** What is in the way of a forced try as well: somebody, a server that is away, a lock, a fence, what is to be looked at first, a pooler. */
 const IN_ANY_WAY = [
+  'PromotionBlocked',
   'ConnectionFailed',
   'LockNotHad',
   'FenceTampered',
@@ -88,9 +89,9 @@ const IN_ANY_WAY = [
   'PoolNotReleased',
 ];
 
-/** As isHelpedByLoss() for runs that began to wait under an earlier version: whatever is not known to be of no help. */
-export function wasHeldToBeHelped(type: string | undefined, message: string): boolean {
-  return type === 'PromotionBlocked' ? IS_BEHIND.test(message) : type === undefined || !IN_ANY_WAY.includes(type);
+/** What isHelpedByLoss() took for helped beside it under an earlier version: whatever is not known to be of no help. */
+export function wasHeldToBeHelped(type: string | undefined): boolean {
+  return type === undefined || !IN_ANY_WAY.includes(type);
 }
 
 /** The words of src/postgres for that. */
