@@ -212,7 +212,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
           if (!isOfPoolers(error) || work.signal.aborted || sinceAsked() < POOLERS_WITHIN_MS) throw error;
           left = error.message.replace('\nNext step: ', '; ');
         }
-        if (goesOn) await dropEarlySlots(work, 'blue').catch(() => undefined);
+        if (goesOn) await dropSlotsOfGivenUp(work, 'blue').catch(() => undefined);
         return left;
       }),
   };
@@ -310,7 +310,7 @@ async function promote(
   let tries: Tries | undefined;
   try {
     if (from === 'blue') tries = await beginTries(session, run);
-    const { decided, epoch: now } = await decisionSoFar(work, session, from);
+    const { decided, epoch: now } = await decidedByEarlierAttempt(work, session, from);
     // A worker that was killed in its hold has left them paused.
     if (!decided) await releaseAll(pools, signal);
     // Tried again for as long as a server was away, it must not move writes hours after it was asked to.
@@ -378,7 +378,11 @@ async function promote(
  * What an earlier attempt has decided. Where its try is announced still, its worker may have been killed in it: then
  * whoever acts is ended, so that writers need not wait for the answer.
  */
-async function decisionSoFar({ databases, run, signal }: Work, session: Session, from: Side): Promise<Decision> {
+async function decidedByEarlierAttempt(
+  { databases, run, signal }: Work,
+  session: Session,
+  from: Side,
+): Promise<Decision> {
   const route = await readRoute(session, run.migration);
   if (route === undefined || route.opening === null) return readDecision(session, run.migration, from);
   return askDecision(databases[from], run.migration, { signal });
@@ -436,12 +440,12 @@ async function releaseUndecided(work: Work, pools: Pools, from: Side): Promise<b
     if (sqlState(error) !== LOCK_NOT_AVAILABLE) return false;
   }
   await releaseAll(pools, work.signal);
-  await dropEarlySlots(work, from).catch(() => undefined);
+  await dropSlotsOfGivenUp(work, from).catch(() => undefined);
   return true;
 }
 
 /** A slot that a try has left would keep green's WAL until the next one, which may wait for an approval for days. */
-async function dropEarlySlots({ databases, run, signal }: Work, from: Side): Promise<void> {
+async function dropSlotsOfGivenUp({ databases, run, signal }: Work, from: Side): Promise<void> {
   if (from !== 'blue') return;
   const { keep, closeAll } = keptSessions();
   try {

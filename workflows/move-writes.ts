@@ -144,7 +144,7 @@ const OPEN = 'open the new side';
 /** For as long as it takes. Nobody takes writes meanwhile, so people are told, with what else opens green. */
 async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): Promise<PromotionResult> {
   const [reason = ''] = failureMessage(error).split('\n', 1);
-  const why = notOpened(run);
+  const why = whyNotOpened(run);
   run.saw({ writesOn: 'green', rollback: { safe: false, why } });
   run.waitFor({ for: 'retry', why: `${why}. ${reason}`, answer: run.doctor('--open --yes') });
   try {
@@ -154,6 +154,6 @@ async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): 
   }
 }
 
-export function notOpened(run: MigrationRun): string {
+export function whyNotOpened(run: MigrationRun): string {
   return `green has been given the writes and is not open yet: nobody takes writes until it is. A worker that reaches green opens it; so does: ${run.doctor('--open --yes')}`;
 }

@@ -67,32 +67,24 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
     const lookedAtAgain = isNeeded
       ? askedAnew(APPROVAL)
       : 'a gate has failed: all that leads to a promotion is done anew';
+    const askAgain = (): string | null => (isVoid() && isNeeded ? lookedAtAgain : null);
     const { resumes } = run;
     const ready = readyWebhooks(story);
     const isQuiet = nobodyIsAsked || isVoid() || (await isStillQuiet(story, ref, lastStage, ready));
     if (isVoid() || !isQuiet) {
       if (!nobodyIsAsked && answer === null) ready.goBack();
-      why = isVoid() && isNeeded ? lookedAtAgain : null;
+      why = askAgain();
       continue;
     }
     try {
-      let late: string | null = null;
-      let gateHasFailed = false;
-      let poolersLeft: string | null = null;
-      let emptied: string | null = null;
-      const work = async (): Promise<void> => {
+      const work = async (): Promise<Ended> => {
         const now = await mayBegin(story, ref);
-        late = (isVoid() ? lookedAtAgain : now.late) ?? whyAskAgain(story, resumes);
-        const isOver = (): boolean => story.isAbandoned;
-        const limits = { notAfter: now.notAfter, isOver };
-        if (late !== null) return;
-        gateHasFailed = !(await unlessGateFailed(async () => {
-          emptied = await emptiedMeanwhile(async () => {
-            poolersLeft = await poolersLeftBy(() => moveWrites(run, ref, 'blue', limits));
-          });
-        }));
+        const late = (isVoid() ? lookedAtAgain : now.late) ?? whyAskAgain(story, resumes);
+        if (late !== null) return { by: 'time', why: late };
+        const limits = { notAfter: now.notAfter, isOver: () => story.isAbandoned };
+        return endedBy(() => moveWrites(run, ref, 'blue', limits));
       };
-      await story.step('promoting green', work, {
+      const ended = await story.step('promoting green', work, {
         interrupted: () => {
           ready.goBackWhileStopped();
           return afterInterruption(story, ref, lastStage);
@@ -104,47 +96,45 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
         ends: (error) =>
           isBlocked(error) && patched('a promotion that is blocked is approved anew, also where failures hold'),
       });
-      if (emptied === null) emptiedInARow = 0;
-      if (gateHasFailed) {
-        ready.goBack();
-        const summary = 'a gate has failed: its watch says what follows';
-        await watched(story, ref, lastStage, () => sleep(LOOK_AGAIN_MS, { summary }));
-        why = isVoid() && isNeeded ? lookedAtAgain : null;
-        continue;
-      }
-      if (emptied !== null) {
-        // What was approved still is: rows are compared once more, and it is tried again.
-        run.warn([emptied]);
-        ready.goBack();
-        why = null;
-        if (!patched('only tables whose partitions may have been emptied are compared again')) {
-          comparedAt = -1;
-          continue;
-        }
-        const isOften = ++emptiedInARow >= EMPTIED_TRIES;
-        const [what = ''] = String(emptied).split('\n', 1);
-        const heldFor = `${what}. That was so in ${EMPTIED_TRIES} tries in a row: ${STOP_THE_JOB}`;
-        const stays = await watched(story, ref, lastStage, async () => {
-          if (isOften) await story.hold(heldFor);
-          await verifyEmptied(story, ref);
-        });
-        if (isOften) emptiedInARow = 0;
-        if (!stays && isVoid() && isNeeded) why = lookedAtAgain;
-        continue;
-      }
-      if (poolersLeft !== null) {
-        why = poolersLeft;
-        run.warn([why]);
-        ready.goBack();
-        await untilPoolersGoOn(story, ref, lastStage);
-        continue;
-      }
-      if (late === null) break;
-      run.warn([late]);
+      if (ended === 'promoted') return;
+      if (ended.by !== 'emptied') emptiedInARow = 0;
+      if (ended.by !== 'gate') run.warn([ended.why]);
       ready.goBack();
-      // A window that has closed is waited for; an approval that is too old, or void, is asked for again.
-      const counts = run.isApproved('promote') && run.approvalExpired('promote') === undefined;
-      why = isNeeded && !counts ? late : null;
+      switch (ended.by) {
+        case 'gate': {
+          const summary = 'a gate has failed: its watch says what follows';
+          await watched(story, ref, lastStage, () => sleep(LOOK_AGAIN_MS, { summary }));
+          why = askAgain();
+          break;
+        }
+        case 'emptied': {
+          // What was approved still is: rows are compared once more, and it is tried again.
+          why = null;
+          if (!patched('only tables whose partitions may have been emptied are compared again')) {
+            comparedAt = -1;
+            break;
+          }
+          const isOften = ++emptiedInARow >= EMPTIED_TRIES;
+          const [what = ''] = ended.why.split('\n', 1);
+          const heldFor = `${what}. That was so in ${EMPTIED_TRIES} tries in a row: ${STOP_THE_JOB}`;
+          const stays = await watched(story, ref, lastStage, async () => {
+            if (isOften) await story.hold(heldFor);
+            await verifyEmptied(story, ref);
+          });
+          if (isOften) emptiedInARow = 0;
+          if (!stays) why = askAgain();
+          break;
+        }
+        case 'poolers':
+          why = ended.why;
+          await untilPoolersGoOn(story, ref, lastStage);
+          break;
+        case 'time': {
+          // A window that has closed is waited for; an approval that is too old, or void, is asked for again.
+          const counts = run.isApproved('promote') && run.approvalExpired('promote') === undefined;
+          why = isNeeded && !counts ? ended.why : null;
+        }
+      }
     } catch (error) {
       // Nothing has happened: writes are on blue as before. Back to the approval, saying what stood in the way.
       if (!isBlocked(error)) throw error;
@@ -154,6 +144,27 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
       run.warn([why]);
       ready.goBack();
     }
+  }
+}
+
+/**
+ * What has ended the tries; where it is not the promotion, nothing has happened, and nobody need remove anything before the
+ * next ones. A gate of the last stage had failed before they could begin; the clients of poolers may still wait; a partition
+ * may have been emptied since rows were compared; its window or its approval is over.
+ */
+type Ended =
+  'promoted' | { readonly by: 'gate' } | { readonly by: 'poolers' | 'emptied' | 'time'; readonly why: string };
+
+async function endedBy(move: () => Promise<unknown>): Promise<Ended> {
+  try {
+    await move();
+    return 'promoted';
+  } catch (error) {
+    const type = failureType(error);
+    if (type === 'GateFailed') return { by: 'gate' };
+    if (type === 'PartitionEmptied') return { by: 'emptied', why: failureMessage(error) };
+    if (type === 'PoolNotReleased' && !isCancelled(error)) return { by: 'poolers', why: failureMessage(error) };
+    throw error;
   }
 }
 
@@ -175,39 +186,6 @@ const STOP_THE_JOB =
 
 /** How long the watch of the last stage gets to say that a gate has failed; it is asked again then. */
 const LOOK_AGAIN_MS = 2_000;
-
-/** Does `work`. @returns false when a gate of the last stage had failed before it could begin: nothing has happened then */
-async function unlessGateFailed(work: () => Promise<void>): Promise<boolean> {
-  try {
-    await work();
-    return true;
-  } catch (error) {
-    if (failureType(error) !== 'GateFailed') throw error;
-    return false;
-  }
-}
-
-/** Does `work`. @returns what it says when it has ended with poolers whose clients may wait; nothing else has happened then */
-async function poolersLeftBy(work: () => Promise<void>): Promise<string | null> {
-  try {
-    await work();
-    return null;
-  } catch (error) {
-    if (failureType(error) !== 'PoolNotReleased' || isCancelled(error)) throw error;
-    return failureMessage(error);
-  }
-}
-
-/** Does `work`. @returns what it says when a partition may have been emptied since rows were compared; nothing has happened then */
-async function emptiedMeanwhile(work: () => Promise<void>): Promise<string | null> {
-  try {
-    await work();
-    return null;
-  } catch (error) {
-    if (failureType(error) !== 'PartitionEmptied') throw error;
-    return failureMessage(error);
-  }
-}
 
 /** The longest time between two tries of that, ms. */
 const POOLERS_AGAIN_MS = 300_000;

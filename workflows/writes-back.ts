@@ -20,7 +20,7 @@ import type { RunRef } from './lib/run-ref.js';
 import { answerWith } from './lib/story.js';
 import type { Message } from './messages.js';
 import { finishMove } from './finish-move.js';
-import { moveWrites, notOpened, WAY_BACK_TRIES } from './move-writes.js';
+import { moveWrites, whyNotOpened, WAY_BACK_TRIES } from './move-writes.js';
 import { watchFeed } from './standby.js';
 import { differing } from './verify.js';
 
@@ -387,7 +387,7 @@ async function giveUp(run: MigrationRun, ref: RunRef, heard: Heard): Promise<voi
   const writes = run.wayBackDecided ? 'gave them away' : await writesOfGreen(run, ref);
   if (writes === 'has them') throw givenUp(run);
   heard.retireRequest = run.retireRequest;
-  run.warn([`\`retire\` was not followed: ${writes === 'not opened' ? notOpened(run) : run.onlyForward()}`]);
+  run.warn([`\`retire\` was not followed: ${writes === 'not opened' ? whyNotOpened(run) : run.onlyForward()}`]);
   if (writes === 'gave them away') openIsOwed(run, '`retire` was not followed');
 }
 

@@ -45,8 +45,10 @@ import type { Since } from './verify/last-pass.js';
 /*
  * The promotion: one transaction on the side that gives writes away decides. In its order:
  *
+ *   before the tries, by the activity promote (activities/promote.ts):
  *   prepare  the way back is proven, the fence is armed          prepare-promotion.ts
- *            the servers are those on which rows were compared,
+ *   in each try:
+ *   ready    the servers are those on which rows were compared,
  *            the lag is short, nobody would hold up a slot       promotion-readiness.ts
  *            or write past the fence
  *   pause    poolers: their clients wait                          pools.ts, with a deadline of its own
@@ -61,7 +63,11 @@ import type { Since } from './verify/last-pass.js';
  *            the route's row                                    (at once if the sides are on servers of their own)
  *   decide   route and flag in one COMMIT: the point of no return
  *   open     the new side takes writes, poolers lead there and go on
+ *   after it, by the activity finishPromotion:
  *   finish   the old feed off, then the reverse one on           finish-promotion.ts
+ *
+ * Poolers go on before the old feed is off, since nothing that it could still bring is missing: the marker came after all
+ * writes, and the old side has been closed since.
  *
  * Why no write is lost: the exclusive fence lock is granted when every transaction that has written is over; later
  * writers wait at their first write. The marker, written after that, reaches the new side after all of them. The old
@@ -199,13 +205,10 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     const actors = await openActors(databases, from, keep, promotion.signal);
     const decision = await decisionSoFar(actors.main, promotion);
     if (decision.decided) {
-      const told = tellRouters(actors.main);
-      await openNewSide(actors.to, promotion.migration, decision.epoch);
-      const toldThere = tellRouters(actors.to);
-      await pools.point(otherSide(from), decision.epoch);
-      const unreleased = await pools.release();
-      await Promise.all([told, toldThere]);
-      return { holdMs: null, steps: {}, epoch: decision.epoch, unreleased };
+      const { epoch } = decision;
+      const open = (): Promise<void> => openNewSide(actors.to, promotion.migration, epoch);
+      const unreleased = await openAndLetGo({ ...promotion, old: actors.main, to: actors.to, epoch, open });
+      return { holdMs: null, steps: {}, epoch, unreleased };
     }
     if (promotion.epoch !== undefined && promotion.epoch !== decision.epoch) throw overtaken(promotion, decision.epoch);
     if (promotion.tries !== undefined) await refuseEnded(actors.main, promotion.tries);
@@ -227,17 +230,36 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     await pools.pause(from, decision.epoch);
     const hold = new Hold(promotion.maxHoldMs);
     const epoch = await holdAndDecide(sessions, { ...promotion, epoch: decision.epoch, sequences, apart }, hold);
-    const told = tellRouters(sessions.aside);
-    await hold.afterDecision('open', () => openNewSide(sessions.to, promotion.migration, epoch));
-    const holdMs = hold.elapsed();
-    const toldThere = tellRouters(sessions.to);
-    await pools.point(otherSide(from), epoch);
-    const unreleased = await pools.release();
-    await Promise.all([told, toldThere]);
+    let holdMs = 0;
+    const open = async (): Promise<void> => {
+      await hold.afterDecision('open', () => openNewSide(sessions.to, promotion.migration, epoch));
+      holdMs = hold.elapsed();
+    };
+    const unreleased = await openAndLetGo({ ...promotion, old: sessions.aside, to: sessions.to, epoch, open });
     return { holdMs, steps: hold.steps, epoch, unreleased };
   } finally {
     await closeAll();
   }
+}
+
+interface Opening extends Pick<Promotion, 'from' | 'pools'> {
+  /** Of the side that has given the writes away, and of the one that takes them. */
+  readonly old: Session;
+  readonly to: Session;
+  readonly epoch: number;
+  readonly open: () => Promise<void>;
+}
+
+/** After the decision: the new side takes writes, routers hear of it, poolers lead there and their clients go on. */
+async function openAndLetGo(opening: Opening): Promise<readonly Unreleased[]> {
+  const { from, old, to, epoch, open, pools = NO_POOLS } = opening;
+  const told = tellRouters(old);
+  await open();
+  const toldThere = tellRouters(to);
+  await pools.point(otherSide(from), epoch);
+  const unreleased = await pools.release();
+  await Promise.all([told, toldThere]);
+  return unreleased;
 }
 
 /**
@@ -334,6 +356,7 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
     });
   } catch (error) {
     await giveUp(main);
+    // What is not released yet, the activity insists on (releaseUndecided() in activities/promote.ts).
     await promotion.pools?.release();
     const failure = await StandsInTheWay.explained(error);
     // Until the next try they would only hold back WAL. A side that is cut off never answers: then the next try drops them.
@@ -418,9 +441,12 @@ export function notOpened(epoch: number, error: unknown): unknown {
   });
 }
 
-/** The COMMIT's answer was lost: ask the database, for as long as it takes, with a session of its own. */
+/** A server that has crashed is mostly back by then; after it the activity ends, and its next attempt asks. */
+const ASKED_FOR_MS = 60_000;
+
+/** The COMMIT's answer was lost: the database is asked, with a session of its own. */
 async function decisionAfterLostAnswer(promotion: Promotion, lost: unknown): Promise<number> {
-  const deadline = performance.now() + 60_000;
+  const deadline = performance.now() + ASKED_FOR_MS;
   for (;;) {
     try {
       const session = await openSession(promotion.databases[promotion.from], {

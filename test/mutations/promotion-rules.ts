@@ -166,7 +166,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'routers that listen to the old side are told of the decision',
-    edits: [edit(PROMOTE, 'const told = tellRouters(sessions.aside);', 'const told = Promise.resolve();')],
+    edits: [edit(PROMOTE, 'const told = tellRouters(old);', 'const told = Promise.resolve();')],
     test: inLongHold('its COMMIT waits for no notifier'),
   },
   {
@@ -220,7 +220,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'half switched is finished: whoever finds a decision opens the new side',
-    edits: [edit(PROMOTE, '      await openNewSide(actors.to, promotion.migration, decision.epoch);\n', '')],
+    edits: [edit(PROMOTE, 'openNewSide(actors.to, promotion.migration, epoch);', 'Promise.resolve();')],
     test: inHold('a COMMIT on its way is waited for'),
   },
   {
