@@ -22,7 +22,9 @@ import {
   readSystemObjects,
 } from '../src/postgres/schema-copy/system-grants.js';
 import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
+import { buildsAhead } from '../src/postgres/migrate/create-index.js';
 import { indexSettings } from '../src/postgres/migrate/index-settings.js';
+import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { VerdigrisError } from '../src/errors.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { buildSettings } from './build-settings.js';
@@ -54,13 +56,19 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         await applyKeys(context, keys, indexSettings(ref.plan));
       }),
 
-    /** Keys and blue's other indexes, side by side: after the rows, before anybody writes green's tables. */
-    buildKeysAndIndexes: (ref: RunRef): Promise<{ keys: number; indexes: number }> =>
+    /**
+     * Keys and blue's other indexes, side by side: after the rows, before anybody writes green's tables.
+     *
+     * @param ahead of so many of the plan's steps the indexes are built with them. Default: 0
+     */
+    buildKeysAndIndexes: (ref: RunRef, ahead = 0): Promise<{ keys: number; indexes: number }> =>
       perform(dependencies, ref, async (work) => {
         const statements = await readPostData(work, ref);
         const context = stepContext(work, await work.session('green', 'keys'), 'green');
         const settings = await buildSettings(work, ref);
-        await buildTogether(context, statements, settings);
+        const { steps } = await planWork(ref.plan);
+        const indexes = steps.slice(0, ahead).flatMap((step) => (step.kind === 'indexes' ? step.indexes : []));
+        await buildTogether(context, statements, settings, (own) => buildsAhead(own, indexes));
         await applyKeys(context, statements.keys, settings);
         await applySecondaryIndexes(context, statements.secondaryIndexes, settings);
         return { keys: statements.keys.create.length, indexes: statements.secondaryIndexes.indexes.length };

@@ -2,7 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { VerdigrisError } from '../../src/errors.js';
-import { createIndexes } from '../../src/postgres/migrate/create-index.js';
+import { buildsAhead, createIndexes, indexKey } from '../../src/postgres/migrate/create-index.js';
+import { readProgress } from '../../src/postgres/migrate/progress-row.js';
+import { buildTogether } from '../../src/postgres/schema-copy/build-together.js';
 import { indexSettings } from '../../src/postgres/migrate/index-settings.js';
 import { leafIndexName } from '../../src/postgres/migrate/index-definition.js';
 import type { IndexWork } from '../../src/postgres/migrate/plan-work.js';
@@ -279,8 +281,13 @@ describe.each([testedVersion('pg18')])('indexes on %s', (server) => {
       await app.query(SLOW);
       const names = ['one', 'two', 'three', 'four'];
       const builds = await indexesOf(...names.map((name) => ({ table: 't', name, columns: ['(slow(id))'] })));
+      const most = await mostAtOnce(createIndexes(context(), builds, indexSettings({ indexes })));
+      await app.query(`DROP INDEX ${names.join(', ')}; DROP FUNCTION slow(int)`);
+      return most;
+    }
+
+    async function mostAtOnce(building: Promise<void>): Promise<number> {
       let most = 0;
-      const building = createIndexes(context(), builds, indexSettings({ indexes }));
       const look = setInterval(() => {
         void app
           .query<{ n: number }>(
@@ -289,7 +296,6 @@ describe.each([testedVersion('pg18')])('indexes on %s', (server) => {
           .then(({ rows }) => (most = Math.max(most, rows[0]?.n ?? 0)));
       }, 50);
       await building.finally(() => clearInterval(look));
-      await app.query(`DROP INDEX ${names.join(', ')}; DROP FUNCTION slow(int)`);
       return most;
     }
 
@@ -299,6 +305,38 @@ describe.each([testedVersion('pg18')])('indexes on %s', (server) => {
 
     it('no more indexes are built at once than the plan says', async () => {
       expect(await together({ parallel: 1 })).toBe(1);
+    });
+
+    it('beside a long one, which is one process, the others have one lane and no parallel workers', async () => {
+      await app.query(`CREATE SEQUENCE with_workers;
+        CREATE FUNCTION slow(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+        BEGIN
+          IF current_setting('max_parallel_maintenance_workers') <> '0' THEN PERFORM nextval('public.with_workers'); END IF;
+          IF n % 100 = 0 THEN PERFORM pg_sleep(0.01); END IF;
+          RETURN n;
+        END $$;
+        CREATE FUNCTION slow_array(n int) RETURNS int[] LANGUAGE plpgsql IMMUTABLE AS
+          'BEGIN IF n % 25 = 0 THEN PERFORM pg_sleep(0.01); END IF; RETURN ARRAY[n]; END'`);
+      const indexes = await indexesOf(
+        ...['one', 'two'].map((name) => ({ table: 't', name, columns: ['(slow(id))'] })),
+        { table: 't', name: 'long', method: 'gin', columns: ['(slow_array(id))'] },
+      );
+      expect(await mostAtOnce(createIndexes(context(), indexes))).toBe(2);
+      expect((await app.query('SELECT is_called FROM with_workers')).rows).toEqual([{ is_called: false }]);
+      await app.query(
+        'DROP INDEX one, two, long; DROP FUNCTION slow(int), slow_array(int); DROP SEQUENCE with_workers',
+      );
+    });
+
+    it('those of the plan are built with those of keys where they are given ahead, and are ours', async () => {
+      const indexes = await indexesOf({ table: 't', name: 'ahead', columns: ['a'] });
+      const nothing = { keys: { create: [], join: [] }, secondaryIndexes: { parents: [], indexes: [], attach: [] } };
+      await buildTogether(context(), nothing, undefined, (own) => buildsAhead(own, indexes));
+      const before = (await app.query(`SELECT 'ahead'::regclass::oid`)).rows;
+      await createIndexes(context(), indexes);
+      expect((await app.query(`SELECT 'ahead'::regclass::oid`)).rows).toEqual(before);
+      const progress = await readProgress(session, indexKey('run', { schema: 'public', name: 't' }, 'ahead'));
+      expect(progress).toMatchObject({ state: { ours: true }, done: true });
     });
 
     it('is told how far each of several is', async () => {

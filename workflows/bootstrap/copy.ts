@@ -1,5 +1,6 @@
-import { ApplicationFailure } from '@temporalio/workflow';
+import { ApplicationFailure, patched } from '@temporalio/workflow';
 import type { ParcelSummary } from '../../activities/copy-rows.js';
+import type { MigrationSteps } from '../../activities/migrate.js';
 import { act } from '../lib/activities.js';
 import { beside } from '../lib/beside.js';
 import { failureMessage, failureType, isCancelled } from '../lib/failure.js';
@@ -8,15 +9,24 @@ import type { RunRef } from '../lib/run-ref.js';
 import type { Story } from '../lib/story.js';
 
 /**
- * Bootstrap `copy`: rows come from exported snapshots of blue in parallel, already in the new shape; keys and indexes are
- * built behind them, while nobody writes green yet; then green follows blue from where the snapshots were taken.
+ * Bootstrap `copy`: rows come from exported snapshots of blue in parallel, already in the new shape; keys and indexes,
+ * blue's and the plan's, are built behind them, while nobody writes green yet; then green follows blue from where the snapshots were taken.
  */
 export async function bootstrapByCopy(story: Story, ref: RunRef): Promise<void> {
   await story.step('copying the rows', () => copyRows(story, ref));
-  await story.step('building keys and indexes', () => act("blue's keys and indexes").buildKeysAndIndexes(ref));
-  const { steps, beforeSql } = await story.step('adding columns and triggers', () =>
-    act('new columns, up and down triggers').expandTables(ref),
-  );
+  const expand = (): Promise<MigrationSteps> =>
+    story.step('adding columns and triggers', () => act('new columns, up and down triggers').expandTables(ref));
+  const build = (ahead?: number): Promise<unknown> =>
+    story.step('building keys and indexes', () => act("blue's keys and indexes").buildKeysAndIndexes(ref, ahead));
+  let made: MigrationSteps;
+  if (patched("the plan's indexes are built beside blue's")) {
+    made = await expand();
+    await build(made.beforeSql);
+  } else {
+    await build();
+    made = await expand();
+  }
+  const { steps, beforeSql } = made;
   // What a raw SQL step builds upon or changes is not known, so it and what comes after it wait for phase 3. So does a
   // foreign key of tables whose rows PostgreSQL is still to copy.
   for (const [index, name] of steps.slice(0, beforeSql)) {

@@ -7,6 +7,7 @@ import { closeSession, type Session } from '../session.js';
 import { readTable, type ChangedTable } from './changed-table.js';
 import { buildIndex, type Build } from './index-build.js';
 import { createIndexSql, findIndex, leafIndexName, refuseAnother, shapeOf } from './index-definition.js';
+import { longestFirst, SharedGreen, sizedBuild, type SizedBuild } from './index-effort.js';
 import { inLanes } from './index-lanes.js';
 import { planIndexFailed } from './index-failed.js';
 import { DEFAULT_INDEX_SETTINGS, whileOffline, type IndexSettings } from './index-settings.js';
@@ -41,52 +42,69 @@ export async function createIndexes(
 ): Promise<void> {
   const session = await context.connect('prepare indexes');
   try {
-    const builds: SizedBuild[] = [];
-    const finish: (() => Promise<void>)[] = [];
+    const builds: PlanIndexBuild[] = [];
+    const partitioned: (() => Promise<void>)[] = [];
     for (const { table, index } of indexes) {
       const changed = await readTable(context.session, table);
-      await claim(session, context.runId, changed, index);
-      builds.push(...(await buildsOf(session, changed, index)));
-      if (changed.info.kind === 'partitioned') finish.push(() => attachLeaves(context, session, changed, index));
+      builds.push(...(await claimedBuilds(session, context.runId, changed, index)));
+      if (changed.info.kind === 'partitioned') partitioned.push(() => attachLeaves(context, session, changed, index));
     }
-    const offline = await isOffline(session);
-    const lanes = offline ? whileOffline(settings) : settings;
-    await inLanes(context, 'index', lanes, piecesOf(builds, offline), async (lane, piece) => {
-      for (const { build } of piece) await buildIndex(lane, build, settings);
-    });
-    for (const step of finish) await step();
+    if (await isOffline(session)) {
+      const green = new SharedGreen(builds, whileOffline(settings));
+      await inLanes(context, 'index', green.settings, longestFirst(builds), (lane, { build }) =>
+        green.build(lane, build),
+      );
+    } else {
+      await inLanes(context, 'index', settings, byTable(builds), async (lane, piece) => {
+        for (const { build } of piece) await buildIndex(lane, build, settings);
+      });
+    }
+    for (const attach of partitioned) await attach();
     for (const { table, index } of indexes) await finished(session, context, table, index);
   } finally {
     await closeSession(session);
   }
 }
 
-/**
- * How long a build takes beside one of a btree on the same rows, roughly: the longest are begun first, or the last lane
- * is left alone with one. GIN takes each value apart and, before PostgreSQL 18, uses no parallel workers.
- */
-const EFFORT: Readonly<Record<CreateIndex['method'], number>> = {
-  gin: 4,
-  gist: 4,
-  spgist: 3,
-  hash: 2,
-  btree: 1,
-  brin: 0.2,
-};
-
-/** A build, and what it takes: the bytes that it reads, weighed by its method. */
-interface SizedBuild {
-  readonly build: Build;
-  readonly oid: number;
-  readonly effort: number;
+/** Of a green that is in use: its builds on one table follow each other. */
+function byTable(builds: readonly PlanIndexBuild[]): PlanIndexBuild[][] {
+  const tables = new Map<number, PlanIndexBuild[]>();
+  for (const build of longestFirst(builds)) tables.set(build.oid, [...(tables.get(build.oid) ?? []), build]);
+  return [...tables.values()];
 }
 
-function piecesOf(builds: readonly SizedBuild[], offline: boolean): SizedBuild[][] {
-  const longestFirst = [...builds].sort((a, b) => b.effort - a.effort);
-  if (offline) return longestFirst.map((build) => [build]);
-  const tables = new Map<number, SizedBuild[]>();
-  for (const build of longestFirst) tables.set(build.oid, [...(tables.get(build.oid) ?? []), build]);
-  return [...tables.values()];
+interface PlanIndexBuild extends SizedBuild {
+  /** Of the table that it is built on. */
+  readonly oid: number;
+}
+
+/**
+ * The builds of indexes of the plan, for whoever makes them before their step comes: it finds them there then.
+ *
+ * @throws VerdigrisError MigrationStepFailed
+ */
+export async function buildsAhead(context: StepContext, indexes: readonly IndexWork[]): Promise<SizedBuild[]> {
+  const session = await context.connect('prepare indexes');
+  try {
+    const builds: SizedBuild[] = [];
+    for (const { table, index } of indexes) {
+      const changed = await readTable(context.session, table);
+      builds.push(...(await claimedBuilds(session, context.runId, changed, index)));
+    }
+    return builds;
+  } finally {
+    await closeSession(session);
+  }
+}
+
+async function claimedBuilds(
+  session: Session,
+  runId: string,
+  changed: ChangedTable,
+  index: CreateIndex,
+): Promise<PlanIndexBuild[]> {
+  await claim(session, runId, changed, index);
+  return buildsOf(session, changed, index);
 }
 
 /** Written down before the build: a worker that dies in it leaves an index that the rollback knows as ours. */
@@ -109,7 +127,7 @@ async function buildsOf(
   session: Session,
   { info, leaves, searchPath }: ChangedTable,
   index: CreateIndex,
-): Promise<SizedBuild[]> {
+): Promise<PlanIndexBuild[]> {
   await session.query(`SELECT set_config('search_path', $1, false)`, [searchPath]);
   let shape: string | undefined;
   try {
@@ -126,10 +144,10 @@ async function buildsOf(
   }
   const named = (on: TableInfo): string =>
     info.kind === 'partitioned' ? leafIndexName(index.name, on.name) : index.name;
-  const builds: SizedBuild[] = [];
+  const builds: PlanIndexBuild[] = [];
   for (const on of leaves) {
     const build = planBuild({ info, on, index, name: named(on), shape, searchPath });
-    builds.push({ build, oid: on.oid, effort: (await bytesOf(session, on.oid)) * EFFORT[index.method] });
+    builds.push({ ...sizedBuild(build, index.method, await bytesOf(session, on.oid)), oid: on.oid });
   }
   return builds;
 }

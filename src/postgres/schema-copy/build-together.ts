@@ -1,76 +1,95 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { vacuumTable } from '../bootstrap/copy/vacuum-copied.js';
-import { buildIndex, type Build } from '../migrate/index-build.js';
+import type { Build } from '../migrate/index-build.js';
+import { longestFirst, SharedGreen, sizedBuild, type SizedBuild } from '../migrate/index-effort.js';
 import { inLanes } from '../migrate/index-lanes.js';
 import { DEFAULT_INDEX_SETTINGS, whileOffline, type IndexSettings } from '../migrate/index-settings.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { isOffline } from '../offline.js';
 import { readApplied, wasApplied } from './apply-post-data.js';
 import { indexBuild } from './apply-indexes.js';
-import { byTable, largestFirst } from './by-table.js';
+import { byTable, readSizes } from './by-table.js';
 import { keyIndexBuild } from './key-index.js';
-import type { SchemaStatements } from './schema-statements.js';
+import type { IndexStatement, SchemaStatements } from './schema-statements.js';
 
 /**
- * Builds the indexes of keys and blue's other indexes side by side, the largest tables first: builds of one table that
- * begin together share one scan of it. Each table is vacuumed before: the first scan after the rows were written is the
- * dearest, and one table's can be under way while another's indexes are built. While nobody writes green's tables only;
- * the keys themselves and what joins partitions is made afterwards, of what is there then.
+ * Builds the indexes of keys, blue's other indexes and those that `ahead` has side by side, the longest first: builds of one
+ * table that begin together share one scan of it. Each table is vacuumed before: the first scan after the rows were written
+ * is the dearest, and one table's can be under way while another's indexes are built. While nobody writes green's tables
+ * only; the keys themselves and what joins partitions is made afterwards, of what is there then.
  *
- * @throws VerdigrisError SchemaCopyFailed that names the index or key.
+ * @throws VerdigrisError SchemaCopyFailed that names the index or key; what `ahead` throws.
  */
 export async function buildTogether(
   context: StepContext,
   { keys, secondaryIndexes }: Pick<SchemaStatements, 'keys' | 'secondaryIndexes'>,
   settings: IndexSettings = DEFAULT_INDEX_SETTINGS,
+  ahead: (context: StepContext) => Promise<readonly SizedBuild[]> = () => Promise.resolve([]),
 ): Promise<void> {
   const { session } = context;
   if (!(await isOffline(session))) return;
   const partitioned = await partitionedTables(context);
   const applied = await readApplied(context);
+  const sizeOf = await readSizes(session);
   const builds = [
     ...keys.create.flatMap((key) => {
       if (wasApplied(applied, 'keys', key.create) || partitioned.has(formatTableName(key.table))) return [];
-      return keyIndexBuild(key) ?? [];
+      const build = keyIndexBuild(key);
+      return build === undefined ? [] : [sizedBuild(build, 'btree', sizeOf(key.table))];
     }),
-    ...secondaryIndexes.indexes.map(indexBuild),
+    ...secondaryIndexes.indexes.map((index) => sizedBuild(indexBuild(index), methodOf(index), sizeOf(index.table))),
+    ...(await ahead(context)),
   ];
-  const work = new TablesAtWork(await largestFirst(session, byTable(builds)));
-  await inLanes(context, 'indexes', whileOffline(settings), work.pieces, async (lane) => {
-    await work.next(lane, settings);
+  const green = new SharedGreen(builds, whileOffline(settings));
+  const work = new TablesAtWork(builds, green);
+  await inLanes(context, 'indexes', green.settings, work.pieces, async (lane) => {
+    await work.next(lane);
   });
+}
+
+/** As pg_dump writes it, which always does. */
+function methodOf({ create }: IndexStatement): string {
+  return / USING ([a-z0-9_]+) \(/.exec(create)?.[1] ?? 'btree';
 }
 
 /** Each table is vacuumed once, and its indexes are built then: by whatever lane is free. */
 class TablesAtWork {
   /** As many as there are vacuums and builds: which one it is, is seen when a lane is free for it. */
   readonly pieces: readonly number[];
-  private readonly ready: Build[] = [];
+  /** Those with the longest builds first. */
+  private readonly tables: Build[][];
+  /** The longest first. */
+  private ready: SizedBuild[] = [];
   private readonly vacuums = new Set<Promise<void>>();
 
-  constructor(private readonly tables: Build[][]) {
-    this.pieces = Array.from({ length: tables.length + tables.flat().length }, (_, i) => i);
+  constructor(
+    private readonly builds: readonly SizedBuild[],
+    private readonly green: SharedGreen,
+  ) {
+    this.tables = byTable(longestFirst(builds).map(({ build }) => build));
+    this.pieces = Array.from({ length: this.tables.length + builds.length }, (_, i) => i);
   }
 
-  async next(lane: StepContext, settings: IndexSettings): Promise<unknown> {
+  async next(lane: StepContext): Promise<unknown> {
     for (;;) {
-      const build = this.ready.shift();
-      if (build !== undefined) return buildIndex(lane, build, settings);
-      const builds = this.tables.shift();
-      if (builds !== undefined) return this.vacuum(lane, builds);
+      const next = this.ready.shift();
+      if (next !== undefined) return this.green.build(lane, next.build);
+      const table = this.tables.shift();
+      if (table !== undefined) return this.vacuum(lane, table);
       if (this.vacuums.size === 0) return;
       await Promise.race(this.vacuums);
     }
   }
 
-  private async vacuum(lane: StepContext, builds: readonly Build[]): Promise<void> {
-    const [first] = builds;
+  private async vacuum(lane: StepContext, table: readonly Build[]): Promise<void> {
+    const [first] = table;
     if (first === undefined) return;
     const vacuum = vacuumTable(lane, first.table);
     this.vacuums.add(vacuum);
     try {
       await vacuum;
-      this.ready.push(...builds);
+      const own = this.builds.filter(({ build }) => table.includes(build));
+      this.ready = longestFirst([...this.ready, ...own]);
     } finally {
       this.vacuums.delete(vacuum);
     }

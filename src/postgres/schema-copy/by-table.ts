@@ -17,6 +17,13 @@ export async function largestFirst<Item extends { readonly table: TableName }>(
   session: Session,
   tables: readonly Item[][],
 ): Promise<Item[][]> {
+  const sizeOf = await readSizes(session);
+  const size = ([item]: readonly Item[]): number => (item === undefined ? 0 : sizeOf(item.table));
+  return [...tables].sort((a, b) => size(b) - size(a));
+}
+
+/** The bytes of each table of the database, without its TOAST; 0 of one that is not there. */
+export async function readSizes(session: Session): Promise<(table: TableName) => number> {
   // Not relpages: after a copy of the rows nobody has counted them yet.
   const { rows } = await session.query<{ schema: string; name: string; bytes: string | null }>(
     `SELECT n.nspname AS schema, c.relname AS name, pg_relation_size(c.oid) AS bytes
@@ -24,8 +31,7 @@ export async function largestFirst<Item extends { readonly table: TableName }>(
       WHERE c.relkind IN ('r', 'm') AND c.oid >= 16384 AND c.relpersistence <> 't'`,
   );
   const bytes = new Map(rows.map((row) => [keyOf(row), Number(row.bytes ?? 0)]));
-  const sizeOf = ([item]: readonly Item[]): number => (item === undefined ? 0 : (bytes.get(keyOf(item.table)) ?? 0));
-  return [...tables].sort((a, b) => sizeOf(b) - sizeOf(a));
+  return (table) => bytes.get(keyOf(table)) ?? 0;
 }
 
 function keyOf({ schema, name }: TableName): string {
