@@ -9,11 +9,11 @@ import { recordOutcome } from '../support/outcome-table.js';
 /*
  * Each link is harmed in each way in every part of one run: while the rows are copied, while traffic moves, exactly in
  * the hold of the promotion, in the standby window, and exactly in the hold of the way back. The run holds or goes on,
- * and ends rolled back once the link is back. VERDIGRIS_FAULT_POINTS=n takes every n-th combination (default: 2).
+ * and ends rolled back once the link is back. VERDIGRIS_FAULT_POINTS=n takes every n-th combination (default: 3).
  */
 
 const CASES = LINKS.flatMap((link) => LINK_FAULT_NAMES.map((fault) => [link, fault] as const)).filter((_, n) =>
-  isTaken(n, 2),
+  isTaken(n, 3),
 );
 
 describe('a link that is harmed in every part of a run', () => {

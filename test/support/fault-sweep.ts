@@ -1,5 +1,5 @@
 import { otherSide } from '../../src/side.js';
-import { isTaken } from './fault-points.js';
+import { isHalfTaken } from './fault-points.js';
 import type { MovePoint } from './promotion-actor.js';
 import { recordOutcome } from './outcome-table.js';
 import { PromotionRig } from './promotion-rig.js';
@@ -62,6 +62,7 @@ export async function sweep(
     let later = await thereAndBack(rig);
     for (let attempt = 1; later === undefined && attempt < RECORDINGS; attempt++) later = await thereAndBack(rig);
     if (first === undefined || later === undefined) throw new Error(`no move of ${RECORDINGS} was not held up`);
+    const seen = { before: 0, after: 0 };
     const cases = [
       // What is made once (publications, triggers) is made again only with new databases.
       ...first.filter((point) => !later.some((one) => isSame(one, point))).map((point) => ({ point, isFresh: true })),
@@ -72,8 +73,7 @@ export async function sweep(
       // A session begins in several messages to and fro; its end is the first statement's `before`.
       .filter(({ point, when }) => point.text !== 'connect' || when === 'before')
       .filter(({ point }) => process.env['VERDIGRIS_FAULT_LOOKS'] === '1' || isActing(point))
-      // Before one point and after the next, where it is every second.
-      .filter((_, i) => isTaken(i + Math.floor(i / 2), everyByDefault))
+      .filter(({ when }) => isHalfTaken(when, seen[when]++, everyByDefault))
       .map((one) => ({ ...one, isSecondTime: false }));
     const fresh = cases.filter(({ isFresh }) => isFresh);
     // There and back in turn, so that no move is made for nothing.

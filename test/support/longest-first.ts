@@ -15,7 +15,6 @@ const LONGEST = [
   'rollback-runs',
   'rollback-moments',
   'odd-servers',
-  'finish-fails',
   'traffic-webhooks',
   'unknown-connection',
   'pgbouncer',
