@@ -11,6 +11,7 @@ import { approvalEvidence, viewsEvidence } from './approval-evidence.js';
 import { approvalPolicy, ApprovalQuestion } from './approval-question.js';
 import type { Evidence } from './evidence.js';
 import { lossInWords, withAccepted, type Loss } from './loss.js';
+import { LONGEST, LONGEST_OF_IGNORED, shortened } from './message-texts.js';
 import { retirementEvidence } from './retirement-evidence.js';
 import type { RunRef } from './run-ref.js';
 import type {
@@ -585,11 +586,13 @@ export class MigrationRun {
 
   /** Follows a message that `refusal` has let through. @returns one line about what happens now. */
   follow(message: MessageName, payload: Message): string {
+    // An earlier version has let through texts of any length.
+    const kept = { by: shortened(payload.by, LONGEST.by), reason: shortened(payload.reason, LONGEST.reason) };
     const asked = message === 'approve' ? this.#question : null;
     const acceptLoss = message === 'rollback' && acceptsLoss(payload);
     const named = acceptLoss ? this.#namedLoss() : {};
     const accepted = lossInWords(named);
-    this.#decide(message, payload, {
+    this.#decide(message, kept, {
       ...(asked === null ? {} : { gate: asked.gate, request: asked.request }),
       ...(accepted === null ? {} : { acceptLoss: true, accepted }),
     });
@@ -610,13 +613,13 @@ export class MigrationRun {
           this.confirmations++;
           this.onChange();
         } else {
-          this.rollbackRequest = payload;
-          this.#set({ now: `rolling back: ${payload.reason}` });
+          this.rollbackRequest = kept;
+          this.#set({ now: `rolling back: ${kept.reason}` });
         }
         if (!acceptLoss) return 'rolling back';
         return accepted === null ? NOTHING_ACCEPTED : `rolling back, with the loss of ${accepted}`;
       case 'retire':
-        this.retireRequest = payload;
+        this.retireRequest = kept;
         if (this.wayBackBlocked) return GIVES_UP;
         return this.plan?.traffic.approval.before.includes('retire') === true
           ? 'the standby window ends now; the approval "retire" is asked for next'
@@ -649,13 +652,17 @@ export class MigrationRun {
     const { by, reason, gate, request } = (
       typeof payload === 'object' && payload !== null ? payload : {}
     ) as Partial<Approval>;
+    const most = LONGEST_OF_IGNORED;
     this.#decide(
-      message,
-      { by: typeof by === 'string' ? by : 'unknown', reason: typeof reason === 'string' ? reason : '' },
+      shortened(message, most.message),
       {
-        ignored: why,
-        ...(typeof gate === 'string' ? { gate } : {}),
-        ...(typeof request === 'string' ? { request } : {}),
+        by: typeof by === 'string' ? shortened(by, most.by) : 'unknown',
+        reason: typeof reason === 'string' ? shortened(reason, most.reason) : '',
+      },
+      {
+        ignored: shortened(why, most.why),
+        ...(typeof gate === 'string' ? { gate: shortened(gate, most.gate) } : {}),
+        ...(typeof request === 'string' ? { request: shortened(request, most.request) } : {}),
       },
     );
   }

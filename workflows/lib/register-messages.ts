@@ -2,6 +2,7 @@ import { ApplicationFailure, patched, setDefaultSignalHandler, setHandler } from
 import type { SignalDefinition, UpdateDefinition } from '@temporalio/common';
 import * as messages from '../messages.js';
 import type { Message } from '../messages.js';
+import { tooLong } from './message-texts.js';
 import type { MigrationRun } from './migration-run.js';
 import type { MessageName } from './status.js';
 
@@ -61,7 +62,7 @@ export function registerMessages(run: MigrationRun, onMessage: OnMessage): void 
         description: DESCRIPTIONS[name],
         // Synchronous: an async validator does not refuse, it breaks the workflow task.
         validator: (payload: M) => {
-          const why = run.refusal(name, payload);
+          const why = tooLong(payload) ?? run.refusal(name, payload);
           if (why !== undefined) throw ApplicationFailure.nonRetryable(`${name} refused: ${why}`, 'MessageRefused');
         },
       },
@@ -69,7 +70,7 @@ export function registerMessages(run: MigrationRun, onMessage: OnMessage): void 
     setHandler(
       signal,
       (payload: M) => {
-        const why = run.refusal(name, payload);
+        const why = tooLongSignal(payload) ?? run.refusal(name, payload);
         if (why !== undefined) return run.ignore(name, payload, why);
         run.follow(name, payload);
         onMessage(name);
@@ -77,4 +78,10 @@ export function registerMessages(run: MigrationRun, onMessage: OnMessage): void 
       { description: DESCRIPTIONS[name] },
     );
   }
+}
+
+/** Signals are heard again in a replay, and an earlier version has followed those of any length. Updates are not checked again. */
+function tooLongSignal(payload: unknown): string | undefined {
+  const why = tooLong(payload);
+  return why !== undefined && patched('texts of signals have a limit') ? why : undefined;
 }
