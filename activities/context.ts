@@ -26,6 +26,8 @@ export interface ActivityDependencies {
   /** Where connections are looked up by name. */
   readonly environment: Environment;
   readonly redact: Redact;
+  /** How often an activity says that it lives where no writes can be held, ms. Default: 500. */
+  readonly heartbeatMs?: number;
   /** How long a stage waits for others. Default: STAGE_PATIENCE of stage-opening.ts. */
   readonly patience?: Partial<StagePatience>;
 }
@@ -85,8 +87,10 @@ export function watching(signal: AbortSignal, answerWithinMs = 10_000): Limits {
   return { answerWithinMs, cutOn: signal };
 }
 
-/** How often an activity says that it lives; well below every heartbeat timeout. */
+/** How often an activity says that it lives; well below every heartbeat timeout. Cancels come with the answer. */
 const HEARTBEAT_MS = 500;
+/** One with a shorter heartbeat timeout may hold writes, or leads reads: its worker must be replaced within seconds. */
+const THINNED_FROM_TIMEOUT_MS = 15_000;
 
 /** What an activity ends with when its worker does not know a connection. */
 type OnUnknown = (error: VerdigrisError) => VerdigrisError | Promise<VerdigrisError>;
@@ -180,7 +184,8 @@ export async function alive<T>(
     const news = board.due(Date.now());
     if (news !== undefined) tellWorkflow(context, news);
   };
-  const timer = setInterval(beat, HEARTBEAT_MS);
+  const mayBeThin = (context.info.heartbeatTimeoutMs ?? 0) >= THINNED_FROM_TIMEOUT_MS;
+  const timer = setInterval(beat, mayBeThin ? (dependencies.heartbeatMs ?? HEARTBEAT_MS) : HEARTBEAT_MS);
   const goesOn = setTimeout(() => tellThatItGoesOn(context), GOES_ON_AFTER_MS);
   try {
     beat();

@@ -4,6 +4,7 @@ import { taskQueueOf } from '../task-queue.js';
 import { activitySlots, ActivitySlots } from './activity-slots.js';
 import { bundleWorkflowsApart } from './bundle-workflows.js';
 import type { Environment } from './connections.js';
+import { heartbeatInterval } from './heartbeat-interval.js';
 import type { Redact } from './redact.js';
 
 export interface WorkerSettings {
@@ -20,14 +21,17 @@ export interface WorkerSettings {
 
 /** A worker for the workflows and activities of Verdigris. */
 export async function createWorker(settings: WorkerSettings): Promise<Worker> {
-  const slots = activitySlots(settings.environment);
+  const { environment, redact } = settings;
+  const slots = activitySlots(environment);
+  const heartbeatMs = heartbeatInterval(environment);
   return Worker.create({
     connection: settings.connection,
     namespace: settings.namespace,
-    taskQueue: settings.taskQueue ?? taskQueueOf(settings.environment),
+    taskQueue: settings.taskQueue ?? taskQueueOf(environment),
     workflowBundle: settings.workflowBundle ?? (await bundleWorkflowsApart()),
-    activities: createActivities({ environment: settings.environment, redact: settings.redact }),
-    // Heartbeats carry cancels: thinned out less than by default, a rollback begins within a second.
+    activities: createActivities({ environment, redact, heartbeatMs }),
+    // Heartbeats carry cancels: thinned out less than by default, a rollback begins within a second. How often an activity
+    // sends one is its own to say (VERDIGRIS_HEARTBEAT): by this, those of a promotion would be thinned out with the others.
     maxHeartbeatThrottleInterval: '500ms',
     defaultHeartbeatThrottleInterval: '500ms',
     // How long a message to a run waits for the worker that had the run last, when that one is dead: then any other takes it.

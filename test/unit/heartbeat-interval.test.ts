@@ -1,0 +1,45 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { describe, expect, it } from 'vitest';
+import { alive } from '../../activities/context.js';
+import { heartbeatInterval } from '../../src/worker/heartbeat-interval.js';
+
+/** How often an activity says within 2.3 s that it lives, the first time at its begin. */
+async function beats(heartbeatTimeoutMs: number, heartbeatMs?: number): Promise<number> {
+  const activity = new MockActivityEnvironment({ heartbeatTimeoutMs });
+  let beaten = 0;
+  activity.on('heartbeat', () => (beaten += 1));
+  const dependencies = { environment: {}, redact: String, ...(heartbeatMs === undefined ? {} : { heartbeatMs }) };
+  await activity.run(() => alive(dependencies, () => sleep(2_300)));
+  return beaten;
+}
+
+describe.concurrent('the heartbeats of an activity', () => {
+  it('come twice a second by default', async () => {
+    expect(await beats(15_000)).toBe(5);
+  });
+
+  it('come as often as the worker is told', async () => {
+    expect(await beats(15_000, 2_000)).toBe(2);
+  });
+
+  it('come twice a second wherever writes may be held, whatever the worker is told', async () => {
+    expect(await beats(3_000, 2_000)).toBe(5);
+  });
+});
+
+describe('VERDIGRIS_HEARTBEAT', () => {
+  it.each<[string | undefined, number]>([
+    [undefined, 500],
+    ['', 500],
+    ['500ms', 500],
+    ['2s', 2_000],
+    ['5s', 5_000],
+  ])('%s is %i ms', (text, ms) => {
+    expect(heartbeatInterval({ VERDIGRIS_HEARTBEAT: text })).toBe(ms);
+  });
+
+  it.each(['499ms', '6s', '0s', '2', 'often'])('is not "%s"', (text) => {
+    expect(() => heartbeatInterval({ VERDIGRIS_HEARTBEAT: text })).toThrow(/500 ms to 5 s/);
+  });
+});
