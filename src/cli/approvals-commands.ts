@@ -6,6 +6,7 @@ import { linkUrl, signLink } from '../approval/link.js';
 import { ApprovalRefused, approvalServer, RunUnreachable, type Runs } from '../approval/server.js';
 import { approvalSecret, approvalUrl } from '../approval/settings.js';
 import { VerdigrisError } from '../errors.js';
+import { innermostMessage } from '../grpc-status.js';
 import { secretsOf } from '../worker/connections.js';
 import { redactor } from '../worker/redact.js';
 import { parseDuration } from '../plan/duration.js';
@@ -15,7 +16,7 @@ import { approveUpdate, planQuery, statusQuery } from '../../workflows/messages.
 import type { ServerFlags } from './start-request.js';
 import { workflowIdOf } from './start-request.js';
 import { queryRun, readStatus } from './status-command.js';
-import { innermostMessage, isNoAnswer, withClient } from './temporal-client.js';
+import { isNoAnswer, withClient } from './temporal-client.js';
 import type { ExitCode, Terminal } from './terminal.js';
 import { CommandError, EXIT } from './terminal.js';
 

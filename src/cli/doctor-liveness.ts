@@ -1,12 +1,13 @@
 import type { Client, WorkflowExecutionDescription } from '@temporalio/client';
 import { WorkflowNotFoundError } from '@temporalio/common';
+import { innermostMessage } from '../grpc-status.js';
 import { migrationOf } from '../postgres/doctor/plan-cleaning.js';
 import type { Found } from '../postgres/doctor/inventory.js';
 import type { OwnerFound } from '../postgres/doctor/read-state.js';
 import type { Liveness } from '../postgres/doctor/liveness.js';
 import type { ServerFlags } from './start-request.js';
 import { workflowIdOf } from './start-request.js';
-import { innermostMessage, withClient } from './temporal-client.js';
+import { withClient } from './temporal-client.js';
 
 /** How long Temporal may take to say whether a workflow runs. */
 const ASK_TIMEOUT_MS = 5_000;

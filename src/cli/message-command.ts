@@ -1,12 +1,13 @@
 import { WorkflowUpdateFailedError, type Client } from '@temporalio/client';
 import { WorkflowNotFoundError } from '@temporalio/common';
+import { innermostMessage } from '../grpc-status.js';
 import type { Approval, Message } from '../../workflows/messages.js';
 import { approveUpdate, pauseUpdate, resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 import type { MessageName } from '../../workflows/lib/status.js';
 import { shellCommand } from './shell-quote.js';
 import type { ServerFlags } from './start-request.js';
 import { serverFlags, workflowIdOf } from './start-request.js';
-import { innermostMessage, isNoAnswer, withClient } from './temporal-client.js';
+import { isNoAnswer, withClient } from './temporal-client.js';
 import type { ExitCode, Terminal } from './terminal.js';
 import { CommandError, EXIT } from './terminal.js';
 

@@ -1,14 +1,16 @@
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
+import { innermostMessage } from '../grpc-status.js';
 import { hasErrors } from '../plan/finding.js';
 import { lintPlan } from '../plan/lint.js';
 import { taskQueueOf } from '../task-queue.js';
+import { howToRegister } from '../worker/search-attributes.js';
 import { WORKFLOW_TYPE } from '../../workflows/messages.js';
 import { tellFindings } from './plan-commands.js';
 import { readPlan } from './read-plan.js';
 import { shellCommand } from './shell-quote.js';
 import type { ServerFlags } from './start-request.js';
 import { startOptions, startRequest, startWords } from './start-request.js';
-import { innermostMessage, namespaceOf, withClient } from './temporal-client.js';
+import { addressOf, namespaceOf, withClient } from './temporal-client.js';
 import type { ExitCode, Terminal } from './terminal.js';
 import { CommandError, EXIT } from './terminal.js';
 
@@ -37,7 +39,7 @@ export async function startCommand(terminal: Terminal, file: string, flags: Star
       terminal.out(`started ${handle.workflowId} (run ${handle.firstExecutionRunId})`);
       terminal.note(`watch it with: verdigris watch ${parsed.plan.name}`);
     } catch (error) {
-      throw startFailed(error, parsed.plan.name, request.workflowId);
+      throw startFailed(error, parsed.plan.name, request.workflowId, flags);
     }
   });
   return EXIT.done;
@@ -53,7 +55,7 @@ function namespaceIn(flags: StartFlags): string {
   }
 }
 
-function startFailed(error: unknown, name: string, workflowId: string): CommandError {
+function startFailed(error: unknown, name: string, workflowId: string, flags: ServerFlags): CommandError {
   if (error instanceof WorkflowExecutionAlreadyStartedError) {
     return new CommandError(
       `${workflowId} is running already`,
@@ -66,7 +68,7 @@ function startFailed(error: unknown, name: string, workflowId: string): CommandE
   if (/search attribute/i.test(message)) {
     return new CommandError(
       `the server refused the search attributes of the run: ${message}`,
-      'start a worker once (npm run worker): it registers them; or: temporal operator search-attribute create --name VerdigrisPhase --type Keyword --name VerdigrisTraffic --type Int --name VerdigrisGate --type Keyword --name VerdigrisLagSeconds --type Double',
+      `start a worker once (npm run worker): it registers them where it may; or ${howToRegister(addressOf(flags), namespaceOf(flags))}`,
       EXIT.unusable,
       error,
     );

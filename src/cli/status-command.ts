@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from '@temporalio/client';
 import { WorkflowNotFoundError, type QueryDefinition } from '@temporalio/common';
+import { innermostMessage } from '../grpc-status.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 import { progressLine } from '../progress.js';
 import { doesNow, heldFor, notConfirmed, type MigrationStatus } from '../../workflows/lib/status.js';
@@ -8,7 +9,7 @@ import { statusQuery } from '../../workflows/messages.js';
 import { noSuchWorkflow } from './message-command.js';
 import type { ServerFlags } from './start-request.js';
 import { workflowIdOf } from './start-request.js';
-import { innermostMessage, isNoAnswer, withClient } from './temporal-client.js';
+import { isNoAnswer, withClient } from './temporal-client.js';
 import type { ExitCode, Terminal } from './terminal.js';
 import { CommandError, EXIT } from './terminal.js';
 

@@ -1,5 +1,6 @@
-import { Client, Connection, isGrpcServiceError } from '@temporalio/client';
+import { Client, Connection } from '@temporalio/client';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
+import { hasStatus, innermostMessage, REFUSED } from '../grpc-status.js';
 import type { ServerFlags } from './start-request.js';
 import { CommandError, EXIT } from './terminal.js';
 
@@ -14,7 +15,7 @@ const CONNECT_TIMEOUT_MS = 5_000;
  */
 export async function withClient<T>(flags: ServerFlags, work: (client: Client) => Promise<T>): Promise<T> {
   const { connectionOptions } = loadClientConnectConfig(profileOf(flags));
-  const address = flags.address ?? connectionOptions.address ?? 'localhost:7233';
+  const address = addressOf(flags);
   const connection = await connect({ ...connectionOptions, address, connectTimeout: CONNECT_TIMEOUT_MS }, address);
   try {
     return await work(new Client({ connection, namespace: namespaceOf(flags) }));
@@ -49,9 +50,6 @@ function notConnected(address: string, error: unknown): CommandError {
   );
 }
 
-/** Codes of gRPC of a server that answers, and knows the client not or not as somebody who may. */
-const REFUSED = new Set([7, 16]); // PERMISSION_DENIED, UNAUTHENTICATED
-
 /** Names of gRPC status codes that mean that nobody answered in time. */
 const NO_ANSWER = new Set([1, 4]); // CANCELLED, DEADLINE_EXCEEDED
 
@@ -63,12 +61,9 @@ export function isNoAnswer(error: unknown): boolean {
   return hasStatus(error, NO_ANSWER);
 }
 
-/** Whether the error, or what it was made of, has one of these status codes of gRPC. */
-function hasStatus(error: unknown, codes: ReadonlySet<number>): boolean {
-  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
-    if (isGrpcServiceError(cause) && codes.has(cause.code)) return true;
-  }
-  return false;
+/** Where the flags, else the environment and the profile say that Temporal is. */
+export function addressOf(flags: ServerFlags): string {
+  return flags.address ?? loadClientConnectConfig(profileOf(flags)).connectionOptions.address ?? 'localhost:7233';
 }
 
 /** The namespace that the flags, else the environment and the profile say. */
@@ -78,13 +73,4 @@ export function namespaceOf(flags: ServerFlags): string {
 
 function profileOf({ profile }: ServerFlags): { profile?: string } {
   return profile === undefined ? {} : { profile };
-}
-
-/** The innermost message of an error: what the server, or the workflow, has said. */
-export function innermostMessage(error: unknown): string {
-  let message = String(error);
-  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
-    message = isGrpcServiceError(cause) ? cause.details : cause.message;
-  }
-  return message;
 }

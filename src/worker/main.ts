@@ -1,11 +1,11 @@
 import { loadClientConnectConfig } from '@temporalio/envconfig';
-import { Connection, type ConnectionOptions } from '@temporalio/client';
 import { NativeConnection, Runtime } from '@temporalio/worker';
 import { createWorker } from './create-worker.js';
 import { createLogger, temporalLogger } from './logger.js';
 import { knownConnections, secretsOf } from './connections.js';
 import { redactor } from './redact.js';
 import { ensureSearchAttributes } from './search-attributes.js';
+import { connectToTemporal } from './temporal-connection.js';
 
 /** `npm run worker`: serves the task queue until it is asked to stop, then lets activities end where they can go on. */
 async function main(): Promise<void> {
@@ -24,9 +24,9 @@ async function main(): Promise<void> {
   if (connections.length === 0) {
     logger.warn('no database is known here: give each one as VERDIGRIS_CONNECTION_<NAME> (docs/connections.md)');
   }
-  const client = await connect(connectionOptions, address);
+  const client = await connectToTemporal(connectionOptions, address);
   try {
-    await ensureSearchAttributes(client, namespace, logger);
+    await ensureSearchAttributes({ operatorService: client.operatorService, address, namespace }, logger);
   } finally {
     await client.close();
   }
@@ -39,16 +39,6 @@ async function main(): Promise<void> {
     logger.info('worker stopped');
   } finally {
     await connection.close();
-  }
-}
-
-async function connect(options: ConnectionOptions, address: string): Promise<Connection> {
-  try {
-    return await Connection.connect(options);
-  } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    const next = 'start it, or say where it is: TEMPORAL_ADDRESS, or a profile of the Temporal CLI (TEMPORAL_PROFILE)';
-    throw new Error(`no Temporal server answers at ${address} (${why}); next step: ${next}`, { cause: error });
   }
 }
 
