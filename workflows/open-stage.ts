@@ -3,6 +3,7 @@ import type { BrokenOff, NotOpen } from '../activities/stage-opening.js';
 import type { Stage } from '../src/plan/schema.js';
 import { actOpening } from './lib/activities.js';
 import { applicationFailure, cancelledWith, failureMessage, isCancelled } from './lib/failure.js';
+import { sparingMs } from './lib/history-room.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 import { allReadsBack, readsGo, watched } from './shift-traffic.js';
@@ -65,7 +66,7 @@ export async function opened(
       run.waitFor({ for: 'gate', why: `${not.why}; it is tried again` });
       await takeNote(opening, not.details);
       const isAsBefore = await watched(story, ref, opening.inForce, () =>
-        sleep(waitMs, { summary: `stage ${stage.percent} % is opened again` }),
+        sleep(sparingMs(waitMs), { summary: `stage ${stage.percent} % is opened again` }),
       );
       // Its own gate has failed meanwhile: it was opened for that, and judged.
       if (!isAsBefore && isThere) return;

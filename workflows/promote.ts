@@ -2,6 +2,7 @@ import { patched, sleep } from '@temporalio/workflow';
 import { askedAnew, expiredApproval } from './lib/approval-question.js';
 import { act } from './lib/activities.js';
 import { failureMessage, failureType, isCancelled } from './lib/failure.js';
+import { sparingMs } from './lib/history-room.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { StepOptions, Story } from './lib/story.js';
@@ -187,8 +188,10 @@ const STOP_THE_JOB =
 /** How long the watch of the last stage gets to say that a gate has failed; it is asked again then. */
 const LOOK_AGAIN_MS = 2_000;
 
-/** The longest time between two tries of that, ms. */
+/** The longest time between two tries of that, ms, while the history has room. */
 const POOLERS_AGAIN_MS = 300_000;
+/** And when it has little: nobody is to wait for longer behind a pooler that is back. */
+const POOLERS_AT_LAST_MS = 3_600_000;
 
 /** The next promotion may wait for an approval for days: their clients go on as soon as that can be, and gates are watched. */
 async function untilPoolersGoOn(story: Story, ref: RunRef, lastStage: Stage | null): Promise<void> {
@@ -198,7 +201,9 @@ async function untilPoolersGoOn(story: Story, ref: RunRef, lastStage: Stage | nu
       const left = await act('let clients of the poolers go on').withdrawPromotion(ref, true);
       if (typeof left !== 'string') return;
       if (run.status.waiting?.why !== left) run.waitFor({ for: 'retry', why: left });
-      await sleep(pauseMs, { summary: 'poolers: try again' });
+      // Only what goes on for long fills the history: the first tries come soon whatever it has room for.
+      const isLong = pauseMs === POOLERS_AGAIN_MS;
+      await sleep(isLong ? sparingMs(pauseMs, POOLERS_AT_LAST_MS) : pauseMs, { summary: 'poolers: try again' });
     }
   };
   while (!(await watched(story, ref, lastStage, letGo))) continue;

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { PlanInput } from '../../src/plan/schema.js';
 import { ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
@@ -46,6 +47,23 @@ describe('a loop that would fill the history', () => {
     expect(size()).toBeLessThan(FEW);
     const { raw } = await run.handle.describe();
     expect(Number(raw.workflowExecutionInfo?.historySizeBytes)).toBeLessThan(30 * 2 ** 20);
+    await run.handle.terminate('the test is over');
+  });
+
+  it('tries to open a stage more rarely', { timeout: 60_000 }, async () => {
+    const full = { type: 'FlagsNotWritten', message: 'the volume is full', nonRetryable: false };
+    const openStage = (): never => {
+      throw ApplicationFailure.create(full);
+    };
+    // With it the history is a fifth full when the first stage is opened.
+    const migrations = [{ sql: { name: 'long', up: `SELECT '${'x'.repeat(700_000)}'`, down: 'SELECT 1' } }];
+    const run = await runs.begin({ openStage }, { migrations });
+    await run.saw('+openStage');
+    // It would be tried again after 2 s, and after 4 s more.
+    await sleep(10_000);
+    const { raw } = await run.handle.describe();
+    expect(Number(raw.workflowExecutionInfo?.historySizeBytes)).toBeGreaterThan(10 * 2 ** 20);
+    expect(run.log.filter((entry) => entry === '+openStage')).toHaveLength(1);
     await run.handle.terminate('the test is over');
   });
 });

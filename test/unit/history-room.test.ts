@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it, vi } from 'vitest';
-import { lookAtHistory, restMs, spareHistory } from '../../workflows/lib/history-room.js';
+import { lookAtHistory, restMs, spareHistory, sparingMs } from '../../workflows/lib/history-room.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
 
 const temporal = vi.hoisted(() => ({
@@ -52,6 +52,16 @@ describe('the room of the history', () => {
     await spareHistory();
     await spareHistory(300_000);
     expect(temporal.slept).toEqual([ms, Math.min(ms, 300_000)]);
+  });
+
+  it('has what is tried again and again wait longer the fuller it is, and no less than it would', () => {
+    const HOUR = 3_600_000;
+    const waits = (): number[] => [sparingMs(2_000), sparingMs(300_000), sparingMs(300_000, HOUR)];
+    expect(waits()).toEqual([2_000, 300_000, 300_000]);
+    temporal.history = { historyLength: 11_000, historySize: MEGABYTE };
+    expect(waits()).toEqual([60_000, 300_000, 300_000]);
+    temporal.history = { historyLength: 44_000, historySize: MEGABYTE };
+    expect(waits()).toEqual([6 * HOUR, 6 * HOUR, HOUR]);
   });
 
   it('raises an alarm long before it is full, once for each state', () => {

@@ -51,6 +51,15 @@ export async function spareHistory(longestMs = Infinity): Promise<void> {
   if (ms > 0) await sleep(ms, { summary: 'the history has little room: look again later' });
 }
 
+/**
+ * The pause before the next of tries that may go on for weeks: as it would be, and longer while the history has little room.
+ *
+ * @param longestMs for what must not be left alone for longer
+ */
+export function sparingMs(pauseMs: number, longestMs = Infinity): number {
+  return Math.max(pauseMs, Math.min(longestMs, restMs()));
+}
+
 /** Raises an alarm long before the history is full, for each state once. Called after each change of the run. */
 export function lookAtHistory(run: MigrationRun): void {
   const { outcome, alarms = [] } = run.status;
