@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { describe, expect, it } from 'vitest';
 import { alive } from '../../activities/context.js';
+import { createWorker, type WorkerSettings } from '../../src/worker/create-worker.js';
 import { heartbeatInterval } from '../../src/worker/heartbeat-interval.js';
 
 /** How often an activity says within 2.3 s that it lives, the first time at its begin. */
@@ -41,5 +42,11 @@ describe('VERDIGRIS_HEARTBEAT', () => {
 
   it.each(['499ms', '6s', '0s', '2', 'often'])('is not "%s"', (text) => {
     expect(() => heartbeatInterval({ VERDIGRIS_HEARTBEAT: text })).toThrow(/500 ms to 5 s/);
+  });
+
+  it('is refused when the worker begins, before it connects to anything', async () => {
+    const environment = { VERDIGRIS_HEARTBEAT: '1m' };
+    const settings = { environment, namespace: 'default', redact: String } as unknown as WorkerSettings;
+    await expect(createWorker(settings)).rejects.toThrow(/VERDIGRIS_HEARTBEAT is "1m"/);
   });
 });
