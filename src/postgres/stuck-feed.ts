@@ -14,6 +14,7 @@ import { writeProgress } from './migrate/progress-row.js';
 import { messageOf } from './migrate/step-failed.js';
 import type { Run } from './ownership.js';
 import { refuseNoRoom } from './passing-obstacles.js';
+import { refusedTruncates } from './refused-truncates.js';
 import { closeSession, type Databases, type Session } from './session.js';
 import { SlotReaders } from './slot-readers.js';
 import { readStreams, streamNames } from './streams.js';
@@ -115,7 +116,8 @@ export class FeedErrors {
 }
 
 /**
- * What green can't apply, written down to be copied anew after a resume.
+ * What green can't apply, written down to be copied anew after a resume. Where no row is to blame: also the tables of which
+ * green refuses a TRUNCATE.
  *
  * @param tables that are known to be stuck; default: those that the plan changes.
  */
@@ -126,7 +128,9 @@ export async function stuck(
   tables?: readonly TableName[],
 ): Promise<VerdigrisError> {
   const found = await badRow(context, blue, green);
-  const suspects = found === undefined ? (tables ?? changedTables(await planWork(context.plan))) : [found.table];
+  const truncated = found === undefined ? await refusedTruncates(blue, green, await oldestOnItsWay(context, blue)) : [];
+  const changed = found === undefined ? (tables ?? changedTables(await planWork(context.plan))) : [found.table];
+  const suspects = [...changed, ...truncated.filter((table) => !changed.some((one) => sameTable(one, table)))];
   const { run, plan } = context;
   for (const { name, tables: carried } of await readStreams(blue, run.migration, 'to_green', plan.replicate.streams)) {
     for (const table of suspects) {
@@ -137,9 +141,13 @@ export async function stuck(
   }
   if (found !== undefined) return cantBeApplied(found);
   const names = suspects.map(formatTableName).join(', ');
+  const hint =
+    truncated.length === 0
+      ? ''
+      : `; a TRUNCATE of ${truncated.map(formatTableName).join(' or ')} alone would be such a change, since foreign keys that only green has refer to it`;
   return new VerdigrisError({
     type: 'BackfillFailed',
-    message: `green can't apply a change of blue: it meets the same error again and again, and no row that is on blue now is to blame`,
+    message: `green can't apply a change of blue: it meets the same error again and again, and no row that is on blue now is to blame${hint}`,
     nextStep: `read the reason in green's server log and mend it, then resume: ${suspects.length === 0 ? 'green tries again by itself' : `if green still can't go on, ${names} will be copied anew, without the changes that it refuses`}; or roll back`,
   });
 }
@@ -164,14 +172,7 @@ export function cantBeApplied({ table, key, why }: BadRow): VerdigrisError {
 /** Looks through the rows that have been written on blue since green stopped. */
 export async function badRow(context: FeedContext, blue: Session, green: Session): Promise<BadRow | undefined> {
   const { tables } = await planWork(context.plan);
-  const names = streamNames(context.run.migration, 'to_green', context.plan.replicate.streams);
-  const { rows } = await blue.query<{ xid: string | null }>(
-    `SELECT catalog_xmin::text AS xid FROM pg_replication_slots WHERE slot_name = ANY ($1)
-      ORDER BY age(catalog_xmin) DESC LIMIT 1`,
-    [names],
-  );
-  // No transaction that the slot has still to send is older.
-  const since = rows[0]?.xid ?? undefined;
+  const since = await oldestOnItsWay(context, blue);
   const only =
     since === undefined ? 'true' : `pg_catalog.age(xmin) <= pg_catalog.age('${BigInt(since)}'::pg_catalog.xid)`;
   for (const work of tables) {
@@ -181,6 +182,16 @@ export async function badRow(context: FeedContext, blue: Session, green: Session
     if (found !== undefined) return found;
   }
   return undefined;
+}
+
+/** No transaction that the slots have still to send is older; undefined when that is not known. */
+async function oldestOnItsWay({ run, plan }: FeedContext, blue: Session): Promise<string | undefined> {
+  const { rows } = await blue.query<{ xid: string | null }>(
+    `SELECT catalog_xmin::text AS xid FROM pg_replication_slots WHERE slot_name = ANY ($1)
+      ORDER BY age(catalog_xmin) DESC LIMIT 1`,
+    [streamNames(run.migration, 'to_green', plan.replicate.streams)],
+  );
+  return rows[0]?.xid ?? undefined;
 }
 
 async function badRowOf(

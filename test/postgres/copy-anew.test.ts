@@ -7,16 +7,29 @@ import { armFence, isFenceOpen } from '../../src/postgres/fence.js';
 import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { FENCE_CLOSED } from '../../src/postgres/state.js';
-import { COPY_ANEW } from '../../src/postgres/stuck-feed.js';
+import { COPY_ANEW, stuck } from '../../src/postgres/stuck-feed.js';
 import { testedPairs } from '../support/tested-version.js';
 import { CopyPair } from './copy-pair.js';
 
 const DDL = `
   CREATE TABLE item (id int PRIMARY KEY, body text);
-  CREATE TABLE line (id int PRIMARY KEY, item int REFERENCES item ON DELETE CASCADE);`;
+  CREATE TABLE line (id int PRIMARY KEY, item int REFERENCES item ON DELETE CASCADE);
+  CREATE TABLE grade (id int PRIMARY KEY, body text);
+  CREATE TABLE mark (id int PRIMARY KEY, grade int);
+  CREATE TABLE term (id int PRIMARY KEY);`;
 const ROWS = `
   INSERT INTO item SELECT n, 'body ' || n FROM generate_series(1, 1000) n;
-  INSERT INTO line SELECT n, 1 + n % 500 FROM generate_series(1, 1000) n`;
+  INSERT INTO line SELECT n, 1 + n % 500 FROM generate_series(1, 1000) n;
+  INSERT INTO grade SELECT n, 'grade ' || n FROM generate_series(1, 10) n;
+  INSERT INTO mark SELECT n, 1 + n % 10 FROM generate_series(1, 1000) n;
+  INSERT INTO term VALUES (1)`;
+/** Keys that blue has not. */
+const KEYS = ['grade', 'term'].map((table, i) => ({
+  addConstraint: {
+    ...{ table: 'mark', name: `mark_${table}` },
+    foreignKey: { columns: [i === 0 ? 'grade' : 'id'], references: { table, columns: ['id'] } },
+  },
+}));
 
 describe.each(
   testedPairs([
@@ -28,7 +41,7 @@ describe.each(
   let feed: string;
 
   beforeAll(async () => {
-    pair = await CopyPair.start(servers, 'copy_anew', DDL, ROWS);
+    pair = await CopyPair.start(servers, 'copy_anew', DDL, ROWS, KEYS);
     feed = feedName(pair.run.migration, 'to_green');
     await pair.planCopy();
     await ensureSlot(pair.ourBlue, feed);
@@ -59,5 +72,24 @@ describe.each(
     for (const statement of [`DELETE FROM ${name}`, `TRUNCATE ${name} CASCADE`]) {
       await expect(pair.green.query(statement)).rejects.toMatchObject({ code: '25006' });
     }
+  });
+
+  it('of which green refuses a TRUNCATE that blue allows is copied anew, and the feed goes on', async () => {
+    await pair.green.query(
+      `ALTER TABLE mark ADD CONSTRAINT mark_grade FOREIGN KEY (grade) REFERENCES grade,
+                        ADD CONSTRAINT mark_term FOREIGN KEY (id) REFERENCES term NOT VALID`,
+    );
+    await pair.blue.query(
+      `BEGIN; TRUNCATE grade; INSERT INTO grade SELECT n, 'anew ' || n FROM generate_series(1, 10) n; COMMIT`,
+    );
+    const error = await stuck(pair.context(), pair.ourBlue, pair.ourGreen);
+    expect(error).toMatchObject({
+      type: 'BackfillFailed',
+      message: expect.stringMatching(/a TRUNCATE of public\.grade alone would be such a change/) as string,
+      nextStep: expect.stringMatching(/public\.mark, public\.grade will be copied anew/) as string,
+    });
+    await copyAnew({ ...pair.context(), markerMs: 500, stuckErrors: 1 });
+    await pair.caughtUp();
+    expect(await pair.differences()).toEqual([]);
   });
 });

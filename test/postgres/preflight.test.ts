@@ -241,6 +241,27 @@ describe('preflight', () => {
     ]);
   });
 
+  it('warns of a foreign key of the plan that lets green refuse a TRUNCATE which blue allows', async () => {
+    await onBlue(`
+      CREATE SCHEMA keyed;
+      CREATE TABLE keyed.states (id int PRIMARY KEY);
+      CREATE TABLE keyed.kinds (id int PRIMARY KEY);
+      CREATE TABLE keyed.things (id int PRIMARY KEY, state int, kind int REFERENCES keyed.kinds, part_of int);
+      CREATE TABLE keyed.others (id int REFERENCES keyed.states)`);
+    undo.push(() => onBlue('DROP SCHEMA keyed CASCADE'));
+    const key = (column: string, table: string): NonNullable<PlanInput['migrations']>[number] => ({
+      addConstraint: {
+        ...{ table: 'keyed.things', name: `things_${column}` },
+        foreignKey: { columns: [column], references: { table, columns: ['id'] } },
+      },
+    });
+    // A key of another table on blue does not help: TRUNCATE of both leaves the plan's child out.
+    const migrations = [key('state', 'keyed.states'), key('kind', 'keyed.kinds'), key('part_of', 'keyed.things')];
+    expect(only(await check({ migrations }), 'refused-truncates')).toMatchObject([
+      { severity: 'warning', object: 'keyed.states', remedy: expect.stringContaining('DELETE') as string },
+    ]);
+  });
+
   it('refuses triggers that fire in every session where the backfill would fire them', async () => {
     await onBlue(`
       CREATE SCHEMA audited;

@@ -45,6 +45,7 @@ import { planOnBlue, planTrial } from './plan-on-blue.js';
 import { pooler } from './pooler.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
 import { schemaLocks } from './schema-locks.js';
+import { refusedTruncates } from './refused-truncates.js';
 import { schemaPrivileges } from './schema-privileges.js';
 import { replicaIdentity } from './replica-identity.js';
 import { replicas } from './replicas.js';
@@ -112,6 +113,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   hypertables,
   replicaTriggers,
   partitions,
+  refusedTruncates,
   rules,
   eventTriggers,
   rowLevelSecurity,
