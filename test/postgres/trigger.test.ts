@@ -354,6 +354,40 @@ describe('an expression that can not work', () => {
   });
 });
 
+describe('a column that is filled by a later step than the one that computes another from it', () => {
+  let pair: ReplicatedPair;
+  beforeAll(async () => {
+    pair = await ReplicatedPair.start(
+      'pg18',
+      'trigger_filled',
+      'CREATE TABLE notes (id int PRIMARY KEY, payload text, n int)',
+      `INSERT INTO notes VALUES (1, '{"a": 1}'), (2, NULL)`,
+    );
+  });
+  afterAll(() => pair.stop());
+
+  it('has its value for NULL in both columns, whoever writes', async () => {
+    const work = await workOf([
+      {
+        changeType: {
+          ...{ table: 'notes', column: 'payload', newColumn: 'payload_json', type: 'jsonb' },
+          ...{ up: 'verdigris.try_jsonb(payload)', down: 'payload_json::text', notNull: true },
+        },
+      },
+      { setNotNull: { table: 'notes', column: 'payload', up: `coalesce(payload, '{}')` } },
+    ]);
+    for (const table of work.tables) await expandTable(pair.context(), table);
+    for (const table of work.tables) await backfillTable(pair.context(), table, NO_LAG);
+    await pair.blue.query('INSERT INTO notes VALUES (3, NULL); UPDATE notes SET n = 1 WHERE id = 2');
+    await pair.caughtUp();
+    expect(await pair.verify({ pass: 'filled', tables: ['notes'], work })).toMatchObject({ differing: [] });
+    await pair.promoteGreen();
+    await pair.green.query(`INSERT INTO notes VALUES (4, NULL); UPDATE notes SET payload = NULL WHERE id = 1`);
+    const { rows } = await pair.green.query('SELECT payload, payload_json FROM notes');
+    expect(rows).toEqual(Array.from({ length: 4 }, () => ({ payload: '{}', payload_json: {} })));
+  });
+});
+
 describe('a database that writes values in another form than our sessions', () => {
   const SETTINGS = {
     IntervalStyle: 'iso_8601',

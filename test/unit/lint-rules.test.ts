@@ -425,6 +425,25 @@ const CASES: readonly Case[] = [
     accepted: [{ setNotNull: { table: 'orders', column: 'note', up: "coalesce(note, 'x')" } }],
   },
   {
+    rule: 'circular-up',
+    severity: 'warning',
+    refused: [
+      change(),
+      add({ up: 'total_cents::text' }),
+      { setNotNull: { table: 'orders', column: 'total', up: 'length(note)' } },
+    ],
+    place: 'migrations[2].setNotNull.up',
+    message: /"total" is filled from "note", which is computed from "total"/,
+    instead: /from other columns/,
+    // Neither a column that is computed from others, nor two that stand in for each other.
+    accepted: [
+      change(),
+      add({ up: 'lower(title)' }),
+      { setNotNull: { table: 'orders', column: 'total', up: 'coalesce(length(note), weight)' } },
+      { setNotNull: { table: 'orders', column: 'weight', up: 'coalesce(total, 0)' } },
+    ],
+  },
+  {
     rule: 'disconnected-column',
     refused: [change({ down: '0' })],
     place: 'migrations[0].changeType.down',

@@ -1,4 +1,4 @@
-import type { ExpressionUse } from '../expressions.js';
+import type { ExpressionFact, ExpressionUse } from '../expressions.js';
 import type { PlanFacts } from '../facts.js';
 import type { Report, Rule } from '../rule.js';
 import { readTableName } from '../steps.js';
@@ -43,6 +43,41 @@ export const upReadsItself: Rule = {
     }
   },
 };
+
+export const circularUp: Rule = {
+  name: 'circular-up',
+  severity: 'warning',
+  why: 'one of the two is computed before the other has its value: of a row that has NULL there the comparison may find them wrong, and the run is rolled back',
+  *check({ expressions, steps, plan }) {
+    const keyOf = (index: number): string | undefined => steps.find((step) => step.index === index)?.key;
+    const fills = expressions.filter(({ index, use }) => use === 'up' && isFill(plan.migrations[index]));
+    for (const { index, place, target, parsed } of fills) {
+      const computed = expressions.filter(
+        (one) => one.use === 'up' && keyOf(one.index) === keyOf(index) && !isFill(plan.migrations[one.index]),
+      );
+      const through = parsed?.columns.find(
+        (column) => column !== target && isComputedFrom(computed, column, target ?? ''),
+      );
+      if (through === undefined) continue;
+      yield {
+        place,
+        message: `"${target ?? ''}" is filled from "${through}", which is computed from "${target ?? ''}" itself`,
+        instead: 'compute the value for NULL from other columns, or write a constant',
+      };
+    }
+  },
+};
+
+function isFill(migration: PlanFacts['plan']['migrations'][number] | undefined): boolean {
+  return migration !== undefined && 'setNotNull' in migration;
+}
+
+/** At whatever distance. */
+function isComputedFrom(ups: readonly ExpressionFact[], column: string, source: string): boolean {
+  const own = ups.filter(({ target }) => target === column).flatMap(({ parsed }) => parsed?.columns ?? []);
+  const rest = ups.filter(({ target }) => target !== column);
+  return own.some((read) => read === source || isComputedFrom(rest, read, source));
+}
 
 export const disconnectedColumn: Rule = {
   name: 'disconnected-column',

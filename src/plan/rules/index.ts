@@ -3,6 +3,7 @@ import { approvalShorterThanWindows, quorumOfAnybody, quorumOutOfReach } from '.
 import { columnExists, unknownColumn, unknownTable } from './catalog-names.js';
 import { downMayNotFit, generatedColumn, narrowing, tableWithoutKey, withoutEffect } from './catalog-tables.js';
 import {
+  circularUp,
   defaultAndUp,
   disconnectedColumn,
   downTarget,
@@ -69,6 +70,7 @@ export const RULES: readonly Rule[] = [
   timeDefault,
   defaultAndUp,
   upReadsItself,
+  circularUp,
   disconnectedColumn,
   downTarget,
   usedBeforeAdded,

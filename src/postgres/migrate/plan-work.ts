@@ -1,4 +1,6 @@
-import { parseAssignment } from '../../plan/expression.js';
+import { computedOrder } from '../../plan/computed-order.js';
+import { columnsOf, parseAssignment } from '../../plan/expression.js';
+import { attempt } from '../../plan/expressions.js';
 import type { AddConstraint, CreateIndex, Plan, SqlStep } from '../../plan/schema.js';
 import type { TableName } from '../../plan/table-name.js';
 import { formatTableName, parseTableName } from '../../plan/table-name.js';
@@ -37,7 +39,7 @@ export interface Derived {
 export interface TableWork {
   readonly table: TableName;
   readonly columns: readonly NewColumn[];
-  /** In the plan's order: a later `up` may read an earlier column. */
+  /** In the order in which they are computed: an `up` may read what is before it. */
   readonly derived: readonly Derived[];
 }
 
@@ -113,7 +115,20 @@ export async function planWork(plan: Pick<Plan, 'migrations'>): Promise<Work> {
       steps.push({ kind: 'sql', position, sql: migration.sql });
     }
   }
-  return { tables: [...tables.values()], steps };
+  const ordered: TableWork[] = [];
+  for (const work of tables.values()) ordered.push({ ...work, derived: await inOrder(work.derived) });
+  return { tables: ordered, steps };
+}
+
+async function inOrder(derived: readonly Derived[]): Promise<Derived[]> {
+  const columns = [];
+  for (const item of derived) {
+    const { up } = item;
+    // What does not parse is refused elsewhere, in better words.
+    const reads = up === undefined ? [] : ((await attempt(() => columnsOf(up))).parsed ?? []);
+    columns.push({ column: item.column, kind: item.kind, reads, item });
+  }
+  return computedOrder(columns).map(({ item }) => item);
 }
 
 /** A column that is computed already gets its stand-in for NULL in the same expression: one rule a column. */

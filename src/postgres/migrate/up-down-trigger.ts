@@ -17,8 +17,8 @@ import { differs, isSame, type Comparable } from './value-comparison.js';
  *   the application         the new column was written: old := down(new); else an input was written: new := up(old).
  *                           When both were written and agree already, both stay as they were written
  *
- * Downs run from the last column of the plan to the first and ups from the first to the last, so that columns that are
- * computed from computed columns come out right in both directions.
+ * Downs run from the last column to the first and ups from the first to the last (see computed-order.ts), so that columns
+ * that are computed from computed columns come out right in both directions.
  */
 
 export const TRIGGER_NAME = 'verdigris_up_down';
@@ -31,7 +31,7 @@ export interface TriggerColumn extends Derived, Comparable {
 
 export interface TriggerSpec {
   readonly table: TableName;
-  /** In the plan's order. */
+  /** In the order in which they are computed. */
   readonly columns: readonly TriggerColumn[];
   /** The columns of the key along which rows are backfilled. */
   readonly key: readonly string[];
@@ -56,7 +56,7 @@ export function triggerCondition(spec: TriggerSpec): string {
   return `current_setting('verdigris.internal', true) IS DISTINCT FROM 'on'${missing.join('')}`;
 }
 
-/** The columns in the trigger's condition, in the plan's order. */
+/** The columns in the trigger's condition, in the order in which they are computed. */
 export function triggerConditionReads(spec: TriggerSpec): string[] {
   return spec.columns.filter(({ up }) => up !== undefined).map(({ column }) => column);
 }

@@ -31,7 +31,7 @@ export interface ConstantColumn {
 
 export interface ComputedColumns {
   readonly constants: readonly ConstantColumn[];
-  /** In the plan's order. */
+  /** In the order in which they are computed. */
   readonly computed: readonly ComputedColumn[];
 }
 
