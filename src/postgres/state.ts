@@ -51,9 +51,12 @@ export interface Route {
   readonly opening: Side | null;
 }
 
-/** NULL for text that is not JSON: for "up" of a text column that becomes jsonb. */
+/**
+ * NULL for text that is not JSON: for "up" of a text column that becomes jsonb. Its subtransactions are refused in parallel
+ * plans, by their leader too, before PostgreSQL 17.
+ */
 export const TRY_JSONB = `CREATE OR REPLACE FUNCTION verdigris.try_jsonb(value text) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog AS $fn$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE SET search_path = pg_catalog AS $fn$
 BEGIN
   RETURN value::jsonb;
 EXCEPTION WHEN data_exception THEN

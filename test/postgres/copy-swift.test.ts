@@ -149,6 +149,24 @@ describe('the sample in which casts are tried', () => {
     };
     await withNotes('pg15', [], work, ddl);
   });
+
+  it('is asked without parallel workers, in which PostgreSQL before 17 refuses what the function does', async () => {
+    const ddl = `CREATE TABLE notes (id int, body text);
+                 CREATE TABLE parts (id int, body text) PARTITION BY LIST (id);
+                 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1);
+                 CREATE TABLE parts_2 PARTITION OF parts FOR VALUES IN (2);
+                 CREATE TABLE parts_3 PARTITION OF parts FOR VALUES IN (3);`;
+    const work = async (pair: CopyPair): Promise<void> => {
+      await pair.blue.query(
+        `INSERT INTO parts SELECT 1 + n % 3, '{"a": 1}' FROM generate_series(1, 20000) n; ANALYZE parts`,
+      );
+      const parts = (await readTables(pair.ourBlue, pair.plan.tables)).find(({ name }) => name.name === 'parts');
+      if (parts === undefined) throw new Error('there is no table parts');
+      await pair.ourBlue.query('SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0');
+      expect(await castFailsInSample(pair.ourBlue, 'verdigris.try_jsonb(body)', parts)).toBe(false);
+    };
+    await withNotes('pg15', [], work, ddl);
+  });
 });
 
 describe('an "up" that is more than the function', () => {
