@@ -2,7 +2,7 @@ import { VerdigrisError } from '../errors.js';
 import { formatTableName, type TableName } from '../plan/table-name.js';
 import type { Plan } from '../plan/schema.js';
 import { computedTable } from './bootstrap/copy/computed-table.js';
-import { copyQuery, type CopyQuery } from './bootstrap/copy/copy-query.js';
+import { copyQuery, withDomains, type CopyQuery } from './bootstrap/copy/copy-query.js';
 import { openSnapshotSession } from './bootstrap/copy/copy-sessions.js';
 import { RowSearch } from './bootstrap/copy/piece-failed.js';
 import { leavesOf, readTables, sameTable, type TableInfo } from './catalog.js';
@@ -211,7 +211,7 @@ async function badRowOf(
   try {
     await session.query(`SELECT set_config('search_path', $1, true)`, [computed.searchPath]);
     for (const leaf of await leavesOf(session, work.table)) {
-      const query = copyQuery(leaf, work.table.name, onGreen, computed.columns);
+      const query = copyQuery(leaf, work.table.name, onGreen, withDomains(computed.columns));
       const piece = { source: leaf.name, fromBlock: 0, toBlock: null };
       const search = new RowSearch(session, signal, piece, leaf, query, only);
       const failing = await search.onBlue();

@@ -367,6 +367,80 @@ describe('a blue whose answers are not those of green', () => {
   });
 });
 
+describe('new columns of domains', () => {
+  const DOMAINS = `
+    CREATE DOMAIN word AS varchar(4) CHECK (VALUE <> 'bad');
+    CREATE DOMAIN code AS word;
+    CREATE DOMAIN price AS numeric(5,1);
+    CREATE DOMAIN level AS int DEFAULT 5;
+    CREATE TYPE labelled AS (label bpchar(3), n int);
+    CREATE TABLE coded (id int, body text);
+    CREATE TABLE many (id int, body text);
+    CREATE TABLE fields (id int, body text);
+    CREATE TABLE leveled (id int, body text);`;
+  const add = (table: string, column: string, type: string, up?: string): object => ({
+    addColumn: { table, column, type, ...(up === undefined ? {} : { up }) },
+  });
+  const migrations = [
+    add('coded', 'code', 'code', 'body'),
+    add('coded', 'price', 'price', 'length(body) / 3.0'),
+    add('many', 'codes', 'code[]', 'ARRAY[body]'),
+    add('fields', 'labelled', 'labelled', 'ROW(body, id)'),
+    add('leveled', 'level', 'level'),
+    add('leveled', 'next', 'int', 'level + 1'),
+  ] as never;
+
+  it.each([
+    ['coded', 'value too long for type character varying(4)'],
+    ['many', 'value too long for type character varying(4)'],
+    ['fields', 'value too long for type character(3)'],
+  ])('are not cut to their length by the copy: %s', async (table, why) => {
+    const rows = `INSERT INTO ${table} VALUES (1, 'abc'), (2, NULL), (3, 'abcde'); ALTER TABLE ${table} ADD PRIMARY KEY (id)`;
+    const pair = await CopyPair.start(['pg18', 'pg18'], 'copy_domains', DOMAINS, rows, migrations);
+    try {
+      const parcels = await pair.planCopy();
+      pair.hold();
+      await pair.phase('ready');
+      await expect(pair.copyAll(parcels)).rejects.toMatchObject({
+        type: 'BackfillFailed',
+        message: expect.stringContaining(
+          `the copy of table public.${table} failed on the row with "id" = 3: ${why}`,
+        ) as string,
+      });
+    } finally {
+      await pair.stop();
+    }
+  });
+
+  it("have the values that green gives them; where a cast would cut within a value, or a default is a domain's, green computes", async () => {
+    const rows = `INSERT INTO coded VALUES (1, 'abc'), (2, NULL), (3, 'abc   '); INSERT INTO many VALUES (1, 'abc'); INSERT INTO fields VALUES (1, 'abc'); INSERT INTO leveled VALUES (1, 'x')`;
+    const pair = await CopyPair.start(['pg18', 'pg18'], 'copy_domains', DOMAINS, rows, migrations);
+    try {
+      const parcels = await pair.planCopy();
+      const state = await readCopyState(pair.ourGreen, pair.run.runId);
+      expect(Object.keys(state?.computed ?? {})).toEqual(['public.coded']);
+      expect(state?.computed['public.coded']?.columns.computed).toMatchObject([
+        { column: 'code', type: 'character varying', domain: expect.stringMatching(/^(public\.)?code$/) as string },
+        { column: 'price', type: expect.stringMatching(/^(public\.)?price$/) as string },
+      ]);
+      pair.hold();
+      await pair.phase('ready');
+      await pair.copyAll(parcels);
+      const read = async (sql: string): Promise<unknown> => (await pair.green.query(sql)).rows;
+      expect(await read('SELECT code, price::text FROM coded ORDER BY id')).toEqual([
+        { code: 'abc', price: '1.0' },
+        { code: null, price: null },
+        { code: 'abc ', price: '2.0' },
+      ]);
+      expect(await read('SELECT codes::text FROM many')).toEqual([{ codes: '{abc}' }]);
+      expect(await read('SELECT labelled::text FROM fields')).toEqual([{ labelled: '(abc,1)' }]);
+      expect(await read('SELECT level, next FROM leveled')).toEqual([{ level: 5, next: 6 }]);
+    } finally {
+      await pair.stop();
+    }
+  });
+});
+
 describe('partitions whose rows green may have in other ones', () => {
   it('are copied through their parent: by hash over an enum, and by text where the servers are no twins', async () => {
     // By the OIDs of labels most rows are elsewhere on green.

@@ -103,7 +103,7 @@ async function triggerSpec(session: Session, table: TableInfo, derived: readonly
 }
 
 /** What columns that were given no default have by their domain. */
-async function domainDefaults(session: Session, { oid }: TableInfo): Promise<ReadonlyMap<string, string>> {
+export async function domainDefaults(session: Session, { oid }: TableInfo): Promise<ReadonlyMap<string, string>> {
   const { rows } = await session.query<{ name: string; value: string }>(
     `SELECT a.attname AS name, coalesce(pg_get_expr(t.typdefaultbin, 0), quote_literal(t.typdefault)) AS value
        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid

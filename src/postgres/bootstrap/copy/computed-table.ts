@@ -1,5 +1,6 @@
 import { inTransaction, type Session } from '../../session.js';
 import { isTransient } from '../../migrate/step-failed.js';
+import { domainDefaults } from '../../migrate/expand-table.js';
 import { columnsRead, expressionTree } from '../../migrate/expression-reads.js';
 import { readTable } from '../../migrate/changed-table.js';
 import { isSameEverywhere } from '../../same-answers.js';
@@ -15,15 +16,21 @@ export interface ComputedTable {
 }
 
 interface ColumnType {
-  /** Without length or precision. */
+  /** Without length or precision; that below a domain which has a length. */
   readonly type: string;
   readonly hasModifier: boolean;
+  /** The domain, where it has a length. */
+  readonly domain?: string;
+  /** Elements or fields of the type have a length: a cast to it would cut them. */
+  readonly isCutInside: boolean;
 }
+
+const UNKNOWN: ColumnType = { type: 'text', hasModifier: true, isCutInside: false };
 
 /**
  * Whether blue can compute the new columns of a table as green's trigger would, and how. The new columns must be on
  * green already. Undefined where blue can't: a function that it lacks, the row as a whole (which lacks the new columns
- * there), a column whose length a later expression relies on.
+ * there), a column whose length a later expression relies on, lengths within a value, the default of a domain.
  */
 export async function computedTable(
   blue: Session,
@@ -79,7 +86,8 @@ async function computedColumns(
   work: TableWork,
 ): Promise<ComputedColumns | undefined> {
   const types = await columnTypes(green, table);
-  const typeOf = (column: string): ColumnType => types.get(column) ?? { type: 'text', hasModifier: true };
+  const typeOf = (column: string): ColumnType => types.get(column) ?? UNKNOWN;
+  const ofDomains = await domainDefaults(green, table);
   const withUp = work.derived.filter(({ up }) => up !== undefined).map(({ column }) => column);
   const constants = new Map<string, ConstantColumn>();
   const constant = (name: string): void => {
@@ -87,6 +95,7 @@ async function computedColumns(
     if (column === undefined) return;
     constants.set(name, { column: name, value: column.default ?? 'NULL', type: column.type });
   };
+  const isNew = (name: string): boolean => work.columns.some((added) => added.name === name);
   const computed: ComputedColumn[] = [];
   for (const { column, kind, up } of work.derived) {
     if (up === undefined) continue;
@@ -99,20 +108,63 @@ async function computedColumns(
     const fromLater = others.some((name) => withUp.includes(name) && !earlier.has(name));
     const fromItself = reads.includes(column) && kind === 'compute';
     const fromCut = others.some((name) => earlier.has(name) && typeOf(name).hasModifier);
-    if (fromLater || fromItself || fromCut) return undefined;
-    for (const name of others) if (!withUp.includes(name)) constant(name);
-    if (kind === 'fill') constant(column);
+    const { type, domain, isCutInside } = typeOf(column);
+    if (fromLater || fromItself || fromCut || isCutInside) return undefined;
+    const fixed = others.filter((name) => !withUp.includes(name));
+    if (kind === 'fill') fixed.push(column);
+    if (fixed.some((name) => isNew(name) && ofDomains.has(name))) return undefined;
+    for (const name of fixed) constant(name);
     const chained = others.some((name) => earlier.has(name));
-    computed.push({ column, up, kind, chained, type: typeOf(column).type });
+    computed.push({ column, up, kind, chained, type, ...(domain === undefined ? {} : { domain }) });
   }
   return { constants: [...constants.values()], computed };
 }
 
 async function columnTypes(session: Session, table: TableInfo): Promise<ReadonlyMap<string, ColumnType>> {
-  const { rows } = await session.query<{ name: string; type: string; modified: boolean }>(
-    `SELECT attname AS name, format_type(atttypid, -1) AS type, atttypmod <> -1 AS modified
-       FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped`,
-    [table.oid],
+  const { rows } = await session.query<{
+    name: string;
+    type: string;
+    base: string | null;
+    modified: boolean;
+    inside: boolean;
+  }>(COLUMN_TYPES, [table.oid]);
+  return new Map(
+    rows.map(({ name, type, base, modified, inside: isCutInside }) => [
+      name,
+      base === null
+        ? { type, hasModifier: modified, isCutInside }
+        : { type: base, hasModifier: true, domain: type, isCutInside },
+    ]),
   );
-  return new Map(rows.map(({ name, type, modified }) => [name, { type, hasModifier: modified }]));
 }
+
+/**
+ * The columns' types with what they consist of: `whole` are domains and what they are made over, the others elements and
+ * fields. Explicit casts to a length of these four types cut, while what is assigned to them must fit.
+ */
+const COLUMN_TYPES = `
+WITH RECURSIVE parts (attnum, type, modifier, whole, depth) AS (
+  SELECT attnum, atttypid, atttypmod, true, 0
+    FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped
+  UNION ALL
+  SELECT parts.attnum, part.type, part.modifier, parts.whole AND t.typtype = 'd', parts.depth + 1
+    FROM parts JOIN pg_type t ON t.oid = parts.type
+   CROSS JOIN LATERAL (
+         SELECT t.typbasetype, t.typtypmod WHERE t.typtype = 'd'
+         UNION ALL
+         SELECT t.typelem, -1 WHERE t.typcategory = 'A' AND t.typtype <> 'd'
+         UNION ALL
+         SELECT a.atttypid, a.atttypmod FROM pg_attribute a
+          WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) part (type, modifier)),
+cut AS (
+  SELECT attnum, bool_or(whole AND depth > 0) AS domain, bool_or(NOT whole) AS inside
+    FROM parts
+   WHERE modifier <> -1
+     AND type = ANY ('{varchar,bpchar,bit,varbit,varchar[],bpchar[],bit[],varbit[]}'::regtype[]::oid[])
+   GROUP BY attnum)
+SELECT a.attname AS name, format_type(a.atttypid, -1) AS type, a.atttypmod <> -1 AS modified,
+       coalesce(cut.inside, false) AS inside,
+       CASE WHEN cut.domain THEN (SELECT format_type(type, -1) FROM parts
+                                   WHERE parts.attnum = a.attnum AND whole ORDER BY depth DESC LIMIT 1) END AS base
+  FROM pg_attribute a LEFT JOIN cut ON cut.attnum = a.attnum
+ WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped`;

@@ -5,7 +5,7 @@ import { ident, literal, qualified } from '../../identifier.js';
 /*
  * The two statements of a copy. New columns are computed on blue by the plan's `up`, so that they cost no second write
  * of the row. A value is cast to the type of the column but never to its length: explicit casts cut text silently, while
- * the column itself refuses what is too long, as an assignment does.
+ * the column itself refuses what is too long, as an assignment does. So it is with a domain that has a length.
  */
 
 /** A new column that blue computes. */
@@ -14,6 +14,8 @@ export interface ComputedColumn {
   readonly up: string;
   /** Without length or precision. */
   readonly type: string;
+  /** That of the column, over `type`, whose length a cast would apply. */
+  readonly domain?: string;
   /** `fill`: `up` stands in for NULL. */
   readonly kind: 'compute' | 'fill';
   /** Reads a column that an earlier one of this list computes. */
@@ -94,6 +96,11 @@ export function copyQuery(
   };
   const swift = swiftly && computed.computed.some((column) => column.swift !== undefined);
   return { select, columns: outputs, swift };
+}
+
+/** The same with the checks of domains: for what looks for rows that break them. Their lengths are cut to. */
+export function withDomains({ constants, computed }: ComputedColumns): ComputedColumns {
+  return { constants, computed: computed.map((column) => ({ ...column, type: column.domain ?? column.type })) };
 }
 
 /** `COPY ... FROM STDIN` on green. A table without columns has no list of them. */
