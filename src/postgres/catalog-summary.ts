@@ -1,3 +1,4 @@
+import { formatTableName } from '../plan/table-name.js';
 import type { TableInfo } from './catalog.js';
 
 /** What the plan's lint needs to know of the tables: plain data, so that it can cross to pure code. */
@@ -16,11 +17,20 @@ export interface CatalogSummary {
     readonly key: readonly string[] | null;
     readonly replicaIdentity: 'd' | 'i' | 'f' | 'n';
     readonly partitioned: boolean;
+    /** The columns by which rows go into partitions, at every level. Default: none is known. */
+    readonly partitionKey?: readonly string[];
   }[];
 }
 
-/** The tables as the plan's lint reads them. */
-export function toCatalogSummary(tables: readonly TableInfo[]): CatalogSummary {
+/**
+ * The tables as the plan's lint reads them.
+ *
+ * @param partitionKeys by `formatTableName`; see readPartitionKeys.
+ */
+export function toCatalogSummary(
+  tables: readonly TableInfo[],
+  partitionKeys: ReadonlyMap<string, readonly string[]>,
+): CatalogSummary {
   return {
     tables: tables.map((table) => ({
       schema: table.name.schema,
@@ -36,6 +46,7 @@ export function toCatalogSummary(tables: readonly TableInfo[]): CatalogSummary {
       key: table.key === null ? null : table.key.columns.map((column) => column.name),
       replicaIdentity: table.replicaIdentity,
       partitioned: table.kind === 'partitioned',
+      partitionKey: partitionKeys.get(formatTableName(table.name)) ?? [],
     })),
   };
 }

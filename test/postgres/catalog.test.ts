@@ -6,6 +6,7 @@ import { readUnmovedTables } from '../../src/postgres/catalog-unmoved.js';
 import { readFencedTables } from '../../src/postgres/fenced-tables.js';
 import { readTables, replicatedRoots, type TableInfo } from '../../src/postgres/catalog.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
+import { readPartitionKeys } from '../../src/postgres/partition-keys.js';
 import { formatTableName } from '../../src/plan/table-name.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 
@@ -238,8 +239,19 @@ describe.each(['pg15', 'pg18'] as const)('the catalog of %s', (server) => {
     expect(names).not.toContain('orders_id_seq');
   });
 
-  it('the summary for the lint has the same tables', () => {
-    const summary = toCatalogSummary(tables);
+  it('the columns of a partition key are found in its expressions, too', async () => {
+    await session.query(`BEGIN; CREATE TABLE shop.by_day (id int, at timestamp, note text, other int DEFAULT 1)
+                                PARTITION BY RANGE ((at::date), id, lower(note))`);
+    const keys = await readPartitionKeys(session);
+    await session.query('ROLLBACK');
+    expect(keys.get('shop.by_day')).toEqual(['at', 'id', 'note']);
+  });
+
+  it('the summary for the lint has the same tables', async () => {
+    const summary = toCatalogSummary(tables, await readPartitionKeys(session));
+    expect(summary.tables.filter((t) => t.partitionKey?.length !== 0)).toMatchObject([
+      { name: 'event', partitionKey: ['at', 'id'] },
+    ]);
     expect(summary.tables.find((t) => t.name === 'Order Items')).toMatchObject({
       schema: 'shop',
       key: ['Pos', 'select'],

@@ -38,6 +38,7 @@ const orders: CatalogTable = {
 };
 const items: CatalogTable = { ...orders, schema: 'shop', name: 'Order Items' };
 const parts: CatalogTable = { ...orders, name: 'parts', key: ['id'], replicaIdentity: 'i', partitioned: true };
+const dated: CatalogTable = { ...parts, name: 'dated', partitionKey: ['at', 'total'] };
 const whole: CatalogTable = { ...orders, name: 'whole', replicaIdentity: 'f' };
 const byIndex: CatalogTable = { ...orders, name: 'by_index', replicaIdentity: 'i' };
 const log: CatalogTable = { ...orders, name: 'log', key: null };
@@ -201,6 +202,28 @@ const CASES: readonly {
     message: /public\.whole has a primary key already, \(id\)/,
     instead: /"unique"/,
     accepted: { migrations: [key('whole', { unique: ['total'] })] },
+  },
+  {
+    rule: 'partition-key',
+    severity: 'warning',
+    refused: { migrations: [add({ table: 'dated', up: 'at::text', down: 'at = x::timestamptz' })] },
+    tables: [dated],
+    place: 'migrations[0].addColumn.down',
+    message: /"down" fills "at", by which public\.dated is partitioned: an INSERT/,
+    instead: /give "at" as well in each INSERT/,
+    accepted: {
+      migrations: [add({ table: 'dated', up: 'note', down: 'note = x' }), add({ table: 'dated', column: 'z' })],
+    },
+  },
+  {
+    rule: 'partition-key',
+    severity: 'warning',
+    refused: { migrations: [{ setNotNull: { table: 'dated', column: 'at', up: `'-infinity'` } }] },
+    tables: [dated],
+    place: 'migrations[0].setNotNull.up',
+    message: /"at" is filled where it is NULL, and public\.dated is partitioned by it/,
+    instead: /on blue/,
+    accepted: { migrations: [{ setNotNull: { table: 'dated', column: 'note', up: `''` } }] },
   },
   {
     rule: 'key-on-partitioned-table',

@@ -1,7 +1,14 @@
 import type { CatalogRule, Rule } from '../rule.js';
 import { approvalShorterThanWindows, quorumOfAnybody, quorumOutOfReach } from './approval.js';
 import { columnExists, unknownColumn, unknownTable } from './catalog-names.js';
-import { downMayNotFit, generatedColumn, narrowing, tableWithoutKey, withoutEffect } from './catalog-tables.js';
+import {
+  downMayNotFit,
+  generatedColumn,
+  narrowing,
+  partitionKey,
+  tableWithoutKey,
+  withoutEffect,
+} from './catalog-tables.js';
 import {
   circularUp,
   defaultAndUp,
@@ -138,6 +145,7 @@ export const CATALOG_RULES: readonly CatalogRule[] = [
   downMayNotFit,
   withoutEffect,
   generatedColumn,
+  partitionKey,
   secondPrimaryKey,
   keyOnPartitionedTable,
   primaryKeyNullable,

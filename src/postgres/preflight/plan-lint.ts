@@ -1,14 +1,16 @@
 import { lintAgainstCatalog } from '../../plan/lint.js';
 import { toCatalogSummary } from '../catalog-summary.js';
+import { readPartitionKeys } from '../partition-keys.js';
 import type { SideCheck } from './check.js';
 
 /** The plan against blue's tables: unknown tables and columns, types that can't hold the values. */
 export const planLint: SideCheck = {
   name: 'plan',
   sides: ['blue'],
-  run: async ({ plan, tables }) => {
+  run: async ({ session, plan, tables }) => {
     const connections = new Set([plan.blue.connection, plan.green.connection]);
-    const findings = await lintAgainstCatalog(plan, toCatalogSummary(await tables()), connections);
+    const catalog = toCatalogSummary(await tables(), await readPartitionKeys(session));
+    const findings = await lintAgainstCatalog(plan, catalog, connections);
     return findings
       .filter(({ rule }) => !SAID_ELSEWHERE.has(rule))
       .map(({ rule, severity, place, message, why, instead }) => ({
