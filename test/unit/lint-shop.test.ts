@@ -4,6 +4,7 @@ import { SHOP_TABLES } from '../../src/embedded/shop/shop-schema.js';
 import { lintAgainstCatalog } from '../../src/plan/lint.js';
 import { parsePlan } from '../../src/plan/parse.js';
 import { readTables } from '../../src/postgres/catalog.js';
+import { readPartitionKeys } from '../../src/postgres/partition-keys.js';
 import type { CatalogSummary } from '../../src/postgres/catalog-summary.js';
 import { toCatalogSummary } from '../../src/postgres/catalog-summary.js';
 import { withSession } from '../../src/postgres/session.js';
@@ -22,7 +23,8 @@ beforeAll(async () => {
       CREATE SCHEMA "Back Office";
       CREATE TABLE "Back Office"."Order Items" ("Order No" bigint PRIMARY KEY, "Net price" numeric(12,2) NOT NULL);
       SET search_path = pg_catalog`);
-    return toCatalogSummary(await readTables(session, { include: ['*.*'], exclude: [] }));
+    const tables = await readTables(session, { include: ['*.*'], exclude: [] });
+    return toCatalogSummary(tables, await readPartitionKeys(session));
   });
 });
 afterAll(async () => shop?.drop());
