@@ -267,6 +267,26 @@ describe.each([['pg15' as const], ['pg18' as const]])('up/down triggers, %s to 1
       expect(await green('SELECT payload, n FROM transactions WHERE id = 11')).toEqual({ payload: TEXT, n: 7 });
     });
 
+    it('a row that moves into another partition keeps what the application has written in its new columns', async () => {
+      const loud = (id: number): Promise<unknown> => green(`SELECT loud FROM event WHERE id = ${id}`);
+      await pair.green.query(`UPDATE event SET at = '2026-08-02', loud = NULL WHERE id = 1`);
+      expect(await loud(1)).toEqual({ loud: null });
+      await pair.green.query(`UPDATE event SET at = '2026-02-02' WHERE id = 1`);
+      expect(await loud(1)).toEqual({ loud: null });
+      await pair.green.query(`UPDATE event SET at = '2026-08-02', body = 'w' WHERE id = 1`);
+      expect(await loud(1)).toEqual({ loud: 'W!' });
+      // What is inserted beside it, or anew, is computed.
+      await pair.green.query(`
+        BEGIN;
+        UPDATE event SET at = '2026-02-02', loud = NULL WHERE id = 1;
+        INSERT INTO event VALUES (70, '2026-02-02', 'q');
+        UPDATE event SET at = '2026-02-03', loud = NULL WHERE id = 70;
+        DELETE FROM event WHERE id = 70;
+        INSERT INTO event VALUES (70, '2026-02-03', 'r');
+        COMMIT`);
+      expect([await loud(1), await loud(70)]).toEqual([{ loud: null }, { loud: 'R!' }]);
+    });
+
     it('both written and in agreement: neither is rewritten; in disagreement the new column counts', async () => {
       await pair.green.query(`INSERT INTO transactions (id, payload, payload_json) VALUES (12, '${TEXT}', '${TEXT}')`);
       expect(await green('SELECT payload FROM transactions WHERE id = 12')).toEqual({ payload: TEXT });

@@ -31,7 +31,7 @@ const SETTINGS = {
  * Must run in a transaction.
  */
 export async function installTrigger(session: Session, spec: TriggerSpec, searchPath: string): Promise<void> {
-  const body = triggerBody(spec);
+  const body = triggerBody(spec, await isPartitioned(session, spec.table));
   const name = triggerFunction(spec.table);
   const label = literal(`Verdigris: keeps old and new columns of ${formatTableName(spec.table)} in step`);
   if (!(await isInstalled(session, name, body))) {
@@ -109,6 +109,13 @@ export async function dropUnusedFunctions(session: Session): Promise<void> {
         AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid)`,
   );
   for (const { name } of rows) await session.query(`DROP FUNCTION IF EXISTS verdigris.${ident(name)}()`);
+}
+
+async function isPartitioned(session: Session, table: TableName): Promise<boolean> {
+  const { rowCount } = await session.query(`SELECT FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'p'`, [
+    qualified(table),
+  ]);
+  return rowCount === 1;
 }
 
 async function isInstalled(session: Session, name: string, body: string): Promise<boolean> {

@@ -15,7 +15,8 @@ import { differs, isSame, type Comparable } from './value-comparison.js';
  *                           ({"b":1,"a":2} becomes {"a": 2, "b": 1}). The trigger's condition spares the call where
  *                           no new column is NULL; an update by the backfill that would change none is left out
  *   the application         the new column was written: old := down(new); else an input was written: new := up(old).
- *                           When both were written and agree already, both stay as they were written
+ *                           When both were written and agree already, both stay as they were written. A row that an UPDATE
+ *                           moves into another partition is inserted there as the UPDATE has left it
  *
  * Downs run from the last column to the first and ups from the first to the last (see computed-order.ts), so that columns
  * that are computed from computed columns come out right in both directions.
@@ -61,8 +62,12 @@ export function triggerConditionReads(spec: TriggerSpec): string[] {
   return spec.columns.filter(({ up }) => up !== undefined).map(({ column }) => column);
 }
 
-/** The body of the trigger's function, in PL/pgSQL. */
-export function triggerBody(spec: TriggerSpec): string {
+/**
+ * The body of the trigger's function, in PL/pgSQL.
+ *
+ * @param partitioned whether the table is: its keys have every column by which it is.
+ */
+export function triggerBody(spec: TriggerSpec, partitioned: boolean): string {
   const ups = spec.columns.filter((c) => c.up !== undefined);
   const downs = spec.columns.filter((c) => c.down !== undefined).reverse();
   const internal = ups.map((c) => when(isNull(c), assignUp(spec, c)));
@@ -103,6 +108,7 @@ export function triggerBody(spec: TriggerSpec): string {
       return [when(`NOT (${changed(spec, c.column)}) AND (${inputsChanged(spec, c)})`, assignUp(spec, c))];
     }),
   ];
+  const mayMove = partitioned && spec.key.length > 0;
   return `
 #variable_conflict use_column
 BEGIN
@@ -115,14 +121,36 @@ ${block(replicaInsert)}
     ELSE
 ${block(replicaUpdate)}
     END IF;
-  ELSIF TG_OP = 'INSERT' THEN
+  ${mayMove ? arrives(spec) : ''}ELSIF TG_OP = 'INSERT' THEN
 ${block(insert)}
   ELSE
-${block(update)}
+${block([...update, ...(mayMove ? [leaves(spec)] : [])])}
   END IF;
   RETURN NEW;
 END
 `;
+}
+
+/** Settings of the transaction: the key of a row that an UPDATE may move, and the partition that it leaves then. */
+const [MOVED, MOVED_FROM] = ["'verdigris.moved'", "'verdigris.moved_from'"];
+
+/** An UPDATE whose row belongs in another partition deletes it and inserts it there, at once. */
+function leaves(spec: TriggerSpec): string {
+  const keyChanged = spec.key.map((name) => changed(spec, name)).join(' OR ');
+  const note = `PERFORM set_config(${MOVED}, ${keyText(spec)}, true), set_config(${MOVED_FROM}, TG_RELID::text, true);`;
+  return when(keyChanged, note);
+}
+
+/** The branch for the INSERT of such a row, which stays as it is. */
+function arrives(spec: TriggerSpec): string {
+  return `ELSIF TG_OP = 'INSERT' AND coalesce(current_setting(${MOVED}, true), '') <> ''
+        AND current_setting(${MOVED}, true) = ${keyText(spec)} AND current_setting(${MOVED_FROM}, true) <> TG_RELID::text THEN
+    PERFORM set_config(${MOVED}, '', true);
+  `;
+}
+
+function keyText(spec: TriggerSpec): string {
+  return `ROW(${spec.key.map((name) => `NEW.${ident(name)}`).join(', ')})::text`;
 }
 
 function block(statements: readonly string[]): string {
