@@ -1,11 +1,21 @@
+import { USER_SCHEMA } from './catalog.js';
 import type { Session } from './session.js';
 
 /*
  * Whether two servers give the same value for the same expression over the same row. Those of one major version with the
- * same locale do. Others need not: text search stems words otherwise (to_tsvector('english', 'added') is 'ad' before 18),
+ * same locale and libraries of collations do, but for newer tables of time zones. Others need not: text search stems words otherwise (to_tsvector('english', 'added') is 'ad' before 18),
  * lower() asks the locale, AT TIME ZONE the server's table of zones, and functions of users call any of these. So for
  * others an expression must be made of parts that are known to be the same everywhere.
  */
+
+/** The versions of what sorts the columns that have a collation of their own: the database's may be of another provider. */
+const LIBRARIES = `
+  SELECT json_agg(DISTINCT jsonb_build_array(o.collprovider, pg_collation_actual_version(o.oid)))
+    FROM pg_attribute a
+    JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_collation o ON o.oid = a.attcollation AND o.collprovider <> 'd'
+   WHERE a.attnum > 0 AND NOT a.attisdropped AND ${USER_SCHEMA} AND pg_collation_actual_version(o.oid) IS NOT NULL`;
 
 /** What must be the same on two servers for all their answers to be. As text, to be compared. */
 export async function answersBy(session: Session): Promise<string> {
@@ -13,7 +23,7 @@ export async function answersBy(session: Session): Promise<string> {
     `SELECT json_build_array(current_setting('server_version_num')::int / 10000, pg_encoding_to_char(d.encoding),
                              d.datlocprovider, d.datcollate, d.datctype, pg_database_collation_actual_version(d.oid),
                              coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'),
-                             to_jsonb(d) ->> 'daticurules')::text AS kind
+                             to_jsonb(d) ->> 'daticurules', (${LIBRARIES}))::text AS kind
        FROM pg_database d WHERE d.datname = current_database()`,
   );
   return rows[0]?.kind ?? '';

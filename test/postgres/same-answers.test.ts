@@ -231,4 +231,27 @@ describe('servers that give the same answers', () => {
     expect(kinds[0]).toBe(kinds[1]);
     expect(new Set(kinds).size).toBe(kinds.length - 1);
   });
+
+  it('those that sort columns by another version of a library are no twins', async () => {
+    const database = await testDatabase('pg18', 'answers_columns');
+    const session = await openSession(asDatabase(database, 'blue'), { purpose: 'test' });
+    try {
+      const kinds: string[] = [];
+      for (const sql of [
+        'CREATE TABLE public.plain (t text, c text COLLATE "C")',
+        'CREATE TABLE public.sorted (t text COLLATE "de-x-icu")',
+        'CREATE TABLE public.more (t text COLLATE "de-x-icu")',
+        `CREATE FUNCTION public.pg_collation_actual_version(oid) RETURNS text LANGUAGE sql AS $$ SELECT '1' $$;
+         SET search_path = public, pg_catalog`,
+      ]) {
+        await session.query(sql);
+        kinds.push(await answersBy(session));
+      }
+      expect(kinds[2]).toBe(kinds[1]);
+      expect(kinds[3]).not.toBe(kinds[2]);
+    } finally {
+      await session.end();
+      await database.drop();
+    }
+  });
 });
