@@ -3,9 +3,10 @@ import type { Session } from './session.js';
 
 /*
  * Whether two servers give the same value for the same expression over the same row. Those of one major version with the
- * same locale and libraries of collations do, but for newer tables of time zones. Others need not: text search stems words otherwise (to_tsvector('english', 'added') is 'ad' before 18),
- * lower() asks the locale, AT TIME ZONE the server's table of zones, and functions of users call any of these. So for
- * others an expression must be made of parts that are known to be the same everywhere.
+ * same locale and libraries of collations do, where their tables of time zones do not differ. Others need not: text search
+ * stems words otherwise (to_tsvector('english', 'added') is 'ad' before 18), lower() asks the locale, AT TIME ZONE the
+ * server's table of zones, and functions of users call any of these. So for others an expression must be made of parts
+ * that are known to be the same everywhere.
  */
 
 /** The versions of what sorts the columns that have a collation of their own: the database's may be of another provider. */
