@@ -216,16 +216,6 @@ const CASES: readonly {
     },
   },
   {
-    rule: 'partition-key',
-    severity: 'warning',
-    refused: { migrations: [{ setNotNull: { table: 'dated', column: 'at', up: `'-infinity'` } }] },
-    tables: [dated],
-    place: 'migrations[0].setNotNull.up',
-    message: /"at" is filled where it is NULL, and public\.dated is partitioned by it/,
-    instead: /on blue/,
-    accepted: { migrations: [{ setNotNull: { table: 'dated', column: 'note', up: `''` } }] },
-  },
-  {
     rule: 'key-on-partitioned-table',
     refused: { migrations: [key('parts', { unique: ['id'] })] },
     tables: [orders, parts],

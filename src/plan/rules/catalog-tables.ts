@@ -123,33 +123,20 @@ export const generatedColumn: CatalogRule = {
 export const partitionKey: CatalogRule = {
   name: 'partition-key',
   severity: 'warning',
-  why: 'a row goes into a partition before its trigger gives it a value, and PostgreSQL refuses (0A000) a trigger whose value belongs in another one; where none takes NULL it refuses the row at once (23514)',
-  *check({ plan, steps, expressions }, catalog) {
+  why: 'a row goes into a partition before "down" gives it a value: PostgreSQL finds none for it (23514), or refuses a value that belongs in another one (0A000)',
+  *check({ steps, expressions }, catalog) {
     for (const { index, place, use, target } of expressions) {
-      const migration = plan.migrations[index];
       const key = steps.find((step) => step.index === index)?.key;
       const table = catalog.tables.find((one) => formatTableName(one) === key);
-      if (migration === undefined || target === undefined || table?.partitionKey?.includes(target) !== true) continue;
-      if (use === 'down') {
-        yield {
-          place,
-          message: `"down" fills "${target}", by which ${formatTableName(table)} is partitioned: an INSERT that gives the new column alone fails on green`,
-          instead: `keep it, and let the application give "${target}" as well in each INSERT until blue is retired`,
-        };
-      } else if (use === 'up' && 'setNotNull' in migration && isNullable(table, target)) {
-        yield {
-          place,
-          message: `"${target}" is filled where it is NULL, and ${formatTableName(table)} is partitioned by it: a row of blue that has NULL there is refused, unless its new value belongs in the same partition`,
-          instead: 'give these rows their value on blue, and set NOT NULL there, before the run',
-        };
-      }
+      if (use !== 'down' || target === undefined || table?.partitionKey?.includes(target) !== true) continue;
+      yield {
+        place,
+        message: `"down" fills "${target}", by which ${formatTableName(table)} is partitioned: after the promotion an INSERT that gives the new column alone fails`,
+        instead: `keep it, and let the application give "${target}" as well in each INSERT until blue is retired`,
+      };
     }
   },
 };
-
-function isNullable(table: CatalogSummary['tables'][number], name: string): boolean {
-  return table.columns.some((column) => column.name === name && !column.notNull);
-}
 
 function columnOf(catalog: CatalogSummary, key: string, name: string | undefined): CatalogColumn | undefined {
   return catalog.tables.find((table) => formatTableName(table) === key)?.columns.find((column) => column.name === name);
