@@ -373,10 +373,8 @@ describe('new columns of domains', () => {
     CREATE DOMAIN code AS word;
     CREATE DOMAIN price AS numeric(5,1);
     CREATE DOMAIN level AS int DEFAULT 5;
-    CREATE TYPE labelled AS (label bpchar(3), n int);
     CREATE TABLE coded (id int, body text);
     CREATE TABLE many (id int, body text);
-    CREATE TABLE fields (id int, body text);
     CREATE TABLE leveled (id int, body text);`;
   const add = (table: string, column: string, type: string, up?: string): object => ({
     addColumn: { table, column, type, ...(up === undefined ? {} : { up }) },
@@ -385,16 +383,11 @@ describe('new columns of domains', () => {
     add('coded', 'code', 'code', 'body'),
     add('coded', 'price', 'price', 'length(body) / 3.0'),
     add('many', 'codes', 'code[]', 'ARRAY[body]'),
-    add('fields', 'labelled', 'labelled', 'ROW(body, id)'),
     add('leveled', 'level', 'level'),
     add('leveled', 'next', 'int', 'level + 1'),
   ] as never;
 
-  it.each([
-    ['coded', 'value too long for type character varying(4)'],
-    ['many', 'value too long for type character varying(4)'],
-    ['fields', 'value too long for type character(3)'],
-  ])('are not cut to their length by the copy: %s', async (table, why) => {
+  it.each(['coded', 'many'])('are not cut to their length by the copy: %s', async (table) => {
     const rows = `INSERT INTO ${table} VALUES (1, 'abc'), (2, NULL), (3, 'abcde'); ALTER TABLE ${table} ADD PRIMARY KEY (id)`;
     const pair = await CopyPair.start(['pg18', 'pg18'], 'copy_domains', DOMAINS, rows, migrations);
     try {
@@ -404,7 +397,7 @@ describe('new columns of domains', () => {
       await expect(pair.copyAll(parcels)).rejects.toMatchObject({
         type: 'BackfillFailed',
         message: expect.stringContaining(
-          `the copy of table public.${table} failed on the row with "id" = 3: ${why}`,
+          `the copy of table public.${table} failed on the row with "id" = 3: value too long for type character varying(4)`,
         ) as string,
       });
     } finally {
@@ -413,7 +406,7 @@ describe('new columns of domains', () => {
   });
 
   it("have the values that green gives them; where a cast would cut within a value, or a default is a domain's, green computes", async () => {
-    const rows = `INSERT INTO coded VALUES (1, 'abc'), (2, NULL), (3, 'abc   '); INSERT INTO many VALUES (1, 'abc'); INSERT INTO fields VALUES (1, 'abc'); INSERT INTO leveled VALUES (1, 'x')`;
+    const rows = `INSERT INTO coded VALUES (1, 'abc'), (2, NULL), (3, 'abc   '); INSERT INTO many VALUES (1, 'abc'); INSERT INTO leveled VALUES (1, 'x')`;
     const pair = await CopyPair.start(['pg18', 'pg18'], 'copy_domains', DOMAINS, rows, migrations);
     try {
       const parcels = await pair.planCopy();
@@ -433,7 +426,6 @@ describe('new columns of domains', () => {
         { code: 'abc ', price: '2.0' },
       ]);
       expect(await read('SELECT codes::text FROM many')).toEqual([{ codes: '{abc}' }]);
-      expect(await read('SELECT labelled::text FROM fields')).toEqual([{ labelled: '(abc,1)' }]);
       expect(await read('SELECT level, next FROM leveled')).toEqual([{ level: 5, next: 6 }]);
     } finally {
       await pair.stop();

@@ -21,7 +21,7 @@ interface ColumnType {
   readonly hasModifier: boolean;
   /** The domain, where it has a length. */
   readonly domain?: string;
-  /** Elements or fields of the type have a length: a cast to it would cut them. */
+  /** Elements of the type are of a domain that has a length: a cast would cut them. */
   readonly isCutInside: boolean;
 }
 
@@ -30,7 +30,7 @@ const UNKNOWN: ColumnType = { type: 'text', hasModifier: true, isCutInside: fals
 /**
  * Whether blue can compute the new columns of a table as green's trigger would, and how. The new columns must be on
  * green already. Undefined where blue can't: a function that it lacks, the row as a whole (which lacks the new columns
- * there), a column whose length a later expression relies on, lengths within a value, the default of a domain.
+ * there), a column whose length a later expression relies on, a domain's length in an array, the default of a domain.
  */
 export async function computedTable(
   blue: Session,
@@ -139,8 +139,8 @@ async function columnTypes(session: Session, table: TableInfo): Promise<Readonly
 }
 
 /**
- * The columns' types with what they consist of: `whole` are domains and what they are made over, the others elements and
- * fields. Explicit casts to a length of these four types cut, while what is assigned to them must fit.
+ * The columns' types with what they consist of: `whole` are domains and what they are made over, the others elements.
+ * Explicit casts to a length of these four types cut, while what is assigned to them must fit.
  */
 const COLUMN_TYPES = `
 WITH RECURSIVE parts (attnum, type, modifier, whole, depth) AS (
@@ -152,10 +152,7 @@ WITH RECURSIVE parts (attnum, type, modifier, whole, depth) AS (
    CROSS JOIN LATERAL (
          SELECT t.typbasetype, t.typtypmod WHERE t.typtype = 'd'
          UNION ALL
-         SELECT t.typelem, -1 WHERE t.typcategory = 'A' AND t.typtype <> 'd'
-         UNION ALL
-         SELECT a.atttypid, a.atttypmod FROM pg_attribute a
-          WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) part (type, modifier)),
+         SELECT t.typelem, -1 WHERE t.typcategory = 'A' AND t.typtype <> 'd') part (type, modifier)),
 cut AS (
   SELECT attnum, bool_or(whole AND depth > 0) AS domain, bool_or(NOT whole) AS inside
     FROM parts
