@@ -209,7 +209,7 @@ const CASES: readonly {
     refused: { migrations: [add({ table: 'dated', up: 'at::text', down: 'at = x::timestamptz' })] },
     tables: [dated],
     place: 'migrations[0].addColumn.down',
-    message: /"down" fills "at", by which public\.dated is partitioned: an INSERT/,
+    message: /"down" fills "at", by which public\.dated is partitioned: after the promotion an INSERT/,
     instead: /give "at" as well in each INSERT/,
     accepted: {
       migrations: [add({ table: 'dated', up: 'note', down: 'note = x' }), add({ table: 'dated', column: 'z' })],
