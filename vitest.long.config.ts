@@ -4,7 +4,16 @@ import { VERSION_VARIABLE } from './test/support/tested-version.js';
 /** Tests of `npm test` that hold for several versions of PostgreSQL, and run there on one. */
 const EITHER = [
   ...['constraint', 'copy', 'copy-swift', 'ddl', 'forced-row-security', 'index-build', 'inheritance', 'migrate'],
-  ...['plan-trial', 'promotion', 'replication-slot', 'same-answers', 'schema-copy', 'streams', 'unfenced-changes'],
+  ...[
+    'plan-trial',
+    'promotion',
+    'replication-slot',
+    'same-answers',
+    'schema-copy',
+    'secret-statement',
+    'streams',
+    'unfenced-changes',
+  ],
   ...['verify', 'verify-planted', 'copy-anew'],
 ];
 

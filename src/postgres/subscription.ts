@@ -2,10 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { briefLock } from './brief-lock.js';
 import { ident, literal } from './identifier.js';
 import { peerFailed } from './peer-failed.js';
-import { KEEP_STATEMENT_OUT_OF_LOG } from './peer-probe.js';
 import { lookUpTables } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
+import { runSecretStatement } from './secret-statement.js';
 import { inTransaction, type Database, type Session } from './session.js';
+import { sqlState } from './sqlstate.js';
 import { noteSubscribers } from './sync-slots.js';
 
 export interface SubscriptionOptions {
@@ -51,18 +52,22 @@ export async function ensureSubscription(
       // Between two tries another worker may have made it.
       if (await isThere(session, name)) return;
       await inTransaction(session, async () => {
-        await session.query(KEEP_STATEMENT_OUT_OF_LOG);
-        await session.query(statement);
+        await runSecretStatement(session, statement);
         // Its workers begin with the COMMIT.
         if (options.publisher !== undefined) await noteSubscribers(options.publisher, session, [name]);
         await session.query(`COMMENT ON SUBSCRIPTION ${ident(name)} IS 'Verdigris'`);
       });
     },
     patience,
-  ).catch((error: unknown) => {
+  ).catch(async (error: unknown) => {
+    // Another worker has made it between the look and the statement.
+    if (DUPLICATE.has(sqlState(error) ?? '') && (await isThere(session, name))) return;
     throw options.peer === undefined ? error : peerFailed(error, options.peer);
   });
 }
+
+/** duplicate_object; unique_violation, where the other one was still to commit. */
+const DUPLICATE: ReadonlySet<string> = new Set(['42710', '23505']);
 
 /** The statement. It holds a password. */
 async function createSubscription(session: Session, options: SubscriptionOptions): Promise<string> {
@@ -161,10 +166,9 @@ export async function redirectSubscription(
 ): Promise<void> {
   if ((await readSubscription(session, name))?.enabled !== false) return;
   const redirect = (): Promise<void> =>
-    inTransaction(session, async () => {
-      await session.query(KEEP_STATEMENT_OUT_OF_LOG);
-      await session.query(`ALTER SUBSCRIPTION ${ident(name)} CONNECTION ${literal(conninfo)}`);
-    });
+    inTransaction(session, () =>
+      runSecretStatement(session, `ALTER SUBSCRIPTION ${ident(name)} CONNECTION ${literal(conninfo)}`),
+    );
   await briefLock(session, `ALTER SUBSCRIPTION ${name} CONNECTION`, redirect, patience);
 }
 

@@ -37,6 +37,7 @@ import {
   versionOrder,
 } from './pair.js';
 import { securityLabels, tablespaces } from './left-out.js';
+import { loggedPassword } from './logged-password.js';
 import { money } from './money.js';
 import { ownership } from './owners-and-grants.js';
 import { peerConnection } from './peer-connection.js';
@@ -148,6 +149,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   writingEventTriggers,
   replicas,
   peerConnection,
+  loggedPassword,
   distance,
   clocks,
   standbyOrigin,
