@@ -207,7 +207,7 @@ export async function openReplicationSession(database: Database, purpose: string
     return client;
   } catch (error) {
     await client.end().catch(() => undefined);
-    throw connectionFailed(database, error);
+    throw sqlState(error) === '42501' ? notForReplication(database, error) : connectionFailed(database, error);
   }
 }
 
@@ -298,7 +298,8 @@ export async function inTransaction<T>(session: Session, work: () => Promise<T>)
 
 function connectionFailed(database: Database, error: unknown): VerdigrisError {
   const state = sqlState(error);
-  const reason = tlsFault(error) ?? CONNECT_REASONS[state ?? ''] ?? wordsOf(error);
+  const known = mayLackTls(database, error) ? MAY_LACK_TLS : CONNECT_REASONS[state ?? ''];
+  const reason = tlsFault(error) ?? known ?? wordsOf(error);
   return new VerdigrisError({
     type: 'ConnectionFailed',
     message: `${database.side}: the connection "${database.connection}" can't be opened: ${reason}${state === undefined ? '' : ` (${state})`}`,
@@ -308,9 +309,32 @@ function connectionFailed(database: Database, error: unknown): VerdigrisError {
   });
 }
 
-function nextStepFor({ side, connection }: Database, error: unknown): string {
+/** The preflight asks for the attribute; it may have been taken away since. */
+function notForReplication(database: Database, cause: unknown): VerdigrisError {
+  const { side, connection } = database;
+  return new VerdigrisError({
+    type: 'ConnectionFailed',
+    message: `${side}: the connection "${connection}" can't be opened for replication: its user may not (42501)`,
+    nextStep: `ALTER ROLE ... REPLICATION for that user on ${side} (on Amazon RDS: GRANT rds_replication)`,
+    cause,
+  });
+}
+
+/** invalid_authorization_specification: also what a server says that wants TLS. Without sslmode psql tries it, and node-postgres does not. */
+function mayLackTls({ config }: Database, error: unknown): boolean {
+  const isSocket = config.host?.startsWith('/') === true;
+  return sqlState(error) === '28000' && !config.ssl && !isSocket;
+}
+
+const MAY_LACK_TLS =
+  'the server does not let this user in (pg_hba.conf, NOLOGIN); this connection has no TLS, and the server may want it';
+
+function nextStepFor(database: Database, error: unknown): string {
+  const { side, connection } = database;
   const variable = `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
   if (isOutOfRoom(error)) return `give ${side} room for it (preflight check "connections")`;
+  if (mayLackTls(database, error))
+    return `where the server wants TLS, write ?sslmode=verify-full&sslrootcert=<file of its authority> into ${variable} where the worker runs, and restart it (docs/connections.md); else see that the server accepts it`;
   if (tlsFault(error) === undefined) return `check ${variable} where the worker runs, and that the server accepts it`;
   return `mend the certificate of ${side}, or the host, sslmode and sslrootcert of ${variable} where the worker runs, and restart it; if they are to stay so for the other server, write them into ${variable}_PEER`;
 }
@@ -333,7 +357,7 @@ function wordsOf(error: unknown): string {
 
 const CONNECT_REASONS: Readonly<Record<string, string>> = {
   '28P01': 'the password or the user is wrong',
-  '28000': 'the server does not let this user in (pg_hba.conf)',
+  '28000': 'the server does not let this user in (pg_hba.conf, NOLOGIN)',
   '3D000': 'there is no such database',
   ECONNREFUSED: 'nothing listens at that address',
   ENOTFOUND: 'the host name is not known',

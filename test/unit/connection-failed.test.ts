@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import pg from 'pg';
-import { openSession } from '../../src/postgres/session.js';
+import { openReplicationSession, openSession } from '../../src/postgres/session.js';
 
 afterEach(() => vi.restoreAllMocks());
 
@@ -34,5 +34,32 @@ describe('a connection that can not be opened', () => {
     const failed: unknown = await openSession(database, { purpose: 'test' }).catch((error: unknown) => error);
     expect((failed as Error).message.split('\n')[0]).toBe(`blue: the connection "shop_blue" can't be opened: ${told}`);
     expect((failed as Error).message).not.toMatch(/10\.0\.0\.7|db-7/);
+  });
+
+  it.each([
+    [{}, true],
+    [{ host: 'db-7.internal', ssl: false }, true],
+    [{ ssl: { rejectUnauthorized: false } }, false],
+    [{ host: '/var/run/postgresql' }, false],
+  ])('since the server lets nobody in without TLS says so where it has none: %j', async (config, isTold) => {
+    const words = 'no pg_hba.conf entry for host "10.0.0.7", user "app", database "shop", no encryption';
+    const refused = Object.assign(new Error(words), { code: '28000' });
+    vi.spyOn(pg.Client.prototype, 'connect').mockRejectedValue(refused as never);
+    const failed: unknown = await openSession({ ...database, config }, { purpose: 'test' }).catch((e: unknown) => e);
+    const [what = '', next = ''] = (failed as Error).message.split('\n');
+    expect(what).toMatch(/the server does not let this user in \(pg_hba\.conf, NOLOGIN\)/);
+    expect(what.includes('this connection has no TLS, and the server may want it')).toBe(isTold);
+    expect(next.includes('?sslmode=verify-full&sslrootcert=')).toBe(isTold);
+    expect(next).toContain('VERDIGRIS_CONNECTION_SHOP_BLUE');
+    expect((failed as Error).message).not.toMatch(/10\.0\.0\.7|db-7/);
+  });
+
+  it('for replication since the user may not says which attribute it lacks', async () => {
+    const refused = Object.assign(new Error('permission denied to start WAL sender'), { code: '42501' });
+    vi.spyOn(pg.Client.prototype, 'connect').mockRejectedValue(refused as never);
+    await expect(openReplicationSession(database, 'test')).rejects.toMatchObject({
+      ...{ type: 'ConnectionFailed', retryable: false },
+      nextStep: expect.stringContaining('ALTER ROLE ... REPLICATION for that user on blue') as string,
+    });
   });
 });
