@@ -22,6 +22,8 @@ import { perform, performWhileGreenServes, watching, type ActivityDependencies, 
 
 /** Time between two looks at the feed. */
 const LOOK_EVERY_MS = 1_000;
+/** Time between two tries to drop a feed whose slot is held: the server logs each. */
+const DROP_AGAIN_MS = 10_000;
 /** Time between two looks at the pools of PgBouncer. An idle server connection stays for longer. */
 const POOLS_EVERY_MS = 15_000;
 
@@ -35,6 +37,7 @@ const SETTLED_AFTER_MS: Readonly<Record<StandbyHealth, number>> = {
   retaining: 5_000,
   unreachable: 10_000,
   filling: 5_000,
+  undroppable: 5_000,
   broken: 0,
   dropped: 0,
 };
@@ -137,7 +140,7 @@ async function watch(work: Work, ref: RunRef, known: string, weights: WeightsWat
       const settled = performance.now() - since >= SETTLED_AFTER_MS[state.health];
       const again = state.loses === null ? until : Math.min(until, begun + COUNT_AGAIN_MS);
       if ((state.health !== known && settled) || performance.now() > again) return state;
-      await sleep(LOOK_EVERY_MS, undefined, { signal: work.signal });
+      await sleep(health === 'undroppable' ? DROP_AGAIN_MS : LOOK_EVERY_MS, undefined, { signal: work.signal });
     }
   } finally {
     await links.close();

@@ -169,6 +169,7 @@ const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy'>, string>> = {
   dropped: 'stay on green (`retire`), or accept the loss (`rollback` with "acceptLoss")',
   unreachable: 'bring blue back, or have the worker reach it; `retire` stays on green without a way back',
   filling: 'bring blue back before the limit is reached; `retire` stays on green without a way back',
+  undroppable: 'do what it names, and see that green has room: the feed is dropped as soon as it can be',
 };
 
 /** A watch that fails says nothing about green, which serves: people are told, nothing is moved, and it is begun again. */

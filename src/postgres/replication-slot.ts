@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
+import { ident } from './identifier.js';
 import { writingLongest } from './locks.js';
 import { backendPid } from './migrate/step-context.js';
 import { closeSession, openBeside, type Session } from './session.js';
@@ -42,6 +43,8 @@ export async function readSlot(session: Session, name: string): Promise<SlotStat
 
 /** duplicate_object: another session has begun it meanwhile. */
 const DUPLICATE_OBJECT = '42710';
+/** insufficient_privilege. */
+const INSUFFICIENT_PRIVILEGE = '42501';
 /** How often whoever waits for a slot hears who keeps it from being made. */
 const WATCH_EVERY_MS = 1_000;
 
@@ -150,11 +153,16 @@ export async function whileSlotIsMade<T>(
 
 /**
  * Drops a slot if it is there. A walsender that still holds it gets `patienceMs` to end by itself, then it is
- * terminated: a slot left behind would keep WAL until the disk is full.
+ * terminated: a slot left behind would keep WAL until the disk is full. Where the role may not do that, since the other
+ * server logs in as somebody else, it gets the time in which a walsender ends whose subscriber is gone; none with a patience of 0.
+ *
+ * @throws VerdigrisError SqlError (retryable), with the GRANT that is missing, when it is held even then
  */
 export async function dropSlot(session: Session, name: string, patienceMs = 5_000): Promise<void> {
   const started = performance.now();
+  let [mayEnd, withinMs] = [true, patienceMs + 10_000];
   for (;;) {
+    const waitedMs = performance.now() - started;
     try {
       await session.query(
         `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
@@ -163,15 +171,54 @@ export async function dropSlot(session: Session, name: string, patienceMs = 5_00
       );
       return;
     } catch (error) {
-      if (sqlState(error) !== '55006' || performance.now() - started > patienceMs + 10_000) throw error;
+      if (sqlState(error) !== '55006') throw error;
+      if (waitedMs > withinMs) throw mayEnd ? error : await heldByAnother(session, name, error);
     }
-    if (performance.now() - started > patienceMs) {
-      await session.query('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1', [
-        name,
-      ]);
+    if (mayEnd && waitedMs > patienceMs) {
+      mayEnd = await endHolder(session, name);
+      if (!mayEnd) withinMs = patienceMs === 0 ? 0 : await goneWithin(session);
     }
-    await sleep(20);
+    await sleep(mayEnd || withinMs === 0 ? 20 : 500);
   }
+}
+
+/** @returns false where the role may not */
+async function endHolder(session: Session, slot: string): Promise<boolean> {
+  try {
+    await session.query('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1', [
+      slot,
+    ]);
+    return true;
+  } catch (error) {
+    if (sqlState(error) !== INSUFFICIENT_PRIVILEGE) throw error;
+    return false;
+  }
+}
+
+/** When a walsender has ended that nobody listens to, ms. One without a time limit ends with its connection. */
+async function goneWithin(session: Session): Promise<number> {
+  const { rows } = await session.query<{ ms: number }>(
+    `SELECT coalesce(nullif(setting::int, 0), boot_val::int) AS ms FROM pg_settings WHERE name = 'wal_sender_timeout'`,
+  );
+  return (rows[0]?.ms ?? 60_000) + 10_000;
+}
+
+async function heldByAnother(session: Session, slot: string, cause: unknown): Promise<VerdigrisError> {
+  const { rows } = await session.query<{ ours: string; pid: number | null; holder: string | null; superuser: boolean }>(
+    `SELECT current_user::text AS ours, s.active_pid AS pid, a.usename::text AS holder,
+            coalesce((SELECT rolsuper FROM pg_roles WHERE oid = a.usesysid), false) AS superuser
+       FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = $1`,
+    [slot],
+  );
+  const { ours = '', pid = null, holder = null, superuser = false } = rows[0] ?? {};
+  const right = superuser ? '' : `GRANT pg_signal_backend TO ${ident(ours)} on that server, or `;
+  return new VerdigrisError({
+    type: 'SqlError',
+    message: `the slot ${slot} can't be dropped, and keeps WAL: a session of "${holder ?? '?'}" (pid ${pid ?? '?'}) holds it, which "${ours}" may not end (${INSUFFICIENT_PRIVILEGE})`,
+    nextStep: `${right}end that session as a superuser; it is tried again`,
+    retryable: true,
+    cause,
+  });
 }
 
 /** Waits until no walsender holds the slot. @returns false when one still does after `timeoutMs`. */

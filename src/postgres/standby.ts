@@ -11,8 +11,12 @@ import { describeLoss, readConfirmed, readGreenPosition, writeConfirmed, type Co
 import { streamsOfRun } from './streams.js';
 import { readSubscription } from './subscription.js';
 
-/** How blue follows green during the standby window. `filling`: out of reach, and green keeps much WAL for it. */
-export type StandbyHealth = 'healthy' | 'lagging' | 'retaining' | 'broken' | 'dropped' | 'unreachable' | 'filling';
+/**
+ * How blue follows green during the standby window. `filling`: out of reach, and green keeps much WAL for it. `undroppable`:
+ * it keeps too much, and the role may not end who holds the slot.
+ */
+export type StandbyHealth =
+  'healthy' | 'lagging' | 'retaining' | 'broken' | 'dropped' | 'unreachable' | 'filling' | 'undroppable';
 
 export interface StandbyState {
   readonly health: StandbyHealth;
@@ -51,14 +55,16 @@ export async function lookAtStandby(
   const names = await streamsOfRun(green, feed);
   const wal = await readRetainedWal(green, names);
   if (confirmed?.dropped === true) return gone('dropped', DROPPED);
-  if (lacksSlots(wal, names)) return gone('broken', SLOT_GONE);
   const verdict = judgeRetainedWal(wal.bytes, limits.maxRetainedWal);
-  // Before blue is asked anything: a blue that is away is what fills green's disk.
+  // Before blue is asked anything: a blue that is away is what fills green's disk. And before it is said that a slot is gone:
+  // a try that has dropped one may have left another.
   if (verdict === 'abort') {
-    await dropSlots(green, feed, 0);
+    const held = await whyHeld(dropSlots(green, feed, 0));
+    if (held !== undefined) return undroppable(wal.bytes, limits, held);
     if (confirmed !== undefined) await writeConfirmed(green, run.runId, { ...confirmed, dropped: true });
     return gone('dropped', DROPPED);
   }
+  if (lacksSlots(wal, names)) return gone('broken', SLOT_GONE);
   const retaining =
     verdict === 'fine'
       ? undefined
@@ -103,6 +109,31 @@ export function outOfReach(error: unknown, retaining?: string): StandbyState {
     health: retaining === undefined ? 'unreachable' : 'filling',
     rollbackSafe: false,
     why: retaining === undefined ? why : `${why}; ${retaining}`,
+    lagSeconds: null,
+    loses: null,
+  };
+}
+
+/** Why slots could not be dropped, where somebody else's session holds one; undefined when they are. */
+async function whyHeld(dropping: Promise<void>): Promise<VerdigrisError | undefined> {
+  try {
+    await dropping;
+    return undefined;
+  } catch (error) {
+    if (error instanceof VerdigrisError) return error;
+    throw error;
+  }
+}
+
+function undroppable(
+  bytes: number,
+  { maxRetainedWal }: StandbyLimits,
+  { what, nextStep }: VerdigrisError,
+): StandbyState {
+  return {
+    health: 'undroppable',
+    rollbackSafe: false,
+    why: `green's disk is not protected: the feed to blue holds back ${megabytes(bytes)} of WAL, more than ${megabytes(maxRetainedWal)} (replicate.maxRetainedWal), and ${what}: ${nextStep}`,
     lagSeconds: null,
     loses: null,
   };

@@ -45,15 +45,30 @@ afterAll(async () => {
   }
 });
 
-async function findings(check: string, user: string | null = USER): Promise<PreflightFinding[]> {
-  const green = asDatabase(greenDb, 'green');
+/** @param peers with whom the other server logs in; default: the superuser */
+async function findings(
+  check: string,
+  user: string | null = USER,
+  peers: { blue?: string; green?: string } = {},
+): Promise<PreflightFinding[]> {
+  const follows = (database: Database, peer = 'postgres'): Database => ({
+    ...database,
+    peerConninfo: database.peerConninfo.replace('user=postgres', `user=${peer}`),
+  });
+  const green = follows(asDatabase(greenDb, 'green'), peers.green);
   const asUser: Database = user === null ? green : { ...green, config: { ...greenDb.config, user, password: 'x' } };
   const plan = planSchema.parse({
     ...{ version: 1, name: 'rights' },
     ...{ blue: { connection: 'test_blue' }, green: { connection: 'test_green' } },
   });
   const report = await preflight({
-    ...{ blue: asDatabase(blueDb, 'blue'), green: asUser, plan, runId: 'run-1', reachWithinMs: 1_000 },
+    ...{
+      blue: follows(asDatabase(blueDb, 'blue'), peers.blue),
+      green: asUser,
+      plan,
+      runId: 'run-1',
+      reachWithinMs: 1_000,
+    },
   });
   expect(report.findings.filter(({ check: name }) => name === 'check-failed')).toEqual([]);
   return report.findings.filter(({ check: name }) => name === check);
@@ -249,4 +264,57 @@ it('a role that green lacks is refused where grants are copied, by whomever', as
   await onGreen(`GRANT ${APP} TO ${USER}; ALTER SCHEMA public OWNER TO ${APP}`);
   undo.push(() => onGreen(`ALTER SCHEMA public OWNER TO pg_database_owner; REVOKE ${APP} FROM ${USER}`));
   expect(await severity()).toBe('error');
+});
+
+it('REPLICATION is an attribute: what administrators of a managed service are members of does not give it, but on Amazon RDS', async () => {
+  const [admins, rds] = ['azure_pg_admin', 'rds_replication'];
+  await onGreen(`CREATE ROLE ${admins} REPLICATION; CREATE ROLE ${rds}; GRANT ${admins} TO ${USER}`);
+  undo.push(() => onGreen(`DROP ROLE ${admins}, ${rds}`));
+  const remedies = async (): Promise<string[]> => (await findings('privileges')).map(({ remedy }) => remedy);
+  const lacking = expect.stringContaining(`ALTER ROLE "${USER}" REPLICATION`) as string;
+  expect(await remedies()).toContainEqual(lacking);
+  await onGreen(`GRANT ${rds} TO ${USER}`);
+  expect(await remedies()).not.toContainEqual(lacking);
+});
+
+it('that sessions of the user by whom the other server follows could not be ended is a warning', async () => {
+  const warnings = async (user: string | null, peer: string): Promise<PreflightFinding[]> =>
+    (await findings('privileges', user, { green: peer })).filter(({ severity }) => severity === 'warning');
+  expect(await warnings(USER, USER)).toEqual([]);
+  expect(await warnings(null, OTHER)).toEqual([]);
+  expect(await warnings(USER, OTHER)).toMatchObject([
+    { side: 'green', object: OTHER, remedy: `GRANT pg_signal_backend TO "${USER}"` },
+  ]);
+  undo.push(() => onGreen(`REVOKE pg_signal_backend FROM ${USER}; REVOKE ${OTHER} FROM ${USER}`));
+  await onGreen(`GRANT pg_signal_backend TO ${USER}`);
+  expect(await warnings(USER, OTHER)).toEqual([]);
+  expect(await warnings(USER, 'postgres')).toMatchObject([
+    { object: 'postgres', remedy: 'Set VERDIGRIS_CONNECTION_TEST_GREEN_PEER with a user that is no superuser' },
+  ]);
+  await onGreen(`REVOKE pg_signal_backend FROM ${USER}; GRANT ${OTHER} TO ${USER}`);
+  expect(await warnings(USER, OTHER)).toEqual([]);
+});
+
+it('a server that would write the password of the worker into its log is told of, with what mends it', async () => {
+  expect(await findings('logged-password')).toEqual([]);
+  await onGreen(`ALTER ROLE ${USER} SET log_statement = 'all'; ALTER ROLE ${USER} SET log_min_duration_statement = 0`);
+  undo.push(() =>
+    onGreen(`ALTER ROLE ${USER} RESET ALL; REVOKE SET ON PARAMETER log_parameter_max_length FROM ${USER}`),
+  );
+  const [first, ...more] = await findings('logged-password');
+  expect(more).toEqual([]);
+  expect(first).toMatchObject({
+    ...{ severity: 'warning', side: 'green', object: 'log_min_duration_statement, log_statement' },
+    message: expect.stringContaining('(log_min_duration_statement = 0, log_statement = all)') as string,
+  });
+  expect(first?.remedy).toContain('VERDIGRIS_CONNECTION_TEST_BLUE_PEER');
+  // One that is there for nothing else, and can be changed when the run has ended.
+  expect(await findings('logged-password', USER, { blue: OTHER })).toEqual([]);
+  const grant = /GRANT .*/.exec(first?.remedy ?? '')?.[0] ?? '';
+  await onGreen(grant);
+  expect(await findings('logged-password')).toEqual([]);
+  await onGreen(
+    `${grant.replace('GRANT', 'REVOKE').replace(' TO ', ' FROM ')}; ALTER ROLE ${USER} SET log_parameter_max_length = 0`,
+  );
+  expect(await findings('logged-password')).toEqual([]);
 });

@@ -77,6 +77,36 @@ describe.each([testedVersion('pg15')])('a slot on %s that waits for a writer', (
     expect(await readSlot(session, name)).toMatchObject({ complete: true });
     await dead.end();
   });
+
+  it("that another user's session holds is dropped when that lets go, and else names the GRANT", async () => {
+    const [worker, holder] = ['worker', 'holder'].map((role) => `slot_${role}_${process.pid}`) as [string, string];
+    for (const role of [worker, holder]) await session.query(`CREATE ROLE ${role} LOGIN REPLICATION PASSWORD 'x'`);
+    const config = { ...db.config, password: 'x' };
+    const ours = await openSession(
+      { ...asDatabase(db, 'blue'), config: { ...config, user: worker } },
+      { purpose: 'test' },
+    );
+    const held = new pg.Client({ ...config, user: holder });
+    await held.connect();
+    try {
+      const making = held.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [name]);
+      await expect.poll(() => readSlot(session, name)).toMatchObject({ active: true });
+      await expect(dropSlot(ours, name, 0)).rejects.toMatchObject({
+        ...{ type: 'SqlError', retryable: true },
+        what: expect.stringMatching(new RegExp(`a session of "${holder}" \\(pid \\d+\\) holds it`)) as string,
+        nextStep: expect.stringContaining(`GRANT pg_signal_backend TO "${worker}"`) as string,
+      });
+      const dropping = dropSlot(ours, name, 1);
+      await sleep(700);
+      await writer.query('ROLLBACK');
+      await Promise.all([dropping, making]);
+      expect(await readSlot(session, name)).toBeUndefined();
+    } finally {
+      await held.end();
+      await closeSession(ours);
+      await session.query(`DROP ROLE ${worker}, ${holder}`);
+    }
+  });
 });
 
 describe('a slot whose name the server has given to another one', () => {

@@ -106,6 +106,26 @@ describe('a feed to blue that has died', () => {
     }
   });
 
+  it("is told as one that can't be dropped where the role may not end who holds the slot: green's disk is not protected", async () => {
+    const role = `plain_${process.pid}`;
+    await green.query(`CREATE ROLE ${role} LOGIN REPLICATION PASSWORD 'x'; GRANT USAGE ON SCHEMA verdigris TO ${role};
+      GRANT SELECT ON ALL TABLES IN SCHEMA verdigris TO ${role}`);
+    const config = { ...rig.databases.green.config, user: role, password: 'x' };
+    const plain = await openSession({ ...rig.databases.green, config }, { purpose: 'test' });
+    try {
+      const limits = { maxLagMs: 20_000, maxRetainedWal: 1 };
+      const state = await lookAtStandby(plain, () => Promise.resolve(blue), RUN, limits, new AbortController().signal);
+      expect(state).toMatchObject({ health: 'undroppable', rollbackSafe: false, loses: null });
+      expect(state.why).toMatch(
+        /^green's disk is not protected: .*"postgres" \(pid \d+\) holds it, which "plain_\d+" may not end/,
+      );
+      expect((await look()).health).toBe('healthy');
+    } finally {
+      await closeSession(plain);
+      await green.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`);
+    }
+  });
+
   it('lets writes go back only with the loss: never are both sides open, sequences go on, green keeps what blue has not', async () => {
     await rig.writers.pause();
     expect((await look()).health).toBe('healthy');

@@ -10,7 +10,7 @@ import { refuseBrokenFeed } from '../../src/postgres/lag.js';
 import { measureLag } from '../../src/postgres/marker.js';
 import { holdsActorLock, openActorSession } from '../../src/postgres/ownership.js';
 import { createPublication } from '../../src/postgres/publication.js';
-import { ensureSlot } from '../../src/postgres/replication-slot.js';
+import { dropSlot, ensureSlot } from '../../src/postgres/replication-slot.js';
 import { readRetainedWal } from '../../src/postgres/retained-wal.js';
 import { closeSession } from '../../src/postgres/session.js';
 import { lookAtStandby } from '../../src/postgres/standby.js';
@@ -244,10 +244,12 @@ describe.each(testedPairs([{ blue: 'pg15', green: 'pg18' }] as const))('the way 
     await closeSession(next);
   });
 
-  it('one stream that holds back too much WAL ends the whole feed; the retirement removes the rest', async () => {
+  it('one stream that holds back too much WAL ends the whole feed, also behind a try that has ended half of it; the retirement removes the rest', async () => {
     await disableSubscription(pair.blue, `${back}_2`);
     await pair.green.query('UPDATE public.orders SET customer = NULL');
     await sleep(50);
+    await disableSubscription(pair.blue, back);
+    await dropSlot(pair.green, back);
     expect((await look(500_000)).health).toBe('dropped');
     expect(await pair.replicationObjects('green')).toEqual([`publication ${back}`, `publication ${back}_2`]);
     await new MockActivityEnvironment().run(retireActivities(pair.dependencies).retire, pair.ref);

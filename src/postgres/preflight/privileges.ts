@@ -1,23 +1,22 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { readMovedSequences } from '../catalog-sequences.js';
+import { peerUser } from '../feed-timeouts.js';
 import { ident } from '../identifier.js';
 import { readWithheldSequences } from '../sequence-rights.js';
+import { connectionVariable, type Database, type Session } from '../session.js';
 import { BOTH_SIDES, oneRow, type Found, type SideCheck } from './check.js';
 import { listed } from './finding.js';
 
-/** Roles of managed services that carry what a superuser or REPLICATION gives elsewhere. */
-const REPLICATION_ROLES = [
-  'rds_replication',
-  'rds_superuser',
-  'cloudsqlsuperuser',
-  'azure_pg_admin',
-  'alloydbsuperuser',
-];
+/**
+ * Roles of Amazon RDS that carry what the attribute REPLICATION gives elsewhere. No other managed service has made a role of
+ * it: an attribute is not inherited, so their administrators need it themselves.
+ */
+const REPLICATION_ROLES = ['rds_replication', 'rds_superuser'];
 
 export const privileges: SideCheck = {
   name: 'privileges',
   sides: BOTH_SIDES,
-  run: async ({ session, isSuperuser }) => {
+  run: async ({ session, isSuperuser, database: connected }) => {
     if (isSuperuser) return [];
     const { user, replication, create, database, origins } = await oneRow<{
       user: string;
@@ -59,9 +58,26 @@ export const privileges: SideCheck = {
         remedy: `As a superuser: GRANT EXECUTE ON FUNCTION pg_catalog.pg_replication_origin_progress(text, boolean) TO ${ident(user)}`,
       });
     }
-    return found;
+    return [...found, ...(await walSenders(session, connected))];
   },
 };
+
+/** The other server follows this one as a user whose sessions ours may not end: dropSlot() does, where one holds a slot. */
+async function walSenders(session: Session, database: Database): Promise<Found[]> {
+  const { rows } = await session.query<{ user: string; peer: string; superuser: boolean }>(
+    `SELECT current_user::text AS user, rolname::text AS peer, rolsuper AS superuser FROM pg_roles
+      WHERE rolname = $1 AND (rolsuper OR NOT (pg_has_role(oid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE')))`,
+    [peerUser(database) ?? null],
+  );
+  return rows.map(({ user, peer, superuser }) => ({
+    severity: 'warning',
+    object: peer,
+    message: `the user "${user}" may not end sessions of "${peer}", with whom the other server follows this one: a slot that is in use can't be dropped then, and keeps WAL`,
+    remedy: superuser
+      ? `Set VERDIGRIS_CONNECTION_${connectionVariable(database.connection)}_PEER with a user that is no superuser`
+      : `GRANT pg_signal_backend TO ${ident(user)}`,
+  }));
+}
 
 /** Publications, triggers and fences need the owner; the dump and the comparison need to read. */
 export const tableOwnership: SideCheck = {
