@@ -18,7 +18,7 @@ import { hasState, readOwner, recordEvent } from '../state.js';
 import { dropSubscription } from '../subscription.js';
 import { DOCTOR, routeInForce, type Found, type Inventory } from './inventory.js';
 import { migrationOf, type CleanAction } from './plan-cleaning.js';
-import { readStateObjects } from './read-state.js';
+import { readStateObjects, RELEASED } from './read-state.js';
 
 /** How an action went. */
 export interface CleanResult {
@@ -188,6 +188,7 @@ async function perform(session: Session, databases: Databases, found: Found, act
       await dropTriggers(stepContext(session, databases, found, action.side));
       return;
     case 'dropFence':
+      if (action.released) await noteRelease(session, runIdOf(found, action.side));
       return dropFence(session);
     case 'dropCopy': {
       const stays = await dropCopiedSchema(stepContext(session, databases, found, action.side));
@@ -204,6 +205,19 @@ async function perform(session: Session, databases: Databases, found: Found, act
       await briefLock(session, 'DROP SCHEMA verdigris', () => session.query('DROP SCHEMA IF EXISTS verdigris CASCADE'));
       return;
   }
+}
+
+/** Half of the fence may be gone when this dies: whoever is told to go on with it must find that it was begun by name. */
+async function noteRelease(session: Session, runId: string): Promise<void> {
+  if (!(await hasState(session))) return;
+  await inTransaction(session, async () => {
+    const { rowCount } = await session.query(
+      `UPDATE verdigris.owner SET outcome = $2, ended_at = coalesce(ended_at, clock_timestamp())
+        WHERE run_id = $1 AND outcome IS DISTINCT FROM $2`,
+      [runId, RELEASED],
+    );
+    if (rowCount === 1) await recordEvent(session, runId, `ended: ${RELEASED}`);
+  });
 }
 
 async function endOwnership(session: Session, runId: string): Promise<void> {

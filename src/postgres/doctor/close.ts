@@ -6,7 +6,9 @@ import { readFencedTables } from '../fenced-tables.js';
 import { armFence, FENCE_TRIGGER, readArmedBefore, TRUNCATE_TRIGGER } from '../fence.js';
 import { inTransaction, withSession, type Databases, type Session } from '../session.js';
 import { readRoute, ROUTE_CHANNEL } from '../state.js';
+import { CLEANED } from './clean.js';
 import { DOCTOR, type Patterns } from './inventory.js';
+import { RELEASED } from './read-state.js';
 import type { Verdict } from './who-is-primary.js';
 
 /**
@@ -42,6 +44,8 @@ export async function closeOvertaken(
       );
       await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
     });
+    // Closed again, it is released no more: a fence that is switched off later is not one that was to go.
+    await session.query('UPDATE verdigris.owner SET outcome = $1 WHERE outcome = $2', [CLEANED, RELEASED]);
     await session.query('SELECT verdigris.close_fence($1, $2)', [migration, epoch]);
     const tables = await readTablesToArm(session, patterns);
     await armFence(session, tables, { guard: { migration, epoch, writesOn: truth } });

@@ -2,7 +2,7 @@ import { otherSide, type Side } from '../../side.js';
 import type { Liveness } from './liveness.js';
 import { isAway, type Found, type Inventory } from './inventory.js';
 import type { Verdict } from './who-is-primary.js';
-import { hasBeenPrimary, isClosed } from './who-is-primary.js';
+import { finishRelease, hasBeenPrimary, isClosed, isReleased } from './who-is-primary.js';
 
 /** Something that is not as it should be, and what to do about it. */
 export interface Finding {
@@ -97,7 +97,9 @@ function fenceFindings(inventory: Inventory, verdict: Verdict): Finding[] {
       severity: 'problem',
       side,
       what,
-      next: 'somebody has disabled or dropped its triggers: arm them again',
+      next: isReleased(inventory)
+        ? `its release by name was not finished: ${finishRelease(inventory)}`
+        : 'somebody has disabled or dropped its triggers: arm them again',
     });
   }
   if (armed.length > 0 && absent.length > 0) {

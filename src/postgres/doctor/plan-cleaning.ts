@@ -2,7 +2,7 @@ import { otherSide, type Side } from '../../side.js';
 import type { Found, Inventory, SideFound } from './inventory.js';
 import { refuseLiving, type Liveness } from './liveness.js';
 import { GREEN_LOST } from './open-blue.js';
-import { hasBeenPrimary, mixUp, type Verdict } from './who-is-primary.js';
+import { hasBeenPrimary, isReleased, mixUp, type Verdict } from './who-is-primary.js';
 
 /** What a person has said explicitly, each with the migration's name as confirmation. */
 export interface CleanOptions {
@@ -30,7 +30,13 @@ export type CleanAction =
     }
   | { readonly kind: 'dropEventTrigger'; readonly side: Side; readonly name: string }
   | { readonly kind: 'dropUpDown'; readonly side: Side; readonly tables: number }
-  | { readonly kind: 'dropFence'; readonly side: Side; readonly tables: number }
+  | {
+      readonly kind: 'dropFence';
+      readonly side: Side;
+      readonly tables: number;
+      /** By name, from a side that has been primary: that is written down first. */
+      readonly released: boolean;
+    }
   | { readonly kind: 'dropCopy'; readonly side: Side; readonly objects: number }
   | { readonly kind: 'endOwnership'; readonly side: Side }
   | { readonly kind: 'forgetRun'; readonly side: Side; readonly others: readonly string[] }
@@ -52,7 +58,8 @@ export type CleanPlan =
  * that they hold, everything that names schema verdigris before the schema. The fence of a side goes only where that
  * can't leave both sides open. Pure.
  */
-export function planCleaning(found: Found, verdict: Verdict, liveness: Liveness, options: CleanOptions): CleanPlan {
+export function planCleaning(found: Found, judged: Verdict, liveness: Liveness, options: CleanOptions): CleanPlan {
+  const verdict = asReleased(found, judged, options);
   const refusal = refuse(found, verdict, liveness, options);
   if (refusal !== undefined) return { refused: true, ...refusal };
   const sides = (['green', 'blue'] as const).flatMap((side) => {
@@ -87,6 +94,19 @@ export function planCleaning(found: Found, verdict: Verdict, liveness: Liveness,
       ...ends.flatMap(({ inventory, needed }) => (needed ? [keptTriggers(inventory)] : [])),
     ],
   };
+}
+
+/**
+ * A side whose release by name was broken off, and that is named again, is on its way to be a database of its own: that it
+ * can be written to leaves no doubt about where the run's writes are.
+ */
+function asReleased(found: Found, verdict: Verdict, { release }: CleanOptions): Verdict {
+  if (verdict.kind !== 'both') return verdict;
+  const { truth, epoch, why } = verdict;
+  const side = otherSide(truth);
+  const overtaken = found[side];
+  if (release[side] === undefined || !overtaken.reached || !isReleased(overtaken.inventory)) return verdict;
+  return { kind: 'certain', primary: truth, epoch, why };
 }
 
 function keptUnreached(one: SideFound): Kept[] {
@@ -256,7 +276,12 @@ function buildLeftovers({ side, invalidIndexes, proofs }: Inventory): CleanActio
 }
 
 /** @param needed whether the application's writes may need the up/down triggers, which stay then */
-function endActions(inventory: Inventory, end: End, needed: boolean, { dropCopy }: CleanOptions): CleanAction[] {
+function endActions(
+  inventory: Inventory,
+  end: End,
+  needed: boolean,
+  { dropCopy, release }: CleanOptions,
+): CleanAction[] {
   const { side, upDown, fence, schema, owner, eventTriggers, dependents, otherMigrations, copied } = inventory;
   if (end.kind === 'untouched') return [];
   const fenced = fence.filter(({ state }) => state !== 'absent' && state !== 'lost').length;
@@ -264,7 +289,10 @@ function endActions(inventory: Inventory, end: End, needed: boolean, { dropCopy 
   if (side === 'green' && dropCopy !== undefined && copied > 0)
     actions.push({ kind: 'dropCopy', side, objects: copied });
   if (upDown.length > 0 && !needed) actions.push({ kind: 'dropUpDown', side, tables: upDown.length });
-  if (end.kind !== 'closed' && fenced > 0) actions.push({ kind: 'dropFence', side, tables: fenced });
+  if (end.kind !== 'closed' && fenced > 0) {
+    const released = end.kind === 'free' && release[side] !== undefined;
+    actions.push({ kind: 'dropFence', side, tables: fenced, released });
+  }
   if (end.kind === 'free' && !needed && dependents.length === 0 && otherMigrations.length === 0) {
     if (schema) actions.push({ kind: 'dropSchema', side });
     return actions;

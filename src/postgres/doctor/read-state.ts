@@ -3,6 +3,12 @@ import { BEGIN, type Session } from '../session.js';
 import { sqlState } from '../sqlstate.js';
 import { FENCE_LOCK, FENCE_OPEN, hasState, readRoute, type Route } from '../state.js';
 
+/**
+ * What is written down as the end of a run on a side that a person has released by name, before its fence goes: broken off
+ * there, the release is known for what it is, and can be gone on with.
+ */
+export const RELEASED = 'released';
+
 /** The run that owns a database, or owned it last. */
 export interface OwnerFound {
   readonly runId: string;

@@ -3,6 +3,7 @@ import { otherSide, type Side } from '../../side.js';
 import type { Route } from '../state.js';
 import type { Databases } from '../session.js';
 import { examine, type Found, type Inventory, type SideFound } from './inventory.js';
+import { RELEASED } from './read-state.js';
 
 /*
  * Who is primary, from the two databases alone. What makes it certain:
@@ -281,6 +282,16 @@ function whyOpen(inventory: Inventory): string {
     .join(', ')}`;
 }
 
+/** Whether a person has released this side by name, so that its fence goes, or has gone. */
+export function isReleased({ owner }: Pick<Inventory, 'owner'>): boolean {
+  return owner?.outcome === RELEASED;
+}
+
+/** What finishes a release by name that was broken off. */
+export function finishRelease({ side, owner }: Inventory): string {
+  return `verdigris doctor --clean --yes --release-${side} ${owner?.migration ?? 'NAME'}`;
+}
+
 /** Whether applications may ever have been sent to this side: blue always, green once the epoch has moved. */
 export function hasBeenPrimary({ side, owner }: Inventory, epoch: number): boolean {
   if (side === 'blue' || owner === null || owner.claimedEpoch === null) return true;
@@ -302,6 +313,12 @@ function bothOpen(truth: Side, other: Inventory, epoch: number): Extract<Verdict
     return {
       ...{ kind: 'both', truth, epoch, why: `${why}, and it knows no run` },
       next: `nothing if ${side} was released by name (--release-${side}) and is a database of its own now; else it was restored, or its schema verdigris dropped: stop what writes there, and compare the rows of both`,
+    };
+  }
+  if (isReleased(other)) {
+    return {
+      ...{ kind: 'both', truth, epoch, why: `${why}; it was released by name, and that was not finished` },
+      next: `finish it: ${finishRelease(other)}. Where ${side} is to take no writes after all: stop what writes there; verdigris doctor --close --yes`,
     };
   }
   return {
