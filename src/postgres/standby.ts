@@ -56,9 +56,9 @@ export async function lookAtStandby(
   const wal = await readRetainedWal(green, names);
   if (confirmed?.dropped === true) return gone('dropped', DROPPED);
   const verdict = judgeRetainedWal(wal.bytes, limits.maxRetainedWal);
-  // Before blue is asked anything: a blue that is away is what fills green's disk. And before it is said that a slot is gone:
-  // a try that has dropped one may have left another.
-  if (verdict === 'abort') {
+  // Before blue is asked anything: a blue that is away is what fills green's disk. Also where one of the slots is gone: the
+  // others keep WAL for a feed that is dead.
+  if (verdict === 'abort' && wal.slots > 0) {
     const held = await whyHeld(dropSlots(green, feed, 0));
     if (held !== undefined) return undroppable(wal.bytes, limits, held);
     if (confirmed !== undefined) await writeConfirmed(green, run.runId, { ...confirmed, dropped: true });

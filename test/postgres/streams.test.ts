@@ -13,9 +13,14 @@ import { createPublication } from '../../src/postgres/publication.js';
 import { dropSlot, ensureSlot } from '../../src/postgres/replication-slot.js';
 import { readRetainedWal } from '../../src/postgres/retained-wal.js';
 import { closeSession } from '../../src/postgres/session.js';
-import { lookAtStandby } from '../../src/postgres/standby.js';
+import { lookAtStandby, type StandbyState } from '../../src/postgres/standby.js';
 import { ensurePublications, readStreams } from '../../src/postgres/streams.js';
-import { disableSubscription, enableSubscription, ensureSubscription } from '../../src/postgres/subscription.js';
+import {
+  disableSubscription,
+  disableSubscriptions,
+  enableSubscription,
+  ensureSubscription,
+} from '../../src/postgres/subscription.js';
 import { isProgress } from '../../src/progress.js';
 import type { Progress } from '../../src/postgres/migrate/step-context.js';
 import { testedPairs } from '../support/tested-version.js';
@@ -255,6 +260,33 @@ describe.each(testedPairs([{ blue: 'pg15', green: 'pg18' }] as const))('the way 
     await new MockActivityEnvironment().run(retireActivities(pair.dependencies).retire, pair.ref);
     expect(await pair.replicationObjects('green')).toEqual([]);
     expect(await pair.replicationObjects('blue')).toEqual([]);
+  });
+});
+
+describe('a way back of two streams of which somebody has dropped a slot', () => {
+  it('keeps no WAL on green beyond the limit while blue is away: what is left of the feed is dropped, too', async () => {
+    const pair = await StreamPair.start({ blue: 'pg15', green: 'pg18' }, DDL);
+    try {
+      const back = feedName(MIGRATION, 'to_blue');
+      await pair.publish(TABLES);
+      await pair.replicateBack(TABLES);
+      const look = (maxRetainedWal: number): Promise<StandbyState> =>
+        lookAtStandby(
+          pair.green,
+          () => Promise.reject(new Error('blue is away')),
+          { runId: 'run-1', migration: MIGRATION },
+          { maxLagMs: 20_000, maxRetainedWal },
+          new AbortController().signal,
+        );
+      await disableSubscriptions(pair.blue, [back, `${back}_2`]);
+      await dropSlot(pair.green, back);
+      await pair.green.query("INSERT INTO public.busy SELECT g, repeat('x', 500) FROM generate_series(10001, 14000) g");
+      expect((await look(1e12)).health).toBe('broken');
+      expect((await look(500_000)).health).toBe('dropped');
+      expect(await pair.replicationObjects('green')).toEqual([`publication ${back}`, `publication ${back}_2`]);
+    } finally {
+      await pair.stop();
+    }
   });
 });
 
