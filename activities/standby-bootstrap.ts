@@ -9,7 +9,7 @@ import {
 import { awaitReplay, prepareSlots, refuseOtherCluster } from '../src/postgres/bootstrap/standby/prepare-blue.js';
 import { promoteStandby } from '../src/postgres/bootstrap/standby/promote-standby.js';
 import { isInRecovery } from '../src/postgres/bootstrap/standby/recovery.js';
-import type { StandbyRun } from '../src/postgres/bootstrap/standby/standby-run.js';
+import { STANDBY_BOOTSTRAP, type StandbyRun } from '../src/postgres/bootstrap/standby/standby-run.js';
 import { takeOverGreen } from '../src/postgres/bootstrap/standby/take-over.js';
 import { recordEvent } from '../src/postgres/state.js';
 import { streamNames } from '../src/postgres/streams.js';
@@ -63,11 +63,11 @@ export function standbyBootstrapActivities(dependencies: ActivityDependencies) {
 }
 
 async function standbyRun(work: Work, ref: RunRef): Promise<StandbyRun> {
-  const blue = await work.session('blue', 'standby bootstrap');
+  const blue = await work.session('blue', STANDBY_BOOTSTRAP);
   return {
     run: work.run,
     blue,
-    green: await work.session('green', 'standby bootstrap'),
+    green: await work.session('green', STANDBY_BOOTSTRAP),
     tables: (await movedTables(blue, ref.plan)).map((table) => table.name),
     streams: streamNames(work.run.migration, 'to_green', ref.plan.replicate.streams),
     maxRetainedWal: parseSize(ref.plan.replicate.maxRetainedWal),

@@ -1,5 +1,9 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MockActivityEnvironment } from '@temporalio/testing';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { replicateActivities } from '../../activities/replicate.js';
+import { standbyBootstrapActivities } from '../../activities/standby-bootstrap.js';
 import { trafficActivities } from '../../activities/traffic.js';
 import type { EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { followBlue } from '../../src/postgres/bootstrap/standby/follow-blue.js';
@@ -14,6 +18,7 @@ import { readOwner, readRoute } from '../../src/postgres/state.js';
 import { ensurePublications, streamNames } from '../../src/postgres/streams.js';
 import type { Side } from '../../src/side.js';
 import { ShopLoad } from '../support/shop-load.js';
+import { StatementProxy } from '../support/statement-proxy.js';
 import {
   contents,
   databaseOf,
@@ -118,6 +123,35 @@ async function tryBootstrap(green: EmbeddedPostgres, migration: string, deaths: 
 }
 
 describe('bootstrap standby', () => {
+  it('leaves green a standby when its worker was frozen before the request, and wakes up after the rollback', async () => {
+    const ref = refOf('frozen');
+    await cluster.activity(first, (d) => replicateActivities(d).claimDatabases(ref));
+    await cluster.activity(first, (d) => standbyBootstrapActivities(d).prepareStandby(ref));
+    const proxy = await StatementProxy.start(first.port);
+    try {
+      const environment = {
+        VERDIGRIS_CONNECTION_BLUE: cluster.blue.uri('shop'),
+        VERDIGRIS_CONNECTION_GREEN: first.uri('shop').replace(`:${first.port}/`, `:${proxy.port}/`),
+      };
+      const asking = proxy.stopWhere(({ text }) => text.includes('pg_promote'), 'before');
+      const { promoteStandby: promote } = standbyBootstrapActivities({ environment, redact: (text) => text });
+      const frozen = new MockActivityEnvironment().run(() => promote(ref)).catch((error: unknown) => error);
+      const held = await asking;
+      const settled = await cluster.activity(first, (d) => standbyBootstrapActivities(d).settleStandby(ref));
+      expect(settled.notUndone).toEqual([expect.stringMatching(/^green was asked to promote and is a standby still/)]);
+      await cluster.release(first, ref);
+      held.release();
+      await sleep(2_000);
+      expect(await standbyIsPromoted(first)).toBe(false);
+      expect(await frozen).toBeInstanceOf(Error);
+      expect(await onServer(first, 'SHOW default_transaction_read_only')).toEqual([
+        { default_transaction_read_only: 'off' },
+      ]);
+    } finally {
+      await proxy.close();
+    }
+  });
+
   it('loses and doubles no row under load, killed after every statement, with a crash of green after its promotion', async () => {
     const migration = 'killed';
     const run = { runId: 'run-1', migration };

@@ -5,10 +5,11 @@ import { hasState } from '../../state.js';
 import { closeToWriters, mayCloseToWriters, openToWriters } from './read-only-default.js';
 import { isInRecovery } from './recovery.js';
 import { describePhysicalSlot, readPhysicalSlot } from './physical-slot.js';
-import { readIntent } from './standby-run.js';
+import { readIntent, STANDBY_BOOTSTRAP } from './standby-run.js';
 
 /**
- * The compensation of the promotion, as far as there is one, before the replication is taken down.
+ * The compensation of the promotion, as far as there is one, before the replication is taken down. A worker that was frozen
+ * before it asked for the promotion must not ask when it wakes up: it can't without its session, which is ended first.
  *
  * A green that is a standby still goes on as before. One that has been promoted can't follow blue again; it keeps its
  * rows, takes writes of nobody by default, and what has to be done with it is told.
@@ -16,6 +17,7 @@ import { readIntent } from './standby-run.js';
  * @returns what could not be undone, for people; empty when nothing has happened to green.
  */
 export async function settleGreen(blue: Session, green: Session, run: Run): Promise<string[]> {
+  await endBootstrap(green);
   const intent = (await hasState(blue)) ? await readIntent(blue, run) : undefined;
   if (await staysStandby(green, intent?.asked === true)) {
     if (intent?.asked !== true) return [];
@@ -32,6 +34,15 @@ export async function settleGreen(blue: Session, green: Session, run: Run): Prom
       `pg_rewind --target-pgdata=... --source-server=...), or remove it. Its rows are those of the moment of the rollback${closes ? '; its default_transaction_read_only is on, so that nobody writes there by mistake (ALTER SYSTEM RESET default_transaction_read_only takes that back)' : '; see that nobody writes there by mistake'}`,
     ...(slot === undefined ? [] : [describePhysicalSlot(slot)]),
   ];
+}
+
+/** Of the same user alone: it could not end those of others. */
+async function endBootstrap(green: Session): Promise<void> {
+  await green.query(
+    `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+      WHERE application_name = $1 AND datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()`,
+    [`verdigris ${STANDBY_BOOTSTRAP}`],
+  );
 }
 
 /** A request to promote can't be taken back, and comes true when the server has replayed what has arrived. */

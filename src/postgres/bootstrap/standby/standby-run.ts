@@ -5,6 +5,9 @@ import type { Progress } from '../../migrate/step-context.js';
 import type { Run } from '../../ownership.js';
 import type { Session } from '../../session.js';
 
+/** How the sessions of the bootstrap say what they are for: by that a rollback finds those of a worker that is frozen. */
+export const STANDBY_BOOTSTRAP = 'standby bootstrap';
+
 /** What every step of the bootstrap `standby` works with. */
 export interface StandbyRun {
   readonly run: Run;
