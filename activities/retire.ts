@@ -8,13 +8,13 @@ import { feedName } from '../src/postgres/feed.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { isAway } from '../src/postgres/standby.js';
 import { readOwner, readRoute } from '../src/postgres/state.js';
-import { refuseGivenBack } from '../src/postgres/where-writes-are.js';
+import { openingLost, refuseGivenBack } from '../src/postgres/where-writes-are.js';
 import { releaseDatabase } from '../src/postgres/ownership.js';
 import { dropTriggers } from '../src/postgres/migrate/revert.js';
 import { stepContext } from './step-context.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { refuseReadsOnBlueOf } from './haproxy.js';
-import { performWhileGreenServes, type ActivityDependencies } from './context.js';
+import { performWhileGreenServes, type ActivityDependencies, type Work } from './context.js';
 
 /** Activities of phase 8. */
 export function retireActivities(dependencies: ActivityDependencies) {
@@ -26,20 +26,21 @@ export function retireActivities(dependencies: ActivityDependencies) {
      * @param epoch the one in which green has got the writes. Default: not asked, as by an earlier version
      * @returns what is left on a blue that stays out of reach, for people; null when nothing is
      * @throws ApplicationFailure WritesOnBlue where they have been given back since: without its fence green would be open
-     * beside blue
+     * beside blue; NotOpened where green has been replaced by one that lacks its opening
      */
     retire: (ref: RunRef, epoch = Infinity): Promise<string | null> =>
       performWhileGreenServes(dependencies, ref, epoch, async (work) => {
-        const { databases, run, session, asOwner, signal } = work;
+        const { run, session, asOwner, signal } = work;
         // Looked at before, while writes could still go back: a HAProxy may have been restarted since. Blue still answers rightly.
-        await refuseReadsOnBlueOf(ref, dependencies.environment, await session('green', 'retire'));
+        const serving = await session('green', 'retire');
+        await refuseReadsOnBlueOf(ref, dependencies.environment, serving);
+        await refuseIdleGreen(work, serving, epoch);
         const back = feedName(run.migration, 'to_blue');
         const there = feedName(run.migration, 'to_green');
         const retireGreen = (): Promise<unknown> =>
           asOwner('green', 'retire', async (green) => {
             if (await isOver(green)) return;
-            const route = await readRoute(green, run.migration);
-            if (route !== undefined) refuseGivenBack(databases, { side: route.writesOn, epoch: route.epoch }, epoch);
+            await refuseIdleGreen(work, green, epoch);
             await dropDdlTriggers(green);
             // Only where the promotion was never finished.
             await dropSubscriptions(green, there);
@@ -76,6 +77,20 @@ export function retireActivities(dependencies: ActivityDependencies) {
         return away && leftOnBlue(away, back, there, cleaning);
       }),
   };
+}
+
+/**
+ * Without its fence a green that does not have the writes by its own row would take them all the same.
+ *
+ * @param since the epoch in which green has got them
+ */
+async function refuseIdleGreen({ databases, run }: Work, green: Session, since: number): Promise<void> {
+  const route = await readRoute(green, run.migration);
+  if (route === undefined) return;
+  refuseGivenBack(databases, { side: route.writesOn, epoch: route.epoch }, since);
+  const lost = openingLost(databases, 'green', route, since);
+  // Somebody has to open it: the run says so, and is resumed then.
+  if (lost !== undefined) throw lost.asLastWord();
 }
 
 /** Done by an earlier attempt. */

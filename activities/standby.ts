@@ -40,6 +40,7 @@ const SETTLED_AFTER_MS: Readonly<Record<StandbyHealth, number>> = {
   undroppable: 5_000,
   broken: 0,
   dropped: 0,
+  notOpened: 0,
 };
 
 /** How often people are told anew what a rollback would lose, ms, once the feed is dead. */
@@ -67,7 +68,7 @@ export function standbyActivities(dependencies: ActivityDependencies) {
       performWhileGreenServes(dependencies, ref, epoch, async (work) => {
         const weights = new WeightsWatch(work, ref, dependencies.environment, 'green', LOOK_EVERY_MS);
         try {
-          return await watch(work, ref, known, weights);
+          return await watch(work, ref, known, epoch, weights);
         } finally {
           await weights.close();
         }
@@ -119,10 +120,17 @@ export function standbyActivities(dependencies: ActivityDependencies) {
   };
 }
 
-async function watch(work: Work, ref: RunRef, known: string, weights: WeightsWatch): Promise<StandbyState> {
+async function watch(
+  work: Work,
+  ref: RunRef,
+  known: string,
+  epoch: number,
+  weights: WeightsWatch,
+): Promise<StandbyState> {
   const limits = {
     maxLagMs: Math.max(5_000, parseDuration(ref.plan.replicate.maxLag)),
     maxRetainedWal: parseSize(ref.plan.replicate.maxRetainedWal),
+    epoch,
   };
   const begun = performance.now();
   const until = begun + 3_600_000;

@@ -3,7 +3,7 @@ import { CancellationScope, condition, patched, sleep } from '@temporalio/workfl
 import type { FlagsOwed } from '../activities/flags.js';
 import { otherSide, type Side } from '../src/side.js';
 import { act, actFastWithin } from './lib/activities.js';
-import { applicationFailure, failureMessage, isCancelled } from './lib/failure.js';
+import { applicationFailure, failureMessage, failureType, isCancelled } from './lib/failure.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
@@ -50,7 +50,7 @@ export async function finishMove(
       }
       if (isCancelled(error)) throw error;
       owed(run, from, error);
-      if (applicationFailure(error)?.nonRetryable === true) return false;
+      if (applicationFailure(error)?.nonRetryable === true || failureType(error) === 'NotOpened') return false;
     }
   }
   return false;
@@ -90,10 +90,20 @@ function owed(run: MigrationRun, from: Side, error: unknown): void {
   const to = otherSide(from);
   const [reason = ''] = failureMessage(error).split('\n', 1);
   run.finishOwed = reason;
+  if (failureType(error) === 'NotOpened') {
+    if (to === 'green') run.sawFeed({ safe: false, why: reason });
+    run.alarm('finish', 'notOpened', reason, opensIt(run));
+    return;
+  }
   const why = `writes are on ${to}, but the end of the feed to ${to}${to === 'green' ? ' and the begin of the one to blue' : ''} is still owed: ${reason}`;
   if (to === 'green') run.sawFeed({ safe: false, why });
   const next = 'bring back what it names: it is tried again';
   run.alarm('finish', to, why, to === 'green' ? `${next}; \`retire\` stays on green without a way back` : next);
+}
+
+/** What somebody can do about a side that was replaced by one which lacks its opening. */
+export function opensIt(run: MigrationRun): string {
+  return `compare its rows with those of the other side where that can be waited for; this opens it as it is, and the run goes on: ${run.doctor('--open --yes')}`;
 }
 
 /** Does the work; cancels it, and waits until it has stopped, when it is over. */

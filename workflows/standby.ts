@@ -1,7 +1,7 @@
 import { condition, patched, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import type { StandbyHealth, StandbyState } from '../src/postgres/standby.js';
-import { finishLater } from './finish-move.js';
+import { finishLater, opensIt } from './finish-move.js';
 import { watchBlueSchema, watchGreenSchema } from './guard-schema.js';
 import { act } from './lib/activities.js';
 import { expiredApproval } from './lib/approval-question.js';
@@ -145,7 +145,7 @@ export async function watchFeed(run: MigrationRun, ref: RunRef, told = 'healthy'
         : { safe: false, why: seen.why, ...(seen.loses === null ? {} : { loses: seen.loses }) },
     );
     if (seen.health === 'healthy') run.allClear('feed');
-    else run.alarm('feed', seen.health, seen.why, NEXT[seen.health]);
+    else run.alarm('feed', seen.health, seen.why, nextStep(seen.health, run));
     await spareHistory(UNWATCHED_MS);
   }
 }
@@ -161,8 +161,12 @@ function whyItIsSafe({ health, why }: StandbyState): string {
   return 'blue follows green: writes can go back without a loss';
 }
 
+function nextStep(health: Exclude<StandbyHealth, 'healthy'>, run: MigrationRun): string {
+  return health === 'notOpened' ? opensIt(run) : NEXT[health];
+}
+
 /** What people can do about a feed that is not as it should be. */
-const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy'>, string>> = {
+const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy' | 'notOpened'>, string>> = {
   lagging: "see what blue's apply worker waits for; a rollback waits until it has caught up",
   retaining: 'have blue catch up before the limit is reached',
   broken: 'mend what it names; or stay on green (`retire`), or accept the loss (`rollback` with "acceptLoss")',

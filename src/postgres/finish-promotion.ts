@@ -6,7 +6,7 @@ import { directionTo, feedName } from './feed.js';
 import { disarmFence } from './fence.js';
 import type { LockRetryOptions } from './retry.js';
 import { openActorSession } from './ownership.js';
-import { readRoute, ROUTE_IS_STILL, type Route } from './state.js';
+import { hasState, readRoute, ROUTE_IS_STILL, type Route } from './state.js';
 import { waitUntilInactive } from './replication-slot.js';
 import {
   closeSession,
@@ -19,6 +19,7 @@ import {
 } from './session.js';
 import { streamsOfRun } from './streams.js';
 import { disableSubscriptions, enableSubscriptionWhere } from './subscription.js';
+import { openingLost } from './where-writes-are.js';
 
 /**
  * After the decision: the old feed ends, and only then the reverse one begins. Never both: a loop would bring the new
@@ -26,7 +27,8 @@ import { disableSubscriptions, enableSubscriptionWhere } from './subscription.js
  *
  * @returns which tables of the new side are still armed, and who is in the way: the feeds are as they should be all the
  * same. Null when none is, and where the fence was to be kept
- * @throws VerdigrisError ReplicationBroken (retryable) while a worker of the old feed still runs; LockNotHad (retryable)
+ * @throws VerdigrisError ReplicationBroken (retryable) while a worker of the old feed still runs; LockNotHad (retryable);
+ * NotOpened (retryable) where the new side has been replaced by one that lacks its opening; StaleEpoch
  */
 export async function finishPromotion(
   databases: Databases,
@@ -46,7 +48,7 @@ export async function finishPromotion(
   const patience = { forMs: LOCKS_WITHIN_MS, signal: options.signal };
   const route = await asActor(databases[to], limits, patience, async (newSide) => {
     const found = await readRoute(newSide, migration);
-    if (found?.writesOn !== to) throw notPromoted(to);
+    if (found?.writesOn !== to) throw await notServing(databases, found, from, migration, limits);
     // An old side that is away must not bring anything when it comes back.
     await stopSubscriptions(newSide, oldFeed, patience);
     await asActor(databases[from], limits, patience, async (oldSide) => {
@@ -145,6 +147,22 @@ async function endFeed(
 /** @returns whether all have stopped */
 async function stopSubscriptions(newSide: Session, feed: string, patience: LockRetryOptions): Promise<boolean> {
   return disableSubscriptions(newSide, await findSubscriptions(newSide, feed), patience);
+}
+
+/** The new side's own row does not give it the writes: they were moved on, or it has lost the row that did. */
+async function notServing(
+  databases: Databases,
+  found: Route | undefined,
+  from: Side,
+  migration: string,
+  limits: Omit<SessionOptions, 'purpose'>,
+): Promise<VerdigrisError> {
+  const to = otherSide(from);
+  const decided = await withSession(databases[from], { purpose: PURPOSE, ...limits }, async (oldSide) =>
+    (await hasState(oldSide)) ? readRoute(oldSide, migration) : undefined,
+  );
+  const lost = decided?.writesOn === to ? openingLost(databases, to, found, decided.epoch) : undefined;
+  return lost ?? notPromoted(to);
 }
 
 function notPromoted(side: Side): VerdigrisError {

@@ -8,15 +8,26 @@ import { readServerPosition, whyReplaced, type ServerPosition } from './server-p
 import type { Session } from './session.js';
 import { isConnectionLost } from './sqlstate.js';
 import { describeLoss, readConfirmed, readGreenPosition, writeConfirmed, type Confirmed } from './standby-loss.js';
+import { readRoute } from './state.js';
 import { streamsOfRun } from './streams.js';
 import { readSubscription } from './subscription.js';
+import { whyNotOpened } from './where-writes-are.js';
 
 /**
  * How blue follows green during the standby window. `filling`: out of reach, and green keeps much WAL for it. `undroppable`:
- * it keeps too much, and the role may not end who holds the slot.
+ * it keeps too much, and the role may not end who holds the slot. `notOpened`: green itself takes no writes, since it was
+ * replaced by one that lacks its opening.
  */
 export type StandbyHealth =
-  'healthy' | 'lagging' | 'retaining' | 'broken' | 'dropped' | 'unreachable' | 'filling' | 'undroppable';
+  | 'healthy'
+  | 'lagging'
+  | 'retaining'
+  | 'broken'
+  | 'dropped'
+  | 'unreachable'
+  | 'filling'
+  | 'undroppable'
+  | 'notOpened';
 
 export interface StandbyState {
   readonly health: StandbyHealth;
@@ -33,11 +44,14 @@ export interface StandbyLimits {
   readonly maxLagMs: number;
   /** WAL that the slot may hold back on green, bytes: beyond it green, which serves, is worth more than the way back. */
   readonly maxRetainedWal: number;
+  /** The epoch in which green has got the writes. Default: not known, so it is not asked whether green has been opened */
+  readonly epoch?: number;
 }
 
 /**
- * Looks at the feed from green to blue once: its worst stream counts. A feed that has held back too much WAL is dropped
- * here: it would fill the disk of the server that takes the writes. When blue has everything, that moment is written down.
+ * Looks at green, and at the feed from there to blue, once: its worst stream counts. A feed that has held back too much WAL
+ * is dropped here: it would fill the disk of the server that takes the writes. When blue has everything, that moment is
+ * written down.
  */
 export async function lookAtStandby(
   green: Session,
@@ -47,6 +61,10 @@ export async function lookAtStandby(
   signal: AbortSignal,
 ): Promise<StandbyState> {
   const feed = feedName(run.migration, 'to_blue');
+  const lacking = whyNotOpened('green', await readRoute(green, run.migration), limits.epoch);
+  if (lacking !== undefined) {
+    return { health: 'notOpened', rollbackSafe: false, why: lacking, lagSeconds: null, loses: null };
+  }
   const confirmed = await readConfirmed(green, run.runId);
   const gone = async (health: StandbyHealth, why: string): Promise<StandbyState> => {
     const loses = await describeLoss(green, run.runId, feed);

@@ -1,6 +1,6 @@
 import { doctorCall } from '../doctor-call.js';
 import { VerdigrisError } from '../errors.js';
-import type { Side } from '../side.js';
+import { otherSide, type Side } from '../side.js';
 import { NewestRoute } from './newest-route.js';
 import { openActorSession, type Run } from './ownership.js';
 import type { WritesAre } from './pools.js';
@@ -106,6 +106,38 @@ export async function refuseWhileBlueServes(databases: Databases, { migration }:
 /** The same by one row; of green's, read behind the lock of its actor, it stays true: nobody else decides meanwhile. */
 export function refuseGivenBack(databases: Databases, { side, epoch }: WritesAre, since: number): void {
   if (side === 'blue' && epoch > since) throw writesOnBlue(databases, epoch);
+}
+
+/**
+ * Why a side takes no writes although it was opened for an epoch: its own row does not know of that. A server that fails over
+ * right then to a replica which is behind loses its opening, and so does one that is restored. It is not opened by us: rows
+ * may be missing there, too. Undefined where its row says anything else.
+ *
+ * @param route its own row
+ * @param epoch the one that it was opened for; nothing is asked where that is not known
+ */
+export function whyNotOpened(side: Side, route: Route | undefined, epoch = Infinity): string | undefined {
+  if (route === undefined || !Number.isFinite(epoch)) return undefined;
+  if (route.writesOn === side || route.epoch >= epoch) return undefined;
+  return `${side} was opened for epoch ${epoch} and knows nothing of it, so nobody takes writes: it has failed over to a replica that was behind, or was restored, and rows may be missing there, too`;
+}
+
+/** The same as an error (NotOpened, retryable): what needs a side that takes writes waits until somebody has opened it. */
+export function openingLost(
+  databases: Databases,
+  side: Side,
+  route: Route | undefined,
+  epoch: number,
+): VerdigrisError | undefined {
+  const why = whyNotOpened(side, route, epoch);
+  if (why === undefined) return undefined;
+  const names = { blue: databases.blue.connection, green: databases.green.connection };
+  return new VerdigrisError({
+    type: 'NotOpened',
+    message: why,
+    nextStep: `compare its rows with those of ${otherSide(side)} where that can be waited for; it is opened as it is by: ${doctorCall(names, '--open --yes')}`,
+    retryable: true,
+  });
 }
 
 function writesOnBlue(databases: Databases, epoch: number): VerdigrisError {

@@ -1,6 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
+import { openDecided } from '../../src/postgres/doctor/open.js';
+import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
+import { resumeSignal, retireUpdate } from '../../workflows/messages.js';
 import { FaultRun } from '../support/fault-run.js';
 import { LinkProxy } from '../support/link-proxy.js';
 import { recordOutcome } from '../support/outcome-table.js';
@@ -11,7 +14,7 @@ import type { Side } from '../../src/side.js';
 
 /*
  * One side is failed over to a replica under the same address while the promotion waits for its approval: after rows were
- * compared, and before writes move.
+ * compared, and before writes move. Or right after that: green, which loses its opening.
  */
 
 const SETTINGS = { fsync: 'off', wal_keep_size: '256MB' };
@@ -109,8 +112,8 @@ async function confirmed(run: FaultRun): Promise<void> {
   });
 }
 
-function told(fault: string, outcome: string, began: number): void {
-  recordOutcome({ fault, point: 'approval of the promotion', outcome, seconds: (performance.now() - began) / 1_000 });
+function told(fault: string, outcome: string, began: number, point = 'approval of the promotion'): void {
+  recordOutcome({ fault, point, outcome, seconds: (performance.now() - began) / 1_000 });
 }
 
 describe('a failover between the last comparison of rows and the promotion', () => {
@@ -168,6 +171,52 @@ describe('a failover between the last comparison of rows and the promotion', () 
       expect(await run.refusesWrites('blue')).toBe(false);
       expect(await run.audit('blue', 'is not followed')).toEqual([]);
       told('blue fails over', 'rolled back: its slots are gone', began);
+    },
+  );
+});
+
+describe("green's failover right after its opening, to a replica that lacks it", () => {
+  it(
+    'both sides are closed: it is told with the command that opens green as it is, and then the run goes on',
+    { timeout: 600_000 },
+    async () => {
+      const began = performance.now();
+      const failover = await Failover.of('green');
+      const run = await FaultRun.create({
+        purpose: 'opening lost',
+        green: failover.reached,
+        plan: { ...PLAN, standby: { for: '30m' } },
+        // What they had written on green by then would be lost.
+        writers: 0,
+      });
+      open.push(() => run.close());
+      await run.start();
+      await run.watch('at the approval', (status) => status.waiting?.gate === 'promote');
+      const replica = await failover.replica();
+      const opening = run.stopWhere('green', ({ text }) => text.includes('verdigris.open_fence'), 'before');
+      await run.approve('promote');
+      const held = await opening;
+      await failover.caughtUp(replica);
+      await failover.leaveBehind(replica);
+      const finishing = run.stopWhere('green', ({ session }) => session === 'verdigris finish promotion', 'before');
+      held.release();
+      const begun = await finishing;
+      await failover.to(replica);
+      begun.release();
+
+      await run.watch('told', ({ alarms = [] }) => alarms.some(({ next }) => next.includes(' --open --yes')));
+      expect([await run.refusesWrites('blue'), await run.refusesWrites('green')]).toEqual([true, true]);
+      await run.handle.executeUpdate(retireUpdate, { args: [{ by: 'the test', reason: 'it must not open green' }] });
+      await run.watch('held', (s) => /^the retirement could not be finished: .*--open/s.test(s.waiting?.why ?? ''));
+      expect(await run.refusesWrites('green')).toBe(true);
+
+      const { verdict } = await whoIsPrimary(run.databases);
+      if (verdict.kind !== 'nobody') throw new Error(`it is ${verdict.kind}: ${verdict.why}`);
+      await openDecided(run.databases, run.plan.name, verdict);
+      await run.handle.signal(resumeSignal, { by: 'the test', reason: 'green is open' });
+      expect((await run.ended()).outcome).toBe('completed');
+      expect([await run.refusesWrites('blue'), await run.refusesWrites('green')]).toEqual([true, false]);
+      told('green fails over', 'told; opened by hand, completed', began, 'after its opening');
     },
   );
 });

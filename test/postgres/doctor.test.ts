@@ -13,6 +13,7 @@ import { installTrigger } from '../../src/postgres/migrate/install-trigger.js';
 import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { inTransaction } from '../../src/postgres/session.js';
+import { lookAtStandby, type StandbyState } from '../../src/postgres/standby.js';
 import { readOwner } from '../../src/postgres/state.js';
 import { temporalClient, testTemporal } from '../support/temporal.js';
 import { Patient, type Said, doctor, closePatients } from '../support/doctor-patient.js';
@@ -315,5 +316,42 @@ describe('verdigris doctor', () => {
     if (verdict.kind !== 'nobody') throw new Error('it was half done');
     await expect(openDecided(patient.databases, patient.migration, verdict)).rejects.toMatchObject({ code: 'VDEPO' });
     expect(await patient.writable()).toEqual([]);
+  });
+
+  it('opens a green as it is that was replaced by one which lacks its opening; until then nothing is finished', async () => {
+    const patient = await (await Patient.create()).promoted('blue', false);
+    const { databases, migration, runId } = patient;
+    const epoch = await patient.epoch('green');
+    // As a replica has it that was behind by this one record.
+    await patient.on('green', (s) =>
+      s.query(`UPDATE verdigris.route SET writes_on = 'blue', epoch = epoch - 1; SELECT setval('verdigris.fence', 1)`),
+    );
+    const finish = (): Promise<unknown> => finishPromotion(databases, migration, 'blue', { feedBack: true });
+    const look = (): Promise<StandbyState> =>
+      patient.on('green', (green) =>
+        patient.on('blue', (blue) =>
+          lookAtStandby(
+            green,
+            () => Promise.resolve(blue),
+            { runId, migration },
+            { maxLagMs: 20_000, maxRetainedWal: 1e12, epoch },
+            new AbortController().signal,
+          ),
+        ),
+      );
+    const lacks = `green was opened for epoch ${epoch} and knows nothing of it, so nobody takes writes`;
+    await expect(finish()).rejects.toMatchObject({
+      ...{ type: 'NotOpened', retryable: true, message: expect.stringContaining(lacks) as string },
+      nextStep: expect.stringMatching(/ --open --yes$/) as string,
+    });
+    expect(await look()).toMatchObject({
+      ...{ health: 'notOpened', rollbackSafe: false, loses: null },
+      why: expect.stringContaining(lacks) as string,
+    });
+    expect(await patient.writable()).toEqual([]);
+    expect(await doctor('--open', '--yes')).toMatchObject({ code: 0 });
+    expect(await patient.writable()).toEqual(['green']);
+    expect(await finish()).toBeNull();
+    expect(await look()).toMatchObject({ health: 'healthy' });
   });
 });

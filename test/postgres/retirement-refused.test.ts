@@ -60,6 +60,17 @@ describe('a retirement', () => {
     });
   });
 
+  it('is refused where green lacks its opening, before anything is taken from blue: it would be open without its fence', async () => {
+    await says('blue', 'green', epoch + 1);
+    await says('green', 'blue', epoch);
+    await expect(retire()).rejects.toMatchObject({
+      ...{ type: 'NotOpened', nonRetryable: true },
+      message: expect.stringMatching(/it is opened as it is by: verdigris doctor .* --open --yes$/) as string,
+    });
+    for (const side of ['blue', 'green'] as const) expect((await on(side, readOwner))?.outcome).toBeNull();
+    expect((await on('green', (green) => green.query(unarmedTablesSql(TABLES)))).rows).toEqual([]);
+  });
+
   it('goes on where green has them, also beside a blue that was restored', async () => {
     await says('blue', 'blue', epoch);
     await says('green', 'green', epoch + 1);

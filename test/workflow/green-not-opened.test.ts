@@ -4,7 +4,7 @@ import { statusOf, until } from '../support/migration.js';
 import { resultOf } from '../support/run-end.js';
 import { replayed, ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 import type { MigrationStatus } from '../../workflows/lib/status.js';
-import { rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
+import { retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
 
 let runs: ScriptedRuns;
 
@@ -84,5 +84,51 @@ describe.concurrent('green could not be opened after the decision', () => {
     green.isAway = false;
     expect((await resultOf(run)).outcome).toBe('rolledBack');
     expect(run.writesOn).toBe('blue');
+  });
+});
+
+describe.concurrent('a green that was replaced after its opening by one that lacks it', () => {
+  const LACKS = 'green was opened for epoch 2 and knows nothing of it, so nobody takes writes';
+
+  it('before what follows the promotion: it is told at once, with the command that opens it; then the run goes on', async () => {
+    let isOpen = false;
+    const run = await runs.begin({
+      finishPromotion: () => {
+        if (isOpen) return null;
+        throw ApplicationFailure.create({
+          type: 'NotOpened',
+          message: `${LACKS}\nNext step: open it`,
+          nonRetryable: false,
+        });
+      },
+    });
+    const { alarms, rollback } = await until(run.handle, 'told', (s) => (s.alarms ?? []).length > 0);
+    expect(alarms).toMatchObject([
+      { about: 'finish', state: 'notOpened', why: LACKS, next: expect.stringContaining(OPEN) as string },
+    ]);
+    expect(rollback).toMatchObject({ safe: false, why: LACKS });
+    await run.saw('+finishPromotion', 2);
+    isOpen = true;
+    await until(run.handle, 'finished', (s) => s.phase === 'standby' && (s.alarms ?? []).length === 0);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('completed');
+    await replayed(run);
+  });
+
+  it('in its standby window: the watch tells it, and not that blue is late', async () => {
+    const run = await runs.begin({
+      watchStandby: (_run, _ref, known) =>
+        known === 'notOpened'
+          ? untilCancelled()
+          : { health: 'notOpened', rollbackSafe: false, why: LACKS, lagSeconds: null, loses: null },
+    });
+    const { alarms, rollback } = await until(run.handle, 'told', (s) => (s.alarms ?? []).length > 0);
+    expect(alarms).toMatchObject([
+      { about: 'feed', state: 'notOpened', why: LACKS, next: expect.stringContaining(OPEN) as string },
+    ]);
+    expect(rollback).toMatchObject({ safe: false, why: LACKS });
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    await replayed(run);
   });
 });

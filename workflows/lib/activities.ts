@@ -56,14 +56,19 @@ export function actFastUpTo(summary: string, maximumAttempts: number): Activitie
 
 /**
  * For what follows a decision, and must not keep the run for longer than `within`: it fails then, with what it has met
- * last. Half of it may be done; it looks before it acts.
+ * last. Half of it may be done; it looks before it acts. That the new side has to be opened by somebody is told at once.
  */
 export function actFastWithin(summary: string, within: Duration): Activities {
   return proxyActivities<Activities>({
     ...POLICY,
     heartbeatTimeout: '3s',
     scheduleToCloseTimeout: within,
-    retry: { initialInterval: '200ms', backoffCoefficient: 1.5, maximumInterval: '5s' },
+    retry: {
+      initialInterval: '200ms',
+      backoffCoefficient: 1.5,
+      maximumInterval: '5s',
+      nonRetryableErrorTypes: ['NotOpened'],
+    },
     summary,
   });
 }
