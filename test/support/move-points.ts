@@ -62,6 +62,31 @@ const UNDO = [
   point('the state is gone', 'to', 'release', /^DROP SCHEMA/),
 ];
 
+/** What the retirement takes away, in its order: `from` is blue, whose part comes first. */
+export const RETIREMENT_POINTS = [
+  point('the subscription on blue is dropped', 'from', 'retire', /^DROP SUBSCRIPTION/),
+  point("blue's end is written down", 'from', 'retire', /^UPDATE verdigris\.owner/),
+  point('the slot on green is dropped', 'to', 'retire', /pg_drop_replication_slot/),
+  point("half of green's fence is dropped", 'to', 'retire', /DROP TRIGGER .* ON \S*notes/, 'before'),
+  point("green's end is written down", 'to', 'retire', /^UPDATE verdigris\.owner/),
+];
+
+/** What a rollback before the promotion undoes on its way, with the names of its compensations: `to` is green. */
+export const UNDOING_POINTS = {
+  'the schema changes': [
+    point('an up/down trigger is dropped', 'to', 'undo migrations', /DROP TRIGGER/),
+    point('new columns are dropped', 'to', 'undo migrations', /DROP COLUMN/),
+    point('what is known of the backfill is forgotten', 'to', 'undo migrations', /^DELETE FROM verdigris\.progress/),
+  ],
+  'replication and the copy': [
+    point('the subscription is dropped', 'to', 'undo replication', /^DROP SUBSCRIPTION/),
+    point('the slot on blue is dropped', 'from', 'undo replication', /pg_drop_replication_slot/),
+    point('half of the copy is dropped', 'to', 'undo replication', /^DROP TABLE .*notes.* CASCADE/),
+    point('what is known of the copy is forgotten', 'to', 'undo replication', /^DELETE FROM verdigris\.progress/),
+    point('the state of green is gone', 'to', 'release', /^DROP SCHEMA/),
+  ],
+} as const;
+
 /** Every boundary of a promotion and of the way back, in their order. */
 export const STEP_POINTS = {
   promotion: [ANNOUNCED, ...WAY_BACK, ...UNTIL_SEQUENCES, SLOT, ...FROM_DECISION, FEED_ON, DISARMED],

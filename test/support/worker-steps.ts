@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'vitest';
 import type { Side } from '../../src/side.js';
 import { isTaken } from './fault-points.js';
-import { FaultRun } from './fault-run.js';
+import { FaultRun, type Ending } from './fault-run.js';
 import { STEP_POINTS, trapAt, type StepPoint } from './move-points.js';
 import { recordOutcome } from './outcome-table.js';
 
@@ -73,6 +73,26 @@ export async function strikeWorker(fault: 'kill' | 'freeze', { there, back }: St
     told();
     await run.close();
   }
+}
+
+/**
+ * Kills the worker of a run at each point in turn, as the run does what `asks` has it do; another one goes on each time.
+ *
+ * @param from the side that `on: 'from'` means
+ * @returns how the run ends
+ */
+export async function killInTurn(
+  run: FaultRun,
+  points: readonly StepPoint[],
+  from: Side,
+  asks: () => Promise<unknown>,
+): Promise<Ending> {
+  const at = aim(run, points, from);
+  await run.prepareWorker();
+  await asks();
+  const ending = run.ended();
+  ending.catch(() => undefined);
+  return strike(run, 'kill', at, () => ending);
 }
 
 type Held = Awaited<ReturnType<FaultRun['stopWhere']>>;
