@@ -204,7 +204,9 @@ describe("green's failover right after its opening, to a replica that lacks it",
       await failover.to(replica);
       begun.release();
 
-      await run.watch('told', ({ alarms = [] }) => alarms.some(({ next }) => next.includes(' --open --yes')));
+      const isTold = (alarms: readonly { readonly next: string }[]): boolean =>
+        alarms.some(({ next }) => next.includes(' --open --yes'));
+      await run.watch('told', ({ phase, alarms = [] }) => phase === 'standby' && isTold(alarms));
       expect([await run.refusesWrites('blue'), await run.refusesWrites('green')]).toEqual([true, true]);
       await run.handle.executeUpdate(retireUpdate, { args: [{ by: 'the test', reason: 'it must not open green' }] });
       await run.watch('held', (s) => /^the retirement could not be finished: .*--open/s.test(s.waiting?.why ?? ''));
