@@ -32,6 +32,7 @@ import { BEGIN_READ_COMMITTED, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { FENCE_LOCK } from './state.js';
 import { readSubscription } from './subscription.js';
+import { systemIdentifier } from './system-identifier.js';
 import { byClients, describeChange, LOCKS_OF_CHANGES, unfencedChanges, type LockRow } from './unfenced-changes.js';
 
 /* What is done while writers wait, in the order of promote.ts. Who stood in the way is asked when they go on. */
@@ -349,18 +350,9 @@ export async function makeSlotsOfTheWayBack(sessions: Sessions, promotion: Promo
  * decides. A standby that has been promoted has its primary's identifier: then the answer is no, which is only slower.
  */
 export async function areApart({ main, to }: Sessions): Promise<boolean> {
-  const ask = async (session: Session): Promise<string | undefined> => {
-    const { rows } = await session.query<{ id: string | null }>(SERVER_ID);
-    return rows[0]?.id ?? undefined;
-  };
-  const [from, other] = await Promise.all([ask(main), ask(to)]);
-  return from !== undefined && other !== undefined && from !== other;
+  const [from, other] = await Promise.all([systemIdentifier(main), systemIdentifier(to)]);
+  return from !== null && other !== null && from !== other;
 }
-
-/** NULL where the role may not ask for it. */
-const SERVER_ID = `
-  SELECT CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
-              THEN (SELECT system_identifier::text FROM pg_control_system()) END AS id`;
 
 /** Slots that a try has left are too early for the next one. */
 export async function dropEarlySlots(to: Session, promotion: Promotion): Promise<void> {

@@ -1,5 +1,6 @@
 import type { Side } from '../side.js';
 import type { Session } from './session.js';
+import { systemIdentifier } from './system-identifier.js';
 
 /** Which server this is, and how far it is: a replica that was promoted, or a restored copy, is another one and may have less. */
 export interface ServerPosition {
@@ -11,16 +12,14 @@ export interface ServerPosition {
   readonly lsn: string;
 }
 
-/** Columns of a query that is answered with a ServerPosition. */
-export const SERVER_POSITION = `
-  CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
-       THEN (SELECT system_identifier::text FROM pg_control_system()) ELSE '' END AS system,
+/** Columns of a query for all of a ServerPosition but its system. */
+export const WAL_POSITION = `
   left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
   pg_current_wal_flush_lsn()::text AS lsn`;
 
 export async function readServerPosition(session: Session): Promise<ServerPosition> {
-  const { rows } = await session.query<ServerPosition>(`SELECT ${SERVER_POSITION}`);
-  return rows[0] ?? { system: '', timeline: '', lsn: '0/0' };
+  const { rows } = await session.query<Omit<ServerPosition, 'system'>>(`SELECT ${WAL_POSITION}`);
+  return { system: (await systemIdentifier(session)) ?? '', timeline: '', lsn: '0/0', ...rows[0] };
 }
 
 /**

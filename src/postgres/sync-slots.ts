@@ -1,5 +1,6 @@
 import type { Session } from './session.js';
 import { hasState } from './state.js';
+import { systemIdentifier } from './system-identifier.js';
 
 /*
  * PostgreSQL's own synchronization makes a slot of its own for each table, on the side that the feed reads. DROP
@@ -21,7 +22,8 @@ const STEP = 'subscriber';
 
 /**
  * Writes down on the publisher which subscriptions there are on the subscriber, also one whose transaction goes on. Nothing
- * where no run owns the publisher.
+ * where no run owns the publisher, or where the role may not ask for the subscriber's identifier: by the rest of their
+ * names others' slots would be taken for ours.
  *
  * @param names of the subscriptions
  */
@@ -30,9 +32,10 @@ export async function noteSubscribers(
   subscriber: Session,
   names: readonly string[],
 ): Promise<void> {
-  const { rows } = await subscriber.query<Subscriber>(
-    `SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system, oid::text AS subscription
-       FROM pg_subscription
+  const system = await systemIdentifier(subscriber);
+  if (system === null) return;
+  const { rows } = await subscriber.query<Pick<Subscriber, 'subscription'>>(
+    `SELECT oid::text AS subscription FROM pg_subscription
       WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subname = ANY ($1)`,
     [names],
   );
@@ -42,7 +45,7 @@ export async function noteSubscribers(
      SELECT o.run_id, $1, s.subscription || ' of ' || s.system, to_jsonb(s), true
        FROM verdigris.owner o, jsonb_to_recordset($2::jsonb) AS s (system text, subscription text)
      ON CONFLICT DO NOTHING`,
-    [STEP, JSON.stringify(rows)],
+    [STEP, JSON.stringify(rows.map((row): Subscriber => ({ system, ...row })))],
   );
 }
 

@@ -2,7 +2,10 @@ import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { planSchema } from '../../src/plan/schema.js';
 import type { PreflightFinding } from '../../src/postgres/preflight/finding.js';
 import { preflight } from '../../src/postgres/preflight/preflight.js';
-import type { Database } from '../../src/postgres/session.js';
+import { readServerPosition } from '../../src/postgres/server-position.js';
+import { withSession, type Database } from '../../src/postgres/session.js';
+import { noteSubscribers } from '../../src/postgres/sync-slots.js';
+import { momentOf } from '../../src/postgres/verify/last-pass.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 
 /** Green's user is no superuser in these tests, but where that is said. */
@@ -73,6 +76,22 @@ async function findings(
   expect(report.findings.filter(({ check: name }) => name === 'check-failed')).toEqual([]);
   return report.findings.filter(({ check: name }) => name === check);
 }
+
+it('a role that may not ask which cluster it is in is asked nothing else for that', async () => {
+  await onGreen('REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC');
+  undo.push(() => onGreen('GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC'));
+  expect(await findings('same-database')).toEqual([]);
+  const green = { ...asDatabase(greenDb, 'green'), config: { ...greenDb.config, user: USER, password: 'x' } };
+  const plan = planSchema.parse({ name: 'rights', blue: { connection: 'a' }, green: { connection: 'b' } });
+  const input = { blue: { ...green, side: 'blue' }, green, plan, runId: 'run-1', reachWithinMs: 1_000 } as const;
+  const { findings: ofOne } = await preflight(input);
+  expect(ofOne.filter(({ check }) => check === 'same-database')).toMatchObject([{ severity: 'error' }]);
+  await withSession(green, { purpose: 'test' }, async (session) => {
+    expect(await readServerPosition(session)).toMatchObject({ system: '', timeline: '00000001' });
+    expect(await momentOf(session)).toMatchObject({ system: '', timeline: '00000001' });
+    await noteSubscribers(session, session, ['none']);
+  });
+});
 
 /** What a remedy says to run on green. */
 function statementsIn(remedy: string | undefined): string {

@@ -1,13 +1,18 @@
 import { excludedRelations, notExcluded } from '../schema-copy/excluded-relations.js';
 import { canGiveOwnership, firstSuperuserNamed } from '../schema-copy/ownership-given.js';
 import { ident } from '../identifier.js';
+import { identityOf } from '../identity.js';
+import { systemIdentifier } from '../system-identifier.js';
 import { listed } from './finding.js';
 import { NEW_GREEN, oneRow, type PairCheck, type SideContext } from './check.js';
 
 /** Checks that compare the two servers. */
 
 interface Identity {
-  readonly system: string;
+  /** Null where the role may not ask for it. */
+  readonly system: string | null;
+  /** What is the same for one database of one server alone. */
+  readonly one: string;
   readonly database: string;
   /** A standby has the identity of its primary. */
   readonly standby: boolean;
@@ -16,14 +21,18 @@ interface Identity {
 export const sameDatabase: PairCheck = {
   name: 'same-database',
   run: async ({ blue, green }) => {
-    const identity = ({ session }: SideContext): Promise<Identity> =>
-      oneRow(
+    const identity = async ({ session }: SideContext): Promise<Identity> => ({
+      ...(await oneRow<Pick<Identity, 'database' | 'standby'>>(
         session,
-        `SELECT system_identifier::text AS system, current_database() AS database, pg_is_in_recovery() AS standby
-           FROM pg_control_system()`,
-      );
+        'SELECT current_database() AS database, pg_is_in_recovery() AS standby',
+      )),
+      system: await systemIdentifier(session),
+      one: await identityOf(session),
+    });
     const [a, b] = [await identity(blue), await identity(green)];
-    if (a.system !== b.system || a.database !== b.database || a.standby !== b.standby) return [];
+    const ofOneCluster = a.system !== null && a.system === b.system;
+    const isSame = ofOneCluster && a.database === b.database && a.standby === b.standby;
+    if (!isSame && a.one !== b.one) return [];
     return [
       {
         side: 'both',

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
 import { forgetProgress, readProgress, writeProgress, type ProgressKey } from '../migrate/progress-row.js';
-import { SERVER_POSITION, whyReplaced, type ServerPosition } from '../server-position.js';
+import { WAL_POSITION, whyReplaced, type ServerPosition } from '../server-position.js';
 import { withSession, type Session } from '../session.js';
+import { systemIdentifier } from '../system-identifier.js';
 import type { Side } from '../../side.js';
 import type { Sides } from './side-sessions.js';
 import type { TablePair } from './table-pair.js';
@@ -39,10 +40,11 @@ export interface LastPass {
 const OLDEST_AGE = 1_000_000_000n;
 
 export async function momentOf(session: Session): Promise<MomentNow> {
-  const { rows } = await session.query<MomentNow>(
-    `SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS xid, ${SERVER_POSITION}`,
+  const system = (await systemIdentifier(session)) ?? '';
+  const { rows } = await session.query<Omit<MomentNow, 'system'>>(
+    `SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS xid, ${WAL_POSITION}`,
   );
-  return rows[0] ?? { xid: '0', system: '', timeline: '', lsn: '0/0' };
+  return { system, xid: '0', timeline: '', lsn: '0/0', ...rows[0] };
 }
 
 /** Whether what was written on a side after `then` can be told from its rows. */
