@@ -8,6 +8,7 @@ import { isPeerFailure } from '../src/postgres/peer-failed.js';
 import {
   openSession,
   closeSession,
+  RefusedLogin,
   type Databases,
   type Session,
   type SessionOptions,
@@ -15,6 +16,7 @@ import {
 import { isConnectionLost, isOutOfRoom, sqlState, STALE_EPOCH, TRY_AGAIN } from '../src/postgres/sqlstate.js';
 import { tlsFault } from '../src/postgres/tls-fault.js';
 import { refuseWhileBlueServes, refuseWhileGreenServes } from '../src/postgres/where-writes-are.js';
+import { tellsOfRefusedLogin } from '../src/refused-login.js';
 import type { Side } from '../src/side.js';
 import { databasesOf, type Environment } from '../src/worker/connections.js';
 import type { Redact } from '../src/worker/redact.js';
@@ -92,23 +94,23 @@ const HEARTBEAT_MS = 500;
 /** One with a shorter heartbeat timeout may hold writes, or leads reads: its worker must be replaced within seconds. */
 const THINNED_FROM_TIMEOUT_MS = 15_000;
 
-/** What an activity ends with when its worker does not know a connection. */
-type OnUnknown = (error: VerdigrisError) => VerdigrisError | Promise<VerdigrisError>;
+/** What an activity ends with when its worker does not know a connection, or a server does not let it in. */
+type OnNoAccess = (error: VerdigrisError) => VerdigrisError | Promise<VerdigrisError>;
 
-/** Another worker may know it, or this one soon: it is restarted with the variable, its secret is mounted again. */
-const WAITS: OnUnknown = (error) => error.tryingAgain();
+/** Another worker may have it, or this one soon: it is restarted with the variable, its secret is mounted again. */
+const WAITS: OnNoAccess = (error) => error.tryingAgain();
 
 /**
  * Runs an activity: heartbeats, so that a dead worker is noticed and a cancel arrives; closes its sessions; and turns
  * errors into failures that say what to do, without secrets.
  *
- * @param onUnknown default: it is tried again
+ * @param onNoAccess default: it is tried again
  */
 export async function perform<T>(
   dependencies: ActivityDependencies,
   ref: RunRef,
   work: (work: Work) => Promise<T>,
-  onUnknown = WAITS,
+  onNoAccess = WAITS,
 ): Promise<T> {
   const sessions: Session[] = [];
   return alive(dependencies, async (signal, report) => {
@@ -129,7 +131,7 @@ export async function perform<T>(
           whileOwned(databases[side], run, purpose, act, { signal, limits }),
       });
     } catch (error) {
-      throw isUnknown(error) ? await onUnknown(error) : error;
+      throw isUnknown(error) || error instanceof RefusedLogin ? await onNoAccess(error) : error;
     } finally {
       await Promise.all(sessions.map(closeSession));
     }
@@ -227,7 +229,7 @@ function needsPerson(error: unknown): Lacking | undefined {
   if (isOutOfRoom(cause)) return 'room';
   if (tlsFault(cause) !== undefined) return 'TLS';
   if (isUnknown(error)) return error.retryable ? 'access' : undefined;
-  return isPeerFailure(error) ? 'access' : undefined;
+  return error instanceof RefusedLogin || isPeerFailure(error) ? 'access' : undefined;
 }
 
 type Lacking = 'room' | 'TLS' | 'access';
@@ -267,13 +269,14 @@ function tellWorkflow(
 /** An attempt that goes on for so long has what the one before lacked. */
 const GOES_ON_AFTER_MS = 3_000;
 
-/** The attempt before has said that it waits for a connection, and a watch may say nothing for days. */
+/** The attempt before has said that it waits for access, and a watch may say nothing for days. */
 function tellThatItGoesOn(context: Context): void {
   const { attempt, activityId } = context.info;
   if (attempt === 1 || !isTold(attempt - 1)) return;
   tellWorkflow(context, [], ({ raw }) => {
     const mine = raw.pendingActivities?.find((pending) => pending.activityId === activityId);
-    return mine?.lastFailure?.applicationFailureInfo?.type === 'ConnectionUnknown';
+    const { message, applicationFailureInfo } = mine?.lastFailure ?? {};
+    return applicationFailureInfo?.type === 'ConnectionUnknown' || tellsOfRefusedLogin(message ?? '');
   });
 }
 

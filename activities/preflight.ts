@@ -55,8 +55,8 @@ export function preflightActivities(dependencies: ActivityDependencies) {
             warnings: findings.filter((f) => f.severity === 'warning').map((f) => `${describe(f)} ${f.remedy}`),
           };
         },
-        // Nothing is touched yet: whoever has started the run hears at once of a name that is wrong.
-        (error) => error,
+        // Nothing is touched yet: whoever has started the run hears at once of a name or a password that is wrong.
+        (error) => error.asLastWord(),
       ),
   };
 }

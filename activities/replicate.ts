@@ -1,4 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Context } from '@temporalio/activity';
+import type { VerdigrisError } from '../src/errors.js';
 import { parseDuration } from '../src/plan/duration.js';
 import { copyAnew } from '../src/postgres/bootstrap/copy-anew.js';
 import { tablesync } from '../src/postgres/bootstrap/tablesync.js';
@@ -10,13 +12,13 @@ import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { claimBlue, claimDatabases } from '../src/postgres/ownership.js';
 import { ensureSlot } from '../src/postgres/replication-slot.js';
 import { judgeRetainedWal, lacksSlots, readRetainedWal, retainedWalExceeded } from '../src/postgres/retained-wal.js';
-import type { Session } from '../src/postgres/session.js';
+import { RefusedLogin, type Session } from '../src/postgres/session.js';
 import { isAway } from '../src/postgres/standby.js';
 import { recordEvent } from '../src/postgres/state.js';
 import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import { streamNames } from '../src/postgres/streams.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { perform, performWhileBlueServes, watching, type ActivityDependencies } from './context.js';
+import { perform, performWhileBlueServes, watching, type ActivityDependencies, type Work } from './context.js';
 import { movedTables, publishForward } from './run-tables.js';
 
 const DIRECTION = 'to_green';
@@ -73,9 +75,12 @@ export function replicateActivities(dependencies: ActivityDependencies) {
         return result;
       }),
 
-    /** Watches the WAL that blue keeps for green; returns when its level is no longer `known` (of an unwatched one at once), fails at the limit, or when a slot is gone. */
-    watchRetainedWal: (ref: RunRef, known: WalLevel | 'unwatched'): Promise<RetainedWal> =>
-      perform(dependencies, ref, async ({ run, session, signal, report }) => {
+    /**
+     * Watches the WAL that blue keeps for green; returns when its level is no longer `known` (of an unwatched one at once),
+     * fails at the limit, or when a slot is gone; also when blue refuses the login for minutes.
+     */
+    watchRetainedWal: (ref: RunRef, known: WalLevel | 'unwatched'): Promise<RetainedWal> => {
+      const watch = async ({ run, session, signal, report }: Work): Promise<RetainedWal> => {
         const blue = await session('blue', 'retained WAL', watching(signal));
         const names = streamNames(run.migration, DIRECTION, ref.plan.replicate.streams);
         const limit = parseSize(ref.plan.replicate.maxRetainedWal);
@@ -113,7 +118,9 @@ export function replicateActivities(dependencies: ActivityDependencies) {
           }
           await sleep(1_000, undefined, { signal });
         }
-      }),
+      };
+      return perform(dependencies, ref, watch, toldWhenRefused);
+    },
 
     /** Returns when green has been close behind blue for long enough. */
     awaitLag: (ref: RunRef): Promise<{ lagSeconds: number }> =>
@@ -138,6 +145,15 @@ export function replicateActivities(dependencies: ActivityDependencies) {
         return { lagSeconds: lag / 1_000 };
       }),
   };
+}
+
+/** Tries after which a watch that is refused is for the run to tell: some five minutes. */
+const REFUSED_TRIES = 20;
+
+/** Unlike a blue that is away, one that lets others in goes on writing WAL. */
+function toldWhenRefused(error: VerdigrisError): VerdigrisError {
+  const isLong = error instanceof RefusedLogin && Context.current().info.attempt >= REFUSED_TRIES;
+  return isLong ? error.asLastWord() : error.tryingAgain();
 }
 
 function describeRetainedWal(bytes: number, limit: number): string {

@@ -98,14 +98,14 @@ export function standbyActivities(dependencies: ActivityDependencies) {
         refuseReadsOnBlueOf(ref, dependencies.environment, await session('green', 'reads on blue', watching(signal))),
       ),
 
-    /** Who else reads blue by replication, in words. A connection that this worker does not know is not waited for. */
+    /** Who else reads blue by replication, in words. A connection that this worker does not have is not waited for. */
     otherReaders: (ref: RunRef): Promise<string[]> =>
       perform(
         dependencies,
         ref,
         async ({ session, signal }) =>
           (await readOtherReaders(await session('blue', 'other readers', watching(signal)))).map(describeReader),
-        (error) => error,
+        (error) => error.asLastWord(),
       ),
 
     /** Returns when each of these pools has been seen with a server connection since writes are on green. */

@@ -82,7 +82,7 @@ export class VerdigrisError extends Error {
 
   /** The same error, where trying again can help after all. */
   tryingAgain(): VerdigrisError {
-    return this.#with({ retryable: true });
+    return this.retryable ? this : this.#with({ retryable: true });
   }
 
   /** The same error, where it has been tried for long enough. */

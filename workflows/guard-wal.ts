@@ -1,5 +1,6 @@
 import { patched, sleep } from '@temporalio/workflow';
 import type { WalLevel } from '../activities/replicate.js';
+import { tellsOfRefusedLogin } from '../src/refused-login.js';
 import { act } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, failureType, isCancelled } from './lib/failure.js';
@@ -29,7 +30,7 @@ const ENDS = ['RetainedWalExceeded', 'ReplicationBroken'];
 
 /**
  * Each change of the level is one return of the activity. Ends by failing only: where failures hold the run, one that says
- * nothing of the WAL, such as a login that blue refuses, is told, and the watch is begun again.
+ * nothing of the WAL is told, and the watch is begun again. So it is anywhere with a login that blue refuses.
  */
 async function guardWal(story: Story, ref: RunRef): Promise<null> {
   let level: WalLevel | 'unwatched' = 'fine';
@@ -41,7 +42,9 @@ async function guardWal(story: Story, ref: RunRef): Promise<null> {
       if (level === 'fine') story.run.allClear('WAL');
       else story.run.alarm('WAL', level, seen.why, NEXT);
     } catch (error) {
-      const ends = isCancelled(error) || ENDS.includes(failureType(error) ?? '') || !story.holdsAfter(error);
+      const waits = tellsOfRefusedLogin(failureMessage(error)) && patched('a login that is refused ends no run');
+      const mayHold = waits || story.holdsAfter(error);
+      const ends = isCancelled(error) || ENDS.includes(failureType(error) ?? '') || !mayHold;
       if (ends || !patched('a WAL that can not be watched ends no run that failures hold')) throw error;
       level = 'unwatched';
       const why = `the WAL that blue keeps for green is not watched: ${failureMessage(error)}`;

@@ -1,6 +1,7 @@
 import { sleep } from '@temporalio/workflow';
 import type { BrokenOff, NotOpen } from '../activities/stage-opening.js';
 import type { Stage } from '../src/plan/schema.js';
+import { tellsOfRefusedLogin } from '../src/refused-login.js';
 import { actOpening } from './lib/activities.js';
 import { applicationFailure, cancelledWith, failureMessage, isCancelled } from './lib/failure.js';
 import { sparingMs } from './lib/history-room.js';
@@ -115,7 +116,8 @@ async function tried(opening: Opening, resumes: number): Promise<NotYet | Failed
     const [reason = '', next = ''] = failureMessage(error).split('\nNext step: ', 2);
     const [line = ''] = reason.split('\n', 1);
     // It is the worker that lacks something: nowhere else is said what.
-    const why = failure.type === 'ConnectionUnknown' ? `${line}; ${next}` : line;
+    const isTheWorkers = failure.type === 'ConnectionUnknown' || tellsOfRefusedLogin(line);
+    const why = isTheWorkers ? `${line}; ${next}` : line;
     const details = failure.details?.[0] as NotOpen | undefined;
     return { late: false, why, ...(details === undefined ? {} : { details }) };
   }

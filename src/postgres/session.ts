@@ -4,6 +4,7 @@ import type { Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
 import { isConnectionLost, isOutOfRoom, sqlState } from './sqlstate.js';
 import { processOf, refuseSharedConnection } from './shared-connection.js';
+import { isRefusedLogin } from '../refused-login.js';
 import { answerWithin } from '../timing.js';
 import { tlsFault } from './tls-fault.js';
 
@@ -12,6 +13,7 @@ export interface Database {
   readonly side: Side;
   /** The plan's name of the connection: all that logs and errors may show. */
   readonly connection: string;
+  /** As it is now: what a secret store has mounted since may be another password. */
   readonly config: pg.ClientConfig;
   /** libpq connection string by which the *other* server reaches this one. Holds the password: never log it. */
   readonly peerConninfo: string;
@@ -62,13 +64,14 @@ export const SHORT_STATEMENTS = { answerWithinMs: 30_000 } as const;
 export async function openSession(database: Database, options: SessionOptions): Promise<Session> {
   const { cutOn, cutAfterMs = 0 } = options;
   cutOn?.throwIfAborted();
+  const { config } = database;
   const client = new pg.Client({
-    ...database.config,
+    ...config,
     application_name: `verdigris ${options.purpose}`,
-    connectionTimeoutMillis: database.config.connectionTimeoutMillis ?? CONNECT_WITHIN_MS,
+    connectionTimeoutMillis: config.connectionTimeoutMillis ?? CONNECT_WITHIN_MS,
     keepAlive: true,
     keepAliveInitialDelayMillis: 5_000,
-    ...(options.socket === undefined || database.config.ssl ? {} : { stream: options.socket }),
+    ...(options.socket === undefined || config.ssl ? {} : { stream: options.socket }),
   });
   // A lost connection is reported by the query that uses it; without a listener it would end the process.
   client.on('error', () => undefined);
@@ -178,28 +181,32 @@ function noAnswer(side: Side, ms: number): Error {
 
 /** Opens another session to the database of one that openSession() has opened, such as to see what that one waits for. */
 export async function openBeside(session: Session, options: SessionOptions): Promise<Session> {
-  const opened = openedWith.get(session);
-  if (opened === undefined) throw new Error('this session was opened elsewhere');
-  const { database, answerWithinMs } = opened;
+  const { database, answerWithinMs } = howOpened(session);
   return openSession(database, { ...(answerWithinMs === undefined ? {} : { answerWithinMs }), ...options });
 }
 
+function howOpened(session: Session): OpenedWith {
+  const opened = openedWith.get(session);
+  if (opened === undefined) throw new Error('this session was opened elsewhere');
+  return opened;
+}
+
 /**
- * Opens a connection that speaks the replication protocol, for one database. It takes plain statements too, but no bound
- * values. Nothing that the server or the role has set may end it while it waits or is idle.
+ * Opens a connection that speaks the replication protocol, for one database. It takes plain statements too,
+ * but no bound values. Nothing that the server or the role has set may end it while it waits or is idle.
  *
  * @throws VerdigrisError ConnectionFailed
  */
 export async function openReplicationSession(database: Database, purpose: string): Promise<Session> {
-  const config = {
-    ...database.config,
+  const { config } = database;
+  const client = new pg.Client({
+    ...config,
     application_name: `verdigris ${purpose}`,
-    connectionTimeoutMillis: database.config.connectionTimeoutMillis ?? CONNECT_WITHIN_MS,
+    connectionTimeoutMillis: config.connectionTimeoutMillis ?? CONNECT_WITHIN_MS,
     keepAlive: true,
     keepAliveInitialDelayMillis: 5_000,
-    replication: 'database',
-  };
-  const client = new pg.Client(config);
+    ...{ replication: 'database' },
+  });
   client.on('error', () => undefined);
   try {
     await client.connect();
@@ -296,11 +303,18 @@ export async function inTransaction<T>(session: Session, work: () => Promise<T>)
   }
 }
 
+/**
+ * A login of the worker that a server refuses. It waits for whoever mends it: a password that has been changed may be on the
+ * worker's machine a little later.
+ */
+export class RefusedLogin extends VerdigrisError {}
+
 function connectionFailed(database: Database, error: unknown): VerdigrisError {
   const state = sqlState(error);
   const known = mayLackTls(database, error) ? MAY_LACK_TLS : CONNECT_REASONS[state ?? ''];
   const reason = tlsFault(error) ?? known ?? wordsOf(error);
-  return new VerdigrisError({
+  const Failed = isRefusedLogin(state) ? RefusedLogin : VerdigrisError;
+  return new Failed({
     type: 'ConnectionFailed',
     message: `${database.side}: the connection "${database.connection}" can't be opened: ${reason}${state === undefined ? '' : ` (${state})`}`,
     nextStep: nextStepFor(database, error),
@@ -331,7 +345,7 @@ const MAY_LACK_TLS =
 
 function nextStepFor(database: Database, error: unknown): string {
   const { side, connection } = database;
-  const variable = `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
+  const variable = variableOf(connection);
   if (isOutOfRoom(error)) return `give ${side} room for it (preflight check "connections")`;
   if (mayLackTls(database, error))
     return `where the server wants TLS, write ?sslmode=verify-full&sslrootcert=<file of its authority> into ${variable} where the worker runs, and restart it (docs/connections.md); else see that the server accepts it`;
@@ -340,13 +354,13 @@ function nextStepFor(database: Database, error: unknown): string {
 }
 
 /**
- * A server that is down, cut off or full comes back; a wrong password stays wrong. What is no answer of the server (it has
- * no SQLSTATE) says nothing against the connection, save a login that can't even be tried, such as without a password. A
- * certificate that is wrong may be mended.
+ * A server that is down, cut off or full comes back; a login that it refuses may be mended. What is no answer of the server (it has no SQLSTATE) says nothing against the
+ * connection, save a login that can't even be tried, such as without a password. A certificate that is wrong may be mended.
  */
 function mayBeOpenedLater(error: unknown): boolean {
   if (!(error instanceof pg.DatabaseError)) return !(error instanceof Error && error.message.startsWith('SASL'));
-  return isConnectionLost(error) || isOutOfRoom(error) || error.code?.startsWith('57') === true;
+  if (isConnectionLost(error) || isOutOfRoom(error) || isRefusedLogin(error.code)) return true;
+  return error.code?.startsWith('57') === true;
 }
 
 /** What has a code is told by it alone: the words of the system and of the server have addresses and names in them. */
@@ -370,6 +384,10 @@ const CONNECT_REASONS: Readonly<Record<string, string>> = {
   EPIPE: 'the connection was cut',
   '57P03': 'the server starts, stops or recovers',
 };
+
+function variableOf(connection: string): string {
+  return `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
+}
 
 /** `orders_blue` -> `ORDERS_BLUE`, as it stands in the name of the environment variable. */
 export function connectionVariable(name: string): string {

@@ -6,7 +6,7 @@ import type { Webhook } from '../notify/signed-post.js';
 import type { Side } from '../side.js';
 import { forLibpq, ignoredParameters } from './connection-uri.js';
 import { withoutUser } from './http-endpoints.js';
-import { readSecretFile, valueOf } from './secret-file.js';
+import { filesRead, readSecretFile, valueOf } from './secret-file.js';
 
 /*
  * Connections by name. A plan holds names only; the worker reads
@@ -47,10 +47,13 @@ export function knownConnections(environment: Environment): string[] {
 function databaseOf(side: Side, connection: string, environment: Environment): Database {
   const uri = uriOf(side, connection, environment);
   const variable = variableOf(connection);
+  clientConfig(uri, variable);
   return {
     side,
     connection,
-    config: clientConfig(uri, variable),
+    get config() {
+      return clientConfig(uriOf(side, connection, environment), variable);
+    },
     peerConninfo: valueOf(`${variable}_PEER`, environment) ?? forLibpq(uri),
     ignoredParameters: ignoredParameters(uri),
   };
@@ -172,6 +175,11 @@ export function secretsOf(environment: Environment): string[] {
       return [];
     }
   });
+}
+
+/** The same for what files have held meanwhile: passwords are changed while a worker runs. */
+export function secretsRead(): string[] {
+  return filesRead().flatMap((text) => [text, ...passwordsIn(text)]);
 }
 
 function passwordsIn(text: string): string[] {

@@ -2,14 +2,14 @@ import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { NativeConnection, Runtime } from '@temporalio/worker';
 import { createWorker } from './create-worker.js';
 import { createLogger, temporalLogger } from './logger.js';
-import { knownConnections, secretsOf } from './connections.js';
+import { knownConnections, secretsOf, secretsRead } from './connections.js';
 import { redactor } from './redact.js';
 import { ensureSearchAttributes } from './search-attributes.js';
 import { connectToTemporal } from './temporal-connection.js';
 
 /** `npm run worker`: serves the task queue until it is asked to stop, then lets activities end where they can go on. */
 async function main(): Promise<void> {
-  const redact = redactor(secretsOf(process.env));
+  const redact = redactor(secretsOf(process.env), secretsRead);
   const logger = createLogger(redact);
   Runtime.install({
     logger: temporalLogger(logger),
@@ -43,7 +43,7 @@ async function main(): Promise<void> {
 }
 
 main().catch((error: unknown) => {
-  const redact = redactor(secretsOf(process.env));
+  const redact = redactor(secretsOf(process.env), secretsRead);
   createLogger(redact).fatal({ error: error instanceof Error ? error.message : String(error) }, 'worker failed');
   // The SDK's runtime would keep the process alive.
   process.exit(1);

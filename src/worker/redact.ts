@@ -7,12 +7,13 @@ const PASSWORD_FORMS: readonly [RegExp, string][] = [
   [/(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)/gi, '$1***'],
 ];
 
-export function redactor(secrets: readonly string[]): Redact {
-  // Longest first, so that a secret that holds another one goes whole. Very short ones would cut ordinary words.
-  const known = [...new Set(secrets)].filter((s) => s.length >= 4).sort((a, b) => b.length - a.length);
+/** @param later secrets that have come since, asked for each text. Default: none */
+export function redactor(secrets: readonly string[], later: () => readonly string[] = () => []): Redact {
   return (text) => {
     let clean = text;
-    for (const secret of known) clean = clean.replaceAll(secret, '***');
+    // Longest first, so that a secret that holds another one goes whole. Very short ones would cut ordinary words.
+    const known = [...new Set([...secrets, ...later()])].filter((s) => s.length >= 4);
+    for (const secret of known.sort((a, b) => b.length - a.length)) clean = clean.replaceAll(secret, '***');
     for (const [form, replacement] of PASSWORD_FORMS) clean = clean.replaceAll(form, replacement);
     return clean;
   };

@@ -410,7 +410,7 @@ describe.concurrent('gates while the run stands still', () => {
           Promise.race([
             untilCancelled(),
             run.saw('+verify', 2).then(() => {
-              throw ApplicationFailure.nonRetryable('blue: the password is wrong', 'ConnectionFailed');
+              throw ApplicationFailure.nonRetryable('blue: there is no such database', 'ConnectionFailed');
             }),
           ]),
       },

@@ -70,14 +70,14 @@ describe.concurrent('compensation runs to its end', () => {
     let isMended = false;
     const refusing = <T>(work: () => T): T => {
       if (isMended) return work();
-      throw ApplicationFailure.nonRetryable('password authentication failed', 'ConnectionFailed');
+      throw ApplicationFailure.nonRetryable('there is no such database', 'ConnectionFailed');
     };
     const run = await runs.begin({
       whereWritesAre: (own) => refusing(() => ({ writesOn: own.writesOn, epoch: own.epoch })),
     });
     await run.saw('+watchStandby');
     await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
-    await until(run.handle, 'blocked', (s) => /^asking the databases.*password/.test(s.waiting?.why ?? ''));
+    await until(run.handle, 'blocked', (s) => /^asking the databases.*no such database/.test(s.waiting?.why ?? ''));
     isMended = true;
     expect((await resultOf(run)).outcome).toBe('rolledBack');
     expect(run.writesOn).toBe('blue');

@@ -224,28 +224,36 @@ describe.concurrent('a stage that could not be opened for long', () => {
   });
 });
 
-describe.concurrent('a stage that a worker is to open which does not know a connection', () => {
-  it('is said to wait for that, with what to do, all reads on blue, and opened by another one', async () => {
-    const stages = [{ percent: 10, for: '0s' }];
-    let tries = 0;
-    const run = await runs.begin(
-      {
-        openStage: () => {
-          if (++tries > 1) return { routers: 1 };
-          const message = 'blue: the worker knows no connection "b"\nNext step: set VERDIGRIS_CONNECTION_B';
-          throw ApplicationFailure.create({ type: 'ConnectionUnknown', message, nonRetryable: false });
+describe.concurrent('a stage that a worker is to open which', () => {
+  const WRONG = `blue: the connection "b" can't be opened: the password or the user is wrong (28P01)`;
+
+  it.each([
+    ['does not know a connection', 'ConnectionUnknown', 'blue: the worker knows no connection "b"', 'set'],
+    ['is not let in', 'ConnectionFailed', WRONG, 'check'],
+  ])(
+    '%s is said to wait for that, with what to do, all reads on blue, and is opened later',
+    async (_, type, line, toDo) => {
+      const stages = [{ percent: 10, for: '0s' }];
+      let tries = 0;
+      const run = await runs.begin(
+        {
+          openStage: () => {
+            if (++tries > 1) return { routers: 1 };
+            const message = `${line}\nNext step: ${toDo} VERDIGRIS_CONNECTION_B`;
+            throw ApplicationFailure.create({ type, message, nonRetryable: false });
+          },
         },
-      },
-      { traffic: { stages, approval: { before: [] } } },
-    );
-    const { waiting, outcome } = await until(run.handle, 'waiting', (s) => s.waiting?.for === 'gate');
-    expect(waiting?.why).toMatch(/no connection "b"; set VERDIGRIS_CONNECTION_B; it is tried again$/);
-    expect(outcome).toBe('running');
-    await until(run.handle, 'open', (s) => s.phase === 'standby');
-    expect(run.log.slice(run.at('+openStage'), run.at('+openStage', run.at('-openStage')))).toContain('-readsToBlue');
-    await run.handle.executeUpdate(rollbackUpdate, { args: [BACK] });
-    await run.handle.result();
-  });
+        { traffic: { stages, approval: { before: [] } } },
+      );
+      const { waiting, outcome } = await until(run.handle, 'waiting', (s) => s.waiting?.for === 'gate');
+      expect(waiting?.why).toBe(`${line}; ${toDo} VERDIGRIS_CONNECTION_B; it is tried again`);
+      expect(outcome).toBe('running');
+      await until(run.handle, 'open', (s) => s.phase === 'standby');
+      expect(run.log.slice(run.at('+openStage'), run.at('+openStage', run.at('-openStage')))).toContain('-readsToBlue');
+      await run.handle.executeUpdate(rollbackUpdate, { args: [BACK] });
+      await run.handle.result();
+    },
+  );
 });
 
 describe.concurrent('a stage whose opening fails for good', () => {

@@ -1,8 +1,17 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { randomBytes } from 'node:crypto';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { openSession, withSession, type Database } from '../../src/postgres/session.js';
+import { createActivities } from '../../activities/index.js';
+import { planSchema } from '../../src/plan/schema.js';
+import { libpqEnvironment } from '../../src/postgres/schema-copy/pg-dump-native.js';
+import { openBeside, openSession, RefusedLogin, withSession, type Database } from '../../src/postgres/session.js';
+import { databasesOf, secretsRead } from '../../src/worker/connections.js';
+import { redactor } from '../../src/worker/redact.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 
 const USER = `connection_user_${randomBytes(4).toString('hex')}`;
@@ -66,10 +75,75 @@ describe('a session that can not be opened is tried again', () => {
     });
   });
 
-  it('but not with a wrong password, without one, or to a database that is not there', async () => {
-    for (const config of [{ password: 'wrong' }, { password: '' }, { database: 'nowhere' }]) {
+  it('when the password is wrong: it may have been changed a moment ago', async () => {
+    const refused = opening({ password: 'wrong' });
+    await expect(refused).rejects.toBeInstanceOf(RefusedLogin);
+    await expect(refused).rejects.toMatchObject({ type: 'ConnectionFailed', retryable: true });
+  });
+
+  it('but not without a password, or to a database that is not there', async () => {
+    for (const config of [{ password: '' }, { database: 'nowhere' }]) {
       await expect(opening(config)).rejects.toMatchObject({ type: 'ConnectionFailed', retryable: false });
     }
+  });
+});
+
+describe('a password that is changed', () => {
+  const FILE = join(mkdtempSync(join(tmpdir(), 'verdigris-secret-')), 'uri');
+  const plan = planSchema.parse({ name: 'rotated', blue: { connection: 'a' }, green: { connection: 'b' } });
+  const ref = { plan, runId: 'run' };
+  const alter = (password: string): Promise<unknown> =>
+    withClient(db.config, (client) => client.query(`ALTER ROLE ${USER} PASSWORD '${password}'`));
+  const mount = (password: string): void =>
+    writeFileSync(FILE, `postgres://${USER}:${password}@127.0.0.1:${db.port}/${db.database}\n`);
+  const environment = { VERDIGRIS_CONNECTION_A_FILE: FILE, VERDIGRIS_CONNECTION_B_FILE: FILE };
+
+  beforeAll(async () => {
+    await withClient(db.config, (client) => client.query(`CREATE ROLE ${USER} LOGIN PASSWORD 'first-secret'`));
+    mount('first-secret');
+  });
+  afterAll(async () => {
+    await withClient(db.config, (client) => client.query(`DROP ROLE ${USER}`));
+    rmSync(dirname(FILE), { recursive: true });
+  });
+
+  it('is read anew for each session, and cut out of texts like the one before', async () => {
+    const { blue } = databasesOf(plan, environment);
+    const open = (): Promise<unknown> => withSession(blue, { purpose: 'test' }, () => Promise.resolve());
+    await withSession(blue, { purpose: 'test' }, async (session) => {
+      await alter('second-secret');
+      await expect(open()).rejects.toBeInstanceOf(RefusedLogin);
+      mount('second-secret');
+      await open();
+      await (await openBeside(session, { purpose: 'test' })).end();
+    });
+    expect(libpqEnvironment(blue)?.['PGPASSWORD']).toBe('second-secret');
+    expect(redactor([], secretsRead)('first-secret, second-secret, other')).toBe('***, ***, other');
+  });
+
+  it('keeps a step waiting, and is told at once by the preflight', async () => {
+    mount('not-yet');
+    const activities = createActivities({ environment, redact: (text) => text });
+    const ended = (work: () => Promise<unknown>): Promise<unknown> =>
+      new MockActivityEnvironment().run(work).catch((error: unknown) => error);
+    for (const work of [
+      () => activities.copySchema(ref),
+      () => activities.undoReplication(ref, { keepGreen: false }),
+      () => activities.promote(ref, 'blue', 1),
+      () => activities.promote(ref, 'blue', 1, false, new Date(Date.now() + 60_000).toISOString()),
+    ]) {
+      expect(await ended(work)).toMatchObject({ type: 'ConnectionFailed', nonRetryable: false });
+    }
+    const late = new Date(Date.now() - 60_000).toISOString();
+    expect(await ended(() => activities.promote(ref, 'blue', 1, false, late))).toMatchObject({
+      ...{ type: 'PromotionBlocked', nonRetryable: true },
+      message: expect.stringMatching(/could not begin before .*28P01.*check VERDIGRIS_CONNECTION_A/) as string,
+    });
+    expect(await ended(() => activities.preflight(ref))).toMatchObject({
+      ...{ type: 'PreflightFailed', nonRetryable: true },
+      message: expect.stringMatching(/blue: a: .*\(28P01\) \(connection\)/) as string,
+    });
+    expect(await ended(() => activities.otherReaders(ref))).toMatchObject({ nonRetryable: true });
   });
 });
 

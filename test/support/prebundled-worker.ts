@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { NativeConnection, Runtime } from '@temporalio/worker';
-import { secretsOf } from '../../src/worker/connections.js';
+import { secretsOf, secretsRead } from '../../src/worker/connections.js';
 import { createWorker } from '../../src/worker/create-worker.js';
 import { createLogger, temporalLogger } from '../../src/worker/logger.js';
 import { redactor } from '../../src/worker/redact.js';
@@ -13,7 +13,7 @@ import { redactor } from '../../src/worker/redact.js';
  * last step, and takes that when it is told to by a line.
  */
 
-const redact = redactor(secretsOf(process.env));
+const redact = redactor(secretsOf(process.env), secretsRead);
 const logger = createLogger(redact);
 Runtime.install({
   logger: temporalLogger(logger),

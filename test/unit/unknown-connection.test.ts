@@ -24,11 +24,11 @@ interface Ended {
   readonly told: readonly (readonly string[])[];
 }
 
-/** What tells and answers as Temporal does; `lastFailure` is that of the attempt before. */
-function temporal(told: (readonly string[])[], lastFailure?: string): Client {
-  const applicationFailureInfo = { type: lastFailure };
+/** What tells and answers as Temporal does; `type` and `message` are of the failure of the attempt before. */
+function temporal(told: (readonly string[])[], type?: string, message = ''): Client {
   const started = { seconds: Math.floor(Date.now() / 1_000), nanos: 0 };
-  const pending = { activityId: 'test', lastStartedTime: started, lastFailure: { applicationFailureInfo } };
+  const lastFailure = { message, applicationFailureInfo: { type } };
+  const pending = { activityId: 'test', lastStartedTime: started, lastFailure };
   const handle = {
     describe: () => Promise.resolve({ historyLength: 100, raw: { pendingActivities: [pending] } }),
     signal: (_: unknown, progress: readonly Progress[]) => Promise.resolve(void told.push(progress.map(progressLine))),
@@ -118,16 +118,19 @@ describe('a worker that does not know a connection', () => {
   });
 });
 
+const WRONG = `blue: the connection "a" can't be opened: the password or the user is wrong (28P01)`;
+
 describe.concurrent('an attempt that goes on', () => {
   it.each([
-    ['takes back that its activity waits for a connection', 2, 'ConnectionUnknown', [[]]],
-    ['says nothing after a failure of another kind', 2, 'ConnectionFailed', []],
-    ['says nothing where the one before was not told', 10, 'ConnectionUnknown', []],
-    ['says nothing where there was none before', 1, undefined, []],
-  ] as const)('%s', async (_what, attempt, lastFailure, expected) => {
+    ['takes back that its activity waits for a connection', 2, 'ConnectionUnknown', '', [[]]],
+    ['takes back that its activity waits for a login', 2, 'ConnectionFailed', `${WRONG}\nNext step: check it`, [[]]],
+    ['says nothing after a failure of another kind', 2, 'ConnectionFailed', `it is away\n${WRONG}`, []],
+    ['says nothing where the one before was not told', 10, 'ConnectionUnknown', '', []],
+    ['says nothing where there was none before', 1, undefined, '', []],
+  ] as const)('%s', async (_what, attempt, type, message, expected) => {
     const told: (readonly string[])[] = [];
     const info = { attempt, activityId: 'test', workflowExecution: { workflowId: 'verdigris/orders', runId: '1' } };
-    await new MockActivityEnvironment(info, { client: temporal(told, lastFailure) }).run(() =>
+    await new MockActivityEnvironment(info, { client: temporal(told, type, message) }).run(() =>
       alive(DEPENDENCIES, () => sleep(3_300)),
     );
     expect(told).toEqual(expected);

@@ -3,6 +3,7 @@ import type { Client } from '@temporalio/client';
 import pg from 'pg';
 import { describe, expect, it, vi } from 'vitest';
 import { alive, failureOf } from '../../activities/context.js';
+import type { VerdigrisError } from '../../src/errors.js';
 import { stepFailed } from '../../src/postgres/migrate/step-failed.js';
 import { peerFailed } from '../../src/postgres/peer-failed.js';
 import { openSession } from '../../src/postgres/session.js';
@@ -87,6 +88,26 @@ describe('an activity that needs room', () => {
     expect(failureOf(error, new AbortController().signal, (text) => text)).toMatchObject({
       ...{ type: 'ConnectionFailed', nonRetryable: false },
     });
+  });
+
+  it.each([
+    ['28P01', 'the password or the user is wrong'],
+    ['28000', 'the server does not let this user in'],
+  ])('is shown like one that a server does not let in (%s)', async (code, why) => {
+    const refusal = Object.assign(new pg.DatabaseError('refused for user "app"', 0, 'error'), { code });
+    vi.spyOn(pg.Client.prototype, 'connect').mockRejectedValue(refusal as never);
+    const database = { side: 'blue', connection: 'shop_blue', config: {}, peerConninfo: '' } as const;
+    const failed: unknown = await openSession(database, { purpose: 'test' }).catch((error: unknown) => error);
+    vi.restoreAllMocks();
+    const [line = '', ...more] = await told(failed, 1);
+    expect(more).toEqual([]);
+    expect(line).toMatch(/^waits for access: blue: .*; check VERDIGRIS_CONNECTION_SHOP_BLUE where the worker runs/);
+    expect(line).toContain(why);
+    expect(failureOf(failed, new AbortController().signal, (text) => text)).toMatchObject({
+      ...{ type: 'ConnectionFailed', nonRetryable: false },
+    });
+    // Where it is not waited for, nothing says that it is.
+    expect(await told((failed as VerdigrisError).asLastWord(), 1)).toEqual([]);
   });
 
   it('is the only one that is: what is refused ends by itself', async () => {

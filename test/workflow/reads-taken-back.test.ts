@@ -16,7 +16,7 @@ afterAll(() => runs.stop());
 const WHO = { by: 'grace', reason: 'the test says so' };
 
 const refused = (): never => {
-  throw ApplicationFailure.nonRetryable('blue: the password or the user is wrong (28P01)', 'ConnectionFailed');
+  throw ApplicationFailure.nonRetryable('blue: there is no such database (3D000)', 'ConnectionFailed');
 };
 const away = (): never => {
   throw ApplicationFailure.retryable('blue: nothing listens at that address', 'ConnectionFailed');
@@ -30,7 +30,7 @@ describe.concurrent('reads that are on green', { timeout: 120_000 }, () => {
     await run.saw('+watchGates');
     await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
     const message = (await failureOf(run)).cause?.message ?? '';
-    expect(message).toMatch(/all reads back to blue: blue: the password or the user is wrong/);
+    expect(message).toMatch(/all reads back to blue: blue: there is no such database/);
     expect(message).toMatch(/undo the schema changes on green: left as it is, since reads are not back/);
     for (const name of ['undoMigrations', 'undoReplication', 'releaseDatabases'])
       expect(run.log).not.toContain(`+${name}`);
@@ -57,7 +57,7 @@ describe.concurrent('reads that are on green', { timeout: 120_000 }, () => {
     const watchGates = (): unknown => (isRefused ? refused() : untilCancelled());
     const run = await runs.begin({ watchGates }, { ...STAGE, onFailure: 'hold' });
     const held = await until(run.handle, 'held', (s) => s.waiting?.for === 'resume');
-    expect(held.waiting?.why).toMatch(/the gates of stage 50 % are not watched.*28P01/);
+    expect(held.waiting?.why).toMatch(/the gates of stage 50 % are not watched.*3D000/);
     isRefused = false;
     await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
     await until(run.handle, 'goes on', (s) => s.waiting?.for === 'stage');

@@ -82,14 +82,31 @@ describe.concurrent('WAL that blue keeps for green', () => {
     run.at('-undoReplication');
   });
 
+  it('that blue does not let us watch, since it refuses the login, ends no run: it is told until it does', async () => {
+    let isRefused = true;
+    const watchRetainedWal = (): unknown => {
+      if (!isRefused) return untilCancelled();
+      const line = `blue: the connection "b" can't be opened: the password or the user is wrong (28P01)`;
+      throw ApplicationFailure.nonRetryable(`${line}\nNext step: check VERDIGRIS_CONNECTION_B`, 'ConnectionFailed');
+    };
+    const run = await runs.begin({ watchRetainedWal, verify: () => untilCancelled() });
+    const told = await until(run.handle, 'told', (s) => walAlarm(s) === 'unwatched');
+    expect(told).toMatchObject({ outcome: 'running', rollingBack: null });
+    isRefused = false;
+    await run.handle.cancel();
+    await run.handle.result().catch(() => undefined);
+    run.at('-undoReplication');
+    await replayed(run);
+  });
+
   it('that blue does not let us watch ends no run that failures hold: it is told', async () => {
     const refused = (): never => {
-      throw ApplicationFailure.nonRetryable('blue: the password or the user is wrong (28P01)', 'ConnectionFailed');
+      throw ApplicationFailure.nonRetryable('blue: there is no such database (3D000)', 'ConnectionFailed');
     };
     const plan = { onFailure: 'hold' } as const;
     const run = await runs.begin({ watchRetainedWal: refused, verify: refused }, plan);
     const held = await until(run.handle, 'held', (s) => s.waiting?.for === 'resume' && walAlarm(s) === 'unwatched');
-    expect(held.waiting?.why).toContain('28P01');
+    expect(held.waiting?.why).toContain('3D000');
     expect(times(run, '+undoReplication')).toBe(0);
     await run.handle.cancel();
     await run.handle.result().catch(() => undefined);
