@@ -1,11 +1,11 @@
 import { dropPublications, dropSlots, dropSubscriptions, findSubscriptions } from '../src/postgres/feed-objects.js';
-import { isInRecovery } from '../src/postgres/bootstrap/standby/recovery.js';
+import { isInRecovery } from '../src/postgres/in-recovery.js';
 import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
 import { dropCopiedSchema } from '../src/postgres/schema-copy/drop-copied-schema.js';
 import { dropSlot } from '../src/postgres/replication-slot.js';
-import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
+import { SHORT_STATEMENTS, takesNoWrites, type Session } from '../src/postgres/session.js';
 import { hasState } from '../src/postgres/state.js';
 import { findSyncSlots, noteSubscribers } from '../src/postgres/sync-slots.js';
 import { readStateObjects } from '../src/postgres/doctor/read-state.js';
@@ -33,7 +33,7 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
       performWhileBlueServes(dependencies, ref, async (work) => {
         const { asOwner, run } = work;
         // What DROP SUBSCRIPTION may leave on blue can't be told from others' any more when the subscriptions are gone.
-        const noted = await failureOf(noteFollowers(work, ref.plan.name));
+        const noted = await failureOf(noteFollowers(work, ref));
         // Subscribers first: a slot that is in use can't be dropped. But blue's slot goes even if green is away: it would
         // hold back WAL until the disk is full, with nobody left to watch it.
         const undo = (act: (session: Session) => Promise<void>): Promise<unknown> =>
@@ -43,7 +43,7 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
                 side,
                 'undo replication',
                 async (session) => {
-                  if (!(await isInRecovery(session))) await act(session);
+                  if (!(await followsBlue(session, side, ref))) await act(session);
                 },
                 SHORT_STATEMENTS,
               ),
@@ -81,8 +81,8 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
         onBothSides((side) =>
           // A run whose claim was refused has nothing here: what is here is the owner's.
           work.asOwner(side, 'release', async (session) => {
-            // A standby that was never promoted gets it from blue.
-            if (await isInRecovery(session)) return;
+            // It gets it from blue.
+            if (await followsBlue(session, side, ref)) return;
             await dropDdlTriggers(session);
             await releaseDatabase(session, work.run, 'rolledBack');
             if (side === 'green' && keepGreen) return;
@@ -96,11 +96,23 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
 }
 
 /** Green's subscriptions, as far as it answers; blue knows of those that were made since it is told of them. */
-async function noteFollowers(work: Work, migration: string): Promise<void> {
+async function noteFollowers(work: Work, ref: RunRef): Promise<void> {
   const green = await work.session('green', 'undo replication', SHORT_STATEMENTS);
-  if (await isInRecovery(green)) return;
-  const names = await findSubscriptions(green, feedName(migration, 'to_green'));
+  if (await followsBlue(green, 'green', ref)) return;
+  const names = await findSubscriptions(green, feedName(ref.plan.name, 'to_green'));
   if (names.length > 0) await noteSubscribers(await work.session('blue', 'undo replication'), green, names);
+}
+
+/**
+ * Whether a side is a green of the bootstrap `standby` that was never promoted: nothing is its own. Any other standby was a
+ * primary a moment ago, or will be one: nothing can be undone there now.
+ *
+ * @throws VerdigrisError ConnectionFailed (retryable)
+ */
+async function followsBlue(session: Session, side: Side, { plan }: RunRef): Promise<boolean> {
+  if (!(await isInRecovery(session))) return false;
+  if (side === 'green' && plan.bootstrap.method === 'standby') return true;
+  throw takesNoWrites(session);
 }
 
 /** Whether the run that owns this database has moved the writes, and back again: each move has raised the epoch. */

@@ -8,7 +8,7 @@ import {
 } from '../src/postgres/bootstrap/standby/physical-slot.js';
 import { awaitReplay, prepareSlots, refuseOtherCluster } from '../src/postgres/bootstrap/standby/prepare-blue.js';
 import { promoteStandby } from '../src/postgres/bootstrap/standby/promote-standby.js';
-import { isInRecovery } from '../src/postgres/bootstrap/standby/recovery.js';
+import { isInRecovery } from '../src/postgres/in-recovery.js';
 import { STANDBY_BOOTSTRAP, type StandbyRun } from '../src/postgres/bootstrap/standby/standby-run.js';
 import { takeOverGreen } from '../src/postgres/bootstrap/standby/take-over.js';
 import { recordEvent } from '../src/postgres/state.js';

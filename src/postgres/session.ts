@@ -2,8 +2,9 @@ import type { Duplex } from 'node:stream';
 import pg from 'pg';
 import type { Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
-import { isConnectionLost, isOutOfRoom, sqlState } from './sqlstate.js';
-import { processOf, refuseSharedConnection } from './shared-connection.js';
+import { isConnectionLost, isOutOfRoom, isRefusedInRecovery, READ_ONLY, sqlState } from './sqlstate.js';
+import { lastRow, refuseSharedConnection } from './shared-connection.js';
+import { isInRecovery, TakesNoWrites } from './in-recovery.js';
 import { isRefusedLogin } from '../refused-login.js';
 import { answerWithin } from '../timing.js';
 import { tlsFault } from './tls-fault.js';
@@ -79,10 +80,12 @@ export async function openSession(database: Database, options: SessionOptions): 
   if (cutOn !== undefined) cutWhenAborted(client, cutOn, cutAfterMs);
   try {
     await unlessAborted(client.connect(), cutOn);
-    const pid = await answerWithin(CONNECT_WITHIN_MS, setUp(client, database, options), () =>
+    const { pid, inRecovery } = await answerWithin(CONNECT_WITHIN_MS, setUp(client, database, options), () =>
       noAnswer(database.side, CONNECT_WITHIN_MS),
     );
     openedWith.set(client, { database, answerWithinMs: options.answerWithinMs, pid });
+    // A primary that becomes a standby ends its sessions.
+    if (inRecovery) tellRecovery(client, database);
     return client;
   } catch (error) {
     const closed = client.end().catch(() => undefined);
@@ -101,18 +104,23 @@ interface OpenedWith {
 
 const openedWith = new WeakMap<Session, OpenedWith>();
 
+interface Backend {
+  /** The server's process. */
+  readonly pid: number;
+  readonly inRecovery: boolean;
+}
+
 /**
  * Makes the session's settings, in one message. Where it is not at the server itself they are not made before it is known
  * that the connection is this session's alone: the next client of a pool would have them, such as our search_path.
  *
- * @returns the server's process.
  * @throws VerdigrisError ConnectionFailed when clients share the connection.
  */
-async function setUp(client: pg.Client, database: Database, options: SessionOptions): Promise<number> {
-  const direct = await processOf(client, sessionSettings(options, toldProcess(client)));
+async function setUp(client: pg.Client, database: Database, options: SessionOptions): Promise<Backend> {
+  const direct = await lastRow<Backend>(client, sessionSettings(options, toldProcess(client)));
   if (direct !== undefined) return direct;
   await refuseSharedConnection(client, database);
-  const pooled = await processOf(client, sessionSettings(options, undefined));
+  const pooled = await lastRow<Backend>(client, sessionSettings(options, undefined));
   if (pooled === undefined) throw new Error('the settings of a session were not made');
   return pooled;
 }
@@ -145,6 +153,29 @@ function cutWhenSilent(client: pg.Client, side: Side, ms: number): void {
     });
   };
   Object.assign(client, { query });
+}
+
+/** Has each statement that a server in recovery refuses fail with TakesNoWrites. */
+function tellRecovery(client: pg.Client, database: Database): void {
+  const ask = client.query.bind(client) as (...statement: readonly unknown[]) => unknown;
+  const query = (...statement: readonly unknown[]): unknown => {
+    const answer = ask(...statement);
+    if (!(answer instanceof Promise)) return answer;
+    return answer.catch((error: unknown) => {
+      throw isRefusedInRecovery(error) ? noPrimary(database, error) : error;
+    });
+  };
+  Object.assign(client, { query });
+}
+
+/** What a side is told by that is found to be in recovery, before it refuses anything. */
+export function takesNoWrites(session: Session): TakesNoWrites {
+  return noPrimary(howOpened(session).database);
+}
+
+/** @param error what the server has said to a statement. Default: nothing yet */
+function noPrimary({ side, connection }: Database, error?: unknown): TakesNoWrites {
+  return new TakesNoWrites(side, variableOf(connection), sqlState(error) ?? READ_ONLY, error);
 }
 
 function cutWhenAborted(client: pg.Client, signal: AbortSignal, afterMs: number): void {
@@ -192,10 +223,10 @@ function howOpened(session: Session): OpenedWith {
 }
 
 /**
- * Opens a connection that speaks the replication protocol, for one database. It takes plain statements too,
+ * Opens a connection that speaks the replication protocol, for one database, to make slots. It takes plain statements too,
  * but no bound values. Nothing that the server or the role has set may end it while it waits or is idle.
  *
- * @throws VerdigrisError ConnectionFailed
+ * @throws VerdigrisError ConnectionFailed, also where the server is in recovery
  */
 export async function openReplicationSession(database: Database, purpose: string): Promise<Session> {
   const { config } = database;
@@ -211,9 +242,11 @@ export async function openReplicationSession(database: Database, purpose: string
   try {
     await client.connect();
     await client.query(NO_TIMEOUTS);
+    if (await isInRecovery(client)) throw noPrimary(database);
     return client;
   } catch (error) {
     await client.end().catch(() => undefined);
+    if (error instanceof VerdigrisError) throw error;
     throw sqlState(error) === '42501' ? notForReplication(database, error) : connectionFailed(database, error);
   }
 }
@@ -233,7 +266,7 @@ export const NO_TIMEOUTS = `
 function sessionSettings({ lockTimeoutMs = 2_000, statementTimeoutMs = 0 }: SessionOptions, pid?: number): string {
   return `
   SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-  SELECT pg_catalog.pg_backend_pid() AS pid,
+  SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_is_in_recovery() AS "inRecovery",
          set_config('synchronous_commit',
                     CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' WHEN 'local' THEN 'on'
                          ELSE current_setting('synchronous_commit') END, false),

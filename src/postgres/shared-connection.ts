@@ -47,11 +47,18 @@ export async function refuseSharedConnection(client: pg.Client, database: Databa
 
 const ASK = 'SELECT pg_catalog.pg_backend_pid() AS pid';
 
-/** The server's process, from the last row of a message that selects it; undefined when there is no row. */
-export async function processOf(client: pg.Client, message: string): Promise<number | undefined> {
+async function processOf(client: pg.Client, message: string): Promise<number | undefined> {
+  return (await lastRow<{ pid: number }>(client, message))?.pid;
+}
+
+/** The first row of a message's last answer; undefined when there is none. */
+export async function lastRow<Row extends pg.QueryResultRow>(
+  client: pg.Client,
+  message: string,
+): Promise<Row | undefined> {
   const answers: unknown = await client.query(message);
-  const last = (Array.isArray(answers) ? answers.at(-1) : answers) as pg.QueryResult<{ pid: number }>;
-  return last.rows[0]?.pid;
+  const last = (Array.isArray(answers) ? answers.at(-1) : answers) as pg.QueryResult<Row>;
+  return last.rows[0];
 }
 
 function isShared({ side, connection }: Database): VerdigrisError {

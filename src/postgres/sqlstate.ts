@@ -1,3 +1,5 @@
+import { TakesNoWrites } from './in-recovery.js';
+
 /** SQLSTATEs by what they mean to us. Source: PostgreSQL documentation, appendix A. */
 
 /** The statement lost a race or a lock and did nothing: trying again can succeed. */
@@ -34,7 +36,7 @@ export const CONNECTION_LOST: ReadonlySet<string> = new Set([
   'EAI_AGAIN',
 ]);
 
-/** read_only_sql_transaction: also what the fence raises. */
+/** read_only_sql_transaction: what a server in recovery says to a write, and what the fence raises. */
 export const READ_ONLY = '25006';
 /** query_canceled: statement_timeout or pg_cancel_backend. */
 export const CANCELED = '57014';
@@ -72,8 +74,23 @@ export function sqlState(error: unknown): string | undefined {
   return typeof error.code === 'string' ? error.code : undefined;
 }
 
-/** Whether the error says that the connection is gone: by its code, or as node-postgres words it without one. */
+/**
+ * Whether a server in recovery has refused a statement since it is one. To be asked of such a server's errors only: on a
+ * primary a read-only transaction is told so, too. The fence names its schema.
+ */
+export function isRefusedInRecovery(error: unknown): boolean {
+  if (typeof error !== 'object' || error === null) return false;
+  const { file, schema } = error as { readonly file?: unknown; readonly schema?: unknown };
+  // The two are of functions that read where the WAL is, and that make slots: their SQLSTATEs are of many other things.
+  return (sqlState(error) === READ_ONLY && schema === undefined) || file === 'xlogfuncs.c' || file === 'logical.c';
+}
+
+/**
+ * Whether the error says that the connection is gone: by its code, or as node-postgres words it without one. Or that it
+ * leads to a server that is no primary.
+ */
 export function isConnectionLost(error: unknown): boolean {
+  if (error instanceof TakesNoWrites) return true;
   const state = sqlState(error);
   if (state !== undefined) return CONNECTION_LOST.has(state) || state.startsWith('08');
   return (

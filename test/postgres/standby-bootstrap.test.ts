@@ -3,14 +3,20 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import type { ActivityDependencies } from '../../activities/context.js';
 import { replicateActivities } from '../../activities/replicate.js';
+import { rollbackActivities } from '../../activities/rollback.js';
 import { standbyBootstrapActivities } from '../../activities/standby-bootstrap.js';
+import { watchSchemaActivities } from '../../activities/watch-schema.js';
 import { run as verdigris } from '../../src/cli/run.js';
 import type { EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import type { Plan } from '../../src/plan/schema.js';
 import { branchingPoint } from '../../src/postgres/bootstrap/standby/promotion-position.js';
+import { TakesNoWrites } from '../../src/postgres/in-recovery.js';
 import { preflight, type PreflightFinding } from '../../src/postgres/preflight/preflight.js';
-import type { Database } from '../../src/postgres/session.js';
+import { openReplicationSession, withSession, type Database } from '../../src/postgres/session.js';
+import { isConnectionLost } from '../../src/postgres/sqlstate.js';
+import type { Side } from '../../src/side.js';
 import type { RunRef } from '../../workflows/lib/run-ref.js';
 import { asDatabase, testDatabase } from '../support/postgres.js';
 import {
@@ -274,6 +280,58 @@ describe('verdigris doctor of a run whose green is a physical standby', () => {
       expect(await traces(server)).toEqual({ schemas: 0, publications: 0, slots: 0 });
     }
     expect(await contents(first)).toEqual(await contents(cluster.blue));
+  });
+});
+
+describe('a name that leads to a standby', () => {
+  const told = (side: Side) => ({
+    ...{ type: 'ConnectionFailed', nonRetryable: false },
+    message: expect.stringMatching(
+      new RegExp(`^${side} is a standby at this moment: it takes no writes\\nNext step: .*VERDIGRIS_CONNECTION_`),
+    ) as string,
+  });
+
+  it('for some seconds of a failover is waited for, and nothing counts as undone there', async () => {
+    const ref = refOf('failed-over', 'run-5');
+    const byCopy = { ...ref, plan: planOf('failed-over', { bootstrap: { method: 'copy' } }) };
+    const keep = { keepGreen: true };
+    await cluster.activity(first, (d) => replicateActivities(d).claimDatabases(ref));
+    await cluster.replayed(second);
+    for (const work of [
+      (d) => replicateActivities(d).claimDatabases({ ...ref, runId: 'run-6' }),
+      (d) => watchSchemaActivities(d).beginSchemaWatch(ref, 'blue'),
+      (d) => rollbackActivities(d).undoReplication(byCopy, keep),
+      (d) => rollbackActivities(d).undoReplication(ref, keep),
+      (d) => rollbackActivities(d).releaseDatabases(ref, keep),
+    ] satisfies ((dependencies: ActivityDependencies) => Promise<unknown>)[]) {
+      await expect(cluster.activity<unknown>(first, work, second)).rejects.toMatchObject(told('blue'));
+    }
+    // Green is one where the bootstrap has it be one, and nowhere else.
+    for (const undo of ['undoReplication', 'releaseDatabases'] as const) {
+      await expect(cluster.activity(second, (d) => rollbackActivities(d)[undo](byCopy, keep))).rejects.toMatchObject(
+        told('green'),
+      );
+    }
+    await cluster.activity(first, (d) => replicateActivities(d).claimDatabases(ref));
+    await cluster.release(second, ref);
+    expect(await traces(cluster.blue)).toEqual({ schemas: 0, publications: 0, slots: 0 });
+  });
+
+  it('refuses what only a primary does as one that is away', async () => {
+    await withSession(databaseOf(second, 'blue'), { purpose: 'test' }, async (session) => {
+      for (const statement of [
+        'DELETE FROM notes',
+        'LOCK TABLE notes IN SHARE MODE',
+        'SELECT pg_current_wal_insert_lsn()',
+        `SELECT pg_create_logical_replication_slot('none', 'pgoutput')`,
+      ]) {
+        const error: unknown = await session.query(statement).catch((reason: unknown) => reason);
+        expect(error, statement).toBeInstanceOf(TakesNoWrites);
+        expect(isConnectionLost(error), statement).toBe(true);
+      }
+      await expect(session.query('SELECT 1 / 0')).rejects.toMatchObject({ code: '22012' });
+    });
+    await expect(openReplicationSession(databaseOf(second, 'blue'), 'test')).rejects.toBeInstanceOf(TakesNoWrites);
   });
 });
 

@@ -86,10 +86,14 @@ export class StandbyCluster {
     }
   }
 
-  /** One activity as a worker runs it, with this green. */
-  activity<Result>(green: EmbeddedPostgres, call: (dependencies: Dependencies) => Promise<Result>): Promise<Result> {
+  /** One activity as a worker runs it, with this green; @param blue where blue's name leads. Default: to blue */
+  activity<Result>(
+    green: EmbeddedPostgres,
+    call: (dependencies: Dependencies) => Promise<Result>,
+    blue = this.blue,
+  ): Promise<Result> {
     const environment = {
-      VERDIGRIS_CONNECTION_BLUE: this.blue.uri('shop'),
+      VERDIGRIS_CONNECTION_BLUE: blue.uri('shop'),
       VERDIGRIS_CONNECTION_GREEN: green.uri('shop'),
     };
     return new MockActivityEnvironment().run(() => call({ environment, redact: redactor([]) }));

@@ -1,6 +1,6 @@
 import { USER_SCHEMA } from '../catalog.js';
 import { dropPhysicalSlot, readPhysicalSlot } from '../bootstrap/standby/physical-slot.js';
-import { isInRecovery } from '../bootstrap/standby/recovery.js';
+import { isInRecovery } from '../in-recovery.js';
 import { oneRow, type Found, type PairCheck, type PairContext, type SideContext } from './check.js';
 import { listed } from './finding.js';
 import { STANDBY } from './standby.js';

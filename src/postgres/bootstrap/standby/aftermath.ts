@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isInRecovery } from '../../in-recovery.js';
 import type { Session } from '../../session.js';
 import type { Run } from '../../ownership.js';
 import { hasState } from '../../state.js';
 import { closeToWriters, mayCloseToWriters, openToWriters } from './read-only-default.js';
-import { isInRecovery } from './recovery.js';
 import { describePhysicalSlot, readPhysicalSlot } from './physical-slot.js';
 import { readIntent, STANDBY_BOOTSTRAP } from './standby-run.js';
 

@@ -1,10 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../../errors.js';
 import { feedName } from '../../feed.js';
+import { isInRecovery } from '../../in-recovery.js';
 import { refuseTooMuchWal } from '../../lag.js';
 import { ensureSlot } from '../../replication-slot.js';
+import { takesNoWrites } from '../../session.js';
 import { mayCloseToWriters, firesForAppliedRows } from './read-only-default.js';
-import { isInRecovery, readIdentity, readReplay } from './recovery.js';
+import { readIdentity, readReplay } from './recovery.js';
 import { readIntent, requireAsked, writeIntent, type StandbyRun } from './standby-run.js';
 
 /**
@@ -76,18 +78,17 @@ function stalled(paused: boolean): VerdigrisError {
 /**
  * Green must be a copy of this blue: promoting another cluster's standby would end that one for nothing.
  *
- * @throws VerdigrisError ReplicationBroken
+ * @throws VerdigrisError ReplicationBroken; ConnectionFailed (retryable) where blue is a standby itself, as in a failover
  */
 export async function refuseOtherCluster({ blue, green }: Pick<StandbyRun, 'blue' | 'green'>): Promise<{
   readonly timeline: number;
 }> {
   const [source, copy] = [await readIdentity(blue), await readIdentity(green)];
-  if (!source.inRecovery && source.system === copy.system && source.database === copy.database) return source;
+  if (source.inRecovery) throw takesNoWrites(blue);
+  if (source.system === copy.system && source.database === copy.database) return source;
   throw new VerdigrisError({
     type: 'ReplicationBroken',
-    message: source.inRecovery
-      ? 'blue is a standby itself: it takes no writes'
-      : `green is no copy of blue: ${source.system === copy.system ? `the databases are "${source.database}" and "${copy.database}"` : 'it comes from another cluster (system_identifier)'}`,
+    message: `green is no copy of blue: ${source.system === copy.system ? `the databases are "${source.database}" and "${copy.database}"` : 'it comes from another cluster (system_identifier)'}`,
     nextStep: 'mend the connection that is wrong: green has to lead to the same database on a standby of blue',
   });
 }

@@ -1,10 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../../errors.js';
+import { isInRecovery } from '../../in-recovery.js';
 import { inTransaction } from '../../session.js';
 import { sqlState } from '../../sqlstate.js';
 import { refuseOtherCluster } from './prepare-blue.js';
 import { closeToWriters } from './read-only-default.js';
-import { isInRecovery, readReplay } from './recovery.js';
+import { readReplay } from './recovery.js';
 import { refuseLateSlots } from './slot-starts.js';
 import { readIntent, writeIntent, type StandbyRun } from './standby-run.js';
 

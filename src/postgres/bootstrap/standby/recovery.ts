@@ -24,11 +24,6 @@ export async function readIdentity(session: Session): Promise<ServerIdentity> {
   return { system: row.system, database: row.database, inRecovery: row.in_recovery, timeline: row.timeline };
 }
 
-export async function isInRecovery(session: Session): Promise<boolean> {
-  const { rows } = await session.query<{ standby: boolean }>('SELECT pg_is_in_recovery() AS standby');
-  return rows[0]?.standby === true;
-}
-
 /** How far a standby has replayed blue's WAL. */
 export interface Replay {
   /** WAL that is still to be replayed up to the position that was asked for, bytes; 0 once it is reached. */
