@@ -5,7 +5,7 @@ import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { dropFence } from '../src/postgres/fence.js';
 import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/feed-objects.js';
 import { feedName } from '../src/postgres/feed.js';
-import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
+import { RefusedLogin, SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { isAway } from '../src/postgres/standby.js';
 import { readOwner, readRoute } from '../src/postgres/state.js';
 import { openingLost, refuseGivenBack } from '../src/postgres/where-writes-are.js';
@@ -99,7 +99,10 @@ async function isOver(session: Session): Promise<boolean> {
   return owner !== undefined && owner.outcome !== null;
 }
 
-/** A restart of its server, or a failover, takes less. A blue that is gone for good must not keep the run for ever. */
+/**
+ * A restart of its server, a failover, or the way of a changed password takes less. A blue that is gone for good must not keep
+ * the run for ever.
+ */
 const BLUE_ANSWERS_WITHIN_MS = 600_000;
 
 /** Time between two tries, ms. */
@@ -113,8 +116,8 @@ interface Patience {
 }
 
 /**
- * Has blue's part done again while blue is out of reach. What somebody must mend is thrown, as ever. Timed by the process:
- * a worker that takes over has the whole time.
+ * Has blue's part done again while blue is out of reach. What somebody must mend is thrown, as ever; a login that blue
+ * refuses, when the time is over. Timed by the process: a worker that takes over has the whole time.
  *
  * @param first what the first try has failed by; null when it has not
  * @returns why blue is out of reach when the time is over; null when its part is done
@@ -129,6 +132,7 @@ export async function untilBlueAnswers(
     signal.throwIfAborted();
     if (!isAway(error) || (error instanceof VerdigrisError && !error.retryable)) throw error;
     const [why = ''] = (error instanceof Error ? error.message : String(error)).split('\n', 1);
+    if (performance.now() > until && error instanceof RefusedLogin) throw error.asLastWord();
     if (performance.now() > until) return why;
     onAway(why);
     await sleep(againMs, undefined, { signal });

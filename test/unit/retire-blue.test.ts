@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { untilBlueAnswers } from '../../activities/retire.js';
 import { VerdigrisError } from '../../src/errors.js';
+import { RefusedLogin } from '../../src/postgres/session.js';
 
 function away(retryable: boolean): VerdigrisError {
   return new VerdigrisError({
@@ -33,6 +34,17 @@ describe("the retirement's part on blue", () => {
     for (const error of [away(false), new Error('must be owner of subscription s')]) {
       await expect(untilBlueAnswers(error, () => Promise.resolve(), patience(60_000))).rejects.toBe(error);
     }
+  });
+
+  it('needs one where blue refuses the login for all of the time: it is there, and is not left as it is', async () => {
+    const refused = new RefusedLogin({
+      ...{ type: 'ConnectionFailed', message: 'blue: the password is wrong', nextStep: 'mend it', retryable: true },
+    });
+    const limits = patience(50);
+    await expect(untilBlueAnswers(refused, () => Promise.reject(refused), limits)).rejects.toMatchObject({
+      ...{ type: 'ConnectionFailed', retryable: false, what: 'blue: the password is wrong' },
+    });
+    expect(limits.told.length).toBeGreaterThan(1);
   });
 
   it('stops with its worker', async () => {
