@@ -298,7 +298,7 @@ describe('a name that leads to a standby', () => {
     await cluster.activity(first, (d) => replicateActivities(d).claimDatabases(ref));
     await cluster.replayed(second);
     for (const work of [
-      (d) => replicateActivities(d).claimDatabases({ ...ref, runId: 'run-6' }),
+      (d) => replicateActivities(d).claimDatabases(ref),
       (d) => watchSchemaActivities(d).beginSchemaWatch(ref, 'blue'),
       (d) => rollbackActivities(d).undoReplication(byCopy, keep),
       (d) => rollbackActivities(d).undoReplication(ref, keep),
@@ -320,8 +320,8 @@ describe('a name that leads to a standby', () => {
   it('refuses what only a primary does as one that is away', async () => {
     await withSession(databaseOf(second, 'blue'), { purpose: 'test' }, async (session) => {
       for (const statement of [
-        'DELETE FROM notes',
-        'LOCK TABLE notes IN SHARE MODE',
+        'DELETE FROM public.notes',
+        'LOCK TABLE public.notes IN SHARE MODE',
         'SELECT pg_current_wal_insert_lsn()',
         `SELECT pg_create_logical_replication_slot('none', 'pgoutput')`,
       ]) {

@@ -2,7 +2,8 @@ import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from '@temporalio/client';
 import { MockActivityEnvironment } from '@temporalio/testing';
-import { describe, expect, it } from 'vitest';
+import pg from 'pg';
+import { describe, expect, it, vi } from 'vitest';
 import { alive } from '../../activities/context.js';
 import { createActivities, type Activities } from '../../activities/index.js';
 import { planSchema } from '../../src/plan/schema.js';
@@ -103,6 +104,23 @@ describe('a worker that does not know a connection', () => {
     );
     const decided = await ended((of) => of.promote(REF, 'blue', 1));
     expect(decided.failure).toMatchObject({ type: 'ConnectionUnknown', nonRetryable: false });
+  });
+
+  it('has it so where a server does not let the worker in, too', async () => {
+    const refusal = Object.assign(new pg.DatabaseError('refused', 0, 'error'), { code: '28P01' });
+    vi.spyOn(pg.Client.prototype, 'connect').mockRejectedValue(refusal as never);
+    const known = { VERDIGRIS_CONNECTION_A: 'postgres://u:p@h/d', VERDIGRIS_CONNECTION_B: 'postgres://u:p@g/d' };
+    const moment = (ms: number): string => new Date(Date.now() + ms).toISOString();
+    const promote = (ms: number): Promise<Ended> => ended((of) => of.promote(REF, 'blue', 1, false, moment(ms)), known);
+    expect(await promote(60_000)).toMatchObject({
+      failure: { type: 'ConnectionFailed', nonRetryable: false },
+      told: [[expect.stringMatching(/^waits for access: blue: .*28P01\); check VERDIGRIS_CONNECTION_A/)]],
+    });
+    const { failure, told } = await promote(-60_000);
+    expect(failure).toMatchObject({ type: 'PromotionBlocked', nonRetryable: true });
+    expect(failure.message).toMatch(/could not begin before .*\(28P01\); check VERDIGRIS_CONNECTION_A/);
+    expect(told).toEqual([]);
+    vi.restoreAllMocks();
   });
 
   it('gives a webhook up: the run says so, and calls again by itself', async () => {
