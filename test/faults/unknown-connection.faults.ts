@@ -16,37 +16,48 @@ const WHO = { by: 'ada', reason: 'the test says so' };
 const waitsForAccess = ({ progress }: MigrationStatus): boolean =>
   progress.some(({ step, object, note }) => `${step} ${object}` === 'waits for access' && note?.includes('APP_BLUE'));
 
-describe('a run whose worker does not know its connections', { timeout: 300_000 }, () => {
-  it('waits and says so; with another worker it goes on, and so does a rollback, which leaves nothing', async () => {
-    const migration = await Migration.create({
-      blue: 'pg15',
-      green: 'pg18',
-      purpose: 'unknown',
-      schema: LEDGER_SCHEMA,
-      plan: { migrations: LEDGER_MIGRATIONS, replicate: { holdFor: '1h' } },
-    });
-    open.push(migration);
-    const handle = await migration.start();
-    await until(handle, 'following', (s) => s.waiting?.for === 'lag');
+const refused = ({ blue, green }: Migration): Record<string, string> => ({
+  VERDIGRIS_CONNECTION_APP_BLUE: blue.uri.replace(/:[^:@]*@/, ':of-yesterday@'),
+  VERDIGRIS_CONNECTION_APP_GREEN: green.uri,
+});
 
-    await migration.replaceWorker({});
-    const waits = await until(handle, 'waiting for access', waitsForAccess);
-    expect(waits).toMatchObject({ outcome: 'running', phase: 'replicate', rollingBack: null });
-    await migration.replaceWorker();
-    await until(handle, 'going on', (s) => !waitsForAccess(s));
+describe('a run whose worker', { timeout: 300_000 }, () => {
+  it.each([
+    ['does not know its connections', () => ({})],
+    ['is not let in', refused],
+  ])(
+    '%s waits and says so; with another one it goes on, and so does a rollback, which leaves nothing',
+    async (_, without) => {
+      const migration = await Migration.create({
+        blue: 'pg15',
+        green: 'pg18',
+        purpose: 'unknown',
+        schema: LEDGER_SCHEMA,
+        plan: { migrations: LEDGER_MIGRATIONS, replicate: { holdFor: '1h' } },
+      });
+      open.push(migration);
+      const handle = await migration.start();
+      await until(handle, 'following', (s) => s.waiting?.for === 'lag');
 
-    await migration.replaceWorker({});
-    await handle.executeUpdate(rollbackUpdate, { args: [WHO] });
-    const undoes = await until(handle, 'a rollback that waits', (s) => s.rollingBack !== null && waitsForAccess(s));
-    expect(undoes.rollingBack).toMatchObject({ undone: [], notUndone: [] });
-    await migration.replaceWorker();
-    const report = (await handle.result()) as MigrationReport;
-    expect(report).toMatchObject({ outcome: 'rolledBack', rollingBack: { notUndone: [] } });
-    expect((await statusOf(handle)).progress).toEqual([]);
-    for (const side of [migration.blue, migration.green]) {
-      expect((await leftovers(side)).filter((what) => /verdigris|publication|slot|subscription/.test(what))).toEqual(
-        [],
-      );
-    }
-  });
+      await migration.replaceWorker(without(migration));
+      const waits = await until(handle, 'waiting for access', waitsForAccess);
+      expect(waits).toMatchObject({ outcome: 'running', phase: 'replicate', rollingBack: null });
+      await migration.replaceWorker();
+      await until(handle, 'going on', (s) => !waitsForAccess(s));
+
+      await migration.replaceWorker(without(migration));
+      await handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+      const undoes = await until(handle, 'a rollback that waits', (s) => s.rollingBack !== null && waitsForAccess(s));
+      expect(undoes.rollingBack).toMatchObject({ undone: [], notUndone: [] });
+      await migration.replaceWorker();
+      const report = (await handle.result()) as MigrationReport;
+      expect(report).toMatchObject({ outcome: 'rolledBack', rollingBack: { notUndone: [] } });
+      expect((await statusOf(handle)).progress).toEqual([]);
+      for (const side of [migration.blue, migration.green]) {
+        expect((await leftovers(side)).filter((what) => /verdigris|publication|slot|subscription/.test(what))).toEqual(
+          [],
+        );
+      }
+    },
+  );
 });
