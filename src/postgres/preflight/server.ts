@@ -74,7 +74,7 @@ export const walLevel: SideCheck = {
         severity: 'error',
         object: 'wal_level',
         message: `wal_level is ${level}; it must be logical, since ${why}`,
-        remedy: `ALTER SYSTEM SET wal_level = 'logical', then restart the server (on Amazon RDS: rds.logical_replication = 1)`,
+        remedy: `ALTER SYSTEM SET wal_level = 'logical', then restart the server. On a managed service by its own setting, and a restart: Amazon RDS rds.logical_replication = 1, Cloud SQL cloudsql.logical_decoding = on, Azure the server parameter wal_level`,
       },
     ];
   },
@@ -106,7 +106,8 @@ export const readOnlyByDefault: SideCheck = {
         severity: 'error',
         object: 'default_transaction_read_only',
         message: 'transactions are read-only by default: replication and the application could not write here',
-        remedy: 'Set default_transaction_read_only = off for the server, the database and the role',
+        remedy:
+          'Set default_transaction_read_only = off for the server, the database and the role. Where a managed service has made it so because its storage is nearly full (Azure: from 95 % on), give it storage first: the run fills it further',
       },
     ];
   },
