@@ -7,7 +7,7 @@ import {
   readPreDataStatements,
   type SchemaStatements,
 } from '../src/postgres/schema-copy/schema-statements.js';
-import { applyPreData } from '../src/postgres/schema-copy/apply-pre-data.js';
+import { applyPreData, readLeftOutOfRun } from '../src/postgres/schema-copy/apply-pre-data.js';
 import { applyForeignKeys } from '../src/postgres/schema-copy/apply-foreign-keys.js';
 import { applyRest } from '../src/postgres/schema-copy/apply-post-data.js';
 import { buildTogether } from '../src/postgres/schema-copy/build-together.js';
@@ -15,12 +15,10 @@ import { applyKeys } from '../src/postgres/schema-copy/apply-keys.js';
 import { applySecondaryIndexes } from '../src/postgres/schema-copy/apply-indexes.js';
 import { refreshMaterializedViews, unpopulatedViews } from '../src/postgres/schema-copy/materialized-views.js';
 import { excludedRelations } from '../src/postgres/schema-copy/excluded-relations.js';
+import type { LeftOut } from '../src/postgres/schema-copy/left-out-extensions.js';
+import { readDumpFilter } from '../src/postgres/schema-copy/dump-filter.js';
 import { canGiveOwnership } from '../src/postgres/schema-copy/ownership-given.js';
-import {
-  describeSystemGrants,
-  differentSystemGrants,
-  readSystemObjects,
-} from '../src/postgres/schema-copy/system-grants.js';
+import { describeSystemGrants, differentSystemGrants } from '../src/postgres/schema-copy/system-grants.js';
 import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
 import { buildsAhead } from '../src/postgres/migrate/create-index.js';
 import { indexSettings } from '../src/postgres/migrate/index-settings.js';
@@ -50,7 +48,8 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
     copySchema: (ref: RunRef): Promise<void> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
         const context = stepContext(work, await work.session('green', 'schema'), 'green');
-        await applyPreData(context, await readPreData(work, ref));
+        const { statements, leftOut } = await readPreData(work, ref);
+        await applyPreData(context, statements, leftOut);
         if (ref.plan.bootstrap.method === 'copy') return;
         const { keys } = await readPostData(work, ref);
         await applyKeys(context, keys, indexSettings(ref.plan));
@@ -87,20 +86,26 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         const blue = await work.session('blue', 'schema');
         const views = await refreshMaterializedViews(context, await unpopulatedViews(blue));
         const filled = views.length === 0 ? {} : { filled: filledNow(views) };
-        const differences = await compareCatalogs(blue, green, ref.plan);
+        const leftOut = await readLeftOutOfRun(green, ref.runId);
+        const differences = await compareCatalogs(blue, green, ref.plan, leftOut);
         const errors = differences.filter((found) => found.severity === 'error');
         if (errors.length > 0) throw schemasDiffer(errors);
         const rights = describeMissingRights(await missingRights(blue, green));
-        const ofSystem = describeSystemGrants(await differentSystemGrants(blue, green));
+        const ofSystem = describeSystemGrants(await differentSystemGrants(blue, green, leftOut.extensions));
         const warnings = [...rights, ...ofSystem, ...differences.map(describeDifference)].slice(0, 20);
         return { warnings, ...filled };
       }),
   };
 }
 
-async function readPreData(work: Work, ref: RunRef): Promise<SchemaStatements['preData']> {
+async function readPreData(
+  work: Work,
+  ref: RunRef,
+): Promise<{ statements: SchemaStatements['preData']; leftOut: LeftOut }> {
+  const [blue, green] = [await work.session('blue', 'schema'), await work.session('green', 'schema')];
+  const filter = await readDumpFilter(blue, green, ref.plan.tables);
   const dump = await dumpSchema(work.databases.blue, 'pre-data', await dumpOptions(work, ref));
-  return readPreDataStatements(dump, await readSystemObjects(await work.session('blue', 'schema')));
+  return { statements: await readPreDataStatements(dump, filter), leftOut: filter.leftOut };
 }
 
 /** What is made after the rows; the other half of the schema is there. */

@@ -40,9 +40,10 @@ function splitParts(text: string): string[] {
 
 /** The name as people and logs see it: `public.orders`, `shop."Order Items"`. */
 export function formatTableName(table: TableName): string {
-  return `${plainOrQuoted(table.schema)}.${plainOrQuoted(table.name)}`;
+  return `${formatName(table.schema)}.${formatName(table.name)}`;
 }
 
-function plainOrQuoted(part: string): string {
+/** One name in the same way: `orders`, `"Order Items"`. */
+export function formatName(part: string): string {
   return /^[a-z_][a-z0-9_$]*$/.test(part) ? part : `"${part.replaceAll('"', '""')}"`;
 }

@@ -15,11 +15,16 @@ afterAll(async () => {
   await database.drop();
 });
 
-/** @param owner of the sequence: a superuser keeps owners and grants from being copied */
+/**
+ * `public` is a superuser's, as in a database that began before PostgreSQL 15.
+ *
+ * @param owner of the sequence: a superuser keeps owners and grants from being copied
+ */
 function schemaOf(owner: string): string {
   return `GRANT CREATE ON SCHEMA public TO ${OWNER}; SET ROLE ${OWNER}; ${LEDGER_SCHEMA}; RESET ROLE;
     CREATE SEQUENCE public.invoice_no; ALTER SEQUENCE public.invoice_no OWNER TO ${owner}; SELECT nextval('public.invoice_no');
-    GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(text, boolean) TO ${OWNER}`;
+    GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(text, boolean) TO ${OWNER};
+    ALTER SCHEMA public OWNER TO postgres`;
 }
 
 beforeAll(async () => {

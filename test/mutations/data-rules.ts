@@ -177,11 +177,18 @@ export const DATA_RULES: readonly Mutation[] = [
     edits: [
       edit(
         'src/postgres/schema-copy/dump-filter.ts',
-        '    if (isGrantOn(statement, system)) return [unlessRefused(statement.text)];\n',
+        '    if (isGrantOn(statement, filter.system)) return [unlessRefused(statement.text)];\n',
         '',
       ),
     ],
     test: { file: 'test/unit/dump-filter.test.ts', name: 'a grant on an object of the server' },
+  },
+  {
+    rule: 'an extension that something needs is not left out of the copy of the schema',
+    edits: [
+      edit('src/postgres/schema-copy/left-out-extensions.ts', 'if (needed.length === 0) return left;', 'return left;'),
+    ],
+    test: { file: 'test/postgres/left-out-extensions.test.ts', name: 'is refused with what needs it' },
   },
   {
     rule: 'the rollback goes on after a compensation that fails',

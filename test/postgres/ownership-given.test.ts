@@ -2,10 +2,15 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { ALL_TABLES } from '../../src/postgres/catalog-pattern.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
 import { compareCatalogs } from '../../src/postgres/schema-copy/compare-catalogs.js';
-import { canGiveOwnership, ownershipObstacles } from '../../src/postgres/schema-copy/ownership-given.js';
+import { readDumpFilter } from '../../src/postgres/schema-copy/dump-filter.js';
+import {
+  canGiveOwnership,
+  ownershipObstacles,
+  superuserOfPublic,
+} from '../../src/postgres/schema-copy/ownership-given.js';
 import { dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
 import { readPreDataStatements } from '../../src/postgres/schema-copy/schema-statements.js';
-import { differentSystemGrants, readSystemObjects } from '../../src/postgres/schema-copy/system-grants.js';
+import { differentSystemGrants } from '../../src/postgres/schema-copy/system-grants.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
@@ -97,6 +102,14 @@ it('not what somebody else than the owner has granted, nor what belongs to a rol
   await blue.query(`DROP OWNED BY ${OTHER}`);
 });
 
+it('and not which superuser owns the schema public, as in a database that began before PostgreSQL 15', async () => {
+  await blue.query(`ALTER SCHEMA public OWNER TO postgres; GRANT CREATE ON SCHEMA public TO ${READER}`);
+  expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(true);
+  // With a superuser green gets it as it is.
+  expect(await superuserOfPublic(blue, mover)).toBe('postgres');
+  expect(await superuserOfPublic(blue, green)).toBe(null);
+});
+
 it('and then the copy that it makes has the owners and the grants of blue', async () => {
   await installState(mover, 'green');
   // Nobody but a superuser may repeat the grants; the REVOKE is a warning of PostgreSQL's, and changes nothing.
@@ -109,15 +122,15 @@ it('and then the copy that it makes has the owners and the grants of blue', asyn
     ...{ runId: 'given', session: mover, connect: () => Promise.reject(new Error('no other session')) },
     ...{ signal: new AbortController().signal, onProgress: () => undefined },
   };
-  await applyPreData(context, await readPreDataStatements(dump, await readSystemObjects(blue)));
-  const ofSystem = (await differentSystemGrants(blue, mover)).map(({ statement }) => statement);
+  await applyPreData(context, await readPreDataStatements(dump, await readDumpFilter(blue, mover, ALL_TABLES)));
+  const ofSystem = (await differentSystemGrants(blue, mover, [])).map(({ statement }) => statement);
   expect(ofSystem.toSorted()).toEqual([
     `GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(pg_catalog.text,boolean) TO "${READER}"`,
     `GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO "${READER}"`,
     'REVOKE EXECUTE ON FUNCTION pg_catalog.pg_jit_available() FROM PUBLIC',
   ]);
   await green.query(ofSystem.join('; '));
-  expect(await differentSystemGrants(blue, mover)).toEqual([]);
+  expect(await differentSystemGrants(blue, mover, [])).toEqual([]);
   const differences = await compareCatalogs(blue, mover, { tables: { include: ['*.*'], exclude: [] }, migrations: [] });
   const rights = differences.filter(({ difference }) => /owner|grants/.test(difference));
   // Green's own schema public, which no copy makes.
@@ -129,4 +142,9 @@ it('and then the copy that it makes has the owners and the grants of blue', asyn
     [READER],
   );
   expect(rows).toEqual([{ owner: OWNER, reads: true }]);
+  const { rows: ofPublic } = await green.query<{ owner: string; creates: boolean }>(
+    `SELECT pg_get_userbyid(nspowner) AS owner, has_schema_privilege($1, oid, 'CREATE') AS creates FROM pg_namespace WHERE nspname = 'public'`,
+    [READER],
+  );
+  expect(ofPublic).toEqual([{ owner: OWNER, creates: true }]);
 });

@@ -150,6 +150,30 @@ it('what else stands in the way is a superuser that owns something, a role that 
   expect(await findings('owners-and-grants')).toEqual([]);
 });
 
+it.each(['postgres', `${OTHER}_service`])(
+  "a schema public that a superuser of blue owns is in nobody's way: %s",
+  async (superuser) => {
+    await onGreen(`GRANT ${APP} TO ${USER}; ALTER SCHEMA public OWNER TO ${APP}`);
+    undo.push(() => onGreen(`ALTER SCHEMA public OWNER TO pg_database_owner; REVOKE ${APP} FROM ${USER}`));
+    if (superuser !== 'postgres') {
+      await onBlue(`CREATE ROLE ${superuser} SUPERUSER`);
+      undo.push(() => onBlue(`DROP ROLE ${superuser}`));
+    }
+    await onBlue(`ALTER SCHEMA public OWNER TO ${superuser}; GRANT USAGE ON SCHEMA public TO ${SUPPORT}`);
+    undo.push(() =>
+      onBlue(`ALTER SCHEMA public OWNER TO pg_database_owner; REVOKE ALL ON SCHEMA public FROM ${SUPPORT}`),
+    );
+    expect(await findings('owners-and-grants')).toEqual([]);
+    // Not even where the role is on blue only.
+    expect([...(await findings('roles')), ...(await findings('roles', null))]).toEqual([]);
+    // What else it owns is another matter.
+    await onBlue(`CREATE SCHEMA theirs AUTHORIZATION ${superuser}`);
+    undo.push(() => onBlue('DROP SCHEMA theirs'));
+    const [first] = await findings('owners-and-grants');
+    expect(first?.message).toContain(`"${superuser}" owns schema theirs on blue, where it is a superuser`);
+  },
+);
+
 it('an owner that passes by policies on blue, and would not on green, is refused', async () => {
   await onBlue(
     `ALTER TABLE public.secrets ENABLE ROW LEVEL SECURITY; CREATE POLICY support ON public.secrets TO ${SUPPORT} USING (id > 0)`,

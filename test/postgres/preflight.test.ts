@@ -861,6 +861,24 @@ describe('green', () => {
     expect(only(await check(), 'extensions').filter(({ severity }) => severity === 'error')).toEqual([]);
   });
 
+  it('is given what only a superuser may install by the administrator of a managed service', async () => {
+    await onBlue('CREATE EXTENSION pageinspect');
+    undo.push(() => onBlue('DROP EXTENSION pageinspect'));
+    const user = `preflight_admin_${TAG}`;
+    await onGreen(`CREATE ROLE ${user} LOGIN PASSWORD 'secret-of-user'`);
+    undo.push(() => onGreen(`DROP ROLE ${user}`));
+    const as = { ...green, config: { ...green.config, user, password: 'secret-of-user' } };
+    const found = async (): Promise<PreflightFinding[]> => only(await check({}, { green: as }), 'extensions');
+    expect(await found()).toMatchObject([
+      { severity: 'error', object: 'pageinspect', remedy: expect.stringContaining('CREATE EXTENSION') as string },
+    ]);
+    await onGreen(`CREATE ROLE alloydbsuperuser; GRANT alloydbsuperuser TO ${user}`);
+    undo.push(() => onGreen('DROP ROLE alloydbsuperuser'));
+    expect(await found()).toMatchObject([
+      { severity: 'info', object: 'pageinspect', message: expect.stringContaining('alloydbsuperuser') as string },
+    ]);
+  });
+
   it('has default privileges: what they give and take away is named before anything is copied', async () => {
     const role = `default_role_${TAG}`;
     const defaults = `ALTER DEFAULT PRIVILEGES`;

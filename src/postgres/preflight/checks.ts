@@ -23,19 +23,11 @@ import {
 import { otherConsumers, otherSubscriptions, slotNames } from './consumers.js';
 import { defaultPrivileges } from './default-privileges.js';
 import { distance } from './distance.js';
+import { extensions } from './extensions.js';
 import { feedTimeouts } from './feed-timeouts.js';
 import { functionPaths } from './function-paths.js';
 import { advisoryLocks, hypertables, largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
-import {
-  collation,
-  encoding,
-  extensions,
-  roles,
-  sameDatabase,
-  settings,
-  storedSettings,
-  versionOrder,
-} from './pair.js';
+import { collation, encoding, roles, sameDatabase, settings, storedSettings, versionOrder } from './pair.js';
 import { securityLabels, tablespaces } from './left-out.js';
 import { loggedPassword } from './logged-password.js';
 import { money } from './money.js';

@@ -1,4 +1,5 @@
 import { excludedRelations, notExcluded } from '../schema-copy/excluded-relations.js';
+import { readLeftOut } from '../schema-copy/left-out-extensions.js';
 import { canGiveOwnership, firstSuperuserNamed } from '../schema-copy/ownership-given.js';
 import { ident } from '../identifier.js';
 import { identityOf } from '../identity.js';
@@ -169,75 +170,12 @@ export const settings: PairCheck = {
   },
 };
 
-export const extensions: PairCheck = {
-  name: 'extensions',
-  methods: NEW_GREEN,
-  run: async ({ blue, green }) => {
-    const { rows: used } = await blue.session.query<{ name: string; version: string; schema: string }>(
-      `SELECT extname AS name, extversion AS version, extnamespace::regnamespace::text AS schema FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1`,
-    );
-    const { rows: offered } = await green.session.query<{
-      name: string;
-      version: string;
-      installed: boolean;
-      trusted: boolean;
-      /** Quoted; null while it is not installed. */
-      schema: string | null;
-    }>(
-      `SELECT e.name, coalesce(e.installed_version, e.default_version) AS version, e.installed_version IS NOT NULL AS installed,
-              coalesce(bool_or(v.trusted), false) AS trusted,
-              (SELECT x.extnamespace::regnamespace::text FROM pg_extension x WHERE x.extname = e.name) AS schema
-         FROM pg_available_extensions e
-         LEFT JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version
-        WHERE e.name = ANY ($1) GROUP BY 1, 2, 3`,
-      [used.map(({ name }) => name)],
-    );
-    const onGreen = new Map(offered.map((extension) => [extension.name, extension]));
-    return used.flatMap(({ name, version, schema }) => {
-      const other = onGreen.get(name);
-      if (other === undefined) {
-        return {
-          side: 'green' as const,
-          severity: 'error' as const,
-          object: name,
-          message: `blue uses the extension ${name} ${version}, and green's server does not have it`,
-          remedy: "Install its package on green's server (some also need shared_preload_libraries)",
-        };
-      }
-      if (!other.installed && !other.trusted && !green.isSuperuser) {
-        return {
-          side: 'green' as const,
-          severity: 'error' as const,
-          object: name,
-          message: `green's user may not install the extension ${name}: only a superuser may`,
-          remedy: `As a superuser on green: CREATE EXTENSION ${ident(name)}, in the schema in which it is on blue`,
-        };
-      }
-      if (other.schema !== null && other.schema !== schema) {
-        return {
-          side: 'green' as const,
-          severity: 'error' as const,
-          object: name,
-          message: `the extension ${name} is in the schema ${schema} on blue and in ${other.schema} on green: what blue's schema calls by that name would not be found`,
-          remedy: `On green: CREATE SCHEMA IF NOT EXISTS ${schema}; ALTER EXTENSION ${ident(name)} SET SCHEMA ${schema}; or DROP EXTENSION ${ident(name)}, if nothing uses it yet`,
-        };
-      }
-      if (other.version === version) return [];
-      return {
-        side: 'green' as const,
-        severity: 'info' as const,
-        object: name,
-        message: `the extension ${name} is ${version} on blue and ${other.version} on green`,
-        remedy: 'Nothing, unless its release notes say that what it stores has changed',
-      };
-    });
-  },
-};
-
 export const roles: PairCheck = {
   name: 'roles',
   methods: NEW_GREEN,
   run: async ({ blue, green }) => {
+    const { tables } = blue.plan;
+    const leftOut = await readLeftOut(blue.session, green.session, tables);
     const { rows: used } = await blue.session.query<{ name: string; policy: boolean; login: boolean }>(
       `SELECT r.rolname AS name, bool_or(d.deptype = 'r') AS policy, bool_or(r.rolcanlogin) AS login
          FROM pg_shdepend d
@@ -252,13 +190,20 @@ export const roles: PairCheck = {
           AND d.classid NOT IN ('pg_extension'::regclass, 'pg_largeobject'::regclass)
           AND NOT (d.deptype = 'o' AND EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e'))
           AND ${notExcluded('$1')}
+          -- Nor of extensions that green's server does not offer, and green's public stays whose it is.
+          AND NOT EXISTS (SELECT FROM pg_depend e JOIN pg_extension x ON e.refclassid = 'pg_extension'::regclass AND x.oid = e.refobjid
+                           WHERE e.deptype = 'e' AND x.extname = ANY ($2::text[])
+                             AND (e.classid = d.classid AND e.objid = d.objid OR e.classid = 'pg_class'::regclass AND e.objid = c.oid))
+          AND NOT (d.classid = 'pg_namespace'::regclass
+                   AND EXISTS (SELECT FROM pg_namespace s WHERE s.oid = d.objid
+                                  AND (s.nspname = ANY ($3::text[]) OR s.nspname = 'public' AND d.deptype = 'o' AND r.rolsuper)))
         GROUP BY 1 ORDER BY 1`,
-      [JSON.stringify(await excludedRelations(blue.session, blue.plan.tables))],
+      [JSON.stringify(await excludedRelations(blue.session, tables)), leftOut.extensions, leftOut.schemas],
     );
     const { rows: there } = await green.session.query<{ name: string }>('SELECT rolname AS name FROM pg_roles');
     const known = new Set(there.map(({ name }) => name));
-    const grantsAreCopied = await canGiveOwnership(blue.session, green.session, blue.plan.tables);
-    const first = grantsAreCopied ? await firstSuperuserNamed(blue.session, blue.plan.tables) : null;
+    const grantsAreCopied = await canGiveOwnership(blue.session, green.session, tables);
+    const first = grantsAreCopied ? await firstSuperuserNamed(blue.session, tables, leftOut) : null;
     return [...used, ...(first === null ? [] : [{ name: first, policy: false, login: true }])]
       .filter(({ name }) => !known.has(name))
       .map(({ name, policy, login }) => ({

@@ -1,3 +1,4 @@
+import { readLeftOut } from '../schema-copy/left-out-extensions.js';
 import { canGiveOwnership } from '../schema-copy/ownership-given.js';
 import { describeSystemGrants, differentSystemGrants } from '../schema-copy/system-grants.js';
 import { NEW_GREEN, type PairCheck } from './check.js';
@@ -9,7 +10,8 @@ export const systemGrants: PairCheck = {
   run: async ({ blue, green }) => {
     if (green.isSuperuser) return [];
     const grantsAreCopied = await canGiveOwnership(blue.session, green.session, blue.plan.tables);
-    const different = await differentSystemGrants(blue.session, green.session);
+    const { extensions } = await readLeftOut(blue.session, green.session, blue.plan.tables);
+    const different = await differentSystemGrants(blue.session, green.session, extensions);
     const missing = different.filter(({ own }) => !(grantsAreCopied && own));
     return describeSystemGrants(missing).map((message) => ({
       side: 'green' as const,

@@ -1,5 +1,5 @@
 import type { Migration, Plan } from '../../plan/schema.js';
-import { formatTableName, parseTableName } from '../../plan/table-name.js';
+import { formatName, formatTableName, parseTableName } from '../../plan/table-name.js';
 import { withoutNotValid } from '../migrate/constraint-definition.js';
 import { majorVersion } from '../retry.js';
 import type { Session } from '../session.js';
@@ -13,6 +13,7 @@ import {
 } from './catalog-description.js';
 import { readUserObjects } from './created-objects.js';
 import { excludedRelations } from './excluded-relations.js';
+import { NOTHING_LEFT_OUT, type LeftOut } from './left-out-extensions.js';
 import { canGiveOwnership } from './ownership-given.js';
 import { readAgain } from './read-again.js';
 
@@ -34,11 +35,14 @@ export interface CatalogDifference {
  * Compares both catalogs after the schema has been copied: tables, columns, keys, indexes, constraints, triggers,
  * views, functions, types, sequences, policies, comments. What stays on blue and what the plan's steps add to green is no
  * difference; owners and grants are compared where they could be copied. Empty when all is as it should be.
+ *
+ * @param leftOut extensions that have stayed on blue, which the preflight has told. Default: none
  */
 export async function compareCatalogs(
   blue: Session,
   green: Session,
   plan: Pick<Plan, 'tables' | 'migrations'>,
+  leftOut: LeftOut = NOTHING_LEFT_OUT,
 ): Promise<CatalogDifference[]> {
   const sameVersion = (await majorVersion(blue)) === (await majorVersion(green));
   const ownersAndGrants = await canGiveOwnership(blue, green, plan.tables);
@@ -49,6 +53,8 @@ export async function compareCatalogs(
   const wanted = new Map(
     onBlue.filter(({ relation, object }) => !excluded.has(relation ?? object)).map((object) => [keyOf(object), object]),
   );
+  for (const name of leftOut.extensions) wanted.delete(keyOf({ kind: 'extension', object: formatName(name) }));
+  for (const name of leftOut.schemas) wanted.delete(keyOf({ kind: 'schema', object: formatName(name) }));
   const found = new Map(onGreen.map((object) => [keyOf(object), object]));
   const added = objectsOfPlan(plan.migrations);
   const parents = await readParents(green);
@@ -275,5 +281,5 @@ function columnKey(table: string, column: string): string {
 
 function part(table: string, name: string): string {
   const parsed = parseTableName(table);
-  return `${formatTableName(parsed)}.${formatTableName({ schema: name, name: 'x' }).slice(0, -2)}`;
+  return `${formatTableName(parsed)}.${formatName(name)}`;
 }

@@ -4,6 +4,7 @@ import { majorVersion } from '../retry.js';
 import type { Session } from '../session.js';
 import { notOfExtension, notPartOfAnother, USER_RELATION } from './catalog-description.js';
 import { excludedRelations, notExcluded } from './excluded-relations.js';
+import { readLeftOut, type LeftOut } from './left-out-extensions.js';
 
 /**
  * Whether green can get blue's owners and grants: from a superuser always; from another user when everything on blue
@@ -65,7 +66,7 @@ export interface ForeignGrant {
 
 /**
  * Why green can't get blue's owners and grants, each reason by itself; empty when it can. Whose the tables are that the
- * plan leaves out is not asked.
+ * plan leaves out is not asked, nor whose the schemas of extensions that are left out, nor which superuser owns `public`.
  *
  * Source: ALTER ... OWNER TO asks for membership in the new owner, who needs CREATE on the schema; GRANT is the owner's.
  */
@@ -78,7 +79,8 @@ export async function ownershipObstacles(
     'SELECT rolsuper AS superuser FROM pg_roles WHERE rolname = current_user',
   );
   if (rows[0]?.superuser === true) return [];
-  const onBlue = await oneRow<OnBlue>(blue, OWNERS, [JSON.stringify(await excludedRelations(blue, tables))]);
+  const leftOut = await readLeftOut(blue, green, tables);
+  const onBlue = await oneRow<OnBlue>(blue, OWNERS, await notOwned(blue, tables, leftOut));
   const { owners, schemas, made, foreign, foreignCount, databaseOwner } = onBlue;
   const names = owners.map(({ role }) => role);
   const onGreen = await oneRow<OnGreen>(green, mayNot((await majorVersion(green)) >= 16 ? 'SET' : 'MEMBER'), [
@@ -112,6 +114,11 @@ interface OnBlue {
   readonly databaseOwner: string;
 }
 
+/** The parameters of OWNED: relations and schemas that are not copied. */
+async function notOwned(blue: Session, tables: TablePatterns, leftOut: LeftOut): Promise<unknown[]> {
+  return [JSON.stringify(await excludedRelations(blue, tables)), leftOut.schemas];
+}
+
 /**
  * A standard's `public` belongs to pg_database_owner, whoever that is. Objects without a schema have owners that are recorded;
  * those of extensions are in no dump.
@@ -128,7 +135,7 @@ const OWNED = `
      WHERE ${USER_SCHEMA} AND t.typrelid = 0 AND t.typelem = 0 AND ${notOfExtension('pg_type', 't.oid')} AND ${notPartOfAnother('pg_type', 't.oid')}
      UNION ALL
     SELECT 'pg_namespace'::regclass, n.oid, 'SCHEMA', n.nspowner, NULL, n.nspacl FROM pg_namespace n
-     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_namespace', 'n.oid')}
+     WHERE ${USER_SCHEMA} AND ${notOfExtension('pg_namespace', 'n.oid')} AND n.nspname <> ALL ($2::text[])
      UNION ALL
     SELECT 'pg_default_acl'::regclass, d.oid, '', d.defaclrole, NULL, NULL FROM pg_default_acl d
      UNION ALL
@@ -142,8 +149,17 @@ const OWNED = `
                              'pg_publication'::regclass, 'pg_event_trigger'::regclass,
                              'pg_extension'::regclass, 'pg_largeobject'::regclass)`;
 
+/**
+ * A condition on what is owned: `public` of a superuser, as a database that began before PostgreSQL 15 has it. Whose it is
+ * matters to nobody who has his rights by grants, and green's stays whose it is.
+ */
+const PUBLIC_OF_SUPERUSER = `(class = 'pg_namespace'::regclass AND oid IN (SELECT s.oid FROM pg_namespace s WHERE s.nspname = 'public')
+                                AND owner IN (SELECT r.oid FROM pg_roles r WHERE r.rolsuper))`;
+
 const OWNERS = `
   WITH owned AS (${OWNED}
+  ), owning AS (
+    SELECT * FROM owned WHERE pg_get_userbyid(owner) <> 'pg_database_owner' AND NOT ${PUBLIC_OF_SUPERUSER}
   ), given AS (
     SELECT o.kind, o.class, o.oid, o.owner, a.* FROM owned o, aclexplode(o.acl) a WHERE a.grantor <> o.owner
   )
@@ -151,9 +167,9 @@ const OWNERS = `
                    'role', pg_get_userbyid(g.owner), 'superuser', coalesce((SELECT rolsuper FROM pg_roles WHERE oid = g.owner), false),
                    'count', g.count,
                    'objects', (SELECT json_agg(i.type || ' ' || i.identity)
-                                 FROM (SELECT class, oid FROM owned WHERE owner = g.owner ORDER BY class, oid LIMIT 3) o,
+                                 FROM (SELECT class, oid FROM owning WHERE owner = g.owner ORDER BY class, oid LIMIT 3) o,
                                       pg_identify_object(o.class, o.oid, 0) i)) ORDER BY pg_get_userbyid(g.owner)), '[]')
-            FROM (SELECT owner, count(*)::int AS count FROM owned WHERE pg_get_userbyid(owner) <> 'pg_database_owner' GROUP BY owner) g) AS owners,
+            FROM (SELECT owner, count(*)::int AS count FROM owning GROUP BY owner) g) AS owners,
          (SELECT coalesce(json_agg(json_build_object('schema', n.nspname, 'owner', pg_get_userbyid(n.nspowner))), '[]')
             FROM owned JOIN pg_namespace n ON n.oid = owned.oid
            WHERE owned.class = 'pg_namespace'::regclass AND n.nspname <> 'public') AS schemas,
@@ -202,15 +218,37 @@ function mayNot(right: 'SET' | 'MEMBER'): string {
  * The first superuser of blue's server, where something that is copied with its owner and grants names it; else null.
  * PostgreSQL records of every other role what depends on it, and of this one nothing (oid 10, BOOTSTRAP_SUPERUSERID).
  */
-export async function firstSuperuserNamed(blue: Session, tables: TablePatterns): Promise<string | null> {
+export async function firstSuperuserNamed(
+  blue: Session,
+  tables: TablePatterns,
+  leftOut: LeftOut,
+): Promise<string | null> {
   const { rows } = await blue.query<{ name: string }>(
-    `WITH owned AS (${OWNED})
+    `WITH owned AS (${OWNED}), owning AS (SELECT * FROM owned WHERE owner <> 10 OR NOT ${PUBLIC_OF_SUPERUSER})
      SELECT rolname AS name FROM pg_roles
-      WHERE oid = 10 AND (EXISTS (SELECT FROM owned WHERE owner = 10)
-                          OR EXISTS (SELECT FROM owned, aclexplode(owned.acl) a WHERE 10 IN (a.grantee, a.grantor)))`,
-    [JSON.stringify(await excludedRelations(blue, tables))],
+      WHERE oid = 10 AND (EXISTS (SELECT FROM owning WHERE owner = 10)
+                          OR EXISTS (SELECT FROM owning, aclexplode(owning.acl) a WHERE 10 IN (a.grantee, a.grantor)))`,
+    await notOwned(blue, tables, leftOut),
   );
   return rows[0]?.name ?? null;
+}
+
+/**
+ * The superuser of blue that owns its schema `public`, where green's is not given to a role of that name: green has none, or
+ * its user is no superuser. Giving it away could take from the owners of tables the right to make them there. Else null.
+ */
+export async function superuserOfPublic(blue: Session, green: Session): Promise<string | null> {
+  const { rows } = await blue.query<{ name: string }>(
+    `SELECT r.rolname::text AS name FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner
+      WHERE n.nspname = 'public' AND r.rolsuper`,
+  );
+  const name = rows[0]?.name;
+  if (name === undefined) return null;
+  const { rowCount } = await green.query(
+    `SELECT FROM pg_roles me, pg_roles owner WHERE me.rolname = current_user AND me.rolsuper AND owner.rolname = $1`,
+    [name],
+  );
+  return rowCount === 1 ? null : name;
 }
 
 async function oneRow<Row extends object>(session: Session, sql: string, values: unknown[]): Promise<Row> {

@@ -2,8 +2,7 @@ import type { TableName } from '../../plan/table-name.js';
 import { type Statement, parseStatements, SqlSyntaxError } from '../../plan/sql-tree.js';
 import { VerdigrisError } from '../../errors.js';
 import { ident, qualified } from '../identifier.js';
-import { keepOfPostData, keepOfPreData } from './dump-filter.js';
-import type { SystemObjects } from './system-grants.js';
+import { keepOfPostData, keepOfPreData, NO_FILTER, type DumpFilter } from './dump-filter.js';
 
 /** What adds a constraint to a table. */
 export interface ConstraintStatement {
@@ -60,13 +59,13 @@ export interface SchemaStatements {
 /**
  * Takes what pg_dump writes for --section=pre-data apart into statements that can be run one by one.
  *
- * @param system objects of the server and of extensions: a GRANT on one of them may be refused
+ * @param filter default: green takes everything
  */
 export async function readPreDataStatements(
   preData: string,
-  system: SystemObjects = new Set(),
+  filter: Partial<DumpFilter> = {},
 ): Promise<SchemaStatements['preData']> {
-  return keepOfPreData(await statementsOf('pre-data', preData), system);
+  return keepOfPreData(await statementsOf('pre-data', preData), { ...NO_FILTER, ...filter });
 }
 
 /** The same for --section=post-data; each of its statements is run in a transaction of ours. */

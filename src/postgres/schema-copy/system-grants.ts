@@ -23,19 +23,34 @@ export function keyOfSystemObject(schema: string | null, name: string): string {
   return JSON.stringify([schema, name]);
 }
 
-/** Which objects of blue are built in or members of extensions, and have grants. */
-export async function readSystemObjects(blue: Session): Promise<SystemObjects> {
-  return new Set((await readObjects(blue, null)).map(({ schema, name }) => keyOfSystemObject(schema, name)));
+/**
+ * Which objects of blue are built in or members of extensions, and have grants.
+ *
+ * @param of members of these extensions only. Default: all of them, and what is built in
+ */
+export async function readSystemObjects(blue: Session, of?: readonly string[]): Promise<SystemObjects> {
+  const objects = (await readObjects(blue, null)).filter(
+    ({ extension }) => of === undefined || (extension !== null && of.includes(extension)),
+  );
+  return new Set(objects.map(({ schema, name }) => keyOfSystemObject(schema, name)));
 }
 
 /**
  * In what the grants of such objects on green fall short of blue's, or go beyond them. Only what somebody has changed on blue is
  * looked at: what a server or an extension comes with may be another in each version. A member of an extension that is not
  * on green yet is taken to come as it came to blue.
+ *
+ * @param leftOut extensions that green does not get
  */
-export async function differentSystemGrants(blue: Session, green: Session): Promise<SystemGrant[]> {
+export async function differentSystemGrants(
+  blue: Session,
+  green: Session,
+  leftOut: readonly string[],
+): Promise<SystemGrant[]> {
   const { rows } = await blue.query<{ user: string }>('SELECT current_user::text AS user');
-  const changed = (await readObjects(blue, null)).filter(({ now, initially }) => !isSame(now, initially));
+  const changed = (await readObjects(blue, null)).filter(
+    ({ now, initially, extension }) => !isSame(now, initially) && !(extension !== null && leftOut.includes(extension)),
+  );
   if (changed.length === 0) return [];
   const onGreen = await readObjects(green, [...new Set(changed.map(({ name }) => name))]);
   const known = new Map(onGreen.map((object) => [keyOf(object), object]));
@@ -90,6 +105,8 @@ interface SystemObject {
   /** Null for what is in no schema. */
   readonly schema: string | null;
   readonly name: string;
+  /** Of which it is a member; null for none. */
+  readonly extension: string | null;
   readonly builtIn: boolean;
   readonly own: boolean;
   /** Without the owner's own. */
@@ -144,15 +161,16 @@ const OBJECTS = `
     SELECT 'FOREIGN DATA WRAPPER', 'F', 'pg_foreign_data_wrapper'::regclass, oid, fdwname, NULL, fdwowner, fdwacl FROM pg_foreign_data_wrapper
   )
   SELECT o.kind, i.identity, o.name, CASE WHEN o.kind <> 'SCHEMA' THEN n.nspname END AS schema,
-         coalesce(n.nspname IN ('pg_catalog', 'information_schema'), false) AS "builtIn", pg_has_role(o.owner, 'USAGE') AS own,
+         e.extname AS extension, coalesce(n.nspname IN ('pg_catalog', 'information_schema'), false) AS "builtIn", pg_has_role(o.owner, 'USAGE') AS own,
          ${grantsIn('coalesce(o.acl, acldefault(o.type, o.owner))')} AS now,
          ${grantsIn('coalesce(p.initprivs, acldefault(o.type, o.owner))')} AS initially
     FROM object o
     LEFT JOIN pg_namespace n ON n.oid = o.namespace
-    LEFT JOIN pg_init_privs p ON p.classoid = o.class AND p.objoid = o.oid AND p.objsubid = 0,
+    LEFT JOIN pg_init_privs p ON p.classoid = o.class AND p.objoid = o.oid AND p.objsubid = 0
+    LEFT JOIN pg_depend d ON d.classid = o.class AND d.objid = o.oid AND d.deptype = 'e'
+    LEFT JOIN pg_extension e ON e.oid = d.refobjid,
          pg_identify_object(o.class, o.oid, 0) i
    WHERE CASE WHEN $1::text[] IS NOT NULL THEN o.name = ANY ($1)
               ELSE o.acl IS NOT NULL OR EXISTS (SELECT FROM pg_attribute c WHERE o.type = 'r' AND c.attrelid = o.oid AND c.attacl IS NOT NULL) END
-     AND (n.nspname IN ('pg_catalog', 'information_schema')
-          OR EXISTS (SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype = 'e'))
+     AND (n.nspname IN ('pg_catalog', 'information_schema') OR e.oid IS NOT NULL)
    ORDER BY 1, 2`;
