@@ -1349,6 +1349,9 @@ describe('a server', () => {
         'info asynchronous-commit',
       ]),
     );
+    // Nobody has ALTER SYSTEM on a managed service.
+    expect(only(findings, 'wal-level')[0]?.remedy).toContain('cloudsql.logical_decoding');
+    expect(only(findings, 'read-only-by-default')[0]?.remedy).toContain('give it storage');
     expect(only(findings, 'settings').map(({ object }) => object)).toContain('TimeZone');
     expect(findings.filter(({ check: name }) => name === 'check-failed')).toEqual([]);
   });
