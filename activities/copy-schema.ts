@@ -27,6 +27,7 @@ import { VerdigrisError } from '../src/errors.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { buildSettings } from './build-settings.js';
 import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
+import { readsAreBack } from './reads-to-blue.js';
 import { stepContext } from './step-context.js';
 
 /** Materialized views that green has got filled: their rows are not replicated, so that is what they hold from then on. */
@@ -47,6 +48,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
     /** Types, functions, tables, views and sequences; then keys, unless the rows are copied first. */
     copySchema: (ref: RunRef): Promise<void> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
+        await readsAreBack(work, ref, dependencies.environment);
         const context = stepContext(work, await work.session('green', 'schema'), 'green');
         const { statements, leftOut } = await readPreData(work, ref);
         await applyPreData(context, statements, leftOut);

@@ -20,6 +20,7 @@ import { buildSettings } from './build-settings.js';
 import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 import { movedTables } from './run-tables.js';
 import type { Keep } from './rollback.js';
+import { readsAreBack } from './reads-to-blue.js';
 import { stepContext } from './step-context.js';
 
 /** What is left to do after the new columns are there: names for the timeline. */
@@ -38,6 +39,7 @@ export function migrateActivities(dependencies: ActivityDependencies) {
     /** New columns and up/down triggers of every table: from then on each row that arrives is complete. */
     expandTables: (ref: RunRef): Promise<MigrationSteps> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
+        await readsAreBack(work, ref, dependencies.environment);
         const context = stepContext(work, await work.session('green', 'expand'), 'green');
         const { tables, steps } = await planWork(ref.plan);
         await rememberSequences(context.session, work.run.runId);
@@ -98,6 +100,7 @@ export function migrateActivities(dependencies: ActivityDependencies) {
     undoMigrations: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
         if (keepGreen) return;
+        await readsAreBack(work, ref, dependencies.environment, { onlyIfAnswered: true });
         await work.asOwner('green', 'undo migrations', async (green) => {
           if (!(await hasState(green))) return;
           await revertMigrations(stepContext(work, green, 'green'), await planWork(ref.plan));

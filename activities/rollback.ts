@@ -11,6 +11,7 @@ import { findSyncSlots, noteSubscribers } from '../src/postgres/sync-slots.js';
 import { readStateObjects } from '../src/postgres/doctor/read-state.js';
 import type { Direction, Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
+import { readsAreBack } from './reads-to-blue.js';
 import { stepContext } from './step-context.js';
 import { refuseReadsOnGreenOf } from './haproxy.js';
 import { performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
@@ -32,6 +33,7 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
     undoReplication: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
         const { asOwner, run } = work;
+        await readsAreBack(work, ref, dependencies.environment, { onlyIfAnswered: true });
         // What DROP SUBSCRIPTION may leave on blue can't be told from others' any more when the subscriptions are gone.
         const noted = await failureOf(noteFollowers(work, ref));
         // Subscribers first: a slot that is in use can't be dropped. But blue's slot goes even if green is away: it would

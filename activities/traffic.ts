@@ -7,16 +7,13 @@ import { readPromoted } from '../src/postgres/bootstrap/standby/standby-run.js';
 import { isLockNotHad } from '../src/postgres/lock-watch.js';
 import { readFencedTables } from '../src/postgres/fenced-tables.js';
 import { armFence, closeFence, dropFence } from '../src/postgres/fence.js';
-import { readRoute, hasState, type Route } from '../src/postgres/state.js';
-import type { Session } from '../src/postgres/session.js';
+import { readRoute } from '../src/postgres/state.js';
 import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Environment } from '../src/worker/connections.js';
 import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
-import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
-import { haproxiesStartedAnew, weightsFollowRouteOrWarn } from './haproxy.js';
-import { unconfirmedOnTheWayBack } from './instances.js';
 import { requestsBefore } from './prometheus-before.js';
+import { readsAreBack, readsToBlue, type ReadsOwed } from './reads-to-blue.js';
 import { notBeforePromotion, openStage, STAGE_PATIENCE } from './stage-opening.js';
 import type { Verdict } from './stage-verdict.js';
 import { routerReader } from './stage-measurements.js';
@@ -26,20 +23,13 @@ import { volumeBetween } from '../src/gates/postgres-series.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
 import { windowBetween } from '../src/gates/window.js';
 
+export type { ReadsOwed };
+
 /** So many looks in a row must pass before a stage ends: a moment is no evidence. */
 const PASSES_TO_END = 2;
 /** How long the traffic is counted for the forecast; for stages that are over within a minute that would be too long. */
 const FORECAST_MS = 5_000;
 const FORECAST_FROM_STAGES_MS = 60_000;
-
-/** Who does not follow yet although reads have been taken back. Plain data. */
-export interface ReadsOwed extends Partial<FlagsOwed> {
-  readonly route: Route;
-  /** HAProxies that could not be told, and live instances that have not confirmed it. */
-  readonly unconfirmed?: readonly string[];
-  /** What people should know all the same. Left out where there is nothing, and by older workers. */
-  readonly warnings?: readonly string[];
-}
 
 /** Activities of phase 5. */
 export function trafficActivities(dependencies: ActivityDependencies) {
@@ -47,7 +37,9 @@ export function trafficActivities(dependencies: ActivityDependencies) {
   return {
     /** Closes green for application writes, then puts the fence on its tables: before it is compared, and again before traffic goes there. */
     fenceGreen: (ref: RunRef): Promise<void> =>
-      perform(dependencies, ref, async ({ run, session, signal }) => {
+      perform(dependencies, ref, async (work) => {
+        const { run, session, signal } = work;
+        await readsAreBack(work, ref, dependencies.environment);
         const green = await session('green', 'fence');
         const route = await readRoute(green, ref.plan.name);
         if (route === undefined || route.writesOn !== 'blue') throw notBeforePromotion(route);
@@ -107,24 +99,7 @@ export function trafficActivities(dependencies: ActivityDependencies) {
      * @returns who does not follow yet; null when nothing and nobody is missing
      */
     readsToBlue: (ref: RunRef): Promise<ReadsOwed | null> =>
-      perform(dependencies, ref, async (work) => {
-        const { environment } = dependencies;
-        const blue = await work.session('blue', 'reads to blue');
-        if (!(await hasState(blue))) return null;
-        const route = await readRoute(blue, ref.plan.name);
-        if (route?.writesOn !== 'blue') return null;
-        const generation = await setPercent(blue, ref, route.epoch, 0);
-        const away = await weightsFollowRouteOrWarn(ref, environment, () => Promise.resolve(blue));
-        const flags = await flagsFollowRouteOrTell(ref, () => Promise.resolve(blue));
-        const inForce = { ...route, generation, greenReadPercent: 0 };
-        const [warnings, behind] = await Promise.all([
-          haproxiesStartedAnew(ref, environment, blue),
-          unconfirmedOnTheWayBack(blue, ref, environment, inForce, work),
-        ]);
-        const unconfirmed = [...away, ...behind];
-        if (unconfirmed.length === 0 && warnings.length === 0) return flags;
-        return { route: inForce, ...flags, unconfirmed, ...(warnings.length === 0 ? {} : { warnings }) };
-      }),
+      perform(dependencies, ref, (work) => readsToBlue(work, ref, dependencies.environment)),
 
     /** Takes the fence off blue; green's goes with its tables, or stays where they are kept. */
     removeFence: (ref: RunRef): Promise<void> =>
@@ -168,12 +143,4 @@ async function forecast(work: Work, ref: RunRef, environment: Environment): Prom
       ...(transactions === undefined ? {} : { transactions }),
     }),
   };
-}
-
-async function setPercent(blue: Session, ref: RunRef, epoch: number, percent: number): Promise<number> {
-  const { rows } = await blue.query<{ generation: number }>(
-    'SELECT verdigris.set_green_read_percent($1, $2, $3)::float8 AS generation',
-    [ref.plan.name, epoch, percent],
-  );
-  return rows[0]?.generation ?? 0;
 }

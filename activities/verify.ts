@@ -16,6 +16,7 @@ import { NAMED } from '../workflows/lib/differing-rows.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { VerificationSummary } from '../workflows/lib/status.js';
 import { perform, watching, type ActivityDependencies } from './context.js';
+import { readsAreBack } from './reads-to-blue.js';
 import { movedTables } from './run-tables.js';
 
 export interface VerificationResult extends VerificationSummary {
@@ -54,6 +55,7 @@ export function verifyActivities(dependencies: ActivityDependencies) {
         // Later green serves reads, from which no table may be missing.
         const mends = source === 'blue' && scope === 'all';
         const feed = { databases: work.databases, run: work.run, plan: ref.plan, signal: work.signal };
+        if (mends) await readsAreBack(work, ref, dependencies.environment);
         if (mends) await copyAnew({ ...feed, report: work.report });
         const [from, to] = [
           await work.session(source, 'verify lag', watching(work.signal)),

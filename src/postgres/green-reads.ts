@@ -1,6 +1,7 @@
 import type { Confirmed } from '../gates/instances.js';
+import { VerdigrisError } from '../errors.js';
 import type { Session } from './session.js';
-import { ROUTE_CHANNEL } from './state.js';
+import { readRoute, ROUTE_CHANNEL, type Route } from './state.js';
 
 /**
  * Sets the share of the users that read from green, where the route is still the one that was read: a worker that was
@@ -26,6 +27,45 @@ export async function setGreenReads(
     [migration, epoch, generation, percent, notAfter],
   );
   return rows[0]?.generation;
+}
+
+/**
+ * Takes all reads back to blue, whatever share is in force. But a share that has come into effect since that was asked for
+ * is not meant: another worker has taken them back by then, and the run has opened a stage again, while this one was frozen.
+ *
+ * @param askedFor when, by performance.now()
+ * @returns the route then; undefined where writes are not on blue, or blue knows no route
+ * @throws VerdigrisError StaleEpoch (retryable: where they are still wanted on blue, the next attempt is a later one)
+ */
+export async function takeReadsBack(blue: Session, migration: string, askedFor: number): Promise<Route | undefined> {
+  // Behind the lock of whoever is about to change it, whose COMMIT may wait for a replica.
+  const route = await readRoute(blue, migration, true);
+  if (route?.writesOn !== 'blue') return undefined;
+  if (route.greenReadPercent === 0) return route;
+  if (await isYounger(blue, route, askedFor)) throw changedSince();
+  const generation = await setGreenReads(blue, route, 0);
+  if (generation === undefined) throw changedSince();
+  return { ...route, generation, greenReadPercent: 0 };
+}
+
+/** By blue's clock and our own, each measured against itself. One that was set back says nothing. */
+async function isYounger(blue: Session, { migration }: Route, askedFor: number): Promise<boolean> {
+  const { rows } = await blue.query<{ ms: number }>(
+    `SELECT extract(epoch FROM clock_timestamp() - updated_at)::float8 * 1000 AS ms
+       FROM verdigris.route WHERE migration = $1`,
+    [migration],
+  );
+  const age = rows[0]?.ms ?? 0;
+  return age >= 0 && age < performance.now() - askedFor;
+}
+
+function changedSince(): VerdigrisError {
+  return new VerdigrisError({
+    type: 'StaleEpoch',
+    message: 'reads are left as they are: the route has been changed since they were to go back to blue',
+    nextStep: 'nothing: where they are still to go back, that is tried again',
+    retryable: true,
+  });
 }
 
 /** Whether the route is still that one. Within a transaction it stays so until its end. */

@@ -157,6 +157,81 @@ describe('a worker that is frozen while it opens a stage', () => {
   });
 });
 
+describe('a worker that is frozen while it takes reads back', () => {
+  it.each([
+    ['before it knows the route', /FROM verdigris\.route/],
+    ['before it changes it', /^WITH changed AS|set_green_read_percent/],
+  ])('%s, and wakes up when the stage is open again, takes nothing back', async (_, statement) => {
+    const blue = await proxy();
+    await openStage(10);
+    const frozen = blue.stopWhere(
+      ({ session, text }) => session === 'verdigris reads to blue' && statement.test(text),
+      'before',
+    );
+    const late = readsToBlue({ port: blue.port }).catch((error: unknown) => error);
+    const held = await frozen;
+    // Another worker has done it meanwhile, and the run has been resumed.
+    await readsToBlue();
+    await openStage(100);
+    held.release();
+    expect(await late).toMatchObject({ type: 'StaleEpoch', nonRetryable: false });
+    expect(await routeNow()).toMatchObject({ percent: 100 });
+    // Asked for now, they go.
+    await readsToBlue();
+    expect(await routeNow()).toMatchObject({ percent: 0 });
+  });
+});
+
+describe('reads of a stage that the run does not know of, since it was reset', { timeout: 60_000 }, () => {
+  const steps: readonly (readonly [string, (activities: Activities, ref: Ref) => Promise<unknown>])[] = [
+    ['the schema is copied', (a, ref) => a.copySchema(ref)],
+    ['columns are added', (a, ref) => a.expandTables(ref)],
+    ['green is fenced', (a, ref) => a.fenceGreen(ref)],
+    ['all rows are compared', (a, ref) => a.verify(ref, 'blue', 'all', 'pass 1')],
+    ['changes are undone', (a, ref) => a.undoMigrations(ref, { keepGreen: false })],
+    ['replication is undone', (a, ref) => a.undoReplication(ref, { keepGreen: false })],
+  ];
+
+  it.each(steps)('go back to blue before %s', async (_, step) => {
+    await openStage(50, { traffic: { flagd } });
+    const context = new MockActivityEnvironment();
+    const done = act(step, { context, traffic: { flagd } }).catch(() => undefined);
+    await expect.poll(async () => (await routeNow()).percent, { timeout: 20_000 }).toBe(0);
+    await expect
+      .poll(async () => JSON.parse(await readFile(flagd.path, 'utf8')) as object, { timeout: 5_000 })
+      .toMatchObject({ metadata: { greenReadPercent: 0 } });
+    context.cancel();
+    await done;
+  });
+
+  it('stay where they are when a worker that was frozen before the stage wakes up', async () => {
+    const blue = await proxy();
+    const frozen = blue.stopWhere(
+      ({ session, text }) => session === 'verdigris reads to blue' && text.includes('verdigris.owner'),
+      'before',
+    );
+    const fence = (asked?: Asked): Promise<unknown> => act((activities, ref) => activities.fenceGreen(ref), asked);
+    const late = fence({ port: blue.port }).catch((error: unknown) => error);
+    const held = await frozen;
+    await fence();
+    await openStage(10);
+    held.release();
+    expect(await late).toMatchObject({ type: 'StaleEpoch', nonRetryable: false });
+    expect(await routeNow()).toMatchObject({ percent: 10 });
+  });
+
+  it("are another run's where that owns blue", async () => {
+    await openStage(10);
+    await sides.sql('blue', "UPDATE verdigris.owner SET run_id = 'another'");
+    try {
+      await act((activities, ref) => activities.undoMigrations(ref, { keepGreen: false })).catch(() => undefined);
+      expect(await routeNow()).toMatchObject({ percent: 10 });
+    } finally {
+      await sides.sql('blue', "UPDATE verdigris.owner SET run_id = 'r'");
+    }
+  });
+});
+
 describe('an opening', { timeout: 30_000 }, () => {
   /** An hour ahead of this machine, whose clock is of no concern. */
   const temporalNow = (): number => Date.now() + 3_600_000;

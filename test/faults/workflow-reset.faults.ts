@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { LEDGER_SCHEMA } from '../support/ledger-application.js';
 import { Migration, rowsOf, until } from '../support/migration.js';
 import { resetBefore } from '../support/reset.js';
-import { retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { approveUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 
 /*
  * `temporal workflow reset` after the promotion: the workflow's memory is that of an earlier moment, in which writes were on
@@ -57,6 +57,67 @@ describe('a run that is reset in its standby window', () => {
       }
     },
   );
+});
+
+describe('a run that is reset to a point before its stages', () => {
+  const create = (): Promise<Migration> =>
+    Migration.create({
+      ...{ blue: 'pg15', green: 'pg18', purpose: 'reset in stage', schema: LEDGER_SCHEMA },
+      plan: {
+        traffic: {
+          stages: [{ percent: 50, for: '1h' }],
+          gates: [{ metric: 'lag', max: '60s' }],
+          approval: { before: ['traffic'] },
+        },
+        migrations: [{ addColumn: { table: 'entries', column: 'version', type: 'integer', default: '1' } }],
+      },
+    });
+  const percent = async (migration: Migration): Promise<unknown> =>
+    (await rowsOf(migration.blue, 'SELECT green_read_percent::int AS n FROM verdigris.route'))[0]?.['n'];
+  const inStage = async (migration: Migration): Promise<Awaited<ReturnType<Migration['start']>>> => {
+    const handle = await migration.start();
+    await until(handle, 'an approval', (s) => s.waiting?.for === 'approval');
+    await handle.executeUpdate(approveUpdate, { args: [{ gate: 'traffic', ...WHO }] });
+    await until(handle, 'the stage', (s) => s.waiting?.for === 'stage');
+    expect(await percent(migration)).toBe(50);
+    return handle;
+  };
+
+  it('has no reads on green while it asks for the first one again', { timeout: 240_000 }, async () => {
+    const migration = await create();
+    try {
+      const handle = await inStage(migration);
+      await resetBefore(handle, 'verify');
+      const again = migration.client.workflow.getHandle(handle.workflowId);
+      const asked = await until(again, 'an approval', (s) => s.waiting?.for === 'approval');
+      expect(asked).toMatchObject({ phase: 'traffic', greenReadPercent: 0 });
+      expect(await percent(migration)).toBe(0);
+      await again.executeUpdate(approveUpdate, { args: [{ gate: 'traffic', ...WHO }] });
+      await until(again, 'the stage', (s) => s.waiting?.for === 'stage');
+      expect(await percent(migration)).toBe(50);
+    } finally {
+      await migration.close();
+    }
+  });
+
+  it('drops no column of green before its reads are back', { timeout: 240_000 }, async () => {
+    const migration = await create();
+    const reader = new pg.Client(migration.green.config);
+    try {
+      const handle = await inStage(migration);
+      await reader.connect();
+      await reader.query('BEGIN; SELECT version FROM entries LIMIT 1');
+      await resetBefore(handle, 'expandTables');
+      const again = migration.client.workflow.getHandle(handle.workflowId);
+      await again.executeUpdate(rollbackUpdate, { args: [WHO] });
+      await expect.poll(() => percent(migration), { timeout: 60_000 }).toBe(0);
+      await reader.query('SELECT version FROM entries LIMIT 1; COMMIT');
+      expect((await again.result()) as object).toMatchObject({ outcome: 'rolledBack' });
+    } finally {
+      await reader.end();
+      await migration.close();
+    }
+  });
 });
 
 describe('a run that is reset to its standby window when a rollback has given the writes back', () => {
