@@ -19,7 +19,7 @@ import type { RunRef } from '../workflows/lib/run-ref.js';
 import { buildSettings } from './build-settings.js';
 import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 import { movedTables, publishForward } from './run-tables.js';
-import { stepContext } from './step-context.js';
+import { schemaStep, stepContext } from './step-context.js';
 
 /** What the workflow is told of a parcel. */
 export interface ParcelSummary {
@@ -39,7 +39,7 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
     planCopy: (ref: RunRef): Promise<{ parcels: readonly ParcelSummary[]; tables: number }> =>
       perform(dependencies, ref, async (work) => {
         const blue = await work.session('blue', 'plan copy');
-        const green = stepContext(work, await work.session('green', 'plan copy'), 'green');
+        const green = await schemaStep(work, 'plan copy');
         const tables = await publishForward(blue, work.run, ref.plan);
         const parcels = await planCopy(contextOf(work, ref), blue, green, tables);
         return {
@@ -73,7 +73,7 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
     finishCopy: (ref: RunRef): Promise<FinishResult> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
         const blue = await work.session('blue', 'finish copy');
-        const green = stepContext(work, await work.session('green', 'finish copy'), 'green');
+        const green = await schemaStep(work, 'finish copy');
         const result = await finishCopy(contextOf(work, ref), blue, green);
         await recordEvent(blue, work.run.runId, 'rows copied', result);
         return result;

@@ -28,7 +28,7 @@ import type { RunRef } from '../workflows/lib/run-ref.js';
 import { buildSettings } from './build-settings.js';
 import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 import { readsAreBack } from './reads-to-blue.js';
-import { stepContext } from './step-context.js';
+import { schemaStep } from './step-context.js';
 
 /** Materialized views that green has got filled: their rows are not replicated, so that is what they hold from then on. */
 export interface FilledViews {
@@ -49,7 +49,7 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
     copySchema: (ref: RunRef): Promise<void> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
         await readsAreBack(work, ref, dependencies.environment);
-        const context = stepContext(work, await work.session('green', 'schema'), 'green');
+        const context = await schemaStep(work, 'schema');
         const { statements, leftOut } = await readPreData(work, ref);
         await applyPreData(context, statements, leftOut);
         if (ref.plan.bootstrap.method === 'copy') return;
@@ -64,8 +64,8 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
      */
     buildKeysAndIndexes: (ref: RunRef, ahead = 0): Promise<{ keys: number; indexes: number }> =>
       perform(dependencies, ref, async (work) => {
+        const context = await schemaStep(work, 'keys');
         const statements = await readPostData(work, ref);
-        const context = stepContext(work, await work.session('green', 'keys'), 'green');
         const settings = await buildSettings(work, ref);
         const { steps } = await planWork(ref.plan);
         const indexes = steps.slice(0, ahead).flatMap((step) => (step.kind === 'indexes' ? step.indexes : []));
@@ -78,9 +78,9 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
     /** Secondary indexes, foreign keys, triggers; then both catalogs are compared. */
     completeSchema: (ref: RunRef): Promise<{ warnings: string[]; filled?: FilledViews }> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
+        const context = await schemaStep(work, 'schema');
+        const green = context.session;
         const statements = await readPostData(work, ref);
-        const green = await work.session('green', 'schema');
-        const context = stepContext(work, green, 'green');
         const settings = await buildSettings(work, ref);
         await applySecondaryIndexes(context, statements.secondaryIndexes, settings);
         await applyForeignKeys(context, statements.foreignKeys, settings);

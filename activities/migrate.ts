@@ -10,6 +10,7 @@ import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { recheckForeignKeys } from '../src/postgres/migrate/recheck-foreign-keys.js';
 import { revertMigrations } from '../src/postgres/migrate/revert.js';
 import { describeStep, runStep } from '../src/postgres/migrate/run-step.js';
+import { takeStepOver } from '../src/postgres/migrate/step-lock.js';
 import { rememberSequences } from '../src/postgres/unmoved-contents.js';
 import { LoadMeter } from '../src/postgres/load.js';
 import { measureLag } from '../src/postgres/marker.js';
@@ -21,7 +22,7 @@ import { perform, performWhileBlueServes, type ActivityDependencies, type Work }
 import { movedTables } from './run-tables.js';
 import type { Keep } from './rollback.js';
 import { readsAreBack } from './reads-to-blue.js';
-import { stepContext } from './step-context.js';
+import { schemaStep, stepContext } from './step-context.js';
 
 /** What is left to do after the new columns are there: names for the timeline. */
 export interface MigrationSteps {
@@ -40,7 +41,7 @@ export function migrateActivities(dependencies: ActivityDependencies) {
     expandTables: (ref: RunRef): Promise<MigrationSteps> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
         await readsAreBack(work, ref, dependencies.environment);
-        const context = stepContext(work, await work.session('green', 'expand'), 'green');
+        const context = await schemaStep(work, 'expand');
         const { tables, steps } = await planWork(ref.plan);
         await rememberSequences(context.session, work.run.runId);
         for (const table of tables) await expandTable(context, table);
@@ -66,9 +67,9 @@ export function migrateActivities(dependencies: ActivityDependencies) {
       performWhileBlueServes(dependencies, ref, async (work) => {
         const step = (await planWork(ref.plan)).steps[index];
         if (step === undefined) return;
-        const green = await work.session('green', 'migrate');
-        if (when === 'copied' && (await awaitsRows(green, work.run.runId, step))) return;
-        await runStep(stepContext(work, green, 'green'), step, await buildSettings(work, ref));
+        const context = await schemaStep(work, 'migrate');
+        if (when === 'copied' && (await awaitsRows(context.session, work.run.runId, step))) return;
+        await runStep(context, step, await buildSettings(work, ref));
       }),
 
     /** Rows that a foreign key of the plan should refuse, a line a key: the apply worker does not check what it writes. */
@@ -103,6 +104,7 @@ export function migrateActivities(dependencies: ActivityDependencies) {
         await readsAreBack(work, ref, dependencies.environment, { onlyIfAnswered: true });
         await work.asOwner('green', 'undo migrations', async (green) => {
           if (!(await hasState(green))) return;
+          await takeStepOver(green, work.signal, 'ended');
           await revertMigrations(stepContext(work, green, 'green'), await planWork(ref.plan));
         });
       }),

@@ -2,6 +2,7 @@ import { dropPublications, dropSlots, dropSubscriptions, findSubscriptions } fro
 import { isInRecovery } from '../src/postgres/in-recovery.js';
 import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { feedName } from '../src/postgres/feed.js';
+import { takeStepOver } from '../src/postgres/migrate/step-lock.js';
 import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
 import { dropCopiedSchema } from '../src/postgres/schema-copy/drop-copied-schema.js';
 import { dropSlot } from '../src/postgres/replication-slot.js';
@@ -69,7 +70,9 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
         // Green's tables are its own where it was a physical standby: no copy made them.
         if (keepGreen || ref.plan.bootstrap.method === 'standby') return;
         await asOwner('green', 'undo replication', async (green) => {
-          if (await hasState(green)) await dropCopiedSchema(stepContext(work, green, 'green'));
+          if (!(await hasState(green))) return;
+          await takeStepOver(green, work.signal, 'ended');
+          await dropCopiedSchema(stepContext(work, green, 'green'));
         });
       }),
 

@@ -9,7 +9,7 @@ import { constraintSql, findConstraint, refuseAnotherConstraint } from './constr
 import { constraintKey, type ConstraintState } from './constraint-progress.js';
 import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from './index-settings.js';
 import { addKeyConstraint, dropKeyConstraint, dropKeyNotNull } from './key-constraint.js';
-import { forgetProgress, readProgress, writeProgress, type ProgressKey } from './progress-row.js';
+import { forgetProgress, lockProgress, readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { planByHash } from './plan-by-hash.js';
 import { isOrphan } from './recheck-foreign-keys.js';
 import { CORRECT_ROWS, keysOfRows, rowsInTheWay } from './rows-in-the-way.js';
@@ -48,7 +48,7 @@ export async function addConstraint(
   } catch (error) {
     if (context.signal.aborted || isTransient(error) || (error instanceof VerdigrisError && error.retryable))
       throw passing(`${object} can't be added`, error);
-    await dropOurs(context, name, constraint);
+    await dropOurs(context, name, constraint, 'unfinished');
     if (ROWS_VIOLATE.has(sqlState(error) ?? '')) throw await violated(context, table, constraint, object, error);
     throw stepFailed(`${object} can't be added`, error, 'correct it in the plan');
   }
@@ -74,6 +74,9 @@ async function add(
   const atOnce =
     constraint.foreignKey !== undefined && table.info.kind === 'partitioned' && (await majorVersion(session)) < 18;
   await shortLocks(context, session, { object, searchPath: table.searchPath }, async () => {
+    const known = await lockProgress<ConstraintState>(session, key, { ours: false });
+    const found = await findConstraint(session, table.info.name, constraint.name);
+    if (found !== undefined && known.state.ours) return;
     await session.query(
       `ALTER TABLE ${qualified(table.info.name)} ADD CONSTRAINT ${ident(constraint.name)} ${constraintSql(constraint)}${atOnce ? '' : ' NOT VALID'}`,
     );
@@ -154,24 +157,37 @@ function rowsViolate(
 /**
  * Takes the constraint back when the run has made it, and what is left of a try.
  *
+ * @param which `unfinished`: not one that is valid. After a try that has failed it is another attempt's. Default: `any`
  * @returns whether there was anything to take back.
  */
-export async function dropOurs(context: StepContext, table: TableName, constraint: AddConstraint): Promise<boolean> {
+export async function dropOurs(
+  context: StepContext,
+  table: TableName,
+  constraint: AddConstraint,
+  which: 'unfinished' | 'any' = 'any',
+): Promise<boolean> {
   const { session } = context;
   const { name } = constraint;
   const key = constraintKey(context.runId, table, name);
   const known = await readProgress<ConstraintState>(session, key);
   if (known?.state.ours !== true || (await findTable(session, table)) === undefined) return false;
+  const stays = async (): Promise<boolean> =>
+    which === 'unfinished' && (await findConstraint(session, table, name))?.valid === true;
+  if (await stays()) return false;
   let dropped = false;
   if (isKey(constraint)) {
-    dropped = await dropKeyConstraint(context, table, constraint);
+    dropped = await dropKeyConstraint(context, table, constraint, which);
     await dropKeyNotNull(context, table, constraint);
   } else if ((await findConstraint(session, table, name)) !== undefined) {
     const object = `constraint "${name}" on table ${formatTableName(table)}`;
-    await shortLocks(context, session, { object }, () =>
-      session.query(`ALTER TABLE ${qualified(table)} DROP CONSTRAINT IF EXISTS ${ident(name)}`),
-    );
-    dropped = true;
+    dropped = await shortLocks(context, session, { object }, async () => {
+      // Whoever validates it is over then.
+      await session.query(`LOCK TABLE ${qualified(table)} IN ACCESS EXCLUSIVE MODE`);
+      if (await stays()) return false;
+      await session.query(`ALTER TABLE ${qualified(table)} DROP CONSTRAINT IF EXISTS ${ident(name)}`);
+      return true;
+    });
+    if (!dropped) return false;
   }
   // A next try must not take for its own what somebody makes under the name meanwhile.
   await forgetProgress(session, key);

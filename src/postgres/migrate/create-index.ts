@@ -42,6 +42,7 @@ export async function createIndexes(
 ): Promise<void> {
   const session = await context.connect('prepare indexes');
   try {
+    await context.join?.(session);
     const builds: PlanIndexBuild[] = [];
     const partitioned: (() => Promise<void>)[] = [];
     for (const { table, index } of indexes) {
@@ -86,6 +87,7 @@ interface PlanIndexBuild extends SizedBuild {
 export async function buildsAhead(context: StepContext, indexes: readonly IndexWork[]): Promise<SizedBuild[]> {
   const session = await context.connect('prepare indexes');
   try {
+    await context.join?.(session);
     const builds: SizedBuild[] = [];
     for (const { table, index } of indexes) {
       const changed = await readTable(context.session, table);

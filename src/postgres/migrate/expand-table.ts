@@ -8,7 +8,7 @@ import { columnOf, readTable } from './changed-table.js';
 import { columnsRead } from './expression-reads.js';
 import { installTrigger } from './install-trigger.js';
 import type { Derived, TableWork } from './plan-work.js';
-import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
+import { lockProgress, readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
 import { isTransient, passing, stepFailed } from './step-failed.js';
@@ -49,9 +49,11 @@ export function expandColumns(context: StepContext, work: TableWork): Promise<Ex
 async function expand(context: StepContext, work: TableWork, withTrigger: boolean): Promise<ExpandResult> {
   const { session, runId } = context;
   const object = formatTableName(work.table);
-  const { info: before, searchPath } = await readTable(session, work.table);
   const key = expandKey(runId, work);
-  const added = await shortLocks(context, session, { object: `table ${object}`, searchPath }, async () => {
+  const added = await shortLocks(context, session, { object: `table ${object}` }, async () => {
+    const known = await lockProgress<ExpandState>(session, key, { added: [] });
+    const { info: before, searchPath } = await readTable(session, work.table);
+    await session.query(`SELECT set_config('search_path', $1, true)`, [searchPath]);
     const now = await explained(`the new columns of table ${object} are refused`, () =>
       addColumns(session, before, work.columns),
     );
@@ -61,8 +63,7 @@ async function expand(context: StepContext, work: TableWork, withTrigger: boolea
     await session.query(`SELECT set_config('search_path', $1, true)`, [searchPath]);
     const spec = await triggerSpec(session, info, work.derived);
     if (withTrigger && spec.columns.length > 0) await installTrigger(session, spec, searchPath);
-    const known = await readProgress<ExpandState>(session, key);
-    const state: ExpandState = { added: [...new Set([...(known?.state.added ?? []), ...now])] };
+    const state: ExpandState = { added: [...new Set([...known.state.added, ...now])] };
     await writeProgress(session, key, state, true);
     return now;
   });

@@ -48,6 +48,7 @@ export async function buildIndex(
   const { session } = context;
   await session.query(`SELECT set_config('search_path', $1, false)`, [build.searchPath]);
   for (let attempt = 1; ; attempt++) {
+    if (attempt > 1) await context.join?.(session);
     if (await isThere(context, build)) return attempt === 1 ? 'there' : 'built';
     // Looked at before each try: a worker that wakes up late must not stop the apply worker a second time.
     const sql = build.sql((await isOffline(session)) ? 'plain' : 'concurrently');

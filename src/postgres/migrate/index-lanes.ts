@@ -3,11 +3,13 @@ import { closeSession } from '../session.js';
 import { CANCELED, sqlState } from '../sqlstate.js';
 import { giveIndexMemory, type IndexSettings } from './index-settings.js';
 import type { StepContext } from './step-context.js';
+import { StepTakenOver } from './step-lock.js';
 
 /**
  * Works off pieces in their order, `settings.parallel` at a time, each lane on a session of its own that has the memory
  * for building indexes and waits for locks as long as it takes. The first piece that fails ends the others at once; one
- * that has given way to others of the server does not: what the other lanes have built for hours would be lost with it.
+ * that has given way to others of the server, or to another attempt of the step, does not: what the other lanes have built
+ * for hours would be lost with it.
  *
  * @throws the error of that piece; of the first that gave way, when all others are done.
  */
@@ -29,10 +31,14 @@ export async function inLanes<Piece>(
       await giveIndexMemory(session, settings);
       for (let piece = left.shift(); piece !== undefined; piece = left.shift()) {
         signal.throwIfAborted();
-        await work({ ...context, session, signal }, piece).catch((error: unknown) => {
-          if (!hasGivenWay(error)) throw error;
+        try {
+          await context.join?.(session);
+          await work({ ...context, session, signal }, piece);
+        } catch (error) {
+          if (error instanceof StepTakenOver) left.length = 0;
+          else if (!hasGivenWay(error)) throw error;
           gaveWay.push(error);
-        });
+        }
       }
     } finally {
       await closeSession(session);

@@ -7,10 +7,10 @@ import type { ChangedTable } from './changed-table.js';
 import { constraintKey, type ConstraintState } from './constraint-progress.js';
 import { planBuild } from './create-index.js';
 import { buildIndex, dropIndex } from './index-build.js';
-import { findIndex, refuseAnother, shapeOf } from './index-definition.js';
+import { findIndex, refuseAnother, shapeOf, type FoundIndex } from './index-definition.js';
 import { inLanes } from './index-lanes.js';
 import type { IndexSettings } from './index-settings.js';
-import { readProgress, writeProgress } from './progress-row.js';
+import { lockProgress, readProgress, writeProgress } from './progress-row.js';
 import { dropNotNull, setNotNull } from './set-not-null.js';
 import { shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
@@ -47,12 +47,16 @@ export async function addKeyConstraint(
     await buildIndex(lane, build, settings);
   });
   const kind = constraint.primaryKey === undefined ? 'UNIQUE' : 'PRIMARY KEY';
+  const key = constraintKey(context.runId, info.name, constraint.name);
+  const state: ConstraintState = { ours: true };
   await shortLocks(context, session, { object }, async () => {
+    await lockProgress(session, key, state);
+    // By another attempt, since the index was built.
+    if (await isConstraint(session, await findIndex(session, info.name.schema, constraint.name), constraint)) return;
     await session.query(
       `ALTER TABLE ${qualified(info.name)} ADD CONSTRAINT ${ident(constraint.name)} ${kind} USING INDEX ${ident(constraint.name)}`,
     );
-    const state: ConstraintState = { ours: true };
-    await writeProgress(session, constraintKey(context.runId, info.name, constraint.name), state, true);
+    await writeProgress(session, key, state, true);
   });
 }
 
@@ -119,22 +123,38 @@ async function refuseSecondPrimaryKey(session: Session, table: TableName, object
   });
 }
 
-/** Takes back what the run has made: the constraint with its index, or an index that has not become one. */
+/** Whether an index has become the constraint. */
+async function isConstraint(
+  session: Session,
+  index: FoundIndex | undefined,
+  { name }: AddConstraint,
+): Promise<boolean> {
+  if (index === undefined) return false;
+  const { rowCount } = await session.query('SELECT FROM pg_constraint WHERE conindid = $1::oid AND conname = $2', [
+    index.oid,
+    name,
+  ]);
+  return rowCount !== 0;
+}
+
+/**
+ * Takes back what the run has made: the constraint with its index, or an index that has not become one.
+ *
+ * @param which `unfinished`: such an index alone, which PostgreSQL refuses to drop once it has
+ */
 export async function dropKeyConstraint(
   context: StepContext,
   table: TableName,
   constraint: AddConstraint,
+  which: 'unfinished' | 'any',
 ): Promise<boolean> {
   const { session } = context;
   const { name } = constraint;
   const found = await findIndex(session, table.schema, name);
   if (found === undefined) return false;
-  const { rowCount } = await session.query('SELECT FROM pg_constraint WHERE conindid = $1::oid AND conname = $2', [
-    found.oid,
-    name,
-  ]);
-  if (rowCount === 0) await dropIndex(context, session, table.schema, name);
-  else {
+  if (which === 'unfinished' || !(await isConstraint(session, found, constraint))) {
+    await dropIndex(context, session, table.schema, name);
+  } else {
     const object = `constraint "${name}" on table ${formatTableName(table)}`;
     await shortLocks(context, session, { object }, () =>
       session.query(`ALTER TABLE ${qualified(table)} DROP CONSTRAINT IF EXISTS ${ident(name)}`),

@@ -26,6 +26,30 @@ export async function readProgress<State>(session: Session, key: ProgressKey): P
   return rows[0];
 }
 
+/**
+ * The row of a step as it is now, which is this transaction's until its end: another attempt of the same step waits here,
+ * and sees then what has been done.
+ *
+ * @param first what stands in it where nothing has been done yet
+ */
+export async function lockProgress<State extends object>(
+  session: Session,
+  key: ProgressKey,
+  first: State,
+): Promise<ProgressRow<State>> {
+  const ofStep = [key.runId, key.step, key.object];
+  await session.query(
+    `INSERT INTO verdigris.progress (run_id, step, object, state, done) VALUES ($1, $2, $3, $4, false)
+     ON CONFLICT (run_id, step, object) DO NOTHING`,
+    [...ofStep, JSON.stringify(first)],
+  );
+  const { rows } = await session.query<ProgressRow<State>>(
+    'SELECT state, done FROM verdigris.progress WHERE run_id = $1 AND step = $2 AND object = $3 FOR UPDATE',
+    ofStep,
+  );
+  return rows[0] ?? { state: first, done: false };
+}
+
 export async function writeProgress(session: Session, key: ProgressKey, state: object, done: boolean): Promise<void> {
   await session.query(
     `INSERT INTO verdigris.progress (run_id, step, object, state, done) VALUES ($1, $2, $3, $4, $5)

@@ -36,7 +36,7 @@ export interface ShortLocks {
 /**
  * Runs DDL in a transaction whose statements wait only briefly for locks, and which is cancelled when the application
  * has waited for it too long; tried again with growing, jittered pauses. The work must lock its table first and nothing
- * before it.
+ * before it, but its own row of the progress.
  *
  * @throws VerdigrisError MigrationStepFailed (retryable) that names who holds the lock, after two minutes, or who was held up.
  */

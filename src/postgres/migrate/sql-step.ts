@@ -8,7 +8,7 @@ import { ident } from '../identifier.js';
 import { inTransaction, type Session } from '../session.js';
 import { dropIndex } from './index-build.js';
 import { findIndex } from './index-definition.js';
-import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
+import { lockProgress, readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { aloneWithShortLocks, shortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
 import { isTransient, passing, stepFailed } from './step-failed.js';
@@ -29,8 +29,9 @@ interface SqlState {
 }
 
 /**
- * Runs the SQL of a step: in one transaction with its row in verdigris.progress, so it is done once or not at all. A
- * text with statements that PostgreSQL refuses in a transaction is run statement by statement.
+ * Runs the SQL of a step: in one transaction with its row in verdigris.progress, which is locked and read first, so it is
+ * done once or not at all, whoever else does the step. A text with statements that PostgreSQL refuses in a transaction is
+ * run statement by statement.
  *
  * @throws VerdigrisError MigrationStepFailed with PostgreSQL's message.
  */
@@ -49,9 +50,9 @@ export async function runSql(context: StepContext, position: number, step: SqlSt
         await oneByOne(context, statements, object, searchPath, key, state, half);
         return;
       }
-      await shortLocks(context, session, { object, searchPath, writesRows: true }, async () => {
-        await runStatements(session, statements, half);
-        await session.query(`SELECT set_config('search_path', 'pg_catalog', true)`);
+      await shortLocks(context, session, { object, writesRows: true }, async () => {
+        if ((await lockProgress(session, key, state)).done) return;
+        await runStatements(session, statements, searchPath, half);
         await writeProgress(session, key, { ...state, next: statements.length }, true);
       });
     });
@@ -76,31 +77,52 @@ async function oneByOne(
   for (const [i, statement] of statements.entries()) {
     if (i < state.next) continue;
     report(context, object, i, statements.length);
-    const after = { ...state, next: i + 1 };
     const last = i === statements.length - 1;
+    // In a transaction. Another attempt may have done the statement since, and more.
+    const unlessDone = async (then: Partial<SqlState>, work?: (now: SqlState) => Promise<void>): Promise<SqlState> => {
+      const { state: now } = await lockProgress(session, key, from);
+      if (now.next > i) return now;
+      await work?.(now);
+      const after = { ...now, ...then };
+      await writeProgress(session, key, after, last && after.next > i);
+      return after;
+    };
+    const done = { next: i + 1 };
     if (isOutsideTransaction(statement)) {
-      await writeProgress(session, key, { ...state, begun: i }, false);
-      await outsideTransaction(context, object, statement, searchPath, state.begun === i);
-      await writeProgress(session, key, after, last);
+      let begunBefore = false;
+      state = await inTransaction(session, () =>
+        unlessDone({ begun: i }, ({ begun }) => {
+          begunBefore = begun === i;
+          return Promise.resolve();
+        }),
+      );
+      if (state.next > i) continue;
+      await outsideTransaction(context, object, statement, searchPath, begunBefore);
+      state = await inTransaction(session, () => unlessDone(done));
     } else {
-      await shortLocks(context, session, { object, searchPath, writesRows: true }, async () => {
-        await runStatements(session, [statement], half);
-        await writeProgress(session, key, after, last);
-      });
+      state = await shortLocks(context, session, { object, writesRows: true }, () =>
+        unlessDone(done, () => runStatements(session, [statement], searchPath, half)),
+      );
     }
-    state = after;
   }
 }
 
 /**
- * Statements of a step, in the transaction that is open on the session. A `down` is run on a green that may be fenced
- * already, and may change rows of what it takes away.
+ * Statements of a step, in the transaction that is open on the session, and its path afterwards as it is without a
+ * step. A `down` is run on a green that may be fenced already, and may change rows of what it takes away.
  */
-async function runStatements(session: Session, statements: readonly Statement[], half: SqlHalf): Promise<void> {
+async function runStatements(
+  session: Session,
+  statements: readonly Statement[],
+  searchPath: string,
+  half: SqlHalf,
+): Promise<void> {
   const work = async (): Promise<void> => {
     for (const { text } of statements) await session.query(text);
   };
+  await session.query(`SELECT set_config('search_path', $1, true)`, [searchPath]);
   await (half === 'down' ? pastTheFence(session, work) : work());
+  await session.query(`SELECT set_config('search_path', 'pg_catalog', true)`);
 }
 
 async function outsideTransaction(

@@ -38,6 +38,10 @@ export interface StepContext {
   readonly connect: (purpose: string) => Promise<Session>;
   readonly signal: AbortSignal;
   readonly onProgress: OnProgress;
+  /**
+   * Asked before each piece of work of another session than `session`: see joinStep(). Default: no other attempt is there
+   */
+  readonly join?: (beside: Session) => Promise<void>;
 }
 
 /**

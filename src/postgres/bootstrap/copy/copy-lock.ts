@@ -2,8 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { closeSession, type Session } from '../../session.js';
 
 /*
- * Who copies holds an advisory lock, on each server that it uses, for as long as its session lives. A worker that is
- * frozen holds it, too; the activity has been given to us, so the sessions that still hold it are ended.
+ * Who copies holds an advisory lock, on each server that it uses, for as long as its session lives, and so does whoever
+ * changes green's schema. A worker that is frozen holds it, too; the activity has been given to us, so the sessions that
+ * still hold it are ended.
  */
 
 /** First key of the locks: `verd` in ASCII. The second one is the number of the parcel, or one of those below. */
@@ -13,6 +14,10 @@ export const HOLDER_LOCK = -1;
 export const FOLLOW_LOCK = -2;
 /** Shared: of whoever watches over snapshots that an earlier attempt holds. */
 const WATCHER_LOCK = -3;
+/** Of whoever changes green's schema for the run: see migrate/step-lock.ts. */
+export const STEP_LOCK = -4;
+/** Shared: of the sessions in which such a step builds indexes. */
+export const BUILDER_LOCK = -5;
 /** Of the replication connection of stream 1; -11 of stream 2 and so on. */
 export const STREAM_LOCK = -10;
 
@@ -24,26 +29,34 @@ export async function takeOver(session: Session, number: number, signal: AbortSi
       `SELECT pg_catalog.pg_try_advisory_lock(${SPACE}, ${number}) AS held`,
     );
     if (isTrue(rows[0]?.held)) return;
-    await session.query(endHolders(`l.objid::bigint = ${number} & 4294967295`));
+    await session.query(endHolders(isHeld(number)));
     await sleep(50);
   }
 }
 
+/** Takes the lock for the session, beside others that hold it in shared mode. */
+export async function share(session: Session, number: number): Promise<void> {
+  await session.query(`SELECT pg_advisory_lock_shared(${SPACE}, ${number})`);
+}
+
+/** Of pg_locks `l`: that lock, held by somebody. */
+export function isHeld(number: number): string {
+  return inOurSpace(`l.objid::bigint = ${number} & 4294967295`);
+}
+
 /** Shows whoever holds the snapshots, for as long as the session lives, that somebody goes on with them. */
 export async function showWatching(session: Session): Promise<void> {
-  await session.query(`SELECT pg_advisory_lock_shared(${SPACE}, ${WATCHER_LOCK})`);
+  await share(session, WATCHER_LOCK);
 }
 
 export async function isWatched(session: Session): Promise<boolean> {
-  const { rowCount } = await session.query(
-    `SELECT FROM pg_locks l WHERE ${inOurSpace(`l.objid::bigint = ${WATCHER_LOCK} & 4294967295`)}`,
-  );
+  const { rowCount } = await session.query(`SELECT FROM pg_locks l WHERE ${isHeld(WATCHER_LOCK)}`);
   return rowCount !== 0;
 }
 
 /** Ends every session in this database that copies a parcel. */
 export async function endParcels(session: Session): Promise<void> {
-  await session.query(endHolders('l.objid::bigint < 2147483648'));
+  await session.query(endHolders(inOurSpace('l.objid::bigint < 2147483648')));
 }
 
 /** Closes a session and waits until the server has really ended it: what it had begun is rolled back then. */
@@ -59,7 +72,7 @@ export async function endSession(watch: Session, session: Session, pid: number):
 
 function endHolders(which: string): string {
   return `SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
-           WHERE ${inOurSpace(which)} AND l.pid <> pg_catalog.pg_backend_pid()`;
+           WHERE ${which} AND l.pid <> pg_catalog.pg_backend_pid()`;
 }
 
 /** Of pg_locks `l`: held locks of a copy in this database. */
