@@ -19,15 +19,7 @@ import { whyNotOpened } from './where-writes-are.js';
  * replaced by one that lacks its opening.
  */
 export type StandbyHealth =
-  | 'healthy'
-  | 'lagging'
-  | 'retaining'
-  | 'broken'
-  | 'dropped'
-  | 'unreachable'
-  | 'filling'
-  | 'undroppable'
-  | 'notOpened';
+  'healthy' | 'lagging' | 'retaining' | 'broken' | 'dropped' | 'unreachable' | 'filling' | 'undroppable' | 'notOpened';
 
 export interface StandbyState {
   readonly health: StandbyHealth;
