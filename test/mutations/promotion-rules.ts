@@ -420,8 +420,8 @@ export const PROMOTION_RULES: readonly Mutation[] = [
       edit('activities/context.ts', '    await refuseWhileBlueServes(own.databases, own.run, epoch);\n', ''),
       edit(
         'activities/retire.ts',
-        'if (route !== undefined) refuseGivenBack',
-        'if (route === undefined) refuseGivenBack',
+        '  refuseGivenBack(databases, { side: route.writesOn, epoch: route.epoch }, since);\n',
+        '',
       ),
     ],
     test: { file: 'test/postgres/retirement-refused.test.ts', name: 'is refused once writes are back on blue' },

@@ -101,7 +101,7 @@ describe('an activity that needs room', () => {
     vi.restoreAllMocks();
     const [line = '', ...more] = await told(failed, 1);
     expect(more).toEqual([]);
-    expect(line).toMatch(/^waits for access: blue: .*; check VERDIGRIS_CONNECTION_SHOP_BLUE where the worker runs/);
+    expect(line).toMatch(/^waits for access: blue: .* VERDIGRIS_CONNECTION_SHOP_BLUE where the worker runs/);
     expect(line).toContain(why);
     expect(failureOf(failed, new AbortController().signal, (text) => text)).toMatchObject({
       ...{ type: 'ConnectionFailed', nonRetryable: false },
