@@ -14,7 +14,7 @@ const KEEP_VALUES_OUT = `
   SELECT set_config(name, CASE vartype WHEN 'bool' THEN 'off' ELSE '0' END, true)
     FROM pg_settings
    WHERE name IN ('log_parameter_max_length', 'log_parameter_max_length_on_error',
-                  'auto_explain.log_parameter_max_length', 'pg_stat_statements.track_utility')
+                  'auto_explain.log_parameter_max_length', 'pg_stat_statements.track_utility', 'pgaudit.log_parameter')
      AND (context = 'user' OR has_parameter_privilege(name, 'SET'))`;
 
 /**

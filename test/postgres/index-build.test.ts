@@ -339,6 +339,21 @@ describe.each([testedVersion('pg18')])('indexes on %s', (server) => {
       expect(progress).toMatchObject({ state: { ours: true }, done: true });
     });
 
+    it('one of the plan that can not be built ends none of blue, and is refused at its place', async () => {
+      await app.query(SLOW);
+      const table = { schema: 'public', name: 't' };
+      const create = 'CREATE INDEX of_blue ON public.t USING btree (public.slow(id))';
+      const ofBlue = { parents: [], indexes: [{ table, name: 'of_blue', create }], attach: [] };
+      const indexes = await indexesOf({ table: 't', name: 'twice', columns: ['a'], unique: true });
+      const seen: Progress[] = [];
+      const schema = { keys: { create: [], join: [] }, secondaryIndexes: ofBlue };
+      await buildTogether(context(seen), schema, undefined, (own) => buildsAhead(own, indexes));
+      expect((await definition('of_blue'))?.valid).toBe(true);
+      expect(seen.map(({ note }) => note)).toContainEqual(expect.stringMatching(/^left to its step: .*twice/));
+      await expect(createIndexes(context(), indexes)).rejects.toMatchObject({ type: 'BackfillFailed' });
+      await app.query('DROP INDEX of_blue; DROP FUNCTION slow(int)');
+    });
+
     it('is told how far each of several is', async () => {
       await app.query(SLOW.replace('0.01', '0.03'));
       const indexes = await indexesOf(...['one', 'two'].map((name) => ({ table: 't', name, columns: ['(slow(id))'] })));

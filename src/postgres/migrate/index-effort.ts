@@ -63,9 +63,10 @@ export class SharedGreen {
   }
 
   async build(lane: StepContext, build: Build): Promise<void> {
-    await this.#limitWorkers(lane, build);
+    // Before anything is waited for: the lanes begin at the same moment.
     this.#underWay.add(build);
     try {
+      await this.#limitWorkers(lane, build);
       await buildIndex(lane, build, this.settings);
     } finally {
       this.#underWay.delete(build);

@@ -46,7 +46,8 @@ const WRITTEN = `
     ('log_transaction_sample_rate', '[1-9]', 'log_parameter_max_length'),
     ('auto_explain.log_min_duration', '^0$', 'auto_explain.log_parameter_max_length'),
     ('pg_stat_statements.track', '^all$', 'pg_stat_statements.track_utility'),
-    ('pgaudit.log', '\\m(all|ddl)\\M', NULL))
+    ('pgaudit.log_parameter', '^on$', 'pgaudit.log_parameter'),
+    ('pgaudit.log', '^(?!.*-\\s*ddl).*\\m(all|ddl)\\M', NULL))
   SELECT w.name, s.setting AS value, w.off, current_user::text AS "user"
     FROM writing w JOIN pg_settings s ON s.name = w.name LEFT JOIN pg_settings o ON o.name = w.off
    WHERE s.setting ~* w.value

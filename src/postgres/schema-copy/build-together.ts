@@ -1,10 +1,11 @@
+import { VerdigrisError } from '../../errors.js';
 import { formatTableName } from '../../plan/table-name.js';
 import { vacuumTable } from '../bootstrap/copy/vacuum-copied.js';
 import type { Build } from '../migrate/index-build.js';
 import { longestFirst, SharedGreen, sizedBuild, type SizedBuild } from '../migrate/index-effort.js';
 import { inLanes } from '../migrate/index-lanes.js';
 import { DEFAULT_INDEX_SETTINGS, whileOffline, type IndexSettings } from '../migrate/index-settings.js';
-import type { StepContext } from '../migrate/step-context.js';
+import { noted, type StepContext } from '../migrate/step-context.js';
 import { isOffline } from '../offline.js';
 import { readApplied, wasApplied } from './apply-post-data.js';
 import { indexBuild } from './apply-indexes.js';
@@ -17,6 +18,9 @@ import type { IndexStatement, SchemaStatements } from './schema-statements.js';
  * table that begin together share one scan of it. Each table is vacuumed before: the first scan after the rows were written
  * is the dearest, and one table's can be under way while another's indexes are built. While nobody writes green's tables
  * only; the keys themselves and what joins partitions is made afterwards, of what is there then.
+ *
+ * One of `ahead` that can't be built (two rows are alike) ends none of the others, and is left to whoever makes it at its
+ * place: that is where its error is told.
  *
  * @throws VerdigrisError SchemaCopyFailed that names the index or key; what `ahead` throws.
  */
@@ -31,6 +35,7 @@ export async function buildTogether(
   const partitioned = await partitionedTables(context);
   const applied = await readApplied(context);
   const sizeOf = await readSizes(session);
+  const early = await ahead(context);
   const builds = [
     ...keys.create.flatMap((key) => {
       if (wasApplied(applied, 'keys', key.create) || partitioned.has(formatTableName(key.table))) return [];
@@ -38,13 +43,19 @@ export async function buildTogether(
       return build === undefined ? [] : [sizedBuild(build, 'btree', sizeOf(key.table))];
     }),
     ...secondaryIndexes.indexes.map((index) => sizedBuild(indexBuild(index), methodOf(index), sizeOf(index.table))),
-    ...(await ahead(context)),
+    ...early,
   ];
   const green = new SharedGreen(builds, whileOffline(settings));
-  const work = new TablesAtWork(builds, green);
-  await inLanes(context, 'indexes', green.settings, work.pieces, async (lane) => {
-    await work.next(lane);
-  });
+  const work = new TablesAtWork(builds);
+  const isEarly = (build: Build): boolean => early.some((sized) => sized.build === build);
+  await inLanes(context, 'indexes', green.settings, work.pieces, (lane) =>
+    work.next(lane, async (build) => {
+      await green.build(lane, build).catch((error: unknown) => {
+        if (!isEarly(build) || !(error instanceof VerdigrisError) || error.retryable) throw error;
+        lane.onProgress(noted('index', build.object, `left to its step: ${error.what}`));
+      });
+    }),
+  );
 }
 
 /** As pg_dump writes it, which always does. */
@@ -62,18 +73,15 @@ class TablesAtWork {
   private ready: SizedBuild[] = [];
   private readonly vacuums = new Set<Promise<void>>();
 
-  constructor(
-    private readonly builds: readonly SizedBuild[],
-    private readonly green: SharedGreen,
-  ) {
+  constructor(private readonly builds: readonly SizedBuild[]) {
     this.tables = byTable(longestFirst(builds).map(({ build }) => build));
     this.pieces = Array.from({ length: this.tables.length + builds.length }, (_, i) => i);
   }
 
-  async next(lane: StepContext): Promise<unknown> {
+  async next(lane: StepContext, build: (build: Build) => Promise<void>): Promise<void> {
     for (;;) {
       const next = this.ready.shift();
-      if (next !== undefined) return this.green.build(lane, next.build);
+      if (next !== undefined) return build(next.build);
       const table = this.tables.shift();
       if (table !== undefined) return this.vacuum(lane, table);
       if (this.vacuums.size === 0) return;
