@@ -102,7 +102,7 @@ function normalized(sql: string): string {
   return sql
     .replaceAll(/CONNECTION '[^']*'/g, "CONNECTION '#'")
     .replaceAll(/[0-9a-f]{8}-[0-9a-f-]{27}/g, '#')
-    .replaceAll(/verdigris_probe_[0-9a-f]+/g, 'verdigris_probe_#')
+    .replaceAll(/verdigris_(probe|secret)_[0-9a-f]+/g, 'verdigris_$1_#')
     .replaceAll(/\d+/g, '#')
     .replaceAll(/\s+/g, ' ')
     .trim();
