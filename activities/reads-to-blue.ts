@@ -1,8 +1,7 @@
 import { log } from '@temporalio/activity';
-import { VerdigrisError } from '../src/errors.js';
 import { takeReadsBack } from '../src/postgres/green-reads.js';
 import { SHORT_STATEMENTS } from '../src/postgres/session.js';
-import { isConnectionLost } from '../src/postgres/sqlstate.js';
+import { isAway } from '../src/postgres/standby.js';
 import { hasState, readOwner, readRoute, type Route } from '../src/postgres/state.js';
 import type { Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
@@ -73,8 +72,4 @@ export async function readsAreBack(
   } catch (error) {
     if (!onlyIfAnswered || !isAway(error)) throw error;
   }
-}
-
-function isAway(error: unknown): boolean {
-  return isConnectionLost(error) || (error instanceof VerdigrisError && error.type === 'ConnectionFailed');
 }

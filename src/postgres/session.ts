@@ -387,8 +387,9 @@ function nextStepFor(database: Database, error: unknown): string {
 }
 
 /**
- * A server that is down, cut off or full comes back; a login that it refuses may be mended. What is no answer of the server (it has no SQLSTATE) says nothing against the
- * connection, save a login that can't even be tried, such as without a password. A certificate that is wrong may be mended.
+ * A server that is down, cut off or full comes back; a login that it refuses may be mended. What is no answer of the server
+ * (it has no SQLSTATE) says nothing against the connection, save a login that can't even be tried, such as without a
+ * password. A certificate that is wrong may be mended.
  */
 function mayBeOpenedLater(error: unknown): boolean {
   if (!(error instanceof pg.DatabaseError)) return !(error instanceof Error && error.message.startsWith('SASL'));

@@ -47,6 +47,7 @@ export function knownConnections(environment: Environment): string[] {
 function databaseOf(side: Side, connection: string, environment: Environment): Database {
   const uri = uriOf(side, connection, environment);
   const variable = variableOf(connection);
+  // One that can't be used is refused at once.
   clientConfig(uri, variable);
   return {
     side,

@@ -10,7 +10,8 @@ import type { Story } from '../lib/story.js';
 
 /**
  * Bootstrap `copy`: rows come from exported snapshots of blue in parallel, already in the new shape; keys and indexes,
- * blue's and the plan's, are built behind them, while nobody writes green yet; then green follows blue from where the snapshots were taken.
+ * blue's and the plan's, are built behind them, while nobody writes green yet; then green follows blue from where the
+ * snapshots were taken.
  */
 export async function bootstrapByCopy(story: Story, ref: RunRef): Promise<void> {
   await story.step('copying the rows', () => copyRows(story, ref));

@@ -3,6 +3,7 @@ import type { CreateIndex } from '../../plan/schema.js';
 import type { TableInfo } from '../catalog.js';
 import { ident, qualified } from '../identifier.js';
 import { isOffline } from '../offline.js';
+import { byTable } from '../schema-copy/by-table.js';
 import { closeSession, type Session } from '../session.js';
 import { readTable, type ChangedTable } from './changed-table.js';
 import { buildIndex, type Build } from './index-build.js';
@@ -43,40 +44,23 @@ export async function createIndexes(
   const session = await context.connect('prepare indexes');
   try {
     await context.join?.(session);
-    const builds: PlanIndexBuild[] = [];
-    const partitioned: (() => Promise<void>)[] = [];
-    for (const { table, index } of indexes) {
-      const changed = await readTable(context.session, table);
-      builds.push(...(await claimedBuilds(session, context.runId, changed, index)));
-      if (changed.info.kind === 'partitioned') partitioned.push(() => attachLeaves(context, session, changed, index));
-    }
+    const planned = await plannedBuilds(context, session, indexes);
+    const builds = longestFirst(planned.flatMap(({ builds: own }) => own));
     if (await isOffline(session)) {
       const green = new SharedGreen(builds, whileOffline(settings));
-      await inLanes(context, 'index', green.settings, longestFirst(builds), (lane, { build }) =>
-        green.build(lane, build),
-      );
+      await inLanes(context, 'index', green.settings, builds, (lane, build) => green.build(lane, build));
     } else {
       await inLanes(context, 'index', settings, byTable(builds), async (lane, piece) => {
-        for (const { build } of piece) await buildIndex(lane, build, settings);
+        for (const build of piece) await buildIndex(lane, build, settings);
       });
     }
-    for (const attach of partitioned) await attach();
+    for (const { changed, index } of planned) {
+      if (changed.info.kind === 'partitioned') await attachLeaves(context, session, changed, index);
+    }
     for (const { table, index } of indexes) await finished(session, context, table, index);
   } finally {
     await closeSession(session);
   }
-}
-
-/** Of a green that is in use: its builds on one table follow each other. */
-function byTable(builds: readonly PlanIndexBuild[]): PlanIndexBuild[][] {
-  const tables = new Map<number, PlanIndexBuild[]>();
-  for (const build of longestFirst(builds)) tables.set(build.oid, [...(tables.get(build.oid) ?? []), build]);
-  return [...tables.values()];
-}
-
-interface PlanIndexBuild extends SizedBuild {
-  /** Of the table that it is built on. */
-  readonly oid: number;
 }
 
 /**
@@ -88,25 +72,31 @@ export async function buildsAhead(context: StepContext, indexes: readonly IndexW
   const session = await context.connect('prepare indexes');
   try {
     await context.join?.(session);
-    const builds: SizedBuild[] = [];
-    for (const { table, index } of indexes) {
-      const changed = await readTable(context.session, table);
-      builds.push(...(await claimedBuilds(session, context.runId, changed, index)));
-    }
-    return builds;
+    return (await plannedBuilds(context, session, indexes)).flatMap(({ builds }) => builds);
   } finally {
     await closeSession(session);
   }
 }
 
-async function claimedBuilds(
+/** An index of the plan, with its table and what is built for it: on each leaf, where that is partitioned. */
+interface PlannedIndex {
+  readonly changed: ChangedTable;
+  readonly index: CreateIndex;
+  readonly builds: readonly SizedBuild[];
+}
+
+async function plannedBuilds(
+  context: StepContext,
   session: Session,
-  runId: string,
-  changed: ChangedTable,
-  index: CreateIndex,
-): Promise<PlanIndexBuild[]> {
-  await claim(session, runId, changed, index);
-  return buildsOf(session, changed, index);
+  indexes: readonly IndexWork[],
+): Promise<PlannedIndex[]> {
+  const planned: PlannedIndex[] = [];
+  for (const { table, index } of indexes) {
+    const changed = await readTable(context.session, table);
+    await claim(session, context.runId, changed, index);
+    planned.push({ changed, index, builds: await buildsOf(session, changed, index) });
+  }
+  return planned;
 }
 
 /** Written down before the build: a worker that dies in it leaves an index that the rollback knows as ours. */
@@ -129,7 +119,7 @@ async function buildsOf(
   session: Session,
   { info, leaves, searchPath }: ChangedTable,
   index: CreateIndex,
-): Promise<PlanIndexBuild[]> {
+): Promise<SizedBuild[]> {
   await session.query(`SELECT set_config('search_path', $1, false)`, [searchPath]);
   let shape: string | undefined;
   try {
@@ -146,10 +136,10 @@ async function buildsOf(
   }
   const named = (on: TableInfo): string =>
     info.kind === 'partitioned' ? leafIndexName(index.name, on.name) : index.name;
-  const builds: PlanIndexBuild[] = [];
+  const builds: SizedBuild[] = [];
   for (const on of leaves) {
     const build = planBuild({ info, on, index, name: named(on), shape, searchPath });
-    builds.push({ ...sizedBuild(build, index.method, await bytesOf(session, on.oid)), oid: on.oid });
+    builds.push(sizedBuild(build, index.method, await bytesOf(session, on.oid)));
   }
   return builds;
 }

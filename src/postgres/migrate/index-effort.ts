@@ -4,8 +4,7 @@ import type { IndexSettings } from './index-settings.js';
 import type { StepContext } from './step-context.js';
 
 /** A build, and what it takes. */
-export interface SizedBuild {
-  readonly build: Build;
+export interface SizedBuild extends Build {
   /** The bytes that it reads, weighed by its method. */
   readonly effort: number;
   /** Whether it is one process, however many the server would allow. */
@@ -32,10 +31,10 @@ const PARALLEL: ReadonlySet<string> = new Set(['btree', 'brin']);
 
 /** @param bytes of the table, without its TOAST. */
 export function sizedBuild(build: Build, method: string, bytes: number): SizedBuild {
-  return { build, effort: bytes * (EFFORT[method] ?? OTHER_EFFORT), isOneProcess: !PARALLEL.has(method) };
+  return { ...build, effort: bytes * (EFFORT[method] ?? OTHER_EFFORT), isOneProcess: !PARALLEL.has(method) };
 }
 
-export function longestFirst<Sized extends SizedBuild>(builds: readonly Sized[]): Sized[] {
+export function longestFirst(builds: readonly SizedBuild[]): SizedBuild[] {
   return [...builds].sort((a, b) => b.effort - a.effort);
 }
 
@@ -48,21 +47,19 @@ export function longestFirst<Sized extends SizedBuild>(builds: readonly Sized[])
 export class SharedGreen {
   /** How many lanes are worth while. */
   readonly settings: IndexSettings;
-  readonly #long: ReadonlySet<Build>;
-  readonly #underWay = new Set<Build>();
+  readonly #long: ReadonlySet<SizedBuild>;
+  readonly #underWay = new Set<SizedBuild>();
 
   /** @param settings `parallel` is how many lanes there may be. */
   constructor(builds: readonly SizedBuild[], settings: IndexSettings) {
-    const longest = Math.max(...builds.map(({ effort }) => effort), 1);
+    const longest = builds.reduce((most, { effort }) => Math.max(most, effort), 1);
     const total = builds.reduce((sum, { effort }) => sum + effort, 0);
-    this.#long = new Set(
-      builds.filter((sized) => sized.isOneProcess && sized.effort >= longest / 2).map(({ build }) => build),
-    );
+    this.#long = new Set(builds.filter(({ isOneProcess, effort }) => isOneProcess && effort >= longest / 2));
     const worthWhile = this.#long.size === 0 ? settings.parallel : Math.max(2, Math.floor(total / longest));
     this.settings = { ...settings, parallel: Math.min(settings.parallel, worthWhile) };
   }
 
-  async build(lane: StepContext, build: Build): Promise<void> {
+  async build(lane: StepContext, build: SizedBuild): Promise<void> {
     // Before anything is waited for: the lanes begin at the same moment.
     this.#underWay.add(build);
     try {
@@ -73,7 +70,7 @@ export class SharedGreen {
     }
   }
 
-  async #limitWorkers({ session }: StepContext, build: Build): Promise<void> {
+  async #limitWorkers({ session }: StepContext, build: SizedBuild): Promise<void> {
     if (this.settings.oneProcess) return;
     const isBesideLong = [...this.#underWay].some((other) => other !== build && this.#long.has(other));
     await session.query(

@@ -1,5 +1,5 @@
 import { ident } from '../identifier.js';
-import { readLeftOut, readUnofferedExtensions } from '../schema-copy/left-out-extensions.js';
+import { leftOutAmong, readUnofferedExtensions } from '../schema-copy/left-out-extensions.js';
 import type { Session } from '../session.js';
 import { NEW_GREEN, type Found, type PairCheck, type PairContext } from './check.js';
 import { listed } from './finding.js';
@@ -113,11 +113,9 @@ function ofAnotherVersion({ name, version }: Used, there: string): Found {
 
 /** What green's server does not have is no harm where nobody needs it: a service's own extensions can't be dropped on blue. */
 async function notOffered({ blue, green }: PairContext, used: readonly Used[]): Promise<Found[]> {
-  const { tables } = blue.plan;
-  const unoffered = new Map(
-    (await readUnofferedExtensions(blue.session, green.session, tables)).map((one) => [one.name, one.neededBy]),
-  );
-  const leftOut = await readLeftOut(blue.session, green.session, tables);
+  const found = await readUnofferedExtensions(blue.session, green.session, blue.plan.tables);
+  const unoffered = new Map(found.map((one) => [one.name, one.neededBy]));
+  const leftOut = await leftOutAmong(blue.session, found);
   return used.flatMap(({ name, version, schema, schemaName }): Found | [] => {
     const neededBy = unoffered.get(name);
     if (neededBy === undefined) return [];

@@ -1,7 +1,6 @@
 import { VerdigrisError } from '../../errors.js';
 import { formatTableName } from '../../plan/table-name.js';
 import { vacuumTable } from '../bootstrap/copy/vacuum-copied.js';
-import type { Build } from '../migrate/index-build.js';
 import { longestFirst, SharedGreen, sizedBuild, type SizedBuild } from '../migrate/index-effort.js';
 import { inLanes } from '../migrate/index-lanes.js';
 import { DEFAULT_INDEX_SETTINGS, whileOffline, type IndexSettings } from '../migrate/index-settings.js';
@@ -35,7 +34,7 @@ export async function buildTogether(
   const partitioned = await partitionedTables(context);
   const applied = await readApplied(context);
   const sizeOf = await readSizes(session);
-  const early = await ahead(context);
+  const early = new Set(await ahead(context));
   const builds = [
     ...keys.create.flatMap((key) => {
       if (wasApplied(applied, 'keys', key.create) || partitioned.has(formatTableName(key.table))) return [];
@@ -47,11 +46,10 @@ export async function buildTogether(
   ];
   const green = new SharedGreen(builds, whileOffline(settings));
   const work = new TablesAtWork(builds);
-  const isEarly = (build: Build): boolean => early.some((sized) => sized.build === build);
   await inLanes(context, 'indexes', green.settings, work.pieces, (lane) =>
     work.next(lane, async (build) => {
       await green.build(lane, build).catch((error: unknown) => {
-        if (!isEarly(build) || !(error instanceof VerdigrisError) || error.retryable) throw error;
+        if (!early.has(build) || !(error instanceof VerdigrisError) || error.retryable) throw error;
         lane.onProgress(noted('index', build.object, `left to its step: ${error.what}`));
       });
     }),
@@ -68,20 +66,20 @@ class TablesAtWork {
   /** As many as there are vacuums and builds: which one it is, is seen when a lane is free for it. */
   readonly pieces: readonly number[];
   /** Those with the longest builds first. */
-  private readonly tables: Build[][];
+  private readonly tables: SizedBuild[][];
   /** The longest first. */
   private ready: SizedBuild[] = [];
   private readonly vacuums = new Set<Promise<void>>();
 
-  constructor(private readonly builds: readonly SizedBuild[]) {
-    this.tables = byTable(longestFirst(builds).map(({ build }) => build));
+  constructor(builds: readonly SizedBuild[]) {
+    this.tables = byTable(longestFirst(builds));
     this.pieces = Array.from({ length: this.tables.length + builds.length }, (_, i) => i);
   }
 
-  async next(lane: StepContext, build: (build: Build) => Promise<void>): Promise<void> {
+  async next(lane: StepContext, build: (build: SizedBuild) => Promise<void>): Promise<void> {
     for (;;) {
       const next = this.ready.shift();
-      if (next !== undefined) return build(next.build);
+      if (next !== undefined) return build(next);
       const table = this.tables.shift();
       if (table !== undefined) return this.vacuum(lane, table);
       if (this.vacuums.size === 0) return;
@@ -89,15 +87,14 @@ class TablesAtWork {
     }
   }
 
-  private async vacuum(lane: StepContext, table: readonly Build[]): Promise<void> {
+  private async vacuum(lane: StepContext, table: readonly SizedBuild[]): Promise<void> {
     const [first] = table;
     if (first === undefined) return;
     const vacuum = vacuumTable(lane, first.table);
     this.vacuums.add(vacuum);
     try {
       await vacuum;
-      const own = this.builds.filter(({ build }) => table.includes(build));
-      this.ready = longestFirst([...this.ready, ...own]);
+      this.ready = longestFirst([...this.ready, ...table]);
     } finally {
       this.vacuums.delete(vacuum);
     }

@@ -36,7 +36,7 @@ export async function readDumpFilter(blue: Session, green: Session, tables: Tabl
   return {
     system: await readSystemObjects(blue),
     leftOut,
-    gone: await readSystemObjects(blue, leftOut.extensions),
+    gone: leftOut.extensions.length === 0 ? new Set() : await readSystemObjects(blue, leftOut.extensions),
     superuserOfPublic: await superuserOfPublic(blue, green),
   };
 }

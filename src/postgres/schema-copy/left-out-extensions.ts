@@ -30,7 +30,11 @@ export interface UnofferedExtension {
 
 /** What the copy leaves out: extensions that green's server does not offer and nothing depends on. */
 export async function readLeftOut(blue: Session, green: Session, tables: TablePatterns): Promise<LeftOut> {
-  const unoffered = await readUnofferedExtensions(blue, green, tables);
+  return leftOutAmong(blue, await readUnofferedExtensions(blue, green, tables));
+}
+
+/** The same for whoever has asked already which extensions green's server does not offer. */
+export async function leftOutAmong(blue: Session, unoffered: readonly UnofferedExtension[]): Promise<LeftOut> {
   const extensions = unoffered.filter(({ neededBy }) => neededBy.length === 0).map(({ name }) => name);
   if (extensions.length === 0) return NOTHING_LEFT_OUT;
   const { rows } = await blue.query<{ schema: string }>(SCHEMAS, [extensions]);
