@@ -156,7 +156,7 @@ export async function whileSlotIsMade<T>(
  * terminated: a slot left behind would keep WAL until the disk is full. Where the role may not do that, since the other
  * server logs in as somebody else, it gets the time in which a walsender ends whose subscriber is gone; none with a patience of 0.
  *
- * @throws VerdigrisError SqlError (retryable), with the GRANT that is missing, when it is held even then
+ * @throws SlotHeld (SqlError, retryable), with the GRANT that is missing, when it is held even then
  */
 export async function dropSlot(session: Session, name: string, patienceMs = 5_000): Promise<void> {
   const started = performance.now();
@@ -203,7 +203,10 @@ async function goneWithin(session: Session): Promise<number> {
   return (rows[0]?.ms ?? 60_000) + 10_000;
 }
 
-async function heldByAnother(session: Session, slot: string, cause: unknown): Promise<VerdigrisError> {
+/** Somebody else's session holds a slot, and the role may not end it. */
+export class SlotHeld extends VerdigrisError {}
+
+async function heldByAnother(session: Session, slot: string, cause: unknown): Promise<SlotHeld> {
   const { rows } = await session.query<{ ours: string; pid: number | null; holder: string | null; superuser: boolean }>(
     `SELECT current_user::text AS ours, s.active_pid AS pid, a.usename::text AS holder,
             coalesce((SELECT rolsuper FROM pg_roles WHERE oid = a.usesysid), false) AS superuser
@@ -212,7 +215,7 @@ async function heldByAnother(session: Session, slot: string, cause: unknown): Pr
   );
   const { ours = '', pid = null, holder = null, superuser = false } = rows[0] ?? {};
   const right = superuser ? '' : `GRANT pg_signal_backend TO ${ident(ours)} on that server, or `;
-  return new VerdigrisError({
+  return new SlotHeld({
     type: 'SqlError',
     message: `the slot ${slot} can't be dropped, and keeps WAL: a session of "${holder ?? '?'}" (pid ${pid ?? '?'}) holds it, which "${ours}" may not end (${INSUFFICIENT_PRIVILEGE})`,
     nextStep: `${right}end that session as a superuser; it is tried again`,

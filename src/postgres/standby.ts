@@ -3,6 +3,7 @@ import { dropSlots } from './feed-objects.js';
 import { feedName } from './feed.js';
 import { measureLag } from './marker.js';
 import type { Run } from './ownership.js';
+import { SlotHeld } from './replication-slot.js';
 import { judgeRetainedWal, lacksSlots, readRetainedWal } from './retained-wal.js';
 import { readServerPosition, whyReplaced, type ServerPosition } from './server-position.js';
 import type { Session } from './session.js';
@@ -125,12 +126,12 @@ export function outOfReach(error: unknown, retaining?: string): StandbyState {
 }
 
 /** Why slots could not be dropped, where somebody else's session holds one; undefined when they are. */
-async function whyHeld(dropping: Promise<void>): Promise<VerdigrisError | undefined> {
+async function whyHeld(dropping: Promise<void>): Promise<SlotHeld | undefined> {
   try {
     await dropping;
     return undefined;
   } catch (error) {
-    if (error instanceof VerdigrisError) return error;
+    if (error instanceof SlotHeld) return error;
     throw error;
   }
 }
@@ -138,7 +139,7 @@ async function whyHeld(dropping: Promise<void>): Promise<VerdigrisError | undefi
 function undroppable(
   bytes: number,
   { maxRetainedWal }: StandbyLimits,
-  { what, nextStep }: VerdigrisError,
+  { what, nextStep }: SlotHeld,
 ): StandbyState {
   return {
     health: 'undroppable',
