@@ -8,6 +8,7 @@ import { webhookOf } from '../src/worker/connections.js';
 import type { Notice } from '../workflows/lib/notices.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { alive, type ActivityDependencies } from './context.js';
+import { executionId } from './execution-id.js';
 import { temporalClock } from './temporal-clock.js';
 
 /** What has been delivered, and what people should mend although it has kept nothing from being sent. */
@@ -41,7 +42,7 @@ export function notifyActivities(dependencies: ActivityDependencies) {
         const makeLinks = signs ? linkMaker(ref, run, signing, (await temporalClock())()) : () => [];
         const deliveries = notices.map((notice) => {
           const links = makeLinks(notice);
-          return { key: `${run.runId}-${notice.sequence}`, body: bodyOf(target.form, run, notice, links) };
+          return { key: `${executionId(run)}-${notice.sequence}`, body: bodyOf(target.form, run, notice, links) };
         });
         const limits = { ...DELIVERY_LIMITS, giveUpAfterMs: forMs };
         const delivered = await deliver(webhookOf(target.connection, environment), deliveries, limits, signal);

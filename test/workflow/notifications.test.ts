@@ -167,6 +167,27 @@ describe('notifications of a run', () => {
     expect(Math.abs((link?.expires ?? 0) * 1_000 - Date.now() - ahead - 3_600_000)).toBeLessThan(60_000);
   });
 
+  it('have keys of their own after a reset, which sets the sequence back and keeps the run: no other notice is taken for them', async () => {
+    const json = await NoticeReceiver.start();
+    const environment = { VERDIGRIS_CONNECTION_HOOK: json.url };
+    const { notify } = notifyActivities({ environment, redact: redactor([]) });
+    const plan = planSchema.parse({
+      ...{ name: 'm', blue: { connection: 'b' }, green: { connection: 'g' }, notify: [{ connection: 'hook' }] },
+    });
+    const [target] = plan.notify ?? [];
+    if (target === undefined) throw new Error('the plan names nobody');
+    const run = { name: 'm', workflowId: 'verdigris/m', runId: 'first' };
+    const notice = { sequence: 5, event: 'phase', at: 'T', text: 'verify' } as unknown as Notice;
+    const tell = (runId: string, attempt: number): Promise<unknown> =>
+      new MockActivityEnvironment({ attempt, workflowExecution: { workflowId: 'verdigris/m', runId } }).run(() =>
+        notify({ plan, runId: 'first' }, run, target, [notice]),
+      );
+    for (const runId of ['first', 'second']) for (const attempt of [1, 2]) await tell(runId, attempt);
+    expect(json.requests.map(({ key }) => key)).toEqual(['first-5', 'first-5', 'second-5', 'second-5']);
+    const bodies = json.requests.map(({ body }) => JSON.parse(body) as { run: ToldRun; sequence: number });
+    for (const body of bodies) expect(body).toMatchObject({ run: { runId: 'first' }, sequence: 5 });
+  });
+
   it('whose webhook the worker does not know are said to be lost, and stop nothing', async () => {
     const run = await runs.begin(sendingTo({}), { notify: [{ connection: 'hook' }] });
     const status = await until(run.handle, 'in standby', (s) => s.phase === 'standby' && s.warnings.length > 0);
