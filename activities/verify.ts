@@ -16,6 +16,7 @@ import { NAMED } from '../workflows/lib/differing-rows.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { VerificationSummary } from '../workflows/lib/status.js';
 import { perform, watching, type ActivityDependencies } from './context.js';
+import { executionId } from './execution-id.js';
 import { readsAreBack } from './reads-to-blue.js';
 import { movedTables } from './run-tables.js';
 
@@ -73,7 +74,7 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           target: work.databases[target],
           direction: directionTo(target),
           runId: work.run.runId,
-          pass,
+          pass: ofExecution(pass, ref),
           tables: all.filter((name) => emptiedRoots?.has(formatTableName(name)) ?? true),
           isPartial: emptiedRoots !== undefined,
           work: await planWork(ref.plan),
@@ -100,6 +101,15 @@ export function verifyActivities(dependencies: ActivityDependencies) {
         };
       }),
   };
+}
+
+/**
+ * A run that was reset gives the names of passes a second time. What the earlier one has found says nothing of the rows of
+ * now, so its cursors are not those of this one. Before a reset a name stays as it is: an upgrade begins no pass anew.
+ */
+function ofExecution(pass: string, ref: RunRef): string {
+  const execution = executionId(ref);
+  return execution === ref.runId ? pass : `${pass} of ${execution}`;
 }
 
 /** Names that go into the history: a table may have a thousand columns. */

@@ -2,7 +2,7 @@ import { WorkflowFailedError } from '@temporalio/client';
 import pg from 'pg';
 import { describe, expect, it } from 'vitest';
 import { LEDGER_SCHEMA } from '../support/ledger-application.js';
-import { Migration, rowsOf, until } from '../support/migration.js';
+import { Migration, rowsOf, statusOf, until } from '../support/migration.js';
 import { resetBefore } from '../support/reset.js';
 import { approveUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 
@@ -115,6 +115,39 @@ describe('a run that is reset to a point before its stages', () => {
       expect((await again.result()) as object).toMatchObject({ outcome: 'rolledBack' });
     } finally {
       await reader.end();
+      await migration.close();
+    }
+  });
+});
+
+describe('a run that is reset to its comparison before the promotion', () => {
+  it('compares what was written since, and reports nothing that was found before', { timeout: 240_000 }, async () => {
+    const migration = await Migration.create({
+      ...{ blue: 'pg15', green: 'pg18', purpose: 'reset compared', schema: LEDGER_SCHEMA },
+      plan: {
+        traffic: { stages: [{ percent: 0, for: '0s' }], approval: { before: ['promote'] } },
+        standby: { for: '1h' },
+      },
+    });
+    try {
+      const handle = await migration.start();
+      const asked = await until(handle, 'an approval', (s) => s.waiting?.gate === 'promote');
+      expect(asked.verification?.differingRows).toBe(0);
+      await rowsOf(
+        migration.green,
+        `BEGIN; ALTER TABLE accounts DISABLE TRIGGER _verdigris_fence;
+         UPDATE accounts SET balance = 7 WHERE id = 42;
+         ALTER TABLE accounts ENABLE ALWAYS TRIGGER _verdigris_fence; COMMIT`,
+      );
+      await resetBefore(handle, 'verify', 2);
+      const again = migration.client.workflow.getHandle(handle.workflowId);
+      await until(again, 'the end, or an approval', (s) => s.outcome !== 'running' || s.waiting?.gate === 'promote');
+      expect((await statusOf(again)).outcome).toBe('failed');
+      const error: unknown = await again.result().catch((e: unknown) => e);
+      expect(String((error as WorkflowFailedError).cause?.message)).toMatch(
+        /1 row differs between blue and green: public\.accounts "id" = 42/,
+      );
+    } finally {
       await migration.close();
     }
   });

@@ -68,7 +68,10 @@ export class Story {
     this.#step?.cancel();
   }
 
-  /** A name for one comparison of the two sides: the same when its step is begun again after a pause. */
+  /**
+   * A name for one comparison of the two sides: the same when its step is begun again after a pause. A reset has it given a
+   * second time; the activity adds the execution.
+   */
   nextPass(): string {
     this.#passes += 1;
     return `pass ${this.#passes}`;
