@@ -8,7 +8,7 @@ import { promote } from './promote.js';
 import { replicate } from './replicate.js';
 import { retire } from './retire.js';
 import { rollBack } from './rollback.js';
-import { shiftTraffic } from './shift-traffic.js';
+import { shiftTraffic, undoUnknownStages } from './shift-traffic.js';
 import { standby } from './standby.js';
 import { verify } from './verify.js';
 import { windowOpens } from './windows.js';
@@ -77,6 +77,7 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
     await CancellationScope.nonCancellable(() => {
       // Before a promotion everything goes back at once, and one call says so.
       if (run.promotionStarted) story.webhooks.tell('rollingBack');
+      undoUnknownStages(story, saga);
       return rollBack(run, saga, { flags, confirmations }, error, isCancelled(error));
     });
   } finally {

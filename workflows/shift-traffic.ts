@@ -8,13 +8,14 @@ import { act, actFast, actFastUpTo } from './lib/activities.js';
 import { nameRows } from './lib/differing-rows.js';
 import type { Evidence } from './lib/evidence.js';
 import { failureMessage, isCancelled, mayPass } from './lib/failure.js';
-import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
-import type { Saga } from './lib/saga.js';
+import type { Compensation, Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
+import { wasReset } from './lib/was-reset.js';
 import { opened } from './open-stage.js';
 import { untilStageMayOpen } from './stage-may-open.js';
 import { stillThere, warnOfColumns } from './verify.js';
+import { askSinceReset } from './writes-since-reset.js';
 
 /** Phase 5: reads of more and more users go to green. A stage is left on evidence only, and by approval where asked. */
 export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promise<void> {
@@ -23,12 +24,11 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
   run.enter('traffic');
   story.webhooks.begin(ref.plan, saga);
   await fenceGreen(story, ref, saga);
-  saga.push({
-    name: 'all reads back to blue',
-    undo: () => readsBack(story, ref),
-    // Who still reads on green needs its columns, and the feed to it.
-    critical: () => (patched('what readers of green need stays until they are back') ? 'reads are not back' : null),
-  });
+  saga.push(undoingOfStages(story, ref));
+  // The fence takes back what routers have led to green before a reset.
+  if (story.webhooks.mustKnow) {
+    await story.step('leading back reads of before the reset', () => allReadsBack(story, ref));
+  }
   const { warnings } = await story.step('counting the reads of now', () =>
     act('which gates can decide').forecastGates(ref),
   );
@@ -40,6 +40,28 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
     await runStage(story, ref, stage, current);
     current = stage;
   }
+}
+
+function undoingOfStages(story: Story, ref: RunRef): Compensation {
+  return {
+    name: 'all reads back to blue',
+    undo: () => readsBack(story, ref),
+    // Who still reads on green needs its columns, and the feed to it.
+    critical: () => (patched('what readers of green need stays until they are back') ? 'reads are not back' : null),
+  };
+}
+
+/**
+ * A run that was reset to a point before this phase does not know of a stage that is open. Each undoing takes back the reads
+ * that routers and the like lead to green, but what webhooks lead there goes back only when they are told: so its rollback
+ * begins as that of a stage does. Does nothing in any other run.
+ */
+export function undoUnknownStages(story: Story, saga: Saga): void {
+  const { plan, status } = story.run;
+  const isUnknown = plan?.traffic.webhooks !== undefined && !story.webhooks.areThere && !saga.isEmpty;
+  if (!isUnknown || !wasReset()) return;
+  story.webhooks.begin(plan, saga);
+  saga.push(undoingOfStages(story, { plan, runId: status.runId }));
 }
 
 /** One stage: opened, timed durably, watched all the time, left when its evidence suffices. */
@@ -271,6 +293,7 @@ async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: r
 
 /** All reads back to blue while the run goes on, and the webhooks with them. */
 export async function allReadsBack(story: Story, ref: RunRef): Promise<void> {
+  if (story.webhooks.mustKnow) await askSinceReset(story, ref);
   story.webhooks.tell('readsBack', 0);
   story.run.onReadsBack(ref, await actFast('all reads back to blue').readsToBlue(ref));
   story.run.saw({ greenReadPercent: 0 });
@@ -279,7 +302,8 @@ export async function allReadsBack(story: Story, ref: RunRef): Promise<void> {
 /** The rollback does the same, but begins only when everything that runs has stopped. */
 async function readsBackAtOnce(story: Story, ref: RunRef): Promise<void> {
   // A promotion that has been tried is taken back as one, by "rollingBack" and what follows it.
-  story.webhooks.tell(story.run.promotionStarted ? 'readsBack' : 'rolledBack', 0);
+  // Those of a run that was reset are told by the rollback, which asks first whether that is so.
+  if (!story.webhooks.mustKnow) story.webhooks.tell(story.run.promotionStarted ? 'readsBack' : 'rolledBack', 0);
   try {
     const summary = 'all reads back to blue';
     const activities = patched(SAYS_WHY) ? actFastUpTo(summary, TRIES) : actFast(summary);
@@ -300,8 +324,8 @@ function counting(evidence: readonly Evidence[], wanted: (outcome: Evidence['out
 }
 
 async function readsBack(story: Story, ref: RunRef): Promise<void> {
-  story.webhooks.tell('rolledBack');
-  story.run.onReadsBack(ref, await untilReadsAreBack(story.run, ref));
+  if (!story.webhooks.mustKnow) story.webhooks.tell('rolledBack');
+  story.run.onReadsBack(ref, await untilReadsAreBack(story, ref));
   if (story.run.status.writesOn === 'blue') story.run.saw({ greenReadPercent: 0 });
 }
 
@@ -313,11 +337,16 @@ const TRIES = 5;
  * For as long as blue does not answer: its route sends readers to green for as long as nobody has changed it, so nothing
  * that they need may be taken away before.
  */
-async function untilReadsAreBack(run: MigrationRun, ref: RunRef): Promise<ReadsOwed | null> {
+async function untilReadsAreBack(story: Story, ref: RunRef): Promise<ReadsOwed | null> {
+  const { run, webhooks } = story;
   const summary = 'compensate: all reads back to blue';
   if (!patched(SAYS_WHY)) return actFast(summary).readsToBlue(ref);
   for (let attempt = 0; ; attempt++) {
     try {
+      if (webhooks.mustKnow) {
+        await askSinceReset(story, ref, (what) => actFastUpTo(what, TRIES));
+        webhooks.tell('rolledBack');
+      }
       const owed = await actFastUpTo(summary, TRIES).readsToBlue(ref);
       run.waitFor(null);
       return owed;

@@ -5,6 +5,7 @@ import type { NotFollowed } from './lib/traffic-webhooks.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 import { watched } from './shift-traffic.js';
+import { askSinceReset } from './writes-since-reset.js';
 
 /**
  * Has the webhooks lead the reads of a stage to green: before the route does, so that one that refuses has kept
@@ -49,7 +50,10 @@ async function asked(
 ): Promise<NotFollowed | 'gate failed' | null> {
   const answer: { not: NotFollowed | null } = { not: null };
   const isAsBefore = await watched(story, ref, current, async () => {
-    answer.not = await story.step(`asking the webhooks: ${event}`, () => story.webhooks.ask(event, percent));
+    const ask = (): Promise<NotFollowed | null> => story.webhooks.ask(event, percent);
+    answer.not = await story.step(`asking the webhooks: ${event}`, () =>
+      story.webhooks.mustKnow ? askSinceReset(story, ref).then(ask) : ask(),
+    );
   });
   return isAsBefore ? answer.not : 'gate failed';
 }

@@ -5,7 +5,11 @@ import type { Side } from '../side.js';
 /** One intent of a run, as its webhooks are called with it. However often it is sent, it is the same to the last byte. */
 export interface WebhookCall {
   readonly event: WebhookEvent;
-  /** One more with each intent of the run: a call of a lower one is late, and must change nothing. */
+  /**
+   * Higher with each intent of the run, also once its workflow was reset: ms since 1970 by Temporal's clock, or one more than
+   * the last one. A call of a lower one is late, and must change nothing. A run that an earlier version has begun counted
+   * from 1 until its worker was upgraded.
+   */
   readonly generation: number;
   /** Of the writes, as in the route: raised by each move, and higher in each later run. */
   readonly epoch: number;

@@ -1,12 +1,14 @@
 import { once } from 'node:events';
 import { WorkflowFailedError } from '@temporalio/client';
 import { afterEach, describe, expect, it } from 'vitest';
+import type { MigrationReport } from '../../workflows/lib/report.js';
 import { rollbackUpdate } from '../../workflows/messages.js';
 import { FaultRun } from '../support/fault-run.js';
 import { LEDGER_SCHEMA, LedgerApplication } from '../support/ledger-application.js';
 import { leftovers, Migration, rowsOf, statusOf, until } from '../support/migration.js';
 import type { TestDatabase } from '../support/postgres.js';
-import { isSigned, WebhookReceiver } from '../support/webhook-receiver.js';
+import { resetBefore } from '../support/reset.js';
+import { followedBy, inShort, isSigned, WebhookReceiver, type ReceivedBody } from '../support/webhook-receiver.js';
 
 const KEY = 'the key of this receiver';
 const open: { close(): Promise<void> }[] = [];
@@ -153,4 +155,61 @@ describe('a run behind webhooks', () => {
       expect(await leftovers(migration.green)).toEqual([]);
     },
   );
+});
+
+describe('a run behind webhooks that is reset to a point before its stages', () => {
+  const inStage = async (): Promise<{ migration: Migration; followed: readonly ReceivedBody[] }> => {
+    const hook = await receiver();
+    const followed = followedBy(hook);
+    const migration = await Migration.create({
+      ...{ blue: 'pg15', green: 'pg18', purpose: 'webhooks reset', schema: LEDGER_SCHEMA },
+      environment: (own) => ({
+        ...own,
+        VERDIGRIS_CONNECTION_HOOK: hook.url,
+        VERDIGRIS_CONNECTION_HOOK_SECRET: KEY,
+      }),
+      plan: {
+        traffic: {
+          stages: [
+            { percent: 1, for: '0s' },
+            { percent: 50, for: '10m' },
+          ],
+          gates: [{ metric: 'lag', max: '60s' }],
+          approval: { before: [] },
+          webhooks: [{ connection: 'hook', timeout: '2s' }],
+        },
+      },
+    });
+    open.push(migration);
+    const handle = await migration.start();
+    await until(handle, 'in the stage', (s) => s.greenReadPercent === 50);
+    expect(inShort(followed)).toEqual(['stage 1', 'stage 50']);
+    await resetBefore(handle, 'verify');
+    return { migration, followed };
+  };
+  const rollBack = async ({ client, plan, blue }: Migration): Promise<void> => {
+    const again = client.workflow.getHandle(`verdigris/${plan.name}`);
+    await again.executeUpdate(rollbackUpdate, { args: [{ by: 'grace', reason: 'the test says so' }] });
+    const { outcome, rollingBack } = (await again.result()) as MigrationReport;
+    expect(outcome).toBe('rolledBack');
+    expect(rollingBack?.notUndone).toEqual([]);
+    const own = /^relation (accounts|balances|entries|recent|entries_id_seq)$/;
+    expect((await leftovers(blue)).filter((what) => !own.test(what))).toEqual([]);
+  };
+
+  it('has them lead everything to blue when it is rolled back at once', { timeout: 240_000 }, async () => {
+    const { migration, followed } = await inStage();
+    await rollBack(migration);
+    expect(followed.at(-1)).toMatchObject({ event: 'rolledBack', writesOn: 'blue', greenReadPercent: 0 });
+  });
+
+  it('has them follow each stage anew, and the way back', { timeout: 240_000 }, async () => {
+    const { migration, followed } = await inStage();
+    const again = migration.client.workflow.getHandle(`verdigris/${migration.plan.name}`);
+    await until(again, 'in the stage', (s) => s.greenReadPercent === 50);
+    expect(await routeOn(migration.blue)).toEqual({ writes_on: 'blue', percent: 50 });
+    await rollBack(migration);
+    const all = ['stage 1', 'stage 50', 'readsBack 0', 'stage 1', 'stage 50', 'rolledBack 0'];
+    expect(inShort(followed)).toEqual(all);
+  });
 });

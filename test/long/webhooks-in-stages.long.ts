@@ -131,16 +131,18 @@ describe.concurrent('webhooks of a run', () => {
     expect(order.filter((event) => event === 'rolledBack')).toHaveLength(1);
 
     const bodies = hook.requests.map(({ body }) => body);
-    const seen = bodies.map((b) => [b.event, b.generation, b.epoch, b.writesOn, b.greenReadPercent, b.mayRefuse]);
+    const seen = bodies.map((b) => [b.event, b.epoch, b.writesOn, b.greenReadPercent, b.mayRefuse]);
     expect(seen).toEqual([
-      ['stage', 1, 1, 'blue', 10, true],
-      ['stage', 2, 1, 'blue', 100, true],
-      ['promoting', 3, 1, 'blue', 100, true],
-      ['promoted', 4, 2, 'green', 100, false],
-      ['rollingBack', 5, 2, 'green', 100, false],
-      ['rolledBack', 6, 3, 'blue', 0, false],
+      ['stage', 1, 'blue', 10, true],
+      ['stage', 1, 'blue', 100, true],
+      ['promoting', 1, 'blue', 100, true],
+      ['promoted', 2, 'green', 100, false],
+      ['rollingBack', 2, 'green', 100, false],
+      ['rolledBack', 3, 'blue', 0, false],
     ]);
-    expect(hook.requests.map(({ key }) => key)).toEqual([1, 2, 3, 4, 5, 6].map((n) => `${report.runId}-${n}`));
+    const generations = bodies.map(({ generation }) => generation);
+    expect(generations.every((one, i) => Number.isSafeInteger(one) && one > (generations[i - 1] ?? 0))).toBe(true);
+    expect(hook.requests.map(({ key }) => key)).toEqual(generations.map((n) => `${report.runId}-${n}`));
     expect(hook.requests.every((request) => isSigned(request, KEY))).toBe(true);
 
     const history = await run.handle.fetchHistory();
@@ -164,14 +166,16 @@ describe.concurrent('webhooks of a run', () => {
     expect(held.greenReadPercent).toBe(0);
     expect(run.log).not.toContain('+openStage');
     await saw(hook, () => hook.of('readsBack').length > 0);
-    expect(hook.of('readsBack')[0]?.body).toMatchObject({ greenReadPercent: 0, generation: 2 });
+    expect(hook.of('readsBack')[0]?.body).toMatchObject({ greenReadPercent: 0 });
 
     refuses = false;
     await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
     await inStandby(run);
     // A receiver that keeps its answers by key would refuse the same key for ever.
-    expect(other.of('stage').map(({ body }) => body.generation)).toEqual([1, 3]);
-    expect(other.requests.map(({ body }) => body.generation)).toEqual([1, 2, 3, 4, 5]);
+    expect(new Set(other.of('stage').map(({ key }) => key)).size).toBe(2);
+    expect(other.events).toEqual(['stage', 'readsBack', 'stage', 'promoting', 'promoted']);
+    const generations = other.requests.map(({ body }) => body.generation);
+    expect(generations).toEqual([...new Set(generations)].sort((a, b) => a - b));
     await run.handle.terminate();
   });
 
@@ -495,7 +499,8 @@ describe.concurrent('webhooks of a run', () => {
     run.at('+readsToBlue');
     const calls = hook.requests.map(({ body }) => body);
     const back = calls.find(({ event }) => event === 'readsBack');
-    expect(back).toMatchObject({ greenReadPercent: 0, generation: 3 });
+    expect(back?.greenReadPercent).toBe(0);
+    expect(back?.generation).toBe(Math.max(...calls.map(({ generation }) => generation)));
     // Nothing of the stage that was given up comes after it.
     await sleep(500);
     expect(hook.events.at(-1)).toBe('readsBack');

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Context } from '@temporalio/activity';
 import type { Client, WorkflowHandle, WorkflowOptions } from '@temporalio/client';
-import { NativeConnection, Runtime, Worker } from '@temporalio/worker';
+import { NativeConnection, Runtime, Worker, type WorkerOptions } from '@temporalio/worker';
 import { createActivities, type Activities } from '../../activities/index.js';
 import { parsePlan } from '../../src/plan/parse.js';
 import type { Plan, PlanInput } from '../../src/plan/schema.js';
@@ -47,8 +47,8 @@ export class ScriptedRuns {
     return started;
   }
 
-  /** A worker begins. */
-  async up(): Promise<void> {
+  /** A worker begins. @param options its own ones, over those that all have */
+  async up(options: Partial<WorkerOptions> = {}): Promise<void> {
     const worker = await Worker.create({
       connection: this.connection,
       namespace: testTemporal().namespace,
@@ -58,6 +58,7 @@ export class ScriptedRuns {
       maxHeartbeatThrottleInterval: '300ms',
       defaultHeartbeatThrottleInterval: '300ms',
       maxConcurrentActivityTaskExecutions: 100,
+      ...options,
     });
     const running = worker.run();
     this.#down = () => {

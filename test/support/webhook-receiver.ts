@@ -103,6 +103,23 @@ export function refusal(why: string, status = 409): AnswerWith {
   return { status, headers: { 'content-type': 'application/json' }, body: JSON.stringify({ refused: why }) };
 }
 
+/** Has a receiver change nothing for what is late, as docs/webhooks.md asks for. @returns what it has followed, in order */
+export function followedBy(hook: WebhookReceiver): ReceivedBody[] {
+  const followed: ReceivedBody[] = [];
+  hook.answer = ({ body }) => {
+    const last = followed.at(-1) ?? { epoch: 0, generation: 0 };
+    const isLate = body.epoch < last.epoch || (body.epoch === last.epoch && body.generation < last.generation);
+    if (!isLate) followed.push(body);
+    return 200;
+  };
+  return followed;
+}
+
+/** What was followed, in short: `stage 10`. */
+export function inShort(followed: readonly ReceivedBody[]): string[] {
+  return followed.map(({ event, greenReadPercent }) => `${event} ${greenReadPercent}`);
+}
+
 /** Whether a request was signed with this key. */
 export function isSigned({ signature, text }: Received, secret: string): boolean {
   const [, seconds = '', mac = ''] = /^t=(\d+),v1=([0-9a-f]{64})$/.exec(signature) ?? [];

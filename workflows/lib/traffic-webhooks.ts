@@ -1,10 +1,12 @@
-import { ApplicationFailure, condition } from '@temporalio/workflow';
+import { ApplicationFailure, condition, patched } from '@temporalio/workflow';
 import { parseDuration } from '../../src/plan/duration.js';
 import type { Plan } from '../../src/plan/schema.js';
 import type { AskingEvent, TellingEvent, WebhookEvent } from '../../src/plan/webhook-events.js';
+import type { WritesAt } from '../../src/postgres/where-writes-are.js';
 import type { WebhookCall } from '../../src/webhooks/call.js';
 import type { MigrationRun } from './migration-run.js';
 import type { Saga } from './saga.js';
+import { wasReset } from './was-reset.js';
 import { WebhookLane } from './webhook-lane.js';
 
 /** A webhook that has not followed what it was asked, and what the plan says of that. */
@@ -25,6 +27,10 @@ const ANSWER_MS = 1_000;
 export class TrafficWebhooks {
   #lanes: readonly WebhookLane[] = [];
   #generation = 0;
+  /** Whether the run had been reset when it came to its last intent. */
+  #intendedSinceReset = false;
+  /** The epoch of the route, as the databases have told it since a reset. */
+  #epoch = 0;
   /** The call that was asked last, until it has an answer: asked again after a pause, it is the same one. */
   #asked: WebhookCall | null = null;
   #told: WebhookEvent | null = null;
@@ -55,16 +61,38 @@ export class TrafficWebhooks {
   }
 
   /**
+   * Whether `know` comes before whatever they are called with. What a run that was reset remembers of the writes may be over,
+   * and what it says to receivers counts: they would be led to a side that does not serve.
+   */
+  get mustKnow(): boolean {
+    return this.areThere && wasReset();
+  }
+
+  /** @throws ApplicationFailure WritesOnGreen: they are called with nothing of the time before the promotion then */
+  know({ writesOn, epoch }: WritesAt): void {
+    if (writesOn === 'green') {
+      throw ApplicationFailure.nonRetryable(
+        `green has the writes (epoch ${epoch}): the workflow was reset to a point before the promotion, and the webhooks are told nothing of that time\n` +
+          `Next step: ask \`${this.run.doctor('--who-is-primary')}\`, end the run, and let \`${this.run.doctor('--clean')}\` remove what is left.`,
+        'WritesOnGreen',
+      );
+    }
+    this.#epoch = epoch;
+  }
+
+  /**
    * Asks one after another, in the order of the plan.
    *
    * @returns null when all have followed; otherwise who has not. What others have done then is not taken back here.
    */
   async ask(event: AskingEvent, greenReadPercent: number): Promise<NotFollowed | null> {
-    const again = this.#asked?.event === event && this.#asked.greenReadPercent === greenReadPercent;
+    const isSame = this.#asked?.event === event && this.#asked.greenReadPercent === greenReadPercent;
+    const again = isSame && !this.#isOvertaken;
     const call = again && this.#asked !== null ? this.#asked : this.#next(event, greenReadPercent);
     this.#asked = call;
     for (const lane of this.#lanes.filter((one) => one.hears(event))) {
       const followed = await lane.ask(call);
+      if (this.#isOvertaken) return this.ask(event, greenReadPercent);
       if (followed.outcome === 'done') continue;
       this.#asked = null;
       const { deadline, onRefuse } = lane.target;
@@ -85,7 +113,8 @@ export class TrafficWebhooks {
   /** Tells what is. Returns at once. */
   tell(event: TellingEvent, greenReadPercent = this.run.status.greenReadPercent): void {
     if (event === 'rolledBack' && this.#told === event) return;
-    const lanes = this.#lanes.filter((lane) => lane.hears(event) && lane.isConcerned);
+    // Whom a run that was reset has called since, it does not remember.
+    const lanes = this.#lanes.filter((lane) => lane.hears(event) && (lane.isConcerned || wasReset()));
     if (lanes.length === 0) return;
     const call = this.#next(event, event === 'rolledBack' ? 0 : greenReadPercent);
     for (const lane of lanes) lane.tell(call);
@@ -116,10 +145,19 @@ export class TrafficWebhooks {
     );
   }
 
+  /** Whether what was called last is of the time before a reset: its receiver may have followed something later since. */
+  get #isOvertaken(): boolean {
+    return !this.#intendedSinceReset && wasReset();
+  }
+
   #next(event: WebhookEvent, greenReadPercent: number): WebhookCall {
-    const { epoch, status } = this.run;
+    const { status } = this.run;
     const { writesOn } = status;
-    this.#generation += 1;
+    const epoch = Math.max(this.run.epoch, this.#epoch);
+    // A reset sets this memory back, and neither Temporal's clock nor what receivers have followed.
+    const now = patched('generations of webhooks go by the clock') ? Date.now() : 0;
+    this.#generation = Math.max(this.#generation + 1, now);
+    this.#intendedSinceReset = wasReset();
     this.#asked = null;
     this.#told = event;
     return {

@@ -38,7 +38,10 @@ export class WebhookLane {
     return this.target.on.includes(WEBHOOK_EVENTS[event]);
   }
 
-  /** Whether it is to be told of what has happened: it has been called, or is called for the way back alone. */
+  /**
+   * Whether it is to be told of what has happened: it has been called, as far as the run remembers, or is called for the way
+   * back alone.
+   */
   get isConcerned(): boolean {
     const forward = WEBHOOK_SUBJECTS.filter((subject) => subject !== 'rollback');
     return this.#called || !forward.some((subject) => this.target.on.includes(subject));
