@@ -54,12 +54,14 @@ function onlySkipsVerification(ssl: object): boolean {
 /**
  * Runs pg_dump and returns what it writes.
  *
+ * @param input its standard input
  * @throws what pg_dump says on its standard error.
  */
 export async function runNativePgDump(
   program: NativePgDump,
   environment: Readonly<Record<string, string>>,
   args: readonly string[],
+  input: string,
   signal?: AbortSignal,
 ): Promise<string> {
   signal?.throwIfAborted();
@@ -68,13 +70,16 @@ export async function runNativePgDump(
   return new Promise<string>((resolve, reject) => {
     const child = spawn(program.path, args, {
       env: { ...inherited, LC_ALL: 'C', ...environment },
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['pipe', 'pipe', 'pipe'],
       ...(signal === undefined ? {} : { signal }),
     });
     const output: Buffer[] = [];
     const errors: Buffer[] = [];
     child.stdout.on('data', (chunk: Buffer) => output.push(chunk));
     child.stderr.on('data', (chunk: Buffer) => errors.push(chunk));
+    // One that ends without reading it all says why by itself.
+    child.stdin.on('error', () => undefined);
+    child.stdin.end(input);
     child.once('error', (error) => reject(signal?.aborted === true ? signal.reason : error));
     child.once('close', (code, killedBy) => {
       if (code === 0) resolve(Buffer.concat(output).toString('utf8'));

@@ -13,11 +13,14 @@ export const WASM_PG_DUMP_MAJOR = 18;
  * Runs pg_dump as WebAssembly against a real server: for machines without PostgreSQL's client tools. A session of ours
  * logs in (passwords, TLS and all that node-postgres knows); then its socket is relayed to pg_dump in a thread.
  *
+ * @param args few: they are put on a stack of 64 kB, which nothing guards
+ * @param input its standard input
  * @throws what pg_dump says on its standard error.
  */
 export async function runWasmPgDump(
   database: Database,
   args: readonly string[],
+  input: string,
   signal?: AbortSignal,
 ): Promise<string> {
   signal?.throwIfAborted();
@@ -27,7 +30,7 @@ export async function runWasmPgDump(
     const { rows } = await session.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
     pid = rows[0]?.pid;
     const parameters = await readParameters(session);
-    return await relay(socketOf(session), parameters, args, signal);
+    return await relay(socketOf(session), parameters, { args, input }, signal);
   } catch (error) {
     // A closed socket does not wake a backend that waits for a lock.
     if (signal?.aborted === true && pid !== undefined) await endBackend(database, pid);
@@ -58,7 +61,7 @@ function socketOf(session: Session): Socket {
 async function relay(
   socket: Socket,
   parameters: ReadonlyMap<string, string>,
-  args: readonly string[],
+  given: Pick<DumpThreadData, 'args' | 'input'>,
   signal: AbortSignal | undefined,
 ): Promise<string> {
   const channel = new MessageChannel();
@@ -67,7 +70,7 @@ async function relay(
   const workerData: DumpThreadData = {
     port: channel.port2,
     gate,
-    args,
+    ...given,
     // The "require" entry: a file URL is all that an evaluated thread can import.
     toolsUrl: pathToFileURL(createRequire(import.meta.url).resolve('@electric-sql/pglite-tools/pg_dump')).href,
   };

@@ -1,10 +1,11 @@
 import type { MessagePort } from 'node:worker_threads';
 
-/** What the thread is given: its end of the channel, the gate it waits at, pg_dump's arguments and where its code is. */
+/** What the thread is given: its end of the channel, the gate it waits at, pg_dump's arguments and standard input, and where its code is. */
 export interface DumpThreadData {
   readonly port: MessagePort;
   readonly gate: SharedArrayBuffer;
   readonly args: readonly string[];
+  readonly input: string;
   readonly toolsUrl: string;
 }
 
@@ -20,10 +21,24 @@ export type DumpThreadResult = { readonly sql: string } | { readonly error: stri
 export const DUMP_THREAD = `
 'use strict';
 const { workerData, parentPort, receiveMessageOnPort } = require('node:worker_threads');
-const { port, gate, args, toolsUrl } = workerData;
+const { port, gate, args, input, toolsUrl } = workerData;
 const open = new Int32Array(gate);
 // The WebAssembly takes its own name from here, and with it its application_name.
 process.argv[1] = '/pg_dump';
+// It knows no file of the machine, but reads its standard input so: by blocks that become text one by one, so none ends within a letter.
+const fs = require('node:fs');
+const { readSync } = fs;
+const STDIN = -1;
+let unread = Buffer.from(input);
+Object.defineProperty(process, 'stdin', { value: { fd: STDIN } });
+fs.readSync = (fd, block, ...others) => {
+  if (fd !== STDIN) return readSync(fd, block, ...others);
+  let length = Math.min(unread.length, block.length);
+  while (length < unread.length && (unread[length] & 0xc0) === 0x80) length--;
+  unread.copy(block, 0, 0, length);
+  unread = unread.subarray(length);
+  return length;
+};
 const connection = {
   query: async () => ({ rows: [{ search_path: '' }] }),
   exec: async () => {},

@@ -1,11 +1,11 @@
 import { type TableName } from '../../plan/table-name.js';
 import { VerdigrisError } from '../../errors.js';
-import { ident } from '../identifier.js';
 import { isTransient } from '../migrate/step-failed.js';
 import { majorVersion } from '../retry.js';
 import { withoutSecrets } from '../scrub.js';
 import { LockWatch, lockNotHad, wasStopped } from '../lock-watch.js';
 import { type Database, openSession, withSession } from '../session.js';
+import { leavingOut, leavingOutByFilter } from './leaving-out.js';
 import { DUMP_APPLICATION, findNativePgDump, libpqEnvironment, runNativePgDump } from './pg-dump-native.js';
 import { WASM_PG_DUMP_MAJOR, runWasmPgDump } from './pg-dump-wasm.js';
 
@@ -59,10 +59,14 @@ async function dump(
     const native = await findNativePgDump();
     const environment = libpqEnvironment(database);
     if (native !== undefined && environment !== undefined && native.major >= server) {
-      return await runNativePgDump(native, environment, args, options.signal);
+      const leftOut = leavingOut(options.exclude, native.major);
+      if (leftOut !== undefined) {
+        return await runNativePgDump(native, environment, [...args, ...leftOut.args], leftOut.input, options.signal);
+      }
     }
     if (WASM_PG_DUMP_MAJOR < server) throw tooOld(database, server, native?.major);
-    return await runWasmPgDump(database, args, options.signal);
+    const { args: filter, input } = leavingOutByFilter(options.exclude);
+    return await runWasmPgDump(database, [...args, ...filter], input, options.signal);
   } catch (error) {
     options.signal?.throwIfAborted();
     if (error instanceof VerdigrisError) throw error;
@@ -82,8 +86,11 @@ async function dump(
 const PASSES =
   /(lock|statement) timeout|connection|could not translate host name|too many clients|out of shared memory/i;
 
-/** The arguments of pg_dump. Pure, so that a test can read them: no name of a host or a user is among them. */
-export function dumpArguments(section: 'pre-data' | 'post-data', options: DumpOptions): string[] {
+/** The arguments of pg_dump, without what it leaves out. Pure, so that a test can read them: no name of a host or a user is among them. */
+export function dumpArguments(
+  section: 'pre-data' | 'post-data',
+  options: Pick<DumpOptions, 'ownersAndGrants'>,
+): string[] {
   return [
     '--schema-only',
     `--section=${section}`,
@@ -101,8 +108,6 @@ export function dumpArguments(section: 'pre-data' | 'post-data', options: DumpOp
     // of those tables waits, too, and everybody behind them.
     '--lock-wait-timeout=2000',
     ...(options.ownersAndGrants ? [] : ['--no-owner', '--no-privileges']),
-    // In double quotes nothing in a pattern is special.
-    ...options.exclude.map((table) => `--exclude-table=${ident(table.schema)}.${ident(table.name)}`),
   ];
 }
 
