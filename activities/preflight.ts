@@ -10,6 +10,7 @@ import { checkGateSources } from '../src/gates/preflight.js';
 import { checkHaproxies } from '../src/haproxy/preflight.js';
 import { checkNotify } from '../src/notify/preflight.js';
 import { checkPgBouncers } from '../src/pgbouncer/preflight.js';
+import { summarized } from '../src/postgres/preflight/finding.js';
 import { preflight, type PreflightFinding } from '../src/postgres/preflight/preflight.js';
 import { checkTrafficWebhooks } from '../src/webhooks/preflight.js';
 import { workflowIdOf } from '../src/workflow-names.js';
@@ -49,11 +50,11 @@ export function preflightActivities(dependencies: ActivityDependencies) {
             ...checkTrafficWebhooks(ref.plan, dependencies.environment),
             ...checkNotify(ref.plan, dependencies.environment),
           ];
-          const errors = findings.filter((finding) => finding.severity === 'error');
+          const told = (severity: PreflightFinding['severity']): PreflightFinding[] =>
+            summarized(findings.filter((finding) => finding.severity === severity));
+          const errors = told('error');
           if (errors.length > 0) throw preflightFailed(errors);
-          return {
-            warnings: findings.filter((f) => f.severity === 'warning').map((f) => `${describe(f)} ${f.remedy}`),
-          };
+          return { warnings: told('warning').map((f) => `${describe(f)} ${f.remedy}`) };
         },
         // Nothing is touched yet: whoever has started the run hears at once of a name or a password that is wrong.
         (error) => error.asLastWord(),

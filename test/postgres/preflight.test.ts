@@ -592,6 +592,29 @@ describe('preflight', () => {
     ]);
   });
 
+  it('a partitioned table without a key is one finding, and its partitions are told for what is their own', async () => {
+    await onBlue(`
+      CREATE SCHEMA daily;
+      CREATE TABLE daily.log (day int, a int) PARTITION BY RANGE (day);
+      CREATE TABLE daily.later PARTITION OF daily.log FOR VALUES FROM (1000) TO (2000) PARTITION BY RANGE (day);
+      CREATE TABLE daily.leaf PARTITION OF daily.later FOR VALUES FROM (1000) TO (1500);
+      DO $$ BEGIN
+        FOR i IN 1..400 LOOP
+          EXECUTE format('CREATE TABLE daily.log_%s PARTITION OF daily.log FOR VALUES FROM (%s) TO (%s)', i, i, i + 1);
+        END LOOP;
+      END $$;
+      ALTER TABLE daily.log_7 REPLICA IDENTITY NOTHING;
+      CREATE TABLE daily.keyed (day int PRIMARY KEY) PARTITION BY RANGE (day);
+      CREATE TABLE daily.keyed_1 PARTITION OF daily.keyed FOR VALUES FROM (1) TO (9);
+      ALTER TABLE daily.keyed_1 REPLICA IDENTITY NOTHING`);
+    undo.push(() => onBlue('DROP SCHEMA daily CASCADE'));
+    const found = only(await check(), 'replica-identity');
+    expect(found.map(({ object }) => object)).toEqual(['daily.keyed_1', 'daily.log', 'daily.log_7']);
+    const [, log, own] = found;
+    expect(log?.remedy).toContain('"daily"."log" ADD PRIMARY KEY (..., with all columns that it is partitioned by)');
+    expect(own?.remedy).toContain('put "daily.log" into "tables.exclude"');
+  });
+
   it('names physical replicas of blue, which nobody writes after the retirement', async () => {
     const slot = `replica_${TAG}`;
     await onBlue(`SELECT pg_create_physical_replication_slot('${slot}')`);

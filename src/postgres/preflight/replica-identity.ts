@@ -13,9 +13,19 @@ export const replicaIdentity: SideCheck = {
   sides: ['blue'],
   run: async ({ plan, tables }) => {
     const isWidened = await widenedBy(plan);
-    return (await tables()).flatMap((table) => judgeIdentity(table, isWidened));
+    return judgedByThemselves(await tables()).flatMap((table) => judgeIdentity(table, isWidened));
   },
 };
+
+/** Without partitions that lack a key because their topmost parent does: a key of that one is theirs, too. */
+function judgedByThemselves(tables: readonly TableInfo[]): TableInfo[] {
+  const isRoot = ({ name, root }: TableInfo): boolean => sameTable(name, root);
+  const keyless = tables.filter((table) => isRoot(table) && table.key === null && table.replicaIdentity !== 'i');
+  const roots = new Set(keyless.map(({ name }) => formatTableName(name)));
+  const lacksKey = ({ key, replicaIdentity }: TableInfo): boolean =>
+    key === null && (replicaIdentity === 'd' || replicaIdentity === 'f');
+  return tables.filter((table) => isRoot(table) || !lacksKey(table) || !roots.has(formatTableName(table.root)));
+}
 
 /**
  * Tables whose columns on green will not be blue's: the way back publishes a list of columns of theirs then. Partitions are
@@ -49,9 +59,15 @@ async function columnsByHand(plan: Plan): Promise<ReadonlySet<string>> {
   return keys;
 }
 
+/** A partition is left out with its topmost parent. */
+function leaveOut({ root }: TableInfo): string {
+  return `put "${formatTableName(root)}" into "tables.exclude"`;
+}
+
 function judgeIdentity(table: TableInfo, isWidened: (table: TableInfo) => boolean): Found[] {
   const name = formatTableName(table.name);
-  const makeKey = `ALTER TABLE ${qualified(table.name)} ADD PRIMARY KEY (...) on blue, or put "${name}" into "tables.exclude"`;
+  const columns = table.kind === 'partitioned' ? '..., with all columns that it is partitioned by' : '...';
+  const makeKey = `ALTER TABLE ${qualified(table.name)} ADD PRIMARY KEY (${columns}) on blue, or ${leaveOut(table)}`;
   const error = (message: string, remedy: string): Found[] => [{ severity: 'error', object: name, message, remedy }];
   switch (table.replicaIdentity) {
     case 'f':
@@ -120,7 +136,7 @@ function judgeGenerated(table: TableInfo): Found[] {
       severity: 'error',
       object: name,
       message: `${name} is told by a generated column (${listed(generated.map((column) => column.name))}), which is not replicated: once it is published, UPDATE and DELETE fail, on blue (42P10, PostgreSQL 18 and later) or when green applies them`,
-      remedy: `ALTER TABLE ${qualified(table.name)} REPLICA IDENTITY USING INDEX ... on blue, with a unique index on NOT NULL columns that are not generated, or put "${name}" into "tables.exclude"`,
+      remedy: `ALTER TABLE ${qualified(table.name)} REPLICA IDENTITY USING INDEX ... on blue, with a unique index on NOT NULL columns that are not generated, or ${leaveOut(table)}`,
     },
   ];
 }
