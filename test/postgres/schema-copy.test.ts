@@ -1,5 +1,11 @@
 import { randomBytes } from 'node:crypto';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { parseStatements, type Statement } from '../../src/plan/sql-tree.js';
+import { formatTableName } from '../../src/plan/table-name.js';
+import { ident } from '../../src/postgres/identifier.js';
 import { addConstraint } from '../../src/postgres/migrate/add-constraint.js';
 import type { StepContext } from '../../src/postgres/migrate/step-context.js';
 import { compareCatalogs, type CatalogDifference } from '../../src/postgres/schema-copy/compare-catalogs.js';
@@ -14,11 +20,13 @@ import { dropCopiedSchema } from '../../src/postgres/schema-copy/drop-copied-sch
 import { refreshMaterializedViews, unpopulatedViews } from '../../src/postgres/schema-copy/materialized-views.js';
 import { excludedRelations } from '../../src/postgres/schema-copy/excluded-relations.js';
 import { findNativePgDump } from '../../src/postgres/schema-copy/pg-dump-native.js';
+import { statementsInSlices } from '../../src/postgres/schema-copy/dump-slices.js';
 import { dumpArguments, dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
 import {
   concurrently,
   readPostDataStatements,
   readPreDataStatements,
+  withoutMetaCommands,
   type SchemaStatements,
 } from '../../src/postgres/schema-copy/schema-statements.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
@@ -691,9 +699,58 @@ describe('pg_dump', () => {
   });
 
   it('is told nothing in its arguments that others may not read', () => {
-    const args = dumpArguments('pre-data', { exclude: [{ schema: 'odd "x"', name: 'a*b' }], ownersAndGrants: false });
-    expect(args).toContain('--exclude-table="odd ""x"""."a*b"');
+    const args = dumpArguments('pre-data', { ownersAndGrants: false });
     expect(args.join(' ')).not.toMatch(/host|user|password|postgres/);
+  });
+
+  it('leaves out what it is to leave out, whatever its name, and nothing else', async () => {
+    const names = [
+      ...['Plain', 'a*b', 'c|d', '(e)', 'f"g', String.raw`h\d`, 'i\nj', 'k#l', 'm$n', '.o', '[p]', 'q?r', 's t'],
+      ...Array.from({ length: 20 }, (_, i) => `größe_${i}_${'ü'.repeat(i)}`),
+    ];
+    const kept = ['plain', 'a1b', 'c', 'd', 'e', 'h1', 'größe', 'größe_1_x', 'qxr', 's'];
+    const schemas = ['public', 'Odd "x"'];
+    const p = await pair(
+      'pg15',
+      'left out',
+      schemas
+        .flatMap((schema) => [
+          `CREATE SCHEMA IF NOT EXISTS ${ident(schema)}`,
+          ...[...names, ...kept].map((name) => `CREATE TABLE ${ident(schema)}.${ident(name)} (id int PRIMARY KEY)`),
+        ])
+        .join(';'),
+    );
+    open.push(p);
+    const exclude = schemas.flatMap((schema) => names.map((name) => ({ schema, name })));
+    for (const program of [undefined, '/there/is/none']) {
+      if (program !== undefined) process.env.VERDIGRIS_PG_DUMP = program;
+      const { preData, keys } = await read(p.blueDatabase, exclude);
+      expect(keys.create.map(({ table }) => formatTableName(table)).sort()).toEqual(
+        schemas.flatMap((schema) => kept.map((name) => formatTableName({ schema, name }))).sort(),
+      );
+      expect(preData.filter((text) => text.startsWith('CREATE TABLE'))).toHaveLength(2 * kept.length);
+    }
+  });
+
+  it('that knows filters is given what it leaves out by its standard input', async () => {
+    const p = await pair('pg15', 'filter', 'CREATE TABLE public.a (id int)');
+    open.push(p);
+    const folder = await mkdtemp(join(tmpdir(), 'verdigris-pg-dump-'));
+    const program = join(folder, 'pg_dump');
+    const version = '[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 17.2" && exit';
+    await writeFile(program, `#!/bin/sh\n${version}\necho "$*"\ncat\n`, { mode: 0o755 });
+    process.env.VERDIGRIS_PG_DUMP = program;
+    try {
+      const exclude = Array.from({ length: 30_000 }, (_, i) => ({ schema: 'public', name: `events_${i}` }));
+      const options = { exclude, ownersAndGrants: true };
+      const said = await dumpSchema(p.blueDatabase, 'pre-data', options);
+      expect(said.split('\n')[0]).toMatch(/--filter=-$/);
+      expect(said.match(/^exclude table "public"\."events_\d+"$/gm)).toHaveLength(30_000);
+      await writeFile(program, `#!/bin/sh\n${version}\nexit 3\n`);
+      await expect(dumpSchema(p.blueDatabase, 'pre-data', options)).rejects.toThrow('pg_dump ended with 3');
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 });
 
@@ -709,6 +766,25 @@ function withoutVersions(statements: SchemaStatements): unknown {
 describe('a dump', () => {
   /** A section in which there is nothing. */
   const SETTINGS = 'SET statement_timeout = 0;';
+
+  it('in slices has the statements of the whole', async () => {
+    const p = await pair('pg15', 'slices', oddSchema(ROLE));
+    open.push(p);
+    const bare = (statements: readonly Statement[]): unknown =>
+      JSON.parse(JSON.stringify(statements, (name, value: unknown) => (name === 'location' ? undefined : value)));
+    for (const section of ['pre-data', 'post-data'] as const) {
+      const dump = withoutMetaCommands(
+        await dumpSchema(p.blueDatabase, section, { exclude: [], ownersAndGrants: true }),
+      );
+      const whole = bare(await parseStatements(dump));
+      for (const length of [1, 700, 5_000]) {
+        const slices: Statement[][] = [];
+        for await (const slice of statementsInSlices(dump, length)) slices.push(slice);
+        expect(slices.length).toBeGreaterThan(1);
+        expect(bare(slices.flat())).toEqual(whole);
+      }
+    }
+  });
 
   it('that is no SQL to the parser ends the run at once, since the next one would be the same', async () => {
     await expect(

@@ -1,8 +1,9 @@
 import type { TableName } from '../../plan/table-name.js';
-import { type Statement, parseStatements, SqlSyntaxError } from '../../plan/sql-tree.js';
+import { type Statement, SqlSyntaxError } from '../../plan/sql-tree.js';
 import { VerdigrisError } from '../../errors.js';
 import { ident, qualified } from '../identifier.js';
 import { keepOfPostData, keepOfPreData, NO_FILTER, type DumpFilter } from './dump-filter.js';
+import { statementsInSlices } from './dump-slices.js';
 
 /** What adds a constraint to a table. */
 export interface ConstraintStatement {
@@ -65,18 +66,32 @@ export async function readPreDataStatements(
   preData: string,
   filter: Partial<DumpFilter> = {},
 ): Promise<SchemaStatements['preData']> {
-  return keepOfPreData(await statementsOf('pre-data', preData), { ...NO_FILTER, ...filter });
+  const whole = { ...NO_FILTER, ...filter };
+  return keptOf('pre-data', preData, (statements) => keepOfPreData(statements, whole));
 }
 
 /** The same for --section=post-data; each of its statements is run in a transaction of ours. */
 export async function readPostDataStatements(postData: string): Promise<PostData> {
-  return groupPostData(keepOfPostData(await statementsOf('post-data', postData)));
+  return groupPostData(
+    await keptOf('post-data', postData, (statements) => keepOfPostData(statements).map(postStatement)),
+  );
 }
 
-/** @throws VerdigrisError SchemaCopyFailed: the same dump would be written again. */
-async function statementsOf(section: 'pre-data' | 'post-data', dump: string): Promise<Statement[]> {
+/**
+ * What is kept of each slice: their trees are let go.
+ *
+ * @throws VerdigrisError SchemaCopyFailed: the same dump would be written again.
+ */
+async function keptOf<Kept>(
+  section: 'pre-data' | 'post-data',
+  dump: string,
+  keep: (statements: readonly Statement[]) => Kept[],
+): Promise<Kept[]> {
+  const kept: Kept[] = [];
   try {
-    return await parseStatements(withoutMetaCommands(dump));
+    for await (const statements of statementsInSlices(withoutMetaCommands(dump))) {
+      for (const one of keep(statements)) kept.push(one);
+    }
   } catch (error) {
     if (!(error instanceof SqlSyntaxError)) throw error;
     throw new VerdigrisError({
@@ -87,6 +102,7 @@ async function statementsOf(section: 'pre-data' | 'post-data', dump: string): Pr
       cause: error,
     });
   }
+  return kept;
 }
 
 /** psql's \restrict and \unrestrict, whose key is new in each dump: only lines with that very key are taken out. */
@@ -98,9 +114,43 @@ export function withoutMetaCommands(dump: string): string {
 
 type PostData = Omit<SchemaStatements, 'preData'>;
 
-function groupPostData(statements: readonly Statement[]): PostData {
+/** What the groups are made by. */
+interface PostStatement {
+  readonly text: string;
+  readonly command: AlterTableCommand | undefined;
+  readonly index: NewIndex | undefined;
+  /** A materialized view that pg_dump could only write after the data, since it needs a primary key; as `key` writes it. */
+  readonly lateView: string | undefined;
+}
+
+interface NewIndex {
+  readonly table: TableName;
+  readonly name: string;
+  /** Of a partitioned table, without its partitions. */
+  readonly ofParentOnly: boolean;
+}
+
+function postStatement(statement: Statement): PostStatement {
+  const { node, text } = statement;
+  const view = 'CreateTableAsStmt' in node ? node.CreateTableAsStmt.into?.rel : undefined;
+  return {
+    text,
+    command: alterTableCommand(statement),
+    index: newIndex(statement),
+    lateView: view === undefined ? undefined : key(view.schemaname ?? '', view.relname ?? ''),
+  };
+}
+
+function newIndex({ node }: Statement): NewIndex | undefined {
+  if (!('IndexStmt' in node)) return undefined;
+  const { idxname: name = '', relation } = node.IndexStmt;
+  const table = { schema: relation?.schemaname ?? '', name: relation?.relname ?? '' };
+  return { table, name, ofParentOnly: relation?.inh !== true };
+}
+
+function groupPostData(statements: readonly PostStatement[]): PostData {
   const keyIndexes = namesOfKeyIndexes(statements);
-  const lateViews = namesOfLateViews(statements);
+  const lateViews = new Set(statements.map(({ lateView }) => lateView));
   const keys: KeyStatement[] = [];
   const join: string[] = [];
   const parents: IndexStatement[] = [];
@@ -109,17 +159,14 @@ function groupPostData(statements: readonly Statement[]): PostData {
   const foreignKeys: ForeignKeyStatements[] = [];
   const rest: string[] = [];
   const checks: ConstraintStatement[] = [];
-  for (const statement of statements) {
-    const { node, text } = statement;
-    const command = alterTableCommand(statement);
+  for (const { text, command, index } of statements) {
     if (command?.kind === 'check') checks.push({ ...constraintOf(command), add: text });
-    if ('IndexStmt' in node) {
-      const { idxname: name = '', relation } = node.IndexStmt;
-      const table = { schema: relation?.schemaname ?? '', name: relation?.relname ?? '' };
+    if (index !== undefined) {
+      const { table, name, ofParentOnly } = index;
       if (keyIndexes.has(key(table.schema, name))) keys.push({ table, name, create: text });
       // A view that is made after the indexes can't have one before.
       else if (lateViews.has(key(table.schema, table.name))) rest.push(text);
-      else if (relation?.inh !== true) parents.push({ table, name, create: text });
+      else if (ofParentOnly) parents.push({ table, name, create: text });
       else indexes.push({ table, name, create: text });
     } else if (command === undefined || command.kind === 'check') rest.push(text);
     else if (command.kind === 'foreignKey') foreignKeys.push(foreignKey(command, text));
@@ -189,24 +236,13 @@ function constraintOf({
 }
 
 /** Indexes that belong to a key or are a replica identity, as schema and name. */
-function namesOfKeyIndexes(statements: readonly Statement[]): ReadonlySet<string> {
+function namesOfKeyIndexes(statements: readonly PostStatement[]): ReadonlySet<string> {
   const names = new Set<string>();
-  for (const statement of statements) {
-    const command = alterTableCommand(statement);
+  for (const { command } of statements) {
     if (command?.kind === 'key') names.add(key(command.schema, command.constraint));
     if (command?.kind === 'replicaIdentity') names.add(key(command.schema, command.index));
   }
   return names;
-}
-
-/** Materialized views that pg_dump could only write after the data, since they need a primary key. */
-function namesOfLateViews(statements: readonly Statement[]): ReadonlySet<string> {
-  return new Set(
-    statements.flatMap(({ node }) => {
-      const rel = 'CreateTableAsStmt' in node ? node.CreateTableAsStmt.into?.rel : undefined;
-      return rel === undefined ? [] : [key(rel.schemaname ?? '', rel.relname ?? '')];
-    }),
-  );
 }
 
 function key(schema: string, name: string): string {
