@@ -53,3 +53,23 @@ export function readTableName(text: string): TableName | undefined {
     return undefined;
   }
 }
+
+/** How many steps come after the backfill: indexes that follow each other are one (see planWork in src/postgres/migrate/plan-work.ts). */
+export function countLaterSteps({ migrations }: Pick<Plan, 'migrations'>): number {
+  let steps = 0;
+  let toIndexes = false;
+  for (const migration of migrations) {
+    const isIndex = 'createIndex' in migration;
+    if (!isIndex && !isLater(migration)) continue;
+    if (!isIndex || !toIndexes) steps++;
+    toIndexes = isIndex;
+  }
+  return steps;
+}
+
+/** Columns are made before the backfill; only their NOT NULL comes after it. */
+function isLater(migration: Migration): boolean {
+  if ('addColumn' in migration) return migration.addColumn.notNull;
+  if ('changeType' in migration) return migration.changeType.notNull;
+  return true;
+}

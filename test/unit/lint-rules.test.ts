@@ -1,7 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import type { PlanInput } from '../../src/plan/schema.js';
+import { planSchema, type PlanInput } from '../../src/plan/schema.js';
 import { RULES } from '../../src/plan/rules/index.js';
-import { lint } from './lint-plan.js';
+import { countLaterSteps } from '../../src/plan/steps.js';
+import { planWork } from '../../src/postgres/migrate/plan-work.js';
+import { lint, planWith } from './lint-plan.js';
 
 type Migrations = NonNullable<PlanInput['migrations']>;
 
@@ -1095,6 +1097,20 @@ const CASES: readonly Case[] = [
     instead: /at least "standby": \{ "verifyEvery": "\d+m" \}/,
     accepted: { standby: { for: '7d', verifyEvery: '30m' }, migrations: [longSql(20_000)] },
   },
+  {
+    rule: 'plan-too-large',
+    // Only what is an activity of its own counts: columns are made in one, and so are indexes that follow each other.
+    refused: Array.from({ length: 300 }, (_, i) => check({ name: `positive_${i}`, check: `total > ${i}` })),
+    place: 'plan',
+    message: /in about \d+ activities/,
+    instead: /fewer steps/,
+    accepted: {
+      migrations: [
+        ...Array.from({ length: 150 }, (_, i) => add({ column: `added_${i}` })),
+        ...Array.from({ length: 80 }, (_, i) => index({ name: `index_${i}` })),
+      ],
+    },
+  },
 ];
 
 const partsOf = (what: Case['refused']): Partial<PlanInput> => (Array.isArray(what) ? { migrations: what } : what);
@@ -1229,4 +1245,16 @@ describe('the lint', () => {
       expect(findings.length).toBeGreaterThan(0);
     }
   });
+});
+
+it('counts the steps as they are done', async () => {
+  const migrations = [
+    ...[add(), index({ name: 'a' }), add({ column: 'b', notNull: true, up: `''` }), index({ name: 'b' }), change()],
+    ...[index({ name: 'c' }), check(), change({ newColumn: 'd', notNull: true }), index({ name: 'd' })],
+    ...[longSql(1), longSql(1), index({ name: 'e' }), { setNotNull: { table: 'orders', column: 'note', up: `''` } }],
+  ];
+  for (let length = 0; length <= migrations.length; length++) {
+    const { migrations: steps } = planSchema.parse(planWith({ migrations: migrations.slice(0, length) }));
+    expect(countLaterSteps({ migrations: steps })).toBe((await planWork({ migrations: steps })).steps.length);
+  }
 });

@@ -1,6 +1,7 @@
 import { formatDuration, parseDuration } from '../duration.js';
 import type { Report, Rule } from '../rule.js';
 import type { Plan } from '../schema.js';
+import { countLaterSteps } from '../steps.js';
 
 /*
  * Rules on times: a way back that is there for long enough, and a history that does not become full. Temporal terminates a
@@ -108,9 +109,10 @@ function comparisons({ standby }: Plan): number {
 
 /** About how many activities a run has otherwise, at most: parcels of a copy, steps, stages, looks at the feed. */
 function activitiesBeside(plan: Plan): number {
-  const { bootstrap, migrations, traffic } = plan;
+  const { bootstrap, traffic } = plan;
   const parcels = bootstrap.method === 'copy' ? 300 : 0;
-  return 100 + parcels + 2 * migrations.length + 10 * traffic.stages.length + standbyHours(plan);
+  // Each step is tried behind the copy, and once more in phase migrate.
+  return 100 + parcels + 2 * countLaterSteps(plan) + 10 * traffic.stages.length + standbyHours(plan);
 }
 
 /** The watch of the feed tells the lag so often. */
