@@ -1106,8 +1106,8 @@ const CASES: readonly Case[] = [
     instead: /fewer steps/,
     accepted: {
       migrations: [
-        ...Array.from({ length: 150 }, (_, i) => add({ column: `added_${i}` })),
-        ...Array.from({ length: 80 }, (_, i) => index({ name: `index_${i}` })),
+        ...Array.from({ length: 300 }, (_, i) => add({ column: `added_${i}` })),
+        ...Array.from({ length: 100 }, (_, i) => index({ name: `index_${i}` })),
       ],
     },
   },
