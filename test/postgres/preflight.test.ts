@@ -1,3 +1,4 @@
+import { MockActivityEnvironment } from '@temporalio/testing';
 import { createServer, type Socket } from 'node:net';
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -5,6 +6,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { preflightActivities } from '../../activities/preflight.js';
 import { run as verdigris } from '../../src/cli/run.js';
 import { FLAG_CHECKS } from '../../src/flags/preflight.js';
 import { GATE_CHECKS } from '../../src/gates/preflight.js';
@@ -613,6 +615,25 @@ describe('preflight', () => {
     const [, log, own] = found;
     expect(log?.remedy).toContain('"daily"."log" ADD PRIMARY KEY (..., with all columns that it is partitioned by)');
     expect(own?.remedy).toContain('put "daily.log" into "tables.exclude"');
+  });
+
+  it('of a run tells the first findings of a check and names the others: Temporal takes no failure of all', async () => {
+    await onBlue(`
+      CREATE SCHEMA logs;
+      DO $$ BEGIN FOR i IN 1..300 LOOP EXECUTE format('CREATE TABLE logs.log_%s (a int)', i); END LOOP; END $$`);
+    undo.push(() => onBlue('DROP SCHEMA logs CASCADE'));
+    expect(only(await check(), 'replica-identity')).toHaveLength(300);
+    const plan = planSchema.parse({ name: 'told', blue: { connection: 'b' }, green: { connection: 'g' } });
+    const environment = { VERDIGRIS_CONNECTION_B: blueDb.uri, VERDIGRIS_CONNECTION_G: greenDb.uri };
+    const { preflight: activity } = preflightActivities({ environment, redact: (text) => text });
+    const failed: unknown = await new MockActivityEnvironment()
+      .run(() => activity({ plan, runId: RUN }))
+      .catch((error: unknown) => error);
+    expect(failed).toMatchObject({
+      type: 'PreflightFailed',
+      message: expect.stringMatching(/logs\.log_\d+ and 272 more/) as string,
+    });
+    expect(JSON.stringify(failed).length).toBeLessThan(40_000);
   });
 
   it('names physical replicas of blue, which nobody writes after the retirement', async () => {
