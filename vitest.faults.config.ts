@@ -12,6 +12,8 @@ export default defineConfig({
     sequence: { sequencer: LongestFirst },
     testTimeout: 120_000,
     hookTimeout: 60_000,
+    // A wait ends as soon as what it waits for is there: long enough for a machine that is busy with something else.
+    expect: { poll: { timeout: 15_000 } },
     reporters: ['verbose', './test/support/outcome-table.ts', './test/support/plain-summary.ts'],
   },
 });
