@@ -126,7 +126,8 @@ test('a green that hangs slows no caller, and no more reads are mirrored than ar
   proxy.freeze();
   const started = performance.now();
   await Promise.all(Array.from({ length: 50 }, () => router.read('u', ALL)));
-  expect(performance.now() - started).toBeLessThan(1_000);
+  // The mirror itself gives a green up after 2.5 s.
+  expect(performance.now() - started).toBeLessThan(2_000);
   proxy.thaw();
   await router.close();
   await proxy.down();
@@ -151,10 +152,12 @@ test('a read that takes an advisory lock keeps it for the application alone', as
   expect(await metric(router, 'verdigris_router_mirrored_reads_total')).toBe(1);
 });
 
-test('several statements in one text pass', async () => {
+test('several statements in one text pass, and count as no difference', async () => {
   const router = await mirroring();
-  await router.read('u', 'SELECT 1; SELECT 2');
-  await pause(50);
+  const both = (await router.read('u', 'SELECT 1 AS one; SELECT 2 AS two')) as unknown as { rows: unknown[] }[];
+  expect(both.map(({ rows }) => rows)).toEqual([[{ one: 1 }], [{ two: 2 }]]);
+  await judged(router, 1);
+  expect(await outcomes(router, 'different')).toBe(0);
 });
 
 test('a share that is none, and a run that is none, mirror nothing', async () => {

@@ -156,7 +156,7 @@ export class Sides {
 }
 
 /** Waits until a condition holds; returns the milliseconds that it took. */
-export async function until(holds: () => boolean | Promise<boolean>, withinMs = 5_000): Promise<number> {
+export async function until(holds: () => boolean | Promise<boolean>, withinMs = 30_000): Promise<number> {
   const started = performance.now();
   while (!(await holds())) {
     if (performance.now() - started > withinMs)
