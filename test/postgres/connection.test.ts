@@ -156,6 +156,9 @@ describe('a session of ours', () => {
       await session.query('COMMIT');
     } finally {
       await session.end().catch(() => undefined);
+      await withClient({ ...db.config, database: 'postgres' }, (client) =>
+        client.query(`ALTER DATABASE ${db.database} RESET ALL`),
+      );
     }
   });
 });

@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { compareFacts } from '../../src/postgres/ddl/compare-facts.js';
@@ -16,6 +15,7 @@ import { AUDIT_TABLES } from '../support/audited-writers.js';
 import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
 import { PromotionRig } from '../support/promotion-rig.js';
 import { StatementProxy } from '../support/statement-proxy.js';
+import { untilRow } from '../support/wait-for-row.js';
 
 /*
  * Mistakes that fences, late workers and settings have made: see docs/mistakes.md. Each test fails when its rule is taken
@@ -156,12 +156,16 @@ describe('the fence', () => {
     await rig.ours('blue', (session) => armFence(session, rig.move('blue').tables));
     await rig.on('blue', (decides) =>
       rig.on('blue', async (waits) => {
+        const { rows } = await waits.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
         await decides.query(`BEGIN; ${TAKE_FENCE_LOCK}`);
         const written = write(waits).then(
           () => 'written',
           (error: unknown) => error,
         );
-        await sleep(200);
+        await untilRow(
+          decides,
+          `SELECT FROM pg_locks WHERE pid = ${rows[0]?.pid} AND locktype = 'advisory' AND NOT granted`,
+        );
         await decides.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED})`);
         await decides.query('COMMIT');
         expect(await written).toMatchObject(FENCED);

@@ -1108,7 +1108,7 @@ describe('a connection', () => {
     expect(only(findings, 'peer-connection')).toMatchObject([
       { side: 'green', message: expect.stringContaining('no answer within 1 s') as string },
     ]);
-    expect(performance.now() - started).toBeLessThan(8_000);
+    expect(performance.now() - started).toBeLessThan(30_000);
   });
 
   it('of a user without the privileges says which are missing', async () => {

@@ -8,6 +8,7 @@ import { waitForShortLag } from '../../src/postgres/promotion-readiness.js';
 import type { Sessions } from '../../src/postgres/promotion-sessions.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
+import { unlessOthersWrite } from '../support/unless-others-write.js';
 import { ReplicatedPair } from './replicated-pair.js';
 
 it('nobody is asked to wait while the new side is behind: the hold would last until it has caught up', async () => {
@@ -62,7 +63,7 @@ describe('the slots of the way back, rehearsed', () => {
       }),
     );
     await sleep(100);
-    for (let i = 0; i < 3; i++) await rehearse();
+    for (let i = 0; i < 3; i++) await unlessOthersWrite(rehearse);
     isOver = true;
     await Promise.all(writers);
     const { rows } = await to.query("SELECT FROM pg_replication_slots WHERE slot_name LIKE 'verdigris_rehearsal%'");
@@ -81,7 +82,7 @@ describe('the slots of the way back, rehearsed', () => {
     });
     await writer.query('ROLLBACK');
     await writer.end();
-    await rehearse();
+    await unlessOthersWrite(rehearse);
     const { rows } = await to.query("SELECT FROM pg_replication_slots WHERE slot_name LIKE 'verdigris_rehearsal%'");
     expect(rows).toHaveLength(0);
   });

@@ -297,7 +297,7 @@ describe.each(COMBINATIONS)('promotion %s -> %s, streams: %i', (blueServer, gree
           message: expect.stringMatching(new RegExp(`writers did not end.* pid ${rows[0]?.pid}\\b`)) as string,
         });
         // Each request for the lock has writers wait.
-        expect(performance.now() - started).toBeLessThan(8_000);
+        expect(performance.now() - started).toBeLessThan(30_000);
       } finally {
         await writer.end();
       }

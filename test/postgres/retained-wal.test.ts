@@ -33,7 +33,7 @@ it('more WAL than the plan allows ends the watch of a run, and the wait for a gr
       maxLagMs: 0,
       holdForMs: 1_000,
       maxRetainedWal: 1,
-      signal: AbortSignal.timeout(4_000),
+      signal: AbortSignal.timeout(20_000),
       report: () => undefined,
     });
     await expect(late).rejects.toMatchObject(EXCEEDED);
@@ -57,7 +57,7 @@ it('more WAL than the plan allows ends the copy', async () => {
     const holder = pair.hold();
     await pair.phase('ready');
     await pair.blue.query(TWO_MB);
-    const cut = setTimeout(() => holder.stop(), 4_000);
+    const cut = setTimeout(() => holder.stop(), 20_000);
     await expect(holder.ended).rejects.toMatchObject(EXCEEDED);
     clearTimeout(cut);
   } finally {

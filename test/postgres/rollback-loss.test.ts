@@ -92,6 +92,11 @@ describe('a feed to blue that has died', () => {
     const far = await openSession({ ...rig.databases.blue, config }, options);
     try {
       link.swallow('toServer');
+      // So much, and kept for blue, that what other tests write on this server meanwhile does not matter.
+      await blue.query(`ALTER SUBSCRIPTION "${FEED}" DISABLE`);
+      await green.query(
+        `SELECT pg_logical_emit_message(false, 'test', repeat('x', 1024 * 1024)) FROM generate_series(1, 64)`,
+      );
       const limits = { maxLagMs: 20_000, maxRetainedWal: (await retainedWal(green)) * 1.5 };
       const state = await lookAtStandby(green, () => Promise.resolve(far), RUN, limits, stop.signal);
       expect(state).toMatchObject({ health: 'filling', rollbackSafe: false });
@@ -101,9 +106,11 @@ describe('a feed to blue that has died', () => {
       setTimeout(() => stop.abort(new Error('cancelled')), 50);
       await expect(opening).rejects.toThrow('cancelled');
     } finally {
+      await blue.query(`ALTER SUBSCRIPTION "${FEED}" ENABLE`);
       await closeSession(far);
       await link.close();
     }
+    expect((await look()).health).toBe('healthy');
   });
 
   it("is told as one that can't be dropped where the role may not end who holds the slot: green's disk is not protected", async () => {

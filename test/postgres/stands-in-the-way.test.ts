@@ -85,8 +85,9 @@ describe('who stands in the way of a promotion', () => {
           await waiting;
         });
       });
-      await expect.poll(() => somebodyWaits(session)).toBe(false);
-      await expect.poll(() => somebodyWaits(plain)).toBe(false);
+      // It is said of the whole server: what others wait for has an end, too.
+      await expect.poll(() => somebodyWaits(session), { timeout: 30_000 }).toBe(false);
+      await expect.poll(() => somebodyWaits(plain), { timeout: 30_000 }).toBe(false);
     } finally {
       await closeSession(plain);
       await session.query(`DROP ROLE ${role}`);

@@ -149,7 +149,7 @@ describe('verification of what has changed, 15 to 18', () => {
       tables,
     );
     expect(result).toMatchObject({ tables: SMALL, rowsVerified: SMALL, differingRows: 0 });
-    expect(performance.now() - started).toBeLessThan(8_000);
+    expect(performance.now() - started).toBeLessThan(30_000);
     expect(seen.some(({ note }) => note === 'waits: green is behind')).toBe(true);
     // Statistics of sessions are written when they end.
     await sleep(100);
@@ -173,7 +173,8 @@ describe('verification of what has changed, 15 to 18', () => {
         {
           pass,
           parallel: 1,
-          rest: 0.5,
+          // So that it is not over before its sessions have ended.
+          rest: 0.95,
           onProgress: () => {
             if (++parts === kill) {
               void pair.blue.query(

@@ -233,7 +233,7 @@ describe.each([testedVersion('pg15')])('verification, %s to 18', (server) => {
       over = true;
       await Promise.all(writers);
     }
-    expect(written / ((performance.now() - started) / 1_000)).toBeGreaterThan(200);
+    expect(written).toBeGreaterThan(300);
     await pair.caughtUp();
     await onGreen(
       `UPDATE tx SET amount = round(999 / 7.0, 2) WHERE id = 999; UPDATE named SET body = 'b' WHERE body = 'x'`,

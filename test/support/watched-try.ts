@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { TablePatterns } from '../../src/postgres/catalog-pattern.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { tryPromotion, type Promoted, type PromotionTry } from '../../src/postgres/promote.js';
@@ -6,6 +5,7 @@ import type { Databases } from '../../src/postgres/session.js';
 import { otherSide, type Side } from '../../src/side.js';
 import type { PromotionRig } from './promotion-rig.js';
 import { StatementProxy, type Held, type When } from './statement-proxy.js';
+import { unlessOthersWrite } from './unless-others-write.js';
 
 /** The statement by which a promotion begins its hold. */
 export const LOCKS_WRITERS_OUT = /READ COMMITTED; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/;
@@ -60,7 +60,7 @@ export class WatchedTry {
       patterns: this.patterns,
       ...{ maxHoldMs: 5_000, lockTimeoutMs: 80, sequenceGap: 1_000, feedBack: true, ...limits },
     };
-    const outcome = unlessOthersWrite(promotion).then(
+    const outcome = unlessOthersWrite(() => tryPromotion(promotion)).then(
       (promoted) => {
         this.rig.primary = otherSide(this.from);
         return promoted;
@@ -73,18 +73,5 @@ export class WatchedTry {
 
   async close(): Promise<void> {
     await this.proxy.close();
-  }
-}
-
-/** A slot waits for whoever writes on its server in any database, such as other tests: tried again then, as an activity would. */
-async function unlessOthersWrite(promotion: PromotionTry): Promise<Promoted> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await tryPromotion(promotion);
-    } catch (error) {
-      if (tries === 8 || !(error instanceof Error) || !/slot of the way back can't be made/.test(error.message))
-        throw error;
-      await sleep(100);
-    }
   }
 }
