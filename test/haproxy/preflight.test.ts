@@ -176,8 +176,9 @@ describe.skipIf(!isThere)('the preflight of HAProxy', () => {
     await haproxy.ask('set server reads/green state drain');
     expect(await findings()).toEqual(['error haproxy-health green']);
     await configured(configOf({ blue: blue.port, green: 1 }));
-    // Two checks that fail.
-    await new Promise((resolve) => setTimeout(resolve, 700));
+    const isUp = async (): Promise<boolean | undefined> =>
+      serversOf(await haproxy.ask('show servers state reads')).find(({ name }) => name === 'green')?.isUp;
+    await expect.poll(isUp).toBe(false);
     expect(await findings()).toEqual(['error haproxy-health green', 'warning haproxy-reach green']);
     const lines = right.split('\n').filter((line) => !line.includes('blue_again'));
     await configured(lines.join('\n').replace('weight 0 check inter 200ms fall 2', 'weight 0'));

@@ -53,7 +53,8 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     await pair.expectWritten(transactions);
   });
 
-  it('moves nothing and lets everybody go on when a client does not end its transaction', async () => {
+  // Again where a busy PgBouncer needed more than the 200 ms in which it may say who is in the way.
+  it('moves nothing and lets everybody go on when a client does not end its transaction', { retry: 2 }, async () => {
     const idle = await client(1);
     await idle.query('BEGIN');
     const { pid } = (await idle.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')).rows[0] ?? { pid: 0 };
@@ -64,8 +65,11 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
       { ...pair.setup, pauseTimeoutMs: 300 },
       { openTransactions: pair.openTransactions },
     );
-    await expect(impatient.pause('blue', epoch)).rejects.toThrow(inTheWay);
-    await impatient.close();
+    try {
+      await expect(impatient.pause('blue', epoch)).rejects.toThrow(inTheWay);
+    } finally {
+      await impatient.close();
+    }
     await (await client(1)).query('UPDATE accounts SET balance = balance WHERE id = 1');
     // Later it is seen at once, and nobody waits for it at all.
     await sleep(300);
