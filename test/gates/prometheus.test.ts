@@ -41,12 +41,19 @@ describe.skipIf(program === undefined)('a gate that asks a real Prometheus (skip
   const answer = (query: string): Promise<PrometheusAnswer> =>
     queryPrometheus({ name: 'monitoring', url: prometheus.url }, query, { atMs: Date.now() });
 
-  /** Writes the page, and waits until Prometheus has read it a few times. */
+  /** Writes the page, and waits until Prometheus has read it a few times, lately with success. */
   async function expose(text: string): Promise<void> {
     page.text = text;
     const before = page.asked;
     while (page.asked < before + 3) await sleep(50);
     await sleep(100);
+    // Where a busy machine let one time out, no series is there until the next one.
+    while (!(await isRead())) await sleep(50);
+  }
+
+  async function isRead(): Promise<boolean> {
+    const read = await answer('min(min_over_time(up[700ms]) and count_over_time(up[700ms]) >= 2)');
+    return read.kind === 'value' && read.value === 1;
   }
 
   beforeAll(async () => {

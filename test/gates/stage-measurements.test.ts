@@ -89,15 +89,15 @@ describe('a stage by its activities', () => {
         await staged.sides.reset();
         vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + hours * 3_600_000 });
         await staged.open(plan, 30);
-        expect(Math.abs(await keptOf('stage', 'openedAt'))).toBeLessThan(5);
-        expect(Math.abs(await keptOf('stage', 'sample,at'))).toBeLessThan(5);
+        expect(Math.abs(await keptOf('stage', 'openedAt'))).toBeLessThan(600);
+        expect(Math.abs(await keptOf('stage', 'sample,at'))).toBeLessThan(600);
         vi.useRealTimers();
       }
       // Another worker, with a clock that is right, goes on from an opening an hour ago by the first one's.
       await router.reads(3_000, 0);
       const { evidence } = await staged.judged(plan, 30);
       expect(evidence[0]?.because).toContain('0 of 3,000');
-      expect(Math.abs(await keptOf('stage evidence', 'until,at'))).toBeLessThan(10);
+      expect(Math.abs(await keptOf('stage evidence', 'until,at'))).toBeLessThan(600);
     } finally {
       vi.useRealTimers();
     }

@@ -11,7 +11,7 @@ export async function movesUnderLoad(blueServer: TestServer, greenServer: TestSe
     green: greenServer,
     purpose: 'whole',
     schema: LEDGER_SCHEMA,
-    plan: { migrations: LEDGER_MIGRATIONS, standby: { for: '3s' } },
+    plan: { migrations: LEDGER_MIGRATIONS, standby: { for: '8s' } },
   });
   onTestFinished(() => migration.close());
   const application = await LedgerApplication.start(migration);

@@ -180,15 +180,23 @@ describe('a run that a worker serves', () => {
           code: 1,
           note: expect.stringContaining('approve refused: not "retire"') as string,
         });
-        const watched = verdigris('watch', name);
-        await new Promise((resolve) => setTimeout(resolve, 1_500));
+        const shown: string[] = [];
+        const watched = run(['watch', name, '--address', testTemporal().address], {
+          out: (text) => shown.push(text),
+          note: () => undefined,
+        });
+        await expect.poll(() => shown.join('\n')).toContain('answer with');
         expect(await verdigris('approve', name, 'promote', ...WHO)).toMatchObject({
           code: 0,
           out: 'approved: promote',
         });
-        const { code, out } = await watched;
-        expect(code).toBe(0);
-        expect(out.split('\n').map((line) => line.slice(10))).toEqual([
+        expect(await watched).toBe(0);
+        expect(
+          shown
+            .join('\n')
+            .split('\n')
+            .map((line) => line.slice(10)),
+        ).toEqual([
           'promote: waiting for approval',
           'reads on green 100 %, writes on blue',
           'waits: approval before promote',

@@ -1,6 +1,5 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { MockActivityEnvironment } from '@temporalio/testing';
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { alive } from '../../activities/context.js';
 import { createWorker, type WorkerSettings } from '../../src/worker/create-worker.js';
 import { heartbeatInterval } from '../../src/worker/heartbeat-interval.js';
@@ -11,11 +10,20 @@ async function beats(heartbeatTimeoutMs: number, heartbeatMs?: number): Promise<
   let beaten = 0;
   activity.on('heartbeat', () => (beaten += 1));
   const dependencies = { environment: {}, redact: String, ...(heartbeatMs === undefined ? {} : { heartbeatMs }) };
-  await activity.run(() => alive(dependencies, () => sleep(2_300)));
+  const over = activity.run(() => alive(dependencies, () => new Promise((resolve) => setTimeout(resolve, 2_300))));
+  await vi.advanceTimersByTimeAsync(2_300);
+  await over;
   return beaten;
 }
 
-describe.concurrent('the heartbeats of an activity', () => {
+describe('the heartbeats of an activity', () => {
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
   it('come twice a second by default', async () => {
     expect(await beats(15_000)).toBe(5);
   });

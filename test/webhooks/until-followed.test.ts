@@ -94,19 +94,19 @@ describe('a call of a webhook', () => {
 
   it('that was accepted is asked again until it is effective, as often as Retry-After says', async () => {
     const accepted = (after: string): Reply => ({ status: 202, headers: { 'retry-after': after } });
-    const receiver = await answering({ status: 202 }, accepted('1'), accepted('0'), accepted('soon'));
+    const receiver = await answering({ status: 202 }, accepted('30'), accepted('0'), accepted('soon'));
     const begun = performance.now();
     expect(await call(receiver, ASKS, { ...QUICK, longestMs: 400 })).toEqual({ outcome: 'done' });
-    // One second was asked for, and no more than 0.4 s are waited; none was asked for, and it is no busy loop.
+    // Half a minute was asked for, and no more than 0.4 s are waited; none was asked for, and it is no busy loop.
     expect(performance.now() - begun).toBeGreaterThan(400);
-    expect(performance.now() - begun).toBeLessThan(1_500);
+    expect(performance.now() - begun).toBeLessThan(15_000);
     expect(receiver.requests).toHaveLength(5);
     expect(new Set(receiver.requests.map(({ key }) => key)).size).toBe(1);
   });
 
   it('that is never effective is late at its deadline, and says so', async () => {
     const receiver = await answering(...Array.from({ length: 200 }, (): Reply => 202));
-    expect(await call(receiver, { ...ASKS, forMs: 200 })).toEqual({
+    expect(await call(receiver, { ...ASKS, forMs: 1_000 })).toEqual({
       outcome: 'late',
       why: 'it has accepted the call (202), which is not effective yet',
     });

@@ -132,11 +132,11 @@ describe.concurrent('approvals of a run', () => {
   });
 
   it('of some are not shown as given when they have ended, though nobody sends anything', async () => {
-    const run = await beginAsking(runs, { before: ['promote'], quorum: 2, validFor: '2s' });
+    const run = await beginAsking(runs, { before: ['promote'], quorum: 2, validFor: '5s' });
     await asks(run, 'promote');
     expect(await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] })).toMatch(/^noted: 1 of 2/);
     expect((await statusOf(run.handle)).waiting?.approvals).toMatchObject([{ by: 'ada' }]);
-    await until(run.handle, 'ended', (s) => s.waiting?.approvals?.length === 0, 10_000);
+    await until(run.handle, 'ended', (s) => s.waiting?.approvals?.length === 0, 20_000);
     expect(await run.handle.executeUpdate(approveUpdate, { args: [yes('grace', 'promote')] })).toMatch(
       /^noted: 1 of 2/,
     );
@@ -223,7 +223,7 @@ describe('a signed link to a run', () => {
     const terminal = { out: (text: string) => said.push(text), note: (text: string) => noted.push(text) };
     const flags = { address, host: '127.0.0.1', port: 0, timeout: 10, signal: end.signal };
     const serving = serveCommand(terminal, flags);
-    await vi.waitFor(() => expect(said).not.toEqual([]));
+    await vi.waitFor(() => expect(said).not.toEqual([]), { timeout: 20_000 });
     expect(noted).toEqual([expect.stringMatching(/is not set here: .* needs --url/)]);
     const base = /http:\S+/.exec(said[0] ?? '')?.[0] ?? '';
 

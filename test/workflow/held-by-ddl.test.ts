@@ -197,11 +197,10 @@ describe.concurrent('DDL on blue', () => {
         throw ApplicationFailure.nonRetryable('PostgreSQL refused: permission denied (42501)', 'SqlError');
       },
     });
-    await run.saw('-takeSchemaOver');
+    await until(run.handle, 'told', (s) => /can't be noted as told: .*permission denied/.test(s.warnings.join()));
     await sleep(300);
     const status = await statusOf(run.handle);
     expect(status).toMatchObject({ outcome: 'running', phase: 'standby', writesOn: 'green', rollingBack: null });
-    expect(status.warnings.join()).toMatch(/can't be noted as told: .*permission denied/);
     // Nor is it told again and again.
     expect(run.log.filter((entry) => entry === '+takeSchemaOver')).toHaveLength(1);
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });

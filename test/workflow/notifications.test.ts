@@ -247,7 +247,12 @@ describe('a delivery', () => {
     const receiver = await NoticeReceiver.start();
     receiver.answers.push('hang', 503, 302, 429, 200, 200);
     expect(
-      await deliver({ url: receiver.url, secret: null }, TWO_DELIVERIES, { ...QUICK, giveUpAfterMs: 20_000 }, never),
+      await deliver(
+        { url: receiver.url, secret: null },
+        TWO_DELIVERIES,
+        { ...QUICK, timeoutMs: 1_500, giveUpAfterMs: 20_000 },
+        never,
+      ),
     ).toEqual({ undelivered: 0, why: '' });
     expect(receiver.requests.map(({ key }) => key)).toEqual(['r-1', 'r-1', 'r-1', 'r-1', 'r-1', 'r-2']);
     expect(receiver.requests[0]?.signature).toBe('undefined');

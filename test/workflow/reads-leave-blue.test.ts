@@ -57,7 +57,7 @@ describe.concurrent('a retirement that waits for reads behind HAProxy to leave b
     await isWaitedFor(run);
     const { looks } = pool;
     await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
-    await expect.poll(() => pool.looks, { timeout: 3_000 }).toBeGreaterThan(looks);
+    await expect.poll(() => pool.looks, { timeout: 30_000 }).toBeGreaterThan(looks);
     await expect(run.handle.executeUpdate(retireUpdate, { args: [WHO] })).rejects.toMatchObject({
       cause: { message: expect.stringContaining('the standby window has ended, and the run waits') as string },
     });

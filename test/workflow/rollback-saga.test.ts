@@ -170,7 +170,7 @@ describe.concurrent('a rollback that comes in the same instant', () => {
   });
 
   it('as the end of the standby window: it was accepted, so nothing is taken down', async () => {
-    const run = await runs.begin({ watchStandby: () => untilCancelled(400) });
+    const run = await runs.begin({ watchStandby: () => untilCancelled(3_000) });
     await run.saw('+watchStandby');
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     // The window has ended, and the watch is about to stop.
@@ -223,7 +223,11 @@ describe.concurrent('a run that is paused', () => {
   });
 
   it('while the watch of its standby window ends is not retired before the resume, and may be rolled back until then', async () => {
-    const overrides: Overrides = { watchStandby: () => untilCancelled(400) };
+    const overrides: Overrides = {
+      // The first watch takes long to end: there is time for a message.
+      watchStandby: (own) =>
+        untilCancelled(own.log.filter((entry) => entry === '+watchStandby').length > 1 ? 400 : 3_000),
+    };
     const [resumed, back] = [await runs.begin(overrides), await runs.begin(overrides)];
     for (const run of [resumed, back]) {
       await run.saw('+watchStandby');

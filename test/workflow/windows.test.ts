@@ -164,7 +164,7 @@ describe.concurrent('a question that outlives a window', () => {
       {
         lookAtWindow: () => {
           if (++looks > 1) return { open: false, changesAt: next, changesAtText: later };
-          return { open, changesAt: new Date(Date.now() + 2_000).toISOString(), changesAtText: 'Sat 02:00 UTC' };
+          return { open, changesAt: new Date(Date.now() + 6_000).toISOString(), changesAtText: 'Sat 02:00 UTC' };
         },
       },
       asking,
