@@ -133,8 +133,11 @@ export class Mirror {
     blue: ResultDigest | undefined,
     early: Promise<ResultDigest> | undefined,
   ): Promise<Verdict> {
+    if (blue === undefined) {
+      await early?.catch(() => undefined);
+      return { outcome: 'skipped' };
+    }
     const green = await (early ?? this.#read('green', statement));
-    if (blue === undefined) return { outcome: 'skipped' };
     const ordered = /\border\s+by\b/i.test(
       typeof statement.query === 'string' ? statement.query : statement.query.text,
     );
