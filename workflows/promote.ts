@@ -71,6 +71,10 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
     const askAgain = (): string | null => (isVoid() && isNeeded ? lookedAtAgain : null);
     const { resumes } = run;
     const ready = readyWebhooks(story);
+    // Webhooks that take hours to agree stay ready meanwhile: asked again behind it, they would take as long.
+    if (!nobodyIsAsked && !isVoid() && ahead.age() !== null) {
+      await watched(story, ref, lastStage, () => ahead.work(whileReady(ready)));
+    }
     const isQuiet = nobodyIsAsked || isVoid() || (await isStillQuiet(story, ref, lastStage, ready));
     if (isVoid() || !isQuiet) {
       if (!nobodyIsAsked && answer === null) ready.goBack();
@@ -79,7 +83,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
     }
     try {
       const work = async (): Promise<Ended> => {
-        const now = await mayBegin(story, ref);
+        const now = await mayBegin(story, ref, ahead);
         const late = (isVoid() ? lookedAtAgain : now.late) ?? whyAskAgain(story, resumes);
         if (late !== null) return { by: 'time', why: late };
         const limits = { notAfter: now.notAfter, isOver: () => story.isAbandoned };
@@ -227,18 +231,16 @@ async function untilItMayBegin(
   lastStage: Stage | null,
   why: string | null,
   whileStopped: StepOptions,
-  ahead: Ahead,
+  ahead: Comparison,
 ): Promise<void> {
   const whileWatched = (work: () => Promise<void>): Promise<boolean> => watched(story, ref, lastStage, work);
   if (why !== null) {
     const askedAt = Date.now();
     if (!(await whileWatched(() => approvedFor(story, ref, 'promote', 'promote', why)))) return;
     // What was written while people thought it over has not been compared yet.
-    // A run that an older worker has begun has no defaults of settings that came later.
-    const { comparedWithin = '10m' }: Partial<Plan['promote']> = ref.plan.promote;
     const isOld =
       patched('rows are compared again after a long wait for the approval') &&
-      Date.now() - askedAt > parseDuration(comparedWithin);
+      Date.now() - askedAt > comparedWithinMs(ref);
     if (isOld && !(await whileWatched(ahead.work))) return;
   }
   if (hasWindow(ref, 'promote')) {
@@ -252,16 +254,48 @@ async function untilItMayBegin(
   const emptied = await schemaHasStayed(story, ref, whileStopped);
   // Nobody need be asked, nor wait, for what is known now.
   if (emptied.length > 0 && !(await whileWatched(() => verifyEmptied(story, ref)))) return;
-  await untilGoingOn(story, ref, lastStage);
+  if (!(await untilGoingOn(story, ref, lastStage)) || ahead.age() === null) return;
+  // Whatever it was that took its time, the window and the load are looked at once more behind it.
+  if (await whileWatched(ahead.work)) await untilItMayBegin(story, ref, lastStage, null, whileStopped, ahead);
 }
 
-/** The comparison before the promotion, and how long it takes. */
-function comparison(story: Story, ref: RunRef): Ahead {
+function comparedWithinMs({ plan }: RunRef): number {
+  // A run that an older worker has begun has no defaults of settings that came later.
+  const { comparedWithin = '10m' }: Partial<Plan['promote']> = plan.promote;
+  return parseDuration(comparedWithin);
+}
+
+/** The comparison before the promotion. */
+interface Comparison extends Ahead {
+  readonly work: (options?: StepOptions) => Promise<void>;
+  /** How long ago it ended, ms, where that is longer than the plan has it; else null. */
+  readonly age: () => number | null;
+}
+
+/**
+ * What lies between a comparison and the promotion while nobody stops the run takes less, ms: with a shorter `comparedWithin`
+ * rows would be compared for ever.
+ */
+const LEAST_AGE_MS = 30_000;
+
+function comparison(story: Story, ref: RunRef): Comparison {
+  const { run } = story;
+  const within = comparedWithinMs(ref);
   let lastMs = 0;
-  const work = async (): Promise<void> => {
+  let last: { readonly at: number; readonly resumes: number } | null = null;
+  const work = async (options?: StepOptions): Promise<void> => {
     const begun = Date.now();
-    await verifyAgain(story, ref);
+    const { resumes } = run;
+    await verifyAgain(story, ref, options);
     lastMs = Date.now() - begun;
+    // Of one that was stopped in its middle, some rows were compared before.
+    last = { at: run.resumes === resumes ? Date.now() : begun, resumes };
+  };
+  const age = (): number | null => {
+    if (last === null) return null;
+    const ms = Date.now() - last.at;
+    const most = run.resumes === last.resumes ? Math.max(within, LEAST_AGE_MS) : within;
+    return ms > most && patched('rows are compared again whatever has taken its time since') ? ms : null;
   };
   let opening: string | null = null;
   const waitsFor = (next: string): void => {
@@ -269,7 +303,7 @@ function comparison(story: Story, ref: RunRef): Ahead {
     if (isMissed) story.run.warn([windowMissed(ref, lastMs)]);
     opening = next;
   };
-  return { work, lastMs: () => lastMs, waitsFor };
+  return { work, lastMs: () => lastMs, waitsFor, age };
 }
 
 /** People must read of it: the next window may be a week away. */
@@ -299,16 +333,22 @@ function readyWebhooks({ webhooks }: Story): Ready {
   return { goBack, goBackWhileStopped };
 }
 
+/** A step while webhooks are ready. */
+function whileReady(ready: Ready): StepOptions {
+  return {
+    stopped: (wait) => {
+      ready.goBackWhileStopped();
+      return wait();
+    },
+  };
+}
+
 /** Webhooks may have kept the promotion waiting for long. */
 async function isStillQuiet(story: Story, ref: RunRef, lastStage: Stage | null, ready: Ready): Promise<boolean> {
   if (!hasLoadLimit(ref)) return true;
-  const stopped = (wait: () => Promise<void>): Promise<void> => {
-    ready.goBackWhileStopped();
-    return wait();
-  };
   let quiet = false;
   await watched(story, ref, lastStage, async () => {
-    quiet = await isQuietNow(story, ref, 'promote', { stopped });
+    quiet = await isQuietNow(story, ref, 'promote', whileReady(ready));
   });
   return quiet;
 }
@@ -327,13 +367,19 @@ interface Beginning {
 }
 
 /** Looked at in the step itself, since a pause may have come between. */
-async function mayBegin({ run }: Story, ref: RunRef): Promise<Beginning> {
+async function mayBegin({ run }: Story, ref: RunRef, { age }: Comparison): Promise<Beginning> {
   const triedUntil = new Date(Date.now() + TRIED_FOR_MS).toISOString();
   const expired = run.approvalExpired('promote');
   if (expired !== undefined) return { late: expiredApproval('the promotion', expired), notAfter: expired };
+  const agedMs = age();
+  if (agedMs !== null) return { late: comparedLongAgo(agedMs), notAfter: triedUntil };
   const window = await windowNow(ref, 'promote');
   const until = window.closed === null ? window.until : null;
   return { late: window.closed, notAfter: earliest([until, run.approvedUntil('promote')], triedUntil) };
+}
+
+function comparedLongAgo(ms: number): string {
+  return `rows were compared ${formatDuration(ms)} ago: what has changed since is compared before writes move`;
 }
 
 /** Webhooks that agreed before a pause may not be ready any more. */

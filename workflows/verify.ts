@@ -7,7 +7,7 @@ import { failureMessage, isCancelled } from './lib/failure.js';
 import { spareHistory } from './lib/history-room.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
-import type { Story } from './lib/story.js';
+import type { StepOptions, Story } from './lib/story.js';
 import { whileNotPaused } from './lib/while-not-paused.js';
 
 /** Phase 4: every row of blue is on green, and every derived column is what `up` says. */
@@ -17,11 +17,11 @@ export async function verify(story: Story, ref: RunRef): Promise<void> {
 }
 
 /** Just before the promotion: what was written since on either side, and what the foreign keys of the plan demand. */
-export async function verifyAgain(story: Story, ref: RunRef): Promise<void> {
-  await story.step('comparing what has changed since', inPasses(story, ref, 'changed'));
+export async function verifyAgain(story: Story, ref: RunRef, options: StepOptions = {}): Promise<void> {
+  await story.step('comparing what has changed since', inPasses(story, ref, 'changed'), options);
   if (!ref.plan.migrations.some((step) => 'addConstraint' in step && step.addConstraint.foreignKey !== undefined))
     return;
-  await story.step('checking the new foreign keys again', async () => {
+  const recheck = async (): Promise<void> => {
     const violated = await act("foreign keys of the plan, over blue's new rows").recheckForeignKeys(ref);
     if (violated.length === 0) return;
     // Of a type that holds the run: rows that are corrected on blue arrive here at once.
@@ -30,7 +30,8 @@ export async function verifyAgain(story: Story, ref: RunRef): Promise<void> {
       `${violated.join('; ')}\nNext step: correct these rows on blue and see that green has the same, then resume; or roll back and leave the foreign key out of the plan.`,
       type,
     );
-  });
+  };
+  await story.step('checking the new foreign keys again', recheck, options);
 }
 
 /**

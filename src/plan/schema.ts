@@ -606,7 +606,9 @@ export const planSchema = z.strictObject({
       sequenceGap: z.int().min(0).default(1000).describe('How many values sequences skip on the new side'),
       comparedWithin: between('1s', LONGEST)
         .default('10m')
-        .describe('How long the approval may take until rows that have changed since are compared again'),
+        .describe(
+          'How old the comparison may be when writes move: else rows that have changed since are compared again first',
+        ),
     })
     .prefault({}),
   windows: windows.optional().describe('When the steps of a run may begin; a rollback never waits'),

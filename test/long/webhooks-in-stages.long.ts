@@ -48,6 +48,7 @@ async function begin(
   overrides: Overrides = {},
   hook: Partial<Hook> = {},
   windows?: PlanInput['windows'],
+  promote?: PlanInput['promote'],
 ): Promise<ScriptedRun> {
   const environment = Object.fromEntries(
     Object.entries(receivers).flatMap(([name, { url }]) => [
@@ -66,6 +67,7 @@ async function begin(
         ...traffic,
       },
       ...(windows === undefined ? {} : { windows }),
+      ...(promote === undefined ? {} : { promote }),
     },
   );
 }
@@ -269,6 +271,47 @@ describe.concurrent('webhooks of a run', () => {
     await inStandby(run);
     await saw(hook, () => hook.events.includes('promoted'));
     expect(hook.events).toEqual(['stage', 'readsBack', 'stage', 'promoting', 'promoted']);
+    await replayed(run);
+    await run.handle.terminate();
+  });
+
+  it('that take their time to agree stay ready while what has changed meanwhile is compared, and are asked once', async () => {
+    const hook = await receiver();
+    const { callWebhook } = trafficWebhookActivities({
+      environment: { VERDIGRIS_CONNECTION_HOOK: hook.url, VERDIGRIS_CONNECTION_HOOK_SECRET: KEY },
+      redact: redactor([KEY]),
+    });
+    let asked = (): void => undefined;
+    let goOn = (): void => undefined;
+    const isAsked = new Promise<void>((resolve) => (asked = resolve));
+    const mayAgree = new Promise<void>((resolve) => (goOn = resolve));
+    const run = await begin(
+      { hook },
+      {},
+      {
+        callWebhook: async (_run, ...args) => {
+          const answer = await callWebhook(...args);
+          if (hook.events.at(-1) !== 'promoting') return answer;
+          asked();
+          await mayAgree;
+          return answer;
+        },
+      },
+      {},
+      undefined,
+      { comparedWithin: '1s' },
+    );
+    await isAsked;
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await sleep(1_500);
+    const compared = run.log.filter((entry) => entry === '+verify').length;
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    goOn();
+    await inStandby(run);
+    expect(run.log.slice(0, run.at('+promote')).filter((entry) => entry === '+verify')).toHaveLength(compared + 1);
+    await saw(hook, () => hook.events.includes('promoted'));
+    expect(hook.events).not.toContain('notPromoted');
+    expect(new Set(hook.of('promoting').map(({ key }) => key)).size).toBe(1);
     await replayed(run);
     await run.handle.terminate();
   });

@@ -8,11 +8,12 @@ import { serveCommand } from '../../src/cli/approvals-commands.js';
 import { asks, beginAsking, isQuestion, refusalOf, yes } from '../support/asked-approvals.js';
 import { statusOf, until } from '../support/migration.js';
 import { resetBefore } from '../support/reset.js';
-import { replayed, type ScriptedRun, ScriptedRuns } from '../support/scripted-run.js';
+import { replayed, type ScriptedRun, ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
 import { testTemporal } from '../support/temporal.js';
 import {
   approveSignal,
   approveUpdate,
+  pauseUpdate,
   resumeUpdate,
   retireUpdate,
   rollbackUpdate,
@@ -90,6 +91,60 @@ describe.concurrent('approvals of a run', () => {
     );
     expect([slow, quick]).toEqual([3, 2]);
   });
+
+  it.each([
+    ['before its tries, approved', ['promote' as const]],
+    ['before its tries, without an approval', []],
+    ['in its tries', []],
+  ])(
+    'of a run that is paused %s: what has changed since is compared once more before writes move',
+    async (when, before) => {
+      const isTried = when === 'in its tries';
+      let reached = (): void => undefined;
+      let goOn = (): void => undefined;
+      const isReached = new Promise<void>((resolve) => (reached = resolve));
+      const mayGoOn = new Promise<void>((resolve) => (goOn = resolve));
+      let tries = 0;
+      const run = await runs.begin(
+        {
+          // The last look before writes move.
+          lookAtSchema: async () => {
+            if (isTried) return { what: null };
+            reached();
+            await mayGoOn;
+            return { what: null };
+          },
+          promote: (own, _ref, from) => {
+            if (!isTried || ++tries > 1) return own.move(from);
+            reached();
+            return untilCancelled();
+          },
+        },
+        { traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before } }, promote: { comparedWithin: '2s' } },
+      );
+      if (before.length > 0) {
+        await asks(run, 'promote');
+        await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] });
+      }
+      await isReached;
+      const compared = (): number => run.log.filter((entry) => entry === '+verify').length;
+      const sofar = compared();
+      await run.handle.executeUpdate(pauseUpdate, { args: [yes('ada', '')] });
+      goOn();
+      await until(run.handle, 'paused', (s) => s.waiting?.for === 'resume');
+      await sleep(2_500);
+      expect(run.writesOn).toBe('blue');
+      await run.handle.executeUpdate(resumeUpdate, { args: [yes('ada', '')] });
+      await until(run.handle, 'promoted', (s) => s.phase === 'standby');
+      expect(compared()).toBe(sofar + 1);
+      expect(run.log.lastIndexOf('-verify')).toBeLessThan(run.log.lastIndexOf('+promote'));
+      // What was approved still is.
+      const { decisions } = await statusOf(run.handle);
+      expect(decisions.filter(({ message }) => message === 'approve')).toHaveLength(before.length);
+      await replayed(run);
+      await run.handle.terminate();
+    },
+  );
 
   it('by the wrong person, before their time, twice or late: an update is refused with the reason, a signal is kept as ignored', async () => {
     const run = await beginAsking(runs, { before: ['traffic', 'promote'], by: ['ada', 'grace'], quorum: 2 });
