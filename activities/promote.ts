@@ -1,9 +1,10 @@
 import { ApplicationFailure, Context } from '@temporalio/activity';
 import { parseDuration } from '../src/plan/duration.js';
 import type { TableName } from '../src/plan/table-name.js';
+import type { TableInfo } from '../src/postgres/catalog.js';
 import { tableFilter } from '../src/postgres/catalog-pattern.js';
 import { readFencedTables } from '../src/postgres/fenced-tables.js';
-import { lookAtSchema } from '../src/postgres/ddl/schema-watch.js';
+import { lookAtSchema, readNewTables, rememberClosedGreen } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropSlots } from '../src/postgres/feed-objects.js';
 import type { Run } from '../src/postgres/ownership.js';
@@ -31,7 +32,7 @@ import {
   rememberFiles,
 } from '../src/postgres/partition-files.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
-import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
+import { LOCK_NOT_AVAILABLE, SCHEMA_IN_CHANGE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute, recordMove } from '../src/postgres/state.js';
 import { refuseUnmovedContents, unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import { readLastPass, type Since } from '../src/postgres/verify/last-pass.js';
@@ -48,6 +49,7 @@ import {
   failureOf,
   perform,
   tellThatItWaits,
+  watching,
   type ActivityDependencies,
   type StagePatience,
   type Work,
@@ -68,6 +70,8 @@ export interface PromotionResult {
   readonly at: string;
   /** What stayed behind on green, in words: only where a loss was accepted. */
   readonly lost: string | null;
+  /** What green, which is closed now, holds that is not replicated to blue; undefined where that is not known, and to green. */
+  readonly unmoved?: readonly string[];
   /** Clients of poolers that may be refused after the move, as seen before it. */
   readonly mayBeRefused?: readonly string[];
   /** Clients of poolers that got no connection to the new side. */
@@ -179,7 +183,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
     /** What green holds that is not replicated to blue, asked before writes go back, in words; empty when it is nothing. */
     unmovedOnGreen: (ref: RunRef): Promise<readonly string[]> =>
       perform(dependencies, ref, async ({ session }) =>
-        unmovedOnGreen(await session('green', 'unmoved contents', SHORT_STATEMENTS)),
+        contentsOf(await session('green', 'unmoved contents', SHORT_STATEMENTS), ref),
       ),
 
     /** Whether green still has the writes that it has got in this epoch: asked before a way back is given up. */
@@ -289,6 +293,9 @@ function isOfPoolers(error: unknown): error is VerdigrisError {
 /** How long the side that has given the writes away may take to write that down. */
 const OLD_SIDE_MS = 2_000;
 
+/** Blue serves by then; a green that is lost now says nothing, ms. */
+const LAST_LOOK_MS = 10_000;
+
 interface Asked {
   readonly from: Side;
   readonly epoch: number;
@@ -349,11 +356,13 @@ async function promote(
       ...{ holdMs, attempts, epoch: promoted.epoch, at: new Date().toISOString() },
       lost: from === 'green' ? await whatWasLost(session, run, promoted.epoch) : null,
     };
+    // What came after the run had looked.
+    const unmoved = from === 'green' ? await lastLook(session, ref) : undefined;
     const moved = { ...result, steps };
     await recordMove(await work.session(otherSide(from), 'event', SHORT_STATEMENTS), run.runId, from, moved);
     // Of a rollback green's record alone is left: blue's goes with its schema. Nothing waits for a side that is away by now.
     await within(recordMove(session, run.runId, from, moved), OLD_SIDE_MS, undefined).catch(() => undefined);
-    return result;
+    return { ...result, ...(unmoved === undefined ? {} : { unmoved }) };
   } catch (error) {
     // An earlier attempt that Temporal has not heard of may be between two tries: nobody waits for it any more.
     if (tries !== undefined && isLastWord(error, signal, redact)) await endTries(session, tries).catch(() => undefined);
@@ -536,6 +545,7 @@ async function prepare(
     await refuseMissingRights(onBlue, onGreen);
     refuseFullIdentity(published, green);
     await rememberFilesOfGreen(onGreen, ref);
+    await rememberGreen(work, ref, blue);
   } else if (acceptLoss) {
     refuseAgain();
     await noteForced(onGreen, onBlue, run, epoch);
@@ -555,11 +565,42 @@ async function prepare(
   });
 }
 
+/** What green holds that is not replicated to blue, also in tables that nobody has been told of yet. */
+async function contentsOf(green: Session, { plan, runId }: RunRef): Promise<string[]> {
+  const untold = await readNewTables({ session: green, side: 'green', runId, patterns: plan.tables });
+  return unmovedOnGreen(green, runId, untold);
+}
+
+/** Undefined where green, which is closed now, does not say. */
+function lastLook(green: Session, ref: RunRef): Promise<string[] | undefined> {
+  return within(contentsOf(green, ref), LAST_LOOK_MS, undefined).catch(() => undefined);
+}
+
 /** Until green is open, only the feed empties something there. A worker that was frozen wakes up with what it has read before. */
 async function rememberFilesOfGreen(green: Session, { plan, runId }: RunRef): Promise<void> {
   const files = await readPartitionFiles(green, tableFilter(plan.tables));
   if ((await readRoute(green, plan.name))?.writesOn === 'green') return;
   await rememberFiles(green, runId, 'compared', files);
+}
+
+/** How long one statement may take that describes all tables, ms: thousands of them take some seconds. */
+const DESCRIBED_WITHIN_MS = 60_000;
+
+/** Until green is open nobody makes or fills there what the way back would have to bring to blue. */
+async function rememberGreen(
+  { session, run, signal }: Work,
+  { plan }: RunRef,
+  blue: readonly TableInfo[],
+): Promise<void> {
+  const green = await session('green', 'schema watch', watching(signal, DESCRIBED_WITHIN_MS));
+  const watched = { session: green, side: 'green', runId: run.runId, patterns: plan.tables } as const;
+  try {
+    await rememberClosedGreen(watched, run.migration, blue);
+  } catch (error) {
+    if (!SCHEMA_IN_CHANGE.has(sqlState(error) ?? '')) throw error;
+    const [why = ''] = error instanceof Error ? error.message.split('\n', 1) : [];
+    throw promotionBlocked(`somebody is changing green's schema: ${why}`, error);
+  }
 }
 
 /** Green's record of it goes back with green: an older comparison tells other servers as well. */

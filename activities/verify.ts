@@ -1,11 +1,12 @@
 import { copyAnew } from '../src/postgres/bootstrap/copy-anew.js';
-import { replicatedRoots } from '../src/postgres/catalog.js';
+import { replicatedRoots, type TableInfo } from '../src/postgres/catalog.js';
 import { VerdigrisError } from '../src/errors.js';
-import { formatTableName } from '../src/plan/table-name.js';
+import { formatTableName, type TableName } from '../src/plan/table-name.js';
 import { tableFilter } from '../src/postgres/catalog-pattern.js';
 import { directionTo } from '../src/postgres/feed.js';
 import { firstPartitions, maybeEmptied, type MaybeEmptied } from '../src/postgres/partition-files.js';
 import { measureLag } from '../src/postgres/marker.js';
+import { onlyOnGreen } from '../src/postgres/only-on-green.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import type { Session } from '../src/postgres/session.js';
@@ -15,7 +16,7 @@ import { otherSide, type Side } from '../src/side.js';
 import { NAMED } from '../workflows/lib/differing-rows.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { VerificationSummary } from '../workflows/lib/status.js';
-import { perform, watching, type ActivityDependencies } from './context.js';
+import { perform, watching, type ActivityDependencies, type Work } from './context.js';
 import { executionId } from './execution-id.js';
 import { readsAreBack } from './reads-to-blue.js';
 import { movedTables } from './run-tables.js';
@@ -29,6 +30,8 @@ export interface VerificationResult extends VerificationSummary {
   readonly examples: readonly string[];
   /** Partitions of blue that may have been emptied, where green has rows too many. */
   readonly emptied?: readonly string[];
+  /** Tables of the plan that green alone has, the first of them; only of a comparison of all tables while blue takes the writes. */
+  readonly onlyOnGreen?: readonly string[];
 }
 
 /** So much of the history the rows that no message names may take, in characters: a standby window may have hundreds of comparisons. */
@@ -89,6 +92,7 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           source === 'blue' && found.differing.some(({ kind }) => kind === 'extra')
             ? (await lookForEmptied()).partitions
             : [];
+        const alone = source === 'blue' && only === undefined ? await tablesOfGreen(work, ref, tables) : [];
         return {
           scope: found.scope,
           tables: found.tables,
@@ -98,6 +102,7 @@ export function verifyActivities(dependencies: ActivityDependencies) {
           notCompared: firstOf(found.notCompared),
           examples: examplesOf(found.differing),
           ...(emptied.length === 0 ? {} : { emptied: firstPartitions(emptied) }),
+          ...(alone.length === 0 ? {} : { onlyOnGreen: firstOf(alone.map(formatTableName)) }),
         };
       }),
   };
@@ -110,6 +115,15 @@ export function verifyActivities(dependencies: ActivityDependencies) {
 function ofExecution(pass: string, ref: RunRef): string {
   const execution = executionId(ref);
   return execution === ref.runId ? pass : `${pass} of ${execution}`;
+}
+
+/** Tables of the plan that green alone has. */
+async function tablesOfGreen(
+  { session, signal }: Work,
+  { plan }: RunRef,
+  blue: readonly TableInfo[],
+): Promise<TableName[]> {
+  return onlyOnGreen(blue, await movedTables(await session('green', 'verify', watching(signal, 60_000)), plan));
 }
 
 /** Names that go into the history: a table may have a thousand columns. */

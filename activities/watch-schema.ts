@@ -16,11 +16,10 @@ import {
 } from '../src/postgres/ddl/schema-watch.js';
 import { tableFilter } from '../src/postgres/catalog-pattern.js';
 import { firstPartitions, maybeEmptied } from '../src/postgres/partition-files.js';
-import { sqlState } from '../src/postgres/sqlstate.js';
+import { SCHEMA_IN_CHANGE, sqlState } from '../src/postgres/sqlstate.js';
 import { readCatalogSignature } from '../src/postgres/ddl/table-facts.js';
 import { unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import type { Side } from '../src/side.js';
-import type { Session } from '../src/postgres/session.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, watching, type ActivityDependencies, type Work } from './context.js';
 
@@ -102,7 +101,7 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
         for (;;) {
           work.signal.throwIfAborted();
           const began = performance.now();
-          const contents = side === 'green' ? await newlyUnmoved(watched.session, unmoved) : undefined;
+          const contents = side === 'green' ? await newlyUnmoved(watched, unmoved) : undefined;
           if (contents !== undefined && isDue(unmoved)) return contents;
           const signature = await readCatalogSignature(watched.session);
           if (signature !== quiet) {
@@ -183,9 +182,12 @@ async function newlyEmptied(
 }
 
 /** What green holds that is not replicated; undefined where that is known. */
-async function newlyUnmoved(green: Session, known: readonly string[] | undefined): Promise<SchemaNews | undefined> {
-  const unmoved = await unmovedOnGreen(green);
-  if (unmoved.join() === (known ?? []).join()) return undefined;
+async function newlyUnmoved(
+  { session, runId }: Watched,
+  known: readonly string[] | undefined,
+): Promise<SchemaNews | undefined> {
+  const unmoved = await unlessBusy(() => unmovedOnGreen(session, runId));
+  if (unmoved === undefined || unmoved.join() === (known ?? []).join()) return undefined;
   const what =
     unmoved.length === 0
       ? 'green holds nothing any more that is not replicated to blue'
@@ -210,15 +212,16 @@ async function feedAsTextSoon(work: Work, ref: RunRef, { session: blue }: Watche
   }
 }
 
-/** DDL that runs right now holds locks that the catalog's functions ask for, or drops what is being read: the next look sees it. */
 async function lookUnlessBusy(watched: Watched): Promise<SchemaChange | undefined> {
+  return unlessBusy(async () => ((await isWatched(watched)) ? lookAtSchema(watched) : undefined));
+}
+
+/** Undefined where DDL is in the way: the next look sees it. */
+async function unlessBusy<T>(look: () => Promise<T>): Promise<T | undefined> {
   try {
-    return (await isWatched(watched)) ? await lookAtSchema(watched) : undefined;
+    return await look();
   } catch (error) {
-    if (BUSY.has(sqlState(error) ?? '')) return undefined;
+    if (SCHEMA_IN_CHANGE.has(sqlState(error) ?? '')) return undefined;
     throw error;
   }
 }
-
-/** lock_not_available; internal_error (`cache lookup failed`); undefined_table and undefined_object. */
-const BUSY: ReadonlySet<string> = new Set(['55P03', 'XX000', '42P01', '42704']);

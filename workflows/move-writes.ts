@@ -30,6 +30,7 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
   run.promotionStarted = true;
   const {
     lost,
+    unmoved,
     mayBeRefused = [],
     unserved = [],
     unservedPools = [],
@@ -40,6 +41,7 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
     run.epoch = promoted.epoch;
     run.unservedPools = unservedPools;
     if (to === 'green') run.wasPromoted = true;
+    if (unmoved !== undefined) run.sawUnmoved(unmoved);
     const left = [lost ?? null, to === 'blue' ? lossInWords(run.strandedOnGreen) : null].filter((one) => one !== null);
     run.lost = left.length === 0 ? null : left.join('; ');
     run.hasAgain = to === 'blue' ? lossInWords(run.broughtBack) : null;

@@ -58,7 +58,8 @@ function inPasses(story: Story, ref: RunRef, scope: 'all' | 'changed', only?: 'e
     const found = await (only === undefined
       ? compare(ref, 'blue', scope, pass)
       : compare(ref, 'blue', scope, pass, only));
-    const { examples, notCompared, emptied = [], ...result } = found;
+    const { examples, notCompared, emptied = [], onlyOnGreen = [], ...result } = found;
+    if (only === undefined) story.run.tablesOfGreen = onlyOnGreen;
     if (only === undefined) story.run.verified(result);
     else story.run.verifiedInPart(result.differingRows);
     warnOfColumns(story.run, notCompared);

@@ -42,6 +42,13 @@ export const READ_ONLY = '25006';
 export const CANCELED = '57014';
 /** Ours: raised by the functions of schema verdigris for an epoch that is over. */
 export const STALE_EPOCH = 'VDEPO';
+/** insufficient_privilege; of rows that policies hide as well. */
+export const NO_RIGHT = '42501';
+/**
+ * DDL that runs right now holds locks that the catalog's functions ask for, or drops what is being read: lock_not_available;
+ * internal_error (`cache lookup failed`); undefined_table and undefined_object.
+ */
+export const SCHEMA_IN_CHANGE: ReadonlySet<string> = new Set(['55P03', 'XX000', '42P01', '42704']);
 /** lock_not_available. */
 export const LOCK_NOT_AVAILABLE = '55P03';
 

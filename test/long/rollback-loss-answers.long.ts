@@ -160,6 +160,26 @@ describe.concurrent('a rollback that would lose writes', () => {
     expect(report.rollingBack?.lost).toBeUndefined();
   });
 
+  it('since rows were written where blue has no table, in the moment of the move: green is kept, and the report says so', async () => {
+    const feed = new Feed(false);
+    feed.mended = true;
+    const rows = ['the rows of public.coupons, which blue does not have'];
+    const run = await runs.begin(
+      {
+        ...feed.activities,
+        promote: (own, _ref, from) => ({ ...own.move(from), ...(from === 'green' ? { unmoved: rows } : {}) }),
+      },
+      { green: { connection: 'g', afterRollback: 'drop' } },
+    );
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report.outcome).toBe('rolledBack');
+    expect(report.rollingBack?.lost).toBe(rows[0]);
+    expect(feed.keptGreen).toEqual([true]);
+    await replayed(run);
+  });
+
   it('since rows differ: it waits for the confirmation also where the feed lives, and green is kept', async () => {
     const feed = new Feed(false);
     feed.mended = true;

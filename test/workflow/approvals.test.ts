@@ -146,6 +146,25 @@ describe.concurrent('approvals of a run', () => {
     },
   );
 
+  it('of a promotion names the tables that only green has: what is written there has no way back', async () => {
+    const onlyOnGreen = ['public.coupons'];
+    const at = new Date().toISOString();
+    const verify = (scope: 'all' | 'changed') => ({
+      ...{ scope, at, tables: 1, rowsVerified: 1, differingRows: 0, examples: [], onlyOnGreen },
+    });
+    const run = await runs.begin(
+      { verify: (_run, _ref, _source, scope) => verify(scope) },
+      { traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['traffic', 'promote'] } } },
+    );
+    const evidence = async (): Promise<string> => (await statusOf(run.handle)).waiting?.evidence?.join('\n') ?? '';
+    await asks(run, 'traffic');
+    expect(await evidence()).not.toMatch(/coupons/);
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'traffic')] });
+    await asks(run, 'promote');
+    expect(await evidence()).toMatch(/what is written into public\.coupons once green serves has no way back/);
+    await run.handle.terminate();
+  });
+
   it('by the wrong person, before their time, twice or late: an update is refused with the reason, a signal is kept as ignored', async () => {
     const run = await beginAsking(runs, { before: ['traffic', 'promote'], by: ['ada', 'grace'], quorum: 2 });
     const { handle } = run;

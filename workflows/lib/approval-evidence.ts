@@ -43,3 +43,11 @@ export function viewsEvidence(filled: FilledViews | null): string[] {
     `materialized views: on green ${filled.views} hold what they were filled with at ${filled.at}, where nobody has refreshed them since (REFRESH MATERIALIZED VIEW on green)`,
   ];
 }
+
+/** What a promotion gives up: once something is written into these tables, a rollback leaves it on green. */
+export function tablesOfGreenEvidence(tables: readonly string[]): string[] {
+  if (tables.length === 0) return [];
+  return [
+    `tables that blue does not have: what is written into ${tables.join(', ')} once green serves has no way back, and a rollback asks for its loss then`,
+  ];
+}

@@ -7,7 +7,7 @@ import type { Plan } from '../../src/plan/schema.js';
 import { isProgress } from '../../src/progress.js';
 import type { Side } from '../../src/side.js';
 import type { Approval, Message, Rollback } from '../messages.js';
-import { approvalEvidence, viewsEvidence } from './approval-evidence.js';
+import { approvalEvidence, tablesOfGreenEvidence, viewsEvidence } from './approval-evidence.js';
 import { approvalPolicy, ApprovalQuestion } from './approval-question.js';
 import type { Evidence } from './evidence.js';
 import { lossInWords, withAccepted, type Loss } from './loss.js';
@@ -96,6 +96,8 @@ export class MigrationRun {
   unservedPools: readonly ClientPool[] = [];
   /** Tables and columns that green has had since the promotion, in words: what is in them can't go back; null without any. */
   onlyOnGreen: string | null = null;
+  /** Tables of the plan that green alone has, as the comparison before the promotion has found them. */
+  tablesOfGreen: readonly string[] = [];
   /** The materialized views that the copy has filled on green; null without any, or where an earlier version has not said so. */
   filledViews: FilledViews | null = null;
   /** Who else reads blue by replication, in words; empty while nobody has looked, or when nobody does. */
@@ -178,6 +180,7 @@ export class MigrationRun {
         ...(question.gate === 'retire'
           ? [...retirementEvidence(this.plan), ...this.readersOfBlue]
           : viewsEvidence(this.filledViews)),
+        ...(question.gate === 'promote' ? tablesOfGreenEvidence(this.tablesOfGreen) : []),
         ...this.#opening(question),
       ],
     };

@@ -1,7 +1,16 @@
 import { createHash } from 'node:crypto';
 import type { Side } from '../../side.js';
+import { formatTableName, type TableName } from '../../plan/table-name.js';
+import { readTables, replicatedRoots, type TableInfo } from '../catalog.js';
 import { tableFilter, type TablePatterns } from '../catalog-pattern.js';
-import { readProgress, writeProgress, type ProgressKey } from '../migrate/progress-row.js';
+import {
+  noteUnlessGreenServes,
+  readProgress,
+  writeProgress,
+  type Noted,
+  type ProgressKey,
+} from '../migrate/progress-row.js';
+import { onlyOnGreen, readOnlyOnGreen } from '../only-on-green.js';
 import { readPartitionFiles, rememberedFiles, rememberFiles } from '../partition-files.js';
 import type { Session } from '../session.js';
 import { inTransaction } from '../session.js';
@@ -62,16 +71,57 @@ async function readBaseline(watched: Watched): Promise<Baseline | undefined> {
 }
 
 async function writeBaseline(watched: Watched): Promise<void> {
-  const { session, patterns } = watched;
-  // One snapshot: facts and notes belong together.
-  await inTransaction(session, async () => {
-    await session.query('SET TRANSACTION ISOLATION LEVEL REPEATABLE READ');
-    const [hashes, facts] = [await readFactHashes(session, patterns), await readTableFacts(session, patterns)];
-    const known = await readKnownNotes(session);
-    const tables = Object.fromEntries(hashes);
-    await writeProgress(session, factsKey(watched), Object.fromEntries(facts) satisfies BaselineFacts, true);
-    await writeProgress(session, baselineKey(watched), { tables, ...known } satisfies Baseline, true);
+  await inSnapshot(watched.session, async () => {
+    for (const { key, state } of await readBaselineNow(watched)) await writeProgress(watched.session, key, state, true);
   });
+}
+
+/** Facts and notes belong together. */
+function inSnapshot<T>(session: Session, work: () => Promise<T>): Promise<T> {
+  return inTransaction(session, async () => {
+    await session.query('SET TRANSACTION ISOLATION LEVEL REPEATABLE READ');
+    return work();
+  });
+}
+
+async function readBaselineNow(watched: Watched): Promise<Noted[]> {
+  const { session, patterns } = watched;
+  const [hashes, facts] = [await readFactHashes(session, patterns), await readTableFacts(session, patterns)];
+  const known = await readKnownNotes(session);
+  const tables = Object.fromEntries(hashes);
+  return [
+    { key: factsKey(watched), state: Object.fromEntries(facts) satisfies BaselineFacts },
+    { key: baselineKey(watched), state: { tables, ...known } satisfies Baseline },
+  ];
+}
+
+/**
+ * Writes down how green is before it is opened, anew in each try of the promotion: what is made there from then on is
+ * noticed, whenever the watch begins, and what is written into the tables that it alone has (only-on-green.ts). Nothing
+ * where green serves by now.
+ *
+ * @param blue the tables of blue that the plan moves
+ */
+export async function rememberClosedGreen(
+  green: Watched,
+  migration: string,
+  blue: readonly TableInfo[],
+): Promise<void> {
+  const { session, runId, patterns } = green;
+  const noted = await inSnapshot(session, async () => [
+    ...(await readBaselineNow(green)),
+    await readOnlyOnGreen(session, runId, onlyOnGreen(blue, await readTables(session, patterns))),
+  ]);
+  await noteUnlessGreenServes(session, migration, noted);
+}
+
+/** Tables that are new since the last look that was taken over: nobody has been told of them yet. */
+export async function readNewTables(watched: Watched): Promise<TableName[]> {
+  const baseline = await readBaseline(watched);
+  if (baseline === undefined) return [];
+  return replicatedRoots(await readTables(watched.session, watched.patterns))
+    .map(({ name }) => name)
+    .filter((name) => baseline.tables[formatTableName(name)] === undefined);
 }
 
 export interface SchemaChange {

@@ -59,6 +59,34 @@ export async function writeProgress(session: Session, key: ProgressKey, state: o
   );
 }
 
+/** A row to be written as done. */
+export interface Noted {
+  readonly key: ProgressKey;
+  readonly state: object;
+}
+
+/**
+ * Writes down on green how it is, all at once; nothing where green takes the writes by now. A worker that was frozen may
+ * have looked long before.
+ */
+export async function noteUnlessGreenServes(green: Session, migration: string, noted: readonly Noted[]): Promise<void> {
+  await green.query(
+    `INSERT INTO verdigris.progress (run_id, step, object, state, done)
+     SELECT noted.run_id, noted.step, noted.object, noted.state, true
+       FROM unnest($2::text[], $3::text[], $4::text[], $5::jsonb[]) AS noted (run_id, step, object, state)
+      WHERE NOT EXISTS (SELECT FROM verdigris.route WHERE migration = $1 AND writes_on = 'green')
+     ON CONFLICT (run_id, step, object)
+     DO UPDATE SET state = excluded.state, done = excluded.done, updated_at = clock_timestamp()`,
+    [
+      migration,
+      noted.map(({ key }) => key.runId),
+      noted.map(({ key }) => key.step),
+      noted.map(({ key }) => key.object),
+      noted.map(({ state }) => JSON.stringify(state)),
+    ],
+  );
+}
+
 export async function forgetProgress(session: Session, key: ProgressKey): Promise<void> {
   await session.query('DELETE FROM verdigris.progress WHERE run_id = $1 AND step = $2 AND object = $3', [
     key.runId,

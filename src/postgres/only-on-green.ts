@@ -1,0 +1,120 @@
+import { formatTableName, type TableName } from '../plan/table-name.js';
+import { replicatedRoots, type TableInfo } from './catalog.js';
+import { qualified } from './identifier.js';
+import { readProgress, writeProgress, type Noted, type ProgressKey } from './migrate/progress-row.js';
+import { inTransaction, type Session } from './session.js';
+import { CANCELED, NO_RIGHT, sqlState } from './sqlstate.js';
+import { hasState } from './state.js';
+
+/*
+ * Tables of what the plan moves that green alone has, such as those that the plan's SQL makes: nothing brings to blue what
+ * is written there, so a rollback leaves it behind. What is made on green once it serves is told as DDL is
+ * (ddl/schema-watch.ts).
+ */
+
+/** As it was before writes moved; kept on green. */
+interface OnlyOnGreen {
+  readonly tables: readonly TableName[];
+  /** A transaction id: the rows of older ones were there. */
+  readonly since: string;
+}
+
+function onlyKey(runId: string): ProgressKey {
+  return { runId, step: 'tables of green alone', object: 'green' };
+}
+
+function writtenKey(runId: string): ProgressKey {
+  return { runId, step: 'written since the promotion', object: 'green' };
+}
+
+/** Ordinary tables and topmost parents that green has and blue has not. Pure. */
+export function onlyOnGreen(blue: readonly TableInfo[], green: readonly TableInfo[]): TableName[] {
+  const there = new Set(replicatedRoots(blue).map(({ name }) => qualified(name)));
+  return replicatedRoots(green)
+    .map(({ name }) => name)
+    .filter((name) => !there.has(qualified(name)));
+}
+
+/** What is to be written down of them while green is closed. */
+export async function readOnlyOnGreen(green: Session, runId: string, tables: readonly TableName[]): Promise<Noted> {
+  const { rows } = await green.query<{ since: string }>(
+    'SELECT pg_snapshot_xmin(pg_current_snapshot())::xid::text AS since',
+  );
+  const state: OnlyOnGreen = { tables, since: rows[0]?.since ?? '0' };
+  return { key: onlyKey(runId), state };
+}
+
+/**
+ * The tables of green alone into which rows were written since writes moved. One that was counted stays until it is dropped:
+ * a queue is empty now and then, and a loss is accepted as it was named.
+ *
+ * @param untold tables that were made since, of which nobody has been told yet
+ * @returns their names, in order; none where an earlier version has promoted
+ */
+export async function writtenOnlyOnGreen(
+  green: Session,
+  runId: string,
+  untold: readonly TableName[] = [],
+): Promise<string[]> {
+  if (!(await hasState(green))) return [];
+  const before = (await readProgress<OnlyOnGreen>(green, onlyKey(runId)))?.state;
+  if (before === undefined) return [];
+  const known = (await readProgress<readonly TableName[]>(green, writtenKey(runId)))?.state ?? [];
+  const isKnown = new Set(known.map(qualified));
+  const written: TableName[] = [];
+  let isNews = false;
+  for (const table of await readThose(green, [...before.tables, ...known, ...untold])) {
+    const wasKnown = isKnown.has(qualified(table));
+    if (!wasKnown && !(await isWrittenSince(green, table, before.since))) continue;
+    written.push({ schema: table.schema, name: table.name });
+    isNews ||= !wasKnown;
+  }
+  if (isNews) await writeProgress(green, writtenKey(runId), written, false);
+  return written.map(formatTableName);
+}
+
+interface Table extends TableName {
+  readonly partitioned: boolean;
+}
+
+/** Those that are there still, each once, in order. */
+async function readThose(green: Session, tables: readonly TableName[]): Promise<Table[]> {
+  if (tables.length === 0) return [];
+  const { rows } = await green.query<Table>(
+    `SELECT n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned
+       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE c.relkind IN ('r', 'p')
+        AND (n.nspname, c.relname) IN (SELECT * FROM unnest($1::name[], $2::name[]))
+      ORDER BY n.nspname, c.relname`,
+    [tables.map(({ schema }) => schema), tables.map(({ name }) => name)],
+  );
+  return rows;
+}
+
+/** So long one table is looked through, ms: one that had more rows than that before counts as written, and is not looked at again. */
+const LOOKED_AT_MS = 2_000;
+/** Less than that: a table that is locked is to be told from a large one. */
+const LOCKED_MS = 1_000;
+
+/**
+ * Whether a table has a row that was written since; also where that can't be seen. Counters of the server would not tell:
+ * they are lost by a crash, and by a failover.
+ */
+async function isWrittenSince(green: Session, table: Table, since: string): Promise<boolean> {
+  // What inherits from it is a table of its own.
+  const from = `${table.partitioned ? '' : 'ONLY '}${qualified(table)}`;
+  try {
+    return await inTransaction(green, async () => {
+      await green.query(`SET LOCAL statement_timeout = ${LOOKED_AT_MS}`);
+      await green.query(`SET LOCAL lock_timeout = ${LOCKED_MS}`);
+      const { rows } = await green.query<{ some: boolean }>(
+        `SELECT EXISTS (SELECT FROM ${from} WHERE age(xmin) <= age($1::xid)) AS some`,
+        [since],
+      );
+      return rows[0]?.some === true;
+    });
+  } catch (error) {
+    if (sqlState(error) === CANCELED || sqlState(error) === NO_RIGHT) return true;
+    throw error;
+  }
+}
