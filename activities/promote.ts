@@ -33,6 +33,8 @@ import {
 } from '../src/postgres/partition-files.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, SCHEMA_IN_CHANGE, sqlState } from '../src/postgres/sqlstate.js';
+import { whoLocksReadersOut } from '../src/postgres/locks.js';
+import { retryOnLock } from '../src/postgres/retry.js';
 import { readRoute, recordMove } from '../src/postgres/state.js';
 import { refuseUnmovedContents, unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import { readLastPass, type Since } from '../src/postgres/verify/last-pass.js';
@@ -585,6 +587,8 @@ async function rememberFilesOfGreen(green: Session, { plan, runId }: RunRef): Pr
 
 /** How long one statement may take that describes all tables, ms: thousands of them take some seconds. */
 const DESCRIBED_WITHIN_MS = 60_000;
+/** And how long somebody's DDL there is waited for, as for the way back: then people are told who it is. */
+const GREEN_IS_LOCKED_MS = 15_000;
 
 /** Until green is open nobody makes or fills there what the way back would have to bring to blue. */
 async function rememberGreen(
@@ -595,11 +599,14 @@ async function rememberGreen(
   const green = await session('green', 'schema watch', watching(signal, DESCRIBED_WITHIN_MS));
   const watched = { session: green, side: 'green', runId: run.runId, patterns: plan.tables } as const;
   try {
-    await rememberClosedGreen(watched, run.migration, blue);
+    const remember = (): Promise<void> => rememberClosedGreen(watched, run.migration, blue);
+    await retryOnLock(remember, { forMs: GREEN_IS_LOCKED_MS, signal });
   } catch (error) {
     if (!SCHEMA_IN_CHANGE.has(sqlState(error) ?? '')) throw error;
+    const who = await whoLocksReadersOut(green).catch(() => null);
     const [why = ''] = error instanceof Error ? error.message.split('\n', 1) : [];
-    throw promotionBlocked(`somebody is changing green's schema: ${why}`, error);
+    const what = `green: its tables can't be described: ${why}`;
+    throw promotionBlocked(who === null ? what : `${what}. ${who}`, error);
   }
 }
 

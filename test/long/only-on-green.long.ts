@@ -7,7 +7,11 @@ import { withClient } from '../support/postgres.js';
 import { newMigration, quick, WHO } from '../support/rolled-back-run.js';
 
 const COUPONS = {
-  sql: { name: 'coupons', up: 'CREATE TABLE coupons (id int PRIMARY KEY)', down: 'DROP TABLE IF EXISTS coupons' },
+  sql: {
+    name: 'coupons',
+    up: 'CREATE TABLE coupons (id int PRIMARY KEY, used boolean DEFAULT false)',
+    down: 'DROP TABLE IF EXISTS coupons',
+  },
 };
 
 /** Runs on to the question before the promotion of a plan that makes a table of its own. */
@@ -85,5 +89,20 @@ describe('a table that the plan makes', () => {
     const report = (await handle.result()) as MigrationReport;
     expect(report.rollingBack?.lost).toMatch(/public\.late/);
     expect(await rowsOf(migration.green, 'SELECT id FROM late')).toEqual([{ id: 1 }]);
+  }, 240_000);
+
+  it('and that somebody has locked keeps the promotion for a moment; then its question says who it is', async () => {
+    const { migration, handle, approve } = await asked();
+    const request = await withClient(migration.green.config, async (client) => {
+      await client.query('BEGIN; LOCK TABLE coupons');
+      await approve();
+      const { waiting } = await until(handle, 'asked again', (s) => /described/.test(s.waiting?.why ?? ''));
+      expect(waiting?.why).toMatch(/green: its tables can't be described: .*Locking: .*\bpid \d+/);
+      await client.query('ROLLBACK');
+      return waiting?.request ?? '';
+    });
+    await handle.executeUpdate(approveUpdate, { args: [{ gate: 'promote', request, ...WHO }] });
+    await until(handle, 'in its standby window', (s) => s.waiting?.for === 'standby');
+    await handle.terminate();
   }, 240_000);
 });
