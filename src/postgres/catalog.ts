@@ -1,11 +1,13 @@
 import type { TableName } from '../plan/table-name.js';
 import type { TablePatterns } from './catalog-pattern.js';
 import { ALL_TABLES, tableFilter } from './catalog-pattern.js';
+import { partitionTree } from './partition-tree.js';
 import type { Session } from './session.js';
 
 /*
  * What the catalog says about the tables that a plan moves. Only catalogs are read, so no lock of the application is
- * ever waited for: these functions may be called inside the hold of a promotion.
+ * ever waited for, and none is kept from it: these functions may be called inside the hold of a promotion, and in a
+ * transaction that stays open.
  */
 
 export interface ColumnInfo {
@@ -152,7 +154,7 @@ SELECT c.oid::text, n.nspname AS schema, c.relname AS name, c.relkind, c.relispa
               coalesce(sum((leaf.relpages::bigint + coalesce(toast.relpages, 0)) * current_setting('block_size')::int), 0) AS bytes
          FROM (SELECT c.oid AS relid WHERE c.relkind = 'r'
                UNION ALL
-               SELECT tree.relid FROM pg_partition_tree(c.oid) tree WHERE c.relkind = 'p' AND tree.isleaf) part
+               SELECT tree.relid FROM ${partitionTree('c.oid')} tree WHERE c.relkind = 'p' AND tree.isleaf) part
          JOIN pg_class leaf ON leaf.oid = part.relid
          LEFT JOIN pg_class toast ON toast.oid = leaf.reltoastrelid) size
   LEFT JOIN LATERAL (

@@ -1,5 +1,6 @@
 import { formatTableName, type TableName } from '../plan/table-name.js';
 import { qualified } from './identifier.js';
+import { partitionTree } from './partition-tree.js';
 import type { Session } from './session.js';
 
 /*
@@ -56,9 +57,8 @@ const WRITTEN_SINCE = `
 SELECT named.position::int
   FROM unnest($1::text[]) WITH ORDINALITY named (name, position)
   JOIN pg_class root ON root.oid = to_regclass(named.name)
- WHERE EXISTS (SELECT FROM pg_class c
-                WHERE (c.oid = root.oid OR c.oid IN (SELECT relid FROM pg_partition_tree(root.oid)))
-                  AND ($2::text IS NULL OR age(c.xmin) <= age($2::text::xid)))
+ WHERE EXISTS (SELECT FROM ${partitionTree('root.oid')} tree JOIN pg_class c ON c.oid = tree.relid
+                WHERE ($2::text IS NULL OR age(c.xmin) <= age($2::text::xid)))
  ORDER BY 1`;
 
 function keyOf({ table, references }: Reference): string {

@@ -1,5 +1,6 @@
 import { readProgress, writeProgress, type ProgressKey } from './migrate/progress-row.js';
 import { walPosition, type ServerPosition } from './server-position.js';
+import { partitionTree } from './partition-tree.js';
 import type { Session } from './session.js';
 
 /*
@@ -45,9 +46,7 @@ export async function readGreenPosition(green: Session, feed: string): Promise<G
        SELECT r.prrelid AS relid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
          JOIN pg_class c ON c.oid = r.prrelid
         WHERE (p.pubname = $1 OR p.pubname ~ ('^' || $1 || '_[0-9]+$')) AND c.relnamespace <> to_regnamespace('verdigris')),
-     tables AS (
-       SELECT relid FROM published
-       UNION SELECT tree.relid FROM published, LATERAL pg_partition_tree(published.relid) tree)
+     tables AS (SELECT DISTINCT tree.relid FROM published CROSS JOIN LATERAL ${partitionTree('published.relid')} tree)
      SELECT pg_current_wal_insert_lsn()::text AS lsn,
             (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del)::float8 FROM pg_stat_all_tables JOIN tables USING (relid)) AS writes,
             to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS at`,

@@ -6,6 +6,7 @@ import { pastTheFence } from '../fence.js';
 import { qualified } from '../identifier.js';
 import { parseSize, refuseBrokenFeed, refuseTooMuchWal } from '../lag.js';
 import { measureLag } from '../marker.js';
+import { partitionTree } from '../partition-tree.js';
 import { inTransaction, withSession, type Database, type Session } from '../session.js';
 import { sqlState } from '../sqlstate.js';
 import { streamNames } from '../streams.js';
@@ -145,7 +146,7 @@ async function emptyTables(green: Session, tables: readonly TableName[]): Promis
     `WITH emptied AS (
        SELECT t.name, c.relkind, tree.relid
          FROM unnest($1::text[]) t (name) JOIN pg_class c ON c.oid = to_regclass(t.name)
-        CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT relid FROM pg_partition_tree(c.oid)) tree)
+        CROSS JOIN LATERAL ${partitionTree('c.oid')} tree)
      SELECT CASE relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || name AS name,
             bool_or(EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = emptied.relid
                                AND k.conrelid NOT IN (SELECT relid FROM emptied))) AS referenced

@@ -1,5 +1,6 @@
 import { formatTableName } from '../../plan/table-name.js';
 import type { Progress } from '../migrate/step-context.js';
+import { partitionTree } from '../partition-tree.js';
 import type { Session } from '../session.js';
 import { TableRates, type CopiedSoFar } from './copy-rates.js';
 
@@ -81,9 +82,8 @@ export class SyncWatch {
   private async estimates(): Promise<ReadonlyMap<string, number>> {
     const { rows } = await this.source.query<{ schema: string; name: string; rows: number }>(
       `SELECT n.nspname AS schema, c.relname AS name,
-              CASE c.relkind WHEN 'r' THEN greatest(c.reltuples, 0)
-                ELSE (SELECT coalesce(sum(greatest(leaf.reltuples, 0)), 0)
-                        FROM pg_partition_tree(c.oid) t JOIN pg_class leaf ON leaf.oid = t.relid WHERE t.isleaf) END::float8 AS rows
+              (SELECT coalesce(sum(greatest(leaf.reltuples, 0)), 0)
+                 FROM ${partitionTree('c.oid')} t JOIN pg_class leaf ON leaf.oid = t.relid WHERE t.isleaf)::float8 AS rows
          FROM pg_publication_tables pt
          JOIN pg_namespace n ON n.nspname = pt.schemaname
          JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = pt.tablename

@@ -3,6 +3,7 @@ import type { TableName } from '../../plan/table-name.js';
 import { formatTableName } from '../../plan/table-name.js';
 import { readTables, sameTable, type ColumnInfo, type TableInfo } from '../catalog.js';
 import { ALL_TABLES } from '../catalog-pattern.js';
+import { partitionTree } from '../partition-tree.js';
 import type { Session } from '../session.js';
 
 /** A table that the plan changes, as it is now. */
@@ -69,11 +70,9 @@ export function columnOf(table: TableInfo, name: string): ColumnInfo {
   });
 }
 
-/** The leaves of a table at whatever level, and the levels between: everything that a row trigger must stand on. */
+/** A table, its leaves at whatever level, and the levels between: everything that a row trigger must stand on. */
 export const WITH_PARTITIONS = `
-  SELECT $1::regclass::oid AS relid
-  UNION
-  SELECT tree.relid::oid FROM pg_partition_tree($1::regclass) tree`;
+  SELECT tree.relid FROM ${partitionTree('$1::regclass')} tree`;
 
 /**
  * The search_path of the plan's expressions: PostgreSQL's own names first, then the table's schema, public and the

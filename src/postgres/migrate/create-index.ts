@@ -3,6 +3,7 @@ import type { CreateIndex } from '../../plan/schema.js';
 import type { TableInfo } from '../catalog.js';
 import { ident, qualified } from '../identifier.js';
 import { isOffline } from '../offline.js';
+import { partitionTree } from '../partition-tree.js';
 import { byTable } from '../schema-copy/by-table.js';
 import { closeSession, type Session } from '../session.js';
 import { readTable, type ChangedTable } from './changed-table.js';
@@ -188,9 +189,9 @@ async function attachLeaves(
   const { rows } = await session.query<Level>(
     `SELECT n.nspname AS schema, c.relname AS name, t.isleaf AS "isLeaf",
             pn.nspname AS "parentSchema", p.relname AS "parentName"
-       FROM pg_partition_tree($1::regclass) t
+       FROM ${partitionTree('$1::regclass')} t
        JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
-       LEFT JOIN pg_class p ON p.oid = t.parentrelid AND t.level > 0 LEFT JOIN pg_namespace pn ON pn.oid = p.relnamespace
+       LEFT JOIN pg_class p ON p.oid = t.parentrelid LEFT JOIN pg_namespace pn ON pn.oid = p.relnamespace
       ORDER BY t.level, 1, 2`,
     [qualified(info.name)],
   );

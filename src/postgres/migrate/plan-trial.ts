@@ -5,6 +5,7 @@ import { readTables, sameTable, type TableInfo } from '../catalog.js';
 import { ALL_TABLES } from '../catalog-pattern.js';
 import { SILENCE_EVENT_TRIGGERS } from '../event-triggers.js';
 import { ident, qualified } from '../identifier.js';
+import { partitionTree } from '../partition-tree.js';
 import { BEGIN, type Session } from '../session.js';
 import { isConnectionLost, sqlState } from '../sqlstate.js';
 import { TRY_JSONB } from '../state.js';
@@ -275,7 +276,7 @@ class CopyTrial {
   async #levelsOf(info: TableInfo): Promise<readonly Copied[]> {
     const { rows } = await this.input.session.query<TableName & { isLeaf: boolean }>(
       `SELECT n.nspname AS schema, c.relname AS name, t.isleaf AS "isLeaf"
-         FROM pg_partition_tree($1::oid::regclass) t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+         FROM ${partitionTree('$1::oid')} t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
         ORDER BY t.level, 1, 2`,
       [info.oid],
     );

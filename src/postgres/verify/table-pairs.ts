@@ -6,6 +6,7 @@ import { expressionPath } from '../migrate/changed-table.js';
 import { expressionTree } from '../migrate/expression-reads.js';
 import { workOfTable, type Derived, type Work } from '../migrate/plan-work.js';
 import { ident, qualified } from '../identifier.js';
+import { partitionTree } from '../partition-tree.js';
 import { answersBy, isSameEverywhere } from '../same-answers.js';
 import { inTransaction } from '../session.js';
 import { sqlState } from '../sqlstate.js';
@@ -131,10 +132,8 @@ async function readSizes(sessions: SideSessions, pairs: readonly TablePair[]): P
       `SELECT t.oid::text, coalesce(sum(pg_table_size(leaf.relid)), 0)::text AS bytes,
               coalesce(sum(pg_relation_size(leaf.relid) / current_setting('block_size')::int), 0)::bigint::text AS pages
          FROM unnest($1::oid[]) t (oid)
-         JOIN pg_class c ON c.oid = t.oid
-        CROSS JOIN LATERAL (SELECT c.oid AS relid WHERE c.relkind = 'r'
-                            UNION ALL
-                            SELECT tree.relid FROM pg_partition_tree(c.oid) tree WHERE c.relkind = 'p' AND tree.isleaf) leaf
+        CROSS JOIN LATERAL ${partitionTree('t.oid')} leaf
+        WHERE leaf.isleaf
         GROUP BY t.oid`,
       [pairs.map(({ sourceOid }) => sourceOid)],
     ),

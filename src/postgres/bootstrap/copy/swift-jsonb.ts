@@ -1,6 +1,7 @@
 import { formatTableName } from '../../../plan/table-name.js';
 import type { TableInfo } from '../../catalog.js';
 import { ident, qualified } from '../../identifier.js';
+import { partitionTree } from '../../partition-tree.js';
 import type { Session } from '../../session.js';
 import { sqlState } from '../../sqlstate.js';
 
@@ -53,9 +54,7 @@ export async function castFailsInSample(blue: Session, up: string, table: TableI
 async function samplePercent(blue: Session, { oid }: TableInfo): Promise<string> {
   const { rows } = await blue.query<{ blocks: number }>(
     `SELECT coalesce(sum(pg_relation_size(leaf.relid) / current_setting('block_size')::int), 0)::float8 AS blocks
-       FROM (SELECT $1::oid AS relid
-             UNION
-             SELECT tree.relid FROM pg_partition_tree($1::oid) tree) leaf`,
+       FROM ${partitionTree('$1::oid')} leaf`,
     [oid],
   );
   return Math.min(100, (SAMPLE_BLOCKS * 100) / Math.max(1, rows[0]?.blocks ?? 0)).toFixed(6);

@@ -1,0 +1,22 @@
+/**
+ * A subquery: a table and, where it is partitioned, all that is below it at whatever level, as `relid`, `parentrelid` (null for
+ * the table itself), `isleaf` and `level` (0 = the table itself). Tables that inherit in the old way are not below one, and a
+ * partition that is being detached CONCURRENTLY no longer is.
+ *
+ * pg_partition_tree() would say the same, but it takes ACCESS SHARE on every partition, until the end of the transaction, and
+ * so waits for whoever has one of them to himself. This reads catalogs alone.
+ *
+ * @param table SQL of the table's oid; may name what stands before it in a FROM, with LATERAL. No row where there is none.
+ */
+export function partitionTree(table: string): string {
+  return `(
+  WITH RECURSIVE tree (relid, parentrelid, isleaf, level) AS (
+    SELECT top.oid, NULL::oid, top.relkind <> 'p', 0 FROM pg_class top WHERE top.oid = ${table}
+    UNION ALL
+    SELECT part.oid, i.inhparent, part.relkind <> 'p', tree.level + 1
+      FROM tree
+      JOIN pg_inherits i ON i.inhparent = tree.relid AND NOT i.inhdetachpending
+      JOIN pg_class part ON part.oid = i.inhrelid
+     WHERE NOT tree.isleaf)
+  SELECT relid, parentrelid, isleaf, level FROM tree)`;
+}
