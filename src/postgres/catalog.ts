@@ -1,6 +1,6 @@
 import type { TableName } from '../plan/table-name.js';
 import type { TablePatterns } from './catalog-pattern.js';
-import { ALL_TABLES, tableFilter } from './catalog-pattern.js';
+import { tableFilter } from './catalog-pattern.js';
 import { partitionTree } from './partition-tree.js';
 import type { Session } from './session.js';
 
@@ -69,14 +69,32 @@ export interface TableInfo {
  * The tables that the plan moves: ordinary, partitioned and partitions. A partition goes with its topmost parent, which
  * is the one whose name the patterns are held against. System schemas, schema verdigris, members of extensions,
  * temporary, unlogged and foreign tables are left out (see catalog-unmoved.ts).
+ *
+ * @param names only tables of these names are read, and the others of the database not even looked at. Default: all
  */
-export async function readTables(session: Session, patterns: TablePatterns): Promise<TableInfo[]> {
+export async function readTables(
+  session: Session,
+  patterns: TablePatterns,
+  names?: readonly TableName[],
+): Promise<TableInfo[]> {
   const moved = tableFilter(patterns);
-  const { rows } = await session.query<TableRow>(TABLES);
-  return rows
-    .map(tableOf)
-    .filter((table) => moved(table.root))
-    .sort((a, b) => compareNames(a.name, b.name));
+  return (await query(session, NAMED, names)).filter((table) => moved(table.root));
+}
+
+/** The tables of these names, whatever the plan moves, and all that have the same topmost parents. */
+export function readTablesWithPartitions(session: Session, names: readonly TableName[]): Promise<TableInfo[]> {
+  return query(session, FAMILIES, names);
+}
+
+/** @param oids SQL: which tables those of these names stand for. Without names all are read. */
+async function query(session: Session, oids: string, names: readonly TableName[] | undefined): Promise<TableInfo[]> {
+  const { rows } = await (names === undefined
+    ? session.query<TableRow>(TABLES)
+    : session.query<TableRow>(`${TABLES} AND c.oid = ANY (ARRAY(${oids}))`, [
+        names.map(({ schema }) => schema),
+        names.map(({ name }) => name),
+      ]));
+  return rows.map(tableOf).sort((a, b) => compareNames(a.name, b.name));
 }
 
 /** The tables that go into a publication with publish_via_partition_root: ordinary tables and topmost parents. */
@@ -86,7 +104,7 @@ export function replicatedRoots(tables: readonly TableInfo[]): TableInfo[] {
 
 /** The tables that have the rows of one that the plan moves: itself, or its partitions that are no parents. */
 export async function leavesOf(session: Session, root: TableName): Promise<TableInfo[]> {
-  const tables = await readTables(session, ALL_TABLES);
+  const tables = await readTablesWithPartitions(session, [root]);
   return tables.filter((one) => one.kind !== 'partitioned' && sameTable(one.root, root));
 }
 
@@ -183,3 +201,15 @@ SELECT c.oid::text, n.nspname AS schema, c.relname AS name, c.relkind, c.relispa
  WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND ${USER_SCHEMA}
    AND NOT EXISTS (SELECT FROM pg_depend d
                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')`;
+
+/** By $1, the schemas, and $2, the names: each table with its schema at the same place. */
+const NAMED = `
+SELECT named.oid
+  FROM unnest($1::name[], $2::name[]) wanted (schema, name)
+  JOIN pg_namespace of_named ON of_named.nspname = wanted.schema
+  JOIN pg_class named ON named.relnamespace = of_named.oid AND named.relname = wanted.name`;
+
+const FAMILIES = `
+SELECT family.relid
+  FROM (${NAMED}) named
+ CROSS JOIN LATERAL ${partitionTree('coalesce(pg_partition_root(named.oid), named.oid)')} family`;

@@ -201,7 +201,7 @@ async function badRowOf(
   work: TableWork,
   only: string,
 ): Promise<BadRow | undefined> {
-  const onGreen = (await readTables(green, ALL_TABLES)).find(({ name }) => sameTable(name, work.table));
+  const onGreen = (await readTables(green, ALL_TABLES, [work.table])).find(({ name }) => sameTable(name, work.table));
   // Before the new columns are there, nothing is computed.
   const missing = work.columns.some(({ name }) => onGreen?.columns.every((column) => column.name !== name) ?? true);
   const computed = missing ? undefined : await computedTable(blue, green, work);

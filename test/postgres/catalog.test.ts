@@ -1,10 +1,12 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { parseTablePattern, schemaFilter, tableFilter } from '../../src/postgres/catalog-pattern.js';
 import { readSequences } from '../../src/postgres/catalog-sequences.js';
 import { toCatalogSummary } from '../../src/postgres/catalog-summary.js';
 import { readUnmovedTables } from '../../src/postgres/catalog-unmoved.js';
 import { readFencedTables } from '../../src/postgres/fenced-tables.js';
-import { readTables, replicatedRoots, type TableInfo } from '../../src/postgres/catalog.js';
+import { leavesOf, readTables, replicatedRoots, sameTable, type TableInfo } from '../../src/postgres/catalog.js';
+import { findTable, readChangedTables } from '../../src/postgres/migrate/changed-table.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { readPartitionKeys } from '../../src/postgres/partition-keys.js';
 import { formatTableName } from '../../src/plan/table-name.js';
@@ -198,6 +200,42 @@ describe.each(['pg15', 'pg18'] as const)('the catalog of %s', (server) => {
     });
     expect(some.map((t) => t.name.name)).toEqual(['event', 'event_2026', 'event_2026_a']);
     expect(await readTables(session, { include: ['shop.event_2026_a'], exclude: [] })).toEqual([]);
+  });
+
+  it('whoever asks for one table reads that one, or it with its partitions, and finds what is in the whole', async () => {
+    const query = vi.spyOn(session, 'query');
+    const rowsRead = async (): Promise<number> => {
+      const results = (await Promise.all(query.mock.results.map(({ value }) => value as unknown))) as pg.QueryResult[];
+      query.mockClear();
+      return results.reduce((sum, { rowCount }) => sum + (rowCount ?? 0), 0);
+    };
+    try {
+      for (const info of tables) {
+        const found = await findTable(session, info.name);
+        // One row is the search_path.
+        const members = tables.filter(({ root }) => sameTable(root, info.root));
+        expect(await rowsRead(), info.name.name).toBe(members.length + 1);
+        expect(found?.info).toEqual(info);
+        const leaves = members.filter(({ kind }) => kind === 'partition');
+        expect(found?.leaves).toEqual(info.kind === 'partitioned' ? leaves : [info]);
+        const ofRoot = members.filter(({ kind }) => kind !== 'partitioned');
+        expect(await leavesOf(session, info.root)).toEqual(ofRoot);
+        await rowsRead();
+        expect(await readTables(session, ALL, [info.name])).toEqual([info]);
+        expect(await rowsRead()).toBe(1);
+      }
+      const names = tables.map(({ name }) => name);
+      expect((await readChangedTables(session, names)).map(({ info }) => info)).toEqual(tables);
+      expect(await readTables(session, ALL, [])).toEqual([]);
+      expect(await readTables(session, { include: ['*.*'], exclude: ['shop.event'] }, names)).toHaveLength(6);
+      for (const name of ['cache', 'summary', 'nowhere']) {
+        expect(await findTable(session, { schema: 'shop', name })).toBeUndefined();
+      }
+      expect(await findTable(session, { schema: 'no such schema', name: LONG })).toBeUndefined();
+      expect(await findTable(session, { schema: 'shop', name: `${LONG}x` })).toBeUndefined();
+    } finally {
+      query.mockRestore();
+    }
   });
 
   it('lists apart what is named and not replicated', async () => {

@@ -93,7 +93,7 @@ async function tryToCopy(
   let target: Session | undefined;
   try {
     target = await openTargetSession(databases.green, 'copy for trial', source);
-    const onGreen = (await readTables(target, ALL_TABLES)).find(({ name }) => sameTable(name, table));
+    const onGreen = (await readTables(target, ALL_TABLES, [table])).find(({ name }) => sameTable(name, table));
     if (onGreen === undefined) return undefined;
     const { select, columns } = copyQuery(leaf, table.name, onGreen, NOTHING_COMPUTED);
     if (columns.length === 0) return undefined;

@@ -1,8 +1,7 @@
 import { VerdigrisError } from '../../errors.js';
 import type { TableName } from '../../plan/table-name.js';
 import { formatTableName } from '../../plan/table-name.js';
-import { readTables, sameTable, type ColumnInfo, type TableInfo } from '../catalog.js';
-import { ALL_TABLES } from '../catalog-pattern.js';
+import { readTablesWithPartitions, sameTable, type ColumnInfo, type TableInfo } from '../catalog.js';
 import { partitionTree } from '../partition-tree.js';
 import type { Session } from '../session.js';
 
@@ -17,7 +16,7 @@ export interface ChangedTable {
 
 /** Reads the table; undefined when there is none of that name. */
 export async function findTable(session: Session, table: TableName): Promise<ChangedTable | undefined> {
-  return findIn(session, await readTables(session, ALL_TABLES), table);
+  return findIn(session, await readTablesWithPartitions(session, [table]), table);
 }
 
 /**
@@ -26,7 +25,7 @@ export async function findTable(session: Session, table: TableName): Promise<Cha
  * @throws VerdigrisError MigrationStepFailed when one is not there.
  */
 export async function readChangedTables(session: Session, tables: readonly TableName[]): Promise<ChangedTable[]> {
-  const all = await readTables(session, ALL_TABLES);
+  const all = await readTablesWithPartitions(session, tables);
   const found: ChangedTable[] = [];
   for (const table of tables) found.push((await findIn(session, all, table)) ?? missing(table));
   return found;

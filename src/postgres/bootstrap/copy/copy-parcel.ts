@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../../errors.js';
-import { formatTableName } from '../../../plan/table-name.js';
-import { readTables } from '../../catalog.js';
+import { formatTableName, type TableName } from '../../../plan/table-name.js';
+import { readTables, type TableInfo } from '../../catalog.js';
 import { LockWatch, lockNotHad, wasStopped } from '../../lock-watch.js';
 import { backendPid } from '../../migrate/step-context.js';
 import { openSession, type Session } from '../../session.js';
@@ -154,8 +154,16 @@ async function copyAll(
     target = await openTargetSession(databases.green, 'copy rows', source);
     await takeOver(target, parcel.id, signal);
     pace = openPace(context.run.runId, databases.blue, plan.bootstrap, state);
-    const onBlue = byName(await readTables(source, plan.tables));
-    const onGreen = byName(await readTables(target, plan.tables));
+    const read = async (session: Session, names: readonly TableName[]): Promise<ReadonlyMap<string, TableInfo>> =>
+      byName(await readTables(session, plan.tables, names));
+    const onBlue = await read(
+      source,
+      pieces.map((piece) => piece.source),
+    );
+    const onGreen = await read(
+      target,
+      pieces.map((piece) => piece.target),
+    );
     const copy = new PieceCopy(context, state, source, target, pace, parcel);
     for (const piece of pieces) {
       signal.throwIfAborted();
