@@ -195,6 +195,45 @@ describe.each(PAIRS)('copy from %s to %s', (from, to) => {
   });
 });
 
+it('a parcel may have several pieces of one table: each stays when a later one fails, and none is copied twice', async () => {
+  const ddl = `CREATE TABLE plain (id int, t text);`;
+  const pair = await CopyPair.start(
+    ['pg15', 'pg18'],
+    'copy_pieces',
+    ddl,
+    `INSERT INTO plain SELECT n, 't' || n FROM generate_series(1, 20000) n`,
+  );
+  const onGreen = async (): Promise<number> =>
+    (await pair.green.query<{ n: number }>('SELECT count(*)::int AS n FROM plain')).rows[0]?.n ?? -1;
+  try {
+    const [parcel] = await pair.planCopy();
+    const [whole] = parcel?.pieces ?? [];
+    if (parcel === undefined || whole === undefined) throw new Error('nothing is copied');
+    const pieces = [0, 30, 60].map((fromBlock, i) => ({
+      ...whole,
+      ...{ key: `${parcel.id}.${i}`, fromBlock, toBlock: i === 2 ? null : fromBlock + 30 },
+    }));
+    await pair.green.query(
+      `UPDATE verdigris.progress SET state = jsonb_set(state, '{pieces}', $1) WHERE step = 'copy parcel' AND run_id = $2`,
+      [JSON.stringify(pieces), pair.run.runId],
+    );
+    // In the second one.
+    await pair.green.query('ALTER TABLE plain ADD CONSTRAINT none CHECK (id <> 7000)');
+    pair.hold();
+    await pair.phase('ready');
+    await expect(pair.copyParcel(parcel.id)).rejects.toMatchObject({ type: 'BackfillFailed' });
+    const first = await onGreen();
+    expect(first).toBeGreaterThan(1_000);
+    expect(first).toBeLessThan(7_000);
+    await pair.green.query('ALTER TABLE plain DROP CONSTRAINT none');
+    expect(await pair.copyParcel(parcel.id)).toMatchObject({ outcome: 'copied', rows: 20_000 });
+    expect(await pair.copyParcel(parcel.id)).toMatchObject({ outcome: 'copied', rows: 20_000 });
+    expect(await onGreen()).toBe(20_000);
+  } finally {
+    await pair.stop();
+  }
+});
+
 describe('a copy is followed', () => {
   const TABLE = `CREATE TABLE plain (id int, t text, at timestamptz, b boolean);`;
   const FILL = `INSERT INTO plain SELECT n, 't' || n, now(), true FROM generate_series(1, 100) n; ALTER TABLE plain ADD PRIMARY KEY (id);`;

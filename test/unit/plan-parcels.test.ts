@@ -55,6 +55,52 @@ describe('the parcels of a copy', () => {
     }
   });
 
+  it('are copied in pieces of about 1 GB, each a transaction, however large the database is', () => {
+    const GB = 1024 * MB;
+    for (const [size, parallel] of [
+      [200 * GB, 4],
+      [1_000 * GB, 4],
+      [1_000 * GB, 64],
+      [30_000 * GB, 1],
+    ] as const) {
+      const parcels = planParcels([table('huge', size), table('large', size / 10), table('small', 300 * MB)], parallel);
+      expect(parcels.length).toBeLessThanOrEqual(300);
+      const pieces = piecesOf(parcels, 'huge');
+      expect(Math.max(...pieces.map(({ bytes }) => bytes))).toBeLessThanOrEqual(1.5 * GB);
+      expect(pieces.reduce((sum, { bytes }) => sum + bytes, 0)).toBeCloseTo(size, -5);
+      for (const name of ['huge', 'large', 'small']) {
+        const own = piecesOf(parcels, name);
+        expect(own[0]?.fromBlock).toBe(0);
+        const wrong = own.filter(
+          ({ fromBlock, toBlock }, i) =>
+            toBlock !== (own[i + 1]?.fromBlock ?? null) || (toBlock !== null && toBlock <= fromBlock),
+        );
+        expect(wrong).toEqual([]);
+      }
+      for (const { id, pieces: own, label } of parcels) {
+        expect(own.map(({ key }) => key)).toEqual(own.map((_, i) => `${id}.${i}`));
+        expect(label).not.toContain(' more');
+      }
+    }
+    // Rows out of line: fewer blocks than gigabytes.
+    const [wide] = planParcels([{ ...table('wide', 20 * GB), blocks: 3 }], 4);
+    expect(wide?.pieces.length).toBe(1);
+  });
+
+  it('of a table of 20 million rows are 24, ever smaller, of one piece each', () => {
+    const parcels = planParcels([table('orders', 2.9 * 1024 * MB)], 4);
+    const large = [371, 325, 284, 249, 218, 190, 167, 146, 128, 112, 98, 85, 75, 65, 57, 50];
+    const small = [46, 46, 46, 46, 46, 46, 46, 26];
+    expect(parcels.map(({ bytes }) => Math.round(bytes / MB))).toEqual([...large, ...small]);
+    expect(parcels.every(({ pieces }) => pieces.length === 1)).toBe(true);
+  });
+
+  it('are no larger than a piece, until there would be too many of them', () => {
+    const parcels = planParcels([table('huge', 200 * 1024 * MB)], 4);
+    expect(Math.max(...parcels.map(({ bytes }) => bytes))).toBeLessThanOrEqual(1.5 * 1024 * MB);
+    expect(parcels.every(({ pieces }) => pieces.length === 1)).toBe(true);
+  });
+
   it('go from the largest to the smallest, so that nobody waits long for the last one', () => {
     const parcels = planParcels([table('big', 10_000 * MB)], 4);
     expect(parcels.map(({ bytes }) => bytes)).toEqual([...parcels.map(({ bytes }) => bytes)].sort((a, b) => b - a));

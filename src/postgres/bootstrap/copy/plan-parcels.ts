@@ -24,7 +24,7 @@ export interface SourceTable {
   readonly fileNode: number;
 }
 
-/** What is copied in one transaction: some blocks of one table. */
+/** What is copied in one transaction: some blocks of one table, about 1 GB at most. */
 export interface Piece {
   /** Name of its row in verdigris.progress. */
   readonly key: string;
@@ -50,8 +50,11 @@ export interface Parcel {
 
 /** A parcel below this is not worth an activity of its own. */
 const MIN_PARCEL_BYTES = 16 * 2 ** 20;
-/** A parcel that fails is copied again from its start: not more than this is lost, unless there were too many parcels. */
-const MAX_PARCEL_BYTES = 1_024 * 2 ** 20;
+/**
+ * What is being copied when a session ends is copied again from its start, and leaves dead rows on green: not more than about
+ * this. A parcel that has to be larger, or there were too many, has several pieces of a table.
+ */
+const MAX_PIECE_BYTES = 1_024 * 2 ** 20;
 /** Each parcel is a few events of the workflow's history. */
 const MAX_PARCELS = 280;
 /** The statements around a table take as long as so many bytes of rows. */
@@ -59,6 +62,7 @@ const TABLE_BYTES = 256 * 2 ** 10;
 
 interface Cut extends Omit<Piece, 'key'> {
   readonly stream: string;
+  readonly blocks: number;
   readonly whole: boolean;
   readonly weight: number;
 }
@@ -68,8 +72,9 @@ export function planParcels(tables: readonly SourceTable[], parallel: number): P
   const weight = (table: SourceTable): number => table.bytes + TABLE_BYTES;
   const sorted = [...tables].sort((a, b) => b.bytes - a.bytes);
   const total = sorted.reduce((sum, table) => sum + weight(table), 0);
-  const smallest = Math.max(MIN_PARCEL_BYTES, total / (parallel * 16), total / MAX_PARCELS);
-  const largest = Math.max(MAX_PARCEL_BYTES, smallest);
+  const even = Math.min(total / (parallel * 16), MAX_PIECE_BYTES);
+  const smallest = Math.max(MIN_PARCEL_BYTES, even, total / MAX_PARCELS);
+  const largest = Math.max(MAX_PIECE_BYTES, smallest);
   let remaining = total;
   const wanted = (): number => Math.min(largest, Math.max(smallest, remaining / (parallel * 2)));
   const groups: Cut[][] = [];
@@ -109,7 +114,13 @@ function* cutTable(table: SourceTable, wanted: () => number): Generator<Cut> {
     const whole = over && fromBlock === 0;
     const extra = fromBlock === 0 ? TABLE_BYTES : 0;
     const estimatedRows = table.bytes === 0 ? 0 : Math.round((table.estimatedRows * bytes) / table.bytes);
-    const range = { fromBlock, toBlock, bytes: Math.round(bytes), estimatedRows };
+    const range = {
+      fromBlock,
+      toBlock,
+      blocks: over ? blocks - fromBlock : count,
+      bytes: Math.round(bytes),
+      estimatedRows,
+    };
     yield { source, root, target, stream, fileNode, ...range, whole, weight: bytes + extra };
     fromBlock += count;
     left -= bytes;
@@ -122,10 +133,7 @@ function weightOf(cuts: readonly Cut[]): number {
 
 function parcelOf(cuts: readonly Cut[], id: number): Parcel {
   const [first] = cuts;
-  const pieces = cuts.map((cut, i): Piece => {
-    const { source, root, target, fileNode, fromBlock, toBlock, bytes, estimatedRows } = cut;
-    return { key: `${id}.${i}`, source, root, target, fileNode, fromBlock, toBlock, bytes, estimatedRows };
-  });
+  const pieces = cuts.flatMap(piecesOf).map((piece, i): Piece => ({ key: `${id}.${i}`, ...piece }));
   const bytes = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
   return {
     id,
@@ -134,6 +142,19 @@ function parcelOf(cuts: readonly Cut[], id: number): Parcel {
     stream: first?.stream ?? '',
     pieces,
   };
+}
+
+/** As many as keep each below one and a half times what a piece has at most. */
+function piecesOf(cut: Cut): Omit<Piece, 'key'>[] {
+  const { source, root, target, fileNode, fromBlock, toBlock, blocks } = cut;
+  const count = Math.max(1, Math.min(blocks, Math.round(cut.bytes / MAX_PIECE_BYTES)));
+  const begin = (i: number): number => fromBlock + Math.floor((blocks * i) / count);
+  const bytes = Math.round(cut.bytes / count);
+  const estimatedRows = Math.round(cut.estimatedRows / count);
+  return Array.from({ length: count }, (_, i) => {
+    const range = { fromBlock: begin(i), toBlock: i + 1 < count ? begin(i + 1) : toBlock };
+    return { source, root, target, fileNode, ...range, bytes, estimatedRows };
+  });
 }
 
 function labelOf(cuts: readonly Cut[], first: Cut): string {
