@@ -100,9 +100,11 @@ function groupTables(tables: readonly WeighedTable[], links: readonly TableLink[
   for (const [one, other] of links) {
     const [a, b] = [groupOf.get(formatTableName(one)), groupOf.get(formatTableName(other))];
     if (a === undefined || b === undefined || a === b) continue;
-    for (const moved of b) {
-      a.push(moved);
-      groupOf.set(formatTableName(moved.table), a);
+    // The smaller one, or tables that all refer to the same one would be moved again with each of them.
+    const [to, from] = a.length < b.length ? [b, a] : [a, b];
+    for (const moved of from) {
+      to.push(moved);
+      groupOf.set(formatTableName(moved.table), to);
     }
   }
   return [...new Set(groupOf.values())].map((group) => group.sort((x, y) => compareNames(x.table, y.table)));

@@ -73,10 +73,12 @@ export async function ensurePublications(
   if (rows.length === names.length) return;
   if (rows.length > 0) throw incomplete(spec.direction, names, rows);
   const make = async (): Promise<void> => {
-    const bytes = await readTableBytes(source);
+    // One stream has all tables, whatever they weigh and refer to.
+    const isSpread = spec.streams > 1;
+    const bytes = isSpread ? await readTableBytes(source) : undefined;
     const spread = spreadTables(
-      spec.tables.map(({ table }) => ({ table, bytes: bytes.get(formatTableName(table)) ?? 0 })),
-      [...(await readTableLinks(source)), ...(spec.links ?? [])],
+      spec.tables.map(({ table }) => ({ table, bytes: bytes?.get(formatTableName(table)) ?? 0 })),
+      isSpread ? [...(await readTableLinks(source)), ...(spec.links ?? [])] : [],
       spec.streams,
       spec.like,
     );

@@ -79,6 +79,14 @@ describe('tables are spread over streams', () => {
     expect(spreadTables(tables, [], 2).map((own) => own.length)).toEqual([2, 2]);
   });
 
+  it('thousands of tables that all refer to the same one are one group in no time', () => {
+    const tables = Array.from({ length: 20_000 }, (_, n) => ({ table: table(n), bytes: n }));
+    const links = tables.slice(1).map((one) => [one.table, table(0)] as const);
+    const began = performance.now();
+    expect(spreadTables(tables, links, 2).map((own) => own.length)).toEqual([20_000, 0]);
+    expect(performance.now() - began).toBeLessThan(2_000);
+  });
+
   it('tables that streams have already stay there and draw those that a link binds to them', () => {
     const tables = [0, 1, 2, 3].map((n) => ({ table: table(n), bytes: 10 }));
     const taken = [{ tables: [table(0), table(1)] }, { tables: [table(2)] }];

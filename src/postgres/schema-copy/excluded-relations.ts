@@ -1,8 +1,8 @@
-import type { TableName } from '../../plan/table-name.js';
+import { formatTableName, type TableName } from '../../plan/table-name.js';
 import type { TablePatterns } from '../catalog-pattern.js';
 import { ALL_TABLES, tableFilter } from '../catalog-pattern.js';
 import { readSequences } from '../catalog-sequences.js';
-import { readTables, sameTable } from '../catalog.js';
+import { readTables } from '../catalog.js';
 import type { Session } from '../session.js';
 
 /**
@@ -12,8 +12,9 @@ import type { Session } from '../session.js';
 export async function excludedRelations(blue: Session, patterns: TablePatterns): Promise<TableName[]> {
   const moved = tableFilter(patterns);
   const tables = (await readTables(blue, ALL_TABLES)).filter((table) => !moved(table.root)).map((table) => table.name);
+  const left = new Set(tables.map(formatTableName));
   const sequences = (await readSequences(blue, ALL_TABLES)).filter(
-    ({ ownedBy }) => ownedBy !== null && tables.some((table) => sameTable(table, ownedBy)),
+    ({ ownedBy }) => ownedBy !== null && left.has(formatTableName(ownedBy)),
   );
   return [...tables, ...sequences.map(({ schema, name }) => ({ schema, name }))];
 }

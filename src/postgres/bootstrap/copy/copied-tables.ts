@@ -27,6 +27,7 @@ export async function sourceTables(
   );
   const elsewhere = await perhapsElsewhere(blue, leaves, alike);
   const sizes = new Map(rows.map((row) => [row.oid, row]));
+  const onGreen = byName(green);
   return leaves.flatMap((leaf) => {
     const size = sizes.get(leaf.oid);
     const stream = streamOf.get(formatTableName(leaf.root));
@@ -36,7 +37,7 @@ export async function sourceTables(
       {
         table: leaf.name,
         root: leaf.root,
-        target: elsewhere.has(leaf.oid) ? leaf.root : targetOf(leaf, green),
+        target: elsewhere.has(leaf.oid) ? leaf.root : targetOf(leaf, onGreen),
         stream,
         blocks: Number(size.blocks),
         bytes: Number(size.bytes),
@@ -74,8 +75,8 @@ async function perhapsElsewhere(
 }
 
 /** A leaf goes into green's leaf of the same name, which spares the routing of each row; else into its root. */
-function targetOf(leaf: TableInfo, green: readonly TableInfo[]): TableInfo['name'] {
-  const same = green.find((other) => sameTable(other.name, leaf.name));
+function targetOf(leaf: TableInfo, green: ReadonlyMap<string, TableInfo>): TableInfo['name'] {
+  const same = green.get(formatTableName(leaf.name));
   return same !== undefined && same.kind !== 'partitioned' && sameTable(same.root, leaf.root) ? leaf.name : leaf.root;
 }
 
