@@ -1,4 +1,11 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { compareRows } from '../../src/postgres/verify/compare-rows.js';
+import { inBuckets } from '../../src/postgres/verify/cut-table.js';
+import { describeKey } from '../../src/postgres/migrate/key-range.js';
+import { SideSessions } from '../../src/postgres/verify/side-sessions.js';
+import { readTablePairs } from '../../src/postgres/verify/table-pairs.js';
+import type { Progress } from '../../src/postgres/migrate/step-context.js';
 import type { Verification } from '../../src/postgres/verify/verify-tables.js';
 import { ReplicatedPair, workOf } from './replicated-pair.js';
 import { testedVersion } from '../support/tested-version.js';
@@ -164,6 +171,11 @@ describe('what two versions may rightly compute differently', () => {
   });
 });
 
+it('a table that is cut by a hash is passed over once for 4 million rows, and no more than 25 times', () => {
+  const passes = [0, 4e6, 4e6 + 1, 1e8, 1e10].map((rows) => inBuckets(rows));
+  expect(passes).toMatchObject([1, 1, 2, 25, 25].map((n) => ({ by: 'buckets', passes: n })));
+});
+
 describe.each([testedVersion('pg15')])('planted differences, %s to 18', (server) => {
   let pair: ReplicatedPair;
   let passes = 0;
@@ -191,6 +203,34 @@ describe.each([testedVersion('pg15')])('planted differences, %s to 18', (server)
       const found = new Map((await verify('planted', bytes)).differing.map(({ key, columns }) => [key, columns]));
       for (const [i, [name]] of PLANTED.entries()) expect(found.get(`"id" = ${i * 60 + 7}`), name).toEqual([column(i)]);
       expect(found.size).toBe(PLANTED.length);
+    }
+  });
+
+  it('in a part of so many rows that its buckets are large those that differ are divided again, and few rows are fetched', async () => {
+    await pair.green.query(`DELETE FROM planted WHERE id = 3; INSERT INTO planted (id) VALUES (-3)`);
+    const { blueDatabase: source, greenDatabase: target } = pair;
+    const signal = new AbortController().signal;
+    const sessions = await SideSessions.open({ source, target, direction: 'to_green', signal });
+    try {
+      const [sized] = await readTablePairs(sessions, [{ schema: 'public', name: 'planted' }], {
+        tables: [],
+        steps: [],
+      });
+      if (sized === undefined) throw new Error('no such table');
+      await sessions.prepare(sized.pair.searchPath, 'all');
+      const query = vi.spyOn(sessions.source, 'query');
+      const all = { where: 'true', values: [], read: 'all' } as const;
+      const limits = { fetchRows: 40, bucketRows: 4, buckets: 16 };
+      const found = await compareRows(sessions, sized.pair, all, ROWS, limits);
+      expect(found.map(({ key, kind }) => `${kind} ${describeKey(sized.pair.key, key)}`).sort()).toEqual(
+        ['missing "id" = 3', 'extra "id" = -3', ...PLANTED.map((_, i) => `different "id" = ${i * 60 + 7}`)].sort(),
+      );
+      const results = (await Promise.all(query.mock.results.map(({ value }) => value as unknown))) as pg.QueryResult[];
+      const fetched = results.filter(({ fields }) => fields?.some(({ name }) => name === 'verdigris_k0'));
+      expect(fetched.length).toBeGreaterThan(0);
+      expect(Math.max(...fetched.map(({ rowCount }) => rowCount ?? 0))).toBeLessThanOrEqual(limits.fetchRows);
+    } finally {
+      await sessions.close();
     }
   });
 
@@ -233,6 +273,21 @@ describe.each([testedVersion('pg15')])('planted differences, %s to 18', (server)
     await pair.green.query(`UPDATE taken_names SET note = '' WHERE "rows" = 1234`);
     const key = '"rows" = 1234, "total" = 2, "parts" = 4, "hash" = 1';
     expect((await verify('taken_names')).differing).toMatchObject([{ key, columns: ['note'] }]);
+  });
+
+  it('a table that an earlier version has cut into more buckets is compared in them, and the progress says how many', async () => {
+    const pass = 'pass of an earlier version';
+    await pair.green.query(`INSERT INTO verdigris.progress (run_id, step, object, state) VALUES ('run', $1, $2, $3)`, [
+      `verify ${pass}`,
+      'public.late',
+      { by: 'buckets', passes: 60, rows: ROWS },
+    ]);
+    const notes = new Set<string | undefined>();
+    const work = { tables: [], steps: [] };
+    const onProgress = ({ note }: Progress): unknown => notes.add(note);
+    expect(await pair.verify({ pass, tables: ['late'], work, onProgress })).toMatchObject({ rowsVerified: ROWS });
+    expect([...notes].every((note) => note?.startsWith('60 passes over it: '))).toBe(true);
+    expect(notes.size).toBeGreaterThan(0);
   });
 
   it('keys that the two servers put in another order are compared in buckets, by a hash of the key', async () => {

@@ -12,24 +12,51 @@ export interface Rows {
   readonly read: 'by key' | 'all';
 }
 
-/** Rows that are fetched at once, to stay small in memory. */
-const FETCH_ROWS = 20_000;
-/** About so many rows in a bucket. */
-const BUCKET_ROWS = 250;
-const MAX_BUCKETS = 65_536;
+/** What is held in memory at once, on either side. */
+export interface BucketLimits {
+  /** Rows that are fetched. */
+  readonly fetchRows: number;
+  /** About so many rows in a bucket. */
+  readonly bucketRows: number;
+  /** A power of two: each level of buckets takes so many bits of the hash. */
+  readonly buckets: number;
+}
+
+const LIMITS: BucketLimits = { fetchRows: 20_000, bucketRows: 250, buckets: 65_536 };
 
 /**
  * Finds the rows of a part that differ, once both sides are past the same marker: first the buckets, by a hash of the
- * key, whose sums differ; then the rows of those; then each by itself (see settle-rows.ts).
+ * key, whose sums differ; then the rows of those; then each by itself (see settle-rows.ts). Where a part has so many rows
+ * that its buckets are large, those that differ are divided into buckets once more: the rows are fetched in passes over
+ * the table, a few thousand at a time.
  */
 export async function compareRows(
   sessions: SideSessions,
   pair: TablePair,
   rows: Rows,
   count: number,
+  limits = LIMITS,
 ): Promise<RowDifference[]> {
-  const mask = bucketMask(count);
-  const bucket = `(${pair.keyHash} & ${mask})`;
+  return withColumns(sessions, pair, await compareBuckets(sessions, pair, { rows, count, level: 0, limits }));
+}
+
+interface Divided {
+  readonly rows: Rows;
+  /** How many these are, about. */
+  readonly count: number;
+  /** How often they have been divided before. */
+  readonly level: number;
+  readonly limits: BucketLimits;
+}
+
+async function compareBuckets(
+  sessions: SideSessions,
+  pair: TablePair,
+  { rows, count, level, limits }: Divided,
+): Promise<RowDifference[]> {
+  const { fetchRows, bucketRows, buckets } = limits;
+  const bucket = `((${pair.keyHash} >> ${level * Math.log2(buckets)}) & ${bucketMask(count, limits)})`;
+  const atOnce = buckets * bucketRows;
   await sessions.catchUp();
   const sums = await sessions.each(async (session) => {
     const found = await session.query<{ bucket: number; rows: number; hash: string }>(
@@ -45,15 +72,25 @@ export async function compareRows(
     return [{ number, rows: (here?.rows ?? 0) + (there?.rows ?? 0) }];
   });
   const differences: RowDifference[] = [];
-  for (const group of groups(differing)) {
+  for (const group of groups(differing, count > atOnce ? atOnce : fetchRows)) {
     const where = `(${rows.where}) AND ${bucket}::int = ANY ($${rows.values.length + 1}::int[])`;
-    const candidates = await candidatesIn(sessions, pair, { ...rows, where, values: [...rows.values, group] });
-    await sessions.prepare(pair.searchPath, 'by key');
-    differences.push(...(await settleRows(sessions, pair, candidates)));
-    await sessions.prepare(pair.searchPath, rows.read);
+    const some = { ...rows, where, values: [...rows.values, group.numbers] };
+    differences.push(
+      ...(group.rows > fetchRows && count > atOnce
+        ? await compareBuckets(sessions, pair, { rows: some, count: group.rows, level: level + 1, limits })
+        : await compareEach(sessions, pair, some)),
+    );
     if (differences.length >= ENOUGH) break;
   }
-  return withColumns(sessions, pair, differences);
+  return differences;
+}
+
+async function compareEach(sessions: SideSessions, pair: TablePair, rows: Rows): Promise<RowDifference[]> {
+  const candidates = await candidatesIn(sessions, pair, rows);
+  await sessions.prepare(pair.searchPath, 'by key');
+  const differences = await settleRows(sessions, pair, candidates);
+  await sessions.prepare(pair.searchPath, rows.read);
+  return differences;
 }
 
 /** The keys of rows that one side has not, or has otherwise. */
@@ -91,21 +128,27 @@ export async function withColumns(
 }
 
 /** A power of two less one. */
-export function bucketMask(rows: number): number {
-  const buckets = 2 ** Math.ceil(Math.log2(Math.max(16, rows / BUCKET_ROWS)));
-  return Math.min(MAX_BUCKETS, buckets) - 1;
+function bucketMask(rows: number, { buckets, bucketRows }: BucketLimits): number {
+  const wanted = 2 ** Math.ceil(Math.log2(Math.max(16, rows / bucketRows)));
+  return Math.min(buckets, wanted) - 1;
 }
 
-function groups(differing: readonly { number: number; rows: number }[]): number[][] {
-  const all: number[][] = [];
-  let rows = Number.POSITIVE_INFINITY;
+/** Buckets that are looked into together, with the rows of both sides. */
+interface BucketGroup {
+  readonly numbers: number[];
+  rows: number;
+}
+
+function groups(differing: readonly { number: number; rows: number }[], most: number): BucketGroup[] {
+  const all: BucketGroup[] = [];
   for (const bucket of differing) {
-    if (rows + bucket.rows > FETCH_ROWS) {
-      all.push([]);
-      rows = 0;
+    let group = all.at(-1);
+    if (group === undefined || group.rows + bucket.rows > most) {
+      group = { numbers: [], rows: 0 };
+      all.push(group);
     }
-    rows += bucket.rows;
-    all.at(-1)?.push(bucket.number);
+    group.rows += bucket.rows;
+    group.numbers.push(bucket.number);
   }
   return all;
 }

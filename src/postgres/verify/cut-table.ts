@@ -16,6 +16,8 @@ export const PART_SIZE: PartSize = { rows: 100_000, bytes: 64 * 1024 * 1024 };
 const MAX_PARTS = 20_000;
 /** A pass over the table for each bucket: few, and so much the larger. */
 const BUCKET_ROWS = 4_000_000;
+/** And no more than so many, or a table of twice the size would take four times as long. */
+const MAX_PASSES = 25;
 /** Pages that are read for the bounds: enough of each part that parts are about equal. */
 const PAGES_OF_PART = 10;
 const PAGES = { min: 200, max: 5_000 };
@@ -53,7 +55,12 @@ export async function cutTable(
   await sessions.prepare(pair.searchPath, 'all');
   const { bounds, rows } = await sampleBounds(sessions, pair, size, part);
   if (pair.ordered || (await sameOrder(sessions, pair, thinned(bounds)))) return { by: 'keys', bounds, rows };
-  return { by: 'buckets', passes: Math.max(1, Math.ceil(rows / BUCKET_ROWS)), rows };
+  return inBuckets(rows);
+}
+
+/** Cuts a table by a hash of its key. */
+export function inBuckets(rows: number): TableCut {
+  return { by: 'buckets', passes: Math.min(MAX_PASSES, Math.max(1, Math.ceil(rows / BUCKET_ROWS))), rows };
 }
 
 async function sampleBounds(

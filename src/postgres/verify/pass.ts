@@ -118,7 +118,11 @@ export class Pass {
     if (table === undefined) return;
     const { rows, differingRows } = together(table.segments);
     const total = Math.max(table.cut.rows, rows);
+    const { cut } = table;
     const notes = [
+      ...(cut.by === 'buckets' && cut.passes > 1
+        ? [`${cut.passes} passes over it: the two servers sort its keys differently`]
+        : []),
       ...(this.waitingFor === undefined ? [] : [`waits: ${this.waitingFor}`]),
       ...(differingRows === 0 ? [] : [`${differingRows} rows differ`]),
     ];
