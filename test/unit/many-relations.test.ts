@@ -1,5 +1,6 @@
 import { beforeEach, expect, it, vi } from 'vitest';
 import { sourceTables } from '../../src/postgres/bootstrap/copy/copied-tables.js';
+import type * as Catalog from '../../src/postgres/catalog.js';
 import { sameTable, type TableInfo } from '../../src/postgres/catalog.js';
 import { excludedRelations } from '../../src/postgres/schema-copy/excluded-relations.js';
 import type { Session } from '../../src/postgres/session.js';
@@ -10,7 +11,7 @@ import type { Session } from '../../src/postgres/session.js';
  */
 
 vi.mock('../../src/postgres/catalog.js', async (original) => {
-  const all = await original<typeof import('../../src/postgres/catalog.js')>();
+  const all = await original<typeof Catalog>();
   return { ...all, sameTable: vi.fn(all.sameTable) };
 });
 
