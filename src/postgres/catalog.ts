@@ -173,8 +173,8 @@ SELECT c.oid::text, n.nspname AS schema, c.relname AS name, c.relkind, c.relispa
          FROM (SELECT c.oid AS relid WHERE c.relkind = 'r'
                UNION ALL
                SELECT tree.relid FROM ${partitionTree('c.oid')} tree WHERE c.relkind = 'p' AND tree.isleaf) part
-         JOIN pg_class leaf ON leaf.oid = part.relid
-         LEFT JOIN pg_class toast ON toast.oid = leaf.reltoastrelid) size
+        CROSS JOIN LATERAL (SELECT l.reltuples, l.relpages, l.reltoastrelid FROM pg_class l WHERE l.oid = part.relid OFFSET 0) leaf
+         LEFT JOIN LATERAL (SELECT t.relpages FROM pg_class t WHERE t.oid = leaf.reltoastrelid OFFSET 0) toast ON true) size
   LEFT JOIN LATERAL (
        SELECT json_agg(json_build_object(
                 'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'notNull', a.attnotnull,

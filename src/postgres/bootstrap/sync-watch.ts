@@ -83,7 +83,9 @@ export class SyncWatch {
     const { rows } = await this.source.query<{ schema: string; name: string; rows: number }>(
       `SELECT n.nspname AS schema, c.relname AS name,
               (SELECT coalesce(sum(greatest(leaf.reltuples, 0)), 0)
-                 FROM ${partitionTree('c.oid')} t JOIN pg_class leaf ON leaf.oid = t.relid WHERE t.isleaf)::float8 AS rows
+                 FROM ${partitionTree('c.oid')} t
+                CROSS JOIN LATERAL (SELECT l.reltuples FROM pg_class l WHERE l.oid = t.relid OFFSET 0) leaf
+                WHERE t.isleaf)::float8 AS rows
          FROM pg_publication_tables pt
          JOIN pg_namespace n ON n.nspname = pt.schemaname
          JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = pt.tablename
