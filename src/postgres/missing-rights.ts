@@ -39,28 +39,12 @@ export interface Right {
 export async function missingRights(blue: Session, green: Session): Promise<MissingRights[]> {
   const roles = await connectedRoles(blue);
   if (roles.length === 0) return [];
-  const [there, here] = await Promise.all([readRights(blue, roles), readRights(green, roles)]);
-  const [ownedThere, ownedHere] = await Promise.all([readOwned(blue, roles), readOwned(green, roles)]);
   const known = await rolesThatLogIn(green, roles);
-  const objects = new Map(here.map(({ object, on }) => [object, on]));
+  const asked = roles.filter((role) => known.has(role));
+  const [rights, owned] = [await rightsByRole(blue, green, asked), await ownedByRole(blue, green, asked)];
   const missing = roles.map((role): MissingRights => {
     if (!known.has(role)) return { role, absent: true, rights: [], owned: [] };
-    const own = new Map(here.filter((each) => each.role === role).map(({ object, has }) => [object, has]));
-    const rights = there.flatMap((each) => {
-      const on = objects.get(each.object);
-      if (each.role !== role || on === undefined) return [];
-      const privileges = each.needs.filter((one) => !covers(own.get(each.object) ?? [], one));
-      return privileges.length === 0 ? [] : [{ on, privileges }];
-    });
-    const isOwner = new Set(
-      ownedThere.filter((each) => each.role === role && each.owns).map(({ relation }) => relation),
-    );
-    const owned = ownedHere
-      .filter((each) => each.role === role && !each.owns && isOwner.has(each.relation))
-      .map(({ relation, owner, ownerIsSuperuser, isRestricted }) => ({
-        ...{ relation, owner, ownerIsSuperuser, isRestricted },
-      }));
-    return { role, absent: false, rights, owned };
+    return { role, absent: false, rights: rights.get(role) ?? [], owned: owned.get(role) ?? [] };
   });
   return missing.filter(isAnything);
 }
@@ -112,20 +96,87 @@ async function rolesThatLogIn(session: Session, roles: readonly string[]): Promi
   return new Set(rows.map(({ role }) => role));
 }
 
-interface RightsOfRole {
-  readonly role: string;
+/*
+ * Roles times objects may be millions. But who may do what is the same on most objects: what two have in common (their owner
+ * and their lists of grants) is judged once. So it grows with the objects, and with how many ways there are to grant.
+ */
+
+/** Objects on which every role has the same rights. */
+interface Alike {
   /** The same on both sides, whose databases may have two names. */
-  readonly object: string;
-  readonly on: string;
+  readonly objects: readonly string[];
+  /** The same as SQL names them after ON. */
+  readonly on: readonly string[];
+  readonly holders: readonly Holder[];
+}
+
+/** A role that may do anything with them. */
+interface Holder {
+  readonly role: string;
   /** All that it may do, in whichever way. */
   readonly has: readonly string[];
   /** What of it the role must have on the other side, too. */
   readonly needs: readonly string[];
 }
 
-/** Of every object, also those on which a role has no right. */
-async function readRights(session: Session, roles: readonly string[]): Promise<RightsOfRole[]> {
-  const { rows } = await session.query<RightsOfRole>(RIGHTS, [roles]);
+/** What is missing on green, by role. */
+async function rightsByRole(
+  blue: Session,
+  green: Session,
+  roles: readonly string[],
+): Promise<ReadonlyMap<string, readonly Right[]>> {
+  const [there, here] = await Promise.all([readRights(blue, roles), readRights(green, roles)]);
+  const onGreen = new Map(
+    here.flatMap((alike) => {
+      const has = new Map(alike.holders.map((holder) => [holder.role, holder.has]));
+      return alike.objects.map((object, i) => [object, { alike, has, on: alike.on[i] ?? object }] as const);
+    }),
+  );
+  const missing = new Map<string, Right[]>();
+  for (const { objects, holders } of inOrder(there, (alike) => alike.objects)) {
+    if (holders.length === 0) continue;
+    const both = objects.flatMap((object) => onGreen.get(object) ?? []);
+    for (const [{ has }, same] of grouped(both, ({ alike }) => alike)) {
+      const rights = new Map<string, Right[]>();
+      for (const { role, needs } of holders) {
+        const privileges = needs.filter((one) => !covers(has.get(role) ?? [], one));
+        if (privileges.length === 0) continue;
+        const known = rights.get(privileges.join()) ?? same.map(({ on }) => ({ on, privileges }));
+        rights.set(privileges.join(), known);
+        add(missing, role, known);
+      }
+    }
+  }
+  return missing;
+}
+
+/** Groups, whose names are in order, in the order of their first ones. */
+function inOrder<T>(groups: readonly T[], namesOf: (group: T) => readonly string[]): T[] {
+  const first = (group: T): string => namesOf(group)[0] ?? '';
+  return groups.toSorted((one, other) => (first(one) < first(other) ? -1 : 1));
+}
+
+/** Not by spreading: there may be more of them than a call takes. */
+function add<T>(lists: Map<string, T[]>, role: string, more: readonly T[]): void {
+  const list = lists.get(role) ?? [];
+  for (const one of more) list.push(one);
+  lists.set(role, list);
+}
+
+/** Values that have the same key, each group with its first one. */
+function grouped<T>(values: readonly T[], keyOf: (value: T) => unknown): [T, T[]][] {
+  const groups = new Map<unknown, [T, T[]]>();
+  for (const value of values) {
+    const group = groups.get(keyOf(value));
+    if (group === undefined) groups.set(keyOf(value), [value, [value]]);
+    else group[1].push(value);
+  }
+  return [...groups.values()];
+}
+
+/** Of every object, also those on which no role has a right. */
+async function readRights(session: Session, roles: readonly string[]): Promise<Alike[]> {
+  const { rows } = await session.query<Alike>(RIGHTS, [roles]);
   return rows;
 }
 
@@ -145,72 +196,145 @@ function when(condition: string, privilege: string): string {
 const ACL_OF_SCHEMA = `coalesce(n.nspacl, acldefault('n', n.nspowner))`;
 const ACL_OF_DATABASE = `coalesce(d.datacl, acldefault('d', d.datdba))`;
 
-const RELATION_RIGHTS = `
-  WITH role AS (SELECT rolname::text AS name, oid FROM pg_roles WHERE rolname = ANY ($1))
-  SELECT role.name AS role, 'TABLE ' || ${RELATION} AS object,
-         array_remove(ARRAY[
-           ${['SELECT', 'INSERT', 'UPDATE']
-             .map(
-               (right) => `CASE WHEN has_table_privilege(role.oid, c.oid, '${right}') THEN '${right}'
-                WHEN has_any_column_privilege(role.oid, c.oid, '${right}') THEN '${ofSomeColumns(right)}' END`,
-             )
-             .join(', ')},
-           ${['DELETE', 'TRUNCATE']
-             .map((right) => when(`has_table_privilege(role.oid, c.oid, '${right}')`, right))
-             .join(', ')}], NULL) AS has
-    FROM role, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' AND NOT c.relispartition AND ${USER_SCHEMA}
-   UNION ALL
-  SELECT role.name, 'SEQUENCE ' || ${RELATION},
-         array_remove(ARRAY[${['USAGE', 'SELECT', 'UPDATE']
-           .map((right) => when(`has_sequence_privilege(role.oid, c.oid, '${right}')`, right))
-           .join(', ')}], NULL)
-    FROM role, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND ${USER_SCHEMA}`;
+/** The roles that have any of these rights, as JSON. */
+function holdersOf(has: readonly string[], needs = has): string {
+  const list = (rights: readonly string[]): string => `array_remove(ARRAY[${rights.join(', ')}], NULL)`;
+  return `(SELECT coalesce(json_agg(json_build_object('role', role.name, 'has', o.has, 'needs', o.needs)), '[]')
+             FROM role, LATERAL (SELECT ${list(has)} AS has, ${list(needs)} AS needs) o WHERE o.has <> '{}') AS holders`;
+}
+
+/** Relations with what the rights on them depend on. The oldest one stands for all: it is the least likely to be dropped meanwhile. */
+function alikeRelations(kind: string, isOfKind: string): string {
+  return `SELECT min(c.oid) AS oid, array_agg('${kind} ' || ${RELATION} ORDER BY n.nspname, c.relname) AS objects,
+                 c.relowner, c.relacl::text, (SELECT string_agg(a.attacl::text, ' ' ORDER BY a.attnum) FROM pg_attribute a
+                                               WHERE a.attrelid = c.oid AND NOT a.attisdropped) AS columns
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+           WHERE ${isOfKind} AND c.relpersistence <> 't' AND ${USER_SCHEMA}
+           GROUP BY 3, 4, 5`;
+}
+
+const ON_TABLE = [
+  ...['SELECT', 'INSERT', 'UPDATE'].map(
+    (right) => `CASE WHEN has_table_privilege(role.oid, a.oid, '${right}') THEN '${right}'
+                     WHEN a.columns IS NOT NULL AND has_any_column_privilege(role.oid, a.oid, '${right}')
+                     THEN '${ofSomeColumns(right)}' END`,
+  ),
+  ...['DELETE', 'TRUNCATE'].map((right) => when(`has_table_privilege(role.oid, a.oid, '${right}')`, right)),
+];
+const ON_SEQUENCE = ['USAGE', 'SELECT', 'UPDATE'].map((right) =>
+  when(`has_sequence_privilege(role.oid, a.oid, '${right}')`, right),
+);
+const onSchema = (right: string): string => when(`has_schema_privilege(role.oid, n.oid, '${right}')`, right);
+const onDatabase = (right: string): string => when(`has_database_privilege(role.oid, d.oid, '${right}')`, right);
 
 /** A right on some columns only is told from one on all of them. Partitions, of which there may be thousands, are left to their parents. */
 const RIGHTS = `
-  SELECT role, object, object AS on, has, has AS needs FROM (${RELATION_RIGHTS}) relation
+  WITH role AS MATERIALIZED (SELECT rolname::text AS name, oid FROM pg_roles WHERE rolname = ANY ($1))
+  SELECT a.objects, a.objects AS on, ${holdersOf(ON_TABLE)}
+    FROM (${alikeRelations('TABLE', "c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition")}) a
    UNION ALL
-  SELECT role.rolname::text, o.object, o.object, o.has, o.needs
-    FROM pg_roles role, pg_namespace n,
-         LATERAL (SELECT 'SCHEMA ' || quote_ident(n.nspname) AS object,
-                         array_remove(ARRAY[${when(`has_schema_privilege(role.oid, n.oid, 'USAGE')`, 'USAGE')},
-                                            ${when(`has_schema_privilege(role.oid, n.oid, 'CREATE')`, 'CREATE')}], NULL) AS has,
-                         array_remove(ARRAY[${when(`has_schema_privilege(role.oid, n.oid, 'USAGE')`, 'USAGE')},
-                                            ${when(given(ACL_OF_SCHEMA, 'CREATE'), 'CREATE')}], NULL) AS needs) o
-   WHERE role.rolname = ANY ($1) AND ${USER_SCHEMA}
+  SELECT a.objects, a.objects, ${holdersOf(ON_SEQUENCE)} FROM (${alikeRelations('SEQUENCE', "c.relkind = 'S'")}) a
    UNION ALL
-  SELECT role.rolname::text, 'DATABASE', 'DATABASE ' || quote_ident(d.datname), o.has, o.needs
-    FROM pg_roles role, pg_database d,
-         LATERAL (SELECT array_remove(ARRAY[${['CONNECT', 'CREATE', 'TEMPORARY']
-           .map((right) => when(`has_database_privilege(role.oid, d.oid, '${right}')`, right))
-           .join(', ')}], NULL) AS has,
-                         array_remove(ARRAY[${when(`has_database_privilege(role.oid, d.oid, 'CONNECT')`, 'CONNECT')},
-                                            ${when(given(ACL_OF_DATABASE, 'CREATE'), 'CREATE')},
-                                            ${when(given(ACL_OF_DATABASE, 'TEMPORARY'), 'TEMPORARY')}], NULL) AS needs) o
-   WHERE role.rolname = ANY ($1) AND d.datname = current_database()`;
+  SELECT a.objects, a.objects,
+         ${holdersOf(
+           [onSchema('USAGE'), onSchema('CREATE')],
+           [onSchema('USAGE'), when(given(ACL_OF_SCHEMA, 'CREATE'), 'CREATE')],
+         )}
+    FROM (SELECT min(n.oid) AS oid, array_agg('SCHEMA ' || quote_ident(n.nspname) ORDER BY n.nspname) AS objects
+            FROM pg_namespace n WHERE ${USER_SCHEMA} GROUP BY n.nspowner, n.nspacl::text) a
+    JOIN pg_namespace n ON n.oid = a.oid
+   UNION ALL
+  SELECT ARRAY['DATABASE'], ARRAY['DATABASE ' || quote_ident(d.datname)],
+         ${holdersOf(
+           [onDatabase('CONNECT'), onDatabase('CREATE'), onDatabase('TEMPORARY')],
+           [
+             onDatabase('CONNECT'),
+             when(given(ACL_OF_DATABASE, 'CREATE'), 'CREATE'),
+             when(given(ACL_OF_DATABASE, 'TEMPORARY'), 'TEMPORARY'),
+           ],
+         )}
+    FROM pg_database d WHERE d.datname = current_database()`;
 
-interface OwnedByRole extends Owned {
-  readonly role: string;
-  readonly owns: boolean;
+/** Relations of one owner. */
+interface OfOwner {
+  readonly owner: string;
+  readonly ownerIsSuperuser: boolean;
+  /** Qualified and quoted, in their order. */
+  readonly relations: readonly string[];
+  /** Those of them that have policies, by which an owner passes. */
+  readonly secured: readonly string[];
+  /** Those of the asked roles that are owners of them, too. */
+  readonly owners: readonly string[];
 }
 
-async function readOwned(session: Session, roles: readonly string[]): Promise<OwnedByRole[]> {
-  const { rows } = await session.query<OwnedByRole>(OWNED, [roles]);
+/** What roles own on blue and not on green, by role. */
+async function ownedByRole(
+  blue: Session,
+  green: Session,
+  roles: readonly string[],
+): Promise<ReadonlyMap<string, readonly Owned[]>> {
+  const [there, here] = await Promise.all([readOwned(blue, roles), readOwned(green, roles)]);
+  const onGreen = new Map(here.flatMap((of) => of.relations.map((relation) => [relation, { of, relation }] as const)));
+  const missing = new Map<string, Owned[]>();
+  for (const { relations, owners } of inOrder(there, (of) => of.relations)) {
+    if (owners.length === 0) continue;
+    const both = relations.flatMap((relation) => onGreen.get(relation) ?? []);
+    for (const [{ of }, same] of grouped(both, (one) => one.of)) {
+      const { owner, ownerIsSuperuser } = of;
+      const owned = same.map(({ relation }) => ({ relation, owner, ownerIsSuperuser, isRestricted: false }));
+      for (const role of owners.filter((one) => !of.owners.includes(one))) add(missing, role, owned);
+    }
+  }
+  const secured = new Set(here.flatMap((of) => of.secured));
+  const asked = [...missing].flatMap(([role, owned]) =>
+    owned.flatMap(({ relation }) => (secured.has(relation) ? [{ role, relation }] : [])),
+  );
+  const restricted = await readRestricted(green, asked);
+  if (restricted.size === 0) return missing;
+  return new Map(
+    [...missing].map(([role, owned]) => {
+      const hidden = restricted.get(role);
+      return [role, owned.map((one) => (hidden?.has(one.relation) === true ? { ...one, isRestricted: true } : one))];
+    }),
+  );
+}
+
+async function readOwned(session: Session, roles: readonly string[]): Promise<OfOwner[]> {
+  const { rows } = await session.query<OfOwner>(OWNED, [roles]);
   return rows;
 }
 
 /** Sequences need no owner to be used. */
 const OWNED = `
-  SELECT role.rolname::text AS role, ${RELATION} AS relation, o.rolname::text AS owner, o.rolsuper AS "ownerIsSuperuser",
-         pg_has_role(role.oid, c.relowner, 'USAGE') AS owns,
-         c.relrowsecurity AND NOT c.relforcerowsecurity AND NOT role.rolbypassrls
-           AND ${mayHideRows('role.oid')} AS "isRestricted"
-    FROM pg_roles role, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
-   WHERE role.rolname = ANY ($1)
-     AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND ${USER_RELATION}
-   ORDER BY 1, 2`;
+  SELECT o.rolname::text AS owner, o.rolsuper AS "ownerIsSuperuser", a.relations, a.secured,
+         ARRAY(SELECT role.rolname::text FROM pg_roles role
+                WHERE role.rolname = ANY ($1) AND pg_has_role(role.oid, o.oid, 'USAGE')) AS owners
+    FROM (SELECT c.relowner, array_agg(${RELATION} ORDER BY n.nspname, c.relname) AS relations,
+                 coalesce(array_agg(${RELATION}) FILTER (WHERE c.relrowsecurity AND NOT c.relforcerowsecurity), '{}') AS secured
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+           WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND ${USER_RELATION}
+           GROUP BY 1) a JOIN pg_roles o ON o.oid = a.relowner`;
+
+/** The relations of these whose policies may hide rows from a role that is no owner, by role. */
+async function readRestricted(
+  session: Session,
+  asked: readonly { readonly role: string; readonly relation: string }[],
+): Promise<ReadonlyMap<string, ReadonlySet<string>>> {
+  if (asked.length === 0) return new Map();
+  const { rows } = await session.query<{ role: string; relations: readonly string[] }>(RESTRICTED, [
+    asked.map(({ role }) => role),
+    asked.map(({ relation }) => relation),
+  ]);
+  return new Map(rows.map(({ role, relations }) => [role, new Set(relations)]));
+}
+
+const RESTRICTED = `
+  SELECT asked.role, array_agg(asked.relation) AS relations
+    FROM unnest($1::text[], $2::text[]) AS asked (role, relation)
+    JOIN pg_roles role ON role.rolname = asked.role AND NOT role.rolbypassrls
+    JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace) ON ${RELATION} = asked.relation
+   WHERE c.relrowsecurity AND NOT c.relforcerowsecurity AND ${USER_RELATION} AND ${mayHideRows('role.oid')}
+   GROUP BY 1`;
 
 /** How many objects of one role are named. */
 const NAMED = 5;

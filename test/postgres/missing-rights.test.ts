@@ -1,5 +1,5 @@
 import pg from 'pg';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { ident } from '../../src/postgres/identifier.js';
 import { describeMissingRights, inTheWay, missingRights } from '../../src/postgres/missing-rights.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
@@ -152,6 +152,58 @@ it('an owner on blue that is none on green is told, until it is a member of the 
        DROP POLICY IF EXISTS everything ON public.orders; DROP POLICY IF EXISTS few ON public.orders;
        GRANT SELECT, INSERT ON public.orders TO ${role}; DROP ROLE ${mover}`,
     );
+  }
+});
+
+it('what is read grows with the tables and the roles, not with one times the other', async () => {
+  const [roles, schemas] = [15, 20];
+  const name = (n: number): string => `${role}_of_${n}`;
+  const all = Array.from({ length: roles }, (_, n) => name(n));
+  const clients = all.map((user) => new pg.Client({ ...own[0].config, user, password: 'x' }));
+  const tenants = (isBlue: boolean): string => `
+    DO $$ BEGIN
+      FOR n IN 0..${roles - 1} LOOP
+        EXECUTE format('CREATE ROLE ${role}_of_%s LOGIN PASSWORD %L', n, 'x');
+      END LOOP;
+      FOR n IN 0..${schemas - 1} LOOP
+        EXECUTE format('CREATE SCHEMA tenant_%s; GRANT USAGE ON SCHEMA tenant_%s TO ${role}_of_%s', n, n, n % ${roles});
+        FOR t IN 0..9 LOOP
+          EXECUTE format('CREATE TABLE tenant_%s.t_%s (id int, note text)', n, t);
+          CONTINUE WHEN t = 7 AND n = 3 AND NOT ${isBlue};
+          EXECUTE format('GRANT SELECT, INSERT ON tenant_%s.t_%s TO ${role}_of_%s', n, t, n % ${roles});
+        END LOOP;
+      END LOOP;
+    END $$`;
+  try {
+    await sameOnGreen();
+    await blue.query(tenants(true));
+    await green.query(tenants(false));
+    await Promise.all(clients.map((client) => client.connect()));
+    let bytes = 0;
+    for (const session of [blue, green]) {
+      const ask = session.query.bind(session) as (...statement: readonly unknown[]) => Promise<pg.QueryResult>;
+      vi.spyOn(session, 'query').mockImplementation((async (...statement: readonly unknown[]) => {
+        const answer = await ask(...statement);
+        bytes += JSON.stringify(answer.rows).length;
+        return answer;
+      }) as never);
+    }
+    expect(await missingRights(blue, green)).toEqual([
+      {
+        ...{ role: name(3), absent: false, owned: [] },
+        rights: [{ on: 'TABLE tenant_3.t_7', privileges: ['SELECT', 'INSERT'] }],
+      },
+    ]);
+    // The names of 200 tables, three times on each side; with each of 15 roles they would be a megabyte.
+    expect(bytes).toBeLessThan(60_000);
+  } finally {
+    vi.restoreAllMocks();
+    await Promise.all(clients.map((client) => client.end()));
+    for (const session of [blue, green]) {
+      await session.query(`
+        DO $$ BEGIN FOR n IN 0..${schemas - 1} LOOP EXECUTE format('DROP SCHEMA IF EXISTS tenant_%s CASCADE', n); END LOOP; END $$;
+        DROP ROLE IF EXISTS ${all.join(', ')}`);
+    }
   }
 });
 
