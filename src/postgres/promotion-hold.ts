@@ -22,6 +22,7 @@ import {
   gapAtItsRate,
   isSamePosition,
   leastGap,
+  planReads,
   positionWithGap,
   readPositions,
   setPositions,
@@ -33,6 +34,7 @@ import { LOCK_NOT_AVAILABLE, sqlState } from './sqlstate.js';
 import { FENCE_LOCK } from './state.js';
 import { readSubscription } from './subscription.js';
 import { systemIdentifier } from './system-identifier.js';
+import type { PlannedRead } from './uncalled-sequences.js';
 import { byClients, describeChange, LOCKS_OF_CHANGES, unfencedChanges, type LockRow } from './unfenced-changes.js';
 
 /* What is done while writers wait, in the order of promote.ts. Who stood in the way is asked when they go on. */
@@ -43,6 +45,8 @@ export interface SequencesBefore {
   readonly from: ReadonlyMap<string, SequencePosition>;
   /** The new side's, which have been moved on already. */
   readonly to: ReadonlyMap<string, SequencePosition>;
+  /** How those that have given no value yet are read again on the session `aside`. */
+  readonly planned: readonly PlannedRead[];
   /** performance.now() */
   readonly at: number;
 }
@@ -71,7 +75,7 @@ export async function prepareSequences({ aside, to }: Sessions, promotion: Promo
     return isSamePosition(further, other) ? [] : [further];
   });
   await setPositions(to, moved);
-  return { shapes, at, from, to: new Map([...there, ...byName(moved)]) };
+  return { shapes, at, from, to: new Map([...there, ...byName(moved)]), planned: await planReads(aside, shapes, from) };
 }
 
 function byName(positions: readonly SequencePosition[]): Map<string, SequencePosition> {
@@ -262,7 +266,7 @@ export async function carrySequencesOver(
   hold: Hold,
   over?: AbortSignal,
 ): Promise<void> {
-  const now = byName(await hold.within(readPositions(sessions.aside, before.shapes)));
+  const now = byName(await hold.within(readPositions(sessions.aside, before.shapes, before.planned)));
   const elapsed = performance.now() - before.at;
   const carried = before.shapes.flatMap((shape) => {
     const name = qualified(shape.name);

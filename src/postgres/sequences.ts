@@ -1,6 +1,7 @@
 import { qualified } from './identifier.js';
 import type { TableName } from '../plan/table-name.js';
 import type { Session } from './session.js';
+import { planUncalled, readPlanned, readUncalled, type PlannedRead } from './uncalled-sequences.js';
 
 /** A sequence and the bounds that it stays in. */
 export interface SequenceShape {
@@ -82,38 +83,53 @@ export function beyondBounds(
 /**
  * Reads where sequences stand from the sequences themselves. MAX(column) would miss values that were taken and not
  * stored, sequences that belong to no column, and descending ones.
+ *
+ * @param planned how planReads() on this session has had some of the same sequences read. Default: none
  */
-export async function readPositions(session: Session, shapes: readonly SequenceShape[]): Promise<SequencePosition[]> {
+export async function readPositions(
+  session: Session,
+  shapes: readonly SequenceShape[],
+  planned: readonly PlannedRead[] = [],
+): Promise<SequencePosition[]> {
   if (shapes.length === 0) return [];
   const { rows } = await session.query<{ i: number; last: string | null }>(
     `SELECT i::int - 1 AS i, pg_sequence_last_value(to_regclass(name))::text AS last
        FROM unnest($1::text[]) WITH ORDINALITY AS t (name, i) WHERE to_regclass(name) IS NOT NULL`,
     [shapes.map((shape) => qualified(shape.name))],
   );
-  const positions = new Map<number, Omit<SequencePosition, 'name'>>(
-    rows.flatMap(({ i, last }) => (last === null ? [] : [[i, { lastValue: BigInt(last), isCalled: true }] as const])),
-  );
   const there = new Set(rows.map(({ i }) => i));
-  const uncalled = shapes.flatMap(({ name }, i) => (there.has(i) && !positions.has(i) ? [{ i, name }] : []));
-  // pg_sequence_last_value() tells nothing of a sequence that has given no value yet.
-  for (let at = 0; at < uncalled.length; at += UNCALLED_AT_ONCE) {
-    const { rows: some } = await session.query<{ i: number; last_value: string; is_called: boolean }>(
-      uncalled
-        .slice(at, at + UNCALLED_AT_ONCE)
-        .map(({ i, name }) => `SELECT ${i} AS i, last_value::text, is_called FROM ${qualified(name)}`)
-        .join(' UNION ALL '),
-    );
-    for (const { i, last_value, is_called } of some)
-      positions.set(i, { lastValue: BigInt(last_value), isCalled: is_called });
-  }
+  const uncalled = new Set(rows.flatMap(({ i, last }) => (last === null ? [i] : [])));
+  // A statement that names one which is gone fails.
+  const usable = planned.filter(
+    ({ known }) => known.every(({ i }) => there.has(i)) && known.some(({ i }) => uncalled.has(i)),
+  );
+  const met = new Set(usable.flatMap(({ known }) => known.map(({ i }) => i)));
+  const unplanned = shapes.flatMap(({ name }, i) => (uncalled.has(i) && !met.has(i) ? [{ i, name }] : []));
+  const positions = new Map<number, Omit<SequencePosition, 'name'>>();
+  for (const { i, last } of rows) if (last !== null) positions.set(i, { lastValue: BigInt(last), isCalled: true });
+  const read = [...(await readPlanned(session, usable)), ...(await readUncalled(session, unplanned))];
+  for (const { i, lastValue, isCalled } of read) positions.set(i, { lastValue, isCalled });
   return shapes.flatMap(({ name }, i) => {
     const position = positions.get(i);
     return position === undefined ? [] : [{ name, ...position }];
   });
 }
 
-/** The time that a query of many sequences takes to plan grows with the square of their number: 3.6 s for 2,000. */
-const UNCALLED_AT_ONCE = 30;
+/**
+ * Has readPositions() of the same sequences take two round trips on this session, unless others than these have given no
+ * value then. Once on a session.
+ */
+export function planReads(
+  session: Session,
+  shapes: readonly SequenceShape[],
+  positions: ReadonlyMap<string, SequencePosition>,
+): Promise<PlannedRead[]> {
+  const uncalled = shapes.flatMap(({ name }, i) => {
+    const position = positions.get(qualified(name));
+    return position?.isCalled === false ? [{ ...position, i, name }] : [];
+  });
+  return planUncalled(session, uncalled);
+}
 
 /**
  * Where a sequence of the new side begins: `gap` values beyond the old side's position, for values that sessions have

@@ -360,7 +360,18 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   {
     rule: 'sequences are carried over in the hold',
     edits: [edit(HOLD, 'setPositions(sessions.to, carried)', 'setPositions(sessions.to, [])')],
-    test: inHold('keys that the old side gives out'),
+    test: inLongHold('keys that the old side gives out'),
+  },
+  {
+    rule: 'a sequence that has given no value yet is read again in the hold',
+    edits: [
+      edit(
+        'src/postgres/sequences.ts',
+        'const uncalled = new Set(rows.flatMap(({ i, last }) => (last === null ? [i] : [])));',
+        'const uncalled = new Set(rows.flatMap(({ i, last }) => (last === null && planned.length === 0 ? [i] : [])));',
+      ),
+    ],
+    test: { file: 'test/postgres/uncalled-sequences.test.ts', name: 'are seen where they stand then' },
   },
   {
     rule: 'a sequence that cycles goes where the old side stands',
