@@ -563,6 +563,7 @@ async function prepare(
     patterns: ref.plan.tables,
     wayBack: from === 'blue' ? published : undefined,
     acceptLoss,
+    onArmed: (armed, of) => work.report({ fence: from, armed, of }),
     signal,
   });
 }

@@ -47,6 +47,7 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         await armFence(green, await readFencedTables(green, ref.plan.tables), {
           signal,
           guard: { migration: route.migration, epoch: route.epoch, writesOn: 'blue' },
+          onArmed: (armed, of) => work.report({ fence: 'green', armed, of }),
         }).catch((error: unknown) => {
           throw waitsForLock(error) ? error.tryingAgain() : error;
         });

@@ -7,10 +7,10 @@ import { isLockNotHad } from './lock-watch.js';
 import { whoBlocks } from './locks.js';
 import { messageOf } from './migrate/step-failed.js';
 import type { LockRetryOptions } from './retry.js';
-import { inTransaction, type Session } from './session.js';
+import { BEGIN_READ_COMMITTED, type Session } from './session.js';
 import type { Side } from '../side.js';
-import { isConnectionLost } from './sqlstate.js';
-import { FENCE_LOCK, FENCE_OPEN, hasState, ROUTE_IS_STILL } from './state.js';
+import { isConnectionLost, sqlState, STALE_EPOCH } from './sqlstate.js';
+import { FENCE_LOCK, FENCE_OPEN, hasState } from './state.js';
 
 /*
  * The fence: two statement triggers on every ordinary and partitioned table, at every level. The function behind them
@@ -29,9 +29,6 @@ export const TRUNCATE_TRIGGER = '_verdigris_fence_truncate';
 /** How long the fence of one table may make its writers wait, in one try. */
 const TRY_MS = 100;
 
-/** The table's lock keeps its writers waiting: a worker that freezes while it holds it is ended by the server. */
-const SHORT_TRANSACTION = `SET LOCAL idle_in_transaction_session_timeout = '1s'`;
-
 /** How long to go on trying for one table before people are told who is in the way. */
 const ARM_FOR_MS = 15_000;
 
@@ -44,13 +41,15 @@ const ARM_FOR_MS = 15_000;
 export async function armFence(
   session: Session,
   tables: readonly TableName[],
-  options: { readonly signal?: AbortSignal; readonly forMs?: number; readonly guard?: RouteGuard } = {},
+  options: ArmingOptions = {},
 ): Promise<void> {
-  const { signal, forMs = ARM_FOR_MS, guard } = options;
-  await eachTable(session, tables, signal, async (table, briefLock) => {
-    const state = await fenceState(session, table);
-    if (state === 'armed') return;
+  const { signal, forMs = ARM_FOR_MS, guard, onArmed } = options;
+  const states = await readFenceStates(session, tables);
+  let armed = tables.filter((table) => states.get(table) === 'armed').length;
+  const open = tables.filter((table) => states.get(table) !== 'armed');
+  await eachTable(session, open, signal, async (table, briefLock) => {
     try {
+      const state = states.get(table);
       const statements = state === 'absent' ? armTable(table) : rearmTable(table);
       await briefLock(...changed(session, table, guard, statements), { forMs, signal });
     } catch (error) {
@@ -58,8 +57,19 @@ export async function armFence(
       if (signal?.aborted === true || isOther || isConnectionLost(error)) throw error;
       throw await notArmed(session, table, error);
     }
+    armed += 1;
+    onArmed?.(armed, tables.length);
   });
   await rememberArmed(session, tables);
+}
+
+interface ArmingOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** How long to go on trying for one table, ms. Default: ARM_FOR_MS. */
+  readonly forMs?: number;
+  readonly guard?: RouteGuard;
+  /** Told how many of them are armed, after each one that was not. */
+  readonly onArmed?: ((armed: number, of: number) => void) | undefined;
 }
 
 /** One table after the other, on a session that is made ready for short locks once. */
@@ -83,20 +93,31 @@ async function eachTable<Table extends TableName>(
   );
 }
 
-/** What briefLock() does to change a table's fence: what it is, for people, and a transaction. */
+/**
+ * What briefLock() does to change a table's fence: what it is, for people, and a transaction. It is one message: thousands of
+ * tables may be far away, and no writer waits for a worker that freezes with the table's lock.
+ */
 function changed(
   session: Session,
   table: TableName,
   guard: RouteGuard | undefined,
   statements: string,
 ): [string, (tryMs: number) => Promise<void>] {
-  const change = (tryMs: number): Promise<void> =>
-    inTransaction(session, async () => {
-      await session.query(SHORT_TRANSACTION);
-      if (tryMs > TRY_MS) await session.query(haveAutovacuumYield(table));
-      await refuseOtherRoute(session, guard);
-      await session.query(statements);
-    });
+  const change = async (tryMs: number): Promise<void> => {
+    const transaction = [
+      BEGIN_READ_COMMITTED,
+      ...(tryMs > TRY_MS ? [haveAutovacuumYield(table)] : []),
+      ...(guard === undefined ? [] : [refuseOtherRoute(guard)]),
+      statements,
+      'COMMIT',
+    ];
+    try {
+      await session.query(transaction.join('; '));
+    } catch (error) {
+      await session.query('ROLLBACK').catch(() => undefined);
+      throw guard !== undefined && sqlState(error) === STALE_EPOCH ? routeHasMoved(guard, error) : error;
+    }
+  };
   return [`the fence of ${formatTableName(table)}`, change];
 }
 
@@ -152,14 +173,24 @@ export interface RouteGuard {
   readonly writesOn: Side;
 }
 
-async function refuseOtherRoute(session: Session, guard: RouteGuard | undefined): Promise<void> {
-  if (guard === undefined) return;
-  const { rowCount } = await session.query(ROUTE_IS_STILL, [guard.migration, guard.writesOn, guard.epoch]);
-  if (rowCount === 1) return;
-  throw new VerdigrisError({
+/** Until the transaction ends the route stays as it is. As in ROUTE_IS_STILL, where it raises nothing. */
+function refuseOtherRoute({ migration, epoch, writesOn }: RouteGuard): string {
+  return `
+    DO $do$ BEGIN
+      PERFORM FROM verdigris.route
+        WHERE migration = ${literal(migration)} AND writes_on = ${literal(writesOn)} AND epoch = ${epoch} FOR SHARE;
+      IF NOT FOUND THEN
+        RAISE EXCEPTION 'verdigris: the route has moved on from epoch ${epoch}' USING ERRCODE = '${STALE_EPOCH}';
+      END IF;
+    END $do$`;
+}
+
+function routeHasMoved({ epoch, writesOn }: RouteGuard, cause: unknown): VerdigrisError {
+  return new VerdigrisError({
     type: 'StaleEpoch',
-    message: `the route has moved on from epoch ${guard.epoch} with writes on ${guard.writesOn}: the fence is left as it is`,
+    message: `the route has moved on from epoch ${epoch} with writes on ${writesOn}: the fence is left as it is`,
     nextStep: 'nothing: whoever moved the route goes on',
+    cause,
   });
 }
 
@@ -192,17 +223,25 @@ function haveAutovacuumYield(table: TableName): string {
 
 type FenceState = 'armed' | 'disabled' | 'absent';
 
-async function fenceState(session: Session, table: TableName): Promise<FenceState> {
-  const { rows } = await session.query<{ triggers: number; enabled: number }>(
-    `SELECT count(*)::int AS triggers,
-            count(*) FILTER (WHERE tgenabled = 'A')::int AS enabled
-       FROM pg_trigger
-      WHERE tgrelid = to_regclass($1) AND tgname IN ('${FENCE_TRIGGER}', '${TRUNCATE_TRIGGER}')
-        AND tgfoid = to_regprocedure('verdigris.fence_check()')`,
-    [qualified(table)],
+async function readFenceStates(
+  session: Session,
+  tables: readonly TableName[],
+): Promise<ReadonlyMap<TableName, FenceState>> {
+  const { rows } = await session.query<{ i: number; triggers: number; enabled: number }>(
+    `SELECT i::int - 1 AS i, count(*)::int AS triggers, count(*) FILTER (WHERE tgenabled = 'A')::int AS enabled
+       FROM unnest($1::text[]) WITH ORDINALITY AS t (name, i) JOIN pg_trigger ON tgrelid = to_regclass(name)
+      WHERE tgname IN ('${FENCE_TRIGGER}', '${TRUNCATE_TRIGGER}')
+        AND tgfoid = to_regprocedure('verdigris.fence_check()')
+      GROUP BY 1`,
+    [tables.map(qualified)],
   );
-  if (rows[0]?.triggers !== 2) return 'absent';
-  return rows[0].enabled === 2 ? 'armed' : 'disabled';
+  const found = new Map(rows.map((row) => [row.i, row]));
+  return new Map(tables.map((table, i) => [table, fenceState(found.get(i))]));
+}
+
+function fenceState(found: { readonly triggers: number; readonly enabled: number } | undefined): FenceState {
+  if (found?.triggers !== 2) return 'absent';
+  return found.enabled === 2 ? 'armed' : 'disabled';
 }
 
 /** Of the given tables, those whose fence is not in force (dropped, disabled, or never armed). */

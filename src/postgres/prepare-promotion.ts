@@ -45,6 +45,8 @@ export interface Preparation {
   readonly acceptLoss?: boolean | undefined;
   /** How long to go on trying for each lock of a subscription, or that the way back needs, ms. Default: LOCKS_WITHIN_MS. */
   readonly locksWithinMs?: number;
+  /** Told how many tables are armed, after each one that was not. */
+  readonly onArmed?: ((armed: number, of: number) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -79,7 +81,7 @@ export async function preparePromotion(preparation: Preparation): Promise<number
     });
     const known = await readKnownTables(session, preparation);
     const guard = { migration, epoch: route.epoch, writesOn: from };
-    await armFence(session, preparation.fenced, signal === undefined ? { guard } : { signal, guard });
+    await armFence(session, preparation.fenced, { signal, guard, onArmed: preparation.onArmed });
     if (await hasRouters(session, migration)) await sleep(left(announced), undefined, { signal });
     return known;
   });

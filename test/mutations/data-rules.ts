@@ -169,7 +169,7 @@ export const DATA_RULES: readonly Mutation[] = [
   },
   {
     rule: 'whoever owns something on blue and not on green is told before writes move',
-    edits: [edit('src/postgres/missing-rights.ts', '&& !each.owns && isOwner', '&& false && isOwner')],
+    edits: [edit('src/postgres/missing-rights.ts', '(one) => !of.owners.includes(one)', '() => false')],
     test: { file: 'test/postgres/missing-rights.test.ts', name: 'an owner on blue that is none on green' },
   },
   {

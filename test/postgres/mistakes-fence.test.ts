@@ -3,12 +3,12 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { compareFacts } from '../../src/postgres/ddl/compare-facts.js';
 import { readTableFacts, type TableFacts } from '../../src/postgres/ddl/table-facts.js';
-import { armFence, disarmFence, isFenceOpen, TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
+import { armFence, disarmFence, dropFence, isFenceOpen, TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
 import { readFencedTables } from '../../src/postgres/fenced-tables.js';
 import { ident } from '../../src/postgres/identifier.js';
 import { refuseChangedSchema } from '../../src/postgres/prepare-promotion.js';
 import { carriedPosition, gapAtItsRate, leastGap, positionWithGap } from '../../src/postgres/sequences.js';
-import { closeSession, openSession, withSession } from '../../src/postgres/session.js';
+import { closeSession, openSession, withSession, type Session } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, FENCE_OPEN, readRoute } from '../../src/postgres/state.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { AUDIT_TABLES } from '../support/audited-writers.js';
@@ -48,6 +48,17 @@ describe('the fence', () => {
       );
       return rowCount;
     });
+  /** What passes to a side while a session of ours works there. */
+  const statementsOf = async (side: Side, work: (session: Session) => Promise<unknown>): Promise<string[]> => {
+    const database = rig.databases[side];
+    const seen: string[] = [];
+    const proxy = await StatementProxy.start(Number(database.config.port), ({ text }) => void seen.push(text));
+    const through = { ...database, config: { ...database.config, port: proxy.port } };
+    await withSession(through, { purpose: 'test' }, work);
+    await proxy.close();
+    return seen;
+  };
+
   it('green takes no write before the promotion, whoever connects', async () => {
     await rig.on('green', async (superuser) => {
       await expect(write(superuser)).rejects.toMatchObject(FENCED);
@@ -242,28 +253,55 @@ describe('the fence', () => {
     expect([await armed(primary), await armed(other)]).toEqual([0, AUDIT_TABLES.length]);
   });
 
-  it('a worker that freezes while it arms a table is ended by the server, and its writers go on', async () => {
-    const side = rig.primary;
-    const database = rig.databases[side];
-    const proxy = await StatementProxy.start(Number(database.config.port));
-    const through = { ...database, config: { ...database.config, port: proxy.port } };
-    const frozen = proxy.stopWhere(({ text }) => text === 'COMMIT', 'before');
-    const arming = withSession(through, { purpose: 'test' }, (session) =>
-      armFence(session, rig.move(side).tables),
-    ).then(
-      () => 'armed',
-      (error: unknown) => error,
-    );
-    const held = await frozen;
-    await rig.on(side, async (writer) => {
-      await writer.query("SET statement_timeout = '8s'");
-      for (const table of AUDIT_TABLES) {
-        await writer.query(`DELETE FROM public.${table} WHERE false`);
+  it.each(['before', 'after'] as const)(
+    'a worker that freezes while it arms a table, %s a statement, keeps no writer waiting: it is one message',
+    async (when) => {
+      const side = rig.primary;
+      await rig.ours(side, (session) => dropFence(session));
+      const database = rig.databases[side];
+      const proxy = await StatementProxy.start(Number(database.config.port));
+      const through = { ...database, config: { ...database.config, port: proxy.port } };
+      const frozen = proxy.stopWhere(({ text }) => text.includes('ENABLE ALWAYS TRIGGER'), when);
+      const arming = withSession(through, { purpose: 'test' }, (session) => armFence(session, rig.move(side).tables));
+      const held = await frozen;
+      try {
+        await rig.on(side, async (writer) => {
+          await writer.query("SET statement_timeout = '1s'");
+          for (const table of AUDIT_TABLES) {
+            await writer.query(`DELETE FROM public.${table} WHERE false`);
+          }
+        });
+      } finally {
+        held.release();
+        await arming;
+        await proxy.close();
       }
-    });
-    held.release();
-    await arming;
-    await proxy.close();
+      expect(await armed(side)).toBe(AUDIT_TABLES.length);
+    },
+  );
+
+  it('a table costs one round trip to arm and one to disarm, and what is armed is told on the way', async () => {
+    const side = rig.primary;
+    const { tables } = rig.move(side);
+    const guard = { migration: MIGRATION, epoch: (await routeOn(side))?.epoch ?? 0, writesOn: side };
+    await rig.ours(side, (session) => dropFence(session));
+    const told: [number, number][] = [];
+    const arm = (): Promise<string[]> =>
+      statementsOf(side, (session) =>
+        armFence(session, tables, { guard, onArmed: (done, of) => void told.push([done, of]) }),
+      );
+    const arming = await arm();
+    const onTable = (text: string): boolean => text.includes('"public".');
+    expect(arming.filter(onTable)).toHaveLength(tables.length);
+    // What is said whatever their number, session and all.
+    expect(arming.filter((text) => !onTable(text)).length).toBeLessThan(10);
+    expect(told).toEqual(tables.map((_, i) => [i + 1, tables.length]));
+    expect((await arm()).filter(onTable)).toEqual([]);
+    const disarming = await statementsOf(side, (session) => disarmFence(session, guard));
+    expect(disarming.filter(onTable)).toHaveLength(tables.length);
+    expect(await armed(side)).toBe(0);
+    expect((await arm()).filter(onTable)).toHaveLength(tables.length);
+    expect(await armed(side)).toBe(tables.length);
   });
 
   it('every key that the old side has given out stays behind: also those of no table, rolled back, or descending', async () => {
