@@ -14,7 +14,7 @@ describe('a promotion whose worker is harmed', () => {
 
   it.each([
     ['kill', 'before', /SELECT verdigris\.open_fence/],
-    ['freeze', 'before', /; COMMIT$/],
+    ['freeze', 'before', /setval\(.*; COMMIT$/],
     // While it prepares: what it goes on with must not take the feed back away that the other one has begun.
     ['freeze', 'before', /^SELECT pg_notify/],
   ] as const)('%s %s %s: another worker ends it, and every write is there once', (fault, when, text) =>
