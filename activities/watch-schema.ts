@@ -147,7 +147,7 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
     /**
      * In the standby window nothing is held: what has changed on a side was told.
      *
-     * @returns tables and columns of green that have no way back to blue, and those that blue has lost
+     * @returns the first tables and columns of green that have no way back to blue, and those that blue has lost
      */
     takeSchemaOver: (ref: RunRef, side: Side, what: string): Promise<TakenOver> =>
       perform(dependencies, ref, async (work) => {

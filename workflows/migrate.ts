@@ -5,6 +5,7 @@ import { isKept, keepsGreen } from './replicate.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
+import { fewTables } from '../src/plan/table-name.js';
 import { insideWindows } from './windows.js';
 
 /** Stops while blue's disk needs room, and goes on where it was. */
@@ -31,7 +32,7 @@ async function migrateGreen(story: Story, ref: RunRef, saga: Saga): Promise<void
     act('new columns, up and down triggers').expandTables(ref),
   );
   if (tables.length > 0) {
-    await story.step(`backfilling ${tables.join(', ')}`, () => act('backfill').backfillTables(ref, tables), HEAVY);
+    await story.step(`backfilling ${fewTables(tables)}`, () => act('backfill').backfillTables(ref, tables), HEAVY);
   }
   for (const [index, name] of steps) {
     await story.step(name, () => act(name).applyMigration(ref, index), HEAVY);

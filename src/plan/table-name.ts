@@ -43,6 +43,15 @@ export function formatTableName(table: TableName): string {
   return `${formatName(table.schema)}.${formatName(table.name)}`;
 }
 
+/** How many tables a line names: with the longest names it stays below the 400 bytes that Temporal allows a summary. */
+const NAMED = 2;
+
+/** Of tables that were named in this way as many as fit into one line: `public.a, public.b and 198 more`. */
+export function fewTables(names: readonly string[]): string {
+  const more = names.length - NAMED;
+  return `${names.slice(0, NAMED).join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
+}
+
 /** One name in the same way: `orders`, `"Order Items"`. */
 export function formatName(part: string): string {
   return /^[a-z_][a-z0-9_$]*$/.test(part) ? part : `"${part.replaceAll('"', '""')}"`;

@@ -9,6 +9,7 @@ import {
   beginSchemaWatch,
   lookAtSchema,
   takeOverFollowing,
+  takeOverServing,
   type Watched,
 } from '../../src/postgres/ddl/schema-watch.js';
 import { readCatalogSignature } from '../../src/postgres/ddl/table-facts.js';
@@ -209,6 +210,26 @@ describe.each([testedVersion('pg15')])('DDL on %s', (server) => {
     expect(await what()).toBeNull();
     await asApplication('DROP TABLE shop.archive; DROP TABLE shop.rest');
     expect(await takeOverFollowing(watched, 'both')).toEqual([...dropped, 'table shop.rest']);
+  });
+
+  it('is taken over with the first twenty things that a rollback would lose, how many more there are, and a mark of those', async () => {
+    const table = (n: number): string => `shop.made_${String(n).padStart(2, '0')}`;
+    const numbers = Array.from({ length: 22 }, (_, n) => n);
+    const first = numbers.slice(0, 20).map((n) => `table ${table(n)}`);
+    const create = (n: number): string => `CREATE TABLE ${table(n)} (id int PRIMARY KEY)`;
+    await asApplication(numbers.map(create).join('; '));
+    const made = await takeOverServing(watched, 'made');
+    expect(made).toEqual([...first, expect.stringMatching(/^and 2 more \(mark [\w-]{6}\)$/)]);
+    expect(await takeOverServing(watched, 'nothing')).toEqual(made);
+    // Whoever has accepted the loss of those has not accepted that of as many others.
+    await asApplication(`DROP TABLE ${table(21)}; ${create(22)}`);
+    const others = await takeOverServing(watched, 'another one');
+    expect(others).toEqual([...first, expect.stringMatching(/^and 2 more /)]);
+    expect(others).not.toEqual(made);
+    await asApplication(`DROP TABLE ${[...numbers.slice(0, 21), 22].map(table).join(', ')}`);
+    const dropped = await takeOverFollowing(watched, 'dropped');
+    expect(dropped).toHaveLength(21);
+    expect(dropped[20]).toMatch(/^and \d+ more \(mark/);
   });
 
   it('is told and accepted however much was noted before it, also of what is left out', async () => {

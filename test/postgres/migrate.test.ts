@@ -12,6 +12,7 @@ import { describeStep, runStep } from '../../src/postgres/migrate/run-step.js';
 import { aloneWithShortLocks, shortLocks } from '../../src/postgres/migrate/short-locks.js';
 import type { StepContext } from '../../src/postgres/migrate/step-context.js';
 import { armFence } from '../../src/postgres/fence.js';
+import { fewTables } from '../../src/plan/table-name.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, FENCE_OPEN, installState } from '../../src/postgres/state.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
@@ -356,6 +357,20 @@ describe('the work of a plan', () => {
       'SQL: a view',
       'SQL: outside',
     ]);
+  });
+
+  it('a step of hundreds of tables names the first ones: what it is called fits into a summary of Temporal, 400 bytes', async () => {
+    const tables = Array.from(
+      { length: 200 },
+      (_, n) => `"${'Schema of a tenant '.padEnd(63, 'x')}"."${String(n).padStart(63, 'T')}"`,
+    );
+    const { steps } = await planWork(
+      planOf(tables.map((table, n) => ({ createIndex: { table, name: `i${n}`, columns: ['id'] } }))),
+    );
+    const [first = '', second = ''] = tables;
+    expect(steps.map(describeStep)).toEqual([`200 indexes on ${first}, ${second} and 198 more`]);
+    expect(Buffer.byteLength(`backfilling ${fewTables(tables)}`)).toBeLessThan(400);
+    expect(fewTables(['public.a', 'public.b'])).toBe('public.a, public.b');
   });
 
   it('a column that is computed and filled has one rule', async () => {

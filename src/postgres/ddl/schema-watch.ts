@@ -180,9 +180,23 @@ function firstOf(lines: readonly string[]): string {
 
 function asideOf(side: Side, { aside }: NotedNews): Aside | null {
   if (aside.length === 0) return null;
-  const mark = createHash('sha256').update(JSON.stringify(aside)).digest('base64url').slice(0, 16);
+  const mark = markOf(aside, 16);
   // The latest are the news.
   return { what: `DDL on ${side} where the plan moves nothing: ${firstOf([...aside].reverse())}`, mark };
+}
+
+function markOf(lines: readonly string[], length: number): string {
+  return createHash('sha256').update(JSON.stringify(lines)).digest('base64url').slice(0, length);
+}
+
+/** How many tables and columns that a rollback would lose are named: a job may make some every minute, for weeks. */
+const MOST_LOST = 20;
+
+/** The first of them, and how many more there are: with a mark, since whoever accepts a loss accepts these and no others. */
+function firstLost(lost: readonly string[]): string[] {
+  const others = lost.slice(MOST_LOST);
+  if (others.length === 0) return [...lost];
+  return [...lost.slice(0, MOST_LOST), `and ${others.length} more (mark ${markOf(others, 6)})`];
 }
 
 export interface Acceptance {
@@ -222,7 +236,8 @@ interface Made {
 /**
  * Takes green's schema over while green serves.
  *
- * @returns the tables and columns that are there since writes moved, in words: what is in them has no way back to blue
+ * @returns the first tables and columns that are there since writes moved, in words, and how many more: what is in them has
+ * no way back to blue
  */
 export async function takeOverServing(green: Watched, what: string): Promise<string[]> {
   const { session, runId, patterns } = green;
@@ -242,16 +257,15 @@ export async function takeOverServing(green: Watched, what: string): Promise<str
   const left = [...known, ...made].filter(isThere);
   await writeProgress(session, key, left, false);
   await takeOver(green, what);
-  return [
-    ...new Set(left.map(({ table, column }) => (column === null ? `table ${table}` : `column ${table}.${column}`))),
-  ];
+  const words = left.map(({ table, column }) => (column === null ? `table ${table}` : `column ${table}.${column}`));
+  return firstLost([...new Set(words)]);
 }
 
 /**
  * Takes blue's schema over while it only follows.
  *
- * @returns tables and columns that were dropped there since writes moved, in words, made anew or not: what was in them is
- * missing after a rollback
+ * @returns the first tables and columns that were dropped there since writes moved, in words, made anew or not, and how many
+ * more: what was in them is missing after a rollback
  */
 export async function takeOverFollowing(blue: Watched, what: string): Promise<string[]> {
   const { session, runId } = blue;
@@ -261,7 +275,7 @@ export async function takeOverFollowing(blue: Watched, what: string): Promise<st
   const dropped = [...new Set([...known, ...differences.flatMap(droppedBy)])];
   await writeProgress(session, key, dropped, false);
   await takeOver(blue, what);
-  return dropped;
+  return firstLost(dropped);
 }
 
 function droppedBy({ table, kind, name, before, after }: Difference): string[] {

@@ -1,4 +1,4 @@
-import { formatTableName } from '../../plan/table-name.js';
+import { fewTables, formatTableName } from '../../plan/table-name.js';
 import { addConstraint } from './add-constraint.js';
 import { createIndexes } from './create-index.js';
 import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from './index-settings.js';
@@ -32,7 +32,7 @@ export function describeStep(step: Step): string {
       const [only, ...more] = step.indexes;
       return only !== undefined && more.length === 0
         ? `index ${only.index.name} on ${formatTableName(only.table)}`
-        : `${step.indexes.length} indexes on ${[...new Set(step.indexes.map(({ table }) => formatTableName(table)))].join(', ')}`;
+        : `${step.indexes.length} indexes on ${fewTables([...new Set(step.indexes.map(({ table }) => formatTableName(table)))])}`;
     }
     case 'constraint':
       return `constraint ${step.constraint.name} on ${formatTableName(step.table)}`;
