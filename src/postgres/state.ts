@@ -1,6 +1,7 @@
 import type { Side } from '../side.js';
 import { otherSide } from '../side.js';
 import type { Session } from './session.js';
+import { ONLY_OWNERS_WRITE, WHO_MAY_CALL } from './state-rights.js';
 
 /*
  * The schema `verdigris`: what a run keeps in the databases themselves, on both sides. The databases alone say who is
@@ -299,8 +300,8 @@ BEGIN
   PERFORM setval('verdigris.fence', ${FENCE_CLOSED});
 END $fn$;
 
-REVOKE EXECUTE ON FUNCTION verdigris.set_green_read_percent(text, bigint, numeric), verdigris.decide(text, bigint, text),
-  verdigris.open_fence(text, bigint), verdigris.close_fence(text, bigint) FROM PUBLIC;
+${WHO_MAY_CALL}
+${ONLY_OWNERS_WRITE}
 `;
 }
 

@@ -2,6 +2,7 @@ import type { TableName } from '../../plan/table-name.js';
 import { briefLock } from '../brief-lock.js';
 import { inTransaction, type Session } from '../session.js';
 import { sqlState } from '../sqlstate.js';
+import { ONLY_OWNERS_WRITE } from '../state-rights.js';
 
 /*
  * Event triggers that write down DDL as it happens: who, by which application, when; also what table-facts.ts does not
@@ -158,6 +159,7 @@ CREATE TABLE IF NOT EXISTS verdigris.ddl (
   role name NOT NULL,
   application text NOT NULL
 );
+${ONLY_OWNERS_WRITE}
 CREATE OR REPLACE FUNCTION verdigris.note_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 DECLARE

@@ -42,6 +42,8 @@ export async function installTrigger(session: Session, spec: TriggerSpec, search
          AS ${dollarQuoted(body)}`,
     );
     await session.query(`COMMENT ON FUNCTION verdigris.${ident(name)}() IS ${label}`);
+    // Asked of whoever makes a partition, whatever default privileges say: that clones the trigger.
+    await session.query(`GRANT EXECUTE ON FUNCTION verdigris.${ident(name)}() TO PUBLIC`);
   }
   if (!sameNames(await conditionReads(session, spec.table, name), triggerConditionReads(spec))) {
     await session.query(
