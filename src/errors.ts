@@ -11,6 +11,7 @@ export const ERROR_TYPES = [
   'DatabaseOwned',
   'BlueGivenAway',
   'NameTaken',
+  'StateNotOurs',
   'SchemaCopyFailed',
   'ReplicationBroken',
   'ReplicationStalled',

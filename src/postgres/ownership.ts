@@ -13,6 +13,7 @@ import {
   type Session,
   type SessionOptions,
 } from './session.js';
+import { readForeignParts, refuseForeignState } from './foreign-state.js';
 import { findGivenAway } from './given-away.js';
 import { forgetRun, isNameTaken, readOtherMigrations } from './other-migrations.js';
 import {
@@ -41,11 +42,13 @@ export interface Run {
  *
  * @param streams over how many streams the tables are spread in each direction, for the whole run.
  * @returns the epoch that the run begins with, the same on both sides.
- * @throws VerdigrisError DatabaseOwned, BlueGivenAway, NameTaken
+ * @throws VerdigrisError DatabaseOwned, BlueGivenAway, NameTaken, StateNotOurs
  */
 export async function claimDatabases(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
   await withSession(databases.blue, { purpose: 'claim' }, (blue) =>
     withSession(databases.green, { purpose: 'claim' }, async (green) => {
+      await refuseForeignState(blue, 'blue');
+      await refuseForeignState(green, 'green');
       await refuseOtherOwner(blue, 'blue', run);
       await refuseGivenAway(blue, run);
       await refuseOtherOwner(green, 'green', run);
@@ -72,6 +75,7 @@ export async function claimDatabases(databases: Databases, run: Run, flag: strin
  */
 export async function claimBlue(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
   await withSession(databases.blue, { purpose: 'claim' }, async (blue) => {
+    await refuseForeignState(blue, 'blue');
     await refuseOtherOwner(blue, 'blue', run);
     await refuseGivenAway(blue, run);
     await refuseTakenName(blue, 'blue', run);
@@ -193,7 +197,7 @@ async function claim(session: Session, side: Side, run: Run, { epoch, flag, stre
 
 /** Writes down how the run ended, which lets another run take the database over. */
 export async function releaseDatabase(session: Session, run: Run, outcome: string): Promise<void> {
-  if (!(await hasState(session))) return;
+  if ((await readOwner(session))?.runId !== run.runId) return;
   await session.query(
     'UPDATE verdigris.owner SET outcome = $2, ended_at = clock_timestamp() WHERE run_id = $1 AND outcome IS NULL',
     [run.runId, outcome],
@@ -218,7 +222,7 @@ export async function dropState(session: Session, run: Run, { keepRoute = false 
 
 /** Installed by a claim that went no further: it says nothing of any run, and keeps nobody from writing. */
 async function isUnclaimed(session: Session): Promise<boolean> {
-  if (!(await hasState(session))) return false;
+  if (!(await hasState(session)) || (await readForeignParts(session)).length > 0) return false;
   const { rowCount } = await session.query(
     `SELECT FROM verdigris.fence
       WHERE last_value = ${FENCE_OPEN}

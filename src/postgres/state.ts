@@ -1,5 +1,6 @@
 import type { Side } from '../side.js';
 import { otherSide } from '../side.js';
+import { asForeignState, IS_PLAIN, REFUSE_FOREIGN_PARTS } from './foreign-state.js';
 import type { Session } from './session.js';
 import { ONLY_OWNERS_WRITE, WHO_MAY_CALL } from './state-rights.js';
 
@@ -64,16 +65,31 @@ EXCEPTION WHEN data_exception THEN
   RETURN NULL;
 END $fn$;`;
 
-/** Makes the schema, or brings it up to date. Safe to run again at any time; `side` is what this database is. */
-export async function installState(session: Session, side: Side): Promise<void> {
-  await session.query(stateDdl(side));
+/** Where a schema verdigris that is there already comes from. */
+export interface StateOrigin {
+  /** From the other side, with all that this server has: it was looked at there, and may belong to that one's user. Default: false */
+  readonly isCopy?: boolean;
+}
+
+/**
+ * Makes the schema, or brings it up to date. Safe to run again at any time; `side` is what this database is.
+ *
+ * @throws VerdigrisError StateNotOurs when somebody else has made it, or has put something into it
+ */
+export async function installState(session: Session, side: Side, origin: StateOrigin = {}): Promise<void> {
+  try {
+    await session.query(stateDdl(side, origin));
+  } catch (error) {
+    throw asForeignState(error, side);
+  }
 }
 
 /** The DDL of schema verdigris. One message, so one transaction: there is never half a schema. */
-export function stateDdl(side: Side): string {
+function stateDdl(side: Side, { isCopy = false }: StateOrigin): string {
   return `
 SELECT pg_advisory_xact_lock(${ACTOR_LOCK + 1n});
 CREATE SCHEMA IF NOT EXISTS verdigris;
+${isCopy ? '' : REFUSE_FOREIGN_PARTS}
 COMMENT ON SCHEMA verdigris IS 'Verdigris: state of a blue-green migration; removed by its retirement or rollback';
 GRANT USAGE ON SCHEMA verdigris TO PUBLIC;
 
@@ -367,10 +383,11 @@ export function routeOf(row: RouteRow): Route {
   };
 }
 
-/** Whether the schema verdigris is there. */
+/** Whether the schema verdigris is there, and can be read without running what somebody else has put into it. */
 export async function hasState(session: Session): Promise<boolean> {
   const { rows } = await session.query<{ there: boolean }>(
-    `SELECT to_regclass('verdigris.route') IS NOT NULL AND to_regclass('verdigris.owner') IS NOT NULL AS there`,
+    `SELECT to_regclass('verdigris.route') IS NOT NULL AND to_regclass('verdigris.owner') IS NOT NULL
+        AND ${IS_PLAIN} AS there`,
   );
   return rows[0]?.there ?? false;
 }

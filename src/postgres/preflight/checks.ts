@@ -57,7 +57,7 @@ import { superuserObjects } from './superuser-objects.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
 import { inheritedColumns, invalidIndexes, partitions, patterns, tornApart, unmovedRows } from './tables.js';
-import { givenAway, greenEmpty, nameIsFree, ownedByAnother } from './target.js';
+import { foreignState, givenAway, greenEmpty, nameIsFree, ownedByAnother } from './target.js';
 
 /** Every check of one side, in the order of docs/preflight.md. */
 export const SIDE_CHECKS: readonly SideCheck[] = [
@@ -82,6 +82,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   tableOwnership,
   sequencePrivileges,
   visibility,
+  foreignState,
   ownedByAnother,
   givenAway,
   nameIsFree,

@@ -1,4 +1,5 @@
 import { readUserObjects, type DatabaseObject } from '../schema-copy/created-objects.js';
+import { notOurs, readForeignParts } from '../foreign-state.js';
 import { findGivenAway } from '../given-away.js';
 import { isNameTaken } from '../other-migrations.js';
 import { nameTaken } from '../ownership.js';
@@ -7,6 +8,20 @@ import type { Session } from '../session.js';
 import { hasState, readOwner, type Owner } from '../state.js';
 import { BOTH_SIDES, NEW_GREEN, type Found, type PairCheck, type SideCheck, type SideContext } from './check.js';
 import { listed } from './finding.js';
+
+/** A schema verdigris that others have made, or have put something into: the run would run what is in it. */
+export const foreignState: SideCheck = {
+  name: 'state-not-ours',
+  sides: BOTH_SIDES,
+  run: async ({ session, side, plan }) => {
+    // A standby has blue's, with its owner.
+    if (side === 'green' && plan.bootstrap.method === 'standby') return [];
+    const parts = await readForeignParts(session);
+    if (parts.length === 0) return [];
+    const { message, nextStep } = notOurs(side, parts.join(', '));
+    return [{ severity: 'error', object: 'schema verdigris', message, remedy: sentence(nextStep) }];
+  },
+};
 
 export const ownedByAnother: SideCheck = {
   name: 'owned-by-another-run',
@@ -36,7 +51,7 @@ export const givenAway: SideCheck = {
     if (owner !== undefined && (owner.runId === runId || owner.outcome === null)) return [];
     const found = await findGivenAway(session);
     if (found === undefined) return [];
-    const remedy = `${found.nextStep.charAt(0).toUpperCase()}${found.nextStep.slice(1)}`;
+    const remedy = sentence(found.nextStep);
     return [
       { severity: 'error', object: 'verdigris.route', message: `this database can't be blue: ${found.why}`, remedy },
     ];
@@ -52,10 +67,14 @@ export const nameIsFree: SideCheck = {
     // Blue given away is told by another check, which says what can be done.
     if (side === 'blue' && (await findGivenAway(session)) !== undefined) return [];
     const { message, nextStep } = nameTaken(side, plan.name);
-    const remedy = `${nextStep.charAt(0).toUpperCase()}${nextStep.slice(1)}`;
-    return [{ severity: 'error', object: 'verdigris.route', message, remedy }];
+    return [{ severity: 'error', object: 'verdigris.route', message, remedy: sentence(nextStep) }];
   },
 };
+
+/** A next step as a remedy is written. */
+function sentence(nextStep: string): string {
+  return `${nextStep.charAt(0).toUpperCase()}${nextStep.slice(1)}`;
+}
 
 /** Green must have nothing but what this run has put there. */
 export const greenEmpty: PairCheck = {

@@ -24,7 +24,7 @@ export async function takeOverGreen(standby: StandbyRun): Promise<PromotedStandb
   if (known !== undefined) return known;
   const promoted = { position: await readPromotionPosition(green, intent.timeline), closed: intent.closed };
 
-  await installState(green, 'green');
+  await installState(green, 'green', { isCopy: true });
   await dropBluePublications(green);
   await rollBackPrepared(green);
   await inTransaction(green, async () => {
