@@ -44,7 +44,7 @@ function holdersSql(locks: string): string {
 
 const OF_THIS_DATABASE = 'l.database = (SELECT oid FROM pg_database WHERE datname = current_database())';
 
-/** That a row `l` of pg_locks is about an advisory lock, as pg_advisory_lock(bigint) takes it. */
+/** That a row `l` of pg_locks is about an advisory lock, as pg_advisory_lock(bigint) takes it, in any database. */
 export function isAdvisoryLock(key: bigint): string {
   const [high, low] = [(key >> 32n) & 0xffffffffn, key & 0xffffffffn];
   return `l.locktype = 'advisory' AND l.objsubid = 1 AND l.classid::bigint = ${high} AND l.objid::bigint = ${low}`;
@@ -60,8 +60,13 @@ export async function whoBlocks(session: Session, table: TableName): Promise<str
 
 /** Who holds an advisory lock: who has written and keeps the promotion waiting. */
 export async function whoHoldsAdvisoryLock(session: Session, key: bigint): Promise<string> {
-  const { rows } = await session.query<BlockerRow>(holdersSql(`${isAdvisoryLock(key)} AND ${OF_THIS_DATABASE}`));
-  return `Writing longest: ${describe(rows)}.`;
+  return `Writing longest: ${await whoHolds(session, `${isAdvisoryLock(key)} AND ${OF_THIS_DATABASE}`)}.`;
+}
+
+/** Who holds locks `l` of pg_locks, in words. One plain statement. */
+export async function whoHolds(session: Session, locks: string): Promise<string> {
+  const { rows } = await session.query<BlockerRow>(holdersSql(locks));
+  return describe(rows);
 }
 
 /** Who is behind transactions of pg_locks, by process or, where prepared, by the name that pg_locks has for them. */
@@ -179,7 +184,8 @@ function describe(rows: readonly BlockerRow[]): string {
     const known = [
       who,
       state,
-      `transaction ${Math.max(0, age ?? 0).toFixed(1)} s old`,
+      // A replication connection gives it as text.
+      `transaction ${Math.max(0, Number(age ?? 0)).toFixed(1)} s old`,
       query === null || query === '' ? null : `last statement: ${firstWords(query)}`,
     ];
     const text = known.filter((part) => part !== null).join(', ');

@@ -15,6 +15,7 @@ import {
 } from './session.js';
 import { readForeignParts, refuseForeignState } from './foreign-state.js';
 import { findGivenAway } from './given-away.js';
+import { endHolders, notLetGo, REFUSED_PAUSE_MS } from './lock-holders.js';
 import { forgetRun, isNameTaken, readOtherMigrations } from './other-migrations.js';
 import {
   ACTOR_LOCK,
@@ -317,23 +318,16 @@ async function takeActorLock(session: Session, side: Side, { signal, unless }: A
     if (rows[0]?.held === true) return true;
     signal?.throwIfAborted();
     if ((await unless?.()) === true) return false;
-    if (performance.now() - started > ACTOR_LOCK_WITHIN_MS) throw actorLockNotHad(side);
     const waited = performance.now() - started;
-    if (waited > HOLDER_ENDED_AFTER_MS) await endHolder(session, waited > REPLICA_ANSWERS_WITHIN_MS);
-    await sleep(100);
+    if (waited > ACTOR_LOCK_WITHIN_MS) {
+      throw await notLetGo(session, `${side}: the lock of whoever acts for the run`, IS_ACTOR_LOCK);
+    }
+    const { refused } =
+      waited > HOLDER_ENDED_AFTER_MS
+        ? await endHolders(session, waited > REPLICA_ANSWERS_WITHIN_MS ? IS_ACTOR_LOCK : HOLDER_IN_SIGHT)
+        : { refused: false };
+    await sleep(refused ? REFUSED_PAUSE_MS : 100);
   }
-}
-
-/**
- * Ends who holds the lock. Not at once where its COMMIT waits for a synchronous replica: ended, it would have decided on
- * this server alone, and a replica that takes over from it would not know.
- */
-async function endHolder(session: Session, alsoWhereReplicaIsAway: boolean): Promise<void> {
-  await session.query(
-    `SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-      WHERE ${IS_ACTOR_LOCK} AND l.pid <> pg_backend_pid() AND ($1 OR a.wait_event IS DISTINCT FROM 'SyncRep')`,
-    [alsoWhereReplicaIsAway],
-  );
 }
 
 const HOLDER_ENDED_AFTER_MS = 2_000;
@@ -342,19 +336,16 @@ const REPLICA_ANSWERS_WITHIN_MS = 15_000;
 /** Far more than a session that was ended needs to be gone. */
 const ACTOR_LOCK_WITHIN_MS = 20_000;
 
-function actorLockNotHad(side: Side): VerdigrisError {
-  return new VerdigrisError({
-    type: 'LockNotHad',
-    message: `${side}: another session holds the lock of whoever acts for the run, and does not end although it was told to`,
-    nextStep: 'it is tried again; see pg_locks (locktype advisory) for its pid, and why it does not end',
-    retryable: true,
-  });
-}
-
 /** The actor's lock of this database among pg_locks `l`, held by somebody. */
 const IS_ACTOR_LOCK = `l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
               AND l.classid::bigint = (${ACTOR_LOCK} >> 32) & 4294967295 AND l.objid::bigint = ${ACTOR_LOCK} & 4294967295`;
+
+/**
+ * The same, held by a session that may be ended at once. Not one whose COMMIT waits for a synchronous replica: ended, it would
+ * have decided on this server alone, and a replica that takes over from it would not know.
+ */
+const HOLDER_IN_SIGHT = `${IS_ACTOR_LOCK} AND a.wait_event IS DISTINCT FROM 'SyncRep'`;
 
 /** A condition for statements of other sessions to the same database: true while `actor` holds the actor's lock. */
 export async function holdsActorLock(actor: Session): Promise<string> {

@@ -86,6 +86,7 @@ function inventoryOf(world: World, side: Side): Found['blue'] {
       origins: [],
       upDown: [],
       onlyFilled: [],
+      lockHolders: [],
     },
     ...{
       eventTriggers: [],

@@ -49,11 +49,24 @@ function ownersDiffer({ blue, green }: Found): Finding[] {
 
 function sideFindings(inventory: Inventory, found: Found, verdict: Verdict, liveness: Liveness): Finding[] {
   return [
+    ...lockFindings(inventory),
     ...replicationFindings(inventory, found),
     ...fenceFindings(inventory, verdict),
     ...buildFindings(inventory),
     ...(liveness.state === 'over' ? leftoverFindings(inventory, isKeptGreen(inventory, verdict)) : []),
   ];
+}
+
+function lockFindings({ side, lockHolders }: Inventory): Finding[] {
+  return lockHolders.map(({ lock, pid, who }) => ({
+    severity: 'problem',
+    side,
+    what:
+      lock === 'fence'
+        ? `pid ${pid} (${who}) holds the fence's lock alone and is no worker: where the fence is armed each write of the application waits for it`
+        : `pid ${pid} (${who}) holds the lock of whoever acts for a run and is no worker: nothing can be claimed, promoted or undone`,
+    next: `end it, as its own user or a superuser: SELECT pg_terminate_backend(${pid})`,
+  }));
 }
 
 function replicationFindings({ side, slots, subscriptions }: Inventory, found: Found): Finding[] {

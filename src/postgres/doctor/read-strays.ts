@@ -1,7 +1,8 @@
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { columnsOnlyFilled, tablesWithTrigger } from '../migrate/install-trigger.js';
 import { readOtherMigrations } from '../other-migrations.js';
-import { hasState, readOwner } from '../state.js';
+import { ACTOR_LOCK, FENCE_LOCK, hasState, readOwner } from '../state.js';
+import { isAdvisoryLock } from '../locks.js';
 import type { Session } from '../session.js';
 
 export interface InvalidIndex extends TableName {
@@ -20,6 +21,14 @@ export interface SessionFound {
   readonly seconds: number;
 }
 
+/** A session that holds a lock of ours and does not say that it is a worker's: anybody who can log in may take them. */
+export interface LockHolder {
+  /** `fence`: held alone, so that whoever writes waits for it; `actor`: of whoever acts for a run. */
+  readonly lock: 'fence' | 'actor';
+  readonly pid: number;
+  readonly who: string;
+}
+
 /** What a run leaves on the application's own tables, and who works here now. */
 export interface StrayObjects {
   /** Tables with an up/down trigger; of partitioned ones the topmost. */
@@ -32,6 +41,7 @@ export interface StrayObjects {
   readonly proofs: readonly { readonly schema: string; readonly table: string; readonly name: string }[];
   /** Sessions of workers. Those of the application's routers and of the doctor are not among them. */
   readonly sessions: readonly SessionFound[];
+  readonly lockHolders: readonly LockHolder[];
   /** Objects outside schema verdigris that use its functions or tables: they would go with it. */
   readonly dependents: readonly string[];
   /** Migrations besides the owner's whose routers read from schema verdigris. */
@@ -66,10 +76,24 @@ export async function readStrayObjects(session: Session): Promise<StrayObjects> 
     invalidIndexes: await readInvalidIndexes(session),
     proofs: proofs.rows,
     sessions: sessions.rows,
+    lockHolders: await readLockHolders(session),
     dependents: await readDependents(session),
     otherMigrations: await readOtherMigrations(session, (await readOwner(session))?.migration ?? ''),
     copied: await countCopied(session),
   };
+}
+
+async function readLockHolders(session: Session): Promise<LockHolder[]> {
+  const { rows } = await session.query<LockHolder>(
+    `SELECT CASE WHEN ${isAdvisoryLock(FENCE_LOCK)} THEN 'fence' ELSE 'actor' END AS lock, a.pid,
+            format('%s, user %s', coalesce(nullif(a.application_name, ''), 'no application name'), a.usename) AS who
+       FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+      WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (${isAdvisoryLock(ACTOR_LOCK)} OR ${isAdvisoryLock(FENCE_LOCK)} AND l.mode = 'ExclusiveLock')
+        AND a.application_name NOT LIKE 'verdigris %'
+      ORDER BY 1, 2`,
+  );
+  return rows;
 }
 
 async function readInvalidIndexes(session: Session): Promise<InvalidIndex[]> {

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../errors.js';
-import { BUILDER_LOCK, isHeld, share, STEP_LOCK, takeOver } from '../bootstrap/copy/copy-lock.js';
+import { BUILDER_LOCK, endOthers, isHeld, share, STEP_LOCK, takeOver } from '../bootstrap/copy/copy-lock.js';
 import { serverProcess, type Session } from '../session.js';
 
 /*
@@ -19,7 +19,7 @@ import { serverProcess, type Session } from '../session.js';
  * attempt changes anything any more, save an index that it is building.
  *
  * @param builds what becomes of indexes that an earlier attempt is building. `ended`: of no use to anybody. Default: `kept`
- * @throws the signal's reason when it is aborted
+ * @throws the signal's reason when it is aborted; VerdigrisError LockNotHad (retryable) when a session holds it that may not be ended
  */
 export async function takeStepOver(
   session: Session,
@@ -31,11 +31,7 @@ export async function takeStepOver(
   const which = builds === 'ended' ? '' : `AND NOT (a.state = 'active' AND a.query ~* '^create (unique )?index')`;
   for (;;) {
     signal.throwIfAborted();
-    const { rowCount } = await session.query(
-      `SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-        WHERE ${isHeld(BUILDER_LOCK)} ${which}`,
-    );
-    if (rowCount === 0) return;
+    if ((await endOthers(session, `${isHeld(BUILDER_LOCK)} ${which}`)) === 0) return;
     await sleep(50);
   }
 }

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { endHolders, notLetGo, REFUSED_PAUSE_MS } from '../../lock-holders.js';
 import { closeSession, type Session } from '../../session.js';
 
 /*
@@ -21,7 +22,11 @@ export const BUILDER_LOCK = -5;
 /** Of the replication connection of stream 1; -11 of stream 2 and so on. */
 export const STREAM_LOCK = -10;
 
-/** Takes the lock for the session, from whoever has it. Sends plain statements only: replication connections take no others. */
+/**
+ * Takes the lock for the session, from whoever has it. Sends plain statements only: replication connections take no others.
+ *
+ * @throws VerdigrisError LockNotHad (retryable) when a session holds it that may not be ended
+ */
 export async function takeOver(session: Session, number: number, signal: AbortSignal): Promise<void> {
   for (;;) {
     signal.throwIfAborted();
@@ -29,9 +34,26 @@ export async function takeOver(session: Session, number: number, signal: AbortSi
       `SELECT pg_catalog.pg_try_advisory_lock(${SPACE}, ${number}) AS held`,
     );
     if (isTrue(rows[0]?.held)) return;
-    await session.query(endHolders(isHeld(number)));
+    await endOthers(session, isHeld(number));
     await sleep(50);
   }
+}
+
+/**
+ * Tells all others to end that hold locks of this kind.
+ *
+ * @param which of pg_locks `l` and pg_stat_activity `a`
+ * @returns how many they are
+ * @throws VerdigrisError LockNotHad (retryable) when one of them may not be ended, and is there a second later
+ */
+export async function endOthers(session: Session, which: string): Promise<number> {
+  const { holders, refused } = await endHolders(session, which);
+  if (!refused) return holders;
+  await sleep(REFUSED_PAUSE_MS);
+  const again = await endHolders(session, which);
+  if (again.refused)
+    throw await notLetGo(session, 'a lock by which one worker at a time copies, or changes the schema,', which);
+  return again.holders;
 }
 
 /** Takes the lock for the session, beside others that hold it in shared mode. */
@@ -54,9 +76,9 @@ export async function isWatched(session: Session): Promise<boolean> {
   return rowCount !== 0;
 }
 
-/** Ends every session in this database that copies a parcel. */
+/** Ends every session in this database that copies a parcel. One that may not be ended is nobody's who copies for this run. */
 export async function endParcels(session: Session): Promise<void> {
-  await session.query(endHolders(inOurSpace('l.objid::bigint < 2147483648')));
+  await endHolders(session, inOurSpace('l.objid::bigint < 2147483648'));
 }
 
 /** Closes a session and waits until the server has really ended it: what it had begun is rolled back then. */
@@ -68,11 +90,6 @@ export async function endSession(watch: Session, session: Session, pid: number):
       [pid],
     )
     .catch(() => undefined);
-}
-
-function endHolders(which: string): string {
-  return `SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
-           WHERE ${which} AND l.pid <> pg_catalog.pg_backend_pid()`;
 }
 
 /** Of pg_locks `l`: held locks of a copy in this database. */
