@@ -90,7 +90,10 @@ function objectLines(inventory: Inventory): string[] {
         ]),
     ...fenceLine(inventory),
     ...inventory.routers.map((one) =>
-      row('router', `${one.instance}, epoch ${one.epoch}, last heard of ${one.secondsAgo} s ago`),
+      row(
+        'router',
+        `${one.instance}, epoch ${one.epoch}, last heard of ${one.secondsAgo} s ago${one.from === null ? '' : `, by ${one.from}`}`,
+      ),
     ),
     ...inventory.publications.map(({ name, tables }) => row('publication', `${name}, ${tables} tables`)),
     ...inventory.slots.map((slot) =>

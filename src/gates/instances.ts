@@ -13,6 +13,8 @@ export interface Instance {
   readonly generation: number;
   /** Sides that it has no connection to. */
   readonly lacks: readonly Side[];
+  /** Who has logged in to report it: anybody who can log in may. Null in a run that an earlier version has begun. */
+  readonly role: string | null;
   /** How long ago it was heard of, by the database's clock. */
   readonly ageSeconds: number;
 }
@@ -36,13 +38,17 @@ export async function readInstances(
     epoch: number;
     generation: number;
     lacks: Side[];
+    role: string | null;
     age_seconds: number;
   }>(
-    // An earlier version's table has no column "version".
-    `SELECT r.instance, coalesce(r.metrics ->> 'name', r.instance) AS name, to_jsonb(r) ->> 'version' AS version, r.epoch::float8 AS epoch,
-            r.generation::float8 AS generation, coalesce(r.metrics -> 'lacks', '[]') AS lacks,
+    // An earlier version's table has no column "version", or no "role". Metrics are whatever somebody has given.
+    `SELECT r.instance, coalesce(left(r.metrics ->> 'name', 300), r.instance) AS name, j.row ->> 'version' AS version, r.epoch::float8 AS epoch,
+            r.generation::float8 AS generation,
+            ARRAY(SELECT side FROM unnest(ARRAY['blue', 'green']) AS side
+                   WHERE jsonb_typeof(r.metrics -> 'lacks') = 'array' AND r.metrics -> 'lacks' ? side) AS lacks,
+            j.row ->> 'role' AS role,
             extract(epoch FROM clock_timestamp() - r.seen_at)::float8 AS age_seconds
-       FROM verdigris.router r
+       FROM verdigris.router r CROSS JOIN LATERAL (SELECT to_jsonb(r) AS row OFFSET 0) j
       WHERE r.migration = $1 AND r.seen_at > clock_timestamp() - $2::float8 * interval '1 ms'
         AND NOT r.metrics ? 'ended'
       ORDER BY r.instance`,
@@ -101,15 +107,16 @@ export function deploymentFaults(instances: readonly Instance[], { minVersion, a
   return faults;
 }
 
-/** Names of the instances, with versions where they tell them, that have no connection to a side. */
+/** Names of the instances, with versions and roles where they are known, that have no connection to a side. */
 export function cutOffFrom(side: Side, instances: readonly Instance[]): string | undefined {
   const cutOff = instances.filter(({ lacks }) => lacks.includes(side));
   return cutOff.length === 0 ? undefined : listed(cutOff.map(nameOf));
 }
 
 /** As people look for it. */
-function nameOf({ instance, version }: Instance): string {
-  return version === null ? instance : `${instance} (version ${version})`;
+function nameOf({ instance, version, role }: Instance): string {
+  const known = [version === null ? [] : [`version ${version}`], role === null ? [] : [`role ${role}`]].flat();
+  return known.length === 0 ? instance : `${instance} (${known.join(', ')})`;
 }
 
 function listed(names: readonly string[]): string {

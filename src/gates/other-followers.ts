@@ -10,6 +10,8 @@ export interface OtherFollower {
   readonly migration: string;
   /** Whether it has written anything since it started. */
   readonly hasWritten: boolean;
+  /** Who has logged in to report it; null in a run that an earlier version has begun. */
+  readonly role: string | null;
 }
 
 /**
@@ -22,7 +24,8 @@ export async function readOtherFollowers(
   liveWithinMs = LIVE_WITHIN_MS,
 ): Promise<OtherFollower[]> {
   const { rows } = await session.query<OtherFollower>(
-    `SELECT r.instance, r.migration,
+    // An earlier version's table has no column "role".
+    `SELECT r.instance, r.migration, to_jsonb(r) ->> 'role' AS role,
             coalesce(jsonb_path_exists(r.metrics, '$.writes.*.requests ? (@ > 0)'), false) AS "hasWritten"
        FROM verdigris.router r
       WHERE r.migration <> $1 AND r.seen_at > clock_timestamp() - $2::float8 * interval '1 ms'
@@ -33,9 +36,11 @@ export async function readOtherFollowers(
   return rows;
 }
 
-/** `web-1-0a1b2c (orders-2025), web-2-3d4e5f (orders-2025) and 3 more` */
+/** `web-1-0a1b2c (orders-2025, role app), web-2-3d4e5f (orders-2025, role app) and 3 more` */
 export function describeFollowers(followers: readonly OtherFollower[]): string {
-  const names = followers.slice(0, NAMED).map(({ instance, migration }) => `${instance} (${migration})`);
+  const names = followers
+    .slice(0, NAMED)
+    .map(({ instance, migration, role }) => `${instance} (${migration}${role === null ? '' : `, role ${role}`})`);
   const more = followers.length > NAMED ? ` and ${followers.length - NAMED} more` : '';
   return `${names.join(', ')}${more}`;
 }

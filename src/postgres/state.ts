@@ -34,6 +34,9 @@ const TAKE_FENCE_LOCK = `pg_advisory_xact_lock_shared(${FENCE_LOCK})::text`;
 /** Closed when in doubt: NULL is the answer for a sequence that was never set. */
 const FENCE_IS_CLOSED = `pg_sequence_last_value('verdigris.fence') IS DISTINCT FROM ${FENCE_OPEN}`;
 
+/** What verdigris.router_heartbeat() takes: far more than any router has. */
+const HEARTBEAT = { bytes: 1_000_000, nameLength: 300, instances: 10_000 } as const;
+
 /** Name of the constraint and schema in the error fields of a write that met the fence: how a router knows it. */
 export const FENCE_ERROR = { schema: 'verdigris', constraint: 'verdigris_fence' } as const;
 
@@ -137,7 +140,9 @@ CREATE TABLE IF NOT EXISTS verdigris.router (
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-ALTER TABLE verdigris.router ADD COLUMN IF NOT EXISTS version text;
+ALTER TABLE verdigris.router ADD COLUMN IF NOT EXISTS version text,
+  -- Who has logged in to say so, and from where; null for a local socket.
+  ADD COLUMN IF NOT EXISTS role name, ADD COLUMN IF NOT EXISTS address inet;
 CREATE TABLE IF NOT EXISTS verdigris.event (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -229,17 +234,34 @@ BEGIN
   RETURN feeds >= streams;
 END $fn$;
 
--- An application's router says that it lives, what it has applied, and what it has counted since its start.
+-- An application's router says that it lives, what it has applied, and what it has counted since its start. Anybody who can
+-- log in may call it: what it takes is bounded, and it is written down who called. A row is its role's for as long as that
+-- one goes on to report; it may log in as another one then, as where a secret store makes the roles.
 CREATE OR REPLACE FUNCTION verdigris.router_heartbeat(
   of_migration text, of_instance text, applied_epoch bigint, applied_generation bigint, counted jsonb,
   of_version text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
-  INSERT INTO verdigris.router AS r (instance, migration, epoch, generation, metrics, version)
-  VALUES (of_instance, of_migration, applied_epoch, applied_generation, counted, of_version)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+BEGIN
+  IF greatest(length(of_migration), length(of_instance), length(of_version)) > ${HEARTBEAT.nameLength}
+     OR octet_length(counted::text) > ${HEARTBEAT.bytes} THEN
+    RAISE EXCEPTION 'verdigris: a heartbeat has names of at most ${HEARTBEAT.nameLength} characters and ${HEARTBEAT.bytes} bytes of metrics'
+      USING ERRCODE = '54000';
+  END IF;
+  IF NOT EXISTS (SELECT FROM verdigris.router WHERE instance = of_instance)
+     AND (SELECT count(*) FROM verdigris.router WHERE seen_at > clock_timestamp() - interval '5 s') >= ${HEARTBEAT.instances} THEN
+    RAISE EXCEPTION 'verdigris: ${HEARTBEAT.instances} instances report already' USING ERRCODE = '54000';
+  END IF;
+  INSERT INTO verdigris.router AS r (instance, migration, epoch, generation, metrics, version, role, address)
+  VALUES (of_instance, of_migration, applied_epoch, applied_generation, counted, of_version, session_user, inet_client_addr())
   ON CONFLICT (instance) DO UPDATE
      SET migration = excluded.migration, epoch = excluded.epoch, generation = excluded.generation,
-         metrics = excluded.metrics, version = excluded.version, seen_at = clock_timestamp()
-$fn$;
+         metrics = excluded.metrics, version = excluded.version, role = excluded.role, address = excluded.address,
+         seen_at = clock_timestamp()
+   WHERE coalesce(r.role, session_user) = session_user OR r.seen_at < clock_timestamp() - interval '3 s';
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'verdigris: another role reports as instance %', of_instance USING ERRCODE = '42501';
+  END IF;
+END $fn$;
 -- The same for an application that does not tell its version.
 CREATE OR REPLACE FUNCTION verdigris.router_heartbeat(
   of_migration text, of_instance text, applied_epoch bigint, applied_generation bigint, counted jsonb) RETURNS void

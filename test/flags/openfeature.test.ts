@@ -156,7 +156,7 @@ describe('instances', () => {
     ]);
     expect(deploymentFaults(live, { minVersion: '2.1.0', atLeast: 4 })).toEqual([
       '3 of at least 4 instances of the application report',
-      expect.stringMatching(/^not at version 2.1.0: quiet-[0-9a-f]{6}$/),
+      expect.stringMatching(/^not at version 2.1.0: quiet-[0-9a-f]{6} \(role postgres\)$/),
     ]);
   });
 
@@ -181,7 +181,7 @@ describe('instances', () => {
 
   it('are compared by version part by part', () => {
     const at = (version: string): Parameters<typeof deploymentFaults>[0] => [
-      { instance: 'a', name: 'a', version, epoch: 1, generation: 1, lacks: [], ageSeconds: 0 },
+      { instance: 'a', name: 'a', version, epoch: 1, generation: 1, lacks: [], role: null, ageSeconds: 0 },
     ];
     for (const version of [
       '1.10',

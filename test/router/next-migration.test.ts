@@ -47,7 +47,7 @@ test('whoever still follows the migration before is named, and no promotion take
   await sides.open('green');
   const known = 'SELECT FROM verdigris.router';
   await until(async () => (await sides.sql('green', known)).length === 1);
-  const name = `${router.instance} (shop)`;
+  const name = `${router.instance} (shop, role postgres)`;
   expect(await warned(planOf())).toEqual([expect.stringContaining(`and would not follow "shop-2": ${name};`)]);
   expect((await warned(planOf()))[0]).toMatch(/^warning/);
   // It may only read, or be of no use any more.

@@ -26,6 +26,8 @@ export interface RouterFound {
   readonly instance: string;
   readonly epoch: number;
   readonly secondsAgo: number;
+  /** Who has logged in to report it, and from where; null where that is not known. */
+  readonly from: string | null;
 }
 
 /** What schema verdigris says; all null when it is not there. */
@@ -57,8 +59,10 @@ export async function readStateObjects(session: Session): Promise<StateObjects> 
   if (!(await hasState(session))) return { schema: true, ...NOTHING };
   const owner = await readOwnerFound(session);
   const routers = await session.query<RouterFound>(
-    `SELECT instance, epoch::float8, round(extract(epoch FROM clock_timestamp() - seen_at))::float8 AS "secondsAgo"
-       FROM verdigris.router ORDER BY seen_at DESC`,
+    // An earlier version's table has no columns "role" and "address".
+    `SELECT instance, epoch::float8, round(extract(epoch FROM clock_timestamp() - seen_at))::float8 AS "secondsAgo",
+            nullif(concat_ws(', ', 'role ' || (to_jsonb(r) ->> 'role'), to_jsonb(r) ->> 'address'), '') AS from
+       FROM verdigris.router r ORDER BY seen_at DESC`,
   );
   const events = await session.query<{ at: string; what: string }>(
     'SELECT at::text, what FROM verdigris.event ORDER BY id DESC LIMIT 5',
