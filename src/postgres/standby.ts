@@ -136,11 +136,7 @@ async function whyHeld(dropping: Promise<void>): Promise<SlotHeld | undefined> {
   }
 }
 
-function undroppable(
-  bytes: number,
-  { maxRetainedWal }: StandbyLimits,
-  { what, nextStep }: SlotHeld,
-): StandbyState {
+function undroppable(bytes: number, { maxRetainedWal }: StandbyLimits, { what, nextStep }: SlotHeld): StandbyState {
   return {
     health: 'undroppable',
     rollbackSafe: false,
