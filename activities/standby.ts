@@ -7,9 +7,9 @@ import { parseSize } from '../src/postgres/lag.js';
 import { describeReader, readOtherReaders } from '../src/postgres/other-readers.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
 import {
+  greenAway,
   isAway,
   lookAtStandby,
-  outOfReach,
   type StandbyHealth,
   type StandbyLimits,
   type StandbyState,
@@ -36,6 +36,7 @@ const SETTLED_AFTER_MS: Readonly<Record<StandbyHealth, number>> = {
   lagging: 30_000,
   retaining: 5_000,
   unreachable: 10_000,
+  greenAway: 10_000,
   filling: 5_000,
   undroppable: 5_000,
   broken: 0,
@@ -164,7 +165,7 @@ async function look(work: Work, links: StandbyLinks, ref: RunRef, limits: Standb
   } catch (error) {
     await links.close();
     if (!isAway(error) || work.signal.aborted) throw error;
-    return outOfReach(error);
+    return greenAway(error);
   }
 }
 

@@ -26,7 +26,7 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
   const ends = Date.now() + parseDuration(ref.plan.standby.for);
   run.waitFor({
     for: 'standby',
-    why: `blue is kept current until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`,
+    why: `the standby window lasts until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`,
   });
   const feed = ({ run }: Story): Promise<never> => watchFeed(run, ref, feedAlarm(run));
   // A run that an earlier version has brought here looks at green alone.
@@ -111,6 +111,8 @@ async function untilFenceIsOff({ run }: Story, ref: RunRef): Promise<void> {
     if (isCancelled(error)) throw error;
     const until = 'until the retirement its writers pay for it';
     run.warn([`green's fence is not switched off everywhere, and ${until}: ${failureMessage(error)}`]);
+  } finally {
+    run.progress([]);
   }
 }
 
@@ -122,6 +124,8 @@ async function untilServed({ run }: Story, ref: RunRef): Promise<void> {
   } catch (error) {
     if (isCancelled(error)) throw error;
     run.warn([`whether clients of poolers have got connections since is not known: ${failureMessage(error)}`]);
+  } finally {
+    run.progress([]);
   }
 }
 
@@ -151,7 +155,7 @@ export async function watchFeed(run: MigrationRun, ref: RunRef, told = 'healthy'
 }
 
 /** What a watch that has ended has told last; undefined while the feed was well. */
-function feedAlarm({ status: { alarms = [] } }: MigrationRun): string | undefined {
+export function feedAlarm({ status: { alarms = [] } }: MigrationRun): string | undefined {
   return alarms.find(({ about }) => about === 'feed')?.state;
 }
 
@@ -162,11 +166,17 @@ function whyItIsSafe({ health, why }: StandbyState): string {
 }
 
 function nextStep(health: Exclude<StandbyHealth, 'healthy'>, run: MigrationRun): string {
-  return health === 'notOpened' ? opensIt(run) : NEXT[health];
+  if (health === 'notOpened') return opensIt(run);
+  return health === 'greenAway' ? untilGreenAnswers(run) : NEXT[health];
+}
+
+function untilGreenAnswers(run: MigrationRun): string {
+  const opens = run.doctor(`--open --green-is-gone ${run.status.name}`);
+  return `see whether the application reaches green, and bring it back: nothing moves by itself, and a rollback waits for it. Only where it is lost for good: see that it can't come back, end the run (temporal workflow terminate), then: ${opens}`;
 }
 
 /** What people can do about a feed that is not as it should be. */
-const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy' | 'notOpened'>, string>> = {
+const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy' | 'notOpened' | 'greenAway'>, string>> = {
   lagging: "see what blue's apply worker waits for; a rollback waits until it has caught up",
   retaining: 'have blue catch up before the limit is reached',
   broken: 'mend what it names; or stay on green (`retire`), or accept the loss (`rollback` with "acceptLoss")',

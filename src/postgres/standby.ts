@@ -1,6 +1,7 @@
 import { VerdigrisError } from '../errors.js';
 import { dropSlots } from './feed-objects.js';
 import { feedName } from './feed.js';
+import { isInRecovery } from './in-recovery.js';
 import { measureLag } from './marker.js';
 import type { Run } from './ownership.js';
 import { SlotHeld } from './replication-slot.js';
@@ -17,10 +18,19 @@ import { whyNotOpened } from './where-writes-are.js';
 /**
  * How blue follows green during the standby window. `filling`: out of reach, and green keeps much WAL for it. `undroppable`:
  * it keeps too much, and the role may not end who holds the slot. `notOpened`: green itself takes no writes, since it was
- * replaced by one that lacks its opening.
+ * replaced by one that lacks its opening. `greenAway`: it is green, which has the writes, that does not answer.
  */
 export type StandbyHealth =
-  'healthy' | 'lagging' | 'retaining' | 'broken' | 'dropped' | 'unreachable' | 'filling' | 'undroppable' | 'notOpened';
+  | 'healthy'
+  | 'lagging'
+  | 'retaining'
+  | 'broken'
+  | 'dropped'
+  | 'unreachable'
+  | 'filling'
+  | 'undroppable'
+  | 'notOpened'
+  | 'greenAway';
 
 export interface StandbyState {
   readonly health: StandbyHealth;
@@ -44,7 +54,7 @@ export interface StandbyLimits {
 /**
  * Looks at green, and at the feed from there to blue, once: its worst stream counts. A feed that has held back too much WAL
  * is dropped here: it would fill the disk of the server that takes the writes. When blue has everything, that moment is
- * written down.
+ * written down. A blue that is away is an answer; where green is, it fails (see isAway).
  */
 export async function lookAtStandby(
   green: Session,
@@ -84,6 +94,9 @@ export async function lookAtStandby(
     return await lookAtBlue();
   } catch (error) {
     if (!isAway(error) || signal.aborted) throw error;
+    // Both sessions were used, and the error does not say whose was lost.
+    const isGreens = await isInRecovery(green).catch(() => true);
+    if (isGreens) throw error;
     return outOfReach(error, retaining);
   }
 
@@ -112,10 +125,9 @@ export function isAway(error: unknown): boolean {
   return isConnectionLost(error) || (error instanceof VerdigrisError && error.type === 'ConnectionFailed');
 }
 
-/** What is said while a server does not answer. */
-export function outOfReach(error: unknown, retaining?: string): StandbyState {
-  const reason = error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
-  const why = `the feed to blue can't be seen: ${reason}`;
+/** What is said while blue does not answer. */
+function outOfReach(error: unknown, retaining?: string): StandbyState {
+  const why = `the feed to blue can't be seen: ${reasonOf(error)}`;
   return {
     health: retaining === undefined ? 'unreachable' : 'filling',
     rollbackSafe: false,
@@ -123,6 +135,16 @@ export function outOfReach(error: unknown, retaining?: string): StandbyState {
     lagSeconds: null,
     loses: null,
   };
+}
+
+/** What is said while green does not answer: nothing is known of the feed, and blue may be well. */
+export function greenAway(error: unknown): StandbyState {
+  const why = `the worker can't reach green, which has the writes: ${reasonOf(error)}`;
+  return { health: 'greenAway', rollbackSafe: false, why, lagSeconds: null, loses: null };
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
 }
 
 /** Why slots could not be dropped, where somebody else's session holds one; undefined when they are. */

@@ -84,6 +84,19 @@ describe('a blue that is frozen in the standby window', () => {
     expect(await watch('filling').seen).toMatchObject({ health: 'dropped', rollbackSafe: false });
   }, 180_000);
 
+  it('where it is green that is frozen, the watch says so, and not that blue is out of reach', async () => {
+    pair.servers.blue.kill('SIGCONT', 'all');
+    pair.servers.green.kill('SIGSTOP', 'all');
+    try {
+      const state = await watch('unreachable').seen;
+      expect(state).toMatchObject({ health: 'greenAway', rollbackSafe: false });
+      expect(state.why).toMatch(/^the worker can't reach green, which has the writes: green/);
+    } finally {
+      pair.servers.green.kill('SIGCONT', 'all');
+      pair.servers.blue.kill('SIGSTOP', 'all');
+    }
+  }, 90_000);
+
   it('and so do the guards of blue: they fail and are begun anew, and hear a cancel at once', async () => {
     pair.servers.blue.kill('SIGCONT', 'all');
     const { watchRetainedWal } = replicateActivities(dependencies);

@@ -8,7 +8,7 @@ import { promote } from '../../src/postgres/promote.js';
 import { readRetainedWal } from '../../src/postgres/retained-wal.js';
 import { whyReplaced } from '../../src/postgres/server-position.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
-import { lookAtStandby, whyFeedIsDead, type StandbyState } from '../../src/postgres/standby.js';
+import { greenAway, isAway, lookAtStandby, whyFeedIsDead, type StandbyState } from '../../src/postgres/standby.js';
 import { describeLoss, lossBetween } from '../../src/postgres/standby-loss.js';
 import { readSubscription } from '../../src/postgres/subscription.js';
 import { LinkProxy } from '../support/link-proxy.js';
@@ -111,6 +111,30 @@ describe('a feed to blue that has died', () => {
       await link.close();
     }
     expect((await look()).health).toBe('healthy');
+  });
+
+  it('is not blamed on blue where it is green that does not answer in the middle of a look', async () => {
+    const link = await LinkProxy.start(Number(rig.databases.green.config.port));
+    const config = { ...rig.databases.green.config, port: link.port };
+    const { signal } = new AbortController();
+    const far = await openSession({ ...rig.databases.green, config }, { purpose: 'test', answerWithinMs: 300 });
+    try {
+      const openBlue = (): Promise<Session> => {
+        link.swallow('toServer');
+        return Promise.resolve(blue);
+      };
+      const looking = lookAtStandby(far, openBlue, RUN, { maxLagMs: 20_000, maxRetainedWal: 1e12 }, signal);
+      const error: unknown = await looking.catch((failed: unknown) => failed);
+      expect(isAway(error), String(error)).toBe(true);
+      expect(greenAway(new Error('green did not answer'))).toMatchObject({
+        health: 'greenAway',
+        rollbackSafe: false,
+        why: "the worker can't reach green, which has the writes: green did not answer",
+      });
+    } finally {
+      await closeSession(far);
+      await link.close();
+    }
   });
 
   it("is told as one that can't be dropped where the role may not end who holds the slot: green's disk is not protected", async () => {

@@ -132,3 +132,19 @@ describe.concurrent('a green that was replaced after its opening by one that lac
     await replayed(run);
   });
 });
+
+it('a green that is away in the standby window is told as green, with what opens blue once it is lost for good', async () => {
+  const why = "the worker can't reach green, which has the writes: green did not answer";
+  const run = await runs.begin({
+    watchStandby: (_run, _ref, known) =>
+      known === 'greenAway'
+        ? untilCancelled()
+        : { health: 'greenAway', rollbackSafe: false, why, lagSeconds: null, loses: null },
+  });
+  const { alarms = [], name } = await until(run.handle, 'told', (s) => (s.alarms ?? []).length > 0);
+  expect(alarms).toMatchObject([{ about: 'feed', state: 'greenAway', why }]);
+  expect(alarms[0]?.next).not.toMatch(/bring blue back|retire/);
+  expect(alarms[0]?.next).toContain(`verdigris doctor --blue b --green g --open --green-is-gone ${name}`);
+  await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+  expect((await resultOf(run)).outcome).toBe('completed');
+});
