@@ -82,6 +82,8 @@ export async function finishWayBack(run: MigrationRun, ref: RunRef): Promise<voi
 }
 
 function finished(run: MigrationRun): void {
+  // What it has waited for.
+  run.progress([]);
   run.finishOwed = null;
   run.allClear('finish');
 }
@@ -89,6 +91,7 @@ function finished(run: MigrationRun): void {
 function owed(run: MigrationRun, from: Side, error: unknown): void {
   const to = otherSide(from);
   const [reason = ''] = failureMessage(error).split('\n', 1);
+  run.progress([]);
   run.finishOwed = reason;
   if (failureType(error) === 'NotOpened') {
     if (to === 'green') run.sawFeed({ safe: false, why: reason });

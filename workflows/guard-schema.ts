@@ -100,12 +100,15 @@ export async function schemaHasStayed(story: Story, ref: RunRef, options: StepOp
   return emptied;
 }
 
+/** Each look is compared with the one before: nobody knows when two sides agree again. */
+const STAYS = 'Whatever is done then is told as a change, too, and the newest one stays here until the run ends';
+
 /** In the standby window: DDL on green, which serves, is not replicated to blue and may stop the way back. It only warns. */
 export function watchGreenSchema(story: Story, ref: RunRef): Promise<never> {
   return tellChanges(story, ref, 'green', {
     about: 'schema',
     means: 'It is not replicated: a change that blue does not have may stop the feed to it',
-    next: 'take it back, or make it on blue as well, until the run is retired',
+    next: `take it back, or make it on blue as well, until the run is retired. ${STAYS}`,
   });
 }
 
@@ -114,7 +117,7 @@ export function watchBlueSchema(story: Story, ref: RunRef): Promise<never> {
   return tellChanges(story, ref, 'blue', {
     about: 'blueSchema',
     means: 'A rollback goes back to blue as it is then, without what was dropped there',
-    next: 'undo it on blue, where that brings everything back',
+    next: `nothing where it makes blue what green is; else undo it on blue, where that brings everything back. ${STAYS}`,
   });
 }
 

@@ -122,6 +122,9 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
       run.warn([`green and blue can't be compared: ${failureMessage(error)}`]);
       // The watch does not tell it again, and no rollback is safe until then.
       if (wasDue && patched('a comparison that is due and fails stays due')) run.compareAgain();
+    } finally {
+      // Until the next one nothing is compared.
+      run.progress([]);
     }
     await spareHistory();
   }

@@ -84,6 +84,8 @@ export class MigrationRun {
   wayBackBlocked = false;
   /** Whether green has given the writes back to blue, which is not open yet: then nobody takes writes. */
   wayBackDecided = false;
+  /** Whether somebody has given the way back up: writes stay where they are. */
+  gaveWayBackUp = false;
   /** What a rollback has lost, once it has: green keeps it. */
   lost: string | null = null;
   /** What blue may have again after a rollback although green had removed it; null when nothing. */
@@ -220,7 +222,8 @@ export class MigrationRun {
 
   /** What the activities say about how far they are. It comes by signal, so anybody might have sent it. */
   progress(progress: unknown): void {
-    if (Array.isArray(progress)) this.#set({ progress: progress.filter(isProgress).slice(0, KEPT) });
+    if (!Array.isArray(progress) || this.#state.outcome !== 'running') return;
+    this.#set({ progress: progress.filter(isProgress).slice(0, KEPT) });
   }
 
   waitFor(waiting: Omit<Waiting, 'since'> | null): void {
@@ -414,10 +417,10 @@ export class MigrationRun {
     this.onChange();
   }
 
-  /** @param failure what it has failed by before it had begun anything */
+  /** @param failure what people have to read and do, where `now` does not say it */
   end(outcome: Outcome, now: string, failure?: string): void {
     this.#endPhase();
-    this.#set({ outcome, now, waiting: null, alarms: [], ...(failure === undefined ? {} : { failure }) });
+    this.#set({ outcome, now, progress: [], waiting: null, alarms: [], ...(failure === undefined ? {} : { failure }) });
   }
 
   writesOn(side: Side): void {
