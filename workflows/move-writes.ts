@@ -122,11 +122,13 @@ async function untilOpened(run: MigrationRun, ref: RunRef, error: unknown): Prom
 async function untilAnswered(run: MigrationRun, ref: RunRef): Promise<WritesAt> {
   const ask = 'has it been decided?';
   if (!patched('a blue that does not say what was decided is told')) return actFast(ask).whereWritesAre(ref);
+  const { rollback } = run.status;
   let isTold = false;
   for (let attempt = 0; ; attempt++) {
     try {
       const at = await actFastUpTo(ask, 5).whereWritesAre(ref);
       if (isTold) run.waitFor(null);
+      if (isTold && at.writesOn === 'blue') run.saw({ rollback });
       return at;
     } catch (error) {
       if (!mayPass(error)) throw error;
@@ -135,11 +137,18 @@ async function untilAnswered(run: MigrationRun, ref: RunRef): Promise<WritesAt> 
       if (!isTold || run.status.waiting?.why !== why) {
         run.waitFor({ for: 'retry', why, answer: run.doctor('--who-is-primary') });
       }
+      if (!isTold) run.saw({ rollback: NOT_KNOWN });
       isTold = true;
       await sleep(`${Math.min(300, 5 * 2 ** Math.min(attempt, 10))} s`, { summary: 'ask blue again' });
     }
   }
 }
+
+/** What is said of the way back while nobody knows whether a promotion was decided: `writesOn` is that of before. */
+export const NOT_KNOWN = {
+  safe: false,
+  why: 'whether writes are on blue or on green is not known: blue does not answer',
+};
 
 const OPEN = 'open the new side';
 

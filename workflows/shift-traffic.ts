@@ -44,7 +44,7 @@ export async function shiftTraffic(story: Story, ref: RunRef, saga: Saga): Promi
 
 function undoingOfStages(story: Story, ref: RunRef): Compensation {
   return {
-    name: 'all reads back to blue',
+    name: READS_BACK,
     undo: () => readsBack(story, ref),
     // Who still reads on green needs its columns, and the feed to it.
     critical: () => (patched('what readers of green need stays until they are back') ? 'reads are not back' : null),
@@ -75,6 +75,9 @@ async function runStage(story: Story, ref: RunRef, stage: Stage, before: Stage |
 export function readsGo({ percent }: Stage): string {
   return `reads of ${percent} % of the users go to green`;
 }
+
+/** The name of the compensation that takes the reads back. */
+export const READS_BACK = 'all reads back to blue';
 
 /**
  * Returns when a stage that is open may be left: it has lasted its time, and then its evidence suffices. Whenever it was

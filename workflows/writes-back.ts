@@ -18,10 +18,11 @@ import {
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith } from './lib/story.js';
+import { whyWayBackWaits, withoutApproval } from './lib/way-back-text.js';
 import type { Message } from './messages.js';
 import { finishMove } from './finish-move.js';
-import { moveWrites, whyNotOpened, WAY_BACK_TRIES } from './move-writes.js';
-import { watchFeed } from './standby.js';
+import { moveWrites, NOT_KNOWN, whyNotOpened, WAY_BACK_TRIES } from './move-writes.js';
+import { feedAlarm, watchFeed } from './standby.js';
 import { differing } from './verify.js';
 
 /**
@@ -65,11 +66,27 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
 }
 
 async function untilKnown(run: MigrationRun, ref: RunRef, heard: Heard): Promise<WritesAt> {
-  const at = await untilDone(run, ref, heard, 'asking the databases where writes are', () => whereWritesAre(run, ref));
+  const { rollback } = run.status;
+  // A promotion that was tried may have been decided, and nobody has heard of it.
+  const mayBeMoved = !run.wasPromoted;
+  const at = await untilDone(
+    run,
+    ref,
+    heard,
+    'asking the databases where writes are',
+    () => whereWritesAre(run, ref),
+    () => {
+      if (mayBeMoved) run.saw({ rollback: NOT_KNOWN });
+    },
+  );
+  if (mayBeMoved) run.saw({ rollback: at.writesOn === 'blue' ? rollback : NOT_FINISHED });
   run.writesOn(at.writesOn);
   run.epoch = at.epoch;
   return at;
 }
+
+/** What is said of the way back where the promotion was decided, and nobody had heard of it. */
+const NOT_FINISHED = { safe: false, why: 'writes are on green, and blue does not follow it yet' };
 
 function whereWritesAre(run: MigrationRun, ref: RunRef): Promise<WritesAt> {
   return actFastWithin('compensate: where are writes?', '1 minute').whereWritesAre(ref, run.epoch);
@@ -125,14 +142,16 @@ async function untilDone<T>(
   heard: Heard,
   what: string,
   work: () => Promise<T>,
+  onFailure: () => void = () => undefined,
 ): Promise<T> {
   run.waitFor({ for: 'retry', why: what });
   for (let attempt = 0; ; attempt++) {
     try {
       return await work();
     } catch (error) {
+      onFailure();
       const blocked = { waits: 'retry', answer: answerWith(run, 'retire'), loss: {} } as const;
-      blockedBy(run, `${what}: ${failureMessage(error)}`, blocked);
+      blockedBy(run, whyItWaits(run, `${what}: ${failureMessage(error)}`), blocked);
       if ((await answerBeforeNextTry(run, ref, heard, attempt, 'retry')) === 'stays on green') {
         await giveUp(run, ref, heard);
       }
@@ -160,7 +179,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
     } catch (error) {
       const decided = await isDecided(run, ref, error);
       if (decided === true) {
-        openIsOwed(run, failureMessage(error));
+        openIsOwed(run, withoutApproval(failureMessage(error)));
         const answer = await answerBeforeNextTry(run, ref, heard, attempt, 'retry');
         if (answer === 'stays on green') await giveUp(run, ref, heard);
         continue;
@@ -173,7 +192,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
       }
       // It may be hours until the next try: by then it may lose nothing, or more than was accepted.
       if (decided === false || (withLoss && patched(COMPARED))) withLoss = false;
-      blockedBy(run, `${failureMessage(error)}${owedIn(run)}`, {
+      blockedBy(run, whyItWaits(run, failureMessage(error), owedIn(run)), {
         ...{ waits, loss },
         answer: asksNothing(loss) ? answerWith(run, 'retire') : answerWith(run, 'rollback', { acceptLoss: true }),
       });
@@ -248,6 +267,10 @@ async function finishIfOwed(run: MigrationRun, ref: RunRef): Promise<void> {
   if (!patched('what is owed after the promotion is tried on in the way back')) return;
   const summary = 'compensate: the feed to blue, which is still owed';
   await finishMove(run, ref, 'blue', summary, { tries: ['1 minute'], goesBack: true });
+}
+
+function whyItWaits(run: MigrationRun, message: string, more = ''): string {
+  return whyWayBackWaits(message, more, run.wasPromoted ? 'on green' : 'where they are');
 }
 
 /** Who is asked for a loss should know that it may end without. */
@@ -370,7 +393,7 @@ async function answerBeforeNextTry(
   };
   // A green that is closed fills no disk.
   const isGuarded = run.wasPromoted && !run.wayBackDecided && seconds >= GUARDED_FROM_S;
-  await (isGuarded ? beside(() => watchFeed(run, ref), wait) : wait());
+  await (isGuarded ? beside(() => watchFeed(run, ref, feedAlarm(run)), wait) : wait());
   if (run.retireRequest !== heard.retireRequest) return 'stays on green';
   if (run.confirmations === heard.confirmations) return null;
   heard.confirmations = run.confirmations;
@@ -410,6 +433,7 @@ async function writesOfGreen(run: MigrationRun, ref: RunRef): Promise<WritesOfGr
 }
 
 function givenUp(run: MigrationRun): ApplicationFailure {
+  run.gaveWayBackUp = true;
   return ApplicationFailure.nonRetryable(
     `writes stay ${run.wasPromoted ? 'on green' : 'where they are'}, as ${run.retireRequest?.by ?? '?'} has said: ${run.retireRequest?.reason ?? ''}`,
     'RollbackUnsafe',

@@ -1,6 +1,6 @@
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { until } from '../support/migration.js';
+import { statusOf, until } from '../support/migration.js';
 import { failureOf, resultOf } from '../support/run-end.js';
 import { rollBackByCancel, rollBackByFailure, rollBackByMessage, RUNNING } from '../support/running-phases.js';
 import { replayed, ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
@@ -56,10 +56,11 @@ describe.concurrent('compensation runs to its end', () => {
     });
     await run.saw('+promote');
     await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
-    const { waiting } = await until(run.handle, 'told', (s) =>
+    const { waiting, rollback } = await until(run.handle, 'told', (s) =>
       /^blue does not say whether the promotion was decided.*blue is away/.test(s.waiting?.why ?? ''),
     );
     expect(waiting).toMatchObject({ for: 'retry', answer: 'verdigris doctor --blue b --green g --who-is-primary' });
+    expect(rollback).toMatchObject({ safe: false, why: expect.stringContaining('is not known') as string });
     isAway = false;
     expect((await resultOf(run)).outcome).toBe('rolledBack');
     expect(run.writesOn).toBe('blue');
@@ -77,7 +78,10 @@ describe.concurrent('compensation runs to its end', () => {
     });
     await run.saw('+watchStandby');
     await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
-    await until(run.handle, 'blocked', (s) => /^asking the databases.*no such database/.test(s.waiting?.why ?? ''));
+    const asks = await until(run.handle, 'blocked', (s) =>
+      /^asking the databases.*no such database/.test(s.waiting?.why ?? ''),
+    );
+    expect(asks.rollback.why).toBe('blue follows green: writes can go back without a loss');
     isMended = true;
     expect((await resultOf(run)).outcome).toBe('rolledBack');
     expect(run.writesOn).toBe('blue');
@@ -92,7 +96,7 @@ describe.concurrent('compensation runs to its end', () => {
     });
     await run.saw('+watchStandby');
     await run.handle.cancel();
-    await until(run.handle, 'blocked', (s) => s.waiting?.why === 'permission denied');
+    await until(run.handle, 'blocked', (s) => /^permission denied\n/.test(s.waiting?.why ?? ''));
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     const error = await failureOf(run);
     expect(error.cause?.message).toMatch(/writes back to blue: writes stay on green/);
@@ -144,7 +148,7 @@ describe.concurrent('compensation runs to its end', () => {
     });
     await run.saw('+watchStandby');
     await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
-    await until(run.handle, 'blocked', (s) => s.waiting?.why === 'blue is away');
+    await until(run.handle, 'blocked', (s) => /^blue is away\n/.test(s.waiting?.why ?? ''));
     expect(await run.handle.executeUpdate(retireUpdate, { args: [WHO] })).toMatch(/unless green has given them away/);
     const waits = await until(run.handle, 'asks', (s) => /waits until green says/.test(s.waiting?.why ?? ''));
     expect(waits.waiting?.answer).toMatch(/--who-is-primary$/);
@@ -194,5 +198,28 @@ describe.concurrent('compensation runs to its end', () => {
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     await failureOf(run);
     expect(run.log.filter((entry) => /undoReplication|releaseDatabases|removeFence/.test(entry))).toEqual([]);
+  });
+
+  it('and its watch goes on with what people were told of the feed: what is over meanwhile is told as over', async () => {
+    const known: string[] = [];
+    const run = await runs.begin({
+      promote: (own, _ref, from) => {
+        if (from === 'blue') return own.move(from);
+        throw ApplicationFailure.nonRetryable('green: pid 4711 writes', 'PromotionBlocked');
+      },
+      watchStandby: (own, _ref, told) => {
+        known.push(told);
+        const isFirst = own.log.filter((entry) => entry === '+watchStandby').length === 1;
+        if (isFirst) return { health: 'unreachable', rollbackSafe: false, why: 'away', lagSeconds: null, loses: null };
+        if (own.log.includes('+unmovedOnGreen') && told === 'unreachable')
+          return { health: 'healthy', rollbackSafe: true, why: 'fine', lagSeconds: 0, loses: null };
+        return untilCancelled();
+      },
+    });
+    await until(run.handle, 'alarmed', (s) => s.alarms?.[0]?.state === 'unreachable');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await until(run.handle, 'over', (s) => (s.alarms ?? []).length === 0, 120_000);
+    expect((await statusOf(run.handle)).waiting?.why).toMatch(/pid 4711/);
+    await run.handle.terminate();
   });
 });

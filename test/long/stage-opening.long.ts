@@ -442,6 +442,15 @@ describe.concurrent('an abort that an instance does not confirm', () => {
     expect(run.log).toContain('-releaseDatabases');
   });
 
+  it('and says so of no such time either where writes had moved: it has not been asked yet when they are back', async () => {
+    const run = await runs.begin({ readsToBlue: () => owed, awaitConfirmed: () => ({ unconfirmed: null }) });
+    await run.saw('+watchStandby');
+    await run.handle.signal('rollback', BACK);
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(report).toMatchObject({ outcome: 'rolledBack', unconfirmed: ['stuck-1'] });
+    expect(report.rollingBack).toMatchObject({ trafficBackMs: null, notUndone: [] });
+  });
+
   it('is asked about no longer than ten seconds when the run is over', { timeout: 60_000 }, async () => {
     const run = await runs.begin({ readsToBlue: () => owed, awaitConfirmed: () => untilCancelled() }, PLAN);
     await run.saw('+openStage');

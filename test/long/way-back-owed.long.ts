@@ -47,7 +47,7 @@ describe.concurrent('a rollback while the finish of the promotion is still owed'
     await run.saw('+watchStandby');
     await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
     const { waiting } = await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
-    expect(waiting?.why).toMatch(/would lose about 500000 writes.*still owed.*a session holds the subscription$/);
+    expect(waiting?.why).toMatch(/would lose about 500000 writes.*still owed.*a session holds the subscription\n/);
     unfinished.inTheWay = false;
     const report = (await run.handle.result()) as MigrationReport;
     expect(report).toMatchObject({ outcome: 'rolledBack', rollingBack: { notUndone: [] } });

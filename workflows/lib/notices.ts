@@ -62,7 +62,8 @@ export function happened(before: Seen | null, { status, evidence }: Seen): [Noti
   }
   if (status.outcome !== 'running' && status.outcome !== earlier?.outcome) {
     // Whoever has only this to read is to know what to mend.
-    told.push([rollingBack === null ? 'finished' : 'rolledBack', status.failure ?? status.now]);
+    const isRolledBack = rollingBack !== null && rollingBack.givenUp !== true;
+    told.push([isRolledBack ? 'rolledBack' : 'finished', status.failure ?? status.now]);
   }
   return told;
 }

@@ -41,7 +41,7 @@ export class OwedFlags {
   /**
    * Waits for the file at the end of a run, for an hour at most.
    *
-   * @returns why it was never written; null when it is
+   * @returns why it was never written, and what it is to say; null when it is
    */
   async settled(): Promise<string | null> {
     if (this.#writing !== null) {
@@ -56,7 +56,14 @@ export class OwedFlags {
       await late.ended;
       this.#refused = 'it could not be written within an hour';
     }
-    return this.#refused;
+    return this.#refused === null ? null : `${firstLine(this.#refused)}; ${this.#byHand()}`;
+  }
+
+  /** No run writes it from here on, and no cleaning where nothing else is left. */
+  #byHand(): string {
+    const { plan, status } = this.run;
+    const file = plan?.traffic.flagd?.path ?? 'it';
+    return `nothing writes it any more: write ${file} by hand, with "defaultVariant": "${status.writesOn}" and without "targeting"`;
   }
 
   /** Never throws. */

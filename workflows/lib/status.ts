@@ -139,6 +139,8 @@ export interface RollbackSummary {
   readonly notUndone: readonly string[];
   /** What was written on green and is not on blue: only after a rollback whose loss was accepted. */
   readonly lost?: string;
+  /** Set when somebody has given it up, by `retire`: writes have stayed where they were. */
+  readonly givenUp?: true;
 }
 
 /** The answer of the query `status`. */
@@ -155,8 +157,9 @@ export interface MigrationStatus {
   /** One line: what happens now. */
   readonly now: string;
   /**
-   * Of a run that has failed before it had begun anything: every finding, and the next step; lines of text, at most some
-   * 4,000 characters. What has forced a rollback is in `rollingBack`.
+   * Of a run that has failed before it had begun anything: every finding, and the next step; of a rollback that was given
+   * up, or could not undo everything: what is left, and the next step. Lines of text, at most some 4,000 characters. What has
+   * forced a rollback is in `rollingBack`.
    */
   readonly failure?: string;
   /** How far the current work is, table by table; a few seconds to minutes old. Heartbeats have it fresher. */
@@ -202,6 +205,11 @@ const HEADING = 160;
 function inShort(text: string): string {
   const [line = ''] = text.split('\n', 1);
   return line.length <= HEADING ? line : `${line.slice(0, HEADING)} ...`;
+}
+
+/** The lag as it is known; null where none was measured since writes moved: what was before is of the other direction. */
+export function lagNow({ lagSeconds, lagAt = null, promotion }: MigrationStatus): number | null {
+  return promotion !== null && lagAt !== null && lagAt < promotion.at ? null : lagSeconds;
 }
 
 /** The instances that may still read on green although reads are back on blue, for people; null when there are none. */
