@@ -31,11 +31,12 @@ export function diagnose(found: Found, verdict: Verdict, liveness: Liveness): Fi
 const AWAY = 'bring it back; what is said below is about the other side only';
 const CLEAN = 'verdigris doctor --clean shows what it would remove; with --yes it does';
 
+const WAY_BACK_LOST = `while the run lives, stay on green (\`retire\`), or accept the loss (\`rollback\` with "acceptLoss"); once it is over: ${CLEAN}`;
+
 function verdictFinding(verdict: Verdict): Finding[] {
   if (verdict.kind === 'certain') return [];
-  return [
-    { severity: verdict.kind === 'unknown' ? 'note' : 'problem', side: null, what: verdict.why, next: verdict.next },
-  ];
+  const isCalm = verdict.kind === 'unknown' && verdict.isCalm === true;
+  return [{ severity: isCalm ? 'note' : 'problem', side: null, what: verdict.why, next: verdict.next }];
 }
 
 function ownersDiffer({ blue, green }: Found): Finding[] {
@@ -50,7 +51,7 @@ function ownersDiffer({ blue, green }: Found): Finding[] {
 function sideFindings(inventory: Inventory, found: Found, verdict: Verdict, liveness: Liveness): Finding[] {
   return [
     ...lockFindings(inventory),
-    ...replicationFindings(inventory, found),
+    ...replicationFindings(inventory, found, verdict),
     ...fenceFindings(inventory, verdict),
     ...buildFindings(inventory),
     ...(liveness.state === 'over' ? leftoverFindings(inventory, isKeptGreen(inventory, verdict)) : []),
@@ -69,19 +70,20 @@ function lockFindings({ side, lockHolders }: Inventory): Finding[] {
   }));
 }
 
-function replicationFindings({ side, slots, subscriptions }: Inventory, found: Found): Finding[] {
+function replicationFindings({ side, slots, subscriptions }: Inventory, found: Found, verdict: Verdict): Finding[] {
   const other = found[otherSide(side)];
   const subscribed = new Set(other.reached ? other.inventory.subscriptions.map(({ name }) => name) : []);
   const findings: Finding[] = [];
   for (const slot of slots) {
     if (slot.walStatus === 'lost') {
-      const next = "its feed can't go on: roll the run back, or clean up";
+      const next = `its feed can't go on: ${side === 'green' ? WAY_BACK_LOST : 'roll the run back, or clean up'}`;
       findings.push({ severity: 'problem', side, what: `slot ${slot.name} has lost WAL that it needs`, next });
     } else if (other.reached && slot.origin === 'run' && !slot.active && !subscribed.has(slot.name)) {
       const what = `slot ${slot.name} has no subscriber and holds back ${formatBytes(slot.retainedBytes)} of WAL`;
       findings.push({ severity: 'problem', side, what, next: `a run that lives uses it or drops it; else ${CLEAN}` });
     }
   }
+  const isFollowing = side === 'blue' && verdict.kind === 'certain' && verdict.primary === 'green';
   for (const { name, enabled, workers, errors } of subscriptions) {
     const next = `see the server log of ${side}; the feed stands still until the cause is gone`;
     if (enabled && workers === 0) {
@@ -91,6 +93,10 @@ function replicationFindings({ side, slots, subscriptions }: Inventory, found: F
         what: `subscription ${name} is enabled, and no worker of it runs`,
         next,
       });
+    } else if (!enabled && isFollowing) {
+      const what = `subscription ${name} is disabled, so blue does not get what is written on green`;
+      const enable = `while the run lives: ALTER SUBSCRIPTION "${name}" ENABLE on blue; once it is over: ${CLEAN}`;
+      findings.push({ severity: 'problem', side, what, next: enable });
     } else if (errors > 0) {
       findings.push({ severity: 'note', side, what: `subscription ${name} has met ${errors} errors so far`, next });
     }

@@ -45,6 +45,9 @@ export type OpenBluePlan =
       readonly patterns: Patterns;
     };
 
+/** What else ends a run can't be had here. */
+const END_IT = 'terminate it first (temporal workflow terminate): a rollback would wait for the green that is gone';
+
 /**
  * Whether blue may be opened without green, and what would be lost. Changes nothing.
  *
@@ -73,7 +76,7 @@ export async function planOpeningBlue(
     );
   }
   const living = refuseLiving(liveness);
-  if (living !== undefined) return refused(living.why, living.next);
+  if (living !== undefined) return refused(living.why, liveness.state === 'lives' ? END_IT : living.next);
   const answer = found.green.reached ? 'it can be reached' : await whoAnswers(databases.green);
   if (answer !== undefined) {
     return refused(

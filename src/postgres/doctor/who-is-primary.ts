@@ -29,6 +29,8 @@ export type Verdict =
       readonly next: string;
       /** No side has a word of a run that is under way: it is not Verdigris that keeps anybody from writing. */
       readonly noRun?: true;
+      /** Nothing is wrong for all that: no run, the last step of a move, or a later migration knows. */
+      readonly isCalm?: true;
     };
 
 export interface Unopened {
@@ -75,7 +77,7 @@ export function judge(found: Found): Verdict {
 export function mixUp(found: Found): Extract<Verdict, { kind: 'unknown' }> | undefined {
   const on = handedOn(found);
   if (on !== undefined) {
-    return unknown(
+    return calm(
       `${on.side} has been handed on from migration "${on.before}" to "${on.now}", which alone knows where writes are`,
       `ask with the plan of "${on.now}"; what "${on.before}" has left on ${otherSide(on.side)}: verdigris doctor --clean`,
     );
@@ -207,13 +209,13 @@ function noRunKnown(blue: Inventory, green: Inventory): Verdict {
   );
   // A side that is closed without a word of any run is nothing to be calm about.
   const isCalm = ![blue, green].some((one) => isClosed(one) || (one.owner !== null && one.owner.outcome === null));
-  return isCalm ? { ...verdict, noRun: true } : verdict;
+  return isCalm ? { ...verdict, noRun: true, isCalm: true } : verdict;
 }
 
 /** Green is a physical standby of blue: nobody writes there. */
 function judgeBesideStandby({ route, settled, ...blue }: Inventory): Verdict {
   if (route === null) {
-    return unknown(
+    return calm(
       'green is a physical standby of blue, and blue knows no run of Verdigris',
       'nothing of Verdigris keeps anybody from writing on blue: ask those who run the application',
     );
@@ -306,6 +308,10 @@ function unknown(why: string, next: string): Extract<Verdict, { kind: 'unknown' 
   return { kind: 'unknown', why, next };
 }
 
+function calm(why: string, next: string): Extract<Verdict, { kind: 'unknown' }> {
+  return { ...unknown(why, next), isCalm: true };
+}
+
 function bothOpen(truth: Side, other: Inventory, epoch: number): Extract<Verdict, { kind: 'both' }> {
   const { side } = other;
   const why = `writes belong to ${truth} since epoch ${epoch}, and nothing keeps applications from writing on ${side}: ${whyOpen(other)}`;
@@ -328,10 +334,7 @@ function bothOpen(truth: Side, other: Inventory, epoch: number): Extract<Verdict
 }
 
 function underWay(side: Side): Verdict {
-  return unknown(
-    `${side} is in the last step of a promotion, whose lock could not be had`,
-    'ask again in a few seconds',
-  );
+  return calm(`${side} is in the last step of a promotion, whose lock could not be had`, 'ask again in a few seconds');
 }
 
 function notOpenYet({ side, fenceOpen }: Inventory, epoch: number): Unopened {

@@ -1,0 +1,59 @@
+import { describe, expect, it } from 'vitest';
+import { diagnose } from '../../src/postgres/doctor/diagnose.js';
+import type { Found, Inventory } from '../../src/postgres/doctor/inventory.js';
+import { judge } from '../../src/postgres/doctor/who-is-primary.js';
+import type { Side } from '../../src/side.js';
+
+/* What `verdigris doctor` ends with 0 for has no finding but notes. */
+
+const LIVES = { state: 'lives', why: 'verdigris/m runs' } as const;
+
+type Changes = Partial<Inventory> & { readonly epoch?: number; readonly writesOn?: Side };
+
+function side(side: Side, { epoch = 2, writesOn = 'green', ...changes }: Changes): Found[Side] {
+  const route = { migration: 'm', epoch, writesOn, greenReadPercent: 100, opening: null, generation: 0, flag: 'f' };
+  const isPrimary = writesOn === side;
+  const fence = [{ table: 'public.t', state: isPrimary ? 'disabled' : 'armed' }];
+  const inventory = {
+    ...{ side, route, fence, fenceOpen: isPrimary, settled: true, otherMigrations: [], slots: [], subscriptions: [] },
+    owner: { migration: 'm', runId: 'r', side, outcome: null, claimedEpoch: 1 },
+    ...{ invalidIndexes: [], publications: [], upDown: [], eventTriggers: [], proofs: [], sessions: [] },
+    ...changes,
+  };
+  return { reached: true, inventory: inventory as unknown as Inventory };
+}
+
+function findings(blue: Changes, green: Changes): string[] {
+  const found: Found = { blue: side('blue', blue), green: side('green', green) };
+  return diagnose(found, judge(found), LIVES)
+    .filter(({ severity }) => severity !== 'note')
+    .map(({ severity, side, what, next }) => `${severity} ${side ?? ''}: ${what}. ${next}`);
+}
+
+describe('doctor', () => {
+  it('finds nothing wrong in a standby window', () => {
+    expect(findings({}, {})).toEqual([]);
+  });
+
+  it('where it is not certain who is primary, that is a problem', () => {
+    const contradicting = findings({ writesOn: 'blue' }, {});
+    expect(contradicting).toEqual([expect.stringMatching(/^problem : .*same epoch 2 and name different sides/)]);
+    const stillOpen = findings({ fenceOpen: true }, { epoch: 1, writesOn: 'blue', fenceOpen: false });
+    expect(stillOpen).toEqual([expect.stringMatching(/^problem : .*applications can still write on blue/)]);
+  });
+
+  it('but not while a move is in its last step', () => {
+    expect(findings({}, { settled: false })).toEqual([]);
+  });
+
+  it('a feed to blue that is disabled, or whose slot on green has lost WAL, is told as the way back that it was', () => {
+    const subscription = { name: 'to_blue', enabled: false, workers: 0, errors: 0 };
+    expect(findings({ subscriptions: [subscription] as unknown as Inventory['subscriptions'] }, {})).toEqual([
+      expect.stringMatching(/^problem blue: subscription to_blue is disabled.*ALTER SUBSCRIPTION "to_blue" ENABLE/),
+    ]);
+    const slot = { name: 'to_blue', walStatus: 'lost', origin: 'run', active: false, retainedBytes: 0 };
+    const lost = findings({}, { slots: [slot] as unknown as Inventory['slots'] });
+    expect(lost).toEqual([expect.stringMatching(/^problem green: .*stay on green \(`retire`\), or accept the loss/)]);
+    expect(lost.join()).not.toContain('roll the run back');
+  });
+});
