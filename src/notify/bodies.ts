@@ -5,6 +5,9 @@ export interface Told {
   readonly sequence: number;
   readonly event: string;
   readonly text: string;
+  /** ISO 8601. */
+  readonly at: string;
+  readonly writesOn: string;
   readonly waiting?: {
     readonly answer?: string;
     readonly evidence?: readonly string[];
@@ -31,10 +34,11 @@ export function bodyOf(form: Notify['form'], run: ToldRun, notice: Told, links: 
 }
 
 /** Lines for a channel. A link that is made out to one person is not shown to all who read there. */
-function slackText(run: ToldRun, { event, text, waiting }: Told, links: readonly Link[]): string {
+function slackText(run: ToldRun, { event, text, at, writesOn, waiting }: Told, links: readonly Link[]): string {
   const open = links.filter(({ by }) => by === undefined).map(({ url }) => `<${url}|Look at it and approve>`);
   return [
-    `*${plain(run.name)}* ${event}: ${plain(text)}`,
+    // It may be a day old by the time that somebody reads it.
+    `*${plain(run.name)}* ${event} (${at}, writes on ${writesOn}): ${plain(text)}`,
     ...(waiting?.evidence ?? []).map((line) => `• ${plain(line)}`),
     ...(waiting?.mayApprove === undefined ? [] : [`May approve: ${plain(waiting.mayApprove.join(', '))}`]),
     ...open,

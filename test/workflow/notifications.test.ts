@@ -79,12 +79,12 @@ describe('notifications of a run', () => {
 
     const lines = slack.requests.map(({ body }) => (JSON.parse(body) as { text: string }).text);
     expect(lines[0]).toMatch(
-      /approval: approval before writes move to green \(question promote-1-[0-9a-f]{6}\)\n• writes on blue/,
+      /approval \([-0-9T:.]+Z, writes on blue\): approval before writes move to green \(question promote-1-[0-9a-f]{6}\)\n• writes on blue/,
     );
     expect(lines[0]).toContain('May approve: ada');
     // A link that is made out to ada is not for a whole channel.
     expect(lines.join()).not.toContain('approve.example');
-    expect(lines.at(-1)).toMatch(/rolledBack: rolled back/);
+    expect(lines.at(-1)).toMatch(/rolledBack \(.*\): rolled back/);
 
     const history = await run.handle.fetchHistory();
     const text = JSON.stringify(history);

@@ -1,6 +1,6 @@
 import type { FilledViews } from '../../activities/copy-schema.js';
 import type { Evidence } from './evidence.js';
-import type { MigrationStatus } from './status.js';
+import { lagNow, type MigrationStatus } from './status.js';
 
 /**
  * What somebody who approves should know, line by line: the newest answer of each gate with its numbers, lag,
@@ -12,7 +12,8 @@ export function approvalEvidence(status: MigrationStatus, evidence: readonly Evi
   return [
     `writes on ${status.writesOn}, reads of ${status.greenReadPercent} % of the users on green`,
     ...newest(evidence).map(
-      ({ where, metric, outcome, because, at }) => `gate ${metric}: ${outcome}, ${because} (${where}, ${at})`,
+      ({ where, metric, outcome, because, at, dryRun }) =>
+        `gate ${metric}: ${outcome}${dryRun === true ? ' (dry run)' : ''}, ${because} (${where}, ${at})`,
     ),
     lagLine(status),
     verification === null
@@ -22,8 +23,10 @@ export function approvalEvidence(status: MigrationStatus, evidence: readonly Evi
   ];
 }
 
-function lagLine({ lagSeconds, lagAt }: MigrationStatus): string {
-  if (lagSeconds === null) return 'lag: not measured yet';
+function lagLine(status: MigrationStatus): string {
+  const { lagAt, promotion } = status;
+  const lagSeconds = lagNow(status);
+  if (lagSeconds === null) return `lag: not measured ${promotion === null ? 'yet' : 'since writes moved'}`;
   return `lag: ${lagSeconds.toFixed(3)} s (${lagAt ?? 'when is not known'})`;
 }
 

@@ -1,6 +1,15 @@
 import { progressLine } from '../../src/progress.js';
 import { workflowIdOf } from '../../src/workflow-names.js';
-import { doesNow, heldFor, notConfirmed, PHASES, type MigrationStatus, type Phase, type Waiting } from './status.js';
+import {
+  doesNow,
+  heldFor,
+  lagNow,
+  notConfirmed,
+  PHASES,
+  type MigrationStatus,
+  type Phase,
+  type Waiting,
+} from './status.js';
 
 /** The current details of a run, in the Markdown that the Web UI shows: lists and code, since its tables have no padding. */
 export function renderDetails(status: MigrationStatus): string {
@@ -91,9 +100,10 @@ function readsOnGreen(status: MigrationStatus): string {
   return `${status.greenReadPercent} % of the users${not === null ? '' : `; that they are back is ${not}`}`;
 }
 
-/** What was measured before writes moved is of the other direction. */
-function lagLine({ lagSeconds, lagAt = null, promotion }: MigrationStatus): string[] {
-  if (lagSeconds === null || (promotion !== null && lagAt !== null && lagAt < promotion.at)) return [];
+function lagLine(status: MigrationStatus): string[] {
+  const { lagAt = null } = status;
+  const lagSeconds = lagNow(status);
+  if (lagSeconds === null) return [];
   return [`- **Lag** ${lagSeconds.toFixed(3)} s${lagAt === null ? '' : ` at ${lagAt}`}`];
 }
 
