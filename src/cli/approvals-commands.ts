@@ -14,7 +14,7 @@ import { personKey } from '../plan/person.js';
 import { approvalPolicy } from '../../workflows/lib/approval-question.js';
 import { approveUpdate, planQuery, statusQuery } from '../../workflows/messages.js';
 import type { ServerFlags } from './start-request.js';
-import { workflowIdOf } from './start-request.js';
+import { atServer, workflowIdOf } from './start-request.js';
 import { queryRun, readStatus } from './status-command.js';
 import { isNoAnswer, withClient } from './temporal-client.js';
 import type { ExitCode, Terminal } from './terminal.js';
@@ -81,17 +81,17 @@ export async function linkCommand(terminal: Terminal, name: string, flags: LinkF
   }
   const workflowId = workflowIdOf(name);
   const { status, validForMs } = await withClient(flags, async (client) => ({
-    status: await readStatus(client, workflowId, flags.timeout),
+    status: await readStatus(client, workflowId, flags),
     validForMs:
       flags.validFor === undefined
-        ? approvalPolicy(await queryRun(client, workflowId, planQuery, flags.timeout)).validForMs
+        ? approvalPolicy(await queryRun(client, workflowId, planQuery, flags)).validForMs
         : parseDuration(flags.validFor),
   }));
   const { waiting } = status;
   if (waiting?.for !== 'approval' || waiting.gate === undefined || waiting.request === undefined) {
     throw new CommandError(
       `the run waits for no approval now (${status.now})`,
-      `see what it waits for: verdigris status ${name}`,
+      `see what it waits for: ${atServer(['verdigris', 'status', name], flags)}`,
       EXIT.refused,
     );
   }

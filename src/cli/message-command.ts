@@ -6,7 +6,7 @@ import { approveUpdate, pauseUpdate, resumeUpdate, retireUpdate, rollbackUpdate 
 import type { MessageName } from '../../workflows/lib/status.js';
 import { shellCommand } from './shell-quote.js';
 import type { ServerFlags } from './start-request.js';
-import { serverFlags, workflowIdOf } from './start-request.js';
+import { atServer, serverFlags, workflowIdOf } from './start-request.js';
 import { isNoAnswer, withClient } from './temporal-client.js';
 import type { ExitCode, Terminal } from './terminal.js';
 import { CommandError, EXIT } from './terminal.js';
@@ -43,7 +43,7 @@ export async function messageCommand(
     try {
       terminal.out(await client.withDeadline(Date.now() + flags.timeout * 1_000, send));
     } catch (error) {
-      if (error instanceof WorkflowNotFoundError) throw await ended(client, workflowId, error);
+      if (error instanceof WorkflowNotFoundError) throw await ended(client, workflowId, flags, error);
       throw messageFailed(error, message, workflowId, payload, flags);
     }
   });
@@ -60,7 +60,7 @@ function messageFailed(
   if (error instanceof WorkflowUpdateFailedError) {
     return new CommandError(
       innermostMessage(error),
-      `see what the run waits for: verdigris status ${workflowId}`,
+      `see what the run waits for: ${atServer(['verdigris', 'status', workflowId], flags)}`,
       EXIT.refused,
       error,
     );
@@ -68,7 +68,7 @@ function messageFailed(
   if (!isNoAnswer(error)) {
     return new CommandError(
       `${message} was not sent to ${workflowId}: ${innermostMessage(error)}`,
-      `see the run: temporal workflow describe --workflow-id ${workflowId}`,
+      `see the run: ${describe(workflowId, flags)}`,
       EXIT.unusable,
       error,
     );
@@ -86,7 +86,7 @@ function messageFailed(
 }
 
 /** Temporal takes no message for a run that has ended, as for one that never was. */
-async function ended(client: Client, workflowId: string, cause: unknown): Promise<CommandError> {
+async function ended(client: Client, workflowId: string, flags: ServerFlags, cause: unknown): Promise<CommandError> {
   const status = await client.workflow
     .getHandle(workflowId)
     .describe()
@@ -94,19 +94,25 @@ async function ended(client: Client, workflowId: string, cause: unknown): Promis
       ({ status: { name } }) => name,
       () => undefined,
     );
-  if (status === undefined || status === 'RUNNING') return noSuchWorkflow(workflowId, cause);
+  if (status === undefined || status === 'RUNNING') return noSuchWorkflow(workflowId, flags, cause);
   return new CommandError(
     `${workflowId} has ended (${status.toLowerCase()}): it takes no messages any more`,
-    `see how it ended: verdigris status ${workflowId}`,
+    `see how it ended: ${atServer(['verdigris', 'status', workflowId], flags)}`,
     EXIT.refused,
     cause,
   );
 }
 
-export function noSuchWorkflow(workflowId: string, cause: unknown): CommandError {
+/** What the server knows of a run by itself. */
+export function describe(workflowId: string, flags: ServerFlags): string {
+  return atServer(['temporal', 'workflow', 'describe', '--workflow-id', workflowId], flags);
+}
+
+export function noSuchWorkflow(workflowId: string, flags: ServerFlags, cause: unknown): CommandError {
+  const list = ['temporal', 'workflow', 'list', '--query', 'WorkflowType="blueGreenMigration"'];
   return new CommandError(
     `there is no workflow ${workflowId}`,
-    'see which there are: temporal workflow list --query \'WorkflowType="blueGreenMigration"\'; the name is the plan\'s "name"',
+    `see which there are: ${atServer(list, flags)}; the name is the plan's "name"`,
     EXIT.unusable,
     cause,
   );

@@ -9,7 +9,7 @@ import { tellFindings } from './plan-commands.js';
 import { readPlan } from './read-plan.js';
 import { shellCommand } from './shell-quote.js';
 import type { ServerFlags } from './start-request.js';
-import { startOptions, startRequest, startWords } from './start-request.js';
+import { atServer, startOptions, startRequest, startWords } from './start-request.js';
 import { addressOf, namespaceOf, withClient } from './temporal-client.js';
 import type { ExitCode, Terminal } from './terminal.js';
 import { CommandError, EXIT } from './terminal.js';
@@ -37,7 +37,7 @@ export async function startCommand(terminal: Terminal, file: string, flags: Star
     try {
       const handle = await client.workflow.start(WORKFLOW_TYPE, startOptions(request, written));
       terminal.out(`started ${handle.workflowId} (run ${handle.firstExecutionRunId})`);
-      terminal.note(`watch it with: verdigris watch ${parsed.plan.name}`);
+      terminal.note(`watch it with: ${atServer(['verdigris', 'watch', parsed.plan.name], flags)}`);
     } catch (error) {
       throw startFailed(error, parsed.plan.name, request.workflowId, flags);
     }
@@ -59,7 +59,7 @@ function startFailed(error: unknown, name: string, workflowId: string, flags: Se
   if (error instanceof WorkflowExecutionAlreadyStartedError) {
     return new CommandError(
       `${workflowId} is running already`,
-      `see it with: verdigris status ${name}; another migration needs another "name"`,
+      `see it with: ${atServer(['verdigris', 'status', name], flags)}; another migration needs another "name"`,
       EXIT.refused,
       error,
     );

@@ -4,6 +4,7 @@ import type { Plan } from '../plan/schema.js';
 import { WORKFLOW_TYPE } from '../../workflows/messages.js';
 import { workflowIdOf } from '../workflow-names.js';
 import { detailsOf, summaryOf } from './describe-plan.js';
+import { shellQuote } from './shell-quote.js';
 
 export { workflowIdOf };
 
@@ -22,6 +23,11 @@ const TRAFFIC = defineSearchAttributeKey('VerdigrisTraffic', 'INT');
 export function startRequest(plan: Plan, taskQueue: string, namespace: string): StartRequest {
   const workflowId = workflowIdOf(plan.name);
   return { workflowId, taskQueue, summary: summaryOf(plan), details: detailsOf(plan, workflowId, namespace) };
+}
+
+/** A command of ours, or of the official CLI, about the same server: ready to be copied. */
+export function atServer(words: readonly string[], flags: ServerFlags): string {
+  return [...words, ...serverFlags(flags)].map(shellQuote).join(' ');
 }
 
 /** The request as the client takes it. The plan goes in as it was written; the workflow fills the defaults in. */

@@ -4,25 +4,28 @@ import { WorkflowNotFoundError, type QueryDefinition } from '@temporalio/common'
 import { innermostMessage } from '../grpc-status.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
 import { progressLine } from '../progress.js';
-import { doesNow, heldFor, notConfirmed, type MigrationStatus } from '../../workflows/lib/status.js';
+import { doesNow, heldFor, notConfirmed, type Alarm, type MigrationStatus } from '../../workflows/lib/status.js';
 import { statusQuery } from '../../workflows/messages.js';
-import { noSuchWorkflow } from './message-command.js';
+import { describe, noSuchWorkflow } from './message-command.js';
 import type { ServerFlags } from './start-request.js';
 import { workflowIdOf } from './start-request.js';
 import { isNoAnswer, withClient } from './temporal-client.js';
 import type { ExitCode, Terminal } from './terminal.js';
 import { CommandError, EXIT } from './terminal.js';
 
-export interface StatusFlags extends ServerFlags {
-  readonly json?: boolean;
+interface AskedFlags extends ServerFlags {
   /** Seconds to wait for a worker's answer. */
   readonly timeout: number;
+}
+
+export interface StatusFlags extends AskedFlags {
+  readonly json?: boolean;
 }
 
 /** `verdigris status NAME`: where the run is, what it waits for, and the command that answers it. */
 export async function statusCommand(terminal: Terminal, name: string, flags: StatusFlags): Promise<ExitCode> {
   return withClient(flags, async (client) => {
-    const status = await readStatus(client, workflowIdOf(name), flags.timeout);
+    const status = await readStatus(client, workflowIdOf(name), flags);
     terminal.out(flags.json === true ? JSON.stringify(status, null, 2) : renderDetails(status));
     return EXIT.done;
   });
@@ -35,9 +38,13 @@ const POLL_MS = 1_000;
 export async function watchCommand(terminal: Terminal, name: string, flags: StatusFlags): Promise<ExitCode> {
   return withClient(flags, async (client) => {
     let last: readonly string[] = [];
+    let alarms: readonly Alarm[] = [];
     for (;;) {
-      const seen = await readStatus(client, workflowIdOf(name), flags.timeout).catch(unlessNoAnswer);
-      const lines = seen === undefined ? ['no worker answers; the run goes on when one is up'] : linesOf(seen);
+      const seen = await readStatus(client, workflowIdOf(name), flags).catch(unlessNoAnswer);
+      const over = seen?.outcome === 'running' ? overSince(alarms, seen) : [];
+      alarms = seen?.alarms ?? alarms;
+      const lines =
+        seen === undefined ? ['no worker answers; the run goes on when one is up'] : [...linesOf(seen), ...over];
       for (const line of lines.filter((text) => !last.includes(text))) {
         terminal.out(flags.json === true ? JSON.stringify(seen ?? { now: line }) : `${clock()}  ${line}`);
         if (flags.json === true) break;
@@ -51,9 +58,14 @@ export async function watchCommand(terminal: Terminal, name: string, flags: Stat
   });
 }
 
+/** The alarms that there were, and are no more. */
+export function overSince(before: readonly Alarm[], { alarms = [] }: MigrationStatus): string[] {
+  return before.filter(({ about }) => !alarms.some((one) => one.about === about)).map(({ why }) => `over: ${why}`);
+}
+
 /** What a person who watches wants to hear of once: each line is told again only after it was untrue. */
 export function linesOf(status: MigrationStatus): string[] {
-  const { waiting, rollingBack, promotion, verification } = status;
+  const { waiting, held = null, rollingBack, promotion, verification, rollback, alarms = [] } = status;
   const not = notConfirmed(status);
   return [
     `${status.phase}: ${status.outcome === 'running' ? doesNow(status) : status.now}`,
@@ -69,6 +81,9 @@ export function linesOf(status: MigrationStatus): string[] {
     ...(waiting === null
       ? []
       : [`waits: ${waiting.why}${waiting.answer === undefined ? '' : `\n          answer with: ${waiting.answer}`}`]),
+    ...(held === null ? [] : [`held: ${held.why}\n          answer with: ${held.answer}`]),
+    ...(status.outcome === 'running' && !rollback.safe ? [`rollback NOT safe: ${rollback.why}`] : []),
+    ...alarms.map(({ why, next }) => `alarm: ${why}\n          next step: ${next}`),
     ...status.warnings.map((warning) => `warning: ${warning}`),
     ...(status.failure === undefined ? [] : [status.failure.replaceAll('\n', '\n          ')]),
     ...(status.outcome === 'running' ? [] : [`ended: ${status.outcome}`]),
@@ -86,28 +101,29 @@ function unlessNoAnswer(error: unknown): undefined {
 }
 
 /** The status of a run. @throws CommandError when nobody answers for it. */
-export function readStatus(client: Client, workflowId: string, timeout: number): Promise<MigrationStatus> {
-  return queryRun(client, workflowId, statusQuery, timeout);
+export function readStatus(client: Client, workflowId: string, flags: AskedFlags): Promise<MigrationStatus> {
+  return queryRun(client, workflowId, statusQuery, flags);
 }
 
-/** What a run answers to a query within `timeout` seconds. @throws CommandError when nobody answers for it. */
+/** What a run answers to a query within `flags.timeout` seconds. @throws CommandError when nobody answers for it. */
 export async function queryRun<T>(
   client: Client,
   workflowId: string,
   query: QueryDefinition<T>,
-  timeout: number,
+  flags: AskedFlags,
 ): Promise<T> {
+  const { timeout } = flags;
   try {
     return await client.withDeadline(Date.now() + timeout * 1_000, () =>
       client.workflow.getHandle(workflowId).query(query),
     );
   } catch (error) {
-    if (error instanceof WorkflowNotFoundError) throw noSuchWorkflow(workflowId, error);
+    if (error instanceof WorkflowNotFoundError) throw noSuchWorkflow(workflowId, flags, error);
     throw new CommandError(
       isNoAnswer(error) || /no poller/i.test(innermostMessage(error))
         ? `no worker has answered within ${timeout} s`
         : `${workflowId} can't be asked: ${innermostMessage(error)}`,
-      `start a worker (npm run worker); what the server knows by itself: temporal workflow describe --workflow-id ${workflowId}`,
+      `start a worker (npm run worker); what the server knows by itself: ${describe(workflowId, flags)}`,
       EXIT.unusable,
       error,
     );

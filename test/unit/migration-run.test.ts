@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { linesOf } from '../../src/cli/status-command.js';
+import { linesOf, overSince } from '../../src/cli/status-command.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { happened, type Seen } from '../../workflows/lib/notices.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
@@ -333,5 +333,58 @@ describe('a promotion', () => {
     const promoted = { from: 'blue', to: 'green', attempts: 1, epoch: 2, at: '2026-11-01T00:00:01Z' } as const;
     expect(heldFor({ ...promoted, holdMs: 17.25 })).toBe('held for 17.3 ms');
     expect(heldFor({ ...promoted, holdMs: null })).toMatch(/not measured/);
+  });
+});
+
+describe('what people are shown', () => {
+  it('has no progress of what is over: not after the end of the run, whatever comes late', () => {
+    const progress = [{ step: 'verify', object: 'public.t', done: 1, total: 2, rowsPerSecond: 0, etaSeconds: null }];
+    const run = newRun();
+    run.progress(progress);
+    expect(run.status.progress).toEqual(progress);
+    run.end('completed', 'completed');
+    expect(run.status.progress).toEqual([]);
+    run.progress(progress);
+    expect(run.status.progress).toEqual([]);
+  });
+
+  it('beside a question: a gate that only watches as that, and no lag of the other direction', () => {
+    const run = newRun();
+    const NONE = { requests: 0, errors: 0 };
+    const failed = {
+      at: 'T',
+      where: 'stage 10 %',
+      metric: 'p95',
+      windowSeconds: 1,
+      because: 'slow',
+      green: NONE,
+      blue: NONE,
+    } as const;
+    run.keep([{ ...failed, outcome: 'fail', dryRun: true }]);
+    run.saw({ lagSeconds: 0.12 });
+    const evidence = (): string => {
+      run.askApproval('retire', 'why', 'answer');
+      return run.status.waiting?.evidence?.join('\n') ?? '';
+    };
+    expect(evidence()).toContain('gate p95: fail (dry run), slow');
+    expect(evidence()).toContain('lag: 0.120 s');
+    const at = new Date(60_000).toISOString();
+    run.promoted({ from: 'blue', to: 'green', holdMs: 1, attempts: 1, epoch: 2, at });
+    expect(evidence()).toContain('lag: not measured since writes moved');
+  });
+
+  it('who watches sees alarms with their next step and their end, a hold with its answer, and a way back that is not safe', () => {
+    const run = newRun();
+    run.alarm('feed', 'broken', 'blue does not follow', 'mend it');
+    run.hold({ why: 'DDL on blue', answer: 'resume' });
+    run.saw({ rollback: { safe: false, why: 'blue is away' } });
+    const lines = linesOf(run.status);
+    expect(lines).toContain('alarm: blue does not follow\n          next step: mend it');
+    expect(lines).toContain('held: DDL on blue\n          answer with: resume');
+    expect(lines).toContain('rollback NOT safe: blue is away');
+    const { alarms = [] } = run.status;
+    expect(overSince(alarms, run.status)).toEqual([]);
+    run.allClear('feed');
+    expect(overSince(alarms, run.status)).toEqual(['over: blue does not follow']);
   });
 });
