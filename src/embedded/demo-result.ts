@@ -132,8 +132,10 @@ export function resultTable(result: DemoResult, webUi: string): string {
 
 function longestWrite(result: DemoResult): string {
   const other = `the longest before the run took ${formatDuration(result.maxWriteMs.before)}`;
-  if (result.promotionHoldMs === null) return `none was held; ${other}`;
-  return `${formatDuration(result.maxWriteHoldMs)} (writes were closed for ${formatDuration(result.promotionHoldMs)}; ${other})`;
+  if (result.promotionHoldMs === null && result.maxWriteHoldMs === 0) return `none was held; ${other}`;
+  const closed =
+    result.promotionHoldMs === null ? 'a time that was not measured' : formatDuration(result.promotionHoldMs);
+  return `${formatDuration(result.maxWriteHoldMs)} (writes were closed for ${closed}; ${other})`;
 }
 
 function phaseTimes(phases: readonly PhaseTimes[]): string {
