@@ -2,6 +2,9 @@ import { describe, expect, it } from 'vitest';
 import { diagnose } from '../../src/postgres/doctor/diagnose.js';
 import type { Found, Inventory } from '../../src/postgres/doctor/inventory.js';
 import { judge } from '../../src/postgres/doctor/who-is-primary.js';
+import { ALL_TABLES } from '../../src/postgres/catalog-pattern.js';
+import { planOpeningBlue } from '../../src/postgres/doctor/open-blue.js';
+import type { Databases } from '../../src/postgres/session.js';
 import type { Side } from '../../src/side.js';
 
 /* What `verdigris doctor` ends with 0 for has no finding but notes. */
@@ -44,6 +47,13 @@ describe('doctor', () => {
 
   it('but not while a move is in its last step', () => {
     expect(findings({}, { settled: false })).toEqual([]);
+  });
+
+  it('a run that lives while green is lost is to be terminated: its rollback would wait for green', async () => {
+    const found: Found = { blue: side('blue', {}), green: { reached: false, side: 'green', why: 'no answer' } };
+    const plan = await planOpeningBlue({} as Databases, found, LIVES, 'm', ALL_TABLES);
+    expect(plan).toMatchObject({ refused: true, why: 'the run lives: verdigris/m runs' });
+    expect(JSON.stringify(plan)).toMatch(/terminate it first.*a rollback would wait/);
   });
 
   it('a feed to blue that is disabled, or whose slot on green has lost WAL, is told as the way back that it was', () => {

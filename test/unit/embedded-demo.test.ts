@@ -92,6 +92,14 @@ describe('the result of the demo', () => {
     expect(table).toMatch(/Latency, green +no requests/);
     expect(table).toContain('http://127.0.0.1:8233/x');
   });
+
+  it('says of a hold whose worker died that it was not measured, and not that no write was held', () => {
+    const promotion = { ...{ from: 'blue', to: 'green', attempts: 1, epoch: 2, at: 'T' }, holdMs: null } as const;
+    const died = { ...measured, status: { ...status, promotion } };
+    expect(resultTable(demoResult(died), '')).toMatch(/30\s*ms \(writes were closed for a time that was not measured;/);
+    const none = { ...measured, maxWriteHoldMs: 0, status: { ...status, promotion: null } };
+    expect(resultTable(demoResult(none), '')).toContain('none was held;');
+  });
 });
 
 describe('the plan of the demo', () => {
