@@ -52,10 +52,7 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
     const isFinished = await finishMove(run, ref, from, next, limits);
     if (to === 'green' && !isFinished) return;
     run.saw({
-      rollback:
-        to === 'green'
-          ? { safe: true, why: 'blue follows green: writes can go back without a loss' }
-          : { safe: true, why: 'writes are on blue' },
+      rollback: to === 'green' ? { safe: true, why: 'blue follows green: writes can go back without a loss' } : ON_BLUE,
     });
   });
 }
@@ -145,10 +142,10 @@ async function untilAnswered(run: MigrationRun, ref: RunRef): Promise<WritesAt> 
 }
 
 /** What is said of the way back while nobody knows whether a promotion was decided: `writesOn` is that of before. */
-export const NOT_KNOWN = {
-  safe: false,
-  why: 'whether writes are on blue or on green is not known: blue does not answer',
-};
+export const NOT_KNOWN = { safe: false, why: 'whether writes are on blue or on green is not known' };
+
+/** What is said of it once they are there. */
+export const ON_BLUE = { safe: true, why: 'writes are on blue' };
 
 const OPEN = 'open the new side';
 

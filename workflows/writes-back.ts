@@ -21,7 +21,7 @@ import { answerWith } from './lib/story.js';
 import { whyWayBackWaits, withoutApproval } from './lib/way-back-text.js';
 import type { Message } from './messages.js';
 import { finishMove } from './finish-move.js';
-import { moveWrites, NOT_KNOWN, whyNotOpened, WAY_BACK_TRIES } from './move-writes.js';
+import { moveWrites, NOT_KNOWN, ON_BLUE, whyNotOpened, WAY_BACK_TRIES } from './move-writes.js';
 import { feedAlarm, watchFeed } from './standby.js';
 import { differing } from './verify.js';
 
@@ -66,7 +66,6 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
 }
 
 async function untilKnown(run: MigrationRun, ref: RunRef, heard: Heard): Promise<WritesAt> {
-  const { rollback } = run.status;
   // A promotion that was tried may have been decided, and nobody has heard of it.
   const mayBeMoved = !run.wasPromoted;
   const at = await untilDone(
@@ -79,7 +78,7 @@ async function untilKnown(run: MigrationRun, ref: RunRef, heard: Heard): Promise
       if (mayBeMoved) run.saw({ rollback: NOT_KNOWN });
     },
   );
-  if (mayBeMoved) run.saw({ rollback: at.writesOn === 'blue' ? rollback : NOT_FINISHED });
+  if (mayBeMoved) run.saw({ rollback: at.writesOn === 'blue' ? ON_BLUE : NOT_FINISHED });
   run.writesOn(at.writesOn);
   run.epoch = at.epoch;
   return at;
