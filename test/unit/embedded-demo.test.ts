@@ -94,7 +94,7 @@ describe('the result of the demo', () => {
   });
 
   it('says of a hold whose worker died that it was not measured, and not that no write was held', () => {
-    const promotion = { ...{ from: 'blue', to: 'green', attempts: 1, epoch: 2, at: 'T' }, holdMs: null } as const;
+    const promotion = { from: 'blue', to: 'green', holdMs: null, attempts: 1, epoch: 2, at: 'T' } as const;
     const died = { ...measured, status: { ...status, promotion } };
     expect(resultTable(demoResult(died), '')).toMatch(/30\s*ms \(writes were closed for a time that was not measured;/);
     const none = { ...measured, maxWriteHoldMs: 0, status: { ...status, promotion: null } };
