@@ -11,7 +11,7 @@ import { expandTable } from '../../src/postgres/migrate/expand-table.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { preflight } from '../../src/postgres/preflight/preflight.js';
 import { openSession, withSession, type Databases, type Session } from '../../src/postgres/session.js';
-import { hasState, readOwner } from '../../src/postgres/state.js';
+import { hasState, installState, readOwner } from '../../src/postgres/state.js';
 import type { Side } from '../../src/side.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 import { workOf } from './replicated-pair.js';
@@ -104,6 +104,13 @@ describe('default privileges', () => {
         .map((kind) => `ALTER DEFAULT PRIVILEGES GRANT ALL ON ${kind} TO ${APP} WITH GRANT OPTION`)
         .join('; '),
     );
+    // Several at once wait for each other.
+    const installed = SIDES.flatMap((side) => [1, 2, 3].map(() => side)).map((side) =>
+      withSession(databases[side], { purpose: 'test', lockTimeoutMs: 20_000 }, (session) =>
+        installState(session, side),
+      ),
+    );
+    await Promise.all(installed);
     await claim();
     for (const side of SIDES) {
       await withSession(databases[side], { purpose: 'test' }, installDdlTriggers);
@@ -272,6 +279,8 @@ describe('a schema verdigris that somebody has made beforehand', () => {
     expect(await claim(databasesOf(WORKER))).toBe(first);
     // Whoever only looks sees it as ever, whose ever it is.
     expect((await whoIsPrimary(databases)).verdict).toMatchObject({ kind: 'certain', primary: 'blue' });
+    // A physical standby has what was looked at on blue, with blue's user as its owner.
+    await withSession(databases.green, { purpose: 'test' }, (green) => installState(green, 'green', { isCopy: true }));
     await handOver(WORKER, 'postgres');
     expect(await claim()).toBe(first);
     // The other way round: a superuser's is not for a role that can't change it.
