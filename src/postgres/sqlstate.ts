@@ -49,6 +49,8 @@ export const NO_RIGHT = '42501';
  * internal_error (`cache lookup failed`); undefined_table and undefined_object.
  */
 export const SCHEMA_IN_CHANGE: ReadonlySet<string> = new Set(['55P03', 'XX000', '42P01', '42704']);
+/** undefined_table. */
+export const UNDEFINED_TABLE = '42P01';
 /** lock_not_available. */
 export const LOCK_NOT_AVAILABLE = '55P03';
 

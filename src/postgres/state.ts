@@ -2,6 +2,7 @@ import type { Side } from '../side.js';
 import { otherSide } from '../side.js';
 import { asForeignState, IS_PLAIN, REFUSE_FOREIGN_PARTS } from './foreign-state.js';
 import type { Session } from './session.js';
+import { sqlState, UNDEFINED_TABLE } from './sqlstate.js';
 import { ONLY_OWNERS_WRITE, WHO_MAY_CALL } from './state-rights.js';
 
 /*
@@ -424,24 +425,32 @@ export interface Owner {
   readonly streams: number;
 }
 
+interface OwnerRow {
+  readonly run_id: string;
+  readonly migration: string;
+  readonly side: Side;
+  readonly outcome: string | null;
+  readonly streams: number;
+}
+
 /** The run that owns this database, or owned it last; undefined when none ever did. */
 export async function readOwner(session: Session): Promise<Owner | undefined> {
   if (!(await hasState(session))) return undefined;
-  const { rows } = await session.query<{
-    run_id: string;
-    migration: string;
-    side: Side;
-    outcome: string | null;
-    streams: number;
-  }>(
+  try {
     // An earlier version's table has no column "streams".
-    `SELECT run_id, migration, side, outcome, coalesce((to_jsonb(o) ->> 'streams')::int, 1) AS streams
-       FROM verdigris.owner o`,
-  );
-  const row = rows[0];
-  return (
-    row && { runId: row.run_id, migration: row.migration, side: row.side, outcome: row.outcome, streams: row.streams }
-  );
+    const { rows } = await session.query<OwnerRow>(
+      `SELECT run_id, migration, side, outcome, coalesce((to_jsonb(o) ->> 'streams')::int, 1) AS streams
+         FROM verdigris.owner o`,
+    );
+    const row = rows[0];
+    return (
+      row && { runId: row.run_id, migration: row.migration, side: row.side, outcome: row.outcome, streams: row.streams }
+    );
+  } catch (error) {
+    // The schema has gone since the look before: a standby replays that at any moment.
+    if (sqlState(error) === UNDEFINED_TABLE) return undefined;
+    throw error;
+  }
 }
 
 /** How many streams each direction has in the run that owns this database; 1 where none does. */

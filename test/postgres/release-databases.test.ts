@@ -13,7 +13,7 @@ import {
   whileOwned,
 } from '../../src/postgres/ownership.js';
 import { closeSession, withSession, type Databases } from '../../src/postgres/session.js';
-import { hasState, installState } from '../../src/postgres/state.js';
+import { hasState, installState, readOwner } from '../../src/postgres/state.js';
 import type { Side } from '../../src/side.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 
@@ -76,6 +76,20 @@ describe('giving both databases back', () => {
     expect(await onBoth((side) => withSession(databases[side], { purpose: 'test' }, hasState))).toEqual([false, false]);
     // Begun again: the worker had died before it could say so.
     await release('winner');
+  });
+
+  it('finds no owner where the schema goes between two looks, as on a standby that replays that', async () => {
+    await withSession(databases.blue, { purpose: 'test' }, async (session) => {
+      await installState(session, 'blue');
+      const asked: string[] = [];
+      const query = async (sql: string): Promise<unknown> => {
+        const found = await session.query(sql);
+        if (asked.push(sql) === 1) await session.query('DROP SCHEMA verdigris CASCADE');
+        return found;
+      };
+      expect(await readOwner(new Proxy(session, { get: () => query }))).toBeUndefined();
+      expect(asked).toHaveLength(1);
+    });
   });
 
   it('a retirement that is begun again leaves what another run, which has claimed blue since, has there', async () => {
