@@ -144,7 +144,8 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
         // Subscriptions that an earlier approval has left prove nothing about today.
         await probePeer(session, conninfo, patience);
         for (const name of streamNames(migration, direction, streams)) {
-          const options = { name, conninfo, copyData: false, enabled: false, publisherVersion };
+          const known = { name, conninfo, publisherVersion, tables: tables.map(({ table }) => table) };
+          const options = { ...known, copyData: false, enabled: false };
           await ensureSubscription(session, options, patience);
           await keepDisabled(session, name, preparation, epoch);
           await redirectSubscription(session, name, conninfo, patience);

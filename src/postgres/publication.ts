@@ -44,11 +44,20 @@ export function publishedTable({ table, columns }: PublishedTable): string {
  * From PostgreSQL 16 on that waits for whoever has one of them to himself, and in a session of that server nothing ends
  * the wait or says for whom it is: so we look first, briefly.
  *
+ * @returns the tables, partitioned ones at their root
  * @throws VerdigrisError LockNotHad (retryable)
  */
-export async function lookUpTables(publisher: Session, name: string, patience?: LockRetryOptions): Promise<void> {
-  const look = (): Promise<unknown> => publisher.query('SELECT FROM pg_publication_tables WHERE pubname = $1', [name]);
-  await briefLock(publisher, `the tables of the publication ${name}`, look, patience);
+export async function lookUpTables(
+  publisher: Session,
+  name: string,
+  patience?: LockRetryOptions,
+): Promise<readonly TableName[]> {
+  const look = () =>
+    publisher.query<{ schema: string; name: string }>(
+      'SELECT schemaname::text AS schema, tablename::text AS name FROM pg_publication_tables WHERE pubname = $1',
+      [name],
+    );
+  return (await briefLock(publisher, `the tables of the publication ${name}`, look, patience)).rows;
 }
 
 export async function dropPublication(session: Session, name: string): Promise<void> {

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { TableName } from '../plan/table-name.js';
 import { briefLock } from './brief-lock.js';
 import { ident, literal } from './identifier.js';
 import { peerFailed } from './peer-failed.js';
@@ -24,6 +25,8 @@ export interface SubscriptionOptions {
   readonly publisher?: Session;
   /** The publisher's database: a login that fails is told with the name of its connection, and without its address. */
   readonly peer?: Database;
+  /** Tables that the publication has, or is to have later, beside those that `publisher` shows. Default: none */
+  readonly tables?: readonly TableName[];
   /** Whether values come in binary form: only where every column has the same type on both sides (binary-feed.ts). */
   readonly binary?: boolean;
 }
@@ -43,8 +46,8 @@ export async function ensureSubscription(
 ): Promise<void> {
   const { name } = options;
   if (await isThere(session, name)) return;
-  if (options.publisher !== undefined) await lookUpTables(options.publisher, name, patience);
-  const statement = await createSubscription(session, options);
+  const shown = options.publisher === undefined ? [] : await lookUpTables(options.publisher, name, patience);
+  const statement = await createSubscription(session, options, [...(options.tables ?? []), ...shown]);
   await briefLock(
     session,
     `CREATE SUBSCRIPTION ${name}`,
@@ -70,7 +73,11 @@ export async function ensureSubscription(
 const DUPLICATE: ReadonlySet<string> = new Set(['42710', '23505']);
 
 /** The statement. It holds a password. */
-async function createSubscription(session: Session, options: SubscriptionOptions): Promise<string> {
+async function createSubscription(
+  session: Session,
+  options: SubscriptionOptions,
+  tables: readonly TableName[],
+): Promise<string> {
   const version = await majorVersion(session);
   const settings = [
     'create_slot = false',
@@ -82,11 +89,25 @@ async function createSubscription(session: Session, options: SubscriptionOptions
     ...(options.binary === true ? ['binary = true'] : []),
     // A second belt against loops; the first is that the two directions are never both on.
     ...(version >= 16 && options.publisherVersion >= 16 ? ['origin = none'] : []),
-    // As the owner of a table under FORCE ROW LEVEL SECURITY nothing can be applied to it.
-    ...(version >= 16 && (await bypassesRowSecurity(session)) ? ['run_as_owner = true'] : []),
+    ...(version >= 16 && (await mustRunAsOwner(session, options.publisher, tables)) ? ['run_as_owner = true'] : []),
   ];
   return `CREATE SUBSCRIPTION ${ident(options.name)} CONNECTION ${literal(options.conninfo)}
     PUBLICATION ${ident(options.name)} WITH (${settings.join(', ')})`;
+}
+
+/**
+ * Whether rows are to be applied as the owner of the subscription. PostgreSQL applies them as the owner of each table, so
+ * that what belongs to it (CHECKs, domains, triggers) gets no rights of ours; but to a table under FORCE ROW LEVEL
+ * SECURITY its owner can apply nothing. Green gets blue's policies when it follows already: so both sides are asked.
+ */
+async function mustRunAsOwner(
+  session: Session,
+  publisher: Session | undefined,
+  tables: readonly TableName[],
+): Promise<boolean> {
+  if (!(await bypassesRowSecurity(session))) return false;
+  if (await areForced(session, tables)) return true;
+  return publisher !== undefined && (await areForced(publisher, tables));
 }
 
 /** Whether no policy holds for the session's role, which will own the subscription. */
@@ -95,6 +116,42 @@ async function bypassesRowSecurity(session: Session): Promise<boolean> {
     'SELECT rolsuper OR rolbypassrls AS bypasses FROM pg_roles WHERE rolname = current_user',
   );
   return rows[0]?.bypasses === true;
+}
+
+/** Whether one of these tables, or a partition of one, is under FORCE ROW LEVEL SECURITY here. */
+async function areForced(session: Session, tables: readonly TableName[]): Promise<boolean> {
+  const { rows } = await session.query<{ forced: boolean }>(
+    `SELECT EXISTS (
+       SELECT FROM jsonb_to_recordset($1::jsonb) AS t (schema text, name text)
+         JOIN pg_namespace n ON n.nspname = t.schema
+         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p')
+        WHERE ${hasForced('c.oid')}) AS forced`,
+    [JSON.stringify(tables)],
+  );
+  return rows[0]?.forced === true;
+}
+
+/** A condition: this table, or a partition of it, takes rows from its owner only as its policies let it. */
+function hasForced(oid: string): string {
+  return `EXISTS (SELECT FROM pg_class f WHERE f.relrowsecurity AND f.relforcerowsecurity
+             AND (f.oid = ${oid} OR f.oid IN (SELECT p.relid FROM pg_partition_tree(${oid}) p)))`;
+}
+
+/**
+ * Has the subscriptions of ours whose tables have come under FORCE ROW LEVEL SECURITY, by raw SQL of the plan, apply rows as
+ * their owner, where that one bypasses policies. Nothing on 15, which knows no other way.
+ *
+ * @throws VerdigrisError LockNotHad (retryable)
+ */
+export async function runAsOwnerWhereForced(session: Session, patience?: LockRetryOptions): Promise<void> {
+  if ((await majorVersion(session)) < 16 || !(await bypassesRowSecurity(session))) return;
+  const { rows } = await session.query<{ name: string }>(
+    `SELECT s.subname AS name FROM pg_subscription s
+      WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND obj_description(s.oid, 'pg_subscription') = 'Verdigris' AND NOT s.subrunasowner
+        AND EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srsubid = s.oid AND ${hasForced('r.srrelid')})`,
+  );
+  for (const { name } of rows) await alter(session, name, 'SET (run_as_owner = true)', patience);
 }
 
 async function isThere(session: Session, name: string): Promise<boolean> {
@@ -240,7 +297,7 @@ export async function takeAsText(session: Session, name: string, patience?: Lock
 async function alter(
   session: Session,
   name: string,
-  what: 'ENABLE' | 'DISABLE' | 'SET (binary = false)',
+  what: 'ENABLE' | 'DISABLE' | 'SET (binary = false)' | 'SET (run_as_owner = true)',
   patience?: LockRetryOptions,
 ): Promise<void> {
   await briefLock(

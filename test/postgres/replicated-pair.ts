@@ -84,6 +84,7 @@ export class ReplicatedPair {
       copyData: true,
       enabled: true,
       publisherVersion: pair.blueVersion,
+      publisher: pair.ourBlue,
     });
     await pair.synced(pair.ourGreen);
     await pair.caughtUp();
@@ -157,6 +158,7 @@ export class ReplicatedPair {
       copyData: false,
       enabled: true,
       publisherVersion: 18,
+      tables: tables.map(({ table }) => table),
     });
     await this.caughtUpOnBlue();
   }

@@ -6,6 +6,7 @@ import { withoutEventTriggersButOthers } from '../event-triggers.js';
 import { pastTheFence } from '../fence.js';
 import { ident } from '../identifier.js';
 import { inTransaction, type Session } from '../session.js';
+import { runAsOwnerWhereForced } from '../subscription.js';
 import { dropIndex } from './index-build.js';
 import { findIndex } from './index-definition.js';
 import { lockProgress, readProgress, writeProgress, type ProgressKey } from './progress-row.js';
@@ -36,6 +37,12 @@ interface SqlState {
  * @throws VerdigrisError MigrationStepFailed with PostgreSQL's message.
  */
 export async function runSql(context: StepContext, position: number, step: SqlStep, half: SqlHalf): Promise<void> {
+  await runOnce(context, position, step, half);
+  // Also for a step that an attempt has done which died here.
+  if (half === 'up') await runAsOwnerWhereForced(context.session, { signal: context.signal });
+}
+
+async function runOnce(context: StepContext, position: number, step: SqlStep, half: SqlHalf): Promise<void> {
   const { session } = context;
   const object = `SQL step "${step.name}" (${half})`;
   const key = sqlKey(context.runId, position, half);

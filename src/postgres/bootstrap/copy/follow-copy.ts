@@ -56,6 +56,7 @@ export async function followCopy(context: CopyContext, blue: Session, green: Ses
           enabled: true,
           publisherVersion,
           publisher: blue,
+          tables: left,
           peer,
           binary,
         },
