@@ -37,6 +37,11 @@ export interface KeyColumn {
   readonly encoding: string | null;
 }
 
+/** Whether the type of a column is no part of PostgreSQL: such a one is written with its schema. */
+export function isOfUsers({ type }: Pick<ColumnInfo, 'type'>): boolean {
+  return type.includes('.');
+}
+
 export interface TableKey {
   readonly kind: 'primary' | 'replicaIdentity';
   /** In the order of the index. */

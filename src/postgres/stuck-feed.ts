@@ -3,7 +3,7 @@ import { formatTableName, type TableName } from '../plan/table-name.js';
 import type { Plan } from '../plan/schema.js';
 import { computedTable } from './bootstrap/copy/computed-table.js';
 import { copyQuery, withDomains, type CopyQuery } from './bootstrap/copy/copy-query.js';
-import { openSnapshotSession } from './bootstrap/copy/copy-sessions.js';
+import { findNames, openSnapshotSession } from './bootstrap/copy/copy-sessions.js';
 import { RowSearch } from './bootstrap/copy/piece-failed.js';
 import { leavesOf, readTables, sameTable, type TableInfo } from './catalog.js';
 import { ALL_TABLES } from './catalog-pattern.js';
@@ -209,7 +209,7 @@ async function badRowOf(
   const session = await openSnapshotSession(databases.blue, 'find refused row', undefined);
   if (session === undefined) return undefined;
   try {
-    await session.query(`SELECT set_config('search_path', $1, true)`, [computed.searchPath]);
+    await findNames(session, computed.searchPath);
     for (const leaf of await leavesOf(session, work.table)) {
       const query = copyQuery(leaf, work.table.name, onGreen, withDomains(computed.columns));
       const piece = { source: leaf.name, fromBlock: 0, toBlock: null };

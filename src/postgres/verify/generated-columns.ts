@@ -3,7 +3,7 @@ import type { Derived } from '../migrate/plan-work.js';
 import { isSameEverywhere } from '../same-answers.js';
 import type { Session } from '../session.js';
 import { filledValues } from './table-pair.js';
-import type { SideSessions } from './side-sessions.js';
+import { OWN_PATH, type SideSessions } from './side-sessions.js';
 
 /*
  * Generated columns are not replicated: each side computes its own, by the same expression over the same values. So they
@@ -21,7 +21,6 @@ interface Generated {
 
 export interface GeneratedBy {
   readonly derived: readonly Derived[];
-  readonly searchPath: string;
   /** The plan has SQL. */
   readonly bySql: boolean;
   /** Whether the same expression gives the same on both servers, whatever it is. */
@@ -37,7 +36,7 @@ export async function differentlyGenerated(
   sessions: SideSessions,
   source: TableInfo,
   target: TableInfo,
-  { derived, searchPath, bySql, alike }: GeneratedBy,
+  { derived, bySql, alike }: GeneratedBy,
 ): Promise<string[]> {
   const filled = new Set(filledValues(source, derived).map(({ column }) => column));
   const stored = (table: TableInfo): string[] =>
@@ -46,7 +45,7 @@ export async function differentlyGenerated(
   const both = stored(source).filter((name) => there.has(name));
   if (both.length === 0 || (filled.size === 0 && !bySql && alike)) return [];
   const inKey = new Set(source.key?.columns.map((column) => column.name));
-  await sessions.prepare(searchPath, 'all');
+  await sessions.prepare(OWN_PATH, 'all');
   const [here, other] = await sessions.each((session, side) =>
     readGenerated(session, side === 'source' ? source : target),
   );

@@ -2,9 +2,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ident } from '../identifier.js';
 import { markerArrived, writeMarker } from '../marker.js';
 import { keyValue, type KeyValues } from '../migrate/key-range.js';
+import { setOnlyTables } from '../only-tables.js';
 import { closeSession, openSession, type Session } from '../session.js';
 import type { RowDifference } from './difference.js';
-import type { SideSessions } from './side-sessions.js';
+import { OWN_PATH, type SideSessions } from './side-sessions.js';
 import { fromTable, type TablePair } from './table-pair.js';
 
 /*
@@ -112,7 +113,7 @@ async function settleHeld(sessions: SideSessions, pair: TablePair, key: KeyValue
     // Should this process stop here, the server lets the row go.
     await holder.query(
       `SELECT set_config('idle_in_transaction_session_timeout', $1, false), set_config('search_path', $2, false),
-              set_config('lc_monetary', 'C', false)`,
+              set_config('lc_monetary', 'C', false), ${setOnlyTables(pair.searchPath === OWN_PATH)}`,
       [String(4 * HOLD_MS), pair.searchPath],
     );
     for (let attempt = 1; attempt <= HOLDS; attempt++) {

@@ -3,10 +3,17 @@ import type { Direction } from '../../side.js';
 import { waitForMarker, writeMarker } from '../marker.js';
 import { LockWatch, gaveWay, lockNotHad } from '../lock-watch.js';
 import { backendPid, cancellable } from '../migrate/step-context.js';
+import { setOnlyTables } from '../only-tables.js';
 import { closeSession, openSession, type Database, type Session, type SessionOptions } from '../session.js';
 
 /** How long the marker may take before the replication counts as stalled. */
 const MARKER_TIMEOUT_MS = 60_000;
+
+/**
+ * The path of statements that are all ours. That pg_catalog is first of several does not help: where it has no operator or
+ * function of exactly these types, as none for varchar, one of another schema that has is taken before it.
+ */
+export const OWN_PATH = 'pg_catalog';
 
 /** How long a statement that is told to end may go on, ms: a server that is frozen never ends it. */
 const STATEMENTS_END_WITHIN_MS = 5_000;
@@ -66,17 +73,19 @@ export class SideSessions {
 
   /**
    * Sets what statements on a table need: the path in which its expressions are resolved, and whether rows are read
-   * along the key's index, as ranges are even where statistics are missing, or by a pass over the table.
+   * along the key's index, as ranges are even where statistics are missing, or by a pass over the table. With OWN_PATH
+   * nothing but tables is read.
    */
   async prepare(searchPath: string, read: 'by key' | 'all'): Promise<void> {
     const wanted = `${read} ${searchPath}`;
     if (this.prepared === wanted) return;
     this.prepared = '';
     await this.each((session) =>
-      session.query(`SELECT set_config('search_path', $1, false), set_config('enable_seqscan', $2, false)`, [
-        searchPath,
-        read === 'all' ? 'on' : 'off',
-      ]),
+      session.query(
+        `SELECT set_config('search_path', $1, false), set_config('enable_seqscan', $2, false),
+                ${setOnlyTables(searchPath === OWN_PATH)}`,
+        [searchPath, read === 'all' ? 'on' : 'off'],
+      ),
     );
     this.prepared = wanted;
   }

@@ -29,7 +29,7 @@ export interface TablePair {
   readonly estimatedRows: number;
   /** The table on the source, for its size. */
   readonly sourceOid: number;
-  /** For both sides, so that the text of names in values (regclass) is the same. */
+  /** For both sides, so that the text of names in values (regclass) is the same: that of expressions, or OWN_PATH. */
   readonly searchPath: string;
   readonly partitioned: boolean;
 }

@@ -1,6 +1,6 @@
 import { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
-import { readTables, type TableInfo } from '../catalog.js';
+import { isOfUsers, readTables, type TableInfo } from '../catalog.js';
 import { ALL_TABLES } from '../catalog-pattern.js';
 import { expressionPath } from '../migrate/changed-table.js';
 import { expressionTree } from '../migrate/expression-reads.js';
@@ -13,7 +13,7 @@ import { sqlState } from '../sqlstate.js';
 import type { TableSize } from './cut-table.js';
 import { differentlyGenerated } from './generated-columns.js';
 import { newColumns } from './new-columns.js';
-import type { SideSessions } from './side-sessions.js';
+import { OWN_PATH, type SideSessions } from './side-sessions.js';
 import { filledValues, tablePair, type TablePair } from './table-pair.js';
 
 /** A table on both sides, and its size on the source. */
@@ -45,12 +45,12 @@ export async function readTablePairs(
     const derived = workOfTable(work, table)?.derived ?? [];
     const incomparable = await incomparableFills(sessions, { here, there, derived, path, alike });
     const bySql = work.steps.some(({ kind }) => kind === 'sql');
-    const generated = await differentlyGenerated(sessions, here, there, { derived, searchPath: path, bySql, alike });
+    const generated = await differentlyGenerated(sessions, here, there, { derived, bySql, alike });
     const leftOut = new Set([...incomparable, ...generated]);
     const pair = tablePair(here, there, derived, sessions.sides.direction, path, leftOut);
-    pairs.push(
-      sessions.sides.direction === 'to_green' ? await withNewColumns(sessions, pair, here, there, work) : pair,
-    );
+    const whole =
+      sessions.sides.direction === 'to_green' ? await withNewColumns(sessions, pair, here, there, work) : pair;
+    pairs.push(needsNames(whole) ? whole : { ...whole, searchPath: OWN_PATH });
   }
   const sizes = await readSizes(sessions, pairs);
   return pairs
@@ -72,6 +72,11 @@ async function withNewColumns(
   const mayBeWritten = work.steps.some(({ kind }) => kind === 'sql');
   const added = await sessions.on('target', (session) => newColumns(session, target, ofTable, source, mayBeWritten));
   return { ...pair, checks: [...pair.checks, ...added.checks], leftOut: [...pair.leftOut, ...added.leftOut] };
+}
+
+/** Whether a pair has expressions of the plan, or a key whose operators may be elsewhere than in pg_catalog: of citext. */
+function needsNames({ key, values, checks }: TablePair): boolean {
+  return checks.length > 0 || Object.keys(values).length > 0 || key.some(isOfUsers);
 }
 
 interface Fills {

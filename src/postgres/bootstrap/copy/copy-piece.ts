@@ -6,7 +6,7 @@ import { BEGIN_READ_COMMITTED, type Session } from '../../session.js';
 import type { CopyContext } from './copy-context.js';
 import { copyFormat } from './copy-format.js';
 import { copyInto, copyOut, copyQuery, inBlocks, NOTHING_COMPUTED } from './copy-query.js';
-import { rawEncoding } from './copy-sessions.js';
+import { findNames, rawEncoding } from './copy-sessions.js';
 import { beginPiece, endPiece, readCopyState, type CopyState } from './copy-state.js';
 import { CopyFailure, streamRows } from './copy-stream.js';
 import { castFailed, triesCast } from './swift-jsonb.js';
@@ -63,7 +63,7 @@ export class PieceCopy {
     await target.query('COMMIT');
     this.rows += rows;
     this.bytes += bytes;
-    await source.query(`SELECT set_config('search_path', 'pg_catalog', true)`);
+    if (this.state.computed[formatTableName(piece.root)] !== undefined) await findNames(source, 'pg_catalog');
     return true;
   }
 
@@ -76,7 +76,7 @@ export class PieceCopy {
     const path = computed?.searchPath ?? 'pg_catalog';
     // The text of some types (regclass) depends on it, so it is the same on both sides.
     for (const session of [source, target]) {
-      if (computed !== undefined) await session.query(`SELECT set_config('search_path', $1, true)`, [path]);
+      if (computed !== undefined) await findNames(session, path);
     }
     if (query.columns.length === 0) return this.countRows(piece, from, to);
     const encoding = rawEncoding(source);

@@ -1,11 +1,13 @@
 import { literal } from '../../identifier.js';
+import { setOnlyTables } from '../../only-tables.js';
 import { NO_TIMEOUTS, openSession, type Database, type Session } from '../../session.js';
 import { sqlState } from '../../sqlstate.js';
 import { rowSocket } from './row-socket.js';
 
 /**
  * Opens a session on blue that reads a snapshot, or one of its own, in a transaction that can't write. Rows come in the order of their
- * blocks: without parallel workers, which blue needs for its own work, and without joining another session's scan.
+ * blocks: without parallel workers, which blue needs for its own work, and without joining another session's scan. It reads
+ * from tables alone: where it is to compute expressions of the plan, findNames() comes first.
  *
  * @returns undefined when the snapshot is gone.
  */
@@ -20,7 +22,8 @@ export async function openSnapshotSession(
     await session.query(NO_TIMEOUTS);
     await session.query(
       `SELECT set_config('lock_timeout', '2000', false), set_config('max_parallel_workers_per_gather', '0', false),
-              set_config('synchronize_seqscans', 'off', false), set_config('jit', 'off', false)`,
+              set_config('synchronize_seqscans', 'off', false), set_config('jit', 'off', false),
+              ${setOnlyTables(true)}`,
     );
     await session.query(SAME_TEXT);
     await keepEncoding(session, session);
@@ -38,6 +41,16 @@ export async function openSnapshotSession(
     await session.end().catch(() => undefined);
     throw error;
   }
+}
+
+/**
+ * Has the transaction of a session find what expressions of the plan name, in this path, and read the views that they may
+ * read. With 'pg_catalog' it has no such expressions, and reads from tables alone.
+ */
+export async function findNames(session: Session, searchPath: string): Promise<void> {
+  await session.query(`SELECT set_config('search_path', $1, true), ${setOnlyTables(searchPath === 'pg_catalog', true)}`, [
+    searchPath,
+  ]);
 }
 
 /** invalid_parameter_value, object_not_in_prerequisite_state, undefined_object: as versions differ. */

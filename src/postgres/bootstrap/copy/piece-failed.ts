@@ -11,7 +11,7 @@ import { sqlState } from '../../sqlstate.js';
 import type { CopyContext } from './copy-context.js';
 import type { CopyQuery } from './copy-query.js';
 import { inBlocks } from './copy-query.js';
-import { openSnapshotSession } from './copy-sessions.js';
+import { findNames, openSnapshotSession } from './copy-sessions.js';
 import type { CopyState } from './copy-state.js';
 import type { CopyFailure } from './copy-stream.js';
 import type { Parcel, Piece } from './plan-parcels.js';
@@ -79,7 +79,7 @@ async function failingRow(failed: FailedPiece, failure: CopyFailure): Promise<Fo
   const session = await openSnapshotSession(context.databases.blue, 'copy failing row', snapshot);
   if (session === undefined) return undefined;
   try {
-    await session.query(`SELECT set_config('search_path', $1, false)`, [path]);
+    await findNames(session, path);
     const search = new RowSearch(session, context.signal, piece, table, query);
     if (failure.side === 'blue') return await search.onBlue();
     const line = lineOf(failure.cause);
