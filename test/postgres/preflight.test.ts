@@ -433,6 +433,55 @@ describe('preflight', () => {
     expect(only(await check(), 'function-search-path')).toEqual([]);
   });
 
+  it('computes functions of other roles with the rights of the owner of the table, never with those of a superuser', async () => {
+    const role = `writer_${TAG}`;
+    await onBlue(`
+      CREATE ROLE ${role};
+      CREATE SCHEMA fz;
+      CREATE FUNCTION fz.hijacks(text) RETURNS boolean LANGUAGE plpgsql AS $$
+        BEGIN
+          BEGIN RESET ROLE; EXCEPTION WHEN OTHERS THEN NULL; END;
+          IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN PERFORM ran_as_superuser(); END IF;
+          RETURN true;
+        END $$;
+      CREATE FUNCTION fz.forgets(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN base($1); END $$;
+      GRANT USAGE ON SCHEMA fz TO ${role};
+      CREATE TABLE fz.theirs (id int PRIMARY KEY, t text, CONSTRAINT hijacks CHECK (fz.hijacks(t)), CONSTRAINT forgets CHECK (fz.forgets(t) <> ''));
+      CREATE TABLE fz.ours (id int PRIMARY KEY, t text, CONSTRAINT hijacks CHECK (fz.hijacks(t)));
+      ALTER FUNCTION fz.hijacks(text) OWNER TO ${role};
+      ALTER TABLE fz.theirs OWNER TO ${role}`);
+    undo.push(() => onBlue(`DROP SCHEMA fz CASCADE; DROP ROLE ${role}`));
+    const before = await contents(blueDb);
+    expect(only(await check(), 'function-search-path')).toMatchObject([
+      { severity: 'error', object: 'constraint forgets of fz.theirs' },
+      { severity: 'info', object: 'constraint hijacks of fz.ours' },
+    ]);
+    expect(await contents(blueDb)).toEqual(before);
+  });
+
+  it('warns of schemas in which others may make what expressions of the plan would find', async () => {
+    const role = `maker_${TAG}`;
+    const plan = {
+      migrations: [{ addColumn: { table: 'orders', column: 'doubled', type: 'numeric', up: 'total * 2' } }],
+    };
+    expect(only(await check(plan), 'open-schemas').filter(({ side }) => side === 'green')).toEqual([]);
+    await onBlue(`CREATE ROLE ${role}; CREATE ROLE ${role}_too; ALTER TABLE public.orders OWNER TO ${role};
+      REVOKE CREATE ON SCHEMA public FROM PUBLIC; GRANT CREATE ON SCHEMA public TO ${role}`);
+    undo.push(() =>
+      onBlue(`ALTER TABLE public.orders OWNER TO CURRENT_USER; REVOKE ALL ON SCHEMA public FROM ${role}, ${role}_too, PUBLIC;
+              GRANT USAGE ON SCHEMA public TO PUBLIC; DROP ROLE ${role}, ${role}_too`),
+    );
+    expect(only(await check(plan), 'open-schemas')).toEqual([]);
+    await onBlue(`GRANT CREATE ON SCHEMA public TO ${role}_too, PUBLIC`);
+    expect(only(await check(), 'open-schemas')).toEqual([]);
+    expect(only(await check(plan), 'open-schemas')).toMatchObject([
+      {
+        ...{ severity: 'warning', side: 'blue', object: `public: everybody, ${role}_too` },
+        remedy: expect.stringContaining(`REVOKE CREATE ON SCHEMA "public" FROM PUBLIC, "${role}_too"`) as string,
+      },
+    ]);
+  });
+
   it('tells a setting that only the application makes from a name without its schema', async () => {
     await onBlue(`
       CREATE SCHEMA fy;

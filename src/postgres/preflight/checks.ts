@@ -31,6 +31,7 @@ import { collation, encoding, roles, sameDatabase, settings, storedSettings, ver
 import { securityLabels, tablespaces } from './left-out.js';
 import { loggedPassword } from './logged-password.js';
 import { money } from './money.js';
+import { openSchemas } from './open-schemas.js';
 import { ownership } from './owners-and-grants.js';
 import { peerConnection } from './peer-connection.js';
 import { planLint } from './plan-lint.js';
@@ -113,6 +114,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   rowLevelSecurity,
   swallowedErrors,
   functionPaths,
+  openSchemas,
   otherSubscriptions,
   otherConsumers,
 ];

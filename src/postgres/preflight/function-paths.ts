@@ -1,6 +1,6 @@
 import { expressionPath } from '../migrate/changed-table.js';
 import { USER_SCHEMA } from '../catalog.js';
-import { ident, qualified } from '../identifier.js';
+import { ident, literal, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
 import { isConnectionLost, isUnknownName, isUnknownSetting, sqlState } from '../sqlstate.js';
 import { NEW_GREEN, type Found, type SideCheck } from './check.js';
@@ -12,6 +12,9 @@ import { listed } from './finding.js';
  * refreshed and rows applied with an empty search_path, by PostgreSQL itself and by us: there it fails, after all rows
  * have been copied. A plan does not show it, since bodies are mostly read when they run. So each such expression is
  * computed once, as it will be on green.
+ *
+ * A superuser must not lend its rights to whoever has written such a function. PostgreSQL computes these expressions as the
+ * owner of the table, and so do we then.
  */
 
 /** No single expression may take longer: an expensive one is left, since it has found its names by then. */
@@ -31,29 +34,60 @@ interface Caller {
   readonly expression: string | null;
   /** Of a materialized view; null else. */
   readonly query: string | null;
-  /** The functions of users that it calls, with their arguments and schemas. */
-  readonly functions: readonly { readonly signature: string; readonly schema: string }[];
+  /** Of the table or view. */
+  readonly owner: Owner;
+  /** The functions of users that it calls, with their arguments, schemas and owners. */
+  readonly functions: readonly { readonly signature: string; readonly schema: string; readonly owner: Owner }[];
+}
+
+interface Owner {
+  readonly role: string;
+  readonly isSuperuser: boolean;
 }
 
 export const functionPaths: SideCheck = {
   name: 'function-search-path',
   sides: ['blue'],
-  run: async ({ session, plan, tables }) => {
+  run: async ({ session, plan, tables, isSuperuser }) => {
     const { rows } = await session.query<Caller>(CALLERS, [
       (await tables()).map(({ oid }) => oid),
       // A standby brings what its views hold along.
       NEW_GREEN.includes(plan.bootstrap.method),
     ]);
     const found: Found[] = [];
+    const left: Caller[] = [];
     const began = performance.now();
     for (const caller of rows) {
       if (performance.now() - began > TOGETHER_MS) break;
-      const why = await unknownName(session, caller);
-      if (why !== undefined) found.push(await judge(session, caller, why));
+      const as = isSuperuser ? whoComputes(caller) : 'us';
+      if (as === 'nobody') left.push(caller);
+      else {
+        const why = await unknownName(session, caller, as);
+        if (why !== undefined) found.push(await judge(session, caller, why));
+      }
     }
-    return found;
+    return left.length === 0 ? found : [...found, notComputed(left)];
   },
 };
+
+type As = 'us' | { readonly role: string };
+
+/** On behalf of a superuser: only what superusers have written is computed with our rights. */
+function whoComputes({ owner, functions }: Caller): As | 'nobody' {
+  if (!owner.isSuperuser) return { role: owner.role };
+  return functions.every((one) => one.owner.isSuperuser) ? 'us' : 'nobody';
+}
+
+function notComputed(callers: readonly Caller[]): Found {
+  return {
+    severity: 'info',
+    object: listed(callers.map(({ object }) => object)),
+    message:
+      'these were not computed: they belong to a superuser, and call functions of other roles, which would have run with its rights. Whether those name something without its schema is not known',
+    remedy:
+      'See that the functions have a search_path of their own (ALTER FUNCTION ... SET search_path); or give the tables another owner',
+  };
+}
 
 async function judge(session: Session, { object, functions }: Caller, error: Error): Promise<Found> {
   const why = `${sqlState(error) ?? ''}: ${error.message}`;
@@ -82,22 +116,25 @@ async function judge(session: Session, { object, functions }: Caller, error: Err
  * What PostgreSQL does not find when the expression is computed with an empty search_path. To plan any query on a table it
  * reads the functions of all its indexes and statistics: then only what fails without the table, too, is to blame.
  */
-async function unknownName(session: Session, caller: Caller): Promise<Error | undefined> {
-  if (caller.query !== null) return unknownIn(session, ofView(caller.query));
-  const why = await unknownIn(session, overRows(caller, tableOf(caller)));
+async function unknownName(session: Session, caller: Caller, as: As): Promise<Error | undefined> {
+  if (caller.query !== null) return unknownIn(session, as, ofView(caller.query));
+  const why = await unknownIn(session, as, overRows(caller, tableOf(caller)));
   if (why === undefined) return undefined;
-  const alone = await unknownIn(session, overRows(caller, noRowsOf(caller)));
+  const alone = await unknownIn(session, as, overRows(caller, noRowsOf(caller)));
   if (alone !== undefined) return alone;
-  return (await unknownIn(session, `SELECT FROM ${tableOf(caller)} LIMIT 1`)) === undefined ? why : undefined;
+  const ofTable = `SELECT count(*) FROM (SELECT FROM ${tableOf(caller)} LIMIT 1) AS verdigris_row`;
+  return (await unknownIn(session, as, ofTable)) === undefined ? why : undefined;
 }
 
-/** Any other error says nothing. */
-async function unknownIn(session: Session, sql: string): Promise<Error | undefined> {
+/** Any other error says nothing: another role may not read what we may. */
+async function unknownIn(session: Session, as: As, sql: string): Promise<Error | undefined> {
   await session.query(
-    `BEGIN READ ONLY; SET LOCAL search_path = ''; SET LOCAL statement_timeout = ${EVALUATE_MS}; SET LOCAL lock_timeout = ${EVALUATE_MS}`,
+    `BEGIN READ WRITE; SET LOCAL search_path = ''; SET LOCAL statement_timeout = ${EVALUATE_MS}; SET LOCAL lock_timeout = ${EVALUATE_MS}`,
   );
   try {
-    await session.query(sql);
+    if (as !== 'us') await session.query(functionOf(as.role, sql));
+    await session.query('SET TRANSACTION READ ONLY');
+    await session.query(as === 'us' ? sql : `SELECT ${COMPUTE}`);
     return undefined;
   } catch (error) {
     if (isConnectionLost(error)) throw error;
@@ -105,6 +142,18 @@ async function unknownIn(session: Session, sql: string): Promise<Error | undefin
   } finally {
     await session.query('ROLLBACK');
   }
+}
+
+const COMPUTE = 'pg_temp.verdigris_compute()';
+
+/**
+ * Unlike SET ROLE, a function that is SECURITY DEFINER is left by nothing that it calls: there, SET ROLE and RESET ROLE are
+ * refused. Its body is read when it runs.
+ */
+function functionOf(role: string, sql: string): string {
+  return `SET LOCAL check_function_bodies = off;
+    CREATE FUNCTION ${COMPUTE} RETURNS bigint LANGUAGE sql VOLATILE SECURITY DEFINER AS ${literal(sql)};
+    ALTER FUNCTION ${COMPUTE} OWNER TO ${ident(role)}`;
 }
 
 /** Values are counted, so that none leaves the server. Where there is no row it is one of NULLs. */
@@ -127,21 +176,25 @@ function noRowsOf({ schema, name }: Caller): string {
   return `pg_catalog.unnest(ARRAY[]::${qualified({ schema, name })}[]) AS ${ident(name)}`;
 }
 
+function ownerOf(oid: string): string {
+  return `(SELECT jsonb_build_object('role', o.rolname, 'isSuperuser', o.rolsuper) FROM pg_roles o WHERE o.oid = ${oid})`;
+}
+
 /**
  * What calls functions of users, directly or by an operator: those in C or with a search_path of their own aside, which
  * know where they look. What belongs to a partition because its parent has it is not asked again.
  */
 const CALLERS = `
 WITH open_path AS (
-  SELECT p.oid, p.oid::regprocedure::text AS signature, n.nspname::text AS schema
+  SELECT p.oid, p.oid::regprocedure::text AS signature, n.nspname::text AS schema, ${ownerOf('p.proowner')} AS owner
     FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
    WHERE ${USER_SCHEMA} AND l.lanname NOT IN ('internal', 'c')
      AND NOT EXISTS (SELECT FROM unnest(p.proconfig) setting WHERE setting LIKE 'search\\_path=%')
 ), calls AS (
-  SELECT d.classid, d.objid, f.signature, f.schema
+  SELECT d.classid, d.objid, f.signature, f.schema, f.owner
     FROM pg_depend d JOIN open_path f ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = f.oid
   UNION
-  SELECT d.classid, d.objid, f.signature, f.schema
+  SELECT d.classid, d.objid, f.signature, f.schema, f.owner
     FROM pg_depend d
     JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND d.refobjid = o.oid
     JOIN open_path f ON f.oid = o.oprcode
@@ -185,7 +238,8 @@ WITH open_path AS (
     FROM pg_class c JOIN pg_rewrite r ON r.ev_class = c.oid WHERE c.relkind = 'm'
 )
 SELECT asked.object, n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned, asked.expression, asked.query,
-       (SELECT json_agg(DISTINCT jsonb_build_object('signature', calls.signature, 'schema', calls.schema)) FROM calls
+       ${ownerOf('c.relowner')} AS owner,
+       (SELECT json_agg(DISTINCT jsonb_build_object('signature', calls.signature, 'schema', calls.schema, 'owner', calls.owner)) FROM calls
          WHERE calls.classid = asked.classid AND calls.objid = asked.objid) AS functions
   FROM asked JOIN moved ON moved.oid = asked.relation
   JOIN pg_class c ON c.oid = asked.relation JOIN pg_namespace n ON n.oid = c.relnamespace

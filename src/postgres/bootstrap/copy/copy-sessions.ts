@@ -48,9 +48,10 @@ export async function openSnapshotSession(
  * read. With 'pg_catalog' it has no such expressions, and reads from tables alone.
  */
 export async function findNames(session: Session, searchPath: string): Promise<void> {
-  await session.query(`SELECT set_config('search_path', $1, true), ${setOnlyTables(searchPath === 'pg_catalog', true)}`, [
-    searchPath,
-  ]);
+  await session.query(
+    `SELECT set_config('search_path', $1, true), ${setOnlyTables(searchPath === 'pg_catalog', true)}`,
+    [searchPath],
+  );
 }
 
 /** invalid_parameter_value, object_not_in_prerequisite_state, undefined_object: as versions differ. */
