@@ -27,6 +27,7 @@ import {
   ensureSubscription,
   readSubscription,
   redirectSubscription,
+  runAsOwnerWhereForced,
 } from './subscription.js';
 
 /** What is made before writers are asked to wait. */
@@ -150,6 +151,8 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
           await keepDisabled(session, name, preparation, epoch);
           await redirectSubscription(session, name, conninfo, patience);
         }
+        // Of those that an earlier approval has left.
+        await runAsOwnerWhereForced(session, patience);
       },
     );
   } catch (error) {

@@ -133,13 +133,14 @@ async function areForced(session: Session, tables: readonly TableName[]): Promis
 
 /** A condition: this table, or a partition of it, takes rows from its owner only as its policies let it. */
 function hasForced(oid: string): string {
-  return `EXISTS (SELECT FROM pg_class f WHERE f.relrowsecurity AND f.relforcerowsecurity
-             AND (f.oid = ${oid} OR f.oid IN (SELECT p.relid FROM pg_partition_tree(${oid}) p)))`;
+  return `EXISTS (SELECT FROM (SELECT ${oid} AS relid UNION ALL SELECT p.relid::oid FROM pg_partition_tree(${oid}) p) AS part
+                    JOIN pg_class f ON f.oid = part.relid
+                   WHERE f.relrowsecurity AND f.relforcerowsecurity)`;
 }
 
 /**
- * Has the subscriptions of ours whose tables have come under FORCE ROW LEVEL SECURITY, by raw SQL of the plan, apply rows as
- * their owner, where that one bypasses policies. Nothing on 15, which knows no other way.
+ * Has the subscriptions of ours whose tables have come under FORCE ROW LEVEL SECURITY since, as by raw SQL of the plan, apply
+ * rows as their owner, where that one bypasses policies. Nothing on 15, which knows no other way.
  *
  * @throws VerdigrisError LockNotHad (retryable)
  */
