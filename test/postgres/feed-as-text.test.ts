@@ -58,6 +58,16 @@ describe("a feed in binary form, and DDL that changes a column's type", () => {
     expect(await forms()).toEqual([false, false]);
   });
 
+  it('is applied as its owner after the resume where policies were forced on the owner of a table', async () => {
+    const force = 'ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY';
+    for (const side of [pair.green, pair.blue]) await side.query(force);
+    expect(await asOwner()).toBe(0);
+    await accept();
+    expect(await asOwner()).toBe(1);
+    await pair.blue.query('INSERT INTO public.orders VALUES (3, 3)');
+    await arrives();
+  });
+
   const accept = (): Promise<unknown> => new MockActivityEnvironment().run(() => activities.acceptSchema(pair.ref));
 
   async function noticed(): Promise<string> {
@@ -71,6 +81,15 @@ describe("a feed in binary form, and DDL that changes a column's type", () => {
     expect(await measureLag(pair.blue, pair.green, 'to_green', 20_000)).toBeLessThan(20_000);
     const all = `SELECT (SELECT json_agg(o ORDER BY id) FROM public.orders o) AS orders, (SELECT json_agg(t ORDER BY id) FROM public.tags t) AS tags`;
     expect((await pair.green.query(all)).rows).toEqual((await pair.blue.query(all)).rows);
+  }
+
+  /** Streams whose rows are applied as the owner of the subscription. */
+  async function asOwner(): Promise<number> {
+    const { rowCount } = await pair.green.query(
+      `SELECT FROM pg_subscription
+        WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subrunasowner`,
+    );
+    return rowCount ?? -1;
   }
 
   /** Whether each stream goes in binary form. */
