@@ -108,7 +108,7 @@ describe('a stage', () => {
     await until(async () => (await versions()).length === 2);
     await expect(openStage(plan, 10)).rejects.toMatchObject({
       type: 'GateFailed',
-      message: expect.stringMatching(/not at version 2\.0: b-[0-9a-f]{6} \(version 1\.9\)/) as string,
+      message: expect.stringMatching(/not at version 2\.0: b-[0-9a-f]{6} \(version 1\.9, role postgres\)/) as string,
       nonRetryable: false,
     });
     expect(await percentOn('blue')).toBe(0);

@@ -165,7 +165,7 @@ export const DATA_RULES: readonly Mutation[] = [
     edits: [
       edit('src/postgres/preflight/owners-and-grants.ts', '      ...(await hiddenRows(pair, user, mend)),\n', ''),
     ],
-    test: { file: 'test/postgres/preflight-rights.test.ts', name: 'an owner that passes by policies' },
+    test: { file: 'test/long/preflight-rights.long.ts', name: 'an owner that passes by policies' },
   },
   {
     rule: 'whoever owns something on blue and not on green is told before writes move',

@@ -20,7 +20,15 @@ function side(side: Side, { epoch = 2, writesOn = 'green', ...changes }: Changes
   const inventory = {
     ...{ side, route, fence, fenceOpen: isPrimary, settled: true, otherMigrations: [], slots: [], subscriptions: [] },
     owner: { migration: 'm', runId: 'r', side, outcome: null, claimedEpoch: 1 },
-    ...{ invalidIndexes: [], publications: [], upDown: [], eventTriggers: [], proofs: [], sessions: [] },
+    ...{
+      invalidIndexes: [],
+      publications: [],
+      upDown: [],
+      eventTriggers: [],
+      proofs: [],
+      sessions: [],
+      lockHolders: [],
+    },
     ...changes,
   };
   return { reached: true, inventory: inventory as unknown as Inventory };
