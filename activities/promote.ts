@@ -295,8 +295,10 @@ function isOfPoolers(error: unknown): error is VerdigrisError {
 /** How long the side that has given the writes away may take to write that down. */
 const OLD_SIDE_MS = 2_000;
 
-/** Blue serves by then; a green that is lost now says nothing, ms. */
-const LAST_LOOK_MS = 10_000;
+/** Blue serves by then, and whoever is to be led there hears of it after the look; a green that is lost now says nothing, ms. */
+const LAST_LOOK_MS = 3_000;
+/** How long tables of green alone are looked through, ms: the way back is decided by the answer. */
+const LOOKED_THROUGH_MS = 5_000;
 
 interface Asked {
   readonly from: Side;
@@ -358,12 +360,12 @@ async function promote(
       ...{ holdMs, attempts, epoch: promoted.epoch, at: new Date().toISOString() },
       lost: from === 'green' ? await whatWasLost(session, run, promoted.epoch) : null,
     };
-    // What came after the run had looked.
-    const unmoved = from === 'green' ? await lastLook(session, ref) : undefined;
     const moved = { ...result, steps };
     await recordMove(await work.session(otherSide(from), 'event', SHORT_STATEMENTS), run.runId, from, moved);
     // Of a rollback green's record alone is left: blue's goes with its schema. Nothing waits for a side that is away by now.
     await within(recordMove(session, run.runId, from, moved), OLD_SIDE_MS, undefined).catch(() => undefined);
+    // What came after the run had looked.
+    const unmoved = from === 'green' ? await lastLook(work, ref) : undefined;
     return { ...result, ...(unmoved === undefined ? {} : { unmoved }) };
   } catch (error) {
     // An earlier attempt that Temporal has not heard of may be between two tries: nobody waits for it any more.
@@ -571,12 +573,13 @@ async function prepare(
 /** What green holds that is not replicated to blue, also in tables that nobody has been told of yet. */
 async function contentsOf(green: Session, { plan, runId }: RunRef): Promise<string[]> {
   const untold = await readNewTables({ session: green, side: 'green', runId, patterns: plan.tables });
-  return unmovedOnGreen(green, runId, untold);
+  return unmovedOnGreen(green, runId, { untold, withinMs: LOOKED_THROUGH_MS, rest: 'count' });
 }
 
-/** Undefined where green, which is closed now, does not say. */
-function lastLook(green: Session, ref: RunRef): Promise<string[] | undefined> {
-  return within(contentsOf(green, ref), LAST_LOOK_MS, undefined).catch(() => undefined);
+/** Undefined where green, which is closed now, does not say. A look that is cut off is at its statement still: its session is its own. */
+function lastLook({ session }: Work, ref: RunRef): Promise<string[] | undefined> {
+  const look = async (): Promise<string[]> => contentsOf(await session('green', 'last look', SHORT_STATEMENTS), ref);
+  return within(look(), LAST_LOOK_MS, undefined).catch(() => undefined);
 }
 
 /** Until green is open, only the feed empties something there. A worker that was frozen wakes up with what it has read before. */
@@ -601,7 +604,7 @@ async function rememberGreen(
   const watched = { session: green, side: 'green', runId: run.runId, patterns: plan.tables } as const;
   try {
     const remember = (): Promise<void> => rememberClosedGreen(watched, run.migration, blue);
-    await retryOnLock(remember, { forMs: GREEN_IS_LOCKED_MS, signal });
+    await retryOnLock(remember, { forMs: GREEN_IS_LOCKED_MS, signal, codes: SCHEMA_IN_CHANGE });
   } catch (error) {
     if (!SCHEMA_IN_CHANGE.has(sqlState(error) ?? '')) throw error;
     const who = await whoLocksReadersOut(green).catch(() => null);

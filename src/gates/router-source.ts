@@ -7,8 +7,9 @@ export type { RouterSnapshot, RouterSnapshots } from './router-snapshot.js';
 const FORGOTTEN_AFTER = '1 day';
 
 /**
- * So many bytes of metrics are read at a time, of those that live first, and of these the small ones: a thousand times what
- * a process with a hundred endpoints writes. What is beyond it counts as unreadable: anybody who can log in may write such rows.
+ * So many bytes of metrics are read at a time: a thousand times what a process with a hundred endpoints writes. Of those that
+ * live first, and of these the small ones; one that is beyond it counts as unreadable, since anybody who can log in may write
+ * such rows. Then of those that have ended, the last ones first; what is beyond it is not read.
  */
 const READ_BYTES = 50_000_000;
 
@@ -34,7 +35,8 @@ export async function readRouterSnapshots(session: Session, migration: string): 
   }>(
     `SELECT clock_timestamp() AS at, r.instance, r.epoch::float8 AS epoch, r.generation::float8 AS generation,
             extract(epoch FROM clock_timestamp() - r.seen_at)::float8 AS age_seconds,
-            CASE WHEN sum(octet_length(r.metrics)) OVER (ORDER BY r.lives DESC, octet_length(r.metrics), r.instance) <= $3
+            CASE WHEN sum(octet_length(r.metrics))
+                        OVER (ORDER BY r.lives DESC, CASE WHEN r.lives THEN octet_length(r.metrics) END, r.seen_at DESC, r.instance) <= $3
                  THEN r.metrics END AS metrics
        FROM (VALUES (true)) AS always (row)
        LEFT JOIN (SELECT instance, epoch, generation, seen_at, metrics::text,
@@ -50,7 +52,7 @@ export async function readRouterSnapshots(session: Session, migration: string): 
     if (instance === null) continue;
     const metrics: unknown = text === null ? null : JSON.parse(text);
     if (isRouterMetrics(metrics)) snapshots.push({ instance, epoch, generation, ageSeconds, metrics });
-    else unreadable.push(instance);
+    else if (text !== null || ageSeconds <= LIVE_SECONDS) unreadable.push(instance);
   }
   return sampleOf({
     at: (rows[0]?.at ?? new Date()).toISOString(),

@@ -44,33 +44,48 @@ export async function readOnlyOnGreen(green: Session, runId: string, tables: rea
   return { key: onlyKey(runId), state };
 }
 
+/** Whoever looks. */
+export interface Look {
+  /** Tables that were made since, of which nobody has been told yet. Default: none */
+  readonly untold?: readonly TableName[];
+  /** How long all tables together may take to look through, ms. Default 3 s */
+  readonly withinMs?: number;
+  /**
+   * What becomes of those that are left then. `count`: they count as written, since whoever decides has no other answer.
+   * Default: `wait`, for another look, which begins with any
+   */
+  readonly rest?: 'count' | 'wait';
+}
+
 /**
  * The tables of green alone into which rows were written since writes moved. One that was counted stays until it is dropped:
  * a queue is empty now and then, and a loss is accepted as it was named.
  *
- * @param untold tables that were made since, of which nobody has been told yet
  * @returns their names, in order; none where an earlier version has promoted
  */
 export async function writtenOnlyOnGreen(
   green: Session,
   runId: string,
-  untold: readonly TableName[] = [],
+  { untold = [], withinMs = 3_000, rest = 'wait' }: Look = {},
 ): Promise<string[]> {
   if (!(await hasState(green))) return [];
   const before = (await readProgress<OnlyOnGreen>(green, onlyKey(runId)))?.state;
   if (before === undefined) return [];
   const known = (await readProgress<readonly TableName[]>(green, writtenKey(runId)))?.state ?? [];
   const isKnown = new Set(known.map(qualified));
-  const written: TableName[] = [];
-  let isNews = false;
-  for (const table of await readThose(green, [...before.tables, ...known, ...untold])) {
-    const wasKnown = isKnown.has(qualified(table));
-    if (!wasKnown && !(await isWrittenSince(green, table, before.since))) continue;
-    written.push({ schema: table.schema, name: table.name });
-    isNews ||= !wasKnown;
+  const tables = await readThose(green, [...before.tables, ...known, ...untold]);
+  const written = new Set(tables.filter((table) => isKnown.has(qualified(table))));
+  const unknown = tables.filter((table) => !written.has(table));
+  const first = Math.floor(Math.random() * unknown.length);
+  const deadline = performance.now() + withinMs;
+  for (const table of [...unknown.slice(first), ...unknown.slice(0, first)]) {
+    const isLate = performance.now() > deadline;
+    if (isLate && rest === 'wait') break;
+    if (isLate || (await isWrittenSince(green, table, before.since))) written.add(table);
   }
-  if (isNews) await writeProgress(green, writtenKey(runId), written, false);
-  return written.map(formatTableName);
+  const names = tables.filter((table) => written.has(table)).map(({ schema, name }) => ({ schema, name }));
+  if (names.length > tables.length - unknown.length) await writeProgress(green, writtenKey(runId), names, false);
+  return names.map(formatTableName);
 }
 
 interface Table extends TableName {

@@ -12,7 +12,7 @@
 export function partitionTree(table: string): string {
   return `(
   WITH RECURSIVE tree (relid, parentrelid, isleaf, level) AS (
-    SELECT top.oid, NULL::oid, top.relkind <> 'p', 0 FROM pg_class top WHERE top.oid = ${table}
+    SELECT verdigris_top.oid, NULL::oid, verdigris_top.relkind <> 'p', 0 FROM pg_class verdigris_top WHERE verdigris_top.oid = ${table}
     UNION ALL
     SELECT part.inhrelid, part.inhparent, (SELECT c.relkind <> 'p' FROM pg_class c WHERE c.oid = part.inhrelid), tree.level + 1
       FROM tree

@@ -9,6 +9,8 @@ export interface LockRetryOptions {
   /** How long to go on trying. Default RETRY_FOR_MS. */
   readonly forMs?: number;
   readonly signal?: AbortSignal | undefined;
+  /** Further SQLSTATEs after which it is tried again. Default: none */
+  readonly codes?: ReadonlySet<string>;
   /** Told about each failed try. */
   readonly onRetry?: (attempt: number) => void;
 }
@@ -25,7 +27,9 @@ export async function retryOnLock<T>(work: () => Promise<T>, options: LockRetryO
     try {
       return await work();
     } catch (error) {
-      if (!TRY_AGAIN.has(sqlState(error) ?? '') || performance.now() > deadline) throw error;
+      const code = sqlState(error) ?? '';
+      const mayPass = TRY_AGAIN.has(code) || options.codes?.has(code) === true;
+      if (!mayPass || performance.now() > deadline) throw error;
       options.signal?.throwIfAborted();
       options.onRetry?.(attempt);
       // Full jitter: several of us never march in step, and the application's queue gets time to drain.

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { TableName } from '../plan/table-name.js';
 import { briefLock } from './brief-lock.js';
 import { ident, literal } from './identifier.js';
+import { partitionTree } from './partition-tree.js';
 import { peerFailed } from './peer-failed.js';
 import { lookUpTables } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
@@ -97,8 +98,8 @@ async function createSubscription(
 
 /**
  * Whether rows are to be applied as the owner of the subscription. PostgreSQL applies them as the owner of each table, so
- * that what belongs to it (CHECKs, domains, triggers) gets no rights of ours; but to a table under FORCE ROW LEVEL
- * SECURITY its owner can apply nothing. Green gets blue's policies when it follows already: so both sides are asked.
+ * that what belongs to it (CHECKs, domains, triggers) gets no rights of ours; but there are tables to which their owner can
+ * apply nothing. Green gets blue's policies when it follows already: so both sides are asked.
  */
 async function mustRunAsOwner(
   session: Session,
@@ -106,8 +107,8 @@ async function mustRunAsOwner(
   tables: readonly TableName[],
 ): Promise<boolean> {
   if (!(await bypassesRowSecurity(session))) return false;
-  if (await areForced(session, tables)) return true;
-  return publisher !== undefined && (await areForced(publisher, tables));
+  if (await shutOutOwners(session, tables)) return true;
+  return publisher !== undefined && (await shutOutOwners(publisher, tables));
 }
 
 /** Whether no policy holds for the session's role, which will own the subscription. */
@@ -118,29 +119,39 @@ async function bypassesRowSecurity(session: Session): Promise<boolean> {
   return rows[0]?.bypasses === true;
 }
 
-/** Whether one of these tables, or a partition of one, is under FORCE ROW LEVEL SECURITY here. */
-async function areForced(session: Session, tables: readonly TableName[]): Promise<boolean> {
-  const { rows } = await session.query<{ forced: boolean }>(
+/** Whether one of these tables is such that its owner can't apply rows to it here. */
+async function shutOutOwners(session: Session, tables: readonly TableName[]): Promise<boolean> {
+  const { rows } = await session.query<{ shut: boolean }>(
     `SELECT EXISTS (
        SELECT FROM jsonb_to_recordset($1::jsonb) AS t (schema text, name text)
          JOIN pg_namespace n ON n.nspname = t.schema
          JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p')
-        WHERE ${hasForced('c.oid')}) AS forced`,
+        WHERE ${shutsOutItsOwner('c.oid')}) AS shut`,
     [JSON.stringify(tables)],
   );
-  return rows[0]?.forced === true;
-}
-
-/** A condition: this table, or a partition of it, takes rows from its owner only as its policies let it. */
-function hasForced(oid: string): string {
-  return `EXISTS (SELECT FROM (SELECT ${oid} AS relid UNION ALL SELECT p.relid::oid FROM pg_partition_tree(${oid}) p) AS part
-                    JOIN pg_class f ON f.oid = part.relid
-                   WHERE f.relrowsecurity AND f.relforcerowsecurity)`;
+  return rows[0]?.shut === true;
 }
 
 /**
- * Has the subscriptions of ours whose tables have come under FORCE ROW LEVEL SECURITY since, as by raw SQL of the plan, apply
- * rows as their owner, where that one bypasses policies. Nothing on 15, which knows no other way.
+ * A condition: to this table, or to a partition of it, the table's owner can't apply rows. It is under policies that hold for
+ * that one (FORCE ROW LEVEL SECURITY, or a partition of somebody else), or that one may not write it: a partition that another
+ * role has made, or a right that was taken from the owner.
+ *
+ * Source: TargetPrivilegesCheck() in PostgreSQL's worker.c asks for the partition, as the owner of the topmost parent.
+ */
+function shutsOutItsOwner(oid: string): string {
+  const mayNot = ['INSERT', 'UPDATE', 'DELETE'].map(
+    (right) => `NOT has_table_privilege(owned.relowner, part.oid, '${right}')`,
+  );
+  return `EXISTS (SELECT FROM pg_class owned CROSS JOIN LATERAL ${partitionTree('owned.oid')} tree JOIN pg_class part ON part.oid = tree.relid
+                   WHERE owned.oid = ${oid}
+                     AND (part.relrowsecurity AND (part.relforcerowsecurity OR NOT pg_has_role(owned.relowner, part.relowner, 'USAGE'))
+                          OR ${mayNot.join(' OR ')}))`;
+}
+
+/**
+ * Has the subscriptions of ours with a table to which its owner can't apply rows since, as by raw SQL of the plan, apply rows
+ * as their owner, where that one bypasses policies. Nothing on 15, which knows no other way.
  *
  * @throws VerdigrisError LockNotHad (retryable)
  */
@@ -150,7 +161,7 @@ export async function runAsOwnerWhereForced(session: Session, patience?: LockRet
     `SELECT s.subname AS name FROM pg_subscription s
       WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND obj_description(s.oid, 'pg_subscription') = 'Verdigris' AND NOT s.subrunasowner
-        AND EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srsubid = s.oid AND ${hasForced('r.srrelid')})`,
+        AND EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srsubid = s.oid AND ${shutsOutItsOwner('r.srrelid')})`,
   );
   for (const { name } of rows) await alter(session, name, 'SET (run_as_owner = true)', patience);
 }

@@ -1,9 +1,9 @@
-import { formatTableName, type TableName } from '../plan/table-name.js';
+import { formatTableName } from '../plan/table-name.js';
 import type { TablePatterns } from './catalog-pattern.js';
 import { promotionBlocked } from './hold.js';
 import { qualified } from './identifier.js';
 import { readProgress, writeProgress, type ProgressKey } from './migrate/progress-row.js';
-import { writtenOnlyOnGreen } from './only-on-green.js';
+import { writtenOnlyOnGreen, type Look } from './only-on-green.js';
 import { excludedRelations } from './schema-copy/excluded-relations.js';
 import { readSequenceShapes } from './sequences.js';
 import type { Session } from './session.js';
@@ -33,17 +33,11 @@ const NAMED = 20;
 /**
  * What green, which serves, has come to hold that is not replicated to blue: a rollback leaves it there. In words that stay
  * as they are for as long as it is so, since a loss is accepted as it was named.
- *
- * @param untold tables that were made since writes moved, of which nobody has been told yet
  */
-export async function unmovedOnGreen(
-  green: Session,
-  runId: string,
-  untold: readonly TableName[] = [],
-): Promise<string[]> {
+export async function unmovedOnGreen(green: Session, runId: string, look?: Look): Promise<string[]> {
   const names = await readOtherSubscriptions(green);
   const { rows } = await green.query<{ some: boolean }>('SELECT EXISTS (SELECT FROM pg_largeobject_metadata) AS some');
-  const written = await writtenOnlyOnGreen(green, runId, untold);
+  const written = await writtenOnlyOnGreen(green, runId, look);
   const more = written.length > NAMED ? [`${written.length - NAMED} more`] : [];
   return [
     ...(names.length === 0 ? [] : [`what comes to green by subscriptions to other databases (${names.join(', ')})`]),

@@ -85,6 +85,28 @@ describe('rows of a table whose owner is no superuser', () => {
     expect((await pair.blue.query('SELECT DISTINCT who FROM public.seen')).rows).toEqual([{ who: ROLE }]);
   });
 
+  it.each([
+    ['a partition of which another role has made', 'ALTER TABLE public.tenants_1 OWNER TO CURRENT_USER'],
+    ['who may not write it', `REVOKE INSERT ON public.tenants_1 FROM ${ROLE}`],
+    [
+      'a partition of which another role has put under policies',
+      `ALTER TABLE public.tenants_1 OWNER TO CURRENT_USER; ALTER TABLE public.tenants_1 ENABLE ROW LEVEL SECURITY;
+       GRANT ALL ON public.tenants_1 TO ${ROLE}`,
+    ],
+  ])('are applied there and back also where they belong to an owner %s', async (_, shut) => {
+    const ddl = `${OWNED.replace('PRIMARY KEY, body text)', 'PRIMARY KEY, body text) PARTITION BY RANGE (id)')}
+      CREATE TABLE public.tenants_1 PARTITION OF public.tenants FOR VALUES FROM (0) TO (10);
+      ALTER TABLE public.tenants_1 OWNER TO ${ROLE}; ${shut}`;
+    pair = await ReplicatedPair.start('pg18', 'shut', ddl);
+    await pair.blue.query(`INSERT INTO public.tenants VALUES (1, 'a')`);
+    await pair.caughtUp();
+    expect((await pair.green.query('SELECT id FROM public.tenants')).rows).toEqual([{ id: 1 }]);
+    await pair.promoteGreen();
+    await pair.green.query('DELETE FROM public.tenants');
+    await pair.caughtUpOnBlue();
+    expect((await pair.blue.query('SELECT id FROM public.tenants')).rows).toEqual([]);
+  });
+
   it('are applied on, although raw SQL of the plan has forced policies on the owner', async () => {
     pair = await ReplicatedPair.start('pg18', 'force_sql', OWNED);
     expect(await runAsOwner(pair.green)).toEqual([false]);

@@ -135,6 +135,12 @@ it('metrics that would fill the memory are not read, and those of the applicatio
   const { live, unreadable } = await readRouterSnapshots(session, 'shop');
   expect(live[0]).toMatchObject({ instance: 'real', metrics });
   expect([live.length, unreadable.length]).toEqual([51, 10]);
+  // Those that have ended are no reason to conclude nothing: the last of them are read.
+  await session.query(
+    `UPDATE verdigris.router SET seen_at = clock_timestamp() - interval '2 h' WHERE instance LIKE 'x-%'`,
+  );
+  const later = await readRouterSnapshots(session, 'shop');
+  expect([later.live.length, later.stale.length, later.unreadable.length]).toEqual([1, 50, 0]);
 });
 
 it('a run that was begun with an earlier version of the table is read as before', async () => {

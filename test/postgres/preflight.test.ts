@@ -451,6 +451,12 @@ describe('preflight', () => {
       ALTER FUNCTION fz.hijacks(text) OWNER TO ${role};
       ALTER TABLE fz.theirs OWNER TO ${role}`);
     undo.push(() => onBlue(`DROP SCHEMA fz CASCADE; DROP ROLE ${role}`));
+    // An event trigger that notes DDL, and finds its table by the path of the session.
+    await onBlue(`
+      CREATE TABLE public.ddl_log (tag text, PRIMARY KEY (tag));
+      CREATE FUNCTION public.log_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO ddl_log VALUES (tg_tag); END $$;
+      CREATE EVENT TRIGGER log_ddl_fz ON ddl_command_end EXECUTE FUNCTION public.log_ddl()`);
+    undo.push(() => onBlue('DROP EVENT TRIGGER log_ddl_fz; DROP FUNCTION public.log_ddl(); DROP TABLE public.ddl_log'));
     const before = await contents(blueDb);
     expect(only(await check(), 'function-search-path')).toMatchObject([
       { severity: 'error', object: 'constraint forgets of fz.theirs' },

@@ -129,16 +129,18 @@ async function unknownName(session: Session, caller: Caller, as: As): Promise<Er
 /** Any other error says nothing: another role may not read what we may. */
 async function unknownIn(session: Session, as: As, sql: string): Promise<Error | undefined> {
   await session.query(
-    `BEGIN READ WRITE; SET LOCAL search_path = ''; SET LOCAL statement_timeout = ${EVALUATE_MS}; SET LOCAL lock_timeout = ${EVALUATE_MS}`,
+    `BEGIN READ WRITE; SET LOCAL statement_timeout = ${EVALUATE_MS}; SET LOCAL lock_timeout = ${EVALUATE_MS}`,
   );
+  let isMade = as === 'us';
   try {
     if (as !== 'us') await session.query(functionOf(as.role, sql));
-    await session.query('SET TRANSACTION READ ONLY');
+    isMade = true;
+    await session.query(`SET LOCAL search_path = ''; SET TRANSACTION READ ONLY`);
     await session.query(as === 'us' ? sql : `SELECT ${COMPUTE}`);
     return undefined;
   } catch (error) {
     if (isConnectionLost(error)) throw error;
-    return isUnknownName(error) && error instanceof Error ? error : undefined;
+    return isMade && isUnknownName(error) && error instanceof Error ? error : undefined;
   } finally {
     await session.query('ROLLBACK');
   }
@@ -148,12 +150,13 @@ const COMPUTE = 'pg_temp.verdigris_compute()';
 
 /**
  * Unlike SET ROLE, a function that is SECURITY DEFINER is left by nothing that it calls: there, SET ROLE and RESET ROLE are
- * refused. Its body is read when it runs.
+ * refused. Its body is read when it runs. Event triggers of the application are for its own DDL.
  */
 function functionOf(role: string, sql: string): string {
-  return `SET LOCAL check_function_bodies = off;
+  return `SET LOCAL check_function_bodies = off; SET LOCAL session_replication_role = replica;
     CREATE FUNCTION ${COMPUTE} RETURNS bigint LANGUAGE sql VOLATILE SECURITY DEFINER AS ${literal(sql)};
-    ALTER FUNCTION ${COMPUTE} OWNER TO ${ident(role)}`;
+    ALTER FUNCTION ${COMPUTE} OWNER TO ${ident(role)};
+    SET LOCAL session_replication_role = origin`;
 }
 
 /** Values are counted, so that none leaves the server. Where there is no row it is one of NULLs. */
