@@ -261,7 +261,7 @@ describe('an instance that has lost its way to green', () => {
     );
     expect(await mayMove()).toMatchObject({
       type: 'PromotionBlocked',
-      what: `these instances of the application have no connection to green: ${cutOff?.instance ?? ''}`,
+      what: `these instances of the application have no connection to green: ${cutOff?.instance ?? ''} (role postgres)`,
     });
     await greenProxy.listen();
     await until(async () => (await mayMove()) === undefined);
