@@ -20,7 +20,7 @@ export const DEATHS: readonly Death[] = [
     point: ({ text }) => text.includes('pg_advisory_xact_lock('),
     when: 'after',
   },
-  { name: 'it has been decided', at: 'blue', point: ({ text }) => text.endsWith('; COMMIT'), when: 'after' },
+  { name: 'it has been decided', at: 'blue', point: ({ text }) => /setval\(.*; COMMIT$/.test(text), when: 'after' },
   { name: 'RELOAD is about to lead to green', at: 'console', point: nth('RELOAD', 3), when: 'before' },
   { name: 'RELOAD leads to green', at: 'console', point: nth('RELOAD', 3), when: 'after' },
   { name: 'RESUME is about to be sent', at: 'console', point: startsWith('RESUME'), when: 'before' },
