@@ -14,7 +14,7 @@ import { openSession, withSession, type Databases, type Session } from '../../sr
 import { hasState, installState, readOwner } from '../../src/postgres/state.js';
 import type { Side } from '../../src/side.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
-import { workOf } from './replicated-pair.js';
+import { workOf } from '../postgres/replicated-pair.js';
 
 /*
  * Whose schema verdigris is, and who may do what in it, whatever the databases give others by default, and whoever may

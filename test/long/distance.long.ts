@@ -7,7 +7,7 @@ import type { PairContext } from '../../src/postgres/preflight/check.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
 import type { Side } from '../../src/side.js';
 import { LinkProxy } from '../support/link-proxy.js';
-import { ReplicatedPair } from './replicated-pair.js';
+import { ReplicatedPair } from '../postgres/replicated-pair.js';
 
 /** A round trip of these takes 30 ms at least: a marker is never there within 20 ms. */
 const ONE_WAY_MS = 15;
