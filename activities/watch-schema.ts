@@ -20,7 +20,7 @@ import { SCHEMA_IN_CHANGE, sqlState } from '../src/postgres/sqlstate.js';
 import { readCatalogSignature } from '../src/postgres/ddl/table-facts.js';
 import { unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import type { Side } from '../src/side.js';
-import { runAsOwnerWhereForced } from '../src/postgres/subscription.js';
+import { runAsOwnerWhereNeeded } from '../src/postgres/subscription.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, watching, type ActivityDependencies, type Work } from './context.js';
 
@@ -143,7 +143,7 @@ export function watchSchemaActivities(dependencies: ActivityDependencies) {
           signal: work.signal,
         });
         // Whoever goes on has seen that policies were forced on the owners of tables, which would stop the feed.
-        await runAsOwnerWhereForced(green, { signal: work.signal });
+        await runAsOwnerWhereNeeded(green, { signal: work.signal });
         return acceptSchema(watched, green);
       }),
 

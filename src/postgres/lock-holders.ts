@@ -1,7 +1,7 @@
 import { VerdigrisError } from '../errors.js';
 import { whoHolds } from './locks.js';
 import type { Session } from './session.js';
-import { sqlState } from './sqlstate.js';
+import { NO_RIGHT, sqlState } from './sqlstate.js';
 
 /*
  * Locks of ours by which one worker at a time acts: whoever is given the work ends the session that holds one, since that of a
@@ -28,8 +28,7 @@ export async function endHolders(session: Session, which: string): Promise<{ hol
     try {
       await session.query(`SELECT pg_catalog.pg_terminate_backend(l.pid) ${held} AND l.pid = ${Number(pid)}`);
     } catch (error) {
-      // insufficient_privilege
-      if (sqlState(error) !== '42501') throw error;
+      if (sqlState(error) !== NO_RIGHT) throw error;
       refused = true;
     }
   }

@@ -27,7 +27,7 @@ import {
   ensureSubscription,
   readSubscription,
   redirectSubscription,
-  runAsOwnerWhereForced,
+  runAsOwnerWhereNeeded,
 } from './subscription.js';
 
 /** What is made before writers are asked to wait. */
@@ -152,7 +152,7 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
           await redirectSubscription(session, name, conninfo, patience);
         }
         // Of those that an earlier approval has left.
-        await runAsOwnerWhereForced(session, patience);
+        await runAsOwnerWhereNeeded(session, patience);
       },
     );
   } catch (error) {

@@ -4,7 +4,7 @@ import { ident } from './identifier.js';
 import { writingLongest } from './locks.js';
 import { backendPid } from './migrate/step-context.js';
 import { closeSession, openBeside, type Session } from './session.js';
-import { sqlState } from './sqlstate.js';
+import { NO_RIGHT, sqlState } from './sqlstate.js';
 
 /** What a logical slot is doing. Source: pg_replication_slots. */
 export interface SlotState {
@@ -43,8 +43,6 @@ export async function readSlot(session: Session, name: string): Promise<SlotStat
 
 /** duplicate_object: another session has begun it meanwhile. */
 const DUPLICATE_OBJECT = '42710';
-/** insufficient_privilege. */
-const INSUFFICIENT_PRIVILEGE = '42501';
 /** How often whoever waits for a slot hears who keeps it from being made. */
 const WATCH_EVERY_MS = 1_000;
 
@@ -190,7 +188,7 @@ async function endHolder(session: Session, slot: string): Promise<boolean> {
     ]);
     return true;
   } catch (error) {
-    if (sqlState(error) !== INSUFFICIENT_PRIVILEGE) throw error;
+    if (sqlState(error) !== NO_RIGHT) throw error;
     return false;
   }
 }
@@ -217,7 +215,7 @@ async function heldByAnother(session: Session, slot: string, cause: unknown): Pr
   const right = superuser ? '' : `GRANT pg_signal_backend TO ${ident(ours)} on that server, or `;
   return new SlotHeld({
     type: 'SqlError',
-    message: `the slot ${slot} can't be dropped, and keeps WAL: a session of "${holder ?? '?'}" (pid ${pid ?? '?'}) holds it, which "${ours}" may not end (${INSUFFICIENT_PRIVILEGE})`,
+    message: `the slot ${slot} can't be dropped, and keeps WAL: a session of "${holder ?? '?'}" (pid ${pid ?? '?'}) holds it, which "${ours}" may not end (${NO_RIGHT})`,
     nextStep: `${right}end that session as a superuser; it is tried again`,
     retryable: true,
     cause,

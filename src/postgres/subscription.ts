@@ -155,7 +155,7 @@ function shutsOutItsOwner(oid: string): string {
  *
  * @throws VerdigrisError LockNotHad (retryable)
  */
-export async function runAsOwnerWhereForced(session: Session, patience?: LockRetryOptions): Promise<void> {
+export async function runAsOwnerWhereNeeded(session: Session, patience?: LockRetryOptions): Promise<void> {
   if ((await majorVersion(session)) < 16 || !(await bypassesRowSecurity(session))) return;
   const { rows } = await session.query<{ name: string }>(
     `SELECT s.subname AS name FROM pg_subscription s

@@ -37,6 +37,11 @@ async function receiver(): Promise<WebhookReceiver> {
   return started;
 }
 
+/** Of a worker that calls it, signed. */
+function withHook({ url }: WebhookReceiver): (own: Record<string, string>) => Record<string, string> {
+  return (own) => ({ ...own, VERDIGRIS_CONNECTION_HOOK: url, VERDIGRIS_CONNECTION_HOOK_SECRET: KEY });
+}
+
 describe('a run behind webhooks', () => {
   it(
     'whose worker is killed when a call has been made and not yet noted sends the same call again, at each step there and back',
@@ -116,11 +121,7 @@ describe('a run behind webhooks', () => {
         green: 'pg18',
         purpose: 'webhooks',
         schema: LEDGER_SCHEMA,
-        environment: (own) => ({
-          ...own,
-          VERDIGRIS_CONNECTION_HOOK: hook.url,
-          VERDIGRIS_CONNECTION_HOOK_SECRET: KEY,
-        }),
+        environment: withHook(hook),
         plan: {
           traffic: {
             stages: [{ percent: 50, for: '10m' }],
@@ -163,11 +164,7 @@ describe('a run behind webhooks that is reset to a point before its stages', () 
     const followed = followedBy(hook);
     const migration = await Migration.create({
       ...{ blue: 'pg15', green: 'pg18', purpose: 'webhooks reset', schema: LEDGER_SCHEMA },
-      environment: (own) => ({
-        ...own,
-        VERDIGRIS_CONNECTION_HOOK: hook.url,
-        VERDIGRIS_CONNECTION_HOOK_SECRET: KEY,
-      }),
+      environment: withHook(hook),
       plan: {
         traffic: {
           stages: [

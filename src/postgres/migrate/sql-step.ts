@@ -6,7 +6,7 @@ import { withoutEventTriggersButOthers } from '../event-triggers.js';
 import { pastTheFence } from '../fence.js';
 import { ident } from '../identifier.js';
 import { inTransaction, type Session } from '../session.js';
-import { runAsOwnerWhereForced } from '../subscription.js';
+import { runAsOwnerWhereNeeded } from '../subscription.js';
 import { dropIndex } from './index-build.js';
 import { findIndex } from './index-definition.js';
 import { lockProgress, readProgress, writeProgress, type ProgressKey } from './progress-row.js';
@@ -39,7 +39,7 @@ interface SqlState {
 export async function runSql(context: StepContext, position: number, step: SqlStep, half: SqlHalf): Promise<void> {
   await runOnce(context, position, step, half);
   // Also for a step that an attempt has done which died here.
-  if (half === 'up') await runAsOwnerWhereForced(context.session, { signal: context.signal });
+  if (half === 'up') await runAsOwnerWhereNeeded(context.session, { signal: context.signal });
 }
 
 async function runOnce(context: StepContext, position: number, step: SqlStep, half: SqlHalf): Promise<void> {
