@@ -52,15 +52,15 @@ function undoingOfStages(story: Story, ref: RunRef): Compensation {
 }
 
 /**
- * A run that was reset to a point before this phase does not know of a stage that is open. Each undoing takes back the reads
+ * A run that was reset to a point before its stages does not know of one that is open. Each undoing takes back the reads
  * that routers and the like lead to green, but what webhooks lead there goes back only when they are told: so its rollback
- * begins as that of a stage does. Does nothing in any other run.
+ * begins as that of a stage does, also where this phase has just begun. Does nothing in any other run.
  */
 export function undoUnknownStages(story: Story, saga: Saga): void {
   const { plan, status } = story.run;
-  const isUnknown = plan?.traffic.webhooks !== undefined && !story.webhooks.areThere && !saga.isEmpty;
+  const isUnknown = plan?.traffic.webhooks !== undefined && !saga.has(READS_BACK) && !saga.isEmpty;
   if (!isUnknown || !wasReset()) return;
-  story.webhooks.begin(plan, saga);
+  if (!story.webhooks.areThere) story.webhooks.begin(plan, saga);
   saga.push(undoingOfStages(story, { plan, runId: status.runId }));
 }
 

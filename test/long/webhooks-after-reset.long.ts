@@ -79,18 +79,25 @@ function isRising(followed: readonly ReceivedBody[]): boolean {
 }
 
 describe('webhooks of a run that was reset', () => {
-  it('to a point before its stages are told when it is rolled back there', async () => {
+  const compared = {
+    scope: 'all',
+    tables: 1,
+    rowsVerified: 1,
+    differingRows: 0,
+    examples: [],
+    at: new Date().toISOString(),
+  };
+  it.each<{ when: string; activity: 'verify' | 'fenceGreen'; nth: number; answer: unknown }>([
+    { when: 'while rows are compared', activity: 'verify', nth: 2, answer: compared },
+    { when: 'when it has just come to the stages again', activity: 'fenceGreen', nth: 3, answer: null },
+  ])('to a point before its stages are told of a rollback $when', async ({ activity, nth, answer }) => {
     const hook = await receiver();
     const followed = followedBy(hook);
-    let comparisons = 0;
-    const verify: Overrides['verify'] = () =>
-      ++comparisons > 1
-        ? untilCancelled()
-        : { scope: 'all', tables: 1, rowsVerified: 1, differingRows: 0, examples: [], at: new Date().toISOString() };
-    const run = await begin(hook, { verify });
+    let begun = 0;
+    const run = await begin(hook, { [activity]: () => (++begun === nth ? untilCancelled() : answer) });
     await inStage(run.handle, 50);
     await resetBefore(run.handle, 'verify');
-    await run.saw('+verify', 2);
+    await run.saw(`+${activity}`, nth);
     await again(run).executeUpdate(rollbackUpdate, { args: [WHO] });
     const report = (await again(run).result()) as MigrationReport;
     expect(report.outcome).toBe('rolledBack');
