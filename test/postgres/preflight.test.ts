@@ -765,10 +765,47 @@ describe('preflight', () => {
       expect.stringMatching(/^error heirs\.event: .* without heirs\.event_1_a, which inherit/),
       expect.stringMatching(/^warning heirs\.event: .* without heirs\.event_1, heirs\.event_2, .* empty now/),
     ]);
-    await onBlue('TRUNCATE heirs.event_1_a');
+    await onBlue('ALTER TABLE heirs.event_1_a SET UNLOGGED');
+    expect(await torn(['heirs.event_*'])).toContainEqual(
+      expect.stringMatching(/^error heirs\.event: .* without heirs\.event_1_a, which inherit/),
+    );
+    await onBlue('TRUNCATE heirs.event_1_a; ALTER TABLE heirs.event_1_a SET LOGGED');
     expect(await torn(['heirs.event_*'])).toEqual([expect.stringMatching(/^warning heirs\.event: /)]);
     expect(await torn([])).toEqual([]);
     expect(await torn(['heirs.*'])).toEqual([]);
+  });
+
+  it('warns of stored settings that green lacks or has otherwise, without their values', async () => {
+    const role = `app_${TAG}`;
+    for (const [on, path] of [
+      [onBlue, 'app, public'],
+      [onGreen, 'public'],
+    ] as const) {
+      await on(`CREATE ROLE ${role}; ALTER ROLE ${role} SET search_path = ${path}; ALTER ROLE ${role} SET work_mem = '8MB'`);
+      undo.push(() => on(`DROP ROLE ${role}`));
+    }
+    await onBlue(`ALTER ROLE ${role} SET statement_timeout = '7s'`);
+    const found = only(await check(), 'stored-settings').map(({ object, message }) => `${object}: ${message}`);
+    expect(found).toContainEqual(expect.stringMatching(new RegExp(`role ${role}: statement_timeout.* are not on green`)));
+    expect(found).toContainEqual(expect.stringMatching(new RegExp(`role ${role}: search_path.* have other values on green`)));
+    expect(found.join()).not.toMatch(/work_mem|7s/);
+  });
+
+  it('warns of columns whose values mean something on one server only', async () => {
+    await onBlue(`
+      CREATE SCHEMA outbox;
+      CREATE DOMAIN outbox.place AS pg_lsn;
+      CREATE TABLE outbox.event (id int PRIMARY KEY, at xid8, places outbox.place[], relation oid, named regclass,
+        tx bigint DEFAULT (pg_current_xact_id()::text::bigint), made timestamptz DEFAULT now())`);
+    undo.push(() => onBlue('DROP SCHEMA outbox CASCADE'));
+    expect(only(await check({ tables: { include: ['outbox.*'] } }), 'server-values')).toEqual([
+      expect.objectContaining({
+        severity: 'warning',
+        object: 'outbox.event.at, outbox.event.places, outbox.event.relation, outbox.event.tx',
+      }),
+    ]);
+    const standby = await check({ tables: { include: ['outbox.*'] }, bootstrap: { method: 'standby' } });
+    expect(only(standby, 'server-values')).toEqual([]);
   });
 
   it('refuses a default that takes values of a sequence of a table which the plan leaves out', async () => {

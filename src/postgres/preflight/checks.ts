@@ -53,6 +53,7 @@ import {
   walLevel,
   walRetention,
 } from './server.js';
+import { serverValues } from './server-values.js';
 import { systemGrants } from './system-grants.js';
 import { superuserObjects } from './superuser-objects.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
@@ -103,6 +104,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   tornApart,
   largeObjects,
   sequenceRoom,
+  serverValues,
   advisoryLocks,
   scheduledJobs,
   hypertables,
