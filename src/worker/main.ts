@@ -44,7 +44,10 @@ async function main(): Promise<void> {
 
 main().catch((error: unknown) => {
   const redact = redactor(secretsOf(process.env), secretsRead);
-  createLogger(redact, 'info').fatal({ error: error instanceof Error ? error.message : String(error) }, 'worker failed');
+  createLogger(redact, 'info').fatal(
+    { error: error instanceof Error ? error.message : String(error) },
+    'worker failed',
+  );
   // The SDK's runtime would keep the process alive.
   process.exit(1);
 });

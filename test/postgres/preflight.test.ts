@@ -781,13 +781,19 @@ describe('preflight', () => {
       [onBlue, 'app, public'],
       [onGreen, 'public'],
     ] as const) {
-      await on(`CREATE ROLE ${role}; ALTER ROLE ${role} SET search_path = ${path}; ALTER ROLE ${role} SET work_mem = '8MB'`);
+      await on(
+        `CREATE ROLE ${role}; ALTER ROLE ${role} SET search_path = ${path}; ALTER ROLE ${role} SET work_mem = '8MB'`,
+      );
       undo.push(() => on(`DROP ROLE ${role}`));
     }
     await onBlue(`ALTER ROLE ${role} SET statement_timeout = '7s'`);
     const found = only(await check(), 'stored-settings').map(({ object, message }) => `${object}: ${message}`);
-    expect(found).toContainEqual(expect.stringMatching(new RegExp(`role ${role}: statement_timeout.* are not on green`)));
-    expect(found).toContainEqual(expect.stringMatching(new RegExp(`role ${role}: search_path.* have other values on green`)));
+    expect(found).toContainEqual(
+      expect.stringMatching(new RegExp(`role ${role}: statement_timeout.* are not on green`)),
+    );
+    expect(found).toContainEqual(
+      expect.stringMatching(new RegExp(`role ${role}: search_path.* have other values on green`)),
+    );
     expect(found.join()).not.toMatch(/work_mem|7s/);
   });
 

@@ -9,7 +9,8 @@ import { listed } from './finding.js';
 const TYPES = ['xid', 'xid8', 'pg_snapshot', 'txid_snapshot', 'pg_lsn', 'oid'];
 
 /** Functions that give such values, also as bigint or text. */
-const MAKERS = '\\m(pg_current_xact_id(_if_assigned)?|txid_current(_if_assigned)?|pg_current_wal(_insert|_flush)?_lsn)\\M';
+const MAKERS =
+  '\\m(pg_current_xact_id(_if_assigned)?|txid_current(_if_assigned)?|pg_current_wal(_insert|_flush)?_lsn)\\M';
 
 /**
  * Columns whose values mean something on the server that made them only. They are copied, and compared as equal; green
@@ -23,7 +24,10 @@ export const serverValues: SideCheck = {
   methods: NEW_GREEN,
   run: async ({ session, tables }) => {
     const moved = await tables();
-    const columns = new Set([...(await columnsOfTypes(session, moved, TYPES)), ...(await madeByDefault(session, moved))]);
+    const columns = new Set([
+      ...(await columnsOfTypes(session, moved, TYPES)),
+      ...(await madeByDefault(session, moved)),
+    ]);
     if (columns.size === 0) return [];
     return [
       {
