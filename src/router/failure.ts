@@ -1,6 +1,13 @@
 import pg from 'pg';
 import { FENCE_ERROR } from '../postgres/state.js';
-import { CANCELED, isConnectionLost, LOCK_NOT_AVAILABLE, READ_ONLY, sqlState } from '../postgres/sqlstate.js';
+import {
+  CANCELED,
+  isConnectionLost,
+  isRaisedByStatement,
+  LOCK_NOT_AVAILABLE,
+  READ_ONLY,
+  sqlState,
+} from '../postgres/sqlstate.js';
 import { TransactionAbortedError } from './errors.js';
 
 /*
@@ -37,17 +44,6 @@ export function isLinkFailure(error: unknown): boolean {
   return error instanceof Error && /Query read timeout|Client was closed and is not queryable/.test(error.message);
 }
 
-/**
- * Whether a statement has failed with an error of class 08 (connection exception) while its own connection goes on: a
- * wrong number of values, a foreign server that is away, a RAISE. The server says where in its source that was; a pooler,
- * which uses the class for the connections that it has lost, does not. After a FATAL error the server ends the connection.
- */
-function isRaisedByStatement(error: unknown): boolean {
-  if (!(error instanceof pg.DatabaseError) || error.code?.startsWith('08') !== true) return false;
-  if (error.code === RESOLUTION_UNKNOWN) return false;
-  return error.routine !== undefined && error.severity !== 'FATAL' && error.severity !== 'PANIC';
-}
-
 /** The statement never left this process. */
 export function wasNeverSent(error: unknown): boolean {
   return error instanceof Error && /is not queryable/.test(error.message);
@@ -57,9 +53,6 @@ export function wasNeverSent(error: unknown): boolean {
 export function canConnectLater(error: unknown): boolean {
   return isLinkFailure(error) || sqlState(error) === TOO_MANY_CONNECTIONS;
 }
-
-/** transaction_resolution_unknown: what an extension may say that commits elsewhere as well. */
-const RESOLUTION_UNKNOWN = '08007';
 
 /** statement_completion_unknown: what a pooler may say. */
 const COMPLETION_UNKNOWN = '40003';
