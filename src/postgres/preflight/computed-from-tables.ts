@@ -44,7 +44,7 @@ function heldAgainst({ object }: Caller, calls: string): Found {
     severity: 'warning',
     object,
     message: `${calls}: on green rows come while those are not all there, so right ones may be refused (23514), which holds the run, or ends it with "onFailure" "rollback"`,
-    remedy: `On blue until the run has ended: drop the constraint, and add it again NOT VALID in the same transaction (${isDomain ? 'ALTER DOMAIN' : 'ALTER TABLE'} ... DROP CONSTRAINT ..., ADD CONSTRAINT ... NOT VALID); green gets it when all rows are there. Where a run is held by a row that is right: resume, which copies its table again when the others are there`,
+    remedy: `On blue until the run has ended: drop the constraint, and add it again NOT VALID in the same transaction (${isDomain ? 'ALTER DOMAIN' : 'ALTER TABLE'} ... DROP CONSTRAINT ..., ADD CONSTRAINT ... NOT VALID); green gets it when all rows are there, and it may be VALIDATEd afterwards. Where a run is held by a row that is right: resume, which copies its table again when the others are there`,
   };
 }
 
