@@ -9,6 +9,7 @@ import { EntryFile } from './entry.js';
 import { claimsPauses, markName, markValue, movingOthers, parseMark, type Mark } from './mark.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
 import { Turn } from './turn.js';
+import { ReadersLost } from '../file-readers.js';
 import { changeFile } from '../replace-file.js';
 import { pause, within } from '../timing.js';
 
@@ -493,7 +494,10 @@ export class Instance {
     return new VerdigrisError({
       type: 'PoolNotReleased',
       message: `the file ${this.pooler.file} of PgBouncer "${this.pooler.connection}" can't be changed: ${why}`,
-      nextStep: 'see that it is there where the worker runs and that the worker may write it and its folder',
+      nextStep:
+        cause instanceof ReadersLost
+          ? cause.nextStep
+          : 'see that it is there where the worker runs and that the worker may write it and its folder',
       retryable: true,
       cause,
     });
