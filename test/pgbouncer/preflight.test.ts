@@ -84,6 +84,7 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
     const pools = poolsBefore(pair.setup, pair.databases, {
       mayBeRefused: (what) => void told.push(what),
       unserved: () => undefined,
+      notTold: () => undefined,
     });
     await pools.prepare('blue', (await pair.whereWritesAre()).epoch);
     expect(told).toHaveLength(2);
