@@ -56,7 +56,7 @@ import {
   type StagePatience,
   type Work,
 } from './context.js';
-import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
+import { flagsFollowOrTell, type FlagsOwed } from './flags.js';
 import { refuseCutOff, refuseOtherFollowers, refuseUndeployed } from './instances.js';
 import { readsGoFirst, weightsFollowRouteOrWarn } from './haproxy.js';
 import { movedTables, publishedBackward } from './run-tables.js';
@@ -156,7 +156,10 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         if (released.status === 'rejected') throw released.reason;
         if (finished.status === 'rejected') throw finished.reason;
         if (finished.value !== null) work.report({ stillArmed: finished.value });
-        return flagsFollowRouteOrTell(ref, () => work.session(otherSide(from), 'flags', SHORT_STATEMENTS));
+        if (ref.plan.traffic.flagd === undefined) return null;
+        // Nothing else writes the file after this: without the route it is tried again.
+        const session = await work.session(otherSide(from), 'flags', SHORT_STATEMENTS);
+        return flagsFollowOrTell(ref, await readRoute(session, ref.plan.name));
       }),
 
     /**
