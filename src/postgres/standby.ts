@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../errors.js';
+import { errorsSince } from './error-count.js';
 import { dropSlots } from './feed-objects.js';
 import { feedName } from './feed.js';
 import { isInRecovery } from './in-recovery.js';
@@ -193,7 +194,7 @@ export async function whyFeedIsDead(
   if (broken !== undefined) return broken;
   const errors = await countErrors(blue, names);
   // Only where it has met some since blue had everything: it costs the time of a marker that does not arrive.
-  if (errors - (confirmed?.errors ?? errors) < PASSING_ERRORS) return undefined;
+  if (errorsSince(confirmed?.errors ?? errors, errors) < PASSING_ERRORS) return undefined;
   if (Number.isFinite(await measureLag(green, blue, 'to_blue', APPLY_TRIES_WITHIN_MS, signal))) return undefined;
   return failsAgain(confirmed, errors, await countErrors(blue, names)) ? FAILS_AGAIN : undefined;
 }
@@ -205,8 +206,8 @@ const APPLY_TRIES_WITHIN_MS = 10_000;
 const PASSING_ERRORS = 2;
 
 /** Whether a feed whose marker does not arrive fails each time it is begun: it has done so since, and does so now. */
-function failsAgain(confirmed: Confirmed | undefined, before: number, now: number): boolean {
-  return now > before && now - (confirmed?.errors ?? before) >= PASSING_ERRORS;
+export function failsAgain(confirmed: Pick<Confirmed, 'errors'> | undefined, before: number, now: number): boolean {
+  return now > before && errorsSince(confirmed?.errors ?? before, now) >= PASSING_ERRORS;
 }
 
 async function countErrors(blue: Session, names: readonly string[]): Promise<number> {
