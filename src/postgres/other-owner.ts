@@ -34,7 +34,7 @@ export async function describeOtherOwner(
     return {
       message: `${side} is a copy of a database that another run moves: migration "${migration}", run ${runId}. What that run has there came along`,
       nextStep:
-        "leave that run alone: it goes on with its own database. On this copy, drop first the subscriptions verdigris_* (ALTER SUBSCRIPTION ... DISABLE, then SET (slot_name = NONE), then DROP SUBSCRIPTION), which would take that run's changes, then the publications verdigris_* and schema verdigris (CASCADE)",
+        "leave that run alone: it goes on with its own database. On this copy, drop first the subscriptions verdigris_* (ALTER SUBSCRIPTION ... DISABLE, then SET (slot_name = NONE), then DROP SUBSCRIPTION), which would take that run's changes, then the publications verdigris_* and schema verdigris (CASCADE). Only where it is no copy, but that database itself after a pg_upgrade: that run has to end first",
     };
   }
   return {
@@ -43,7 +43,10 @@ export async function describeOtherOwner(
   };
 }
 
-/** Whether it is known to be another database than the run has claimed. A physical copy is not told from it: so is a replica that took over. */
+/**
+ * Whether it is another database than the run has claimed. A physical copy is not told from it: a replica that took over is
+ * one, too.
+ */
 async function isCopy(session: Session, { runId, side }: Owner): Promise<boolean> {
   const { rows } = await session.query<{ system: string | null; database: string | null }>(
     `SELECT detail ->> 'system' AS system, detail ->> 'database' AS database FROM verdigris.event
