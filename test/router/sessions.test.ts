@@ -27,6 +27,13 @@ beforeAll(async () => {
        EXCEPTION WHEN OTHERS THEN
          RETURN 'swallowed';
        END $$;
+       CREATE FUNCTION loud(wanted int) RETURNS text LANGUAGE plpgsql AS $$
+       BEGIN
+         INSERT INTO item (id) VALUES (wanted);
+         RETURN 'written';
+       EXCEPTION WHEN OTHERS THEN
+         RAISE EXCEPTION 'can not save %: %', wanted, SQLERRM;
+       END $$;
        CREATE PROCEDURE in_chunks(first int, chunks int) LANGUAGE plpgsql AS $$
        BEGIN
          FOR n IN first .. first + chunks - 1 LOOP
@@ -88,6 +95,22 @@ describe("a function that swallows the fence's error on the server", () => {
     const error = await router.write('u', 'SELECT careless(3)').catch((e: unknown) => e);
     expect(error).toBeInstanceOf(CommitOutcomeUnknownError);
     expect(error).toMatchObject({ code: 'OutcomeUnknown', side: 'blue' });
+  });
+});
+
+describe("a function that makes another error of the fence's on the server", () => {
+  test('in a single statement is run again on the other side', async () => {
+    await moveFencesOnly();
+    const answer = await router.write('u', 'SELECT loud(4)');
+    expect(answer).toMatchObject({ side: 'green', rows: [{ loud: 'written' }] });
+    expect([await ids('blue'), await ids('green')]).toEqual([[], [4]]);
+    expect(await metric(router, 'verdigris_router_retried_writes_total')).toBe(1);
+  });
+
+  test("and of any other error is the caller's", async () => {
+    await router.write('u', 'SELECT loud(4)');
+    await expect(router.write('u', 'SELECT loud(4)')).rejects.toMatchObject({ code: 'P0001' });
+    expect(await metric(router, 'verdigris_router_retried_writes_total')).toBe(0);
   });
 });
 
