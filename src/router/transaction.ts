@@ -69,7 +69,7 @@ export async function runTransaction<T>(
     await transaction.finish();
   } catch (error) {
     await transaction.finish();
-    // Without a statement that succeeded since, the transaction has failed: what it is now is told a moment after the error.
+    // Without a statement that succeeded since, the transaction has failed.
     const waited = transaction.timeoutAtFence;
     await rollback(client, transaction.lastError);
     const { obstacle } = transaction;

@@ -8,6 +8,7 @@ import {
   type Router,
 } from '../../src/router/index.js';
 import type { Side } from '../../src/side.js';
+import { PiecemealProxy } from './piecemeal-proxy.js';
 import { metric, pause, Sides, until } from './sides.js';
 
 const INSERT = 'INSERT INTO item (id) VALUES ($1) RETURNING id';
@@ -264,6 +265,25 @@ describe('connections that are kept for the next request', () => {
       ).length;
     expect(await open()).toBeGreaterThan(0);
     await until(async () => (await open()) === 0, 5_000);
+  });
+
+  test('are not given to anybody in an aborted transaction, though the server says so a moment after the error', async () => {
+    const proxy = await PiecemealProxy.start(sides.blue.port);
+    try {
+      const { config } = sides.blue;
+      const narrow = await sides.router({ blue: { ...config, host: '127.0.0.1', port: proxy.port, max: 1 } });
+      const script = 'BEGIN; INSERT INTO item (id) VALUES (1); INSERT INTO item (id) VALUES (1); COMMIT';
+      const [failed, next] = await Promise.allSettled([narrow.write('u', script), narrow.write('v', INSERT, [2])]);
+      expect(failed).toMatchObject({ status: 'rejected', reason: { code: '23505' } });
+      expect(next).toMatchObject({ status: 'fulfilled' });
+      // What was committed before the error is known at once, too.
+      const parts = 'INSERT INTO item (id) VALUES (3); COMMIT; INSERT INTO item (id) VALUES (3)';
+      await expect(narrow.transaction('u', {}, (tx) => tx.query(parts))).rejects.toThrow(TransactionControlError);
+      expect(await ids('blue')).toEqual([2, 3]);
+      await narrow.close();
+    } finally {
+      await proxy.close();
+    }
   });
 
   test('are not used again when the server has closed them meanwhile', async () => {
