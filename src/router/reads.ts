@@ -122,7 +122,7 @@ export class Reads {
     const isBusy = cause instanceof AllInUse && !cause.isStuck;
     metrics.record('green', 'read', endpoint, isOwn || isWrite || isBusy ? 'refused' : 'error', greenMs);
     if (isOwn) return;
-    metrics.fallback('error', endpoint);
+    if (!isWrite) metrics.fallback('error', endpoint);
     logger.warn(
       { endpoint, code: sqlState(cause), isWrite },
       isWrite ? 'router: a read writes: use write() or transaction()' : 'router: a read failed on green; blue answers',

@@ -196,6 +196,8 @@ test('reads on green are read-only, and a read that writes is answered by blue w
   expect(next.side).toBe('blue');
   expect(await sides.sql('green', 'SELECT is_called FROM counter')).toEqual([{ is_called: false }]);
   expect(await metric(router, 'verdigris_router_requests_total', { side: 'green', outcome: 'error' })).toBe(0);
+  // Gates take a fallback for a read that green could not answer.
+  expect(await metric(router, 'verdigris_router_fallbacks_total', { reason: 'error' })).toBe(0);
 });
 
 // Last: it ends the epoch that the others live in.
