@@ -143,6 +143,15 @@ export class SideFailure extends Error {
   }
 }
 
+/** A read asked green for what counts only where writes are: it does not say anything about green. */
+export class NotForGreen extends Error {
+  override readonly name = 'NotForGreen';
+
+  constructor() {
+    super('a notification or a lock belongs where writes are');
+  }
+}
+
 /**
  * The request met the fence; `cause` is the server's error. Nothing of it was done.
  *
