@@ -180,8 +180,8 @@ describe('what lives in a session', () => {
   });
 
   test.each([
-    ['LISTEN news', 'connection of your own'],
-    ['  -- why\n unlisten *', 'connection of your own'],
+    ['LISTEN news', 'to both sides'],
+    ['  -- why\n unlisten *', 'to both sides'],
     ['PREPARE p AS SELECT 1', 'name'],
     ['DEALLOCATE ALL', 'name'],
     ['DISCARD ALL', "router's"],
