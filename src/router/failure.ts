@@ -51,7 +51,12 @@ export function wasNeverSent(error: unknown): boolean {
 
 /** The connection could not be opened, and trying again can help: not for a wrong password. */
 export function canConnectLater(error: unknown): boolean {
-  return isLinkFailure(error) || sqlState(error) === TOO_MANY_CONNECTIONS;
+  return isLinkFailure(error) || isOfConnect(error) || sqlState(error) === TOO_MANY_CONNECTIONS;
+}
+
+/** Whether the system could not open a connection, for whatever reason: of a Unix socket's server that is down, ENOENT. */
+function isOfConnect(error: unknown): boolean {
+  return error instanceof Error && 'syscall' in error && error.syscall === 'connect';
 }
 
 /** statement_completion_unknown: what a pooler may say. */
