@@ -200,6 +200,14 @@ test('reads on green are read-only, and a read that writes is answered by blue w
   expect(await metric(router, 'verdigris_router_fallbacks_total', { reason: 'error' })).toBe(0);
 });
 
+test('users of an application that reads all types in its own way read on green as well', async () => {
+  const types = { getTypeParser: () => (value: string | Buffer) => ({ value }) };
+  const config = { blue: { ...sides.blue.config, types }, green: { ...sides.green.config, types } };
+  const router = await sides.router(config);
+  await until(async () => (await router.read('u', VALUE, [1])).side === 'green', 10_000);
+  expect(router.route()).toMatchObject({ epoch: expect.any(Number) as number, greenReadPercent: 100, opening: null });
+});
+
 test.each(["SELECT pg_notify('jobs', '1')", 'SELECT pg_try_advisory_xact_lock(1)', '-- a job\nNOTIFY jobs'])(
   'what would be heard, or would exclude others, on green alone is answered by blue: %s',
   async (text) => {
