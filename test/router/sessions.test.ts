@@ -267,6 +267,41 @@ describe('connections that are kept for the next request', () => {
     await until(async () => (await open()) === 0, 5_000);
   });
 
+  test("stay in the pool up to the application's own min", async () => {
+    const tidy = await sides.router({
+      blue: { ...sides.blue.config, min: 2, idleTimeoutMillis: 100, application_name: 'ready' },
+    });
+    await Promise.all([1, 2, 3].map(() => tidy.write('u', 'SELECT pg_sleep(0.05)')));
+    const open = async (): Promise<number> =>
+      (
+        await sides.sql(
+          'blue',
+          "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ready' AND query LIKE '%pg_sleep%'",
+        )
+      ).length;
+    await until(async () => (await open()) < 3, 5_000);
+    await pause(500);
+    expect(await open()).toBe(2);
+  });
+
+  test('and were opened for a stage are closed when they have been idle after it', async () => {
+    const green = { ...sides.green.config, idleTimeoutMillis: 100, application_name: 'opened' };
+    const staged = await sides.router({ green });
+    await Promise.all([1, 2, 3].map(() => staged.write('u', 'SELECT pg_sleep(0.05)')));
+    const open = async (): Promise<number> =>
+      (
+        await sides.sql(
+          'green',
+          "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'opened'",
+        )
+      ).length;
+    await sides.stage(100);
+    // And the router's link.
+    await until(async () => (await open()) === 4, 10_000);
+    await sides.stage(0);
+    await until(async () => (await open()) === 1, 10_000);
+  });
+
   test('are not given to anybody in an aborted transaction, though the server says so a moment after the error', async () => {
     const proxy = await PiecemealProxy.start(sides.blue.port);
     try {
