@@ -41,12 +41,17 @@ export function timedOutAtFence(error: unknown): boolean {
 export function isLinkFailure(error: unknown): boolean {
   if (isRaisedByStatement(error)) return false;
   if (error instanceof LinkDownError || isConnectionLost(error) || sqlState(error) === COMPLETION_UNKNOWN) return true;
-  return error instanceof Error && /Query read timeout|Client was closed and is not queryable/.test(error.message);
+  return isOfClient(error) && /Query read timeout|Client was closed and is not queryable/.test(error.message);
 }
 
 /** The statement never left this process. */
 export function wasNeverSent(error: unknown): boolean {
-  return error instanceof Error && /is not queryable/.test(error.message);
+  return isOfClient(error) && /is not queryable/.test(error.message);
+}
+
+/** Whether node-postgres itself may have worded it, and not the server or a RAISE there. */
+function isOfClient(error: unknown): error is Error {
+  return error instanceof Error && !(error instanceof pg.DatabaseError);
 }
 
 /** The connection could not be opened, and trying again can help: not for a wrong password. */

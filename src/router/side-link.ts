@@ -13,7 +13,8 @@ export type Sighting = Route | 'none';
 
 export interface SideLinkOptions {
   readonly side: Side;
-  readonly config: pg.ClientConfig;
+  /** As its pool's; a `Client` of the application's own, as one that fetches its password, is used here too. */
+  readonly config: pg.PoolConfig;
   readonly migration: string;
   readonly pollIntervalMs: number;
   readonly logger: RouterLogger;
@@ -128,7 +129,8 @@ export class SideLink {
 
   async #connect(): Promise<void> {
     const { config } = this.#options;
-    const client = new pg.Client({
+    const Client = (config.Client ?? pg.Client) as typeof pg.Client;
+    const client = new Client({
       application_name: 'verdigris router',
       keepAlive: true,
       ...config,

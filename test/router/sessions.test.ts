@@ -130,6 +130,7 @@ describe('what commits in its middle', () => {
   test.each([
     'INSERT INTO item (id) VALUES (1); COMMIT; INSERT INTO item (id) VALUES (2)',
     'INSERT INTO item (id) VALUES (1); COMMIT; BEGIN; INSERT INTO item (id) VALUES (2)',
+    'INSERT INTO item (id) VALUES (1); ROLLBACK; START TRANSACTION; SELECT 1',
   ])('several statements that end the transaction of a function are told, never repeated: %s', async (text) => {
     let runs = 0;
     const work = router.transaction('u', {}, async (tx) => {
@@ -193,6 +194,16 @@ describe('what lives in a session', () => {
     await expect(router.read('u', text)).rejects.toBeInstanceOf(NotSupportedError);
     await expect(router.transaction('u', {}, (tx) => tx.query(text))).rejects.toMatchObject({ code: 'NotSupported' });
     expect(await metric(router, 'verdigris_router_requests_total', { outcome: 'error' })).toBe(0);
+  });
+
+  test('a statement that comes when the function has returned is told that it is late', async () => {
+    const late: Promise<unknown>[] = [];
+    await router.transaction('u', {}, async (tx) => {
+      await tx.query(INSERT, [1]);
+      late.push(pause(50).then(() => tx.query(INSERT, [2])));
+    });
+    await expect(late[0]).rejects.toThrow('the transaction is over');
+    expect(await ids('blue')).toEqual([1]);
   });
 
   test('a cursor or stream object is refused', async () => {
