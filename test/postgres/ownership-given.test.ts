@@ -102,6 +102,15 @@ it('not what somebody else than the owner has granted, nor what belongs to a rol
   await blue.query(`DROP OWNED BY ${OTHER}`);
 });
 
+it('and not whose a user mapping is: the owner of its server makes it', async () => {
+  await blue.query(`CREATE FOREIGN DATA WRAPPER elsewhere; GRANT USAGE ON FOREIGN DATA WRAPPER elsewhere TO ${OWNER};
+    SET ROLE ${OWNER}; CREATE SERVER erp FOREIGN DATA WRAPPER elsewhere; CREATE USER MAPPING FOR ${READER} SERVER erp;
+    RESET ROLE; ALTER FOREIGN DATA WRAPPER elsewhere OWNER TO postgres`);
+  const owners = (await ownershipObstacles(blue, mover, ALL_TABLES)).map((one) => 'role' in one && one.role);
+  expect(owners).not.toContain(READER);
+  await blue.query('DROP FOREIGN DATA WRAPPER elsewhere CASCADE');
+});
+
 it('and not which superuser owns the schema public, as in a database that began before PostgreSQL 15', async () => {
   await blue.query(`ALTER SCHEMA public OWNER TO postgres; GRANT CREATE ON SCHEMA public TO ${READER}`);
   expect(await canGiveOwnership(blue, mover, ALL_TABLES)).toBe(true);

@@ -1,8 +1,10 @@
+import { notOfExtension } from '../schema-copy/catalog-description.js';
 import { excludedRelations, notExcluded } from '../schema-copy/excluded-relations.js';
 import { readLeftOut } from '../schema-copy/left-out-extensions.js';
 import { canGiveOwnership, firstSuperuserNamed } from '../schema-copy/ownership-given.js';
 import { ident } from '../identifier.js';
 import { identityOf } from '../identity.js';
+import type { Session } from '../session.js';
 import { systemIdentifier } from '../system-identifier.js';
 import { listed } from './finding.js';
 import { NEW_GREEN, oneRow, type Found, type PairCheck, type SideContext } from './check.js';
@@ -187,7 +189,7 @@ export const roles: PairCheck = {
           AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND d.deptype IN ('o', 'a', 'r')
           -- A dump says nothing of whose extensions and their members are, and has no large objects.
-          AND d.classid NOT IN ('pg_extension'::regclass, 'pg_largeobject'::regclass)
+          AND d.classid NOT IN ('pg_extension'::regclass, 'pg_largeobject'::regclass, 'pg_user_mapping'::regclass)
           AND NOT (d.deptype = 'o' AND EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e'))
           AND ${notExcluded('$1')}
           -- Nor of extensions that green's server does not offer, and green's public stays whose it is.
@@ -204,18 +206,38 @@ export const roles: PairCheck = {
     const known = new Set(there.map(({ name }) => name));
     const grantsAreCopied = await canGiveOwnership(blue.session, green.session, tables);
     const first = grantsAreCopied ? await firstSuperuserNamed(blue.session, tables, leftOut) : null;
-    return [...used, ...(first === null ? [] : [{ name: first, policy: false, login: true }])]
+    const mapped = await readMappedRoles(blue.session);
+    const ofMappingAlone = mapped.filter(({ name }) => name !== first && !used.some((role) => role.name === name));
+    return [
+      ...used,
+      ...(first === null ? [] : [{ name: first, policy: false, login: true }]),
+      ...ofMappingAlone.map((role) => ({ ...role, policy: false })),
+    ]
       .filter(({ name }) => !known.has(name))
-      .map(({ name, policy, login }) => ({
-        side: 'green' as const,
-        // Where grants are copied a role that is missing ends the copy; policies name their roles in any case.
-        severity: grantsAreCopied || policy ? ('error' as const) : ('warning' as const),
-        object: name,
-        message: `the role "${name}" owns objects on blue or is granted some, and green has no such role`,
-        remedy: `On green: CREATE ROLE ${ident(name)}${login ? ' LOGIN' : ''}, with the password and memberships that it has on blue (pg_dumpall --roles-only)`,
-      }));
+      .map(({ name, policy, login }) => {
+        const isMapped = mapped.some((role) => role.name === name);
+        const what = isMapped ? 'has a user mapping on blue' : 'owns objects on blue or is granted some';
+        return {
+          side: 'green' as const,
+          // Where grants are copied a role that is missing ends the copy; policies and user mappings name theirs in any case.
+          severity: grantsAreCopied || policy || isMapped ? ('error' as const) : ('warning' as const),
+          object: name,
+          message: `the role "${name}" ${what}, and green has no such role`,
+          remedy: `On green: CREATE ROLE ${ident(name)}${login ? ' LOGIN' : ''}, with the password and memberships that it has on blue (pg_dumpall --roles-only)${isMapped ? '; or DROP USER MAPPING on blue' : ''}`,
+        };
+      });
   },
 };
+
+/** The roles of user mappings, the first superuser among them, of which PostgreSQL records nothing. */
+async function readMappedRoles(blue: Session): Promise<{ name: string; login: boolean }[]> {
+  const { rows } = await blue.query<{ name: string; login: boolean }>(
+    `SELECT DISTINCT r.rolname AS name, r.rolcanlogin AS login
+       FROM pg_user_mappings m JOIN pg_roles r ON r.oid = m.umuser
+      WHERE r.rolname !~ '^pg_' AND ${notOfExtension('pg_foreign_server', 'm.srvid')} ORDER BY 1`,
+  );
+  return rows;
+}
 
 /** ALTER DATABASE/ROLE ... SET: values may be secrets, so names only are told, and sums of values are compared. */
 export const storedSettings: PairCheck = {

@@ -121,7 +121,8 @@ async function notOwned(blue: Session, tables: TablePatterns, leftOut: LeftOut):
 
 /**
  * A standard's `public` belongs to pg_database_owner, whoever that is. Objects without a schema have owners that are recorded;
- * those of extensions are in no dump.
+ * those of extensions are in no dump. The role of a user mapping is recorded as its owner, and need not make it: the owner of
+ * its server does.
  */
 const OWNED = `
     SELECT 'pg_class'::regclass AS class, c.oid, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
@@ -147,7 +148,7 @@ const OWNED = `
        AND NOT (s.classid = 'pg_class'::regclass AND (SELECT relnamespace FROM pg_class WHERE oid = s.objid) = to_regnamespace('verdigris'))
        AND s.classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass, 'pg_class'::regclass, 'pg_namespace'::regclass,
                              'pg_publication'::regclass, 'pg_event_trigger'::regclass,
-                             'pg_extension'::regclass, 'pg_largeobject'::regclass)`;
+                             'pg_extension'::regclass, 'pg_largeobject'::regclass, 'pg_user_mapping'::regclass)`;
 
 /**
  * A condition on what is owned: `public` of a superuser, as a database that began before PostgreSQL 15 has it. Whose it is
