@@ -20,6 +20,7 @@ import { dropCopiedSchema } from '../../src/postgres/schema-copy/drop-copied-sch
 import { refreshMaterializedViews, unpopulatedViews } from '../../src/postgres/schema-copy/materialized-views.js';
 import { excludedRelations } from '../../src/postgres/schema-copy/excluded-relations.js';
 import { findNativePgDump } from '../../src/postgres/schema-copy/pg-dump-native.js';
+import { schemaCopyFailed } from '../../src/postgres/schema-copy/schema-copy-failed.js';
 import { statementsInSlices } from '../../src/postgres/schema-copy/dump-slices.js';
 import { dumpArguments, dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
 import {
@@ -288,6 +289,27 @@ describe('the copy', () => {
     expect(await dropCopiedSchema(p.context)).toEqual([]);
     await applyPreData(p.context, preData);
     expect((await readUserObjects(p.green)).length).toBeGreaterThan(0);
+  });
+
+  it('says what green lacks: a file of a dictionary, or what an extension asks of its server', async () => {
+    const p = await smallPair();
+    const dictionary =
+      'CREATE TEXT SEARCH DICTIONARY public.words (TEMPLATE = pg_catalog.synonym, SYNONYMS = not_there)';
+    await expect(applyPreData(p.context, [dictionary])).rejects.toMatchObject({
+      type: 'SchemaCopyFailed',
+      nextStep: expect.stringContaining('tsearch_data') as string,
+    });
+    const preload = 'odd can only be loaded via shared_preload_libraries';
+    const said = (code: string, message: string): unknown =>
+      schemaCopyFailed(
+        'CREATE EXTENSION IF NOT EXISTS "odd"',
+        Object.assign(new Error(message), { code, where: 'x', file: 'guc.c' }),
+      );
+    const asksFor = { nextStep: expect.stringContaining('as blue') as string };
+    expect(said('XX000', preload)).toMatchObject(asksFor);
+    expect(said('P0001', 'can only create extension in database postgres')).toMatchObject(asksFor);
+    expect(said('42704', 'unrecognized configuration parameter "odd.database"')).toMatchObject(asksFor);
+    expect(said('42501', 'permission denied')).toMatchObject({ nextStep: expect.stringContaining('grant') as string });
   });
 
   it('that meets rows which break their own keys holds the run, and goes on once they are repaired', async () => {
@@ -707,6 +729,29 @@ describe('pg_dump', () => {
       }
     } finally {
       await p.blue.query(`DROP ROLE ${user}`);
+    }
+  });
+
+  it('that meets a text which is no UTF8 says what to do about it', async () => {
+    const ascii = await testDatabase('pg15', 'ascii', `ENCODING 'SQL_ASCII' LOCALE 'C'`);
+    try {
+      await withClient(ascii.config, (client) =>
+        client.query(`CREATE TABLE public.a (id int PRIMARY KEY);
+          DO $$ BEGIN EXECUTE format('COMMENT ON TABLE public.a IS %L', convert_from('\\xe9', 'SQL_ASCII')); END $$`),
+      );
+      for (const program of ['/there/is/none', undefined]) {
+        if (program === undefined) delete process.env.VERDIGRIS_PG_DUMP;
+        else process.env.VERDIGRIS_PG_DUMP = program;
+        await expect(
+          dumpSchema(asDatabase(ascii, 'blue'), 'pre-data', { exclude: [], ownersAndGrants: true }),
+        ).rejects.toMatchObject({
+          type: 'SchemaCopyFailed',
+          retryable: false,
+          nextStep: expect.stringContaining('in UTF8 or ASCII on blue') as string,
+        });
+      }
+    } finally {
+      await ascii.drop();
     }
   });
 

@@ -70,17 +70,26 @@ async function dump(
   } catch (error) {
     options.signal?.throwIfAborted();
     if (error instanceof VerdigrisError) throw error;
+    const said = error instanceof Error ? error.message : '';
     throw new VerdigrisError({
       type: 'SchemaCopyFailed',
       message: `${database.side}: pg_dump could not read the schema (${section}): ${withoutSecrets(error, [database])}`,
-      nextStep:
-        'see what pg_dump says above: a missing privilege is granted on the table that it names, a lock is let go by whoever holds it',
+      nextStep: NO_UTF8.test(said) ? WRITE_IN_UTF8 : SEE_ABOVE,
       // pg_dump bounds its waits for locks by statement_timeout.
-      retryable: PASSES.test(error instanceof Error ? error.message : '') || isTransient(error),
+      retryable: PASSES.test(said) || isTransient(error),
       cause: undefined,
     });
   }
 }
+
+const SEE_ABOVE =
+  'see what pg_dump says above: a missing privilege is granted on the table that it names, a lock is let go by whoever holds it';
+
+/** 22021, in any language: pg_dump does not tell the code. */
+const NO_UTF8 = /"UTF8": 0x/;
+
+const WRITE_IN_UTF8 =
+  'a text of the schema (a comment, the body of a function, a CHECK, a default, a label of an enum) is no UTF8, as a database in SQL_ASCII takes it: write it anew in UTF8 or ASCII on blue, then start the migration again';
 
 /** What passes by itself, in pg_dump's words: a wait for a lock, a server that is away or full. */
 const PASSES =

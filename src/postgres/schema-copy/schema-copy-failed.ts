@@ -20,6 +20,7 @@ export function schemaCopyFailed(statement: string, cause: unknown, nextStep?: s
     nextStep:
       nextStep ??
       rows ??
+      (isRefusedByExtension(statement, cause) ? NEEDS_OF_EXTENSION : undefined) ??
       (isNameInFunction(cause) ? ofFunction(cause) : NEXT_STEPS[state]) ??
       (isOutOfRoom(cause) ? GIVE_ROOM : OTHERWISE),
     retryable: isTransient(cause),
@@ -40,6 +41,15 @@ const SETTING_IN_BODY =
 const SCHEMAS_IN_BODY =
   'a function that the object calls names something without its schema: ALTER FUNCTION ... SET search_path = ... on blue, with the schemas of what it names (preflight check "function-search-path" says which); then start the migration again';
 
+/** The script or the library of an extension says with these what it wants of the server; what PostgreSQL says itself has other ones. */
+function isRefusedByExtension(statement: string, cause: unknown): boolean {
+  if (!/^CREATE EXTENSION\b/.test(statement)) return false;
+  return ['XX000', '55000', 'P0001'].includes(sqlState(cause) ?? '') || isUnknownSetting(cause);
+}
+
+const NEEDS_OF_EXTENSION =
+  "give green's server what the extension asks for, as blue's has it: mostly shared_preload_libraries, with a restart, or a setting such as the database in which it may be; or drop the extension on blue; then start the migration again";
+
 const NEXT_STEPS: Readonly<Record<string, string>> = {
   '42501':
     "grant the privilege to green's user, or let green's connection log in as a superuser; then start the migration again",
@@ -47,6 +57,8 @@ const NEXT_STEPS: Readonly<Record<string, string>> = {
     'create on green what is missing (a role, an extension, a type), as it is on blue; then start the migration again',
   '0A000': "install on green's server what is missing, or remove the object from blue; then start the migration again",
   '58P01': "install the extension's files on green's server; then start the migration again",
+  F0000:
+    "put the file of the text search dictionary into tsearch_data of green's server (below `pg_config --sharedir`), as it is on blue's, or drop the dictionary on blue; then start the migration again",
   '42P07': 'green must be empty: drop what is there, or give an empty database; then start the migration again',
   '42710': 'green must be empty: drop what is there, or give an empty database; then start the migration again',
   '42P01':
