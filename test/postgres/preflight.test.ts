@@ -1208,6 +1208,60 @@ describe('green', () => {
     expect(await found({ tables })).toEqual([`error ${role}`]);
   });
 
+  it('must have the roles of user mappings, which a dump names in any case; one that it has need not be given to its user', async () => {
+    const [role, user] = [`preflight_mapped_${TAG}`, `preflight_mapper_${TAG}`];
+    await onBlue(`CREATE ROLE ${role}; CREATE FOREIGN DATA WRAPPER elsewhere;
+      CREATE SERVER erp FOREIGN DATA WRAPPER elsewhere; CREATE USER MAPPING FOR ${role} SERVER erp`);
+    undo.push(() => onBlue(`DROP FOREIGN DATA WRAPPER elsewhere CASCADE; DROP ROLE ${role}`));
+    await onGreen(`CREATE ROLE ${user} LOGIN PASSWORD 'secret-of-user'; GRANT CREATE ON SCHEMA public TO ${user}`);
+    undo.push(() => onGreen(`DROP OWNED BY ${user}; DROP ROLE ${user}`));
+    const as = { ...green, config: { ...green.config, user, password: 'secret-of-user' } };
+    const found = async (): Promise<string[]> =>
+      only(await check({}, { green: as }), 'roles').map(({ severity, object }) => `${severity} ${object}`);
+    expect(await found()).toEqual([`error ${role}`]);
+    await onGreen(`CREATE ROLE ${role}`);
+    undo.push(() => onGreen(`DROP ROLE ${role}`));
+    expect(await found()).toEqual([]);
+    expect(only(await check({}, { green: as }), 'owners-and-grants').map(({ message }) => message)).not.toContainEqual(
+      expect.stringContaining(role),
+    );
+  });
+
+  it('gets foreign servers as they are: those that lead to blue, mappings without their options and callers of dblink are named', async () => {
+    const user = `preflight_sees_${TAG}`;
+    const here = `host '127.0.0.1', port '${blueDb.port}'`;
+    await onBlue(`CREATE ROLE ${user} LOGIN PASSWORD 'secret-of-user'; CREATE SCHEMA audit;
+      CREATE FOREIGN DATA WRAPPER elsewhere;
+      CREATE SERVER loopback FOREIGN DATA WRAPPER elsewhere OPTIONS (${here}, dbname '${blueDb.database}', key 'hidden-word');
+      CREATE SERVER beside FOREIGN DATA WRAPPER elsewhere OPTIONS (${here}, dbname 'other');
+      CREATE SERVER erp FOREIGN DATA WRAPPER elsewhere OPTIONS (host 'erp.internal', dbname '${blueDb.database}');
+      GRANT USAGE ON FOREIGN SERVER beside TO ${user};
+      CREATE USER MAPPING FOR ${user} SERVER beside OPTIONS (password 'hidden-word');
+      CREATE USER MAPPING FOR PUBLIC SERVER erp OPTIONS (password 'hidden-word');
+      CREATE USER MAPPING FOR postgres SERVER erp OPTIONS (password 'hidden-word');
+      CREATE FUNCTION audit.log() RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM dblink_exec('loopback', 'SELECT 1'); END$$;
+      CREATE FUNCTION audit.my_dblinks() RETURNS int LANGUAGE sql AS 'SELECT 1'`);
+    undo.push(() =>
+      onBlue(`DROP FOREIGN DATA WRAPPER elsewhere CASCADE; DROP SCHEMA audit CASCADE; DROP ROLE ${user}`),
+    );
+    const found = async (as: Database): Promise<string[]> => {
+      const all = only(await check({}, { blue: as }), 'foreign-servers');
+      expect(JSON.stringify(all)).not.toMatch(/hidden-word|erp\.internal/);
+      return all.map(({ severity, object, message }) => `${severity} ${object}: ${message.split(' (')[0] ?? ''}`);
+    };
+    const servers = [
+      'warning loopback: these foreign servers lead to blue itself',
+      'warning beside, erp: green gets these foreign servers as they are, and reads and writes the same sources',
+    ];
+    const callers = 'info audit.log(): these functions call dblink: from green they connect to where they do from blue';
+    expect(await found(blue)).toEqual([...servers, callers]);
+    const mappings = (await found({ ...blue, config: { ...blue.config, user, password: 'secret-of-user' } })).slice(
+      2,
+      -1,
+    );
+    expect(mappings.map((line) => line.split(':')[0])).toEqual(['warning PUBLIC on erp, postgres on erp']);
+  });
+
   it('may hold what this very run has made, and the copy of a run that has ended is called so', async () => {
     await withClient(greenDb.config, (client) => installState(client, 'green'));
     undo.push(() => onGreen('DROP SCHEMA verdigris CASCADE; DROP TABLE IF EXISTS public.orders'));

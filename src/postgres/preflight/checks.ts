@@ -26,6 +26,7 @@ import { defaultPrivileges } from './default-privileges.js';
 import { distance } from './distance.js';
 import { extensions } from './extensions.js';
 import { feedTimeouts } from './feed-timeouts.js';
+import { foreignServers } from './foreign-servers.js';
 import { functionPaths } from './function-paths.js';
 import { advisoryLocks, hypertables, largeObjects, scheduledJobs, sequenceRoom } from './contents.js';
 import { collation, encoding, roles, sameDatabase, settings, storedSettings, versionOrder } from './pair.js';
@@ -142,6 +143,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   schemaPrivileges,
   schemaLocks,
   superuserObjects,
+  foreignServers,
   roles,
   ownership,
   databaseRights,
