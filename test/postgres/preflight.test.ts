@@ -861,6 +861,20 @@ describe('preflight', () => {
     );
   });
 
+  it('warns of a table that was added to an extension, which green would not have', async () => {
+    await onBlue('CREATE EXTENSION hstore');
+    undo.push(() => onBlue('DROP EXTENSION hstore CASCADE; DROP TABLE IF EXISTS public.jobs'));
+    await onBlue('CREATE TABLE public.jobs (id int PRIMARY KEY); ALTER EXTENSION hstore ADD TABLE public.jobs');
+    const found = async (plan: Partial<PlanInput> = {}): Promise<PreflightFinding[]> =>
+      only(await check(plan), 'unmoved-rows');
+    const [added, ...others] = await found();
+    expect(others).toEqual([]);
+    expect(added).toMatchObject({ severity: 'warning', object: 'public.jobs' });
+    expect(await found({ tables: { exclude: ['public.jobs'] } })).toEqual([]);
+    await onBlue((added?.remedy ?? '').split(' on blue')[0] ?? '');
+    expect(await found()).toEqual([]);
+  });
+
   it('names what the dump leaves out: security labels by provider, tablespaces with what is in them', async () => {
     const space = `space_${TAG}`;
     await withClient(blueDb.config, async (client) => {

@@ -547,6 +547,17 @@ describe('the copy', () => {
     ]);
   });
 
+  it('lacks tables that were added to an extension, which are named: no dump has them', async () => {
+    const p = await smallPair();
+    await p.blue.query(`CREATE EXTENSION hstore; CREATE TABLE public.jobs (id int PRIMARY KEY);
+      ALTER EXTENSION hstore ADD TABLE public.jobs`);
+    await applyAll(p.context, await read(p.blueDatabase));
+    expect((await compare(p)).map(({ severity, kind, object }) => `${severity} ${kind} ${object}`)).toEqual([
+      'warning table public.jobs',
+    ]);
+    expect(await compare(p, { include: ['*.*'], exclude: ['public.jobs'] })).toEqual([]);
+  });
+
   it('takes what the plan adds to a table for no difference in its partitions and children either', async () => {
     const p = await pair(
       'pg15',

@@ -1,7 +1,7 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { parseTablePattern } from '../catalog-pattern.js';
 import { readUnmovedTables } from '../catalog-unmoved.js';
-import { qualified } from '../identifier.js';
+import { ident, qualified } from '../identifier.js';
 import { planWork } from '../migrate/plan-work.js';
 import type { Session } from '../session.js';
 import { sameTable } from '../catalog.js';
@@ -115,6 +115,15 @@ export const unmovedRows: SideCheck = {
               message: `${object} belongs to the extension ${extension ?? ''}: rows that you have put there are not moved`,
               remedy:
                 'If they are needed on green: CREATE EXTENSION there and put them in before the run begins, since indexes and generated columns that need them are made behind the rows. An extension with rows of its own is no obstacle to an empty green',
+            },
+          ];
+        case 'addedToExtension':
+          return [
+            {
+              severity: 'warning',
+              object,
+              message: `${object} was added to the extension ${extension ?? ''}, so it is in no dump and CREATE EXTENSION on green does not make it: the table itself is not moved, nor are writes to it held back on blue after the promotion`,
+              remedy: `ALTER EXTENSION ${ident(extension ?? '')} DROP TABLE ${qualified(name)} on blue makes it an ordinary table, which moves; or leave it out by "tables.exclude"`,
             },
           ];
       }
