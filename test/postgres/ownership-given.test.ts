@@ -123,6 +123,11 @@ it('and then the copy that it makes has the owners and the grants of blue', asyn
   await installState(mover, 'green');
   // Nobody but a superuser may repeat the grants; the REVOKE is a warning of PostgreSQL's, and changes nothing.
   for (const session of [blue, green]) await session.query('CREATE EXTENSION postgres_fdw');
+  for (const session of [blue, green]) {
+    await session.query(`GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO ${OWNER}`);
+  }
+  await blue.query(`SET ROLE ${OWNER}; CREATE SERVER erp FOREIGN DATA WRAPPER postgres_fdw;
+    CREATE USER MAPPING FOR ${READER} SERVER erp OPTIONS (user 'x'); RESET ROLE`);
   await blue.query(`GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO ${READER};
     GRANT SELECT (rolname) ON pg_catalog.pg_authid TO ${READER}; GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(text, boolean) TO ${READER};
     REVOKE EXECUTE ON FUNCTION pg_catalog.pg_jit_available() FROM PUBLIC`);
@@ -151,6 +156,10 @@ it('and then the copy that it makes has the owners and the grants of blue', asyn
     [READER],
   );
   expect(rows).toEqual([{ owner: OWNER, reads: true }]);
+  const { rows: mappings } = await green.query(
+    `SELECT m.usename, pg_get_userbyid(s.srvowner) AS owner FROM pg_user_mappings m JOIN pg_foreign_server s ON s.oid = m.srvid`,
+  );
+  expect(mappings).toEqual([{ usename: READER, owner: OWNER }]);
   const { rows: ofPublic } = await green.query<{ owner: string; creates: boolean }>(
     `SELECT pg_get_userbyid(nspowner) AS owner, has_schema_privilege($1, oid, 'CREATE') AS creates FROM pg_namespace WHERE nspname = 'public'`,
     [READER],
