@@ -1,6 +1,15 @@
 import pg from 'pg';
 import { FENCE_ERROR } from '../postgres/state.js';
-import { CANCELED, isConnectionLost, LOCK_NOT_AVAILABLE, READ_ONLY, sqlState } from '../postgres/sqlstate.js';
+import {
+  CANCELED,
+  COMPLETION_UNKNOWN,
+  isConnectionLost,
+  LOCK_NOT_AVAILABLE,
+  READ_ONLY,
+  RESOLUTION_UNKNOWN,
+  sqlState,
+  TOO_MANY_CONNECTIONS,
+} from '../postgres/sqlstate.js';
 import { TransactionAbortedError } from './errors.js';
 
 /*
@@ -57,14 +66,6 @@ export function wasNeverSent(error: unknown): boolean {
 export function canConnectLater(error: unknown): boolean {
   return isLinkFailure(error) || sqlState(error) === TOO_MANY_CONNECTIONS;
 }
-
-/** transaction_resolution_unknown: what an extension may say that commits elsewhere as well. */
-const RESOLUTION_UNKNOWN = '08007';
-
-/** statement_completion_unknown: what a pooler may say. */
-const COMPLETION_UNKNOWN = '40003';
-
-const TOO_MANY_CONNECTIONS = '53300';
 
 /** SQLSTATE classes of errors that a statement's own data causes as a rule: data, constraints, RAISE. */
 const OWN_CLASSES = new Set(['22', '23', 'P0']);

@@ -3,7 +3,7 @@ import type { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { ident, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
-import { sqlState } from '../sqlstate.js';
+import { CHECK_VIOLATION, sqlState } from '../sqlstate.js';
 import { columnOf, readTable, type ChangedTable } from './changed-table.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { CORRECT_ROWS, keysOfRows, rowsInTheWay } from './rows-in-the-way.js';
@@ -57,7 +57,7 @@ export async function setNotNull(context: StepContext, table: TableName, column:
       if (context.signal.aborted || isTransient(error)) throw passing(`${object} can't be set`, error);
       await dropProof(context, table, check, object);
       // A row that has come since the look.
-      if (sqlState(error) === '23514') {
+      if (sqlState(error) === CHECK_VIOLATION) {
         const keys = await nullRows(context, changed, column, object).catch(() => []);
         context.signal.throwIfAborted();
         throw nullsInTheWay(object, keys, error);

@@ -3,7 +3,7 @@ import { otherSide } from '../../side.js';
 import { probePeer } from '../peer-probe.js';
 import { withoutSecrets } from '../scrub.js';
 import { connectionVariable, openSession, closeSession } from '../session.js';
-import { CANCELED, sqlState } from '../sqlstate.js';
+import { CANCELED, NO_RIGHT, sqlState } from '../sqlstate.js';
 import { oneRow, type Found, type PairCheck, type SideContext } from './check.js';
 
 /** Whether each server reaches the other: see probePeer. */
@@ -60,7 +60,7 @@ function unreachable(from: SideContext, to: SideContext, error: unknown, withinM
   if (error instanceof VerdigrisError) return notAsked(from, to, error);
   const state = sqlState(error);
   const reason = withoutSecrets(error, [from.database, to.database]).replace(/^subscription "[^"]*" /, '');
-  if (state === '42501') {
+  if (state === NO_RIGHT) {
     return {
       severity: 'error',
       object: 'CREATE SUBSCRIPTION',
