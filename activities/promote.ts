@@ -41,6 +41,7 @@ import { readLastPass, type Since } from '../src/postgres/verify/last-pass.js';
 import { whereWritesAre, type WritesAt } from '../src/postgres/where-writes-are.js';
 import { writesOfGreen, type WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { VerdigrisError } from '../src/errors.js';
+import { NEXT_STEP, reasonOf } from '../src/failure-text.js';
 import { otherSide, type Side } from '../src/side.js';
 import { within } from '../src/timing.js';
 import type { Environment } from '../src/worker/connections.js';
@@ -216,7 +217,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         } catch (error) {
           // Nothing else that is to be undone needs a pooler.
           if (!isOfPoolers(error) || work.signal.aborted || sinceAsked() < POOLERS_WITHIN_MS) throw error;
-          left = error.message.replace('\nNext step: ', '; ');
+          left = error.message.replace(NEXT_STEP, '; ');
         }
         if (goesOn) await dropSlotsOfGivenUp(work, 'blue').catch(() => undefined);
         return left;
@@ -608,8 +609,7 @@ async function rememberGreen(
   } catch (error) {
     if (!SCHEMA_IN_CHANGE.has(sqlState(error) ?? '')) throw error;
     const who = await whoLocksReadersOut(green).catch(() => null);
-    const [why = ''] = error instanceof Error ? error.message.split('\n', 1) : [];
-    const what = `green: its tables can't be described: ${why}`;
+    const what = `green: its tables can't be described: ${reasonOf(error)}`;
     throw promotionBlocked(who === null ? what : `${what}. ${who}`, error);
   }
 }

@@ -1,3 +1,5 @@
+import { firstLine } from './failure-text.js';
+
 /** SQLSTATE of a user that the server's pg_hba.conf does not let in, or that may not log in at all. */
 export const INVALID_AUTHORIZATION = '28000';
 /** SQLSTATE of a wrong password, or user. */
@@ -12,6 +14,6 @@ export function isRefusedLogin(sqlState: string | undefined): boolean {
 
 /** The same by the message of a failure: its first line ends with the SQLSTATE. */
 export function tellsOfRefusedLogin(message: string): boolean {
-  const [line = ''] = message.split('\n', 1);
+  const line = firstLine(message);
   return REFUSED.some((state) => line.endsWith(`(${state})`));
 }

@@ -1,6 +1,7 @@
 import type { Duration } from '@temporalio/common';
 import { CancellationScope, condition, patched, sleep } from '@temporalio/workflow';
 import type { FlagsOwed } from '../activities/flags.js';
+import { firstLine } from '../src/failure-text.js';
 import { otherSide, type Side } from '../src/side.js';
 import { act, actFastWithin } from './lib/activities.js';
 import { applicationFailure, failureMessage, failureType, isCancelled } from './lib/failure.js';
@@ -90,7 +91,7 @@ function finished(run: MigrationRun): void {
 
 function owed(run: MigrationRun, from: Side, error: unknown): void {
   const to = otherSide(from);
-  const [reason = ''] = failureMessage(error).split('\n', 1);
+  const reason = firstLine(failureMessage(error));
   run.progress([]);
   run.finishOwed = reason;
   if (failureType(error) === 'NotOpened') {

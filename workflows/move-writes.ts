@@ -1,5 +1,6 @@
 import { CancellationScope, patched, sleep } from '@temporalio/workflow';
 import type { PromotionResult } from '../activities/promote.js';
+import { firstLine } from '../src/failure-text.js';
 import type { WritesAt } from '../src/postgres/where-writes-are.js';
 import { otherSide, type Side } from '../src/side.js';
 import { finishMove } from './finish-move.js';
@@ -129,7 +130,7 @@ async function untilAnswered(run: MigrationRun, ref: RunRef): Promise<WritesAt> 
       return at;
     } catch (error) {
       if (!mayPass(error)) throw error;
-      const [reason = ''] = failureMessage(error).split('\n', 1);
+      const reason = firstLine(failureMessage(error));
       const why = `blue does not say whether the promotion was decided, and nothing is undone before it does: ${reason}`;
       if (!isTold || run.status.waiting?.why !== why) {
         run.waitFor({ for: 'retry', why, answer: run.doctor('--who-is-primary') });
@@ -151,7 +152,7 @@ const OPEN = 'open the new side';
 
 /** For as long as it takes. Nobody takes writes meanwhile, so people are told, with what else opens green. */
 async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): Promise<PromotionResult> {
-  const [reason = ''] = failureMessage(error).split('\n', 1);
+  const reason = firstLine(failureMessage(error));
   const why = whyNotOpened(run);
   run.saw({ writesOn: 'green', rollback: { safe: false, why } });
   run.waitFor({ for: 'retry', why: `${why}. ${reason}`, answer: run.doctor('--open --yes') });

@@ -1,3 +1,4 @@
+import { reasonOf } from '../failure-text.js';
 import type { Side } from '../side.js';
 import type { Finding } from '../postgres/doctor/diagnose.js';
 import type { Liveness } from '../postgres/doctor/liveness.js';
@@ -68,7 +69,7 @@ async function examineOne(pooler: PgBouncer, setup: PgBouncers | undefined): Pro
       await instance.close();
     }
   } catch (error) {
-    const why = error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
+    const why = reasonOf(error);
     return { connection, reached: false, why };
   } finally {
     console?.close();

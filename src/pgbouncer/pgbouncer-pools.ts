@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../errors.js';
+import { withoutNextStep } from '../failure-text.js';
 import { promotionBlocked } from '../postgres/hold.js';
 import {
   notReleased,
@@ -308,7 +309,7 @@ class PgBouncerPools implements Pools {
         if (isInOtherHands(error)) return [];
         if (!this.#ours.has(instance) && (await instance.isUntouched(wanted))) return [];
         if (isNotRunning(error)) return await this.#writeOnly(instance, wanted);
-        if (attempt >= 2) return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
+        if (attempt >= 2) return [{ pooler: instance.pooler.connection, why: whyOf(error) }];
       }
     }
   }
@@ -332,7 +333,7 @@ class PgBouncerPools implements Pools {
       return [];
     } catch (error) {
       if (isInOtherHands(error)) return [];
-      return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
+      return [{ pooler: instance.pooler.connection, why: whyOf(error) }];
     }
   }
 }
@@ -358,7 +359,7 @@ function overtaken(now: number, epoch: number): VerdigrisError {
 
 function blockedBy(error: unknown): VerdigrisError {
   if (error instanceof VerdigrisError && error.type === 'PromotionBlocked') return error;
-  return promotionBlocked(firstLine(error), error);
+  return promotionBlocked(whyOf(error), error);
 }
 
 /** Whether waiting can help: not where the user, its password or TLS is refused. */
@@ -368,12 +369,10 @@ function isAway(error: unknown): boolean {
 }
 
 function awayBy(error: unknown): PoolerAway {
-  const { message, nextStep } = blockedBy(error);
-  const what = message.split('\nNext step: ', 1).join();
+  const { what, nextStep } = blockedBy(error);
   return new PoolerAway({ type: 'PromotionBlocked', message: what, nextStep, cause: error });
 }
 
-function firstLine(error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error);
-  return message.split('\nNext step: ')[0] ?? message;
+function whyOf(error: unknown): string {
+  return withoutNextStep(error instanceof Error ? error.message : String(error));
 }

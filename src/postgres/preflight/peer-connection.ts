@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../../errors.js';
+import { firstLine } from '../../failure-text.js';
 import { otherSide } from '../../side.js';
 import { probePeer } from '../peer-probe.js';
 import { withoutSecrets } from '../scrub.js';
@@ -51,7 +52,7 @@ function notAsked(from: SideContext, to: SideContext, { message, nextStep }: Ver
   return {
     severity: 'error',
     object: to.database.connection,
-    message: `whether the server of ${from.side} reaches ${to.side} could not be tried: ${message.split('\n', 1)[0] ?? ''}`,
+    message: `whether the server of ${from.side} reaches ${to.side} could not be tried: ${firstLine(message)}`,
     remedy: `${nextStep.charAt(0).toUpperCase()}${nextStep.slice(1)}`,
   };
 }
