@@ -1,5 +1,5 @@
 import { CancellationScope, patched, sleep } from '@temporalio/workflow';
-import type { PromotionResult } from '../activities/promote.js';
+import type { PromotionResult } from '../activities/promotion-attempt.js';
 import { firstLine } from '../src/failure-text.js';
 import type { WritesAt } from '../src/postgres/where-writes-are.js';
 import { otherSide, type Side } from '../src/side.js';
@@ -153,7 +153,7 @@ const OPEN = 'open the new side';
 /** For as long as it takes. Nobody takes writes meanwhile, so people are told, with what else opens green. */
 async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): Promise<PromotionResult> {
   const reason = firstLine(failureMessage(error));
-  const why = whyNotOpened(run);
+  const why = notYetOpen(run);
   run.saw({ writesOn: 'green', rollback: { safe: false, why } });
   run.waitFor({ for: 'retry', why: `${why}. ${reason}`, answer: run.doctor('--open --yes') });
   try {
@@ -163,6 +163,6 @@ async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): 
   }
 }
 
-export function whyNotOpened(run: MigrationRun): string {
+export function notYetOpen(run: MigrationRun): string {
   return `green has been given the writes and is not open yet: nobody takes writes until it is. A worker that reaches green opens it; so does: ${run.doctor('--open --yes')}`;
 }

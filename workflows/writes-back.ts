@@ -21,7 +21,7 @@ import { answerWith } from './lib/story.js';
 import { whyWayBackWaits, withoutApproval } from './lib/way-back-text.js';
 import type { Message } from './messages.js';
 import { finishMove } from './finish-move.js';
-import { moveWrites, NOT_KNOWN, ON_BLUE, whyNotOpened, WAY_BACK_TRIES } from './move-writes.js';
+import { moveWrites, NOT_KNOWN, ON_BLUE, notYetOpen, WAY_BACK_TRIES } from './move-writes.js';
 import { feedAlarm, watchFeed } from './standby.js';
 import { differing } from './verify.js';
 
@@ -409,7 +409,7 @@ async function giveUp(run: MigrationRun, ref: RunRef, heard: Heard): Promise<voi
   const writes = run.wayBackDecided ? 'gave them away' : await writesOfGreen(run, ref);
   if (writes === 'has them') throw givenUp(run);
   heard.retireRequest = run.retireRequest;
-  run.warn([`\`retire\` was not followed: ${writes === 'not opened' ? whyNotOpened(run) : run.onlyForward()}`]);
+  run.warn([`\`retire\` was not followed: ${writes === 'not opened' ? notYetOpen(run) : run.onlyForward()}`]);
   if (writes === 'gave them away') openIsOwed(run, '`retire` was not followed');
 }
 

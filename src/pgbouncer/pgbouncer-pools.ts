@@ -257,7 +257,7 @@ class PgBouncerPools implements Pools {
   /** Whoever was frozen since it announced the pause must not pause for writes that others have moved. */
   async #refuseIfOvertaken(live: readonly Instance[], from: Side, epoch: number): Promise<void> {
     const now = await this.#whereWritesAre();
-    if (now !== undefined && now.epoch > epoch) throw overtaken(now.epoch, epoch);
+    if (now !== undefined && now.epoch > epoch) throw epochIsOver(now.epoch, epoch);
     await allDone(live.map((instance) => instance.refuseUnlessAnnounced({ side: from, epoch })));
   }
 
@@ -349,7 +349,7 @@ function isInOtherHands(error: unknown): boolean {
   return error instanceof VerdigrisError && (error.type === 'StaleEpoch' || error.type === 'PromotionBlocked');
 }
 
-function overtaken(now: number, epoch: number): VerdigrisError {
+function epochIsOver(now: number, epoch: number): VerdigrisError {
   return new VerdigrisError({
     type: 'StaleEpoch',
     message: `writes are at epoch ${now}; this worker was about to pause for epoch ${epoch}`,

@@ -49,7 +49,7 @@ export async function finishPromotion(
   const route = await asActor(databases[to], limits, patience, async (newSide) => {
     const found = await readRoute(newSide, migration);
     if (found?.writesOn !== to) throw await notServing(databases, found, from, migration, limits);
-    // An old side that is away must not bring anything when it comes back.
+    // An old side that is away must not bring anything when it comes back. Again in endFeed(), where the answer counts.
     await stopSubscriptions(newSide, oldFeed, patience);
     await asActor(databases[from], limits, patience, async (oldSide) => {
       await endFeed(newSide, oldSide, oldFeed, to, patience);
@@ -124,7 +124,7 @@ async function beginFeedBack(
 ): Promise<void> {
   for (const name of await streamsOfRun(actor, feedName(migration, directionTo(oldSide)))) {
     const isSo = { text: ROUTE_IS_STILL, values: [migration, writesOn, epoch] };
-    if (!(await enableSubscriptionWhere(actor, name, isSo, patience))) throw overtaken(oldSide, epoch);
+    if (!(await enableSubscriptionWhere(actor, name, isSo, patience))) throw movedSince(oldSide, epoch);
   }
 }
 
@@ -173,7 +173,7 @@ function notPromoted(side: Side): VerdigrisError {
   });
 }
 
-function overtaken(oldSide: Side, epoch: number): VerdigrisError {
+function movedSince(oldSide: Side, epoch: number): VerdigrisError {
   return new VerdigrisError({
     type: 'StaleEpoch',
     message: `${oldSide}: its route is not the one of epoch ${epoch} any more, so the feed to it is not begun for that`,
