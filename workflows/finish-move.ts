@@ -95,12 +95,12 @@ function owed(run: MigrationRun, from: Side, error: unknown): void {
   run.progress([]);
   run.finishOwed = reason;
   if (failureType(error) === 'NotOpened') {
-    if (to === 'green') run.sawFeed({ safe: false, why: reason });
+    if (to === 'green') run.wayBack.sawFeed({ safe: false, why: reason });
     run.alarm('finish', 'notOpened', reason, opensIt(run));
     return;
   }
   const why = `writes are on ${to}, but the end of the feed to ${to}${to === 'green' ? ' and the begin of the one to blue' : ''} is still owed: ${reason}`;
-  if (to === 'green') run.sawFeed({ safe: false, why });
+  if (to === 'green') run.wayBack.sawFeed({ safe: false, why });
   const next = 'bring back what it names: it is tried again';
   run.alarm('finish', to, why, to === 'green' ? `${next}; \`retire\` stays on green without a way back` : next);
 }

@@ -42,10 +42,10 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
     run.epoch = promoted.epoch;
     run.unservedPools = unservedPools;
     if (to === 'green') run.wasPromoted = true;
-    if (unmoved !== undefined) run.sawUnmoved(unmoved);
-    const left = [lost ?? null, to === 'blue' ? lossInWords(run.strandedOnGreen) : null].filter((one) => one !== null);
+    if (unmoved !== undefined) run.wayBack.sawUnmoved(unmoved);
+    const left = [lost ?? null, to === 'blue' ? lossInWords(run.wayBack.strandedOnGreen) : null].filter((one) => one !== null);
     run.lost = left.length === 0 ? null : left.join('; ');
-    run.hasAgain = to === 'blue' ? lossInWords(run.broughtBack) : null;
+    run.hasAgain = to === 'blue' ? lossInWords(run.wayBack.broughtBack) : null;
     run.onMoved();
     clientsOfPoolers(run, to, mayBeRefused, unserved);
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });
