@@ -4,8 +4,9 @@ import type { Finding } from '../postgres/doctor/diagnose.js';
 import type { Liveness } from '../postgres/doctor/liveness.js';
 import type { Verdict } from '../postgres/doctor/who-is-primary.js';
 import { Console } from './console.js';
-import { Instance, settingsOfPause } from './instance.js';
+import { Instance } from './instance.js';
 import { claimsPauses, parseMark, type Mark } from './mark.js';
+import { settingsOfPause } from './pause-settings.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
 
 /** The mark of a run, and the entry that holds it. */
