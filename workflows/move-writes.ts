@@ -43,7 +43,9 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
     run.unservedPools = unservedPools;
     if (to === 'green') run.wasPromoted = true;
     if (unmoved !== undefined) run.wayBack.sawUnmoved(unmoved);
-    const left = [lost ?? null, to === 'blue' ? lossInWords(run.wayBack.strandedOnGreen) : null].filter((one) => one !== null);
+    const left = [lost ?? null, to === 'blue' ? lossInWords(run.wayBack.strandedOnGreen) : null].filter(
+      (one) => one !== null,
+    );
     run.lost = left.length === 0 ? null : left.join('; ');
     run.hasAgain = to === 'blue' ? lossInWords(run.wayBack.broughtBack) : null;
     run.onMoved();

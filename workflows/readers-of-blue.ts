@@ -32,6 +32,8 @@ async function linesOf(ref: RunRef): Promise<string[]> {
     ];
   } catch (error) {
     if (isCancelled(error)) throw error;
-    return [`readers of blue: whether anybody else reads it by replication is not known (${firstLine(failureMessage(error))})`];
+    return [
+      `readers of blue: whether anybody else reads it by replication is not known (${firstLine(failureMessage(error))})`,
+    ];
   }
 }

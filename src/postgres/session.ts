@@ -420,7 +420,8 @@ const CONNECT_REASONS: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'nothing listens at that address',
   ENOTFOUND: 'the host name is not known',
   ETIMEDOUT: 'no answer',
-  [TOO_MANY_CONNECTIONS]: "all connections are taken: the server's max_connections, or the limit of this user or database",
+  [TOO_MANY_CONNECTIONS]:
+    "all connections are taken: the server's max_connections, or the limit of this user or database",
   EAI_AGAIN: 'the name service does not answer',
   EHOSTUNREACH: 'no way leads to the host',
   ENETUNREACH: 'no way leads to its network',

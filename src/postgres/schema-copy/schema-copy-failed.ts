@@ -60,10 +60,13 @@ const NEXT_STEPS: Readonly<Record<string, string>> = {
     "grant the privilege to green's user, or let green's connection log in as a superuser; then start the migration again",
   [UNDEFINED_OBJECT]:
     'create on green what is missing (a role, an extension, a type), as it is on blue; then start the migration again',
-  [FEATURE_NOT_SUPPORTED]: "install on green's server what is missing, or remove the object from blue; then start the migration again",
+  [FEATURE_NOT_SUPPORTED]:
+    "install on green's server what is missing, or remove the object from blue; then start the migration again",
   [UNDEFINED_FILE]: "install the extension's files on green's server; then start the migration again",
-  [DUPLICATE_TABLE]: 'green must be empty: drop what is there, or give an empty database; then start the migration again',
-  [DUPLICATE_OBJECT]: 'green must be empty: drop what is there, or give an empty database; then start the migration again',
+  [DUPLICATE_TABLE]:
+    'green must be empty: drop what is there, or give an empty database; then start the migration again',
+  [DUPLICATE_OBJECT]:
+    'green must be empty: drop what is there, or give an empty database; then start the migration again',
   [UNDEFINED_TABLE]:
     'the object needs a table that is not moved: include that table, or exclude this one; then start the migration again',
   [OUT_OF_MEMORY]:
