@@ -49,6 +49,16 @@ export default tseslint.config(
       ],
     },
   },
+  {
+    // What moves data and traffic is of use without Temporal.
+    files: ['src/{plan,postgres,pgbouncer,haproxy,gates,router,flags,openfeature,webhooks,notify}/**'],
+    rules: {
+      'no-restricted-imports': [
+        'error',
+        { patterns: [{ group: ['**/workflows/**', '**/activities/**'], message: 'This part of src knows neither.' }] },
+      ],
+    },
+  },
   { files: ['src/cli/**', 'src/embedded/**', 'bench/**'], rules: { 'no-console': 'off' } },
   prettier,
 );

@@ -1,4 +1,3 @@
-import { log } from '@temporalio/activity';
 import { writeFlags, writeFlagsOrTell } from '../src/flags/flagd-driver.js';
 import { notWritten, writeFlagdFile } from '../src/flags/flagd-file.js';
 import { readRoute, type Route } from '../src/postgres/state.js';
@@ -29,25 +28,14 @@ export interface FlagsOwed {
 /**
  * The same on the way back, and after writes have moved: never a reason to fail, nor to wait for long.
  *
+ * @param route in force now, by the side that has writes; undefined where it has none
  * @returns what is still to be written; null when nothing is
  */
-export async function flagsFollowRouteOrTell(
-  { plan, runId }: RunRef,
-  openSession: () => Promise<Session>,
-): Promise<FlagsOwed | null> {
+export async function flagsFollowOrTell({ plan, runId }: RunRef, route: Route | undefined): Promise<FlagsOwed | null> {
   const { flagd } = plan.traffic;
-  if (flagd === undefined) return null;
-  try {
-    const route = await readRoute(await openSession(), plan.name);
-    if (route === undefined) return null;
-    const why = await writeFlagsOrTell(flagd.path, { run: runId, route });
-    return why === null ? null : { route, why };
-  } catch {
-    log.warn(`the route could not be read for flagd's file, ${flagd.path}: it may be of an older stage`, {
-      migration: plan.name,
-    });
-    return null;
-  }
+  if (flagd === undefined || route === undefined) return null;
+  const why = await writeFlagsOrTell(flagd.path, { run: runId, route });
+  return why === null ? null : { route, why };
 }
 
 /** A file system that is gone may never answer. */

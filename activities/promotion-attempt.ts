@@ -25,7 +25,7 @@ export interface PromotionResult {
   readonly lost: string | null;
   /** What green, which is closed now, holds that is not replicated to blue; undefined where that is not known, and to green. */
   readonly unmoved?: readonly string[];
-  /** Clients of poolers that may be refused after the move, as seen before it. */
+  /** Clients of poolers that may be refused after the move: as seen before it, and of poolers that could not be told of it. */
   readonly mayBeRefused?: readonly string[];
   /** Clients of poolers that got no connection to the new side. */
   readonly unserved?: readonly string[];

@@ -2,12 +2,12 @@ import { finishPromotion } from '../src/postgres/finish-promotion.js';
 import { releaseAll } from '../src/postgres/pools.js';
 import type { promote } from '../src/postgres/promote.js';
 import { SHORT_STATEMENTS } from '../src/postgres/session.js';
-import { recordMove } from '../src/postgres/state.js';
+import { readRoute, recordMove } from '../src/postgres/state.js';
 import { otherSide, type Side } from '../src/side.js';
 import { within } from '../src/timing.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { ActivityDependencies, Work } from './context.js';
-import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
+import { flagsFollowOrTell, type FlagsOwed } from './flags.js';
 import { weightsFollowRouteOrWarn } from './haproxy.js';
 import type { Attempt, PromotionResult } from './promotion-attempt.js';
 import { unmovedAtLast, whatWasLost } from './promotion-loss.js';
@@ -58,5 +58,8 @@ export async function finish(
   if (released.status === 'rejected') throw released.reason;
   if (finished.status === 'rejected') throw finished.reason;
   if (finished.value !== null) work.report({ stillArmed: finished.value });
-  return flagsFollowRouteOrTell(ref, () => work.session(otherSide(from), 'flags', SHORT_STATEMENTS));
+  if (ref.plan.traffic.flagd === undefined) return null;
+  // Nothing else writes the file after this: without the route it is tried again.
+  const session = await work.session(otherSide(from), 'flags', SHORT_STATEMENTS);
+  return flagsFollowOrTell(ref, await readRoute(session, ref.plan.name));
 }

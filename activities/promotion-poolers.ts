@@ -41,6 +41,9 @@ export async function withClientsTold(
       unserved.push(what);
       unservedPools.push(...pools);
     },
+    notTold: (what, side) => {
+      if (side !== from && !mayBeRefused.includes(what)) mayBeRefused.push(what);
+    },
   });
   return {
     ...result,

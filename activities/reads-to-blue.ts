@@ -6,7 +6,7 @@ import { hasState, readOwner, readRoute, type Route } from '../src/postgres/stat
 import type { Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Work } from './context.js';
-import { flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
+import { flagsFollowOrTell, type FlagsOwed } from './flags.js';
 import { haproxiesStartedAnew, weightsFollowRouteOrWarn } from './haproxy.js';
 import { unconfirmedOnTheWayBack } from './instances.js';
 
@@ -37,7 +37,7 @@ export async function readsToBlue(
   const inForce = await takeReadsBack(blue, ref.plan.name, askedFor);
   if (inForce === undefined) return null;
   const away = await weightsFollowRouteOrWarn(ref, environment, () => Promise.resolve(blue));
-  const flags = await flagsFollowRouteOrTell(ref, () => Promise.resolve(blue));
+  const flags = await flagsFollowOrTell(ref, inForce);
   const [warnings, behind] = await Promise.all([
     haproxiesStartedAnew(ref, environment, blue),
     unconfirmedOnTheWayBack(blue, ref, environment, inForce, work),

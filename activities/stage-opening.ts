@@ -14,7 +14,7 @@ import { readRoute, type Route } from '../src/postgres/state.js';
 import type { Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { StagePatience, Work } from './context.js';
-import { flagsFollowRoute, flagsFollowRouteOrTell, type FlagsOwed } from './flags.js';
+import { flagsFollowOrTell, flagsFollowRoute, type FlagsOwed } from './flags.js';
 import { blueBeforeStage } from './prometheus-before.js';
 import {
   haproxiesStartedAnew,
@@ -225,11 +225,11 @@ async function takeBack({ work, ref, environment, inForce, route }: Opening): Pr
     return { greenReadPercent: (await readRoute(blue, inForce.migration))?.greenReadPercent ?? 0, flagsOwed: null };
   }
   const unconfirmed = await weightsFollowRouteOrWarn(ref, environment, () => Promise.resolve(blue));
-  const flagsOwed = await flagsFollowRouteOrTell(ref, () => Promise.resolve(blue));
+  const inForceNow = { ...route, generation, greenReadPercent: 0 };
+  const flagsOwed = await flagsFollowOrTell(ref, inForceNow);
   const warnings = await haproxiesStartedAnew(ref, environment, blue);
   const back: NotOpen = { greenReadPercent: 0, flagsOwed };
   if (unconfirmed.length === 0 && warnings.length === 0) return back;
-  const inForceNow = { ...route, generation, greenReadPercent: 0 };
   return { ...back, readsOwed: { route: inForceNow, unconfirmed, ...(warnings.length === 0 ? {} : { warnings }) } };
 }
 

@@ -8,12 +8,13 @@ import { setGreenReads } from '../src/postgres/green-reads.js';
 import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import { serverClock } from '../src/postgres/server-clock.js';
 import { inTransaction, type Session } from '../src/postgres/session.js';
+import { readRoute } from '../src/postgres/state.js';
 import { within } from '../src/timing.js';
 import type { Environment } from '../src/worker/connections.js';
 import type { Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { StagePatience, Work } from './context.js';
-import { flagsFollowRouteOrTell } from './flags.js';
+import { flagsFollowOrTell } from './flags.js';
 import { weightsFollowRouteOrWarn, WeightsWatch } from './haproxy.js';
 import { StageMeasurements, type StageBaseline, type StageEvidence } from './stage-measurements.js';
 import { judge, type Verdict } from './stage-verdict.js';
@@ -140,10 +141,9 @@ async function leaveGreen(
  * takes the reads back for the run, and named by it.
  */
 async function allFollow(blue: Session, ref: RunRef, environment: Environment): Promise<void> {
-  const session = (): Promise<Session> => Promise.resolve(blue);
   const all = Promise.allSettled([
-    weightsFollowRouteOrWarn(ref, environment, session),
-    flagsFollowRouteOrTell(ref, session),
+    weightsFollowRouteOrWarn(ref, environment, () => Promise.resolve(blue)),
+    readRoute(blue, ref.plan.name).then((route) => flagsFollowOrTell(ref, route)),
   ]);
   await within(all, FOLLOW_MS, undefined);
 }

@@ -61,7 +61,11 @@ export interface ServerOptions {
   readonly log?: (line: string) => void;
 }
 
-export function approvalServer(runs: Runs, secret: string, options: ServerOptions = {}): Server {
+/**
+ * @param secret asked for each link, since a store may mount another one at any time: links that were signed with the one before
+ * are worthless from then on. What it throws is an answer 500, with a line in the log
+ */
+export function approvalServer(runs: Runs, secret: () => string, options: ServerOptions = {}): Server {
   const { now = Date.now, log = () => undefined } = options;
   const server = createServer({ requestTimeout: 10_000, headersTimeout: 5_000 }, (request, response) => {
     answer(runs, secret, now(), request)
@@ -76,7 +80,7 @@ export function approvalServer(runs: Runs, secret: string, options: ServerOption
   return server;
 }
 
-async function answer(runs: Runs, secret: string, now: number, request: IncomingMessage): Promise<Answer> {
+async function answer(runs: Runs, secret: () => string, now: number, request: IncomingMessage): Promise<Answer> {
   const path = (request.url ?? '').split('?', 1)[0] ?? '';
   if (path === '/healthz') return { status: 200, title: 'ok', text: 'ok' };
   const token = PATH.exec(path)?.[1];
@@ -85,7 +89,7 @@ async function answer(runs: Runs, secret: string, now: number, request: Incoming
   if (!['GET', 'HEAD', 'POST'].includes(method)) {
     return { status: 405, title: 'Not approved', text: 'GET shows what is asked, POST approves it' };
   }
-  const link = readLink(token, secret);
+  const link = readLink(token, secret());
   if (link === undefined) {
     return { status: 403, title: 'Not approved', text: 'this link was not made here, or it has been changed' };
   }

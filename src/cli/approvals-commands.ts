@@ -8,7 +8,7 @@ import { approvalSecret, approvalUrl } from '../approval/settings.js';
 import { VerdigrisError } from '../errors.js';
 import { firstLine } from '../failure-text.js';
 import { innermostMessage } from '../grpc-status.js';
-import { secretsOf } from '../worker/connections.js';
+import { secretsOf, secretsRead } from '../worker/connections.js';
 import { redactor } from '../worker/redact.js';
 import { parseDuration } from '../plan/duration.js';
 import { personKey } from '../plan/person.js';
@@ -32,11 +32,11 @@ export interface ServeFlags extends ServerFlags {
 
 /** `verdigris approvals serve`: the pages behind approval links, until it is asked to stop. */
 export async function serveCommand(terminal: Terminal, flags: ServeFlags): Promise<ExitCode> {
-  const secret = requiredSecret();
-  const redact = redactor([secret, ...secretsOf(process.env)]);
+  requiredSecret();
+  const redact = redactor(secretsOf(process.env), secretsRead);
   const log = (line: string): void => terminal.note(`${new Date().toISOString()} ${redact(line)}`);
   return withClient(flags, async (client) => {
-    const server = approvalServer(runsOf(client, flags.timeout), secret, { log });
+    const server = approvalServer(runsOf(client, flags.timeout), requiredSecret, { log });
     server.listen(flags.port, flags.host);
     await once(server, 'listening');
     const { address, port } = server.address() as AddressInfo;

@@ -159,9 +159,9 @@ async function patientOf(
 }
 
 async function tellPrimary(terminal: Terminal, { databases }: Patient, flags: DoctorFlags): Promise<ExitCode> {
-  const { verdict } = await whoIsPrimary(databases);
+  const { found, verdict } = await whoIsPrimary(databases);
   terminal.out(flags.json === true ? JSON.stringify(verdict, null, 2) : renderVerdict(verdict));
-  return verdict.kind === 'certain' ? EXIT.done : EXIT.refused;
+  return verdict.kind === 'certain' ? EXIT.done : refusedOf(found);
 }
 
 async function tellExamination(terminal: Terminal, patient: Patient, flags: DoctorFlags): Promise<ExitCode> {
@@ -179,7 +179,7 @@ async function tellExamination(terminal: Terminal, patient: Patient, flags: Doct
       ? JSON.stringify({ primary: verdict, run: liveness, ...found, poolers, findings }, null, 2)
       : renderExamination(found, verdict, liveness, findings, poolers),
   );
-  if (!found.blue.reached && !found.green.reached) return EXIT.unusable;
+  if (isUnseen(found)) return EXIT.unusable;
   return findings.some(({ severity }) => severity !== 'note') ? EXIT.refused : EXIT.done;
 }
 
@@ -195,7 +195,7 @@ async function open(terminal: Terminal, patient: Patient, flags: DoctorFlags): P
     terminal.out(
       `${renderVerdict(verdict)}\nnothing is to be opened: --open only finishes a decision that is half done`,
     );
-    return verdict.kind === 'certain' ? poolersFollow(terminal, patient, found, verdict, flags) : EXIT.refused;
+    return verdict.kind === 'certain' ? poolersFollow(terminal, patient, found, verdict, flags) : refusedOf(found);
   }
   terminal.out(renderVerdict(verdict));
   if (flags.yes !== true) {
@@ -244,7 +244,7 @@ async function openWithoutGreen(
   const plan = await planOpeningBlue(databases, found, await askLiveness(found, flags, name), confirmed, patterns);
   if (plan.refused) {
     terminal.out(`refused: ${plan.why}\nnext step: ${plan.next}`);
-    return EXIT.refused;
+    return refusedOf(found);
   }
   if (flags.yes !== true) {
     terminal.out(`would open blue without green, and lose ${plan.loses}; add --yes to do it`);
@@ -262,7 +262,7 @@ async function close(terminal: Terminal, { databases, plan }: Patient, flags: Do
   const migration = migrationOf(found);
   if (verdict.kind !== 'both' || migration === undefined) {
     terminal.out(`${renderVerdict(verdict)}\nnothing is to be closed: --close only closes a side that was overtaken`);
-    return verdict.kind === 'certain' ? EXIT.done : EXIT.refused;
+    return verdict.kind === 'certain' ? EXIT.done : refusedOf(found);
   }
   terminal.out(renderVerdict(verdict));
   const side = otherSide(verdict.truth);
@@ -299,7 +299,10 @@ async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags)
   const found = withoutHandedOn(both);
   const liveness = await askLiveness(found, flags, patient.name);
   const bare = planCleaning(found, verdict, liveness, cleanOptions(flags));
-  if (bare.refused) return refuse(terminal, flags, bare);
+  if (bare.refused) {
+    refuse(terminal, flags, bare);
+    return refusedOf(found);
+  }
   const reads = await readsOf(patient, found, bare);
   if (reads.refused) return refuse(terminal, flags, reads);
   const plan = { ...bare, kept: [...bare.kept, ...(patient.plan === undefined ? readsUnseen(found) : [])] };
@@ -346,6 +349,15 @@ async function readsOf(
 ): Promise<ReadsLed> {
   if (plan === undefined || actions.length === 0) return { refused: false };
   return lookAtReads(plan, found, process.env);
+}
+
+/** Whoever has seen neither side knows nothing: whoever asked by a script can ask again. */
+function refusedOf(found: Found): ExitCode {
+  return isUnseen(found) ? EXIT.unusable : EXIT.refused;
+}
+
+function isUnseen({ blue, green }: Found): boolean {
+  return !blue.reached && !green.reached;
 }
 
 /** A side that is away may hold leftovers that nobody has seen. */

@@ -1,7 +1,8 @@
 import { access, constants, readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { VerdigrisError } from '../errors.js';
-import { isAbsent, replaceFile } from '../replace-file.js';
+import { lostReaderOf, ReadersLost } from '../file-readers.js';
+import { fileBehind, isAbsent, replaceFile } from '../replace-file.js';
 import { flagdJson, readWritten, type FlagState, type Written } from './flagd-flags.js';
 
 /** flagd runs as another user as a rule, and there is no secret in the file. */
@@ -32,8 +33,10 @@ export async function writeFlagdFile(path: string, state: FlagState): Promise<'w
  */
 export async function refuseUnwritable(path: string, migration: string): Promise<void> {
   await explained(path, async () => {
-    await access(dirname(path), constants.W_OK | constants.X_OK);
+    await access(dirname(await fileBehind(path)), constants.W_OK | constants.X_OK);
     await readOurs(path, migration);
+    const lost = await lostReaderOf(path);
+    if (lost?.isSure === true) throw new ReadersLost(lost);
   });
 }
 
@@ -50,6 +53,7 @@ async function explained<T>(path: string, work: () => Promise<T>): Promise<T> {
     return await work();
   } catch (error) {
     if (error instanceof VerdigrisError) throw error;
+    if (error instanceof ReadersLost) throw notWritten(path, `: ${error.message}`, error.nextStep, true, error);
     throw notWritten(path, `(${codeOf(error)})`, 'see whether the worker may write in its folder', true, error);
   }
 }

@@ -23,6 +23,8 @@ export interface Heard {
   mayBeRefused(what: string): void;
   /** After a pause: clients that have got no connection to the side that they were led to. */
   unserved(what: string, side: Side, pools: readonly ClientPool[]): void;
+  /** One that was not led to the side of the writes, since nothing listens at its address: it may have clients all the same. */
+  notTold(what: string, side: Side): void;
 }
 
 /** The PgBouncers of a plan; undefined when it names none. @throws VerdigrisError ConnectionUnknown */
@@ -90,6 +92,7 @@ export function poolsBefore(setup: PgBouncers, databases: Databases, heard?: Hea
       return found.filter(({ severity }) => severity === 'error').map(({ message, remedy }) => `${message}. ${remedy}`);
     },
     unserved: (what, side, pools) => heard?.unserved(what, side, pools),
+    notTold: (what, side) => heard?.notTold(what, side),
     close: () => {
       closed.abort();
       return route.close();

@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../errors.js';
+import { ReadersLost } from '../file-readers.js';
 import { promotionBlocked } from '../postgres/hold.js';
 import { PoolerTaken } from '../postgres/pools.js';
 import type { Mark } from './mark.js';
@@ -45,7 +46,10 @@ export function notWritten({ connection, file }: PgBouncer, cause: unknown): Ver
   return new VerdigrisError({
     type: 'PoolNotReleased',
     message: `the file ${file} of PgBouncer "${connection}" can't be changed: ${why}`,
-    nextStep: 'see that it is there where the worker runs and that the worker may write it and its folder',
+    nextStep:
+      cause instanceof ReadersLost
+        ? cause.nextStep
+        : 'see that it is there where the worker runs and that the worker may write it and its folder',
     retryable: true,
     cause,
   });

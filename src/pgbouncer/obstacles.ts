@@ -3,6 +3,8 @@ import { access } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { VerdigrisError } from '../errors.js';
 import { NEXT_STEP } from '../failure-text.js';
+import { lostReaderOf, type LostReader } from '../file-readers.js';
+import { fileBehind } from '../replace-file.js';
 import { otherSide, type Side } from '../side.js';
 import { authQueryObstacles } from './auth-query.js';
 import type { Console, ShownDatabase } from './console.js';
@@ -248,7 +250,7 @@ async function fileObstacles(instance: Instance): Promise<Obstacle[]> {
   try {
     await access(file, constants.R_OK | constants.W_OK);
     // It is replaced as a whole, so that PgBouncer never reads half of it.
-    await access(dirname(file), constants.W_OK);
+    await access(dirname(await fileBehind(file)), constants.W_OK);
   } catch {
     return [
       error(
@@ -257,14 +259,27 @@ async function fileObstacles(instance: Instance): Promise<Obstacle[]> {
       ),
     ];
   }
+  const lost = await lostReaderOf(file);
+  const readers: Obstacle[] = lost === undefined ? [] : [unread(instance.pooler, lost)];
   const differs = await instance.differsFromFile();
-  if (differs === undefined) return ownLimits(instance);
+  if (differs === undefined) return [...readers, ...(await ownLimits(instance))];
   return [
+    ...readers,
     error(
       `PgBouncer "${connection}" does not show what ${file} says: ${differs}`,
       'Include that very file in [databases] (%include), and RELOAD; share the folder, not the file',
     ),
   ];
+}
+
+/** It would go on with what it has loaded, and not start again. */
+function unread({ connection, file }: Instance['pooler'], { isSure, why, nextStep }: LostReader): Obstacle {
+  return {
+    severity: isSure ? 'error' : 'warning',
+    check: 'pgbouncer-file',
+    message: `PgBouncer "${connection}" may not be able to read ${file} once the worker has changed it: ${why}`,
+    remedy: nextStep.charAt(0).toUpperCase() + nextStep.slice(1),
+  };
 }
 
 /** What the pause can't keep from opening connections, which it would then close: the setting of an entry is not a SET away. */

@@ -29,6 +29,8 @@ export interface DatabasesAsked {
   readonly obstacles?: (instance: Instance, to: Side) => Promise<readonly string[]>;
   /** Hears of entries whose clients have got no server connection after they were led to a side. */
   readonly unserved?: (what: string, side: Side, pools: readonly ClientPool[]) => void;
+  /** Hears of one that could not be led to a side, moved or not, since nothing listens at its address. */
+  readonly notTold?: (what: string, side: Side) => void;
   readonly close?: () => Promise<void>;
 }
 
@@ -168,7 +170,7 @@ class PgBouncerPools implements Pools {
 
   /**
    * Those that run. On the way to green, one that does not is a reason to wait: somebody may be about to start it. On the
-   * way back it must not stand in the way: nobody goes through it, and it reads the file when it starts.
+   * way back it must not stand in the way: nobody comes to it any more, and it reads the file when it starts.
    */
   async #reach(from: Side): Promise<readonly Instance[]> {
     const reached = await Promise.all(
@@ -307,6 +309,7 @@ class PgBouncerPools implements Pools {
       } catch (error) {
         await instance.close();
         if (isInOtherHands(error)) return [];
+        if (isNotRunning(error)) this.#tellNotTold(instance, wanted);
         if (!this.#ours.has(instance) && (await instance.isUntouched(wanted))) return [];
         if (isNotRunning(error)) return await this.#writeOnly(instance, wanted);
         if (attempt >= 2) return [{ pooler: instance.pooler.connection, why: whyOf(error) }];
@@ -323,6 +326,17 @@ class PgBouncerPools implements Pools {
       `clients of ${whose} have got no connection to ${side} through PgBouncer "${pooler}"`,
       side,
       unserved.map(({ database, user }) => ({ pooler, database, user })),
+    );
+  }
+
+  /**
+   * One that has ended has no clients. One that is told to end by SIGTERM has from 1.23 on: it closes its address, and goes
+   * on with those who are connected, by what it has loaded.
+   */
+  #tellNotTold({ pooler: { connection } }: Instance, { side }: WritesAre): void {
+    this.asked.notTold?.(
+      `nothing listens at the address of PgBouncer "${connection}", so it has not been told that writes are on ${side}. If it is shutting down (from 1.23 on SIGTERM waits for its clients), they stay on ${otherSide(side)}, which refuses their writes, until they leave: SIGQUIT ends it. Nothing, if it has ended: it reads its file when it starts`,
+      side,
     );
   }
 

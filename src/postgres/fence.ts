@@ -25,6 +25,8 @@ import { FENCE_LOCK, FENCE_OPEN, hasState } from './state.js';
  */
 export const FENCE_TRIGGER = '_verdigris_fence';
 export const TRUNCATE_TRIGGER = '_verdigris_fence_truncate';
+/** For whoever meets them in `\d+`. */
+const COMMENT = 'Verdigris: refuses writes on the side that does not have them, while a migration lasts';
 
 /** How long the fence of one table may make its writers wait, in one try. */
 const TRY_MS = 100;
@@ -205,7 +207,9 @@ export function armTable(table: TableName): string {
     ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(FENCE_TRIGGER)};
     CREATE TRIGGER ${ident(TRUNCATE_TRIGGER)} BEFORE TRUNCATE ON ${t}
       FOR EACH STATEMENT EXECUTE FUNCTION verdigris.fence_check();
-    ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(TRUNCATE_TRIGGER)};`;
+    ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(TRUNCATE_TRIGGER)};
+    COMMENT ON TRIGGER ${ident(FENCE_TRIGGER)} ON ${t} IS '${COMMENT}';
+    COMMENT ON TRIGGER ${ident(TRUNCATE_TRIGGER)} ON ${t} IS '${COMMENT}';`;
 }
 
 /** The same for a table whose fence was switched off: a lock that readers don't mind, unlike that of DROP TRIGGER. */

@@ -6,7 +6,7 @@ import { TakesNoWrites } from './in-recovery.js';
  */
 
 /** transaction_resolution_unknown: what an extension may say that commits elsewhere as well. */
-export const RESOLUTION_UNKNOWN = '08007';
+const RESOLUTION_UNKNOWN = '08007';
 export const FEATURE_NOT_SUPPORTED = '0A000';
 export const INVALID_PARAMETER_VALUE = '22023';
 export const FOREIGN_KEY_VIOLATION = '23503';
@@ -159,4 +159,16 @@ export function isConnectionLost(error: unknown): boolean {
       error.message,
     )
   );
+}
+
+/**
+ * Whether a statement has failed with an error of class 08 (connection exception) while its own connection goes on: a
+ * wrong number of values, a foreign server that is away, a RAISE. The server says where in its source that was; a pooler,
+ * which uses the class for the connections that it has lost, does not. After a FATAL error the server ends the connection.
+ */
+export function isRaisedByStatement(error: unknown): boolean {
+  const state = sqlState(error);
+  if (state?.startsWith('08') !== true || state === RESOLUTION_UNKNOWN) return false;
+  const { routine, severity } = error as { readonly routine?: unknown; readonly severity?: unknown };
+  return routine !== undefined && severity !== 'FATAL' && severity !== 'PANIC';
 }

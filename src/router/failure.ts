@@ -4,9 +4,9 @@ import {
   CANCELED,
   COMPLETION_UNKNOWN,
   isConnectionLost,
+  isRaisedByStatement,
   LOCK_NOT_AVAILABLE,
   READ_ONLY,
-  RESOLUTION_UNKNOWN,
   sqlState,
   TOO_MANY_CONNECTIONS,
 } from '../postgres/sqlstate.js';
@@ -44,17 +44,6 @@ export function isLinkFailure(error: unknown): boolean {
   if (isRaisedByStatement(error)) return false;
   if (error instanceof LinkDownError || isConnectionLost(error) || sqlState(error) === COMPLETION_UNKNOWN) return true;
   return error instanceof Error && /Query read timeout|Client was closed and is not queryable/.test(error.message);
-}
-
-/**
- * Whether a statement has failed with an error of class 08 (connection exception) while its own connection goes on: a
- * wrong number of values, a foreign server that is away, a RAISE. The server says where in its source that was; a pooler,
- * which uses the class for the connections that it has lost, does not. After a FATAL error the server ends the connection.
- */
-function isRaisedByStatement(error: unknown): boolean {
-  if (!(error instanceof pg.DatabaseError) || error.code?.startsWith('08') !== true) return false;
-  if (error.code === RESOLUTION_UNKNOWN) return false;
-  return error.routine !== undefined && error.severity !== 'FATAL' && error.severity !== 'PANIC';
 }
 
 /** The statement never left this process. */

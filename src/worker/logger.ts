@@ -4,11 +4,26 @@ import pretty from 'pino-pretty';
 import type { Redact } from './redact.js';
 import { unlessEmpty } from './secret-file.js';
 
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const;
+
+export type LoggerLevel = (typeof LOG_LEVELS)[number];
+
+/**
+ * What `VERDIGRIS_LOG_LEVEL` asks for. Default: `info`.
+ *
+ * @throws Error when it is none of `trace`, `debug`, `info`, `warn`, `error`
+ */
+export function levelOf(environment: Readonly<Record<string, string | undefined>>): LoggerLevel {
+  const asked = unlessEmpty(environment['VERDIGRIS_LOG_LEVEL'])?.toLowerCase() ?? 'info';
+  const level = LOG_LEVELS.find((one) => one === asked);
+  if (level === undefined) {
+    throw new Error(`VERDIGRIS_LOG_LEVEL is "${asked}": write one of ${LOG_LEVELS.join(', ')}`);
+  }
+  return level;
+}
+
 /** JSON lines for machines, or readable lines on a terminal; never a secret in either. */
-export function createLogger(
-  redact: Redact,
-  level = unlessEmpty(process.env['VERDIGRIS_LOG_LEVEL']) ?? 'info',
-): Logger {
+export function createLogger(redact: Redact, level: LoggerLevel): Logger {
   const options = { level, base: { service: 'verdigris' } };
   const target = process.stdout.isTTY
     ? pretty({ colorize: true, ignore: 'pid,hostname,service', sync: true })
@@ -16,7 +31,7 @@ export function createLogger(
   return pino(options, { write: (line: string): void => void target.write(redact(line)) });
 }
 
-const LEVELS: Readonly<Record<LogLevel, 'trace' | 'debug' | 'info' | 'warn' | 'error'>> = {
+const LEVELS: Readonly<Record<LogLevel, LoggerLevel>> = {
   TRACE: 'trace',
   DEBUG: 'debug',
   INFO: 'info',

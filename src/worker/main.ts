@@ -1,7 +1,7 @@
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { NativeConnection, Runtime } from '@temporalio/worker';
 import { createWorker } from './create-worker.js';
-import { createLogger, temporalLogger } from './logger.js';
+import { createLogger, levelOf, temporalLogger } from './logger.js';
 import { knownConnections, secretsOf, secretsRead } from './connections.js';
 import { redactor } from './redact.js';
 import { ensureSearchAttributes } from './search-attributes.js';
@@ -10,7 +10,7 @@ import { connectToTemporal } from './temporal-connection.js';
 /** `npm run worker`: serves the task queue until it is asked to stop, then lets activities end where they can go on. */
 async function main(): Promise<void> {
   const redact = redactor(secretsOf(process.env), secretsRead);
-  const logger = createLogger(redact);
+  const logger = createLogger(redact, levelOf(process.env));
   Runtime.install({
     logger: temporalLogger(logger),
     telemetryOptions: { logging: { filter: { core: 'WARN', other: 'WARN' }, forward: {} } },
@@ -44,7 +44,10 @@ async function main(): Promise<void> {
 
 main().catch((error: unknown) => {
   const redact = redactor(secretsOf(process.env), secretsRead);
-  createLogger(redact).fatal({ error: error instanceof Error ? error.message : String(error) }, 'worker failed');
+  createLogger(redact, 'info').fatal(
+    { error: error instanceof Error ? error.message : String(error) },
+    'worker failed',
+  );
   // The SDK's runtime would keep the process alive.
   process.exit(1);
 });

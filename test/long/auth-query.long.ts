@@ -85,6 +85,7 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
     const pools = poolsBefore(pair.setup, pair.databases, {
       mayBeRefused: (what) => void told.push(what),
       unserved: () => undefined,
+      notTold: () => undefined,
     });
     try {
       await pools.prepare('blue', (await pair.whereWritesAre()).epoch);
@@ -364,6 +365,7 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
     const pools = poolsBefore(pair.setup, pair.databases, {
       mayBeRefused: (what) => void told.push(what),
       unserved: () => undefined,
+      notTold: () => undefined,
     });
     const { epoch } = await pair.whereWritesAre();
     await pools.pause('blue', epoch);

@@ -81,6 +81,9 @@ describe('verdigris doctor, of a fence that is not as the decision left it', () 
     expect(await patient.writable()).toEqual(['green']);
     patient.away('blue');
     expect(await doctor()).toMatchObject({ code: 2 });
+    for (const flags of [['--who-is-primary'], ['--clean', '--yes'], ['--open', '--yes'], ['--close', '--yes']]) {
+      expect([flags, (await doctor(...flags)).code]).toEqual([flags, 2]);
+    }
   });
 });
 

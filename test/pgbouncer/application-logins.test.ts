@@ -207,6 +207,7 @@ describe.skipIf(!isThere)('applications whose users PgBouncer knows by their ver
     const pools = poolsBefore(pair.setup, pair.databases, {
       mayBeRefused: (what) => void told.push(what),
       unserved: () => undefined,
+      notTold: () => undefined,
     });
     await pools.prepare('blue', (await pair.whereWritesAre()).epoch);
     expect(told).toEqual([expect.stringContaining(`the role "${app}" has another password verifier on green`)]);

@@ -1,6 +1,8 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
+import { asUser, isRoot } from '../support/as-user.js';
 import { PooledPair } from '../support/pooled-pair.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { isReady, type PreflightReport } from '../../src/postgres/preflight/finding.js';
@@ -82,6 +84,7 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
     const pools = poolsBefore(pair.setup, pair.databases, {
       mayBeRefused: (what) => void told.push(what),
       unserved: () => undefined,
+      notTold: () => undefined,
     });
     await pools.prepare('blue', (await pair.whereWritesAre()).epoch);
     expect(told).toHaveLength(2);
@@ -90,6 +93,59 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
     await pools.close();
     writeFileSync(file, right);
     await admin('RELOAD');
+  });
+
+  describe.skipIf(!isRoot)('where the worker is another user than PgBouncer', () => {
+    const worker = { uid: 54_003, gid: 54_004 };
+    let file = '';
+    let pooler = { uid: 0, gid: 0 };
+
+    beforeAll(() => {
+      file = pair.poolers[0]?.file ?? '';
+      pooler = statSync(file);
+      chmodSync(dirname(file), 0o777);
+    });
+
+    afterAll(() => {
+      chmodSync(dirname(file), 0o700);
+      chownSync(file, pooler.uid, pooler.gid);
+      chmodSync(file, 0o600);
+    });
+
+    /** Looks, and lets the worker show that what it writes is loaded. */
+    const prepared = (groups: readonly number[]): Promise<string[]> =>
+      asUser({ ...worker, groups }, async () => {
+        const pools = poolsBefore(pair.setup, pair.databases);
+        try {
+          await pools.prepare('blue', (await pair.whereWritesAre()).epoch);
+          expect(await pools.release()).toEqual([]);
+        } finally {
+          await pools.close();
+        }
+        return findings();
+      });
+
+    it('lets it write a file that has a group of both', async () => {
+      chownSync(file, pooler.uid, pooler.gid);
+      chmodSync(file, 0o660);
+      expect(await prepared([pooler.gid])).toEqual([]);
+      expect(statSync(file)).toMatchObject({ uid: worker.uid, gid: pooler.gid });
+      await pair.poolers[0]?.restart();
+      await pair.expectSettled('blue');
+    });
+
+    it('refuses a file that PgBouncer could not read any more, and leaves it', async () => {
+      chownSync(file, worker.uid, pooler.gid);
+      chmodSync(file, 0o640);
+      const before = statSync(file).ino;
+      expect(await asUser(worker, () => findings())).toEqual(['error pgbouncer-file']);
+      await expect(prepared([])).rejects.toMatchObject({
+        type: 'PromotionBlocked',
+        message: expect.stringContaining(`the new file can't be given to group ${pooler.gid}`) as string,
+      });
+      expect(statSync(file).ino).toBe(before);
+      await pair.poolers[0]?.restart();
+    });
   });
 
   describe('of a connection of the worker that leads through one', () => {

@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
+import { connect, createServer, type AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -108,6 +110,41 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     await pair.expectSettled('blue');
   });
 
+  it('goes back without one that is shutting down, and says that its clients stay on green until they leave', async () => {
+    for (const step of ['promote', 'finish'] as const) await carryOut(step, pair.move('blue'));
+    await pair.expectSettled('green');
+    const [first, second] = pair.setup.instances;
+    if (first === undefined || second === undefined) throw new Error('there are two');
+    const front = await closableFront(pair.poolers[0]?.port ?? 0);
+    const stays = new pg.Client({ ...pair.clientOf(0), port: front.port });
+    clients.push(stays);
+    await stays.connect();
+    const update = 'UPDATE accounts SET balance = balance WHERE id = 1';
+    await stays.query(update);
+    front.stopListening();
+    const told: string[] = [];
+    const move = pair.move('green', {
+      ...pair.setup,
+      instances: [{ ...first, config: { ...first.config, port: front.port } }, second],
+    });
+    await STEPS.promote({
+      ...move,
+      heard: {
+        mayBeRefused: () => undefined,
+        unserved: () => undefined,
+        notTold: (what, side) => void (side === 'blue' && told.push(what)),
+      },
+    });
+    expect(told).toEqual([
+      expect.stringMatching(
+        /^nothing listens at the address of PgBouncer "pgbouncer_1", .* they stay on green, .* SIGQUIT ends it/,
+      ),
+    ]);
+    await expect(stays.query(update)).rejects.toMatchObject({ code: '25006' });
+    await carryOut('finish', pair.move('green'));
+    await pair.expectSettled('blue');
+  });
+
   it('says which mark an earlier run has left whose clock was ahead, and goes on when it is removed', async () => {
     const { epoch } = await pair.whereWritesAre();
     const [pooler] = pair.setup.instances;
@@ -141,6 +178,18 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     await admin.query('RESUME orders');
     await pair.expectSettled('blue');
   });
+
+  /** Before a PgBouncer, as one of 1.23 or later is while it shuts down: who is connected goes on, and nobody comes any more. */
+  async function closableFront(target: number): Promise<{ readonly port: number; stopListening(): void }> {
+    const front = createServer((client) => {
+      const server = connect({ port: target, host: '127.0.0.1' });
+      for (const socket of [client, server]) socket.on('error', () => undefined);
+      client.pipe(server).pipe(client);
+    });
+    front.listen(0, '127.0.0.1');
+    await once(front, 'listening');
+    return { port: (front.address() as AddressInfo).port, stopListening: () => void front.close() };
+  }
 
   /** What any activity does first that may have been begun by a worker that is gone. */
   async function releaseHere(): Promise<void> {

@@ -21,7 +21,9 @@ const DDL = `
   CREATE TABLE slow (id int PRIMARY KEY, body text);
   CREATE TABLE held (id int PRIMARY KEY, body text);
   CREATE TABLE short (id int PRIMARY KEY, body text);
+  CREATE TABLE ruled (id int PRIMARY KEY, body text);
   CREATE TABLE audit (n int);
+  CREATE RULE also AS ON UPDATE TO ruled DO ALSO INSERT INTO audit VALUES (1);
   CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.audit VALUES (1); NEW.touched := 1; RETURN NEW; END';
   CREATE TRIGGER audit BEFORE UPDATE ON big FOR EACH ROW EXECUTE FUNCTION audit();
   CREATE FUNCTION slowly(value text) RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.0002); RETURN upper(value); END';`;
@@ -33,6 +35,7 @@ const FILL = `
   INSERT INTO bad SELECT n, CASE n WHEN 777 THEN 'x' ELSE n::text END FROM generate_series(1, 3000) n;
   INSERT INTO slow SELECT n, 'b' FROM generate_series(1, 2000) n;
   INSERT INTO held SELECT n, 'b' FROM generate_series(1, 1000) n;
+  INSERT INTO ruled VALUES (1, 'b');
   INSERT INTO short VALUES (1, 'abcdef');`;
 
 const MIGRATIONS = [
@@ -44,6 +47,7 @@ const MIGRATIONS = [
   { addColumn: { table: 'bad', column: 'number', type: 'int', up: 'body::int' } },
   { addColumn: { table: 'slow', column: 'upper', type: 'text', up: 'public.slowly(body)' } },
   { addColumn: { table: 'held', column: 'upper', type: 'text', up: 'upper(body)' } },
+  { addColumn: { table: 'ruled', column: 'upper', type: 'text', up: 'upper(body)' } },
   { addColumn: { table: 'short', column: 'cut', type: 'varchar(3)', up: 'body' } },
 ];
 
@@ -119,6 +123,34 @@ describe('backfill', () => {
     expect(again.written).toBe(0);
     expect(again.rows).toBeGreaterThanOrEqual(ROWS);
     expect(await versions('big')).toEqual(before);
+  });
+
+  it('sets off no rule of the application: where it would, that is told, and no row is blamed', async () => {
+    const plain = `plain_${pair.context().runId.replaceAll(/\W/g, '_')}`;
+    await pair.green.query(`CREATE ROLE ${plain}`);
+    const context = pair.context();
+    const connect: typeof context.connect = async (purpose) => {
+      const session = await context.connect(purpose);
+      await session.query(`SET ROLE ${plain}`);
+      return session;
+    };
+    try {
+      await expect(backfillTable({ ...context, connect }, work('ruled'), NO_LAG)).rejects.toThrow(
+        /ruled has rule "also" of the application, .* may not set session_replication_role[^]*GRANT SET ON PARAMETER/,
+      );
+    } finally {
+      await pair.green.query(`DROP ROLE ${plain}`);
+    }
+    await pair.green.query('ALTER TABLE ruled ENABLE ALWAYS RULE also');
+    await expect(backfillTable(pair.context(), work('ruled'), NO_LAG)).rejects.toMatchObject({
+      type: 'BackfillFailed',
+      message: expect.stringContaining('rule "also" ON UPDATE that is ENABLE ALWAYS or REPLICA') as string,
+    });
+    await pair.green.query('ALTER TABLE ruled ENABLE RULE also');
+    const before = await one('SELECT count(*)::int AS v FROM audit');
+    expect((await backfillTable(pair.context(), work('ruled'), NO_LAG)).rows).toBe(1);
+    expect(await one('SELECT upper AS v FROM ruled')).toBe('B');
+    expect(await one('SELECT count(*)::int AS v FROM audit')).toBe(before);
   });
 
   it('composite keys of text, numbers and dates, partitions and empty tables', async () => {

@@ -11,6 +11,7 @@ import { verifyTables } from '../../src/postgres/verify/verify-tables.js';
 import { closeSession, openSession } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
 import { asDatabase, testDatabase, type TestServer } from '../support/postgres.js';
+import { refusedRow } from '../../src/postgres/bootstrap/refused-row.js';
 import { CopyPair } from './copy-pair.js';
 import { workOf } from './replicated-pair.js';
 import { testedPairs } from '../support/tested-version.js';
@@ -229,6 +230,43 @@ it('a parcel may have several pieces of one table: each stays when a later one f
     expect(await pair.copyParcel(parcel.id)).toMatchObject({ outcome: 'copied', rows: 20_000 });
     expect(await pair.copyParcel(parcel.id)).toMatchObject({ outcome: 'copied', rows: 20_000 });
     expect(await onGreen()).toBe(20_000);
+  } finally {
+    await pair.stop();
+  }
+});
+
+it('a row that a CHECK refuses by a function may be right: it is copied again when the tables that this reads are there', async () => {
+  const ddl = `
+    CREATE TABLE currencies (code text PRIMARY KEY);
+    CREATE FUNCTION is_currency(text) RETURNS boolean LANGUAGE sql AS 'SELECT EXISTS (SELECT FROM public.currencies WHERE code = $1)';
+    CREATE DOMAIN currency AS text CHECK (is_currency(VALUE));
+    CREATE TABLE orders (id int PRIMARY KEY, currency text CHECK (is_currency(currency)));
+    CREATE TABLE prices (id int PRIMARY KEY, currency currency);
+    CREATE TABLE positive (id int PRIMARY KEY);`;
+  const pair = await CopyPair.start(
+    ['pg15', 'pg18'],
+    'copy_lookup',
+    ddl,
+    `INSERT INTO currencies VALUES ('EUR'); INSERT INTO prices VALUES (1, 'EUR'); INSERT INTO positive VALUES (-1);
+     INSERT INTO orders SELECT n, 'EUR' FROM generate_series(1, 5000) n`,
+  );
+  const databases = { blue: pair.blueDatabase, green: pair.greenDatabase };
+  const refused = async (name: string): Promise<string | undefined> =>
+    (await refusedRow(databases, { schema: 'public', name }, new AbortController().signal))?.message;
+  const byFunction = /"id" = 1: .*23514[^]*no row is to blame, and it is enough to resume/;
+  try {
+    const [parcel] = await pair.planCopy();
+    expect(await refused('orders')).toMatch(byFunction);
+    expect(await refused('prices')).toMatch(byFunction);
+    await pair.green.query('ALTER TABLE positive ADD CONSTRAINT none CHECK (id > 0)');
+    expect(await refused('positive')).toMatch(/"id" = -1: .*23514[^]*Next step: correct the row/);
+    await pair.green.query('ALTER TABLE positive DROP CONSTRAINT none');
+    pair.hold();
+    await pair.phase('ready');
+    // The largest table comes first; the others of the parcel are copied all the same.
+    await expect(pair.copyParcel(parcel?.id ?? 0)).rejects.toThrow(byFunction);
+    expect(await refused('orders')).toBeUndefined();
+    expect(await pair.copyParcel(parcel?.id ?? 0)).toMatchObject({ outcome: 'copied', rows: 5_003 });
   } finally {
     await pair.stop();
   }

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readTables } from '../../src/postgres/catalog.js';
-import { judgeMoney, moneyColumns } from '../../src/postgres/preflight/money.js';
+import { columnsOfTypes } from '../../src/postgres/preflight/columns-of-types.js';
+import { judgeMoney } from '../../src/postgres/preflight/money.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 
@@ -26,7 +27,7 @@ afterAll(async () => {
 describe('money', () => {
   it('is found in columns of every type that is made of it', async () => {
     const tables = await readTables(session, { include: ['*.*'], exclude: [] });
-    expect((await moneyColumns(session, tables)).sort()).toEqual([
+    expect((await columnsOfTypes(session, tables, ['money'])).sort()).toEqual([
       'shop.plain.kept',
       'shop.sales.list',
       'shop.sales.offer',

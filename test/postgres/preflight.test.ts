@@ -243,6 +243,152 @@ describe('preflight', () => {
     ]);
   });
 
+  it('refuses to give columns to a table of which others hold rows as values, in whatever type; where there are none yet it warns', async () => {
+    await onBlue(`
+      CREATE SCHEMA rt;
+      CREATE TABLE rt."Order" (id int PRIMARY KEY, body text) PARTITION BY RANGE (id);
+      CREATE TABLE rt.part PARTITION OF rt."Order" DEFAULT;
+      CREATE TYPE rt.kept AS (at date, row rt."Order");
+      CREATE DOMAIN rt.one AS rt.kept;
+      CREATE TABLE rt.archive (id int PRIMARY KEY, rows rt.one[], n int);
+      CREATE TABLE rt.parts (id int PRIMARY KEY, was rt.part) PARTITION BY RANGE (id);
+      CREATE TABLE rt.parts_1 PARTITION OF rt.parts DEFAULT;
+      CREATE TABLE rt.queue (id int PRIMARY KEY, item rt."Order");
+      CREATE TABLE rt.left_out (id int PRIMARY KEY, item rt."Order");
+      INSERT INTO rt.archive VALUES (1); INSERT INTO rt.parts VALUES (1); INSERT INTO rt.left_out VALUES (1)`);
+    undo.push(() => onBlue('DROP SCHEMA rt CASCADE'));
+    const tables = { exclude: ['rt.left_out'] };
+    const add = { addColumn: { table: 'rt.Order', column: 'loud', type: 'text', up: 'upper(body)' } };
+    const found = only(await check({ tables, migrations: [add] }), 'row-types');
+    expect(found.map(({ severity, object }) => [severity, object])).toEqual([
+      ['error', 'rt."Order"'],
+      ['warning', 'rt."Order"'],
+    ]);
+    expect(found[0]?.message).toContain('rt.archive.rows, rt.parts.was hold rows of it');
+    expect(found[1]?.message).toContain('rt.queue.item holds rows of it as values, in tables that are empty now');
+    // It has as many as before.
+    const fill = { setNotNull: { table: 'rt.Order', column: 'body', up: `''` } };
+    expect(only(await check({ tables, migrations: [fill] }), 'row-types')).toEqual([]);
+  });
+
+  it.each(['tablesync', 'standby'] as const)(
+    'refuses rows that break a constraint which is NOT VALID where the backfill would write them: %s',
+    async (method) => {
+      await onBlue(`
+        CREATE SCHEMA nv;
+        CREATE FUNCTION nv.is_even(int) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN $1 % 2 = 0; END';
+        CREATE TABLE nv.mails (id int PRIMARY KEY, mail text, n int) PARTITION BY RANGE (id);
+        CREATE TABLE nv.part PARTITION OF nv.mails DEFAULT;
+        CREATE TABLE nv.other (id int PRIMARY KEY, n int);
+        INSERT INTO nv.mails VALUES (1, 'a@b', 2), (2, 'none', NULL); INSERT INTO nv.other VALUES (1, -1);
+        ALTER TABLE nv.part ADD CONSTRAINT mail_ok CHECK (mail LIKE '%@%') NOT VALID;
+        ALTER TABLE nv.part ADD CONSTRAINT positive CHECK (n > 0) NOT VALID;
+        ALTER TABLE nv.part ADD CONSTRAINT even CHECK (nv.is_even(n)) NOT VALID;
+        ALTER TABLE nv.other ADD CONSTRAINT positive CHECK (n > 0) NOT VALID`);
+      undo.push(() => onBlue('DROP SCHEMA nv CASCADE'));
+      const add = { addColumn: { table: 'nv.mails', column: 'loud', type: 'text', up: 'upper(mail)' } };
+      const found = async (plan: Partial<PlanInput>): Promise<string[]> =>
+        only(await check({ migrations: [add], ...plan }), 'not-valid-checks').map(
+          ({ severity, object }) => `${severity} ${object}`,
+        );
+      expect(await found({ bootstrap: { method } })).toEqual(['error nv.part.mail_ok', 'warning nv.part.even']);
+      expect(await found({ bootstrap: { method }, migrations: [] })).toEqual([]);
+      // Only rows with a NULL in the column are written: there is none, and the one that breaks a constraint.
+      const fill = (column: string): NonNullable<PlanInput['migrations']>[number] => ({
+        setNotNull: { table: 'nv.mails', column, up: `'0'` },
+      });
+      expect(await found({ bootstrap: { method }, migrations: [fill('mail')] })).toEqual(['warning nv.part.even']);
+      expect(await found({ bootstrap: { method }, migrations: [fill('n')] })).toContain('error nv.part.mail_ok');
+      expect(await found({})).toEqual([]);
+      await onBlue(`UPDATE nv.mails SET mail = 'c@d' WHERE id = 2; ALTER TABLE nv.part VALIDATE CONSTRAINT mail_ok`);
+      expect(await found({ bootstrap: { method } })).toEqual(['warning nv.part.even']);
+    },
+  );
+
+  it('takes a NOT NULL that is NOT VALID for such a constraint, and one that is NOT ENFORCED for none', async () => {
+    const later = await testDatabase('pg18', 'preflight not valid');
+    undo.push(() => later.drop());
+    await withClient(later.config, (client) =>
+      client.query(`
+        CREATE TABLE notes (id int PRIMARY KEY, body text, CONSTRAINT never CHECK (id < 0) NOT ENFORCED);
+        INSERT INTO notes VALUES (1); ALTER TABLE notes ADD CONSTRAINT has_body NOT NULL body NOT VALID`),
+    );
+    const plan: Partial<PlanInput> = {
+      migrations: [{ addColumn: { table: 'notes', column: 'n', type: 'int', up: 'id' } }],
+      bootstrap: { method: 'tablesync' },
+    };
+    expect(only(await check(plan, { blue: asDatabase(later, 'blue') }), 'not-valid-checks')).toMatchObject([
+      { severity: 'error', object: 'public.notes.has_body' },
+    ]);
+  });
+
+  it('refuses rules that fire in every session where the backfill would set them off; others are for the record', async () => {
+    await onBlue(`
+      CREATE SCHEMA ruled;
+      CREATE TABLE ruled.notes (id int PRIMARY KEY, body text);
+      CREATE TABLE ruled.log (n int PRIMARY KEY);
+      CREATE RULE always AS ON UPDATE TO ruled.notes DO ALSO INSERT INTO ruled.log VALUES (1);
+      CREATE RULE ordinary AS ON UPDATE TO ruled.notes DO ALSO INSERT INTO ruled.log VALUES (1);
+      CREATE RULE inserted AS ON INSERT TO ruled.notes DO ALSO INSERT INTO ruled.log VALUES (1);
+      ALTER TABLE ruled.notes ENABLE ALWAYS RULE always, ENABLE REPLICA RULE inserted`);
+    undo.push(() => onBlue('DROP SCHEMA ruled CASCADE'));
+    const migrations = [{ addColumn: { table: 'ruled.notes', column: 'loud', type: 'text', up: 'upper(body)' } }];
+    const found = async (plan: Partial<PlanInput>): Promise<string[]> =>
+      only(await check(plan), 'rules').map(({ severity, object }) => `${severity} ${object}`);
+    const all = 'info ruled.notes.always, ruled.notes.inserted, ruled.notes.ordinary';
+    for (const method of ['tablesync', 'standby'] as const) {
+      const bootstrap = { method };
+      expect(await found({ migrations, bootstrap })).toEqual([
+        'error ruled.notes.always',
+        'info ruled.notes.inserted, ruled.notes.ordinary',
+      ]);
+      expect(await found({ bootstrap })).toEqual([all]);
+    }
+    expect(await found({ migrations })).toEqual([all]);
+  });
+
+  it('names what is computed by functions that read tables: a CHECK may refuse right rows, a stored column would hold other values', async () => {
+    await onBlue(`
+      CREATE SCHEMA lk;
+      CREATE TABLE lk.currencies (code text PRIMARY KEY, rate numeric);
+      CREATE FUNCTION lk.is_currency(text) RETURNS boolean LANGUAGE sql AS 'SELECT EXISTS (SELECT FROM lk.currencies WHERE code = $1)';
+      CREATE FUNCTION lk.rate_of(c text) RETURNS numeric IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT rate FROM lk.currencies WHERE code = c); END';
+      CREATE FUNCTION lk.parsed(c text) RETURNS boolean LANGUAGE sql BEGIN ATOMIC SELECT count(*) > 0 FROM lk.currencies WHERE code = c; END;
+      CREATE FUNCTION lk.of_the_row(c text) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT count(*) > 0 FROM unnest(ARRAY[c]) WHERE extract(year FROM date ''2000-01-01'') IS DISTINCT FROM 1';
+      CREATE DOMAIN lk.currency AS text CHECK (lk.is_currency(VALUE));
+      INSERT INTO lk.currencies VALUES ('EUR', 1);
+      CREATE TABLE lk.orders (
+        id int PRIMARY KEY, c text, d lk.currency, rate numeric GENERATED ALWAYS AS (lk.rate_of(c)) STORED,
+        CONSTRAINT known CHECK (lk.is_currency(c)), CONSTRAINT parsed CHECK (lk.parsed(c)), CONSTRAINT of_row CHECK (lk.of_the_row(c)));
+      CREATE INDEX by_rate ON lk.orders (lk.rate_of(c))`);
+    undo.push(() => onBlue('DROP SCHEMA lk CASCADE'));
+    const found = async (plan: Partial<PlanInput>): Promise<string[]> =>
+      only(await check(plan), 'computed-from-tables').map(({ severity, object }) => `${severity} ${object}`);
+    const all = [
+      'error generated column lk.orders.rate',
+      'warning constraint known of lk.orders',
+      'warning constraint parsed of lk.orders',
+      'warning domain lk.currency of lk.orders.d',
+    ];
+    for (const method of ['copy', 'tablesync'] as const) expect(await found({ bootstrap: { method } })).toEqual(all);
+    expect(await found({ bootstrap: { method: 'standby' } })).toEqual([]);
+    await onBlue(`
+      ALTER TABLE lk.orders DROP CONSTRAINT known, ADD CONSTRAINT known CHECK (lk.is_currency(c)) NOT VALID, ALTER rate DROP EXPRESSION;
+      ALTER DOMAIN lk.currency DROP CONSTRAINT currency_check; ALTER DOMAIN lk.currency ADD CHECK (lk.is_currency(VALUE)) NOT VALID`);
+    expect(await found({})).toEqual(['warning constraint parsed of lk.orders']);
+  });
+
+  it('computes a view whose source on another server is away, and takes that for no lost connection', async () => {
+    await onBlue(`
+      CREATE SCHEMA away;
+      CREATE FUNCTION away.customers() RETURNS int LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'could not connect to server "erp"' USING ERRCODE = '08001'; END $$;
+      CREATE MATERIALIZED VIEW away.seen AS SELECT away.customers() AS n WITH NO DATA`);
+    undo.push(() => onBlue('DROP SCHEMA away CASCADE'));
+    const findings = await check();
+    expect([...only(findings, 'check-failed'), ...only(findings, 'function-search-path')]).toEqual([]);
+  });
+
   it('warns of a foreign key of the plan that lets green refuse a TRUNCATE which blue allows', async () => {
     await onBlue(`
       CREATE SCHEMA keyed;
@@ -765,10 +911,53 @@ describe('preflight', () => {
       expect.stringMatching(/^error heirs\.event: .* without heirs\.event_1_a, which inherit/),
       expect.stringMatching(/^warning heirs\.event: .* without heirs\.event_1, heirs\.event_2, .* empty now/),
     ]);
-    await onBlue('TRUNCATE heirs.event_1_a');
+    await onBlue('ALTER TABLE heirs.event_1_a SET UNLOGGED');
+    expect(await torn(['heirs.event_*'])).toContainEqual(
+      expect.stringMatching(/^error heirs\.event: .* without heirs\.event_1_a, which inherit/),
+    );
+    await onBlue('TRUNCATE heirs.event_1_a; ALTER TABLE heirs.event_1_a SET LOGGED');
     expect(await torn(['heirs.event_*'])).toEqual([expect.stringMatching(/^warning heirs\.event: /)]);
     expect(await torn([])).toEqual([]);
     expect(await torn(['heirs.*'])).toEqual([]);
+  });
+
+  it('warns of stored settings that green lacks or has otherwise, without their values', async () => {
+    const role = `app_${TAG}`;
+    for (const [on, path] of [
+      [onBlue, 'app, public'],
+      [onGreen, 'public'],
+    ] as const) {
+      await on(
+        `CREATE ROLE ${role}; ALTER ROLE ${role} SET search_path = ${path}; ALTER ROLE ${role} SET work_mem = '8MB'`,
+      );
+      undo.push(() => on(`DROP ROLE ${role}`));
+    }
+    await onBlue(`ALTER ROLE ${role} SET statement_timeout = '7s'`);
+    const found = only(await check(), 'stored-settings').map(({ object, message }) => `${object}: ${message}`);
+    expect(found).toContainEqual(
+      expect.stringMatching(new RegExp(`role ${role}: statement_timeout.* are not on green`)),
+    );
+    expect(found).toContainEqual(
+      expect.stringMatching(new RegExp(`role ${role}: search_path.* have other values on green`)),
+    );
+    expect(found.join()).not.toMatch(/work_mem|7s/);
+  });
+
+  it('warns of columns whose values mean something on one server only', async () => {
+    await onBlue(`
+      CREATE SCHEMA outbox;
+      CREATE DOMAIN outbox.place AS pg_lsn;
+      CREATE TABLE outbox.event (id int PRIMARY KEY, at xid8, places outbox.place[], relation oid, named regclass,
+        tx bigint DEFAULT (pg_current_xact_id()::text::bigint), made timestamptz DEFAULT now())`);
+    undo.push(() => onBlue('DROP SCHEMA outbox CASCADE'));
+    expect(only(await check({ tables: { include: ['outbox.*'] } }), 'server-values')).toEqual([
+      expect.objectContaining({
+        severity: 'warning',
+        object: 'outbox.event.at, outbox.event.places, outbox.event.relation, outbox.event.tx',
+      }),
+    ]);
+    const standby = await check({ tables: { include: ['outbox.*'] }, bootstrap: { method: 'standby' } });
+    expect(only(standby, 'server-values')).toEqual([]);
   });
 
   it('refuses a default that takes values of a sequence of a table which the plan leaves out', async () => {

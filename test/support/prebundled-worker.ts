@@ -4,7 +4,7 @@ import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { NativeConnection, Runtime } from '@temporalio/worker';
 import { secretsOf, secretsRead } from '../../src/worker/connections.js';
 import { createWorker } from '../../src/worker/create-worker.js';
-import { createLogger, temporalLogger } from '../../src/worker/logger.js';
+import { createLogger, levelOf, temporalLogger } from '../../src/worker/logger.js';
 import { redactor } from '../../src/worker/redact.js';
 
 /*
@@ -14,7 +14,7 @@ import { redactor } from '../../src/worker/redact.js';
  */
 
 const redact = redactor(secretsOf(process.env), secretsRead);
-const logger = createLogger(redact);
+const logger = createLogger(redact, levelOf(process.env));
 Runtime.install({
   logger: temporalLogger(logger),
   telemetryOptions: { logging: { filter: { core: 'WARN', other: 'WARN' }, forward: {} } },

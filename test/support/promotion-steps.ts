@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { TableName } from '../../src/plan/table-name.js';
 import { finishPromotion } from '../../src/postgres/finish-promotion.js';
 import { preparePromotion, withdrawOpening } from '../../src/postgres/prepare-promotion.js';
-import { poolsBefore } from '../../src/pgbouncer/from-plan.js';
+import { poolsBefore, type Heard } from '../../src/pgbouncer/from-plan.js';
 import type { PgBouncers } from '../../src/pgbouncer/pgbouncer.js';
 import { NO_POOLS, releaseAll } from '../../src/postgres/pools.js';
 import { promote } from '../../src/postgres/promote.js';
@@ -21,14 +21,25 @@ export interface Move {
   readonly feedBack?: boolean;
   /** PgBouncers that lead the way of the writes. */
   readonly pgbouncers?: PgBouncers;
+  /** Told what those say. Default: nobody */
+  readonly heard?: Heard;
 }
 
 const ATTEMPTS = 10;
 
 /** The activities `promote` and `finishPromotion` without Temporal, so that a process of its own does them in a second. */
 export const STEPS = {
-  async promote({ databases, migration, from, tables, maxHoldMs, feedBack = true, pgbouncers }: Move): Promise<void> {
-    const pools = pgbouncers === undefined ? NO_POOLS : poolsBefore(pgbouncers, databases);
+  async promote({
+    databases,
+    migration,
+    from,
+    tables,
+    maxHoldMs,
+    feedBack = true,
+    pgbouncers,
+    heard,
+  }: Move): Promise<void> {
+    const pools = pgbouncers === undefined ? NO_POOLS : poolsBefore(pgbouncers, databases, heard);
     await withSession(databases[from], { purpose: 'promote' }, async (session) => {
       let epoch = 0;
       try {

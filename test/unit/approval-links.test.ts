@@ -1,6 +1,9 @@
 import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { RunView } from '../../src/approval/judge-link.js';
@@ -51,7 +54,7 @@ interface Rig {
   fails: Error | null;
 }
 
-async function serve(now = NOW): Promise<Rig> {
+async function serve(now = NOW, secret = (): string => SECRET): Promise<Rig> {
   const rig = {
     ...{ url: '', sent: [] as [SentApproval, string][], log: [] as string[] },
     ...{ run: ASKS, fails: null as Error | null },
@@ -63,7 +66,7 @@ async function serve(now = NOW): Promise<Rig> {
       return rig.fails === null ? Promise.resolve('approved: promote') : Promise.reject(rig.fails);
     },
   };
-  const server = approvalServer(runs, SECRET, { now: () => now, log: (line) => void rig.log.push(line) });
+  const server = approvalServer(runs, secret, { now: () => now, log: (line) => void rig.log.push(line) });
   servers.push(server);
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -243,6 +246,25 @@ describe('an approval link', () => {
     await ask(rig, 'POST', token);
     await ask(rig, 'POST', token, 'x'.repeat(20_000));
     expect(rig.log).toHaveLength(2);
+  });
+
+  it('is held against the secret that its file has now', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'verdigris-approval-secret-'));
+    const file = join(folder, 'secret');
+    try {
+      writeFileSync(file, SECRET);
+      const rig = await serve(NOW, () => approvalSecret({ VERDIGRIS_APPROVAL_SECRET_FILE: file }) ?? '');
+      expect((await ask(rig, 'GET')).status).toBe(200);
+      const next = 'another secret that is long enough to sign with';
+      writeFileSync(file, next);
+      expect((await ask(rig, 'POST')).status).toBe(403);
+      expect((await ask(rig, 'POST', signLink(LINK, next))).status).toBe(200);
+      rmSync(file);
+      expect((await ask(rig, 'GET', signLink(LINK, next))).status).toBe(500);
+      expect(rig.log).toEqual([expect.stringContaining("that VERDIGRIS_APPROVAL_SECRET_FILE names can't be read")]);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   it('takes a name of a hundred characters at most', async () => {

@@ -934,6 +934,29 @@ const CASES: readonly Case[] = [
     },
   },
   {
+    rule: 'lag-not-watched',
+    severity: 'warning',
+    refused: {
+      traffic: {
+        gates: [
+          { metric: 'errorRate', max: 0.001 },
+          { metric: 'lag', max: '1s', dryRun: true },
+        ],
+      },
+    },
+    place: 'traffic.gates',
+    message: /errorRate: no gate fails when green falls behind blue/,
+    instead: /add \{ "metric": "lag", "max": "1s" \}/,
+    accepted: {
+      traffic: {
+        gates: [
+          { metric: 'errorRate', max: 0.001 },
+          { metric: 'fallbackRate', max: 0.01 },
+        ],
+      },
+    },
+  },
+  {
     rule: 'gates-of-one-name',
     refused: { traffic: { gates: [prometheus('checkout'), prometheus('search'), prometheus('checkout')] } },
     place: 'traffic.gates[2].name',

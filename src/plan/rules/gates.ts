@@ -39,6 +39,23 @@ export const stageWithoutGate: Rule = {
   },
 };
 
+export const lagNotWatched: Rule = {
+  name: 'lag-not-watched',
+  severity: 'warning',
+  why: 'readers of green would see older and older rows while it falls behind, and each stage would pass all the same: an old row is no error',
+  *check({ plan: { traffic } }) {
+    const gates = traffic.gates.filter((gate) => gate.dryRun !== true);
+    if (traffic.stages.length === 0 || gates.length === 0) return;
+    // A query of one's own may be that of the lag.
+    if (gates.some(({ metric }) => ['lag', 'fallbackRate', 'prometheus'].includes(metric))) return;
+    yield {
+      place: 'traffic.gates',
+      message: `${gates.map(({ metric }) => metric).join(', ')}: no gate fails when green falls behind blue`,
+      instead: 'add { "metric": "lag", "max": "1s" }',
+    };
+  },
+};
+
 export const gatesOfOneName: Rule = {
   name: 'gates-of-one-name',
   severity: 'error',

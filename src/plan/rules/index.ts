@@ -25,6 +25,7 @@ import {
   countsRecordedOverRange,
   everyGateDryRun,
   gatesOfOneName,
+  lagNotWatched,
   rangeHidesTheEnd,
   stageWithoutGate,
 } from './gates.js';
@@ -111,6 +112,7 @@ export const RULES: readonly Rule[] = [
   stagesBelow100,
   everyGateDryRun,
   stageWithoutGate,
+  lagNotWatched,
   gatesOfOneName,
   countsOfFixedRange,
   countsRecordedOverRange,

@@ -8,6 +8,7 @@ import { ranOut } from '../passing-obstacles.js';
 import { closeSession, type Databases, type Session } from '../session.js';
 import { isNameInFunction, mendFunction } from '../name-in-function.js';
 import { isConnectionLost, isOutOfRoom } from '../sqlstate.js';
+import { isCheckByFunction, TABLES_MAY_BE_MISSING } from './check-by-function.js';
 import { copyFormat } from './copy/copy-format.js';
 import { copyInto, copyOut, copyQuery, NOTHING_COMPUTED } from './copy/copy-query.js';
 import { openSnapshotSession, openTargetSession, rawEncoding } from './copy/copy-sessions.js';
@@ -65,12 +66,12 @@ async function refusedOf(
       cause: failure.cause,
     });
   }
+  const byFunction = await isCheckByFunction(databases.green, failure.cause);
   const key = await keyOf(databases, leaf, snapshot, lineOf(failure.cause), signal);
   return new VerdigrisError({
     type: 'BackfillFailed',
     message: `green refuses the row of table ${formatTableName(leaf.name)} with ${key}: ${messageOf(failure.cause)}`,
-    nextStep:
-      'correct the row on blue, then resume: the table is copied again by itself; or roll back and make the "up" expression or the constraint accept it',
+    nextStep: `${byFunction ? TABLES_MAY_BE_MISSING : ''}correct the row on blue, then resume: the table is copied again by itself; or roll back and make the "up" expression or the constraint accept it`,
     cause: failure.cause,
   });
 }

@@ -1,8 +1,9 @@
 import { VerdigrisError } from '../../errors.js';
 import { formatTableName } from '../../plan/table-name.js';
 import type { TableInfo } from '../catalog.js';
-import { qualified } from '../identifier.js';
+import { ident, qualified } from '../identifier.js';
 import { closeSession, type Session } from '../session.js';
+import { listed } from '../preflight/finding.js';
 import { NO_RIGHT, sqlState } from '../sqlstate.js';
 import { WITH_PARTITIONS } from './changed-table.js';
 import type { StepContext } from './step-context.js';
@@ -16,7 +17,7 @@ export interface InternalSession {
    * so PostgreSQL never looks for a circle in which the apply worker would be the victim: it is always we who give up.
    */
   readonly statementMs: number;
-  /** Names of the plan's expressions on the table are resolved from now on; its triggers are known to stay silent. */
+  /** Names of the plan's expressions on the table are resolved from now on; its triggers and rules are known to stay silent. */
   readonly enter: (table: TableInfo, searchPath: string) => Promise<void>;
 }
 
@@ -44,7 +45,10 @@ export async function openInternalSession(context: Pick<StepContext, 'connect'>)
       session,
       statementMs: Math.ceil(deadlockMs * 0.8),
       enter: async (table, searchPath) => {
-        if (!silent && (await hasUserTriggers(session, table))) throw rightMissing(table);
+        const firing = await codeThatFires(session, table, silent ? ['A', 'R'] : ['O', 'A']);
+        if (!silent && firing.length > 0) throw rightMissing(table, firing);
+        const rules = firing.filter(({ kind }) => kind === 'rule');
+        if (rules.length > 0) throw rulesFire(table, rules);
         await session.query(`SELECT set_config('search_path', $1, false)`, [searchPath]);
       },
     };
@@ -76,19 +80,46 @@ async function asReplica(session: Session): Promise<boolean> {
   }
 }
 
-async function hasUserTriggers(session: Session, table: TableInfo): Promise<boolean> {
-  const { rowCount } = await session.query(
-    `SELECT FROM (${WITH_PARTITIONS}) part JOIN pg_trigger t ON t.tgrelid = part.relid
-      WHERE NOT t.tgisinternal AND t.tgname <> $2 AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 <> 0`,
-    [qualified(table.name), TRIGGER_NAME],
-  );
-  return (rowCount ?? 0) > 0;
+/** What of the application an UPDATE sets off. */
+interface FiringCode {
+  readonly kind: 'trigger' | 'rule';
+  readonly name: string;
 }
 
-function rightMissing(table: TableInfo): VerdigrisError {
+/** @param enabled as pg_trigger and pg_rewrite have it */
+async function codeThatFires(session: Session, table: TableInfo, enabled: readonly string[]): Promise<FiringCode[]> {
+  const { rows } = await session.query<FiringCode>(
+    `WITH part AS (${WITH_PARTITIONS})
+     SELECT 'trigger' AS kind, t.tgname::text AS name FROM part JOIN pg_trigger t ON t.tgrelid = part.relid
+      WHERE NOT t.tgisinternal AND t.tgname <> $2 AND t.tgenabled = ANY ($3::"char"[]) AND t.tgtype & 16 <> 0
+      UNION
+     SELECT 'rule', r.rulename::text FROM part JOIN pg_rewrite r ON r.ev_class = part.relid
+       -- A leaf is written by its own name, which sets off no rule of its parents.
+       JOIN pg_class c ON c.oid = part.relid AND c.relkind = 'r'
+      WHERE r.ev_type = '2' AND r.ev_enabled = ANY ($3::"char"[])
+      ORDER BY 1, 2`,
+    [qualified(table.name), TRIGGER_NAME, enabled],
+  );
+  return rows;
+}
+
+function rightMissing(table: TableInfo, firing: readonly FiringCode[]): VerdigrisError {
   return new VerdigrisError({
     type: 'MigrationStepFailed',
-    message: `table ${formatTableName(table.name)} has triggers of the application that the backfill must not fire, and the worker's role may not set session_replication_role`,
+    message: `table ${formatTableName(table.name)} has ${described(firing)} of the application, which the backfill must not set off, and the worker's role may not set session_replication_role`,
     nextStep: `as a superuser of green: GRANT SET ON PARAMETER session_replication_role TO the worker's role`,
   });
+}
+
+/** They would write elsewhere what the backfill writes; PostgreSQL refuses most of them in the statement of a batch. */
+function rulesFire(table: TableInfo, rules: readonly FiringCode[]): VerdigrisError {
+  return new VerdigrisError({
+    type: 'BackfillFailed',
+    message: `table ${formatTableName(table.name)} has ${described(rules)} ON UPDATE that is ENABLE ALWAYS or REPLICA: the backfill would set it off`,
+    nextStep: 'ALTER TABLE ... ENABLE RULE on green, and on blue, then resume; or roll back',
+  });
+}
+
+function described(firing: readonly FiringCode[]): string {
+  return listed(firing.map(({ kind, name }) => `${kind} ${ident(name)}`));
 }

@@ -1,7 +1,7 @@
 import type { Plan } from '../../plan/schema.js';
 import type { TableName } from '../../plan/table-name.js';
 import type { Session } from '../session.js';
-import { writtenTables, type WrittenTable } from './written-tables.js';
+import { writtenTables, type NamedInText } from './written-tables.js';
 
 /** The function of a trigger, as far as its text says what it does for rows that are applied. */
 export interface WritingCode {
@@ -54,7 +54,7 @@ interface NamedTable extends TableName {
 }
 
 /** What has one of these names, in whatever schema. */
-async function readNamed(session: Session, tables: readonly WrittenTable[]): Promise<readonly NamedTable[]> {
+async function readNamed(session: Session, tables: readonly NamedInText[]): Promise<readonly NamedTable[]> {
   if (tables.length === 0) return [];
   const { rows } = await session.query<NamedTable>(
     `SELECT c.oid::bigint::float8 AS oid, n.nspname::text AS schema, c.relname::text AS name, 

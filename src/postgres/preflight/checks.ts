@@ -9,6 +9,7 @@ import {
 } from './capacity.js';
 import type { PairCheck, SideCheck } from './check.js';
 import { clocks } from './clocks.js';
+import { computedFromTables } from './computed-from-tables.js';
 import { databaseRights } from './database-rights.js';
 import {
   eventTriggerRights,
@@ -31,6 +32,7 @@ import { collation, encoding, roles, sameDatabase, settings, storedSettings, ver
 import { securityLabels, tablespaces } from './left-out.js';
 import { loggedPassword } from './logged-password.js';
 import { money } from './money.js';
+import { notValidChecks } from './not-valid-checks.js';
 import { openSchemas } from './open-schemas.js';
 import { ownership } from './owners-and-grants.js';
 import { peerConnection } from './peer-connection.js';
@@ -38,6 +40,7 @@ import { planLint } from './plan-lint.js';
 import { planOnBlue, planTrial } from './plan-on-blue.js';
 import { pooler } from './pooler.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
+import { rowTypes } from './row-types.js';
 import { schemaLocks } from './schema-locks.js';
 import { refusedTruncates } from './refused-truncates.js';
 import { schemaPrivileges } from './schema-privileges.js';
@@ -53,6 +56,7 @@ import {
   walLevel,
   walRetention,
 } from './server.js';
+import { serverValues } from './server-values.js';
 import { systemGrants } from './system-grants.js';
 import { superuserObjects } from './superuser-objects.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
@@ -95,6 +99,8 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   planLint,
   planOnBlue,
   inheritedColumns,
+  rowTypes,
+  notValidChecks,
   replicaIdentity,
   unmovedRows,
   securityLabels,
@@ -103,6 +109,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   tornApart,
   largeObjects,
   sequenceRoom,
+  serverValues,
   advisoryLocks,
   scheduledJobs,
   hypertables,
@@ -114,6 +121,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   rowLevelSecurity,
   swallowedErrors,
   functionPaths,
+  computedFromTables,
   openSchemas,
   otherSubscriptions,
   otherConsumers,

@@ -1,9 +1,9 @@
 import { expressionPath } from '../migrate/changed-table.js';
-import { USER_SCHEMA } from '../catalog.js';
 import { ident, literal, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
-import { isConnectionLost, isUnknownName, isUnknownSetting, sqlState } from '../sqlstate.js';
+import { isConnectionLost, isRaisedByStatement, isUnknownName, isUnknownSetting, sqlState } from '../sqlstate.js';
 import { NEW_GREEN, type Found, type SideCheck } from './check.js';
+import { readCallers, type Caller } from './expression-callers.js';
 import { listed } from './finding.js';
 
 /*
@@ -14,7 +14,7 @@ import { listed } from './finding.js';
  * computed once, as it will be on green.
  *
  * A superuser must not lend its rights to whoever has written such a function. PostgreSQL computes these expressions as the
- * owner of the table, and so do we then.
+ * owner of the table, and so do we then. Functions in C or with a search_path of their own know where they look.
  */
 
 /** No single expression may take longer: an expensive one is left, since it has found its names by then. */
@@ -24,40 +24,20 @@ const TOGETHER_MS = 15_000;
 /** A function that is STRICT is not called for NULL: the first row alone may say nothing. */
 const ROWS = 20;
 
-interface Caller {
-  /** As people write it: `index public.users_name`. */
-  readonly object: string;
-  readonly schema: string;
-  readonly name: string;
-  readonly partitioned: boolean;
-  /** Over a row of the table; null for a view. */
-  readonly expression: string | null;
-  /** Of a materialized view; null else. */
-  readonly query: string | null;
-  /** Of the table or view. */
-  readonly owner: Owner;
-  /** The functions of users that it calls, with their arguments, schemas and owners. */
-  readonly functions: readonly { readonly signature: string; readonly schema: string; readonly owner: Owner }[];
-}
-
-interface Owner {
-  readonly role: string;
-  readonly isSuperuser: boolean;
-}
-
 export const functionPaths: SideCheck = {
   name: 'function-search-path',
   sides: ['blue'],
   run: async ({ session, plan, tables, isSuperuser }) => {
-    const { rows } = await session.query<Caller>(CALLERS, [
-      (await tables()).map(({ oid }) => oid),
+    const callers = await readCallers(session, {
+      tables: (await tables()).map(({ oid }) => oid),
       // A standby brings what its views hold along.
-      NEW_GREEN.includes(plan.bootstrap.method),
-    ]);
+      views: NEW_GREEN.includes(plan.bootstrap.method),
+      functions: `NOT EXISTS (SELECT FROM unnest(p.proconfig) setting WHERE setting LIKE 'search\\_path=%')`,
+    });
     const found: Found[] = [];
     const left: Caller[] = [];
     const began = performance.now();
-    for (const caller of rows) {
+    for (const caller of callers) {
       if (performance.now() - began > TOGETHER_MS) break;
       const as = isSuperuser ? whoComputes(caller) : 'us';
       if (as === 'nobody') left.push(caller);
@@ -139,7 +119,7 @@ async function unknownIn(session: Session, as: As, sql: string): Promise<Error |
     await session.query(as === 'us' ? sql : `SELECT ${COMPUTE}`);
     return undefined;
   } catch (error) {
-    if (isConnectionLost(error)) throw error;
+    if (isConnectionLost(error) && !isRaisedByStatement(error)) throw error;
     return isMade && isUnknownName(error) && error instanceof Error ? error : undefined;
   } finally {
     await session.query('ROLLBACK');
@@ -178,73 +158,3 @@ function tableOf({ schema, name, partitioned }: Caller): string {
 function noRowsOf({ schema, name }: Caller): string {
   return `pg_catalog.unnest(ARRAY[]::${qualified({ schema, name })}[]) AS ${ident(name)}`;
 }
-
-function ownerOf(oid: string): string {
-  return `(SELECT jsonb_build_object('role', o.rolname, 'isSuperuser', o.rolsuper) FROM pg_roles o WHERE o.oid = ${oid})`;
-}
-
-/**
- * What calls functions of users, directly or by an operator: those in C or with a search_path of their own aside, which
- * know where they look. What belongs to a partition because its parent has it is not asked again.
- */
-const CALLERS = `
-WITH open_path AS (
-  SELECT p.oid, p.oid::regprocedure::text AS signature, n.nspname::text AS schema, ${ownerOf('p.proowner')} AS owner
-    FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
-   WHERE ${USER_SCHEMA} AND l.lanname NOT IN ('internal', 'c')
-     AND NOT EXISTS (SELECT FROM unnest(p.proconfig) setting WHERE setting LIKE 'search\\_path=%')
-), calls AS (
-  SELECT d.classid, d.objid, f.signature, f.schema, f.owner
-    FROM pg_depend d JOIN open_path f ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = f.oid
-  UNION
-  SELECT d.classid, d.objid, f.signature, f.schema, f.owner
-    FROM pg_depend d
-    JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND d.refobjid = o.oid
-    JOIN open_path f ON f.oid = o.oprcode
-), moved AS (
-  SELECT c.oid, c.relkind FROM pg_class c
-   WHERE c.oid = ANY ($1::oid[])
-      OR ($2 AND c.relkind = 'm' AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e'))
-), asked AS (
-  SELECT 'index ' || i.indexrelid::regclass AS object, i.indrelid AS relation, 'pg_class'::regclass AS classid, i.indexrelid AS objid,
-         concat_ws(', ', pg_get_expr(i.indexprs, i.indrelid), pg_get_expr(i.indpred, i.indrelid)) AS expression, NULL AS query
-    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
-   WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
-  UNION ALL
-  SELECT 'constraint ' || quote_ident(k.conname) || ' of ' || k.conrelid::regclass, k.conrelid, 'pg_constraint'::regclass, k.oid,
-         pg_get_expr(k.conbin, k.conrelid), NULL
-    FROM pg_constraint k
-   WHERE k.contype = 'c' AND k.conislocal AND k.conrelid <> 0
-     -- Known since 18.
-     AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
-  UNION ALL
-  SELECT 'generated column ' || d.adrelid::regclass || '.' || quote_ident(a.attname), d.adrelid, 'pg_attrdef'::regclass, d.oid,
-         pg_get_expr(d.adbin, d.adrelid), NULL
-    FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
-   WHERE a.attgenerated <> '' AND a.attislocal
-  UNION ALL
-  SELECT 'partition key of ' || p.partrelid::regclass, p.partrelid, 'pg_class'::regclass, p.partrelid,
-         pg_get_expr(p.partexprs, p.partrelid), NULL
-    FROM pg_partitioned_table p WHERE p.partexprs IS NOT NULL
-  UNION ALL
-  SELECT 'statistics ' || quote_ident(s.stxname) || ' of ' || s.stxrelid::regclass, s.stxrelid, 'pg_statistic_ext'::regclass, s.oid,
-         pg_get_expr(s.stxexprs, s.stxrelid), NULL
-    FROM pg_statistic_ext s WHERE s.stxexprs IS NOT NULL
-  UNION ALL
-  SELECT 'domain ' || k.contypid::regtype || ' of ' || a.attrelid::regclass || '.' || quote_ident(a.attname), a.attrelid,
-         'pg_constraint'::regclass, k.oid,
-         format('(%I::%s)::%s', a.attname, format_type(t.typbasetype, t.typtypmod), format_type(t.oid, NULL)), NULL
-    FROM pg_constraint k JOIN pg_type t ON t.oid = k.contypid
-    JOIN pg_attribute a ON a.atttypid = t.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attislocal
-  UNION ALL
-  SELECT 'materialized view ' || c.oid::regclass, c.oid, 'pg_rewrite'::regclass, r.oid, NULL, rtrim(pg_get_viewdef(c.oid), ';')
-    FROM pg_class c JOIN pg_rewrite r ON r.ev_class = c.oid WHERE c.relkind = 'm'
-)
-SELECT asked.object, n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned, asked.expression, asked.query,
-       ${ownerOf('c.relowner')} AS owner,
-       (SELECT json_agg(DISTINCT jsonb_build_object('signature', calls.signature, 'schema', calls.schema, 'owner', calls.owner)) FROM calls
-         WHERE calls.classid = asked.classid AND calls.objid = asked.objid) AS functions
-  FROM asked JOIN moved ON moved.oid = asked.relation
-  JOIN pg_class c ON c.oid = asked.relation JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE EXISTS (SELECT FROM calls WHERE calls.classid = asked.classid AND calls.objid = asked.objid)
- ORDER BY 1`;

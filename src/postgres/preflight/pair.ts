@@ -5,7 +5,7 @@ import { ident } from '../identifier.js';
 import { identityOf } from '../identity.js';
 import { systemIdentifier } from '../system-identifier.js';
 import { listed } from './finding.js';
-import { NEW_GREEN, oneRow, type PairCheck, type SideContext } from './check.js';
+import { NEW_GREEN, oneRow, type Found, type PairCheck, type SideContext } from './check.js';
 
 /** Checks that compare the two servers. */
 
@@ -217,31 +217,36 @@ export const roles: PairCheck = {
   },
 };
 
-/** ALTER DATABASE/ROLE ... SET: names only, values may be secrets. */
+/** ALTER DATABASE/ROLE ... SET: values may be secrets, so names only are told, and sums of values are compared. */
 export const storedSettings: PairCheck = {
   name: 'stored-settings',
   methods: NEW_GREEN,
   run: async ({ blue, green }) => {
-    const read = async ({ session }: SideContext): Promise<string[]> => {
-      const { rows } = await session.query<{ setting: string }>(
-        `SELECT coalesce('role ' || pg_get_userbyid(nullif(s.setrole, 0)) || ': ', '') || split_part(c, '=', 1) AS setting
+    const read = async ({ session }: SideContext): Promise<ReadonlyMap<string, string>> => {
+      const { rows } = await session.query<{ setting: string; sum: string }>(
+        `SELECT coalesce('role ' || pg_get_userbyid(nullif(s.setrole, 0)) || ': ', '') || split_part(c, '=', 1) AS setting,
+                string_agg(md5(c), ' ' ORDER BY s.setdatabase) AS sum
            FROM pg_db_role_setting s, unnest(s.setconfig) c
-          WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) ORDER BY 1`,
+          WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+          GROUP BY 1 ORDER BY 1`,
       );
-      return rows.map(({ setting }) => setting);
+      return new Map(rows.map(({ setting, sum }) => [setting, sum]));
     };
-    const there = new Set(await read(green));
-    const missing = (await read(blue)).filter((setting) => !there.has(setting));
-    if (missing.length === 0) return [];
-    return [
-      {
-        side: 'green',
-        severity: 'warning',
-        object: listed(missing),
-        message:
-          'settings that are stored for the database or its roles on blue are not on green: a schema dump does not carry them',
-        remedy: 'ALTER DATABASE ... SET or ALTER ROLE ... SET on green, where the application relies on them',
-      },
-    ];
+    const [wanted, there] = [await read(blue), await read(green)];
+    const missing = [...wanted.keys()].filter((setting) => !there.has(setting));
+    const others = [...wanted].filter(([setting, sum]) => (there.get(setting) ?? sum) !== sum).map(([name]) => name);
+    const found = (object: readonly string[], what: string): (Found & { side: 'green' })[] =>
+      object.length === 0
+        ? []
+        : [
+            {
+              side: 'green',
+              severity: 'warning',
+              object: listed(object),
+              message: `settings that are stored for the database or its roles on blue ${what}: a schema dump does not carry them`,
+              remedy: 'ALTER DATABASE ... SET or ALTER ROLE ... SET on green, where the application relies on them',
+            },
+          ];
+    return [...found(missing, 'are not on green'), ...found(others, 'have other values on green')];
   },
 };

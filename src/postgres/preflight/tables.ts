@@ -208,7 +208,7 @@ async function withoutChildren(session: Session, moved: readonly number[]): Prom
       severity,
       object: parent,
       message: `the plan moves ${parent} without ${listed(children)}, which inherit from it${now}: reads of ${parent} on green would lack their rows`,
-      remedy: `Include these tables in "tables", or end the inheritance on blue (ALTER TABLE ... NO INHERIT ${parent})`,
+      remedy: `Include these tables in "tables" (after ALTER TABLE ... SET LOGGED on blue, if unlogged), or end the inheritance there (ALTER TABLE ... NO INHERIT ${parent})`,
     };
   };
   return [...[...lacking].map(found('error', '')), ...[...empty].map(found('warning', ' and are empty now'))];
@@ -299,5 +299,5 @@ SELECT h.parent::regclass::text AS parent, h.child::regclass::text AS child,
        has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
        AND NOT row_security_active(c.oid) AS readable
   FROM heirs h JOIN pg_class c ON c.oid = h.child
- WHERE c.relkind = 'r' AND NOT c.relispartition AND c.relpersistence = 'p' AND c.oid <> ALL ($1::oid[])
+ WHERE c.relkind = 'r' AND NOT c.relispartition AND c.relpersistence IN ('p', 'u') AND c.oid <> ALL ($1::oid[])
  ORDER BY 1, 2`;

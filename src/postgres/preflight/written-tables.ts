@@ -1,7 +1,7 @@
-/** Which tables the text of a function writes, as far as that can be made out. */
+/** Which tables the text of a function writes or reads, as far as that can be made out. */
 
 /** A table as a statement names it: folded as PostgreSQL does; without a schema the search_path decides. */
-export interface WrittenTable {
+export interface NamedInText {
   readonly schema: string | null;
   readonly name: string;
 }
@@ -21,7 +21,7 @@ const DYNAMIC = /\b(?:execute|dblink\w*)\b/i;
  * The tables that a function writes by the statements in its text; what it calls is not looked into. Null where one of
  * them can't be made out, as in dynamic SQL.
  */
-export function writtenTables(language: string, text: string): readonly WrittenTable[] | null {
+export function writtenTables(language: string, text: string): readonly NamedInText[] | null {
   const code = language === 'plpgsql' ? statementsOf(text) : text;
   const written = [...code.matchAll(WRITE)].map(([, schema, name]) =>
     name === undefined ? null : { schema: schema === undefined ? null : folded(schema), name: folded(name) },
@@ -40,4 +40,39 @@ function statementsOf(text: string): string {
 
 function folded(identifier: string): string {
   return identifier.startsWith('"') ? identifier.slice(1, -1).replaceAll('""', '"') : identifier.toLowerCase();
+}
+
+/** What stands where a table may: no function, which has brackets. */
+const SOURCE = String.raw`(?:only\s+)?(?:${IDENTIFIER}\s*\.\s*)?${IDENTIFIER}(?![\p{L}\p{N}_$"])(?!\s*[.(])`;
+const ALIAS = String.raw`(?:\s+(?:as\s+)?${IDENTIFIER})?`;
+/** IS DISTINCT FROM and extract(... FROM ...) have no table behind it. */
+const FROM = new RegExp(
+  String.raw`(?<!\bdistinct\s+|\bextract\s*\(\s*\w+\s+)\b(?:from|join)\s+(${SOURCE}(?:${ALIAS}\s*,\s*${SOURCE})*)`,
+  'giu',
+);
+const ONE_SOURCE = new RegExp(String.raw`^(?:only\s+)?(?:(${IDENTIFIER})\s*\.\s*)?(${IDENTIFIER})`, 'iu');
+/** Of WITH; a name of its own hides that of a table. */
+const SUBQUERY = new RegExp(
+  String.raw`(${IDENTIFIER})\s*(?:\([^()]*\)\s*)?\bas\s+(?:(?:not\s+)?materialized\s+)?\(`,
+  'giu',
+);
+
+/**
+ * What may be tables that a function in SQL or PL/pgSQL reads, by the statements in its text: a variable or a column may
+ * have such a name, too, as in `trim(both FROM name)`. What it calls is not looked into.
+ */
+export function tablesRead(text: string): readonly NamedInText[] {
+  const code = statementsOf(text);
+  const hidden = new Set([...code.matchAll(SUBQUERY)].map(([, name = '']) => folded(name)));
+  return [...code.matchAll(FROM)].flatMap(([, sources = '']) =>
+    sourcesIn(sources).filter(({ schema, name }) => schema !== null || !hidden.has(name)),
+  );
+}
+
+function sourcesIn(list: string): NamedInText[] {
+  return list.split(',').flatMap((part) => {
+    const [, schema, name] = ONE_SOURCE.exec(part.trim()) ?? [];
+    if (name === undefined) return [];
+    return [{ schema: schema === undefined ? null : folded(schema), name: folded(name) }];
+  });
 }

@@ -6,6 +6,7 @@ import { aloneWithShortLocks } from '../migrate/short-locks.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { isTransient, messageOf } from '../migrate/step-failed.js';
 import type { Session } from '../session.js';
+import { isRaisedByStatement, NOT_IN_STATE, sqlState } from '../sqlstate.js';
 import { schemaCopyFailed } from './schema-copy-failed.js';
 
 interface MaterializedView extends TableName {
@@ -40,21 +41,45 @@ export async function refreshMaterializedViews(
   const filled = views.filter((view) => !left.some((other) => sameTable(view, other)));
   const isFilled = (oid: string): boolean => filled.some((view) => view.oid === oid);
   const rows = views.filter(({ oid, readBy }) => isFilled(oid) || readBy.some(isFilled));
-  for (const [i, view] of rows.entries()) {
-    await refresh(context, `REFRESH MATERIALIZED VIEW ${qualified(view)}`);
-    context.onProgress({
-      step: 'materialized views',
-      object: view.name,
-      done: i + 1,
-      total: rows.length,
-      rowsPerSecond: 0,
-      etaSeconds: null,
-    });
-  }
+  await fillAll(context, rows);
   for (const view of rows.filter(({ oid }) => !isFilled(oid))) {
     await refresh(context, `REFRESH MATERIALIZED VIEW ${qualified(view)} WITH NO DATA`);
   }
   return filled.map(({ schema, name }) => ({ schema, name }));
+}
+
+/**
+ * One that fails since another is not filled yet comes again behind all others: it reads that one by a function, of which
+ * the catalog does not know what it reads.
+ */
+async function fillAll(context: StepContext, views: readonly MaterializedView[]): Promise<void> {
+  let done = 0;
+  for (let waiting = views; waiting.length > 0;) {
+    const early: { readonly view: MaterializedView; readonly error: unknown }[] = [];
+    for (const view of waiting) {
+      try {
+        await refresh(context, `REFRESH MATERIALIZED VIEW ${qualified(view)}`);
+        context.onProgress({
+          step: 'materialized views',
+          object: view.name,
+          done: ++done,
+          total: views.length,
+          rowsPerSecond: 0,
+          etaSeconds: null,
+        });
+      } catch (error) {
+        if (!readsUnfilled(error)) throw error;
+        early.push({ view, error });
+      }
+    }
+    if (early.length === waiting.length) throw early[0]?.error;
+    waiting = early.map(({ view }) => view);
+  }
+}
+
+/** Whether it is said that `materialized view "..." has not been populated`. */
+function readsUnfilled(error: unknown): boolean {
+  return error instanceof VerdigrisError && sqlState(error.cause) === NOT_IN_STATE;
 }
 
 async function refresh(context: StepContext, statement: string): Promise<void> {
@@ -74,14 +99,28 @@ async function refresh(context: StepContext, statement: string): Promise<void> {
  * be mended, so the run holds; to go on would lead reads to a view that can't be read.
  */
 function refreshFailed(statement: string, cause: unknown): VerdigrisError {
-  if (cause instanceof VerdigrisError || isTransient(cause)) return schemaCopyFailed(statement, cause);
+  const passes = isTransient(cause) && !isRaisedByStatement(cause);
+  if (cause instanceof VerdigrisError || passes) return schemaCopyFailed(statement, cause);
+  const mend = OF_ANOTHER_SERVER.test(sqlState(cause) ?? '') ? REACH_SOURCE : TRY_ON_BLUE;
   return new VerdigrisError({
     type: 'BackfillFailed',
     message: `green: ${statement}: ${messageOf(cause)}`,
-    nextStep: `try it on blue, and mend what its query meets (rows on blue, a function on both sides, a right of green's user on green); or, if nobody reads the view, nor another one that is filled from it, ${statement} WITH NO DATA on blue, which leaves it so on green, too; then resume; or roll back`,
+    nextStep: `${mend}; or, if nobody reads the view, nor another one that is filled from it, ${statement} WITH NO DATA on blue, which leaves it so on green, too; then resume; or roll back`,
     cause,
   });
 }
+
+/**
+ * The source of a foreign table or of dblink: it can't be connected to (class 08, of which postgres_fdw's are), the user
+ * mapping has no password (2F003), the wrapper can't do it (class HV).
+ */
+const OF_ANOTHER_SERVER = /^(08|HV|2F003)/;
+
+const REACH_SOURCE =
+  "see that green's server reaches what the view reads on another server, with a user and password that it accepts (ALTER SERVER, ALTER USER MAPPING on green; its firewall and pg_hba.conf)";
+
+const TRY_ON_BLUE =
+  "try it on blue, and mend what its query meets (rows on blue, a function on both sides, a right of green's user on green)";
 
 /** A view reads others through its rewrite rule; how deep it stands is the length of the longest way down. */
 const MATERIALIZED_VIEWS = `

@@ -8,6 +8,7 @@ import { qualified } from '../../identifier.js';
 import type { Session } from '../../session.js';
 import { isNameInFunction, mendFunction } from '../../name-in-function.js';
 import { sqlState } from '../../sqlstate.js';
+import { isCheckByFunction, TABLES_MAY_BE_MISSING } from '../check-by-function.js';
 import type { CopyContext } from './copy-context.js';
 import type { CopyQuery } from './copy-query.js';
 import { inBlocks } from './copy-query.js';
@@ -57,12 +58,13 @@ export async function pieceFailed(failed: FailedPiece, failure: CopyFailure): Pr
     });
   }
   if (!mayBeARow(cause)) return cause;
+  const byFunction = side === 'green' && (await isCheckByFunction(failed.context.databases.green, cause));
   const row = await failingRow(failed, failure).catch(() => undefined);
   if (row === undefined && code.startsWith(OF_A_STATEMENT)) return cause;
   return new VerdigrisError({
     type: 'BackfillFailed',
     message: `the copy of table ${name} failed on the row with ${row?.key ?? 'an unknown key'}: ${messageOf(row?.error ?? cause)}`,
-    nextStep: 'correct the row on blue, or roll back and make the "up" expression accept it; then resume',
+    nextStep: `${byFunction ? TABLES_MAY_BE_MISSING : ''}correct the row on blue, or roll back and make the "up" expression accept it; then resume`,
     cause,
   });
 }
