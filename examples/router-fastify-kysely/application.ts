@@ -1,6 +1,7 @@
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import { sql } from 'kysely';
 import { RouterError, signedTokens, type Router } from 'verdigris/router';
+import { statusOf } from './error-status.js';
 import { RoutedKysely } from './routed-kysely.js';
 
 interface Shop {
@@ -66,9 +67,9 @@ export function application(router: Router, tokenSecret: string): FastifyInstanc
 
   app.setErrorHandler((error, _request, reply) => {
     if (!(error instanceof RouterError)) return reply.code(500).send({ error: 'internal' });
-    // The client must look before it repeats an unknown outcome; the others did nothing and may simply be repeated.
-    if (error.code === 'OutcomeUnknown') return reply.code(409).send({ error: error.code });
-    return reply.code(503).header('retry-after', '1').send({ error: error.code });
+    const status = statusOf(error);
+    if (status === 503) void reply.header('retry-after', '1');
+    return reply.code(status).send({ error: error.code });
   });
 
   app.addHook('onClose', () => router.close());

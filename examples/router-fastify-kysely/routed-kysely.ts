@@ -40,9 +40,13 @@ export class RoutedKysely<DB> {
   }
 }
 
-/** A SELECT that locks rows, or has a WITH that may write, is none. */
+/**
+ * A SELECT that locks rows, or has a WITH that may write, is none. Nor is one of no table, which is there to call a function.
+ * What a function does in a SELECT of a table can't be seen here: one that writes, notifies or locks belongs into transaction().
+ */
 function isPlainSelect({ query }: CompiledQuery): boolean {
-  return SelectQueryNode.is(query) && query.with === undefined && query.endModifiers === undefined;
+  if (!SelectQueryNode.is(query) || query.from === undefined) return false;
+  return query.with === undefined && query.endModifiers === undefined;
 }
 
 function kyselyOver<DB>(run: Run): Kysely<DB> {

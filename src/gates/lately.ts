@@ -15,7 +15,7 @@ export interface Lately {
   readonly unanswered: { readonly seconds: number; readonly reads: number };
   /** How long nobody has read anything for sure. */
   readonly idleSeconds: number;
-  /** The newest slices, oldest first: reads on green, and reads of its users that blue had since green was out of reach. */
+  /** The newest slices, oldest first: reads on green, and reads of its users that blue had without green being asked. */
   readonly slices: readonly { readonly green: number; readonly lost: number }[];
   /** Instances that had such reads since green last answered them one: how many, and when last. */
   readonly lost: Readonly<Record<string, { readonly reads: number; readonly at: string }>>;
@@ -112,7 +112,7 @@ function withoutGreen({ lately, now }: Presence): string | undefined {
   const green = total(lately.slices.map((slice) => slice.green));
   const lost = total(lately.slices.map((slice) => slice.lost));
   if (lost < LOST.reads || lost <= LOST.share * (green + lost)) return undefined;
-  return `blue has just answered ${count(lost)} of ${count(green + lost)} reads of green's users (${percent(lost / (green + lost))}), since the application did not reach green`;
+  return `blue has just answered ${count(lost)} of ${count(green + lost)} reads of green's users (${percent(lost / (green + lost))}), since the application did not reach green, or had no connection to it free`;
 }
 
 /** Routers of the stage that no longer report, and have no successors: they may read on, unseen. */

@@ -14,6 +14,7 @@ export interface ColumnInfo {
   readonly name: string;
   /** As format_type writes it, user types with their schema: `character varying(20)`, `shop.status[]`. */
   readonly type: string;
+  /** Whether no row has NULL: not where it is NOT VALID. */
   readonly notNull: boolean;
   /** A stored or virtual generated column: never copied, never replicated, computed on each side. */
   readonly generated: boolean;
@@ -163,6 +164,10 @@ const ANY_TEXT = `current_setting('server_encoding') <> 'UTF8'
   AND EXISTS (SELECT FROM pg_type t WHERE t.oid = a.atttypid
                  AND t.typcategory <> ALL ('{B,D,I,N,T,V}') AND t.typname NOT IN ('uuid', 'bytea'))`;
 
+/** Whether the NOT NULL of a column, where it has one, holds for rows that were there before: from PostgreSQL 18 on it may not. */
+const HOLDS_FOR_ALL = `NOT EXISTS (SELECT FROM pg_constraint k
+  WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey[1] = a.attnum AND NOT k.convalidated)`;
+
 const TABLES = `
 SELECT c.oid::text, n.nspname AS schema, c.relname AS name, c.relkind, c.relispartition,
        rn.nspname AS root_schema, r.relname AS root_name,
@@ -182,7 +187,7 @@ SELECT c.oid::text, n.nspname AS schema, c.relname AS name, c.relkind, c.relispa
          LEFT JOIN LATERAL (SELECT t.relpages FROM pg_class t WHERE t.oid = leaf.reltoastrelid OFFSET 0) toast ON true) size
   LEFT JOIN LATERAL (
        SELECT json_agg(json_build_object(
-                'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'notNull', a.attnotnull,
+                'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'notNull', a.attnotnull AND ${HOLDS_FOR_ALL},
                 'generated', a.attgenerated <> '', 'virtual', a.attgenerated = 'v', 'identity', a.attidentity,
                 'hasDefault', a.atthasdef AND a.attgenerated = '', 'collation', co.collname) ORDER BY a.attnum) AS list
          FROM pg_attribute a

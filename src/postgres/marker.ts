@@ -20,16 +20,18 @@ export function markerTable(direction: Direction): string {
 /**
  * Writes a marker and returns its token. The rows are the session's own, so waiters in other sessions do not
  * overwrite each other; one session must wait for its marker before it writes the next.
+ *
+ * @param id of the rows instead of the session's: those of one id are the same rows. Default: the session's
  */
-export async function writeMarker(session: Session, direction: Direction): Promise<string> {
+export async function writeMarker(session: Session, direction: Direction, id: string | null = null): Promise<string> {
   const token = randomUUID();
   await session.query(
     `INSERT INTO verdigris.${ident(markerTable(direction))} AS m (id, stream, token, streams)
-     SELECT pg_backend_pid()::text, stream, $1, streams
+     SELECT coalesce($2, pg_backend_pid()::text), stream, $1, streams
        FROM (SELECT coalesce((SELECT streams FROM verdigris.owner), 1) AS streams) run, generate_series(1, streams) stream
      ON CONFLICT (id, stream) DO UPDATE
         SET token = excluded.token, streams = excluded.streams, at = clock_timestamp()`,
-    [token],
+    [token, id],
   );
   return token;
 }

@@ -17,6 +17,7 @@ import { readForeignParts, refuseForeignState } from './foreign-state.js';
 import { findGivenAway } from './given-away.js';
 import { endHolders, notLetGo, REFUSED_PAUSE_MS } from './lock-holders.js';
 import { forgetRun, isNameTaken, readOtherMigrations } from './other-migrations.js';
+import { describeOtherOwner, readClaimedDatabase } from './other-owner.js';
 import {
   ACTOR_LOCK,
   FENCE_OPEN,
@@ -127,11 +128,8 @@ export function nameTaken(side: Side, migration: string): { readonly message: st
 async function refuseOtherOwner(session: Session, side: Side, run: Run): Promise<void> {
   const owner = await readOwner(session);
   if (owner === undefined || owner.runId === run.runId || owner.outcome !== null) return;
-  throw new VerdigrisError({
-    type: 'DatabaseOwned',
-    message: `${side} belongs to another run: migration "${owner.migration}", run ${owner.runId}`,
-    nextStep: `let that run end or roll it back (workflow verdigris/${owner.migration}); only one run may move a database. If that workflow is gone: verdigris doctor plan.json --clean`,
-  });
+  const told = await describeOtherOwner(session, side, owner, 'verdigris doctor plan.json --clean');
+  throw new VerdigrisError({ type: 'DatabaseOwned', ...told });
 }
 
 async function ownEpoch(session: Session, run: Run): Promise<number | undefined> {
@@ -197,7 +195,7 @@ async function claim(session: Session, side: Side, run: Run, { epoch, flag, stre
     );
     // The flag stays as it is: blue's is open, or it was refused; a green that is closed is opened by its promotion.
     await session.query(`SELECT pg_notify('${ROUTE_CHANNEL}', '')`);
-    await recordEvent(session, run.runId, `claimed ${side}`, { epoch });
+    await recordEvent(session, run.runId, `claimed ${side}`, { epoch, ...(await readClaimedDatabase(session)) });
   });
 }
 

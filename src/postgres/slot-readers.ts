@@ -72,10 +72,14 @@ function isSame(one: SlotReader | undefined, other: SlotReader | undefined): oth
   return one !== undefined && one.pid === other?.pid && one.since === other.since;
 }
 
-export function readByAnother(slot: string, { pid, since, address }: SlotReader): VerdigrisError {
+export function describeSlotReader({ pid, since, address }: SlotReader): string {
+  return `process ${pid}, from ${address ?? 'a socket of the same machine'}, since ${since}`;
+}
+
+export function readByAnother(slot: string, reader: SlotReader): VerdigrisError {
   return new VerdigrisError({
     type: 'ReplicationBroken',
-    message: `the slot ${slot} is read by another subscriber (process ${pid}, from ${address ?? 'a socket of the same machine'}, since ${since}), and what that is sent never comes to this run's`,
+    message: `the slot ${slot} is read by another subscriber (${describeSlotReader(reader)}), and what that is sent never comes to this run's`,
     nextStep: `drop the subscription ${slot} on the server at that address, such as the green of an earlier run of this name (ALTER SUBSCRIPTION ... DISABLE, then SET (slot_name = NONE), then DROP SUBSCRIPTION); start again after the rollback`,
   });
 }

@@ -9,6 +9,7 @@ import { TakesNoWrites } from './in-recovery.js';
 const RESOLUTION_UNKNOWN = '08007';
 export const FEATURE_NOT_SUPPORTED = '0A000';
 export const INVALID_PARAMETER_VALUE = '22023';
+export const NOT_NULL_VIOLATION = '23502';
 export const FOREIGN_KEY_VIOLATION = '23503';
 export const UNIQUE_VIOLATION = '23505';
 export const CHECK_VIOLATION = '23514';

@@ -1,9 +1,9 @@
 import { VerdigrisError } from '../errors.js';
+import { errorsSince } from './error-count.js';
 import { reasonOf } from '../failure-text.js';
 import { dropSlots } from './feed-objects.js';
 import { feedName } from './feed.js';
 import { isInRecovery } from './in-recovery.js';
-import { measureLag } from './marker.js';
 import type { Run } from './ownership.js';
 import { SlotHeld } from './replication-slot.js';
 import { judgeRetainedWal, lacksSlots, readRetainedWal } from './retained-wal.js';
@@ -14,6 +14,7 @@ import { describeLoss, readConfirmed, readGreenPosition, writeConfirmed, type Co
 import { readRoute } from './state.js';
 import { streamsOfRun } from './streams.js';
 import { readSubscription } from './subscription.js';
+import { followMarker, markAway, whyTaken } from './taken-feed.js';
 import { whyNotOpened } from './where-writes-are.js';
 
 /**
@@ -75,6 +76,7 @@ export async function lookAtStandby(
     return { health, rollbackSafe: false, why: `${why}; a rollback would lose ${loses}`, lagSeconds: null, loses };
   };
   const names = await streamsOfRun(green, feed);
+  const wayBack = { runId: run.runId, names, confirmedAt: confirmed?.at };
   const wal = await readRetainedWal(green, names);
   if (confirmed?.dropped === true) return gone('dropped', DROPPED);
   const verdict = judgeRetainedWal(wal.bytes, limits.maxRetainedWal);
@@ -98,6 +100,7 @@ export async function lookAtStandby(
     // Both sessions were used, and the error does not say whose was lost.
     const isGreens = await isInRecovery(green).catch(() => true);
     if (isGreens) throw error;
+    await markAway({ ...wayBack, green });
     return outOfReach(error, retaining);
   }
 
@@ -109,7 +112,12 @@ export async function lookAtStandby(
     // Read before the marker is written: what comes before it, blue has when the marker arrives.
     const position = await readGreenPosition(green, feed);
     const errors = await countErrors(blue, names);
-    const lag = await measureLag(green, blue, 'to_blue', Math.max(10_000, limits.maxLagMs), signal);
+    const { lagMs: lag, taken } = await followMarker(
+      { ...wayBack, green, blue },
+      Math.max(10_000, limits.maxLagMs),
+      signal,
+    );
+    if (taken !== undefined) return gone('broken', taken);
     const lagSeconds = Number.isFinite(lag) ? lag / 1_000 : null;
     if (lagSeconds !== null) await writeConfirmed(green, run.runId, { ...position, blue: identity, errors });
     else if (failsAgain(confirmed, errors, await countErrors(blue, names))) return gone('broken', FAILS_AGAIN);
@@ -185,15 +193,22 @@ export async function whyFeedIsDead(
   if (confirmed?.dropped === true) return DROPPED;
   const wal = await readRetainedWal(green, names);
   if (lacksSlots(wal, names)) return SLOT_GONE;
+  const known = await whyTaken(green, run.runId);
+  if (known !== undefined) return known;
   const blue = await openBlue();
   const broken = (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, await readServerPosition(blue));
   if (broken !== undefined) return broken;
   const errors = await countErrors(blue, names);
-  // Only where it has met some since blue had everything: it costs the time of a marker that does not arrive.
-  if (errors - (confirmed?.errors ?? errors) < PASSING_ERRORS) return undefined;
-  if (Number.isFinite(await measureLag(green, blue, 'to_blue', APPLY_TRIES_WITHIN_MS, signal))) return undefined;
+  const wayBack = { runId: run.runId, green, blue, names, confirmedAt: confirmed?.at };
+  // What does not arrive is waited for only where it has met some since blue had everything.
+  const mayFail = errorsSince(confirmed?.errors ?? errors, errors) >= PASSING_ERRORS;
+  const { lagMs, taken } = await followMarker(wayBack, mayFail ? APPLY_TRIES_WITHIN_MS : CONFIRMED_WITHIN_MS, signal);
+  if (taken !== undefined || !mayFail || Number.isFinite(lagMs)) return taken;
   return failsAgain(confirmed, errors, await countErrors(blue, names)) ? FAILS_AGAIN : undefined;
 }
+
+/** Time in which a reader has confirmed what it was sent: an apply worker looks every 0.2 s whether that is on its disk. */
+const CONFIRMED_WITHIN_MS = 2_000;
 
 /** Time in which an apply worker that fails is begun again: every 5 s by default (wal_retrieve_retry_interval). */
 const APPLY_TRIES_WITHIN_MS = 10_000;
@@ -202,8 +217,8 @@ const APPLY_TRIES_WITHIN_MS = 10_000;
 const PASSING_ERRORS = 2;
 
 /** Whether a feed whose marker does not arrive fails each time it is begun: it has done so since, and does so now. */
-function failsAgain(confirmed: Confirmed | undefined, before: number, now: number): boolean {
-  return now > before && now - (confirmed?.errors ?? before) >= PASSING_ERRORS;
+export function failsAgain(confirmed: Pick<Confirmed, 'errors'> | undefined, before: number, now: number): boolean {
+  return now > before && errorsSince(confirmed?.errors ?? before, now) >= PASSING_ERRORS;
 }
 
 async function countErrors(blue: Session, names: readonly string[]): Promise<number> {

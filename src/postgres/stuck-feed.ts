@@ -106,6 +106,11 @@ export class FeedErrors {
   }
 
   private async standsStill(name: string, before: Standstill, errors: number): Promise<boolean> {
+    if (errors < Math.max(before.errors, before.hadRoomAt ?? 0)) {
+      // The counters have begun anew.
+      this.seen.set(name, { position: before.position, errors: 0 });
+      return false;
+    }
     const met = errors - before.errors;
     if (before.hadRoomAt !== undefined) return met >= this.stuckErrors && errors > before.hadRoomAt;
     if (met < this.stuckErrors - 1) return false;

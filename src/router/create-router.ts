@@ -2,6 +2,7 @@ import type pg from 'pg';
 import type { Registry } from 'prom-client';
 import type { Route } from '../postgres/state.js';
 import type { Side } from '../side.js';
+import { doesMoreThanRead } from './besides-reading.js';
 import { BluePosition } from './blue-position.js';
 import { Breaker } from './breaker.js';
 import { isNobody } from './cohort.js';
@@ -164,6 +165,7 @@ class ApplicationRouter implements Router {
     return this.#whenStarted(() =>
       this.#reads.run<RoutedResult<R>>(someone(user), endpoint, {
         kind: 'statement',
+        onlyReads: !doesMoreThanRead(query),
         onGreen: (client) => sendStatement(client, 'green', statement),
         onWritesSide: (client, side) => this.#readWhereWritesAre<R>(client, side, endpoint, statement),
         runsAgain: () => (mayCommitByItself(statement) ? 'not safe' : 'yes'),
@@ -206,6 +208,7 @@ class ApplicationRouter implements Router {
     return this.#whenStarted(() =>
       this.#reads.run(someone(user), endpoint, {
         kind: 'function',
+        onlyReads: true,
         onGreen: (client) => readTransactionOnGreen(client, isolation, work),
         onWritesSide: async (client, side) => (await runTransaction(client, side, mode, false, work)).value,
         runsAgain: () => 'yes',

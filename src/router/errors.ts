@@ -85,14 +85,17 @@ export class TransactionControlError extends RouterError {
   override readonly name = 'TransactionControlError';
   readonly code = 'TransactionControl';
 
-  constructor(where: 'write' | 'transaction') {
-    super(
-      where === 'write'
-        ? 'read() and write() take one statement that leaves no transaction open: use transaction()'
-        : "BEGIN, COMMIT and ROLLBACK of a transaction are the router's: return to commit, throw to roll back (savepoints are fine)",
-    );
+  constructor(where: keyof typeof CONTROL) {
+    super(CONTROL[where]);
   }
 }
+
+const CONTROL = {
+  write: 'read() and write() take one statement that leaves no transaction open: use transaction()',
+  transaction:
+    "BEGIN, COMMIT and ROLLBACK of a transaction are the router's: return to commit, throw to roll back (savepoints are fine)",
+  over: 'the transaction is over, its function has returned or thrown: await each statement in it',
+};
 
 /** What can't be moved from one side to the other, or needs a session of its own, is refused before it is sent. */
 export class NotSupportedError extends RouterError {

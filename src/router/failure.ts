@@ -43,17 +43,27 @@ export function timedOutAtFence(error: unknown): boolean {
 export function isLinkFailure(error: unknown): boolean {
   if (isRaisedByStatement(error)) return false;
   if (error instanceof LinkDownError || isConnectionLost(error) || sqlState(error) === COMPLETION_UNKNOWN) return true;
-  return error instanceof Error && /Query read timeout|Client was closed and is not queryable/.test(error.message);
+  return isOfClient(error) && /Query read timeout|Client was closed and is not queryable/.test(error.message);
 }
 
 /** The statement never left this process. */
 export function wasNeverSent(error: unknown): boolean {
-  return error instanceof Error && /is not queryable/.test(error.message);
+  return isOfClient(error) && /is not queryable/.test(error.message);
+}
+
+/** Whether node-postgres itself may have worded it, and not the server or a RAISE there. */
+function isOfClient(error: unknown): error is Error {
+  return error instanceof Error && !(error instanceof pg.DatabaseError);
 }
 
 /** The connection could not be opened, and trying again can help: not for a wrong password. */
 export function canConnectLater(error: unknown): boolean {
-  return isLinkFailure(error) || sqlState(error) === TOO_MANY_CONNECTIONS;
+  return isLinkFailure(error) || isOfConnect(error) || sqlState(error) === TOO_MANY_CONNECTIONS;
+}
+
+/** Whether the system could not open a connection, for whatever reason: of a Unix socket's server that is down, ENOENT. */
+function isOfConnect(error: unknown): boolean {
+  return error instanceof Error && 'syscall' in error && error.syscall === 'connect';
 }
 
 /** SQLSTATE classes of errors that a statement's own data causes as a rule: data, constraints, RAISE. */
@@ -137,6 +147,15 @@ export class SideFailure extends Error {
     readonly thrown: unknown = cause,
   ) {
     super('the read failed on this side', { cause });
+  }
+}
+
+/** A read asked green for what counts only where writes are: it does not say anything about green. */
+export class NotForGreen extends Error {
+  override readonly name = 'NotForGreen';
+
+  constructor() {
+    super('a notification or a lock belongs where writes are');
   }
 }
 

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type pg from 'pg';
 import { READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 import type { Side } from '../side.js';
+import { doesMoreThanRead } from './besides-reading.js';
 import type { BluePosition } from './blue-position.js';
 import type { Breaker } from './breaker.js';
 import { isLinkFailure, NothingSent } from './failure.js';
@@ -52,9 +53,6 @@ const TRIES = 3;
 
 const READS = /(?:select|with|table|values)\b/iy;
 
-/** Asked by another session, a lock answers otherwise, and the mirror would hold it for a while. */
-const LOCKS = /\bpg_(?:try_)?advisory_/i;
-
 interface Verdict {
   readonly outcome: MirrorOutcome;
   readonly difference?: ResultDifference;
@@ -81,7 +79,8 @@ export class Mirror {
     if (routes.current.epoch === 0 || routes.current.writesOn !== 'blue') return undefined;
     if (!greenLink.isUp || greenBreaker.isOpen) return undefined;
     const text = typeof query === 'string' ? query : query.text;
-    if (firstWords(READS, text) === null || LOCKS.test(text)) return undefined;
+    // Asked by another session, a lock answers otherwise, and the mirror would hold it for a while.
+    if (firstWords(READS, text) === null || doesMoreThanRead(text)) return undefined;
     // The caller may use its array again.
     const statement = { query, values: values && [...values] };
     this.#running += 1;

@@ -51,25 +51,29 @@ export class ReadRouting {
     return user !== undefined && route.writesOn === 'blue' && inCohort(route.flag, user, route.greenReadPercent);
   }
 
-  /** Where the user's read goes, if nothing has to be asked to know it: so it is for most reads of most days. */
-  atOnce(user: string | undefined): ReadChoice['to'] | undefined {
+  /**
+   * Where the user's read goes, if nothing has to be asked to know it: so it is for most reads of most days.
+   *
+   * @param onlyReads false for one that green must not have.
+   */
+  atOnce(user: string | undefined, onlyReads: boolean): ReadChoice['to'] | undefined {
     const { routes, tokens, greenLink, greenBreaker, greenProgress, consistency } = this.#options;
     const route = routes.current;
     if (user === undefined) return 'writesOn';
     const position = tokens.positionIn(user, route.epoch);
     if (position === 'later') return undefined;
-    if (!this.isGreenReader(user, route)) return 'writesOn';
+    if (!onlyReads || !this.isGreenReader(user, route)) return 'writesOn';
     if (position === undefined || consistency !== 'session' || !greenLink.isUp || greenBreaker.isOpen) return undefined;
     return greenProgress.hasReached(route.epoch, position) ? 'green' : undefined;
   }
 
   /** Waits for green within the budget, and never fails. */
-  async choose(user: string | undefined): Promise<ReadChoice> {
+  async choose(user: string | undefined, onlyReads: boolean): Promise<ReadChoice> {
     const { routes, tokens, greenLink, greenBreaker } = this.#options;
     // The user's last write was made under a route that this process has not seen yet.
     if (user !== undefined) await this.#catchUpWith(tokens.epochOf(user));
     const route = routes.current;
-    if (!this.isGreenReader(user, route)) return { to: 'writesOn' };
+    if (!onlyReads || !this.isGreenReader(user, route)) return { to: 'writesOn' };
     if (!greenLink.isUp || greenBreaker.isOpen) return { to: 'writesOn', because: 'error' };
     if (tokens.isUnknown(user)) return { to: 'writesOn', because: 'behind' };
     const reached = await this.#hasCaughtUp(user, route);

@@ -9,6 +9,7 @@ import {
   isLinkFailure,
   isSameFailure,
   isStatementsOwn,
+  NotForGreen,
   NothingSent,
   saidBySide,
   SideFailure,
@@ -30,6 +31,8 @@ export interface ReadWork<T> {
    * so what may be green's fault is thrown as SideFailure.
    */
   readonly kind: 'statement' | 'function';
+  /** False for what is known to do more: it belongs where writes are. */
+  readonly onlyReads: boolean;
   readonly onGreen: (client: pg.PoolClient) => Promise<T>;
   readonly onWritesSide: (client: pg.PoolClient, side: Side) => Promise<T>;
   /** Whether it may be run again if it writes all the same and meets the fence. */
@@ -64,7 +67,7 @@ export class Reads {
 
   run<T>(user: string | undefined, endpoint: string, work: ReadWork<T>): Promise<T> {
     const started = performance.now();
-    const plain = this.#options.routing.atOnce(user);
+    const plain = this.#options.routing.atOnce(user, work.onlyReads);
     if (plain === undefined) return this.#onChosenSide(user, endpoint, work, started);
     return plain === 'green'
       ? this.#onGreenIfItCan(endpoint, work, started)
@@ -73,7 +76,7 @@ export class Reads {
 
   async #onChosenSide<T>(user: string | undefined, endpoint: string, work: ReadWork<T>, started: number): Promise<T> {
     const { routing, metrics } = this.#options;
-    const choice = await routing.choose(user);
+    const choice = await routing.choose(user, work.onlyReads);
     if (choice.to === 'green') return this.#onGreenIfItCan(endpoint, work, started);
     if (choice.because !== undefined) metrics.fallback(choice.because, endpoint);
     return this.#onWritesSide(endpoint, work, performance.now());
@@ -117,12 +120,12 @@ export class Reads {
   #recordFailure(endpoint: string, cause: unknown, isOwn: boolean, greenMs: number): void {
     const { metrics, logger } = this.#options;
     // A read that writes is refused on green before the promotion, which says nothing about green.
-    const isWrite = sqlState(cause) === READ_ONLY;
+    const isWrite = sqlState(cause) === READ_ONLY || cause instanceof NotForGreen;
     // More was asked of this process at once than its pool has connections for: on blue it would have waited longer.
     const isBusy = cause instanceof AllInUse && !cause.isStuck;
     metrics.record('green', 'read', endpoint, isOwn || isWrite || isBusy ? 'refused' : 'error', greenMs);
     if (isOwn) return;
-    metrics.fallback('error', endpoint);
+    if (!isWrite) metrics.fallback('error', endpoint);
     logger.warn(
       { endpoint, code: sqlState(cause), isWrite },
       isWrite ? 'router: a read writes: use write() or transaction()' : 'router: a read failed on green; blue answers',

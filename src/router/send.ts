@@ -1,11 +1,11 @@
-import type pg from 'pg';
+import pg from 'pg';
 
 /**
  * Sends a statement by callback: node-postgres makes two promises of its own for each one otherwise. The stack of an
  * error leads back to the application, as it does with node-postgres.
  */
 export async function send<R extends pg.QueryResultRow>(
-  client: pg.ClientBase,
+  client: pg.Client,
   query: string | pg.QueryConfig,
   values: unknown[] | undefined,
 ): Promise<pg.QueryResult<R>> {
@@ -17,19 +17,37 @@ export async function send<R extends pg.QueryResultRow>(
   }
 }
 
-/** The same, for callers that see to the stack themselves. */
+/**
+ * The same, for callers that see to the stack themselves. After an error of the server's it waits until the server is
+ * ready for the next statement, since only that tells whether a transaction is open now.
+ */
 export function answerOf<R extends pg.QueryResultRow>(
-  client: pg.ClientBase,
+  client: pg.Client,
   query: string | pg.QueryConfig,
   values: unknown[] | undefined,
 ): Promise<pg.QueryResult<R>> {
   return new Promise((resolve, reject) => {
     const answered = (error: Error | null | undefined, result: pg.QueryResult<R>): void => {
-      if (error) reject(error);
-      else resolve(result);
+      if (!error) resolve(result);
+      else if (error instanceof pg.DatabaseError && !FATAL.has(error.severity)) whenReady(client, () => reject(error));
+      else reject(error);
     };
     if (values === undefined) client.query<R>(query, answered);
     else if (typeof query === 'string') client.query<R>(query, values, answered);
     else client.query<R>({ ...query, values }, answered);
   });
+}
+
+/** After these the server ends the connection. */
+const FATAL: ReadonlySet<string | undefined> = new Set(['FATAL', 'PANIC']);
+
+/** Calls back when the server says that it is ready, which may come in a later packet than its error; or is gone. */
+function whenReady({ connection }: pg.Client, callback: () => void): void {
+  const called = (): void => {
+    connection.off('readyForQuery', called);
+    connection.off('end', called);
+    callback();
+  };
+  connection.on('readyForQuery', called);
+  connection.on('end', called);
 }

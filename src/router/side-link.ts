@@ -13,7 +13,8 @@ export type Sighting = Route | 'none';
 
 export interface SideLinkOptions {
   readonly side: Side;
-  readonly config: pg.ClientConfig;
+  /** As its pool's; a `Client` of the application's own, as one that fetches its password, is used here too. */
+  readonly config: pg.PoolConfig;
   readonly migration: string;
   readonly pollIntervalMs: number;
   readonly logger: RouterLogger;
@@ -82,7 +83,11 @@ export class SideLink {
     return this.#looks.ask();
   }
 
-  /** Asks a small question, after those that were asked before. @throws LinkDownError when there is no answer. */
+  /**
+   * Asks a small question, after those that were asked before. Its columns are to be texts.
+   *
+   * @throws LinkDownError when there is no answer.
+   */
   query<R extends pg.QueryResultRow>(text: string, values: unknown[] = []): Promise<R[]> {
     const answer = this.#tail.then(() => this.#send<R>(text, values));
     this.#tail = answer.catch(() => undefined);
@@ -124,10 +129,12 @@ export class SideLink {
 
   async #connect(): Promise<void> {
     const { config } = this.#options;
-    const client = new pg.Client({
+    const Client = (config.Client ?? pg.Client) as typeof pg.Client;
+    const client = new Client({
       application_name: 'verdigris router',
       keepAlive: true,
       ...config,
+      types: AS_TEXT,
       connectionTimeoutMillis: Math.min(config.connectionTimeoutMillis || CONNECT_MS.default, CONNECT_MS.longest),
     });
     client.on('error', () => this.#drop(client));
@@ -165,8 +172,8 @@ export class SideLink {
     this.#hasState ||= await this.#isInstalled();
     if (!this.#hasState) return this.#options.onSeen(this.side, 'none');
     try {
-      const [row] = await this.query<RouteRow>(ROUTE, [this.#options.migration]);
-      this.#options.onSeen(this.side, row === undefined ? 'none' : routeOf(row));
+      const [row] = await this.query<AsText<RouteRow>>(ROUTE, [this.#options.migration]);
+      this.#options.onSeen(this.side, row === undefined ? 'none' : routeOf(numbersOf(row)));
     } catch (error) {
       if (error instanceof LinkDownError) throw error;
       // The schema has been removed, or is not for this role to see.
@@ -176,8 +183,8 @@ export class SideLink {
   }
 
   async #isInstalled(): Promise<boolean> {
-    const [row] = await this.query<{ there: boolean }>(INSTALLED);
-    return row?.there ?? false;
+    const [row] = await this.query<{ there: string }>(INSTALLED);
+    return row?.there === 'true';
   }
 
   async #send<R extends pg.QueryResultRow>(text: string, values: unknown[]): Promise<R[]> {
@@ -204,10 +211,24 @@ export class SideLink {
   }
 }
 
+/** Columns are texts in any format. What the application makes of values is for its own, and it may be anything. */
+const AS_TEXT: pg.CustomTypesConfig = { getTypeParser: () => String };
+
+type AsText<Row> = { readonly [Column in keyof Row]: Row[Column] extends number ? string : Row[Column] };
+
+function numbersOf(row: AsText<RouteRow>): RouteRow {
+  return {
+    ...row,
+    epoch: Number(row.epoch),
+    generation: Number(row.generation),
+    green_read_percent: Number(row.green_read_percent),
+  };
+}
+
 const INSTALLED = `
   SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                  WHERE n.nspname = 'verdigris' AND c.relname = 'route') AS there`;
+                  WHERE n.nspname = 'verdigris' AND c.relname = 'route')::text AS there`;
 
 const ROUTE = `
-  SELECT migration, epoch::float8, generation::float8, writes_on, green_read_percent::float8, flag, opening
+  SELECT migration, epoch::text, generation::text, writes_on, green_read_percent::text, flag, opening
     FROM verdigris.route WHERE migration = $1`;

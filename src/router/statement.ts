@@ -51,7 +51,7 @@ export type CommitPosition = Lsn | 'unknown';
  * Sends one statement outside a transaction.
  *
  * @throws NotSupportedError, TransactionControlError.
- * @throws FenceMet when the statement succeeded although the fence had refused its write: a function swallowed that.
+ * @throws FenceMet when the fence had refused its write, though a function swallowed that, or made another error of it.
  */
 export async function sendStatement<R extends pg.QueryResultRow>(
   client: pg.PoolClient,
@@ -65,7 +65,9 @@ export async function sendStatement<R extends pg.QueryResultRow>(
     result = await answerOf<R>(client, query, values);
   } catch (error) {
     if (error instanceof Error) Error.captureStackTrace(error);
-    throw wasNeverSent(error) ? new NothingSent(error) : error;
+    if (wasNeverSent(error)) throw new NothingSent(error);
+    // It has failed as a whole, whatever a function has made of the fence's error.
+    throw fencesMet(client) !== fences && !isLinkFailure(error) ? new FenceMet(error) : error;
   }
   if (client.getTransactionStatus() === 'T') throw new TransactionControlError('write');
   if (fencesMet(client) !== fences) throw new FenceMet(new Error('its error was swallowed on the server'), 'swallowed');

@@ -8,7 +8,10 @@ const OF_A_SESSION =
   /(?:(listen|unlisten)|(prepare(?!\s+transaction)|deallocate)|(discard)|(declare\b[^;]*?\bwith\s+hold)|(copy\b[^]*\b(?:from\s+stdin|to\s+stdout)))\b/iy;
 
 const REFUSALS: readonly (readonly [what: string, instead: string])[] = [
-  ['LISTEN', 'use a connection of your own to the side of route().writesOn, and listen again when that changes'],
+  [
+    'LISTEN',
+    'use connections of your own, to both sides for as long as the run lasts, and look once at what there is after a move',
+  ],
   ['PREPARE', 'give the statement a name: { name, text, values }'],
   ['DISCARD', "the session's state is the router's"],
   ['A cursor WITH HOLD', 'declare it without, and fetch inside transaction()'],

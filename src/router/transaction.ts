@@ -69,7 +69,7 @@ export async function runTransaction<T>(
     await transaction.finish();
   } catch (error) {
     await transaction.finish();
-    // Without a statement that succeeded since, the transaction has failed: what it is now is told a moment after the error.
+    // Without a statement that succeeded since, the transaction has failed.
     const waited = transaction.timeoutAtFence;
     await rollback(client, transaction.lastError);
     const { obstacle } = transaction;
@@ -186,7 +186,8 @@ class OpenTransaction implements Transaction {
   ): Promise<pg.QueryResult<R>> {
     refuseUnsupported(query);
     const text = typeof query === 'string' ? query : query.text;
-    if (this.#isOver || this.#hasEscaped || isControl(text)) throw new TransactionControlError('transaction');
+    if (this.#isOver) throw new TransactionControlError('over');
+    if (this.#hasEscaped || isControl(text)) throw new TransactionControlError('transaction');
     try {
       const result = await answerOf<R>(this.#client, query, values);
       if (hasControl(result) || this.#client.getTransactionStatus() === 'I') {
@@ -213,7 +214,8 @@ class OpenTransaction implements Transaction {
   }
 }
 
-const CONTROL_TAGS = new Set(['BEGIN', 'START TRANSACTION', 'COMMIT', 'PREPARE TRANSACTION']);
+/** As node-postgres tells them: their first words. */
+const CONTROL_TAGS = new Set(['BEGIN', 'START', 'COMMIT', 'PREPARE']);
 
 /** Several statements in one text give several results; one of them may have ended the transaction, and begun another. */
 function hasControl(result: pg.QueryResult | pg.QueryResult[]): boolean {

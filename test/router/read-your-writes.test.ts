@@ -196,7 +196,38 @@ test('reads on green are read-only, and a read that writes is answered by blue w
   expect(next.side).toBe('blue');
   expect(await sides.sql('green', 'SELECT is_called FROM counter')).toEqual([{ is_called: false }]);
   expect(await metric(router, 'verdigris_router_requests_total', { side: 'green', outcome: 'error' })).toBe(0);
+  // Gates take a fallback for a read that green could not answer.
+  expect(await metric(router, 'verdigris_router_fallbacks_total', { reason: 'error' })).toBe(0);
 });
+
+test('users of an application that reads all types in its own way read on green as well', async () => {
+  const types = { getTypeParser: () => (value: string | Buffer) => ({ value }) };
+  const config = { blue: { ...sides.blue.config, types }, green: { ...sides.green.config, types } };
+  const router = await sides.router(config);
+  await until(async () => (await router.read('u', VALUE, [1])).side === 'green', 10_000);
+  expect(router.route()).toMatchObject({ epoch: expect.any(Number) as number, greenReadPercent: 100, opening: null });
+});
+
+test.each(["SELECT pg_notify('jobs', '1')", 'SELECT pg_try_advisory_xact_lock(1)', '-- a job\nNOTIFY jobs'])(
+  'what would be heard, or would exclude others, on green alone is answered by blue: %s',
+  async (text) => {
+    const router = await onGreen(await sides.router({ catchUpBudgetMs: 5_000 }));
+    await until(async () => (await router.read('u', VALUE, [1])).side === 'green');
+    const before = await metric(router, 'verdigris_router_fallbacks_total');
+    expect((await router.read('u', text)).side).toBe('blue');
+    const ran: string[] = [];
+    const read = router.transaction('u', { readOnly: true }, async (tx) => {
+      ran.push(tx.side);
+      await tx.query(VALUE, [1]);
+      // Whatever the function makes of it.
+      await tx.query(text).catch(() => undefined);
+      return tx.side;
+    });
+    expect([await read, ran]).toEqual(['blue', ['green', 'blue']]);
+    expect(await metric(router, 'verdigris_router_requests_total', { outcome: 'error' })).toBe(0);
+    expect(await metric(router, 'verdigris_router_fallbacks_total')).toBe(before);
+  },
+);
 
 // Last: it ends the epoch that the others live in.
 test('a process that has not heard of the promotion looks again when it meets a token of the new epoch', async () => {

@@ -1,3 +1,4 @@
+import pg from 'pg';
 import { Counter, Registry } from 'prom-client';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { holdOf, NOTHING_YET } from '../../src/gates/lately.js';
@@ -30,6 +31,22 @@ test('a change is seen at once by notification, and without it at the next poll'
   // Longer than the time between polls is where nobody has set it.
   await pause(600);
   expect(slow.route().greenReadPercent).toBe(10);
+});
+
+test("a Client of the application's own, which may fetch passwords, makes the router's own connections too", async () => {
+  const made: unknown[] = [];
+  class Own extends pg.Client {
+    constructor(config?: pg.ClientConfig) {
+      super({ ...config, password: sides.blue.config.password });
+      made.push(config?.application_name);
+    }
+  }
+  const router = await sides.router({
+    blue: { ...sides.blue.config, password: 'of yesterday', Client: Own },
+    green: { ...sides.green.config, port: 1 },
+  });
+  expect(router.route().epoch).toBeGreaterThan(0);
+  expect(made).toEqual(['verdigris router']);
 });
 
 test('an epoch that is over never comes back', async () => {

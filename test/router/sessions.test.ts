@@ -8,6 +8,7 @@ import {
   type Router,
 } from '../../src/router/index.js';
 import type { Side } from '../../src/side.js';
+import { PiecemealProxy } from './piecemeal-proxy.js';
 import { metric, pause, Sides, until } from './sides.js';
 
 const INSERT = 'INSERT INTO item (id) VALUES ($1) RETURNING id';
@@ -26,6 +27,13 @@ beforeAll(async () => {
          RETURN 'written';
        EXCEPTION WHEN OTHERS THEN
          RETURN 'swallowed';
+       END $$;
+       CREATE FUNCTION loud(wanted int) RETURNS text LANGUAGE plpgsql AS $$
+       BEGIN
+         INSERT INTO item (id) VALUES (wanted);
+         RETURN 'written';
+       EXCEPTION WHEN OTHERS THEN
+         RAISE EXCEPTION 'can not save %: %', wanted, SQLERRM;
        END $$;
        CREATE PROCEDURE in_chunks(first int, chunks int) LANGUAGE plpgsql AS $$
        BEGIN
@@ -91,6 +99,22 @@ describe("a function that swallows the fence's error on the server", () => {
   });
 });
 
+describe("a function that makes another error of the fence's on the server", () => {
+  test('in a single statement is run again on the other side', async () => {
+    await moveFencesOnly();
+    const answer = await router.write('u', 'SELECT loud(4)');
+    expect(answer).toMatchObject({ side: 'green', rows: [{ loud: 'written' }] });
+    expect([await ids('blue'), await ids('green')]).toEqual([[], [4]]);
+    expect(await metric(router, 'verdigris_router_retried_writes_total')).toBe(1);
+  });
+
+  test("and of any other error is the caller's", async () => {
+    await router.write('u', 'SELECT loud(4)');
+    await expect(router.write('u', 'SELECT loud(4)')).rejects.toMatchObject({ code: 'P0001' });
+    expect(await metric(router, 'verdigris_router_retried_writes_total')).toBe(0);
+  });
+});
+
 describe('what commits in its middle', () => {
   test('a procedure that is half done is not run again, and the caller is told that a part may be there', async () => {
     const work = router.write('u', 'CALL in_chunks(1, 40)').catch((e: unknown) => e);
@@ -106,6 +130,7 @@ describe('what commits in its middle', () => {
   test.each([
     'INSERT INTO item (id) VALUES (1); COMMIT; INSERT INTO item (id) VALUES (2)',
     'INSERT INTO item (id) VALUES (1); COMMIT; BEGIN; INSERT INTO item (id) VALUES (2)',
+    'INSERT INTO item (id) VALUES (1); ROLLBACK; START TRANSACTION; SELECT 1',
   ])('several statements that end the transaction of a function are told, never repeated: %s', async (text) => {
     let runs = 0;
     const work = router.transaction('u', {}, async (tx) => {
@@ -156,8 +181,8 @@ describe('what lives in a session', () => {
   });
 
   test.each([
-    ['LISTEN news', 'connection of your own'],
-    ['  -- why\n unlisten *', 'connection of your own'],
+    ['LISTEN news', 'to both sides'],
+    ['  -- why\n unlisten *', 'to both sides'],
     ['PREPARE p AS SELECT 1', 'name'],
     ['DEALLOCATE ALL', 'name'],
     ['DISCARD ALL', "router's"],
@@ -169,6 +194,16 @@ describe('what lives in a session', () => {
     await expect(router.read('u', text)).rejects.toBeInstanceOf(NotSupportedError);
     await expect(router.transaction('u', {}, (tx) => tx.query(text))).rejects.toMatchObject({ code: 'NotSupported' });
     expect(await metric(router, 'verdigris_router_requests_total', { outcome: 'error' })).toBe(0);
+  });
+
+  test('a statement that comes when the function has returned is told that it is late', async () => {
+    const late: Promise<unknown>[] = [];
+    await router.transaction('u', {}, async (tx) => {
+      await tx.query(INSERT, [1]);
+      late.push(pause(50).then(() => tx.query(INSERT, [2])));
+    });
+    await expect(late[0]).rejects.toThrow('the transaction is over');
+    expect(await ids('blue')).toEqual([1]);
   });
 
   test('a cursor or stream object is refused', async () => {
@@ -241,6 +276,60 @@ describe('connections that are kept for the next request', () => {
       ).length;
     expect(await open()).toBeGreaterThan(0);
     await until(async () => (await open()) === 0, 5_000);
+  });
+
+  test("stay in the pool up to the application's own min", async () => {
+    const tidy = await sides.router({
+      blue: { ...sides.blue.config, min: 2, idleTimeoutMillis: 100, application_name: 'ready' },
+    });
+    await Promise.all([1, 2, 3].map(() => tidy.write('u', 'SELECT pg_sleep(0.05)')));
+    const open = async (): Promise<number> =>
+      (
+        await sides.sql(
+          'blue',
+          "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ready' AND query LIKE '%pg_sleep%'",
+        )
+      ).length;
+    await until(async () => (await open()) < 3, 5_000);
+    await pause(500);
+    expect(await open()).toBe(2);
+  });
+
+  test('and were opened for a stage are closed when they have been idle after it', async () => {
+    const green = { ...sides.green.config, idleTimeoutMillis: 100, application_name: 'opened' };
+    const staged = await sides.router({ green });
+    await Promise.all([1, 2, 3].map(() => staged.write('u', 'SELECT pg_sleep(0.05)')));
+    const open = async (): Promise<number> =>
+      (
+        await sides.sql(
+          'green',
+          "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'opened'",
+        )
+      ).length;
+    await sides.stage(100);
+    // And the router's link.
+    await until(async () => (await open()) === 4, 10_000);
+    await sides.stage(0);
+    await until(async () => (await open()) === 1, 10_000);
+  });
+
+  test('are not given to anybody in an aborted transaction, though the server says so a moment after the error', async () => {
+    const proxy = await PiecemealProxy.start(sides.blue.port);
+    try {
+      const { config } = sides.blue;
+      const narrow = await sides.router({ blue: { ...config, host: '127.0.0.1', port: proxy.port, max: 1 } });
+      const script = 'BEGIN; INSERT INTO item (id) VALUES (1); INSERT INTO item (id) VALUES (1); COMMIT';
+      const [failed, next] = await Promise.allSettled([narrow.write('u', script), narrow.write('v', INSERT, [2])]);
+      expect(failed).toMatchObject({ status: 'rejected', reason: { code: '23505' } });
+      expect(next).toMatchObject({ status: 'fulfilled' });
+      // What was committed before the error is known at once, too.
+      const parts = 'INSERT INTO item (id) VALUES (3); COMMIT; INSERT INTO item (id) VALUES (3)';
+      await expect(narrow.transaction('u', {}, (tx) => tx.query(parts))).rejects.toThrow(TransactionControlError);
+      expect(await ids('blue')).toEqual([2, 3]);
+      await narrow.close();
+    } finally {
+      await proxy.close();
+    }
   });
 
   test('are not used again when the server has closed them meanwhile', async () => {

@@ -1,5 +1,8 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import { Sides } from './sides.js';
+import { pause, Sides } from './sides.js';
 import { TcpProxy } from './tcp-proxy.js';
 
 /*
@@ -50,4 +53,19 @@ test('blue, after a promotion: it goes to green', async () => {
   expect((await router.write('u', 'INSERT INTO item VALUES (1)')).side).toBe('green');
   expect((await router.read(undefined, 'SELECT 1')).side).toBe('green');
   expect(performance.now() - started).toBeLessThan(8_000);
+});
+
+test('blue, at a Unix socket that is not there while its server starts: a write waits for it', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'socket-'));
+  try {
+    proxy = new TcpProxy(sides.blue.port, join(folder, '.s.PGSQL.5432'));
+    const router = await sides.router({ blue: { ...sides.blue.config, host: folder, port: 5432 } });
+    const writing = router.write('u', 'INSERT INTO item VALUES (1)').catch((error: unknown) => error);
+    await pause(300);
+    await proxy.listen();
+    expect(await writing).toMatchObject({ side: 'blue', rowCount: 1 });
+    await router.close();
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });

@@ -7,7 +7,11 @@ export class TcpProxy {
   #isFrozen = false;
   port = 0;
 
-  constructor(private readonly target: number) {
+  /** @param socket the path of a Unix socket to listen at, instead of a port */
+  constructor(
+    private readonly target: number,
+    private readonly socket?: string,
+  ) {
     this.#server = net.createServer((client) => {
       const upstream = net.connect(this.target, '127.0.0.1');
       for (const [from, to] of [
@@ -28,7 +32,10 @@ export class TcpProxy {
   }
 
   async listen(): Promise<void> {
-    await new Promise<void>((resolve) => this.#server.listen(this.port, '127.0.0.1', resolve));
+    await new Promise<void>((resolve) => {
+      if (this.socket === undefined) this.#server.listen(this.port, '127.0.0.1', resolve);
+      else this.#server.listen(this.socket, resolve);
+    });
     const address = this.#server.address();
     if (typeof address === 'object' && address !== null) this.port = address.port;
   }

@@ -3,11 +3,11 @@ import type { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { ident, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
-import { CHECK_VIOLATION, sqlState } from '../sqlstate.js';
+import { CHECK_VIOLATION, NOT_NULL_VIOLATION, sqlState } from '../sqlstate.js';
 import { columnOf, readTable, type ChangedTable } from './changed-table.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { CORRECT_ROWS, keysOfRows, rowsInTheWay } from './rows-in-the-way.js';
-import { shortLocks } from './short-locks.js';
+import { shortLocks, type ShortLocks } from './short-locks.js';
 import type { StepContext } from './step-context.js';
 import { isTransient, passing, stepFailed } from './step-failed.js';
 
@@ -20,9 +20,13 @@ export interface NotNullState {
   readonly ours: boolean;
 }
 
+/** The proof; a NOT NULL that is validated. */
+const ROWS_VIOLATE: ReadonlySet<string> = new Set([CHECK_VIOLATION, NOT_NULL_VIOLATION]);
+
 /**
  * Sets NOT NULL without reading the table under a lock: a check constraint is added NOT VALID, validated while the table
- * is in use, taken by PostgreSQL as the proof for SET NOT NULL, and dropped. Each part is skipped when it is done.
+ * is in use, taken by PostgreSQL as the proof for SET NOT NULL, and dropped. Each part is skipped when it is done. A NOT NULL
+ * that is there as NOT VALID is validated: SET NOT NULL would read the table under its lock.
  *
  * @throws VerdigrisError BackfillFailed when there are rows with NULL; MigrationStepFailed
  */
@@ -37,27 +41,19 @@ export async function setNotNull(context: StepContext, table: TableName, column:
   if (!columnOf(info, column).notNull) {
     await refuseNulls(context, changed, column, object);
     try {
-      if (!(await hasConstraint(session, table, check))) {
-        await shortLocks(context, session, locks, () =>
-          session.query(
-            `ALTER TABLE ${qualified(table)} ADD CONSTRAINT ${ident(check)} CHECK (${ident(column)} IS NOT NULL) NOT VALID`,
-          ),
-        );
+      const notValid = await readNotValid(session, table, column);
+      if (notValid === undefined) await setByProof(context, table, column, { check, key, locks });
+      else {
+        await shortLocks(context, session, locks, async () => {
+          await session.query(`ALTER TABLE ${qualified(table)} VALIDATE CONSTRAINT ${ident(notValid)}`);
+          await writeProgress(session, key, { ours: false } satisfies NotNullState, true);
+        });
       }
-      await shortLocks(context, session, locks, () =>
-        session.query(`ALTER TABLE ${qualified(table)} VALIDATE CONSTRAINT ${ident(check)}`),
-      );
-      const state: NotNullState = { ours: true };
-      await shortLocks(context, session, locks, async () => {
-        await session.query(`ALTER TABLE ${qualified(table)} ALTER COLUMN ${ident(column)} SET NOT NULL`);
-        await session.query(`ALTER TABLE ${qualified(table)} DROP CONSTRAINT ${ident(check)}`);
-        await writeProgress(session, key, state, true);
-      });
     } catch (error) {
       if (context.signal.aborted || isTransient(error)) throw passing(`${object} can't be set`, error);
       await dropProof(context, table, check, object);
       // A row that has come since the look.
-      if (sqlState(error) === CHECK_VIOLATION) {
+      if (ROWS_VIOLATE.has(sqlState(error) ?? '')) {
         const keys = await nullRows(context, changed, column, object).catch(() => []);
         context.signal.throwIfAborted();
         throw nullsInTheWay(object, keys, error);
@@ -71,6 +67,41 @@ export async function setNotNull(context: StepContext, table: TableName, column:
   // Left by a try of another run that died before its last part.
   await dropProof(context, table, check, object);
   context.onProgress({ step: 'notNull', object, done: 1, total: 1, rowsPerSecond: 0, etaSeconds: 0 });
+}
+
+async function setByProof(
+  context: StepContext,
+  table: TableName,
+  column: string,
+  { check, key, locks }: { readonly check: string; readonly key: ProgressKey; readonly locks: ShortLocks },
+): Promise<void> {
+  const { session } = context;
+  if (!(await hasConstraint(session, table, check))) {
+    await shortLocks(context, session, locks, () =>
+      session.query(
+        `ALTER TABLE ${qualified(table)} ADD CONSTRAINT ${ident(check)} CHECK (${ident(column)} IS NOT NULL) NOT VALID`,
+      ),
+    );
+  }
+  await shortLocks(context, session, locks, () =>
+    session.query(`ALTER TABLE ${qualified(table)} VALIDATE CONSTRAINT ${ident(check)}`),
+  );
+  const state: NotNullState = { ours: true };
+  await shortLocks(context, session, locks, async () => {
+    await session.query(`ALTER TABLE ${qualified(table)} ALTER COLUMN ${ident(column)} SET NOT NULL`);
+    await session.query(`ALTER TABLE ${qualified(table)} DROP CONSTRAINT ${ident(check)}`);
+    await writeProgress(session, key, state, true);
+  });
+}
+
+/** The name of a NOT NULL that holds for new rows alone, as PostgreSQL 18 and later have them. */
+async function readNotValid(session: Session, table: TableName, column: string): Promise<string | undefined> {
+  const { rows } = await session.query<{ name: string }>(
+    `SELECT k.conname AS name FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+      WHERE k.conrelid = to_regclass($1) AND k.contype = 'n' AND NOT k.convalidated AND a.attname = $2`,
+    [qualified(table), column],
+  );
+  return rows[0]?.name;
 }
 
 /** Before anything is made: a NOT VALID check would stop the replication at the next update of such a row. */

@@ -417,7 +417,8 @@ export const swallowedErrors: SideCheck = {
         severity: 'warning',
         object: listed(rows.map(({ object }) => object)),
         message: `${rows.length} functions catch every error (EXCEPTION WHEN OTHERS): one that writes at the moment of the promotion would swallow the refusal (25006), and its caller would believe that the row is stored`,
-        remedy: 'Let them catch named conditions only, or raise the error again (RAISE) after handling it',
+        remedy:
+          'Let them catch named conditions only, or raise the error again after handling it, by RAISE without arguments',
       },
     ];
   },

@@ -56,6 +56,7 @@ export const otherConsumers: SideCheck = {
   name: 'other-consumers',
   sides: BOTH_SIDES,
   run: async ({ session, side, plan }) => {
+    // A standby has blue's publications; its slots are told with the cluster (standby-cluster).
     if (side === 'green' && plan.bootstrap.method === 'standby') return [];
     const { rows: slots } = await session.query<{ name: string; plugin: string | null; active: boolean }>(
       `SELECT slot_name AS name, plugin, active FROM pg_replication_slots

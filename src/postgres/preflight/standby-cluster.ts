@@ -1,5 +1,6 @@
 import { USER_SCHEMA } from '../catalog.js';
 import { dropPhysicalSlot, readPhysicalSlot } from '../bootstrap/standby/physical-slot.js';
+import { literal } from '../identifier.js';
 import { isInRecovery } from '../in-recovery.js';
 import { oneRow, type Found, type PairCheck, type PairContext, type SideContext } from './check.js';
 import { listed } from './finding.js';
@@ -17,6 +18,8 @@ export const standbyCluster: PairCheck = {
       ...(await doubledSubscriptions(pair.green)).map((found) => ({ side: 'blue' as const, ...found })),
       ...(await cascadingStandbys(pair.green)).map((found) => ({ side: 'green' as const, ...found })),
       ...(await synchronousCommits(pair)).map((found) => ({ side: 'blue' as const, ...found })),
+      ...(await slotsOfGreen(pair.green)).map((found) => ({ side: 'green' as const, ...found })),
+      ...(await synchronizedStandby(pair)).map((found) => ({ side: 'blue' as const, ...found })),
       ...(await whatStartsByItself(pair.green)).map((found) => ({ side: 'green' as const, ...found })),
     ];
   },
@@ -118,6 +121,49 @@ async function synchronousCommits({ blue, green }: PairContext): Promise<Found[]
     message: `commits on blue wait for green ("${name}", ${state}): once it is promoted, they could wait for ever`,
     remedy: 'Take green out of synchronous_standby_names on blue (ALTER SYSTEM, reload) before the run',
   }));
+}
+
+/** Slots are no part of the copy: these are green's own, of any database, and stay with its promotion. */
+async function slotsOfGreen({ session }: SideContext): Promise<Found[]> {
+  const { rows } = await session.query<{ name: string; database: string; plugin: string; synced: boolean }>(
+    // Before PostgreSQL 17 none is synchronized.
+    `SELECT slot_name AS name, database, plugin, coalesce((to_jsonb(s) ->> 'synced')::boolean, false) AS synced
+       FROM pg_replication_slots s
+      WHERE slot_type = 'logical' AND NOT temporary AND slot_name NOT LIKE 'verdigris\\_%' ORDER BY 1`,
+  );
+  return rows.map(({ name, database, plugin, synced }): Found => ({
+    severity: 'warning',
+    object: name,
+    ...(synced
+      ? {
+          message: `green keeps the slot "${name}" (${plugin}, of database "${database}") as blue has it: with its promotion it becomes a slot of its own, which nobody reads, and which holds back WAL and VACUUM on green without a limit`,
+          remedy: `Once green is promoted, on green: SELECT pg_drop_replication_slot(${literal(name)}). Its reader stays on blue while the standby window lasts (docs/what-if.md): from this slot it would get every row of the feed a second time`,
+        }
+      : {
+          message: `somebody reads green itself through the slot "${name}" (${plugin}, of database "${database}"): it stays with the promotion, and sends then what the feed brings from blue, and what is written on green`,
+          remedy: `See that its reader is meant to go on so; else stop that one, and once green is promoted, on green: SELECT pg_drop_replication_slot(${literal(name)}). It holds back WAL and VACUUM there until somebody reads it or it is dropped`,
+        }),
+  }));
+}
+
+/** PostgreSQL 17: what blue sends by its failover slots waits for the standbys that are named. */
+async function synchronizedStandby({ blue, green }: PairContext): Promise<Found[]> {
+  const { slot } = await oneRow<{ slot: string }>(green.session, `SELECT current_setting('primary_slot_name') AS slot`);
+  const { isNamed } = await oneRow<{ isNamed: boolean }>(
+    blue.session,
+    `SELECT EXISTS (SELECT FROM regexp_split_to_table(current_setting('synchronized_standby_slots', true), '\\s*,\\s*') AS named (slot)
+                     WHERE trim(named.slot, ' "') = $1) AS "isNamed"`,
+    [slot],
+  );
+  if (slot === '' || !isNamed) return [];
+  return [
+    {
+      severity: 'warning',
+      object: 'synchronized_standby_slots',
+      message: `what blue sends through its failover slots waits for green ("${slot}"): once green is promoted, or that slot is dropped, none of them is sent anything any more, and blue keeps their WAL without a limit`,
+      remedy: `Take "${slot}" out of synchronized_standby_slots on blue (ALTER SYSTEM, reload) before the run`,
+    },
+  ];
 }
 
 /** Extensions with processes that run jobs as soon as the server takes writes. */

@@ -2,6 +2,7 @@ import { readUserObjects, type DatabaseObject } from '../schema-copy/created-obj
 import { notOurs, readForeignParts } from '../foreign-state.js';
 import { findGivenAway } from '../given-away.js';
 import { isNameTaken } from '../other-migrations.js';
+import { describeOtherOwner } from '../other-owner.js';
 import { nameTaken } from '../ownership.js';
 import { readStateObjects } from '../doctor/read-state.js';
 import type { Session } from '../session.js';
@@ -29,14 +30,11 @@ export const ownedByAnother: SideCheck = {
   run: async ({ session, side, runId }) => {
     const owner = await readOwner(session);
     if (owner === undefined || owner.runId === runId || owner.outcome !== null) return [];
-    return [
-      {
-        severity: 'error',
-        object: 'verdigris.owner',
-        message: `${side} belongs to another run: migration "${owner.migration}", run ${owner.runId}`,
-        remedy: `Let that run end or roll it back (workflow verdigris/${owner.migration}); only one run may move a database. If that workflow is gone: verdigris doctor plan.json --clean, with the plan of that migration${side === 'green' ? `; --drop-copy ${owner.migration} in the same call drops what it has copied to green` : ''}`,
-      },
-    ];
+    const dropCopy =
+      side === 'green' ? `; --drop-copy ${owner.migration} in the same call drops what it has copied to green` : '';
+    const ifGone = `verdigris doctor plan.json --clean, with the plan of that migration${dropCopy}`;
+    const { message, nextStep } = await describeOtherOwner(session, side, owner, ifGone);
+    return [{ severity: 'error', object: 'verdigris.owner', message, remedy: sentence(nextStep) }];
   },
 };
 

@@ -4,6 +4,7 @@ import { writeProgress } from '../../migrate/progress-row.js';
 import { dropPublication } from '../../publication.js';
 import { briefLock } from '../../brief-lock.js';
 import { inTransaction, type Session } from '../../session.js';
+import { readClaimedDatabase } from '../../other-owner.js';
 import { installState, readRoute, recordEvent } from '../../state.js';
 import { readPromotionPosition } from './promotion-position.js';
 import { readIdentity } from './recovery.js';
@@ -39,7 +40,7 @@ export async function takeOverGreen(standby: StandbyRun): Promise<PromotedStandb
     await green.query('DELETE FROM verdigris.router');
     await writeProgress(green, promotedKey(run), promoted, true);
     // No write can have moved before: the epoch is that of the claim, by which it is known that green has never been primary.
-    await recordEvent(green, run.runId, 'claimed green', { epoch: route.epoch });
+    await recordEvent(green, run.runId, 'claimed green', { epoch: route.epoch, ...(await readClaimedDatabase(green)) });
     await recordEvent(green, run.runId, 'promoted: no standby any more', { position: promoted.position });
   });
   return promoted;

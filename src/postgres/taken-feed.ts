@@ -1,0 +1,188 @@
+import { randomUUID } from 'node:crypto';
+import { waitForMarker, writeMarker } from './marker.js';
+import { readProgress, writeProgress, type ProgressKey } from './migrate/progress-row.js';
+import { walPosition } from './server-position.js';
+import type { Session } from './session.js';
+import { describeSlotReader, readSlotReader } from './slot-readers.js';
+import { readSubscription } from './subscription.js';
+import { readLastPass } from './verify/last-pass.js';
+
+/*
+ * A copy of blue has blue's subscription to green, enabled: a server that was restored from a backup, or a read replica that
+ * was promoted. It takes the slot when blue's worker is gone for a moment, and what it is sent never comes to blue. The slot
+ * moves on as if blue followed, and when the copy is gone blue goes on behind what that has taken.
+ *
+ * A reader confirms what is on its disk. So a marker that the slot is past, and blue lacks, was taken by somebody else; and so
+ * was one that blue lacks when a later one has arrived.
+ */
+
+/** The way back, as it is watched. */
+export interface WayBack {
+  readonly runId: string;
+  readonly green: Session;
+  readonly blue: Session;
+  /** Its streams, in their order: names of slots on green and of subscriptions on blue. */
+  readonly names: readonly string[];
+  /** When blue was last seen to have everything, as in GreenPosition. Default: never */
+  readonly confirmedAt: string | undefined;
+}
+
+export interface Followed {
+  /** Time that a marker has taken, ms; Infinity where it has not arrived. */
+  readonly lagMs: number;
+  /** Why blue lacks what somebody else has read from a slot; undefined where nothing proves it. */
+  readonly taken: string | undefined;
+}
+
+/** How often it is looked, while a marker does not arrive, whether it was taken, ms: a reader has confirmed it by then. */
+const LOOK_EVERY_MS = 2_000;
+
+/** Measures how far blue is behind, as measureLag() does, and sees whether somebody else has taken what is for blue. */
+export async function followMarker(feed: WayBack, timeoutMs: number, signal?: AbortSignal): Promise<Followed> {
+  const { green, blue, runId } = feed;
+  const before = await readMarkers(feed);
+  const started = performance.now();
+  const token = await writeMarker(green, 'to_blue', markerId(green));
+  const lsn = await readInsertLsn(green);
+  for (;;) {
+    const left = timeoutMs - (performance.now() - started);
+    const isThere = await waitForMarker(blue, 'to_blue', token, Math.min(left, LOOK_EVERY_MS), signal);
+    const lagMs = isThere ? performance.now() - started : Number.POSITIVE_INFINITY;
+    const slot = isThere ? await overtaken(feed, before) : await passedUnseen(feed, token, lsn);
+    if (slot !== undefined) await noteTaken(feed, slot);
+    if (isThere || slot !== undefined || left <= LOOK_EVERY_MS) return { lagMs, taken: await whyTaken(green, runId) };
+  }
+}
+
+/** Begins the ids of the markers of whoever watches the way back. */
+const WATCH = 'standby ';
+const AWAY = `${WATCH}away `;
+
+/**
+ * Of the markers of a session: where the row of one was taken, blue has none that a later version of it could be applied to.
+ * So the next one gets a row of its own then, by an id that nobody has had.
+ */
+const ids = new WeakMap<Session, string>();
+
+function markerId(green: Session): string {
+  const id = ids.get(green) ?? `${WATCH}${randomUUID()}`;
+  ids.set(green, id);
+  return id;
+}
+
+/** Writes a marker, once for each time that blue is away, by which it shows later whether something was taken meanwhile. */
+export async function markAway(feed: Omit<WayBack, 'blue'>): Promise<void> {
+  if ((await readMarkers(feed)).some(({ id }) => id.startsWith(AWAY))) return;
+  await writeMarker(feed.green, 'to_blue', `${AWAY}${randomUUID()}`);
+}
+
+interface MarkerRow {
+  readonly id: string;
+  readonly token: string;
+  readonly stream: number;
+}
+
+/** Those of whoever watches, since blue had everything or was seen to lack something. That moment is known to the second. */
+async function readMarkers({ green, runId, confirmedAt }: Omit<WayBack, 'blue'>): Promise<readonly MarkerRow[]> {
+  const taken = await readTaken(green, runId);
+  const { rows } = await green.query<MarkerRow>(
+    `SELECT id, token, stream FROM verdigris.marker_to_blue
+      WHERE id LIKE $1 AND at > greatest($2::timestamp, $3::timestamp) AT TIME ZONE 'UTC' + interval '1 s'`,
+    [`${WATCH}%`, confirmedAt ?? '-infinity', taken?.at ?? '-infinity'],
+  );
+  return rows;
+}
+
+/** What is committed now is before it. */
+async function readInsertLsn(session: Session): Promise<string> {
+  const { rows } = await session.query<{ lsn: string }>('SELECT pg_current_wal_insert_lsn()::text AS lsn');
+  return rows[0]?.lsn ?? '0/0';
+}
+
+/** The slot of one of these markers that blue lacks: one that was written after them has arrived. */
+async function overtaken({ green, blue, names }: WayBack, markers: readonly MarkerRow[]): Promise<string | undefined> {
+  const lacking = await lackedBy(blue, markers);
+  if (lacking.length === 0) return undefined;
+  // One that was written anew since is on its way.
+  const { rows } = await green.query<{ token: string }>(
+    'SELECT token FROM verdigris.marker_to_blue WHERE token = ANY ($1)',
+    [lacking.map(({ token }) => token)],
+  );
+  const lost = lacking.find((marker) => rows.some(({ token }) => token === marker.token));
+  return lost && names[lost.stream - 1];
+}
+
+/** The slot that is past this marker, which blue lacks. */
+async function passedUnseen({ green, blue, names }: WayBack, token: string, lsn: string): Promise<string | undefined> {
+  const { rows } = await green.query<{ name: string }>(
+    `SELECT slot_name AS name FROM pg_replication_slots
+      WHERE slot_name = ANY ($1) AND database = current_database() AND confirmed_flush_lsn >= $2::pg_lsn`,
+    [names, lsn],
+  );
+  const [lost] = await lackedBy(
+    blue,
+    rows.map(({ name }) => ({ token, stream: names.indexOf(name) + 1 })),
+  );
+  return lost && names[lost.stream - 1];
+}
+
+async function lackedBy<Marker extends Omit<MarkerRow, 'id'>>(
+  blue: Session,
+  markers: readonly Marker[],
+): Promise<Marker[]> {
+  if (markers.length === 0) return [];
+  const { rows } = await blue.query<Omit<MarkerRow, 'id'>>(
+    'SELECT token, stream FROM verdigris.marker_to_blue WHERE token = ANY ($1)',
+    [markers.map(({ token }) => token)],
+  );
+  return markers.filter(
+    (marker) => !rows.some(({ token, stream }) => token === marker.token && stream === marker.stream),
+  );
+}
+
+/** What is written down on green of a slot that somebody else has read from. */
+interface Taken {
+  readonly slot: string;
+  /** When that was seen last: green's time, UTC, and the position of its WAL. */
+  readonly at: string;
+  readonly lsn: string;
+  /** Who had the slot, in words; absent where nobody was seen at it. */
+  readonly reader?: string;
+}
+
+function takenKey(runId: string): ProgressKey {
+  return { runId, step: 'standby', object: 'taken' };
+}
+
+async function readTaken(green: Session, runId: string): Promise<Taken | undefined> {
+  return (await readProgress<Taken>(green, takenKey(runId)))?.state;
+}
+
+/** Writes down that blue lacks something: it stays so when whoever has taken it is gone. */
+async function noteTaken({ green, blue, runId }: WayBack, slot: string): Promise<void> {
+  ids.delete(green);
+  const reader = (await readOther(green, blue, slot)) ?? (await readTaken(green, runId))?.reader;
+  const { rows } = await green.query<Pick<Taken, 'at' | 'lsn'>>(
+    `SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS at, pg_current_wal_insert_lsn()::text AS lsn`,
+  );
+  const [now = { at: '-infinity', lsn: '0/0' }] = rows;
+  const taken: Taken = { slot, ...now, ...(reader === undefined ? {} : { reader }) };
+  await writeProgress(green, takenKey(runId), taken, false);
+}
+
+/** Who reads from the slot while no worker of blue does. */
+async function readOther(green: Session, blue: Session, slot: string): Promise<string | undefined> {
+  const reader = await readSlotReader(green, slot);
+  if (reader === undefined || ((await readSubscription(blue, slot))?.applyPid ?? null) !== null) return undefined;
+  return describeSlotReader(reader);
+}
+
+/** Why blue does not have everything: somebody else has read from a slot, and no comparison since has shown that it has. */
+export async function whyTaken(green: Session, runId: string): Promise<string | undefined> {
+  const taken = await readTaken(green, runId);
+  if (taken === undefined) return undefined;
+  const compared = (await readLastPass(green, runId))?.began.green.lsn;
+  if (compared !== undefined && walPosition(compared) >= walPosition(taken.lsn)) return undefined;
+  const { slot, reader } = taken;
+  return `the slot ${slot} on green was read by another subscriber than blue${reader === undefined ? '' : ` (${reader})`}, and what that was sent never comes to blue. As a rule that is a copy of blue, restored from a backup, or a read replica of it that was promoted: drop the subscription ${slot} there (ALTER SUBSCRIPTION ... DISABLE, then SET (slot_name = NONE), then DROP SUBSCRIPTION). Blue counts as incomplete until a comparison that begins after that finds no difference`;
+}
