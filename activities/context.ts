@@ -2,6 +2,7 @@ import { ApplicationFailure, CancelledFailure, Context } from '@temporalio/activ
 import type { WorkflowExecutionDescription } from '@temporalio/client';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { VerdigrisError } from '../src/errors.js';
+import { NEXT_STEP } from '../src/failure-text.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
 import { whileOwned, type Run } from '../src/postgres/ownership.js';
 import { isPeerFailure } from '../src/postgres/peer-failed.js';
@@ -236,7 +237,7 @@ type Lacking = 'room' | 'TLS' | 'access';
 
 /** What is shown while an activity is tried again until somebody has brought it. */
 function waitsFor(what: string, message: string): Progress {
-  const note = message.replace('\nNext step: ', '; ');
+  const note = message.replace(NEXT_STEP, '; ');
   return { step: 'waits', object: `for ${what}`, done: 0, total: 0, rowsPerSecond: 0, etaSeconds: null, note };
 }
 

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { log } from '@temporalio/activity';
+import { reasonOf } from '../src/failure-text.js';
 import { bring, bringAll } from '../src/haproxy/bring.js';
 import { haproxiesOf } from '../src/haproxy/from-plan.js';
 import type { Haproxies, Haproxy } from '../src/haproxy/haproxy.js';
@@ -204,7 +205,7 @@ export class WeightsWatch {
           if (reset.length > 0)
             log.warn(`HAProxy ${reset.join(', ')} had other weights, and has got them again`, { migration });
         } catch (error) {
-          this.#why = error instanceof Error ? (error.message.split('\n', 1)[0] ?? '') : String(error);
+          this.#why = reasonOf(error);
           if (this.#why !== before) log.warn(this.#why, { migration });
           await this.#forget();
         }

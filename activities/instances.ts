@@ -20,7 +20,7 @@ import type { Environment } from '../src/worker/connections.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, type ActivityDependencies, type Work } from './context.js';
 import { haproxiesBehind, haproxyNames } from './haproxy.js';
-import { routerReader } from './stage-measurements.js';
+import { routerReader } from './router-reader.js';
 
 /** An instance that lives takes a route over in milliseconds; the way back waits no longer for one that does not. */
 const FOLLOW_WITHIN_MS = 2_000;

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { reasonOf } from '../src/failure-text.js';
 
 export interface RepeatedOptions<T> {
   readonly measure: () => Promise<T>;
@@ -49,7 +50,7 @@ export class Repeated<T> {
         this.#values = [...this.#values.slice(1 - keep), value];
         this.#failure = undefined;
       } catch (error) {
-        this.#failure = error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
+        this.#failure = reasonOf(error);
       }
       this.#lastAt = performance.now();
       this.#tellFirst();

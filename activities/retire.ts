@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { doctorCall } from '../src/doctor-call.js';
 import { VerdigrisError } from '../src/errors.js';
+import { reasonOf } from '../src/failure-text.js';
 import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
 import { dropFence } from '../src/postgres/fence.js';
 import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/feed-objects.js';
@@ -131,7 +132,7 @@ export async function untilBlueAnswers(
   for (let error = first; error !== null; error = await failureOf(retireBlue)) {
     signal.throwIfAborted();
     if (!isAway(error) || (error instanceof VerdigrisError && !error.retryable)) throw error;
-    const [why = ''] = (error instanceof Error ? error.message : String(error)).split('\n', 1);
+    const why = reasonOf(error);
     if (performance.now() > until && error instanceof RefusedLogin) throw error.asLastWord();
     if (performance.now() > until) return why;
     onAway(why);

@@ -10,20 +10,17 @@ import type { PostgresSamples } from '../src/gates/postgres-series.js';
 import type { KnownCounts, PrometheusMeasurement, PrometheusSeries } from '../src/gates/prometheus-measurement.js';
 import { measureStage } from '../src/gates/prometheus-stage.js';
 import type { RouterSnapshots } from '../src/gates/router-snapshot.js';
-import { readRouterSnapshots } from '../src/gates/router-source.js';
-import { scrapeRouters } from '../src/gates/scrape-source.js';
 import { Slices, type SlicesState } from '../src/gates/slices.js';
 import { windowBetween, type GateWindow } from '../src/gates/window.js';
 import { parseDuration } from '../src/plan/duration.js';
 import type { Gate, Plan, Stage } from '../src/plan/schema.js';
 import { measureLag } from '../src/postgres/marker.js';
-import { serverClock } from '../src/postgres/server-clock.js';
-import { closeSession, openSession, type Session } from '../src/postgres/session.js';
-import type { Side } from '../src/side.js';
 import type { Environment } from '../src/worker/connections.js';
-import { httpEndpoint, httpEndpoints } from '../src/worker/http-endpoints.js';
+import { httpEndpoint } from '../src/worker/http-endpoints.js';
 import type { BlueNumbers } from './prometheus-before.js';
 import { Repeated } from './repeated.js';
+import { routerReader } from './router-reader.js';
+import { SourceSessions } from './source-sessions.js';
 import type { Verdict } from './stage-verdict.js';
 import type { Work } from './context.js';
 
@@ -71,8 +68,6 @@ const PROMETHEUS_KEPT = 2_880;
 const KEPT = 40;
 /** The first look waits so long for the sources. */
 const LOOK_WITHIN_MS = 2_000;
-/** No question to a server may take longer. */
-const QUESTION_MS = 5_000;
 
 /** What is asked about a stage, and where. */
 export interface StageAsked {
@@ -92,7 +87,7 @@ export class StageMeasurements {
   private readonly stage: Stage;
   private readonly baseline: StageBaseline;
   readonly #stop = new AbortController();
-  readonly #sessions = new Set<Session>();
+  readonly #sessions: SourceSessions;
   readonly #routers: Repeated<RouterSnapshots>;
   readonly #lag: Repeated<number>;
   readonly #postgres: Repeated<PostgresSamples> | undefined;
@@ -106,7 +101,7 @@ export class StageMeasurements {
   #markerSince: number | undefined;
 
   constructor(
-    private readonly work: Work,
+    work: Work,
     private readonly plan: Plan,
     asked: StageAsked,
   ) {
@@ -123,16 +118,17 @@ export class StageMeasurements {
     const { name, traffic } = plan;
     const gates = askedIn(traffic.gates, stage);
     const { signal } = this.#stop;
+    this.#sessions = new SourceSessions(work.databases, signal);
     const common = { keep: KEPT, silentAfterMs: SILENT_AFTER_MS, signal };
     const readRouters = routerReader(plan, environment, baseline.sample, signal, blueNow);
     this.#routers = new Repeated({
       ...{ ...common, keep: 1, everyMs: ROUTERS_EVERY_MS },
-      measure: this.#withSessions('gates', readRouters),
+      measure: this.#sessions.asking('gates', readRouters),
     });
     const lagTimeout = lagTimeoutOf(plan);
     this.#lag = new Repeated({
       ...{ ...common, everyMs: MARKER_EVERY_MS, silentAfterMs: lagTimeout + SILENT_AFTER_MS },
-      measure: this.#withSessions('lag', async (session) => {
+      measure: this.#sessions.asking('lag', async (session) => {
         const [blue, green] = [await session('blue'), await session('green')];
         this.#markerSince = performance.now();
         try {
@@ -145,7 +141,7 @@ export class StageMeasurements {
     this.#postgres = gates.some(isPostgresGate)
       ? new Repeated({
           ...{ ...common, everyMs: POSTGRES_EVERY_MS },
-          measure: this.#withSessions('gates of the servers', async (session) =>
+          measure: this.#sessions.asking('gates of the servers', async (session) =>
             readPostgres({ blue: await session('blue'), green: await session('green') }, name),
           ),
         })
@@ -232,7 +228,7 @@ export class StageMeasurements {
 
   async close(): Promise<void> {
     this.#stop.abort(new Error('the gates are no longer watched'));
-    await Promise.all([...this.#sessions].map(closeSession));
+    await this.#sessions.close();
   }
 
   /** A marker that is on its way is late already when it has taken longer than the last one that arrived. */
@@ -274,60 +270,6 @@ export class StageMeasurements {
     const atLeast = scrape === undefined ? instances?.atLeast : undefined;
     return holdOf({ lately, window, opened: this.baseline.sample, now, atLeast });
   }
-
-  /** Sessions of a source's own: opened when they are needed, and anew after any error. */
-  #withSessions<T>(purpose: string, ask: (session: OpenSession) => Promise<T>): () => Promise<T> {
-    const open = new Map<Side, Session>();
-    const session: OpenSession = async (side) => {
-      const known = open.get(side);
-      if (known !== undefined) return known;
-      const opened = await openSession(this.work.databases[side], { purpose, statementTimeoutMs: QUESTION_MS });
-      open.set(side, opened);
-      this.#sessions.add(opened);
-      return opened;
-    };
-    return async () => {
-      try {
-        this.#stop.signal.throwIfAborted();
-        return await ask(session);
-      } catch (error) {
-        const failed = [...open.values()];
-        open.clear();
-        for (const one of failed) this.#sessions.delete(one);
-        await Promise.all(failed.map(closeSession));
-        throw error;
-      } finally {
-        // Opened while the whole was being closed.
-        if (this.#stop.signal.aborted) await Promise.all([...open.values()].map(closeSession));
-      }
-    };
-  }
-}
-
-type OpenSession = (side: Side) => Promise<Session>;
-
-/**
- * Reads the routers' counters: what they write to blue, or their metrics pages where the plan names these. Either is of a
- * moment by blue's clock: the clocks of two workers may be hours apart.
- *
- * @param blueNow blue's clock, ms since 1970. Default: it is read with the first of the pages
- */
-export function routerReader(
-  { name, traffic }: Plan,
-  environment: Environment,
-  before: RouterSnapshots | undefined,
-  signal: AbortSignal,
-  blueNow?: () => number,
-): (session: (side: 'blue') => Promise<Session>) => Promise<RouterSnapshots> {
-  const { scrape } = traffic;
-  if (scrape === undefined) return async (session) => readRouterSnapshots(await session('blue'), name);
-  const targets = scrape.flatMap((connection) => httpEndpoints('traffic.scrape', connection, environment));
-  let last = before;
-  let now = blueNow;
-  return async (session) => {
-    now ??= await serverClock(await session('blue'));
-    return (last = await scrapeRouters(targets, last, signal, now));
-  };
 }
 
 /** By the largest limit, where there are several. */

@@ -16,7 +16,7 @@ import { requestsBefore } from './prometheus-before.js';
 import { readsAreBack, readsToBlue, type ReadsOwed } from './reads-to-blue.js';
 import { notBeforePromotion, openStage, STAGE_PATIENCE } from './stage-opening.js';
 import type { Verdict } from './stage-verdict.js';
-import { routerReader } from './stage-measurements.js';
+import { routerReader } from './router-reader.js';
 import { verdicts } from './stage-watch.js';
 import { forecastGates, isVolumeGate } from '../src/gates/forecast.js';
 import { volumeBetween } from '../src/gates/postgres-series.js';

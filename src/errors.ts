@@ -1,3 +1,5 @@
+import { NEXT_STEP, withoutNextStep } from './failure-text.js';
+
 /**
  * Every error that Verdigris raises on purpose, by type. The catalogue with causes and remedies is docs/errors.md;
  * a test keeps the two equal. The type is the `type` of the ApplicationFailure that the Web UI shows.
@@ -68,8 +70,8 @@ export class VerdigrisError extends Error {
   readonly details: unknown;
 
   constructor(options: ErrorOptions) {
-    super(`${options.message}\nNext step: ${options.nextStep}`, { cause: options.cause });
-    this.what = options.message.split('\nNext step: ')[0] ?? '';
+    super(`${options.message}${NEXT_STEP}${options.nextStep}`, { cause: options.cause });
+    this.what = withoutNextStep(options.message);
     this.type = options.type;
     this.nextStep = options.nextStep;
     this.retryable = options.retryable ?? false;
@@ -93,7 +95,7 @@ export class VerdigrisError extends Error {
 
   #with(change: Pick<ErrorOptions, 'details' | 'retryable'>): VerdigrisError {
     const { type, nextStep, retryable, details, cause } = this;
-    const message = this.message.slice(0, -`\nNext step: ${nextStep}`.length);
+    const message = this.message.slice(0, -`${NEXT_STEP}${nextStep}`.length);
     return new VerdigrisError({ type, message, nextStep, retryable, details, cause, ...change });
   }
 }

@@ -1,6 +1,7 @@
 import type { Duration } from '@temporalio/common';
 import { CancellationScope, condition, patched, sleep } from '@temporalio/workflow';
 import type { FlagsOwed } from '../activities/flags.js';
+import { firstLine } from '../src/failure-text.js';
 import { otherSide, type Side } from '../src/side.js';
 import { act, actFastWithin } from './lib/activities.js';
 import { applicationFailure, failureMessage, failureType, isCancelled } from './lib/failure.js';
@@ -90,16 +91,16 @@ function finished(run: MigrationRun): void {
 
 function owed(run: MigrationRun, from: Side, error: unknown): void {
   const to = otherSide(from);
-  const [reason = ''] = failureMessage(error).split('\n', 1);
+  const reason = firstLine(failureMessage(error));
   run.progress([]);
   run.finishOwed = reason;
   if (failureType(error) === 'NotOpened') {
-    if (to === 'green') run.sawFeed({ safe: false, why: reason });
+    if (to === 'green') run.wayBack.sawFeed({ safe: false, why: reason });
     run.alarm('finish', 'notOpened', reason, opensIt(run));
     return;
   }
   const why = `writes are on ${to}, but the end of the feed to ${to}${to === 'green' ? ' and the begin of the one to blue' : ''} is still owed: ${reason}`;
-  if (to === 'green') run.sawFeed({ safe: false, why });
+  if (to === 'green') run.wayBack.sawFeed({ safe: false, why });
   const next = 'bring back what it names: it is tried again';
   run.alarm('finish', to, why, to === 'green' ? `${next}; \`retire\` stays on green without a way back` : next);
 }

@@ -123,7 +123,7 @@ export function watchBlueSchema(story: Story, ref: RunRef): Promise<never> {
 
 /** Blue may still have rows that green has no more: a comparison, which is due now, tells. */
 function tellEmptied(run: MigrationRun, what: string, partitions: readonly string[]): void {
-  run.sawEmptied(partitions);
+  run.wayBack.sawEmptied(partitions);
   const why = `${what}. TRUNCATE of one partition is not replicated: a rollback may bring its rows back`;
   run.alarm(
     'rows',
@@ -135,7 +135,7 @@ function tellEmptied(run: MigrationRun, what: string, partitions: readonly strin
 
 /** What the way back leaves on green although the feed lives. */
 function tellUnmoved(run: MigrationRun, what: string, contents: readonly string[]): void {
-  run.sawUnmoved(contents);
+  run.wayBack.sawUnmoved(contents);
   if (contents.length === 0) return run.allClear('contents');
   const next = 'take it from green until the run is retired, or accept its loss (`rollback` with "acceptLoss")';
   run.alarm('contents', what, `${what}. A rollback leaves it there`, next);
@@ -170,8 +170,8 @@ async function tellChanges(story: Story, ref: RunRef, side: Side, meaning: Meani
     try {
       // A worker of an earlier version says nothing, or less.
       const taken = (await act('told').takeSchemaOver(ref, side, what)) as Partial<TakenOver> | undefined;
-      if (side === 'green') run.sawOnlyOnGreen(taken?.onlyOnGreen ?? []);
-      else run.sawDroppedOnBlue(taken?.droppedOnBlue ?? []);
+      if (side === 'green') run.wayBack.sawOnlyOnGreen(taken?.onlyOnGreen ?? []);
+      else run.wayBack.sawDroppedOnBlue(taken?.droppedOnBlue ?? []);
     } catch (error) {
       if (isCancelled(error)) throw error;
       run.warn([`DDL on ${side} is told, and can't be noted as told: ${failureMessage(error)}`]);

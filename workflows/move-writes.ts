@@ -1,5 +1,6 @@
 import { CancellationScope, patched, sleep } from '@temporalio/workflow';
-import type { PromotionResult } from '../activities/promote.js';
+import type { PromotionResult } from '../activities/promotion-attempt.js';
+import { firstLine } from '../src/failure-text.js';
 import type { WritesAt } from '../src/postgres/where-writes-are.js';
 import { otherSide, type Side } from '../src/side.js';
 import { finishMove } from './finish-move.js';
@@ -41,10 +42,12 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
     run.epoch = promoted.epoch;
     run.unservedPools = unservedPools;
     if (to === 'green') run.wasPromoted = true;
-    if (unmoved !== undefined) run.sawUnmoved(unmoved);
-    const left = [lost ?? null, to === 'blue' ? lossInWords(run.strandedOnGreen) : null].filter((one) => one !== null);
+    if (unmoved !== undefined) run.wayBack.sawUnmoved(unmoved);
+    const left = [lost ?? null, to === 'blue' ? lossInWords(run.wayBack.strandedOnGreen) : null].filter(
+      (one) => one !== null,
+    );
     run.lost = left.length === 0 ? null : left.join('; ');
-    run.hasAgain = to === 'blue' ? lossInWords(run.broughtBack) : null;
+    run.hasAgain = to === 'blue' ? lossInWords(run.wayBack.broughtBack) : null;
     run.onMoved();
     clientsOfPoolers(run, to, mayBeRefused, unserved);
     run.saw({ rollback: { safe: to === 'blue', why: `the feed from ${to} to ${from} is not on yet` } });
@@ -129,7 +132,7 @@ async function untilAnswered(run: MigrationRun, ref: RunRef): Promise<WritesAt> 
       return at;
     } catch (error) {
       if (!mayPass(error)) throw error;
-      const [reason = ''] = failureMessage(error).split('\n', 1);
+      const reason = firstLine(failureMessage(error));
       const why = `blue does not say whether the promotion was decided, and nothing is undone before it does: ${reason}`;
       if (!isTold || run.status.waiting?.why !== why) {
         run.waitFor({ for: 'retry', why, answer: run.doctor('--who-is-primary') });
@@ -151,8 +154,8 @@ const OPEN = 'open the new side';
 
 /** For as long as it takes. Nobody takes writes meanwhile, so people are told, with what else opens green. */
 async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): Promise<PromotionResult> {
-  const [reason = ''] = failureMessage(error).split('\n', 1);
-  const why = whyNotOpened(run);
+  const reason = firstLine(failureMessage(error));
+  const why = notYetOpen(run);
   run.saw({ writesOn: 'green', rollback: { safe: false, why } });
   run.waitFor({ for: 'retry', why: `${why}. ${reason}`, answer: run.doctor('--open --yes') });
   try {
@@ -162,6 +165,6 @@ async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): 
   }
 }
 
-export function whyNotOpened(run: MigrationRun): string {
+export function notYetOpen(run: MigrationRun): string {
   return `green has been given the writes and is not open yet: nobody takes writes until it is. A worker that reaches green opens it; so does: ${run.doctor('--open --yes')}`;
 }

@@ -1,5 +1,6 @@
 import { sleep } from '@temporalio/workflow';
 import type { BrokenOff, NotOpen } from '../activities/stage-opening.js';
+import { firstLine, NEXT_STEP } from '../src/failure-text.js';
 import type { Stage } from '../src/plan/schema.js';
 import { tellsOfRefusedLogin } from '../src/refused-login.js';
 import { actOpening } from './lib/activities.js';
@@ -113,8 +114,8 @@ async function tried(opening: Opening, resumes: number): Promise<NotYet | Failed
     if (isCancelled(error)) throw error;
     const failure = applicationFailure(error);
     if (failure === undefined || failure.nonRetryable === true) return { failed: error };
-    const [reason = '', next = ''] = failureMessage(error).split('\nNext step: ', 2);
-    const [line = ''] = reason.split('\n', 1);
+    const [reason = '', next = ''] = failureMessage(error).split(NEXT_STEP, 2);
+    const line = firstLine(reason);
     // It is the worker that lacks something: nowhere else is said what.
     const isTheWorkers = failure.type === 'ConnectionUnknown' || tellsOfRefusedLogin(line);
     const why = isTheWorkers ? `${line}; ${next}` : line;

@@ -6,6 +6,7 @@ import { sparingMs } from './lib/history-room.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { StepOptions, Story } from './lib/story.js';
+import { firstLine } from '../src/failure-text.js';
 import { formatDuration, parseDuration } from '../src/plan/duration.js';
 import type { Plan, Stage } from '../src/plan/schema.js';
 import { schemaHasStayed } from './guard-schema.js';
@@ -120,8 +121,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
             break;
           }
           const isOften = ++emptiedInARow >= EMPTIED_TRIES;
-          const [what = ''] = ended.why.split('\n', 1);
-          const heldFor = `${what}. That was so in ${EMPTIED_TRIES} tries in a row: ${STOP_THE_JOB}`;
+          const heldFor = `${firstLine(ended.why)}. That was so in ${EMPTIED_TRIES} tries in a row: ${STOP_THE_JOB}`;
           const stays = await watched(story, ref, lastStage, async () => {
             if (isOften) await story.hold(heldFor);
             await verifyEmptied(story, ref);

@@ -1,4 +1,5 @@
 import { patched } from '@temporalio/workflow';
+import { firstLine } from '../src/failure-text.js';
 import { actFastUpTo } from './lib/activities.js';
 import { failureMessage, isCancelled } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -31,7 +32,8 @@ async function linesOf(ref: RunRef): Promise<string[]> {
     ];
   } catch (error) {
     if (isCancelled(error)) throw error;
-    const [why = ''] = failureMessage(error).split('\n', 1);
-    return [`readers of blue: whether anybody else reads it by replication is not known (${why})`];
+    return [
+      `readers of blue: whether anybody else reads it by replication is not known (${firstLine(failureMessage(error))})`,
+    ];
   }
 }

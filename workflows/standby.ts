@@ -143,7 +143,7 @@ export async function watchFeed(run: MigrationRun, ref: RunRef, told = 'healthy'
     const seen = await watchOnce(run, ref, known);
     known = seen.health;
     run.saw({ lagSeconds: seen.lagSeconds });
-    run.sawFeed(
+    run.wayBack.sawFeed(
       seen.rollbackSafe
         ? { safe: true, why: whyItIsSafe(seen) }
         : { safe: false, why: seen.why, ...(seen.loses === null ? {} : { loses: seen.loses }) },
@@ -194,7 +194,7 @@ async function watchOnce(run: MigrationRun, ref: RunRef, known: string): Promise
     } catch (error) {
       if (isCancelled(error)) throw error;
       const why = `the feed to blue can't be watched: ${failureMessage(error)}`;
-      run.sawFeed({ safe: false, why });
+      run.wayBack.sawFeed({ safe: false, why });
       run.alarm('feed', 'unwatched', why, 'mend what it names: the watch is begun again every 5 minutes');
       await sleep(Math.max(UNWATCHED_MS, restMs()), { summary: 'watch the feed to blue again' });
     }

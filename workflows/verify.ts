@@ -95,8 +95,8 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
     next = Date.now() + COMPARED_AGAIN_MS;
     // A paused run holds no lock and no transaction.
     await condition(() => !run.paused);
-    const wasDue = run.isComparisonDue;
-    run.comparing();
+    const wasDue = run.wayBack.isComparisonDue;
+    run.wayBack.comparing();
     const pass = story.nextPass();
     try {
       const compare = (): Promise<VerificationResult> =>
@@ -105,10 +105,10 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
       run.verified(result);
       warnOfColumns(run, notCompared);
       const why = `${differing(result.differingRows)} between green and blue: ${nameRows(examples)}`;
-      run.sawDifference(result.differingRows === 0 ? null : why);
+      run.wayBack.sawDifference(result.differingRows === 0 ? null : why);
       // What was emptied meanwhile, the next one tells.
-      const isDue = run.isComparisonDue;
-      if (!isDue) run.sawEmptied([]);
+      const isDue = run.wayBack.isComparisonDue;
+      if (!isDue) run.wayBack.sawEmptied([]);
       if (result.differingRows === 0 && !isDue) run.allClear('rows');
       if (result.differingRows > 0)
         run.alarm(
@@ -121,7 +121,7 @@ export async function compareRegularly(story: Story, ref: RunRef): Promise<void>
       if (isCancelled(error)) throw error;
       run.warn([`green and blue can't be compared: ${failureMessage(error)}`]);
       // The watch does not tell it again, and no rollback is safe until then.
-      if (wasDue && patched('a comparison that is due and fails stays due')) run.compareAgain();
+      if (wasDue && patched('a comparison that is due and fails stays due')) run.wayBack.compareAgain();
     } finally {
       // Until the next one nothing is compared.
       run.progress([]);
@@ -138,7 +138,7 @@ async function nextComparison(run: MigrationRun, ref: RunRef, earliest: number):
     await sleep(parseDuration(every), { summary });
     return;
   }
-  if (!(await condition(() => run.isComparisonDue, parseDuration(every), { summary }))) return;
+  if (!(await condition(() => run.wayBack.isComparisonDue, parseDuration(every), { summary }))) return;
   const early = earliest - Date.now();
   if (early > 0) await sleep(early, { summary: 'compare green and blue again' });
 }

@@ -21,7 +21,7 @@ import { answerWith } from './lib/story.js';
 import { whyWayBackWaits, withoutApproval } from './lib/way-back-text.js';
 import type { Message } from './messages.js';
 import { finishMove } from './finish-move.js';
-import { moveWrites, NOT_KNOWN, ON_BLUE, whyNotOpened, WAY_BACK_TRIES } from './move-writes.js';
+import { moveWrites, NOT_KNOWN, ON_BLUE, notYetOpen, WAY_BACK_TRIES } from './move-writes.js';
 import { feedAlarm, watchFeed } from './standby.js';
 import { differing } from './verify.js';
 
@@ -172,7 +172,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
       await lookForEmptied(run, ref);
       await lookForUnmoved(run, ref);
       // What blue does not have is lost in any case; the feed brings the rest.
-      strands = run.wayBackDecided || strandsAreAccepted(run) ? null : run.wouldStrand;
+      strands = run.wayBackDecided || strandsAreAccepted(run) ? null : run.wayBack.wouldStrand;
       if (strands !== null) throw ApplicationFailure.nonRetryable(`a rollback would lose ${strands}`, 'RollbackUnsafe');
       return await moveWrites(run, ref, 'green', { acceptLoss: withLoss, isDecided: run.wayBackDecided });
     } catch (error) {
@@ -184,7 +184,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
         continue;
       }
       const waits = failureType(error) === 'RollbackUnsafe' ? 'confirmation' : 'retry';
-      const loss = strands === null ? lossOf(error, waits) : run.strands;
+      const loss = strands === null ? lossOf(error, waits) : run.wayBack.strands;
       if (wasAccepted(run, heard, loss, waits) && !withLoss && strands === null) {
         withLoss = true;
         continue;
@@ -213,16 +213,16 @@ async function lookForEmptied(run: MigrationRun, ref: RunRef): Promise<void> {
   if (run.wayBackDecided || !patched('emptied partitions are looked for before writes go back')) return;
   const look = actFastWithin('compensate: has green emptied partitions?', GREEN_ANSWERS_WITHIN);
   try {
-    run.sawEmptied(await look.maybeEmptied(ref));
+    run.wayBack.sawEmptied(await look.maybeEmptied(ref));
   } catch (error) {
     if (isCancelled(error) || !patched(NO_ANSWER)) throw error;
     const what = `green does not say whether partitions were emptied: ${failureMessage(error)}`;
     throw ApplicationFailure.nonRetryable(what, 'ConnectionFailed');
   }
-  const emptied = run.broughtBack;
+  const emptied = run.wayBack.broughtBack;
   if (asksNothing(emptied) || isAccepted(run.accepted, emptied)) return;
   if (!patched('partitions that may have been emptied are compared in the way back')) return;
-  if (await isEmptiedOnBoth(run, ref)) run.sawEmptied([]);
+  if (await isEmptiedOnBoth(run, ref)) run.wayBack.sawEmptied([]);
 }
 
 /** What green has come to hold that is not replicated: before a promotion blue is asked the same. */
@@ -230,7 +230,7 @@ async function lookForUnmoved(run: MigrationRun, ref: RunRef): Promise<void> {
   if (run.wayBackDecided || !patched('what is not replicated is looked for before writes go back')) return;
   const look = actFastWithin('compensate: does green hold what is not replicated?', GREEN_ANSWERS_WITHIN);
   try {
-    run.sawUnmoved(await look.unmovedOnGreen(ref));
+    run.wayBack.sawUnmoved(await look.unmovedOnGreen(ref));
   } catch (error) {
     if (isCancelled(error)) throw error;
     const what = `green does not say whether it holds what is not replicated: ${failureMessage(error)}`;
@@ -251,7 +251,7 @@ async function isEmptiedOnBoth(run: MigrationRun, ref: RunRef): Promise<boolean>
     const pass = `way back ${uuid4()}`;
     const { differingRows, examples } = await compare.verify(ref, 'green', 'changed', pass, 'emptied');
     const why = `${differing(differingRows)} between green and blue: ${nameRows(examples)}`;
-    run.sawEmptiedRows(differingRows === 0 ? null : why);
+    run.wayBack.sawEmptiedRows(differingRows === 0 ? null : why);
     return differingRows === 0;
   } catch (error) {
     if (isCancelled(error)) throw error;
@@ -281,8 +281,8 @@ function owedIn({ finishOwed }: MigrationRun): string {
 const AS_NAMED = 'a loss is accepted as it was named';
 
 function strandsAreAccepted(run: MigrationRun): boolean {
-  if (!run.lossAccepted || run.wouldStrand === null) return false;
-  return !patched(AS_NAMED) || isAccepted(run.accepted, run.strands);
+  if (!run.lossAccepted || run.wayBack.wouldStrand === null) return false;
+  return !patched(AS_NAMED) || isAccepted(run.accepted, run.wayBack.strands);
 }
 
 /** What would have to be accepted for the next try: nothing where one with a loss would fail as well. */
@@ -409,7 +409,7 @@ async function giveUp(run: MigrationRun, ref: RunRef, heard: Heard): Promise<voi
   const writes = run.wayBackDecided ? 'gave them away' : await writesOfGreen(run, ref);
   if (writes === 'has them') throw givenUp(run);
   heard.retireRequest = run.retireRequest;
-  run.warn([`\`retire\` was not followed: ${writes === 'not opened' ? whyNotOpened(run) : run.onlyForward()}`]);
+  run.warn([`\`retire\` was not followed: ${writes === 'not opened' ? notYetOpen(run) : run.onlyForward()}`]);
   if (writes === 'gave them away') openIsOwed(run, '`retire` was not followed');
 }
 

@@ -34,6 +34,6 @@ export function approvalSigning(
     return secret === undefined ? undefined : { secret, base };
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
-    return { why: error.message.split('\nNext step: ')[0] ?? '', nextStep: error.nextStep };
+    return { why: error.what, nextStep: error.nextStep };
   }
 }

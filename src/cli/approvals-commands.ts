@@ -6,6 +6,7 @@ import { linkUrl, signLink } from '../approval/link.js';
 import { ApprovalRefused, approvalServer, RunUnreachable, type Runs } from '../approval/server.js';
 import { approvalSecret, approvalUrl } from '../approval/settings.js';
 import { VerdigrisError } from '../errors.js';
+import { firstLine } from '../failure-text.js';
 import { innermostMessage } from '../grpc-status.js';
 import { secretsOf, secretsRead } from '../worker/connections.js';
 import { redactor } from '../worker/redact.js';
@@ -143,7 +144,7 @@ function orCommandError<T>(read: () => T): T {
     return read();
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
-    throw new CommandError(error.message.split('\n', 1)[0] ?? '', error.nextStep, EXIT.unusable, error);
+    throw new CommandError(firstLine(error.message), error.nextStep, EXIT.unusable, error);
   }
 }
 

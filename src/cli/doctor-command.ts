@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../errors.js';
+import { firstLine } from '../failure-text.js';
 import type { Plan } from '../plan/schema.js';
 import { ALL_TABLES } from '../postgres/catalog-pattern.js';
 import { clean } from '../postgres/doctor/clean.js';
@@ -153,7 +154,7 @@ async function patientOf(
     return { databases, patterns: plan.tables, name: plan.name, plan, poolers, consoles };
   } catch (error) {
     if (!(error instanceof VerdigrisError)) throw error;
-    throw new CommandError(error.message.split('\n')[0] ?? '', error.nextStep, EXIT.unusable);
+    throw new CommandError(firstLine(error.message), error.nextStep, EXIT.unusable);
   }
 }
 

@@ -1,7 +1,7 @@
 import type { VerdigrisError } from '../errors.js';
+import { reasonOf } from '../failure-text.js';
 import { isWrittenFor, writeFlagdFile } from '../flags/flagd-file.js';
 import type { FlagState } from '../flags/flagd-flags.js';
-import { reasonOf } from '../haproxy/bring.js';
 import { haproxiesOf } from '../haproxy/from-plan.js';
 import type { Haproxies, Haproxy } from '../haproxy/haproxy.js';
 import { Instance } from '../haproxy/instance.js';

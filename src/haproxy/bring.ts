@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../errors.js';
+import { reasonOf } from '../failure-text.js';
 import type { Haproxies, Haproxy } from './haproxy.js';
 import { Instance } from './instance.js';
 import type { ShareReader } from './share.js';
@@ -63,9 +64,4 @@ export function notAll(reasons: readonly unknown[]): VerdigrisError {
     retryable: true,
     cause: reasons[0],
   });
-}
-
-/** The first line of an error: what has happened, without what to do. */
-export function reasonOf(error: unknown): string {
-  return error instanceof Error ? (error.message.split('\n', 1)[0] ?? '') : String(error);
 }

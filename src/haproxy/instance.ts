@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../errors.js';
+import { firstLine } from '../failure-text.js';
 import type { Side } from '../side.js';
 import { pause } from '../timing.js';
 import type { Haproxies, Haproxy } from './haproxy.js';
@@ -122,8 +123,4 @@ export class Instance {
   #server(side: Side): string {
     return `${this.setup.backend}/${this.setup.servers[side]}`;
   }
-}
-
-function firstLine(text: string): string {
-  return text.split('\n', 1)[0] ?? '';
 }

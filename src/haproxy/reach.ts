@@ -1,7 +1,7 @@
 import { lookup } from 'node:dns/promises';
 import { networkInterfaces } from 'node:os';
 import pg from 'pg';
-import { VerdigrisError } from '../errors.js';
+import { reasonOf } from '../failure-text.js';
 import { identityOf } from '../postgres/identity.js';
 import type { Database, Databases, Session } from '../postgres/session.js';
 import { withSession } from '../postgres/session.js';
@@ -63,8 +63,7 @@ export async function whereLeads(
       }),
     );
   } catch (error) {
-    const why = error instanceof VerdigrisError || error instanceof Error ? (error.message.split('\n')[0] ?? '') : '';
-    return { to: 'unknown', why };
+    return { to: 'unknown', why: reasonOf(error) };
   }
   if (there.identity === own.identity) return { to: 'its side' };
   if (there.identity === other?.identity) return { to: 'the other side' };

@@ -1,5 +1,6 @@
+import { reasonOf } from '../failure-text.js';
 import { within } from '../timing.js';
-import { bring, reasonOf } from './bring.js';
+import { bring } from './bring.js';
 import type { Haproxies, Haproxy } from './haproxy.js';
 import type { ShareReader } from './share.js';
 

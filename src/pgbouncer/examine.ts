@@ -1,10 +1,12 @@
+import { reasonOf } from '../failure-text.js';
 import type { Side } from '../side.js';
 import type { Finding } from '../postgres/doctor/diagnose.js';
 import type { Liveness } from '../postgres/doctor/liveness.js';
 import type { Verdict } from '../postgres/doctor/who-is-primary.js';
 import { Console } from './console.js';
-import { Instance, settingsOfPause } from './instance.js';
+import { Instance } from './instance.js';
 import { claimsPauses, parseMark, type Mark } from './mark.js';
+import { settingsOfPause } from './pause-settings.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
 
 /** The mark of a run, and the entry that holds it. */
@@ -68,7 +70,7 @@ async function examineOne(pooler: PgBouncer, setup: PgBouncers | undefined): Pro
       await instance.close();
     }
   } catch (error) {
-    const why = error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
+    const why = reasonOf(error);
     return { connection, reached: false, why };
   } finally {
     console?.close();

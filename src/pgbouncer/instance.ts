@@ -2,14 +2,15 @@ import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import { promotionBlocked } from '../postgres/hold.js';
-import { PoolerTaken, type WritesAre } from '../postgres/pools.js';
+import type { WritesAre } from '../postgres/pools.js';
 import type { Side } from '../side.js';
 import { Console, type ShownDatabase, type ShownPool } from './console.js';
 import { EntryFile } from './entry.js';
+import { inOtherPromotion, notLoaded, notWritten, silent, tooLate } from './instance-errors.js';
 import { claimsPauses, markName, markValue, movingOthers, parseMark, type Mark } from './mark.js';
+import { SETTINGS_OF_PAUSE, settingsOfPause } from './pause-settings.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
 import { Turn } from './turn.js';
-import { ReadersLost } from '../file-readers.js';
 import { changeFile } from '../replace-file.js';
 import { pause, within } from '../timing.js';
 
@@ -20,19 +21,6 @@ const SAYS_WITHIN_MS = 200;
 const SERVED_WITHIN_MS = 2_000;
 /** Longer than a promotion keeps its clients waiting. */
 const OTHERS_PAUSE_MS = 5_000;
-
-/** What a pause changes for all entries, in this order: see becomeQuiet(). */
-const SETTINGS_OF_PAUSE = [
-  ['server_login_retry', 0],
-  ['min_pool_size', 0],
-  ['max_db_connections', 1],
-] as const;
-
-/** Whether these settings are those of a pause, which RELOAD ends and RESUME does not; in words, or undefined. */
-export function settingsOfPause(settings: ReadonlyMap<string, string>): string | undefined {
-  const isSet = SETTINGS_OF_PAUSE.every(([name, value]) => Number(settings.get(name) ?? NaN) === value);
-  return isSet ? SETTINGS_OF_PAUSE.map(([name, value]) => `${name} = ${value}`).join(', ') : undefined;
-}
 
 /** Where an entry `*` leads clients of names that have no entry. */
 export interface Fallback {
@@ -125,7 +113,7 @@ export class Instance {
     await this.#reload();
     const loaded = await this.look();
     this.refuseOthersTurn(loaded.mark);
-    if (loaded.leadsTo !== mark.side || !isSameMark(loaded.mark, this.#signed(mark))) throw this.#notLoaded();
+    if (loaded.leadsTo !== mark.side || !isSameMark(loaded.mark, this.#signed(mark))) throw notLoaded(this.pooler);
     await reachDisk();
     return loaded;
   }
@@ -136,7 +124,7 @@ export class Instance {
       return await changeFile(this.pooler.file, (text) => this.#marked(text, mark));
     } catch (error) {
       if (error instanceof VerdigrisError) throw error;
-      throw this.#notWritten(error);
+      throw notWritten(this.pooler, error);
     }
   }
 
@@ -145,7 +133,7 @@ export class Instance {
     const entries = new EntryFile(text);
     const name = markName(this.setup.migration);
     const known = parseMark(entries.parameter(name, 'dbname'));
-    if (known !== undefined && known.epoch > mark.epoch) throw this.#tooLate(known, mark);
+    if (known !== undefined && known.epoch > mark.epoch) throw tooLate(this.pooler, known, mark);
     // One of an epoch that is over has no pause left to keep.
     if (known?.epoch === mark.epoch) this.refuseOthersTurn(known);
     for (const database of this.setup.databases) entries.point(database, this.setup.aliases[mark.side]);
@@ -249,7 +237,7 @@ export class Instance {
     const deadline = performance.now() + NO_LOGIN_WITHIN_MS;
     for (;;) {
       const pools = await within(control.pools(), answersWithinMs, undefined);
-      if (pools === undefined) throw this.#silent(answersWithinMs);
+      if (pools === undefined) throw silent(this.pooler, answersWithinMs);
       const ours = pools.filter((pool) => this.setup.databases.includes(pool.database));
       const isBusy = ours.some((pool) => pool.serversInLogin > 0 || (pool.servers === 0 && pool.clientsWaiting > 0));
       if (!isBusy || performance.now() > deadline) return;
@@ -283,7 +271,7 @@ export class Instance {
 
   #refuse(mark: Mark | undefined, { side, epoch }: WritesAre): void {
     if (isSameMark(mark, this.#signed({ side, epoch, state: 'moving' }))) return;
-    if (mark !== undefined && mark.epoch > epoch) throw this.#tooLate(mark, { epoch });
+    if (mark !== undefined && mark.epoch > epoch) throw tooLate(this.pooler, mark, { epoch });
     this.refuseOthersTurn(mark);
     throw promotionBlocked(`PgBouncer "${this.pooler.connection}" has been settled by another worker meanwhile`);
   }
@@ -312,7 +300,7 @@ export class Instance {
     for (;;) {
       const others = await this.#othersAtWork();
       if (others.length === 0) return;
-      if (performance.now() >= deadline) throw this.#inOtherPromotion(others);
+      if (performance.now() >= deadline) throw inOtherPromotion(this.pooler, others);
       await pause(50, 150);
     }
   }
@@ -368,7 +356,7 @@ export class Instance {
    */
   async settle({ side, epoch }: WritesAre, isOurs: boolean): Promise<void> {
     const { mark, paused, leadsTo } = await this.look();
-    if (mark !== undefined && mark.epoch > epoch) throw this.#tooLate(mark, { epoch });
+    if (mark !== undefined && mark.epoch > epoch) throw tooLate(this.pooler, mark, { epoch });
     await this.#takeOver(mark);
     // Never touched by us: neither its entries nor a pause are ours to change.
     if (mark === undefined && !isOurs) return;
@@ -400,7 +388,7 @@ export class Instance {
     await control.set('server_login_retry', '0');
     // This worker may have been frozen since it looked, and another one have paused.
     const { mark } = await this.look();
-    if (mark !== undefined && mark.epoch > epoch) throw this.#tooLate(mark, { epoch });
+    if (mark !== undefined && mark.epoch > epoch) throw tooLate(this.pooler, mark, { epoch });
     this.refuseOthersTurn(mark);
     for (const database of paused) await control.resume(database);
     this.#mayBePaused = false;
@@ -457,50 +445,6 @@ export class Instance {
 
   #dropPauses(): void {
     for (const console of this.#pauses.splice(0)) console.close();
-  }
-
-  #tooLate(known: Mark, mine: { readonly epoch: number }): VerdigrisError {
-    return new VerdigrisError({
-      type: 'StaleEpoch',
-      message: `PgBouncer "${this.pooler.connection}" is at epoch ${known.epoch} (${known.side}); this worker acts for epoch ${mine.epoch}`,
-      nextStep: 'nothing: whoever moved the writes since goes on',
-    });
-  }
-
-  #inOtherPromotion(migrations: readonly string[]): PoolerTaken {
-    return new PoolerTaken({
-      type: 'PromotionBlocked',
-      message: `PgBouncer "${this.pooler.connection}" is in the promotion of another migration, "${migrations.join('", "')}" (if no run of it lives: RELOAD, on its admin console, ends the settings of its pause)`,
-      nextStep: 'wait: its turn comes when that promotion is over',
-    });
-  }
-
-  #silent(ms: number): VerdigrisError {
-    return promotionBlocked(`the console of PgBouncer "${this.pooler.connection}" has not answered within ${ms} ms`);
-  }
-
-  #notLoaded(): VerdigrisError {
-    return new VerdigrisError({
-      type: 'PoolNotReleased',
-      message: `PgBouncer "${this.pooler.connection}" was told to RELOAD, but does not show what ${this.pooler.file} says`,
-      nextStep:
-        'see its log: its configuration must include that very file (%include; a mounted folder, not a mounted file) and its user must be able to read it',
-      retryable: true,
-    });
-  }
-
-  #notWritten(cause: unknown): VerdigrisError {
-    const why = cause instanceof Error ? cause.message : String(cause);
-    return new VerdigrisError({
-      type: 'PoolNotReleased',
-      message: `the file ${this.pooler.file} of PgBouncer "${this.pooler.connection}" can't be changed: ${why}`,
-      nextStep:
-        cause instanceof ReadersLost
-          ? cause.nextStep
-          : 'see that it is there where the worker runs and that the worker may write it and its folder',
-      retryable: true,
-      cause,
-    });
   }
 }
 

@@ -2,6 +2,7 @@ import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { VerdigrisError } from '../errors.js';
+import { NEXT_STEP } from '../failure-text.js';
 import { lostReaderOf, type LostReader } from '../file-readers.js';
 import { fileBehind } from '../replace-file.js';
 import { otherSide, type Side } from '../side.js';
@@ -355,7 +356,7 @@ async function loginObstacles({ pooler }: Instance, control: Console, question: 
 }
 
 function failed(check: string, error: unknown): Obstacle {
-  const [message = '', remedy] = (error instanceof Error ? error.message : String(error)).split('\nNext step: ');
+  const [message = '', remedy] = (error instanceof Error ? error.message : String(error)).split(NEXT_STEP);
   const next = error instanceof VerdigrisError ? error.nextStep : (remedy ?? 'See the log of that PgBouncer');
   return { severity: 'error', check, message, remedy: next.charAt(0).toUpperCase() + next.slice(1) };
 }

@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../errors.js';
+import { withoutNextStep } from '../failure-text.js';
 import { promotionBlocked } from '../postgres/hold.js';
 import {
   notReleased,
@@ -258,7 +259,7 @@ class PgBouncerPools implements Pools {
   /** Whoever was frozen since it announced the pause must not pause for writes that others have moved. */
   async #refuseIfOvertaken(live: readonly Instance[], from: Side, epoch: number): Promise<void> {
     const now = await this.#whereWritesAre();
-    if (now !== undefined && now.epoch > epoch) throw overtaken(now.epoch, epoch);
+    if (now !== undefined && now.epoch > epoch) throw epochIsOver(now.epoch, epoch);
     await allDone(live.map((instance) => instance.refuseUnlessAnnounced({ side: from, epoch })));
   }
 
@@ -311,7 +312,7 @@ class PgBouncerPools implements Pools {
         if (isNotRunning(error)) this.#tellNotTold(instance, wanted);
         if (!this.#ours.has(instance) && (await instance.isUntouched(wanted))) return [];
         if (isNotRunning(error)) return await this.#writeOnly(instance, wanted);
-        if (attempt >= 2) return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
+        if (attempt >= 2) return [{ pooler: instance.pooler.connection, why: whyOf(error) }];
       }
     }
   }
@@ -346,7 +347,7 @@ class PgBouncerPools implements Pools {
       return [];
     } catch (error) {
       if (isInOtherHands(error)) return [];
-      return [{ pooler: instance.pooler.connection, why: firstLine(error) }];
+      return [{ pooler: instance.pooler.connection, why: whyOf(error) }];
     }
   }
 }
@@ -362,7 +363,7 @@ function isInOtherHands(error: unknown): boolean {
   return error instanceof VerdigrisError && (error.type === 'StaleEpoch' || error.type === 'PromotionBlocked');
 }
 
-function overtaken(now: number, epoch: number): VerdigrisError {
+function epochIsOver(now: number, epoch: number): VerdigrisError {
   return new VerdigrisError({
     type: 'StaleEpoch',
     message: `writes are at epoch ${now}; this worker was about to pause for epoch ${epoch}`,
@@ -372,7 +373,7 @@ function overtaken(now: number, epoch: number): VerdigrisError {
 
 function blockedBy(error: unknown): VerdigrisError {
   if (error instanceof VerdigrisError && error.type === 'PromotionBlocked') return error;
-  return promotionBlocked(firstLine(error), error);
+  return promotionBlocked(whyOf(error), error);
 }
 
 /** Whether waiting can help: not where the user, its password or TLS is refused. */
@@ -382,12 +383,10 @@ function isAway(error: unknown): boolean {
 }
 
 function awayBy(error: unknown): PoolerAway {
-  const { message, nextStep } = blockedBy(error);
-  const what = message.split('\nNext step: ', 1).join();
+  const { what, nextStep } = blockedBy(error);
   return new PoolerAway({ type: 'PromotionBlocked', message: what, nextStep, cause: error });
 }
 
-function firstLine(error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error);
-  return message.split('\nNext step: ')[0] ?? message;
+function whyOf(error: unknown): string {
+  return withoutNextStep(error instanceof Error ? error.message : String(error));
 }

@@ -7,7 +7,18 @@ import {
   type Session,
   type SessionOptions,
 } from '../postgres/session.js';
-import { CANCELED, isConnectionLost, LOCK_NOT_AVAILABLE, READ_ONLY, sqlState } from '../postgres/sqlstate.js';
+import {
+  CANCELED,
+  INVALID_PARAMETER_VALUE,
+  isConnectionLost,
+  LOCK_NOT_AVAILABLE,
+  NO_RIGHT,
+  READ_ONLY,
+  sqlState,
+  UNDEFINED_FUNCTION,
+  UNDEFINED_SCHEMA,
+  UNDEFINED_TABLE,
+} from '../postgres/sqlstate.js';
 import { otherSide, type Side } from '../side.js';
 
 /*
@@ -89,7 +100,7 @@ async function letsInWithoutPassword(database: Database, options: SessionOptions
       );
       return rowCount === 1;
     } catch (error) {
-      if (sqlState(error) !== INSUFFICIENT_PRIVILEGE) throw error;
+      if (sqlState(error) !== NO_RIGHT) throw error;
       return false;
     }
   });
@@ -178,16 +189,13 @@ async function become(session: Session, role: string): Promise<Answer | undefine
   } catch (error) {
     const state = sqlState(error);
     if (state === INVALID_PARAMETER_VALUE) return { is: 'no role', why: `there is no role "${role}"` };
-    if (state !== INSUFFICIENT_PRIVILEGE) throw error;
+    if (state !== NO_RIGHT) throw error;
     return { is: 'untried', why: `the user of the connection may not become "${role}" (SET ROLE)` };
   }
 }
 
 /** What is said of another password that may be none. */
 export const SALTED = ', or the same one with another salt';
-
-const INVALID_PARAMETER_VALUE = '22023';
-const INSUFFICIENT_PRIVILEGE = '42501';
 
 /** A statement that took too long, a table that is locked, a query that writes. */
 const FOR_ALL: readonly string[] = [CANCELED, LOCK_NOT_AVAILABLE, READ_ONLY];
@@ -203,8 +211,8 @@ function wordsFor(state: string | undefined): string {
 }
 
 const WORDS: Readonly<Record<string, string>> = {
-  '3F000': 'a schema that the query names is not there',
-  '42883': 'a function that the query calls is not there',
-  '42P01': 'a table that the query reads is not there',
-  [INSUFFICIENT_PRIVILEGE]: 'a privilege is missing that the query needs',
+  [UNDEFINED_SCHEMA]: 'a schema that the query names is not there',
+  [UNDEFINED_FUNCTION]: 'a function that the query calls is not there',
+  [UNDEFINED_TABLE]: 'a table that the query reads is not there',
+  [NO_RIGHT]: 'a privilege is missing that the query needs',
 };

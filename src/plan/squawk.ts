@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { createRequire } from 'node:module';
 import { z } from 'zod';
+import { reasonOf } from '../failure-text.js';
 import type { RawSql } from './raw-sql.js';
 import { isObject } from './sql-tree.js';
 
@@ -30,7 +31,7 @@ export async function squawk(texts: readonly RawSql[]): Promise<SquawkReport> {
     }
     return { findings };
   } catch (error) {
-    return { unavailable: error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error) };
+    return { unavailable: reasonOf(error) };
   }
 }
 

@@ -11,7 +11,7 @@ export interface TableName {
  * @throws RangeError when a quote is not closed or a part is empty.
  */
 export function parseTableName(text: string): TableName {
-  const parts = splitParts(text);
+  const parts = splitName(text);
   const [first, second] = parts;
   if (first === undefined || parts.length > 2 || parts.some((part) => part === '')) {
     throw new RangeError(`"${text}" is not the name of a table: write table, schema.table or schema."Odd name"`);
@@ -19,20 +19,30 @@ export function parseTableName(text: string): TableName {
   return second === undefined ? { schema: 'public', name: first } : { schema: first, name: second };
 }
 
-function splitParts(text: string): string[] {
+/**
+ * Splits at the dots outside quotes, and takes the quotes away.
+ *
+ * @param read what each other character stands for. Default: itself
+ * @throws RangeError when a quote is not closed
+ */
+export function splitName(
+  text: string,
+  read: (character: string, quoted: boolean) => string = (character) => character,
+): string[] {
   const parts: string[] = [];
   let part = '';
   let quoted = false;
-  for (let i = 0; i < text.length; i++) {
-    const c = text.charAt(i);
-    if (c === '"' && quoted && text[i + 1] === '"') {
+  const characters = [...text];
+  for (let i = 0; i < characters.length; i++) {
+    const c = characters[i] ?? '';
+    if (c === '"' && quoted && characters[i + 1] === '"') {
       part += '"';
       i++;
     } else if (c === '"') quoted = !quoted;
     else if (c === '.' && !quoted) {
       parts.push(part);
       part = '';
-    } else part += c;
+    } else part += read(c, quoted);
   }
   if (quoted) throw new RangeError(`"${text}" has an opening quote that is not closed`);
   return [...parts, part];

@@ -1,4 +1,4 @@
-import type { TableName } from '../plan/table-name.js';
+import { splitName, type TableName } from '../plan/table-name.js';
 
 /** Which tables a plan moves: `schema.table` patterns with `*` as a wildcard. What is excluded wins. */
 export interface TablePatterns {
@@ -27,7 +27,7 @@ export interface TablePattern {
  * @throws RangeError when a quote is not closed, a part is empty or there are more than two parts.
  */
 export function parseTablePattern(text: string): TablePattern {
-  const parts = splitPattern(text);
+  const parts = splitName(text, asExpression);
   const [first, second] = parts;
   if (first === undefined || parts.length > 2 || parts.some((part) => part === '')) {
     throw new RangeError(`"${text}" is not a pattern for tables: write schema.table, schema.* or schema."Odd name"`);
@@ -43,26 +43,9 @@ export function parseTablePattern(text: string): TablePattern {
   };
 }
 
-/** Splits at the dots outside quotes and turns each part into the source of a regular expression. */
-function splitPattern(text: string): string[] {
-  const parts: string[] = [];
-  let part = '';
-  let quoted = false;
-  const characters = [...text];
-  for (let i = 0; i < characters.length; i++) {
-    const c = characters[i] ?? '';
-    if (c === '"' && quoted && characters[i + 1] === '"') {
-      part += '"';
-      i++;
-    } else if (c === '"') quoted = !quoted;
-    else if (c === '.' && !quoted) {
-      parts.push(part);
-      part = '';
-    } else if (c === '*' && !quoted) part += '.*';
-    else part += c.replace(/[\\^$.*+?()[\]{}|/]/, '\\$&');
-  }
-  if (quoted) throw new RangeError(`"${text}" has an opening quote that is not closed`);
-  return [...parts, part];
+/** One character of a pattern, as the source of a regular expression. */
+function asExpression(character: string, quoted: boolean): string {
+  return character === '*' && !quoted ? '.*' : character.replace(/[\\^$.*+?()[\]{}|/]/, '\\$&');
 }
 
 /** A question about names: included by a pattern, and excluded by none. */

@@ -5,11 +5,10 @@ import { dropSlots, dropSubscriptions, findSlots, findSubscriptions } from './fe
 import { directionTo, feedName } from './feed.js';
 import { disarmFence } from './fence.js';
 import type { LockRetryOptions } from './retry.js';
-import { openActorSession } from './ownership.js';
+import { asActor } from './ownership.js';
 import { hasState, readRoute, ROUTE_IS_STILL, type Route } from './state.js';
 import { waitUntilInactive } from './replication-slot.js';
 import {
-  closeSession,
   SHORT_STATEMENTS,
   withSession,
   type Database,
@@ -46,19 +45,24 @@ export async function finishPromotion(
   await sleep(WRITERS_FIRST_MS, undefined, { signal: options.signal });
   const limits = { ...SHORT_STATEMENTS, ...(options.signal === undefined ? {} : { cutOn: options.signal }) };
   const patience = { forMs: LOCKS_WITHIN_MS, signal: options.signal };
-  const route = await asActor(databases[to], limits, patience, async (newSide) => {
+  // What has the names of this feed may be another one's by the time at which a frozen worker wakes up: whoever moves the
+  // writes, undoes the run, or claims its databases takes these locks first, and ends the sessions by that.
+  const asOne = { limits, signal: options.signal };
+  const onNewSide = async (newSide: Session): Promise<Route> => {
     const found = await readRoute(newSide, migration);
     if (found?.writesOn !== to) throw await notServing(databases, found, from, migration, limits);
-    // An old side that is away must not bring anything when it comes back.
+    // An old side that is away must not bring anything when it comes back. Again in endFeed(), where the answer counts.
     await stopSubscriptions(newSide, oldFeed, patience);
-    await asActor(databases[from], limits, patience, async (oldSide) => {
+    const onOldSide = async (oldSide: Session): Promise<void> => {
       await endFeed(newSide, oldSide, oldFeed, to, patience);
       // Whoever waited for this has gone on, and may have moved the writes back.
       options.signal?.throwIfAborted();
       if (options.feedBack) await beginFeedBack(oldSide, from, found, patience);
-    });
+    };
+    await asActor(databases[from], PURPOSE, onOldSide, asOne);
     return found;
-  });
+  };
+  const route = await asActor(databases[to], PURPOSE, onNewSide, asOne);
   if (options.keepFence === true) return null;
   return withSession(databases[to], { purpose: PURPOSE, ...limits }, (newSide) =>
     disarmFence(newSide, { migration, epoch: route.epoch, writesOn: to }, patience),
@@ -66,24 +70,6 @@ export async function finishPromotion(
 }
 
 const PURPOSE = 'finish promotion';
-
-/**
- * What has the names of this feed may be another one's by the time at which a frozen worker wakes up: whoever moves the
- * writes, undoes the run, or claims its databases takes these locks first, and ends the sessions by that.
- */
-async function asActor<T>(
-  database: Database,
-  limits: Omit<SessionOptions, 'purpose'>,
-  { signal }: LockRetryOptions,
-  work: (actor: Session) => Promise<T>,
-): Promise<T> {
-  const actor = await openActorSession(database, PURPOSE, signal, limits);
-  try {
-    return await work(actor);
-  } finally {
-    await closeSession(actor);
-  }
-}
 
 /**
  * Switches the fence of the side off that takes writes, where finishPromotion() could not. Nothing is left to be done when
@@ -124,7 +110,7 @@ async function beginFeedBack(
 ): Promise<void> {
   for (const name of await streamsOfRun(actor, feedName(migration, directionTo(oldSide)))) {
     const isSo = { text: ROUTE_IS_STILL, values: [migration, writesOn, epoch] };
-    if (!(await enableSubscriptionWhere(actor, name, isSo, patience))) throw overtaken(oldSide, epoch);
+    if (!(await enableSubscriptionWhere(actor, name, isSo, patience))) throw movedSince(oldSide, epoch);
   }
 }
 
@@ -173,7 +159,7 @@ function notPromoted(side: Side): VerdigrisError {
   });
 }
 
-function overtaken(oldSide: Side, epoch: number): VerdigrisError {
+function movedSince(oldSide: Side, epoch: number): VerdigrisError {
   return new VerdigrisError({
     type: 'StaleEpoch',
     message: `${oldSide}: its route is not the one of epoch ${epoch} any more, so the feed to it is not begun for that`,

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { answerWithin } from '../timing.js';
 import { VerdigrisError } from '../errors.js';
+import { firstLine } from '../failure-text.js';
 import { sqlState } from './sqlstate.js';
 import { closeSession, type Session } from './session.js';
 
@@ -89,7 +90,7 @@ async function stopUnseen(
 
 /** For people: no address. */
 function codeOf(error: unknown): string {
-  if (error instanceof VerdigrisError) return error.message.split('\n', 1)[0] ?? error.type;
+  if (error instanceof VerdigrisError) return firstLine(error.message);
   return sqlState(error) ?? (error instanceof Error ? error.message : 'unknown');
 }
 

@@ -58,8 +58,8 @@ export async function claimDatabases(databases: Databases, run: Run, flag: strin
       await refuseTakenName(green, 'green', run);
     }),
   );
-  return asActor(databases.blue, 'claim', (blue) =>
-    asActor(databases.green, 'claim', async (green) => {
+  return claiming(databases.blue, (blue) =>
+    claiming(databases.green, async (green) => {
       await installState(blue, 'blue');
       await installState(green, 'green');
       const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue, green));
@@ -82,12 +82,17 @@ export async function claimBlue(databases: Databases, run: Run, flag: string, st
     await refuseGivenAway(blue, run);
     await refuseTakenName(blue, 'blue', run);
   });
-  return asActor(databases.blue, 'claim', async (blue) => {
+  return claiming(databases.blue, async (blue) => {
     await installState(blue, 'blue');
     const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue));
     await claim(blue, 'blue', run, { epoch, flag, streams });
     return epoch;
   });
+}
+
+/** Its answers are waited for however long they take: schema verdigris is made in it. */
+function claiming<T>(database: Database, work: (actor: Session) => Promise<T>): Promise<T> {
+  return asActor(database, 'claim', work, { limits: {} });
 }
 
 /**
@@ -267,12 +272,18 @@ export async function whileOwned<T>(
 
 type SessionLimits = Omit<SessionOptions, 'purpose'>;
 
-async function asActor<T>(database: Database, purpose: string, work: (session: Session) => Promise<T>): Promise<T> {
-  const session = await openActorSession(database, purpose, undefined, {});
+/** Does the work in a session that holds the actor's lock. Errors and defaults as of openActorSession(). */
+export async function asActor<T>(
+  database: Database,
+  purpose: string,
+  work: (actor: Session) => Promise<T>,
+  { signal, limits }: { readonly signal?: AbortSignal | undefined; readonly limits?: SessionLimits } = {},
+): Promise<T> {
+  const actor = await openActorSession(database, purpose, signal, limits);
   try {
-    return await work(session);
+    return await work(actor);
   } finally {
-    await closeSession(session);
+    await closeSession(actor);
   }
 }
 

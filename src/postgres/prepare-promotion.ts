@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
+import { reasonOf } from '../failure-text.js';
 import type { TableName } from '../plan/table-name.js';
 import { otherSide, type Side } from '../side.js';
 import { readCarriedSequences } from './carried-sequences.js';
@@ -217,8 +218,7 @@ async function unlessLockedOut<T>(database: Database, work: (session: Session) =
  */
 async function lockedOut(database: Database, lockNotHad: VerdigrisError): Promise<VerdigrisError> {
   const who = await withSession(database, { purpose: 'way back', ...SHORT_STATEMENTS }, whoLocksReadersOut);
-  const [why = ''] = lockNotHad.message.split('\n', 1);
-  const what = `${database.side}: the way back can't be proven: ${why}`;
+  const what = `${database.side}: the way back can't be proven: ${reasonOf(lockNotHad)}`;
   return promotionBlocked(who === null ? what : `${what}. ${who}`, lockNotHad);
 }
 

@@ -45,7 +45,7 @@ import type { Since } from './verify/last-pass.js';
 /*
  * The promotion: one transaction on the side that gives writes away decides. In its order:
  *
- *   before the tries, by the activity promote (activities/promote.ts):
+ *   before the tries, by the activity promote (activities/promotion-prepare.ts):
  *   prepare  the way back is proven, the fence is armed          prepare-promotion.ts
  *   in each try:
  *   ready    the servers are those on which rows were compared,
@@ -63,7 +63,7 @@ import type { Since } from './verify/last-pass.js';
  *            the route's row                                    (at once if the sides are on servers of their own)
  *   decide   route and flag in one COMMIT: the point of no return
  *   open     the new side takes writes, poolers lead there and go on
- *   after it, by the activity finishPromotion:
+ *   after it, by the activity finishPromotion (activities/promotion-finish.ts):
  *   finish   the old feed off, then the reverse one on           finish-promotion.ts
  *
  * Poolers go on before the old feed is off, since nothing that it could still bring is missing: the marker came after all
@@ -164,7 +164,7 @@ export async function promote(
         isForTheRunToTell(promotion, error) ||
         isWaitedFor(promotion, error);
       // A try that lost against another worker's decision is finished by the next one, whatever its number.
-      if (isLast && !(await isDecided(promotion))) throw error;
+      if (isLast && !(await isDecidedByAnother(promotion))) throw error;
     }
     // The writers that our request made wait must drain before the next one.
     await sleep(100 + Math.random() * 200);
@@ -182,7 +182,7 @@ function isWaitedFor({ notAfter }: Promotion, error: VerdigrisError): boolean {
 }
 
 /** Whether another worker has decided what this one could not: a writer who keeps its lock from us has met no closed fence. */
-async function isDecided({ databases, migration, from, signal }: Promotion): Promise<boolean> {
+async function isDecidedByAnother({ databases, migration, from, signal }: Promotion): Promise<boolean> {
   try {
     return (await askDecision(databases[from], migration, { signal, tries: LOOKS_AT_DECISION })).decided;
   } catch (error) {
@@ -355,8 +355,8 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
       else await secure().then(decide);
     });
   } catch (error) {
-    await giveUp(main);
-    // What is not released yet, the activity insists on (releaseUndecided() in activities/promote.ts).
+    await letWritersGo(main);
+    // What is not released yet, the activity insists on (giveTriesUp() in activities/promotion-withdraw.ts).
     await promotion.pools?.release();
     const failure = await StandsInTheWay.explained(error);
     // Until the next try they would only hold back WAL. A side that is cut off never answers: then the next try drops them.
@@ -371,7 +371,7 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
     );
   } catch (error) {
     // Where the server has refused the message, its transaction still holds the lock, and the answer must not wait for it.
-    await giveUp(main);
+    await letWritersGo(main);
     return decisionAfterLostAnswer(promotion, error);
   }
   return epoch + 1;
@@ -382,8 +382,8 @@ function decideSql({ migration, from }: Promotion, epoch: number): string {
   return `SELECT verdigris.decide(${literal(migration)}, ${epoch}, ${literal(otherSide(from))})`;
 }
 
-/** Lets the writers go on. A server that does not answer ends the transaction by itself when maxHold is over. */
-async function giveUp(main: Session): Promise<void> {
+/** A server that does not answer ends the transaction by itself when maxHold is over. */
+async function letWritersGo(main: Session): Promise<void> {
   await Promise.race([main.query('ROLLBACK').catch(() => undefined), sleep(GIVE_UP_MS)]);
 }
 

@@ -2,8 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import type { Side } from '../side.js';
 import { isFenceOpen, TAKE_FENCE_LOCK } from './fence.js';
-import { openActorSession } from './ownership.js';
-import { BEGIN, closeSession, type Database, type Session } from './session.js';
+import { asActor } from './ownership.js';
+import { BEGIN, type Database, type Session } from './session.js';
 import { FENCE_OPEN, readRoute } from './state.js';
 
 export interface Decision {
@@ -63,18 +63,14 @@ export async function readDecisionAsActor(
   return readDecision(actor, migration, from, tries);
 }
 
-/** The same by a session of its own: whoever holds the actor's lock is waited for, and ended then (openActorSession()). */
+/** The same by a session of its own: whoever holds the actor's lock is waited for, and ended then (asActor()). */
 export async function askDecision(
   database: Database,
   migration: string,
   { signal, tries }: { readonly signal?: AbortSignal | undefined; readonly tries?: number } = {},
 ): Promise<Decision> {
-  const actor = await openActorSession(database, 'promotion outcome', signal);
-  try {
-    return await readDecisionAsActor(actor, migration, database.side, tries);
-  } finally {
-    await closeSession(actor);
-  }
+  const ask = (actor: Session): Promise<Decision> => readDecisionAsActor(actor, migration, database.side, tries);
+  return asActor(database, 'promotion outcome', ask, { signal });
 }
 
 /** About 15 s: a COMMIT that hangs on a replica must have its time. */

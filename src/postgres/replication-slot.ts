@@ -4,7 +4,7 @@ import { ident } from './identifier.js';
 import { writingLongest } from './locks.js';
 import { backendPid } from './migrate/step-context.js';
 import { closeSession, openBeside, type Session } from './session.js';
-import { NO_RIGHT, sqlState } from './sqlstate.js';
+import { DUPLICATE_OBJECT, NO_RIGHT, OBJECT_IN_USE, sqlState } from './sqlstate.js';
 
 /** What a logical slot is doing. Source: pg_replication_slots. */
 export interface SlotState {
@@ -41,8 +41,6 @@ export async function readSlot(session: Session, name: string): Promise<SlotStat
   );
 }
 
-/** duplicate_object: another session has begun it meanwhile. */
-const DUPLICATE_OBJECT = '42710';
 /** How often whoever waits for a slot hears who keeps it from being made. */
 const WATCH_EVERY_MS = 1_000;
 
@@ -169,7 +167,7 @@ export async function dropSlot(session: Session, name: string, patienceMs = 5_00
       );
       return;
     } catch (error) {
-      if (sqlState(error) !== '55006') throw error;
+      if (sqlState(error) !== OBJECT_IN_USE) throw error;
       if (waitedMs > withinMs) throw mayEnd ? error : await heldByAnother(session, name, error);
     }
     if (mayEnd && waitedMs > patienceMs) {

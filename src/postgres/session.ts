@@ -2,10 +2,20 @@ import type { Duplex } from 'node:stream';
 import pg from 'pg';
 import type { Side } from '../side.js';
 import { VerdigrisError } from '../errors.js';
-import { isConnectionLost, isOutOfRoom, isRefusedInRecovery, READ_ONLY, sqlState } from './sqlstate.js';
+import {
+  CANNOT_CONNECT_NOW,
+  isConnectionLost,
+  isOutOfRoom,
+  isRefusedInRecovery,
+  NO_RIGHT,
+  READ_ONLY,
+  sqlState,
+  TOO_MANY_CONNECTIONS,
+  UNKNOWN_DATABASE,
+} from './sqlstate.js';
 import { lastRow, refuseSharedConnection } from './shared-connection.js';
 import { isInRecovery, TakesNoWrites } from './in-recovery.js';
-import { isRefusedLogin } from '../refused-login.js';
+import { INVALID_AUTHORIZATION, INVALID_PASSWORD, isRefusedLogin } from '../refused-login.js';
 import { answerWithin } from '../timing.js';
 import { tlsFault } from './tls-fault.js';
 
@@ -247,7 +257,7 @@ export async function openReplicationSession(database: Database, purpose: string
   } catch (error) {
     await client.end().catch(() => undefined);
     if (error instanceof VerdigrisError) throw error;
-    throw sqlState(error) === '42501' ? notForReplication(database, error) : connectionFailed(database, error);
+    throw sqlState(error) === NO_RIGHT ? notForReplication(database, error) : connectionFailed(database, error);
   }
 }
 
@@ -367,10 +377,10 @@ function notForReplication(database: Database, cause: unknown): VerdigrisError {
   });
 }
 
-/** invalid_authorization_specification: also what a server says that wants TLS. Without sslmode psql tries it, and node-postgres does not. */
+/** What a server that wants TLS says as well. Without sslmode psql tries it, and node-postgres does not. */
 function mayLackTls({ config }: Database, error: unknown): boolean {
   const isSocket = config.host?.startsWith('/') === true;
-  return sqlState(error) === '28000' && !config.ssl && !isSocket;
+  return sqlState(error) === INVALID_AUTHORIZATION && !config.ssl && !isSocket;
 }
 
 const MAY_LACK_TLS =
@@ -404,19 +414,20 @@ function wordsOf(error: unknown): string {
 }
 
 const CONNECT_REASONS: Readonly<Record<string, string>> = {
-  '28P01': 'the password or the user is wrong',
-  '28000': 'the server does not let this user in (pg_hba.conf, NOLOGIN)',
-  '3D000': 'there is no such database',
+  [INVALID_PASSWORD]: 'the password or the user is wrong',
+  [INVALID_AUTHORIZATION]: 'the server does not let this user in (pg_hba.conf, NOLOGIN)',
+  [UNKNOWN_DATABASE]: 'there is no such database',
   ECONNREFUSED: 'nothing listens at that address',
   ENOTFOUND: 'the host name is not known',
   ETIMEDOUT: 'no answer',
-  '53300': "all connections are taken: the server's max_connections, or the limit of this user or database",
+  [TOO_MANY_CONNECTIONS]:
+    "all connections are taken: the server's max_connections, or the limit of this user or database",
   EAI_AGAIN: 'the name service does not answer',
   EHOSTUNREACH: 'no way leads to the host',
   ENETUNREACH: 'no way leads to its network',
   ECONNRESET: 'the connection was cut',
   EPIPE: 'the connection was cut',
-  '57P03': 'the server starts, stops or recovers',
+  [CANNOT_CONNECT_NOW]: 'the server starts, stops or recovers',
 };
 
 function variableOf(connection: string): string {

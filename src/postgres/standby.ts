@@ -1,5 +1,6 @@
 import { VerdigrisError } from '../errors.js';
 import { errorsSince } from './error-count.js';
+import { reasonOf } from '../failure-text.js';
 import { dropSlots } from './feed-objects.js';
 import { feedName } from './feed.js';
 import { isInRecovery } from './in-recovery.js';
@@ -149,10 +150,6 @@ function outOfReach(error: unknown, retaining?: string): StandbyState {
 export function greenAway(error: unknown): StandbyState {
   const why = `the worker can't reach green, which has the writes: ${reasonOf(error)}`;
   return { health: 'greenAway', rollbackSafe: false, why, lagSeconds: null, loses: null };
-}
-
-function reasonOf(error: unknown): string {
-  return error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
 }
 
 /** Why slots could not be dropped, where somebody else's session holds one; undefined when they are. */

@@ -2,7 +2,7 @@ import type { Side } from '../side.js';
 import { otherSide } from '../side.js';
 import { asForeignState, IS_PLAIN, REFUSE_FOREIGN_PARTS } from './foreign-state.js';
 import type { Session } from './session.js';
-import { sqlState, UNDEFINED_TABLE } from './sqlstate.js';
+import { LIMIT_EXCEEDED, NO_RIGHT, READ_ONLY, sqlState, STALE_EPOCH, UNDEFINED_TABLE } from './sqlstate.js';
 import { ONLY_OWNERS_WRITE, WHO_MAY_CALL } from './state-rights.js';
 
 /*
@@ -177,7 +177,7 @@ BEGIN
     RAISE INFO 'verdigris: writes on ${side} are closed'
       USING SCHEMA = '${FENCE_ERROR.schema}', CONSTRAINT = '${FENCE_ERROR.constraint}';
     RAISE EXCEPTION 'verdigris: writes on ${side} are closed'
-      USING ERRCODE = '25006', SCHEMA = '${FENCE_ERROR.schema}', CONSTRAINT = '${FENCE_ERROR.constraint}',
+      USING ERRCODE = '${READ_ONLY}', SCHEMA = '${FENCE_ERROR.schema}', CONSTRAINT = '${FENCE_ERROR.constraint}',
             HINT = 'Writes belong to ${otherSide(side)} now, or nobody may write here yet: ask verdigris.route.';
   END IF;
   RETURN NULL;
@@ -246,11 +246,11 @@ BEGIN
   IF greatest(length(of_migration), length(of_instance), length(of_version)) > ${HEARTBEAT.nameLength}
      OR octet_length(counted::text) > ${HEARTBEAT.bytes} THEN
     RAISE EXCEPTION 'verdigris: a heartbeat has names of at most ${HEARTBEAT.nameLength} characters and ${HEARTBEAT.bytes} bytes of metrics'
-      USING ERRCODE = '54000';
+      USING ERRCODE = '${LIMIT_EXCEEDED}';
   END IF;
   IF NOT EXISTS (SELECT FROM verdigris.router WHERE instance = of_instance)
      AND (SELECT count(*) FROM verdigris.router WHERE seen_at > clock_timestamp() - interval '5 s') >= ${HEARTBEAT.instances} THEN
-    RAISE EXCEPTION 'verdigris: ${HEARTBEAT.instances} instances report already' USING ERRCODE = '54000';
+    RAISE EXCEPTION 'verdigris: ${HEARTBEAT.instances} instances report already' USING ERRCODE = '${LIMIT_EXCEEDED}';
   END IF;
   INSERT INTO verdigris.router AS r (instance, migration, epoch, generation, metrics, version, role, address)
   VALUES (of_instance, of_migration, applied_epoch, applied_generation, counted, of_version, session_user, inet_client_addr())
@@ -260,7 +260,7 @@ BEGIN
          seen_at = clock_timestamp()
    WHERE coalesce(r.role, session_user) = session_user OR r.seen_at < clock_timestamp() - interval '3 s';
   IF NOT FOUND THEN
-    RAISE EXCEPTION 'verdigris: another role reports as instance %', of_instance USING ERRCODE = '42501';
+    RAISE EXCEPTION 'verdigris: another role reports as instance %', of_instance USING ERRCODE = '${NO_RIGHT}';
   END IF;
 END $fn$;
 -- The same for an application that does not tell its version.
@@ -279,7 +279,7 @@ DECLARE
 BEGIN
   SELECT * INTO r FROM verdigris.route WHERE migration = of_migration FOR UPDATE;
   IF r.epoch IS DISTINCT FROM expected_epoch THEN
-    RAISE EXCEPTION 'verdigris: epoch % is over, the route is at %', expected_epoch, r.epoch USING ERRCODE = 'VDEPO';
+    RAISE EXCEPTION 'verdigris: epoch % is over, the route is at %', expected_epoch, r.epoch USING ERRCODE = '${STALE_EPOCH}';
   END IF;
   IF r.green_read_percent <> percent THEN
     UPDATE verdigris.route SET green_read_percent = percent, generation = generation + 1, updated_at = clock_timestamp()
@@ -299,7 +299,7 @@ BEGIN
   SELECT * INTO r FROM verdigris.route WHERE migration = of_migration FOR UPDATE;
   IF r.epoch IS DISTINCT FROM expected_epoch OR r.writes_on = new_side THEN
     RAISE EXCEPTION 'verdigris: epoch % is over, the route is at % with writes on %', expected_epoch, r.epoch, r.writes_on
-      USING ERRCODE = 'VDEPO';
+      USING ERRCODE = '${STALE_EPOCH}';
   END IF;
   UPDATE verdigris.route SET writes_on = new_side, epoch = expected_epoch + 1, generation = generation + 1,
          green_read_percent = CASE new_side WHEN 'green' THEN 100 ELSE 0 END, opening = NULL, updated_at = clock_timestamp()
@@ -316,7 +316,7 @@ BEGIN
   SELECT * INTO r FROM verdigris.route WHERE migration = of_migration FOR UPDATE;
   IF NOT (r.epoch = new_epoch AND r.writes_on = '${side}') THEN
     IF r.epoch IS DISTINCT FROM new_epoch - 1 THEN
-      RAISE EXCEPTION 'verdigris: epoch % is over, the route is at %', new_epoch, r.epoch USING ERRCODE = 'VDEPO';
+      RAISE EXCEPTION 'verdigris: epoch % is over, the route is at %', new_epoch, r.epoch USING ERRCODE = '${STALE_EPOCH}';
     END IF;
     UPDATE verdigris.route SET writes_on = '${side}', epoch = new_epoch, generation = generation + 1,
            green_read_percent = ${side === 'green' ? 100 : 0}, opening = NULL, updated_at = clock_timestamp()
@@ -334,7 +334,7 @@ BEGIN
   SELECT * INTO r FROM verdigris.route WHERE migration = of_migration FOR UPDATE;
   IF r.epoch IS DISTINCT FROM expected_epoch OR r.writes_on = '${side}' THEN
     RAISE EXCEPTION 'verdigris: epoch % is over, the route is at % with writes on %', expected_epoch, r.epoch, r.writes_on
-      USING ERRCODE = 'VDEPO';
+      USING ERRCODE = '${STALE_EPOCH}';
   END IF;
   PERFORM setval('verdigris.fence', ${FENCE_CLOSED});
 END $fn$;

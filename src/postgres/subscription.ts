@@ -8,7 +8,7 @@ import { lookUpTables } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
 import { runSecretStatement } from './secret-statement.js';
 import { inTransaction, type Database, type Session } from './session.js';
-import { sqlState } from './sqlstate.js';
+import { DUPLICATE_OBJECT, sqlState, UNIQUE_VIOLATION } from './sqlstate.js';
 import { noteSubscribers } from './sync-slots.js';
 
 export interface SubscriptionOptions {
@@ -70,8 +70,8 @@ export async function ensureSubscription(
   });
 }
 
-/** duplicate_object; unique_violation, where the other one was still to commit. */
-const DUPLICATE: ReadonlySet<string> = new Set(['42710', '23505']);
+/** The second where the other one was still to commit. */
+const DUPLICATE: ReadonlySet<string> = new Set([DUPLICATE_OBJECT, UNIQUE_VIOLATION]);
 
 /** The statement. It holds a password. */
 async function createSubscription(

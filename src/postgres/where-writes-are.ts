@@ -2,10 +2,10 @@ import { doctorCall } from '../doctor-call.js';
 import { VerdigrisError } from '../errors.js';
 import { otherSide, type Side } from '../side.js';
 import { NewestRoute } from './newest-route.js';
-import { openActorSession, type Run } from './ownership.js';
+import { asActor, type Run } from './ownership.js';
 import type { WritesAre } from './pools.js';
 import { readDecisionAsActor } from './promotion-decision.js';
-import { closeSession, withSession, type Databases } from './session.js';
+import { withSession, type Databases } from './session.js';
 import { hasState, readRoute, type Route } from './state.js';
 
 export interface WritesAt {
@@ -29,8 +29,7 @@ const GREEN_MS = 3_000;
  */
 export async function whereWritesAre(databases: Databases, run: Run, known: number): Promise<WritesAt> {
   // Whoever decides holds the actor's lock: with it a plain read is certain, and no writer waits for ours.
-  const blue = await openActorSession(databases.blue, 'where are writes');
-  try {
+  return asActor(databases.blue, 'where are writes', async (blue) => {
     const isThere = (await hasState(blue)) && (await readRoute(blue, run.migration)) !== undefined;
     const { decided, epoch } = isThere
       ? await readDecisionAsActor(blue, run.migration, 'blue')
@@ -39,9 +38,7 @@ export async function whereWritesAre(databases: Databases, run: Run, known: numb
     if (!decided) return uncontradicted({ writesOn: 'blue', epoch }, onGreen, known);
     const isGivenBack = onGreen?.writesOn === 'blue' && onGreen.epoch === epoch + 1;
     return isGivenBack ? { writesOn: 'blue', epoch: onGreen.epoch, isOpen: false } : { writesOn: 'green', epoch };
-  } finally {
-    await closeSession(blue);
-  }
+  });
 }
 
 function uncontradicted(byBlue: WritesAt, onGreen: Route | undefined, known: number): WritesAt {

@@ -1,6 +1,6 @@
-import { openActorSession } from './ownership.js';
+import { asActor } from './ownership.js';
 import { readDecisionAsActor } from './promotion-decision.js';
-import { closeSession, type Databases } from './session.js';
+import type { Databases } from './session.js';
 
 /** What green's own row says of the writes: that it has them, has given them to blue, or was never opened for them. */
 export type WritesOfGreen = 'has them' | 'gave them away' | 'not opened';
@@ -13,12 +13,9 @@ export type WritesOfGreen = 'has them' | 'gave them away' | 'not opened';
  * @param epoch the one in which green has got the writes
  */
 export async function writesOfGreen(databases: Databases, migration: string, epoch: number): Promise<WritesOfGreen> {
-  const green = await openActorSession(databases.green, 'does green have the writes');
-  try {
+  return asActor(databases.green, 'does green have the writes', async (green) => {
     const { decided, epoch: now } = await readDecisionAsActor(green, migration, 'green');
     if (!decided) return 'has them';
     return now > epoch ? 'gave them away' : 'not opened';
-  } finally {
-    await closeSession(green);
-  }
+  });
 }

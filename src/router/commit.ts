@@ -1,14 +1,11 @@
 import pg from 'pg';
 import type { Side } from '../side.js';
-import { sqlState } from '../postgres/sqlstate.js';
+import { IN_FAILED_TRANSACTION, sqlState } from '../postgres/sqlstate.js';
 import { CommitOutcomeUnknownError, TransactionAbortedError } from './errors.js';
 import { isLinkFailure, wasNeverSent } from './failure.js';
 import { parseLsn } from './lsn.js';
 import { answerOf } from './send.js';
 import type { CommitPosition } from './statement.js';
-
-/** in_failed_sql_transaction: an earlier statement failed and the function went on. */
-const IN_FAILED_TRANSACTION = '25P02';
 
 /**
  * Commits, and says where the commit is in the log when that is wanted.

@@ -2,11 +2,13 @@ import pg from 'pg';
 import { FENCE_ERROR } from '../postgres/state.js';
 import {
   CANCELED,
+  COMPLETION_UNKNOWN,
   isConnectionLost,
   isRaisedByStatement,
   LOCK_NOT_AVAILABLE,
   READ_ONLY,
   sqlState,
+  TOO_MANY_CONNECTIONS,
 } from '../postgres/sqlstate.js';
 import { TransactionAbortedError } from './errors.js';
 
@@ -63,11 +65,6 @@ export function canConnectLater(error: unknown): boolean {
 function isOfConnect(error: unknown): boolean {
   return error instanceof Error && 'syscall' in error && error.syscall === 'connect';
 }
-
-/** statement_completion_unknown: what a pooler may say. */
-const COMPLETION_UNKNOWN = '40003';
-
-const TOO_MANY_CONNECTIONS = '53300';
 
 /** SQLSTATE classes of errors that a statement's own data causes as a rule: data, constraints, RAISE. */
 const OWN_CLASSES = new Set(['22', '23', 'P0']);

@@ -51,8 +51,8 @@ export const FENCE_RULES: readonly Mutation[] = [
     edits: [
       edit(
         FENCE,
-        '\n    ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(TRUNCATE_TRIGGER)};`;\n}\n\n/** The same',
-        '`;\n}\n\n/** The same',
+        '\n    ALTER TABLE ONLY ${t} ENABLE ALWAYS TRIGGER ${ident(TRUNCATE_TRIGGER)};\n    COMMENT ON',
+        '\n    COMMENT ON',
       ),
     ],
     test: inFence('a session in replica mode'),

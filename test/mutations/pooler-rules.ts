@@ -43,7 +43,7 @@ export const POOLER_RULES: readonly Mutation[] = [
   },
   {
     rule: 'a pause closes no connection that is being opened',
-    edits: [edit('src/pgbouncer/instance.ts', "  ['min_pool_size', 0],\n  ['max_db_connections', 1],\n", '')],
+    edits: [edit('src/pgbouncer/pause-settings.ts', "  ['min_pool_size', 0],\n  ['max_db_connections', 1],\n", '')],
     test: { file: 'test/long/logins.long.ts', name: 'refuses nobody' },
   },
   {

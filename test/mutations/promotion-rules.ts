@@ -308,7 +308,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'a role of the application that may do less on green keeps the promotion away',
-    edits: [edit('activities/promote.ts', '    await refuseMissingRights(onBlue, onGreen);\n', '')],
+    edits: [edit('activities/promotion-prepare.ts', '    await refuseMissingRights(onBlue, onGreen);\n', '')],
     test: { file: 'test/faults/missing-rights.faults.ts', name: 'a role of the application' },
   },
   {
@@ -442,10 +442,9 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     edits: [
       edit(
         FINISH,
-        'await openActorSession(database, PURPOSE, signal, limits)',
-        'await openSession(database, { purpose: PURPOSE, ...limits })',
+        "import { asActor } from './ownership.js';\n",
+        'const asActor = (on, purpose, work, { limits }) => withSession(on, { purpose, ...limits }, work);\n',
       ),
-      edit(FINISH, "import { openActorSession } from './ownership.js';", "import { openSession } from './session.js';"),
     ],
     test: { file: 'test/long/late-undoing.long.ts', name: 'drops none of the next run' },
   },

@@ -1,5 +1,6 @@
 import { MockActivityEnvironment } from '@temporalio/testing';
-import { promoteActivities, type PromotionResult } from '../../activities/promote.js';
+import { promoteActivities } from '../../activities/promote.js';
+import type { PromotionResult } from '../../activities/promotion-attempt.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { closeSession, openSession, type Database, type Session } from '../../src/postgres/session.js';
 import { readRoute } from '../../src/postgres/state.js';

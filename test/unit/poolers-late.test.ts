@@ -1,7 +1,7 @@
 import type { Client } from '@temporalio/client';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { describe, expect, it } from 'vitest';
-import { awaited } from '../../activities/promote.js';
+import { awaited } from '../../activities/promotion-waits.js';
 import { VerdigrisError } from '../../src/errors.js';
 import { notReleased, PoolerAway, PoolerTaken } from '../../src/postgres/pools.js';
 

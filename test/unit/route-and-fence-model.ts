@@ -377,7 +377,7 @@ function* actorSession(world: World, sessions: Session[], db: Db): Part<Session>
   return one;
 }
 
-/** activities/promote.ts, tryPromotion() and finishPromotion(). */
+/** activities/promotion-attempt.ts, tryPromotion() and finishPromotion(). */
 function* promoter(world: World, from: Side, sessions: Session[]): Program {
   const [old, next] = [world.dbs[from], world.dbs[otherSide(from)]];
   const main = yield* actorSession(world, sessions, old);

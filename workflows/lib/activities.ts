@@ -19,39 +19,26 @@ export function act(summary: string): Activities {
   return proxyActivities<Activities>({ ...POLICY, summary });
 }
 
+const FAST = {
+  ...POLICY,
+  heartbeatTimeout: '3s',
+  retry: { initialInterval: '200ms', backoffCoefficient: 1.5, maximumInterval: '5s' },
+} as const;
+const UNLESS_NOT_OPENED = { ...FAST.retry, nonRetryableErrorTypes: ['NotOpened'] };
+
 /** For the promotion: a worker that dies while writes are closed on both sides must be replaced within seconds. */
 export function actFast(summary: string): Activities {
-  return proxyActivities<Activities>({
-    ...POLICY,
-    heartbeatTimeout: '3s',
-    retry: { initialInterval: '200ms', backoffCoefficient: 1.5, maximumInterval: '5s' },
-    summary,
-  });
+  return proxyActivities<Activities>({ ...FAST, summary });
 }
 
 /** The same, until it is decided and the new side can't be opened: the run tells that, and goes on with it. */
 export function actFastToDecision(summary: string): Activities {
-  return proxyActivities<Activities>({
-    ...POLICY,
-    heartbeatTimeout: '3s',
-    retry: {
-      initialInterval: '200ms',
-      backoffCoefficient: 1.5,
-      maximumInterval: '5s',
-      nonRetryableErrorTypes: ['NotOpened'],
-    },
-    summary,
-  });
+  return proxyActivities<Activities>({ ...FAST, retry: UNLESS_NOT_OPENED, summary });
 }
 
 /** The same, given up after so many tries with what the last one has met: the run says it, and begins it again. */
 export function actFastUpTo(summary: string, maximumAttempts: number): Activities {
-  return proxyActivities<Activities>({
-    ...POLICY,
-    heartbeatTimeout: '3s',
-    retry: { initialInterval: '200ms', backoffCoefficient: 1.5, maximumInterval: '5s', maximumAttempts },
-    summary,
-  });
+  return proxyActivities<Activities>({ ...FAST, retry: { ...FAST.retry, maximumAttempts }, summary });
 }
 
 /**
@@ -59,18 +46,7 @@ export function actFastUpTo(summary: string, maximumAttempts: number): Activitie
  * last. Half of it may be done; it looks before it acts. That the new side has to be opened by somebody is told at once.
  */
 export function actFastWithin(summary: string, within: Duration): Activities {
-  return proxyActivities<Activities>({
-    ...POLICY,
-    heartbeatTimeout: '3s',
-    scheduleToCloseTimeout: within,
-    retry: {
-      initialInterval: '200ms',
-      backoffCoefficient: 1.5,
-      maximumInterval: '5s',
-      nonRetryableErrorTypes: ['NotOpened'],
-    },
-    summary,
-  });
+  return proxyActivities<Activities>({ ...FAST, scheduleToCloseTimeout: within, retry: UNLESS_NOT_OPENED, summary });
 }
 
 /**

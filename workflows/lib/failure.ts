@@ -6,6 +6,7 @@ import {
   rootCause,
   TimeoutFailure,
 } from '@temporalio/workflow';
+import { NEXT_STEP } from '../../src/failure-text.js';
 
 /** The failure that an activity ended with: its type and message are what people read. */
 export function applicationFailure(error: unknown): ApplicationFailure | undefined {
@@ -42,8 +43,6 @@ export function shownFailure(message: string): string {
   if (shown.length === 0) return `${message.slice(0, SHOWN - nextStep.length)} ...${nextStep}`;
   return `${shown.join('\n')}\n... and ${lines.length - shown.length} more lines, in the failure of the workflow${nextStep}`;
 }
-
-const NEXT_STEP = '\nNext step: ';
 
 /** A failure in one line: where its message is a list, the first of it. */
 export function oneLine(message: string): string {

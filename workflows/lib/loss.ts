@@ -1,3 +1,5 @@
+import { firstLine } from '../../src/failure-text.js';
+
 /*
  * What a rollback would lose, in words, by what makes it so. Whoever accepts a loss accepts what was named then: another
  * one, or a much larger one, is asked about anew. Pure.
@@ -67,10 +69,6 @@ export function countedLateLossOf(message: string): Loss | null {
 
 function namedIn(message: string): string | undefined {
   return /a rollback would lose (.*)/.exec(firstLine(message))?.[1];
-}
-
-function firstLine(message: string): string {
-  return message.split('\n', 1)[0] ?? '';
 }
 
 /** Whether a try that has failed so may go through with a loss: one that is blocked only where blue does not follow. */

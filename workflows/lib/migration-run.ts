@@ -6,11 +6,12 @@ import type { ClientPool } from '../../src/pgbouncer/client-pools.js';
 import type { Plan } from '../../src/plan/schema.js';
 import { isProgress } from '../../src/progress.js';
 import type { Side } from '../../src/side.js';
-import type { Approval, Message, Rollback } from '../messages.js';
+import type { Approval, Message } from '../messages.js';
 import { approvalEvidence, tablesOfGreenEvidence, viewsEvidence } from './approval-evidence.js';
 import { approvalPolicy, ApprovalQuestion } from './approval-question.js';
 import type { Evidence } from './evidence.js';
 import { lossInWords, withAccepted, type Loss } from './loss.js';
+import { acceptsLoss, malformedAcceptance, malformedMessage } from './message-payload.js';
 import { LONGEST, LONGEST_OF_IGNORED, shortened } from './message-texts.js';
 import { retirementEvidence } from './retirement-evidence.js';
 import type { RunRef } from './run-ref.js';
@@ -24,11 +25,11 @@ import type {
   Phase,
   PhaseTimes,
   PromotionSummary,
-  RollbackSafety,
   RollbackSummary,
   VerificationSummary,
   Waiting,
 } from './status.js';
+import { WayBack } from './way-back.js';
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 
@@ -80,6 +81,8 @@ export class MigrationRun {
   accepted: Loss = {};
   /** How often a loss was accepted while the way back was blocked: the tries to lose nothing end then. */
   confirmations = 0;
+  /** What a rollback would lose: the status says it. */
+  readonly wayBack = new WayBack((rollback) => this.#set({ rollback }));
   /** Whether the way back is blocked now, so that a loss may be accepted although the rollback has begun. */
   wayBackBlocked = false;
   /** Whether green has given the writes back to blue, which is not open yet: then nobody takes writes. */
@@ -96,8 +99,6 @@ export class MigrationRun {
   poolersLeft: string | null = null;
   /** Whose clients had no connection when writes had moved, as far as poolers say. */
   unservedPools: readonly ClientPool[] = [];
-  /** Tables and columns that green has had since the promotion, in words: what is in them can't go back; null without any. */
-  onlyOnGreen: string | null = null;
   /** Tables of the plan that green alone has, as the comparison before the promotion has found them. */
   tablesOfGreen: readonly string[] = [];
   /** The materialized views that the copy has filled on green; null without any, or where an earlier version has not said so. */
@@ -126,13 +127,6 @@ export class MigrationRun {
   /** The gates whose last question has been answered, and until when each answer counts. */
   readonly #approved = new Map<string, string>();
   readonly #asked = new Map<string, number>();
-  #feed: RollbackSafety = { safe: true, why: 'blue follows green: writes can go back without a loss' };
-  #difference: string | null = null;
-  #unmoved: string | null = null;
-  #droppedOnBlue: string | null = null;
-  #emptied: readonly string[] = [];
-  #emptiedRows: string | null = null;
-  #comparisonDue = false;
   /** What the way back, which is blocked, asks to have accepted. */
   #askedLoss: Loss = {};
 
@@ -244,94 +238,6 @@ export class MigrationRun {
     if (unconfirmed.length > 0 || this.#state.unconfirmed !== undefined) this.#set({ unconfirmed });
   }
 
-  /** What the watch of the standby window says of the way back. */
-  sawFeed(feed: RollbackSafety): void {
-    this.#feed = feed;
-    this.#judgeWayBack();
-  }
-
-  /** Rows that are not the same on blue as on green, in words; null when the last comparison found none. */
-  sawDifference(why: string | null): void {
-    this.#difference = why;
-    this.#judgeWayBack();
-  }
-
-  /** What was made on green since the promotion, and is not replicated. */
-  sawOnlyOnGreen(made: readonly string[]): void {
-    this.onlyOnGreen = made.length === 0 ? null : `what is in ${made.join(', ')}, made on green since the promotion`;
-    this.#judgeWayBack();
-  }
-
-  /** What green has come to hold that neither feed nor fence knows of; empty when it is nothing. */
-  sawUnmoved(contents: readonly string[]): void {
-    this.#unmoved = contents.length === 0 ? null : contents.join('; ');
-    this.#judgeWayBack();
-  }
-
-  /** What was dropped on blue since the promotion: the feed does not bring it back. */
-  sawDroppedOnBlue(dropped: readonly string[]): void {
-    this.#droppedOnBlue =
-      dropped.length === 0 ? null : `what was in ${dropped.join(', ')}, dropped on blue since the promotion`;
-    this.#judgeWayBack();
-  }
-
-  /** Partitions of green that may have been emptied since blue was compared with it: that is to be done without waiting. */
-  sawEmptied(partitions: readonly string[]): void {
-    this.#comparisonDue ||= partitions.length > 0;
-    this.#emptied = partitions;
-    if (partitions.length === 0) this.#emptiedRows = null;
-    this.#judgeWayBack();
-  }
-
-  /** Rows of these that are not the same on blue, in words. */
-  sawEmptiedRows(why: string | null): void {
-    this.#emptiedRows = why;
-    this.#judgeWayBack();
-  }
-
-  /** A comparison of blue with green begins: it sees what was emptied before. */
-  comparing(): void {
-    this.#comparisonDue = false;
-  }
-
-  /** That comparison has failed. */
-  compareAgain(): void {
-    this.#comparisonDue = true;
-  }
-
-  /** Whether blue is to be compared with green before the next time comes. */
-  get isComparisonDue(): boolean {
-    return this.#comparisonDue;
-  }
-
-  /** What a rollback would leave on green although the feed lives. */
-  get strandedOnGreen(): Loss {
-    const rows = [this.#difference, this.#emptiedRows].filter((one) => one !== null);
-    return {
-      ...(rows.length === 0 ? {} : { rows: rows.join('; ') }),
-      ...(this.onlyOnGreen === null ? {} : { onlyOnGreen: this.onlyOnGreen }),
-      ...(this.#unmoved === null ? {} : { unmoved: this.#unmoved }),
-      ...(this.#droppedOnBlue === null ? {} : { droppedOnBlue: this.#droppedOnBlue }),
-    };
-  }
-
-  /** What a rollback would bring back, since blue may still have it: green keeps nothing of it. */
-  get broughtBack(): Loss {
-    if (this.#emptied.length === 0) return {};
-    const from = `from ${this.#emptied.join(', ')} on green since rows were compared`;
-    return { emptied: `what TRUNCATE may have removed ${from}: blue may still have it` };
-  }
-
-  /** What a rollback would lose although the feed lives. */
-  get strands(): Loss {
-    return { ...this.strandedOnGreen, ...this.broughtBack };
-  }
-
-  /** The same in words; null when nothing is known. */
-  get wouldStrand(): string | null {
-    return lossInWords(this.strands);
-  }
-
   /** What the way back that is blocked now asks to have accepted; nothing where no loss is in question. */
   asksToLose(loss: Loss): void {
     this.#askedLoss = loss;
@@ -339,21 +245,8 @@ export class MigrationRun {
 
   /** What a loss that is accepted now was named as: by the status, and by the way back that asks for it. */
   #namedLoss(): Loss {
-    const { loses } = this.#feed;
-    const feed = loses === undefined ? {} : { feed: loses };
-    const byStatus = this.#state.rollback.loses === undefined ? {} : { ...this.strands, ...feed };
+    const byStatus = this.#state.rollback.loses === undefined ? {} : this.wayBack.loses;
     return this.wayBackBlocked ? withAccepted(byStatus, this.#askedLoss) : byStatus;
-  }
-
-  /** A feed that lives does not bring what blue has missed, nor what is not published. */
-  #judgeWayBack(): void {
-    const strands = this.wouldStrand;
-    if (strands === null) return this.#set({ rollback: this.#feed });
-    const lost = this.strands.rows === undefined ? 'there is no way back for' : 'blue is not what green is:';
-    const why = `${lost} ${strands}`;
-    const { loses } = this.#feed;
-    if (loses === undefined) return this.#set({ rollback: { safe: false, why, loses: strands } });
-    this.#set({ rollback: { safe: false, why: `${this.#feed.why}; ${why}`, loses: `${loses}; ${strands}` } });
   }
 
   verified({ scope, ...found }: VerificationSummary & { readonly scope: 'all' | 'changed' }): void {
@@ -557,7 +450,7 @@ export class MigrationRun {
 
   /** Whether all that it may lose are partitions that may have been emptied: it compares them first, and asks where it must. */
   get #isForTheWayBackToSay(): boolean {
-    return this.#feed.loses === undefined && Object.keys(this.strands).join() === 'emptied';
+    return Object.keys(this.wayBack.loses).join() === 'emptied';
   }
 
   /** A window ends once. What comes before the retirement then is not for this message to answer. */
@@ -691,21 +584,3 @@ const NOTHING_ACCEPTED =
 
 const GIVES_UP =
   'the rollback is given up, and writes stay on green, unless green has given them away already: it is asked first';
-
-function acceptsLoss(payload: unknown): boolean {
-  return typeof payload === 'object' && payload !== null && (payload as Partial<Rollback>).acceptLoss === true;
-}
-
-/** `"acceptLoss": "no"` must not pass for anything. */
-function malformedAcceptance(payload: unknown): string | undefined {
-  const { acceptLoss } = payload as { readonly acceptLoss?: unknown };
-  return acceptLoss === undefined || typeof acceptLoss === 'boolean' ? undefined : '"acceptLoss" is true or false';
-}
-
-function malformedMessage(payload: unknown, fields: readonly string[]): string | undefined {
-  const example = `{${fields.map((field) => `"${field}": "..."`).join(', ')}}`;
-  if (typeof payload !== 'object' || payload === null) return `send an object: ${example}`;
-  const record = payload as Record<string, unknown>;
-  const missing = fields.filter((field) => typeof record[field] !== 'string' || record[field].trim() === '');
-  return missing.length === 0 ? undefined : `${missing.join(' and ')} missing: send ${example}`;
-}

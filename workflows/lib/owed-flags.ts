@@ -1,5 +1,6 @@
 import { CancellationScope, condition } from '@temporalio/workflow';
 import type { FlagsOwed } from '../../activities/flags.js';
+import { firstLine } from '../../src/failure-text.js';
 import { act } from './activities.js';
 import { failureMessage, isCancelled } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
@@ -75,8 +76,4 @@ export class OwedFlags {
     }
     if (isLatest()) this.#writing = null;
   }
-}
-
-function firstLine(text: string): string {
-  return text.split('\n', 1)[0] ?? text;
 }

@@ -1,3 +1,4 @@
+import { NEXT_STEP } from '../../src/failure-text.js';
 import { progressLine } from '../../src/progress.js';
 import { workflowIdOf } from '../../src/workflow-names.js';
 import {
@@ -53,7 +54,7 @@ function headline(status: MigrationStatus): string {
 /** How it has ended; a list of findings as it is, with a paragraph of its own for the next step. */
 function endLines({ outcome, now, failure }: MigrationStatus): string[] {
   if (outcome === 'running') return [];
-  return [failure === undefined ? now : failure.replace('\nNext step: ', '\n\n**Next step:** '), ''];
+  return [failure === undefined ? now : failure.replace(NEXT_STEP, '\n\n**Next step:** '), ''];
 }
 
 function waitingLines(status: MigrationStatus): string[] {

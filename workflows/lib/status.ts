@@ -1,3 +1,4 @@
+import { firstLine } from '../../src/failure-text.js';
 import type { Progress } from '../../src/postgres/migrate/step-context.js';
 import type { Side } from '../../src/side.js';
 import type { GivenApproval } from './approval-question.js';
@@ -203,7 +204,7 @@ export function doesNow({ now, waiting, held, paused, rollingBack }: MigrationSt
 const HEADING = 160;
 
 function inShort(text: string): string {
-  const [line = ''] = text.split('\n', 1);
+  const line = firstLine(text);
   return line.length <= HEADING ? line : `${line.slice(0, HEADING)} ...`;
 }
 

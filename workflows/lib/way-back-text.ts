@@ -1,9 +1,9 @@
+import { NEXT_STEP } from '../../src/failure-text.js';
+
 /*
  * What a blocked way back says. Its tries are those of a promotion, whose errors tell whoever is to approve it again: here
  * nobody can, and it goes on by itself. Pure.
  */
-
-const NEXT_STEP = '\nNext step: ';
 
 const BLOCKED = /^the promotion could not go through: /;
 

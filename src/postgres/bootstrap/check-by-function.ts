@@ -1,8 +1,5 @@
 import { SHORT_STATEMENTS, withSession, type Database } from '../session.js';
-import { sqlState } from '../sqlstate.js';
-
-/** check_violation. */
-const CHECK_VIOLATION = '23514';
+import { CHECK_VIOLATION, sqlState } from '../sqlstate.js';
 
 /**
  * Whether a row was refused by a CHECK, of its table or of a domain, that calls a function of users. PostgreSQL believes

@@ -8,7 +8,7 @@ import { parseSize, refuseBrokenFeed, refuseTooMuchWal } from '../lag.js';
 import { measureLag } from '../marker.js';
 import { partitionTree } from '../partition-tree.js';
 import { inTransaction, withSession, type Database, type Session } from '../session.js';
-import { sqlState } from '../sqlstate.js';
+import { NO_RIGHT, sqlState } from '../sqlstate.js';
 import { streamNames } from '../streams.js';
 import {
   badRow,
@@ -184,7 +184,7 @@ async function actAsReplica(green: Session): Promise<boolean> {
     await green.query(`SELECT set_config('session_replication_role', 'replica', false)`);
     return true;
   } catch (error) {
-    if (sqlState(error) !== '42501') throw error;
+    if (sqlState(error) !== NO_RIGHT) throw error;
     return false;
   }
 }

@@ -1,7 +1,7 @@
 import type { TableName } from '../../plan/table-name.js';
 import { briefLock } from '../brief-lock.js';
 import { inTransaction, type Session } from '../session.js';
-import { sqlState } from '../sqlstate.js';
+import { NO_RIGHT, sqlState } from '../sqlstate.js';
 import { ONLY_OWNERS_WRITE } from '../state-rights.js';
 
 /*
@@ -51,8 +51,7 @@ export async function installDdlTriggers(session: Session): Promise<boolean> {
     );
     return true;
   } catch (error) {
-    // insufficient_privilege
-    if (sqlState(error) === '42501') return false;
+    if (sqlState(error) === NO_RIGHT) return false;
     throw error;
   }
 }

@@ -1,3 +1,4 @@
+import { reasonOf } from '../../failure-text.js';
 import type { Side } from '../../side.js';
 import { ALL_TABLES, type TablePatterns } from '../catalog-pattern.js';
 import { readFenceTriggers, type FencedTable } from './read-fence.js';
@@ -67,7 +68,7 @@ async function examineSide(database: Database, other: Database, patterns: Patter
     session = await openSession(database, LOOK);
     return { reached: true, inventory: await readInventory(session, side, patterns, () => systemOf(other)) };
   } catch (error) {
-    return { reached: false, side, why: (error instanceof Error ? error.message : String(error)).split('\n')[0] ?? '' };
+    return { reached: false, side, why: reasonOf(error) };
   } finally {
     if (session !== undefined) await closeSession(session);
   }

@@ -4,7 +4,7 @@ import { readMovedSequences } from '../catalog-sequences.js';
 import { dropSubscriptions } from '../feed-objects.js';
 import { feedName } from '../feed.js';
 import { TAKE_FENCE_LOCK } from '../fence.js';
-import { openActorSession } from '../ownership.js';
+import { asActor } from '../ownership.js';
 import { retryOnLock } from '../retry.js';
 import { readWithheldSequences } from '../sequence-rights.js';
 import { moveSequencesBeyondRows } from '../sequences-from-rows.js';
@@ -122,8 +122,7 @@ export async function openBlue(
   { migration, runId, epoch, loses, patterns }: Extract<OpenBluePlan, { refused: false }>,
 ): Promise<number> {
   // Whoever acts on blue still loses its session.
-  const blue = await openActorSession(databases.blue, `${DOCTOR} open`);
-  try {
+  return asActor(databases.blue, `${DOCTOR} open`, async (blue) => {
     await recordEvent(blue, runId, 'green is gone: blue is to be opened', { epoch, loses });
     await dropSubscriptions(blue, feedName(migration, 'to_blue'));
     await moveSequencesBeyondRows(blue, SEQUENCE_GAP, patterns);
@@ -133,9 +132,7 @@ export async function openBlue(
     await blue.query('SELECT verdigris.open_fence($1, $2)', [migration, next]);
     await notifyRouters(blue);
     return next;
-  } finally {
-    await closeSession(blue);
-  }
+  });
 }
 
 /** Beyond the epoch in which green may have given the writes back unheard, and beyond that of a later claim of green. */

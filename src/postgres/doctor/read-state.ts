@@ -1,6 +1,6 @@
 import type { Side } from '../../side.js';
 import { BEGIN, type Session } from '../session.js';
-import { sqlState } from '../sqlstate.js';
+import { LOCK_NOT_AVAILABLE, sqlState } from '../sqlstate.js';
 import { FENCE_LOCK, FENCE_OPEN, hasState, readRoute, type Route } from '../state.js';
 
 /**
@@ -102,7 +102,7 @@ export async function readRouteAndFlag(
     .then(
       () => true,
       (error: unknown) => {
-        if (sqlState(error) === '55P03') return false;
+        if (sqlState(error) === LOCK_NOT_AVAILABLE) return false;
         throw error;
       },
     );

@@ -3,7 +3,7 @@ import type { AddConstraint } from '../../plan/schema.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { ident, qualified } from '../identifier.js';
 import { majorVersion } from '../retry.js';
-import { sqlState } from '../sqlstate.js';
+import { CHECK_VIOLATION, FOREIGN_KEY_VIOLATION, sqlState } from '../sqlstate.js';
 import { findTable, readTable, type ChangedTable } from './changed-table.js';
 import { constraintSql, findConstraint, refuseAnotherConstraint } from './constraint-definition.js';
 import { constraintKey, type ConstraintState } from './constraint-progress.js';
@@ -120,8 +120,7 @@ async function refuseViolated(
   if (keys.length > 0) throw rowsViolate(table.info.name, constraint, object, keys);
 }
 
-/** check_violation, foreign_key_violation. */
-const ROWS_VIOLATE: ReadonlySet<string> = new Set(['23514', '23503']);
+const ROWS_VIOLATE: ReadonlySet<string> = new Set([CHECK_VIOLATION, FOREIGN_KEY_VIOLATION]);
 
 /** The error of a validation that has met rows which violate the constraint. They are named where they are found again. */
 async function violated(

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { TableName } from '../../plan/table-name.js';
 import type { TableInfo } from '../catalog.js';
 import { qualified } from '../identifier.js';
-import { CANCELED, sqlState } from '../sqlstate.js';
+import { CANCELED, DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, sqlState } from '../sqlstate.js';
 import type { BackfillBrake } from './backfill-brake.js';
 import { runBatch } from './backfill-batch.js';
 import type { BackfillPace } from './backfill-pace.js';
@@ -197,5 +197,7 @@ interface BatchEnd {
 
 /** A race for a lock was lost, or the statement took too long to hold its locks any longer. */
 function isLost(error: unknown): boolean {
-  return ['55P03', '40P01', '40001', CANCELED].includes(sqlState(error) ?? '');
+  return LOST.has(sqlState(error) ?? '');
 }
+
+const LOST: ReadonlySet<string> = new Set([LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, SERIALIZATION_FAILURE, CANCELED]);

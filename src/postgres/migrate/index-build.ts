@@ -5,7 +5,15 @@ import type { TableName } from '../../plan/table-name.js';
 import { ident } from '../identifier.js';
 import { isOffline } from '../offline.js';
 import type { Session } from '../session.js';
-import { CANCELED, isConnectionLost, sqlState } from '../sqlstate.js';
+import {
+  CANCELED,
+  DEADLOCK_DETECTED,
+  DUPLICATE_TABLE,
+  isConnectionLost,
+  LOCK_NOT_AVAILABLE,
+  sqlState,
+  UNIQUE_VIOLATION,
+} from '../sqlstate.js';
 import { findIndex, type FoundIndex } from './index-definition.js';
 import type { IndexSettings } from './index-settings.js';
 import { watched } from './index-watch.js';
@@ -109,25 +117,25 @@ async function afterFailure(context: StepContext, build: Build, error: unknown, 
     await sleep(another ? 0 : 1_000 + Math.random() * 2_000, undefined, { signal: context.signal });
     return;
   }
-  if (state === '23505' && !another) throw build.failed(error, 'duplicates');
+  if (state === UNIQUE_VIOLATION && !another) throw build.failed(error, 'duplicates');
   // Nothing is wrong with the index: whoever was held up is gone some time, and a rollback would cost all that is there.
   if (state === CANCELED) throw build.failed(error, 'in the way').tryingAgain();
   throw build.failed(error, 'refused');
 }
 
-/** Cancelled by the watcher, deadlock, lock_timeout. */
-const LOST_RACE: ReadonlySet<string> = new Set([CANCELED, '40P01', '55P03']);
+/** Cancelled by the watcher, or others were first to a lock. */
+const LOST_RACE: ReadonlySet<string> = new Set([CANCELED, DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE]);
 
 /**
- * Another session made the index meanwhile: 42P07 when it was done before, a duplicate in pg_class when it was building
- * (a plain build is not to be seen until it is over).
+ * Another session made the index meanwhile: its name is taken when it was done before, and a duplicate in pg_class when it
+ * was building (a plain build is not to be seen until it is over).
  */
 function isNameTaken(error: unknown): boolean {
   const state = sqlState(error);
-  if (state === '42P07') return true;
+  if (state === DUPLICATE_TABLE) return true;
   const constraint =
     typeof error === 'object' && error !== null && 'constraint' in error ? error.constraint : undefined;
-  return state === '23505' && constraint === 'pg_class_relname_nsp_index';
+  return state === UNIQUE_VIOLATION && constraint === 'pg_class_relname_nsp_index';
 }
 
 export async function dropIndex(context: StepContext, session: Session, schema: string, name: string): Promise<void> {

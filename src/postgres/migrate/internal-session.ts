@@ -4,7 +4,7 @@ import type { TableInfo } from '../catalog.js';
 import { ident, qualified } from '../identifier.js';
 import { closeSession, type Session } from '../session.js';
 import { listed } from '../preflight/finding.js';
-import { sqlState } from '../sqlstate.js';
+import { NO_RIGHT, sqlState } from '../sqlstate.js';
 import { WITH_PARTITIONS } from './changed-table.js';
 import type { StepContext } from './step-context.js';
 import { TRIGGER_NAME } from './up-down-trigger.js';
@@ -75,7 +75,7 @@ async function asReplica(session: Session): Promise<boolean> {
     await session.query(`SELECT set_config('session_replication_role', 'replica', false)`);
     return true;
   } catch (error) {
-    if (sqlState(error) !== '42501') throw error;
+    if (sqlState(error) !== NO_RIGHT) throw error;
     return false;
   }
 }

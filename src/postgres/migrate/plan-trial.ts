@@ -7,7 +7,7 @@ import { SILENCE_EVENT_TRIGGERS } from '../event-triggers.js';
 import { ident, qualified } from '../identifier.js';
 import { partitionTree } from '../partition-tree.js';
 import { BEGIN, type Session } from '../session.js';
-import { isConnectionLost, sqlState } from '../sqlstate.js';
+import { isConnectionLost, NO_RIGHT, sqlState } from '../sqlstate.js';
 import { TRY_JSONB } from '../state.js';
 import { addColumns } from './add-column.js';
 import { expressionPath } from './changed-table.js';
@@ -366,6 +366,6 @@ function mistakeIn(error: unknown): string | undefined {
   if (cause instanceof VerdigrisError) return cause.what;
   const state = sqlState(cause) ?? '';
   // A privilege may be missing here and not there; and the type of the copy's rows is not that of the table's.
-  if (!REFUSED.has(state.slice(0, 2)) || state === '42501' || messageOf(cause).includes('pg_temp')) return undefined;
+  if (!REFUSED.has(state.slice(0, 2)) || state === NO_RIGHT || messageOf(cause).includes('pg_temp')) return undefined;
   return error instanceof VerdigrisError ? error.what : messageOf(cause);
 }

@@ -3,7 +3,7 @@ import type { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { ident, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
-import { sqlState } from '../sqlstate.js';
+import { CHECK_VIOLATION, NOT_NULL_VIOLATION, sqlState } from '../sqlstate.js';
 import { columnOf, readTable, type ChangedTable } from './changed-table.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
 import { CORRECT_ROWS, keysOfRows, rowsInTheWay } from './rows-in-the-way.js';
@@ -20,8 +20,8 @@ export interface NotNullState {
   readonly ours: boolean;
 }
 
-/** check_violation of the proof; not_null_violation of a NOT NULL that is validated. */
-const ROWS_VIOLATE: ReadonlySet<string> = new Set(['23514', '23502']);
+/** The proof; a NOT NULL that is validated. */
+const ROWS_VIOLATE: ReadonlySet<string> = new Set([CHECK_VIOLATION, NOT_NULL_VIOLATION]);
 
 /**
  * Sets NOT NULL without reading the table under a lock: a check constraint is added NOT VALID, validated while the table

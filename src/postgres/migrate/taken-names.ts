@@ -3,7 +3,7 @@ import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { sameTable, type TableInfo } from '../catalog.js';
 import { qualified } from '../identifier.js';
 import type { Session } from '../session.js';
-import { isConnectionLost, sqlState } from '../sqlstate.js';
+import { isConnectionLost, sqlState, UNDEFINED_COLUMN } from '../sqlstate.js';
 import { expressionPath } from './changed-table.js';
 import { foreignKeyDefinition, withoutNotValid } from './constraint-definition.js';
 import { findIndex, shapeOf } from './index-definition.js';
@@ -89,8 +89,6 @@ async function isAnother(
     return sqlState(error) === UNDEFINED_COLUMN;
   }
 }
-
-const UNDEFINED_COLUMN = '42703';
 
 /** Names are read, and written, by that search_path meanwhile. */
 async function onPath<T>(session: Session, path: string, work: () => Promise<T>): Promise<T> {

@@ -4,7 +4,7 @@ import { ident } from '../identifier.js';
 import { planWork } from '../migrate/plan-work.js';
 import type { Side } from '../../side.js';
 import type { Session } from '../session.js';
-import { sqlState } from '../sqlstate.js';
+import { NO_RIGHT, sqlState, UNDEFINED_FUNCTION } from '../sqlstate.js';
 import {
   BOTH_SIDES,
   NEW_GREEN,
@@ -231,8 +231,8 @@ export async function mayMakeEventTriggers(session: Session): Promise<boolean> {
       'CREATE EVENT TRIGGER verdigris_probe ON ddl_command_end EXECUTE FUNCTION pg_catalog.verdigris_is_not_there()',
     );
   } catch (error) {
-    if (sqlState(error) === '42883') return true;
-    if (sqlState(error) === '42501') return false;
+    if (sqlState(error) === UNDEFINED_FUNCTION) return true;
+    if (sqlState(error) === NO_RIGHT) return false;
     throw error;
   }
   throw new Error('an event trigger was made of a function that is not there');

@@ -1,9 +1,10 @@
 import { VerdigrisError } from '../../errors.js';
+import { firstLine } from '../../failure-text.js';
 import { otherSide } from '../../side.js';
 import { probePeer } from '../peer-probe.js';
 import { withoutSecrets } from '../scrub.js';
 import { connectionVariable, openSession, closeSession } from '../session.js';
-import { CANCELED, sqlState } from '../sqlstate.js';
+import { CANCELED, NO_RIGHT, sqlState } from '../sqlstate.js';
 import { oneRow, type Found, type PairCheck, type SideContext } from './check.js';
 
 /** Whether each server reaches the other: see probePeer. */
@@ -51,7 +52,7 @@ function notAsked(from: SideContext, to: SideContext, { message, nextStep }: Ver
   return {
     severity: 'error',
     object: to.database.connection,
-    message: `whether the server of ${from.side} reaches ${to.side} could not be tried: ${message.split('\n', 1)[0] ?? ''}`,
+    message: `whether the server of ${from.side} reaches ${to.side} could not be tried: ${firstLine(message)}`,
     remedy: `${nextStep.charAt(0).toUpperCase()}${nextStep.slice(1)}`,
   };
 }
@@ -60,7 +61,7 @@ function unreachable(from: SideContext, to: SideContext, error: unknown, withinM
   if (error instanceof VerdigrisError) return notAsked(from, to, error);
   const state = sqlState(error);
   const reason = withoutSecrets(error, [from.database, to.database]).replace(/^subscription "[^"]*" /, '');
-  if (state === '42501') {
+  if (state === NO_RIGHT) {
     return {
       severity: 'error',
       object: 'CREATE SUBSCRIPTION',

@@ -11,6 +11,13 @@ import {
   type SideContext,
 } from './check.js';
 import { STANDBY } from './standby.js';
+import {
+  FEATURE_NOT_SUPPORTED,
+  SYNTAX_ERROR,
+  UNDEFINED_FUNCTION,
+  UNDEFINED_OBJECT,
+  UNDEFINED_SCHEMA,
+} from '../sqlstate.js';
 
 /**
  * What PostgreSQL refuses of the plan. A standby has what blue has, and tells nothing before its promotion, which can't be
@@ -69,8 +76,14 @@ async function trialOnBlue({ session, plan, tables }: SideContext): Promise<Tria
   return tryPlan({ session, blue: session, moved: await tables(), work: await planWork(plan) });
 }
 
-/** SQLSTATEs of syntax, features, functions and objects that a server does not know. */
-const UNKNOWN: ReadonlySet<string> = new Set(['42601', '0A000', '42883', '42704', '3F000']);
+/** SQLSTATEs of what a server does not know. */
+const UNKNOWN: ReadonlySet<string> = new Set([
+  SYNTAX_ERROR,
+  FEATURE_NOT_SUPPORTED,
+  UNDEFINED_FUNCTION,
+  UNDEFINED_OBJECT,
+  UNDEFINED_SCHEMA,
+]);
 
 function isUnknown({ state = '' }: Mistake): boolean {
   return UNKNOWN.has(state);

@@ -1,5 +1,6 @@
 import type { Plan } from '../../plan/schema.js';
 import { VerdigrisError } from '../../errors.js';
+import { withoutNextStep } from '../../failure-text.js';
 import { readTables, type TableInfo } from '../catalog.js';
 import { withoutSecrets } from '../scrub.js';
 import { closeSession, connectionVariable, openSession, type Database, type Session } from '../session.js';
@@ -69,7 +70,7 @@ async function openSide(input: PreflightInput, database: Database, sessions: Ses
 
 function notConnected(database: Database, error: unknown): PreflightFinding {
   const known = error instanceof VerdigrisError ? error : undefined;
-  const message = withoutSecrets(error, [database]).split('\nNext step: ')[0] ?? '';
+  const message = withoutNextStep(withoutSecrets(error, [database]));
   return {
     severity: 'error',
     check: 'connection',

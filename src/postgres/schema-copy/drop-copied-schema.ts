@@ -1,4 +1,4 @@
-import { sqlState } from '../sqlstate.js';
+import { HAS_DEPENDENTS, sqlState, UNDEFINED_SCHEMA } from '../sqlstate.js';
 import type { Session } from '../session.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { hasState } from '../state.js';
@@ -65,8 +65,7 @@ async function dropObject(context: StepContext, object: DatabaseObject): Promise
     return true;
   } catch (error) {
     context.signal.throwIfAborted();
-    // dependent_objects_still_exist
-    if (now.type === 'schema' && sqlState(error) === '2BP01') return false;
+    if (now.type === 'schema' && sqlState(error) === HAS_DEPENDENTS) return false;
     throw schemaCopyFailed(statement, error);
   }
 }
@@ -89,8 +88,8 @@ async function takeBack(context: StepContext, undo: string): Promise<void> {
     await shortLocks(context, context.session, { object: 'default privileges' }, () => context.session.query(undo));
   } catch (error) {
     context.signal.throwIfAborted();
-    // invalid_schema_name: it went with its schema, when this was run before.
-    if (sqlState(error) !== '3F000') throw schemaCopyFailed(undo, error);
+    // It went with its schema, when this was run before.
+    if (sqlState(error) !== UNDEFINED_SCHEMA) throw schemaCopyFailed(undo, error);
   }
 }
 

@@ -6,7 +6,7 @@ import { aloneWithShortLocks } from '../migrate/short-locks.js';
 import type { StepContext } from '../migrate/step-context.js';
 import { isTransient, messageOf } from '../migrate/step-failed.js';
 import type { Session } from '../session.js';
-import { isRaisedByStatement, sqlState } from '../sqlstate.js';
+import { isRaisedByStatement, NOT_IN_STATE, sqlState } from '../sqlstate.js';
 import { schemaCopyFailed } from './schema-copy-failed.js';
 
 interface MaterializedView extends TableName {
@@ -77,11 +77,9 @@ async function fillAll(context: StepContext, views: readonly MaterializedView[])
   }
 }
 
-/** object_not_in_prerequisite_state: `materialized view "..." has not been populated`. */
-const NOT_POPULATED = '55000';
-
+/** Whether it is said that `materialized view "..." has not been populated`. */
 function readsUnfilled(error: unknown): boolean {
-  return error instanceof VerdigrisError && sqlState(error.cause) === NOT_POPULATED;
+  return error instanceof VerdigrisError && sqlState(error.cause) === NOT_IN_STATE;
 }
 
 async function refresh(context: StepContext, statement: string): Promise<void> {

@@ -2,7 +2,26 @@ import { VerdigrisError } from '../../errors.js';
 import { withoutNeedlessQuotes } from './catalog-description.js';
 import { GIVE_ROOM, isTransient, messageOf } from '../migrate/step-failed.js';
 import { isNameInFunction } from '../name-in-function.js';
-import { isOutOfRoom, isUnknownSetting, sqlState } from '../sqlstate.js';
+import {
+  CONFIG_FILE_ERROR,
+  DUPLICATE_OBJECT,
+  DUPLICATE_TABLE,
+  EXCLUSION_VIOLATION,
+  FEATURE_NOT_SUPPORTED,
+  FOREIGN_KEY_VIOLATION,
+  INTERNAL_ERROR,
+  isOutOfRoom,
+  isUnknownSetting,
+  NO_RIGHT,
+  NOT_IN_STATE,
+  OUT_OF_MEMORY,
+  RAISED,
+  sqlState,
+  UNDEFINED_FILE,
+  UNDEFINED_OBJECT,
+  UNDEFINED_TABLE,
+  UNIQUE_VIOLATION,
+} from '../sqlstate.js';
 
 /**
  * The error of a statement of the schema copy: the object, what PostgreSQL says, and what to do about it. Rows in the way
@@ -44,36 +63,39 @@ const SCHEMAS_IN_BODY =
 /** The script or the library of an extension says with these what it wants of the server; what PostgreSQL says itself has other ones. */
 function isRefusedByExtension(statement: string, cause: unknown): boolean {
   if (!/^CREATE EXTENSION\b/.test(statement)) return false;
-  return ['XX000', '55000', 'P0001'].includes(sqlState(cause) ?? '') || isUnknownSetting(cause);
+  return [INTERNAL_ERROR, NOT_IN_STATE, RAISED].includes(sqlState(cause) ?? '') || isUnknownSetting(cause);
 }
 
 const NEEDS_OF_EXTENSION =
   "give green's server what the extension asks for, as blue's has it: mostly shared_preload_libraries, with a restart, or a setting such as the database in which it may be; or drop the extension on blue; then start the migration again";
 
 const NEXT_STEPS: Readonly<Record<string, string>> = {
-  '42501':
+  [NO_RIGHT]:
     "grant the privilege to green's user, or let green's connection log in as a superuser; then start the migration again",
-  '42704':
+  [UNDEFINED_OBJECT]:
     'create on green what is missing (a role, an extension, a type), as it is on blue; then start the migration again',
-  '0A000': "install on green's server what is missing, or remove the object from blue; then start the migration again",
-  '58P01': "install the extension's files on green's server; then start the migration again",
-  F0000:
+  [FEATURE_NOT_SUPPORTED]:
+    "install on green's server what is missing, or remove the object from blue; then start the migration again",
+  [UNDEFINED_FILE]: "install the extension's files on green's server; then start the migration again",
+  [CONFIG_FILE_ERROR]:
     "put the file of the text search dictionary into tsearch_data of green's server (below `pg_config --sharedir`), as it is on blue's, or drop the dictionary on blue; then start the migration again",
-  '42P07': 'green must be empty: drop what is there, or give an empty database; then start the migration again',
-  '42710': 'green must be empty: drop what is there, or give an empty database; then start the migration again',
-  '42P01':
+  [DUPLICATE_TABLE]:
+    'green must be empty: drop what is there, or give an empty database; then start the migration again',
+  [DUPLICATE_OBJECT]:
+    'green must be empty: drop what is there, or give an empty database; then start the migration again',
+  [UNDEFINED_TABLE]:
     'the object needs a table that is not moved: include that table, or exclude this one; then start the migration again',
-  '53200':
+  [OUT_OF_MEMORY]:
     "give green's server memory, or raise max_locks_per_transaction and restart it (the schema is made in one transaction); the run tries again by itself",
 };
 
 /** Such as rows of a blue whose index is damaged, or that were written while triggers were off. */
 const ROWS_IN_THE_WAY: Readonly<Record<string, string>> = {
-  '23503':
+  [FOREIGN_KEY_VIOLATION]:
     'rows on blue break their own foreign key: repair them on blue, see that green has the same (or do it there, too), then resume; or roll back',
-  '23505':
+  [UNIQUE_VIOLATION]:
     'rows on blue break their own unique index (a REINDEX on blue shows which): repair them on blue, see that green has the same (or do it there, too), then resume; or roll back',
-  '23P01':
+  [EXCLUSION_VIOLATION]:
     'rows on blue break their own exclusion constraint: repair them on blue, see that green has the same (or do it there, too), then resume; or roll back',
 };
 

@@ -1,7 +1,7 @@
 import { literal } from '../../identifier.js';
 import { setOnlyTables } from '../../only-tables.js';
 import { NO_TIMEOUTS, openSession, type Database, type Session } from '../../session.js';
-import { sqlState } from '../../sqlstate.js';
+import { INVALID_PARAMETER_VALUE, NO_RIGHT, NOT_IN_STATE, sqlState, UNDEFINED_OBJECT } from '../../sqlstate.js';
 import { rowSocket } from './row-socket.js';
 
 /**
@@ -54,8 +54,8 @@ export async function findNames(session: Session, searchPath: string): Promise<v
   );
 }
 
-/** invalid_parameter_value, object_not_in_prerequisite_state, undefined_object: as versions differ. */
-const SNAPSHOT_GONE: ReadonlySet<string> = new Set(['22023', '55000', '42704']);
+/** As versions differ. */
+const SNAPSHOT_GONE: ReadonlySet<string> = new Set([INVALID_PARAMETER_VALUE, NOT_IN_STATE, UNDEFINED_OBJECT]);
 
 /**
  * Opens a session on green that writes rows as they come from blue: as a replica, so that the application's triggers,
@@ -73,7 +73,7 @@ export async function openTargetSession(database: Database, purpose: string, blu
     );
     // A right that managed services give: without it, there is only the up/down trigger that could fire yet.
     await session.query(`SELECT set_config('session_replication_role', 'replica', false)`).catch((error: unknown) => {
-      if (sqlState(error) !== '42501') throw error;
+      if (sqlState(error) !== NO_RIGHT) throw error;
     });
     await session.query(SAME_TEXT);
     await keepEncoding(session, blue);

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../../errors.js';
 import { isInRecovery } from '../../in-recovery.js';
 import { inTransaction } from '../../session.js';
-import { sqlState } from '../../sqlstate.js';
+import { NOT_IN_STATE, sqlState } from '../../sqlstate.js';
 import { refuseOtherCluster } from './prepare-blue.js';
 import { closeToWriters } from './read-only-default.js';
 import { readReplay } from './recovery.js';
@@ -40,8 +40,8 @@ export async function promoteStandby(standby: StandbyRun): Promise<void> {
       );
       if (rows[0]?.promoted === true) return;
     } catch (error) {
-      // object_not_in_prerequisite_state: an earlier request has come true meanwhile.
-      if (sqlState(error) !== '55000') throw error;
+      // An earlier request has come true meanwhile.
+      if (sqlState(error) !== NOT_IN_STATE) throw error;
     }
     if (!(await isInRecovery(green))) return;
     await sleep(100);

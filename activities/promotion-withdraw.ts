@@ -1,0 +1,148 @@
+import { ApplicationFailure } from '@temporalio/activity';
+import { VerdigrisError } from '../src/errors.js';
+import { NEXT_STEP } from '../src/failure-text.js';
+import { beginTries, endTries, type Tries } from '../src/postgres/ended-tries.js';
+import { feedName } from '../src/postgres/feed.js';
+import { dropSlots } from '../src/postgres/feed-objects.js';
+import { feedGoesOn } from '../src/postgres/forced-way-back.js';
+import { releaseAll } from '../src/postgres/pools.js';
+import { withdrawOpening } from '../src/postgres/prepare-promotion.js';
+import { askDecision, readDecision, readDecisionAsActor } from '../src/postgres/promotion-decision.js';
+import { keptSessions, openActors } from '../src/postgres/promotion-sessions.js';
+import { SHORT_STATEMENTS } from '../src/postgres/session.js';
+import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
+import { readRoute } from '../src/postgres/state.js';
+import type { Side } from '../src/side.js';
+import type { Redact } from '../src/worker/redact.js';
+import type { RunRef } from '../workflows/lib/run-ref.js';
+import { failureOf, type ActivityDependencies, type Work } from './context.js';
+import { weightsFollowRouteOrWarn } from './haproxy.js';
+import type { Attempt } from './promotion-attempt.js';
+import { withLossNamed } from './promotion-loss.js';
+import { withPools } from './promotion-poolers.js';
+import { clockOfActivity } from './temporal-clock.js';
+
+/**
+ * After an attempt that has failed: what it has announced is taken back, and clients of poolers go on. What has been decided
+ * is left as it is, for the next attempt.
+ *
+ * @returns the error with which the activity ends
+ */
+export async function giveTriesUp(attempt: Attempt, tries: Tries | undefined, error: unknown): Promise<unknown> {
+  const { work, ref, session, from, epoch, acceptLoss, environment, redact } = attempt;
+  const { databases, run, signal } = work;
+  // An earlier attempt that Temporal has not heard of may be between two tries: nobody waits for it any more.
+  if (tries !== undefined && isLastWord(error, signal, redact)) await endTries(session, tries).catch(() => undefined);
+  // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
+  await withdrawOpening(session, run.migration, from, epoch).catch(() => undefined);
+  let isUndecided = false;
+  try {
+    isUndecided = await releaseUndecided(attempt);
+  } finally {
+    if (from === 'green') {
+      // What is still owed then, the next try does.
+      if (acceptLoss && !signal.aborted) await feedGoesOn(databases, run, session, signal).catch(() => undefined);
+      await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights', SHORT_STATEMENTS));
+    }
+  }
+  if (from === 'green' && !acceptLoss) return withLossNamed(error, session, run);
+  return acceptLoss && isUndecided ? asLastWord(error, signal, redact) : error;
+}
+
+/**
+ * Nobody waits for a promotion that is not tried any more. One that is decided goes on, and opens the new side first.
+ *
+ * @returns whether it is known that nothing has been decided
+ */
+async function releaseUndecided({ work, pools, from }: Attempt): Promise<boolean> {
+  try {
+    const { decided } = await readDecision(
+      await work.session(from, 'promotion given up', SHORT_STATEMENTS),
+      work.run.migration,
+      from,
+    );
+    if (decided) return false;
+  } catch (error) {
+    // Without an answer nobody knows. But a writer who holds the lock has not met a closed fence.
+    if (sqlState(error) !== LOCK_NOT_AVAILABLE) return false;
+  }
+  await releaseAll(pools, work.signal);
+  await dropSlotsOfGivenUp(work, from).catch(() => undefined);
+  return true;
+}
+
+/** A slot that a try has left would keep green's WAL until the next one, which may wait for an approval for days. */
+async function dropSlotsOfGivenUp({ databases, run, signal }: Work, from: Side): Promise<void> {
+  if (from !== 'blue') return;
+  const { keep, closeAll } = keptSessions();
+  try {
+    // A late attempt must not take away what another one of the same epoch is about to need: behind the locks of both actors
+    // nobody decides any more, and no COMMIT is on its way. What was decided meanwhile needs its slots.
+    const actors = await openActors(databases, 'blue', keep, signal);
+    const { decided } = await readDecisionAsActor(actors.main, run.migration, 'blue');
+    if (!decided) await dropSlots(actors.to, feedName(run.migration, 'to_blue'), 0);
+  } finally {
+    await closeAll();
+  }
+}
+
+/**
+ * What a try with a loss has met, which would not be begun again (refuseAgain): so it is for the run to tell, in its own
+ * words. Only where nothing has been decided: what has is gone on with.
+ */
+function asLastWord(error: unknown, signal: AbortSignal, redact: Redact): unknown {
+  const failure = failureOf(error, signal, redact);
+  if (!(failure instanceof ApplicationFailure) || isLastWord(failure, signal, redact)) return error;
+  return ApplicationFailure.nonRetryable(failure.message, failure.type, ...(failure.details ?? []));
+}
+
+/** Whether Temporal begins the activity no more after it. */
+function isLastWord(error: unknown, signal: AbortSignal, redact: Redact): boolean {
+  const failure = failureOf(error, signal, redact);
+  return failure instanceof ApplicationFailure && failure.nonRetryable === true;
+}
+
+/** The activity `withdrawPromotion`. */
+export async function withdraw(
+  dependencies: ActivityDependencies,
+  work: Work,
+  ref: RunRef,
+  goesOn: boolean,
+): Promise<string | null> {
+  const sinceAsked = clockOfActivity();
+  const blue = await work.session('blue', 'withdraw promotion', SHORT_STATEMENTS);
+  const route = await readRoute(blue, ref.plan.name);
+  if (route === undefined) return null;
+  await endTries(blue, await beginTries(blue, work.run));
+  if (!goesOn) await refuseDecided(work);
+  await withdrawOpening(blue, ref.plan.name, 'blue', route.epoch);
+  let left: string | null = null;
+  try {
+    await withPools(dependencies, ref, work, (pools) => releaseAll(pools, work.signal));
+  } catch (error) {
+    // Nothing else that is to be undone needs a pooler.
+    if (!isOfPoolers(error) || work.signal.aborted || sinceAsked() < POOLERS_WITHIN_MS) throw error;
+    left = error.message.replace(NEXT_STEP, '; ');
+  }
+  if (goesOn) await dropSlotsOfGivenUp(work, 'blue').catch(() => undefined);
+  return left;
+}
+
+/** Behind the lock of blue's actor: a try that had begun is over then, and what it has decided shows. */
+async function refuseDecided({ databases, run, signal }: Work): Promise<void> {
+  const { decided, epoch } = await askDecision(databases.blue, run.migration, { signal });
+  if (!decided) return;
+  throw new VerdigrisError({
+    type: 'WritesOnGreen',
+    message: `green has been given the writes meanwhile (epoch ${epoch}), by a worker that Temporal has not heard of`,
+    nextStep: 'nothing: the way back begins anew, and finishes what was decided first',
+  });
+}
+
+/** How long a pooler that is out of reach keeps the next compensation from being begun. */
+const POOLERS_WITHIN_MS = 60_000;
+
+/** One that is out of reach, or that this worker does not know. */
+function isOfPoolers(error: unknown): error is VerdigrisError {
+  return error instanceof VerdigrisError && (error.type === 'PoolNotReleased' || error.type === 'ConnectionUnknown');
+}
