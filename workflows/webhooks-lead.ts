@@ -50,9 +50,10 @@ async function asked(
 ): Promise<NotFollowed | 'gate failed' | null> {
   const answer: { not: NotFollowed | null } = { not: null };
   const isAsBefore = await watched(story, ref, current, async () => {
-    const ask = (): Promise<NotFollowed | null> => story.webhooks.ask(event, percent);
+    const know = (): Promise<void> => askSinceReset(story, ref);
+    const ask = (): Promise<NotFollowed | null> => story.webhooks.ask(event, percent, know);
     answer.not = await story.step(`asking the webhooks: ${event}`, () =>
-      story.webhooks.mustKnow ? askSinceReset(story, ref).then(ask) : ask(),
+      story.webhooks.mustKnow ? know().then(ask) : ask(),
     );
   });
   return isAsBefore ? answer.not : 'gate failed';

@@ -83,16 +83,20 @@ export class TrafficWebhooks {
   /**
    * Asks one after another, in the order of the plan.
    *
+   * @param know asks where writes are (`know`), before anything is asked anew since the workflow was reset meanwhile
    * @returns null when all have followed; otherwise who has not. What others have done then is not taken back here.
    */
-  async ask(event: AskingEvent, greenReadPercent: number): Promise<NotFollowed | null> {
+  async ask(event: AskingEvent, greenReadPercent: number, know: () => Promise<void>): Promise<NotFollowed | null> {
     const isSame = this.#asked?.event === event && this.#asked.greenReadPercent === greenReadPercent;
     const again = isSame && !this.#isOvertaken;
     const call = again && this.#asked !== null ? this.#asked : this.#next(event, greenReadPercent);
     this.#asked = call;
     for (const lane of this.#lanes.filter((one) => one.hears(event))) {
       const followed = await lane.ask(call);
-      if (this.#isOvertaken) return this.ask(event, greenReadPercent);
+      if (this.#isOvertaken) {
+        if (patched('what was being asked before a reset is asked anew only while blue has the writes')) await know();
+        return this.ask(event, greenReadPercent, know);
+      }
       if (followed.outcome === 'done') continue;
       this.#asked = null;
       const { deadline, onRefuse } = lane.target;
