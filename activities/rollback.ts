@@ -6,6 +6,7 @@ import { takeStepOver } from '../src/postgres/migrate/step-lock.js';
 import { dropState, releaseDatabase } from '../src/postgres/ownership.js';
 import { dropCopiedSchema } from '../src/postgres/schema-copy/drop-copied-schema.js';
 import { dropSlot } from '../src/postgres/replication-slot.js';
+import { readRunTraces, type RunTraces } from '../src/postgres/run-traces.js';
 import { SHORT_STATEMENTS, takesNoWrites, type Session } from '../src/postgres/session.js';
 import { hasState } from '../src/postgres/state.js';
 import { findSyncSlots, noteSubscribers } from '../src/postgres/sync-slots.js';
@@ -15,7 +16,7 @@ import type { RunRef } from '../workflows/lib/run-ref.js';
 import { readsAreBack } from './reads-to-blue.js';
 import { stepContext } from './step-context.js';
 import { refuseReadsOnGreenOf } from './haproxy.js';
-import { performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
+import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
 
 export interface Keep {
   /** Green's tables stay, fenced: it has been primary, and may hold values that blue can't. */
@@ -30,6 +31,16 @@ const DIRECTIONS: readonly Direction[] = ['to_green', 'to_blue'];
  */
 export function rollbackActivities(dependencies: ActivityDependencies) {
   return {
+    /** What the databases know of a run whose workflow was reset, which remembers less than it has done. */
+    tracesOfRun: (ref: RunRef): Promise<RunTraces> =>
+      perform(dependencies, ref, async ({ session, run }) => {
+        const on = async (side: Side): Promise<RunTraces> =>
+          readRunTraces(await session(side, 'traces of the run', SHORT_STATEMENTS), run);
+        const [blue, green] = await Promise.all([on('blue'), on('green')]);
+        // What was on green goes with its schema verdigris, or stays with it.
+        return { isOwner: blue.isOwner || green.isOwner, isBack: green.isBack };
+      }),
+
     /** Drops subscriptions, slots and publications on both sides, and on green what the copy made. */
     undoReplication: (ref: RunRef, { keepGreen }: Keep): Promise<void> =>
       performWhileBlueServes(dependencies, ref, async (work) => {

@@ -10,6 +10,7 @@ import { retire } from './retire.js';
 import { rollBack } from './rollback.js';
 import { shiftTraffic, undoUnknownStages } from './shift-traffic.js';
 import { standby } from './standby.js';
+import { hasUnknownSteps, undoUnknownSteps } from './undo-unknown-steps.js';
 import { verify } from './verify.js';
 import { windowOpens } from './windows.js';
 import { isCancelled } from './lib/failure.js';
@@ -77,8 +78,11 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
     await CancellationScope.nonCancellable(() => {
       // Before a promotion everything goes back at once, and one call says so.
       if (run.promotionStarted) story.webhooks.tell('rollingBack');
-      undoUnknownStages(story, saga);
-      return rollBack(run, saga, { flags, confirmations }, error, isCancelled(error));
+      const back = (): Promise<void> => {
+        undoUnknownStages(story, saga);
+        return rollBack(run, saga, { flags, confirmations }, error, isCancelled(error));
+      };
+      return hasUnknownSteps(saga) ? undoUnknownSteps(story, input, saga).then(back) : back();
     });
   } finally {
     if (story.webhooks.areThere) await CancellationScope.nonCancellable(() => story.webhooks.end());

@@ -1,9 +1,9 @@
 import { patched } from '@temporalio/workflow';
 import { fenceGreen } from './fence-green.js';
 import { act, actBounded } from './lib/activities.js';
-import { isKept, keepsGreen } from './replicate.js';
+import { isKept, keepsGreen, onceGreenIsKnown } from './kept-green.js';
 import type { RunRef } from './lib/run-ref.js';
-import type { Saga } from './lib/saga.js';
+import type { Compensation, Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
 import { fewTables } from '../src/plan/table-name.js';
 import { insideWindows } from './windows.js';
@@ -22,12 +22,7 @@ export async function migrate(story: Story, ref: RunRef, saga: Saga): Promise<vo
 }
 
 async function migrateGreen(story: Story, ref: RunRef, saga: Saga): Promise<void> {
-  const name = 'undo the schema changes on green';
-  saga.push({
-    name,
-    told: () => (isKept(story) ? 'green keeps the schema changes and their triggers: it has had the writes' : name),
-    undo: () => actBounded('compensate: undo the schema changes').undoMigrations(ref, keepsGreen(story)),
-  });
+  saga.push(undoingOfMigrations(story, ref));
   const { tables, steps, beforeSql } = await story.step('adding columns and triggers', () =>
     act('new columns, up and down triggers').expandTables(ref),
   );
@@ -40,4 +35,16 @@ async function migrateGreen(story: Story, ref: RunRef, saga: Saga): Promise<void
   // What was copied was analyzed with the plan's columns and indexes, unless raw SQL or what follows it came later.
   const onlyStale = ref.plan.bootstrap.method === 'copy' && beforeSql === steps.length;
   await story.step('analyzing green', () => act('ANALYZE').analyzeGreen(ref, onlyStale), HEAVY);
+}
+
+export function undoingOfMigrations(story: Story, ref: RunRef): Compensation {
+  const name = 'undo the schema changes on green';
+  return {
+    name,
+    told: () => (isKept(story) ? 'green keeps the schema changes and their triggers: it has had the writes' : name),
+    undo: () =>
+      onceGreenIsKnown(story, ref, () =>
+        actBounded('compensate: undo the schema changes').undoMigrations(ref, keepsGreen(story)),
+      ),
+  };
 }

@@ -42,6 +42,7 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
     run.epoch = promoted.epoch;
     run.unservedPools = unservedPools;
     if (to === 'green') run.wasPromoted = true;
+    else run.hasMovedBack = true;
     if (unmoved !== undefined) run.wayBack.sawUnmoved(unmoved);
     const left = [lost ?? null, to === 'blue' ? lossInWords(run.wayBack.strandedOnGreen) : null].filter(
       (one) => one !== null,

@@ -2,9 +2,10 @@ import { bootstrapByCopy } from './bootstrap/copy.js';
 import { bootstrapByStandby } from './bootstrap/standby.js';
 import { bootstrapByTablesync } from './bootstrap/tablesync.js';
 import { finishWayBack } from './finish-move.js';
+import { isKept, keepsGreen, onceGreenIsKnown } from './kept-green.js';
 import { act, actBounded } from './lib/activities.js';
 import type { RunRef } from './lib/run-ref.js';
-import type { Saga } from './lib/saga.js';
+import type { Compensation, Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
 
 /** Phase 2: green gets blue's schema and rows, and follows it. */
@@ -15,29 +16,14 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
   const green = method === 'standby' ? 'green can not become a standby again' : 'green is emptied';
   run.saw({ rollback: { safe: true, why: `blue serves everything; replication is dropped, ${green}` } });
 
-  saga.push({
-    name: 'release both databases',
-    undo: async () => {
-      await finishWayBack(run, ref);
-      await actBounded('compensate: release both databases').releaseDatabases(ref, keepsGreen(story));
-    },
-  });
+  saga.push(undoingOfClaim(story, ref));
   const { epoch } = await story.step('claiming both databases', () => act('claim both databases').claimDatabases(ref));
   run.epoch = epoch;
   await story.step("writing down blue's schema", () =>
     act('from here on DDL is noticed').beginSchemaWatch(ref, 'blue'),
   );
 
-  saga.push({
-    name: keepsGreenName(ref),
-    told: () => (isKept(story) ? 'drop replication; green keeps its rows: it has had the writes' : keepsGreenName(ref)),
-    undo: async () => {
-      const keep = keepsGreen(story);
-      run.replicationLeft = true;
-      await actBounded('compensate: drop replication').undoReplication(ref, keep);
-      run.replicationLeft = false;
-    },
-  });
+  saga.push(undoingOfReplication(story, ref));
   if (method === 'standby') await bootstrapByStandby(story, ref, saga);
   else {
     await story.step('copying the schema', () => act('copy the schema to green').copySchema(ref));
@@ -56,22 +42,35 @@ export async function replicate(story: Story, ref: RunRef, saga: Saga): Promise<
   run.saw({ lagSeconds });
 }
 
+export function undoingOfClaim(story: Story, ref: RunRef): Compensation {
+  return {
+    name: 'release both databases',
+    undo: () =>
+      onceGreenIsKnown(story, ref, async () => {
+        await finishWayBack(story.run, ref);
+        await actBounded('compensate: release both databases').releaseDatabases(ref, keepsGreen(story));
+      }),
+  };
+}
+
+export function undoingOfReplication(story: Story, ref: RunRef): Compensation {
+  const { run } = story;
+  return {
+    name: keepsGreenName(ref),
+    told: () => (isKept(story) ? 'drop replication; green keeps its rows: it has had the writes' : keepsGreenName(ref)),
+    undo: () =>
+      onceGreenIsKnown(story, ref, async () => {
+        const keep = keepsGreen(story);
+        run.replicationLeft = true;
+        await actBounded('compensate: drop replication').undoReplication(ref, keep);
+        run.replicationLeft = false;
+      }),
+  };
+}
+
 function keepsGreenName(ref: RunRef): string {
   if (ref.plan.bootstrap.method === 'standby') return 'drop replication; green keeps its rows';
   return ref.plan.green.afterRollback === 'keep'
     ? 'drop replication, and what was copied to green unless it has been primary'
     : 'drop replication and what was copied to green';
-}
-
-/**
- * Green's tables are kept when it has been primary and the plan says so: they may hold values that blue can't. Always
- * when a rollback has lost something, which is nowhere else.
- */
-export function keepsGreen(story: Story): { keepGreen: boolean } {
-  return { keepGreen: story.run.replicationLeft || isKept(story) };
-}
-
-/** Whether green is kept as it is, closed, since it has had the writes. */
-export function isKept({ run }: Story): boolean {
-  return run.wasPromoted && (run.plan?.green.afterRollback === 'keep' || run.lost !== null);
 }

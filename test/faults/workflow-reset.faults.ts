@@ -1,8 +1,9 @@
 import { WorkflowFailedError } from '@temporalio/client';
 import pg from 'pg';
 import { describe, expect, it } from 'vitest';
+import type { PlanInput } from '../../src/plan/schema.js';
 import { LEDGER_SCHEMA } from '../support/ledger-application.js';
-import { Migration, rowsOf, statusOf, until } from '../support/migration.js';
+import { leftovers, Migration, rowsOf, statusOf, until } from '../support/migration.js';
 import { resetBefore } from '../support/reset.js';
 import { approveUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 
@@ -115,6 +116,57 @@ describe('a run that is reset to a point before its stages', () => {
       expect((await again.result()) as object).toMatchObject({ outcome: 'rolledBack' });
     } finally {
       await reader.end();
+      await migration.close();
+    }
+  });
+});
+
+describe('a run that is reset to its beginning, and rolled back at once', () => {
+  const OWN = /^relation (accounts|balances|entries|recent|entries_id_seq)$/;
+  const create = (traffic: PlanInput['traffic']): Promise<Migration> =>
+    Migration.create({
+      ...{ blue: 'pg15', green: 'pg18', purpose: 'reset to the beginning', schema: LEDGER_SCHEMA },
+      plan: {
+        traffic: { gates: [{ metric: 'lag', max: '60s' }], approval: { before: [] }, ...traffic },
+        standby: { for: '1h' },
+        migrations: [{ addColumn: { table: 'entries', column: 'version', type: 'integer', default: '1' } }],
+      },
+    });
+
+  it('in a stage: leaves nothing of what it had done', { timeout: 240_000 }, async () => {
+    const migration = await create({ stages: [{ percent: 50, for: '1h' }] });
+    try {
+      const handle = await migration.start();
+      await until(handle, 'in the stage', (s) => s.greenReadPercent === 50);
+      await resetBefore(handle, 'lintPlan');
+      const again = migration.client.workflow.getHandle(handle.workflowId);
+      await again.executeUpdate(rollbackUpdate, { args: [WHO] });
+      expect(await again.result()).toMatchObject({ outcome: 'rolledBack', rollingBack: { notUndone: [] } });
+      expect((await leftovers(migration.blue)).filter((what) => !OWN.test(what))).toEqual([]);
+      expect(await leftovers(migration.green)).toEqual([]);
+      await rowsOf(migration.blue, 'INSERT INTO accounts (id, balance) VALUES (987654, 0)');
+    } finally {
+      await migration.close();
+    }
+  });
+
+  it('in its standby window: says that green serves, and takes nothing from it', { timeout: 240_000 }, async () => {
+    const migration = await create({ stages: [{ percent: 0, for: '0s' }] });
+    try {
+      const handle = await migration.start();
+      await until(handle, 'standing by', (s) => s.waiting?.for === 'standby' && s.rollback.safe);
+      await resetBefore(handle, 'lintPlan');
+      const again = migration.client.workflow.getHandle(handle.workflowId);
+      await again.executeUpdate(rollbackUpdate, { args: [WHO] });
+      const error: unknown = await again.result().catch((e: unknown) => e);
+      const message = String((error as WorkflowFailedError).cause?.message);
+      expect(message).toMatch(/Not undone: [^]*; drop replication.*: green has the writes/);
+      expect(message).toMatch(/verdigris doctor .*--clean/);
+      await rowsOf(migration.green, 'INSERT INTO accounts (id, balance) VALUES (987654, 0)');
+      await rowsOf(migration.green, 'SELECT version FROM entries LIMIT 1');
+      const onBlue = rowsOf(migration.blue, 'INSERT INTO accounts (id, balance) VALUES (987655, 0)');
+      await expect(onBlue).rejects.toMatchObject({ code: '25006' });
+    } finally {
       await migration.close();
     }
   });

@@ -74,6 +74,17 @@ async function replayed(handle: WorkflowHandle): Promise<void> {
   await Worker.runReplayHistory({ workflowBundle }, await handle.fetchHistory(), handle.workflowId);
 }
 
+/** Has a receiver accept what it is asked and not follow yet, until the returned function is called. */
+function accepting(hook: WebhookReceiver): () => void {
+  const follow = hook.answer;
+  let isEffective = false;
+  hook.answer = (request, nth) =>
+    isEffective ? follow(request, nth) : { status: 202, headers: { 'retry-after': '0' } };
+  return () => {
+    isEffective = true;
+  };
+}
+
 function isRising(followed: readonly ReceivedBody[]): boolean {
   return followed.every(({ generation }, i) => generation > (followed[i - 1]?.generation ?? 0));
 }
@@ -87,16 +98,23 @@ describe('webhooks of a run that was reset', () => {
     examples: [],
     at: new Date().toISOString(),
   };
-  it.each<{ when: string; activity: 'verify' | 'fenceGreen'; nth: number; answer: unknown }>([
-    { when: 'while rows are compared', activity: 'verify', nth: 2, answer: compared },
-    { when: 'when it has just come to the stages again', activity: 'fenceGreen', nth: 3, answer: null },
-  ])('to a point before its stages are told of a rollback $when', async ({ activity, nth, answer }) => {
+  it.each<{ when: string; to: string; activity: 'preflight' | 'verify' | 'fenceGreen'; nth: number; answer: unknown }>([
+    { when: 'while rows are compared', to: 'verify', activity: 'verify', nth: 2, answer: compared },
+    {
+      ...{ when: 'when it has just come to the stages again', to: 'verify' },
+      ...{ activity: 'fenceGreen', nth: 3, answer: null },
+    },
+    {
+      ...{ when: 'before it has claimed its databases again', to: 'preflight' },
+      ...{ activity: 'preflight', nth: 2, answer: { warnings: [] } },
+    },
+  ])('to a point before its stages are told of a rollback $when', async ({ to, activity, nth, answer }) => {
     const hook = await receiver();
     const followed = followedBy(hook);
     let begun = 0;
     const run = await begin(hook, { [activity]: () => (++begun === nth ? untilCancelled() : answer) });
     await inStage(run.handle, 50);
-    await resetBefore(run.handle, 'verify');
+    await resetBefore(run.handle, to);
     await run.saw(`+${activity}`, nth);
     await again(run).executeUpdate(rollbackUpdate, { args: [WHO] });
     const report = (await again(run).result()) as MigrationReport;
@@ -130,15 +148,12 @@ describe('webhooks of a run that was reset', () => {
   it('while they were being asked are asked anew: something later may have been followed since', async () => {
     const hook = await receiver();
     const followed = followedBy(hook);
-    const follow = hook.answer;
-    let isEffective = false;
-    hook.answer = (request, nth) =>
-      isEffective ? follow(request, nth) : { status: 202, headers: { 'retry-after': '0' } };
+    const effective = accepting(hook);
     const run = await begin(hook);
     await run.saw('+callWebhook');
     await run.handle.signal(progressSignal, []);
     await expect.poll(() => hook.requests.length, { timeout: 20_000 }).toBeGreaterThan(2);
-    isEffective = true;
+    effective();
     await inStage(run.handle, 50);
     await resetBeforeSignal(run.handle, progressSignal.name);
     await inStage(again(run), 50);
@@ -146,6 +161,33 @@ describe('webhooks of a run that was reset', () => {
     expect(isRising(followed)).toBe(true);
     await replayed(again(run));
     await again(run).terminate();
+  });
+
+  it('while they were being asked are asked nothing more once green has the writes', async () => {
+    const hook = await receiver();
+    const followed = followedBy(hook);
+    const effective = accepting(hook);
+    const stages = [{ percent: 100, for: '0s' }];
+    const run = await begin(hook, {}, { stages }, ['stage', 'rollback']);
+    await run.saw('+callWebhook');
+    await run.handle.signal(progressSignal, []);
+    await expect.poll(() => hook.requests.length, { timeout: 20_000 }).toBeGreaterThan(2);
+    effective();
+    await until(run.handle, 'in standby', (s) => s.phase === 'standby');
+    const before = hook.requests.length;
+    await resetBeforeSignal(run.handle, progressSignal.name);
+    const { failure } = await until(
+      again(run),
+      'ended, or in standby',
+      (s) => s.outcome !== 'running' || s.phase === 'standby',
+    );
+    expect(failure).toMatch(/green has the writes/);
+    await expect(again(run).result()).rejects.toThrow();
+    // What was on its way then is sent once more by Temporal, as the call that it was.
+    expect(hook.requests).toHaveLength(before + 1);
+    expect(new Set(hook.requests.map(({ text }) => text)).size).toBe(1);
+    expect(new Set(inShort(followed))).toEqual(new Set(['stage 100']));
+    await replayed(again(run));
   });
 
   it('while green has the writes stay where they are, also those that are not called for the promotion', async () => {

@@ -208,6 +208,10 @@ const DEFAULTS: Overrides = {
   promote: (run, _ref, from) => run.move(from),
   whereWritesAre: (run) => ({ writesOn: run.writesOn, epoch: run.epoch }),
   writesOfGreen: (run) => (run.writesOn === 'green' ? 'has them' : 'gave them away'),
+  tracesOfRun: (run) => ({
+    isOwner: run.log.includes('-claimDatabases'),
+    isBack: run.writesOn === 'blue' && run.epoch > 1,
+  }),
   maybeEmptied: () => [],
   unmovedOnGreen: () => [],
   watchStandby: () => untilCancelled(),

@@ -1,6 +1,6 @@
 import { act, actBounded } from '../lib/activities.js';
 import type { RunRef } from '../lib/run-ref.js';
-import type { Saga } from '../lib/saga.js';
+import type { Compensation, Saga } from '../lib/saga.js';
 import type { Story } from '../lib/story.js';
 
 /**
@@ -10,13 +10,7 @@ import type { Story } from '../lib/story.js';
  */
 export async function bootstrapByStandby(story: Story, ref: RunRef, saga: Saga): Promise<void> {
   const { run } = story;
-  saga.push({
-    name: 'green: writes closed, what can not be undone is told',
-    undo: async () => {
-      const { notUndone } = await actBounded('compensate: settle green').settleStandby(ref);
-      run.warn(notUndone);
-    },
-  });
+  saga.push(undoingOfStandby(story, ref));
   await story.step('waiting until the standby has replayed to the slots', () =>
     act('publications and slots on blue, replay on green').prepareStandby(ref),
   );
@@ -31,4 +25,14 @@ export async function bootstrapByStandby(story: Story, ref: RunRef, saga: Saga):
     act('subscribe to blue from where green left its WAL').followFromPromotion(ref),
   );
   run.warn(warnings);
+}
+
+export function undoingOfStandby({ run }: Story, ref: RunRef): Compensation {
+  return {
+    name: 'green: writes closed, what can not be undone is told',
+    undo: async () => {
+      const { notUndone } = await actBounded('compensate: settle green').settleStandby(ref);
+      run.warn(notUndone);
+    },
+  };
 }

@@ -75,6 +75,10 @@ export class MigrationRun {
   epoch = 0;
   /** Whether green has been primary in this run. */
   wasPromoted = false;
+  /** Whether writes have moved back to blue, as far as this execution of the run knows: then it knows what was lost, too. */
+  hasMovedBack = false;
+  /** Whether writes may have come back from green before the workflow was reset, with a loss or not; null where nobody has asked. */
+  greenMayHaveMore: boolean | null = null;
   /** Whether somebody has said "acceptLoss", whatever was named then. */
   lossAccepted = false;
   /** What has been accepted, as it was named. */
