@@ -98,14 +98,16 @@ export function planCleaning(found: Found, judged: Verdict, liveness: Liveness, 
 
 /**
  * A side whose release by name was broken off, and that is named again, is on its way to be a database of its own: that it
- * can be written to leaves no doubt about where the run's writes are.
+ * can be written to leaves no doubt about where the run's writes are. So it is where its schema verdigris has gone already:
+ * what is left then is on the other side.
  */
 function asReleased(found: Found, verdict: Verdict, { release }: CleanOptions): Verdict {
   if (verdict.kind !== 'both') return verdict;
   const { truth, epoch, why } = verdict;
   const side = otherSide(truth);
   const overtaken = found[side];
-  if (release[side] === undefined || !overtaken.reached || !isReleased(overtaken.inventory)) return verdict;
+  if (release[side] === undefined || !overtaken.reached) return verdict;
+  if (overtaken.inventory.schema && !isReleased(overtaken.inventory)) return verdict;
   return { kind: 'certain', primary: truth, epoch, why };
 }
 
