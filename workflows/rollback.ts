@@ -1,4 +1,5 @@
 import { ApplicationFailure, CancelledFailure, isCancellation, patched } from '@temporalio/workflow';
+import { firstLine } from '../src/failure-text.js';
 import { applicationFailure, failureMessage, oneLine, shownFailure } from './lib/failure.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { OwedConfirmations } from './lib/owed-confirmations.js';
@@ -120,9 +121,4 @@ function givenUp(run: MigrationRun): typeof HALF_DONE {
     now,
     next: 'nothing watches the feed to blue any more, nor the WAL that green keeps for it: remove what is left',
   };
-}
-
-/** `now` is one line; the reason of the rollback has the rest. */
-function firstLine(text: string): string {
-  return text.split('\n', 1)[0] ?? text;
 }
