@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Context } from '@temporalio/activity';
-import type { VerdigrisError } from '../src/errors.js';
+import { VerdigrisError } from '../src/errors.js';
 import { parseDuration } from '../src/plan/duration.js';
 import { copyAnew } from '../src/postgres/bootstrap/copy-anew.js';
 import { tablesync } from '../src/postgres/bootstrap/tablesync.js';
@@ -12,13 +12,14 @@ import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { claimBlue, claimDatabases } from '../src/postgres/ownership.js';
 import { ensureSlot } from '../src/postgres/replication-slot.js';
 import { judgeRetainedWal, lacksSlots, readRetainedWal, retainedWalExceeded } from '../src/postgres/retained-wal.js';
-import { RefusedLogin, type Session } from '../src/postgres/session.js';
+import { closeSession, RefusedLogin, type Session } from '../src/postgres/session.js';
 import { isAway } from '../src/postgres/standby.js';
 import { recordEvent } from '../src/postgres/state.js';
 import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import { streamNames } from '../src/postgres/streams.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { perform, performWhileBlueServes, watching, type ActivityDependencies, type Work } from './context.js';
+import { FeedWatch, type FeedNews, type FeedState } from './feed-watch.js';
 import { movedTables, publishForward } from './run-tables.js';
 
 const DIRECTION = 'to_green';
@@ -36,6 +37,10 @@ export interface RetainedWal {
 const LEVEL_SETTLED_MS = 5_000;
 /** The same for one that is better than what people were told. */
 const RELIEF_SETTLED_MS = 60_000;
+/** Between two looks at blue. */
+const LOOK_EVERY_MS = 1_000;
+/** The same while blue is away. */
+const ASK_AGAIN_MS = 5_000;
 const SEVERITY: Readonly<Record<WalLevel | 'unwatched', number>> = { unwatched: 0, fine: 0, warn: 1, hold: 2 };
 
 /** Activities of phase 2 that fill green; the schema is copied by activities/copy-schema.ts. */
@@ -76,51 +81,18 @@ export function replicateActivities(dependencies: ActivityDependencies) {
       }),
 
     /**
-     * Watches the WAL that blue keeps for green; returns when its level is no longer `known` (of an unwatched one at once),
-     * fails at the limit, or when a slot is gone; also when blue refuses the login for minutes.
+     * Watches the WAL that blue keeps for green, and whether green follows; returns when the level is no longer `known` (of an
+     * unwatched one at once), or the feed not as `known` any more: one of the two. Fails at the limit, or when a slot is gone;
+     * also when blue refuses the login for minutes. Green or blue being away for a while is an answer.
+     *
+     * @param feed what people know of the feed. Default: that it is well, as in a run of an earlier version
      */
-    watchRetainedWal: (ref: RunRef, known: WalLevel | 'unwatched'): Promise<RetainedWal> => {
-      const watch = async ({ run, session, signal, report }: Work): Promise<RetainedWal> => {
-        const blue = await session('blue', 'retained WAL', watching(signal));
-        const names = streamNames(run.migration, DIRECTION, ref.plan.replicate.streams);
-        const limit = parseSize(ref.plan.replicate.maxRetainedWal);
-        const feed = feedName(run.migration, DIRECTION);
-        const noneMissing = refusesLostSlots(
-          () => session('green', 'retained WAL', watching(signal)),
-          blue,
-          feed,
-          names,
-        );
-        let since = performance.now();
-        let last: typeof known = known;
-        for (;;) {
-          signal.throwIfAborted();
-          const wal = await readRetainedWal(blue, names);
-          const { bytes } = wal;
-          // A slot that is gone holds nothing back, which is no good news before green has been asked whether one is missing.
-          const unknown = lacksSlots(wal, names) && !(await noneMissing());
-          // The slot that a promoted standby used is not ours to drop, and giving the run up would not free it: people are told.
-          const abandoned = await readAbandonedSlot(blue, run);
-          const ofFeed = unknown ? known : judgeRetainedWal(bytes, limit);
-          const told = ofFeed === 'fine' && judgeRetainedWal(abandoned?.retainedBytes ?? 0, limit) !== 'fine';
-          const level = told ? 'warn' : ofFeed;
-          report({ retainedBytes: bytes, limit, level });
-          if (level === 'abort') throw retainedWalExceeded(feed, bytes, limit);
-          if (level !== last) since = performance.now();
-          last = level;
-          const settledMs = SEVERITY[level] < SEVERITY[known] ? RELIEF_SETTLED_MS : LEVEL_SETTLED_MS;
-          if (level !== 'unwatched' && level !== known && performance.now() - since >= settledMs) {
-            return {
-              level,
-              why:
-                told && abandoned !== undefined ? describePhysicalSlot(abandoned) : describeRetainedWal(bytes, limit),
-            };
-          }
-          await sleep(1_000, undefined, { signal });
-        }
-      };
-      return perform(dependencies, ref, watch, toldWhenRefused);
-    },
+    watchRetainedWal: (
+      ref: RunRef,
+      known: WalLevel | 'unwatched',
+      feed: FeedState = 'follows',
+    ): Promise<RetainedWal | FeedNews> =>
+      perform(dependencies, ref, (work) => watchWal(work, ref, known, feed), toldWhenRefused),
 
     /** Returns when green has been close behind blue for long enough. */
     awaitLag: (ref: RunRef): Promise<{ lagSeconds: number }> =>
@@ -147,6 +119,78 @@ export function replicateActivities(dependencies: ActivityDependencies) {
   };
 }
 
+async function watchWal(
+  work: Work,
+  ref: RunRef,
+  known: WalLevel | 'unwatched',
+  knownFeed: FeedState,
+): Promise<RetainedWal | FeedNews> {
+  const { run, session, signal } = work;
+  const names = streamNames(run.migration, DIRECTION, ref.plan.replicate.streams);
+  const look = looksAtWal(work, ref, names, known);
+  const feed = new FeedWatch(work, names, knownFeed);
+  let blue: Session | undefined;
+  try {
+    for (;;) {
+      signal.throwIfAborted();
+      let news: RetainedWal | FeedNews | undefined;
+      try {
+        blue ??= await session('blue', 'retained WAL', watching(signal));
+        news = (await look(blue)) ?? (await feed.look(blue));
+      } catch (error) {
+        if (signal.aborted || !comesBack(error)) throw error;
+        if (blue !== undefined) await closeSession(blue);
+        blue = undefined;
+        work.report({ away: 'blue' });
+        news = feed.blueIsAway(error);
+      }
+      if (news !== undefined) return news;
+      await sleep(blue === undefined ? ASK_AGAIN_MS : LOOK_EVERY_MS, undefined, { signal });
+    }
+  } finally {
+    await feed.close();
+  }
+}
+
+/** A login that is refused needs a person, and is told of otherwise. */
+function comesBack(error: unknown): boolean {
+  if (error instanceof RefusedLogin || !isAway(error)) return false;
+  return !(error instanceof VerdigrisError) || error.retryable;
+}
+
+/** Looks at what blue keeps, once each time: undefined while people know its level, or a new one has not lasted. */
+function looksAtWal(
+  { run, session, signal, report }: Work,
+  ref: RunRef,
+  names: readonly string[],
+  known: WalLevel | 'unwatched',
+): (blue: Session) => Promise<RetainedWal | undefined> {
+  const limit = parseSize(ref.plan.replicate.maxRetainedWal);
+  const feed = feedName(run.migration, DIRECTION);
+  const noneMissing = refusesLostSlots(() => session('green', 'retained WAL', watching(signal)), feed, names);
+  let since = performance.now();
+  let last: typeof known = known;
+  return async (blue) => {
+    const wal = await readRetainedWal(blue, names);
+    const { bytes } = wal;
+    // A slot that is gone holds nothing back, which is no good news before green has been asked whether one is missing.
+    const unknown = lacksSlots(wal, names) && !(await noneMissing(blue));
+    // The slot that a promoted standby used is not ours to drop, and giving the run up would not free it: people are told.
+    const abandoned = await readAbandonedSlot(blue, run);
+    const ofFeed = unknown ? known : judgeRetainedWal(bytes, limit);
+    const told = ofFeed === 'fine' && judgeRetainedWal(abandoned?.retainedBytes ?? 0, limit) !== 'fine';
+    const level = told ? 'warn' : ofFeed;
+    report({ retainedBytes: bytes, limit, level });
+    if (level === 'abort') throw retainedWalExceeded(feed, bytes, limit);
+    if (level !== last) since = performance.now();
+    last = level;
+    const settledMs = SEVERITY[level] < SEVERITY[known] ? RELIEF_SETTLED_MS : LEVEL_SETTLED_MS;
+    if (level === 'unwatched' || level === known || performance.now() - since < settledMs) return undefined;
+    const isOfAnother = told && abandoned !== undefined;
+    return { level, why: isOfAnother ? describePhysicalSlot(abandoned) : describeRetainedWal(bytes, limit) };
+  };
+}
+
 /** Tries after which a watch that is refused is for the run to tell: some five minutes. */
 const REFUSED_TRIES = 20;
 
@@ -169,12 +213,11 @@ function describeRetainedWal(bytes: number, limit: number): string {
  */
 function refusesLostSlots(
   openGreen: () => Promise<Session>,
-  blue: Session,
   feed: string,
   names: readonly string[],
-): () => Promise<boolean> {
+): (blue: Session) => Promise<boolean> {
   let green: Session | undefined;
-  return async () => {
+  return async (blue) => {
     try {
       green ??= await openGreen();
       await refuseLostSlots(blue, green, feed, names);

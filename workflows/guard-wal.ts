@@ -1,17 +1,20 @@
 import { patched, sleep } from '@temporalio/workflow';
+import type { FeedNews, FeedState } from '../activities/feed-watch.js';
 import type { WalLevel } from '../activities/replicate.js';
 import { tellsOfRefusedLogin } from '../src/refused-login.js';
 import { act } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { failureMessage, failureType, isCancelled } from './lib/failure.js';
-import { restMs } from './lib/history-room.js';
+import { restMs, spareHistory } from './lib/history-room.js';
+import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 
 /**
  * Does `work` while the WAL that blue keeps for green stays within the plan's limit. A green that is away for long would
  * fill the disk of the database that serves. So people are warned at half of the limit; close to it the heavy steps give
- * way, and green can use all it has to catch up; at the limit the run is given up.
+ * way, and green can use all it has to catch up; at the limit the run is given up. That green does not follow, or that a
+ * side is away, is told long before: the run only waits for it, and nobody else would say so.
  */
 export async function whileWalIsBounded(story: Story, ref: RunRef, work: () => Promise<void>): Promise<void> {
   try {
@@ -19,6 +22,8 @@ export async function whileWalIsBounded(story: Story, ref: RunRef, work: () => P
   } finally {
     story.yieldTo(null);
     story.run.allClear('WAL');
+    // After a promotion the watch of the standby window takes over what people know of the two sides.
+    if (!story.run.wasPromoted) story.run.allClear('feed');
   }
 }
 
@@ -29,14 +34,21 @@ const AGAIN_MS = 300_000;
 const ENDS = ['RetainedWalExceeded', 'ReplicationBroken'];
 
 /**
- * Each change of the level is one return of the activity. Ends by failing only: where failures hold the run, one that says
+ * Each change of the level, or of the feed, is one return of the activity. Ends by failing only: where failures hold the run, one that says
  * nothing of the WAL is told, and the watch is begun again. So it is anywhere with a login that blue refuses.
  */
 async function guardWal(story: Story, ref: RunRef): Promise<null> {
   let level: WalLevel | 'unwatched' = 'fine';
+  let feed: FeedState = 'follows';
   for (;;) {
     try {
-      const seen = await act('watch the WAL that blue keeps for green').watchRetainedWal(ref, level);
+      const seen = await act('watch the WAL that blue keeps for green').watchRetainedWal(ref, level, feed);
+      if ('feed' in seen) {
+        feed = seen.feed;
+        tellFeed(story.run, seen);
+        await spareHistory(AGAIN_MS);
+        continue;
+      }
       level = seen.level;
       story.yieldTo(level === 'hold' ? seen.why : null);
       if (level === 'fine') story.run.allClear('WAL');
@@ -53,5 +65,19 @@ async function guardWal(story: Story, ref: RunRef): Promise<null> {
     }
   }
 }
+
+function tellFeed(run: MigrationRun, { feed, why }: FeedNews): void {
+  if (feed === 'follows') run.allClear('feed');
+  else run.alarm('feed', feed, why, NEXT_OF_FEED[feed]);
+}
+
+const WAITS = 'the run waits for it and goes on by itself; until then blue keeps WAL for green';
+
+const NEXT_OF_FEED: Readonly<Record<Exclude<FeedState, 'follows'>, string>> = {
+  notFollowing: `see green's log: whether its server reaches blue, is let in, and can apply what comes; ${WAITS}`,
+  greenAway: `bring green back, or have the worker reach it; ${WAITS}`,
+  blueAway:
+    'see whether the application reaches blue: bring it back, or have the worker reach it; the run goes on by itself then',
+};
 
 const NEXT = 'see what keeps green from following: pg_stat_subscription and its log';

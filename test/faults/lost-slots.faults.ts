@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterEach, describe, expect, it } from 'vitest';
+import type { FeedNews } from '../../activities/feed-watch.js';
 import { replicateActivities, type RetainedWal } from '../../activities/replicate.js';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { dropSlots, dropSubscriptions } from '../../src/postgres/feed-objects.js';
@@ -41,10 +42,10 @@ async function replicating(blue: TestServer | ServerAddress, green: TestServer):
 }
 
 /** The watch of the WAL that blue keeps, until it is cancelled. */
-function watch(of: StreamPair, known: 'fine' | 'warn'): { ended: Promise<RetainedWal>; cancel: () => void } {
+function watch(of: StreamPair, known: 'fine' | 'warn'): { ended: Promise<RetainedWal | FeedNews>; cancel: () => void } {
   const environment = new MockActivityEnvironment();
   const { watchRetainedWal } = replicateActivities(of.dependencies);
-  const ended = environment.run(() => watchRetainedWal(of.ref, known)) as Promise<RetainedWal>;
+  const ended = environment.run(() => watchRetainedWal(of.ref, known)) as Promise<RetainedWal | FeedNews>;
   ended.catch(() => undefined);
   return { ended, cancel: () => environment.cancel() };
 }

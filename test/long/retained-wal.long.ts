@@ -1,5 +1,6 @@
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { expect, it } from 'vitest';
+import type { FeedNews } from '../../activities/feed-watch.js';
 import { replicateActivities, type RetainedWal, type WalLevel } from '../../activities/replicate.js';
 import { startPostgres } from '../../src/embedded/postgres-server.js';
 import { StreamPair } from '../postgres/stream-pair.js';
@@ -19,7 +20,7 @@ it('the watch of the WAL that blue keeps says from half of the limit on, and aga
       const { plan } = pair.ref;
       const ref = { ...pair.ref, plan: { ...plan, replicate: { ...plan.replicate, maxRetainedWal: '200MB' } } };
       const { watchRetainedWal } = replicateActivities(pair.dependencies);
-      const watch = (known: WalLevel): Promise<RetainedWal> =>
+      const watch = (known: WalLevel): Promise<RetainedWal | FeedNews> =>
         new MockActivityEnvironment().run(() => watchRetainedWal(ref, known));
       const upTo = async (megabytes: number): Promise<void> => {
         const { rows } = await pair.blue.query<{ missing: number }>(

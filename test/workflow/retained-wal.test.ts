@@ -1,8 +1,11 @@
 import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { FeedNews, FeedState } from '../../activities/feed-watch.js';
 import type { RetainedWal, WalLevel } from '../../activities/replicate.js';
+import type { PlanInput } from '../../src/plan/schema.js';
 import type { MigrationStatus } from '../../workflows/lib/status.js';
-import { until } from '../support/migration.js';
+import { approveUpdate } from '../../workflows/messages.js';
+import { statusOf, until } from '../support/migration.js';
 import { failureOf } from '../support/run-end.js';
 import { replayed, ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 
@@ -38,6 +41,26 @@ class Wal {
 
 const walAlarm = ({ alarms = [] }: MigrationStatus): string | undefined =>
   alarms.find(({ about }) => about === 'WAL')?.state;
+
+const feedAlarm = ({ alarms = [] }: MigrationStatus): string | undefined =>
+  alarms.find(({ about }) => about === 'feed')?.state;
+
+/** Answers of the watch in turn, each as soon as it is asked; then it goes on for ever. */
+function watchSays(...answers: readonly (RetainedWal | FeedNews)[]): {
+  activities: Overrides;
+  asked: (readonly [known: string, feed: FeedState])[];
+  next: () => void;
+} {
+  const left = [...answers];
+  const asked: (readonly [string, FeedState])[] = [];
+  let go = (): void => undefined;
+  const watchRetainedWal: Overrides['watchRetainedWal'] = async (_run, _ref, known, feed = 'follows') => {
+    asked.push([known, feed]);
+    await Promise.race([new Promise<void>((resolve) => (go = resolve)), untilCancelled()]);
+    return left.shift() ?? untilCancelled();
+  };
+  return { activities: { watchRetainedWal }, asked, next: () => go() };
+}
 
 const times = (run: ScriptedRun, entry: string): number => run.log.filter((one) => one === entry).length;
 
@@ -112,6 +135,79 @@ describe.concurrent('WAL that blue keeps for green', () => {
     await run.handle.result().catch(() => undefined);
     run.at('-undoReplication');
     await replayed(run);
+  });
+});
+
+describe.concurrent('a green that does not follow, or a side that is away, before the promotion', () => {
+  const ASKS: PlanInput['traffic'] = { stages: [{ percent: 1, for: '0s' }], approval: { before: ['promote'] } };
+  const AWAY = { feed: 'greenAway', why: "the worker can't reach green" } as const;
+
+  it('is an alarm while an approval is waited for, until it is back; the WAL is known as before', async () => {
+    const says = watchSays(
+      AWAY,
+      { level: 'warn', why: 'half of the WAL' },
+      { feed: 'notFollowing', why: 'green does not follow blue' },
+      { feed: 'follows', why: 'green follows blue' },
+    );
+    const run = await runs.begin(says.activities, { traffic: ASKS });
+    await until(run.handle, 'asking', (s) => s.waiting?.gate === 'promote');
+    says.next();
+    const away = await until(run.handle, 'told', (s) => feedAlarm(s) === 'greenAway');
+    expect(away.waiting?.gate).toBe('promote');
+    expect(away.alarms?.[0]?.next).toMatch(/^bring green back.*the run waits for it and goes on by itself/);
+    await run.saw('+watchRetainedWal', 2);
+    says.next();
+    await until(run.handle, 'told of the WAL, too', (s) => walAlarm(s) === 'warn' && feedAlarm(s) === 'greenAway');
+    await run.saw('+watchRetainedWal', 3);
+    says.next();
+    await until(run.handle, 'told of another thing', (s) => feedAlarm(s) === 'notFollowing');
+    await run.saw('+watchRetainedWal', 4);
+    says.next();
+    await until(run.handle, 'over', (s) => feedAlarm(s) === undefined && walAlarm(s) === 'warn');
+    await run.saw('+watchRetainedWal', 5);
+    expect(says.asked).toEqual([
+      ['fine', 'follows'],
+      ['fine', 'greenAway'],
+      ['warn', 'greenAway'],
+      ['warn', 'notFollowing'],
+      ['warn', 'follows'],
+    ]);
+    await run.handle.cancel();
+    await run.handle.result().catch(() => undefined);
+    await replayed(run);
+  });
+
+  it('is what the watch of the standby window goes on from, and is over with a run that is rolled back', async () => {
+    const known: string[] = [];
+    const watchStandby: Overrides['watchStandby'] = (_run, _ref, told) => {
+      known.push(told);
+      return untilCancelled();
+    };
+    const says = watchSays(AWAY);
+    const run = await runs.begin({ ...says.activities, watchStandby }, { traffic: ASKS });
+    await until(run.handle, 'asking', (s) => s.waiting?.gate === 'promote');
+    says.next();
+    await until(run.handle, 'told', (s) => feedAlarm(s) === 'greenAway');
+    await run.handle.executeUpdate(approveUpdate, { args: [{ gate: 'promote', by: 'ada', reason: 'go' }] });
+    await run.saw('+watchStandby');
+    expect(known).toEqual(['greenAway']);
+    expect(feedAlarm(await statusOf(run.handle))).toBe('greenAway');
+    await run.handle.cancel();
+    await run.handle.result().catch(() => undefined);
+
+    const again = watchSays(AWAY);
+    let undoing: string | undefined = 'not yet';
+    const undoReplication: Overrides['undoReplication'] = async ({ handle }) => {
+      undoing = feedAlarm(await statusOf(handle));
+    };
+    const other = await runs.begin({ ...again.activities, undoReplication, verify: () => untilCancelled() });
+    await other.saw('+verify');
+    again.next();
+    await until(other.handle, 'told', (s) => feedAlarm(s) === 'greenAway');
+    await other.handle.cancel();
+    await other.handle.result().catch(() => undefined);
+    expect(undoing).toBeUndefined();
+    await replayed(other);
   });
 });
 

@@ -1,0 +1,76 @@
+import { afterEach, expect, it } from 'vitest';
+import { startPostgres } from '../../src/embedded/postgres-server.js';
+import { FaultRun } from '../support/fault-run.js';
+import { NoticeReceiver } from '../support/notice-receiver.js';
+
+/*
+ * A run waits for an approval, perhaps until Monday: nothing of it fails when a side goes away then. Whoever is responsible
+ * hears of it all the same, and when it is over.
+ */
+
+const open: (() => Promise<unknown>)[] = [];
+
+afterEach(async () => {
+  for (const close of open.splice(0).reverse()) await close();
+}, 300_000);
+
+it(
+  'that green or a network is away while an approval is waited for is told, and that it is back',
+  { timeout: 900_000 },
+  async () => {
+    const settings = { fsync: 'off', full_page_writes: 'off' };
+    const green = await startPostgres({ version: 18, settings, name: 'away-green' });
+    open.push(() => green.stop());
+    const receiver = await NoticeReceiver.start();
+    const run = await FaultRun.create({
+      purpose: 'sides away',
+      green,
+      environment: { VERDIGRIS_CONNECTION_HOOK: receiver.url },
+      plan: {
+        traffic: {
+          stages: [{ percent: 100, for: '1s' }],
+          gates: [{ metric: 'lag', max: '10s' }],
+          approval: { before: ['promote'] },
+        },
+        notify: [{ connection: 'hook', events: ['alarm'] }],
+      },
+    });
+    open.push(() => run.close());
+    await run.start();
+    await run.watch('asked for the promotion', (s) => s.waiting?.gate === 'promote');
+
+    const alarm = async (): Promise<string | undefined> =>
+      (await run.look())?.alarms?.find(({ about }) => about === 'feed')?.state ?? 'none';
+    const away = async (state: string, goes: () => void, comesBack: () => unknown): Promise<void> => {
+      goes();
+      await expect.poll(alarm, { timeout: 120_000, interval: 500 }).toBe(state);
+      await comesBack();
+      await expect.poll(alarm, { timeout: 90_000, interval: 500 }).toBe('none');
+    };
+    const link = (name: 'worker-blue' | 'blue-green'): [() => void, () => void] => [
+      () => run.links[name].forEach((proxy) => proxy.refuse()),
+      () => run.links[name].forEach((proxy) => proxy.restore()),
+    ];
+    await away(
+      'greenAway',
+      () => green.kill('SIGKILL'),
+      () => green.restart(),
+    );
+    await away('notFollowing', ...link('blue-green'));
+    await away('blueAway', ...link('worker-blue'));
+
+    const told = receiver.requests.map(({ body }) => (JSON.parse(body) as { text: string }).text);
+    expect([...new Set(told)]).toEqual([
+      expect.stringMatching(/^the worker can't reach green: .*Next step: bring green back/s),
+      expect.stringMatching(/^over: the worker can't reach green/),
+      expect.stringMatching(/^green does not follow blue: nobody there reads \S+\. Next step: see green's log/),
+      expect.stringMatching(/^over: green does not follow blue/),
+      expect.stringMatching(/^the worker can't reach blue, which has the writes: /),
+      expect.stringMatching(/^over: the worker can't reach blue/),
+    ]);
+    const { waiting, phase } = (await run.look()) ?? {};
+    expect([phase, waiting?.gate]).toEqual(['promote', 'promote']);
+    await run.inStandby();
+    expect(await run.audit('green', 'follows')).toEqual([]);
+  },
+);
