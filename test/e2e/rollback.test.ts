@@ -5,6 +5,7 @@ import { judge } from '../../src/postgres/doctor/who-is-primary.js';
 import { LedgerApplication } from '../support/ledger-application.js';
 import { leftovers, until } from '../support/migration.js';
 import { asDatabase, withClient } from '../support/postgres.js';
+import { recordHistory } from '../support/record-history.js';
 import { expectBlueAsBefore, newMigration, WHO } from '../support/rolled-back-run.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { rollbackSignal } from '../../workflows/messages.js';
@@ -23,7 +24,7 @@ describe('a rollback that is asked for by message', () => {
     const report = (await handle.result()) as MigrationReport;
     await until(handle, 'writing on blue again', () => application.acknowledged.length > onGreen + 200);
     await application.stop();
-    await migration.record(handle, 'rollback-standby');
+    await recordHistory(handle, 'rollback-standby');
 
     expect(report.outcome).toBe('rolledBack');
     expect(report.writesOn).toBe('blue');

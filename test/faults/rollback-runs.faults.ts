@@ -2,6 +2,7 @@ import type { WorkflowFailedError } from '@temporalio/client';
 import { describe, expect, it } from 'vitest';
 import { LEDGER_MIGRATIONS, LedgerApplication } from '../support/ledger-application.js';
 import { leftovers, rowsOf, until } from '../support/migration.js';
+import { recordHistory } from '../support/record-history.js';
 import { expectBlueAsBefore, newMigration, quick, rollBackIn, SLOW_STEP } from '../support/rolled-back-run.js';
 
 /* The slower ones of test/e2e/rollback.test.ts. */
@@ -24,6 +25,7 @@ describe('a rollback that is forced by a failure', () => {
     await rowsOf(migration.green, 'DROP VIEW balances');
     const error: unknown = await handle.result().catch((e: unknown) => e);
     await application.stop();
+    await recordHistory(handle, 'failed-gate');
 
     expect(String((error as WorkflowFailedError).cause?.message)).toMatch(/gate failed in stage 100 %: errorRate/);
     await expectBlueAsBefore(migration, application);
@@ -37,6 +39,7 @@ describe('a rollback that is forced by a failure', () => {
     await rowsOf(migration.green, 'DELETE FROM entries WHERE id = 77');
     const error: unknown = await handle.result().catch((e: unknown) => e);
     await application.stop();
+    await recordHistory(handle, 'failed-verify');
 
     expect(String((error as WorkflowFailedError).cause?.message)).toMatch(
       /1 row differs between blue and green: public\.entries "id" = 77: missing/,

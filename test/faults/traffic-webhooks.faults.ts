@@ -141,7 +141,6 @@ describe('a run behind webhooks', () => {
       const error: unknown = await handle.result().catch((e: unknown) => e);
       await application.stop();
       expect(error).toBeInstanceOf(WorkflowFailedError);
-      await migration.record(handle, 'rollback-webhooks');
       const { rollingBack, outcome } = await statusOf(handle);
       expect(outcome).toBe('failed');
       expect(rollingBack?.notUndone).toEqual([

@@ -4,6 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { LEDGER_MIGRATIONS, LEDGER_SCHEMA } from '../support/ledger-application.js';
 import { inPhase, Migration, statusOf, until } from '../support/migration.js';
 import { withClient } from '../support/postgres.js';
+import { recordHistory } from '../support/record-history.js';
 import { testTemporal } from '../support/temporal.js';
 import { approveSignal, approveUpdate, pauseUpdate, resumeUpdate, retireUpdate } from '../../workflows/messages.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
@@ -112,7 +113,7 @@ describe('messages to a live run', () => {
     await until(handle, 'waiting for the approval of the retirement', (s) => s.waiting?.gate === 'retire');
     await handle.executeUpdate(approveUpdate, { args: [{ gate: 'retire', ...WHO }] });
     const report = (await handle.result()) as MigrationReport;
-    await migration.record(handle, 'messages');
+    await recordHistory(handle, 'messages');
 
     expect(report.outcome).toBe('completed');
     expect(report.decisions.map((d) => [d.message, d.gate, d.ignored === undefined])).toEqual([

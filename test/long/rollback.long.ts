@@ -2,6 +2,7 @@ import { WorkflowFailedError } from '@temporalio/client';
 import { describe, expect, it } from 'vitest';
 import { LEDGER_MIGRATIONS, LedgerApplication } from '../support/ledger-application.js';
 import { leftovers, statusOf, until } from '../support/migration.js';
+import { recordHistory } from '../support/record-history.js';
 import { expectBlueAsBefore, longStage, newMigration, rollBackIn, WHO } from '../support/rolled-back-run.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { rollbackUpdate } from '../../workflows/messages.js';
@@ -42,7 +43,7 @@ describe('a rollback that is forced by a failure', () => {
     const handle = await migration.start();
     const error: unknown = await handle.result().catch((e: unknown) => e);
     await application.stop();
-    await migration.record(handle, 'failed-migrate');
+    await recordHistory(handle, 'failed-migrate');
 
     expect(error).toBeInstanceOf(WorkflowFailedError);
     expect((error as WorkflowFailedError).cause).toMatchObject({ type: 'MigrationRolledBack' });
@@ -62,7 +63,7 @@ describe('a rollback by cancel', () => {
     await handle.cancel();
     const error: unknown = await handle.result().catch((e: unknown) => e);
     await application.stop();
-    await migration.record(handle, 'cancelled');
+    await recordHistory(handle, 'cancelled');
 
     expect((error as WorkflowFailedError).cause?.name).toBe('CancelledFailure');
     expect((await handle.describe()).status.name).toBe('CANCELLED');

@@ -1,8 +1,5 @@
-import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import type { Client } from '@temporalio/client';
 import { type WorkflowHandle } from '@temporalio/client';
 import { NativeConnection, Runtime, type Worker } from '@temporalio/worker';
@@ -92,16 +89,6 @@ export class Migration {
       taskQueue: this.taskQueue,
       args: [this.plan],
     });
-  }
-
-  /** Keeps the history of a run for the replay tests, when histories are being recorded. */
-  async record(handle: WorkflowHandle, name: string): Promise<void> {
-    if (process.env['VERDIGRIS_RECORD_HISTORIES'] === undefined) return;
-    const { cliPath, address } = testTemporal();
-    const words = ['workflow', 'show', '--workflow-id', handle.workflowId, '--output', 'json', '--address', address];
-    const { stdout } = await promisify(execFile)(cliPath, words, { maxBuffer: 64 * 2 ** 20 });
-    const history = JSON.stringify(JSON.parse(stdout), withoutMachine);
-    writeFileSync(new URL(`../histories/${name}.json`, import.meta.url), `${history}\n`);
   }
 
   /** Ends the worker as a deployment does, and begins another one. @param environment its variables. Default: as before */
@@ -205,12 +192,4 @@ const LEFTOVERS = `
 /** Runs a query as the superuser and returns its rows. */
 export async function rowsOf<R extends pg.QueryResultRow>(database: TestDatabase, sql: string): Promise<R[]> {
   return withClient(database.config, async (client) => (await client.query<R>(sql)).rows);
-}
-
-/** What belongs to the machine that recorded it: names of processes, paths in stack traces. */
-function withoutMachine(key: string, value: unknown): unknown {
-  if (key === 'identity') return 'worker';
-  if (key === 'stackTrace') return '';
-  // Sticky task queues are named after the process: 123@host:uuid
-  return typeof value === 'string' ? value.replace(/^\d+@\S+$/, 'worker') : value;
 }

@@ -6,6 +6,7 @@ import { rollbackUpdate } from '../../workflows/messages.js';
 import { LEDGER_MIGRATIONS, LEDGER_SCHEMA, LedgerApplication } from './ledger-application.js';
 import { inPhase, leftovers, Migration, until } from './migration.js';
 import { withClient } from './postgres.js';
+import { recordHistory } from './record-history.js';
 
 /* Runs of a ledger under load that are rolled back, and what a rollback owes whoever asked for it. */
 
@@ -97,7 +98,7 @@ export async function rollBackIn(phase: keyof typeof PHASES): Promise<void> {
   await handle.executeUpdate(rollbackUpdate, { args: [WHO] });
   const report = (await handle.result()) as MigrationReport;
   await application.stop();
-  await migration.record(handle, `rollback-${phase}`);
+  await recordHistory(handle, `rollback-${phase}`);
 
   expect(report.outcome).toBe('rolledBack');
   expect(report.phase).toBe(phase);

@@ -8,6 +8,7 @@ import { parsePlan } from '../../src/plan/parse.js';
 import type { Plan, PlanInput } from '../../src/plan/schema.js';
 import type { Side } from '../../src/side.js';
 import { testBundle } from './bundle.js';
+import { recordHistory } from './record-history.js';
 import { temporalClient, testTemporal, uniqueTaskQueue } from './temporal.js';
 
 /** What a test has its activities do instead of what the script does by itself. */
@@ -160,10 +161,15 @@ export class ScriptedRun {
   }
 }
 
-/** Has the workflow go the same way once more, from the history of the run. */
-export async function replayed({ handle }: ScriptedRun): Promise<void> {
+/**
+ * Has the workflow go the same way once more, from the history of the run.
+ *
+ * @param name under which the history is kept for the workflow of later. Default: it is not
+ */
+export async function replayed({ handle }: ScriptedRun, name?: string): Promise<void> {
   const workflowBundle = await testBundle();
   await Worker.runReplayHistory({ workflowBundle }, await handle.fetchHistory(), handle.workflowId);
+  if (name !== undefined) await recordHistory(handle, name);
 }
 
 /** Works until it is cancelled, and needs `ms` to stop then, as an activity that rolls a transaction back. */

@@ -3,6 +3,7 @@ import type { MigrationReport } from '../../workflows/lib/report.js';
 import { LEDGER_MIGRATIONS, LEDGER_SCHEMA, LedgerApplication } from './ledger-application.js';
 import { Migration, rowsOf, statusOf, until } from './migration.js';
 import { withClient, type TestServer } from './postgres.js';
+import { recordHistory } from './record-history.js';
 
 /** A database is moved under load: no request fails, no write is lost, the schema is new, blue is fenced. */
 export async function movesUnderLoad(blueServer: TestServer, greenServer: TestServer): Promise<void> {
@@ -21,7 +22,7 @@ export async function movesUnderLoad(blueServer: TestServer, greenServer: TestSe
   const report = (await handle.result()) as MigrationReport;
   const retiredAt = application.acknowledged.length;
   await application.stop();
-  await migration.record(handle, `completed-${blueServer}-${greenServer}`);
+  await recordHistory(handle, `completed-${blueServer}-${greenServer}`);
 
   expect(report.outcome).toBe('completed');
   expect(report.phases.map((p) => p.phase)).toEqual([

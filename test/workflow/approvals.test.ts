@@ -146,7 +146,7 @@ describe.concurrent('approvals of a run', () => {
       // What was approved still is.
       const { decisions } = await statusOf(run.handle);
       expect(decisions.filter(({ message }) => message === 'approve')).toHaveLength(before.length);
-      await replayed(run);
+      await replayed(run, 'promotion-paused');
       await run.handle.terminate();
     },
   );

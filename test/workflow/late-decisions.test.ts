@@ -38,7 +38,7 @@ describe.concurrent('a run in its standby window whose writes are back on blue',
     expect(epochs).toEqual([2]);
     expect(asked(run, '+promote')).toBe(1);
     run.at('-releaseDatabases', run.at('-undoReplication', run.at('-retire')));
-    await replayed(run);
+    await replayed(run, 'retirement-after-way-back');
   });
 
   it('waits for no reads to leave blue through HAProxy before that', async () => {
@@ -58,7 +58,7 @@ describe.concurrent('a run in its standby window whose writes are back on blue',
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     expect((await failureOf(run)).cause?.message).toMatch(/^rolled back: writes have been given back to blue/);
     expect(run.log).not.toContain('+retire');
-    await replayed(run);
+    await replayed(run, 'reads-after-way-back');
   });
 });
 
@@ -78,7 +78,7 @@ describe.concurrent('a way back that was decided before', () => {
     expect(run.log).not.toContain('+withdrawPromotion');
     expect(asked(run, '+promote')).toBe(2);
     run.at('+undoReplication', run.at('-finishPromotion', run.at('-promote', run.at('-whereWritesAre'))));
-    await replayed(run);
+    await replayed(run, 'way-back-not-opened');
   });
 
   it('also where it shows only when green refuses to be opened', async () => {
@@ -123,6 +123,6 @@ describe.concurrent('a promotion that a late worker decides while it is withdraw
     expect(run.epoch).toBe(3);
     expect(asked(run, '+withdrawPromotion')).toBe(1);
     run.at('+undoReplication', run.at('-finishPromotion', run.at('-withdrawPromotion')));
-    await replayed(run);
+    await replayed(run, 'late-decision');
   });
 });

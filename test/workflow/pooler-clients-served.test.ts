@@ -39,7 +39,7 @@ describe('clients of poolers that get a connection late', () => {
     expect(asked).toEqual([[POOL]]);
     await run.handle.signal('rollback', { by: 'ada', reason: 'the test is over' });
     expect(await run.handle.result()).not.toHaveProperty('promotion.unservedPools');
-    await replayed(run);
+    await replayed(run, 'pooler-clients');
   });
 
   it('stay an alarm where that can not be seen', async () => {

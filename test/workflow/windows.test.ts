@@ -181,7 +181,7 @@ describe.concurrent('a question that outlives a window', () => {
     const approval = { gate: 'promote', by: 'ada', reason: 'go' };
     expect(await run.handle.executeUpdate(approveUpdate, { args: [approval] })).toContain(`opens (${later})`);
     await until(run.handle, 'waits for it', (s) => s.waiting?.for === 'window');
-    await replayed(run);
+    await replayed(run, 'window-missed');
     await run.handle.terminate();
   });
 });
