@@ -41,7 +41,16 @@ describe('recorded histories', () => {
   it('are there for every way in which a run ends', () => {
     expect(HISTORIES).toEqual(
       expect.arrayContaining([
-        ...['cancelled-in-traffic', 'completed', 'gate-failed', 'reads-not-back', 'refused', 'reset', 'webhooks'],
+        ...[
+          'cancelled-in-traffic',
+          'completed',
+          'completed-pg15-pg18',
+          'gate-failed',
+          'reads-not-back',
+          'refused',
+          'reset',
+          'webhooks',
+        ],
         ...['rolled-back-in-standby', 'rolled-back-in-traffic', 'rolled-back-with-a-loss', 'way-back-given-up'],
         ...['cancelled', 'completed-pg15-pg18', 'failed-migrate', 'messages'].map((name) => BEFORE_PATCHES + name),
         ...['promote', 'standby', 'traffic'].map((phase) => `${BEFORE_PATCHES}rollback-${phase}`),

@@ -102,8 +102,16 @@ export const planTooLarge: Rule = {
   },
 };
 
+/**
+ * How many events of the history the standby window takes while nothing happens. Each telling of a comparison that goes on
+ * for longer than a second is four more, up to some 12,000 events of the run.
+ */
+export function standbyEvents(plan: Pick<Plan, 'standby'>): number {
+  return COMPARISON_EVENTS * comparisons(plan) + HOUR_EVENTS * standbyHours(plan);
+}
+
 /** How often blue and green are compared in the standby window. */
-function comparisons({ standby }: Plan): number {
+function comparisons({ standby }: Pick<Plan, 'standby'>): number {
   return Math.floor(parseDuration(standby.for) / parseDuration(standby.verifyEvery));
 }
 
@@ -116,7 +124,7 @@ function activitiesBeside(plan: Plan): number {
 }
 
 /** The watch of the feed tells the lag so often. */
-function standbyHours({ standby }: Plan): number {
+function standbyHours({ standby }: Pick<Plan, 'standby'>): number {
   return Math.ceil(parseDuration(standby.for) / 3_600_000);
 }
 
