@@ -280,7 +280,7 @@ describe.concurrent('a run whose history is kept', { timeout: 600_000 }, () => {
       if (from === 'blue' ? isBack : ++last > 1) return null;
       throw ApplicationFailure.nonRetryable('the other side is lost', 'SqlError');
     };
-    const run = await runs.begin({ finishPromotion, finishLater: () => untilCancelled() });
+    const run = await runs.begin({ finishPromotion });
     await inStandby(run);
     isBack = true;
     await rollBack(run.handle);

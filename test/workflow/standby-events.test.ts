@@ -18,10 +18,10 @@ afterAll(() => runs.stop());
 async function eventsBetween(run: ScriptedRun, activity: string): Promise<number[]> {
   await run.saw('+watchStandby');
   const before = run.log.filter((one) => one === `+${activity}`).length;
-  await run.saw(`+${activity}`, before + 5);
+  await run.saw(`+${activity}`, before + 3);
   const { events } = await run.handle.fetchHistory();
   const names = (events ?? []).map((event) => event.activityTaskScheduledEventAttributes?.activityType?.name);
-  const asked = names.flatMap((name, i) => (name === activity ? [i] : [])).slice(-4);
+  const asked = names.flatMap((name, i) => (name === activity ? [i] : [])).slice(-3);
   await run.handle.cancel();
   await run.handle.result().catch(() => undefined);
   return asked.slice(1).map((at, i) => at - (asked[i] ?? 0));
