@@ -1,6 +1,6 @@
 import { patched, sleep } from '@temporalio/workflow';
 import { askedAnew, expiredApproval } from './lib/approval-question.js';
-import { act } from './lib/activities.js';
+import { actFast } from './lib/activities.js';
 import { failureMessage, failureType, isCancelled } from './lib/failure.js';
 import { sparingMs } from './lib/history-room.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -202,7 +202,7 @@ async function untilPoolersGoOn(story: Story, ref: RunRef, lastStage: Stage | nu
   const { run } = story;
   const letGo = async (): Promise<void> => {
     for (let pauseMs = 5_000; ; pauseMs = Math.min(pauseMs * 2, POOLERS_AGAIN_MS)) {
-      const left = await act('let clients of the poolers go on').withdrawPromotion(ref, true);
+      const left = await actFast('let clients of the poolers go on').withdrawPromotion(ref, true);
       if (typeof left !== 'string') return;
       if (run.status.waiting?.why !== left) run.waitFor({ for: 'retry', why: left });
       // Only what goes on for long fills the history: the first tries come soon whatever it has room for.

@@ -1,7 +1,7 @@
 import { ApplicationFailure, condition, patched, sleep, uuid4 } from '@temporalio/workflow';
 import type { WritesAt } from '../src/postgres/where-writes-are.js';
 import type { WritesOfGreen } from '../src/postgres/writes-of-green.js';
-import { act, actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
+import { actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { nameRows } from './lib/differing-rows.js';
 import { failureMessage, failureType, isCancelled, isUnanswered } from './lib/failure.js';
@@ -103,7 +103,7 @@ async function endsTries(run: MigrationRun, ref: RunRef): Promise<boolean> {
   run.waitFor({ for: 'retry', why: 'ending the tries of the promotion, so that clients of poolers go on' });
   try {
     // As of an earlier version: undefined.
-    const left: unknown = await act('compensate: end the tries of the promotion').withdrawPromotion(ref);
+    const left: unknown = await actFast('compensate: end the tries of the promotion').withdrawPromotion(ref);
     run.poolersLeft = typeof left === 'string' ? left : null;
     return true;
   } catch (error) {

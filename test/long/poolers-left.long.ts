@@ -2,7 +2,7 @@ import { WorkflowFailedError } from '@temporalio/client';
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { inPhase, statusOf, until } from '../support/migration.js';
-import { replayed, ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
 import { approveUpdate, pauseUpdate, resumeUpdate, rollbackUpdate } from '../../workflows/messages.js';
 
 let runs: ScriptedRuns;
@@ -15,6 +15,19 @@ afterAll(() => runs.stop());
 
 const WHO = { by: 'grace', reason: 'the test says so' };
 const LEFT = 'these poolers are not back where writes are: "pooler_1" (it does not answer)';
+
+/** When a worker of such an activity counts as dead, in seconds after its last word; the same each time. */
+async function missedAfter({ handle }: ScriptedRun, activity: string): Promise<number[]> {
+  const { events } = await handle.fetchHistory();
+  const scheduled = (events ?? []).map((event) => event.activityTaskScheduledEventAttributes);
+  return [
+    ...new Set(
+      scheduled
+        .filter((one) => one?.activityType?.name === activity)
+        .map((one) => Number(one?.heartbeatTimeout?.seconds ?? 0)),
+    ),
+  ];
+}
 
 describe.concurrent('a pooler that is lost while a promotion is tried', () => {
   it('keeps no compensation from being undone, and the report names it', async () => {
@@ -32,6 +45,8 @@ describe.concurrent('a pooler that is lost while a promotion is tried', () => {
     expect(rollingBack?.undone).toEqual(
       expect.arrayContaining(['writes back to blue', 'all reads back to blue', 'release both databases']),
     );
+    // Its clients wait for whoever ends the tries as they do for whoever promotes.
+    expect(await missedAfter(run, 'withdrawPromotion')).toEqual(await missedAfter(run, 'promote'));
     await replayed(run);
   });
 
@@ -79,6 +94,7 @@ describe.concurrent('a pooler that is lost while a promotion is tried', () => {
     left = null;
     await until(run.handle, 'paused', (s) => s.paused && s.waiting?.why === 'paused by message');
     expect(tries).toBe(1);
+    expect(await missedAfter(run, 'withdrawPromotion')).toEqual(await missedAfter(run, 'promote'));
     await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
     await until(run.handle, 'promoted', inPhase('standby'));
     expect(run.writesOn).toBe('green');

@@ -26,7 +26,10 @@ const FAST = {
 } as const;
 const UNLESS_NOT_OPENED = { ...FAST.retry, nonRetryableErrorTypes: ['NotOpened'] };
 
-/** For the promotion: a worker that dies while writes are closed on both sides must be replaced within seconds. */
+/**
+ * For the promotion, and for what ends one: a worker that dies while writes are closed on both sides, or clients of poolers
+ * wait, must be replaced within seconds.
+ */
 export function actFast(summary: string): Activities {
   return proxyActivities<Activities>({ ...FAST, summary });
 }
