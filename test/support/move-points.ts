@@ -36,7 +36,13 @@ const UNTIL_SEQUENCES = [
   point('sequences are carried over', 'to', 'promotion', /SELECT setval\(to_regclass/),
 ];
 
-const SLOT = point('the slot of the way back is there', 'to', 'promotion', /pg_create_logical_replication_slot/);
+/** Not that of the rehearsal, which comes before the hold. */
+const SLOT = point(
+  'the slot of the way back is there',
+  'to',
+  'promotion',
+  /pg_create_logical_replication_slot\([^;]*\) WHERE /,
+);
 
 const FROM_DECISION = [
   point('the route is written', 'from', 'promotion', /verdigris\.decide/),
@@ -86,6 +92,16 @@ export const UNDOING_POINTS = {
     point('the state of green is gone', 'to', 'release', /^DROP SCHEMA/),
   ],
 } as const;
+
+/** What ends the tries of a promotion, which a pause or a rollback has interrupted: `from` is blue. */
+export const WITHDRAWAL_POINTS = [
+  point('the tries are ended', 'from', 'withdraw promotion', /^INSERT INTO verdigris\.progress/),
+  point('the announcement is taken back', 'from', 'withdraw promotion', /SET opening = NULL/),
+  point('routers are told', 'from', 'withdraw promotion', /pg_notify/),
+];
+
+/** Where the run is to promote later. */
+export const SLOT_DROPPED = point('the slot of the try is dropped', 'to', 'promotion', /pg_drop_replication_slot/);
 
 /** Every boundary of a promotion and of the way back, in their order. */
 export const STEP_POINTS = {

@@ -87,12 +87,23 @@ export async function killInTurn(
   from: Side,
   asks: () => Promise<unknown>,
 ): Promise<Ending> {
+  return killInTurnUntil(run, points, from, asks, () => run.ended());
+}
+
+/** The same until `goesOn` says that the run has got where it should. @returns what it says */
+export async function killInTurnUntil<T>(
+  run: FaultRun,
+  points: readonly StepPoint[],
+  from: Side,
+  asks: () => Promise<unknown>,
+  goesOn: () => Promise<T>,
+): Promise<T> {
   const at = aim(run, points, from);
   await run.prepareWorker();
   await asks();
-  const ending = run.ended();
-  ending.catch(() => undefined);
-  return strike(run, 'kill', at, () => ending);
+  const going = goesOn();
+  going.catch(() => undefined);
+  return strike(run, 'kill', at, () => going);
 }
 
 type Held = Awaited<ReturnType<FaultRun['stopWhere']>>;
