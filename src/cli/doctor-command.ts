@@ -357,7 +357,7 @@ function refusedOf(found: Found): ExitCode {
 }
 
 function isUnseen({ blue, green }: Found): boolean {
-  return !blue.reached && !green.reached;
+  return isAway(blue) && isAway(green);
 }
 
 /** A side that is away may hold leftovers that nobody has seen. */
