@@ -38,7 +38,7 @@ it('is for one run at a time: another is refused, with what to do where the firs
   await expect(other).rejects.toMatchObject({
     type: 'DatabaseOwned',
     message: expect.stringMatching(
-      /workflow verdigris\/where-test.* If that workflow is gone: verdigris doctor plan\.json --clean$/,
+      /workflow verdigris\/where-test.* If that workflow is gone: verdigris doctor plan\.json --clean\. /,
     ) as string,
   });
 });

@@ -7,7 +7,7 @@ import { SideSessions } from '../../src/postgres/verify/side-sessions.js';
 import { readTablePairs } from '../../src/postgres/verify/table-pairs.js';
 import type { Progress } from '../../src/postgres/migrate/step-context.js';
 import type { Verification } from '../../src/postgres/verify/verify-tables.js';
-import { ReplicatedPair, workOf } from './replicated-pair.js';
+import { ReplicatedPair, workOf } from '../postgres/replicated-pair.js';
 import { testedVersion } from '../support/tested-version.js';
 
 /*

@@ -15,7 +15,7 @@ import { isConnectionLost } from '../../src/postgres/sqlstate.js';
 import { installState } from '../../src/postgres/state.js';
 import { isOffline } from '../../src/postgres/offline.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
-import { contextOn, workOf } from './replicated-pair.js';
+import { contextOn, workOf } from '../postgres/replicated-pair.js';
 import { testedVersion } from '../support/tested-version.js';
 
 const LONG = 'i'.repeat(63);
