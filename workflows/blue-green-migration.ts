@@ -82,7 +82,7 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
         undoUnknownStages(story, saga);
         return rollBack(run, saga, { flags, confirmations }, error, isCancelled(error));
       };
-      return hasUnknownSteps(saga) ? undoUnknownSteps(story, input, saga).then(back) : back();
+      return hasUnknownSteps(story, saga) ? undoUnknownSteps(story, input, saga).then(back) : back();
     });
   } finally {
     if (story.webhooks.areThere) await CancellationScope.nonCancellable(() => story.webhooks.end());

@@ -1,3 +1,4 @@
+import type { Plan } from '../src/plan/schema.js';
 import { bootstrapByCopy } from './bootstrap/copy.js';
 import { bootstrapByStandby } from './bootstrap/standby.js';
 import { bootstrapByTablesync } from './bootstrap/tablesync.js';
@@ -55,9 +56,10 @@ export function undoingOfClaim(story: Story, ref: RunRef): Compensation {
 
 export function undoingOfReplication(story: Story, ref: RunRef): Compensation {
   const { run } = story;
+  const name = replicationDropped(ref.plan);
   return {
-    name: keepsGreenName(ref),
-    told: () => (isKept(story) ? 'drop replication; green keeps its rows: it has had the writes' : keepsGreenName(ref)),
+    name,
+    told: () => (isKept(story) ? 'drop replication; green keeps its rows: it has had the writes' : name),
     undo: () =>
       onceGreenIsKnown(story, ref, async () => {
         const keep = keepsGreen(story);
@@ -68,9 +70,10 @@ export function undoingOfReplication(story: Story, ref: RunRef): Compensation {
   };
 }
 
-function keepsGreenName(ref: RunRef): string {
-  if (ref.plan.bootstrap.method === 'standby') return 'drop replication; green keeps its rows';
-  return ref.plan.green.afterRollback === 'keep'
+/** The name of the compensation that drops replication. */
+export function replicationDropped({ bootstrap, green }: Plan): string {
+  if (bootstrap.method === 'standby') return 'drop replication; green keeps its rows';
+  return green.afterRollback === 'keep'
     ? 'drop replication, and what was copied to green unless it has been primary'
     : 'drop replication and what was copied to green';
 }

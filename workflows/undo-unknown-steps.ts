@@ -9,16 +9,17 @@ import type { Saga } from './lib/saga.js';
 import type { Story } from './lib/story.js';
 import { wasReset } from './lib/was-reset.js';
 import { undoingOfMigrations } from './migrate.js';
-import { undoingOfClaim, undoingOfReplication } from './replicate.js';
+import { replicationDropped, undoingOfClaim, undoingOfReplication } from './replicate.js';
 
-/** Whether the run was reset to a point before it had anything to undo. */
-export function hasUnknownSteps(saga: Saga): boolean {
-  return saga.isEmpty && wasReset() && patched('a run that was reset undoes what it does not remember');
+/** Whether the run was reset to a point at which it had nothing to undo, or its claim alone. */
+export function hasUnknownSteps({ run }: Story, saga: Saga): boolean {
+  const knowsReplication = run.plan !== null && saga.has(replicationDropped(run.plan));
+  return !knowsReplication && wasReset() && patched('a run that was reset undoes what it does not remember');
 }
 
 /**
- * A run that was reset to a point before it has claimed the databases does not know of anything that it has done. So they
- * are asked whose they are, and where they are its own its rollback undoes every step that it may have taken.
+ * A run that was reset to a point before it replicates does not know of anything that it has done, or of its claim alone. So
+ * the databases are asked whose they are, and where they are its own its rollback undoes every step that it may have taken.
  */
 export async function undoUnknownSteps(story: Story, input: unknown, saga: Saga): Promise<void> {
   const { run } = story;
@@ -34,7 +35,8 @@ export async function undoUnknownSteps(story: Story, input: unknown, saga: Saga)
     return;
   }
   if (!(await tracesSinceReset(story, ref)).isOwner) return;
-  saga.push(undoingOfClaim(story, ref));
+  const claim = undoingOfClaim(story, ref);
+  if (!saga.has(claim.name)) saga.push(claim);
   saga.push(undoingOfReplication(story, ref));
   if (ref.plan.bootstrap.method === 'standby') saga.push(undoingOfStandby(story, ref));
   saga.push(undoingOfMigrations(story, ref));

@@ -10,7 +10,7 @@ import { statusOf, until } from '../support/migration.js';
 import { resetBefore } from '../support/reset.js';
 import { ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 
-/* `temporal workflow reset` to a point at which the run had not claimed its databases: it remembers nothing of what is in them. */
+/* `temporal workflow reset` to a point before the run replicates: it remembers nothing of what is in its databases, but its claim. */
 
 let runs: ScriptedRuns;
 
@@ -26,7 +26,7 @@ const IN_STAGE: Partial<PlanInput> = {
 };
 const EVERYTHING = ['+removeFence', '+undoMigrations', '+undoReplication', '+releaseDatabases'];
 
-/** In its stage, and reset to before its preflight. @param overrides what is so from then on */
+/** In its stage, and reset to before its preflight, or another activity. @param overrides what is so from then on */
 async function inPreflightAgain(
   overrides: Overrides = {},
   plan = IN_STAGE,
@@ -161,6 +161,32 @@ describe.concurrent('a run that was reset to a point before it claims its databa
     expect(message).toMatch(/Not undone: what was done before the reset: the plan has an unknown field/);
     expect(message).toMatch(/verdigris doctor .*--clean/);
     expect((await statusOf(again(run))).outcome).toBe('failed');
+  });
+});
+
+describe.concurrent('a run that was reset to a point at which it knows of its claim alone', () => {
+  it.each(['claimDatabases', 'beginSchemaWatch'])('undoes everything that is there: before %s', async (activity) => {
+    const run = await inPreflightAgain({ [activity]: () => untilCancelled() }, IN_STAGE, activity);
+    expect((await rolledBack(run)).rollingBack).toMatchObject({
+      undone: [
+        'take the fence off both sides',
+        'undo the schema changes on green',
+        'drop replication, and what was copied to green unless it has been primary',
+        'release both databases',
+      ],
+      notUndone: [],
+    });
+    expect(undone(run)).toEqual(EVERYTHING);
+  });
+
+  it('and whose databases are not its own gives back no more than it has claimed', async () => {
+    const run = await inPreflightAgain(
+      { claimDatabases: () => untilCancelled(), tracesOfRun: () => ({ isOwner: false, isBack: false }) },
+      IN_STAGE,
+      'claimDatabases',
+    );
+    expect((await rolledBack(run)).rollingBack?.undone).toEqual(['release both databases']);
+    expect(undone(run)).toEqual(['+releaseDatabases']);
   });
 });
 
