@@ -36,7 +36,8 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
       perform(dependencies, ref, async ({ session, run }) => {
         const on = async (side: Side): Promise<RunTraces> =>
           readRunTraces(await session(side, 'traces of the run', SHORT_STATEMENTS), run);
-        const [blue, green] = await Promise.all([on('blue'), on('green')]);
+        // One after the other: a session that is let in when the other side has failed would be closed by nobody.
+        const [blue, green] = [await on('blue'), await on('green')];
         // What was on green goes with its schema verdigris, or stays with it.
         return { isOwner: blue.isOwner || green.isOwner, isBack: green.isBack };
       }),
