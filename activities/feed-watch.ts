@@ -16,7 +16,7 @@ export interface FeedNews {
 const AWAY_MS = 45_000;
 /** How long all must be well before it is over, ms. */
 const BACK_MS = 15_000;
-/** How long another thing must keep green from following before that one is told, ms. */
+/** How long another thing than the one that was told must keep green from following before it is told, ms. */
 const OTHER_MS = 15_000;
 
 /** Tells what has lasted: a blip is no news, nor is a server that comes and goes one each time. */
@@ -37,12 +37,62 @@ export class LastingFeed {
     this.#last = state;
     if (state === this.known) return false;
     if (isWell(state)) return now - this.#turned >= BACK_MS;
-    return now - this.#turned >= AWAY_MS && now - this.#since >= OTHER_MS;
+    return now - this.#turned >= AWAY_MS && (isWell(this.known) || now - this.#since >= OTHER_MS);
   }
 }
 
 function isWell(state: FeedState): boolean {
   return state === 'follows';
+}
+
+/**
+ * How long the same process must have read a slot before it counts as one that follows, ms. One that meets the same error
+ * again and again reads until it meets it, and the next one begins 5 s later (`wal_retrieve_retry_interval`).
+ */
+const STEADY_MS = 10_000;
+
+/** Which streams of the feed do not follow, from several looks at both sides. */
+export class FollowingStreams {
+  readonly #due: Set<string>;
+  #now = performance.now();
+  #readers: ReadonlyMap<string, { readonly pid: number; readonly since: number }> = new Map();
+
+  /** @param names the streams' of the feed @param known what people know of it */
+  constructor(
+    names: readonly string[],
+    private readonly known: FeedState,
+  ) {
+    // Of one that did not follow a subscription was on: that it is off now does not mend it.
+    this.#due = new Set(known === 'notFollowing' ? names : []);
+  }
+
+  /** What blue says. @param readers see readReaders() */
+  saw(readers: ReadonlyMap<string, number>): void {
+    const now = performance.now();
+    const before = this.#readers;
+    this.#readers = new Map(
+      [...readers].map(([name, pid]) => {
+        const last = before.get(name);
+        return [name, last?.pid === pid ? last : { pid, since: now }];
+      }),
+    );
+    this.#now = now;
+  }
+
+  /**
+   * Those that nobody reads, or a process that has only just come. A subscription that was on while something was amiss
+   * is to follow until that is over, also where somebody has disabled or dropped it.
+   *
+   * @param enabled see readEnabled()
+   * @returns undefined while all are read, and it is not known yet whether that lasts
+   */
+  notFollowing(enabled: readonly string[]): readonly string[] | undefined {
+    for (const name of enabled) this.#due.add(name);
+    const due = isWell(this.known) ? enabled : [...this.#due];
+    const readForMs = (name: string): number => this.#now - (this.#readers.get(name)?.since ?? this.#now);
+    const left = due.filter((name) => readForMs(name) === 0);
+    return left.length === 0 && due.some((name) => readForMs(name) < STEADY_MS) ? undefined : left;
+  }
 }
 
 /** Between two looks at green, ms. */
@@ -56,7 +106,7 @@ export class FeedWatch {
   readonly #closed = new AbortController();
   readonly #signal: AbortSignal;
   readonly #lasting: LastingFeed;
-  #readers: ReadonlyMap<string, number> = new Map();
+  readonly #streams: FollowingStreams;
   #green: Session | undefined;
   /** Undefined before the first answer. */
   #enabled: readonly string[] | undefined;
@@ -72,27 +122,25 @@ export class FeedWatch {
   ) {
     this.#signal = AbortSignal.any([work.signal, this.#closed.signal]);
     this.#lasting = new LastingFeed(known);
+    this.#streams = new FollowingStreams(names, known);
   }
 
   /** One look. @throws what a blue that is away makes of it: see blueIsAway() */
   async look(blue: Session): Promise<FeedNews | undefined> {
-    const before = this.#readers;
-    this.#readers = await readReaders(blue, this.names);
+    this.#streams.saw(await readReaders(blue, this.names));
     this.#lookAtGreen();
     if (this.#away !== undefined) {
       return this.#tell('greenAway', `the worker can't reach green: ${reasonOf(this.#away.error)}`);
     }
     if (this.#enabled === undefined) return undefined;
-    // A worker that ends at once, and is begun again every few seconds, is another process in each look.
-    const follows = (name: string): boolean => before.has(name) && before.get(name) === this.#readers.get(name);
-    const left = this.#enabled.filter((name) => !follows(name));
+    const left = this.#streams.notFollowing(this.#enabled);
+    if (left === undefined) return undefined;
     if (left.length === 0) return this.#tell('follows', 'green follows blue');
     return this.#tell('notFollowing', `green does not follow blue: nobody there reads ${left.join(', ')}`);
   }
 
   /** The same where blue could not be asked. */
   blueIsAway(error: unknown): FeedNews | undefined {
-    this.#readers = new Map();
     return this.#tell('blueAway', `the worker can't reach blue, which has the writes: ${reasonOf(error)}`);
   }
 

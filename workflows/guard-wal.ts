@@ -22,8 +22,8 @@ export async function whileWalIsBounded(story: Story, ref: RunRef, work: () => P
   } finally {
     story.yieldTo(null);
     story.run.allClear('WAL');
-    // After a promotion the watch of the standby window takes over what people know of the two sides.
-    if (!story.run.wasPromoted) story.run.allClear('feed');
+    // An alarm of the feed stays. After a promotion the watch of the standby window takes over what people know of the two
+    // sides; in a rollback, which waits for the same ones, nobody has seen that they are back.
   }
 }
 
@@ -66,9 +66,10 @@ async function guardWal(story: Story, ref: RunRef): Promise<null> {
   }
 }
 
+/** Once green has the writes, what is owed of the promotion, and then the watch of the standby window, tell of the sides. */
 function tellFeed(run: MigrationRun, { feed, why }: FeedNews): void {
   if (feed === 'follows') run.allClear('feed');
-  else run.alarm('feed', feed, why, NEXT_OF_FEED[feed]);
+  else if (run.status.writesOn === 'blue') run.alarm('feed', feed, why, NEXT_OF_FEED[feed]);
 }
 
 const WAITS = 'the run waits for it and goes on by itself; until then blue keeps WAL for green';

@@ -3,8 +3,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { FeedNews, FeedState } from '../../activities/feed-watch.js';
 import type { RetainedWal, WalLevel } from '../../activities/replicate.js';
 import type { PlanInput } from '../../src/plan/schema.js';
+import type { MigrationReport } from '../../workflows/lib/report.js';
 import type { MigrationStatus } from '../../workflows/lib/status.js';
-import { approveUpdate } from '../../workflows/messages.js';
+import { approveUpdate, rollbackUpdate } from '../../workflows/messages.js';
 import { statusOf, until } from '../support/migration.js';
 import { failureOf } from '../support/run-end.js';
 import { replayed, ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
@@ -177,7 +178,7 @@ describe.concurrent('a green that does not follow, or a side that is away, befor
     await replayed(run);
   });
 
-  it('is what the watch of the standby window goes on from, and is over with a run that is rolled back', async () => {
+  it('is what the watch of the standby window goes on from', async () => {
     const known: string[] = [];
     const watchStandby: Overrides['watchStandby'] = (_run, _ref, told) => {
       known.push(told);
@@ -194,20 +195,51 @@ describe.concurrent('a green that does not follow, or a side that is away, befor
     expect(feedAlarm(await statusOf(run.handle))).toBe('greenAway');
     await run.handle.cancel();
     await run.handle.result().catch(() => undefined);
+  });
 
-    const again = watchSays(AWAY);
-    let undoing: string | undefined = 'not yet';
-    const undoReplication: Overrides['undoReplication'] = async ({ handle }) => {
-      undoing = feedAlarm(await statusOf(handle));
-    };
-    const other = await runs.begin({ ...again.activities, undoReplication, verify: () => untilCancelled() });
-    await other.saw('+verify');
-    again.next();
-    await until(other.handle, 'told', (s) => feedAlarm(s) === 'greenAway');
-    await other.handle.cancel();
-    await other.handle.result().catch(() => undefined);
-    expect(undoing).toBeUndefined();
-    await replayed(other);
+  it.each(['blueAway', 'greenAway'] as const)('is not told once green has the writes: %s', async (feed) => {
+    const says = watchSays({ feed, why: 'lost after the decision' });
+    const finishPromotion = (): Promise<never> => untilCancelled();
+    const run = await runs.begin({ ...says.activities, finishPromotion });
+    await run.saw('+finishPromotion');
+    says.next();
+    await run.saw('+watchRetainedWal', 2);
+    const status = await statusOf(run.handle);
+    expect(status.writesOn).toBe('green');
+    expect(status.alarms ?? []).toEqual([]);
+    await run.handle.terminate();
+  });
+
+  it('stays an alarm in a rollback, which nobody is told as its end', async () => {
+    const told: string[] = [];
+    let undoing: string | undefined;
+    const says = watchSays(AWAY);
+    const run = await runs.begin(
+      {
+        ...says.activities,
+        verify: () => untilCancelled(),
+        undoReplication: async ({ handle }) => {
+          undoing = feedAlarm(await statusOf(handle));
+        },
+        notify: (_run, _ref, _told, _target, notices) => {
+          told.push(...notices.map(({ text }) => text));
+          return { undelivered: 0, why: null };
+        },
+      },
+      { notify: [{ connection: 'hook', events: ['alarm', 'rolledBack'] }] },
+    );
+    await run.saw('+verify');
+    says.next();
+    await until(run.handle, 'told', (s) => feedAlarm(s) === 'greenAway');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [{ by: 'ada', reason: 'green is lost' }] });
+    const report = (await run.handle.result()) as MigrationReport;
+    expect(undoing).toBe('greenAway');
+    expect(report.alarms).toEqual([]);
+    expect(told).toEqual([
+      expect.stringMatching(/^the worker can't reach green/),
+      expect.stringContaining('green is lost'),
+    ]);
+    await replayed(run);
   });
 });
 
