@@ -1,6 +1,7 @@
 import pg from 'pg';
 import type { Side } from '../side.js';
 import { IN_FAILED_TRANSACTION, sqlState } from '../postgres/sqlstate.js';
+import { AS_TEXT } from './as-text.js';
 import { CommitOutcomeUnknownError, TransactionAbortedError } from './errors.js';
 import { isLinkFailure, wasNeverSent } from './failure.js';
 import { parseLsn } from './lsn.js';
@@ -65,10 +66,11 @@ async function commitWithPosition(client: pg.PoolClient, facts: CommitFacts): Pr
 
 async function isCommitted(client: pg.PoolClient, xid: string | null | undefined): Promise<boolean> {
   try {
-    const { rows } = await client.query<{ status: string | null }>(
-      'SELECT pg_catalog.txid_status($1::bigint) AS status',
-      [xid],
-    );
+    const { rows } = await client.query<{ status: string | null }>({
+      text: 'SELECT pg_catalog.txid_status($1::bigint) AS status',
+      values: [xid],
+      types: AS_TEXT,
+    });
     return rows[0]?.status === 'committed';
   } catch (error) {
     // The transaction is still open and aborted, so it is not committed; a lost connection tells nothing.
@@ -77,10 +79,10 @@ async function isCommitted(client: pg.PoolClient, xid: string | null | undefined
   }
 }
 
-/** Runs several statements in one message and hands out each row as it comes, also those before an error. */
+/** Runs several statements in one message and hands out each row as it comes, also those before an error; all as texts. */
 function eachRow(client: pg.PoolClient, text: string, onRow: (row: object) => void): Promise<void> {
   return new Promise((resolve, reject) => {
-    const query = new pg.Query(text, (error) => {
+    const query = new pg.Query({ text, types: AS_TEXT }, (error) => {
       if (error) reject(error);
       else resolve();
     });

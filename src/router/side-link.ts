@@ -3,6 +3,7 @@ import pg from 'pg';
 import type { Side } from '../side.js';
 import { ROUTE_CHANNEL, routeOf, type Route, type RouteRow } from '../postgres/state.js';
 import { sqlState } from '../postgres/sqlstate.js';
+import { AS_TEXT } from './as-text.js';
 import { Coalesced } from './coalesced.js';
 import { LinkDownError } from './failure.js';
 import type { RouterLogger } from './logger.js';
@@ -210,9 +211,6 @@ export class SideLink {
     await sleep(ms, undefined, { signal: this.#closing.signal }).catch(() => undefined);
   }
 }
-
-/** Columns are texts in any format. What the application makes of values is for its own, and it may be anything. */
-const AS_TEXT: pg.CustomTypesConfig = { getTypeParser: () => String };
 
 type AsText<Row> = { readonly [Column in keyof Row]: Row[Column] extends number ? string : Row[Column] };
 

@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import type { Side } from '../side.js';
+import { AS_TEXT } from './as-text.js';
 import { POSITION } from './blue-position.js';
 import { CommitOutcomeUnknownError, TransactionControlError } from './errors.js';
 import { FenceMet, isLinkFailure, NothingSent, wasNeverSent } from './failure.js';
@@ -94,10 +95,12 @@ export async function sendWrite<R extends pg.QueryResultRow>(
   }
 }
 
+const POSITION_AS_TEXT = { text: POSITION, types: AS_TEXT };
+
 /** The write is done: whatever happens here is no reason to report it as failed. */
 async function positionOf(client: pg.PoolClient): Promise<CommitPosition> {
   try {
-    const { rows } = await client.query<{ lsn: string; commit: string }>(POSITION);
+    const { rows } = await client.query<{ lsn: string; commit: string }>(POSITION_AS_TEXT);
     const row = rows[0];
     return row === undefined || row.commit === 'off' ? 'unknown' : (parseLsn(row.lsn) ?? 'unknown');
   } catch {

@@ -206,6 +206,11 @@ test('users of an application that reads all types in its own way read on green 
   const router = await sides.router(config);
   await until(async () => (await router.read('u', VALUE, [1])).side === 'green', 10_000);
   expect(router.route()).toMatchObject({ epoch: expect.any(Number) as number, greenReadPercent: 100, opening: null });
+  // Where their commits are in the log is the router's own question, too.
+  await router.write('writes', BUMP, [5]);
+  await router.transaction('commits', {}, (tx) => tx.query(BUMP, [6]));
+  for (const user of ['writes', 'commits'])
+    await until(async () => (await router.read(user, VALUE, [5])).side === 'green', 3_000);
 });
 
 test.each(["SELECT pg_notify('jobs', '1')", 'SELECT pg_try_advisory_xact_lock(1)', '-- a job\nNOTIFY jobs'])(
