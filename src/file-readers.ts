@@ -9,7 +9,10 @@ import { dirname } from 'node:path';
 
 /** Somebody who reads a file, and what becomes of that when it is replaced. For people. */
 export interface LostReader {
-  /** Whether it can't be read any more. Otherwise it can by who is in the group of the file, which an owner may be. */
+  /**
+   * Whether it can't be read any more. Otherwise it can by who is in the group of the file, which an owner may be; or by
+   * its owner, where only group 0 loses it.
+   */
   readonly isSure: boolean;
   readonly why: string;
   readonly nextStep: string;
@@ -71,7 +74,9 @@ function lostReader(before: Owned, after: Pick<Owned, 'uid' | 'gid'>): LostReade
   const byOthers = (before.mode & 0o004) !== 0;
   const byGroup = (before.mode & 0o040) !== 0;
   if (byOthers) return undefined;
-  if (byGroup && after.gid !== before.gid) return notGivenTo(`group ${before.gid}`);
+  if (byGroup && after.gid !== before.gid) {
+    return after.uid === before.uid && before.gid === 0 ? ROOTS_GROUP : notGivenTo(`group ${before.gid}`);
+  }
   if (after.uid === before.uid) return undefined;
   if (!byGroup) return notGivenTo(`user ${before.uid}`);
   const why = `it will be the worker's own: user ${before.uid}, who owns it now, reads it then only as a member of group ${before.gid}`;
@@ -85,3 +90,10 @@ function notGivenTo(reader: string): LostReader {
 
 const GIVE_A_GROUP =
   'give it a group that both the worker and its reader are in (in a folder with chmod g+s new files get the group of that), or let others read it where it holds no password';
+
+/** What nobody has given to a group is root's as a rule, and its owner reads it as before. */
+const ROOTS_GROUP: LostReader = {
+  isSure: false,
+  why: "its group 0 can't be kept: its owner still reads it, but nobody who is only a member of that group",
+  nextStep: GIVE_A_GROUP,
+};

@@ -135,6 +135,20 @@ describe.skipIf(!isRoot)('a file of another user that is replaced', () => {
     expect(owners()).toEqual({ uid: WORKER.uid, gid: WORKER.gid, mode: 0o660 });
   });
 
+  it('is replaced where its owner stays the same and its group is only that of root, which is told', async () => {
+    owned(0, 0o640, WORKER.uid);
+    expect(await foreseen()).toMatchObject({
+      isSure: false,
+      why: expect.stringContaining("group 0 can't be kept") as string,
+    });
+    expect(await replaced()).toBe('replaced');
+    expect(owners()).toEqual({ uid: WORKER.uid, gid: WORKER.gid, mode: 0o640 });
+    // Of another owner, who would read it by that group then, it is not.
+    owned(0, 0o640);
+    expect(await foreseen()).toMatchObject({ isSure: true });
+    expect(await replaced()).toContain("can't be given to group 0");
+  });
+
   it('keeps its owner and its group where root replaces it', async () => {
     owned(READERS, 0o600);
     expect(await lostReaderOf(file)).toBeUndefined();
