@@ -19,7 +19,8 @@ export async function send<R extends pg.QueryResultRow>(
 
 /**
  * The same, for callers that see to the stack themselves. After an error of the server's it waits until the server is
- * ready for the next statement, since only that tells whether a transaction is open now.
+ * ready for the next statement, since only that tells whether a transaction is open now; for 2 s at most, then the
+ * connection is ended.
  */
 export function answerOf<R extends pg.QueryResultRow>(
   client: pg.Client,
@@ -41,9 +42,20 @@ export function answerOf<R extends pg.QueryResultRow>(
 /** After these the server ends the connection. */
 const FATAL: ReadonlySet<string | undefined> = new Set(['FATAL', 'PANIC']);
 
-/** Calls back when the server says that it is ready, which may come in a later packet than its error; or is gone. */
+/**
+ * How long a server may take from its error until it is ready. It rolls back between them, which is quick; but a link may
+ * swallow packets from there on, and the query_timeout of node-postgres is over with the error.
+ */
+const READY_MS = 2_000;
+
+/**
+ * Calls back when the server says that it is ready, which may come in a later packet than its error; or is gone. One that
+ * says neither is not asked again: its connection is ended.
+ */
 function whenReady({ connection }: pg.Client, callback: () => void): void {
+  const silent = setTimeout(() => connection.stream.destroy(), READY_MS).unref();
   const called = (): void => {
+    clearTimeout(silent);
     connection.off('readyForQuery', called);
     connection.off('end', called);
     callback();

@@ -8,6 +8,7 @@ import {
   type Router,
 } from '../../src/router/index.js';
 import type { Side } from '../../src/side.js';
+import { within } from '../../src/timing.js';
 import { PiecemealProxy } from './piecemeal-proxy.js';
 import { metric, pause, Sides, until } from './sides.js';
 
@@ -327,6 +328,28 @@ describe('connections that are kept for the next request', () => {
       await expect(narrow.transaction('u', {}, (tx) => tx.query(parts))).rejects.toThrow(TransactionControlError);
       expect(await ids('blue')).toEqual([2, 3]);
       await narrow.close();
+    } finally {
+      await proxy.close();
+    }
+  });
+
+  test('are given up when nothing comes after an error, which the caller gets within seconds', async () => {
+    const proxy = await PiecemealProxy.start(sides.blue.port, { swallows: true });
+    try {
+      const blue = { ...sides.blue.config, host: '127.0.0.1', port: proxy.port, max: 2, query_timeout: 1_000 };
+      const narrow = await sides.router({ blue });
+      const failed = await within(
+        Promise.allSettled([
+          narrow.write('u', 'SELECT 1/0'),
+          narrow.transaction('v', {}, (tx) => tx.query('SELECT 1/0')),
+        ]),
+        4_000,
+        undefined,
+      );
+      const ofServer = { status: 'rejected', reason: { code: '22012' } };
+      expect(failed).toMatchObject([ofServer, ofServer]);
+      const next = await Promise.all([narrow.write('u', INSERT, [1]), narrow.write('v', INSERT, [2])]);
+      expect(next).toMatchObject([{ side: 'blue' }, { side: 'blue' }]);
     } finally {
       await proxy.close();
     }
