@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import { firstWords } from './first-words.js';
+import { firstWords, followSemicolon } from './first-words.js';
 import { rememberingMisses } from './seen-texts.js';
 
 /**
@@ -9,7 +9,20 @@ import { rememberingMisses } from './seen-texts.js';
 const FUNCTIONS = /\bpg_(?:notify|(?:try_)?advisory_\w+)\b/i;
 const COMMAND = /notify\b/iy;
 
-const isBesidesReading = rememberingMisses((text) => FUNCTIONS.test(text) || firstWords(COMMAND, text) !== null);
+/** The same, found wherever it is. */
+const COMMAND_ANYWHERE = /\bnotify\b/gi;
+
+/** In a block of PL/pgSQL. A column of that name in a CASE is none, nor is a text that only begins so. */
+const COMMAND_IN_BLOCK =
+  /\b(?:(?:begin|then|else|loop)\s+|execute\s+(?:format\s*\(\s*)?'\s*)notify\s+(?!(?:end|else|when|and|or)\b)["\w%\u0080-\uffff]/i;
+
+const isBesidesReading = rememberingMisses((text) => FUNCTIONS.test(text) || holdsCommand(text));
+
+/** A column may be named so; a quoted `; notify` counts too. */
+function holdsCommand(text: string): boolean {
+  if (text.search(COMMAND_ANYWHERE) === -1) return false;
+  return firstWords(COMMAND, text) !== null || followSemicolon(COMMAND_ANYWHERE, text) || COMMAND_IN_BLOCK.test(text);
+}
 
 /** Whether a statement says that it notifies or takes locks. A function that does so by itself is not seen. */
 export function doesMoreThanRead(query: string | pg.QueryConfig): boolean {

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { doesMoreThanRead } from '../../src/router/besides-reading.js';
 import { firstWordAt, firstWords } from '../../src/router/first-words.js';
 import { mayCommitByItself } from '../../src/router/statement.js';
 import { refuseUnsupported } from '../../src/router/supported.js';
@@ -42,6 +43,31 @@ describe('a write that may commit in its middle', () => {
     'SELECT called()',
   ])('is not what others are: %s', (query) => {
     expect(mayCommitByItself({ query, values: query.includes('note') ? [1] : undefined })).toBe(false);
+  });
+});
+
+describe('a read that notifies', () => {
+  it.each([
+    'NOTIFY jobs',
+    'SELECT 1; NOTIFY jobs',
+    "SELECT 1;\n-- a job\nnotify jobs, 'one'",
+    'DO $$ BEGIN NOTIFY jobs; END $$',
+    'DO $$ BEGIN PERFORM 1; NOTIFY "Jobs"; END $$',
+    'DO $$ BEGIN IF true THEN NOTIFY jobs; ELSE NOTIFY others; END IF; END $$',
+    "DO $$ BEGIN EXECUTE 'NOTIFY jobs'; END $$",
+    "DO $$ BEGIN EXECUTE format('NOTIFY %I', 'jobs'); END $$",
+  ])('does more than read: %j', (text) => {
+    expect(doesMoreThanRead(text)).toBe(true);
+    expect(doesMoreThanRead({ text })).toBe(true);
+  });
+
+  it.each([
+    'SELECT notify FROM settings',
+    "SELECT id FROM settings WHERE kind = 'notify'; SELECT 2",
+    'SELECT CASE WHEN a THEN notify ELSE notify END FROM settings',
+    'SELECT CASE WHEN a THEN notify WHEN b THEN notify AND c END FROM settings; SELECT 1',
+  ])('is not one that only names a column or a value so: %j', (text) => {
+    expect(doesMoreThanRead(text)).toBe(false);
   });
 });
 
