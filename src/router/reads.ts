@@ -120,11 +120,18 @@ export class Reads {
   #recordFailure(endpoint: string, cause: unknown, isOwn: boolean, greenMs: number): void {
     const { metrics, logger } = this.#options;
     // A read that writes is refused on green before the promotion, which says nothing about green.
-    const isWrite = sqlState(cause) === READ_ONLY || cause instanceof NotForGreen;
+    const isWrite = sqlState(cause) === READ_ONLY;
+    const isNotForGreen = cause instanceof NotForGreen;
     // More was asked of this process at once than its pool has connections for: on blue it would have waited longer.
     const isBusy = cause instanceof AllInUse && !cause.isStuck;
-    metrics.record('green', 'read', endpoint, isOwn || isWrite || isBusy ? 'refused' : 'error', greenMs);
+    const isRefused = isOwn || isWrite || isNotForGreen || isBusy;
+    metrics.record('green', 'read', endpoint, isRefused ? 'refused' : 'error', greenMs);
     if (isOwn) return;
+    if (isNotForGreen) {
+      // It is right as it is, and comes as often as its endpoint is called.
+      logger.debug({ endpoint }, 'router: a read-only transaction notifies or takes a lock: blue runs it again');
+      return;
+    }
     if (!isWrite) metrics.fallback('error', endpoint);
     logger.warn(
       { endpoint, code: sqlState(cause), isWrite },

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { isUncovered, parseToken } from '../../src/router/token.js';
 import { inCohort, type Router } from '../../src/router/index.js';
+import { SILENT } from '../../src/router/logger.js';
 import { metric, pause, Sides, until } from './sides.js';
 
 let sides: Sides;
@@ -213,26 +214,32 @@ test('users of an application that reads all types in its own way read on green 
     await until(async () => (await router.read(user, VALUE, [5])).side === 'green', 3_000);
 });
 
-test.each(["SELECT pg_notify('jobs', '1')", 'SELECT pg_try_advisory_xact_lock(1)', '-- a job\nNOTIFY jobs'])(
-  'what would be heard, or would exclude others, on green alone is answered by blue: %s',
-  async (text) => {
-    const router = await onGreen(await sides.router({ catchUpBudgetMs: 5_000 }));
-    await until(async () => (await router.read('u', VALUE, [1])).side === 'green');
-    const before = await metric(router, 'verdigris_router_fallbacks_total');
-    expect((await router.read('u', text)).side).toBe('blue');
-    const ran: string[] = [];
-    const read = router.transaction('u', { readOnly: true }, async (tx) => {
-      ran.push(tx.side);
-      await tx.query(VALUE, [1]);
-      // Whatever the function makes of it.
-      await tx.query(text).catch(() => undefined);
-      return tx.side;
-    });
-    expect([await read, ran]).toEqual(['blue', ['green', 'blue']]);
-    expect(await metric(router, 'verdigris_router_requests_total', { outcome: 'error' })).toBe(0);
-    expect(await metric(router, 'verdigris_router_fallbacks_total')).toBe(before);
-  },
-);
+test.each([
+  "SELECT pg_notify('jobs', '1')",
+  'SELECT pg_try_advisory_xact_lock(1)',
+  '-- a job\nNOTIFY jobs',
+  'SELECT 1; /* a job */ NOTIFY jobs',
+  'DO $$ BEGIN NOTIFY jobs; END $$',
+])('what would be heard, or would exclude others, on green alone is answered by blue: %s', async (text) => {
+  const warnings: string[] = [];
+  const logger = { ...SILENT, warn: (_: object, message: string) => warnings.push(message) };
+  const router = await onGreen(await sides.router({ catchUpBudgetMs: 5_000, logger }));
+  await until(async () => (await router.read('u', VALUE, [1])).side === 'green');
+  const before = await metric(router, 'verdigris_router_fallbacks_total');
+  expect((await router.read('u', text)).side).toBe('blue');
+  const ran: string[] = [];
+  const read = router.transaction('u', { readOnly: true }, async (tx) => {
+    ran.push(tx.side);
+    await tx.query(VALUE, [1]);
+    // Whatever the function makes of it.
+    await tx.query(text).catch(() => undefined);
+    return tx.side;
+  });
+  expect([await read, ran]).toEqual(['blue', ['green', 'blue']]);
+  expect(await metric(router, 'verdigris_router_requests_total', { outcome: 'error' })).toBe(0);
+  expect(await metric(router, 'verdigris_router_fallbacks_total')).toBe(before);
+  expect(warnings).toEqual([]);
+});
 
 // Last: it ends the epoch that the others live in.
 test('a process that has not heard of the promotion looks again when it meets a token of the new epoch', async () => {
