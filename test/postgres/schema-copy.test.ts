@@ -558,6 +558,17 @@ describe('the copy', () => {
     expect(await compare(p, { include: ['*.*'], exclude: ['public.jobs'] })).toEqual([]);
   });
 
+  it('has tables of extensions in a schema that its user may not use', async () => {
+    const p = await smallPair();
+    await p.blue.query(`CREATE EXTENSION hstore; CREATE SCHEMA closed; CREATE TABLE closed.jobs (id int PRIMARY KEY);
+      CREATE TABLE closed.log (id int PRIMARY KEY); ALTER EXTENSION hstore ADD TABLE closed.jobs; ALTER EXTENSION hstore ADD TABLE closed.log`);
+    await applyAll(p.context, await read(p.blueDatabase));
+    await p.green.query(`CREATE TABLE closed.jobs (id int PRIMARY KEY); ALTER EXTENSION hstore ADD TABLE closed.jobs`);
+    await p.green.query(`SET ROLE ${ROLE}`);
+    const members = (await compare(p)).filter(({ difference }) => difference.startsWith('belongs to the extension'));
+    expect(members.map(({ object }) => object)).toEqual(['closed.log']);
+  });
+
   it('takes what the plan adds to a table for no difference in its partitions and children either', async () => {
     const p = await pair(
       'pg15',

@@ -2,7 +2,6 @@ import type { Migration, Plan } from '../../plan/schema.js';
 import { formatName, formatTableName, parseTableName, type TableName } from '../../plan/table-name.js';
 import { tableFilter, type TablePatterns } from '../catalog-pattern.js';
 import { USER_SCHEMA } from '../catalog.js';
-import { qualified } from '../identifier.js';
 import { withoutNotValid } from '../migrate/constraint-definition.js';
 import { majorVersion } from '../retry.js';
 import type { Session } from '../session.js';
@@ -102,8 +101,11 @@ async function missingMembers(
   const isNamed = tableFilter(tables);
   const members = rows.filter(isNamed);
   const { rows: absent } = await green.query<{ i: number }>(
-    `SELECT m.i::int - 1 AS i FROM unnest($1::text[]) WITH ORDINALITY AS m (name, i) WHERE to_regclass(m.name) IS NULL ORDER BY 1`,
-    [members.map(qualified)],
+    // The catalog is asked: to_regclass() fails in a schema of an extension that green's user may not use.
+    `SELECT m.i::int - 1 AS i FROM unnest($1::name[], $2::name[]) WITH ORDINALITY AS m (schema, name, i)
+      WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                         WHERE n.nspname = m.schema AND c.relname = m.name) ORDER BY 1`,
+    [members.map(({ schema }) => schema), members.map(({ name }) => name)],
   );
   return absent.flatMap(({ i }) => {
     const member = members[i];
