@@ -22,6 +22,7 @@ const DDL = `
   CREATE TABLE held (id int PRIMARY KEY, body text);
   CREATE TABLE short (id int PRIMARY KEY, body text);
   CREATE TABLE ruled (id int PRIMARY KEY, body text);
+  CREATE TABLE lacking (id int PRIMARY KEY, body text);
   CREATE TABLE audit (n int);
   CREATE RULE also AS ON UPDATE TO ruled DO ALSO INSERT INTO audit VALUES (1);
   CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.audit VALUES (1); NEW.touched := 1; RETURN NEW; END';
@@ -36,6 +37,7 @@ const FILL = `
   INSERT INTO slow SELECT n, 'b' FROM generate_series(1, 2000) n;
   INSERT INTO held SELECT n, 'b' FROM generate_series(1, 1000) n;
   INSERT INTO ruled VALUES (1, 'b');
+  INSERT INTO lacking VALUES (1, 'b'), (2, NULL);
   INSERT INTO short VALUES (1, 'abcdef');`;
 
 const MIGRATIONS = [
@@ -48,6 +50,7 @@ const MIGRATIONS = [
   { addColumn: { table: 'slow', column: 'upper', type: 'text', up: 'public.slowly(body)' } },
   { addColumn: { table: 'held', column: 'upper', type: 'text', up: 'upper(body)' } },
   { addColumn: { table: 'ruled', column: 'upper', type: 'text', up: 'upper(body)' } },
+  { addColumn: { table: 'lacking', column: 'upper', type: 'text', up: 'upper(body)' } },
   { addColumn: { table: 'short', column: 'cut', type: 'varchar(3)', up: 'body' } },
 ];
 
@@ -151,6 +154,13 @@ describe('backfill', () => {
     expect((await backfillTable(pair.context(), work('ruled'), NO_LAG)).rows).toBe(1);
     expect(await one('SELECT upper AS v FROM ruled')).toBe('B');
     expect(await one('SELECT count(*)::int AS v FROM audit')).toBe(before);
+  });
+
+  it('leaves rows as they are whose value is NULL: only these may break a constraint that is NOT VALID', async () => {
+    await pair.green.query('ALTER TABLE lacking ADD CHECK (body IS NOT NULL) NOT VALID');
+    const before = await versions('lacking', 'id = 2');
+    expect(await backfillTable(pair.context(), work('lacking'), NO_LAG)).toMatchObject({ rows: 2, written: 1 });
+    expect(await versions('lacking', 'id = 2')).toEqual(before);
   });
 
   it('composite keys of text, numbers and dates, partitions and empty tables', async () => {

@@ -17,10 +17,12 @@ import { WEBHOOK_CHECKS } from '../../src/webhooks/preflight.js';
 import { PGBOUNCER_CHECKS } from '../../src/pgbouncer/preflight.js';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { planSchema, type PlanInput } from '../../src/plan/schema.js';
+import { readTables } from '../../src/postgres/catalog.js';
 import { isNameInFunction, mendFunction } from '../../src/postgres/name-in-function.js';
 import { OTHER_FINDINGS, PAIR_CHECKS, SIDE_CHECKS } from '../../src/postgres/preflight/checks.js';
 import { mayMakeEventTriggers } from '../../src/postgres/preflight/code.js';
 import { isReady, type PreflightFinding } from '../../src/postgres/preflight/finding.js';
+import { notValidChecks } from '../../src/postgres/preflight/not-valid-checks.js';
 import { preflight } from '../../src/postgres/preflight/preflight.js';
 import { schemaCopyFailed } from '../../src/postgres/schema-copy/schema-copy-failed.js';
 import { withoutSecrets } from '../../src/postgres/scrub.js';
@@ -255,7 +257,9 @@ describe('preflight', () => {
       CREATE TABLE rt.parts_1 PARTITION OF rt.parts DEFAULT;
       CREATE TABLE rt.queue (id int PRIMARY KEY, item rt."Order");
       CREATE TABLE rt.left_out (id int PRIMARY KEY, item rt."Order");
-      INSERT INTO rt.archive VALUES (1); INSERT INTO rt.parts VALUES (1); INSERT INTO rt.left_out VALUES (1)`);
+      CREATE TABLE rt.unused (id int PRIMARY KEY, item rt."Order", items rt."Order"[]);
+      INSERT INTO rt.archive VALUES (1, ARRAY[(NULL, NULL)::rt.kept]::rt.one[]); INSERT INTO rt.parts VALUES (1, (1, NULL)::rt.part);
+      INSERT INTO rt.unused VALUES (1, NULL, '{}'); INSERT INTO rt.left_out VALUES (1, (1, NULL)::rt."Order")`);
     undo.push(() => onBlue('DROP SCHEMA rt CASCADE'));
     const tables = { exclude: ['rt.left_out'] };
     const add = { addColumn: { table: 'rt.Order', column: 'loud', type: 'text', up: 'upper(body)' } };
@@ -265,7 +269,9 @@ describe('preflight', () => {
       ['warning', 'rt."Order"'],
     ]);
     expect(found[0]?.message).toContain('rt.archive.rows, rt.parts.was hold rows of it');
-    expect(found[1]?.message).toContain('rt.queue.item holds rows of it as values, in tables that are empty now');
+    expect(found[1]?.message).toContain(
+      'rt.queue.item, rt.unused.item, rt.unused.items hold rows of it as values, of which there are none now',
+    );
     // It has as many as before.
     const fill = { setNotNull: { table: 'rt.Order', column: 'body', up: `''` } };
     expect(only(await check({ tables, migrations: [fill] }), 'row-types')).toEqual([]);
@@ -304,6 +310,55 @@ describe('preflight', () => {
       expect(await found({ bootstrap: { method } })).toEqual(['warning nv.part.even']);
     },
   );
+
+  it('refuses none that only rows break which the backfill leaves as they are; of those that it may write it warns', async () => {
+    await onBlue(`
+      CREATE SCHEMA kept;
+      CREATE FUNCTION kept.loud(text) RETURNS text LANGUAGE sql AS 'SELECT upper($1)';
+      CREATE TABLE kept.mails (id int PRIMARY KEY, mail text, n int);
+      CREATE TABLE kept.parted (id int, mail text) PARTITION BY LIST (id);
+      CREATE TABLE kept.part PARTITION OF kept.parted DEFAULT;
+      INSERT INTO kept.mails VALUES (1, 'a@b', 1), (2, NULL, 2); INSERT INTO kept.parted VALUES (1, NULL);
+      ALTER TABLE kept.mails ADD CONSTRAINT has_mail CHECK (mail IS NOT NULL) NOT VALID;
+      ALTER TABLE kept.part ADD CONSTRAINT has_mail CHECK (mail IS NOT NULL) NOT VALID`);
+    undo.push(() => onBlue('DROP SCHEMA kept CASCADE'));
+    const session = await openSession(blue, { purpose: 'test' });
+    undo.push(() => closeSession(session));
+    const found = async (...migrations: NonNullable<PlanInput['migrations']>): Promise<string[]> => {
+      const sides = { blue: { connection: 'test_blue' }, green: { connection: 'test_green' } };
+      const plan = planSchema.parse({ version: 1, name: 'kept', ...sides, migrations });
+      const of = { side: 'blue', database: blue, session, plan, runId: RUN, version: 15, isSuperuser: true } as const;
+      const told = await notValidChecks.run({ ...of, tables: () => readTables(session, plan.tables) });
+      return told.map(
+        ({ severity, object, message }) =>
+          `${severity} ${object}${message.includes('does not mend') ? ' of rows that may be written' : ''}`,
+      );
+    };
+    const add = (up: string, more = {}): NonNullable<PlanInput['migrations']>[number] => ({
+      addColumn: { table: 'kept.mails', column: 'loud', type: 'text', up, ...more },
+    });
+    const mayBe = ['warning kept.mails.has_mail of rows that may be written'];
+    expect(await found(add('upper(mails.mail)'))).toEqual([]);
+    expect(
+      await found({ addColumn: { table: 'kept.parted', column: 'loud', type: 'text', up: 'upper(parted.mail)' } }),
+    ).toEqual([]);
+    expect(await found(add(`coalesce(mail, '')`))).toEqual(['error kept.mails.has_mail']);
+    expect(await found(add('upper(mail)', { default: `''` }))).toEqual(mayBe);
+    // Functions of users are not run.
+    expect(await found(add('kept.loud(mail)'))).toEqual(mayBe);
+    expect(await found(add(`(SELECT max(p.mail) FROM kept.parted p) || mail`))).toEqual(mayBe);
+    expect(
+      await found(add('upper(mail)'), { addColumn: { table: 'kept.mails', column: 'm', type: 'text', up: 'loud' } }),
+    ).toEqual(mayBe);
+    // It mends the rows itself; others that break the constraint it does not.
+    const fill = { setNotNull: { table: 'kept.mails', column: 'mail', up: `''` } };
+    expect(await found(fill)).toEqual(mayBe);
+    expect(await found(fill, add('n'))).toEqual(mayBe);
+    await onBlue(
+      `ALTER TABLE kept.mails DROP CONSTRAINT has_mail, ADD CONSTRAINT has_mail CHECK (mail IS NOT NULL AND n > 1) NOT VALID`,
+    );
+    expect(await found(fill, add('n'))).toEqual(['error kept.mails.has_mail']);
+  });
 
   it('takes a NOT NULL that is NOT VALID for such a constraint, and one that is NOT ENFORCED for none', async () => {
     const later = await testDatabase('pg18', 'preflight not valid');

@@ -41,6 +41,27 @@ export async function expressionTree(session: Session, table: TableInfo, express
   return row?.tree ?? '';
 }
 
+/**
+ * Whether an expression may run code of users, by PostgreSQL's own account: functions, operators, checks of a domain, and
+ * whatever is behind another relation that it reads. In a transaction as columnsRead.
+ *
+ * @throws the server's error when the expression is wrong.
+ */
+export async function mayRunCodeOfUsers(session: Session, table: TableInfo, expression: string): Promise<boolean> {
+  const rows = await inView(
+    session,
+    table,
+    expression,
+    `SELECT FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+       LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
+      WHERE r.ev_class = $1::regclass
+        AND (d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) OR t.typtype = 'd'
+             OR (d.refclassid = 'pg_class'::regclass AND d.refobjid NOT IN (r.ev_class, $2::oid))) LIMIT 1`,
+    [table.oid],
+  );
+  return rows.length > 0;
+}
+
 /** Asks the catalog about a temporary view of the expression, whose name is the first parameter. */
 async function inView<T extends object>(
   session: Session,

@@ -1,10 +1,13 @@
 import { formatTableName, type TableName } from '../../plan/table-name.js';
-import { sameTable } from '../catalog.js';
+import { sameTable, type TableInfo } from '../catalog.js';
 import { ident, qualified } from '../identifier.js';
+import { expressionPath } from '../migrate/changed-table.js';
+import { mayRunCodeOfUsers } from '../migrate/expression-reads.js';
 import { planWork, type TableWork } from '../migrate/plan-work.js';
 import type { Session } from '../session.js';
 import { isConnectionLost, isRaisedByStatement } from '../sqlstate.js';
 import type { Found, SideCheck } from './check.js';
+import { finds, lookTogether } from './short-look.js';
 
 /*
  * A CHECK or NOT NULL that is NOT VALID may be broken by rows from before it. PostgreSQL holds every new version of a row
@@ -12,17 +15,14 @@ import type { Found, SideCheck } from './check.js';
  * those constraints when the rows are there, and has nothing to backfill.
  */
 
-/** A large table without such a row is not read to its end. */
-const LOOK_MS = 2_000;
-/** All together. */
-const TOGETHER_MS = 15_000;
-
 interface NotValid extends TableName {
   /** Of the table. */
   readonly oid: number;
   readonly constraint: string;
   /** Over a row of the table. */
   readonly expression: string;
+  /** The columns that it reads. */
+  readonly reads: readonly string[];
   /** Whether it calls functions of users, which nobody lends the rights of our session to. */
   readonly calls: boolean;
 }
@@ -32,63 +32,123 @@ export const notValidChecks: SideCheck = {
   sides: ['blue'],
   methods: ['tablesync', 'standby'],
   run: async ({ session, plan, tables }) => {
-    const { tables: works } = await planWork(plan);
-    const written = new Map<number, string>();
-    for (const { oid, root } of await tables()) {
-      const rows = writtenRows(works.find(({ table }) => sameTable(table, root)));
-      if (rows !== undefined) written.set(oid, rows);
+    const works = (await planWork(plan)).tables.filter(({ derived }) => derived.some(({ up }) => up !== undefined));
+    const moved = await tables();
+    const oidsOf = ({ table }: TableWork): number[] =>
+      moved.filter(({ root }) => sameTable(root, table)).map(({ oid }) => oid);
+    const { rows } = await session.query<NotValid>(NOT_VALID, [works.flatMap(oidsOf)]);
+    const written = new Map<number, WrittenRows>();
+    for (const work of works) {
+      const table = moved.find(({ name }) => sameTable(name, work.table));
+      const oids = oidsOf(work).filter((oid) => rows.some((one) => one.oid === oid));
+      if (table === undefined || oids.length === 0) continue;
+      const ofTable = await writtenRows(session, table, work);
+      for (const oid of oids) written.set(oid, ofTable);
     }
-    if (written.size === 0) return [];
-    const { rows } = await session.query<NotValid>(NOT_VALID, [[...written.keys()]]);
     const found: Found[] = [];
-    const began = performance.now();
+    const isLate = lookTogether();
     for (const one of rows) {
-      const isLate = performance.now() - began > TOGETHER_MS;
-      const broken = one.calls || isLate ? undefined : await isBroken(session, one, written.get(one.oid) ?? 'true');
-      if (broken !== false) found.push(judge(one, broken === true));
+      const of = written.get(one.oid);
+      if (of === undefined) continue;
+      const broken = one.calls || isLate() ? 'unknown' : await lookForBroken(session, one, of);
+      if (broken !== 'none') found.push(judge(one, broken));
     }
     return found;
   },
 };
 
-/** The rows that the backfill may write, as a condition; undefined where it writes none of the table. */
-function writtenRows(work: TableWork | undefined): string | undefined {
-  const derived = work?.derived.filter(({ up }) => up !== undefined) ?? [];
-  if (derived.length === 0) return undefined;
-  const isOnBlue = (name: string): boolean => work?.columns.some((column) => column.name === name) === false;
-  if (!derived.every(({ kind, column }) => kind === 'fill' && isOnBlue(column))) return 'true';
-  return derived.map(({ column }) => `${ident(column)} IS NULL`).join(' OR ');
+/** The rows of a table that the backfill writes, as conditions over a row of blue. */
+interface WrittenRows {
+  /** The table's name in expressions, also over its partitions, and their search_path. */
+  readonly name: string;
+  readonly searchPath: string;
+  readonly surely: string;
+  /** These may be among them. */
+  readonly perhaps: string;
+  /** Columns of blue in which a NULL gets a value: a row may break its constraint no more. */
+  readonly filled: readonly string[];
 }
 
-function judge({ constraint, ...table }: NotValid, isKnown: boolean): Found {
-  const name = formatTableName(table);
-  const rows = isKnown ? 'and has rows that break it' : 'and whether rows break it is not known';
+async function writtenRows(session: Session, table: TableInfo, work: TableWork): Promise<WrittenRows> {
+  const searchPath = await expressionPath(session, table.name.schema);
+  const [surely, perhaps, filled]: [string[], string[], string[]] = [[], [], []];
+  for (const { column, up } of work.derived) {
+    if (up === undefined) continue;
+    const added = work.columns.find(({ name }) => name === column);
+    if (added === undefined) {
+      filled.push(column);
+      surely.push(`${ident(column)} IS NULL`);
+      continue;
+    }
+    // Where it comes to NULL, there is nothing to be written; with a default, where it comes to that.
+    const value = `CAST((${up}\n) AS ${added.type})`;
+    const isKnown = added.default === undefined && (await mayBeComputed(session, table, searchPath, value));
+    if (isKnown) surely.push(`${value} IS NOT NULL`);
+    else perhaps.push('true');
+  }
   return {
-    severity: isKnown ? 'error' : 'warning',
-    object: `${name}.${constraint}`,
-    message: `the constraint ${constraint} of ${name} is NOT VALID, ${rows}: the backfill writes rows anew on green, and stops at each of these`,
-    remedy: `On blue, before the run: mend the rows, then ALTER TABLE ${qualified(table)} VALIDATE CONSTRAINT ${constraint}; or drop it until the run has ended; or take bootstrap.method "copy", which leaves nothing to be backfilled`,
+    ...{ name: table.name.name, searchPath, filled },
+    ...{ surely: anyOf(surely), perhaps: anyOf([...surely, ...perhaps]) },
   };
 }
 
-/** Undefined where it can't be told: it takes too long, policies hide rows, the expression itself fails. */
-async function isBroken(
-  session: Session,
-  { expression, ...table }: NotValid,
-  written: string,
-): Promise<boolean | undefined> {
-  await session.query(`BEGIN READ ONLY; SET LOCAL statement_timeout = ${LOOK_MS}; SET LOCAL lock_timeout = ${LOOK_MS}`);
+function anyOf(conditions: readonly string[]): string {
+  return conditions.length === 0 ? 'false' : conditions.map((condition) => `(${condition})`).join(' OR ');
+}
+
+/** Not where it reads another new column, or would lend the rights of our session to functions of users. */
+async function mayBeComputed(session: Session, table: TableInfo, searchPath: string, value: string): Promise<boolean> {
+  await session.query(`BEGIN; SET LOCAL lock_timeout = 2000`);
   try {
-    const { rowCount } = await session.query(
-      `SELECT FROM ONLY ${qualified(table)} WHERE (${expression}) IS FALSE AND (${written}) LIMIT 1`,
-    );
-    return rowCount === 1;
+    await session.query(`SELECT set_config('search_path', $1, true)`, [searchPath]);
+    return !(await mayRunCodeOfUsers(session, table, value));
   } catch (error) {
     if (isConnectionLost(error) && !isRaisedByStatement(error)) throw error;
-    return undefined;
+    return false;
   } finally {
     await session.query('ROLLBACK');
   }
+}
+
+/** `written`: there are such rows, and the backfill writes one; `there`: it may write one. */
+type Broken = 'written' | 'there' | 'none' | 'unknown';
+
+async function lookForBroken(
+  session: Session,
+  { expression, reads, ...table }: NotValid,
+  { name, searchPath, surely, perhaps, filled }: WrittenRows,
+): Promise<Broken> {
+  const mended = filled.filter((column) => reads.includes(column));
+  const look = (condition: string): Promise<boolean | undefined> =>
+    finds(
+      session,
+      `SELECT FROM ONLY ${qualified(table)} AS ${ident(name)} WHERE (${expression}) IS FALSE AND (${condition}) LIMIT 1`,
+      searchPath,
+    );
+  const isWritten = await look(
+    [`(${surely})`, ...mended.map((column) => `${ident(column)} IS NOT NULL`)].join(' AND '),
+  );
+  if (isWritten === true) return 'written';
+  const isThere = perhaps === surely && mended.length === 0 ? isWritten : await look(perhaps);
+  return isThere === undefined ? 'unknown' : isThere ? 'there' : 'none';
+}
+
+const SAID: Readonly<Record<Exclude<Broken, 'none'>, string>> = {
+  written: 'and has rows that break it: the backfill writes rows anew on green, and stops at each of these',
+  there:
+    'and has rows that break it: the backfill stops at each of these that it writes anew on green and does not mend by that',
+  unknown:
+    'and whether rows break it is not known: the backfill writes rows anew on green, and stops at each that breaks it',
+};
+
+function judge({ constraint, ...table }: NotValid, broken: Exclude<Broken, 'none'>): Found {
+  const name = formatTableName(table);
+  return {
+    severity: broken === 'written' ? 'error' : 'warning',
+    object: `${name}.${constraint}`,
+    message: `the constraint ${constraint} of ${name} is NOT VALID, ${SAID[broken]}`,
+    remedy: `On blue, before the run: mend the rows, then ALTER TABLE ${qualified(table)} VALIDATE CONSTRAINT ${constraint}; or drop it until the run has ended; or take bootstrap.method "copy", which leaves nothing to be backfilled`,
+  };
 }
 
 /** Of tables with rows of their own. Since 18 a NOT NULL is one of them, and another may be NOT ENFORCED. */
@@ -97,6 +157,8 @@ SELECT c.oid::bigint::float8 AS oid, n.nspname::text AS schema, c.relname::text 
        CASE k.contype WHEN 'c' THEN pg_get_expr(k.conbin, k.conrelid)
             ELSE (SELECT format('%I IS NOT NULL', a.attname) FROM pg_attribute a WHERE a.attrelid = k.conrelid AND a.attnum = k.conkey[1])
         END AS expression,
+       ARRAY(SELECT a.attname::text FROM pg_attribute a
+              WHERE a.attrelid = k.conrelid AND a.attnum > 0 AND (a.attnum = ANY (k.conkey) OR 0 = ANY (k.conkey))) AS reads,
        EXISTS (SELECT FROM pg_depend d LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
                 WHERE d.classid = 'pg_constraint'::regclass AND d.objid = k.oid
                   AND (d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) OR t.typtype = 'd')) AS calls

@@ -1,9 +1,9 @@
 import { qualified } from '../identifier.js';
 import { planWork } from '../migrate/plan-work.js';
 import { partitionTree } from '../partition-tree.js';
-import type { Session } from '../session.js';
 import type { Found, SideCheck } from './check.js';
 import { listed } from './finding.js';
+import { finds, lookTogether } from './short-look.js';
 
 /*
  * Every table is a type, too, and a column of another one may hold rows of it. Such a value goes from side to side as
@@ -28,28 +28,38 @@ export const rowTypes: SideCheck = {
     const widened = works.filter(({ columns }) => columns.length > 0).map(({ table }) => qualified(table));
     if (widened.length === 0) return [];
     const { rows } = await session.query<RowColumn>(ROW_COLUMNS, [widened, (await tables()).map(({ oid }) => oid)]);
-    const [full, empty] = [new Map<string, string[]>(), new Map<string, string[]>()];
+    const found = {
+      there: new Map<string, string[]>(),
+      none: new Map<string, string[]>(),
+      unknown: new Map<string, string[]>(),
+    };
+    const isLate = lookTogether();
     for (const { changed, holder, source, column } of rows) {
-      const group = (await isEmpty(session, source)) ? empty : full;
+      // An empty array has no row in it.
+      const sql = `SELECT FROM ${source} WHERE nullif(${column}::text, '{}') IS NOT NULL LIMIT 1`;
+      const isThere = isLate() ? undefined : await finds(session, sql);
+      const group = found[isThere === undefined ? 'unknown' : isThere ? 'there' : 'none'];
       group.set(changed, [...(group.get(changed) ?? []), `${holder}.${column}`]);
     }
-    return [...[...full].map((one) => judge('error', one)), ...[...empty].map((one) => judge('warning', one))];
+    return [
+      ...[...found.there].map((one) => judge('error', '', one)),
+      ...[...found.unknown].map((one) => judge('warning', ', if there are any, which is not known', one)),
+      ...[...found.none].map((one) => judge('warning', ', of which there are none now', one)),
+    ];
   },
 };
 
-function judge(severity: Found['severity'], [changed, columns]: readonly [string, readonly string[]]): Found {
-  const now = severity === 'error' ? '' : ', in tables that are empty now';
+function judge(
+  severity: Found['severity'],
+  now: string,
+  [changed, columns]: readonly [string, readonly string[]],
+): Found {
   return {
     severity,
     object: changed,
     message: `the plan gives columns to ${changed}, and ${listed(columns)} ${columns.length === 1 ? 'holds' : 'hold'} rows of it as values${now}: with another number of fields on each side, the first one stops the copy or the feed, and the way back`,
     remedy: `Leave the new columns of ${changed} out of the plan; or exclude those tables; or give the columns another type on blue (jsonb, a type of their own) before the run`,
   };
-}
-
-async function isEmpty(session: Session, source: string): Promise<boolean> {
-  const { rowCount } = await session.query(`SELECT FROM ${source} LIMIT 1`);
-  return rowCount === 0;
 }
 
 /** Also of arrays, domains and other types that have it within. */
