@@ -45,11 +45,14 @@ function folded(identifier: string): string {
 /** What stands where a table may: no function, which has brackets. */
 const SOURCE = String.raw`(?:only\s+)?(?:${IDENTIFIER}\s*\.\s*)?${IDENTIFIER}(?![\p{L}\p{N}_$"])(?!\s*[.(])`;
 const ALIAS = String.raw`(?:\s+(?:as\s+)?${IDENTIFIER})?`;
-/** IS DISTINCT FROM and extract(... FROM ...) have no table behind it. */
+/** IS DISTINCT FROM has no table behind it. */
 const FROM = new RegExp(
-  String.raw`(?<!\bdistinct\s+|\bextract\s*\(\s*\w+\s+)\b(?:from|join)\s+(${SOURCE}(?:${ALIAS}\s*,\s*${SOURCE})*)`,
+  String.raw`(?<!\bdistinct\s+)\b(?:from|join)\s+(${SOURCE}(?:${ALIAS}\s*,\s*${SOURCE})*)`,
   'giu',
 );
+/** That of trim(both FROM ...), extract(year FROM ...) and the like: right within their brackets, behind values and calls. */
+const FROM_OF_VALUE =
+  /(?<=\b(?:extract|overlay|substring|trim)\s*\((?:(?!\bselect\b)[^()]|\((?:[^()]|\([^()]*\))*\))*)\bfrom\b/giu;
 const ONE_SOURCE = new RegExp(String.raw`^(?:only\s+)?(?:(${IDENTIFIER})\s*\.\s*)?(${IDENTIFIER})`, 'iu');
 /** Of WITH; a name of its own hides that of a table. */
 const SUBQUERY = new RegExp(
@@ -58,11 +61,11 @@ const SUBQUERY = new RegExp(
 );
 
 /**
- * What may be tables that a function in SQL or PL/pgSQL reads, by the statements in its text: a variable or a column may
- * have such a name, too, as in `trim(both FROM name)`. What it calls is not looked into.
+ * What may be tables that a function in SQL or PL/pgSQL reads, by the statements in its text: a cursor may have
+ * such a name, too. What it calls is not looked into.
  */
 export function tablesRead(text: string): readonly NamedInText[] {
-  const code = statementsOf(text);
+  const code = statementsOf(text).replace(FROM_OF_VALUE, ',');
   const hidden = new Set([...code.matchAll(SUBQUERY)].map(([, name = '']) => folded(name)));
   return [...code.matchAll(FROM)].flatMap(([, sources = '']) =>
     sourcesIn(sources).filter(({ schema, name }) => schema !== null || !hidden.has(name)),
