@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { waitForMarker, writeMarker } from './marker.js';
-import { readProgress, writeProgress, type ProgressKey } from './migrate/progress-row.js';
+import { readProgress, writeProgress, type ProgressKey, type ProgressRow } from './migrate/progress-row.js';
 import { walPosition } from './server-position.js';
 import type { Session } from './session.js';
 import { describeSlotReader, readSlotReader } from './slot-readers.js';
@@ -88,7 +88,7 @@ async function readMarkers({ green, runId, confirmedAt }: Omit<WayBack, 'blue'>)
   const { rows } = await green.query<MarkerRow>(
     `SELECT id, token, stream FROM verdigris.marker_to_blue
       WHERE id LIKE $1 AND at > greatest($2::timestamp, $3::timestamp) AT TIME ZONE 'UTC' + interval '1 s'`,
-    [`${WATCH}%`, confirmedAt ?? '-infinity', taken?.at ?? '-infinity'],
+    [`${WATCH}%`, confirmedAt ?? '-infinity', taken?.state.at ?? '-infinity'],
   );
   return rows;
 }
@@ -150,18 +150,30 @@ interface Taken {
   readonly reader?: string;
 }
 
+/** Its row is `done` when a comparison has shown that blue has everything: a later difference says nothing of it. */
 function takenKey(runId: string): ProgressKey {
   return { runId, step: 'standby', object: 'taken' };
 }
 
-async function readTaken(green: Session, runId: string): Promise<Taken | undefined> {
-  return (await readProgress<Taken>(green, takenKey(runId)))?.state;
+async function readTaken(green: Session, runId: string): Promise<ProgressRow<Taken> | undefined> {
+  return readProgress<Taken>(green, takenKey(runId));
+}
+
+/** Unless more has been taken meanwhile. */
+async function noteMended(green: Session, runId: string, { lsn }: Taken): Promise<void> {
+  const { step, object } = takenKey(runId);
+  await green.query(
+    `UPDATE verdigris.progress SET done = true, updated_at = clock_timestamp()
+      WHERE run_id = $1 AND step = $2 AND object = $3 AND state ->> 'lsn' = $4`,
+    [runId, step, object, lsn],
+  );
 }
 
 /** Writes down that blue lacks something: it stays so when whoever has taken it is gone. */
 async function noteTaken({ green, blue, runId }: WayBack, slot: string): Promise<void> {
   ids.delete(green);
-  const reader = (await readOther(green, blue, slot)) ?? (await readTaken(green, runId))?.reader;
+  const before = await readTaken(green, runId);
+  const reader = (await readOther(green, blue, slot)) ?? (before?.done === false ? before.state.reader : undefined);
   const { rows } = await green.query<Pick<Taken, 'at' | 'lsn'>>(
     `SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS at, pg_current_wal_insert_lsn()::text AS lsn`,
   );
@@ -180,9 +192,13 @@ async function readOther(green: Session, blue: Session, slot: string): Promise<s
 /** Why blue does not have everything: somebody else has read from a slot, and no comparison since has shown that it has. */
 export async function whyTaken(green: Session, runId: string): Promise<string | undefined> {
   const taken = await readTaken(green, runId);
-  if (taken === undefined) return undefined;
+  if (taken === undefined || taken.done) return undefined;
+  const { slot, reader, lsn } = taken.state;
   const compared = (await readLastPass(green, runId))?.began.green.lsn;
-  if (compared !== undefined && walPosition(compared) >= walPosition(taken.lsn)) return undefined;
-  const { slot, reader } = taken;
+  if (compared !== undefined && walPosition(compared) >= walPosition(lsn)) {
+    // The next comparison that finds a difference forgets this one.
+    await noteMended(green, runId, taken.state);
+    return undefined;
+  }
   return `the slot ${slot} on green was read by another subscriber than blue${reader === undefined ? '' : ` (${reader})`}, and what that was sent never comes to blue. As a rule that is a copy of blue, restored from a backup, or a read replica of it that was promoted: drop the subscription ${slot} there (ALTER SUBSCRIPTION ... DISABLE, then SET (slot_name = NONE), then DROP SUBSCRIPTION). Blue counts as incomplete until a comparison that begins after that finds no difference`;
 }
