@@ -14,14 +14,21 @@ export async function columnsOfTypes(
   types: readonly string[],
 ): Promise<string[]> {
   const { rows } = await session.query<{ oid: string; name: string }>(
-    `WITH RECURSIVE made_of (typid) AS (
-       SELECT oid FROM pg_type WHERE typname = ANY ($2::text[]) AND typnamespace = 'pg_catalog'::regnamespace
+    // From the columns down, by indexes: up from a type, each step would read all columns and types of the database.
+    `WITH RECURSIVE part (whole, typid) AS (
+       SELECT a.atttypid, a.atttypid FROM pg_attribute a
+        WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
        UNION
-       SELECT whole.typid FROM made_of m CROSS JOIN LATERAL (
-         SELECT t.oid FROM pg_type t WHERE (t.typelem = m.typid AND t.typcategory = 'A') OR (t.typtype = 'd' AND t.typbasetype = m.typid)
-         UNION ALL SELECT c.reltype FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-                    WHERE a.atttypid = m.typid AND a.attnum > 0 AND NOT a.attisdropped AND c.reltype <> 0
-         UNION ALL SELECT unnest(ARRAY[r.rngtypid, r.rngmultitypid]) FROM pg_range r WHERE r.rngsubtype = m.typid) whole (typid))
+       SELECT p.whole, inner_type.typid FROM part p JOIN pg_type t ON t.oid = p.typid CROSS JOIN LATERAL (
+         SELECT t.typelem WHERE t.typcategory = 'A'
+         UNION ALL SELECT t.typbasetype WHERE t.typtype = 'd'
+         UNION ALL SELECT a.atttypid FROM pg_attribute a
+                    WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+         UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE t.typtype = 'r' AND r.rngtypid = t.oid
+         UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE t.typtype = 'm' AND r.rngmultitypid = t.oid) inner_type (typid)),
+     made_of (typid) AS (
+       SELECT DISTINCT p.whole FROM part p JOIN pg_type t ON t.oid = p.typid
+        WHERE t.typname = ANY ($2::text[]) AND t.typnamespace = 'pg_catalog'::regnamespace)
      SELECT a.attrelid::text AS oid, a.attname AS name
        FROM pg_attribute a JOIN made_of m ON m.typid = a.atttypid
       WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
