@@ -1,3 +1,4 @@
+import { reasonOf } from '../src/failure-text.js';
 import { readEnabled, readReaders } from '../src/postgres/following.js';
 import { closeSession, openSession, type Session } from '../src/postgres/session.js';
 import { watching, type Work } from './context.js';
@@ -175,8 +176,4 @@ export class FeedWatch {
       if (lost !== undefined) await closeSession(lost);
     }
   }
-}
-
-function reasonOf(error: unknown): string {
-  return error instanceof Error ? (error.message.split('\n', 1)[0] ?? '') : String(error);
 }

@@ -177,3 +177,8 @@ export function isRaisedByStatement(error: unknown): boolean {
   const { routine, severity } = error as { readonly routine?: unknown; readonly severity?: unknown };
   return routine !== undefined && severity !== 'FATAL' && severity !== 'PANIC';
 }
+
+/** Whether the connection is gone on which a statement has failed: an error of that class alone does not say so. */
+export function isSessionLost(error: unknown): boolean {
+  return isConnectionLost(error) && !isRaisedByStatement(error);
+}

@@ -1,6 +1,7 @@
 import { DefaultLogger, type LogEntry, type LogLevel } from '@temporalio/worker';
 import { pino, type Logger } from 'pino';
 import pretty from 'pino-pretty';
+import type { Environment } from './connections.js';
 import type { Redact } from './redact.js';
 import { unlessEmpty } from './secret-file.js';
 
@@ -13,7 +14,7 @@ export type LoggerLevel = (typeof LOG_LEVELS)[number];
  *
  * @throws Error when it is none of `trace`, `debug`, `info`, `warn`, `error`
  */
-export function levelOf(environment: Readonly<Record<string, string | undefined>>): LoggerLevel {
+export function levelOf(environment: Environment): LoggerLevel {
   const asked = unlessEmpty(environment['VERDIGRIS_LOG_LEVEL'])?.toLowerCase() ?? 'info';
   const level = LOG_LEVELS.find((one) => one === asked);
   if (level === undefined) {

@@ -61,6 +61,17 @@ async function failureOf(run: ScriptedRun): Promise<Error | undefined> {
   return (error as WorkflowFailedError).cause;
 }
 
+/** The same as people are told it. */
+const EVERYTHING_UNDONE = {
+  undone: [
+    'take the fence off both sides',
+    'undo the schema changes on green',
+    'drop replication, and what was copied to green unless it has been primary',
+    'release both databases',
+  ],
+  notUndone: [],
+};
+
 async function replayed(run: ScriptedRun): Promise<void> {
   const workflowBundle = await testBundle();
   await Worker.runReplayHistory({ workflowBundle }, await again(run).fetchHistory(), run.handle.workflowId);
@@ -73,15 +84,7 @@ function undone(run: ScriptedRun): string[] {
 describe.concurrent('a run that was reset to a point before it claims its databases', () => {
   it('undoes everything that is there when it is rolled back', async () => {
     const run = await inPreflightAgain();
-    expect((await rolledBack(run)).rollingBack).toMatchObject({
-      undone: [
-        'take the fence off both sides',
-        'undo the schema changes on green',
-        'drop replication, and what was copied to green unless it has been primary',
-        'release both databases',
-      ],
-      notUndone: [],
-    });
+    expect((await rolledBack(run)).rollingBack).toMatchObject(EVERYTHING_UNDONE);
     expect(undone(run)).toEqual(EVERYTHING);
   });
 
@@ -167,15 +170,7 @@ describe.concurrent('a run that was reset to a point before it claims its databa
 describe.concurrent('a run that was reset to a point at which it knows of its claim alone', () => {
   it.each(['claimDatabases', 'beginSchemaWatch'])('undoes everything that is there: before %s', async (activity) => {
     const run = await inPreflightAgain({ [activity]: () => untilCancelled() }, IN_STAGE, activity);
-    expect((await rolledBack(run)).rollingBack).toMatchObject({
-      undone: [
-        'take the fence off both sides',
-        'undo the schema changes on green',
-        'drop replication, and what was copied to green unless it has been primary',
-        'release both databases',
-      ],
-      notUndone: [],
-    });
+    expect((await rolledBack(run)).rollingBack).toMatchObject(EVERYTHING_UNDONE);
     expect(undone(run)).toEqual(EVERYTHING);
   });
 

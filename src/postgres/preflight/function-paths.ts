@@ -1,7 +1,7 @@
 import { expressionPath } from '../migrate/changed-table.js';
 import { ident, literal, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
-import { isConnectionLost, isRaisedByStatement, isUnknownName, isUnknownSetting, sqlState } from '../sqlstate.js';
+import { isSessionLost, isUnknownName, isUnknownSetting, sqlState } from '../sqlstate.js';
 import { NEW_GREEN, type Found, type SideCheck } from './check.js';
 import { readCallers, type Caller } from './expression-callers.js';
 import { listed } from './finding.js';
@@ -119,7 +119,7 @@ async function unknownIn(session: Session, as: As, sql: string): Promise<Error |
     await session.query(as === 'us' ? sql : `SELECT ${COMPUTE}`);
     return undefined;
   } catch (error) {
-    if (isConnectionLost(error) && !isRaisedByStatement(error)) throw error;
+    if (isSessionLost(error)) throw error;
     return isMade && isUnknownName(error) && error instanceof Error ? error : undefined;
   } finally {
     await session.query('ROLLBACK');

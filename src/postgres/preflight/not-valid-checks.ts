@@ -5,7 +5,7 @@ import { expressionPath } from '../migrate/changed-table.js';
 import { mayRunCodeOfUsers } from '../migrate/expression-reads.js';
 import { planWork, type TableWork } from '../migrate/plan-work.js';
 import type { Session } from '../session.js';
-import { isConnectionLost, isRaisedByStatement } from '../sqlstate.js';
+import { isSessionLost } from '../sqlstate.js';
 import type { Found, SideCheck } from './check.js';
 import { finds, lookTogether } from './short-look.js';
 
@@ -103,7 +103,7 @@ async function mayBeComputed(session: Session, table: TableInfo, searchPath: str
     await session.query(`SELECT set_config('search_path', $1, true)`, [searchPath]);
     return !(await mayRunCodeOfUsers(session, table, value));
   } catch (error) {
-    if (isConnectionLost(error) && !isRaisedByStatement(error)) throw error;
+    if (isSessionLost(error)) throw error;
     return false;
   } finally {
     await session.query('ROLLBACK');

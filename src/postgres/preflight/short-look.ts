@@ -1,5 +1,5 @@
 import type { Session } from '../session.js';
-import { isConnectionLost, isRaisedByStatement } from '../sqlstate.js';
+import { isSessionLost } from '../sqlstate.js';
 
 /** A large table that has no such row is not read to its end. */
 const LOOK_MS = 2_000;
@@ -19,7 +19,7 @@ export async function finds(session: Session, select: string, searchPath?: strin
     const { rowCount } = await session.query(select);
     return (rowCount ?? 0) > 0;
   } catch (error) {
-    if (isConnectionLost(error) && !isRaisedByStatement(error)) throw error;
+    if (isSessionLost(error)) throw error;
     return undefined;
   } finally {
     await session.query('ROLLBACK');
