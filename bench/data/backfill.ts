@@ -1,4 +1,5 @@
-import { benchBackfill, type BackfillBenchmark, type BackfillRun, type GrowthRun } from '../backfill.js';
+import { AS_A_RUN, IN_PLACE } from '../backfill/contenders.js';
+import { benchBackfill, type BackfillBenchmark, type BackfillRun, type GrowthRun } from '../backfill/measure.js';
 import { WRITES_PER_SECOND } from './application.js';
 import type { Bench } from './bench.js';
 import { rejectedWhen } from './rejected-when.js';
@@ -36,9 +37,11 @@ export interface BackfillPart {
   /** The rate without a writer at growing sizes. */
   readonly growth: readonly GrowthRun[];
   readonly leftOut: readonly string[];
+  /** Runs of Verdigris that have failed: who, and why. */
+  readonly failed: readonly string[];
 }
 
-/** Filling a new column of a live table, on a server of its own. */
+/** Filling a new column of a live table, on servers of its own. */
 export async function measureBackfill(bench: Bench): Promise<BackfillPart> {
   const { rows, rounds, peers } = bench.options;
   const pgroll = process.env[PGROLL_VARIABLE];
@@ -59,18 +62,18 @@ export async function measureBackfill(bench: Bench): Promise<BackfillPart> {
     if (bench.signal.aborted) throw error;
     const why = error instanceof Error ? error.message : String(error);
     bench.say(`backfill: ${why}`);
-    return { standings: [], runs: [], growth: [], leftOut: [`Not measured: ${why}`] };
+    return { standings: [], runs: [], growth: [], leftOut: [`Not measured: ${why}`], failed: [why] };
   }
 }
 
 /** Pure: medians of each contestant. */
-export function backfillPart({ live, growth, leftOut }: BackfillBenchmark): BackfillPart {
+export function backfillPart({ live, growth, leftOut, failed }: BackfillBenchmark): BackfillPart {
   const contestants = [...new Set(live.map(({ contender }) => contender))];
   return {
     standings: contestants.map((contestant) => {
       const own = live.filter(({ contender }) => contender === contestant);
       return {
-        contestant: contestant === 'verdigris' ? 'Verdigris' : contestant,
+        contestant,
         seconds: median(own.map(({ seconds }) => seconds)),
         rowsPerSecond: median(own.map(({ rowsPerSecond }) => rowsPerSecond)),
         p99Before: median(own.map(({ before }) => before.p99)),
@@ -84,28 +87,24 @@ export function backfillPart({ live, growth, leftOut }: BackfillBenchmark): Back
     runs: live,
     growth,
     leftOut,
+    failed,
   };
 }
 
-/** Pure: what the project promises of the backfill. */
+/**
+ * Pure: what the project promises of the backfill: of what a run does. The harder case is held against the same limits,
+ * in lines of its own.
+ */
 export function backfillTargets({ standings, growth }: BackfillPart): readonly Target[] {
-  const own = standings.find(({ contestant }) => contestant === 'Verdigris');
-  const pgroll = standings.find(({ contestant }) => contestant === 'pgroll');
-  const faster = ratio(own?.rowsPerSecond ?? null, pgroll?.rowsPerSecond ?? null);
-  const p99 = ratio(own?.p99During ?? null, pgroll?.p99During ?? null);
+  const of = (name: string): BackfillStanding | undefined => standings.find(({ contestant }) => contestant === name);
+  const [own, harder, pgroll] = [of(AS_A_RUN), of(IN_PLACE), of('pgroll')];
   const failed = own?.failedWrites ?? null;
   const spread = spreadOf(growth);
   return [
-    {
-      target: "backfill: at least twice pgroll's rate",
-      met: faster === null ? null : faster >= 2,
-      measured: faster === null ? 'not measured' : `${faster.toFixed(2)} times its rate`,
-    },
-    {
-      target: "backfill: the writer's p99 below that beside pgroll",
-      met: p99 === null ? null : p99 < 1,
-      measured: p99 === null ? 'not measured' : `${p99.toFixed(2)} of it`,
-    },
+    rateTarget("backfill: at least twice pgroll's rate", own, pgroll),
+    rateTarget('the same rate with the application on the table that is filled', harder, pgroll),
+    p99Target("backfill: the writer's p99 below that beside pgroll", own, pgroll),
+    p99Target('the same p99 with the application on the table that is filled', harder, pgroll),
     {
       target: 'backfill: no failed write',
       met: failed === null ? null : failed === 0,
@@ -117,6 +116,24 @@ export function backfillTargets({ standings, growth }: BackfillPart): readonly T
       measured: spread === null ? 'not measured' : `${(spread * 100).toFixed(0)} % between the slowest and the fastest`,
     },
   ];
+}
+
+function rateTarget(target: string, one: BackfillStanding | undefined, pgroll: BackfillStanding | undefined): Target {
+  const faster = ratio(one?.rowsPerSecond ?? null, pgroll?.rowsPerSecond ?? null);
+  return {
+    target,
+    met: faster === null ? null : faster >= 2,
+    measured: faster === null ? 'not measured' : `${faster.toFixed(2)} times its rate`,
+  };
+}
+
+function p99Target(target: string, one: BackfillStanding | undefined, pgroll: BackfillStanding | undefined): Target {
+  const p99 = ratio(one?.p99During ?? null, pgroll?.p99During ?? null);
+  return {
+    target,
+    met: p99 === null ? null : p99 < 1,
+    measured: p99 === null ? 'not measured' : `${p99.toFixed(2)} of it`,
+  };
 }
 
 /** How much slower the slowest size is than the fastest, by medians; null of one size. */

@@ -1,3 +1,5 @@
+import { isOwn } from '../backfill/contenders.js';
+import type { BackfillPart } from './backfill.js';
 import type { DataResult } from './result.js';
 import type { Rounds } from './rounds.js';
 
@@ -6,16 +8,27 @@ import type { Rounds } from './rounds.js';
  * fails for it. What other contestants do wrong is in the tables.
  */
 export function wrongIn({ copy, change, backfill, application }: DataResult): readonly string[] {
-  const filled = backfill?.standings.find(({ contestant }) => contestant === 'Verdigris');
   return [
     ...wrongInRounds('copy', copy),
     ...wrongInRounds('schema change', change),
-    ...some('backfill', filled?.failedWrites, 'failed writes'),
-    ...some('backfill', filled?.rowsLeft, 'rows without a value'),
-    ...(filled?.notNull === false ? ['backfill: the column is nullable at the end'] : []),
+    ...(backfill === undefined ? [] : wrongInBackfill(backfill)),
     ...(application?.standings ?? [])
       .filter(({ contestant }) => contestant.startsWith('Verdigris'))
       .flatMap(({ contestant, failed }) => some(`application, ${contestant}`, failed, 'failed writes')),
+  ];
+}
+
+/** Pure: the same of the backfill alone. */
+export function wrongInBackfill({ standings, failed }: BackfillPart): readonly string[] {
+  return [
+    ...failed.map((who) => `backfill, ${who}`),
+    ...standings
+      .filter(({ contestant }) => isOwn(contestant))
+      .flatMap(({ contestant, failedWrites, rowsLeft, notNull }) => [
+        ...some(`backfill, ${contestant}`, failedWrites, 'failed writes'),
+        ...some(`backfill, ${contestant}`, rowsLeft, 'rows without a value'),
+        ...(notNull ? [] : [`backfill, ${contestant}: the column is nullable at the end`]),
+      ]),
   ];
 }
 

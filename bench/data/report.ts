@@ -1,19 +1,14 @@
 import type { ApplicationStanding } from './application.js';
-import type { BackfillPart, BackfillStanding } from './backfill.js';
+import { backfillTargets, type BackfillPart, type BackfillStanding } from './backfill.js';
 import type { DataResult } from './result.js';
 import type { Run, Standing } from './rounds.js';
 import { median } from './statistics.js';
-import { targetsOf } from './targets.js';
+import { targetsOf, type Target } from './targets.js';
 import type { VerificationPart, VerificationPhase } from './verify.js';
 
 /** The whole result as Markdown: readable in a terminal, and ready for the documentation. */
 export function report(result: DataResult): string {
   const { copy, change, backfill, application, verification } = result;
-  const targets = targetsOf(result).map(({ target, met, measured }) => [
-    target,
-    measured,
-    met === null ? '-' : met ? 'met' : 'missed',
-  ]);
   return [
     ...machineLines(result),
     ...(copy === undefined
@@ -27,16 +22,21 @@ export function report(result: DataResult): string {
           byHandLine(change.runs),
           whereTimeGoes(change.runs),
         ]),
-    ...(backfill === undefined
-      ? []
-      : ['## Backfill of a live table', backfillTable(backfill.standings), growthLine(backfill), ...backfill.leftOut]),
+    ...(backfill === undefined ? [] : ['## Backfill of a live table', ...backfillLines(backfill)]),
     ...(application === undefined
       ? []
       : ['## The application on blue during the copy', applicationTable(application.standings)]),
     ...(verification === undefined ? [] : ['## Verification', ...phaseLines(verification), methodsTable(verification)]),
     '## Targets',
-    table(['target', 'measured', ''], targets),
+    targetsTable(targetsOf(result)),
   ]
+    .filter((part) => part !== '')
+    .join('\n\n');
+}
+
+/** The same of the backfill alone. */
+export function backfillReport(backfill: BackfillPart): string {
+  return [...backfillLines(backfill), targetsTable(backfillTargets(backfill))]
     .filter((part) => part !== '')
     .join('\n\n');
 }
@@ -100,6 +100,18 @@ function byHandLine(runs: readonly Run[]): string {
   const update = median(times.map(({ updateSeconds }) => updateSeconds));
   const index = median(times.map(({ indexSeconds }) => indexSeconds));
   return `By hand: columns and batched UPDATE ${seconds(update)}, five indexes ${seconds(index)}; the rest is pgcopydb, NOT NULL and ANALYZE.`;
+}
+
+function backfillLines(backfill: BackfillPart): string[] {
+  return [backfillTable(backfill.standings), growthLine(backfill), ...backfill.leftOut];
+}
+
+function targetsTable(targets: readonly Target[]): string {
+  const verdict = (met: boolean | null): string => (met === null ? '-' : met ? 'met' : 'missed');
+  return table(
+    ['target', 'measured', ''],
+    targets.map(({ target, met, measured }) => [target, measured, verdict(met)]),
+  );
 }
 
 function backfillTable(standings: readonly BackfillStanding[]): string {

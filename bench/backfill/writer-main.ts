@@ -1,11 +1,11 @@
 import pg from 'pg';
 
 /*
- * The application of bench/backfill.ts, in a process of its own: so many transactions a second, each an insert and an
+ * The application of the benchmark of the backfill, in a process of its own: so many transactions a second, each an insert and an
  * update of a random row in one message, begun by the clock whatever became of those before. A latency counts from the
  * moment when the transaction was due. Ends when its standard input does, and prints what it has seen as JSON.
  *
- *   node --import tsx bench/backfill-writer.ts '{"uri": "...", "perSecond": 500, "rows": 2000000}'
+ *   node --import tsx bench/backfill/writer-main.ts '{"uri": "...", "perSecond": 500, "rows": 2000000}'
  */
 
 /** One transaction: when it was due (milliseconds since 1970), how long it took, and its SQLSTATE when it failed. */
