@@ -12,7 +12,7 @@ import type { Redact } from '../src/worker/redact.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { StagePatience, Work } from './context.js';
 import { recordPromotion } from './promotion-finish.js';
-import { prepareTries } from './promotion-prepare.js';
+import { decidedFor, prepareTries } from './promotion-prepare.js';
 import { giveTriesUp } from './promotion-withdraw.js';
 
 export interface PromotionResult {
@@ -65,7 +65,9 @@ export async function attemptPromotion(asked: Asked): Promise<PromotionResult> {
   try {
     if (from === 'blue') tries = await beginTries(session, run);
     const earlier = await decidedByEarlierAttempt(work, session, from);
-    const prepared = earlier.decided ? NOT_TO_BE_TRIED : await prepareTries(attempt);
+    const prepared = earlier.decided
+      ? { ...NOT_TO_BE_TRIED, decidedFor: decidedFor(attempt) }
+      : await prepareTries(attempt);
     const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;
     const promoted = await moveWrites(
       {

@@ -21,6 +21,7 @@ import { refuseLate, type Promotion } from '../src/postgres/promote.js';
 import { retryOnLock } from '../src/postgres/retry.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { SCHEMA_IN_CHANGE, sqlState } from '../src/postgres/sqlstate.js';
+import { readConfirmed } from '../src/postgres/standby-loss.js';
 import { readRoute } from '../src/postgres/state.js';
 import { refuseUnmovedContents } from '../src/postgres/unmoved-contents.js';
 import { readLastPass, type Since } from '../src/postgres/verify/last-pass.js';
@@ -167,6 +168,17 @@ async function rememberGreen(
     const what = `green: its tables can't be described: ${reasonOf(error)}`;
     throw promotionBlocked(who === null ? what : `${what}. ${who}`, error);
   }
+}
+
+/**
+ * The server of the new side as it is known from before the decision: green by the last comparison of rows, blue by the last
+ * moment at which it had everything. Nothing is asked where a loss was accepted: that blue is what it is.
+ */
+export function decidedFor({ work, from, acceptLoss, session }: Attempt): Promotion['decidedFor'] {
+  const { runId } = work.run;
+  if (acceptLoss) return undefined;
+  if (from === 'green') return async () => (await readConfirmed(session, runId))?.blue;
+  return async (green) => (await readLastPass(green, runId))?.began.green;
 }
 
 /** Green's record of it goes back with green: an older comparison tells other servers as well. */

@@ -100,7 +100,10 @@ export async function writingLongest(session: Session): Promise<string> {
   return describe(await writers(session, { olderThanSeconds: 0, everywhere: true }));
 }
 
-/** Transactions that have written and are older than that, and prepared ones; null where there is none. */
+/**
+ * Transactions that have written and are older than that, prepared ones since their PREPARE; null where there is none. A young
+ * one ends like any other: an application with two-phase commit has some at each moment.
+ */
 export async function longWriters(session: Session, which: WriterFilter): Promise<string | null> {
   const rows = await writers(session, which);
   return rows.length === 0 ? null : describe(rows);
@@ -122,7 +125,9 @@ async function writers(session: Session, { olderThanSeconds, everywhere }: Write
           AND a.xact_start < clock_timestamp() - make_interval(secs => $1)
        UNION ALL
        SELECT ${PREPARED}
-         FROM pg_prepared_xacts x WHERE $2 OR x.database = current_database()) writer
+         FROM pg_prepared_xacts x
+        WHERE ($2 OR x.database = current_database())
+          AND x.prepared < clock_timestamp() - make_interval(secs => $1)) writer
       ORDER BY age DESC LIMIT 3`,
     [olderThanSeconds, everywhere],
   );

@@ -71,15 +71,29 @@ export async function waitForMarker(
 }
 
 /** How far the other side is behind, in milliseconds: the time that a marker takes. Infinity after `timeoutMs`. */
-export async function measureLag(
+export async function measureLag(...args: Parameters<typeof timeMarker>): Promise<number> {
+  return (await timeMarker(...args)).arrivedMs;
+}
+
+/** Times of one marker, ms from its beginning. */
+export interface MarkerTimes {
+  /** Until its COMMIT was answered: a slow disk, or a synchronous standby, is in it, and no backlog. */
+  readonly writtenMs: number;
+  /** Until it was seen on the other side. Infinity after the timeout. */
+  readonly arrivedMs: number;
+}
+
+/** Writes a marker and waits for it. */
+export async function timeMarker(
   source: Session,
   target: Session,
   direction: Direction,
   timeoutMs: number,
   signal?: AbortSignal,
-): Promise<number> {
+): Promise<MarkerTimes> {
   const started = performance.now();
   const token = await writeMarker(source, direction);
+  const writtenMs = performance.now() - started;
   const arrived = await waitForMarker(target, direction, token, timeoutMs, signal);
-  return arrived ? performance.now() - started : Number.POSITIVE_INFINITY;
+  return { writtenMs, arrivedMs: arrived ? performance.now() - started : Number.POSITIVE_INFINITY };
 }

@@ -36,11 +36,13 @@ import {
   waitForShortLag,
 } from './promotion-readiness.js';
 import { keptSessions, openActors, openSessions, type Sessions } from './promotion-sessions.js';
+import { readServerPosition, whyReplaced, type KnownServer } from './server-position.js';
 import { closeSession, openSession, SHORT_STATEMENTS, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState, STALE_EPOCH } from './sqlstate.js';
-import { FENCE_CLOSED, FENCE_LOCK, ROUTE_CHANNEL } from './state.js';
+import { FENCE_CLOSED, FENCE_LOCK, readRoute, ROUTE_CHANNEL } from './state.js';
 import type { TableName } from '../plan/table-name.js';
 import type { Since } from './verify/last-pass.js';
+import { openedByHand } from './where-writes-are.js';
 
 /*
  * The promotion: one transaction on the side that gives writes away decides. In its order:
@@ -59,8 +61,10 @@ import type { Since } from './verify/last-pass.js';
  *            locks: nor is one about to be                     )
  *            marker: the new side has everything               ) at once
  *            sequences: the new side's go beyond the old one's )
- *            slots of the way back, or without one a flush: the new side's disk has everything;
- *            the route's row                                    (at once if the sides are on servers of their own)
+ *            secure: all that has arrived is on the new side's  )
+ *            disk. Making the slots of the way back flushes it; )
+ *            without a way back a flush of its own does         ) at once if the sides
+ *            row: the route's, in the open transaction          ) are on servers of their own
  *   decide   route and flag in one COMMIT: the point of no return
  *   open     the new side takes writes, poolers lead there and go on
  *   after it, by the activity finishPromotion (activities/promotion-finish.ts):
@@ -109,6 +113,11 @@ export interface Promotion {
   readonly acceptLoss?: boolean | undefined;
   /** Done right before writers are asked to wait; what it throws ends the try. Default: nothing. */
   readonly lastLook?: (() => Promise<void>) | undefined;
+  /**
+   * The server of the new side as it was when that was decided which is only to be opened: another one may lack rows, and is
+   * not opened by us. Asked of its own records, if it has them; undefined where nothing is known. Default: any server
+   */
+  readonly decidedFor?: ((to: Session) => Promise<KnownServer | undefined>) | undefined;
   /** Poolers between applications and the databases: paused for the hold, then led to the new side. Default: none. */
   readonly pools?: Pools | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -206,7 +215,10 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     const decision = await decisionSoFar(actors.main, promotion);
     if (decision.decided) {
       const { epoch } = decision;
-      const open = (): Promise<void> => openNewSide(actors.to, promotion.migration, epoch);
+      const open = async (): Promise<void> => {
+        await refuseOtherServer(actors.to, promotion, epoch);
+        await openNewSide(actors.to, promotion.migration, epoch);
+      };
       const unreleased = await openAndLetGo({ ...promotion, old: actors.main, to: actors.to, epoch, open });
       return { holdMs: null, steps: {}, epoch, unreleased };
     }
@@ -412,11 +424,46 @@ async function openNewSide(to: Session, migration: string, epoch: number): Promi
     `SET statement_timeout = ${OPEN_WITHIN_MS}; SELECT verdigris.open_fence(${literal(migration)}, ${epoch})`,
   );
   try {
-    await answerWithin(OPEN_WITHIN_MS + 1_000, opened, () => new Error('it did not answer: is the network cut?'));
+    await answerWithin(OPEN_WITHIN_MS + 1_000, opened, () => new Error(SILENT));
   } catch (error) {
     throw notOpened(epoch, error);
   }
 }
+
+/**
+ * Between a decision and an opening that is made up for, the new side may have failed over to a replica that is behind. One
+ * that somebody has opened all the same is theirs.
+ *
+ * @throws VerdigrisError NotOpened (retryable)
+ */
+async function refuseOtherServer(to: Session, promotion: Promotion, epoch: number): Promise<void> {
+  const side = otherSide(promotion.from);
+  const look = replacedUnopened(to, side, promotion, epoch);
+  const why = await answerWithin(OPEN_WITHIN_MS + 1_000, look, () => new Error(SILENT)).catch((error: unknown) => {
+    throw notOpened(epoch, error);
+  });
+  if (why === undefined) return;
+  throw openedByHand(
+    promotion.databases,
+    side,
+    `${why} since it was given the writes, and rows may be missing there: it is not opened`,
+  );
+}
+
+async function replacedUnopened(
+  to: Session,
+  side: Side,
+  { decidedFor, migration }: Promotion,
+  epoch: number,
+): Promise<string | undefined> {
+  const then = await decidedFor?.(to);
+  const why = then === undefined ? undefined : whyReplaced(side, then, await readServerPosition(to));
+  if (why === undefined) return undefined;
+  const route = await readRoute(to, migration);
+  return route !== undefined && route.writesOn === side && route.epoch >= epoch ? undefined : why;
+}
+
+const SILENT = 'it did not answer: is the network cut?';
 
 /** Opening a side takes a few milliseconds, unless its disk or somebody with its route's row is in the way. */
 const OPEN_WITHIN_MS = 3_000;

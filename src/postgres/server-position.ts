@@ -12,6 +12,9 @@ export interface ServerPosition {
   readonly lsn: string;
 }
 
+/** The same as it was written down at another time: an earlier version has written less. */
+export type KnownServer = Pick<ServerPosition, 'timeline'> & Partial<ServerPosition>;
+
 /** Columns of a query for all of a ServerPosition but its system. */
 export const WAL_POSITION = `
   left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
@@ -22,16 +25,8 @@ export async function readServerPosition(session: Session): Promise<ServerPositi
   return { system: (await systemIdentifier(session)) ?? '', timeline: '', lsn: '0/0', ...rows[0] };
 }
 
-/**
- * Why a side is not the server any more that it was, or not with all that it had; undefined when it is.
- *
- * @param before what an earlier version has written down may lack the system and the position
- */
-export function whyReplaced(
-  side: Side,
-  before: Pick<ServerPosition, 'timeline'> & Partial<ServerPosition>,
-  now: ServerPosition,
-): string | undefined {
+/** Why a side is not the server any more that it was, or not with all that it had; undefined when it is. */
+export function whyReplaced(side: Side, before: KnownServer, now: ServerPosition): string | undefined {
   const { system = '', timeline, lsn = '0/0' } = before;
   if (system !== '' && now.system !== '' && now.system !== system) return `${side} is another server than it was`;
   if (now.timeline !== timeline) return `${side} was failed over or restored (its timeline has changed)`;

@@ -15,8 +15,11 @@ const kept = new WeakSet<Database>();
 /** A pool that is full keeps its clients waiting. */
 const WITHIN_MS = 5_000;
 
-/** So often two clients ask in turn: the second gets what the first has let go. */
-const TURNS = 3;
+/**
+ * Who asks next. In turn, the second gets what the first has let go; twice in a row, the first gets another one where those that
+ * rested longest are handed out first.
+ */
+const TURNS = ['ours', 'ours', 'others', 'others', 'ours', 'others'] as const;
 
 /**
  * To be asked of a client that is not at the server itself, before it sets anything.
@@ -33,11 +36,10 @@ export async function refuseSharedConnection(client: pg.Client, database: Databa
   other.on('error', () => undefined);
   try {
     await other.connect();
-    const [ours, others] = [new Set<number | undefined>(), new Set<number | undefined>()];
-    for (let turn = 0; turn < TURNS; turn++) {
-      ours.add(await processOf(client, ASK));
-      others.add(await processOf(other, ASK));
-    }
+    const clients = { ours: client, others: other };
+    const seen = { ours: new Set<number | undefined>(), others: new Set<number | undefined>() };
+    for (const who of TURNS) seen[who].add(await processOf(clients[who], ASK));
+    const { ours, others } = seen;
     if (ours.size > 1 || others.size > 1 || [...ours].some((pid) => others.has(pid))) throw isShared(database);
     kept.add(database);
   } finally {

@@ -215,9 +215,9 @@ BEGIN
     RETURN false;
   END IF;
   FOR feed IN
-    SELECT w.pid, w.latest_end_lsn, pg_replication_origin_progress('pg_' || s.oid, false) AS applied
+    SELECT s.oid, w.latest_end_lsn, pg_replication_origin_progress('pg_' || s.oid, false) AS applied
       FROM pg_subscription s
-      LEFT JOIN LATERAL (SELECT max(pid) AS pid, max(latest_end_lsn) AS latest_end_lsn FROM pg_stat_subscription w
+      LEFT JOIN LATERAL (SELECT max(latest_end_lsn) AS latest_end_lsn FROM pg_stat_subscription w
                           WHERE w.subid = s.oid AND w.relid IS NULL AND to_jsonb(w) ->> 'leader_pid' IS NULL) w ON true
      WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND starts_with(s.subname, of_feed) AND s.subenabled
@@ -228,7 +228,9 @@ BEGIN
       RETURN false;
     END IF;
     PERFORM pg_stat_clear_snapshot();
-    IF EXISTS (SELECT FROM pg_stat_get_activity(feed.pid) a WHERE feed.pid IS NOT NULL AND a.backend_xid IS NOT NULL) THEN
+    -- Of all its workers: what is streamed is committed by a parallel one, which has moved the origin just before.
+    IF EXISTS (SELECT FROM pg_stat_subscription w CROSS JOIN LATERAL pg_stat_get_activity(w.pid) a
+                WHERE w.subid = feed.oid AND w.relid IS NULL AND w.pid IS NOT NULL AND a.backend_xid IS NOT NULL) THEN
       RETURN false;
     END IF;
   END LOOP;

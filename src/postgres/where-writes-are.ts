@@ -127,7 +127,11 @@ export function openingLost(
   epoch: number,
 ): VerdigrisError | undefined {
   const why = whyNotOpened(side, route, epoch);
-  if (why === undefined) return undefined;
+  return why === undefined ? undefined : openedByHand(databases, side, why);
+}
+
+/** That a side which has been given the writes is opened by people alone, as an error (NotOpened, retryable). */
+export function openedByHand(databases: Databases, side: Side, why: string): VerdigrisError {
   const names = { blue: databases.blue.connection, green: databases.green.connection };
   return new VerdigrisError({
     type: 'NotOpened',

@@ -219,6 +219,8 @@ describe('a promotion meets', () => {
     // A table of its own: on the new side a row of the moved ones would be refused by the fence.
     await client.query('CREATE TABLE IF NOT EXISTS public.elsewhere (id int)');
     await client.query("BEGIN; INSERT INTO public.elsewhere VALUES (1); PREPARE TRANSACTION 'left behind'");
+    // A young one ends like any writer.
+    await sleep(5_500);
     await refusedNaming(/prepared transaction left behind/);
     await client.query("ROLLBACK PREPARED 'left behind'");
     await client.query('DROP TABLE public.elsewhere');

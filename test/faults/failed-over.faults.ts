@@ -175,6 +175,54 @@ describe('a failover between the last comparison of rows and the promotion', () 
   );
 });
 
+describe("green's failover between the decision and its opening, to a replica that lacks rows", () => {
+  it(
+    'it is not opened by the run, which tells so with the command that opens it as it is; no row of blue is given up unasked',
+    { timeout: 600_000 },
+    async () => {
+      const began = performance.now();
+      const failover = await Failover.of('green');
+      const run = await FaultRun.create({
+        purpose: 'decided for another',
+        green: failover.reached,
+        plan: { ...PLAN, standby: { for: '30m' } },
+      });
+      open.push(() => run.close());
+      await run.start();
+      await run.watch('at the approval', (status) => status.waiting?.gate === 'promote');
+      const replica = await failover.replica();
+      await failover.leaveBehind(replica);
+      // These writes are on green and not on the replica; blue sends them only once.
+      await sleep(1_000);
+      await confirmed(run);
+      const opening = run.stopWhere('green', ({ text }) => text.includes('verdigris.open_fence'), 'before');
+      await run.approve('promote');
+      const held = await opening;
+      await failover.to(replica);
+      held.release();
+
+      const isTold = (why = ''): boolean => why.includes('was failed over') && why.includes('it is not opened');
+      await run.watch(
+        'told',
+        ({ waiting }) => isTold(waiting?.why) && waiting?.answer?.includes(' --open --yes') === true,
+      );
+      expect([await run.refusesWrites('blue'), await run.refusesWrites('green')]).toEqual([true, true]);
+      // Its feed is not ended before somebody has decided.
+      await withClient(run.own.blue.config, async (client) => {
+        const { rows } = await client.query('SELECT FROM pg_replication_slots WHERE database = current_database()');
+        expect(rows.length).toBeGreaterThan(0);
+      });
+
+      const { verdict } = await whoIsPrimary(run.databases);
+      if (verdict.kind !== 'nobody') throw new Error(`it is ${verdict.kind}: ${verdict.why}`);
+      await openDecided(run.databases, run.plan.name, verdict);
+      await run.watch('in the window', ({ phase }) => phase === 'standby');
+      expect([await run.refusesWrites('blue'), await run.refusesWrites('green')]).toEqual([true, false]);
+      told('green fails over', 'told, not opened; opened by hand, goes on', began, 'between decision and opening');
+    },
+  );
+});
+
 describe("green's failover right after its opening, to a replica that lacks it", () => {
   it(
     'both sides are closed: it is told with the command that opens green as it is, and then the run goes on',

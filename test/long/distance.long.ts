@@ -88,6 +88,27 @@ describe('a worker that is far from one side', () => {
     await pair.caughtUp();
   });
 
+  it('nor does it count what a COMMIT takes on the old side, unless the hold would be given up for it', async () => {
+    await pair.blue.query(
+      `CREATE FUNCTION slow_commit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.03); RETURN NULL; END';
+       CREATE CONSTRAINT TRIGGER slow_commit AFTER INSERT OR UPDATE ON verdigris.marker_to_green
+         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow_commit()`,
+    );
+    try {
+      await wait([], 2_000, 3_000);
+      const waiting = wait([], 80, 2_000);
+      await expect(waiting).rejects.not.toBeInstanceOf(TooFarBehind);
+      await expect(waiting).rejects.toMatchObject({
+        type: 'PromotionBlocked',
+        message: expect.stringMatching(
+          /a COMMIT on blue takes [3-9]\d ms: .* promote\.maxHold is 80 ms\. green is close behind: is its disk slow/,
+        ) as string,
+      });
+    } finally {
+      await pair.blue.query('DROP FUNCTION slow_commit CASCADE');
+    }
+  });
+
   it('is a warning of the preflight, with the hold that it makes', async () => {
     const check = async (maxHold: string, ...sides: readonly Side[]): Promise<unknown> => {
       const { aside, to } = sessions(...sides);

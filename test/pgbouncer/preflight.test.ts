@@ -185,6 +185,26 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
       ]);
     });
 
+    it('refuses one that hands out its connections in turn', async () => {
+      await admin('SET server_round_robin = 1', 'RECONNECT');
+      try {
+        const client = { ...pair.clientOf(0), database: 'orders' };
+        // Two of them at once, so that there are two to be handed out.
+        await withClient(client, (one) =>
+          withClient(client, async (other) => {
+            for (const each of [one, other]) await each.query('BEGIN; SELECT 1');
+            for (const each of [one, other]) await each.query('COMMIT');
+          }),
+        );
+        const { findings } = await found(through('orders'));
+        expect(findings.filter(({ check }) => check === 'connection')).toMatchObject([
+          { severity: 'error', side: 'blue' },
+        ]);
+      } finally {
+        await admin('RELOAD', 'RECONNECT');
+      }
+    });
+
     it('only warns of one that each client has for itself: its statements are cancelled by the process of the server', async () => {
       await admin("SET pool_mode = 'session'", 'RECONNECT');
       try {
