@@ -122,6 +122,7 @@ async function notClose(
     }
     beside = ` beside the ${Math.round(distance)} ms of its round trips (${ways}) and the ${Math.round(pace.commitMs)} ms of a COMMIT on ${from}`;
   }
+  const took = Number.isFinite(best) ? `took ${Math.round(best)} ms at best` : 'did not arrive';
   const blocked = promotionBlocked(
     `${to} is too far behind: a marker ${took}, ${SHORT_LAG_MS} ms are asked for${beside}. ${await whoBlocksApply(session, feedName(migration, directionTo(to)))}`,
   );
