@@ -6,6 +6,7 @@ import { otherSide, type Side } from '../src/side.js';
 import { finishMove } from './finish-move.js';
 import { actFast, actFastToDecision, actFastUpTo } from './lib/activities.js';
 import { failureMessage, failureType, mayPass } from './lib/failure.js';
+import { sparingMs } from './lib/history-room.js';
 import { lossInWords } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -153,18 +154,32 @@ export const ON_BLUE = { safe: true, why: 'writes are on blue' };
 
 const OPEN = 'open the new side';
 
-/** For as long as it takes. Nobody takes writes meanwhile, so people are told, with what else opens green. */
+/**
+ * For as long as it takes. Nobody takes writes meanwhile, so people are told, with what else opens green, and again when something
+ * else keeps it closed: a server that was away may come back as another one.
+ */
 async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): Promise<PromotionResult> {
-  const reason = firstLine(failureMessage(error));
   const why = notYetOpen(run);
   run.saw({ writesOn: 'green', rollback: { safe: false, why } });
-  run.waitFor({ for: 'retry', why: `${why}. ${reason}`, answer: run.doctor('--open --yes') });
+  let reason = firstLine(failureMessage(error));
   try {
-    return await actFast(OPEN).promote(ref, 'blue', run.epoch);
+    for (;;) {
+      run.waitFor({ for: 'retry', why: `${why}. ${reason}`, answer: run.doctor('--open --yes') });
+      try {
+        return await actFastUpTo(OPEN, OPEN_TRIES).promote(ref, 'blue', run.epoch);
+      } catch (failed) {
+        if (!mayPass(failed)) throw failed;
+        reason = firstLine(failureMessage(failed));
+      }
+      await sleep(sparingMs(5_000, 60_000), { summary: 'open the new side again' });
+    }
   } finally {
     run.waitFor(null);
   }
 }
+
+/** About half a minute: then what is in the way is told anew. */
+const OPEN_TRIES = 10;
 
 export function notYetOpen(run: MigrationRun): string {
   return `green has been given the writes and is not open yet: nobody takes writes until it is. A worker that reaches green opens it; so does: ${run.doctor('--open --yes')}`;
