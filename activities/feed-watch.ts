@@ -1,10 +1,14 @@
 import { reasonOf } from '../src/failure-text.js';
 import { readEnabled, readReaders } from '../src/postgres/following.js';
 import { closeSession, openSession, type Session } from '../src/postgres/session.js';
+import { describeSynchronous, readSynchronousFeeds } from '../src/postgres/synchronous-standbys.js';
 import { watching, type Work } from './context.js';
 
-/** What keeps green from following blue before the promotion; `follows` where nothing does, as far as is known. */
-export type FeedState = 'follows' | 'notFollowing' | 'greenAway' | 'blueAway';
+/**
+ * What keeps green from following blue before the promotion; `follows` where nothing does, as far as is known. `synchronous`: it
+ * follows, and blue's commits wait for it.
+ */
+export type FeedState = 'follows' | 'notFollowing' | 'greenAway' | 'blueAway' | 'synchronous';
 
 /** The feed is no longer as people know it. */
 export interface FeedNews {
@@ -123,7 +127,7 @@ export class FeedWatch {
   ) {
     this.#signal = AbortSignal.any([work.signal, this.#closed.signal]);
     this.#lasting = new LastingFeed(known);
-    this.#streams = new FollowingStreams(names, known);
+    this.#streams = new FollowingStreams(names, known === 'synchronous' ? 'follows' : known);
   }
 
   /** One look. @throws what a blue that is away makes of it: see blueIsAway() */
@@ -136,8 +140,13 @@ export class FeedWatch {
     if (this.#enabled === undefined) return undefined;
     const left = this.#streams.notFollowing(this.#enabled);
     if (left === undefined) return undefined;
-    if (left.length === 0) return this.#tell('follows', 'green follows blue');
+    if (left.length === 0) return this.#followed(await readSynchronousFeeds(blue, this.names));
     return this.#tell('notFollowing', `green does not follow blue: nobody there reads ${left.join(', ')}`);
+  }
+
+  #followed(synchronous: readonly string[]): FeedNews | undefined {
+    if (synchronous.length === 0) return this.#tell('follows', 'green follows blue');
+    return this.#tell('synchronous', describeSynchronous('blue', synchronous));
   }
 
   /** The same where blue could not be asked. */

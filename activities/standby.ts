@@ -38,6 +38,7 @@ const SETTLED_AFTER_MS: Readonly<Record<StandbyHealth, number>> = {
   unreachable: 10_000,
   greenAway: 10_000,
   filling: 5_000,
+  synchronous: 30_000,
   undroppable: 5_000,
   broken: 0,
   dropped: 0,

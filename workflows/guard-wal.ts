@@ -72,6 +72,9 @@ function tellFeed(run: MigrationRun, { feed, why }: FeedNews): void {
   else if (run.status.writesOn === 'blue') run.alarm('feed', feed, why, NEXT_OF_FEED[feed]);
 }
 
+export const NAME_REPLICAS =
+  'name the replicas there instead of *, as in FIRST 1 (replica1, replica2), and reload: ALTER SYSTEM SET synchronous_standby_names ..., then SELECT pg_reload_conf()';
+
 const WAITS = 'the run waits for it and goes on by itself; until then blue keeps WAL for green';
 
 const NEXT_OF_FEED: Readonly<Record<Exclude<FeedState, 'follows'>, string>> = {
@@ -79,6 +82,7 @@ const NEXT_OF_FEED: Readonly<Record<Exclude<FeedState, 'follows'>, string>> = {
   greenAway: `bring green back, or have the worker reach it; ${WAITS}`,
   blueAway:
     'see whether the application reaches blue: bring it back, or have the worker reach it; the run goes on by itself then',
+  synchronous: NAME_REPLICAS,
 };
 
 const NEXT = 'see what keeps green from following: pg_stat_subscription and its log';

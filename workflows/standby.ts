@@ -3,6 +3,7 @@ import { parseDuration } from '../src/plan/duration.js';
 import type { StandbyHealth, StandbyState } from '../src/postgres/standby.js';
 import { finishLater, opensIt } from './finish-move.js';
 import { watchBlueSchema, watchGreenSchema } from './guard-schema.js';
+import { NAME_REPLICAS } from './guard-wal.js';
 import { act } from './lib/activities.js';
 import { expiredApproval } from './lib/approval-question.js';
 import { beside } from './lib/beside.js';
@@ -183,6 +184,7 @@ const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy' | 'notOpened' | 'gr
   dropped: 'stay on green (`retire`), or accept the loss (`rollback` with "acceptLoss")',
   unreachable: 'bring blue back, or have the worker reach it; `retire` stays on green without a way back',
   filling: 'bring blue back before the limit is reached; `retire` stays on green without a way back',
+  synchronous: NAME_REPLICAS,
   undroppable: 'do what it names, and see that green has room: the feed is dropped as soon as it can be',
 };
 

@@ -14,12 +14,13 @@ import { describeLoss, readConfirmed, readGreenPosition, writeConfirmed, type Co
 import { readRoute } from './state.js';
 import { streamsOfRun } from './streams.js';
 import { readSubscription } from './subscription.js';
+import { describeSynchronous, readSynchronousFeeds } from './synchronous-standbys.js';
 import { followMarker, markAway, whyTaken } from './taken-feed.js';
 import { whyNotOpened } from './where-writes-are.js';
 
 /**
  * How blue follows green during the standby window. `filling`: out of reach, and green keeps much WAL for it. `undroppable`:
- * it keeps too much, and the role may not end who holds the slot. `notOpened`: green itself takes no writes, since it was
+ * it keeps too much, and the role may not end who holds the slot. `synchronous`: commits on green wait for it. `notOpened`: green itself takes no writes, since it was
  * replaced by one that lacks its opening. `greenAway`: it is green, which has the writes, that does not answer.
  */
 export type StandbyHealth =
@@ -31,6 +32,7 @@ export type StandbyHealth =
   | 'unreachable'
   | 'filling'
   | 'undroppable'
+  | 'synchronous'
   | 'notOpened'
   | 'greenAway';
 
@@ -123,6 +125,11 @@ export async function lookAtStandby(
     else if (failsAgain(confirmed, errors, await countErrors(blue, names))) return gone('broken', FAILS_AGAIN);
     // Nothing is lost by going back late: the promotion waits until blue has everything.
     const alive = { rollbackSafe: true, lagSeconds, loses: null };
+    // What the application pays for comes first.
+    const synchronous = await readSynchronousFeeds(green, names);
+    if (synchronous.length > 0) {
+      return { health: 'synchronous', why: describeSynchronous('green', synchronous), ...alive };
+    }
     if (lag > limits.maxLagMs) return { health: 'lagging', why: await describeLag(blue, names, lagSeconds), ...alive };
     if (retaining !== undefined) return { health: 'retaining', why: retaining, ...alive };
     return { health: 'healthy', why: 'blue follows green', ...alive };

@@ -123,6 +123,24 @@ describe('preflight of a standby', () => {
     await onServer(cluster.blue, 'SELECT pg_reload_conf()');
   });
 
+  it('refuses one whose own copy of synchronous_standby_names has nobody to wait for once it is promoted', async () => {
+    await onServer(second, `ALTER SYSTEM SET synchronous_standby_names = 'green, replica2'`);
+    await onServer(second, 'SELECT pg_reload_conf()');
+    const found = async (): Promise<PreflightFinding[]> =>
+      (await find(databaseOf(second, 'green'))).filter(({ severity }) => severity === 'error');
+    await expect.poll(found).toMatchObject([
+      {
+        check: 'synchronous-standbys',
+        side: 'green',
+        message: expect.stringMatching(/from its promotion on, .*of which none follows this server/) as string,
+        remedy: expect.stringMatching(/^On green itself, .*ALTER SYSTEM/) as string,
+      },
+    ]);
+    await onServer(second, 'ALTER SYSTEM RESET synchronous_standby_names');
+    await onServer(second, 'SELECT pg_reload_conf()');
+    await expect.poll(found).toEqual([]);
+  });
+
   it('refuses a plan that PostgreSQL would refuse when the standby is no standby any more', async () => {
     await cluster.replayed(first);
     const green = databaseOf(first, 'green');
@@ -269,7 +287,22 @@ describe('verdigris doctor of a run whose green is a physical standby', () => {
     const again = refOf('given-up', 'run-1');
     await cluster.activity(first, (d) => replicateActivities(d).claimDatabases(again));
     await cluster.activity(first, (d) => standbyBootstrapActivities(d).prepareStandby(again));
-    await cluster.activity(first, (d) => standbyBootstrapActivities(d).promoteStandby(again));
+    const promoteIt = (): Promise<void> =>
+      cluster.activity(first, (d) => standbyBootstrapActivities(d).promoteStandby(again));
+    // Its first commit would never end.
+    await onServer(first, `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`);
+    await onServer(first, 'SELECT pg_reload_conf()');
+    await expect
+      .poll(() => onServer(first, 'SHOW synchronous_standby_names'))
+      .toMatchObject([{ synchronous_standby_names: 'nobody' }]);
+    await expect(promoteIt()).rejects.toMatchObject({ type: 'ReplicationStalled', nonRetryable: false });
+    expect(await standbyIsPromoted(first)).toBe(false);
+    await onServer(first, 'ALTER SYSTEM RESET synchronous_standby_names');
+    await onServer(first, 'SELECT pg_reload_conf()');
+    await expect
+      .poll(() => onServer(first, 'SHOW synchronous_standby_names'))
+      .toMatchObject([{ synchronous_standby_names: '' }]);
+    await promoteIt();
     expect(await doctor([cluster.blue, first], '--who-is-primary')).toMatchObject(BLUE_IS_PRIMARY);
     expect(await doctor([first, cluster.blue], '--clean', '--yes', ...over)).toMatchObject(MIXED_UP);
     const cleaned = await doctor([cluster.blue, first], '--clean', '--yes', ...over);

@@ -22,7 +22,7 @@ function newsAfter(
 }
 
 describe('that green does not follow, or a side is away, is told', () => {
-  it.each(['notFollowing', 'greenAway', 'blueAway'] as const)('within a minute: %s', (state) => {
+  it.each(['notFollowing', 'greenAway', 'blueAway', 'synchronous'] as const)('within a minute: %s', (state) => {
     expect(newsAfter('follows', ['follows', 10], [state, 60])).toBe(55);
   });
 

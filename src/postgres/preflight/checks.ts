@@ -58,6 +58,7 @@ import {
   walRetention,
 } from './server.js';
 import { serverValues } from './server-values.js';
+import { synchronousStandbys } from './synchronous-standbys.js';
 import { systemGrants } from './system-grants.js';
 import { superuserObjects } from './superuser-objects.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
@@ -76,6 +77,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   walRetention,
   walDisk,
   asynchronousCommit,
+  synchronousStandbys,
   feedTimeouts,
   replicationSlots,
   slotNames,

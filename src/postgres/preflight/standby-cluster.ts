@@ -119,7 +119,8 @@ async function synchronousCommits({ blue, green }: PairContext): Promise<Found[]
     severity: 'error',
     object: 'synchronous_standby_names',
     message: `commits on blue wait for green ("${name}", ${state}): once it is promoted, they could wait for ever`,
-    remedy: 'Take green out of synchronous_standby_names on blue (ALTER SYSTEM, reload) before the run',
+    remedy:
+      'Take green out of synchronous_standby_names on blue (ALTER SYSTEM, reload) before the run. Green has a copy of that setting, of its own: see synchronous-standbys',
   }));
 }
 

@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../../errors.js';
 import { isInRecovery } from '../../in-recovery.js';
-import { inTransaction } from '../../session.js';
+import { inTransaction, type Session } from '../../session.js';
 import { NOT_IN_STATE, sqlState } from '../../sqlstate.js';
+import { whyCommitsHang, WITHOUT_STANDBY } from '../../synchronous-standbys.js';
 import { refuseOtherCluster } from './prepare-blue.js';
 import { closeToWriters } from './read-only-default.js';
 import { readReplay } from './recovery.js';
@@ -26,6 +27,7 @@ export async function promoteStandby(standby: StandbyRun): Promise<void> {
   const intent = await readIntent(blue, run);
   if (intent === undefined || (await readReplay(green, intent.target)).behindBytes > 0) throw tooEarly();
   await refuseLateSlots(standby, intent.target);
+  await refuseHangingCommits(green);
 
   await inTransaction(blue, async () => {
     await refuseEndedRun(standby);
@@ -58,6 +60,18 @@ async function refuseEndedRun({ blue, run }: StandbyRun): Promise<void> {
     type: 'DatabaseOwned',
     message: 'blue does not belong to this run any more: green is not promoted',
     nextStep: 'nothing: the run has been rolled back',
+  });
+}
+
+/** What green has of blue's settings does nothing until then, and no limit of time would end the first commit after it. */
+async function refuseHangingCommits(green: Session): Promise<void> {
+  const why = await whyCommitsHang(green);
+  if (why === undefined) return;
+  throw new VerdigrisError({
+    type: 'ReplicationStalled',
+    message: `green is not promoted, which can't be taken back: once it is, ${why}`,
+    nextStep: `on green itself: ${WITHOUT_STANDBY}; the run goes on by itself then`,
+    retryable: true,
   });
 }
 
