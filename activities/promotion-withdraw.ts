@@ -7,7 +7,12 @@ import { dropSlots } from '../src/postgres/feed-objects.js';
 import { feedGoesOn } from '../src/postgres/forced-way-back.js';
 import { releaseAll } from '../src/postgres/pools.js';
 import { withdrawOpening } from '../src/postgres/prepare-promotion.js';
-import { askDecision, readDecision, readDecisionAsActor } from '../src/postgres/promotion-decision.js';
+import {
+  askDecision,
+  isFenceHeldAlone,
+  readDecision,
+  readDecisionAsActor,
+} from '../src/postgres/promotion-decision.js';
 import { keptSessions, openActors } from '../src/postgres/promotion-sessions.js';
 import { SHORT_STATEMENTS } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
@@ -56,15 +61,20 @@ export async function giveTriesUp(attempt: Attempt, tries: Tries | undefined, er
  */
 async function releaseUndecided({ work, pools, from }: Attempt): Promise<boolean> {
   try {
-    const { decided } = await readDecision(
-      await work.session(from, 'promotion given up', SHORT_STATEMENTS),
-      work.run.migration,
-      from,
+    const session = await work.session(from, 'promotion given up', SHORT_STATEMENTS);
+    const decided = await readDecision(session, work.run.migration, from).then(
+      (decision) => decision.decided,
+      async (error: unknown) => {
+        // 55P03 is an answer: writers share the lock, so no decision has been made since they began. Unless it is held alone,
+        // as by a COMMIT of our own that waits for a synchronous standby.
+        if (sqlState(error) !== LOCK_NOT_AVAILABLE || (await isFenceHeldAlone(session))) throw error;
+        return false;
+      },
     );
     if (decided) return false;
-  } catch (error) {
-    // Without an answer nobody knows. But a writer who holds the lock has not met a closed fence.
-    if (sqlState(error) !== LOCK_NOT_AVAILABLE) return false;
+  } catch {
+    // No answer: it may have been decided, so nothing is released.
+    return false;
   }
   await releaseAll(pools, work.signal);
   await dropSlotsOfGivenUp(work, from).catch(() => undefined);

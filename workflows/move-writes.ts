@@ -5,7 +5,7 @@ import type { WritesAt } from '../src/postgres/where-writes-are.js';
 import { otherSide, type Side } from '../src/side.js';
 import { finishMove } from './finish-move.js';
 import { actFast, actFastToDecision, actFastUpTo } from './lib/activities.js';
-import { failureMessage, failureType, mayPass } from './lib/failure.js';
+import { failureDetails, failureMessage, failureType, mayPass } from './lib/failure.js';
 import { sparingMs } from './lib/history-room.js';
 import { lossInWords } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
@@ -159,23 +159,29 @@ const OPEN = 'open the new side';
  * else keeps it closed: a server that was away may come back as another one.
  */
 async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): Promise<PromotionResult> {
-  const why = notYetOpen(run);
-  run.saw({ writesOn: 'green', rollback: { safe: false, why } });
-  let reason = firstLine(failureMessage(error));
   try {
-    for (;;) {
-      run.waitFor({ for: 'retry', why: `${why}. ${reason}`, answer: run.doctor('--open --yes') });
+    for (let met = error; ; await sleep(sparingMs(5_000, 60_000), { summary: 'open the new side again' })) {
+      tellNotOpen(run, met);
       try {
         return await actFastUpTo(OPEN, OPEN_TRIES).promote(ref, 'blue', run.epoch);
       } catch (failed) {
         if (!mayPass(failed)) throw failed;
-        reason = firstLine(failureMessage(failed));
+        met = failed;
       }
-      await sleep(sparingMs(5_000, 60_000), { summary: 'open the new side again' });
     }
   } finally {
     run.waitFor(null);
   }
+}
+
+function tellNotOpen(run: MigrationRun, error: unknown): void {
+  const reason = firstLine(failureMessage(error));
+  const isOpen = failureDetails<{ isOpen?: boolean }>(error)?.isOpen === true;
+  const why = isOpen ? reason : notYetOpen(run);
+  run.saw({ writesOn: 'green', rollback: { safe: false, why } });
+  // One that is open has its commits wait, and the doctor's would, too.
+  if (isOpen) run.waitFor({ for: 'retry', why });
+  else run.waitFor({ for: 'retry', why: `${why}. ${reason}`, answer: run.doctor('--open --yes') });
 }
 
 /** About half a minute: then what is in the way is told anew. */

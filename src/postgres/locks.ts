@@ -15,7 +15,8 @@ interface BlockerRow {
 const BLOCKER = `a.pid,
             concat_ws(', ', coalesce(nullif(a.application_name, ''), 'no application name'), 'user ' || a.usename,
                       coalesce('client ' || host(a.client_addr), 'local socket'), 'database ' || a.datname,
-                      CASE WHEN ${PREVENTS_WRAPAROUND} THEN 'a vacuum that prevents wraparound and yields to nobody' END) AS who,
+                      CASE WHEN ${PREVENTS_WRAPAROUND} THEN 'a vacuum that prevents wraparound and yields to nobody' END,
+                      CASE WHEN a.wait_event = 'SyncRep' THEN 'its commit waits for a synchronous standby' END) AS who,
             a.state, extract(epoch FROM statement_timestamp() - a.xact_start)::float8 AS age, left(a.query, 80) AS query`;
 
 /** What is told of a transaction `x` of pg_prepared_xacts, in the same columns: it has no process. */

@@ -7,6 +7,7 @@ import { refuseEnded, type Tries } from './ended-tries.js';
 import { Hold, promotionBlocked, StandsInTheWay } from './hold.js';
 import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
+import { openButWaiting } from './open-but-waiting.js';
 import type { PartitionFile } from './partition-files.js';
 import { NO_POOLS, PoolerAwaited, type Pools, type Unreleased } from './pools.js';
 import { askDecision, readDecision, readDecisionAsActor, type Decision } from './promotion-decision.js';
@@ -37,9 +38,10 @@ import {
 } from './promotion-readiness.js';
 import { keptSessions, openActors, openSessions, type Sessions } from './promotion-sessions.js';
 import { readServerPosition, whyReplaced, type KnownServer } from './server-position.js';
-import { closeSession, openSession, SHORT_STATEMENTS, type Databases, type Session } from './session.js';
+import { closeSession, SHORT_STATEMENTS, withSession, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState, STALE_EPOCH } from './sqlstate.js';
 import { FENCE_CLOSED, FENCE_LOCK, readRoute, ROUTE_CHANNEL } from './state.js';
+import { refuseUnansweredCommits } from './unanswered-commits.js';
 import type { TableName } from '../plan/table-name.js';
 import type { Since } from './verify/last-pass.js';
 import { openedByHand } from './where-writes-are.js';
@@ -227,6 +229,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     refuseLate(promotion);
     const sessions = await openSessions(actors, promotion, keep);
     await refuseReplaced(sessions, promotion);
+    await refuseUnansweredCommits(sessions, promotion);
     const sequences = await prepareSequences(sessions, promotion);
     if (promotion.acceptLoss !== true) await waitForShortLag(sessions, promotion);
     await prepareHold(sessions, promotion, sequences);
@@ -382,8 +385,10 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
       hold.queryInTransaction(main, `SELECT setval('verdigris.fence', ${FENCE_CLOSED}); COMMIT`),
     );
   } catch (error) {
-    // Where the server has refused the message, its transaction still holds the lock, and the answer must not wait for it.
+    // Where the server has refused the message, its transaction still holds the lock, and the answer must not wait for it. Nor
+    // for the actor's lock of a COMMIT that is answered later: without a client its session ends then.
     await letWritersGo(main);
+    await closeSession(main);
     return decisionAfterLostAnswer(promotion, error);
   }
   return epoch + 1;
@@ -426,7 +431,7 @@ async function openNewSide(to: Session, migration: string, epoch: number): Promi
   try {
     await answerWithin(OPEN_WITHIN_MS + 1_000, opened, () => new Error(SILENT));
   } catch (error) {
-    throw notOpened(epoch, error);
+    throw (await openButWaiting(to, epoch)) ?? notOpened(epoch, error);
   }
 }
 
@@ -496,22 +501,28 @@ async function decisionAfterLostAnswer(promotion: Promotion, lost: unknown): Pro
   const deadline = performance.now() + ASKED_FOR_MS;
   for (;;) {
     try {
-      const session = await openSession(promotion.databases[promotion.from], {
-        purpose: 'promotion outcome',
-        ...SHORT_STATEMENTS,
-      });
-      try {
-        const decision = await readDecision(session, promotion.migration, promotion.from);
-        if (decision.decided) return decision.epoch;
-        await promotion.pools?.release();
-        throw promotionBlocked('the COMMIT did not go through', lost);
-      } finally {
-        await closeSession(session);
-      }
+      const decision = await askForOutcome(promotion);
+      if (decision.decided) return decision.epoch;
+      await promotion.pools?.release();
+      throw promotionBlocked('the COMMIT did not go through', lost);
     } catch (error) {
       if (error instanceof VerdigrisError && error.type === 'PromotionBlocked') throw error;
       if (performance.now() > deadline) throw error;
       await sleep(200);
     }
+  }
+}
+
+/**
+ * By the fence's lock, which is free at once as a rule. A COMMIT that waits for a synchronous standby keeps it, and all writers
+ * with it: then the actor's lock is asked for, whose holder has some 15 s before it is ended.
+ */
+async function askForOutcome({ databases, from, migration }: Promotion): Promise<Decision> {
+  const ask = (session: Session): Promise<Decision> => readDecision(session, migration, from, LOOKS_AT_DECISION);
+  try {
+    return await withSession(databases[from], { purpose: 'promotion outcome', ...SHORT_STATEMENTS }, ask);
+  } catch (error) {
+    if (sqlState(error) !== LOCK_NOT_AVAILABLE) throw error;
+    return askDecision(databases[from], migration);
   }
 }

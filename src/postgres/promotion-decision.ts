@@ -2,9 +2,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import type { Side } from '../side.js';
 import { isFenceOpen, TAKE_FENCE_LOCK } from './fence.js';
+import { isAdvisoryLock } from './locks.js';
 import { asActor } from './ownership.js';
 import { BEGIN, type Database, type Session } from './session.js';
-import { FENCE_OPEN, readRoute } from './state.js';
+import { FENCE_LOCK, FENCE_OPEN, readRoute } from './state.js';
 
 export interface Decision {
   /** Whether writes have been given away by `from`. */
@@ -73,8 +74,21 @@ export async function askDecision(
   return asActor(database, 'promotion outcome', ask, { signal });
 }
 
-/** About 15 s: a COMMIT that hangs on a replica must have its time. */
+/** After about 15 s the caller gets 55P03: not known. Whoever holds the actor's lock never waits here for a COMMIT. */
 const TRIES = 100;
+
+/**
+ * Whether somebody has the fence's lock alone: writers share it, and have met no closed fence while they do. Whoever has it
+ * alone may be about to decide.
+ */
+export async function isFenceHeldAlone(session: Session): Promise<boolean> {
+  const { rowCount } = await session.query(
+    `SELECT FROM pg_locks l
+      WHERE ${isAdvisoryLock(FENCE_LOCK)} AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND l.granted AND l.mode = 'ExclusiveLock'`,
+  );
+  return rowCount !== 0;
+}
 
 function staleEpoch(migration: string, side: Side): VerdigrisError {
   return new VerdigrisError({

@@ -308,13 +308,18 @@ BEGIN
    WHERE migration = of_migration;
 END $fn$;
 
--- Opens this side for the epoch that the other side has decided. Running it again changes nothing; an older epoch is
+-- Opens this side for the epoch that the other side has decided. Running it again changes nothing, and waits for nothing: a
+-- lock on the row would make it a transaction that writes, whose COMMIT may wait for a synchronous standby. An older epoch is
 -- refused, so a worker that was frozen and wakes up late opens nothing. No NOTIFY, as in decide().
 CREATE OR REPLACE FUNCTION verdigris.open_fence(of_migration text, new_epoch bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $fn$
 DECLARE
   r verdigris.route;
 BEGIN
+  SELECT * INTO r FROM verdigris.route WHERE migration = of_migration;
+  IF r.epoch = new_epoch AND r.writes_on = '${side}' AND NOT (${FENCE_IS_CLOSED}) THEN
+    RETURN;
+  END IF;
   SELECT * INTO r FROM verdigris.route WHERE migration = of_migration FOR UPDATE;
   IF NOT (r.epoch = new_epoch AND r.writes_on = '${side}') THEN
     IF r.epoch IS DISTINCT FROM new_epoch - 1 THEN

@@ -19,6 +19,11 @@ export function failureType(error: unknown): string | undefined {
   return applicationFailure(error)?.type ?? undefined;
 }
 
+/** Facts for machines that it carries, as whoever made it has put them there. Plain data. */
+export function failureDetails<T>(error: unknown): T | undefined {
+  return applicationFailure(error)?.details?.[0] as T | undefined;
+}
+
 export function failureMessage(error: unknown): string {
   return applicationFailure(error)?.message ?? rootCause(error) ?? String(error);
 }
