@@ -1,7 +1,9 @@
 import { describe, expect, it } from 'vitest';
+import { questionPage } from '../../src/approval/page.js';
 import { linesOf, overSince } from '../../src/cli/status-command.js';
+import { bodyOf } from '../../src/notify/bodies.js';
 import { planSchema } from '../../src/plan/schema.js';
-import { happened, type Seen } from '../../workflows/lib/notices.js';
+import { happened, noticeOf, type Seen } from '../../workflows/lib/notices.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
 import { oneLine, shownFailure } from '../../workflows/lib/failure.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
@@ -57,6 +59,29 @@ describe('messages to a run', () => {
     }
     expect(evidence('retire')).toContain('readers of blue: the slot "cdc" (pgoutput, connected)');
     expect(evidence('retire')).not.toContain('materialized views');
+  });
+
+  it('asks with the alarms that stand and what holds the run: by a link, in a channel and in the status', () => {
+    const run = newRun();
+    run.alarm('feed', 'unreachable', 'the worker has not reached green for 45 s', 'bring green back');
+    run.alarm('WAL', 'half', 'blue keeps 6 GB of WAL', 'see why green is behind');
+    run.allClear('WAL');
+    run.hold({ why: 'DDL on blue: a column was added', answer: 'resume' });
+    run.askApproval('promote', 'approval before writes move', 'answer');
+    const { waiting } = run.status;
+    const alarm =
+      'ALARM (feed) since 1970-01-01T00:00:01.000Z: the worker has not reached green for 45 s. Next step: bring green back';
+    const held = expect.stringMatching(/^HELD since [^ ]+: DDL on blue: a column was added$/) as string;
+    expect(waiting?.evidence?.slice(0, 2)).toEqual([held, alarm]);
+    const link = { workflowId: 'verdigris/orders', runId: 'r1', gate: 'promote', request: 'promote-1', expires: 60 };
+    const notice = noticeOf(1, '2026-11-02T10:00:00.000Z', 'approval', 'approval', run.status);
+    const shown = [questionPage(link, run.status), bodyOf('slack', run.status, notice, []), renderDetails(run.status)];
+    for (const text of shown) {
+      expect(text).toContain(alarm);
+      expect(text).not.toContain('6 GB of WAL. Next step');
+    }
+    run.allClear('feed');
+    expect(run.status.waiting?.evidence?.join()).not.toContain('ALARM');
   });
 
   it('refuses an approval that nobody waits for', () => {

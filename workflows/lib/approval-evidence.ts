@@ -3,13 +3,14 @@ import type { Evidence } from './evidence.js';
 import { lagNow, type MigrationStatus } from './status.js';
 
 /**
- * What somebody who approves should know, line by line: the newest answer of each gate with its numbers, lag,
- * verification, and what the way back would cost. Each with the time of which it is: a question may be open for days, and
+ * What somebody who approves should know, line by line: what holds the run, alarms that stand, the newest answer of each
+ * gate with its numbers, lag, verification, and what the way back would cost. Each with the time of which it is: a question may be open for days, and
  * nothing is measured anew for it.
  */
 export function approvalEvidence(status: MigrationStatus, evidence: readonly Evidence[]): string[] {
   const { verification, rollback } = status;
   return [
+    ...standing(status),
     `writes on ${status.writesOn}, reads of ${status.greenReadPercent} % of the users on green`,
     ...newest(evidence).map(
       ({ where, metric, outcome, because, at, dryRun }) =>
@@ -20,6 +21,14 @@ export function approvalEvidence(status: MigrationStatus, evidence: readonly Evi
       ? 'verification: not done yet'
       : `verification: ${verification.differingRows} of ${verification.rowsVerified} rows differ (${(verification.again ?? verification).at})`,
     `rollback: ${rollback.safe ? 'safe' : 'NOT safe'}, ${rollback.loses === undefined ? rollback.why : `it would lose ${rollback.loses}`}${status.rollbackAt === undefined ? '' : ` (${status.rollbackAt})`}`,
+  ];
+}
+
+/** Whoever is asked by a link or a notification sees nothing else of the status. What is over is not told. */
+function standing({ held = null, alarms = [] }: MigrationStatus): string[] {
+  return [
+    ...(held === null ? [] : [`HELD since ${held.since}: ${held.why}`]),
+    ...alarms.map(({ about, since, why, next }) => `ALARM (${about}) since ${since}: ${why}. Next step: ${next}`),
   ];
 }
 
