@@ -1239,6 +1239,15 @@ describe('the lint', () => {
     }
   });
 
+  it('says of a column in raw SQL that what is written into it on green has no way back', async () => {
+    const [found] = await lint({ migrations: [sql('ALTER TABLE public.orders ADD COLUMN x integer')] });
+    expect(found).toMatchObject({
+      rule: 'column-in-raw-sql',
+      why: expect.stringContaining('once green serves has no way back: the feed to blue leaves it out') as string,
+      instead: expect.stringContaining('with a "down", what is written into it comes back') as string,
+    });
+  });
+
   it('puts errors before warnings and keeps every finding', async () => {
     const findings = await lint({
       migrations: [

@@ -135,7 +135,7 @@ export const touchesReplication: Rule = {
 export const rawAddColumn: Rule = {
   name: 'column-in-raw-sql',
   severity: 'warning',
-  why: 'Verdigris does not know the column: it is not filled for rows that are there, not verified, and a step after it can not be checked against it',
+  why: 'Verdigris does not know the column: it is not filled for rows that are there, not verified, and a step after it can not be checked against it; and what the application writes into it once green serves has no way back: the feed to blue leaves it out, and a rollback goes on without it and asks for no loss',
   *check(facts) {
     for (const { place, table, change } of tableChanges(facts)) {
       if (change.subtype !== 'AT_AddColumn') continue;
@@ -143,7 +143,7 @@ export const rawAddColumn: Rule = {
       yield {
         place,
         message: `it adds the column "${name}" to ${table}`,
-        instead: `write { "addColumn": { "table": "${table}", "column": "${name}", "type": "…" } }`,
+        instead: `write { "addColumn": { "table": "${table}", "column": "${name}", "type": "…" } }; with a "down", what is written into it comes back to a column of blue`,
       };
     }
   },
