@@ -2,7 +2,7 @@ import { MockActivityEnvironment } from '@temporalio/testing';
 import { createServer, type Socket } from 'node:net';
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -1233,6 +1233,59 @@ describe('green', () => {
     undo.push(() => onGreen('DROP ROLE alloydbsuperuser'));
     expect(await found()).toMatchObject([
       { severity: 'info', object: 'pageinspect', message: expect.stringContaining('alloydbsuperuser') as string },
+    ]);
+  });
+
+  it('has what needs no superuser installed by whoever may CREATE in the database', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'verdigris-extensions-'));
+    undo.push(() => rm(folder, { recursive: true }));
+    await chmod(folder, 0o755);
+    await mkdir(join(folder, 'extension'));
+    const control = (superuser: boolean): Promise<void> =>
+      writeFile(join(folder, 'extension/pageinspect.control'), `default_version = '1'\nsuperuser = ${superuser}\n`);
+    await writeFile(join(folder, 'extension/pageinspect--1.sql'), 'SELECT 1;');
+    await onBlue('CREATE EXTENSION pageinspect');
+    undo.push(() => onBlue('DROP EXTENSION pageinspect'));
+    const user = `preflight_owner_${TAG}`;
+    await onGreen(`CREATE ROLE ${user} LOGIN PASSWORD 'secret-of-user';
+      ALTER ROLE ${user} SET extension_control_path = '${folder}:$system'`);
+    undo.push(() => onGreen(`DROP ROLE ${user}`));
+    const as = { ...green, config: { ...green.config, user, password: 'secret-of-user' } };
+    const severities = async (): Promise<string[]> =>
+      only(await check({}, { green: as }), 'extensions').map(({ severity }) => severity);
+    await control(true);
+    expect(await severities()).toEqual(['error']);
+    await control(false);
+    // Another version than blue's, and nothing else.
+    expect(await severities()).toEqual(['info']);
+  });
+
+  it('can make the extensions of the plan: it has them, nobody has made them by then, and its user may', async () => {
+    const user = `preflight_maker_${TAG}`;
+    await onGreen(`CREATE ROLE ${user} LOGIN PASSWORD 'secret-of-user'`);
+    undo.push(() => onGreen(`DROP ROLE ${user}`));
+    const as = { ...green, config: { ...green.config, user, password: 'secret-of-user' } };
+    const found = async (by: Database, ...ups: string[]): Promise<string[]> => {
+      const migrations = ups.map((up, i) => ({ sql: { name: `extension ${i}`, up, down: 'SELECT 1' } }));
+      const said = only(await check({ migrations }, { green: by }), 'plan-extensions');
+      return said.map(({ severity, object, message, remedy }) => `${severity} ${object}: ${message}. ${remedy}`);
+    };
+    const nobodyHas = 'CREATE EXTENSION nobody_has_it';
+    const asAnother = 'SET LOCAL ROLE somebody; CREATE EXTENSION pageinspect';
+    const fine = 'CREATE EXTENSION hstore; CREATE EXTENSION IF NOT EXISTS plpgsql';
+    expect(await found(as, fine, asAnother, 'CREATE EXTENSION pageinspect', nobodyHas)).toEqual([
+      expect.stringMatching(
+        /^error pageinspect: migrations\[2\]\.sql\.up makes the extension pageinspect, and green's user may not.*On green, as one of them, before the run: CREATE EXTENSION "pageinspect", and IF NOT EXISTS in the plan$/,
+      ),
+      expect.stringContaining(
+        "error nobody_has_it: migrations[3].sql.up makes the extension nobody_has_it, and green's",
+      ),
+    ]);
+    expect(await found(green, 'CREATE EXTENSION pageinspect')).toEqual([]);
+    await onBlue('CREATE EXTENSION hstore');
+    undo.push(() => onBlue('DROP EXTENSION hstore'));
+    expect(await found(as, 'CREATE EXTENSION IF NOT EXISTS hstore', 'CREATE EXTENSION hstore')).toEqual([
+      expect.stringContaining('error hstore: migrations[1].sql.up makes the extension hstore, which green has by then'),
     ]);
   });
 

@@ -37,6 +37,7 @@ import { notValidChecks } from './not-valid-checks.js';
 import { openSchemas } from './open-schemas.js';
 import { ownership } from './owners-and-grants.js';
 import { peerConnection } from './peer-connection.js';
+import { planExtensions } from './plan-extensions.js';
 import { planLint } from './plan-lint.js';
 import { planOnBlue, planTrial } from './plan-on-blue.js';
 import { pooler } from './pooler.js';
@@ -142,6 +143,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   money,
   storedSettings,
   extensions,
+  planExtensions,
   schemaPrivileges,
   schemaLocks,
   superuserObjects,

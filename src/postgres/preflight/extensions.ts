@@ -1,7 +1,7 @@
 import { ident } from '../identifier.js';
 import { leftOutAmong, readUnofferedExtensions } from '../schema-copy/left-out-extensions.js';
 import type { Session } from '../session.js';
-import { NEW_GREEN, type Found, type PairCheck, type PairContext } from './check.js';
+import { NEW_GREEN, type Found, type PairCheck, type PairContext, type SideContext } from './check.js';
 import { listed } from './finding.js';
 
 export const extensions: PairCheck = {
@@ -10,12 +10,13 @@ export const extensions: PairCheck = {
   run: async (pair) => {
     const { blue, green } = pair;
     const used = await readUsed(blue.session);
-    const onGreen = new Map((await readOffered(green.session, used)).map((extension) => [extension.name, extension]));
+    const names = used.map(({ name }) => name);
+    const onGreen = new Map((await readOffered(green.session, names)).map((extension) => [extension.name, extension]));
     const administrator = green.isSuperuser ? null : await administratorRole(green.session);
     const found = used.flatMap((extension): Found[] => {
       const other = onGreen.get(extension.name);
       if (other === undefined) return [];
-      if (!other.installed && !other.trusted && !green.isSuperuser) return [mustBeAllowed(extension, administrator)];
+      if (needsMore(other, green)) return [mustBeAllowed(extension, administrator)];
       if (other.schema !== null && other.schema !== extension.schema) return [inAnotherSchema(extension, other.schema)];
       return other.version === extension.version ? [] : [ofAnotherVersion(extension, other.version)];
     });
@@ -40,33 +41,44 @@ async function readUsed(blue: Session): Promise<Used[]> {
   return rows;
 }
 
-interface Offered {
+/** An extension as green's server has it. */
+export interface Offered {
   readonly name: string;
   readonly version: string;
   readonly installed: boolean;
-  readonly trusted: boolean;
+  /** Whether who may CREATE in the database may install it: it is trusted, or needs no superuser at all. */
+  readonly byAnybody: boolean;
   /** Quoted; null while it is not installed. */
   readonly schema: string | null;
 }
 
-async function readOffered(green: Session, used: readonly Used[]): Promise<Offered[]> {
+/** Those of these extensions that green's server has, installed or not. */
+export async function readOffered(green: Session, names: readonly string[]): Promise<Offered[]> {
   const { rows } = await green.query<Offered>(
     `SELECT e.name, coalesce(e.installed_version, e.default_version) AS version, e.installed_version IS NOT NULL AS installed,
-            coalesce(bool_or(v.trusted), false) AS trusted,
+            coalesce(bool_or(v.trusted OR NOT v.superuser), false) AS "byAnybody",
             (SELECT x.extnamespace::regnamespace::text FROM pg_extension x WHERE x.extname = e.name) AS schema
        FROM pg_available_extensions e
        LEFT JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version
       WHERE e.name = ANY ($1) GROUP BY 1, 2, 3`,
-    [used.map(({ name }) => name)],
+    [names],
   );
   return rows;
+}
+
+/** Whether it takes more than green's user has to install it. */
+export function needsMore(
+  { installed, byAnybody }: Offered,
+  { isSuperuser }: Pick<SideContext, 'isSuperuser'>,
+): boolean {
+  return !installed && !byAnybody && !isSuperuser;
 }
 
 /** Roles of managed services that may install what takes a superuser elsewhere, as far as the service allows it. */
 const ADMINISTRATORS = ['rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin', 'alloydbsuperuser'];
 
 /** The first of them that green's user has; null when it has none. */
-async function administratorRole(green: Session): Promise<string | null> {
+export async function administratorRole(green: Session): Promise<string | null> {
   const { rows } = await green.query<{ role: string }>(
     `SELECT rolname AS role FROM pg_roles WHERE rolname = ANY ($1) AND pg_has_role(oid, 'USAGE') ORDER BY 1 LIMIT 1`,
     [ADMINISTRATORS],
