@@ -17,6 +17,12 @@ export interface ShownDatabase {
   /** As whom all its clients come; null: each as itself. */
   readonly forcedUser: string | null;
   readonly paused: boolean;
+  /** Server connections of each of its pools, by its own setting or the general one. */
+  readonly poolSize: number;
+  /** So many more of each pool while clients wait for long. */
+  readonly reservePool: number;
+  /** Server connections of all its pools together; 0: no limit. */
+  readonly maxConnections: number;
 }
 
 /** A row of SHOW POOLS. */
@@ -77,6 +83,10 @@ export class Console {
       database: text(row['database']),
       forcedUser: text(row['force_user']) || null,
       paused: Number(row['paused']) === 1,
+      poolSize: Number(row['pool_size']),
+      // By another name in later versions.
+      reservePool: Number(row['reserve_pool'] ?? row['reserve_pool_size'] ?? 0),
+      maxConnections: Number(row['max_connections'] ?? 0),
     }));
   }
 

@@ -78,9 +78,9 @@ export function poolsBefore(setup: PgBouncers, databases: Databases, heard?: Hea
       const sides = [{ side: to, identity: identity(to) }];
       const found = await obstaclesOf(instance, {
         ...{ setup, sides, leadsTo: otherSide(to) },
-        loginTroubles: async (users) => {
+        loginTroubles: async (users, seenAs) => {
           const [blue, green] = [await route.session('blue'), await route.session('green')];
-          return loginTroubles({ blue, green }, to, users);
+          return loginTroubles({ blue, green }, to, users, seenAs);
         },
         // By sessions of its own: it becomes another role.
         compareLookups: (lookup, users) => compareLookups(databases, to, lookup, users, closed.signal),

@@ -1,6 +1,7 @@
 import { ident } from '../postgres/identifier.js';
 import type { Session } from '../postgres/session.js';
 import { otherSide, type Side } from '../side.js';
+import { refusedByHba, type HbaRefusal, type SeenAs } from './hba-rules.js';
 
 /** Why a user of PgBouncer's clients may not get into a side, and what to do about it. */
 export interface LoginTrouble {
@@ -22,11 +23,14 @@ interface Role {
 /**
  * Whether users who get into the other side would get into this one, as far as the catalogs tell: nobody logs in. Passwords
  * are compared where both sides let their hashes be read, and leave no server.
+ *
+ * @param seenAs how this side sees them come. Default: not known, and its pg_hba.conf is not looked at
  */
 export async function loginTroubles(
   sessions: Readonly<Record<Side, Session>>,
   side: Side,
   users: readonly string[],
+  seenAs?: SeenAs,
 ): Promise<LoginTrouble[]> {
   const from = otherSide(side);
   const [blue, green] = [await mayReadPasswords(sessions.blue), await mayReadPasswords(sessions.green)];
@@ -35,7 +39,36 @@ export async function loginTroubles(
     await readRoles(sessions[from], users, comparable),
     await readRoles(sessions[side], users, comparable),
   ];
-  return [...here.values()].filter(({ login }) => login).flatMap((role) => troubleOf(role, there.get(role.name), side));
+  const comers = [...here.values()].filter(({ login }) => login);
+  const troubles = comers.flatMap((role) => troubleOf(role, there.get(role.name), side));
+  if (seenAs === undefined) return troubles;
+  const refused = await refusedByHba(
+    sessions[side],
+    comers.map(({ name }) => name),
+    seenAs,
+  );
+  return [...troubles, ...refused.map((refusal) => refusedAt(side, refusal, seenAs))];
+}
+
+function refusedAt(side: Side, { user, line }: HbaRefusal, { address, database }: SeenAs): LoginTrouble {
+  const [type, from, mask] =
+    address === null
+      ? ['local', 'by a Unix socket', '']
+      : ['host', `from ${address}`, ` ${address}/${address.includes(':') ? 128 : 32}`];
+  const into = `the role "${user}" into "${database}" ${from}, as which it sees this PgBouncer`;
+  const rule = `${type} ${ident(database)} ${ident(user)}${mask} scram-sha-256; then SELECT pg_reload_conf()`;
+  if (line === null) {
+    return {
+      user,
+      why: `pg_hba.conf of ${side} has no rule that lets ${into}`,
+      remedy: `In pg_hba.conf of ${side}: ${rule}`,
+    };
+  }
+  return {
+    user,
+    why: `pg_hba.conf of ${side} does not let ${into} (line ${line}: reject)`,
+    remedy: `In pg_hba.conf of ${side}, before that line: ${rule}`,
+  };
 }
 
 function troubleOf(here: Role, there: Role | undefined, side: Side): LoginTrouble[] {

@@ -12,7 +12,8 @@ import type { Instance } from './instance.js';
 import { leftBehind } from './left-behind.js';
 import type { LoginTrouble } from './logins.js';
 import type { PgBouncers } from './pgbouncer.js';
-import { identityThrough } from './reach.js';
+import type { SeenAs } from './hba-rules.js';
+import { identityThrough, seenThrough } from './reach.js';
 import type { LookupsCompared, UserLookup } from './user-lookup.js';
 
 /** Something that stops a PgBouncer from taking part in a promotion, or that somebody should know. */
@@ -31,8 +32,8 @@ export interface Question {
   readonly sides: readonly { readonly side: Side; readonly identity: Promise<string> }[];
   /** Where its entries must lead now. */
   readonly leadsTo: Side;
-  /** What keeps users from logging in to the other side; nobody is tried. */
-  readonly loginTroubles: (users: readonly string[]) => Promise<readonly LoginTrouble[]>;
+  /** What keeps users from logging in to the other side, which may see them come from there; nobody is tried. */
+  readonly loginTroubles: (users: readonly string[], seenAs?: SeenAs) => Promise<readonly LoginTrouble[]>;
   /** How the other side answers to what looks these users up. */
   readonly compareLookups: (lookup: UserLookup, users: readonly string[]) => Promise<LookupsCompared>;
   /**
@@ -343,7 +344,9 @@ async function loginObstacles({ pooler }: Instance, control: Console, question: 
     remedy,
   });
   try {
-    const troubles = await question.loginTroubles([...new Set(users)]);
+    // One that does not get through is told of by another check.
+    const seenAs = await seenThrough(pooler, target.name).catch(() => undefined);
+    const troubles = await question.loginTroubles([...new Set(users)], seenAs);
     return troubles.map(({ why, remedy }) =>
       warning(`clients of PgBouncer "${pooler.connection}" may be refused: ${why}`, remedy),
     );

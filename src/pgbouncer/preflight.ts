@@ -1,13 +1,16 @@
 import { VerdigrisError } from '../errors.js';
+import { reasonOf } from '../failure-text.js';
 import type { Plan } from '../plan/schema.js';
 import type { PreflightFinding } from '../postgres/preflight/finding.js';
 import { withSession, type Databases } from '../postgres/session.js';
+import type { Side } from '../side.js';
 import type { Environment } from '../worker/connections.js';
 import { pgBouncersOf } from './from-plan.js';
 import { Instance } from './instance.js';
 import { loginTroubles } from './logins.js';
 import { obstaclesOf, type Question } from './obstacles.js';
 import type { PgBouncers } from './pgbouncer.js';
+import { readLimits, together, tooLittleRoom, wantedThrough, type Limits, type Wanted } from './room.js';
 import { identityOf } from '../postgres/identity.js';
 import { compareLookups } from './user-lookup.js';
 
@@ -25,6 +28,7 @@ export const PGBOUNCER_CHECKS = [
   'pgbouncer-reach',
   'pgbouncer-logins',
   'pgbouncer-auth-query',
+  'pgbouncer-room',
 ] as const;
 
 /**
@@ -46,18 +50,17 @@ export async function checkPgBouncers(
   }
   if (setup === undefined) return [];
   const { instances } = setup;
-  const look = { purpose: 'preflight', statementTimeoutMs: 10_000 };
   const sides = (['blue', 'green'] as const).map((side) => ({
     side,
-    identity: withSession(databases[side], look, identityOf),
+    identity: withSession(databases[side], LOOK, identityOf),
   }));
   // A side that can't be reached is in the findings of each PgBouncer.
   for (const { identity } of sides) identity.catch(() => undefined);
   const question: Question = {
     ...{ setup, sides, leadsTo: 'blue' },
-    loginTroubles: (users) =>
-      withSession(databases.blue, look, (blue) =>
-        withSession(databases.green, look, (green) => loginTroubles({ blue, green }, 'green', users)),
+    loginTroubles: (users, seenAs) =>
+      withSession(databases.blue, LOOK, (blue) =>
+        withSession(databases.green, LOOK, (green) => loginTroubles({ blue, green }, 'green', users, seenAs)),
       ),
     compareLookups: (lookup, users) => compareLookups(databases, 'green', lookup, users),
     copiesSchema: plan.bootstrap.method !== 'standby',
@@ -67,11 +70,38 @@ export async function checkPgBouncers(
       const instance = new Instance(pooler, question.setup);
       try {
         const obstacles = await obstaclesOf(instance, question);
-        return obstacles.map((obstacle) => ({ ...obstacle, side: 'both' as const, object: pooler.connection }));
+        const findings = obstacles.map((one) => ({ ...one, side: 'both' as const, object: pooler.connection }));
+        // One that says nothing is among the obstacles.
+        const wanted = instance.control().then((control) => wantedThrough(control, setup));
+        return { findings, wanted: await wanted.catch(() => undefined) };
       } finally {
         await instance.close();
       }
     }),
   );
-  return found.flat();
+  const wants = found.flatMap(({ wanted }) => wanted ?? []);
+  return [...found.flatMap(({ findings }) => findings), ...(await roomFor(together(wants), databases))];
 }
+
+/** Whether green has room for what comes from all of them; nothing is known of users who have not come yet. */
+async function roomFor(wanted: Wanted, databases: Databases): Promise<PreflightFinding[]> {
+  const users = [...wanted.byUser.keys()];
+  if (users.length === 0) return [];
+  const limits = (side: Side): Promise<Limits> =>
+    withSession(databases[side], LOOK, (session) => readLimits(session, users));
+  try {
+    const [blue, green] = await Promise.all([limits('blue'), limits('green')]);
+    return tooLittleRoom({ blue, green }, wanted);
+  } catch (error) {
+    const [message, next] = [reasonOf(error), error instanceof VerdigrisError ? error.nextStep : 'look again'];
+    return [
+      {
+        ...{ severity: 'warning', check: 'pgbouncer-room', side: 'green', object: 'traffic.pgbouncer' },
+        message: `whether green has room for the connections of the PgBouncers can't be looked at: ${message}`,
+        remedy: `${next.charAt(0).toUpperCase()}${next.slice(1)}`,
+      },
+    ];
+  }
+}
+
+const LOOK = { purpose: 'preflight', statementTimeoutMs: 10_000 };

@@ -1,6 +1,7 @@
 import pg from 'pg';
 import { VerdigrisError } from '../errors.js';
 import { identityOf } from '../postgres/identity.js';
+import type { SeenAs } from './hba-rules.js';
 import type { PgBouncer } from './pgbouncer.js';
 
 /**
@@ -8,7 +9,33 @@ import type { PgBouncer } from './pgbouncer.js';
  *
  * @throws VerdigrisError ConnectionFailed, in the words of PgBouncer or of the server behind it
  */
-export async function identityThrough(pooler: PgBouncer, entry: string, withinMs = 5_000): Promise<string> {
+export function identityThrough(pooler: PgBouncer, entry: string, withinMs = 5_000): Promise<string> {
+  return askThrough(pooler, entry, withinMs, identityOf);
+}
+
+/**
+ * How the server that the entry leads to sees the connections of this PgBouncer.
+ *
+ * @throws VerdigrisError ConnectionFailed, as identityThrough() does
+ */
+export function seenThrough(pooler: PgBouncer, entry: string, withinMs = 5_000): Promise<SeenAs> {
+  return askThrough(pooler, entry, withinMs, async (client) => {
+    const { rows } = await client.query<SeenAs>(
+      `SELECT host(inet_client_addr()) AS address, current_database()::text AS database,
+              coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS ssl`,
+    );
+    const [row] = rows;
+    if (row === undefined) throw new Error('a SELECT without FROM gave no row');
+    return row;
+  });
+}
+
+async function askThrough<T>(
+  pooler: PgBouncer,
+  entry: string,
+  withinMs: number,
+  ask: (client: pg.Client) => Promise<T>,
+): Promise<T> {
   const client = new pg.Client({
     ...pooler.config,
     database: entry,
@@ -18,7 +45,7 @@ export async function identityThrough(pooler: PgBouncer, entry: string, withinMs
   client.on('error', () => undefined);
   try {
     await client.connect();
-    return await identityOf(client);
+    return await ask(client);
   } catch (error) {
     throw new VerdigrisError({
       type: 'ConnectionFailed',

@@ -84,6 +84,36 @@ describe.skipIf(!isThere)('applications whose users PgBouncer knows by their ver
     await client.end();
   });
 
+  it("warns of one whom green's pg_hba.conf refuses from the address of the PgBouncer, and of nobody else", async () => {
+    const file = await withClient(pair.databases.green.config, async (client) => {
+      const { rows } = await client.query<{ hba_file: string }>('SHOW hba_file');
+      return rows[0]?.hba_file ?? '';
+    });
+    const before = readFileSync(file, 'utf8');
+    const [database, user] = [pair.databases.green.config.database ?? '', ident(app)];
+    // The server goes on by what it has loaded: nobody is refused.
+    const withRules = (...rules: string[]): void => writeFileSync(file, `${rules.join('\n')}\n${before}`);
+    const client = await clientOfApp();
+    const why = `warning pgbouncer-logins: clients of PgBouncer "pool" may be refused: pg_hba.conf of green does not let the role "${app}" into "${database}" from 127.0.0.1, as which it sees this PgBouncer (line 3: reject)`;
+    try {
+      const reject = `host ${database} ${user} 127.0.0.0/8 reject`;
+      withRules(`host all ${user} 10.0.0.0/8 scram-sha-256`, `hostssl all ${user} all scram-sha-256`, reject);
+      expect(await warnings()).toEqual([
+        `${why}. In pg_hba.conf of green, before that line: host ${ident(database)} ${user} 127.0.0.1/32 scram-sha-256; then SELECT pg_reload_conf()`,
+      ]);
+      withRules(`host all ${user} samehost scram-sha-256`, reject);
+      expect(await warnings()).toEqual([]);
+      withRules(`host all ${user} 127.0.0.1/32 scram-sha-256`, reject);
+      expect(await warnings()).toEqual([]);
+      withRules(reject, 'host all all nonsense/99 reject');
+      expect(await warnings()).toEqual([]);
+    } finally {
+      writeFileSync(file, before);
+    }
+    expect(await warnings()).toEqual([]);
+    await client.end();
+  });
+
   it('compares no passwords where one side does not let them be read', async () => {
     await on('green', `ALTER ROLE ${ident(app)} PASSWORD 'of the application'`);
     const { user } = pair;
@@ -96,6 +126,36 @@ describe.skipIf(!isThere)('applications whose users PgBouncer knows by their ver
     await on('green', `ALTER ROLE ${ident(app)} NOLOGIN`);
     expect(await loginTroubles(sessions, 'green', [app])).toHaveLength(1);
     await Promise.all([sessions.blue.end(), sessions.green.end()]);
+  });
+
+  it('warns where green has less room for what may come than blue has, or than it takes now; with the numbers', async () => {
+    const client = await clientOfApp();
+    expect(await warnings()).toEqual([]);
+    const role = (side: Side, limit: number): Promise<void> =>
+      on(side, `ALTER ROLE ${ident(app)} CONNECTION LIMIT ${limit}`);
+    const green = ident(pair.databases.green.config.database ?? '');
+    try {
+      await role('green', 3);
+      expect(await warnings()).toEqual([
+        expect.stringMatching(
+          /^warning pgbouncer-room: green allows 3 connections at once, and the PgBouncers may open 8 there once writes have moved \(1 are open now; blue allows any number\).*On green: ALTER ROLE "?app_\w+"? CONNECTION LIMIT 8;/,
+        ),
+      ]);
+      await role('blue', 3);
+      expect(await warnings()).toEqual([]);
+      await role('green', 8);
+      await on('green', `ALTER DATABASE ${green} CONNECTION LIMIT 7`);
+      expect(await warnings()).toEqual([
+        expect.stringMatching(/^warning pgbouncer-room: green allows 7 connections.* On green: ALTER DATABASE /),
+      ]);
+      await on('green', `ALTER ROLE ${ident(app)} SUPERUSER`);
+      expect(await warnings()).toEqual([]);
+    } finally {
+      await on('green', `ALTER ROLE ${ident(app)} NOSUPERUSER; ALTER DATABASE ${green} CONNECTION LIMIT -1`);
+      await role('green', -1);
+      await role('blue', -1);
+      await client.end();
+    }
   });
 
   describe("whose side has a user= of green's", () => {

@@ -92,7 +92,7 @@ describe('entries that are left behind when the writes move', () => {
   };
   const row = (name: string, host: string | null, database: string, port = 5432): ShownDatabase => ({
     ...{ name, host, port, database },
-    ...{ forcedUser: null, paused: false },
+    ...{ forcedUser: null, paused: false, poolSize: 20, reservePool: 0, maxConnections: 0 },
   });
   const shown = [
     ...[row('orders', 'b', 'shop'), row('orders_blue', 'b', 'shop'), row('orders_green', 'g', 'shop')],
