@@ -106,3 +106,38 @@ describe('a table that the plan makes', () => {
     await handle.terminate();
   }, 240_000);
 });
+
+describe("a column that the plan's SQL adds to a table of blue", () => {
+  it('has no way back: the feed leaves it out and goes on, and a rollback asks for no loss, as the lint has said', async () => {
+    const extra = {
+      sql: {
+        name: 'extra',
+        up: 'ALTER TABLE public.accounts ADD COLUMN extra text',
+        down: 'ALTER TABLE public.accounts DROP COLUMN IF EXISTS extra',
+      },
+    };
+    const migration = await newMigration({
+      migrations: [...LEDGER_MIGRATIONS, extra],
+      traffic: { ...quick(), approval: { before: [] } },
+      standby: { for: '10m', verifyEvery: '5s' },
+    });
+    const handle = await migration.start();
+    const { warnings } = await until(handle, 'in its standby window', (s) => s.waiting?.for === 'standby');
+    expect(warnings.join('\n')).toMatch(/column "extra" to public\.accounts: what .* on green has no way back/);
+    await rowsOf(migration.green, `INSERT INTO accounts (id, balance, extra) VALUES (999999, 0, 'on green alone')`);
+    const { rollback } = await until(handle, 'compared', (s) =>
+      s.warnings.some((text) => /^not compared.*public\.accounts\.extra/.test(text)),
+    );
+    expect(rollback).toMatchObject({ safe: true });
+    await handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const report = (await handle.result()) as MigrationReport;
+    expect(report).toMatchObject({ outcome: 'rolledBack', rollingBack: { notUndone: [] } });
+    expect(report.rollingBack?.lost).toBeUndefined();
+    expect(await rowsOf(migration.blue, 'SELECT * FROM accounts WHERE id = 999999')).toEqual([
+      { id: 999999, balance: '0' },
+    ]);
+    expect(await rowsOf(migration.green, 'SELECT extra FROM accounts WHERE id = 999999')).toEqual([
+      { extra: 'on green alone' },
+    ]);
+  }, 240_000);
+});

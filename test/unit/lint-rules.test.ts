@@ -1243,7 +1243,12 @@ describe('the lint', () => {
     const [found] = await lint({ migrations: [sql('ALTER TABLE public.orders ADD COLUMN x integer')] });
     expect(found).toMatchObject({
       rule: 'column-in-raw-sql',
-      why: expect.stringContaining('once green serves has no way back: the feed to blue leaves it out') as string,
+      message: expect.stringContaining(
+        'to public.orders: what the application writes into it on green has no way',
+      ) as string,
+      why: expect.stringContaining(
+        'once green serves the feed to blue leaves it out, and a rollback goes on',
+      ) as string,
       instead: expect.stringContaining('with a "down", what is written into it comes back') as string,
     });
   });

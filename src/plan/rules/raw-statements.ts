@@ -135,14 +135,14 @@ export const touchesReplication: Rule = {
 export const rawAddColumn: Rule = {
   name: 'column-in-raw-sql',
   severity: 'warning',
-  why: 'Verdigris does not know the column: it is not filled for rows that are there, not verified, and a step after it can not be checked against it; and what the application writes into it once green serves has no way back: the feed to blue leaves it out, and a rollback goes on without it and asks for no loss',
+  why: 'Verdigris does not know the column: it is not filled for rows that are there, not verified, and a step after it can not be checked against it; and once green serves the feed to blue leaves it out, and a rollback goes on without what is in it and asks for no loss',
   *check(facts) {
     for (const { place, table, change } of tableChanges(facts)) {
       if (change.subtype !== 'AT_AddColumn') continue;
       const name = change.def !== undefined && 'ColumnDef' in change.def ? (change.def.ColumnDef.colname ?? '') : '';
       yield {
         place,
-        message: `it adds the column "${name}" to ${table}`,
+        message: `it adds the column "${name}" to ${table}: what the application writes into it on green has no way back`,
         instead: `write { "addColumn": { "table": "${table}", "column": "${name}", "type": "…" } }; with a "down", what is written into it comes back to a column of blue`,
       };
     }
