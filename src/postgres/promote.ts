@@ -38,7 +38,7 @@ import {
 } from './promotion-readiness.js';
 import { keptSessions, openActors, openSessions, type Sessions } from './promotion-sessions.js';
 import { readServerPosition, whyReplaced, type KnownServer } from './server-position.js';
-import { closeSession, SHORT_STATEMENTS, withSession, type Databases, type Session } from './session.js';
+import { SHORT_STATEMENTS, withSession, type Databases, type Session } from './session.js';
 import { LOCK_NOT_AVAILABLE, sqlState, STALE_EPOCH } from './sqlstate.js';
 import { FENCE_CLOSED, FENCE_LOCK, readRoute, ROUTE_CHANNEL } from './state.js';
 import { refuseUnansweredCommits } from './unanswered-commits.js';
@@ -385,10 +385,8 @@ async function holdAndDecide(sessions: Sessions, promotion: PreparedTry, hold: H
       hold.queryInTransaction(main, `SELECT setval('verdigris.fence', ${FENCE_CLOSED}); COMMIT`),
     );
   } catch (error) {
-    // Where the server has refused the message, its transaction still holds the lock, and the answer must not wait for it. Nor
-    // for the actor's lock of a COMMIT that is answered later: without a client its session ends then.
+    // Where the server has refused the message, its transaction still holds the lock, and the answer must not wait for it.
     await letWritersGo(main);
-    await closeSession(main);
     return decisionAfterLostAnswer(promotion, error);
   }
   return epoch + 1;

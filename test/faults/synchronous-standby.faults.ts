@@ -167,7 +167,7 @@ describe("blue's synchronous standby is gone as blue commits the decision", () =
         await committed;
       });
     });
-  }, 60_000);
+  }, 120_000);
 
   it('the worker that has sent it knows the decision within half a minute, and lets no pooler go before', async () => {
     const tryIt = await prepared(pair);

@@ -148,6 +148,7 @@ describe.concurrent('a green that does not follow, or a side that is away, befor
       AWAY,
       { level: 'warn', why: 'half of the WAL' },
       { feed: 'notFollowing', why: 'green does not follow blue' },
+      { feed: 'synchronous', why: 'blue takes the feed for a synchronous standby' },
       { feed: 'follows', why: 'green follows blue' },
     );
     const run = await runs.begin(says.activities, { traffic: ASKS });
@@ -164,13 +165,20 @@ describe.concurrent('a green that does not follow, or a side that is away, befor
     await until(run.handle, 'told of another thing', (s) => feedAlarm(s) === 'notFollowing');
     await run.saw('+watchRetainedWal', 4);
     says.next();
-    await until(run.handle, 'over', (s) => feedAlarm(s) === undefined && walAlarm(s) === 'warn');
+    const waited = await until(run.handle, 'told what commits wait for', (s) => feedAlarm(s) === 'synchronous');
+    expect(waited.alarms?.find(({ about }) => about === 'feed')?.next).toMatch(
+      /^name the replicas there instead of \*/,
+    );
     await run.saw('+watchRetainedWal', 5);
+    says.next();
+    await until(run.handle, 'over', (s) => feedAlarm(s) === undefined && walAlarm(s) === 'warn');
+    await run.saw('+watchRetainedWal', 6);
     expect(says.asked).toEqual([
       ['fine', 'follows'],
       ['fine', 'greenAway'],
       ['warn', 'greenAway'],
       ['warn', 'notFollowing'],
+      ['warn', 'synchronous'],
       ['warn', 'follows'],
     ]);
     await run.handle.cancel();

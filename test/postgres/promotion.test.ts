@@ -14,7 +14,7 @@ import { promote, tryPromotion, type NotAfter } from '../../src/postgres/promote
 import { readDecision } from '../../src/postgres/promotion-decision.js';
 import { ensureSlot } from '../../src/postgres/replication-slot.js';
 import { withSession, type Databases } from '../../src/postgres/session.js';
-import { readRoute } from '../../src/postgres/state.js';
+import { FENCE_CLOSED, FENCE_OPEN, readRoute } from '../../src/postgres/state.js';
 import { ensurePublications, streamNames } from '../../src/postgres/streams.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { asDatabase, testDatabase, type TestDatabase, type TestServer } from '../support/postgres.js';
@@ -386,12 +386,16 @@ describe.each(COMBINATIONS)('promotion %s -> %s, streams: %i', (blueServer, gree
 
   it('tells a new side that can not be opened as such: nobody takes writes until it is', async () => {
     await withSession(databases.green, { purpose: 'test' }, async (holder) => {
+      // Of one that is open already nothing is left to be done.
+      await holder.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED})`);
       await holder.query('BEGIN; SELECT FROM verdigris.route FOR UPDATE');
       const opening = tryPromotion({
         ...{ databases, migration: MIGRATION, from: 'blue', fenced: [], knownTables: [] },
         ...{ maxHoldMs: 2_000, lockTimeoutMs: 40, sequenceGap: 1_000, feedBack: true },
       });
       await expect(opening).rejects.toMatchObject({ type: 'NotOpened', retryable: true });
+      await holder.query('ROLLBACK');
+      await holder.query(`SELECT setval('verdigris.fence', ${FENCE_OPEN})`);
     });
   });
 

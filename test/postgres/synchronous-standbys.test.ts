@@ -8,9 +8,12 @@ import { planSchema } from '../../src/plan/schema.js';
 import type { PreflightFinding } from '../../src/postgres/preflight/finding.js';
 import { preflight } from '../../src/postgres/preflight/preflight.js';
 import { closeSession, openSession, withSession, type Database } from '../../src/postgres/session.js';
+import { lookAtStandby, type StandbyState } from '../../src/postgres/standby.js';
 import { parseStandbys, placeOf, readSynchronousFeeds } from '../../src/postgres/synchronous-standbys.js';
 import type { Side } from '../../src/side.js';
+import { joinDatabases } from '../support/join-databases.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
+import { carryOut } from '../support/promotion-steps.js';
 import { untilRow } from '../support/wait-for-row.js';
 
 /* While commits wait, in a promotion: test/faults/synchronous-standby.faults.ts */
@@ -102,7 +105,9 @@ describe('a server whose commits wait for standbys', () => {
   afterEach(async () => {
     vi.useRealTimers();
     await on('mirror', async (client) => {
-      const { rows } = await client.query<{ name: string }>('SELECT subname AS name FROM pg_subscription');
+      const { rows } = await client.query<{ name: string }>(
+        `SELECT subname AS name FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE datname = 'mirror'`,
+      );
       for (const { name } of rows) await client.query(`DROP SUBSCRIPTION ${name}`);
     });
   });
@@ -177,5 +182,38 @@ describe('a server whose commits wait for standbys', () => {
     } finally {
       await closeSession(blue);
     }
+  });
+
+  it('so has a green in the standby window: that comes before anything else that the watch would tell', async () => {
+    await waitFor('');
+    const databases = { blue: own('blue', 'one'), green: own('green', 'two') };
+    const migration = 'sync-window';
+    for (const name of ['one', 'two']) {
+      await on('postgres', (client) => client.query(`CREATE DATABASE ${name}`));
+      await on(name, (client) => client.query('CREATE TABLE public.t (id int PRIMARY KEY)'));
+    }
+    const tables = [{ schema: 'public', name: 't' }];
+    await joinDatabases(databases, migration, tables);
+    const move = { databases, migration, from: 'blue', tables, maxHoldMs: 2_000 } as const;
+    for (const step of ['promote', 'finish'] as const) await carryOut(step, move);
+    await withSession(databases.green, { purpose: 'test' }, async (green) => {
+      const look = (): Promise<StandbyState> =>
+        withSession(databases.blue, { purpose: 'test' }, (blue) =>
+          lookAtStandby(
+            green,
+            () => Promise.resolve(blue),
+            { runId: 'run', migration },
+            { maxLagMs: 10_000, maxRetainedWal: 1e12 },
+            new AbortController().signal,
+          ),
+        );
+      expect(await look()).toMatchObject({ health: 'healthy' });
+      await waitFor('*');
+      expect(await look()).toMatchObject({
+        health: 'synchronous',
+        rollbackSafe: true,
+        why: expect.stringMatching(/^green takes the feed to blue for a synchronous standby/) as string,
+      });
+    });
   });
 });

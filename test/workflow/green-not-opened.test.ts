@@ -58,6 +58,32 @@ describe.concurrent('green could not be opened after the decision', () => {
     await replayed(run);
   });
 
+  it('one that is open, and whose commits wait for a standby, is not called closed', async () => {
+    const message = 'the new side is open for epoch 2, but commits there wait\nNext step: that alone';
+    let waits = true;
+    const run = await runs.begin({
+      promote: (own, _ref, from) => {
+        const promoted = own.move(from);
+        if (!waits) return promoted;
+        throw ApplicationFailure.create({
+          type: 'NotOpened',
+          message,
+          nonRetryable: false,
+          details: [{ isOpen: true }],
+        });
+      },
+    });
+    const { waiting, writesOn } = await until(run.handle, 'told', (s) => s.waiting?.for === 'retry');
+    expect(waiting?.why).toBe('the new side is open for epoch 2, but commits there wait');
+    expect(waiting?.answer).toBeUndefined();
+    expect(writesOn).toBe('green');
+    waits = false;
+    await until(run.handle, 'in standby', (s) => s.phase === 'standby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    await replayed(run);
+  });
+
   it('a rollback that is asked for meanwhile waits for it, and says why', async () => {
     const green = new Away();
     const run = await runs.begin({ promote: green.promote });
