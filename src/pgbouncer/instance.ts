@@ -1,13 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
-import { promotionBlocked } from '../postgres/hold.js';
 import type { WritesAre } from '../postgres/pools.js';
 import type { Side } from '../side.js';
 import { Console, type ShownDatabase, type ShownPool } from './console.js';
 import { EntryFile } from './entry.js';
 import { inOtherPromotion, notLoaded, notWritten, silent, tooLate } from './instance-errors.js';
-import { claimsPauses, markName, markValue, movingOthers, parseMark, type Mark } from './mark.js';
+import { claimsPauses, markName, movingOthers, parseMark, type Mark } from './mark.js';
+import { isSameMark, Marking } from './marking.js';
 import { SETTINGS_OF_PAUSE, settingsOfPause } from './pause-settings.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
 import { Turn } from './turn.js';
@@ -47,13 +47,16 @@ export class Instance {
   /** As far as this worker knows: `quiet` since becomeQuiet(), `configured` since RELOAD. */
   #settings: 'unknown' | 'quiet' | 'configured' = 'unknown';
   #unserved: readonly ShownPool[] = [];
+  readonly #marking: Marking;
 
   /** @param turn of the worker, the same for all that it pauses together. Default: a new one. */
   constructor(
     readonly pooler: PgBouncer,
     private readonly setup: PgBouncers,
     private readonly turn = new Turn(),
-  ) {}
+  ) {
+    this.#marking = new Marking(pooler, setup, turn);
+  }
 
   /** The session for everything but PAUSE: it is there before PAUSE is sent, so that RESUME never has to wait for one. */
   async control(): Promise<Console> {
@@ -113,7 +116,8 @@ export class Instance {
     await this.#reload();
     const loaded = await this.look();
     this.refuseOthersTurn(loaded.mark);
-    if (loaded.leadsTo !== mark.side || !isSameMark(loaded.mark, this.#signed(mark))) throw notLoaded(this.pooler);
+    const isLoaded = loaded.leadsTo === mark.side && isSameMark(loaded.mark, this.#marking.signed(mark));
+    if (!isLoaded) throw notLoaded(this.pooler);
     await reachDisk();
     return loaded;
   }
@@ -121,34 +125,11 @@ export class Instance {
   /** Only the file. @throws VerdigrisError StaleEpoch, PromotionBlocked as load() does; PoolNotReleased */
   async write(mark: Mark): Promise<() => Promise<void>> {
     try {
-      return await changeFile(this.pooler.file, (text) => this.#marked(text, mark));
+      return await changeFile(this.pooler.file, (text) => this.#marking.marked(text, mark));
     } catch (error) {
       if (error instanceof VerdigrisError) throw error;
       throw notWritten(this.pooler, error);
     }
-  }
-
-  /** The text of the file with this mark, and with the entries where it says. */
-  #marked(text: string, mark: Mark): string {
-    const entries = new EntryFile(text);
-    const name = markName(this.setup.migration);
-    const known = parseMark(entries.parameter(name, 'dbname'));
-    if (known !== undefined && known.epoch > mark.epoch) throw tooLate(this.pooler, known, mark);
-    // One of an epoch that is over has no pause left to keep.
-    if (known?.epoch === mark.epoch) this.refuseOthersTurn(known);
-    for (const database of this.setup.databases) entries.point(database, this.setup.aliases[mark.side]);
-    const signed = this.#signed(mark);
-    entries.set(name, markValue(this.#leavesLateOne(known) ? { ...signed, overtaken: true } : signed));
-    return entries.toString();
-  }
-
-  #signed(mark: Mark): Mark {
-    return mark.state === 'moving' ? { ...mark, token: this.turn.token } : mark;
-  }
-
-  /** Whether a worker that may only be frozen has announced a pause, and this one goes on in its place. */
-  #leavesLateOne(mark: Mark | undefined): boolean {
-    return mark?.overtaken === true || (mark?.state === 'moving' && !this.turn.isOwn(mark));
   }
 
   /** Its mark as the file has it; undefined when there is none, or the file can't be read. */
@@ -266,14 +247,7 @@ export class Instance {
    */
   async refuseUnlessAnnounced(announced: WritesAre): Promise<void> {
     const { mark } = await this.look();
-    this.#refuse(mark, announced);
-  }
-
-  #refuse(mark: Mark | undefined, { side, epoch }: WritesAre): void {
-    if (isSameMark(mark, this.#signed({ side, epoch, state: 'moving' }))) return;
-    if (mark !== undefined && mark.epoch > epoch) throw tooLate(this.pooler, mark, { epoch });
-    this.refuseOthersTurn(mark);
-    throw promotionBlocked(`PgBouncer "${this.pooler.connection}" has been settled by another worker meanwhile`);
+    this.#marking.refuseUnlessAnnounced(mark, announced);
   }
 
   /**
@@ -282,10 +256,7 @@ export class Instance {
    * @throws VerdigrisError PromotionBlocked
    */
   refuseOthersTurn(mark: Mark | undefined): void {
-    if (!this.turn.isOthers(mark)) return;
-    throw promotionBlocked(
-      `PgBouncer "${this.pooler.connection}" is in the hands of another worker, which has announced a pause since`,
-    );
+    this.#marking.refuseOthersTurn(mark);
   }
 
   /**
@@ -333,7 +304,7 @@ export class Instance {
       const seen = await within(this.look(), Math.max(SAYS_WITHIN_MS, deadline - performance.now()), undefined);
       if (seen === undefined) return { busyBackends: undefined };
       const { paused, mark } = seen;
-      this.#refuse(mark, announced);
+      this.#marking.refuseUnlessAnnounced(mark, announced);
       if (paused.length < this.setup.databases.length) return { busyBackends: [] };
       return 'paused';
     } finally {
@@ -362,7 +333,7 @@ export class Instance {
     if (mark === undefined && !isOurs) return;
     this.refuseOthersTurn(mark);
     const isPaused = paused.length > 0 && (isOurs || claimsPauses(mark));
-    const overtaken = this.#leavesLateOne(mark);
+    const overtaken = this.#marking.leavesLateOne(mark);
     const mayHoldSettings = isPaused || isOurs || overtaken || this.#settings === 'quiet';
     this.#mayBePaused = isPaused;
     if (leadsTo !== side) await this.load({ side, epoch, state: 'moving' });
@@ -455,8 +426,4 @@ function keyOf({ database, user }: ShownPool): string {
 /** Whether two entries lead to one database, by what is written. */
 export function isSameTarget(a: ShownDatabase, b: ShownDatabase): boolean {
   return a.host === b.host && a.port === b.port && a.database === b.database;
-}
-
-function isSameMark(a: Mark | undefined, b: Mark): boolean {
-  return a?.epoch === b.epoch && a.side === b.side && a.state === b.state && a.token === b.token;
 }
