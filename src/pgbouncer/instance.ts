@@ -194,6 +194,17 @@ export class Instance {
     }
   }
 
+  /** Whether a pause of ours may be open: by what it shows, or where it can't be asked by its file. Looks only. */
+  async mayBePaused(): Promise<boolean> {
+    try {
+      const { mark, paused } = await this.look();
+      return mark?.state === 'moving' || (paused.length > 0 && claimsPauses(mark));
+    } catch {
+      await this.close();
+      return (await this.#written())?.state === 'moving';
+    }
+  }
+
   /**
    * A PAUSE closes connections that are logging in, and PgBouncer takes that for a server that refuses logins: after RESUME
    * it turns clients away until it has logged in again. So none is opened any more where one is in use (clients wait for

@@ -144,7 +144,7 @@ class PgBouncerPools implements Pools {
   async release(): Promise<readonly Unreleased[]> {
     for (let round = 1; ; round++) {
       const wanted = await this.#whereWritesAre();
-      if (wanted === undefined) return [];
+      if (wanted === undefined) return this.#maybePaused();
       const unreleased = (
         await Promise.all(this.#instances.map((instance) => this.#releaseOne(instance, wanted)))
       ).flat();
@@ -152,6 +152,13 @@ class PgBouncerPools implements Pools {
       const now = await this.#whereWritesAre();
       if (now?.epoch === wanted.epoch || round === ROUNDS) return unreleased;
     }
+  }
+
+  /** Those that may hold clients by a pause of ours, while nobody says where these are to go. */
+  async #maybePaused(): Promise<readonly Unreleased[]> {
+    const may = await Promise.all(this.#instances.map((instance) => instance.mayBePaused()));
+    const why = 'neither database says where writes are, so its clients are not led there';
+    return this.#instances.flatMap(({ pooler }, i) => (may[i] === true ? [{ pooler: pooler.connection, why }] : []));
   }
 
   async close(): Promise<void> {
