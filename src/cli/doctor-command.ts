@@ -4,8 +4,9 @@ import type { Plan } from '../plan/schema.js';
 import { ALL_TABLES } from '../postgres/catalog-pattern.js';
 import { clean } from '../postgres/doctor/clean.js';
 import { closeOvertaken, tablesToArm } from '../postgres/doctor/close.js';
-import { diagnose } from '../postgres/doctor/diagnose.js';
+import { diagnose, type Finding } from '../postgres/doctor/diagnose.js';
 import { examine, isAway, type Found, type Patterns } from '../postgres/doctor/inventory.js';
+import type { Liveness } from '../postgres/doctor/liveness.js';
 import { openDecided } from '../postgres/doctor/open.js';
 import { openBlue, planOpeningBlue } from '../postgres/doctor/open-blue.js';
 import {
@@ -226,11 +227,20 @@ async function poolersFollow(
   const poolers = await poolersOf(patient);
   if (poolers.length === 0) return EXIT.done;
   const liveness = await askLiveness(withoutHandedOn(both), flags, patient.name);
-  const findings = diagnosePoolers(poolers, verdict, liveness, patient.poolers?.aliases);
-  const wrong = findings.filter(({ severity }) => severity !== 'note');
+  const wrong = wrongWith(poolers, patient, verdict, liveness);
   if (wrong.length === 0) return EXIT.done;
   terminal.out(renderFindings(wrong).join('\n'));
   return EXIT.refused;
+}
+
+function wrongWith(
+  poolers: readonly PoolerFound[],
+  patient: Patient,
+  verdict: Verdict,
+  liveness: Liveness,
+): readonly Finding[] {
+  const findings = diagnosePoolers(poolers, verdict, liveness, patient.poolers?.aliases);
+  return findings.filter(({ severity }) => severity !== 'note');
 }
 
 /** Green is lost for good, a person says. */
@@ -307,11 +317,20 @@ async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags)
   if (reads.refused) return refuse(terminal, flags, reads);
   const plan = { ...bare, kept: [...bare.kept, ...(patient.plan === undefined ? readsUnseen(found) : [])] };
   const path = reads.flags?.path;
+  // No run is left that would let their clients go on, and when all is removed nobody can say where writes are any more.
+  const looked = await poolersOf(patient);
+  const poolers = wrongWith(looked, patient, verdict, liveness);
+  const said = poolers.length === 0 ? [] : renderFindings(poolers);
   if (flags.yes !== true) {
     terminal.out(
       flags.json === true
-        ? JSON.stringify({ dryRun: true, run: liveness, flagd: path, ...plan }, null, 2)
-        : `run ${liveness.why}\n${renderCleanPlan(plan, path)}${plan.actions.length === 0 ? '' : '\nadd --yes to do it'}`,
+        ? JSON.stringify({ dryRun: true, run: liveness, flagd: path, ...plan, poolers }, null, 2)
+        : [
+            `run ${liveness.why}`,
+            renderCleanPlan(plan, path),
+            ...(plan.actions.length === 0 ? [] : ['add --yes to do it']),
+            ...said,
+          ].join('\n'),
     );
     return isOneAway(found) ? EXIT.refused : EXIT.done;
   }
@@ -324,16 +343,19 @@ async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags)
   if (written !== undefined && flags.json !== true) terminal.out(`done    ${written.what}`);
   const results = await clean(databases, found, plan.actions);
   if (flags.json === true) {
-    terminal.out(JSON.stringify({ dryRun: false, flagd: path, results, kept: plan.kept }, null, 2));
+    terminal.out(JSON.stringify({ dryRun: false, flagd: path, results, kept: plan.kept, poolers }, null, 2));
   } else {
     for (const { action, failed } of results) {
       terminal.out(
         `${failed === null ? 'done  ' : 'FAILED'}  ${describeAction(action)}${failed === null ? '' : `: ${failed}`}`,
       );
     }
-    terminal.out([...(results.length === 0 ? ['nothing is left that has to go'] : []), ...renderKept(plan)].join('\n'));
+    const nothing = results.length === 0 ? ['nothing is left that has to go'] : [];
+    terminal.out([...nothing, ...renderKept(plan), ...said].join('\n'));
   }
-  return isOneAway(found) || results.some(({ failed }) => failed !== null) ? EXIT.refused : EXIT.done;
+  const reached = looked.filter((pooler) => pooler.reached);
+  const areHeld = wrongWith(reached, patient, verdict, liveness).some(({ severity }) => severity === 'problem');
+  return areHeld || isOneAway(found) || results.some(({ failed }) => failed !== null) ? EXIT.refused : EXIT.done;
 }
 
 function refuse(terminal: Terminal, { json }: DoctorFlags, refusal: Extract<CleanPlan, { refused: true }>): ExitCode {

@@ -51,12 +51,16 @@ describe.skipIf(!isThere)('verdigris doctor and the PgBouncers of a plan', () =>
   });
 
   async function doctor(...args: string[]): Promise<string> {
+    return (await ended(...args)).text;
+  }
+
+  async function ended(...args: string[]): Promise<{ code: number; text: string }> {
     const lines: string[] = [];
     const say = (text: string): void => void lines.push(text);
-    await run(['doctor', plan, '--run-is-over', pair.migration, ...args], { out: say, note: say });
+    const code = await run(['doctor', plan, '--run-is-over', pair.migration, ...args], { out: say, note: say });
     const text = lines.join('\n');
     expect(text).not.toContain('secret');
-    return text;
+    return { code, text };
   }
 
   async function admin(i: number, command: string): Promise<void> {
@@ -141,6 +145,18 @@ describe.skipIf(!isThere)('verdigris doctor and the PgBouncers of a plan', () =>
     await instance.load({ epoch: 10, side: 'blue', state: 'settled', overtaken: true });
     await instance.close();
     expect(next.exec(await doctor())?.[1]).toBe('RELOAD now');
+  });
+
+  it('says what is wrong with them when it cleans up, since nobody else lets their clients go on', async () => {
+    const paused = /problem +PgBouncer "pool_1" holds its clients: "orders" paused, and no run lives.*\n.*RESUME orders;/;
+    await admin(0, 'PAUSE orders');
+    expect(await ended('--clean')).toMatchObject({ code: 0, text: expect.stringMatching(paused) as string });
+    const { code, text } = await ended('--clean', '--yes');
+    expect(code).toBe(1);
+    expect(text).toMatch(/done +blue: drop schema verdigris/);
+    expect(text).toMatch(paused);
+    await admin(0, 'RESUME orders');
+    expect(await ended('--clean', '--yes')).toMatchObject({ code: 0, text: expect.not.stringMatching(paused) as string });
   });
 
   async function secondLeadsToBlue(epoch: number): Promise<Instance> {
