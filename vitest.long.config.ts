@@ -24,10 +24,10 @@ const PROPERTIES = [
   'gates/persistent-evidence.property',
   'router/parts',
   'router/signed-tokens',
-  ...['approval-links', 'cli-plan', 'copy-out', 'gates-decide', 'route-and-fence.property'].map(
+  ...['approval-links', 'cli-plan', 'copy-out', 'doctor-clean.property', 'gates-decide', 'poolers.property'].map(
     (name) => `unit/${name}`,
   ),
-  ...['router-statement', 'stream-groups', 'window-times'].map((name) => `unit/${name}`),
+  ...['route-and-fence.property', 'router-statement', 'stream-groups', 'window-times'].map((name) => `unit/${name}`),
 ];
 
 /** `npm run test:long`: tests like those of `npm test`, of what is rarer or takes longer to run. */

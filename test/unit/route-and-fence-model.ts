@@ -1,10 +1,15 @@
 import { otherSide, type Side } from '../../src/side.js';
+import { ALWAYS, GivenUp, hasGivenUp, must, type Part, type Program } from './model-parts.js';
+import { attempt, withdrawal } from './pooled-promotion-model.js';
+import { client, type Pooler, type WorkersPools } from './pooler-model.js';
 
 /*
  * Route, fence and feeds without databases. Programs are written as generators in the order of promote.ts,
  * finish-promotion.ts and promotion-decision.ts; the functions of schema verdigris are those of state.ts. Each `yield`
  * is a point at which anything else may happen: another program goes on, this one freezes for ever (a crash), the server
- * ends its sessions, an answer to COMMIT is lost. What is yielded is the condition under which the program can go on.
+ * ends its sessions, an answer to COMMIT is lost.
+ *
+ * pooler-model.ts and pooled-promotion-model.ts add a PgBouncer to it, cleaning-model.ts `verdigris doctor --clean`.
  */
 
 /** A rule of the design, taken out of the model: the property must then find what goes wrong. */
@@ -19,22 +24,21 @@ export type Mutation =
   | 'fence checked before the row is locked'
   | 'a claim opens what is closed';
 
-type Program = Generator<() => boolean, void, void>;
-type Part<T> = Generator<() => boolean, T, void>;
-
-interface Change {
+export interface Change {
   readonly key: number;
   readonly id: number;
 }
 
-interface Row {
+export interface Row {
   epoch: number;
   writesOn: Side;
   opening: boolean;
 }
 
 /** A session of a worker in one database, with the transaction that it has open. */
-class Session {
+export class Session {
+  static #pids = 0;
+  readonly pid = ++Session.#pids;
   alive = true;
   /** The message `setval; COMMIT` while the server works on it. */
   inFlight: 'setval' | 'commit' | null = null;
@@ -42,14 +46,26 @@ class Session {
   answerLost = false;
   pending: Row | null = null;
 
-  constructor(readonly db: Db) {}
+  /** @param ofWorker not one of the doctor's. Default: true */
+  constructor(
+    readonly db: Db,
+    readonly ofWorker = true,
+  ) {}
 }
 
-class Db {
+/** The fence of a table. */
+export type TableFence = 'absent' | 'armed' | 'disabled';
+
+export class Db {
   row: Row = { epoch: 1, writesOn: 'blue', opening: false };
   /** Not under MVCC and not undone by a rollback: a sequence. */
   open: boolean;
-  armed: boolean;
+  /** Of two tables: a change of both may be broken off after the first. */
+  fence: readonly [TableFence, TableFence];
+  /** Whether schema verdigris is there. */
+  schema = true;
+  /** How the run has ended here. */
+  outcome: string | null = null;
   exclusive: Session | null = null;
   rowLock: Session | null = null;
   actor: Session | null = null;
@@ -62,7 +78,11 @@ class Db {
 
   constructor(readonly side: Side) {
     this.open = side === 'blue';
-    this.armed = side === 'green';
+    this.fence = side === 'green' ? ['armed', 'armed'] : ['absent', 'absent'];
+  }
+
+  get armed(): boolean {
+    return this.fence.every((state) => state === 'armed');
   }
 
   /** Whether an application that comes now can write. */
@@ -86,22 +106,27 @@ interface Feed {
   slot: number | null;
 }
 
-/** A program gives up: what the code throws. */
-class GivenUp extends Error {}
-
-interface Process {
+export interface Process {
   readonly name: string;
-  readonly program: Program;
+  readonly program: Part<unknown>;
   readonly sessions: Session[];
+  /** A client of the pooler's. */
+  readonly isPooled: boolean;
   ready: () => boolean;
 }
 
 export interface Event {
   readonly name: string;
   readonly happen: () => void;
+  /** Whether the program of which this is a step can go on. */
+  readonly goesOn?: () => boolean;
 }
 
-const ALWAYS = (): boolean => true;
+/** Of many steps: named less often they would not get far. */
+const IS_LONG = /^(promote|clean)/;
+/** More than there are at any time. */
+const EVENTS = 1_000;
+const MOST_STEPS = 16;
 const KEYS = 2;
 const MOST_WRITERS = 10;
 /** More of them in one interleaving would keep every program from getting far. */
@@ -128,11 +153,27 @@ export class World {
   #promoters = 0;
   #late = 0;
   #accidents = 0;
+  /** The last epoch whose promotion has been finished in order. */
+  finished = 1;
+  /** How often the run has ended its tries (ended-tries.ts). */
+  triesEnded = 0;
+  /** The run was rolled back before a decision, or terminated: no attempt of it begins any more. */
+  withdrawn = false;
+  #withdrawals = 0;
+  /** Goes on when all others have come to an end. */
+  #frozen: Process | undefined;
+  /** Attempts that could not let go of the pooler: their activity is begun again. */
+  readonly owed = new Set<object>();
 
-  /** @param mayEnd whether the run may be over before every worker dies, and others begin: fewer get through a rollback then */
+  /**
+   * @param mayEnd whether the run may be over, or rolled back, before every worker dies, and others begin: fewer get through a
+   * rollback then
+   * @param pooler between applications and the databases. Default: none
+   */
   constructor(
     readonly mutation: Mutation | null,
     readonly mayEnd: boolean,
+    readonly pooler: Pooler | null = null,
   ) {}
 
   /** Everything that can happen now. Promoters are named more often than accidents, or nothing would get far. */
@@ -142,7 +183,10 @@ export class World {
       for (let i = 0; i < times; i++) events.push({ name, happen });
     };
     for (const process of this.processes) {
-      if (process.ready()) add(process.name, () => this.step(process), process.name.startsWith('promote') ? 12 : 4);
+      if (process === this.#frozen || !process.ready()) continue;
+      const goesOn = (): boolean => this.processes.includes(process) && process.ready();
+      const event = { name: process.name, happen: () => this.step(process), goesOn };
+      for (let i = 0; i < (IS_LONG.test(process.name) ? 12 : 4); i++) events.push(event);
     }
     for (const side of ['blue', 'green'] as const) {
       const feed = this.feeds[side];
@@ -161,7 +205,50 @@ export class World {
       });
     }
     this.#beginnings(add);
+    if (this.pooler !== null) this.#ofPooler(this.pooler, add);
     return events;
+  }
+
+  #ofPooler(pooler: Pooler, add: (name: string, happen: () => void, times?: number) => void): void {
+    if (this.#writes < MOST_WRITERS) add('a client writes', () => this.pooledWrite(pooler), 4);
+    if (!pooler.isRunning) add('the pooler starts', () => pooler.start(), 4);
+    else if (this.#accidents < MOST_ACCIDENTS) {
+      add('the pooler ends', () => {
+        this.#accidents++;
+        this.endPooler(pooler);
+      });
+      if (pooler.isPaused) {
+        add('somebody resumes by hand', () => {
+          this.#accidents++;
+          pooler.isPaused = false;
+        });
+      }
+    }
+    if (this.#withdrawals < 1 && !this.rollbackBegun && this.mayEnd) {
+      add('a rollback before the decision', () => {
+        this.#withdrawals++;
+        this.withdraw();
+      });
+    }
+  }
+
+  pooledWrite(pooler: Pooler): void {
+    const write = (_: Session[], id: number): Program => client(this, pooler, { key: id % KEYS, id });
+    this.begin('write', write, true);
+  }
+
+  /** Its clients lose their connections, and what they have not committed. */
+  endPooler(pooler: Pooler): void {
+    pooler.end();
+    for (const process of this.processes.filter(({ isPooled }) => isPooled)) {
+      process.program.return(undefined);
+      this.processes.splice(this.processes.indexOf(process), 1);
+    }
+  }
+
+  withdraw(): Process {
+    this.withdrawn = true;
+    return this.begin('withdraw', (sessions) => withdrawal(this, sessions));
   }
 
   #loseAnswer(session: Session): void {
@@ -172,18 +259,18 @@ export class World {
   #beginnings(add: (name: string, happen: () => void, times?: number) => void): void {
     if (this.#writes < MOST_WRITERS) {
       for (const side of ['blue', 'green'] as const) {
-        add(`a write on ${side}`, () => this.#begin('write', (_, id) => writer(this, side, { key: id % KEYS, id })), 2);
+        add(`a write on ${side}`, () => this.begin('write', (_, id) => writer(this, side, { key: id % KEYS, id })), 2);
       }
     }
-    if (this.mayEnd && !this.over && this.#promoters > 0 && this.#isSettled())
+    if (this.mayEnd && this.pooler === null && !this.over && this.#promoters > 0 && this.#isSettled())
       add('the run is over', () => this.#endRun());
     if (this.over && this.#claims < 2) {
       add('a new run claims blue', () => {
         this.#claims++;
-        this.#begin('claim', (s) => claim(this, session(s, this.dbs.blue)));
+        this.begin('claim', (s) => claim(this, session(s, this.dbs.blue)));
       });
     }
-    if (this.#promoters < 3 && !this.over) {
+    if (this.#promoters < 3 && !this.over && !this.withdrawn) {
       const from = this.wayBackIsLive() ? 'green' : 'blue';
       if (from === 'green' || !this.rollbackBegun) add(`promote from ${from}`, () => this.promote(from));
     }
@@ -193,7 +280,7 @@ export class World {
       const late = (name: string, program: (s: Session[]) => Program): void =>
         add(`late ${name}, epoch ${epoch}`, () => {
           this.#late++;
-          this.#begin('late', program);
+          this.begin('late', program);
         });
       late(`open of ${side}`, (s) => openFence(this, session(s, this.dbs[side]), epoch));
       late(`close of ${other}`, (s) => closeFence(this, session(s, this.dbs[other]), epoch));
@@ -220,27 +307,68 @@ export class World {
   promote(from: Side): Process {
     this.#promoters++;
     if (from === 'green') this.rollbackBegun = true;
-    return this.#begin(`promote from ${from}`, (sessions) => promoter(this, from, sessions));
+    const { epoch } = this.dbs[from].row;
+    return this.begin(`promote from ${from}`, (sessions) =>
+      this.pooler === null
+        ? promoter(this, from, epoch, sessions)
+        : attempt(this, this.pooler, from, epoch, sessions),
+    );
   }
 
-  #begin(name: string, program: (sessions: Session[], id: number) => Program): Process {
+  /**
+   * Where a search begins that would seldom come so far: writes have been moved by whole promotions, there and back, and
+   * another one is under way.
+   *
+   * @param steps that it has done
+   * @param isFrozen whether it stays there until all others have come to an end
+   */
+  beginWith(moves: number, steps: number, isFrozen = false): void {
+    for (let move = 0; move < moves; move++) this.runAlone(this.promote(move % 2 === 0 ? 'blue' : 'green'));
+    if (moves === 2) return;
+    const promotion = this.promote(moves === 0 ? 'blue' : 'green');
+    this.#promoters = 1;
+    for (let step = 0; step < steps && this.processes.includes(promotion); step++) {
+      this.background();
+      if (promotion.ready()) this.step(promotion);
+    }
+    if (isFrozen) this.#frozen = promotion;
+  }
+
+  begin(name: string, program: (sessions: Session[], id: number) => Part<unknown>, isPooled = false): Process {
     const sessions: Session[] = [];
     const id = name === 'write' ? ++this.#writes : 0;
-    const process: Process = { name, program: program(sessions, id), sessions, ready: ALWAYS };
+    const process: Process = { name, program: program(sessions, id), sessions, ready: ALWAYS, isPooled };
     this.processes.push(process);
     return process;
+  }
+
+  /**
+   * Something that can happen now, by a number: which, and of a program how many steps in a row.
+   *
+   * @returns its name; undefined when nothing can happen
+   */
+  happen(choice: number, after: () => void): string | undefined {
+    const events = this.events();
+    const event = events[choice % events.length];
+    if (event === undefined) return undefined;
+    const most = Math.floor(choice / EVENTS) % MOST_STEPS;
+    for (let step = 0; step === 0 || (step <= most && event.goesOn?.() === true); step++) {
+      event.happen();
+      after();
+    }
+    return event.name;
   }
 
   /** Lets a program go on to its next point. */
   step(process: Process): void {
     try {
-      const { done, value } = process.program.next();
-      if (done !== true) {
-        process.ready = value;
+      const next = process.program.next();
+      if (next.done !== true) {
+        process.ready = next.value;
         return;
       }
     } catch (error) {
-      if (!(error instanceof GivenUp)) throw error;
+      if (!hasGivenUp(error)) throw error;
     }
     for (const one of process.sessions) {
       if (one.inFlight === null) this.end(one);
@@ -303,6 +431,9 @@ export class World {
     feed.slot = (feed.slot ?? 0) + 1;
   }
 
+  /** Whether what is written on a side is the application's data. Always; but see CleanedWorld. */
+  readonly counts: (side: Side) => boolean = ALWAYS;
+
   wayBackIsLive(): boolean {
     return this.feeds.blue.enabled && this.dbs.green.row.writesOn === 'green';
   }
@@ -312,6 +443,14 @@ export class World {
    * asks for, as the next attempt of the activity does.
    */
   recover(commitInFlight: boolean): void {
+    this.die(commitInFlight);
+    const from = this.rollbackBegun ? 'green' : 'blue';
+    for (let i = 1; i <= 3 && !this.over; i++) this.runAlone(this.promote(from));
+    for (let i = 0; i < 100; i++) this.background();
+  }
+
+  /** @param commitInFlight whether a COMMIT that a server works on goes through */
+  die(commitInFlight: boolean): void {
     for (const one of this.sessions()) {
       while (commitInFlight && one.inFlight !== null) this.goOn(one);
       this.end(one);
@@ -319,16 +458,42 @@ export class World {
     for (const process of [...this.processes]) {
       if (process.name !== 'write') this.processes.splice(this.processes.indexOf(process), 1);
     }
-    const from = this.rollbackBegun ? 'green' : 'blue';
-    for (let attempt = 1; attempt <= 3 && !this.over; attempt++) {
-      const worker = this.promote(from);
-      for (let i = 0; i < 300 && this.processes.length > 0; i++) {
-        this.background();
-        for (const process of [...this.processes]) if (process.ready()) this.step(process);
-      }
-      if (this.processes.includes(worker)) throw new Error('no way forward: the worker waits for ever');
+  }
+
+  /** The worker that was frozen goes on for so many steps. */
+  wakeUp(steps: number): void {
+    const process = this.#frozen;
+    this.#frozen = undefined;
+    for (let step = 0; step < steps && process !== undefined && this.processes.includes(process); step++) {
+      if (process.ready()) this.step(process);
     }
-    for (let i = 0; i < 100; i++) this.background();
+  }
+
+  /** One worker, while applications write on. @throws Error when it waits for ever */
+  runAlone(worker: Process): void {
+    for (let i = 0; i < 300 && this.processes.length > 0; i++) {
+      this.background();
+      for (const process of [...this.processes]) if (process.ready()) this.step(process);
+    }
+    if (this.processes.includes(worker)) throw new Error('no way forward: the worker waits for ever');
+  }
+
+  /**
+   * Nobody dies, and nothing new begins: every program comes to its end. A session whose hold lasts is ended by its server;
+   * clients may wait on.
+   */
+  comeToAnEnd(): void {
+    for (let i = 0; i < 1_000; i++) {
+      this.background();
+      const ready = this.processes.filter((process) => process !== this.#frozen && process.ready());
+      for (const process of ready) if (process.ready()) this.step(process);
+      if (ready.length > 0) continue;
+      const waiting = this.sessions().filter((one) => this.#frozen?.sessions.includes(one) !== true);
+      if (waiting.length > 0) for (const one of waiting) this.end(one);
+      else if (this.#frozen === undefined) return;
+      else this.#frozen = undefined;
+    }
+    throw new Error('no way forward: a program comes to no end');
   }
 
   /** What goes on by itself. */
@@ -342,83 +507,118 @@ export class World {
   }
 }
 
-function session(sessions: Session[], db: Db): Session {
-  const one = new Session(db);
+export function session(sessions: Session[], db: Db, ofWorker = true): Session {
+  const one = new Session(db, ofWorker);
   sessions.push(one);
   return one;
 }
 
-function must(condition: boolean): void {
-  if (!condition) throw new GivenUp();
-}
-
-/** A transaction of the application: it begins, writes once and commits. */
-function* writer(world: World, side: Side, change: Change): Program {
+/**
+ * A transaction of the application: it begins, writes once and commits. One that loses its connection is rolled back.
+ *
+ * @returns whether the fence has let it through
+ */
+export function* writer(world: World, side: Side, change: Change): Part<boolean> {
   const db = world.dbs[side];
   const me = {};
-  if (db.armed) {
-    yield () => db.exclusive === null;
-    if (!db.open) return;
-    db.shared.add(me);
-  } else db.unfenced.add(me);
-  yield ALWAYS;
-  db.write(change);
-  world.acknowledged.set(change.key, change.id);
-  db.shared.delete(me);
-  db.unfenced.delete(me);
+  try {
+    if (db.armed) {
+      yield () => db.exclusive === null;
+      if (!db.open) return false;
+      db.shared.add(me);
+    } else db.unfenced.add(me);
+    yield ALWAYS;
+    db.write(change);
+    if (world.counts(side)) world.acknowledged.set(change.key, change.id);
+    return true;
+  } finally {
+    db.shared.delete(me);
+    db.unfenced.delete(me);
+  }
 }
 
 /** openActorSession(): whoever held the actor's lock before loses that session. */
-function* actorSession(world: World, sessions: Session[], db: Db): Part<Session> {
+export function* actorSession(world: World, sessions: Session[], db: Db, ofWorker = true): Part<Session> {
   yield ALWAYS;
   if (db.actor !== null && world.mutation !== 'actor lock not waited for') world.end(db.actor);
-  const one = session(sessions, db);
+  const one = session(sessions, db, ofWorker);
   db.actor = one;
   return one;
 }
 
-/** activities/promotion-attempt.ts, tryPromotion() and finishPromotion(). */
-function* promoter(world: World, from: Side, sessions: Session[]): Program {
+/**
+ * activities/promotion-attempt.ts, tryPromotion() and finishPromotion().
+ *
+ * @param asked the epoch in which it was asked for
+ */
+function* promoter(world: World, from: Side, asked: number, sessions: Session[]): Program {
   const [old, next] = [world.dbs[from], world.dbs[otherSide(from)]];
   const main = yield* actorSession(world, sessions, old);
   const to = yield* actorSession(world, sessions, next);
   const decision = yield* readDecisionAsActor(world, old, main);
+  if (!decision.decided && world.mutation !== 'epoch unchecked') must(decision.epoch === asked);
+  if (!decision.decided) yield* prepare(world, old, decision.epoch, from === 'blue');
   const epoch = decision.decided ? decision.epoch : yield* holdAndDecide(world, main, to, decision.epoch, sessions);
   yield* openFence(world, to, epoch);
   yield* finish(world, old, next, from === 'blue');
 }
 
-function* holdAndDecide(world: World, main: Session, to: Session, epoch: number, sessions: Session[]): Part<number> {
-  const [old, next] = [main.db, to.db];
-  const feedBack = old.side === 'blue';
-  yield* prepare(world, old, epoch, feedBack);
+/** @param pools are paused before writers are asked to wait. Default: none */
+export function* holdAndDecide(
+  world: World,
+  main: Session,
+  to: Session,
+  epoch: number,
+  sessions: Session[],
+  pools: WorkersPools | null = null,
+): Part<number> {
+  const old = main.db;
   // prepareHold(): what a try before has left.
   yield ALWAYS;
   must(to.alive);
-  if (feedBack) world.feeds[old.side].slot = null;
+  if (old.side === 'blue') world.feeds[old.side].slot = null;
   if (world.mutation === 'open before decide') yield* openFence(world, to, epoch + 1);
+  if (pools !== null) yield* pools.pause(old.side, epoch);
+  try {
+    yield* hold(world, main, to, epoch);
+  } catch (error) {
+    world.release(main);
+    if (pools !== null) yield* pools.releaseAfterTry();
+    throw error;
+  }
+  main.inFlight = 'setval';
+  yield () => main.committed || main.answerLost || !main.alive;
+  if (main.committed && !main.answerLost) return epoch + 1;
+  const after = yield* readDecision(world, old, session(sessions, old));
+  if (!after.decided && pools !== null) yield* pools.releaseAfterTry();
+  must(after.decided);
+  return after.epoch;
+}
 
+/** From the lock to the row of the decision. */
+function* hold(world: World, main: Session, to: Session, epoch: number): Part<void> {
+  const [old, next] = [main.db, to.db];
   if (world.mutation !== 'lock skipped') {
     yield () => (old.exclusive === null && old.shared.size === 0) || !main.alive;
     must(main.alive);
     old.exclusive = main;
   }
   yield ALWAYS;
-  must(main.alive && old.armed && old.row.epoch === epoch && old.row.writesOn === old.side);
+  must(main.alive && old.schema && old.armed && old.row.epoch === epoch && old.row.writesOn === old.side);
   const marker = old.wal.length;
   const incoming = world.feeds[next.side];
   if (world.mutation !== 'marker skipped') {
     yield () => (incoming.slot !== null && incoming.slot >= marker) || !main.alive;
     must(main.alive && incoming.slot !== null);
   }
-  if (feedBack) {
+  if (old.side === 'blue') {
     yield ALWAYS;
     must(to.alive);
     world.feeds[old.side].slot = next.wal.length;
   }
   // verdigris.decide
   yield () => old.rowLock === null || !main.alive;
-  must(main.alive);
+  must(main.alive && old.schema);
   old.rowLock = main;
   must(old.row.epoch === epoch && old.row.writesOn === old.side);
   // Nobody can disarm any more: the guard of disarmFence() waits for the row.
@@ -426,53 +626,48 @@ function* holdAndDecide(world: World, main: Session, to: Session, epoch: number,
   main.pending = { epoch: epoch + 1, writesOn: next.side, opening: false };
   yield ALWAYS;
   must(main.alive);
-  main.inFlight = 'setval';
-  yield () => main.committed || main.answerLost || !main.alive;
-  if (main.committed && !main.answerLost) return epoch + 1;
-  const after = yield* readDecision(world, old, session(sessions, old));
-  must(after.decided);
-  return after.epoch;
 }
 
 /** preparePromotion(): the announcement, the disabled way back, the fence. */
-function* prepare(world: World, old: Db, epoch: number, feedBack: boolean): Part<void> {
+export function* prepare(world: World, old: Db, epoch: number, feedBack: boolean): Part<void> {
   yield () => old.rowLock === null;
+  must(old.schema);
   if (old.row.writesOn === old.side) old.row = { ...old.row, opening: true };
   yield ALWAYS;
   if (feedBack) world.feeds[old.side].subscribed = true;
   // CREATE TRIGGER waits for the running writers of the table.
   yield () => old.unfenced.size === 0 && old.rowLock === null;
-  must(old.row.epoch === epoch && old.row.writesOn === old.side);
-  old.armed = true;
+  must(old.schema && old.row.epoch === epoch && old.row.writesOn === old.side);
+  old.fence = ['armed', 'armed'];
 }
 
 /** promotion-decision.ts. */
-function* readDecision(world: World, db: Db, by: Session): Part<{ decided: boolean; epoch: number }> {
+export function* readDecision(world: World, db: Db, by: Session): Part<{ decided: boolean; epoch: number }> {
   yield ALWAYS;
-  must(by.alive);
+  must(by.alive && db.schema);
   if (db.row.writesOn !== db.side) return { decided: true, epoch: db.row.epoch };
   if (!db.row.opening && db.open) return { decided: false, epoch: db.row.epoch };
   if (world.mutation === 'plain read of a COMMIT without an answer') yield ALWAYS;
   else yield () => (db.exclusive === null && db.shared.size === 0 && db.rowLock === null) || !by.alive;
-  must(by.alive);
+  must(by.alive && db.schema);
   if (db.row.writesOn === db.side) db.open = true;
   return { decided: db.row.writesOn !== db.side, epoch: db.row.epoch };
 }
 
 /** The same by the holder of the actor's lock: whoever held it before is gone, with what it had not committed. */
-function* readDecisionAsActor(world: World, db: Db, by: Session): Part<{ decided: boolean; epoch: number }> {
+export function* readDecisionAsActor(world: World, db: Db, by: Session): Part<{ decided: boolean; epoch: number }> {
   yield ALWAYS;
-  must(by.alive);
+  must(by.alive && db.schema);
   const decided = db.row.writesOn !== db.side;
   if (decided || db.open) return { decided, epoch: db.row.epoch };
   return yield* readDecision(world, db, by);
 }
 
 /** verdigris.open_fence: the sequence is set before the transaction is committed, and stays set without it. */
-function* openFence(world: World, by: Session, epoch: number): Part<void> {
+export function* openFence(world: World, by: Session, epoch: number): Part<void> {
   const { db } = by;
   yield () => db.rowLock === null || !by.alive;
-  must(by.alive);
+  must(by.alive && db.schema);
   db.rowLock = by;
   if (!(db.row.epoch === epoch && db.row.writesOn === db.side)) {
     if (world.mutation !== 'epoch unchecked') must(db.row.epoch === epoch - 1);
@@ -488,7 +683,7 @@ function* openFence(world: World, by: Session, epoch: number): Part<void> {
 function* closeFence(world: World, by: Session, epoch: number): Part<void> {
   const { db } = by;
   yield () => db.rowLock === null || !by.alive;
-  must(by.alive);
+  must(by.alive && db.schema);
   if (world.mutation !== 'epoch unchecked') must(db.row.epoch === epoch && db.row.writesOn !== db.side);
   db.open = false;
 }
@@ -496,13 +691,16 @@ function* closeFence(world: World, by: Session, epoch: number): Part<void> {
 /** disarmFence(): its guard is read in the transaction that changes the trigger. */
 function* disarm(world: World, db: Db, epoch: number): Part<void> {
   yield () => db.rowLock === null && db.shared.size === 0;
+  must(db.schema);
   if (world.mutation !== 'epoch unchecked') must(db.row.epoch === epoch && db.row.writesOn === db.side);
-  db.armed = false;
+  const [one, other] = db.fence.map((state) => (state === 'armed' ? 'disabled' : state));
+  if (one !== undefined && other !== undefined) db.fence = [one, other];
 }
 
 /** withdrawOpening(): one statement, which waits for the row and looks at it again. */
-function* withdrawOpening(world: World, db: Db, epoch: number): Part<void> {
+export function* withdrawOpening(world: World, db: Db, epoch: number): Part<void> {
   yield () => db.rowLock === null;
+  must(db.schema);
   const { row } = db;
   if (world.mutation !== 'epoch unchecked') must(row.epoch === epoch && row.writesOn === db.side);
   db.row = { ...row, opening: false };
@@ -512,7 +710,7 @@ function* withdrawOpening(world: World, db: Db, epoch: number): Part<void> {
 function* claim(world: World, by: Session): Part<void> {
   const { db } = by;
   yield () => db.rowLock === null || !by.alive;
-  must(by.alive);
+  must(by.alive && db.schema);
   db.rowLock = by;
   if (world.mutation === 'a claim opens what is closed') db.open = true;
   // findGivenAway()
@@ -528,10 +726,10 @@ function* claim(world: World, by: Session): Part<void> {
 }
 
 /** finish-promotion.ts. */
-function* finish(world: World, old: Db, next: Db, feedBack: boolean): Part<void> {
+export function* finish(world: World, old: Db, next: Db, feedBack: boolean): Part<void> {
   const [incoming, back] = [world.feeds[next.side], world.feeds[old.side]];
   yield ALWAYS;
-  must(next.row.writesOn === next.side);
+  must(next.schema && next.row.writesOn === next.side);
   const { epoch } = next.row;
   const early = world.mutation === 'reverse feed before the old one is off';
   if (early && feedBack) yield* enable(back);
