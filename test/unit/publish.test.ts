@@ -11,6 +11,7 @@ vi.mock('@temporalio/workflow', async (original) => ({
   ...(await original<object>()),
   setCurrentDetails: (text: string) => void (told.details = text),
   upsertSearchAttributes: () => undefined,
+  patched: () => false,
 }));
 
 const PROGRESS = { step: 'copy', object: 'public.t', done: 0, total: 1, rowsPerSecond: 0, etaSeconds: null };

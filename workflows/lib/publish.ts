@@ -1,5 +1,5 @@
 import { defineSearchAttributeKey } from '@temporalio/common';
-import { setCurrentDetails, upsertSearchAttributes } from '@temporalio/workflow';
+import { CancellationScope, condition, patched, setCurrentDetails, upsertSearchAttributes } from '@temporalio/workflow';
 import { failureMessage } from './failure.js';
 import type { MigrationRun } from './migration-run.js';
 import { renderDetails } from './render-details.js';
@@ -10,12 +10,16 @@ const TRAFFIC = defineSearchAttributeKey('VerdigrisTraffic', 'INT');
 const GATE = defineSearchAttributeKey('VerdigrisGate', 'KEYWORD');
 const LAG = defineSearchAttributeKey('VerdigrisLagSeconds', 'DOUBLE');
 
-/** Keeps the current details and the search attributes of the run true. Attributes are events: written on change only. `told` is called too. */
+/**
+ * Keeps the current details and the search attributes of the run true. Attributes are events: written on change only, and once
+ * for all that has changed in a task of the workflow. `told` is called too.
+ */
 export function publishChanges(run: MigrationRun, told: () => void): void {
   let last: Attributes | undefined;
-  const publish = (): void => {
-    setCurrentDetails(detailsOf(run.status));
-    told();
+  let areGathered = false;
+  let isChanged = false;
+  const upsert = (): void => {
+    isChanged = false;
     const next = attributesOf(run.status);
     if (last !== undefined && same(last, next)) return;
     upsertSearchAttributes([
@@ -26,8 +30,24 @@ export function publishChanges(run: MigrationRun, told: () => void): void {
     ]);
     last = next;
   };
+  const publish = (): void => {
+    setCurrentDetails(detailsOf(run.status));
+    told();
+    isChanged = true;
+    // Behind the end of the run nothing is waited for.
+    if (!areGathered || run.status.outcome !== 'running') upsert();
+  };
   run.onChange = publish;
   publish();
+  areGathered = patched('search attributes that change together are one event');
+  // Conditions are looked at when all else of a task is done.
+  const gather = async (): Promise<never> => {
+    for (;;) {
+      await condition(() => isChanged);
+      upsert();
+    }
+  };
+  if (areGathered) void CancellationScope.nonCancellable(gather);
 }
 
 /** The text is for people. An error here would fail every task of the run from now on: no rollback would be heard. */
