@@ -2,11 +2,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from '@temporalio/client';
 import { WorkflowNotFoundError, type QueryDefinition } from '@temporalio/common';
 import { innermostMessage } from '../grpc-status.js';
-import { renderDetails } from '../../workflows/lib/render-details.js';
+import { renderDetails, section } from '../../workflows/lib/render-details.js';
 import { progressLine } from '../progress.js';
 import { doesNow, heldFor, notConfirmed, type Alarm, type MigrationStatus } from '../../workflows/lib/status.js';
 import { statusQuery } from '../../workflows/messages.js';
 import { describe, noSuchWorkflow } from './message-command.js';
+import { readStandbyNow } from './standby-now.js';
 import type { ServerFlags } from './start-request.js';
 import { workflowIdOf } from './start-request.js';
 import { isNoAnswer, withClient } from './temporal-client.js';
@@ -25,8 +26,14 @@ export interface StatusFlags extends AskedFlags {
 /** `verdigris status NAME`: where the run is, what it waits for, and the command that answers it. */
 export async function statusCommand(terminal: Terminal, name: string, flags: StatusFlags): Promise<ExitCode> {
   return withClient(flags, async (client) => {
-    const status = await readStatus(client, workflowIdOf(name), flags);
-    terminal.out(flags.json === true ? JSON.stringify(status, null, 2) : renderDetails(status));
+    const workflowId = workflowIdOf(name);
+    const status = await readStatus(client, workflowId, flags);
+    if (flags.json === true) terminal.out(JSON.stringify(status, null, 2));
+    else {
+      const isStandby = status.outcome === 'running' && status.phase === 'standby';
+      const now = isStandby ? await readStandbyNow(client, workflowId, flags.timeout * 1_000) : [];
+      terminal.out([renderDetails(status), ...section('Standby window, now', now)].join('\n'));
+    }
     return EXIT.done;
   });
 }

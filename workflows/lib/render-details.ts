@@ -147,6 +147,7 @@ function rollbackLines({ rollingBack }: MigrationStatus): string[] {
   ];
 }
 
-function section(title: string, lines: readonly string[]): string[] {
+/** A heading with a list; nothing where there is nothing to list. */
+export function section(title: string, lines: readonly string[]): string[] {
   return lines.length === 0 ? [] : ['', `### ${title}`, ...lines.map((line) => `- ${line}`)];
 }
