@@ -14,6 +14,7 @@ export default defineConfig({
       'test/workflow/approvals.test.ts',
       'test/workflow/late-decisions.test.ts',
       'test/workflow/pooler-clients-served.test.ts',
+      'test/workflow/standby-events.test.ts',
       'test/long/window-waits.long.ts',
     ],
     env: { VERDIGRIS_RECORD_HISTORIES: '1' },

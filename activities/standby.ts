@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { unservedOf, type ClientPool } from '../src/pgbouncer/client-pools.js';
 import { pgBouncersOf } from '../src/pgbouncer/from-plan.js';
 import { parseDuration } from '../src/plan/duration.js';
+import { GOOD_NEWS_EVERY_MS } from '../src/plan/standby-news.js';
 import { switchFenceOff } from '../src/postgres/finish-promotion.js';
 import { parseSize } from '../src/postgres/lag.js';
 import { describeReader, readOtherReaders } from '../src/postgres/other-readers.js';
@@ -45,6 +46,9 @@ const SETTLED_AFTER_MS: Readonly<Record<StandbyHealth, number>> = {
   notOpened: 0,
 };
 
+/** How often the lag is told without news, ms, where something is known to be wrong. */
+const LAG_EVERY_MS = 3_600_000;
+
 /** How often people are told anew what a rollback would lose, ms, once the feed is dead. */
 const COUNT_AGAIN_MS = 600_000;
 
@@ -61,7 +65,8 @@ function stillArmed(note: string): Progress {
 export function standbyActivities(dependencies: ActivityDependencies) {
   return {
     /**
-     * Watches the feed from green to blue; returns when its health is no longer `known`, or every hour with the lag.
+     * Watches the feed from green to blue; returns when its health is no longer `known`, and without news with the lag: every
+     * hour, twice a day while all is well.
      *
      * @param epoch the one in which green has got the writes. Default: not asked, as by an earlier version
      * @throws ApplicationFailure WritesOnBlue where they have been given back since
@@ -135,7 +140,7 @@ async function watch(
     epoch,
   };
   const begun = performance.now();
-  const until = begun + 3_600_000;
+  const until = begun + (known === 'healthy' ? GOOD_NEWS_EVERY_MS : LAG_EVERY_MS);
   const links = new StandbyLinks(work);
   let last: string = known;
   let since = performance.now();

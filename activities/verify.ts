@@ -1,6 +1,7 @@
 import { copyAnew } from '../src/postgres/bootstrap/copy-anew.js';
 import { replicatedRoots, type TableInfo } from '../src/postgres/catalog.js';
 import { VerdigrisError } from '../src/errors.js';
+import { parseDuration } from '../src/plan/duration.js';
 import { formatTableName, type TableName } from '../src/plan/table-name.js';
 import { tableFilter } from '../src/postgres/catalog-pattern.js';
 import { directionTo } from '../src/postgres/feed.js';
@@ -13,12 +14,14 @@ import type { Session } from '../src/postgres/session.js';
 import type { Difference } from '../src/postgres/verify/difference.js';
 import { verifyTables, type VerifyScope } from '../src/postgres/verify/verify-tables.js';
 import { otherSide, type Side } from '../src/side.js';
+import type { Environment } from '../src/worker/connections.js';
 import { NAMED } from '../workflows/lib/differing-rows.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { VerificationSummary } from '../workflows/lib/status.js';
 import { perform, watching, type ActivityDependencies, type Work } from './context.js';
 import { executionId } from './execution-id.js';
 import { readsAreBack } from './reads-to-blue.js';
+import { compareInTurn, type ComparisonNews, type Round } from './regular-comparison.js';
 import { movedTables } from './run-tables.js';
 
 export interface VerificationResult extends VerificationSummary {
@@ -54,57 +57,93 @@ export function verifyActivities(dependencies: ActivityDependencies) {
       pass: string,
       only?: 'emptied',
     ): Promise<VerificationResult> =>
-      perform(dependencies, ref, async (work) => {
-        const target = otherSide(source);
-        // Later green serves reads, from which no table may be missing.
-        const mends = source === 'blue' && scope === 'all';
-        const feed = { databases: work.databases, run: work.run, plan: ref.plan, signal: work.signal };
-        if (mends) await readsAreBack(work, ref, dependencies.environment);
-        if (mends) await copyAnew({ ...feed, report: work.report });
-        const [from, to] = [
-          await work.session(source, 'verify lag', watching(work.signal)),
-          await work.session(target, 'verify lag', watching(work.signal)),
-        ];
-        const errors = mends ? new FeedErrors(feed, from, to) : undefined;
-        const tables = await movedTables(await work.session('blue', 'verify', watching(work.signal, 60_000)), ref.plan);
-        const lookForEmptied = (): Promise<MaybeEmptied> =>
-          maybeEmptied(from, work.run.runId, tableFilter(ref.plan.tables));
-        const all = replicatedRoots(tables).map((table) => table.name);
-        const emptiedRoots =
-          only === 'emptied' ? new Set((await lookForEmptied()).roots.map(formatTableName)) : undefined;
-        const found = await verifyTables({
-          source: work.databases[source],
-          target: work.databases[target],
-          direction: directionTo(target),
-          runId: work.run.runId,
-          pass: ofExecution(pass, ref),
-          tables: all.filter((name) => emptiedRoots?.has(formatTableName(name)) ?? true),
-          isPartial: emptiedRoots !== undefined,
-          work: await planWork(ref.plan),
-          scope,
-          parallel: ref.plan.verify.parallel,
-          rest: ref.plan.verify.rest,
-          mayWork: whileFollowing(from, to, target, work.signal, errors),
+      perform(dependencies, ref, (work) =>
+        compareSides(work, ref, dependencies.environment, { source, scope, pass, isPartial: only === 'emptied' }),
+      ),
+
+    /**
+     * Compares blue with green, which serves, as often as the plan says: what has changed since the last comparison. Returns
+     * with news, and twice a day without any; see compareInTurn().
+     */
+    compareRegularly: (ref: RunRef, round: Round): Promise<ComparisonNews> =>
+      perform(dependencies, ref, (work) =>
+        compareInTurn(round, {
+          everyMs: parseDuration(ref.plan.standby.verifyEvery),
           signal: work.signal,
-          onProgress: work.report,
-        });
-        const emptied =
-          source === 'blue' && found.differing.some(({ kind }) => kind === 'extra')
-            ? (await lookForEmptied()).partitions
-            : [];
-        const alone = source === 'blue' && only === undefined ? await tablesOfGreen(work, ref, tables) : [];
-        return {
-          scope: found.scope,
-          tables: found.tables,
-          rowsVerified: found.rowsVerified,
-          differingRows: found.differingRows,
-          at: new Date().toISOString(),
-          notCompared: firstOf(found.notCompared),
-          examples: examplesOf(found.differing),
-          ...(emptied.length === 0 ? {} : { emptied: firstPartitions(emptied) }),
-          ...(alone.length === 0 ? {} : { onlyOnGreen: firstOf(alone.map(formatTableName)) }),
-        };
-      }),
+          report: work.report,
+          compare: (pass, report) =>
+            compareSides({ ...work, report }, ref, dependencies.environment, {
+              source: 'green',
+              scope: 'changed',
+              pass,
+              isPartial: false,
+            }),
+        }),
+      ),
+  };
+}
+
+interface Comparison {
+  /** The side that takes writes. */
+  readonly source: Side;
+  readonly scope: VerifyScope;
+  readonly pass: string;
+  /** Whether only those tables are compared of which partitions may have been emptied. */
+  readonly isPartial: boolean;
+}
+
+async function compareSides(
+  work: Work,
+  ref: RunRef,
+  environment: Environment,
+  { source, scope, pass, isPartial }: Comparison,
+): Promise<VerificationResult> {
+  const target = otherSide(source);
+  // Later green serves reads, from which no table may be missing.
+  const mends = source === 'blue' && scope === 'all';
+  const feed = { databases: work.databases, run: work.run, plan: ref.plan, signal: work.signal };
+  if (mends) await readsAreBack(work, ref, environment);
+  if (mends) await copyAnew({ ...feed, report: work.report });
+  const [from, to] = [
+    await work.session(source, 'verify lag', watching(work.signal)),
+    await work.session(target, 'verify lag', watching(work.signal)),
+  ];
+  const errors = mends ? new FeedErrors(feed, from, to) : undefined;
+  const tables = await movedTables(await work.session('blue', 'verify', watching(work.signal, 60_000)), ref.plan);
+  const lookForEmptied = (): Promise<MaybeEmptied> => maybeEmptied(from, work.run.runId, tableFilter(ref.plan.tables));
+  const all = replicatedRoots(tables).map((table) => table.name);
+  const emptiedRoots = isPartial ? new Set((await lookForEmptied()).roots.map(formatTableName)) : undefined;
+  const found = await verifyTables({
+    source: work.databases[source],
+    target: work.databases[target],
+    direction: directionTo(target),
+    runId: work.run.runId,
+    pass: ofExecution(pass, ref),
+    tables: all.filter((name) => emptiedRoots?.has(formatTableName(name)) ?? true),
+    isPartial,
+    work: await planWork(ref.plan),
+    scope,
+    parallel: ref.plan.verify.parallel,
+    rest: ref.plan.verify.rest,
+    mayWork: whileFollowing(from, to, target, work.signal, errors),
+    signal: work.signal,
+    onProgress: work.report,
+  });
+  const emptied =
+    source === 'blue' && found.differing.some(({ kind }) => kind === 'extra')
+      ? (await lookForEmptied()).partitions
+      : [];
+  const alone = source === 'blue' && !isPartial ? await tablesOfGreen(work, ref, tables) : [];
+  return {
+    scope: found.scope,
+    tables: found.tables,
+    rowsVerified: found.rowsVerified,
+    differingRows: found.differingRows,
+    at: new Date().toISOString(),
+    notCompared: firstOf(found.notCompared),
+    examples: examplesOf(found.differing),
+    ...(emptied.length === 0 ? {} : { emptied: firstPartitions(emptied) }),
+    ...(alone.length === 0 ? {} : { onlyOnGreen: firstOf(alone.map(formatTableName)) }),
   };
 }
 

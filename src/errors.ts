@@ -39,6 +39,7 @@ export const ERROR_TYPES = [
   'WritesOnGreen',
   'WritesOnBlue',
   'WorkerBusy',
+  'NothingNew',
   'MigrationRolledBack',
   'SqlError',
   'UnexpectedError',

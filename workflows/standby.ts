@@ -1,6 +1,7 @@
 import { condition, patched, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
 import type { StandbyHealth, StandbyState } from '../src/postgres/standby.js';
+import { compareRegularly } from './compare-regularly.js';
 import { finishLater, opensIt } from './finish-move.js';
 import { watchBlueSchema, watchGreenSchema } from './guard-schema.js';
 import { NAME_REPLICAS } from './guard-wal.js';
@@ -16,7 +17,6 @@ import { answerWith, type Story } from './lib/story.js';
 import { whileNotPaused } from './lib/while-not-paused.js';
 import { nameReadersOfBlue } from './readers-of-blue.js';
 import { untilReadsHaveLeftBlue } from './reads-leave-blue.js';
-import { compareRegularly } from './verify.js';
 
 const APPROVAL = 'approval before replication is taken down and the way back ends';
 

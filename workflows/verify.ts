@@ -1,14 +1,9 @@
-import { ApplicationFailure, condition, patched, sleep } from '@temporalio/workflow';
-import type { VerificationResult } from '../activities/verify.js';
-import { parseDuration } from '../src/plan/duration.js';
+import { ApplicationFailure, patched } from '@temporalio/workflow';
 import { act } from './lib/activities.js';
 import { nameRows } from './lib/differing-rows.js';
-import { failureMessage, isCancelled } from './lib/failure.js';
-import { spareHistory } from './lib/history-room.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { StepOptions, Story } from './lib/story.js';
-import { whileNotPaused } from './lib/while-not-paused.js';
 
 /** Phase 4: every row of blue is on green, and every derived column is what `up` says. */
 export async function verify(story: Story, ref: RunRef): Promise<void> {
@@ -81,66 +76,6 @@ export function stillThere(rows: number, examples: readonly string[], emptied: r
       "Next step: where blue's partition is still empty, TRUNCATE it on green, too, else DELETE the rows that are only there (docs/ddl.md says how, past the fence); then resume, and rows are compared again.",
     'PartitionEmptied',
   );
-}
-
-/** The shortest time between two comparisons, ms, where partitions are emptied all the time. */
-const COMPARED_AGAIN_MS = 600_000;
-
-/** In the standby window: blue is compared with green now and then, until it is cancelled. Green serves, so it only warns. */
-export async function compareRegularly(story: Story, ref: RunRef): Promise<void> {
-  const { run } = story;
-  let next = 0;
-  for (;;) {
-    await nextComparison(run, ref, next);
-    next = Date.now() + COMPARED_AGAIN_MS;
-    // A paused run holds no lock and no transaction.
-    await condition(() => !run.paused);
-    const wasDue = run.wayBack.isComparisonDue;
-    run.wayBack.comparing();
-    const pass = story.nextPass();
-    try {
-      const compare = (): Promise<VerificationResult> =>
-        act('compare green and blue').verify(ref, 'green', 'changed', pass);
-      const { examples, notCompared = [], ...result } = await whileNotPaused(run, compare);
-      run.verified(result);
-      warnOfColumns(run, notCompared);
-      const why = `${differing(result.differingRows)} between green and blue: ${nameRows(examples)}`;
-      run.wayBack.sawDifference(result.differingRows === 0 ? null : why);
-      // What was emptied meanwhile, the next one tells.
-      const isDue = run.wayBack.isComparisonDue;
-      if (!isDue) run.wayBack.sawEmptied([]);
-      if (result.differingRows === 0 && !isDue) run.allClear('rows');
-      if (result.differingRows > 0)
-        run.alarm(
-          'rows',
-          'differ',
-          why,
-          'find out what wrote to blue; a rollback needs "acceptLoss" until it is mended',
-        );
-    } catch (error) {
-      if (isCancelled(error)) throw error;
-      run.warn([`green and blue can't be compared: ${failureMessage(error)}`]);
-      // The watch does not tell it again, and no rollback is safe until then.
-      if (wasDue && patched('a comparison that is due and fails stays due')) run.wayBack.compareAgain();
-    } finally {
-      // Until the next one nothing is compared.
-      run.progress([]);
-    }
-    await spareHistory();
-  }
-}
-
-/** Until a comparison is due: as often as the plan says, and when a partition may have been emptied, but not before `earliest`. */
-async function nextComparison(run: MigrationRun, ref: RunRef, earliest: number): Promise<void> {
-  const every = ref.plan.standby.verifyEvery;
-  const summary = `compare green and blue every ${every}`;
-  if (!patched('partitions that may have been emptied are compared at once')) {
-    await sleep(parseDuration(every), { summary });
-    return;
-  }
-  if (!(await condition(() => run.wayBack.isComparisonDue, parseDuration(every), { summary }))) return;
-  const early = earliest - Date.now();
-  if (early > 0) await sleep(early, { summary: 'compare green and blue again' });
 }
 
 /** Equal means equal in what was compared. */

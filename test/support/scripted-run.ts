@@ -3,7 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Context } from '@temporalio/activity';
 import type { Client, WorkflowHandle, WorkflowOptions } from '@temporalio/client';
 import { NativeConnection, Runtime, Worker, type WorkerOptions } from '@temporalio/worker';
+import { alive } from '../../activities/context.js';
 import { createActivities, type Activities } from '../../activities/index.js';
+import { compareInTurn } from '../../activities/regular-comparison.js';
+import type { VerificationResult } from '../../activities/verify.js';
+import { parseDuration } from '../../src/plan/duration.js';
 import { parsePlan } from '../../src/plan/parse.js';
 import type { Plan, PlanInput } from '../../src/plan/schema.js';
 import type { Side } from '../../src/side.js';
@@ -152,6 +156,18 @@ export class ScriptedRun {
     return found;
   }
 
+  /** One activity: what the test has it do, else what the script does by itself. */
+  async does(name: keyof Activities, args: unknown[]): Promise<unknown> {
+    const act = (this.overrides[name] ?? DEFAULTS[name]) as
+      ((run: ScriptedRun, ...args: unknown[]) => unknown) | undefined;
+    this.log.push(`+${name}`);
+    try {
+      return await act?.(this, ...args);
+    } finally {
+      this.log.push(`-${name}`);
+    }
+  }
+
   move(from: Side): { holdMs: number; attempts: number; epoch: number; at: string; lost: string | null } {
     if (this.writesOn === from) {
       this.writesOn = from === 'blue' ? 'green' : 'blue';
@@ -206,6 +222,15 @@ const DEFAULTS: Overrides = {
     ...{ scope, tables: 1, rowsVerified: 1, differingRows: 0, examples: [] },
     at: new Date().toISOString(),
   }),
+  // Each comparison is one of the above; when it comes, and what comes of it, is as it is.
+  compareRegularly: (run, ref, round) =>
+    alive({ environment: {}, redact: String }, (signal, report) =>
+      compareInTurn(round, {
+        everyMs: parseDuration(ref.plan.standby.verifyEvery),
+        ...{ signal, report },
+        compare: (pass) => run.does('verify', [ref, 'green', 'changed', pass]) as Promise<VerificationResult>,
+      }),
+    ),
   forecastGates: () => ({ warnings: [] }),
   openStage: () => ({ routers: 0 }),
   judgeStage: () => ({ outcome: 'pass', evidence: [], lagSeconds: 0 }),
@@ -236,14 +261,7 @@ function scriptedActivities(runOf: (workflowId: string) => ScriptedRun | undefin
       async (...args: unknown[]): Promise<unknown> => {
         const run = runOf(Context.current().info.workflowExecution?.workflowId ?? '');
         if (run === undefined) throw new Error('a run of another test');
-        const act = (run.overrides[name] ?? DEFAULTS[name]) as
-          ((run: ScriptedRun, ...args: unknown[]) => unknown) | undefined;
-        run.log.push(`+${name}`);
-        try {
-          return await act?.(run, ...args);
-        } finally {
-          run.log.push(`-${name}`);
-        }
+        return run.does(name, args);
       },
     ]),
   );

@@ -1,11 +1,17 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Context } from '@temporalio/activity';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parsePlan } from '../../src/plan/parse.js';
 import { standbyEvents } from '../../src/plan/rules/times.js';
 import type { StandbyState } from '../../src/postgres/standby.js';
+import { approveUpdate, pauseUpdate, resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { until } from '../support/migration.js';
 import { recorded } from '../support/recorded-histories.js';
-import { ScriptedRuns, slowly, type ScriptedRun } from '../support/scripted-run.js';
+import { expectNothingWasRunning } from '../support/running-phases.js';
+import { resultOf } from '../support/run-end.js';
+import { replayed, ScriptedRuns, slowly, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
 
-/* Temporal terminates a run at 51,200 events, and the standby window is most of a run. */
+/* Temporal terminates a run at 51,200 events, and people read its history: the standby window is most of the time of a run. */
 
 let runs: ScriptedRuns;
 
@@ -14,45 +20,217 @@ beforeAll(async () => {
 });
 afterAll(() => runs.stop());
 
-/** How many events pass in a quiet standby window from each time that an activity is asked for to the next one. */
-async function eventsBetween(run: ScriptedRun, activity: string): Promise<number[]> {
-  await run.saw('+watchStandby');
-  const before = run.log.filter((one) => one === `+${activity}`).length;
-  await run.saw(`+${activity}`, before + 3);
-  const { events } = await run.handle.fetchHistory();
-  const names = (events ?? []).map((event) => event.activityTaskScheduledEventAttributes?.activityType?.name);
-  const asked = names.flatMap((name, i) => (name === activity ? [i] : [])).slice(-3);
-  await run.handle.cancel();
-  await run.handle.result().catch(() => undefined);
-  return asked.slice(1).map((at, i) => at - (asked[i] ?? 0));
+const WHO = { by: 'grace', reason: 'the test says so' };
+const EQUAL = {
+  ...{ scope: 'changed', tables: 1, rowsVerified: 1, differingRows: 0, examples: [] },
+  at: '2026-11-30T00:00:00Z',
+} as const;
+const HEALTHY: StandbyState = {
+  ...{ health: 'healthy', rollbackSafe: true, why: 'it follows', loses: null },
+  lagSeconds: 0,
+};
+
+/** A run's history, as long as it is now. */
+async function historyOf({ handle }: ScriptedRun): Promise<number> {
+  return Number((await handle.fetchHistory()).events?.length);
 }
 
-describe('a comparison, and an hour of the watch of the feed, are as many events as the lint counts', () => {
-  const hour = (verifyEvery: string): number => standbyEvents({ standby: { for: '1h', verifyEvery } });
-  const watched = hour('2h');
-  const compared = hour('1h') - watched;
+function defaultPlan() {
+  const parsed = parsePlan({ name: 'default', blue: { connection: 'b' }, green: { connection: 'g' } });
+  if (!('plan' in parsed)) throw new Error('the default plan is refused');
+  return parsed.plan;
+}
 
-  it.concurrent('a comparison', async () => {
-    const run = await runs.begin({}, { standby: { for: '1h', verifyEvery: '1s' } });
-    expect(Math.max(...(await eventsBetween(run, 'verify')))).toBeLessThanOrEqual(compared);
+describe.concurrent('a run of the default plan', () => {
+  it('in which all is well is less than 500 events, its standby window of 48 h some 60 of them', async () => {
+    const plan = defaultPlan();
+    expect(plan.standby).toEqual({ for: '48h', verifyEvery: '1h' });
+    let copied = (): void => undefined;
+    const copying = new Promise<void>((resolve) => (copied = resolve));
+    let lagSeconds = 0;
+    const told = { feed: 0, rows: 0 };
+    const run = await runs.begin(
+      {
+        planCopy: () => ({ tables: 4, parcels: [1, 2, 3, 4].map((id) => ({ id, label: `t${id}`, bytes: 1 })) }),
+        holdSnapshot: () => copying.then(() => 'released'),
+        awaitSnapshot: () => 'ready',
+        copyParcel: () => ({ outcome: 'copied' }),
+        finishCopy: () => copied(),
+        // Each time the lag is another one. The window is over in seconds, so it is as often as in 48 h.
+        watchStandby: () => (told.feed++ < 4 ? { ...HEALTHY, lagSeconds: ++lagSeconds } : untilCancelled()),
+        compareRegularly: () => (told.rows++ < 5 ? { ...EQUAL, mark: 'equal' } : untilCancelled()),
+      },
+      {
+        bootstrap: { method: 'copy' },
+        traffic: { stages: plan.traffic.stages.map(({ percent }) => ({ percent, for: '0s' })) },
+        standby: plan.standby,
+      },
+    );
+    await until(run.handle, 'asks', (s) => s.waiting?.gate === 'promote');
+    await run.handle.executeUpdate(approveUpdate, { args: [{ gate: 'promote', ...WHO }] });
+    await run.saw('+watchStandby');
+    const before = await historyOf(run);
+    await run.saw('+watchStandby', 5);
+    await run.saw('+compareRegularly', 6);
+    await until(run.handle, 'told', (s) => s.lagSeconds === 4);
+    expect((await historyOf(run)) - before).toBeLessThanOrEqual(standbyEvents(plan) + 20);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('completed');
+    await replayed(run);
+    expect(await historyOf(run)).toBeLessThan(470);
   });
 
-  it.concurrent('an hour', async () => {
-    let lagSeconds = 0;
-    const watchStandby = async (): Promise<StandbyState> => {
-      await slowly(300);
-      return { health: 'healthy', rollbackSafe: true, why: 'it follows', lagSeconds: ++lagSeconds, loses: null };
-    };
-    const run = await runs.begin({ watchStandby }, { standby: { for: '1h', verifyEvery: '1h' } });
-    expect(Math.max(...(await eventsBetween(run, 'watchStandby')))).toBeLessThanOrEqual(watched);
+  it('is so also with what a real one has told of its progress', () => {
+    expect(standbyEvents(defaultPlan())).toBe(63);
+    // Two stages less, and nine steps more.
+    const { length } = recorded('completed-pg15-pg18').events;
+    expect(length + standbyEvents(defaultPlan())).toBeLessThan(470);
   });
 });
 
-it('a run of the default plan is some 1,300 events, far below what Temporal allows', () => {
-  const parsed = parsePlan({ name: 'default', blue: { connection: 'b' }, green: { connection: 'g' } });
-  if (!('plan' in parsed)) throw new Error('the default plan is refused');
-  const { length: rest } = recorded('completed-pg15-pg18').events;
-  expect(rest).toBeLessThan(500);
-  expect(standbyEvents(parsed.plan)).toBe(912);
-  expect(Math.round((rest + standbyEvents(parsed.plan)) / 100)).toBe(13);
+describe.concurrent('a watch of the feed that comes back', () => {
+  it('is as many events as are counted', async () => {
+    let lagSeconds = 0;
+    const watchStandby = async (): Promise<StandbyState> => {
+      await slowly(300);
+      return { ...HEALTHY, lagSeconds: ++lagSeconds };
+    };
+    const run = await runs.begin({ watchStandby });
+    await run.saw('+watchStandby', 4);
+    const { events } = await run.handle.fetchHistory();
+    const names = (events ?? []).map((event) => event.activityTaskScheduledEventAttributes?.activityType?.name);
+    const asked = names.flatMap((name, i) => (name === 'watchStandby' ? [i] : [])).slice(-3);
+    const between = asked.slice(1).map((at, i) => at - (asked[i] ?? 0));
+    // In all of 12 h it is told once, and so is a comparison; the first of them in any case.
+    const counted = standbyEvents({ standby: { for: '12h', verifyEvery: '1h' } }) / 3;
+    expect(Math.max(...between)).toBeLessThanOrEqual(counted);
+    await run.handle.terminate();
+  });
+});
+
+describe.concurrent('the comparisons of a standby window', () => {
+  it('that find nothing new take no event, and are replayed; one that does comes back at once', async () => {
+    let compared = 0;
+    let finds: object = EQUAL;
+    const run = await runs.begin(
+      { verify: (_run, _ref, source) => (source === 'green' ? (compared++, finds) : EQUAL) },
+      { standby: { for: '1h', verifyEvery: '1s' } },
+    );
+    await until(
+      run.handle,
+      'the first one is told',
+      (s) => s.phase === 'standby' && s.verification?.again !== undefined,
+    );
+    await run.saw('+compareRegularly', 3);
+    const before = await historyOf(run);
+    const had = compared;
+    await until(run.handle, 'compares', () => compared >= had + 3);
+    expect(await historyOf(run)).toBe(before);
+
+    finds = { ...EQUAL, differingRows: 1, examples: ['public.t "id" = 1: missing'] };
+    const differs = await until(
+      run.handle,
+      'told',
+      (s) => s.alarms?.some(({ state }) => state === 'differ') === true,
+      3_000,
+    );
+    expect(differs.rollback).toMatchObject({ safe: false, loses: expect.stringContaining('1 row differs') as string });
+    // The same again is no news.
+    await run.saw('+compareRegularly', run.log.filter((one) => one === '+compareRegularly').length + 2);
+    const [then, at] = [compared, await historyOf(run)];
+    await until(run.handle, 'compares', () => compared >= then + 2);
+    expect(await historyOf(run)).toBe(at);
+    finds = EQUAL;
+    await until(run.handle, 'mended', (s) => s.rollback.safe && s.alarms?.length === 0, 3_000);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('completed');
+    await replayed(run, 'comparisons-gathered');
+  });
+
+  it('keep no rollback waiting in between', async () => {
+    const run = await runs.begin();
+    await run.saw('-compareRegularly');
+    const begun = performance.now();
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await run.saw('+whereWritesAre');
+    expect(performance.now() - begun).toBeLessThan(3_000);
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(run.log.filter((one) => one === '+compareRegularly')).toHaveLength(1);
+    await replayed(run);
+  });
+
+  it('are waited for by a rollback that comes in the middle of one', async () => {
+    const run = await runs.begin(
+      { verify: (_run, _ref, source) => (source === 'green' ? untilCancelled(500) : EQUAL) },
+      { standby: { for: '1h', verifyEvery: '1s' } },
+    );
+    await run.saw('+verify', 3);
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expectNothingWasRunning(run, 'a comparison');
+    expect(run.log.filter((one) => one === '-verify')).toHaveLength(3);
+    expect(run.at('-compareRegularly')).toBeLessThan(run.at('+whereWritesAre'));
+    await replayed(run);
+  });
+
+  it('are made at once after a pause in between', async () => {
+    const run = await runs.begin();
+    await run.saw('-compareRegularly');
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await until(run.handle, 'paused', (s) => s.paused);
+    await sleep(300);
+    expect(run.log.filter((one) => one === '+verify')).toHaveLength(2);
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await until(
+      run.handle,
+      'compared',
+      (s) => s.verification?.again !== undefined && run.log.includes('+watchStandby'),
+    );
+    await run.saw('-verify', 3);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('completed');
+    await replayed(run);
+  });
+
+  it('have one of now when somebody is asked to approve the retirement', async () => {
+    const run = await runs.begin(
+      {},
+      { traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['retire'] } } },
+    );
+    await run.saw('-compareRegularly');
+    expect(run.log.filter((one) => one === '+verify')).toHaveLength(2);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    await run.saw('-verify', 3);
+    const { waiting } = await until(run.handle, 'asks', (s) => s.waiting?.gate === 'retire');
+    await run.handle.executeUpdate(approveUpdate, {
+      args: [{ gate: 'retire', request: waiting?.request ?? '', ...WHO }],
+    });
+    expect((await resultOf(run)).outcome).toBe('completed');
+    expect(run.log.filter((one) => one === '+verify')).toHaveLength(3);
+    await replayed(run);
+  });
+});
+
+it('a comparison goes on where it was when its worker ends', { timeout: 60_000 }, async () => {
+  const passes: string[] = [];
+  const run = await runs.begin(
+    {
+      verify: (_run, _ref, source, _scope, pass) => {
+        if (source === 'blue') return EQUAL;
+        passes.push(pass);
+        // The heartbeats are those of the comparison.
+        return passes.length === 1 ? Context.current().cancelled : EQUAL;
+      },
+    },
+    { standby: { for: '1h', verifyEvery: '1s' } },
+  );
+  await until(run.handle, 'compares', () => passes.length === 1);
+  // What it says is on its way to the server.
+  await sleep(500);
+  await runs.down();
+  await runs.up();
+  await expect.poll(() => passes.length, { timeout: 30_000 }).toBeGreaterThanOrEqual(2);
+  expect(passes[1]).toBe(passes[0]);
+  await until(run.handle, 'told', (s) => s.verification?.again !== undefined && s.progress.length === 0);
+  await run.handle.terminate();
 });

@@ -54,7 +54,7 @@ import {
   transactionControl,
   unqualifiedName,
 } from './raw-statements.js';
-import { planTooLarge, shortStandby, timeTooShort, tooManyComparisons } from './times.js';
+import { planTooLarge, shortStandby, timeTooShort } from './times.js';
 import { gatesWithoutStages, stagesBelow100, stagesNotGrowing, unknownApprovalStage } from './traffic.js';
 import { timeDefault, volatileDefault, volatileExpression, volatileUp } from './volatile.js';
 
@@ -132,7 +132,6 @@ export const RULES: readonly Rule[] = [
   // Times, and the room of the history.
   timeTooShort,
   shortStandby,
-  tooManyComparisons,
   planTooLarge,
 ];
 

@@ -1,6 +1,7 @@
 import { formatDuration, parseDuration } from '../duration.js';
 import type { Report, Rule } from '../rule.js';
 import type { Plan } from '../schema.js';
+import { GOOD_NEWS_EVERY_MS } from '../standby-news.js';
 import { countLaterSteps } from '../steps.js';
 
 /*
@@ -14,12 +15,8 @@ const LEAST_MS = 60_000;
 /** A window that is shorter has seen no ordinary day, ms. */
 const SHORT_STANDBY_MS = 3_600_000;
 
-/** What the standby window may fill of the history: less than half of what Temporal allows, since DDL, lag and people come on top. */
-const MOST_EVENTS = 24_000;
-/** Of a comparison: a timer, an activity, and the tasks of the workflow between them. */
-const COMPARISON_EVENTS = 11;
-/** Of the watch of the feed, each hour. */
-const HOUR_EVENTS = 8;
+/** Of a comparison, or of a watch of the feed, that comes back: an activity, a task of the workflow, a search attribute. */
+const TELLING_EVENTS = 7;
 
 /** Well below what Temporal allows: retries of people, pauses and gates come on top of what is counted here. */
 const MOST_HISTORY_BYTES = 30 * 2 ** 20;
@@ -63,74 +60,45 @@ export const shortStandby: Rule = {
   },
 };
 
-export const tooManyComparisons: Rule = {
-  name: 'too-many-comparisons',
-  severity: 'error',
-  why: 'each comparison is some events of the history: Temporal terminates the run when it has 51,200, and nobody would watch the way back any more',
-  *check({ plan }) {
-    const rounds = comparisons(plan);
-    const room = MOST_EVENTS - HOUR_EVENTS * standbyHours(plan);
-    const most = Math.floor(room / COMPARISON_EVENTS);
-    if (rounds <= most) return;
-    yield {
-      place: 'standby.verifyEvery',
-      message: `${plan.standby.for} with a comparison every ${plan.standby.verifyEvery} are ${rounds} comparisons; ${most < 1 ? 'so long a window has no room for one' : `there is room for ${most}`}`,
-      instead: most < 1 ? 'write a shorter "for"' : `write at least "${leastInterval(plan, most)}", or a shorter "for"`,
-    };
-  },
-};
-
 export const planTooLarge: Rule = {
   name: 'plan-too-large',
   severity: 'error',
   why: 'every activity of a run is given the plan, and the history keeps it each time: Temporal terminates the run at 50 MB, wherever it is then',
   *check({ plan }) {
     const planBytes = new TextEncoder().encode(JSON.stringify(plan)).length;
-    const rounds = comparisons(plan);
-    const others = activitiesBeside(plan);
-    const bytes = (planBytes + ACTIVITY_BYTES) * (others + rounds);
+    const activities = activitiesBeside(plan) + standbyTellings(plan);
+    const bytes = (planBytes + ACTIVITY_BYTES) * activities;
     if (bytes <= MOST_HISTORY_BYTES) return;
-    const fit = Math.floor(MOST_HISTORY_BYTES / (planBytes + ACTIVITY_BYTES)) - others;
     yield {
       place: 'plan',
-      message: `a plan of ${kilobytes(planBytes)} in about ${others + rounds} activities (${rounds} of them comparisons of the standby window) is a history of ${megabytes(bytes)}; at most ${megabytes(MOST_HISTORY_BYTES)} are accepted`,
+      message: `a plan of ${kilobytes(planBytes)} in about ${activities} activities is a history of ${megabytes(bytes)}; at most ${megabytes(MOST_HISTORY_BYTES)} are accepted`,
       instead:
-        fit >= 1 && fit < rounds
-          ? `write at least "standby": { "verifyEvery": "${leastInterval(plan, fit)}" }, or a shorter "for"; or make the plan smaller: long SQL in functions or views that are there already, fewer steps in one run`
-          : 'make the plan smaller: long SQL in functions or views that are there already, fewer steps in one run; or a shorter "standby": { "for" }',
+        'make the plan smaller: long SQL in functions or views that are there already, fewer steps in one run; or a shorter "standby": { "for" }',
     };
   },
 };
 
 /**
- * How many events of the history the standby window takes while nothing happens. Each telling of a comparison that goes on
- * for longer than a second is four more, up to some 12,000 events of the run.
+ * How many events of the history the standby window takes while all is well, however often it compares: the longest window
+ * that a plan may have takes less than a quarter of what Temporal allows.
  */
 export function standbyEvents(plan: Pick<Plan, 'standby'>): number {
-  return COMPARISON_EVENTS * comparisons(plan) + HOUR_EVENTS * standbyHours(plan);
+  return TELLING_EVENTS * standbyTellings(plan);
 }
 
-/** How often blue and green are compared in the standby window. */
-function comparisons({ standby }: Pick<Plan, 'standby'>): number {
-  return Math.floor(parseDuration(standby.for) / parseDuration(standby.verifyEvery));
+/** How often the activities of a standby window in which all is well come back: the watch of the feed, and the comparisons. */
+function standbyTellings({ standby }: Pick<Plan, 'standby'>): number {
+  const [window, every] = [parseDuration(standby.for), parseDuration(standby.verifyEvery)];
+  // The first comparison is told in any case.
+  return Math.ceil(window / GOOD_NEWS_EVERY_MS) + 1 + Math.ceil(window / Math.max(every, GOOD_NEWS_EVERY_MS));
 }
 
-/** About how many activities a run has otherwise, at most: parcels of a copy, steps, stages, looks at the feed. */
+/** About how many activities a run has otherwise, at most: parcels of a copy, steps, stages. */
 function activitiesBeside(plan: Plan): number {
   const { bootstrap, traffic } = plan;
   const parcels = bootstrap.method === 'copy' ? 300 : 0;
   // Each step is tried behind the copy, and once more in phase migrate.
-  return 100 + parcels + 2 * countLaterSteps(plan) + 10 * traffic.stages.length + standbyHours(plan);
-}
-
-/** The watch of the feed tells the lag so often. */
-function standbyHours({ standby }: Pick<Plan, 'standby'>): number {
-  return Math.ceil(parseDuration(standby.for) / 3_600_000);
-}
-
-/** The shortest interval with at most so many comparisons, in whole minutes. */
-function leastInterval({ standby }: Plan, most: number): string {
-  return `${Math.ceil(parseDuration(standby.for) / most / 60_000)}m`;
+  return 100 + parcels + 2 * countLaterSteps(plan) + 10 * traffic.stages.length;
 }
 
 function kilobytes(bytes: number): string {
