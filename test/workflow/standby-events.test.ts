@@ -153,7 +153,7 @@ describe.concurrent('the comparisons of a standby window', () => {
     const begun = performance.now();
     await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
     await run.saw('+whereWritesAre');
-    expect(performance.now() - begun).toBeLessThan(3_000);
+    expect(performance.now() - begun).toBeLessThan(10_000);
     expect((await resultOf(run)).outcome).toBe('rolledBack');
     expect(run.log.filter((one) => one === '+compareRegularly')).toHaveLength(1);
     await replayed(run);
