@@ -3,6 +3,7 @@ import type { WorkflowExecutionDescription } from '@temporalio/client';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { VerdigrisError } from '../src/errors.js';
 import { NEXT_STEP } from '../src/failure-text.js';
+import { CommitsWouldHang } from '../src/postgres/bootstrap/standby/promote-standby.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
 import { whileOwned, type Run } from '../src/postgres/ownership.js';
 import { isPeerFailure } from '../src/postgres/peer-failed.js';
@@ -229,11 +230,12 @@ function needsPerson(error: unknown): Lacking | undefined {
   const cause = causeOf(error);
   if (isOutOfRoom(cause)) return 'room';
   if (tlsFault(cause) !== undefined) return 'TLS';
+  if (error instanceof CommitsWouldHang) return 'a standby';
   if (isUnknown(error)) return error.retryable ? 'access' : undefined;
   return error instanceof RefusedLogin || isPeerFailure(error) ? 'access' : undefined;
 }
 
-type Lacking = 'room' | 'TLS' | 'access';
+type Lacking = 'room' | 'TLS' | 'access' | 'a standby';
 
 /** What is shown while an activity is tried again until somebody has brought it. */
 function waitsFor(what: string, message: string): Progress {

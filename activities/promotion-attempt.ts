@@ -65,14 +65,13 @@ export async function attemptPromotion(asked: Asked): Promise<PromotionResult> {
   try {
     if (from === 'blue') tries = await beginTries(session, run);
     const earlier = await decidedByEarlierAttempt(work, session, from);
-    const prepared = earlier.decided
-      ? { ...NOT_TO_BE_TRIED, decidedFor: decidedFor(attempt) }
-      : await prepareTries(attempt);
+    const prepared = earlier.decided ? NOT_TO_BE_TRIED : await prepareTries(attempt);
     const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;
     const promoted = await moveWrites(
       {
         ...{ databases, migration: run.migration, from, epoch, tries, sequenceGap, acceptLoss, pools, signal },
         ...prepared,
+        decidedFor: decidedFor(attempt),
         patterns: ref.plan.tables,
         maxHoldMs: parseDuration(maxHold),
         feedBack: from === 'blue',

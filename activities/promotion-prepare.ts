@@ -4,7 +4,7 @@ import type { TableInfo } from '../src/postgres/catalog.js';
 import { tableFilter } from '../src/postgres/catalog-pattern.js';
 import { lookAtSchema, rememberClosedGreen } from '../src/postgres/ddl/schema-watch.js';
 import { readFencedTables } from '../src/postgres/fenced-tables.js';
-import { feedGoesOn, noteForced } from '../src/postgres/forced-way-back.js';
+import { feedGoesOn, noteForced, wasForced } from '../src/postgres/forced-way-back.js';
 import { refuseFullIdentity } from '../src/postgres/full-identity.js';
 import { promotionBlocked } from '../src/postgres/hold.js';
 import { whoLocksReadersOut } from '../src/postgres/locks.js';
@@ -172,13 +172,16 @@ async function rememberGreen(
 
 /**
  * The server of the new side as it is known from before the decision: green by the last comparison of rows, blue by the last
- * moment at which it had everything. Nothing is asked where a loss was accepted: that blue is what it is.
+ * moment at which it had everything. Nothing is asked where writes have left green with a loss: that blue is what it is.
  */
-export function decidedFor({ work, from, acceptLoss, session }: Attempt): Promotion['decidedFor'] {
-  const { runId } = work.run;
-  if (acceptLoss) return undefined;
-  if (from === 'green') return async () => (await readConfirmed(session, runId))?.blue;
-  return async (green) => (await readLastPass(green, runId))?.began.green;
+export function decidedFor({ work, from, session }: Attempt): Promotion['decidedFor'] {
+  const { runId, migration } = work.run;
+  if (from === 'blue') return async (green) => (await readLastPass(green, runId))?.began.green;
+  return async () => {
+    const route = await readRoute(session, migration);
+    if (route !== undefined && (await wasForced(session, runId, route.epoch))) return undefined;
+    return (await readConfirmed(session, runId))?.blue;
+  };
 }
 
 /** Green's record of it goes back with green: an older comparison tells other servers as well. */

@@ -3,10 +3,10 @@ import type { PromotionResult } from '../activities/promotion-attempt.js';
 import { firstLine } from '../src/failure-text.js';
 import type { WritesAt } from '../src/postgres/where-writes-are.js';
 import { otherSide, type Side } from '../src/side.js';
-import { finishMove } from './finish-move.js';
+import { finishMove, opensIt } from './finish-move.js';
 import { actFast, actFastToDecision, actFastUpTo } from './lib/activities.js';
 import { failureDetails, failureMessage, failureType, mayPass } from './lib/failure.js';
-import { sparingMs } from './lib/history-room.js';
+import { restMs } from './lib/history-room.js';
 import { lossInWords } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -14,8 +14,6 @@ import type { RunRef } from './lib/run-ref.js';
 export interface Limits {
   /** Only for the way back: what blue does not have stays on green. */
   readonly acceptLoss?: boolean;
-  /** Only for the way back: it has been decided, so the new side is opened, however long that takes. */
-  readonly isDecided?: boolean;
   /** ISO 8601: what is not decided by then is not begun any more. The way back has no such limit. */
   readonly notAfter?: string;
   /** Whether what follows the decision need not be waited for: whoever is to go on finishes it first. */
@@ -79,8 +77,16 @@ function clientsOfPoolers(
   run.alarm('clients', to, unserved.join('; '), next);
 }
 
-/** About half a minute of a blue that does not answer. */
-export const WAY_BACK_TRIES = 10;
+/**
+ * About half a minute of a side that does not answer: then what is in the way is told anew. Where the history has little room,
+ * some minutes: the tries within an activity leave nothing in it, and are as close together.
+ */
+export function outageTries(): number {
+  return restMs() > 0 ? 100 : 10;
+}
+
+/** Between such rounds, while nobody takes writes, ms. */
+export const NEXT_ROUND_MS = 5_000;
 
 /**
  * One promotion. Whatever ends its activity (a pause, a cancel, an error), it may have come after the decision: then
@@ -90,14 +96,13 @@ async function untilDecided(
   run: MigrationRun,
   ref: RunRef,
   from: Side,
-  { acceptLoss = false, isDecided = false, notAfter }: Limits,
+  { acceptLoss = false, notAfter }: Limits,
 ): Promise<PromotionResult> {
   const to = otherSide(from);
   try {
     const summary = `move writes from ${from} to ${to}`;
     // The way back is waited for, with its reason, where messages are heard.
-    const wayBack = isDecided ? actFast : (what: string) => actFastUpTo(what, WAY_BACK_TRIES);
-    const moving = from === 'blue' ? actFastToDecision(summary) : wayBack(summary);
+    const moving = from === 'blue' ? actFastToDecision(summary) : actFastUpTo(summary, outageTries());
     return await (notAfter === undefined
       ? moving.promote(ref, from, run.epoch, acceptLoss)
       : moving.promote(ref, from, run.epoch, acceptLoss, notAfter));
@@ -160,10 +165,10 @@ const OPEN = 'open the new side';
  */
 async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): Promise<PromotionResult> {
   try {
-    for (let met = error; ; await sleep(sparingMs(5_000, 60_000), { summary: 'open the new side again' })) {
+    for (let met = error; ; await sleep(NEXT_ROUND_MS, { summary: 'open the new side again' })) {
       tellNotOpen(run, met);
       try {
-        return await actFastUpTo(OPEN, OPEN_TRIES).promote(ref, 'blue', run.epoch);
+        return await actFastUpTo(OPEN, outageTries()).promote(ref, 'blue', run.epoch);
       } catch (failed) {
         if (!mayPass(failed)) throw failed;
         met = failed;
@@ -176,16 +181,22 @@ async function openedWhileTold(run: MigrationRun, ref: RunRef, error: unknown): 
 
 function tellNotOpen(run: MigrationRun, error: unknown): void {
   const reason = firstLine(failureMessage(error));
-  const isOpen = failureDetails<{ isOpen?: boolean }>(error)?.isOpen === true;
-  const why = isOpen ? reason : notYetOpen(run);
-  run.saw({ writesOn: 'green', rollback: { safe: false, why } });
+  const { isOpen = false, byHand = false } = failureDetails<NotOpenedDetails>(error) ?? {};
+  const state = byHand ? `green has been given the writes, and nobody takes them: ${reason}` : notYetOpen(run);
+  run.saw({ writesOn: 'green', rollback: { safe: false, why: isOpen ? reason : state } });
+  const why = isOpen ? reason : byHand ? `${state}. ${opensIt(run)}` : `${state}. ${reason}`;
+  if (run.status.waiting?.why === why) return;
   // One that is open has its commits wait, and the doctor's would, too.
-  if (isOpen) run.waitFor({ for: 'retry', why });
-  else run.waitFor({ for: 'retry', why: `${why}. ${reason}`, answer: run.doctor('--open --yes') });
+  run.waitFor({ for: 'retry', why, ...(isOpen ? {} : { answer: run.doctor('--open --yes') }) });
 }
 
-/** About half a minute: then what is in the way is told anew. */
-const OPEN_TRIES = 10;
+/** What an error NotOpened carries beside its words. */
+export interface NotOpenedDetails {
+  /** The side is open, and its commits wait. */
+  readonly isOpen?: boolean;
+  /** It is another server than before the decision, and opened by people alone. */
+  readonly byHand?: boolean;
+}
 
 export function notYetOpen(run: MigrationRun): string {
   return `green has been given the writes and is not open yet: nobody takes writes until it is. A worker that reaches green opens it; so does: ${run.doctor('--open --yes')}`;

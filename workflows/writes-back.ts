@@ -1,10 +1,11 @@
 import { ApplicationFailure, condition, patched, sleep, uuid4 } from '@temporalio/workflow';
+import { firstLine } from '../src/failure-text.js';
 import type { WritesAt } from '../src/postgres/where-writes-are.js';
 import type { WritesOfGreen } from '../src/postgres/writes-of-green.js';
 import { actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { nameRows } from './lib/differing-rows.js';
-import { failureMessage, failureType, isCancelled, isUnanswered } from './lib/failure.js';
+import { failureDetails, failureMessage, failureType, isCancelled, isUnanswered } from './lib/failure.js';
 import {
   countedLateLossOf,
   feedLossOf,
@@ -20,8 +21,16 @@ import type { RunRef } from './lib/run-ref.js';
 import { answerWith } from './lib/story.js';
 import { whyWayBackWaits, withoutApproval } from './lib/way-back-text.js';
 import type { Message } from './messages.js';
-import { finishMove } from './finish-move.js';
-import { moveWrites, NOT_KNOWN, ON_BLUE, notYetOpen, WAY_BACK_TRIES } from './move-writes.js';
+import { finishMove, opensIt } from './finish-move.js';
+import {
+  moveWrites,
+  NEXT_ROUND_MS,
+  NOT_KNOWN,
+  notYetOpen,
+  ON_BLUE,
+  outageTries,
+  type NotOpenedDetails,
+} from './move-writes.js';
 import { feedAlarm, watchFeed } from './standby.js';
 import { differing } from './verify.js';
 
@@ -115,7 +124,7 @@ async function endsTries(run: MigrationRun, ref: RunRef): Promise<boolean> {
 /** @returns where writes are by then: blue, where a way back that was decided before shows only now */
 async function finishDecided(run: MigrationRun, ref: RunRef, at: WritesAt): Promise<WritesAt> {
   try {
-    await actFastUpTo('compensate: finish what was decided', WAY_BACK_TRIES).promote(ref, 'blue', at.epoch);
+    await actFastUpTo('compensate: finish what was decided', outageTries()).promote(ref, 'blue', at.epoch);
     return at;
   } catch (error) {
     if (failureType(error) !== 'StaleEpoch' || !patched(GIVEN_BACK)) throw error;
@@ -174,11 +183,12 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
       // What blue does not have is lost in any case; the feed brings the rest.
       strands = run.wayBackDecided || strandsAreAccepted(run) ? null : run.wayBack.wouldStrand;
       if (strands !== null) throw ApplicationFailure.nonRetryable(`a rollback would lose ${strands}`, 'RollbackUnsafe');
-      return await moveWrites(run, ref, 'green', { acceptLoss: withLoss, isDecided: run.wayBackDecided });
+      return await moveWrites(run, ref, 'green', { acceptLoss: withLoss });
     } catch (error) {
       const decided = await isDecided(run, ref, error);
       if (decided === true) {
-        openIsOwed(run, withoutApproval(failureMessage(error)));
+        const byHand = failureDetails<NotOpenedDetails>(error)?.byHand === true;
+        openIsOwed(run, withoutApproval(failureMessage(error)), byHand);
         const answer = await answerBeforeNextTry(run, ref, heard, attempt, 'retry');
         if (answer === 'stays on green') await giveUp(run, ref, heard);
         continue;
@@ -335,11 +345,13 @@ async function isDecided(run: MigrationRun, ref: RunRef, error: unknown): Promis
 }
 
 /** Nobody takes writes: the only way is to open blue, and the status says so. */
-function openIsOwed(run: MigrationRun, reason: string): void {
+function openIsOwed(run: MigrationRun, reason: string, byHand = false): void {
   run.wayBackDecided = true;
-  run.saw({ writesOn: 'blue', rollback: { safe: false, why: run.onlyForward() } });
+  const taken = `green has given the writes to blue, and nobody takes them: ${firstLine(reason)}`;
+  const state = byHand ? taken : run.onlyForward();
+  run.saw({ writesOn: 'blue', rollback: { safe: false, why: state } });
   const answer = run.doctor('--open --yes');
-  blockedBy(run, `${run.onlyForward()}. ${reason}`, { waits: 'retry', answer, loss: {} });
+  blockedBy(run, `${state}. ${byHand ? opensIt(run) : reason}`, { waits: 'retry', answer, loss: {} });
 }
 
 interface Blocked {
@@ -367,9 +379,6 @@ const GUARDED_FROM_S = 40;
 /** So often it is tried every five minutes at least; then once an hour, so that months fit into the history. */
 const OFTEN = 50;
 
-/** While nobody takes writes, so often as the history allows for some days. */
-const LONGEST_OUTAGE_S = 60;
-
 /**
  * Waits before the next try: ever longer, since a blocker that stays for hours must not fill the history. A feed that is
  * mended is found by the next try.
@@ -381,9 +390,8 @@ async function answerBeforeNextTry(
   attempt: number,
   waits: 'confirmation' | 'retry',
 ): Promise<'accepted' | 'stays on green' | null> {
-  const rarely = waits === 'confirmation' || attempt >= OFTEN ? 3_600 : 300;
-  const longest = run.wayBackDecided ? LONGEST_OUTAGE_S : rarely;
-  const seconds = Math.min(longest, 5 * 2 ** Math.min(attempt, 10));
+  const longest = waits === 'confirmation' || attempt >= OFTEN ? 3_600 : 300;
+  const seconds = run.wayBackDecided ? NEXT_ROUND_MS / 1_000 : Math.min(longest, 5 * 2 ** Math.min(attempt, 10));
   const answered = (): boolean => run.confirmations > heard.confirmations || run.retireRequest !== heard.retireRequest;
   const summary =
     waits === 'confirmation' ? 'accept the loss, or stay on green; else look again' : 'writes back to blue: try again';

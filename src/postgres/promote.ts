@@ -429,7 +429,8 @@ async function openNewSide(to: Session, migration: string, epoch: number): Promi
   try {
     await answerWithin(OPEN_WITHIN_MS + 1_000, opened, () => new Error(SILENT));
   } catch (error) {
-    throw (await openButWaiting(to, epoch)) ?? notOpened(epoch, error);
+    const waiting = sqlState(error) === STALE_EPOCH ? undefined : await openButWaiting(to, epoch);
+    throw waiting ?? notOpened(epoch, error);
   }
 }
 

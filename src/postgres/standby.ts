@@ -125,13 +125,14 @@ export async function lookAtStandby(
     else if (failsAgain(confirmed, errors, await countErrors(blue, names))) return gone('broken', FAILS_AGAIN);
     // Nothing is lost by going back late: the promotion waits until blue has everything.
     const alive = { rollbackSafe: true, lagSeconds, loses: null };
-    // What the application pays for comes first.
-    const synchronous = await readSynchronousFeeds(green, names);
-    if (synchronous.length > 0) {
-      return { health: 'synchronous', why: describeSynchronous('green', synchronous), ...alive };
+    const feeds = await readSynchronousFeeds(green, names);
+    const synchronous = feeds.length === 0 ? [] : [describeSynchronous('green', feeds)];
+    const all = (why: string): string => [why, ...synchronous].join('; ');
+    if (lag > limits.maxLagMs) {
+      return { health: 'lagging', why: all(await describeLag(blue, names, lagSeconds)), ...alive };
     }
-    if (lag > limits.maxLagMs) return { health: 'lagging', why: await describeLag(blue, names, lagSeconds), ...alive };
-    if (retaining !== undefined) return { health: 'retaining', why: retaining, ...alive };
+    if (retaining !== undefined) return { health: 'retaining', why: all(retaining), ...alive };
+    if (synchronous.length > 0) return { health: 'synchronous', why: all('blue follows green'), ...alive };
     return { health: 'healthy', why: 'blue follows green', ...alive };
   }
 }

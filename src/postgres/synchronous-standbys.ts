@@ -119,4 +119,4 @@ export async function standbyAwaited(session: Session, whose: string, end = fals
 }
 
 /** What has commits go on without that standby. */
-export const WITHOUT_STANDBY = `ALTER SYSTEM SET synchronous_standby_names = '', then SELECT pg_reload_conf()`;
+export const WITHOUT_STANDBY = `ALTER SYSTEM SET synchronous_standby_names = '', then SELECT pg_reload_conf() (with a failover manager or a managed service: its own setting for it; once a standby follows again: ALTER SYSTEM RESET, and reload)`;

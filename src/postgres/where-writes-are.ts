@@ -138,6 +138,7 @@ export function openedByHand(databases: Databases, side: Side, why: string): Ver
     message: why,
     nextStep: `compare its rows with those of ${otherSide(side)} where that can be waited for; it is opened as it is by: ${doctorCall(names, '--open --yes')}`,
     retryable: true,
+    details: { byHand: true },
   });
 }
 

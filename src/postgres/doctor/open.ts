@@ -2,6 +2,7 @@ import { answerWithin } from '../../timing.js';
 import { openButWaiting } from '../open-but-waiting.js';
 import { readDecision } from '../promotion-decision.js';
 import { withSession, type Databases, type Session } from '../session.js';
+import { sqlState, STALE_EPOCH } from '../sqlstate.js';
 import { notifyRouters } from '../state.js';
 import { DOCTOR } from './inventory.js';
 import type { Unopened } from './who-is-primary.js';
@@ -25,7 +26,8 @@ export async function openDecided(databases: Databases, migration: string, unope
     try {
       await answerWithin(ANSWERED_WITHIN_MS, open(session), () => new Error(`${side} did not answer`));
     } catch (error) {
-      throw (await openButWaiting(session, epoch)) ?? error;
+      const waiting = sqlState(error) === STALE_EPOCH ? undefined : await openButWaiting(session, epoch);
+      throw waiting ?? error;
     }
   });
 }

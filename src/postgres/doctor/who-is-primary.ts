@@ -347,7 +347,7 @@ function notOpenYet({ side, fenceOpen }: Inventory, epoch: number): Unopened {
       fenceOpen === true
         ? `decided for ${side} at epoch ${epoch}; its flag is open, but its route row does not say so yet`
         : `decided for ${side} at epoch ${epoch}, not open yet: nobody takes writes`,
-    next: `a worker that runs opens it within seconds; where none does: verdigris doctor --open --yes`,
+    next: `a worker that runs opens it within seconds, unless it is another server than before the decision (the run's status says so): compare its rows first, where that can be waited for; where none does: verdigris doctor --open --yes`,
   };
 }
 

@@ -16,15 +16,17 @@ export const planExtensions: PairCheck = {
     const names = planned.map(({ name }) => name);
     const onGreen = new Map((await readOffered(green.session, names)).map((extension) => [extension.name, extension]));
     const ofBlue = await installedAmong(blue.session, names);
+    // Also one whose files are gone from its server.
+    const installed = await installedAmong(green.session, [...names, TRUSTED_LANGUAGE_EXTENSIONS]);
     // What a first try of this very run has made is no surprise.
     const isOurs = (await readOwner(green.session))?.runId === green.runId;
     const administrator = green.isSuperuser ? null : await administratorRole(green.session);
     const found = planned.flatMap((extension): Found | [] => {
       const other = onGreen.get(extension.name);
-      if (other === undefined) return notThere(extension);
-      if (other.installed || ofBlue.has(extension.name)) {
+      if (installed.has(extension.name) || ofBlue.has(extension.name)) {
         return extension.ifNotExists || isOurs ? [] : thereAlready(extension);
       }
+      if (other === undefined) return notThere(extension, installed.has(TRUSTED_LANGUAGE_EXTENSIONS));
       return needsMore(other, green) && !extension.asAnother ? mayNot(extension, administrator) : [];
     });
     return found.map((one) => ({ side: 'green' as const, ...one }));
@@ -65,9 +67,12 @@ async function installedAmong(blue: Session, names: readonly string[]): Promise<
   return new Set(rows.map(({ name }) => name));
 }
 
-function notThere({ name, place }: Planned): Found {
+/** Keeps extensions of its own, which `pg_available_extensions` does not have. */
+const TRUSTED_LANGUAGE_EXTENSIONS = 'pg_tle';
+
+function notThere({ name, place }: Planned, mayBeTrustedLanguage: boolean): Found {
   return {
-    severity: 'error',
+    severity: mayBeTrustedLanguage ? 'warning' : 'error',
     object: name,
     message: `${place} makes the extension ${name}, and green's server does not have it: the step would fail behind the copy of all rows`,
     remedy:

@@ -63,11 +63,14 @@ async function refuseEndedRun({ blue, run }: StandbyRun): Promise<void> {
   });
 }
 
+/** It does not pass by itself: the status says what is waited for. */
+export class CommitsWouldHang extends VerdigrisError {}
+
 /** What green has of blue's settings does nothing until then, and no limit of time would end the first commit after it. */
 async function refuseHangingCommits(green: Session): Promise<void> {
   const why = await whyCommitsHang(green);
   if (why === undefined) return;
-  throw new VerdigrisError({
+  throw new CommitsWouldHang({
     type: 'ReplicationStalled',
     message: `green is not promoted, which can't be taken back: once it is, ${why}`,
     nextStep: `on green itself: ${WITHOUT_STANDBY}; the run goes on by itself then`,
