@@ -7,7 +7,15 @@ import { judge } from '../../src/postgres/doctor/who-is-primary.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { isAway, lookAt, MIGRATION } from './doctor-model.js';
 import { ALWAYS, GivenUp, hasGivenUp, must, type Part, type Program } from './model-parts.js';
-import { actorSession, session, World, type Db, type Event, type Session, type TableFence } from './route-and-fence-model.js';
+import {
+  actorSession,
+  session,
+  World,
+  type Db,
+  type Event,
+  type Session,
+  type TableFence,
+} from './route-and-fence-model.js';
 
 /*
  * `verdigris doctor --clean --yes` on the databases of the model: cleanUp() of doctor-command.ts and clean.ts as a generator, in
@@ -78,7 +86,8 @@ export class CleanedWorld extends World {
     if (!this.withdrawn) {
       events.push({ name: 'the run is terminated', happen: () => void (this.withdrawn = true) });
     } else if (order !== undefined) {
-      for (let i = 0; i < 6; i++) events.push({ name: `clean ${JSON.stringify(order)}`, happen: () => this.clean(order) });
+      const event = { name: `clean ${JSON.stringify(order)}`, happen: () => void this.clean(order) };
+      for (let i = 0; i < 6; i++) events.push(event);
     }
     return events;
   }
@@ -95,8 +104,7 @@ export function seen(world: CleanedWorld, db: Db): SideFound {
   if (!one.reached || one.inventory.owner === null) return one;
   const { owner } = one.inventory;
   const known = {
-    claimedEpoch:
-      world.broken === 'nobody knows with which epoch the run began' ? db.row.epoch : owner.claimedEpoch,
+    claimedEpoch: world.broken === 'nobody knows with which epoch the run began' ? db.row.epoch : owner.claimedEpoch,
     outcome: world.broken === 'nobody knows that green was lost' && owner.outcome !== null ? CLEANED : owner.outcome,
   };
   return { ...one, inventory: { ...one.inventory, owner: { ...owner, ...known } } };

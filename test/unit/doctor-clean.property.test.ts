@@ -15,12 +15,10 @@ import type { Found } from '../../src/postgres/doctor/inventory.js';
 const NAME = fc.constantFrom(undefined, undefined, MIGRATION, MIGRATION, 'another');
 
 const ORDER: fc.Arbitrary<Order> = fc.record({
-  options: fc
-    .record({ blue: NAME, green: NAME, dropCopy: NAME })
-    .map(({ blue, green, dropCopy }) => ({
-      release: { ...(blue === undefined ? {} : { blue }), ...(green === undefined ? {} : { green }) },
-      ...(dropCopy === undefined ? {} : { dropCopy }),
-    })),
+  options: fc.record({ blue: NAME, green: NAME, dropCopy: NAME }).map(({ blue, green, dropCopy }) => ({
+    release: { ...(blue === undefined ? {} : { blue }), ...(green === undefined ? {} : { green }) },
+    ...(dropCopy === undefined ? {} : { dropCopy }),
+  })),
   away: fc.constantFrom<Side | undefined>(undefined, undefined, 'blue', 'green'),
   greenIsLost: fc.boolean(),
   isSlow: fc.boolean(),
@@ -44,7 +42,10 @@ const INTERLEAVING = fc.record({
 
 type Interleaving = typeof INTERLEAVING extends fc.Arbitrary<infer T> ? T : never;
 
-function play({ moves, steps, choices, commitInFlight, orders, closes }: Interleaving, mutation: CleaningMutation | null): CleanedWorld {
+function play(
+  { moves, steps, choices, commitInFlight, orders, closes }: Interleaving,
+  mutation: CleaningMutation | null,
+): CleanedWorld {
   const world = new CleanedWorld(mutation, orders);
   const story: string[] = [];
   const check = (): void => {

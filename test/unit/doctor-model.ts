@@ -24,7 +24,8 @@ export function lookAt(world: World, db: Db): SideFound {
   const { side, row, open, schema, outcome } = db;
   const run = { runId: 'r', migration: MIGRATION, side, claimedAt: '', endedAt: null };
   const route = {
-    ...{ migration: MIGRATION, epoch: row.epoch, generation: 1, writesOn: row.writesOn, greenReadPercent: 0, flag: 'f' },
+    ...{ migration: MIGRATION, epoch: row.epoch, generation: 1, writesOn: row.writesOn },
+    ...{ greenReadPercent: 0, flag: 'f' },
     opening: row.opening ? otherSide(side) : null,
   };
   const inventory: Inventory = {

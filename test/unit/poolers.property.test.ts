@@ -30,7 +30,10 @@ const INTERLEAVING = fc.record({
 
 type Interleaving = typeof INTERLEAVING extends fc.Arbitrary<infer T> ? T : never;
 
-function play({ moves, steps, isFrozen, stepsAwake, choices, commitInFlight, mayEnd, end }: Interleaving, mutation: PoolerMutation | null): World {
+function play(
+  { moves, steps, isFrozen, stepsAwake, choices, commitInFlight, mayEnd, end }: Interleaving,
+  mutation: PoolerMutation | null,
+): World {
   const pooler = new Pooler(mutation);
   const world = new World(null, mayEnd, pooler);
   const story: string[] = [];
