@@ -148,7 +148,8 @@ describe.skipIf(!isThere)('verdigris doctor and the PgBouncers of a plan', () =>
   });
 
   it('says what is wrong with them when it cleans up, since nobody else lets their clients go on', async () => {
-    const paused = /problem +PgBouncer "pool_1" holds its clients: "orders" paused, and no run lives.*\n.*RESUME orders;/;
+    const paused =
+      /problem +PgBouncer "pool_1" holds its clients: "orders" paused, and no run lives.*\n.*RESUME orders;/;
     await admin(0, 'PAUSE orders');
     expect(await ended('--clean')).toMatchObject({ code: 0, text: expect.stringMatching(paused) as string });
     const { code, text } = await ended('--clean', '--yes');
@@ -156,7 +157,10 @@ describe.skipIf(!isThere)('verdigris doctor and the PgBouncers of a plan', () =>
     expect(text).toMatch(/done +blue: drop schema verdigris/);
     expect(text).toMatch(paused);
     await admin(0, 'RESUME orders');
-    expect(await ended('--clean', '--yes')).toMatchObject({ code: 0, text: expect.not.stringMatching(paused) as string });
+    expect(await ended('--clean', '--yes')).toMatchObject({
+      code: 0,
+      text: expect.not.stringMatching(paused) as string,
+    });
   });
 
   async function secondLeadsToBlue(epoch: number): Promise<Instance> {

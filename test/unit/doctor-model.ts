@@ -34,7 +34,13 @@ export function lookAt(world: World, db: Db): SideFound {
     ...(schema ? { route, fenceOpen: open, settled: db.exclusive === null } : NOTHING),
     ...feedsOf(world, side),
     ...{ publications: [], origins: [], upDown: [], onlyFilled: [], lockHolders: [], eventTriggers: [] },
-    ...{ invalidIndexes: [], proofs: [], dependents: [], otherMigrations: [], copied: side === 'green' ? db.values.size : 0 },
+    ...{
+      invalidIndexes: [],
+      proofs: [],
+      dependents: [],
+      otherMigrations: [],
+      copied: side === 'green' ? db.values.size : 0,
+    },
     ...{ inRecovery: false, byStandby: false, closedByDefault: false },
     sessions: world
       .sessions()

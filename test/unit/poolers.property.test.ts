@@ -127,7 +127,7 @@ function wrong(what: string, story: readonly string[]): Error {
 }
 
 /** Where seldom anything else comes about. */
-const LATE: Partial<Interleaving> = { isFrozen: true, mayEnd: false, end: 'nobody dies' };
+const LATE: Partial<Interleaving> = { moves: 0, isFrozen: true, mayEnd: false, end: 'nobody dies' };
 
 const SEED = 20261130;
 
@@ -135,7 +135,7 @@ describe('a PgBouncer before the application', () => {
   it('never keeps its clients for ever nor leads them astray, loses none of their writes, and always has a way forward', () => {
     fc.assert(
       fc.property(INTERLEAVING, (interleaving) => void play(interleaving, null)),
-      { numRuns: 800 },
+      { numRuns: 500 },
     );
   });
 
@@ -155,7 +155,7 @@ describe('a PgBouncer before the application', () => {
 
   it.each<[PoolerMutation, RegExp, Partial<Interleaving>?]>([
     ['nobody ends what a dead worker has paused', /paused for ever|share one connection/],
-    ['a mark claims no pause', /paused for ever|comes to no end/],
+    ['a mark claims no pause', /paused for ever|comes to no end|waits for ever/],
     ['nobody goes on after a try that has failed', /paused for ever/],
     ['the epoch of the mark unchecked', /led to the side that refuses|share one connection/, LATE],
     ['the databases are not asked where writes are', /led to the side|paused for ever|share one connection/],

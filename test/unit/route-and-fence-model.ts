@@ -1,5 +1,5 @@
 import { otherSide, type Side } from '../../src/side.js';
-import { ALWAYS, GivenUp, hasGivenUp, must, type Part, type Program } from './model-parts.js';
+import { ALWAYS, hasGivenUp, must, type Part, type Program } from './model-parts.js';
 import { attempt, withdrawal } from './pooled-promotion-model.js';
 import { client, type Pooler, type WorkersPools } from './pooler-model.js';
 
@@ -309,9 +309,7 @@ export class World {
     if (from === 'green') this.rollbackBegun = true;
     const { epoch } = this.dbs[from].row;
     return this.begin(`promote from ${from}`, (sessions) =>
-      this.pooler === null
-        ? promoter(this, from, epoch, sessions)
-        : attempt(this, this.pooler, from, epoch, sessions),
+      this.pooler === null ? promoter(this, from, epoch, sessions) : attempt(this, this.pooler, from, epoch, sessions),
     );
   }
 
