@@ -1,4 +1,6 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { readReaders } from './following.js';
 import { waitForMarker, writeMarker } from './marker.js';
 import { readProgress, writeProgress, type ProgressKey, type ProgressRow } from './migrate/progress-row.js';
 import { walPosition } from './server-position.js';
@@ -49,8 +51,11 @@ export async function followMarker(feed: WayBack, timeoutMs: number, signal?: Ab
     const isThere = await waitForMarker(blue, 'to_blue', token, Math.min(left, LOOK_EVERY_MS), signal);
     const lagMs = isThere ? performance.now() - started : Number.POSITIVE_INFINITY;
     const slot = isThere ? await overtaken(feed, before) : await passedUnseen(feed, token, lsn);
-    if (slot !== undefined) await noteTaken(feed, slot);
-    if (isThere || slot !== undefined || left <= LOOK_EVERY_MS) return { lagMs, taken: await whyTaken(green, runId) };
+    if (!isThere && slot === undefined && left > LOOK_EVERY_MS) continue;
+    if (!isThere) ids.delete(green);
+    // What has arrived has come by a worker of blue's: whoever has taken something is gone.
+    if (slot !== undefined) await noteTaken(feed, slot, isThere ? undefined : await readOther(feed, slot));
+    return { lagMs, taken: await whyTaken(green, runId) };
   }
 }
 
@@ -59,8 +64,9 @@ const WATCH = 'standby ';
 const AWAY = `${WATCH}away `;
 
 /**
- * Of the markers of a session: where the row of one was taken, blue has none that a later version of it could be applied to.
- * So the next one gets a row of its own then, by an id that nobody has had.
+ * Of the markers of a session. One that has not arrived keeps its row, and the next one gets a row of its own, by an id that
+ * nobody has had: somebody else may still take it, which a later version of the row would hide, or never come to blue for
+ * want of an earlier one.
  */
 const ids = new WeakMap<Session, string>();
 
@@ -70,10 +76,16 @@ function markerId(green: Session): string {
   return id;
 }
 
-/** Writes a marker, once for each time that blue is away, by which it shows later whether something was taken meanwhile. */
+/**
+ * Writes a marker by which it shows later whether something was taken while blue is away. One for each that has the slots in
+ * that time: blue itself may have got the others.
+ */
 export async function markAway(feed: Omit<WayBack, 'blue'>): Promise<void> {
-  if ((await readMarkers(feed)).some(({ id }) => id.startsWith(AWAY))) return;
-  await writeMarker(feed.green, 'to_blue', `${AWAY}${randomUUID()}`);
+  const pids = await readReaders(feed.green, feed.names);
+  const readers = feed.names.map((name) => pids.get(name) ?? 'nobody').join(' ');
+  const markers = await readMarkers(feed);
+  if (markers.some(({ id }) => id.startsWith(AWAY) && id.endsWith(` for ${readers}`))) return;
+  await writeMarker(feed.green, 'to_blue', `${AWAY}${randomUUID()} for ${readers}`);
 }
 
 interface MarkerRow {
@@ -169,11 +181,10 @@ async function noteMended(green: Session, runId: string, { lsn }: Taken): Promis
   );
 }
 
-/** Writes down that blue lacks something: it stays so when whoever has taken it is gone. */
-async function noteTaken({ green, blue, runId }: WayBack, slot: string): Promise<void> {
-  ids.delete(green);
+/** Writes down that blue lacks something: it stays so when whoever has taken it is gone. @param other see readOther() */
+async function noteTaken({ green, runId }: WayBack, slot: string, other: string | undefined): Promise<void> {
   const before = await readTaken(green, runId);
-  const reader = (await readOther(green, blue, slot)) ?? (before?.done === false ? before.state.reader : undefined);
+  const reader = other ?? (before?.done === false ? before.state.reader : undefined);
   const { rows } = await green.query<Pick<Taken, 'at' | 'lsn'>>(
     `SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS at, pg_current_wal_insert_lsn()::text AS lsn`,
   );
@@ -182,11 +193,19 @@ async function noteTaken({ green, blue, runId }: WayBack, slot: string): Promise
   await writeProgress(green, takenKey(runId), taken, false);
 }
 
-/** Who reads from the slot while no worker of blue does. */
-async function readOther(green: Session, blue: Session, slot: string): Promise<string | undefined> {
-  const reader = await readSlotReader(green, slot);
-  if (reader === undefined || ((await readSubscription(blue, slot))?.applyPid ?? null) !== null) return undefined;
-  return describeSlotReader(reader);
+/** A worker of blue's that finds the slot taken ends at once, but over a slow link it needs a while to ask for it, ms. */
+const OTHER_SEEN_WITHIN_MS = 3_000;
+
+/** Who reads from the slot while no worker of blue does, in words. Where one asks for it in vain, its end is waited for. */
+async function readOther({ green, blue }: WayBack, slot: string): Promise<string | undefined> {
+  const until = performance.now() + OTHER_SEEN_WITHIN_MS;
+  for (;;) {
+    const reader = await readSlotReader(green, slot);
+    if (reader === undefined) return undefined;
+    if (((await readSubscription(blue, slot))?.applyPid ?? null) === null) return describeSlotReader(reader);
+    if (performance.now() > until) return undefined;
+    await sleep(50);
+  }
 }
 
 /** Why blue does not have everything: somebody else has read from a slot, and no comparison since has shown that it has. */
