@@ -5,6 +5,7 @@ import { VerdigrisError } from '../src/errors.js';
 import { NEXT_STEP } from '../src/failure-text.js';
 import { CommitsWouldHang } from '../src/postgres/bootstrap/standby/promote-standby.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
+import { NewestRoute } from '../src/postgres/newest-route.js';
 import { whileOwned, type Run } from '../src/postgres/ownership.js';
 import { isPeerFailure } from '../src/postgres/peer-failed.js';
 import {
@@ -18,6 +19,7 @@ import {
 import { isConnectionLost, isOutOfRoom, sqlState, STALE_EPOCH, TRY_AGAIN } from '../src/postgres/sqlstate.js';
 import { tlsFault } from '../src/postgres/tls-fault.js';
 import { refuseWhileBlueServes, refuseWhileGreenServes } from '../src/postgres/where-writes-are.js';
+import { together } from '../src/timing.js';
 import { tellsOfRefusedLogin } from '../src/refused-login.js';
 import type { Side } from '../src/side.js';
 import { databasesOf, type Environment } from '../src/worker/connections.js';
@@ -81,7 +83,7 @@ export interface Work {
   ) => Promise<T | undefined>;
 }
 
-type Limits = Omit<SessionOptions, 'purpose'>;
+type Limits = Omit<SessionOptions, 'purpose' | 'socket'>;
 
 /**
  * For the sessions of a watch, which only looks: a server that does not answer must neither end the watch nor keep a
@@ -114,7 +116,7 @@ export async function perform<T>(
   work: (work: Work) => Promise<T>,
   onNoAccess = WAITS,
 ): Promise<T> {
-  const sessions: Session[] = [];
+  const sessions: Promise<Session>[] = [];
   return alive(dependencies, async (signal, report) => {
     try {
       const databases = databasesOf(ref.plan, dependencies.environment);
@@ -124,8 +126,8 @@ export async function perform<T>(
         run,
         signal,
         report,
-        session: async (side, purpose, limits = {}) => {
-          const session = await openSession(databases[side], { purpose, ...limits });
+        session: (side, purpose, limits = {}) => {
+          const session = openSession(databases[side], { purpose, ...limits });
           sessions.push(session);
           return session;
         },
@@ -135,27 +137,56 @@ export async function perform<T>(
     } catch (error) {
       throw isUnknown(error) || error instanceof RefusedLogin ? await onNoAccess(error) : error;
     } finally {
-      await Promise.all(sessions.map(closeSession));
+      // Of several that are opened at once, one may still be on its way when another has failed.
+      await Promise.all(sessions.map((session) => session.then(closeSession, () => undefined)));
     }
   });
+}
+
+/** Opens a session on each side at once: one after the other they take twice as long. */
+export async function sessionsOnBoth(
+  { session }: Pick<Work, 'session'>,
+  purpose: string,
+  limits?: Limits,
+): Promise<Readonly<Record<Side, Session>>> {
+  const [blue, green] = await together(session('blue', purpose, limits), session('green', purpose, limits));
+  return { blue, green };
 }
 
 /**
  * The same for what is only right while writes are on blue: it makes green anew, or takes away what a green that serves
  * needs.
  *
+ * @param spareForMs how long the sessions that were asked are there for the work. Default: SPARE_FOR_MS
  * @throws ApplicationFailure WritesOnGreen
  */
 export function performWhileBlueServes<T>(
   dependencies: ActivityDependencies,
   ref: RunRef,
   work: (work: Work) => Promise<T>,
+  spareForMs = SPARE_FOR_MS,
 ): Promise<T> {
   return perform(dependencies, ref, async (own) => {
-    await refuseWhileGreenServes(own.databases, own.run);
-    return work(own);
+    const asked = new NewestRoute(own.databases, own.run.migration);
+    let spare: NodeJS.Timeout | undefined;
+    try {
+      await refuseWhileGreenServes(own.databases, own.run, asked);
+      spare = setTimeout(() => void asked.closeRest(), spareForMs);
+      return await work({
+        ...own,
+        // Those that have answered are as good as new.
+        session: async (side, purpose, limits = {}) =>
+          (await asked.take(side, { purpose, ...limits })) ?? own.session(side, purpose, limits),
+      });
+    } finally {
+      clearTimeout(spare);
+      await asked.close();
+    }
   });
 }
+
+/** Whoever needs them takes them at once, ms: they are two of the connections that a server has. */
+const SPARE_FOR_MS = 2_000;
 
 /**
  * The same for what is only right while green serves: it watches the way back, or ends it. A side that does not answer

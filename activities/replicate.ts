@@ -18,7 +18,14 @@ import { recordEvent } from '../src/postgres/state.js';
 import { FeedErrors } from '../src/postgres/stuck-feed.js';
 import { streamNames } from '../src/postgres/streams.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { perform, performWhileBlueServes, watching, type ActivityDependencies, type Work } from './context.js';
+import {
+  perform,
+  performWhileBlueServes,
+  sessionsOnBoth,
+  watching,
+  type ActivityDependencies,
+  type Work,
+} from './context.js';
 import { FeedWatch, type FeedNews, type FeedState } from './feed-watch.js';
 import { movedTables, publishForward } from './run-tables.js';
 
@@ -98,9 +105,8 @@ export function replicateActivities(dependencies: ActivityDependencies) {
     awaitLag: (ref: RunRef): Promise<{ lagSeconds: number }> =>
       performWhileBlueServes(dependencies, ref, async ({ databases, run, session, signal, report }) => {
         const feed = { databases, run, plan: ref.plan, signal };
-        await copyAnew({ ...feed, report });
-        const limits = watching(signal);
-        const [source, target] = [await session('blue', 'lag', limits), await session('green', 'lag', limits)];
+        const { blue: source, green: target } = await sessionsOnBoth({ session }, 'lag', watching(signal));
+        await copyAnew({ ...feed, report }, target);
         const errors = new FeedErrors(feed, source, target);
         const lag = await waitUntilCaughtUp({
           source,

@@ -27,6 +27,16 @@ export async function answerWithin<T>(ms: number, answer: Promise<T>, late: () =
   }
 }
 
+/**
+ * Waits for two things that were begun together until both are over, also where one of them fails.
+ *
+ * @throws the error of the first one, else that of the other
+ */
+export async function together<A, B>(first: Promise<A>, other: Promise<B>): Promise<[A, B]> {
+  await Promise.allSettled([first, other]);
+  return [await first, await other];
+}
+
 /** A pause of `from` to `to` milliseconds, different each time, so that those who wait don't come back together. */
 export function pause(from: number, to: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, from + Math.random() * (to - from)));

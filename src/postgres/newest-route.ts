@@ -1,5 +1,5 @@
 import type { WritesAre } from './pools.js';
-import { closeSession, openSession, type Databases, type Session } from './session.js';
+import { closeSession, openSession, useAgain, type Databases, type Session, type SessionOptions } from './session.js';
 import { hasState, readRoute } from './state.js';
 import type { Side } from '../side.js';
 import { answerWithin } from '../timing.js';
@@ -13,6 +13,7 @@ const ANSWER_MS = 1_000;
  */
 export class NewestRoute {
   readonly #sessions = new Map<Side, Promise<Session>>();
+  readonly #taken: Session[] = [];
 
   constructor(
     private readonly databases: Databases,
@@ -61,7 +62,31 @@ export class NewestRoute {
     this.#sessions.delete(side);
   }
 
+  /**
+   * Its session on that side, for whoever goes on after the question: it asks with it no more, and closes it with the others.
+   *
+   * @returns undefined where there is none, or it can't be used any more
+   */
+  async take(side: Side, options: Omit<SessionOptions, 'socket'>): Promise<Session | undefined> {
+    const opening = this.#sessions.get(side);
+    if (opening === undefined) return undefined;
+    this.#sessions.delete(side);
+    try {
+      const session = await opening;
+      this.#taken.push(session);
+      return await useAgain(session, options);
+    } catch {
+      options.cutOn?.throwIfAborted();
+      return undefined;
+    }
+  }
+
   async close(): Promise<void> {
+    await Promise.all([this.closeRest(), ...this.#taken.splice(0).map(closeSession)]);
+  }
+
+  /** Closes those that nobody has taken. */
+  async closeRest(): Promise<void> {
     const open = await Promise.allSettled(this.#sessions.values());
     this.#sessions.clear();
     await Promise.all(open.map((result) => (result.status === 'fulfilled' ? closeSession(result.value) : undefined)));

@@ -2,12 +2,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import { briefLock } from './brief-lock.js';
 import type { Side } from '../side.js';
+import { together } from '../timing.js';
 import {
   closeSession,
   inTransaction,
   openSession,
   SHORT_STATEMENTS,
   withSession,
+  withSessions,
   type Database,
   type Databases,
   type Session,
@@ -47,28 +49,23 @@ export interface Run {
  * @throws VerdigrisError DatabaseOwned, BlueGivenAway, NameTaken, StateNotOurs
  */
 export async function claimDatabases(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
-  await withSession(databases.blue, { purpose: 'claim' }, (blue) =>
-    withSession(databases.green, { purpose: 'claim' }, async (green) => {
-      await refuseForeignState(blue, 'blue');
-      await refuseForeignState(green, 'green');
-      await refuseOtherOwner(blue, 'blue', run);
-      await refuseGivenAway(blue, run);
-      await refuseOtherOwner(green, 'green', run);
-      await refuseTakenName(blue, 'blue', run);
-      await refuseTakenName(green, 'green', run);
-    }),
-  );
-  return claiming(databases.blue, (blue) =>
-    claiming(databases.green, async (green) => {
-      await installState(blue, 'blue');
-      await installState(green, 'green');
-      const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue, green));
-      const begin = { epoch, flag, streams };
-      await claim(blue, 'blue', run, begin);
-      await claim(green, 'green', run, begin);
-      return epoch;
-    }),
-  );
+  return withSessions(databases, { purpose: 'claim' }, async ({ blue, green }) => {
+    await refuseForeignState(blue, 'blue');
+    await refuseForeignState(green, 'green');
+    await refuseOtherOwner(blue, 'blue', run);
+    await refuseGivenAway(blue, run);
+    await refuseOtherOwner(green, 'green', run);
+    await refuseTakenName(blue, 'blue', run);
+    await refuseTakenName(green, 'green', run);
+    await takeActorLock(blue, 'blue');
+    await takeActorLock(green, 'green');
+    await together(installState(blue, 'blue'), installState(green, 'green'));
+    const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue, green));
+    const begin = { epoch, flag, streams };
+    await claim(blue, 'blue', run, begin);
+    await claim(green, 'green', run, begin);
+    return epoch;
+  });
 }
 
 /**
@@ -76,23 +73,17 @@ export async function claimDatabases(databases: Databases, run: Run, flag: strin
  * all others, so only blue is claimed. Green is taken over when it has been promoted.
  */
 export async function claimBlue(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
-  await withSession(databases.blue, { purpose: 'claim' }, async (blue) => {
+  return withSession(databases.blue, { purpose: 'claim' }, async (blue) => {
     await refuseForeignState(blue, 'blue');
     await refuseOtherOwner(blue, 'blue', run);
     await refuseGivenAway(blue, run);
     await refuseTakenName(blue, 'blue', run);
-  });
-  return claiming(databases.blue, async (blue) => {
+    await takeActorLock(blue, 'blue');
     await installState(blue, 'blue');
     const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue));
     await claim(blue, 'blue', run, { epoch, flag, streams });
     return epoch;
   });
-}
-
-/** Its answers are waited for however long they take: schema verdigris is made in it. */
-function claiming<T>(database: Database, work: (actor: Session) => Promise<T>): Promise<T> {
-  return asActor(database, 'claim', work, { limits: {} });
 }
 
 /**
@@ -320,7 +311,11 @@ interface ActorLockOptions {
  *
  * @returns whether it has the lock; false only by `unless`
  */
-async function takeActorLock(session: Session, side: Side, { signal, unless }: ActorLockOptions): Promise<boolean> {
+async function takeActorLock(
+  session: Session,
+  side: Side,
+  { signal, unless }: ActorLockOptions = {},
+): Promise<boolean> {
   const started = performance.now();
   for (;;) {
     const { rows } = await session.query<{ held: boolean }>(`SELECT pg_try_advisory_lock(${ACTOR_LOCK}) AS held`);

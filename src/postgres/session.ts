@@ -13,10 +13,11 @@ import {
   TOO_MANY_CONNECTIONS,
   UNKNOWN_DATABASE,
 } from './sqlstate.js';
+import { literal } from './identifier.js';
 import { lastRow, refuseSharedConnection } from './shared-connection.js';
 import { isInRecovery, TakesNoWrites } from './in-recovery.js';
 import { INVALID_AUTHORIZATION, INVALID_PASSWORD, isRefusedLogin } from '../refused-login.js';
-import { answerWithin } from '../timing.js';
+import { answerWithin, together } from '../timing.js';
 import { tlsFault } from './tls-fault.js';
 
 /** One of the two databases, as the worker reaches it. */
@@ -261,11 +262,12 @@ export async function openReplicationSession(database: Database, purpose: string
   }
 }
 
-/** Switches off every timeout that this version of the server knows. */
+/** Switches off every timeout that this version of the server knows. One by one: pg_settings writes all of them out. */
 export const NO_TIMEOUTS = `
-  SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
-   WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout',
-                  'transaction_timeout', 'wal_sender_timeout')`;
+  SELECT set_config(name, '0', false)
+    FROM (VALUES ('statement_timeout'), ('lock_timeout'), ('idle_in_transaction_session_timeout'), ('idle_session_timeout'),
+                 ('transaction_timeout'), ('wal_sender_timeout')) timeout (name)
+   WHERE current_setting(name, true) IS NOT NULL`;
 
 /**
  * One message. Its own level comes first: by a default that is SERIALIZABLE, a standby would refuse the SELECT, and one
@@ -296,9 +298,30 @@ function sessionSettings({ lockTimeoutMs = 2_000, statementTimeoutMs = 0 }: Sess
          set_config('row_security', 'off', false),
          set_config('standard_conforming_strings', 'on', false),
          -- Since 14 and 17: a server of any version must get as far as to tell which one it is.
-         (SELECT count(set_config(name, '0', false)) FROM pg_catalog.pg_settings
-           WHERE name IN ('idle_session_timeout', 'transaction_timeout'))
+         (SELECT count(set_config(name, '0', false)) FROM (VALUES ('idle_session_timeout'), ('transaction_timeout')) later (name)
+           WHERE current_setting(name, true) IS NOT NULL)
    WHERE ${pid === undefined ? 'true' : `pg_catalog.pg_backend_pid() = ${pid}`}`;
+}
+
+/**
+ * Gives a session of ours, on which nothing is open and nothing was set since, another purpose and its limits: to open
+ * another one takes ten times as long.
+ *
+ * @param options without a socket, which a session has from its beginning
+ */
+export async function useAgain(session: Session, options: Omit<SessionOptions, 'socket'>): Promise<Session> {
+  const { purpose, lockTimeoutMs = 2_000, statementTimeoutMs = 0, answerWithinMs, cutOn, cutAfterMs = 0 } = options;
+  cutOn?.throwIfAborted();
+  const { database, pid } = howOpened(session);
+  const set = session.query(
+    `SELECT set_config('application_name', ${literal(`verdigris ${purpose}`)}, false),
+            set_config('lock_timeout', '${lockTimeoutMs}', false), set_config('statement_timeout', '${statementTimeoutMs}', false)`,
+  );
+  await answerWithin(CONNECT_WITHIN_MS, set, () => noAnswer(database.side, CONNECT_WITHIN_MS));
+  openedWith.set(session, { database, answerWithinMs, pid });
+  if (answerWithinMs !== undefined) cutWhenSilent(session, database.side, answerWithinMs);
+  if (cutOn !== undefined) cutWhenAborted(session, cutOn, cutAfterMs);
+  return session;
 }
 
 /** Runs `work` with a session of its own and closes it whatever happens. */
@@ -312,6 +335,21 @@ export async function withSession<T>(
     return await work(session);
   } finally {
     await closeSession(session);
+  }
+}
+
+/** The same with one on each side, opened and closed at once. */
+export async function withSessions<T>(
+  databases: Databases,
+  options: SessionOptions,
+  work: (sessions: Readonly<Record<Side, Session>>) => Promise<T>,
+): Promise<T> {
+  const opening = [openSession(databases.blue, options), openSession(databases.green, options)] as const;
+  try {
+    const [blue, green] = await together(...opening);
+    return await work({ blue, green });
+  } finally {
+    await Promise.all(opening.map((session) => session.then(closeSession, () => undefined)));
   }
 }
 

@@ -74,10 +74,15 @@ async function routeOfGreen(databases: Databases, { migration }: Run): Promise<R
  * For what is only right while writes are on blue: it makes green anew, or takes away what green needs. A run whose own
  * memory says that writes are on blue may be wrong: its workflow was reset to an earlier point.
  *
+ * @param asked what both sides are asked by. Default: sessions of its own, which are closed then
  * @throws VerdigrisError WritesOnGreen
  */
-export async function refuseWhileGreenServes(databases: Databases, { migration }: Run): Promise<void> {
-  const route = await newestRoute(databases, migration);
+export async function refuseWhileGreenServes(
+  databases: Databases,
+  { migration }: Run,
+  asked?: NewestRoute,
+): Promise<void> {
+  const route = await (asked === undefined ? newestRoute(databases, migration) : asked.read());
   if (route?.side !== 'green') return;
   const names = { blue: databases.blue.connection, green: databases.green.connection };
   throw new VerdigrisError({

@@ -108,6 +108,9 @@ function normalized(sql: string): string {
     .trim();
 }
 
+/** A session that gets another name begins anew under it: see useAgain(). */
+const USED_AGAIN = /^SELECT set_config\('application_name', '([^']*)'/;
+
 /** One connection. The client's messages go on by statements: a simple query, or everything up to Sync. */
 class Link {
   #fromClient: Buffer = Buffer.alloc(0);
@@ -166,7 +169,13 @@ class Link {
       return this.#pass([message], 'connect');
     }
     const type = message[0];
-    if (type === QUERY) return this.#pass([message], text(message, 5));
+    if (type === QUERY) {
+      const sql = text(message, 5);
+      const used = USED_AGAIN.exec(sql)?.[1];
+      if (used === undefined) return this.#pass([message], sql);
+      this.#session = used;
+      return this.#pass([message], 'connect');
+    }
     if (type === PARSE) this.#sql = text(message, message.indexOf(0, 5) + 1);
     if (type === TERMINATE || this.#sql === '') return void this.server.write(message);
     this.#statement.push(message);

@@ -37,14 +37,18 @@ const MARKER_MS = 10_000;
  * Copies anew what an earlier try has found stuck, unless green goes on by itself again. To be called before something
  * waits for green.
  *
+ * @param green a session on green to ask by. Default: one of its own
  * @throws VerdigrisError BackfillFailed while there is still a row on blue that green can't take.
  */
-export async function copyAnew(context: FeedContext & Reporting): Promise<void> {
-  const { blue, green } = context.databases;
-  await withSession(green, { purpose: 'copy anew' }, async (onGreen) => {
-    const wanted = await tablesToCopy(onGreen, context.run.runId);
+export async function copyAnew(context: FeedContext & Reporting, green?: Session): Promise<void> {
+  const { databases, run } = context;
+  if (green !== undefined && (await tablesToCopy(green, run.runId)).length === 0) return;
+  await withSession(databases.green, { purpose: 'copy anew' }, async (onGreen) => {
+    const wanted = await tablesToCopy(onGreen, run.runId);
     if (wanted.length === 0) return;
-    await withSession(blue, { purpose: 'copy anew' }, (onBlue) => copyTables(context, onBlue, onGreen, wanted));
+    await withSession(databases.blue, { purpose: 'copy anew' }, (onBlue) =>
+      copyTables(context, onBlue, onGreen, wanted),
+    );
   });
 }
 

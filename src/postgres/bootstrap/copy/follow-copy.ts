@@ -27,7 +27,7 @@ import { readCopyState, readParcels } from './copy-state.js';
  */
 export async function followCopy(context: CopyContext, blue: Session, green: Session): Promise<{ tables: number }> {
   const { databases, run, plan, signal } = context;
-  await copyAnew(context);
+  await copyAnew(context, green);
   // A frozen predecessor must not take a table out of its publication once green follows: its session is ended.
   await takeOver(blue, FOLLOW_LOCK, signal);
   const state = await readCopyState(green, run.runId);
