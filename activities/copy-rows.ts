@@ -12,12 +12,12 @@ import { followCopy } from '../src/postgres/bootstrap/copy/follow-copy.js';
 import { planCopy } from '../src/postgres/bootstrap/copy/plan-copy.js';
 import type { Parcel } from '../src/postgres/bootstrap/copy/plan-parcels.js';
 import { holdSnapshots } from '../src/postgres/bootstrap/copy/snapshot-holder.js';
-import { vacuumCopied } from '../src/postgres/bootstrap/copy/vacuum-copied.js';
+import { notVacuumed, vacuumCopied } from '../src/postgres/bootstrap/copy/vacuum-copied.js';
 import { recordEvent } from '../src/postgres/state.js';
-import { answerWithin } from '../src/timing.js';
+import { answerWithin, together } from '../src/timing.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { buildSettings } from './build-settings.js';
-import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
+import { perform, performWhileBlueServes, sessionsOnBoth, type ActivityDependencies, type Work } from './context.js';
 import { movedTables, publishForward } from './run-tables.js';
 import { schemaStep, stepContext } from './step-context.js';
 
@@ -30,6 +30,8 @@ export interface ParcelSummary {
   readonly table?: string;
 }
 
+/** Snapshots are mostly there within a tenth of a second: close looks at first, then ever fewer, ms. */
+const FIRST_LOOK_MS = 5;
 const LOOK_EVERY_MS = 50;
 
 /** Activities of phase 2 for bootstrap `copy`: rows from exported snapshots, in parallel, on any worker. */
@@ -38,8 +40,7 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
     /** Publications, the plan's new columns on green, and what is copied how. The same answer each time. */
     planCopy: (ref: RunRef): Promise<{ parcels: readonly ParcelSummary[]; tables: number }> =>
       perform(dependencies, ref, async (work) => {
-        const blue = await work.session('blue', 'plan copy');
-        const green = await schemaStep(work, 'plan copy');
+        const [blue, green] = await together(work.session('blue', 'plan copy'), schemaStep(work, 'plan copy'));
         const tables = await publishForward(blue, work.run, ref.plan);
         const parcels = await planCopy(contextOf(work, ref), blue, green, tables);
         return {
@@ -50,19 +51,25 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
 
     /** Makes the slots with their snapshots and holds them until it is cancelled. */
     holdSnapshot: (ref: RunRef): Promise<'released' | 'lost'> =>
-      performWhileBlueServes(dependencies, ref, (work) =>
-        holdSnapshots(contextOf(work, ref), attemptOf(Context.current())),
+      performWhileBlueServes(
+        dependencies,
+        ref,
+        (work) => holdSnapshots(contextOf(work, ref), attemptOf(Context.current())),
+        // It opens its own, and the parcels want theirs.
+        0,
       ),
 
     /** Returns when parcels can be copied, or will not be any more. */
     awaitSnapshot: (ref: RunRef): Promise<'ready' | 'lost'> =>
       perform(dependencies, ref, async (work) => {
         const green = await work.session('green', 'await snapshot');
+        const began = performance.now();
         for (;;) {
           const state = await readCopyState(green, work.run.runId);
           if (state?.phase === 'ready') return 'ready';
           if (state?.phase === 'lost' || state?.phase === 'closed') return 'lost';
-          await sleep(LOOK_EVERY_MS, undefined, { signal: work.signal });
+          const rest = Math.min(LOOK_EVERY_MS, Math.max(FIRST_LOOK_MS, (performance.now() - began) / 10));
+          await sleep(rest, undefined, { signal: work.signal });
         }
       }),
 
@@ -72,8 +79,7 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
     /** Nothing is copied any more; what is not complete is emptied; triggers stand before anybody else writes. */
     finishCopy: (ref: RunRef): Promise<FinishResult> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
-        const blue = await work.session('blue', 'finish copy');
-        const green = await schemaStep(work, 'finish copy');
+        const [blue, green] = await together(work.session('blue', 'finish copy'), schemaStep(work, 'finish copy'));
         const result = await finishCopy(contextOf(work, ref), blue, green);
         await recordEvent(blue, work.run.runId, 'rows copied', result);
         return result;
@@ -83,22 +89,17 @@ export function copyRowsActivities(dependencies: ActivityDependencies) {
     vacuumCopied: (ref: RunRef): Promise<void> =>
       perform(dependencies, ref, async (work) => {
         const green = await work.session('green', 'vacuum');
-        await vacuumCopied(
-          stepContext(work, green, 'green'),
-          await movedTables(green, ref.plan),
-          await buildSettings(work, ref),
-        );
+        const left = await notVacuumed(green, await movedTables(green, ref.plan));
+        if (left.length === 0) return;
+        await vacuumCopied(stepContext(work, green, 'green'), left, await buildSettings(work, ref));
       }),
 
     /** Green follows blue; tables that were not copied are copied by PostgreSQL itself. */
     followCopy: (ref: RunRef): Promise<{ tables: number }> =>
-      performWhileBlueServes(dependencies, ref, async (work) =>
-        followCopy(
-          contextOf(work, ref),
-          await work.session('blue', 'follow copy'),
-          await work.session('green', 'follow copy'),
-        ),
-      ),
+      performWhileBlueServes(dependencies, ref, async (work) => {
+        const { blue, green } = await sessionsOnBoth(work, 'follow copy');
+        return followCopy(contextOf(work, ref), blue, green);
+      }),
   };
 }
 

@@ -14,6 +14,7 @@ import { buildTogether } from '../src/postgres/schema-copy/build-together.js';
 import { applyKeys } from '../src/postgres/schema-copy/apply-keys.js';
 import { applySecondaryIndexes } from '../src/postgres/schema-copy/apply-indexes.js';
 import { refreshMaterializedViews, unpopulatedViews } from '../src/postgres/schema-copy/materialized-views.js';
+import { largestCopied, whileVacuuming } from '../src/postgres/bootstrap/copy/vacuum-copied.js';
 import { excludedRelations } from '../src/postgres/schema-copy/excluded-relations.js';
 import type { LeftOut } from '../src/postgres/schema-copy/left-out-extensions.js';
 import { readDumpFilter } from '../src/postgres/schema-copy/dump-filter.js';
@@ -23,7 +24,12 @@ import { describeMissingRights, missingRights } from '../src/postgres/missing-ri
 import { buildsAhead } from '../src/postgres/migrate/create-index.js';
 import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
+import type { StepContext } from '../src/postgres/migrate/step-context.js';
+import { majorVersion } from '../src/postgres/retry.js';
+import type { Session } from '../src/postgres/session.js';
 import { VerdigrisError } from '../src/errors.js';
+import type { Side } from '../src/side.js';
+import { together } from '../src/timing.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { buildSettings } from './build-settings.js';
 import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
@@ -49,11 +55,11 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
     copySchema: (ref: RunRef): Promise<void> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
         await readsAreBack(work, ref, dependencies.environment);
-        const context = await schemaStep(work, 'schema');
-        const { statements, leftOut } = await readPreData(work, ref);
+        const { context, sides } = await schemaSides(work, 'schema');
+        const { statements, leftOut } = await readPreData(work, ref, sides);
         await applyPreData(context, statements, leftOut);
         if (ref.plan.bootstrap.method === 'copy') return;
-        const { keys } = await readPostData(work, ref);
+        const { keys } = await readPostData(work, ref, sides);
         await applyKeys(context, keys, indexSettings(ref.plan));
       }),
 
@@ -64,27 +70,30 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
      */
     buildKeysAndIndexes: (ref: RunRef, ahead = 0): Promise<{ keys: number; indexes: number }> =>
       perform(dependencies, ref, async (work) => {
-        const context = await schemaStep(work, 'keys');
-        const statements = await readPostData(work, ref);
-        const settings = await buildSettings(work, ref);
+        const { context, sides } = await schemaSides(work, 'keys');
         const { steps } = await planWork(ref.plan);
         const indexes = steps.slice(0, ahead).flatMap((step) => (step.kind === 'indexes' ? step.indexes : []));
-        await buildTogether(context, statements, settings, (own) => buildsAhead(own, indexes));
-        await applyKeys(context, statements.keys, settings);
-        await applySecondaryIndexes(context, statements.secondaryIndexes, settings);
-        return { keys: statements.keys.create.length, indexes: statements.secondaryIndexes.indexes.length };
+        return whileVacuuming(context, await largestCopied(context), async (begun) => {
+          const statements = await readPostData(work, ref, sides);
+          const settings = await buildSettings(work, ref, sides);
+          await buildTogether(context, statements, settings, (own) => buildsAhead(own, indexes), begun);
+          await applyKeys(context, statements.keys, settings);
+          await applySecondaryIndexes(context, statements.secondaryIndexes, settings);
+          return { keys: statements.keys.create.length, indexes: statements.secondaryIndexes.indexes.length };
+        });
       }),
 
     /** Secondary indexes, foreign keys, triggers; then both catalogs are compared. */
     completeSchema: (ref: RunRef): Promise<{ warnings: string[]; filled?: FilledViews }> =>
       performWhileBlueServes(dependencies, ref, async (work) => {
-        const context = await schemaStep(work, 'schema');
+        const { context, sides } = await schemaSides(work, 'schema');
         const green = context.session;
-        const statements = await readPostData(work, ref);
-        const settings = await buildSettings(work, ref);
+        const statements = await readPostData(work, ref, sides);
+        const settings = await buildSettings(work, ref, sides);
         await applySecondaryIndexes(context, statements.secondaryIndexes, settings);
         await applyForeignKeys(context, statements.foreignKeys, settings);
         await applyRest(context, statements);
+        // Hours may have passed: blue may have been restarted.
         const blue = await work.session('blue', 'schema');
         const views = await refreshMaterializedViews(context, await unpopulatedViews(blue));
         const filled = views.length === 0 ? {} : { filled: filledNow(views) };
@@ -100,27 +109,39 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
   };
 }
 
+type Sides = Readonly<Record<Side, Session>>;
+
+/** What changes green's schema, and whom it asks: green by the session that changes it. */
+async function schemaSides(work: Work, purpose: string): Promise<{ context: StepContext; sides: Sides }> {
+  const [context, blue] = await together(schemaStep(work, purpose), work.session('blue', 'schema'));
+  return { context, sides: { blue, green: context.session } };
+}
+
 async function readPreData(
   work: Work,
   ref: RunRef,
+  sides: Sides,
 ): Promise<{ statements: SchemaStatements['preData']; leftOut: LeftOut }> {
-  const [blue, green] = [await work.session('blue', 'schema'), await work.session('green', 'schema')];
-  const filter = await readDumpFilter(blue, green, ref.plan.tables);
-  const dump = await dumpSchema(work.databases.blue, 'pre-data', await dumpOptions(work, ref));
+  const options = await dumpOptions(work, ref, sides);
+  const [dump, filter] = await together(
+    dumpSchema(work.databases.blue, 'pre-data', options),
+    readDumpFilter(sides.blue, sides.green, ref.plan.tables),
+  );
   return { statements: await readPreDataStatements(dump, filter), leftOut: filter.leftOut };
 }
 
 /** What is made after the rows; the other half of the schema is there. */
-async function readPostData(work: Work, ref: RunRef): Promise<Omit<SchemaStatements, 'preData'>> {
-  return readPostDataStatements(await dumpSchema(work.databases.blue, 'post-data', await dumpOptions(work, ref)));
+async function readPostData(work: Work, ref: RunRef, sides: Sides): Promise<Omit<SchemaStatements, 'preData'>> {
+  const options = await dumpOptions(work, ref, sides);
+  return readPostDataStatements(await dumpSchema(work.databases.blue, 'post-data', options));
 }
 
-async function dumpOptions(work: Work, ref: RunRef): Promise<DumpOptions> {
-  const blue = await work.session('blue', 'schema');
+async function dumpOptions({ signal }: Work, { plan }: RunRef, { blue, green }: Sides): Promise<DumpOptions> {
   return {
-    exclude: await excludedRelations(blue, ref.plan.tables),
-    ownersAndGrants: await canGiveOwnership(blue, await work.session('green', 'schema'), ref.plan.tables),
-    signal: work.signal,
+    exclude: await excludedRelations(blue, plan.tables),
+    ownersAndGrants: await canGiveOwnership(blue, green, plan.tables),
+    server: await majorVersion(blue),
+    signal,
   };
 }
 

@@ -5,6 +5,8 @@ import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { parseStatements, type Statement } from '../../src/plan/sql-tree.js';
 import { formatTableName } from '../../src/plan/table-name.js';
+import { notVacuumed, whileVacuuming } from '../../src/postgres/bootstrap/copy/vacuum-copied.js';
+import { readTables } from '../../src/postgres/catalog.js';
 import { ident } from '../../src/postgres/identifier.js';
 import { addConstraint } from '../../src/postgres/migrate/add-constraint.js';
 import type { StepContext } from '../../src/postgres/migrate/step-context.js';
@@ -359,6 +361,65 @@ describe('the copy', () => {
     await applyForeignKeys(p.context, foreignKeys);
     await applyRest(p.context, s);
     expect(await compare(p)).toEqual([]);
+  });
+
+  it('asks once for all of them what is there when it is done again, and opens no session then', async () => {
+    const p = await smallPair();
+    const s = await read(p.blueDatabase);
+    const opened: string[] = [];
+    const context: StepContext = {
+      ...p.context,
+      connect: (why) => {
+        opened.push(why);
+        return p.context.connect(why);
+      },
+    };
+    await applyPreData(context, s.preData);
+    await applyKeys(context, s.keys);
+    await applySecondaryIndexes(context, { ...s.secondaryIndexes, indexes: s.secondaryIndexes.indexes.slice(0, 1) });
+    expect(opened).not.toEqual([]);
+    opened.length = 0;
+    await applyKeys(context, s.keys);
+    await applySecondaryIndexes(context, { ...s.secondaryIndexes, indexes: s.secondaryIndexes.indexes.slice(0, 1) });
+    expect(opened).toEqual([]);
+    await applySecondaryIndexes(context, s.secondaryIndexes);
+    expect(opened).toHaveLength(1);
+  });
+
+  it('vacuums a table while it is found out what to build, and ends that with the work', async () => {
+    const p = await pair(
+      'pg15',
+      'vacuum',
+      `CREATE TABLE public.small (id int PRIMARY KEY); CREATE TABLE public.large (id int PRIMARY KEY); CREATE INDEX large_id ON public.large (id)`,
+    );
+    open.push(p);
+    const s = await read(p.blueDatabase);
+    await applyPreData(p.context, s.preData);
+    await p.green.query(
+      `INSERT INTO public.small SELECT generate_series(1, 10); INSERT INTO public.large SELECT generate_series(1, 5000)`,
+    );
+    const large = { schema: 'public', name: 'large' };
+    const tables = await readTables(p.green, EVERYTHING);
+    expect((await notVacuumed(p.green, tables)).map(({ name }) => name.name)).toEqual(['large', 'small']);
+
+    await withClient(p.greenDb.config, async (holder) => {
+      await holder.query('BEGIN; LOCK TABLE public.large IN SHARE UPDATE EXCLUSIVE MODE');
+      const failed = whileVacuuming(p.context, large, () => Promise.reject(new Error('no schema')));
+      await expect(failed).rejects.toThrow('no schema');
+    });
+
+    await whileVacuuming(p.context, large, async (begun) => {
+      expect(begun?.table).toEqual(large);
+      await buildTogether(p.context, s, undefined, undefined, begun);
+    });
+    expect(await notVacuumed(p.green, tables)).toEqual([]);
+    const { rows } = await p.green.query(
+      `SELECT relname AS name, vacuum_count::int AS vacuums FROM pg_stat_user_tables WHERE schemaname = 'public' ORDER BY 1`,
+    );
+    expect(rows).toEqual([
+      { name: 'large', vacuums: 1 },
+      { name: 'small', vacuums: 1 },
+    ]);
   });
 
   it('makes keys of indexes that were built beside the others: the same catalog, also when it is begun again', async () => {

@@ -1,5 +1,6 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { isOffline } from '../offline.js';
+import type { Session } from '../session.js';
 import { buildIndex, type Build } from '../migrate/index-build.js';
 import { TRIED_AGAIN } from '../migrate/index-failed.js';
 import { inLanes } from '../migrate/index-lanes.js';
@@ -28,10 +29,11 @@ export async function applySecondaryIndexes(
     'parent indexes',
     parents.map(({ create }) => create),
   );
+  const left = await withoutThoseThere(context.session, indexes);
   // Two concurrent builds on one table would wait for each other, so there a table is one piece of work.
-  const tables = await largestFirst(context.session, byTable(indexes));
+  const tables = await largestFirst(context.session, byTable(left));
   const pieces = (await isOffline(context.session)) ? tables.flat().map((index) => [index]) : tables;
-  let done = 0;
+  let done = indexes.length - left.length;
   await inLanes(context, 'indexes', settings, pieces, async (lane, piece) => {
     for (const index of piece) {
       await buildIndex(lane, indexBuild(index), settings);
@@ -46,6 +48,22 @@ export async function applySecondaryIndexes(
     }
   });
   await applyStatements(context, 'attached indexes', attach);
+}
+
+/** The finished ones need neither a session of their own nor a look each: a second pass finds all of them there. */
+async function withoutThoseThere(session: Session, indexes: readonly IndexStatement[]): Promise<IndexStatement[]> {
+  if (indexes.length === 0) return [];
+  const { rows } = await session.query<{ i: number }>(
+    `SELECT wanted.i::int - 1 AS i
+       FROM unnest($1::name[], $2::name[]) WITH ORDINALITY AS wanted (schema, name, i)
+       JOIN pg_namespace n ON n.nspname = wanted.schema
+       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
+       JOIN pg_index x ON x.indexrelid = c.oid
+      WHERE x.indisvalid`,
+    [indexes.map(({ table }) => table.schema), indexes.map(({ name }) => name)],
+  );
+  const there = new Set(rows.map(({ i }) => i));
+  return indexes.filter((_, i) => !there.has(i));
 }
 
 /** The build of one of blue's indexes. */

@@ -3,7 +3,7 @@ import { watched } from '../migrate/index-watch.js';
 import { inLanes } from '../migrate/index-lanes.js';
 import { DEFAULT_INDEX_SETTINGS, type IndexSettings } from '../migrate/index-settings.js';
 import type { StepContext } from '../migrate/step-context.js';
-import { applyOnce, applyStatements, readApplied } from './apply-post-data.js';
+import { applyOnce, applyStatements, readApplied, wasApplied } from './apply-post-data.js';
 import { byTable, largestFirst } from './by-table.js';
 import { keyUsingIndex } from './key-index.js';
 import type { SchemaStatements } from './schema-statements.js';
@@ -20,8 +20,9 @@ export async function applyKeys(
   settings: IndexSettings = DEFAULT_INDEX_SETTINGS,
 ): Promise<void> {
   const applied = await readApplied(context);
-  const tables = await largestFirst(context.session, byTable(keys.create));
-  let done = 0;
+  const left = keys.create.filter(({ create }) => !wasApplied(applied, 'keys', create));
+  const tables = await largestFirst(context.session, byTable(left));
+  let done = keys.create.length - left.length;
   await inLanes(context, 'keys', settings, tables, async (lane, table) => {
     for (const key of table) {
       const object = formatTableName({ schema: key.table.schema, name: key.name });

@@ -1,6 +1,7 @@
 import { VerdigrisError } from '../../errors.js';
+import { sameTable } from '../catalog.js';
 import { formatTableName } from '../../plan/table-name.js';
-import { vacuumTable } from '../bootstrap/copy/vacuum-copied.js';
+import { vacuumTable, type BegunVacuum } from '../bootstrap/copy/vacuum-copied.js';
 import { longestFirst, SharedGreen, sizedBuild, type SizedBuild } from '../migrate/index-effort.js';
 import { inLanes } from '../migrate/index-lanes.js';
 import { DEFAULT_INDEX_SETTINGS, whileOffline, type IndexSettings } from '../migrate/index-settings.js';
@@ -21,6 +22,7 @@ import type { IndexStatement, SchemaStatements } from './schema-statements.js';
  * One of `ahead` that can't be built (two rows are alike) ends none of the others, and is left to whoever makes it at its
  * place: that is where its error is told.
  *
+ * @param begun a vacuum of one of the tables that is under way. Default: none is
  * @throws VerdigrisError SchemaCopyFailed that names the index or key; what `ahead` throws.
  */
 export async function buildTogether(
@@ -28,6 +30,7 @@ export async function buildTogether(
   { keys, secondaryIndexes }: Pick<SchemaStatements, 'keys' | 'secondaryIndexes'>,
   settings: IndexSettings = DEFAULT_INDEX_SETTINGS,
   ahead: (context: StepContext) => Promise<readonly SizedBuild[]> = () => Promise.resolve([]),
+  begun?: BegunVacuum,
 ): Promise<void> {
   const { session } = context;
   if (!(await isOffline(session))) return;
@@ -45,7 +48,7 @@ export async function buildTogether(
     ...early,
   ];
   const green = new SharedGreen(builds, whileOffline(settings));
-  const work = new TablesAtWork(builds);
+  const work = new TablesAtWork(builds, begun);
   await inLanes(context, 'indexes', green.settings, work.pieces, (lane) =>
     work.next(lane, async (build) => {
       await green.build(lane, build).catch((error: unknown) => {
@@ -71,7 +74,10 @@ class TablesAtWork {
   private ready: SizedBuild[] = [];
   private readonly vacuums = new Set<Promise<void>>();
 
-  constructor(builds: readonly SizedBuild[]) {
+  constructor(
+    builds: readonly SizedBuild[],
+    private readonly begun: BegunVacuum | undefined,
+  ) {
     this.tables = byTable(longestFirst(builds));
     this.pieces = Array.from({ length: this.tables.length + builds.length }, (_, i) => i);
   }
@@ -90,7 +96,8 @@ class TablesAtWork {
   private async vacuum(lane: StepContext, table: readonly SizedBuild[]): Promise<void> {
     const [first] = table;
     if (first === undefined) return;
-    const vacuum = vacuumTable(lane, first.table);
+    const isBegun = this.begun !== undefined && sameTable(this.begun.table, first.table);
+    const vacuum = isBegun ? whileGoesOn(lane.signal, this.begun.over) : vacuumTable(lane, first.table);
     this.vacuums.add(vacuum);
     try {
       await vacuum;
@@ -99,6 +106,16 @@ class TablesAtWork {
       this.vacuums.delete(vacuum);
     }
   }
+}
+
+/** Waits for what others have begun, and end: no longer than the signal is not aborted. */
+function whileGoesOn(signal: AbortSignal, over: Promise<void>): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = (): void => reject(signal.reason as Error);
+    signal.addEventListener('abort', stop, { once: true });
+    if (signal.aborted) stop();
+    over.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
+  });
 }
 
 /** Their keys have no index of their own that a constraint could use. */

@@ -11,15 +11,23 @@ export interface NativePgDump {
   readonly major: number;
 }
 
+/** How long what a pg_dump has said of itself is taken for true, ms: a run needs three of it, and asking is a program of its own. */
+const KNOWN_FOR_MS = 60_000;
+
+let known: { readonly program: NativePgDump; readonly since: number } | undefined;
+
 /** The pg_dump that VERDIGRIS_PG_DUMP names, or the one on PATH; undefined when there is none that runs. */
 export async function findNativePgDump(): Promise<NativePgDump | undefined> {
   const named = process.env.VERDIGRIS_PG_DUMP;
   const path = named === undefined || named === '' ? 'pg_dump' : named;
+  if (known?.program.path === path && performance.now() - known.since < KNOWN_FOR_MS) return known.program;
   const version = await new Promise<string>((resolve) => {
     execFile(path, ['--version'], { timeout: 10_000 }, (error, stdout) => resolve(error === null ? stdout : ''));
   });
   const major = /\(PostgreSQL\)\s+(\d+)/.exec(version)?.[1];
-  return major === undefined ? undefined : { path, major: Number(major) };
+  if (major === undefined) return undefined;
+  known = { program: { path, major: Number(major) }, since: performance.now() };
+  return known.program;
 }
 
 /**

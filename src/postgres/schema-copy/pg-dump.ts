@@ -14,6 +14,8 @@ export interface DumpOptions {
   readonly exclude: readonly TableName[];
   /** Whether owners and grants go along: only a superuser can give objects to other roles. */
   readonly ownersAndGrants: boolean;
+  /** The major version of the database's server. Default: it is asked */
+  readonly server?: number;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -31,7 +33,7 @@ export async function dumpSchema(
   section: 'pre-data' | 'post-data',
   options: DumpOptions,
 ): Promise<string> {
-  const server = await withSession(database, { purpose: 'schema copy' }, majorVersion);
+  const server = options.server ?? (await withSession(database, { purpose: 'schema copy' }, majorVersion));
   const watch = new LockWatch({
     connect: () => openSession(database, { purpose: 'watch locks' }),
     ours: { application: DUMP_APPLICATION },
