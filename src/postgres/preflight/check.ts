@@ -1,4 +1,5 @@
 import type { Plan } from '../../plan/schema.js';
+import type { TableName } from '../../plan/table-name.js';
 import type { Side } from '../../side.js';
 import type { TableInfo } from '../catalog.js';
 import type { Database, Session } from '../session.js';
@@ -16,6 +17,8 @@ export interface SideContext {
   readonly isSuperuser: boolean;
   /** The tables that the plan moves; read once. */
   readonly tables: () => Promise<readonly TableInfo[]>;
+  /** What a schema copy would leave there: see excludedRelations(). Read once. */
+  readonly excluded: () => Promise<readonly TableName[]>;
 }
 
 /** Both sides, for checks that compare them. */

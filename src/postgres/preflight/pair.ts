@@ -1,5 +1,5 @@
 import { notOfExtension } from '../schema-copy/catalog-description.js';
-import { excludedRelations, notExcluded } from '../schema-copy/excluded-relations.js';
+import { notExcluded } from '../schema-copy/excluded-relations.js';
 import { readLeftOut } from '../schema-copy/left-out-extensions.js';
 import { canGiveOwnership, firstSuperuserNamed } from '../schema-copy/ownership-given.js';
 import { ident } from '../identifier.js';
@@ -200,7 +200,7 @@ export const roles: PairCheck = {
                    AND EXISTS (SELECT FROM pg_namespace s WHERE s.oid = d.objid
                                   AND (s.nspname = ANY ($3::text[]) OR s.nspname = 'public' AND d.deptype = 'o' AND r.rolsuper)))
         GROUP BY 1 ORDER BY 1`,
-      [JSON.stringify(await excludedRelations(blue.session, tables)), leftOut.extensions, leftOut.schemas],
+      [JSON.stringify(await blue.excluded()), leftOut.extensions, leftOut.schemas],
     );
     const { rows: there } = await green.session.query<{ name: string }>('SELECT rolname AS name FROM pg_roles');
     const known = new Set(there.map(({ name }) => name));

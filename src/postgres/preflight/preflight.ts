@@ -1,7 +1,9 @@
 import type { Plan } from '../../plan/schema.js';
+import type { TableName } from '../../plan/table-name.js';
 import { VerdigrisError } from '../../errors.js';
 import { withoutNextStep } from '../../failure-text.js';
 import { readTables, type TableInfo } from '../catalog.js';
+import { excludedRelations } from '../schema-copy/excluded-relations.js';
 import { withoutSecrets } from '../scrub.js';
 import { closeSession, connectionVariable, openSession, type Database, type Session } from '../session.js';
 import { oneRow, type BootstrapMethod, type SideContext } from './check.js';
@@ -61,8 +63,12 @@ async function openSide(input: PreflightInput, database: Database, sessions: Ses
               (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser`,
     );
     let tables: Promise<readonly TableInfo[]> | undefined;
-    const readOnce = (): Promise<readonly TableInfo[]> => (tables ??= readTables(session, plan.tables));
-    return { context: { side, database, session, plan, runId, version, isSuperuser: superuser, tables: readOnce } };
+    let excluded: Promise<readonly TableName[]> | undefined;
+    const readOnce = {
+      tables: (): Promise<readonly TableInfo[]> => (tables ??= readTables(session, plan.tables)),
+      excluded: (): Promise<readonly TableName[]> => (excluded ??= excludedRelations(session, plan.tables)),
+    };
+    return { context: { side, database, session, plan, runId, version, isSuperuser: superuser, ...readOnce } };
   } catch (error) {
     return { finding: notConnected(database, error) };
   }

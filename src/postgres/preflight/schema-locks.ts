@@ -1,5 +1,5 @@
 import { USER_SCHEMA } from '../catalog.js';
-import { excludedRelations, notExcluded } from '../schema-copy/excluded-relations.js';
+import { notExcluded } from '../schema-copy/excluded-relations.js';
 import { NEW_GREEN, oneRow, type PairCheck, type SideContext } from './check.js';
 
 /**
@@ -36,15 +36,14 @@ export function isClearlyTooMany(needed: number, room: number): boolean {
   return needed > 1.5 * room;
 }
 
-async function locksOfSchema({ session, plan }: SideContext): Promise<number> {
-  const excluded = await excludedRelations(session, plan.tables);
+async function locksOfSchema({ session, excluded }: SideContext): Promise<number> {
   const { locks } = await oneRow<{ locks: number }>(
     session,
     `SELECT coalesce(sum(CASE WHEN c.reltoastrelid <> 0 THEN 3 ELSE 1 END), 0)::int AS locks
        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE c.relkind IN ('r', 'p', 'f', 'S', 'v', 'm') AND c.relpersistence <> 't' AND ${USER_SCHEMA}
         AND ${notExcluded('$1')}`,
-    [JSON.stringify(excluded)],
+    [JSON.stringify(await excluded())],
   );
   return locks;
 }

@@ -1,6 +1,6 @@
 import { USER_SCHEMA } from '../catalog.js';
 import { ident } from '../identifier.js';
-import { excludedRelations, notExcluded } from '../schema-copy/excluded-relations.js';
+import { notExcluded } from '../schema-copy/excluded-relations.js';
 import { NEW_GREEN, type PairCheck, type SideContext } from './check.js';
 import { listed } from './finding.js';
 
@@ -34,9 +34,8 @@ export const schemaPrivileges: PairCheck = {
 };
 
 /** The schemas of blue into which the copy puts something. */
-async function copiedSchemas({ session, plan }: SideContext): Promise<string[]> {
-  const excluded = await excludedRelations(session, plan.tables);
-  const { rows } = await session.query<{ schema: string }>(COPIED_SCHEMAS, [JSON.stringify(excluded)]);
+async function copiedSchemas({ session, excluded }: SideContext): Promise<string[]> {
+  const { rows } = await session.query<{ schema: string }>(COPIED_SCHEMAS, [JSON.stringify(await excluded())]);
   return rows.map(({ schema }) => schema);
 }
 
