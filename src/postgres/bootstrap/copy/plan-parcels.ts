@@ -48,8 +48,8 @@ export interface Parcel {
   readonly pieces: readonly Piece[];
 }
 
-/** A parcel below this is not worth an activity of its own. */
-const MIN_PARCEL_BYTES = 16 * 2 ** 20;
+/** A parcel below this is not worth an activity of its own, with its sessions on both sides. */
+const MIN_PARCEL_BYTES = 32 * 2 ** 20;
 /**
  * What is being copied when a session ends is copied again from its start, and leaves dead rows on green: not more than about
  * this. A parcel that has to be larger, or there were too many, has several pieces of a table.
