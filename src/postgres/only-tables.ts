@@ -1,3 +1,5 @@
+import { knownSettings } from './known-settings.js';
+
 /*
  * Rows are read by name, some hours after the catalog was: by then the owner of a table may have put a view or a foreign
  * table in its place, whose functions would run as our user. PostgreSQL can be told to refuse both, as pg_dump does, in
@@ -10,5 +12,5 @@
  */
 export function setOnlyTables(only: boolean, local = false): string {
   return `(SELECT set_config(name, '${only ? 'view, foreign-table' : ''}', ${String(local)})
-             FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind')`;
+             FROM ${knownSettings(['restrict_nonsystem_relation_kind'])})`;
 }

@@ -16,6 +16,7 @@ import {
 import { literal } from './identifier.js';
 import { lastRow, refuseSharedConnection } from './shared-connection.js';
 import { isInRecovery, TakesNoWrites } from './in-recovery.js';
+import { knownSettings } from './known-settings.js';
 import { INVALID_AUTHORIZATION, INVALID_PASSWORD, isRefusedLogin } from '../refused-login.js';
 import { answerWithin, together } from '../timing.js';
 import { tlsFault } from './tls-fault.js';
@@ -262,12 +263,12 @@ export async function openReplicationSession(database: Database, purpose: string
   }
 }
 
-/** Switches off every timeout that this version of the server knows. One by one: pg_settings writes all of them out. */
+/** Switches off every timeout that this version of the server knows. */
 export const NO_TIMEOUTS = `
-  SELECT set_config(name, '0', false)
-    FROM (VALUES ('statement_timeout'), ('lock_timeout'), ('idle_in_transaction_session_timeout'), ('idle_session_timeout'),
-                 ('transaction_timeout'), ('wal_sender_timeout')) timeout (name)
-   WHERE current_setting(name, true) IS NOT NULL`;
+  SELECT set_config(name, '0', false) FROM ${knownSettings([
+    ...['statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout'],
+    ...['transaction_timeout', 'wal_sender_timeout'],
+  ])}`;
 
 /**
  * One message. Its own level comes first: by a default that is SERIALIZABLE, a standby would refuse the SELECT, and one
@@ -298,8 +299,7 @@ function sessionSettings({ lockTimeoutMs = 2_000, statementTimeoutMs = 0 }: Sess
          set_config('row_security', 'off', false),
          set_config('standard_conforming_strings', 'on', false),
          -- Since 14 and 17: a server of any version must get as far as to tell which one it is.
-         (SELECT count(set_config(name, '0', false)) FROM (VALUES ('idle_session_timeout'), ('transaction_timeout')) later (name)
-           WHERE current_setting(name, true) IS NOT NULL)
+         (SELECT count(set_config(name, '0', false)) FROM ${knownSettings(['idle_session_timeout', 'transaction_timeout'])})
    WHERE ${pid === undefined ? 'true' : `pg_catalog.pg_backend_pid() = ${pid}`}`;
 }
 

@@ -5,11 +5,22 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MockActivityEnvironment } from '@temporalio/testing';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { createActivities } from '../../activities/index.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { libpqEnvironment } from '../../src/postgres/schema-copy/pg-dump-native.js';
-import { openBeside, openSession, RefusedLogin, withSession, type Database } from '../../src/postgres/session.js';
+import { knownSettings } from '../../src/postgres/known-settings.js';
+import { setOnlyTables } from '../../src/postgres/only-tables.js';
+import {
+  closeSession,
+  openBeside,
+  openReplicationSession,
+  openSession,
+  RefusedLogin,
+  withSession,
+  type Database,
+} from '../../src/postgres/session.js';
 import { databasesOf, secretsRead } from '../../src/worker/connections.js';
 import { redactor } from '../../src/worker/redact.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
@@ -142,6 +153,21 @@ describe('a password that is changed', () => {
 });
 
 describe('a session of ours', () => {
+  it('does not have all settings of the server written out', async () => {
+    const query = vi.spyOn(pg.Client.prototype, 'query');
+    try {
+      await withSession(database, { purpose: 'test' }, async (session) => {
+        await session.query(`SELECT ${setOnlyTables(true)}`);
+        await closeSession(await openReplicationSession(database, 'test'));
+        expect(query.mock.calls.flat().filter((sent) => String(sent).includes('pg_settings'))).toEqual([]);
+        const known = await session.query(`SELECT name FROM ${knownSettings(['lock_timeout', 'no_such_setting'])}`);
+        expect(known.rows).toEqual([{ name: 'lock_timeout' }]);
+      });
+    } finally {
+      query.mockRestore();
+    }
+  });
+
   it('is ended by no timeout of the database', async () => {
     await withClient(db.config, async (client) => {
       for (const name of ['transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout'])
