@@ -1,4 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import { planSchema, type PlanInput } from '../../src/plan/schema.js';
+import { openPace, type Before, type Pace } from '../../src/postgres/bootstrap/copy/pace.js';
 import { RateControl, type Look } from '../../src/postgres/bootstrap/copy/rate-control.js';
 import { RateLimit } from '../../src/postgres/bootstrap/copy/rate-limit.js';
 
@@ -53,6 +55,63 @@ describe('the pace of a copy that begins', () => {
     for (let i = 0; i < 20; i++) control.look(QUIET);
     expect(control.bytesPerSecond).toBe(Number.POSITIVE_INFINITY);
     expect(new RateControl({ usualAnswerMs: 0.5, othersWork: false }).bytesPerSecond).toBe(Number.POSITIVE_INFINITY);
+  });
+});
+
+describe('a parcel', () => {
+  const NOWHERE = { side: 'blue', connection: 'blue', config: {}, peerConninfo: '' } as const;
+  let run = 0;
+
+  /** Of parcels of one run, by a limit of the plan: nobody looks at blue. */
+  function pacesOf(maxRate: string | undefined, parcels: number, before: Before = {}): Pace[] {
+    const bootstrap: PlanInput['bootstrap'] = {
+      method: 'copy',
+      parallel: 4,
+      pace: 'full',
+      ...(maxRate && { maxRate }),
+    };
+    const plan = planSchema.parse({
+      name: 'pace',
+      blue: { connection: 'blue' },
+      green: { connection: 'green' },
+      bootstrap,
+    });
+    const runId = `run ${(run += 1)}`;
+    return Array.from({ length: parcels }, () => openPace(runId, NOWHERE, plan.bootstrap, before));
+  }
+
+  /** The times between the beginnings of parcels that want to begin at once, ms. */
+  async function apart(paces: readonly Pace[]): Promise<number[]> {
+    const begun: number[] = [];
+    const { signal } = new AbortController();
+    await Promise.all(paces.map((pace) => pace.begin(signal).then(() => begun.push(performance.now()))));
+    return begun.slice(1).map((at, i) => at - (begun[i] ?? at));
+  }
+
+  it('does not begin together with others while the copy is slowed down', async () => {
+    const paces = pacesOf('20MB', 4);
+    for (const ms of await apart(paces)) expect(ms).toBeGreaterThan(50);
+    for (const pace of paces) pace.close();
+  });
+
+  it('begins at once where nothing slows the copy down', async () => {
+    const paces = pacesOf(undefined, 4);
+    for (const ms of await apart(paces)) expect(ms).toBeLessThan(20);
+    for (const pace of paces) pace.close();
+  });
+
+  it('asks blue for little at a time while it is slowed down, and for more where each answer is long on its way', () => {
+    const atATime = (maxRate: string | undefined, usualAnswerMs: number): number => {
+      const paces = pacesOf(maxRate, 4, { usualAnswerMs });
+      const bytes = paces[0]?.bytesAtATime() ?? 0;
+      for (const pace of paces) pace.close();
+      return bytes / 1_024;
+    };
+    expect(atATime('8MB', 0.2)).toBe(32);
+    expect(atATime('64MB', 0.2)).toBeLessThan(160);
+    expect(atATime('8MB', 10)).toBeGreaterThan(90);
+    expect(atATime('8MB', 200)).toBe(128);
+    expect(atATime(undefined, 0.2)).toBe(64 * 1_024);
   });
 });
 

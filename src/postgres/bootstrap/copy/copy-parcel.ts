@@ -112,14 +112,31 @@ async function copyPieces(
   state: CopyState,
   failed: FailedTables,
 ): Promise<'copied' | 'gone' | 'later' | 'again'> {
-  const { databases, signal } = context;
   const snapshot = state.snapshots[parcel.stream];
-  const source =
-    snapshot === undefined
-      ? undefined
-      : await openSnapshotSession(databases.blue, 'copy rows', snapshot, (session) =>
-          takeOver(session, parcel.id, signal),
-        );
+  if (snapshot === undefined) return 'gone';
+  const pace = openPace(context.run.runId, context.databases.blue, context.plan.bootstrap, state);
+  try {
+    await pace.begin(context.signal);
+    return await copyFrom(snapshot, context, green, parcel, pieces, state, failed, pace);
+  } finally {
+    pace.close();
+  }
+}
+
+async function copyFrom(
+  snapshot: string,
+  context: CopyContext,
+  green: Session,
+  parcel: Parcel,
+  pieces: readonly Piece[],
+  state: CopyState,
+  failed: FailedTables,
+  pace: Pace,
+): Promise<'copied' | 'gone' | 'later' | 'again'> {
+  const { databases, signal } = context;
+  const source = await openSnapshotSession(databases.blue, 'copy rows', snapshot, (session) =>
+    takeOver(session, parcel.id, signal),
+  );
   if (source === undefined) return 'gone';
   // The snapshot's transaction keeps its locks on blue's tables between two pieces, too.
   const watch = new LockWatch({
@@ -128,7 +145,7 @@ async function copyPieces(
     stop: 'terminate',
   });
   const { result: copied, met } = await watch.during(() =>
-    copyAll(context, green, parcel, pieces, state, source, failed),
+    copyAll(context, green, parcel, pieces, state, source, failed, pace),
   );
   await watch.close();
   if (copied.status === 'fulfilled') return copied.value;
@@ -145,15 +162,14 @@ async function copyAll(
   state: CopyState,
   source: Session,
   failed: FailedTables,
+  pace: Pace,
 ): Promise<'copied' | 'later' | 'again'> {
   const { databases, plan, signal } = context;
   let target: Session | undefined;
-  let pace: Pace | undefined;
   let fine = false;
   try {
     target = await openTargetSession(databases.green, 'copy rows', source);
     await takeOver(target, parcel.id, signal);
-    pace = openPace(context.run.runId, databases.blue, plan.bootstrap, state);
     const read = async (session: Session, names: readonly TableName[]): Promise<ReadonlyMap<string, TableInfo>> =>
       byName(await readTables(session, plan.tables, names));
     const onBlue = await read(
@@ -183,7 +199,6 @@ async function copyAll(
     if (error instanceof CastFailed) return 'again';
     throw error;
   } finally {
-    pace?.close();
     const sessions = [source, ...(target === undefined ? [] : [target])];
     if (fine) await Promise.all(sessions.map((session) => session.end().catch(() => undefined)));
     else {

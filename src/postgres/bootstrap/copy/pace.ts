@@ -15,6 +15,8 @@ import { RateLimit } from './rate-limit.js';
 
 /** The pace of one parcel. */
 export interface Pace {
+  /** To be waited for before its sessions are opened: those of all parcels at once would be a burst, too. */
+  begin(signal: AbortSignal): Promise<void>;
   /** Told about each buffer. @returns how long to wait before the next one, ms. */
   after(bytes: number): number;
   /** How much one statement may ask of blue: a server at work is not to be kept from it for longer than a moment. */
@@ -29,10 +31,18 @@ export interface Pace {
 const LOOK_EVERY_MS = 250;
 /** While nothing slows the copy down: small enough for the pace to change within a second, too large to cost anything. */
 const FREE_BYTES = 64 * 2 ** 20;
-/** Otherwise so much: blue's processor is taken for less than a millisecond, while a statement costs a tenth of one. */
-const PACED_BYTES = 128 * 2 ** 10;
-/** At high rates as much as passes in this time: timers are not more exact. */
-const PACED_MS = 4;
+/**
+ * Otherwise so much: blue's processor is taken for a fourth of a millisecond, while a statement costs a tenth of one. With
+ * four times as much the slowest answers of an application on the same processor took half as long again, at any rate.
+ */
+const PACED_BYTES = 32 * 2 ** 10;
+/** At high rates as much as passes in this time, beside that of an answer: timers are not more exact. */
+const PACED_MS = 2;
+/** Where answers take long no more than this, or what passes in that time: a millisecond of blue's processor at usual rates. */
+const MOST_PACED_BYTES = 128 * 2 ** 10;
+const MOST_PACED_MS = 4;
+/** Between the beginnings of two parcels: a session takes blue's processor for some milliseconds. */
+const BEGIN_APART_MS = 80;
 /** A watch whose session was lost is begun again after this. */
 const WATCH_AGAIN_MS = 1_000;
 /** The watch outlives its last parcel so long: another one mostly follows. */
@@ -52,6 +62,7 @@ export function openPace(runId: string, blue: Database, bootstrap: Plan['bootstr
   PACES.set(runId, shared);
   shared.join();
   return {
+    begin: (signal) => shared.begin(signal),
     after: (bytes) => shared.after(bytes),
     bytesAtATime: () => shared.bytesAtATime(),
     inTurn: (work) => shared.inTurn(work),
@@ -68,6 +79,10 @@ class SharedPace {
   private readonly limit: RateLimit;
   private readonly control: RateControl;
   private readonly turns = pLimit(1);
+  /** Of blue to next to nothing, ms: most of it is the way there and back. */
+  private readonly answerMs: number;
+  /** When the next parcel may begin, by performance.now(). */
+  private mayBeginAt: number;
   private parcels = 0;
   private copied = 0;
   private leaving: NodeJS.Timeout | undefined;
@@ -82,6 +97,9 @@ class SharedPace {
     this.most = bootstrap.maxRate === undefined ? Number.POSITIVE_INFINITY : parseSize(bootstrap.maxRate);
     this.limit = new RateLimit(this.most);
     this.control = new RateControl(bootstrap.pace === 'auto' ? before : {});
+    this.answerMs = before.usualAnswerMs ?? 0;
+    // The watch opens a session now.
+    this.mayBeginAt = performance.now() + BEGIN_APART_MS;
     if (bootstrap.pace === 'auto') void this.keepWatching();
   }
 
@@ -101,14 +119,23 @@ class SharedPace {
     }, LINGER_MS).unref();
   }
 
+  async begin(signal: AbortSignal): Promise<void> {
+    if (!Number.isFinite(this.limit.bytesPerSecond)) return;
+    const now = performance.now();
+    const at = Math.max(now, this.mayBeginAt);
+    this.mayBeginAt = at + BEGIN_APART_MS;
+    if (at > now) await sleep(at - now, undefined, { signal });
+  }
+
   after(bytes: number): number {
     this.copied += bytes;
     return this.limit.after(bytes);
   }
 
   bytesAtATime(): number {
-    const rate = this.limit.bytesPerSecond;
-    return Math.min(FREE_BYTES, Math.max(PACED_BYTES, (rate * PACED_MS) / 1_000));
+    const in1ms = this.limit.bytesPerSecond / 1_000;
+    const most = Math.min(FREE_BYTES, Math.max(MOST_PACED_BYTES, in1ms * MOST_PACED_MS));
+    return Math.min(most, Math.max(PACED_BYTES, in1ms * (PACED_MS + this.answerMs)));
   }
 
   inTurn<T>(work: () => Promise<T>): Promise<T> {
