@@ -215,7 +215,8 @@ export async function alive<T>(
   const context = Context.current();
   const board = new ProgressBoard(Date.now());
   const beat = (): void => {
-    context.heartbeat(board.details());
+    // Where nothing was reported yet, what an attempt before has said stands.
+    context.heartbeat(board.details() ?? context.info.heartbeatDetails);
     const news = board.due(Date.now());
     if (news !== undefined) tellWorkflow(context, news);
   };

@@ -20,6 +20,7 @@ import type { Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { refuseReadsOnBlueOf, WeightsWatch } from './haproxy.js';
 import { perform, performWhileGreenServes, watching, type ActivityDependencies, type Work } from './context.js';
+import { clockOfActivity } from './temporal-clock.js';
 
 /** Time between two looks at the feed. */
 const LOOK_EVERY_MS = 1_000;
@@ -139,8 +140,10 @@ async function watch(
     maxRetainedWal: parseSize(ref.plan.replicate.maxRetainedWal),
     epoch,
   };
-  const begun = performance.now();
-  const until = begun + (known === 'healthy' ? GOOD_NEWS_EVERY_MS : LAG_EVERY_MS);
+  // Attempts that a replaced worker has begun count as well: else the lag would never be told where workers come and go.
+  const clock = clockOfActivity();
+  const begun = clock();
+  const until = known === 'healthy' ? GOOD_NEWS_EVERY_MS : LAG_EVERY_MS;
   const links = new StandbyLinks(work);
   let last: string = known;
   let since = performance.now();
@@ -154,7 +157,7 @@ async function watch(
       last = state.health;
       const settled = performance.now() - since >= SETTLED_AFTER_MS[state.health];
       const again = state.loses === null ? until : Math.min(until, begun + COUNT_AGAIN_MS);
-      if ((state.health !== known && settled) || performance.now() > again) return state;
+      if ((state.health !== known && settled) || clock() > again) return state;
       await sleep(health === 'undroppable' ? DROP_AGAIN_MS : LOOK_EVERY_MS, undefined, { signal: work.signal });
     }
   } finally {

@@ -6,7 +6,7 @@ import { otherSide, type Side } from '../src/side.js';
 import { finishMove, opensIt } from './finish-move.js';
 import { actFast, actFastToDecision, actFastUpTo } from './lib/activities.js';
 import { failureDetails, failureMessage, failureType, mayPass } from './lib/failure.js';
-import { restMs } from './lib/history-room.js';
+import { outageTries, TRIES_UNTIL_TOLD } from './lib/history-room.js';
 import { lossInWords } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
@@ -77,14 +77,6 @@ function clientsOfPoolers(
   run.alarm('clients', to, unserved.join('; '), next);
 }
 
-/**
- * About half a minute of a side that does not answer: then what is in the way is told anew. Where the history has little room,
- * some minutes: the tries within an activity leave nothing in it, and are as close together.
- */
-export function outageTries(): number {
-  return restMs() > 0 ? 100 : 10;
-}
-
 /** Between such rounds, while nobody takes writes, ms. */
 export const NEXT_ROUND_MS = 5_000;
 
@@ -102,7 +94,10 @@ async function untilDecided(
   try {
     const summary = `move writes from ${from} to ${to}`;
     // The way back is waited for, with its reason, where messages are heard.
-    const moving = from === 'blue' ? actFastToDecision(summary) : actFastUpTo(summary, outageTries());
+    const moving =
+      from === 'blue'
+        ? actFastToDecision(summary)
+        : actFastUpTo(summary, run.wayBackDecided ? outageTries() : TRIES_UNTIL_TOLD);
     return await (notAfter === undefined
       ? moving.promote(ref, from, run.epoch, acceptLoss)
       : moving.promote(ref, from, run.epoch, acceptLoss, notAfter));

@@ -6,6 +6,7 @@ import { actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { nameRows } from './lib/differing-rows.js';
 import { failureDetails, failureMessage, failureType, isCancelled, isUnanswered } from './lib/failure.js';
+import { TRIES_UNTIL_TOLD } from './lib/history-room.js';
 import {
   countedLateLossOf,
   feedLossOf,
@@ -22,15 +23,7 @@ import { answerWith } from './lib/story.js';
 import { whyWayBackWaits, withoutApproval } from './lib/way-back-text.js';
 import type { Message } from './messages.js';
 import { finishMove, opensIt } from './finish-move.js';
-import {
-  moveWrites,
-  NEXT_ROUND_MS,
-  NOT_KNOWN,
-  notYetOpen,
-  ON_BLUE,
-  outageTries,
-  type NotOpenedDetails,
-} from './move-writes.js';
+import { moveWrites, NEXT_ROUND_MS, NOT_KNOWN, notYetOpen, ON_BLUE, type NotOpenedDetails } from './move-writes.js';
 import { feedAlarm, watchFeed } from './standby.js';
 import { differing } from './verify.js';
 
@@ -124,7 +117,7 @@ async function endsTries(run: MigrationRun, ref: RunRef): Promise<boolean> {
 /** @returns where writes are by then: blue, where a way back that was decided before shows only now */
 async function finishDecided(run: MigrationRun, ref: RunRef, at: WritesAt): Promise<WritesAt> {
   try {
-    await actFastUpTo('compensate: finish what was decided', outageTries()).promote(ref, 'blue', at.epoch);
+    await actFastUpTo('compensate: finish what was decided', TRIES_UNTIL_TOLD).promote(ref, 'blue', at.epoch);
     return at;
   } catch (error) {
     if (failureType(error) !== 'StaleEpoch' || !patched(GIVEN_BACK)) throw error;

@@ -66,10 +66,8 @@ export const DATA_RULES: readonly Mutation[] = [
     edits: [
       edit(
         STATE,
-        '  IF EXISTS (SELECT FROM pg_stat_get_activity(feed.pid) a WHERE feed.pid IS NOT NULL AND a.backend_xid IS NOT NULL) THEN'.replace(
-          /^ {2}/,
-          '    ',
-        ),
+        `    IF EXISTS (SELECT FROM pg_stat_subscription w CROSS JOIN LATERAL pg_stat_get_activity(w.pid) a
+                WHERE w.subid = feed.oid AND w.relid IS NULL AND w.pid IS NOT NULL AND a.backend_xid IS NOT NULL) THEN`,
         '    IF false THEN',
       ),
     ],

@@ -184,7 +184,7 @@ describe('a server whose commits wait for standbys', () => {
     }
   });
 
-  it('so has a green in the standby window: that comes before anything else that the watch would tell', async () => {
+  it('so has a green in the standby window: it is told behind what else is wrong with the feed', async () => {
     await waitFor('');
     const databases = { blue: own('blue', 'one'), green: own('green', 'two') };
     const migration = 'sync-window';
@@ -197,13 +197,13 @@ describe('a server whose commits wait for standbys', () => {
     const move = { databases, migration, from: 'blue', tables, maxHoldMs: 2_000 } as const;
     for (const step of ['promote', 'finish'] as const) await carryOut(step, move);
     await withSession(databases.green, { purpose: 'test' }, async (green) => {
-      const look = (): Promise<StandbyState> =>
+      const look = (maxLagMs = 10_000): Promise<StandbyState> =>
         withSession(databases.blue, { purpose: 'test' }, (blue) =>
           lookAtStandby(
             green,
             () => Promise.resolve(blue),
             { runId: 'run', migration },
-            { maxLagMs: 10_000, maxRetainedWal: 1e12 },
+            { maxLagMs, maxRetainedWal: 1e12 },
             new AbortController().signal,
           ),
         );
@@ -212,7 +212,13 @@ describe('a server whose commits wait for standbys', () => {
       expect(await look()).toMatchObject({
         health: 'synchronous',
         rollbackSafe: true,
-        why: expect.stringMatching(/^green takes the feed to blue for a synchronous standby/) as string,
+        why: expect.stringMatching(
+          /^blue follows green; green takes the feed to blue for a synchronous standby/,
+        ) as string,
+      });
+      expect(await look(-1)).toMatchObject({
+        health: 'lagging',
+        why: expect.stringMatching(/; green takes the feed to blue for a synchronous standby/) as string,
       });
     });
   });

@@ -37,6 +37,18 @@ describe('the heartbeats of an activity', () => {
   });
 });
 
+describe('what an attempt before has said', () => {
+  it('stands until this one says something: it may end before it has looked at that', async () => {
+    const said = { attempt: 2, dueMs: 1, comparing: 'pass 7, 2' };
+    const activity = new MockActivityEnvironment({ heartbeatTimeoutMs: 15_000, heartbeatDetails: said });
+    const beaten: unknown[] = [];
+    activity.on('heartbeat', (details) => beaten.push(details));
+    const refused = (): Promise<never> => Promise.reject(new Error('no such connection'));
+    await expect(activity.run(() => alive({ environment: {}, redact: String }, refused))).rejects.toThrow(/connection/);
+    expect(beaten).toEqual([said]);
+  });
+});
+
 describe('VERDIGRIS_HEARTBEAT', () => {
   it.each<[string | undefined, number]>([
     [undefined, 500],

@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it, vi } from 'vitest';
-import { lookAtHistory, restMs, spareHistory, sparingMs } from '../../workflows/lib/history-room.js';
+import { lookAtHistory, outageTries, restMs, spareHistory, sparingMs } from '../../workflows/lib/history-room.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
 
 const temporal = vi.hoisted(() => ({
@@ -89,5 +89,15 @@ describe('the room of the history', () => {
     expect(run.status.alarms).toMatchObject([{ about: 'history', state: 'nearly full' }]);
     run.end('completed', 'over');
     expect(run.status.alarms).toEqual([]);
+  });
+});
+
+describe('an outage in which nobody takes writes', () => {
+  it('is told anew each half minute, and more rarely the fuller the history: the tries in between leave nothing in it', () => {
+    const tries = [400, 11_000, 31_000, 45_000].map((historyLength) => {
+      temporal.history = { historyLength, historySize: MEGABYTE };
+      return outageTries();
+    });
+    expect(tries).toEqual([10, 100, 1_000, 1_000]);
   });
 });

@@ -215,7 +215,8 @@ describe.concurrent('a run that is paused', () => {
     ]);
     await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
     await run.saw('+switchFenceOff', 2);
-    await until(run.handle, 'goes on', () => passes.length === 2);
+    // The one after it comes within the second.
+    await until(run.handle, 'goes on', () => passes.length >= 2);
     expect(passes[1]).toBe(passes[0]);
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     expect((await resultOf(run)).outcome).toBe('completed');

@@ -82,5 +82,7 @@ export function isCancelled(error: unknown): boolean {
 /** What an activity that was cancelled has said as its last word; undefined when it could not. Plain data. */
 export function cancelledWith<T>(error: unknown): T | undefined {
   if (!(error instanceof ActivityFailure) || !(error.cause instanceof CancelledFailure)) return undefined;
-  return error.cause.details?.[0] as T | undefined;
+  // Where it was between two attempts, Temporal says a word of its own.
+  const [told] = error.cause.details ?? [];
+  return typeof told === 'object' && told !== null ? (told as T) : undefined;
 }

@@ -60,6 +60,19 @@ export function sparingMs(pauseMs: number, longestMs = Infinity): number {
   return Math.max(pauseMs, Math.min(longestMs, restMs()));
 }
 
+/** Tries of an activity, about half a minute of a side that does not answer: then what is in the way is told. */
+export const TRIES_UNTIL_TOLD = 10;
+
+/**
+ * The tries of a round while nobody takes writes and people know. Where the history has little room, some minutes or more than an
+ * hour: tries within an activity leave nothing in it, and are as close together.
+ */
+export function outageTries(): number {
+  const rest = restMs();
+  if (rest === 0) return TRIES_UNTIL_TOLD;
+  return rest < 300_000 ? 100 : 1_000;
+}
+
 /** Raises an alarm long before the history is full, for each state once. Called after each change of the run. */
 export function lookAtHistory(run: MigrationRun): void {
   const { outcome, alarms = [] } = run.status;

@@ -23,7 +23,7 @@ export const planExtensions: PairCheck = {
     const administrator = green.isSuperuser ? null : await administratorRole(green.session);
     const found = planned.flatMap((extension): Found | [] => {
       const other = onGreen.get(extension.name);
-      if (installed.has(extension.name) || ofBlue.has(extension.name)) {
+      if (installed.has(extension.name) || (ofBlue.has(extension.name) && other !== undefined)) {
         return extension.ifNotExists || isOurs ? [] : thereAlready(extension);
       }
       if (other === undefined) return notThere(extension, installed.has(TRUSTED_LANGUAGE_EXTENSIONS));
