@@ -1,4 +1,5 @@
 import type { Client, WorkflowExecutionDescription } from '@temporalio/client';
+import { firstLine } from '../failure-text.js';
 import { isProgress, progressLine } from '../progress.js';
 
 /*
@@ -24,9 +25,31 @@ export async function readStandbyNow(client: Client, workflowId: string, timeout
 export function standbyNow(pending: readonly Pending[]): string[] {
   return pending.flatMap((one) => {
     const said = heartbeatOf(one);
-    if (one.activityType?.name === 'watchStandby') return feedLine(said);
-    return one.activityType?.name === 'compareRegularly' ? comparisonLine(said, one) : [];
+    const failed = failedLine(one);
+    if (one.activityType?.name === 'watchStandby') {
+      return failed === undefined ? feedLine(said) : [`the feed to blue is not seen: ${failed}`];
+    }
+    if (one.activityType?.name !== 'compareRegularly') return [];
+    return failed === undefined ? comparisonLine(said, one) : [`green and blue can't be compared: ${failed}`];
   });
+}
+
+/** `PENDING_ACTIVITY_STATE_SCHEDULED`: between two attempts. */
+const WAITS = 1;
+
+/** Why an attempt has failed, where the next one is waited for; what it said in its heartbeats is not of now then. */
+function failedLine(one: Pending): string | undefined {
+  const { lastFailure, state } = one;
+  const isTurn = lastFailure?.applicationFailureInfo?.type === 'NothingNew';
+  if (state !== WAITS || lastFailure === null || lastFailure === undefined || isTurn) return undefined;
+  const next = nextAttempt(one);
+  return `${firstLine(lastFailure.message ?? '')}${next === undefined ? '' : `; tried again at ${next}`}`;
+}
+
+/** ISO 8601. */
+function nextAttempt({ scheduledTime }: Pending): string | undefined {
+  const ms = Number(scheduledTime?.seconds ?? 0) * 1_000;
+  return ms === 0 ? undefined : new Date(ms).toISOString();
 }
 
 function feedLine({ health, lagSeconds }: Heartbeat): string[] {
@@ -34,15 +57,15 @@ function feedLine({ health, lagSeconds }: Heartbeat): string[] {
   return [`feed to blue: ${health}${typeof lagSeconds === 'number' ? `, lag ${lagSeconds.toFixed(3)} s` : ''}`];
 }
 
-function comparisonLine({ last, comparing, progress }: Heartbeat, { scheduledTime }: Pending): string[] {
+function comparisonLine({ last, comparing, progress }: Heartbeat, one: Pending): string[] {
   if (typeof comparing === 'string') {
     return [`green and blue are being compared${isProgress(progress) ? `: ${progressLine(progress)}` : ''}`];
   }
   const { at, differingRows } = (typeof last === 'object' && last !== null ? last : {}) as Heartbeat;
   const found =
     typeof at === 'string' ? `green and blue were compared at ${at}, ${String(differingRows)} rows differ; ` : '';
-  const next = Number(scheduledTime?.seconds ?? 0) * 1_000;
-  return next === 0 ? [] : [`${found}the next comparison comes at ${new Date(next).toISOString()}`];
+  const next = nextAttempt(one);
+  return next === undefined ? [] : [`${found}the next comparison comes at ${next}`];
 }
 
 type Heartbeat = Readonly<Record<string, unknown>>;

@@ -9,6 +9,10 @@ function pending(name: string, details?: unknown, seconds = 1_764_464_400): Pend
   return { activityType: { name }, heartbeatDetails, scheduledTime: { seconds } } as unknown as Pending;
 }
 
+function failure(type: string, message: string): NonNullable<Pending['lastFailure']> {
+  return { message, applicationFailureInfo: { type } };
+}
+
 const LAST = { at: '2025-11-30T00:00:00.000Z', rowsVerified: 5, differingRows: 0 };
 const PROGRESS = { step: 'verify', object: 'public.t', done: 1, total: 2, rowsPerSecond: 0, etaSeconds: null };
 
@@ -40,6 +44,30 @@ describe('what the activities of a standby window say of themselves', () => {
       'a comparison that goes on',
       pending('compareRegularly', { attempt: 6, dueMs: 1, comparing: 'pass 7, 6', progress: PROGRESS }),
       ['green and blue are being compared: verify public.t: 50 % (1 of 2)'],
+    ],
+    [
+      'why a comparison could not be made',
+      {
+        ...pending('compareRegularly', { attempt: 6, dueMs: 1, comparing: 'pass 7, 6', progress: PROGRESS }),
+        ...{ state: 1, lastFailure: failure('ReplicationStalled', 'blue is behind\nNext step: wait') },
+      },
+      ["green and blue can't be compared: blue is behind; tried again at 2025-11-30T01:00:00.000Z"],
+    ],
+    [
+      'the turn of a comparison that has found nothing new',
+      {
+        ...pending('compareRegularly', { attempt: 5, dueMs: 1 }),
+        ...{ state: 1, lastFailure: failure('NothingNew', 'no failure: ...') },
+      },
+      ['the next comparison comes at 2025-11-30T01:00:00.000Z'],
+    ],
+    [
+      'a feed that nobody sees now',
+      {
+        ...pending('watchStandby', { health: 'healthy', lagSeconds: 0.0123 }),
+        ...{ state: 1, lastFailure: failure('ConnectionUnknown', 'no connection') },
+      },
+      ['the feed to blue is not seen: no connection; tried again at 2025-11-30T01:00:00.000Z'],
     ],
     ['nothing of others', pending('watchSchema', { side: 'blue', lookMs: 5 }), []],
     ['nothing of a watch that has not said anything yet', pending('watchStandby'), []],
