@@ -11,6 +11,6 @@ import { knownSettings } from './known-settings.js';
  * tables again: expressions of a plan may.
  */
 export function setOnlyTables(only: boolean, local = false): string {
-  return `(SELECT set_config(name, '${only ? 'view, foreign-table' : ''}', ${String(local)})
+  return `(SELECT pg_catalog.set_config(name, '${only ? 'view, foreign-table' : ''}', ${String(local)})
              FROM ${knownSettings(['restrict_nonsystem_relation_kind'])})`;
 }

@@ -236,7 +236,8 @@ function howOpened(session: Session): OpenedWith {
 
 /**
  * Opens a connection that speaks the replication protocol, for one database, to make slots. It takes plain statements too,
- * but no bound values. Nothing that the server or the role has set may end it while it waits or is idle.
+ * but no bound values, and finds names in pg_catalog only. Nothing that the server or the role has set may end it while it
+ * waits or is idle.
  *
  * @throws VerdigrisError ConnectionFailed, also where the server is in recovery
  */
@@ -253,7 +254,8 @@ export async function openReplicationSession(database: Database, purpose: string
   client.on('error', () => undefined);
   try {
     await client.connect();
-    await client.query(NO_TIMEOUTS);
+    // One statement: before 15 a message of this protocol may have no more.
+    await client.query(`${NO_TIMEOUTS} UNION ALL SELECT pg_catalog.set_config('search_path', 'pg_catalog', false)`);
     if (await isInRecovery(client)) throw noPrimary(database);
     return client;
   } catch (error) {
@@ -265,20 +267,22 @@ export async function openReplicationSession(database: Database, purpose: string
 
 /** Switches off every timeout that this version of the server knows. */
 export const NO_TIMEOUTS = `
-  SELECT set_config(name, '0', false) FROM ${knownSettings([
+  SELECT pg_catalog.set_config(name, '0', false) FROM ${knownSettings([
     ...['statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout'],
     ...['transaction_timeout', 'wal_sender_timeout'],
   ])}`;
 
 /**
  * One message. Its own level comes first: by a default that is SERIALIZABLE, a standby would refuse the SELECT, and one
- * that is DEFERRABLE, too, would have it wait.
+ * that is DEFERRABLE, too, would have it wait. And its own search_path: by one that the database has, a function or an
+ * operator of anybody could be taken for that of pg_catalog.
  *
  * @param pid sets nothing in any other process of the server. Default: in whichever it is
  */
 function sessionSettings({ lockTimeoutMs = 2_000, statementTimeoutMs = 0 }: SessionOptions, pid?: number): string {
   return `
   SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+  SET LOCAL search_path = pg_catalog;
   SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_is_in_recovery() AS "inRecovery",
          set_config('synchronous_commit',
                     CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' WHEN 'local' THEN 'on'
@@ -317,7 +321,9 @@ export async function useAgain(session: Session, options: Omit<SessionOptions, '
     `SELECT set_config('application_name', ${literal(`verdigris ${purpose}`)}, false),
             set_config('lock_timeout', '${lockTimeoutMs}', false), set_config('statement_timeout', '${statementTimeoutMs}', false)`,
   );
-  await answerWithin(CONNECT_WITHIN_MS, set, () => noAnswer(database.side, CONNECT_WITHIN_MS));
+  const answer = answerWithin(CONNECT_WITHIN_MS, set, () => noAnswer(database.side, CONNECT_WITHIN_MS));
+  await unlessAborted(answer, cutOn);
+  cutOn?.throwIfAborted();
   openedWith.set(session, { database, answerWithinMs, pid });
   if (answerWithinMs !== undefined) cutWhenSilent(session, database.side, answerWithinMs);
   if (cutOn !== undefined) cutWhenAborted(session, cutOn, cutAfterMs);

@@ -18,11 +18,13 @@ import {
   openReplicationSession,
   openSession,
   RefusedLogin,
+  useAgain,
   withSession,
   type Database,
 } from '../../src/postgres/session.js';
 import { databasesOf, secretsRead } from '../../src/worker/connections.js';
 import { redactor } from '../../src/worker/redact.js';
+import { LinkProxy } from '../support/link-proxy.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 
 const USER = `connection_user_${randomBytes(4).toString('hex')}`;
@@ -165,6 +167,49 @@ describe('a session of ours', () => {
       });
     } finally {
       query.mockRestore();
+    }
+  });
+
+  it('takes no function or operator of another schema for one of pg_catalog, whatever the database has for search_path', async () => {
+    const own = await testDatabase('pg18', 'names found');
+    try {
+      await withClient(own.config, (client) =>
+        client.query(`
+          CREATE SCHEMA trap; CREATE SEQUENCE trap.sprung;
+          CREATE FUNCTION trap.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS $$SELECT nextval('trap.sprung')::text$$;
+          CREATE FUNCTION trap.current_setting(text) RETURNS text LANGUAGE sql AS $$SELECT nextval('trap.sprung')::text$$;
+          CREATE FUNCTION trap.count(text) RETURNS bigint LANGUAGE sql AS $$SELECT nextval('trap.sprung')$$;
+          CREATE FUNCTION trap.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS $$SELECT nextval('trap.sprung') < 0$$;
+          CREATE FUNCTION trap.same(text, text) RETURNS boolean LANGUAGE sql AS $$SELECT nextval('trap.sprung') < 0$$;
+          CREATE OPERATOR trap.= (LEFTARG = text, RIGHTARG = text, FUNCTION = trap.same);
+          ALTER DATABASE ${own.database} SET search_path = trap, pg_catalog`),
+      );
+      await withSession(asDatabase(own, 'green'), { purpose: 'test' }, async (session) => {
+        const names = ['search_path', 'standard_conforming_strings', 'synchronous_commit'];
+        const { rows } = await session.query(`SELECT current_setting(name) AS is FROM ${knownSettings(names)}`);
+        expect(rows).toEqual([{ is: 'pg_catalog' }, { is: 'on' }, { is: 'on' }]);
+        await closeSession(await openReplicationSession(asDatabase(own, 'green'), 'test'));
+        const { rows: sprung } = await session.query('SELECT is_called FROM trap.sprung');
+        expect(sprung).toEqual([{ is_called: false }]);
+      });
+    } finally {
+      await own.drop();
+    }
+  });
+
+  it('that is used again for another purpose is cut with its signal, though nothing answers', async () => {
+    const link = await LinkProxy.start(db.port);
+    try {
+      const behind = { ...database, config: { ...database.config, port: link.port } };
+      await withSession(behind, { purpose: 'test' }, async (session) => {
+        link.delay(3_000);
+        const began = performance.now();
+        const again = useAgain(session, { purpose: 'again', cutOn: AbortSignal.timeout(100) });
+        await expect(again).rejects.toThrow();
+        expect(performance.now() - began).toBeLessThan(2_000);
+      });
+    } finally {
+      await link.close();
     }
   });
 

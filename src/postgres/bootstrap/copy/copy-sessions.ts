@@ -49,7 +49,7 @@ export async function openSnapshotSession(
  */
 export async function findNames(session: Session, searchPath: string): Promise<void> {
   await session.query(
-    `SELECT set_config('search_path', $1, true), ${setOnlyTables(searchPath === 'pg_catalog', true)}`,
+    `SELECT pg_catalog.set_config('search_path', $1, true), ${setOnlyTables(searchPath === 'pg_catalog', true)}`,
     [searchPath],
   );
 }
