@@ -157,7 +157,8 @@ export async function sessionsOnBoth(
  * The same for what is only right while writes are on blue: it makes green anew, or takes away what a green that serves
  * needs.
  *
- * @param spareForMs how long the sessions that were asked are there for the work. Default: SPARE_FOR_MS
+ * @param spareForMs how long the sessions that were asked are there for the work; with 0 they are closed before it begins.
+ *   Default: SPARE_FOR_MS
  * @throws ApplicationFailure WritesOnGreen
  */
 export function performWhileBlueServes<T>(
@@ -169,14 +170,22 @@ export function performWhileBlueServes<T>(
   return perform(dependencies, ref, async (own) => {
     const asked = new NewestRoute(own.databases, own.run.migration);
     let spare: NodeJS.Timeout | undefined;
+    let closing: Promise<void> | undefined;
+    const closeRest = (): Promise<void> => (closing ??= asked.closeRest());
     try {
       await refuseWhileGreenServes(own.databases, own.run, asked);
-      spare = setTimeout(() => void asked.closeRest(), spareForMs);
+      if (spareForMs === 0) await closeRest();
+      else spare = setTimeout(() => void closeRest(), spareForMs);
       return await work({
         ...own,
         // Those that have answered are as good as new.
         session: async (side, purpose, limits = {}) =>
           (await asked.take(side, { purpose, ...limits })) ?? own.session(side, purpose, limits),
+        // It opens its own: on a server without room these would be in its way.
+        asOwner: async (...acting) => {
+          await closeRest();
+          return own.asOwner(...acting);
+        },
       });
     } finally {
       clearTimeout(spare);

@@ -1,4 +1,5 @@
 import { MockActivityEnvironment } from '@temporalio/testing';
+import type pg from 'pg';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { perform, performWhileBlueServes, sessionsOnBoth, type Work } from '../../activities/context.js';
 import { serverProcess, type Session } from '../../src/postgres/session.js';
@@ -28,12 +29,14 @@ function doing<T>(how: typeof perform | typeof performWhileBlueServes, work: (wo
 }
 
 /** Purposes of the sessions of ours that are there. */
-async function opened(): Promise<string[]> {
-  const { rows } = await withClient(db.config, (client) =>
-    client.query<{ purpose: string }>(
-      `SELECT substr(application_name, 11) AS purpose FROM pg_stat_activity
-        WHERE datname = current_database() AND application_name LIKE 'verdigris %' ORDER BY 1`,
-    ),
+function opened(): Promise<string[]> {
+  return withClient(db.config, purposes);
+}
+
+async function purposes(client: pg.Client): Promise<string[]> {
+  const { rows } = await client.query<{ purpose: string }>(
+    `SELECT substr(application_name, 11) AS purpose FROM pg_stat_activity
+      WHERE datname = current_database() AND application_name LIKE 'verdigris %' ORDER BY 1`,
   );
   return rows.map(({ purpose }) => purpose);
 }
@@ -75,6 +78,23 @@ describe('the sessions of an activity', () => {
       expect(await limitsOf(another)).toEqual({ statement: '4s', lock: '3s', pid: serverProcess(another) });
     });
     expect(await opened()).toEqual([]);
+  });
+
+  it('do not stand beside those by which it acts as the owner: a server may have no room for both', async () => {
+    await doing(performWhileBlueServes, async ({ asOwner }) => {
+      const seen = await Promise.all((['green', 'blue'] as const).map((side) => asOwner(side, 'undo', opened)));
+      expect(seen.flatMap((there) => there ?? ['none']).filter((purpose) => purpose !== 'undo')).toEqual([]);
+    });
+  });
+
+  it('are closed before the work begins where it is to have none of them', async () => {
+    const withNone: typeof performWhileBlueServes = (dependencies, ref, work) =>
+      performWhileBlueServes(dependencies, ref, work, 0);
+    // A goodbye that is not waited for would come after the look.
+    for (const link of [blue, green]) link.delay(20);
+    await withClient(db.config, async (client) => {
+      expect(await doing(withNone, () => purposes(client))).toEqual([]);
+    });
   });
 
   it('are new ones where those were lost meanwhile', async () => {
