@@ -73,10 +73,14 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         const { context, sides } = await schemaSides(work, 'keys');
         const { steps } = await planWork(ref.plan);
         const indexes = steps.slice(0, ahead).flatMap((step) => (step.kind === 'indexes' ? step.indexes : []));
-        return whileVacuuming(context, await largestCopied(context), async (begun) => {
+        const settings = await buildSettings(work, ref, sides);
+        // Beside a blue at work one process at a time: then each table is vacuumed when its indexes are built.
+        const early = settings.oneProcess ? undefined : await largestCopied(context);
+        return whileVacuuming(context, early, async (begun) => {
           const statements = await readPostData(work, ref, sides);
-          const settings = await buildSettings(work, ref, sides);
           await buildTogether(context, statements, settings, (own) => buildsAhead(own, indexes), begun);
+          // A key waits for the lock of its table for a moment only, and the vacuum of a large one takes longer.
+          await begun?.over;
           await applyKeys(context, statements.keys, settings);
           await applySecondaryIndexes(context, statements.secondaryIndexes, settings);
           return { keys: statements.keys.create.length, indexes: statements.secondaryIndexes.indexes.length };
