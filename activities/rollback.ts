@@ -12,11 +12,12 @@ import { hasState } from '../src/postgres/state.js';
 import { findSyncSlots, noteSubscribers } from '../src/postgres/sync-slots.js';
 import { readStateObjects } from '../src/postgres/doctor/read-state.js';
 import type { Direction, Side } from '../src/side.js';
+import { together } from '../src/timing.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { readsAreBack } from './reads-to-blue.js';
 import { stepContext } from './step-context.js';
 import { refuseReadsOnGreenOf } from './haproxy.js';
-import { perform, performWhileBlueServes, type ActivityDependencies, type Work } from './context.js';
+import { perform, performWhileBlueServes, sessionsOnBoth, type ActivityDependencies, type Work } from './context.js';
 
 export interface Keep {
   /** Green's tables stay, fenced: it has been primary, and may hold values that blue can't. */
@@ -33,11 +34,9 @@ export function rollbackActivities(dependencies: ActivityDependencies) {
   return {
     /** What the databases know of a run whose workflow was reset, which remembers less than it has done. */
     tracesOfRun: (ref: RunRef): Promise<RunTraces> =>
-      perform(dependencies, ref, async ({ session, run }) => {
-        const on = async (side: Side): Promise<RunTraces> =>
-          readRunTraces(await session(side, 'traces of the run', SHORT_STATEMENTS), run);
-        // One after the other: a session that is let in when the other side has failed would be closed by nobody.
-        const [blue, green] = [await on('blue'), await on('green')];
+      perform(dependencies, ref, async (work) => {
+        const sides = await sessionsOnBoth(work, 'traces of the run', SHORT_STATEMENTS);
+        const [blue, green] = await together(readRunTraces(sides.blue, work.run), readRunTraces(sides.green, work.run));
         // What was on green goes with its schema verdigris, or stays with it.
         return { isOwner: blue.isOwner || green.isOwner, isBack: green.isBack };
       }),
