@@ -113,6 +113,18 @@ describe('a parcel', () => {
     expect(atATime('8MB', 200)).toBe(128);
     expect(atATime(undefined, 0.2)).toBe(64 * 1_024);
   });
+
+  it('asks for more at a time where the statements take long, also because of green, and not for one that does', () => {
+    const paces = pacesOf('8MB', 4, { usualAnswerMs: 0.2 });
+    const afterwards = (...took: readonly number[]): number => {
+      took.forEach((ms, i) => paces[i % 4]?.took(ms));
+      return (paces[0]?.bytesAtATime() ?? 0) / 1_024;
+    };
+    expect(afterwards(1.5, 1.5, 300, 1.5)).toBe(32);
+    expect(afterwards(...Array.from({ length: 10 }, (_, i) => 20 + i))).toBe(128);
+    expect(afterwards(1.5)).toBe(32);
+    for (const pace of paces) pace.close();
+  });
 });
 
 describe('a rate limit', () => {

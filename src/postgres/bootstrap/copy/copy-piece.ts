@@ -114,6 +114,8 @@ export class PieceCopy {
     const { pace, context } = this;
     let bytes = 0;
     let restUntil = 0;
+    let hasRested = false;
+    const began = performance.now();
     const rows = await streamRows(this.source, out, this.target, into, {
       signal: context.signal,
       onBytes: (count) => {
@@ -122,9 +124,12 @@ export class PieceCopy {
         const rest = pace.after(count);
         restUntil = performance.now() + rest;
         // One block of wide rows can be more than is asked for at a time.
-        return bytes > 4 * pace.bytesAtATime() ? rest : 0;
+        if (rest === 0 || bytes <= 4 * pace.bytesAtATime()) return 0;
+        hasRested = true;
+        return rest;
       },
     });
+    if (!hasRested) pace.took(performance.now() - began);
     const rest = restUntil - performance.now();
     if (rest > 0) await sleep(rest, undefined, { signal: context.signal });
     return { rows, bytes };

@@ -23,6 +23,8 @@ export interface Pace {
   bytesAtATime(): number;
   /** One statement. While the copy is slowed down one runs at a time on this worker: together they would be a burst. */
   inTurn<T>(work: () => Promise<T>): Promise<T>;
+  /** Told how long each statement was under way on both servers, its rests apart, ms. */
+  took(ms: number): void;
   /** For people; empty when nothing slows the copy down. */
   describe(): { readonly pace?: string };
   close(): void;
@@ -41,6 +43,8 @@ const PACED_MS = 2;
 /** Where answers take long no more than this, or what passes in that time: a millisecond of blue's processor at usual rates. */
 const MOST_PACED_BYTES = 128 * 2 ** 10;
 const MOST_PACED_MS = 4;
+/** Of so many statements the quickest tells how long the ways are: the others have met a server that was busy, or large rows. */
+const RECENT_STATEMENTS = 8;
 /** Between the beginnings of two parcels: a session takes blue's processor for some milliseconds. */
 const BEGIN_APART_MS = 80;
 /** A watch whose session was lost is begun again after this. */
@@ -66,6 +70,7 @@ export function openPace(runId: string, blue: Database, bootstrap: Plan['bootstr
     after: (bytes) => shared.after(bytes),
     bytesAtATime: () => shared.bytesAtATime(),
     inTurn: (work) => shared.inTurn(work),
+    took: (ms) => shared.took(ms),
     describe: () => shared.describe(),
     close: () => shared.leave(),
   };
@@ -81,6 +86,8 @@ class SharedPace {
   private readonly turns = pLimit(1);
   /** Of blue to next to nothing, ms: most of it is the way there and back. */
   private readonly answerMs: number;
+  /** How long the last statements took, ms: each waits for blue once, and for green twice. */
+  private readonly recentMs: number[] = [];
   /** When the next parcel may begin, by performance.now(). */
   private mayBeginAt: number;
   private parcels = 0;
@@ -135,7 +142,19 @@ class SharedPace {
   bytesAtATime(): number {
     const in1ms = this.limit.bytesPerSecond / 1_000;
     const most = Math.min(FREE_BYTES, Math.max(MOST_PACED_BYTES, in1ms * MOST_PACED_MS));
-    return Math.min(most, Math.max(PACED_BYTES, in1ms * (PACED_MS + this.answerMs)));
+    return Math.min(most, Math.max(PACED_BYTES, in1ms * (PACED_MS + this.waysMs())));
+  }
+
+  took(ms: number): void {
+    // At full speed a statement is large: it says nothing about the ways.
+    if (!Number.isFinite(this.limit.bytesPerSecond)) return;
+    this.recentMs.push(ms);
+    if (this.recentMs.length > RECENT_STATEMENTS) this.recentMs.shift();
+  }
+
+  /** What a statement costs however little it asks for, ms. Before the first one only blue's part is known. */
+  private waysMs(): number {
+    return this.recentMs.length === 0 ? this.answerMs : Math.max(this.answerMs, Math.min(...this.recentMs));
   }
 
   inTurn<T>(work: () => Promise<T>): Promise<T> {
