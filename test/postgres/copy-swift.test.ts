@@ -1,11 +1,14 @@
-import { describe, expect, it, vi } from 'vitest';
+import pg from 'pg';
+import { describe, expect, inject, it, vi } from 'vitest';
 import { readCopyState } from '../../src/postgres/bootstrap/copy/copy-state.js';
+import { CopyOut } from '../../src/postgres/bootstrap/copy/copy-out.js';
 import { copyParcel } from '../../src/postgres/bootstrap/copy/copy-parcel.js';
 import { openPace } from '../../src/postgres/bootstrap/copy/pace.js';
 import { castFailsInSample, swiftJsonb } from '../../src/postgres/bootstrap/copy/swift-jsonb.js';
 import { readTables } from '../../src/postgres/catalog.js';
 import { isProgress } from '../../src/progress.js';
 import { CopyPair } from './copy-pair.js';
+import { LinkProxy } from '../support/link-proxy.js';
 import { testedVersion } from '../support/tested-version.js';
 
 const MIGRATIONS = [
@@ -239,6 +242,34 @@ describe('a copy beside others', () => {
       expect(early?.etaSeconds).toBeLessThan(300);
     } finally {
       await pair.stop();
+    }
+  });
+
+  it('asks for more at a time while it is slow where green is some ms away: each statement waits for it twice', async () => {
+    const { port, password } = inject('pg18');
+    const link = await LinkProxy.start(port);
+    const asked = vi.spyOn(pg.Client.prototype, 'query');
+    const servers = ['pg15', { port: link.port, password }] as const;
+    const pair = await CopyPair.start(servers, 'copy_far', DDL, KEY, [], {
+      bootstrap: { method: 'copy', pace: 'full', parallel: 1, maxRate: '8MB' },
+    });
+    try {
+      await pair.blue.query(
+        `INSERT INTO notes SELECT n, repeat('x', 400) FROM generate_series(1, 6000) n; ANALYZE notes`,
+      );
+      const parcels = await pair.planCopy();
+      const holder = pair.hold();
+      await pair.phase('ready');
+      link.delay(5);
+      await pair.copyAll(parcels);
+      link.delay(0);
+      holder.stop();
+      // 2.6 MB: some 80 of 32 KiB, and 20 of 128.
+      expect(asked.mock.calls.flat().filter((statement) => statement instanceof CopyOut).length).toBeLessThan(40);
+    } finally {
+      asked.mockRestore();
+      await pair.stop();
+      await link.close();
     }
   });
 
