@@ -87,8 +87,10 @@ export class NewestRoute {
 
   /** Closes those that nobody has taken. */
   async closeRest(): Promise<void> {
-    const open = await Promise.allSettled(this.#sessions.values());
+    const opening = [...this.#sessions.values()];
+    // At once: nobody can take one that is about to be closed.
     this.#sessions.clear();
+    const open = await Promise.allSettled(opening);
     await Promise.all(open.map((result) => (result.status === 'fulfilled' ? closeSession(result.value) : undefined)));
   }
 }
