@@ -23,7 +23,7 @@ const DDL = `
 const KEYS = `;
   ALTER TABLE big ADD PRIMARY KEY (id); ALTER TABLE small ADD PRIMARY KEY (id); ALTER TABLE other ADD PRIMARY KEY (id);`;
 const ROWS = `
-  INSERT INTO big SELECT n, repeat(md5(n::text), 58) FROM generate_series(1, 22000) n;
+  INSERT INTO big SELECT n, repeat(md5(n::text), 58) FROM generate_series(1, 44000) n;
   INSERT INTO small SELECT n, 'b' || n FROM generate_series(1, 1000) n;
   INSERT INTO other SELECT n, n::text FROM generate_series(1, 1000) n;`;
 
@@ -175,7 +175,7 @@ describe('a copy', () => {
       expect(results.map(({ outcome }) => outcome)).toEqual(parcels.map(() => 'copied'));
       expect(await pair.finish()).toEqual({ tables: 3, left: [] });
       expect(await holder.ended).toBe('released');
-      expect(await count(pair, 'big')).toBe(22_000);
+      expect(await count(pair, 'big')).toBe(44_000);
       await followed(pair);
     }));
 
@@ -214,7 +214,7 @@ describe('a copy', () => {
         frozen.process.kill('SIGCONT');
         await frozen.outcome;
         expect(await pair.finish()).toEqual({ tables: 3, left: [] });
-        expect(await count(pair, 'big')).toBe(22_000);
+        expect(await count(pair, 'big')).toBe(44_000);
         await frozen.ended;
         await followed(pair);
       },
@@ -254,7 +254,7 @@ describe('a copy', () => {
         const again = await pair.copyAll(parcels);
         expect(again.map(({ outcome }) => outcome)).toEqual(parcels.map(() => 'copied'));
         expect(await pair.finish()).toEqual({ tables: 3, left: [] });
-        expect(await count(pair, 'big')).toBe(22_000);
+        expect(await count(pair, 'big')).toBe(44_000);
       },
       [],
       { bootstrap: { method: 'copy', maxRate: '20MB' } },
@@ -380,7 +380,7 @@ describe('a copy', () => {
         expect(await count(pair, 'big')).toBe(0);
         await pair.copyAll(parcels);
         expect(await pair.finish()).toMatchObject({ left: [] });
-        expect(await count(pair, 'big')).toBe(22_000);
+        expect(await count(pair, 'big')).toBe(44_000);
       },
       [],
       { bootstrap: { method: 'copy', maxRate: '80MB' } },
