@@ -11,7 +11,7 @@ import { WorkerProcess } from '../support/worker-process.js';
 /* The comparisons of a standby window: attempts of one activity, of which the run is told what is new. */
 
 const WHO = { by: 'grace', reason: 'the test says so' };
-const ROWS = 100_000;
+const ROWS = 300_000;
 const SCHEMA = `
   CREATE TABLE items (id int PRIMARY KEY, amount numeric NOT NULL, note text);
   INSERT INTO items SELECT n, n / 100.0, repeat('x', n % 50) FROM generate_series(1, ${ROWS}) n`;
@@ -122,6 +122,7 @@ describe('the comparisons of a standby window', () => {
     const killed = await said(handle);
     expect(killed?.comparing).toBeDefined();
     await next.begin();
+    // What is left of it takes some seconds: its first words are met.
     const again = await untilSaid(handle, (now) => now.attempt > (killed?.attempt ?? 0));
     expect(again.comparing).toBe(killed?.comparing);
     await until(handle, 'told', (s) => s.verification?.again !== undefined);
