@@ -112,6 +112,13 @@ async function confirmed(run: FaultRun): Promise<void> {
   });
 }
 
+/** As `doctor --open --yes` does. */
+async function openByHand({ databases, plan }: FaultRun): Promise<void> {
+  const { verdict } = await whoIsPrimary(databases);
+  if (verdict.kind !== 'nobody') throw new Error(`it is ${verdict.kind}: ${verdict.why}`);
+  await openDecided(databases, plan.name, verdict);
+}
+
 function told(fault: string, outcome: string, began: number, point = 'approval of the promotion'): void {
   recordOutcome({ fault, point, outcome, seconds: (performance.now() - began) / 1_000 });
 }
@@ -213,9 +220,7 @@ describe("green's failover between the decision and its opening, to a replica th
         expect(rows.length).toBeGreaterThan(0);
       });
 
-      const { verdict } = await whoIsPrimary(run.databases);
-      if (verdict.kind !== 'nobody') throw new Error(`it is ${verdict.kind}: ${verdict.why}`);
-      await openDecided(run.databases, run.plan.name, verdict);
+      await openByHand(run);
       await run.watch('in the window', ({ phase }) => phase === 'standby');
       expect([await run.refusesWrites('blue'), await run.refusesWrites('green')]).toEqual([true, false]);
       told('green fails over', 'told, not opened; opened by hand, goes on', began, 'between decision and opening');
@@ -260,9 +265,7 @@ describe("green's failover right after its opening, to a replica that lacks it",
       await run.watch('held', (s) => /^the retirement could not be finished: .*--open/s.test(s.waiting?.why ?? ''));
       expect(await run.refusesWrites('green')).toBe(true);
 
-      const { verdict } = await whoIsPrimary(run.databases);
-      if (verdict.kind !== 'nobody') throw new Error(`it is ${verdict.kind}: ${verdict.why}`);
-      await openDecided(run.databases, run.plan.name, verdict);
+      await openByHand(run);
       await run.handle.signal(resumeSignal, { by: 'the test', reason: 'green is open' });
       expect((await run.ended()).outcome).toBe('completed');
       expect([await run.refusesWrites('blue'), await run.refusesWrites('green')]).toEqual([true, false]);

@@ -54,7 +54,7 @@ export async function copyParcel(context: CopyContext, id: number): Promise<Parc
       if (state === undefined || state.phase === 'closed' || state.phase === 'lost')
         return result('lost', parcel, done, failed);
       const outcome =
-        state.phase === 'planned' ? 'later' : await copyPieces(context, green, parcel, left, state, failed);
+        state.phase === 'planned' ? 'later' : await copyPieces({ context, green, parcel, pieces: left, state, failed });
       if (outcome === 'copied') return result('copied', parcel, await readPieces(green, run.runId), failed);
       // While nothing has been copied, the holder that comes next makes new snapshots.
       if (outcome === 'gone' && done.size > 0) return result('lost', parcel, done, failed);
@@ -103,36 +103,33 @@ function allOf(errors: readonly VerdigrisError[]): unknown {
   return new VerdigrisError({ type, message, nextStep, cause: first.cause });
 }
 
+/** What is left of a parcel, with all that is needed to copy it. */
+interface CopyWork {
+  readonly context: CopyContext;
+  /** The session by which the parcel is watched there. */
+  readonly green: Session;
+  readonly parcel: Parcel;
+  readonly pieces: readonly Piece[];
+  readonly state: CopyState;
+  readonly failed: FailedTables;
+}
+
 /** 'gone': the snapshot is; 'later': another one is being made; 'again': in new sessions, at once. */
-async function copyPieces(
-  context: CopyContext,
-  green: Session,
-  parcel: Parcel,
-  pieces: readonly Piece[],
-  state: CopyState,
-  failed: FailedTables,
-): Promise<'copied' | 'gone' | 'later' | 'again'> {
+async function copyPieces(work: CopyWork): Promise<'copied' | 'gone' | 'later' | 'again'> {
+  const { context, parcel, state } = work;
   const snapshot = state.snapshots[parcel.stream];
   if (snapshot === undefined) return 'gone';
   const pace = openPace(context.run.runId, context.databases.blue, context.plan.bootstrap, state);
   try {
     await pace.begin(context.signal);
-    return await copyFrom(snapshot, context, green, parcel, pieces, state, failed, pace);
+    return await copyFrom(snapshot, work, pace);
   } finally {
     pace.close();
   }
 }
 
-async function copyFrom(
-  snapshot: string,
-  context: CopyContext,
-  green: Session,
-  parcel: Parcel,
-  pieces: readonly Piece[],
-  state: CopyState,
-  failed: FailedTables,
-  pace: Pace,
-): Promise<'copied' | 'gone' | 'later' | 'again'> {
+async function copyFrom(snapshot: string, work: CopyWork, pace: Pace): Promise<'copied' | 'gone' | 'later' | 'again'> {
+  const { context, parcel } = work;
   const { databases, signal } = context;
   const source = await openSnapshotSession(databases.blue, 'copy rows', snapshot, (session) =>
     takeOver(session, parcel.id, signal),
@@ -144,9 +141,7 @@ async function copyFrom(
     ours: { pid: backendPid(source) },
     stop: 'terminate',
   });
-  const { result: copied, met } = await watch.during(() =>
-    copyAll(context, green, parcel, pieces, state, source, failed, pace),
-  );
+  const { result: copied, met } = await watch.during(() => copyAll(work, source, pace));
   await watch.close();
   if (copied.status === 'fulfilled') return copied.value;
   signal.throwIfAborted();
@@ -154,16 +149,8 @@ async function copyFrom(
   throw copied.reason;
 }
 
-async function copyAll(
-  context: CopyContext,
-  watch: Session,
-  parcel: Parcel,
-  pieces: readonly Piece[],
-  state: CopyState,
-  source: Session,
-  failed: FailedTables,
-  pace: Pace,
-): Promise<'copied' | 'later' | 'again'> {
+async function copyAll(work: CopyWork, source: Session, pace: Pace): Promise<'copied' | 'later' | 'again'> {
+  const { context, green: watch, parcel, pieces, state, failed } = work;
   const { databases, plan, signal } = context;
   let target: Session | undefined;
   let fine = false;
