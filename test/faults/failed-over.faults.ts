@@ -4,7 +4,7 @@ import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgre
 import { openDecided } from '../../src/postgres/doctor/open.js';
 import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
 import { resumeSignal, retireUpdate } from '../../workflows/messages.js';
-import { FaultRun } from '../support/fault-run.js';
+import { FaultRun, type FaultRunOptions } from '../support/fault-run.js';
 import { LinkProxy } from '../support/link-proxy.js';
 import { recordOutcome } from '../support/outcome-table.js';
 import { startStandby } from '../support/physical-standby.js';
@@ -112,6 +112,15 @@ async function confirmed(run: FaultRun): Promise<void> {
   });
 }
 
+/** A run whose promotion waits for its approval. */
+async function atApproval(options: FaultRunOptions): Promise<FaultRun> {
+  const run = await FaultRun.create(options);
+  open.push(() => run.close());
+  await run.start();
+  await run.watch('at the approval', (status) => status.waiting?.gate === 'promote');
+  return run;
+}
+
 /** As `doctor --open --yes` does. */
 async function openByHand({ databases, plan }: FaultRun): Promise<void> {
   const { verdict } = await whoIsPrimary(databases);
@@ -130,14 +139,11 @@ describe('a failover between the last comparison of rows and the promotion', () 
     async () => {
       const began = performance.now();
       const failover = await Failover.of('green');
-      const run = await FaultRun.create({
+      const run = await atApproval({
         purpose: 'failed over',
         green: failover.reached,
         plan: PLAN,
       });
-      open.push(() => run.close());
-      await run.start();
-      await run.watch('at the approval', (status) => status.waiting?.gate === 'promote');
       const replica = await failover.replica();
       await failover.leaveBehind(replica);
       // These writes are on green and not on the replica; blue sends them only once.
@@ -159,14 +165,11 @@ describe('a failover between the last comparison of rows and the promotion', () 
     async () => {
       const began = performance.now();
       const failover = await Failover.of('blue');
-      const run = await FaultRun.create({
+      const run = await atApproval({
         purpose: 'failed over',
         blue: failover.reached,
         plan: PLAN,
       });
-      open.push(() => run.close());
-      await run.start();
-      await run.watch('at the approval', (status) => status.waiting?.gate === 'promote');
       const replica = await failover.replica();
       await run.writers?.pause();
       await failover.caughtUp(replica);
@@ -189,14 +192,11 @@ describe("green's failover between the decision and its opening, to a replica th
     async () => {
       const began = performance.now();
       const failover = await Failover.of('green');
-      const run = await FaultRun.create({
+      const run = await atApproval({
         purpose: 'decided for another',
         green: failover.reached,
         plan: { ...PLAN, standby: { for: '30m' } },
       });
-      open.push(() => run.close());
-      await run.start();
-      await run.watch('at the approval', (status) => status.waiting?.gate === 'promote');
       const replica = await failover.replica();
       await failover.leaveBehind(replica);
       // These writes are on green and not on the replica; blue sends them only once.
@@ -235,16 +235,13 @@ describe("green's failover right after its opening, to a replica that lacks it",
     async () => {
       const began = performance.now();
       const failover = await Failover.of('green');
-      const run = await FaultRun.create({
+      const run = await atApproval({
         purpose: 'opening lost',
         green: failover.reached,
         plan: { ...PLAN, standby: { for: '30m' } },
         // What they had written on green by then would be lost.
         writers: 0,
       });
-      open.push(() => run.close());
-      await run.start();
-      await run.watch('at the approval', (status) => status.waiting?.gate === 'promote');
       const replica = await failover.replica();
       const opening = run.stopWhere('green', ({ text }) => text.includes('verdigris.open_fence'), 'before');
       await run.approve('promote');

@@ -6,6 +6,7 @@ import { otherSide, type Side } from '../../src/side.js';
 import { CleanedWorld, OVER, seen, type CleaningMutation, type Order } from './cleaning-model.js';
 import { closeByHand, isAway, MIGRATION, openByHand } from './doctor-model.js';
 import type { Found } from '../../src/postgres/doctor/inventory.js';
+import { wrong } from './story.js';
 
 /*
  * The search of route-and-fence.property.test.ts with a run that is terminated at some point, and the doctor that cleans up after
@@ -134,10 +135,6 @@ function whatIsLeftSaysWhere(world: CleanedWorld, story: readonly string[]): voi
   for (const feed of Object.values(world.feeds)) {
     if (feed.subscribed || feed.slot !== null) throw wrong('a feed is left', story);
   }
-}
-
-function wrong(what: string, story: readonly string[]): Error {
-  return new Error(`${what}, after: ${story.join('; ')}`);
 }
 
 const SEED = 20261130;

@@ -7,6 +7,7 @@ import type { Side } from '../../src/side.js';
 import { foundIn, openByHand } from './doctor-model.js';
 import { ENTRY, Pooler, SETUP, type PoolerMutation } from './pooler-model.js';
 import { World } from './route-and-fence-model.js';
+import { wrong } from './story.js';
 
 /*
  * The search of route-and-fence.property.test.ts with a PgBouncer before the application, which clients go through and which may
@@ -121,10 +122,6 @@ function byHand(world: World, pooler: Pooler): void {
 }
 
 const OVER = { state: 'over', why: 'it was terminated' } as const;
-
-function wrong(what: string, story: readonly string[]): Error {
-  return new Error(`${what}, after: ${story.join('; ')}`);
-}
 
 /** Where seldom anything else comes about. */
 const LATE: Partial<Interleaving> = { moves: 0, isFrozen: true, mayEnd: false, end: 'nobody dies' };

@@ -4,6 +4,7 @@ import type { Found, Inventory } from '../../src/postgres/doctor/inventory.js';
 import { judge } from '../../src/postgres/doctor/who-is-primary.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { World, type Mutation } from './route-and-fence-model.js';
+import { wrong } from './story.js';
 
 /** Any order of steps, crashes, lost answers and late workers: each number chooses among what can happen then. */
 const INTERLEAVING = fc.record({
@@ -103,10 +104,6 @@ function inventoryOf(world: World, side: Side): Found['blue'] {
     fence: [{ table: 't', state: armed ? 'armed' : 'disabled' }],
   };
   return { reached: true, inventory };
-}
-
-function wrong(what: string, story: readonly string[]): Error {
-  return new Error(`${what}, after: ${story.join('; ')}`);
 }
 
 const SEED = 20261122;
