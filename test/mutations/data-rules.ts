@@ -156,7 +156,7 @@ export const DATA_RULES: readonly Mutation[] = [
     edits: [
       edit('src/postgres/preflight/replica-identity.ts', '  if (isWidened) {\n', '  if (isWidened !== isWidened) {\n'),
     ],
-    test: { file: 'test/postgres/preflight.test.ts', name: 'REPLICA IDENTITY FULL' },
+    test: { file: 'test/postgres/preflight-tables.test.ts', name: 'REPLICA IDENTITY FULL' },
   },
   {
     rule: 'an owner from whom policies would hide rows on green is refused',

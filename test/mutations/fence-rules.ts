@@ -151,6 +151,6 @@ export const FENCE_RULES: readonly Mutation[] = [
   {
     rule: 'functions that swallow the refusal of a write are found before the run',
     edits: [edit('src/postgres/preflight/code.ts', '[^;]*\\\\m(others|', '[^;]*\\\\m(')],
-    test: { file: 'test/postgres/preflight.test.ts', name: 'preflight' },
+    test: { file: 'test/postgres/preflight-report.test.ts', name: 'preflight' },
   },
 ];
