@@ -5,17 +5,11 @@ import { planCleaning, type CleanAction, type CleanOptions } from '../../src/pos
 import { RELEASED } from '../../src/postgres/doctor/read-state.js';
 import { judge } from '../../src/postgres/doctor/who-is-primary.js';
 import { otherSide, type Side } from '../../src/side.js';
+import { session, type Db, type Session, type TableFence } from './database-model.js';
 import { isAway, lookAt, MIGRATION } from './doctor-model.js';
 import { ALWAYS, GivenUp, hasGivenUp, must, type Part, type Program } from './model-parts.js';
-import {
-  actorSession,
-  session,
-  World,
-  type Db,
-  type Event,
-  type Session,
-  type TableFence,
-} from './route-and-fence-model.js';
+import { actorSession } from './promotion-model.js';
+import { World, type Event } from './route-and-fence-model.js';
 
 /*
  * `verdigris doctor --clean --yes` on the databases of the model: cleanUp() of doctor-command.ts and clean.ts as a generator, in

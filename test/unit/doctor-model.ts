@@ -3,7 +3,8 @@ import { judge, type Unopened, type Verdict } from '../../src/postgres/doctor/wh
 import { otherSide, type Side } from '../../src/side.js';
 import { CLEANED } from '../../src/postgres/doctor/clean.js';
 import { RELEASED } from '../../src/postgres/doctor/read-state.js';
-import type { Db, World } from './route-and-fence-model.js';
+import type { Db } from './database-model.js';
+import type { World } from './route-and-fence-model.js';
 
 /* What `verdigris doctor` finds in the databases of the model, and what it does there for a person who is alone. */
 

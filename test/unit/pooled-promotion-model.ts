@@ -1,4 +1,5 @@
 import { otherSide, type Side } from '../../src/side.js';
+import { session, type Db, type Session } from './database-model.js';
 import { ALWAYS, hasGivenUp, must, type Part, type Program } from './model-parts.js';
 import { WorkersPools, type Pooler } from './pooler-model.js';
 import {
@@ -9,12 +10,9 @@ import {
   prepare,
   readDecision,
   readDecisionAsActor,
-  session,
   withdrawOpening,
-  type Db,
-  type Session,
-  type World,
-} from './route-and-fence-model.js';
+} from './promotion-model.js';
+import type { World } from './route-and-fence-model.js';
 
 /* An attempt of the activity `promote` with what follows it, and the end of its tries, where there is a pooler. */
 

@@ -9,8 +9,10 @@ import { VerdigrisError } from '../../src/errors.js';
 import { promotionBlocked } from '../../src/postgres/hold.js';
 import type { WritesAre } from '../../src/postgres/pools.js';
 import type { Side } from '../../src/side.js';
+import type { Change } from './database-model.js';
 import { ALWAYS, GivenUp, hasGivenUp, must, type Part, type Program } from './model-parts.js';
-import { writer, type Change, type World } from './route-and-fence-model.js';
+import { writer } from './promotion-model.js';
+import type { World } from './route-and-fence-model.js';
 
 /*
  * A PgBouncer before the application, and what a worker does to it: pgbouncer-pools.ts and instance.ts as generators, each command
