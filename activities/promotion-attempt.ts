@@ -1,6 +1,6 @@
 import { parseDuration } from '../src/plan/duration.js';
 import type { ClientPool } from '../src/pgbouncer/client-pools.js';
-import { beginTries, type Tries } from '../src/postgres/ended-tries.js';
+import type { Tries } from '../src/postgres/ended-tries.js';
 import type { Pools } from '../src/postgres/pools.js';
 import { notOpened, promote as moveWrites } from '../src/postgres/promote.js';
 import { askDecision, readDecision, type Decision } from '../src/postgres/promotion-decision.js';
@@ -14,6 +14,7 @@ import type { StagePatience, Work } from './context.js';
 import { recordPromotion } from './promotion-finish.js';
 import { decidedFor, prepareTries } from './promotion-prepare.js';
 import { giveTriesUp } from './promotion-withdraw.js';
+import { requestOfActivity } from './temporal-clock.js';
 
 export interface PromotionResult {
   /** How long writes waited; null when that is not known: an earlier attempt had decided, and its worker died. */
@@ -61,9 +62,8 @@ export async function attemptPromotion(asked: Asked): Promise<PromotionResult> {
   const { databases, run, signal } = work;
   const session = await work.session(from, 'promote', SHORT_STATEMENTS);
   const attempt: Attempt = { ...asked, session };
-  let tries: Tries | undefined;
+  const tries: Tries | undefined = from === 'blue' ? { runId: run.runId, asked: requestOfActivity() } : undefined;
   try {
-    if (from === 'blue') tries = await beginTries(session, run);
     const earlier = await decidedByEarlierAttempt(work, session, from);
     const prepared = earlier.decided ? NOT_TO_BE_TRIED : await prepareTries(attempt);
     const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;

@@ -1,7 +1,7 @@
 import { ApplicationFailure } from '@temporalio/activity';
 import { VerdigrisError } from '../src/errors.js';
 import { NEXT_STEP } from '../src/failure-text.js';
-import { beginTries, endTries, type Tries } from '../src/postgres/ended-tries.js';
+import { endTries, type Tries } from '../src/postgres/ended-tries.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropSlots } from '../src/postgres/feed-objects.js';
 import { feedGoesOn } from '../src/postgres/forced-way-back.js';
@@ -25,7 +25,7 @@ import { weightsFollowRouteOrWarn } from './haproxy.js';
 import type { Attempt } from './promotion-attempt.js';
 import { withLossNamed } from './promotion-loss.js';
 import { withPools } from './promotion-poolers.js';
-import { clockOfActivity } from './temporal-clock.js';
+import { clockOfActivity, requestOfActivity } from './temporal-clock.js';
 
 /**
  * After an attempt that has failed: what it has announced is taken back, and clients of poolers go on. What has been decided
@@ -123,7 +123,7 @@ export async function withdraw(
   const blue = await work.session('blue', 'withdraw promotion', SHORT_STATEMENTS);
   const route = await readRoute(blue, ref.plan.name);
   if (route === undefined) return null;
-  await endTries(blue, await beginTries(blue, work.run));
+  await endTries(blue, { runId: work.run.runId, asked: requestOfActivity() });
   if (!goesOn) await refuseDecided(work);
   await withdrawOpening(blue, ref.plan.name, 'blue', route.epoch);
   let left: string | null = null;

@@ -1,4 +1,5 @@
 import { Context } from '@temporalio/activity';
+import type { Request } from '../src/postgres/ended-tries.js';
 import type { NotAfter } from '../src/postgres/promote.js';
 
 /**
@@ -35,4 +36,10 @@ export function clockOfActivity(): () => number {
   const { scheduledTimestampMs, currentAttemptScheduledTimestampMs } = Context.current().info;
   const begun = performance.now();
   return () => currentAttemptScheduledTimestampMs - scheduledTimestampMs + performance.now() - begun;
+}
+
+/** When the run asked for this activity: the same in every attempt of it, and known without asking anybody. */
+export function requestOfActivity(): Request {
+  const { workflowExecution, activityId, scheduledTimestampMs } = Context.current().info;
+  return { workflowRun: workflowExecution?.runId ?? '', activity: Number(activityId), at: scheduledTimestampMs };
 }

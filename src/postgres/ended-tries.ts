@@ -1,52 +1,63 @@
 import { VerdigrisError } from '../errors.js';
 import { readProgress, type ProgressKey } from './migrate/progress-row.js';
-import type { Run } from './ownership.js';
 import type { Session } from './session.js';
 
 /*
  * A run that gives a promotion up hears no more of a worker that Temporal has not heard of for its heartbeat timeout; that
- * one may be between two tries, with both databases in reach. So blue counts how often the run has ended its tries, and
- * a try that has begun under an earlier count moves nothing. The next promotion of the run begins under the new one.
+ * one may be between two tries, or before its first, with both databases in reach. So blue knows up to which of its requests
+ * the run has ended tries, and a try that was asked for by then moves nothing. What was asked when is Temporal's to say: an
+ * attempt would have to read a count from blue first, and may be frozen before it does.
  */
 
-/** The tries of one attempt of a promotion. */
+/** When the run asked for an activity, which all attempts of it have in common. */
+export interface Request {
+  /** Temporal's id of the run of the workflow: another one after a reset or a continue-as-new. */
+  readonly workflowRun: string;
+  /** Activities are counted within a run of the workflow. */
+  readonly activity: number;
+  /** ms since 1970, by Temporal's clock. */
+  readonly at: number;
+}
+
+/** The tries of one request for a promotion. */
 export interface Tries {
   readonly runId: string;
-  /** How often the run had ended its tries when this attempt began. */
-  readonly ended: number;
+  readonly asked: Request;
 }
 
 function key(runId: string): ProgressKey {
   return { runId, step: 'promotion', object: 'tries ended' };
 }
 
-/** Asked before an attempt does anything. */
-export async function beginTries(blue: Session, { runId }: Pick<Run, 'runId'>): Promise<Tries> {
-  return { runId, ended: (await readProgress<{ times: number }>(blue, key(runId)))?.state.times ?? 0 };
+/** Whether `a` was asked for no later than `b`. Clocks of Temporal's servers may differ a little, numbers don't. */
+function isUpTo(a: Request, b: Request): boolean {
+  return a.workflowRun === b.workflowRun ? a.activity <= b.activity : a.at <= b.at;
 }
 
 /**
- * From here on no try of these begins; one that runs holds the lock of blue's actor. Ended twice, they count once: a
- * worker that is late must not end the tries of the next promotion.
+ * From here on no try begins that was asked for by then; one that runs holds the lock of blue's actor. A worker that is late
+ * ends nothing that was asked for after it.
  */
-export async function endTries(blue: Session, { runId, ended }: Tries): Promise<void> {
+export async function endTries(blue: Session, { runId, asked }: Tries): Promise<void> {
   const { step, object } = key(runId);
   await blue.query(
     `INSERT INTO verdigris.progress AS p (run_id, step, object, state, done)
-     VALUES ($1, $2, $3, jsonb_build_object('times', $4::int + 1), true)
+     VALUES ($1, $2, $3, jsonb_build_object('workflowRun', $4::text, 'activity', $5::float8, 'at', $6::float8), true)
      ON CONFLICT (run_id, step, object) DO UPDATE SET state = excluded.state, updated_at = clock_timestamp()
-      WHERE p.state -> 'times' = to_jsonb($4::int)`,
-    [runId, step, object, ended],
+      WHERE CASE WHEN p.state ->> 'workflowRun' = $4 THEN (p.state ->> 'activity')::float8 < $5
+                 ELSE (p.state ->> 'at')::float8 < $6 END`,
+    [runId, step, object, asked.workflowRun, asked.activity, asked.at],
   );
 }
 
 /**
  * @param actor the session of the try, which holds the lock of blue's actor: who ends tries and takes that lock next sees
  * what this try has decided
- * @throws VerdigrisError StaleEpoch (retryable: where the promotion is still wanted, its next attempt begins anew)
+ * @throws VerdigrisError StaleEpoch (retryable: where the promotion is still wanted, it is asked for anew)
  */
-export async function refuseEnded(actor: Session, tries: Tries): Promise<void> {
-  if ((await beginTries(actor, tries)).ended === tries.ended) return;
+export async function refuseEnded(actor: Session, { runId, asked }: Tries): Promise<void> {
+  const ended = await readProgress<Request>(actor, key(runId));
+  if (ended === undefined || !isUpTo(asked, ended.state)) return;
   throw new VerdigrisError({
     type: 'StaleEpoch',
     message: 'the run has ended the tries of this promotion, which its worker has not heard of',

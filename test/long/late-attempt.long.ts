@@ -4,7 +4,7 @@ import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { promoteActivities } from '../../activities/promote.js';
 import { planSchema } from '../../src/plan/schema.js';
-import { beginTries, endTries, refuseEnded } from '../../src/postgres/ended-tries.js';
+import { endTries, refuseEnded, type Tries } from '../../src/postgres/ended-tries.js';
 import { feedName } from '../../src/postgres/feed.js';
 import { findSlots } from '../../src/postgres/feed-objects.js';
 import { TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
@@ -16,6 +16,20 @@ import { FENCE_CLOSED, readRoute } from '../../src/postgres/state.js';
 import { streamNames } from '../../src/postgres/streams.js';
 import { PromotionRig } from '../support/promotion-rig.js';
 import type { RunRef } from '../../workflows/lib/run-ref.js';
+
+/** The tries that a run of the workflow asks for with its nth activity. */
+function askedAs({ runId }: { readonly runId: string }, activity: number, workflowRun = 'run'): Tries {
+  return { runId, asked: { workflowRun, activity, at: activity } };
+}
+
+/** An attempt of the nth activity. */
+function requested(activity: number): MockActivityEnvironment {
+  return new MockActivityEnvironment({
+    activityId: String(activity),
+    workflowExecution: { workflowId: 'test', runId: 'run' },
+    scheduledTimestampMs: activity,
+  });
+}
 
 describe('an attempt of a promotion that gives up while another one of the same epoch decides', () => {
   let rig: PromotionRig;
@@ -92,8 +106,7 @@ describe('an attempt that Temporal has not heard of for too long, between two tr
       const { ref, activities } = activitiesOf(rig);
       const { databases, migration, tables, maxHoldMs } = rig.move('blue');
       const wayBack = tables.map((table) => ({ table }));
-      const attempt = async (onBlocked: () => void): Promise<unknown> => {
-        const tries = await rig.ours('blue', (blue) => beginTries(blue, ref));
+      const attempt = async (tries: Tries, onBlocked: () => void): Promise<unknown> => {
         const knownTables = await preparePromotion({ databases, migration, from: 'blue', fenced: tables, wayBack });
         return promote(
           {
@@ -110,15 +123,15 @@ describe('an attempt that Temporal has not heard of for too long, between two tr
         // Behind the fence that the attempt has armed.
         await preparePromotion({ databases, migration, from: 'blue', fenced: tables, wayBack });
         await writer.query(`BEGIN; UPDATE ${tables[0]?.name ?? ''} SET id = id`);
-        const late = attempt(isBlocked).catch((error: unknown) => error);
+        const late = attempt(askedAs(ref, 7), isBlocked).catch((error: unknown) => error);
         await blocked;
-        expect(await new MockActivityEnvironment().run(() => activities.withdrawPromotion(ref))).toBeNull();
+        expect(await requested(8).run(() => activities.withdrawPromotion(ref))).toBeNull();
         await writer.query('COMMIT');
         expect(await late).toMatchObject({ type: 'StaleEpoch', retryable: true });
       });
       expect(await rig.ours('blue', (blue) => readRoute(blue, migration))).toMatchObject({ writesOn: 'blue' });
       rig.writers.resume();
-      await attempt(() => undefined);
+      await attempt(askedAs(ref, 9), () => undefined);
       await rig.moveOn(['finish']);
       await rig.audit();
     } finally {
@@ -131,27 +144,36 @@ describe('an attempt that Temporal has not heard of for too long, between two tr
     try {
       const { ref, activities } = activitiesOf(rig);
       await rig.ours('blue', async (blue) => {
-        const [first, late] = [await beginTries(blue, ref), await beginTries(blue, ref)];
+        const [first, ending, next] = [askedAs(ref, 10), askedAs(ref, 11), askedAs(ref, 12)];
         await refuseEnded(blue, first);
+        await endTries(blue, ending);
+        // Also where its worker was frozen before it had asked blue anything.
+        await expect(refuseEnded(blue, first)).rejects.toMatchObject({ type: 'StaleEpoch' });
+        await refuseEnded(blue, next);
         await endTries(blue, first);
-        await expect(refuseEnded(blue, late)).rejects.toMatchObject({ type: 'StaleEpoch' });
-        const next = await beginTries(blue, ref);
-        await endTries(blue, late);
+        await endTries(blue, ending);
         await refuseEnded(blue, next);
         await endTries(blue, next);
         await expect(refuseEnded(blue, next)).rejects.toMatchObject({ type: 'StaleEpoch' });
+        // After a reset activities are counted anew from where it begins: then it is Temporal's clock that tells.
+        const [before, after] = [askedAs(ref, 13, 'reset'), askedAs(ref, 5, 'reset')];
+        await expect(refuseEnded(blue, { ...before, asked: { ...before.asked, at: 11 } })).rejects.toThrow('has ended');
+        await refuseEnded(blue, { ...after, asked: { ...after.asked, at: 13 } });
+        await endTries(blue, { ...after, asked: { ...after.asked, at: 13 } });
+        await expect(refuseEnded(blue, askedAs(ref, 13))).rejects.toMatchObject({ type: 'StaleEpoch' });
+        await refuseEnded(blue, askedAs(ref, 14));
       });
       const withdraw = (goesOn: boolean): Promise<unknown> =>
-        new MockActivityEnvironment().run(() => activities.withdrawPromotion(ref, goesOn));
+        requested(30).run(() => activities.withdrawPromotion(ref, goesOn));
       // An attempt whose end is the promotion's: what it can't move, people must mend.
       await rig.ours('blue', async (blue) => {
         const { epoch = 0 } = (await readRoute(blue, rig.move('blue').migration)) ?? {};
-        const before = await beginTries(blue, ref);
         await blue.query('SELECT lo_create(4711)');
-        const blocked = new MockActivityEnvironment().run(() => activities.promote(ref, 'blue', epoch));
+        const blocked = requested(20).run(() => activities.promote(ref, 'blue', epoch));
         await expect(blocked).rejects.toMatchObject({ type: 'PromotionBlocked', nonRetryable: true });
         await blue.query('SELECT lo_unlink(4711)');
-        await expect(refuseEnded(blue, before)).rejects.toMatchObject({ type: 'StaleEpoch' });
+        await expect(refuseEnded(blue, askedAs(ref, 20))).rejects.toMatchObject({ type: 'StaleEpoch' });
+        await refuseEnded(blue, askedAs(ref, 21));
       });
       await rig.moveOn();
       await expect(withdraw(false)).rejects.toMatchObject({ type: 'WritesOnGreen', nonRetryable: true });
