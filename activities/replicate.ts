@@ -57,7 +57,9 @@ export function replicateActivities(dependencies: ActivityDependencies) {
     claimDatabases: (ref: RunRef): Promise<{ epoch: number }> =>
       perform(dependencies, ref, async ({ databases, run }) => {
         const claim = ref.plan.bootstrap.method === 'standby' ? claimBlue : claimDatabases;
-        return { epoch: await claim(databases, run, ref.plan.traffic.flag, ref.plan.replicate.streams) };
+        const { traffic, replicate, promote } = ref.plan;
+        const { streams } = replicate;
+        return { epoch: await claim(databases, run, traffic.flag, { streams, refuseWith: promote.refuseWith }) };
       }),
 
     /** The plan is tried on green's empty tables; then publications, then slots, then rows. In this order: a slot that is older than its publication fails on PG 15. */

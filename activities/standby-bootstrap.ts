@@ -41,7 +41,7 @@ export function standbyBootstrapActivities(dependencies: ActivityDependencies) {
       performWhileBlueServes(dependencies, ref, async (work) => {
         const standby = await standbyRun(work, ref);
         const { blue, green, run } = standby;
-        const { position } = await takeOverGreen(standby);
+        const { position } = await takeOverGreen(standby, ref.plan.promote.refuseWith);
         await followBlue(standby, position, work.databases.blue);
         await recordEvent(blue, run.runId, 'green follows from its promotion', { position });
         const slot = await readPhysicalSlot(blue, green);

@@ -95,7 +95,7 @@ class Feed {
     };
     const migration = `bench-${n}`;
     const { streams, binary } = contestant;
-    await claimDatabases(databases, { runId: migration, migration }, 'flag', streams);
+    await claimDatabases(databases, { runId: migration, migration }, 'flag', { streams });
     const blue = await openSession(databases.blue, { purpose: 'bench' });
     const green = await openSession(databases.green, { purpose: 'bench' });
     const tables = tableNames().map((name) => ({ table: { schema: 'public', name } }));

@@ -609,6 +609,13 @@ export const planSchema = z.strictObject({
         .describe(
           'How old the comparison may be when writes move: else rows that have changed since are compared again first',
         ),
+      refuseWith: z
+        .enum(['25006', '57014'])
+        .default('25006')
+        .describe(
+          'SQLSTATE of a write that a closed side refuses: 25006 (read-only transaction), or 57014 (cancelled), ' +
+            'which a function with EXCEPTION WHEN OTHERS does not swallow',
+        ),
     })
     .prefault({}),
   windows: windows.optional().describe('When the steps of a run may begin; a rollback never waits'),

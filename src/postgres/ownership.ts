@@ -29,6 +29,7 @@ import {
   recordEvent,
   ROUTE_CHANNEL,
   type Owner,
+  type Refusal,
 } from './state.js';
 
 /** A run of a migration, as the databases know it. */
@@ -39,16 +40,28 @@ export interface Run {
   readonly migration: string;
 }
 
+/** What a claim sets for the whole run. */
+export interface ClaimOptions {
+  /** Over how many streams the tables are spread in each direction. Default: 1 */
+  readonly streams?: number;
+  /** The SQLSTATE of a write that meets the fence; undefined in plans of earlier versions. Default: 25006 */
+  readonly refuseWith?: Refusal | undefined;
+}
+
 /**
  * Makes this run the owner of both databases: the second lock against two migrations at once, after the workflow id.
  * A database that another living run owns is refused, and so is a blue that has given its writes away; one whose run has
  * ended is taken over as it is: nothing here opens a fence. Whoever still acts for that one is ended first: see whileOwned().
  *
- * @param streams over how many streams the tables are spread in each direction, for the whole run.
  * @returns the epoch that the run begins with, the same on both sides.
  * @throws VerdigrisError DatabaseOwned, BlueGivenAway, NameTaken, StateNotOurs
  */
-export async function claimDatabases(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
+export async function claimDatabases(
+  databases: Databases,
+  run: Run,
+  flag: string,
+  { streams = 1, refuseWith }: ClaimOptions = {},
+): Promise<number> {
   return withSessions(databases, { purpose: 'claim' }, async ({ blue, green }) => {
     await refuseForeignState(blue, 'blue');
     await refuseForeignState(green, 'green');
@@ -59,7 +72,7 @@ export async function claimDatabases(databases: Databases, run: Run, flag: strin
     await refuseTakenName(green, 'green', run);
     await takeActorLock(blue, 'blue');
     await takeActorLock(green, 'green');
-    await together(installState(blue, 'blue'), installState(green, 'green'));
+    await together(installState(blue, 'blue', { refuseWith }), installState(green, 'green', { refuseWith }));
     const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue, green));
     const begin = { epoch, flag, streams };
     await claim(blue, 'blue', run, begin);
@@ -72,14 +85,19 @@ export async function claimDatabases(databases: Databases, run: Run, flag: strin
  * The same for the bootstrap `standby`: green is read-only still and gets blue's rows of schema verdigris together with
  * all others, so only blue is claimed. Green is taken over when it has been promoted.
  */
-export async function claimBlue(databases: Databases, run: Run, flag: string, streams = 1): Promise<number> {
+export async function claimBlue(
+  databases: Databases,
+  run: Run,
+  flag: string,
+  { streams = 1, refuseWith }: ClaimOptions = {},
+): Promise<number> {
   return withSession(databases.blue, { purpose: 'claim' }, async (blue) => {
     await refuseForeignState(blue, 'blue');
     await refuseOtherOwner(blue, 'blue', run);
     await refuseGivenAway(blue, run);
     await refuseTakenName(blue, 'blue', run);
     await takeActorLock(blue, 'blue');
-    await installState(blue, 'blue');
+    await installState(blue, 'blue', { refuseWith });
     const epoch = (await ownEpoch(blue, run)) ?? (await nextEpoch(blue));
     await claim(blue, 'blue', run, { epoch, flag, streams });
     return epoch;

@@ -2,7 +2,7 @@ import type { Side } from '../side.js';
 import { otherSide } from '../side.js';
 import { asForeignState, IS_PLAIN, REFUSE_FOREIGN_PARTS } from './foreign-state.js';
 import type { Session } from './session.js';
-import { LIMIT_EXCEEDED, NO_RIGHT, READ_ONLY, sqlState, STALE_EPOCH, UNDEFINED_TABLE } from './sqlstate.js';
+import { type CANCELED, LIMIT_EXCEEDED, NO_RIGHT, READ_ONLY, sqlState, STALE_EPOCH, UNDEFINED_TABLE } from './sqlstate.js';
 import { ONLY_OWNERS_WRITE, WHO_MAY_CALL } from './state-rights.js';
 
 /*
@@ -69,9 +69,17 @@ EXCEPTION WHEN data_exception THEN
   RETURN NULL;
 END $fn$;`;
 
-/** Where a schema verdigris that is there already comes from. */
-export interface StateOrigin {
-  /** From the other side, with all that this server has: it was looked at there, and may belong to that one's user. Default: false */
+/**
+ * The SQLSTATE of a write that meets the fence: read-only transaction, by which drivers look for the new primary, or
+ * cancelled, which PL/pgSQL's EXCEPTION WHEN OTHERS does not catch.
+ */
+export type Refusal = typeof READ_ONLY | typeof CANCELED;
+
+/** How the schema is made. */
+export interface StateOptions {
+  /** Default: 25006 */
+  readonly refuseWith?: Refusal | undefined;
+  /** Whether the schema that is there comes from the other side, with all that this server has: it was looked at there, and may belong to that one's user. Default: false */
   readonly isCopy?: boolean;
 }
 
@@ -80,16 +88,16 @@ export interface StateOrigin {
  *
  * @throws VerdigrisError StateNotOurs when somebody else has made it, or has put something into it
  */
-export async function installState(session: Session, side: Side, origin: StateOrigin = {}): Promise<void> {
+export async function installState(session: Session, side: Side, options: StateOptions = {}): Promise<void> {
   try {
-    await session.query(stateDdl(side, origin));
+    await session.query(stateDdl(side, options));
   } catch (error) {
     throw asForeignState(error, side);
   }
 }
 
 /** The DDL of schema verdigris. One message, so one transaction: there is never half a schema. */
-function stateDdl(side: Side, { isCopy = false }: StateOrigin): string {
+function stateDdl(side: Side, { isCopy = false, refuseWith = READ_ONLY }: StateOptions): string {
   return `
 SELECT pg_advisory_xact_lock(${ACTOR_LOCK + 1n});
 CREATE SCHEMA IF NOT EXISTS verdigris;
@@ -177,7 +185,7 @@ BEGIN
     RAISE INFO 'verdigris: writes on ${side} are closed'
       USING SCHEMA = '${FENCE_ERROR.schema}', CONSTRAINT = '${FENCE_ERROR.constraint}';
     RAISE EXCEPTION 'verdigris: writes on ${side} are closed'
-      USING ERRCODE = '${READ_ONLY}', SCHEMA = '${FENCE_ERROR.schema}', CONSTRAINT = '${FENCE_ERROR.constraint}',
+      USING ERRCODE = '${refuseWith}', SCHEMA = '${FENCE_ERROR.schema}', CONSTRAINT = '${FENCE_ERROR.constraint}',
             HINT = 'Writes belong to ${otherSide(side)} now, or nobody may write here yet: ask verdigris.route.';
   END IF;
   RETURN NULL;

@@ -20,7 +20,7 @@ import { TransactionAbortedError } from './errors.js';
 export function isFence(error: unknown): boolean {
   return (
     error instanceof pg.DatabaseError &&
-    error.code === READ_ONLY &&
+    (error.code === READ_ONLY || error.code === CANCELED) &&
     error.schema === FENCE_ERROR.schema &&
     error.constraint === FENCE_ERROR.constraint
   );

@@ -161,7 +161,7 @@ describe('bootstrap standby', () => {
       { blue: databaseOf(cluster.blue, 'blue'), green: databaseOf(first, 'green') },
       run,
       'flag',
-      2,
+      { streams: 2 },
     );
     const reader = new pg.Client(first.uri('shop'));
     reader.on('error', () => undefined);

@@ -9,7 +9,7 @@ import { ident } from '../../src/postgres/identifier.js';
 import { refuseChangedSchema } from '../../src/postgres/prepare-promotion.js';
 import { carriedPosition, gapAtItsRate, leastGap, positionWithGap } from '../../src/postgres/sequences.js';
 import { closeSession, openSession, withSession, type Session } from '../../src/postgres/session.js';
-import { FENCE_CLOSED, FENCE_OPEN, readRoute } from '../../src/postgres/state.js';
+import { FENCE_CLOSED, FENCE_OPEN, installState, readRoute } from '../../src/postgres/state.js';
 import { otherSide, type Side } from '../../src/side.js';
 import { AUDIT_TABLES } from '../support/audited-writers.js';
 import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
@@ -63,6 +63,27 @@ describe('the fence', () => {
     await rig.on('green', async (superuser) => {
       await expect(write(superuser)).rejects.toMatchObject(FENCED);
       await expect(superuser.query('TRUNCATE public.notes')).rejects.toMatchObject(FENCED);
+    });
+  });
+
+  it('is swallowed by no function where the plan has writes refused as cancelled', async () => {
+    const refuseWith = (code: '25006' | '57014'): Promise<void> =>
+      rig.ours('green', (session) => installState(session, 'green', { refuseWith: code }));
+    await rig.on('green', async (client) => {
+      await client.query(`
+        CREATE FUNCTION public.log_quietly() RETURNS void LANGUAGE plpgsql AS $fn$
+        BEGIN INSERT INTO public.notes VALUES (gen_random_uuid()); EXCEPTION WHEN OTHERS THEN NULL; END $fn$`);
+      await client.query('SELECT public.log_quietly()');
+      await refuseWith('57014');
+      try {
+        const refused = { code: '57014', constraint: FENCED.constraint };
+        await expect(client.query('SELECT public.log_quietly()')).rejects.toMatchObject(refused);
+        await expect(write(client)).rejects.toMatchObject(refused);
+      } finally {
+        await refuseWith('25006');
+        await client.query('DROP FUNCTION public.log_quietly()');
+      }
+      await expect(write(client)).rejects.toMatchObject(FENCED);
     });
   });
 

@@ -255,7 +255,7 @@ describe.each(testedPairs([{ blue: 'pg15', green: 'pg18' }] as const))('bootstra
     });
     try {
       for (const db of dbs) await withClient(db.config, (client) => client.query(TABLES + KEYS));
-      await claimDatabases(databases, run, 'flag', 1);
+      await claimDatabases(databases, run, 'flag');
       const environment = { VERDIGRIS_CONNECTION_B: dbs[0].uri, VERDIGRIS_CONNECTION_G: dbs[1].uri };
       const { copyRows } = replicateActivities({ environment, redact: (text) => text });
       const error: unknown = await new MockActivityEnvironment()

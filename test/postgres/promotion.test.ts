@@ -121,7 +121,7 @@ describe.each(COMBINATIONS)('promotion %s -> %s, streams: %i', (blueServer, gree
     await withSession(databases.blue, { purpose: 'test' }, (s) =>
       s.query('INSERT INTO public.accounts SELECT g, 1000 FROM generate_series(1, 100) g'),
     );
-    await claimDatabases(databases, { runId: 'run-1', migration: MIGRATION }, 'flag', streams);
+    await claimDatabases(databases, { runId: 'run-1', migration: MIGRATION }, 'flag', { streams });
     await withSession(databases.blue, { purpose: 'test' }, async (s) => {
       const tables = [
         { table: { schema: 'public', name: 'accounts' } },

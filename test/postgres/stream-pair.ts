@@ -54,7 +54,7 @@ export class StreamPair {
       await client.end();
     }
     const databases = { blue: asDatabase(own.blue, 'blue'), green: asDatabase(own.green, 'green') };
-    await claimDatabases(databases, { runId: 'run-1', migration: MIGRATION }, 'flag', STREAMS);
+    await claimDatabases(databases, { runId: 'run-1', migration: MIGRATION }, 'flag', { streams: STREAMS });
     return new StreamPair(
       own,
       databases,

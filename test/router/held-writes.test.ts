@@ -120,6 +120,24 @@ describe('a write that meets the fence is run again on the other side, unseen', 
     expect([await ids('blue'), await ids('green')]).toEqual([[], [3]]);
   });
 
+  test('a write that is refused as cancelled, as a plan may ask for', async () => {
+    const refuseWith = (code: string): Promise<void> =>
+      withClient(sides.blue.config, async (client) => {
+        const { rows } = await client.query<{ text: string }>(
+          "SELECT pg_get_functiondef('verdigris.fence_check()'::regprocedure) AS text",
+        );
+        await client.query((rows[0]?.text ?? '').replace(/'(25006|57014)'/, `'${code}'`));
+      });
+    await refuseWith('57014');
+    try {
+      await moveFencesOnly();
+      await router.write('u', INSERT, [7]);
+      expect([await ids('blue'), await ids('green')]).toEqual([[], [7]]);
+    } finally {
+      await refuseWith('25006');
+    }
+  });
+
   test('a transaction that goes back to a savepoint and on', async () => {
     await moveFencesOnly();
     await router.transaction('u', {}, async (tx) => {

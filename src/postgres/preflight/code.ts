@@ -396,29 +396,35 @@ export const forcedRowSecurity: PairCheck = {
   },
 };
 
+/** By which conditions PL/pgSQL catches the refusal. */
+const SWALLOWED_BY = {
+  25006: 'others|read_only_sql_transaction|invalid_transaction_state|25006|25000',
+  57014: 'query_canceled|operator_intervention|57014|57000',
+} as const;
+
 /** A fence that is swallowed is no fence: the function would go on as if it had written. */
 export const swallowedErrors: SideCheck = {
   name: 'swallowed-errors',
   sides: ['blue'],
-  run: async ({ session }) => {
+  run: async ({ session, plan }) => {
     const { rows } = await session.query<{ object: string }>(
       `SELECT p.oid::regprocedure::text AS object
          FROM pg_proc p
          JOIN pg_language l ON l.oid = p.prolang AND l.lanname = 'plpgsql'
          JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'verdigris')
-          AND p.prosrc ~* '\\mexception\\M.*\\mwhen\\M[^;]*\\m(others|read_only_sql_transaction|invalid_transaction_state|25006|25000)\\M'
+          AND p.prosrc ~* $1
           AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e')
         ORDER BY 1`,
+      [`\\mexception\\M.*\\mwhen\\M[^;]*\\m(${SWALLOWED_BY[plan.promote.refuseWith]})\\M`],
     );
     if (rows.length === 0) return [];
     return [
       {
         severity: 'warning',
         object: listed(rows.map(({ object }) => object)),
-        message: `${rows.length} functions catch every error (EXCEPTION WHEN OTHERS): one that writes at the moment of the promotion would swallow the refusal (25006), and its caller would believe that the row is stored`,
-        remedy:
-          'Let them catch named conditions only, or raise the error again after handling it, by RAISE without arguments',
+        message: `${rows.length} functions catch the error of a closed fence (${plan.promote.refuseWith}), as EXCEPTION WHEN OTHERS does of most: one that writes at the moment of the promotion would swallow the refusal, and its caller would believe that the row is stored`,
+        remedy: `Let them catch named conditions only, or raise the error again after handling it, by RAISE without arguments${plan.promote.refuseWith === '25006' ? '; or have writes refused with what OTHERS does not catch: promote.refuseWith "57014"' : ''}`,
       },
     ];
   },

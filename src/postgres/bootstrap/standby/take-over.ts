@@ -5,7 +5,7 @@ import { dropPublication } from '../../publication.js';
 import { briefLock } from '../../brief-lock.js';
 import { inTransaction, type Session } from '../../session.js';
 import { readClaimedDatabase } from '../../other-owner.js';
-import { installState, readRoute, recordEvent } from '../../state.js';
+import { installState, readRoute, recordEvent, type Refusal } from '../../state.js';
 import { readPromotionPosition } from './promotion-position.js';
 import { readIdentity } from './recovery.js';
 import { promotedKey, readPromoted, requireAsked, type PromotedStandby, type StandbyRun } from './standby-run.js';
@@ -17,7 +17,7 @@ import { promotedKey, readPromoted, requireAsked, type PromotedStandby, type Sta
  *
  * @throws VerdigrisError ReplicationBroken when somebody else has promoted green, or it is no copy of blue.
  */
-export async function takeOverGreen(standby: StandbyRun): Promise<PromotedStandby> {
+export async function takeOverGreen(standby: StandbyRun, refuseWith?: Refusal): Promise<PromotedStandby> {
   const { blue, green, run } = standby;
   await refuseBlueItself(standby);
   const intent = await requireAsked(blue, run);
@@ -25,7 +25,7 @@ export async function takeOverGreen(standby: StandbyRun): Promise<PromotedStandb
   if (known !== undefined) return known;
   const promoted = { position: await readPromotionPosition(green, intent.timeline), closed: intent.closed };
 
-  await installState(green, 'green', { isCopy: true });
+  await installState(green, 'green', { isCopy: true, refuseWith });
   await dropBluePublications(green);
   await rollBackPrepared(green);
   await inTransaction(green, async () => {
