@@ -1,6 +1,13 @@
 import { autovacuumYields, autovacuumYieldsAsBefore, LockTimeouts } from './autovacuum.js';
 import { restoreEventTriggers, silenceEventTriggers } from './event-triggers.js';
-import { LockWatch, MAX_BLOCKING_MS, gaveWay, lockNotHad, type Encounter } from './lock-watch.js';
+import {
+  LockWatch,
+  MAX_BLOCKING_MS,
+  gaveWay,
+  lockNotHad,
+  type Encounter,
+  type LockWatchOptions,
+} from './lock-watch.js';
 import { backendPid } from './migrate/step-context.js';
 import { RETRY_FOR_MS, retryOnLock, type LockRetryOptions } from './retry.js';
 import { openBeside, type Session } from './session.js';
@@ -40,15 +47,18 @@ export interface TryLimits {
   readonly longestMs: number;
 }
 
+type Told = Pick<LockWatchOptions, 'onWait'>;
+
 /** For pieces of DDL one after the other: the session is made ready for all of them once. */
 export async function briefLocks<T>(
   session: Session,
   work: (lock: BriefLock) => Promise<T>,
-  { tryMs = LOCK_TIMEOUT_MS, longestMs = MAX_BLOCKING_MS }: Partial<TryLimits> = {},
+  { tryMs = LOCK_TIMEOUT_MS, longestMs = MAX_BLOCKING_MS, onWait }: Partial<TryLimits> & Told = {},
 ): Promise<T> {
   const watch = new LockWatch({
     connect: () => openBeside(session, { purpose: 'watch locks' }),
     ours: { pid: backendPid(session) },
+    ...(onWait === undefined ? {} : { onWait }),
   });
   const before = await makeReady(session, tryMs);
   try {

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
+import { changeCopyState, storeCopy } from '../../src/postgres/bootstrap/copy/copy-state.js';
 import { briefLock } from '../../src/postgres/brief-lock.js';
 import { armFence, disarmFence, dropFence } from '../../src/postgres/fence.js';
 import { shortLocks } from '../../src/postgres/migrate/short-locks.js';
@@ -98,6 +99,21 @@ describe.each([[15 as const], [18 as const]])('an autovacuum on PostgreSQL %s', 
       .toBe(1);
   }
 
+  /** With t as a table that has not been copied whole. */
+  async function endCopy(session: Session): Promise<void> {
+    await storeCopy(session, 'r', [], {});
+    const closed = await changeCopyState(
+      session,
+      'r',
+      async (now) => {
+        await session.query('TRUNCATE public.t');
+        return { ...now, phase: 'closed' };
+      },
+      { signal: AbortSignal.timeout(30_000), report: () => undefined },
+    );
+    expect(closed?.phase).toBe('closed');
+  }
+
   /** How `work` failed, how long it took, and how long the application waited for its longest write of t meanwhile, ms. */
   async function timed(work: () => Promise<unknown>): Promise<{ failed: unknown; took: number; longestWrite: number }> {
     let longestWrite = 0;
@@ -136,6 +152,8 @@ describe.each([[15 as const], [18 as const]])('an autovacuum on PostgreSQL %s', 
         ['publish', FENCE_MS, () => ensurePublications(session, SPEC)],
         ['drop the fence', FENCE_MS, () => dropFence(session)],
         ['DDL of a step', ddlMs, addColumn],
+        // Only then are there no rows any more.
+        ['end of a copy', ddlMs, () => endCopy(session)],
       ];
       await letVacuum(SLOWLY);
       for (const [what, maxWriteMs, work] of works) {

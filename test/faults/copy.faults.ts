@@ -386,6 +386,34 @@ describe('a copy', () => {
       { bootstrap: { method: 'copy', maxRate: '80MB' } },
     ));
 
+  it('waits for whoever is in the way of its beginning and its end, and says for whom', () =>
+    withPair('copy_wait', async (pair) => {
+      await pair.planCopy();
+      const seen: object[] = [];
+      const noteOf = (): string => JSON.stringify(seen.at(-1) ?? {});
+      const waits = async (statement: string): Promise<void> => {
+        const words = statement.split(' ', 3).join(' ');
+        await expect
+          .poll(noteOf)
+          .toMatch(new RegExp(String.raw`state of the copy.*waits for pid \d+ \(the shop.*${words}`));
+        await pair.green.query('COMMIT');
+      };
+      const state = `SELECT state FROM verdigris.progress WHERE step = 'copy' FOR SHARE`;
+      await pair.green.query(`SET application_name = 'the shop'; BEGIN`);
+      await pair.green.query(state);
+      pair.hold(seen);
+      await waits(state);
+      await pair.phase('ready');
+      // Nothing says any more that it waits.
+      await expect.poll(noteOf).toMatch(/"done":1/);
+      const lock = 'LOCK TABLE small IN SHARE UPDATE EXCLUSIVE MODE';
+      await pair.green.query('BEGIN');
+      await pair.green.query(lock);
+      const finishing = pair.finish(seen);
+      await waits(lock);
+      expect(await finishing).toMatchObject({ tables: 0 });
+    }));
+
   it('waits for an old transaction and says for whose, and can be cancelled there', () =>
     withPair('copy_old', async (pair) => {
       await pair.planCopy();

@@ -155,7 +155,7 @@ describe.each(LEVELS)('a copy between databases whose default is %s', (level) =>
           seen = [...(await readPieces(pair.ourGreen, runId)).keys()];
           return undefined;
         },
-        { signal },
+        { signal, report: () => undefined },
       );
       await untilSomebodyWaits(pair.green);
       await copying.query('COMMIT');

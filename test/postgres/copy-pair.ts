@@ -170,8 +170,8 @@ export class CopyPair {
     return results;
   }
 
-  finish(): Promise<FinishResult> {
-    return finishCopy(this.context(), this.ourBlue, this.onGreen());
+  finish(seen: object[] = []): Promise<FinishResult> {
+    return finishCopy(this.context(undefined, seen), this.ourBlue, this.onGreen());
   }
 
   follow(signal?: AbortSignal): Promise<{ tables: number }> {

@@ -376,6 +376,7 @@ describe('a foreign key of the plan', () => {
       const left = [parseTableName('part')];
       await changeCopyState(session, 'run', (now) => Promise.resolve({ ...now, phase: 'closed', left }), {
         signal: new AbortController().signal,
+        report: () => undefined,
       });
       expect(await step('users', 'part')).toBe(true);
       expect(await step('users', 'leaf')).toBe(true);

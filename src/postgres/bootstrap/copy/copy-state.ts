@@ -1,6 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { TableName } from '../../../plan/table-name.js';
-import { retryOnLock } from '../../retry.js';
+import { describeBlockers, type Blocker } from '../../blockers.js';
+import { briefLocks } from '../../brief-lock.js';
+import { isLockNotHad } from '../../lock-watch.js';
+import { noted } from '../../migrate/step-context.js';
 import { inTransaction, type Session } from '../../session.js';
 import type { ComputedTable } from './computed-table.js';
 import type { Parcel } from './plan-parcels.js';
@@ -53,6 +56,8 @@ export interface PieceDone {
 }
 
 const STATE = { step: 'copy', object: 'state' } as const;
+/** What is waited for, for people. */
+const STATE_LOCK = 'state of the copy';
 const PARCEL_STEP = 'copy parcel';
 const PIECE_STEP = 'copy piece';
 
@@ -109,9 +114,18 @@ export async function readParcel(session: Session, runId: string, id: number): P
   return rows[0]?.state;
 }
 
+/** With whom a change of the state is done. */
+export interface StateChange {
+  readonly signal: AbortSignal;
+  /** Told whom it waits for, while it does. */
+  readonly report: (progress: object) => void;
+  readonly beforeTry?: () => Promise<void>;
+}
+
 /**
  * Changes the state when no transaction that copies is open, which is waited for in short tries: a lock request that
- * queues for long would hold up the parcels that begin. `change` returns undefined to leave the state as it is.
+ * queues for long would hold up the parcels that begin. For as long as it takes, since nobody else closes the copying; it
+ * says for whom. `change` returns undefined to leave the state as it is.
  *
  * @returns the state as it is then; undefined when there is none.
  */
@@ -119,25 +133,51 @@ export async function changeCopyState(
   session: Session,
   runId: string,
   change: (now: CopyState) => Promise<CopyState | undefined>,
-  options: { readonly signal: AbortSignal; readonly beforeTry?: () => Promise<void> },
+  { signal, report, beforeTry }: StateChange,
 ): Promise<CopyState | undefined> {
   const attempt = async (): Promise<CopyState | undefined> => {
-    await options.beforeTry?.();
-    return inTransaction(session, async () => {
-      await session.query(`SELECT set_config('lock_timeout', '500', true)`);
-      const now = await readCopyState(session, runId, 'FOR UPDATE');
-      if (now === undefined) return undefined;
-      const next = await change(now);
-      if (next === undefined) return now;
-      await session.query(
-        `UPDATE verdigris.progress SET state = $4, updated_at = clock_timestamp()
-          WHERE run_id = $1 AND step = $2 AND object = $3`,
-        [runId, STATE.step, STATE.object, JSON.stringify(next)],
-      );
-      return next;
-    });
+    await beforeTry?.();
+    return inTransaction(session, () => changeLocked(session, runId, change));
   };
-  return retryOnLock(attempt, { forMs: Number.POSITIVE_INFINITY, signal: options.signal });
+  let waited = false;
+  const onWait = (waitsFor: readonly Blocker[]): void => {
+    waited = true;
+    report(noted('locks', STATE_LOCK, `waits for ${describeBlockers(waitsFor)}`));
+  };
+  const changed = await briefLocks(session, (lock) => untilHad(() => lock(STATE_LOCK, attempt, { signal })), {
+    onWait,
+  });
+  // What goes on for hours after it is not to say all the time that it waits.
+  if (waited) report({ ...noted('locks', STATE_LOCK, ''), done: 1, total: 1 });
+  return changed;
+}
+
+/** In rounds: each has longer tries of its own for an autovacuum, which may be back after one that was in vain. */
+async function untilHad<T>(round: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await round();
+    } catch (error) {
+      if (!isLockNotHad(error)) throw error;
+    }
+  }
+}
+
+async function changeLocked(
+  session: Session,
+  runId: string,
+  change: (now: CopyState) => Promise<CopyState | undefined>,
+): Promise<CopyState | undefined> {
+  const now = await readCopyState(session, runId, 'FOR UPDATE');
+  if (now === undefined) return undefined;
+  const next = await change(now);
+  if (next === undefined) return now;
+  await session.query(
+    `UPDATE verdigris.progress SET state = $4, updated_at = clock_timestamp()
+      WHERE run_id = $1 AND step = $2 AND object = $3`,
+    [runId, STATE.step, STATE.object, JSON.stringify(next)],
+  );
+  return next;
 }
 
 /** Pieces whose rows are on green, with their rows and bytes. */

@@ -22,7 +22,7 @@ export interface FinishResult {
  * frozen here and wakes up later empties nothing that tablesync has filled since.
  */
 export async function finishCopy(context: CopyContext, blue: Session, green: StepContext): Promise<FinishResult> {
-  const { run, plan, signal } = context;
+  const { run, plan, signal, report } = context;
   const { session } = green;
   const parcels = await readParcels(session, run.runId);
   const closed = await changeCopyState(
@@ -37,6 +37,7 @@ export async function finishCopy(context: CopyContext, blue: Session, green: Ste
     },
     {
       signal,
+      report,
       beforeTry: async () => {
         await endParcels(session);
         await endParcels(blue);

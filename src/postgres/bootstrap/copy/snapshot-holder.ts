@@ -40,7 +40,7 @@ export async function holdSnapshots(
   context: CopyContext,
   attempt: HolderAttempt = onlyAttempt,
 ): Promise<'released' | 'lost'> {
-  const { databases, run, plan, signal } = context;
+  const { databases, run, plan, signal, report } = context;
   const names = streamNames(run.migration, 'to_green', plan.replicate.streams);
   const opened: Session[] = [];
   const closeAll = (): Promise<unknown> => Promise.all(opened.map(closeSession));
@@ -76,7 +76,7 @@ export async function holdSnapshots(
         const copied = (await readPieces(green, run.runId)).size > 0;
         return { ...now, incarnation, snapshots: {}, holders: [], phase: copied ? 'lost' : 'planned' };
       },
-      { signal },
+      { signal, report },
     );
     if (begun?.incarnation !== incarnation) return begun?.phase === 'closed' ? 'released' : 'lost';
     if (begun.phase === 'lost') return 'lost';
@@ -101,7 +101,7 @@ export async function holdSnapshots(
             ? { ...now, snapshots, holders: holding, usualAnswerMs, othersWork, phase: 'ready' }
             : undefined,
         ),
-      { signal },
+      { signal, report },
     );
     if (ready?.incarnation !== incarnation) return 'lost';
     let lost = false;
