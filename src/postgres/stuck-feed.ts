@@ -3,7 +3,7 @@ import { formatTableName, type TableName } from '../plan/table-name.js';
 import type { Plan } from '../plan/schema.js';
 import { computedTable } from './bootstrap/copy/computed-table.js';
 import { copyQuery, withDomains, type CopyQuery } from './bootstrap/copy/copy-query.js';
-import { findNames, openSnapshotSession } from './bootstrap/copy/copy-sessions.js';
+import { findNames, openSnapshotSession, whileWatched } from './bootstrap/copy/copy-sessions.js';
 import { RowSearch } from './bootstrap/copy/piece-failed.js';
 import { leavesOf, readTables, sameTable, type TableInfo } from './catalog.js';
 import { ALL_TABLES } from './catalog-pattern.js';
@@ -77,7 +77,8 @@ export class FeedErrors {
    * A look, while green is late; the first one only counts.
    *
    * @throws VerdigrisError BackfillFailed that names the row, or the tables, that green can't take; SqlError (retryable)
-   *   when it has no room; ReplicationBroken when somebody else reads from a slot.
+   *   when it has no room; LockNotHad (retryable) when they could not be looked for now; ReplicationBroken when somebody
+   *   else reads from a slot.
    */
   async refuse(): Promise<void> {
     if (await this.isStuck()) throw await stuck(this.context, this.blue, this.green);
@@ -125,6 +126,7 @@ export class FeedErrors {
  * green refuses a TRUNCATE.
  *
  * @param tables that are known to be stuck; default: those that the plan changes.
+ * @throws VerdigrisError LockNotHad (retryable) when it could not be looked for now
  */
 export async function stuck(
   context: FeedContext,
@@ -174,7 +176,11 @@ export function cantBeApplied({ table, key, why }: BadRow): VerdigrisError {
   });
 }
 
-/** Looks through the rows that have been written on blue since green stopped. */
+/**
+ * Looks through the rows that have been written on blue since green stopped.
+ *
+ * @throws VerdigrisError LockNotHad (retryable) when the application has waited for that: no row is known to be to blame
+ */
 export async function badRow(context: FeedContext, blue: Session, green: Session): Promise<BadRow | undefined> {
   const { tables } = await planWork(context.plan);
   const since = await oldestOnItsWay(context, blue);
@@ -215,16 +221,19 @@ async function badRowOf(
   if (session === undefined) return undefined;
   try {
     await findNames(session, computed.searchPath);
-    for (const leaf of await leavesOf(session, work.table)) {
-      const query = copyQuery(leaf, work.table.name, onGreen, withDomains(computed.columns));
-      const piece = { source: leaf.name, fromBlock: 0, toBlock: null };
-      const search = new RowSearch(session, signal, piece, leaf, query, only);
-      const failing = await search.onBlue();
-      if (failing !== undefined) return { table: work.table, key: failing.key, why: messageOf(failing.error) };
-      const empty = await nullRow(session, leaf, onGreen, work, query, only);
-      if (empty !== undefined) return { table: work.table, ...empty };
-    }
-    return undefined;
+    const what = `the search for a row of table ${formatTableName(work.table)} that green refuses`;
+    return await whileWatched({ database: databases.blue, session, signal, what }, async () => {
+      for (const leaf of await leavesOf(session, work.table)) {
+        const query = copyQuery(leaf, work.table.name, onGreen, withDomains(computed.columns));
+        const piece = { source: leaf.name, fromBlock: 0, toBlock: null };
+        const search = new RowSearch(session, signal, piece, leaf, query, only);
+        const failing = await search.onBlue();
+        if (failing !== undefined) return { table: work.table, key: failing.key, why: messageOf(failing.error) };
+        const empty = await nullRow(session, leaf, onGreen, work, query, only);
+        if (empty !== undefined) return { table: work.table, ...empty };
+      }
+      return undefined;
+    });
   } finally {
     await closeSession(session);
   }

@@ -8,7 +8,7 @@ import { copyAnew } from '../../src/postgres/bootstrap/copy-anew.js';
 import { refusedRow } from '../../src/postgres/bootstrap/refused-row.js';
 import { openPace } from '../../src/postgres/bootstrap/copy/pace.js';
 import { schemaCopyFailed } from '../../src/postgres/schema-copy/schema-copy-failed.js';
-import { FeedErrors } from '../../src/postgres/stuck-feed.js';
+import { badRow, FeedErrors } from '../../src/postgres/stuck-feed.js';
 import type { Side } from '../../src/side.js';
 import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
 import { CopyPair } from '../postgres/copy-pair.js';
@@ -258,6 +258,73 @@ describe('a copy', () => {
       },
       [],
       { bootstrap: { method: 'copy', maxRate: '20MB' } },
+    ));
+
+  it('and whatever looks for a row that is to blame lets those through who want its table of blue', () =>
+    withPair(
+      'copy_search',
+      async (pair) => {
+        // The last one fails, and each takes its time.
+        const slow = `
+          CREATE OR REPLACE FUNCTION length_of(body text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+            $$BEGIN IF body = 'x' THEN RAISE EXCEPTION 'too short' USING ERRCODE = 'SHOP1'; END IF;
+                    PERFORM pg_catalog.pg_sleep(0.01); RETURN length(body); END$$`;
+        // Blue computes what the same function gives on green.
+        for (const side of [pair.blue, pair.green]) await side.query(slow);
+        await pair.blue.query(`UPDATE small SET body = 'x' WHERE id = 1000; SET application_name = 'the shop'`);
+        const parcels = await pair.planCopy();
+        const small = parcels.find(({ pieces }) => pieces.some(({ root }) => root.name === 'small'));
+        pair.hold();
+        await pair.phase('ready');
+        await pair.green.query(`
+          CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END';
+          CREATE TRIGGER slow BEFORE INSERT ON big FOR EACH ROW EXECUTE FUNCTION slow();
+          ALTER TABLE big ENABLE ALWAYS TRIGGER slow`);
+        const { databases, signal } = pair.context();
+        const searches: readonly (readonly [string, string, RegExp, () => Promise<unknown>])[] = [
+          [
+            'small',
+            'copy failing row',
+            /search for the row of table public\.small/,
+            () => pair.copyParcel(small?.id ?? -1),
+          ],
+          ['small', 'find refused row', /search for a row/, () => badRow(pair.context(), pair.ourBlue, pair.ourGreen)],
+          [
+            'big',
+            'copy for trial',
+            /trial copy/,
+            () => refusedRow(databases, { schema: 'public', name: 'big' }, signal),
+          ],
+        ];
+        for (const [table, application, what, search] of searches) {
+          // What is written since the slot was made is what the search of a feed looks at.
+          await pair.blue.query('UPDATE small SET body = body');
+          const searching = expect(search(), application).rejects.toMatchObject({
+            ...{ type: 'LockNotHad', retryable: true },
+            message: expect.stringMatching(
+              new RegExp(`${what.source}.* since pid .*the shop.* has waited for it for 2`),
+            ) as string,
+          });
+          await expect
+            .poll(
+              async () =>
+                (
+                  await pair.blue.query(
+                    `SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+                      WHERE relation = $1::regclass AND granted AND application_name = $2`,
+                    [table, `verdigris ${application}`],
+                  )
+                ).rowCount,
+              { interval: 20, timeout: 30_000 },
+            )
+            .toBe(1);
+          const started = performance.now();
+          await pair.blue.query(`BEGIN; LOCK TABLE ${table} IN ACCESS EXCLUSIVE MODE; COMMIT`);
+          expect.soft(performance.now() - started, application).toBeLessThan(4_000);
+          await searching;
+        }
+      },
+      [{ addColumn: { table: 'small', column: 'length', type: 'int', up: 'public.length_of(body)' } }],
     ));
 
   it('names the row on which blue fails, and goes on by tablesync once it is corrected', () =>

@@ -11,7 +11,13 @@ import { isConnectionLost, isOutOfRoom } from '../sqlstate.js';
 import { isCheckByFunction, TABLES_MAY_BE_MISSING } from './check-by-function.js';
 import { copyFormat } from './copy/copy-format.js';
 import { copyInto, copyOut, copyQuery, NOTHING_COMPUTED } from './copy/copy-query.js';
-import { openSnapshotSession, openTargetSession, rawEncoding } from './copy/copy-sessions.js';
+import {
+  openSnapshotSession,
+  openTargetSession,
+  rawEncoding,
+  whileWatched,
+  type WatchedReading,
+} from './copy/copy-sessions.js';
 import { CopyFailure, streamRows } from './copy/copy-stream.js';
 import { lineOf, RowSearch } from './copy/piece-failed.js';
 
@@ -25,7 +31,8 @@ import { lineOf, RowSearch } from './copy/piece-failed.js';
  * Finds the first row of blue that green refuses.
  *
  * @returns BackfillFailed that names it; undefined when there is none, or when it can't be told now.
- * @throws VerdigrisError SqlError (retryable) when a side has no room for the trial; the error of a connection that is lost.
+ * @throws VerdigrisError SqlError (retryable) when a side has no room for the trial; LockNotHad (retryable) when the
+ *   application has waited for it; the error of a connection that is lost.
  */
 export async function refusedRow(
   databases: Databases,
@@ -102,7 +109,10 @@ async function tryToCopy(
     const format = copyFormat(leaf, onGreen, columns, NOTHING_COMPUTED, encoding);
     await target.query('BEGIN');
     const [out, into] = [copyOut(select('true'), format, encoding), copyInto(table, columns, format, encoding)];
-    await streamRows(source, out, target, into, { signal, onBytes: () => 0 });
+    const [from, to] = [source, target];
+    await whileWatched(watchedIn(databases, source, leaf, signal), () =>
+      streamRows(from, out, to, into, { signal, onBytes: () => 0 }),
+    );
     return undefined;
   } catch (error) {
     if (error instanceof CopyFailure) return error;
@@ -126,8 +136,14 @@ async function keyOf(
   try {
     const query = { select: () => '', columns: [], swift: false };
     const piece = { source: leaf.name, fromBlock: 0, toBlock: null };
-    return await new RowSearch(session, signal, piece, leaf, query).atLine(line);
+    const search = new RowSearch(session, signal, piece, leaf, query);
+    return await whileWatched(watchedIn(databases, session, leaf, signal), () => search.atLine(line));
   } finally {
     await closeSession(session);
   }
+}
+
+function watchedIn({ blue }: Databases, session: Session, { name }: TableInfo, signal: AbortSignal): WatchedReading {
+  const what = `the trial copy of table ${formatTableName(name)}, by which a row that green refuses is looked for`;
+  return { database: blue, session, signal, what };
 }

@@ -2,14 +2,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../../../errors.js';
 import { formatTableName, type TableName } from '../../../plan/table-name.js';
 import { readTables, type TableInfo } from '../../catalog.js';
-import { LockWatch, lockNotHad, wasStopped } from '../../lock-watch.js';
 import { backendPid } from '../../migrate/step-context.js';
 import { openSession, type Session } from '../../session.js';
 import { byName } from './copied-tables.js';
 import type { CopyContext } from './copy-context.js';
 import { endSession, takeOver } from './copy-lock.js';
 import { CastFailed, PieceCopy } from './copy-piece.js';
-import { openSnapshotSession, openTargetSession } from './copy-sessions.js';
+import { openSnapshotSession, openTargetSession, whileWatched } from './copy-sessions.js';
 import { readCopyState, readParcel, readPieces, type CopyState } from './copy-state.js';
 import { openPace, type Pace } from './pace.js';
 import type { Parcel, Piece } from './plan-parcels.js';
@@ -135,18 +134,9 @@ async function copyFrom(snapshot: string, work: CopyWork, pace: Pace): Promise<'
     takeOver(session, parcel.id, signal),
   );
   if (source === undefined) return 'gone';
-  // The snapshot's transaction keeps its locks on blue's tables between two pieces, too.
-  const watch = new LockWatch({
-    connect: () => openSession(databases.blue, { purpose: 'watch locks' }),
-    ours: { pid: backendPid(source) },
-    stop: 'terminate',
-  });
-  const { result: copied, met } = await watch.during(() => copyAll(work, source, pace));
-  await watch.close();
-  if (copied.status === 'fulfilled') return copied.value;
-  signal.throwIfAborted();
-  if (wasStopped(met)) throw lockNotHad(`copying of ${parcel.label}`, met, copied.reason);
-  throw copied.reason;
+  return whileWatched({ database: databases.blue, session: source, signal, what: `copying of ${parcel.label}` }, () =>
+    copyAll(work, source, pace),
+  );
 }
 
 async function copyAll(work: CopyWork, source: Session, pace: Pace): Promise<'copied' | 'later' | 'again'> {

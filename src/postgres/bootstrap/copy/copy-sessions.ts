@@ -1,4 +1,6 @@
 import { literal } from '../../identifier.js';
+import { LockWatch, lockNotHad, wasStopped } from '../../lock-watch.js';
+import { backendPid } from '../../migrate/step-context.js';
 import { setOnlyTables } from '../../only-tables.js';
 import { NO_TIMEOUTS, openSession, type Database, type Session } from '../../session.js';
 import { INVALID_PARAMETER_VALUE, NO_RIGHT, NOT_IN_STATE, sqlState, UNDEFINED_OBJECT } from '../../sqlstate.js';
@@ -41,6 +43,37 @@ export async function openSnapshotSession(
     await session.end().catch(() => undefined);
     throw error;
   }
+}
+
+/**
+ * Reads tables in a session of openSnapshotSession(). Its transaction keeps its locks between two statements, too: when
+ * the application has waited for them too long, the session is ended.
+ *
+ * @param what is read, for people
+ * @throws VerdigrisError LockNotHad (retryable) then, which names who has waited; the signal's reason when it is aborted.
+ */
+export async function whileWatched<T>(
+  { database, session, signal, what }: WatchedReading,
+  work: () => Promise<T>,
+): Promise<T> {
+  const watch = new LockWatch({
+    connect: () => openSession(database, { purpose: 'watch locks' }),
+    ours: { pid: backendPid(session) },
+    stop: 'terminate',
+  });
+  const { result, met } = await watch.during(work);
+  await watch.close();
+  if (result.status === 'fulfilled') return result.value;
+  signal.throwIfAborted();
+  if (wasStopped(met)) throw lockNotHad(what, met, result.reason);
+  throw result.reason;
+}
+
+export interface WatchedReading {
+  readonly database: Database;
+  readonly session: Session;
+  readonly signal: AbortSignal;
+  readonly what: string;
 }
 
 /**

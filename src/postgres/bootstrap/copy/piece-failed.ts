@@ -1,6 +1,7 @@
 import { VerdigrisError } from '../../../errors.js';
 import { formatTableName } from '../../../plan/table-name.js';
 import type { TableInfo } from '../../catalog.js';
+import { isLockNotHad } from '../../lock-watch.js';
 import { mayBeARow } from '../../migrate/failing-row.js';
 import { describeKey, keyInRow, keyTexts } from '../../migrate/key-range.js';
 import { isTransient, messageOf } from '../../migrate/step-failed.js';
@@ -12,7 +13,7 @@ import { isCheckByFunction, TABLES_MAY_BE_MISSING } from '../check-by-function.j
 import type { CopyContext } from './copy-context.js';
 import type { CopyQuery } from './copy-query.js';
 import { inBlocks } from './copy-query.js';
-import { findNames, openSnapshotSession } from './copy-sessions.js';
+import { findNames, openSnapshotSession, whileWatched } from './copy-sessions.js';
 import type { CopyState } from './copy-state.js';
 import type { CopyFailure } from './copy-stream.js';
 import type { Parcel, Piece } from './plan-parcels.js';
@@ -35,7 +36,11 @@ export interface FailedPiece {
   readonly path: string;
 }
 
-/** What a piece that failed is reported as: with the row where there is one to blame. */
+/**
+ * What a piece that failed is reported as: with the row where there is one to blame.
+ *
+ * @throws VerdigrisError LockNotHad (retryable) when the application has waited for the search for it
+ */
 export async function pieceFailed(failed: FailedPiece, failure: CopyFailure): Promise<unknown> {
   const { cause, side } = failure;
   const code = sqlState(cause) ?? '';
@@ -59,7 +64,11 @@ export async function pieceFailed(failed: FailedPiece, failure: CopyFailure): Pr
   }
   if (!mayBeARow(cause)) return cause;
   const byFunction = side === 'green' && (await isCheckByFunction(failed.context.databases.green, cause));
-  const row = await failingRow(failed, failure).catch(() => undefined);
+  const row = await failingRow(failed, failure).catch((error: unknown) => {
+    // Tried again, the parcel meets the same row, and it is looked for anew.
+    if (isLockNotHad(error)) throw error;
+    return undefined;
+  });
   if (row === undefined && code.startsWith(OF_A_STATEMENT)) return cause;
   return new VerdigrisError({
     type: 'BackfillFailed',
@@ -83,9 +92,12 @@ async function failingRow(failed: FailedPiece, failure: CopyFailure): Promise<Fo
   try {
     await findNames(session, path);
     const search = new RowSearch(session, context.signal, piece, table, query);
-    if (failure.side === 'blue') return await search.onBlue();
-    const line = lineOf(failure.cause);
-    return line === undefined ? undefined : { key: await search.atLine(line), error: failure.cause };
+    const what = `the search for the row of table ${formatTableName(piece.source)} that failed`;
+    return await whileWatched({ database: context.databases.blue, session, signal: context.signal, what }, async () => {
+      if (failure.side === 'blue') return search.onBlue();
+      const line = lineOf(failure.cause);
+      return line === undefined ? undefined : { key: await search.atLine(line), error: failure.cause };
+    });
   } finally {
     await session.end().catch(() => undefined);
   }
