@@ -10,6 +10,7 @@ import { Instance } from './instance.js';
 import { loginTroubles } from './logins.js';
 import { obstaclesOf, type Question } from './obstacles.js';
 import type { PgBouncers } from './pgbouncer.js';
+import { preparedObstacles } from './prepared.js';
 import { readLimits, together, tooLittleRoom, wantedThrough, type Limits, type Wanted } from './room.js';
 import { identityOf } from '../postgres/identity.js';
 import { compareLookups } from './user-lookup.js';
@@ -21,6 +22,7 @@ export const PGBOUNCER_CHECKS = [
   'pgbouncer-admin',
   'pgbouncer-pool-mode',
   'pgbouncer-wait',
+  'pgbouncer-prepared',
   'pgbouncer-reuseport',
   'pgbouncer-entries',
   'pgbouncer-file',
@@ -70,8 +72,10 @@ export async function checkPgBouncers(
       const instance = new Instance(pooler, question.setup);
       try {
         const obstacles = await obstaclesOf(instance, question);
-        const findings = obstacles.map((one) => ({ ...one, side: 'both' as const, object: pooler.connection }));
         // One that says nothing is among the obstacles.
+        const prepared = instance.control().then((control) => preparedObstacles(instance, control, plan));
+        const all = [...obstacles, ...(await prepared.catch(() => []))];
+        const findings = all.map((one) => ({ ...one, side: 'both' as const, object: pooler.connection }));
         const wanted = instance.control().then((control) => wantedThrough(control, setup));
         return { findings, wanted: await wanted.catch(() => undefined) };
       } finally {

@@ -4,6 +4,8 @@ import type { ShownDatabase } from '../../src/pgbouncer/console.js';
 import type { Fallback } from '../../src/pgbouncer/instance.js';
 import { leftBehind } from '../../src/pgbouncer/left-behind.js';
 import { markValue, parseMark } from '../../src/pgbouncer/mark.js';
+import { preparedObstacles } from '../../src/pgbouncer/prepared.js';
+import { planSchema, type PlanInput } from '../../src/plan/schema.js';
 
 const FILE = `; who looks after this: the shop team
 [databases]
@@ -114,5 +116,26 @@ describe('entries that are left behind when the writes move', () => {
     expect(any({ host: 'b', port: 6432, database: undefined })).toBe(false);
     // Who names that database comes by its entry.
     expect(any({ host: 'b', port: 5432, database: undefined }, [...shown, row('shop', 'g', 'shop')])).toBe(false);
+  });
+});
+
+describe('statements that clients have prepared', () => {
+  it('are warned of where PgBouncer keeps them and the plan gives columns to tables', async () => {
+    const add = { addColumn: { table: 'orders', column: 'cents', type: 'bigint', up: '0' } };
+    const index = { createIndex: { table: 'orders', name: 'by_total', columns: ['total'] } };
+    const found = async (most: string | undefined, migrations: PlanInput['migrations']): Promise<string[]> => {
+      const settings = new Map(most === undefined ? [] : [['max_prepared_statements', most]]);
+      const blue = { connection: 'blue' };
+      const plan = planSchema.parse({ version: 1, name: 'prepared', blue, green: { connection: 'green' }, migrations });
+      const console = { settings: () => Promise.resolve(settings) };
+      const obstacles = await preparedObstacles({ pooler: { connection: 'pool' } }, console, plan);
+      return obstacles.map(
+        ({ severity, check, message }) => `${severity} ${check} ${message.includes('public.orders')}`,
+      );
+    };
+    expect(await found('200', [add])).toEqual(['warning pgbouncer-prepared true']);
+    expect(await found('0', [add])).toEqual([]);
+    expect(await found(undefined, [add])).toEqual([]);
+    expect(await found('200', [index])).toEqual([]);
   });
 });
