@@ -99,6 +99,47 @@ describe('preflight', () => {
     },
   );
 
+  it('names functions that take rows by the position of their columns, of tables that the plan gives columns, and no others', async () => {
+    const trigger = (name: string, body: string): string =>
+      `CREATE FUNCTION bp.${name}() RETURNS trigger LANGUAGE plpgsql AS $x$ BEGIN ${body}; RETURN NULL; END $x$;
+       CREATE TRIGGER ${name} AFTER UPDATE OR DELETE ON bp."Order" FOR EACH ROW EXECUTE FUNCTION bp.${name}();`;
+    const plain = (name: string, body: string): string =>
+      `CREATE FUNCTION bp.${name}() RETURNS void LANGUAGE plpgsql AS $x$ BEGIN ${body}; END $x$;`;
+    await onBlue(`
+      CREATE SCHEMA bp;
+      CREATE TABLE bp."Order" (id int PRIMARY KEY, body text) PARTITION BY RANGE (id);
+      CREATE TABLE bp.part PARTITION OF bp."Order" DEFAULT;
+      CREATE TABLE bp.other (id int PRIMARY KEY, body text);
+      ${trigger('history', 'INSERT INTO bp.history SELECT OLD.*, now(), current_user')}
+      ${trigger('listed', "INSERT INTO bp.history (id, body, at) VALUES (nextval('bp.s'), OLD.*, now())")}
+      ${trigger('by_text', "EXECUTE 'INSERT INTO ' || quote_ident(TG_TABLE_NAME) || '_history SELECT ($1).*' USING OLD")}
+      ${trigger('off', 'INSERT INTO bp.history SELECT OLD.*')}
+      ALTER TABLE bp."Order" DISABLE TRIGGER off;
+      ${trigger('compared', 'IF OLD.* IS DISTINCT FROM NEW.* THEN INSERT INTO bp.log SELECT OLD.id, NEW.* IS DISTINCT FROM OLD.*; END IF')}
+      ${trigger('whole', 'INSERT INTO bp.log (data, more) VALUES (to_jsonb(OLD.*), hstore(NEW.*) - hstore(OLD.*))')}
+      ${trigger('by_name', 'INSERT INTO bp.log SELECT row_to_json(n) FROM (SELECT NEW.*) n; /* INSERT INTO h SELECT OLD.* */ PERFORM 1')}
+      CREATE FUNCTION bp.of_part() RETURNS trigger LANGUAGE plpgsql AS $x$ BEGIN INSERT INTO bp.history SELECT * FROM gone; RETURN NULL; END $x$;
+      CREATE TRIGGER of_part AFTER DELETE ON bp."Order" REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION bp.of_part();
+      CREATE FUNCTION bp.elsewhere() RETURNS trigger LANGUAGE plpgsql AS $x$ BEGIN INSERT INTO bp.history SELECT OLD.*; RETURN NULL; END $x$;
+      CREATE TRIGGER elsewhere AFTER UPDATE ON bp.other FOR EACH ROW EXECUTE FUNCTION bp.elsewhere();
+      ${plain('archive', 'INSERT INTO bp.archive SELECT o.*, now() FROM bp."Order" AS o WHERE id < 10')}
+      ${plain('move', 'WITH moved AS (DELETE FROM bp."Order" WHERE id < 10 RETURNING *) INSERT INTO bp.archive SELECT * FROM moved')}
+      ${plain('archive_other', 'INSERT INTO bp.archive SELECT * FROM bp.other WHERE id NOT IN (SELECT id FROM bp."Order")')}
+      ${plain('named', 'INSERT INTO bp.archive (id, n) SELECT id, count(*) FROM bp."Order" GROUP BY id')}
+      ${plain('as_json', 'INSERT INTO bp.archive SELECT to_jsonb(o) FROM (SELECT * FROM bp."Order") o')}
+      ${plain('joined', 'INSERT INTO bp.archive SELECT x.* FROM bp."Order" o JOIN bp.other x USING (id)')}`);
+    undo.push(() => onBlue('DROP SCHEMA bp CASCADE'));
+    const add = { addColumn: { table: 'bp.Order', column: 'loud', type: 'text', up: 'upper(body)' } };
+    const [found, ...others] = only(await check({ migrations: [add] }), 'rows-by-position');
+    expect(others).toEqual([]);
+    expect(found).toMatchObject({ severity: 'warning', side: 'blue', object: 'bp."Order"' });
+    expect([...(found?.message ?? '').matchAll(/bp\.(\w+)\(\)/g)].map(([, name]) => name)).toEqual([
+      ...['archive', 'by_text', 'history', 'listed', 'move', 'of_part'],
+    ]);
+    const index = { createIndex: { table: 'bp.Order', name: 'by_body', columns: ['body'] } };
+    expect(only(await check({ migrations: [index] }), 'rows-by-position')).toEqual([]);
+  });
+
   it('refuses none that only rows break which the backfill leaves as they are; of those that it may write it warns', async () => {
     await onBlue(`
       CREATE SCHEMA kept;

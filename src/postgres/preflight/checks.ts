@@ -43,6 +43,7 @@ import { planOnBlue, planTrial } from './plan-on-blue.js';
 import { pooler } from './pooler.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
 import { rowTypes } from './row-types.js';
+import { rowsByPosition } from './rows-by-position.js';
 import { schemaLocks } from './schema-locks.js';
 import { refusedTruncates } from './refused-truncates.js';
 import { schemaPrivileges } from './schema-privileges.js';
@@ -104,6 +105,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   planOnBlue,
   inheritedColumns,
   rowTypes,
+  rowsByPosition,
   notValidChecks,
   replicaIdentity,
   unmovedRows,
