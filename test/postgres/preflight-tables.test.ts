@@ -402,6 +402,26 @@ describe('preflight', () => {
     expect(only(standby, 'server-values')).toEqual([]);
   });
 
+  it('names types that have other numbers on green: a warning where applications of any language are led there', async () => {
+    await onBlue(`
+      CREATE SCHEMA ty;
+      CREATE TYPE ty.mood AS ENUM ('ok', 'sad');
+      CREATE DOMAIN ty.short AS varchar(9);
+      CREATE DOMAIN ty.good AS ty.mood;
+      CREATE TABLE ty.plain (id int PRIMARY KEY, tags text[], at timestamptz, s ty.short, n numrange);
+      CREATE TABLE ty.people (id int PRIMARY KEY, m ty.mood, ms ty.mood[], g ty.good) PARTITION BY RANGE (id);
+      CREATE TABLE ty.part PARTITION OF ty.people DEFAULT`);
+    undo.push(() => onBlue('DROP SCHEMA ty CASCADE'));
+    const found = async (plan: Partial<PlanInput>): Promise<unknown[]> =>
+      only(await check(plan), 'type-oids').map(({ severity, side, object }) => [severity, side, object]);
+    const named = ['blue', 'ty.mood (ty.people.m, ty.people.g), ty.mood[] (ty.people.ms)'];
+    const pgbouncer = { databases: ['orders'], instances: [{ connection: 'pool', file: '/nowhere' }] };
+    expect(await found({ traffic: { stages: [], pgbouncer } })).toEqual([['warning', ...named]]);
+    expect(await found({})).toEqual([['info', ...named]]);
+    expect(await found({ tables: { exclude: ['ty.people'] } })).toEqual([]);
+    expect(await found({ bootstrap: { method: 'standby' } })).toEqual([]);
+  });
+
   it('refuses a default that takes values of a sequence of a table which the plan leaves out', async () => {
     await onBlue(`
       CREATE SCHEMA serial;

@@ -65,6 +65,7 @@ import { systemGrants } from './system-grants.js';
 import { superuserObjects } from './superuser-objects.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
+import { typeOids } from './type-oids.js';
 import { inheritedColumns, invalidIndexes, partitions, patterns, tornApart, unmovedRows } from './tables.js';
 import { foreignState, givenAway, greenEmpty, nameIsFree, ownedByAnother } from './target.js';
 
@@ -116,6 +117,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   largeObjects,
   sequenceRoom,
   serverValues,
+  typeOids,
   advisoryLocks,
   scheduledJobs,
   hypertables,
