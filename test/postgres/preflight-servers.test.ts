@@ -201,6 +201,24 @@ it('names sessions that hold advisory locks, which green does not know', async (
   expect(await locks()).toEqual([]);
 });
 
+it('names sessions that listen, and those that take jobs by a lock of rows: the fence refuses neither', async () => {
+  const found = async (name: string): Promise<unknown[]> =>
+    only(await check(), name).map(({ severity, side, object }) => [severity, side, object]);
+  await withClient({ ...pair.blue.config, application_name: 'cable' }, async (client) => {
+    await client.query('LISTEN verdigris_route');
+    expect(await found('listeners')).toEqual([]);
+    await client.query('listen "new orders"');
+    expect(await found('listeners')).toEqual([['warning', 'blue', 'cable, user postgres']]);
+    await client.query(
+      'UPDATE orders SET total = 1 WHERE id = (SELECT id FROM orders LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id',
+    );
+    expect([...(await found('listeners')), ...(await found('job-queues'))]).toEqual([]);
+    await client.query('SELECT id\n FROM orders ORDER BY id FOR UPDATE SKIP LOCKED LIMIT 1');
+    expect(await found('job-queues')).toEqual([['warning', 'blue', 'cable, user postgres']]);
+  });
+  expect([...(await found('listeners')), ...(await found('job-queues'))]).toEqual([]);
+});
+
 describe('connections', () => {
   it('of the server, the database and the user must be enough for the plan, with their numbers', async () => {
     const user = `preflight_user_${TAG}`;

@@ -7,6 +7,7 @@ import {
   walSenders,
   workerProcesses,
 } from './capacity.js';
+import { jobQueues, listeners } from './beside-the-fence.js';
 import type { PairCheck, SideCheck } from './check.js';
 import { clocks } from './clocks.js';
 import { computedFromTables } from './computed-from-tables.js';
@@ -119,6 +120,8 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   serverValues,
   typeOids,
   advisoryLocks,
+  jobQueues,
+  listeners,
   scheduledJobs,
   hypertables,
   replicaTriggers,
