@@ -18,14 +18,16 @@ const OLD_SIDE_MS = 2_000;
 
 /** Writes are on the new side: that is written down on both, with what has stayed behind. */
 export async function recordPromotion(
-  { work, ref, session, from }: Attempt,
+  { work, ref, session, from, acceptLoss }: Attempt,
   { steps, holdMs, attempts, epoch, unreleased }: Awaited<ReturnType<typeof promote>>,
 ): Promise<PromotionResult> {
   const { run } = work;
   if (unreleased.length > 0) work.report({ attempt: attempts, notReleased: unreleased.map(({ pooler }) => pooler) });
+  // What an earlier attempt has decided may have been asked for with a loss.
+  const mayBeForced = acceptLoss || holdMs === null;
   const result = {
     ...{ holdMs, attempts, epoch, at: new Date().toISOString() },
-    lost: from === 'green' ? await whatWasLost(session, run, epoch) : null,
+    lost: from === 'green' ? await whatWasLost(session, run, epoch, mayBeForced) : null,
   };
   const moved = { ...result, steps };
   await recordMove(await work.session(otherSide(from), 'event', SHORT_STATEMENTS), run.runId, from, moved);

@@ -9,7 +9,7 @@ import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
 import { unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import { within } from '../src/timing.js';
-import { isHelpedByLoss } from '../workflows/lib/loss.js';
+import { isHelpedByLoss, NOT_COUNTED } from '../workflows/lib/loss.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Work } from './context.js';
 
@@ -60,10 +60,20 @@ export async function withLossNamed(error: unknown, green: Session, { runId, mig
 
 /**
  * Null where green had been closed by a try without a loss, whatever was accepted when blue was opened. Green is closed
- * now, so this is the last count.
+ * now, so this is the last count. Blue serves by then, so a green that is lost in that moment keeps nobody waiting.
+ *
+ * @param mayBeForced whether it may have been a try with a loss, as far as is known without green
  */
-export async function whatWasLost(green: Session, { runId, migration }: Run, epoch: number): Promise<string | null> {
-  return (await wasForced(green, runId, epoch)) ? describeLoss(green, runId, feedName(migration, 'to_blue')) : null;
+export async function whatWasLost(
+  green: Session,
+  { runId, migration }: Run,
+  epoch: number,
+  mayBeForced: boolean,
+): Promise<string | null> {
+  const count = async (): Promise<string | null> =>
+    (await wasForced(green, runId, epoch)) ? describeLoss(green, runId, feedName(migration, 'to_blue')) : null;
+  const silent = mayBeForced ? NOT_COUNTED : null;
+  return within(count(), LAST_LOOK_MS, silent).catch(() => silent);
 }
 
 /** How long tables of green alone are looked through, ms: the way back is decided by the answer. */

@@ -7,9 +7,10 @@ import { finishMove, opensIt } from './finish-move.js';
 import { actFast, actFastToDecision, actFastUpTo } from './lib/activities.js';
 import { failureDetails, failureMessage, failureType, mayPass } from './lib/failure.js';
 import { outageTries, TRIES_UNTIL_TOLD } from './lib/history-room.js';
-import { lossInWords } from './lib/loss.js';
+import { lossInWords, NOT_COUNTED } from './lib/loss.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
+import { wasReset } from './lib/was-reset.js';
 
 export interface Limits {
   /** Only for the way back: what blue does not have stays on green. */
@@ -26,16 +27,20 @@ export interface Limits {
  * @throws ApplicationFailure PromotionBlocked: nothing has happened then
  */
 export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, limits: Limits = {}): Promise<void> {
-  const to = otherSide(from);
   run.promotionStarted = true;
-  const {
-    lost,
-    unmoved,
-    mayBeRefused = [],
-    unserved = [],
-    unservedPools = [],
-    ...promoted
-  } = await untilDecided(run, ref, from, limits);
+  const decided = await untilDecided(run, ref, from, limits);
+  await hasMoved(run, ref, from, decided, limits);
+}
+
+/** What follows the move of the writes, once the run has heard of it. */
+export async function hasMoved(
+  run: MigrationRun,
+  ref: RunRef,
+  from: Side,
+  { lost, unmoved, mayBeRefused = [], unserved = [], unservedPools = [], ...promoted }: PromotionResult,
+  limits: Limits = {},
+): Promise<void> {
+  const to = otherSide(from);
   await CancellationScope.nonCancellable(async () => {
     run.promoted({ from, to, ...promoted });
     run.epoch = promoted.epoch;
@@ -43,7 +48,7 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
     if (to === 'green') run.wasPromoted = true;
     else run.hasMovedBack = true;
     if (unmoved !== undefined) run.wayBack.sawUnmoved(unmoved);
-    const left = [lost ?? null, to === 'blue' ? lossInWords(run.wayBack.strandedOnGreen) : null].filter(
+    const left = [knownLoss(run, lost), to === 'blue' ? lossInWords(run.wayBack.strandedOnGreen) : null].filter(
       (one) => one !== null,
     );
     run.lost = left.length === 0 ? null : left.join('; ');
@@ -58,6 +63,11 @@ export async function moveWrites(run: MigrationRun, ref: RunRef, from: Side, lim
       rollback: to === 'green' ? { safe: true, why: 'blue follows green: writes can go back without a loss' } : ON_BLUE,
     });
   });
+}
+
+/** Where green could not be asked, nothing has stayed behind if no try was made with a loss. An earlier worker says nothing. */
+function knownLoss(run: MigrationRun, lost: string | null | undefined): string | null {
+  return lost === NOT_COUNTED && !run.lossAccepted && !wasReset() ? null : (lost ?? null);
 }
 
 /** Nobody but the application sees it otherwise: such clients have no router, and no gate looks after the promotion. */

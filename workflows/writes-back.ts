@@ -6,7 +6,7 @@ import { actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { nameRows } from './lib/differing-rows.js';
 import { failureDetails, failureMessage, failureType, isCancelled, isUnanswered } from './lib/failure.js';
-import { TRIES_UNTIL_TOLD } from './lib/history-room.js';
+import { outageTries, TRIES_UNTIL_TOLD } from './lib/history-room.js';
 import {
   countedLateLossOf,
   feedLossOf,
@@ -23,7 +23,16 @@ import { answerWith } from './lib/story.js';
 import { whyWayBackWaits, withoutApproval } from './lib/way-back-text.js';
 import type { Message } from './messages.js';
 import { finishMove, opensIt } from './finish-move.js';
-import { moveWrites, NEXT_ROUND_MS, NOT_KNOWN, notYetOpen, ON_BLUE, type NotOpenedDetails } from './move-writes.js';
+import {
+  hasMoved,
+  moveWrites,
+  NEXT_ROUND_MS,
+  NOT_KNOWN,
+  notYetOpen,
+  ON_BLUE,
+  type NotOpenedDetails,
+} from './move-writes.js';
+import { openedUnheard } from './opened-unheard.js';
 import { feedAlarm, watchFeed } from './standby.js';
 import { differing } from './verify.js';
 
@@ -179,6 +188,8 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
       return await moveWrites(run, ref, 'green', { acceptLoss: withLoss });
     } catch (error) {
       const decided = await isDecided(run, ref, error);
+      const opened = isGreenSilent(run, decided, error) ? await openedUnheard(run, ref) : undefined;
+      if (opened !== undefined) return await hasMoved(run, ref, 'green', opened);
       if (decided === true) {
         const byHand = failureDetails<NotOpenedDetails>(error)?.byHand === true;
         openIsOwed(run, withoutApproval(failureMessage(error)), byHand);
@@ -337,6 +348,11 @@ async function isDecided(run: MigrationRun, ref: RunRef, error: unknown): Promis
   }
 }
 
+/** A try that comes as far as to find that blue can't be opened has heard of green. */
+function isGreenSilent(run: MigrationRun, decided: boolean | undefined, error: unknown): boolean {
+  return decided === undefined || (run.wayBackDecided && failureType(error) !== 'NotOpened');
+}
+
 /** Nobody takes writes: the only way is to open blue, and the status says so. */
 function openIsOwed(run: MigrationRun, reason: string, byHand = false): void {
   run.wayBackDecided = true;
@@ -410,21 +426,25 @@ async function giveUp(run: MigrationRun, ref: RunRef, heard: Heard): Promise<voi
   const writes = run.wayBackDecided ? 'gave them away' : await writesOfGreen(run, ref);
   if (writes === 'has them') throw givenUp(run);
   heard.retireRequest = run.retireRequest;
-  run.warn([`\`retire\` was not followed: ${writes === 'not opened' ? notYetOpen(run) : run.onlyForward()}`]);
+  run.warn([`\`retire\` was not followed: ${whyNotGivenUp(run, writes)}`]);
   if (writes === 'gave them away') openIsOwed(run, '`retire` was not followed');
 }
 
-/** For as long as it takes: nobody else knows, and a run that has ended opens nothing. */
-async function writesOfGreen(run: MigrationRun, ref: RunRef): Promise<WritesOfGreen> {
+function whyNotGivenUp(run: MigrationRun, writes: Exclude<WritesOfGreen | 'blue has them', 'has them'>): string {
+  if (writes === 'blue has them') return 'green has given the writes back, and blue takes them';
+  return writes === 'not opened' ? notYetOpen(run) : run.onlyForward();
+}
+
+/** For as long as it takes: nobody but a blue that has got them knows, and a run that has ended opens nothing. */
+async function writesOfGreen(run: MigrationRun, ref: RunRef): Promise<WritesOfGreen | 'blue has them'> {
   const ask = 'compensate: does green have the writes?';
   for (let attempt = 0; ; attempt++) {
     try {
       // What can pass by itself is told after the first time.
-      return await (attempt === 0 ? actFastWithin(ask, GREEN_ANSWERS_WITHIN) : actFast(ask)).writesOfGreen(
-        ref,
-        run.epoch,
-      );
+      const asked = attempt === 0 ? actFastWithin(ask, GREEN_ANSWERS_WITHIN) : actFastUpTo(ask, outageTries());
+      return await asked.writesOfGreen(ref, run.epoch);
     } catch (error) {
+      if ((await openedUnheard(run, ref)) !== undefined) return 'blue has them';
       const why = `\`retire\` waits until green says whether it has the writes: ended without that, the run may leave both sides closed. ${failureMessage(error)}`;
       run.waitFor({ for: 'retry', why, answer: run.doctor('--who-is-primary') });
       if (attempt > 0) await sleep(`${Math.min(300, 5 * 2 ** attempt)} s`, { summary: 'ask green again' });

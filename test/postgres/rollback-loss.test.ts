@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { whatWasLost } from '../../activities/promotion-loss.js';
 import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
 import { feedName } from '../../src/postgres/feed.js';
 import { finishPromotion } from '../../src/postgres/finish-promotion.js';
@@ -14,6 +15,7 @@ import { readSubscription } from '../../src/postgres/subscription.js';
 import { LinkProxy } from '../support/link-proxy.js';
 import type { PromotionRig } from '../support/promotion-rig.js';
 import { StandbyRig } from '../support/standby-rig.js';
+import { NOT_COUNTED } from '../../workflows/lib/loss.js';
 
 const MIGRATION = 'rollback-loss';
 const RUN = { runId: 'run', migration: MIGRATION };
@@ -45,6 +47,13 @@ describe('a feed to blue that has died', () => {
       new AbortController().signal,
     );
   const dead = () => whyFeedIsDead(green, () => Promise.resolve(blue), RUN);
+
+  it('keeps nobody from hearing that writes have gone back, where green is lost in that moment', async () => {
+    const lost = await openSession(rig.databases.green, { purpose: 'test' });
+    await closeSession(lost);
+    expect(await whatWasLost(lost, RUN, 3, true)).toBe(NOT_COUNTED);
+    expect(await whatWasLost(lost, RUN, 3, false)).toBeNull();
+  });
 
   it('is told with what a rollback would lose, and lives again when it is mended', async () => {
     expect(await look()).toMatchObject({ health: 'healthy', rollbackSafe: true, loses: null });

@@ -1,5 +1,6 @@
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { until } from '../support/migration.js';
 import { failureOf, resultOf } from '../support/run-end.js';
 import { replayed, ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
 import { retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
@@ -124,5 +125,70 @@ describe.concurrent('a promotion that a late worker decides while it is withdraw
     expect(asked(run, '+withdrawPromotion')).toBe(1);
     run.at('+undoReplication', run.at('-finishPromotion', run.at('-withdrawPromotion')));
     await replayed(run, 'late-decision');
+  });
+});
+
+describe.concurrent('a green that is lost right after it has given the writes back', () => {
+  const lost = (): never => {
+    throw ApplicationFailure.nonRetryable('green: connect ECONNREFUSED', 'ConnectionFailed');
+  };
+
+  it.each([false, true])(
+    'ends no rollback: blue, which was opened, is asked; also with a loss accepted: %s',
+    async (acceptLoss) => {
+      const run = await runs.begin(
+        {
+          ...{ maybeEmptied: (own) => (own.epoch === 3 ? lost() : []), writesOfGreen: lost },
+          promote: (own, _ref, from, _epoch, withLoss) => {
+            if (from === 'blue') return own.move('blue');
+            if (own.epoch === 2 && acceptLoss && withLoss !== true) {
+              throw ApplicationFailure.nonRetryable(
+                'its slot is gone; a rollback would lose 2 writes',
+                'RollbackUnsafe',
+              );
+            }
+            own.move('green');
+            return lost();
+          },
+        },
+        { green: { connection: 'g', afterRollback: 'drop' } },
+      );
+      await run.saw('+watchStandby');
+      await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+      if (acceptLoss) {
+        await until(run.handle, 'asked', (s) => s.waiting?.for === 'confirmation');
+        await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss }] });
+      }
+      const report = await resultOf(run);
+      expect(report).toMatchObject({ outcome: 'rolledBack', writesOn: 'blue', promotion: { to: 'blue', epoch: 3 } });
+      // No try without a loss leaves anything behind.
+      const notKnown = 'what it may lack of green (not known: green does not answer)';
+      expect(report.rollingBack?.lost).toBe(acceptLoss ? notKnown : undefined);
+      run.at('+undoReplication', run.at('+finishPromotion', run.at('-writesOfGreen')));
+      await replayed(run);
+    },
+  );
+
+  it('nor is a `retire` waited with for its answer then', async () => {
+    let isDown = false;
+    const run = await runs.begin({
+      promote: (own, _ref, from) => (from === 'blue' && own.epoch === 1 ? own.move('blue') : lost()),
+      ...{ maybeEmptied: lost, writesOfGreen: lost },
+      whereWritesAre: (own) => (isDown ? lost() : { writesOn: own.writesOn, epoch: own.epoch }),
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    await until(run.handle, 'blocked', (s) => s.waiting?.answer?.includes('--name retire ') === true);
+    isDown = true;
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    await until(run.handle, 'asking', (s) => /`retire` waits until green says/.test(s.waiting?.why ?? ''));
+    run.move('green');
+    isDown = false;
+    const report = await resultOf(run);
+    expect(report).toMatchObject({ outcome: 'rolledBack', writesOn: 'blue' });
+    expect(report.warnings.join()).toMatch(
+      /`retire` was not followed: green has given the writes back, and blue takes/,
+    );
+    await replayed(run);
   });
 });

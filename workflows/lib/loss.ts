@@ -98,3 +98,6 @@ const IS_BEHIND =
 
 /** What somebody accepts who has the way back forced where it is only late, and nobody says by how much. */
 export const LATE: Loss = { late: 'what blue does not have by then' };
+
+/** What a way back with a loss may have left behind where green, which is lost by then, can't be asked. */
+export const NOT_COUNTED = 'what it may lack of green (not known: green does not answer)';
