@@ -113,7 +113,7 @@ function cannotBeCompared(error: unknown): string {
 }
 
 /** What a comparison says of the way back. */
-function compared(run: MigrationRun, { examples, notCompared = [], ...result }: VerificationResult): void {
+export function compared(run: MigrationRun, { examples, notCompared = [], ...result }: VerificationResult): void {
   run.verified(result);
   warnOfColumns(run, notCompared);
   const why = `${differing(result.differingRows)} between green and blue: ${nameRows(examples)}`;

@@ -34,6 +34,7 @@ import {
 } from './move-writes.js';
 import { openedUnheard } from './opened-unheard.js';
 import { feedAlarm, watchFeed } from './standby.js';
+import { StrandsAnew } from './strands-anew.js';
 import { differing } from './verify.js';
 
 /**
@@ -175,11 +176,13 @@ async function untilDone<T>(
  */
 async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise<void> {
   let withLoss = false;
+  const anew = new StrandsAnew(run, ref);
   for (let attempt = 0; ; attempt++) {
     // What kept blue from following green may have passed.
     if (attempt > 0 && !withLoss) await finishIfOwed(run, ref);
     let strands: string | null = null;
     try {
+      if (attempt > 0) await anew.look(() => strandsAreAccepted(run));
       await lookForEmptied(run, ref);
       await lookForUnmoved(run, ref);
       // What blue does not have is lost in any case; the feed brings the rest.

@@ -205,6 +205,40 @@ describe.concurrent('a rollback that would lose writes', () => {
     expect((await statusOf(run.handle)).rollingBack?.lost).toMatch(/accounts \(id=7\)/);
   });
 
+  it('since rows differ: it notices that these were mended, also what only green had, and loses nothing then', async () => {
+    const feed = new Feed(false);
+    feed.mended = true;
+    let differing = 1;
+    let made = ['table public.coupons'];
+    let told = 0;
+    const run = await runs.begin(
+      {
+        ...feed.activities,
+        verify: (_run, _ref, source, scope) => ({
+          ...{ scope, tables: 1, rowsVerified: 9, differingRows: source === 'green' ? differing : 0 },
+          ...{ examples: source === 'green' ? ['accounts (id=7): balance'] : [], at: new Date().toISOString() },
+        }),
+        watchSchema: (_run, _ref, side) =>
+          side === 'blue' || told++ > 0 ? untilCancelled() : { what: "green's schema has changed" },
+        takeSchemaOver: () => ({ onlyOnGreen: made }),
+      },
+      { standby: { for: '1h', verifyEvery: '1s' } },
+    );
+    await until(run.handle, 'compared', (s) => /1 row differs.*coupons/.test(s.rollback.loses ?? ''));
+    await run.handle.cancel();
+    await until(run.handle, 'waiting', (s) => /would lose 1 row differs/.test(s.waiting?.why ?? ''));
+    made = [];
+    const { waiting } = await until(run.handle, 'waiting', (s) => s.waiting?.why.includes('coupons') === false);
+    expect(waiting?.why).toMatch(/would lose 1 row differs.*accounts \(id=7\)/);
+    differing = 0;
+    expect((await failureOf(run)).cause).toBeInstanceOf(CancelledFailure);
+    expect(run.writesOn).toBe('blue');
+    const status = await statusOf(run.handle);
+    expect(status.rollingBack?.lost).toBeUndefined();
+    expect(status.verification?.differingRows).toBe(0);
+    await replayed(run);
+  });
+
   it('can be given up: writes stay on green, and nothing that they need is taken down', async () => {
     const run = await runs.begin(new Feed(false).activities);
     await run.saw('+watchStandby');

@@ -79,6 +79,11 @@ export class WayBack {
     return this.#comparisonDue;
   }
 
+  /** Whether the last comparison of all that has changed has found rows that are not the same. */
+  get rowsDiffer(): boolean {
+    return this.#difference !== null;
+  }
+
   /** What a rollback would leave on green although the feed lives. */
   get strandedOnGreen(): Loss {
     const rows = [this.#difference, this.#emptiedRows].filter((one) => one !== null);
