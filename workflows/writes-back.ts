@@ -2,7 +2,7 @@ import { ApplicationFailure, condition, patched, sleep, uuid4 } from '@temporali
 import { firstLine } from '../src/failure-text.js';
 import type { WritesAt } from '../src/postgres/where-writes-are.js';
 import type { WritesOfGreen } from '../src/postgres/writes-of-green.js';
-import { actFast, actFastUpTo, actFastWithin } from './lib/activities.js';
+import { actFastUpTo, actFastWithin } from './lib/activities.js';
 import { beside } from './lib/beside.js';
 import { nameRows } from './lib/differing-rows.js';
 import { failureDetails, failureMessage, failureType, isCancelled, isUnanswered } from './lib/failure.js';
@@ -47,7 +47,7 @@ export async function writesBackToBlue(run: MigrationRun, ref: RunRef): Promise<
   try {
     let at = await untilKnown(run, ref, heard);
     while (isOpenBlue(at)) {
-      if (await endsTries(run, ref)) return;
+      if (await endsTries(run, ref, heard)) return;
       at = await untilKnown(run, ref, heard);
     }
     run.wasPromoted = true;
@@ -111,15 +111,27 @@ function isOpenBlue({ writesOn, isOpen }: WritesAt): boolean {
 const GIVEN_BACK = 'a way back that was decided before is finished';
 
 /** @returns false where a try that nobody has heard of has moved the writes to green meanwhile */
-async function endsTries(run: MigrationRun, ref: RunRef): Promise<boolean> {
-  run.waitFor({ for: 'retry', why: 'ending the tries of the promotion, so that clients of poolers go on' });
+async function endsTries(run: MigrationRun, ref: RunRef, heard: Heard): Promise<boolean> {
+  const what = 'ending the tries of the promotion, so that clients of poolers go on';
+  const ended = await untilDone(run, ref, heard, what, () => triesEnded(run, ref));
+  if (typeof ended !== 'boolean') throw ended.error;
+  return ended;
+}
+
+/** Longer than the activity itself tries to reach a pooler, which then keeps nobody any more. */
+const TRIES_END_WITHIN = '2 minutes';
+
+/** @returns the error where the run ends with it, as runs of an earlier version did */
+async function triesEnded(run: MigrationRun, ref: RunRef): Promise<boolean | { readonly error: unknown }> {
+  const end = actFastWithin('compensate: end the tries of the promotion', TRIES_END_WITHIN);
   try {
     // As of an earlier version: undefined.
-    const left: unknown = await actFast('compensate: end the tries of the promotion').withdrawPromotion(ref);
+    const left: unknown = await end.withdrawPromotion(ref);
     run.poolersLeft = typeof left === 'string' ? left : null;
     return true;
   } catch (error) {
     if (failureType(error) === 'WritesOnGreen' && patched('a late decision is gone back from')) return false;
+    if (!patched('what keeps the tries of a promotion from being ended is told')) return { error };
     throw error;
   }
 }
@@ -286,7 +298,7 @@ async function finishIfOwed(run: MigrationRun, ref: RunRef): Promise<void> {
 }
 
 function whyItWaits(run: MigrationRun, message: string, more = ''): string {
-  return whyWayBackWaits(message, more, run.wasPromoted ? 'on green' : 'where they are');
+  return whyWayBackWaits(message, more, whereTheyStay(run));
 }
 
 /** Who is asked for a loss should know that it may end without. */
@@ -411,7 +423,8 @@ async function answerBeforeNextTry(
     await condition(answered, seconds * 1_000, { summary });
   };
   // A green that is closed fills no disk.
-  const isGuarded = run.wasPromoted && !run.wayBackDecided && seconds >= GUARDED_FROM_S;
+  const isServing = run.wasPromoted && !run.wayBackDecided && !takesThemAlready(run);
+  const isGuarded = isServing && seconds >= GUARDED_FROM_S;
   await (isGuarded ? beside(() => watchFeed(run, ref, feedAlarm(run)), wait) : wait());
   if (run.retireRequest !== heard.retireRequest) return 'stays on green';
   if (run.confirmations === heard.confirmations) return null;
@@ -424,8 +437,9 @@ async function answerBeforeNextTry(
  * not: both sides are closed then, and what opens one of them goes on.
  */
 async function giveUp(run: MigrationRun, ref: RunRef, heard: Heard): Promise<void> {
-  // Where green never had them, nothing of the way back has been tried.
-  if (!run.wasPromoted || !patched('green is asked before a way back is given up')) throw givenUp(run);
+  // Where green never had them, or blue is known to take them, nothing of the way back has been tried.
+  if (!run.wasPromoted || takesThemAlready(run)) throw givenUp(run);
+  if (!patched('green is asked before a way back is given up')) throw givenUp(run);
   const writes = run.wayBackDecided ? 'gave them away' : await writesOfGreen(run, ref);
   if (writes === 'has them') throw givenUp(run);
   heard.retireRequest = run.retireRequest;
@@ -455,10 +469,19 @@ async function writesOfGreen(run: MigrationRun, ref: RunRef): Promise<WritesOfGr
   }
 }
 
+/** Whether blue has had the writes again before this way back: only the tries of a promotion are to be ended then. */
+function takesThemAlready(run: MigrationRun): boolean {
+  return run.status.writesOn === 'blue' && !run.wayBackDecided;
+}
+
+function whereTheyStay(run: MigrationRun): string {
+  return run.wasPromoted && !takesThemAlready(run) ? 'on green' : 'where they are';
+}
+
 function givenUp(run: MigrationRun): ApplicationFailure {
   run.gaveWayBackUp = true;
   return ApplicationFailure.nonRetryable(
-    `writes stay ${run.wasPromoted ? 'on green' : 'where they are'}, as ${run.retireRequest?.by ?? '?'} has said: ${run.retireRequest?.reason ?? ''}`,
+    `writes stay ${whereTheyStay(run)}, as ${run.retireRequest?.by ?? '?'} has said: ${run.retireRequest?.reason ?? ''}`,
     'RollbackUnsafe',
   );
 }

@@ -2,7 +2,7 @@ import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { until } from '../support/migration.js';
 import { failureOf, resultOf } from '../support/run-end.js';
-import { replayed, ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
 import { retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
 
 /* What the databases say of the writes is not what the run has seen: its workflow was reset, or a late worker has decided. */
@@ -189,6 +189,48 @@ describe.concurrent('a green that is lost right after it has given the writes ba
     expect(report.warnings.join()).toMatch(
       /`retire` was not followed: green has given the writes back, and blue takes/,
     );
+    await replayed(run);
+  });
+});
+
+describe.concurrent('the tries of a promotion that can not be ended', () => {
+  const promote: Overrides['promote'] = async () => {
+    await untilCancelled().catch(() => undefined);
+    throw new CancelledFailure('cancelled');
+  };
+
+  it('are told with what is in the way, and are ended once that is gone', async () => {
+    let isAway = true;
+    const run = await runs.begin({
+      promote,
+      withdrawPromotion: () => {
+        if (isAway) throw ApplicationFailure.nonRetryable('blue: connect ECONNREFUSED', 'ConnectionFailed');
+        return null;
+      },
+    });
+    await run.saw('+promote');
+    await run.handle.signal(rollbackSignal, WHO);
+    const { waiting } = await until(run.handle, 'told', (s) => /blue: connect/.test(s.waiting?.why ?? ''));
+    expect(waiting?.why).toMatch(/^ending the tries of the promotion, .*`retire` .* writes stay where they are$/s);
+    expect(waiting?.answer).toMatch(/--name retire /);
+    isAway = false;
+    expect(await resultOf(run)).toMatchObject({ outcome: 'rolledBack', rollingBack: { notUndone: [] } });
+    await replayed(run);
+  });
+
+  it('can be left as they are', async () => {
+    const run = await runs.begin({
+      promote,
+      withdrawPromotion: () => {
+        throw ApplicationFailure.nonRetryable('blue: connect ECONNREFUSED', 'ConnectionFailed');
+      },
+    });
+    await run.saw('+promote');
+    await run.handle.signal(rollbackSignal, WHO);
+    await until(run.handle, 'told', (s) => /blue: connect/.test(s.waiting?.why ?? ''));
+    await run.handle.executeUpdate(retireUpdate, { args: [{ by: 'ada', reason: 'we wait' }] });
+    expect((await failureOf(run)).cause?.message).toMatch(/writes stay where they are, as ada has said: we wait/);
+    expect(run.writesOn).toBe('blue');
     await replayed(run);
   });
 });
