@@ -351,7 +351,11 @@ describe('when green is lost for good after the promotion', () => {
     await patient.on('green', async (s) => {
       await s.query(entry);
       const token = await writeMarker(s, 'to_blue');
-      await patient.on('blue', async (b) => expect(await waitForMarker(b, 'to_blue', token, 20_000)).toBe(true));
+      await patient.on('blue', async (b) => {
+        expect(await waitForMarker(b, 'to_blue', token, 20_000)).toBe(true);
+        // Of a green whose clock is an hour behind blue's.
+        await b.query(`UPDATE verdigris.marker_to_blue SET at = at - interval '1 h'`);
+      });
     });
     const decided = await patient.epoch('blue');
     const openBlue = (...more: string[]): Promise<Said> => doctor('--open', '--green-is-gone', migration, ...more);

@@ -205,13 +205,14 @@ async function lastHeard(blue: Session, migration: string): Promise<string | und
 
 /**
  * What was written on green and has not arrived, by what blue has: the time of green's last marker, before which it has
- * everything, and the position in green's WAL up to which its feed has come.
+ * everything, and the position in green's WAL up to which its feed has come. All of these markers count: the claim has
+ * emptied their table, and none comes before green has the writes. Their time is green's, so blue's clock says nothing of it.
  */
 async function whatBlueLacks(blue: Session, migration: string): Promise<string> {
   const { rows } = await blue.query<{ marker: string | null; decided: string; positions: string[] | null }>(
     `SELECT (SELECT to_char(max(at), 'YYYY-MM-DD HH24:MI:SS.MS')
-               FROM (SELECT min(at) AS at FROM verdigris.marker_to_blue GROUP BY token HAVING count(*) = max(streams)) m
-              WHERE at > r.updated_at) AS marker,
+               FROM (SELECT min(at) AS at FROM verdigris.marker_to_blue
+                      GROUP BY token HAVING count(*) = max(streams)) m) AS marker,
             to_char(r.updated_at, 'YYYY-MM-DD HH24:MI:SS.MS') AS decided,
             (SELECT array_agg(pg_replication_origin_progress(o.roname, true)::text ORDER BY s.subname)
                FROM pg_subscription s JOIN pg_replication_origin o ON o.roname = 'pg_' || s.oid
