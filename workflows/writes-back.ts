@@ -142,7 +142,12 @@ async function finishDecided(run: MigrationRun, ref: RunRef, at: WritesAt): Prom
     await actFastUpTo('compensate: finish what was decided', TRIES_UNTIL_TOLD).promote(ref, 'blue', at.epoch);
     return at;
   } catch (error) {
-    if (failureType(error) !== 'StaleEpoch' || !patched(GIVEN_BACK)) throw error;
+    if (failureType(error) !== 'StaleEpoch' || !patched(GIVEN_BACK)) {
+      // A green that is still to be opened is one that blue's row names.
+      const opened = failureType(error) === 'NotOpened' ? undefined : await openedUnheard(run, ref);
+      if (opened === undefined) throw error;
+      return { writesOn: 'blue', epoch: opened.epoch };
+    }
     const now = await whereWritesAre(run, ref);
     if (now.writesOn === 'green') throw error;
     return now;
