@@ -32,8 +32,9 @@ async function withPair(
   work: (pair: CopyPair) => Promise<void>,
   migrations: PlanInput['migrations'] = [],
   more: Partial<PlanInput> = {},
+  servers: Parameters<typeof CopyPair.start>[0] = ['pg15', 'pg18'],
 ): Promise<void> {
-  const pair = await CopyPair.start(['pg15', 'pg18'], purpose, DDL, ROWS + KEYS, migrations, more);
+  const pair = await CopyPair.start(servers, purpose, DDL, ROWS + KEYS, migrations, more);
   try {
     await work(pair);
   } finally {
@@ -269,7 +270,6 @@ describe('a copy', () => {
           CREATE OR REPLACE FUNCTION length_of(body text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
             $$BEGIN IF body = 'x' THEN RAISE EXCEPTION 'too short' USING ERRCODE = 'SHOP1'; END IF;
                     PERFORM pg_catalog.pg_sleep(0.01); RETURN length(body); END$$`;
-        // Blue computes what the same function gives on green.
         for (const side of [pair.blue, pair.green]) await side.query(slow);
         await pair.blue.query(`UPDATE small SET body = 'x' WHERE id = 1000; SET application_name = 'the shop'`);
         const parcels = await pair.planCopy();
@@ -325,6 +325,9 @@ describe('a copy', () => {
         }
       },
       [{ addColumn: { table: 'small', column: 'length', type: 'int', up: 'public.length_of(body)' } }],
+      {},
+      // Twins: blue computes what functions of the application give.
+      ['pg18', 'pg18'],
     ));
 
   it('names the row on which blue fails, and goes on by tablesync once it is corrected', () =>
