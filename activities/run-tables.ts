@@ -3,10 +3,11 @@ import { parseTableName } from '../src/plan/table-name.js';
 import { readTables, replicatedRoots, type TableInfo } from '../src/postgres/catalog.js';
 import { reverseColumns } from '../src/postgres/migrate/plan-work.js';
 import type { Run } from '../src/postgres/ownership.js';
+import { refuseWithoutIdentity } from '../src/postgres/preflight/replica-identity.js';
 import type { PublishedTable } from '../src/postgres/publication.js';
 import type { Session } from '../src/postgres/session.js';
 import type { TableLink } from '../src/postgres/stream-groups.js';
-import { ensurePublications } from '../src/postgres/streams.js';
+import { ensurePublications, isPublished, type StreamsSpec } from '../src/postgres/streams.js';
 
 /** The tables of a side that the plan moves. */
 export function movedTables(session: Session, plan: Plan): Promise<TableInfo[]> {
@@ -21,16 +22,21 @@ export function publishedForward(blue: readonly TableInfo[]): PublishedTable[] {
 /**
  * Makes the publications of the forward feed, unless they are there. Tables that the plan's new foreign keys bind stay in
  * one stream, too.
+ *
+ * @throws VerdigrisError PreflightFailed where a table is such that UPDATE and DELETE on blue would fail from then on
  */
 export async function publishForward(blue: Session, run: Run, plan: Plan): Promise<readonly TableInfo[]> {
   const tables = await movedTables(blue, plan);
-  await ensurePublications(blue, {
+  const spec: StreamsSpec = {
     migration: run.migration,
     direction: 'to_green',
     tables: publishedForward(tables),
     streams: plan.replicate.streams,
     links: foreignKeysOf(plan),
-  });
+  };
+  // Of what is published already, one more look undoes nothing; and a table that has come since is in none of them.
+  if (!(await isPublished(blue, spec))) refuseWithoutIdentity(tables);
+  await ensurePublications(blue, spec);
   return tables;
 }
 

@@ -3,7 +3,7 @@ import type { PlanInput } from '../src/plan/schema.js';
 import { whileSchemaStays } from './guard-schema.js';
 import { whileWalIsBounded } from './guard-wal.js';
 import { migrate } from './migrate.js';
-import { preflight } from './preflight.js';
+import { preflight, untilReplicationMayBegin } from './preflight.js';
 import { promote } from './promote.js';
 import { replicate } from './replicate.js';
 import { retire } from './retire.js';
@@ -12,7 +12,6 @@ import { shiftTraffic, undoUnknownStages } from './shift-traffic.js';
 import { standby } from './standby.js';
 import { hasUnknownSteps, undoUnknownSteps } from './undo-unknown-steps.js';
 import { verify } from './verify.js';
-import { windowOpens } from './windows.js';
 import { isCancelled } from './lib/failure.js';
 import { lookAtHistory } from './lib/history-room.js';
 import { MigrationRun } from './lib/migration-run.js';
@@ -57,7 +56,7 @@ export async function blueGreenMigration(input: PlanInput): Promise<MigrationRep
   try {
     await story.tell(async () => {
       const ref = await preflight(story, input);
-      await windowOpens(story, ref, 'replicate');
+      await untilReplicationMayBegin(story, ref);
       await whileWalIsBounded(story, ref, () =>
         whileSchemaStays(story, ref, async () => {
           await replicate(story, ref, saga);

@@ -1,7 +1,9 @@
+import { patched } from '@temporalio/workflow';
 import { act } from './lib/activities.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
 import { refuseShortTimeout } from './lib/temporal-timeout.js';
+import { windowOpens } from './windows.js';
 
 /**
  * Phase 1: the plan is linted again, and both databases are looked at. Nothing is touched: a run that ends here leaves
@@ -19,4 +21,24 @@ export async function preflight(story: Story, input: unknown): Promise<RunRef> {
   const found = await story.step('checking both databases', () => act('check both databases').preflight(ref));
   run.warn(found.warnings);
   return ref;
+}
+
+/** A wait for blue to be quiet that is longer than that is a wait: the look at its load takes some seconds itself. */
+const LOOKED_AT_MS = 60_000;
+
+/**
+ * Waits until the copy may begin. After a wait both databases are looked at again: what has come meanwhile, such as a table
+ * without a key, is found before anything is touched.
+ */
+export async function untilReplicationMayBegin(story: Story, ref: RunRef): Promise<void> {
+  const { run } = story;
+  const { resumes } = run;
+  const asked = Date.now();
+  const waited = await windowOpens(story, ref, 'replicate');
+  if (!waited && run.resumes === resumes && Date.now() - asked < LOOKED_AT_MS) return;
+  if (!patched('both databases are looked at again after a wait')) return;
+  const found = await story.step('checking both databases again', () =>
+    act('check both databases again: the run has waited').preflight(ref),
+  );
+  run.warn(found.warnings);
 }

@@ -66,10 +66,7 @@ export async function ensurePublications(
   patience?: LockRetryOptions,
 ): Promise<void> {
   const names = streamNames(spec.migration, spec.direction, spec.streams);
-  const { rows } = await source.query<{ name: string }>(
-    'SELECT pubname AS name FROM pg_publication WHERE pubname = ANY ($1)',
-    [names],
-  );
+  const rows = await readPublications(source, names);
   if (rows.length === names.length) return;
   if (rows.length > 0) throw incomplete(spec.direction, names, rows);
   const make = async (): Promise<void> => {
@@ -94,6 +91,19 @@ export async function ensurePublications(
     await source.query(statements.join(';'));
   };
   await briefLock(source, `CREATE PUBLICATION ${names.join(', ')}`, make, patience);
+}
+
+/** Whether publications of a feed are there. */
+export async function isPublished(source: Session, spec: StreamsSpec): Promise<boolean> {
+  return (await readPublications(source, streamNames(spec.migration, spec.direction, spec.streams))).length > 0;
+}
+
+async function readPublications(source: Session, names: readonly string[]): Promise<{ name: string }[]> {
+  const { rows } = await source.query<{ name: string }>(
+    'SELECT pubname AS name FROM pg_publication WHERE pubname = ANY ($1)',
+    [names],
+  );
+  return rows;
 }
 
 /**

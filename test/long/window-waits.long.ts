@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { statusOf, until } from '../support/migration.js';
 import { replayed, ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
@@ -43,6 +44,27 @@ describe.concurrent('the windows of a run', () => {
     const report = (await run.handle.result()) as MigrationReport;
     expect(report.outcome).toBe('rolledBack');
     expect(run.log.filter((entry) => entry === '+lookAtWindow')).toHaveLength(looks);
+  });
+
+  it('have both databases looked at again before anything is touched: what was found is as old as the wait', async () => {
+    const schedule = new Schedule([0, false], [2_000, true]);
+    const run = await beginInWindow(runs, 'replicate', {
+      lookAtWindow: () => schedule.look(),
+      preflight: (one) => {
+        if (one.log.filter((entry) => entry === '+preflight').length === 1) return { warnings: [] };
+        throw ApplicationFailure.nonRetryable('public.audit has no primary key', 'PreflightFailed');
+      },
+    });
+    await expect(run.handle.result()).rejects.toMatchObject({ cause: { type: 'PreflightFailed' } });
+    expect(run.log).not.toContain('+claimDatabases');
+    await replayed(run);
+  });
+
+  it('that are open at once, and no pause, have nothing looked at twice', async () => {
+    const run = await beginInWindow(runs, 'replicate', { lookAtWindow: () => soon(true, 3_600_000) });
+    await run.saw('-claimDatabases');
+    expect(run.log.filter((entry) => entry === '+preflight')).toHaveLength(1);
+    await run.handle.terminate();
   });
 
   it('are asked again after a pause: a window that has closed meanwhile stays closed', async () => {

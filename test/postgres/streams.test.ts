@@ -3,6 +3,7 @@ import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { retireActivities } from '../../activities/retire.js';
 import { rollbackActivities } from '../../activities/rollback.js';
+import { publishForward } from '../../activities/run-tables.js';
 import { isBinarySafe } from '../../src/postgres/binary-feed.js';
 import { feedName } from '../../src/postgres/feed.js';
 import { ident } from '../../src/postgres/identifier.js';
@@ -75,6 +76,20 @@ describe.each(
       [FEED, ['busy']],
       [SECOND, ['customers', 'orders', 'parts', 'tags']],
     ]);
+  });
+
+  it('publishes nothing while a table is there whose rows could not be updated then, unless all is published already', async () => {
+    await pair.blue.query('CREATE TABLE public.audit (what text)');
+    const { plan } = pair.ref;
+    const other = publishForward(pair.blue, { runId: 'run-1', migration: 'another-feed' }, plan);
+    await expect(other).rejects.toMatchObject({
+      type: 'PreflightFailed',
+      message: expect.stringMatching(/public\.audit has no primary key[^]*ADD PRIMARY KEY/) as string,
+    });
+    const names = 'SELECT FROM pg_publication WHERE pubname LIKE $1';
+    expect((await pair.blue.query(names, ['verdigris\\_another%'])).rows).toEqual([]);
+    await publishForward(pair.blue, { runId: 'run-1', migration: MIGRATION }, plan);
+    await pair.blue.query('DROP TABLE public.audit');
   });
 
   it('tells of each table that PostgreSQL copies: rows of how many, bytes, rate and the time that is left', () => {

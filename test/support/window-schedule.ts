@@ -29,7 +29,7 @@ export function soon(open: boolean, ms: number): WindowLook {
 /** A run with a window for that. */
 export function beginInWindow(
   runs: ScriptedRuns,
-  what: 'migrate' | 'traffic' | 'promote',
+  what: 'replicate' | 'migrate' | 'traffic' | 'promote',
   overrides: Overrides,
 ): Promise<ScriptedRun> {
   const windows: PlanInput['windows'] = { timezone: 'Europe/Berlin', [what]: ['Mon-Fri 01:00-05:00'] };

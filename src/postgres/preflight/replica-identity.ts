@@ -1,4 +1,5 @@
 import { readRawSql, relationKey, objectKey } from '../../plan/raw-sql.js';
+import { VerdigrisError } from '../../errors.js';
 import type { Plan } from '../../plan/schema.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { sameTable, type TableInfo } from '../catalog.js';
@@ -16,6 +17,23 @@ export const replicaIdentity: SideCheck = {
     return judgedByThemselves(await tables()).flatMap((table) => judgeIdentity(table, isWidened));
   },
 };
+
+/**
+ * The same of tables that are about to be published, which may be days after the preflight: from CREATE PUBLICATION on the
+ * application could neither update nor delete rows of one that has lost its key, or has come without one. Columns of the plan
+ * are asked about at the promotion.
+ *
+ * @throws VerdigrisError PreflightFailed
+ */
+export function refuseWithoutIdentity(tables: readonly TableInfo[]): void {
+  const found = judgedByThemselves(tables).flatMap((table) => judgeIdentity(table, () => false));
+  if (found.length === 0) return;
+  throw new VerdigrisError({
+    type: 'PreflightFailed',
+    message: `nothing is published on blue: ${listed(found.map(({ message }) => message))}`,
+    nextStep: `${listed(found.map(({ remedy }) => remedy))}; then start again`,
+  });
+}
 
 /** Without partitions that lack a key because their topmost parent does: a key of that one is theirs, too. */
 function judgedByThemselves(tables: readonly TableInfo[]): TableInfo[] {
