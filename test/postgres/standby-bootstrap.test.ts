@@ -14,11 +14,13 @@ import type { Plan } from '../../src/plan/schema.js';
 import { branchingPoint } from '../../src/postgres/bootstrap/standby/promotion-position.js';
 import { TakesNoWrites } from '../../src/postgres/in-recovery.js';
 import { preflight, type PreflightFinding } from '../../src/postgres/preflight/preflight.js';
+import type { PairContext } from '../../src/postgres/preflight/check.js';
+import { standbyCollation } from '../../src/postgres/preflight/standby-collation.js';
 import { openReplicationSession, withSession, type Database } from '../../src/postgres/session.js';
 import { isConnectionLost } from '../../src/postgres/sqlstate.js';
 import type { Side } from '../../src/side.js';
 import type { RunRef } from '../../workflows/lib/run-ref.js';
-import { asDatabase, testDatabase } from '../support/postgres.js';
+import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
 import {
   contents,
   databaseOf,
@@ -47,6 +49,21 @@ async function find(green: Database, plan: Plan = planOf('standby-preflight')): 
   const blue = databaseOf(cluster.blue, 'blue');
   return (await preflight({ blue, green, plan, runId: 'run-0', reachWithinMs: 2_000 })).findings;
 }
+
+/** What is found of two databases as if one were a copy of the other. @param version of what green sorts by. Default: its own */
+function sortedOtherwise(blue: Database, green: Database, version?: string): Promise<readonly object[]> {
+  const purpose = { purpose: 'test' };
+  return withSession(blue, purpose, (ours) =>
+    withSession(green, purpose, (theirs) => {
+      const query = (text: string, values: unknown[]): Promise<object> =>
+        theirs.query(text.replace(VERSION, `'${version ?? ''}'`), values);
+      const session = version === undefined ? theirs : { query };
+      return standbyCollation.run({ blue: { session: ours }, green: { session } } as unknown as PairContext);
+    }),
+  );
+}
+
+const VERSION = 'pg_database_collation_actual_version(d.oid)';
 
 const errorsOf = (findings: readonly PreflightFinding[]): string[] =>
   findings.filter(({ severity }) => severity === 'error').map(({ check, object }) => `${check}: ${object}`);
@@ -212,6 +229,28 @@ describe('preflight of a standby', () => {
     await onServer(cluster.blue, 'ALTER ROLE lesser SUPERUSER');
     expect(await lacking()).toEqual([]);
     await onServer(cluster.blue, 'DROP OWNED BY lesser; DROP ROLE lesser');
+  });
+
+  it('refuses one whose server sorts text in another order, and warns of another version of what sorts it', async () => {
+    const indexed = 'CREATE TABLE words (id int PRIMARY KEY, word text UNIQUE)';
+    const made = await Promise.all([
+      testDatabase('pg15', 'sorted b', `LOCALE_PROVIDER icu ICU_LOCALE 'de'`),
+      testDatabase('pg15', 'sorted g', `LOCALE 'C'`),
+    ]);
+    const [byIcu, byBytes] = made.map((one) => asDatabase(one, 'blue')) as [Database, Database];
+    for (const { config } of made) await withClient(config, (client) => client.query(indexed));
+    expect(await sortedOtherwise(byIcu, byIcu)).toEqual([]);
+    expect(await sortedOtherwise(byIcu, byBytes)).toMatchObject([
+      {
+        severity: 'error',
+        side: 'green',
+        object: expect.stringMatching(/^pg_catalog."?default"? \([\d.]+ on blue, no version on green\)$/) as string,
+      },
+    ]);
+    expect(await sortedOtherwise(byIcu, byIcu, '0.9')).toMatchObject([
+      { severity: 'warning', object: expect.stringContaining('0.9 on green') as string },
+    ]);
+    for (const one of made) await one.drop();
   });
 
   it('names this method when green is a standby and the plan has another one', async () => {

@@ -64,6 +64,7 @@ import { serverValues } from './server-values.js';
 import { synchronousStandbys } from './synchronous-standbys.js';
 import { systemGrants } from './system-grants.js';
 import { superuserObjects } from './superuser-objects.js';
+import { standbyCollation } from './standby-collation.js';
 import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
 import { typeOids } from './type-oids.js';
@@ -171,6 +172,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   standbyOrigin,
   standbyReplay,
   standbyPrivileges,
+  standbyCollation,
   standbyCluster,
   standbySlot,
 ];

@@ -81,7 +81,8 @@ function readLocale({ session }: SideContext): Promise<Locale> {
   return oneRow(
     session,
     `SELECT pg_encoding_to_char(encoding) AS encoding, datcollate AS collate, datctype AS ctype, datlocprovider AS provider,
-            datcollversion AS version, coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') AS locale,
+            -- Not datcollversion: a server that was upgraded where it is has that of before.
+            pg_database_collation_actual_version(oid) AS version, coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') AS locale,
             to_jsonb(d) ->> 'daticurules' AS rules
        FROM pg_database d WHERE datname = current_database()`,
   );
