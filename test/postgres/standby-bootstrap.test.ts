@@ -217,11 +217,16 @@ describe('preflight of a standby', () => {
       'pg_replication_origin_advance(text, pg_lsn)',
     ];
     const before = await lacking();
-    expect(before.map(({ object }) => object)).toEqual([...functions, 'CREATE SUBSCRIPTION']);
-    for (const { remedy } of before) {
+    // Of the tables, that it is no owner of them, and may not read them.
+    const tables: unknown = expect.stringContaining('public.accounts');
+    const ofOwners = ['verdigris', tables, tables, '"public"."clicks_id_seq", "public"."entries_id_seq"'];
+    expect(before.map(({ object }) => object)).toEqual([...functions, 'CREATE SUBSCRIPTION', ...ofOwners]);
+    expect(before.at(functions.length + 1)?.remedy).toMatch(/or on blue, .*: GRANT "?postgres"? TO "?lesser"?$/);
+    for (const { remedy } of before.slice(0, functions.length)) {
       const grant = /GRANT .*$/.exec(remedy)?.[0];
       if (grant !== undefined) await onServer(cluster.blue, grant);
     }
+    await onServer(cluster.blue, 'GRANT postgres TO lesser');
     const left = await lacking();
     expect(left.map(({ object, remedy }) => `${object}: ${remedy}`)).toEqual([
       'CREATE SUBSCRIPTION: Before PostgreSQL 16 only a superuser may',
@@ -251,6 +256,22 @@ describe('preflight of a standby', () => {
       { severity: 'warning', object: expect.stringContaining('0.9 on green') as string },
     ]);
     for (const one of made) await one.drop();
+  });
+
+  it('refuses one that would be refused the rows of blue, by policies that hold for owners, too', async () => {
+    await onServer(cluster.blue, `CREATE ROLE bound LOGIN PASSWORD 'bound'; GRANT postgres TO bound`);
+    await onServer(cluster.blue, 'ALTER TABLE notes ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY');
+    await cluster.replayed(first);
+    const green = databaseOf(first, 'green');
+    const bound = { ...green, config: { ...green.config, user: 'bound', password: 'bound' } };
+    const forced = async (database: Database): Promise<readonly PreflightFinding[]> =>
+      (await find(database)).filter(({ check }) => check === 'forced-row-security');
+    expect(await forced(bound)).toMatchObject([
+      { severity: 'error', object: 'public.notes', remedy: expect.stringMatching(/on blue, .*BYPASSRLS/) as string },
+    ]);
+    expect(await forced(green)).toEqual([]);
+    await onServer(cluster.blue, 'ALTER TABLE notes DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY');
+    await onServer(cluster.blue, 'DROP ROLE bound');
   });
 
   it('names this method when green is a standby and the plan has another one', async () => {

@@ -354,7 +354,6 @@ export const rowLevelSecurity: SideCheck = {
  */
 export const forcedRowSecurity: PairCheck = {
   name: 'forced-row-security',
-  methods: NEW_GREEN,
   run: async ({ blue, green }) => {
     const { bypass, user } = await oneRow<{ bypass: boolean; user: string }>(
       green.session,
@@ -383,6 +382,7 @@ export const forcedRowSecurity: PairCheck = {
         },
       ];
     }
+    const where = blue.plan.bootstrap.method === 'standby' ? 'on blue, whose roles green has' : 'of green';
     return [
       {
         side: 'green',
@@ -390,7 +390,7 @@ export const forcedRowSecurity: PairCheck = {
         object,
         message:
           'these tables have FORCE ROW LEVEL SECURITY: once green has their policies, replication into them is refused, again and again',
-        remedy: `As a superuser of green: ALTER ROLE ${ident(user)} BYPASSRLS; or ALTER TABLE ... NO FORCE ROW LEVEL SECURITY on blue`,
+        remedy: `As a superuser ${where}: ALTER ROLE ${ident(user)} BYPASSRLS; or ALTER TABLE ... NO FORCE ROW LEVEL SECURITY on blue`,
       },
     ];
   },

@@ -3,6 +3,7 @@ import { readIdentity, readReplay } from '../bootstrap/standby/recovery.js';
 import { ident } from '../identifier.js';
 import { oneRow, type BootstrapMethod, type Found, type PairCheck } from './check.js';
 import { listed } from './finding.js';
+import { ownersRights } from './standby-rights.js';
 
 /** Checks of a physical standby that is to become green. */
 export const STANDBY: readonly BootstrapMethod[] = ['standby'];
@@ -143,6 +144,7 @@ export const standbyPrivileges: PairCheck = {
             : 'Before PostgreSQL 16 only a superuser may',
       });
     }
+    found.push(...(await ownersRights({ blue, green })));
     const firing = await firesForAppliedRows(
       green.session,
       (await blue.tables()).map((table) => table.name),
