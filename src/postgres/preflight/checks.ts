@@ -22,7 +22,7 @@ import {
   swallowedErrors,
   writingEventTriggers,
 } from './code.js';
-import { otherConsumers, otherSubscriptions, slotNames } from './consumers.js';
+import { otherConsumers, otherOrigins, otherSubscriptions, slotNames } from './consumers.js';
 import { defaultPrivileges } from './default-privileges.js';
 import { distance } from './distance.js';
 import { extensions } from './extensions.js';
@@ -164,6 +164,7 @@ export const PAIR_CHECKS: readonly PairCheck[] = [
   forcedRowSecurity,
   eventTriggerRights,
   writingEventTriggers,
+  otherOrigins,
   replicas,
   peerConnection,
   loggedPassword,

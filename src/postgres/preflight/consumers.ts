@@ -1,10 +1,10 @@
 import { directionTo } from '../feed.js';
-import { otherSide } from '../../side.js';
+import { otherSide, type Side } from '../../side.js';
 import { describeOwner } from '../replication-slot.js';
 import { streamNames } from '../streams.js';
 import { readOtherSubscriptions } from '../unmoved-contents.js';
 import { listed } from './finding.js';
-import { BOTH_SIDES, type Found, type SideCheck } from './check.js';
+import { BOTH_SIDES, type Found, type PairCheck, type SideCheck } from './check.js';
 
 /** Checks of other replication: Verdigris' own objects are called verdigris_*. */
 
@@ -26,6 +26,40 @@ export const otherSubscriptions: SideCheck = {
     ];
   },
 };
+
+/**
+ * Feeds between servers of 16 and later leave out what was written by a replication origin. Whether that is so of moved tables
+ * is not known: origins are of the whole server, and whoever writes by one is a session as any other.
+ */
+export const otherOrigins: PairCheck = {
+  name: 'other-origins',
+  run: async ({ blue, green }) => {
+    if (blue.version < 16 || green.version < 16) return [];
+    // A standby shows those of blue: they are told once.
+    const sides = blue.plan.bootstrap.method === 'standby' ? [blue] : [blue, green];
+    const found = await Promise.all(
+      sides.map(async ({ session, side }) => {
+        // Those of subscriptions, and of the tables that these synchronize, are called by their numbers.
+        const { rows } = await session.query<{ name: string }>(
+          `SELECT roname AS name FROM pg_replication_origin WHERE roname !~ '^pg_[0-9]+(_[0-9]+)*$' ORDER BY 1`,
+        );
+        return rows.length === 0 ? [] : [writesByOrigin(side, listed(rows.map(({ name }) => name)))];
+      }),
+    );
+    return found.flat();
+  },
+};
+
+function writesByOrigin(side: Side, names: string): Found & { readonly side: Side } {
+  return {
+    side,
+    severity: 'warning',
+    object: names,
+    message: `the server of ${side} has replication origins that are of no subscription: what a session writes by one of them into a moved table (pglogical, pgcopydb, an applier of yours) is not sent on, so ${otherSide(side)} would lack it, and a comparison would find that only later`,
+    remedy:
+      'See that nothing writes into this database by them while the run lasts; SELECT pg_replication_origin_drop(...) where nobody uses one',
+  };
+}
 
 /** Slots are of the whole server, and what is looked up and dropped is looked for in this database. */
 export const slotNames: SideCheck = {
