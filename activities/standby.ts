@@ -70,13 +70,14 @@ export function standbyActivities(dependencies: ActivityDependencies) {
      * hour, twice a day while all is well.
      *
      * @param epoch the one in which green has got the writes. Default: not asked, as by an earlier version
+     * @param missed how many changes are known to have met no row on blue: more are news. Default: they are not
      * @throws ApplicationFailure WritesOnBlue where they have been given back since
      */
-    watchStandby: (ref: RunRef, known: string, epoch = Infinity): Promise<StandbyState> =>
+    watchStandby: (ref: RunRef, known: string, epoch = Infinity, missed?: number): Promise<StandbyState> =>
       performWhileGreenServes(dependencies, ref, epoch, async (work) => {
         const weights = new WeightsWatch(work, ref, dependencies.environment, 'green', LOOK_EVERY_MS);
         try {
-          return await watch(work, ref, known, epoch, weights);
+          return await watch(work, ref, { known, epoch, ...(missed === undefined ? {} : { missed }) }, weights);
         } finally {
           await weights.close();
         }
@@ -131,8 +132,7 @@ export function standbyActivities(dependencies: ActivityDependencies) {
 async function watch(
   work: Work,
   ref: RunRef,
-  known: string,
-  epoch: number,
+  { known, epoch, missed }: { readonly known: string; readonly epoch: number; readonly missed?: number },
   weights: WeightsWatch,
 ): Promise<StandbyState> {
   const limits = {
@@ -145,6 +145,7 @@ async function watch(
   const begun = clock();
   const until = known === 'healthy' ? GOOD_NEWS_EVERY_MS : LAG_EVERY_MS;
   const links = new StandbyLinks(work);
+  const isMissed = missed === undefined ? () => false : newlyMissed(missed, () => clock() > begun + COUNT_AGAIN_MS);
   let last: string = known;
   let since = performance.now();
   try {
@@ -157,12 +158,27 @@ async function watch(
       last = state.health;
       const settled = performance.now() - since >= SETTLED_AFTER_MS[state.health];
       const again = state.loses === null ? until : Math.min(until, begun + COUNT_AGAIN_MS);
-      if ((state.health !== known && settled) || clock() > again) return state;
+      if ((state.health !== known && settled) || clock() > again || isMissed(state)) return state;
       await sleep(health === 'undroppable' ? DROP_AGAIN_MS : LOOK_EVERY_MS, undefined, { signal: work.signal });
     }
   } finally {
     await links.close();
   }
+}
+
+/**
+ * Whether changes have met no row on blue that people do not know of: the first ones at once, more of them only `again`.
+ *
+ * @param before how many are known
+ */
+export function newlyMissed(before: number, again: () => boolean): (state: Pick<StandbyState, 'missed'>) => boolean {
+  let known = before;
+  return ({ missed }) => {
+    if (missed === undefined) return false;
+    // The counters have begun anew.
+    if (missed < known) known = 0;
+    return missed > known && (known === 0 || again());
+  };
 }
 
 async function look(work: Work, links: StandbyLinks, ref: RunRef, limits: StandbyLimits): Promise<StandbyState> {

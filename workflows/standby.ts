@@ -29,7 +29,8 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
     for: 'standby',
     why: `the standby window lasts until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`,
   });
-  const feed = ({ run }: Story): Promise<never> => watchFeed(run, ref, feedAlarm(run));
+  const feed = ({ run }: Story): Promise<never> =>
+    watchFeed(run, ref, feedAlarm(run), (missed) => sawMissed(run, missed));
   // A run that an earlier version has brought here looks at green alone.
   const blue = patched('blue is watched for DDL in the standby window') ? [watchBlueSchema] : [];
   const owed = run.finishOwed === null ? [] : [finishLater];
@@ -137,8 +138,14 @@ const UNWATCHED_MS = 300_000;
  * Watches until it is cancelled. Each change of the feed's health is one return of the activity.
  *
  * @param told the health that people have been told of: another one is news. Default: that it is well
+ * @param missed told how many changes of green have met no row on blue. Default: nobody compares
  */
-export async function watchFeed(run: MigrationRun, ref: RunRef, told = 'healthy'): Promise<never> {
+export async function watchFeed(
+  run: MigrationRun,
+  ref: RunRef,
+  told = 'healthy',
+  missed: (count: number) => void = () => undefined,
+): Promise<never> {
   let known = run.finishOwed === null ? told : 'unfinished';
   for (;;) {
     const seen = await watchOnce(run, ref, known);
@@ -149,10 +156,25 @@ export async function watchFeed(run: MigrationRun, ref: RunRef, told = 'healthy'
         ? { safe: true, why: whyItIsSafe(seen) }
         : { safe: false, why: seen.why, ...(seen.loses === null ? {} : { loses: seen.loses }) },
     );
+    if (seen.missed !== undefined) missed(seen.missed);
     if (seen.health === 'healthy') run.allClear('feed');
     else run.alarm('feed', seen.health, seen.why, nextStep(seen.health, run));
     await spareHistory(UNWATCHED_MS);
   }
+}
+
+/**
+ * A change that has met no row on blue was left out there, so blue is not what green is: nobody is to rely on it before rows
+ * have been compared. What is known to differ is missed again with each change of it.
+ */
+function sawMissed(run: MigrationRun, count: number): void {
+  const { wayBack } = run;
+  if (!wayBack.sawMissed(count) || wayBack.strands.rows !== undefined) return;
+  if (!patched('changes that meet no row on blue have it compared at once')) return;
+  const why = `${count} changes that were made on green have met no row on blue`;
+  wayBack.sawDifference(`${why}; which rows is being compared`);
+  run.alarm('rows', 'missed', why, 'see what has deleted rows on blue; the comparison names them');
+  wayBack.compareAgain();
 }
 
 /** What a watch that has ended has told last; undefined while the feed was well. */
@@ -192,7 +214,7 @@ const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy' | 'notOpened' | 'gr
 async function watchOnce(run: MigrationRun, ref: RunRef, known: string): Promise<StandbyState> {
   for (;;) {
     try {
-      return await act('watch the feed to blue').watchStandby(ref, known, run.epoch);
+      return await act('watch the feed to blue').watchStandby(ref, known, run.epoch, run.wayBack.missed);
     } catch (error) {
       if (isCancelled(error)) throw error;
       const why = `the feed to blue can't be watched: ${failureMessage(error)}`;

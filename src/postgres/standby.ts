@@ -13,7 +13,7 @@ import { isConnectionLost } from './sqlstate.js';
 import { describeLoss, readConfirmed, readGreenPosition, writeConfirmed, type Confirmed } from './standby-loss.js';
 import { readRoute } from './state.js';
 import { streamsOfRun } from './streams.js';
-import { readSubscription } from './subscription.js';
+import { countMissed, readSubscription } from './subscription.js';
 import { describeSynchronous, readSynchronousFeeds } from './synchronous-standbys.js';
 import { followMarker, markAway, whyTaken } from './taken-feed.js';
 import { whyNotOpened } from './where-writes-are.js';
@@ -44,6 +44,8 @@ export interface StandbyState {
   readonly lagSeconds: number | null;
   /** What a rollback would lose, in words, once the feed is dead; null while it lives. */
   readonly loses: string | null;
+  /** Changes of green that have met no row on blue so far (PostgreSQL 18); not known where it has not been asked. */
+  readonly missed?: number;
 }
 
 export interface StandbyLimits {
@@ -124,7 +126,7 @@ export async function lookAtStandby(
     if (lagSeconds !== null) await writeConfirmed(green, run.runId, { ...position, blue: identity, errors });
     else if (failsAgain(confirmed, errors, await countErrors(blue, names))) return gone('broken', FAILS_AGAIN);
     // Nothing is lost by going back late: the promotion waits until blue has everything.
-    const alive = { rollbackSafe: true, lagSeconds, loses: null };
+    const alive = { rollbackSafe: true, lagSeconds, loses: null, missed: await countMissed(blue, names) };
     const feeds = await readSynchronousFeeds(green, names);
     const synchronous = feeds.length === 0 ? [] : [describeSynchronous('green', feeds)];
     const all = (why: string): string => [why, ...synchronous].join('; ');

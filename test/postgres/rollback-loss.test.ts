@@ -11,11 +11,12 @@ import { whyReplaced } from '../../src/postgres/server-position.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { greenAway, isAway, lookAtStandby, whyFeedIsDead, type StandbyState } from '../../src/postgres/standby.js';
 import { describeLoss, lossBetween } from '../../src/postgres/standby-loss.js';
-import { readSubscription } from '../../src/postgres/subscription.js';
+import { countMissed, readSubscription } from '../../src/postgres/subscription.js';
 import { LinkProxy } from '../support/link-proxy.js';
 import type { PromotionRig } from '../support/promotion-rig.js';
 import { StandbyRig } from '../support/standby-rig.js';
 import { NOT_COUNTED } from '../../workflows/lib/loss.js';
+import { ReplicatedPair } from './replicated-pair.js';
 
 const MIGRATION = 'rollback-loss';
 const RUN = { runId: 'run', migration: MIGRATION };
@@ -56,7 +57,7 @@ describe('a feed to blue that has died', () => {
   });
 
   it('is told with what a rollback would lose, and lives again when it is mended', async () => {
-    expect(await look()).toMatchObject({ health: 'healthy', rollbackSafe: true, loses: null });
+    expect(await look()).toMatchObject({ health: 'healthy', rollbackSafe: true, loses: null, missed: 0 });
     await rig.writers.pause();
     expect((await look()).health).toBe('healthy');
     expect(await dead()).toBeUndefined();
@@ -206,6 +207,42 @@ describe('a feed to blue that has died', () => {
     expect(rows[0]?.next).toBeGreaterThan(500_000);
     expect(await readSubscription(blue, FEED)).toBeUndefined();
     rig.writers.resume();
+  });
+});
+
+describe('changes of green that meet no row on blue', () => {
+  it('are counted from PostgreSQL 18 on, and nothing else is', async () => {
+    const ddl = 'CREATE TABLE public.orders (id int PRIMARY KEY, note text)';
+    const pair = await ReplicatedPair.start(
+      'pg18',
+      'missed',
+      ddl,
+      'INSERT INTO public.orders VALUES (1), (2), (3), (4)',
+    );
+    try {
+      await pair.promoteGreen();
+      const { rows } = await pair.blue.query<{ name: string }>(
+        'SELECT subname AS name FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())',
+      );
+      const missed = (): Promise<number> =>
+        countMissed(
+          pair.ourBlue,
+          rows.map(({ name }) => name),
+        );
+      await pair.green.query(
+        "UPDATE public.orders SET note = 'new' WHERE id = 1; DELETE FROM public.orders WHERE id = 1",
+      );
+      await pair.caughtUpOnBlue();
+      expect(await missed()).toBe(0);
+      await pair.blue.query('SET session_replication_role = replica; DELETE FROM public.orders WHERE id IN (2, 3)');
+      await pair.green.query(
+        "UPDATE public.orders SET note = 'new' WHERE id = 2; DELETE FROM public.orders WHERE id = 3",
+      );
+      await pair.caughtUpOnBlue();
+      await expect.poll(missed, { timeout: 10_000 }).toBe(2);
+    } finally {
+      await pair.stop();
+    }
   });
 });
 

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { newlyMissed } from '../../activities/standby.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { errorsSince } from '../../src/postgres/error-count.js';
 import type { Session } from '../../src/postgres/session.js';
@@ -10,6 +11,18 @@ describe('the errors that a subscription has met', () => {
     expect(errorsSince(50, 53)).toBe(3);
     expect(errorsSince(50, 50)).toBe(0);
     expect(errorsSince(50, 3)).toBe(3);
+  });
+
+  it('that changes met no row are news at once, more of them after a while, and when they have begun anew', () => {
+    let isLater = false;
+    const isNews = newlyMissed(0, () => isLater);
+    expect([{}, { missed: 0 }, { missed: 2 }].map(isNews)).toEqual([false, false, true]);
+    const more = newlyMissed(2, () => isLater);
+    expect([{ missed: 2 }, { missed: 3 }].map(more)).toEqual([false, false]);
+    isLater = true;
+    expect([{ missed: 2 }, { missed: 3 }].map(more)).toEqual([false, true]);
+    isLater = false;
+    expect([{ missed: 0 }, {}, { missed: 1 }].map(more)).toEqual([false, false, true]);
   });
 
   it('show a feed to blue that fails again and again after a crash of blue, which had met many before', () => {

@@ -43,6 +43,7 @@ const NOT_RECORDED: Readonly<Record<string, string>> = {
   'green is asked before it is dropped since a reset': 'replayed by test/long/reset-before-claim.long.ts',
   'what was being asked before a reset is asked anew only while blue has the writes':
     'replayed by test/long/webhooks-after-reset.long.ts',
+  'changes that meet no row on blue have it compared at once': 'replayed by test/workflow/standby-events.test.ts',
   'both databases are looked at again after a wait': 'replayed by test/long/window-waits.long.ts',
   'what is owed after the promotion is tried on in the way back': 'replayed by test/long/way-back-owed.long.ts',
   'blue is asked where green does not say what has come of a way back':

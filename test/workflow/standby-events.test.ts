@@ -147,6 +147,30 @@ describe.concurrent('the comparisons of a standby window', () => {
     await replayed(run, 'comparisons-gathered');
   });
 
+  it('come at once where a change of green has met no row on blue, and until then a rollback is not safe', async () => {
+    const known: (number | undefined)[] = [];
+    const run = await runs.begin({
+      watchStandby: (_run, _ref, _known, _epoch, missed) => {
+        known.push(missed);
+        return known.length <= 2 ? { ...HEALTHY, missed: 2 } : untilCancelled();
+      },
+      verify: (_run, _ref, source) => (source === 'green' ? slowly(1_500).then(() => EQUAL) : EQUAL),
+    });
+    const missed = await until(
+      run.handle,
+      'alarmed',
+      (s) => s.alarms?.some(({ state }) => state === 'missed') === true,
+    );
+    expect(missed.rollback).toMatchObject({ safe: false, loses: expect.stringContaining('2 changes') as string });
+    await until(run.handle, 'compared', (s) => s.rollback.safe && s.alarms?.length === 0);
+    await run.saw('+watchStandby', 3);
+    expect(known).toEqual([0, 2, 2]);
+    // Once before the promotion, and once for both of the looks.
+    expect(run.log.filter((one) => one === '-verify')).toHaveLength(3);
+    await replayed(run);
+    await run.handle.terminate();
+  });
+
   it('keep no rollback waiting in between', async () => {
     const run = await runs.begin();
     await run.saw('-compareRegularly');

@@ -15,6 +15,8 @@ export class WayBack {
   #emptied: readonly string[] = [];
   #emptiedRows: string | null = null;
   #comparisonDue = false;
+  /** Changes of green that have met no row on blue, as the watch has told them last. */
+  #missed = 0;
 
   /** @param judged told after each thing that was seen */
   constructor(private readonly judged: (safety: RollbackSafety) => void) {}
@@ -62,6 +64,17 @@ export class WayBack {
   sawEmptiedRows(why: string | null): void {
     this.#emptiedRows = why;
     this.#judge();
+  }
+
+  /** @returns whether more changes of green have met no row on blue than before; fewer where their counters have begun anew */
+  sawMissed(missed: number): boolean {
+    const before = this.#missed;
+    this.#missed = missed;
+    return missed > (missed < before ? 0 : before);
+  }
+
+  get missed(): number {
+    return this.#missed;
   }
 
   /** A comparison of blue with green begins: it sees what was emptied before. */
