@@ -4,6 +4,7 @@ import { parseTableName } from '../../src/plan/table-name.js';
 import { sendAsText } from '../../src/postgres/binary-feed.js';
 import { readTables } from '../../src/postgres/catalog.js';
 import { awaitsRows } from '../../src/postgres/bootstrap/copy/awaited-rows.js';
+import { parcelsOfNewLeaves } from '../../src/postgres/bootstrap/copy/new-leaves.js';
 import { changeCopyState, readCopyState, storeCopy } from '../../src/postgres/bootstrap/copy/copy-state.js';
 import { copyFormat } from '../../src/postgres/bootstrap/copy/copy-format.js';
 import { NOTHING_COMPUTED } from '../../src/postgres/bootstrap/copy/copy-query.js';
@@ -550,6 +551,51 @@ describe('partitions whose rows green may have in other ones', () => {
       expect(await pair.finish()).toMatchObject({ left: [] });
       const { rows: sums } = await pair.green.query('SELECT count(*)::int AS n FROM by_mood');
       expect(sums).toEqual([{ n: 1000 }]);
+    } finally {
+      await pair.stop();
+    }
+  });
+});
+
+describe('partitions that blue gets after the parcels were cut', () => {
+  it('are copied with the others where the snapshots have them, and come by the feed where they have not', async () => {
+    const ddl = `
+      CREATE TABLE by_day (id int, day int) PARTITION BY RANGE (day);
+      CREATE TABLE by_day_1 PARTITION OF by_day FOR VALUES FROM (1) TO (2);
+      CREATE TABLE unborn (id int) PARTITION BY RANGE (id);`;
+    const keys = 'ALTER TABLE by_day ADD PRIMARY KEY (id, day); ALTER TABLE unborn ADD PRIMARY KEY (id);';
+    const rows = `INSERT INTO by_day SELECT n, 1 FROM generate_series(1, 100) n; ${keys}`;
+    const pair = await CopyPair.start(['pg15', 'pg18'], 'new_leaves', ddl, rows, [], { replicate: { streams: 2 } });
+    const day = async (n: number): Promise<void> => {
+      const sql = `CREATE TABLE by_day_${n} PARTITION OF by_day FOR VALUES FROM (${n}) TO (${n + 1})`;
+      await pair.green.query(sql);
+      await pair.blue.query(`${sql}; INSERT INTO by_day VALUES (1, ${n}), (2, ${n})`);
+    };
+    try {
+      const parcels = await pair.planCopy();
+      await day(2);
+      const unborn = 'CREATE TABLE unborn_1 PARTITION OF unborn FOR VALUES FROM (1) TO (9)';
+      await pair.green.query(unborn);
+      await pair.blue.query(`${unborn}; INSERT INTO unborn VALUES (1)`);
+      const first = pair.hold();
+      await pair.phase('ready');
+      await day(3);
+      const state = await readCopyState(pair.ourGreen, pair.run.runId);
+      const found = await parcelsOfNewLeaves(pair.context(), pair.ourBlue, pair.ourGreen, state?.snapshots ?? {});
+      expect(found, 'what the snapshots have not').toEqual([]);
+      first.stop();
+      await first.ended;
+      // Nothing is copied yet, so the snapshots are made anew. Meanwhile the parcels are waiting.
+      const copying = pair.copyAll(parcels);
+      pair.hold();
+      expect(await copying).toEqual([expect.objectContaining({ outcome: 'copied', rows: 104 })]);
+      await day(4);
+      // In a stream of which nothing was to be copied.
+      expect(await pair.finish()).toEqual({ tables: 1, left: ['public.unborn'] });
+      await pair.addKeys(keys);
+      await pair.follow();
+      await pair.caughtUp();
+      expect(await pair.differences()).toEqual([]);
     } finally {
       await pair.stop();
     }

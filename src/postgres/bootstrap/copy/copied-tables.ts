@@ -7,6 +7,7 @@ import type { SourceTable } from './plan-parcels.js';
 /**
  * The tables of blue that hold rows, measured now: what ANALYZE knew may be far from the truth.
  *
+ * @param blue a session of blue; where it reads a snapshot, the files are those of that moment
  * @param alike whether both servers give the same answers to the same expressions (answersBy)
  */
 export async function sourceTables(
@@ -19,7 +20,7 @@ export async function sourceTables(
   const leaves = tables.filter((table) => table.kind !== 'partitioned');
   const streamOf = new Map(streams.flatMap(({ name, tables: own }) => own.map((t) => [formatTableName(t), name])));
   const { rows } = await blue.query<{ oid: number; blocks: string; bytes: string; node: string }>(
-    `SELECT c.oid::int8::float8 AS oid, pg_relation_filenode(c.oid)::int8::text AS node,
+    `SELECT c.oid::int8::float8 AS oid, c.relfilenode::int8::text AS node,
             (pg_relation_size(c.oid) / current_setting('block_size')::int)::text AS blocks,
             (pg_relation_size(c.oid) + CASE c.reltoastrelid WHEN 0 THEN 0 ELSE pg_relation_size(c.reltoastrelid) END)::text AS bytes
        FROM pg_class c WHERE c.oid = ANY ($1::oid[]) AND pg_relation_size(c.oid) IS NOT NULL`,

@@ -40,13 +40,14 @@ export async function copyParcel(context: CopyContext, id: number): Promise<Parc
   const { databases, run, signal } = context;
   const green = await openSession(databases.green, { purpose: 'copy watch' });
   try {
-    const parcel = await readParcel(green, run.runId, id);
-    if (parcel === undefined) return { outcome: 'lost', rows: 0, bytes: 0 };
     const failed: FailedTables = new Map();
     let heldAt = performance.now();
     for (;;) {
       signal.throwIfAborted();
       const state = await readCopyState(green, run.runId);
+      // After the state: whoever makes snapshots may give it pieces of partitions that are new.
+      const parcel = await readParcel(green, run.runId, id);
+      if (parcel === undefined) return { outcome: 'lost', rows: 0, bytes: 0 };
       const done = await readPieces(green, run.runId);
       const left = parcel.pieces.filter(({ key, root }) => !done.has(key) && !failed.has(formatTableName(root)));
       if (left.length === 0) return result('copied', parcel, done, failed);

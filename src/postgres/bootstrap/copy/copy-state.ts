@@ -12,7 +12,7 @@ import type { Parcel } from './plan-parcels.js';
  * What is known of a copy, in verdigris.progress of green:
  *
  *   'copy', 'state'          one row: which snapshots may be read, and whether rows may still be copied
- *   'copy parcel', '<id>'    what each parcel holds: decided once
+ *   'copy parcel', '<id>'    what each parcel holds: decided once, but for partitions that blue got before the snapshots
  *   'copy piece', '<key>'    one row a piece, inserted in the transaction that copies its rows
  *
  * Every transaction that copies holds the state row FOR SHARE: whoever changes it knows that no such transaction is
@@ -90,12 +90,18 @@ export async function storeCopy(
       [runId, STATE.step, STATE.object, JSON.stringify(state)],
     );
     if (rowCount === 0) return;
-    await session.query(
-      `INSERT INTO verdigris.progress (run_id, step, object, state)
-       SELECT $1, $2, parcel ->> 'id', parcel FROM jsonb_array_elements($3::jsonb) parcel`,
-      [runId, PARCEL_STEP, JSON.stringify(parcels)],
-    );
+    await storeParcels(session, runId, parcels);
   });
+}
+
+/** Stores parcels; those of the same numbers are replaced. To be called in the transaction that changes the state. */
+export async function storeParcels(session: Session, runId: string, parcels: readonly Parcel[]): Promise<void> {
+  await session.query(
+    `INSERT INTO verdigris.progress (run_id, step, object, state)
+     SELECT $1, $2, parcel ->> 'id', parcel FROM jsonb_array_elements($3::jsonb) parcel
+         ON CONFLICT (run_id, step, object) DO UPDATE SET state = EXCLUDED.state`,
+    [runId, PARCEL_STEP, JSON.stringify(parcels)],
+  );
 }
 
 export async function readParcels(session: Session, runId: string): Promise<readonly Parcel[]> {

@@ -6,7 +6,7 @@ import { streamNames } from '../../streams.js';
 import { answerTime, sessionsAtWork } from './blue-load.js';
 import type { CopyContext } from './copy-context.js';
 import { HOLDER_LOCK, STREAM_LOCK, takeOver } from './copy-lock.js';
-import { changeCopyState, readCopyState, readPieces } from './copy-state.js';
+import { changeCopyState, readCopyState, readPieces, storeParcels } from './copy-state.js';
 import { GreenInSight } from './green-in-sight.js';
 import {
   findHeld,
@@ -17,6 +17,7 @@ import {
   watchHeld,
   type HolderAttempt,
 } from './held-snapshots.js';
+import { parcelsOfNewLeaves } from './new-leaves.js';
 
 /*
  * A slot that is made over a replication connection exports a snapshot: what the database held at the very position
@@ -87,6 +88,7 @@ export async function holdSnapshots(
       await dropSlot(blue, name);
       snapshots[name] = await exportSnapshot(context, blue, holder, name);
     }
+    const parcels = await parcelsOfNewLeaves(context, blue, green, snapshots);
     const holding = await readHolders(blue, holders);
     const before = await sessionsAtWork(blue);
     const usualAnswerMs = await answerTime(blue, BASELINE_QUESTIONS);
@@ -95,12 +97,11 @@ export async function holdSnapshots(
     const ready = await changeCopyState(
       green,
       run.runId,
-      (now) =>
-        Promise.resolve(
-          now.incarnation === incarnation
-            ? { ...now, snapshots, holders: holding, usualAnswerMs, othersWork, phase: 'ready' }
-            : undefined,
-        ),
+      async (now) => {
+        if (now.incarnation !== incarnation) return undefined;
+        await storeParcels(green, run.runId, parcels);
+        return { ...now, snapshots, holders: holding, usualAnswerMs, othersWork, phase: 'ready' };
+      },
       { signal, report },
     );
     if (ready?.incarnation !== incarnation) return 'lost';
