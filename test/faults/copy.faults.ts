@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { startPostgres } from '../../src/embedded/postgres-server.js';
 import { planSchema, type PlanInput } from '../../src/plan/schema.js';
 import { copyAnew } from '../../src/postgres/bootstrap/copy-anew.js';
 import { refusedRow } from '../../src/postgres/bootstrap/refused-row.js';
@@ -179,6 +180,33 @@ describe('a copy', () => {
       expect(await count(pair, 'big')).toBe(44_000);
       await followed(pair);
     }));
+
+  it('loses no parcel that is done when green crashes', async () => {
+    // Only processes crash here; what no commit waits for stays in memory for long.
+    const settings = { wal_writer_delay: '10s', checkpoint_timeout: '1h', autovacuum: 'off', fsync: 'off' };
+    const server = await startPostgres({ version: 18, name: 'copy-crash-green', settings });
+    const pair = await CopyPair.start(['pg15', server], 'copy_crash', DDL, ROWS + KEYS);
+    try {
+      const parcels = await pair.planCopy();
+      const [small, ...others] = [...parcels].sort((a, b) => b.pieces.length - a.pieces.length);
+      const holder = pair.hold();
+      await pair.phase('ready');
+      expect(await pair.copyParcel(small?.id ?? -1)).toMatchObject({ outcome: 'copied', rows: 2000 });
+      // Frozen first: none of them writes anything more.
+      server.kill('SIGSTOP', 'all');
+      server.kill('SIGKILL', 'all');
+      await sleep(300);
+      await server.restart();
+      await pair.reachGreenAgain();
+      await pair.copyAll(others);
+      expect(await pair.finish()).toEqual({ tables: 3, left: [] });
+      expect(await holder.ended).toBe('released');
+      expect(await count(pair, 'small')).toBe(1000);
+    } finally {
+      await pair.stop();
+      await server.stop();
+    }
+  });
 
   it('whose holder died before anything was copied begins anew', () =>
     withPair('copy_anew', async (pair) => {

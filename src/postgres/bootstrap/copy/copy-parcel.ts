@@ -9,7 +9,7 @@ import type { CopyContext } from './copy-context.js';
 import { endSession, takeOver } from './copy-lock.js';
 import { CastFailed, PieceCopy } from './copy-piece.js';
 import { openSnapshotSession, openTargetSession, whileWatched } from './copy-sessions.js';
-import { readCopyState, readParcel, readPieces, type CopyState } from './copy-state.js';
+import { endParcel, readCopyState, readParcel, readPieces, type CopyState } from './copy-state.js';
 import { openPace, type Pace } from './pace.js';
 import type { Parcel, Piece } from './plan-parcels.js';
 
@@ -50,12 +50,12 @@ export async function copyParcel(context: CopyContext, id: number): Promise<Parc
       if (parcel === undefined) return { outcome: 'lost', rows: 0, bytes: 0 };
       const done = await readPieces(green, run.runId);
       const left = parcel.pieces.filter(({ key, root }) => !done.has(key) && !failed.has(formatTableName(root)));
-      if (left.length === 0) return result('copied', parcel, done, failed);
+      if (left.length === 0) return await copied(green, run.runId, parcel, failed);
       if (state === undefined || state.phase === 'closed' || state.phase === 'lost')
         return result('lost', parcel, done, failed);
       const outcome =
         state.phase === 'planned' ? 'later' : await copyPieces({ context, green, parcel, pieces: left, state, failed });
-      if (outcome === 'copied') return result('copied', parcel, await readPieces(green, run.runId), failed);
+      if (outcome === 'copied') return await copied(green, run.runId, parcel, failed);
       // While nothing has been copied, the holder that comes next makes new snapshots.
       if (outcome === 'gone' && done.size > 0) return result('lost', parcel, done, failed);
       if (outcome === 'again') continue;
@@ -75,6 +75,17 @@ function noHolder(parcel: Parcel): VerdigrisError {
     nextStep: 'nothing: the parcel is tried again when there is one',
     retryable: true,
   });
+}
+
+/**
+ * Pieces are committed without waiting for the disk, and a parcel that was copied is never looked at again: so they are
+ * on the disk when it is.
+ *
+ * @throws VerdigrisError BackfillFailed when a row has failed.
+ */
+async function copied(green: Session, runId: string, parcel: Parcel, failed: FailedTables): Promise<ParcelResult> {
+  await endParcel(green, runId, parcel.id);
+  return result('copied', parcel, await readPieces(green, runId), failed);
 }
 
 /** @throws VerdigrisError BackfillFailed when a row has failed. */

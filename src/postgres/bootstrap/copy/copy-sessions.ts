@@ -95,7 +95,8 @@ const SNAPSHOT_GONE: ReadonlySet<string> = new Set([INVALID_PARAMETER_VALUE, NOT
  * which have fired on blue, do not fire again, while the up/down trigger sees rows of blue.
  *
  * It does not wait for the disk at COMMIT. If green crashes, the rows are lost together with what says that they are
- * there, which is in the same transaction; so the piece is found missing and copied by another way.
+ * there, which is in the same transaction; so the piece is found missing and copied again: the parcel is over only when
+ * all is on the disk.
  */
 export async function openTargetSession(database: Database, purpose: string, blue: Session): Promise<Session> {
   const session = await openSession(database, { purpose });

@@ -129,6 +129,18 @@ export interface StateChange {
 }
 
 /**
+ * Says that a parcel is over. This commit waits for the disk, and so do all that came before it: a
+ * crash of green takes none of the parcel's pieces from then on.
+ */
+export async function endParcel(session: Session, runId: string, id: number): Promise<void> {
+  await session.query(
+    `UPDATE verdigris.progress SET done = true, updated_at = clock_timestamp()
+      WHERE run_id = $1 AND step = $2 AND object = $3`,
+    [runId, PARCEL_STEP, String(id)],
+  );
+}
+
+/**
  * Changes the state when no transaction that copies is open, which is waited for in short tries: a lock request that
  * queues for long would hold up the parcels that begin. For as long as it takes, since nobody else closes the copying; it
  * says for whom. `change` returns undefined to leave the state as it is.
