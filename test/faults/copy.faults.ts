@@ -370,6 +370,7 @@ describe('a copy', () => {
         const failed = results.flatMap((result) => (result.status === 'rejected' ? [String(result.reason)] : []));
         expect(failed).toHaveLength(1);
         expect(failed[0]).toMatch(/table public\.big failed on the row with "id" = 18234: too short \(SHOP1\)/);
+        expect(failed[0]).toMatch(/Next step: correct the row on blue, then resume: all of its table is copied anew/);
         holder.stop();
         await holder.ended;
         await pair.blue.query(`UPDATE big SET body = 'corrected' WHERE id = 18234`);

@@ -73,7 +73,7 @@ export async function pieceFailed(failed: FailedPiece, failure: CopyFailure): Pr
   return new VerdigrisError({
     type: 'BackfillFailed',
     message: `the copy of table ${name} failed on the row with ${row?.key ?? 'an unknown key'}: ${messageOf(row?.error ?? cause)}`,
-    nextStep: `${byFunction ? TABLES_MAY_BE_MISSING : ''}correct the row on blue, or roll back and make the "up" expression accept it; then resume`,
+    nextStep: `${byFunction ? TABLES_MAY_BE_MISSING : ''}correct the row on blue, then resume: all of its table is copied anew, by itself; or roll back and make the "up" expression accept it`,
     cause,
   });
 }
