@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { VOLUME_SECONDS } from '../src/gates/decide-postgres.js';
+import { LEAST_VOLUME, VOLUME_SECONDS } from '../src/gates/decide-postgres.js';
 import { volumeBetween } from '../src/gates/postgres-series.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
 import type { Plan } from '../src/plan/schema.js';
@@ -17,7 +17,8 @@ export interface VolumeBefore {
 
 /**
  * Transactions a second of both sides before the first reads moved, for the gate that compares with them: measured once,
- * while all reads are on blue, and kept. undefined where no gate asks, or reads have moved already.
+ * while all reads are on blue, and kept. One with which the gate can't decide is measured anew when all reads are on blue
+ * again. undefined where no gate asks, or reads have moved already.
  */
 export async function transactionVolume(
   { run, signal, report }: Work,
@@ -28,8 +29,8 @@ export async function transactionVolume(
   if (!plan.traffic.gates.some((gate) => gate.metric === 'transactionVolume')) return undefined;
   const key: ProgressKey = { runId: run.runId, step: 'stage', object: 'transactions before' };
   const known = await readProgress<VolumeBefore>(sessions.blue, key);
-  if (known !== undefined) return known.state;
-  if (greenReadPercent > 0) return undefined;
+  const isEnough = known !== undefined && known.state.perSecond >= LEAST_VOLUME;
+  if (isEnough || greenReadPercent > 0) return known?.state;
   report({ counting: 'the transactions of now, to compare with them later' });
   const from = await readPostgres(sessions, plan.name);
   await sleep(VOLUME_SECONDS * 1_000 + 100, undefined, { signal });

@@ -12,8 +12,12 @@ export interface PostgresSample {
   readonly whoWaits: string;
   /** Age of the oldest open transaction of a client, s; 0 where there is none. */
   readonly oldestTransactionSeconds: number;
-  /** Transactions of the application so far: those that replication applies on green are left out. */
+  /** Transactions so far, whoever made them: on green also those that replication applies. */
   readonly transactions: number;
+  /** Ids that the server has given to transactions so far, in all of its databases: one that only reads has none. */
+  readonly assignedIds: number;
+  /** Transactions that the slots of the run have decoded so far; 0 on a side without one. */
+  readonly decoded: number;
   /** Conflicts and errors of our subscriptions so far; 0 on a side without one. */
   readonly conflicts: number;
   /** WAL that the slots of the run hold back, bytes; 0 on a side without one. */
@@ -34,15 +38,27 @@ export interface PostgresSeries {
   readonly volumeBeforeAtMs?: number | undefined;
 }
 
-/** Transactions a second of both sides between two moments; undefined when they are too close for a rate. */
+/**
+ * Transactions a second of others on both sides between two moments, never below 0; undefined when they are too close for
+ * a rate.
+ */
 export function volumeBetween(from: PostgresSamples, to: PostgresSamples, leastSeconds: number): number | undefined {
-  let rate = 0;
-  for (const side of ['blue', 'green'] as const) {
-    const seconds = (to[side].atMs - from[side].atMs) / 1_000;
-    if (seconds < leastSeconds) return undefined;
-    const made = to[side].transactions - from[side].transactions;
-    // A server that was restarted, or whose statistics were reset, counts from nothing.
-    rate += (made < 0 ? to[side].transactions : made) / seconds;
-  }
-  return rate;
+  const secondsOf = (side: Side): number => (to[side].atMs - from[side].atMs) / 1_000;
+  const grown = (side: Side, counter: Counter): number => growth(from[side][counter], to[side][counter]);
+  if (Math.min(secondsOf('blue'), secondsOf('green')) < leastSeconds) return undefined;
+  const onGreen = grown('green', 'transactions');
+  /*
+   * No server counts what was applied. Whatever was has an id on green, where the application only reads: but so have writes
+   * in green's other databases. And blue has decoded it: but each slot counts every transaction that writes, also one of
+   * tables that it does not carry. So each is too many at times, and the least of them is what is nearest.
+   */
+  const applied = Math.min(onGreen, grown('green', 'assignedIds'), grown('blue', 'decoded'));
+  return grown('blue', 'transactions') / secondsOf('blue') + (onGreen - applied) / secondsOf('green');
+}
+
+type Counter = 'transactions' | 'assignedIds' | 'decoded';
+
+/** A server that was restarted, or whose statistics were reset, counts from nothing. */
+function growth(from: number, to: number): number {
+  return to < from ? to : to - from;
 }

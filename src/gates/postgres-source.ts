@@ -15,8 +15,7 @@ export async function readPostgres(
   const feed = feedName(migration, 'to_green');
   const streams = await streamsOfRun(sessions.blue, feed);
   const [blue, green] = await Promise.all([readSide(sessions.blue, streams), readSide(sessions.green, streams)]);
-  // What green applies, blue has decoded: it is not the application's own work there.
-  return { blue: blue.sample, green: { ...green.sample, transactions: green.sample.transactions - blue.decoded } };
+  return { blue, green };
 }
 
 type SampleRow = Record<string, number> & {
@@ -25,25 +24,21 @@ type SampleRow = Record<string, number> & {
   readonly blind_role: string | null;
 };
 
-async function readSide(
-  session: Session,
-  streams: readonly string[],
-): Promise<{ sample: PostgresSample; decoded: number }> {
+async function readSide(session: Session, streams: readonly string[]): Promise<PostgresSample> {
   const { rows } = await session.query<SampleRow>(SAMPLE, [streams]);
   const row = rows[0];
   if (row === undefined) throw new Error('the statistics of the server are empty');
   return {
-    sample: {
-      atMs: row['at_ms'] ?? 0,
-      ...(row.blind_role === null ? {} : { blindRole: row.blind_role }),
-      lockWaits: row.lock_waits,
-      whoWaits: row.who_waits,
-      oldestTransactionSeconds: row['oldest_transaction'] ?? 0,
-      transactions: row['transactions'] ?? 0,
-      conflicts: row['conflicts'] ?? 0,
-      retainedWalBytes: row['retained_wal'] ?? 0,
-    },
+    atMs: row['at_ms'] ?? 0,
+    ...(row.blind_role === null ? {} : { blindRole: row.blind_role }),
+    lockWaits: row.lock_waits,
+    whoWaits: row.who_waits,
+    oldestTransactionSeconds: row['oldest_transaction'] ?? 0,
+    transactions: row['transactions'] ?? 0,
+    assignedIds: row['assigned_ids'] ?? 0,
     decoded: row['decoded'] ?? 0,
+    conflicts: row['conflicts'] ?? 0,
+    retainedWalBytes: row['retained_wal'] ?? 0,
   };
 }
 
@@ -73,6 +68,7 @@ const SAMPLE = `
            AS oldest_transaction,
          coalesce((SELECT xact_commit + xact_rollback FROM pg_catalog.pg_stat_database
                     WHERE datname = current_database()), 0)::float8 AS transactions,
+         pg_snapshot_xmax(pg_current_snapshot())::text::float8 AS assigned_ids,
          coalesce((SELECT sum(n.value::numeric)
                      FROM pg_catalog.pg_stat_subscription_stats s
                      CROSS JOIN LATERAL jsonb_each_text(to_jsonb(s)) AS n (key, value)

@@ -1,10 +1,14 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { decidePostgres, type PostgresGate } from '../../src/gates/decide-postgres.js';
 import { readPostgres } from '../../src/gates/postgres-source.js';
-import { ident } from '../../src/postgres/identifier.js';
+import { volumeBetween } from '../../src/gates/postgres-series.js';
+import { feedName } from '../../src/postgres/feed.js';
+import { ident, literal } from '../../src/postgres/identifier.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
+import { numberedNames } from '../../src/postgres/streams.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 import { createReaderRole } from '../support/reader-role.js';
 
@@ -51,6 +55,59 @@ test('both servers say who waits for a lock and for whom, how old transactions a
   expect(busy.blue.transactions).toBeGreaterThan(0);
   await holder.query('ROLLBACK');
   await waiting;
+});
+
+test('what several streams apply on green counts on blue alone, and what green is asked counts there', async () => {
+  const migration = 'gate-volume';
+  const streams = numberedNames(feedName(migration, 'to_green'), 2);
+  const [ofBlue, ofGreen] = databases as [TestDatabase, TestDatabase];
+  const made = async (work: () => Promise<unknown>): Promise<Record<'rate' | 'decoded', number>> => {
+    const from = await readPostgres(sessions, migration);
+    await work();
+    // Sessions report theirs about once a second.
+    await sleep(1_500);
+    const to = await readPostgres(sessions, migration);
+    const seconds = (to.blue.atMs - from.blue.atMs) / 1_000;
+    return { rate: (volumeBetween(from, to, 0) ?? NaN) * seconds, decoded: to.blue.decoded - from.blue.decoded };
+  };
+  await withClient(ofBlue.config, (blue) =>
+    withClient(ofGreen.config, async (green) => {
+      const times = async (client: pg.Client, count: number, sql: string): Promise<void> => {
+        for (let i = 0; i < count; i++) await client.query(sql);
+      };
+      for (const client of [blue, green]) await client.query('CREATE TABLE a (n int); CREATE TABLE b (n int)');
+      await blue.query('CREATE TABLE hidden (n int)');
+      await blue.query(
+        `INSERT INTO verdigris.owner (run_id, migration, side, streams) VALUES ('r', ${literal(migration)}, 'blue', 2)`,
+      );
+      for (const [i, name] of streams.entries()) {
+        await blue.query(`CREATE PUBLICATION ${ident(name)} FOR TABLE ${i === 0 ? 'a' : 'b'}`);
+        await blue.query(`SELECT pg_create_logical_replication_slot(${literal(name)}, 'pgoutput')`);
+        await green.query(
+          `CREATE SUBSCRIPTION ${ident(name)} CONNECTION ${literal(asDatabase(ofBlue, 'blue').peerConninfo)}
+             PUBLICATION ${ident(name)} WITH (create_slot = false, copy_data = false)`,
+        );
+      }
+      await times(blue, 1, 'INSERT INTO a VALUES (0); INSERT INTO b VALUES (0)');
+      const hasAll = `SELECT FROM a, b WHERE b.n = 0 HAVING count(*) = $1`;
+      const arrived = async (rows: number): Promise<void> => {
+        while ((await sessions.green.query(hasAll, [rows])).rows.length === 0) await sleep(50);
+      };
+      await arrived(1);
+      await sleep(1_500);
+      const { rate, decoded } = await made(async () => {
+        await times(blue, 300, 'INSERT INTO a VALUES (1)');
+        await times(blue, 300, 'INSERT INTO hidden VALUES (1)');
+        await arrived(301);
+      });
+      // Each slot decodes every transaction, and green applies one in three of them.
+      expect(decoded).toBeGreaterThanOrEqual(1_200);
+      expect(rate).toBeGreaterThanOrEqual(600);
+      expect(rate).toBeLessThan(750);
+      expect((await made(() => times(green, 300, 'SELECT n FROM a LIMIT 1'))).rate).toBeGreaterThanOrEqual(300);
+      for (const name of streams) await green.query(`DROP SUBSCRIPTION ${ident(name)}`);
+    }),
+  );
 });
 
 test('a role that does not see the sessions of others passes no gate on them, and is told what to grant', async () => {

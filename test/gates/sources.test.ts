@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { decidePostgres } from '../../src/gates/decide-postgres.js';
 import { formatExposition, parseExposition } from '../../src/gates/exposition.js';
 import { forecastGates } from '../../src/gates/forecast.js';
-import type { PostgresSample } from '../../src/gates/postgres-series.js';
+import { volumeBetween, type PostgresSample } from '../../src/gates/postgres-series.js';
 import { scrapeRouters } from '../../src/gates/scrape-source.js';
 import { windowBetween } from '../../src/gates/window.js';
 import { parsePlan } from '../../src/plan/parse.js';
@@ -83,8 +83,8 @@ test('a secret is in a header, never in a name or an address', () => {
 
 describe('the servers themselves', () => {
   const sample = (parts: Partial<PostgresSample>): PostgresSample => ({
-    ...{ atMs: 0, lockWaits: [], whoWaits: '', oldestTransactionSeconds: 0, transactions: 0, conflicts: 0 },
-    ...{ retainedWalBytes: 0, ...parts },
+    ...{ atMs: 0, lockWaits: [], whoWaits: '', oldestTransactionSeconds: 0, transactions: 0, assignedIds: 0 },
+    ...{ decoded: 0, conflicts: 0, retainedWalBytes: 0, ...parts },
   });
   const series = (green: readonly PostgresSample[], volumeBefore?: number) => ({
     atOpening: { blue: sample({}), green: sample({ conflicts: 5 }) },
@@ -144,6 +144,44 @@ describe('the servers themselves', () => {
     expect(decidePostgres(gate, series(at(20), 100)).outcome).toBe('fail');
     expect(decidePostgres(gate, series(at(0), 0)).outcome).toBe('inconclusive');
     expect(decidePostgres(gate, series(at(90))).outcome).toBe('inconclusive');
+  });
+
+  test('what replication applies on green is no transaction of the application, however often blue has decoded it', () => {
+    const gate = { metric: 'transactionVolume', maxDrop: 0.5 } as const;
+    /** So much a second since ever; blue has 500 transactions a second, and green has copied many rows. */
+    const measured = (
+      perSecond: Readonly<Record<'applied' | 'decoded' | 'read' | 'elsewhere', number>>,
+      blue = 500,
+    ) => {
+      const { applied, decoded, read, elsewhere } = perSecond;
+      const samples = Array.from({ length: 31 }, (_, i) => ({
+        blue: sample({ atMs: i * 2_000, transactions: i * 2 * blue, decoded: i * 2 * decoded }),
+        green: sample({
+          ...{ atMs: i * 2_000, transactions: 50_000 + i * 2 * (applied + read) },
+          assignedIds: 9_000 + i * 2 * (applied + elsewhere),
+        }),
+      }));
+      return decidePostgres(gate, { ...series([], 500), samples });
+    };
+    const tells = (rate: string): unknown => expect.stringContaining(`${rate} transactions a second on both sides`);
+    const none = { applied: 0, decoded: 0, read: 0, elsewhere: 0 };
+    // Four slots, each of which decodes all of it; tables that are not replicated.
+    expect(measured({ ...none, applied: 300, decoded: 1_200 })).toEqual({ outcome: 'pass', because: tells('500.0') });
+    expect(measured({ ...none, decoded: 800 }, 260)).toEqual({ outcome: 'pass', because: tells('260.0') });
+    expect(measured({ ...none, applied: 300, decoded: 1_200 }, 0)).toEqual({ outcome: 'fail', because: tells('0.0') });
+    // Writes in another database of green are not the application's reads.
+    expect(measured({ applied: 100, decoded: 100, read: 300, elsewhere: 900 }, 100)).toEqual({
+      ...{ outcome: 'pass', because: tells('400.0') },
+    });
+  });
+
+  test('statistics that begin anew are counted from nothing', () => {
+    const before = { blue: sample({ transactions: 1_000 }), green: sample({ transactions: 90_000, assignedIds: 5 }) };
+    const after = {
+      blue: sample({ atMs: 10_000, transactions: 1_500 }),
+      green: sample({ atMs: 10_000, transactions: 20, assignedIds: 5 }),
+    };
+    expect(volumeBetween(before, after, 10)).toBe(52);
   });
 
   test('transactions that are missing hours after the others were counted hold, and fail nothing', () => {

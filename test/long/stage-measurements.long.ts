@@ -153,6 +153,31 @@ describe('a stage by its activities', () => {
     expect(kept).toEqual([{ volume: 40, at: 1234 }]);
   });
 
+  test('counts the transactions of before anew while all reads are on blue, where there were none to miss', async () => {
+    const plan = planWith({ gates: [{ metric: 'transactionVolume', maxDrop: 0.5 }] });
+    const kept = async (): Promise<number | undefined> => {
+      const [row] = await staged.sides.sql<{ rate: number }>(
+        'blue',
+        `SELECT (state ->> 'perSecond')::float8 AS rate FROM verdigris.progress
+          WHERE run_id = 'r' AND step = 'stage' AND object = 'transactions before'`,
+      );
+      return row?.rate;
+    };
+    await staged.sides.reset();
+    await staged.sides.sql(
+      'blue',
+      `INSERT INTO verdigris.progress (run_id, step, object, state, done)
+       VALUES ('r', 'stage', 'transactions before', '{"perSecond": -24700, "atMs": 1234}', true)
+       ON CONFLICT (run_id, step, object) DO UPDATE SET state = excluded.state`,
+    );
+    await staged.open(plan, 20);
+    const now = await kept();
+    expect(now).toBeGreaterThanOrEqual(0);
+    // Green has readers now, so there is nothing to compare with any more.
+    await staged.open(plan, 30);
+    expect(await kept()).toBe(now);
+  });
+
   test('that leaves blue enough compares with blue of now', async () => {
     await staged.sides.reset();
     const plan = planWith({ gates: [RISE], maxStageDuration: '1s' });
