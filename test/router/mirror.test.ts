@@ -117,6 +117,39 @@ test("green's error is counted and reaches nobody; a read that writes runs on bl
   expect(await sides.sql('green', 'SELECT is_called FROM counter')).toEqual([{ is_called: false }]);
 });
 
+test("a read that both sides need longer for than the mirror gives it is not green's failure, nor is blue's own one", async () => {
+  for (const [side, slow] of [
+    ['blue', ''],
+    ['green', 'pg_sleep(3)'],
+  ] as const) {
+    await sides.sql(
+      side,
+      `CREATE OR REPLACE VIEW slow_on_green AS SELECT id, value FROM item ${slow && `, LATERAL (SELECT ${slow}) AS s (waited)`} WHERE id = 1`,
+    );
+  }
+  // Blue answers the caller, and nobody else.
+  await sides.sql(
+    'blue',
+    `CREATE FUNCTION once() RETURNS int LANGUAGE plpgsql AS $$
+     BEGIN
+       IF current_setting('transaction_read_only')::boolean THEN RAISE 'once only'; END IF;
+       RETURN 1;
+     END $$`,
+  );
+  await sides.sql('green', 'CREATE FUNCTION once() RETURNS int LANGUAGE sql AS $$SELECT 2$$');
+  const router = await mirroring();
+  await Promise.all([router.read('u', 'SELECT pg_sleep(2.3)'), router.read('v', 'SELECT pg_sleep(2.4)')]);
+  await judged(router, 2);
+  expect([await outcomes(router, 'skipped'), await outcomes(router, 'failed')]).toEqual([2, 0]);
+  await router.read('u', 'SELECT once()');
+  await judged(router, 3);
+  expect([await outcomes(router, 'skipped'), await outcomes(router, 'failed')]).toEqual([3, 0]);
+  await router.read('u', 'SELECT id, value FROM slow_on_green');
+  await judged(router, 4);
+  expect(await outcomes(router, 'failed')).toBe(1);
+  expect(logged).toMatchObject([{ code: '57014' }]);
+});
+
 test('a green that hangs slows no caller, and no more reads are mirrored than are allowed', async () => {
   const proxy = new TcpProxy(sides.green.port);
   await proxy.listen();
