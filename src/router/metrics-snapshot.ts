@@ -56,6 +56,7 @@ export interface MirrorExample {
   readonly statement: string;
   /** What differs: green lacks columns, has another number of rows, other rows, or another order. */
   readonly kind?: 'columns' | 'count' | 'rows' | 'order';
+  /** Of another order, the keys that show it; empty where what was asked for may leave both, which counts as the same. */
   readonly columns?: readonly string[];
   readonly rows?: Readonly<Record<Side, number>>;
   /** SQLSTATE of green's error. */

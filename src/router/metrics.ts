@@ -123,7 +123,8 @@ export class RequestMetrics {
       const differs = outcome === 'same' ? 0 : 1;
       this.#mirroredEndpoints.set(endpoint, { compared: compared + 1, different: different + differs });
     }
-    if (example === undefined) return;
+    // One that counts as no difference takes no other's place.
+    if (example === undefined || (outcome === 'same' && this.#examples.length === EXAMPLES)) return;
     this.#examples.push({ ...example, endpoint, statement: asJsonb(example.statement) });
     if (this.#examples.length > EXAMPLES) this.#examples.shift();
   }

@@ -4,11 +4,17 @@ import type { BluePosition } from './blue-position.js';
 import { isLinkFailure, NothingSent } from './failure.js';
 import type { GreenProgress } from './green-progress.js';
 import type { MirrorOutcome } from './metrics.js';
-import { differenceOf, digestOf, type ResultDifference, type ResultDigest } from './result-difference.js';
+import {
+  differenceOf,
+  digestOf,
+  mayBothBeRight,
+  type ResultDifference,
+  type ResultDigest,
+} from './result-difference.js';
 import type { Routes } from './routes.js';
 import { send } from './send.js';
 import type { SidePool } from './side-pool.js';
-import type { Statement } from './statement.js';
+import { textOf, type Statement } from './statement.js';
 import { pause } from '../timing.js';
 
 export interface JudgeParts {
@@ -81,10 +87,9 @@ export class MirrorJudge {
     }
     const green = await inTime(early ?? this.read('green', statement));
     if (green === undefined && !blue.isQuick) return SKIPPED;
-    const ordered = /\border\s+by\b/i.test(
-      typeof statement.query === 'string' ? statement.query : statement.query.text,
-    );
-    if (green !== undefined && differenceOf(blue.digest, green, ordered) === undefined) return { outcome: 'same' };
+    const text = textOf(statement.query);
+    const first = green && compared(blue.digest, green, text);
+    if (first?.outcome === 'same') return first;
     for (let tries = 0; tries < TRIES; tries++) {
       const before = await this.#askBlue(statement);
       if (before === undefined) return SKIPPED;
@@ -93,11 +98,8 @@ export class MirrorJudge {
       if (again === undefined) return green === undefined ? { outcome: 'failed', code: CANCELED } : SKIPPED;
       const after = await this.#askBlue(statement);
       if (after === undefined) return SKIPPED;
-      const difference = differenceOf(before, again, ordered);
-      if (difference === undefined) return { outcome: 'same' };
-      if (differenceOf(before, after, ordered) === undefined) {
-        return { outcome: 'different', difference, rows: { blue: before.rows.length, green: again.rows.length } };
-      }
+      const verdict = compared(before, again, text);
+      if (verdict.outcome === 'same' || compared(before, after, text).outcome === 'same') return verdict;
       await pause(20, 50);
     }
     return { outcome: 'unsettled' };
@@ -128,6 +130,14 @@ export class MirrorJudge {
       }
     });
   }
+}
+
+/** Rows that both sides may well have in another order are the same, and it is told. */
+function compared(blue: ResultDigest, green: ResultDigest, text: string): Verdict {
+  const difference = differenceOf(blue, green, text);
+  if (difference === undefined) return { outcome: 'same' };
+  const rows = { blue: blue.rows.length, green: green.rows.length };
+  return { outcome: mayBothBeRight(difference) ? 'same' : 'different', difference, rows };
 }
 
 /** Undefined where green has taken longer than it is given. */

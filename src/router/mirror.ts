@@ -83,13 +83,12 @@ export class Mirror {
     blue: ToldByBlue | undefined,
     early: Promise<ResultDigest> | undefined,
   ): Promise<void> {
-    const verdict = await this.#judge.verdictOn(statement, blue, early);
+    const { outcome, difference, rows, code } = await this.#judge.verdictOn(statement, blue, early);
     const { metrics, logger } = this.#parts;
-    if (verdict.outcome !== 'different' && verdict.outcome !== 'failed') {
-      metrics.mirrored(endpoint, verdict.outcome);
+    if (difference === undefined && outcome !== 'failed') {
+      metrics.mirrored(endpoint, outcome);
       return;
     }
-    const { difference, rows, code } = verdict;
     const example = {
       endpoint,
       statement: nameOf(statement.query),
@@ -97,8 +96,9 @@ export class Mirror {
       ...(rows && { rows }),
       ...(code !== undefined && { code }),
     };
-    metrics.mirrored(endpoint, verdict.outcome, example);
-    logger.warn(example, 'router: green answers a mirrored read differently');
+    metrics.mirrored(endpoint, outcome, example);
+    if (outcome === 'same') logger.info(example, 'router: green answers a mirrored read in another order');
+    else logger.warn(example, 'router: green answers a mirrored read differently');
   }
 }
 

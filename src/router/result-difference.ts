@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { orderAsked, type OrderKey } from './order-asked.js';
 
 /** What of a result is compared: texts, so that nothing of it changes when its owner changes it. */
 export interface ResultDigest {
@@ -9,8 +10,16 @@ export interface ResultDigest {
 /** How green's answer differs from blue's. It names columns, never values. */
 export interface ResultDifference {
   readonly kind: 'columns' | 'count' | 'rows' | 'order';
-  /** Columns that green lacks, or in which a row of blue has no equal. */
+  /**
+   * Columns that green lacks, or in which a row of blue has no equal. Of another order, the keys that show it: none where
+   * what was asked for may leave both.
+   */
   readonly columns: readonly string[];
+}
+
+/** Whether both answers may be right: they are the same rows, and no key of the order shows that one is out of it. */
+export function mayBothBeRight({ kind, columns }: ResultDifference): boolean {
+  return kind === 'order' && columns.length === 0;
 }
 
 export function digestOf(result: pg.QueryResult): ResultDigest {
@@ -24,8 +33,10 @@ export function digestOf(result: pg.QueryResult): ResultDigest {
 /**
  * Compares two answers by the text of their values, so that an integer that has become a bigint is the same. Columns
  * that green has more are left out. Rows are compared as a set with repetitions, and their order only if it was asked for.
+ *
+ * @param text of the statement
  */
-export function differenceOf(blue: ResultDigest, green: ResultDigest, ordered: boolean): ResultDifference | undefined {
+export function differenceOf(blue: ResultDigest, green: ResultDigest, text: string): ResultDifference | undefined {
   const missing = blue.columns.filter((name) => !green.columns.includes(name));
   if (missing.length > 0) return { kind: 'columns', columns: missing };
   if (blue.rows.length !== green.rows.length) return { kind: 'count', columns: [] };
@@ -36,8 +47,29 @@ export function differenceOf(blue: ResultDigest, green: ResultDigest, ordered: b
   const ofGreen = green.rows.map((row) => JSON.stringify(places.map((place) => row[place] ?? '')));
   if (ofBlue.every((row, n) => row === ofGreen[n])) return undefined;
   const sorted = [ofBlue.toSorted(), ofGreen.toSorted()] as const;
-  if (sorted[0].every((row, n) => row === sorted[1][n])) return ordered ? { kind: 'order', columns: [] } : undefined;
+  if (sorted[0].every((row, n) => row === sorted[1][n])) {
+    const keys = orderAsked(text);
+    return keys && { kind: 'order', columns: brokenKeys(keys, blue, ofGreen) };
+  }
   return { kind: 'rows', columns: blue.columns.filter((_, n) => differsIn(n, sorted)) };
+}
+
+/**
+ * Keys whose values come in another sequence: rows that are equal in all keys may come in any order, which changes none of
+ * these. A collation may hold texts of different case for equal.
+ */
+function brokenKeys(keys: readonly OrderKey[], { columns, rows }: ResultDigest, ofGreen: readonly string[]): string[] {
+  const places = keys.map((key) => {
+    if (typeof key === 'number') return key - 1;
+    return columns.indexOf(key) === columns.lastIndexOf(key) ? columns.indexOf(key) : -1;
+  });
+  // What comes behind a key that is not in the answer may be in any order.
+  const unknown = places.findIndex((place) => columns[place] === undefined);
+  const known = unknown === -1 ? places : places.slice(0, unknown);
+  const green = ofGreen.map((row) => JSON.parse(row) as string[]);
+  const isBroken = (place: number): boolean =>
+    rows.some((row, n) => row[place]?.toLowerCase() !== green[n]?.[place]?.toLowerCase());
+  return known.filter(isBroken).map((place) => columns[place] ?? '');
 }
 
 function differsIn(column: number, [blue, green]: readonly [readonly string[], readonly string[]]): boolean {

@@ -108,6 +108,7 @@ async function positionOf(client: pg.PoolClient): Promise<CommitPosition> {
   }
 }
 
-function textOf(query: string | pg.QueryConfig): string {
+/** The text of a statement. */
+export function textOf(query: string | pg.QueryConfig): string {
   return typeof query === 'string' ? query : query.text;
 }
