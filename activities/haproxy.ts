@@ -9,7 +9,7 @@ import { shareReader, shareReaderOf } from '../src/haproxy/share.js';
 import { startedAnew } from '../src/haproxy/started-anew.js';
 import { bringOrWarn } from '../src/haproxy/take-back.js';
 import type { Plan } from '../src/plan/schema.js';
-import { endSharePeriod } from '../src/postgres/green-reads.js';
+import { endSharePeriod, isAsClaimed } from '../src/postgres/green-reads.js';
 import { closeSession, openSession, type Session } from '../src/postgres/session.js';
 import { hasState, readRoute } from '../src/postgres/state.js';
 import type { Side } from '../src/side.js';
@@ -225,14 +225,22 @@ export class WeightsWatch {
   }
 }
 
-/** Before a rollback takes green's tables away: nobody reads there through a HAProxy. @throws VerdigrisError WeightsNotSet */
-export async function refuseReadsOnGreenOf({ plan }: RunRef, environment: Environment, blue: Session): Promise<void> {
-  const setup = haproxiesOf(plan, environment);
-  if (setup === undefined || !(await hasState(blue))) return;
+/**
+ * Before a rollback takes green's tables away: nobody reads there through a HAProxy. None is asked where this run has never
+ * led anybody there: one that does not answer, or is not known, would keep a run from its end for nothing.
+ *
+ * @throws VerdigrisError WeightsNotSet
+ */
+export async function refuseReadsOnGreenOf(
+  { plan, runId }: RunRef,
+  environment: Environment,
+  blue: Session,
+): Promise<void> {
+  if (plan.traffic.haproxy === undefined || !(await hasState(blue))) return;
   const route = await readRoute(blue, plan.name);
-  // No read has ever been moved.
-  if (route === undefined || (route.epoch === 1 && route.generation === 1)) return;
-  await refuseReadsOnGreen(setup, shareReader(blue, plan.name));
+  if (route === undefined || (await isAsClaimed(blue, runId, route))) return;
+  const setup = haproxiesOf(plan, environment);
+  if (setup !== undefined) await refuseReadsOnGreen(setup, shareReader(blue, plan.name));
 }
 
 /** Before blue is no longer kept current: nobody reads there, and no restart would lead there. @throws VerdigrisError WeightsNotSet */

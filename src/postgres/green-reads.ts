@@ -78,6 +78,20 @@ export async function isInForce(blue: Session, { migration, epoch, generation }:
   return rowCount === 1;
 }
 
+/**
+ * Whether the route is still the one that the run has begun with: each share of reads is a generation, and each move of the
+ * writes an epoch. False where that is not known any more.
+ */
+export async function isAsClaimed(blue: Session, runId: string, { epoch, generation }: Confirmed): Promise<boolean> {
+  if (generation !== 1) return false;
+  const { rows } = await blue.query(
+    `SELECT FROM verdigris.owner o JOIN verdigris.event e USING (run_id)
+      WHERE o.run_id = $1 AND e.what = 'claimed blue' AND (e.detail ->> 'epoch')::float8 = $2`,
+    [runId, epoch],
+  );
+  return rows.length > 0;
+}
+
 /** While green had a share of the reads, by blue's clock. */
 export interface SharePeriod {
   /** How long ago its first stage came into effect, s. */

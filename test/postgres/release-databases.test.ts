@@ -5,6 +5,7 @@ import { retireActivities } from '../../activities/retire.js';
 import { rollbackActivities } from '../../activities/rollback.js';
 import { planSchema, type Plan } from '../../src/plan/schema.js';
 import { installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
+import { setGreenReads } from '../../src/postgres/green-reads.js';
 import {
   claimBlue,
   claimDatabases,
@@ -13,7 +14,7 @@ import {
   whileOwned,
 } from '../../src/postgres/ownership.js';
 import { closeSession, withSession, type Databases } from '../../src/postgres/session.js';
-import { hasState, installState, readOwner } from '../../src/postgres/state.js';
+import { hasState, installState, readOwner, readRoute } from '../../src/postgres/state.js';
 import type { Side } from '../../src/side.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 
@@ -90,6 +91,23 @@ describe('giving both databases back', () => {
       expect(await readOwner(new Proxy(session, { get: () => query }))).toBeUndefined();
       expect(asked).toHaveLength(1);
     });
+  });
+
+  it('asks no HAProxy before green is emptied, unless the run has led reads there', async () => {
+    const traffic = { haproxy: { backend: 'reads', instances: ['unheard_of'] } };
+    const plan = planSchema.parse({ ...planOf('unread'), traffic });
+    await claimDatabases(databases, { runId: 'run of unread', migration: 'unread' }, 'use-green-db');
+    const { undoReplication } = rollbackActivities(dependencies());
+    const undo = (): Promise<void> =>
+      new MockActivityEnvironment().run(() => undoReplication({ plan, runId: 'run of unread' }, { keepGreen: false }));
+    await undo();
+    await withSession(databases.blue, { purpose: 'test' }, async (blue) => {
+      const route = await readRoute(blue, 'unread');
+      if (route === undefined) throw new Error('no route');
+      await setGreenReads(blue, route, 0);
+    });
+    await expect(undo()).rejects.toMatchObject({ type: 'ConnectionUnknown' });
+    await release('unread');
   });
 
   it('a retirement that is begun again leaves what another run, which has claimed blue since, has there', async () => {
