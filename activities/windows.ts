@@ -40,14 +40,16 @@ export function windowsActivities(dependencies: ActivityDependencies) {
         const sessions = { blue: await session('blue', 'load'), green: await session('green', 'load') };
         const meter = new LoadMeter(sessions, () => 0);
         const now = await temporalClock();
-        const begun = performance.now();
         await meter.measure();
+        const begun = performance.now();
         for (;;) {
           await sleep(1_000, undefined, { signal });
           const { transactionsPerSecond } = (await meter.measure()).blue;
           report({ transactionsPerSecond: Math.round(transactionsPerSecond), waitingForBelow: below });
           if (performance.now() - begun < COUNT_FOR_MS) continue;
-          if (transactionsPerSecond < below) return { quiet: true, transactionsPerSecond };
+          // Statistics that were reset meanwhile say nothing for as long.
+          const isKnown = meter.countedForMs >= COUNT_FOR_MS;
+          if (isKnown && transactionsPerSecond < below) return { quiet: true, transactionsPerSecond };
           if (now() >= Date.parse(until)) return { quiet: false, transactionsPerSecond };
         }
       }),

@@ -27,17 +27,29 @@ interface Sample {
   readonly at: number;
   readonly blue: number;
   readonly green: number;
+  /** What the servers themselves count, on blue and green: it only falls where it begins anew. */
+  readonly counters: readonly [number, number];
 }
 
-/** Measures the load of both sides; the first transaction rate is known at the second call. */
+/**
+ * Measures the load of both sides; the first transaction rate is known at the second call. Where a server's statistics begin
+ * anew, the rate of before stands until there is another one.
+ */
 export class LoadMeter {
   private samples: Sample[] = [];
+  private begunAt = performance.now();
+  private rates: Readonly<Record<Side, number>> = { blue: 0, green: 0 };
 
   /** @param ownOnGreen how many transactions the caller has made on green so far. */
   constructor(
     private readonly sessions: Readonly<Record<Side, Session>>,
     private readonly ownOnGreen: () => number,
   ) {}
+
+  /** For how long transactions have been counted, ms: since the first call, or since a server counts from nothing. */
+  get countedForMs(): number {
+    return performance.now() - this.begunAt;
+  }
 
   async measure(): Promise<Loads> {
     const { rows } = await this.sessions.green.query<{ slots: string[] }>(SLOTS);
@@ -47,19 +59,31 @@ export class LoadMeter {
       at: performance.now(),
       blue: blue.transactions,
       green: green.transactions - blue.decoded - this.ownOnGreen(),
+      counters: [blue.transactions, green.transactions],
     };
-    const recent = this.samples.filter(({ at }) => now.at - at <= WINDOW_MS);
-    const since = recent[0] ?? this.samples.at(-1);
-    this.samples = [...recent, now];
-    const rate = (count: (sample: Sample) => number): number =>
-      since === undefined || now.at === since.at
-        ? 0
-        : Math.max(0, ((count(now) - count(since)) * 1_000) / (now.at - since.at));
+    const last = this.samples.at(-1);
+    // After pg_stat_reset() the difference would be below 0, as if nobody were there.
+    const isAnew = last === undefined || now.counters.some((count, side) => count < (last.counters[side] ?? 0));
+    if (isAnew) {
+      this.samples = [now];
+      this.begunAt = now.at;
+    } else {
+      const recent = this.samples.filter(({ at }) => now.at - at <= WINDOW_MS);
+      this.samples = [...recent, now];
+      this.rates = ratesBetween(recent[0] ?? last, now) ?? this.rates;
+    }
     return {
-      blue: { transactionsPerSecond: rate((sample) => sample.blue), activeSessions: blue.active },
-      green: { transactionsPerSecond: rate((sample) => sample.green), activeSessions: green.active },
+      blue: { transactionsPerSecond: this.rates.blue, activeSessions: blue.active },
+      green: { transactionsPerSecond: this.rates.green, activeSessions: green.active },
     };
   }
+}
+
+/** Undefined where no time has passed. */
+function ratesBetween(since: Sample, now: Sample): Record<Side, number> | undefined {
+  if (now.at === since.at) return undefined;
+  const rate = (grown: number): number => Math.max(0, (grown * 1_000) / (now.at - since.at));
+  return { blue: rate(now.blue - since.blue), green: rate(now.green - since.green) };
 }
 
 interface Counters {

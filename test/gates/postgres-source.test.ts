@@ -6,6 +6,7 @@ import { readPostgres } from '../../src/gates/postgres-source.js';
 import { volumeBetween } from '../../src/gates/postgres-series.js';
 import { feedName } from '../../src/postgres/feed.js';
 import { ident, literal } from '../../src/postgres/identifier.js';
+import { LoadMeter } from '../../src/postgres/load.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { installState } from '../../src/postgres/state.js';
 import { numberedNames } from '../../src/postgres/streams.js';
@@ -89,7 +90,7 @@ test('what several streams apply on green counts on blue alone, and what green i
         );
       }
       await times(blue, 1, 'INSERT INTO a VALUES (0); INSERT INTO b VALUES (0)');
-      const hasAll = `SELECT FROM a, b WHERE b.n = 0 HAVING count(*) = $1`;
+      const hasAll = `SELECT FROM public.a, public.b WHERE b.n = 0 HAVING count(*) = $1`;
       const arrived = async (rows: number): Promise<void> => {
         while ((await sessions.green.query(hasAll, [rows])).rows.length === 0) await sleep(50);
       };
@@ -108,6 +109,24 @@ test('what several streams apply on green counts on blue alone, and what green i
       for (const name of streams) await green.query(`DROP SUBSCRIPTION ${ident(name)}`);
     }),
   );
+});
+
+test('the rate of transactions stands while statistics that were reset are counted anew', async () => {
+  const [ofBlue] = databases as [TestDatabase];
+  const meter = new LoadMeter(sessions, () => 0);
+  await withClient(ofBlue.config, async (client) => {
+    const busy = async (): Promise<number> => {
+      for (let i = 0; i < 300; i++) await client.query('SELECT 1');
+      return (await meter.measure()).blue.transactionsPerSecond;
+    };
+    await meter.measure();
+    // Sessions report theirs about once a second.
+    while ((await busy()) < 100) await sleep(10);
+    const counted = meter.countedForMs;
+    await client.query('SELECT pg_stat_reset()');
+    expect(await busy()).toBeGreaterThan(50);
+    expect(meter.countedForMs).toBeLessThan(counted);
+  });
 });
 
 test('a role that does not see the sessions of others passes no gate on them, and is told what to grant', async () => {
