@@ -30,7 +30,7 @@ export function forecastGates(plan: Plan, now: TrafficNow): string[] {
 
 /** Whatever has failed or was late is counted; a view, a function or an index that gives wrong rows answers in time. */
 function ofAnswers({ traffic }: Plan, { routers, window }: TrafficNow): string[] {
-  const counts = traffic.gates.filter(({ dryRun }) => dryRun !== true);
+  const counts = counting(traffic.gates);
   const isCompared = counts.some(({ metric }) => metric === 'mismatchRate');
   const isByRouters = routers > 0 || traffic.gates.some(isRequestGate);
   if (isCompared || !isByRouters || traffic.stages.every(({ percent }) => percent === 0)) return [];
@@ -42,8 +42,13 @@ function ofAnswers({ traffic }: Plan, { routers, window }: TrafficNow): string[]
   ];
 }
 
+/** Gates that hold a stage: one that is a dry run does not. */
+function counting<T extends Gate>(gates: readonly T[]): T[] {
+  return gates.filter(({ dryRun }) => dryRun !== true);
+}
+
 function ofRouters(plan: Plan, now: TrafficNow): string[] {
-  const gates = plan.traffic.gates.filter(isRequestGate);
+  const gates = counting(plan.traffic.gates.filter(isRequestGate));
   if (gates.length === 0 || plan.traffic.stages.every(({ percent }) => percent === 0)) return [];
   const names = gates.map(gateLabel).join(', ');
   if (now.routers === 0) {
@@ -67,7 +72,7 @@ function ofRouters(plan: Plan, now: TrafficNow): string[] {
 }
 
 function ofPrometheus(plan: Plan, { prometheus }: TrafficNow): string[] {
-  return plan.traffic.gates.flatMap((gate) => {
+  return counting(plan.traffic.gates).flatMap((gate) => {
     const perSecond = prometheus?.get(gate);
     if (gate.metric !== 'prometheus' || perSecond === undefined) return [];
     return tooFew(plan, gate, perSecond, (percent) => percent / 100, 'requests');
@@ -76,7 +81,7 @@ function ofPrometheus(plan: Plan, { prometheus }: TrafficNow): string[] {
 
 function ofServers(plan: Plan, { transactions }: TrafficNow): string[] {
   if (transactions === undefined || transactions >= LEAST_VOLUME) return [];
-  if (plan.traffic.stages.length === 0 || !plan.traffic.gates.some(isVolumeGate)) return [];
+  if (plan.traffic.stages.length === 0 || !counting(plan.traffic.gates).some(isVolumeGate)) return [];
   return [
     `both sides have ${transactions.toFixed(1)} transactions a second: transactionVolume needs ${LEAST_VOLUME} before the first stage to miss any, and can't decide; the first stage will hold after ${plan.traffic.maxStageDuration}`,
   ];
@@ -106,7 +111,7 @@ function tooFew(
     const expected = Math.floor(rate * seconds);
     if (stage.percent === 0 || expected >= needed) return [];
     const lasts = rate === 0 ? Infinity : needed / rate;
-    const limit = parseDuration(plan.traffic.maxStageDuration) / 1_000;
+    const limit = seconds + parseDuration(plan.traffic.maxStageDuration) / 1_000;
     const outcome =
       lasts > limit
         ? `it can't pass before maxStageDuration (${plan.traffic.maxStageDuration}) and holds the run then`

@@ -215,6 +215,16 @@ describe('the forecast', () => {
       'stage 1 % for 15m at 20 reads a second gives 180 on green; errorRate max 0.001 needs 2,995',
     );
     expect(first).toContain("it can't pass before maxStageDuration (4h)");
+    // The time of the stage itself comes before that.
+    const long = plan({ gates, stages: [{ percent: 1, for: '3h' }], maxStageDuration: '2h' });
+    const forecast = (requests: number): string[] =>
+      forecastGates(long, { routers: 1, window: { ...empty, blue: { ...empty.blue, requests } } });
+    expect(forecast(100)[0]).toContain('it lasts about 4 h 9 min');
+    expect(forecast(80)[0]).toContain("it can't pass before maxStageDuration (2h)");
+    // A dry run holds nothing.
+    expect(forecastGates(plan({ gates: [{ ...gates[0], dryRun: true }] }), { routers: 1, window })).toEqual([
+      UNCOMPARED,
+    ]);
     const busy = { ...empty, blue: { ...empty.blue, requests: 5_000 } };
     expect(forecastGates(plan({ gates }), { routers: 1, window: busy })).toEqual([UNCOMPARED]);
   });
