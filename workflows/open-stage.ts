@@ -100,7 +100,7 @@ async function attempt(opening: Opening): Promise<NotYet | null> {
 async function tried(opening: Opening, resumes: number): Promise<NotYet | Failed | null> {
   const { story, ref, stage, summary, moves } = opening;
   opening.hasBegun = false;
-  const may = moves ? await stageMayOpenNow(story, ref, stage) : { until: null };
+  const may = moves ? await stageMayOpenNow(story, ref, stage, opening.inForce) : { until: null };
   // While it was paused, windows have closed, and what the webhooks have said may be so no more.
   if (may === null || (moves && story.run.resumes !== resumes)) return { late: true };
   opening.hasBegun = true;

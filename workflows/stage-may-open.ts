@@ -14,7 +14,7 @@ import { approvedFor, earliest, hasLoadLimit, hasWindow, isQuietNow, windowNow, 
  * @param before the stage that is in force, whose gates keep their authority; null while all reads are on blue
  */
 export async function untilStageMayOpen(story: Story, ref: RunRef, stage: Stage, before: Stage | null): Promise<void> {
-  await untilAnswered(story, ref, stage, before, questionsBefore(ref, stage));
+  await untilAnswered(story, ref, stage, before, questionsBefore(story, ref, stage, before));
 }
 
 /** The same for one that was not opened when it might: an approval that still counts is not asked for again. */
@@ -24,21 +24,25 @@ export async function untilStageMayOpenAgain(
   stage: Stage,
   before: Stage | null,
 ): Promise<void> {
-  await untilAnswered(story, ref, stage, before, openQuestions(story, ref, stage));
+  await untilAnswered(story, ref, stage, before, openQuestions(story, ref, stage, before));
 }
 
 /**
- * The last look, just before a stage is opened. @returns until when that may be, ISO 8601: as long as its approvals count
- * and its window is open, null without an end; or null when it may not be opened any more
+ * The last look, just before a stage is opened.
+ *
+ * @param before as untilStageMayOpen()
+ * @returns until when that may be, ISO 8601: as long as its approvals count and its window is open, null without an end; or
+ * null when it may not be opened any more
  */
 export async function stageMayOpenNow(
   story: Story,
   ref: RunRef,
   stage: Stage,
+  before: Stage | null,
 ): Promise<{ readonly until: string | null } | null> {
   const window = await windowNow(ref, 'traffic');
-  if (window.closed !== null || openQuestions(story, ref, stage).length > 0) return null;
-  const approved = questionsBefore(ref, stage).map(({ gate }) => story.run.approvedUntil(gate));
+  if (window.closed !== null || openQuestions(story, ref, stage, before).length > 0) return null;
+  const approved = questionsBefore(story, ref, stage, before).map(({ gate }) => story.run.approvedUntil(gate));
   return { until: earliest([...approved, window.until], null) };
 }
 
@@ -50,7 +54,7 @@ async function untilAnswered(
   questions: readonly Question[],
 ): Promise<void> {
   let unanswered = questions;
-  while (!(await mayOpen(story, ref, stage, before, unanswered))) unanswered = openQuestions(story, ref, stage);
+  while (!(await mayOpen(story, ref, stage, before, unanswered))) unanswered = openQuestions(story, ref, stage, before);
 }
 
 /** @returns false when something that was so when it was asked for is not so any more */
@@ -70,7 +74,7 @@ async function mayOpen(
     if (!opens) return false;
   }
   if (!(await untilGoingOn(story, ref, before))) return false;
-  if (openQuestions(story, ref, stage).length > 0) return false;
+  if (openQuestions(story, ref, stage, before).length > 0) return false;
   if (!story.webhooks.hears('stage')) return true;
   if (!(await webhooksLead(story, ref, stage, before))) return false;
   // They may have kept it waiting for days.
@@ -88,7 +92,7 @@ async function mayOpen(
     if (!isAsBefore) return false;
   }
   const wasPaused = story.run.resumes !== resumes;
-  if (quiet && !wasPaused && (await stageMayOpenNow(story, ref, stage)) !== null) return true;
+  if (quiet && !wasPaused && (await stageMayOpenNow(story, ref, stage, before)) !== null) return true;
   leadBack();
   return false;
 }
@@ -101,19 +105,22 @@ function once(work: () => void): () => void {
   };
 }
 
+const ANEW = 'reads that a failed gate has taken back are asked for like the first ones';
+
 interface Question {
   readonly gate: string;
   readonly why: string;
 }
 
-function questionsBefore({ plan }: RunRef, stage: Stage): Question[] {
+function questionsBefore({ run }: Story, { plan }: RunRef, { percent }: Stage, before: Stage | null): Question[] {
   const { approval, stages } = plan.traffic;
-  const isFirst = stages[0]?.percent === stage.percent;
-  const { percent } = stage;
+  const isFirst = stages[0]?.percent === percent;
+  /** Whoever has let the first users go to green has not let as many go as a later stage leads there at once. */
+  const isAnew = (): boolean => before === null && run.voided > 0 && patched(ANEW);
+  const asksTraffic = approval.before.includes('traffic') && (isFirst || isAnew());
+  const reads = isFirst ? 'the first reads go to green' : 'reads go to green again';
   return [
-    ...(isFirst && approval.before.includes('traffic')
-      ? [{ gate: 'traffic', why: 'approval before the first reads go to green' }]
-      : []),
+    ...(asksTraffic ? [{ gate: 'traffic', why: `approval before ${reads}` }] : []),
     ...(approval.before.includes(percent)
       ? [{ gate: `stage-${percent}`, why: `approval before ${percent} % of the reads go to green` }]
       : []),
@@ -121,8 +128,9 @@ function questionsBefore({ plan }: RunRef, stage: Stage): Question[] {
 }
 
 /** What has been asked for before and must be asked for again: it has expired, or a gate has failed since. */
-function openQuestions({ run }: Story, ref: RunRef, stage: Stage): Question[] {
-  return questionsBefore(ref, stage).flatMap(({ gate, why }) => {
+function openQuestions(story: Story, ref: RunRef, stage: Stage, before: Stage | null): Question[] {
+  const { run } = story;
+  return questionsBefore(story, ref, stage, before).flatMap(({ gate, why }) => {
     if (!run.isApproved(gate)) return [{ gate, why: askedAnew(why) }];
     const expired = run.approvalExpired(gate);
     if (expired === undefined) return [];

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { asks, beginAsking, refusalOf, yes } from '../support/asked-approvals.js';
 import { statusOf, until } from '../support/migration.js';
-import { ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
 import {
   approveSignal,
   approveUpdate,
@@ -93,6 +93,42 @@ describe.concurrent('approvals of a run', () => {
     ]);
     await expect(run.handle.result()).rejects.toMatchObject({ cause: { type: 'MigrationRolledBack' } });
     expect(run.log).toContain('+readsToBlue');
+  });
+
+  it('of the first reads are asked for again where a later stage is opened after a failed gate', async () => {
+    let judged = 0;
+    const side = { requests: 100, errors: 0 };
+    const failed = {
+      ...{ at: 'T', where: 'stage 50 %', metric: 'errorRate', outcome: 'fail' as const, because: 'it failed' },
+      ...{ windowSeconds: 1, green: side, blue: side, onFail: 'pause' as const },
+    };
+    const run = await beginAsking(
+      runs,
+      { before: ['traffic'] },
+      {
+        judgeStage: () => {
+          judged += 1;
+          return { outcome: judged === 2 ? 'fail' : 'pass', evidence: judged === 2 ? [failed] : [], lagSeconds: 0 };
+        },
+      },
+      [
+        { percent: 1, for: '0s' },
+        { percent: 50, for: '0s' },
+      ],
+    );
+    await asks(run, 'traffic');
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'traffic')] });
+    await until(run.handle, 'held', (s) => s.waiting?.for === 'resume');
+    await run.handle.executeUpdate(resumeUpdate, { args: [yes('bob', '')] });
+    const again = await asks(run, 'traffic', 'traffic-2');
+    const opened = (): number => run.log.filter((entry) => entry === '+openStage').length;
+    expect(opened()).toBe(2);
+    expect((await statusOf(run.handle)).waiting?.why).toContain('approval before reads go to green again');
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'traffic', again)] });
+    await until(run.handle, 'in standby', (s) => s.waiting?.for === 'standby');
+    expect(opened()).toBe(3);
+    await replayed(run);
+    await run.handle.terminate();
   });
 
   it('that have expired before a stage could open, or the retirement begin, are asked for again', async () => {

@@ -45,6 +45,8 @@ const NOT_RECORDED: Readonly<Record<string, string>> = {
     'replayed by test/long/webhooks-after-reset.long.ts',
   'changes that meet no row on blue have it compared at once': 'replayed by test/workflow/standby-events.test.ts',
   'both databases are looked at again after a wait': 'replayed by test/long/window-waits.long.ts',
+  'reads that a failed gate has taken back are asked for like the first ones':
+    'replayed by test/long/approvals.long.ts',
   'what is owed after the promotion is tried on in the way back': 'replayed by test/long/way-back-owed.long.ts',
   'blue is asked where green does not say what has come of a way back':
     'replayed by test/workflow/late-decisions.test.ts',
