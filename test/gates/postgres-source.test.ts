@@ -62,17 +62,18 @@ test('what several streams apply on green counts on blue alone, and what green i
   const migration = 'gate-volume';
   const streams = numberedNames(feedName(migration, 'to_green'), 2);
   const [ofBlue, ofGreen] = databases as [TestDatabase, TestDatabase];
-  const made = async (work: () => Promise<unknown>): Promise<Record<'rate' | 'decoded', number>> => {
-    const from = await readPostgres(sessions, migration);
-    await work();
-    // Sessions report theirs about once a second.
-    await sleep(1_500);
-    const to = await readPostgres(sessions, migration);
-    const seconds = (to.blue.atMs - from.blue.atMs) / 1_000;
-    return { rate: (volumeBetween(from, to, 0) ?? NaN) * seconds, decoded: to.blue.decoded - from.blue.decoded };
-  };
   await withClient(ofBlue.config, (blue) =>
     withClient(ofGreen.config, async (green) => {
+      const made = async (work: () => Promise<unknown>): Promise<Record<'rate' | 'decoded', number>> => {
+        const from = await readPostgres(sessions, migration);
+        await work();
+        // Sessions report theirs about once a second, when they are asked for something.
+        await sleep(1_500);
+        await Promise.all([blue.query('SELECT 1'), green.query('SELECT 1')]);
+        const to = await readPostgres(sessions, migration);
+        const seconds = (to.blue.atMs - from.blue.atMs) / 1_000;
+        return { rate: (volumeBetween(from, to, 0) ?? NaN) * seconds, decoded: to.blue.decoded - from.blue.decoded };
+      };
       const times = async (client: pg.Client, count: number, sql: string): Promise<void> => {
         for (let i = 0; i < count; i++) await client.query(sql);
       };

@@ -209,17 +209,17 @@ describe('the forecast', () => {
   const empty = windowBetween({ at: '2026-11-23T00:00:00Z', ...snapshot }, { at: '2026-11-23T00:00:05Z', ...snapshot });
 
   test('says with the numbers that a stage is too short for its gate', () => {
-    const window = { ...empty, blue: { ...empty.blue, requests: 100 } };
+    const window = { ...empty, blue: { ...empty.blue, requests: 50 } };
     const [first] = forecastGates(plan({ gates }), { routers: 1, window });
     expect(first).toContain(
-      'stage 1 % for 15m at 20 reads a second gives 180 on green; errorRate max 0.001 needs 2,995',
+      'stage 1 % for 15m at 10 reads a second gives 90 on green; errorRate max 0.001 needs 2,995',
     );
     expect(first).toContain("it can't pass before maxStageDuration (4h)");
     // The time of the stage itself comes before that.
     const long = plan({ gates, stages: [{ percent: 1, for: '3h' }], maxStageDuration: '2h' });
     const forecast = (requests: number): string[] =>
       forecastGates(long, { routers: 1, window: { ...empty, blue: { ...empty.blue, requests } } });
-    expect(forecast(100)[0]).toContain('it lasts about 4 h 9 min');
+    expect(forecast(100)[0]).toContain('it lasts about 4.2 h');
     expect(forecast(80)[0]).toContain("it can't pass before maxStageDuration (2h)");
     // A dry run holds nothing.
     expect(forecastGates(plan({ gates: [{ ...gates[0], dryRun: true }] }), { routers: 1, window })).toEqual([
