@@ -5,6 +5,7 @@ import { parseDuration } from '../src/plan/duration.js';
 import { GOOD_NEWS_EVERY_MS } from '../src/plan/standby-news.js';
 import { switchFenceOff } from '../src/postgres/finish-promotion.js';
 import { parseSize } from '../src/postgres/lag.js';
+import { NumbersTaken } from '../src/postgres/numbers-taken.js';
 import { describeReader, readOtherReaders } from '../src/postgres/other-readers.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
 import {
@@ -41,6 +42,7 @@ const SETTLED_AFTER_MS: Readonly<Record<StandbyHealth, number>> = {
   greenAway: 10_000,
   filling: 5_000,
   synchronous: 30_000,
+  numbersTaken: 0,
   undroppable: 5_000,
   broken: 0,
   dropped: 0,
@@ -138,6 +140,7 @@ async function watch(
   const limits = {
     maxLagMs: Math.max(5_000, parseDuration(ref.plan.replicate.maxLag)),
     maxRetainedWal: parseSize(ref.plan.replicate.maxRetainedWal),
+    numbers: new NumbersTaken(known === 'numbersTaken', ref.plan.tables),
     epoch,
   };
   // Attempts that a replaced worker has begun count as well: else the lag would never be told where workers come and go.

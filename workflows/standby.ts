@@ -207,6 +207,8 @@ const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy' | 'notOpened' | 'gr
   unreachable: 'bring blue back, or have the worker reach it; `retire` stays on green without a way back',
   filling: 'bring blue back before the limit is reached; `retire` stays on green without a way back',
   synchronous: NAME_REPLICAS,
+  numbersTaken:
+    'lead whoever takes them to green (pg_stat_activity on blue names them), and have them drop numbers that they keep; a rollback loses nothing',
   undroppable: 'do what it names, and see that green has room: the feed is dropped as soon as it can be',
 };
 

@@ -4,6 +4,7 @@ import { reasonOf } from '../failure-text.js';
 import { dropSlots } from './feed-objects.js';
 import { feedName } from './feed.js';
 import { isInRecovery } from './in-recovery.js';
+import type { NumbersTaken } from './numbers-taken.js';
 import type { Run } from './ownership.js';
 import { SlotHeld } from './replication-slot.js';
 import { judgeRetainedWal, lacksSlots, readRetainedWal } from './retained-wal.js';
@@ -21,7 +22,7 @@ import { whyNotOpened } from './where-writes-are.js';
 /**
  * How blue follows green during the standby window. `filling`: out of reach, and green keeps much WAL for it. `undroppable`:
  * it keeps too much, and the role may not end who holds the slot. `synchronous`: commits on green wait for it. `notOpened`: green itself takes no writes, since it was
- * replaced by one that lacks its opening. `greenAway`: it is green, which has the writes, that does not answer.
+ * replaced by one that lacks its opening. `numbersTaken`: blue follows, and somebody takes numbers from its sequences. `greenAway`: it is green, which has the writes, that does not answer.
  */
 export type StandbyHealth =
   | 'healthy'
@@ -33,6 +34,7 @@ export type StandbyHealth =
   | 'filling'
   | 'undroppable'
   | 'synchronous'
+  | 'numbersTaken'
   | 'notOpened'
   | 'greenAway';
 
@@ -53,6 +55,8 @@ export interface StandbyLimits {
   readonly maxLagMs: number;
   /** WAL that the slot may hold back on green, bytes: beyond it green, which serves, is worth more than the way back. */
   readonly maxRetainedWal: number;
+  /** Looks whether numbers are taken on blue. Default: nobody does */
+  readonly numbers?: NumbersTaken;
   /** The epoch in which green has got the writes. Default: not known, so it is not asked whether green has been opened */
   readonly epoch?: number;
 }
@@ -129,12 +133,14 @@ export async function lookAtStandby(
     const alive = { rollbackSafe: true, lagSeconds, loses: null, missed: await countMissed(blue, names) };
     const feeds = await readSynchronousFeeds(green, names);
     const synchronous = feeds.length === 0 ? [] : [describeSynchronous('green', feeds)];
-    const all = (why: string): string => [why, ...synchronous].join('; ');
+    const numbers = await limits.numbers?.look(blue, green);
+    const all = (why: string): string => [why, ...synchronous, ...(numbers === undefined ? [] : [numbers])].join('; ');
     if (lag > limits.maxLagMs) {
       return { health: 'lagging', why: all(await describeLag(blue, names, lagSeconds)), ...alive };
     }
     if (retaining !== undefined) return { health: 'retaining', why: all(retaining), ...alive };
     if (synchronous.length > 0) return { health: 'synchronous', why: all('blue follows green'), ...alive };
+    if (numbers !== undefined) return { health: 'numbersTaken', why: all('blue follows green'), ...alive };
     return { health: 'healthy', why: 'blue follows green', ...alive };
   }
 }

@@ -171,6 +171,11 @@ export const DATA_RULES: readonly Mutation[] = [
     test: { file: 'test/postgres/missing-rights.test.ts', name: 'an owner on blue that is none on green' },
   },
   {
+    rule: 'numbers that are taken from blue in the standby window are told',
+    edits: [edit('src/postgres/numbers-taken.ts', '      this.#movedAt = now;\n', '')],
+    test: { file: 'test/postgres/rollback-loss.test.ts', name: 'takes numbers from a sequence of blue' },
+  },
+  {
     rule: 'a refused grant on an object of the server does not end the copy of the schema',
     edits: [
       edit(

@@ -1,8 +1,9 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { whatWasLost } from '../../activities/promotion-loss.js';
 import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
 import { feedName } from '../../src/postgres/feed.js';
 import { finishPromotion } from '../../src/postgres/finish-promotion.js';
+import { NumbersTaken } from '../../src/postgres/numbers-taken.js';
 import { NO_POOLS } from '../../src/postgres/pools.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
 import { promote } from '../../src/postgres/promote.js';
@@ -39,12 +40,12 @@ describe('a feed to blue that has died', () => {
 
   afterAll(() => standby.close());
 
-  const look = (maxRetainedWal = 1e12): Promise<StandbyState> =>
+  const look = (maxRetainedWal = 1e12, more: { numbers?: NumbersTaken } = {}): Promise<StandbyState> =>
     lookAtStandby(
       green,
       () => Promise.resolve(blue),
       RUN,
-      { maxLagMs: 20_000, maxRetainedWal },
+      { maxLagMs: 20_000, maxRetainedWal, ...more },
       new AbortController().signal,
     );
   const dead = () => whyFeedIsDead(green, () => Promise.resolve(blue), RUN);
@@ -81,6 +82,42 @@ describe('a feed to blue that has died', () => {
     await green.query(`DELETE FROM ${late}`);
     rig.writers.resume();
     await rig.audit();
+  });
+
+  it('that somebody takes numbers from a sequence of blue is told, with its name; a look that fails keeps none of the feed', async () => {
+    const each = async (statement: string): Promise<void> => {
+      for (const session of [blue, green]) await session.query(statement);
+    };
+    await each('CREATE SEQUENCE public.invoice_no; CREATE SEQUENCE public.others');
+    try {
+      const numbers = new NumbersTaken(false, { include: ['public.*'], exclude: [] }, 0);
+      expect(await look(1e12, { numbers })).toMatchObject({ health: 'healthy' });
+      expect(await look(1e12, { numbers })).toMatchObject({ health: 'healthy' });
+      // The same on green is what green is for.
+      await green.query("SELECT nextval('public.others')");
+      expect(await look(1e12, { numbers })).toMatchObject({ health: 'healthy' });
+      await blue.query("SELECT nextval('public.invoice_no')");
+      const told = await look(1e12, { numbers });
+      expect(told).toMatchObject({ health: 'numbersTaken', rollbackSafe: true, loses: null });
+      expect(told.why).toMatch(/^blue follows green; somebody still takes numbers .* on blue \(public\.invoice_no\)/);
+      // Whoever takes one now and then has not gone: it is not told as over at once.
+      expect(await look(1e12, { numbers })).toMatchObject({ health: 'numbersTaken' });
+      // A new watch, as behind a try of the way back, begins with where they are.
+      const anew = new NumbersTaken(false, { include: ['public.*'], exclude: [] }, 0);
+      expect(await look(1e12, { numbers: anew })).toMatchObject({ health: 'healthy' });
+      const asked = blue.query.bind(blue) as (...statement: readonly unknown[]) => Promise<unknown>;
+      const refused = vi
+        .spyOn(blue, 'query')
+        .mockImplementation(((...statement: readonly unknown[]) =>
+          String(statement[0]).includes('pg_sequence_last_value')
+            ? Promise.reject(new Error('somebody changes it'))
+            : asked(...statement)) as never);
+      expect(await look(1e12, { numbers: anew })).toMatchObject({ health: 'healthy' });
+      expect(refused).toHaveBeenCalledWith(expect.stringContaining('pg_sequence_last_value'), expect.anything());
+    } finally {
+      vi.restoreAllMocks();
+      await each('DROP SEQUENCE public.invoice_no, public.others');
+    }
   });
 
   it('also when blue is not the server any more that had everything', async () => {
