@@ -1,22 +1,32 @@
+import { connectedRoles, settableRoles, type SettableRole } from './application-roles.js';
 import { USER_SCHEMA } from './catalog.js';
+import { grouped } from './grouped.js';
+import { describeHidden, hiddenRows, type HiddenRows } from './hidden-rows.js';
 import { ident } from './identifier.js';
+import { describeMemberships, missingMemberships, type Membership } from './missing-memberships.js';
 import { mayHideRows } from './row-policies.js';
 import { RELATION, USER_RELATION } from './schema-copy/catalog-description.js';
 import type { Session } from './session.js';
 
 /*
  * GRANT is no DDL that a run notices, and a copy that no superuser makes has no grants at all. Whoever is connected to blue
- * is the application: what it may do there it must be allowed to do on green before its reads and writes go there.
+ * is the application: what it may do there it must be allowed to do on green before its reads and writes go there, by
+ * itself and as any role that it becomes by SET ROLE.
  */
 
 /** What a role may do on blue and may not do on green. */
 export interface MissingRights {
   readonly role: string;
-  /** Green has no such role that may log in. */
+  /** Who is connected and may become it by SET ROLE; null for a role that is connected itself. */
+  readonly setBy: string | null;
+  /** It is connected, and green has no such role that may log in. */
   readonly absent: boolean;
   readonly rights: readonly Right[];
   /** What it owns on blue, by itself or as a member of the owner, and not on green. */
   readonly owned: readonly Owned[];
+  /** Roles that it can become on blue and not on green. */
+  readonly memberships: readonly Membership[];
+  readonly hidden: HiddenRows | null;
 }
 
 export interface Owned {
@@ -35,22 +45,62 @@ export interface Right {
   readonly privileges: readonly string[];
 }
 
-/** Of the roles that are connected to blue now. Objects that are on one side only are none of its business. */
+/** Roles that are set are as many as tenants where each has one, and then alike: the rights of so many are compared. */
+const SETTABLE_ASKED = 100;
+
+/** Of the roles that are connected to blue now, and of those that they can become. Objects that are on one side only are none of its business. */
 export async function missingRights(blue: Session, green: Session): Promise<MissingRights[]> {
-  const roles = await connectedRoles(blue);
-  if (roles.length === 0) return [];
-  const known = await rolesThatLogIn(green, roles);
-  const asked = roles.filter((role) => known.has(role));
-  const [rights, owned] = [await rightsByRole(blue, green, asked), await ownedByRole(blue, green, asked)];
-  const missing = roles.map((role): MissingRights => {
-    if (!known.has(role)) return { role, absent: true, rights: [], owned: [] };
-    return { role, absent: false, rights: rights.get(role) ?? [], owned: owned.get(role) ?? [] };
-  });
-  return missing.filter(isAnything);
+  const connected = await connectedRoles(blue);
+  if (connected.length === 0) return [];
+  const all = await settableRoles(blue);
+  const logins = new Set(connected);
+  const there = await rolesOf(green, [...connected, ...all.map(({ role }) => role)]);
+  const asked = connected.filter((role) => there.get(role)?.login === true);
+  const set = all.filter(({ role }) => there.has(role) && !logins.has(role)).slice(0, SETTABLE_ASKED);
+  const both = [...asked, ...set.map(({ role }) => role)];
+  const [rights, owned] = [await rightsByRole(blue, green, both), await ownedByRole(blue, green, asked)];
+  const [memberships, hidden] = [await missingMemberships(green, all, asked), await hiddenRows(blue, green, both)];
+  return [
+    ...connected.map((role): MissingRights => {
+      const itself = { ...NOTHING, role };
+      if (there.get(role)?.login !== true) return { ...itself, absent: true };
+      const isTold = new Set((owned.get(role) ?? []).flatMap((one) => (one.isRestricted ? [one.relation] : [])));
+      return {
+        ...itself,
+        rights: rights.get(role) ?? [],
+        owned: owned.get(role) ?? [],
+        memberships: memberships.get(role) ?? [],
+        hidden: without(isTold, hidden.get(role)),
+      };
+    }),
+    ...set.map(({ role, by, onlyBySet }: SettableRole): MissingRights => {
+      const [setBy = by[0] ?? null] = onlyBySet;
+      // What is inherited is compared as what its members may do.
+      const mayDo = onlyBySet.length === 0 ? [] : (rights.get(role) ?? []).flatMap(withoutConnect);
+      return { ...NOTHING, role, setBy, rights: mayDo, hidden: hidden.get(role) ?? null };
+    }),
+  ].filter(isAnything);
 }
 
-function isAnything({ absent, rights, owned }: MissingRights): boolean {
-  return absent || rights.length > 0 || owned.length > 0;
+const NOTHING = {
+  ...{ setBy: null, absent: false },
+  ...{ rights: [], owned: [], memberships: [], hidden: null },
+} as const;
+
+/** What is told of an owner is not told twice. */
+function without(told: ReadonlySet<string>, hidden: HiddenRows | undefined): HiddenRows | null {
+  const relations = hidden?.relations.filter((one) => !told.has(one)) ?? [];
+  return hidden === undefined || relations.length === 0 ? null : { ...hidden, relations };
+}
+
+/** Nobody connects as a role that is set. */
+function withoutConnect({ on, privileges }: Right): Right[] {
+  const others = privileges.filter((one) => one !== 'CONNECT');
+  return others.length === 0 ? [] : [{ on, privileges: others }];
+}
+
+function isAnything({ absent, rights, owned, memberships, hidden }: MissingRights): boolean {
+  return absent || rights.length > 0 || owned.length > 0 || memberships.length > 0 || hidden !== null;
 }
 
 /**
@@ -78,22 +128,15 @@ function ofSomeColumns(privilege: string): string {
   return `${privilege} (of some columns)`;
 }
 
-/** Without superusers: those are people, or whoever runs the server of a managed service, and unknown elsewhere. */
-async function connectedRoles(blue: Session): Promise<string[]> {
-  const { rows } = await blue.query<{ role: string }>(
-    `SELECT DISTINCT r.rolname AS role FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
-      WHERE a.datname = current_database() AND coalesce(a.backend_type, 'client backend') = 'client backend'
-        AND NOT r.rolsuper AND a.application_name NOT LIKE 'verdigris %' ORDER BY 1`,
-  );
-  return rows.map(({ role }) => role);
-}
-
-async function rolesThatLogIn(session: Session, roles: readonly string[]): Promise<ReadonlySet<string>> {
-  const { rows } = await session.query<{ role: string }>(
-    'SELECT rolname AS role FROM pg_roles WHERE rolname = ANY ($1) AND rolcanlogin',
+async function rolesOf(
+  session: Session,
+  roles: readonly string[],
+): Promise<ReadonlyMap<string, { readonly login: boolean }>> {
+  const { rows } = await session.query<{ role: string; login: boolean }>(
+    'SELECT rolname::text AS role, rolcanlogin AS login FROM pg_roles WHERE rolname = ANY ($1)',
     [roles],
   );
-  return new Set(rows.map(({ role }) => role));
+  return new Map(rows.map((row) => [row.role, row]));
 }
 
 /*
@@ -161,17 +204,6 @@ function add<T>(lists: Map<string, T[]>, role: string, more: readonly T[]): void
   const list = lists.get(role) ?? [];
   for (const one of more) list.push(one);
   lists.set(role, list);
-}
-
-/** Values that have the same key, each group with its first one. */
-function grouped<T>(values: readonly T[], keyOf: (value: T) => unknown): [T, T[]][] {
-  const groups = new Map<unknown, [T, T[]]>();
-  for (const value of values) {
-    const group = groups.get(keyOf(value));
-    if (group === undefined) groups.set(keyOf(value), [value, [value]]);
-    else group[1].push(value);
-  }
-  return [...groups.values()];
 }
 
 /** Of every object, also those on which no role has a right. */
@@ -341,25 +373,29 @@ const NAMED = 5;
 
 /** For people, with the statements that give them; empty when nothing is missing. */
 export function describeMissingRights(missing: readonly MissingRights[]): string[] {
-  return missing.flatMap(({ role, absent, rights, owned }) => {
+  return missing.flatMap(({ role, setBy, absent, rights, owned, memberships, hidden }) => {
     if (absent) {
       return [
-        `the role "${role}" is connected to blue, and green has no such role that may log in: CREATE ROLE ${ident(role)} LOGIN, with the password, the memberships and the grants that it has on blue`,
+        `the role "${role}" is connected to blue, and green has no such role that may log in: CREATE ROLE ${ident(role)} LOGIN, with the password, the attributes, the memberships and the grants that it has on blue`,
       ];
     }
-    return [...describeRights(role, rights), ...describeOwned(role, owned)];
+    const who = `the role "${role}" ${setBy === null ? 'is connected to blue' : `can be set on blue by "${setBy}"`}`;
+    return [
+      ...describeMemberships(who, role, memberships, NAMED),
+      ...describeRights(who, role, rights),
+      ...describeOwned(role, owned),
+      ...(hidden === null ? [] : [describeHidden(who, role, hidden, NAMED)]),
+    ];
   });
 }
 
-function describeRights(role: string, rights: readonly Right[]): string[] {
+function describeRights(who: string, role: string, rights: readonly Right[]): string[] {
   if (rights.length === 0) return [];
   const grants = rights
     .slice(0, NAMED)
     .map(({ on, privileges }) => `GRANT ${privileges.join(', ')} ON ${on} TO ${ident(role)}`);
   const more = rights.length > NAMED ? `; and on ${rights.length - NAMED} more` : '';
-  return [
-    `the role "${role}" is connected to blue and may do there what it may not on green: ${grants.join('; ')}${more}`,
-  ];
+  return [`${who} and may do there what it may not on green: ${grants.join('; ')}${more}`];
 }
 
 /** Only an owner may change a table or refresh a view, and policies do not apply to it. */

@@ -171,6 +171,22 @@ export const DATA_RULES: readonly Mutation[] = [
     test: { file: 'test/postgres/missing-rights.test.ts', name: 'an owner on blue that is none on green' },
   },
   {
+    rule: 'a role that a connected one can become has on green what it has on blue',
+    edits: [
+      edit(
+        'src/postgres/missing-rights.ts',
+        'const all = await settableRoles(blue);',
+        'const all = (await settableRoles(blue)).slice(0, 0);',
+      ),
+    ],
+    test: { file: 'test/postgres/missing-rights.test.ts', name: 'must be settable on green' },
+  },
+  {
+    rule: 'who passes by policies on blue is told before writes move where it does not on green',
+    edits: [edit('src/postgres/hidden-rows.ts', '  if (was.all) return true;\n', '  if (was.all) return false;\n')],
+    test: { file: 'test/postgres/missing-rights.test.ts', name: 'sees the same rows on green' },
+  },
+  {
     rule: 'numbers that are taken from blue in the standby window are told',
     edits: [edit('src/postgres/numbers-taken.ts', '      this.#movedAt = now;\n', '')],
     test: { file: 'test/postgres/rollback-loss.test.ts', name: 'takes numbers from a sequence of blue' },

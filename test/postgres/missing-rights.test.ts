@@ -50,7 +50,7 @@ async function sameOnGreen(): Promise<void> {
 }
 
 it('a role that is connected to blue and unknown on green is told', async () => {
-  expect(await missingRights(blue, green)).toEqual([{ role, absent: true, rights: [], owned: [] }]);
+  expect(await missingRights(blue, green)).toMatchObject([{ role, absent: true, rights: [], owned: [] }]);
   expect(describeMissingRights(await missingRights(blue, green))[0]).toContain(`CREATE ROLE ${ident(role)} LOGIN`);
 });
 
@@ -98,7 +98,7 @@ it('CREATE and TEMPORARY count where they were given to the role or its group, n
       { on: `DATABASE ${own[1].database}`, privileges: ['CREATE', 'TEMPORARY'] },
       { on: 'SCHEMA "Odd one"', privileges: ['CREATE'] },
     ]);
-    expect(inTheWay(missing === undefined ? [] : [missing])).toEqual([
+    expect(inTheWay(missing === undefined ? [] : [missing])).toMatchObject([
       { role, absent: false, rights: [{ on: `DATABASE ${own[1].database}`, privileges: ['TEMPORARY'] }], owned: [] },
     ]);
     await green.query(
@@ -123,7 +123,7 @@ it('an owner on blue that is none on green is told, until it is a member of the 
   );
   try {
     const missing = await missingRights(blue, green);
-    expect(missing).toEqual([
+    expect(missing).toMatchObject([
       {
         role,
         absent: false,
@@ -188,7 +188,7 @@ it('what is read grows with the tables and the roles, not with one times the oth
         return answer;
       }) as never);
     }
-    expect(await missingRights(blue, green)).toEqual([
+    expect(await missingRights(blue, green)).toMatchObject([
       {
         ...{ role: name(3), absent: false, owned: [] },
         rights: [{ on: 'TABLE tenant_3.t_7', privileges: ['SELECT', 'INSERT'] }],
@@ -205,6 +205,142 @@ it('what is read grows with the tables and the roles, not with one times the oth
         DROP ROLE IF EXISTS ${all.join(', ')}`);
     }
   }
+});
+
+/** Blue and green as they are in one test: roles are of the whole server, and go with what they have. */
+async function withRoles(names: readonly string[], test: () => Promise<void>): Promise<void> {
+  await sameOnGreen();
+  await green.query(`ALTER ROLE ${role} INHERIT; ALTER ROLE ${role} NOBYPASSRLS`);
+  try {
+    await test();
+  } finally {
+    await blue.query(`ALTER ROLE ${role} INHERIT NOBYPASSRLS; REVOKE pg_monitor, postgres FROM ${role}`);
+    for (const session of [blue, green]) {
+      await session.query(`DROP POLICY IF EXISTS narrow ON public.orders; DROP POLICY IF EXISTS wide ON public.orders;
+        ALTER TABLE public.orders DISABLE ROW LEVEL SECURITY`);
+      for (const name of names) {
+        await session.query(`DROP OWNED BY ${name}`).catch(() => undefined);
+        await session.query(`DROP ROLE IF EXISTS ${name}`);
+      }
+    }
+  }
+}
+
+it('a role that a connected one is a member of for nothing but SET ROLE must be settable on green, with its rights', async () => {
+  const [user, inner] = [`${role}_web_user`, `${role}_web_inner`];
+  await withRoles([user, inner], async () => {
+    await blue.query(`CREATE ROLE ${inner}; CREATE ROLE ${user} IN ROLE ${inner}; GRANT SELECT ON public.orders TO ${user};
+      GRANT UPDATE ON public.orders TO ${inner}; ALTER ROLE ${role} NOINHERIT; GRANT ${user} TO ${role}`);
+    const [absent] = inTheWay(await missingRights(blue, green));
+    expect(absent).toMatchObject({
+      role,
+      memberships: [
+        { role: inner, absent: true },
+        { role: user, absent: true },
+      ],
+    });
+    // Blue is 15, where each membership may be set; green is 18, where this one may not.
+    await green.query(`CREATE ROLE ${inner}; CREATE ROLE ${user} IN ROLE ${inner}; GRANT SELECT ON public.orders TO ${user};
+      GRANT ${user} TO ${role} WITH SET FALSE`);
+    const missing = inTheWay(await missingRights(blue, green));
+    expect(missing).toMatchObject([
+      {
+        role,
+        rights: [],
+        memberships: [
+          { role: inner, absent: false },
+          { role: user, absent: false },
+        ],
+      },
+      { role: inner, setBy: role, rights: [{ on: 'TABLE public.orders', privileges: ['UPDATE'] }] },
+      { role: user, setBy: role, rights: [{ on: 'TABLE public.orders', privileges: ['UPDATE'] }] },
+    ]);
+    const texts = describeMissingRights(missing);
+    expect(texts[0]).toContain(`GRANT ${ident(user)} TO ${ident(role)}`);
+    expect(texts[1]).toContain(`"${inner}" can be set on blue by "${role}"`);
+    // The database is connected to as another role.
+    await green.query(`REVOKE CONNECT ON DATABASE ${ident(own[1].database)} FROM PUBLIC;
+      GRANT CONNECT ON DATABASE ${ident(own[1].database)} TO ${role}; GRANT ${user} TO ${role} WITH SET TRUE;
+      GRANT UPDATE ON public.orders TO ${inner}`);
+    expect(await missingRights(blue, green)).toEqual([]);
+    await green.query(`GRANT CONNECT ON DATABASE ${ident(own[1].database)} TO PUBLIC;
+      REVOKE CONNECT ON DATABASE ${ident(own[1].database)} FROM ${role}`);
+  });
+});
+
+it('a membership whose rights are inherited is none that green must have, nor one of a role that has nothing here', async () => {
+  const [group, service] = [`${role}_staff`, `${role}_service`];
+  await withRoles([group, service, 'cloudsqlsuperuser'], async () => {
+    await blue.query(`CREATE ROLE ${group}; GRANT SELECT ON public.orders TO ${group}; GRANT ${group} TO ${role};
+      CREATE ROLE ${service}; CREATE ROLE cloudsqlsuperuser; GRANT INSERT ON public.orders TO cloudsqlsuperuser`);
+    expect(await missingRights(blue, green)).toEqual([]);
+    await green.query(`CREATE ROLE ${group}`);
+    expect(await missingRights(blue, green)).toEqual([]);
+    await blue.query(`REVOKE ${group} FROM ${role}; ALTER ROLE ${role} NOINHERIT;
+      GRANT ${service}, cloudsqlsuperuser, pg_monitor, postgres TO ${role}`);
+    expect(await missingRights(blue, green)).toEqual([]);
+  });
+});
+
+it('who passes by BYPASSRLS on blue, or by the policy of a group, sees the same rows on green', async () => {
+  const group = `${role}_seers`;
+  await withRoles([group], async () => {
+    await blue.query(`CREATE ROLE ${group}; GRANT ${group} TO ${role}; ALTER ROLE ${role} BYPASSRLS`);
+    await green.query(`CREATE ROLE ${group}`);
+    for (const session of [blue, green]) {
+      await session.query(`ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY narrow ON public.orders USING (id > 100); CREATE POLICY wide ON public.orders FOR SELECT TO ${group} USING (true)`);
+    }
+    const [bypass] = inTheWay(await missingRights(blue, green));
+    expect(bypass).toMatchObject({ role, hidden: { relations: ['public.orders'], bypass: true } });
+    expect(describeMissingRights(bypass === undefined ? [] : [bypass])[0]).toContain(
+      `ALTER ROLE ${ident(role)} BYPASSRLS`,
+    );
+    await blue.query(`ALTER ROLE ${role} NOBYPASSRLS`);
+    const [policy] = inTheWay(await missingRights(blue, green));
+    expect(policy).toMatchObject({ role, hidden: { relations: ['public.orders'], bypass: false, groups: [group] } });
+    expect(describeMissingRights(policy === undefined ? [] : [policy])[0]).toContain(
+      `GRANT ${ident(group)} TO ${ident(role)}`,
+    );
+    await green.query(`GRANT ${group} TO ${role}`);
+    expect(await missingRights(blue, green)).toEqual([]);
+    // Green shows it all the rows.
+    await green.query(`REVOKE ${group} FROM ${role}; ALTER ROLE ${role} BYPASSRLS`);
+    expect(inTheWay(await missingRights(blue, green))).toEqual([]);
+  });
+});
+
+it('a thousand roles that can be set are compared in bounded time', async () => {
+  const tenants = 1_000;
+  const name = (n: number): string => `${role}_tenant_${n}`;
+  const all = Array.from({ length: tenants }, (_, n) => name(n));
+  await withRoles([], async () => {
+    for (const session of [blue, green]) {
+      await session.query(`DO $$ BEGIN FOR n IN 0..${tenants - 1} LOOP
+        EXECUTE format('CREATE ROLE ${role}_tenant_%s', n); EXECUTE format('GRANT ${role}_tenant_%s TO ${role}', n);
+        IF n < 200 THEN
+          EXECUTE format('CREATE TABLE public.of_%s (id int)', n);
+          EXECUTE format('GRANT SELECT ON public.of_%s TO ${role}_tenant_%s', n, n);
+        ELSE EXECUTE format('GRANT SELECT ON public.orders TO ${role}_tenant_%s', n); END IF;
+      END LOOP; END $$`);
+    }
+    await blue.query(`ALTER ROLE ${role} NOINHERIT`);
+    await green.query(`ALTER ROLE ${role} NOINHERIT; REVOKE ${name(tenants - 1)} FROM ${role}`);
+    try {
+      const begun = performance.now();
+      const missing = await missingRights(blue, green);
+      expect(missing).toMatchObject([{ role, memberships: [{ role: name(tenants - 1) }] }]);
+      expect(performance.now() - begun).toBeLessThan(5_000);
+    } finally {
+      for (const session of [blue, green]) {
+        await session.query(
+          `DO $$ BEGIN FOR n IN 0..199 LOOP EXECUTE format('DROP TABLE public.of_%s', n); END LOOP; END $$`,
+        );
+        await session.query(`REVOKE ALL ON public.orders FROM ${all.join(', ')}`);
+        await session.query(`DROP ROLE ${all.join(', ')}`);
+      }
+    }
+  });
 });
 
 it('whoever is not connected is not asked about', async () => {

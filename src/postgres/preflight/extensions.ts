@@ -1,3 +1,4 @@
+import { MANAGED_ADMINISTRATORS } from '../managed-administrators.js';
 import { ident } from '../identifier.js';
 import { leftOutAmong, readUnofferedExtensions } from '../schema-copy/left-out-extensions.js';
 import type { Session } from '../session.js';
@@ -74,14 +75,11 @@ export function needsMore(
   return !installed && !byAnybody && !isSuperuser;
 }
 
-/** Roles of managed services that may install what takes a superuser elsewhere, as far as the service allows it. */
-const ADMINISTRATORS = ['rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin', 'alloydbsuperuser'];
-
 /** The first of them that green's user has; null when it has none. */
 export async function administratorRole(green: Session): Promise<string | null> {
   const { rows } = await green.query<{ role: string }>(
     `SELECT rolname AS role FROM pg_roles WHERE rolname = ANY ($1) AND pg_has_role(oid, 'USAGE') ORDER BY 1 LIMIT 1`,
-    [ADMINISTRATORS],
+    [MANAGED_ADMINISTRATORS],
   );
   return rows[0]?.role ?? null;
 }

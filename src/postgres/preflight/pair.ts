@@ -224,7 +224,7 @@ export const roles: PairCheck = {
           severity: grantsAreCopied || policy || isMapped ? ('error' as const) : ('warning' as const),
           object: name,
           message: `the role "${name}" ${what}, and green has no such role`,
-          remedy: `On green: CREATE ROLE ${ident(name)}${login ? ' LOGIN' : ''}, with the password and memberships that it has on blue (pg_dumpall --roles-only)${isMapped ? '; or DROP USER MAPPING on blue' : ''}`,
+          remedy: `On green: CREATE ROLE ${ident(name)}${login ? ' LOGIN' : ''}, with the password, attributes (such as BYPASSRLS) and memberships that it has on blue (pg_dumpall --roles-only)${isMapped ? '; or DROP USER MAPPING on blue' : ''}`,
         };
       });
   },
