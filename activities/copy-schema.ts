@@ -21,6 +21,7 @@ import { readDumpFilter } from '../src/postgres/schema-copy/dump-filter.js';
 import { canGiveOwnership } from '../src/postgres/schema-copy/ownership-given.js';
 import { describeSystemGrants, differentSystemGrants } from '../src/postgres/schema-copy/system-grants.js';
 import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
+import { describeMissingSettings, missingSettings } from '../src/postgres/missing-settings.js';
 import { buildsAhead } from '../src/postgres/migrate/create-index.js';
 import { indexSettings } from '../src/postgres/migrate/index-settings.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
@@ -106,8 +107,9 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         const errors = differences.filter((found) => found.severity === 'error');
         if (errors.length > 0) throw schemasDiffer(errors);
         const rights = describeMissingRights(await missingRights(blue, green));
+        const stored = describeMissingSettings(await missingSettings(blue, green));
         const ofSystem = describeSystemGrants(await differentSystemGrants(blue, green, leftOut.extensions));
-        const warnings = [...rights, ...ofSystem, ...differences.map(describeDifference)].slice(0, 20);
+        const warnings = [...rights, ...stored, ...ofSystem, ...differences.map(describeDifference)].slice(0, 20);
         return { warnings, ...filled };
       }),
   };

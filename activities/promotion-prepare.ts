@@ -9,6 +9,7 @@ import { refuseFullIdentity } from '../src/postgres/full-identity.js';
 import { promotionBlocked } from '../src/postgres/hold.js';
 import { whoLocksReadersOut } from '../src/postgres/locks.js';
 import { describeMissingRights, inTheWay, missingRights } from '../src/postgres/missing-rights.js';
+import { describeMissingSettings, missingSettings } from '../src/postgres/missing-settings.js';
 import {
   comparedPartitions,
   readPartitionFiles,
@@ -133,9 +134,12 @@ async function refuseDdl({ run }: Work, { plan }: RunRef, blue: Session): Promis
   refuseChangedSchema(await lookAtSchema({ session: blue, side: 'blue', runId: run.runId, patterns: plan.tables }));
 }
 
-/** The application would meet "permission denied" with its first request on green, or fewer rows. */
+/** The application would meet "permission denied" with its first request on green, or fewer rows, or other tables. */
 async function refuseMissingRights(blue: Session, green: Session): Promise<void> {
-  const missing = describeMissingRights(inTheWay(await missingRights(blue, green)));
+  const missing = [
+    ...describeMissingRights(inTheWay(await missingRights(blue, green))),
+    ...describeMissingSettings(await missingSettings(blue, green)),
+  ];
   if (missing.length > 0) throw promotionBlocked(missing.join('; '));
 }
 

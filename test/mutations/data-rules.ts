@@ -187,6 +187,17 @@ export const DATA_RULES: readonly Mutation[] = [
     test: { file: 'test/postgres/missing-rights.test.ts', name: 'sees the same rows on green' },
   },
   {
+    rule: 'a setting that decides what statements mean is stored on green before writes move',
+    edits: [
+      edit(
+        'src/postgres/missing-settings.ts',
+        'if (wanted.length === 0) return [];',
+        'if (wanted.length >= 0) return [];',
+      ),
+    ],
+    test: { file: 'test/postgres/missing-rights.test.ts', name: 'a setting that is stored on blue' },
+  },
+  {
     rule: 'numbers that are taken from blue in the standby window are told',
     edits: [edit('src/postgres/numbers-taken.ts', '      this.#movedAt = now;\n', '')],
     test: { file: 'test/postgres/rollback-loss.test.ts', name: 'takes numbers from a sequence of blue' },

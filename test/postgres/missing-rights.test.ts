@@ -2,6 +2,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { ident } from '../../src/postgres/identifier.js';
 import { describeMissingRights, inTheWay, missingRights } from '../../src/postgres/missing-rights.js';
+import { describeMissingSettings, missingSettings } from '../../src/postgres/missing-settings.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 
@@ -341,6 +342,36 @@ it('a thousand roles that can be set are compared in bounded time', async () => 
       }
     }
   });
+});
+
+it('a setting that is stored on blue for a connected role or the database is stored on green, or its default', async () => {
+  const [onBlue, onGreen] = own.map(({ database }) => ident(database));
+  await sameOnGreen();
+  const names = async (): Promise<string[]> => (await missingSettings(blue, green)).map(({ name }) => name);
+  try {
+    await blue.query(`
+      ALTER ROLE ${role} SET search_path = shop, public; ALTER ROLE ${role} SET statement_timeout = '7s';
+      ALTER ROLE ${role} SET auto_explain.log_min_duration = 5; ALTER ROLE ${role} SET "app.tenant" = 'secret';
+      ALTER DATABASE ${onBlue} SET default_transaction_isolation = 'serializable'; ALTER DATABASE ${onBlue} SET row_security = on;
+      ALTER DATABASE ${onBlue} SET search_path = overruled`);
+    const missing = await missingSettings(blue, green);
+    expect(missing.toSorted((one, other) => (one.name < other.name ? -1 : 1))).toEqual([
+      { role, name: 'app.tenant', ofRole: true },
+      { role, name: 'default_transaction_isolation', ofRole: false },
+      { role, name: 'search_path', ofRole: true },
+    ]);
+    const [text, ...more] = describeMissingSettings(missing);
+    expect(more).toEqual([]);
+    expect(text).toContain(`ALTER ROLE ${ident(role)} SET search_path as on blue`);
+    expect(text).not.toContain('secret');
+    // Another value may be meant, and so may one for everybody.
+    await green.query(`ALTER ROLE ${role} SET search_path = store; ALTER ROLE ${role} SET "app.tenant" = 'another';
+      ALTER DATABASE ${onGreen} SET default_transaction_isolation = 'repeatable read'`);
+    expect(await names()).toEqual([]);
+  } finally {
+    await blue.query(`ALTER ROLE ${role} RESET ALL; ALTER DATABASE ${onBlue} RESET ALL`);
+    await green.query(`ALTER ROLE ${role} RESET ALL; ALTER DATABASE ${onGreen} RESET ALL`);
+  }
 });
 
 it('whoever is not connected is not asked about', async () => {
