@@ -39,10 +39,12 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      *
      * @param epoch the one in which it is asked for
      * @param acceptLoss only from green, and only when a person has said so: what blue does not have stays behind
+     * @param accepted how much of it was accepted, in the words of src/postgres/standby-loss.ts: where it would be clearly more,
+     * nothing is moved. Default: any, as by an earlier version, and where it could not be counted
      * @param notAfter ISO 8601: what has not been decided is not begun later than that. Default: no limit
      * @throws ApplicationFailure ConnectionFailed, PromotionBlocked (both retryable) while a pooler is away, or in another
      * promotion, and `notAfter` has not come; PromotionBlocked when `attempts` tries did not go through, or it is too late;
-     * GateFailed when a gate of the last stage has failed meanwhile. Nothing has happened then. NotOpened (retryable) when it
+     * RollbackUnsafe when a way back would lose more than was accepted; GateFailed when a gate of the last stage has failed meanwhile. Nothing has happened then. NotOpened (retryable) when it
      * has been decided: nobody takes writes until the new side is open. PoolNotReleased, for good only when it
      * is too late: clients of a pooler may wait (withdrawPromotion). PartitionEmptied and ServerReplaced when rows
      * are to be compared again first.
@@ -53,6 +55,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
       epoch: number,
       acceptLoss = false,
       notAfter?: string,
+      accepted?: string,
     ): Promise<PromotionResult> =>
       perform(
         dependencies,
@@ -65,7 +68,7 @@ export function promoteActivities(dependencies: ActivityDependencies) {
               work,
               (pools) =>
                 attemptPromotion({
-                  ...{ work, ref, pools, from, epoch, acceptLoss, notAfter, patience },
+                  ...{ work, ref, pools, from, epoch, acceptLoss, accepted, notAfter, patience },
                   environment: dependencies.environment,
                   redact: dependencies.redact,
                 }).catch(async (error: unknown) => {

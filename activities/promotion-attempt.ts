@@ -42,6 +42,8 @@ export interface Asked {
   readonly from: Side;
   readonly epoch: number;
   readonly acceptLoss: boolean;
+  /** What of it was accepted, as a count in words. Default: it was not counted. */
+  readonly accepted?: string | undefined;
   readonly notAfter: string | undefined;
   readonly environment: Environment;
   readonly redact: Redact;

@@ -9,7 +9,7 @@ import { describeLoss } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead } from '../src/postgres/standby.js';
 import { unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import { within } from '../src/timing.js';
-import { isHelpedByLoss, NOT_COUNTED } from '../workflows/lib/loss.js';
+import { isAccepted, isHelpedByLoss, NOT_COUNTED } from '../workflows/lib/loss.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { Work } from './context.js';
 
@@ -45,6 +45,27 @@ export function refuseAgain(): void {
     message: 'the try with the loss that was accepted was interrupted: what it would lose now is looked at first',
     nextStep:
       'nothing: the run tries it without a loss, and asks again where it would lose much more than was accepted',
+  });
+}
+
+/**
+ * Right before writes move: it is not lost what nobody has accepted.
+ *
+ * @param accepted as describeLoss() has said it then; undefined where it was not counted
+ */
+export async function refuseGrown(
+  green: Session,
+  { runId, migration }: Run,
+  accepted: string | undefined,
+): Promise<void> {
+  if (accepted === undefined) return;
+  const loses = await describeLoss(green, runId, feedName(migration, 'to_blue'));
+  if (isAccepted({ feed: accepted }, { feed: loses })) return;
+  throw new VerdigrisError({
+    type: 'RollbackUnsafe',
+    message: `blue lacks clearly more by now than was accepted; a rollback would lose ${loses}`,
+    nextStep:
+      'accept that (rollback with "acceptLoss": true); or mend the feed, and the rollback goes on by itself; or stay on green (retire)',
   });
 }
 

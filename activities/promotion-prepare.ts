@@ -4,7 +4,7 @@ import type { TableInfo } from '../src/postgres/catalog.js';
 import { tableFilter } from '../src/postgres/catalog-pattern.js';
 import { lookAtSchema, rememberClosedGreen } from '../src/postgres/ddl/schema-watch.js';
 import { readFencedTables } from '../src/postgres/fenced-tables.js';
-import { feedGoesOn, noteForced, wasForced } from '../src/postgres/forced-way-back.js';
+import { feedGoesOn, feedLeftBehind, wasForced, type FeedLeftBehind } from '../src/postgres/forced-way-back.js';
 import { refuseFullIdentity } from '../src/postgres/full-identity.js';
 import { promotionBlocked } from '../src/postgres/hold.js';
 import { whoLocksReadersOut } from '../src/postgres/locks.js';
@@ -31,7 +31,7 @@ import { watching, type Work } from './context.js';
 import { readsGoFirst } from './haproxy.js';
 import { refuseCutOff, refuseOtherFollowers, refuseUndeployed } from './instances.js';
 import type { Attempt } from './promotion-attempt.js';
-import { refuseAgain, refuseLostWayBack } from './promotion-loss.js';
+import { refuseAgain, refuseGrown, refuseLostWayBack } from './promotion-loss.js';
 import { movedTables, publishedBackward } from './run-tables.js';
 import { failedMeanwhile, refusedByGates } from './stage-watch.js';
 import { onThisMachine } from './temporal-clock.js';
@@ -39,7 +39,7 @@ import { onThisMachine } from './temporal-clock.js';
 /** What the tries go by. */
 type Prepared = Pick<
   Promotion,
-  'notAfter' | 'fenced' | 'knownTables' | 'comparedPartitions' | 'comparedOn' | 'lastLook'
+  'notAfter' | 'fenced' | 'knownTables' | 'comparedPartitions' | 'comparedOn' | 'lastLook' | 'feedLeftBehind'
 >;
 
 /**
@@ -67,7 +67,15 @@ export async function prepareTries(attempt: Attempt): Promise<Prepared> {
     ...(from === 'blue'
       ? { comparedOn: await comparedServers(work), lastLook: () => refuseDdl(work, ref, session) }
       : {}),
+    ...(acceptLoss ? { feedLeftBehind: feedWithLoss(attempt) } : {}),
   };
+}
+
+/** Between the acceptance and the hold may lie minutes: what blue lacks by then is counted once more. */
+function feedWithLoss({ work, session, epoch, accepted }: Attempt): FeedLeftBehind {
+  const { databases, run, signal } = work;
+  const counted = (green: Session): Promise<void> => refuseGrown(green, run, accepted);
+  return feedLeftBehind({ databases, run, epoch, green: session, refuseGrown: counted, signal });
 }
 
 /** What led here (an approval, a window) may have come while no worker watched the last stage. */
@@ -80,7 +88,7 @@ async function refuseFailed({ work, ref, environment, patience }: Attempt): Prom
 
 /** @returns every table (oid) that was there when the fence was armed */
 async function proveWayBackAndArm(
-  { work, ref, from, epoch, acceptLoss }: Attempt,
+  { work, ref, from, acceptLoss }: Attempt,
   fenced: readonly TableName[],
 ): Promise<number[]> {
   const { databases, run, signal } = work;
@@ -98,12 +106,10 @@ async function proveWayBackAndArm(
     refuseFullIdentity(published, green);
     await rememberFilesOfGreen(onGreen, ref);
     await rememberGreen(work, ref, blue);
-  } else if (acceptLoss) {
-    refuseAgain();
-    await noteForced(onGreen, onBlue, run, epoch);
   } else {
+    if (acceptLoss) refuseAgain();
     await feedGoesOn(databases, run, onGreen, signal);
-    await refuseLostWayBack(work);
+    if (!acceptLoss) await refuseLostWayBack(work);
   }
   return preparePromotion({
     databases,

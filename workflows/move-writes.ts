@@ -15,6 +15,8 @@ import { wasReset } from './lib/was-reset.js';
 export interface Limits {
   /** Only for the way back: what blue does not have stays on green. */
   readonly acceptLoss?: boolean;
+  /** How much of it was accepted, in words. Default: it was not counted. */
+  readonly accepted?: string | undefined;
   /** ISO 8601: what is not decided by then is not begun any more. The way back has no such limit. */
   readonly notAfter?: string;
   /** Whether what follows the decision need not be waited for: whoever is to go on finishes it first. */
@@ -98,7 +100,7 @@ async function untilDecided(
   run: MigrationRun,
   ref: RunRef,
   from: Side,
-  { acceptLoss = false, notAfter }: Limits,
+  { acceptLoss = false, accepted, notAfter }: Limits,
 ): Promise<PromotionResult> {
   const to = otherSide(from);
   try {
@@ -108,6 +110,7 @@ async function untilDecided(
       from === 'blue'
         ? actFastToDecision(summary)
         : actFastUpTo(summary, run.wayBackDecided ? outageTries() : TRIES_UNTIL_TOLD);
+    if (accepted !== undefined) return await moving.promote(ref, from, run.epoch, acceptLoss, notAfter, accepted);
     return await (notAfter === undefined
       ? moving.promote(ref, from, run.epoch, acceptLoss)
       : moving.promote(ref, from, run.epoch, acceptLoss, notAfter));

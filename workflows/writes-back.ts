@@ -8,6 +8,7 @@ import { nameRows } from './lib/differing-rows.js';
 import { failureDetails, failureMessage, failureType, isCancelled, isUnanswered } from './lib/failure.js';
 import { outageTries, TRIES_UNTIL_TOLD } from './lib/history-room.js';
 import {
+  countAccepted,
   countedLateLossOf,
   feedLossOf,
   isAccepted,
@@ -194,6 +195,7 @@ async function untilDone<T>(
 async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise<void> {
   let withLoss = false;
   const anew = new StrandsAnew(run, ref);
+  let accepted: string | undefined;
   for (let attempt = 0; ; attempt++) {
     // What kept blue from following green may have passed.
     if (attempt > 0 && !withLoss) await finishIfOwed(run, ref);
@@ -205,7 +207,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
       // What blue does not have is lost in any case; the feed brings the rest.
       strands = run.wayBackDecided || strandsAreAccepted(run) ? null : run.wayBack.wouldStrand;
       if (strands !== null) throw ApplicationFailure.nonRetryable(`a rollback would lose ${strands}`, 'RollbackUnsafe');
-      return await moveWrites(run, ref, 'green', { acceptLoss: withLoss });
+      return await moveWrites(run, ref, 'green', withLoss ? { acceptLoss: true, accepted } : {});
     } catch (error) {
       const decided = await isDecided(run, ref, error);
       const opened = isGreenSilent(run, decided, error) ? await openedUnheard(run, ref) : undefined;
@@ -221,6 +223,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
       const loss = strands === null ? lossOf(error, waits) : run.wayBack.strands;
       if (wasAccepted(run, heard, loss, waits) && !withLoss && strands === null) {
         withLoss = true;
+        accepted = countAccepted(run.accepted, loss);
         continue;
       }
       // It may be hours until the next try: by then it may lose nothing, or more than was accepted.
@@ -230,7 +233,10 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
         answer: asksNothing(loss) ? answerWith(run, 'retire') : answerWith(run, 'rollback', { acceptLoss: true }),
       });
       const answer = await answerBeforeNextTry(run, ref, heard, attempt, waits);
-      if (answer === 'accepted' && strands === null && !asksNothing(loss)) withLoss = true;
+      if (answer === 'accepted' && strands === null && !asksNothing(loss)) {
+        withLoss = true;
+        accepted = countAccepted(run.accepted, loss);
+      }
       if (answer === 'stays on green') await giveUp(run, ref, heard);
     }
   }

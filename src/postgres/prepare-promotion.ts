@@ -13,7 +13,7 @@ import { armFence } from './fence.js';
 import { promotionBlocked } from './hold.js';
 import { readKnownTables } from './known-tables.js';
 import { isLockNotHad } from './lock-watch.js';
-import { longWriters, whoBlocksApply, whoLocksReadersOut } from './locks.js';
+import { longWriters, whoLocksReadersOut } from './locks.js';
 import { probePeer } from './peer-probe.js';
 import { lookUpTables, type PublishedTable } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
@@ -23,7 +23,6 @@ import { SHORT_STATEMENTS, withSession, type Database, type Databases, type Sess
 import { readRoute, readStreamCount, ROUTE_CHANNEL, ROUTE_IS_STILL } from './state.js';
 import { dropUnused, ensurePublications, publishesOther, readStreams, streamNames, streamsOfRun } from './streams.js';
 import {
-  disableSubscription,
   disableSubscriptionWhere,
   ensureSubscription,
   readSubscription,
@@ -43,7 +42,7 @@ export interface Preparation {
   readonly patterns?: TablePatterns | undefined;
   /** What the reverse feed will publish on the new side; undefined when no way back is wanted. */
   readonly wayBack: readonly PublishedTable[] | undefined;
-  /** The feed to the other side is dead and stays so: it is switched off instead of being asked for everything. */
+  /** What the other side does not have stays behind: its feed is not asked for everything, and ends in the tries. */
   readonly acceptLoss?: boolean | undefined;
   /** How long to go on trying for each lock of a subscription, or that the way back needs, ms. Default: LOCKS_WITHIN_MS. */
   readonly locksWithinMs?: number;
@@ -74,11 +73,8 @@ export async function preparePromotion(preparation: Preparation): Promise<number
     await refuseLongWriters(session, from);
     await withSession(databases[to], { purpose: 'prepare promotion', ...SHORT_STATEMENTS }, async (other) => {
       await refuseLongWriters(other, to);
+      if (preparation.acceptLoss === true) return;
       const feed = feedName(migration, directionTo(to));
-      if (preparation.acceptLoss === true) {
-        await refuseMoved(session, preparation, route.epoch);
-        return switchOff(other, feed, to, patienceOf(preparation));
-      }
       for (const name of await streamsOfRun(other, feed)) await refuseUnfinishedSync(other, name, to);
     });
     const known = await readKnownTables(session, preparation);
@@ -235,15 +231,6 @@ const LONG_WRITER_SECONDS = 5;
 async function refuseLongWriters(session: Session, side: Side): Promise<void> {
   const who = await longWriters(session, { olderThanSeconds: LONG_WRITER_SECONDS, everywhere: false });
   if (who !== null) throw promotionBlocked(`${side}: ${who} would keep writers waiting`);
-}
-
-async function switchOff(session: Session, feed: string, side: Side, patience: LockRetryOptions): Promise<void> {
-  for (const name of await findSubscriptions(session, feed)) {
-    if (await disableSubscription(session, name, patience)) continue;
-    throw promotionBlocked(
-      `${side}: a worker of the feed ${name} does not stop. ${await whoBlocksApply(session, feed)}`,
-    );
-  }
 }
 
 async function refuseUnfinishedSync(session: Session, subscription: string, side: Side): Promise<void> {

@@ -4,6 +4,7 @@ import { VerdigrisError } from '../errors.js';
 import { answerWithin } from '../timing.js';
 import type { TablePatterns } from './catalog-pattern.js';
 import { refuseEnded, type Tries } from './ended-tries.js';
+import type { FeedLeftBehind } from './forced-way-back.js';
 import { Hold, promotionBlocked, StandsInTheWay } from './hold.js';
 import { literal } from './identifier.js';
 import { whoHoldsAdvisoryLock } from './locks.js';
@@ -55,6 +56,8 @@ import { openedByHand } from './where-writes-are.js';
  *   ready    the servers are those on which rows were compared,
  *            the lag is short, nobody would hold up a slot       promotion-readiness.ts
  *            or write past the fence
+ *   feed     only where a loss was accepted: it is switched off,
+ *            and on again where the try fails                    forced-way-back.ts
  *   pause    poolers: their clients wait                          pools.ts, with a deadline of its own
  *   hold     lock: every transaction that has written is over    promotion-hold.ts, the server's deadline: hold.ts
  *            (and nobody has decided meanwhile)
@@ -113,6 +116,8 @@ export interface Promotion {
    * behind. Everything else is as always: never are both sides open.
    */
   readonly acceptLoss?: boolean | undefined;
+  /** Only with it: the feed to the new side, which must have ended when writers are asked to wait. Default: it has. */
+  readonly feedLeftBehind?: FeedLeftBehind | undefined;
   /** Done right before writers are asked to wait; what it throws ends the try. Default: nothing. */
   readonly lastLook?: (() => Promise<void>) | undefined;
   /**
@@ -176,6 +181,8 @@ export async function promote(
         isWaitedFor(promotion, error);
       // A try that lost against another worker's decision is finished by the next one, whatever its number.
       if (isLast && !(await isDecidedByAnother(promotion))) throw error;
+      // It may bring what the next try would lose. Where it can't be switched on now, that is made up for later.
+      await promotion.feedLeftBehind?.goOn().catch(() => undefined);
     }
     // The writers that our request made wait must drain before the next one.
     await sleep(100 + Math.random() * 200);
@@ -241,6 +248,7 @@ export async function tryPromotion(promotion: PromotionTry): Promise<Promoted> {
     const apart = await areApart(sessions);
     await promotion.lastLook?.();
     await lookForEmptied(sessions, promotion);
+    await promotion.feedLeftBehind?.end(sessions);
 
     await pools.pause(from, decision.epoch);
     const hold = new Hold(promotion.maxHoldMs);

@@ -237,18 +237,21 @@ export function failsAgain(confirmed: Pick<Confirmed, 'errors'> | undefined, bef
   return now > before && errorsSince(confirmed?.errors ?? before, now) >= PASSING_ERRORS;
 }
 
-async function countErrors(blue: Session, names: readonly string[]): Promise<number> {
+/** The errors that the subscriptions of the feed have met so far. */
+export async function countErrors(blue: Session, names: readonly string[]): Promise<number> {
   let errors = 0;
   for (const name of names) errors += (await readSubscription(blue, name))?.errors ?? 0;
   return errors;
 }
 
-function replacedSince(confirmed: Confirmed | undefined, now: ServerPosition): string | undefined {
+/** Why blue is not the server any more that had everything; undefined where it is. */
+export function replacedSince(confirmed: Confirmed | undefined, now: ServerPosition): string | undefined {
   const replaced = confirmed === undefined ? undefined : whyReplaced('blue', confirmed.blue, now);
   return replaced && `${replaced}: what it had not received by then may be missing for good`;
 }
 
-async function brokenSubscription(blue: Session, names: readonly string[]): Promise<string | undefined> {
+/** Why a subscription of the feed brings nothing; undefined where none is gone or disabled. */
+export async function brokenSubscription(blue: Session, names: readonly string[]): Promise<string | undefined> {
   for (const name of names) {
     const subscription = await readSubscription(blue, name);
     if (subscription === undefined) return `the subscription ${name} on blue is gone: blue is no longer current`;

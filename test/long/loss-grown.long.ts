@@ -85,3 +85,28 @@ it('so is one that blue is only late for: it is named, and what was accepted of 
   await ends(run);
   expect(forced).toEqual([10, 90_000]);
 });
+
+it('a try with the loss is told how much of it was accepted, and what it refuses is asked about again', async () => {
+  let writes = 10;
+  const told: unknown[] = [];
+  const run = await runs.begin({
+    promote: (own, _ref, from, _epoch, acceptLoss, _notAfter, accepted) => {
+      if (from === 'blue') return own.move(from);
+      if (acceptLoss === true) told.push(accepted);
+      if (acceptLoss === true && accepted === `about ${writes} writes`) return own.move(from);
+      if (acceptLoss === true) writes = 90_000;
+      const loses = `a rollback would lose about ${writes} writes`;
+      throw ApplicationFailure.nonRetryable(`its slot is gone; ${loses}`, 'RollbackUnsafe');
+    },
+  });
+  await run.saw('+watchStandby');
+  await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+  await asked(run, /about 10 writes/);
+  writes = 11;
+  await run.handle.executeUpdate(rollbackUpdate, WITH_LOSS);
+  await asked(run, /about 90000 writes/);
+  expect(run.writesOn).toBe('green');
+  await run.handle.executeUpdate(rollbackUpdate, WITH_LOSS);
+  await ends(run);
+  expect(told).toEqual(['about 10 writes', 'about 90000 writes']);
+});

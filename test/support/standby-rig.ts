@@ -9,6 +9,8 @@ import { PromotionRig } from './promotion-rig.js';
 export interface WayBack {
   /** Default: the one of now. */
   readonly epoch?: number;
+  /** How much of a loss was accepted. Default: it was not counted. */
+  readonly accepted?: string;
   /** Which one of the activity it is. Default 1. */
   readonly attempt?: number;
   /** Hears what the activity says while it works. */
@@ -36,7 +38,10 @@ export class StandbyRig {
   }
 
   /** Moves the writes back by the activity. */
-  async promoteBack(acceptLoss: boolean, { epoch, attempt = 1, told }: WayBack = {}): Promise<PromotionResult> {
+  async promoteBack(
+    acceptLoss: boolean,
+    { epoch, accepted, attempt = 1, told }: WayBack = {},
+  ): Promise<PromotionResult> {
     const { blue, green } = this.rig.databases;
     const environment = { VERDIGRIS_CONNECTION_B: uriOf(blue), VERDIGRIS_CONNECTION_G: uriOf(green) };
     const plan = planSchema.parse({ name: this.#migration, blue: { connection: 'b' }, green: { connection: 'g' } });
@@ -44,7 +49,7 @@ export class StandbyRig {
     const { promote } = promoteActivities({ environment, redact: (text) => text });
     const context = new MockActivityEnvironment({ attempt });
     context.on('heartbeat', (details: unknown) => told?.(JSON.stringify(details ?? null)));
-    return context.run(() => promote({ plan, runId: 'run' }, 'green', of, acceptLoss));
+    return context.run(() => promote({ plan, runId: 'run' }, 'green', of, acceptLoss, undefined, accepted));
   }
 
   async close(): Promise<void> {

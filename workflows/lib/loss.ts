@@ -42,6 +42,12 @@ export function isAccepted(accepted: Loss, named: Loss): boolean {
   });
 }
 
+/** In which words that was accepted which a try names, and counts; undefined where it does not count it. */
+export function countAccepted(accepted: Loss, named: Loss): string | undefined {
+  if (named.feed !== undefined) return accepted.feed;
+  return named.behind === undefined ? undefined : accepted.behind;
+}
+
 /** So many writes more, and more than twice as many, are a loss that somebody should hear of first. */
 const CLEARLY_MORE = 1_000;
 
