@@ -149,6 +149,8 @@ export async function watchFeed(
   let known = run.finishOwed === null ? told : 'unfinished';
   for (;;) {
     const seen = await watchOnce(run, ref, known);
+    // Told again and again, with what a rollback would lose: one comparison is enough, and the next one comes at its time.
+    if (seen.comparisonEndsIt === true && known !== seen.health) run.wayBack.compareAgain();
     known = seen.health;
     run.saw({ lagSeconds: seen.lagSeconds });
     run.wayBack.sawFeed(

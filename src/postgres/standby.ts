@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../errors.js';
+import { brokenSubscription, countErrors, follow, replacedSince } from './blue-follows.js';
 import { errorsSince } from './error-count.js';
 import { reasonOf } from '../failure-text.js';
 import { dropSlots } from './feed-objects.js';
@@ -8,15 +9,15 @@ import type { NumbersTaken } from './numbers-taken.js';
 import type { Run } from './ownership.js';
 import { SlotHeld } from './replication-slot.js';
 import { judgeRetainedWal, lacksSlots, readRetainedWal } from './retained-wal.js';
-import { readServerPosition, whyReplaced, type ServerPosition } from './server-position.js';
+import { readServerPosition } from './server-position.js';
 import type { Session } from './session.js';
 import { isConnectionLost } from './sqlstate.js';
-import { describeLoss, readConfirmed, readGreenPosition, writeConfirmed, type Confirmed } from './standby-loss.js';
+import { describeLoss, readConfirmed, writeConfirmed, type Confirmed } from './standby-loss.js';
 import { readRoute } from './state.js';
 import { streamsOfRun } from './streams.js';
 import { countMissed, readSubscription } from './subscription.js';
 import { describeSynchronous, readSynchronousFeeds } from './synchronous-standbys.js';
-import { followMarker, markAway, whyTaken } from './taken-feed.js';
+import { markAway, whyTaken } from './taken-feed.js';
 import { whyNotOpened } from './where-writes-are.js';
 
 /**
@@ -48,6 +49,8 @@ export interface StandbyState {
   readonly loses: string | null;
   /** Changes of green that have met no row on blue so far (PostgreSQL 18); not known where it has not been asked. */
   readonly missed?: number;
+  /** Set where a comparison of rows that finds no difference makes the way back safe again. */
+  readonly comparisonEndsIt?: true;
 }
 
 export interface StandbyLimits {
@@ -115,20 +118,21 @@ export async function lookAtStandby(
   async function lookAtBlue(): Promise<StandbyState> {
     const blue = await openBlue();
     const identity = await readServerPosition(blue);
-    const broken = (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, identity);
+    const broken = await brokenSubscription(blue, names);
     if (broken !== undefined) return gone('broken', broken);
-    // Read before the marker is written: what comes before it, blue has when the marker arrives.
-    const position = await readGreenPosition(green, feed);
+    const replaced = await replacedSince(green, run.runId, confirmed, identity);
+    if (replaced !== undefined) return { ...(await gone('broken', replaced)), comparisonEndsIt: true };
     const errors = await countErrors(blue, names);
-    const { lagMs: lag, taken } = await followMarker(
-      { ...wayBack, green, blue },
+    const { lagMs: lag, taken } = await follow(
+      { green, blue, run, names, confirmed, is: { blue: identity, errors } },
       Math.max(10_000, limits.maxLagMs),
       signal,
     );
     if (taken !== undefined) return gone('broken', taken);
     const lagSeconds = Number.isFinite(lag) ? lag / 1_000 : null;
-    if (lagSeconds !== null) await writeConfirmed(green, run.runId, { ...position, blue: identity, errors });
-    else if (failsAgain(confirmed, errors, await countErrors(blue, names))) return gone('broken', FAILS_AGAIN);
+    if (lagSeconds === null && failsAgain(confirmed, errors, await countErrors(blue, names))) {
+      return gone('broken', FAILS_AGAIN);
+    }
     // Nothing is lost by going back late: the promotion waits until blue has everything.
     const alive = { rollbackSafe: true, lagSeconds, loses: null, missed: await countMissed(blue, names) };
     const feeds = await readSynchronousFeeds(green, names);
@@ -212,13 +216,18 @@ export async function whyFeedIsDead(
   const known = await whyTaken(green, run.runId);
   if (known !== undefined) return known;
   const blue = await openBlue();
-  const broken = (await brokenSubscription(blue, names)) ?? replacedSince(confirmed, await readServerPosition(blue));
+  const identity = await readServerPosition(blue);
+  const broken =
+    (await brokenSubscription(blue, names)) ?? (await replacedSince(green, run.runId, confirmed, identity));
   if (broken !== undefined) return broken;
   const errors = await countErrors(blue, names);
-  const wayBack = { runId: run.runId, green, blue, names, confirmedAt: confirmed?.at };
   // What does not arrive is waited for only where it has met some since blue had everything.
   const mayFail = errorsSince(confirmed?.errors ?? errors, errors) >= PASSING_ERRORS;
-  const { lagMs, taken } = await followMarker(wayBack, mayFail ? APPLY_TRIES_WITHIN_MS : CONFIRMED_WITHIN_MS, signal);
+  const { lagMs, taken } = await follow(
+    { green, blue, run, names, confirmed, is: { blue: identity, errors } },
+    mayFail ? APPLY_TRIES_WITHIN_MS : CONFIRMED_WITHIN_MS,
+    signal,
+  );
   if (taken !== undefined || !mayFail || Number.isFinite(lagMs)) return taken;
   return failsAgain(confirmed, errors, await countErrors(blue, names)) ? FAILS_AGAIN : undefined;
 }
@@ -235,31 +244,6 @@ const PASSING_ERRORS = 2;
 /** Whether a feed whose marker does not arrive fails each time it is begun: it has done so since, and does so now. */
 export function failsAgain(confirmed: Pick<Confirmed, 'errors'> | undefined, before: number, now: number): boolean {
   return now > before && errorsSince(confirmed?.errors ?? before, now) >= PASSING_ERRORS;
-}
-
-/** The errors that the subscriptions of the feed have met so far. */
-export async function countErrors(blue: Session, names: readonly string[]): Promise<number> {
-  let errors = 0;
-  for (const name of names) errors += (await readSubscription(blue, name))?.errors ?? 0;
-  return errors;
-}
-
-/** Why blue is not the server any more that had everything; undefined where it is. */
-export function replacedSince(confirmed: Confirmed | undefined, now: ServerPosition): string | undefined {
-  const replaced = confirmed === undefined ? undefined : whyReplaced('blue', confirmed.blue, now);
-  return replaced && `${replaced}: what it had not received by then may be missing for good`;
-}
-
-/** Why a subscription of the feed brings nothing; undefined where none is gone or disabled. */
-export async function brokenSubscription(blue: Session, names: readonly string[]): Promise<string | undefined> {
-  for (const name of names) {
-    const subscription = await readSubscription(blue, name);
-    if (subscription === undefined) return `the subscription ${name} on blue is gone: blue is no longer current`;
-    if (!subscription.enabled) {
-      return `the subscription ${name} on blue is disabled: blue is no longer current until somebody enables it`;
-    }
-  }
-  return undefined;
 }
 
 async function describeLag(blue: Session, names: readonly string[], lagSeconds: number | null): Promise<string> {

@@ -11,13 +11,14 @@ import { readRetainedWal } from '../../src/postgres/retained-wal.js';
 import { whyReplaced } from '../../src/postgres/server-position.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { greenAway, isAway, lookAtStandby, whyFeedIsDead, type StandbyState } from '../../src/postgres/standby.js';
-import { describeLoss, lossBetween } from '../../src/postgres/standby-loss.js';
+import { describeLoss, lossBetween, readConfirmed } from '../../src/postgres/standby-loss.js';
 import { countMissed, readSubscription } from '../../src/postgres/subscription.js';
+import { verifyTables, type Verification } from '../../src/postgres/verify/verify-tables.js';
 import { LinkProxy } from '../support/link-proxy.js';
 import type { PromotionRig } from '../support/promotion-rig.js';
 import { StandbyRig } from '../support/standby-rig.js';
 import { NOT_COUNTED } from '../../workflows/lib/loss.js';
-import { ReplicatedPair } from './replicated-pair.js';
+import { ReplicatedPair, workOf } from './replicated-pair.js';
 
 const MIGRATION = 'rollback-loss';
 const RUN = { runId: 'run', migration: MIGRATION };
@@ -129,6 +130,46 @@ describe('a feed to blue that has died', () => {
     await green.query(`DELETE FROM verdigris.progress WHERE step = 'standby'`);
     expect(await describeLoss(green, RUN.runId, FEED)).toMatch(/how much is not known/);
     expect((await look()).health).toBe('healthy');
+  });
+
+  it('until a comparison that began on the one that is there now finds no difference', async () => {
+    const { databases, tables } = rig.move('green');
+    const work = await workOf([]);
+    const compare = (pass: string): Promise<Verification> =>
+      verifyTables({
+        ...{ source: databases.green, target: databases.blue, direction: 'to_blue', runId: RUN.runId, pass, tables },
+        ...{ work, rest: 0, scope: 'changed', onProgress: () => undefined, signal: new AbortController().signal },
+      });
+    const failOver = (timeline: string): Promise<unknown> =>
+      green.query(
+        `UPDATE verdigris.progress SET state = jsonb_set(state, '{blue,timeline}', $1) WHERE object = 'confirmed'`,
+        [JSON.stringify(timeline)],
+      );
+    const onBlue = (sql: string): Promise<unknown> =>
+      blue.query(`ALTER TABLE public.notes DISABLE TRIGGER _verdigris_fence; ${sql};
+        ALTER TABLE public.notes ENABLE ALWAYS TRIGGER _verdigris_fence`);
+    await green.query(`INSERT INTO public.notes VALUES (md5('missed')::uuid)`);
+    await rig.writers.pause();
+    expect((await compare('before')).differingRows).toBe(0);
+    expect((await look()).health).toBe('healthy');
+
+    await failOver('00000009');
+    await onBlue(`DELETE FROM public.notes WHERE reference = md5('missed')::uuid`);
+    expect(await look()).toMatchObject({ health: 'broken', comparisonEndsIt: true });
+    expect((await compare('lacks one')).differingRows).toBe(1);
+    expect((await look()).why).toMatch(/timeline has changed.*until a comparison that begins after that finds no/);
+    expect(await dead()).toMatch(/timeline/);
+
+    await onBlue(`INSERT INTO public.notes VALUES (md5('missed')::uuid)`);
+    expect((await compare('mended')).differingRows).toBe(0);
+    expect(await look()).toMatchObject({ health: 'healthy', rollbackSafe: true, loses: null });
+    await failOver('00000009');
+    expect((await compare('mended again')).differingRows).toBe(0);
+    expect(await dead()).toBeUndefined();
+    expect((await readConfirmed(green, RUN.runId))?.blue.timeline).not.toBe('00000009');
+    await green.query(`DELETE FROM public.notes WHERE reference = md5('missed')::uuid`);
+    rig.writers.resume();
+    await rig.audit();
   });
 
   it('is told as out of reach while blue does not answer, with the WAL that green keeps for it', async () => {

@@ -216,6 +216,24 @@ describe.concurrent('the comparisons of a standby window', () => {
     await replayed(run);
   });
 
+  it('are not waited for where one may make the way back safe again', async () => {
+    let told = 0;
+    const run = await runs.begin({
+      watchStandby: () =>
+        told++ === 0
+          ? {
+              ...{ health: 'broken', rollbackSafe: false, why: 'blue was failed over', lagSeconds: null },
+              ...{ loses: 'about 5 writes', comparisonEndsIt: true },
+            }
+          : untilCancelled(),
+    });
+    await run.saw('-verify', 3);
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('completed');
+    expect(run.log.filter((one) => one === '+verify')).toHaveLength(3);
+    await replayed(run);
+  });
+
   it('have one of now when somebody is asked to approve the retirement', async () => {
     const run = await runs.begin(
       {},
