@@ -2,7 +2,15 @@ import type { Side } from '../side.js';
 import { otherSide } from '../side.js';
 import { asForeignState, IS_PLAIN, REFUSE_FOREIGN_PARTS } from './foreign-state.js';
 import type { Session } from './session.js';
-import { type CANCELED, LIMIT_EXCEEDED, NO_RIGHT, READ_ONLY, sqlState, STALE_EPOCH, UNDEFINED_TABLE } from './sqlstate.js';
+import {
+  type CANCELED,
+  LIMIT_EXCEEDED,
+  NO_RIGHT,
+  READ_ONLY,
+  sqlState,
+  STALE_EPOCH,
+  UNDEFINED_TABLE,
+} from './sqlstate.js';
 import { ONLY_OWNERS_WRITE, WHO_MAY_CALL } from './state-rights.js';
 
 /*

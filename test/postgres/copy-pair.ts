@@ -94,7 +94,9 @@ export class CopyPair {
       migrations,
       more,
     );
-    await claimDatabases({ blue: blueDatabase, green: greenDatabase }, run, 'flag', { streams: pair.plan.replicate.streams });
+    await claimDatabases({ blue: blueDatabase, green: greenDatabase }, run, 'flag', {
+      streams: pair.plan.replicate.streams,
+    });
     return pair;
   }
 
