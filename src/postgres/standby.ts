@@ -15,7 +15,7 @@ import { isConnectionLost } from './sqlstate.js';
 import { describeLoss, readConfirmed, writeConfirmed, type Confirmed } from './standby-loss.js';
 import { readRoute } from './state.js';
 import { streamsOfRun } from './streams.js';
-import { countMissed, readSubscription } from './subscription.js';
+import { countMissed } from './subscription.js';
 import { describeSynchronous, readSynchronousFeeds } from './synchronous-standbys.js';
 import { markAway, whyTaken } from './taken-feed.js';
 import { whyNotOpened } from './where-writes-are.js';
