@@ -150,7 +150,7 @@ export const FENCE_RULES: readonly Mutation[] = [
   },
   {
     rule: 'functions that swallow the refusal of a write are found before the run',
-    edits: [edit('src/postgres/preflight/code.ts', '[^;]*\\\\m(others|', '[^;]*\\\\m(')],
+    edits: [edit('src/postgres/preflight/code.ts', "25006: 'others|", "25006: '")],
     test: { file: 'test/postgres/preflight-report.test.ts', name: 'preflight' },
   },
 ];
