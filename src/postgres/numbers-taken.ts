@@ -28,6 +28,8 @@ const NAMED = 5;
 export class NumbersTaken {
   #shapes: SequenceShape[] | undefined;
   #known = new Map<string, SequencePosition>();
+  /** Whom it was asked of: after a crash each sequence goes on up to 32 values further, without anybody taking any. */
+  #blue: Session | undefined;
   #moved = new Set<string>();
   #lookedAt = performance.now();
   #movedAt: number;
@@ -57,6 +59,8 @@ export class NumbersTaken {
   }
 
   async #read(blue: Session, green: Session, now: number): Promise<void> {
+    if (blue !== this.#blue) this.#known.clear();
+    this.#blue = blue;
     this.#shapes ??= await readCarriedSequences(blue, green, this.patterns);
     for (const position of await readPositions(blue, this.#shapes)) {
       const name = qualified(position.name);
