@@ -25,6 +25,9 @@ export interface Tries {
   readonly asked: Request;
 }
 
+/** What a version that only counted has left says of no request. Its workers still read the count, which goes on. */
+type Ended = Request | { readonly at?: undefined };
+
 function key(runId: string): ProgressKey {
   return { runId, step: 'promotion', object: 'tries ended' };
 }
@@ -42,10 +45,13 @@ export async function endTries(blue: Session, { runId, asked }: Tries): Promise<
   const { step, object } = key(runId);
   await blue.query(
     `INSERT INTO verdigris.progress AS p (run_id, step, object, state, done)
-     VALUES ($1, $2, $3, jsonb_build_object('workflowRun', $4::text, 'activity', $5::float8, 'at', $6::float8), true)
-     ON CONFLICT (run_id, step, object) DO UPDATE SET state = excluded.state, updated_at = clock_timestamp()
+     VALUES ($1, $2, $3,
+             jsonb_build_object('workflowRun', $4::text, 'activity', $5::float8, 'at', $6::float8, 'times', 1), true)
+     ON CONFLICT (run_id, step, object)
+     DO UPDATE SET state = excluded.state || jsonb_build_object('times', coalesce((p.state ->> 'times')::int, 0) + 1),
+                   updated_at = clock_timestamp()
       WHERE CASE WHEN p.state ->> 'workflowRun' = $4 THEN (p.state ->> 'activity')::float8 < $5
-                 ELSE (p.state ->> 'at')::float8 < $6 END`,
+                 ELSE coalesce((p.state ->> 'at')::float8, 0) < $6 END`,
     [runId, step, object, asked.workflowRun, asked.activity, asked.at],
   );
 }
@@ -56,8 +62,8 @@ export async function endTries(blue: Session, { runId, asked }: Tries): Promise<
  * @throws VerdigrisError StaleEpoch (retryable: where the promotion is still wanted, it is asked for anew)
  */
 export async function refuseEnded(actor: Session, { runId, asked }: Tries): Promise<void> {
-  const ended = await readProgress<Request>(actor, key(runId));
-  if (ended === undefined || !isUpTo(asked, ended.state)) return;
+  const ended = (await readProgress<Ended>(actor, key(runId)))?.state;
+  if (ended?.at === undefined || !isUpTo(asked, ended)) return;
   throw new VerdigrisError({
     type: 'StaleEpoch',
     message: 'the run has ended the tries of this promotion, which its worker has not heard of',

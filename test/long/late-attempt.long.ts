@@ -8,6 +8,7 @@ import { endTries, refuseEnded, type Tries } from '../../src/postgres/ended-trie
 import { feedName } from '../../src/postgres/feed.js';
 import { findSlots } from '../../src/postgres/feed-objects.js';
 import { TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
+import { readProgress, writeProgress } from '../../src/postgres/migrate/progress-row.js';
 import { openActorSession } from '../../src/postgres/ownership.js';
 import { preparePromotion, withdrawOpening } from '../../src/postgres/prepare-promotion.js';
 import { promote } from '../../src/postgres/promote.js';
@@ -146,7 +147,13 @@ describe('an attempt that Temporal has not heard of for too long, between two tr
       await rig.ours('blue', async (blue) => {
         const [first, ending, next] = [askedAs(ref, 10), askedAs(ref, 11), askedAs(ref, 12)];
         await refuseEnded(blue, first);
+        // A version that only counted has ended tries of this run before.
+        const key = { runId: ref.runId, step: 'promotion', object: 'tries ended' };
+        await writeProgress(blue, key, { times: 1 }, true);
+        await refuseEnded(blue, first);
         await endTries(blue, ending);
+        // Its workers refuse where the count is another one by then.
+        expect((await readProgress(blue, key))?.state).toMatchObject({ times: 2, activity: 11 });
         // Also where its worker was frozen before it had asked blue anything.
         await expect(refuseEnded(blue, first)).rejects.toMatchObject({ type: 'StaleEpoch' });
         await refuseEnded(blue, next);
