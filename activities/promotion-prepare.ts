@@ -9,7 +9,7 @@ import { refuseFullIdentity } from '../src/postgres/full-identity.js';
 import { promotionBlocked } from '../src/postgres/hold.js';
 import { whoLocksReadersOut } from '../src/postgres/locks.js';
 import { describeMissingRights, inTheWay, missingRights } from '../src/postgres/missing-rights.js';
-import { describeMissingSettings, missingSettings } from '../src/postgres/missing-settings.js';
+import { describeMissingSettings, missingSettings, settingsInTheWay } from '../src/postgres/missing-settings.js';
 import {
   comparedPartitions,
   readPartitionFiles,
@@ -144,7 +144,7 @@ async function refuseDdl({ run }: Work, { plan }: RunRef, blue: Session): Promis
 async function refuseMissingRights(blue: Session, green: Session): Promise<void> {
   const missing = [
     ...describeMissingRights(inTheWay(await missingRights(blue, green))),
-    ...describeMissingSettings(await missingSettings(blue, green)),
+    ...describeMissingSettings(settingsInTheWay(await missingSettings(blue, green))),
   ];
   if (missing.length > 0) throw promotionBlocked(missing.join('; '));
 }

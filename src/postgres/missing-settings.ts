@@ -14,6 +14,8 @@ export interface MissingSetting {
   readonly name: string;
   /** It is stored for the role, not for the database. */
   readonly ofRole: boolean;
+  /** Green's user may store it: a name that no module of green defines takes a superuser there, which services give nobody. */
+  readonly maySet: boolean;
 }
 
 /** In lower case: what names mean, and times, and which rows are seen. Others make a session slower, or end it. */
@@ -50,10 +52,9 @@ export async function missingSettings(blue: Session, green: Session): Promise<Mi
   if (wanted.length === 0) return [];
   const there = await readStored(green, roles);
   const known = await rolesOf(green, roles);
-  const defaults = await readDefaults(
-    green,
-    wanted.map(({ name }) => name),
-  );
+  const names = wanted.map(({ name }) => name);
+  const defaults = await readDefaults(green, names);
+  const settable = await readSettable(green, names);
   const isThere = (role: string, name: string): boolean =>
     there.some((one) => one.name.toLowerCase() === name.toLowerCase() && (one.role === null || one.role === role));
   return roles
@@ -61,7 +62,7 @@ export async function missingSettings(blue: Session, green: Session): Promise<Mi
     .flatMap((role) =>
       valuesOf(role, wanted)
         .filter(({ name, value }) => !isThere(role, name) && !isDefault(value, defaults.get(name.toLowerCase())))
-        .map((one) => ({ role, name: one.name, ofRole: one.role !== null })),
+        .map(({ name, role: of }) => ({ role, name, ofRole: of !== null, maySet: settable.has(name.toLowerCase()) })),
     );
 }
 
@@ -119,6 +120,22 @@ async function readDefaults(session: Session, names: readonly string[]): Promise
     [names.map((name) => name.toLowerCase())],
   );
   return new Map(rows.map(({ name, value }) => [name, value]));
+}
+
+/** The lower-case names of those that our user may store for a role or the database. */
+async function readSettable(session: Session, names: readonly string[]): Promise<ReadonlySet<string>> {
+  const { rows } = await session.query<{ name: string }>(
+    // A superuser has each privilege, also on what nobody knows.
+    `SELECT w.name FROM unnest($1::text[]) AS w (name) LEFT JOIN pg_settings s ON lower(s.name) = w.name
+      WHERE s.context = 'user' OR has_parameter_privilege(w.name, 'SET')`,
+    [names.map((name) => name.toLowerCase())],
+  );
+  return new Set(rows.map(({ name }) => name));
+}
+
+/** Whoever asks may be the only one who sets up green: what it may not store is warned of, and keeps nothing waiting. */
+export function settingsInTheWay(missing: readonly MissingSetting[]): MissingSetting[] {
+  return missing.filter(({ maySet }) => maySet);
 }
 
 /** How many settings of one role are named. */

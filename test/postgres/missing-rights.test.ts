@@ -2,7 +2,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { ident } from '../../src/postgres/identifier.js';
 import { describeMissingRights, inTheWay, missingRights } from '../../src/postgres/missing-rights.js';
-import { describeMissingSettings, missingSettings } from '../../src/postgres/missing-settings.js';
+import { describeMissingSettings, missingSettings, settingsInTheWay } from '../../src/postgres/missing-settings.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 
@@ -356,10 +356,20 @@ it('a setting that is stored on blue for a connected role or the database is sto
       ALTER DATABASE ${onBlue} SET search_path = overruled`);
     const missing = await missingSettings(blue, green);
     expect(missing.toSorted((one, other) => (one.name < other.name ? -1 : 1))).toEqual([
-      { role, name: 'app.tenant', ofRole: true },
-      { role, name: 'default_transaction_isolation', ofRole: false },
-      { role, name: 'search_path', ofRole: true },
+      { role, name: 'app.tenant', ofRole: true, maySet: true },
+      { role, name: 'default_transaction_isolation', ofRole: false, maySet: true },
+      { role, name: 'search_path', ofRole: true, maySet: true },
     ]);
+    // As on a managed service: who sets green up may not store what no module there defines.
+    const inTheWayOf = async (): Promise<string[]> =>
+      settingsInTheWay(await missingSettings(blue, green)).map(({ name }) => name);
+    await green.query(`SET ROLE ${role}`);
+    await expect(green.query(`ALTER ROLE ${role} SET "app.tenant" = 'x'`)).rejects.toThrow(/permission denied to set/);
+    await green.query(`ALTER ROLE ${role} SET search_path = shop; ALTER ROLE ${role} RESET search_path`);
+    expect((await inTheWayOf()).toSorted()).toEqual(['default_transaction_isolation', 'search_path']);
+    await green.query(`RESET ROLE; GRANT SET ON PARAMETER "app.tenant" TO ${role}; SET ROLE ${role}`);
+    expect(await inTheWayOf()).toContain('app.tenant');
+    await green.query(`RESET ROLE; REVOKE SET ON PARAMETER "app.tenant" FROM ${role}`);
     const [text, ...more] = describeMissingSettings(missing);
     expect(more).toEqual([]);
     expect(text).toContain(`ALTER ROLE ${ident(role)} SET search_path as on blue`);
@@ -369,6 +379,7 @@ it('a setting that is stored on blue for a connected role or the database is sto
       ALTER DATABASE ${onGreen} SET default_transaction_isolation = 'repeatable read'`);
     expect(await names()).toEqual([]);
   } finally {
+    await green.query('RESET ROLE');
     await blue.query(`ALTER ROLE ${role} RESET ALL; ALTER DATABASE ${onBlue} RESET ALL`);
     await green.query(`ALTER ROLE ${role} RESET ALL; ALTER DATABASE ${onGreen} RESET ALL`);
   }
