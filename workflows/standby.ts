@@ -169,7 +169,7 @@ export async function watchFeed(
  * A change that has met no row on blue was left out there, so blue is not what green is: nobody is to rely on it before rows
  * have been compared. What is known to differ is missed again with each change of it.
  */
-function sawMissed(run: MigrationRun, count: number): void {
+export function sawMissed(run: MigrationRun, count: number): void {
   const { wayBack } = run;
   if (!wayBack.sawMissed(count) || wayBack.strands.rows !== undefined) return;
   if (!patched('changes that meet no row on blue have it compared at once')) return;

@@ -34,7 +34,7 @@ import {
   type NotOpenedDetails,
 } from './move-writes.js';
 import { openedUnheard } from './opened-unheard.js';
-import { feedAlarm, watchFeed } from './standby.js';
+import { feedAlarm, sawMissed, watchFeed } from './standby.js';
 import { StrandsAnew } from './strands-anew.js';
 import { differing } from './verify.js';
 
@@ -436,7 +436,8 @@ async function answerBeforeNextTry(
   // A green that is closed fills no disk.
   const isServing = run.wasPromoted && !run.wayBackDecided && !takesThemAlready(run);
   const isGuarded = isServing && seconds >= GUARDED_FROM_S;
-  await (isGuarded ? beside(() => watchFeed(run, ref, feedAlarm(run)), wait) : wait());
+  const watch = (): Promise<never> => watchFeed(run, ref, feedAlarm(run), (missed) => sawMissed(run, missed));
+  await (isGuarded ? beside(watch, wait) : wait());
   if (run.retireRequest !== heard.retireRequest) return 'stays on green';
   if (run.confirmations === heard.confirmations) return null;
   heard.confirmations = run.confirmations;

@@ -1,9 +1,10 @@
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { statusOf, until } from '../support/migration.js';
+import { until } from '../support/migration.js';
 import { failureOf, resultOf } from '../support/run-end.js';
 import { rollBackByCancel, rollBackByFailure, rollBackByMessage, RUNNING } from '../support/running-phases.js';
 import { replayed, ScriptedRuns, untilCancelled } from '../support/scripted-run.js';
+import type { MigrationStatus } from '../../workflows/lib/status.js';
 import { retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 
 let runs: ScriptedRuns;
@@ -200,26 +201,30 @@ describe.concurrent('compensation runs to its end', () => {
     expect(run.log.filter((entry) => /undoReplication|releaseDatabases|removeFence/.test(entry))).toEqual([]);
   });
 
-  it('and its watch goes on with what people were told of the feed: what is over meanwhile is told as over', async () => {
-    const known: string[] = [];
+  it('and its watch goes on with what people were told of the feed: what is over meanwhile is told as over, and what blue has missed', async () => {
+    const known: [string, number | undefined][] = [];
     const run = await runs.begin({
       promote: (own, _ref, from) => {
         if (from === 'blue') return own.move(from);
         throw ApplicationFailure.nonRetryable('green: pid 4711 writes', 'PromotionBlocked');
       },
-      watchStandby: (own, _ref, told) => {
-        known.push(told);
+      watchStandby: (own, _ref, told, _epoch, missed) => {
+        known.push([told, missed]);
         const isFirst = own.log.filter((entry) => entry === '+watchStandby').length === 1;
         if (isFirst) return { health: 'unreachable', rollbackSafe: false, why: 'away', lagSeconds: null, loses: null };
         if (own.log.includes('+unmovedOnGreen') && told === 'unreachable')
-          return { health: 'healthy', rollbackSafe: true, why: 'fine', lagSeconds: 0, loses: null };
+          return { health: 'healthy', rollbackSafe: true, why: 'fine', lagSeconds: 0, loses: null, missed: 2 };
         return untilCancelled();
       },
     });
     await until(run.handle, 'alarmed', (s) => s.alarms?.[0]?.state === 'unreachable');
     await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
-    await until(run.handle, 'over', (s) => (s.alarms ?? []).length === 0, 120_000);
-    expect((await statusOf(run.handle)).waiting?.why).toMatch(/pid 4711/);
+    const isOver = (s: MigrationStatus): boolean => s.alarms?.every(({ about }) => about !== 'feed') === true;
+    const { alarms, rollback, waiting } = await until(run.handle, 'over', isOver, 120_000);
+    expect(waiting?.why).toMatch(/pid 4711/);
+    expect(alarms).toMatchObject([{ about: 'rows', state: 'missed' }]);
+    expect(rollback.loses).toMatch(/2 changes that were made on green have met no row on blue/);
+    await expect.poll(() => known.at(-1)).toEqual(['healthy', 2]);
     await run.handle.terminate();
   });
 });
