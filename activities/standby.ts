@@ -73,13 +73,21 @@ export function standbyActivities(dependencies: ActivityDependencies) {
      *
      * @param epoch the one in which green has got the writes. Default: not asked, as by an earlier version
      * @param missed how many changes are known to have met no row on blue: more are news. Default: they are not
+     * @param comparedFor for which `comparisonEndsIt` rows are compared, or were: another one is news; null: for none.
+     * Default: it is not
      * @throws ApplicationFailure WritesOnBlue where they have been given back since
      */
-    watchStandby: (ref: RunRef, known: string, epoch = Infinity, missed?: number): Promise<StandbyState> =>
+    watchStandby: (
+      ref: RunRef,
+      known: string,
+      epoch = Infinity,
+      missed?: number,
+      comparedFor?: string | null,
+    ): Promise<StandbyState> =>
       performWhileGreenServes(dependencies, ref, epoch, async (work) => {
         const weights = new WeightsWatch(work, ref, dependencies.environment, 'green', LOOK_EVERY_MS);
         try {
-          return await watch(work, ref, { known, epoch, ...(missed === undefined ? {} : { missed }) }, weights);
+          return await watch(work, ref, { known, epoch, missed, comparedFor }, weights);
         } finally {
           await weights.close();
         }
@@ -131,10 +139,18 @@ export function standbyActivities(dependencies: ActivityDependencies) {
   };
 }
 
+/** What the run knows, as watchStandby() is told it. */
+interface Told {
+  readonly known: string;
+  readonly epoch: number;
+  readonly missed: number | undefined;
+  readonly comparedFor: string | null | undefined;
+}
+
 async function watch(
   work: Work,
   ref: RunRef,
-  { known, epoch, missed }: { readonly known: string; readonly epoch: number; readonly missed?: number },
+  { known, epoch, missed, comparedFor }: Told,
   weights: WeightsWatch,
 ): Promise<StandbyState> {
   const limits = {
@@ -161,7 +177,8 @@ async function watch(
       last = state.health;
       const settled = performance.now() - since >= SETTLED_AFTER_MS[state.health];
       const again = state.loses === null ? until : Math.min(until, begun + COUNT_AGAIN_MS);
-      if ((state.health !== known && settled) || clock() > again || isMissed(state)) return state;
+      const isNews = isMissed(state) || callsForComparison(state, comparedFor);
+      if ((state.health !== known && settled) || clock() > again || isNews) return state;
       await sleep(health === 'undroppable' ? DROP_AGAIN_MS : LOOK_EVERY_MS, undefined, { signal: work.signal });
     }
   } finally {
@@ -182,6 +199,19 @@ export function newlyMissed(before: number, again: () => boolean): (state: Pick<
     if (missed < known) known = 0;
     return missed > known && (known === 0 || again());
   };
+}
+
+/**
+ * Whether rows are to be compared for what the run does not know of. One dead feed looks like another: blue may fail over
+ * while people have been told that somebody has disabled its subscription.
+ *
+ * @param comparedFor see watchStandby()
+ */
+export function callsForComparison(
+  { comparisonEndsIt }: Pick<StandbyState, 'comparisonEndsIt'>,
+  comparedFor: string | null | undefined,
+): boolean {
+  return comparedFor !== undefined && comparisonEndsIt !== undefined && comparisonEndsIt !== comparedFor;
 }
 
 async function look(work: Work, links: StandbyLinks, ref: RunRef, limits: StandbyLimits): Promise<StandbyState> {

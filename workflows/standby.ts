@@ -147,10 +147,10 @@ export async function watchFeed(
   missed: (count: number) => void = () => undefined,
 ): Promise<never> {
   let known = run.finishOwed === null ? told : 'unfinished';
+  let comparedFor: string | null = null;
   for (;;) {
-    const seen = await watchOnce(run, ref, known);
-    // Told again and again, with what a rollback would lose: one comparison is enough, and the next one comes at its time.
-    if (seen.comparisonEndsIt === true && known !== seen.health) run.wayBack.compareAgain();
+    const seen = await watchOnce(run, ref, known, comparedFor);
+    comparedFor = sawCall(run, seen, comparedFor);
     known = seen.health;
     run.saw({ lagSeconds: seen.lagSeconds });
     run.wayBack.sawFeed(
@@ -163,6 +163,21 @@ export async function watchFeed(
     else run.alarm('feed', seen.health, seen.why, nextStep(seen.health, run));
     await spareHistory(UNWATCHED_MS);
   }
+}
+
+/**
+ * Told again and again, with what a rollback would lose: one comparison is enough, and the next one comes at its time. A
+ * blue that fails over once more calls for another one.
+ *
+ * @returns what rows are compared for now
+ */
+function sawCall(run: MigrationRun, seen: StandbyState, comparedFor: string | null): string | null {
+  if (seen.rollbackSafe) return null;
+  const calls = seen.comparisonEndsIt ?? comparedFor;
+  if (calls !== comparedFor && patched('what only a comparison ends has rows compared at once')) {
+    run.wayBack.compareAgain();
+  }
+  return calls;
 }
 
 /**
@@ -215,10 +230,15 @@ const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy' | 'notOpened' | 'gr
 };
 
 /** A watch that fails says nothing about green, which serves: people are told, nothing is moved, and it is begun again. */
-async function watchOnce(run: MigrationRun, ref: RunRef, known: string): Promise<StandbyState> {
+async function watchOnce(
+  run: MigrationRun,
+  ref: RunRef,
+  known: string,
+  comparedFor: string | null,
+): Promise<StandbyState> {
   for (;;) {
     try {
-      return await act('watch the feed to blue').watchStandby(ref, known, run.epoch, run.wayBack.missed);
+      return await act('watch the feed to blue').watchStandby(ref, known, run.epoch, run.wayBack.missed, comparedFor);
     } catch (error) {
       if (isCancelled(error)) throw error;
       const why = `the feed to blue can't be watched: ${failureMessage(error)}`;

@@ -49,8 +49,8 @@ export interface StandbyState {
   readonly loses: string | null;
   /** Changes of green that have met no row on blue so far (PostgreSQL 18); not known where it has not been asked. */
   readonly missed?: number;
-  /** Set where a comparison of rows that finds no difference makes the way back safe again. */
-  readonly comparisonEndsIt?: true;
+  /** Set where a comparison of rows that finds no difference makes the way back safe again: what has called for it. */
+  readonly comparisonEndsIt?: string;
 }
 
 export interface StandbyLimits {
@@ -121,14 +121,16 @@ export async function lookAtStandby(
     const broken = await brokenSubscription(blue, names);
     if (broken !== undefined) return gone('broken', broken);
     const replaced = await replacedSince(green, run.runId, confirmed, identity);
-    if (replaced !== undefined) return { ...(await gone('broken', replaced)), comparisonEndsIt: true };
+    if (replaced !== undefined) {
+      return { ...(await gone('broken', replaced)), comparisonEndsIt: `${identity.system} ${identity.timeline}` };
+    }
     const errors = await countErrors(blue, names);
     const { lagMs: lag, taken } = await follow(
       { green, blue, run, names, confirmed, is: { blue: identity, errors } },
       Math.max(10_000, limits.maxLagMs),
       signal,
     );
-    if (taken !== undefined) return gone('broken', taken);
+    if (taken !== undefined) return { ...(await gone('broken', taken)), comparisonEndsIt: 'taken' };
     const lagSeconds = Number.isFinite(lag) ? lag / 1_000 : null;
     if (lagSeconds === null && failsAgain(confirmed, errors, await countErrors(blue, names))) {
       return gone('broken', FAILS_AGAIN);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { newlyMissed } from '../../activities/standby.js';
+import { callsForComparison, newlyMissed } from '../../activities/standby.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { errorsSince } from '../../src/postgres/error-count.js';
 import type { Session } from '../../src/postgres/session.js';
@@ -49,4 +49,13 @@ describe('the errors that a subscription has met', () => {
     // Three of them, room, and another one.
     expect(seen).toEqual([false, false, false, false, true]);
   });
+});
+
+it('what only a comparison ends is told once, and again where it is something else; not to a run of an earlier version', () => {
+  const failedOver = { comparisonEndsIt: '1 00000002' };
+  expect(callsForComparison(failedOver, null)).toBe(true);
+  expect(callsForComparison(failedOver, '1 00000002')).toBe(false);
+  expect(callsForComparison({ comparisonEndsIt: '1 00000003' }, '1 00000002')).toBe(true);
+  expect(callsForComparison({}, '1 00000002')).toBe(false);
+  expect(callsForComparison(failedOver, undefined)).toBe(false);
 });

@@ -44,6 +44,7 @@ const NOT_RECORDED: Readonly<Record<string, string>> = {
   'what was being asked before a reset is asked anew only while blue has the writes':
     'replayed by test/long/webhooks-after-reset.long.ts',
   'changes that meet no row on blue have it compared at once': 'replayed by test/workflow/standby-events.test.ts',
+  'what only a comparison ends has rows compared at once': 'replayed by test/workflow/standby-events.test.ts',
   'both databases are looked at again after a wait': 'replayed by test/long/window-waits.long.ts',
   'reads that a failed gate has taken back are asked for like the first ones':
     'replayed by test/long/approvals.long.ts',

@@ -217,17 +217,23 @@ describe.concurrent('the comparisons of a standby window', () => {
   });
 
   it('are not waited for where one may make the way back safe again', async () => {
-    let told = 0;
+    const known: (string | null | undefined)[] = [];
+    const dead = {
+      health: 'broken',
+      rollbackSafe: false,
+      why: 'it is dead',
+      lagSeconds: null,
+      loses: 'about 5 writes',
+    };
+    const failedOver = { ...dead, comparisonEndsIt: '1 00000002' };
     const run = await runs.begin({
-      watchStandby: () =>
-        told++ === 0
-          ? {
-              ...{ health: 'broken', rollbackSafe: false, why: 'blue was failed over', lagSeconds: null },
-              ...{ loses: 'about 5 writes', comparisonEndsIt: true },
-            }
-          : untilCancelled(),
+      // Somebody had disabled its subscription before; it is told again how much would be lost.
+      watchStandby: (_run, _ref, _health, _epoch, _missed, comparedFor) =>
+        [dead, failedOver, failedOver][known.push(comparedFor) - 1] ?? untilCancelled(),
     });
     await run.saw('-verify', 3);
+    await run.saw('+watchStandby', 4);
+    expect(known).toEqual([null, null, '1 00000002', '1 00000002']);
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     expect((await resultOf(run)).outcome).toBe('completed');
     expect(run.log.filter((one) => one === '+verify')).toHaveLength(3);
