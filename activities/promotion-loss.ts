@@ -6,7 +6,7 @@ import { wasForced } from '../src/postgres/forced-way-back.js';
 import type { Run } from '../src/postgres/ownership.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { describeLoss } from '../src/postgres/standby-loss.js';
-import { whyFeedIsDead } from '../src/postgres/standby.js';
+import { whyFeedIsDead, type DeadFeed } from '../src/postgres/standby.js';
 import { unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import { within } from '../src/timing.js';
 import { isAccepted, isHelpedByLoss, NOT_COUNTED } from '../workflows/lib/loss.js';
@@ -17,20 +17,27 @@ import type { Work } from './context.js';
  * What a way back leaves behind on green: somebody must accept it before, and hears of it after.
  */
 
+/** What a way back that is refused tells the run. */
+export type WayBackRefused = Pick<DeadFeed, 'comparisonEndsIt'>;
+
+const UNTIL_COMPARED =
+  'wait: the run compares the rows before each try, and where they are the same the rollback goes on by itself';
+
 /** Going back without the reverse feed loses what was written on green since it died: somebody must accept that. */
 export async function refuseLostWayBack({ session, run, signal }: Work): Promise<void> {
   const [green, blue] = [
     await session('green', 'way back', SHORT_STATEMENTS),
     await session('blue', 'way back', SHORT_STATEMENTS),
   ];
-  const why = await whyFeedIsDead(green, () => Promise.resolve(blue), run, signal);
-  if (why === undefined) return;
+  const dead = await whyFeedIsDead(green, () => Promise.resolve(blue), run, signal);
+  if (dead === undefined) return;
+  const details: WayBackRefused = { comparisonEndsIt: dead.comparisonEndsIt };
   const loses = await describeLoss(green, run.runId, feedName(run.migration, 'to_blue'));
   throw new VerdigrisError({
     type: 'RollbackUnsafe',
-    message: `${why}; a rollback would lose ${loses}`,
-    nextStep:
-      'mend the feed, and the rollback goes on by itself; or accept the loss (rollback with "acceptLoss": true); or stay on green (retire)',
+    message: `${dead.why}; a rollback would lose ${loses}`,
+    details,
+    nextStep: `${dead.comparisonEndsIt ? UNTIL_COMPARED : 'mend the feed, and the rollback goes on by itself'}; or accept the loss (rollback with "acceptLoss": true); or stay on green (retire)`,
   });
 }
 

@@ -157,6 +157,7 @@ export async function watchFeed(
       seen.rollbackSafe
         ? { safe: true, why: whyItIsSafe(seen) }
         : { safe: false, why: seen.why, ...(seen.loses === null ? {} : { loses: seen.loses }) },
+      seen.comparisonEndsIt !== undefined,
     );
     if (seen.missed !== undefined) missed(seen.missed);
     if (seen.health === 'healthy') run.allClear('feed');

@@ -1,8 +1,9 @@
 import { patched, uuid4 } from '@temporalio/workflow';
+import type { WayBackRefused } from '../activities/promotion-loss.js';
 import type { TakenOver } from '../activities/watch-schema.js';
 import { compared } from './compare-regularly.js';
 import { actFastWithin } from './lib/activities.js';
-import { failureMessage, isCancelled, isUnanswered } from './lib/failure.js';
+import { failureDetails, failureMessage, isCancelled, isUnanswered } from './lib/failure.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 
@@ -26,26 +27,40 @@ export class StrandsAnew {
     private readonly ref: RunRef,
   ) {}
 
-  /** @param isAccepted whether nothing of it is in the way; only asked where there is something */
-  async look(isAccepted: () => boolean): Promise<void> {
-    const { run } = this;
-    const { onlyOnGreen } = run.wayBack.strandedOnGreen;
-    const differs = run.wayBack.rowsDiffer;
-    if (run.wayBackDecided || (!differs && onlyOnGreen === undefined)) return;
-    if (!patched(LOOKED_AT_ANEW) || isAccepted()) return;
-    if (onlyOnGreen !== undefined) await this.#lookForTables();
-    // A feed that is dead brings no row that could be compared.
-    if (differs && run.wayBack.loses.feed === undefined) await this.#compare();
+  /** Told what has kept a try from being made: only a comparison may end it, which nobody else makes by now. */
+  refused(error: unknown): void {
+    if (failureDetails<WayBackRefused>(error)?.comparisonEndsIt === true) this.run.wayBack.waitsForComparison(true);
+  }
+
+  /**
+   * @param withLoss whether what the feed does not bring is accepted
+   * @param isAccepted whether nothing of the rest is in the way; only asked where there is something
+   */
+  async look(withLoss: boolean, isAccepted: () => boolean): Promise<void> {
+    const { wayBack, wayBackDecided } = this.run;
+    const { onlyOnGreen } = wayBack.strandedOnGreen;
+    const waits = wayBack.comparisonEndsIt && !withLoss;
+    if (wayBackDecided || (!waits && !wayBack.rowsDiffer && onlyOnGreen === undefined)) return;
+    if (!patched(LOOKED_AT_ANEW)) return;
+    const isInTheWay = !isAccepted();
+    if (isInTheWay && onlyOnGreen !== undefined) await this.#lookForTables();
+    // Another feed that is dead brings no row that could be compared.
+    const maySeeThemMended = isInTheWay && wayBack.rowsDiffer && wayBack.loses.feed === undefined;
+    if (waits || maySeeThemMended) await this.#compare();
   }
 
   async #compare(): Promise<void> {
+    const { wayBack } = this.run;
     this.#pass ??= `way back ${uuid4()}`;
+    wayBack.comparing();
     const summary = 'compensate: do rows differ still?';
     try {
       const found = await actFastWithin(summary, COMPARED_WITHIN).verify(this.ref, 'green', 'changed', this.#pass);
       // One that is over finds the same without reading a row.
       this.#pass = null;
       compared(this.run, found);
+      // What is in the way of the feed still, the next try says.
+      if (found.differingRows === 0) wayBack.waitsForComparison(false);
     } catch (error) {
       if (isCancelled(error)) throw error;
       if (isUnanswered(error)) return;

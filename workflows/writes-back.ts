@@ -201,7 +201,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
     if (attempt > 0 && !withLoss) await finishIfOwed(run, ref);
     let strands: string | null = null;
     try {
-      if (attempt > 0) await anew.look(() => strandsAreAccepted(run));
+      if (attempt > 0) await anew.look(withLoss, () => strandsAreAccepted(run));
       await lookForEmptied(run, ref);
       await lookForUnmoved(run, ref);
       // What blue does not have is lost in any case; the feed brings the rest.
@@ -209,6 +209,7 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
       if (strands !== null) throw ApplicationFailure.nonRetryable(`a rollback would lose ${strands}`, 'RollbackUnsafe');
       return await moveWrites(run, ref, 'green', withLoss ? { acceptLoss: true, accepted } : {});
     } catch (error) {
+      anew.refused(error);
       const decided = await isDecided(run, ref, error);
       const opened = isGreenSilent(run, decided, error) ? await openedUnheard(run, ref) : undefined;
       if (opened !== undefined) return await hasMoved(run, ref, 'green', opened);

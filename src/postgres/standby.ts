@@ -203,25 +203,33 @@ const FAILS_AGAIN =
 
 const SLOT_GONE = 'the feed from green to blue is gone (its slot on green): blue is no longer current';
 
-/** Why blue does not have, and will not get, everything that is on green; undefined while the feed lives. */
+/** Why blue does not have, and will not get, everything that is on green. */
+export interface DeadFeed {
+  readonly why: string;
+  /** Whether a comparison of rows that finds no difference ends it. */
+  readonly comparisonEndsIt: boolean;
+}
+
+/** @returns undefined while the feed lives */
 export async function whyFeedIsDead(
   green: Session,
   openBlue: () => Promise<Session>,
   run: Run,
   signal?: AbortSignal,
-): Promise<string | undefined> {
+): Promise<DeadFeed | undefined> {
   const names = await streamsOfRun(green, feedName(run.migration, 'to_blue'));
   const confirmed = await readConfirmed(green, run.runId);
-  if (confirmed?.dropped === true) return DROPPED;
+  if (confirmed?.dropped === true) return dead(DROPPED);
   const wal = await readRetainedWal(green, names);
-  if (lacksSlots(wal, names)) return SLOT_GONE;
+  if (lacksSlots(wal, names)) return dead(SLOT_GONE);
   const known = await whyTaken(green, run.runId);
-  if (known !== undefined) return known;
+  if (known !== undefined) return untilCompared(known);
   const blue = await openBlue();
   const identity = await readServerPosition(blue);
-  const broken =
-    (await brokenSubscription(blue, names)) ?? (await replacedSince(green, run.runId, confirmed, identity));
-  if (broken !== undefined) return broken;
+  const broken = await brokenSubscription(blue, names);
+  if (broken !== undefined) return dead(broken);
+  const replaced = await replacedSince(green, run.runId, confirmed, identity);
+  if (replaced !== undefined) return untilCompared(replaced);
   const errors = await countErrors(blue, names);
   // What does not arrive is waited for only where it has met some since blue had everything.
   const mayFail = errorsSince(confirmed?.errors ?? errors, errors) >= PASSING_ERRORS;
@@ -230,8 +238,17 @@ export async function whyFeedIsDead(
     mayFail ? APPLY_TRIES_WITHIN_MS : CONFIRMED_WITHIN_MS,
     signal,
   );
-  if (taken !== undefined || !mayFail || Number.isFinite(lagMs)) return taken;
-  return failsAgain(confirmed, errors, await countErrors(blue, names)) ? FAILS_AGAIN : undefined;
+  if (taken !== undefined) return untilCompared(taken);
+  if (!mayFail || Number.isFinite(lagMs)) return undefined;
+  return failsAgain(confirmed, errors, await countErrors(blue, names)) ? dead(FAILS_AGAIN) : undefined;
+}
+
+function dead(why: string): DeadFeed {
+  return { why, comparisonEndsIt: false };
+}
+
+function untilCompared(why: string): DeadFeed {
+  return { why, comparisonEndsIt: true };
 }
 
 /** Time in which a reader has confirmed what it was sent: an apply worker looks every 0.2 s whether that is on its disk. */

@@ -239,6 +239,47 @@ describe.concurrent('a rollback that would lose writes', () => {
     await replayed(run);
   });
 
+  it.each([true, false])(
+    'since blue has failed over: rows are compared, and where they are the same nothing is lost (noticed before: %s)',
+    async (isNoticed) => {
+      let refused = false;
+      const differing = [1, 0];
+      const run = await runs.begin({
+        watchStandby: (_run, _ref, known) =>
+          !isNoticed || known === 'broken'
+            ? untilCancelled()
+            : {
+                ...{ health: 'broken', rollbackSafe: false, why: 'blue was failed over', lagSeconds: null },
+                ...{ loses: LOSS, comparisonEndsIt: '1 00000002' },
+              },
+        promote: (own, _ref, from) => {
+          if (from === 'blue' || differing.length === 0) return own.move(from);
+          refused = true;
+          throw ApplicationFailure.create({
+            ...{ type: 'RollbackUnsafe', nonRetryable: true, details: [{ comparisonEndsIt: true }] },
+            message: `blue was failed over; a rollback would lose ${LOSS}`,
+          });
+        },
+        verify: (_run, _ref, source, scope) => {
+          const rows = source === 'green' && refused ? (differing.shift() ?? 0) : 0;
+          return {
+            ...{ scope, tables: 1, rowsVerified: 9, differingRows: rows, at: new Date().toISOString() },
+            examples: rows === 0 ? [] : ['accounts (id=7): missing'],
+          };
+        },
+      });
+      await run.saw('+watchStandby');
+      if (isNoticed) await until(run.handle, 'told', (s) => s.rollback.loses !== undefined);
+      await run.handle.cancel();
+      await until(run.handle, 'waiting', (s) => s.waiting?.why.includes(LOSS) === true);
+      await until(run.handle, 'compared', (s) => /1 row differs.*accounts \(id=7\)/.test(s.waiting?.why ?? ''));
+      expect((await failureOf(run)).cause).toBeInstanceOf(CancelledFailure);
+      expect(run.writesOn).toBe('blue');
+      expect((await statusOf(run.handle)).rollingBack?.lost).toBeUndefined();
+      await replayed(run);
+    },
+  );
+
   it('can be given up: writes stay on green, and nothing that they need is taken down', async () => {
     const run = await runs.begin(new Feed(false).activities);
     await run.saw('+watchStandby');

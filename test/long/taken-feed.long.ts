@@ -74,7 +74,7 @@ describe('a feed to blue whose slot a copy of blue takes', () => {
   const limits = { maxLagMs: 10_000, maxRetainedWal: 1e12 };
   const look = (open = openBlue): Promise<StandbyState> =>
     lookAtStandby(green, open, RUN, limits, new AbortController().signal);
-  const dead = (): Promise<string | undefined> => whyFeedIsDead(green, openBlue, RUN);
+  const dead = async (): Promise<string | undefined> => (await whyFeedIsDead(green, openBlue, RUN))?.why;
 
   /** Its worker finds the slot free, since blue's is gone, and stays away until a test has it come too late. */
   async function isTaken(): Promise<void> {

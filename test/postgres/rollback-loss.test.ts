@@ -49,7 +49,8 @@ describe('a feed to blue that has died', () => {
       { maxLagMs: 20_000, maxRetainedWal, ...more },
       new AbortController().signal,
     );
-  const dead = () => whyFeedIsDead(green, () => Promise.resolve(blue), RUN);
+  const deadFeed = () => whyFeedIsDead(green, () => Promise.resolve(blue), RUN);
+  const dead = async () => (await deadFeed())?.why;
 
   it('keeps nobody from hearing that writes have gone back, where green is lost in that moment', async () => {
     const lost = await openSession(rig.databases.green, { purpose: 'test' });
@@ -74,7 +75,10 @@ describe('a feed to blue that has died', () => {
     const writes = Number(/about (\d+) writes/.exec(state.loses ?? '')?.[1]);
     // What idle sessions of the application had not reported yet is counted with it.
     expect(writes).toBeGreaterThanOrEqual(7);
-    expect(await dead()).toMatch(/disabled/);
+    expect(await deadFeed()).toMatchObject({
+      why: expect.stringMatching(/disabled/) as string,
+      comparisonEndsIt: false,
+    });
 
     await blue.query(`ALTER SUBSCRIPTION "${FEED}" ENABLE`);
     expect(await look()).toMatchObject({ health: 'healthy', loses: null });
@@ -172,7 +176,10 @@ describe('a feed to blue that has died', () => {
     });
     expect((await compare('lacks one')).differingRows).toBe(1);
     expect((await look()).why).toMatch(/timeline has changed.*until a comparison that begins after that finds no/);
-    expect(await dead()).toMatch(/timeline/);
+    expect(await deadFeed()).toMatchObject({
+      why: expect.stringMatching(/timeline/) as string,
+      comparisonEndsIt: true,
+    });
 
     await onBlue(`INSERT INTO public.notes VALUES (md5('missed')::uuid)`);
     expect((await compare('mended')).differingRows).toBe(0);

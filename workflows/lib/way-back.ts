@@ -15,15 +15,21 @@ export class WayBack {
   #emptied: readonly string[] = [];
   #emptiedRows: string | null = null;
   #comparisonDue = false;
+  #comparisonEndsIt = false;
   /** Changes of green that have met no row on blue, as the watch has told them last. */
   #missed = 0;
 
   /** @param judged told after each thing that was seen */
   constructor(private readonly judged: (safety: RollbackSafety) => void) {}
 
-  /** What the watch of the standby window says of the way back. */
-  sawFeed(feed: RollbackSafety): void {
+  /**
+   * What the watch of the standby window says of the way back.
+   *
+   * @param comparisonEndsIt whether a comparison that finds no difference makes it safe again. Default: it does not
+   */
+  sawFeed(feed: RollbackSafety, comparisonEndsIt = false): void {
     this.#feed = feed;
+    this.#comparisonEndsIt = comparisonEndsIt;
     this.#judge();
   }
 
@@ -90,6 +96,16 @@ export class WayBack {
   /** Whether blue is to be compared with green before the next time comes. */
   get isComparisonDue(): boolean {
     return this.#comparisonDue;
+  }
+
+  /** A try of the way back was refused for want of a comparison, or one has found no difference since. */
+  waitsForComparison(waits: boolean): void {
+    this.#comparisonEndsIt = waits;
+  }
+
+  /** Whether a comparison that finds no difference ends what is in the way of the feed. */
+  get comparisonEndsIt(): boolean {
+    return this.#comparisonEndsIt;
   }
 
   /** Whether the last comparison of all that has changed has found rows that are not the same. */
