@@ -2,15 +2,20 @@ import { patched, uuid4 } from '@temporalio/workflow';
 import type { WayBackRefused } from '../activities/promotion-loss.js';
 import type { TakenOver } from '../activities/watch-schema.js';
 import { compared } from './compare-regularly.js';
-import { actFastWithin } from './lib/activities.js';
+import { actFast, actFastWithin } from './lib/activities.js';
 import { failureDetails, failureMessage, isCancelled, isUnanswered } from './lib/failure.js';
 import type { MigrationRun } from './lib/migration-run.js';
 import type { RunRef } from './lib/run-ref.js';
 
 const LOOKED_AT_ANEW = 'what blue lacks is looked at anew before a later try of the way back';
 
-/** A comparison that takes longer goes on in the next round, where it was; nobody's answer waits for longer. */
+/** A comparison that takes longer goes on beside the wait, where it was; nobody's answer waits for longer. */
 const COMPARED_WITHIN = '1 minute';
+
+/** Runs of an earlier version gave it a minute before each try: a comparison of hours took days. */
+const GOES_ON = 'a comparison of the way back that takes long goes on beside its wait';
+
+const COMPARES = 'compensate: do rows differ still?';
 
 const LOOKED_WITHIN = '20 seconds';
 
@@ -21,11 +26,22 @@ const LOOKED_WITHIN = '20 seconds';
 export class StrandsAnew {
   /** The comparison that has begun and is not over. */
   #pass: string | null = null;
+  #goesOn = false;
 
   constructor(
     private readonly run: MigrationRun,
     private readonly ref: RunRef,
   ) {}
+
+  /** Whether a comparison takes longer than a look: compareOn() ends it. */
+  get goesOn(): boolean {
+    return this.#goesOn;
+  }
+
+  /** Whether a comparison may still show that nothing of it is in the way. */
+  get isOpen(): boolean {
+    return this.run.wayBack.comparisonEndsIt || this.run.wayBack.rowsDiffer;
+  }
 
   /** Told what has kept a try from being made: only a comparison may end it, which nobody else makes by now. */
   refused(error: unknown): void {
@@ -38,6 +54,7 @@ export class StrandsAnew {
    */
   async look(withLoss: boolean, isAccepted: () => boolean): Promise<void> {
     const { wayBack, wayBackDecided } = this.run;
+    this.#goesOn = false;
     const { onlyOnGreen } = wayBack.strandedOnGreen;
     const waits = wayBack.comparisonEndsIt && !withLoss;
     if (wayBackDecided || (!waits && !wayBack.rowsDiffer && onlyOnGreen === undefined)) return;
@@ -49,13 +66,22 @@ export class StrandsAnew {
     if (waits || maySeeThemMended) await this.#compare();
   }
 
-  async #compare(): Promise<void> {
+  /** Goes on with the comparison that has begun, for as long as it takes: beside the wait, which cancels it when it ends. */
+  async compareOn(): Promise<void> {
+    try {
+      await this.#compare(actFast(COMPARES));
+    } finally {
+      // Until the next one nothing is compared.
+      this.run.progress([]);
+    }
+  }
+
+  async #compare(comparing = actFastWithin(COMPARES, COMPARED_WITHIN)): Promise<void> {
     const { wayBack } = this.run;
     this.#pass ??= `way back ${uuid4()}`;
     wayBack.comparing();
-    const summary = 'compensate: do rows differ still?';
     try {
-      const found = await actFastWithin(summary, COMPARED_WITHIN).verify(this.ref, 'green', 'changed', this.#pass);
+      const found = await comparing.verify(this.ref, 'green', 'changed', this.#pass);
       // One that is over finds the same without reading a row.
       this.#pass = null;
       compared(this.run, found);
@@ -63,8 +89,8 @@ export class StrandsAnew {
       if (found.differingRows === 0) wayBack.waitsForComparison(false);
     } catch (error) {
       if (isCancelled(error)) throw error;
-      if (isUnanswered(error)) return;
-      this.run.warn([`green and blue can't be compared before writes go back: ${failureMessage(error)}`]);
+      if (isUnanswered(error)) this.#goesOn = patched(GOES_ON);
+      else this.run.warn([`green and blue can't be compared before writes go back: ${failureMessage(error)}`]);
     }
   }
 

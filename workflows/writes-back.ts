@@ -229,11 +229,11 @@ async function untilMoved(run: MigrationRun, ref: RunRef, heard: Heard): Promise
       }
       // It may be hours until the next try: by then it may lose nothing, or more than was accepted.
       if (decided === false || (withLoss && patched(COMPARED))) withLoss = false;
-      blockedBy(run, whyItWaits(run, failureMessage(error), owedIn(run)), {
+      blockedBy(run, whyItWaits(run, failureMessage(error), `${owedIn(run)}${comparedIn(anew)}`), {
         ...{ waits, loss },
         answer: asksNothing(loss) ? answerWith(run, 'retire') : answerWith(run, 'rollback', { acceptLoss: true }),
       });
-      const answer = await answerBeforeNextTry(run, ref, heard, attempt, waits);
+      const answer = await answerBeforeNextTry(run, ref, heard, attempt, waits, anew);
       if (answer === 'accepted' && strands === null && !asksNothing(loss)) {
         withLoss = true;
         accepted = countAccepted(run.accepted, loss);
@@ -316,6 +316,11 @@ function whyItWaits(run: MigrationRun, message: string, more = ''): string {
 /** Who is asked for a loss should know that it may end without. */
 function owedIn({ finishOwed }: MigrationRun): string {
   return finishOwed === null ? '' : `; the feed to blue is still owed, and tried again before each try: ${finishOwed}`;
+}
+
+/** Nobody should accept the loss of rows that may be the same by now. */
+function comparedIn({ goesOn }: StrandsAnew): string {
+  return goesOn ? '; rows are compared again meanwhile, and it goes on as soon as none is found to differ' : '';
 }
 
 /** Runs that an earlier version has brought here took any acceptance for every loss. */
@@ -417,7 +422,7 @@ const OFTEN = 50;
 
 /**
  * Waits before the next try: ever longer, since a blocker that stays for hours must not fill the history. A feed that is
- * mended is found by the next try.
+ * mended is found by the next try, rows that were mended by the comparison that goes on meanwhile.
  */
 async function answerBeforeNextTry(
   run: MigrationRun,
@@ -425,20 +430,24 @@ async function answerBeforeNextTry(
   heard: Heard,
   attempt: number,
   waits: 'confirmation' | 'retry',
+  anew?: StrandsAnew,
 ): Promise<'accepted' | 'stays on green' | null> {
   const longest = waits === 'confirmation' || attempt >= OFTEN ? 3_600 : 300;
   const seconds = run.wayBackDecided ? NEXT_ROUND_MS / 1_000 : Math.min(longest, 5 * 2 ** Math.min(attempt, 10));
   const answered = (): boolean => run.confirmations > heard.confirmations || run.retireRequest !== heard.retireRequest;
   const summary =
     waits === 'confirmation' ? 'accept the loss, or stay on green; else look again' : 'writes back to blue: try again';
+  const compares = anew?.goesOn === true;
+  const isOver = (): boolean => answered() || (compares && !anew.isOpen);
   const wait = async (): Promise<void> => {
-    await condition(answered, seconds * 1_000, { summary });
+    await condition(isOver, seconds * 1_000, { summary });
   };
   // A green that is closed fills no disk.
   const isServing = run.wasPromoted && !run.wayBackDecided && !takesThemAlready(run);
   const isGuarded = isServing && seconds >= GUARDED_FROM_S;
   const watch = (): Promise<never> => watchFeed(run, ref, feedAlarm(run), (missed) => sawMissed(run, missed));
-  await (isGuarded ? beside(watch, wait) : wait());
+  const guarded = isGuarded ? () => beside(watch, wait) : wait;
+  await (compares ? beside(() => anew.compareOn(), guarded) : guarded());
   if (run.retireRequest !== heard.retireRequest) return 'stays on green';
   if (run.confirmations === heard.confirmations) return null;
   heard.confirmations = run.confirmations;

@@ -2,7 +2,7 @@ import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { statusOf, until } from '../support/migration.js';
 import { failureOf } from '../support/run-end.js';
-import { replayed, ScriptedRuns, untilCancelled, type Overrides } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, slowly, untilCancelled, type Overrides } from '../support/scripted-run.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
 
@@ -279,6 +279,45 @@ describe.concurrent('a rollback that would lose writes', () => {
       await replayed(run);
     },
   );
+  it('since rows differ: a comparison that takes long goes on beside the wait, and ends it', async () => {
+    const feed = new Feed(false);
+    feed.mended = true;
+    const begun: number[] = [];
+    let brokenOff = 0;
+    const run = await runs.begin(
+      {
+        ...feed.activities,
+        verify: async (_run, _ref, source, scope, pass) => {
+          const anew = pass.startsWith('way back');
+          if (anew && begun.push(Date.now()) === 1) {
+            await untilCancelled().catch(() => undefined);
+            brokenOff = Date.now();
+            throw new CancelledFailure('cancelled');
+          }
+          if (anew) await slowly(1_500);
+          const differing = source === 'green' && !anew ? 1 : 0;
+          return {
+            ...{ scope, tables: 1, rowsVerified: 9, differingRows: differing, at: new Date().toISOString() },
+            examples: differing === 0 ? [] : ['accounts (id=7): balance'],
+          };
+        },
+      },
+      { standby: { for: '1h', verifyEvery: '1s' } },
+    );
+    await until(run.handle, 'compared', (s) => s.rollback.loses !== undefined);
+    await run.handle.cancel();
+    await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
+    await expect.poll(() => brokenOff, { timeout: 90_000 }).toBeGreaterThan(0);
+    await until(run.handle, 'told', (s) => s.waiting?.why.includes('; rows are compared again meanwhile') === true);
+    expect((await failureOf(run)).cause).toBeInstanceOf(CancelledFailure);
+    // The wait after that try is ten seconds.
+    expect(begun).toHaveLength(2);
+    expect((begun[1] ?? 0) - brokenOff).toBeLessThan(5_000);
+    const { rollingBack, decisions } = await statusOf(run.handle);
+    expect(rollingBack?.lost).toBeUndefined();
+    expect(decisions.filter(({ acceptLoss }) => acceptLoss === true)).toEqual([]);
+    await replayed(run);
+  });
 
   it('can be given up: writes stay on green, and nothing that they need is taken down', async () => {
     const run = await runs.begin(new Feed(false).activities);

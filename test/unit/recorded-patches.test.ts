@@ -53,6 +53,8 @@ const NOT_RECORDED: Readonly<Record<string, string>> = {
     'replayed by test/workflow/late-decisions.test.ts',
   'what blue lacks is looked at anew before a later try of the way back':
     'replayed by test/long/rollback-loss-answers.long.ts',
+  'a comparison of the way back that takes long goes on beside its wait':
+    'replayed by test/long/rollback-loss-answers.long.ts',
   'what keeps the tries of a promotion from being ended is told': 'replayed by test/workflow/late-decisions.test.ts',
 };
 
