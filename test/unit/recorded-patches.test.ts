@@ -55,6 +55,7 @@ const NOT_RECORDED: Readonly<Record<string, string>> = {
     'replayed by test/long/rollback-loss-answers.long.ts',
   'a comparison of the way back that takes long goes on beside its wait':
     'replayed by test/long/rollback-loss-answers.long.ts',
+  'a way back that blue alone knows of is taken as it is': 'replayed by test/workflow/late-decisions.test.ts',
   'what keeps the tries of a promotion from being ended is told': 'replayed by test/workflow/late-decisions.test.ts',
 };
 

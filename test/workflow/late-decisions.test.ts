@@ -169,6 +169,31 @@ describe.concurrent('a green that is lost right after it has given the writes ba
     },
   );
 
+  it('is not taken for a way back that nobody has opened where the run begins it anew', async () => {
+    const tried: unknown[] = [];
+    const run = await runs.begin({
+      promote: (own, _ref, from) => {
+        if (own.epoch === 1) return own.move('blue');
+        tried.push(from);
+        own.move('green');
+        return lost();
+      },
+      // Green has said so, right before it was lost.
+      whereWritesAre: (own) =>
+        tried.length === 0 ? { writesOn: 'green', epoch: 2 } : { writesOn: own.writesOn, epoch: own.epoch },
+      writesOfGreen: lost,
+    });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    const report = await resultOf(run);
+    expect(report).toMatchObject({ outcome: 'rolledBack', writesOn: 'blue', promotion: { to: 'blue', epoch: 3 } });
+    expect(report.rollingBack?.lost).toBeUndefined();
+    // A try of the way back comes after the word that nobody takes writes.
+    expect(tried).toEqual(['blue']);
+    run.at('+undoReplication', run.at('+finishPromotion', run.at('-whereWritesAre', run.at('-watchStandby'))));
+    await replayed(run);
+  });
+
   it('nor is a `retire` waited with for its answer then', async () => {
     let isDown = false;
     const run = await runs.begin({
