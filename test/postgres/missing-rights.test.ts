@@ -1,5 +1,6 @@
 import pg from 'pg';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
+import { hiddenRows } from '../../src/postgres/hidden-rows.js';
 import { ident } from '../../src/postgres/identifier.js';
 import { describeMissingRights, inTheWay, missingRights } from '../../src/postgres/missing-rights.js';
 import { describeMissingSettings, missingSettings, settingsInTheWay } from '../../src/postgres/missing-settings.js';
@@ -308,6 +309,42 @@ it('who passes by BYPASSRLS on blue, or by the policy of a group, sees the same 
     // Green shows it all the rows.
     await green.query(`REVOKE ${group} FROM ${role}; ALTER ROLE ${role} BYPASSRLS`);
     expect(inTheWay(await missingRights(blue, green))).toEqual([]);
+  });
+});
+
+it('policies that are called otherwise on each table are compared by their names, in bounded time', async () => {
+  const [tables, users] = [400, 120];
+  const group = `${role}_seers`;
+  const all = Array.from({ length: users }, (_, n) => `${role}_user_${n}`);
+  await withRoles([...all, group], async () => {
+    for (const session of [blue, green]) {
+      await session.query(`CREATE ROLE ${group}; CREATE SCHEMA tenants; DO $$ BEGIN
+        FOR n IN 1..${tables} LOOP
+          EXECUTE format('CREATE TABLE tenants.t%1$s (id int); ALTER TABLE tenants.t%1$s ENABLE ROW LEVEL SECURITY;
+            CREATE POLICY wide_%1$s ON tenants.t%1$s FOR SELECT TO ${group} USING (true); CREATE POLICY a_%1$s ON tenants.t%1$s USING (id > 9)', n);
+        END LOOP;
+        FOR n IN 0..${users - 1} LOOP EXECUTE format('CREATE ROLE ${role}_user_%s', n); END LOOP; END $$;
+        GRANT SELECT ON ALL TABLES IN SCHEMA tenants TO ${all.join(', ')}`);
+    }
+    await blue.query(`GRANT ${group} TO ${role}_user_7`);
+    // What green has not by that name may be meant; its order, by name, is another one besides.
+    await green.query(
+      `ALTER POLICY wide_5 ON tenants.t5 RENAME TO narrow; ALTER POLICY a_6 ON tenants.t6 RENAME TO zz`,
+    );
+    try {
+      const begun = performance.now();
+      const hidden = await hiddenRows(blue, green, all);
+      const ms = performance.now() - begun;
+      expect([...hidden.keys()]).toEqual([`${role}_user_7`]);
+      expect(hidden.get(`${role}_user_7`)).toMatchObject({ bypass: false, groups: [group] });
+      const relations = hidden.get(`${role}_user_7`)?.relations ?? [];
+      expect(relations).toHaveLength(tables - 1);
+      expect(relations).toContain('tenants.t6');
+      expect(relations).not.toContain('tenants.t5');
+      expect(ms).toBeLessThan(1_500);
+    } finally {
+      for (const session of [blue, green]) await session.query('DROP SCHEMA tenants CASCADE');
+    }
   });
 });
 
