@@ -45,6 +45,8 @@ export interface SideCheck {
   readonly sides: readonly Side[];
   /** The bootstrap methods for which it is asked; all when left out. */
   readonly methods?: readonly BootstrapMethod[];
+  /** What it finds never refuses a run: so a failure of it does not either, and it has less time. Default: false */
+  readonly onlyWarns?: boolean;
   readonly run: (context: SideContext) => Promise<readonly Found[]>;
 }
 

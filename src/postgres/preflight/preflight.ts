@@ -26,6 +26,9 @@ export interface PreflightInput {
 /** No single question may take longer: a lock that somebody holds must not hold up the report. */
 const QUESTION_MS = 30_000;
 
+/** The same of checks that only warn: many tables or functions must not hold up the report for what refuses nothing. */
+const LOOK_MS = 10_000;
+
 /**
  * Phase 1: asks both databases everything that could stop the run later, and reports all of it at once. A side that
  * can't be reached is one finding, and the other side is still looked at; a check that fails is a finding, too.
@@ -89,17 +92,30 @@ function notConnected(database: Database, error: unknown): PreflightFinding {
 
 async function checkSide(input: PreflightInput, context: SideContext): Promise<PreflightFinding[]> {
   const findings: PreflightFinding[] = [];
-  for (const { name, sides, methods, run } of SIDE_CHECKS) {
+  for (const check of SIDE_CHECKS) {
+    const { name, sides, methods, run } = check;
     input.signal?.throwIfAborted();
     if (!sides.includes(context.side) || !isAsked(input, methods)) continue;
     if (!isKnown(context) && name !== serverVersion.name) continue;
     try {
-      findings.push(...(await run(context)).map((found) => ({ check: name, side: context.side, ...found })));
+      const found = await (check.onlyWarns === true ? briefly(context.session, () => run(context)) : run(context));
+      findings.push(...found.map((one) => ({ check: name, side: context.side, ...one })));
     } catch (error) {
-      findings.push(checkFailed(input, name, context.side, error));
+      const failed = check.onlyWarns === true ? notLookedAt : checkFailed;
+      findings.push(failed(input, name, context.side, error));
     }
   }
   return findings;
+}
+
+async function briefly<T>(session: Session, look: () => Promise<T>): Promise<T> {
+  const allow = `SELECT set_config('statement_timeout', $1, false)`;
+  await session.query(allow, [String(LOOK_MS)]);
+  try {
+    return await look();
+  } finally {
+    await session.query(allow, [String(QUESTION_MS)]);
+  }
 }
 
 /** What else an older server lacks is no news, and some questions it would not understand. */
@@ -140,6 +156,23 @@ function checkFailed(
     object: check,
     message: `the check ${check} could not be made: ${withoutSecrets(error, [blue, green])}`,
     remedy: 'See what PostgreSQL says: a missing privilege is granted, a lock is let go; then start again',
+  };
+}
+
+/** What would only have warned: not knowing it is no reason to refuse either. */
+function notLookedAt(
+  { blue, green }: PreflightInput,
+  check: string,
+  side: PreflightFinding['side'],
+  error: unknown,
+): PreflightFinding {
+  return {
+    severity: 'warning',
+    check: 'check-failed',
+    side,
+    object: check,
+    message: `what ${check} warns of could not be looked at: ${withoutSecrets(error, [blue, green])}`,
+    remedy: 'See what PostgreSQL says. The run may begin; what the check looks for is in docs/preflight.md',
   };
 }
 

@@ -1,4 +1,5 @@
 import type { Plan } from '../../plan/schema.js';
+import { sameTable } from '../catalog.js';
 import { NEW_GREEN, type SideCheck } from './check.js';
 import { listed } from './finding.js';
 
@@ -14,9 +15,10 @@ export const typeOids: SideCheck = {
   sides: ['blue'],
   // A standby has blue's numbers.
   methods: NEW_GREEN,
+  onlyWarns: true,
   run: async ({ session, plan, tables }) => {
     const { rows } = await session.query<{ type: string; columns: string[] }>(COLUMNS_BY_TYPE, [
-      (await tables()).map(({ oid }) => oid),
+      (await tables()).filter(({ name, root }) => sameTable(name, root)).map(({ oid }) => oid),
       FIRST_OF_ITS_OWN,
     ]);
     if (rows.length === 0) return [];
@@ -38,11 +40,14 @@ function movesForeignClients({ traffic }: Plan): boolean {
   return traffic.pgbouncer !== undefined || traffic.haproxy !== undefined || (traffic.webhooks?.length ?? 0) > 0;
 }
 
-/** A domain goes to the client as what it is made of, an array under a number of its own. Partitions have their table's columns. */
+/**
+ * A domain goes to the client as what it is made of, an array under a number of its own. Partitions have their table's
+ * columns. A type of PostgreSQL's own is made of nothing else: most columns are left out before anything is asked about them.
+ */
 const COLUMNS_BY_TYPE = `
 SELECT format_type(t.oid, NULL) AS type, array_agg(c.oid::regclass || '.' || quote_ident(a.attname) ORDER BY c.oid::regclass::text, a.attnum) AS columns
   FROM pg_class c
-  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= $2::oid
  CROSS JOIN LATERAL (
    WITH RECURSIVE made_of (typid) AS (
      SELECT a.atttypid

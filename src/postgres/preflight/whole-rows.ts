@@ -1,10 +1,8 @@
-/** What a function calls rows of a table: the table or a partition, or (without a schema) the transition table of a trigger. */
-export interface Called {
-  readonly schema: string | null;
-  readonly name: string;
-}
+/** Whether a name in a function, with a schema or without one, is what is looked for. */
+export type IsCalled = (name: string, schema: string | undefined) => boolean;
 
-interface Token {
+/** A word or sign of a function. */
+export interface Token {
   readonly text: string;
   /** How many parentheses are open around it. */
   readonly depth: number;
@@ -14,13 +12,17 @@ interface Token {
 const TOKEN = /--[^\n]*|\/\*[\s\S]*?(?:\*\/|$)|"((?:[^"]|"")*)"|[\w$\u0080-\uffff]+|\S/g;
 
 /**
- * Whether a function's text puts whole rows of one of these into a table by the order of their columns: `INSERT INTO ...
+ * Whether a function's statements put whole rows of what is called so into a table by the order of their columns: `INSERT INTO ...
  * SELECT t.* FROM it t`, the rows that a DELETE returns, and, in the function of a trigger, OLD and NEW. Each token is looked
  * at a few times, however long the text is.
  */
-export function putsWholeRows(text: string, called: readonly Called[], isTriggered: boolean): boolean {
-  return statementsOf(text).some((tokens) => {
-    const isMoved = isReturnedWhole(tokens, called);
+export function putsWholeRows(
+  statements: readonly (readonly Token[])[],
+  isCalled: IsCalled,
+  isTriggered: boolean,
+): boolean {
+  return statements.some((tokens) => {
+    const isMoved = isReturnedWhole(tokens, isCalled);
     return tokens.some((_, at) => {
       if (!isAt(tokens, at, 'insert', 'into')) return false;
       const list = listOf(tokens, at);
@@ -30,13 +32,14 @@ export function putsWholeRows(text: string, called: readonly Called[], isTrigger
       return items.some((item) => {
         const star = starAt(tokens, item);
         if (star === undefined) return false;
-        return isMoved || isFrom(tokens, end, called, star.of);
+        return isMoved || isFrom(tokens, end, isCalled, star.of);
       });
     });
   });
 }
 
-function statementsOf(text: string): Token[][] {
+/** The statements of a function's text, without comments. Read once, and then asked about each table. */
+export function statementsOf(text: string): Token[][] {
   const statements: Token[][] = [[]];
   let depth = 0;
   for (const [whole, quoted] of text.matchAll(TOKEN)) {
@@ -96,22 +99,19 @@ function starAt(tokens: readonly Token[], item: number): { readonly of: string |
 }
 
 /** Whether FROM (or DELETE FROM) is followed by one of these, under the name that the star has. */
-function isFrom(tokens: readonly Token[], from: number, called: readonly Called[], star: string | null): boolean {
+function isFrom(tokens: readonly Token[], from: number, isCalled: IsCalled, star: string | null): boolean {
   if (!isAt(tokens, from, 'from')) return false;
   let at = isAt(tokens, from + 1, 'only') ? from + 2 : from + 1;
   const schema = isAt(tokens, at + 1, '.') ? tokens[at]?.text : undefined;
   if (schema !== undefined) at += 2;
   const name = tokens[at]?.text;
   const alias = tokens[isAt(tokens, at + 1, 'as') ? at + 2 : at + 1]?.text;
-  return (
-    called.some((one) => one.name === name && (schema === undefined || one.schema === schema)) &&
-    (star === null || star === name || star === alias)
-  );
+  return name !== undefined && isCalled(name, schema) && (star === null || star === name || star === alias);
 }
 
-function isReturnedWhole(tokens: readonly Token[], called: readonly Called[]): boolean {
+function isReturnedWhole(tokens: readonly Token[], isCalled: IsCalled): boolean {
   return tokens.some(({ depth }, at) => {
-    if (!isAt(tokens, at, 'delete', 'from') || !isFrom(tokens, at + 1, called, null)) return false;
+    if (!isAt(tokens, at, 'delete', 'from') || !isFrom(tokens, at + 1, isCalled, null)) return false;
     for (let next = at + 2; ; next += 1) {
       const token = tokens[next];
       if (token === undefined || token.depth < depth || token.text === 'delete') return false;
