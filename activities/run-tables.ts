@@ -23,7 +23,7 @@ export function publishedForward(blue: readonly TableInfo[]): PublishedTable[] {
  * Makes the publications of the forward feed, unless they are there. Tables that the plan's new foreign keys bind stay in
  * one stream, too.
  *
- * @throws VerdigrisError PreflightFailed where a table is such that UPDATE and DELETE on blue would fail from then on
+ * @throws VerdigrisError IdentityMissing where a table is such that UPDATE and DELETE on blue would fail from then on
  */
 export async function publishForward(blue: Session, run: Run, plan: Plan): Promise<readonly TableInfo[]> {
   const tables = await movedTables(blue, plan);

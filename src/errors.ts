@@ -15,6 +15,7 @@ export const ERROR_TYPES = [
   'NameTaken',
   'StateNotOurs',
   'SchemaCopyFailed',
+  'IdentityMissing',
   'ReplicationBroken',
   'ReplicationStalled',
   'RetainedWalExceeded',

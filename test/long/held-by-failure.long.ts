@@ -16,6 +16,7 @@ beforeAll(async () => {
 afterAll(() => runs.stop());
 
 const WHO = { by: 'grace', reason: 'the test says so' };
+const COPY = { bootstrap: { method: 'copy', parallel: 2 } } as const;
 
 /** To the end, and once more from its history. */
 async function completed(run: ScriptedRun): Promise<void> {
@@ -83,6 +84,21 @@ describe.concurrent('a run that compares, fails and is held', () => {
     ]);
   });
 
+  it('publishes a table of blue that has come without a key once that is mended, and undoes nothing by default', async () => {
+    const keyless = ['public.tmp_import has no primary key'];
+    const planCopy = (): unknown => {
+      const why = keyless.pop();
+      if (why !== undefined) throw ApplicationFailure.nonRetryable(why, 'IdentityMissing');
+      return { parcels: [], tables: 1 };
+    };
+    const run = await runs.begin({ ...copyOf([]), planCopy }, COPY);
+    await until(run.handle, 'held', (s) => s.phase === 'replicate' && s.waiting?.for === 'resume');
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await completed(run);
+    expect(run.log.filter((entry) => entry === '+planCopy')).toHaveLength(2);
+    expect(run.log).not.toContain('+undoReplication');
+  });
+
   it('tries again what a row of the application has stopped, as often as it takes, by default too', async () => {
     const rows = ['"id" = 1', '"id" = 2'];
     const run = await runs.begin({
@@ -122,8 +138,6 @@ function copyOf(copied: number[], alsoFails?: number): Overrides {
 }
 
 describe.concurrent('a row that stops the copy of its table', () => {
-  const COPY = { bootstrap: { method: 'copy', parallel: 2 } } as const;
-
   it('lets the parcels of other tables come to their end before the run holds, and begins no other of its own', async () => {
     const copied: number[] = [];
     const run = await runs.begin(copyOf(copied), COPY);

@@ -19,7 +19,7 @@ type YieldTo = 'WAL' | 'window' | 'load';
 /** What is said to be waited for meanwhile. */
 const WAITS_FOR = { WAL: 'retry', window: 'window', load: 'load' } as const;
 
-const MENDED_BY_HAND = ['BackfillFailed', 'PartitionEmptied'];
+const MENDED_BY_HAND = ['BackfillFailed', 'PartitionEmptied', 'IdentityMissing'];
 
 export interface StepOptions {
   readonly yields?: boolean;
@@ -131,7 +131,8 @@ export class Story {
 
   /**
    * Whether the run holds after a failure that ends a step. A row of the application that is in the way can be corrected,
-   * and so can a partition that was emptied on one side; the work goes on where it was.
+   * and so can a partition that was emptied on one side, or a table of blue that can't be published; the work goes on where
+   * it was.
    */
   holdsAfter(error: unknown): boolean {
     const onFailure = this.run.plan?.onFailure;

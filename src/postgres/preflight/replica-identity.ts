@@ -21,17 +21,17 @@ export const replicaIdentity: SideCheck = {
 /**
  * The same of tables that are about to be published, which may be days after the preflight: from CREATE PUBLICATION on the
  * application could neither update nor delete rows of one that has lost its key, or has come without one. Columns of the plan
- * are asked about at the promotion.
+ * are asked about at the promotion. The run is under way by then, and the watch of blue's schema would hold it for the same.
  *
- * @throws VerdigrisError PreflightFailed
+ * @throws VerdigrisError IdentityMissing
  */
 export function refuseWithoutIdentity(tables: readonly TableInfo[]): void {
   const found = judgedByThemselves(tables).flatMap((table) => judgeIdentity(table, () => false));
   if (found.length === 0) return;
   throw new VerdigrisError({
-    type: 'PreflightFailed',
+    type: 'IdentityMissing',
     message: `nothing is published on blue: ${listed(found.map(({ message }) => message))}`,
-    nextStep: `${listed(found.map(({ remedy }) => remedy))}; then start again`,
+    nextStep: `drop on blue what has come since the run began; else ${listed(found.map(({ remedy }) => remedy))}; then resume (with another plan: roll back, and start again)`,
   });
 }
 
