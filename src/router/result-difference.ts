@@ -56,7 +56,7 @@ export function differenceOf(blue: ResultDigest, green: ResultDigest, text: stri
 
 /**
  * Keys whose values come in another sequence: rows that are equal in all keys may come in any order, which changes none of
- * these. A collation may hold texts of different case for equal.
+ * these. Values may be equal and have other texts: see sortedAs().
  */
 function brokenKeys(keys: readonly OrderKey[], { columns, rows }: ResultDigest, ofGreen: readonly string[]): string[] {
   const places = keys.map((key) => {
@@ -68,8 +68,47 @@ function brokenKeys(keys: readonly OrderKey[], { columns, rows }: ResultDigest, 
   const known = unknown === -1 ? places : places.slice(0, unknown);
   const green = ofGreen.map((row) => JSON.parse(row) as string[]);
   const isBroken = (place: number): boolean =>
-    rows.some((row, n) => row[place]?.toLowerCase() !== green[n]?.[place]?.toLowerCase());
+    rows.some((row, n) => sortedAs(row[place] ?? '') !== sortedAs(green[n]?.[place] ?? ''));
   return known.filter(isBroken).map((place) => columns[place] ?? '');
+}
+
+/** Longer than a number or an interval is in earnest, characters. */
+const LONGEST_VALUE = 1_000;
+
+/** A number as text. Not as a number: what is beyond 53 bits would be equal to its neighbours. */
+const NUMBER = /^=(-?)0*(\d+)(?:\.(\d*?)0*)?$/;
+
+/** The parts of an interval as `pg` reads it, with what PostgreSQL takes each for when it sorts, ms. */
+const INTERVAL_MS = new Map([
+  ['years', 12 * 30 * 86_400_000],
+  ['months', 30 * 86_400_000],
+  ['days', 86_400_000],
+  ['hours', 3_600_000],
+  ['minutes', 60_000],
+  ['seconds', 1_000],
+  ['milliseconds', 1],
+]);
+const INTERVAL_PART = /"(\w+)":(-?[\d.]+(?:e-?\d+)?)/g;
+const PART = `"(?:${[...INTERVAL_MS.keys()].join('|')})":-?[\\d.]+(?:e-?\\d+)?`;
+const INTERVAL = new RegExp(`^=\\{(?:${PART}(?:,${PART})*)?\\}$`);
+
+/**
+ * The same for texts of values that ORDER BY may hold for equal: 1.5 and 1.50 of a numeric, 1 day and 24 hours, and what
+ * differs in case, under a collation that ignores it.
+ */
+function sortedAs(text: string): string {
+  if (text.length > LONGEST_VALUE) return text.toLowerCase();
+  const [, sign = '', whole, fraction = ''] = NUMBER.exec(text) ?? [];
+  if (whole === undefined) return intervalMs(text) ?? text.toLowerCase();
+  const isZero = whole === '0' && fraction === '';
+  return `${isZero ? '' : sign}${whole}.${fraction}`;
+}
+
+function intervalMs(text: string): string | undefined {
+  if (!INTERVAL.test(text)) return undefined;
+  let ms = 0;
+  for (const [, part = '', count] of text.matchAll(INTERVAL_PART)) ms += Number(count) * (INTERVAL_MS.get(part) ?? NaN);
+  return `${Math.round(ms * 1_000)} us`;
 }
 
 function differsIn(column: number, [blue, green]: readonly [readonly string[], readonly string[]]): boolean {

@@ -273,4 +273,25 @@ describe('two answers', () => {
   ])('in another order differ only by keys that show it: %s', (text, columns) => {
     expect(differenceOf(blue, green, text)).toEqual({ kind: 'order', columns });
   });
+
+  test.each([
+    ['=1.5', '=1.50', []],
+    ['=-0', '=0.00', []],
+    ['={"days":1}', '={"hours":24}', []],
+    ['={"days":30,"hours":1}', '={"months":1,"minutes":60}', []],
+    ['=1.5', '=1.05', ['price']],
+    ['=9007199254740992', '=9007199254740993', ['price']],
+    ['={"days":1}', '={"hours":25}', ['price']],
+    ['={"days":1}', '={"days":1,"more":0}', ['price']],
+  ])('keys are equal where the database may hold them for equal: %s and %s', (one, other, columns) => {
+    const rows = [
+      ['=1', one],
+      ['=2', other],
+    ];
+    const ofGreen = digest(['id', 'price'], ...rows.toReversed());
+    expect(differenceOf(digest(['id', 'price'], ...rows), ofGreen, 'SELECT * FROM t ORDER BY price')).toEqual({
+      kind: 'order',
+      columns,
+    });
+  });
 });
