@@ -92,8 +92,9 @@ test('what several streams apply on green counts on blue alone, and what green i
       }
       await times(blue, 1, 'INSERT INTO a VALUES (0); INSERT INTO b VALUES (0)');
       const hasAll = `SELECT FROM public.a, public.b WHERE b.n = 0 HAVING count(*) = $1`;
+      let asked = 0;
       const arrived = async (rows: number): Promise<void> => {
-        while ((await sessions.green.query(hasAll, [rows])).rows.length === 0) await sleep(50);
+        for (asked = 1; (await sessions.green.query(hasAll, [rows])).rows.length === 0; asked += 1) await sleep(50);
       };
       await arrived(1);
       await sleep(1_500);
@@ -105,7 +106,8 @@ test('what several streams apply on green counts on blue alone, and what green i
       // Each slot decodes every transaction, and green applies one in three of them.
       expect(decoded).toBeGreaterThanOrEqual(1_200);
       expect(rate).toBeGreaterThanOrEqual(600);
-      expect(rate).toBeLessThan(750);
+      // Each of our own questions whether the rows are there is a transaction on green.
+      expect(rate - asked).toBeLessThan(750);
       expect((await made(() => times(green, 300, 'SELECT n FROM a LIMIT 1'))).rate).toBeGreaterThanOrEqual(300);
       for (const name of streams) await green.query(`DROP SUBSCRIPTION ${ident(name)}`);
     }),
