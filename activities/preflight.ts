@@ -15,7 +15,8 @@ import { preflight, type PreflightFinding } from '../src/postgres/preflight/pref
 import { checkTrafficWebhooks } from '../src/webhooks/preflight.js';
 import { workflowIdOf } from '../src/workflow-names.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { alive, perform, type ActivityDependencies } from './context.js';
+import { alive, perform, tellThatItWaits, type ActivityDependencies } from './context.js';
+import { passing } from './passing-findings.js';
 import { temporalClock } from './temporal-clock.js';
 
 /** Activities of phase 1: they look, and change nothing. */
@@ -32,8 +33,13 @@ export function preflightActivities(dependencies: ActivityDependencies) {
         return { plan: parsed.plan, warnings: [...warnings, ...otherWorkflowId(parsed.plan.name)] };
       }),
 
-    /** Every check on both sides; all findings at once. */
-    preflight: (ref: RunRef): Promise<{ warnings: string[] }> =>
+    /**
+     * Every check on both sides; all findings at once.
+     *
+     * @param isAgain the run was ready before and has waited since, and maybe nobody is there now: what may pass by itself is
+     *   waited for. Older workflows don't say it
+     */
+    preflight: (ref: RunRef, isAgain = false): Promise<{ warnings: string[] }> =>
       perform(
         dependencies,
         ref,
@@ -53,11 +59,17 @@ export function preflightActivities(dependencies: ActivityDependencies) {
           const told = (severity: PreflightFinding['severity']): PreflightFinding[] =>
             summarized(findings.filter((finding) => finding.severity === severity));
           const errors = told('error');
+          const [first, ...others] = isAgain ? passing(errors) : [];
+          if (first !== undefined) {
+            const more = others.length === 0 ? '' : `, and ${others.length} more`;
+            tellThatItWaits('both databases', dependencies.redact(`${describe(first)}${more}; ${first.remedy}`));
+            throw notReadyNow(errors);
+          }
           if (errors.length > 0) throw preflightFailed(errors);
           return { warnings: told('warning').map((f) => `${describe(f)} ${f.remedy}`) };
         },
         // Nothing is touched yet: whoever has started the run hears at once of a name or a password that is wrong.
-        (error) => error.asLastWord(),
+        (error) => (isAgain ? error.tryingAgain() : error.asLastWord()),
       ),
   };
 }
@@ -88,13 +100,27 @@ function refused(type: 'PlanInvalid' | 'PlanRefused', findings: readonly Finding
 function preflightFailed(errors: readonly PreflightFinding[]): VerdigrisError {
   return new VerdigrisError({
     type: 'PreflightFailed',
-    message: `the databases are not ready, nothing was touched:\n${errors.map((f) => `- ${describe(f)}\n  ${f.remedy}`).join('\n')}`,
+    message: `the databases are not ready, nothing was touched:\n${list(errors)}`,
     nextStep:
       errors.length === 1
         ? `${errors[0]?.remedy ?? ''}; then start again`
         : 'follow the remedy of each, then start again',
     details: { findings: errors },
   });
+}
+
+function notReadyNow(errors: readonly PreflightFinding[]): VerdigrisError {
+  return new VerdigrisError({
+    type: 'PreflightFailed',
+    message: `the databases are not ready right now, nothing was touched:\n${list(errors)}`,
+    nextStep: 'nothing, where it passes by itself: it is looked at again; otherwise follow the remedy of each',
+    retryable: true,
+    details: { findings: errors },
+  });
+}
+
+function list(errors: readonly PreflightFinding[]): string {
+  return errors.map((f) => `- ${describe(f)}\n  ${f.remedy}`).join('\n');
 }
 
 function describe({ side, object, check, message }: PreflightFinding): string {

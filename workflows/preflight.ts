@@ -38,7 +38,7 @@ export async function untilReplicationMayBegin(story: Story, ref: RunRef): Promi
   if (!waited && run.resumes === resumes && Date.now() - asked < LOOKED_AT_MS) return;
   if (!patched('both databases are looked at again after a wait')) return;
   const found = await story.step('checking both databases again', () =>
-    act('check both databases again: the run has waited').preflight(ref),
+    act('check both databases again: the run has waited').preflight(ref, true),
   );
   run.warn(found.warnings);
 }

@@ -50,8 +50,8 @@ describe.concurrent('the windows of a run', () => {
     const schedule = new Schedule([0, false], [2_000, true]);
     const run = await beginInWindow(runs, 'replicate', {
       lookAtWindow: () => schedule.look(),
-      preflight: (one) => {
-        if (one.log.filter((entry) => entry === '+preflight').length === 1) return { warnings: [] };
+      preflight: (_, __, isAgain) => {
+        if (isAgain !== true) return { warnings: [] };
         throw ApplicationFailure.nonRetryable('public.audit has no primary key', 'PreflightFailed');
       },
     });

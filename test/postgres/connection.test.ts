@@ -150,6 +150,11 @@ describe('a password that is changed', () => {
       ...{ type: 'PreflightFailed', nonRetryable: true },
       message: expect.stringMatching(/blue: a: .*\(28P01\) \(connection\)/) as string,
     });
+    // Nobody may be there any more when it looks again after a wait.
+    expect(await ended(() => activities.preflight(ref, true))).toMatchObject({
+      ...{ type: 'PreflightFailed', nonRetryable: false },
+      message: expect.stringMatching(/blue: a: .*\(28P01\) \(connection\)/) as string,
+    });
     expect(await ended(() => activities.otherReaders(ref))).toMatchObject({ nonRetryable: true });
   });
 });

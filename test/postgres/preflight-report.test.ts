@@ -4,6 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
+import { PASSING_CHECKS } from '../../activities/passing-findings.js';
 import { preflightActivities } from '../../activities/preflight.js';
 import { run as verdigris } from '../../src/cli/run.js';
 import { FLAG_CHECKS } from '../../src/flags/preflight.js';
@@ -193,6 +194,26 @@ describe('preflight', () => {
     expect(JSON.stringify(failed).length).toBeLessThan(40_000);
   });
 
+  it('after a wait tries again what may pass by itself, and ends with what somebody must mend', async () => {
+    await onBlue('CREATE TABLE public.keyless (a int)');
+    await onBlue(`BEGIN; INSERT INTO public.orders VALUES (78); PREPARE TRANSACTION 'for_a_moment_${TAG}'`);
+    undo.push(() => onBlue('DROP TABLE public.keyless'));
+    const plan = planSchema.parse({ name: 'again', blue: { connection: 'b' }, green: { connection: 'g' } });
+    const environment = { VERDIGRIS_CONNECTION_B: pair.blueDb.uri, VERDIGRIS_CONNECTION_G: pair.greenDb.uri };
+    const { preflight: activity } = preflightActivities({ environment, redact: (text) => text });
+    const again = (isAgain: boolean): Promise<unknown> =>
+      new MockActivityEnvironment().run(() => activity({ plan, runId: RUN }, isAgain)).catch((error: unknown) => error);
+    const [first, passes] = [await again(false), await again(true)];
+    await onBlue(`ROLLBACK PREPARED 'for_a_moment_${TAG}'`);
+    const stays = await again(true);
+    expect(first).toMatchObject({ type: 'PreflightFailed', nonRetryable: true });
+    expect(passes).toMatchObject({
+      ...{ type: 'PreflightFailed', nonRetryable: false },
+      message: expect.stringMatching(/\(prepared-transactions\)[^]*public\.keyless/) as string,
+    });
+    expect(stays).toMatchObject({ type: 'PreflightFailed', nonRetryable: true });
+  });
+
   it('a plan that does not fit blue is refused with the place in the plan', async () => {
     const findings = await check({
       migrations: [{ addColumn: { table: 'orders', column: 'total', type: 'integer' } }],
@@ -249,6 +270,7 @@ describe('docs/preflight.md', () => {
         ...NOTIFY_CHECKS,
       ].sort(),
     );
+    expect(PASSING_CHECKS.filter((check) => !documented.includes(check))).toEqual([]);
   });
 });
 
