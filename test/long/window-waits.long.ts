@@ -60,6 +60,31 @@ describe.concurrent('the windows of a run', () => {
     await replayed(run);
   });
 
+  it('are asked again after that look: one that a pause has stopped until they have closed begins no copy', async () => {
+    const schedule = new Schedule();
+    const run = await beginInWindow(runs, 'replicate', {
+      lookAtWindow: (one) =>
+        one.log.filter((entry) => entry === '+lookAtWindow').length === 1 ? soon(false, 1_000) : schedule.look(),
+      preflight: (one) =>
+        one.log.filter((entry) => entry === '+preflight').length === 2 ? untilCancelled() : { warnings: [] },
+    });
+    await run.saw('+preflight', 2);
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    await run.saw('-preflight', 2);
+    const opens = Date.now() + 4_000;
+    schedule.changes = [
+      [0, false],
+      [opens, true],
+    ];
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    await until(run.handle, 'waiting', (s) => s.waiting?.for === 'window');
+    await run.saw('+claimDatabases');
+    expect(Date.now()).toBeGreaterThanOrEqual(opens);
+    expect(run.log.filter((entry) => entry === '+preflight')).toHaveLength(4);
+    await replayed(run);
+    await run.handle.terminate();
+  });
+
   it('that are open at once, and no pause, have nothing looked at twice', async () => {
     const run = await beginInWindow(runs, 'replicate', { lookAtWindow: () => soon(true, 3_600_000) });
     await run.saw('-claimDatabases');
