@@ -159,6 +159,7 @@ describe('preflight', () => {
     expect(objects('large-objects')).toEqual(['pg_largeobject']);
     expect(objects('sequence-room')).toEqual(['bad.nearly_over']);
     expect(objects('swallowed-errors')).toEqual(['bad.swallows()']);
+    expect(only(findings, 'swallowed-errors')[0]?.remedy).toContain('once all routers are of a version that knows it');
     expect(objects('replica-triggers')).toEqual(['public.orders.fires']);
     expect(objects('roles')).toEqual([role]);
     expect(objects('prepared-transactions')).toContain(`in_doubt_${TAG}`);

@@ -424,7 +424,7 @@ export const swallowedErrors: SideCheck = {
         severity: 'warning',
         object: listed(rows.map(({ object }) => object)),
         message: `${rows.length} functions catch the error of a closed fence (${plan.promote.refuseWith}), as EXCEPTION WHEN OTHERS does of most: one that writes at the moment of the promotion would swallow the refusal, and its caller would believe that the row is stored`,
-        remedy: `Let them catch named conditions only, or raise the error again after handling it, by RAISE without arguments${plan.promote.refuseWith === '25006' ? '; or have writes refused with what OTHERS does not catch: promote.refuseWith "57014"' : ''}`,
+        remedy: `Let them catch named conditions only, or raise the error again after handling it, by RAISE without arguments${plan.promote.refuseWith === '25006' ? '; or have writes refused with what OTHERS does not catch: promote.refuseWith "57014", once all routers are of a version that knows it' : ''}`,
       },
     ];
   },
