@@ -12,7 +12,7 @@ export default defineConfig({
       'test/long/rollback.long.ts',
       'test/long/whole-migration.long.ts',
       'test/workflow/approvals.test.ts',
-      'test/workflow/late-decisions.test.ts',
+      'test/long/late-decisions.long.ts',
       'test/workflow/pooler-clients-served.test.ts',
       'test/workflow/standby-events.test.ts',
       'test/long/window-waits.long.ts',

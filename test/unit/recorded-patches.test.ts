@@ -49,14 +49,13 @@ const NOT_RECORDED: Readonly<Record<string, string>> = {
   'reads that a failed gate has taken back are asked for like the first ones':
     'replayed by test/long/approvals.long.ts',
   'what is owed after the promotion is tried on in the way back': 'replayed by test/long/way-back-owed.long.ts',
-  'blue is asked where green does not say what has come of a way back':
-    'replayed by test/workflow/late-decisions.test.ts',
+  'blue is asked where green does not say what has come of a way back': 'replayed by test/long/late-decisions.long.ts',
   'what blue lacks is looked at anew before a later try of the way back':
     'replayed by test/long/rollback-loss-answers.long.ts',
   'a comparison of the way back that takes long goes on beside its wait':
     'replayed by test/long/rollback-loss-answers.long.ts',
-  'a way back that blue alone knows of is taken as it is': 'replayed by test/workflow/late-decisions.test.ts',
-  'what keeps the tries of a promotion from being ended is told': 'replayed by test/workflow/late-decisions.test.ts',
+  'a way back that blue alone knows of is taken as it is': 'replayed by test/long/late-decisions.long.ts',
+  'what keeps the tries of a promotion from being ended is told': 'replayed by test/long/late-decisions.long.ts',
 };
 
 describe('patched() of the workflow', () => {
