@@ -183,7 +183,13 @@ export const DATA_RULES: readonly Mutation[] = [
   },
   {
     rule: 'who passes by policies on blue is told before writes move where it does not on green',
-    edits: [edit('src/postgres/hidden-rows.ts', '  if (was.all) return true;\n', '  if (was.all) return false;\n')],
+    edits: [
+      edit(
+        'src/postgres/hidden-rows.ts',
+        '  if (seesAll(before, was)) return true;\n',
+        '  if (seesAll(before, was)) return false;\n',
+      ),
+    ],
     test: { file: 'test/postgres/missing-rights.test.ts', name: 'sees the same rows on green' },
   },
   {
