@@ -1,5 +1,5 @@
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { until } from '../support/migration.js';
 import { failureOf, resultOf } from '../support/run-end.js';
 import { rollBackByCancel, rollBackByFailure, rollBackByMessage, RUNNING } from '../support/running-phases.js';
@@ -141,6 +141,7 @@ describe.concurrent('compensation runs to its end', () => {
         if (from === 'green' && isAway) throw ApplicationFailure.nonRetryable('blue is away', 'ConnectionFailed');
         return moved;
       },
+      whereWritesAre: (own) => ({ writesOn: own.writesOn, epoch: own.epoch, isOpen: !isAway }),
       writesOfGreen: (own, _ref, epoch) => {
         expect(epoch).toBe(2);
         if (!answers) throw ApplicationFailure.nonRetryable('green is away', 'ConnectionFailed');
@@ -224,7 +225,7 @@ describe.concurrent('compensation runs to its end', () => {
     expect(waiting?.why).toMatch(/pid 4711/);
     expect(alarms).toMatchObject([{ about: 'rows', state: 'missed' }]);
     expect(rollback.loses).toMatch(/2 changes that were made on green have met no row on blue/);
-    await expect.poll(() => known.at(-1)).toEqual(['healthy', 2]);
+    await vi.waitFor(() => expect(known.at(-1)).toEqual(['healthy', 2]), 15_000);
     await run.handle.terminate();
   });
 });
