@@ -6,7 +6,7 @@ import { readTables, type TableInfo } from '../catalog.js';
 import { excludedRelations } from '../schema-copy/excluded-relations.js';
 import { withoutSecrets } from '../scrub.js';
 import { closeSession, connectionVariable, openSession, type Database, type Session } from '../session.js';
-import { oneRow, type BootstrapMethod, type SideContext } from './check.js';
+import { oneRow, type BootstrapMethod, type SideCheck, type SideContext } from './check.js';
 import { PAIR_CHECKS, SIDE_CHECKS } from './checks.js';
 import type { PreflightFinding, PreflightReport } from './finding.js';
 import { OLDEST, serverVersion } from './server.js';
@@ -101,8 +101,7 @@ async function checkSide(input: PreflightInput, context: SideContext): Promise<P
       const found = await (check.onlyWarns === true ? briefly(context.session, () => run(context)) : run(context));
       findings.push(...found.map((one) => ({ check: name, side: context.side, ...one })));
     } catch (error) {
-      const failed = check.onlyWarns === true ? notLookedAt : checkFailed;
-      findings.push(failed(input, name, context.side, error));
+      findings.push(checkFailed(input, check, context.side, error));
     }
   }
   return findings;
@@ -136,44 +135,35 @@ async function checkPair(input: PreflightInput, blue: SideContext, green: SideCo
       const pair = { blue, green, reachWithinMs: input.reachWithinMs ?? 15_000 };
       findings.push(...(await run(pair)).map((found) => ({ check: name, ...found })));
     } catch (error) {
-      findings.push(checkFailed(input, name, 'both', error));
+      findings.push(checkFailed(input, { name }, 'both', error));
     }
   }
   return findings;
 }
 
-/** What could not be asked is not known to be right: the run does not begin on a guess. */
+/**
+ * What could not be asked is not known to be right: the run does not begin on a guess. Not knowing what would only have
+ * warned is no reason to refuse either.
+ */
 function checkFailed(
   { blue, green }: PreflightInput,
-  check: string,
+  { name, onlyWarns = false }: Pick<SideCheck, 'name' | 'onlyWarns'>,
   side: PreflightFinding['side'],
   error: unknown,
 ): PreflightFinding {
-  return {
-    severity: 'error',
-    check: 'check-failed',
-    side,
-    object: check,
-    message: `the check ${check} could not be made: ${withoutSecrets(error, [blue, green])}`,
-    remedy: 'See what PostgreSQL says: a missing privilege is granted, a lock is let go; then start again',
-  };
-}
-
-/** What would only have warned: not knowing it is no reason to refuse either. */
-function notLookedAt(
-  { blue, green }: PreflightInput,
-  check: string,
-  side: PreflightFinding['side'],
-  error: unknown,
-): PreflightFinding {
-  return {
-    severity: 'warning',
-    check: 'check-failed',
-    side,
-    object: check,
-    message: `what ${check} warns of could not be looked at: ${withoutSecrets(error, [blue, green])}`,
-    remedy: 'See what PostgreSQL says. The run may begin; what the check looks for is in docs/preflight.md',
-  };
+  const why = withoutSecrets(error, [blue, green]);
+  const [severity, message, remedy] = onlyWarns
+    ? ([
+        'warning',
+        `what ${name} warns of could not be looked at: ${why}`,
+        'See what PostgreSQL says. The run may begin; what the check looks for is in docs/preflight.md',
+      ] as const)
+    : ([
+        'error',
+        `the check ${name} could not be made: ${why}`,
+        'See what PostgreSQL says: a missing privilege is granted, a lock is let go; then start again',
+      ] as const);
+  return { severity, check: 'check-failed', side, object: name, message, remedy };
 }
 
 const RANK = { error: 0, warning: 1, info: 2 } as const;
