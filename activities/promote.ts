@@ -44,10 +44,10 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      * @param notAfter ISO 8601: what has not been decided is not begun later than that. Default: no limit
      * @throws ApplicationFailure ConnectionFailed, PromotionBlocked (both retryable) while a pooler is away, or in another
      * promotion, and `notAfter` has not come; PromotionBlocked when `attempts` tries did not go through, or it is too late;
-     * RollbackUnsafe when a way back would lose more than was accepted; GateFailed when a gate of the last stage has failed meanwhile. Nothing has happened then. NotOpened (retryable) when it
-     * has been decided: nobody takes writes until the new side is open. PoolNotReleased, for good only when it
-     * is too late: clients of a pooler may wait (withdrawPromotion). PartitionEmptied and ServerReplaced when rows
-     * are to be compared again first.
+     * RollbackUnsafe when a way back would lose more than was accepted; GateFailed when a gate of the last stage has
+     * failed meanwhile. Nothing has happened then. NotOpened (retryable) when it has been decided: nobody takes writes
+     * until the new side is open. PoolNotReleased, for good only when it is too late: clients of a pooler may wait
+     * (withdrawPromotion). PartitionEmptied and ServerReplaced when rows are to be compared again first.
      */
     promote: (
       ref: RunRef,

@@ -26,9 +26,22 @@ export async function connectedRoles(blue: Session): Promise<string[]> {
   return rows.map(({ role }) => role);
 }
 
+/** Which of these roles a server has, by name. */
+export async function rolesOf(
+  session: Session,
+  roles: readonly string[],
+): Promise<ReadonlyMap<string, { readonly login: boolean }>> {
+  const { rows } = await session.query<{ role: string; login: boolean }>(
+    'SELECT rolname::text AS role, rolcanlogin AS login FROM pg_roles WHERE rolname = ANY ($1)',
+    [roles],
+  );
+  return new Map(rows.map((row) => [row.role, row]));
+}
+
 /**
- * Of the roles that are connected now, those first that can be used in no other way. Only such as own something in this database, or are named in its grants or policies
- * (by themselves or by a role whose rights they inherit): those of PostgreSQL and of the service mean nothing elsewhere.
+ * What the roles that are connected now may become; those first that can be used in no other way. Only such as own something
+ * in this database, or are named in its grants or policies (by themselves or by a role whose rights they inherit): those of
+ * PostgreSQL and of the service mean nothing elsewhere.
  */
 export async function settableRoles(blue: Session): Promise<SettableRole[]> {
   const { rows } = await blue.query<SettableRole>(SETTABLE, [MANAGED_ADMINISTRATORS]);

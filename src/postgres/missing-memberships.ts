@@ -1,4 +1,5 @@
 import type { SettableRole } from './application-roles.js';
+import { grouped } from './grouped.js';
 import { ident } from './identifier.js';
 import type { Session } from './session.js';
 
@@ -28,16 +29,11 @@ export async function missingMemberships(
     pairs.map(({ member }) => member),
     pairs.map(({ role }) => role),
   ]);
-  const missing = new Map<string, Membership[]>();
-  for (const { i, absent } of rows) {
+  const missing = rows.flatMap(({ i, absent }) => {
     const pair = pairs[i];
-    if (pair === undefined) continue;
-    const { member, role } = pair;
-    const ofMember = missing.get(member) ?? [];
-    missing.set(member, ofMember);
-    ofMember.push({ role, absent });
-  }
-  return missing;
+    return pair === undefined ? [] : [{ ...pair, absent }];
+  });
+  return new Map(grouped(missing, ({ member }) => member).map(([{ member }, ofMember]) => [member, ofMember]));
 }
 
 /** Before 16 every member may SET ROLE. */

@@ -1,4 +1,4 @@
-import { connectedRoles, settableRoles, type SettableRole } from './application-roles.js';
+import { connectedRoles, rolesOf, settableRoles, type SettableRole } from './application-roles.js';
 import { USER_SCHEMA } from './catalog.js';
 import { grouped } from './grouped.js';
 import { describeHidden, hiddenRows, type HiddenRows } from './hidden-rows.js';
@@ -48,7 +48,10 @@ export interface Right {
 /** Roles that are set are as many as tenants where each has one, and then alike: the rights of so many are compared. */
 const SETTABLE_ASKED = 100;
 
-/** Of the roles that are connected to blue now, and of those that they can become. Objects that are on one side only are none of its business. */
+/**
+ * Of the roles that are connected to blue now, and of those that they can become. Objects that are on one side only are none
+ * of its business.
+ */
 export async function missingRights(blue: Session, green: Session): Promise<MissingRights[]> {
   const connected = await connectedRoles(blue);
   if (connected.length === 0) return [];
@@ -126,17 +129,6 @@ function covers(privileges: readonly string[], wanted: string): boolean {
 
 function ofSomeColumns(privilege: string): string {
   return `${privilege} (of some columns)`;
-}
-
-async function rolesOf(
-  session: Session,
-  roles: readonly string[],
-): Promise<ReadonlyMap<string, { readonly login: boolean }>> {
-  const { rows } = await session.query<{ role: string; login: boolean }>(
-    'SELECT rolname::text AS role, rolcanlogin AS login FROM pg_roles WHERE rolname = ANY ($1)',
-    [roles],
-  );
-  return new Map(rows.map((row) => [row.role, row]));
 }
 
 /*

@@ -1,4 +1,4 @@
-import { connectedRoles } from './application-roles.js';
+import { connectedRoles, rolesOf } from './application-roles.js';
 import { grouped } from './grouped.js';
 import { ident } from './identifier.js';
 import type { Session } from './session.js';
@@ -98,14 +98,6 @@ async function readStored(session: Session, roles: readonly string[]): Promise<S
     [roles],
   );
   return rows;
-}
-
-async function rolesOf(session: Session, roles: readonly string[]): Promise<ReadonlySet<string>> {
-  const { rows } = await session.query<{ role: string }>(
-    'SELECT rolname::text AS role FROM pg_roles WHERE rolname = ANY ($1)',
-    [roles],
-  );
-  return new Set(rows.map(({ role }) => role));
 }
 
 /** What the server gives everybody, by lower-case name; null where what is stored for our own role hides it. */

@@ -22,8 +22,9 @@ import { whyNotOpened } from './where-writes-are.js';
 
 /**
  * How blue follows green during the standby window. `filling`: out of reach, and green keeps much WAL for it. `undroppable`:
- * it keeps too much, and the role may not end who holds the slot. `synchronous`: commits on green wait for it. `notOpened`: green itself takes no writes, since it was
- * replaced by one that lacks its opening. `numbersTaken`: blue follows, and somebody takes numbers from its sequences. `greenAway`: it is green, which has the writes, that does not answer.
+ * it keeps too much, and the role may not end who holds the slot. `synchronous`: commits on green wait for it. `notOpened`:
+ * green itself takes no writes, since it was replaced by one that lacks its opening. `numbersTaken`: blue follows, and
+ * somebody takes numbers from its sequences. `greenAway`: it is green, which has the writes, that does not answer.
  */
 export type StandbyHealth =
   | 'healthy'

@@ -87,7 +87,10 @@ export type Refusal = typeof READ_ONLY | typeof CANCELED;
 export interface StateOptions {
   /** Default: 25006 */
   readonly refuseWith?: Refusal | undefined;
-  /** Whether the schema that is there comes from the other side, with all that this server has: it was looked at there, and may belong to that one's user. Default: false */
+  /**
+   * Whether the schema that is there comes from the other side, with all that this server has: it was looked at there, and
+   * may belong to that one's user. Default: false
+   */
   readonly isCopy?: boolean;
 }
 

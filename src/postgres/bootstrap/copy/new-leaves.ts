@@ -65,21 +65,24 @@ async function leavesIn(
 /**
  * The workflow knows the parcels that were cut first, so pieces go to one of those: of the same table, or of the same
  * stream. Where a stream has none, nobody copies the new parcel, and its table is left to tablesync. Pure.
+ *
+ * @param parcels in the order of their numbers
  */
 export function addToParcels(parcels: readonly Parcel[], added: readonly Parcel[]): Parcel[] {
-  const changed = new Map<number, Parcel>();
-  let next = Math.max(-1, ...parcels.map(({ id }) => id)) + 1;
+  const all = new Map(parcels.map((parcel) => [parcel.id, parcel]));
+  const changed = new Set<number>();
+  let next = Math.max(-1, ...all.keys()) + 1;
   for (const { stream, pieces } of added) {
     for (const piece of pieces) {
-      const all = [...parcels.filter(({ id }) => !changed.has(id)), ...changed.values()].sort((a, b) => a.id - b.id);
-      const like = all.filter((parcel) => parcel.stream === stream);
+      const like = [...all.values()].filter((parcel) => parcel.stream === stream);
       const parcel = like.findLast((one) => one.pieces.some((its) => isOfSameTable(its, piece))) ?? like.at(-1);
       const into = parcel ?? { id: next++, label: formatTableName(piece.source), bytes: 0, stream, pieces: [] };
       const key = `${into.id}.${into.pieces.length}`;
-      changed.set(into.id, { ...into, bytes: into.bytes + piece.bytes, pieces: [...into.pieces, { ...piece, key }] });
+      all.set(into.id, { ...into, bytes: into.bytes + piece.bytes, pieces: [...into.pieces, { ...piece, key }] });
+      changed.add(into.id);
     }
   }
-  return [...changed.values()];
+  return [...all.values()].filter(({ id }) => changed.has(id));
 }
 
 function isOfSameTable(a: Piece, b: Piece): boolean {
