@@ -18,7 +18,7 @@ import {
 } from '../src/postgres/partition-files.js';
 import { releaseAll } from '../src/postgres/pools.js';
 import { preparePromotion, refuseChangedSchema } from '../src/postgres/prepare-promotion.js';
-import { refuseLate, type Promotion } from '../src/postgres/promote.js';
+import { refuseLate, type Promotion } from '../src/postgres/promotion.js';
 import { retryOnLock } from '../src/postgres/retry.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { SCHEMA_IN_CHANGE, sqlState } from '../src/postgres/sqlstate.js';

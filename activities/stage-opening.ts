@@ -6,7 +6,7 @@ import type { Stage } from '../src/plan/schema.js';
 import { formatDuration } from '../src/plan/duration.js';
 import { VerdigrisError } from '../src/errors.js';
 import { isInForce, setGreenReads } from '../src/postgres/green-reads.js';
-import type { NotAfter } from '../src/postgres/promote.js';
+import type { NotAfter } from '../src/postgres/promotion.js';
 import { serverClock } from '../src/postgres/server-clock.js';
 import { writeProgress } from '../src/postgres/migrate/progress-row.js';
 import { inTransaction, type Session } from '../src/postgres/session.js';

@@ -1,6 +1,6 @@
 import { Context } from '@temporalio/activity';
 import type { Request } from '../src/postgres/ended-tries.js';
-import type { NotAfter } from '../src/postgres/promote.js';
+import type { NotAfter } from '../src/postgres/promotion.js';
 
 /**
  * Temporal's clock: the one by which workflows know the time. This machine's may be hours off, so what a workflow has

@@ -13,7 +13,7 @@ import { isMoved, newTablesSql, type NewTable } from './known-tables.js';
 import { whoBlocksApply, whoChanges, whoHasWritten, whoHoldsAdvisoryLock } from './locks.js';
 import { markerArrived, writeMarker } from './marker.js';
 import { ofMoved, partitionFilesSql, refuseEmptied, type PartitionFile } from './partition-files.js';
-import type { Promotion, PromotionTry } from './promote.js';
+import type { Promotion, PromotionTry } from './promotion.js';
 import { wayBack, type Sessions } from './promotion-sessions.js';
 import { refuseWithheldSequences } from './sequence-rights.js';
 import {

@@ -5,7 +5,7 @@ import { directionTo, feedName } from './feed.js';
 import { promotionBlocked } from './hold.js';
 import { longWriters, whoBlocksApply, whoChanges } from './locks.js';
 import { timeMarker } from './marker.js';
-import type { Promotion } from './promote.js';
+import type { Promotion } from './promotion.js';
 import type { Sessions } from './promotion-sessions.js';
 import { distanceOfHold, distanceOfMarker, measureRoundTrips, type RoundTrips } from './round-trips.js';
 import { readServerPosition } from './server-position.js';

@@ -2,7 +2,7 @@ import { otherSide, type Side } from '../side.js';
 import { directionTo, feedName } from './feed.js';
 import { literal } from './identifier.js';
 import { holdsActorLock, openActorSession } from './ownership.js';
-import type { Promotion } from './promote.js';
+import type { Promotion } from './promotion.js';
 import { closeSession, openSession, SHORT_STATEMENTS, type Databases, type Session } from './session.js';
 import { streamsOfRun } from './streams.js';
 

@@ -3,7 +3,7 @@ import { answerWithin } from '../timing.js';
 import { directionTo } from './feed.js';
 import { StandsInTheWay } from './hold.js';
 import { writeMarker } from './marker.js';
-import type { Promotion } from './promote.js';
+import type { Promotion } from './promotion.js';
 import type { Sessions } from './promotion-sessions.js';
 import { serverProcess, type Session } from './session.js';
 import { standbyAwaited, WITHOUT_STANDBY } from './synchronous-standbys.js';

@@ -1,7 +1,7 @@
 import { ALL_TABLES, schemaFilter } from './catalog-pattern.js';
 import { qualified } from './identifier.js';
 import { isAdvisoryLock } from './locks.js';
-import type { Promotion } from './promote.js';
+import type { Promotion } from './promotion.js';
 import type { Session } from './session.js';
 import { FENCE_LOCK } from './state.js';
 

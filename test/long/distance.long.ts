@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ident } from '../../src/postgres/identifier.js';
-import type { Promotion } from '../../src/postgres/promote.js';
+import type { Promotion } from '../../src/postgres/promotion.js';
 import { TooFarBehind, waitForShortLag } from '../../src/postgres/promotion-readiness.js';
 import { distance } from '../../src/postgres/preflight/distance.js';
 import type { PairContext } from '../../src/postgres/preflight/check.js';

@@ -1,6 +1,6 @@
 import pg from 'pg';
 import { expect, it } from 'vitest';
-import type { Promotion } from '../../src/postgres/promote.js';
+import type { Promotion } from '../../src/postgres/promotion.js';
 import { TooFarBehind, waitForShortLag } from '../../src/postgres/promotion-readiness.js';
 import { ReplicatedPair } from '../postgres/replicated-pair.js';
 

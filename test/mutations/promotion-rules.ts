@@ -3,6 +3,7 @@ import { edit, type Mutation } from './mutation.js';
 /* Rules of the hold, the decision and the feeds: design section 6. */
 
 const PROMOTE = 'src/postgres/promote.ts';
+const OPENING = 'src/postgres/promotion-opening.ts';
 const HOLD = 'src/postgres/promotion-hold.ts';
 const FINISH = 'src/postgres/finish-promotion.ts';
 const PREPARE = 'src/postgres/prepare-promotion.ts';
@@ -90,7 +91,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'a server that has replaced the one on which rows were compared ends the try',
-    edits: [edit(PROMOTE, '    await refuseReplaced(sessions, promotion);\n', '')],
+    edits: [edit(PROMOTE, '  await refuseReplaced(sessions, promotion);\n', '')],
     test: inHold('failed over since rows were compared'),
   },
   {
@@ -123,7 +124,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'nobody is asked to wait while a transaction could write past the fence',
-    edits: [edit(PROMOTE, '    await waitForNoUnfencedChanges(sessions.main, promotion);\n', '')],
+    edits: [edit(PROMOTE, '  await waitForNoUnfencedChanges(sessions.main, promotion);\n', '')],
     test: inHold('is not asked of writers while such a transaction lasts'),
   },
   {
@@ -166,7 +167,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'routers that listen to the old side are told of the decision',
-    edits: [edit(PROMOTE, 'const told = tellRouters(old);', 'const told = Promise.resolve();')],
+    edits: [edit(OPENING, 'const told = tellRouters(old);', 'const told = Promise.resolve();')],
     test: inLongHold('its COMMIT waits for no notifier'),
   },
   {

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ident } from '../../src/postgres/identifier.js';
-import type { Promotion } from '../../src/postgres/promote.js';
+import type { Promotion } from '../../src/postgres/promotion.js';
 import { rehearseSlots } from '../../src/postgres/promotion-hold.js';
 import { waitForShortLag } from '../../src/postgres/promotion-readiness.js';
 import type { Sessions } from '../../src/postgres/promotion-sessions.js';

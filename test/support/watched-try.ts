@@ -1,6 +1,7 @@
 import type { TablePatterns } from '../../src/postgres/catalog-pattern.js';
 import { preparePromotion } from '../../src/postgres/prepare-promotion.js';
-import { tryPromotion, type Promoted, type PromotionTry } from '../../src/postgres/promote.js';
+import { tryPromotion } from '../../src/postgres/promote.js';
+import type { Promoted, PromotionTry } from '../../src/postgres/promotion.js';
 import type { Databases } from '../../src/postgres/session.js';
 import { otherSide, type Side } from '../../src/side.js';
 import type { PromotionRig } from './promotion-rig.js';
