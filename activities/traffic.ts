@@ -19,6 +19,7 @@ import type { Verdict } from './stage-verdict.js';
 import { routerReader } from './router-reader.js';
 import { verdicts } from './stage-watch.js';
 import { forecastGates, isVolumeGate } from '../src/gates/forecast.js';
+import { ToldOutcome } from '../src/gates/told-outcome.js';
 import { volumeBetween } from '../src/gates/postgres-series.js';
 import { readPostgres } from '../src/gates/postgres-source.js';
 import { windowBetween } from '../src/gates/window.js';
@@ -70,11 +71,16 @@ export function trafficActivities(dependencies: ActivityDependencies) {
         openStage(work, ref, stage, dependencies.environment, { patience, notAfter: notAfter ?? undefined, before }),
       ),
 
-    /** Watches the gates of a stage until one fails; otherwise it ends by being cancelled. */
-    watchGates: (ref: RunRef, stage: Stage): Promise<readonly Evidence[]> =>
+    /**
+     * Watches the gates of a stage until one fails; otherwise it ends by being cancelled.
+     *
+     * @param told what people know of the gates: it ends with what they say, too, where that has long been otherwise. Default: nobody is told
+     */
+    watchGates: (ref: RunRef, stage: Stage, told?: { readonly silent: boolean }): Promise<readonly Evidence[]> =>
       perform(dependencies, ref, async (work) => {
-        for await (const verdict of verdicts(work, ref, stage, dependencies.environment, patience)) {
-          if (verdict.outcome === 'fail') return verdict.evidence;
+        const known = told === undefined ? undefined : new ToldOutcome(told.silent);
+        for await (const { outcome, evidence } of verdicts(work, ref, stage, dependencies.environment, patience)) {
+          if (outcome === 'fail' || known?.isOutOfDate(outcome, performance.now()) === true) return evidence;
         }
         return [];
       }),

@@ -102,7 +102,11 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
         ends: (error) =>
           isBlocked(error) && patched('a promotion that is blocked is approved anew, also where failures hold'),
       });
-      if (ended === 'promoted') return;
+      if (ended === 'promoted') {
+        // Of a stage that is over.
+        run.allClear('gates');
+        return;
+      }
       if (ended.by !== 'emptied') emptiedInARow = 0;
       if (ended.by !== 'gate') run.warn([ended.why]);
       ready.goBack();

@@ -101,6 +101,7 @@ interface Judged {
 async function judgedOnce(story: Story, ref: RunRef, stage: Stage): Promise<Judged> {
   const { run } = story;
   const label = `${stage.percent} %`;
+  run.allClear('gates');
   run.waitFor({ for: 'stage', why: `stage ${label} lasts ${stage.for}` });
   const failed = await untilGateFails(story, ref, stage, () =>
     sleep(parseDuration(stage.for), { summary: `stage ${label} for ${stage.for}` }),
@@ -220,11 +221,57 @@ export async function watched(
     await work();
     return true;
   }
-  const failed = await untilGateFails(story, ref, stage, work);
+  const failed = await untilGateFails(story, ref, stage, work, watchAndTell);
   if (failed === null) return true;
   await onFailedGate(story, ref, stage, failed);
   await untilJudged(story, ref, stage);
   return false;
+}
+
+type Watch = (story: Story, ref: RunRef, stage: Stage) => Promise<readonly Evidence[]>;
+
+const watchOnly: Watch = (_story, ref, stage) => watching(stage).watchGates(ref, stage);
+
+const TELLS = 'people are told when the gates of a stage that has passed say nothing any more';
+/** So often in one wait: each time takes events of the history. */
+const TOLD_AT_MOST = 5;
+
+/**
+ * A stage that has passed may be waited behind for days, and whoever approves what comes next goes by what its gates have
+ * said: that they are silent now neither holds nor ends anything, so people are told.
+ */
+const watchAndTell: Watch = async (story, ref, stage) => {
+  const { run } = story;
+  if (!patched(TELLS)) return watchOnly(story, ref, stage);
+  for (let told = 0; ;) {
+    const silent = run.status.alarms?.some(({ about }) => about === 'gates') ?? false;
+    if (!silent && told >= TOLD_AT_MOST) return watchOnly(story, ref, stage);
+    const evidence = await watching(stage).watchGates(ref, stage, { silent });
+    if (evidence.length === 0 || evidence.some(hasFailed)) return evidence;
+    run.keep(evidence);
+    if (silent) run.allClear('gates');
+    else {
+      told += 1;
+      const missing = counting(evidence, (outcome) => outcome !== 'pass');
+      run.alarm(
+        'gates',
+        'silent',
+        `stage ${stage.percent} % has passed, but its gates don't any more: ${missing}`,
+        SILENT_NEXT,
+      );
+    }
+  }
+};
+
+const SILENT_NEXT =
+  'see why they are not answered. They hold nothing back: an approval of now rests on what they said before; `pause` or `rollback` does not let the run go on';
+
+function watching({ percent }: Stage): ReturnType<typeof act> {
+  return act(`watch the gates of stage ${percent} %`);
+}
+
+function hasFailed({ outcome, dryRun }: Evidence): boolean {
+  return outcome === 'fail' && dryRun !== true;
 }
 
 const AGAIN = 'again';
@@ -235,22 +282,24 @@ async function untilGateFails(
   ref: RunRef,
   stage: Stage,
   work: () => Promise<void>,
+  watch: Watch = watchOnly,
 ): Promise<readonly Evidence[] | null> {
   if (stage.percent === 0) return work().then(() => null);
   const waiting = new CancellationScope();
-  const watching = new CancellationScope();
-  const watch = watching.run(() => act(`watch the gates of stage ${stage.percent} %`).watchGates(ref, stage));
-  const failed = watch.then(
-    (evidence) => {
-      waiting.cancel();
-      return evidence;
-    },
-    (error: unknown) => {
-      if (isCancelled(error)) return null;
-      waiting.cancel();
-      throw error;
-    },
-  );
+  const beside = new CancellationScope();
+  const failed = beside
+    .run(() => watch(story, ref, stage))
+    .then(
+      (evidence) => {
+        waiting.cancel();
+        return evidence;
+      },
+      (error: unknown) => {
+        if (isCancelled(error)) return null;
+        waiting.cancel();
+        throw error;
+      },
+    );
   // Awaited below, when the work has stopped; until then it must not count as unhandled, which would stop everything.
   failed.catch(() => undefined);
   let ended: unknown = null;
@@ -259,7 +308,7 @@ async function untilGateFails(
   } catch (error) {
     ended = error;
   }
-  watching.cancel();
+  beside.cancel();
   // Also when the waiting has ended well: the gate may have failed in that very moment.
   const evidence = await failed.catch(async (error: unknown) => {
     const isWorkStopped = ended === null || isCancelled(ended);
@@ -267,7 +316,7 @@ async function untilGateFails(
     await holdUnwatched(story, stage, error);
     return ended === null ? null : AGAIN;
   });
-  if (evidence === AGAIN) return untilGateFails(story, ref, stage, work);
+  if (evidence === AGAIN) return untilGateFails(story, ref, stage, work, watch);
   const gateFailed = evidence !== null && evidence.length > 0;
   if (ended !== null && !(gateFailed && isCancelled(ended) && !story.isAbandoned)) throw ended;
   if (!gateFailed) return null;
@@ -277,7 +326,8 @@ async function untilGateFails(
 
 /** A gate that failed rolls the run back, or takes the reads back and holds, as it says. The sternest of several counts. */
 async function onFailedGate(story: Story, ref: RunRef, stage: Stage, evidence: readonly Evidence[]): Promise<void> {
-  const failed = evidence.filter((one) => one.outcome === 'fail' && one.dryRun !== true);
+  const failed = evidence.filter(hasFailed);
+  story.run.allClear('gates');
   const message = `gate failed in stage ${stage.percent} %: ${counting(evidence, (outcome) => outcome === 'fail')}`;
   if (failed.some(({ onFail }) => (onFail ?? ref.plan.traffic.onFail) === 'rollback')) {
     await readsBackAtOnce(story, ref);
@@ -329,6 +379,7 @@ function counting(evidence: readonly Evidence[], wanted: (outcome: Evidence['out
 async function readsBack(story: Story, ref: RunRef): Promise<void> {
   if (!story.webhooks.mustKnow) story.webhooks.tell('rolledBack');
   story.run.onReadsBack(ref, await untilReadsAreBack(story, ref));
+  story.run.allClear('gates');
   if (story.run.status.writesOn === 'blue') story.run.saw({ greenReadPercent: 0 });
 }
 

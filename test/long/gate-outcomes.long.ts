@@ -5,7 +5,7 @@ import { until } from '../support/migration.js';
 import type { Evidence } from '../../workflows/lib/evidence.js';
 import type { MigrationStatus } from '../../workflows/lib/status.js';
 import { approveUpdate, pauseUpdate, resumeUpdate } from '../../workflows/messages.js';
-import { ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
+import { replayed, ScriptedRuns, untilCancelled, type ScriptedRun } from '../support/scripted-run.js';
 
 const SIDE = { requests: 100, errors: 0 };
 
@@ -159,6 +159,69 @@ describe.concurrent('a gate that does not pass', () => {
     await approve('stage-1', 'stage-1-2');
     await run.saw('+openStage', 2);
     await run.saw('+watchStandby');
+    await run.handle.terminate();
+  });
+});
+
+describe.concurrent('gates that fall silent once their stage has passed', () => {
+  /** A run that asks for its promotion; the test says what the watch of the gates ends with. */
+  const begin = async (): Promise<{ run: ScriptedRun; say: (told: Evidence[]) => void; known: unknown[] }> => {
+    let say: (told: Evidence[]) => void = () => undefined;
+    const known: unknown[] = [];
+    const run = await runs.begin(
+      {
+        watchGates: (_run, _ref, _stage, told) => {
+          known.push(told);
+          return Promise.race([untilCancelled(), new Promise((resolve) => (say = resolve))]);
+        },
+        judgeStage: () => ({ outcome: 'pass', evidence: [evidence('pass')], lagSeconds: 0 }),
+      },
+      { traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['promote'] } } },
+    );
+    await asks(run, 'promote');
+    return { run, say: (told) => say(told), known };
+  };
+  const alarms = ({ alarms = [] }: MigrationStatus): string[] => alarms.map(({ about }) => about);
+
+  it('are told to whoever is asked, by an alarm and beside the question, until they answer again', async () => {
+    const { run, say, known } = await begin();
+    say([evidence('inconclusive')]);
+    const { waiting, warnings } = await until(run.handle, 'told', (status) => alarms(status).includes('gates'));
+    expect(waiting?.evidence?.join('\n')).toMatch(
+      /ALARM \(gates\) .*stage 1 % has passed, but its gates don't any more: errorRate: it is inconclusive/,
+    );
+    expect(waiting?.evidence?.join('\n')).toContain('gate errorRate: inconclusive, it is inconclusive');
+    expect(warnings.join()).toContain("its gates don't any more");
+    await expect.poll(() => known.at(-1)).toEqual({ silent: true });
+    say([evidence('pass')]);
+    const again = await until(run.handle, 'over', (status) => !alarms(status).includes('gates'));
+    expect(again.waiting?.evidence?.join('\n')).toContain('gate errorRate: pass');
+    const request = await asks(run, 'promote');
+    await run.handle.executeUpdate(approveUpdate, { args: [{ ...BY, gate: 'promote', request }] });
+    await run.saw('+watchStandby');
+    await replayed(run);
+    await run.handle.terminate();
+  });
+
+  it('hold nothing back, and are no alarm any more once writes have moved', async () => {
+    const { run, say } = await begin();
+    say([evidence('error')]);
+    await until(run.handle, 'told', (status) => alarms(status).includes('gates'));
+    const request = await asks(run, 'promote');
+    await run.handle.executeUpdate(approveUpdate, { args: [{ ...BY, gate: 'promote', request }] });
+    await run.saw('+watchStandby');
+    expect(alarms(await run.handle.query('status'))).toEqual([]);
+    await run.handle.terminate();
+  });
+
+  it('fail all the same when they fail', async () => {
+    const { run, say, known } = await begin();
+    say([evidence('inconclusive')]);
+    await expect.poll(() => known.at(-1)).toEqual({ silent: true });
+    say([evidence('fail', { onFail: 'pause' })]);
+    const { waiting, alarms: left } = await held(run);
+    expect(waiting?.why).toContain('gate failed in stage 1 %');
+    expect(left).toEqual([]);
     await run.handle.terminate();
   });
 });

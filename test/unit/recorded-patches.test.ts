@@ -55,6 +55,8 @@ const NOT_RECORDED: Readonly<Record<string, string>> = {
   'a comparison of the way back that takes long goes on beside its wait':
     'replayed by test/long/rollback-loss-answers.long.ts',
   'a way back that blue alone knows of is taken as it is': 'replayed by test/long/late-decisions.long.ts',
+  'people are told when the gates of a stage that has passed say nothing any more':
+    'replayed by test/long/gate-outcomes.long.ts',
   'what keeps the tries of a promotion from being ended is told': 'replayed by test/long/late-decisions.long.ts',
 };
 
