@@ -7,12 +7,13 @@ import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { StepOptions, Story } from './lib/story.js';
 import { firstLine } from '../src/failure-text.js';
-import { formatDuration, parseDuration } from '../src/plan/duration.js';
-import type { Plan, Stage } from '../src/plan/schema.js';
+import type { Stage } from '../src/plan/schema.js';
+import { comparedLongAgo, comparedWithinMs, comparison, type Comparison } from './compared-ahead.js';
 import { schemaHasStayed } from './guard-schema.js';
 import { moveWrites } from './move-writes.js';
+import { readyWebhooks, whileReady, whyAskAgain, type Ready } from './ready-webhooks.js';
 import { untilGoingOn, watched } from './shift-traffic.js';
-import { verifyAgain, verifyEmptied } from './verify.js';
+import { verifyEmptied } from './verify.js';
 import { webhooksAgree } from './webhooks-lead.js';
 import {
   approvedFor,
@@ -22,7 +23,6 @@ import {
   isQuietNow,
   windowNow,
   windowOpens,
-  type Ahead,
 } from './windows.js';
 import { writesBackToBlue } from './writes-back.js';
 
@@ -30,7 +30,9 @@ const APPROVAL = 'approval before writes move to green';
 
 /**
  * Phase 6: writes move from blue to green, all at once. Why no write is lost is told in src/postgres/promote.ts, where
- * one transaction on blue decides. Here: approval, the tries, and what must follow a decision.
+ * one transaction on blue decides. Here: what must be so before it is tried, the tries, and what follows when they have
+ * ended otherwise: rows are compared (compared-ahead.ts), somebody approves it, its window and its load allow it
+ * (windows.ts), webhooks agree (ready-webhooks.ts), writes move (move-writes.ts), else all of that again.
  */
 export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<void> {
   const { run } = story;
@@ -263,90 +265,6 @@ async function untilItMayBegin(
   if (await whileWatched(ahead.work)) await untilItMayBegin(story, ref, lastStage, null, whileStopped, ahead);
 }
 
-function comparedWithinMs({ plan }: RunRef): number {
-  // A run that an older worker has begun has no defaults of settings that came later.
-  const { comparedWithin = '10m' }: Partial<Plan['promote']> = plan.promote;
-  return parseDuration(comparedWithin);
-}
-
-/** The comparison before the promotion. */
-interface Comparison extends Ahead {
-  readonly work: (options?: StepOptions) => Promise<void>;
-  /** How long ago it ended, ms, where that is longer than the plan has it; else null. */
-  readonly age: () => number | null;
-}
-
-/**
- * What lies between a comparison and the promotion while nobody stops the run takes less, ms: with a shorter `comparedWithin`
- * rows would be compared for ever.
- */
-const LEAST_AGE_MS = 30_000;
-
-function comparison(story: Story, ref: RunRef): Comparison {
-  const { run } = story;
-  const within = comparedWithinMs(ref);
-  let lastMs = 0;
-  let last: { readonly at: number; readonly resumes: number } | null = null;
-  const work = async (options?: StepOptions): Promise<void> => {
-    const begun = Date.now();
-    const { resumes } = run;
-    await verifyAgain(story, ref, options);
-    lastMs = Date.now() - begun;
-    // Of one that was stopped in its middle, some rows were compared before.
-    last = { at: run.resumes === resumes ? Date.now() : begun, resumes };
-  };
-  const age = (): number | null => {
-    if (last === null) return null;
-    const ms = Date.now() - last.at;
-    const most = run.resumes === last.resumes ? Math.max(within, LEAST_AGE_MS) : within;
-    return ms > most && patched('rows are compared again whatever has taken its time since') ? ms : null;
-  };
-  let opening: string | null = null;
-  const waitsFor = (next: string): void => {
-    const isMissed = opening !== null && opening !== next && Date.parse(opening) <= Date.now();
-    if (isMissed) story.run.warn([windowMissed(ref, lastMs)]);
-    opening = next;
-  };
-  return { work, lastMs: () => lastMs, waitsFor, age };
-}
-
-/** People must read of it: the next window may be a week away. */
-function windowMissed({ plan }: RunRef, tookMs: number): string {
-  const windows = (plan.windows?.promote ?? []).join(', ');
-  return `a window of the promotion (${windows}) has come and gone before writes could move; the last comparison of rows took ${formatDuration(tookMs)}: where that is the reason, let the window be longer, or give the verification less rest (verify.rest)`;
-}
-
-/** The webhooks that have agreed to a promotion, and are ready for it. */
-interface Ready {
-  /** Told once that writes stay on blue for now. */
-  readonly goBack: () => void;
-  /** The same as soon as the run stands: a pause may last for days. */
-  readonly goBackWhileStopped: () => void;
-}
-
-function readyWebhooks({ webhooks }: Story): Ready {
-  let isTold = false;
-  const goBack = (): void => {
-    if (!isTold) webhooks.tell('notPromoted');
-    isTold = true;
-  };
-  const goBackWhileStopped = (): void => {
-    if (webhooks.hears('notPromoted') && patched('webhooks that are ready go back when a promotion is stopped'))
-      goBack();
-  };
-  return { goBack, goBackWhileStopped };
-}
-
-/** A step while webhooks are ready. */
-function whileReady(ready: Ready): StepOptions {
-  return {
-    stopped: (wait) => {
-      ready.goBackWhileStopped();
-      return wait();
-    },
-  };
-}
-
 /** Webhooks may have kept the promotion waiting for long. */
 async function isStillQuiet(story: Story, ref: RunRef, lastStage: Stage | null, ready: Ready): Promise<boolean> {
   if (!hasLoadLimit(ref)) return true;
@@ -380,14 +298,4 @@ async function mayBegin({ run }: Story, ref: RunRef, { age }: Comparison): Promi
   const window = await windowNow(ref, 'promote');
   const until = window.closed === null ? window.until : null;
   return { late: window.closed, notAfter: earliest([until, run.approvedUntil('promote')], triedUntil) };
-}
-
-function comparedLongAgo(ms: number): string {
-  return `rows were compared ${formatDuration(ms)} ago: what has changed since is compared before writes move`;
-}
-
-/** Webhooks that agreed before a pause may not be ready any more. */
-function whyAskAgain({ run, webhooks }: Story, resumes: number): string | null {
-  if (run.resumes === resumes || !webhooks.hears('promoting')) return null;
-  return 'the run was paused after the webhooks had agreed to the promotion: they are asked again';
 }
