@@ -15,15 +15,7 @@ import { readyWebhooks, whileReady, whyAskAgain, type Ready } from './ready-webh
 import { untilGoingOn, watched } from './shift-traffic.js';
 import { verifyEmptied } from './verify.js';
 import { webhooksAgree } from './webhooks-lead.js';
-import {
-  approvedFor,
-  earliest,
-  hasLoadLimit,
-  hasWindow,
-  isQuietNow,
-  windowNow,
-  windowOpens,
-} from './windows.js';
+import { approvedFor, earliest, hasLoadLimit, hasWindow, isQuietNow, windowNow, windowOpens } from './windows.js';
 import { writesBackToBlue } from './writes-back.js';
 
 const APPROVAL = 'approval before writes move to green';
