@@ -264,7 +264,7 @@ const watchAndTell: Watch = async (story, ref, stage) => {
 };
 
 const SILENT_NEXT =
-  'see why they are not answered. They hold nothing back: an approval of now rests on what they said before; `pause` or `rollback` does not let the run go on';
+  'see why. They hold nothing back: an approval of now rests on what they said before; `pause` keeps the run where it is';
 
 function watching({ percent }: Stage): ReturnType<typeof act> {
   return act(`watch the gates of stage ${percent} %`);
