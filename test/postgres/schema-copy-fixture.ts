@@ -32,6 +32,8 @@ CREATE FUNCTION shop.two(a int, VARIADIC b text[] DEFAULT '{}') RETURNS TABLE (x
 CREATE FUNCTION shop.with_json("json" jsonb, "system_user" text DEFAULT 'a') RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE FUNCTION shop.of_json() RETURNS TABLE (id int, "json" text) LANGUAGE sql AS $$SELECT 1, 'a'$$;
 CREATE FUNCTION shop."json_value"(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION shop.takes_json(a json) RETURNS json LANGUAGE sql AS 'SELECT a';
+CREATE DOMAIN shop.form AS json;
 CREATE TABLE shop."json" (id serial PRIMARY KEY, "system_user" text CHECK ("system_user" <> ''));
 CREATE PROCEDURE shop.proc(INOUT a int) LANGUAGE plpgsql AS 'BEGIN a := a + 1; END';
 CREATE FUNCTION shop.twice(x int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2 * x; ';
@@ -47,6 +49,8 @@ CREATE TABLE public.customers (
   price shop.money_amount,
   tags text[] NOT NULL DEFAULT '{a;b,"c"}',
   doc jsonb,
+  form json,
+  forms json[],
   period int4range,
   german text COLLATE shop.german,
   full_nick text GENERATED ALWAYS AS (upper('x' || tags[1])) STORED,

@@ -20,9 +20,27 @@ export async function describeCatalog(session: Session): Promise<DescribedObject
   const described: DescribedObject[] = [];
   for (const [kind, sql] of Object.entries(DESCRIPTIONS)) {
     const { rows } = await session.query<Omit<DescribedObject, 'kind'>>(sql);
-    described.push(...rows.map(({ object, ...row }) => ({ kind, object: withoutNeedlessQuotes(object), ...row })));
+    described.push(
+      ...rows.map(({ object, facts, ...row }) => ({
+        ...{ kind, object: withoutNeedlessQuotes(object), facts: withPlainTypes(facts) },
+        ...row,
+      })),
+    );
   }
   return described;
+}
+
+/** Facts in which the server writes the names of types. */
+const NAMES_OF_TYPES = new Set(['type', 'base', 'subtype', 'result', 'arguments']);
+
+/** `json` is a word of SQL in later versions, which never quote it; in earlier ones it is a name like others. */
+function withPlainTypes(facts: DescribedObject['facts']): DescribedObject['facts'] {
+  return Object.fromEntries(
+    Object.entries(facts).map(([fact, value]) => [
+      fact,
+      NAMES_OF_TYPES.has(fact) && typeof value === 'string' ? withoutNeedlessQuotes(value) : value,
+    ]),
+  );
 }
 
 /** Has the server quote every name while `work` reads: by itself it quotes those that its own version reserves. */
