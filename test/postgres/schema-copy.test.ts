@@ -643,7 +643,7 @@ describe('the copy', () => {
     await applyAll(p.context, await read(p.blueDatabase));
     await p.green.query(
       `ALTER TABLE public."Part ed" ADD COLUMN "New One" int; CREATE INDEX planned ON public."Part ed" ("New One");
-       ALTER TABLE public."Part ed" ADD CONSTRAINT positive CHECK (v > 0);
+       ALTER TABLE public."Part ed" ADD CONSTRAINT positive CHECK (v > 0), ALTER v SET NOT NULL;
        ALTER TABLE public.animal ADD COLUMN legs int; ALTER TABLE public.dog ADD COLUMN bark text; CREATE INDEX alone ON public.quarter (v)`,
     );
     const differences = await compareCatalogs(p.blue, p.green, {
@@ -661,6 +661,7 @@ describe('the copy', () => {
           },
         },
         { addConstraint: { table: '"Part ed"', name: 'positive', check: 'v > 0' } },
+        { setNotNull: { table: '"Part ed"', column: 'v', up: '1' } },
         { addColumn: { table: 'animal', column: 'legs', type: 'int', notNull: false } },
       ],
     });

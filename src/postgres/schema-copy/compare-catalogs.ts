@@ -60,8 +60,9 @@ export async function compareCatalogs(
   const found = new Map(onGreen.map((object) => [keyOf(object), object]));
   const added = objectsOfPlan(plan.migrations);
   const parents = await readParents(green);
-  const isAdded = (object: DescribedObject): boolean =>
-    [object, ...inParents(object, parents)].some((each) => added.has(keyOf(each)));
+  const isAmong = (keys: ReadonlySet<string>, object: DescribedObject): boolean =>
+    [object, ...inParents(object, parents)].some((each) => keys.has(keyOf(each)));
+  const isAdded = (object: DescribedObject): boolean => isAmong(added, object);
   const notNull = notNullOfPlan(plan.migrations);
   const missing = [...wanted].flatMap(([key, object]) => (found.has(key) ? [] : [missingOnGreen(object)]));
   const extra = [...found].flatMap(([key, object]) =>
@@ -74,7 +75,9 @@ export async function compareCatalogs(
     const object = isAdded(asOnBlue) && isValid(other) ? validated(asOnBlue) : asOnBlue;
     const facts = differentFacts(object, other, ownersAndGrants);
     changed.push(
-      ...(notNull.has(key) ? facts.filter(({ difference }) => !difference.startsWith('not null is true')) : facts),
+      ...(isAmong(notNull, object)
+        ? facts.filter(({ difference }) => !difference.startsWith('not null is true'))
+        : facts),
       ...(await differentTexts(green, object, other, sameVersion)),
     );
   }
