@@ -8,10 +8,33 @@ import type { Database } from './session.js';
 export function withoutSecrets(error: unknown, databases: readonly Database[]): string {
   let text = error instanceof Error ? error.message : String(error);
   for (const secret of databases.flatMap(secretsOf)) text = text.replaceAll(secret, '***');
+  for (const { peerConninfo } of databases) text = withoutPieces(text, peerConninfo);
   return withoutPeer(text)
     .replaceAll(/password\s*=\s*('(?:[^'\\]|\\.)*'|\S+)/gi, 'password=***')
     .replaceAll(/postgres(?:ql)?:\/\/\S+/gi, '***')
     .replaceAll(/connection to server (?:at|on socket) .*? failed:/g, 'connection to server failed:');
+}
+
+/**
+ * What libpq says of a string that it reads otherwise than it was meant quotes the piece at which it stumbles. That may be
+ * a part of a password with a space, a quote or a `/` in it, which no comparison with the whole password finds.
+ */
+function withoutPieces(text: string, conninfo: string): string {
+  const password = aroundPassword(conninfo);
+  return text
+    .replace(/(invalid connection string syntax: )[\s\S]*/, `$1${HOW_TO_WRITE}`)
+    .replaceAll(/(["»„])([^"»«„“”\n]{2,})(["«“”])/g, (quoted: string, opened: string, piece: string, closed: string) =>
+      password.includes(piece) ? `${opened}***${closed}` : quoted,
+    );
+}
+
+const HOW_TO_WRITE =
+  'a value with spaces or quotes stands in single quotes, in a URI special characters are percent-encoded';
+
+/** Where the password stands, with what may be a part of it: up to the next keyword, in a URI up to the last `@`. */
+function aroundPassword(conninfo: string): string {
+  if (/^postgres(?:ql)?:/.test(conninfo)) return /^[^:]*:\/\/[^:@]*:([\s\S]*)@/.exec(conninfo)?.[1] ?? '';
+  return /password\s*=([\s\S]*?)(?:\s(?:host|hostaddr|port|user|dbname|sslmode)\s*=|$)/.exec(conninfo)?.[1] ?? '';
 }
 
 /** Whoever could not connect is told of with the names that it came under: `no pg_hba.conf entry for host "10.0.0.7", user "x"`. */

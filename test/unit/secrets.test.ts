@@ -6,6 +6,7 @@ import { failureOf } from '../../activities/context.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { approvalSecret, approvalUrl } from '../../src/approval/settings.js';
 import { databasesOf, knownConnections, secretsOf, webhookOf } from '../../src/worker/connections.js';
+import { withoutSecrets } from '../../src/postgres/scrub.js';
 import { redactor } from '../../src/worker/redact.js';
 
 const PLAN = planSchema.parse({
@@ -172,5 +173,39 @@ describe('secrets', () => {
     const failure = failureOf(error, new AbortController().signal, redact);
     expect(failure.message).not.toContain('other-secret');
     expect(JSON.stringify(failure)).not.toContain('other-secret');
+  });
+
+  it.each([
+    [
+      'host=h password=gehe Leck77 x dbname=shop',
+      'invalid connection string syntax: missing "=" after "Leck77" in connection info string\n',
+    ],
+    [
+      "host=h password='gehe'Leck77' dbname=shop",
+      'invalid connection string syntax: missing "=" after "Leck77\'" in connection info string\n',
+    ],
+    [
+      'host=h password=a"Leck77 "b Leck77" dbname=shop',
+      'invalid connection string syntax: missing "=" after ""b" in connection info string',
+    ],
+    [
+      'host=h password=gehe Leck77=x dbname=shop',
+      'ungültige Syntax für Verbindungszeichenkette: ungültige Verbindungsoption »Leck77«',
+    ],
+    [
+      'postgres://app:Leck77/x@h/shop',
+      'could not connect to the publisher: invalid integer value "Leck77" for connection option "port"',
+    ],
+    ['postgres://app:gehe@Leck77/x@h/shop', 'konnte Hostnamen »Leck77« nicht in Adresse übersetzen'],
+  ])('with odd characters, of which libpq quotes a piece, are cut out of what it says: %s', (peerConninfo, said) => {
+    const database = { side: 'blue', connection: 'shop_blue', config: {}, peerConninfo } as const;
+    expect(withoutSecrets(new Error(said), [database])).not.toMatch(/Leck/);
+  });
+
+  it('are cut out, and what else libpq quotes stays', () => {
+    const peerConninfo = 'host=h user=app password=hunter22 dbname=shop sslmode=verify-ful';
+    const database = { side: 'blue', connection: 'shop_blue', config: {}, peerConninfo } as const;
+    const said = 'invalid sslmode value: "verify-ful"; database "shop" does not exist';
+    expect(withoutSecrets(new Error(said), [database])).toBe(said);
   });
 });
