@@ -14,14 +14,32 @@ const CONNECT_TIMEOUT_MS = 5_000;
  * @throws CommandError when no server answers there, or it refuses this client.
  */
 export async function withClient<T>(flags: ServerFlags, work: (client: Client) => Promise<T>): Promise<T> {
-  const { connectionOptions } = loadClientConnectConfig(profileOf(flags));
+  const { connectionOptions } = configOf(flags);
   const address = addressOf(flags);
   const connection = await connect({ ...connectionOptions, address, connectTimeout: CONNECT_TIMEOUT_MS }, address);
   try {
     return await work(new Client({ connection, namespace: namespaceOf(flags) }));
+  } catch (error) {
+    throw lacksNamespace(error) ? noSuchNamespace(flags, error) : error;
   } finally {
     await connection.close().catch(() => undefined);
   }
+}
+
+function lacksNamespace(error: unknown): boolean {
+  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
+    if (cause.name === 'NamespaceNotFoundError') return true;
+  }
+  return false;
+}
+
+function noSuchNamespace(flags: ServerFlags, cause: unknown): CommandError {
+  return new CommandError(
+    `the Temporal server at ${addressOf(flags)} has no namespace "${namespaceOf(flags)}"`,
+    'mend --namespace, TEMPORAL_NAMESPACE or the profile; which there are: temporal operator namespace list',
+    EXIT.unusable,
+    cause,
+  );
 }
 
 async function connect(options: Parameters<typeof Connection.connect>[0], address: string): Promise<Connection> {
@@ -63,12 +81,26 @@ export function isNoAnswer(error: unknown): boolean {
 
 /** Where the flags, else the environment and the profile say that Temporal is. */
 export function addressOf(flags: ServerFlags): string {
-  return flags.address ?? loadClientConnectConfig(profileOf(flags)).connectionOptions.address ?? 'localhost:7233';
+  return flags.address ?? configOf(flags).connectionOptions.address ?? 'localhost:7233';
 }
 
 /** The namespace that the flags, else the environment and the profile say. */
 export function namespaceOf(flags: ServerFlags): string {
-  return flags.namespace ?? loadClientConnectConfig(profileOf(flags)).namespace ?? 'default';
+  return flags.namespace ?? configOf(flags).namespace ?? 'default';
+}
+
+/** What the environment and the profile say. @throws CommandError when there is no such profile, or it can't be read. */
+function configOf(flags: ServerFlags): ReturnType<typeof loadClientConnectConfig> {
+  try {
+    return loadClientConnectConfig(profileOf(flags));
+  } catch (error) {
+    throw new CommandError(
+      `the settings of the temporal CLI can't be used: ${innermostMessage(error)}`,
+      'mend --profile, TEMPORAL_PROFILE or the file of the profiles; which there are: temporal config list',
+      EXIT.unusable,
+      error,
+    );
+  }
 }
 
 function profileOf({ profile }: ServerFlags): { profile?: string } {

@@ -60,6 +60,30 @@ async function started(workflowId: string): Promise<unknown> {
   };
 }
 
+describe('what the flags name and nobody knows', () => {
+  it('is said, with where to look: a namespace, whoever asks', async () => {
+    const { path } = await planFile();
+    const who = ['--by', 'ada', '--reason', 'why'];
+    for (const command of [
+      ['start', path],
+      ['status', 'x'],
+      ['watch', 'x'],
+      ['rollback', 'x', ...who],
+    ]) {
+      const { code, note } = await verdigris(...command, '--namespace', 'nowhere');
+      expect(code, command[0]).toBe(2);
+      expect(note, command[0]).toContain(`has no namespace "nowhere"\nnext step: mend --namespace`);
+      expect(note, command[0]).not.toContain('start a worker');
+    }
+  });
+
+  it('is said, with where to look: a profile', async () => {
+    const { code, note } = await verdigris('status', 'x', '--profile', 'nowhere');
+    expect(code).toBe(2);
+    expect(note).toMatch(/nowhere[\s\S]*next step: mend --profile/);
+  });
+});
+
 describe('verdigris start', () => {
   it('starts the workflow with summary, details and search attributes, once', async () => {
     const { name, path, workflowId, taskQueue } = await planFile();
