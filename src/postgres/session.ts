@@ -421,6 +421,11 @@ function notForReplication(database: Database, cause: unknown): VerdigrisError {
   });
 }
 
+/** As node-postgres says it, in words of the protocol. */
+function lacksPassword(error: unknown): boolean {
+  return error instanceof Error && /^SASL: .*client password must be a (non-empty )?string/.test(error.message);
+}
+
 /** What a server that wants TLS says as well. Without sslmode psql tries it, and node-postgres does not. */
 function mayLackTls({ config }: Database, error: unknown): boolean {
   const isSocket = config.host?.startsWith('/') === true;
@@ -436,6 +441,10 @@ function nextStepFor(database: Database, error: unknown): string {
   if (isOutOfRoom(error)) return `give ${side} room for it (preflight check "connections")`;
   if (mayLackTls(database, error))
     return `where the server wants TLS, write ?sslmode=verify-full&sslrootcert=<file of its authority> into ${variable} where the worker runs, and restart it (docs/connections.md); else see that the server accepts it`;
+  if (lacksPassword(error))
+    return `write user and password into ${variable} where the worker runs, and restart it: postgres://user:password@host:port/database; a service file is not read`;
+  if (sqlState(error) === 'ENOTFOUND')
+    return `check the host in ${variable} where the worker runs; special characters in user and password are percent-encoded (@ is %40, / is %2F), else a part of them is taken for the host`;
   if (tlsFault(error) === undefined) return `check ${variable} where the worker runs, and that the server accepts it`;
   return `mend the certificate of ${side}, or the host, sslmode and sslrootcert of ${variable} where the worker runs, and restart it; if they are to stay so for the other server, write them into ${variable}_PEER`;
 }
@@ -454,6 +463,7 @@ function mayBeOpenedLater(error: unknown): boolean {
 /** What has a code is told by it alone: the words of the system and of the server have addresses and names in them. */
 function wordsOf(error: unknown): string {
   if (sqlState(error) !== undefined) return 'it was refused or lost';
+  if (lacksPassword(error)) return 'the server asks for a password, and there is none';
   return error instanceof Error ? error.message : String(error);
 }
 

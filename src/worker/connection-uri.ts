@@ -19,7 +19,10 @@ const FOR_LIBPQ = new Set(
 
 /** The names of parameters that the worker makes nothing of. Without their values, which may be secret. */
 export function ignoredParameters(uri: string): string[] {
-  return [...new Set(parametersOf(uri).map(nameOf))].filter((name) => !FOR_WORKER.has(name));
+  const parameters = parametersOf(uri);
+  // What stands before an `@` may be the end of a password that has a `?` in it: only what libpq knows is a name for sure.
+  const isName = parameters.join('').includes('@') ? (name: string) => FOR_LIBPQ.has(name) : () => true;
+  return [...new Set(parameters.map(nameOf))].filter((name) => !FOR_WORKER.has(name) && isName(name));
 }
 
 /** The same URI for libpq: without what only node-postgres knows, and with its words for TLS. */

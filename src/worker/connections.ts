@@ -160,7 +160,8 @@ function notAUri(variable: string): VerdigrisError {
   return new VerdigrisError({
     type: 'ConnectionUnknown',
     message: `${variable} is not a postgres:// URI`,
-    nextStep: 'write postgres://user:password@host:port/database, with special characters percent-encoded',
+    nextStep:
+      'write postgres://user:password@host:port/database, with special characters percent-encoded: one host, an IPv6 address in [ ], nothing around it',
   });
 }
 

@@ -1,5 +1,8 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import pg from 'pg';
+import { planSchema } from '../../src/plan/schema.js';
+import { preflight } from '../../src/postgres/preflight/preflight.js';
+import { databasesOf } from '../../src/worker/connections.js';
 import { openReplicationSession, openSession } from '../../src/postgres/session.js';
 
 afterEach(() => vi.restoreAllMocks());
@@ -53,6 +56,51 @@ describe('a connection that can not be opened', () => {
     expect(next.includes('?sslmode=verify-full&sslrootcert=')).toBe(isTold);
     expect(next).toContain('VERDIGRIS_CONNECTION_SHOP_BLUE');
     expect((failed as Error).message).not.toMatch(/10\.0\.0\.7|db-7/);
+  });
+
+  it.each(['a string', 'a non-empty string'])(
+    'since there is no password says so, and where it belongs: %s',
+    async (what) => {
+      const refused = new Error(`SASL: SCRAM-SERVER-FIRST-MESSAGE: client password must be ${what}`);
+      vi.spyOn(pg.Client.prototype, 'connect').mockRejectedValue(refused as never);
+      await expect(openSession(database, { purpose: 'test' })).rejects.toMatchObject({
+        ...{ type: 'ConnectionFailed', retryable: false },
+        message: expect.stringContaining(
+          "can't be opened: the server asks for a password, and there is none\n",
+        ) as string,
+        nextStep: expect.stringMatching(/^write user and password into VERDIGRIS_CONNECTION_SHOP_BLUE/) as string,
+      });
+    },
+  );
+
+  it('since nobody knows the host tells that a password may have been taken for it', async () => {
+    const unknown = Object.assign(new Error('getaddrinfo ENOTFOUND ss'), { code: 'ENOTFOUND' });
+    vi.spyOn(pg.Client.prototype, 'connect').mockRejectedValue(unknown as never);
+    const failed: unknown = await openSession(database, { purpose: 'test' }).catch((error: unknown) => error);
+    expect((failed as Error).message).toMatch(/the host name is not known \(ENOTFOUND\)\n.*percent-encoded/);
+    expect((failed as Error).message).not.toContain(' ss');
+  });
+
+  it('is told together with the parameters that the worker makes nothing of, such as a service', async () => {
+    const away = Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' });
+    vi.spyOn(pg.Client.prototype, 'connect').mockRejectedValue(away as never);
+    const plan = planSchema.parse({
+      name: 'shop',
+      blue: { connection: 'shop_blue' },
+      green: { connection: 'shop_green' },
+    });
+    const { blue, green } = databasesOf(plan, {
+      VERDIGRIS_CONNECTION_SHOP_BLUE: 'postgres://?service=shop',
+      VERDIGRIS_CONNECTION_SHOP_GREEN: 'postgres://app:12?Leck@h/shop',
+    });
+    const { findings } = await preflight({ blue, green, plan, runId: 'run' });
+    expect(findings.map(({ check, side }) => `${side} ${check}`)).toEqual([
+      'blue connection',
+      'green connection',
+      'blue connection-parameters',
+    ]);
+    expect(findings[2]?.message).toContain('VERDIGRIS_CONNECTION_SHOP_BLUE: service');
+    expect(JSON.stringify(findings)).not.toContain('Leck');
   });
 
   it('for replication since the user may not says which attribute it lacks', async () => {

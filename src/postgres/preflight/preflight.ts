@@ -9,7 +9,7 @@ import { closeSession, connectionVariable, openSession, type Database, type Sess
 import { oneRow, type BootstrapMethod, type SideCheck, type SideContext } from './check.js';
 import { PAIR_CHECKS, SIDE_CHECKS } from './checks.js';
 import type { PreflightFinding, PreflightReport } from './finding.js';
-import { OLDEST, serverVersion } from './server.js';
+import { connectionParameters, ofIgnoredParameters, OLDEST, serverVersion } from './server.js';
 
 export type { PreflightFinding, PreflightReport } from './finding.js';
 
@@ -42,7 +42,7 @@ export async function preflight(input: PreflightInput): Promise<PreflightReport>
       openSide(input, input.green, sessions),
     ]);
     const bySide = await Promise.all(
-      [blue, green].map((side) => ('context' in side ? checkSide(input, side.context) : [side.finding])),
+      [blue, green].map((side) => ('context' in side ? checkSide(input, side.context) : side.findings)),
     );
     const areAsked = 'context' in blue && 'context' in green && [blue, green].every(({ context }) => isKnown(context));
     const ofPair = areAsked ? await checkPair(input, blue.context, green.context) : [];
@@ -52,7 +52,7 @@ export async function preflight(input: PreflightInput): Promise<PreflightReport>
   }
 }
 
-type OpenSide = { readonly context: SideContext } | { readonly finding: PreflightFinding };
+type OpenSide = { readonly context: SideContext } | { readonly findings: readonly PreflightFinding[] };
 
 async function openSide(input: PreflightInput, database: Database, sessions: Session[]): Promise<OpenSide> {
   const { plan, runId } = input;
@@ -73,7 +73,9 @@ async function openSide(input: PreflightInput, database: Database, sessions: Ses
     };
     return { context: { side, database, session, plan, runId, version, isSuperuser: superuser, ...readOnce } };
   } catch (error) {
-    return { finding: notConnected(database, error) };
+    const ignored = ofIgnoredParameters(database);
+    const ofParameters = ignored.map((found) => ({ check: connectionParameters.name, side, ...found }));
+    return { findings: [notConnected(database, error), ...ofParameters] };
   }
 }
 

@@ -1,4 +1,4 @@
-import { connectionVariable } from '../session.js';
+import { connectionVariable, type Database } from '../session.js';
 import { BOTH_SIDES, oneRow, type Found, type SideCheck, type SideContext } from './check.js';
 
 /** Checks of a server's version, role and settings. */
@@ -25,19 +25,22 @@ export const serverVersion: SideCheck = {
 export const connectionParameters: SideCheck = {
   name: 'connection-parameters',
   sides: BOTH_SIDES,
-  run: ({ database }) => {
-    const { connection, ignoredParameters = [] } = database;
-    if (ignoredParameters.length === 0) return Promise.resolve([]);
-    const variable = `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
-    const found: Found = {
+  run: ({ database }) => Promise.resolve(ofIgnoredParameters(database)),
+};
+
+/** Needs no session: where none can be opened, such a parameter (`service`, `sslmod`) may be why. */
+export function ofIgnoredParameters({ connection, ignoredParameters = [] }: Database): Found[] {
+  if (ignoredParameters.length === 0) return [];
+  const variable = `VERDIGRIS_CONNECTION_${connectionVariable(connection)}`;
+  return [
+    {
       severity: 'warning',
       object: connection,
       message: `the worker makes nothing of these parameters of ${variable}: ${ignoredParameters.join(', ')}`,
       remedy: `Take them out; what the other server needs of them goes into ${variable}_PEER, what the user's sessions need into ALTER ROLE ... SET`,
-    };
-    return Promise.resolve([found]);
-  },
-};
+    },
+  ];
+}
 
 export const inRecovery: SideCheck = {
   name: 'in-recovery',
