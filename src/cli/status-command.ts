@@ -130,9 +130,22 @@ export async function queryRun<T>(
       isNoAnswer(error) || /no poller/i.test(innermostMessage(error))
         ? `no worker has answered within ${timeout} s`
         : `${workflowId} can't be asked: ${innermostMessage(error)}`,
-      `start a worker (npm run worker); what the server knows by itself: ${describe(workflowId, flags)}`,
+      `start a worker${await ofTaskQueue(client, workflowId)} (npm run worker); what the server knows by itself: ${describe(workflowId, flags)}`,
       EXIT.unusable,
       error,
     );
   }
 }
+
+/** A worker may be up and serve another queue: the server knows which one the run needs. */
+async function ofTaskQueue(client: Client, workflowId: string): Promise<string> {
+  const described = client.withDeadline(Date.now() + DESCRIBE_MS, () =>
+    client.workflow.getHandle(workflowId).describe(),
+  );
+  return described.then(
+    ({ taskQueue }) => ` with VERDIGRIS_TASK_QUEUE=${taskQueue}`,
+    () => '',
+  );
+}
+
+const DESCRIBE_MS = 5_000;

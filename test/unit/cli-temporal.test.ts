@@ -136,7 +136,9 @@ describe('a run that no worker serves', () => {
     expect(approve.note).toContain(`'{"gate":"promote","by":"ada","reason":"it'\\''s time"}'`);
     expect(await verdigris('status', name, '--timeout', '1')).toMatchObject({
       code: 2,
-      note: expect.stringMatching(/no worker has answered within 1 s\nnext step: start a worker/) as string,
+      note: expect.stringContaining(
+        `no worker has answered within 1 s\nnext step: start a worker with VERDIGRIS_TASK_QUEUE=${taskQueue} (npm run worker)`,
+      ) as string,
     });
     await client.workflow.getHandle(workflowId).terminate();
     // One that has ended is not one that never was.
