@@ -169,7 +169,7 @@ async function copyAll(work: CopyWork, source: Session, pace: Pace): Promise<'co
       target,
       pieces.map((piece) => piece.target),
     );
-    const copy = new PieceCopy(context, state, source, target, pace, parcel);
+    const copy = new PieceCopy(context, state, source, target, pace, parcel, watch);
     for (const piece of pieces) {
       signal.throwIfAborted();
       const [from, to] = [onBlue.get(formatTableName(piece.source)), onGreen.get(formatTableName(piece.target))];

@@ -7,12 +7,15 @@ import type { CopyContext } from './copy-context.js';
 import { copyFormat } from './copy-format.js';
 import { copyInto, copyOut, copyQuery, inBlocks, NOTHING_COMPUTED } from './copy-query.js';
 import { findNames, rawEncoding } from './copy-sessions.js';
-import { beginPiece, endPiece, readCopyState, type CopyState } from './copy-state.js';
+import { beginPiece, endPiece, notePart, readCopyState, type CopyState } from './copy-state.js';
 import { CopyFailure, streamRows } from './copy-stream.js';
 import { castFailed, triesCast } from './swift-jsonb.js';
 import type { Pace } from './pace.js';
 import { pieceFailed } from './piece-failed.js';
 import type { Parcel, Piece } from './plan-parcels.js';
+
+/** How often it is noted how far a piece is that is made of many statements. */
+const NOTED_EVERY_MS = 1_000;
 
 type BlockRange = Pick<Piece, 'fromBlock' | 'toBlock'>;
 
@@ -26,6 +29,7 @@ export class PieceCopy {
   private rows = 0;
   private bytes = 0;
   private reported = 0;
+  private notedAt = Number.NEGATIVE_INFINITY;
   /** Of the piece that is being copied. */
   private bytesPerBlock = 0;
   private end = 0;
@@ -37,6 +41,8 @@ export class PieceCopy {
     private readonly target: Session,
     private readonly pace: Pace,
     private readonly parcel: Parcel,
+    /** A session on green that is in no transaction. */
+    private readonly watch: Session,
   ) {}
 
   /** @returns false when the copying has been closed, or its snapshots are others now. */
@@ -91,6 +97,7 @@ export class PieceCopy {
         const { rows, bytes } = await this.pace.inTurn(() => this.stream(out, into, piece, sum.bytes));
         sum.rows += rows;
         sum.bytes += bytes;
+        this.note(piece, sum);
       } catch (error) {
         if (!(error instanceof CopyFailure)) throw error;
         if (query.swift && error.side === 'blue' && castFailed(runId, piece.root, error.cause)) throw new CastFailed();
@@ -178,6 +185,14 @@ export class PieceCopy {
       [qualified(piece.source)],
     );
     return rows[0]?.node !== piece.fileNode;
+  }
+
+  /** Green's own count of a COPY ends with each statement. Nothing waits for the note, and nothing fails without it. */
+  private note({ key }: Piece, sum: { rows: number; bytes: number }): void {
+    const now = performance.now();
+    if (now - this.notedAt < NOTED_EVERY_MS) return;
+    this.notedAt = now;
+    void notePart(this.watch, this.context.run.runId, key, sum).catch(() => undefined);
   }
 
   private report(piece: Piece, bytes: number): void {

@@ -14,6 +14,7 @@ import type { Parcel } from './plan-parcels.js';
  *   'copy', 'state'          one row: which snapshots may be read, and whether rows may still be copied
  *   'copy parcel', '<id>'    what each parcel holds: decided once, but for partitions that blue got before the snapshots
  *   'copy piece', '<key>'    one row a piece, inserted in the transaction that copies its rows
+ *   'copy part', '<key>'     what the earlier statements of a piece have copied: only to be shown, nobody goes by it
  *
  * Every transaction that copies holds the state row FOR SHARE: whoever changes it knows that no such transaction is
  * open, and one that begins later sees the change. So a worker that was frozen and wakes up writes nothing.
@@ -60,6 +61,7 @@ const STATE = { step: 'copy', object: 'state' } as const;
 const STATE_LOCK = 'state of the copy';
 const PARCEL_STEP = 'copy parcel';
 const PIECE_STEP = 'copy piece';
+const PART_STEP = 'copy part';
 
 export type RowLock = '' | 'FOR SHARE' | 'FOR UPDATE';
 
@@ -227,6 +229,24 @@ export async function endPiece(session: Session, runId: string, key: string, don
       WHERE run_id = $1 AND step = $2 AND object = $3`,
     [runId, PIECE_STEP, key, JSON.stringify(done)],
   );
+}
+
+/** Notes what the statements of a piece have copied so far. To be called outside of the transaction that copies. */
+export async function notePart(session: Session, runId: string, key: string, part: PieceDone): Promise<void> {
+  await session.query(
+    `INSERT INTO verdigris.progress (run_id, step, object, state) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (run_id, step, object) DO UPDATE SET state = EXCLUDED.state, updated_at = clock_timestamp()`,
+    [runId, PART_STEP, key, JSON.stringify(part)],
+  );
+}
+
+/** What has been noted of pieces that are made of several statements. One whose worker has died may tell of too much. */
+export async function readParts(session: Session, runId: string): Promise<ReadonlyMap<string, PieceDone>> {
+  const { rows } = await session.query<{ object: string; state: PieceDone }>(
+    'SELECT object, state FROM verdigris.progress WHERE run_id = $1 AND step = $2',
+    [runId, PART_STEP],
+  );
+  return new Map(rows.map(({ object, state }) => [object, state]));
 }
 
 /** Forgets the pieces of a table that is emptied. */

@@ -2,7 +2,7 @@ import { formatTableName } from '../../../plan/table-name.js';
 import type { Progress } from '../../migrate/step-context.js';
 import type { Session } from '../../session.js';
 import { TableRates } from '../copy-rates.js';
-import { readCopyState, readParcels, readPieces, type CopyState } from './copy-state.js';
+import { readCopyState, readParcels, readParts, readPieces, type CopyState, type PieceDone } from './copy-state.js';
 import type { Piece } from './plan-parcels.js';
 
 /** How many tables are told of at once: those that are being copied, the largest first. */
@@ -62,6 +62,7 @@ export class CopyWatch {
 
   private async count(green: Session): Promise<Map<string, TableCount>> {
     const done = await readPieces(green, this.runId);
+    const parts = await readParts(green, this.runId);
     const counts = new Map<string, TableCount>();
     for (const piece of this.pieces) {
       const table = formatTableName(piece.root);
@@ -74,17 +75,25 @@ export class CopyWatch {
         estimatedRows: before.estimatedRows + piece.estimatedRows,
       });
     }
+    for (const { key, root } of this.pieces) {
+      const part = done.has(key) ? undefined : parts.get(key);
+      if (part !== undefined) addUnfinished(counts.get(formatTableName(root)), part);
+    }
     for (const part of await running(green)) {
-      const count = counts.get(formatTableName(part));
-      if (count === undefined) continue;
-      count.rows += Number(part.rows);
-      // What green reads is about what blue holds; never more than there is.
-      count.doneBytes = Math.min(count.totalBytes * 0.999, count.doneBytes + Number(part.bytes));
+      addUnfinished(counts.get(formatTableName(part)), { rows: Number(part.rows), bytes: Number(part.bytes) });
     }
     return counts;
   }
 }
 
+/** What green has read is about what blue holds; never more than there is. */
+function addUnfinished(count: TableCount | undefined, { rows, bytes }: PieceDone): void {
+  if (count === undefined) return;
+  count.rows += rows;
+  count.doneBytes = Math.min(count.totalBytes * 0.999, count.doneBytes + bytes);
+}
+
+/** What the statements of this moment have copied: green counts each by itself. */
 async function running(green: Session): Promise<{ schema: string; name: string; rows: string; bytes: string }[]> {
   const { rows } = await green.query<{ schema: string; name: string; rows: string; bytes: string }>(
     `SELECT n.nspname AS schema, c.relname AS name, sum(p.tuples_processed)::text AS rows, sum(p.bytes_processed)::text AS bytes
