@@ -3,7 +3,7 @@ import pg from 'pg';
 import { VerdigrisError } from '../errors.js';
 import { ident } from '../postgres/identifier.js';
 import { connectionVariable } from '../postgres/session.js';
-import { sqlState } from '../postgres/sqlstate.js';
+import { isConnectionLost, sqlState } from '../postgres/sqlstate.js';
 import { tlsFault } from '../postgres/tls-fault.js';
 import type { PgBouncer } from './pgbouncer.js';
 import { answerWithin } from '../timing.js';
@@ -40,12 +40,16 @@ export interface ShownPool {
 const ANSWER_MS = 5_000;
 const CONNECT_MS = 3_000;
 
+/** The session has ended: the PgBouncer has, or the link to it. A new one may be had of one that was restarted. */
+export class ConsoleLost extends VerdigrisError {}
+
 /** A session with the admin console of one PgBouncer: simple commands, no SQL, no bound values. */
 export class Console {
   /** The command before: one at a time. */
   #before: Promise<unknown> = Promise.resolve();
 
   private constructor(
+    private readonly pooler: PgBouncer,
     private readonly client: pg.Client,
     private readonly socket: Socket,
   ) {}
@@ -67,7 +71,7 @@ export class Console {
     client.on('error', () => undefined);
     try {
       await client.connect();
-      return new Console(client, socket);
+      return new Console(pooler, client, socket);
     } catch (error) {
       socket.destroy();
       throw consoleFailed(pooler, error);
@@ -166,7 +170,7 @@ export class Console {
 
   /** Answers when no server connection of the entry is left, which may be never: the caller has the deadline. */
   async pause(database: string): Promise<void> {
-    await this.client.query(`PAUSE ${ident(database)}`);
+    await this.#sent(`PAUSE ${ident(database)}`);
   }
 
   async resume(database: string): Promise<void> {
@@ -195,10 +199,18 @@ export class Console {
   }
 
   async #ask(command: string): Promise<pg.QueryResult<Record<string, unknown>>> {
-    return answerWithin(ANSWER_MS, this.client.query<Record<string, unknown>>(command), () => {
+    return answerWithin(ANSWER_MS, this.#sent(command), () => {
       this.socket.destroy();
       return new Error(`the console did not answer ${command.split(' ')[0] ?? ''} within ${ANSWER_MS} ms`);
     });
+  }
+
+  async #sent(command: string): Promise<pg.QueryResult<Record<string, unknown>>> {
+    try {
+      return await this.client.query<Record<string, unknown>>(command);
+    } catch (error) {
+      throw isConnectionLost(error) ? consoleLost(this.pooler, error) : error;
+    }
   }
 }
 
@@ -224,6 +236,16 @@ function consoleFailed(pooler: PgBouncer, error: unknown): VerdigrisError {
     nextStep: `see that it runs, that VERDIGRIS_CONNECTION_${connectionVariable(pooler.connection)} is right where the worker runs, and that its user is one of admin_users`,
     retryable: state === undefined || !state.startsWith('28'),
     cause: error,
+  });
+}
+
+function consoleLost({ connection }: PgBouncer, cause: unknown): ConsoleLost {
+  return new ConsoleLost({
+    type: 'ConnectionFailed',
+    message: `the session with the admin console of PgBouncer "${connection}" has ended`,
+    nextStep: 'see that it runs, and that the worker reaches it',
+    retryable: true,
+    cause,
   });
 }
 

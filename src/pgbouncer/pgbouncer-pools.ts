@@ -4,14 +4,14 @@ import { promotionBlocked } from '../postgres/hold.js';
 import {
   notReleased,
   PoolerAway,
-  PoolerTaken,
+  PoolerAwaited,
   type Pools,
   type Unreleased,
   type WritesAre,
 } from '../postgres/pools.js';
 import { otherSide, type Side } from '../side.js';
 import type { ClientPool } from './client-pools.js';
-import { isNotRunning } from './console.js';
+import { ConsoleLost, isNotRunning } from './console.js';
 import { Instance } from './instance.js';
 import { claimsPauses, markName, type Mark } from './mark.js';
 import type { PgBouncers } from './pgbouncer.js';
@@ -85,21 +85,41 @@ class PgBouncerPools implements Pools {
     this.#turn.announce();
     try {
       await allDone(live.map((instance) => this.#prove(instance, from, epoch)));
+      await this.#refuseObstacles(live, from);
     } catch (error) {
       // Whose turn it is must not meet a mark of one that waits.
-      if (error instanceof PoolerTaken) await this.release();
+      if (error instanceof PoolerAwaited) await this.release();
       throw error;
     }
+  }
+
+  async #refuseObstacles(live: readonly Instance[], from: Side): Promise<void> {
     const { obstacles } = this.asked;
     if (obstacles === undefined) return;
     const found = (await Promise.all(live.map((instance) => obstacles(instance, otherSide(from))))).flat();
-    if (found.length > 0) throw promotionBlocked(found.join('; '));
+    if (found.length === 0) return;
+    await allDone(live.map((instance) => this.#refuseLost(instance, from)));
+    throw promotionBlocked(found.join('; '));
+  }
+
+  /** What is found of one that ends meanwhile says no more than that. */
+  async #refuseLost(instance: Instance, from: Side): Promise<void> {
+    try {
+      await instance.look();
+    } catch (error) {
+      await instance.close();
+      throw awaitedOr(blockedBy, error, from);
+    }
   }
 
   async pause(from: Side, epoch: number): Promise<void> {
     const live = await this.#reach(from);
     this.#want({ side: from, epoch });
-    await this.#refuseLongTransactions(live, from);
+    try {
+      await this.#refuseLongTransactions(live, from);
+    } catch (error) {
+      throw awaitedOr(asItIs, error, from);
+    }
     this.#turn.announce();
     try {
       await allDone(
@@ -124,7 +144,7 @@ class PgBouncerPools implements Pools {
       if (late.length > 0) await this.#giveUp(late, from);
     } catch (error) {
       await this.#resumeAfter(error);
-      throw error;
+      throw awaitedOr(asItIs, error, from);
     }
   }
 
@@ -188,7 +208,7 @@ class PgBouncerPools implements Pools {
         } catch (error) {
           await instance.close();
           if (from === 'green' && isNotRunning(error)) return [];
-          throw from === 'blue' && isAway(error) ? awayBy(error) : blockedBy(error);
+          throw awaitedOr(blockedBy, error, from);
         }
       }),
     );
@@ -200,7 +220,7 @@ class PgBouncerPools implements Pools {
     try {
       await instance.look();
     } catch (error) {
-      if (from === 'green' || error instanceof VerdigrisError) throw error;
+      if (from === 'green' || (error instanceof VerdigrisError && !(error instanceof ConsoleLost))) throw error;
       await instance.close();
       await instance.look();
     }
@@ -237,8 +257,8 @@ class PgBouncerPools implements Pools {
 
   /** Shows that it loads what we write, before anybody has to wait: the entries lead where they did. */
   async #prove(instance: Instance, from: Side, epoch: number): Promise<void> {
-    await this.#refuseUnready(instance, from, epoch);
     try {
+      await this.#refuseUnready(instance, from, epoch);
       // The way back waits for nobody else's promotion: no longer than a pause of it lasts.
       if (from === 'blue') await instance.refuseOtherPromotions(0);
       await instance.load({ side: from, epoch, state: 'moving' });
@@ -246,7 +266,7 @@ class PgBouncerPools implements Pools {
       if (from === 'blue') await instance.refuseOtherPromotions(0);
     } catch (error) {
       if (error instanceof VerdigrisError && error.type === 'StaleEpoch') throw error;
-      throw blockedBy(error);
+      throw awaitedOr(blockedBy, error, from);
     }
   }
 
@@ -392,6 +412,15 @@ function isAway(error: unknown): boolean {
 function awayBy(error: unknown): PoolerAway {
   const { what, nextStep } = blockedBy(error);
   return new PoolerAway({ type: 'PromotionBlocked', message: what, nextStep, cause: error });
+}
+
+/** On the way to green, one that is away is waited for; on the way back nothing is. */
+function awaitedOr(otherwise: (error: unknown) => unknown, error: unknown, from: Side): unknown {
+  return from === 'blue' && isAway(error) ? awayBy(error) : otherwise(error);
+}
+
+function asItIs(error: unknown): unknown {
+  return error;
 }
 
 function whyOf(error: unknown): string {

@@ -8,7 +8,7 @@ import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
 import { Instance } from '../../src/pgbouncer/instance.js';
 import { pgBouncerPools } from '../../src/pgbouncer/pgbouncer-pools.js';
 import { poolsBefore } from '../../src/pgbouncer/from-plan.js';
-import { releaseAll, type Pools } from '../../src/postgres/pools.js';
+import { PoolerAway, releaseAll, type Pools } from '../../src/postgres/pools.js';
 import { findPgbench } from '../support/pgbench.js';
 import { PooledPair } from '../support/pooled-pair.js';
 import { killWorkerAt } from '../support/pooled-death.js';
@@ -97,6 +97,43 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     await releaseHere();
     await pair.expectSettled('blue');
   });
+
+  it.each(['is looked at', 'is about to pause'])(
+    'waits for one that ends while it %s, and keeps nobody',
+    async (moment) => {
+      const { epoch } = await pair.whereWritesAre();
+      let isPrepared = false;
+      const end = async (): Promise<void> => pair.poolers[1]?.stopProcess();
+      const pools = pgBouncerPools(pair.setup, {
+        obstacles: async ({ pooler: { connection } }) => {
+          if (moment !== 'is looked at' || connection !== 'pgbouncer_2') return [];
+          await end();
+          return ['what its end has made of it'];
+        },
+        whereWritesAre: async () => {
+          if (isPrepared) await end();
+          return pair.whereWritesAre();
+        },
+      });
+      try {
+        const tried = (async () => {
+          await pools.prepare('blue', epoch);
+          isPrepared = true;
+          await pools.pause('blue', epoch);
+        })();
+        const away = await tried.catch((error: unknown) => error);
+        expect(away).toBeInstanceOf(PoolerAway);
+        expect(String(away)).toContain('PgBouncer "pgbouncer_2"');
+        await (await client(0)).query('UPDATE accounts SET balance = balance WHERE id = 1');
+        await pair.expectSettled('blue', [0]);
+      } finally {
+        isPrepared = false;
+        await pair.poolers[1]?.restart();
+        await pools.close();
+      }
+      await pair.expectSettled('blue');
+    },
+  );
 
   it('goes back without one that is down, which then starts where writes are', async () => {
     await carryOut('promote', pair.move('blue'));
