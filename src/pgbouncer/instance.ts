@@ -11,11 +11,15 @@ import { isSameMark, Marking } from './marking.js';
 import { SETTINGS_OF_PAUSE, settingsOfPause } from './pause-settings.js';
 import type { PgBouncer, PgBouncers } from './pgbouncer.js';
 import { Turn } from './turn.js';
+import { reopensAtReload } from './version.js';
 import { changeFile } from '../replace-file.js';
 import { pause, within } from '../timing.js';
 
 /** How long to wait for a moment in which no server connection is logging in, and how long for clients to be served. */
 const NO_LOGIN_WITHIN_MS = 300;
+/** How long a RELOAD that would end logins waits for a moment without one, and how long while our own clients wait. */
+const NO_LOGIN_BEFORE_RELOAD_MS = 2_000;
+const NO_LOGIN_WHILE_PAUSED_MS = 50;
 /** While the clients of others wait: an answer takes a millisecond, and one that does not come is not waited for. */
 const SAYS_WITHIN_MS = 200;
 const SERVED_WITHIN_MS = 2_000;
@@ -47,6 +51,8 @@ export class Instance {
   /** As far as this worker knows: `quiet` since becomeQuiet(), `configured` since RELOAD. */
   #settings: 'unknown' | 'quiet' | 'configured' = 'unknown';
   #unserved: readonly ShownPool[] = [];
+  /** Asked once: before clients wait. */
+  #reopens: boolean | undefined;
   readonly #marking: Marking;
 
   /** @param turn of the worker, the same for all that it pauses together. Default: a new one. */
@@ -386,9 +392,29 @@ export class Instance {
   async #reload(): Promise<void> {
     const control = await this.control();
     await this.#letOthersPause(control);
+    await this.#untilReloadEndsNoLogin(control);
     await control.reload();
     this.#settings = 'configured';
     if (this.#mayBePaused) await control.set('min_pool_size', '0');
+  }
+
+  /**
+   * With TLS to the databases, PgBouncer before 1.24 opens all connections anew at each RELOAD and ends those that are logging in, of
+   * any entry: it takes that for a server that refuses logins, and turns clients away. So ours comes when nobody logs in; two in
+   * a row would meet the logins of the first.
+   */
+  async #untilReloadEndsNoLogin(control: Console): Promise<void> {
+    this.#reopens ??= await reopensAtReload(control);
+    if (!this.#reopens) return;
+    const isPaused = this.#mayBePaused;
+    const deadline = performance.now() + (isPaused ? NO_LOGIN_WHILE_PAUSED_MS : NO_LOGIN_BEFORE_RELOAD_MS);
+    for (;;) {
+      const isBusy = (await control.pools()).some(
+        (pool) => pool.serversInLogin > 0 || (!isPaused && pool.servers === 0 && pool.clientsWaiting > 0),
+      );
+      if (!isBusy || performance.now() > deadline) return;
+      await sleep(2);
+    }
   }
 
   /**

@@ -15,6 +15,7 @@ import type { PgBouncers } from './pgbouncer.js';
 import type { SeenAs } from './hba-rules.js';
 import { identityThrough, seenThrough } from './reach.js';
 import type { LookupsCompared, UserLookup } from './user-lookup.js';
+import { isOlder } from './version.js';
 
 /** Something that stops a PgBouncer from taking part in a promotion, or that somebody should know. */
 export interface Obstacle {
@@ -92,11 +93,6 @@ async function versionObstacles({ pooler }: Instance, control: Console): Promise
   return [
     { severity: 'warning', check, message: `${name}, older than any that is tested`, remedy: 'Install 1.18 or later' },
   ];
-}
-
-function isOlder(version: string, [major, minor]: readonly [number, number]): boolean {
-  const [a = 0, b = 0] = version.split('.').map(Number);
-  return a < major || (a === major && b < minor);
 }
 
 async function settingObstacles({ pooler }: Instance, control: Console, setup: PgBouncers): Promise<Obstacle[]> {

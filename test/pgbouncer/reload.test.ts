@@ -1,0 +1,50 @@
+import { appendFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
+import { Instance } from '../../src/pgbouncer/instance.js';
+import { LinkProxy } from '../support/link-proxy.js';
+import { PooledPair } from '../support/pooled-pair.js';
+import { withClient } from '../support/postgres.js';
+
+const isThere = findPgBouncer() !== undefined;
+if (!isThere) process.stdout.write('SKIPPED a RELOAD beside logins: pgbouncer is not installed\n');
+
+describe.skipIf(!isThere)('a RELOAD of a PgBouncer that asks the databases for TLS', () => {
+  let pair: PooledPair;
+  let link: LinkProxy;
+
+  beforeAll(async () => {
+    pair = await PooledPair.create('reload beside logins', { poolers: 1, settings: { server_tls_sslmode: 'prefer' } });
+    link = await LinkProxy.start(pair.databases.blue.config.port ?? 0);
+  });
+
+  afterAll(async () => {
+    await pair.close();
+    await link.close();
+  });
+
+  it('waits for a login that it would end, of any entry: its client is served, and not after server_login_retry', async () => {
+    const [pooler] = pair.setup.instances;
+    if (pooler === undefined) throw new Error('there is one');
+    // Far less than server_login_retry.
+    const slow = { ...pair.clientOf(0), database: 'slow', query_timeout: 8_000 };
+    const { database } = pair.databases.blue.config;
+    await appendFile(pooler.file, `slow = host=127.0.0.1 port=${link.port} dbname=${database}\n`);
+    await withClient({ ...slow, database: 'pgbouncer' }, (admin) => admin.query('RELOAD'));
+    link.delay(60);
+    const instance = new Instance(pooler, pair.setup);
+    try {
+      const control = await instance.control();
+      const answer = withClient(slow, (client) => client.query<{ one: number }>('SELECT 1 AS one'));
+      answer.catch(() => undefined);
+      const isLoggingIn = async (): Promise<boolean> => (await control.pools()).some((pool) => pool.serversInLogin > 0);
+      while (!(await isLoggingIn())) await sleep(5);
+      const { epoch } = await pair.whereWritesAre();
+      await instance.load({ side: 'blue', epoch, state: 'settled' });
+      expect((await answer).rows).toEqual([{ one: 1 }]);
+    } finally {
+      await instance.close();
+    }
+  });
+});
