@@ -373,6 +373,16 @@ describe('what people are shown', () => {
     expect(run.status.progress).toEqual([]);
   });
 
+  it('has no progress while it is held: nobody works, whatever time was left', () => {
+    const progress = [{ step: 'copy', object: 'public.t', done: 1, total: 2, rowsPerSecond: 9, etaSeconds: 2 }];
+    const run = newRun();
+    run.progress(progress);
+    run.waitFor({ for: 'lag', why: 'lag below 1s' });
+    expect(run.status.progress).toEqual(progress);
+    run.waitFor({ for: 'resume', why: 'a row is in the way', answer: 'resume' });
+    expect(run.status.progress).toEqual([]);
+  });
+
   it('beside a question: a gate that only watches as that, and no lag of the other direction', () => {
     const run = newRun();
     const NONE = { requests: 0, errors: 0 };

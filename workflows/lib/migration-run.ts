@@ -225,7 +225,9 @@ export class MigrationRun {
   }
 
   waitFor(waiting: Omit<Waiting, 'since'> | null): void {
-    this.#set({ waiting: waiting && { ...waiting, since: this.now() } });
+    // Nobody works then: the rates and the time that was left would be shown for hours.
+    const isOver = waiting?.for === 'resume' ? { progress: [] } : {};
+    this.#set({ waiting: waiting && { ...waiting, since: this.now() }, ...isOver });
   }
 
   saw(facts: Partial<Pick<MigrationStatus, 'lagSeconds' | 'writesOn' | 'greenReadPercent' | 'rollback'>>): void {
