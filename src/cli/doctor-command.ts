@@ -11,6 +11,7 @@ import { openDecided } from '../postgres/doctor/open.js';
 import { openBlue, planOpeningBlue } from '../postgres/doctor/open-blue.js';
 import {
   describeAction,
+  keptAfter,
   migrationOf,
   planCleaning,
   type CleanOptions,
@@ -342,8 +343,10 @@ async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags)
   }
   if (written !== undefined && flags.json !== true) terminal.out(`done    ${written.what}`);
   const results = await clean(databases, found, plan.actions);
+  const done = results.flatMap(({ action, failed }) => (failed === null ? [action] : []));
+  const kept = keptAfter(plan.kept, done);
   if (flags.json === true) {
-    terminal.out(JSON.stringify({ dryRun: false, flagd: path, results, kept: plan.kept, poolers }, null, 2));
+    terminal.out(JSON.stringify({ dryRun: false, flagd: path, results, kept, poolers }, null, 2));
   } else {
     for (const { action, failed } of results) {
       terminal.out(
@@ -351,7 +354,7 @@ async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags)
       );
     }
     const nothing = results.length === 0 ? ['nothing is left that has to go'] : [];
-    terminal.out([...nothing, ...renderKept(plan), ...said].join('\n'));
+    terminal.out([...nothing, ...renderKept(kept), ...said].join('\n'));
   }
   const reached = looked.filter((pooler) => pooler.reached);
   const areHeld = wrongWith(reached, patient, verdict, liveness).some(({ severity }) => severity === 'problem');

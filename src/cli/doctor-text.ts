@@ -2,7 +2,7 @@ import { formatBytes, type Finding } from '../postgres/doctor/diagnose.js';
 import { isAway, type Found, type Inventory, type SideFound } from '../postgres/doctor/inventory.js';
 import type { PoolerFound } from '../pgbouncer/examine.js';
 import type { Liveness } from '../postgres/doctor/liveness.js';
-import { describeAction, type CleanPlan } from '../postgres/doctor/plan-cleaning.js';
+import { describeAction, type CleanPlan, type Kept } from '../postgres/doctor/plan-cleaning.js';
 import type { Verdict } from '../postgres/doctor/who-is-primary.js';
 
 /* What the doctor says to people. */
@@ -166,11 +166,11 @@ export function renderCleanPlan(plan: CleanPlan, flagsFile?: string): string {
     ...(plan.actions.length === 0 ? ['nothing is left that has to go'] : ['would be done, in this order:']),
     ...(flagsFile === undefined ? [] : [`  write the file for flagd, ${flagsFile}: everybody where writes are`]),
     ...plan.actions.map((action) => `  ${describeAction(action)}`),
-    ...renderKept(plan),
+    ...renderKept(plan.kept),
   ].join('\n');
 }
 
-export function renderKept(plan: Extract<CleanPlan, { refused: false }>): string[] {
-  if (plan.kept.length === 0) return [];
-  return ['stays:', ...plan.kept.map(({ side, what, why }) => `  ${side}: ${what}: ${why}`)];
+export function renderKept(kept: readonly Kept[]): string[] {
+  if (kept.length === 0) return [];
+  return ['stays:', ...kept.map(({ side, what, why }) => `  ${side}: ${what}: ${why}`)];
 }

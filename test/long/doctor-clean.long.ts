@@ -127,6 +127,26 @@ describe('verdigris doctor --clean', () => {
     expect(refused).toMatchObject({ code: 1, text: expect.stringContaining('its rows may be nowhere else') as string });
   });
 
+  it('names --drop-copy only as long as it is known what the copy has made', async () => {
+    const patient = await (await Patient.create()).fenced();
+    const { migration, runId } = patient;
+    await patient.on('green', (session) =>
+      applyPreData(
+        {
+          ...{ runId, session, signal: new AbortController().signal, onProgress: () => undefined },
+          connect: (purpose) => openSession(patient.databases.green, { purpose }),
+        },
+        ['CREATE TABLE public.copied (id int)'],
+      ),
+    );
+    expect((await doctor('--clean')).text).toMatch(new RegExp(`green: 1 objects .*--drop-copy ${migration}`));
+    const cleaned = await doctor('--clean', '--yes');
+    expect(cleaned.text).toMatch(/green: 1 objects .*drop them by hand/);
+    expect(cleaned.text).not.toContain('--drop-copy');
+    // What it would have said to do.
+    expect(await doctor('--clean', '--yes', '--drop-copy', migration)).toMatchObject({ code: 1 });
+  });
+
   it('keeps schema verdigris where objects of others use it, names them, and removes it when they are gone', async () => {
     const patient = await (await Patient.create()).replicated();
     await patient.on('green', (s) => s.query(`CREATE VIEW public.parsed AS SELECT verdigris.try_jsonb('1') AS value`));

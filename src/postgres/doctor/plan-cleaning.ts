@@ -47,6 +47,8 @@ export interface Kept {
   readonly side: Side;
   readonly what: string;
   readonly why: string;
+  /** It is what the run's schema copy has made: only schema verdigris says which objects these are. */
+  readonly isCopy?: true;
 }
 
 export type CleanPlan =
@@ -334,7 +336,8 @@ function keptOf(inventory: Inventory, end: End, { dropCopy }: CleanOptions): Kep
   }
   if (side === 'green' && end.kind === 'free' && copied > 0 && dropCopy === undefined) {
     const why = `the run's copy; to drop it as well, now, while it is known what was made: --drop-copy ${inventory.owner?.migration ?? 'NAME'}`;
-    kept.push({ side, what: `${copied} objects (tables with their rows, and what belongs to them)`, why });
+    const what = `${copied} objects (tables with their rows, and what belongs to them)`;
+    kept.push({ side, what, why, isCopy: true });
   }
   if (side === 'green' && inventory.byStandby && end.kind === 'free') {
     const why =
@@ -348,6 +351,20 @@ function keptOf(inventory: Inventory, end: End, { dropCopy }: CleanOptions): Kep
   }
   return kept;
 }
+
+/**
+ * What has stayed, once these actions were done: with schema verdigris has gone what `--drop-copy` would have gone by.
+ * Pure.
+ */
+export function keptAfter(kept: readonly Kept[], done: readonly CleanAction[]): Kept[] {
+  const isForgotten = done.some(
+    ({ side, kind }) => side === 'green' && (kind === 'dropSchema' || kind === 'forgetRun'),
+  );
+  return kept.map((one) => (isForgotten && one.isCopy === true ? { ...one, why: COPY_FORGOTTEN } : one));
+}
+
+const COPY_FORGOTTEN =
+  "the run's copy; it is not written down any more which these are: drop them by hand, or give the next run an empty database";
 
 /** An action for people. */
 export function describeAction(action: CleanAction): string {
