@@ -965,6 +965,14 @@ const CASES: readonly Case[] = [
     accepted: { traffic: { gates: [prometheus('checkout'), prometheus('search')] } },
   },
   {
+    rule: 'limits-that-nothing-keeps',
+    refused: { traffic: { gates: [{ ...prometheus('load'), min: 2, max: 1 }] } },
+    place: 'traffic.gates[0].min',
+    message: /at least 2 and at most 1 is allowed/,
+    instead: /write "min": 1, "max": 2/,
+    accepted: { traffic: { gates: [{ ...prometheus('load'), min: 1, max: 1 }] } },
+  },
+  {
     rule: 'counts-of-fixed-range',
     refused: asking(
       'sum(increase(http_total{side="{{side}}", code=~"[45].."}[5m])) or vector(0)',

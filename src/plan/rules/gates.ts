@@ -74,6 +74,23 @@ export const gatesOfOneName: Rule = {
   },
 };
 
+export const limitsThatNothingKeeps: Rule = {
+  name: 'limits-that-nothing-keeps',
+  severity: 'error',
+  why: 'no number is within both limits: the gate would fail in each stage, however well green does',
+  *check({ plan: { traffic } }) {
+    for (const [i, gate] of traffic.gates.entries()) {
+      if (gate.metric !== 'prometheus' || gate.max === undefined || gate.min === undefined) continue;
+      if (gate.min <= gate.max) continue;
+      yield {
+        place: `traffic.gates[${i}].min`,
+        message: `at least ${gate.min} and at most ${gate.max} is allowed`,
+        instead: `write "min": ${gate.max}, "max": ${gate.min}, or one of the two`,
+      };
+    }
+  },
+};
+
 export const countsOfFixedRange: Rule = {
   name: 'counts-of-fixed-range',
   severity: 'error',

@@ -26,6 +26,7 @@ import {
   everyGateDryRun,
   gatesOfOneName,
   lagNotWatched,
+  limitsThatNothingKeeps,
   rangeHidesTheEnd,
   stageWithoutGate,
 } from './gates.js';
@@ -114,6 +115,7 @@ export const RULES: readonly Rule[] = [
   stageWithoutGate,
   lagNotWatched,
   gatesOfOneName,
+  limitsThatNothingKeeps,
   countsOfFixedRange,
   countsRecordedOverRange,
   rangeHidesTheEnd,
