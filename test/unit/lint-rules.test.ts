@@ -22,8 +22,8 @@ interface Case {
 
 type Gates = NonNullable<NonNullable<PlanInput['traffic']>['gates']>;
 
-const prometheus = (name: string): Gates[number] => ({
-  ...{ metric: 'prometheus', name, connection: 'prometheus', query: 'up', min: 1 },
+const prometheus = (name: string, limits: { min: number; max?: number } = { min: 1 }): Gates[number] => ({
+  ...{ metric: 'prometheus', name, connection: 'prometheus', query: 'up', ...limits },
 });
 const asking = (query: string, requests?: string): Partial<PlanInput> => ({
   traffic: {
@@ -966,11 +966,11 @@ const CASES: readonly Case[] = [
   },
   {
     rule: 'limits-that-nothing-keeps',
-    refused: { traffic: { gates: [{ ...prometheus('load'), min: 2, max: 1 }] } },
+    refused: { traffic: { gates: [prometheus('load', { min: 2, max: 1 })] } },
     place: 'traffic.gates[0].min',
     message: /at least 2 and at most 1 is allowed/,
     instead: /write "min": 1, "max": 2/,
-    accepted: { traffic: { gates: [{ ...prometheus('load'), min: 1, max: 1 }] } },
+    accepted: { traffic: { gates: [prometheus('load', { min: 1, max: 1 })] } },
   },
   {
     rule: 'counts-of-fixed-range',
