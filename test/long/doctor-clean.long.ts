@@ -94,6 +94,11 @@ describe('verdigris doctor --clean', () => {
     expect(planned.text).toMatch(/stays:[^]*up\/down triggers of 1 tables.*: public\.accounts\.region\. When/);
     expect(planned.text).not.toContain('drop the up/down triggers');
     expect(await doctor('--clean', '--yes')).toMatchObject({ code: 0 });
+    const kept = await doctor();
+    expect(kept).toMatchObject({
+      code: 0,
+      text: expect.stringMatching(/note +green: kept,.*--drop-triggers/s) as string,
+    });
     await patient.on('green', (s) => s.query(writes));
     expect(await doctor('--clean', '--yes', '--drop-triggers', patient.migration)).toMatchObject({ code: 0 });
     await patient.on('green', (s) => expect(s.query(writes)).rejects.toThrow(/"region".*not-null/));

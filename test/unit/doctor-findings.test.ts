@@ -10,6 +10,7 @@ import type { Side } from '../../src/side.js';
 /* What `verdigris doctor` ends with 0 for has no finding but notes. */
 
 const LIVES = { state: 'lives', why: 'verdigris/m runs' } as const;
+const OVER = { state: 'over', why: 'verdigris/m was terminated' } as const;
 
 type Changes = Partial<Inventory> & { readonly epoch?: number; readonly writesOn?: Side };
 
@@ -73,5 +74,22 @@ describe('doctor', () => {
     const lost = findings({}, { slots: [slot] as unknown as Inventory['slots'] });
     expect(lost).toEqual([expect.stringMatching(/^problem green: .*stay on green \(`retire`\), or accept the loss/)]);
     expect(lost.join()).not.toContain('roll the run back');
+  });
+
+  it('up/down triggers that cleaning leaves for the writes of green are a note with what drops them', () => {
+    const green: Changes = {
+      upDown: ['public.t'],
+      owner: { migration: 'm', side: 'green', outcome: 'cleaned', claimedEpoch: 1 } as Inventory['owner'],
+    };
+    const told = (onlyFilled: readonly string[]): string[] => {
+      const found: Found = { blue: side('blue', { owner: null }), green: side('green', { ...green, onlyFilled }) };
+      return diagnose(found, judge(found), OVER)
+        .filter(({ side }) => side === 'green')
+        .map(({ severity, what, next }) => `${severity}: ${what}. ${next}`);
+    };
+    expect(told(['public.t.c'])).toEqual([
+      expect.stringMatching(/^note: kept, .*\(public\.t\.c\): up\/down trigger of public\.t\. .*--drop-triggers m$/),
+    ]);
+    expect(told([])).toEqual([expect.stringMatching(/^leftover: left by a run that is over: up\/down trigger/)]);
   });
 });

@@ -1,6 +1,7 @@
 import { otherSide, type Side } from '../../side.js';
 import type { Liveness } from './liveness.js';
 import { isAway, type Found, type Inventory } from './inventory.js';
+import { areTriggersNeeded } from './plan-cleaning.js';
 import type { Verdict } from './who-is-primary.js';
 import { finishRelease, hasBeenPrimary, isClosed, isReleased } from './who-is-primary.js';
 
@@ -54,7 +55,7 @@ function sideFindings(inventory: Inventory, found: Found, verdict: Verdict, live
     ...replicationFindings(inventory, found, verdict),
     ...fenceFindings(inventory, verdict),
     ...buildFindings(inventory),
-    ...(liveness.state === 'over' ? leftoverFindings(inventory, isKeptGreen(inventory, verdict)) : []),
+    ...(liveness.state === 'over' ? leftoverFindings(inventory, whyTriggersStay(inventory, verdict)) : []),
   ];
 }
 
@@ -155,23 +156,37 @@ function isKeptGreen(inventory: Inventory, verdict: Verdict): boolean {
   return verdict.kind === 'certain' && verdict.primary === 'blue' && hasBeenPrimary(inventory, verdict.epoch ?? 0);
 }
 
+/** Why cleaning would leave the up/down triggers of a run that is over where they are; null where it drops them. */
+function whyTriggersStay(inventory: Inventory, verdict: Verdict): Pick<Finding, 'what' | 'next'> | null {
+  if (isKeptGreen(inventory, verdict)) {
+    return {
+      what: 'kept with the green of a run that was rolled back, which has had the writes',
+      next: 'nothing: they go with what is there, when nobody needs it',
+    };
+  }
+  if (!areTriggersNeeded(inventory, verdict)) return null;
+  return {
+    what: `kept, since they alone fill NOT NULL columns where code leaves them out (${list(inventory.onlyFilled)})`,
+    next: `when all code writes these: verdigris doctor --clean --yes --drop-triggers ${inventory.owner?.migration ?? 'NAME'}`,
+  };
+}
+
 /** What nothing needs when the run is over. */
-function leftoverFindings(inventory: Inventory, isKept: boolean): Finding[] {
+function leftoverFindings(inventory: Inventory, kept: Pick<Finding, 'what' | 'next'> | null): Finding[] {
   const { side, owner, subscriptions, slots, publications, upDown, eventTriggers, proofs, sessions } = inventory;
   const triggers = upDown.map((table) => `up/down trigger of ${table}`);
   const left = [
     ...subscriptions.map(({ name }) => `subscription ${name}`),
     ...slots.map(({ name }) => `slot ${name}`),
     ...publications.map(({ name }) => `publication ${name}`),
-    ...(isKept ? [] : triggers),
+    ...(kept === null ? triggers : []),
     ...eventTriggers.map((name) => `event trigger ${name}`),
     ...proofs.map(({ name, schema, table }) => `constraint ${name} of ${schema}.${table}`),
     ...sessions.map(({ pid, purpose }) => `session ${pid} (${purpose})`),
   ];
   const findings: Finding[] = [];
-  if (isKept && triggers.length > 0) {
-    const what = `kept with the green of a run that was rolled back, which has had the writes: ${list(triggers)}`;
-    findings.push({ severity: 'note', side, what, next: 'nothing: they go with what is there, when nobody needs it' });
+  if (kept !== null && triggers.length > 0) {
+    findings.push({ severity: 'note', side, what: `${kept.what}: ${list(triggers)}`, next: kept.next });
   }
   if (left.length > 0) {
     findings.push({ severity: 'leftover', side, what: `left by a run that is over: ${list(left)}`, next: CLEAN });

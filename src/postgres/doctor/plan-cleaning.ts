@@ -71,7 +71,7 @@ export function planCleaning(found: Found, judged: Verdict, liveness: Liveness, 
   const ends = sides.map((inventory) => ({
     inventory,
     end: endOf(inventory, found, verdict, options),
-    needed: areTriggersNeeded(inventory, verdict, options),
+    needed: options.dropTriggers === undefined && areTriggersNeeded(inventory, verdict),
   }));
   const forAll = (actions: (inventory: Inventory) => CleanAction[]): CleanAction[] => sides.flatMap(actions);
   return {
@@ -251,9 +251,9 @@ function isOnlyWitness({ owner, route }: Inventory, { green }: Found): boolean {
 }
 
 /** Whether code that writes only the old columns would be refused where writes are, were the up/down triggers gone. */
-function areTriggersNeeded({ side, onlyFilled }: Inventory, verdict: Verdict, { dropTriggers }: CleanOptions): boolean {
+export function areTriggersNeeded({ side, onlyFilled }: Inventory, verdict: Verdict): boolean {
   const takesWrites = verdict.kind === 'certain' && verdict.primary === side;
-  return takesWrites && onlyFilled.length > 0 && dropTriggers === undefined;
+  return takesWrites && onlyFilled.length > 0;
 }
 
 function keptTriggers({ side, upDown, onlyFilled, owner }: Inventory): Kept {
