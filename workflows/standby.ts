@@ -12,6 +12,7 @@ import { failureMessage, isCancelled } from './lib/failure.js';
 import { restMs, spareHistory } from './lib/history-room.js';
 import { inParallel } from './lib/in-parallel.js';
 import type { MigrationRun } from './lib/migration-run.js';
+import { retirementEvidence } from './lib/retirement-evidence.js';
 import type { RunRef } from './lib/run-ref.js';
 import { answerWith, type Story } from './lib/story.js';
 import { whileNotPaused } from './lib/while-not-paused.js';
@@ -29,6 +30,7 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
     for: 'standby',
     why: `the standby window lasts until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`,
   });
+  warnOfColumns(run, ref, ends);
   const feed = ({ run }: Story): Promise<never> =>
     watchFeed(run, ref, feedAlarm(run), (missed) => sawMissed(run, missed));
   // A run that an earlier version has brought here looks at green alone.
@@ -52,6 +54,13 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
     await beside(watch, () => untilRetirementIsApproved(story, ref));
   }
   run.waitFor(null);
+}
+
+/** The question before the retirement names them. Where nobody is asked, writes would fail before anybody has heard of it. */
+function warnOfColumns(run: MigrationRun, { plan }: RunRef, ends: number): void {
+  if (plan.traffic.approval.before.includes('retire')) return;
+  const when = `nobody is asked before that, and it comes at ${new Date(ends).toISOString()}: deploy code that writes them by then`;
+  run.warn(retirementEvidence(plan).map((columns) => `${columns}; ${when}`));
 }
 
 async function untilRetirement(story: Story, ref: RunRef, ends: number): Promise<void> {

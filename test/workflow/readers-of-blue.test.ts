@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { approveUpdate, retireUpdate } from '../../workflows/messages.js';
 import { asks, beginAsking, yes } from '../support/asked-approvals.js';
-import { statusOf } from '../support/migration.js';
+import { statusOf, until } from '../support/migration.js';
 import { replayed, ScriptedRuns } from '../support/scripted-run.js';
 
 let runs: ScriptedRuns;
@@ -46,5 +46,34 @@ describe.concurrent('who else reads blue by replication', () => {
     expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
     expect((await statusOf(run.handle)).warnings.join()).toContain("is not known (blue can't be reached)");
     await replayed(run);
+  });
+});
+
+describe.concurrent('columns that nothing but code fills from the retirement on', () => {
+  const label = { table: 'notes', column: 'label', type: 'text', up: "'note'", notNull: true };
+  const migrations = [{ addColumn: label }];
+
+  it('are a warning of the standby window where nobody is asked before it', async () => {
+    const run = await runs.begin({}, { migrations });
+    const status = await until(run.handle, 'in the standby window', (s) => s.waiting?.for === 'standby');
+    expect(status.warnings.join()).toMatch(
+      /leaves out .*notes\.label \(NOT NULL\).*nobody is asked before that.*at \S+Z/,
+    );
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
+    await replayed(run);
+  });
+
+  it('are named by the question, and no warning, where somebody is', async () => {
+    const traffic = { stages: [{ percent: 1, for: '0s' }], approval: { before: ['retire' as const] } };
+    const run = await runs.begin({}, { migrations, traffic });
+    await run.saw('+watchStandby');
+    await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
+    await asks(run, 'retire');
+    const { waiting, warnings } = await statusOf(run.handle);
+    expect(waiting?.evidence?.join('\n')).toMatch(/notes\.label \(NOT NULL\)/);
+    expect(warnings.join()).not.toContain('notes.label');
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'retire')] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
   });
 });
