@@ -7,7 +7,7 @@ import type { Stage } from '../src/plan/schema.js';
 import { setGreenReads } from '../src/postgres/green-reads.js';
 import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import { serverClock } from '../src/postgres/server-clock.js';
-import { inTransaction, type Session } from '../src/postgres/session.js';
+import { inTransaction, SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { readRoute } from '../src/postgres/state.js';
 import { within } from '../src/timing.js';
 import type { Environment } from '../src/worker/connections.js';
@@ -23,6 +23,8 @@ import { judge, type Verdict } from './stage-verdict.js';
 const LOOK_EVERY_MS = 500;
 /** What follows the route at the decision is waited for so long; the step that comes next tells it again. */
 const FOLLOW_MS = 2_000;
+/** How long the second try to take the reads back keeps the workflow from doing so. */
+const LEAVE_AGAIN_MS = 3_000;
 /** How long the last word of a watch may keep whoever has ended it. */
 const LAST_WORD_MS = 500;
 
@@ -85,11 +87,19 @@ export async function* verdicts(
       if (verdict.outcome === 'fail') {
         hasFailed = true;
         const failed = { ...measurements.evidence(), failed: verdict };
-        // Where blue can't be reached, the workflow has the reads taken back, again and again.
-        const hasLeft = await leaveGreen(blue, ref, baseline.state.route, () =>
-          writeProgress(blue, evidenceKey(work, stage), failed, true),
-        ).catch(() => false);
-        if (hasLeft) await allFollow(blue, ref, environment);
+        const leave = async (session: Session): Promise<void> => {
+          const hasLeft = await leaveGreen(session, ref, baseline.state.route, () =>
+            writeProgress(session, evidenceKey(work, stage), failed, true),
+          );
+          if (hasLeft) await allFollow(session, ref, environment);
+        };
+        // A worker that stood still in it for seconds has lost that session. Where blue can't be reached either way, the
+        // workflow has the reads taken back, again and again.
+        const anew = async (): Promise<void> =>
+          leave(await work.session('blue', 'gates: reads back', SHORT_STATEMENTS));
+        await leave(blue)
+          .catch(() => within(anew(), LEAVE_AGAIN_MS, undefined))
+          .catch(() => undefined);
       }
       yield { ...verdict, isLate: blueNow() > late };
       await sleep(LOOK_EVERY_MS);

@@ -205,6 +205,27 @@ describe('a stage by its activities', () => {
     expect((await staged.judged(plan, 100)).evidence[0]?.because).toContain('"seconds" is 16; at most 5 above');
   });
 
+  test('has its reads taken back by the worker that sees a gate fail, also when that has lost its session', async () => {
+    await staged.sides.reset();
+    answers.numbers = { failed: '0' };
+    const gate = { metric: 'prometheus', name: 'checkout', connection: 'here', query: 'failed', max: 0.01 } as const;
+    const plan = planWith({ gates: [gate], maxStageDuration: '30s' });
+    await staged.open(plan, 40);
+    answers.numbers = { failed: '50' };
+    const judged = staged.judged(plan, 40);
+    const lookedAt = "SELECT FROM verdigris.progress WHERE step = 'stage evidence' AND object = '40'";
+    await until(async () => (await staged.sides.sql('blue', lookedAt)).length > 0);
+    const ended = await staged.sides.sql(
+      'blue',
+      `SELECT pg_terminate_backend(pid) AS yes FROM pg_stat_activity
+        WHERE application_name = 'verdigris gates' AND datname = current_database()`,
+    );
+    expect(ended).toEqual([{ yes: true }]);
+    expect((await judged).outcome).toBe('fail');
+    const route = 'SELECT green_read_percent::float8 AS percent FROM verdigris.route';
+    expect(await staged.sides.sql('blue', route)).toEqual([{ percent: 0 }]);
+  });
+
   test('is told beforehand what its gates will not have enough of, by the metrics pages and by Prometheus', async () => {
     answers.numbers = { count_blue_300s: '600' };
     const share = { metric: 'prometheus', name: 'orders', connection: 'here', query: 'failed', max: 0.005 } as const;
