@@ -11,7 +11,7 @@ const REPLACING = readdirSync(UNIT)
 
 /** What both kinds of tests go by. */
 const EACH = {
-  setupFiles: ['test/support/seeded-properties.ts'],
+  setupFiles: 'test/support/seeded-properties.ts',
   pool: 'forks',
   testTimeout: 120_000,
   hookTimeout: 60_000,

@@ -101,7 +101,6 @@ interface Judged {
 async function judgedOnce(story: Story, ref: RunRef, stage: Stage): Promise<Judged> {
   const { run } = story;
   const label = `${stage.percent} %`;
-  run.allClear('gates');
   run.waitFor({ for: 'stage', why: `stage ${label} lasts ${stage.for}` });
   const failed = await untilGateFails(story, ref, stage, () =>
     sleep(parseDuration(stage.for), { summary: `stage ${label} for ${stage.for}` }),
@@ -111,6 +110,8 @@ async function judgedOnce(story: Story, ref: RunRef, stage: Stage): Promise<Judg
   const verdict = await verdictOf(story, ref, stage);
   run.keep(verdict.evidence);
   run.sawLag(verdict.lagSeconds, verdict.evidence.at(-1)?.at);
+  // Those of the stage before may have fallen silent; only an answer says that this is over.
+  if (verdict.outcome === 'pass') run.allClear('gates');
   return verdict.outcome === 'pass' ? rowsCompared(story, ref, stage) : verdict;
 }
 
@@ -240,14 +241,14 @@ const TOLD_AT_MOST = 5;
  * A stage that has passed may be waited behind for days, and whoever approves what comes next goes by what its gates have
  * said: that they are silent now neither holds nor ends anything, so people are told.
  */
-const watchAndTell: Watch = async (story, ref, stage) => {
+const tellingWatch: Watch = async (story, ref, stage) => {
   const { run } = story;
-  if (!patched(TELLS)) return watchOnly(story, ref, stage);
   for (let told = 0; ;) {
     const silent = run.status.alarms?.some(({ about }) => about === 'gates') ?? false;
     if (!silent && told >= TOLD_AT_MOST) return watchOnly(story, ref, stage);
     const evidence = await watching(stage).watchGates(ref, stage, { silent });
-    if (evidence.length === 0 || evidence.some(hasFailed)) return evidence;
+    // What passes may have nothing to say, as HAProxies that follow again.
+    if (evidence.some(hasFailed)) return evidence;
     run.keep(evidence);
     if (silent) run.allClear('gates');
     else {
@@ -262,6 +263,9 @@ const watchAndTell: Watch = async (story, ref, stage) => {
     }
   }
 };
+
+// A promise of its own would settle later than the activity's, which runs of earlier versions were recorded with.
+const watchAndTell: Watch = (...of) => (patched(TELLS) ? tellingWatch(...of) : watchOnly(...of));
 
 const SILENT_NEXT =
   'see why. They hold nothing back: an approval of now rests on what they said before; `pause` keeps the run where it is';

@@ -59,7 +59,7 @@ export const POOLER_RULES: readonly Mutation[] = [
   },
   {
     rule: 'who has announced a promotion beside another one takes that back',
-    edits: [edit(POOLS, '      if (error instanceof PoolerTaken) await this.release();\n', '')],
+    edits: [edit(POOLS, '      if (error instanceof PoolerAwaited) await this.release();\n', '')],
     test: { file: 'test/pgbouncer/two-migrations.test.ts', name: 'stands in the way of none' },
   },
   {
