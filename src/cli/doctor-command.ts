@@ -29,7 +29,7 @@ import { askLiveness } from './doctor-liveness.js';
 import { lookAtReads, readsUnseen, writeFlagsBack, type ReadsLed } from './doctor-reads.js';
 import { renderCleanPlan, renderExamination, renderFindings, renderKept, renderVerdict } from './doctor-text.js';
 import { tellFindings } from './plan-commands.js';
-import { readPlan } from './read-plan.js';
+import { readPlanOfRun } from './read-plan.js';
 import { shellQuote } from './shell-quote.js';
 import { serverFlags, type ServerFlags } from './start-request.js';
 import { CommandError, EXIT, type ExitCode, type Terminal } from './terminal.js';
@@ -145,7 +145,7 @@ async function patientOf(
         consoles,
       };
     }
-    const { parsed } = await readPlan(file);
+    const parsed = await readPlanOfRun(file);
     if ('findings' in parsed) {
       tellFindings(terminal, file, parsed.findings);
       return undefined;

@@ -1,25 +1,36 @@
 import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import type { Finding } from '../plan/finding.js';
-import { parsePlan } from '../plan/parse.js';
-import type { Plan } from '../plan/schema.js';
+import { parsePlan, type ParsedPlan } from '../plan/parse.js';
+import { repeatedFields } from '../plan/repeated-fields.js';
 import { CommandError } from './terminal.js';
 
 /** A plan as it was written, and what it says with its defaults. */
 export interface ReadPlan {
   /** The JSON of the file: what the workflow is started with. */
   readonly written: unknown;
-  readonly parsed: { readonly plan: Plan } | { readonly findings: Finding[] };
+  readonly parsed: ParsedPlan;
 }
 
 /**
- * Reads a plan from a file, or from standard input for `-`.
+ * Reads a plan from a file, or from standard input for `-`. One with a field that stands twice has findings.
  *
  * @throws CommandError when there is no such file, or two that differ, or when it is not JSON.
  */
 export async function readPlan(file: string): Promise<ReadPlan> {
-  const written = parseJson(file, await readText(file));
-  return { written, parsed: parsePlan(written) };
+  const text = await readText(file);
+  const written = parseJson(file, text);
+  const parsed = parsePlan(written);
+  const repeated = repeatedFields(text);
+  if (repeated.length === 0) return { written, parsed };
+  return { written, parsed: { findings: [...repeated, ...('findings' in parsed ? parsed.findings : [])] } };
+}
+
+/**
+ * The same of a plan that a run may have been started with already: of a field that stands twice the last one counts, as
+ * it does for the run.
+ */
+export async function readPlanOfRun(file: string): Promise<ParsedPlan> {
+  return parsePlan(parseJson(file, await readText(file)));
 }
 
 async function readText(file: string): Promise<string> {

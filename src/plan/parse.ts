@@ -2,6 +2,7 @@ import { z } from 'zod';
 import type { Finding } from './finding.js';
 import { placeOf } from './finding.js';
 import { nearest } from './nearest.js';
+import { REPEATED_FIELD } from './repeated-fields.js';
 import type { Plan } from './schema.js';
 import { planSchema } from './schema.js';
 import { fieldOf, fieldsOf, optionMeant, optionNames, schemaAt } from './schema-at.js';
@@ -32,7 +33,7 @@ const WHY = {
 } as const;
 
 /** The rules that judge the form of a plan. */
-export const PARSE_RULES = Object.keys(WHY);
+export const PARSE_RULES = [REPEATED_FIELD, ...Object.keys(WHY)];
 
 function finding(rule: keyof typeof WHY, path: Path, message: string, instead: string): Finding {
   return { rule, severity: 'error', place: placeOf(path), message, why: WHY[rule], instead };

@@ -136,6 +136,27 @@ describe('verdigris plan lint', () => {
     expect([code, out]).toEqual([1, expect.stringContaining('write "blue"')]);
   });
 
+  it.each(['plan lint', 'plan show', 'preflight', 'start --print'])(
+    'refuses a field that stands twice, where %s reads the file',
+    async (command) => {
+      const { name, ...rest } = planWith();
+      const text = `{ "name": "${name}", "migrations": [],\n"migrations": [], ${JSON.stringify(rest).slice(1)}`;
+      const { code, out, note } = await verdigris(...command.split(' '), await file(text, 'twice.json'));
+      expect([code, `${out}${note}`]).toEqual([
+        1,
+        expect.stringMatching(
+          /^error: repeated-field\n {2}place {4}migrations\n {2}what {5}"migrations" in line 2 stands in line 1 already\n[^]*the plan is refused/,
+        ),
+      ]);
+    },
+  );
+
+  it('reads a plan for the doctor as its run does: of a field that stands twice the last one', async () => {
+    const text = JSON.stringify(planWith()).replace('{', '{ "name": "old",');
+    const { note } = await verdigris('doctor', await file(text, 'run.json'));
+    expect(note).toContain('VERDIGRIS_CONNECTION_ORDERS_BLUE');
+  });
+
   it('asks this environment for the connections when it is told to', async () => {
     const { code, out } = await verdigris('plan', 'lint', '--connections', await file(planWith()));
     expect([code, out]).toEqual([1, expect.stringContaining('set VERDIGRIS_CONNECTION_ORDERS_BLUE')]);
