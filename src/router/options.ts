@@ -41,9 +41,9 @@ export interface RouterOptions {
 export type RouterSettings = Required<Omit<RouterOptions, 'registry' | 'mirror' | 'version' | 'instance'>> &
   Pick<RouterOptions, 'registry' | 'mirror' | 'version'> & { readonly instance: InstanceName };
 
-/** Fills in the defaults. @throws RangeError for a number that makes no sense. */
+/** Fills in the defaults. @throws RangeError for what is missing, and for a value that makes no sense. */
 export function settingsOf(options: RouterOptions): RouterSettings {
-  if (options.migration === '') throw new RangeError('the router needs the name of the migration');
+  checkRequired(options);
   const settings = {
     pollIntervalMs: 500,
     heartbeatIntervalMs: 1_000,
@@ -74,6 +74,21 @@ export function settingsOf(options: RouterOptions): RouterSettings {
     throw new RangeError(`mirror.concurrency is ${concurrency}: give a positive integer`);
   }
   return settings;
+}
+
+/** For callers whom no compiler has told what is required: plain JavaScript, and options read from elsewhere. */
+function checkRequired(options: Partial<Record<keyof RouterOptions, unknown>> | undefined): void {
+  const migration = options?.migration;
+  if (typeof migration !== 'string' || migration === '') {
+    throw new RangeError('the router needs the name of the migration: give "migration", the "name" of the plan');
+  }
+  for (const side of ['blue', 'green'] as const) {
+    const config = options?.[side];
+    if (typeof config === 'object' && config !== null) continue;
+    const found = typeof config === 'string' ? 'a text' : 'missing';
+    const such = `{ connectionString: process.env.${side.toUpperCase()}_URL }`;
+    throw new RangeError(`${side} is ${found}: give "${side}" as pg.Pool takes it, such as ${such}`);
+  }
 }
 
 function definedOnly(options: RouterOptions): RouterOptions {

@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { Breaker } from '../../src/router/breaker.js';
 import { Coalesced } from '../../src/router/coalesced.js';
+import { createRouter } from '../../src/router/create-router.js';
 import { formatLsn, parseLsn, type Lsn } from '../../src/router/lsn.js';
 import { formatToken, parseToken } from '../../src/router/token.js';
 import { TokenStore } from '../../src/router/token-store.js';
@@ -10,6 +11,24 @@ import { pause } from './sides.js';
 function lsn(n: number): Lsn {
   return BigInt(n) as Lsn;
 }
+
+describe('options of plain JavaScript', () => {
+  const create = createRouter as (options?: unknown) => unknown;
+  const blue = { host: 'blue.example' };
+
+  test.each([
+    [undefined, 'give "migration", the "name" of the plan'],
+    [{ blue, green: blue }, 'give "migration"'],
+    [{ migration: 7, blue, green: blue }, 'give "migration"'],
+    [{ migration: 'x' }, 'blue is missing: give "blue" as pg.Pool takes it'],
+    [{ migration: 'x', blue, green: null }, 'green is missing'],
+    [{ migration: 'x', blue: 'postgresql://blue.example/shop', green: blue }, 'blue is a text: give "blue" as'],
+  ])('%j are refused in words, without the values', (options, says) => {
+    expect(() => create(options)).toThrow(RangeError);
+    expect(() => create(options)).toThrow(says);
+    expect(() => create(options)).not.toThrow('example');
+  });
+});
 
 describe('the store of tokens', () => {
   test('keeps the highest position of a user, and a later epoch above all', () => {
