@@ -10,3 +10,8 @@ export function personKey(name: string): string {
     .replace(/\s+/g, ' ')
     .toLowerCase();
 }
+
+/** Whether nobody sees anything of a name: spaces, and characters that leave no mark. */
+export function isUnseenName(name: string): boolean {
+  return personKey(name).replace(/[\p{Default_Ignorable_Code_Point}\p{White_Space}\p{Cc}\u2800]/gu, '') === '';
+}

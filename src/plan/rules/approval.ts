@@ -1,5 +1,5 @@
 import { formatDuration, parseDuration } from '../duration.js';
-import { personKey } from '../person.js';
+import { isUnseenName, personKey } from '../person.js';
 import type { Rule } from '../rule.js';
 import type { Plan } from '../schema.js';
 import { longestClosed } from '../window-times.js';
@@ -34,6 +34,38 @@ export const quorumOfAnybody: Rule = {
       place: 'traffic.approval.quorum',
       message: `${quorum} people must approve, and "by" does not say who may`,
       instead: 'name them: "by": ["ada", "grace", "linus"]',
+    };
+  },
+};
+
+export const approverUnseen: Rule = {
+  name: 'approver-unseen',
+  severity: 'warning',
+  why: 'nobody can tell whose name it is: it only looks like one more person who may approve, and counts as one for the quorum',
+  *check({ plan }) {
+    for (const [i, name] of (plan.traffic.approval.by ?? []).entries()) {
+      if (!isUnseenName(name)) continue;
+      yield {
+        place: `traffic.approval.by[${i}]`,
+        message: 'the name has no character that is seen',
+        instead: 'write the name of a person, or leave it out',
+      };
+    }
+  },
+};
+
+export const approvalBeforeNothing: Rule = {
+  name: 'approval-before-nothing',
+  severity: 'warning',
+  why: 'a run in which all goes well asks nobody: reads, writes and the end of the way back follow each other. Only a promotion that was kept away or refused is asked for',
+  *check({ plan }) {
+    const { before, by, quorum } = plan.traffic.approval;
+    if (before.length > 0 || (by === undefined && quorum === 1)) return;
+    const written = [...(by === undefined ? [] : ['"by"']), ...(quorum === 1 ? [] : ['"quorum"'])];
+    yield {
+      place: 'traffic.approval.before',
+      message: `${written.join(' and ')} ${written.length === 1 ? 'says' : 'say'} who approves, and "before" is empty: nothing waits for them`,
+      instead: 'write what waits for an approval, such as "before": ["promote"], or leave "by" and "quorum" out',
     };
   },
 };

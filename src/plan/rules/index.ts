@@ -1,5 +1,11 @@
 import type { CatalogRule, Rule } from '../rule.js';
-import { approvalShorterThanWindows, quorumOfAnybody, quorumOutOfReach } from './approval.js';
+import {
+  approvalBeforeNothing,
+  approvalShorterThanWindows,
+  approverUnseen,
+  quorumOfAnybody,
+  quorumOutOfReach,
+} from './approval.js';
 import { columnExists, unknownColumn, unknownTable } from './catalog-names.js';
 import {
   downMayNotFit,
@@ -123,6 +129,8 @@ export const RULES: readonly Rule[] = [
   unknownApprovalStage,
   quorumOutOfReach,
   quorumOfAnybody,
+  approverUnseen,
+  approvalBeforeNothing,
   approvalShorterThanWindows,
   pgbouncerStages,
   pgbouncerEntries,
