@@ -19,6 +19,17 @@ describe('green', () => {
     expect(finding).toMatchObject({ severity: 'error', side: 'green', object: 'table theirs."Old Orders"' });
   });
 
+  it('is told to look exchanged with blue where only green has tables, before anything is said of dropping', async () => {
+    const exchanged = { blue: asDatabase(pair.greenDb, 'blue'), green: asDatabase(pair.blueDb, 'green') };
+    const [found] = only(await check({}, exchanged), 'green-empty');
+    expect(found?.message).toMatch(/^green is not empty: .*Blue has no table, and green has: the two look exchanged$/);
+    expect(found?.remedy).toMatch(/^See first which of the two the application uses.* drop nothing, and exchange/);
+    await onGreen('CREATE SCHEMA theirs; CREATE TABLE theirs.t (id int)');
+    undo.push(() => onGreen('DROP SCHEMA theirs CASCADE'));
+    const [both] = only(await check(), 'green-empty');
+    expect(`${both?.message} ${both?.remedy}`).not.toMatch(/exchange/);
+  });
+
   it('may have functions that blue has not: the template of a managed service', async () => {
     await onGreen('CREATE SCHEMA tools; CREATE FUNCTION tools.f() RETURNS int LANGUAGE sql RETURN 1');
     undo.push(() => onGreen('DROP SCHEMA tools CASCADE'));

@@ -90,18 +90,31 @@ export const greenEmpty: PairCheck = {
     const clashing = relations.length > 0 ? relations : await alsoOnBlue(blue, objects);
     if (clashing.length === 0) return [];
     const object = listed(clashing.map(({ type, identity }) => `${type} ${identity}`));
-    const told = owner === undefined ? ofNobody(clashing.length) : await ofEndedRun(green.session, owner);
+    const told =
+      owner === undefined
+        ? ofNobody(clashing.length, await lookExchanged(blue, relations))
+        : await ofEndedRun(green.session, owner);
     return [{ side: 'green', severity: 'error', object, ...told }];
   },
 };
 
 type Told = Pick<Found, 'message' | 'remedy'>;
 
-function ofNobody(count: number): Told {
+/** @param areExchanged whether blue and green look exchanged: then nobody is told first to drop what is on green */
+function ofNobody(count: number, areExchanged: boolean): Told {
+  const message = `green is not empty: it has ${count} objects that no run of Verdigris is known to have made`;
+  const remedy = 'Give an empty database: CREATE DATABASE, or drop what is there if nobody needs it';
+  if (!areExchanged) return { message, remedy };
   return {
-    message: `green is not empty: it has ${count} objects that no run of Verdigris is known to have made`,
-    remedy: 'Give an empty database: CREATE DATABASE, or drop what is there if nobody needs it',
+    message: `${message}. Blue has no table, and green has: the two look exchanged`,
+    remedy: `See first which of the two the application uses: that one is "blue". If it is this green, drop nothing, and exchange the connections of "blue" and "green" in the plan. If not: ${remedy.charAt(0).toLowerCase()}${remedy.slice(1)}`,
   };
+}
+
+/** Whether the side that should have tables has none, and the one that should be empty has. */
+async function lookExchanged(blue: SideContext, onGreen: readonly DatabaseObject[]): Promise<boolean> {
+  const isTable = ({ type }: DatabaseObject): boolean => type === 'table';
+  return onGreen.some(isTable) && !(await readUserObjects(blue.session)).some(isTable);
 }
 
 /** What a run that has ended has left may be the database that has the writes: it is never told to be dropped then. */
