@@ -28,9 +28,10 @@ export async function messageCommand(
   message: MessageName,
   name: string,
   flags: MessageFlags,
-  gate?: string,
+  point?: string,
 ): Promise<ExitCode> {
   const workflowId = workflowIdOf(name);
+  const gate = point === undefined ? undefined : gateMeant(point);
   const who = { by: flags.by, reason: flags.reason, ...(flags.acceptLoss === true ? { acceptLoss: true } : {}) };
   const request = flags.request === undefined ? {} : { request: flags.request };
   const payload = gate === undefined ? who : { gate, ...request, ...who };
@@ -48,6 +49,12 @@ export async function messageCommand(
     }
   });
   return EXIT.done;
+}
+
+/** The gate that a run calls `stage-50`, also where it is given as the plan writes it: no other one is a number. */
+export function gateMeant(point: string): string {
+  const percent = /^(\d+(?:\.\d+)?) ?%?$/.exec(point.trim())?.[1];
+  return percent === undefined ? point : `stage-${Number(percent)}`;
 }
 
 function messageFailed(

@@ -68,7 +68,7 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
     .action(async (name: string, flags: StatusFlags) => ended(await watchCommand(terminal, name, flags)));
 
   withMessage(verdigris.command('approve <name> <gate>'))
-    .description('Let the run go on: gate is traffic, stage-<percent>, promote or retire')
+    .description('Let the run go on: gate is traffic, stage-<percent> or the percent alone, promote or retire')
     .option(
       '--request <id>',
       'the question that is answered, as the status shows it; refused when another one is asked',

@@ -6,6 +6,7 @@ import { dirname, join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { summaryOf } from '../../src/cli/describe-plan.js';
+import { gateMeant } from '../../src/cli/message-command.js';
 import { run } from '../../src/cli/run.js';
 import { shellCommand } from '../../src/cli/shell-quote.js';
 import { planSchema } from '../../src/plan/schema.js';
@@ -246,6 +247,20 @@ describe('verdigris start --print', () => {
       ),
       { numRuns: 60, examples: [[['--static-details', 'it\'s\n`x` $y \\ "z"']]] },
     );
+  });
+});
+
+describe('messages to a run', () => {
+  it.each([
+    ['50', 'stage-50'],
+    ['0.5', 'stage-0.5'],
+    ['05 %', 'stage-5'],
+    ['100%', 'stage-100'],
+    ['stage-50', 'stage-50'],
+    ['promote', 'promote'],
+    ['50-', '50-'],
+  ])('approve %s means the gate %s', (point, gate) => {
+    expect(gateMeant(point)).toBe(gate);
   });
 });
 

@@ -134,6 +134,8 @@ describe('a run that no worker serves', () => {
     expect(approve.code).toBe(2);
     expect(approve.note).toContain(`temporal workflow signal`);
     expect(approve.note).toContain(`'{"gate":"promote","by":"ada","reason":"it'\\''s time"}'`);
+    const stage = await verdigris('approve', name, '50', ...WHO, '--timeout', '1');
+    expect(stage.note).toContain(`'{"gate":"stage-50",`);
     expect(await verdigris('status', name, '--timeout', '1')).toMatchObject({
       code: 2,
       note: expect.stringContaining(
