@@ -140,8 +140,8 @@ function withServer(command: Command, timeout = false): Command {
 
 function withMessage(command: Command): Command {
   return withServer(command, true)
-    .requiredOption('--by <who>', 'who sends this')
-    .requiredOption('--reason <why>', 'why');
+    .requiredOption('--by <who>', 'who sends this (required)')
+    .requiredOption('--reason <why>', 'why (required)');
 }
 
 function port(text: string): number {

@@ -251,6 +251,14 @@ describe('verdigris start --print', () => {
 });
 
 describe('messages to a run', () => {
+  it.each(['approve', 'pause', 'resume', 'rollback', 'retire'])(
+    'the help of %s says what is required',
+    async (name) => {
+      const { out } = await verdigris(name, '--help');
+      expect(out).toMatch(/--by <who> +who sends this \(required\)\n *--reason <why> +why \(required\)/);
+    },
+  );
+
   it.each([
     ['50', 'stage-50'],
     ['0.5', 'stage-0.5'],
