@@ -7,8 +7,9 @@ import type { Database } from './session.js';
  */
 export function withoutSecrets(error: unknown, databases: readonly Database[]): string {
   let text = error instanceof Error ? error.message : String(error);
-  for (const secret of databases.flatMap(secretsOf)) text = text.replaceAll(secret, '***');
+  // First, since a piece in which something has been replaced is not found in the string.
   for (const { peerConninfo } of databases) text = withoutPieces(text, peerConninfo);
+  for (const secret of databases.flatMap(secretsOf)) text = text.replaceAll(secret, '***');
   return withoutPeer(text)
     .replaceAll(/password\s*=\s*('(?:[^'\\]|\\.)*'|\S+)/gi, 'password=***')
     .replaceAll(/postgres(?:ql)?:\/\/\S+/gi, '***')
@@ -20,21 +21,60 @@ export function withoutSecrets(error: unknown, databases: readonly Database[]): 
  * a part of a password with a space, a quote or a `/` in it, which no comparison with the whole password finds.
  */
 function withoutPieces(text: string, conninfo: string): string {
-  const password = aroundPassword(conninfo);
+  const readings = readingsOf(conninfo);
   return text
     .replace(/(invalid connection string syntax: )[\s\S]*/, `$1${HOW_TO_WRITE}`)
-    .replaceAll(/(["»„])([^"»«„“”\n]{2,})(["«“”])/g, (quoted: string, opened: string, piece: string, closed: string) =>
-      password.includes(piece) ? `${opened}***${closed}` : quoted,
-    );
+    .replaceAll(BETWEEN_QUOTES, (between) => {
+      const piece = between.trim();
+      const isTold = readings.some((reading) => touchesPassword(piece, reading));
+      return isTold ? between.replace(piece, '***') : between;
+    });
 }
 
 const HOW_TO_WRITE =
   'a value with spaces or quotes stands in single quotes, in a URI special characters are percent-encoded';
 
-/** Where the password stands, with what may be a part of it: up to the next keyword, in a URI up to the last `@`. */
-function aroundPassword(conninfo: string): string {
-  if (/^postgres(?:ql)?:/.test(conninfo)) return /^[^:]*:\/\/[^:@]*:([\s\S]*)@/.exec(conninfo)?.[1] ?? '';
-  return /password\s*=([\s\S]*?)(?:\s(?:host|hostaddr|port|user|dbname|sslmode)\s*=|$)/.exec(conninfo)?.[1] ?? '';
+/**
+ * The quotes of libpq's translations, of which one opens what another closes. What stands between any two of them is looked
+ * at, since a piece may have a quote in it itself.
+ */
+const BETWEEN_QUOTES = /[^"“”„«»「」]+/g;
+
+/** A connection string with the place of its password. */
+interface Reading {
+  readonly before: string;
+  /** With what may be a part of it: up to the next keyword, in a URI up to the last `@`. */
+  readonly password: string;
+  readonly behind: string;
+}
+
+/** As it is written and as libpq reads it. */
+function readingsOf(conninfo: string): readonly Reading[] {
+  const isUri = /^postgres(?:ql)?:/.test(conninfo);
+  const found = (isUri ? PASSWORD_IN_URI : PASSWORD_BY_KEYWORD).exec(conninfo);
+  if (found === null) return [];
+  const [, before = '', password = '', behind = ''] = found;
+  const read = isUri ? decodedWherePossible : unescaped;
+  return [
+    { before, password, behind },
+    { before: read(before), password: read(password), behind: read(behind) },
+  ];
+}
+
+const PASSWORD_IN_URI = /^([^:]*:\/\/[^:@]*:)(.*)(@.*)$/s;
+const PASSWORD_BY_KEYWORD = /^(.*?password\s*=)(.*?)((?:\s(?:host|hostaddr|port|user|dbname|sslmode)\s*=.*)?)$/s;
+
+/**
+ * Whether a piece of the string has something of the password in it: where libpq takes the string apart otherwise than it
+ * was meant, a piece begins before the password or goes on behind it.
+ */
+function touchesPassword(piece: string, { before, password, behind }: Reading): boolean {
+  if (piece.length < 2 || password === '') return false;
+  const whole = before + password + behind;
+  const end = before.length + password.length;
+  // The first place at which it could reach into the password.
+  const at = whole.indexOf(piece, Math.max(0, before.length - piece.length + 1));
+  return at !== -1 && at < end;
 }
 
 /** Whoever could not connect is told of with the names that it came under: `no pg_hba.conf entry for host "10.0.0.7", user "x"`. */
@@ -56,8 +96,8 @@ function secretsOf(database: Database): string[] {
 function secretsOfConninfo(conninfo: string): string[] {
   const uri = /^postgres(?:ql)?:\/\/(?:[^:@/?]*(?::([^@/?]*))?@)?([^:/?]*)/.exec(conninfo);
   if (uri !== null) return [uri[1], uri[2]].flatMap((part) => (part === undefined ? [] : [part, decoded(part)]));
-  return [...conninfo.matchAll(/(?:password|host|hostaddr)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))/gi)].map(
-    (match) => match[1]?.replaceAll(/\\(.)/g, '$1') ?? match[2] ?? '',
+  return [...conninfo.matchAll(/(?:password|host|hostaddr)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))/gi)].map((match) =>
+    match[1] === undefined ? (match[2] ?? '') : unescaped(match[1]),
   );
 }
 
@@ -67,4 +107,13 @@ function decoded(text: string): string {
   } catch {
     return text;
   }
+}
+
+/** Also of a text with a `%` that stands for itself. */
+function decodedWherePossible(text: string): string {
+  return text.replaceAll(/(?:%[0-9a-f]{2})+/gi, decoded);
+}
+
+function unescaped(text: string): string {
+  return text.replaceAll(/\\(.)/gs, '$1');
 }

@@ -197,8 +197,33 @@ describe('secrets', () => {
       'could not connect to the publisher: invalid integer value "Leck77" for connection option "port"',
     ],
     ['postgres://app:gehe@Leck77/x@h/shop', 'konnte Hostnamen »Leck77« nicht in Adresse übersetzen'],
+    [
+      'host=h password=gehe Leck77 dbname=shop',
+      'syntaxe de la chaîne de connexion invalide : « = » manquant après « Leck77 » dans la chaîne des paramètres',
+    ],
+    [
+      'host=h password=gehe Leck77 dbname=shop',
+      'syntaxe invalide : « = » manquant après «\u00a0Leck77\u202f» dans la chaîne des paramètres de connexion',
+    ],
+    [
+      'host=h password=gehe Leck77 dbname=shop',
+      'sintaxis de cadena de conexión no válida: falta «=» después de «Leck77» en la cadena de información',
+    ],
+    ['host=h password=gehe Leck77 dbname=shop', 'пропущено "=" після "Leck77" у рядку інформації про підключення'],
+    ['host=h password=gehe Leck77 dbname=shop', '连接信息字符串里的“Leck77”后面缺少"="'],
+    ['host=h password=a"Leck77 "b"Leck77" dbname=shop', 'fehlendes »=« nach »"b"Leck77"« in der Zeichenkette'],
+    [String.raw`host=h password=gehe Le\ck77 dbname=shop`, 'ungültige Verbindungsoption »Leck77«'],
+    ["host='h password=gehe Leck77' dbname=x", 'konnte Hostnamen »h password=gehe Leck77« nicht in Adresse übersetzen'],
+    [
+      'postgres://app:12/x?Leck77@h/shop',
+      'fehlendes Schlüssel/Wert-Trennzeichen »=« in URI-Query-Parameter: »Leck77@h/shop«',
+    ],
+    ['postgres://app:12/Leck77@h/shop', 'FATAL: database "Leck77@h/shop" does not exist'],
+    ['postgres://app:a@x:Leck77@h/shop', 'invalid integer value "Leck77@h" for connection option "port"'],
+    ['postgres://app:a@x:Leck77@db1/shop', 'invalid integer value "Leck77@db1" for connection option "port"'],
+    ['postgres://app:Leck%2077%/x@h/shop', 'ungültiger Zahlenwert »Leck 77%« für Verbindungsoption »port«'],
   ])('with odd characters, of which libpq quotes a piece, are cut out of what it says: %s', (peerConninfo, said) => {
-    const database = { side: 'blue', connection: 'shop_blue', config: {}, peerConninfo } as const;
+    const database = { side: 'blue', connection: 'shop_blue', config: { host: 'db1' }, peerConninfo } as const;
     expect(withoutSecrets(new Error(said), [database])).not.toMatch(/Leck/);
   });
 
@@ -207,5 +232,7 @@ describe('secrets', () => {
     const database = { side: 'blue', connection: 'shop_blue', config: {}, peerConninfo } as const;
     const said = 'invalid sslmode value: "verify-ful"; database "shop" does not exist';
     expect(withoutSecrets(new Error(said), [database])).toBe(said);
+    const inFrench = 'valeur sslmode invalide : « verify-ful » ; la base de données « shop » n\'existe pas\n"=" ""';
+    expect(withoutSecrets(new Error(inFrench), [database])).toBe(inFrench);
   });
 });
