@@ -1,8 +1,9 @@
 import pg from 'pg';
 import { describe, expect, inject, it, vi } from 'vitest';
-import { readCopyState } from '../../src/postgres/bootstrap/copy/copy-state.js';
+import { readCopyState, readParts } from '../../src/postgres/bootstrap/copy/copy-state.js';
 import { CopyOut } from '../../src/postgres/bootstrap/copy/copy-out.js';
 import { copyParcel } from '../../src/postgres/bootstrap/copy/copy-parcel.js';
+import { CopyWatch } from '../../src/postgres/bootstrap/copy/copy-watch.js';
 import { openPace } from '../../src/postgres/bootstrap/copy/pace.js';
 import { castFailsInSample, swiftJsonb } from '../../src/postgres/bootstrap/copy/swift-jsonb.js';
 import { readTables } from '../../src/postgres/catalog.js';
@@ -243,6 +244,31 @@ describe('a copy beside others', () => {
       expect(early?.bytes).toBeGreaterThan(0);
       expect(early?.bytes).toBeLessThan(notes.at(-1)?.bytes ?? 0);
       expect(early?.etaSeconds).toBeLessThan(300);
+    } finally {
+      await pair.stop();
+    }
+  });
+
+  it('tells no more of the part of a piece that has been rolled back', async () => {
+    const pair = await CopyPair.start(['pg15', 'pg18'], 'copy_undone', DDL, KEY, [], {
+      bootstrap: { method: 'copy', pace: 'full', parallel: 1, maxRate: '3MB' },
+    });
+    try {
+      await pair.blue.query(`INSERT INTO notes SELECT n, repeat('x', 400) FROM generate_series(1, 20000) n`);
+      const [parcel] = await pair.planCopy();
+      const holder = pair.hold();
+      await pair.phase('ready');
+      const worker = new AbortController();
+      const copying = pair.copyParcel(parcel?.id ?? 0, worker.signal);
+      const cut = expect(copying).rejects.toThrow();
+      const told = async (): Promise<number[]> =>
+        (await new CopyWatch(pair.run.runId).look(pair.ourGreen)).tables.map(({ done }) => done);
+      await expect.poll(async () => (await readParts(pair.ourGreen, pair.run.runId)).size, { timeout: 5_000 }).toBe(1);
+      expect(await told()).toEqual([expect.any(Number)]);
+      worker.abort();
+      await cut;
+      expect(await told()).toEqual([]);
+      holder.stop();
     } finally {
       await pair.stop();
     }

@@ -31,6 +31,7 @@ export class PieceCopy {
   private reported = 0;
   private notedAt = Number.NEGATIVE_INFINITY;
   /** Of the piece that is being copied. */
+  private transaction = '';
   private bytesPerBlock = 0;
   private end = 0;
 
@@ -55,10 +56,12 @@ export class PieceCopy {
       await target.query('ROLLBACK');
       return false;
     }
-    if (!(await beginPiece(target, runId, piece.key))) {
+    const transaction = await beginPiece(target, runId, piece.key);
+    if (transaction === undefined) {
       await target.query('ROLLBACK');
       return true;
     }
+    this.transaction = transaction;
     const { rows, bytes } = await this.copy(piece, from, to);
     if (await this.wasRewritten(piece)) {
       // Rows have moved to other blocks since the parcels were cut: the table is left for tablesync.
@@ -192,7 +195,8 @@ export class PieceCopy {
     const now = performance.now();
     if (now - this.notedAt < NOTED_EVERY_MS) return;
     this.notedAt = now;
-    void notePart(this.watch, this.context.run.runId, key, sum).catch(() => undefined);
+    const part = { ...sum, transaction: this.transaction };
+    void notePart(this.watch, this.context.run.runId, key, part).catch(() => undefined);
   }
 
   private report(piece: Piece, bytes: number): void {

@@ -14,7 +14,8 @@ import type { Parcel } from './plan-parcels.js';
  *   'copy', 'state'          one row: which snapshots may be read, and whether rows may still be copied
  *   'copy parcel', '<id>'    what each parcel holds: decided once, but for partitions that blue got before the snapshots
  *   'copy piece', '<key>'    one row a piece, inserted in the transaction that copies its rows
- *   'copy part', '<key>'     what the earlier statements of a piece have copied: only to be shown, nobody goes by it
+ *   'copy part', '<key>'     what the earlier statements of a piece have copied, and in which transaction, which may be
+ *                            rolled back: only to be shown, nobody goes by it
  *
  * Every transaction that copies holds the state row FOR SHARE: whoever changes it knows that no such transaction is
  * open, and one that begins later sees the change. So a worker that was frozen and wakes up writes nothing.
@@ -54,6 +55,12 @@ export interface Holder {
 export interface PieceDone {
   readonly rows: number;
   readonly bytes: number;
+}
+
+/** What the statements of a piece have copied in a transaction that may still be rolled back. */
+export interface PiecePart extends PieceDone {
+  /** That of green, as beginPiece gives it. An older worker does not say. */
+  readonly transaction?: string;
 }
 
 const STATE = { step: 'copy', object: 'state' } as const;
@@ -213,14 +220,15 @@ export async function readPieces(session: Session, runId: string): Promise<Reado
  * Says that a piece is being copied, first thing in its transaction: the key of the row lets no second transaction
  * commit the same rows, whatever it believes. Waits while another one is open (lock_timeout).
  *
- * @returns false when the piece has been copied.
+ * @returns the id of that transaction; undefined when the piece has been copied.
  */
-export async function beginPiece(session: Session, runId: string, key: string): Promise<boolean> {
-  const { rowCount } = await session.query(
-    `INSERT INTO verdigris.progress (run_id, step, object) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
+export async function beginPiece(session: Session, runId: string, key: string): Promise<string | undefined> {
+  const { rows } = await session.query<{ transaction: string }>(
+    `INSERT INTO verdigris.progress (run_id, step, object) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
+     RETURNING pg_catalog.pg_current_xact_id()::text AS transaction`,
     [runId, PIECE_STEP, key],
   );
-  return rowCount === 1;
+  return rows[0]?.transaction;
 }
 
 export async function endPiece(session: Session, runId: string, key: string, done: PieceDone): Promise<void> {
@@ -232,7 +240,7 @@ export async function endPiece(session: Session, runId: string, key: string, don
 }
 
 /** Notes what the statements of a piece have copied so far. To be called outside of the transaction that copies. */
-export async function notePart(session: Session, runId: string, key: string, part: PieceDone): Promise<void> {
+export async function notePart(session: Session, runId: string, key: string, part: PiecePart): Promise<void> {
   await session.query(
     `INSERT INTO verdigris.progress (run_id, step, object, state) VALUES ($1, $2, $3, $4)
          ON CONFLICT (run_id, step, object) DO UPDATE SET state = EXCLUDED.state, updated_at = clock_timestamp()`,
@@ -240,10 +248,16 @@ export async function notePart(session: Session, runId: string, key: string, par
   );
 }
 
-/** What has been noted of pieces that are made of several statements. One whose worker has died may tell of too much. */
+/**
+ * What has been noted of pieces that are made of several statements, and that are being copied: what a transaction noted
+ * that has been rolled back, by whatever end of its worker, is on green no more.
+ */
 export async function readParts(session: Session, runId: string): Promise<ReadonlyMap<string, PieceDone>> {
   const { rows } = await session.query<{ object: string; state: PieceDone }>(
-    'SELECT object, state FROM verdigris.progress WHERE run_id = $1 AND step = $2',
+    `SELECT object, state FROM verdigris.progress
+      WHERE run_id = $1 AND step = $2
+        AND (state ->> 'transaction' IS NULL
+             OR pg_catalog.pg_xact_status((state ->> 'transaction')::pg_catalog.xid8) = 'in progress')`,
     [runId, PART_STEP],
   );
   return new Map(rows.map(({ object, state }) => [object, state]));
