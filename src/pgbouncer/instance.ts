@@ -236,8 +236,8 @@ export class Instance {
     for (;;) {
       const pools = await within(control.pools(), answersWithinMs, undefined);
       if (pools === undefined) throw silent(this.pooler, answersWithinMs);
-      const ours = pools.filter((pool) => this.setup.databases.includes(pool.database));
-      const isBusy = ours.some((pool) => pool.serversInLogin > 0 || (pool.servers === 0 && pool.clientsWaiting > 0));
+      const isLoggingIn = this.#ours(pools).some((pool) => pool.serversInLogin > 0);
+      const isBusy = isLoggingIn || this.#waitForFirstServer(pools);
       if (!isBusy || performance.now() > deadline) return;
       await sleep(2);
     }
@@ -409,12 +409,24 @@ export class Instance {
     const isPaused = this.#mayBePaused;
     const deadline = performance.now() + (isPaused ? NO_LOGIN_WHILE_PAUSED_MS : NO_LOGIN_BEFORE_RELOAD_MS);
     for (;;) {
-      const isBusy = (await control.pools()).some(
-        (pool) => pool.serversInLogin > 0 || (!isPaused && pool.servers === 0 && pool.clientsWaiting > 0),
-      );
+      const pools = await control.pools();
+      const isBusy = pools.some((pool) => pool.serversInLogin > 0) || (!isPaused && this.#waitForFirstServer(pools));
       if (!isBusy || performance.now() > deadline) return;
-      await sleep(2);
+      // One thread of PgBouncer answers us and serves all clients.
+      await sleep(isPaused ? 2 : 20);
     }
+  }
+
+  /**
+   * Whether clients of ours wait for a login that is about to begin. Those of others may wait for a server that is down, for
+   * as long as that is.
+   */
+  #waitForFirstServer(pools: readonly ShownPool[]): boolean {
+    return this.#ours(pools).some(({ servers, clientsWaiting }) => servers === 0 && clientsWaiting > 0);
+  }
+
+  #ours(pools: readonly ShownPool[]): readonly ShownPool[] {
+    return pools.filter(({ database }) => this.setup.databases.includes(database));
   }
 
   /**
@@ -439,9 +451,7 @@ export class Instance {
     const deadline = performance.now() + SERVED_WITHIN_MS;
     const asked = new Set<string>();
     for (;;) {
-      const empty = (await control.pools()).filter(
-        ({ database, servers }) => this.setup.databases.includes(database) && servers === 0,
-      );
+      const empty = this.#ours(await control.pools()).filter(({ servers }) => servers === 0);
       for (const pool of empty) if (pool.clientsWaiting > 0) asked.add(keyOf(pool));
       const unserved = empty.filter((pool) => asked.has(keyOf(pool)));
       this.#unserved = unserved;

@@ -1,6 +1,8 @@
 import { appendFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { freePort } from '../../src/embedded/free-port.js';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
 import { Instance } from '../../src/pgbouncer/instance.js';
 import { LinkProxy } from '../support/link-proxy.js';
@@ -47,6 +49,37 @@ describe.skipIf(!isThere)('a RELOAD of a PgBouncer that asks the databases for T
       expect(performance.now() - asked).toBeLessThan(8_000);
     } finally {
       await instance.close();
+    }
+  });
+
+  it('does not wait for clients of somebody else whose server is down', async () => {
+    const [pooler] = pair.setup.instances;
+    if (pooler === undefined) throw new Error('there is one');
+    const down = { ...pair.clientOf(0), database: 'down' };
+    await appendFile(pooler.file, `down = host=127.0.0.1 port=${await freePort()} dbname=theirs\n`);
+    await withClient({ ...down, database: 'pgbouncer' }, (admin) => admin.query('RELOAD'));
+    const client = new pg.Client(down);
+    client.on('error', () => undefined);
+    const instance = new Instance(pooler, pair.setup);
+    try {
+      const served = client.connect().then(() => client.query('SELECT 1'));
+      served.catch(() => undefined);
+      const control = await instance.control();
+      const waits = async (): Promise<boolean> => {
+        const pool = (await control.pools()).find(({ database }) => database === 'down');
+        return pool !== undefined && pool.clientsWaiting > 0 && pool.servers === 0 && pool.serversInLogin === 0;
+      };
+      await expect.poll(waits).toBe(true);
+      const { epoch } = await pair.whereWritesAre();
+      const begun = performance.now();
+      await instance.load({ side: 'blue', epoch, state: 'settled' });
+      expect(performance.now() - begun).toBeLessThan(1_000);
+      expect(await waits()).toBe(true);
+    } finally {
+      await instance.close();
+      // It would wait for the answer.
+      await pair.poolers[0]?.restart();
+      await client.end().catch(() => undefined);
     }
   });
 });
