@@ -43,6 +43,9 @@ const CONNECT_MS = 3_000;
 /** The session has ended: the PgBouncer has, or the link to it. A new one may be had of one that was restarted. */
 export class ConsoleLost extends VerdigrisError {}
 
+/** It has refused a command, and the session goes on. */
+export class ConsoleRefused extends VerdigrisError {}
+
 /** A session with the admin console of one PgBouncer: simple commands, no SQL, no bound values. */
 export class Console {
   /** The command before: one at a time. */
@@ -178,7 +181,7 @@ export class Console {
       await this.#command(`RESUME ${ident(database)}`);
     } catch (error) {
       // Somebody else was quicker.
-      if (!(error instanceof Error && /is not paused/.test(error.message))) throw error;
+      if (!(error instanceof ConsoleRefused && /is not paused/.test(error.message))) throw error;
     }
   }
 
@@ -209,6 +212,7 @@ export class Console {
     try {
       return await this.client.query<Record<string, unknown>>(command);
     } catch (error) {
+      if (isRefusal(error)) throw consoleRefused(this.pooler, command, error);
       throw isConnectionLost(error) ? consoleLost(this.pooler, error) : error;
     }
   }
@@ -245,6 +249,20 @@ function consoleLost({ connection }: PgBouncer, cause: unknown): ConsoleLost {
     message: `the session with the admin console of PgBouncer "${connection}" has ended`,
     nextStep: 'see that it runs, and that the worker reaches it',
     retryable: true,
+    cause,
+  });
+}
+
+/** The console refuses with the SQLSTATE of a session that is lost (08P01): only its severity tells one from the other. */
+function isRefusal(error: unknown): error is pg.DatabaseError {
+  return error instanceof pg.DatabaseError && error.severity === 'ERROR';
+}
+
+function consoleRefused({ connection }: PgBouncer, command: string, cause: pg.DatabaseError): ConsoleRefused {
+  return new ConsoleRefused({
+    type: 'ConnectionFailed',
+    message: `PgBouncer "${connection}" refuses ${command.split(' ')[0] ?? ''}: ${cause.message}`,
+    nextStep: 'see its log, and that the user of the connection is one of admin_users (stats_users is not enough)',
     cause,
   });
 }

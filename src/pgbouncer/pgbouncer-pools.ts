@@ -11,7 +11,7 @@ import {
 } from '../postgres/pools.js';
 import { otherSide, type Side } from '../side.js';
 import type { ClientPool } from './client-pools.js';
-import { ConsoleLost, isNotRunning } from './console.js';
+import { ConsoleLost, ConsoleRefused, isNotRunning } from './console.js';
 import { Instance } from './instance.js';
 import { claimsPauses, markName, type Mark } from './mark.js';
 import type { PgBouncers } from './pgbouncer.js';
@@ -118,7 +118,7 @@ class PgBouncerPools implements Pools {
     try {
       await this.#refuseLongTransactions(live, from);
     } catch (error) {
-      throw awaitedOr(asItIs, error, from);
+      throw awaitedOr(refusedOrAsItIs, error, from);
     }
     this.#turn.announce();
     try {
@@ -144,7 +144,7 @@ class PgBouncerPools implements Pools {
       if (late.length > 0) await this.#giveUp(late, from);
     } catch (error) {
       await this.#resumeAfter(error);
-      throw awaitedOr(asItIs, error, from);
+      throw awaitedOr(refusedOrAsItIs, error, from);
     }
   }
 
@@ -419,8 +419,9 @@ function awaitedOr(otherwise: (error: unknown) => unknown, error: unknown, from:
   return from === 'blue' && isAway(error) ? awayBy(error) : otherwise(error);
 }
 
-function asItIs(error: unknown): unknown {
-  return error;
+/** Nothing has happened where a console refuses: people mend that, and approve again. */
+function refusedOrAsItIs(error: unknown): unknown {
+  return error instanceof ConsoleRefused ? blockedBy(error) : error;
 }
 
 function whyOf(error: unknown): string {

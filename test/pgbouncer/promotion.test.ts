@@ -5,10 +5,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
+import { Console } from '../../src/pgbouncer/console.js';
 import { Instance } from '../../src/pgbouncer/instance.js';
 import { pgBouncerPools } from '../../src/pgbouncer/pgbouncer-pools.js';
 import { poolsBefore } from '../../src/pgbouncer/from-plan.js';
-import { PoolerAway, releaseAll, type Pools } from '../../src/postgres/pools.js';
+import { PoolerAwaited, PoolerAway, releaseAll, type Pools } from '../../src/postgres/pools.js';
 import { findPgbench } from '../support/pgbench.js';
 import { PooledPair } from '../support/pooled-pair.js';
 import { killWorkerAt } from '../support/pooled-death.js';
@@ -19,12 +20,19 @@ import { StatementProxy } from '../support/statement-proxy.js';
 const missing = findPgBouncer() === undefined ? 'pgbouncer' : findPgbench() === undefined ? 'pgbench' : undefined;
 if (missing !== undefined) process.stdout.write(`SKIPPED promotions behind PgBouncer: ${missing} is not installed\n`);
 
+/** Of stats_users: nobody's role on the databases. */
+const ONLOOKER = 'onlooker';
+
 describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () => {
   let pair: PooledPair;
   const clients: pg.Client[] = [];
 
   beforeAll(async () => {
-    pair = await PooledPair.create('pooled move', { pauseTimeoutMs: 1_500 });
+    pair = await PooledPair.create('pooled move', {
+      pauseTimeoutMs: 1_500,
+      users: { [ONLOOKER]: 'looks' },
+      settings: { stats_users: ONLOOKER },
+    });
   });
 
   afterAll(async () => pair.close());
@@ -214,6 +222,45 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     expect(rows.find(({ name }) => name === 'orders')?.paused).toBe(1);
     await admin.query('RESUME orders');
     await pair.expectSettled('blue');
+  });
+
+  it('takes a RESUME for done that somebody else was quicker with', async () => {
+    const [pooler] = pair.setup.instances;
+    if (pooler === undefined) throw new Error('there are two');
+    const control = await Console.open(pooler);
+    try {
+      await control.resume('orders');
+      await expect(control.resume('nobody')).rejects.toThrow(
+        'PgBouncer "pgbouncer_1" refuses RESUME: no such database: nobody',
+      );
+      // The session goes on.
+      await control.resume('orders');
+    } finally {
+      control.close();
+    }
+  });
+
+  it('says at once that its user may only look, and waits for nobody', async () => {
+    const [pooler] = pair.setup.instances;
+    if (pooler === undefined) throw new Error('there are two');
+    const { epoch } = await pair.whereWritesAre();
+    const admin = new Instance(pooler, pair.setup);
+    await admin.load({ side: 'blue', epoch, state: 'settled' }).finally(() => admin.close());
+    const config = { ...pooler.config, user: ONLOOKER, password: 'looks' };
+    const pools = pgBouncerPools({ ...pair.setup, instances: [{ ...pooler, config }] });
+    try {
+      for (const step of ['prepare', 'pause'] as const) {
+        const refused = await pools[step]('blue', epoch).catch((error: unknown) => error);
+        expect(String(refused)).toContain('PgBouncer "pgbouncer_1" refuses RELOAD: admin access needed');
+        expect(refused).not.toBeInstanceOf(PoolerAwaited);
+        expect(refused).toMatchObject({ type: 'PromotionBlocked' });
+      }
+    } finally {
+      await pools.close();
+    }
+    // Its file says that somebody is at it: who may do more puts that right.
+    await releaseHere();
+    await pair.expectSettled('blue', [0]);
   });
 
   /** Before a PgBouncer, as one of 1.23 or later is while it shuts down: who is connected goes on, and nobody comes any more. */
