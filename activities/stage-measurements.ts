@@ -47,6 +47,8 @@ export interface StageEvidence {
   readonly slices: SlicesState;
   /** The last look at the gates, by blue's clock, ISO 8601; left out by versions that did not keep it. */
   readonly lookedAt?: string;
+  /** When they were looked at again after a while in which nobody had; left out where there was none. */
+  readonly resumedAt?: string;
   /** What the last moments were like; left out by versions that did not keep it. */
   readonly lately?: Lately;
   /** The counters of `prometheus` gates, by the place of these in the plan; left out by versions that did not keep them. */

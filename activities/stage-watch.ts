@@ -43,7 +43,7 @@ export async function* verdicts(
   ref: RunRef,
   stage: Stage,
   environment: Environment,
-  { lookMs, prometheusEveryMs }: StagePatience,
+  { lookMs, watchedMs, prometheusEveryMs }: StagePatience,
 ): AsyncGenerator<Verdict & { readonly isLate: boolean }> {
   const { plan } = ref;
   const blue = await work.session('blue', 'gates');
@@ -53,10 +53,12 @@ export async function* verdicts(
   const blueNow = await serverClock(blue);
   const late = Math.max(Date.parse(baseline.state.openedAt) + lasts, blueNow() + lookMs);
   const known = (await readProgress<StageEvidence>(blue, evidenceKey(work, stage)))?.state;
-  if (known?.failed !== undefined && known.openedAt === baseline.state.openedAt) {
-    yield { ...known.failed, isLate: false };
+  const ofThisOpening = known?.openedAt === baseline.state.openedAt ? known : undefined;
+  if (ofThisOpening?.failed !== undefined) {
+    yield { ...ofThisOpening.failed, isLate: false };
     return;
   }
+  const resumedAt = resumed(ofThisOpening, blueNow(), watchedMs);
   const measurements = new StageMeasurements(work, plan, {
     ...{ stage, environment, blueNow, before: known, baseline: baseline.state },
     prometheusEveryMs,
@@ -65,7 +67,11 @@ export async function* verdicts(
   let lookedAt: string | undefined;
   let hasFailed = false;
   const keep = (seen: StageEvidence): Promise<void> =>
-    writeEvidence(blue, evidenceKey(work, stage), { ...seen, ...(lookedAt === undefined ? {} : { lookedAt }) });
+    writeEvidence(blue, evidenceKey(work, stage), {
+      ...seen,
+      ...(lookedAt === undefined ? {} : { lookedAt }),
+      ...(resumedAt === undefined ? {} : { resumedAt }),
+    });
   try {
     await measurements.ready();
     for (;;) {
@@ -112,6 +118,12 @@ export async function* verdicts(
     await measurements.close();
     await weights.close();
   }
+}
+
+/** Whether a watch begins after a while in which nobody has looked: its first looks alone can't see a gate fail. */
+function resumed(known: StageEvidence | undefined, now: number, watchedMs: number): string | undefined {
+  if (known?.lookedAt === undefined || now - Date.parse(known.lookedAt) < watchedMs) return known?.resumedAt;
+  return new Date(now).toISOString();
 }
 
 /** Keeps what has been seen. A verdict by which this opening of the stage has failed stays: a worker that wakes up late has not seen it. */
@@ -161,7 +173,8 @@ async function allFollow(blue: Session, ref: RunRef, environment: Environment): 
 /**
  * Asked before what the gates of a stage allow is begun: whether one of them has failed meanwhile. What was waited for (an
  * approval, a window) may have come while no worker was there; or the worker that saw a gate fail died before it could
- * say so. Where nobody has looked for a while, the gates are looked at for as long as a late look takes.
+ * say so. Where nobody has looked for a while, or nobody had until a moment ago, the gates are looked at for as long as a late
+ * look takes.
  *
  * @param stage in force until now; undefined where there is none
  * @returns what they say when one of them has failed: then the reads are on blue, or the next look takes them there
@@ -183,11 +196,12 @@ export async function failedMeanwhile(
   if (known?.failed !== undefined) return known.failed.evidence;
   const now = await serverClock(blue);
   const { watchedMs, lookMs } = patience;
-  if (known?.lookedAt !== undefined && now() - Date.parse(known.lookedAt) < watchedMs) return undefined;
-  const where = `stage ${stage.percent} %`;
-  log.warn(
-    `${where}: nobody has looked at its gates since ${known?.lookedAt ?? 'it was judged'}; they are looked at first`,
-  );
+  const isOlder = (at: string | undefined, ms: number): boolean => at === undefined || now() - Date.parse(at) >= ms;
+  const isWatched = !isOlder(known?.lookedAt, watchedMs);
+  if (isWatched && (known?.resumedAt === undefined || isOlder(known.resumedAt, lookMs))) return undefined;
+  const unwatched = `nobody has looked at its gates ${isWatched ? 'until' : 'since'}`;
+  const at = (isWatched ? known?.resumedAt : known?.lookedAt) ?? 'it was judged';
+  log.warn(`stage ${stage.percent} %: ${unwatched} ${at}; they are looked at first`);
   const until = performance.now() + lookMs;
   for await (const { outcome, evidence } of verdicts(work, ref, stage, environment, patience)) {
     if (outcome === 'fail') return evidence;

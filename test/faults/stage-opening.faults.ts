@@ -323,7 +323,7 @@ describe('what the gates of a stage must allow', { timeout: 30_000 }, () => {
       new RegExp(`^${what} is not begun: gate failed in stage 10 % meanwhile: longTransactions: `),
     ) as string,
   });
-  const evidence = async (): Promise<{ failed?: object; openedAt: string } | undefined> =>
+  const evidence = async (): Promise<{ failed?: object; openedAt: string; lookedAt?: string } | undefined> =>
     (
       await sides.sql<{ state: { openedAt: string } }>(
         'blue',
@@ -374,6 +374,21 @@ describe('what the gates of a stage must allow', { timeout: 30_000 }, () => {
     // Opened anew, the stage begins with a clean sheet.
     await act((activities, ref) => activities.openStage(ref, stageOf(10)), { traffic });
     expect((await routeNow()).percent).toBe(10);
+  });
+
+  it('is not begun on the first look of a watch that has begun again after nobody had looked for a while', async () => {
+    await openStage(10, { traffic });
+    await judge();
+    await breakGreen();
+    const looked = async (): Promise<string | undefined> => (await evidence())?.lookedAt;
+    const before = await looked();
+    const context = new MockActivityEnvironment();
+    const watch = act((activities, ref) => activities.watchGates(ref, stageOf(10)), { traffic, context });
+    watch.catch(() => undefined);
+    while ((await looked()) === before) await sleep(20);
+    context.cancel();
+    await expect(watch).rejects.toThrow();
+    await expect(next()).rejects.toMatchObject(refusal('stage 50 %'));
   });
 
   it('stays refused when a worker that was frozen writes down what it has seen before', async () => {
