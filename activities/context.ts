@@ -135,7 +135,7 @@ export async function perform<T>(
           whileOwned(databases[side], run, purpose, act, { signal, limits }),
       });
     } catch (error) {
-      throw isUnknown(error) || error instanceof RefusedLogin ? await onNoAccess(error) : error;
+      throw isNoAccess(error) ? await onNoAccess(error) : error;
     } finally {
       // Of several that are opened at once, one may still be on its way when another has failed.
       await Promise.all(sessions.map((session) => session.then(closeSession, () => undefined)));
@@ -259,6 +259,11 @@ function isTold(attempt: number): boolean {
 
 function isUnknown(error: unknown): error is VerdigrisError {
   return error instanceof VerdigrisError && error.type === 'ConnectionUnknown';
+}
+
+/** Its worker does not know a connection, or a server does not let it in. */
+export function isNoAccess(error: unknown): error is VerdigrisError {
+  return isUnknown(error) || error instanceof RefusedLogin;
 }
 
 /** What an error of ours was made of. */

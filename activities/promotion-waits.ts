@@ -3,7 +3,7 @@ import { VerdigrisError } from '../src/errors.js';
 import { promotionBlocked } from '../src/postgres/hold.js';
 import { PoolerAwaited, PoolerTaken } from '../src/postgres/pools.js';
 import type { Redact } from '../src/worker/redact.js';
-import { tellThatItWaits } from './context.js';
+import { isNoAccess, tellThatItWaits } from './context.js';
 import { onThisMachine } from './temporal-clock.js';
 
 /*
@@ -45,6 +45,13 @@ export async function awaited(
   const message = redact(why.message);
   tellThatItWaits('a pooler', message);
   return ApplicationFailure.create({ type: why.type, message, nonRetryable: false, nextRetryDelay: restMs });
+}
+
+/** Whether the next attempt tries again after it, as `awaited` and `waitsUntil` have it: then its tries are not over. */
+export async function isAwaited(error: unknown, notAfter: string | undefined): Promise<boolean> {
+  if (notAfter === undefined || !(isNoAccess(error) || error instanceof PoolerAwaited)) return isNoAccess(error);
+  const { at } = await onThisMachine(notAfter);
+  return performance.now() + POOLER_AGAIN_MS <= at;
 }
 
 /** A pooler that is out of reach while its clients may wait. */

@@ -25,6 +25,7 @@ import { weightsFollowRouteOrWarn } from './haproxy.js';
 import type { Attempt } from './promotion-attempt.js';
 import { withLossNamed } from './promotion-loss.js';
 import { withPools } from './promotion-poolers.js';
+import { isAwaited } from './promotion-waits.js';
 import { clockOfActivity, requestOfActivity } from './temporal-clock.js';
 
 /**
@@ -37,7 +38,7 @@ export async function giveTriesUp(attempt: Attempt, tries: Tries | undefined, er
   const { work, ref, session, from, epoch, acceptLoss, environment, redact } = attempt;
   const { databases, run, signal } = work;
   // An earlier attempt that Temporal has not heard of may be between two tries: nobody waits for it any more.
-  if (tries !== undefined && isLastWord(error, signal, redact)) await endTries(session, tries).catch(() => undefined);
+  if (tries !== undefined && (await isLastTry(attempt, error))) await endTries(session, tries).catch(() => undefined);
   // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
   await withdrawOpening(session, run.migration, from, epoch).catch(() => undefined);
   let isUndecided = false;
@@ -104,6 +105,14 @@ function asLastWord(error: unknown, signal: AbortSignal, redact: Redact): unknow
   const failure = failureOf(error, signal, redact);
   if (!(failure instanceof ApplicationFailure) || isLastWord(failure, signal, redact)) return error;
   return ApplicationFailure.nonRetryable(failure.message, failure.type, ...(failure.details ?? []));
+}
+
+/**
+ * Whether no attempt tries any more after it. All attempts of an activity are one request: what is only waited for ends none
+ * of their tries, and where Temporal does not answer, it begins another one.
+ */
+async function isLastTry({ work, redact, notAfter }: Attempt, error: unknown): Promise<boolean> {
+  return isLastWord(error, work.signal, redact) && !(await isAwaited(error, notAfter).catch(() => true));
 }
 
 /** Whether Temporal begins the activity no more after it. */
