@@ -49,7 +49,9 @@ export async function awaited(
 
 /** Whether the next attempt tries again after it, as `awaited` and `waitsUntil` have it: then its tries are not over. */
 export async function isAwaited(error: unknown, notAfter: string | undefined): Promise<boolean> {
-  if (notAfter === undefined || !(isNoAccess(error) || error instanceof PoolerAwaited)) return isNoAccess(error);
+  const isPooler = error instanceof PoolerAwaited;
+  if (!isPooler && !isNoAccess(error)) return false;
+  if (notAfter === undefined) return !isPooler;
   const { at } = await onThisMachine(notAfter);
   return performance.now() + POOLER_AGAIN_MS <= at;
 }

@@ -11,7 +11,7 @@ import { inTransaction, SHORT_STATEMENTS, type Session } from '../src/postgres/s
 import { readRoute } from '../src/postgres/state.js';
 import { within } from '../src/timing.js';
 import type { Environment } from '../src/worker/connections.js';
-import type { Evidence } from '../workflows/lib/evidence.js';
+import { hasFailed, type Evidence } from '../workflows/lib/evidence.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { StagePatience, Work } from './context.js';
 import { flagsFollowOrTell } from './flags.js';
@@ -65,7 +65,7 @@ export async function* verdicts(
   });
   const weights = new WeightsWatch(work, ref, environment, 'blue');
   let lookedAt: string | undefined;
-  let hasFailed = false;
+  let isFailed = false;
   const keep = (seen: StageEvidence): Promise<void> =>
     writeEvidence(blue, evidenceKey(work, stage), {
       ...seen,
@@ -91,7 +91,7 @@ export async function* verdicts(
         ),
       });
       if (verdict.outcome === 'fail') {
-        hasFailed = true;
+        isFailed = true;
         const failed = { ...measurements.evidence(), failed: verdict };
         const leave = async (session: Session): Promise<void> => {
           const hasLeft = await leaveGreen(session, ref, baseline.state.route, () =>
@@ -112,7 +112,7 @@ export async function* verdicts(
     }
   } finally {
     // For whoever goes on from here: until when the gates have been looked at.
-    if (lookedAt !== undefined && !hasFailed) {
+    if (lookedAt !== undefined && !isFailed) {
       await within(keep(measurements.evidence()), LAST_WORD_MS, undefined).catch(() => undefined);
     }
     await measurements.close();
@@ -120,7 +120,7 @@ export async function* verdicts(
   }
 }
 
-/** Whether a watch begins after a while in which nobody has looked: its first looks alone can't see a gate fail. */
+/** When a watch has begun again after a while in which nobody had looked: its first looks alone can't see a gate fail. */
 function resumed(known: StageEvidence | undefined, now: number, watchedMs: number): string | undefined {
   if (known?.lookedAt === undefined || now - Date.parse(known.lookedAt) < watchedMs) return known?.resumedAt;
   return new Date(now).toISOString();
@@ -217,7 +217,7 @@ export function refusedByGates(
   evidence: readonly Evidence[],
   retryable: boolean,
 ): VerdigrisError {
-  const failed = evidence.filter(({ outcome, dryRun }) => outcome === 'fail' && dryRun !== true);
+  const failed = evidence.filter(hasFailed);
   return new VerdigrisError({
     type: 'GateFailed',
     message: `${what} is not begun: gate failed in stage ${stage.percent} % meanwhile: ${failed.map(({ metric, because }) => `${metric}: ${because}`).join('; ')}`,

@@ -6,7 +6,7 @@ import type { Stage } from '../src/plan/schema.js';
 import { fenceGreen } from './fence-green.js';
 import { act, actFast, actFastUpTo } from './lib/activities.js';
 import { nameRows } from './lib/differing-rows.js';
-import type { Evidence } from './lib/evidence.js';
+import { hasFailed, type Evidence } from './lib/evidence.js';
 import { failureMessage, isCancelled, mayPass } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Compensation, Saga } from './lib/saga.js';
@@ -202,7 +202,7 @@ async function rowsCompared(story: Story, ref: RunRef, stage: Stage): Promise<Ju
   });
   if (failed !== null) return { outcome: 'fail', evidence: failed };
   story.run.keep(compared);
-  const differ = compared.some(({ outcome, dryRun }) => outcome === 'fail' && dryRun !== true);
+  const differ = compared.some(hasFailed);
   return { outcome: differ ? 'fail' : 'pass', evidence: compared };
 }
 
@@ -272,10 +272,6 @@ const SILENT_NEXT =
 
 function watching({ percent }: Stage): ReturnType<typeof act> {
   return act(`watch the gates of stage ${percent} %`);
-}
-
-function hasFailed({ outcome, dryRun }: Evidence): boolean {
-  return outcome === 'fail' && dryRun !== true;
 }
 
 const AGAIN = 'again';

@@ -185,6 +185,11 @@ describe.concurrent('gates that fall silent once their stage has passed', () => 
     await asks(run, 'promote');
     return { run, say: (told) => words.push(told), known };
   };
+  const approved = async (run: ScriptedRun): Promise<void> => {
+    const request = await asks(run, 'promote');
+    await run.handle.executeUpdate(approveUpdate, { args: [{ ...BY, gate: 'promote', request }] });
+    await run.saw('+watchStandby');
+  };
   const WITHIN = { timeout: 15_000 };
   const alarms = ({ alarms = [] }: MigrationStatus): string[] => alarms.map(({ about }) => about);
 
@@ -201,9 +206,7 @@ describe.concurrent('gates that fall silent once their stage has passed', () => 
     say([evidence('pass')]);
     const again = await until(run.handle, 'over', (status) => !alarms(status).includes('gates'));
     expect(again.waiting?.evidence?.join('\n')).toContain('gate errorRate: pass');
-    const request = await asks(run, 'promote');
-    await run.handle.executeUpdate(approveUpdate, { args: [{ ...BY, gate: 'promote', request }] });
-    await run.saw('+watchStandby');
+    await approved(run);
     await replayed(run);
     await run.handle.terminate();
   });
@@ -214,9 +217,7 @@ describe.concurrent('gates that fall silent once their stage has passed', () => 
     await vi.waitFor(() => expect(known.at(-1)).toEqual({ silent: true }), WITHIN);
     say([]);
     await until(run.handle, 'over', (status) => !alarms(status).includes('gates'));
-    const request = await asks(run, 'promote');
-    await run.handle.executeUpdate(approveUpdate, { args: [{ ...BY, gate: 'promote', request }] });
-    await run.saw('+watchStandby');
+    await approved(run);
     await replayed(run);
     await run.handle.terminate();
   });
@@ -225,9 +226,7 @@ describe.concurrent('gates that fall silent once their stage has passed', () => 
     const { run, say } = await begin();
     say([evidence('error')]);
     await until(run.handle, 'told', (status) => alarms(status).includes('gates'));
-    const request = await asks(run, 'promote');
-    await run.handle.executeUpdate(approveUpdate, { args: [{ ...BY, gate: 'promote', request }] });
-    await run.saw('+watchStandby');
+    await approved(run);
     expect(alarms(await run.handle.query('status'))).toEqual([]);
     await run.handle.terminate();
   });

@@ -20,3 +20,8 @@ export interface Evidence {
   /** What Prometheus was asked. */
   readonly query?: string;
 }
+
+/** Whether a gate has failed that counts: one that is a dry run ends nothing. */
+export function hasFailed({ outcome, dryRun }: Evidence): boolean {
+  return outcome === 'fail' && dryRun !== true;
+}

@@ -1,5 +1,5 @@
 import type { NoticeEvent } from '../../src/plan/notice-events.js';
-import type { Evidence } from './evidence.js';
+import { hasFailed, type Evidence } from './evidence.js';
 import { heldFor, notConfirmed, type Alarm, type MigrationStatus, type Waiting } from './status.js';
 
 /** One thing that happened, as webhooks are told of it. */
@@ -111,5 +111,5 @@ function newAlarms(before: readonly Alarm[], { alarms = [], outcome }: Migration
 function newFailures(before: readonly Evidence[], now: readonly Evidence[]): Evidence[] {
   const last = before.at(-1);
   const from = last === undefined ? 0 : now.lastIndexOf(last) + 1;
-  return now.slice(from).filter(({ outcome, dryRun }) => outcome === 'fail' && dryRun !== true);
+  return now.slice(from).filter(hasFailed);
 }

@@ -3,6 +3,7 @@ import type { TableName } from '../../../plan/table-name.js';
 import { describeBlockers, type Blocker } from '../../blockers.js';
 import { briefLocks } from '../../brief-lock.js';
 import { isLockNotHad } from '../../lock-watch.js';
+import { writeProgress } from '../../migrate/progress-row.js';
 import { noted } from '../../migrate/step-context.js';
 import { inTransaction, type Session } from '../../session.js';
 import type { ComputedTable } from './computed-table.js';
@@ -241,11 +242,7 @@ export async function endPiece(session: Session, runId: string, key: string, don
 
 /** Notes what the statements of a piece have copied so far. To be called outside of the transaction that copies. */
 export async function notePart(session: Session, runId: string, key: string, part: PiecePart): Promise<void> {
-  await session.query(
-    `INSERT INTO verdigris.progress (run_id, step, object, state) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (run_id, step, object) DO UPDATE SET state = EXCLUDED.state, updated_at = clock_timestamp()`,
-    [runId, PART_STEP, key, JSON.stringify(part)],
-  );
+  await writeProgress(session, { runId, step: PART_STEP, object: key }, part, false);
 }
 
 /**
