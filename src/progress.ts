@@ -2,7 +2,7 @@ import { formatDuration } from './plan/duration.js';
 import type { Progress } from './postgres/migrate/step-context.js';
 
 /**
- * One line about how far some work is: `copy public.orders: 45 % (1,200,000 of 2,640,000), 120 MB, 58,000/s, 24s left`.
+ * One line about how far some work is: `copy public.orders: 45 % (1,200,000 of 2,640,000), 120 MB, 58,000/s, 24 s left`.
  * Used where people look: current details, `verdigris status`, the demo.
  */
 export function progressLine(progress: Progress): string {
@@ -12,7 +12,7 @@ export function progressLine(progress: Progress): string {
     progress.bytes === undefined ? '' : size(progress.bytes),
     progress.rowsPerSecond > 0 ? `${grouped(progress.rowsPerSecond)}/s` : '',
     progress.bytesPerSecond === undefined || progress.bytesPerSecond === 0 ? '' : `${size(progress.bytesPerSecond)}/s`,
-    progress.etaSeconds === null || done >= total ? '' : `${formatDuration(progress.etaSeconds * 1_000)} left`,
+    progress.etaSeconds === null || done >= total ? '' : timeLeft(progress.etaSeconds),
     note ?? '',
   ].filter((part) => part !== '');
   return `${step} ${object}${parts.length === 0 ? '' : `: ${parts.join(', ')}`}`;
@@ -36,6 +36,10 @@ export function isProgress(value: unknown): value is Progress {
 
 function percent(done: number, total: number): string {
   return `${Math.min(100, Math.floor((done / total) * 100))} %`;
+}
+
+function timeLeft(seconds: number): string {
+  return seconds < 1 ? 'less than 1 s left' : `${formatDuration(seconds * 1_000)} left`;
 }
 
 /** 1234567 -> 1,234,567. By hand: workflow code has no locale data. */

@@ -26,11 +26,10 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
   const { run } = story;
   run.enter('standby');
   const ends = Date.now() + parseDuration(ref.plan.standby.for);
-  run.waitFor({
-    for: 'standby',
-    why: `the standby window lasts until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`,
-  });
-  warnOfColumns(run, ref, ends);
+  const columns = unaskedColumns(ref, ends);
+  const until = `the standby window lasts until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`;
+  run.waitFor({ for: 'standby', why: [until, ...columns].join('; ') });
+  run.warn(columns);
   const feed = ({ run }: Story): Promise<never> =>
     watchFeed(run, ref, feedAlarm(run), (missed) => sawMissed(run, missed));
   // A run that an earlier version has brought here looks at green alone.
@@ -57,10 +56,10 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
 }
 
 /** The question before the retirement names them. Where nobody is asked, writes would fail before anybody has heard of it. */
-function warnOfColumns(run: MigrationRun, { plan }: RunRef, ends: number): void {
-  if (plan.traffic.approval.before.includes('retire')) return;
+function unaskedColumns({ plan }: RunRef, ends: number): string[] {
+  if (plan.traffic.approval.before.includes('retire')) return [];
   const when = `nobody is asked before that, and it comes at ${new Date(ends).toISOString()}: deploy code that writes them by then`;
-  run.warn(retirementEvidence(plan).map((columns) => `${columns}; ${when}`));
+  return retirementEvidence(plan).map((columns) => `${columns}; ${when}`);
 }
 
 async function untilRetirement(story: Story, ref: RunRef, ends: number): Promise<void> {

@@ -22,6 +22,16 @@ describe('what webhooks are told', () => {
     },
   );
 
+  it('that the standby window has begun, with when it ends and what code must do by then', () => {
+    const run = new MigrationRun({ name: 'n', workflowId: 'w', runId: 'r' }, () => '2026-11-28T00:00:00.000Z');
+    const before = look(run);
+    run.enter('standby');
+    run.waitFor({ for: 'standby', why: 'the standby window lasts until then; deploy code' });
+    expect(happened(before, look(run))).toEqual([
+      ['phase', 'phase standby has begun: the standby window lasts until then; deploy code'],
+    ]);
+  });
+
   it('at once, however much has been sent, is everything but what needs nobody', () => {
     expect(NOTICE_EVENTS.filter((event) => !isUrgent(event))).toEqual(['phase', 'stage']);
   });

@@ -59,6 +59,8 @@ describe.concurrent('columns that nothing but code fills from the retirement on'
     expect(status.warnings.join()).toMatch(
       /leaves out .*notes\.label \(NOT NULL\).*nobody is asked before that.*at \S+Z/,
     );
+    // Webhooks are told what is waited for, and no warnings.
+    expect(status.waiting?.why).toMatch(/lasts until .*; .*notes\.label \(NOT NULL\)/);
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
     await replayed(run);

@@ -33,7 +33,11 @@ export function happened(before: Seen | null, { status, evidence }: Seen): [Noti
   const earlier = before?.status;
   const told: [NoticeEvent, string][] = [];
   const { waiting, promotion, rollingBack } = status;
-  if (status.phases.length > (earlier?.phases.length ?? 0)) told.push(['phase', `phase ${status.phase} has begun`]);
+  if (status.phases.length > (earlier?.phases.length ?? 0)) {
+    // What code must do before the window ends is news to those who read nothing but webhooks.
+    const until = status.phase === 'standby' && waiting?.for === 'standby' ? `: ${waiting.why}` : '';
+    told.push(['phase', `phase ${status.phase} has begun${until}`]);
+  }
   if (
     earlier !== undefined &&
     status.greenReadPercent !== earlier.greenReadPercent &&

@@ -111,7 +111,7 @@ function lagLine(status: MigrationStatus): string[] {
 function verificationLine({ verification }: MigrationStatus): string[] {
   if (verification === null) return [];
   const { tables, rowsVerified, differingRows, again } = verification;
-  const since = again === undefined ? '' : ` (and ${again.rowsVerified} that were written since)`;
+  const since = again === undefined ? '' : ` (and ${again.rowsVerified} again at ${again.at})`;
   return [`- **Verified** ${rowsVerified} rows of ${tables} tables${since}, ${differingRows} differ`];
 }
 
