@@ -1,6 +1,7 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, readdirSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { planJsonSchema } from '../../src/plan/json-schema.js';
+import { lintPlan } from '../../src/plan/lint.js';
 import { parsePlan } from '../../src/plan/parse.js';
 
 const text = readFileSync(new URL('../../docs/plan.md', import.meta.url), 'utf8');
@@ -20,6 +21,27 @@ function fieldsOf(schema: unknown): string[] {
         : fieldsOf(value),
   );
 }
+
+/** The plans, and parts of plans, that the pages show. */
+function plansShown(): { readonly page: string; readonly plan: object }[] {
+  const fields = Object.keys((planJsonSchema() as { properties: object }).properties);
+  const folder = new URL('../../docs/', import.meta.url);
+  return readdirSync(folder)
+    .filter((name) => name.endsWith('.md'))
+    .flatMap((page) =>
+      [...readFileSync(new URL(page, folder), 'utf8').matchAll(/```json\n([\s\S]*?)```/g)].flatMap(([, json = '']) => {
+        if (json.includes('…')) return [];
+        const plan = JSON.parse(json) as object;
+        return Object.keys(plan).every((key) => fields.includes(key)) ? [{ page, plan }] : [];
+      }),
+    );
+}
+
+it.each(plansShown())('docs/$page shows a plan that the lint has nothing against: $plan', async ({ plan }) => {
+  const parsed = parsePlan({ ...base, ...plan });
+  if (!('plan' in parsed)) throw new Error(JSON.stringify(parsed.findings, null, 2));
+  expect(await lintPlan(parsed.plan)).toEqual([]);
+});
 
 describe('docs/gates.md', () => {
   const gates = readFileSync(new URL('../../docs/gates.md', import.meta.url), 'utf8');

@@ -64,6 +64,7 @@ import {
 import { planTooLarge, shortStandby, timeTooShort } from './times.js';
 import { gatesWithoutStages, stagesBelow100, stagesNotGrowing, unknownApprovalStage } from './traffic.js';
 import { timeDefault, volatileDefault, volatileExpression, volatileUp } from './volatile.js';
+import { migrateWindowOfCopy } from './windows.js';
 
 /** The rules that look at a plan alone. */
 export const RULES: readonly Rule[] = [
@@ -140,6 +141,7 @@ export const RULES: readonly Rule[] = [
   haproxyTwice,
   haproxyGates,
   // Times, and the room of the history.
+  migrateWindowOfCopy,
   timeTooShort,
   shortStandby,
   planTooLarge,
