@@ -48,17 +48,22 @@ export function short(text: string): string {
 /** Schemas in which a statement changes something. What it only reads, such as verdigris.try_jsonb, does not count. */
 export function changedSchemas(node: Node): string[] {
   if ('SelectStmt' in node && node.SelectStmt.intoClause === undefined) return changedByQuery(node);
-  if ('DropStmt' in node) {
-    const objects = (node.DropStmt.objects ?? []).map(qualifiedName);
-    return node.DropStmt.removeType === 'OBJECT_SCHEMA'
-      ? objects.flat()
-      : objects.flatMap((names) => names.slice(0, -1));
+  if ('DropStmt' in node) return schemasOf(node.DropStmt.removeType, node.DropStmt.objects ?? []);
+  if ('AlterOwnerStmt' in node) {
+    const { objectType, object } = node.AlterOwnerStmt;
+    return schemasOf(objectType, object === undefined ? [] : [object]);
   }
   if ('CreateSchemaStmt' in node) return [node.CreateSchemaStmt.schemaname ?? ''];
   if ('CreateFunctionStmt' in node) return namesOf(node.CreateFunctionStmt.funcname).slice(0, -1);
   if ('GrantStmt' in node) return [];
   const target = targetOf(node);
   return [...(target === undefined ? [] : schemaOf(target)), ...changedByQuery(node)];
+}
+
+/** The schemas of objects of a kind, or the objects themselves where they are schemas. */
+function schemasOf(kind: string | undefined, objects: readonly Node[]): string[] {
+  const names = objects.map(qualifiedName);
+  return kind === 'OBJECT_SCHEMA' ? names.flat() : names.flatMap((parts) => parts.slice(0, -1));
 }
 
 /** What the statement is about, where it is a relation. */

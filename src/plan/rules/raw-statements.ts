@@ -40,10 +40,10 @@ export const transactionControl: Rule = {
 const SERVER_WIDE = new Set([
   'AlterDatabaseStmt',
   'AlterDatabaseSetStmt',
-  'AlterOwnerStmt',
   'AlterRoleSetStmt',
   'AlterRoleStmt',
   'AlterSystemStmt',
+  'CreateRoleStmt',
   'CreatedbStmt',
   'CreateTableSpaceStmt',
   'DropOwnedStmt',
@@ -53,6 +53,14 @@ const SERVER_WIDE = new Set([
   'ReassignOwnedStmt',
 ]);
 
+/** Whose owner is not a matter of this database's objects alone, or of replication. */
+const OWNED_BEYOND = new Set(['OBJECT_DATABASE', 'OBJECT_PUBLICATION', 'OBJECT_SUBSCRIPTION', 'OBJECT_TABLESPACE']);
+
+function isServerWide(node: Node): boolean {
+  if ('AlterOwnerStmt' in node) return OWNED_BEYOND.has(node.AlterOwnerStmt.objectType ?? '');
+  return Object.keys(node).some((kind) => SERVER_WIDE.has(kind));
+}
+
 export const serverWide: Rule = {
   name: 'server-wide',
   severity: 'error',
@@ -60,7 +68,7 @@ export const serverWide: Rule = {
   *check({ raw }) {
     for (const { place, statements } of raw) {
       for (const { node, text } of statements) {
-        if (!Object.keys(node).some((kind) => SERVER_WIDE.has(kind))) continue;
+        if (!isServerWide(node)) continue;
         yield {
           place,
           message: `"${short(text)}" concerns more than this database's objects`,

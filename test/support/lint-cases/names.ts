@@ -52,6 +52,22 @@ export const NAME_CASES: readonly Case[] = [
   },
   {
     rule: 'reserved-schema',
+    refused: [sql('ALTER FUNCTION verdigris.try_jsonb(text) OWNER TO app')],
+    place: 'migrations[0].sql.up',
+    message: /changes schema verdigris/,
+    instead: /leave it alone/,
+    accepted: [sql('ALTER FUNCTION public.try_jsonb(text) OWNER TO app')],
+  },
+  {
+    rule: 'reserved-schema',
+    refused: [sql('ALTER SCHEMA verdigris OWNER TO app')],
+    place: 'migrations[0].sql.up',
+    message: /changes schema verdigris/,
+    instead: /leave it alone/,
+    accepted: [sql('ALTER SCHEMA shop OWNER TO app')],
+  },
+  {
+    rule: 'reserved-schema',
     refused: [sql('GRANT SELECT ON public.a TO x; ALTER SEQUENCE verdigris.fence RESTART')],
     place: 'migrations[0].sql.up',
     message: /changes schema verdigris/,
