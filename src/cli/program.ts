@@ -9,6 +9,8 @@ import type { MessageFlags } from './message-command.js';
 import { DURATION_PATTERN } from '../plan/duration.js';
 import { lintCommand, schemaCommand, showCommand } from './plan-commands.js';
 import type { LintOptions } from './plan-commands.js';
+import { ownVersion } from './own-version.js';
+import { planBehindNames } from './plan-behind-names.js';
 import { preflightCommand } from './preflight-command.js';
 import type { PreflightFlags } from './preflight-command.js';
 import { startCommand } from './start-command.js';
@@ -21,6 +23,7 @@ import type { ExitCode, Terminal } from './terminal.js';
 export function program(terminal: Terminal, ended: (code: ExitCode) => void): Command {
   const verdigris = new Command('verdigris')
     .description('Moves a live PostgreSQL database to a new server with a new schema, with zero downtime')
+    .version(ownVersion(), '--version', 'say which version this is')
     .configureOutput({
       writeOut: (text) => terminal.out(text.trimEnd()),
       writeErr: (text) => terminal.note(text.trimEnd()),
@@ -64,7 +67,7 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
     .action(async (name: string, flags: StatusFlags) => ended(await statusCommand(terminal, name, flags)));
   withServer(verdigris.command('watch <name>'), true)
     .description('Print every change of the status until the run ends')
-    .option('--json', 'a status in JSON for each change')
+    .option('--json', 'a status in JSON for each change; {"now": "..."} while no worker answers')
     .action(async (name: string, flags: StatusFlags) => ended(await watchCommand(terminal, name, flags)));
 
   withMessage(verdigris.command('approve <name> <gate>'))
@@ -101,7 +104,10 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
     .description('What Verdigris has in the two databases, what is wrong, and what to do (docs/doctor.md)')
     .option('--blue <name>', 'connection of blue, instead of a plan')
     .option('--green <name>', 'connection of green, instead of a plan')
-    .option('--pgbouncer <name...>', 'connections of admin consoles to look at, beside those of the plan')
+    .option(
+      '--pgbouncer <name...>',
+      'connections of admin consoles to look at, beside those of the plan; more names, or the option again',
+    )
     .option('--who-is-primary', 'answer from the two databases alone; exit code 0 only when it is certain')
     .option('--clean', 'remove what a run that is over has left; says what it would do unless --yes')
     .option('--open', 'finish a decision that is half done: open the side that it named; with --yes')
@@ -114,15 +120,18 @@ export function program(terminal: Terminal, ended: (code: ExitCode) => void): Co
     .option('--drop-triggers <migration>', 'with --clean: also drop up/down triggers that fill NOT NULL columns')
     .option('--run-is-over <migration>', 'the run is over and its workers are stopped, whatever Temporal can say')
     .option('--json', 'everything as JSON')
-    .action(async (file: string | undefined, flags: DoctorFlags) => ended(await doctorCommand(terminal, file, flags)));
+    .action(async (plan: string | undefined, flags: DoctorFlags) => {
+      const { file, names } = planBehindNames(plan, flags.pgbouncer);
+      ended(await doctorCommand(terminal, file, names.length === 0 ? flags : { ...flags, pgbouncer: names }));
+    });
   return verdigris;
 }
 
 const MESSAGES: Readonly<Record<Exclude<MessageName, 'approve'>, string>> = {
   pause: 'Stop the work where it can go on later',
-  resume: 'Go on after a pause',
+  resume: 'Go on after a pause, or after a hold once what the status names is mended',
   rollback: 'Bring all traffic back to blue and undo the run',
-  retire: 'End the standby window now',
+  retire: 'End the standby window now; in a rollback that waits: give it up and stay on green',
 };
 
 function withServer(command: Command, timeout = false): Command {

@@ -47,9 +47,12 @@ const table = z
 
 const expression = z.string().min(1).describe('A SQL expression over the columns of the row');
 
+/** What a connection may be called. */
+export const CONNECTION_PATTERN = /^[A-Za-z][A-Za-z0-9_-]*$/;
+
 const connection = z
   .string()
-  .regex(/^[A-Za-z][A-Za-z0-9_-]*$/, 'a connection is a name, not an address: letters, digits, _ and -')
+  .regex(CONNECTION_PATTERN, 'a connection is a name, not an address: letters, digits, _ and -')
   .describe('The name of a connection; the worker reads it from VERDIGRIS_CONNECTION_<NAME>');
 
 const addColumn = z.strictObject({

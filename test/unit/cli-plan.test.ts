@@ -1,6 +1,6 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import fc from 'fast-check';
@@ -158,6 +158,19 @@ describe('verdigris plan lint', () => {
     expect(note).toContain('VERDIGRIS_CONNECTION_ORDERS_BLUE');
   });
 
+  it.each([
+    ['behind the names of consoles', ['--pgbouncer', 'pool_1', 'pool_2', 'FILE']],
+    ['behind one of several', ['--pgbouncer', 'pool_1', 'FILE', '--pgbouncer', 'pool_2']],
+    ['before them', ['FILE', '--pgbouncer', 'pool_1', 'pool_2']],
+  ])('takes a plan %s for a plan, and no admin console', async (_where, args) => {
+    vi.stubEnv('VERDIGRIS_CONNECTION_POOL_1', 'postgres://localhost/pgbouncer');
+    vi.stubEnv('VERDIGRIS_CONNECTION_POOL_2', 'postgres://localhost/pgbouncer');
+    const plan = await file(planWith(), 'doctor.json');
+    const { note } = await verdigris('doctor', ...args.map((arg) => (arg === 'FILE' ? plan : arg)));
+    vi.unstubAllEnvs();
+    expect(note).toContain('set VERDIGRIS_CONNECTION_ORDERS_BLUE');
+  });
+
   it('asks this environment for the connections when it is told to', async () => {
     const { code, out } = await verdigris('plan', 'lint', '--connections', await file(planWith()));
     expect([code, out]).toEqual([1, expect.stringContaining('set VERDIGRIS_CONNECTION_ORDERS_BLUE')]);
@@ -250,6 +263,13 @@ describe('verdigris start --print', () => {
   });
 });
 
+describe('verdigris --version', () => {
+  it('says the version of the package', async () => {
+    const { version } = JSON.parse(await readFile('package.json', 'utf8')) as { version: string };
+    expect(await verdigris('--version')).toEqual({ code: 0, out: version, note: '' });
+  });
+});
+
 describe('messages to a run', () => {
   it.each(['approve', 'pause', 'resume', 'rollback', 'retire'])(
     'the help of %s says what is required',
@@ -258,6 +278,13 @@ describe('messages to a run', () => {
       expect(out).toMatch(/--by <who> +who sends this \(required\)\n *--reason <why> +why \(required\)/);
     },
   );
+
+  it.each([
+    ['retire', /in a rollback that waits: give it up and stay on green/],
+    ['resume', /after a pause, or after a hold/],
+  ])('the help of %s says what else it does', async (name, what) => {
+    expect((await verdigris(name, '--help')).out.replaceAll(/\s+/g, ' ')).toMatch(what);
+  });
 
   it.each([
     ['50', 'stage-50'],

@@ -18,7 +18,8 @@ const DESCRIPTIONS: Readonly<Record<MessageName, string>> = {
   rollback:
     'Brings all traffic back to blue and undoes the run. {"by", "reason"}; "acceptLoss": true where status.rollback.loses says so',
   retire:
-    'Ends the standby window now; where the plan asks for an approval before the retirement, that is asked for next. {"by", "reason"}',
+    'Ends the standby window now; where the plan asks for an approval before the retirement, that is asked for next. ' +
+    'In a rollback that waits: gives it up; the run ends, and writes stay on green. {"by", "reason"}',
 };
 
 const NO_SUCH_MESSAGE = `there is no message of that name: send ${Object.keys(DESCRIPTIONS).join(', ')}`;
