@@ -1,13 +1,17 @@
 import { readFileSync, readdirSync } from 'node:fs';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import { describe, expect, it } from 'vitest';
+import { shortPlan } from '../../src/embedded/demo-plan.js';
 import { planJsonSchema } from '../../src/plan/json-schema.js';
 import { lintPlan } from '../../src/plan/lint.js';
 import { parsePlan } from '../../src/plan/parse.js';
+import type { PlanInput } from '../../src/plan/schema.js';
 
 const root = new URL('../../', import.meta.url);
 const read = (path: string): unknown => JSON.parse(readFileSync(new URL(path, root), 'utf8'));
-const examples = readdirSync(new URL('examples', root)).filter((name) => name.endsWith('.json'));
+const examples = readdirSync(new URL('examples', root), { recursive: true, encoding: 'utf8' }).filter((name) =>
+  name.endsWith('.json'),
+);
 const validate = new Ajv2020({ allErrors: true }).compile(planJsonSchema());
 
 describe('plan.schema.json', () => {
@@ -49,6 +53,32 @@ describe('the examples', () => {
     const parsed = parsePlan(read(`examples/${name}`));
     if (!('plan' in parsed)) throw new Error(JSON.stringify(parsed.findings, null, 2));
     expect(await lintPlan(parsed.plan)).toEqual([]);
+  });
+
+  it('have their form named for editors', () => {
+    const depth = (name: string): number => name.split('/').length;
+    const schemas = examples.map((name) => [name, (read(`examples/${name}`) as { $schema?: string }).$schema]);
+    expect(schemas).toEqual(examples.map((name) => [name, `${'../'.repeat(depth(name))}plan.schema.json`]));
+  });
+
+  it('grant to the application what raw SQL makes: nobody else could', () => {
+    for (const name of examples) {
+      const { migrations = [] } = read(`examples/${name}`) as PlanInput;
+      for (const step of migrations) {
+        if (!('sql' in step)) continue;
+        const made = [...step.sql.up.matchAll(/CREATE (?:TABLE|VIEW) (\S+)/g)].map(([, object = '']) => object);
+        expect(made.filter((object) => !step.sql.up.includes(`ON ${object} TO `))).toEqual([]);
+      }
+    }
+  });
+
+  it('07-short-stages.json is what npm run dev shows, and what docker-compose.yml starts, at the rate of its shop', () => {
+    const compose = readFileSync(new URL('docker-compose.yml', root), 'utf8');
+    expect(/--input-file \/plans\/(\S+)/.exec(compose)?.[1]).toBe('07-short-stages.json');
+    const rate = Number(/SHOP_RATE:-(\d+)/.exec(compose)?.[1]);
+    const shown = shortPlan({ stage: '30s', standby: '1h', rate });
+    expect(read('examples/07-short-stages.json')).toEqual({ ...shown, $schema: '../plan.schema.json' });
+    expect(compose).toContain(`SHOP_MIGRATION:-${shown.name}}`);
   });
 
   it('seed.json is the migration of the seed: columns, type, five indexes, stages, gates, standby window', () => {
