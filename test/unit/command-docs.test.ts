@@ -22,9 +22,12 @@ const rows = (heading: string): string[][][] =>
     .map((line) => line.split(' | ').map((cell) => [...cell.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code)));
 
 describe('docs/commands.md', () => {
-  it('has every command with its arguments, and no other', () => {
+  it('has every command with its arguments and what else it must be given, and no other', () => {
     const usage = COMMANDS.map(([name, command]) =>
-      ['verdigris', name, command.usage().replace('[options]', '').trim()].filter((word) => word !== '').join(' '),
+      [
+        ...['verdigris', name, command.usage().replace('[options]', '').trim()].filter((word) => word !== ''),
+        ...command.options.filter(({ mandatory }) => mandatory).map(({ flags }) => flags),
+      ].join(' '),
     );
     expect(rows('# Commands\n').map(([first]) => first?.[0])).toEqual(usage);
   });

@@ -1,8 +1,10 @@
 import { readFileSync, readdirSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { DURATION_PATTERN } from '../../src/plan/duration.js';
 import { planJsonSchema } from '../../src/plan/json-schema.js';
 import { lintPlan } from '../../src/plan/lint.js';
 import { parsePlan } from '../../src/plan/parse.js';
+import { planSchema } from '../../src/plan/schema.js';
 
 const text = readFileSync(new URL('../../docs/plan.md', import.meta.url), 'utf8');
 const blocks = [...text.matchAll(/```json\n([\s\S]*?)```/g)].map(([, json]): unknown => JSON.parse(json ?? ''));
@@ -20,6 +22,34 @@ function fieldsOf(schema: unknown): string[] {
         ? []
         : fieldsOf(value),
   );
+}
+
+interface Bounded {
+  readonly properties?: Readonly<Record<string, Bounded>>;
+  readonly minimum?: number;
+  readonly maximum?: number;
+  readonly minItems?: number;
+  readonly maxItems?: number;
+}
+
+/** Fields with a largest value that is one of ours, and lists with a largest length, each with both ends. */
+function boundsOf(schema: Bounded, path: readonly string[] = []): string[] {
+  return Object.entries(schema.properties ?? {}).flatMap(([name, field]) => {
+    const here = [...path, name];
+    const bounds = [field.minimum ?? field.minItems ?? 0, field.maximum ?? field.maxItems] as const;
+    const own = bounds[1] !== undefined && bounds[1] < Number.MAX_SAFE_INTEGER;
+    return [...(own ? [`${here.join('.')} ${bounds[0]} to ${bounds[1]}`] : []), ...boundsOf(field, here)];
+  });
+}
+
+/** The fields of the smallest plan that have a duration. */
+function durationsOf(plan: object, path: readonly string[] = []): string[] {
+  return Object.entries(plan).flatMap(([name, value]: [string, unknown]) => {
+    if (typeof value === 'string') return DURATION_PATTERN.test(value) ? [[...path, name].join('.')] : [];
+    return typeof value === 'object' && value !== null && !Array.isArray(value)
+      ? durationsOf(value, [...path, name])
+      : [];
+  });
 }
 
 /** The plans, and parts of plans, that the pages show. */
@@ -72,6 +102,23 @@ describe('docs/plan.md', () => {
     const part = typeof block === 'object' && block !== null ? block : {};
     const isStep = Object.keys(part).some((key) => OPERATIONS.includes(key));
     expect(parsePlan({ ...base, ...(isStep ? { migrations: [part] } : part) })).toHaveProperty('plan');
+  });
+
+  it('says the bounds of numbers and the lengths of lists that the code has', () => {
+    const section = /^## Bounds of numbers\n([^#]*)/m.exec(text)?.[1] ?? '';
+    const told = section.split('\n').flatMap((line) => {
+      const [fields = '', from, to] = line.split('|').slice(1, 4);
+      return [...fields.matchAll(/`([^`]+)`/g)].map(([, field]) => `${field} ${from?.trim()} to ${to?.trim()}`);
+    });
+    expect(told.sort()).toEqual(boundsOf(planJsonSchema()).sort());
+  });
+
+  it('says the bounds of durations that the code has', () => {
+    const section = /^## Bounds of durations\n([^#]*)/m.exec(text)?.[1] ?? '';
+    const fields = [...section.matchAll(/`([a-z]+\.[A-Za-z.]+)`/g)].map(([, field = '']) => field);
+    expect(fields.filter((field) => durationsOf(planSchema.parse(base)).includes(field)).sort()).toEqual(
+      durationsOf(planSchema.parse(base)).sort(),
+    );
   });
 
   it('says the defaults that the code has', () => {
