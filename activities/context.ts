@@ -2,7 +2,7 @@ import { ApplicationFailure, CancelledFailure, Context } from '@temporalio/activ
 import type { WorkflowExecutionDescription } from '@temporalio/client';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { VerdigrisError } from '../src/errors.js';
-import { NEXT_STEP } from '../src/failure-text.js';
+import { LONGEST_QUOTED, NEXT_STEP, shortened } from '../src/failure-text.js';
 import { CommitsWouldHang } from '../src/postgres/bootstrap/standby/promote-standby.js';
 import type { Progress } from '../src/postgres/migrate/step-context.js';
 import { NewestRoute } from '../src/postgres/newest-route.js';
@@ -343,7 +343,7 @@ export function failureOf(error: unknown, signal: AbortSignal, redact: Redact): 
   // Whatever a cancelled activity stumbles over on its way out is not news.
   if (signal.aborted) return signal.reason instanceof Error ? signal.reason : new CancelledFailure('cancelled');
   const state = sqlState(error);
-  const message = redact(error instanceof Error ? error.message : String(error));
+  const message = shortened(redact(error instanceof Error ? error.message : String(error)), LONGEST_QUOTED);
   if (isConnectionLost(error) || tlsFault(error) !== undefined) {
     return ApplicationFailure.create({
       type: 'ConnectionFailed',

@@ -210,6 +210,8 @@ function examplesOf(differing: readonly Difference[]): string[] {
   return differing.map(describeDifference).filter((line, i) => (length += line.length) <= EXAMPLES_LENGTH || i < NAMED);
 }
 
-function describeDifference({ table, key, kind, columns }: Difference): string {
-  return `${table} ${key}: ${kind}${columns === undefined ? '' : ` (${columns.join(', ')})`}`;
+function describeDifference({ table, key, kind, columns = [] }: Difference): string {
+  if (columns.length === 0) return `${table} ${key}: ${kind}`;
+  const more = columns.length > NAMED ? ` and ${columns.length - NAMED} more columns` : '';
+  return `${table} ${key}: ${kind} (${columns.slice(0, NAMED).join(', ')}${more})`;
 }

@@ -19,3 +19,13 @@ export function reasonOf(error: unknown): string {
 export function withoutNextStep(text: string): string {
   return text.split(NEXT_STEP, 1)[0] ?? '';
 }
+
+/** Of what somebody else says (PostgreSQL quotes a value that does not cast whole), characters: Temporal takes 2 MB of a failure. */
+export const LONGEST_QUOTED = 2_000;
+
+/** The beginning of a text that has more than `most` characters. */
+export function shortened(text: string, most: number): string {
+  if (text.length <= most) return text;
+  // Half of a pair of surrogates is no text that every reader takes.
+  return `${text.slice(0, most - 4).replace(/[\uD800-\uDBFF]$/, '')} ...`;
+}

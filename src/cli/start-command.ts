@@ -59,7 +59,7 @@ function startFailed(error: unknown, name: string, workflowId: string, flags: Se
   if (error instanceof WorkflowExecutionAlreadyStartedError) {
     return new CommandError(
       `${workflowId} is running already`,
-      `see it with: ${atServer(['verdigris', 'status', name], flags)}; another migration needs another "name"`,
+      `see it with: ${atServer(['verdigris', 'status', name], flags)}; where that says that it has ended, it sends its last notices, five minutes at most: start again then; another migration needs another "name"`,
       EXIT.refused,
       error,
     );

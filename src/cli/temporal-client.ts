@@ -1,6 +1,7 @@
 import { Client, Connection } from '@temporalio/client';
-import { loadClientConnectConfig } from '@temporalio/envconfig';
+import type { ClientConnectConfig } from '@temporalio/envconfig';
 import { hasStatus, innermostMessage, REFUSED } from '../grpc-status.js';
+import { temporalConfig } from '../temporal-config.js';
 import type { ServerFlags } from './start-request.js';
 import { CommandError, EXIT } from './terminal.js';
 
@@ -90,9 +91,9 @@ export function namespaceOf(flags: ServerFlags): string {
 }
 
 /** What the environment and the profile say. @throws CommandError when there is no such profile, or it can't be read. */
-function configOf(flags: ServerFlags): ReturnType<typeof loadClientConnectConfig> {
+function configOf(flags: ServerFlags): ClientConnectConfig {
   try {
-    return loadClientConnectConfig(profileOf(flags));
+    return temporalConfig(flags.profile);
   } catch (error) {
     throw new CommandError(
       `the settings of the temporal CLI can't be used: ${innermostMessage(error)}`,
@@ -101,8 +102,4 @@ function configOf(flags: ServerFlags): ReturnType<typeof loadClientConnectConfig
       error,
     );
   }
-}
-
-function profileOf({ profile }: ServerFlags): { profile?: string } {
-  return profile === undefined ? {} : { profile };
 }

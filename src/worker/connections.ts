@@ -4,6 +4,7 @@ import { VerdigrisError } from '../errors.js';
 import { connectionVariable, type Database, type Databases } from '../postgres/session.js';
 import type { Webhook } from '../notify/signed-post.js';
 import type { Side } from '../side.js';
+import { temporalSecrets } from '../temporal-config.js';
 import { forLibpq, ignoredParameters } from './connection-uri.js';
 import { withoutUser } from './http-endpoints.js';
 import { filesRead, readSecretFile, valueOf } from './secret-file.js';
@@ -165,9 +166,9 @@ function notAUri(variable: string): VerdigrisError {
   });
 }
 
-/** Every password that this environment holds: what must be cut out of any text that leaves the worker. */
+/** Every password and key that this environment holds: what must be cut out of any text that leaves the worker. */
 export function secretsOf(environment: Environment): string[] {
-  return Object.entries(environment).flatMap(([key, value]) => {
+  const ours = Object.entries(environment).flatMap(([key, value]) => {
     const isSecret = key.startsWith('VERDIGRIS_CONNECTION_') || key.startsWith('VERDIGRIS_APPROVAL_SECRET');
     if (!isSecret || value === undefined || value === '') return [];
     try {
@@ -177,6 +178,7 @@ export function secretsOf(environment: Environment): string[] {
       return [];
     }
   });
+  return [...ours, ...temporalSecrets(environment)];
 }
 
 /** The same for what files have held meanwhile: passwords are changed while a worker runs. */

@@ -1,5 +1,5 @@
-import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { NativeConnection, Runtime } from '@temporalio/worker';
+import { temporalConfig } from '../temporal-config.js';
 import { createWorker } from './create-worker.js';
 import { createLogger, levelOf, temporalLogger } from './logger.js';
 import { knownConnections, secretsOf, secretsRead } from './connections.js';
@@ -17,7 +17,7 @@ async function main(): Promise<void> {
     shutdownSignals: ['SIGINT', 'SIGTERM', 'SIGQUIT', 'SIGHUP'],
   });
 
-  const { connectionOptions, namespace = 'default' } = loadClientConnectConfig();
+  const { connectionOptions, namespace = 'default' } = temporalConfig();
   const address = connectionOptions.address ?? 'localhost:7233';
   const connections = knownConnections(process.env);
   logger.info({ address, namespace, connections }, 'worker starting');

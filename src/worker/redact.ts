@@ -12,9 +12,14 @@ export function redactor(secrets: readonly string[], later: () => readonly strin
   return (text) => {
     let clean = text;
     // Longest first, so that a secret that holds another one goes whole. Very short ones would cut ordinary words.
-    const known = [...new Set([...secrets, ...later()])].filter((s) => s.length >= 4);
+    const known = [...new Set([...secrets, ...later()].flatMap(asWritten))].filter((s) => s.length >= 4);
     for (const secret of known.sort((a, b) => b.length - a.length)) clean = clean.replaceAll(secret, '***');
     for (const [form, replacement] of PASSWORD_FORMS) clean = clean.replaceAll(form, replacement);
     return clean;
   };
+}
+
+/** A log's line is JSON, in which quotes, backslashes and line breaks are written otherwise. */
+function asWritten(secret: string): string[] {
+  return [secret, JSON.stringify(secret).slice(1, -1)];
 }

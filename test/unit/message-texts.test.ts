@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it, vi } from 'vitest';
-import { shortened, tooLong } from '../../workflows/lib/message-texts.js';
+import { shortened } from '../../src/failure-text.js';
+import { tooLong } from '../../workflows/lib/message-texts.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
 import { registerMessages } from '../../workflows/lib/register-messages.js';
 

@@ -7,6 +7,7 @@ import { happened, noticeOf, type Seen } from '../../workflows/lib/notices.js';
 import { MigrationRun } from '../../workflows/lib/migration-run.js';
 import { oneLine, shownFailure } from '../../workflows/lib/failure.js';
 import { renderDetails } from '../../workflows/lib/render-details.js';
+import { reportOf } from '../../workflows/lib/report.js';
 import { heldFor } from '../../workflows/lib/status.js';
 import { answerWith } from '../../workflows/lib/story.js';
 
@@ -351,6 +352,13 @@ describe('an alarm', () => {
     ]);
     expect(run.status.warnings).toHaveLength(4);
   });
+});
+
+it('warnings leave room for the report, however long they are', () => {
+  const run = new MigrationRun({ name: 'n', workflowId: 'w', runId: 'r' }, () => '2026-11-28T00:00:00.000Z');
+  for (let i = 0; i < 250; i++) run.warn([`${i} ${'row '.repeat(15_000)}`]);
+  expect(run.status.warnings).toHaveLength(200);
+  expect(JSON.stringify(reportOf(run)).length).toBeLessThan(1_000_000);
 });
 
 describe('a promotion', () => {

@@ -8,6 +8,7 @@ import { approvalSecret, approvalUrl } from '../../src/approval/settings.js';
 import { databasesOf, knownConnections, secretsOf, webhookOf } from '../../src/worker/connections.js';
 import { withoutSecrets } from '../../src/postgres/scrub.js';
 import { redactor } from '../../src/worker/redact.js';
+import { stepFailed } from '../../src/postgres/migrate/step-failed.js';
 
 const PLAN = planSchema.parse({
   name: 'orders',
@@ -234,5 +235,29 @@ describe('secrets', () => {
     expect(withoutSecrets(new Error(said), [database])).toBe(said);
     const inFrench = 'valeur sslmode invalide : « verify-ful » ; la base de données « shop » n\'existe pas\n"=" ""';
     expect(withoutSecrets(new Error(inFrench), [database])).toBe(inFrench);
+  });
+});
+
+describe('a value that PostgreSQL quotes whole', () => {
+  const refused = Object.assign(new Error(`invalid input syntax for type integer: "${'x'.repeat(3_000_000)}"`), {
+    code: '22P02',
+  });
+
+  it.each([
+    ['by itself', refused],
+    ['of a step', stepFailed('row id = 7 of public.notes', refused, 'mend it')],
+  ])('is told by its beginning, since Temporal takes 2 MB of a failure: %s', (_how, error) => {
+    const { message } = failureOf(error, new AbortController().signal, redactor([]));
+    expect(message.length).toBeLessThan(2_200);
+    expect(message).toMatch(/type integer: "xxx.* \.\.\. ?\(22P02\)/);
+  });
+
+  it('leaves what is to be done', () => {
+    const { message } = failureOf(
+      stepFailed('row id = 7', refused, 'mend it'),
+      new AbortController().signal,
+      redactor([]),
+    );
+    expect(message).toMatch(/^row id = 7: [^]*\nNext step: mend it$/);
   });
 });

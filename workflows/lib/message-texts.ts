@@ -1,5 +1,5 @@
 /*
- * How long the texts of a message may be. A run keeps its last 200 messages and gives them back with its result, of which
+ * How long the texts of a message, and warnings, may be. A run keeps its last 200 of either and gives them back with its result, of which
  * Temporal takes 2 MB: with more, the task that ends the run fails for ever, when everything has been done.
  */
 
@@ -8,6 +8,9 @@ export const LONGEST = { by: 100, gate: 100, request: 100, reason: 2_000 } as co
 
 /** Of one that is ignored, which anybody may send as often as they like: what tells whose it was, and what became of it. */
 export const LONGEST_OF_IGNORED = { ...LONGEST, message: 100, reason: 500, why: 2_000 } as const;
+
+/** Of a warning: ten rows that differ have their keys and columns in one. */
+export const LONGEST_WARNING = 4_000;
 
 /** Why a message can't be followed whatever the run does: a text that is too long; undefined when none is. */
 export function tooLong(payload: unknown): string | undefined {
@@ -20,11 +23,4 @@ export function tooLong(payload: unknown): string | undefined {
       : [];
   });
   return long.length === 0 ? undefined : long.join('; ');
-}
-
-/** The beginning of a text that has more than `most` characters. */
-export function shortened(text: string, most: number): string {
-  if (text.length <= most) return text;
-  // Half of a pair of surrogates is no text that every reader takes.
-  return `${text.slice(0, most - 4).replace(/[\uD800-\uDBFF]$/, '')} ...`;
 }

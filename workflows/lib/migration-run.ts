@@ -2,6 +2,7 @@ import type { FilledViews } from '../../activities/copy-schema.js';
 import type { FlagsOwed } from '../../activities/flags.js';
 import type { ReadsOwed } from '../../activities/traffic.js';
 import { doctorCall } from '../../src/doctor-call.js';
+import { shortened } from '../../src/failure-text.js';
 import type { ClientPool } from '../../src/pgbouncer/client-pools.js';
 import type { Plan } from '../../src/plan/schema.js';
 import { isProgress } from '../../src/progress.js';
@@ -12,7 +13,7 @@ import { approvalPolicy, ApprovalQuestion } from './approval-question.js';
 import type { Evidence } from './evidence.js';
 import { lossInWords, withAccepted, type Loss } from './loss.js';
 import { acceptsLoss, malformedAcceptance, malformedMessage } from './message-payload.js';
-import { LONGEST, LONGEST_OF_IGNORED, shortened } from './message-texts.js';
+import { LONGEST, LONGEST_OF_IGNORED, LONGEST_WARNING } from './message-texts.js';
 import { retirementEvidence } from './retirement-evidence.js';
 import type { RunRef } from './run-ref.js';
 import type {
@@ -290,7 +291,8 @@ export class MigrationRun {
   }
 
   warn(warnings: readonly string[]): void {
-    const added = warnings.filter((warning) => !this.#state.warnings.includes(warning));
+    const short = warnings.map((warning) => shortened(warning, LONGEST_WARNING));
+    const added = short.filter((warning) => !this.#state.warnings.includes(warning));
     if (added.length > 0) this.#set({ warnings: [...this.#state.warnings, ...added].slice(-KEPT) });
   }
 

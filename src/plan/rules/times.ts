@@ -21,6 +21,9 @@ const TELLING_EVENTS = 7;
 /** Well below what Temporal allows: retries of people, pauses and gates come on top of what is counted here. */
 const MOST_HISTORY_BYTES = 30 * 2 ** 20;
 
+/** Of what one task of the workflow begins, bytes: gRPC takes 4 MB, and results come with it. */
+const MOST_TASK_BYTES = 3_500_000;
+
 /** What an activity is in the history beside the plan that it is given: results, names, times. */
 const ACTIVITY_BYTES = 3_000;
 
@@ -67,6 +70,7 @@ export const planTooLarge: Rule = {
   *check({ plan }) {
     const planBytes = new TextEncoder().encode(JSON.stringify(plan)).length;
     const activities = activitiesBeside(plan) + standbyTellings(plan);
+    yield* tooLargeAtOnce(plan, planBytes);
     const bytes = (planBytes + ACTIVITY_BYTES) * activities;
     if (bytes <= MOST_HISTORY_BYTES) return;
     yield {
@@ -77,6 +81,17 @@ export const planTooLarge: Rule = {
     };
   },
 };
+
+/** The lanes of a copy are begun by one task of the workflow: one that gRPC does not take is tried for ever. */
+function* tooLargeAtOnce({ bootstrap }: Plan, planBytes: number): Generator<Report> {
+  const bytes = planBytes * bootstrap.parallel;
+  if (bootstrap.method !== 'copy' || bytes <= MOST_TASK_BYTES) return;
+  yield {
+    place: 'bootstrap.parallel',
+    message: `a plan of ${kilobytes(planBytes)} for ${bootstrap.parallel} lanes, which begin at once, is ${kilobytes(bytes)} in one message to Temporal, which takes 4 MB`,
+    instead: `write at most ${Math.floor(MOST_TASK_BYTES / planBytes)}, or make the plan smaller`,
+  };
+}
 
 /**
  * How many events of the history the standby window takes while all is well, however often it compares: the longest window

@@ -1,8 +1,9 @@
 import { VerdigrisError } from '../../errors.js';
+import { LONGEST_QUOTED, shortened } from '../../failure-text.js';
 import { TRY_AGAIN, isConnectionLost, isOutOfRoom, sqlState } from '../sqlstate.js';
 
 /**
- * The error of a step that PostgreSQL refused. Only its first line is told: the details of a violation hold row values.
+ * The error of a step that PostgreSQL refused. Its message alone is told: the details of a violation hold row values.
  */
 export function stepFailed(what: string, cause: unknown, nextStep: string): VerdigrisError {
   if (cause instanceof VerdigrisError) return cause;
@@ -28,8 +29,9 @@ export function passing(what: string, error: unknown): unknown {
   return isOutOfRoom(error) ? stepFailed(what, error, GIVE_ROOM) : error;
 }
 
+/** What PostgreSQL said, as long as there is room for it, with its state. */
 export function messageOf(error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error);
+  const message = shortened(error instanceof Error ? error.message : String(error), LONGEST_QUOTED);
   const state = sqlState(error);
   return state === undefined ? message : `${message} (${state})`;
 }

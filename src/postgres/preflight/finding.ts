@@ -1,3 +1,4 @@
+import { LONGEST_QUOTED, shortened } from '../../failure-text.js';
 import type { Side } from '../../side.js';
 
 /** Something that a person should know before a run begins. */
@@ -39,18 +40,15 @@ const TOLD = [20, 5, 1];
 /** As JSON, in bytes. A failure has all of it twice, in its message and in its details, and Temporal takes 2 MB of one. */
 const MOST_BYTES = 100_000;
 
-/** Of one text, in characters: what PostgreSQL says may have a whole statement in it. */
-const LONGEST_TEXT = 2_000;
-
 /**
  * The findings as the history of a run has room for them: the first of each check, and one more that names those which are as
  * these. A database may have thousands of tables that lack the same.
  */
 export function summarized(findings: readonly PreflightFinding[]): PreflightFinding[] {
-  const shortened = findings.map(shorten);
+  const short = findings.map(shorten);
   let told: PreflightFinding[] = [];
   for (const most of TOLD) {
-    told = firstOfEach(shortened, most);
+    told = firstOfEach(short, most);
     if (Buffer.byteLength(JSON.stringify(told)) <= MOST_BYTES) break;
   }
   return told;
@@ -58,9 +56,7 @@ export function summarized(findings: readonly PreflightFinding[]): PreflightFind
 
 function shorten(finding: PreflightFinding): PreflightFinding {
   const { object, message, remedy } = finding;
-  // Never within a character: half of one is no text to Temporal.
-  const cut = (text: string): string =>
-    text.length > LONGEST_TEXT ? `${text.slice(0, LONGEST_TEXT).replace(/[\ud800-\udbff]$/, '')} ...` : text;
+  const cut = (text: string): string => shortened(text, LONGEST_QUOTED);
   return { ...finding, object: cut(object), message: cut(message), remedy: cut(remedy) };
 }
 

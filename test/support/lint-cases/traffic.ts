@@ -213,6 +213,14 @@ export const TRAFFIC_CASES: readonly Case[] = [
   },
   {
     rule: 'plan-too-large',
+    refused: { bootstrap: { parallel: 64 }, migrations: [longSql(60_000)] },
+    place: 'bootstrap.parallel',
+    message: /plan of 6\d kB for 64 lanes, which begin at once, is 3\d{3} kB/,
+    instead: /at most 5\d/,
+    accepted: { bootstrap: { parallel: 40 }, migrations: [longSql(60_000)] },
+  },
+  {
+    rule: 'plan-too-large',
     // Only what is an activity of its own counts: columns are made in one, and so are indexes that follow each other.
     refused: Array.from({ length: 350 }, (_, i) => check({ name: `positive_${i}`, check: `total > ${i}` })),
     place: 'plan',
