@@ -242,6 +242,38 @@ describe.each([testedVersion('pg15')])('constraints on %s', (server) => {
     expect(rows.map(({ no }) => no).sort()).toEqual([2000, 2002]);
   });
 
+  it('orphans are told by the operators and the collation of the key itself', async () => {
+    await app.query(`
+      CREATE SCHEMA other; CREATE EXTENSION citext SCHEMA other; CREATE EXTENSION ltree SCHEMA other;
+      CREATE TABLE users (name other.citext, code char(3) COLLATE "C", path other.ltree, v varchar(9) COLLATE "POSIX",
+                          UNIQUE (name, code, path, v));
+      CREATE TABLE posts (id int, author other.citext, code char(3) COLLATE "en-x-icu", path other.ltree, v text COLLATE "C");
+      INSERT INTO users VALUES ('bob', 'a', 'a.b', 'x'); INSERT INTO posts VALUES (1, 'Bob', 'a', 'a.b', 'x')`);
+    const migrations = [
+      {
+        addConstraint: {
+          table: 'posts',
+          name: 'posts_f',
+          foreignKey: {
+            columns: ['author', 'code', 'path', 'v'],
+            references: { table: 'users', columns: ['name', 'code', 'path', 'v'] },
+          },
+        },
+      },
+    ];
+    try {
+      for (const step of (await workOf(migrations)).steps) await runStep(context, step);
+      expect(await recheckForeignKeys(context, planOf(migrations))).toEqual([]);
+      await app.query(`SET session_replication_role = replica; INSERT INTO posts VALUES (2, 'eve', 'a', 'a.b', 'x');
+                       RESET session_replication_role`);
+      const [orphans] = await recheckForeignKeys(context, planOf(migrations));
+      expect(orphans).toMatchObject({ constraint: 'posts_f', rows: 1 });
+      expect((await app.query<{ id: number }>(orphans?.query ?? '')).rows).toMatchObject([{ id: 2 }]);
+    } finally {
+      await app.query('DROP TABLE users, posts; DROP SCHEMA other CASCADE');
+    }
+  });
+
   it('orphans are rows of the table itself, and only rows of the other one itself are referenced', async () => {
     await app.query(`
       CREATE TABLE heirs (own int) INHERITS (t); INSERT INTO heirs (no, parent) VALUES (3000, 97);

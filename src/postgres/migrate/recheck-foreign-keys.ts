@@ -60,11 +60,10 @@ async function foreignKeysOf(session: Session, { migrations }: Pick<Plan, 'migra
       await rowsOf(session, table),
       await rowsOf(session, parseTableName(foreignKey.references.table)),
     ];
-    checks.push({
-      table,
-      constraint,
-      orphans: `FROM ${from} child WHERE ${isOrphan('child', foreignKey, referenced)}`,
-    });
+    const pairs = await pairsOf(session, table, constraint);
+    const condition =
+      pairs.length === 0 ? isOrphan('child', foreignKey, referenced) : hasNone('child', pairs, referenced);
+    checks.push({ table, constraint, orphans: `FROM ${from} child WHERE ${condition}` });
   }
   return checks;
 }
@@ -77,6 +76,46 @@ async function rowsOf(session: Session, table: TableName): Promise<string> {
   return `${rowCount === 1 ? '' : 'ONLY '}${qualified(table)}`;
 }
 
+/** A column of a foreign key and the one that it refers to, and how the key compares them. */
+interface KeyPair {
+  readonly column: string;
+  readonly counterpart: string;
+  /** SQL between the two: the key's own operator, which need not be the one that `=` finds. */
+  readonly equals: string;
+  /** SQL behind each of them: a cast, a collation. */
+  readonly ofColumn: string;
+  readonly ofCounterpart: string;
+}
+
+/** As PostgreSQL itself compares them when it validates the key; empty when there is no such key any more. */
+async function pairsOf(session: Session, table: TableName, constraint: string): Promise<readonly KeyPair[]> {
+  const { rows } = await session.query<KeyPair>(KEY_PAIRS, [qualified(table), constraint]);
+  return rows;
+}
+
+const castTo = (type: string, is: string): string =>
+  `CASE WHEN ${type}.oid <> ${is} AND ${type}.typtype <> 'p'
+        THEN (SELECT format('::%I.%I', nspname, ${type}.typname) FROM pg_namespace WHERE oid = ${type}.typnamespace) ELSE '' END`;
+
+const KEY_PAIRS = `
+SELECT child.attname AS column, parent.attname AS counterpart,
+       CASE n.nspname WHEN 'pg_catalog' THEN o.oprname ELSE format('OPERATOR(%I.%s)', n.nspname, o.oprname) END AS equals,
+       ${castTo('"left"', 'parent.atttypid')} AS "ofCounterpart",
+       ${castTo('"right"', 'child.atttypid')} ||
+       CASE WHEN parent.attcollation NOT IN (0, child.attcollation)
+            THEN (SELECT format(' COLLATE %I.%I', cn.nspname, c.collname) FROM pg_collation c
+                    JOIN pg_namespace cn ON cn.oid = c.collnamespace WHERE c.oid = parent.attcollation) ELSE '' END AS "ofColumn"
+  FROM pg_constraint k
+ CROSS JOIN LATERAL unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY AS pair (own, other, operator, place)
+  JOIN pg_attribute child ON child.attrelid = k.conrelid AND child.attnum = pair.own
+  JOIN pg_attribute parent ON parent.attrelid = k.confrelid AND parent.attnum = pair.other
+  JOIN pg_operator o ON o.oid = pair.operator
+  JOIN pg_namespace n ON n.oid = o.oprnamespace
+  JOIN pg_type "left" ON "left".oid = o.oprleft
+  JOIN pg_type "right" ON "right".oid = o.oprright
+ WHERE k.conrelid = to_regclass($1) AND k.conname = $2 AND k.contype = 'f'
+ ORDER BY pair.place`;
+
 /**
  * Whether a row has no counterpart, as a condition. With a NULL in it a key refers to nothing (MATCH SIMPLE).
  *
@@ -87,11 +126,21 @@ export function isOrphan(
   { columns, references }: NonNullable<AddConstraint['foreignKey']>,
   referenced = qualified(parseTableName(references.table)),
 ): string {
+  const pairs = columns.map((column, i) => {
+    const counterpart = references.columns[i] ?? '';
+    return { column, counterpart, equals: '=', ofColumn: '', ofCounterpart: '' };
+  });
+  return hasNone(row, pairs, referenced);
+}
+
+function hasNone(row: string, pairs: readonly KeyPair[], referenced: string): string {
   const child = ident(row);
-  const pairs = columns.map((column, i) => [ident(column), ident(references.columns[i] ?? '')]);
-  const given = pairs.map(([column]) => `${child}.${column} IS NOT NULL`).join(' AND ');
+  const given = pairs.map(({ column }) => `${child}.${ident(column)} IS NOT NULL`).join(' AND ');
   const equal = pairs
-    .map(([column, counterpart]) => `verdigris_parent.${counterpart} = ${child}.${column}`)
+    .map(({ column, counterpart, equals, ofColumn, ofCounterpart }) => {
+      const other = `verdigris_parent.${ident(counterpart)}${ofCounterpart}`;
+      return `${other} ${equals} ${child}.${ident(column)}${ofColumn}`;
+    })
     .join(' AND ');
   return `${given} AND NOT EXISTS (SELECT FROM ${referenced} verdigris_parent WHERE ${equal})`;
 }
