@@ -19,6 +19,7 @@ const DDL = `
   CREATE TABLE part (id int, region text, body text, PRIMARY KEY (region, id)) PARTITION BY LIST (region);
   CREATE TABLE part_eu PARTITION OF part FOR VALUES IN ('eu');
   CREATE TABLE part_us PARTITION OF part FOR VALUES IN ('us');
+  CREATE TABLE pairs (id int PRIMARY KEY, shipping text, billing text, taxed char(4), n int);
   CREATE TABLE empty (id int PRIMARY KEY);
   CREATE TABLE kinds (id uuid PRIMARY KEY, f4 real, f8 float8, j json, x xml, b bytea, at timestamptz, i interval, m mood, a text[],
                       p point, r tsrange, t time, net inet, bits bit(3), g int GENERATED ALWAYS AS (1) STORED);
@@ -29,6 +30,7 @@ const FILL = `
   INSERT INTO tx SELECT n, n / 7.0, '{"n": ' || n || '}', nullif('n' || n % 5, 'n0') FROM generate_series(1, ${ROWS}) n;
   INSERT INTO named SELECT chr(97 + n % 26) || 'É''",' || n, date '2026-01-01' + n % 9, 'b' FROM generate_series(1, 5000) n;
   INSERT INTO part SELECT n, CASE n % 2 WHEN 0 THEN 'eu' ELSE 'us' END, 'b' FROM generate_series(1, 3000) n;
+  INSERT INTO pairs VALUES (1, NULL, NULL), (2, 'FR', NULL), (3, NULL, 'ES');
   INSERT INTO kinds SELECT gen_random_uuid(), n / 3.0, n / 3.0, '{"a": 1.0}', '<a/>', decode('00ff', 'hex'), now(), '1 day 24:00:00', 'calm',
          ARRAY['a', NULL, '"'], point(n, 1 / 3.0), tsrange(now()::timestamp, NULL), '12:00', '10.0.0.1', B'101' FROM generate_series(1, 500) n;
   INSERT INTO shop."Order Items" SELECT 'o' || n % 100, n, 'b' FROM generate_series(1, 2000) n;`;
@@ -185,6 +187,29 @@ describe.each([testedVersion('pg15')])('verification, %s to 18', (server) => {
       work: await workOf([{ setNotNull: { table: 'part', column: 'body', up: 'label' } }]),
     });
     expect({ notCompared, differingRows }).toEqual({ notCompared: ['public.part.body'], differingRows: 0 });
+  });
+
+  it('a column that is filled from one that is filled itself is equal, and a wrong value of it is found', async () => {
+    const migrations = [
+      { setNotNull: { table: 'pairs', column: 'shipping', up: `'DE'` } },
+      { setNotNull: { table: 'pairs', column: 'billing', up: 'pairs.shipping' } },
+      { setNotNull: { table: 'pairs', column: 'taxed', up: 'left(billing, 2)' } },
+      { setNotNull: { table: 'pairs', column: 'n', up: '7' } },
+    ];
+    const chained = await workOf(migrations);
+    const [ofTable] = chained.tables;
+    if (ofTable !== undefined) {
+      await expandTable(pair.context(), ofTable);
+      await backfillTable(pair.context(), ofTable, NO_LAG);
+    }
+    await pair.blue.query(`INSERT INTO pairs VALUES (4, NULL, NULL), (5, 'FR', NULL), (6, NULL, 'ES')`);
+    await pair.caughtUp();
+    expect(await verify(['pairs'], { work: chained })).toMatchObject({ differing: [], differingRows: 0 });
+    await onGreen(`UPDATE pairs SET billing = 'FR' WHERE id = 4`);
+    expect((await verify(['pairs'], { work: chained })).differing).toEqual([
+      { table: 'public.pairs', key: '"id" = 4', kind: 'different', columns: ['billing'] },
+    ]);
+    await onGreen(`UPDATE pairs SET billing = 'DE' WHERE id = 4`);
   });
 
   it('while blue is written 200 times a second and more, one row all the time, there is no false difference and a real one is found', async () => {

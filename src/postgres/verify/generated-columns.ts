@@ -2,7 +2,7 @@ import type { TableInfo } from '../catalog.js';
 import type { Derived } from '../migrate/plan-work.js';
 import { isSameEverywhere } from '../same-answers.js';
 import type { Session } from '../session.js';
-import { filledValues } from './table-pair.js';
+import { filledValues } from './filled-values.js';
 import { OWN_PATH, type SideSessions } from './side-sessions.js';
 
 /*

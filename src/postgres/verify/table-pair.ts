@@ -5,6 +5,7 @@ import { ident, qualified } from '../identifier.js';
 import { wrongRows, type WrongRows } from '../migrate/backfill-statement.js';
 import { commonColumns, type Derived } from '../migrate/plan-work.js';
 import type { Direction } from '../../side.js';
+import { filledValues } from './filled-values.js';
 import { hashOf, type Hashed } from './row-hash.js';
 
 /** A table on both sides, and what is compared of it. */
@@ -39,15 +40,6 @@ const SAME_ORDER =
   /^(smallint|integer|bigint|oid|numeric(\(\d+,-?\d+\))?|boolean|uuid|date|bytea|inet|cidr|macaddr|time(stamp)?(\(\d\))? with(out)? time zone)$/;
 const TEXT = /^(text|character varying(\(\d+\))?|character(\(\d+\))?)$/;
 const BYTEWISE: ReadonlySet<string | null> = new Set(['C', 'POSIX', 'ucs_basic']);
-
-/** The columns of a table that `setNotNull` fills, and what a row has there in the end. */
-export function filledValues(table: TableInfo, derived: readonly Derived[]): { column: string; value: string }[] {
-  return derived.flatMap(({ column, kind, up }) => {
-    const info = table.columns.find(({ name }) => name === column);
-    if (kind !== 'fill' || up === undefined || info === undefined) return [];
-    return [{ column, value: `coalesce(${ident(column)}, CAST((${up}\n) AS ${info.type}))` }];
-  });
-}
 
 /**
  * @param searchPath for both sides.

@@ -11,10 +11,11 @@ import { answersBy, isSameEverywhere } from '../same-answers.js';
 import { inTransaction } from '../session.js';
 import { sqlState } from '../sqlstate.js';
 import type { TableSize } from './cut-table.js';
+import { filledValues } from './filled-values.js';
 import { differentlyGenerated } from './generated-columns.js';
 import { newColumns } from './new-columns.js';
 import { OWN_PATH, type SideSessions } from './side-sessions.js';
-import { filledValues, tablePair, type TablePair } from './table-pair.js';
+import { tablePair, type TablePair } from './table-pair.js';
 
 /** A table on both sides, and its size on the source. */
 export interface SizedPair {
@@ -97,7 +98,11 @@ async function incomparableFills(
   { here, there, derived, path, alike }: Fills,
 ): Promise<ReadonlySet<string>> {
   const incomparable = new Set<string>();
-  for (const { column, value } of filledValues(here, derived)) {
+  for (const { column, value, own, sources } of filledValues(here, derived)) {
+    if (sources.some((source) => incomparable.has(source))) {
+      incomparable.add(column);
+      continue;
+    }
     await sessions.prepare(path, 'all');
     try {
       await sessions.each(async (session) => {
@@ -107,7 +112,7 @@ async function incomparableFills(
       if (alike) continue;
       const treeOn = (side: 'source' | 'target'): Promise<string> =>
         sessions.on(side, (session) =>
-          inTransaction(session, () => expressionTree(session, side === 'source' ? here : there, value)),
+          inTransaction(session, () => expressionTree(session, side === 'source' ? here : there, own)),
         );
       const tree = await treeOn('target');
       const same = await sessions.on('target', (session) => isSameEverywhere(session, tree, () => treeOn('source')));
