@@ -22,6 +22,10 @@ const TABLES = `
   CREATE SCHEMA other;
   CREATE TABLE other.left_out (id int);
   CREATE VIEW taken_view AS SELECT 1 AS one;
+  CREATE DOMAIN email AS text NOT NULL CHECK (VALUE ~ '@');
+  CREATE DOMAIN given AS text CHECK (VALUE IS NOT NULL);
+  CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+  CREATE DOMAIN named AS text NOT NULL DEFAULT 'none';
   CREATE TYPE level AS ENUM ('low', 'high');
   CREATE FUNCTION shout(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper(t)';
   CREATE FUNCTION right_total(o orders) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT o.total > 0';`;
@@ -51,6 +55,11 @@ const MISTAKES: Record<string, [Migrations, RegExp]> = {
   'an unknown type': [[add({ type: 'jsonbb' })], /new columns of table public\.orders: .*42704/],
   'an unknown function in up': [[add({ up: 'uppper(note)' })], /"fresh" of table public\.orders: .*42883/],
   'a value of another type': [[add({ type: 'integer', up: 'note' })], /"fresh".*42804/],
+  'a domain that refuses NULL, which INSERTs of today would meet': [
+    [add({ type: 'email', up: "note || '@'", notNull: true })],
+    /"fresh" of table public\.orders .* domain public\.email, which refuses NULL/,
+  ],
+  'a domain whose check refuses NULL': [[add({ type: 'given', up: 'note' })], /domain public\.given, which refuses/],
   'up that reads a generated column': [[add({ up: 'doubled::text' })], /generated column "doubled"/],
   'a type after an up with the function of the run': [
     [add({ type: 'int', up: 'verdigris.try_jsonb(note)' })],
@@ -124,6 +133,9 @@ const FINE: Record<string, Migrations> = {
     add({ up: 'shout(note)', down: 'note = lower(fresh)' }),
     add({ column: 'doc', type: 'jsonb', up: 'verdigris.try_jsonb(note)' }),
     add({ column: 'level', type: 'level', up: "'low'" }),
+    add({ column: 'positive', type: 'positive', up: 'user_id' }),
+    add({ column: 'named', type: 'named' }),
+    add({ column: 'mail', type: 'email', default: "'a@b'" }),
     index({ columns: ['fresh DESC', 'lower(note)'], where: 'fresh IS NOT NULL' }),
     index({ name: 'g', method: 'gin', columns: ['doc jsonb_path_ops'] }),
     constraint({ check: "fresh <> ''" }),

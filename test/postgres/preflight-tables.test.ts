@@ -99,6 +99,36 @@ describe('preflight', () => {
     },
   );
 
+  it('warns of domains that have a table written anew, and of those that an INSERT meets before the trigger', async () => {
+    await onBlue(`
+      CREATE SCHEMA dm;
+      CREATE DOMAIN dm.positive AS int CHECK (VALUE > 0);
+      CREATE DOMAIN dm.small AS dm.positive;
+      CREATE DOMAIN dm.plain AS int;
+      CREATE DOMAIN dm.mail AS text NOT NULL;
+      CREATE DOMAIN dm.named AS text NOT NULL DEFAULT 'none';
+      CREATE TABLE dm.parts (id int PRIMARY KEY, old dm.mail, other dm.named) PARTITION BY RANGE (id);
+      CREATE TABLE dm.part PARTITION OF dm.parts DEFAULT;
+      CREATE TABLE dm.none (id int PRIMARY KEY);
+      INSERT INTO dm.parts VALUES (1, 'a')`);
+    undo.push(() => onBlue('DROP SCHEMA dm CASCADE'));
+    const add = (column: string, type: string, table = 'dm.parts'): object => ({ addColumn: { table, column, type } });
+    const changed = (column: string): object => ({
+      changeType: { table: 'dm.parts', column, newColumn: `${column}2`, type: 'text', up: column, down: `${column}2` },
+    });
+    const migrations = [
+      ...[add('a', 'small'), add('b', 'dm.plain'), add('c', 'dm.positive', 'dm.none'), add('d', 'small[]')],
+      ...[changed('old'), changed('other')],
+    ] as NonNullable<PlanInput['migrations']>;
+    const found = async (method: 'copy' | 'tablesync'): Promise<string[]> =>
+      only(await check({ migrations, bootstrap: { method } }), 'domain-columns').map(
+        ({ severity, object, message }) => `${severity} ${object}: ${message.split(',')[0] ?? ''}`,
+      );
+    const unfilled = 'warning dm.parts.old: "old" is of the domain dm.mail';
+    expect(await found('tablesync')).toEqual(['warning dm.parts: "a" is of the domain small', unfilled]);
+    expect(await found('copy')).toEqual([unfilled]);
+  });
+
   it('names functions that take rows by the position of their columns, of tables that the plan gives columns, and no others', async () => {
     const trigger = (name: string, body: string): string =>
       `CREATE FUNCTION bp.${name}() RETURNS trigger LANGUAGE plpgsql AS $x$ BEGIN ${body}; RETURN NULL; END $x$;

@@ -10,7 +10,8 @@ type NamedTable = Pick<TableInfo, 'name' | 'columns' | 'oid'>;
 
 /**
  * Adds the columns that are not there yet, all in one statement: one lock, and no rewrite, since every column is
- * nullable and its default constant. Must run in a transaction.
+ * nullable and its default constant. But for a domain with constraints, whose rows PostgreSQL writes anew to ask it of
+ * each; the preflight warns of that. Must run in a transaction.
  *
  * @returns the names of the columns that were added now.
  * @throws VerdigrisError MigrationStepFailed when a column is there with another type.

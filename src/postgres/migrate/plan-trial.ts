@@ -15,6 +15,7 @@ import { constraintSql } from './constraint-definition.js';
 import { checkedReads } from './expand-table.js';
 import { createIndexSql } from './index-definition.js';
 import type { Derived, NewColumn, Step, Work } from './plan-work.js';
+import { refuseRefusedNull } from './refused-null.js';
 import { messageOf } from './step-failed.js';
 import { takenNames } from './taken-names.js';
 
@@ -168,7 +169,10 @@ class CopyTrial {
   }
 
   columns(table: TableName): Promise<void> {
-    return this.#onCopyOf(table, () => Promise.resolve());
+    return this.#onCopyOf(table, (copy, info) => {
+      const added = this.#columnsFor(info).map(({ name }) => name);
+      return refuseRefusedNull(this.input.session, copy, table, added);
+    });
   }
 
   derived(table: TableName, { column, up, down }: Derived): Promise<void> {

@@ -25,6 +25,7 @@ import {
 import { otherConsumers, otherOrigins, otherSubscriptions, slotNames } from './consumers.js';
 import { defaultPrivileges } from './default-privileges.js';
 import { distance } from './distance.js';
+import { domainColumns } from './domain-columns.js';
 import { extensions } from './extensions.js';
 import { feedTimeouts } from './feed-timeouts.js';
 import { foreignServers } from './foreign-servers.js';
@@ -109,6 +110,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   inheritedColumns,
   rowTypes,
   rowsByPosition,
+  domainColumns,
   notValidChecks,
   replicaIdentity,
   unmovedRows,
