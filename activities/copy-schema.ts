@@ -20,11 +20,12 @@ import type { LeftOut } from '../src/postgres/schema-copy/left-out-extensions.js
 import { readDumpFilter } from '../src/postgres/schema-copy/dump-filter.js';
 import { canGiveOwnership } from '../src/postgres/schema-copy/ownership-given.js';
 import { describeSystemGrants, differentSystemGrants } from '../src/postgres/schema-copy/system-grants.js';
+import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { describeMissingRights, missingRights } from '../src/postgres/missing-rights.js';
+import { describePlanRights, missingPlanRights, rolesToAsk } from '../src/postgres/plan-rights.js';
 import { describeMissingSettings, missingSettings } from '../src/postgres/missing-settings.js';
 import { buildsAhead } from '../src/postgres/migrate/create-index.js';
 import { indexSettings } from '../src/postgres/migrate/index-settings.js';
-import { planWork } from '../src/postgres/migrate/plan-work.js';
 import type { StepContext } from '../src/postgres/migrate/step-context.js';
 import { majorVersion } from '../src/postgres/retry.js';
 import type { Session } from '../src/postgres/session.js';
@@ -107,9 +108,14 @@ export function copySchemaActivities(dependencies: ActivityDependencies) {
         const errors = differences.filter((found) => found.severity === 'error');
         if (errors.length > 0) throw schemasDiffer(errors);
         const rights = describeMissingRights(await missingRights(blue, green));
+        const asked = await rolesToAsk(blue, green);
+        const ofPlan = describePlanRights(await missingPlanRights(green, asked, await planWork(ref.plan)));
         const stored = describeMissingSettings(await missingSettings(blue, green));
         const ofSystem = describeSystemGrants(await differentSystemGrants(blue, green, leftOut.extensions));
-        const warnings = [...rights, ...stored, ...ofSystem, ...differences.map(describeDifference)].slice(0, 20);
+        const warnings = [...rights, ...ofPlan, ...stored, ...ofSystem, ...differences.map(describeDifference)].slice(
+          0,
+          20,
+        );
         return { warnings, ...filled };
       }),
   };

@@ -16,6 +16,8 @@ import {
   rememberedFiles,
   rememberFiles,
 } from '../src/postgres/partition-files.js';
+import { planWork } from '../src/postgres/migrate/plan-work.js';
+import { describePlanRights, missingPlanRights, rolesToAsk } from '../src/postgres/plan-rights.js';
 import { releaseAll } from '../src/postgres/pools.js';
 import { preparePromotion, refuseChangedSchema } from '../src/postgres/prepare-promotion.js';
 import { refuseLate, type Promotion } from '../src/postgres/promotion.js';
@@ -102,7 +104,7 @@ async function proveWayBackAndArm(
   if (from === 'blue') {
     await refuseDdl(work, ref, onBlue);
     await refuseUnmovedContents(onBlue, onGreen, { runId: run.runId, patterns: ref.plan.tables });
-    await refuseMissingRights(onBlue, onGreen);
+    await refuseMissingRights(onBlue, onGreen, ref);
     refuseFullIdentity(published, green);
     await rememberFilesOfGreen(onGreen, ref);
     await rememberGreen(work, ref, blue);
@@ -141,9 +143,11 @@ async function refuseDdl({ run }: Work, { plan }: RunRef, blue: Session): Promis
 }
 
 /** The application would meet "permission denied" with its first request on green, or fewer rows, or other tables. */
-async function refuseMissingRights(blue: Session, green: Session): Promise<void> {
+async function refuseMissingRights(blue: Session, green: Session, { plan }: RunRef): Promise<void> {
+  const roles = await rolesToAsk(blue, green);
   const missing = [
     ...describeMissingRights(inTheWay(await missingRights(blue, green))),
+    ...describePlanRights(await missingPlanRights(green, roles, await planWork(plan))),
     ...describeMissingSettings(settingsInTheWay(await missingSettings(blue, green))),
   ];
   if (missing.length > 0) throw promotionBlocked(missing.join('; '));

@@ -4,8 +4,10 @@ import { hiddenRows } from '../../src/postgres/hidden-rows.js';
 import { ident } from '../../src/postgres/identifier.js';
 import { describeMissingRights, inTheWay, missingRights } from '../../src/postgres/missing-rights.js';
 import { describeMissingSettings, missingSettings, settingsInTheWay } from '../../src/postgres/missing-settings.js';
+import { describePlanRights, missingPlanRights, rolesToAsk } from '../../src/postgres/plan-rights.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
+import { workOf } from './replicated-pair.js';
 
 const SCHEMA = `
   CREATE SCHEMA "Odd one"; CREATE SEQUENCE public.numbers; CREATE TABLE public.only_blue (id int);
@@ -82,6 +84,72 @@ it('nothing is missing when they are granted, whichever way: by a role that it i
     expect(missing).toBeUndefined();
   } finally {
     await green.query(`DROP OWNED BY ${group}; DROP ROLE ${group}`);
+  }
+});
+
+it('what the trigger of the plan uses must be usable for whoever may write the table, through a view as well', async () => {
+  const ddl = `
+    CREATE SCHEMA hidden; CREATE TYPE hidden.state AS ENUM ('a', 'b');
+    CREATE FUNCTION hidden.lower_a(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower($1)';
+    REVOKE EXECUTE ON FUNCTION hidden.lower_a(text) FROM PUBLIC;
+    CREATE TABLE hidden.orders (id int, status text, title text); CREATE VIEW public.written AS SELECT * FROM hidden.orders;
+    CREATE TABLE hidden.only_read (id int, status text)`;
+  const grants = `GRANT INSERT ON public.written TO ${ident(role)}; GRANT SELECT ON hidden.only_read TO ${ident(role)}`;
+  const up = 'lower_a(status)::hidden.state';
+  const work = await workOf([
+    { changeType: { table: 'hidden.orders', column: 'status', newColumn: 'st', type: 'state', up, down: 'st::text' } },
+    { addColumn: { table: 'hidden.orders', column: 'plain', type: 'text', up: 'upper(title)' } },
+    { addColumn: { table: 'hidden.only_read', column: 'st', type: 'hidden.state', up: 'status::hidden.state' } },
+  ]);
+  const missing = async (session: Session): Promise<string[]> =>
+    describePlanRights(await missingPlanRights(session, await rolesToAsk(blue, session), work));
+  await sameOnGreen();
+  for (const session of [blue, green]) await session.query(`${ddl}; ${grants}`);
+  await green.query(`
+    ALTER TABLE hidden.orders ADD st hidden.state, ADD plain text; ALTER TABLE hidden.only_read ADD st hidden.state`);
+  try {
+    for (const session of [blue, green]) {
+      expect(await missing(session)).toEqual([
+        expect.stringMatching(
+          /may write hidden\.orders, .*: GRANT USAGE ON SCHEMA "hidden" TO .*; GRANT EXECUTE ON FUNCTION hidden\.lower_a\(text\) TO /,
+        ),
+      ]);
+      await session.query(`GRANT USAGE ON SCHEMA hidden TO ${ident(role)}`);
+      expect(await missing(session)).toEqual([expect.stringMatching(/: GRANT EXECUTE ON FUNCTION [^;]*$/)]);
+      await session.query(`GRANT EXECUTE ON FUNCTION hidden.lower_a TO ${ident(role)}`);
+      expect(await missing(session)).toEqual([]);
+    }
+  } finally {
+    for (const session of [blue, green]) await session.query('DROP SCHEMA hidden CASCADE');
+  }
+});
+
+it('a role with grants on each column of a table must be granted those that the plan adds', async () => {
+  const work = await workOf([
+    { addColumn: { table: 'by_column', column: 'more', type: 'text' } },
+    { addColumn: { table: 'by_column', column: 'Most', type: 'text' } },
+  ]);
+  const missing = async (session: Session): Promise<string[]> =>
+    describePlanRights(await missingPlanRights(session, await rolesToAsk(blue, session), work));
+  await sameOnGreen();
+  try {
+    for (const session of [blue, green]) {
+      await session.query(`CREATE TABLE public.by_column (id int, note text);
+                           GRANT SELECT (id) ON public.by_column TO ${ident(role)}`);
+      // It can't have read all columns before.
+      expect(await missing(session)).toEqual([]);
+      await session.query(`GRANT SELECT (note) ON public.by_column TO ${ident(role)}`);
+      expect(await missing(session)).toEqual([
+        expect.stringContaining(`GRANT SELECT ("more", "Most") ON "public"."by_column" TO ${ident(role)}`),
+      ]);
+    }
+    await green.query(`ALTER TABLE public.by_column ADD more text, ADD "Most" text;
+                       GRANT SELECT (more) ON public.by_column TO ${ident(role)}`);
+    expect(await missing(green)).toEqual([expect.stringContaining('GRANT SELECT ("Most") ON')]);
+    await green.query(`GRANT SELECT ON public.by_column TO ${ident(role)}`);
+    expect(await missing(green)).toEqual([]);
+  } finally {
+    for (const session of [blue, green]) await session.query('DROP TABLE IF EXISTS public.by_column');
   }
 });
 

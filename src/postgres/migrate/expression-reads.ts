@@ -3,6 +3,7 @@ import type { TableInfo } from '../catalog.js';
 import { SILENCE_EVENT_TRIGGERS } from '../event-triggers.js';
 import { ident, qualified } from '../identifier.js';
 import type { Session } from '../session.js';
+import type { NewColumn } from './plan-work.js';
 
 /**
  * The columns that an expression over a row of the table reads, by PostgreSQL's own account: the dependencies of a
@@ -62,6 +63,50 @@ export async function mayRunCodeOfUsers(session: Session, table: TableInfo, expr
   return rows.length > 0;
 }
 
+/** An object of users that an expression uses. */
+export interface UsedObject {
+  readonly kind: 'function' | 'operator' | 'type';
+  /** Of an array type that of its elements. */
+  readonly name: string;
+  readonly schema: string;
+  /** The number of the function that is called; null for a type. */
+  readonly calls: string | null;
+}
+
+/**
+ * The functions, operators and types of users in an expression, by PostgreSQL's own account. In a transaction as columnsRead.
+ *
+ * @param added columns that the table is yet to be given.
+ * @throws the server's error when the expression is wrong.
+ */
+export async function objectsUsed(
+  session: Session,
+  table: TableInfo,
+  expression: string,
+  added: readonly NewColumn[],
+): Promise<UsedObject[]> {
+  const rows = added.map(({ name, type }) => `, CAST(NULL AS ${type}) AS ${ident(name)}`).join('');
+  const from = `(SELECT verdigris_row.*${rows} FROM ${qualified(table.name)} AS verdigris_row)`;
+  return inView<UsedObject>(session, table, expression, USED, [], from);
+}
+
+const USED = `
+SELECT DISTINCT used.kind, used.name, n.nspname::text AS schema, used.calls::text AS calls
+  FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+ CROSS JOIN LATERAL (
+   SELECT 'function' AS kind, p.proname::text AS name, p.pronamespace AS namespace, p.oid AS calls
+     FROM pg_proc p WHERE d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+    UNION ALL
+   SELECT 'operator', o.oprname::text, o.oprnamespace, o.oprcode::oid
+     FROM pg_operator o WHERE d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+    UNION ALL
+   SELECT 'type', coalesce(e.typname, t.typname)::text, t.typnamespace, NULL::oid
+     FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+    WHERE d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid) used
+  JOIN pg_namespace n ON n.oid = used.namespace AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'verdigris')
+ WHERE r.ev_class = $1::regclass
+ ORDER BY 1, 2, 3`;
+
 /** Asks the catalog about a temporary view of the expression, whose name is the first parameter. */
 async function inView<T extends object>(
   session: Session,
@@ -69,12 +114,13 @@ async function inView<T extends object>(
   expression: string,
   sql: string,
   parameters: readonly unknown[] = [],
+  from = qualified(table.name),
 ): Promise<T[]> {
   const view = ident('verdigris_reads');
   await session.query(SILENCE_EVENT_TRIGGERS);
   await session.query(
     `CREATE TEMPORARY VIEW ${view} AS
-       SELECT (${expression}\n) AS value FROM ${qualified(table.name)} AS ${ident(table.name.name)}`,
+       SELECT (${expression}\n) AS value FROM ${from} AS ${ident(table.name.name)}`,
   );
   const { rows } = await session.query<T>(sql, [`pg_temp.${view}`, ...parameters]);
   await session.query(`DROP VIEW pg_temp.${view}`);

@@ -42,6 +42,7 @@ import { peerConnection } from './peer-connection.js';
 import { planExtensions } from './plan-extensions.js';
 import { planLint } from './plan-lint.js';
 import { planOnBlue, planTrial } from './plan-on-blue.js';
+import { planRights } from './plan-rights.js';
 import { pooler } from './pooler.js';
 import { privileges, sequencePrivileges, tableOwnership } from './privileges.js';
 import { rowTypes } from './row-types.js';
@@ -111,6 +112,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   rowTypes,
   rowsByPosition,
   domainColumns,
+  planRights,
   notValidChecks,
   replicaIdentity,
   unmovedRows,
