@@ -7,6 +7,9 @@ import { refreshMaterializedViews } from '../../src/postgres/schema-copy/materia
 import { backfillTable } from '../../src/postgres/migrate/backfill.js';
 import { expandTable } from '../../src/postgres/migrate/expand-table.js';
 import { changedTables, commonColumns, planWork, reverseColumns } from '../../src/postgres/migrate/plan-work.js';
+import { indexKey } from '../../src/postgres/migrate/create-index.js';
+import { leafIndexName } from '../../src/postgres/migrate/index-definition.js';
+import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
 import { dropTriggers, revertMigrations } from '../../src/postgres/migrate/revert.js';
 import { describeStep, runStep } from '../../src/postgres/migrate/run-step.js';
 import { aloneWithShortLocks, shortLocks } from '../../src/postgres/migrate/short-locks.js';
@@ -204,6 +207,33 @@ describe.each([testedVersion('pg18')])('migrations on %s', (server) => {
       /there is no table public\.nowhere/,
     );
     expect(await schema()).toEqual(before);
+  });
+
+  it('an index that is attached below and not yet to the topmost table is taken back, with what is behind it', async () => {
+    await app.query(`
+      CREATE TABLE event (id int, at int) PARTITION BY RANGE (id);
+      CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (at);
+      CREATE TABLE event_1_1 PARTITION OF event_1 DEFAULT`);
+    const before = await schema();
+    const work = await workOf([
+      { addColumn: { table: 'event', column: 'more', type: 'int', up: 'id' } },
+      { createIndex: { table: 'event', name: 'by_at', columns: ['at'] } },
+    ]);
+    for (const table of work.tables) await expandTable(context, table);
+    const [one, two] = ['event_1', 'event_1_1'].map((name) => leafIndexName('by_at', { schema: 'public', name }));
+    await app.query(`
+      CREATE INDEX by_at ON ONLY event (at); CREATE INDEX ${one ?? ''} ON ONLY event_1 (at); CREATE INDEX ${two ?? ''} ON event_1_1 (at);
+      ALTER INDEX ${one ?? ''} ATTACH PARTITION ${two ?? ''}`);
+    await writeProgress(
+      session,
+      indexKey(context.runId, { schema: 'public', name: 'event' }, 'by_at'),
+      { ours: true },
+      false,
+    );
+    const undone = await revertMigrations(context, work);
+    expect(undone).toContain('index "by_at"');
+    expect(await schema()).toEqual(before);
+    expect(await revertMigrations(context, work)).toEqual([]);
   });
 
   it('each part that a dead worker left is gone on with', async () => {

@@ -1,6 +1,8 @@
 import { formatTableName } from '../../plan/table-name.js';
 import { ident, qualified } from '../identifier.js';
 import type { TableName } from '../../plan/table-name.js';
+import { partitionTree } from '../partition-tree.js';
+import type { Session } from '../session.js';
 import { forgetBackfill } from './backfill-progress.js';
 import { addedColumns, expandKey } from './expand-table.js';
 import { dropColumns } from './add-column.js';
@@ -103,17 +105,35 @@ async function revertIndex(context: StepContext, { table, index }: IndexWork): P
     if (found !== undefined) await dropIndex(context, session, table.schema, index.name);
     return found !== undefined;
   }
-  if (found !== undefined) {
-    // PostgreSQL drops the index of a partitioned table with all that is attached to it, and not CONCURRENTLY.
-    const object = `index "${index.name}" on table ${formatTableName(table)}`;
+  // PostgreSQL drops the index of a partitioned table with all that is attached to it, and not CONCURRENTLY. A build that
+  // did not get as far as the topmost table has those of the levels below, which nothing else drops.
+  const below = (await levelsBelow(session, table)).map(({ schema, name }) => ({
+    schema,
+    name: leafIndexName(index.name, { schema, name }),
+  }));
+  const object = `index "${index.name}" on table ${formatTableName(table)}`;
+  for (const { schema, name } of [{ schema: table.schema, name: index.name }, ...below]) {
+    if ((await findIndex(session, schema, name)) === undefined) continue;
     await shortLocks(context, session, { object }, () =>
-      session.query(`DROP INDEX IF EXISTS ${ident(table.schema)}.${ident(index.name)}`),
+      session.query(`DROP INDEX IF EXISTS ${ident(schema)}.${ident(name)}`),
     );
   }
   // Of a build that did not get as far as the topmost table.
   for (const { name } of changed.leaves)
     await dropIndex(context, session, name.schema, leafIndexName(index.name, name));
   return true;
+}
+
+/** The partitions that have partitions themselves, the topmost first. */
+async function levelsBelow(session: Session, table: TableName): Promise<TableName[]> {
+  const { rows } = await session.query<TableName>(
+    `SELECT n.nspname AS schema, c.relname AS name
+       FROM ${partitionTree('$1::regclass')} t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE NOT t.isleaf AND t.level > 0
+      ORDER BY t.level, 1, 2`,
+    [qualified(table)],
+  );
+  return rows;
 }
 
 async function revertTable(context: StepContext, work: TableWork): Promise<string[]> {
