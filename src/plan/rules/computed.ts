@@ -29,12 +29,21 @@ export const upReadsItself: Rule = {
   name: 'up-reads-itself',
   severity: 'error',
   why: 'rows from blue do not have the new column: "up" would compute it from NULL',
-  *check({ expressions, plan }) {
+  *check({ expressions, plan, steps }) {
     for (const { index, place, use, target, parsed } of expressions) {
       const migration = plan.migrations[index];
-      // setNotNull changes a column that blue has: coalesce(status, 'new') is just what is meant.
-      if (use !== 'up' || target === undefined || migration === undefined || 'setNotNull' in migration) continue;
+      if (use !== 'up' || target === undefined || migration === undefined) continue;
       if (parsed?.columns.includes(target) !== true) continue;
+      if ('setNotNull' in migration) {
+        // Of a column that blue has: coalesce(status, 'new') is just what is meant.
+        if (!isComputedBefore(expressions, steps, index, target)) continue;
+        yield {
+          place,
+          message: `"up" of "${target}" reads "${target}", which this plan computes: where that gives NULL later, the row would keep the value that it had`,
+          instead: `write the value for NULL alone, such as "up": "'{}'"`,
+        };
+        continue;
+      }
       yield {
         place,
         message: `"up" of "${target}" reads "${target}"`,
@@ -43,6 +52,23 @@ export const upReadsItself: Rule = {
     }
   },
 };
+
+/** Whether an earlier step computes the column: its stand-in for NULL is then part of the same expression. */
+function isComputedBefore(
+  expressions: PlanFacts['expressions'],
+  steps: PlanFacts['steps'],
+  index: number,
+  column: string,
+): boolean {
+  const key = steps.find((step) => step.index === index)?.key;
+  return steps.some(
+    (step) =>
+      step.index < index &&
+      step.key === key &&
+      step.adds === column &&
+      expressions.some((one) => one.index === step.index && one.use === 'up'),
+  );
+}
 
 export const circularUp: Rule = {
   name: 'circular-up',

@@ -198,6 +198,14 @@ export const EXPRESSION_CASES: readonly Case[] = [
     accepted: [{ setNotNull: { table: 'orders', column: 'note', up: "coalesce(note, 'x')" } }],
   },
   {
+    rule: 'up-reads-itself',
+    refused: [add({ up: 'lower(a)' }), { setNotNull: { table: 'orders', column: 'note', up: "coalesce(note, 'x')" } }],
+    place: 'migrations[1].setNotNull.up',
+    message: /reads "note", which this plan computes/,
+    instead: /the value for NULL alone/,
+    accepted: [add({ up: 'lower(a)' }), { setNotNull: { table: 'orders', column: 'note', up: "'x'" } }],
+  },
+  {
     rule: 'circular-up',
     severity: 'warning',
     refused: [
