@@ -112,6 +112,42 @@ describe('preflight', () => {
     expect(await found({ bootstrap: { method: 'tablesync' } })).toEqual(warnings);
   });
 
+  it('names triggers that would not see what "down" writes, and no others', async () => {
+    const trigger = (name: string, when: string, body = 'NULL'): string =>
+      `CREATE FUNCTION ud.${name}() RETURNS trigger LANGUAGE plpgsql AS $x$ BEGIN ${body}; RETURN NEW; END $x$;
+       CREATE TRIGGER ${name} ${when} FOR EACH ROW EXECUTE FUNCTION ud.${name}();`;
+    await onBlue(`
+      CREATE SCHEMA ud;
+      CREATE TABLE ud.articles (id int PRIMARY KEY, body text, title text, search tsvector) PARTITION BY RANGE (id);
+      CREATE TABLE ud.part PARTITION OF ud.articles DEFAULT;
+      CREATE TABLE ud.other (id int PRIMARY KEY, body text);
+      CREATE TRIGGER indexed BEFORE INSERT OR UPDATE ON ud.articles
+        FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger(search, 'pg_catalog.english', body);
+      ${trigger('reads', 'BEFORE INSERT ON ud.part', 'NEW.title := NEW.body')}
+      ${trigger('reads_title', 'BEFORE UPDATE ON ud.articles', 'NEW.title := upper(NEW.title)')}
+      ${trigger('zz_reads', 'BEFORE UPDATE ON ud.articles', 'NEW.title := NEW.body')}
+      ${trigger('after_reads', 'AFTER UPDATE ON ud.articles', 'PERFORM NEW.body')}
+      ${trigger('of_body', 'AFTER UPDATE OF body, title ON ud.articles')}
+      ${trigger('of_title', 'AFTER UPDATE OF title ON ud.articles')}
+      ${trigger('off', 'AFTER UPDATE OF body ON ud.articles')}
+      ALTER TABLE ud.articles DISABLE TRIGGER off;
+      ${trigger('elsewhere', 'AFTER UPDATE OF body ON ud.other')}`);
+    undo.push(() => onBlue('DROP SCHEMA ud CASCADE'));
+    const changed = { table: 'ud.articles', column: 'body', newColumn: 'html', type: 'text', up: 'body', down: 'html' };
+    const found = async (plan: Partial<PlanInput>): Promise<string[]> =>
+      only(await check(plan), 'triggers-and-down').map(
+        ({ severity, object, message }) =>
+          `${severity} ${object}: ${/fires before|does not fire/.exec(message)?.[0] ?? ''}`,
+      );
+    expect(await found({ migrations: [{ changeType: changed }] })).toEqual([
+      'warning ud.articles.indexed: fires before',
+      'warning ud.articles.of_body: does not fire',
+      'warning ud.part.reads: fires before',
+    ]);
+    const add = { addColumn: { table: 'ud.articles', column: 'html', type: 'text', up: 'body' } };
+    expect(await found({ migrations: [add] })).toEqual([]);
+  });
+
   it('refuses triggers that fire for applied rows where they would write, or make them other rows', async () => {
     const bodies: Readonly<Record<string, string>> = {
       audits: 'INSERT INTO applied.log (what) VALUES (NEW.body); RETURN NULL',

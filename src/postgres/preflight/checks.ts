@@ -71,6 +71,7 @@ import { standbyCluster, standbySlot } from './standby-cluster.js';
 import { standbyOrigin, standbyPrivileges, standbyReplay } from './standby.js';
 import { typeOids } from './type-oids.js';
 import { inheritedColumns, invalidIndexes, partitions, patterns, tornApart, unmovedRows } from './tables.js';
+import { triggersAndDown } from './triggers-and-down.js';
 import { foreignState, givenAway, greenEmpty, nameIsFree, ownedByAnother } from './target.js';
 
 /** Every check of one side, in the order of docs/preflight.md. */
@@ -113,6 +114,7 @@ export const SIDE_CHECKS: readonly SideCheck[] = [
   rowsByPosition,
   domainColumns,
   planRights,
+  triggersAndDown,
   notValidChecks,
   replicaIdentity,
   unmovedRows,
