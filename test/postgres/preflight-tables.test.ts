@@ -170,6 +170,34 @@ describe('preflight', () => {
     expect(only(await check({ migrations: [index] }), 'rows-by-position')).toEqual([]);
   });
 
+  it('names functions that return rows of a table by a list of its columns, where the plan gives it more', async () => {
+    const sql = (name: string, body: string, set = 'SETOF '): string =>
+      `CREATE FUNCTION lr.${name}() RETURNS ${set}lr.orders LANGUAGE sql AS $x$ ${body} $x$;`;
+    const plpgsql = (name: string, body: string, set = 'SETOF '): string =>
+      `CREATE FUNCTION lr.${name}() RETURNS ${set}lr.orders LANGUAGE plpgsql AS $x$ DECLARE o lr.orders; BEGIN ${body}; END $x$;`;
+    await onBlue(`
+      CREATE SCHEMA lr; CREATE TABLE lr.orders (id int PRIMARY KEY, total int); CREATE TABLE lr.other (id int PRIMARY KEY, total int);
+      ${sql('a_sql', 'SELECT id, total * 2 FROM lr.orders')}
+      ${sql('b_with', 'SELECT 1; WITH x AS (SELECT * FROM lr.orders) SELECT x.id, x.total FROM x')}
+      ${sql('c_returning', 'INSERT INTO lr.orders VALUES (1, 2) RETURNING id, total', '')}
+      ${plpgsql('d_query', 'RETURN QUERY SELECT id, total FROM lr.orders')}
+      ${plpgsql('e_row', 'RETURN ROW(1, 2)', '')}
+      ${sql('star', 'SELECT o.* FROM lr.orders o')}
+      ${sql('whole', 'SELECT o FROM lr.orders o')}
+      ${sql('returning_star', 'DELETE FROM lr.orders RETURNING *')}
+      ${plpgsql('variable', 'SELECT id, total INTO o FROM lr.orders; RETURN o', '')}
+      ${plpgsql('star_query', 'RETURN QUERY SELECT * FROM lr.orders WHERE id IN (1, 2)')}
+      CREATE FUNCTION lr.another() RETURNS SETOF lr.other LANGUAGE sql AS 'SELECT id, total FROM lr.other'`);
+    undo.push(() => onBlue('DROP SCHEMA lr CASCADE'));
+    const add = { addColumn: { table: 'lr.orders', column: 'more', type: 'int' } };
+    const [found, ...others] = only(await check({ migrations: [add] }), 'rows-by-position');
+    expect(others).toEqual([]);
+    expect(found).toMatchObject({ severity: 'warning', object: 'lr.orders' });
+    expect([...(found?.message ?? '').matchAll(/lr\.(\w+)\(\)/g)].map(([, name]) => name)).toEqual([
+      ...['a_sql', 'b_with', 'c_returning', 'd_query', 'e_row'],
+    ]);
+  });
+
   it('refuses none that only rows break which the backfill leaves as they are; of those that it may write it warns', async () => {
     await onBlue(`
       CREATE SCHEMA kept;

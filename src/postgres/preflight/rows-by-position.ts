@@ -1,9 +1,11 @@
+import { grouped } from '../grouped.js';
 import { qualified } from '../identifier.js';
 import { planWork } from '../migrate/plan-work.js';
 import { partitionTree } from '../partition-tree.js';
 import type { Session } from '../session.js';
-import type { SideCheck } from './check.js';
+import type { Found, SideCheck } from './check.js';
 import { listed } from './finding.js';
+import { listsColumns } from './listed-rows.js';
 import { putsWholeRows, statementsOf, type IsCalled } from './whole-rows.js';
 
 /*
@@ -33,17 +35,37 @@ export const rowsByPosition: SideCheck = {
         found.set(table, [...(found.get(table) ?? []), name]);
       }
     }
-    return [...found]
+    const putting = [...found]
       .sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([table, functions]) => ({
+      .map(([table, functions]): Found => ({
         severity: 'warning',
         object: table,
         message: `the plan gives columns to ${table}, and ${listed(functions)} ${functions.length === 1 ? 'puts' : 'put'} whole rows of it into a table by the order of their columns (OLD.*, NEW.*, SELECT *): on green there are more, so from the promotion on each such write fails, or puts values into the wrong columns where the types fit`,
         remedy:
           'Name the columns on blue before the run, those that are read and those that are written: INSERT INTO ... (a, b) SELECT OLD.a, OLD.b. Nothing, where the plan gives the other table the same columns in the same order',
       }));
+    return [...putting, ...(await givingRows(session, widened))];
   },
 };
+
+/** Functions whose result is rows of a table, by a list of its columns. */
+async function givingRows(session: Session, widened: readonly string[]): Promise<Found[]> {
+  const { rows } = await session.query<{ table: string; name: string; language: string; text: string }>(
+    `SELECT w.table, p.oid::regprocedure::text AS name, l.lanname::text AS language, p.prosrc AS text
+       FROM (${WIDENED}) w JOIN pg_class c ON c.oid = w.relid
+       JOIN pg_proc p ON p.prorettype = c.reltype AND p.prokind = 'f'
+       JOIN pg_language l ON l.oid = p.prolang AND l.lanname IN ('plpgsql', 'sql')
+      ORDER BY 1, 2`,
+    [widened],
+  );
+  const giving = rows.filter(({ language, text }) => listsColumns(language, text));
+  return [...grouped(giving, ({ table }) => table)].map(([{ table }, functions]) => ({
+    severity: 'warning',
+    object: table,
+    message: `the plan gives columns to ${table}, and ${listed(functions.map(({ name }) => name))} ${functions.length === 1 ? 'returns' : 'return'} its rows by a list of columns: on green there are more, so each call fails, from the first read that is led there`,
+    remedy: 'On blue before the run: SELECT t.* in place of the list, or RETURNS TABLE (...) with the columns',
+  }));
+}
 
 /*
  * Three small questions, put together here: each function with each of thousands of partitions would be too many rows.
