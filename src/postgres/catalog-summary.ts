@@ -19,6 +19,8 @@ export interface CatalogSummary {
     readonly partitioned: boolean;
     /** The columns by which rows go into partitions, at every level. Default: none is known. */
     readonly partitionKey?: readonly string[];
+    /** The names of its unique indexes, which are in its schema. Default: none is known. */
+    readonly uniqueIndexes?: readonly string[];
   }[];
 }
 
@@ -26,10 +28,12 @@ export interface CatalogSummary {
  * The tables as the plan's lint reads them.
  *
  * @param partitionKeys by `formatTableName`; see readPartitionKeys.
+ * @param uniqueIndexes the same; see readUniqueIndexes.
  */
 export function toCatalogSummary(
   tables: readonly TableInfo[],
   partitionKeys: ReadonlyMap<string, readonly string[]>,
+  uniqueIndexes: ReadonlyMap<string, readonly string[]> = new Map(),
 ): CatalogSummary {
   return {
     tables: tables.map((table) => ({
@@ -47,6 +51,7 @@ export function toCatalogSummary(
       replicaIdentity: table.replicaIdentity,
       partitioned: table.kind === 'partitioned',
       partitionKey: partitionKeys.get(formatTableName(table.name)) ?? [],
+      uniqueIndexes: uniqueIndexes.get(formatTableName(table.name)) ?? [],
     })),
   };
 }

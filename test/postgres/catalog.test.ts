@@ -8,6 +8,7 @@ import { readFencedTables } from '../../src/postgres/fenced-tables.js';
 import { leavesOf, readTables, replicatedRoots, sameTable, type TableInfo } from '../../src/postgres/catalog.js';
 import { findTable, readChangedTables } from '../../src/postgres/migrate/changed-table.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
+import { readUniqueIndexes } from '../../src/postgres/unique-indexes.js';
 import { readPartitionKeys } from '../../src/postgres/partition-keys.js';
 import { formatTableName } from '../../src/plan/table-name.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
@@ -278,7 +279,7 @@ describe.each(['pg15', 'pg18'] as const)('the catalog of %s', (server) => {
   });
 
   it('the summary for the lint has the same tables', async () => {
-    const summary = toCatalogSummary(tables, await readPartitionKeys(session));
+    const summary = toCatalogSummary(tables, await readPartitionKeys(session), await readUniqueIndexes(session));
     expect(summary.tables.filter((t) => t.partitionKey?.length !== 0)).toMatchObject([
       { name: 'event', partitionKey: ['at', 'id'] },
     ]);
@@ -286,6 +287,7 @@ describe.each(['pg15', 'pg18'] as const)('the catalog of %s', (server) => {
       schema: 'shop',
       key: ['Pos', 'select'],
       partitioned: false,
+      uniqueIndexes: ['Order Items_pkey'],
     });
     expect(summary.tables).toHaveLength(tables.length);
   });

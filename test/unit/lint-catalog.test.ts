@@ -55,6 +55,9 @@ const change = (from: string, type: string): Migration => ({
   changeType: { table: 'orders', column: from, newColumn: 'y', type, up: from, down: 'y' },
 });
 
+const dropIndex = (name: string): Migration => ({
+  sql: { name: `drop ${name}`, up: `DROP INDEX CONCURRENTLY ${name}`, down: 'SELECT 1' },
+});
 const key = (table: string, more: object): Migration => ({ addConstraint: { table, name: 'k', ...more } });
 
 const CASES: readonly {
@@ -235,6 +238,29 @@ const CASES: readonly {
       migrations: [
         { setNotNull: { table: 'by_index', column: 'note', up: "coalesce(note, '')" } },
         key('by_index', { primaryKey: ['id', 'note'] }),
+      ],
+    },
+  },
+  {
+    rule: 'loosened-constraint',
+    refused: { migrations: [dropIndex('public.orders_note_key')] },
+    tables: [{ ...orders, uniqueIndexes: ['orders_note_key'] }],
+    place: 'migrations[0].sql.up',
+    message: /drops the unique index "orders_note_key" of public\.orders/,
+    instead: /another run/,
+    accepted: { migrations: [dropIndex('public.orders_note'), dropIndex('shop.orders_note_key')] },
+  },
+  {
+    rule: 'loosened-constraint',
+    refused: { migrations: [dropIndex('public.orders_note_key')] },
+    tables: [{ ...orders, uniqueIndexes: ['orders_note_key'] }],
+    place: 'migrations[0].sql.up',
+    message: /drops the unique index/,
+    instead: /another run/,
+    accepted: {
+      migrations: [
+        { createIndex: { table: 'orders', name: 'j', columns: ['note'], unique: true } },
+        dropIndex('public.orders_note_key'),
       ],
     },
   },

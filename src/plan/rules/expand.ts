@@ -1,7 +1,9 @@
 import type { Node } from 'libpg-query';
 import { nameKey, objectKey, relationKey } from '../raw-sql.js';
-import type { Report, Rule } from '../rule.js';
+import type { PlanFacts } from '../facts.js';
+import type { CatalogRule, Report, Rule } from '../rule.js';
 import { qualifiedName, short, tableChanges, upStatements } from '../statement.js';
+import { formatTableName, parseTableName } from '../table-name.js';
 
 /** Expand, don't contract: what blue's application needs stays as it is until the standby window is over. */
 
@@ -110,8 +112,48 @@ export const loosenedConstraint: Rule = {
         yield { place, message: `it drops the constraint "${change.name ?? ''}" of ${table}`, instead: LATER };
       }
     }
+    for (const { place, node, text } of upStatements(facts)) {
+      if (!('AlterDomainStmt' in node) || facts.created.has(nameKey(node.AlterDomainStmt.typeName))) continue;
+      if (!LOOSENED_DOMAIN.has(node.AlterDomainStmt.subtype ?? '')) continue;
+      yield { place, message: `it lets a domain take more values (${short(text)})`, instead: LATER };
+    }
   },
 };
+
+export const droppedUniqueIndex: CatalogRule = {
+  name: loosenedConstraint.name,
+  severity: loosenedConstraint.severity,
+  why: loosenedConstraint.why,
+  *check(facts, catalog) {
+    for (const { place, node } of upStatements(facts)) {
+      if (!('DropStmt' in node) || node.DropStmt.removeType !== 'OBJECT_INDEX') continue;
+      for (const names of (node.DropStmt.objects ?? []).map(qualifiedName)) {
+        const [schema, name] = [names.at(-2) ?? 'public', names.at(-1) ?? ''];
+        const table = catalog.tables.find((one) => one.schema === schema && one.uniqueIndexes?.includes(name) === true);
+        if (table === undefined || makesUnique(facts, formatTableName(table))) continue;
+        yield {
+          place,
+          message: `it drops the unique index "${name}" of ${formatTableName(table)}`,
+          instead: LATER,
+        };
+      }
+    }
+  },
+};
+
+/** Whether the plan makes a unique index of its own on the table, which may take the place of another one. */
+function makesUnique({ plan }: PlanFacts, table: string): boolean {
+  return plan.migrations.some((migration) => {
+    const isOn = (text: string): boolean => formatTableName(parseTableName(text)) === table;
+    if ('createIndex' in migration) return migration.createIndex.unique && isOn(migration.createIndex.table);
+    if (!('addConstraint' in migration)) return false;
+    const { unique, primaryKey } = migration.addConstraint;
+    return (unique ?? primaryKey) !== undefined && isOn(migration.addConstraint.table);
+  });
+}
+
+/** What ALTER DOMAIN may be, as the parser has it: DROP NOT NULL and DROP CONSTRAINT. */
+const LOOSENED_DOMAIN: ReadonlySet<string> = new Set(['N', 'X']);
 
 export const enumValueOnGreen: Rule = {
   name: 'enum-value-on-green',

@@ -25,7 +25,7 @@ import {
   usedBeforeAdded,
 } from './computed.js';
 import { sameConnection, unknownConnection } from './connections.js';
-import { directTypeChange, dropOrRename, enumValueOnGreen, loosenedConstraint } from './expand.js';
+import { directTypeChange, dropOrRename, droppedUniqueIndex, enumValueOnGreen, loosenedConstraint } from './expand.js';
 import {
   countsOfFixedRange,
   countsRecordedOverRange,
@@ -155,6 +155,7 @@ export const CATALOG_RULES: readonly CatalogRule[] = [
   columnExists,
   tableWithoutKey,
   narrowing,
+  droppedUniqueIndex,
   downMayNotFit,
   withoutEffect,
   generatedColumn,

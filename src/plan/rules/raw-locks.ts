@@ -41,6 +41,23 @@ export const constraintWithoutNotValid: Rule = {
       const constraint = change.def !== undefined && 'Constraint' in change.def ? change.def.Constraint : undefined;
       if (change.subtype !== 'AT_AddConstraint' || constraint === undefined || constraint.skip_validation === true)
         continue;
+      const isKey = constraint.contype === 'CONSTR_PRIMARY' && constraint.indexname === undefined;
+      if (isKey) {
+        yield {
+          place,
+          message: `PRIMARY KEY on ${table} builds its index under a lock`,
+          instead: `write { "addConstraint": { "table": "${table}", "name": "${constraint.conname ?? '…'}", "primaryKey": [ … ] } }, which builds it beside writes`,
+        };
+        continue;
+      }
+      if (constraint.contype === 'CONSTR_EXCLUSION') {
+        yield {
+          place,
+          message: `ADD CONSTRAINT ${constraint.conname ?? ''} on ${table} builds its index under a lock`,
+          instead: 'take it out, and do it in another run: there is no way to build such an index beside writes',
+        };
+        continue;
+      }
       if (!['CONSTR_CHECK', 'CONSTR_FOREIGN', 'CONSTR_NOTNULL'].includes(constraint.contype ?? '')) continue;
       yield {
         place,

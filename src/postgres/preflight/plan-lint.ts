@@ -1,6 +1,7 @@
 import { lintAgainstCatalog } from '../../plan/lint.js';
 import { toCatalogSummary } from '../catalog-summary.js';
 import { readPartitionKeys } from '../partition-keys.js';
+import { readUniqueIndexes } from '../unique-indexes.js';
 import type { SideCheck } from './check.js';
 
 /** The plan against blue's tables: unknown tables and columns, types that can't hold the values. */
@@ -9,7 +10,11 @@ export const planLint: SideCheck = {
   sides: ['blue'],
   run: async ({ session, plan, tables }) => {
     const connections = new Set([plan.blue.connection, plan.green.connection]);
-    const catalog = toCatalogSummary(await tables(), await readPartitionKeys(session));
+    const catalog = toCatalogSummary(
+      await tables(),
+      await readPartitionKeys(session),
+      await readUniqueIndexes(session),
+    );
     const findings = await lintAgainstCatalog(plan, catalog, connections);
     return findings
       .filter(({ rule }) => !SAID_ELSEWHERE.has(rule))

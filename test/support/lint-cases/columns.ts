@@ -126,6 +126,17 @@ export const COLUMN_CASES: readonly Case[] = [
     accepted: [sql('ALTER TABLE public.orders ALTER note SET STATISTICS 500')],
   },
   {
+    rule: 'loosened-constraint',
+    refused: [sql('ALTER DOMAIN public.mail DROP CONSTRAINT mail_check')],
+    place: 'migrations[0].sql.up',
+    message: /lets a domain take more values \(ALTER DOMAIN public\.mail/,
+    instead: /another run/,
+    accepted: [
+      sql('CREATE DOMAIN public.fresh AS text NOT NULL; ALTER DOMAIN public.fresh DROP NOT NULL'),
+      sql("ALTER DOMAIN public.mail SET DEFAULT 'x'", 'SELECT 1', 'more'),
+    ],
+  },
+  {
     rule: 'enum-value-on-green',
     refused: [sql(`ALTER TYPE shop.state ADD VALUE 'held'`)],
     place: 'migrations[0].sql.up',
