@@ -309,7 +309,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'a role of the application that may do less on green keeps the promotion away',
-    edits: [edit('activities/promotion-prepare.ts', '    await refuseMissingRights(onBlue, onGreen);\n', '')],
+    edits: [edit('activities/promotion-prepare.ts', '    await refuseMissingRights(onBlue, onGreen, ref);\n', '')],
     test: { file: 'test/faults/missing-rights.faults.ts', name: 'a role of the application' },
   },
   {
