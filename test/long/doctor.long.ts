@@ -65,6 +65,41 @@ describe('verdigris doctor --clean while a stage leads reads to green', () => {
     }
   });
 
+  it('by green alone ends nothing that its readers need, whatever has been written for flagd, until blue is back', async () => {
+    const patient = await inStage();
+    const folder = await mkdtemp(join(tmpdir(), 'doctor-'));
+    const path = join(folder, 'flags.json');
+    const plan = { ...STAGE, flagd: { path } };
+    try {
+      const route = await patient.on('blue', (s) => readRoute(s, patient.migration));
+      if (route === undefined) throw new Error('it has a route');
+      await writeFlagdFile(path, { run: patient.runId, route });
+      const before = await readFile(path, 'utf8');
+      patient.away('blue');
+      // Of a worker: it is ended all the same.
+      const alone = await patient.on('green', () => doctorOf(patient, plan, '--clean', '--yes'));
+      expect(alone.code).toBe(1);
+      expect(alone.text).toMatch(/done +green: end the session/);
+      expect(alone.text).not.toContain('refused');
+      const feed = feedName(patient.migration, 'to_green');
+      expect(alone.text).toMatch(
+        new RegExp(`green: subscription ${feed}: a stage may be open.*DROP SUBSCRIPTION "${feed}"`),
+      );
+      expect((await patient.left('green')).some((what) => what.startsWith('subscription'))).toBe(true);
+      expect(await readFile(path, 'utf8')).toBe(before);
+      // What it names for a blue that never comes back.
+      const [, statements = ''] = /on green: (ALTER SUBSCRIPTION .*;)$/m.exec(alone.text) ?? [];
+      expect(statements).toContain('SET (slot_name = NONE)');
+
+      process.env['VERDIGRIS_CONNECTION_DOCTOR_BLUE'] = patient.blue.uri;
+      expect(await doctorOf(patient, plan, '--clean', '--yes')).toMatchObject({ code: 0 });
+      expect(await readFile(path, 'utf8')).not.toContain('fractional');
+      expect([await patient.left('blue'), await patient.left('green')]).toEqual([[], []]);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
   it('without a plan says what it does not see; routers go back where the schema has to stay', async () => {
     const patient = await inStage();
     await patient.on('blue', (s) => s.query(`CREATE VIEW public.parsed AS SELECT verdigris.try_jsonb('1') AS value`));

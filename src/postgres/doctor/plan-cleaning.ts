@@ -2,6 +2,7 @@ import { otherSide, type Side } from '../../side.js';
 import type { Found, Inventory, SideFound } from './inventory.js';
 import { refuseLiving, type Liveness } from './liveness.js';
 import { GREEN_LOST } from './open-blue.js';
+import { keptFeeds, mayFeedReaders } from './readers-of-green.js';
 import { hasBeenPrimary, isReleased, mixUp, type Verdict } from './who-is-primary.js';
 
 /** What a person has said explicitly, each with the migration's name as confirmation. */
@@ -81,9 +82,7 @@ export function planCleaning(found: Found, judged: Verdict, liveness: Liveness, 
         sessions.map(({ pid, purpose }) => ({ kind: 'endSession', side, pid, purpose })),
       ),
       ...forAll(readsToBlue),
-      ...forAll(({ side, subscriptions }) =>
-        subscriptions.map(({ name }) => ({ kind: 'dropSubscription', side, name })),
-      ),
+      ...forAll((inventory) => (mayFeedReaders(inventory, found) ? [] : feedsOf(inventory))),
       ...forAll(({ side, slots }) => slots.map(({ name }) => ({ kind: 'dropSlot', side, name }))),
       ...forAll(({ side, publications }) => publications.map(({ name }) => ({ kind: 'dropPublication', side, name }))),
       ...forAll(buildLeftovers),
@@ -92,6 +91,7 @@ export function planCleaning(found: Found, judged: Verdict, liveness: Liveness, 
     kept: [
       ...keptUnreached(found.blue),
       ...keptUnreached(found.green),
+      ...sides.flatMap((inventory) => (mayFeedReaders(inventory, found) ? keptFeeds(inventory) : [])),
       ...ends.flatMap(({ inventory, end }) => keptOf(inventory, end, options)),
       ...ends.flatMap(({ inventory, needed }) => (needed ? [keptTriggers(inventory)] : [])),
     ],
@@ -268,6 +268,10 @@ function keptTriggers({ side, upDown, onlyFilled, owner }: Inventory): Kept {
 function readsToBlue({ side, route }: Inventory): CleanAction[] {
   if (side !== 'blue' || route === null || route.writesOn !== 'blue' || route.greenReadPercent === 0) return [];
   return [{ kind: 'takeReadsBack', side, percent: route.greenReadPercent, epoch: route.epoch }];
+}
+
+function feedsOf({ side, subscriptions }: Inventory): CleanAction[] {
+  return subscriptions.map(({ name }) => ({ kind: 'dropSubscription', side, name }));
 }
 
 function buildLeftovers({ side, invalidIndexes, proofs }: Inventory): CleanAction[] {
