@@ -228,10 +228,18 @@ async function poolersFollow(
   const poolers = await poolersOf(patient);
   if (poolers.length === 0) return EXIT.done;
   const liveness = await askLiveness(withoutHandedOn(both), flags, patient.name);
-  const wrong = wrongWith(poolers, patient, verdict, liveness);
-  if (wrong.length === 0) return EXIT.done;
-  terminal.out(renderFindings(wrong).join('\n'));
-  return EXIT.refused;
+  const findings = diagnosePoolers(poolers, verdict, liveness, patient.poolers?.aliases);
+  if (findings.length > 0) terminal.out(renderFindings(findings).join('\n'));
+  // Who opens by hand has seen nobody who would lead them: a word of Temporal lets no client go on.
+  const isWrong = findings.some(({ severity }) => severity !== 'note');
+  return isWrong || poolers.some((pooler) => isHeld(pooler, verdict)) ? EXIT.refused : EXIT.done;
+}
+
+/** Its clients wait, or are where no writes are. */
+function isHeld(pooler: PoolerFound, verdict: Verdict): boolean {
+  if (!pooler.reached) return true;
+  const isAstray = verdict.kind === 'certain' && pooler.knownEntries && pooler.leadsTo !== verdict.primary;
+  return isAstray || pooler.paused.length > 0;
 }
 
 function wrongWith(

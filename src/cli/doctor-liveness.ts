@@ -39,6 +39,7 @@ export async function askLiveness(
     return { state: 'unknown', why: 'no migration is known here whose workflow Temporal could be asked for' };
   }
   const asked = await askTemporal(name, runsWithoutEnd(found), flags);
+  if (asked.state === 'lives' && atWork.length === 0) return { ...asked, unattended: true };
   if (asked.state !== 'over') {
     // The database's own word is enough: it is the last thing that a run writes.
     return asked.state === 'unknown' && ended !== undefined ? { state: 'over', why: ended } : asked;

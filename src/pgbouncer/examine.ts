@@ -135,15 +135,29 @@ function wrongSide(
   const { primary } = verdict;
   if (leadsTo === primary) return [];
   const what = `leads to ${leadsTo ?? 'neither side'}, and writes are on ${primary}`;
-  if (moving && liveness.state === 'lives') {
+  if (moving && isAttended(liveness)) {
     return [say('note', what, 'nothing: the run is moving the writes, and its worker leads it there')];
   }
-  const next =
-    liveness.state === 'lives'
-      ? 'the run leads it there when its worker reaches it; see status and the worker'
-      : `give its entries host, port and dbname of "${aliases[primary]}" in the file that it includes, RELOAD${liveness.state === 'unknown' ? ', once you know that no run lives' : ''}`;
-  return [say('problem', what, next)];
+  const byHand = `give its entries host, port and dbname of "${aliases[primary]}" in the file that it includes, RELOAD`;
+  switch (liveness.state) {
+    case 'over':
+      return [say('problem', what, byHand)];
+    case 'unknown':
+      return [say('problem', what, `${byHand}, once you know that no run lives`)];
+    case 'lives': {
+      const next = 'the run leads it there when its worker reaches it; see status and the worker';
+      return [say('problem', what, liveness.unattended === true ? `${next}. Where no worker runs: ${byHand}` : next)];
+    }
+  }
 }
+
+/** Whether somebody is at work who ends what a run that lives has begun. */
+function isAttended(liveness: Liveness): boolean {
+  return liveness.state === 'lives' && liveness.unattended !== true;
+}
+
+const UNATTENDED = 'the run is moving the writes, and no worker is seen at work';
+const LOOK_AGAIN = 'a worker that runs ends it within seconds: look again';
 
 /** A pause of ours may have ended without its RELOAD, and one that a frozen worker begins late has none. */
 function leftMark(mark: FoundMark, say: Say): Finding {
@@ -161,7 +175,9 @@ function settings({ quiet }: Reached, liveness: Liveness, moving: boolean, say: 
   if (quiet === null) return [];
   const what = `lets the clients of each database share one server connection, as for a pause (${quiet})`;
   if (liveness.state === 'lives' && moving) {
-    return [say('note', `${what}: the run is moving the writes`, 'nothing: it ends within seconds; look again')];
+    return isAttended(liveness)
+      ? [say('note', `${what}: the run is moving the writes`, 'nothing: it ends within seconds; look again')]
+      : [say('problem', `${what}: ${UNATTENDED}`, `${LOOK_AGAIN}. Where none runs: RELOAD, on its admin console`)];
   }
   const when = liveness.state === 'unknown' ? 'when no run lives (--run-is-over): ' : '';
   return [say('problem', what, `${when}RELOAD, on its admin console, unless it is configured so`)];
@@ -189,6 +205,10 @@ function pauses({ paused, marks }: Reached, liveness: Liveness, say: Say): Findi
         say('problem', `${what}; whether a run lives is not known`, `when no run lives (--run-is-over): ${resume}`),
       ];
     case 'lives':
+      if (moving && !isAttended(liveness)) {
+        const next = `${LOOK_AGAIN}. Where none runs, see that it leads where writes are, then ${resume}`;
+        return [say('problem', `${what}: ${UNATTENDED}`, next)];
+      }
       return moving
         ? [say('note', `${what}: the run is moving the writes`, 'nothing: it ends within seconds; look again')]
         : [

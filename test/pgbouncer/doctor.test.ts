@@ -8,6 +8,9 @@ import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
 import { Instance } from '../../src/pgbouncer/instance.js';
 import { PooledPair } from '../support/pooled-pair.js';
 import { withClient } from '../support/postgres.js';
+import { typed } from '../support/doctor-patient.js';
+import { temporalClient, testTemporal } from '../support/temporal.js';
+import { withSession } from '../../src/postgres/session.js';
 
 const isThere = findPgBouncer() !== undefined;
 if (!isThere) process.stdout.write('SKIPPED the doctor of PgBouncers: pgbouncer is not installed\n');
@@ -91,6 +94,38 @@ describe.skipIf(!isThere)('verdigris doctor and the PgBouncers of a plan', () =>
     expect(text).toMatch(/has the mark of a run that is over \(.*, moving\)\n +next step: RELOAD now/);
     await admin(0, 'RESUME orders');
     expect(await doctor()).not.toContain('paused, and no run');
+  });
+
+  it('of a run that lives in Temporal, whose workers have died in the hold, says how its clients go on', async () => {
+    const client = await temporalClient();
+    const run = { workflowId: `verdigris/${pair.migration}`, taskQueue: 'nobody-serves-this', args: [{}] };
+    const handle = await client.workflow.start('blueGreenMigration', run);
+    const asked = ['doctor', plan, '--address', testTemporal().address];
+    const held =
+      /problem +PgBouncer "pool_1" holds its clients: "orders" paused.* no worker is seen at work\n.*Where none runs, .*RESUME orders;/;
+    try {
+      await admin(0, 'PAUSE orders');
+      expect(await typed(...asked)).toMatchObject({ code: 1, text: expect.stringMatching(held) as string });
+      expect(await typed(...asked, '--open', '--yes')).toMatchObject({
+        code: 1,
+        text: expect.stringMatching(held) as string,
+      });
+      // A worker at work would end it.
+      await withSession(pair.databases.blue, { purpose: 'hold' }, async () => {
+        const looked = await typed(...asked);
+        expect(looked.text).toMatch(/note +PgBouncer "pool_1" holds its clients: "orders" paused: the run is moving/);
+        expect(looked.text).not.toMatch(held);
+        const opened = await typed(...asked, '--open', '--yes');
+        expect(opened).toMatchObject({
+          code: 1,
+          text: expect.stringContaining('"pool_1" holds its clients') as string,
+        });
+      });
+    } finally {
+      await admin(0, 'RESUME orders');
+      await handle.terminate('the test says so');
+      await client.connection.close();
+    }
   });
 
   it('says that one leads to the side that has no writes, and which is out of reach', async () => {

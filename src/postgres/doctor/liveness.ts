@@ -2,7 +2,12 @@
 export type Liveness =
   /** It ended, was terminated, or there never was one. */
   | { readonly state: 'over'; readonly why: string }
-  | { readonly state: 'lives'; readonly why: string }
+  | {
+      readonly state: 'lives';
+      readonly why: string;
+      /** No worker is seen at work on a side that was reached: Temporal knows of runs, not of who goes on with them. */
+      readonly unattended?: true;
+    }
   /** Nobody could be asked: it is treated as living. */
   | { readonly state: 'unknown'; readonly why: string };
 
