@@ -18,7 +18,8 @@ import {
   type CleanPlan,
 } from '../postgres/doctor/plan-cleaning.js';
 import { judge, whoIsPrimary, withoutHandedOn, type Verdict } from '../postgres/doctor/who-is-primary.js';
-import { diagnosePoolers, examineConsoles, examinePoolers, type PoolerFound } from '../pgbouncer/examine.js';
+import { diagnosePoolers, type AskedAbout } from '../pgbouncer/diagnose.js';
+import { examineConsoles, examinePoolers, type PoolerFound } from '../pgbouncer/examine.js';
 import { pgBouncersOf } from '../pgbouncer/from-plan.js';
 import type { PgBouncer, PgBouncers } from '../pgbouncer/pgbouncer.js';
 import type { Databases } from '../postgres/session.js';
@@ -174,7 +175,7 @@ async function tellExamination(terminal: Terminal, patient: Patient, flags: Doct
   const poolers = await poolersOf(patient);
   const findings = [
     ...diagnose(found, verdict, liveness),
-    ...diagnosePoolers(poolers, verdict, liveness, patient.poolers?.aliases),
+    ...diagnosePoolers(poolers, askedAbout(patient, found, verdict, liveness)),
   ];
   terminal.out(
     flags.json === true
@@ -227,8 +228,9 @@ async function poolersFollow(
 ): Promise<ExitCode> {
   const poolers = await poolersOf(patient);
   if (poolers.length === 0) return EXIT.done;
-  const liveness = await askLiveness(withoutHandedOn(both), flags, patient.name);
-  const findings = diagnosePoolers(poolers, verdict, liveness, patient.poolers?.aliases);
+  const found = withoutHandedOn(both);
+  const liveness = await askLiveness(found, flags, patient.name);
+  const findings = diagnosePoolers(poolers, askedAbout(patient, found, verdict, liveness));
   if (findings.length > 0) terminal.out(renderFindings(findings).join('\n'));
   // Who opens by hand has seen nobody who would lead them: a word of Temporal lets no client go on.
   const isWrong = findings.some(({ severity }) => severity !== 'note');
@@ -242,14 +244,12 @@ function isHeld(pooler: PoolerFound, verdict: Verdict): boolean {
   return isAstray || pooler.paused.length > 0;
 }
 
-function wrongWith(
-  poolers: readonly PoolerFound[],
-  patient: Patient,
-  verdict: Verdict,
-  liveness: Liveness,
-): readonly Finding[] {
-  const findings = diagnosePoolers(poolers, verdict, liveness, patient.poolers?.aliases);
-  return findings.filter(({ severity }) => severity !== 'note');
+function wrongWith(poolers: readonly PoolerFound[], asked: AskedAbout): readonly Finding[] {
+  return diagnosePoolers(poolers, asked).filter(({ severity }) => severity !== 'note');
+}
+
+function askedAbout({ name, poolers }: Patient, found: Found, verdict: Verdict, liveness: Liveness): AskedAbout {
+  return { verdict, liveness, migration: name ?? migrationOf(found), aliases: poolers?.aliases };
 }
 
 /** Green is lost for good, a person says. */
@@ -328,7 +328,8 @@ async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags)
   const path = reads.flags?.path;
   // No run is left that would let their clients go on, and when all is removed nobody can say where writes are any more.
   const looked = await poolersOf(patient);
-  const poolers = wrongWith(looked, patient, verdict, liveness);
+  const asked = askedAbout(patient, found, verdict, liveness);
+  const poolers = wrongWith(looked, asked);
   const said = poolers.length === 0 ? [] : renderFindings(poolers);
   if (flags.yes !== true) {
     terminal.out(
@@ -365,7 +366,7 @@ async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags)
     terminal.out([...nothing, ...renderKept(kept), ...said].join('\n'));
   }
   const reached = looked.filter((pooler) => pooler.reached);
-  const areHeld = wrongWith(reached, patient, verdict, liveness).some(({ severity }) => severity === 'problem');
+  const areHeld = wrongWith(reached, asked).some(({ severity }) => severity === 'problem');
   return areHeld || isOneAway(found) || results.some(({ failed }) => failed !== null) ? EXIT.refused : EXIT.done;
 }
 

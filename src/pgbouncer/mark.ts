@@ -28,14 +28,24 @@ export function markName(migration: string): string {
   return `${PREFIX}${migration}`;
 }
 
+/** Whether an entry holds the mark of a migration, by its name. */
+export function isMark(entry: string): boolean {
+  return entry.startsWith(PREFIX);
+}
+
+/** The migration whose mark an entry of that name is. */
+export function markedBy(entry: string): string {
+  return entry.slice(PREFIX.length);
+}
+
 /** Other migrations that have announced a pause, by the entries that a PgBouncer shows. */
 export function movingOthers(
   shown: readonly { readonly name: string; readonly database: string }[],
   migration: string,
 ): string[] {
   return shown
-    .filter(({ name, database }) => name.startsWith(PREFIX) && parseMark(database)?.state === 'moving')
-    .map(({ name }) => name.slice(PREFIX.length))
+    .filter(({ name, database }) => isMark(name) && parseMark(database)?.state === 'moving')
+    .map(({ name }) => markedBy(name))
     .filter((other) => other !== migration);
 }
 

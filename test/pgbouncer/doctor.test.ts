@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -180,6 +180,35 @@ describe.skipIf(!isThere)('verdigris doctor and the PgBouncers of a plan', () =>
     await instance.load({ epoch: 10, side: 'blue', state: 'settled', overtaken: true });
     await instance.close();
     expect(next.exec(await doctor())?.[1]).toBe('RELOAD now');
+  });
+
+  it('takes no mark of another migration for its own, and advises no RELOAD in the pause of that one', async () => {
+    const file = pair.poolers[0]?.file ?? '';
+    const before = readFileSync(file, 'utf8');
+    const markedAs = async (state: string): Promise<string> => {
+      writeFileSync(
+        file,
+        `${before.trimEnd()}\nverdigris_billing = host=127.0.0.1 port=1 dbname=epoch_5_blue_${state}\n`,
+      );
+      await admin(0, 'RELOAD');
+      return doctor();
+    };
+    try {
+      await admin(0, 'PAUSE orders');
+      const moving = await markedAs('moving_1a2b3c4d');
+      expect(moving).toMatch(
+        /note +PgBouncer "pool_1" is in the promotion of another migration.*verdigris_billing, moving/,
+      );
+      expect(moving).toMatch(
+        /"pool_1" holds its clients.*\n.*wait until the promotion of "billing" is over.*RESUME orders;/,
+      );
+      expect(moving).not.toMatch(/a run that is over \(verdigris_billing/);
+      expect(await markedAs('settled')).not.toMatch(/a run that is over \(verdigris_billing|"billing"/);
+    } finally {
+      await admin(0, 'RESUME orders');
+      writeFileSync(file, before);
+      await admin(0, 'RELOAD');
+    }
   });
 
   it('says what is wrong with them when it cleans up, since nobody else lets their clients go on', async () => {

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { EntryFile } from '../../src/pgbouncer/entry.js';
-import { diagnosePoolers } from '../../src/pgbouncer/examine.js';
+import { diagnosePoolers } from '../../src/pgbouncer/diagnose.js';
 import { judge } from '../../src/postgres/doctor/who-is-primary.js';
 import type { Side } from '../../src/side.js';
 import { foundIn, openByHand } from './doctor-model.js';
@@ -106,7 +106,8 @@ function takeTheWay(way: Way, world: World, pooler: Pooler): void {
 function byHand(world: World, pooler: Pooler): void {
   openByHand(world);
   for (let look = 1; look <= 4; look++) {
-    const findings = diagnosePoolers([pooler.found()], judge(foundIn(world)), OVER, SETUP.aliases);
+    const asked = { ...SETUP, verdict: judge(foundIn(world)), liveness: OVER };
+    const findings = diagnosePoolers([pooler.found()], asked);
     for (const { what, next } of findings.filter(({ severity }) => severity === 'problem')) {
       const [, alias] = /give its entries host, port and dbname of "(\w+)"/.exec(next) ?? [];
       if (alias !== undefined) {
