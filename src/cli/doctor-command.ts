@@ -5,6 +5,7 @@ import { ALL_TABLES } from '../postgres/catalog-pattern.js';
 import { clean } from '../postgres/doctor/clean.js';
 import { closeOvertaken, tablesToArm } from '../postgres/doctor/close.js';
 import { diagnose, type Finding } from '../postgres/doctor/diagnose.js';
+import { withoutHandedOn } from '../postgres/doctor/handed-on.js';
 import { examine, isAway, type Found, type Patterns } from '../postgres/doctor/inventory.js';
 import type { Liveness } from '../postgres/doctor/liveness.js';
 import { openDecided } from '../postgres/doctor/open.js';
@@ -17,7 +18,7 @@ import {
   type CleanOptions,
   type CleanPlan,
 } from '../postgres/doctor/plan-cleaning.js';
-import { judge, whoIsPrimary, withoutHandedOn, type Verdict } from '../postgres/doctor/who-is-primary.js';
+import { judge, whoIsPrimary, type Verdict } from '../postgres/doctor/who-is-primary.js';
 import { diagnosePoolers, type AskedAbout } from '../pgbouncer/diagnose.js';
 import { examineConsoles, examinePoolers, type PoolerFound } from '../pgbouncer/examine.js';
 import { pgBouncersOf } from '../pgbouncer/from-plan.js';

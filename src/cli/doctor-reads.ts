@@ -8,7 +8,7 @@ import { Instance } from '../haproxy/instance.js';
 import { isNotRunning } from '../haproxy/runtime-api.js';
 import { weightsOf } from '../haproxy/weights.js';
 import type { Plan } from '../plan/schema.js';
-import { isAway, routeInForce, type Found } from '../postgres/doctor/inventory.js';
+import { routeInForce, type Found } from '../postgres/doctor/inventory.js';
 import type { Kept } from '../postgres/doctor/plan-cleaning.js';
 import { otherSide, type Side } from '../side.js';
 import type { Environment } from '../worker/connections.js';
@@ -32,8 +32,9 @@ export type ReadsLed =
 export async function lookAtReads(plan: Plan, found: Found, environment: Environment): Promise<ReadsLed> {
   const route = routeInForce(found);
   const writesOn = route?.writesOn ?? 'blue';
-  // Blue alone knows the share, and what readers of green need stays without its word (mayFeedReaders).
-  if (writesOn === 'blue' && isAway(found.blue)) return { refused: false };
+  // Blue alone knows the share: while it is away what readers of green need stays (mayFeedReaders), and a later migration has
+  // it only when the reads were back.
+  if (writesOn === 'blue' && !found.blue.reached) return { refused: false };
   const astray = await haproxiesOn(otherSide(writesOn), plan, environment);
   if (astray !== undefined) return { refused: true, ...astray };
   const path = plan.traffic.flagd?.path;

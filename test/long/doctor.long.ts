@@ -14,7 +14,7 @@ import { waitForMarker, writeMarker } from '../../src/postgres/marker.js';
 import { NewestRoute } from '../../src/postgres/newest-route.js';
 import { dropState, releaseDatabase } from '../../src/postgres/ownership.js';
 import { dropSlot, ensureSlot } from '../../src/postgres/replication-slot.js';
-import { hasState, readOwner, readRoute } from '../../src/postgres/state.js';
+import { hasState, installState, readOwner, readRoute } from '../../src/postgres/state.js';
 import { configOf, findHaproxy, TestHaproxy } from '../support/haproxy.js';
 import { testDatabase, withClient } from '../support/postgres.js';
 import { temporalClient, testTemporal } from '../support/temporal.js';
@@ -209,6 +209,55 @@ describe('a new run', () => {
       expect(await patient.left('green')).toEqual(before);
       // What is left there would hinder the drop of the database.
       await patient.on('green', (s) => dropSlot(s, feedName('another', 'to_green')));
+    } finally {
+      await third.drop();
+    }
+  });
+
+  it('of another name on the blue that was rolled back to keeps nobody from cleaning up, or releasing, the green that was kept', async () => {
+    const patient = await (await Patient.create()).promoted();
+    await patient.promoted('green');
+    const { migration } = patient;
+    const third = await testDatabase('pg18', 'doctor third');
+    try {
+      await patient.ended('rolledBack');
+      await patient.on('blue', async (s) => {
+        await dropFence(s);
+        await s.query('DROP SCHEMA verdigris CASCADE');
+        // Epochs begin with blue's clock, and this run has moved the writes twice in less than two seconds.
+        await s.query('SELECT pg_sleep(2.5)');
+      });
+      await patient.next('blue', 'another', third);
+      const [left, route] = [await patient.left('blue'), await patient.on('blue', (s) => readRoute(s, 'another'))];
+
+      expect((await doctor('--who-is-primary')).text).toContain(
+        `blue has been handed on from migration "${migration}" to "another"`,
+      );
+      expect((await doctor()).text).toContain('blue (it belongs to migration "another" by now)');
+      const cleaned = await doctor('--clean', '--yes');
+      expect(cleaned).toMatchObject({
+        code: 0,
+        text: expect.stringContaining(`--release-green ${migration}`) as string,
+      });
+      expect(await patient.writable()).toEqual(['blue']);
+      expect(await doctor('--clean', '--yes', '--release-green', 'another')).toMatchObject({ code: 1 });
+      expect(await doctor('--clean', '--yes', '--release-green', migration)).toMatchObject({ code: 0 });
+      expect(await patient.left('green')).toEqual([]);
+      expect(await patient.left('blue')).toEqual(left);
+      expect(await patient.on('blue', (s) => readRoute(s, 'another'))).toEqual(route);
+
+      // A green whose run knows of no end may be that of another blue.
+      await patient.on('green', async (s) => {
+        await installState(s, 'green');
+        await s.query(`INSERT INTO verdigris.owner (run_id, migration, side) VALUES ('run-3', $1, 'green')`, [
+          migration,
+        ]);
+        await s.query(`INSERT INTO verdigris.route (migration, writes_on) VALUES ($1, 'blue')`, [migration]);
+      });
+      expect(await doctor('--clean', '--yes')).toMatchObject({
+        code: 1,
+        text: expect.stringContaining('ask with the two databases of one migration') as string,
+      });
     } finally {
       await third.drop();
     }

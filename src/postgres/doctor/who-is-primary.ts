@@ -3,6 +3,7 @@ import { otherSide, type Side } from '../../side.js';
 import type { Route } from '../state.js';
 import type { Databases } from '../session.js';
 import { examine, type Found, type Inventory, type SideFound } from './inventory.js';
+import { handedOn } from './handed-on.js';
 import { RELEASED } from './read-state.js';
 
 /*
@@ -95,42 +96,10 @@ export function mixUp(found: Found): Extract<Verdict, { kind: 'unknown' }> | und
   if (one !== undefined && two !== undefined && one.migration !== two.migration) {
     return unknown(
       `${one.side} belongs to migration "${one.migration}" and ${two.side} to "${two.migration}"`,
-      'ask with the two databases of one migration',
+      'ask with the two databases of one migration; for a green that was away when its run was rolled back: docs/what-if.md, "the green of an earlier run comes back"',
     );
   }
   return undefined;
-}
-
-interface HandedOn {
-  readonly side: Side;
-  /** The migration that has left it, and still owns the other side. */
-  readonly before: string;
-  /** The one that it belongs to. */
-  readonly now: string;
-}
-
-/**
- * A side that a later migration has taken over from that of the other side, as the green of one becomes the blue of the
- * next: it still has the route row of the earlier one, for its routers. Two rows of each other prove nothing.
- */
-function handedOn({ blue, green }: Found): HandedOn | undefined {
-  if (!blue.reached || !green.reached) return undefined;
-  const knows = (one: Inventory, other: Inventory): boolean =>
-    other.owner !== null && one.otherMigrations.includes(other.owner.migration);
-  const [byBlue, byGreen] = [knows(blue.inventory, green.inventory), knows(green.inventory, blue.inventory)];
-  if (byBlue === byGreen) return undefined;
-  const [one, other] = byBlue ? [blue.inventory, green.inventory] : [green.inventory, blue.inventory];
-  // A side that was given under the wrong name is mixed up all the same.
-  if (one.owner === null || other.owner === null || other.owner.side !== other.side) return undefined;
-  return { side: one.side, before: other.owner.migration, now: one.owner.migration };
-}
-
-/** What belongs to one migration: a side that was handed on to a later one is left out, with all that is in it. */
-export function withoutHandedOn(found: Found): Found {
-  const on = handedOn(found);
-  if (on === undefined) return found;
-  const { side, now } = on;
-  return { ...found, [side]: { reached: false, side, why: `it belongs to migration "${now}" by now`, handedOn: now } };
 }
 
 function judgeBoth(blue: Inventory, green: Inventory): Verdict {
