@@ -5,6 +5,7 @@ import { migrationOf } from '../postgres/doctor/plan-cleaning.js';
 import type { Found } from '../postgres/doctor/inventory.js';
 import type { OwnerFound } from '../postgres/doctor/read-state.js';
 import type { Liveness } from '../postgres/doctor/liveness.js';
+import type { Side } from '../side.js';
 import type { ServerFlags } from './start-request.js';
 import { workflowIdOf } from './start-request.js';
 import { withClient } from './temporal-client.js';
@@ -23,14 +24,13 @@ export async function askLiveness(
   planName: string | undefined,
 ): Promise<Liveness> {
   const migration = migrationOf(found);
-  const atWork = sessionsOfWorkers(found);
+  const sessions = sessionsOfWorkers(found);
   if (flags.runIsOver !== undefined) {
     const name = migration ?? planName;
     if (name !== undefined && flags.runIsOver !== name) {
       return { state: 'unknown', why: `--run-is-over names "${flags.runIsOver}", but the migration is "${name}"` };
     }
-    if (atWork.length > 0)
-      return { state: 'lives', why: `sessions of a worker are open (${atWork.join(', ')}): stop it first` };
+    if (sessions.length > 0) return heldBySessions(sessions);
     return { state: 'over', why: `--run-is-over says that "${flags.runIsOver}" is over` };
   }
   const ended = writtenDownEnd(found);
@@ -39,14 +39,14 @@ export async function askLiveness(
     return { state: 'unknown', why: 'no migration is known here whose workflow Temporal could be asked for' };
   }
   const asked = await askTemporal(name, runsWithoutEnd(found), flags);
-  if (asked.state === 'lives' && atWork.length === 0) return { ...asked, unattended: true };
+  if (asked.state === 'lives' && sessions.length === 0) return { ...asked, unattended: true };
   if (asked.state !== 'over') {
     // The database's own word is enough: it is the last thing that a run writes.
     return asked.state === 'unknown' && ended !== undefined ? { state: 'over', why: ended } : asked;
   }
   if (!asked.known && ended === undefined) {
-    if (atWork.length > 0)
-      return { state: 'lives', why: `${asked.why}, but sessions of a worker are open (${atWork.join(', ')})` };
+    if (sessions.length > 0)
+      return { state: 'lives', why: `${asked.why}, but sessions of a worker are open (${listed(sessions)})` };
     // It may live in another namespace, on another server or under another id: the databases have heard of no end.
     if (migration !== undefined)
       return { state: 'unknown', why: `${asked.why}, but the databases belong to a run without an end` };
@@ -103,12 +103,40 @@ async function describeRun(
 /** Everything else is an end. A paused or continued workflow goes on. */
 const LIVING: ReadonlySet<string> = new Set(['RUNNING', 'CONTINUED_AS_NEW', 'PAUSED', 'UNKNOWN', 'UNSPECIFIED']);
 
-function sessionsOfWorkers(found: Found): string[] {
+interface OpenSession {
+  readonly side: Side;
+  readonly pid: number;
+  readonly purpose: string;
+}
+
+function sessionsOfWorkers(found: Found): OpenSession[] {
   return (['blue', 'green'] as const).flatMap((side) => {
     const one = found[side];
     const sessions = one.reached ? one.inventory.sessions : (one.standby?.sessions ?? []);
-    return sessions.map(({ pid, purpose }) => `${side} pid ${pid}: ${purpose}`);
+    return sessions.map(({ pid, purpose }) => ({ side, pid, purpose }));
   });
+}
+
+function listed(sessions: readonly OpenSession[]): string {
+  return sessions.map(({ side, pid, purpose }) => `${side} pid ${pid}: ${purpose}`).join(', ');
+}
+
+/**
+ * A person has said that the run is over. Its worker may only be forgotten; or its machine is gone, and the servers, which
+ * nobody has told, keep its sessions for as long as their keepalives take: two hours, where nothing else is set.
+ */
+function heldBySessions(sessions: readonly OpenSession[]): Liveness {
+  const ends = (['blue', 'green'] as const).flatMap((side) => {
+    const pids = sessions.filter((one) => one.side === side).map(({ pid }) => pid);
+    if (pids.length === 0) return [];
+    return [`on ${side}: SELECT ${pids.map((pid) => `pg_terminate_backend(${pid})`).join(', ')}`];
+  });
+  return {
+    state: 'lives',
+    unattended: true,
+    why: `sessions of a worker, or of another command, are open (${listed(sessions)})`,
+    next: `stop what has them; where its machine is gone, so that nothing else ends them, ${ends.join('; ')}. Then again`,
+  };
 }
 
 /** The runs that the databases belong to, of which they know no end. As a rule it is one, or none. */

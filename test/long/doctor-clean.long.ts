@@ -11,6 +11,7 @@ import { installState, readOwner } from '../../src/postgres/state.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
 import { inTransaction, openSession } from '../../src/postgres/session.js';
 import { otherSide } from '../../src/side.js';
+import { withClient } from '../support/postgres.js';
 import { Patient, terminatedRun, doctor, closePatients } from '../support/doctor-patient.js';
 
 afterEach(closePatients);
@@ -49,6 +50,22 @@ describe('verdigris doctor --clean', () => {
     });
     expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
     expect(await patient.left('blue')).toEqual([]);
+  });
+
+  it('where sessions are open of a worker whose machine is gone, as a person says, names what ends them', async () => {
+    const patient = await (await Patient.create()).claimed();
+    // Nobody closes it: no FIN has come from that machine.
+    const silent = await openSession(patient.databases.green, { purpose: 'watch' });
+    silent.on('error', () => undefined);
+    const told = ['--run-is-over', patient.migration];
+    const refused = await doctor('--clean', '--yes', ...told);
+    expect(refused.code).toBe(1);
+    expect(refused.text).toMatch(/the run lives: sessions of a worker, .*green pid \d+: watch/);
+    expect(refused.text).not.toContain('verdigris rollback');
+    const [, statement = ''] = /on green: (SELECT pg_terminate_backend\(\d+\))\. Then again/.exec(refused.text) ?? [];
+    await withClient(patient.green.config, (client) => client.query(statement));
+    await expect.poll(() => doctor('--clean', '--yes', ...told)).toMatchObject({ code: 0 });
+    expect(await patient.left('green')).toEqual([]);
   });
 
   it('removes what a claim that died between the two sides has installed on green, also when blue was cleaned before', async () => {

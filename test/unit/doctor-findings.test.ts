@@ -63,6 +63,9 @@ describe('doctor', () => {
     const plan = await planOpeningBlue({} as Databases, found, LIVES, 'm', ALL_TABLES);
     expect(plan).toMatchObject({ refused: true, why: 'the run lives: verdigris/m runs' });
     expect(JSON.stringify(plan)).toMatch(/terminate it first.*a rollback would wait/);
+    // Of sessions that are left, when a person has said that it is over.
+    const held = await planOpeningBlue({} as Databases, found, { ...LIVES, next: 'end them' }, 'm', ALL_TABLES);
+    expect(held).toMatchObject({ refused: true, next: 'end them' });
   });
 
   it('a feed to blue that is disabled, or whose slot on green has lost WAL, is told as the way back that it was', () => {

@@ -5,8 +5,10 @@ export type Liveness =
   | {
       readonly state: 'lives';
       readonly why: string;
-      /** No worker is seen at work on a side that was reached: Temporal knows of runs, not of who goes on with them. */
+      /** No worker is seen at work on a side that was reached, or a person says that none is: Temporal knows of runs, not of who goes on with them. */
       readonly unattended?: true;
+      /** What ends it, where that is not a rollback. */
+      readonly next?: string;
     }
   /** Nobody could be asked: it is treated as living. */
   | { readonly state: 'unknown'; readonly why: string };
@@ -19,7 +21,7 @@ export function refuseLiving(liveness: Liveness): { readonly why: string; readon
     case 'lives':
       return {
         why: `the run lives: ${liveness.why}`,
-        next: 'roll it back (verdigris rollback NAME --by WHO --reason WHY), or terminate it first',
+        next: liveness.next ?? 'roll it back (verdigris rollback NAME --by WHO --reason WHY), or terminate it first',
       };
     case 'unknown':
       return {

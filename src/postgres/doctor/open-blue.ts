@@ -76,7 +76,8 @@ export async function planOpeningBlue(
     );
   }
   const living = refuseLiving(liveness);
-  if (living !== undefined) return refused(living.why, liveness.state === 'lives' ? END_IT : living.next);
+  if (living !== undefined)
+    return refused(living.why, liveness.state === 'lives' ? (liveness.next ?? END_IT) : living.next);
   const answer = found.green.reached ? 'it can be reached' : await whoAnswers(databases.green);
   if (answer !== undefined) {
     return refused(
