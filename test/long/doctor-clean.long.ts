@@ -5,7 +5,10 @@ import { examine } from '../../src/postgres/doctor/inventory.js';
 import { planCleaning } from '../../src/postgres/doctor/plan-cleaning.js';
 import { judge } from '../../src/postgres/doctor/who-is-primary.js';
 import { claimBlue, releaseDatabase } from '../../src/postgres/ownership.js';
+import { indexKey } from '../../src/postgres/migrate/create-index.js';
+import { leafIndexName } from '../../src/postgres/migrate/index-definition.js';
 import { installTrigger } from '../../src/postgres/migrate/install-trigger.js';
+import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
 import { keptSessions, openActors } from '../../src/postgres/promotion-sessions.js';
 import { installState, readOwner } from '../../src/postgres/state.js';
 import { applyPreData } from '../../src/postgres/schema-copy/apply-pre-data.js';
@@ -81,6 +84,50 @@ describe('verdigris doctor --clean', () => {
     await patient.on('green', (s) => installState(s, 'green'));
     expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
     expect(await patient.left('green')).toEqual([]);
+  });
+
+  it('drops an index of the run that a session of its dead worker builds still, and those of leaves', async () => {
+    const patient = await (await Patient.create()).replicated();
+    const leaf = { schema: 'public', name: 'days_1' };
+    const ofLeaf = leafIndexName('days_at', leaf);
+    await patient.on('green', async (s) => {
+      await s.query(`CREATE TABLE public.days (at int PRIMARY KEY) PARTITION BY RANGE (at)`);
+      await s.query(`CREATE TABLE public.days_1 PARTITION OF public.days FOR VALUES FROM (1) TO (2)`);
+      await s.query(`CREATE INDEX ${ofLeaf} ON public.days_1 (at)`);
+      await s.query('UPDATE pg_index SET indisvalid = false WHERE indexrelid = $1::regclass', [`public.${ofLeaf}`]);
+      for (const [table, name] of [
+        ['days', 'days_at'],
+        ['accounts', 'accounts_balance'],
+      ] as const) {
+        await writeProgress(s, indexKey(patient.runId, { schema: 'public', name: table }, name), { ours: true }, false);
+      }
+    });
+    const cleaned = await withClient(patient.green.config, async (application) => {
+      await application.query('BEGIN; LOCK TABLE public.accounts IN ROW EXCLUSIVE MODE');
+      const builder = await openSession(patient.databases.green, { purpose: 'index' });
+      builder.on('error', () => undefined);
+      const built = builder.query('CREATE INDEX CONCURRENTLY accounts_balance ON public.accounts (balance)');
+      built.catch(() => undefined);
+      await expect
+        .poll(() => doctor())
+        .toMatchObject({
+          text: expect.stringContaining('accounts_balance of public.accounts, being built') as string,
+        });
+      const cleaning = doctor('--clean', '--yes');
+      await expect(built).rejects.toThrow();
+      await application.query('COMMIT');
+      return cleaning;
+    });
+    expect(cleaned.text).not.toContain('FAILED');
+    expect(cleaned).toMatchObject({
+      code: 0,
+      text: expect.stringContaining(`INVALID index public.${ofLeaf}`) as string,
+    });
+    expect((await doctor()).text).not.toContain('INVALID');
+    const { rows } = await withClient(patient.green.config, (client) =>
+      client.query('SELECT FROM pg_index WHERE NOT indisvalid'),
+    );
+    expect(rows).toEqual([]);
   });
 
   it('opens a green that has been primary only when it is released by the name of its migration', async () => {
@@ -182,6 +229,24 @@ describe('verdigris doctor --clean', () => {
     await patient.on('green', (s) => s.query('DROP VIEW public.parsed'));
     expect(await doctor('--clean', '--yes', '--run-is-over', patient.migration)).toMatchObject({ code: 0 });
     expect(await patient.left('green')).toEqual([]);
+  });
+
+  it('leaves an index whose build has come to its end since the look', async () => {
+    const patient = await (await Patient.create()).replicated();
+    const asValid = (isValid: boolean): Promise<unknown> =>
+      patient.on('green', (s) =>
+        s.query(`UPDATE pg_index SET indisvalid = $1 WHERE indexrelid = 'public.by_balance'::regclass`, [isValid]),
+      );
+    await patient.on('green', async (s) => {
+      await s.query('CREATE INDEX by_balance ON public.accounts (balance)');
+      const key = indexKey(patient.runId, { schema: 'public', name: 'accounts' }, 'by_balance');
+      await writeProgress(s, key, { ours: true }, false);
+    });
+    await asValid(false);
+    const cleanNow = await planned(patient);
+    await asValid(true);
+    await cleanNow();
+    await asValid(true);
   });
 
   it('does nothing where a worker has moved the writes since the look, there or back', async () => {

@@ -4,6 +4,7 @@ import { briefLock } from '../brief-lock.js';
 import { dropFence } from '../fence.js';
 import { ident, qualified } from '../identifier.js';
 import { dropIndex } from '../migrate/index-build.js';
+import { findIndex } from '../migrate/index-definition.js';
 import { isLockNotHad } from '../lock-watch.js';
 import { dropTriggers } from '../migrate/revert.js';
 import type { StepContext } from '../migrate/step-context.js';
@@ -170,6 +171,8 @@ async function perform(session: Session, databases: Databases, found: Found, act
       await briefLock(session, `DROP PUBLICATION ${action.name}`, () => dropPublication(session, action.name));
       return;
     case 'dropIndex':
+      // Its build may have come to its end since the look.
+      if ((await findIndex(session, action.schema, action.name))?.valid === true) return;
       await dropIndex(stepContext(session, databases, found, action.side), session, action.schema, action.name);
       return;
     case 'dropProof': {

@@ -274,10 +274,11 @@ function feedsOf({ side, subscriptions }: Inventory): CleanAction[] {
   return subscriptions.map(({ name }) => ({ kind: 'dropSubscription', side, name }));
 }
 
+/** An index that is being built stays INVALID when the session that builds it is ended, which comes first. */
 function buildLeftovers({ side, invalidIndexes, proofs }: Inventory): CleanAction[] {
   return [
     ...invalidIndexes
-      .filter(({ ours, building }) => ours && !building)
+      .filter(({ ours }) => ours)
       .map(({ schema, name }): CleanAction => ({ kind: 'dropIndex', side, schema, name })),
     ...proofs.map(({ schema, table, name }): CleanAction => ({ kind: 'dropProof', side, schema, table, name })),
   ];

@@ -1,4 +1,5 @@
 import { formatTableName, type TableName } from '../../plan/table-name.js';
+import { leafIndexName } from '../migrate/index-definition.js';
 import { columnsOnlyFilled, tablesWithTrigger } from '../migrate/install-trigger.js';
 import { readOtherMigrations } from '../other-migrations.js';
 import { ACTOR_LOCK, FENCE_LOCK, hasState, readOwner } from '../state.js';
@@ -97,18 +98,28 @@ async function readLockHolders(session: Session): Promise<LockHolder[]> {
 }
 
 async function readInvalidIndexes(session: Session): Promise<InvalidIndex[]> {
-  const { rows } = await session.query<TableName & { table_schema: string; table: string; building: boolean }>(
-    `SELECT n.nspname AS schema, i.relname AS name, tn.nspname AS table_schema, t.relname AS table,
+  const { rows } = await session.query<TableName & { on: TableName; above: readonly TableName[]; building: boolean }>(
+    `SELECT n.nspname AS schema, i.relname AS name, json_build_object('schema', tn.nspname, 'name', t.relname) AS on,
+            (SELECT coalesce(json_agg(json_build_object('schema', an.nspname, 'name', a.relname)), '[]')
+               FROM pg_partition_ancestors(t.oid) p JOIN pg_class a ON a.oid = p.relid
+               JOIN pg_namespace an ON an.oid = a.relnamespace) AS above,
             EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.oid) AS building
        FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace
        JOIN pg_class t ON t.oid = x.indrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
       WHERE NOT x.indisvalid AND i.relkind = 'i' AND n.nspname !~ '^pg_' ORDER BY 1, 2`,
   );
   const ours = (await hasState(session)) ? await builtByRun(session) : [];
-  return rows.map(({ schema, name, table_schema: tableSchema, table, building }) => {
-    const formatted = formatTableName({ schema: tableSchema, name: table });
-    return { schema, name, table: formatted, building, ours: ours.includes(`${formatted} ${name}`) };
+  return rows.map(({ schema, name, on, above, building }) => {
+    const table = formatTableName(on);
+    const isOurs = ours.includes(`${table} ${name}`) || above.some((parent) => isOfLeaf(name, on, parent, ours));
+    return { schema, name, table, building, ours: isOurs };
   });
+}
+
+/** Whether an index is what one of a partitioned table, by its key in `built`, is made from: that key names the parent. */
+function isOfLeaf(name: string, leaf: TableName, parent: TableName, built: readonly string[]): boolean {
+  const before = `${formatTableName(parent)} `;
+  return built.some((key) => key.startsWith(before) && leafIndexName(key.slice(before.length), leaf) === name);
 }
 
 /** Keys of the builds that the owner's run has begun: see indexKey() in migrate/create-index.ts. */
