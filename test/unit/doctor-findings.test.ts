@@ -3,6 +3,7 @@ import { diagnose } from '../../src/postgres/doctor/diagnose.js';
 import type { Found, Inventory } from '../../src/postgres/doctor/inventory.js';
 import { judge } from '../../src/postgres/doctor/who-is-primary.js';
 import { ALL_TABLES } from '../../src/postgres/catalog-pattern.js';
+import { planCleaning } from '../../src/postgres/doctor/plan-cleaning.js';
 import { planOpeningBlue } from '../../src/postgres/doctor/open-blue.js';
 import type { Databases } from '../../src/postgres/session.js';
 import type { Side } from '../../src/side.js';
@@ -66,6 +67,35 @@ describe('doctor', () => {
     // Of sessions that are left, when a person has said that it is over.
     const held = await planOpeningBlue({} as Databases, found, { ...LIVES, next: 'end them' }, 'm', ALL_TABLES);
     expect(held).toMatchObject({ refused: true, next: 'end them' });
+  });
+
+  it('of green alone it says whether that has ever had the writes', () => {
+    const alone = (green: Changes): string => {
+      const found: Found = { blue: { reached: false, side: 'blue', why: 'no answer' }, green: side('green', green) };
+      const verdict = judge(found);
+      expect(verdict.kind).toBe('unknown');
+      return verdict.why;
+    };
+    const never = alone({ epoch: 1, writesOn: 'blue', fenceOpen: true });
+    expect(never).toMatch(
+      /^green has never had the writes, as far as it knows; blue, .* can't be reached \(no answer\)/,
+    );
+    expect(alone({ epoch: 3, writesOn: 'blue' })).toMatch(/^green has given the writes to blue at epoch 3 and/);
+  });
+
+  it('says that an option by name has done nothing, where it is not certain who is primary', () => {
+    const found: Found = {
+      blue: { reached: false, side: 'blue', why: 'no answer' },
+      green: side('green', { epoch: 3, writesOn: 'blue', schema: true, dependents: [], copied: 0 }),
+    };
+    const why = (release: Partial<Record<Side, string>>): string => {
+      const plan = planCleaning(found, judge(found), OVER, { release });
+      return plan.refused ? plan.why : plan.kept.map((kept) => kept.why).join();
+    };
+    expect(why({ green: 'm' })).toMatch(
+      /--release-green does nothing here, since who is primary is not certain: green has given/,
+    );
+    expect(why({})).not.toContain('--release-green');
   });
 
   it('a feed to blue that is disabled, or whose slot on green has lost WAL, is told as the way back that it was', () => {

@@ -224,7 +224,8 @@ function endOf(inventory: Inventory, found: Found, verdict: Verdict, { release }
     return release[side] === undefined ? { kind: 'closed', why: whyClosed(inventory, later) } : { kind: 'free' };
   }
   if (verdict.kind !== 'certain') {
-    return { kind: 'untouched', why: `who is primary is not certain: ${verdict.why}` };
+    const unreleased = release[side] === undefined ? '' : `--release-${side} does nothing here, since `;
+    return { kind: 'untouched', why: `${unreleased}who is primary is not certain: ${verdict.why}` };
   }
   if (verdict.primary === side) {
     return side === 'green' || isOnlyWitness(inventory, found) ? { kind: 'primary' } : { kind: 'free' };

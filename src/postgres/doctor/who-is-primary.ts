@@ -220,6 +220,7 @@ function judgeOne(here: Inventory, away: SideFound): Verdict {
       `it has never given its writes of this epoch away, so ${absent}, which can't be reached${why}, can't have them; not so if ${here.side} was restored from a backup or failed over to a replica that was behind`,
     );
   }
+  if (!hasBeenPrimary(here, route.epoch)) return judgeNeverPrimary(here.side, absent, why);
   const isShut = isClosed(here) ? 'is closed' : `is not closed: ${whyOpen(here)}`;
   return unknown(
     `${here.side} has given the writes to ${absent} at epoch ${route.epoch} and ${isShut}; ${absent} can't be reached${why}, so it can't be said whether it is open, or has given them back since`,
@@ -228,6 +229,14 @@ function judgeOne(here: Inventory, away: SideFound): Verdict {
         ? `. Where green is lost for good, and only then: verdigris doctor --open --green-is-gone ${route.migration}`
         : ''
     }`,
+  );
+}
+
+/** Only the other side's row would say that this one has been given the writes. */
+function judgeNeverPrimary(here: Side, absent: Side, why: string): Verdict {
+  return unknown(
+    `${here} has never had the writes, as far as it knows; ${absent}, which has them or has given them to ${here} since, can't be reached${why}`,
+    `bring ${absent} back and ask again; do not open ${here}: writes that ${absent} took would be lost`,
   );
 }
 
