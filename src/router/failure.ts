@@ -41,9 +41,37 @@ export function timedOutAtFence(error: unknown): boolean {
 
 /** The connection is of no use any more, and what was in flight on it may have been done or not. */
 export function isLinkFailure(error: unknown): boolean {
+  return hasEndedConnection(error) || saysLinkIsDown(error);
+}
+
+/** Whether code or wording say so. */
+function saysLinkIsDown(error: unknown): boolean {
   if (isRaisedByStatement(error)) return false;
   if (error instanceof LinkDownError || isConnectionLost(error) || sqlState(error) === COMPLETION_UNKNOWN) return true;
   return isOfClient(error) && /Query read timeout|Client was closed and is not queryable/.test(error.message);
+}
+
+/** What was seen to end its connection. */
+const ENDED = new WeakSet<object>();
+
+/** Remembers that an error has ended its connection: of TLS, of a socket, of a server, none of a list knows all of them. */
+export function rememberAsEnd(error: Error): void {
+  ENDED.add(error);
+}
+
+/**
+ * A server that can't flush the record of a COMMIT, say, panics with the SQLSTATE of its disk, and may find the record
+ * when it recovers.
+ */
+function hasEndedConnection(error: unknown): boolean {
+  return error instanceof Error && (isFatal(error) || ENDED.has(error));
+}
+
+const FATAL: ReadonlySet<string | undefined> = new Set(['FATAL', 'PANIC']);
+
+/** Whether the server ends the connection after this error, as far as its words tell: they are in the server's language. */
+export function isFatal(error: Error): boolean {
+  return error instanceof pg.DatabaseError && FATAL.has(error.severity);
 }
 
 /** The statement never left this process. */
@@ -58,7 +86,8 @@ function isOfClient(error: unknown): error is Error {
 
 /** The connection could not be opened, and trying again can help: not for a wrong password. */
 export function canConnectLater(error: unknown): boolean {
-  return isLinkFailure(error) || isOfConnect(error) || sqlState(error) === TOO_MANY_CONNECTIONS;
+  // Whatever a server says to a login is FATAL.
+  return saysLinkIsDown(error) || isOfConnect(error) || sqlState(error) === TOO_MANY_CONNECTIONS;
 }
 
 /** Whether the system could not open a connection, for whatever reason: of a Unix socket's server that is down, ENOENT. */

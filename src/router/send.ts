@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { isFatal, rememberAsEnd } from './failure.js';
 
 /**
  * Sends a statement by callback: node-postgres makes two promises of its own for each one otherwise. The stack of an
@@ -30,8 +31,7 @@ export function answerOf<R extends pg.QueryResultRow>(
   return new Promise((resolve, reject) => {
     const answered = (error: Error | null | undefined, result: pg.QueryResult<R>): void => {
       if (!error) resolve(result);
-      else if (error instanceof pg.DatabaseError && !FATAL.has(error.severity)) whenReady(client, () => reject(error));
-      else reject(error);
+      else rejectWhenReady(client, error, reject);
     };
     if (values === undefined) client.query<R>(query, answered);
     else if (typeof query === 'string') client.query<R>(query, values, answered);
@@ -39,8 +39,15 @@ export function answerOf<R extends pg.QueryResultRow>(
   });
 }
 
-/** After these the server ends the connection. */
-const FATAL: ReadonlySet<string | undefined> = new Set(['FATAL', 'PANIC']);
+/** Rejects with what a statement has failed with: see {@link answerOf}. */
+export function rejectWhenReady(client: pg.Client, error: Error, reject: (error: Error) => void): void {
+  if (!(error instanceof pg.DatabaseError) || isFatal(error)) return reject(error);
+  whenReady(client, (isReady) => {
+    // FATAL and PANIC have names of their own in other languages.
+    if (!isReady && error.severity !== 'ERROR') rememberAsEnd(error);
+    reject(error);
+  });
+}
 
 /**
  * How long a server may take from its error until it is ready. It rolls back between them, which is quick; but a link may
@@ -52,14 +59,16 @@ const READY_MS = 2_000;
  * Calls back when the server says that it is ready, which may come in a later packet than its error; or is gone. One that
  * says neither is not asked again: its connection is ended.
  */
-function whenReady({ connection }: pg.Client, callback: () => void): void {
+function whenReady({ connection }: pg.Client, callback: (isReady: boolean) => void): void {
   const silent = setTimeout(() => connection.stream.destroy(), READY_MS).unref();
-  const called = (): void => {
+  const ready = (): void => settle(true);
+  const ended = (): void => settle(false);
+  const settle = (isReady: boolean): void => {
     clearTimeout(silent);
-    connection.off('readyForQuery', called);
-    connection.off('end', called);
-    callback();
+    connection.off('readyForQuery', ready);
+    connection.off('end', ended);
+    callback(isReady);
   };
-  connection.on('readyForQuery', called);
-  connection.on('end', called);
+  connection.on('readyForQuery', ready);
+  connection.on('end', ended);
 }

@@ -3,7 +3,7 @@ import pg from 'pg';
 import type { Side } from '../side.js';
 import { sqlState } from '../postgres/sqlstate.js';
 import { Connection, type Role } from './connection.js';
-import { AllInUse, canConnectLater, isLinkFailure, NothingSent } from './failure.js';
+import { AllInUse, canConnectLater, isLinkFailure, NothingSent, rememberAsEnd } from './failure.js';
 import { watchFence } from './fence-notice.js';
 import { KeptConnections } from './kept-connections.js';
 import type { RouterLogger } from './logger.js';
@@ -54,7 +54,11 @@ export class SidePool {
       this.#open.add(client);
       watchFence(client);
       rememberStatements(client, statements);
-      client.on('error', () => this.#lost(client));
+      client.on('error', (error) => {
+        // Whatever was in flight is told the same error, in a moment.
+        rememberAsEnd(error);
+        this.#lost(client);
+      });
       client.on('end', () => {
         this.#open.delete(client);
         this.#lost(client);

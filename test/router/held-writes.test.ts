@@ -1,3 +1,4 @@
+import net from 'node:net';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
@@ -398,6 +399,63 @@ describe('nothing is run again whose outcome is unknown', () => {
     await slowCommits(3);
     await expect(hasty.write('u', INSERT, [1])).rejects.toThrow(CommitOutcomeUnknownError);
     expect((await hasty.read('u', 'SELECT 7 AS seven')).rows).toEqual([{ seven: 7 }]);
+  });
+
+  describe('whatever the server or the socket says as it goes', () => {
+    const sockets: net.Socket[] = [];
+
+    async function routerOnSockets(): Promise<Router> {
+      sockets.length = 0;
+      const stream = (): net.Socket => {
+        const socket = new net.Socket();
+        sockets.push(socket);
+        return socket;
+      };
+      return sides.router({ blue: { ...sides.blue.config, stream } });
+    }
+
+    /** A write and a COMMIT are on their way, and this is the last that is heard of blue. */
+    async function loseBlue(how: (socket: net.Socket) => void): Promise<void> {
+      await until(async () => {
+        const rows = await sides.sql(
+          'blue',
+          "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'",
+        );
+        return rows.length === 2;
+      });
+      for (const socket of sockets) how(socket);
+    }
+
+    const says = (severity: string, code: string) => (socket: net.Socket) => {
+      const fields = Buffer.from(`S${severity}\0C${code}\0Mno more\0\0`);
+      const head = Buffer.alloc(5);
+      head.write('E');
+      head.writeInt32BE(fields.length + 4, 1);
+      socket.emit('data', Buffer.concat([head, fields]));
+      socket.destroy();
+    };
+    const breaks = (code: string) => (socket: net.Socket) => socket.destroy(Object.assign(new Error('no'), { code }));
+
+    test.each([
+      ['a PANIC with the code of its disk', 0, says('PANIC', '58030')],
+      ['the same, where the position is wanted', 100, says('PANIC', '58030')],
+      ['the same in another language', 0, says('PANIK', '53100')],
+      ["a pooler's own FATAL", 0, says('FATAL', '58000')],
+      ['a fault of TLS', 0, breaks('EPROTO')],
+      ['the same, where the position is wanted', 100, breaks('ERR_SSL_DECRYPTION_FAILED_OR_BAD_RECORD_MAC')],
+    ])('%s (%d percent of the users on green)', async (_, percent, how) => {
+      await slowCommits(5);
+      await sides.stage(percent);
+      const made = await routerOnSockets();
+      await until(() => made.route().greenReadPercent === percent);
+      const write = made.write('u', INSERT, [1]);
+      const work = made.transaction('u', {}, (tx) => tx.query(INSERT, [2]));
+      const outcomes = Promise.allSettled([write, work]);
+      await loseBlue(how);
+      const reasons = (await outcomes).map((one) => one.status === 'rejected' && (one.reason as unknown));
+      expect(reasons).toEqual([expect.any(CommitOutcomeUnknownError), expect.any(CommitOutcomeUnknownError)]);
+      await killCommitting();
+    });
   });
 
   test.each([
