@@ -5,7 +5,7 @@ import { AS_TEXT } from './as-text.js';
 import { CommitOutcomeUnknownError, TransactionAbortedError } from './errors.js';
 import { isLinkFailure, wasNeverSent } from './failure.js';
 import { parseLsn } from './lsn.js';
-import { answerOf } from './send.js';
+import { answerOf, rejectWhenReady } from './send.js';
 import type { CommitPosition } from './statement.js';
 
 /**
@@ -37,7 +37,7 @@ export async function commit(
 
 /**
  * One message, one round trip. The setting is asked for before COMMIT, which ends a SET LOCAL; the position after it,
- * when the commit is flushed; the transaction's id, to find out what happened if the position is what failed.
+ * when the commit is flushed; the transaction's id, for a caller who has to find out what happened.
  */
 const COMMIT = `
   SELECT pg_catalog.current_setting('synchronous_commit') AS commit, pg_catalog.txid_current_if_assigned()::text AS xid;
@@ -49,44 +49,35 @@ interface CommitFacts {
   commit?: string;
   xid?: string | null;
   lsn?: string;
+  isDone?: boolean;
 }
 
 async function commitWithPosition(client: pg.PoolClient, facts: CommitFacts): Promise<CommitPosition> {
   try {
-    await eachRow(client, COMMIT, (row) => Object.assign(facts, row));
+    await sendCommit(client, facts);
   } catch (error) {
-    // An error of the statement after COMMIT must not make a committed transaction look like a failed one.
-    const isInDoubt = typeof facts.xid === 'string' && !isLinkFailure(error);
-    if (isInDoubt && (await isCommitted(client, facts.xid))) return 'unknown';
+    // What becomes of the statement after COMMIT must not make a committed transaction look like a failed one.
+    if (facts.isDone === true) return 'unknown';
     throw error;
   }
   const lsn = facts.lsn === undefined ? undefined : parseLsn(facts.lsn);
   return facts.commit === 'off' || lsn === undefined ? 'unknown' : lsn;
 }
 
-async function isCommitted(client: pg.PoolClient, xid: string | null | undefined): Promise<boolean> {
-  try {
-    const { rows } = await client.query<{ status: string | null }>({
-      text: 'SELECT pg_catalog.txid_status($1::bigint) AS status',
-      values: [xid],
-      types: AS_TEXT,
-    });
-    return rows[0]?.status === 'committed';
-  } catch (error) {
-    // The transaction is still open and aborted, so it is not committed; a lost connection tells nothing.
-    if (isLinkFailure(error)) throw error;
-    return false;
-  }
-}
-
-/** Runs several statements in one message and hands out each row as it comes, also those before an error; all as texts. */
-function eachRow(client: pg.PoolClient, text: string, onRow: (row: object) => void): Promise<void> {
+/** Takes in each row and each answer as it comes, also those before an error; all as texts. */
+function sendCommit(client: pg.PoolClient, facts: CommitFacts): Promise<void> {
+  const { connection } = client;
+  const completed = ({ text }: { readonly text: string }): void => {
+    if (text === 'COMMIT') facts.isDone = true;
+  };
+  connection.on('commandComplete', completed);
   return new Promise((resolve, reject) => {
-    const query = new pg.Query({ text, types: AS_TEXT }, (error) => {
-      if (error) reject(error);
+    const query = new pg.Query({ text: COMMIT, types: AS_TEXT }, (error) => {
+      connection.off('commandComplete', completed);
+      if (error) rejectWhenReady(client, error, reject);
       else resolve();
     });
-    query.on('row', onRow);
+    query.on('row', (row: object) => Object.assign(facts, row));
     client.query(query);
   });
 }
