@@ -2,6 +2,12 @@ import type pg from 'pg';
 import { send } from './send.js';
 import type { Awaited } from './while-alive.js';
 
+/**
+ * A connection may lie idle for days, until a promotion. Networks forget one that is silent for some minutes, without a
+ * word to either end, and the system's own default is to ask after two hours. The application may say otherwise.
+ */
+export const KEEP_ALIVE = { keepAlive: true, keepAliveInitialDelayMillis: 30_000 } as const;
+
 /** A reader's connection refuses writes: `nextval` and the like are not stopped by the fence. */
 export type Role = 'reader' | 'writer';
 
@@ -34,10 +40,18 @@ export class Connection implements Awaited {
     this.client.connection.stream.destroy(error);
   }
 
-  async become(role: Role): Promise<void> {
-    await send(this.client, role === 'reader' ? READ_ONLY : READ_WRITE, undefined);
+  /** @param answerMs how long to wait for the server. Default: as the pool's configuration says. */
+  async become(role: Role, answerMs?: number): Promise<void> {
+    const text = role === 'reader' ? READ_ONLY : READ_WRITE;
+    const limited: LimitedQuery | undefined = answerMs === undefined ? undefined : { text, query_timeout: answerMs };
+    await send(this.client, limited ?? text, undefined);
     this.#role = role;
   }
+}
+
+/** What node-postgres takes and its types do not tell. */
+export interface LimitedQuery extends pg.QueryConfig {
+  readonly query_timeout: number;
 }
 
 const READ_ONLY = 'SET default_transaction_read_only = on';

@@ -1,10 +1,9 @@
-import type pg from 'pg';
-import type { Connection } from './connection.js';
+import type { Connection, LimitedQuery } from './connection.js';
 import { isLinkFailure } from './failure.js';
 import type { RecentStatements } from './recent-statements.js';
 import { send } from './send.js';
 
-/** A plan that has to wait, for somebody's lock, is not worth it: the connection is given up. */
+/** A plan that has to wait, for somebody's lock, is not worth it: the connection is given up. So is one that is silent. */
 const ANSWER_MS = 1_000;
 /** Enough for what is run all the time; the others have to be primed, too. */
 const CONNECTION_MS = 250;
@@ -31,13 +30,13 @@ export class Primer {
     this.#primed.set(connection, occasion);
     const deadline = performance.now() + CONNECTION_MS;
     try {
-      await connection.become('reader');
+      await connection.become('reader', ANSWER_MS);
       await this.#plan(connection, FENCE, []);
       for (const { text, values } of this.#statements.list()) {
         if (performance.now() > deadline) break;
         await this.#plan(connection, `EXPLAIN ${text}`, [...values]);
       }
-      await connection.become('writer');
+      await connection.become('writer', ANSWER_MS);
     } catch {
       connection.isLost = true;
     }
@@ -54,10 +53,8 @@ export class Primer {
   }
 }
 
-/** What node-postgres takes and its types do not tell. */
-interface AloneQuery extends pg.QueryConfig {
+interface AloneQuery extends LimitedQuery {
   readonly queryMode: 'extended';
-  readonly query_timeout: number;
 }
 
 /** The first call of a session loads the language that the fence is written in, and looks up what it needs. */

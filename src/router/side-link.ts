@@ -5,6 +5,7 @@ import { ROUTE_CHANNEL, routeOf, type Route, type RouteRow } from '../postgres/s
 import { sqlState } from '../postgres/sqlstate.js';
 import { AS_TEXT } from './as-text.js';
 import { Coalesced } from './coalesced.js';
+import { KEEP_ALIVE } from './connection.js';
 import { LinkDownError } from './failure.js';
 import type { RouterLogger } from './logger.js';
 import { within } from '../timing.js';
@@ -133,7 +134,7 @@ export class SideLink {
     const Client = (config.Client ?? pg.Client) as typeof pg.Client;
     const client = new Client({
       application_name: 'verdigris router',
-      keepAlive: true,
+      ...KEEP_ALIVE,
       ...config,
       types: AS_TEXT,
       connectionTimeoutMillis: Math.min(config.connectionTimeoutMillis || CONNECT_MS.default, CONNECT_MS.longest),

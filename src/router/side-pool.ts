@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import pg from 'pg';
 import type { Side } from '../side.js';
 import { sqlState } from '../postgres/sqlstate.js';
-import { Connection, type Role } from './connection.js';
+import { Connection, KEEP_ALIVE, type Role } from './connection.js';
 import { AllInUse, canConnectLater, isLinkFailure, NothingSent, rememberAsEnd } from './failure.js';
 import { watchFence } from './fence-notice.js';
 import { KeptConnections } from './kept-connections.js';
@@ -40,7 +40,7 @@ export class SidePool {
   /** @param statements what its connections run is remembered there, and what they are primed with. */
   constructor(side: Side, config: pg.PoolConfig, logger: RouterLogger, statements: RecentStatements) {
     this.side = side;
-    this.#pool = new pg.Pool({ connectionTimeoutMillis: CONNECT_MS, keepAlive: true, ...config });
+    this.#pool = new pg.Pool({ connectionTimeoutMillis: CONNECT_MS, ...KEEP_ALIVE, ...config });
     this.#turns = new Turns(this.#pool.options.max);
     // A pool that counts its connections' uses must see each of them.
     this.#keeps = !Number.isFinite(config.maxUses);
@@ -125,8 +125,14 @@ export class SidePool {
           this.#turns.passOn();
           return;
         }
+        const primed = this.#primer.prime(connection, occasion);
+        const hasTime = await Promise.race([primed.then(() => true), this.#turns.wanted().then(() => false)]);
+        if (!hasTime) {
+          // Its server may be silent: the others need not wait for that.
+          void primed.then(() => this.#giveBack(connection));
+          return;
+        }
         held.push(connection);
-        await this.#primer.prime(connection, occasion);
       }
     } finally {
       this.#isPriming = false;

@@ -16,6 +16,7 @@ export class Turns {
   #keptBack = 0;
   #keptBackUntil: NodeJS.Timeout | undefined;
   readonly #waiting: (() => void)[] = [];
+  #onWanted: () => void = () => undefined;
 
   constructor(size: number) {
     this.#free = size;
@@ -29,6 +30,11 @@ export class Turns {
   /** Whether somebody waits for a turn. */
   get isWanted(): boolean {
     return this.#waiting.length > 0;
+  }
+
+  /** Resolves as soon as somebody waits for a turn; for one at a time who asks. */
+  async wanted(): Promise<void> {
+    if (!this.isWanted) await new Promise<void>((resolve) => (this.#onWanted = resolve));
   }
 
   /** Takes a turn if one is free at once; to be given back by passOn(). Nobody is waiting then, so it is fair. */
@@ -47,8 +53,12 @@ export class Turns {
         resolve();
       };
     });
-    if (this.takeFree()) grant();
-    else this.#waiting.push(grant);
+    if (this.takeFree()) {
+      grant();
+    } else {
+      this.#waiting.push(grant);
+      this.#onWanted();
+    }
     return {
       granted,
       giveBack: () => {

@@ -1,4 +1,5 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import net from 'node:net';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { RecentStatements } from '../../src/router/recent-statements.js';
 import type { Router } from '../../src/router/index.js';
 import { StatementProxy } from '../support/statement-proxy.js';
@@ -95,6 +96,41 @@ describe('connections to the side that will take writes', () => {
       return row?.n === CONNECTIONS + 1;
     });
     await sides.sql('blue', 'DROP TABLE only_on_blue');
+  });
+
+  test('of which one is silent do not keep the others from writing, nor for long their pool from another one', async () => {
+    const router = await routerWithConnections();
+    await router.write('u', INSERT, [1]);
+    let begun = 0;
+    const last = proxy.stopWhere(({ session, text }) => {
+      if (session === 'shop' && text === 'SET default_transaction_read_only = on') begun += 1;
+      return begun === CONNECTIONS;
+    }, 'before');
+    await announce();
+    await last;
+    const began = performance.now();
+    await sides.decide('green');
+    await sides.open('green');
+    const done = [2, 3, 4].map(async (id) => {
+      await router.write('u', INSERT, [id]);
+      return performance.now() - began;
+    });
+    const [, second, third] = (await Promise.all(done)).sort((a, b) => a - b);
+    expect(second).toBeLessThan(900);
+    expect(third).toBeLessThan(3_000);
+  });
+
+  test('are asked every half minute whether they live, since networks forget the silent ones', async () => {
+    const asked = vi.spyOn(net.Socket.prototype, 'setKeepAlive');
+    try {
+      await routerWithConnections();
+      const delays = asked.mock.calls.map(([isOn, delay]) => isOn === true && delay);
+      // The two links, and the pool's.
+      expect(delays.length).toBeGreaterThanOrEqual(2 + CONNECTIONS);
+      expect(new Set(delays)).toEqual(new Set([30_000]));
+    } finally {
+      asked.mockRestore();
+    }
   });
 
   test('do not keep a read on green waiting behind all of them', async () => {
