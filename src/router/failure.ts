@@ -41,7 +41,7 @@ export function timedOutAtFence(error: unknown): boolean {
 
 /** The connection is of no use any more, and what was in flight on it may have been done or not. */
 export function isLinkFailure(error: unknown): boolean {
-  return hasEndedConnection(error) || saysLinkIsDown(error);
+  return hasLostConnection(error) || saysLinkIsDown(error);
 }
 
 /** Whether code or wording say so. */
@@ -51,20 +51,20 @@ function saysLinkIsDown(error: unknown): boolean {
   return isOfClient(error) && /Query read timeout|Client was closed and is not queryable/.test(error.message);
 }
 
-/** What was seen to end its connection. */
-const ENDED = new WeakSet<object>();
+/** What was seen to end its connection, or to keep it from being opened. */
+const LOST = new WeakSet<object>();
 
-/** Remembers that an error has ended its connection: of TLS, of a socket, of a server, none of a list knows all of them. */
-export function rememberAsEnd(error: Error): void {
-  ENDED.add(error);
+/** Remembers that an error has cost its connection: of TLS, of a socket, of a server; no list knows all of them. */
+export function rememberAsLost(error: unknown): void {
+  if (error instanceof Error) LOST.add(error);
 }
 
 /**
  * A server that can't flush the record of a COMMIT, say, panics with the SQLSTATE of its disk, and may find the record
  * when it recovers.
  */
-function hasEndedConnection(error: unknown): boolean {
-  return error instanceof Error && (isFatal(error) || ENDED.has(error));
+function hasLostConnection(error: unknown): boolean {
+  return error instanceof Error && (isFatal(error) || LOST.has(error));
 }
 
 const FATAL: ReadonlySet<string | undefined> = new Set(['FATAL', 'PANIC']);

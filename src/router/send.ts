@@ -1,5 +1,5 @@
 import pg from 'pg';
-import { isFatal, rememberAsEnd } from './failure.js';
+import { isFatal, rememberAsLost } from './failure.js';
 
 /**
  * Sends a statement by callback: node-postgres makes two promises of its own for each one otherwise. The stack of an
@@ -44,7 +44,7 @@ export function rejectWhenReady(client: pg.Client, error: Error, reject: (error:
   if (!(error instanceof pg.DatabaseError) || isFatal(error)) return reject(error);
   whenReady(client, (isReady) => {
     // FATAL and PANIC have names of their own in other languages.
-    if (!isReady && error.severity !== 'ERROR') rememberAsEnd(error);
+    if (!isReady && error.severity !== 'ERROR') rememberAsLost(error);
     reject(error);
   });
 }

@@ -3,7 +3,7 @@ import pg from 'pg';
 import type { Side } from '../side.js';
 import { sqlState } from '../postgres/sqlstate.js';
 import { Connection, KEEP_ALIVE, type Role } from './connection.js';
-import { AllInUse, canConnectLater, isLinkFailure, NothingSent, rememberAsEnd } from './failure.js';
+import { AllInUse, canConnectLater, isLinkFailure, NothingSent, rememberAsLost } from './failure.js';
 import { watchFence } from './fence-notice.js';
 import { KeptConnections } from './kept-connections.js';
 import type { RouterLogger } from './logger.js';
@@ -56,7 +56,7 @@ export class SidePool {
       rememberStatements(client, statements);
       client.on('error', (error) => {
         // Whatever was in flight is told the same error, in a moment.
-        rememberAsEnd(error);
+        rememberAsLost(error);
         this.#lost(client);
       });
       client.on('end', () => {
@@ -240,7 +240,7 @@ export class SidePool {
         return connection;
       } catch (error) {
         connection.client.release(true);
-        throw isLinkFailure(error) ? new NothingSent(error) : error;
+        throw isLinkFailure(error) ? new NothingSent(error) : notToBeHad(error);
       } finally {
         alive?.end(connection);
       }
@@ -260,7 +260,7 @@ export class SidePool {
         (client) => client.release(),
         () => undefined,
       );
-      throw canConnectLater(error) ? new NothingSent(error) : error;
+      throw canConnectLater(error) ? new NothingSent(error) : notToBeHad(error);
     }
   }
 
@@ -270,6 +270,12 @@ export class SidePool {
     connection.isLost = true;
     this.#kept.drop(connection);
   }
+}
+
+/** Whatever kept the pool from a connection, a login, a certificate or a hook of the application's: no work has begun. */
+function notToBeHad(error: unknown): unknown {
+  rememberAsLost(error);
+  return error;
 }
 
 async function orAllInUse(turns: Turns, granted: Promise<void>, ms: number): Promise<void> {

@@ -68,6 +68,31 @@ test('a connection to green that is lost before a read-only transaction ends is 
   expect(await failedReads(made)).toEqual({ error: 1, refused: 0, instead: 1 });
 });
 
+test('a read-only transaction that gets no connection to green, for whatever reason, is answered by blue', async () => {
+  let isBroken = false;
+  const onConnect = (): void => {
+    if (isBroken) throw new Error('the hook is not well');
+  };
+  const made = await readingGreen({ green: { ...sides.green.config, onConnect } });
+  isBroken = true;
+  const lose = `
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+     WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+       AND application_name <> 'verdigris router'`;
+  await sides.sql('green', lose);
+  await pause(100);
+  const ran: string[] = [];
+  for (let i = 0; i < 4; i++) {
+    await made.transaction('u', { readOnly: true }, async (tx) => {
+      ran.push(tx.side);
+      await tx.query(READ);
+    });
+  }
+  expect(ran).toEqual(['blue', 'blue', 'blue', 'blue']);
+  // After three of them green is left alone for a while.
+  expect(await failedReads(made)).toEqual({ error: 3, refused: 0, instead: 4 });
+});
+
 test('a read that waits in vain since the pool is busy, not stuck, is answered by blue and no error of green', async () => {
   const made = await readingGreen({ green: { ...sides.green.config, max: 1 } });
   const slow = (): Promise<unknown> =>
