@@ -33,6 +33,8 @@ export interface HeldRequest<T> {
   onFence(): void;
   /** The side of the last try. */
   tried: Side;
+  /** When its first try as a write began to work: until then it had waited. */
+  workedFrom?: number | undefined;
 }
 
 /**
@@ -66,11 +68,14 @@ export class HeldRequests {
         ? this.#try(request, route, route.writesOn, this.#timeoutMs)
         : this.#tryUnlessOvertaken(request, route));
     } catch (error) {
-      return this.#runAgain(request, started, fenceOf(error), route, news);
+      // What a first try has worked before it met the fence, for minutes perhaps, is no wait.
+      const worked = request.workedFrom === undefined ? 0 : performance.now() - request.workedFrom;
+      return this.#runAgain(request, started + worked, fenceOf(error), route, news);
     }
   }
 
   /**
+   * @param started when its wait began, less what was no wait.
    * @param failure what ended the first try, on the side that has writes by `first`.
    * @param known the count of news at that try.
    */
@@ -167,6 +172,7 @@ export class HeldRequests {
     const side = route.writesOn;
     const attempt = async (client: pg.PoolClient): Promise<T> => {
       this.#refuseOvertaken(route);
+      request.workedFrom = performance.now();
       try {
         return await request.attempt(client, side, route);
       } catch (error) {

@@ -56,6 +56,7 @@ export class Writes {
     const request: HeldRequest<Done<T>> = {
       kind: 'write',
       tried: 'blue',
+      workedFrom: undefined,
       runsAgain: work.runsAgain,
       onFence: () => metrics.retried(endpoint),
       attempt: (client, side, route) => {

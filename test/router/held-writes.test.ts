@@ -90,6 +90,19 @@ describe('a write that meets the fence is run again on the other side, unseen', 
     },
   );
 
+  test('a transaction that has worked for longer than a write may wait', async () => {
+    const hasty = await sides.router({ writeTimeoutMs: 300 });
+    let runs = 0;
+    const moved = hasty.transaction('u', {}, async (tx) => {
+      runs += 1;
+      await tx.query('SELECT count(*) FROM item');
+      if (runs === 1) await Promise.all([moveWritesToGreen(), pause(500)]);
+      await tx.query(INSERT, [2]);
+      return tx.side;
+    });
+    expect([await moved, runs]).toEqual(['green', 2]);
+  });
+
   test('a transaction, once, when the route that was announced takes a while to be read', async () => {
     const { query } = SideLink.prototype;
     const late = vi.spyOn(SideLink.prototype, 'query').mockImplementation(async function (this: SideLink, ...asked) {
