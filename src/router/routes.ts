@@ -34,6 +34,7 @@ export class Routes {
   #news = 0;
   #links: readonly SideLink[] = [];
   #current: Route;
+  #hasMoved = false;
   /** A side that has taken a write in this epoch, although no row that could be read says so yet. */
   #proven: { readonly epoch: number; readonly side: Side } | undefined;
 
@@ -44,6 +45,11 @@ export class Routes {
 
   get current(): Route {
     return this.#current;
+  }
+
+  /** Whether writes have moved from one side to the other since this process knows of a run. */
+  get hasMoved(): boolean {
+    return this.#hasMoved;
   }
 
   /** Counts what has been learned of either side: as long as it is the same, nothing is new. */
@@ -160,6 +166,7 @@ export class Routes {
     const before = this.#current;
     if (isEqual(next, before)) return;
     this.#current = next;
+    this.#hasMoved ||= before.epoch > 0 && next.writesOn !== before.writesOn;
     for (const listener of this.#listeners) listener(next, before);
   }
 }

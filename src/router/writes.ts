@@ -96,9 +96,9 @@ export class Writes {
       if (route.writesOn === 'green') tokens.record(user, { epoch: route.epoch, lsn: LSN_ZERO });
       else tokens.forget(user);
     } else if (position === 'unknown') {
-      tokens.recordUnknown(user, epoch);
+      tokens.recordUnknown(user, this.#epochOnBlue(epoch));
     } else if (position !== undefined) {
-      tokens.record(user, { epoch, lsn: position });
+      tokens.record(user, { epoch: this.#epochOnBlue(epoch), lsn: position });
     } else {
       this.#forget(user, side, epoch);
     }
@@ -107,8 +107,26 @@ export class Writes {
   /** There was a write, or may have been, and where is not known. Reads of the session must hear of it elsewhere, too. */
   #forget(user: string, side: Side, epoch: number): void {
     const { tokens, consistency } = this.#options;
-    if (consistency === 'session' && side === 'blue' && epoch > 0) tokens.recordUnknown(user, epoch);
+    const at = side === 'blue' ? this.#epochOnBlue(epoch) : 0;
+    if (at > 0 && (consistency === 'session' || this.#isBackOnBlue(user, at))) tokens.recordUnknown(user, at);
     else tokens.forget(user);
+  }
+
+  /** Blue may have taken a write, after the rollback of a promotion, before this process had heard of that. */
+  #epochOnBlue(epoch: number): number {
+    const { current } = this.#options.routes;
+    return current.writesOn === 'blue' ? Math.max(epoch, current.epoch) : epoch;
+  }
+
+  /**
+   * Whether writes have been on green: a process that has heard of no more than that reads there, unless a token tells it
+   * to look again.
+   */
+  #isBackOnBlue(user: string, epoch: number): boolean {
+    const { routes, tokens } = this.#options;
+    if (routes.hasMoved) return true;
+    const known = tokens.epochOf(user);
+    return known > 0 && known < epoch;
   }
 }
 

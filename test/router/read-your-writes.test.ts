@@ -2,6 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { isUncovered, parseToken } from '../../src/router/token.js';
 import { inCohort, type Router } from '../../src/router/index.js';
 import { SILENT } from '../../src/router/logger.js';
+import type { Side } from '../../src/side.js';
 import { metric, pause, Sides, until } from './sides.js';
 
 let sides: Sides;
@@ -241,7 +242,7 @@ test.each([
   expect(warnings).toEqual([]);
 });
 
-// Last: it ends the epoch that the others live in.
+// The last ones: they end the epoch that the others live in.
 test('a process that has not heard of the promotion looks again when it meets a token of the new epoch', async () => {
   const behind = await onGreen(await sides.router({ pollIntervalMs: 60_000 }));
   const before = behind.route().epoch;
@@ -263,3 +264,32 @@ test('a process that has not heard of the promotion looks again when it meets a 
   behind.importToken('u', promoted.exportToken('u') ?? '');
   expect(await behind.read<Value>('u', VALUE, [20])).toMatchObject({ side: 'green', rows: written.rows });
 });
+
+/** Nobody is told: the row changes without a notification. */
+async function moveUnheard(to: Side): Promise<void> {
+  for (const side of ['blue', 'green'] as const) {
+    await sides.sql(side, 'UPDATE verdigris.route SET epoch = epoch + 1, writes_on = $1, green_read_percent = $2', [
+      to,
+      to === 'green' ? 100 : 0,
+    ]);
+    await sides.setFence(side, side === to ? 'open' : 'closed');
+  }
+}
+
+test.each(['strict', 'session'] as const)(
+  'a process that has not heard of the rollback looks again when it meets a token of a write on blue (%s)',
+  async (consistency) => {
+    await moveUnheard('green');
+    const behind = await sides.router({ pollIntervalMs: 60_000, consistency });
+    await behind.write<Value>('u', BUMP, [20]);
+    const ofGreen = behind.exportToken('u') ?? '';
+    await moveUnheard('blue');
+    const back = await sides.router({ consistency });
+    back.importToken('u', ofGreen);
+    const written = await back.write<Value>('u', BUMP, [20]);
+    expect(written.side).toBe('blue');
+    expect(behind.route().writesOn).toBe('green');
+    behind.importToken('u', back.exportToken('u') ?? '');
+    expect(await behind.read<Value>('u', VALUE, [20])).toMatchObject({ side: 'blue', rows: written.rows });
+  },
+);
