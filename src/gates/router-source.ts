@@ -1,10 +1,11 @@
 import type { Session } from '../postgres/session.js';
+import { INSTANCE_KEPT_FOR } from '../postgres/state.js';
 import { isRouterMetrics, LIVE_SECONDS, type RouterSnapshot, type RouterSnapshots } from './router-snapshot.js';
 
 export type { RouterSnapshot, RouterSnapshots } from './router-snapshot.js';
 
 /** Instances that ended longer ago are of no interest: their counters lie before any window. */
-const FORGOTTEN_AFTER = '1 day';
+const FORGOTTEN_AFTER = INSTANCE_KEPT_FOR;
 
 /**
  * So many bytes of metrics are read at a time: a thousand times what a process with a hundred endpoints writes. Of those that

@@ -43,8 +43,11 @@ const TAKE_FENCE_LOCK = `pg_advisory_xact_lock_shared(${FENCE_LOCK})::text`;
 /** Closed when in doubt: NULL is the answer for a sequence that was never set. */
 const FENCE_IS_CLOSED = `pg_sequence_last_value('verdigris.fence') IS DISTINCT FROM ${FENCE_OPEN}`;
 
+/** How long the row of an instance that is silent is kept: gates count what it had done for as long. */
+export const INSTANCE_KEPT_FOR = '1 day';
+
 /** What verdigris.router_heartbeat() takes: far more than any router has. */
-const HEARTBEAT = { bytes: 1_000_000, nameLength: 300, instances: 10_000 } as const;
+const HEARTBEAT = { bytes: 1_000_000, nameLength: 300, instances: 10_000, keptFor: INSTANCE_KEPT_FOR } as const;
 
 /** Name of the constraint and schema in the error fields of a write that met the fence: how a router knows it. */
 export const FENCE_ERROR = { schema: 'verdigris', constraint: 'verdigris_fence' } as const;
@@ -269,9 +272,14 @@ BEGIN
     RAISE EXCEPTION 'verdigris: a heartbeat has names of at most ${HEARTBEAT.nameLength} characters and ${HEARTBEAT.bytes} bytes of metrics'
       USING ERRCODE = '${LIMIT_EXCEEDED}';
   END IF;
-  IF NOT EXISTS (SELECT FROM verdigris.router WHERE instance = of_instance)
-     AND (SELECT count(*) FROM verdigris.router WHERE seen_at > clock_timestamp() - interval '5 s') >= ${HEARTBEAT.instances} THEN
-    RAISE EXCEPTION 'verdigris: ${HEARTBEAT.instances} instances report already' USING ERRCODE = '${LIMIT_EXCEEDED}';
+  IF NOT EXISTS (SELECT FROM verdigris.router WHERE instance = of_instance) THEN
+    -- Each start of a process is a new instance: what nobody asks for any more would be read by each that comes.
+    DELETE FROM verdigris.router WHERE instance IN (
+      SELECT instance FROM verdigris.router WHERE seen_at < clock_timestamp() - interval '${HEARTBEAT.keptFor}'
+         FOR UPDATE SKIP LOCKED);
+    IF (SELECT count(*) FROM verdigris.router WHERE seen_at > clock_timestamp() - interval '5 s') >= ${HEARTBEAT.instances} THEN
+      RAISE EXCEPTION 'verdigris: ${HEARTBEAT.instances} instances report already' USING ERRCODE = '${LIMIT_EXCEEDED}';
+    END IF;
   END IF;
   INSERT INTO verdigris.router AS r (instance, migration, epoch, generation, metrics, version, role, address)
   VALUES (of_instance, of_migration, applied_epoch, applied_generation, counted, of_version, session_user, inet_client_addr())

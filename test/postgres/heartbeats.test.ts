@@ -110,6 +110,20 @@ describe('a heartbeat', () => {
     });
   });
 
+  it('of a new instance removes those that nobody has heard of for a day', async () => {
+    await session.query(
+      `INSERT INTO verdigris.router (instance, migration, epoch, generation, metrics, seen_at)
+       SELECT name, 'shop', 1, 1, '{}', clock_timestamp() - ago
+         FROM (VALUES ('of long ago', interval '2 days'), ('of today', interval '1 hour')) i (name, ago)`,
+    );
+    const instances = async (): Promise<unknown[]> =>
+      (await session.query('SELECT instance FROM verdigris.router ORDER BY instance')).rows.map(
+        (row) => row['instance'],
+      );
+    await as(APP, (app) => beat(app, '{}', { instance: 'new' }));
+    expect(await instances()).toEqual(['new', 'of today']);
+  });
+
   it.each(['null', '"green"', '5', '{"green": 1}', '[null, 1, ["green"]]', '["blue", "mauve"]'])(
     'that lacks %s fails no promotion by its form',
     async (lacks) => {
