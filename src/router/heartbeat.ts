@@ -89,5 +89,10 @@ const TOLD_AFTER = 3;
 /** A connection that was lost is made again within this, or something keeps it away. */
 const LACKS_AFTER_MS = 3_000;
 
-const BEAT = 'SELECT verdigris.router_heartbeat($1, $2, $3::bigint, $4::bigint, $5::jsonb)';
-const BEAT_WITH_VERSION = 'SELECT verdigris.router_heartbeat($1, $2, $3::bigint, $4::bigint, $5::jsonb, $6)';
+/**
+ * A crash may take a beat, but the link's next question waits for it: not for a disk, nor for a synchronous standby. The
+ * setting is this transaction's alone.
+ */
+const AT_ONCE = "pg_catalog.set_config('synchronous_commit', 'off', true)";
+const BEAT = `SELECT ${AT_ONCE}, verdigris.router_heartbeat($1, $2, $3::bigint, $4::bigint, $5::jsonb)`;
+const BEAT_WITH_VERSION = `SELECT ${AT_ONCE}, verdigris.router_heartbeat($1, $2, $3::bigint, $4::bigint, $5::jsonb, $6)`;

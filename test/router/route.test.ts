@@ -51,6 +51,75 @@ test("a Client of the application's own, which may fetch passwords, makes the ro
 
 test('an epoch that is over never comes back', async () => {
   const router = await sides.router({ pollIntervalMs: 20 });
+test('a look that fails as its connection is lost takes nothing back', async () => {
+  const seen: unknown[] = [];
+  const logger = { ...SILENT, info: ({ greenReadPercent }: Record<string, unknown>) => seen.push(greenReadPercent) };
+  await sides.stage(50);
+  const router = await sides.router({ pollIntervalMs: 50, logger });
+  await until(() => router.route().greenReadPercent === 50);
+  seen.length = 0;
+  await sides.sql('blue', 'BEGIN; LOCK TABLE verdigris.route IN ACCESS EXCLUSIVE MODE');
+  try {
+    await until(async () => {
+      const ended = await sides.sql(
+        'blue',
+        `SELECT pg_terminate_backend(pid) FROM pg_stat_clear_snapshot(), pg_stat_activity
+          WHERE datname = current_database() AND application_name = 'verdigris router' AND wait_event_type = 'Lock'`,
+      );
+      return ended.length > 0;
+    });
+    await pause(100);
+  } finally {
+    await sides.sql('blue', 'ROLLBACK');
+  }
+  await pause(200);
+  expect(seen).toEqual([]);
+});
+
+test('a standby is not asked to listen until it is none any more', async () => {
+  let recovers = 'true';
+  const asked: string[] = [];
+  const { query } = SideLink.prototype;
+  const standby = vi.spyOn(SideLink.prototype, 'query').mockImplementation(async function (this: SideLink, ...of) {
+    asked.push(of[0]);
+    if (of[0].includes('pg_is_in_recovery()')) return [{ recovers }] as never;
+    return query.apply(this, of);
+  });
+  try {
+    const listens = (): number => asked.filter((text) => text.startsWith('LISTEN')).length;
+    const router = await sides.router({ pollIntervalMs: 20 });
+    await sides.stage(30);
+    await until(() => router.route().greenReadPercent === 30);
+    expect(listens()).toBe(0);
+    recovers = 'false';
+    await until(() => listens() === 2);
+    await pause(100);
+    expect(listens()).toBe(2);
+  } finally {
+    standby.mockRestore();
+  }
+});
+
+test('a heartbeat waits for no disk and no synchronous standby', async () => {
+  await sides.sql(
+    'blue',
+    `CREATE TABLE noted (setting text);
+     CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+     BEGIN INSERT INTO public.noted VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
+     CREATE CONSTRAINT TRIGGER note AFTER INSERT OR UPDATE ON verdigris.router DEFERRABLE INITIALLY DEFERRED
+       FOR EACH ROW EXECUTE FUNCTION note()`,
+  );
+  try {
+    await sides.router({ heartbeatIntervalMs: 20 });
+    await sides.router({ heartbeatIntervalMs: 20, version: '1.0' });
+    // As it is when the beat commits.
+    await until(async () => (await sides.sql('blue', 'SELECT FROM noted')).length > 4);
+    expect(await sides.sql('blue', 'SELECT DISTINCT setting FROM noted')).toEqual([{ setting: 'off' }]);
+  } finally {
+    await sides.sql('blue', 'DROP FUNCTION note() CASCADE; DROP TABLE noted');
+  }
+});
+
   await sides.decide('green');
   await sides.open('green');
   await until(() => router.route().writesOn === 'green');
