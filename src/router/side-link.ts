@@ -2,11 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import type { Side } from '../side.js';
 import { ROUTE_CHANNEL, routeOf, type Route, type RouteRow } from '../postgres/state.js';
-import { sqlState } from '../postgres/sqlstate.js';
+import { NO_RIGHT, sqlState, UNDEFINED_SCHEMA, UNDEFINED_TABLE } from '../postgres/sqlstate.js';
 import { AS_TEXT } from './as-text.js';
 import { Coalesced } from './coalesced.js';
 import { KEEP_ALIVE } from './connection.js';
-import { LinkDownError } from './failure.js';
+import { isLinkFailure, LinkDownError } from './failure.js';
 import type { RouterLogger } from './logger.js';
 import { within } from '../timing.js';
 
@@ -50,6 +50,7 @@ export class SideLink {
   #client: pg.Client | undefined;
   #downSince = performance.now();
   #hasState = false;
+  #isListening = false;
   #tail: Promise<unknown> = Promise.resolve();
   #running: Promise<void> = Promise.resolve();
 
@@ -157,7 +158,17 @@ export class SideLink {
       return;
     }
     this.#client = client;
+    this.#isListening = false;
+    await this.#listen();
+  }
+
+  /** A standby, as green is until it is promoted in one kind of bootstrap, refuses to, and would log each try. */
+  async #listen(): Promise<void> {
+    if (this.#isListening) return;
+    const [row] = await this.query<{ recovers: string }>(RECOVERS);
+    if (row?.recovers !== 'false') return;
     await this.query(`LISTEN ${ROUTE_CHANNEL}`);
+    this.#isListening = true;
   }
 
   /** Notifications are the fast way to hear of a change; a look now and then is the sure one. */
@@ -165,20 +176,22 @@ export class SideLink {
     for (;;) {
       await this.#sleep(this.#options.pollIntervalMs);
       if (this.#closing.signal.aborted || !this.isUp) return;
+      await this.#listen();
       await this.look();
     }
   }
 
   async #look(): Promise<void> {
-    // Asking first keeps errors about a missing table out of the server's log.
-    this.#hasState ||= await this.#isInstalled();
-    if (!this.#hasState) return this.#options.onSeen(this.side, 'none');
     try {
+      // Asking first keeps errors about a missing table out of the server's log.
+      this.#hasState ||= await this.#isInstalled();
+      if (!this.#hasState) return this.#options.onSeen(this.side, 'none');
       const [row] = await this.query<AsText<RouteRow>>(ROUTE, [this.#options.migration]);
       this.#options.onSeen(this.side, row === undefined ? 'none' : routeOf(numbersOf(row)));
     } catch (error) {
-      if (error instanceof LinkDownError) throw error;
-      // The schema has been removed, or is not for this role to see.
+      if (isLinkFailure(error)) throw error;
+      // A look that was cancelled, say, says nothing: what was seen goes on to hold.
+      if (!NOT_TO_BE_SEEN.has(sqlState(error))) return;
       this.#hasState = false;
       this.#options.onSeen(this.side, 'none');
     }
@@ -223,6 +236,11 @@ function numbersOf(row: AsText<RouteRow>): RouteRow {
     green_read_percent: Number(row.green_read_percent),
   };
 }
+
+/** The schema has been removed, or is not for this role to see. */
+const NOT_TO_BE_SEEN: ReadonlySet<string | undefined> = new Set([UNDEFINED_TABLE, UNDEFINED_SCHEMA, NO_RIGHT]);
+
+const RECOVERS = 'SELECT pg_catalog.pg_is_in_recovery()::text AS recovers';
 
 const INSTALLED = `
   SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -1,12 +1,14 @@
 import pg from 'pg';
 import { Counter, Registry } from 'prom-client';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { holdOf, NOTHING_YET } from '../../src/gates/lately.js';
 import { readRouterSnapshots, type RouterSample } from '../../src/gates/router-source.js';
 import { windowBetween } from '../../src/gates/window.js';
 import { withSession } from '../../src/postgres/session.js';
 import { createRouter } from '../../src/router/index.js';
 import type { RouterMetrics } from '../../src/router/metrics-snapshot.js';
+import { SILENT } from '../../src/router/logger.js';
+import { SideLink } from '../../src/router/side-link.js';
 import { Routes } from '../../src/router/routes.js';
 import { asDatabase } from '../support/postgres.js';
 import { metric, MIGRATION, pause, Sides, until } from './sides.js';
@@ -49,8 +51,6 @@ test("a Client of the application's own, which may fetch passwords, makes the ro
   expect(made).toEqual(['verdigris router']);
 });
 
-test('an epoch that is over never comes back', async () => {
-  const router = await sides.router({ pollIntervalMs: 20 });
 test('a look that fails as its connection is lost takes nothing back', async () => {
   const seen: unknown[] = [];
   const logger = { ...SILENT, info: ({ greenReadPercent }: Record<string, unknown>) => seen.push(greenReadPercent) };
@@ -120,6 +120,8 @@ test('a heartbeat waits for no disk and no synchronous standby', async () => {
   }
 });
 
+test('an epoch that is over never comes back', async () => {
+  const router = await sides.router({ pollIntervalMs: 20 });
   await sides.decide('green');
   await sides.open('green');
   await until(() => router.route().writesOn === 'green');
