@@ -24,7 +24,10 @@ export interface RouterOptions {
   readonly writeTimeoutMs?: number;
   /** How long a read waits for green to catch up before blue answers it, in ms. Default 50. */
   readonly catchUpBudgetMs?: number;
-  /** Whether a transaction that met the fence is run again by the router. Default true. */
+  /**
+   * Whether a transaction that met the fence is run again by the router; a read-only one may be run twice in any case.
+   * Default true.
+   */
   readonly retryTransactions?: boolean;
   /** What a read on green must be able to see. Default `strict`. */
   readonly consistency?: Consistency;
