@@ -29,7 +29,7 @@ export class TokenStore {
   #uses = 0;
   #forgottenUnknownUntil = 0;
 
-  constructor(capacity: number, now: () => number = Date.now) {
+  constructor(capacity: number, now: () => number = () => performance.now()) {
     this.#capacity = capacity;
     this.#now = now;
   }

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { Breaker } from '../../src/router/breaker.js';
 import { Coalesced } from '../../src/router/coalesced.js';
 import { createRouter } from '../../src/router/create-router.js';
@@ -124,6 +124,21 @@ test('the breaker opens after three failures in a row, for longer each time, and
   expect(breaker.isOpen).toBe(true);
   breaker.succeeded();
   expect(breaker.isOpen).toBe(false);
+});
+
+test('a clock that is set back by an hour makes nobody wait for an hour', () => {
+  vi.useFakeTimers({ toFake: ['Date', 'performance'] });
+  try {
+    const [breaker, store] = [new Breaker(), new TokenStore(1)];
+    for (let i = 0; i < 3; i++) breaker.failed();
+    store.recordUnknown('u', 1);
+    vi.setSystemTime(Date.now() - 3_600_000);
+    expect([breaker.isOpen, store.isUnknown('u')]).toEqual([true, true]);
+    vi.advanceTimersByTime(30_001);
+    expect([breaker.isOpen, store.isUnknown('u')]).toEqual([false, false]);
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 test('one question answers all who asked before it was sent, and nobody who asked after', async () => {
