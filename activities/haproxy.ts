@@ -226,7 +226,7 @@ export class WeightsWatch {
 }
 
 /**
- * Before a rollback takes green's tables away: nobody reads there through a HAProxy. None is asked where this run has never
+ * Before a rollback takes green's tables away: nobody reads there through a HAProxy, and no restart would lead there. None is asked where this run has never
  * led anybody there: one that does not answer, or is not known, would keep a run from its end for nothing.
  *
  * @throws VerdigrisError WeightsNotSet
@@ -240,7 +240,8 @@ export async function refuseReadsOnGreenOf(
   const route = await readRoute(blue, plan.name);
   if (route === undefined || (await isAsClaimed(blue, runId, route))) return;
   const setup = haproxiesOf(plan, environment);
-  if (setup !== undefined) await refuseReadsOnGreen(setup, shareReader(blue, plan.name));
+  if (setup === undefined) return;
+  for (const warning of await refuseReadsOnGreen(setup, shareReader(blue, plan.name))) tell(plan.name, warning);
 }
 
 /** Before blue is no longer kept current: nobody reads there, and no restart would lead there. @throws VerdigrisError WeightsNotSet */

@@ -18,21 +18,47 @@ export async function refuseAway(setup: Haproxies): Promise<void> {
 }
 
 /**
- * Nobody reads on green any more. A HAProxy that does not run leads nobody anywhere, and begins with the weights of its
- * configuration, which are blue's before a retirement.
+ * Nobody reads on green any more, and no restart of a HAProxy would lead there: before a retirement its configuration may
+ * have been made ready for green already. One that does not run leads nobody anywhere, and nobody can ask what it begins
+ * with.
  *
  * @param share says 0 %
- * @throws VerdigrisError WeightsNotSet, which names each that may still lead there
+ * @returns warnings: those that do not run
+ * @throws VerdigrisError WeightsNotSet, which names each that may still lead there, or would
  */
-export async function refuseReadsOnGreen(setup: Haproxies, share: ShareReader): Promise<void> {
+export async function refuseReadsOnGreen(setup: Haproxies, share: ShareReader): Promise<string[]> {
+  const warnings: string[] = [];
   await onAll(setup, async (instance, haproxy) => {
     try {
       await bring(setup, haproxy, share);
       const open = await instance.connectionsTo('green');
       if (open > 0) throw instance.failed(`still has ${open} connections to green`);
+      const why = whyNotBlueAlone(setup, await instance.servers());
+      if (why !== undefined) throw configuredForGreen(haproxy, why);
     } catch (error) {
       if (!isNotRunning(error)) throw error;
+      warnings.push(`HAProxy "${haproxy.connection}" does not run: see that its configuration leads to blue alone`);
     }
+  });
+  return warnings;
+}
+
+/** What would lead reads to green after a restart, or to nobody. */
+function whyNotBlueAlone({ servers: { blue, green } }: Haproxies, servers: readonly ShownServer[]): string | undefined {
+  const [onBlue, onGreen] = [servers.find(({ name }) => name === blue), servers.find(({ name }) => name === green)];
+  if (onGreen !== undefined && onGreen.configuredWeight > 0 && !onGreen.isDisabledByConfiguration)
+    return `its configuration gives the server "${green}" the weight ${onGreen.configuredWeight}`;
+  if (onBlue?.configuredWeight === 0) return `its configuration gives the server "${blue}" the weight 0`;
+  return undefined;
+}
+
+/** It can be mended while the rollback tries again; everything else is undone by then. */
+function configuredForGreen({ connection }: Haproxy, why: string): VerdigrisError {
+  return new VerdigrisError({
+    type: 'WeightsNotSet',
+    message: `HAProxy "${connection}" would not lead the reads to blue alone when it is restarted, and green gets no more rows: ${why}`,
+    nextStep: 'write "weight 200" for blue and "weight 0" for green into its configuration again, and reload it',
+    retryable: true,
   });
 }
 

@@ -2,9 +2,12 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { MockActivityEnvironment } from '@temporalio/testing';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { refuseReadsOnGreenOf } from '../../activities/haproxy.js';
 import { planSchema } from '../../src/plan/schema.js';
+import { closeSession, openSession } from '../../src/postgres/session.js';
 import { MIGRATION, until } from '../router/sides.js';
 import { findHaproxy, sideOf } from '../support/haproxy.js';
 import { HaproxyStages } from '../support/haproxy-stages.js';
@@ -136,6 +139,38 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
     });
     stages.one(1).kill('SIGCONT');
     await until(async () => (await stages.one(1).weights()) === '200/0', 10_000);
+  });
+
+  it("lets a rollback take green's tables away only when no restart of a HAProxy would lead there", async () => {
+    const plan = stages.planWith();
+    await stages.openStage(plan, 100);
+    await stages.readsToBlue(plan);
+    const session = await openSession(stages.sides.blue, { purpose: 'test' });
+    stages.closeLater(() => closeSession(session));
+    const leavesGreen = (): Promise<void> =>
+      new MockActivityEnvironment().run(() => refuseReadsOnGreenOf({ plan, runId: 'r' }, stages.environment, session));
+    await leavesGreen();
+    const before = stages.one(1).listen;
+    const [onGreen, onNobody] = [
+      before.replace('weight 200', 'weight 0').replace(/(server green .*) weight 0/, '$1 weight 200'),
+      before.replace('weight 200', 'weight 0'),
+    ];
+    stages.closeLater(async () => void (await Promise.resolve((stages.one(1).listen = before))));
+    for (const [listen, why] of [
+      [onGreen, 'the server "green" the weight 200'],
+      [onNobody, 'the server "blue" the weight 0'],
+    ] as const) {
+      stages.one(1).listen = listen;
+      await stages.one(1).restart();
+      await expect(leavesGreen()).rejects.toMatchObject({
+        type: 'WeightsNotSet',
+        what: expect.stringMatching(new RegExp(`^HAProxy "haproxy_2" would not lead .* ${why}$`)) as string,
+      });
+      expect(await stages.one(1).weights()).toBe('200/0');
+    }
+    stages.one(1).listen = before;
+    await stages.one(1).restart();
+    await leavesGreen();
   });
 
   it('is refused where the backend or a server has another name, before anything moves', async () => {
