@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { atLeast, atMost, isAtMost, lowerBound, neededSample, upperBound } from '../../src/gates/binomial.js';
 import { decideGate, failedMeasurement, worstOutcome, type GateDecision } from '../../src/gates/decide.js';
+import { Slices } from '../../src/gates/slices.js';
 import type { GateWindow, SideWindow } from '../../src/gates/window.js';
 import type { Gate } from '../../src/plan/schema.js';
 import { LATENCY_BUCKETS_MS } from '../../src/router/metrics-snapshot.js';
@@ -199,6 +200,45 @@ describe('quantiles', () => {
     expect(decide({ metric: 'p50', max: '20ms' }, { green: side(100, 0, (i) => (i % 4 === 0 ? 5 : 90)) }).outcome).toBe(
       'fail',
     );
+  });
+
+  describe('of an endpoint', () => {
+    const [fast, slow] = [(): number => 1, (): number => 2_000];
+    const none = side(0);
+    const quick = { green: side(2_000, 0, fast), blue: side(2_000, 0, fast), blueBefore: none };
+
+    /** A limit after 40 slices, in each of which one slow read of the second endpoint has come to green. */
+    const after40 = (blue: number, blueBefore: number, max = '250ms'): GateDecision['outcome'] => {
+      const stage = (reads: number, bluesToo: number): GateWindow => {
+        const export_ = { green: side(reads, 0, slow), blue: side(bluesToo), blueBefore: side(blueBefore) };
+        const share = { green: side(50 * reads, 0, fast), blue: side(50 * reads, 0, fast), blueBefore: none };
+        const all = {
+          green: side(51 * reads, 0, (i) => (i < reads ? slow() : fast())),
+          blue: side(50 * reads + bluesToo),
+          blueBefore: side(blueBefore),
+        };
+        return window({ ...all, endpoints: { list: share, export: export_, ping: quick } });
+      };
+      const slices = new Slices<GateWindow>(Array.from({ length: 40 }, () => stage(1, blue / 40)));
+      return decideGate(p99({ max }), { window: stage(40, blue), slices, lagMs: [] }).outcome;
+    };
+
+    test('that blue was never asked for, the time is nothing that green is blamed for', () => {
+      expect(after40(0, 0)).not.toBe('fail');
+      const endpoints = { a: quick, b: { green: side(40, 0, slow), blue: none, blueBefore: none } };
+      const green = side(2_040, 0, (i) => (i < 40 ? slow() : fast()));
+      // The sum may be blamed: here it keeps a larger limit.
+      expect(decide({ metric: 'p95', max: '250ms' }, { green, blue: side(2_000), endpoints }).outcome).toBe('pass');
+    });
+
+    test('that blue answers fast, beside or before, green is blamed by', () => {
+      expect(after40(400, 0)).toBe('fail');
+      expect(after40(0, 400)).toBe('fail');
+      const b = { green: side(40, 0, slow), blue: none, blueBefore: side(100) };
+      const green = side(2_040, 0, (i) => (i < 40 ? slow() : fast()));
+      const endpoints = { a: quick, b };
+      expect(decide({ metric: 'p95', max: '250ms' }, { green, blue: side(2_000), endpoints }).outcome).toBe('fail');
+    });
   });
 
   test('both limits must hold', () => {
