@@ -79,7 +79,8 @@ function appearedAfter(before: Lately['appeared'], from: RouterSnapshots, to: Ro
   const isRecent = ([, at]: readonly [string, string]): boolean => secondsBetween(at, to.at) <= REPLACES_SECONDS;
   const added = to.live
     .filter(({ instance }) => !known.has(instance))
-    .map(({ instance }) => [instance, to.at] as const);
+    // By its report: so it is never later than what it is last heard of.
+    .map(({ instance, ageSeconds }) => [instance, secondsBefore(to.at, ageSeconds)] as const);
   return Object.fromEntries([...Object.entries(before).filter(isRecent), ...added]);
 }
 
@@ -120,9 +121,34 @@ function withoutRouters({ lately, opened, now, atLeast = 0 }: Presence): string 
   const reporting = new Set(now.live.map(({ instance, metrics }) => metrics.name ?? instance)).size;
   if (reporting < atLeast) return `${reporting} of at least ${atLeast} instances of the application report`;
   const silent = silentSince(opened, now).filter(({ ageSeconds }) => ageSeconds <= HOLDS_SECONDS);
-  const successors = now.live.filter(({ instance }) => lately.appeared[instance] !== undefined);
-  if (silent.length <= successors.length) return undefined;
-  return `these instances of the application have gone silent within the last ${formatDuration(HOLDS_SECONDS * 1_000)}, ended or cut off, and no others have come: ${listed(silent.map(({ instance }) => instance))}`;
+  const last = withoutSuccessor(silent, lately.appeared, now.at);
+  const newcomers = now.live.filter(({ instance }) => lately.appeared[instance] !== undefined);
+  if (last.length <= newcomers.length) return undefined;
+  return `these instances of the application have gone silent within the last ${formatDuration(HOLDS_SECONDS * 1_000)}, ended or cut off, and no others have come: ${listed(last.map(({ instance }) => instance))}`;
+}
+
+/**
+ * Those for whom nobody came who has gone silent by now, too: a process that is killed again and again has another name
+ * each time, and only its last life is missing. Such a successor came later than the one before was last heard of: one that
+ * came earlier may have been any other's.
+ */
+function withoutSuccessor(
+  silent: readonly RouterSnapshot[],
+  appeared: Lately['appeared'],
+  at: string,
+): RouterSnapshot[] {
+  const successors = silent
+    .flatMap(({ instance }) => appeared[instance] ?? [])
+    .map((since) => secondsBetween(since, at))
+    .sort((a, b) => a - b);
+  // The youngest first: a successor of it is one of all that are older, too.
+  return [...silent]
+    .sort((a, b) => a.ageSeconds - b.ageSeconds)
+    .filter(({ ageSeconds }) => {
+      if ((successors[0] ?? Infinity) >= ageSeconds) return true;
+      successors.shift();
+      return false;
+    });
 }
 
 function silentSince(opened: RouterSnapshots, { at, stale }: RouterSnapshots): RouterSnapshot[] {
@@ -148,6 +174,10 @@ function withoutReads({ lately, window: { seconds, green, blue } }: Presence): s
 
 function secondsBetween(from: string, to: string): number {
   return (Date.parse(to) - Date.parse(from)) / 1_000;
+}
+
+function secondsBefore(at: string, seconds: number): string {
+  return new Date(Date.parse(at) - seconds * 1_000).toISOString();
 }
 
 function total(numbers: readonly number[]): number {

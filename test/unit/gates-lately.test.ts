@@ -215,6 +215,31 @@ describe('routers that go silent in a stage', () => {
     expect(stage.run(1_000, all(successors)).run(10, all(successors.slice(6))).hold).toContain('new-router-0');
   });
 
+  test('hold it by their last life alone where they are killed again and again, each time under another name', () => {
+    const stage = new SimulatedStage([...names, 'life-0']).run(60, all([...names, 'life-0']));
+    for (let life = 1; life <= 20; life++) {
+      // Dead for some seconds, until it is started again.
+      stage.run(10, all(names));
+      expect(stage.hold).toMatch(new RegExp(`no others have come: life-${life - 1}$`));
+      stage.run(50, all([...names, `life-${life}`]));
+      expect(stage.hold).toBeUndefined();
+    }
+    // One of the others is cut off meanwhile: nobody has come for it.
+    const nine = names.slice(1);
+    stage.run(10, all(nine)).run(50, all([...nine, 'life-21']));
+    expect(stage.hold).toContain('no others have come: ');
+  });
+
+  test('hold it also when those who came for some that ended well have been cut off together', () => {
+    const successors = names.map((name) => `new-${name}`);
+    const stage = new SimulatedStage(['one']).run(60, all(['one']));
+    stage.run(60, all(['one', ...successors])).run(10, all(['one']));
+    expect(stage.hold).toContain('new-router-0');
+    // One that came later has come for one of them.
+    expect(stage.run(10, all(['one', 'later'])).hold).toContain('new-router-0');
+    expect(stage.run(20, all(['one'])).hold).toContain('later');
+  });
+
   test('of which the plan asks for more than there are hold it as long as it is so', () => {
     const stage = new SimulatedStage(names, 10).run(300, all(names)).run(2_000, all(names.slice(1)));
     expect(stage.hold).toBe('9 of at least 10 instances of the application report');
