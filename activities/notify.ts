@@ -1,6 +1,6 @@
 import { linkUrl, signLink } from '../src/approval/link.js';
 import { approvalSigning } from '../src/approval/settings.js';
-import { bodyOf, type Link, type ToldRun } from '../src/notify/bodies.js';
+import { bodyOf, shortBodyOf, type Link, type ToldRun } from '../src/notify/bodies.js';
 import { deliver, DELIVERY_LIMITS, type Delivered } from '../src/notify/webhook.js';
 import { parseDuration } from '../src/plan/duration.js';
 import type { Notify } from '../src/plan/schema.js';
@@ -40,15 +40,27 @@ export function notifyActivities(dependencies: ActivityDependencies) {
         }
         const signs = signing !== undefined && 'secret' in signing;
         const makeLinks = signs ? linkMaker(ref, run, signing, (await temporalClock())()) : () => [];
-        const deliveries = notices.map((notice) => {
-          const links = makeLinks(notice);
-          return { key: `${executionId(run)}-${notice.sequence}`, body: bodyOf(target.form, run, notice, links) };
-        });
+        const messages = notices.map((notice) => ({
+          key: keyOf(run, notice),
+          body: bodyOf(target.form, run, notice, makeLinks(notice)),
+          short: shortBodyOf(target.form, run, notice),
+        }));
         const limits = { ...DELIVERY_LIMITS, giveUpAfterMs: forMs };
-        const delivered = await deliver(webhookOf(target.connection, environment), deliveries, limits, signal);
+        const webhook = webhookOf(target.connection, environment);
+        const { shortened = [], ...delivered } = await deliver(webhook, messages, limits, signal);
+        for (const { key, why } of shortened) {
+          const notice = notices.find((one) => keyOf(run, one) === key);
+          warnings.add(
+            `the webhook ${target.connection} has been told of notice ${notice?.sequence} (${notice?.event}) in a few words alone: sent whole, ${why}`,
+          );
+        }
         return warnings.size === 0 ? delivered : { ...delivered, warnings: [...warnings] };
       }),
   };
+}
+
+function keyOf(run: ToldRun, { sequence }: Notice): string {
+  return `${executionId(run)}-${sequence}`;
 }
 
 function asksForApproval({ event, waiting }: Notice): boolean {

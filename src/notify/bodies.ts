@@ -8,11 +8,13 @@ export interface Told {
   /** ISO 8601. */
   readonly at: string;
   readonly writesOn: string;
-  readonly waiting?: {
-    readonly answer?: string;
-    readonly evidence?: readonly string[];
-    readonly mayApprove?: readonly string[];
-  };
+  readonly waiting?:
+    | {
+        readonly answer?: string;
+        readonly evidence?: readonly string[];
+        readonly mayApprove?: readonly string[];
+      }
+    | undefined;
 }
 
 export interface ToldRun {
@@ -31,6 +33,12 @@ export interface Link {
 export function bodyOf(form: Notify['form'], run: ToldRun, notice: Told, links: readonly Link[]): string {
   if (form === 'json') return JSON.stringify({ version: 1, run, ...notice, ...(links.length === 0 ? {} : { links }) });
   return JSON.stringify({ text: slackText(run, notice, links) });
+}
+
+/** The same of a notice whose text a receiver has refused: nothing that is long, and no SQL, command or address. */
+export function shortBodyOf(form: Notify['form'], run: ToldRun, notice: Told): string {
+  const text = 'what this notice says was refused here: `verdigris status` shows it';
+  return bodyOf(form, run, { ...notice, text, waiting: undefined }, []);
 }
 
 /** Lines for a channel. A link that is made out to one person is not shown to all who read there. */

@@ -8,6 +8,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { refuseReadsOnGreenOf } from '../../activities/haproxy.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { closeSession, openSession } from '../../src/postgres/session.js';
+import { databasesOf } from '../../src/worker/connections.js';
 import { MIGRATION, until } from '../router/sides.js';
 import { findHaproxy, sideOf } from '../support/haproxy.js';
 import { HaproxyStages } from '../support/haproxy-stages.js';
@@ -145,7 +146,7 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
     const plan = stages.planWith();
     await stages.openStage(plan, 100);
     await stages.readsToBlue(plan);
-    const session = await openSession(stages.sides.blue, { purpose: 'test' });
+    const session = await openSession(databasesOf(plan, stages.environment).blue, { purpose: 'test' });
     stages.closeLater(() => closeSession(session));
     const leavesGreen = (): Promise<void> =>
       new MockActivityEnvironment().run(() => refuseReadsOnGreenOf({ plan, runId: 'r' }, stages.environment, session));

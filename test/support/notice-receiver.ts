@@ -18,6 +18,8 @@ export class NoticeReceiver {
   readonly requests: Request[] = [];
   /** How the next requests are answered; 200 when nothing is left. */
   readonly answers: (number | 'hang')[] = [];
+  /** Bodies that it answers otherwise than `answers` say. */
+  refuses: (body: string) => number | undefined = () => undefined;
   url = '';
   readonly #server: Server;
 
@@ -47,7 +49,7 @@ export class NoticeReceiver {
       signature: String(headers['x-verdigris-signature']),
       body,
     });
-    const answer = this.answers.shift() ?? 200;
+    const answer = this.refuses(body) ?? this.answers.shift() ?? 200;
     if (answer === 'hang') return;
     response.writeHead(answer, answer === 302 ? { location: '/elsewhere' } : {}).end('ignored');
   }

@@ -258,6 +258,41 @@ describe('a delivery', () => {
     expect(receiver.requests[0]?.signature).toBe('undefined');
   });
 
+  it('that is refused for what it says is sent in a few words, and those behind it are sent', async () => {
+    const receiver = await NoticeReceiver.start();
+    receiver.refuses = (body) => (body.includes('DROP TABLE') ? 413 : undefined);
+    const { notify } = notifyActivities({ environment: { VERDIGRIS_CONNECTION_HOOK: receiver.url }, redact: String });
+    const run = { name: 'shop', workflowId: 'verdigris/shop', runId: 'r1' };
+    const common = { at: '2026-11-29T22:00:00.000Z', phase: 'traffic', writesOn: 'blue', greenReadPercent: 0 };
+    const more = { ...common, lagSeconds: null, lagAt: null, rollbackSafe: true };
+    const waiting = { for: 'resume', why: 'DROP TABLE a', since: common.at } as const;
+    const notices: Notice[] = [
+      { ...more, sequence: 1, event: 'held', text: 'held: DDL on blue: DROP TABLE a', waiting },
+      { ...more, sequence: 2, event: 'approval', text: 'approval before writes move' },
+    ];
+    const plan = planSchema.parse({ name: 'shop', blue: { connection: 'b' }, green: { connection: 'g' } });
+    const target = { connection: 'hook', form: 'json' as const };
+    const answer = await new MockActivityEnvironment().run(() => notify({ plan, runId: 'r1' }, run, target, notices));
+    expect(answer).toEqual({
+      ...{ undelivered: 0, why: '' },
+      warnings: ['the webhook hook has been told of notice 1 (held) in a few words alone: sent whole, it answers 413'],
+    });
+    const bodies = receiver.requests.map(({ body }) => JSON.parse(body) as Notice);
+    expect(bodies.map(({ sequence }) => sequence)).toEqual([1, 1, 1, 2]);
+    expect(bodies[2]).toMatchObject({ event: 'held', text: expect.stringContaining('`verdigris status`') as string });
+    expect(new Set(receiver.requests.slice(0, 3).map(({ key }) => key)).size).toBe(1);
+  });
+
+  it('that is refused in a few words, too, stays first in its line: such a receiver takes nothing', async () => {
+    const receiver = await NoticeReceiver.start();
+    receiver.refuses = () => 403;
+    const messages = TWO_DELIVERIES.map((one) => ({ ...one, short: '{}' }));
+    const limits = { ...QUICK, giveUpAfterMs: 300 };
+    expect(await deliver({ url: receiver.url, secret: null }, messages, limits, never)).toEqual({
+      ...{ undelivered: 2, why: 'it answers 403' },
+    });
+  });
+
   it('to nobody is given up too', async () => {
     const receiver = await NoticeReceiver.start();
     receiver.close();
