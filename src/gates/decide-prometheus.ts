@@ -12,6 +12,7 @@ import type { PrometheusAnswer } from './prometheus-query.js';
 import { count, inconclusive, judgeShare, type ShareVerdict } from './share.js';
 import { Slices } from './slices.js';
 import { countedAfter, countOf, judgedCounts, type StageCounted } from './stage-counts.js';
+import { GrowingCounts } from './growing-counts.js';
 import { sumOf, type Counters } from './stage-parts.js';
 
 /** Answers `prometheus` from what has been measured. */
@@ -22,7 +23,7 @@ export function decidePrometheus(gate: PrometheusGate, series: PrometheusSeries)
   const trouble = troubleIn(gate, now, blueBefore);
   if (trouble !== undefined) return trouble;
   if (gate.requests === undefined) return decideValue(gate, series);
-  if (now.opening === undefined) return decideCounts(gate, series, now, piecesOf(gate, measured));
+  if (now.opening === undefined) return decideOverWindow(gate, series, now);
   return troubleAtOpening(now.opening) ?? decideSinceOpening(gate, series, now.opening);
 }
 
@@ -48,6 +49,19 @@ function troubleIn(
     return inconclusive(answer === blue ? `on blue, which green is compared with: ${answer.why}` : answer.why);
   }
   return undefined;
+}
+
+/**
+ * Counts over the time since the stage opened, as Prometheus says them. Of two of them that answer in turns, one may know
+ * less: so the answer before, where there is one, has to pass as well.
+ */
+function decideOverWindow(gate: PrometheusGate, series: PrometheusSeries, now: PrometheusMeasurement): ShareVerdict {
+  const pieces = piecesOf(gate, series.measured);
+  const verdict = decideCounts(gate, series, now, pieces);
+  const before = series.measured.at(-2);
+  if (verdict.outcome !== 'pass' || before === undefined) return verdict;
+  if (decideCounts(gate, series, before, pieces).outcome === 'pass') return verdict;
+  return inconclusive(`${verdict.because}; it passes when two answers in a row say so`);
 }
 
 /** Without the counts of the opening, what was counted before would be taken for the stage's. */
@@ -191,9 +205,6 @@ function blueUnseen({ blue, blueRequests }: PrometheusMeasurement): ShareVerdict
   return inconclusive(onBlue('the query counts what there were no requests for'));
 }
 
-/** With fewer requests than this part of those before, Prometheus has begun anew, or its targets have. */
-const PART_THAT_FELL = 1 / 2;
-
 type PiecesBy = (isBeside: boolean) => Pieces<Piece>;
 
 /** The pieces of a series, cut when they are asked for: what is made of them is not made again. */
@@ -212,22 +223,18 @@ function piecesOf(gate: PrometheusGate, series: readonly PrometheusMeasurement[]
  * was added. One that is far below begins anew.
  */
 function cut(gate: PrometheusGate, series: readonly PrometheusMeasurement[], isBeside: boolean): Pieces<Piece> {
-  let green: Counted = { hits: 0, of: 0 };
-  let blue: Counted = { hits: 0, of: 0 };
+  const [green, blue] = [new GrowingCounts(), new GrowingCounts()];
   const slices = new Slices<Piece>();
   let piece = NOTHING;
   let answers = 0;
   for (const measured of series) {
-    const [ofGreen, ofBlue] = [
-      grownFrom(green, measured.green, measured.requests),
-      grownFrom(blue, measured.blue, measured.blueRequests),
-    ];
+    const ofGreen = green.added(measured.green, measured.requests);
+    const ofBlue = blue.added(measured.blue, measured.blueRequests);
     piece = {
-      ...{ surely: piece.surely + ofGreen.added.hits, of: piece.of + ofGreen.added.of },
-      ...{ blueHits: piece.blueHits + ofBlue.added.hits, blueOf: piece.blueOf + ofBlue.added.of },
+      ...{ surely: piece.surely + ofGreen.hits, of: piece.of + ofGreen.of },
+      ...{ blueHits: piece.blueHits + ofBlue.hits, blueOf: piece.blueOf + ofBlue.of },
     };
     answers += 1;
-    [green, blue] = [ofGreen.now, ofBlue.now];
     const isHalf = isBeside && (piece.of === 0) !== (piece.blueOf === 0);
     if (isHalf && answers < ANSWERS_OF_A_PIECE) continue;
     slices.append(piece);
@@ -240,28 +247,6 @@ function cut(gate: PrometheusGate, series: readonly PrometheusMeasurement[], isB
 const NOTHING: Piece = { surely: 0, of: 0, blueHits: 0, blueOf: 0 };
 /** Prometheus reads the two sides at different moments, a minute apart at most: a piece has what was added to both. */
 const ANSWERS_OF_A_PIECE = 12;
-
-interface Counted {
-  readonly hits: number;
-  readonly of: number;
-}
-
-/** What a side has counted by now, and what of that was added. */
-function grownFrom(
-  before: Counted,
-  hits: PrometheusAnswer | undefined,
-  requests: PrometheusAnswer | undefined,
-): { readonly now: Counted; readonly added: Counted } {
-  const whole = (answer: PrometheusAnswer | undefined): number => Math.max(0, Math.floor(valueOf(answer) ?? 0));
-  const told = { hits: whole(hits), of: whole(requests) };
-  // Since when it counts anew is not known, so what it has counted so far is of no moment.
-  if (valueOf(requests) !== undefined && told.of < before.of * PART_THAT_FELL) {
-    return { now: told, added: { hits: 0, of: 0 } };
-  }
-  const now = { hits: Math.max(before.hits, told.hits), of: Math.max(before.of, told.of) };
-  const of = now.of - before.of;
-  return { now, added: { of, hits: Math.min(of, now.hits - before.hits) } };
-}
 
 /**
  * A number without a sample behind it. One sample that is beyond the limit stays in the answers until the next one is taken, and

@@ -361,6 +361,39 @@ describe('counts of Prometheus, which grow from answer to answer', () => {
   });
 });
 
+describe('two Prometheus that answer in turns, of which one knows the last minutes alone', () => {
+  const gate: Gate = {
+    metric: 'prometheus',
+    ...{ name: 'failed', connection: 'prometheus', max: 0.001 },
+    ...{ query: 'increase(failed[{{window}}])', requests: 'increase(all[{{window}}])' },
+  };
+  const value = (of: number) => ({ kind: 'value', value: of }) as const;
+
+  /** Answers every five seconds, 125 requests apart: one has known 30,000 and errors, the other 11,000 and none. */
+  const said = (
+    answers: number,
+    errors: (answer: number) => number,
+    whose = (answer: number): 'first' | 'second' => (answer % 2 === 0 ? 'first' : 'second'),
+  ): string => {
+    const measured = Array.from({ length: answers }, (_, i) => {
+      const isFirst = whose(i) === 'first';
+      const failed = errors(i) + (isFirst ? 50 : 0);
+      return { green: value(failed), requests: value((isFirst ? 30_000 : 11_000) + 125 * i), query: 'q' };
+    });
+    return decideGate(gate, { window: window({}), lagMs: [], prometheus: new Map([[gate, { measured }]]) }).outcome;
+  };
+
+  test('are not one that grows again and again, and the one that knows less does not pass it', () => {
+    for (let answers = 1; answers <= 60; answers++) expect(said(answers, () => 0)).toBe('inconclusive');
+    const inPairs = (answer: number): 'first' | 'second' => (answer % 5 < 2 ? 'first' : 'second');
+    for (let answers = 1; answers <= 60; answers++) expect(said(answers, () => 0, inPairs)).not.toBe('fail');
+  });
+
+  test('show a green that is bad all the same', () => {
+    expect(said(60, (answer) => 5 * answer)).toBe('fail');
+  });
+});
+
 describe('what is not a measurement never passes and never fails', () => {
   const good = side(10_000);
   const flawed: [string, Partial<GateWindow>][] = [
