@@ -5,6 +5,7 @@ import { bring, bringAll } from '../src/haproxy/bring.js';
 import { haproxiesOf } from '../src/haproxy/from-plan.js';
 import type { Haproxies, Haproxy } from '../src/haproxy/haproxy.js';
 import { refuseAway, refuseReadsOnBlue, refuseReadsOnGreen } from '../src/haproxy/reads-on.js';
+import { setByOthers } from '../src/haproxy/set-by-others.js';
 import { shareReader, shareReaderOf } from '../src/haproxy/share.js';
 import { startedAnew } from '../src/haproxy/started-anew.js';
 import { bringOrWarn } from '../src/haproxy/take-back.js';
@@ -201,9 +202,13 @@ export class WeightsWatch {
             ...watching(signal),
           });
           const reset = await bringAll(setup, shareReader(this.#session, migration));
-          this.#why = undefined;
-          if (reset.length > 0)
-            log.warn(`HAProxy ${reset.join(', ')} had other weights, and has got them again`, { migration });
+          const contested = setByOthers(setup, reset);
+          this.#why = contested.length === 0 ? undefined : contestedBy(contested);
+          if (this.#why !== undefined && this.#why !== before) log.warn(this.#why, { migration });
+          if (this.#why === undefined && reset.length > 0) {
+            const names = reset.map(({ connection }) => connection).join(', ');
+            log.warn(`HAProxy ${names} had other weights, and has got them again`, { migration });
+          }
         } catch (error) {
           this.#why = reasonOf(error);
           if (this.#why !== before) log.warn(this.#why, { migration });
@@ -223,6 +228,10 @@ export class WeightsWatch {
     this.#session = undefined;
     if (session !== undefined) await closeSession(session);
   }
+}
+
+function contestedBy(connections: readonly string[]): string {
+  return `somebody else sets the weights of ${connections.map(nameOf).join(', ')} again and again, an agent-check perhaps: the share is in force for a part of the time alone`;
 }
 
 /**

@@ -12,6 +12,14 @@ export interface Brought {
   readonly percent: number;
   /** It had other weights before: it is told for the first time, or it has been restarted since. */
   readonly wasOther: boolean;
+  /** Of the share: see Share. */
+  readonly stamp: string;
+}
+
+/** One that had other weights than those of the share in force. */
+export interface HadOthers {
+  readonly connection: string;
+  readonly stamp: string;
 }
 
 /**
@@ -33,26 +41,24 @@ export async function bring(setup: Haproxies, haproxy: Haproxy, share: ShareRead
     wasOther ||= done === 'set';
     if ((await share()).stamp !== stamp) continue;
     if (percent === 0 && setup.openConnections === 'cut') await instance.cut('green');
-    return { percent, wasOther };
+    return { percent, wasOther, stamp };
   }
 }
 
 /**
  * All of them, beside each other: one that is slow or out of reach keeps no other waiting.
  *
- * @returns the names of those that had other weights
+ * @returns those that had other weights
  * @throws VerdigrisError WeightsNotSet, which names each that has not got there
  */
-export async function bringAll(setup: Haproxies, share: ShareReader): Promise<string[]> {
+export async function bringAll(setup: Haproxies, share: ShareReader): Promise<HadOthers[]> {
   const results = await Promise.allSettled(setup.instances.map((haproxy) => bring(setup, haproxy, share)));
   const reasons = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []));
   if (reasons.length > 0) throw notAll(reasons);
-  return setup.instances
-    .filter((_, i) => {
-      const result = results[i];
-      return result?.status === 'fulfilled' && result.value.wasOther;
-    })
-    .map(({ connection }) => connection);
+  return setup.instances.flatMap(({ connection }, i) => {
+    const result = results[i];
+    return result?.status === 'fulfilled' && result.value.wasOther ? [{ connection, stamp: result.value.stamp }] : [];
+  });
 }
 
 /** One error for several: what each has said. */

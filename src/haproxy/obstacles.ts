@@ -158,6 +158,7 @@ function* ofBoth(setup: Haproxies, { servers, statistics }: Backend, reaches100:
       );
     }
     yield* ofWeights(setup, side, server);
+    yield* ofAgent(side, server);
     yield* ofHealth(side, server, counted.status);
   }
   if (!reaches100 || statistics.some(({ isBackup, name }) => isBackup && name !== setup.servers.green)) return;
@@ -196,6 +197,17 @@ function* ofWeights({ backend }: Haproxies, side: Side, server: ShownServer): Ge
       side,
     );
   }
+}
+
+/** Its answers may set the weight each time, and then the watch of a stage holds it. */
+function* ofAgent(side: Side, { name, hasAgent }: ShownServer): Generator<Obstacle> {
+  if (!hasAgent) return;
+  yield warning(
+    'haproxy-agent',
+    `the server "${name}" has an agent: where that answers with a percentage, it sets the weight again and again, and no stage passes`,
+    'take "agent-check" off its line, or let the agent answer without a percentage',
+    side,
+  );
 }
 
 function* ofHealth(side: Side, { name, isUp, isHeld }: ShownServer, status: string): Generator<Obstacle> {

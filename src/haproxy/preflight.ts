@@ -18,6 +18,7 @@ export const HAPROXY_CHECKS = [
   'haproxy-servers',
   'haproxy-weights',
   'haproxy-restart',
+  'haproxy-agent',
   'haproxy-health',
   'haproxy-fallback',
   'haproxy-reach',

@@ -16,6 +16,8 @@ export interface ShownServer {
   readonly isHeld: boolean;
   /** Its line in the configuration says `disabled`: held after every restart, whatever it is now. */
   readonly isDisabledByConfiguration: boolean;
+  /** An agent (`agent-check`) is asked, whose answers may set the weight. */
+  readonly hasAgent: boolean;
   /** Undefined for a name that is not resolved, and for a Unix socket. */
   readonly address: { readonly host: string; readonly port: number } | undefined;
 }
@@ -45,6 +47,9 @@ const TAKES_CONNECTIONS = ['1', '2'];
 const HELD = 1 | 2 | 8 | 16 | 32;
 const DISABLED = 4;
 
+/** In `srv_agent_state`: there is an agent (2), and it is asked (4). */
+const AGENT = 2 | 4;
+
 export function serversOf(text: string): ShownServer[] {
   return rowsOf(text, ' ').map((row) => {
     const [host, port] = [row('srv_addr'), Number(row('srv_port'))];
@@ -56,6 +61,7 @@ export function serversOf(text: string): ShownServer[] {
       isUp: TAKES_CONNECTIONS.includes(row('srv_op_state')),
       isHeld: (Number(row('srv_admin_state')) & HELD) !== 0,
       isDisabledByConfiguration: (Number(row('srv_admin_state')) & DISABLED) !== 0,
+      hasAgent: (Number(row('srv_agent_state')) & AGENT) === AGENT,
       address: isAddress ? { host, port } : undefined,
     };
   });

@@ -194,6 +194,11 @@ describe.skipIf(!isThere)('the preflight of HAProxy', () => {
     expect(await findings()).toEqual(['error haproxy-reach green']);
   });
 
+  it('warns of an agent, which may set the weights', async () => {
+    await configured(right.replace(/server green .*/, '$& agent-check agent-port 1 agent-inter 2s'));
+    expect(await findings()).toEqual(['warning haproxy-agent green']);
+  });
+
   describe('before blue is left as it is', () => {
     const green100 = (): Promise<{ percent: number; stamp: string }> => Promise.resolve({ percent: 100, stamp: '2/1' });
     const onGreen = (): string => `  server green 127.0.0.1:${green.port} weight 200\n`;

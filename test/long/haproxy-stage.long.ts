@@ -63,6 +63,29 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
     await stages.one(1).restart();
   });
 
+  it('does not pass while somebody else sets the weights again and again', async () => {
+    const plan = stages.planWith();
+    await stages.openStage(plan, 50);
+    const agent = setInterval(() => {
+      void stages
+        .one(1)
+        .ask('set server reads/blue weight 200;set server reads/green weight 0')
+        .catch(() => undefined);
+    }, 600);
+    stages.closeLater(() => Promise.resolve(clearInterval(agent)));
+    const context = new MockActivityEnvironment();
+    const ended = stages.watchGates(plan, 50, context).catch(String);
+    await sleep(3_000);
+    context.cancel();
+    await ended;
+    const { outcome, evidence } = await stages.judgeStage(plan, 50);
+    expect(outcome).toBe('inconclusive');
+    expect(evidence.at(-1)).toMatchObject({
+      metric: 'haproxy',
+      because: expect.stringContaining('somebody else sets the weights of HAProxy "haproxy_2" again') as string,
+    });
+  });
+
   it('does not count while green takes no connections there', async () => {
     const plan = stages.planWith();
     await stages.openStage(plan, 50);
@@ -258,7 +281,7 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
         if (answer === undefined) throw new Error('nothing to answer');
         return answer();
       };
-      expect(await bring(setup, haproxy, share)).toEqual({ percent: 0, wasOther: false });
+      expect(await bring(setup, haproxy, share)).toEqual({ percent: 0, wasOther: false, stamp: 'after' });
       expect(proxy.commands.filter((command) => command.startsWith('set'))).toEqual([]);
       expect(asked).toBeGreaterThan(2);
     });
