@@ -122,7 +122,7 @@ export class StageMeasurements {
     const { signal } = this.#stop;
     this.#sessions = new SourceSessions(work.databases, signal);
     const common = { keep: KEPT, silentAfterMs: SILENT_AFTER_MS, signal };
-    const readRouters = routerReader(plan, environment, baseline.sample, signal, blueNow);
+    const readRouters = routerReader(plan, environment, this.#sliceFrom, signal, blueNow);
     this.#routers = new Repeated({
       ...{ ...common, keep: 1, everyMs: ROUTERS_EVERY_MS },
       measure: this.#sessions.asking('gates', readRouters),

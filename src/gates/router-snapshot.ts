@@ -16,6 +16,9 @@ export interface RouterSnapshot {
   /** How long ago it was written, by the database's clock. */
   readonly ageSeconds: number;
   readonly metrics: RouterMetrics;
+  /** Of a metrics page whose process was restarted in the stage: its name, and how often it was. */
+  readonly page?: string;
+  readonly restarts?: number;
 }
 
 /** The routers of a migration at one time. Plain data, fit for storage. */

@@ -163,7 +163,8 @@ function sumMirroredEndpoints(
   return Object.fromEntries(names.map((name) => [name, sumMirrored(all.flatMap((one) => one[name] ?? []))]));
 }
 
-function hasFallen(now: RouterMetrics, before: RouterMetrics): boolean {
+/** Whether these can't be later counters of the same process. */
+export function hasFallen(now: RouterMetrics, before: RouterMetrics): boolean {
   const later = flat(now);
   return flat(before).some((value, index) => value > (later[index] ?? 0));
 }

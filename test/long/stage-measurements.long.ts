@@ -1,11 +1,12 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { StageEvidence } from '../../activities/stage-measurements.js';
 import type { Verdict } from '../../activities/stage-verdict.js';
+import type { GateWindow } from '../../src/gates/window.js';
 import type { Plan } from '../../src/plan/schema.js';
 import { until } from '../router/sides.js';
 import { MeasuredStages, said } from '../support/measured-stages.js';
 import { StageByActivities } from '../support/stage-by-activities.js';
-import { planWith, RISE, StageSources, type Answers, type RouterPage } from '../support/stage-sources.js';
+import { planWith, RISE, RouterPage, StageSources, type Answers } from '../support/stage-sources.js';
 
 let sources: StageSources;
 let answers: Answers;
@@ -64,6 +65,29 @@ describe('the measurements of a stage', () => {
       outcome: 'inconclusive',
       because: 'no router has reported within the last seconds',
     });
+    await router.reads(0, 0);
+  });
+
+  test('go on with what a process behind a page had counted before it was restarted, at another worker, too', async () => {
+    const plan = planWith({ gates: [{ metric: 'errorRate', max: 0.001 }] });
+    const baseline = await measured.opening();
+    const measurements = await measured.measure(plan, baseline);
+    const counted = ({ window }: { window: GateWindow }): number[] => [window.green.requests, window.green.errors];
+    await router.reads(6_000, 5);
+    await until(() => counted(measurements.input())[0] === 6_000);
+    const restarted = new RouterPage(router.page);
+    await restarted.follows(1, 1);
+    await restarted.reads(50, 1);
+    await until(() => counted(measurements.input())[0] === 6_050);
+    expect(counted(measurements.input())).toEqual([6_050, 6]);
+    expect(said(plan, measurements).outcome).not.toBe('pass');
+
+    await until(() => (measurements.input(), measurements.newEvidence() !== undefined), 10_000);
+    const stored = JSON.parse(JSON.stringify(measurements.evidence())) as StageEvidence;
+    const other = await measured.measure(plan, baseline, stored);
+    await restarted.reads(10_000, 0);
+    await until(() => counted(other.input())[0] === 16_050);
+    expect(counted(other.input())).toEqual([16_050, 6]);
     await router.reads(0, 0);
   });
 

@@ -1,4 +1,5 @@
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
+import { livesAfter } from '../../src/gates/page-lives.js';
 import { isRouterMetrics, type RouterSnapshot, type RouterSnapshots } from '../../src/gates/router-snapshot.js';
 import { sampleOf } from '../../src/gates/router-source.js';
 import { windowBetween } from '../../src/gates/window.js';
@@ -44,6 +45,59 @@ test('an instance that is new, or was restarted under its old name, counts from 
     sample('30', [snapshot('a', metrics(5)), snapshot('c', metrics(7))]),
   );
   expect(window.green.requests).toBe(12);
+});
+
+describe('a metrics page whose process is restarted in a stage', () => {
+  const opened = sample('00', [snapshot('a', metrics(100, 1)), snapshot('b', metrics(10))]);
+  const looks = (pages: readonly RouterSnapshot[][]): RouterSnapshots =>
+    pages.reduce((last, live, i) => livesAfter(last, sample(String(10 + i), live)), opened);
+
+  test('has counted what it had before, errors too, however much it counts afterwards', () => {
+    const [b, before] = [snapshot('b', metrics(10)), snapshot('a', metrics(105, 6))];
+    const restarted = looks([
+      [before, b],
+      [snapshot('a', metrics(2, 0, 0)), b],
+      [snapshot('a', metrics(7, 1, 0)), b],
+    ]);
+    expect(windowBetween(opened, restarted)).toMatchObject({ green: { requests: 12, errors: 6 }, liveInstances: 2 });
+    // It has outgrown what it was at the opening.
+    const later = livesAfter(restarted, sample('50', [snapshot('a', metrics(700, 1, 0)), b]));
+    expect(windowBetween(opened, later)).toMatchObject({ green: { requests: 705, errors: 6 } });
+    expect(later.stale).toMatchObject([{ instance: 'a', metrics: { ended: true } }]);
+    // A worker that takes over has it from what is kept.
+    const kept = JSON.parse(JSON.stringify(later)) as RouterSnapshots;
+    const again = livesAfter(kept, sample('51', [snapshot('a', metrics(3, 0, 0)), b]));
+    expect(windowBetween(opened, again).green).toMatchObject({ requests: 708, errors: 6 });
+    expect(windowBetween(later, again).green).toMatchObject({ requests: 3, errors: 0 });
+    expect(again.live.map(({ instance }) => instance)).toEqual(['a (restarted 2x)', 'b']);
+  });
+
+  test('keeps what it has said last while it is away', () => {
+    const b = snapshot('b', metrics(10));
+    const away = looks([[snapshot('a', metrics(105, 1)), b], [snapshot('a', metrics(2, 0, 0)), b], [b]]);
+    expect(windowBetween(opened, away).green.requests).toBe(7);
+    expect(away.stale.map(({ instance, metrics: { ended } }) => [instance, ended])).toEqual([
+      ['a (restarted 1x)', undefined],
+      ['a', true],
+    ]);
+    const back = livesAfter(away, sample('50', [snapshot('a', metrics(4, 0, 0)), b]));
+    expect(windowBetween(opened, back).green.requests).toBe(9);
+  });
+
+  test('is no restart where a part of several processes has gone: the others were counted already', () => {
+    const [before, after] = [snapshot('a', metrics(9_000, 1)), snapshot('a', metrics(8_000, 1))];
+    const cluster = looks([[before], [after]]);
+    expect(windowBetween(opened, cluster).green.requests).toBe(7_900);
+    expect(cluster.live.map(({ instance }) => instance)).toEqual(['a']);
+  });
+
+  test('again and again shows nothing: several processes may be behind one address', () => {
+    const inTurns = Array.from({ length: 60 }, (_, i) => [snapshot('a', metrics(i % 2 === 0 ? 50 : 5_000))]);
+    expect(looks(inTurns.slice(0, 10)).unreachable).toEqual([]);
+    expect(looks(inTurns).unreachable).toEqual([
+      expect.stringMatching(/^the counters of a have fallen more than 20 times .* several are behind one address$/),
+    ]);
+  });
 });
 
 test('what an instance counted before it ended is not lost, and it is named', () => {
