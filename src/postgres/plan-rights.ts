@@ -5,7 +5,7 @@ import { findTable, type ChangedTable } from './migrate/changed-table.js';
 import { objectsUsed, type UsedObject } from './migrate/expression-reads.js';
 import type { TableWork, Work } from './migrate/plan-work.js';
 import { inTransaction, type Session } from './session.js';
-import { sqlState } from './sqlstate.js';
+import { isUnknownName, sqlState } from './sqlstate.js';
 
 /*
  * What the plan makes needs rights that nobody has needed before, so that to compare those of blue and green does not tell
@@ -17,7 +17,7 @@ import { sqlState } from './sqlstate.js';
 export interface PlanRight {
   readonly table: string;
   readonly role: string;
-  /** `write`: what its trigger uses. `read`: a new column, where the role may read all others. */
+  /** `write`: what its trigger uses. `read`: a new column, where the role may read all others; perhaps it is not to. */
   readonly to: 'write' | 'read';
   /** The statements that give it. */
   readonly grants: readonly string[];
@@ -70,13 +70,18 @@ async function unreadable(session: Session, roles: readonly string[], work: Tabl
   }));
 }
 
+/** A right on a table is none where its schema is shut. */
+function mayUse(relation: string): string {
+  return `has_schema_privilege(role.name, (SELECT relnamespace FROM pg_class WHERE oid = ${relation}), 'USAGE')`;
+}
+
 const UNREADABLE = `
 SELECT role.name AS role, array_agg(added.name ORDER BY added.place) AS columns
   FROM (SELECT to_regclass($1)::oid AS oid) c
  CROSS JOIN unnest($2::text[]) AS role (name)
  CROSS JOIN unnest($3::text[]) WITH ORDINALITY AS added (name, place)
   LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = added.name
- WHERE NOT has_table_privilege(role.name, c.oid, 'SELECT') AND has_any_column_privilege(role.name, c.oid, 'SELECT')
+ WHERE ${mayUse('c.oid')} AND NOT has_table_privilege(role.name, c.oid, 'SELECT') AND has_any_column_privilege(role.name, c.oid, 'SELECT')
    AND (a.attnum IS NULL OR NOT has_column_privilege(role.name, c.oid, a.attnum, 'SELECT'))
    AND NOT EXISTS (SELECT FROM pg_attribute old
                     WHERE old.attrelid = c.oid AND old.attnum > 0 AND NOT old.attisdropped AND old.attname <> ALL ($3)
@@ -122,8 +127,9 @@ lacking AS (
          ARRAY(SELECT s FROM unnest($3::text[]) s WHERE NOT has_schema_privilege(role.name, s, 'USAGE')) AS schemas,
          ARRAY(SELECT f::regprocedure::text FROM unnest($4::oid[]) f WHERE NOT has_function_privilege(role.name, f, 'EXECUTE')) AS functions
     FROM unnest($2::text[]) AS role (name)
-   WHERE EXISTS (SELECT FROM written w WHERE has_any_column_privilege(role.name, w.oid, 'INSERT')
-                                          OR has_any_column_privilege(role.name, w.oid, 'UPDATE')))
+   WHERE EXISTS (SELECT FROM written w
+                  WHERE ${mayUse('w.oid')} AND (has_any_column_privilege(role.name, w.oid, 'INSERT')
+                                             OR has_any_column_privilege(role.name, w.oid, 'UPDATE'))))
 SELECT role, schemas, functions FROM lacking WHERE schemas <> '{}' OR functions <> '{}' ORDER BY 1`;
 
 interface Used extends UsedObject {
@@ -149,7 +155,7 @@ async function usedByTrigger(session: Session, work: TableWork, { info, searchPa
       );
     } catch (error) {
       // Told by the trial of the plan, in better words; or it needs what the run is yet to make.
-      if (!(sqlState(error) ?? '').startsWith('42')) throw error;
+      if (!isUnknownName(error) && !(sqlState(error) ?? '').startsWith('42')) throw error;
     }
   }
   return used;

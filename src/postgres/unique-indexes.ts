@@ -10,7 +10,7 @@ export async function readUniqueIndexes(session: Session): Promise<ReadonlyMap<s
        JOIN pg_class i ON i.oid = x.indexrelid
        JOIN pg_class c ON c.oid = x.indrelid
        JOIN pg_namespace n ON n.oid = c.relnamespace
-      WHERE x.indisunique AND ${USER_SCHEMA}
+      WHERE x.indisunique AND x.indisvalid AND ${USER_SCHEMA}
       GROUP BY 1, 2`,
   );
   return new Map(rows.map((row) => [formatTableName(row), row.indexes]));

@@ -93,13 +93,16 @@ it('what the trigger of the plan uses must be usable for whoever may write the t
     CREATE FUNCTION hidden.lower_a(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower($1)';
     REVOKE EXECUTE ON FUNCTION hidden.lower_a(text) FROM PUBLIC;
     CREATE TABLE hidden.orders (id int, status text, title text); CREATE VIEW public.written AS SELECT * FROM hidden.orders;
-    CREATE TABLE hidden.only_read (id int, status text)`;
-  const grants = `GRANT INSERT ON public.written TO ${ident(role)}; GRANT SELECT ON hidden.only_read TO ${ident(role)}`;
+    CREATE TABLE hidden.only_read (id int, status text); CREATE TABLE hidden.shut (id int, status text)`;
+  // A right on a table is none as long as its schema is shut.
+  const grants = `GRANT INSERT ON public.written, hidden.shut TO ${ident(role)};
+                  GRANT SELECT ON hidden.only_read TO ${ident(role)}`;
   const up = 'lower_a(status)::hidden.state';
   const work = await workOf([
     { changeType: { table: 'hidden.orders', column: 'status', newColumn: 'st', type: 'state', up, down: 'st::text' } },
     { addColumn: { table: 'hidden.orders', column: 'plain', type: 'text', up: 'upper(title)' } },
     { addColumn: { table: 'hidden.only_read', column: 'st', type: 'hidden.state', up: 'status::hidden.state' } },
+    { addColumn: { table: 'hidden.shut', column: 'st', type: 'hidden.state', up: 'status::hidden.state' } },
   ]);
   const missing = async (session: Session): Promise<string[]> =>
     describePlanRights(await missingPlanRights(session, await rolesToAsk(blue, session), work));

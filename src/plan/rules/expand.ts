@@ -142,8 +142,14 @@ export const droppedUniqueIndex: CatalogRule = {
 };
 
 /** Whether the plan makes a unique index of its own on the table, which may take the place of another one. */
-function makesUnique({ plan }: PlanFacts, table: string): boolean {
-  return plan.migrations.some((migration) => {
+function makesUnique(facts: PlanFacts, table: string): boolean {
+  const byRawSql = [...upStatements(facts)].some(({ node }) => {
+    if (!('IndexStmt' in node) || node.IndexStmt.unique !== true) return false;
+    const { schemaname: schema = 'public', relname: name = '' } = node.IndexStmt.relation ?? {};
+    return formatTableName({ schema, name }) === table;
+  });
+  if (byRawSql) return true;
+  return facts.plan.migrations.some((migration) => {
     const isOn = (text: string): boolean => formatTableName(parseTableName(text)) === table;
     if ('createIndex' in migration) return migration.createIndex.unique && isOn(migration.createIndex.table);
     if (!('addConstraint' in migration)) return false;

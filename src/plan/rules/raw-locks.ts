@@ -50,14 +50,6 @@ export const constraintWithoutNotValid: Rule = {
         };
         continue;
       }
-      if (constraint.contype === 'CONSTR_EXCLUSION') {
-        yield {
-          place,
-          message: `ADD CONSTRAINT ${constraint.conname ?? ''} on ${table} builds its index under a lock`,
-          instead: 'take it out, and do it in another run: there is no way to build such an index beside writes',
-        };
-        continue;
-      }
       if (!['CONSTR_CHECK', 'CONSTR_FOREIGN', 'CONSTR_NOTNULL'].includes(constraint.contype ?? '')) continue;
       yield {
         place,

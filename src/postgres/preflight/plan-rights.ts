@@ -16,7 +16,7 @@ export const planRights: SideCheck = {
       remedy:
         right.to === 'write'
           ? 'Give it on blue before the run: it holds its promotion until green has it'
-          : 'Give it on green when the run has added the columns, or SELECT on the whole table on blue before the run: it holds its promotion until green has it',
+          : 'Give it on green when the run has added the columns, or SELECT on the whole table on blue before the run; nothing, where the role names its columns',
     }));
   },
 };

@@ -209,14 +209,6 @@ export const SQL_CASES: readonly Case[] = [
   },
   {
     rule: 'constraint-without-not-valid',
-    refused: [sql('ALTER TABLE public.orders ADD CONSTRAINT c EXCLUDE USING gist (during WITH &&)')],
-    place: 'migrations[0].sql.up',
-    message: /ADD CONSTRAINT c on public\.orders builds its index under a lock/,
-    instead: /another run/,
-    accepted: [sql('CREATE TABLE public.n (d tsrange); ALTER TABLE public.n ADD EXCLUDE USING gist (d WITH &&)')],
-  },
-  {
-    rule: 'constraint-without-not-valid',
     refused: [sql('ALTER TABLE public.orders ADD CONSTRAINT positive CHECK (total > 0)')],
     place: 'migrations[0].sql.up',
     message: /ADD CONSTRAINT positive on public\.orders is not NOT VALID/,
