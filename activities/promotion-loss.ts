@@ -1,11 +1,13 @@
 import { Context } from '@temporalio/activity';
 import { VerdigrisError } from '../src/errors.js';
+import { replacedSince } from '../src/postgres/blue-follows.js';
 import { readNewTables } from '../src/postgres/ddl/schema-watch.js';
 import { feedName } from '../src/postgres/feed.js';
 import { wasForced } from '../src/postgres/forced-way-back.js';
 import type { Run } from '../src/postgres/ownership.js';
+import { readServerPosition } from '../src/postgres/server-position.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
-import { describeLoss } from '../src/postgres/standby-loss.js';
+import { describeLoss, readConfirmed } from '../src/postgres/standby-loss.js';
 import { whyFeedIsDead, type DeadFeed } from '../src/postgres/standby.js';
 import { unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import { within } from '../src/timing.js';
@@ -30,14 +32,31 @@ export async function refuseLostWayBack({ session, run, signal }: Work): Promise
     await session('blue', 'way back', SHORT_STATEMENTS),
   ];
   const dead = await whyFeedIsDead(green, () => Promise.resolve(blue), run, signal);
-  if (dead === undefined) return;
-  const details: WayBackRefused = { comparisonEndsIt: dead.comparisonEndsIt };
-  const loses = await describeLoss(green, run.runId, feedName(run.migration, 'to_blue'));
-  throw new VerdigrisError({
+  if (dead !== undefined) throw await wayBackIsLost(green, run, dead);
+}
+
+/**
+ * The same right before a hold, on its sessions: a replica that has taken blue's place since the feed was looked at may lack
+ * what green's slot sends no more, and a marker arrives there all the same.
+ */
+export async function refuseReplacedBlue(run: Run, green: Session, blue: Session): Promise<void> {
+  const confirmed = await readConfirmed(green, run.runId);
+  const why = await replacedSince(green, run.runId, confirmed, await readServerPosition(blue));
+  if (why !== undefined) throw await wayBackIsLost(green, run, { why, comparisonEndsIt: true });
+}
+
+async function wayBackIsLost(
+  green: Session,
+  { runId, migration }: Run,
+  { why, comparisonEndsIt }: DeadFeed,
+): Promise<VerdigrisError> {
+  const details: WayBackRefused = { comparisonEndsIt };
+  const loses = await describeLoss(green, runId, feedName(migration, 'to_blue'));
+  return new VerdigrisError({
     type: 'RollbackUnsafe',
-    message: `${dead.why}; a rollback would lose ${loses}`,
+    message: `${why}; a rollback would lose ${loses}`,
     details,
-    nextStep: `${dead.comparisonEndsIt ? UNTIL_COMPARED : 'mend the feed, and the rollback goes on by itself'}; or accept the loss (rollback with "acceptLoss": true); or stay on green (retire)`,
+    nextStep: `${comparisonEndsIt ? UNTIL_COMPARED : 'mend the feed, and the rollback goes on by itself'}; or accept the loss (rollback with "acceptLoss": true); or stay on green (retire)`,
   });
 }
 

@@ -33,7 +33,7 @@ import { watching, type Work } from './context.js';
 import { readsGoFirst } from './haproxy.js';
 import { refuseCutOff, refuseOtherFollowers, refuseUndeployed } from './instances.js';
 import type { Attempt } from './promotion-attempt.js';
-import { refuseAgain, refuseGrown, refuseLostWayBack } from './promotion-loss.js';
+import { refuseAgain, refuseGrown, refuseLostWayBack, refuseReplacedBlue } from './promotion-loss.js';
 import { movedTables, publishedBackward } from './run-tables.js';
 import { failedMeanwhile, refusedByGates } from './stage-watch.js';
 import { onThisMachine } from './temporal-clock.js';
@@ -41,7 +41,14 @@ import { onThisMachine } from './temporal-clock.js';
 /** What the tries go by. */
 type Prepared = Pick<
   Promotion,
-  'notAfter' | 'fenced' | 'knownTables' | 'comparedPartitions' | 'comparedOn' | 'lastLook' | 'feedLeftBehind'
+  | 'notAfter'
+  | 'fenced'
+  | 'knownTables'
+  | 'comparedPartitions'
+  | 'comparedOn'
+  | 'refuseOthers'
+  | 'lastLook'
+  | 'feedLeftBehind'
 >;
 
 /**
@@ -68,6 +75,10 @@ export async function prepareTries(attempt: Attempt): Promise<Prepared> {
     ...{ ...begins, fenced, knownTables, comparedPartitions: partitions },
     ...(from === 'blue'
       ? { comparedOn: await comparedServers(work), lastLook: () => refuseDdl(work, ref, session) }
+      : {}),
+    // Arming may take minutes: blue may have failed over since its feed was looked at.
+    ...(from === 'green' && !acceptLoss
+      ? { refuseOthers: (green, blue) => refuseReplacedBlue(work.run, green, blue) }
       : {}),
     ...(acceptLoss ? { feedLeftBehind: feedWithLoss(attempt) } : {}),
   };

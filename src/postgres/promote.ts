@@ -44,7 +44,8 @@ import { refuseUnansweredCommits } from './unanswered-commits.js';
  *   before the tries, by the activity promote (activities/promotion-prepare.ts):
  *   prepare  the way back is proven, the fence is armed          prepare-promotion.ts
  *   in each try:
- *   ready    the servers are those on which rows were compared,
+ *   ready    the servers are those on which rows were compared
+ *            (the way back: blue is the one that had everything),
  *            the lag is short, nobody would hold up a slot       promotion-readiness.ts
  *            or write past the fence
  *   feed     only where a loss was accepted: it is switched off,

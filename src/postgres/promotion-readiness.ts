@@ -19,9 +19,13 @@ import { describeChange, readUnfencedChanges } from './unfenced-changes.js';
  * Whoever has replaced a server may lack rows that were compared, and nothing brings them: the slot on blue is beyond them.
  * Asked on the sessions of the hold, which end with their servers, so nobody can be replaced later unseen.
  *
- * @throws VerdigrisError ServerReplaced
+ * @throws VerdigrisError ServerReplaced, and what `refuseOthers` throws
  */
-export async function refuseReplaced({ main, to }: Sessions, { from, comparedOn }: Promotion): Promise<void> {
+export async function refuseReplaced(
+  { main, to }: Sessions,
+  { from, comparedOn, refuseOthers }: Promotion,
+): Promise<void> {
+  await refuseOthers?.(main, to);
   if (comparedOn === undefined) return;
   const [old, other] = await Promise.all([readServerPosition(main), readServerPosition(to)]);
   const why = whyOthers(comparedOn, from === 'blue' ? { blue: old, green: other } : { blue: other, green: old });

@@ -29,6 +29,11 @@ export interface Promotion {
   readonly comparedPartitions?: readonly PartitionFile[] | undefined;
   /** The servers on which rows were compared: another one stops the try. Default: any. */
   readonly comparedOn?: Since | undefined;
+  /**
+   * The same where no comparison tells the servers: asked at the begin of each try, on the sessions of its hold; what it
+   * throws ends the try. Default: nothing
+   */
+  readonly refuseOthers?: ((old: Session, to: Session) => Promise<void>) | undefined;
   /** What the plan moves: a new table that it leaves out stops nothing. Default: all. */
   readonly patterns?: TablePatterns | undefined;
   /** When it is too late to begin a hold. What is decided is finished. Default: never. */

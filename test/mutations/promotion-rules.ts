@@ -95,6 +95,11 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: inHold('failed over since rows were compared'),
   },
   {
+    rule: 'a blue that was replaced since its feed was looked at ends the try of the way back',
+    edits: [edit('src/postgres/promotion-readiness.ts', '  await refuseOthers?.(main, to);\n', '')],
+    test: { file: 'test/postgres/rollback-loss.test.ts', name: 'between the look at the feed and the hold' },
+  },
+  {
     rule: 'the server ends a frozen worker that asks what was decided',
     edits: [edit(DECISION, '`${BEGIN}; SET LOCAL lock_timeout', '`BEGIN; SET LOCAL lock_timeout')],
     test: inLongHold('a worker that freezes while it asks'),

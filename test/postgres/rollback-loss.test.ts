@@ -17,6 +17,7 @@ import { verifyTables, type Verification } from '../../src/postgres/verify/verif
 import { LinkProxy } from '../support/link-proxy.js';
 import type { PromotionRig } from '../support/promotion-rig.js';
 import { StandbyRig } from '../support/standby-rig.js';
+import { untilRow } from '../support/wait-for-row.js';
 import { NOT_COUNTED } from '../../workflows/lib/loss.js';
 import { ReplicatedPair, workOf } from './replicated-pair.js';
 
@@ -191,6 +192,33 @@ describe('a feed to blue that has died', () => {
     await green.query(`DELETE FROM public.notes WHERE reference = md5('missed')::uuid`);
     rig.writers.resume();
     await rig.audit();
+  });
+
+  it('also where a replica takes its place between the look at the feed and the hold: nothing moves, and the loss is named', async () => {
+    await rig.writers.pause();
+    await green.query(`DELETE FROM verdigris.progress WHERE step = 'standby'`);
+    const failedOver = rig.on('green', async (locker) => {
+      await locker.query('BEGIN; LOCK TABLE public.notes IN SHARE UPDATE EXCLUSIVE MODE');
+      const outcome = standby.promoteBack(false).catch((error: unknown) => error);
+      // The feed has been looked at: the fence is being armed, which waits for the table.
+      await untilRow(green, `SELECT FROM verdigris.progress WHERE object = 'confirmed'`);
+      await green.query(
+        `UPDATE verdigris.progress SET state = jsonb_set(state, '{blue,timeline}', '"00000009"') WHERE object = 'confirmed'`,
+      );
+      await locker.query('ROLLBACK');
+      return outcome;
+    });
+    expect(await failedOver).toMatchObject({
+      type: 'RollbackUnsafe',
+      message: expect.stringMatching(
+        /^blue was failed over .*finds no difference; a rollback would lose about/,
+      ) as string,
+      details: [{ comparisonEndsIt: true }],
+    });
+    expect((await whoIsPrimary(rig.databases)).verdict).toMatchObject({ kind: 'certain', primary: 'green' });
+    await green.query(`DELETE FROM verdigris.progress WHERE step = 'standby'`);
+    expect((await look()).health).toBe('healthy');
+    rig.writers.resume();
   });
 
   it('is told as out of reach while blue does not answer, with the WAL that green keeps for it', async () => {
