@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { doctorCall } from '../src/doctor-call.js';
+import { closesBlue, doctorCall } from '../src/doctor-call.js';
 import { VerdigrisError } from '../src/errors.js';
 import { reasonOf } from '../src/failure-text.js';
 import { dropDdlTriggers } from '../src/postgres/ddl/event-trigger.js';
+import { whyBlueIsOpen } from '../src/postgres/blue-is-open.js';
 import { dropFence } from '../src/postgres/fence.js';
 import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/feed-objects.js';
 import { feedName } from '../src/postgres/feed.js';
@@ -25,7 +26,7 @@ export function retireActivities(dependencies: ActivityDependencies) {
      * told so. Schema verdigris stays on both sides: routers read from it where writes are.
      *
      * @param epoch the one in which green has got the writes. Default: not asked, as by an earlier version
-     * @returns what is left on a blue that stays out of reach, for people; null when nothing is
+     * @returns what is left on a blue that stays out of reach, or that it takes writes, for people; null when nothing is
      * @throws ApplicationFailure WritesOnBlue where they have been given back since: without its fence green would be open
      * beside blue; NotOpened where green has been replaced by one that lacks its opening
      */
@@ -74,8 +75,11 @@ export function retireActivities(dependencies: ActivityDependencies) {
           signal,
           onAway: (why) => work.report(waitsForBlue(why)),
         });
-        const cleaning = doctorCall({ blue: ref.plan.blue.connection, green: ref.plan.green.connection }, '--clean');
-        return away && leftOnBlue(away, back, there, cleaning);
+        const names = { blue: ref.plan.blue.connection, green: ref.plan.green.connection };
+        const cleaning = doctorCall(names, '--clean');
+        if (away !== null) return leftOnBlue(away, back, there, cleaning);
+        const open = await whyBlueIsOpen(await session('blue', 'is it closed?', SHORT_STATEMENTS), run, epoch);
+        return open === undefined ? null : `${open}. Next step: ${closesBlue(doctorCall(names, '--close --yes'))}`;
       }),
   };
 }

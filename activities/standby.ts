@@ -47,6 +47,7 @@ const SETTLED_AFTER_MS: Readonly<Record<StandbyHealth, number>> = {
   broken: 0,
   dropped: 0,
   notOpened: 0,
+  open: 0,
 };
 
 /** How often the lag is told without news, ms, where something is known to be wrong. */

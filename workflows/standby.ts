@@ -1,5 +1,6 @@
 import { condition, patched, sleep } from '@temporalio/workflow';
 import { parseDuration } from '../src/plan/duration.js';
+import { closesBlue } from '../src/doctor-call.js';
 import type { StandbyHealth, StandbyState } from '../src/postgres/standby.js';
 import { compareRegularly } from './compare-regularly.js';
 import { finishLater, opensIt } from './finish-move.js';
@@ -216,6 +217,7 @@ function whyItIsSafe({ health, why }: StandbyState): string {
 
 function nextStep(health: Exclude<StandbyHealth, 'healthy'>, run: MigrationRun): string {
   if (health === 'notOpened') return opensIt(run);
+  if (health === 'open') return closesBlue(run.doctor('--close --yes'));
   return health === 'greenAway' ? untilGreenAnswers(run) : NEXT[health];
 }
 
@@ -225,7 +227,7 @@ function untilGreenAnswers(run: MigrationRun): string {
 }
 
 /** What people can do about a feed that is not as it should be. */
-const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy' | 'notOpened' | 'greenAway'>, string>> = {
+const NEXT: Readonly<Record<Exclude<StandbyHealth, 'healthy' | 'notOpened' | 'open' | 'greenAway'>, string>> = {
   lagging: "see what blue's apply worker waits for; a rollback waits until it has caught up",
   retaining: 'have blue catch up before the limit is reached',
   broken: 'mend what it names; or stay on green (`retire`), or accept the loss (`rollback` with "acceptLoss")',

@@ -1,4 +1,5 @@
 import { VerdigrisError } from '../errors.js';
+import { whyBlueIsOpen } from './blue-is-open.js';
 import { brokenSubscription, countErrors, follow, replacedSince } from './blue-follows.js';
 import { errorsSince } from './error-count.js';
 import { reasonOf } from '../failure-text.js';
@@ -24,7 +25,8 @@ import { whyNotOpened } from './where-writes-are.js';
  * How blue follows green during the standby window. `filling`: out of reach, and green keeps much WAL for it. `undroppable`:
  * it keeps too much, and the role may not end who holds the slot. `synchronous`: commits on green wait for it. `notOpened`:
  * green itself takes no writes, since it was replaced by one that lacks its opening. `numbersTaken`: blue follows, and
- * somebody takes numbers from its sequences. `greenAway`: it is green, which has the writes, that does not answer.
+ * somebody takes numbers from its sequences. `open`: blue takes writes beside green, since what closes it is lost there.
+ * `greenAway`: it is green, which has the writes, that does not answer.
  */
 export type StandbyHealth =
   | 'healthy'
@@ -38,6 +40,7 @@ export type StandbyHealth =
   | 'synchronous'
   | 'numbersTaken'
   | 'notOpened'
+  | 'open'
   | 'greenAway';
 
 export interface StandbyState {
@@ -118,6 +121,13 @@ export async function lookAtStandby(
 
   async function lookAtBlue(): Promise<StandbyState> {
     const blue = await openBlue();
+    const open = await whyBlueIsOpen(blue, run, limits.epoch ?? Infinity);
+    const state = await lookAtFeed(blue);
+    if (open === undefined) return state;
+    return { ...state, health: 'open', rollbackSafe: false, why: `${open}; ${state.why}` };
+  }
+
+  async function lookAtFeed(blue: Session): Promise<StandbyState> {
     const identity = await readServerPosition(blue);
     const broken = await brokenSubscription(blue, names);
     if (broken !== undefined) return gone('broken', broken);

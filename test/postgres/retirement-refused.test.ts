@@ -2,6 +2,8 @@ import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { retireActivities } from '../../activities/retire.js';
 import { planSchema } from '../../src/plan/schema.js';
+import { closeOvertaken } from '../../src/postgres/doctor/close.js';
+import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
 import { armFence, unarmedTablesSql } from '../../src/postgres/fence.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { withSession, type Databases, type Session } from '../../src/postgres/session.js';
@@ -71,13 +73,19 @@ describe('a retirement', () => {
     expect((await on('green', (green) => green.query(unarmedTablesSql(TABLES)))).rows).toEqual([]);
   });
 
-  it('goes on where green has them, also beside a blue that was restored', async () => {
+  it('goes on where green has them, also beside a blue that was restored: it is told that it takes writes, until it is closed', async () => {
     await says('blue', 'blue', epoch);
     await says('green', 'green', epoch + 1);
-    expect(await retire()).toBeNull();
+    expect(await retire()).toMatch(
+      /^blue takes writes beside green: it knows nothing of what was decided .* --close --yes; /,
+    );
     await on('green', async (green) => {
       expect((await green.query(unarmedTablesSql(TABLES))).rows).toHaveLength(1);
       expect((await readOwner(green))?.outcome).toBe('completed');
     });
+    const { verdict } = await whoIsPrimary(databases);
+    if (verdict.kind !== 'both') throw new Error(`it is ${verdict.kind}`);
+    await closeOvertaken(databases, MIGRATION, verdict, undefined);
+    expect(await retire()).toBeNull();
   });
 });

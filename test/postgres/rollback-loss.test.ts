@@ -12,6 +12,7 @@ import { whyReplaced } from '../../src/postgres/server-position.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { greenAway, isAway, lookAtStandby, whyFeedIsDead, type StandbyState } from '../../src/postgres/standby.js';
 import { describeLoss, lossBetween, readConfirmed } from '../../src/postgres/standby-loss.js';
+import { FENCE_CLOSED, FENCE_OPEN } from '../../src/postgres/state.js';
 import { countMissed, readSubscription } from '../../src/postgres/subscription.js';
 import { verifyTables, type Verification } from '../../src/postgres/verify/verify-tables.js';
 import { LinkProxy } from '../support/link-proxy.js';
@@ -42,7 +43,7 @@ describe('a feed to blue that has died', () => {
 
   afterAll(() => standby.close());
 
-  const look = (maxRetainedWal = 1e12, more: { numbers?: NumbersTaken } = {}): Promise<StandbyState> =>
+  const look = (maxRetainedWal = 1e12, more: { numbers?: NumbersTaken; epoch?: number } = {}): Promise<StandbyState> =>
     lookAtStandby(
       green,
       () => Promise.resolve(blue),
@@ -192,6 +193,17 @@ describe('a feed to blue that has died', () => {
     await green.query(`DELETE FROM public.notes WHERE reference = md5('missed')::uuid`);
     rig.writers.resume();
     await rig.audit();
+  });
+
+  it('also when blue takes writes beside green, since what was decided is lost there', async () => {
+    const epoch = await standby.epoch();
+    expect(await look(1e12, { epoch })).toMatchObject({ health: 'healthy' });
+    await blue.query(`SELECT setval('verdigris.fence', ${FENCE_OPEN})`);
+    const state = await look(1e12, { epoch });
+    await blue.query(`SELECT setval('verdigris.fence', ${FENCE_CLOSED})`);
+    expect(state).toMatchObject({ health: 'open', rollbackSafe: false });
+    expect(state.why).toMatch(/^blue takes writes beside green: somebody has opened its fence; blue follows green$/);
+    expect(await look(1e12, { epoch })).toMatchObject({ health: 'healthy' });
   });
 
   it('also where a replica takes its place between the look at the feed and the hold: nothing moves, and the loss is named', async () => {
