@@ -204,6 +204,8 @@ describe('a feed to blue that has died', () => {
     expect(state).toMatchObject({ health: 'open', rollbackSafe: false });
     expect(state.why).toMatch(/^blue takes writes beside green: somebody has opened its fence; blue follows green$/);
     expect(await look(1e12, { epoch })).toMatchObject({ health: 'healthy' });
+    // It has seen that both were open.
+    rig.watcher.seen.length = 0;
   });
 
   it('also where a replica takes its place between the look at the feed and the hold: nothing moves, and the loss is named', async () => {
@@ -283,6 +285,32 @@ describe('a feed to blue that has died', () => {
     } finally {
       await closeSession(far);
       await link.close();
+    }
+  });
+
+  it('names no number where the counters of green have begun anew, or went with a table, since blue had everything', async () => {
+    await rig.writers.pause();
+    const counted = async (change: string): Promise<string> => {
+      expect((await look()).health).toBe('healthy');
+      await green.query(change);
+      return describeLoss(green, RUN.runId, FEED);
+    };
+    try {
+      await green.query(
+        `CREATE TABLE public.counted (id int PRIMARY KEY); ALTER PUBLICATION "${FEED}" ADD TABLE public.counted`,
+      );
+      expect(await counted('SELECT')).toMatch(/^about \d+ writes? /);
+      // A table that has come since takes nothing away.
+      expect(await counted('CREATE TABLE public.newer (id int PRIMARY KEY)')).toMatch(/^about \d+ writes? /);
+      await green.query(`ALTER PUBLICATION "${FEED}" ADD TABLE public.newer`);
+      expect(await describeLoss(green, RUN.runId, FEED)).toMatch(/^about \d+ writes? /);
+      expect(await counted('DROP TABLE public.counted')).toMatch(/tables were dropped or detached/);
+      // Reset while they were at nothing, they can't be below what they were.
+      await green.query('SELECT pg_stat_reset()');
+      expect(await counted('SELECT pg_stat_reset()')).toMatch(/its statistics were reset/);
+    } finally {
+      await green.query('DROP TABLE IF EXISTS public.counted, public.newer');
+      rig.writers.resume();
     }
   });
 
@@ -393,6 +421,18 @@ describe('what a rollback would lose', () => {
     expect(lossBetween(at, { lsn: '2/0', writes: 101, at: '' })).toMatch(/^about 1 write \(/);
     expect(lossBetween(at, { lsn: '2/0', writes: 3, at: '' })).toMatch(/statistics were reset.*1 kB of WAL/);
     expect(lossBetween(at, { lsn: '2/0', writes: null, at: '' })).toMatch(/can't be counted/);
+  });
+
+  it("can't be counted where the counters have begun anew, or tables are gone, and have grown past what they were", () => {
+    const before = { ...at, counting: '1/2', tables: 3, newest: 9 };
+    const now = { lsn: '2/0', writes: 112, at: '', counting: '1/2', tables: 3 };
+    expect(lossBetween(before, now)).toMatch(/^about 12 writes/);
+    expect(lossBetween(before, { ...now, counting: '5/2' })).toMatch(/statistics were reset, so it can't be counted/);
+    expect(lossBetween(before, { ...now, tables: 2 })).toMatch(
+      /tables were dropped or detached, so it can't be counted/,
+    );
+    // What an earlier version has written down.
+    expect(lossBetween(at, now)).toMatch(/^about 12 writes/);
   });
 
   it('knows a blue that is another server, another timeline, or behind what it was', () => {
