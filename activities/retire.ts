@@ -11,9 +11,11 @@ import { RefusedLogin, SHORT_STATEMENTS, type Session } from '../src/postgres/se
 import { isAway } from '../src/postgres/standby.js';
 import { readOwner, readRoute } from '../src/postgres/state.js';
 import { openingLost, refuseGivenBack } from '../src/postgres/where-writes-are.js';
-import { releaseDatabase } from '../src/postgres/ownership.js';
+import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
+import { releaseDatabase, type Run } from '../src/postgres/ownership.js';
 import { dropTriggers } from '../src/postgres/migrate/revert.js';
 import { stepContext } from './step-context.js';
+import type { Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
 import { refuseReadsOnBlueOf } from './haproxy.js';
 import { performWhileGreenServes, type ActivityDependencies, type Work } from './context.js';
@@ -35,14 +37,19 @@ export function retireActivities(dependencies: ActivityDependencies) {
         const { run, session, asOwner, signal } = work;
         // Looked at before, while writes could still go back: a HAProxy may have been restarted since. Blue still answers rightly.
         const serving = await session('green', 'retire');
-        await refuseReadsOnBlueOf(ref, dependencies.environment, serving);
-        await refuseIdleGreen(work, serving, epoch);
+        try {
+          await refuseReadsOnBlueOf(ref, dependencies.environment, serving);
+          await refuseIdleGreen(work, serving, epoch);
+        } catch (error) {
+          throw await saidUntouched(work, error);
+        }
         const back = feedName(run.migration, 'to_blue');
         const there = feedName(run.migration, 'to_green');
         const retireGreen = (): Promise<unknown> =>
           asOwner('green', 'retire', async (green) => {
             if (await isOver(green)) return;
             await refuseIdleGreen(work, green, epoch);
+            await writeProgress(green, begunKey(run), {}, false);
             await dropDdlTriggers(green);
             // Only where the promotion was never finished.
             await dropSubscriptions(green, there);
@@ -58,6 +65,7 @@ export function retireActivities(dependencies: ActivityDependencies) {
             'retire',
             async (blue) => {
               if (await isOver(blue)) return;
+              await writeProgress(blue, begunKey(run), {}, false);
               await dropDdlTriggers(blue);
               await dropSubscriptions(blue, back);
               await dropSlots(blue, there, 2_000);
@@ -96,6 +104,30 @@ async function refuseIdleGreen({ databases, run }: Work, green: Session, since: 
   const lost = openingLost(databases, 'green', route, since);
   // Somebody has to open it: the run says so, and is resumed then.
   if (lost !== undefined) throw lost.asLastWord();
+}
+
+/** What a retirement that ends before it has taken anything down tells the run. */
+export interface RetirementRefused {
+  readonly untouched: true;
+}
+
+/** Written on a side before anything is taken from it. */
+function begunKey({ runId }: Run): ProgressKey {
+  return { runId, step: 'retire', object: 'begun' };
+}
+
+/** A look that fails with something to be mended says whether the way back is there still: also one of an earlier attempt. */
+async function saidUntouched({ session, run }: Work, error: unknown): Promise<unknown> {
+  if (!(error instanceof VerdigrisError) || error.retryable || error.type === 'WritesOnBlue') return error;
+  const hasBegun = async (side: Side): Promise<boolean> =>
+    (await readProgress(await session(side, 'retire', SHORT_STATEMENTS), begunKey(run))) !== undefined;
+  try {
+    if ((await hasBegun('green')) || (await hasBegun('blue'))) return error;
+  } catch {
+    return error;
+  }
+  const details: RetirementRefused = { untouched: true };
+  return error.withDetails({ ...(typeof error.details === 'object' ? error.details : {}), ...details });
 }
 
 /** Done by an earlier attempt. */

@@ -259,7 +259,7 @@ describe("green's failover right after its opening, to a replica that lacks it",
       await run.watch('told', ({ phase, alarms = [] }) => phase === 'standby' && isTold(alarms));
       expect([await run.refusesWrites('blue'), await run.refusesWrites('green')]).toEqual([true, true]);
       await run.handle.executeUpdate(retireUpdate, { args: [{ by: 'the test', reason: 'it must not open green' }] });
-      await run.watch('held', (s) => /^the retirement could not be finished: .*--open/s.test(s.waiting?.why ?? ''));
+      await run.watch('held', (s) => /^the retirement could not begin: .*--open/s.test(s.waiting?.why ?? ''));
       expect(await run.refusesWrites('green')).toBe(true);
 
       await openByHand(run);

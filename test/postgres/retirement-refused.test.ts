@@ -5,6 +5,7 @@ import { planSchema } from '../../src/plan/schema.js';
 import { closeOvertaken } from '../../src/postgres/doctor/close.js';
 import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
 import { armFence, unarmedTablesSql } from '../../src/postgres/fence.js';
+import { writeProgress } from '../../src/postgres/migrate/progress-row.js';
 import { claimDatabases } from '../../src/postgres/ownership.js';
 import { withSession, type Databases, type Session } from '../../src/postgres/session.js';
 import { FENCE_CLOSED, readOwner } from '../../src/postgres/state.js';
@@ -68,9 +69,15 @@ describe('a retirement', () => {
     await expect(retire()).rejects.toMatchObject({
       ...{ type: 'NotOpened', nonRetryable: true },
       message: expect.stringMatching(/it is opened as it is by: verdigris doctor .* --open --yes$/) as string,
+      details: [{ byHand: true, untouched: true }],
     });
     for (const side of ['blue', 'green'] as const) expect((await on(side, readOwner))?.outcome).toBeNull();
     expect((await on('green', (green) => green.query(unarmedTablesSql(TABLES)))).rows).toEqual([]);
+    // Something was taken from blue before.
+    const begun = { runId: 'run', step: 'retire', object: 'begun' };
+    await on('blue', (blue) => writeProgress(blue, begun, {}, false));
+    await expect(retire()).rejects.toMatchObject({ type: 'NotOpened', details: [{ byHand: true }] });
+    await expect(retire()).rejects.not.toMatchObject({ details: [{ untouched: true }] });
   });
 
   it('goes on where green has them, also beside a blue that was restored: it is told that it takes writes, until it is closed', async () => {

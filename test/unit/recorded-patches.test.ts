@@ -57,6 +57,7 @@ const NOT_RECORDED: Readonly<Record<string, string>> = {
   'a way back that blue alone knows of is taken as it is': 'replayed by test/long/late-decisions.long.ts',
   'people are told when the gates of a stage that has passed say nothing any more':
     'replayed by test/long/gate-outcomes.long.ts',
+  'a retirement that has taken nothing down may be rolled back': 'replayed by test/workflow/reads-leave-blue.test.ts',
   'what keeps the tries of a promotion from being ended is told': 'replayed by test/long/late-decisions.long.ts',
 };
 

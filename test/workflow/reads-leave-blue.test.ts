@@ -77,3 +77,49 @@ describe.concurrent('a retirement that waits for reads behind HAProxy to leave b
     await replayed(run);
   });
 });
+
+/** A run whose retirement ends at its first look: green was replaced right then. */
+async function beginRefused(details: object[]): Promise<ScriptedRun> {
+  let isRefused = true;
+  const retire = (): null => {
+    const message = 'green was opened for epoch 2 and knows nothing of it\nNext step: open it';
+    if (isRefused) throw ApplicationFailure.create({ type: 'NotOpened', nonRetryable: true, message, details });
+    return null;
+  };
+  const run = await runs.begin({ retire }, { standby: { for: '1s' } });
+  await until(run.handle, 'held', (s) => s.phase === 'retire' && s.waiting?.for === 'resume');
+  isRefused = false;
+  return run;
+}
+
+describe.concurrent('a retirement that is refused', () => {
+  it('before anything was taken down: the feed is watched on, and it may be rolled back', async () => {
+    const run = await beginRefused([{ untouched: true }]);
+    const { waiting, rollback } = await statusOf(run.handle);
+    expect(waiting?.why).toContain('the retirement could not begin: green was opened for epoch 2');
+    expect(rollback.safe).toBe(false);
+    await run.saw('+watchStandby', 2);
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('rolledBack');
+    expect((await statusOf(run.handle)).writesOn).toBe('blue');
+    expect(run.log.filter((one) => one === '+retire')).toHaveLength(1);
+    await replayed(run);
+  });
+
+  it('before anything was taken down: a resume has it go on', async () => {
+    const run = await beginRefused([{ byHand: true, untouched: true }]);
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
+    await replayed(run);
+  });
+
+  it('in its middle: there is no way back', async () => {
+    const run = await beginRefused([]);
+    await expect(run.handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toMatchObject({
+      cause: { message: expect.stringContaining('no way back any more') as string },
+    });
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
+    await replayed(run);
+  });
+});
