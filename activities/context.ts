@@ -26,6 +26,7 @@ import { databasesOf, type Environment } from '../src/worker/connections.js';
 import type { Redact } from '../src/worker/redact.js';
 import { progressSignal } from '../workflows/messages.js';
 import { ProgressBoard } from './progress-board.js';
+import { attemptBegins } from './temporal-clock.js';
 
 /** What the worker gives to its activities. */
 export interface ActivityDependencies {
@@ -221,6 +222,7 @@ export async function alive<T>(
   dependencies: ActivityDependencies,
   work: (signal: AbortSignal, report: (progress: object) => void) => Promise<T>,
 ): Promise<T> {
+  attemptBegins();
   const context = Context.current();
   const board = new ProgressBoard(Date.now());
   const beat = (): void => {

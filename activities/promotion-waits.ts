@@ -1,4 +1,4 @@
-import { ApplicationFailure } from '@temporalio/activity';
+import { ApplicationFailure, Context } from '@temporalio/activity';
 import { VerdigrisError } from '../src/errors.js';
 import { promotionBlocked } from '../src/postgres/hold.js';
 import { PoolerAwaited, PoolerTaken } from '../src/postgres/pools.js';
@@ -11,12 +11,26 @@ import { onThisMachine } from './temporal-clock.js';
  * as it is tried at all, and then left to the run, which goes on with it while it watches the gates.
  */
 
+const LEFT = new WeakMap<Context, Promise<number>>();
+
+/**
+ * How long it is tried yet, ms, by the first look of an attempt: what gives its tries up and what ends it must agree on whether
+ * another attempt follows.
+ */
+function msLeft(notAfter: string): Promise<number> {
+  const attempt = Context.current();
+  const known = LEFT.get(attempt);
+  if (known !== undefined) return known;
+  const left = onThisMachine(notAfter).then(({ at }) => at - performance.now());
+  LEFT.set(attempt, left);
+  return left;
+}
+
 /** What its worker lacks, such as a connection. Whether an earlier try has decided is asked by whoever hears of it. */
 export async function waitsUntil(error: VerdigrisError, notAfter: string | undefined): Promise<VerdigrisError> {
   if (notAfter === undefined) return error.tryingAgain();
-  const { told, at } = await onThisMachine(notAfter);
-  if (performance.now() <= at) return error.tryingAgain();
-  return promotionBlocked(`it could not begin before ${told}: ${error.what}; ${error.nextStep}`);
+  if ((await msLeft(notAfter)) >= 0) return error.tryingAgain();
+  return promotionBlocked(`it could not begin before ${notAfter}: ${error.what}; ${error.nextStep}`);
 }
 
 /** A pooler that is away is asked again after so long, ms: a restart takes a second or two. */
@@ -35,12 +49,13 @@ export async function awaited(
   notAfter: string | undefined,
 ): Promise<unknown> {
   if (notAfter === undefined || !(error instanceof PoolerAwaited)) return releasedUntil(error, notAfter);
-  const { told, at } = await onThisMachine(notAfter);
   const why = error.cause instanceof VerdigrisError ? error.cause : error;
   const [from, to] = TURN_AGAIN_MS;
   const restMs = error instanceof PoolerTaken ? Math.round(from + Math.random() * (to - from)) : POOLER_AGAIN_MS;
   // The last one to know what is in the way says it.
-  if (performance.now() + restMs > at) return promotionBlocked(`it could not begin before ${told}: ${why.what}`);
+  if ((await msLeft(notAfter)) < POOLER_AGAIN_MS) {
+    return promotionBlocked(`it could not begin before ${notAfter}: ${why.what}`);
+  }
   if (signal.aborted) return why.tryingAgain();
   const message = redact(why.message);
   tellThatItWaits('a pooler', message);
@@ -52,13 +67,11 @@ export async function isAwaited(error: unknown, notAfter: string | undefined): P
   const isPooler = error instanceof PoolerAwaited;
   if (!isPooler && !isNoAccess(error)) return false;
   if (notAfter === undefined) return !isPooler;
-  const { at } = await onThisMachine(notAfter);
-  return performance.now() + POOLER_AGAIN_MS <= at;
+  return (await msLeft(notAfter)) >= (isPooler ? POOLER_AGAIN_MS : 0);
 }
 
 /** A pooler that is out of reach while its clients may wait. */
 async function releasedUntil(error: unknown, notAfter: string | undefined): Promise<unknown> {
   if (notAfter === undefined || !(error instanceof VerdigrisError) || error.type !== 'PoolNotReleased') return error;
-  const { at } = await onThisMachine(notAfter);
-  return performance.now() <= at ? error : error.asLastWord();
+  return (await msLeft(notAfter)) >= 0 ? error : error.asLastWord();
 }

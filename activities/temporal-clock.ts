@@ -2,6 +2,14 @@ import { Context } from '@temporalio/activity';
 import type { Request } from '../src/postgres/ended-tries.js';
 import type { NotAfter } from '../src/postgres/promotion.js';
 
+const BEGUN = new WeakMap<Context, number>();
+
+/** The first thing of each attempt: Temporal says of it only when it has begun. */
+export function attemptBegins(): void {
+  const context = Context.current();
+  if (!BEGUN.has(context)) BEGUN.set(context, performance.now());
+}
+
 /**
  * Temporal's clock: the one by which workflows know the time. This machine's may be hours off, so what a workflow has
  * said about times is never compared with it. Temporal tells when it gave this attempt to the worker; from then on a
@@ -11,9 +19,11 @@ import type { NotAfter } from '../src/postgres/promotion.js';
  * @throws Error when Temporal does not answer: a matter for the next attempt
  */
 export async function temporalClock(): Promise<() => number> {
-  const { info, client } = Context.current();
+  const context = Context.current();
+  const { info, client } = context;
   const { workflowExecution, activityId } = info;
-  const asked = performance.now();
+  // Much may have been waited for since.
+  const begun = BEGUN.get(context) ?? performance.now();
   if (workflowExecution === undefined) return () => Date.now();
   const { workflowId, runId } = workflowExecution;
   const { raw } = await client.workflow.getHandle(workflowId, runId).describe();
@@ -22,7 +32,7 @@ export async function temporalClock(): Promise<() => number> {
   if (started === undefined || started === null)
     throw new Error('Temporal does not know that this attempt has begun: it is tried again');
   const startedAt = Number(started.seconds) * 1_000 + (started.nanos ?? 0) / 1e6;
-  return () => startedAt + performance.now() - asked;
+  return () => startedAt + performance.now() - begun;
 }
 
 /** A moment by Temporal's clock, ISO 8601, as this machine can tell whether it is over. */

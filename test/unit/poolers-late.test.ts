@@ -1,7 +1,10 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from '@temporalio/client';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { describe, expect, it } from 'vitest';
-import { awaited } from '../../activities/promotion-waits.js';
+import { alive } from '../../activities/context.js';
+import { awaited, isAwaited } from '../../activities/promotion-waits.js';
+import { temporalClock } from '../../activities/temporal-clock.js';
 import { VerdigrisError } from '../../src/errors.js';
 import { notReleased, PoolerAway, PoolerTaken } from '../../src/postgres/pools.js';
 
@@ -14,14 +17,19 @@ const AWAY = new PoolerAway({
 });
 const TAKEN = new PoolerTaken({ type: 'PromotionBlocked', message: 'another one is at it', nextStep: 'wait' });
 
-/** What a promotion ends with that has met this, asked for until so many ms from now. */
-async function endsWith(error: Error, ms: number | undefined): Promise<unknown> {
+/** An attempt that begins now, by a Temporal whose clock is this one's. */
+function attempt(): { readonly begun: number; readonly context: MockActivityEnvironment } {
   const begun = Date.now();
   const lastStartedTime = { seconds: Math.floor(begun / 1_000), nanos: (begun % 1_000) * 1e6 };
   const describe = () => Promise.resolve({ raw: { pendingActivities: [{ activityId: 'test', lastStartedTime }] } });
   const withAbortSignal = (_signal: AbortSignal, work: () => unknown): unknown => work();
   const client = { workflow: { getHandle: () => ({ describe }) }, withAbortSignal } as unknown as Client;
-  const context = new MockActivityEnvironment({ activityId: 'test' }, { client });
+  return { begun, context: new MockActivityEnvironment({ activityId: 'test' }, { client }) };
+}
+
+/** What a promotion ends with that has met this, asked for until so many ms from now. */
+async function endsWith(error: Error, ms: number | undefined): Promise<unknown> {
+  const { begun, context } = attempt();
   const notAfter = ms === undefined ? undefined : new Date(begun + ms).toISOString();
   const { signal } = new AbortController();
   return context.run(() => awaited(error, signal, (text) => text, notAfter));
@@ -72,5 +80,36 @@ describe('a pooler that is away, or in another promotion, before anybody waits',
 
   it('is waited for by nobody who knows no such time', async () => {
     expect(await endsWith(TAKEN, undefined)).toBe(TAKEN);
+  });
+});
+
+describe('the time until which a promotion may begin', () => {
+  const dependencies = { environment: {}, redact: (text: string) => text };
+
+  it('is known as well late in an attempt: what that has waited for has passed', async () => {
+    const { context } = attempt();
+    const behindMs = await context.run(() =>
+      alive(dependencies, async () => {
+        await sleep(400);
+        const now = await temporalClock();
+        return Date.now() - now();
+      }),
+    );
+    expect(Math.abs(behindMs)).toBeLessThan(200);
+  });
+
+  it('is decided on once in an attempt: one that does not give its tries up is followed by another one', async () => {
+    const { begun, context } = attempt();
+    const notAfter = new Date(begun + 1_300).toISOString();
+    const { signal } = new AbortController();
+    const [follows, ended] = await context.run(() =>
+      alive(dependencies, async () => {
+        const isFollowed = await isAwaited(AWAY, notAfter);
+        await sleep(600);
+        return [isFollowed, await awaited(AWAY, signal, (text) => text, notAfter)] as const;
+      }),
+    );
+    expect(follows).toBe(true);
+    expect(ended).toMatchObject({ type: 'ConnectionFailed', nonRetryable: false });
   });
 });
