@@ -14,7 +14,7 @@ import type { RunRef } from '../workflows/lib/run-ref.js';
 import type { StagePatience, Work } from './context.js';
 import { recordPromotion } from './promotion-finish.js';
 import { decidedFor, prepareTries } from './promotion-prepare.js';
-import { giveTriesUp } from './promotion-withdraw.js';
+import { giveTriesUp, refuseOwnEnded } from './promotion-withdraw.js';
 import { requestOfActivity } from './temporal-clock.js';
 
 export interface PromotionResult {
@@ -68,6 +68,7 @@ export async function attemptPromotion(asked: Asked): Promise<PromotionResult> {
   const tries: Tries | undefined = from === 'blue' ? { runId: run.runId, asked: requestOfActivity() } : undefined;
   try {
     const earlier = await decidedByEarlierAttempt(work, session, from);
+    if (!earlier.decided && tries !== undefined) await refuseOwnEnded(session, tries);
     const prepared = earlier.decided ? NOT_TO_BE_TRIED : await prepareTries(attempt);
     const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;
     const promoted = await moveWrites(

@@ -1,7 +1,7 @@
 import { ApplicationFailure } from '@temporalio/activity';
 import { VerdigrisError } from '../src/errors.js';
 import { NEXT_STEP } from '../src/failure-text.js';
-import { endTries, type Tries } from '../src/postgres/ended-tries.js';
+import { endTries, lastWordOf, type LastWord, type Tries } from '../src/postgres/ended-tries.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropSlots } from '../src/postgres/feed-objects.js';
 import { feedGoesOn } from '../src/postgres/forced-way-back.js';
@@ -14,13 +14,13 @@ import {
   readDecisionAsActor,
 } from '../src/postgres/promotion-decision.js';
 import { keptSessions, openActors } from '../src/postgres/promotion-sessions.js';
-import { SHORT_STATEMENTS } from '../src/postgres/session.js';
+import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../src/postgres/sqlstate.js';
 import { readRoute } from '../src/postgres/state.js';
 import type { Side } from '../src/side.js';
 import type { Redact } from '../src/worker/redact.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { failureOf, type ActivityDependencies, type Work } from './context.js';
+import { failureOf, isNoAccess, type ActivityDependencies, type Work } from './context.js';
 import { weightsFollowRouteOrWarn } from './haproxy.js';
 import type { Attempt } from './promotion-attempt.js';
 import { withLossNamed } from './promotion-loss.js';
@@ -38,7 +38,7 @@ export async function giveTriesUp(attempt: Attempt, tries: Tries | undefined, er
   const { work, ref, session, from, epoch, acceptLoss, environment, redact } = attempt;
   const { databases, run, signal } = work;
   // An earlier attempt that Temporal has not heard of may be between two tries: nobody waits for it any more.
-  if (tries !== undefined && (await isLastTry(attempt, error))) await endTries(session, tries).catch(() => undefined);
+  if (tries !== undefined && (await isLastTry(attempt, error))) await endOwnTries(attempt, tries, error);
   // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
   await withdrawOpening(session, run.migration, from, epoch).catch(() => undefined);
   let isUndecided = false;
@@ -53,6 +53,26 @@ export async function giveTriesUp(attempt: Attempt, tries: Tries | undefined, er
   }
   if (from === 'green' && !acceptLoss) return withLossNamed(error, session, run);
   return acceptLoss && isUndecided ? asLastWord(error, signal, redact) : error;
+}
+
+/** With what they end: where this worker dies before Temporal hears of it, the next attempt says it, and tries nothing. */
+async function endOwnTries({ work, session, redact }: Attempt, tries: Tries, error: unknown): Promise<void> {
+  const failure = failureOf(error, work.signal, redact);
+  // What is not waited for any longer ends otherwise: see waitsUntil().
+  const lastWord = failure instanceof ApplicationFailure && !isNoAccess(error) ? wordsOf(failure) : undefined;
+  // What can't be written down is no reason to let them go on.
+  const end = endTries(session, tries, lastWord).catch(() => endTries(session, tries));
+  await end.catch(() => undefined);
+}
+
+function wordsOf({ type, message, details }: ApplicationFailure): LastWord {
+  return { type: type ?? 'UnexpectedError', message, details: details ?? [] };
+}
+
+/** @throws ApplicationFailure what an earlier attempt has ended these tries with, which Temporal has not heard of */
+export async function refuseOwnEnded(blue: Session, tries: Tries): Promise<void> {
+  const ended = await lastWordOf(blue, tries);
+  if (ended !== undefined) throw ApplicationFailure.nonRetryable(ended.message, ended.type, ...ended.details);
 }
 
 /**

@@ -25,8 +25,15 @@ export interface Tries {
   readonly asked: Request;
 }
 
+/** What an attempt has ended its own tries with, redacted: the next one of the request, where Temporal has not heard of it. */
+export interface LastWord {
+  readonly type: string;
+  readonly message: string;
+  readonly details: readonly unknown[];
+}
+
 /** What a version that only counted has left says of no request. Its workers still read the count, which goes on. */
-type Ended = Request | { readonly at?: undefined };
+type Ended = (Request & { readonly lastWord?: LastWord }) | { readonly at?: undefined };
 
 function key(runId: string): ProgressKey {
   return { runId, step: 'promotion', object: 'tries ended' };
@@ -40,20 +47,36 @@ function isUpTo(a: Request, b: Request): boolean {
 /**
  * From here on no try begins that was asked for by then; one that runs holds the lock of blue's actor. A worker that is late
  * ends nothing that was asked for after it.
+ *
+ * @param lastWord where it is an attempt of these tries that ends them. Default: the run has them ended
  */
-export async function endTries(blue: Session, { runId, asked }: Tries): Promise<void> {
+export async function endTries(blue: Session, { runId, asked }: Tries, lastWord?: LastWord): Promise<void> {
   const { step, object } = key(runId);
   await blue.query(
     `INSERT INTO verdigris.progress AS p (run_id, step, object, state, done)
      VALUES ($1, $2, $3,
-             jsonb_build_object('workflowRun', $4::text, 'activity', $5::float8, 'at', $6::float8, 'times', 1), true)
+             jsonb_build_object('workflowRun', $4::text, 'activity', $5::float8, 'at', $6::float8, 'times', 1)
+             || $7::jsonb, true)
      ON CONFLICT (run_id, step, object)
      DO UPDATE SET state = excluded.state || jsonb_build_object('times', coalesce((p.state ->> 'times')::int, 0) + 1),
                    updated_at = clock_timestamp()
       WHERE CASE WHEN p.state ->> 'workflowRun' = $4 THEN (p.state ->> 'activity')::float8 < $5
                  ELSE coalesce((p.state ->> 'at')::float8, 0) < $6 END`,
-    [runId, step, object, asked.workflowRun, asked.activity, asked.at],
+    [
+      ...[runId, step, object, asked.workflowRun, asked.activity, asked.at],
+      JSON.stringify(lastWord === undefined ? {} : { lastWord }),
+    ],
   );
+}
+
+/**
+ * What these tries were ended with by an attempt of their own: it may have died before Temporal has heard of it. All attempts of
+ * a request end with the same, since none of them may try any more.
+ */
+export async function lastWordOf(blue: Session, { runId, asked }: Tries): Promise<LastWord | undefined> {
+  const ended = (await readProgress<Ended>(blue, key(runId)))?.state;
+  if (ended?.at === undefined || ended.workflowRun !== asked.workflowRun) return undefined;
+  return ended.activity === asked.activity ? ended.lastWord : undefined;
 }
 
 /**

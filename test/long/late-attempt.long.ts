@@ -179,6 +179,12 @@ describe('an attempt that Temporal has not heard of for too long, between two tr
         const blocked = requested(20).run(() => activities.promote(ref, 'blue', epoch));
         await expect(blocked).rejects.toMatchObject({ type: 'PromotionBlocked', nonRetryable: true });
         await blue.query('SELECT lo_unlink(4711)');
+        // Its worker may have died before Temporal has heard of that: the next attempt says it, and tries nothing.
+        const again = requested(20).run(() => activities.promote(ref, 'blue', epoch));
+        await expect(again).rejects.toMatchObject({
+          ...{ type: 'PromotionBlocked', nonRetryable: true },
+          message: expect.stringContaining('large object') as string,
+        });
         await expect(refuseEnded(blue, askedAs(ref, 20))).rejects.toMatchObject({ type: 'StaleEpoch' });
         await refuseEnded(blue, askedAs(ref, 21));
       });
