@@ -88,7 +88,7 @@ describe('the time until which a promotion may begin', () => {
 
   it('is known as well late in an attempt: what that has waited for has passed', async () => {
     const { context } = attempt();
-    const behindMs = await context.run(() =>
+    const behindMs: number = await context.run(() =>
       alive(dependencies, async () => {
         await sleep(400);
         const now = await temporalClock();
@@ -102,7 +102,7 @@ describe('the time until which a promotion may begin', () => {
     const { begun, context } = attempt();
     const notAfter = new Date(begun + 1_300).toISOString();
     const { signal } = new AbortController();
-    const [follows, ended] = await context.run(() =>
+    const [follows, ended]: readonly [boolean, unknown] = await context.run(() =>
       alive(dependencies, async () => {
         const isFollowed = await isAwaited(AWAY, notAfter);
         await sleep(600);
