@@ -14,6 +14,7 @@ import { withClientsTold, withPools } from './promotion-poolers.js';
 import { awaited, waitsUntil } from './promotion-waits.js';
 import { withdraw } from './promotion-withdraw.js';
 import { STAGE_PATIENCE } from './stage-opening.js';
+import { requestOfActivity } from './temporal-clock.js';
 
 /*
  * Activities of phase 6 and of the way back. Why no write is lost is told in src/postgres/promote.ts, which has the tries;
@@ -119,9 +120,14 @@ export function promoteActivities(dependencies: ActivityDependencies) {
         contentsOfGreenAlone(await session('green', 'unmoved contents', SHORT_STATEMENTS), ref),
       ),
 
-    /** Whether green still has the writes that it has got in this epoch: asked before a way back is given up. */
+    /**
+     * Whether green still has the writes that it has got in this epoch: asked before a way back is given up. Where it has, no try
+     * that the run has asked for before moves them any more.
+     */
     writesOfGreen: (ref: RunRef, epoch: number): Promise<WritesOfGreen> =>
-      perform(dependencies, ref, ({ databases, run }) => writesOfGreen(databases, run.migration, epoch)),
+      perform(dependencies, ref, ({ databases, run: { runId, migration } }) =>
+        writesOfGreen(databases, migration, epoch, { runId, asked: requestOfActivity() }),
+      ),
 
     /**
      * Ends the tries of a promotion that has not been decided.

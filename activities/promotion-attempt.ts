@@ -65,10 +65,11 @@ export async function attemptPromotion(asked: Asked): Promise<PromotionResult> {
   const { databases, run, signal } = work;
   const session = await work.session(from, 'promote', SHORT_STATEMENTS);
   const attempt: Attempt = { ...asked, session };
-  const tries: Tries | undefined = from === 'blue' ? { runId: run.runId, asked: requestOfActivity() } : undefined;
+  const tries: Tries = { runId: run.runId, asked: requestOfActivity() };
   try {
     const earlier = await decidedByEarlierAttempt(work, session, from);
-    if (!earlier.decided && tries !== undefined) await refuseOwnEnded(session, tries);
+    // One with a loss is looked at anew, whatever has ended it.
+    if (!earlier.decided && !acceptLoss) await refuseOwnEnded(session, tries);
     const prepared = earlier.decided ? NOT_TO_BE_TRIED : await prepareTries(attempt);
     const { attempts: of, maxHold, sequenceGap } = ref.plan.promote;
     const promoted = await moveWrites(

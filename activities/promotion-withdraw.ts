@@ -1,6 +1,6 @@
 import { ApplicationFailure } from '@temporalio/activity';
-import { VerdigrisError } from '../src/errors.js';
-import { NEXT_STEP } from '../src/failure-text.js';
+import { ERROR_TYPES, VerdigrisError } from '../src/errors.js';
+import { NEXT_STEP, withoutNextStep } from '../src/failure-text.js';
 import { endTries, lastWordOf, type LastWord, type Tries } from '../src/postgres/ended-tries.js';
 import { feedName } from '../src/postgres/feed.js';
 import { dropSlots } from '../src/postgres/feed-objects.js';
@@ -34,11 +34,12 @@ import { clockOfActivity, requestOfActivity } from './temporal-clock.js';
  *
  * @returns the error with which the activity ends
  */
-export async function giveTriesUp(attempt: Attempt, tries: Tries | undefined, error: unknown): Promise<unknown> {
+export async function giveTriesUp(attempt: Attempt, tries: Tries, error: unknown): Promise<unknown> {
   const { work, ref, session, from, epoch, acceptLoss, environment, redact } = attempt;
   const { databases, run, signal } = work;
   // An earlier attempt that Temporal has not heard of may be between two tries: nobody waits for it any more.
-  if (tries !== undefined && (await isLastTry(attempt, error))) await endOwnTries(attempt, tries, error);
+  const isLast = acceptLoss || (await isLastTry(attempt, error));
+  if (isLast) await endOwnTries(attempt, tries, error);
   // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
   await withdrawOpening(session, run.migration, from, epoch).catch(() => undefined);
   let isUndecided = false;
@@ -51,6 +52,7 @@ export async function giveTriesUp(attempt: Attempt, tries: Tries | undefined, er
       await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights', SHORT_STATEMENTS));
     }
   }
+  if (from === 'green' && isLast && (await isDecidedMeanwhile(attempt))) return decidedMeanwhile();
   if (from === 'green' && !acceptLoss) return withLossNamed(error, session, run);
   return acceptLoss && isUndecided ? asLastWord(error, signal, redact) : error;
 }
@@ -69,10 +71,41 @@ function wordsOf({ type, message, details }: ApplicationFailure): LastWord {
   return { type: type ?? 'UnexpectedError', message, details: details ?? [] };
 }
 
-/** @throws ApplicationFailure what an earlier attempt has ended these tries with, which Temporal has not heard of */
-export async function refuseOwnEnded(blue: Session, tries: Tries): Promise<void> {
-  const ended = await lastWordOf(blue, tries);
-  if (ended !== undefined) throw ApplicationFailure.nonRetryable(ended.message, ended.type, ...ended.details);
+/**
+ * Whether a try that is ended now has decided before, by a worker that Temporal has not heard of. Blue is asked by the run itself;
+ * a way back that ends with one of these words has moved nothing, as far as the run knows.
+ */
+async function isDecidedMeanwhile({ work, from }: Attempt): Promise<boolean> {
+  const { databases, run, signal } = work;
+  try {
+    return (await askDecision(databases[from], run.migration, { signal, tries: 1 })).decided;
+  } catch {
+    return false;
+  }
+}
+
+function decidedMeanwhile(): VerdigrisError {
+  return new VerdigrisError({
+    type: 'StaleEpoch',
+    message: 'green has given the writes to blue meanwhile, by a worker that Temporal has not heard of',
+    nextStep: 'nothing: the next attempt opens blue',
+    retryable: true,
+  });
+}
+
+/** @throws what an earlier attempt has ended these tries with, which Temporal has not heard of */
+export async function refuseOwnEnded(session: Session, tries: Tries): Promise<void> {
+  const ended = await lastWordOf(session, tries);
+  if (ended !== undefined) throw retold(ended);
+}
+
+/** As it was thrown, so that a loss is named with it again. */
+function retold({ type, message, details }: LastWord): Error {
+  const what = withoutNextStep(message);
+  const nextStep = message.slice(what.length + NEXT_STEP.length);
+  const known = ERROR_TYPES.find((one) => one === type);
+  if (known === undefined || nextStep === '') return ApplicationFailure.nonRetryable(message, type, ...details);
+  return new VerdigrisError({ type: known, message: what, nextStep, details: details[0] });
 }
 
 /**

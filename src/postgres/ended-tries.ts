@@ -4,9 +4,9 @@ import type { Session } from './session.js';
 
 /*
  * A run that gives a promotion up hears no more of a worker that Temporal has not heard of for its heartbeat timeout; that
- * one may be between two tries, or before its first, with both databases in reach. So blue knows up to which of its requests
- * the run has ended tries, and a try that was asked for by then moves nothing. What was asked when is Temporal's to say: an
- * attempt would have to read a count from blue first, and may be frozen before it does.
+ * one may be between two tries, or before its first, with both databases in reach. So the side that is to give the writes away
+ * knows up to which of its requests the run has ended tries, and a try that was asked for by then moves nothing. What was asked
+ * when is Temporal's to say: an attempt would have to read a count from that side first, and may be frozen before it does.
  */
 
 /** When the run asked for an activity, which all attempts of it have in common. */
@@ -45,14 +45,14 @@ function isUpTo(a: Request, b: Request): boolean {
 }
 
 /**
- * From here on no try begins that was asked for by then; one that runs holds the lock of blue's actor. A worker that is late
+ * From here on no try begins that was asked for by then; one that runs holds the lock of that side's actor. A worker that is late
  * ends nothing that was asked for after it.
  *
  * @param lastWord where it is an attempt of these tries that ends them. Default: the run has them ended
  */
-export async function endTries(blue: Session, { runId, asked }: Tries, lastWord?: LastWord): Promise<void> {
+export async function endTries(from: Session, { runId, asked }: Tries, lastWord?: LastWord): Promise<void> {
   const { step, object } = key(runId);
-  await blue.query(
+  await from.query(
     `INSERT INTO verdigris.progress AS p (run_id, step, object, state, done)
      VALUES ($1, $2, $3,
              jsonb_build_object('workflowRun', $4::text, 'activity', $5::float8, 'at', $6::float8, 'times', 1)
@@ -73,14 +73,14 @@ export async function endTries(blue: Session, { runId, asked }: Tries, lastWord?
  * What these tries were ended with by an attempt of their own: it may have died before Temporal has heard of it. All attempts of
  * a request end with the same, since none of them may try any more.
  */
-export async function lastWordOf(blue: Session, { runId, asked }: Tries): Promise<LastWord | undefined> {
-  const ended = (await readProgress<Ended>(blue, key(runId)))?.state;
+export async function lastWordOf(from: Session, { runId, asked }: Tries): Promise<LastWord | undefined> {
+  const ended = (await readProgress<Ended>(from, key(runId)))?.state;
   if (ended?.at === undefined || ended.workflowRun !== asked.workflowRun) return undefined;
   return ended.activity === asked.activity ? ended.lastWord : undefined;
 }
 
 /**
- * @param actor the session of the try, which holds the lock of blue's actor: who ends tries and takes that lock next sees
+ * @param actor the session of the try, which holds the lock of its side's actor: who ends tries and takes that lock next sees
  * what this try has decided
  * @throws VerdigrisError StaleEpoch (retryable: where the promotion is still wanted, it is asked for anew)
  */

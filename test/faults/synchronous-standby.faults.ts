@@ -160,7 +160,8 @@ describe("blue's synchronous standby is gone as blue commits the decision", () =
             session: () => Promise.resolve(session),
           };
           const attempt = { work, pools, session, from: 'blue', epoch: 0, acceptLoss: false } as unknown as Attempt;
-          return giveTriesUp(attempt, undefined, new Error('given up'));
+          const tries = { runId: 'run', asked: { workflowRun: 'run', activity: 1, at: 1 } };
+          return giveTriesUp(attempt, tries, new Error('given up'));
         });
         expect(released).toEqual([]);
         await admin.query(`SELECT setval('verdigris.fence', ${FENCE_OPEN})`);

@@ -8,6 +8,7 @@ import { endTries, refuseEnded, type Tries } from '../../src/postgres/ended-trie
 import { feedName } from '../../src/postgres/feed.js';
 import { findSlots } from '../../src/postgres/feed-objects.js';
 import { TAKE_FENCE_LOCK } from '../../src/postgres/fence.js';
+import { ident, literal } from '../../src/postgres/identifier.js';
 import { readProgress, writeProgress } from '../../src/postgres/migrate/progress-row.js';
 import { openActorSession } from '../../src/postgres/ownership.js';
 import { preparePromotion, withdrawOpening } from '../../src/postgres/prepare-promotion.js';
@@ -140,6 +141,49 @@ describe('an attempt that Temporal has not heard of for too long, between two tr
     }
   });
 
+  it('gives nothing back once green has said that it has the writes, or an attempt has ended its way back', async () => {
+    const rig = await PromotionRig.create('ended way back');
+    try {
+      await rig.moveOn();
+      const { ref, activities } = activitiesOf(rig);
+      const { databases, migration, tables, maxHoldMs } = rig.move('green');
+      const { epoch = 0 } = (await rig.ours('green', (green) => readRoute(green, migration))) ?? {};
+      const wayBack = (activity: number): Promise<unknown> =>
+        requested(activity).run(() => activities.promote(ref, 'green', epoch));
+      const prepared = { databases, migration, from: 'green', fenced: tables } as const;
+      await rig.writers.pause();
+      await rig.on('green', async (writer) => {
+        let isBlocked = (): void => undefined;
+        const blocked = new Promise<void>((resolve) => (isBlocked = resolve));
+        const knownTables = await preparePromotion({ ...prepared, wayBack: undefined });
+        await writer.query(`BEGIN; UPDATE ${tables[0]?.name ?? ''} SET id = id`);
+        const tries = { ...prepared, tries: askedAs(ref, 7), knownTables, maxHoldMs, sequenceGap: 1_000 };
+        const late = promote({ ...tries, feedBack: false }, { attempts: 100, onBlocked: isBlocked });
+        const ended = late.catch((error: unknown) => error);
+        await blocked;
+        expect(await requested(8).run(() => activities.writesOfGreen(ref, epoch))).toBe('has them');
+        await writer.query('COMMIT');
+        expect(await ended).toMatchObject({ type: 'StaleEpoch', retryable: true });
+      });
+      await expect(wayBack(7)).rejects.toMatchObject({ type: 'StaleEpoch', nonRetryable: false });
+      const feed = (change: string): Promise<unknown> =>
+        rig.ours('blue', (blue) => blue.query(`ALTER SUBSCRIPTION ${ident(feedName(migration, 'to_blue'))} ${change}`));
+      await feed('DISABLE');
+      const unsafe = { type: 'RollbackUnsafe', nonRetryable: true };
+      await expect(wayBack(9)).rejects.toMatchObject(unsafe);
+      await feed('ENABLE');
+      await expect(wayBack(9)).rejects.toMatchObject(unsafe);
+      expect(await rig.ours('green', (green) => readRoute(green, migration))).toMatchObject({ writesOn: 'green' });
+      // Another attempt decides in the moment in which this one ends: the next one opens blue.
+      await feed('DISABLE');
+      await rig.ours('green', (green) => green.query(decidesWhenTriesEnd(migration, epoch)));
+      await expect(wayBack(10)).rejects.toMatchObject({ type: 'StaleEpoch', nonRetryable: false });
+      expect(await wayBack(10)).toMatchObject({ epoch: epoch + 1 });
+    } finally {
+      await rig.close();
+    }
+  });
+
   it('is told by who withdraws the promotion where it has decided; tries are ended once, however late and often', async () => {
     const rig = await PromotionRig.create('late decision');
     try {
@@ -197,6 +241,18 @@ describe('an attempt that Temporal has not heard of for too long, between two tr
     }
   });
 });
+
+/** Green gives the writes to blue in the statement that ends tries. */
+function decidesWhenTriesEnd(migration: string, epoch: number): string {
+  return `
+    CREATE FUNCTION decides() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+      PERFORM verdigris.decide(${literal(migration)}, ${epoch}, 'blue'), setval('verdigris.fence', ${FENCE_CLOSED});
+      RETURN NULL;
+    END $$;
+    CREATE TRIGGER decides AFTER INSERT OR UPDATE ON verdigris.progress
+       FOR EACH ROW WHEN (NEW.object = 'tries ended') EXECUTE FUNCTION decides()`;
+}
 
 function activitiesOf(rig: PromotionRig): { ref: RunRef; activities: ReturnType<typeof promoteActivities> } {
   const { databases } = rig;

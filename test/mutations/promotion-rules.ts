@@ -432,6 +432,17 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: { file: 'test/long/late-attempt.long.ts', name: 'moves nothing once the run has ended the tries' },
   },
   {
+    rule: 'green says that it has the writes when no earlier try can give them back any more',
+    edits: [
+      edit(
+        'src/postgres/writes-of-green.ts',
+        '    if (!decided && tries !== undefined) await endTries(green, tries);\n',
+        '',
+      ),
+    ],
+    test: { file: 'test/long/late-attempt.long.ts', name: 'gives nothing back once green has said' },
+  },
+  {
     rule: 'the way back ends only where green serves',
     edits: [
       edit('activities/context.ts', '    await refuseWhileBlueServes(own.databases, own.run, epoch);\n', ''),
