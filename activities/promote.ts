@@ -134,11 +134,12 @@ export function promoteActivities(dependencies: ActivityDependencies) {
      *
      * @param goesOn the run does, and is to promote later: what a try has left on green keeps no WAL until then. Default:
      * false, as in a rollback, which removes it with everything else
+     * @param tellsDecision also where the run goes on it is told what has been decided. Default: false, as to runs of an earlier
+     * version, whose next promotion finishes that
      * @returns which poolers could not be released for a minute, and why; null when all are
-     * @throws ApplicationFailure WritesOnGreen where a try of a worker that Temporal has not heard of has decided meanwhile;
-     * not where the run goes on: its next promotion finishes that
+     * @throws ApplicationFailure WritesOnGreen where a try of a worker that Temporal has not heard of has decided meanwhile
      */
-    withdrawPromotion: (ref: RunRef, goesOn = false): Promise<string | null> =>
-      perform(dependencies, ref, (work) => withdraw(dependencies, work, ref, goesOn)),
+    withdrawPromotion: (ref: RunRef, goesOn = false, tellsDecision = false): Promise<string | null> =>
+      perform(dependencies, ref, (work) => withdraw(dependencies, work, ref, goesOn, tellsDecision)),
   };
 }

@@ -180,13 +180,14 @@ export async function withdraw(
   work: Work,
   ref: RunRef,
   goesOn: boolean,
+  tellsDecision: boolean,
 ): Promise<string | null> {
   const sinceAsked = clockOfActivity();
   const blue = await work.session('blue', 'withdraw promotion', SHORT_STATEMENTS);
   const route = await readRoute(blue, ref.plan.name);
   if (route === undefined) return null;
   await endTries(blue, { runId: work.run.runId, asked: requestOfActivity() });
-  if (!goesOn) await refuseDecided(work);
+  if (!goesOn || tellsDecision) await refuseDecided(work);
   await withdrawOpening(blue, ref.plan.name, 'blue', route.epoch);
   let left: string | null = null;
   try {
@@ -207,7 +208,7 @@ async function refuseDecided({ databases, run, signal }: Work): Promise<void> {
   throw new VerdigrisError({
     type: 'WritesOnGreen',
     message: `green has been given the writes meanwhile (epoch ${epoch}), by a worker that Temporal has not heard of`,
-    nextStep: 'nothing: the way back begins anew, and finishes what was decided first',
+    nextStep: 'nothing: the run finishes what was decided first',
   });
 }
 

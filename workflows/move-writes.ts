@@ -133,6 +133,17 @@ async function untilOpened(run: MigrationRun, ref: RunRef, error: unknown): Prom
   }
 }
 
+/**
+ * What a worker that Temporal has not heard of has decided while its tries were ended: nobody takes writes until green is open,
+ * so neither a pause nor a rollback comes before that.
+ *
+ * @param told what has told of it
+ */
+export async function finishLateDecision(run: MigrationRun, ref: RunRef, told: unknown, limits: Limits): Promise<void> {
+  const decided = await CancellationScope.nonCancellable(() => untilOpened(run, ref, told));
+  await hasMoved(run, ref, 'blue', decided, limits);
+}
+
 /** A blue that is away says nothing, and whatever comes next needs its answer: people are told what is waited for. */
 async function untilAnswered(run: MigrationRun, ref: RunRef): Promise<WritesAt> {
   const ask = 'has it been decided?';

@@ -10,7 +10,7 @@ import { firstLine } from '../src/failure-text.js';
 import type { Stage } from '../src/plan/schema.js';
 import { comparedLongAgo, comparedWithinMs, comparison, type Comparison } from './compared-ahead.js';
 import { schemaHasStayed } from './guard-schema.js';
-import { moveWrites } from './move-writes.js';
+import { finishLateDecision, moveWrites } from './move-writes.js';
 import { readyWebhooks, whileReady, whyAskAgain, type Ready } from './ready-webhooks.js';
 import { untilGoingOn, watched } from './shift-traffic.js';
 import { verifyEmptied } from './verify.js';
@@ -89,6 +89,7 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
           ready.goBackWhileStopped();
           return afterInterruption(story, ref, lastStage);
         },
+        done: () => (run.wasPromoted ? 'promoted' : undefined),
         stopped: (wait) => {
           ready.goBackWhileStopped();
           return whileStopped(wait);
@@ -131,7 +132,9 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
         case 'poolers':
           why = ended.why;
           await untilPoolersGoOn(story, ref, lastStage);
-          break;
+          if (!run.wasPromoted) break;
+          run.allClear('gates');
+          return;
         case 'time': {
           // A window that has closed is waited for; an approval that is too old, or void, is asked for again.
           const counts = run.isApproved('promote') && run.approvalExpired('promote') === undefined;
@@ -195,12 +198,23 @@ const POOLERS_AGAIN_MS = 300_000;
 /** And when it has little: nobody is to wait for longer behind a pooler that is back. */
 const POOLERS_AT_LAST_MS = 3_600_000;
 
-/** The next promotion may wait for an approval for days: their clients go on as soon as that can be, and gates are watched. */
+/**
+ * The next promotion may wait for an approval for days: their clients go on as soon as that can be, and gates are watched. What a
+ * worker that is cut off has decided by then is finished: the run is promoted.
+ */
 async function untilPoolersGoOn(story: Story, ref: RunRef, lastStage: Stage | null): Promise<void> {
   const { run } = story;
+  let decided: unknown;
   const letGo = async (): Promise<void> => {
     for (let pauseMs = 5_000; ; pauseMs = Math.min(pauseMs * 2, POOLERS_AGAIN_MS)) {
-      const left = await actFast('let clients of the poolers go on').withdrawPromotion(ref, true);
+      let left: string | null;
+      try {
+        left = await actFast('let clients of the poolers go on').withdrawPromotion(ref, true, true);
+      } catch (error) {
+        if (failureType(error) !== 'WritesOnGreen') throw error;
+        decided = error;
+        return;
+      }
       if (typeof left !== 'string') return;
       if (run.status.waiting?.why !== left) run.waitFor({ for: 'retry', why: left });
       // Only what goes on for long fills the history: the first tries come soon whatever it has room for.
@@ -210,6 +224,7 @@ async function untilPoolersGoOn(story: Story, ref: RunRef, lastStage: Stage | nu
   };
   while (!(await watched(story, ref, lastStage, letGo))) continue;
   run.waitFor(null);
+  if (decided !== undefined) await finishLateDecision(run, ref, decided, { isOver: () => story.isAbandoned });
 }
 
 /**

@@ -234,6 +234,9 @@ describe('an attempt that Temporal has not heard of for too long, between two tr
       });
       await rig.moveOn();
       await expect(withdraw(false)).rejects.toMatchObject({ type: 'WritesOnGreen', nonRetryable: true });
+      // Also to a run that goes on, unless it is of an earlier version.
+      const told = requested(30).run(() => activities.withdrawPromotion(ref, true, true));
+      await expect(told).rejects.toMatchObject({ type: 'WritesOnGreen', nonRetryable: true });
       expect(await withdraw(true)).toBeNull();
       await rig.audit();
     } finally {

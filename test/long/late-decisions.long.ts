@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { until } from '../support/migration.js';
 import { failureOf, resultOf } from '../support/run-end.js';
 import { replayed, ScriptedRuns, untilCancelled, type Overrides, type ScriptedRun } from '../support/scripted-run.js';
-import { retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
+import { pauseUpdate, retireUpdate, rollbackSignal, rollbackUpdate } from '../../workflows/messages.js';
 
 /* What the databases say of the writes is not what the run has seen: its workflow was reset, or a late worker has decided. */
 
@@ -125,6 +125,31 @@ describe.concurrent('a promotion that a late worker decides while it is withdraw
     expect(asked(run, '+withdrawPromotion')).toBe(1);
     run.at('+undoReplication', run.at('-finishPromotion', run.at('-withdrawPromotion')));
     await replayed(run, 'late-decision');
+  });
+
+  it('is finished at once while the run is paused: green is opened, and blue follows it', async () => {
+    const run = await runs.begin({
+      promote: async (own, _ref, from) => {
+        if (own.writesOn === 'green') return own.move(from);
+        await untilCancelled().catch(() => undefined);
+        throw new CancelledFailure('cancelled');
+      },
+      withdrawPromotion: (own, _ref, _goesOn, tellsDecision) => {
+        own.move('blue');
+        if (tellsDecision !== true) return null;
+        throw ApplicationFailure.nonRetryable('green has been given the writes meanwhile (epoch 2)', 'WritesOnGreen');
+      },
+    });
+    await run.saw('+promote');
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    const now = await until(run.handle, 'promoted', ({ phase }) => phase === 'standby', 30_000);
+    expect(now).toMatchObject({ paused: true, writesOn: 'green', rollback: { safe: true } });
+    run.at('+watchStandby', run.at('-finishPromotion', run.at('-promote', run.at('-withdrawPromotion'))));
+    expect(asked(run, '+withdrawPromotion')).toBe(1);
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect((await resultOf(run)).outcome).toBe('rolledBack');
+    expect(run).toMatchObject({ writesOn: 'blue', epoch: 3 });
+    await replayed(run);
   });
 });
 

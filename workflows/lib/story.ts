@@ -94,10 +94,15 @@ export class Story {
    *
    * @param options.yields the step is heavy, and stops while something more important needs room (see yieldTo)
    * @param options.interrupted what is done first when a pause has ended the work: with the error that it ended with
+   * @param options.done the result where what was done then has done the work: the step ends with it
    * @param options.stopped what goes on while the run is paused or held: does the wait. Default: nothing
    * @param options.ends whether a failure ends the step although the plan has failures hold the run. Default: none does
    */
-  async step<T>(now: string, work: () => Promise<T>, options: StepOptions = {}): Promise<T> {
+  async step<T>(
+    now: string,
+    work: () => Promise<T>,
+    options: StepOptions & { readonly done?: () => T | undefined } = {},
+  ): Promise<T> {
     for (;;) {
       const { stopped = (wait) => wait() } = options;
       if (this.run.paused || this.isHeld) await stopped(() => this.untilNotPaused());
@@ -117,6 +122,8 @@ export class Story {
           // A pause cancels the step alone; by the time its activity has stopped, the run may be resumed already.
           if (this.#scope.consideredCancelled || this.#interrupted !== scope) throw error;
           await options.interrupted?.(error);
+          const done = options.done?.();
+          if (done !== undefined) return done;
         } else if (this.isHeld || (this.holdsAfter(error) && options.ends?.(error) !== true)) {
           await stopped(() => this.hold(failureMessage(error)));
         } else throw error;
