@@ -159,7 +159,8 @@ describe("blue's synchronous standby is gone as blue commits the decision", () =
             ...{ databases, run: { runId: 'run', migration }, signal: new AbortController().signal },
             session: () => Promise.resolve(session),
           };
-          const attempt = { work, pools, session, from: 'blue', epoch: 0, acceptLoss: false } as unknown as Attempt;
+          const asked = { from: 'blue', epoch: 0, acceptLoss: false, redact: String };
+          const attempt = { work, pools, session, ...asked } as unknown as Attempt;
           const tries = { runId: 'run', asked: { workflowRun: 'run', activity: 1, at: 1 } };
           return giveTriesUp(attempt, tries, new Error('given up'));
         });
