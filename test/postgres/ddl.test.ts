@@ -197,6 +197,50 @@ describe.each([testedVersion('pg15')])('DDL on %s', (server) => {
     expect(await what()).toBeNull();
   });
 
+  const onGreen = (sql: string): Promise<unknown> => withClient(other.config, (client) => client.query(sql));
+  const BOUNDS_3 = "FOR VALUES FROM ('2028-01-01') TO ('2029-01-01')";
+
+  it('that attaches a partition with rows is refused while green lacks them, also where it was detached before', async () => {
+    const resume = () => acceptSchema(watched, green, 50);
+    const attach = `ALTER TABLE shop.log ATTACH PARTITION shop.log_3 ${BOUNDS_3}`;
+    await asApplication(
+      `CREATE TABLE shop.log_3 (LIKE shop.log); INSERT INTO shop.log_3 VALUES ('2028-02-01', 'x'); ${attach}`,
+    );
+    await asApplication("INSERT INTO shop.log VALUES ('2028-02-02', 'is replicated')");
+    await onGreen(`CREATE TABLE shop.log_3 PARTITION OF shop.log ${BOUNDS_3}`);
+    const { refused } = await resume();
+    expect(refused).toMatch(
+      /shop\.log_3 has rows from before it was attached.*\(blue has 1, green 0\): insert them on green/,
+    );
+    await onGreen("INSERT INTO shop.log VALUES ('2028-02-01', 'x')");
+    expect((await resume()).refused).toBeNull();
+
+    // Nothing is another one afterwards.
+    await asApplication(
+      "ALTER TABLE shop.log DETACH PARTITION shop.log_3; INSERT INTO shop.log_3 VALUES ('2028-03-01', 'y')",
+    );
+    await asApplication(attach);
+    expect((await lookAtSchema(watched)).differences).toEqual([]);
+    expect((await resume()).refused).toMatch(/shop\.log_3 has rows from before it was attached/);
+    await onGreen("INSERT INTO shop.log VALUES ('2028-02-02', 'is replicated'), ('2028-03-01', 'y')");
+    expect((await resume()).refused).toBeNull();
+    expect((await resume()).refused).toBeNull();
+  });
+
+  it('that detaches a partition on both sides is refused: it would not be replicated any more', async () => {
+    const detach = 'ALTER TABLE shop.log DETACH PARTITION shop.log_3';
+    await asApplication(detach);
+    await onGreen(detach);
+    expect((await accept()).refused).toMatch(/shop\.log_3: partition shop\.log is gone: it is not replicated any more/);
+    for (const drop of [asApplication, onGreen]) await drop('DROP TABLE shop.log_3');
+    expect((await accept()).refused).toBeNull();
+    // In the old way each is a table by itself.
+    for (const make of [asApplication, onGreen]) await make('CREATE TABLE shop.lines_old () INHERITS (shop.lines)');
+    expect((await accept()).refused).toMatch(/shop\.lines_old is new: it is not replicated/);
+    for (const drop of [asApplication, onGreen]) await drop('DROP TABLE shop.lines_old');
+    expect((await accept()).refused).toBeNull();
+  });
+
   it('on a side that only follows is taken over with what it has lost there, whether or not that was made anew', async () => {
     await asApplication(
       'CREATE TABLE shop.archive (id int PRIMARY KEY); CREATE TABLE shop.rest (id int, a int, b int)',

@@ -72,29 +72,44 @@ const HARMLESS: ReadonlySet<FactKind> = new Set(['index', 'default', 'trigger'])
 /**
  * Of what has changed on blue, what the run can't go on with: it could stop a feed, or rows would be missing or differ.
  * A change that was made on green as well is fine, unless rows went with it. Pure.
+ *
+ * @param blue the facts as they are now
  */
-export function unacceptable(differences: readonly Difference[], green: TableFacts): string[] {
+export function unacceptable(differences: readonly Difference[], green: TableFacts, blue: TableFacts): string[] {
   const refused = differences.flatMap((difference): [Difference, string][] => {
-    const why = whyNot(difference, green);
+    const why = whyNot(difference, green, blue);
     return why === undefined ? [] : [[difference, why]];
   });
   const news = refused.filter(([difference]) => isNews(differences)(difference));
   return [...new Set((news.length > 0 ? news : refused).map(([difference, why]) => `${describe(difference)}: ${why}`))];
 }
 
-function whyNot({ table, kind, name, before, after }: Difference, green: TableFacts): string | undefined {
-  const there = green.get(table);
+function whyNot(difference: Difference, green: TableFacts, blue: TableFacts): string | undefined {
+  const { table, kind, name, before, after } = difference;
+  const [here, there] = [blue.get(table), green.get(table)];
   if (kind === 'identity') return 'its rows are not replicated any more';
   if (kind === 'column identity' && before !== null && after !== null) return 'its values are not those of green';
   if (kind === 'table' && (before === null || after === null)) {
     if (after === null) return there === undefined ? undefined : 'drop it on green as well, or make it again';
-    if (there?.some(([of]) => of === 'partition') === true) return undefined;
+    if (isPartition(here) && isPartition(there)) return undefined;
     return 'it is not replicated: drop it, or move it to a schema that the plan leaves out';
+  }
+  // Of tables that inherit in the old way each is replicated by itself.
+  const wasPartition = isPartition([[kind, name, before ?? '']]);
+  if (wasPartition && !isPartition(here)) {
+    return 'it is not replicated any more: attach it again, drop it on both sides, or move it to a schema that the plan leaves out';
   }
   if (HARMLESS.has(kind)) return undefined;
   // A column's number differs from server to server.
   if (kind === 'column identity') return undefined;
   const facts = kind === 'type' ? [...green.values()].flat() : (there ?? []);
   const onGreen = facts.find(([of, called]) => of === kind && called === name)?.[2] ?? null;
-  return onGreen === after ? undefined : 'green does not have that change';
+  return onGreen === after ? undefined : NOT_ON_GREEN;
+}
+
+const NOT_ON_GREEN = 'green does not have that change';
+
+/** A table that inherits in the old way has no bounds: its rows are not those of its parent. */
+function isPartition(facts: readonly Fact[] | undefined): boolean {
+  return facts?.some(([kind, , bounds]) => kind === 'partition' && bounds !== '') === true;
 }

@@ -15,6 +15,7 @@ import { readPartitionFiles, rememberedFiles, rememberFiles } from '../partition
 import type { Session } from '../session.js';
 import { inTransaction } from '../session.js';
 import { hasState, recordEvent } from '../state.js';
+import { attachedWithRows } from './attached-rows.js';
 import { compareFacts, describeDifferences, unacceptable, type Difference } from './compare-facts.js';
 import { readKnownNotes, type KnownNotes } from './event-trigger.js';
 import { readNotedNews, type NotedNews } from './noted-news.js';
@@ -208,23 +209,43 @@ export interface Acceptance {
 
 /**
  * Somebody says that the run may go on: what has been reverted is forgotten; what can harm neither feed, or was made on
- * green as well, is taken over into the baseline; anything else is refused.
+ * green as well, is taken over into the baseline; anything else is refused. So are partitions whose rows green lacks.
+ *
+ * @param markerMs see Attached
  */
-export async function acceptSchema(blue: Watched, green: Session): Promise<Acceptance> {
+export async function acceptSchema(blue: Watched, green: Session, markerMs?: number): Promise<Acceptance> {
   const { differences, what, aside } = await lookAtSchema(blue);
-  if (what === null) {
-    await writeBaseline(blue);
-    return { refused: null, accepted: aside?.what ?? null };
-  }
-  const refused = differences.length === 0 ? [] : unacceptable(differences, await readTableFacts(green, blue.patterns));
+  const refused = await whyRefused(blue, green, differences, markerMs);
   if (refused.length > 0) {
     return {
       refused: `the run can't go on with what was changed on blue: ${refused.slice(0, MOST_LINES).join('; ')}. Undo it on blue or make it on green as well, then resume; or roll back and start again`,
       accepted: null,
     };
   }
+  if (what === null) {
+    await writeBaseline(blue);
+    return { refused: null, accepted: aside?.what ?? null };
+  }
   await takeOver(blue, what);
   return { refused: null, accepted: what };
+}
+
+async function whyRefused(
+  watched: Watched,
+  green: Session,
+  differences: readonly Difference[],
+  markerMs?: number,
+): Promise<string[]> {
+  const { session: blue, patterns } = watched;
+  if (differences.length > 0) {
+    const refused = unacceptable(
+      differences,
+      await readTableFacts(green, patterns),
+      await readTableFacts(blue, patterns),
+    );
+    if (refused.length > 0) return refused;
+  }
+  return attachedWithRows({ blue, green, patterns, differences, baseline: baselineKey(watched), markerMs });
 }
 
 /** A table, or a column of one, that has been made since writes moved. */

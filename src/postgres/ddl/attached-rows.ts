@@ -1,0 +1,139 @@
+import { formatTableName } from '../../plan/table-name.js';
+import { readTables, type TableInfo } from '../catalog.js';
+import type { TablePatterns } from '../catalog-pattern.js';
+import { qualified } from '../identifier.js';
+import { waitForMarker, writeMarker } from '../marker.js';
+import type { ProgressKey } from '../migrate/progress-row.js';
+import { partitionTree } from '../partition-tree.js';
+import type { Session } from '../session.js';
+import type { Difference } from './compare-facts.js';
+
+/*
+ * ATTACH PARTITION brings the rows that the table has by then, and none of them is replicated: they were written while it
+ * was in no publication. So is what was written to a partition that was detached for a while.
+ */
+
+/** What is to be looked at on both sides. */
+export interface Attached {
+  readonly blue: Session;
+  readonly green: Session;
+  readonly patterns: TablePatterns;
+  readonly differences: readonly Difference[];
+  /** Of what blue's schema is compared with: what was attached later is looked at. */
+  readonly baseline: ProgressKey;
+  /** How long green may take for what was written before it is counted, ms. Default 10 s: two tries of an apply worker. */
+  readonly markerMs?: number | undefined;
+}
+
+const MARKER_MS = 10_000;
+
+/**
+ * Partitions that were attached since the baseline, and of which green lacks rows. A line each, with the next step.
+ *
+ * Rows are counted, up to a million of each: whether they are the same rows the next comparison says.
+ */
+export async function attachedWithRows(attached: Attached): Promise<string[]> {
+  const { blue, green, markerMs = MARKER_MS } = attached;
+  const lacking: string[] = [];
+  let follows = true;
+  for (const leaf of await newlyAttached(attached)) {
+    if (!(await hasRows(blue, leaf))) continue;
+    const look = await lookAt(leaf, blue, green, follows ? markerMs : 0);
+    follows = look.follows;
+    if (look.lacks !== undefined) lacking.push(describe(leaf, look.lacks));
+  }
+  return lacking;
+}
+
+interface Lack {
+  readonly blue: number;
+  readonly green: number;
+}
+
+function describe({ name }: TableInfo, { blue, green }: Lack): string {
+  return `table ${formatTableName(name)} has rows from before it was attached, which are not replicated (blue has ${blue}, green ${green}): insert them on green as well; or detach it on both sides, empty it, attach it again and insert its rows into the parent`;
+}
+
+async function newlyAttached({ blue, patterns, differences, baseline }: Attached): Promise<TableInfo[]> {
+  const news = new Set(
+    differences
+      .filter(({ kind, before }) => before === null && (kind === 'table' || kind === 'partition'))
+      .map(({ table }) => table),
+  );
+  const again = await attachedSince(blue, baseline);
+  if (news.size === 0 && again.size === 0) return [];
+  const tables = await readTables(blue, patterns);
+  return tables.filter(
+    ({ kind, name, oid }) => kind === 'partition' && (news.has(formatTableName(name)) || again.has(oid)),
+  );
+}
+
+/** Also what was detached and attached again, of which no fact is another one. */
+async function attachedSince(blue: Session, { runId, step, object }: ProgressKey): Promise<ReadonlySet<number>> {
+  const { rows } = await blue.query<{ oid: number }>(
+    `SELECT DISTINCT leaf.relid::int8::float8 AS oid
+       FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition AND c.relkind IN ('r', 'p')
+      CROSS JOIN LATERAL ${partitionTree('i.inhrelid')} leaf
+      WHERE leaf.isleaf
+        AND age(i.xmin) < (SELECT age(p.xmin) FROM verdigris.progress p
+                            WHERE p.run_id = $1 AND p.step = $2 AND p.object = $3)`,
+    [runId, step, object],
+  );
+  return new Set(rows.map(({ oid }) => oid));
+}
+
+async function hasRows(session: Session, { name }: TableInfo): Promise<boolean> {
+  const { rowCount } = await session.query(`SELECT FROM ${qualified(name)} LIMIT 1`);
+  return rowCount === 1;
+}
+
+/** So often it is counted while the application writes; what is found twice counts. */
+const LOOKS = 5;
+const SEEN = 2;
+
+/**
+ * Whatever blue had before the marker green has behind it. Where no marker comes, since green does not follow yet or is late,
+ * only the rows of before the ATTACH are asked for.
+ */
+async function lookAt(
+  leaf: TableInfo,
+  blue: Session,
+  green: Session,
+  markerMs: number,
+): Promise<{ follows: boolean; lacks?: Lack }> {
+  let seen = 0;
+  for (let look = 0; look < LOOKS; look++) {
+    const before = await countRows(blue, leaf);
+    const follows =
+      markerMs > 0 && (await waitForMarker(green, 'to_green', await writeMarker(blue, 'to_green'), markerMs));
+    const lacks = {
+      blue: follows ? before : await countRows(blue, leaf, OF_BEFORE),
+      green: await countRows(green, leaf),
+    };
+    if (lacks.green >= lacks.blue) return { follows };
+    if (!follows) return { follows, lacks };
+    // Rows that are deleted meanwhile are no lack.
+    seen = (await countRows(blue, leaf)) === before ? seen + 1 : 0;
+    if (seen === SEEN) return { follows, lacks };
+  }
+  return { follows: true };
+}
+
+/** By the transaction that has written a row, against that of the last ATTACH of the table or of one above it. */
+const OF_BEFORE = `age(leaf.xmin) >= (
+  SELECT min(age(i.xmin)) FROM pg_inherits i
+   WHERE i.inhrelid IN (SELECT a.relid FROM pg_partition_ancestors($1::regclass) a))`;
+
+const MOST = 1_000_000;
+
+async function countRows(
+  session: Session,
+  { name }: TableInfo,
+  condition = '$1::regclass IS NOT NULL',
+): Promise<number> {
+  const { rows } = await session.query<{ n: number }>(
+    `SELECT count(*)::float8 AS n FROM (SELECT FROM ${qualified(name)} AS leaf WHERE ${condition} LIMIT ${MOST}) counted`,
+    [qualified(name)],
+  );
+  return rows[0]?.n ?? 0;
+}
