@@ -241,6 +241,21 @@ describe.each([testedVersion('pg15')])('DDL on %s', (server) => {
     expect((await accept()).refused).toBeNull();
   });
 
+  it('that drops a unique index on blue is refused while green has it; one that renames it is not', async () => {
+    const name = 'CREATE UNIQUE INDEX lines_once ON shop.lines (order_id)';
+    await asApplication(name);
+    await onGreen(name);
+    expect((await accept()).refused).toBeNull();
+    await asApplication('ALTER INDEX shop.lines_once RENAME TO lines_one');
+    expect((await accept()).refused).toBeNull();
+    await asApplication('ALTER INDEX shop.lines_one RENAME TO lines_once');
+    expect((await accept()).refused).toBeNull();
+    await asApplication('DROP INDEX shop.lines_once');
+    expect((await accept()).refused).toMatch(/index lines_once is gone: green does not have that change/);
+    await onGreen('DROP INDEX shop.lines_once');
+    expect((await accept()).refused).toBeNull();
+  });
+
   it('on a side that only follows is taken over with what it has lost there, whether or not that was made anew', async () => {
     await asApplication(
       'CREATE TABLE shop.archive (id int PRIMARY KEY); CREATE TABLE shop.rest (id int, a int, b int)',

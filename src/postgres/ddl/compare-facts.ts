@@ -67,7 +67,7 @@ function describe(difference: Difference): string {
 }
 
 /** What replication does not look at, and no row is refused for. */
-const HARMLESS: ReadonlySet<FactKind> = new Set(['index', 'default', 'trigger']);
+const HARMLESS: ReadonlySet<FactKind> = new Set(['default', 'trigger']);
 
 /**
  * Of what has changed on blue, what the run can't go on with: it could stop a feed, or rows would be missing or differ.
@@ -100,6 +100,7 @@ function whyNot(difference: Difference, green: TableFacts, blue: TableFacts): st
     return 'it is not replicated any more: attach it again, drop it on both sides, or move it to a schema that the plan leaves out';
   }
   if (HARMLESS.has(kind)) return undefined;
+  if (kind === 'index') return isStricter(difference, there, here) ? NOT_ON_GREEN : undefined;
   // A column's number differs from server to server.
   if (kind === 'column identity') return undefined;
   const facts = kind === 'type' ? [...green.values()].flat() : (there ?? []);
@@ -112,4 +113,25 @@ const NOT_ON_GREEN = 'green does not have that change';
 /** A table that inherits in the old way has no bounds: its rows are not those of its parent. */
 function isPartition(facts: readonly Fact[] | undefined): boolean {
   return facts?.some(([kind, , bounds]) => kind === 'partition' && bounds !== '') === true;
+}
+
+/** Whether green refuses duplicates by a unique index that blue has no more: the first one would stop the feed. */
+function isStricter(
+  { name, before }: Difference,
+  green: readonly Fact[] | undefined,
+  blue: readonly Fact[] | undefined,
+): boolean {
+  const indexes = (facts: readonly Fact[] = []): readonly Fact[] => facts.filter(([kind]) => kind === 'index');
+  const onGreen = indexes(green).find(([, called]) => called === name)?.[2];
+  if (!isUnique(before ?? '') || !isUnique(onGreen ?? '')) return false;
+  return !indexes(blue).some(([, , definition]) => withoutName(definition) === withoutName(onGreen ?? ''));
+}
+
+function isUnique(definition: string): boolean {
+  return definition.startsWith('CREATE UNIQUE INDEX ');
+}
+
+/** It may have been renamed, or built anew under another name. */
+function withoutName(definition: string): string {
+  return definition.replace(/ INDEX .*? ON /, ' INDEX ON ');
 }
