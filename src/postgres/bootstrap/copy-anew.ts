@@ -158,6 +158,8 @@ async function emptyTables(green: Session, tables: readonly TableName[]): Promis
     [tables.map(qualified)],
   );
   const names = rows.map(({ name }) => name);
+  // Dropped on both sides meanwhile.
+  if (names.length === 0) return;
   const isReplica = await actAsReplica(green);
   try {
     if (!rows.some(({ referenced }) => referenced)) {

@@ -1,6 +1,6 @@
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import { briefLock } from '../brief-lock.js';
-import { ident } from '../identifier.js';
+import { ident, qualified } from '../identifier.js';
 import { lookUpTables, publishedTable } from '../publication.js';
 import { peerFailed } from '../peer-failed.js';
 import type { Database, Session } from '../session.js';
@@ -37,16 +37,30 @@ export async function unpublish(blue: Session, publication: string, tables: read
   );
 }
 
-/** Puts tables (back) into their publication; those that are in it are passed over. */
+/**
+ * Puts tables (back) into their publication; those that are in it are passed over, and so are those that blue has no more:
+ * they were dropped on green as well, or the run would not have gone on.
+ */
 export async function publishAgain(blue: Session, publication: string, tables: readonly TableName[]): Promise<void> {
   if (tables.length === 0) return;
   const published = await publishedIn(blue, publication);
-  const missing = tables.filter((table) => !published.has(formatTableName(table)));
+  const missing = await stillThere(
+    blue,
+    tables.filter((table) => !published.has(formatTableName(table))),
+  );
   if (missing.length === 0) return;
   const list = missing.map((table) => publishedTable({ table })).join(', ');
   await briefLock(blue, `ALTER PUBLICATION ${publication} ADD TABLE`, () =>
     blue.query(`ALTER PUBLICATION ${ident(publication)} ADD TABLE ${list}`),
   );
+}
+
+async function stillThere(blue: Session, tables: readonly TableName[]): Promise<TableName[]> {
+  const { rows } = await blue.query<{ there: boolean }>(
+    `SELECT to_regclass(name) IS NOT NULL AS there FROM unnest($1::text[]) WITH ORDINALITY wanted (name, n) ORDER BY n`,
+    [tables.map(qualified)],
+  );
+  return tables.filter((_, i) => rows[i]?.there === true);
 }
 
 async function publishedIn(blue: Session, publication: string): Promise<ReadonlySet<string>> {

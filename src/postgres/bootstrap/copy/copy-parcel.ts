@@ -10,7 +10,9 @@ import { endSession, takeOver } from './copy-lock.js';
 import { CastFailed, PieceCopy } from './copy-piece.js';
 import { openSnapshotSession, openTargetSession, whileWatched } from './copy-sessions.js';
 import { endParcel, readCopyState, readParcel, readPieces, type CopyState } from './copy-state.js';
+import { endGone } from './gone-pieces.js';
 import { openPace, type Pace } from './pace.js';
+import { TableChanged } from './piece-failed.js';
 import type { Parcel, Piece } from './plan-parcels.js';
 
 export interface ParcelResult {
@@ -41,6 +43,7 @@ export async function copyParcel(context: CopyContext, id: number): Promise<Parc
   const green = await openSession(databases.green, { purpose: 'copy watch' });
   try {
     const failed: FailedTables = new Map();
+    const changed = new Set<string>();
     let heldAt = performance.now();
     for (;;) {
       signal.throwIfAborted();
@@ -49,12 +52,18 @@ export async function copyParcel(context: CopyContext, id: number): Promise<Parc
       const parcel = await readParcel(green, run.runId, id);
       if (parcel === undefined) return { outcome: 'lost', rows: 0, bytes: 0 };
       const done = await readPieces(green, run.runId);
-      const left = parcel.pieces.filter(({ key, root }) => !done.has(key) && !failed.has(formatTableName(root)));
+      const left = parcel.pieces.filter(
+        ({ key, root, source }) =>
+          !done.has(key) && !failed.has(formatTableName(root)) && !changed.has(formatTableName(source)),
+      );
+      if (state?.phase === 'ready' && changed.size > 0) await endGone(context, green, state, parcel, changed);
       if (left.length === 0) return await copied(green, run.runId, parcel, failed);
       if (state === undefined || state.phase === 'closed' || state.phase === 'lost')
         return result('lost', parcel, done, failed);
       const outcome =
-        state.phase === 'planned' ? 'later' : await copyPieces({ context, green, parcel, pieces: left, state, failed });
+        state.phase === 'planned'
+          ? 'later'
+          : await copyPieces({ context, green, parcel, pieces: left, state, failed, changed });
       if (outcome === 'copied') return await copied(green, run.runId, parcel, failed);
       // While nothing has been copied, the holder that comes next makes new snapshots.
       if (outcome === 'gone' && done.size > 0) return result('lost', parcel, done, failed);
@@ -123,6 +132,8 @@ interface CopyWork {
   readonly pieces: readonly Piece[];
   readonly state: CopyState;
   readonly failed: FailedTables;
+  /** Tables that are others on blue now than in the snapshot: left for tablesync. */
+  readonly changed: Set<string>;
 }
 
 /** 'gone': the snapshot is; 'later': another one is being made; 'again': in new sessions, at once. */
@@ -152,7 +163,7 @@ async function copyFrom(snapshot: string, work: CopyWork, pace: Pace): Promise<'
 }
 
 async function copyAll(work: CopyWork, source: Session, pace: Pace): Promise<'copied' | 'later' | 'again'> {
-  const { context, green: watch, parcel, pieces, state, failed } = work;
+  const { context, green: watch, parcel, pieces, state, failed, changed } = work;
   const { databases, plan, signal } = context;
   let target: Session | undefined;
   let fine = false;
@@ -173,17 +184,24 @@ async function copyAll(work: CopyWork, source: Session, pace: Pace): Promise<'co
     for (const piece of pieces) {
       signal.throwIfAborted();
       const [from, to] = [onBlue.get(formatTableName(piece.source)), onGreen.get(formatTableName(piece.target))];
-      if (from === undefined || to === undefined) continue;
+      if (from === undefined || to === undefined) {
+        changed.add(formatTableName(piece.source));
+        continue;
+      }
       try {
         if (!(await copy.run(piece, from, to))) return 'later';
       } catch (error) {
+        if (error instanceof TableChanged) {
+          changed.add(formatTableName(piece.source));
+          return 'again';
+        }
         if (!(error instanceof VerdigrisError) || error.type !== 'BackfillFailed') throw error;
         failed.set(formatTableName(piece.root), error);
         return 'again';
       }
     }
     fine = true;
-    return 'copied';
+    return changed.size > 0 ? 'again' : 'copied';
   } catch (error) {
     if (error instanceof CastFailed) return 'again';
     throw error;

@@ -1,12 +1,12 @@
 import { VerdigrisError } from '../../../errors.js';
 import { formatTableName } from '../../../plan/table-name.js';
-import type { TableInfo } from '../../catalog.js';
+import { readTables, type TableInfo } from '../../catalog.js';
 import { isLockNotHad } from '../../lock-watch.js';
 import { mayBeARow } from '../../migrate/failing-row.js';
 import { describeKey, keyInRow, keyTexts } from '../../migrate/key-range.js';
 import { isTransient, messageOf } from '../../migrate/step-failed.js';
 import { qualified } from '../../identifier.js';
-import type { Session } from '../../session.js';
+import { SHORT_STATEMENTS, withSession, type Session } from '../../session.js';
 import { isNameInFunction, mendFunction } from '../../name-in-function.js';
 import { sqlState } from '../../sqlstate.js';
 import { isCheckByFunction, TABLES_MAY_BE_MISSING } from '../check-by-function.js';
@@ -22,6 +22,11 @@ import type { Parcel, Piece } from './plan-parcels.js';
 const OF_A_STATEMENT = '42';
 /** insufficient_resources: a full disk, no memory. */
 const RESOURCES = '53';
+
+/** Blue's table is another one than in the snapshot, by DDL: it is left for tablesync, and what DDL means is not said here. */
+export class TableChanged extends Error {
+  override readonly name = 'TableChanged';
+}
 
 /** A piece whose copy failed, and what was being done. */
 export interface FailedPiece {
@@ -45,6 +50,7 @@ export async function pieceFailed(failed: FailedPiece, failure: CopyFailure): Pr
   const { cause, side } = failure;
   const code = sqlState(cause) ?? '';
   const name = formatTableName(failed.piece.source);
+  if (side === 'blue' && code.startsWith(OF_A_STATEMENT) && (await isChanged(failed))) return new TableChanged(name);
   if (code.startsWith(RESOURCES)) {
     return new VerdigrisError({
       type: 'SqlError',
@@ -76,6 +82,17 @@ export async function pieceFailed(failed: FailedPiece, failure: CopyFailure): Pr
     nextStep: `${byFunction ? TABLES_MAY_BE_MISSING : ''}correct the row on blue, then resume: all of its table is copied anew, by itself; or roll back and make the "up" expression accept it`,
     cause,
   });
+}
+
+/** COPY looks names up as they are now, while the snapshot has them as they were. */
+async function isChanged({ context, piece, table }: FailedPiece): Promise<boolean> {
+  const { databases, plan } = context;
+  const [now] = await withSession(databases.blue, { purpose: 'copy rows', ...SHORT_STATEMENTS }, (session) =>
+    readTables(session, plan.tables, [piece.source]),
+  );
+  const described = ({ oid, columns }: TableInfo): string =>
+    JSON.stringify([oid, columns.map(({ name, type }) => [name, type])]);
+  return now === undefined || described(now) !== described(table);
 }
 
 export interface FoundRow {
