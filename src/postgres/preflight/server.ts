@@ -123,6 +123,7 @@ export const walRetention: SideCheck = {
     const settings = await readSettings(context, ['max_slot_wal_keep_size', 'idle_replication_slot_timeout']);
     const keep = settings.get('max_slot_wal_keep_size') ?? '-1';
     const idle = settings.get('idle_replication_slot_timeout') ?? '0';
+    const isCopied = context.side === 'blue' && context.plan.bootstrap.method === 'copy';
     const found: Found[] = [];
     if (keep !== '-1') {
       found.push({
@@ -137,7 +138,11 @@ export const walRetention: SideCheck = {
       found.push({
         severity: 'warning',
         object: 'idle_replication_slot_timeout',
-        message: `the server invalidates a slot that is not used for ${idle} (in its unit): a pause of the run could lose it`,
+        message: `the server invalidates a slot that is not used for ${idle} s: ${
+          isCopied
+            ? 'those of the copy are not read before green follows, so a copy that takes longer, with its index builds, is lost'
+            : 'a pause of the run could lose it'
+        }`,
         remedy: 'Set idle_replication_slot_timeout = 0 until the migration has ended',
       });
     }
