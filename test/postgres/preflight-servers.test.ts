@@ -1,5 +1,5 @@
 import { createServer, type Socket } from 'node:net';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import type { PlanInput } from '../../src/plan/schema.js';
 import type { PreflightFinding } from '../../src/postgres/preflight/finding.js';
@@ -99,6 +99,35 @@ describe('preflight', () => {
     const [finding] = only(await check(), 'other-consumers').filter(({ object }) => object === slot);
     expect(finding?.remedy).toMatch(
       /Before `retire`: publication and slot on green.*No slot on green before writes move/,
+    );
+  });
+
+  it('refuses a publication of all tables only while a subscription reads it, which would stop at tables of the run', async () => {
+    const name = `bi_${TAG}`;
+    await onBlue(`CREATE PUBLICATION ${name} FOR ALL TABLES`);
+    undo.push(() => onBlue(`DROP PUBLICATION ${name}`));
+    const told = async (): Promise<string[]> =>
+      only(await check(), 'other-consumers')
+        .filter(({ object }) => object === name)
+        .map(({ severity, message }) => `${severity} ${message}`);
+    expect(await told()).toContainEqual(expect.stringMatching(/^warning .*has the tables of schema verdigris, too/));
+    const reader = await testDatabase('pg18', 'preflight_reader');
+    undo.push(() => reader.drop());
+    const conninfo = pair.blue.peerConninfo.replaceAll("'", "''");
+    await onBlue(`SELECT pg_create_logical_replication_slot('${name}', 'pgoutput')`);
+    await withClient(reader.config, async (client) => {
+      await client.query(
+        `CREATE SUBSCRIPTION ${name} CONNECTION '${conninfo}' PUBLICATION ${name} WITH (connect = false, slot_name = ${name})`,
+      );
+      await client.query(`ALTER SUBSCRIPTION ${name} ENABLE`);
+    });
+    undo.push(() =>
+      withClient(reader.config, (client) => client.query(`DROP SUBSCRIPTION ${name}`)).then(() => undefined),
+    );
+    await vi.waitFor(
+      async () =>
+        expect(await told()).toContainEqual(expect.stringMatching(new RegExp(`^error .*and ${name} reads it`))),
+      { timeout: 10_000, interval: 300 },
     );
   });
 

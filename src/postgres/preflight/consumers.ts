@@ -86,6 +86,42 @@ export const slotNames: SideCheck = {
 const HAND_OVER =
   'Leave it on blue while the standby window lasts: every row of green comes there, and a rollback needs nothing. Before `retire`: publication and slot on green, stop it on blue, start it on green without a snapshot (docs/what-if.md). No slot on green before writes move: it would send every change a second time. Drop it if nobody uses it';
 
+interface OtherPublication {
+  readonly name: string;
+  /** It has whatever is made in schema verdigris. */
+  readonly ofAll: boolean;
+  /** Slots by which a subscription of PostgreSQL reads it right now. */
+  readonly readBy: readonly string[];
+}
+
+/**
+ * A walsender's query is the command that began it, with the publications. A subscription calls itself as its slot, which
+ * other consumers (Debezium) do not: those take tables that they do not know.
+ */
+const OTHER_PUBLICATIONS = `
+  SELECT p.pubname::text AS name,
+         p.puballtables OR EXISTS (SELECT FROM pg_publication_namespace s JOIN pg_namespace n ON n.oid = s.pnnspid
+                                    WHERE s.pnpubid = p.oid AND n.nspname = 'verdigris') AS "ofAll",
+         ARRAY(SELECT r.slot_name::text FROM pg_replication_slots r JOIN pg_stat_activity a ON a.pid = r.active_pid
+                WHERE r.database = current_database() AND r.plugin = 'pgoutput' AND r.slot_name NOT LIKE 'verdigris\\_%'
+                  AND a.application_name = r.slot_name AND a.query LIKE 'START_REPLICATION %'
+                  AND strpos(split_part(a.query, 'publication_names', 2), format('"%s"', replace(p.pubname, '"', '""'))) > 0
+                ORDER BY 1) AS "readBy"
+    FROM pg_publication p WHERE p.pubname NOT LIKE 'verdigris\\_%' ORDER BY 1`;
+
+/** A subscriber that lacks a table of which a row comes stops there: the relation is looked up before anything else. */
+function ofAllTables(side: Side, { name, readBy }: OtherPublication): Found {
+  return {
+    severity: readBy.length > 0 ? 'error' : 'warning',
+    object: name,
+    message: `the publication "${name}" of ${side} has the tables of schema verdigris, too, which the run makes${
+      readBy.length > 0 ? `, and ${listed(readBy)} reads it` : ''
+    }: a subscription to it stops at their first row, for good, and its slot keeps the WAL`,
+    remedy:
+      'Before the run, make it FOR TABLES IN SCHEMA ..., or FOR TABLE with a list, and refresh the subscriptions. A consumer that is no PostgreSQL (Debezium) may leave schema verdigris out',
+  };
+}
+
 export const otherConsumers: SideCheck = {
   name: 'other-consumers',
   sides: BOTH_SIDES,
@@ -96,10 +132,9 @@ export const otherConsumers: SideCheck = {
       `SELECT slot_name AS name, plugin, active FROM pg_replication_slots
         WHERE database = current_database() AND slot_name NOT LIKE 'verdigris\\_%' ORDER BY 1`,
     );
-    const { rows: publications } = await session.query<{ name: string }>(
-      `SELECT pubname AS name FROM pg_publication WHERE pubname NOT LIKE 'verdigris\\_%' ORDER BY 1`,
-    );
+    const { rows: publications } = await session.query<OtherPublication>(OTHER_PUBLICATIONS);
     return [
+      ...publications.filter(({ ofAll }) => ofAll).map((publication) => ofAllTables(side, publication)),
       ...slots.map(({ name, plugin, active }): Found => ({
         severity: 'warning',
         object: name,
