@@ -35,6 +35,7 @@ import { readPlanOfRun } from './read-plan.js';
 import { shellQuote } from './shell-quote.js';
 import { serverFlags, type ServerFlags } from './start-request.js';
 import { CommandError, EXIT, type ExitCode, type Terminal } from './terminal.js';
+import { planOfAnother, refusePlanOfAnother } from './whose-plan.js';
 
 export interface DoctorFlags extends ServerFlags {
   readonly blue?: string;
@@ -174,7 +175,9 @@ async function tellExamination(terminal: Terminal, patient: Patient, flags: Doct
   const found = withoutHandedOn(both);
   const liveness = await askLiveness(found, flags, patient.name);
   const poolers = await poolersOf(patient);
+  const another = planOfAnother(patient.plan, found, flags);
   const findings = [
+    ...(another === undefined ? [] : [another]),
     ...diagnose(found, verdict, liveness),
     ...diagnosePoolers(poolers, askedAbout(patient, found, verdict, liveness)),
   ];
@@ -202,6 +205,7 @@ async function open(terminal: Terminal, patient: Patient, flags: DoctorFlags): P
     return verdict.kind === 'certain' ? poolersFollow(terminal, patient, found, verdict, flags) : refusedOf(found);
   }
   terminal.out(renderVerdict(verdict));
+  refusePlanOfAnother(patient.plan, found, flags, '--open');
   if (flags.yes !== true) {
     terminal.out(`would open ${verdict.side} for epoch ${verdict.epoch}; add --yes to do it`);
     return EXIT.done;
@@ -285,6 +289,7 @@ async function close(terminal: Terminal, { databases, plan }: Patient, flags: Do
     return verdict.kind === 'certain' ? EXIT.done : refusedOf(found);
   }
   terminal.out(renderVerdict(verdict));
+  refusePlanOfAnother(plan, found, flags, '--close');
   const side = otherSide(verdict.truth);
   const one = found[side];
   if (!one.reached || one.inventory.route === null) {
@@ -317,6 +322,7 @@ async function cleanUp(terminal: Terminal, patient: Patient, flags: DoctorFlags)
   const both = await examine(databases, patient.patterns);
   const verdict = judge(both);
   const found = withoutHandedOn(both);
+  refusePlanOfAnother(patient.plan, found, flags, '--clean');
   const liveness = await askLiveness(found, flags, patient.name);
   const bare = planCleaning(found, verdict, liveness, cleanOptions(flags));
   if (bare.refused) {

@@ -269,6 +269,14 @@ describe('verdigris doctor', () => {
         code: 2,
         text: expect.stringContaining('VERDIGRIS_CONNECTION_NOBODY_KNOWS') as string,
       });
+      // The plan of another migration may name other HAProxys, flags and tables than the run's.
+      const another = { ...plan, name: 'another' };
+      expect((await said(another)).text).toMatch(/problem .*plan of "another", and the databases belong to "d-/);
+      expect(await said(another, '--clean', '--yes')).toMatchObject({
+        code: 1,
+        text: expect.stringContaining('verdigris doctor --blue doctor_blue --green doctor_green --clean') as string,
+      });
+      expect((await patient.left('blue')).length).toBeGreaterThan(2);
       expect(await said(plan, '--clean', '--yes')).toMatchObject({ code: 0 });
       expect([await patient.left('blue'), await patient.left('green')]).toEqual([[], []]);
       // Nothing of the run is left, so the plan's name is all that is known.
