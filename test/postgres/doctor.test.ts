@@ -172,6 +172,24 @@ describe('verdigris doctor', () => {
     expect(await doctor('--close', '--yes')).toMatchObject({ code: 1 });
   });
 
+  it('drops no copy of a green whose run was reset after its rollback, and has claimed it again', async () => {
+    const patient = await (await Patient.create()).fenced();
+    for (const side of ['blue', 'green'] as const) {
+      await patient.on(side, (s) => s.query('UPDATE verdigris.route SET epoch = epoch + 5'));
+    }
+    await patient.on('green', (s) =>
+      s.query(
+        `INSERT INTO verdigris.event (run_id, what, detail)
+         SELECT $1, 'claimed green', jsonb_build_object('epoch', epoch) FROM verdigris.route`,
+        [patient.runId],
+      ),
+    );
+    expect(await doctor('--clean', '--drop-copy', patient.migration)).toMatchObject({
+      code: 1,
+      text: expect.stringContaining('green takes writes, or has taken some') as string,
+    });
+  });
+
   it('removes the event triggers of the run, and no others', async () => {
     const patient = await (await Patient.create()).replicated();
     for (const side of ['blue', 'green'] as const) {

@@ -78,10 +78,11 @@ export async function readStateObjects(session: Session): Promise<StateObjects> 
 
 async function readOwnerFound(session: Session): Promise<OwnerFound | null> {
   const { rows } = await session.query<OwnerFound>(
+    // Its first claim: a run that was reset has claimed again, at an epoch beyond that of its promotion.
     `SELECT o.run_id AS "runId", o.migration, o.side, o.claimed_at::text AS "claimedAt", o.ended_at::text AS "endedAt",
             o.outcome,
             (SELECT (e.detail ->> 'epoch')::float8 FROM verdigris.event e
-              WHERE e.run_id = o.run_id AND e.what = 'claimed ' || o.side ORDER BY e.id DESC LIMIT 1) AS "claimedEpoch"
+              WHERE e.run_id = o.run_id AND e.what = 'claimed ' || o.side ORDER BY e.id LIMIT 1) AS "claimedEpoch"
        FROM verdigris.owner o`,
   );
   return rows[0] ?? null;
