@@ -55,6 +55,14 @@ describe('doctor', () => {
     expect(stillOpen).toEqual([expect.stringMatching(/^problem : .*applications can still write on blue/)]);
   });
 
+  it('nor for the next plan of a chain, whose run has not begun', () => {
+    const ended = { migration: 'm', runId: 'r', side: 'green', outcome: 'completed', claimedEpoch: 1 };
+    const owner = ended as unknown as NonNullable<Inventory['owner']>;
+    const next = { owner: null, route: null, fence: [], fenceOpen: null };
+    const found: Found = { blue: side('blue', { owner, fence: [], fenceOpen: true }), green: side('green', next) };
+    expect(judge(found)).toMatchObject({ isCalm: true, why: expect.stringContaining('no run has begun') as string });
+  });
+
   it('but not while a move is in its last step', () => {
     expect(findings({}, { settled: false })).toEqual([]);
   });

@@ -83,6 +83,8 @@ export function mixUp(found: Found): Extract<Verdict, { kind: 'unknown' }> | und
       `ask with the plan of "${on.now}"; what "${on.before}" has left on ${otherSide(on.side)}: verdigris doctor --clean`,
     );
   }
+  const next = notBegun(found);
+  if (next !== undefined) return next;
   const inventories = [found.blue, found.green].flatMap((side) => (side.reached ? [side.inventory] : []));
   for (const { side, owner } of inventories) {
     if (owner !== null && owner.side !== side) {
@@ -100,6 +102,19 @@ export function mixUp(found: Found): Extract<Verdict, { kind: 'unknown' }> | und
     );
   }
   return undefined;
+}
+
+/** As the green of a migration that has ended is the blue of the next plan, whose run has claimed nothing yet. */
+function notBegun({ blue, green }: Found): Extract<Verdict, { kind: 'unknown' }> | undefined {
+  if (!blue.reached || !green.reached || green.inventory.owner !== null) return undefined;
+  const { owner, route, ...flag } = blue.inventory;
+  if (owner?.side !== 'green' || owner.outcome === null || route?.writesOn !== 'green') return undefined;
+  // One that was closed since, or a green that is kept closed, has another cause.
+  if (isClosed(flag) || isClosed(green.inventory)) return undefined;
+  return calm(
+    `the connection given as blue has been the green of migration "${owner.migration}", which has ended (${owner.outcome}) with the writes there, and no run has begun with it as blue`,
+    `nothing; what "${owner.migration}" has left behind: ask with its plan`,
+  );
 }
 
 function judgeBoth(blue: Inventory, green: Inventory): Verdict {
