@@ -16,7 +16,7 @@ const ASK_TIMEOUT_MS = 5_000;
 /**
  * Whether the run that owns the databases lives: Temporal is asked by the migration's name. When it can't be asked, or
  * knows no such workflow, or only other runs of it, although no end is written down, the run counts as living, unless a
- * person has said by `--run-is-over` that it is not.
+ * person has said by `--run-is-over` that it is not: a word that Temporal, where it answers, may still contradict.
  */
 export async function askLiveness(
   found: Found,
@@ -30,6 +30,8 @@ export async function askLiveness(
     if (name !== undefined && flags.runIsOver !== name) {
       return { state: 'unknown', why: `--run-is-over names "${flags.runIsOver}", but the migration is "${name}"` };
     }
+    const asked = await askTemporal(flags.runIsOver, runsWithoutEnd(found), flags);
+    if (asked.state === 'lives') return { ...asked, next: terminateFirst(flags.runIsOver) };
     if (sessions.length > 0) return heldBySessions(sessions);
     return { state: 'over', why: `--run-is-over says that "${flags.runIsOver}" is over` };
   }
@@ -119,6 +121,11 @@ function sessionsOfWorkers(found: Found): OpenSession[] {
 
 function listed(sessions: readonly OpenSession[]): string {
   return sessions.map(({ side, pid, purpose }) => `${side} pid ${pid}: ${purpose}`).join(', ');
+}
+
+/** The person's word stands for a Temporal that is gone. */
+function terminateFirst(name: string): string {
+  return `stop its workers, and terminate it first: temporal workflow terminate --workflow-id ${workflowIdOf(name)}. --run-is-over is for a Temporal that can't say it`;
 }
 
 /**
