@@ -41,7 +41,7 @@ export async function askLiveness(
     return { state: 'unknown', why: 'no migration is known here whose workflow Temporal could be asked for' };
   }
   const asked = await askTemporal(name, runsWithoutEnd(found), flags);
-  if (asked.state === 'lives' && sessions.length === 0) return { ...asked, unattended: true };
+  if (asked.state === 'lives' && isNobodySeen(found)) return { ...asked, unattended: true };
   if (asked.state !== 'over') {
     // The database's own word is enough: it is the last thing that a run writes.
     return asked.state === 'unknown' && ended !== undefined ? { state: 'over', why: ended } : asked;
@@ -109,6 +109,12 @@ interface OpenSession {
   readonly side: Side;
   readonly pid: number;
   readonly purpose: string;
+}
+
+/** Whether no worker has a session where one would be seen: who reaches neither side sees none, and knows nothing. */
+function isNobodySeen(found: Found): boolean {
+  const isReached = [found.blue, found.green].some((one) => one.reached || one.standby !== undefined);
+  return isReached && sessionsOfWorkers(found).length === 0;
 }
 
 function sessionsOfWorkers(found: Found): OpenSession[] {

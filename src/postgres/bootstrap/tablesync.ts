@@ -89,6 +89,11 @@ export async function waitUntilReady(
       lookedAt = 0;
       progressAt = performance.now();
     }
+    // They begin anew when green has crashed, or somebody resets them.
+    if (errors < lastErrors) {
+      errorsAtLastProgress = 0;
+      lookedAt = 0;
+    }
     const since = errors - errorsAtLastProgress;
     const hasMetAnother = errors > lastErrors;
     lastErrors = errors;
