@@ -12,6 +12,7 @@ import type { Side } from '../../src/side.js';
 import { DEATHS, killWorkerAt } from '../support/pooled-death.js';
 import { PooledPair } from '../support/pooled-pair.js';
 import { withClient } from '../support/postgres.js';
+import { testTemporal } from '../support/temporal.js';
 
 const isThere = findPgBouncer() !== undefined;
 if (!isThere) process.stdout.write('SKIPPED a half-done promotion behind PgBouncer: pgbouncer is not installed\n');
@@ -52,7 +53,8 @@ describe.skipIf(!isThere)('a promotion behind PgBouncer whose worker has died ri
   async function doctorOf(about: readonly string[], ...args: string[]): Promise<Said> {
     const lines: string[] = [];
     const say = (text: string): void => void lines.push(text);
-    const code = await run(['doctor', ...about, '--run-is-over', pair.migration, ...args], { out: say, note: say });
+    const over = ['--run-is-over', pair.migration, '--address', testTemporal().address];
+    const code = await run(['doctor', ...about, ...over, ...args], { out: say, note: say });
     return { code, text: lines.join('\n') };
   }
 

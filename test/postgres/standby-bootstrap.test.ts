@@ -21,6 +21,7 @@ import { isConnectionLost } from '../../src/postgres/sqlstate.js';
 import type { Side } from '../../src/side.js';
 import type { RunRef } from '../../workflows/lib/run-ref.js';
 import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
+import { testTemporal } from '../support/temporal.js';
 import {
   contents,
   databaseOf,
@@ -509,7 +510,7 @@ async function doctor(
   vi.stubEnv('VERDIGRIS_CONNECTION_SICK_GREEN', green?.uri('shop') ?? '');
   const lines: string[] = [];
   const say = (text: string): number => lines.push(text);
-  const about = ['--blue', 'sick_blue', '--green', 'sick_green'];
+  const about = ['--blue', 'sick_blue', '--green', 'sick_green', '--address', testTemporal().address];
   const code = await verdigris(['doctor', ...about, ...words], { out: say, note: say });
   vi.unstubAllEnvs();
   return { code, text: lines.join('\n') };
