@@ -23,6 +23,8 @@ function msLeft(notAfter: string): Promise<number> {
   if (known !== undefined) return known;
   const left = onThisMachine(notAfter).then(({ at }) => at - performance.now());
   LEFT.set(attempt, left);
+  // Temporal may answer the next time.
+  left.catch(() => LEFT.delete(attempt));
   return left;
 }
 

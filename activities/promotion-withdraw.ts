@@ -1,5 +1,5 @@
 import { ApplicationFailure } from '@temporalio/activity';
-import { ERROR_TYPES, VerdigrisError } from '../src/errors.js';
+import { ERROR_TYPES, VerdigrisError, type ErrorType } from '../src/errors.js';
 import { NEXT_STEP, withoutNextStep } from '../src/failure-text.js';
 import { endTries, lastWordOf, type LastWord, type Tries } from '../src/postgres/ended-tries.js';
 import { feedName } from '../src/postgres/feed.js';
@@ -52,10 +52,15 @@ export async function giveTriesUp(attempt: Attempt, tries: Tries, error: unknown
       await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights', SHORT_STATEMENTS));
     }
   }
-  if (from === 'green' && isLast && (await isDecidedMeanwhile(attempt))) return decidedMeanwhile();
+  // What tells of the decision itself says more.
+  const isNothingCome = error instanceof VerdigrisError && MOVED_NOTHING.has(error.type);
+  if (from === 'green' && isLast && isNothingCome && (await isDecidedMeanwhile(attempt))) return decidedMeanwhile();
   if (from === 'green' && !acceptLoss) return withLossNamed(error, session, run);
   return acceptLoss && isUndecided ? asLastWord(error, signal, redact) : error;
 }
+
+/** After these the run takes it that nothing has moved. */
+const MOVED_NOTHING: ReadonlySet<ErrorType> = new Set(['PromotionBlocked', 'RollbackUnsafe', 'PartitionEmptied']);
 
 /** With what they end: where this worker dies before Temporal hears of it, the next attempt says it, and tries nothing. */
 async function endOwnTries({ work, session, redact }: Attempt, tries: Tries, error: unknown): Promise<void> {

@@ -9,7 +9,7 @@ import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/
 import { feedName } from '../src/postgres/feed.js';
 import { RefusedLogin, SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { isAway } from '../src/postgres/standby.js';
-import { readOwner, readRoute } from '../src/postgres/state.js';
+import { hasState, readOwner, readRoute } from '../src/postgres/state.js';
 import { openingLost, refuseGivenBack } from '../src/postgres/where-writes-are.js';
 import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
 import { releaseDatabase, type Run } from '../src/postgres/ownership.js';
@@ -45,11 +45,15 @@ export function retireActivities(dependencies: ActivityDependencies) {
         }
         const back = feedName(run.migration, 'to_blue');
         const there = feedName(run.migration, 'to_green');
+        const begins = async (on: Session): Promise<void> => {
+          // A restored blue may have no state to write it to.
+          if (await hasState(on)) await writeProgress(on, begunKey(run), {}, false);
+        };
         const retireGreen = (): Promise<unknown> =>
           asOwner('green', 'retire', async (green) => {
             if (await isOver(green)) return;
             await refuseIdleGreen(work, green, epoch);
-            await writeProgress(green, begunKey(run), {}, false);
+            await begins(green);
             await dropDdlTriggers(green);
             // Only where the promotion was never finished.
             await dropSubscriptions(green, there);
@@ -65,7 +69,7 @@ export function retireActivities(dependencies: ActivityDependencies) {
             'retire',
             async (blue) => {
               if (await isOver(blue)) return;
-              await writeProgress(blue, begunKey(run), {}, false);
+              await begins(blue);
               await dropDdlTriggers(blue);
               await dropSubscriptions(blue, back);
               await dropSlots(blue, there, 2_000);
@@ -86,10 +90,19 @@ export function retireActivities(dependencies: ActivityDependencies) {
         const names = { blue: ref.plan.blue.connection, green: ref.plan.green.connection };
         const cleaning = doctorCall(names, '--clean');
         if (away !== null) return leftOnBlue(away, back, there, cleaning);
-        const open = await whyBlueIsOpen(await session('blue', 'is it closed?', SHORT_STATEMENTS), run, epoch);
+        const open = await whyOpen(work, epoch);
         return open === undefined ? null : `${open}. Next step: ${closesBlue(doctorCall(names, '--close --yes'))}`;
       }),
   };
+}
+
+/** All is done by then: a blue that can't be asked is no reason to do it again. */
+async function whyOpen({ session, run }: Work, epoch: number): Promise<string | undefined> {
+  try {
+    return await whyBlueIsOpen(await session('blue', 'is it closed?', SHORT_STATEMENTS), run, epoch);
+  } catch {
+    return undefined;
+  }
 }
 
 /**
@@ -119,8 +132,12 @@ function begunKey({ runId }: Run): ProgressKey {
 /** A look that fails with something to be mended says whether the way back is there still: also one of an earlier attempt. */
 async function saidUntouched({ session, run }: Work, error: unknown): Promise<unknown> {
   if (!(error instanceof VerdigrisError) || error.retryable || error.type === 'WritesOnBlue') return error;
-  const hasBegun = async (side: Side): Promise<boolean> =>
-    (await readProgress(await session(side, 'retire', SHORT_STATEMENTS), begunKey(run))) !== undefined;
+  const hasBegun = async (side: Side): Promise<boolean> => {
+    const on = await session(side, 'retire', SHORT_STATEMENTS);
+    if (!(await hasState(on))) return false;
+    // A worker of an earlier version wrote down the end alone.
+    return (await isOver(on)) || (await readProgress(on, begunKey(run))) !== undefined;
+  };
   try {
     if ((await hasBegun('green')) || (await hasBegun('blue'))) return error;
   } catch {

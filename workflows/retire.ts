@@ -5,7 +5,7 @@ import { beside } from './lib/beside.js';
 import { failureDetails, failureMessage, failureType } from './lib/failure.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Story } from './lib/story.js';
-import { feedAlarm, sawMissed, watchFeed } from './standby.js';
+import { untilItMayRetire, watchOfWindow } from './standby.js';
 
 /**
  * Phase 8: replication and triggers are removed, blue is left fenced and intact. From the first thing that is taken down on
@@ -27,6 +27,7 @@ export async function retire(story: Story, ref: RunRef): Promise<void> {
 /** @returns why it could not begin, where nothing has been taken down; null when it is done */
 async function takenDown(story: Story, ref: RunRef): Promise<string | null> {
   const { run } = story;
+  const { rollback } = run.status;
   run.retiring = true;
   run.saw({ rollback: { safe: false, why: 'replication is being taken down' } });
   return CancellationScope.nonCancellable(async () => {
@@ -41,7 +42,11 @@ async function takenDown(story: Story, ref: RunRef): Promise<string | null> {
           run.retiring = false;
           throw error;
         }
-        if (isUntouched(error)) return `the retirement could not begin: ${failureMessage(error)}`;
+        if (isUntouched(error)) {
+          run.retiring = false;
+          run.saw({ rollback });
+          return `the retirement could not begin: ${failureMessage(error)}`;
+        }
         // Green serves and blue is closed: nothing is moved because tidying up failed.
         await story.hold(`the retirement could not be finished: ${failureMessage(error)}`);
       }
@@ -56,10 +61,7 @@ function isUntouched(error: unknown): boolean {
 
 /** Blue may have rows that a green which was replaced has lost: until somebody resumes, the way back is open and watched. */
 async function heldUntouched(story: Story, ref: RunRef, why: string): Promise<void> {
-  const { run } = story;
-  run.retiring = false;
-  run.saw({ rollback: { safe: false, why } });
-  const watch = (): Promise<never> => watchFeed(run, ref, feedAlarm(run), (missed) => sawMissed(run, missed));
+  const watch = watchOfWindow(story, ref);
   await beside(watch, () => story.hold(why));
-  await story.untilNotPaused();
+  await untilItMayRetire(story, ref, watch);
 }

@@ -31,6 +31,26 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
   const until = `the standby window lasts until ${new Date(ends).toISOString()}; \`retire\` ends it sooner`;
   run.waitFor({ for: 'standby', why: [until, ...columns].join('; ') });
   run.warn(columns);
+  const watch = watchOfWindow(story, ref);
+  // The feed is watched as long as it is there: also while an approval is waited for, or the run is paused. Whatever comes
+  // next, a rollback included, begins when both have really stopped.
+  await beside(watch, () => untilRetirement(story, ref, ends));
+  await untilItMayRetire(story, ref, watch);
+  run.waitFor(null);
+}
+
+/** Until the watch has stopped, a pause was accepted, and an approval may have ended: the one step that can't be taken back waits. */
+export async function untilItMayRetire(story: Story, ref: RunRef, watch: () => Promise<void>): Promise<void> {
+  const { run } = story;
+  const waits = (): boolean => run.paused || run.approvalExpired('retire') !== undefined;
+  while (waits() && patched('what comes while the watch of the standby window ends keeps the retirement')) {
+    await beside(watch, () => untilRetirementIsApproved(story, ref));
+  }
+}
+
+/** What is watched as long as there is a way back. */
+export function watchOfWindow(story: Story, ref: RunRef): () => Promise<void> {
+  const { run } = story;
   const feed = ({ run }: Story): Promise<never> =>
     watchFeed(run, ref, feedAlarm(run), (missed) => sawMissed(run, missed));
   // A run that an earlier version has brought here looks at green alone.
@@ -40,20 +60,11 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
   const clients = isAlarm && patched('clients of poolers are looked at until they are served') ? [untilServed] : [];
   const fence = patched("green's fence is switched off in the standby window") ? [untilFenceIsOff] : [];
   const looks = [feed, compareRegularly, watchGreen, ...blue, ...owed, ...clients, ...fence];
-  const watch = (): Promise<void> =>
+  return () =>
     inParallel(looks, looks.length, async (look) => {
       await look(story, ref);
       return true;
     });
-  // The feed is watched as long as it is there: also while an approval is waited for, or the run is paused. Whatever comes
-  // next, a rollback included, begins when both have really stopped.
-  await beside(watch, () => untilRetirement(story, ref, ends));
-  // Until they had, a pause was accepted, and an approval may have ended: the one step that can't be taken back waits.
-  const waits = (): boolean => run.paused || run.approvalExpired('retire') !== undefined;
-  while (waits() && patched('what comes while the watch of the standby window ends keeps the retirement')) {
-    await beside(watch, () => untilRetirementIsApproved(story, ref));
-  }
-  run.waitFor(null);
 }
 
 /** The question before the retirement names them. Where nobody is asked, writes would fail before anybody has heard of it. */

@@ -52,11 +52,15 @@ function isUpTo(a: Request, b: Request): boolean {
  */
 export async function endTries(from: Session, { runId, asked }: Tries, lastWord?: LastWord): Promise<void> {
   const { step, object } = key(runId);
+  const ended = (await readProgress<Ended>(from, key(runId)))?.state;
+  if (ended?.at !== undefined && isUpTo(asked, ended)) return;
+  // Only sessions of this very server ask for it: nobody waits for a standby that may be away.
   await from.query(
     `INSERT INTO verdigris.progress AS p (run_id, step, object, state, done)
-     VALUES ($1, $2, $3,
-             jsonb_build_object('workflowRun', $4::text, 'activity', $5::float8, 'at', $6::float8, 'times', 1)
-             || $7::jsonb, true)
+     SELECT $1, $2, $3,
+            jsonb_build_object('workflowRun', $4::text, 'activity', $5::float8, 'at', $6::float8, 'times', 1)
+            || $7::jsonb, true
+      WHERE set_config('synchronous_commit', 'local', true) = 'local'
      ON CONFLICT (run_id, step, object)
      DO UPDATE SET state = excluded.state || jsonb_build_object('times', coalesce((p.state ->> 'times')::int, 0) + 1),
                    updated_at = clock_timestamp()

@@ -122,9 +122,16 @@ export async function lookAtStandby(
   async function lookAtBlue(): Promise<StandbyState> {
     const blue = await openBlue();
     const open = await whyBlueIsOpen(blue, run, limits.epoch ?? Infinity);
-    const state = await lookAtFeed(blue);
-    if (open === undefined) return state;
-    return { ...state, health: 'open', rollbackSafe: false, why: `${open}; ${state.why}` };
+    if (open === undefined) return lookAtFeed(blue);
+    const isOpen = { health: 'open', rollbackSafe: false } as const;
+    try {
+      const state = await lookAtFeed(blue);
+      return { ...state, ...isOpen, why: `${open}; ${state.why}` };
+    } catch (error) {
+      if (isAway(error) || signal.aborted) throw error;
+      // Without schema verdigris there is no marker to read.
+      return { ...isOpen, why: `${open}; the feed can't be seen: ${reasonOf(error)}`, lagSeconds: null, loses: null };
+    }
   }
 
   async function lookAtFeed(blue: Session): Promise<StandbyState> {

@@ -95,4 +95,11 @@ describe('a retirement', () => {
     await closeOvertaken(databases, MIGRATION, verdict, undefined);
     expect(await retire()).toBeNull();
   });
+
+  it('goes on beside a blue that has no state of the run any more, and says that it takes writes', async () => {
+    await on('green', (green) => green.query('UPDATE verdigris.owner SET outcome = NULL'));
+    await on('blue', (blue) => blue.query('DROP SCHEMA verdigris CASCADE'));
+    expect(await retire()).toMatch(/^blue takes writes beside green: schema verdigris is gone there/);
+    expect((await on('green', readOwner))?.outcome).toBe('completed');
+  });
 });
