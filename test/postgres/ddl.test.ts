@@ -208,6 +208,12 @@ describe.each([testedVersion('pg15')])('DDL on %s', (server) => {
     );
     await asApplication("INSERT INTO shop.log VALUES ('2028-02-02', 'is replicated')");
     await onGreen(`CREATE TABLE shop.log_3 PARTITION OF shop.log ${BOUNDS_3}`);
+    // As long as green does not follow, its rows are yet to come.
+    expect((await lookAtSchema(watched)).what).toContain('log_3');
+    await onGreen(`
+      CREATE SUBSCRIPTION attached CONNECTION 'dbname=x' PUBLICATION none WITH (connect = false, slot_name = NONE);
+      SET allow_system_table_mods = on;
+      INSERT INTO pg_subscription_rel SELECT oid, 'shop.log'::regclass, 'r', '0/1' FROM pg_subscription WHERE subname = 'attached'`);
     const { refused } = await resume();
     expect(refused).toMatch(
       /shop\.log_3 has rows from before it was attached.*\(blue has 1, green 0\): insert them on green/,
@@ -225,6 +231,7 @@ describe.each([testedVersion('pg15')])('DDL on %s', (server) => {
     await onGreen("INSERT INTO shop.log VALUES ('2028-02-02', 'is replicated'), ('2028-03-01', 'y')");
     expect((await resume()).refused).toBeNull();
     expect((await resume()).refused).toBeNull();
+    await onGreen('DROP SUBSCRIPTION attached');
   });
 
   it('that detaches a partition on both sides is refused: it would not be replicated any more', async () => {

@@ -37,7 +37,8 @@ export async function attachedWithRows(attached: Attached): Promise<string[]> {
   const lacking: string[] = [];
   let follows = true;
   for (const leaf of await newlyAttached(attached)) {
-    if (!(await hasRows(blue, leaf))) continue;
+    // Before, the copy brings the rows; and those that it does not, the first comparison names, which comes before any traffic.
+    if (!(await isFollowed(green, leaf)) || !(await hasRows(blue, leaf))) continue;
     const look = await lookAt(leaf, blue, green, follows ? markerMs : 0);
     follows = look.follows;
     if (look.lacks !== undefined) lacking.push(describe(leaf, look.lacks));
@@ -82,14 +83,24 @@ async function attachedSince(blue: Session, { runId, step, object }: ProgressKey
   return new Set(rows.map(({ oid }) => oid));
 }
 
+/** Whether what blue writes into the table comes by a feed that has all that was there before. */
+async function isFollowed(green: Session, { root }: TableInfo): Promise<boolean> {
+  const { rowCount } = await green.query(
+    `SELECT FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid
+      WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND r.srrelid = to_regclass($1) AND r.srsubstate = 'r'`,
+    [qualified(root)],
+  );
+  return rowCount !== 0;
+}
+
 async function hasRows(session: Session, { name }: TableInfo): Promise<boolean> {
   const { rowCount } = await session.query(`SELECT FROM ${qualified(name)} LIMIT 1`);
   return rowCount === 1;
 }
 
-/** So often it is counted while the application writes; what is found twice counts. */
+/** So often it is counted while the application writes: what is never found to be there is lacking. */
 const LOOKS = 5;
-const SEEN = 2;
 
 /**
  * Whatever blue had before the marker green has behind it. Where no marker comes, since green does not follow yet or is late,
@@ -101,22 +112,19 @@ async function lookAt(
   green: Session,
   markerMs: number,
 ): Promise<{ follows: boolean; lacks?: Lack }> {
-  let seen = 0;
+  let lacks: Lack | undefined;
   for (let look = 0; look < LOOKS; look++) {
     const before = await countRows(blue, leaf);
     const follows =
       markerMs > 0 && (await waitForMarker(green, 'to_green', await writeMarker(blue, 'to_green'), markerMs));
-    const lacks = {
-      blue: follows ? before : await countRows(blue, leaf, OF_BEFORE),
-      green: await countRows(green, leaf),
-    };
-    if (lacks.green >= lacks.blue) return { follows };
-    if (!follows) return { follows, lacks };
+    const onGreen = await countRows(green, leaf);
     // Rows that are deleted meanwhile are no lack.
-    seen = (await countRows(blue, leaf)) === before ? seen + 1 : 0;
-    if (seen === SEEN) return { follows, lacks };
+    const onBlue = follows ? Math.min(before, await countRows(blue, leaf)) : await countRows(blue, leaf, OF_BEFORE);
+    if (onGreen >= onBlue) return { follows };
+    lacks = { blue: onBlue, green: onGreen };
+    if (!follows) return { follows, lacks };
   }
-  return { follows: true };
+  return { follows: true, ...(lacks === undefined ? {} : { lacks }) };
 }
 
 /** By the transaction that has written a row, against that of the last ATTACH of the table or of one above it. */
@@ -131,6 +139,10 @@ async function countRows(
   { name }: TableInfo,
   condition = '$1::regclass IS NOT NULL',
 ): Promise<number> {
+  const there = await session.query<{ there: boolean }>('SELECT to_regclass($1) IS NOT NULL AS there', [
+    qualified(name),
+  ]);
+  if (there.rows[0]?.there !== true) return 0;
   const { rows } = await session.query<{ n: number }>(
     `SELECT count(*)::float8 AS n FROM (SELECT FROM ${qualified(name)} AS leaf WHERE ${condition} LIMIT ${MOST}) counted`,
     [qualified(name)],
