@@ -144,6 +144,7 @@ describe.concurrent('a promotion that a late worker decides while it is withdraw
     await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
     const now = await until(run.handle, 'promoted', ({ phase }) => phase === 'standby', 30_000);
     expect(now).toMatchObject({ paused: true, writesOn: 'green', rollback: { safe: true } });
+    await run.saw('+watchStandby');
     run.at('+watchStandby', run.at('-finishPromotion', run.at('-promote', run.at('-withdrawPromotion'))));
     expect(asked(run, '+withdrawPromotion')).toBe(1);
     await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });

@@ -118,7 +118,7 @@ function ofAllTables(side: Side, { name, readBy }: OtherPublication): Found {
       readBy.length > 0 ? `, and ${listed(readBy)} reads it` : ''
     }: a subscription to it stops at their first row, for good, and its slot keeps the WAL`,
     remedy:
-      'Before the run, make it FOR TABLES IN SCHEMA ..., or FOR TABLE with a list, and refresh the subscriptions. A consumer that is no PostgreSQL (Debezium) may leave schema verdigris out',
+      'Before the run, make a second one FOR TABLES IN SCHEMA ... (15 and later) or FOR TABLE with a list, ALTER SUBSCRIPTION ... SET PUBLICATION to it, and drop this one when its subscribers have come past that. A consumer that is no PostgreSQL (Debezium) may leave schema verdigris out',
   };
 }
 
