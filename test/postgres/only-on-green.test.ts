@@ -129,4 +129,38 @@ describe.each([testedVersion('pg15')])('tables that green alone has, on %s', (se
     expect(await takeOverServing(watched, 'told')).toEqual(['table shop.late']);
     expect(await readNewTables(watched)).toEqual([]);
   });
+
+  it('are told of however many transactions ago writes moved: the last look through all of them takes its place', async () => {
+    const oldest = 'pg_snapshot_xmin(pg_current_snapshot())';
+    const noteStates = `UPDATE verdigris.progress SET state = state || jsonb_build_object('since', (${oldest}::text::int8 - 3000000000)::text)
+                         WHERE step = 'tables of green alone'`;
+    const named = async (): Promise<string> => (await unmoved()).join();
+    await serves('blue');
+    await onGreen(
+      'CREATE TABLE shop.stock (id int); INSERT INTO shop.stock VALUES (1); CREATE TABLE shop.quiet (id int)',
+    );
+    const areOver = `SELECT FROM shop.stock WHERE age(xmin) > age(${oldest}::xid)`;
+    await withClient(sides[1].config, (client) => untilRow(client, areOver));
+    await remember();
+    await serves('green');
+    await onGreen(noteStates);
+    await onGreen(`INSERT INTO verdigris.progress (run_id, step, object, state, done)
+      SELECT run_id, 'tables of green alone looked through', object, jsonb_build_object('since', state ->> 'since', 'upTo', ${oldest}::text), false
+        FROM verdigris.progress WHERE step = 'tables of green alone'`);
+    expect(await named()).not.toMatch(/stock|quiet/);
+    await onGreen('INSERT INTO shop.quiet VALUES (1)');
+    expect(await named()).toMatch(/shop\.quiet(?!.*stock)/);
+
+    // Where no look is written down that is young enough, each row counts; that look is written down itself.
+    await onGreen(`DELETE FROM verdigris.progress WHERE step = 'tables of green alone looked through'`);
+    expect(await named()).toMatch(/shop\.stock/);
+    await onGreen('CREATE TABLE shop.calm (id int)');
+    await serves('blue');
+    await remember();
+    await serves('green');
+    await onGreen(noteStates);
+    expect(await named()).not.toMatch(/calm/);
+    await onGreen('INSERT INTO shop.calm VALUES (1)');
+    expect(await named()).toMatch(/shop\.calm/);
+  });
 });

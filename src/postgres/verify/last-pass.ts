@@ -3,6 +3,7 @@ import { forgetProgress, readProgress, writeProgress, type ProgressKey } from '.
 import { WAL_POSITION, whyReplaced, type ServerPosition } from '../server-position.js';
 import { withSession, type Session } from '../session.js';
 import { systemIdentifier } from '../system-identifier.js';
+import { OLDEST_TOLD_AGE } from '../transaction-age.js';
 import type { Side } from '../../side.js';
 import type { Sides } from './side-sessions.js';
 import type { TablePair } from './table-pair.js';
@@ -36,9 +37,6 @@ export interface LastPass {
   readonly tables: Readonly<Record<string, Fingerprint>>;
 }
 
-/** Ages of transactions are known up to two billion. Half of that leaves time to compare. */
-const OLDEST_AGE = 1_000_000_000n;
-
 export async function momentOf(session: Session): Promise<MomentNow> {
   const system = (await systemIdentifier(session)) ?? '';
   const { rows } = await session.query<Omit<MomentNow, 'system'>>(
@@ -50,7 +48,7 @@ export async function momentOf(session: Session): Promise<MomentNow> {
 /** Whether what was written on a side after `then` can be told from its rows. */
 export function canTellSince(side: Side, then: Moment, now: MomentNow): boolean {
   const age = BigInt(now.xid) - BigInt(then.xid);
-  return whyReplaced(side, then, now) === undefined && age >= 0n && age < OLDEST_AGE;
+  return whyReplaced(side, then, now) === undefined && age >= 0n && age < OLDEST_TOLD_AGE;
 }
 
 /** Why what was compared then says nothing of the servers that are there now; undefined where they are the same. */
