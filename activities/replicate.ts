@@ -11,7 +11,14 @@ import { refuseMistakes } from '../src/postgres/migrate/plan-trial.js';
 import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { claimBlue, claimDatabases } from '../src/postgres/ownership.js';
 import { ensureSlot } from '../src/postgres/replication-slot.js';
-import { judgeRetainedWal, lacksSlots, readRetainedWal, retainedWalExceeded } from '../src/postgres/retained-wal.js';
+import {
+  describeHeldTransactions,
+  judgeRetainedWal,
+  lacksSlots,
+  readRetainedWal,
+  retainedWalExceeded,
+  type RetainedWal as HeldBack,
+} from '../src/postgres/retained-wal.js';
 import { closeSession, RefusedLogin, type Session } from '../src/postgres/session.js';
 import { isAway } from '../src/postgres/standby.js';
 import { recordEvent } from '../src/postgres/state.js';
@@ -180,22 +187,22 @@ function looksAtWal(
   let last: typeof known = known;
   return async (blue) => {
     const wal = await readRetainedWal(blue, names);
-    const { bytes } = wal;
+    const { bytes, transactions } = wal;
     // A slot that is gone holds nothing back, which is no good news before green has been asked whether one is missing.
     const unknown = lacksSlots(wal, names) && !(await noneMissing(blue));
     // The slot that a promoted standby used is not ours to drop, and giving the run up would not free it: people are told.
     const abandoned = await readAbandonedSlot(blue, run);
-    const ofFeed = unknown ? known : judgeRetainedWal(bytes, limit);
+    const ofFeed = unknown ? known : judgeRetainedWal(bytes, limit, transactions);
     const told = ofFeed === 'fine' && judgeRetainedWal(abandoned?.retainedBytes ?? 0, limit) !== 'fine';
     const level = told ? 'warn' : ofFeed;
     report({ retainedBytes: bytes, limit, level });
-    if (level === 'abort') throw retainedWalExceeded(feed, bytes, limit);
+    if (level === 'abort') throw retainedWalExceeded(feed, wal, limit);
     if (level !== last) since = performance.now();
     last = level;
     const settledMs = SEVERITY[level] < SEVERITY[known] ? RELIEF_SETTLED_MS : LEVEL_SETTLED_MS;
     if (level === 'unwatched' || level === known || performance.now() - since < settledMs) return undefined;
     const isOfAnother = told && abandoned !== undefined;
-    return { level, why: isOfAnother ? describePhysicalSlot(abandoned) : describeRetainedWal(bytes, limit) };
+    return { level, why: isOfAnother ? describePhysicalSlot(abandoned) : describeRetainedWal(wal, limit) };
   };
 }
 
@@ -208,9 +215,11 @@ function toldWhenRefused(error: VerdigrisError): VerdigrisError {
   return isLong ? error.asLastWord() : error.tryingAgain();
 }
 
-function describeRetainedWal(bytes: number, limit: number): string {
+function describeRetainedWal(wal: HeldBack, limit: number): string {
+  const held = describeHeldTransactions('blue', wal, limit, 'the run is given up');
+  if (held !== undefined) return `the feed to green ${held}`;
   const gb = (n: number): string => `${(n / 2 ** 30).toFixed(1)} GB`;
-  return `blue holds back ${gb(bytes)} of WAL for green; at ${gb(limit)} (replicate.maxRetainedWal) the run is given up`;
+  return `blue holds back ${gb(wal.bytes)} of WAL for green; at ${gb(limit)} (replicate.maxRetainedWal) the run is given up`;
 }
 
 /**

@@ -28,8 +28,8 @@ export async function refuseTooMuchWal(session: Session, feed: string, maxBytes:
   const names = await streamsOfRun(session, feed);
   const wal = await readRetainedWal(session, names);
   if (lacksSlots(wal, names)) throw slotsGone(feed, wal);
-  const { bytes } = wal;
-  if (judgeRetainedWal(bytes, maxBytes) === 'abort') throw retainedWalExceeded(feed, bytes, maxBytes);
+  if (judgeRetainedWal(wal.bytes, maxBytes, wal.transactions) === 'abort')
+    throw retainedWalExceeded(feed, wal, maxBytes);
 }
 
 export interface CatchUp {

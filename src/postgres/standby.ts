@@ -9,7 +9,7 @@ import { isInRecovery } from './in-recovery.js';
 import type { NumbersTaken } from './numbers-taken.js';
 import type { Run } from './ownership.js';
 import { SlotHeld } from './replication-slot.js';
-import { judgeRetainedWal, lacksSlots, readRetainedWal } from './retained-wal.js';
+import { describeHeldTransactions, judgeRetainedWal, lacksSlots, readRetainedWal } from './retained-wal.js';
 import { readServerPosition } from './server-position.js';
 import type { Session } from './session.js';
 import { isConnectionLost } from './sqlstate.js';
@@ -94,7 +94,7 @@ export async function lookAtStandby(
   const wayBack = { runId: run.runId, names, confirmedAt: confirmed?.at };
   const wal = await readRetainedWal(green, names);
   if (confirmed?.dropped === true) return gone('dropped', DROPPED);
-  const verdict = judgeRetainedWal(wal.bytes, limits.maxRetainedWal);
+  const verdict = judgeRetainedWal(wal.bytes, limits.maxRetainedWal, wal.transactions);
   // Before blue is asked anything: a blue that is away is what fills green's disk. Also where one of the slots is gone: the
   // others keep WAL for a feed that is dead.
   if (verdict === 'abort' && wal.slots > 0) {
@@ -107,7 +107,7 @@ export async function lookAtStandby(
   const retaining =
     verdict === 'fine'
       ? undefined
-      : `the feed to blue holds back ${megabytes(wal.bytes)} of WAL on green; at ${megabytes(limits.maxRetainedWal)} (replicate.maxRetainedWal) it is dropped, and the way back with it`;
+      : `the feed to blue ${describeHeldTransactions('green', wal, limits.maxRetainedWal, DROPPED_THEN) ?? `holds back ${megabytes(wal.bytes)} of WAL on green; at ${megabytes(limits.maxRetainedWal)} (replicate.maxRetainedWal) ${DROPPED_THEN}`}`;
   try {
     return await lookAtBlue();
   } catch (error) {
@@ -213,8 +213,10 @@ function undroppable(bytes: number, { maxRetainedWal }: StandbyLimits, { what, n
   };
 }
 
+const DROPPED_THEN = 'it is dropped, and the way back with it';
+
 const DROPPED =
-  'blue did not keep up and the feed held back too much WAL on green: the feed was dropped, blue is no longer current';
+  'blue did not keep up and the feed held back too much WAL, or too many transactions, on green: the feed was dropped, blue is no longer current';
 
 const FAILS_AGAIN =
   "blue refuses a change that was made on green: the feed meets the same error again and again, and stands still (see blue's server log)";

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { TableName } from '../../src/plan/table-name.js';
-import { judgeRetainedWal } from '../../src/postgres/retained-wal.js';
+import { describeHeldTransactions, judgeRetainedWal, retainedWalExceeded } from '../../src/postgres/retained-wal.js';
 import { spreadTables } from '../../src/postgres/stream-groups.js';
 import { streamNames } from '../../src/postgres/streams.js';
 
@@ -108,4 +108,16 @@ it('the first stream of a feed has the name of the feed, and all names fit', () 
 it('retained WAL warns at half of the limit, holds at four fifths, gives up at the limit', () => {
   const verdicts = [0, 49, 50, 79, 80, 99, 100, 500].map((bytes) => judgeRetainedWal(bytes, 100));
   expect(verdicts).toEqual(['fine', 'fine', 'warn', 'warn', 'hold', 'hold', 'abort', 'abort']);
+});
+
+it('transactions that no vacuum may freeze warn from a thousand million on, and give up while a server still takes writes', () => {
+  const verdicts = [0, 999_999_999, 1e9, 1_799_999_999, 1.8e9].map((age) => judgeRetainedWal(0, 100, age));
+  expect(verdicts).toEqual(['fine', 'fine', 'warn', 'warn', 'abort']);
+  expect(judgeRetainedWal(80, 100, 1e9)).toBe('hold');
+  const wal = { bytes: 0, transactions: 1_812_345_678, walStatus: 'reserved', slots: 1 };
+  expect(retainedWalExceeded('f', wal, 100).message).toMatch(/last 1,812 million transactions: at 2,147 million/);
+  expect(describeHeldTransactions('blue', wal, 100, 'it ends')).toMatch(
+    /^keeps vacuum on blue .* at 1,800 million it ends/,
+  );
+  expect(describeHeldTransactions('blue', { ...wal, bytes: 60 }, 100, 'it ends')).toBeUndefined();
 });
