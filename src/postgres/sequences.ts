@@ -1,5 +1,6 @@
 import { qualified } from './identifier.js';
 import type { TableName } from '../plan/table-name.js';
+import { inPieces, LOCKED_AT_ONCE } from './sequence-pieces.js';
 import type { Session } from './session.js';
 import { planUncalled, readPlanned, readUncalled, type PlannedRead } from './uncalled-sequences.js';
 
@@ -92,11 +93,15 @@ export async function readPositions(
   planned: readonly PlannedRead[] = [],
 ): Promise<SequencePosition[]> {
   if (shapes.length === 0) return [];
-  const { rows } = await session.query<{ i: number; last: string | null }>(
-    `SELECT i::int - 1 AS i, pg_sequence_last_value(to_regclass(name))::text AS last
-       FROM unnest($1::text[]) WITH ORDINALITY AS t (name, i) WHERE to_regclass(name) IS NOT NULL`,
-    [shapes.map((shape) => qualified(shape.name))],
-  );
+  const rows: { readonly i: number; readonly last: string | null }[] = [];
+  for (const { from, some } of inPieces(shapes, LOCKED_AT_ONCE)) {
+    const read = await session.query<{ i: number; last: string | null }>(
+      `SELECT i::int - 1 + $2 AS i, pg_sequence_last_value(to_regclass(name))::text AS last
+         FROM unnest($1::text[]) WITH ORDINALITY AS t (name, i) WHERE to_regclass(name) IS NOT NULL`,
+      [some.map((shape) => qualified(shape.name)), from],
+    );
+    rows.push(...read.rows);
+  }
   const there = new Set(rows.map(({ i }) => i));
   const uncalled = new Set(rows.flatMap(({ i, last }) => (last === null ? [i] : [])));
   // A statement that names one which is gone fails.
@@ -227,16 +232,13 @@ export function isSamePosition(one: SequencePosition, other: SequencePosition | 
   return one.lastValue === other?.lastValue && one.isCalled === other.isCalled;
 }
 
-/** Sets sequences, all in one transaction. `setval` is not undone by a rollback: only ever moves a closed side. */
+/** Sets sequences, some thousand in one transaction. `setval` is not undone by a rollback: only ever moves a closed side. */
 export async function setPositions(session: Session, positions: readonly SequencePosition[]): Promise<void> {
-  if (positions.length === 0) return;
-  await session.query(
-    `SELECT setval(to_regclass(s), v, c) FROM unnest($1::text[], $2::bigint[], $3::boolean[]) AS t (s, v, c)
-      WHERE to_regclass(s) IS NOT NULL`,
-    [
-      positions.map((p) => qualified(p.name)),
-      positions.map((p) => p.lastValue.toString()),
-      positions.map((p) => p.isCalled),
-    ],
-  );
+  for (const { some } of inPieces(positions, LOCKED_AT_ONCE)) {
+    await session.query(
+      `SELECT setval(to_regclass(s), v, c) FROM unnest($1::text[], $2::bigint[], $3::boolean[]) AS t (s, v, c)
+        WHERE to_regclass(s) IS NOT NULL`,
+      [some.map((p) => qualified(p.name)), some.map((p) => p.lastValue.toString()), some.map((p) => p.isCalled)],
+    );
+  }
 }

@@ -1,5 +1,6 @@
 import type { TableName } from '../plan/table-name.js';
 import { qualified } from './identifier.js';
+import { inPieces, LOCKED_AT_ONCE } from './sequence-pieces.js';
 import type { SequencePosition } from './sequences.js';
 import type { Session } from './session.js';
 
@@ -30,7 +31,7 @@ export interface PlannedRead {
 /** Reads sequences in as many round trips as there are plans to make. */
 export async function readUncalled(session: Session, sequences: readonly Listed[]): Promise<ListedPosition[]> {
   const found: ListedPosition[] = [];
-  for (const some of inPieces(sequences)) {
+  for (const { some } of inPieces(sequences, PLANNED_AT_ONCE)) {
     const { rows } = await session.query<PositionRow>(unionOf(some));
     found.push(...rows.map(positionOf));
   }
@@ -38,7 +39,7 @@ export async function readUncalled(session: Session, sequences: readonly Listed[
 }
 
 /**
- * Plans the same for readPlanned(), in one round trip however many they are. Once on a session.
+ * Plans the same for readPlanned(), some thousand in one round trip. Once on a session.
  *
  * @param known where they stand
  */
@@ -46,13 +47,17 @@ export async function planUncalled(
   session: Session,
   known: readonly (Listed & ListedPosition)[],
 ): Promise<PlannedRead[]> {
-  const planned = inPieces(known).map((some, n) => ({ statement: `verdigris_uncalled_${n}`, known: some }));
-  if (planned.length === 0) return [];
-  // The plan is made when the statement is carried out first.
-  const message = planned.map(
-    (one) => `PREPARE ${one.statement} AS ${unionOf(one.known, isMoved)}; EXECUTE ${one.statement}`,
-  );
-  await session.query(message.join('; '));
+  const planned = inPieces(known, PLANNED_AT_ONCE).map(({ some }, n) => ({
+    statement: `verdigris_uncalled_${n}`,
+    known: some,
+  }));
+  for (const { some } of inPieces(planned, STATEMENTS_AT_ONCE)) {
+    // The plan is made when the statement is carried out first.
+    const message = some.map(
+      (one) => `PREPARE ${one.statement} AS ${unionOf(one.known, isMoved)}; EXECUTE ${one.statement}`,
+    );
+    await session.query(message.join('; '));
+  }
   return planned;
 }
 
@@ -60,13 +65,15 @@ function isMoved({ lastValue }: ListedPosition): string {
   return ` WHERE is_called OR last_value <> ${lastValue}`;
 }
 
-/** Carries out what was planned, in one round trip. Names are looked up anew where something has been changed since. */
+/** Carries out what was planned, some thousand sequences in one round trip. Names are looked up anew where something has been changed since. */
 export async function readPlanned(session: Session, planned: readonly PlannedRead[]): Promise<ListedPosition[]> {
-  if (planned.length === 0) return [];
-  const answers: unknown = await session.query(planned.map(({ statement }) => `EXECUTE ${statement}`).join('; '));
-  // With one statement in the message, node-postgres answers with no list.
-  const results = (Array.isArray(answers) ? answers : [answers]) as { readonly rows: readonly PositionRow[] }[];
-  const moved = results.flatMap(({ rows }) => rows.map(positionOf));
+  const moved: ListedPosition[] = [];
+  for (const { some } of inPieces(planned, STATEMENTS_AT_ONCE)) {
+    const answers: unknown = await session.query(some.map(({ statement }) => `EXECUTE ${statement}`).join('; '));
+    // With one statement in the message, node-postgres answers with no list.
+    const results = (Array.isArray(answers) ? answers : [answers]) as { readonly rows: readonly PositionRow[] }[];
+    moved.push(...results.flatMap(({ rows }) => rows.map(positionOf)));
+  }
   // The last one of a sequence counts.
   return [...planned.flatMap(({ known }) => known), ...moved];
 }
@@ -88,9 +95,7 @@ function unionOf<T extends Listed>(sequences: readonly T[], where: (sequence: T)
 }
 
 /** The time that a query of many sequences takes to plan grows with the square of their number: 3.6 s for 2,000. */
-const UNCALLED_AT_ONCE = 30;
+const PLANNED_AT_ONCE = 30;
 
-function inPieces<T>(sequences: readonly T[]): T[][] {
-  const pieces = Math.ceil(sequences.length / UNCALLED_AT_ONCE);
-  return Array.from({ length: pieces }, (_, n) => sequences.slice(n * UNCALLED_AT_ONCE, (n + 1) * UNCALLED_AT_ONCE));
-}
+/** In one message, which is one transaction. */
+const STATEMENTS_AT_ONCE = Math.floor(LOCKED_AT_ONCE / PLANNED_AT_ONCE);

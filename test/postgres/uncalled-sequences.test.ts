@@ -1,6 +1,13 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { qualified } from '../../src/postgres/identifier.js';
-import { planReads, readPositions, readSequenceShapes, type SequencePosition } from '../../src/postgres/sequences.js';
+import { LOCKED_AT_ONCE } from '../../src/postgres/sequence-pieces.js';
+import {
+  planReads,
+  readPositions,
+  readSequenceShapes,
+  setPositions,
+  type SequencePosition,
+} from '../../src/postgres/sequences.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { asDatabase, testDatabase, withClient } from '../support/postgres.js';
 
@@ -87,5 +94,29 @@ describe.each(['pg15', 'pg18'] as const)('sequences that have given no value yet
     expect(stands(positions, 'untouched_7')).toBe('1 false');
     // The same as without a plan.
     expect(await readPositions(session, shapes)).toEqual(positions);
+  });
+
+  it('are read and set some thousand at a time: each takes a lock until its transaction ends', async () => {
+    const { shapes } = await prepared();
+    const many = Array.from({ length: Math.ceil((2.5 * LOCKED_AT_ONCE) / shapes.length) }, () => shapes).flat();
+    const query = vi.spyOn(session, 'query');
+    const positions = await readPositions(session, many);
+    expect(positions.map(({ name }) => name)).toEqual(many.map(({ name }) => name));
+    expect(new Set(positions.map(({ lastValue }) => lastValue))).toEqual(new Set([1n, 30n, 40n, 2n]));
+    const before = query.mock.calls.length;
+    await setPositions(session, positions);
+    expect(query.mock.calls.length - before).toBe(3);
+    // Each call locks what it names.
+    for (const [, values] of query.mock.calls as unknown as (readonly [unknown, readonly unknown[][] | undefined])[])
+      expect(values?.[0]?.length ?? 0).toBeLessThanOrEqual(LOCKED_AT_ONCE);
+
+    await session.query('DEALLOCATE ALL');
+    const message = query.mockClear();
+    const positionOf = new Map(positions.map((one) => [qualified(one.name), { ...one, isCalled: false }]));
+    const planned = await planReads(session, many, positionOf);
+    expect(planned.flatMap(({ known }) => known)).toHaveLength(many.length);
+    for (const [text] of message.mock.calls)
+      expect(String(text).match(/ UNION ALL |EXECUTE/g)?.length ?? 0).toBeLessThanOrEqual(LOCKED_AT_ONCE);
+    expect(message.mock.calls).toHaveLength(3);
   });
 });
