@@ -263,31 +263,39 @@ export function unarmedTablesSql(tables: readonly TableName[]): string {
  * mind; DROP, which stops them too, is left to the end of the run. A table whose lock is not to be had stays as it is: that
  * costs its writers something and does no harm.
  *
- * @param patience how long to go on trying for all of them together
+ * @param patience how long to go on trying for all of them together; `restAfterMs`: when those that are left are left to
+ * another time, since thousands of tables of a server that is far away take minutes. Default: never
  * @returns which tables are still armed, and who is in the way; null when none is
  */
 export async function disarmFence(
   session: Session,
   guard: RouteGuard,
-  { forMs = DISARM_FOR_MS, signal }: LockRetryOptions = {},
+  { forMs = DISARM_FOR_MS, restAfterMs = Infinity, signal }: LockRetryOptions & { readonly restAfterMs?: number } = {},
 ): Promise<string | null> {
-  const deadline = performance.now() + forMs;
+  const began = performance.now();
+  const deadline = began + forMs;
   const notHad: string[] = [];
+  let left = 0;
   await eachTable(session, await readTriggers(session, 'enabled'), signal, async (table, briefLock) => {
+    if (performance.now() - began > restAfterMs) {
+      left++;
+      return;
+    }
     const statements = table.triggers.map(
       (name) => `ALTER TABLE ONLY ${qualified(table)} DISABLE TRIGGER ${ident(name)}`,
     );
-    const left = Math.max(0, deadline - performance.now());
+    const forThisMs = Math.max(0, deadline - performance.now());
     try {
-      await briefLock(...changed(session, table, guard, statements.join(';')), { forMs: left, signal });
+      await briefLock(...changed(session, table, guard, statements.join(';')), { forMs: forThisMs, signal });
     } catch (error) {
       if (!isLockNotHad(error)) throw error;
       notHad.push(error.what);
     }
   });
   const [first, ...others] = notHad;
-  if (first === undefined) return null;
-  return others.length === 0 ? first : `${first}; and ${others.length} more tables`;
+  const late = left === 0 ? [] : [`${left} tables have not had their turn`];
+  if (first === undefined) return late[0] ?? null;
+  return [others.length === 0 ? first : `${first}; and ${others.length} more tables`, ...late].join('; ');
 }
 
 /** How long to go on trying to disarm, ms. */

@@ -65,7 +65,11 @@ export async function finishPromotion(
   const route = await asActor(databases[to], PURPOSE, onNewSide, asOne);
   if (options.keepFence === true) return null;
   return withSession(databases[to], { purpose: PURPOSE, ...limits }, (newSide) =>
-    disarmFence(newSide, { migration, epoch: route.epoch, writesOn: to }, patience),
+    disarmFence(
+      newSide,
+      { migration, epoch: route.epoch, writesOn: to },
+      { ...patience, restAfterMs: DISARMED_WITHIN_MS },
+    ),
   );
 }
 
@@ -93,6 +97,9 @@ export async function switchFenceOff(
 
 /** The writers that have waited catch up first: for as long they have the processors of both servers to themselves. */
 const WRITERS_FIRST_MS = 150;
+
+/** Of the same minute: the rest is left to switchFenceOff(). Writers pay a little for each fence that is on. */
+const DISARMED_WITHIN_MS = 20_000;
 
 /** Of the minute that the run waits for the finish: who is in the way is told within it, and it is tried again. */
 const LOCKS_WITHIN_MS = 10_000;

@@ -318,6 +318,12 @@ describe('the fence', () => {
     expect(arming.filter((text) => !onTable(text)).length).toBeLessThan(10);
     expect(told).toEqual(tables.map((_, i) => [i + 1, tables.length]));
     expect((await arm()).filter(onTable)).toEqual([]);
+    // Those for which there is no time are named by their number, and stay for another time.
+    await rig.ours(side, async (session) => {
+      const late = `${tables.length} tables have not had their turn`;
+      expect(await disarmFence(session, guard, { restAfterMs: -1 })).toBe(late);
+    });
+    expect(await armed(side)).toBe(tables.length);
     const disarming = await statementsOf(side, (session) => disarmFence(session, guard));
     expect(disarming.filter(onTable)).toHaveLength(tables.length);
     expect(await armed(side)).toBe(0);
