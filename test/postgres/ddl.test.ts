@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { watchSchemaActivities, type SchemaNews } from '../../activities/watch-schema.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { armFence, dropFence } from '../../src/postgres/fence.js';
+import { judgeCounts } from '../../src/postgres/ddl/attached-rows.js';
 import { dropDdlTriggers, installDdlTriggers } from '../../src/postgres/ddl/event-trigger.js';
 import {
   acceptSchema,
@@ -198,10 +199,29 @@ describe.each([testedVersion('pg15')])('DDL on %s', (server) => {
   });
 
   const onGreen = (sql: string): Promise<unknown> => withClient(other.config, (client) => client.query(sql));
+  /** In place of a feed. @returns what ends it */
+  const carryMarkers = (): (() => Promise<void>) => {
+    const over = new AbortController();
+    const carrying = (async () => {
+      while (!over.signal.aborted) {
+        const { rows } = await withClient(database.config, (client) =>
+          client.query<{ all: string | null }>('SELECT json_agg(m)::text AS all FROM verdigris.marker_to_green m'),
+        );
+        const all = `'${rows[0]?.all ?? '[]'}'`;
+        await onGreen(`
+          DELETE FROM verdigris.marker_to_green;
+          INSERT INTO verdigris.marker_to_green SELECT * FROM json_populate_recordset(NULL::verdigris.marker_to_green, ${all})`);
+      }
+    })();
+    return async () => {
+      over.abort();
+      await carrying;
+    };
+  };
   const BOUNDS_3 = "FOR VALUES FROM ('2028-01-01') TO ('2029-01-01')";
 
   it('that attaches a partition with rows is refused while green lacks them, also where it was detached before', async () => {
-    const resume = () => acceptSchema(watched, green, 50);
+    const resume = (markerMs = 5_000) => acceptSchema(watched, green, markerMs);
     const attach = `ALTER TABLE shop.log ATTACH PARTITION shop.log_3 ${BOUNDS_3}`;
     await asApplication(
       `CREATE TABLE shop.log_3 (LIKE shop.log); INSERT INTO shop.log_3 VALUES ('2028-02-01', 'x'); ${attach}`,
@@ -214,11 +234,17 @@ describe.each([testedVersion('pg15')])('DDL on %s', (server) => {
       CREATE SUBSCRIPTION attached CONNECTION 'dbname=x' PUBLICATION none WITH (connect = false, slot_name = NONE);
       SET allow_system_table_mods = on;
       INSERT INTO pg_subscription_rel SELECT oid, 'shop.log'::regclass, 'r', '0/1' FROM pg_subscription WHERE subname = 'attached'`);
+    const behind =
+      /shop\.log_3 was attached, and .* can't be told while green is behind \(blue has 2, green 0\): resume again/;
+    expect((await resume(50)).refused).toMatch(behind);
+    const stop = carryMarkers();
     const { refused } = await resume();
     expect(refused).toMatch(
-      /shop\.log_3 has rows from before it was attached.*\(blue has 1, green 0\): insert them on green/,
+      /shop\.log_3 has rows from before it was attached.*\(blue has 2, green 0\): insert them on green/,
     );
     await onGreen("INSERT INTO shop.log VALUES ('2028-02-01', 'x')");
+    expect((await resume()).refused).toMatch(/\(blue has 2, green 1\): insert them on green/);
+    await onGreen("INSERT INTO shop.log VALUES ('2028-02-02', 'is replicated')");
     expect((await resume()).refused).toBeNull();
 
     // Nothing is another one afterwards.
@@ -228,10 +254,39 @@ describe.each([testedVersion('pg15')])('DDL on %s', (server) => {
     await asApplication(attach);
     expect((await lookAtSchema(watched)).differences).toEqual([]);
     expect((await resume()).refused).toMatch(/shop\.log_3 has rows from before it was attached/);
-    await onGreen("INSERT INTO shop.log VALUES ('2028-02-02', 'is replicated'), ('2028-03-01', 'y')");
+    await onGreen("INSERT INTO shop.log VALUES ('2028-03-01', 'y')");
     expect((await resume()).refused).toBeNull();
+    // A table that green does not follow is left to the copy.
+    await asApplication("INSERT INTO shop.log VALUES ('2028-03-02', 'z')");
+    await asApplication(`ALTER TABLE shop.log DETACH PARTITION shop.log_3; ${attach}`);
+    expect((await resume()).refused).toMatch(/\(blue has 4, green 3\)/);
+    await onGreen(
+      "SET allow_system_table_mods = on; UPDATE pg_subscription_rel SET srsubstate = 'd' WHERE srrelid = 'shop.log'::regclass",
+    );
     expect((await resume()).refused).toBeNull();
-    await onGreen('DROP SUBSCRIPTION attached');
+    await stop();
+    await onGreen("INSERT INTO shop.log VALUES ('2028-03-02', 'z'); DROP SUBSCRIPTION attached");
+  });
+
+  it('that attaches a partition says nothing of rows that are deleted while it is counted', () => {
+    const judged = [
+      [10, 10, 10],
+      [10, 12, 14],
+      [10, 7, 10],
+      [10, 7, 8],
+      [10, 7, 7],
+      [10, 7, 5],
+      [10, 0, 20],
+    ] as const;
+    expect(judged.map(([before, onGreen, after]) => judgeCounts(before, onGreen, after))).toEqual([
+      'there',
+      'there',
+      'lacking',
+      'lacking',
+      'deleted',
+      'deleted',
+      'lacking',
+    ]);
   });
 
   it('that detaches a partition on both sides is refused: it would not be replicated any more', async () => {

@@ -35,24 +35,36 @@ const MARKER_MS = 10_000;
 export async function attachedWithRows(attached: Attached): Promise<string[]> {
   const { blue, green, markerMs = MARKER_MS } = attached;
   const lacking: string[] = [];
-  let follows = true;
+  let isLate = false;
   for (const leaf of await newlyAttached(attached)) {
     // Before, the copy brings the rows; and those that it does not, the first comparison names, which comes before any traffic.
     if (!(await isFollowed(green, leaf)) || !(await hasRows(blue, leaf))) continue;
-    const look = await lookAt(leaf, blue, green, follows ? markerMs : 0);
-    follows = look.follows;
-    if (look.lacks !== undefined) lacking.push(describe(leaf, look.lacks));
+    const lack = await lookAt(leaf, blue, green, isLate ? 0 : markerMs);
+    if (lack === undefined) continue;
+    isLate ||= lack.because === 'late';
+    lacking.push(describe(leaf, lack));
   }
   return lacking;
 }
 
+/** What was counted last. */
 interface Lack {
   readonly blue: number;
   readonly green: number;
+  readonly because: 'lacking' | 'late' | 'deleted';
 }
 
-function describe({ name }: TableInfo, { blue, green }: Lack): string {
-  return `table ${formatTableName(name)} has rows from before it was attached, which are not replicated (blue has ${blue}, green ${green}): insert them on green as well; or detach it on both sides, empty it, attach it again and insert its rows into the parent`;
+function describe({ name }: TableInfo, { blue, green, because }: Lack): string {
+  const counted = `(blue has ${blue}, green ${green})`;
+  const table = `table ${formatTableName(name)}`;
+  switch (because) {
+    case 'lacking':
+      return `${table} has rows from before it was attached, which are not replicated ${counted}: insert them on green as well; or detach it on both sides, empty it, attach it again and insert its rows into the parent`;
+    case 'late':
+      return `${table} was attached, and whether green has the rows that it had can't be told while green is behind ${counted}: resume again when it has caught up`;
+    case 'deleted':
+      return `${table} was attached, and whether green has the rows that it had can't be told while so many are deleted ${counted}: resume again`;
+  }
 }
 
 async function newlyAttached({ blue, patterns, differences, baseline }: Attached): Promise<TableInfo[]> {
@@ -103,49 +115,44 @@ async function hasRows(session: Session, { name }: TableInfo): Promise<boolean> 
 const LOOKS = 5;
 
 /**
- * Whatever blue had before the marker green has behind it. Where no marker comes, since green does not follow yet or is late,
- * only the rows of before the ATTACH are asked for.
+ * Whatever blue had before the marker green has behind it, but for what was deleted meanwhile.
+ *
+ * @returns undefined where green has as many
  */
-async function lookAt(
-  leaf: TableInfo,
-  blue: Session,
-  green: Session,
-  markerMs: number,
-): Promise<{ follows: boolean; lacks?: Lack }> {
-  let lacks: Lack | undefined;
-  for (let look = 0; look < LOOKS; look++) {
-    const before = await countRows(blue, leaf);
+async function lookAt(leaf: TableInfo, blue: Session, green: Session, markerMs: number): Promise<Lack | undefined> {
+  let counted = { blue: await countRows(blue, leaf), green: await countRows(green, leaf) };
+  if (counted.green >= counted.blue) return undefined;
+  for (let look = 1; ; look++) {
     const follows =
       markerMs > 0 && (await waitForMarker(green, 'to_green', await writeMarker(blue, 'to_green'), markerMs));
     const onGreen = await countRows(green, leaf);
-    // Rows that are deleted meanwhile are no lack.
-    const onBlue = follows ? Math.min(before, await countRows(blue, leaf)) : await countRows(blue, leaf, OF_BEFORE);
-    if (onGreen >= onBlue) return { follows };
-    lacks = { blue: onBlue, green: onGreen };
-    if (!follows) return { follows, lacks };
+    const after = await countRows(blue, leaf);
+    const because = judgeCounts(counted.blue, onGreen, after);
+    counted = { blue: after, green: onGreen };
+    if (because === 'there') return undefined;
+    if (!follows) return { ...counted, because: 'late' };
+    if (look === LOOKS) return { ...counted, because };
   }
-  return { follows: true, ...(lacks === undefined ? {} : { lacks }) };
 }
 
-/** By the transaction that has written a row, against that of the last ATTACH of the table or of one above it. */
-const OF_BEFORE = `age(leaf.xmin) >= (
-  SELECT min(age(i.xmin)) FROM pg_inherits i
-   WHERE i.inhrelid IN (SELECT a.relid FROM pg_partition_ancestors($1::regclass) a))`;
+/**
+ * What three counts say, one after the other: of blue, of green when it has what blue had at the first one, of blue again.
+ * Pure.
+ */
+export function judgeCounts(before: number, onGreen: number, after: number): 'there' | 'lacking' | 'deleted' {
+  if (onGreen >= before) return 'there';
+  return onGreen >= after ? 'deleted' : 'lacking';
+}
 
 const MOST = 1_000_000;
 
-async function countRows(
-  session: Session,
-  { name }: TableInfo,
-  condition = '$1::regclass IS NOT NULL',
-): Promise<number> {
+async function countRows(session: Session, { name }: TableInfo): Promise<number> {
   const there = await session.query<{ there: boolean }>('SELECT to_regclass($1) IS NOT NULL AS there', [
     qualified(name),
   ]);
   if (there.rows[0]?.there !== true) return 0;
   const { rows } = await session.query<{ n: number }>(
-    `SELECT count(*)::float8 AS n FROM (SELECT FROM ${qualified(name)} AS leaf WHERE ${condition} LIMIT ${MOST}) counted`,
-    [qualified(name)],
+    `SELECT count(*)::float8 AS n FROM (SELECT FROM ${qualified(name)} LIMIT ${MOST}) counted`,
   );
   return rows[0]?.n ?? 0;
 }

@@ -217,12 +217,13 @@ export async function acceptSchema(blue: Watched, green: Session, markerMs?: num
   const first = await lookAtSchema(blue);
   const refused = await whyRefused(blue, green, first.differences, markerMs);
   // Rows may have been counted for a while: what has come meanwhile was looked at by nobody.
-  const { what, aside } = await lookAtSchema(blue);
-  if (refused.length === 0 && what !== first.what)
-    refused.push(`it was changed while it was looked at: ${what ?? 'back'}`);
+  const { what, aside, differences } = await lookAtSchema(blue);
+  // In words, only the first of them are told.
+  const isSameAsBefore = what === first.what && JSON.stringify(differences) === JSON.stringify(first.differences);
+  if (refused.length === 0 && !isSameAsBefore) refused.push(`it was changed while it was looked at: ${what ?? 'back'}`);
   if (refused.length > 0) {
     return {
-      refused: `the run can't go on with what was changed on blue: ${refused.slice(0, MOST_LINES).join('; ')}. Undo it on blue or make it on green as well, then resume; or roll back and start again`,
+      refused: `the run can't go on with what was changed on blue: ${firstOf(refused)}. Undo it on blue or make it on green as well, then resume; or roll back and start again`,
       accepted: null,
     };
   }
