@@ -609,13 +609,14 @@ describe('DDL on blue while rows are copied', () => {
       CREATE TABLE by_day_1 PARTITION OF by_day FOR VALUES FROM (1) TO (2);
       CREATE TABLE by_day_2 PARTITION OF by_day FOR VALUES FROM (2) TO (3);
       CREATE TABLE dropped (id int); CREATE TABLE altered (id int, a int); CREATE TABLE altered_and_dropped (id int, a int);
-      CREATE TABLE fine (id int);`;
+      CREATE TABLE fine (id int); CREATE TABLE renamed (id int);`;
     const keys = `
       ALTER TABLE by_day ADD PRIMARY KEY (id, day); ALTER TABLE altered ADD PRIMARY KEY (id); ALTER TABLE fine ADD PRIMARY KEY (id)`;
     const rows = `
       INSERT INTO by_day SELECT n, 1 + n % 2 FROM generate_series(1, 100) n;
       INSERT INTO dropped VALUES (1); INSERT INTO altered VALUES (1, 1); INSERT INTO altered_and_dropped VALUES (1, 1);
-      INSERT INTO fine VALUES (1); ALTER TABLE dropped ADD PRIMARY KEY (id); ALTER TABLE altered_and_dropped ADD PRIMARY KEY (id);
+      INSERT INTO fine VALUES (1); INSERT INTO renamed VALUES (1); ALTER TABLE renamed ADD PRIMARY KEY (id);
+      ALTER TABLE dropped ADD PRIMARY KEY (id); ALTER TABLE altered_and_dropped ADD PRIMARY KEY (id);
       ${keys}`;
     const pair = await CopyPair.start(['pg15', 'pg18'], 'ddl_of_others', ddl, rows);
     const onBoth = async (sql: string): Promise<void> => {
@@ -629,9 +630,14 @@ describe('DDL on blue while rows are copied', () => {
       await onBoth('DROP TABLE by_day_2, dropped');
       const alter = 'ALTER TABLE altered DROP COLUMN a; ALTER TABLE altered_and_dropped DROP COLUMN a';
       await pair.blue.query(alter);
+      // Neither its name nor its file tells that it is there.
+      await pair.blue.query('VACUUM FULL renamed');
+      await pair.blue.query('ALTER TABLE renamed RENAME TO is_renamed');
       expect((await pair.copyAll(parcels)).map(({ outcome }) => outcome)).toEqual(parcels.map(() => 'copied'));
-      await pair.green.query(alter);
-      expect(await pair.finish()).toEqual({ tables: 3, left: ['public.altered', 'public.altered_and_dropped'] });
+      await pair.green.query(`${alter}; ALTER TABLE renamed ADD PRIMARY KEY (id)`);
+      const left = ['public.altered', 'public.altered_and_dropped', 'public.renamed'];
+      expect(await pair.finish()).toEqual({ tables: 3, left });
+      await pair.blue.query('ALTER TABLE is_renamed RENAME TO renamed');
       await onBoth('DROP TABLE altered_and_dropped');
       await pair.addKeys(keys);
       await pair.follow();

@@ -10,7 +10,7 @@ import { endSession, takeOver } from './copy-lock.js';
 import { CastFailed, PieceCopy } from './copy-piece.js';
 import { openSnapshotSession, openTargetSession, whileWatched } from './copy-sessions.js';
 import { endParcel, readCopyState, readParcel, readPieces, type CopyState } from './copy-state.js';
-import { endGone } from './gone-pieces.js';
+import { endGone, type ChangedTable } from './gone-pieces.js';
 import { openPace, type Pace } from './pace.js';
 import { TableChanged } from './piece-failed.js';
 import type { Parcel, Piece } from './plan-parcels.js';
@@ -43,7 +43,7 @@ export async function copyParcel(context: CopyContext, id: number): Promise<Parc
   const green = await openSession(databases.green, { purpose: 'copy watch' });
   try {
     const failed: FailedTables = new Map();
-    const changed = new Set<string>();
+    const changed = new Map<string, ChangedTable>();
     let heldAt = performance.now();
     for (;;) {
       signal.throwIfAborted();
@@ -133,7 +133,7 @@ interface CopyWork {
   readonly state: CopyState;
   readonly failed: FailedTables;
   /** Tables that are others on blue now than in the snapshot: left for tablesync. */
-  readonly changed: Set<string>;
+  readonly changed: Map<string, ChangedTable>;
 }
 
 /** 'gone': the snapshot is; 'later': another one is being made; 'again': in new sessions, at once. */
@@ -185,14 +185,14 @@ async function copyAll(work: CopyWork, source: Session, pace: Pace): Promise<'co
       signal.throwIfAborted();
       const [from, to] = [onBlue.get(formatTableName(piece.source)), onGreen.get(formatTableName(piece.target))];
       if (from === undefined || to === undefined) {
-        changed.add(formatTableName(piece.source));
+        changed.set(formatTableName(piece.source), { ...piece, oid: from?.oid ?? null });
         continue;
       }
       try {
         if (!(await copy.run(piece, from, to))) return 'later';
       } catch (error) {
         if (error instanceof TableChanged) {
-          changed.add(formatTableName(piece.source));
+          changed.set(formatTableName(piece.source), { ...piece, oid: from.oid });
           return 'again';
         }
         if (!(error instanceof VerdigrisError) || error.type !== 'BackfillFailed') throw error;
