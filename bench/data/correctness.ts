@@ -7,14 +7,18 @@ import type { Rounds } from './rounds.js';
  * Pure: what Verdigris has done wrong in a run, a line each. Unlike a speed it depends on no machine, so the command
  * fails for it. What other contestants do wrong is in the tables.
  */
-export function wrongIn({ copy, change, backfill, application }: DataResult): readonly string[] {
+export function wrongIn({ copy, change, backfill, application, verification }: DataResult): readonly string[] {
   return [
     ...wrongInRounds('copy', copy),
     ...wrongInRounds('schema change', change),
+    ...(verification?.failed ?? []).map((what) => `verification: ${what}`),
     ...(backfill === undefined ? [] : wrongInBackfill(backfill)),
     ...(application?.standings ?? [])
       .filter(({ contestant }) => contestant.startsWith('Verdigris'))
-      .flatMap(({ contestant, failed }) => some(`application, ${contestant}`, failed, 'failed writes')),
+      .flatMap(({ contestant, failed, missing }) => [
+        ...some(`application, ${contestant}`, failed, 'failed writes'),
+        ...(missing === undefined ? [] : [`application, ${contestant}: ${missing}`]),
+      ]),
   ];
 }
 

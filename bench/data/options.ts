@@ -1,5 +1,7 @@
+import { closeSync, openSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { parseSize } from '../../src/postgres/lag.js';
 
 /** The parts of the benchmark, in the order in which they run. */
 export const PARTS = ['copy', 'change', 'backfill', 'application', 'verify'] as const;
@@ -43,7 +45,7 @@ export function dataOptions(args: readonly string[]): DataOptions {
     .description('Measures how rows get to green: Verdigris and other tools, in one run, on this machine')
     .addOption(countOption('--rows <n>', 'rows of the large table, such as 2000000, 2M or 500k', 20_000_000))
     .addOption(countOption('--rounds <n>', 'how often each is measured (default: 3 up to 5M rows, else 2)'))
-    .addOption(listOption('--only <parts>', 'parts to run, separated by commas', PARTS))
+    .addOption(listOption('--only <parts>', 'parts to run, separated by commas', PARTS, { none: false }))
     .addOption(
       listOption('--peers <tools>', 'tools to measure beside Verdigris, separated by commas, or "none"', PEERS),
     )
@@ -53,8 +55,12 @@ export function dataOptions(args: readonly string[]): DataOptions {
       "where green's files are, such as a folder on another disk (default: beside blue's)",
     )
     .addOption(countOption('--jobs <n>', 'pieces that each contestant works on at once', 4))
-    .option('--max-rate <size>', 'bytes a second of the throttled copy in the part "application"', '20MB')
-    .option('--json <file>', 'write everything that was measured to this file as JSON')
+    .addOption(
+      new Option('--max-rate <size>', 'bytes a second of the throttled copy in the part "application"')
+        .default('20MB')
+        .argParser(parseRate),
+    )
+    .addOption(jsonOption('write everything that was measured to this file as JSON'))
     .exitOverride()
     .parse([...args], { from: 'user' })
     .opts<Omit<DataOptions, 'rounds' | 'green'> & { rounds?: number; green: '15' | '18' }>();
@@ -86,13 +92,43 @@ export function parseCount(text: string): number {
 }
 
 /** An option that takes names out of a list. */
-export function listOption<T extends string>(flags: string, description: string, known: readonly T[]): Option {
-  return new Option(flags, description).default(known, 'all').argParser((text: string) => parseList(text, known));
+export function listOption<T extends string>(
+  flags: string,
+  description: string,
+  known: readonly T[],
+  { none = true }: { readonly none?: boolean } = {},
+): Option {
+  const parse = (text: string): readonly T[] => parseList(text, known, none);
+  return new Option(flags, description).default(known, 'all').argParser(parse);
 }
 
-/** Names out of a list, in the list's order; `none` is the empty choice. */
-export function parseList<T extends string>(text: string, known: readonly T[]): readonly T[] {
-  if (text === 'none') return [];
+/**
+ * The file that the result is written to. It is opened at once: what can't be written would be found after hours of
+ * measuring, and everything lost.
+ */
+export function jsonOption(description: string): Option {
+  return new Option('--json <file>', description).argParser((file: string): string => {
+    try {
+      closeSync(openSync(file, 'a'));
+    } catch (error) {
+      throw new InvalidArgumentError(`It can't be written: ${error instanceof Error ? error.message : String(error)}.`);
+    }
+    return file;
+  });
+}
+
+function parseRate(text: string): string {
+  try {
+    parseSize(text);
+  } catch {
+    throw new InvalidArgumentError('Give a size, such as 20MB.');
+  }
+  return text;
+}
+
+/** Names out of a list, in the list's order; `none` is the empty choice where there may be one. */
+export function parseList<T extends string>(text: string, known: readonly T[], none = true): readonly T[] {
+  if (none && text === 'none') return [];
   const asked = text.split(',').map((name) => name.trim());
   const unknown = asked.filter((name) => !known.some((one) => one === name));
   if (unknown.length > 0) throw new InvalidArgumentError(`There is no ${unknown.join(', ')}: ${known.join(', ')}.`);

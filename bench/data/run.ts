@@ -39,12 +39,12 @@ export async function dataBenchmark(args: readonly string[]): Promise<number> {
   });
   try {
     const bench = await begin(options, lifeCycle, stopping.signal, say);
-    const result = await measure(bench, args, (soFar) => {
+    const { result, copy } = await measure(bench, args, (soFar) => {
       if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(soFar, null, 2)}\n`);
     });
     say(`\n${report(result)}\n`);
     await lifeCycle.stop();
-    const wrong = wrongIn(result);
+    const wrong = wrongIn({ ...result, ...(copy === undefined ? {} : { copy }) });
     for (const line of wrong) console.error(`WRONG: ${line}`);
     return wrong.length === 0 ? 0 : 1;
   } catch (error) {
@@ -71,8 +71,16 @@ async function begin(
   return { options, servers, temporal, lifeCycle, folder, signal, say };
 }
 
-/** The parts in their order; what is there so far is saved after each: the last part of a night may fail. */
-async function measure(bench: Bench, args: readonly string[], save: (result: DataResult) => void): Promise<DataResult> {
+/**
+ * The parts in their order; what is there so far is saved after each: the last part of a night may fail.
+ *
+ * @returns also the copies that were made for the verification alone
+ */
+async function measure(
+  bench: Bench,
+  args: readonly string[],
+  save: (result: DataResult) => void,
+): Promise<{ readonly result: DataResult; readonly copy: Rounds | undefined }> {
   const blue = await withClient(bench.servers.blue.uri(BENCH_DATABASE), sizeOnDisk);
   const asked = (part: Part): boolean => bench.options.only.includes(part);
   let result: DataResult = {
@@ -97,7 +105,7 @@ async function measure(bench: Bench, args: readonly string[], save: (result: Dat
     add({ verification: await measureVerificationPart(bench, runs) });
   }
   if (asked('backfill')) add({ backfill: await measureBackfill(bench) });
-  return result;
+  return { result, copy };
 }
 
 function ownRuns({ runs, standings }: Rounds): Rounds['runs'] {

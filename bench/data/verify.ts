@@ -24,6 +24,8 @@ export interface VerificationPart {
   /** The comparison alone, without rests, on servers of its own. */
   readonly methods: readonly VerifyRate[];
   readonly rowsOfMethods: number;
+  /** What went wrong there, such as rows that differ. Default: nothing */
+  readonly failed?: readonly string[];
 }
 
 /** Verification as a phase of the runs that there were, and by itself. */
@@ -34,13 +36,16 @@ export async function measureVerificationPart(
   const rows = Math.min(bench.options.rows, MOST_ROWS);
   bench.say(`verification: ${rows.toLocaleString('en')} rows on both sides, ${bench.options.rounds} rounds`);
   let methods: readonly VerifyRate[] = [];
+  const failed: string[] = [];
   try {
     methods = await Promise.race([measureVerification(rows, bench.options.rounds), rejectedWhen(bench.signal)]);
   } catch (error) {
     if (bench.signal.aborted) throw error;
-    bench.say(`verification: not measured: ${error instanceof Error ? error.message : String(error)}`);
+    failed.push(error instanceof Error ? error.message : String(error));
+    bench.say(`verification: not measured: ${failed.join()}`);
   }
-  return { phase: phaseOf(runs.copy), phaseWithChange: phaseOf(runs.change), methods, rowsOfMethods: rows };
+  const phases = { phase: phaseOf(runs.copy), phaseWithChange: phaseOf(runs.change) };
+  return { ...phases, methods, rowsOfMethods: rows, ...(failed.length === 0 ? {} : { failed }) };
 }
 
 /** Pure: medians of the phase. */

@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { GREENS } from './green.js';
 import { RATES } from './simulate.js';
-import { countOption } from '../data/options.js';
+import { countOption, jsonOption, listOption } from '../data/options.js';
 
 export interface GatesOptions {
   /** Simulated runs of each kind of green at each rate. */
@@ -13,6 +13,8 @@ export interface GatesOptions {
   readonly rates?: readonly string[];
   readonly json?: string;
 }
+
+const ONE_AT_LEAST = { none: false };
 
 /**
  * Reads the arguments after the benchmark's name.
@@ -26,9 +28,16 @@ export function gatesOptions(args: readonly string[]): GatesOptions {
     )
     .addOption(countOption('--runs <n>', 'runs of each kind of green at each rate', 1_000))
     .addOption(countOption('--seed <n>', 'the same seed gives the same runs', 1))
-    .option('--only <kinds>', `only these greens, by commas: ${GREENS.join(', ')}`, (list) => list.split(','))
-    .option('--rates <rates>', `only these reads a second, by commas: ${RATES.join(', ')}`, (list) => list.split(','))
-    .option('--json <file>', 'write everything that was counted to this file as JSON')
+    .addOption(listOption('--only <kinds>', `only these greens, by commas: ${GREENS.join(', ')}`, GREENS, ONE_AT_LEAST))
+    .addOption(
+      listOption(
+        '--rates <rates>',
+        `only these reads a second, by commas: ${RATES.join(', ')}`,
+        RATES.map(String),
+        ONE_AT_LEAST,
+      ),
+    )
+    .addOption(jsonOption('write everything that was counted to this file as JSON'))
     .exitOverride()
     .parse([...args], { from: 'user' })
     .opts<GatesOptions>();

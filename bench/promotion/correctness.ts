@@ -4,8 +4,17 @@ import type { Measured, PromotionResult } from './result.js';
  * Pure: what the audits say is wrong where Verdigris moves, a line each. Unlike a speed it depends on no machine, so the
  * command fails for it. The recipe by hand is expected to fail requests: its figures are in the tables.
  */
-export function wrongIn({ measured }: Pick<PromotionResult, 'measured'>): readonly string[] {
-  return measured.filter(({ contestant }) => contestant !== 'manual').flatMap(wrongInOne);
+export function wrongIn({ measured, options }: Pick<PromotionResult, 'measured' | 'options'>): readonly string[] {
+  return measured
+    .filter(({ contestant }) => contestant !== 'manual')
+    .flatMap((one) => [...wrongInOne(one), ...withoutLoad(one, options)]);
+}
+
+/** A hold that meets no writers, since the load has ended or never begun, is no figure. */
+function withoutLoad({ contestant, audit, moves }: Measured, { tps, rest }: PromotionResult['options']): string[] {
+  const least = (moves.length * rest * tps) / 2;
+  if (audit.acknowledged >= least) return [];
+  return [`${contestant}: only ${audit.acknowledged} writes, of ${2 * least} that were due between the moves alone`];
 }
 
 function wrongInOne({ contestant, audit }: Measured): string[] {

@@ -1,5 +1,5 @@
 import { Command, Option } from 'commander';
-import { countOption, listOption } from '../data/options.js';
+import { countOption, jsonOption, listOption } from '../data/options.js';
 
 /** Who moves the writes, and whose client sees it. */
 export const CONTESTANTS = ['router', 'pgbouncer', 'manual'] as const;
@@ -29,9 +29,9 @@ export function promotionOptions(args: readonly string[]): PromotionOptions {
     .addOption(countOption('--moves <n>', 'promotions, each with a rollback after it', 20))
     .addOption(countOption('--tps <n>', 'transactions a second, of five statements on three tables', 1_000))
     .addOption(countOption('--rest <seconds>', 'seconds between two moves', 4))
-    .addOption(listOption('--only <contestants>', 'who is measured, separated by commas', CONTESTANTS))
+    .addOption(listOption('--only <contestants>', 'who is measured, separated by commas', CONTESTANTS, { none: false }))
     .addOption(new Option('--green <version>', 'major version of green').choices(['15', '18']).default('18'))
-    .option('--json <file>', 'write everything that was measured to this file as JSON')
+    .addOption(jsonOption('write everything that was measured to this file as JSON'))
     .exitOverride()
     .parse([...args], { from: 'user' })
     .opts<Omit<PromotionOptions, 'green'> & { green: '15' | '18' }>();

@@ -1,5 +1,5 @@
 import { Command, InvalidArgumentError } from 'commander';
-import { countOption } from '../data/options.js';
+import { countOption, jsonOption } from '../data/options.js';
 import { WORKLOADS, type Workload } from './targets.js';
 
 export interface RouterBenchOptions {
@@ -26,7 +26,7 @@ export function routerOptions(args: readonly string[]): RouterBenchOptions {
     .addOption(countOption('--callers <n>', 'callers at once', 8))
     .addOption(countOption('--connections <n>', 'connections of each pool (default: as many as callers)'))
     .option('--only <workload>', `only this one: ${WORKLOADS.join(', ')}`, parseWorkload)
-    .option('--json <file>', 'write the result to this file as JSON')
+    .addOption(jsonOption('write the result to this file as JSON'))
     .exitOverride()
     .parse([...args], { from: 'user' })
     .opts<Omit<RouterBenchOptions, 'connections'> & { connections?: number }>();

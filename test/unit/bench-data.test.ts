@@ -56,6 +56,9 @@ describe('the command line of the benchmark', () => {
       ['--rows', '0'],
       ['--rows', '2m'],
       ['--green', '9'],
+      ['--only', 'none'],
+      ['--max-rate', '20'],
+      ['--json', '/nowhere/at/all.json'],
     ]) {
       expect(exitCode(...args), args.join(' ')).toBe(1);
     }
@@ -258,6 +261,19 @@ describe('the targets', () => {
     ]);
     const copy = { standings: standingsOf(['Verdigris', 'pgcopydb clone'], [], missing), runs: [] };
     expect(wrongIn({ ...base, copy })).toEqual(['copy: 2 rows differ after copy-1']);
+    // pgcopydb's failure is told in the table.
+    const why = new Map([
+      ['Verdigris, defaults', 'the run was rolled back'],
+      ['pgcopydb', 'not installed'],
+    ]);
+    const application = { standings: [...why.keys()].map((name) => standingOf(name, [], why.get(name))), runs: [] };
+    const phase = phaseOf([]);
+    const failed = ['the sides are not equal'];
+    const verification = { phase, phaseWithChange: phase, methods: [], rowsOfMethods: 10, failed };
+    expect(wrongIn({ ...base, application, verification })).toEqual([
+      'verification: the sides are not equal',
+      'application, Verdigris, defaults: the run was rolled back',
+    ]);
   });
 });
 

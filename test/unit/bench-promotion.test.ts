@@ -28,6 +28,9 @@ function move(began: number, holdMs = 20): Move {
   return { from: 'blue', began, tried, opened, followed: opened + 700, holdMs, steps: {}, tries: 1, blocked: [] };
 }
 
+/** At this rate nine writes are enough. */
+const options = promotionOptions(['--tps', '2']);
+
 const SOUND = {
   ...{ payments: 9, acknowledged: 9, failed: 0, unanswered: 0, lost: 0, doubled: 0, failedButThere: 0 },
   ...{ isEqual: true, isBalanced: true },
@@ -132,17 +135,24 @@ describe('the benchmark of the promotion', () => {
     const moves = [move(5_000), { ...move(12_000), from: 'green' as const }];
     const met = targetsOf({ measured: [measured('router', moves, audit)] }).map((target) => target.met);
     expect(met).toEqual(met.map((__, i) => i !== line));
-    expect(wrongIn({ measured: [measured('router', moves, audit)] })).toHaveLength(1);
-    expect(wrongIn({ measured: [measured('manual', moves, audit)] })).toEqual([]);
+    expect(wrongIn({ options, measured: [measured('router', moves, audit)] })).toHaveLength(1);
+    expect(wrongIn({ options, measured: [measured('manual', moves, audit)] })).toEqual([]);
   });
 
   it('fails for what is wrong, never for a hold that is long', () => {
     const slow = measured('router', [move(5_000, 900)]);
     expect(targetsOf({ measured: [slow] }).some(({ met }) => met === false)).toBe(true);
-    expect(wrongIn({ measured: [slow] })).toEqual([]);
+    expect(wrongIn({ options, measured: [slow] })).toEqual([]);
     const there = measured('pgbouncer', [], { failedButThere: 2 });
-    expect(wrongIn({ measured: [slow, there] })).toEqual([
+    expect(wrongIn({ options, measured: [slow, there] })).toEqual([
       'pgbouncer: 2 writes not acknowledged, and there all the same',
+    ]);
+  });
+
+  it('fails where the load has not run: a hold without writers is no figure', () => {
+    const idle = measured('pgbouncer', [move(5_000), move(12_000)], { acknowledged: 5 });
+    expect(wrongIn({ options, measured: [idle] })).toEqual([
+      'pgbouncer: only 5 writes, of 16 that were due between the moves alone',
     ]);
   });
 });
