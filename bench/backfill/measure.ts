@@ -1,6 +1,7 @@
 import type pg from 'pg';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { withClient, type Servers } from '../data/servers.js';
+import { orderOfRound } from '../data/statistics.js';
 import { UP, type Prepared } from './change.js';
 import { AS_A_RUN, CONTENDERS, IN_PLACE, isOwn, type BackfillContender } from './contenders.js';
 import { refuseDifference, whileGreenFollows } from './following.js';
@@ -106,7 +107,7 @@ async function measureLive(
   if (rounds > 0) for (const server of [servers.blue, servers.green]) await makeSeed(server, options.rows);
   for (let round = 0; round < rounds; round++) {
     // Another order in each round: whoever comes first meets another server.
-    for (const contender of round % 2 === 0 ? CONTENDERS : [...CONTENDERS].reverse()) {
+    for (const contender of orderOfRound(CONTENDERS, round)) {
       if (leftOut.has(contender)) continue;
       try {
         const run = await liveRun(servers, contender, options);
