@@ -17,4 +17,4 @@ const app = application(router, TOKEN_SECRET);
 const address = await app.listen({ port: Number(PORT), host: '127.0.0.1' });
 process.stdout.write(`listening on ${address}\n`);
 
-process.once('SIGTERM', () => void app.close());
+for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => void app.close());

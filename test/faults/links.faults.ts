@@ -1,8 +1,7 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { FaultRun, LINKS, type Link } from '../support/fault-run.js';
 import { isTaken } from '../support/fault-points.js';
-import { holdPoint, HOLD_POINTS } from '../support/hold-points.js';
+import { COPYING, holdPoint, HOLD_POINTS } from '../support/hold-points.js';
 import { inflict, LINK_FAULT_NAMES, type LinkFaultName } from '../support/link-faults.js';
 import { recordOutcome } from '../support/outcome-table.js';
 
@@ -46,11 +45,13 @@ async function harmedInEveryPart(link: Link, fault: LinkFaultName, nth: number, 
     await inflict(run.links[link], fault).over;
   };
   try {
-    const inHold = run.stopWhere('blue', ...holdPoint(HOLD_POINTS[nth % HOLD_POINTS.length]));
+    const copying = run.stopWhere('blue', ...COPYING);
     await run.start();
-    await run.inPhase('replicate');
-    await sleep(300);
-    await harm('replicate');
+    const copy = await copying;
+    const harmedCopy = harm('copy');
+    copy.release();
+    await harmedCopy;
+    const inHold = run.stopWhere('blue', ...holdPoint(HOLD_POINTS[nth % HOLD_POINTS.length]));
     await run.inTraffic();
     await harm('traffic');
     const held = await Promise.race([inHold, run.inStandby()]);

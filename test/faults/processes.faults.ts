@@ -3,7 +3,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { ApplicationProcesses } from '../support/application-process.js';
 import { FaultRun, type Audited } from '../support/fault-run.js';
-import { holdPoint, HOLD_POINTS } from '../support/hold-points.js';
+import { COPYING, holdPoint, HOLD_POINTS } from '../support/hold-points.js';
 import { recordOutcome } from '../support/outcome-table.js';
 import { TemporalProcess } from '../support/temporal-process.js';
 
@@ -31,11 +31,13 @@ async function throughTheRun(run: FaultRun, strike: Strike, nth: number, audited
     times.push(`${part} ${((performance.now() - began) / 1_000).toFixed(1)} s`);
     await strike();
   };
-  const inHold = run.stopWhere('blue', ...holdPoint(HOLD_POINTS[nth % HOLD_POINTS.length]));
+  const copying = run.stopWhere('blue', ...COPYING);
   await run.start();
-  await run.inPhase('replicate');
-  await sleep(300);
-  await struck('replicate');
+  const copy = await copying;
+  const inTheCopy = struck('copy');
+  copy.release();
+  await inTheCopy;
+  const inHold = run.stopWhere('blue', ...holdPoint(HOLD_POINTS[nth % HOLD_POINTS.length]));
   await run.inTraffic();
   await struck('traffic');
   const held = await Promise.race([inHold, run.inStandby()]);

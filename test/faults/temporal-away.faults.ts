@@ -29,6 +29,19 @@ async function column(run: FaultRun, side: 'blue' | 'green', sql: string): Promi
   });
 }
 
+/** Of the activity that has needed most of them. */
+async function attemptsOf(run: FaultRun, name: string): Promise<number> {
+  const { events } = await run.handle.fetchHistory();
+  const ids = new Set(
+    (events ?? [])
+      .filter((event) => event.activityTaskScheduledEventAttributes?.activityType?.name === name)
+      .map(({ eventId }) => String(eventId)),
+  );
+  const started = (events ?? []).flatMap(({ activityTaskStartedEventAttributes: one }) => (one ? [one] : []));
+  const own = started.filter(({ scheduledEventId }) => ids.has(String(scheduledEventId)));
+  return Math.max(0, ...own.map(({ attempt }) => attempt ?? 0));
+}
+
 const STATE = `SELECT state ->> 'incarnation' AS value FROM verdigris.progress WHERE step = 'copy' AND object = 'state'`;
 const PIECES = `SELECT object AS value FROM verdigris.progress WHERE step = 'copy piece' AND done`;
 const COPIED = `SELECT detail AS value FROM verdigris.event WHERE what = 'rows copied'`;
@@ -41,7 +54,14 @@ it('a copy goes on from its snapshot when Temporal is back', { timeout: 900_000 
     temporalAddress: temporal.address,
     schema: BALLAST,
     writers: 1,
-    plan: { bootstrap: { method: 'copy', maxRate: RATE } },
+    plan: {
+      bootstrap: { method: 'copy', maxRate: RATE },
+      traffic: {
+        stages: [{ percent: 100, for: '1s' }],
+        gates: [{ metric: 'lag', max: '10s' }],
+        approval: { before: ['traffic'] },
+      },
+    },
   });
   open.push(() => run.close());
   await run.start();
@@ -57,4 +77,10 @@ it('a copy goes on from its snapshot when Temporal is back', { timeout: 900_000 
   expect(await column(run, 'green', STATE)).toEqual(before);
   const kept = `SELECT pid AS value FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'verdigris copy snapshot'`;
   await expect.poll(() => column(run, 'blue', kept), { timeout: 10_000 }).toEqual([]);
+
+  // Temporal has had others go on with what it took for dead, and all the same each row is there once.
+  expect(await attemptsOf(run, 'copyParcel')).toBeGreaterThan(1);
+  const { waiting } = await run.until('compared', (now) => now.waiting?.for === 'approval' || now.phase === 'standby');
+  expect(waiting).toMatchObject({ for: 'approval', gate: 'traffic' });
+  expect(await run.audit('blue', 'follows')).toEqual([]);
 });

@@ -205,6 +205,7 @@ export class FaultRun {
       try {
         const status = await this.handle.query(statusQuery);
         last = status;
+        this.#lookOnceMoved(status);
         if (wanted(status)) return status;
         if (status.outcome !== 'running') break;
         await this.#goOn(status);
@@ -219,6 +220,7 @@ export class FaultRun {
   async watch(what: string, wanted: (status: MigrationStatus) => boolean): Promise<void> {
     for (const deadline = Date.now() + PATIENCE_MS; Date.now() < deadline; await sleep(LOOK_EVERY_MS)) {
       const status = await this.look();
+      if (status !== undefined) this.#lookOnceMoved(status);
       if (status !== undefined && wanted(status)) return;
     }
     throw new Error(`never ${what}`);
@@ -240,8 +242,17 @@ export class FaultRun {
   /** Reads go to green. From here on it is watched that never both sides are open; until now only the bootstrap writes green. */
   async inTraffic(): Promise<MigrationStatus> {
     const status = await this.until('reading from green', (now) => now.greenReadPercent > 0);
-    this.#watcher ??= BothOpenWatcher.startPatient(this.databases, FENCED_AUDIT_TABLES.length);
+    this.#lookFromNow();
     return status;
+  }
+
+  /** At the latest when writes have moved: a run that is rolled back before leaves no fence on either side. */
+  #lookOnceMoved({ writesOn }: MigrationStatus): void {
+    if (writesOn === 'green') this.#lookFromNow();
+  }
+
+  #lookFromNow(): void {
+    this.#watcher ??= BothOpenWatcher.startPatient(this.databases, FENCED_AUDIT_TABLES.length);
   }
 
   /** How often both sides have been looked at. */
@@ -337,6 +348,7 @@ export class FaultRun {
     try {
       const wrong = paused ? [] : ['a write neither succeeded nor failed'];
       wrong.push(...new Set(this.#watcher?.seen));
+      if (primary === 'green' && this.looks === 0) wrong.push('nobody has looked whether both sides are open');
       await withSession(this.databases[primary], { purpose: 'audit' }, async (session) => {
         wrong.push(...(await writers.audit(session)));
         if (follower === 'follows') wrong.push(...(await this.#differences(primary)));

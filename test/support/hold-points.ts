@@ -12,6 +12,12 @@ const STATEMENTS: Readonly<Record<HoldPoint, { text: RegExp; when: When }>> = {
   'the decision is not known': { text: /; COMMIT$/, when: 'after' },
 };
 
+/** Where rows of blue are about to be copied, in front of blue. */
+export const COPYING: [(point: Point) => boolean, When] = [
+  ({ session, text }) => session === 'verdigris copy rows' && text.startsWith('COPY '),
+  'before',
+];
+
 /** As StatementProxy takes it, in front of the side that gives writes away. */
 export function holdPoint(name: HoldPoint = 'writers are locked out'): [(point: Point) => boolean, When] {
   const { text, when } = STATEMENTS[name];

@@ -68,6 +68,8 @@ export async function strikeWorker(fault: 'kill' | 'freeze', { there, back }: St
     expect(await run.refusesWrites('green')).toBe(true);
     expect([...(run.writers?.failures ?? []), ...(run.writers?.unknown ?? [])]).toEqual([]);
     expect(run.looks).toBeGreaterThan(50);
+    // Another worker goes on with the same approval.
+    if (fault === 'kill') expect(run.notes).toEqual([]);
     outcome = 'right';
   } finally {
     told();
