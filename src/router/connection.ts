@@ -19,11 +19,19 @@ export class Connection implements Awaited {
   takenIn = 0;
   /** See WhileAlive. */
   since = 0;
-  /** It has failed or was closed by the server: of no use any more. */
-  isLost = false;
+  #isLost = false;
 
   constructor(client: pg.PoolClient) {
     this.client = client;
+  }
+
+  /** It has failed, or was closed by either end: of no use any more. */
+  get isLost(): boolean {
+    return this.#isLost || this.client.connection.stream.destroyed;
+  }
+
+  lose(): void {
+    this.#isLost = true;
   }
 
   is(role: Role): boolean {

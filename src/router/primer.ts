@@ -38,7 +38,7 @@ export class Primer {
       }
       await connection.become('writer', ANSWER_MS);
     } catch {
-      connection.isLost = true;
+      connection.lose();
     }
   }
 

@@ -103,7 +103,9 @@ async function positionOf(client: pg.PoolClient): Promise<CommitPosition> {
     const { rows } = await client.query<{ lsn: string; commit: string }>(POSITION_AS_TEXT);
     const row = rows[0];
     return row === undefined || row.commit === 'off' ? 'unknown' : (parseLsn(row.lsn) ?? 'unknown');
-  } catch {
+  } catch (error) {
+    // The next statement on it would wait behind this one, and its outcome would be unknown.
+    if (isLinkFailure(error)) client.connection.stream.destroy();
     return 'unknown';
   }
 }

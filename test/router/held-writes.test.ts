@@ -58,6 +58,18 @@ function refusedBy(what: string): Error {
   return Object.assign(new Error(`${what} is away`), { code: 'ECONNREFUSED' });
 }
 
+/** Sockets that lose each message which holds this text, and tell of it. */
+function losing(text: string, onLost: () => void): () => net.Socket {
+  class Losing extends net.Socket {
+    override _write(message: Buffer, encoding: BufferEncoding, done: () => void): void {
+      if (!message.includes(text)) return super._write(message, encoding, done);
+      onLost();
+      done();
+    }
+  }
+  return () => new Losing();
+}
+
 /** Fences as after a promotion, without a word in the route: the fence alone is the news. */
 async function moveFencesOnly(): Promise<void> {
   await sides.setFence('blue', 'closed');
@@ -412,6 +424,19 @@ describe('nothing is run again whose outcome is unknown', () => {
     await slowCommits(3);
     await expect(hasty.write('u', INSERT, [1])).rejects.toThrow(CommitOutcomeUnknownError);
     expect((await hasty.read('u', 'SELECT 7 AS seven')).rows).toEqual([{ seven: 7 }]);
+  });
+
+  test('a position that never comes costs its connection, and nobody a write', async () => {
+    await sides.stage(100);
+    let lost = 0;
+    const stream = losing('pg_current_wal_flush_lsn', () => (lost += 1));
+    const blue = { ...sides.blue.config, stream, query_timeout: 300, max: 1 };
+    const narrow = await sides.router({ blue });
+    await until(() => narrow.route().greenReadPercent === 100);
+    const writes = [1, 2, 3].map((id) => narrow.write('u', INSERT, [id]));
+    expect(await Promise.allSettled(writes)).toMatchObject([1, 2, 3].map((id) => ({ value: { rows: [{ id }] } })));
+    expect(await ids('blue')).toEqual([1, 2, 3]);
+    expect(lost).toBe(3);
   });
 
   describe('whatever the server or the socket says as it goes', () => {
