@@ -62,5 +62,10 @@ export interface LimitedQuery extends pg.QueryConfig {
   readonly query_timeout: number;
 }
 
+/** The same: by the extended protocol a server takes one statement only, and refuses a text of several before it runs any. */
+export interface AloneQuery extends pg.QueryConfig {
+  readonly queryMode: 'extended';
+}
+
 const READ_ONLY = 'SET default_transaction_read_only = on';
 const READ_WRITE = 'RESET default_transaction_read_only';

@@ -34,10 +34,14 @@ export function mayCommitByItself(statement: Statement): boolean {
 }
 
 /** Only a text without values can be several statements: the others are sent by the extended protocol. */
-export function hasSeveralWithCommit({ query, values }: Statement): boolean {
+export function hasSeveralWithCommit(statement: Statement): boolean {
+  return !hasValues(statement) && holdsCommit(textOf(statement.query));
+}
+
+/** Whether a statement has values to be bound. */
+export function hasValues({ query, values }: Statement): boolean {
   const bound = values ?? (typeof query === 'string' ? undefined : query.values);
-  if (bound !== undefined && bound.length > 0) return false;
-  return holdsCommit(textOf(query));
+  return bound !== undefined && bound.length > 0;
 }
 
 /** A quoted `; commit` counts too: then something is not run again that could have been. */
