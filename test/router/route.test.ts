@@ -77,6 +77,37 @@ test('a look that fails as its connection is lost takes nothing back', async () 
   expect(seen).toEqual([]);
 });
 
+test('a first look that is cancelled is no look: the router is not ready before it has seen the route', async () => {
+  await sides.decide('green');
+  await sides.open('green');
+  let cancels = 1;
+  const { query } = SideLink.prototype;
+  const cancelled = vi.spyOn(SideLink.prototype, 'query').mockImplementation(async function (this: SideLink, ...of) {
+    if (!of[0].includes('FROM verdigris.route') || cancels === 0) return query.apply(this, of);
+    cancels -= 1;
+    throw Object.assign(new pg.DatabaseError('no', 0, 'error'), { code: '57014' });
+  });
+  try {
+    const warned: object[] = [];
+    const logger = { ...SILENT, warn: (facts: object) => void warned.push(facts) };
+    const options = { blue: { ...sides.blue.config, port: 1 }, pollIntervalMs: 20, logger };
+    const first = await sides.router(options);
+    expect([first.route().writesOn, warned]).toEqual(['green', []]);
+    await first.close();
+
+    cancels = Infinity;
+    let isReady = false;
+    const late = sides.router(options).finally(() => (isReady = true));
+    await until(() => warned.length > 0);
+    await pause(200);
+    expect([isReady, warned]).toEqual([false, [{ side: 'green', code: '57014' }]]);
+    cancels = 0;
+    expect((await late).route().writesOn).toBe('green');
+  } finally {
+    cancelled.mockRestore();
+  }
+});
+
 test('a standby is not asked to listen until it is none any more', async () => {
   let recovers = 'true';
   const asked: string[] = [];
